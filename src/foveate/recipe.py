@@ -1,0 +1,175 @@
+"""What the user asked for. Every field is documented beside itself with its unit; --help and the docs read these lines.
+
+A recipe is written to `recipe.yaml` in the run folder with everything decided, and reruns the run: foveate fit --recipe FILE.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from foveate.errors import UnknownName, UsageError
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", validate_assignment=True)
+
+
+class Choice(BaseModel):
+    """A name on a shelf and the settings that this shelf file declares for itself (checked there)."""
+
+    model_config = ConfigDict(extra="allow", validate_assignment=True)
+    name: str
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        return dict(self.model_extra or {})
+
+
+class DataRecipe(Section):
+    path: str = Field("", description="folder of images or a table of paths and labels")
+    format: str = Field("auto", description="how the data lies on disk; auto looks and says what it found")
+    val: float = Field(0.15, ge=0, lt=1, description="share of images for validation when the data names no split")
+    test: float = Field(0.15, ge=0, lt=1, description="share of images for the final test when the data names no split")
+    near_duplicates: float = Field(
+        0.97, gt=0, le=1, description="likeness (0 to 1) from which pictures count as near-copies and stay in one split; 1 = off"
+    )
+    strict: bool = Field(False, description="stop at the first image that cannot be read, instead of skipping and naming it")
+    workers: int = Field(0, ge=0, description="loader processes; 0 reads in the main process")
+    keep_pixels: bool = Field(True, description="keep decoded pictures in memory between epochs when they fit")
+    audit: bool = Field(True, description="measure how much a random split would flatter, where near-copies exist")
+
+
+class BackboneRecipe(Section):
+    name: str = Field("tf_efficientnet_lite0", description="backbone; foveate models lists them")
+    weights: str = Field(
+        "auto", description="auto (offline package if installed, else hub), hub, offline, none (random), or a .safetensors/.pt file"
+    )
+    size: int | None = Field(None, ge=16, description="side of the square the network sees, px; default: the backbone's own")
+
+
+class TrainingRecipe(Section):
+    epochs: int = Field(15, ge=1, description="passes over the training images")
+    minutes: float | None = Field(None, gt=0, description="time budget, minutes; epochs are cut to fit it")
+    batch_size: int = Field(32, ge=1, description="images per optimiser step")
+    micro_batch: int | None = Field(None, ge=1, description="images on the device at once; the rest is accumulated; default: batch_size")
+    optimizer: Literal["adamw", "adam", "sgd"] = Field("adamw", description="optimiser")
+    lr: float = Field(1e-3, gt=0, description="peak learning rate of the head and of the last blocks")
+    layer_decay: float = Field(0.75, gt=0, le=1, description="learning-rate factor per block towards the input (12 steps at most)")
+    weight_decay: float = Field(0.05, ge=0, description="decoupled decay for adamw, L2 penalty for adam and sgd; not on biases and norms")
+    momentum: float = Field(0.9, ge=0, lt=1, description="momentum of sgd")
+    warmup: float = Field(0.1, ge=0, lt=1, description="share of the steps over which the rate climbs linearly")
+    schedule: Literal["cosine", "constant"] = Field("cosine", description="how the learning rate falls after warm-up")
+    clip: float = Field(1.0, ge=0, description="largest gradient norm; 0 = off")
+    ema: float = Field(0.99, ge=0, lt=1, description="decay of the running average of the weights that is kept; 0 = off")
+    patience: int = Field(0, ge=0, description="stop after so many epochs without a better validation score; 0 = never")
+    drop_path: float = Field(0.0, ge=0, lt=1, description="stochastic depth in the backbone, where it has it")
+    precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="arithmetic; auto times a few steps of each")
+    channels_last: bool | None = Field(None, description="memory format of images; default: measured together with precision")
+    save_minutes: float = Field(10.0, gt=0, description="minutes between checkpoints inside an epoch; every epoch's end saves too")
+    bad_steps: int = Field(5, ge=1, description="stop after so many steps in a row with a loss or gradient that is not finite")
+    tensorboard: bool = Field(False, description="write TensorBoard logs into the run folder")
+
+
+class AugmentRecipe(Section):
+    policy: Literal["trivial", "rand", "none"] = Field("trivial", description="TrivialAugment, RandAugment, or none")
+    crop: float = Field(0.35, gt=0, le=1, description="smallest share of the area that a random crop keeps; 1 = central crop only")
+    flip: float = Field(0.5, ge=0, le=1, description="chance of a left-right flip; 0 where sides have a meaning")
+    rotate: float = Field(0.0, ge=0, le=180, description="largest random rotation, degrees")
+    scale: float = Field(0.0, ge=0, lt=1, description="largest random zoom in or out, share of the size")
+    erase: float = Field(0.0, ge=0, le=1, description="chance of blanking a random rectangle")
+    mixup: float = Field(0.0, ge=0, description="alpha of mixup; 0 = off")
+    cutmix: float = Field(0.0, ge=0, description="alpha of cutmix; 0 = off")
+
+
+class Recipe(Section):
+    data: DataRecipe = Field(default_factory=DataRecipe)
+    task: Choice = Field(default_factory=lambda: Choice(name="auto"), description="what is asked; auto reads it off the labels")
+    backbone: BackboneRecipe = Field(default_factory=BackboneRecipe)
+    tuning: Choice = Field(default_factory=lambda: Choice(name="probe"), description="which weights move, and how")
+    training: TrainingRecipe = Field(default_factory=TrainingRecipe)
+    augment: AugmentRecipe = Field(default_factory=AugmentRecipe)
+    seed: int = Field(0, ge=0, description="seed of every random choice")
+    device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps")
+
+    def to_yaml(self) -> str:
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def load_recipe(path: Path) -> Recipe:
+    """The recipe in a YAML file; raises UsageError with the field and the near names."""
+    if not path.is_file():
+        raise UsageError("there is no recipe file at this path", where=path)
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise UsageError("this recipe is not YAML", where=path, why=str(error).replace("\n", " ")) from None
+    if not isinstance(content, dict):
+        raise UsageError("a recipe is a mapping of sections", where=path, hint="start from a run's recipe.yaml")
+    return _validated(content, where=path)
+
+
+def with_settings(recipe: Recipe, assignments: dict[str, Any]) -> Recipe:
+    """A copy with dotted fields replaced: {'training.ema': 0, 'tuning.rank': 8, 'tuning': 'lora'}.
+
+    Changing the name of a choice drops the settings of the old one.
+    """
+    content = recipe.model_dump()
+    for dotted, value in sorted(assignments.items(), key=lambda item: item[0].count(".")):
+        _assign(content, dotted, value)
+    return _validated(content)
+
+
+def parse_assignment(text: str) -> tuple[str, Any]:
+    """'training.ema=0' -> ('training.ema', 0); the value is read as YAML data."""
+    dotted, equals, value = text.partition("=")
+    if not equals or not dotted:
+        raise UsageError(f"--set wants field=value, got {text!r}", hint="--set training.ema=0")
+    try:
+        return dotted.strip(), yaml.safe_load(value)
+    except yaml.YAMLError:
+        raise UsageError(f"--set {dotted}: the value is not YAML", why=f"got {value!r}") from None
+
+
+def _assign(content: dict[str, Any], dotted: str, value: Any) -> None:
+    *sections, last = dotted.split(".")
+    place, model = content, Recipe
+    for section in sections:
+        place, model = _step_into(place, model, section, dotted)
+    if model is Recipe and model.model_fields.get(last) and model.model_fields[last].annotation is Choice:
+        if isinstance(value, str):
+            value = place[last] if place[last]["name"] == value else {"name": value}
+    elif model is not Choice and last not in model.model_fields:
+        raise UnknownName(last, model.model_fields, kind="field", where=dotted)
+    place[last] = value
+
+
+def _step_into(place: dict[str, Any], model: Any, section: str, dotted: str) -> tuple[dict[str, Any], Any]:
+    if section not in model.model_fields:
+        raise UnknownName(section, model.model_fields, kind="section of the recipe", where=dotted)
+    inner = model.model_fields[section].annotation
+    if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
+        raise UsageError(f"{section} has no fields of its own", where=dotted)
+    return place[section], inner
+
+
+def _validated(content: dict[str, Any], where: object = None) -> Recipe:
+    try:
+        return Recipe(**content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        parts = [str(part) for part in first["loc"]]
+        if first["type"] == "extra_forbidden":
+            known = _fields_at(parts[:-1])
+            raise UnknownName(parts[-1], known, kind="field", where=where or ".".join(parts)) from None
+        raise UsageError(f"{'.'.join(parts)}: {first['msg']}", where=where, why=f"got {first['input']!r}") from None
+
+
+def _fields_at(sections: list[str]) -> list[str]:
+    model: Any = Recipe
+    for section in sections:
+        model = model.model_fields[section].annotation
+    return list(model.model_fields)

@@ -1,0 +1,52 @@
+"""What is asked of an image: a head, a loss, and the way from the network's output to an answer."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar, Literal
+
+from pydantic import BaseModel, ConfigDict
+from torch import Tensor, nn
+
+from foveate.backbones import Backbone
+from foveate.shelf import Shelf
+from foveate.types import Batch, Prediction, Provides, Target
+
+
+class TaskSettings(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class Task(ABC):
+    """One kind of question.
+
+    `needs`: what the head reads from the backbone. `answer`: the type of its truths and predictions. `framing`: whether
+    evaluation looks at the central crop or at the whole picture (padded to the square).
+    """
+
+    needs: ClassVar[Provides]
+    answer: ClassVar[type[Prediction]]
+    framing: ClassVar[Literal["crop", "whole"]] = "crop"
+    Settings: ClassVar[type[TaskSettings]] = TaskSettings
+
+    def __init__(self, settings: Any, classes: tuple[str, ...]) -> None:
+        self.settings, self.classes = settings, classes
+
+    @abstractmethod
+    def head(self, backbone: Backbone) -> nn.Module:
+        """A module called as head(features, batch) -> output; batch.targets may be read while training (teacher forcing)."""
+
+    @abstractmethod
+    def encode(self, truth: Any, size: tuple[int, int]) -> Target:
+        """A truth as tensors that augmentation can move along with the picture; `size`: (H, W) of the upright original."""
+
+    @abstractmethod
+    def loss(self, output: Any, batch: Batch) -> dict[str, Tensor]:
+        """Named scalars; their sum is minimised."""
+
+    @abstractmethod
+    def decode(self, output: Any, batch: Batch) -> list[Any]:
+        """B answers of the type `answer`, in the coordinates of the upright originals."""
+
+
+TASKS: Shelf[Task] = Shelf("foveate.tasks", Task, "task")

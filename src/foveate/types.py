@@ -1,0 +1,203 @@
+"""Every shape that travels through the house, stated once.
+
+Letters: B images in a batch, C channels, H height, W width, N tokens (or boxes), D width of a feature, K classes.
+
+A truth and a prediction are the same type: a truth is a prediction without scores. A metric compares the two.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor
+
+Split = Literal["train", "val", "test"]
+
+
+class Provides(Enum):
+    """What a backbone can give; a task names the one that it needs."""
+
+    POOLED = "pooled"  # (B, D): one vector an image
+    MAPS = "maps"  # [(B, C_i, H/s_i, W/s_i)]: a pyramid, finest first
+    TOKENS = "tokens"  # (B, N, D): a sequence, prefix tokens left out
+    TEXT = "text"  # embeds sentences into the same space as images
+    NATIVE = "native"  # answers by itself (a ready-made detector, say)
+
+
+@dataclass(frozen=True)
+class Labels:
+    """Classes of a whole image, by name.
+
+    `names`: the classes that hold (one, or any number for multi-label). `scores`: (K,) float32 in [0, 1], the probability of
+    each of the run's classes in the order of classes.json; None in a truth.
+    """
+
+    names: tuple[str, ...]
+    scores: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class Boxes:
+    """Objects in an image. `xyxy`: (N, 4) float32, pixels of the upright original picture, x0 <= x1 and y0 <= y1.
+
+    `names`: (N) class names. `scores`: (N,) float32 in [0, 1], None in a truth. `crowd`: (N,) bool, boxes round a group.
+    """
+
+    xyxy: np.ndarray
+    names: tuple[str, ...]
+    scores: np.ndarray | None = None
+    crowd: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class Regions:
+    """A class for every pixel. `mask`: (H, W) int64 index into the run's classes at the original size; -1 is 'do not care'."""
+
+    mask: np.ndarray
+    scores: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class Text:
+    """Sentences about an image; several in a truth are alternatives."""
+
+    sentences: tuple[str, ...]
+    score: float | None = None
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An image as an answer. `pixels`: (H, W, 3) uint8."""
+
+    pixels: np.ndarray
+
+
+Prediction = Labels | Boxes | Regions | Text | Picture
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One image on disk and what is known about it.
+
+    `key` names it in reports and saved predictions: the path relative to the data's root, with forward slashes.
+    `group`: images that belong together (a patient, a video); a split never divides a group.
+    """
+
+    path: Path
+    key: str
+    truth: Prediction | None = None
+    split: Split | None = None
+    group: str | None = None
+
+
+@dataclass(frozen=True)
+class Table:
+    """What a format read: samples, class names in order, and what there is to say about them.
+
+    `classes` is sorted unless the format states an order. `notes` are sentences for the user: what was skipped or guessed.
+    """
+
+    samples: tuple[Sample, ...]
+    classes: tuple[str, ...]
+    format: str
+    root: Path
+    multilabel: bool = False
+    notes: tuple[str, ...] = ()
+
+    def of(self, split: Split) -> tuple[Sample, ...]:
+        return tuple(sample for sample in self.samples if sample.split == split)
+
+    def with_samples(self, samples: tuple[Sample, ...]) -> Table:
+        return replace(self, samples=samples)
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """What a network wants to see. `size`: the square's side in pixels. `crop`: share of the resized short side that the
+    central crop keeps. `mean`, `std`: per RGB channel, of pixels in [0, 1]."""
+
+    size: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    crop: float = 0.875
+
+    @property
+    def short_side(self) -> int:
+        """Pixels of the short side before the central crop: size / crop, rounded up."""
+        return max(self.size, -int(-self.size // self.crop))
+
+
+Target = dict[str, Any]
+"""A truth as tensors: {'labels': (K,) float32} | {'boxes': tv_tensors.BoundingBoxes (N, 4), 'labels': (N,)} | ..."""
+
+
+@dataclass
+class Batch:
+    """What the network is fed.
+
+    `images`: (B, 3, H, W) float32, normalised. `targets`: B dictionaries of tensors, empty where there is no truth.
+    `views`: (B, 4) float32, the rectangle (x0, y0, x1, y1) of the upright original, in its pixels, that the network sees:
+    an answer in network coordinates is mapped back with it. It may reach outside the picture (padding).
+    `sizes`: (B, 2) int64, height and width of the upright original. `indices`: (B,) int64, places in the list of samples.
+    """
+
+    images: Tensor
+    targets: list[Target]
+    views: Tensor
+    sizes: Tensor
+    indices: Tensor
+
+    def __len__(self) -> int:
+        return self.images.shape[0]
+
+    def to(self, device: Any, **options: Any) -> Batch:
+        """The same batch elsewhere; `options` (memory_format) go to the images."""
+        targets = [{name: _moved(value, device) for name, value in target.items()} for target in self.targets]
+        return replace(self, images=self.images.to(device, non_blocking=True, **options), targets=targets)
+
+
+def _moved(value: Any, device: Any) -> Any:
+    return value.to(device, non_blocking=True) if hasattr(value, "to") else value
+
+
+@dataclass
+class Features:
+    """What a backbone gives; only what was wanted is filled in. Shapes as in `Provides`."""
+
+    pooled: Tensor | None = None
+    maps: list[Tensor] = field(default_factory=list)
+    tokens: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Score:
+    """A number with its uncertainty. `low`, `high`: a 95 % interval. `count`: the images (or boxes) behind it."""
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+    count: int = 0
+
+    def __str__(self) -> str:
+        if self.low is None or self.high is None:
+            return f"{self.value:.3f} (n = {self.count})"
+        return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}] (n = {self.count})"
+
+
+@dataclass(frozen=True)
+class Scores:
+    """All that a metric computed. `numbers`: by metric name, the main one first. `per_class`: a row a class.
+    `tables`: anything larger, JSON-able (the confusion matrix)."""
+
+    numbers: dict[str, Score]
+    per_class: list[dict[str, Any]] = field(default_factory=list)
+    tables: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def main(self) -> str:
+        return next(iter(self.numbers))
