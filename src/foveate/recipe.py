@@ -136,7 +136,8 @@ def parse_assignment(text: str) -> tuple[str, Any]:
 
 def _assign(content: dict[str, Any], dotted: str, value: Any) -> None:
     *sections, last = dotted.split(".")
-    place, model = content, Recipe
+    place: dict[str, Any] = content
+    model: Any = Recipe
     for section in sections:
         place, model = _step_into(place, model, section, dotted)
     if model is Recipe and model.model_fields.get(last) and model.model_fields[last].annotation is Choice:

@@ -11,7 +11,7 @@ import inspect
 from importlib.metadata import entry_points
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 from foveate.errors import UnknownName, UsageError
 
@@ -43,8 +43,8 @@ class Shelf(Generic[T]):
 
     def make(self, name: str, settings: dict[str, Any], *args: Any) -> T:
         """The plug-in `name`, made with its own checked settings and `args`."""
-        plugin = self.load(name)
-        return plugin(checked_settings(plugin, name, self.kind, settings), *args)
+        plugin: Any = self.load(name)
+        return cast(T, plugin(checked_settings(plugin, name, self.kind, settings), *args))
 
     def _files(self) -> set[str]:
         folder = Path(__file__).parent / self.package.rsplit(".", 1)[1]

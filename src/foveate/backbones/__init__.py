@@ -62,7 +62,7 @@ class Family(ABC):
 
     @abstractmethod
     def open(self, name: str, weights: str, size: int | None = None) -> Backbone:
-        """The backbone with its weights: 'auto' (offline package if it is installed, else hub), 'hub', 'offline', 'none' or a file.
+        """The backbone with its weights: 'auto' (offline package if installed, else hub), 'hub', 'offline', 'none' or a file.
 
         `size` asks for another input side. Raises UnknownName, or WeightsError when the weights cannot be had or do not fit.
         """

@@ -1,0 +1,181 @@
+"""A folder per class, with or without split folders above: root/cat/1.jpg, or root/train/cat/1.jpg and root/val/cat/7.jpg."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+from foveate.errors import DataError
+from foveate.formats import Format
+from foveate.images import find_files, find_images, is_image, listed, printable
+from foveate.splits import split_named
+from foveate.types import Labels, Sample, Split, Table
+
+# Folders of these names hold pictures or masks in other layouts; as classes they would make no sense.
+_NOT_CLASSES = frozenset(
+    ("images", "image", "imgs", "img", "jpegimages", "annotations", "labels", "label", "masks", "mask", "segmentationclass")
+)
+_ORDER: tuple[Split | None, ...] = (None, "train", "val", "test")
+
+
+class Folder(Format):
+    summary: ClassVar[str] = "a folder per class"
+
+    def sniff(self, path: Path) -> bool:
+        try:
+            places = _places(path) if path.is_dir() else []
+            names = {folder.name.casefold() for place in places for folder in place.classes}
+        except DataError:
+            return False
+        return bool(names - _NOT_CLASSES)
+
+    def read(self, path: Path) -> Table:
+        """The table of the pictures under `path`. Raises DataError when there are none, or only one class of them."""
+        if not path.is_dir():
+            raise DataError("this is not a folder", where=printable(path), hint="give the folder above the class folders")
+        places = _places(path)
+        notes = _beside(path, places)
+        spelling = _Spelling()
+        samples = [sample for place in places for sample in _samples(path, place, spelling, notes)]
+        classes = sorted({name for sample in samples if isinstance(sample.truth, Labels) for name in sample.truth.names})
+        _refuse_too_few(path, classes)
+        return Table(
+            samples=tuple(sorted(samples, key=lambda sample: sample.key)),
+            classes=tuple(classes),
+            format="folder",
+            root=path,
+            notes=(*notes, *spelling.notes),
+        )
+
+
+@dataclass(frozen=True)
+class _Place:
+    """A folder whose children are class folders, and the split that it stands for."""
+
+    folder: Path
+    split: Split | None
+    classes: list[Path]
+    empty: list[Path]
+    loose: int  # pictures that lie beside the class folders
+
+
+def _places(root: Path) -> list[_Place]:
+    """Where the class folders lie: in the root, or in its split folders, in the order train, val, test.
+
+    Split names count when every child with pictures has one, or when two different ones meet: a lone 'train' among 'bus' and
+    'car' is a vehicle.
+    """
+    bearing = [child for child in listed(root) if child.is_dir() and _bears(child)]
+    splits = {child: split for child in bearing if (split := split_named(child.name))}
+    if splits and (len(splits) == len(bearing) or len(set(splits.values())) > 1):
+        return sorted((_place(child, split) for child, split in splits.items()), key=lambda place: _ORDER.index(place.split))
+    return [_place(root, None)]
+
+
+def _place(folder: Path, split: Split | None) -> _Place:
+    children = listed(folder)
+    folders = [child for child in children if child.is_dir()]
+    classes = [child for child in folders if _bears(child)]
+    return _Place(
+        folder=folder,
+        split=split,
+        classes=classes,
+        empty=[child for child in folders if child not in set(classes)],
+        loose=sum(is_image(child) and child.is_file() for child in children),
+    )
+
+
+def _bears(folder: Path) -> bool:
+    return any(True for _ in find_images(folder))
+
+
+def _samples(root: Path, place: _Place, spelling: _Spelling, notes: list[str]) -> Iterator[Sample]:
+    names = {folder: spelling.of(printable(folder.name), place.split, own) for folder, own in _owned(place)}
+    spelling.close()
+    for folder in place.classes:
+        others = 0
+        for file in find_files(folder):
+            if is_image(file):
+                key = printable(file.relative_to(root))
+                yield Sample(path=file, key=key, truth=Labels((names[folder],)), split=place.split)
+            else:
+                others += 1
+        if others:
+            notes.append(f"{_files(others)} in {printable(folder.relative_to(root))} skipped: not named like a picture")
+
+
+def _owned(place: _Place) -> Iterator[tuple[Path, frozenset[str]]]:
+    """Each class folder with all the names in its place, which are never mapped onto each other."""
+    names = frozenset(printable(folder.name) for folder in place.classes)
+    return ((folder, names) for folder in place.classes)
+
+
+class _Spelling:
+    """One spelling for each class: that of the first split (train, if there is one) which has it."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+        self._known: set[str] = set()  # the names of the splits before this one
+        self._fresh: set[str] = set()  # those of this split
+        self._folded: dict[str, str] = {}
+
+    def of(self, name: str, split: Split | None, beside: frozenset[str]) -> str:
+        known = self._folded.get(_fold(name))
+        if name in self._known or name in self._fresh:
+            return name
+        if known is not None and known not in beside:
+            self.notes.append(f"the class {name!r} in {split} is taken for {known!r}")
+            return known
+        if known is not None:
+            self.notes.append(f"{known!r} and {name!r} differ in case or spaces only, and are kept as two classes")
+        elif self._known:
+            self.notes.append(f"the class {name!r} is in {split} but not in the splits before it: it cannot be learnt there")
+        self._fresh.add(name)
+        self._folded.setdefault(_fold(name), name)
+        return name
+
+    def close(self) -> None:
+        """Ends a split: its names are known to the next one."""
+        self._known |= self._fresh
+        self._fresh = set()
+
+
+def _fold(name: str) -> str:
+    return "".join(name.split()).casefold()
+
+
+def _beside(root: Path, places: list[_Place]) -> list[str]:
+    """Notes on what lies beside the class folders."""
+    notes = []
+    if places[0].split is not None:
+        used = {place.folder for place in places}
+        extra = [printable(child.name) for child in listed(root) if child.is_dir() and child not in used]
+        notes += [f"the folder {name!r} beside the split folders is skipped" for name in extra]
+        notes += _loose(sum(is_image(child) and child.is_file() for child in listed(root)), root)
+    for place in places:
+        empty = [printable(folder.relative_to(root)) for folder in place.empty]
+        notes += [f"the folder {name!r} is skipped: it holds no pictures" for name in empty]
+        notes += _loose(place.loose, place.folder)
+    return notes
+
+
+def _loose(count: int, folder: Path) -> list[str]:
+    return [f"{_files(count)} skipped: directly in {printable(folder.name)!r}, in no class folder"] if count else []
+
+
+def _files(count: int) -> str:
+    return "1 file" if count == 1 else f"{count} files"
+
+
+def _refuse_too_few(root: Path, classes: list[str]) -> None:
+    where = printable(root)
+    if not classes:
+        hint = "put the pictures of each class into a folder with its name"
+        why = "it holds pictures, but in no class folders" if _bears(root) else "no file in it is named like a picture"
+        raise DataError("there are no labelled images in this folder", where=where, why=why, hint=hint)
+    if len(classes) == 1:
+        inner = [child for child in listed(root) if child.is_dir() and len(_place(child, None).classes) > 1]
+        hint = f"did you mean {printable(inner[0])!r}?" if inner else "put images of another class into a second folder"
+        raise DataError(f"only one class has images: {classes[0]!r}", where=where, hint=hint)

@@ -1,0 +1,278 @@
+"""The only decoder: files and bytes -> upright (H, W, 3) uint8 RGB. Every verb reads here, so every verb sees the same pixels.
+
+Lengths are pixels. A picture that cannot be read is a BrokenImage; nothing of Pillow's own (errors, warnings) leaks out.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+import os
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from foveate.errors import BrokenImage, DataError
+
+EXTENSIONS = frozenset(
+    {".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".pbm"}
+)
+MAX_PIXELS = 178_956_970  # Pillow's own default limit: about half a gigabyte once decoded
+
+# Named one by one, because some of Pillow's other readers (EPS) start programs. JPEG covers MPO.
+_READERS = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP", "PPM", "JPEG2000")
+_CLUTTER = frozenset({"__macosx", "thumbs.db", "desktop.ini", "@eadir"})
+_ORIENTATION = 0x0112  # the EXIF tag
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+def read(source: Path | bytes, short_side: int | None = None) -> tuple[np.ndarray, tuple[int, int]]:
+    """The upright picture, (H, W, 3) uint8 RGB, and the (height, width) of the upright original.
+
+    With `short_side` the picture is resized so that its short side has exactly so many pixels (bicubic, antialiased).
+    Transparency lies on white; of an animation or a document the first frame counts. Raises BrokenImage.
+    """
+    where = None if isinstance(source, bytes) else printable(source)
+    file = _opened(source, where)
+    try:
+        with _quiet(), Image.open(file, formats=_READERS) as image:
+            _refuse_bomb(image.width, image.height, where)
+            return _decoded(image, short_side, where)
+    except BrokenImage:
+        raise
+    except Image.DecompressionBombError as error:  # newer Pillows refuse by themselves
+        raise _bomb(where, str(error)) from None
+    except Exception as error:  # a damaged file makes Pillow raise nearly anything: OSError, SyntaxError, struct.error, ...
+        raise BrokenImage(
+            "this picture cannot be decoded", where=where, why=_reason(error), hint="save it again from a viewer, or remove it"
+        ) from None
+
+
+def content_hash(path: Path) -> str:
+    """SHA-256 of the file's bytes, hexadecimal; raises BrokenImage when it cannot be read."""
+    if not path.is_file():
+        raise BrokenImage("this is not a file", where=printable(path), hint="remove it, or check the path")
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise BrokenImage("this file cannot be read", where=printable(path), why=_reason(error)) from None
+
+
+def thumbnail(pixels: np.ndarray, side: int) -> np.ndarray:
+    """A small copy of (H, W, 3) uint8 whose long side is `side` pixels; smaller pictures are kept as they are."""
+    picture = Image.fromarray(pixels)
+    scale = side / max(picture.size)
+    if scale >= 1:
+        return pixels
+    size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
+    return np.asarray(picture.resize(size, Image.Resampling.BICUBIC))
+
+
+def to_data_uri(pixels: np.ndarray, format: Literal["jpeg", "png"] = "jpeg") -> str:
+    """(H, W, 3) uint8 as a `data:` address that a page can show without a second file."""
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, format=format.upper())
+    return f"data:image/{format};base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"
+
+
+def is_image(path: Path) -> bool:
+    """Whether the name ends like a picture's; the file is not opened."""
+    return path.suffix.lower() in EXTENSIONS
+
+
+def find_images(folder: Path) -> Iterator[Path]:
+    """The pictures under `folder`, at any depth, in the order of their names. Raises DataError for an unreadable folder."""
+    return (path for path in find_files(folder) if is_image(path))
+
+
+def find_files(folder: Path) -> Iterator[Path]:
+    """Every regular file under `folder` in the order of names; hidden ones and the clutter of file managers are left out."""
+    return _walk(folder, set())
+
+
+def listed(folder: Path) -> list[Path]:
+    """What lies directly in `folder`, sorted by name, without hidden entries. Raises DataError when it cannot be listed."""
+    try:
+        return sorted(entry for entry in folder.iterdir() if not _hidden(entry.name))
+    except OSError as error:
+        raise DataError("this folder cannot be listed", where=printable(folder), why=_reason(error)) from None
+
+
+def printable(path: Path | str) -> str:
+    """A path with forward slashes as text that any file can hold: bytes that are not UTF-8 are written as \\xNN."""
+    text = path.as_posix() if isinstance(path, Path) else path
+    return os.fsencode(text).decode("utf-8", "backslashreplace")
+
+
+def _hidden(name: str) -> bool:
+    return name.startswith(".") or name.lower() in _CLUTTER
+
+
+def _walk(folder: Path, seen: set[tuple[int, int]]) -> Iterator[Path]:
+    try:
+        status = folder.stat()
+    except OSError as error:
+        raise DataError("this folder cannot be read", where=printable(folder), why=_reason(error)) from None
+    if (status.st_dev, status.st_ino) in seen:  # a link that leads back
+        return
+    seen.add((status.st_dev, status.st_ino))
+    for entry in listed(folder):
+        if entry.is_dir():
+            yield from _walk(entry, seen)
+        elif entry.is_file():
+            yield entry
+
+
+def _opened(source: Path | bytes, where: str | None) -> Path | io.BytesIO:
+    """Something for Pillow to open; a pipe would block and a folder would confuse, so both are refused first."""
+    if isinstance(source, bytes):
+        _refuse_empty(len(source), where)
+        return io.BytesIO(source)
+    if not source.is_file():
+        why = "it is not a regular file" if source.exists() else "there is nothing at this path"
+        raise BrokenImage("this picture cannot be read", where=where, why=why, hint="remove it, or check the path")
+    _refuse_empty(source.stat().st_size, where)
+    return source
+
+
+def _refuse_empty(size: int, where: str | None) -> None:
+    if size == 0:
+        raise BrokenImage("this picture is empty", where=where, why="it has zero bytes", hint="copy it again, or remove it")
+
+
+def _refuse_bomb(width: int, height: int, where: str | None) -> None:
+    if width * height > MAX_PIXELS:
+        raise _bomb(where, f"{width} x {height} is more than {MAX_PIXELS:,} pixels")
+
+
+def _bomb(where: str | None, why: str) -> BrokenImage:
+    hint = "scale it down first, or cut it into tiles"
+    return BrokenImage("this picture is too large to decode safely", where=where, why=why, hint=hint)
+
+
+def _decoded(image: Image.Image, short_side: int | None, where: str | None) -> tuple[np.ndarray, tuple[int, int]]:
+    full = image.size
+    if short_side is not None:  # a JPEG can be decoded at 1/2, 1/4 or 1/8 of its size; other formats ignore the wish
+        image.draft(None, (2 * short_side, 2 * short_side))
+    drafted = image.size != full
+    image.load()
+    orientation = _orientation(image)  # after load: Pillow turns a TIFF by itself, and a PNG may state it at its end
+    picture = _rgb(image)
+    if orientation in _UPRIGHT:
+        picture = picture.transpose(_UPRIGHT[orientation])
+    width, height = (full[::-1] if orientation >= 5 else full) if drafted else picture.size
+    if short_side is not None:
+        picture = _resized(picture, _fitted(width, height, short_side), where)
+    return np.array(picture), (height, width)
+
+
+def _orientation(image: Image.Image) -> int:
+    """1 to 8; unreadable EXIF is no reason to lose the picture, so it counts as upright."""
+    try:
+        value = image.getexif().get(_ORIENTATION, 1)
+    except Exception:  # as in `read`: damaged metadata raises anything
+        return 1
+    return value if value in _UPRIGHT else 1
+
+
+def _fitted(width: int, height: int, short_side: int) -> tuple[int, int]:
+    """(width, height) with the short side at `short_side`, the aspect kept."""
+    scale = short_side / min(width, height)
+    return max(short_side, round(width * scale)), max(short_side, round(height * scale))
+
+
+def _resized(picture: Image.Image, size: tuple[int, int], where: str | None) -> Image.Image:
+    _refuse_bomb(*size, where)  # a picture of 1 x 100,000 px would grow beyond measure
+    return picture if picture.size == size else picture.resize(size, Image.Resampling.BICUBIC)
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    """Any mode of Pillow's as RGB, on white where it is transparent."""
+    if image.mode.startswith("I;16"):
+        return _grey(_from_16_bits(np.asarray(image)))
+    if image.mode == "I":
+        return _grey(_from_integers(np.asarray(image)))
+    if image.mode == "F":
+        return _grey(_from_floats(np.asarray(image)))
+    if image.has_transparency_data:
+        image = (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+    return image.convert("RGB")
+
+
+def _grey(values: np.ndarray) -> Image.Image:
+    return Image.fromarray(np.ascontiguousarray(values)).convert("RGB")
+
+
+def _from_16_bits(values: np.ndarray) -> np.ndarray:
+    """0..65535 -> 0..255: 257 = 65535 / 255, so that white stays white and all 256 levels are reached."""
+    return ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)
+
+
+def _from_integers(values: np.ndarray) -> np.ndarray:
+    """Bytes stay, 16 bits are scaled, anything wider or below zero is stretched from its least to its greatest value."""
+    if values.min() < 0 or values.max() > 65535:
+        return _stretched(values.astype(np.float64))
+    return _from_16_bits(values) if values.max() > 255 else values.astype(np.uint8)
+
+
+def _from_floats(values: np.ndarray) -> np.ndarray:
+    """0..1 times 255, 0..255 as they are, other ranges stretched; what is not a finite number becomes 0."""
+    values = np.nan_to_num(values.astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0)
+    if values.min() < 0 or values.max() > 255:
+        return _stretched(values)
+    scale = 255 if values.max() <= 1 else 1
+    return np.asarray(np.rint(values * scale), dtype=np.uint8)
+
+
+def _stretched(values: np.ndarray) -> np.ndarray:
+    low, high = values.min(), values.max()
+    scale = 255 / (high - low) if high > low else 0
+    return np.asarray(np.rint((values - low) * scale), dtype=np.uint8)
+
+
+def _reason(error: Exception) -> str:
+    text = str(error).replace("\n", " ")
+    return "no reader knows its content" if isinstance(error, UnidentifiedImageError) else text or type(error).__name__
+
+
+_lock = threading.Lock()
+_readers_inside = 0
+_filters: warnings.catch_warnings[None] | None = None
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps Pillow's warnings in. catch_warnings is not safe across threads: the first reader sets it, the last resets it."""
+    global _readers_inside, _filters
+    with _lock:
+        _readers_inside += 1
+        if _readers_inside == 1:
+            _filters = warnings.catch_warnings()
+            _filters.__enter__()
+            warnings.filterwarnings("ignore", module=r"PIL(\.|$)")
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+    try:
+        yield
+    finally:
+        with _lock:
+            _readers_inside -= 1
+            if _readers_inside == 0 and _filters is not None:
+                _filters.__exit__(None, None, None)
+                _filters = None

@@ -1,0 +1,213 @@
+"""Which images train, validate and test: stratified by class, never dividing a group, the same for the same seed.
+
+Letters: N images, G groups, S places to put them (train, val, test; or folds).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import cast
+
+import numpy as np
+from PIL import Image
+
+from foveate.errors import UsageError
+from foveate.types import Split
+
+SIDE = 32  # pixels of a thumbnail's side
+_ENTRIES = 4_000_000  # of a block of likenesses: 16 MB as float32
+_PLAIN = 1e-3  # grey levels; a picture that varies less is one flat colour
+_NUDGE = 0.4  # how far overall shares may sway a choice, in images; below 1/2, so that the balance of a class comes first
+
+_WORDS: dict[str, Split] = {
+    "train": "train", "training": "train",
+    "val": "val", "valid": "val", "validation": "val", "dev": "val",
+    "test": "test", "testing": "test",
+}  # fmt: skip
+
+
+def split_named(word: str) -> Split | None:
+    """The split that a folder or a cell called `word` means ('Training' -> 'train'); None when it means none."""
+    return _WORDS.get(word.strip().casefold())
+
+
+# --- near copies
+
+
+def gray_thumbnail(pixels: np.ndarray) -> np.ndarray:
+    """(H, W, 3) uint8 -> (32, 32) float32 grey levels 0..255, each the mean of the area that it covers."""
+    grey = Image.fromarray(pixels).convert("L").resize((SIDE, SIDE), Image.Resampling.BOX)
+    return np.asarray(grey, dtype=np.float32)
+
+
+def near_copies(thumbs: np.ndarray, likeness: float) -> np.ndarray:
+    """(N, 32, 32) float32 -> (N,) int64: the cluster of each picture, numbered by first appearance.
+
+    Two pictures are joined when the Pearson correlation of their pixels is at least `likeness`, or when they are equal.
+    A picture of one flat colour has no correlation: it joins only its equals. Chains of likeness make one cluster.
+    """
+    clusters = _numbered(_equals(thumbs))
+    rows = _standardised(thumbs)
+    for edges in _alike(rows, likeness):
+        clusters = _joined(clusters, edges)
+    return _numbered(clusters)
+
+
+def _equals(thumbs: np.ndarray) -> list[int]:
+    """For each picture the first one that equals it."""
+    first: dict[bytes, int] = {}
+    return [first.setdefault(thumb.tobytes(), index) for index, thumb in enumerate(thumbs)]
+
+
+def _standardised(thumbs: np.ndarray) -> np.ndarray:
+    """(N, 1024) float32 rows of mean 0 and length 1, so that a product of two is their correlation; flat rows are 0."""
+    rows = thumbs.reshape(len(thumbs), SIDE * SIDE).astype(np.float32)
+    rows = rows - rows.mean(axis=1, keepdims=True)
+    lengths = np.linalg.norm(rows, axis=1, keepdims=True)
+    flat = lengths <= _PLAIN * SIDE
+    return np.where(flat, 0, rows / np.where(flat, 1, lengths)).astype(np.float32)
+
+
+def _alike(rows: np.ndarray, likeness: float) -> Iterator[np.ndarray]:
+    """Pairs (2, P) of alike rows, block by block; only the upper triangle is computed."""
+    step = max(1, _ENTRIES // max(1, len(rows)))
+    for start in range(0, len(rows), step):
+        near, far = np.nonzero(rows[start : start + step] @ rows[start:].T >= likeness)
+        yield np.stack([near, far]) + start
+
+
+def _joined(clusters: np.ndarray, edges: np.ndarray) -> np.ndarray:
+    """The clusters after uniting the two ends of every edge (2, P)."""
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    ends = clusters[edges]
+    ends = ends[:, ends[0] != ends[1]]
+    if ends.size == 0:
+        return clusters
+    count = int(clusters.max()) + 1
+    graph = coo_array((np.ones(ends.shape[1], dtype=bool), (ends[0], ends[1])), shape=(count, count))
+    return cast(np.ndarray, connected_components(graph, directed=False)[1][clusters])
+
+
+def _numbered(clusters: Iterable[int]) -> np.ndarray:
+    """The same partition with ids 0, 1, 2, ... in the order of first appearance."""
+    ids: dict[int, int] = {}
+    return np.array([ids.setdefault(int(cluster), len(ids)) for cluster in clusters], dtype=np.int64)
+
+
+# --- splits
+
+
+def make_splits(labels: list[tuple[str, ...]], groups: list[str], val: float, test: float, seed: int) -> list[Split]:
+    """A split for each of N images. `labels`: the classes of each; `groups`: a name each; `val`, `test`: shares in [0, 1).
+
+    Every class appears in train. A share above 0 gets at least one group when a group can be spared. The outcome
+    depends on the seed and on the names of the groups, not on the order of the images. Raises UsageError for bad shares.
+    """
+    if val < 0 or test < 0 or val + test >= 1:
+        raise UsageError("data.val and data.test must leave images to train on", why=f"got {val} and {test}")
+    shares: dict[Split, float] = {"train": 1 - val - test, "val": val, "test": test}
+    wanted: list[Split] = [name for name, share in shares.items() if share > 0]
+    bundles = _bundles(labels, groups, seed)
+    places = _stratified(bundles, [shares[name] for name in wanted])
+    _teach_every_class(bundles, places)
+    _fill_empty(bundles, places, len(wanted))
+    return [wanted[places[group]] for group in groups]
+
+
+def group_folds(labels: list[tuple[str, ...]], groups: list[str], folds: int, seed: int) -> np.ndarray:
+    """(N,) int64: a fold 0..folds-1 for each image; stratified, no group divided, independent of the order of images.
+
+    With a group for each image the folds are random. With fewer groups than folds some folds stay empty.
+    """
+    if folds < 2:
+        raise UsageError("cross-validation needs at least 2 folds", why=f"got {folds}")
+    places = _stratified(_bundles(labels, groups, seed), [1 / folds] * folds)
+    return np.array([places[group] for group in groups], dtype=np.int64)
+
+
+@dataclass
+class _Bundle:
+    """A group: its name, how many images it holds, and how many of them each class has ('' counts those without a class)."""
+
+    name: str
+    draw: bytes  # its place in the lottery of this seed
+    size: int = 0
+    labels: Counter[str] = field(default_factory=Counter)
+
+
+def _bundles(labels: list[tuple[str, ...]], groups: list[str], seed: int) -> list[_Bundle]:
+    """The groups, largest first, equals in the order of the seed's lottery: small ones are left to even things out."""
+    if len(labels) != len(groups):
+        raise ValueError(f"{len(labels)} labels for {len(groups)} groups")
+    by_name = {name: _Bundle(name, _draw(name, seed)) for name in set(groups)}
+    for names, group in zip(labels, groups, strict=True):
+        by_name[group].size += 1
+        by_name[group].labels.update(set(names) or {""})
+    return sorted(by_name.values(), key=lambda bundle: (-bundle.size, bundle.draw))
+
+
+def _draw(name: str, seed: int) -> bytes:
+    return hashlib.blake2b(f"{seed}/{name}".encode("utf-8", "backslashreplace"), digest_size=16).digest()
+
+
+def _stratified(bundles: list[_Bundle], shares: list[float]) -> dict[str, int]:
+    """A place for each group: greedy iterative stratification, the class with the fewest groups left goes first."""
+    left = Counter(label for bundle in bundles for label in bundle.labels)
+    holders: dict[str, list[_Bundle]] = {label: [] for label in left}
+    for bundle in bundles:
+        for label in bundle.labels:
+            holders[label].append(bundle)
+    wishes, places = _Wishes(bundles, shares), dict[str, int]()
+    while left:
+        rarest = min(left, key=lambda label: (left[label], label))
+        for bundle in holders[rarest]:
+            if bundle.name not in places:
+                places[bundle.name] = wishes.grant(bundle, rarest)
+                left.subtract(bundle.labels.keys())
+        left = +left
+    return places
+
+
+class _Wishes:
+    """How many images each of S places still wants: in all, and of each class."""
+
+    def __init__(self, bundles: list[_Bundle], shares: list[float]) -> None:
+        counts = sum((bundle.labels for bundle in bundles), Counter[str]())
+        self.unplaced = sum(bundle.size for bundle in bundles)
+        self.total = np.array(shares) * self.unplaced
+        self.of = {label: np.array(shares) * count for label, count in counts.items()}
+
+    def grant(self, bundle: _Bundle, label: str) -> int:
+        """Gives the group to the place that lacks `label` most; among near equals, to the one that lacks images most."""
+        lack = _NUDGE * self.total / max(1e-9, np.abs(self.total).max())
+        place = int(np.argmax(np.round(self.of[label] + lack, 9)))
+        self.unplaced -= bundle.size
+        self.total[place] -= bundle.size
+        for name, count in bundle.labels.items():
+            self.of[name][place] -= count
+        return place
+
+
+def _teach_every_class(bundles: list[_Bundle], places: dict[str, int]) -> None:
+    """Moves the smallest group of each class that train (place 0) lacks to train: what is never shown cannot be learnt."""
+    taught = {label for bundle in bundles if places[bundle.name] == 0 for label in bundle.labels}
+    for bundle in reversed(bundles):
+        if not taught.issuperset(bundle.labels):
+            places[bundle.name] = 0
+            taught.update(bundle.labels)
+
+
+def _fill_empty(bundles: list[_Bundle], places: dict[str, int], count: int) -> None:
+    """Gives every place that went empty (rounding, in small sets) the smallest group whose classes train can spare."""
+    taught = Counter(label for bundle in bundles if places[bundle.name] == 0 for label in bundle.labels)
+    for place in set(range(count)) - set(places.values()):
+        for bundle in reversed(bundles):
+            if places[bundle.name] == 0 and all(taught[label] > 1 for label in bundle.labels):
+                places[bundle.name] = place
+                taught.subtract(bundle.labels.keys())
+                break

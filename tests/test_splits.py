@@ -1,0 +1,143 @@
+"""Splits: no group divided, every class taught, shares kept, the order of images without a say."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from foveate.errors import UsageError
+from foveate.splits import gray_thumbnail, group_folds, make_splits, near_copies, split_named
+
+
+def grouped(images: int, classes: int, groups: int, seed: int = 0) -> tuple[list[tuple[str, ...]], list[str]]:
+    draw = random.Random(seed)
+    labels = [(f"c{draw.randrange(classes)}",) for _ in range(images)]
+    return labels, [f"g{draw.randrange(groups)}" for _ in range(images)]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_groups_are_never_divided_and_shares_hold(seed):
+    labels, groups = grouped(600, 5, 120, seed)
+    splits = make_splits(labels, groups, 0.2, 0.1, seed)
+    homes = {group: {split for split, other in zip(splits, groups, strict=True) if other == group} for group in groups}
+    assert all(len(home) == 1 for home in homes.values())
+    counts = Counter(splits)
+    largest = max(Counter(groups).values())
+    assert abs(counts["val"] - 120) <= largest
+    assert abs(counts["test"] - 60) <= largest
+
+
+def test_single_images_are_stratified():
+    labels = [("a",)] * 100 + [("b",)] * 40
+    splits = make_splits(labels, [str(index) for index in range(140)], 0.15, 0.15, 0)
+    assert Counter(splits[:100]) == {"train": 70, "val": 15, "test": 15}
+    assert Counter(splits[100:]) == {"train": 28, "val": 6, "test": 6}
+
+
+def test_order_has_no_say_and_the_seed_has():
+    labels, groups = grouped(300, 4, 80)
+    order = list(range(300))
+    random.Random(1).shuffle(order)
+    splits = make_splits(labels, groups, 0.2, 0.2, 3)
+    shuffled = make_splits([labels[i] for i in order], [groups[i] for i in order], 0.2, 0.2, 3)
+    assert [splits[i] for i in order] == shuffled
+    assert splits != make_splits(labels, groups, 0.2, 0.2, 4)
+
+
+@pytest.mark.parametrize(("val", "test"), [(0.15, 0.15), (0.6, 0.3), (0.5, 0.0), (0.0, 0.0)])
+def test_every_class_is_taught(val, test):
+    labels = [(f"c{index // 3}",) for index in range(60)]
+    splits = make_splits(labels, [str(index) for index in range(60)], val, test, 0)
+    taught = {name for (name,), split in zip(labels, splits, strict=True) if split == "train"}
+    assert len(taught) == 20
+    assert set(splits) == {"train"} | ({"val"} if val else set()) | ({"test"} if test else set())
+
+
+def test_many_tiny_classes_still_fill_val_and_test():
+    labels = [(f"c{index // 2}",) for index in range(200)]
+    counts = Counter(make_splits(labels, [str(index) for index in range(200)], 0.15, 0.15, 0))
+    assert abs(counts["val"] - counts["test"]) <= 4
+    assert counts["test"] >= 15
+
+
+def test_tiny_sets_give_val_and_test_what_can_be_spared():
+    labels = [("a",), ("a",), ("b",), ("b",)]
+    assert Counter(make_splits(labels, list("1234"), 0.15, 0.15, 0)) == {"train": 2, "val": 1, "test": 1}
+    assert make_splits([("a",)], ["1"], 0.15, 0.15, 0) == ["train"]
+    assert make_splits([], [], 0.15, 0.15, 0) == []
+
+
+def test_several_labels_each_keep_their_share():
+    draw = random.Random(0)
+    labels = [
+        tuple(name for name, chance in (("x", 0.5), ("y", 0.2), ("z", 0.05)) if draw.random() < chance) for _ in range(1000)
+    ]
+    splits = make_splits(labels, [str(index) for index in range(1000)], 0.2, 0.0, 0)
+    for name in "xyz":
+        has = [split for names, split in zip(labels, splits, strict=True) if name in names]
+        assert abs(has.count("val") / len(has) - 0.2) < 0.03
+    assert abs(splits.count("val") - 200) <= 10
+
+
+def test_bad_shares_are_refused():
+    with pytest.raises(UsageError):
+        make_splits([("a",)], ["1"], 0.6, 0.4, 0)
+    with pytest.raises(UsageError):
+        group_folds([("a",)], ["1"], 1, 0)
+
+
+def test_folds_keep_groups_together_and_classes_spread():
+    labels, groups = grouped(500, 4, 100)
+    folds = group_folds(labels, groups, 5, 0)
+    assert set(folds.tolist()) == set(range(5))
+    assert all(
+        len({int(fold) for fold, other in zip(folds, groups, strict=True) if other == group}) == 1 for group in set(groups)
+    )
+    assert max(np.bincount(folds)) - min(np.bincount(folds)) <= 2 * max(Counter(groups).values())
+    pairs = group_folds([(f"c{index // 2}",) for index in range(40)], [str(index) for index in range(40)], 5, 0)
+    assert all(pairs[2 * index] != pairs[2 * index + 1] for index in range(20))
+    assert np.bincount(pairs).tolist() == [8] * 5
+
+
+def test_near_copies_finds_copies_and_nothing_else():
+    noise = np.random.default_rng(0)
+    base = noise.uniform(0, 255, (40, 32, 32)).astype(np.float32)
+    copies = (base[:10] * 0.8 + 10 + noise.normal(0, 2, (10, 32, 32))).astype(np.float32)
+    clusters = near_copies(np.concatenate([base, copies]), 0.97)
+    assert clusters.dtype == np.int64
+    assert clusters.tolist() == [*range(40), *range(10)]
+
+
+def test_flat_pictures_join_only_their_equals():
+    flat = np.stack([np.full((32, 32), value, dtype=np.float32) for value in (0, 255, 0, 7, 255)])
+    assert near_copies(flat, 0.9).tolist() == [0, 1, 0, 2, 1]
+    assert near_copies(flat[:0], 0.9).tolist() == []
+
+
+def test_equal_pictures_join_even_at_likeness_one():
+    base = np.random.default_rng(0).uniform(0, 255, (3, 32, 32)).astype(np.float32)
+    assert near_copies(np.concatenate([base, base]), 1.0).tolist() == [0, 1, 2, 0, 1, 2]
+
+
+def test_blocks_do_not_change_the_clusters(monkeypatch):
+    thumbs = np.random.default_rng(1).uniform(0, 255, (50, 32, 32)).astype(np.float32)
+    thumbs[25:] = thumbs[:25] + np.random.default_rng(2).normal(0, 15, (25, 32, 32))
+    whole = near_copies(thumbs, 0.95)
+    monkeypatch.setattr("foveate.splits._ENTRIES", 150)
+    assert (near_copies(thumbs, 0.95) == whole).all()
+    assert whole.max() == 24
+
+
+def test_thumbnails_and_words():
+    thumb = gray_thumbnail(np.full((100, 60, 3), 128, dtype=np.uint8))
+    assert (thumb.shape, thumb.dtype, float(thumb.mean())) == ((32, 32), np.float32, 128.0)
+    assert [split_named(word) for word in ("Training", "valid", "DEV", "testing", "cat")] == [
+        "train",
+        "val",
+        "val",
+        "test",
+        None,
+    ]
