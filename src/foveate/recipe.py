@@ -99,6 +99,35 @@ class Recipe(Section):
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
+WORDS = {
+    "format": "data.format",
+    "strict": "data.strict",
+    "task": "task",
+    "backbone": "backbone.name",
+    "weights": "backbone.weights",
+    "size": "backbone.size",
+    "tuning": "tuning",
+    "epochs": "training.epochs",
+    "minutes": "training.minutes",
+    "batch_size": "training.batch_size",
+    "optimizer": "training.optimizer",
+    "lr": "training.lr",
+    "tensorboard": "training.tensorboard",
+    "seed": "seed",
+    "device": "device",
+}
+"""The short words of the command line and of Python, and the field of the recipe that each one means."""
+
+
+def field_of(dotted: str) -> tuple[Any, str]:
+    """The annotation and the description of a dotted field: the words of --help come from here."""
+    model: Any = Recipe
+    *sections, last = dotted.split(".")
+    for section in sections:
+        model = model.model_fields[section].annotation
+    return model.model_fields[last].annotation, model.model_fields[last].description or ""
+
+
 def load_recipe(path: Path) -> Recipe:
     """The recipe in a YAML file; raises UsageError with the field and the near names."""
     if not path.is_file():
