@@ -64,7 +64,8 @@ class Family(ABC):
     def open(self, name: str, weights: str, size: int | None = None, drop_path: float = 0.0) -> Backbone:
         """The backbone with its weights: 'auto' (offline package if installed, else hub), 'hub', 'offline', 'none' or a file.
 
-        `size` asks for another input side, `drop_path` for stochastic depth. Raises UnknownName, or WeightsError when the weights cannot be had or do not fit.
+        `size` asks for another input side, `drop_path` for stochastic depth. Raises
+        UnknownName, or WeightsError when the weights cannot be had or do not fit.
         """
 
 

@@ -1,4 +1,4 @@
-"""Every image encoder of the timm library: ResNet, Inception, VGG, DenseNet, EfficientNet, ConvNeXt, ViT, Swin, DINOv2/v3, ..."""
+"""The image encoders of timm: ResNet, Inception, VGG, DenseNet, EfficientNet, ConvNeXt, ViT, Swin, DINOv2/v3, ..."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class TimmFamily(Family):
 class TimmBackbone(Backbone):
     """A timm network without its classifier."""
 
-    def __init__(self, network: nn.Module, size: int | None, origin: str) -> None:
+    def __init__(self, network: Any, size: int | None, origin: str) -> None:
         super().__init__()
         self.network, self.origin, self.provides = network, origin, _PROVIDES
         config = network.pretrained_cfg
@@ -86,7 +86,7 @@ class TimmBackbone(Backbone):
         return found
 
 
-def _maps_taken(network: nn.Module) -> list[int]:
+def _maps_taken(network: Any) -> list[int]:
     """Which of the network's stages give maps: all of a pyramid, some of a plain stack of blocks."""
     strides = [stage["reduction"] for stage in network.feature_info]
     if len(set(strides)) > 1 or len(strides) <= _PLAIN_MAPS:
@@ -100,7 +100,7 @@ def _opened(child: nn.Module) -> list[nn.Module]:
     return list(child.children()) if isinstance(child, nn.Sequential | nn.ModuleList) else [child]
 
 
-def _network(name: str, *, pretrained: bool, size: int | None, drop_path: float) -> nn.Module:
+def _network(name: str, *, pretrained: bool, size: int | None, drop_path: float) -> Any:
     known = _names()
     if name not in known:
         raise UnknownName(name, known, kind="backbone", where="backbone.name")
@@ -120,19 +120,19 @@ def _names() -> frozenset[str]:
     return frozenset(TimmFamily().names())
 
 
-def _sized(name: str, size: int | None, options: dict[str, Any]) -> nn.Module:
+def _sized(name: str, size: int | None, options: dict[str, Any]) -> Any:
     """Networks with learnt positions are told the size when they are made; the others take any."""
     if size is None:
-        return timm.create_model(name, **options)  # type: ignore[no-any-return]
+        return timm.create_model(name, **options)
     try:
-        return timm.create_model(name, img_size=size, **options)  # type: ignore[no-any-return]
+        return timm.create_model(name, img_size=size, **options)
     except TypeError as error:
         if "img_size" not in str(error):
             raise
-        return timm.create_model(name, **options)  # type: ignore[no-any-return]
+        return timm.create_model(name, **options)
 
 
-def _from_hub(name: str, size: int | None, drop_path: float) -> tuple[nn.Module, str]:
+def _from_hub(name: str, size: int | None, drop_path: float) -> tuple[Any, str]:
     try:
         network = _network(name, pretrained=True, size=size, drop_path=drop_path)
     except (UnknownName, UsageError):
@@ -146,7 +146,7 @@ def _from_hub(name: str, size: int | None, drop_path: float) -> tuple[nn.Module,
     return network, f"hub: {network.pretrained_cfg.get('hf_hub_id') or name}"
 
 
-def _filled(network: nn.Module, name: str, weights: str) -> str:
+def _filled(network: Any, name: str, weights: str) -> str:
     """Puts the weights in; gives the sentence that says where they came from."""
     if weights == "none":
         return "random, as asked with --weights none"
@@ -159,7 +159,7 @@ def _filled(network: nn.Module, name: str, weights: str) -> str:
     return f"file: {path.name}"
 
 
-def _translated(network: nn.Module, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+def _translated(network: Any, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """The file in timm's names and at this network's size, where timm knows how to get there."""
     translate = getattr(sys.modules[type(network).__module__], "checkpoint_filter_fn", None)
     if translate is None:
@@ -170,7 +170,7 @@ def _translated(network: nn.Module, tensors: dict[str, Tensor]) -> dict[str, Ten
         return tensors  # not a file of this family: `fill` says what does not fit
 
 
-def _from_package(network: nn.Module, name: str) -> str:
+def _from_package(network: Any, name: str) -> str:
     if name not in _OFFLINE:
         hint = f"offline packages exist for: {', '.join(sorted(_OFFLINE))}"
         raise UsageError(f"no offline package holds weights of {name!r}", where="backbone.weights", hint=hint)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict
@@ -11,6 +12,9 @@ from torch import Tensor, nn
 from foveate.backbones import Backbone
 from foveate.shelf import Shelf
 from foveate.types import Batch, Prediction, Provides, Target
+
+Settled = tuple[str, Any, str]
+"""A setting that was chosen for the user: its field, its value, the reason."""
 
 
 class TaskSettings(BaseModel):
@@ -31,6 +35,11 @@ class Task(ABC):
 
     def __init__(self, settings: Any, classes: tuple[str, ...]) -> None:
         self.settings, self.classes = settings, classes
+
+    @classmethod
+    def settle(cls, settings: dict[str, Any], truths: Sequence[Any], classes: tuple[str, ...], multilabel: bool) -> list[Settled]:
+        """What the settings left open, read off the training truths; said to the user and written into the recipe."""
+        return []
 
     @abstractmethod
     def head(self, backbone: Backbone) -> nn.Module:

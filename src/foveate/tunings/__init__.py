@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from typing import Any, ClassVar, Protocol
 
 from pydantic import BaseModel, ConfigDict
-from torch import Tensor, nn
+from torch import nn
 
 from foveate.backbones import Backbone
 from foveate.shelf import Shelf
@@ -26,10 +26,12 @@ class Adaptable(Protocol):
 class Tuning(ABC):
     """One way to adapt.
 
-    `needs_steps`: False when `solve` finds the weights in closed form from features of the frozen backbone.
+    `needs_steps`: False when the head is solved on features of the frozen backbone and nothing else moves.
+    `layerwise`: whether learning rates fall towards the input (training.layer_decay).
     """
 
     needs_steps: ClassVar[bool] = True
+    layerwise: ClassVar[bool] = True
     Settings: ClassVar[type[TuningSettings]] = TuningSettings
 
     def __init__(self, settings: Any) -> None:
@@ -38,10 +40,6 @@ class Tuning(ABC):
     @abstractmethod
     def apply(self, model: Adaptable) -> None:
         """Freezes, unfreezes or injects; called once on a fresh model, before training as before loading."""
-
-    def solve(self, model: Adaptable, features: Tensor, targets: Tensor, seed: int) -> dict[str, Any]:
-        """features (N, D), targets (N, K) in {0, 1} -> sets the head's weights; gives what was chosen, for the record."""
-        raise TypeError(f"{type(self).__name__} learns by steps")
 
     def merge(self, model: Adaptable) -> None:  # noqa: B027  (most tunings add nothing that could be merged)
         """Folds added parameters into the weights, so that the network is the plain one again."""

@@ -1,0 +1,114 @@
+"""The one place where backbone, task and tuning meet."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from foveate.backbones import FAMILIES, Backbone
+from foveate.errors import UnknownName, UsageError, WeightsError
+from foveate.recipe import Recipe
+from foveate.tasks import TASKS, Task
+from foveate.tunings import TUNINGS, Tuning
+from foveate.types import Batch
+
+
+class Model(nn.Module):
+    """A backbone and a head, adapted. Calling it with a Batch gives what the task's loss and decode read."""
+
+    def __init__(self, backbone: Backbone, task: Task, tuning: Tuning) -> None:
+        super().__init__()
+        self.backbone, self.head = backbone, task.head(backbone)
+        self.task, self.tuning = task, tuning
+        tuning.apply(self)
+
+    def forward(self, batch: Batch) -> Any:
+        return self.head(self.backbone(batch.images, self.task.needs), batch)
+
+    def train(self, mode: bool = True) -> Model:
+        """As ever, but what is frozen stays in eval mode: its normalisation must not drift, its dropout must not fire."""
+        super().train(mode)
+        if mode:
+            _rest(self)
+        return self
+
+    def changed(self) -> dict[str, Tensor]:
+        """The tensors that training may move: parameters with gradients, buffers of live modules, and the whole head."""
+        live = {name for name, module in self.named_modules() if _is_live(module)}
+        trained = {name for name, parameter in self.named_parameters() if parameter.requires_grad}
+        return {
+            name: tensor
+            for name, tensor in self.state_dict().items()
+            if name in trained or name.startswith("head.") or (_is_buffer(self, name) and name.rpartition(".")[0] in live)
+        }
+
+    def frozen(self) -> dict[str, Tensor]:
+        """All other tensors: they come with the backbone's weights."""
+        changed = self.changed()
+        return {name: tensor for name, tensor in self.state_dict().items() if name not in changed}
+
+    def put(self, tensors: dict[str, Tensor]) -> None:
+        """Copies what `changed` gave; raises WeightsError when a tensor is missing, unknown or of another shape."""
+        own = self.changed()
+        odd = sorted(own.keys() ^ tensors.keys()) or [name for name in own if own[name].shape != tensors[name].shape]
+        if odd:
+            raise WeightsError("these tensors do not belong to this model", where=odd[0], why=f"{len(odd)} do not fit")
+        self.load_state_dict(tensors, strict=False)
+
+    def merge(self) -> None:
+        """Folds added parameters into the network, for good: the same answers, a little faster."""
+        self.tuning.merge(self)
+
+
+def build(recipe: Recipe, classes: tuple[str, ...], *, weights: str | None = None) -> Model:
+    """The model that a settled recipe describes, on the CPU, in eval mode; new parameters are drawn with the recipe's seed.
+
+    `weights` replaces the recipe's. Raises UnknownName, UsageError (a pair that does not fit) and WeightsError.
+    """
+    task = TASKS.make(recipe.task.name, recipe.task.settings, classes)
+    tuning = TUNINGS.make(recipe.tuning.name, recipe.tuning.settings)
+    asked = recipe.backbone
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.seed)
+        backbone = _family(asked.name)().open(asked.name, weights or asked.weights, asked.size, recipe.training.drop_path)
+        if task.needs not in backbone.provides:
+            given = ", ".join(sorted(word.value for word in backbone.provides))
+            raise UsageError(
+                f"the task {recipe.task.name!r} needs {task.needs.value}, the backbone {asked.name!r} provides {given}",
+                where="backbone.name",
+                hint="foveate models lists what each backbone provides",
+            )
+        return Model(backbone, task, tuning).eval()
+
+
+def _family(name: str) -> Any:
+    """The first family on the shelf that knows the backbone."""
+    known: list[str] = []
+    for word in FAMILIES.names():
+        family = FAMILIES.load(word)
+        names = family().names()
+        if name in names:
+            return family
+        known += names
+    raise UnknownName(name, known, kind="backbone", where="backbone.name")
+
+
+def _rest(module: nn.Module) -> None:
+    for child in module.children():
+        parameters = list(child.parameters())
+        if parameters and not any(parameter.requires_grad for parameter in parameters):
+            child.eval()
+        else:
+            _rest(child)
+
+
+def _is_live(module: nn.Module) -> bool:
+    """Whether it holds parameters of its own that move; a normalisation keeps its statistics beside them."""
+    return any(parameter.requires_grad for parameter in module.parameters(recurse=False))
+
+
+def _is_buffer(model: nn.Module, name: str) -> bool:
+    place, _, last = name.rpartition(".")
+    return last in model.get_submodule(place)._buffers

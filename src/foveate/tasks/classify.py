@@ -1,0 +1,116 @@
+"""Which class, or which classes, an image shows."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any, ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional
+
+from foveate.backbones import Backbone
+from foveate.tasks import Settled, Task, TaskSettings
+from foveate.types import Batch, Features, Labels, Provides, Target
+
+_UNBALANCED = 2.0  # times the smallest class: from here the largest one would drown it
+
+
+class ClassifySettings(TaskSettings):
+    multilabel: bool = Field(False, description="any number of classes may hold at once; read off the labels")
+    loss: Literal["cross_entropy", "focal"] = Field("cross_entropy", description="what is minimised; focal: Lin et al. 2017")
+    gamma: float = Field(2.0, ge=0, description="focal loss: how much sure answers are discounted")
+    smoothing: float = Field(0.1, ge=0, lt=1, description="label smoothing (Szegedy et al. 2016); not for multi-label")
+    dropout: float = Field(0.0, ge=0, lt=1, description="dropout before the head")
+    class_weights: list[float] | Literal["auto", "none"] = Field(
+        "auto", description="weight of each class in the loss; auto: inverse frequency where sizes differ twofold"
+    )
+
+
+class LinearHead(nn.Module):
+    """pooled (B, D) -> logits (B, K)."""
+
+    def __init__(self, width: int, classes: int, dropout: float) -> None:
+        super().__init__()
+        self.dropout = nn.Dropout(dropout)
+        self.linear = nn.Linear(width, classes)
+        nn.init.trunc_normal_(self.linear.weight, std=0.01)
+        nn.init.zeros_(self.linear.bias)
+
+    def forward(self, features: Features, batch: Batch | None = None) -> Tensor:
+        return self.linear(self.dropout(features.pooled))  # type: ignore[no-any-return]
+
+
+class Classify(Task):
+    needs: ClassVar[Provides] = Provides.POOLED
+    answer: ClassVar[type[Labels]] = Labels
+    Settings: ClassVar[type[TaskSettings]] = ClassifySettings
+
+    settings: ClassifySettings
+
+    @classmethod
+    def settle(cls, settings: dict[str, Any], truths: Sequence[Any], classes: tuple[str, ...], multilabel: bool) -> list[Settled]:
+        found: list[Settled] = []
+        if "multilabel" not in settings:
+            why = "some images hold several labels or none" if multilabel else "every image holds one label"
+            found.append(("multilabel", multilabel, why))
+        if settings.get("class_weights", "auto") == "auto":
+            found.append(("class_weights", *_balance(truths, classes, multilabel)))
+        return found
+
+    def head(self, backbone: Backbone) -> nn.Module:
+        return LinearHead(backbone.width, len(self.classes), self.settings.dropout)
+
+    def encode(self, truth: Labels, size: tuple[int, int]) -> Target:
+        """(K,) float32: 1 for the classes that hold."""
+        places = [self.classes.index(name) for name in truth.names if name in self.classes]
+        return {"labels": torch.zeros(len(self.classes)).index_fill_(0, torch.tensor(places, dtype=torch.int64), 1.0)}
+
+    def loss(self, output: Tensor, batch: Batch) -> dict[str, Tensor]:
+        targets = torch.stack([target["labels"] for target in batch.targets])
+        losses = self._by_label(output, targets) if self.settings.multilabel else self._by_image(output, targets)
+        return {"loss": losses.mean()}
+
+    def decode(self, output: Tensor, batch: Batch | None) -> list[Labels]:
+        scores = output.float().sigmoid() if self.settings.multilabel else output.float().softmax(1)
+        return [Labels(self._names(row), row.cpu().numpy()) for row in scores]
+
+    def _names(self, scores: Tensor) -> tuple[str, ...]:
+        if self.settings.multilabel:
+            return tuple(name for name, score in zip(self.classes, scores.tolist(), strict=True) if score >= 0.5)
+        return (self.classes[int(scores.argmax())],)
+
+    def _weights(self, output: Tensor) -> Tensor:
+        given = self.settings.class_weights
+        return output.new_ones(len(self.classes)) if isinstance(given, str) else output.new_tensor(given)
+
+    def _by_image(self, output: Tensor, targets: Tensor) -> Tensor:
+        """(B,) cross entropy against soft targets; the class weight of an image is that of its (mixed) true classes."""
+        smooth = self.settings.smoothing
+        spread = targets * (1 - smooth) + smooth / targets.shape[1]
+        chances = output.log_softmax(1)
+        losses = -(spread * chances).sum(1)
+        if self.settings.loss == "focal":
+            losses = losses * (1 - (targets * chances.exp()).sum(1)) ** self.settings.gamma
+        return losses * (targets @ self._weights(output))
+
+    def _by_label(self, output: Tensor, targets: Tensor) -> Tensor:
+        """(B, K) binary cross entropy; a positive label counts by its class weight."""
+        losses = functional.binary_cross_entropy_with_logits(output, targets, reduction="none", pos_weight=self._weights(output))
+        if self.settings.loss == "focal":
+            sure = torch.where(targets > 0.5, output.sigmoid(), 1 - output.sigmoid())
+            losses = losses * (1 - sure) ** self.settings.gamma
+        return losses
+
+
+def _balance(truths: Sequence[Labels], classes: tuple[str, ...], multilabel: bool) -> tuple[list[float] | str, str]:
+    """Weights inverse to frequency (at most 10), with mean 1 over the images; 'none' where the classes are about as large."""
+    counts = Counter(name for truth in truths for name in truth.names)
+    sizes = [counts[name] for name in classes]
+    if multilabel or min(sizes) == 0 or max(sizes) < _UNBALANCED * min(sizes):
+        return "none", "multi-label" if multilabel else f"the classes hold {min(sizes)} to {max(sizes)} images"
+    raw = [min(10.0, sum(sizes) / (len(sizes) * size)) for size in sizes]
+    mean = sum(weight * size for weight, size in zip(raw, sizes, strict=True)) / sum(sizes)
+    return [round(weight / mean, 4) for weight in raw], f"unbalanced: the classes hold {min(sizes)} to {max(sizes)} images"

@@ -1,0 +1,11 @@
+"""Every weight moves, those near the input slower."""
+
+from __future__ import annotations
+
+from foveate.tunings import Adaptable, Tuning
+
+
+class Full(Tuning):
+    def apply(self, model: Adaptable) -> None:
+        model.backbone.requires_grad_(True)
+        model.head.requires_grad_(True)
