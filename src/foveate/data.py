@@ -1,0 +1,205 @@
+"""A Table -> scanned pictures -> splits -> loaders of Batch.
+
+Chance is keyed by (seed, epoch, index), so the number of workers, a resume or another order of reading changes nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from foveate import images
+from foveate.errors import BrokenImage, DataError
+from foveate.recipe import DataRecipe
+from foveate.splits import gray_thumbnail, make_splits, near_copies
+from foveate.transforms import Transform
+from foveate.types import Batch, Labels, Sample, Split, Table, Target
+
+Place = tuple[int, int]  # (epoch, index into the samples)
+Encode = Callable[[object, tuple[int, int]], Target]
+_MEMORY_SHARE = 0.25  # of the machine's memory that decoded pixels may take
+
+
+@dataclass(frozen=True)
+class Scanned:
+    """The pictures that can be read. `hashes`: SHA-256 of each file. `thumbs`: (N, 32, 32) float32. `skipped`: path and why."""
+
+    table: Table
+    hashes: tuple[str, ...]
+    thumbs: np.ndarray
+    pixels: Pixels
+    skipped: tuple[tuple[str, str], ...]
+
+
+class Pixels:
+    """Decoded pictures, kept in memory while they fit; a picture is always decoded the same way."""
+
+    def __init__(self, samples: Sequence[Sample], short_side: int, keep: bool) -> None:
+        self.paths, self.short_side = [sample.path for sample in samples], short_side
+        self.room = int(_MEMORY_SHARE * _memory()) if keep else 0
+        self._kept: dict[Path, tuple[np.ndarray, tuple[int, int]]] = {}
+
+    def read(self, path: Path) -> tuple[np.ndarray, tuple[int, int]]:
+        """(h, w, 3) uint8 whose short side is `short_side`, and (H, W) of the upright original; raises BrokenImage."""
+        found = self._kept.get(path)
+        if found is None:
+            found = images.read(path, self.short_side)
+            if found[0].nbytes <= self.room:
+                self.room -= found[0].nbytes
+                self._kept[path] = found
+        return found
+
+
+def scan(table: Table, short_side: int, recipe: DataRecipe, advance: Callable[[], None] = lambda: None) -> Scanned:
+    """Opens every picture once. A broken one is left out and named, or raised when the recipe is strict.
+
+    Raises DataError when nothing is left, or when a class has lost all its pictures.
+    """
+    pixels = Pixels(table.samples, short_side, recipe.keep_pixels)
+
+    def look(sample: Sample) -> tuple[str, np.ndarray] | BrokenImage:
+        try:
+            return images.content_hash(sample.path), gray_thumbnail(pixels.read(sample.path)[0])
+        except BrokenImage as error:
+            if recipe.strict:
+                raise
+            return error
+
+    seen: list[tuple[str, np.ndarray] | BrokenImage] = []
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        for found in pool.map(look, table.samples):
+            seen.append(found)
+            advance()
+    whole = [(sample, found) for sample, found in zip(table.samples, seen, strict=True) if not isinstance(found, BrokenImage)]
+    broken = [(sample, found) for sample, found in zip(table.samples, seen, strict=True) if isinstance(found, BrokenImage)]
+    _refuse_lost_classes(table, [sample for sample, _ in whole])
+    return Scanned(
+        table=table.with_samples(tuple(sample for sample, _ in whole)),
+        hashes=tuple(found[0] for _, found in whole),
+        thumbs=np.stack([found[1] for _, found in whole]),
+        pixels=pixels,
+        skipped=tuple((sample.key, error.why or error.what) for sample, error in broken),
+    )
+
+
+def clusters(scanned: Scanned, recipe: DataRecipe) -> list[str]:
+    """The name of the group of each picture: near-copies and what the table groups belong together, in chains."""
+    alike = near_copies(scanned.thumbs, recipe.near_duplicates) if recipe.near_duplicates < 1 else np.arange(len(scanned.thumbs))
+    stated = [sample.group for sample in scanned.table.samples]
+    if any(stated):
+        return [group if group else f"image {index}" for index, group in enumerate(stated)]
+    first: dict[int, str] = {}
+    return [first.setdefault(int(place), sample.key) for place, sample in zip(alike, scanned.table.samples, strict=True)]
+
+
+def divided(table: Table, groups: list[str], recipe: DataRecipe, seed: int) -> tuple[Table, str]:
+    """The table with a split for every sample, and a sentence that says how.
+
+    Splits that the data names are kept. Where it names train and test only, validation is taken out of train.
+    """
+    named = {sample.split for sample in table.samples if sample.split}
+    if "train" in named:
+        return _completed(table, groups, recipe, seed)
+    why = "the data names no training split" if named else "the data names no split"
+    labels = [_names(sample) for sample in table.samples]
+    splits = make_splits(labels, groups, recipe.val, recipe.test, seed)
+    return _with_splits(table, splits), f"{why}: made here, stratified by class, no group divided, seed {seed}"
+
+
+def _completed(table: Table, groups: list[str], recipe: DataRecipe, seed: int) -> tuple[Table, str]:
+    """Keeps the named splits; rows without one train; validation is taken out of train, by group, when it is missing."""
+    splits: list[Split] = [sample.split or "train" for sample in table.samples]
+    if "val" in splits or recipe.val == 0:
+        return _with_splits(table, splits), "as the data names them"
+    train = [index for index, split in enumerate(splits) if split == "train"]
+    labels = [_names(table.samples[index]) for index in train]
+    for index, split in zip(train, make_splits(labels, [groups[i] for i in train], recipe.val, 0, seed), strict=True):
+        splits[index] = split
+    return _with_splits(table, splits), f"as the data names them; validation taken out of train by group, seed {seed}"
+
+
+def _with_splits(table: Table, splits: Sequence[Split]) -> Table:
+    return table.with_samples(tuple(replace(sample, split=split) for sample, split in zip(table.samples, splits, strict=True)))
+
+
+def _names(sample: Sample) -> tuple[str, ...]:
+    return sample.truth.names if isinstance(sample.truth, Labels) else ()
+
+
+def _refuse_lost_classes(table: Table, left: list[Sample]) -> None:
+    lost = sorted(set(table.classes) - {name for sample in left for name in _names(sample)})
+    if not left or (lost and any(isinstance(sample.truth, Labels) for sample in left)):
+        what = f"no picture of the class {lost[0]!r} can be read" if left else "no picture can be read"
+        raise DataError(what, where=table.root, hint="look at the files: foveate needs pictures of every class")
+
+
+class Pictures(Dataset[tuple[torch.Tensor, Target, torch.Tensor, torch.Tensor, int]]):
+    """Samples made ready; an item is asked for as (epoch, index)."""
+
+    def __init__(self, samples: Sequence[Sample], pixels: Pixels, transform: Transform, encode: Encode, seed: int) -> None:
+        self.samples, self.pixels, self.transform, self.encode, self.seed = samples, pixels, transform, encode, seed
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, place: Place) -> tuple[torch.Tensor, Target, torch.Tensor, torch.Tensor, int]:
+        epoch, index = place
+        sample = self.samples[index]
+        pixels, size = self.pixels.read(sample.path)
+        target = self.encode(sample.truth, size) if sample.truth is not None else {}
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(key(self.seed, epoch, index))
+            image, view, target = self.transform(pixels, size, target)
+        return image, target, torch.tensor(view), torch.tensor(size), index
+
+
+def key(*parts: object) -> int:
+    """A 63-bit seed from any words and numbers, the same on every machine."""
+    return int.from_bytes(hashlib.blake2b("/".join(map(str, parts)).encode(), digest_size=8).digest(), "big") >> 1
+
+
+class Order:
+    """Batches of (epoch, index): shuffled by (seed, epoch), or in the order of the samples. `start` skips batches."""
+
+    def __init__(self, count: int, batch_size: int, *, seed: int | None = None, epoch: int = 0, start: int = 0) -> None:
+        self.count, self.batch_size, self.seed, self.epoch, self.start = count, batch_size, seed, epoch, start
+
+    def __len__(self) -> int:
+        return -(-self.count // self.batch_size) - self.start
+
+    def __iter__(self) -> Iterator[list[Place]]:
+        order = list(range(self.count))
+        if self.seed is not None:
+            generator = torch.Generator().manual_seed(key(self.seed, "order", self.epoch))
+            order = torch.randperm(self.count, generator=generator).tolist()
+        for place in range(self.start * self.batch_size, self.count, self.batch_size):
+            yield [(self.epoch, index) for index in order[place : place + self.batch_size]]
+
+
+def loader(pictures: Pictures, order: Order, workers: int = 0) -> DataLoader[Batch]:
+    """Batches in the given order; with workers the order and the pixels are the same."""
+    return DataLoader(
+        pictures,  # type: ignore[arg-type]
+        batch_sampler=order,
+        num_workers=workers,
+        collate_fn=_collated,
+        pin_memory=torch.cuda.is_available(),
+    )
+
+
+def _collated(items: list[tuple[torch.Tensor, Target, torch.Tensor, torch.Tensor, int]]) -> Batch:
+    pictures, targets, views, sizes, indices = zip(*items, strict=True)
+    return Batch(torch.stack(pictures), list(targets), torch.stack(views), torch.stack(sizes), torch.tensor(indices))
+
+
+def _memory() -> int:
+    """Bytes of memory of this machine."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 4 << 30

@@ -1,0 +1,69 @@
+"""The optimiser: who moves how fast, and when."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import nn
+
+from foveate.model import Model
+from foveate.recipe import TrainingRecipe
+
+_LEVELS = 12  # deep CNNs have 100 blocks: 0.75 ** 100 would freeze the first ones in all but name
+
+
+def optimizer(model: Model, recipe: TrainingRecipe) -> torch.optim.Optimizer:
+    """The recipe's optimiser over all parameters that move; its groups carry `scale`, their share of the learning rate."""
+    groups = _groups(model, recipe)
+    if recipe.optimizer == "sgd":
+        return torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum, nesterov=recipe.momentum > 0)
+    kind = torch.optim.AdamW if recipe.optimizer == "adamw" else torch.optim.Adam
+    return kind(groups, lr=recipe.lr)
+
+
+def set_rate(chosen: torch.optim.Optimizer, recipe: TrainingRecipe, step: int, steps: int) -> float:
+    """Sets the rates for step 0 <= `step` < `steps`; gives that of the head. No state: a resume needs only the step."""
+    rate = recipe.lr * factor(recipe, step, steps)
+    for group in chosen.param_groups:
+        group["lr"] = rate * group["scale"]
+    return rate
+
+
+def factor(recipe: TrainingRecipe, step: int, steps: int) -> float:
+    """Linear warm-up from near 0 to 1, then half a cosine to 0 (Loshchilov & Hutter 2017), or constant."""
+    warm = math.ceil(recipe.warmup * steps)
+    if step < warm:
+        return (step + 1) / (warm + 1)
+    if recipe.schedule == "constant":
+        return 1.0
+    return 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, steps - warm)))
+
+
+def _groups(model: Model, recipe: TrainingRecipe) -> list[dict[str, Any]]:
+    """Parameters by level and by whether they decay; biases, norms and other vectors do not."""
+    levels = _levels(model) if model.tuning.layerwise else {}
+    groups: dict[tuple[int, bool], list[nn.Parameter]] = {}
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            groups.setdefault((levels.get(id(parameter), 0), parameter.ndim > 1), []).append(parameter)
+    return [
+        {
+            "params": parameters,
+            "scale": recipe.layer_decay**level,
+            "weight_decay": recipe.weight_decay if decays else 0.0,
+        }
+        for (level, decays), parameters in groups.items()
+    ]
+
+
+def _levels(model: Model) -> dict[int, int]:
+    """id of a backbone's parameter -> level 0 (the last block) to 12 at most (the first; what lies on the root joins it)."""
+    blocks = model.backbone.blocks()
+    count = len(blocks)
+    ratio = min(1.0, _LEVELS / max(1, count - 1))
+    levels = {id(parameter): round((count - 1) * ratio) for parameter in model.backbone.parameters()}
+    for place, block in enumerate(blocks):
+        levels.update({id(parameter): round((count - 1 - place) * ratio) for parameter in block.parameters()})
+    return levels

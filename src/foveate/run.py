@@ -1,0 +1,304 @@
+"""The run folder: all that a run was, is and decided. The only room that opens one.
+
+recipe.yaml            what was asked, with everything that was decided; reruns the run
+choices.json           field, value and reason of each decision
+classes.json           the class names, in the order of the scores
+splits.csv             path, split, group, label and SHA-256 of every picture
+metrics.jsonl          a line an epoch
+environment.json       versions, machine, command
+checkpoints/           immutable folders to resume from
+model.safetensors      the tensors that training changed, the best of them
+finished.json          what the run reached; with the checksums of the files above. Written last
+evaluations/NAME/      predictions.jsonl, scores.json and report.html of one evaluation
+lock                   who is writing here
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import os
+import platform
+import shutil
+import socket
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from foveate.errors import RunError, UsageError, near_names
+from foveate.recipe import Recipe, load_recipe
+
+_TOLD = ("foveate", "torch", "torchvision", "timm", "peft", "scikit-learn", "numpy", "pillow")
+_SUMMED = ("recipe.yaml", "classes.json", "splits.csv", "model.safetensors")
+_ASIDE = ".aside-"
+SplitRow = dict[str, str]
+"""path, split, group, label and sha256, as in splits.csv"""
+
+
+class Run:
+    """One run folder. Files are written aside, flushed and renamed; nothing that is there is overwritten by another run."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    @classmethod
+    def create(cls, folder: Path | None, name: str) -> Run:
+        """A new folder: the one asked for, or runs/NAME-1, -2, ...; raises UsageError when it holds something already."""
+        if folder is None:
+            folder = _next_free(Path("runs"), name)
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            hint = f"--resume {folder} to go on with it, or name another folder"
+            raise UsageError("this run folder is taken; runs are never overwritten", where=folder, hint=hint)
+        folder.mkdir(parents=True, exist_ok=True)
+        return cls(folder)
+
+    @classmethod
+    def open(cls, folder: Path) -> Run:
+        """An existing run; raises UsageError with near names when there is none at this path."""
+        if not (folder / "recipe.yaml").is_file():
+            others = [entry.name for entry in folder.parent.iterdir() if entry.is_dir()] if folder.parent.is_dir() else []
+            near = near_names(folder.name, [name for name in others if name != folder.name])
+            hint = f"did you mean {str(folder.parent / near[0])!r}?" if near else "foveate runs lists what there is"
+            raise UsageError("there is no run at this path", where=folder, hint=hint)
+        return cls(folder)
+
+    @property
+    def finished(self) -> bool:
+        return (self.folder / "finished.json").is_file()
+
+    def recipe(self) -> Recipe:
+        return load_recipe(self.folder / "recipe.yaml")
+
+    def classes(self) -> tuple[str, ...]:
+        return tuple(self.read_json("classes.json"))
+
+    def outcome(self) -> dict[str, Any]:
+        """What finished.json says; raises RunError for a run that did not get so far."""
+        if not self.finished:
+            hint = f"foveate fit --resume {self.folder}"
+            raise RunError("this run is not finished", where=self.folder, hint=hint)
+        return dict(self.read_json("finished.json"))
+
+    def check(self) -> None:
+        """Raises RunError when a file differs from what was written when the run finished."""
+        for name, digest in self.outcome()["checksums"].items():
+            path = self.folder / name
+            if not path.is_file() or checksum(path) != digest:
+                raise RunError("this run folder is damaged", where=path, why="not what was written", hint="copy it again")
+
+    def finish(self, outcome: dict[str, Any]) -> None:
+        """Writes finished.json, last of all, with the checksums of what a prediction depends on."""
+        sums = {name: checksum(self.folder / name) for name in _SUMMED}
+        self.write_json("finished.json", {**outcome, "checksums": sums})
+
+    def read_json(self, name: str) -> Any:
+        path = self.folder / name
+        try:
+            return json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise RunError("this file of the run cannot be read", where=path, why=str(error)) from None
+
+    def write_json(self, name: str, content: Any) -> None:
+        self.write_text(name, json.dumps(content, ensure_ascii=False, indent=1) + "\n")
+
+    def write_text(self, name: str, text: str) -> None:
+        with written_aside(self.folder / name) as aside:
+            aside.write_text(text, encoding="utf-8")
+
+    def write_tensors(self, name: str, tensors: dict[str, Any]) -> None:
+        from safetensors.torch import save_file
+
+        with written_aside(self.folder / name) as aside:
+            save_file({key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}, aside)
+
+    def write_splits(self, rows: Iterable[SplitRow]) -> None:
+        with written_aside(self.folder / "splits.csv") as aside, aside.open("w", encoding="utf-8", newline="") as file:
+            writer = csv.DictWriter(file, ["path", "split", "group", "label", "sha256"])
+            writer.writeheader()
+            writer.writerows(rows)
+
+    def splits(self) -> list[SplitRow]:
+        with (self.folder / "splits.csv").open(encoding="utf-8", newline="") as file:
+            return list(csv.DictReader(file))
+
+    def log(self, row: dict[str, Any]) -> None:
+        """Adds a line to metrics.jsonl."""
+        with (self.folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+
+    def logged(self) -> list[dict[str, Any]]:
+        """The lines of metrics.jsonl; the last one for an epoch that was run again after a resume."""
+        path = self.folder / "metrics.jsonl"
+        rows: dict[int, dict[str, Any]] = {}
+        for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
+            with suppress(ValueError):  # a line cut off by a crash
+                row = json.loads(line)
+                rows[row["epoch"]] = row
+        return [rows[epoch] for epoch in sorted(rows)]
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """One writer at a time; the lock of a process that is gone is taken over."""
+        lock = self.folder / "lock"
+        mine = json.dumps({"host": socket.gethostname(), "pid": os.getpid()})
+        try:
+            with lock.open("x", encoding="utf-8") as file:
+                file.write(mine)
+        except FileExistsError:
+            _refuse_living(lock)
+            lock.write_text(mine, encoding="utf-8")
+        try:
+            yield
+        finally:
+            lock.unlink(missing_ok=True)
+
+    def sweep(self) -> None:
+        """Removes what an interrupted write left behind."""
+        for stray in self.folder.rglob(f"{_ASIDE}*"):
+            shutil.rmtree(stray) if stray.is_dir() else stray.unlink(missing_ok=True)
+
+
+# --- checkpoints
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """`tensors` by name, and `state`: JSON-able."""
+
+    tensors: dict[str, Any]
+    state: dict[str, Any]
+
+
+def save_checkpoint(run: Run, name: str, checkpoint: Checkpoint, keep: int = 2) -> None:
+    """An immutable folder checkpoints/NAME, complete or absent; older ones beyond `keep` are removed afterwards."""
+    from safetensors.torch import save_file
+
+    parent = run.folder / "checkpoints"
+    parent.mkdir(exist_ok=True)
+    if (parent / name).exists():  # the same step was saved before
+        return
+    with written_aside(parent / name) as aside:
+        aside.mkdir()
+        save_file(checkpoint.tensors, aside / "tensors.safetensors")
+        (aside / "state.json").write_text(json.dumps(checkpoint.state), encoding="utf-8")
+        sums = {file.name: checksum(file) for file in sorted(aside.iterdir())}
+        (aside / "manifest.json").write_text(json.dumps(sums), encoding="utf-8")
+    for old in _checkpoints(run)[keep:]:
+        shutil.rmtree(old)
+
+
+def newest_checkpoint(run: Run, warn: Callable[[str], None]) -> Checkpoint | None:
+    """The newest checkpoint that is whole; damaged ones are passed over, and said."""
+    from safetensors.torch import load_file
+
+    for folder in _checkpoints(run):
+        try:
+            sums = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+            if any(checksum(folder / name) != digest for name, digest in sums.items()):
+                raise ValueError("a checksum differs")
+            state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
+            return Checkpoint(load_file(folder / "tensors.safetensors"), state)
+        except (OSError, ValueError) as error:
+            warn(f"the checkpoint {folder.name} is damaged ({error}); going back to the one before")
+    return None
+
+
+def _checkpoints(run: Run) -> list[Path]:
+    """Newest first."""
+    parent = run.folder / "checkpoints"
+    found = [entry for entry in parent.iterdir() if entry.name.startswith("step-")] if parent.is_dir() else []
+    return sorted(found, reverse=True)
+
+
+# --- below
+
+
+@contextmanager
+def written_aside(path: Path) -> Iterator[Path]:
+    """A place to write a file or a folder; afterwards it is flushed to the disk and renamed to `path`.
+
+    Raises RunError when the disk is full or not writable; what was at `path` is still there then.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f"{_ASIDE}{os.getpid()}-{path.name}")
+    try:
+        yield aside
+        for file in sorted(aside.rglob("*")) if aside.is_dir() else [aside]:
+            _flush(file)
+        _flush(aside)
+        aside.replace(path)
+        _flush(path.parent)
+    except OSError as error:
+        free = shutil.disk_usage(path.parent).free
+        why = f"{error.strerror or error} ({free / 1e6:.0f} MB free)"
+        raise RunError("this file could not be written", where=path, why=why, hint="make room, then --resume the run") from None
+    finally:
+        if aside.is_dir():
+            shutil.rmtree(aside, ignore_errors=True)
+        else:
+            aside.unlink(missing_ok=True)
+
+
+def _flush(path: Path) -> None:
+    if os.name == "nt" and path.is_dir():  # Windows has no handle on a folder to flush
+        return
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def checksum(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def environment(command: str) -> dict[str, Any]:
+    """What a run ran on."""
+    versions = {}
+    for package in _TOLD:
+        with suppress(PackageNotFoundError):
+            versions[package] = version(package)
+    return {
+        "command": command,
+        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "python": platform.python_version(),
+        "system": platform.platform(),
+        "processors": os.cpu_count(),
+        "versions": versions,
+    }
+
+
+def _next_free(parent: Path, name: str) -> Path:
+    number = 1
+    while (parent / f"{name}-{number}").exists():
+        number += 1
+    return parent / f"{name}-{number}"
+
+
+def _refuse_living(lock: Path) -> None:
+    try:
+        owner = json.loads(lock.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return
+    if owner["host"] != socket.gethostname() or _alive(owner["pid"]):
+        why = f"process {owner['pid']} on {owner['host']} is writing here"
+        raise RunError("this run is in use", where=lock.parent, why=why, hint="wait for it, or remove its file 'lock'")
+
+
+def _alive(pid: int) -> bool:
+    if pid == os.getpid():
+        return False
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
