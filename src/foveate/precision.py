@@ -10,6 +10,8 @@ from statistics import median
 
 import torch
 
+from foveate.errors import UsageError
+
 _GAIN = 0.15  # a change of arithmetic must save this share of the time to be worth a surprise
 _ROUNDS = 2
 
@@ -32,7 +34,17 @@ class Way:
         return f"{self.precision}{' channels_last' if self.channels_last else ''}"
 
 
-PLAIN = Way("fp32", False)
+
+def device_of(word: str) -> torch.device:
+    """The device that a word means; auto takes an accelerator when there is one. Raises UsageError when it is not there."""
+    if word == "auto":
+        word = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        torch.empty(0, device=word)
+        return torch.device(word)
+    except (RuntimeError, AssertionError) as error:
+        why = str(error).splitlines()[0]
+        raise UsageError(f"the device {word!r} is not there", where="device", why=why, hint="--device cpu") from None
 
 
 def ways(precision: str, channels_last: bool | None) -> list[Way]:

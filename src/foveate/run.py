@@ -49,13 +49,17 @@ class Run:
     @classmethod
     def create(cls, folder: Path | None, name: str) -> Run:
         """A new folder: the one asked for, or runs/NAME-1, -2, ...; raises UsageError when it holds something already."""
-        if folder is None:
-            folder = _next_free(Path("runs"), name)
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            hint = f"--resume {folder} to go on with it, or name another folder"
-            raise UsageError("this run folder is taken; runs are never overwritten", where=folder, hint=hint)
+        cls.refuse_taken(folder)
+        folder = folder or _next_free(Path("runs"), name)
         folder.mkdir(parents=True, exist_ok=True)
         return cls(folder)
+
+    @staticmethod
+    def refuse_taken(folder: Path | None) -> None:
+        """Raises UsageError when there is something at the path already."""
+        if folder is not None and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            hint = f"--resume {folder} to go on with it, or name another folder"
+            raise UsageError("this run folder is taken; runs are never overwritten", where=folder, hint=hint)
 
     @classmethod
     def open(cls, folder: Path) -> Run:

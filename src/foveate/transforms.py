@@ -137,7 +137,7 @@ def _scaled(target: Target, ratio: float, canvas: tuple[int, int]) -> Target:
     moved: Target = {}
     for name, value in target.items():
         if isinstance(value, tv_tensors.BoundingBoxes):
-            moved[name] = tv_tensors.BoundingBoxes(value * ratio, format="XYXY", canvas_size=canvas)  # type: ignore[call-overload]
+            moved[name] = tv_tensors.BoundingBoxes(value * ratio, format="XYXY", canvas_size=canvas)
         elif isinstance(value, tv_tensors.Mask):
             moved[name] = functional.resize(value, list(canvas), functional.InterpolationMode.NEAREST)
         else:

@@ -40,6 +40,13 @@ class Labels:
     names: tuple[str, ...]
     scores: np.ndarray | None = None
 
+    def row(self, classes: tuple[str, ...], multilabel: bool) -> dict[str, Any]:
+        """JSON-able: one answer and its confidence, or all answers; with the score of every class."""
+        scores = {} if self.scores is None else dict(zip(classes, map(float, self.scores), strict=True))
+        if multilabel:
+            return {"answer": list(self.names), "scores": scores}
+        return {"answer": self.names[0], "confidence": scores.get(self.names[0]), "scores": scores}
+
 
 @dataclass(frozen=True)
 class Boxes:
@@ -154,6 +161,11 @@ class Batch:
 
     def __len__(self) -> int:
         return self.images.shape[0]
+
+    def part(self, start: int, end: int) -> Batch:
+        """The images from `start` up to `end`."""
+        cut = slice(start, end)
+        return Batch(self.images[cut], self.targets[cut], self.views[cut], self.sizes[cut], self.indices[cut])
 
     def to(self, device: Any, **options: Any) -> Batch:
         """The same batch elsewhere; `options` (memory_format) go to the images."""

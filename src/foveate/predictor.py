@@ -1,0 +1,111 @@
+"""A run made ready: pictures in, answers out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from foveate import images
+from foveate.data import Order, Pictures, Pixels, loader
+from foveate.errors import BrokenImage, RunError
+from foveate.model import Model, build
+from foveate.precision import Way, device_of
+from foveate.recipe import Recipe
+from foveate.run import Run
+from foveate.scoring import Answers, answers
+from foveate.transforms import evaluation
+from foveate.types import Labels, Sample
+from foveate.weights import fingerprint, read_tensors
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One picture's answer, or the reason why there is none."""
+
+    path: str
+    prediction: Any = None
+    error: str | None = None
+    classes: tuple[str, ...] = ()
+    multilabel: bool = False
+
+    def row(self) -> dict[str, Any]:
+        """JSON-able: path, answer, confidence, scores; or path and error."""
+        if self.prediction is None:
+            return {"path": self.path, "error": self.error}
+        return {"path": self.path, **self.prediction.row(self.classes, self.multilabel)}
+
+
+class Predictor:
+    """Made by `load`. `model` is in eval mode, its added parameters folded in."""
+
+    def __init__(self, run: Run, recipe: Recipe, model: Model, device: torch.device) -> None:
+        self.run, self.recipe, self.model, self.device = run, recipe, model, device
+        self.classes = model.task.classes
+        self.multilabel = bool(recipe.task.settings.get("multilabel"))
+        self.way = Way("fp32", bool(recipe.training.channels_last))
+        self.model.to(device=device, memory_format=self.way.layout)  # type: ignore[call-overload]
+
+    def pictures(self, samples: Sequence[Sample], pixels: Pixels) -> Pictures:
+        """Samples as this run's network sees them."""
+        transform = evaluation(self.model.backbone.input, self.model.task.framing)
+        return Pictures(samples, pixels, transform, self.model.task.encode, self.recipe.seed)
+
+    def answers(self, samples: Sequence[Sample], pixels: Pixels, advance: Callable[[int], None] = lambda count: None) -> Answers:
+        """Answers in the order of the samples; every picture must be readable."""
+        order = Order(len(samples), self.recipe.training.batch_size)
+        return answers(self.model, loader(self.pictures(samples, pixels), order), self.device, self.way, advance)
+
+    def predict(self, paths: Iterable[Path], *, strict: bool = False, batch_size: int = 32) -> Iterator[Answer]:
+        """An answer for each picture, in order. A broken one is answered with its error, or raised when strict."""
+        waiting = iter(paths)
+        while chunk := list(islice(waiting, batch_size)):
+            yield from self._chunk(chunk, strict)
+
+    def _chunk(self, paths: list[Path], strict: bool) -> Iterator[Answer]:
+        samples = [Sample(path, images.printable(path)) for path in dict.fromkeys(paths)]
+        pixels = Pixels(samples, self.model.backbone.input.short_side, keep=True)
+        errors: dict[Path, str] = {}
+        for sample in samples:
+            try:
+                pixels.read(sample.path)
+            except BrokenImage as error:
+                if strict:
+                    raise
+                errors[sample.path] = f"{error.what}: {error.why}" if error.why else error.what
+        whole = [sample for sample in samples if sample.path not in errors]
+        found = dict(zip((sample.path for sample in whole), self.answers(whole, pixels).predictions, strict=True))
+        for path in paths:
+            yield Answer(images.printable(path), found.get(path), errors.get(path), self.classes, self.multilabel)
+
+
+def load(run: Path | str, device: str = "auto") -> Predictor:
+    """The predictor of a finished run.
+
+    Raises UsageError when there is no run, RunError when it is unfinished, damaged, or when the backbone's frozen weights are
+    not those that it was trained with.
+    """
+    opened = Run.open(Path(run))
+    outcome = opened.outcome()
+    opened.check()
+    recipe, classes = opened.recipe(), opened.classes()
+    model = build(recipe, classes, weights=None if outcome["frozen"] else "none")
+    if outcome["frozen"] and fingerprint(model.frozen()) != outcome["frozen"]:
+        raise RunError(
+            "the backbone's weights are not those that this run was trained with",
+            where=opened.folder,
+            why=f"they come from {model.backbone.origin!r} now",
+            hint="bring back the weights named in recipe.yaml",
+        )
+    model.put(read_tensors(opened.folder / "model.safetensors"))
+    model.merge()
+    return Predictor(opened, recipe, model, device_of(device))
+
+
+def confidence(prediction: Any) -> float:
+    """How sure an answer is, 0 to 1: the greatest score."""
+    return float(prediction.scores.max()) if isinstance(prediction, Labels) and prediction.scores is not None else 0.0

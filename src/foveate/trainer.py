@@ -1,0 +1,325 @@
+"""The one loop: step, accumulate, clip, schedule, average, validate, save, resume.
+
+Everything that chance touches is keyed by (seed, epoch, index) or by the step, so a run that was killed and resumed ends with
+the same weights as one that was not.
+"""
+
+from __future__ import annotations
+
+import math
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from foveate import console
+from foveate.data import Order, Pictures, key, loader
+from foveate.errors import Interrupted, RunError, WeightsError
+from foveate.model import Model
+from foveate.optimizer import optimizer, set_rate
+from foveate.precision import Way
+from foveate.recipe import Recipe
+from foveate.run import Checkpoint, Run, newest_checkpoint, save_checkpoint
+from foveate.scoring import answers, scored
+from foveate.transforms import mixed
+from foveate.types import Batch
+
+
+@dataclass
+class State:
+    """Where the loop stands; JSON-able, and with the tensors all that a resume needs. `done`: steps of the epoch that are over."""
+
+    epoch: int = 0
+    done: int = 0
+    step: int = 0
+    loss_sum: float = 0.0
+    best: list[float] = field(default_factory=list)  # [main number, -loss] of the best epoch
+    best_epoch: int = -1
+    bad: int = 0
+    seconds: float = 0.0
+    ended: str = ""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """`tensors`: the weights to keep. `reason`: why the loop ended."""
+
+    tensors: dict[str, Tensor]
+    epochs: int
+    best_epoch: int
+    steps: int
+    seconds: float
+    reason: str
+
+
+class Trainer:
+    """Trains `model` in place on `train`; `val` chooses the epoch to keep, the last one is kept without it."""
+
+    def __init__(self, model: Model, recipe: Recipe, run: Run, train: Pictures, val: Pictures | None, device: torch.device) -> None:
+        self.recipe, self.run, self.device, self.pictures, self.val = recipe, run, device, train, val
+        self.way = Way(recipe.training.precision, bool(recipe.training.channels_last))
+        self.model = model.to(device=device, memory_format=self.way.layout)  # type: ignore[call-overload]
+        self.multilabel = bool(recipe.task.settings.get("multilabel"))
+        self.optimizer = optimizer(model, recipe.training)
+        self.live = model.changed()
+        self.buffers = [tensor for name, tensor in model.named_buffers() if name in self.live]
+        self.average = {name: tensor.clone() for name, tensor in self.live.items()} if recipe.training.ema else {}
+        self.kept: dict[str, Tensor] = {}
+        self.state = State()
+        self.epoch_steps = len(Order(len(train), recipe.training.batch_size))
+        self.steps = recipe.training.epochs * self.epoch_steps
+        self.started = self.saved = time.monotonic()
+        self.board = _board(run) if recipe.training.tensorboard else None
+
+    def train(self) -> Outcome:
+        """The whole story. Raises Interrupted (saved, can be resumed) and RunError (the loss is no number any more)."""
+        self._resume()
+        with torch.random.fork_rng(), _signals() as stop:
+            while self.state.epoch < self.recipe.training.epochs and not self.state.ended:
+                self._epoch(stop)
+                self._validate(stop)
+                self._close_epoch()
+                self._save()
+                self._leave_if_asked(stop)
+        return Outcome(
+            tensors=self.kept or self._to_keep(),
+            epochs=self.state.epoch,
+            best_epoch=self.state.best_epoch,
+            steps=self.state.step,
+            seconds=self.state.seconds,
+            reason=self.state.ended or "all epochs done",
+        )
+
+    def _epoch(self, stop: Stop) -> None:
+        training = self.recipe.training
+        order = Order(len(self.pictures), training.batch_size, seed=self.recipe.seed, epoch=self.state.epoch, start=self.state.done)
+        self.model.train()
+        title = f"epoch {self.state.epoch + 1}/{training.epochs}"
+        with console.progress(len(order) * training.batch_size, title) as bar:
+            for batch in loader(self.pictures, order, self.recipe.data.workers):
+                self._step(batch)
+                bar.advance(len(batch), f"loss {self.state.loss_sum / self.state.done:.3f}")
+                self._leave_if_asked(stop)
+                self._save_when_due()
+                if self._out_of_time():
+                    self.state.ended = f"the time of {training.minutes} minutes was up"
+                    return
+
+    def _step(self, batch: Batch) -> None:
+        """One update, of which a step whose loss or gradient is no finite number leaves no trace."""
+        torch.manual_seed(key(self.recipe.seed, "step", self.state.step))
+        before = [(tensor, tensor.clone()) for tensor in self.buffers]
+        loss = self._gradients(mixed(batch, self.recipe.augment))
+        set_rate(self.optimizer, self.recipe.training, self.state.step, self.steps)
+        norm = torch.nn.utils.clip_grad_norm_(self._moving(), self.recipe.training.clip or math.inf)
+        if math.isfinite(loss) and bool(norm.isfinite()):
+            self.optimizer.step()
+            self._follow()
+            self.state.bad, self.state.loss_sum = 0, self.state.loss_sum + loss
+        else:
+            self._undo(before, batch)
+        self.optimizer.zero_grad(set_to_none=True)
+        self.state.step += 1
+        self.state.done += 1
+
+    def _gradients(self, batch: Batch) -> float:
+        """Adds up the gradients of the batch, a micro-batch at a time; gives the mean loss."""
+        size = self.recipe.training.micro_batch or len(batch)
+        total = 0.0
+        for start in range(0, len(batch), size):
+            part = batch.part(start, start + size).to(self.device, memory_format=self.way.layout)
+            with self.way.autocast(self.device):
+                output = self.model(part)
+                loss: Tensor = sum(self.model.task.loss(output, part).values()) * (len(part) / len(batch))
+            loss.backward()  # type: ignore[no-untyped-call]
+            total += float(loss.detach())
+        return total
+
+    def _undo(self, before: list[tuple[Tensor, Tensor]], batch: Batch) -> None:
+        for tensor, value in before:
+            tensor.copy_(value)
+        self.state.bad += 1
+        if self.state.bad >= self.recipe.training.bad_steps:
+            names = ", ".join(self.pictures.samples[index].key for index in batch.indices.tolist()[:5])
+            raise RunError(
+                f"the loss was no finite number {self.state.bad} times in a row",
+                where=f"step {self.state.step}: {names}, ...",
+                hint="a smaller --lr, or --set training.precision=fp32",
+            )
+
+    def _moving(self) -> list[torch.nn.Parameter]:
+        return [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+
+    @torch.no_grad()
+    def _follow(self) -> None:
+        """The running average; young averages follow faster, or they would remember the first random weights."""
+        decay = min(self.recipe.training.ema, (1 + self.state.step) / (10 + self.state.step))
+        for name, mean in self.average.items():
+            if mean.is_floating_point():
+                mean.lerp_(self.live[name], 1 - decay)
+            else:
+                mean.copy_(self.live[name])
+
+    def _to_keep(self) -> dict[str, Tensor]:
+        return {name: tensor.detach().clone() for name, tensor in (self.average or self.live).items()}
+
+    # --- validation
+
+    def _validate(self, stop: Stop) -> None:
+        """Scores the weights that would be kept, and keeps them when they are the best so far."""
+        head = self.optimizer.param_groups[0]
+        row: dict[str, Any] = {"train_loss": self.state.loss_sum / max(1, self.state.done), "lr": head["lr"] / head["scale"]}
+        if self.val is not None and len(self.val):
+            with self._averaged():
+                found = answers(self.model, self._val_batches(stop), self.device, self.way)
+            scores = scored(found.predictions, self.val.samples, self.model, self.multilabel)
+            row |= {"val_loss": found.loss, f"val_{scores.main}": scores.numbers[scores.main].value}
+            self._compare([scores.numbers[scores.main].value, -found.loss])
+        else:
+            self.kept, self.state.best_epoch = self._to_keep(), self.state.epoch
+        self._log(row)
+
+    def _val_batches(self, stop: Stop) -> Iterator[Batch]:
+        assert self.val is not None
+        for batch in loader(self.val, Order(len(self.val), self.recipe.training.batch_size), self.recipe.data.workers):
+            self._leave_if_asked(stop)
+            yield batch
+
+    def _compare(self, score: list[float]) -> None:
+        if not self.state.best or score > self.state.best:
+            self.state.best, self.state.best_epoch, self.kept = score, self.state.epoch, self._to_keep()
+        patience = self.recipe.training.patience
+        if patience and self.state.epoch - self.state.best_epoch >= patience:
+            self.state.ended = f"no better validation score for {patience} epochs"
+
+    @contextmanager
+    def _averaged(self) -> Iterator[None]:
+        """The running average in place of the weights."""
+        own = {name: tensor.clone() for name, tensor in self.live.items()} if self.average else {}
+        try:
+            _copy(self.average, self.live)
+            yield
+        finally:
+            _copy(own, self.live)
+
+    def _close_epoch(self) -> None:
+        self.state.epoch, self.state.done, self.state.loss_sum = self.state.epoch + 1, 0, 0.0
+
+    def _log(self, row: dict[str, Any]) -> None:
+        row = {"epoch": self.state.epoch + 1, "step": self.state.step, **row, "seconds": round(self._seconds(), 2)}
+        self.run.log(row)
+        shown = ", ".join(f"{name} {value:.4g}" for name, value in row.items() if name not in ("epoch", "step", "seconds"))
+        console.say(f"epoch {row['epoch']}/{self.recipe.training.epochs}: {shown}")
+        if self.board is not None:
+            for name, value in row.items():
+                self.board.add_scalar(name, value, row["epoch"])
+            self.board.flush()
+
+    # --- saving
+
+    def _save_when_due(self) -> None:
+        if time.monotonic() - self.saved > 60 * self.recipe.training.save_minutes:
+            self._save()
+
+    def _save(self) -> None:
+        parts = {"model": self.live, "average": self.average, "kept": self.kept, "optimizer": _flat(self.optimizer)}
+        tensors = {
+            f"{part}.{name}": tensor.detach().cpu().contiguous().clone()
+            for part, named in parts.items()
+            for name, tensor in named.items()
+        }
+        state = {**asdict(self.state), "seconds": self._seconds()}
+        save_checkpoint(self.run, f"step-{self.state.step:09d}-{self.state.epoch:06d}", Checkpoint(tensors, state))
+        self.saved = time.monotonic()
+        self.state.seconds, self.started = state["seconds"], self.saved
+
+    def _resume(self) -> None:
+        found = newest_checkpoint(self.run, console.warn)
+        if found is None:
+            return
+        self.state = State(**found.state)
+        _copy(_part(found.tensors, "model"), self.live)
+        _copy(_part(found.tensors, "average"), self.average)
+        self.kept = _part(found.tensors, "kept")
+        _restore(self.optimizer, _part(found.tensors, "optimizer"))
+        console.say(f"resumed at epoch {self.state.epoch + 1}, step {self.state.step}")
+
+    def _leave_if_asked(self, stop: Stop) -> None:
+        if stop.signal is not None:
+            self._save()
+            folder = self.run.folder
+            error = Interrupted("stopped as asked; the state is saved", where=folder, hint=f"foveate fit --resume {folder}")
+            error.exit_code = 128 + stop.signal
+            raise error
+
+    def _seconds(self) -> float:
+        return self.state.seconds + time.monotonic() - self.started
+
+    def _out_of_time(self) -> bool:
+        minutes = self.recipe.training.minutes
+        return minutes is not None and self._seconds() > 60 * minutes
+
+
+@dataclass
+class Stop:
+    """`signal`: the number of the signal that asked to stop."""
+
+    signal: int | None = None
+
+
+@contextmanager
+def _signals() -> Iterator[Stop]:
+    """The first SIGTERM or Ctrl-C asks; a second Ctrl-C does not wait. Signals reach the main thread only."""
+    stop = Stop()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+
+    def ask(number: int, _: object) -> None:
+        if stop.signal is not None and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        stop.signal = number
+
+    before: dict[int, Callable[..., Any] | int | None] = {n: signal.signal(n, ask) for n in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@torch.no_grad()
+def _copy(source: dict[str, Tensor], target: dict[str, Tensor]) -> None:
+    for name, tensor in source.items():
+        if name not in target or target[name].shape != tensor.shape:
+            raise WeightsError("the checkpoint was made by another network", where=name, hint="start a new run")
+        target[name].copy_(tensor)
+
+
+def _part(tensors: dict[str, Tensor], part: str) -> dict[str, Tensor]:
+    return {name.removeprefix(f"{part}."): tensor for name, tensor in tensors.items() if name.startswith(f"{part}.")}
+
+
+def _flat(chosen: torch.optim.Optimizer) -> dict[str, Tensor]:
+    state = chosen.state_dict()["state"]
+    return {f"{place}.{name}": value for place, slots in state.items() for name, value in slots.items() if value is not None}
+
+
+def _restore(chosen: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        place, _, slot = name.partition(".")
+        state.setdefault(int(place), {})[slot] = tensor
+    chosen.load_state_dict({"state": state, "param_groups": chosen.state_dict()["param_groups"]})
+
+
+def _board(run: Run) -> Any:
+    from torch.utils.tensorboard import SummaryWriter
+
+    return SummaryWriter(str(run.folder / "tensorboard"))

@@ -1,0 +1,232 @@
+"""evaluate RUN [DATA]: numbers with counts and intervals, the predictions behind them, and a report to open."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from foveate import console, images
+from foveate.data import Scanned, scan
+from foveate.errors import DataError, RunError
+from foveate.formats import read_table
+from foveate.predictor import Predictor, confidence, load
+from foveate.report import Comparison, Mistake, Page, write
+from foveate.run import Run, written_aside
+from foveate.scoring import scored
+from foveate.types import Labels, Sample, Score, Scores, Table
+
+_MISTAKES = 24  # pictures in the report
+_THUMBNAIL = 192  # px
+_WORDS = {
+    "test": "test images, held out from training and from every choice",
+    "val": "validation images",
+    "train": "training images",
+    "all": "all images of the given data",
+}
+
+
+@dataclass(frozen=True)
+class EvaluateResult:
+    """`scores` of the images of `split`; `folder` holds predictions.jsonl, scores.json and report.html."""
+
+    run: Path
+    folder: Path
+    split: str
+    scores: Scores
+    cautions: list[str]
+    skipped: int
+
+    def numbers(self) -> dict[str, Any]:
+        values = {name: score.value for name, score in self.scores.numbers.items()}
+        main = self.scores.numbers[self.scores.main]
+        extra = {"low": main.low, "high": main.high, "count": main.count, "skipped": self.skipped}
+        return {"run": str(self.run), "split": self.split, **values, **extra, "report": str(self.folder / "report.html")}
+
+    def lines(self) -> list[str]:
+        found = [f"on {_WORDS[self.split]}:"]
+        found += [f"  {name}: {score}" for name, score in self.scores.numbers.items()]
+        found += [f"note: {caution}" for caution in self.cautions]
+        return [*found, f"report: {self.folder / 'report.html'}"]
+
+    def _repr_html_(self) -> str:
+        rows = "".join(f"<tr><td>{name}</td><td>{score}</td></tr>" for name, score in self.scores.numbers.items())
+        return f"<table><caption>{_WORDS[self.split]}</caption>{rows}</table>"
+
+
+def evaluate(
+    run: Path,
+    data: Path | None = None,
+    split: str = "auto",
+    format: str = "auto",
+    device: str = "auto",
+    strict: bool = False,
+    command: str = "",
+) -> EvaluateResult:
+    """Scores a finished run on its own held-out images, or on other data.
+
+    `split`: auto takes test, else val, else all. Raises UsageError, DataError and RunError as `load` and the formats do.
+    """
+    predictor = load(run, device)
+    table = _own_table(predictor) if data is None else _other_table(predictor, data, format)
+    split, table = _chosen(table, split)
+    scanned = _scanned(predictor, table, strict)
+    samples = scanned.table.samples
+    with console.progress(len(samples), "evaluate") as bar:
+        found = predictor.answers(samples, scanned.pixels, bar.advance)
+    scores = scored(found.predictions, samples, predictor.model, predictor.multilabel)
+    cautions = _cautions(predictor, scanned, split, own=data is None)
+    folder = _free_folder(predictor.run, split if data is None else data.stem)
+    _save(folder, samples, found.predictions, scores, predictor)
+    result = EvaluateResult(Path(run), folder, split, scores, cautions, len(scanned.skipped))
+    write(_page(predictor, result, scanned, found.predictions, command), folder / "report.html")
+    return result
+
+
+def own_splits(table: Table, run: Run) -> Table:
+    """The table with the splits and groups that the run wrote down; pictures that it did not know are left out."""
+    known = {row["path"]: row for row in run.splits()}
+    samples = [
+        replace(sample, split=known[sample.key]["split"], group=known[sample.key]["group"])  # type: ignore[arg-type]
+        for sample in table.samples
+        if sample.key in known
+    ]
+    if len(samples) < len(known):
+        gone = sorted(known.keys() - {sample.key for sample in samples})
+        raise RunError(
+            f"{len(gone)} of the run's {len(known)} pictures are not there any more", where=table.root, why=f"first {gone[0]!r}"
+        )
+    return table.with_samples(tuple(samples))
+
+
+def _own_table(predictor: Predictor) -> Table:
+    recipe = predictor.recipe.data
+    return own_splits(read_table(Path(recipe.path), recipe.format), predictor.run)
+
+
+def _other_table(predictor: Predictor, data: Path, format: str) -> Table:
+    """Another table; its classes are matched to the run's by name, and images of unknown classes are left out, aloud."""
+    table = read_table(data, format)
+    console.say(f"data: {data}, {table.format}, {len(table.samples)} images")
+    for note in table.notes:
+        console.warn(note)
+    strange = sorted(set(table.classes) - set(predictor.classes))
+    if not strange:
+        return table
+    kept = tuple(sample for sample in table.samples if not set(_names(sample)) & set(strange))
+    console.warn(f"{len(table.samples) - len(kept)} images left out: the run knows no class {', '.join(map(repr, strange))}")
+    if not kept:
+        raise DataError("no image of this data has a class that the run knows", where=data, why=f"it knows {predictor.classes}")
+    return table.with_samples(kept)
+
+
+def _names(sample: Sample) -> tuple[str, ...]:
+    return sample.truth.names if isinstance(sample.truth, Labels) else ()
+
+
+def _chosen(table: Table, split: str) -> tuple[str, Table]:
+    """The images to score. Auto never falls back to training images of a run's own data: there is nothing to learn there."""
+    if split == "auto":
+        present = {sample.split for sample in table.samples}
+        split = next((word for word in ("test", "val") if word in present), "all")
+    samples = tuple(sample for sample in table.samples if split in ("all", sample.split))
+    if not samples:
+        raise DataError(f"there are no {split} images", where=table.root, hint="--split all, or give other data")
+    return split, table.with_samples(samples)
+
+
+def _scanned(predictor: Predictor, table: Table, strict: bool) -> Scanned:
+    recipe = predictor.recipe.data.model_copy(update={"strict": strict})
+    with console.progress(len(table.samples), "read") as bar:
+        scanned = scan(table, predictor.model.backbone.input.short_side, recipe, lambda: bar.advance(1))
+    for key, why in scanned.skipped:
+        console.warn(f"skipped {key}: {why}")
+    return scanned
+
+
+def _cautions(predictor: Predictor, scanned: Scanned, split: str, own: bool) -> list[str]:
+    """What the figure cannot promise, in words."""
+    trained = {row["sha256"] for row in predictor.run.splits() if row["split"] == "train"}
+    seen = sum(digest in trained for digest in scanned.hashes)
+    count = len(scanned.hashes)
+    found = list(predictor.run.outcome().get("cautions", [])) if own else []
+    if seen:
+        found.append(f"{seen} of these {count} images were trained on (byte for byte): the figure flatters")
+    if split == "val" and own:
+        found.append("the validation images also chose which weights were kept: expect a little less on new images")
+    if count < 100:
+        found.append(f"{count} images are few: the interval says how little they can tell")
+    if own:
+        found.append(
+            "these images come from the same source as the training images; another camera, site or season can cost far more than "
+            "any interval shows: collect images from there, and run foveate evaluate on them"
+        )
+    return found
+
+
+def _free_folder(run: Run, name: str) -> Path:
+    parent, number = run.folder / "evaluations", 2
+    folder = parent / name
+    while folder.exists():
+        folder, number = parent / f"{name}-{number}", number + 1
+    folder.mkdir(parents=True)
+    return folder
+
+
+def _save(folder: Path, samples: Sequence[Sample], predictions: Sequence[Any], scores: Scores, predictor: Predictor) -> None:
+    """Every number can be rebuilt from predictions.jsonl."""
+    with written_aside(folder / "predictions.jsonl") as aside, aside.open("w", encoding="utf-8") as file:
+        for sample, prediction in zip(samples, predictions, strict=True):
+            row = {"path": sample.key, "truth": list(_names(sample)), **prediction.row(predictor.classes, predictor.multilabel)}
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+    Run(folder).write_json("scores.json", asdict(scores))
+
+
+def _page(predictor: Predictor, result: EvaluateResult, scanned: Scanned, predictions: Sequence[Any], command: str) -> Page:
+    run, recipe = predictor.run, predictor.recipe
+    outcome = run.outcome()
+    told = run.read_json("environment.json")
+    return Page(
+        title=run.folder.name,
+        command=command or told["command"],
+        split=result.split,
+        scores=result.scores,
+        facts=[
+            ("data", recipe.data.path),
+            ("images", ", ".join(f"{count} {split}" for split, count in outcome["images"].items())),
+            ("classes", str(len(predictor.classes))),
+            ("backbone", f"{recipe.backbone.name} ({outcome['origin']})"),
+            ("tuning", recipe.tuning.name),
+            ("seed", str(recipe.seed)),
+            ("trained", f"{outcome['epochs']} epochs, {outcome['seconds']:.0f} s: {outcome['reason']}"),
+        ],
+        choices=[(row["field"], str(row["value"]), row["reason"]) for row in run.read_json("choices.json")],
+        cautions=result.cautions,
+        comparisons=[Comparison(row["name"], Score(**row["score"]), row["meaning"]) for row in outcome["audit"]],
+        curves=run.logged(),
+        mistakes=_mistakes(scanned, predictions, predictor),
+        skipped=list(scanned.skipped),
+        environment={**{k: str(v) for k, v in told.items() if k not in ("versions", "command")}, **told["versions"]},
+    )
+
+
+def _mistakes(scanned: Scanned, predictions: Sequence[Any], predictor: Predictor) -> list[Mistake]:
+    """The wrong answers of which the model was surest."""
+    wrong = [
+        (confidence(prediction), sample, prediction)
+        for sample, prediction in zip(scanned.table.samples, predictions, strict=True)
+        if isinstance(sample.truth, Labels) and set(prediction.names) != set(sample.truth.names)
+    ]
+    wrong.sort(key=lambda found: (-found[0], found[1].key))
+    return [
+        Mistake(
+            key=sample.key,
+            pixels=images.thumbnail(scanned.pixels.read(sample.path)[0], _THUMBNAIL),
+            truth=", ".join(_names(sample)) or "none",
+            answer=", ".join(prediction.names) or "none",
+            confidence=sure,
+        )
+        for sure, sample, prediction in wrong[:_MISTAKES]
+    ]
