@@ -1,36 +1,53 @@
-"""95 % intervals: Wilson's for shares, the bootstrap for everything else."""
+"""How far a number can be trusted: 95 % intervals of shares and of anything that can be computed again on a resample."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
-from math import isfinite, sqrt
 
 import numpy as np
 
-_Z = 1.959963984540054  # the 97.5 % point of the normal distribution
+_Z = 1.959963984540054  # the 97.5 % quantile of the normal distribution
+_ENDS = (2.5, 97.5)  # percent
 
 
 def wilson(successes: float, count: int) -> tuple[float, float]:
-    """The interval of a share successes / count (Wilson 1927); (0, 1) for a count of 0."""
-    if count == 0:
-        return 0.0, 1.0
-    share, weight = successes / count, _Z**2 / count
-    middle = (share + weight / 2) / (1 + weight)
-    half = _Z / (1 + weight) * sqrt(share * (1 - share) / count + weight / (4 * count))
-    return max(0.0, middle - half), min(1.0, middle + half)
+    """The 95 % score interval of a share, `successes` of `count`, both ends in [0, 1] (Wilson 1927).
 
-
-def bootstrap(
-    statistic: Callable[[np.ndarray], float], count: int, seed: int = 0, rounds: int = 400
-) -> tuple[float, float] | tuple[None, None]:
-    """The percentile interval (Efron 1979) of statistic(indices (count,) int64) over resampled images.
-
-    Rounds whose statistic is undefined are left out; (None, None) when fewer than half are defined.
+    Holds for few images and for shares near 0 and 1, where the textbook interval fails. Nothing counted: (0, 1).
     """
+    if count < 1:
+        return 0.0, 1.0
+    share, square = successes / count, _Z * _Z / count
+    middle = (share + square / 2) / (1 + square)
+    reach = math.sqrt(square * (share * (1 - share) + square / 4)) / (1 + square)
+    low = 0.0 if successes <= 0 else max(0.0, middle - reach)  # exact where rounding would leave 1e-17
+    high = 1.0 if successes >= count else min(1.0, middle + reach)
+    return low, high
+
+
+def bootstrap(statistic: Callable[[np.ndarray], float], count: int, seed: int = 0, rounds: int = 400) -> tuple[float, float]:
+    """The 95 % percentile interval of `statistic` over resamples of `count` images (Efron 1979).
+
+    `statistic` is given (count,) int64 places in [0, count), drawn with replacement. Rounds in which it is nan are
+    skipped; (nan, nan) when all are.
+    """
+    return bootstraps(lambda places: np.array([statistic(places)]), count, seed, rounds)[0]
+
+
+def bootstraps(
+    statistics: Callable[[np.ndarray], np.ndarray], count: int, seed: int = 0, rounds: int = 400
+) -> list[tuple[float, float]]:
+    """As `bootstrap`, for M statistics of the same resamples: `statistics` returns (M,) floats, the answer is M intervals."""
+    if count < 1 or rounds < 1:
+        raise ValueError(f"a bootstrap needs images and rounds, got {count} and {rounds}")
     draw = np.random.default_rng(seed)
-    values = [statistic(draw.integers(0, count, count)) for _ in range(rounds)]
-    defined = [value for value in values if isfinite(value)]
-    if len(defined) < rounds / 2:
-        return None, None
-    low, high = np.quantile(defined, [0.025, 0.975])
+    drawn = np.stack([statistics(draw.integers(0, count, count)) for _ in range(rounds)])
+    return [_ends(column[~np.isnan(column)]) for column in drawn.T]
+
+
+def _ends(values: np.ndarray) -> tuple[float, float]:
+    if not values.size:
+        return math.nan, math.nan
+    low, high = np.percentile(values, _ENDS)
     return float(low), float(high)

@@ -1,196 +1,262 @@
-"""Classes of images against the truth: scikit-learn's numbers, each with its interval.
-
-Letters: N images, K classes.
-"""
+"""Classes of whole images: accuracy, F1, ranking and calibration, with intervals; one class an image or any number."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 
 from foveate.errors import DataError
-from foveate.intervals import bootstrap, wilson
+from foveate.intervals import bootstraps, wilson
 from foveate.metrics import Metric
 from foveate.types import Labels, Score, Scores
 
-_BINS = 15
-_TOP = 5
+_BINS = 15  # of the calibration error, as in the paper
+_ROUNDS = 400
+_FEWEST_ROUNDS = 100
+_WORK = 100_000_000  # images x classes x rounds that a bootstrap of rankings may cost: a second or two
 
 
 class LabelMetric(Metric):
-    """Single-label: accuracy first; with two classes the second one is the positive one. Multi-label: mean average precision
-    first, macro over the classes that have both kinds of images."""
+    """Compares Labels with Labels; agrees with scikit-learn to 1e-9. All numbers are in [0, 1] but `log_loss` (nats).
 
-    reads: ClassVar[type] = Labels
+    One class an image, in this order:
+    `accuracy`; `balanced_accuracy`, the mean recall of the classes in the truth; `macro_f1`, the mean F1 of the classes in
+    truth or answers; `weighted_f1`, weighted by true images; `top_5`, only with more than five classes; `log_loss`;
+    `auroc` and `average_precision`, only with two classes, of which classes[1] is the positive one;
+    `expected_calibration_error`, 15 bins of equal width over the confidence of the answer (Guo et al. 2017).
+
+    Any number of classes an image, in this order: `mean_average_precision`, the mean over the classes that have a true
+    image; `auroc`, the mean over the classes that have images with and without; `macro_f1`, as above (scikit-learn's
+    zero_division=nan); `micro_f1`, over all pairs of image and class; `exact_match`, the share of images with no class
+    wrong. The F1s and the exact match read `names`, the first two read `scores`.
+
+    What is undefined is left out, never nan: ranking where the truth holds one class only, and everything that reads scores
+    where a prediction has none. Shares have Wilson intervals, the others percentile bootstraps over images. A bootstrap
+    whose resamples do not vary (one image, or all right) says nothing and is left out, and so is that of the calibration
+    error, which resampling biases upwards.
+    """
+
+    reads = Labels
 
     def __init__(self, classes: tuple[str, ...], multilabel: bool = False) -> None:
         super().__init__(classes, multilabel)
         self._places = {name: place for place, name in enumerate(classes)}
-        self._truth: list[np.ndarray] = []
-        self._answer: list[np.ndarray] = []
-        self._scores: list[np.ndarray] = []
+        self._truths: list[list[int]] = []
+        self._answers: list[list[int]] = []
+        self._scores: list[np.ndarray | None] = []
 
     def update(self, prediction: Labels, truth: Labels) -> None:
-        if prediction.scores is None:
-            raise DataError("a prediction without scores cannot be measured")
-        self._truth.append(self._marked(truth.names))
-        self._answer.append(self._marked(prediction.names))
-        self._scores.append(np.asarray(prediction.scores, dtype=np.float64))
+        """One image. Raises DataError for a class that the run does not know, for two names where one is due, and for
+        scores that are not K finite numbers."""
+        truths, answers = self._found(truth, "the truth"), self._found(prediction, "the prediction")
+        scores = None if prediction.scores is None else self._checked(prediction.scores)
+        self._truths.append(truths)
+        self._answers.append(answers)
+        self._scores.append(scores)
 
     def compute(self) -> Scores:
-        if not self._truth:
-            raise DataError("there are no images with a truth to measure on")
-        truth, answer, scores = np.stack(self._truth), np.stack(self._answer), np.stack(self._scores)
-        return self._of_sets(truth, answer, scores) if self.multilabel else self._of_one(truth.argmax(1), answer.argmax(1), scores)
+        """The numbers listed above. `per_class`: class, precision, recall, f1, count (true images), and for multi-label
+        average_precision and auroc, None where undefined; precision and recall of nothing are 0. `tables`, not for
+        multi-label: `confusion`, K rows of truth by K columns of answers, and `classes`. Raises DataError without updates."""
+        if not self._truths:
+            raise DataError("there is nothing to score", why="no image has both an answer and a true label")
+        rows = [row for row in self._scores if row is not None]
+        scores = np.stack(rows).astype(np.float64) if len(rows) == len(self._truths) else None
+        if self.multilabel:
+            return _many(self.classes, self._held(self._truths), self._held(self._answers), scores)
+        return _single(self.classes, np.array(self._truths)[:, 0], np.array(self._answers)[:, 0], scores)
 
-    def _marked(self, names: tuple[str, ...]) -> np.ndarray:
-        """(K,) 1 for the classes that hold."""
-        unknown = [name for name in names if name not in self._places]
-        if unknown:
-            raise DataError(f"no class is called {unknown[0]!r}", why=f"the run knows: {', '.join(self.classes[:20])}")
-        marked = np.zeros(len(self.classes), dtype=np.int64)
-        marked[[self._places[name] for name in names]] = 1
-        return marked
+    def _found(self, labels: Labels, who: str) -> list[int]:
+        if not self.multilabel and len(labels.names) != 1:
+            raise DataError(f"{who} must name one class, it names {len(labels.names)}", where=labels.names)
+        strange = [name for name in labels.names if name not in self._places]
+        if strange:
+            raise DataError(f"{who} names a class that the run does not know: {strange[0]!r}", why=f"it knows {len(self.classes)}")
+        return [self._places[name] for name in labels.names]
 
-    # --- one class an image
+    def _checked(self, scores: np.ndarray) -> np.ndarray:
+        if scores.shape != (len(self.classes),):
+            raise DataError(f"a prediction needs a score for each of {len(self.classes)} classes, it has shape {scores.shape}")
+        if not np.isfinite(scores).all():
+            hint = "a lower learning rate, or fp32"
+            raise DataError("the model's scores are not finite numbers", why="its weights or activations overflowed", hint=hint)
+        return scores
 
-    def _of_one(self, truth: np.ndarray, answer: np.ndarray, scores: np.ndarray) -> Scores:
-        count, k = len(truth), len(self.classes)
-        confusion = _confusion(truth, answer, k)
-        numbers = {"accuracy": _share(truth == answer)}
-        for name, of in (("balanced_accuracy", _balanced), ("macro_f1", _macro_f1), ("weighted_f1", _weighted_f1)):
-            interval = bootstrap(lambda drawn, of=of: of(_confusion(truth[drawn], answer[drawn], k)), count)  # type: ignore[misc]
-            numbers[name] = Score(of(confusion), *interval, count)
-        if k > _TOP:
-            above = (scores > scores[np.arange(count), truth][:, None]).sum(1)
-            numbers["top_5"] = _share(above < _TOP)
-        numbers |= self._of_chances(truth, scores)
-        return Scores(numbers, self._rows(confusion), {"confusion": confusion.tolist(), "classes": list(self.classes)})
+    def _held(self, places: list[list[int]]) -> np.ndarray:
+        """(N, K) bool: which classes hold."""
+        held = np.zeros((len(places), len(self.classes)), dtype=bool)
+        for row, columns in zip(held, places, strict=True):
+            row[columns] = True
+        return held
 
-    def _of_chances(self, truth: np.ndarray, scores: np.ndarray) -> dict[str, Score]:
-        count = len(truth)
-        losses = -np.log(np.clip(scores[np.arange(count), truth], 1e-15, 1))
-        found = {
-            "log_loss": Score(float(losses.mean()), *bootstrap(lambda drawn: float(losses[drawn].mean()), count), count),
-            "expected_calibration_error": Score(_calibration(truth, scores), count=count),
-        }
-        if len(self.classes) == 2 and 0 < truth.sum() < count:
-            for name, of in (("auroc", _auroc), ("average_precision", _average_precision)):
-                found[name] = _ranked(of, truth, scores[:, 1])
-        return found
 
-    def _rows(self, confusion: np.ndarray) -> list[dict[str, Any]]:
-        """The classification report; 0 where a share is undefined."""
-        right, truths, answers = np.diag(confusion), confusion.sum(1), confusion.sum(0)
-        precision, recall, f1 = _divided(right, answers), _divided(right, truths), _divided(2 * right, truths + answers)
-        return [
-            {"class": name, "precision": float(p), "recall": float(r), "f1": float(f), "count": int(n)}
-            for name, p, r, f, n in zip(self.classes, precision, recall, f1, truths, strict=True)
-        ]
+def _single(classes: tuple[str, ...], truth: np.ndarray, answer: np.ndarray, scores: np.ndarray | None) -> Scores:
+    """`truth`, `answer`: (N,) places in classes. `scores`: (N, K) or None."""
+    size, count = len(classes), len(truth)
+    hits = answer == truth
+    totals = np.bincount(truth, minlength=size), np.bincount(answer, minlength=size), np.bincount(truth[hits], minlength=size)
+    numbers = {"accuracy": _share(hits)}
+    values = dict(zip(("balanced_accuracy", "macro_f1", "weighted_f1"), _means(*totals), strict=True))
+    read: list[Callable[[np.ndarray], np.ndarray]] = [lambda places: _means(*_counted(truth, answer, places, size))]
+    if scores is not None:
+        chances = np.clip(scores[np.arange(count), truth], np.finfo(np.float64).eps, 1)
+        losses = -np.log(chances)
+        values["log_loss"] = losses.mean()
+        read.append(lambda places: losses[places].mean(keepdims=True))
+        if size == 2 and 0 < truth.sum() < count:
+            ranking = _Ranking(truth == 1, scores[:, 1])
+            values |= zip(("auroc", "average_precision"), ranking.areas(), strict=True)
+            read.append(lambda places: ranking.areas(np.bincount(places, minlength=count)))
+    drawn = bootstraps(lambda places: np.concatenate([part(places) for part in read]), count, rounds=_ROUNDS)
+    for (name, value), ends in zip(values.items(), drawn, strict=True):
+        if name == "log_loss" and scores is not None and size > 5:
+            numbers["top_5"] = _share(_in_top(5, scores, truth))
+        numbers[name] = _score(value, ends, count)
+    if scores is not None:
+        error = _calibration_error(scores[np.arange(count), answer], hits)
+        numbers["expected_calibration_error"] = Score(error, count=count)
+    confusion = np.bincount(truth * size + answer, minlength=size * size).reshape(size, size)
+    return Scores(numbers, _rows(classes, *totals), {"confusion": confusion.tolist(), "classes": list(classes)})
 
-    # --- any number of classes an image
 
-    def _of_sets(self, truth: np.ndarray, answer: np.ndarray, scores: np.ndarray) -> Scores:
-        count = len(truth)
-        defined = [k for k in range(truth.shape[1]) if 0 < truth[:, k].sum() < count]
-        numbers: dict[str, Score] = {}
-        if defined:
-            for name, of in (("mean_average_precision", _average_precision), ("auroc", _auroc)):
-                numbers[name] = _ranked(lambda t, s, of=of: _mean_over(of, t, s), truth[:, defined], scores[:, defined])  # type: ignore[misc]
-        for name, f1 in (("macro_f1", _set_macro_f1), ("micro_f1", _set_micro_f1)):
-            interval = bootstrap(lambda drawn, f1=f1: f1(truth[drawn], answer[drawn]), count)  # type: ignore[misc]
-            numbers[name] = Score(f1(truth, answer), *interval, count)
-        numbers["exact_match"] = _share((truth == answer).all(1))
-        return Scores(numbers, self._set_rows(truth, answer, scores, defined))
+def _many(classes: tuple[str, ...], truth: np.ndarray, answer: np.ndarray, scores: np.ndarray | None) -> Scores:
+    """`truth`, `answer`: (N, K) bool. `scores`: (N, K) or None."""
+    count, size = truth.shape
+    both = truth & answer
+    totals = truth.sum(0), answer.sum(0), both.sum(0)
+    values: dict[str, float] = {}
+    read: list[Callable[[np.ndarray], np.ndarray]] = []
+    rows, rounds = _rows(classes, *totals), _ROUNDS
+    if scores is not None:
+        rankings = [_Ranking(truth[:, place], scores[:, place]) for place in range(size)]
+        areas = np.stack([ranking.areas() for ranking in rankings])
+        rows = [row | _ranked(*pair) for row, pair in zip(rows, areas.tolist(), strict=True)]
+        values |= zip(("mean_average_precision", "auroc"), _defined_mean(areas)[::-1], strict=True)
+        rounds = int(np.clip(_WORK // (count * size), _FEWEST_ROUNDS, _ROUNDS))
+        read.append(lambda places: _resampled_areas(rankings, np.bincount(places, minlength=count)))
+    values |= zip(("macro_f1", "micro_f1"), _set_means(*totals), strict=True)
+    # as floats, because numpy multiplies matrices of integers slowly
+    truth_f, answer_f, both_f = (held.astype(np.float32) for held in (truth, answer, both))
 
-    def _set_rows(self, truth: np.ndarray, answer: np.ndarray, scores: np.ndarray, defined: list[int]) -> list[dict[str, Any]]:
-        right, truths, answers = (truth & answer).sum(0), truth.sum(0), answer.sum(0)
-        precision, recall, f1 = _divided(right, answers), _divided(right, truths), _divided(2 * right, truths + answers)
-        return [
-            {
-                "class": name,
-                "precision": float(precision[k]),
-                "recall": float(recall[k]),
-                "f1": float(f1[k]),
-                "average_precision": _average_precision(truth[:, k], scores[:, k]) if k in defined else None,
-                "auroc": _auroc(truth[:, k], scores[:, k]) if k in defined else None,
-                "count": int(truths[k]),
-            }
-            for k, name in enumerate(self.classes)
-        ]
+    def sets(places: np.ndarray) -> np.ndarray:
+        weights = np.bincount(places, minlength=count).astype(np.float32)
+        return _set_means(weights @ truth_f, weights @ answer_f, weights @ both_f)
+
+    read.append(sets)
+    drawn = bootstraps(lambda places: np.concatenate([part(places) for part in read]), count, rounds=rounds)
+    pairs = zip(values.items(), drawn, strict=True)
+    numbers = {name: _score(value, ends, count) for (name, value), ends in pairs if not math.isnan(value)}
+    numbers["exact_match"] = _share((truth == answer).all(1))
+    return Scores(numbers, rows)
+
+
+class _Ranking:
+    """One class's scores, sorted once, so that a resample costs no sort: its images are weights on the sorted ones.
+
+    `positive`: (N,) bool. `scores`: (N,), higher is surer.
+    """
+
+    def __init__(self, positive: np.ndarray, scores: np.ndarray) -> None:
+        self._order = np.argsort(-scores, kind="stable")
+        self._positive = positive[self._order].astype(np.float64)
+        sorted_scores = scores[self._order]
+        self._ends = np.append(np.flatnonzero(np.diff(sorted_scores)), len(scores) - 1)  # images of one score count as one step
+
+    def areas(self, weights: np.ndarray | None = None) -> np.ndarray:
+        """(2,): the area under the ROC curve (trapezoids) and the average precision (steps); nan where undefined.
+
+        `weights`: (N,) how often each image counts.
+        """
+        counts = np.ones(len(self._order)) if weights is None else weights[self._order]
+        found = np.cumsum(counts * self._positive)[self._ends]
+        seen = np.cumsum(counts)[self._ends]
+        positives, negatives = found[-1], seen[-1] - found[-1]
+        if positives == 0:
+            return np.array([np.nan, np.nan])
+        gained = np.diff(found, prepend=0)
+        precision = found / np.maximum(seen, 1)  # nothing seen yet is nothing gained
+        false = seen - found
+        missed = np.diff(false, prepend=0)
+        area = (missed * (found - gained / 2)).sum() / (positives * negatives) if negatives else np.nan
+        return np.array([area, (gained * precision).sum() / positives])
+
+
+def _counted(truth: np.ndarray, answer: np.ndarray, places: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(K,) true, answered and rightly answered images of each class in a resample: the margins of its confusion matrix."""
+    truth, answer = truth[places], answer[places]
+    right = truth[truth == answer]
+    return np.bincount(truth, minlength=size), np.bincount(answer, minlength=size), np.bincount(right, minlength=size)
+
+
+def _over(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+    """part / whole, 0 where whole is 0."""
+    return np.divide(part, whole, out=np.zeros(len(part)), where=whole > 0)
+
+
+def _means(true: np.ndarray, answered: np.ndarray, right: np.ndarray) -> np.ndarray:
+    """(3,): balanced accuracy, macro F1, weighted F1; each class by its (K,) counts."""
+    f1 = _over(2 * right, true + answered)
+    recall = _over(right, true)
+    return np.array([recall[true > 0].mean(), f1[true + answered > 0].mean(), (f1 * true).sum() / true.sum()])
+
+
+def _set_means(true: np.ndarray, answered: np.ndarray, right: np.ndarray) -> np.ndarray:
+    """(2,): macro F1 and micro F1; nan where neither truth nor answers hold any class."""
+    both = true + answered
+    if not both.any():
+        return np.array([np.nan, np.nan])
+    return np.array([_over(2 * right, both)[both > 0].mean(), 2 * right.sum() / both.sum()])
+
+
+def _defined_mean(areas: np.ndarray) -> np.ndarray:
+    """(2,): the mean of each column of (K, 2), nans left out; nan where a column holds nothing else."""
+    known = ~np.isnan(areas)
+    sums, counts = np.where(known, areas, 0).sum(0), known.sum(0)
+    return np.divide(sums, counts, out=np.full(2, np.nan), where=counts > 0)
+
+
+def _resampled_areas(rankings: list[_Ranking], weights: np.ndarray) -> np.ndarray:
+    return _defined_mean(np.stack([ranking.areas(weights) for ranking in rankings]))[::-1]
+
+
+def _in_top(most: int, scores: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """(N,) bool: whether the true class is among the `most` surest; of equal ones the later class wins, as in scikit-learn."""
+    own = scores[np.arange(len(truth)), truth][:, None]
+    later = np.arange(scores.shape[1]) > truth[:, None]
+    return ((scores > own) | ((scores == own) & later)).sum(1) < most
+
+
+def _calibration_error(confidence: np.ndarray, hits: np.ndarray) -> float:
+    """The mean gap between confidence and accuracy over bins (low, high], weighted by images (Guo et al. 2017)."""
+    bins = np.clip(np.ceil(confidence * _BINS).astype(int) - 1, 0, _BINS - 1)
+    gaps = np.bincount(bins, weights=confidence - hits, minlength=_BINS)
+    return float(np.abs(gaps).sum() / len(hits))
 
 
 def _share(hits: np.ndarray) -> Score:
-    return Score(float(hits.mean()), *wilson(int(hits.sum()), len(hits)), len(hits))
+    right, count = int(hits.sum()), len(hits)
+    return Score(right / count, *wilson(right, count), count)
 
 
-def _ranked(of: Callable[[np.ndarray, np.ndarray], float], truth: np.ndarray, scores: np.ndarray) -> Score:
-    """A ranking number; a resample without both kinds of images is undefined."""
-
-    def drawn_value(drawn: np.ndarray) -> float:
-        some = truth[drawn]
-        return of(some, scores[drawn]) if np.all((some.sum(0) > 0) & (some.sum(0) < len(some))) else float("nan")
-
-    return Score(of(truth, scores), *bootstrap(drawn_value, len(truth), rounds=200), len(truth))
+def _score(value: float, ends: tuple[float, float], count: int) -> Score:
+    """An interval always holds its value: rare classes that resamples miss can push it aside. One without width is dropped."""
+    low, high = ends
+    if math.isnan(low) or low == high:
+        return Score(float(value), count=count)
+    return Score(float(value), min(low, float(value)), max(high, float(value)), count)
 
 
-def _confusion(truth: np.ndarray, answer: np.ndarray, k: int) -> np.ndarray:
-    """(K, K) counts; rows are the truth."""
-    return np.bincount(truth * k + answer, minlength=k * k).reshape(k, k)
+def _rows(classes: tuple[str, ...], true: np.ndarray, answered: np.ndarray, right: np.ndarray) -> list[dict[str, Any]]:
+    columns = (_over(right, answered), _over(right, true), _over(2 * right, true + answered), true)
+    keys = ("class", "precision", "recall", "f1", "count")
+    lists = (column.tolist() for column in columns)
+    return [dict(zip(keys, row, strict=True)) for row in zip(classes, *lists, strict=True)]
 
 
-def _divided(above: np.ndarray, below: np.ndarray) -> np.ndarray:
-    return np.divide(above, below, out=np.zeros(len(above)), where=below > 0)
-
-
-def _f1(confusion: np.ndarray) -> np.ndarray:
-    return _divided(2 * np.diag(confusion), confusion.sum(0) + confusion.sum(1))
-
-
-def _macro_f1(confusion: np.ndarray) -> float:
-    seen = confusion.sum(0) + confusion.sum(1) > 0
-    return float(_f1(confusion)[seen].mean())
-
-
-def _weighted_f1(confusion: np.ndarray) -> float:
-    return float(_f1(confusion) @ confusion.sum(1) / confusion.sum())
-
-
-def _balanced(confusion: np.ndarray) -> float:
-    seen = confusion.sum(1) > 0
-    return float((np.diag(confusion)[seen] / confusion.sum(1)[seen]).mean())
-
-
-def _calibration(truth: np.ndarray, scores: np.ndarray) -> float:
-    """Mean gap between confidence and accuracy over 15 equal bins of confidence (Guo et al. 2017)."""
-    sure, hits = scores.max(1), scores.argmax(1) == truth
-    bins = np.minimum((sure * _BINS).astype(int), _BINS - 1)
-    gaps = np.bincount(bins, weights=sure - hits, minlength=_BINS)
-    return float(np.abs(gaps).sum() / len(truth))
-
-
-def _set_macro_f1(truth: np.ndarray, answer: np.ndarray) -> float:
-    return float(_divided(2 * (truth & answer).sum(0), truth.sum(0) + answer.sum(0)).mean())
-
-
-def _set_micro_f1(truth: np.ndarray, answer: np.ndarray) -> float:
-    total = truth.sum() + answer.sum()
-    return float(2 * (truth & answer).sum() / total) if total else 0.0
-
-
-def _mean_over(of: Callable[[np.ndarray, np.ndarray], float], truth: np.ndarray, scores: np.ndarray) -> float:
-    return float(np.mean([of(truth[:, k], scores[:, k]) for k in range(truth.shape[1])]))
-
-
-def _auroc(truth: np.ndarray, scores: np.ndarray) -> float:
-    from sklearn.metrics import roc_auc_score
-
-    return float(roc_auc_score(truth, scores))
-
-
-def _average_precision(truth: np.ndarray, scores: np.ndarray) -> float:
-    from sklearn.metrics import average_precision_score
-
-    return float(average_precision_score(truth, scores))
+def _ranked(auroc: float, precision: float) -> dict[str, float | None]:
+    """The columns that rankings add to a class's row."""
+    found = {"average_precision": precision, "auroc": auroc}
+    return {name: None if math.isnan(value) else value for name, value in found.items()}

@@ -1,0 +1,81 @@
+"""The report of an evaluation: one HTML file that needs no other file, no network and no script."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from foveate.images import to_data_uri
+from foveate.run import written_aside
+from foveate.types import Score, Scores
+
+_SPLITS = {
+    "test": "test images that took no part in training or in any choice",
+    "val": "validation images",
+    "train": "training images",
+    "all": "all images of the data",
+}
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """A wrong answer. `pixels`: (H, W, 3) uint8, a thumbnail."""
+
+    key: str
+    pixels: np.ndarray
+    truth: str
+    answer: str
+    confidence: float
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The same thing measured in two ways."""
+
+    name: str
+    score: Score
+    meaning: str
+
+
+@dataclass(frozen=True)
+class Page:
+    """What a report says. `facts`: name and value; `choices`: field, value, reason; `skipped`: path, why; `curves`: the rows of
+    metrics.jsonl; `cautions`: sentences about what the figure cannot promise. Empty parts are left out."""
+
+    title: str
+    command: str
+    split: str
+    scores: Scores
+    facts: list[tuple[str, str]]
+    choices: list[tuple[str, str, str]]
+    cautions: list[str]
+    comparisons: list[Comparison]
+    curves: list[dict[str, Any]]
+    mistakes: list[Mistake]
+    skipped: list[tuple[str, str]]
+    environment: dict[str, str]
+
+
+def write(page: Page, path: Path) -> None:
+    """Renders the page to `path`, complete or not at all."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    from foveate import plots
+
+    engine = Environment(
+        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    tables = page.scores.tables
+    text = engine.get_template("report.html.j2").render(
+        page=page,
+        main=page.scores.numbers[page.scores.main],
+        split=_SPLITS.get(page.split, page.split),
+        pictures=[to_data_uri(mistake.pixels) for mistake in page.mistakes],
+        confusion=plots.confusion(np.array(tables["confusion"]), tables["classes"]) if "confusion" in tables else "",
+        curves=plots.curves(page.curves) if page.curves else "",
+    )
+    with written_aside(path) as aside:
+        aside.write_text(text, encoding="utf-8")
