@@ -84,6 +84,11 @@ def thumbnail(pixels: np.ndarray, side: int) -> np.ndarray:
     return np.asarray(picture.resize(size, Image.Resampling.BICUBIC))
 
 
+def write(pixels: np.ndarray, path: Path) -> None:
+    """(H, W, 3) uint8 as a file; its ending says the format."""
+    Image.fromarray(pixels).save(path)
+
+
 def to_data_uri(pixels: np.ndarray, format: Literal["jpeg", "png"] = "jpeg") -> str:
     """(H, W, 3) uint8 as a `data:` address that a page can show without a second file."""
     buffer = io.BytesIO()
