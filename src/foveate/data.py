@@ -166,6 +166,16 @@ def key(*parts: object) -> int:
     return int.from_bytes(hashlib.blake2b("/".join(map(str, parts)).encode(), digest_size=8).digest(), "big") >> 1
 
 
+def even_parts(count: int, most: int) -> list[slice]:
+    """`count` things in parts of about one size, `most` at the most. No part of one where two were allowed: a batch
+    normalisation has nothing to learn from a single image, and refuses it."""
+    parts = -(-count // most)
+    if most > 1 and count > 1 and count // parts < 2:
+        parts = count // 2
+    bounds = [place * count // parts for place in range(parts + 1)] if parts else [0]
+    return [slice(start, end) for start, end in zip(bounds, bounds[1:], strict=False)]
+
+
 class Order:
     """Batches of (epoch, index): shuffled by (seed, epoch), or in the order of the samples. `start` skips batches."""
 
@@ -173,15 +183,15 @@ class Order:
         self.count, self.batch_size, self.seed, self.epoch, self.start = count, batch_size, seed, epoch, start
 
     def __len__(self) -> int:
-        return -(-self.count // self.batch_size) - self.start
+        return len(even_parts(self.count, self.batch_size)) - self.start
 
     def __iter__(self) -> Iterator[list[Place]]:
         order = list(range(self.count))
         if self.seed is not None:
             generator = torch.Generator().manual_seed(key(self.seed, "order", self.epoch))
             order = torch.randperm(self.count, generator=generator).tolist()
-        for place in range(self.start * self.batch_size, self.count, self.batch_size):
-            yield [(self.epoch, index) for index in order[place : place + self.batch_size]]
+        for part in even_parts(self.count, self.batch_size)[self.start :]:
+            yield [(self.epoch, index) for index in order[part]]
 
 
 def loader(pictures: Pictures, order: Order, workers: int = 0) -> DataLoader[Batch]:

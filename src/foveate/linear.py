@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 
 STRENGTHS = tuple(10.0**power for power in (-5, -4, -3.5, -3, -2.5, -2, -1.5, -1, 0))  # C of scikit-learn, strongest penalty first
-_ITERATIONS = 300
-_TOLERANCE = 1e-3
+_ITERATIONS = 1000
+_TOLERANCE = 1e-5
 _FOLDS = 5
 
 

@@ -19,10 +19,10 @@ import torch
 from torch import Tensor
 
 from foveate import console
-from foveate.data import Order, Pictures, key, loader
+from foveate.data import Order, Pictures, even_parts, key, loader
 from foveate.errors import Interrupted, RunError, WeightsError
 from foveate.model import Model
-from foveate.optimizer import optimizer, set_rate
+from foveate.optimizer import factor, optimizer, set_rate
 from foveate.precision import Way
 from foveate.recipe import Recipe
 from foveate.run import Checkpoint, Run, newest_checkpoint, save_checkpoint
@@ -130,10 +130,10 @@ class Trainer:
 
     def _gradients(self, batch: Batch) -> float:
         """Adds up the gradients of the batch, a micro-batch at a time; gives the mean loss."""
-        size = self.recipe.training.micro_batch or len(batch)
+        most = self.recipe.training.micro_batch or len(batch)
         total = 0.0
-        for start in range(0, len(batch), size):
-            part = batch.part(start, start + size).to(self.device, memory_format=self.way.layout)
+        for place in even_parts(len(batch), most):
+            part = batch.part(place).to(self.device, memory_format=self.way.layout)
             with self.way.autocast(self.device):
                 output = self.model(part)
                 loss: Tensor = sum(self.model.task.loss(output, part).values()) * (len(part) / len(batch))
@@ -173,11 +173,13 @@ class Trainer:
 
     def _validate(self, stop: Stop) -> None:
         """Scores the weights that would be kept, and keeps them when they are the best so far."""
-        head = self.optimizer.param_groups[0]
-        row: dict[str, Any] = {"train_loss": self.state.loss_sum / max(1, self.state.done), "lr": head["lr"] / head["scale"]}
+        training = self.recipe.training
+        rate = training.lr * factor(training, self.state.step - 1, self.steps)
+        row: dict[str, Any] = {"train_loss": self.state.loss_sum / max(1, self.state.done), "lr": rate}
         if self.val is not None and len(self.val):
             with self._averaged():
                 found = answers(self.model, self._val_batches(stop), self.device, self.way)
+            self._leave_if_asked(stop)
             scores = scored(found.predictions, self.val.samples, self.model, self.multilabel)
             row |= {"val_loss": found.loss, f"val_{scores.main}": scores.numbers[scores.main].value}
             self._compare([scores.numbers[scores.main].value, -found.loss])
@@ -188,7 +190,8 @@ class Trainer:
     def _val_batches(self, stop: Stop) -> Iterator[Batch]:
         assert self.val is not None
         for batch in loader(self.val, Order(len(self.val), self.recipe.training.batch_size), self.recipe.data.workers):
-            self._leave_if_asked(stop)
+            if self._asked(stop):  # with the average in place this is no moment to save
+                return
             yield batch
 
     def _compare(self, score: list[float]) -> None:
@@ -250,8 +253,11 @@ class Trainer:
         _restore(self.optimizer, _part(found.tensors, "optimizer"))
         console.say(f"resumed at epoch {self.state.epoch + 1}, step {self.state.step}")
 
+    def _asked(self, stop: Stop) -> bool:
+        return stop.signal is not None
+
     def _leave_if_asked(self, stop: Stop) -> None:
-        if stop.signal is not None:
+        if self._asked(stop) and stop.signal is not None:
             self._save()
             folder = self.run.folder
             error = Interrupted("stopped as asked; the state is saved", where=folder, hint=f"foveate fit --resume {folder}")

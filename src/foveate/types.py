@@ -162,9 +162,8 @@ class Batch:
     def __len__(self) -> int:
         return self.images.shape[0]
 
-    def part(self, start: int, end: int) -> Batch:
-        """The images from `start` up to `end`."""
-        cut = slice(start, end)
+    def part(self, cut: slice) -> Batch:
+        """Some of the images."""
         return Batch(self.images[cut], self.targets[cut], self.views[cut], self.sizes[cut], self.indices[cut])
 
     def to(self, device: Any, **options: Any) -> Batch:

@@ -1,0 +1,61 @@
+"""Small pictures that carry a real, learnable difference, and a cache of our own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from foveate.recipe import Recipe, with_settings
+
+SHARED = Path(__file__).parents[2] / "shared" / "data"
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path_factory, monkeypatch):
+    monkeypatch.setenv("FOVEATE_CACHE", str(tmp_path_factory.mktemp("cache")))
+
+
+def striped(rng: np.random.Generator, upright: bool, side: int = 40) -> np.ndarray:
+    """Stripes, upright or lying, of any colour and width, in noise: a network has to look at the texture."""
+    wave = np.sin(np.arange(side) * rng.uniform(0.8, 1.6) + rng.uniform(0, 6))
+    stripes = np.tile(wave, (side, 1)) if upright else np.tile(wave, (side, 1)).T
+    colour = rng.uniform(40, 110, 3)
+    return np.clip(128 + stripes[..., None] * colour + rng.normal(0, 12, (side, side, 3)), 0, 255).astype(np.uint8)
+
+
+def stripes_folder(root: Path, each: int = 16, seed: int = 0) -> Path:
+    rng = np.random.default_rng(seed)
+    for name in ("lying", "upright"):
+        (root / name).mkdir(parents=True)
+        for number in range(each):
+            Image.fromarray(striped(rng, name == "upright")).save(root / name / f"{number:02d}.png")
+    return root
+
+
+@pytest.fixture(scope="session")
+def stripes(tmp_path_factory) -> Path:
+    return stripes_folder(tmp_path_factory.mktemp("data") / "stripes")
+
+
+@pytest.fixture
+def quick(stripes) -> Recipe:
+    """A recipe that trains a tiny network from nothing in seconds."""
+    return with_settings(
+        Recipe(),
+        {
+            "data.path": str(stripes),
+            "backbone.name": "test_efficientnet",
+            "backbone.weights": "none",
+            "backbone.size": 32,
+            "tuning": "full",
+            "training.epochs": 2,
+            "training.batch_size": 8,
+            "training.head_start": "random",
+            "training.channels_last": False,
+            "training.precision": "fp32",
+            "device": "cpu",
+        },
+    )

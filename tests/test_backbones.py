@@ -1,0 +1,143 @@
+"""The contract of the shelf, over every kind of network that we promise."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from foveate.backbones import FAMILIES
+from foveate.errors import UnknownName, UsageError, WeightsError
+from foveate.types import Provides
+
+# name, side in pixels: the smallest that the family allows, or its own
+NETWORKS = [
+    ("resnet18", 32),
+    ("inception_v3", 75),
+    ("inception_v4", 75),
+    ("vgg11", 32),
+    ("densenet121", 32),
+    ("tf_efficientnet_lite0", 32),
+    ("efficientnet_b0", 32),
+    ("convnext_atto", 32),
+    ("vit_tiny_patch16_224", 32),
+    ("deit_tiny_patch16_224", 32),
+    ("swin_tiny_patch4_window7_224", 224),
+    ("vit_small_patch14_dinov2", 28),
+    ("vit_small_patch16_dinov3", 32),
+]
+
+
+@pytest.fixture(scope="module")
+def family():
+    return FAMILIES.load("timm")()
+
+
+@pytest.mark.parametrize(("name", "side"), NETWORKS)
+def test_contract(family, name, side):
+    backbone = family.open(name, "none", side).eval()
+    assert backbone.input.size == side
+    images = torch.randn(2, 3, side, side)
+    with torch.inference_mode():
+        pooled = backbone(images).pooled
+        maps = backbone(images, Provides.MAPS).maps
+        tokens = backbone(images, Provides.TOKENS).tokens
+    assert pooled.shape == (2, backbone.width)
+    assert tuple(found.shape[1] for found in maps) == backbone.map_widths
+    assert all(near.shape[-1] >= far.shape[-1] for near, far in zip(maps, maps[1:], strict=False))
+    assert tokens.shape == (2, maps[-1].shape[-1] * maps[-1].shape[-2], backbone.token_width)
+    assert "random" in backbone.origin
+
+
+@pytest.mark.parametrize(("name", "side"), NETWORKS)
+def test_blocks_hold_every_parameter_in_order(family, name, side):
+    backbone = family.open(name, "none", side)
+    held = [id(parameter) for block in backbone.blocks() for parameter in block.parameters()]
+    root = [id(parameter) for parameter in backbone.network.parameters(recurse=False)]
+    assert len(backbone.blocks()) >= 4
+    assert len(held) == len(set(held))
+    assert {*held, *root} == {id(parameter) for parameter in backbone.parameters()}
+
+
+def test_gradients_reach_the_first_block(family):
+    backbone = family.open("test_efficientnet", "none", 32)
+    backbone(torch.randn(2, 3, 32, 32)).pooled.square().sum().backward()
+    assert all(parameter.grad is not None for parameter in backbone.blocks()[0].parameters())
+
+
+def test_a_file_brings_exactly_its_tensors(family, tmp_path):
+    source = family.open("test_efficientnet", "none", 32)
+    file = tmp_path / "weights.safetensors"
+    old_head = {"classifier.weight": torch.zeros(1000, 256), "classifier.bias": torch.zeros(1000)}
+    save_file({**source.network.state_dict(), **old_head}, file)
+    torch.save({"state_dict": {f"module.{name}": value for name, value in source.network.state_dict().items()}}, tmp_path / "weights.pt")
+    for path in (file, tmp_path / "weights.pt"):
+        found = family.open("test_efficientnet", str(path), 32).network.state_dict()
+        assert all(torch.equal(found[name], value) for name, value in source.network.state_dict().items())
+
+
+def test_weights_that_do_not_fit_are_refused(family, tmp_path):
+    save_file(family.open("test_resnet", "none", 32).network.state_dict(), tmp_path / "other.safetensors")
+    with pytest.raises(WeightsError, match="do not fit"):
+        family.open("test_efficientnet", str(tmp_path / "other.safetensors"), 32)
+
+
+class Bad:
+    """A pickle that would write a file when it is opened."""
+
+    def __reduce__(self):
+        return (open, (self.target, "w"))
+
+
+def test_a_file_with_code_is_refused_and_does_nothing(family, tmp_path):
+    Bad.target = str(tmp_path / "owned")
+    torch.save({"a": Bad()}, tmp_path / "evil.pt")
+    with pytest.raises(WeightsError, match="more than tensors"):
+        family.open("test_efficientnet", str(tmp_path / "evil.pt"), 32)
+    assert not (tmp_path / "owned").exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff" * 8, b"\x08\0\0\0\0\0\0\0{notjson", b'\x0d\0\0\0\0\0\0\0{"a":1,"a":2}'])
+def test_damaged_safetensors_are_refused(family, tmp_path, content):
+    (tmp_path / "bad.safetensors").write_bytes(content)
+    with pytest.raises(WeightsError, match="damaged"):
+        family.open("test_efficientnet", str(tmp_path / "bad.safetensors"), 32)
+
+
+def test_a_missing_file_and_a_wrong_ending(family, tmp_path):
+    (tmp_path / "weights.safetensors").touch()
+    with pytest.raises(UsageError, match=r"weights\.safetensors"):
+        family.open("test_efficientnet", str(tmp_path / "weight.safetensors"), 32)
+    (tmp_path / "weights.txt").touch()
+    with pytest.raises(UsageError, match="one of"):
+        family.open("test_efficientnet", str(tmp_path / "weights.txt"), 32)
+
+
+def test_unknown_names_suggest_near_ones(family):
+    with pytest.raises(UnknownName, match="resnet18"):
+        family.open("resnett18", "none")
+
+
+def test_no_network_says_what_to_try(family, monkeypatch):
+    monkeypatch.setattr("timm.create_model", _no_hub)
+    with pytest.raises(WeightsError, match="--weights FILE"):
+        family.open("test_efficientnet", "hub")
+
+
+def _no_hub(*_, **__):
+    raise OSError("no route to host")
+
+
+def test_the_offline_package_knows_its_images(family):
+    backbone = family.open("tf_efficientnet_lite0", "auto")
+    assert backbone.origin.startswith("package: efficientnet-lite0")
+    assert backbone.input.mean == (0.5, 0.5, 0.5)
+    with pytest.raises(UsageError, match="no offline package"):
+        family.open("resnet18", "offline")
+
+
+def test_cards_need_no_weights(family):
+    card = family.card("vit_tiny_patch16_224")
+    assert card.parameters == sum(parameter.numel() for parameter in family.open(card.name, "none").parameters())
+    assert card.licence == "apache-2.0"
+    assert card.size == 224

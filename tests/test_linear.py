@@ -1,0 +1,60 @@
+"""The closed-form head against scikit-learn's own pipeline."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from sklearn.linear_model import LogisticRegression
+from sklearn.preprocessing import StandardScaler
+
+from foveate.linear import out_of_fold, solve
+
+
+def blobs(count: int, width: int, classes: int, seed: int = 0, apart: float = 0.7) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    labels = np.arange(count) % classes
+    middles = np.random.default_rng(99).normal(0, apart, (classes, width))
+    return (middles[labels] + rng.normal(0, 1, (count, width)) * 3 + 5).astype(np.float32), np.eye(classes)[labels]
+
+
+@pytest.mark.parametrize(("count", "width", "classes"), [(60, 200, 4), (300, 20, 3), (80, 120, 2)])
+def test_equals_scikit_learn(count, width, classes):
+    features, targets = blobs(count, width, classes)
+    found = solve(features, targets, np.arange(count) % 5, False)
+    scaler = StandardScaler().fit(features)
+    reference = LogisticRegression(C=found.strength, max_iter=2000, tol=1e-8).fit(scaler.transform(features), targets.argmax(1))
+    fresh, _ = blobs(50, width, classes, seed=1)
+    logits = fresh @ found.weight.T + found.bias
+    chances = np.exp(logits - logits.max(1, keepdims=True))
+    chances /= chances.sum(1, keepdims=True)
+    np.testing.assert_allclose(chances, reference.predict_proba(scaler.transform(fresh)), atol=5e-3)
+
+
+def test_noise_is_regularised_away():
+    rng = np.random.default_rng(0)
+    features, targets = rng.normal(size=(100, 50)).astype(np.float32), np.eye(2)[rng.integers(0, 2, 100)]
+    found = solve(features, targets, np.arange(100) % 5, False)
+    assert found.strength <= 1e-3
+
+
+def test_a_class_without_images_is_never_the_answer():
+    features, targets = blobs(60, 10, 3)
+    found = solve(features, np.concatenate([targets, np.zeros((60, 1))], 1), np.arange(60) % 5, False)
+    assert (features @ found.weight.T + found.bias).argmax(1).max() == 2
+
+
+def test_multilabel_solves_each_label_alone():
+    features, targets = blobs(90, 10, 3, apart=4)
+    several = np.stack([targets[:, 0], targets[:, 0] + targets[:, 1], np.ones(90)], 1)
+    found = solve(features, several, np.arange(90) % 5, True)
+    answers = features @ found.weight.T + found.bias > 0
+    assert (answers == several).mean() > 0.8
+    assert answers[:, 2].all()
+
+
+def test_out_of_fold_never_saw_the_image():
+    """Labels without any meaning: seen images would be remembered, left-out ones are guessed."""
+    rng = np.random.default_rng(0)
+    features, targets = rng.normal(size=(200, 300)).astype(np.float32), np.eye(2)[rng.integers(0, 2, 200)]
+    answers = out_of_fold(features, targets, np.arange(200) % 5, 10.0, False)
+    assert 0.35 < (answers.argmax(1) == targets.argmax(1)).mean() < 0.65
