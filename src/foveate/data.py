@@ -10,6 +10,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -173,7 +174,7 @@ def even_parts(count: int, most: int) -> list[slice]:
     if most > 1 and count > 1 and count // parts < 2:
         parts = count // 2
     bounds = [place * count // parts for place in range(parts + 1)] if parts else [0]
-    return [slice(start, end) for start, end in zip(bounds, bounds[1:], strict=False)]
+    return [slice(start, end) for start, end in pairwise(bounds)]
 
 
 class Order:

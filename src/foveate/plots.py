@@ -34,7 +34,8 @@ def confusion(matrix: np.ndarray, classes: list[str]) -> str:
     if len(classes) <= _WRITTEN:
         for row, column in np.argwhere(matrix):
             dark = matrix[row, column] / totals[row, 0] > 0.55
-            axes.text(column, row, str(matrix[row, column]), ha="center", va="center", color="white" if dark else "#222222", fontsize=9)
+            ink = "white" if dark else "#222222"
+            axes.text(column, row, str(matrix[row, column]), ha="center", va="center", color=ink, fontsize=9)
     return _svg(figure)
 
 

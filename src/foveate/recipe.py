@@ -129,6 +129,25 @@ def field_of(dotted: str) -> tuple[Any, str]:
     return model.model_fields[last].annotation, model.model_fields[last].description or ""
 
 
+def default_of(dotted: str) -> Any:
+    """The value of a dotted field in a recipe that nobody touched."""
+    value: Any = Recipe()
+    for part in dotted.split("."):
+        value = getattr(value, part)
+    return value.name if isinstance(value, Choice) else value
+
+
+def recipe_from(data: object, words: dict[str, Any], settings: dict[str, Any], base: Recipe | None = None) -> Recipe:
+    """The recipe that words mean: `base`, then the short `words`, then the dotted `settings`, which count most."""
+    unknown = [word for word in words if word not in WORDS]
+    if unknown:
+        raise UnknownName(unknown[0], WORDS, kind="setting")
+    assigned = {WORDS[word]: value for word, value in words.items()}
+    if data is not None:
+        assigned["data.path"] = str(data)
+    return with_settings(base or Recipe(), {**assigned, **settings})
+
+
 def load_recipe(path: Path) -> Recipe:
     """The recipe in a YAML file; raises UsageError with the field and the near names."""
     if not path.is_file():

@@ -65,9 +65,8 @@ def write(page: Page, path: Path) -> None:
 
     from foveate import plots
 
-    engine = Environment(
-        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
+    templates = FileSystemLoader(Path(__file__).parent)
+    engine = Environment(loader=templates, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     tables = page.scores.tables
     text = engine.get_template("report.html.j2").render(
         page=page,

@@ -193,7 +193,7 @@ def _counted(truth: np.ndarray, answer: np.ndarray, places: np.ndarray, size: in
 
 def _over(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
     """part / whole, 0 where whole is 0."""
-    return np.divide(part, whole, out=np.zeros(len(part)), where=whole > 0)
+    return np.asarray(np.divide(part, whole, out=np.zeros(len(part)), where=whole > 0))
 
 
 def _means(true: np.ndarray, answered: np.ndarray, right: np.ndarray) -> np.ndarray:
@@ -215,7 +215,7 @@ def _defined_mean(areas: np.ndarray) -> np.ndarray:
     """(2,): the mean of each column of (K, 2), nans left out; nan where a column holds nothing else."""
     known = ~np.isnan(areas)
     sums, counts = np.where(known, areas, 0).sum(0), known.sum(0)
-    return np.divide(sums, counts, out=np.full(2, np.nan), where=counts > 0)
+    return np.asarray(np.divide(sums, counts, out=np.full(2, np.nan), where=counts > 0))
 
 
 def _resampled_areas(rankings: list[_Ranking], weights: np.ndarray) -> np.ndarray:
@@ -226,7 +226,7 @@ def _in_top(most: int, scores: np.ndarray, truth: np.ndarray) -> np.ndarray:
     """(N,) bool: whether the true class is among the `most` surest; of equal ones the later class wins, as in scikit-learn."""
     own = scores[np.arange(len(truth)), truth][:, None]
     later = np.arange(scores.shape[1]) > truth[:, None]
-    return ((scores > own) | ((scores == own) & later)).sum(1) < most
+    return np.asarray(((scores > own) | ((scores == own) & later)).sum(1) < most)
 
 
 def _calibration_error(confidence: np.ndarray, hits: np.ndarray) -> float:

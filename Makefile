@@ -1,0 +1,21 @@
+# Every chore is one word. PYTHON chooses the interpreter.
+PYTHON ?= python
+
+.PHONY: setup check test bench demo
+
+setup:
+	python3 -m venv .venv
+	.venv/bin/python -m pip install -e '.[offline,dev]'
+
+check:
+	$(PYTHON) -m ruff check src tests bench
+	$(PYTHON) -m mypy
+
+test:
+	$(PYTHON) -m pytest
+
+bench:
+	$(PYTHON) bench/spine.py
+
+demo:
+	foveate demo

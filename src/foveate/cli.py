@@ -1,0 +1,338 @@
+"""The words a user types: one function a verb. Nothing heavy is imported before a verb runs, so --help answers at once."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import shlex
+import sys
+import tempfile
+import traceback
+from collections.abc import Callable, Iterable, Iterator
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import click
+
+from foveate import __version__, console
+from foveate.errors import FoveateError, UsageError, near_names
+
+_SPLITS = ["auto", "train", "val", "test", "all"]
+_JSON = click.Option(["--json", "as_json"], is_flag=True, help="Last line on stdout: one JSON object; all else to stderr.")
+
+
+def main() -> None:
+    """The entry point. Exit codes: 0 done, 1 failed, 2 wrong words, 130 and 143 stopped by a signal."""
+    sys.exit(_run(sys.argv[1:]))
+
+
+def _run(words: list[str]) -> int:
+    try:
+        return _verbs().main(words, prog_name="foveate", standalone_mode=False) or 0
+    except click.exceptions.Exit as leaving:
+        return leaving.exit_code
+    except click.Abort:
+        return 130
+    except click.UsageError as error:
+        return _told(_translated(error))
+    except FoveateError as error:
+        return _told(error)
+    except KeyboardInterrupt:
+        return _told(FoveateError("stopped by Ctrl-C"), 130)
+    except Exception as error:
+        if os.environ.get("FOVEATE_DEBUG") == "1":
+            raise
+        return _told(_bug(error))
+
+
+def _told(error: FoveateError, code: int | None = None) -> int:
+    console.error(error)
+    return code or error.exit_code
+
+
+def _translated(error: click.UsageError) -> UsageError:
+    """click's complaint in our words, with the nearest option or verb."""
+    near: list[str] = []
+    if isinstance(error, click.NoSuchOption) and error.ctx:
+        known = [name for parameter in error.ctx.command.get_params(error.ctx) for name in parameter.opts]
+        near = near_names(error.option_name, known)
+    elif isinstance(error, _NoSuchVerb):
+        near = near_names(error.verb, _VERBS)
+    command = error.ctx.command_path if error.ctx else "foveate"
+    hint = "did you mean " + " or ".join(near) + "?" if near else f"{command} --help"
+    return UsageError(error.format_message().split(" Did you mean")[0].rstrip("."), hint=hint)
+
+
+def _bug(error: Exception) -> FoveateError:
+    with tempfile.NamedTemporaryFile("w", prefix="foveate-", suffix=".txt", delete=False, encoding="utf-8") as file:
+        traceback.print_exception(error, file=file)
+    what = f"this should not happen: {type(error).__name__}: {error}"
+    return FoveateError(what, why="a bug in Foveate", hint=f"send the details in {file.name}")
+
+
+class _NoSuchVerb(click.UsageError):
+    def __init__(self, verb: str, ctx: click.Context) -> None:
+        super().__init__(f"there is no verb {verb!r}", ctx)
+        self.verb = verb
+
+
+class _Verbs(click.Group):
+    """Makes a verb's command when it is used: the options of `fit` come from the recipe, whose import takes time."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_VERBS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        return _VERBS[cmd_name]() if cmd_name in _VERBS else None
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and args[0] not in _VERBS:
+            raise _NoSuchVerb(args[0], ctx)
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Verbs"):
+            formatter.write_dl([(name, make.__doc__ or "") for name, make in _VERBS.items()])
+
+
+def _verbs() -> click.Group:
+    return _Verbs(
+        help="Adapts large pretrained vision models to your own images, and tells you honestly what you got.\n\n"
+        "Start with: foveate demo, or foveate fit FOLDER (a folder with a folder of images for each class).",
+        params=[_option("--version", is_flag=True, is_eager=True, expose_value=False, callback=_say_version, help="The version.")],
+        no_args_is_help=True,
+    )
+
+
+def _say_version(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
+    if wanted:
+        console.lines([f"foveate {__version__}"])
+        ctx.exit()
+
+
+def _command(name: str, run: Callable[..., Any], params: list[click.Parameter], example: str) -> click.Command:
+    help_ = f"{_VERBS[name].__doc__}\n\nExample: {example}"
+    return click.Command(name, callback=run, params=[*params, _JSON], help=help_)
+
+
+def _argument(name: str, **options: Any) -> click.Argument:
+    return click.Argument([name], **options)
+
+
+def _option(*names: str, **options: Any) -> click.Option:
+    return click.Option(list(names), **options)
+
+
+def _path_argument(name: str, **options: Any) -> click.Argument:
+    return click.Argument([name], type=click.Path(path_type=Path), **options)
+
+
+def _shown(result: Any, as_json: bool) -> None:
+    """The result in words, or as the last line under --json."""
+    if hasattr(result, "rows") and result.rows:
+        console.table(result.columns, result.rows)
+    for line in result.lines():
+        console.say(line)
+    if as_json:
+        console.final_json(result.numbers())
+
+
+def _typed() -> str:
+    return shlex.join(["foveate", *sys.argv[1:]])
+
+
+# --- verbs
+
+
+def _fit() -> click.Command:
+    """Adapts a backbone to your images: DATA is a folder per class, or a table."""
+
+    def run(data: Path | None, out: Path | None, resume: Path | None, as_json: bool, **words: Any) -> None:
+        console.setup(json=as_json)
+        recipe, settings = words.pop("recipe"), words.pop("set_")
+        from foveate.recipe import load_recipe, parse_assignment, recipe_from
+        from foveate.verbs.fit import fit
+
+        if data is None and recipe is None and resume is None:
+            raise UsageError("no data was named", hint="foveate fit FOLDER")
+        given = {word: value for word, value in words.items() if value is not None}
+        base = load_recipe(recipe) if recipe else None
+        settled = recipe_from(data, given, dict(parse_assignment(text) for text in settings), base)
+        _shown(fit(settled, out, resume, _typed()), as_json)
+
+    params: list[click.Parameter] = [
+        _path_argument("data", required=False),
+        _option("--out", type=click.Path(path_type=Path), help="The run folder to make; default: runs/NAME-N."),
+        _option("--resume", type=click.Path(path_type=Path), metavar="RUN", help="Go on with an unfinished run, by its own recipe."),
+        _option("--recipe", type=click.Path(path_type=Path), help="A YAML file with all settings; words beside it count more."),
+        _option("--set", "set_", multiple=True, metavar="FIELD=VALUE", help="Any field of the recipe: --set training.ema=0."),
+        *_recipe_options(),
+    ]
+    return _command("fit", run, params, "foveate fit photos --tuning full --epochs 20")
+
+
+def _recipe_options() -> Iterator[click.Option]:
+    from foveate.recipe import WORDS, default_of, field_of
+
+    for word, dotted in WORDS.items():
+        kind, text = field_of(dotted)
+        flag = f"--{word.replace('_', '-')}"
+        help_ = f"{text[0].upper()}{text[1:]}. Default: {default_of(dotted)}."
+        if kind is bool:
+            yield _option(f"{flag}/--no-{flag[2:]}", default=None, help=help_)
+        else:
+            yield _option(flag, type=_click_type(kind), help=help_, metavar=None if kind is bool else word.upper())
+
+
+def _click_type(kind: Any) -> Any:
+    """A number is read as one; everything else is text that the recipe checks."""
+    for number in (int, float):
+        if number in (kind, *getattr(kind, "__args__", ())):
+            return number
+    return str
+
+
+def _evaluate() -> click.Command:
+    """Scores a run on its held-out images, or on other DATA; writes a report."""
+
+    def run(run: Path, data: Path | None, as_json: bool, **words: Any) -> None:
+        console.setup(json=as_json)
+        from foveate.verbs.evaluate import evaluate
+
+        _shown(evaluate(run, data, command=_typed(), **words), as_json)
+
+    params: list[click.Parameter] = [
+        _path_argument("run"),
+        _path_argument("data", required=False),
+        _option("--split", type=click.Choice(_SPLITS), default="auto", help="Which images; auto: test, else val, else all."),
+        _option("--format", default="auto", help="How DATA lies on disk; auto looks."),
+        *_common(),
+    ]
+    return _command("evaluate", run, params, "foveate evaluate runs/photos-probe-1 new_photos")
+
+
+def _common() -> list[click.Parameter]:
+    return [
+        _option("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps."),
+        _option("--strict", is_flag=True, help="Stop at the first image that cannot be read, instead of skipping and naming it."),
+    ]
+
+
+def _predict() -> click.Command:
+    """Answers for images: files, folders, or - for a list of paths on stdin."""
+
+    def run(run: Path, images: tuple[Path, ...], format: str, out: Path | None, as_json: bool, **words: Any) -> None:
+        console.setup(json=True)  # stdout belongs to the answers
+        from foveate.verbs.predict import predict
+
+        counted = _Counted(answer.row() for answer in predict(run, _listed(images), **words))
+        lines = _csv(counted) if format == "csv" else (json.dumps(row, ensure_ascii=False) for row in counted)
+        _written(lines, out)
+        if counted.errors:
+            console.warn(f"{counted.errors} of {counted.rows} images could not be read")
+        if as_json:
+            console.final_json({"run": str(run), "images": counted.rows, "skipped": counted.errors})
+
+    params: list[click.Parameter] = [
+        _path_argument("run"),
+        _path_argument("images", nargs=-1, required=True),
+        _option("--format", type=click.Choice(["jsonl", "csv"]), default="jsonl", help="JSON lines, or CSV."),
+        _option("--out", type=click.Path(path_type=Path), help="A file for the answers instead of stdout."),
+        _option("--batch-size", default=32, type=click.IntRange(min=1), help="Images at once."),
+        *_common(),
+    ]
+    return _command("predict", run, params, "foveate predict runs/photos-probe-1 new_photos --format csv")
+
+
+def _listed(images: Iterable[Path]) -> Iterator[Path]:
+    for image in images:
+        if str(image) == "-":
+            yield from (Path(line.rstrip("\n")) for line in sys.stdin if line.strip())
+        else:
+            yield image
+
+
+class _Counted:
+    """Passes rows on and counts them."""
+
+    def __init__(self, rows: Iterable[dict[str, Any]]) -> None:
+        self.source, self.rows, self.errors = rows, 0, 0
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        for row in self.source:
+            self.rows += 1
+            self.errors += "error" in row
+            yield row
+
+
+def _csv(rows: Iterable[dict[str, Any]]) -> Iterator[str]:
+    """A header, then a line a row; what is nested is JSON."""
+    columns = ["path", "answer", "confidence", "scores", "error"]
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, columns, lineterminator="")
+    for row in chain([dict(zip(columns, columns, strict=True))], rows):
+        buffer.seek(0)
+        buffer.truncate()
+        writer.writerow({name: json.dumps(value) if isinstance(value, dict | list) else value for name, value in row.items()})
+        yield buffer.getvalue()
+
+
+def _written(lines: Iterable[str], out: Path | None) -> None:
+    """To stdout as they come; to a file complete or not at all."""
+    if out is None:
+        console.lines(lines)
+        return
+    from foveate.run import written_aside
+
+    with written_aside(out) as aside, aside.open("w", encoding="utf-8") as file:
+        file.writelines(f"{line}\n" for line in lines)
+
+
+def _runs() -> click.Command:
+    """A table of what was tried, the best first."""
+
+    def run(folder: Path, as_json: bool) -> None:
+        console.setup(json=as_json)
+        from foveate.verbs.runs import runs
+
+        _shown(runs(folder), as_json)
+
+    return _command("runs", run, [_path_argument("folder", default=Path("runs"))], "foveate runs")
+
+
+def _models() -> click.Command:
+    """The backbones that can be adapted; WORD picks some."""
+
+    def run(word: str, as_json: bool) -> None:
+        console.setup(json=as_json)
+        from foveate.verbs.models import models
+
+        _shown(models(word), as_json)
+
+    return _command("models", run, [_argument("word", default="")], "foveate models dinov3")
+
+
+def _demo() -> click.Command:
+    """The whole story on data and weights that come with the install."""
+
+    def run(out: Path | None, as_json: bool) -> None:
+        console.setup(json=as_json)
+        from foveate.verbs.demo import demo
+
+        _shown(demo(out), as_json)
+
+    out = _option("--out", type=click.Path(path_type=Path), help="A new folder; default: foveate-demo.")
+    return _command("demo", run, [out], "foveate demo")
+
+
+_VERBS: dict[str, Callable[[], click.Command]] = {
+    "fit": _fit,
+    "evaluate": _evaluate,
+    "predict": _predict,
+    "runs": _runs,
+    "models": _models,
+    "demo": _demo,
+}
