@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -44,7 +46,7 @@ def test_contract(family, name, side):
         tokens = backbone(images, Provides.TOKENS).tokens
     assert pooled.shape == (2, backbone.width)
     assert tuple(found.shape[1] for found in maps) == backbone.map_widths
-    assert all(near.shape[-1] >= far.shape[-1] for near, far in zip(maps, maps[1:], strict=False))
+    assert all(near.shape[-1] >= far.shape[-1] for near, far in pairwise(maps))
     assert tokens.shape == (2, maps[-1].shape[-1] * maps[-1].shape[-2], backbone.token_width)
     assert "random" in backbone.origin
 

@@ -18,10 +18,10 @@ from foveate.types import Batch
 class Model(nn.Module):
     """A backbone and a head, adapted. Calling it with a Batch gives what the task's loss and decode read."""
 
-    def __init__(self, backbone: Backbone, task: Task, tuning: Tuning) -> None:
+    def __init__(self, backbone: Backbone, task: Task, tuning: Tuning, keep_norms: bool) -> None:
         super().__init__()
         self.backbone, self.head = backbone, task.head(backbone)
-        self.task, self.tuning = task, tuning
+        self.task, self.tuning, self.keep_norms = task, tuning, keep_norms
         tuning.apply(self)
 
     def forward(self, batch: Batch) -> Any:
@@ -32,6 +32,10 @@ class Model(nn.Module):
         super().train(mode)
         if mode:
             _rest(self)
+        if self.keep_norms:  # small batches of few images are a poor source of statistics
+            for module in self.backbone.modules():
+                if hasattr(module, "running_mean"):
+                    module.eval()
         return self
 
     def changed(self) -> dict[str, Tensor]:
@@ -80,7 +84,12 @@ def build(recipe: Recipe, classes: tuple[str, ...], *, weights: str | None = Non
                 where="backbone.name",
                 hint="foveate models lists what each backbone provides",
             )
-        return Model(backbone, task, tuning).eval()
+        return Model(backbone, task, tuning, _keeps_norms(recipe)).eval()
+
+
+def _keeps_norms(recipe: Recipe) -> bool:
+    wish = recipe.training.norm
+    return wish == "keep" or (wish == "auto" and recipe.backbone.weights != "none")
 
 
 def _family(name: str) -> Any:
