@@ -23,9 +23,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from sets import materialise
-
 from foveate.intervals import wilson
+from sets import materialise
 
 HERE = Path(__file__).parent
 EPOCHS = 20  # of the tutorial
@@ -137,7 +136,8 @@ def main() -> None:
                         rows.add({"set": name, "way": way, "seed": seed, "threads": options.threads, **row})
                     continue
                 measure = tutorial if way == "tutorial" else lambda *words, way=way: foveate(way, *words)
-                rows.add({"set": name, "way": way, "seed": seed, "threads": options.threads, **measure(train, test, seed, options.threads)})
+                found = measure(train, test, seed, options.threads)
+                rows.add({"set": name, "way": way, "seed": seed, "threads": options.threads, **found})
     print(summary(rows.rows))
 
 
