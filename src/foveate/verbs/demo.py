@@ -12,6 +12,7 @@ import numpy as np
 from foveate import console, images
 from foveate.errors import UsageError
 from foveate.recipe import Recipe, with_settings
+from foveate.run import Run
 from foveate.verbs.fit import FitResult, fit
 from foveate.verbs.predict import predict
 
@@ -50,30 +51,29 @@ def demo(out: Path | None = None) -> DemoResult:
     if folder.exists() and any(folder.iterdir()):
         raise UsageError("this folder is taken", where=folder, hint="foveate demo --out ANOTHER_FOLDER")
     console.say("1. writing 600 hand-written digits (scikit-learn's digits: scans from UCI) as a folder per class")
-    written = _write_digits(folder / "digits")
+    _write_digits(folder / "digits")
     console.say("2. fit: EfficientNet-Lite0 with ImageNet weights, its head solved on our digits")
     settings = {"data.path": str(folder / "digits"), "backbone.weights": "offline", "backbone.size": 96, "augment.flip": 0}
     fitted = fit(with_settings(Recipe(), settings), folder / "run", command="foveate demo")
     for line in fitted.lines()[:-1]:
         console.say(line)
-    console.say("3. predict: three of the pictures")
-    for answer in predict(folder / "run", written[:: len(written) // 3][:3]):
+    console.say("3. predict: three pictures that took no part in training")
+    unseen = [folder / "digits" / row["path"] for row in Run(folder / "run").splits() if row["split"] == "test"]
+    for answer in predict(folder / "run", unseen[:: len(unseen) // 3][:3]):
         row = answer.row()
         console.say(f"  {row['path']}: {row['answer']} ({row['confidence']:.0%} sure)")
     return DemoResult(fitted, time.perf_counter() - start)
 
 
-def _write_digits(folder: Path) -> list[Path]:
-    """PNG files, 60 of each digit; gives their paths."""
+def _write_digits(folder: Path) -> None:
+    """PNG files, 60 of each digit."""
     from sklearn.datasets import load_digits
 
     scans, digits = load_digits(return_X_y=True)
-    written = []
     for digit, name in enumerate(_NAMES):
         place = folder / name
         place.mkdir(parents=True)
         for number, scan in enumerate(scans[digits == digit][:_EACH]):
             pixels = np.rint(255 * (1 - scan.reshape(8, 8) / 16)).astype(np.uint8)
-            written.append(place / f"{number:03d}.png")
-            images.write(np.kron(pixels, np.ones((_SIDE // 8,) * 2, dtype=np.uint8))[..., None].repeat(3, axis=2), written[-1])
-    return written
+            large = np.kron(pixels, np.ones((_SIDE // 8,) * 2, dtype=np.uint8))
+            images.write(large[..., None].repeat(3, axis=2), place / f"{number:03d}.png")

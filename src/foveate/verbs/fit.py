@@ -50,7 +50,9 @@ class FitResult:
         return {**scores, "run": str(self.run), "seconds": self.outcome["seconds"], "epochs": self.outcome["epochs"]}
 
     def lines(self) -> list[str]:
-        told = self.evaluation.lines() if self.evaluation else ["every image was trained on: foveate evaluate RUN DATA measures it"]
+        told = self.evaluation.lines() if self.evaluation else []
+        if set(self.outcome["images"]) == {"train"}:
+            told = [f"every image was trained on: foveate evaluate {self.run} OTHER_DATA says what it is worth"]
         return [f"run: {self.run}", *told, f"next: foveate predict {self.run} IMAGES"]
 
     def _repr_html_(self) -> str:
@@ -389,8 +391,8 @@ def _cautions(job: Job, audit: list[dict[str, Any]]) -> list[str]:
     if audit:
         random, grouped = (row["score"]["value"] for row in audit)
         found.append(
-            f"near-copies: a probe reaches {random:.3f} in random folds and {grouped:.3f} in folds that keep near-copies together; "
-            "only the second kind of split was used here"
+            f"a probe reaches {random:.3f} in random folds of the training images and {grouped:.3f} in folds that keep near-copies (or "
+            f"groups) together: a random split of these images would flatter by {random - grouped:+.3f}"
         )
     return found
 
