@@ -166,7 +166,7 @@ def _fit() -> click.Command:
     params: list[click.Parameter] = [
         _path_argument("data", required=False),
         _option("--out", type=click.Path(path_type=Path), help="The run folder to make; default: runs/NAME-N."),
-        _option("--resume", type=click.Path(path_type=Path), metavar="RUN", help="Go on with an unfinished run, by its own recipe."),
+        _option("--resume", type=click.Path(path_type=Path), metavar="RUN", help="Go on with an unfinished run, by its recipe."),
         _option("--recipe", type=click.Path(path_type=Path), help="A YAML file with all settings; words beside it count more."),
         _option("--set", "set_", multiple=True, metavar="FIELD=VALUE", help="Any field of the recipe: --set training.ema=0."),
         *_recipe_options(),

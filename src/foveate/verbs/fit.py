@@ -391,8 +391,8 @@ def _cautions(job: Job, audit: list[dict[str, Any]]) -> list[str]:
     if audit:
         random, grouped = (row["score"]["value"] for row in audit)
         found.append(
-            f"a probe reaches {random:.3f} in random folds of the training images and {grouped:.3f} in folds that keep near-copies (or "
-            f"groups) together: a random split of these images would flatter by {random - grouped:+.3f}"
+            f"a probe reaches {random:.3f} in random folds of the training images and {grouped:.3f} in folds that keep near-copies "
+            f"(or groups) together: a random split of these images would flatter by {random - grouped:+.3f}"
         )
     return found
 
