@@ -180,11 +180,25 @@ def _recipe_options() -> Iterator[click.Option]:
     for word, dotted in WORDS.items():
         kind, text = field_of(dotted)
         flag = f"--{word.replace('_', '-')}"
-        help_ = f"{text[0].upper()}{text[1:]}. Default: {default_of(dotted)}."
+        help_ = f"{text[0].upper()}{text[1:]}{_listed_names(word)}.{_default(default_of(dotted))}"
         if kind is bool:
             yield _option(f"{flag}/--no-{flag[2:]}", default=None, help=help_)
         else:
             yield _option(flag, type=_click_type(kind), help=help_, metavar=None if kind is bool else word.upper())
+
+
+def _listed_names(word: str) -> str:
+    """': full, last, ...' for a word that names something on a shelf; read off the file names."""
+    from foveate.shelf import Shelf
+
+    shelf = {"tuning": "tunings", "task": "tasks", "format": "formats"}.get(word)
+    return ": " + ", ".join(Shelf(f"foveate.{shelf}", object, word).names()) if shelf else ""
+
+
+def _default(value: Any) -> str:
+    if value is None or isinstance(value, bool):
+        return ""
+    return f" Default: {value}."
 
 
 def _click_type(kind: Any) -> Any:
