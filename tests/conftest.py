@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from foveate import console
 from foveate.recipe import Recipe, with_settings
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
@@ -16,6 +17,13 @@ SHARED = Path(__file__).parents[2] / "shared" / "data"
 @pytest.fixture(autouse=True)
 def cache(tmp_path_factory, monkeypatch):
     monkeypatch.setenv("FOVEATE_CACHE", str(tmp_path_factory.mktemp("cache")))
+
+
+@pytest.fixture(autouse=True)
+def plain_console():
+    """A verb under --json turns the console of its process; the next test wants it as it was."""
+    yield
+    console.setup()
 
 
 def striped(rng: np.random.Generator, upright: bool, side: int = 40) -> np.ndarray:

@@ -167,7 +167,7 @@ def _stratified(bundles: list[_Bundle], shares: list[float]) -> dict[str, int]:
         rarest = min(left, key=lambda label: (left[label], label))
         for bundle in holders[rarest]:
             if bundle.name not in places:
-                places[bundle.name] = wishes.grant(bundle, rarest)
+                places[bundle.name] = wishes.grant(bundle)
                 left.subtract(bundle.labels.keys())
         left = +left
     return places
@@ -178,15 +178,15 @@ class _Wishes:
 
     def __init__(self, bundles: list[_Bundle], shares: list[float]) -> None:
         counts = sum((bundle.labels for bundle in bundles), Counter[str]())
-        self.unplaced = sum(bundle.size for bundle in bundles)
-        self.total = np.array(shares) * self.unplaced
+        self.total = np.array(shares) * sum(bundle.size for bundle in bundles)
         self.of = {label: np.array(shares) * count for label, count in counts.items()}
 
-    def grant(self, bundle: _Bundle, label: str) -> int:
-        """Gives the group to the place that lacks `label` most; among near equals, to the one that lacks images most."""
+    def grant(self, bundle: _Bundle) -> int:
+        """Gives the group to the place that lacks its classes most, each weighted by the group's images of it; among near
+        equals, to the one that lacks images most."""
         lack = _NUDGE * self.total / max(1e-9, np.abs(self.total).max())
-        place = int(np.argmax(np.round(self.of[label] + lack, 9)))
-        self.unplaced -= bundle.size
+        wish = sum(count * (self.of[name] + lack) for name, count in bundle.labels.items()) / bundle.labels.total()
+        place = int(np.argmax(np.round(wish, 9)))
         self.total[place] -= bundle.size
         for name, count in bundle.labels.items():
             self.of[name][place] -= count
