@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import accuracy_score, classification_report, confusion_matrix
@@ -22,6 +23,7 @@ from foveate.recipe import Recipe, load_recipe, with_settings
 from foveate.run import Run
 from foveate.verbs.evaluate import evaluate
 from foveate.verbs.fit import fit
+from foveate.weights import read_tensors
 
 PROBE = {"tuning": "probe"}
 
@@ -67,6 +69,16 @@ def test_a_probe_on_pretrained_weights_equals_scikit_learn(digits, tmp_path):
     strength = next(row["value"] for row in rows_of_choices(tmp_path / "run") if row["field"] == "head.C")
     reference = make_pipeline(StandardScaler(), LogisticRegression(C=strength, max_iter=3000)).fit(*parts["train"])
     assert abs(reference.score(*parts["test"]) - accuracy.value) <= 2 / 90
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_training_starts_from_the_solved_head(quick, tmp_path, channels_last):
+    """In both memory formats; a rate of next to nothing leaves the head where it was solved."""
+    words = {"training.head_start": "probe", "training.channels_last": channels_last, "training.lr": 1e-12}
+    fit(with_settings(quick, words), tmp_path / "full")
+    fit(with_settings(quick, {**words, **PROBE}), tmp_path / "probe")
+    found, solved = (read_tensors(tmp_path / name / "model.safetensors")["head.linear.weight"] for name in ("full", "probe"))
+    torch.testing.assert_close(found, solved, rtol=1e-4, atol=1e-6)
 
 
 def rows_of_choices(run: Path) -> list[dict]:

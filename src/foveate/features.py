@@ -52,7 +52,6 @@ def cache_folder() -> Path:
     return Path(stated) if stated else Path(base) / "foveate"
 
 
-@torch.inference_mode()
 def _computed(
     backbone: Backbone,
     pictures: Pictures,
@@ -62,12 +61,14 @@ def _computed(
     advance: Callable[[int], None],
 ) -> Tensor:
     layout = torch.channels_last if channels_last else torch.contiguous_format
+    # before inference mode begins: weights that are moved in it could not be trained afterwards
     backbone.eval().to(device=device, memory_format=layout)  # type: ignore[call-overload]
     found = []
-    for batch in loader(pictures, Order(len(pictures), batch_size)):
-        features = backbone(batch.to(device, memory_format=layout).images, Provides.POOLED).pooled
-        found.append(features.float().cpu())
-        advance(len(batch))
+    with torch.inference_mode():
+        for batch in loader(pictures, Order(len(pictures), batch_size)):
+            features = backbone(batch.to(device, memory_format=layout).images, Provides.POOLED).pooled
+            found.append(features.float().cpu())
+            advance(len(batch))
     return torch.cat(found)
 
 
