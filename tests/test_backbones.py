@@ -41,10 +41,13 @@ def test_contract(family, name, side):
     assert backbone.input.size == side
     images = torch.randn(2, 3, side, side)
     with torch.inference_mode():
-        pooled = backbone(images).pooled
-        maps = backbone(images, Provides.MAPS).maps
-        tokens = backbone(images, Provides.TOKENS).tokens
+        pooled = backbone(images, {Provides.POOLED}).pooled
+        maps = backbone(images, {Provides.MAPS}).maps
+        tokens = backbone(images, {Provides.TOKENS}).tokens
+        together = backbone(images, {Provides.POOLED, Provides.MAPS})
     assert pooled.shape == (2, backbone.width)
+    torch.testing.assert_close(together.pooled, pooled)
+    torch.testing.assert_close(together.maps, maps)
     assert tuple(found.shape[1] for found in maps) == backbone.map_widths
     assert all(near.shape[-1] >= far.shape[-1] for near, far in pairwise(maps))
     assert tokens.shape == (2, maps[-1].shape[-1] * maps[-1].shape[-2], backbone.token_width)
@@ -63,7 +66,7 @@ def test_blocks_hold_every_parameter_in_order(family, name, side):
 
 def test_gradients_reach_the_first_block(family):
     backbone = family.open("test_efficientnet", "none", 32)
-    backbone(torch.randn(2, 3, 32, 32)).pooled.square().sum().backward()
+    backbone(torch.randn(2, 3, 32, 32), {Provides.POOLED}).pooled.square().sum().backward()
     assert all(parameter.grad is not None for parameter in backbone.blocks()[0].parameters())
 
 

@@ -50,7 +50,7 @@ def test_a_probe_on_pretrained_weights_equals_scikit_learn(digits, tmp_path):
     assert accuracy.count == 90
     assert accuracy.value > 0.6
     from foveate.data import Pictures, Pixels
-    from foveate.features import pooled
+    from foveate.features import described
     from foveate.predictor import load
 
     predictor = load(tmp_path / "run", "cpu")
@@ -61,9 +61,9 @@ def test_a_probe_on_pretrained_weights_equals_scikit_learn(digits, tmp_path):
     parts = {}
     for split in ("train", "test"):
         samples = table.of(split)
-        pictures: Pictures = predictor.pictures(samples, Pixels(samples, predictor.model.backbone.input.short_side, True))
-        features = pooled(
-            predictor.model.backbone, pictures, [split], batch_size=32, device=predictor.device, channels_last=True
+        pictures: Pictures = predictor.pictures(samples, Pixels(samples, predictor.model.backbone.input.size, True))
+        features = described(
+            predictor.model, pictures, [split], batch_size=32, device=predictor.device, channels_last=True
         ).numpy()
         parts[split] = features, [sample.truth.names[0] for sample in samples]
     strength = next(row["value"] for row in rows_of_choices(tmp_path / "run") if row["field"] == "head.C")

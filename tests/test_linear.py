@@ -24,7 +24,7 @@ def test_equals_scikit_learn(count, width, classes):
     scaler = StandardScaler().fit(features)
     reference = LogisticRegression(C=found.strength, max_iter=2000, tol=1e-8).fit(scaler.transform(features), targets.argmax(1))
     fresh, _ = blobs(50, width, classes, seed=1)
-    logits = fresh @ found.weight.T + found.bias
+    logits = (fresh - found.middle) / found.scale @ found.weight.T + found.bias
     chances = np.exp(logits - logits.max(1, keepdims=True))
     chances /= chances.sum(1, keepdims=True)
     np.testing.assert_allclose(chances, reference.predict_proba(scaler.transform(fresh)), atol=5e-3)
@@ -40,14 +40,14 @@ def test_noise_is_regularised_away():
 def test_a_class_without_images_is_never_the_answer():
     features, targets = blobs(60, 10, 3)
     found = solve(features, np.concatenate([targets, np.zeros((60, 1))], 1), np.arange(60) % 5, False)
-    assert (features @ found.weight.T + found.bias).argmax(1).max() == 2
+    assert ((features - found.middle) / found.scale @ found.weight.T + found.bias).argmax(1).max() == 2
 
 
 def test_multilabel_solves_each_label_alone():
     features, targets = blobs(90, 10, 3, apart=4)
     several = np.stack([targets[:, 0], targets[:, 0] + targets[:, 1], np.ones(90)], 1)
     found = solve(features, several, np.arange(90) % 5, True)
-    answers = features @ found.weight.T + found.bias > 0
+    answers = (features - found.middle) / found.scale @ found.weight.T + found.bias > 0
     assert (answers == several).mean() > 0.8
     assert answers[:, 2].all()
 

@@ -51,7 +51,7 @@ class Memory:
 class Detect(Task):
     """One box an image, as four numbers of the network's square, from the finest and coarsest maps."""
 
-    needs: ClassVar[Provides] = Provides.MAPS
+    needs = frozenset({Provides.MAPS})
     answer: ClassVar[type[Boxes]] = Boxes
     framing: ClassVar[str] = "whole"
 
@@ -91,7 +91,7 @@ class _BoxHead(nn.Module):
 class Caption(Task):
     """Sentences of two words, written a word at a time; the truth is read while training (teacher forcing)."""
 
-    needs: ClassVar[Provides] = Provides.TOKENS
+    needs = frozenset({Provides.TOKENS})
     answer: ClassVar[type[Text]] = Text
     WORDS: ClassVar[tuple[str, ...]] = ("<start>", "red", "green", "blue", "square")
 
@@ -185,7 +185,7 @@ def test_sentences_are_written_without_the_truth(made):
 
 def test_whole_views_bring_boxes_back_exactly():
     """A box in the square that the network sees, through the view, is the box of the original."""
-    spec = InputSpec(SIDE, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0), 1.0)
+    spec = InputSpec(SIDE, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
     pixels = np.zeros((50, 200, 3), np.uint8)
     pixels[10:30, 100:140] = 255
     image, view, _ = evaluation(spec, "whole")(pixels, (100, 400), {})  # decoded at half its size
@@ -197,7 +197,7 @@ def test_whole_views_bring_boxes_back_exactly():
 
 
 def test_augmented_boxes_stay_on_their_object():
-    spec = InputSpec(SIDE, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0), 1.0)
+    spec = InputSpec(SIDE, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
     transform = training(spec, "whole", AugmentRecipe(rotate=10, scale=0.1, flip=0.5))
     task = Detect(None, ("square",))
     for seed in range(12):

@@ -15,16 +15,15 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from foveate.backbones import Backbone
 from foveate.data import Order, Pictures, loader
-from foveate.types import Provides
+from foveate.model import Model
 from foveate.weights import fingerprint
 
-_VERSION = 1  # of what is computed; a change of the decoder or of the evaluation transform raises it
+_VERSION = 2  # of what is computed; a change of the decoder or of the evaluation transform raises it
 
 
-def pooled(
-    backbone: Backbone,
+def described(
+    model: Model,
     pictures: Pictures,
     hashes: Sequence[str],
     *,
@@ -33,14 +32,15 @@ def pooled(
     channels_last: bool,
     advance: Callable[[int], None] = lambda count: None,
 ) -> Tensor:
-    """(N, D) float32 on the CPU: the pooled features of the pictures in their order, from the cache where they are known.
+    """(N, D) float32 on the CPU: what the model's head makes of its backbone's features before it weighs them, for the
+    pictures in their order; from the cache where it is known.
 
-    `hashes`: SHA-256 of each picture's file. The backbone is put into eval mode and is not changed otherwise.
+    `hashes`: SHA-256 of each picture's file. The model is put into eval mode and is not changed otherwise.
     """
-    file = cache_folder() / f"{_name(backbone, hashes)}.safetensors"
+    file = cache_folder() / f"{_name(model, hashes)}.safetensors"
     known = _kept(file, len(hashes))
     if known is None:
-        known = _computed(backbone, pictures, batch_size, device, channels_last, advance)
+        known = _computed(model, pictures, batch_size, device, channels_last, advance)
         _keep(file, known)
     return known
 
@@ -53,7 +53,7 @@ def cache_folder() -> Path:
 
 
 def _computed(
-    backbone: Backbone,
+    model: Model,
     pictures: Pictures,
     batch_size: int,
     device: torch.device,
@@ -62,19 +62,20 @@ def _computed(
 ) -> Tensor:
     layout = torch.channels_last if channels_last else torch.contiguous_format
     # before inference mode begins: weights that are moved in it could not be trained afterwards
-    backbone.eval().to(device=device, memory_format=layout)  # type: ignore[call-overload]
+    model.eval().to(device=device, memory_format=layout)  # type: ignore[call-overload]
     found = []
     with torch.inference_mode():
         for batch in loader(pictures, Order(len(pictures), batch_size)):
-            features = backbone(batch.to(device, memory_format=layout).images, Provides.POOLED).pooled
-            found.append(features.float().cpu())
+            features = model.backbone(batch.to(device, memory_format=layout).images, model.task.needs)
+            found.append(model.head.describe(features).float().cpu())  # type: ignore[operator]
             advance(len(batch))
     return torch.cat(found)
 
 
-def _name(backbone: Backbone, hashes: Sequence[str]) -> str:
-    spec = backbone.input
-    digest = hashlib.blake2b(f"{_VERSION} {spec} {torch.__version__} {fingerprint(backbone.state_dict())}".encode(), digest_size=16)
+def _name(model: Model, hashes: Sequence[str]) -> str:
+    backbone = model.backbone
+    seen = f"{backbone.input} {sorted(need.value for need in model.task.needs)}"
+    digest = hashlib.blake2b(f"{_VERSION} {seen} {torch.__version__} {fingerprint(backbone.state_dict())}".encode(), digest_size=16)
     digest.update("\n".join(hashes).encode())
     return digest.hexdigest()
 
@@ -82,7 +83,7 @@ def _name(backbone: Backbone, hashes: Sequence[str]) -> str:
 def _kept(file: Path, count: int) -> Tensor | None:
     """The features in the file; None when there are none, or when the file is damaged."""
     try:
-        found = load_file(file)["pooled"]
+        found = load_file(file)["features"]
     except (OSError, SafetensorError, KeyError):
         return None
     return found if len(found) == count and bool(found.isfinite().all()) else None
@@ -93,7 +94,7 @@ def _keep(file: Path, features: Tensor) -> None:
     aside = file.with_suffix(f".{os.getpid()}.tmp")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        save_file({"pooled": features}, aside)
+        save_file({"features": features}, aside)
         aside.replace(file)
     except (OSError, SafetensorError):
         aside.unlink(missing_ok=True)

@@ -14,12 +14,16 @@ STRENGTHS = tuple(10.0**power for power in (-5, -4, -3.5, -3, -2.5, -2, -1.5, -1
 _ITERATIONS = 1000
 _TOLERANCE = 1e-5
 _FOLDS = 5
+_NOTHING = 1e-10  # of the largest square: below, a direction is rounding
 
 
 @dataclass(frozen=True)
 class Solution:
-    """`weight` (K, D) and `bias` (K,) act on the raw features. `strength`: the C that was chosen. `tried`: C -> log loss."""
+    """`weight` (K, D) and `bias` (K,) act on features minus `middle` (D,), over `scale` (D,). `strength`: the C that was
+    chosen. `tried`: C -> log loss."""
 
+    middle: np.ndarray
+    scale: np.ndarray
     weight: np.ndarray
     bias: np.ndarray
     strength: float
@@ -30,21 +34,22 @@ def solve(features: np.ndarray, targets: np.ndarray, folds: np.ndarray, multilab
     """features (N, D) float32, targets (N, K) in {0, 1}, folds (N,) int -> the classifier of least cross-validated log loss.
 
     Features are standardised and turned into the R directions that they span (a rotation: the solution is the same, the
-    work smaller); both are folded into the weights that come back.
+    work smaller); the rotation is folded into the weights that come back.
     """
-    middle, scale = features.mean(0), features.std(0) + 1e-6
+    middle, scale = _standard(features)
     reduced, basis = _rotated((features - middle) / scale)
     tried = _cross_validated(reduced, targets, folds, multilabel)
     strength = min(tried, key=lambda c: (tried[c], c))
     path = [c for c in STRENGTHS if c <= strength]
     coefficients, bias = _fitted(reduced, targets, path, multilabel)[-1]
-    weight = coefficients @ basis / scale
-    return Solution(weight.astype(np.float32), (bias - weight @ middle).astype(np.float32), strength, tried)
+    weight = coefficients @ basis
+    return Solution(middle, scale, weight.astype(np.float32), bias.astype(np.float32), strength, tried)
 
 
 def out_of_fold(features: np.ndarray, targets: np.ndarray, folds: np.ndarray, strength: float, multilabel: bool) -> np.ndarray:
     """(N, K) probabilities of each image by a classifier that was solved without the image's fold."""
-    reduced, _ = _rotated((features - features.mean(0)) / (features.std(0) + 1e-6))
+    middle, scale = _standard(features)
+    reduced, _ = _rotated((features - middle) / scale)
     answers = np.zeros(targets.shape)
     for fold in np.unique(folds):
         left = folds != fold
@@ -53,12 +58,23 @@ def out_of_fold(features: np.ndarray, targets: np.ndarray, folds: np.ndarray, st
     return answers
 
 
+def _standard(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(D,) means and (D,) deviations, the latter never 0."""
+    return features.mean(0), features.std(0) + 1e-6
+
+
 def _rotated(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(N, D) -> (N, R) coordinates and the (R, D) orthonormal directions. Exact: an L2 penalty does not see a rotation."""
+    """(N, D) -> (N, R) coordinates and the (R, D) orthonormal directions. Exact: an L2 penalty does not see a rotation.
+
+    Through the (N, N) matrix of inner products, because D may be twenty times N. Directions of no length are left out.
+    """
     if len(features) >= features.shape[1]:
         return features, np.eye(features.shape[1], dtype=features.dtype)
-    left, values, basis = np.linalg.svd(features.astype(np.float64), full_matrices=False)
-    return left * values, basis
+    features = features.astype(np.float64)
+    squares, left = np.linalg.eigh(features @ features.T)
+    real = squares > _NOTHING * squares[-1]
+    reduced = left[:, real] * np.sqrt(squares[real])
+    return reduced, reduced.T @ features / squares[real][:, None]
 
 
 def _cross_validated(features: np.ndarray, targets: np.ndarray, folds: np.ndarray, multilabel: bool) -> dict[float, float]:

@@ -77,10 +77,10 @@ def build(recipe: Recipe, classes: tuple[str, ...], *, weights: str | None = Non
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
         backbone = _family(asked.name)().open(asked.name, weights or asked.weights, asked.size, recipe.training.drop_path)
-        if task.needs not in backbone.provides:
-            given = ", ".join(sorted(word.value for word in backbone.provides))
+        if not task.needs <= backbone.provides:
+            given, needed = (", ".join(sorted(word.value for word in words)) for words in (backbone.provides, task.needs))
             raise UsageError(
-                f"the task {recipe.task.name!r} needs {task.needs.value}, the backbone {asked.name!r} provides {given}",
+                f"the task {recipe.task.name!r} needs {needed}, the backbone {asked.name!r} provides {given}",
                 where="backbone.name",
                 hint="foveate models lists what each backbone provides",
             )

@@ -68,7 +68,7 @@ class Predictor:
 
     def _chunk(self, paths: list[Path], strict: bool) -> Iterator[Answer]:
         samples = [Sample(path, images.printable(path)) for path in dict.fromkeys(paths)]
-        pixels = Pixels(samples, self.model.backbone.input.short_side, keep=True)
+        pixels = Pixels(samples, self.model.backbone.input.size, keep=True)
         errors: dict[Path, str] = {}
         for sample in samples:
             try:

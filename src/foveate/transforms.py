@@ -25,14 +25,17 @@ Transform = Callable[[np.ndarray, tuple[int, int], Target], tuple[Tensor, View, 
 
 
 def evaluation(spec: InputSpec, framing: Framing) -> Transform:
-    """No chance in it: the central crop, or the whole picture padded to the square; targets are left as they are."""
+    """No chance in it: the central square, or the whole picture padded to the square; targets are left as they are.
+
+    The central square is not cropped further, as ImageNet's evaluation does: what people photograph reaches the edges.
+    """
 
     def transform(pixels: np.ndarray, size: tuple[int, int], target: Target) -> tuple[Tensor, View, Target]:
         image = _image(pixels)
         if framing == "whole":
             image, side, left, top = _padded(image, spec.size)
         else:
-            image = functional.resize(image, [spec.short_side], functional.InterpolationMode.BICUBIC, antialias=True)
+            image = functional.resize(image, [spec.size], functional.InterpolationMode.BICUBIC, antialias=True)
             image, side, left, top = _centred(image, spec.size)
         scale = max(size) / side if framing == "whole" else min(size) / side
         view = (-left * scale, -top * scale, (spec.size - left) * scale, (spec.size - top) * scale)
@@ -98,7 +101,7 @@ def _spatial(spec: InputSpec, framing: Framing, recipe: AugmentRecipe) -> list[v
     elif recipe.crop < 1:
         steps.append(v2.RandomResizedCrop(spec.size, (recipe.crop, 1), interpolation=v2.InterpolationMode.BICUBIC, antialias=True))
     else:
-        steps.append(v2.Resize(spec.short_side, v2.InterpolationMode.BICUBIC, antialias=True))
+        steps.append(v2.Resize(spec.size, v2.InterpolationMode.BICUBIC, antialias=True))
         steps.append(v2.CenterCrop(spec.size))
     return [*steps, v2.RandomHorizontalFlip(recipe.flip)]
 

@@ -125,18 +125,11 @@ class Table:
 
 @dataclass(frozen=True)
 class InputSpec:
-    """What a network wants to see. `size`: the square's side in pixels. `crop`: share of the resized short side that the
-    central crop keeps. `mean`, `std`: per RGB channel, of pixels in [0, 1]."""
+    """What a network wants to see. `size`: the square's side in pixels. `mean`, `std`: per RGB channel, of pixels in [0, 1]."""
 
     size: int
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
-    crop: float = 0.875
-
-    @property
-    def short_side(self) -> int:
-        """Pixels of the short side before the central crop: size / crop, rounded up."""
-        return max(self.size, -int(-self.size // self.crop))
 
 
 Target = dict[str, Any]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -31,8 +32,8 @@ class Backbone(nn.Module, ABC):
         """Modules from input to output; together they hold every parameter except those on the root itself."""
 
     @abstractmethod
-    def forward(self, images: Tensor, want: Provides = Provides.POOLED) -> Features:
-        """images (B, 3, H, W) float32 normalised -> Features with `want` filled in."""
+    def forward(self, images: Tensor, wants: Collection[Provides]) -> Features:
+        """images (B, 3, H, W) float32 normalised -> Features with all that is wanted filled in, in one pass."""
 
 
 @dataclass(frozen=True)

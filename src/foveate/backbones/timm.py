@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import cache
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -60,7 +60,7 @@ class TimmBackbone(Backbone):
         self.network, self.origin, self.provides = network, origin, _PROVIDES
         config = network.pretrained_cfg
         side = size or config["input_size"][-1]
-        self.input = InputSpec(side, tuple(config["mean"]), tuple(config["std"]), config["crop_pct"])
+        self.input = InputSpec(side, tuple(config["mean"]), tuple(config["std"]))
         self._taken = _maps_taken(network)
         channels = [stage["num_chs"] for stage in network.feature_info]
         self.map_widths = tuple(channels[index] for index in self._taken)
@@ -70,20 +70,22 @@ class TimmBackbone(Backbone):
     def blocks(self) -> list[nn.Module]:
         return [block for child in self.network.children() for block in _opened(child) if any(True for _ in block.parameters())]
 
-    def forward(self, images: Tensor, want: Provides = Provides.POOLED) -> Features:
-        if want is Provides.POOLED:
-            return Features(pooled=self.network.forward_head(self.network.forward_features(images), pre_logits=True))
-        maps = self._maps(images, self._taken if want is Provides.MAPS else self._taken[-1:])
-        if want is Provides.MAPS:
-            return Features(maps=maps)
-        return Features(tokens=maps[-1].flatten(2).transpose(1, 2))
-
-    def _maps(self, images: Tensor, taken: list[int]) -> list[Tensor]:
+    def forward(self, images: Tensor, wants: Collection[Provides]) -> Features:
         """forward_intermediates is uniform where features_only is not: NCHW for Swin, no prefix tokens for ViT."""
-        found: list[Tensor] = self.network.forward_intermediates(
-            images, indices=taken, norm=True, output_fmt="NCHW", intermediates_only=True
+        final, maps = None, []
+        if set(wants) == {Provides.POOLED}:
+            final = self.network.forward_features(images)
+        else:
+            options = {"indices": self._taken, "norm": True, "output_fmt": "NCHW"}
+            if Provides.POOLED in wants:
+                final, maps = self.network.forward_intermediates(images, **options)
+            else:
+                maps = self.network.forward_intermediates(images, intermediates_only=True, **options)
+        return Features(
+            pooled=None if final is None else self.network.forward_head(final, pre_logits=True),
+            maps=maps if Provides.MAPS in wants else [],
+            tokens=maps[-1].flatten(2).transpose(1, 2) if Provides.TOKENS in wants else None,
         )
-        return found
 
 
 def _maps_taken(network: Any) -> list[int]:

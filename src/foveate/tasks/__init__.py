@@ -24,11 +24,11 @@ class TaskSettings(BaseModel):
 class Task(ABC):
     """One kind of question.
 
-    `needs`: what the head reads from the backbone. `answer`: the type of its truths and predictions. `framing`: whether
-    evaluation looks at the central crop or at the whole picture (padded to the square).
+    `needs`: what the head reads from the backbone; settings may change it. `answer`: the type of its truths and predictions.
+    `framing`: whether evaluation looks at the central square or at the whole picture (padded to the square).
     """
 
-    needs: ClassVar[Provides]
+    needs: frozenset[Provides]
     answer: ClassVar[type[Prediction]]
     framing: ClassVar[Literal["crop", "whole"]] = "crop"
     Settings: ClassVar[type[TaskSettings]] = TaskSettings

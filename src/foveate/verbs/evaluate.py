@@ -140,7 +140,7 @@ def _chosen(table: Table, split: str) -> tuple[str, Table]:
 def _scanned(predictor: Predictor, table: Table, strict: bool) -> Scanned:
     recipe = predictor.recipe.data.model_copy(update={"strict": strict})
     with console.progress(len(table.samples), "read") as bar:
-        scanned = scan(table, predictor.model.backbone.input.short_side, recipe, lambda: bar.advance(1))
+        scanned = scan(table, predictor.model.backbone.input.size, recipe, lambda: bar.advance(1))
     for key, why in scanned.skipped:
         console.warn(f"skipped {key}: {why}")
     return scanned

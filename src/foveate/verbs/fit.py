@@ -15,7 +15,7 @@ import torch
 from foveate import console
 from foveate.data import Order, Pictures, Scanned, clusters, divided, loader, scan
 from foveate.errors import DataError, RunError, UsageError
-from foveate.features import pooled
+from foveate.features import described
 from foveate.formats import FORMATS, read_table
 from foveate.intervals import wilson
 from foveate.linear import Solution, out_of_fold, solve
@@ -219,7 +219,7 @@ def _task_for(truths: Sequence[Any]) -> str:
 
 def _scanned(table: Table, model: Model, recipe: Recipe) -> Scanned:
     with console.progress(len(table.samples), "read") as bar:
-        scanned = scan(table, model.backbone.input.short_side, recipe.data, lambda: bar.advance(1))
+        scanned = scan(table, model.backbone.input.size, recipe.data, lambda: bar.advance(1))
     for key, why in scanned.skipped:
         console.warn(f"skipped {key}: {why}")
     return scanned
@@ -316,8 +316,8 @@ def _features(job: Job) -> np.ndarray:
     """(N, D) of the training images, by the backbone as it came."""
     pictures = job.pictures("train")
     with console.progress(len(pictures), "features") as bar:
-        found = pooled(
-            job.model.backbone,
+        found = described(
+            job.model,
             pictures,
             [job.scanned.hashes[place] for place in job.places("train")],
             batch_size=job.recipe.training.batch_size,
@@ -338,9 +338,11 @@ def _solved_head(job: Job, features: np.ndarray) -> list[dict[str, Any]]:
     folds = group_folds(labels, groups, _FOLDS, job.recipe.seed)
     solution = solve(features, targets, folds, multilabel)
     with torch.no_grad():
-        linear: Any = job.model.head.linear
-        linear.weight.copy_(torch.from_numpy(solution.weight))
-        linear.bias.copy_(torch.from_numpy(solution.bias))
+        head: Any = job.model.head
+        head.middle.copy_(torch.from_numpy(solution.middle))
+        head.scale.copy_(torch.from_numpy(solution.scale))
+        head.linear.weight.copy_(torch.from_numpy(solution.weight))
+        head.linear.bias.copy_(torch.from_numpy(solution.bias))
     tried = ", ".join(f"{c:g}: {loss:.3f}" for c, loss in solution.tried.items())
     note_choice(job.run, "head.C", solution.strength, f"least log loss over {_FOLDS} folds by group ({tried})")
     if multilabel or not job.recipe.data.audit or len(set(groups)) == len(groups):
