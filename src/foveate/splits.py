@@ -167,7 +167,7 @@ def _stratified(bundles: list[_Bundle], shares: list[float]) -> dict[str, int]:
         rarest = min(left, key=lambda label: (left[label], label))
         for bundle in holders[rarest]:
             if bundle.name not in places:
-                places[bundle.name] = wishes.grant(bundle)
+                places[bundle.name] = wishes.grant(bundle, rarest)
                 left.subtract(bundle.labels.keys())
         left = +left
     return places
@@ -181,11 +181,12 @@ class _Wishes:
         self.total = np.array(shares) * sum(bundle.size for bundle in bundles)
         self.of = {label: np.array(shares) * count for label, count in counts.items()}
 
-    def grant(self, bundle: _Bundle) -> int:
+    def grant(self, bundle: _Bundle, rarest: str) -> int:
         """Gives the group to the place that lacks its classes most, each weighted by the group's images of it; among near
-        equals, to the one that lacks images most."""
+        equals, to the one that lacks images most. Of a single image only the rarest label counts: common ones even out."""
+        weights = bundle.labels if bundle.size > 1 else Counter([rarest])
         lack = _NUDGE * self.total / max(1e-9, np.abs(self.total).max())
-        wish = sum(count * (self.of[name] + lack) for name, count in bundle.labels.items()) / bundle.labels.total()
+        wish = sum(count * (self.of[name] + lack) for name, count in weights.items()) / weights.total()
         place = int(np.argmax(np.round(wish, 9)))
         self.total[place] -= bundle.size
         for name, count in bundle.labels.items():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict
@@ -15,6 +16,14 @@ from foveate.types import Batch, Prediction, Provides, Target
 
 Settled = tuple[str, Any, str]
 """A setting that was chosen for the user: its field, its value, the reason."""
+
+
+@dataclass(frozen=True)
+class Facts:
+    """`multilabel`: the data gives several labels an image. `solved`: the tuning solves the head in closed form."""
+
+    multilabel: bool
+    solved: bool
 
 
 class TaskSettings(BaseModel):
@@ -37,7 +46,7 @@ class Task(ABC):
         self.settings, self.classes = settings, classes
 
     @classmethod
-    def settle(cls, settings: dict[str, Any], truths: Sequence[Any], classes: tuple[str, ...], multilabel: bool) -> list[Settled]:
+    def settle(cls, settings: dict[str, Any], truths: Sequence[Any], classes: tuple[str, ...], facts: Facts) -> list[Settled]:
         """What the settings left open, read off the training truths; said to the user and written into the recipe."""
         return []
 

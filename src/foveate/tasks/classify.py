@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from foveate.backbones import Backbone
-from foveate.tasks import Settled, Task, TaskSettings
+from foveate.tasks import Facts, Settled, Task, TaskSettings
 from foveate.types import Batch, Features, Labels, Provides, Target
 
 _FEW = 2000  # training images up to which maps are read: they help most where labels are few, and cost the solver time
@@ -30,7 +30,9 @@ class ClassifySettings(TaskSettings):
     smoothing: float = Field(0.1, ge=0, lt=1, description="label smoothing (Szegedy et al. 2016); not for multi-label")
     dropout: float = Field(0.0, ge=0, lt=1, description="dropout before the head")
     reads: Literal["auto", "pooled", "maps"] = Field(
-        "auto", description="what the head reads: the pooled vector, or maps of every depth too; auto: maps up to 2,000 images"
+        "auto",
+        description="what the head reads: pooled = one vector, maps = maps of every depth too; auto: maps for up to 2,000 images "
+        "and a head that is solved",
     )
     class_weights: list[float] | Literal["auto", "none"] = Field(
         "auto", description="weight of each class in the loss; auto: inverse frequency where sizes differ twofold"
@@ -92,17 +94,15 @@ class Classify(Task):
         return frozenset({Provides.POOLED, Provides.MAPS} if self.settings.reads == "maps" else {Provides.POOLED})
 
     @classmethod
-    def settle(cls, settings: dict[str, Any], truths: Sequence[Any], classes: tuple[str, ...], multilabel: bool) -> list[Settled]:
+    def settle(cls, settings: dict[str, Any], truths: Sequence[Any], classes: tuple[str, ...], facts: Facts) -> list[Settled]:
         found: list[Settled] = []
         if "multilabel" not in settings:
-            why = "some images hold several labels or none" if multilabel else "every image holds one label"
-            found.append(("multilabel", multilabel, why))
+            why = "some images hold several labels or none" if facts.multilabel else "every image holds one label"
+            found.append(("multilabel", facts.multilabel, why))
         if settings.get("class_weights", "auto") == "auto":
-            found.append(("class_weights", *_balance(truths, classes, multilabel)))
+            found.append(("class_weights", *_balance(truths, classes, facts.multilabel)))
         if settings.get("reads", "auto") == "auto":
-            few = len(truths) <= _FEW
-            why = f"{len(truths)} images are {'few: maps of every depth say more' if few else 'many: the pooled vector will do'}"
-            found.append(("reads", "maps" if few else "pooled", why))
+            found.append(("reads", *_reading(len(truths), facts.solved)))
         return found
 
     def head(self, backbone: Backbone) -> nn.Module:
@@ -149,6 +149,15 @@ class Classify(Task):
             sure = torch.where(targets > 0.5, output.sigmoid(), 1 - output.sigmoid())
             losses = losses * (1 - sure) ** self.settings.gamma
         return losses
+
+
+def _reading(images: int, solved: bool) -> tuple[str, str]:
+    """A head that was solved on maps of every depth is lost as soon as these move; so what is trained reads the end alone."""
+    if not solved:
+        return "pooled", "the backbone moves: only its end is trained to be read"
+    if images > _FEW:
+        return "pooled", f"{images} images are many: the pooled vector will do"
+    return "maps", f"{images} images are few: maps of every depth say more"
 
 
 def _balance(truths: Sequence[Labels], classes: tuple[str, ...], multilabel: bool) -> tuple[list[float] | str, str]:

@@ -24,9 +24,10 @@ from foveate.precision import Way, device_of, fastest, ways
 from foveate.recipe import Recipe, with_settings
 from foveate.run import Run, environment
 from foveate.splits import group_folds
-from foveate.tasks import TASKS
+from foveate.tasks import TASKS, Facts
 from foveate.trainer import Outcome, Trainer
 from foveate.transforms import evaluation, training
+from foveate.tunings import TUNINGS
 from foveate.types import Labels, Sample, Score, Table
 from foveate.verbs.evaluate import EvaluateResult, evaluate, own_splits
 from foveate.weights import fingerprint
@@ -202,7 +203,8 @@ def _settled(recipe: Recipe, table: Table) -> tuple[Recipe, list[tuple[str, Any,
         found.append(("task", name, "this is what the truths answer"))
         recipe = with_settings(recipe, {"task": {"name": name, **recipe.task.settings}})
     task = TASKS.load(recipe.task.name)
-    for field, value, reason in task.settle(recipe.task.settings, truths, table.classes, table.multilabel):
+    facts = Facts(table.multilabel, solved=not TUNINGS.load(recipe.tuning.name).needs_steps)
+    for field, value, reason in task.settle(recipe.task.settings, truths, table.classes, facts):
         found.append((f"task.{field}", value, reason))
         recipe = with_settings(recipe, {f"task.{field}": value})
     return recipe, found
