@@ -154,7 +154,7 @@ def _cautions(predictor: Predictor, scanned: Scanned, split: str, own: bool) -> 
     found = list(predictor.run.outcome().get("cautions", [])) if own else []
     if seen:
         found.append(f"{seen} of these {count} images were trained on (byte for byte): the figure flatters")
-    if split == "val" and own:
+    if split == "val" and own and predictor.model.tuning.needs_steps:
         found.append("the validation images also chose which weights were kept: expect a little less on new images")
     if count < 100:
         found.append(f"{count} images are few: the interval says how little they can tell")
