@@ -22,7 +22,7 @@ from foveate.errors import BrokenImage, DataError, RunError, UnknownName, UsageE
 from foveate.recipe import Recipe, load_recipe, with_settings
 from foveate.run import Run
 from foveate.verbs.evaluate import evaluate
-from foveate.verbs.fit import fit
+from foveate.verbs.fit import _norms, fit
 from foveate.weights import read_tensors
 
 PROBE = {"tuning": "probe"}
@@ -84,6 +84,15 @@ def test_training_starts_from_the_solved_head(quick, tmp_path, channels_last):
     fit(with_settings(quick, {**words, **PROBE}), tmp_path / "probe")
     found, solved = (read_tensors(tmp_path / name / "model.safetensors")["head.linear.weight"] for name in ("full", "probe"))
     torch.testing.assert_close(found, solved, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("weights", "batch", "micro", "chosen"),
+    [("hub", 32, None, "learn"), ("hub", 8, None, "keep"), ("hub", 32, 8, "keep"), ("none", 8, None, "learn")],
+)
+def test_statistics_are_learnt_from_enough_images_at_once(weights, batch, micro, chosen):
+    words = {"backbone.weights": weights, "training.batch_size": batch, "training.micro_batch": micro}
+    assert _norms(with_settings(Recipe(), words))[0] == chosen
 
 
 def rows_of_choices(run: Path) -> list[dict]:

@@ -84,12 +84,7 @@ def build(recipe: Recipe, classes: tuple[str, ...], *, weights: str | None = Non
                 where="backbone.name",
                 hint="foveate models lists what each backbone provides",
             )
-        return Model(backbone, task, tuning, _keeps_norms(recipe)).eval()
-
-
-def _keeps_norms(recipe: Recipe) -> bool:
-    wish = recipe.training.norm
-    return wish == "keep" or (wish == "auto" and recipe.backbone.weights != "none")
+        return Model(backbone, task, tuning, recipe.training.norm == "keep").eval()
 
 
 def _family(name: str) -> Any:

@@ -67,7 +67,7 @@ class TrainingRecipe(Section):
     ema: float = Field(0.99, ge=0, lt=1, description="decay of the running average of the weights that is kept; 0 = off")
     head_start: Literal["probe", "random"] = Field("probe", description="the head's first weights: solved on the frozen backbone's features (LP-FT, Kumar et al. 2022), or random")
     patience: int = Field(8, ge=0, description="stop after so many epochs without a better validation score; 0 = never")
-    norm: Literal["auto", "keep", "learn"] = Field("auto", description="statistics of batch normalisation: keep the pretrained ones, or learn new ones; auto keeps unless the weights are random")
+    norm: Literal["auto", "keep", "learn"] = Field("auto", description="statistics of batch normalisation where it moves: keep the pretrained ones, or learn new ones; auto learns from 16 images at once, or random weights")
     drop_path: float = Field(0.0, ge=0, lt=1, description="stochastic depth in the backbone, where it has it")
     precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="arithmetic; auto times a few steps of each")
     channels_last: bool | None = Field(None, description="memory format of images; default: measured together with precision")

@@ -35,6 +35,7 @@ from foveate.weights import fingerprint
 _FOLDS = 5
 _MEASURED = 8  # images in a step that is timed
 _WORTH_MEASURING = 2000  # images to push through, all epochs together: below, timing costs more than it gains
+_ENOUGH = 16  # images at once, for statistics that are worth learning
 _SAFETY = 0.8  # of a time budget is planned for; the rest is validation, saving and noise
 
 
@@ -203,11 +204,25 @@ def _settled(recipe: Recipe, table: Table) -> tuple[Recipe, list[tuple[str, Any,
         found.append(("task", name, "this is what the truths answer"))
         recipe = with_settings(recipe, {"task": {"name": name, **recipe.task.settings}})
     task = TASKS.load(recipe.task.name)
-    facts = Facts(table.multilabel, solved=not TUNINGS.load(recipe.tuning.name).needs_steps)
+    steps = TUNINGS.load(recipe.tuning.name).needs_steps
+    if steps and recipe.training.norm == "auto":
+        found.append(("training.norm", *_norms(recipe)))
+        recipe = with_settings(recipe, {"training.norm": found[-1][1]})
+    facts = Facts(table.multilabel, solved=not steps)
     for field, value, reason in task.settle(recipe.task.settings, truths, table.classes, facts):
         found.append((f"task.{field}", value, reason))
         recipe = with_settings(recipe, {f"task.{field}": value})
     return recipe, found
+
+
+def _norms(recipe: Recipe) -> tuple[str, str]:
+    """Whether batch normalisation learns new statistics; from few images at once they would be noise."""
+    if recipe.backbone.weights == "none":
+        return "learn", "random weights have no statistics to keep"
+    at_once = recipe.training.micro_batch or recipe.training.batch_size
+    if at_once >= _ENOUGH:
+        return "learn", f"{at_once} images at once are enough for statistics of these images"
+    return "keep", f"{at_once} images at once are too few for statistics of these images"
 
 
 def _task_for(truths: Sequence[Any]) -> str:
