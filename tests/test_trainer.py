@@ -207,7 +207,7 @@ def test_rates_warm_up_and_fall():
 
 @pytest.mark.parametrize("name", ["densenet121", "test_efficientnet", "vit_tiny_patch16_224"])
 def test_rates_fall_towards_the_input_but_never_to_nothing(name):
-    recipe = with_settings(Recipe(), {"backbone.name": name, "backbone.weights": "none", "backbone.size": 32, "task": "classify", "tuning": "full"})
+    recipe = with_settings(Recipe(), {"backbone.name": name, "backbone.weights": "none", "backbone.size": 32, "task": "classify", "tuning": "full", "training.layer_decay": 0.75})
     model = build(recipe, ("a", "b"))
     groups = optimizer(model, recipe.training).param_groups
     scale = {id(parameter): group["scale"] for group in groups for parameter in group["params"]}
@@ -219,6 +219,17 @@ def test_rates_fall_towards_the_input_but_never_to_nothing(name):
     assert ordered[-1] == 1.0
     assert 0.75**12 <= ordered[0] < 1.0
     assert all((decay[id(parameter)] == 0) == (parameter.ndim < 2) for parameter in model.parameters())
+
+
+@pytest.mark.parametrize(("epochs", "policy"), [(2, "none"), (400, "trivial")])
+def test_distorted_pictures_only_in_a_long_training(quick, tmp_path, epochs, policy):
+    """23 training images in batches of 8 make 3 steps an epoch; the run is stopped before its first one."""
+    words = {"training.epochs": epochs, "training.minutes": None}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trainer.Trainer, "train", lambda self: (_ for _ in ()).throw(Interrupted("enough")))
+        with pytest.raises(Interrupted):
+            fit(with_settings(quick, words), tmp_path / "run")
+    assert Run(tmp_path / "run").recipe().augment.policy == policy
 
 
 def test_tensorboard_by_flag(quick, tmp_path):

@@ -11,7 +11,7 @@ from torch import nn
 from foveate.model import Model
 from foveate.recipe import TrainingRecipe
 
-_LEVELS = 12  # deep CNNs have 100 blocks: 0.75 ** 100 would freeze the first ones in all but name
+_LEVELS = 12  # deep CNNs have 100 blocks: 0.9 ** 100 would freeze the first ones in all but name
 
 
 def optimizer(model: Model, recipe: TrainingRecipe) -> torch.optim.Optimizer:

@@ -58,7 +58,7 @@ class TrainingRecipe(Section):
     micro_batch: int | None = Field(None, ge=1, description="images on the device at once; the rest is accumulated; default: batch_size")
     optimizer: Literal["adamw", "adam", "sgd"] = Field("adamw", description="optimiser")
     lr: float = Field(1e-3, gt=0, description="peak learning rate of the head and of the last blocks")
-    layer_decay: float = Field(0.75, gt=0, le=1, description="learning-rate factor per block towards the input (12 steps at most)")
+    layer_decay: float = Field(1.0, gt=0, le=1, description="learning-rate factor per block towards the input (12 steps at most); 0.75 spares what was pretrained")
     weight_decay: float = Field(0.05, ge=0, description="decoupled decay for adamw, L2 penalty for adam and sgd; not on biases and norms")
     momentum: float = Field(0.9, ge=0, lt=1, description="momentum of sgd")
     warmup: float = Field(0.1, ge=0, lt=1, description="share of the steps over which the rate climbs linearly")
@@ -77,8 +77,10 @@ class TrainingRecipe(Section):
 
 
 class AugmentRecipe(Section):
-    policy: Literal["trivial", "rand", "none"] = Field("trivial", description="TrivialAugment, RandAugment, or none")
-    crop: float = Field(0.35, gt=0, le=1, description="smallest share of the area that a random crop keeps; 1 = central crop only")
+    policy: Literal["auto", "trivial", "rand", "none"] = Field(
+        "auto", description="TrivialAugment, RandAugment, or none; auto: TrivialAugment from 1,000 steps of training"
+    )
+    crop: float = Field(0.6, gt=0, le=1, description="smallest share of the area that a random crop keeps; 1 = central crop only")
     flip: float = Field(0.5, ge=0, le=1, description="chance of a left-right flip; 0 where sides have a meaning")
     rotate: float = Field(0.0, ge=0, le=180, description="largest random rotation, degrees")
     scale: float = Field(0.0, ge=0, lt=1, description="largest random zoom in or out, share of the size")

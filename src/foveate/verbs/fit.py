@@ -36,6 +36,7 @@ _FOLDS = 5
 _MEASURED = 8  # images in a step that is timed
 _WORTH_MEASURING = 2000  # images to push through, all epochs together: below, timing costs more than it gains
 _ENOUGH = 16  # images at once, for statistics that are worth learning
+_LONG = 1000  # steps from which TrivialAugment is worth its noise
 _SAFETY = 0.8  # of a time budget is planned for; the rest is validation, saving and noise
 
 
@@ -136,6 +137,7 @@ def _prepared(recipe: Recipe, out: Path | None, command: str) -> Job:
         note_choice(run, *choice)
     _choose_way(job)
     _plan_time(job)
+    _choose_policy(job)
     run.write_text("recipe.yaml", job.recipe.to_yaml())
     return job
 
@@ -319,6 +321,18 @@ def _plan_time(job: Job) -> None:
     epochs = max(1, min(asked, int(60 * minutes * _SAFETY / seconds)))
     if epochs < asked:
         job.choose("training.epochs", epochs, f"{seconds:.0f} s an epoch, {minutes:g} minutes given")
+
+
+def _choose_policy(job: Job) -> None:
+    """Distorted pictures pay in a long training; a short one has no time for them."""
+    training = job.recipe.training
+    if job.recipe.augment.policy != "auto" or not job.model.tuning.needs_steps:
+        return
+    steps = training.epochs * len(Order(len(job.places("train")), training.batch_size))
+    if steps >= _LONG:
+        job.choose("augment.policy", "trivial", f"{steps} steps are enough to gain from distorted pictures")
+    else:
+        job.choose("augment.policy", "none", f"{steps} steps are too few to gain from distorted pictures")
 
 
 # --- the head, solved
