@@ -1,6 +1,6 @@
 """The figures of the spine: probe and full against the plain tutorial loop, on the same images, backbone and weights.
 
-    python bench/spine.py --data DATA --out OUT [--seeds 0 1 2] [--threads 1]
+    python bench/spine.py --data DATA --out OUT [--seeds 0 1 2] [--threads 1] [--sets brain_mri] [--ways probe]
 
 DATA holds `clothing` and `brain_mri`. Every row lands in OUT/rows.jsonl at once, and a row that is there is not measured again, so
 a long measurement can be cut and continued. Accuracy is measured on images that no training saw and no choice used:
@@ -123,11 +123,13 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--ways", nargs="+", default=["probe", "ratio", "tutorial", "full"])
+    parser.add_argument("--sets", nargs="+", default=["clothing", "brain_mri"])
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     rows = Rows(options.out / "rows.jsonl")
     for way in options.ways:
-        for name, (train, test) in sets(options.data, options.out).items():
+        known = sets(options.data, options.out)
+        for name, (train, test) in ((name, known[name]) for name in options.sets):
             for seed in options.seeds if way != "ratio" else [0]:
                 if rows.has(set=name, way=way, seed=seed):
                     continue

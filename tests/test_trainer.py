@@ -232,6 +232,12 @@ def test_distorted_pictures_only_in_a_long_training(quick, tmp_path, epochs, pol
     assert Run(tmp_path / "run").recipe().augment.policy == policy
 
 
+@pytest.mark.parametrize(("name", "decay"), [("test_efficientnet", 1.0), ("test_convnext", 0.75)])
+def test_early_layers_are_spared_where_there_is_no_batch_normalisation(quick, tmp_path, name, decay):
+    fit(with_settings(quick, {"backbone.name": name, "training.epochs": 1}), tmp_path / "run")
+    assert Run(tmp_path / "run").recipe().training.layer_decay == decay
+
+
 def test_tensorboard_by_flag(quick, tmp_path):
     fit(with_settings(quick, {"training.tensorboard": True, "training.epochs": 1}), tmp_path / "run")
     assert list((tmp_path / "run" / "tensorboard").iterdir())

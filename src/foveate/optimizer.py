@@ -51,7 +51,7 @@ def _groups(model: Model, recipe: TrainingRecipe) -> list[dict[str, Any]]:
     return [
         {
             "params": parameters,
-            "scale": recipe.layer_decay**level,
+            "scale": (recipe.layer_decay or 1.0) ** level,
             "weight_decay": recipe.weight_decay if decays else 0.0,
         }
         for (level, decays), parameters in groups.items()

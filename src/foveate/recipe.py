@@ -58,7 +58,7 @@ class TrainingRecipe(Section):
     micro_batch: int | None = Field(None, ge=1, description="images on the device at once; the rest is accumulated; default: batch_size")
     optimizer: Literal["adamw", "adam", "sgd"] = Field("adamw", description="optimiser")
     lr: float = Field(1e-3, gt=0, description="peak learning rate of the head and of the last blocks")
-    layer_decay: float = Field(1.0, gt=0, le=1, description="learning-rate factor per block towards the input (12 steps at most); 0.75 spares what was pretrained")
+    layer_decay: float | None = Field(None, gt=0, le=1, description="learning-rate factor per block towards the input (12 steps at most); default: 1 with batch normalisation, 0.75 without")
     weight_decay: float = Field(0.05, ge=0, description="decoupled decay for adamw, L2 penalty for adam and sgd; not on biases and norms")
     momentum: float = Field(0.9, ge=0, lt=1, description="momentum of sgd")
     warmup: float = Field(0.1, ge=0, lt=1, description="share of the steps over which the rate climbs linearly")

@@ -138,6 +138,7 @@ def _prepared(recipe: Recipe, out: Path | None, command: str) -> Job:
     _choose_way(job)
     _plan_time(job)
     _choose_policy(job)
+    _choose_layer_decay(job)
     run.write_text("recipe.yaml", job.recipe.to_yaml())
     return job
 
@@ -333,6 +334,17 @@ def _choose_policy(job: Job) -> None:
         job.choose("augment.policy", "trivial", f"{steps} steps are enough to gain from distorted pictures")
     else:
         job.choose("augment.policy", "none", f"{steps} steps are too few to gain from distorted pictures")
+
+
+def _choose_layer_decay(job: Job) -> None:
+    """Transformers keep their early layers better with small rates (BEiT, MAE); convolutional networks were measured to lose."""
+    tuning = job.model.tuning
+    if job.recipe.training.layer_decay is not None or not (tuning.needs_steps and tuning.layerwise):
+        return
+    if any(hasattr(module, "running_mean") for module in job.model.backbone.modules()):
+        job.choose("training.layer_decay", 1.0, "networks with batch normalisation adapt best when all layers move alike")
+    else:
+        job.choose("training.layer_decay", 0.75, "networks without batch normalisation adapt best when early layers move little")
 
 
 # --- the head, solved
