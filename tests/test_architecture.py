@@ -15,7 +15,8 @@ FLOORS = [  # the ground floor first; a file imports from its own floor or from 
     {"recipe", "images", "splits", "intervals", "console", "weights", "transforms", "linear", "precision", "plots"},
     {*SHELVES, "run", "report"},
     {"model", "data", "features", "optimizer", "scoring"},
-    {"trainer", "predictor"},
+    {"job"},
+    {"trainer", "predictor", "planning", "solving"},
     {"verbs"},
     {"cli", "__init__"},
 ]

@@ -19,10 +19,11 @@ from sklearn.preprocessing import FunctionTransformer
 import foveate
 from conftest import SHARED, striped, stripes_folder
 from foveate.errors import BrokenImage, DataError, RunError, UnknownName, UsageError, WeightsError
+from foveate.planning import choose_norms
 from foveate.recipe import Recipe, load_recipe, with_settings
 from foveate.run import Run
 from foveate.verbs.evaluate import evaluate
-from foveate.verbs.fit import _norms, fit
+from foveate.verbs.fit import fit
 from foveate.weights import read_tensors
 
 PROBE = {"tuning": "probe"}
@@ -92,7 +93,7 @@ def test_training_starts_from_the_solved_head(quick, tmp_path, channels_last):
 )
 def test_statistics_are_learnt_from_enough_images_at_once(weights, batch, micro, chosen):
     words = {"backbone.weights": weights, "training.batch_size": batch, "training.micro_batch": micro}
-    assert _norms(with_settings(Recipe(), words))[0] == chosen
+    assert choose_norms(with_settings(Recipe(), words))[0] == chosen
 
 
 def rows_of_choices(run: Path) -> list[dict]:

@@ -110,7 +110,7 @@ def divided(table: Table, groups: list[str], recipe: DataRecipe, seed: int) -> t
     if "train" in named:
         return _completed(table, groups, recipe, seed)
     why = "the data names no training split" if named else "the data names no split"
-    labels = [_names(sample) for sample in table.samples]
+    labels = [label_names(sample) for sample in table.samples]
     splits = make_splits(labels, groups, recipe.val, recipe.test, seed)
     return _with_splits(table, splits), f"{why}: made here, stratified by class, no group divided, seed {seed}"
 
@@ -121,7 +121,7 @@ def _completed(table: Table, groups: list[str], recipe: DataRecipe, seed: int) -
     if "val" in splits or recipe.val == 0:
         return _with_splits(table, splits), "as the data names them"
     train = [index for index, split in enumerate(splits) if split == "train"]
-    labels = [_names(table.samples[index]) for index in train]
+    labels = [label_names(table.samples[index]) for index in train]
     for index, split in zip(train, make_splits(labels, [groups[i] for i in train], recipe.val, 0, seed), strict=True):
         splits[index] = split
     return _with_splits(table, splits), f"as the data names them; validation taken out of train by group, seed {seed}"
@@ -131,12 +131,13 @@ def _with_splits(table: Table, splits: Sequence[Split]) -> Table:
     return table.with_samples(tuple(replace(sample, split=split) for sample, split in zip(table.samples, splits, strict=True)))
 
 
-def _names(sample: Sample) -> tuple[str, ...]:
+def label_names(sample: Sample) -> tuple[str, ...]:
+    """The classes that a sample shows; none where its truth is of another kind."""
     return sample.truth.names if isinstance(sample.truth, Labels) else ()
 
 
 def _refuse_lost_classes(table: Table, left: list[Sample]) -> None:
-    before, after = ({name for sample in samples for name in _names(sample)} for samples in (table.samples, left))
+    before, after = ({name for sample in samples for name in label_names(sample)} for samples in (table.samples, left))
     lost = sorted(before - after)
     if lost or not left:
         what = f"no picture of the class {lost[0]!r} can be read" if left else "no picture can be read"

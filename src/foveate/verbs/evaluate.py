@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from foveate import console, images
-from foveate.data import Scanned, scan
+from foveate.data import Scanned, label_names, scan
 from foveate.errors import DataError, RunError
 from foveate.formats import read_table
 from foveate.predictor import Predictor, confidence, load
@@ -115,15 +115,11 @@ def _other_table(predictor: Predictor, data: Path, format: str) -> Table:
     strange = sorted(set(table.classes) - set(predictor.classes))
     if not strange:
         return table
-    kept = tuple(sample for sample in table.samples if not set(_names(sample)) & set(strange))
+    kept = tuple(sample for sample in table.samples if not set(label_names(sample)) & set(strange))
     console.warn(f"{len(table.samples) - len(kept)} images left out: the run knows no class {', '.join(map(repr, strange))}")
     if not kept:
         raise DataError("no image of this data has a class that the run knows", where=data, why=f"it knows {predictor.classes}")
     return table.with_samples(kept)
-
-
-def _names(sample: Sample) -> tuple[str, ...]:
-    return sample.truth.names if isinstance(sample.truth, Labels) else ()
 
 
 def _chosen(table: Table, split: str) -> tuple[str, Table]:
@@ -179,7 +175,8 @@ def _save(folder: Path, samples: Sequence[Sample], predictions: Sequence[Any], s
     """Every number can be rebuilt from predictions.jsonl."""
     with written_aside(folder / "predictions.jsonl") as aside, aside.open("w", encoding="utf-8") as file:
         for sample, prediction in zip(samples, predictions, strict=True):
-            row = {"path": sample.key, "truth": list(_names(sample)), **prediction.row(predictor.classes, predictor.multilabel)}
+            row = {"path": sample.key, "truth": list(label_names(sample))}
+            row |= prediction.row(predictor.classes, predictor.multilabel)
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
     Run(folder).write_json("scores.json", asdict(scores))
 
@@ -224,7 +221,7 @@ def _mistakes(scanned: Scanned, predictions: Sequence[Any], predictor: Predictor
         Mistake(
             key=sample.key,
             pixels=images.thumbnail(scanned.pixels.read(sample.path)[0], _THUMBNAIL),
-            truth=", ".join(_names(sample)) or "none",
+            truth=", ".join(label_names(sample)) or "none",
             answer=", ".join(prediction.names) or "none",
             confidence=sure,
         )

@@ -9,35 +9,23 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-
 from foveate import console
-from foveate.data import Order, Pictures, Scanned, clusters, divided, loader, scan
+from foveate.data import Scanned, clusters, divided, label_names, scan
 from foveate.errors import DataError, RunError, UsageError
-from foveate.features import described
 from foveate.formats import FORMATS, read_table
-from foveate.intervals import wilson
-from foveate.linear import Solution, out_of_fold, solve
+from foveate.job import Job, note_choice
 from foveate.model import Model, build
-from foveate.precision import Way, device_of, fastest, ways
+from foveate.planning import choose_norms, plan
+from foveate.precision import device_of
 from foveate.recipe import Recipe, with_settings
 from foveate.run import Run, environment
-from foveate.splits import group_folds
+from foveate.solving import features_of, solve_head, wants_features
 from foveate.tasks import TASKS, Facts
 from foveate.trainer import Outcome, Trainer
-from foveate.transforms import evaluation, training
 from foveate.tunings import TUNINGS
-from foveate.types import Labels, Sample, Score, Table
+from foveate.types import Table
 from foveate.verbs.evaluate import EvaluateResult, evaluate, own_splits
 from foveate.weights import fingerprint
-
-_FOLDS = 5
-_MEASURED = 8  # images in a step that is timed
-_WORTH_MEASURING = 2000  # images to push through, all epochs together: below, timing costs more than it gains
-_ENOUGH = 16  # images at once, for statistics that are worth learning
-_LONG = 1000  # steps from which TrivialAugment is worth its noise
-_SAFETY = 0.8  # of a time budget is planned for; the rest is validation, saving and noise
 
 
 @dataclass(frozen=True)
@@ -60,36 +48,6 @@ class FitResult:
 
     def _repr_html_(self) -> str:
         return f"<p>{self.run}</p>" + (self.evaluation._repr_html_() if self.evaluation else "")
-
-
-@dataclass
-class Job:
-    """What a fit has in its hands. `groups`: a name for each sample of the table."""
-
-    recipe: Recipe
-    run: Run
-    model: Model
-    scanned: Scanned
-    groups: list[str]
-    device: torch.device
-
-    @property
-    def table(self) -> Table:
-        return self.scanned.table
-
-    def pictures(self, split: str, augmented: bool = False) -> Pictures:
-        spec, framing = self.model.backbone.input, self.model.task.framing
-        transform = training(spec, framing, self.recipe.augment) if augmented else evaluation(spec, framing)
-        samples = [sample for sample in self.table.samples if sample.split == split]
-        return Pictures(samples, self.scanned.pixels, transform, self.model.task.encode, self.recipe.seed)
-
-    def places(self, split: str) -> list[int]:
-        return [index for index, sample in enumerate(self.table.samples) if sample.split == split]
-
-    def choose(self, field: str, value: Any, reason: str) -> None:
-        """Takes a decision for the user: said, reasoned, written down."""
-        self.recipe = with_settings(self.recipe, {field: value})
-        note_choice(self.run, field, value, reason)
 
 
 def fit(recipe: Recipe, out: Path | None = None, resume: Path | None = None, command: str = "") -> FitResult:
@@ -135,10 +93,7 @@ def _prepared(recipe: Recipe, out: Path | None, command: str) -> Job:
     choices.append(("splits", ", ".join(f"{counts[name]} {name}" for name in ("train", "val", "test") if counts[name]), how))
     for choice in choices:
         note_choice(run, *choice)
-    _choose_way(job)
-    _plan_time(job)
-    _choose_policy(job)
-    _choose_layer_decay(job)
+    plan(job)
     run.write_text("recipe.yaml", job.recipe.to_yaml())
     return job
 
@@ -164,8 +119,8 @@ def _adapted(job: Job, command: str) -> FitResult:
     start = time.perf_counter()
     frozen = job.model.frozen()
     before = fingerprint(frozen) if frozen else ""
-    features = _features(job) if _wants_features(job) else None
-    audit = _solved_head(job, features) if features is not None else []
+    features = features_of(job) if wants_features(job) else None
+    audit = solve_head(job, features) if features is not None else []
     outcome = _trained(job) if job.model.tuning.needs_steps else _solved(job, start)
     job.model.cpu()
     job.model.put(outcome.tensors)
@@ -209,23 +164,13 @@ def _settled(recipe: Recipe, table: Table) -> tuple[Recipe, list[tuple[str, Any,
     task = TASKS.load(recipe.task.name)
     steps = TUNINGS.load(recipe.tuning.name).needs_steps
     if steps and recipe.training.norm == "auto":
-        found.append(("training.norm", *_norms(recipe)))
+        found.append(("training.norm", *choose_norms(recipe)))
         recipe = with_settings(recipe, {"training.norm": found[-1][1]})
     facts = Facts(table.multilabel, solved=not steps)
     for field, value, reason in task.settle(recipe.task.settings, truths, table.classes, facts):
         found.append((f"task.{field}", value, reason))
         recipe = with_settings(recipe, {f"task.{field}": value})
     return recipe, found
-
-
-def _norms(recipe: Recipe) -> tuple[str, str]:
-    """Whether batch normalisation learns new statistics; from few images at once they would be noise."""
-    if recipe.backbone.weights == "none":
-        return "learn", "random weights have no statistics to keep"
-    at_once = recipe.training.micro_batch or recipe.training.batch_size
-    if at_once >= _ENOUGH:
-        return "learn", f"{at_once} images at once are enough for statistics of these images"
-    return "keep", f"{at_once} images at once are too few for statistics of these images"
 
 
 def _task_for(truths: Sequence[Any]) -> str:
@@ -247,7 +192,7 @@ def _scanned(table: Table, model: Model, recipe: Recipe) -> Scanned:
 
 def _refuse_untaught(table: Table) -> None:
     """A class that no training image shows cannot be learnt; fewer than two classes are no question."""
-    taught = {name for sample in table.of("train") for name in _names(sample)}
+    taught = {name for sample in table.of("train") for name in label_names(sample)}
     if len(taught) < 2 and not table.multilabel:
         what = f"only one class has training images: {next(iter(taught))!r}" if taught else "there are no training images"
         raise DataError(what, where=table.root, hint="give images of another class")
@@ -255,160 +200,11 @@ def _refuse_untaught(table: Table) -> None:
         console.warn(f"the class {name!r} has no training image: it will never be the answer")
 
 
-def _names(sample: Sample) -> tuple[str, ...]:
-    return sample.truth.names if isinstance(sample.truth, Labels) else ()
-
-
 def _split_rows(job: Job) -> list[dict[str, str]]:
     return [
-        {"path": sample.key, "split": str(sample.split), "group": group, "label": "|".join(_names(sample)), "sha256": digest}
+        {"path": sample.key, "split": str(sample.split), "group": group, "label": "|".join(label_names(sample)), "sha256": digest}
         for sample, group, digest in zip(job.table.samples, job.groups, job.scanned.hashes, strict=True)
     ]
-
-
-def note_choice(run: Run, field: str, value: Any, reason: str) -> None:
-    """Says a decision and adds it to choices.json."""
-    console.choice(field, value, reason)
-    rows = run.read_json("choices.json") if (run.folder / "choices.json").is_file() else []
-    run.write_json("choices.json", [*rows, {"field": field, "value": value, "reason": reason}])
-
-
-# --- how to compute
-
-
-def _choose_way(job: Job) -> None:
-    """Precision and memory format: as asked, or measured on a few steps where there are enough of them to care."""
-    asked = job.recipe.training
-    steps = job.model.tuning.needs_steps
-    candidates = ways(asked.precision if steps else "fp32", asked.channels_last)
-    images = len(job.places("train")) * (asked.epochs if steps else 1)
-    if len(candidates) > 1 and images < _WORTH_MEASURING and steps:
-        way, why = candidates[0], "too few images to be worth measuring"
-    else:
-        way, why = fastest(candidates, _timed_step(job, steps))
-    job.choose("training.precision", way.precision, why)
-    job.choose("training.channels_last", way.channels_last, why)
-
-
-def _timed_step(job: Job, with_gradients: bool) -> Any:
-    """A function that runs a few training images through the model as the given way does, and leaves no trace."""
-    pictures = job.pictures("train")
-    batch = next(iter(loader(pictures, Order(len(pictures), _MEASURED))))
-    model, device = job.model, job.device
-
-    def step(way: Way) -> None:
-        model.to(device=device, memory_format=way.layout)  # type: ignore[call-overload]
-        with torch.set_grad_enabled(with_gradients), way.autocast(device), torch.random.fork_rng():
-            part = batch.to(device, memory_format=way.layout)
-            loss = sum(model.task.loss(model(part), part).values())
-        if with_gradients:
-            loss.backward()  # type: ignore[union-attr]
-            model.zero_grad(set_to_none=True)
-
-    return step
-
-
-def _plan_time(job: Job) -> None:
-    """Cuts the epochs to the time that was given."""
-    minutes, asked = job.recipe.training.minutes, job.recipe.training.epochs
-    if minutes is None or not job.model.tuning.needs_steps:
-        return
-    way = Way(job.recipe.training.precision, bool(job.recipe.training.channels_last))
-    step = _timed_step(job, True)
-    step(way)
-    start = time.perf_counter()
-    step(way)
-    seconds = (time.perf_counter() - start) / min(_MEASURED, len(job.places("train"))) * len(job.places("train"))
-    epochs = max(1, min(asked, int(60 * minutes * _SAFETY / seconds)))
-    if epochs < asked:
-        job.choose("training.epochs", epochs, f"{seconds:.0f} s an epoch, {minutes:g} minutes given")
-
-
-def _choose_policy(job: Job) -> None:
-    """Distorted pictures pay in a long training; a short one has no time for them."""
-    training = job.recipe.training
-    if job.recipe.augment.policy != "auto" or not job.model.tuning.needs_steps:
-        return
-    steps = training.epochs * len(Order(len(job.places("train")), training.batch_size))
-    if steps >= _LONG:
-        job.choose("augment.policy", "trivial", f"{steps} steps are enough to gain from distorted pictures")
-    else:
-        job.choose("augment.policy", "none", f"{steps} steps are too few to gain from distorted pictures")
-
-
-def _choose_layer_decay(job: Job) -> None:
-    """Transformers keep their early layers better with small rates (BEiT, MAE); convolutional networks were measured to lose."""
-    tuning = job.model.tuning
-    if job.recipe.training.layer_decay is not None or not (tuning.needs_steps and tuning.layerwise):
-        return
-    if any(hasattr(module, "running_mean") for module in job.model.backbone.modules()):
-        job.choose("training.layer_decay", 1.0, "networks with batch normalisation adapt best when all layers move alike")
-    else:
-        job.choose("training.layer_decay", 0.75, "networks without batch normalisation adapt best when early layers move little")
-
-
-# --- the head, solved
-
-
-def _wants_features(job: Job) -> bool:
-    solvable = hasattr(job.model.head, "linear") and job.model.task.answer is Labels
-    return solvable and (not job.model.tuning.needs_steps or job.recipe.training.head_start == "probe")
-
-
-def _features(job: Job) -> np.ndarray:
-    """(N, D) of the training images, by the backbone as it came."""
-    pictures = job.pictures("train")
-    with console.progress(len(pictures), "features") as bar:
-        found = described(
-            job.model,
-            pictures,
-            [job.scanned.hashes[place] for place in job.places("train")],
-            batch_size=job.recipe.training.batch_size,
-            device=job.device,
-            channels_last=bool(job.recipe.training.channels_last),
-            advance=bar.advance,
-        )
-    return found.numpy()
-
-
-def _solved_head(job: Job, features: np.ndarray) -> list[dict[str, Any]]:
-    """Puts the closed-form solution into the head; gives the audit of the split."""
-    samples = job.table.of("train")
-    targets = np.stack([job.model.task.encode(sample.truth, (1, 1))["labels"].numpy() for sample in samples])
-    multilabel = bool(job.recipe.task.settings.get("multilabel"))
-    groups = [job.groups[place] for place in job.places("train")]
-    labels = [_names(sample) for sample in samples]
-    folds = group_folds(labels, groups, _FOLDS, job.recipe.seed)
-    solution = solve(features, targets, folds, multilabel)
-    with torch.no_grad():
-        head: Any = job.model.head
-        head.middle.copy_(torch.from_numpy(solution.middle))
-        head.scale.copy_(torch.from_numpy(solution.scale))
-        head.linear.weight.copy_(torch.from_numpy(solution.weight))
-        head.linear.bias.copy_(torch.from_numpy(solution.bias))
-    tried = ", ".join(f"{c:g}: {loss:.3f}" for c, loss in solution.tried.items())
-    note_choice(job.run, "head.C", solution.strength, f"least log loss over {_FOLDS} folds by group ({tried})")
-    if multilabel or not job.recipe.data.audit or len(set(groups)) == len(groups):
-        return []
-    return _audit(features, targets, labels, groups, solution, job.recipe.seed)
-
-
-def _audit(
-    features: np.ndarray, targets: np.ndarray, labels: list[tuple[str, ...]], groups: list[str], solution: Solution, seed: int
-) -> list[dict[str, Any]]:
-    """How much a random split would flatter: the same probe, folds that divide groups against folds that do not."""
-    found = []
-    for name, by, meaning in (
-        ("random folds", [str(place) for place in range(len(groups))], "near-copies of a picture may be on both sides"),
-        ("folds by group", groups, "near-copies, or what the data groups, stay together"),
-    ):
-        chances = out_of_fold(features, targets, group_folds(labels, by, _FOLDS, seed), solution.strength, False)
-        hits = int((chances.argmax(1) == targets.argmax(1)).sum())
-        low, high = wilson(hits, len(labels))
-        score = Score(hits / len(labels), low, high, len(labels))
-        console.say(f"accuracy of a probe inside the training images, {name}: {score}")
-        found.append({"name": name, "score": asdict(score), "meaning": meaning})
-    return found
 
 
 def _solved(job: Job, start: float) -> Outcome:

@@ -1,0 +1,53 @@
+"""What a fit has in its hands: recipe, run folder, model and pictures."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from foveate import console
+from foveate.data import Pictures, Scanned
+from foveate.model import Model
+from foveate.recipe import Recipe, with_settings
+from foveate.run import Run
+from foveate.transforms import evaluation, training
+from foveate.types import Table
+
+
+@dataclass
+class Job:
+    """`groups`: a name for each sample of the table."""
+
+    recipe: Recipe
+    run: Run
+    model: Model
+    scanned: Scanned
+    groups: list[str]
+    device: torch.device
+
+    @property
+    def table(self) -> Table:
+        return self.scanned.table
+
+    def pictures(self, split: str, augmented: bool = False) -> Pictures:
+        spec, framing = self.model.backbone.input, self.model.task.framing
+        transform = training(spec, framing, self.recipe.augment) if augmented else evaluation(spec, framing)
+        samples = [sample for sample in self.table.samples if sample.split == split]
+        return Pictures(samples, self.scanned.pixels, transform, self.model.task.encode, self.recipe.seed)
+
+    def places(self, split: str) -> list[int]:
+        return [index for index, sample in enumerate(self.table.samples) if sample.split == split]
+
+    def choose(self, field: str, value: Any, reason: str) -> None:
+        """Takes a decision for the user: said, reasoned, written down."""
+        self.recipe = with_settings(self.recipe, {field: value})
+        note_choice(self.run, field, value, reason)
+
+
+def note_choice(run: Run, field: str, value: Any, reason: str) -> None:
+    """Says a decision and adds it to choices.json."""
+    console.choice(field, value, reason)
+    rows = run.read_json("choices.json") if (run.folder / "choices.json").is_file() else []
+    run.write_json("choices.json", [*rows, {"field": field, "value": value, "reason": reason}])

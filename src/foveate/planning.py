@@ -1,0 +1,108 @@
+"""How to compute and how to train, where the recipe leaves it open: measured or reasoned, said, and written down."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import torch
+
+from foveate.data import Order, loader
+from foveate.job import Job
+from foveate.precision import Way, fastest, ways
+from foveate.recipe import Recipe
+
+_MEASURED = 8  # images in a step that is timed
+_WORTH_MEASURING = 2000  # images to push through, all epochs together: below, timing costs more than it gains
+_ENOUGH = 16  # images at once, for statistics that are worth learning
+_LONG = 1000  # steps from which TrivialAugment is worth its noise
+_SAFETY = 0.8  # of a time budget is planned for; the rest is validation, saving and noise
+
+
+def plan(job: Job) -> None:
+    """Decides precision, memory format, epochs that fit the time, augmentation and layer-wise rates."""
+    _choose_way(job)
+    _plan_time(job)
+    _choose_policy(job)
+    _choose_layer_decay(job)
+
+
+def choose_norms(recipe: Recipe) -> tuple[str, str]:
+    """Whether batch normalisation learns new statistics; from few images at once they would be noise."""
+    if recipe.backbone.weights == "none":
+        return "learn", "random weights have no statistics to keep"
+    at_once = recipe.training.micro_batch or recipe.training.batch_size
+    if at_once >= _ENOUGH:
+        return "learn", f"{at_once} images at once are enough for statistics of these images"
+    return "keep", f"{at_once} images at once are too few for statistics of these images"
+
+
+def _choose_way(job: Job) -> None:
+    """Precision and memory format: as asked, or measured on a few steps where there are enough of them to care."""
+    asked = job.recipe.training
+    steps = job.model.tuning.needs_steps
+    candidates = ways(asked.precision if steps else "fp32", asked.channels_last)
+    images = len(job.places("train")) * (asked.epochs if steps else 1)
+    if len(candidates) > 1 and images < _WORTH_MEASURING and steps:
+        way, why = candidates[0], "too few images to be worth measuring"
+    else:
+        way, why = fastest(candidates, _timed_step(job, steps))
+    job.choose("training.precision", way.precision, why)
+    job.choose("training.channels_last", way.channels_last, why)
+
+
+def _timed_step(job: Job, with_gradients: bool) -> Any:
+    """A function that runs a few training images through the model as the given way does, and leaves no trace."""
+    pictures = job.pictures("train")
+    batch = next(iter(loader(pictures, Order(len(pictures), _MEASURED))))
+    model, device = job.model, job.device
+
+    def step(way: Way) -> None:
+        model.to(device=device, memory_format=way.layout)  # type: ignore[call-overload]
+        with torch.set_grad_enabled(with_gradients), way.autocast(device), torch.random.fork_rng():
+            part = batch.to(device, memory_format=way.layout)
+            loss = sum(model.task.loss(model(part), part).values())
+        if with_gradients:
+            loss.backward()  # type: ignore[union-attr]
+            model.zero_grad(set_to_none=True)
+
+    return step
+
+
+def _plan_time(job: Job) -> None:
+    """Cuts the epochs to the time that was given."""
+    minutes, asked = job.recipe.training.minutes, job.recipe.training.epochs
+    if minutes is None or not job.model.tuning.needs_steps:
+        return
+    way = Way(job.recipe.training.precision, bool(job.recipe.training.channels_last))
+    step = _timed_step(job, True)
+    step(way)
+    start = time.perf_counter()
+    step(way)
+    seconds = (time.perf_counter() - start) / min(_MEASURED, len(job.places("train"))) * len(job.places("train"))
+    epochs = max(1, min(asked, int(60 * minutes * _SAFETY / seconds)))
+    if epochs < asked:
+        job.choose("training.epochs", epochs, f"{seconds:.0f} s an epoch, {minutes:g} minutes given")
+
+
+def _choose_policy(job: Job) -> None:
+    """Distorted pictures pay in a long training; a short one has no time for them."""
+    training = job.recipe.training
+    if job.recipe.augment.policy != "auto" or not job.model.tuning.needs_steps:
+        return
+    steps = training.epochs * len(Order(len(job.places("train")), training.batch_size))
+    if steps >= _LONG:
+        job.choose("augment.policy", "trivial", f"{steps} steps are enough to gain from distorted pictures")
+    else:
+        job.choose("augment.policy", "none", f"{steps} steps are too few to gain from distorted pictures")
+
+
+def _choose_layer_decay(job: Job) -> None:
+    """Transformers keep their early layers better with small rates (BEiT, MAE); convolutional networks were measured to lose."""
+    tuning = job.model.tuning
+    if job.recipe.training.layer_decay is not None or not (tuning.needs_steps and tuning.layerwise):
+        return
+    if any(hasattr(module, "running_mean") for module in job.model.backbone.modules()):
+        job.choose("training.layer_decay", 1.0, "networks with batch normalisation adapt best when all layers move alike")
+    else:
+        job.choose("training.layer_decay", 0.75, "networks without batch normalisation adapt best when early layers move little")
