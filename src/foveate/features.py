@@ -19,7 +19,7 @@ from foveate.data import Order, Pictures, loader
 from foveate.model import Model
 from foveate.weights import fingerprint
 
-_VERSION = 2  # of what is computed; a change of the decoder or of the evaluation transform raises it
+_VERSION = 2  # of what is computed; a change of the decoder, the evaluation transform or what a head describes raises it
 
 
 def described(
