@@ -6,6 +6,7 @@ import json
 import os
 import sys
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -60,11 +61,11 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     _rich(_stream()).print(drawn)
 
 
-class Bar:
+class Bar(ABC):
     """Counts `n` things done; `text` says how it goes."""
 
-    def advance(self, n: int = 1, text: str = "") -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def advance(self, n: int = 1, text: str = "") -> None: ...
 
 
 @contextmanager

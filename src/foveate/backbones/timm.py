@@ -72,15 +72,13 @@ class TimmBackbone(Backbone):
 
     def forward(self, images: Tensor, wants: Collection[Provides]) -> Features:
         """forward_intermediates is uniform where features_only is not: NCHW for Swin, no prefix tokens for ViT."""
-        final, maps = None, []
+        options = {"indices": self._taken, "norm": True, "output_fmt": "NCHW"}
         if set(wants) == {Provides.POOLED}:
-            final = self.network.forward_features(images)
+            final, maps = self.network.forward_features(images), []
+        elif Provides.POOLED in wants:
+            final, maps = self.network.forward_intermediates(images, **options)
         else:
-            options = {"indices": self._taken, "norm": True, "output_fmt": "NCHW"}
-            if Provides.POOLED in wants:
-                final, maps = self.network.forward_intermediates(images, **options)
-            else:
-                maps = self.network.forward_intermediates(images, intermediates_only=True, **options)
+            final, maps = None, self.network.forward_intermediates(images, intermediates_only=True, **options)
         return Features(
             pooled=None if final is None else self.network.forward_head(final, pre_logits=True),
             maps=maps if Provides.MAPS in wants else [],
