@@ -9,6 +9,7 @@ import warnings
 from dataclasses import dataclass
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 STRENGTHS = tuple(10.0**power for power in (-5, -4, -3.5, -3, -2.5, -2, -1.5, -1, 0))  # C of scikit-learn, strongest penalty first
 _ITERATIONS = 1000
@@ -122,7 +123,7 @@ def _path(features: np.ndarray, answers: np.ndarray, strengths: list[float]) -> 
         return [(np.zeros((1, features.shape[1])), certain)] * len(strengths)
     model = LogisticRegression(max_iter=_ITERATIONS, tol=_TOLERANCE, warm_start=True)
     found = []
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), threadpool_limits(1):  # products this small lose more to waiting threads than they gain
         warnings.simplefilter("ignore", ConvergenceWarning)  # the weakest penalties may stop early: a regularisation too
         for strength in strengths:
             model.set_params(C=strength).fit(features, answers)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from foveate.backbones import FAMILIES, Backbone
 from foveate.errors import UnknownName, UsageError, WeightsError
+from foveate.memory import keep_pages
 from foveate.recipe import Recipe
 from foveate.tasks import TASKS, Task
 from foveate.tunings import TUNINGS, Tuning
@@ -71,6 +72,7 @@ def build(recipe: Recipe, classes: tuple[str, ...], *, weights: str | None = Non
 
     `weights` replaces the recipe's. Raises UnknownName, UsageError (a pair that does not fit) and WeightsError.
     """
+    keep_pages()
     task = TASKS.make(recipe.task.name, recipe.task.settings, classes)
     tuning = TUNINGS.make(recipe.tuning.name, recipe.tuning.settings)
     asked = recipe.backbone
