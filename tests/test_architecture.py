@@ -11,7 +11,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "foveate"
 SHELVES = ("backbones", "formats", "metrics", "tasks", "tunings")
 FLOORS = [  # the ground floor first; a file imports from its own floor or from below
     {"errors"},
-    {"types", "shelf", "memory"},
+    {"types", "shelf", "memory", "masks"},
     {"recipe", "images", "splits", "intervals", "console", "weights", "transforms", "linear", "precision", "plots"},
     {*SHELVES, "run", "report"},
     {"model", "data", "features", "optimizer", "scoring"},

@@ -20,4 +20,4 @@ def keep_pages() -> bool:
     if not sys.platform.startswith("linux"):
         return False
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # musl has none
-    return mallopt is not None and all([mallopt(word, _LARGE) for word in (_MMAP_THRESHOLD, _TRIM_THRESHOLD)])
+    return mallopt is not None and all(mallopt(word, _LARGE) for word in (_MMAP_THRESHOLD, _TRIM_THRESHOLD))

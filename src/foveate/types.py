@@ -7,6 +7,7 @@ A truth and a prediction are the same type: a truth is a prediction without scor
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from pathlib import Path
@@ -52,7 +53,8 @@ class Labels:
 class Boxes:
     """Objects in an image. `xyxy`: (N, 4) float32, pixels of the upright original picture, x0 <= x1 and y0 <= y1.
 
-    `names`: (N) class names. `scores`: (N,) float32 in [0, 1], None in a truth. `crowd`: (N,) bool, boxes round a group.
+    `names`: (N) class names. `scores`: (N,) float32 in [0, 1], None in a truth. `crowd`: (N,) bool, boxes round a group, which
+    no answer has to find and none is blamed for.
     """
 
     xyxy: np.ndarray
@@ -60,13 +62,34 @@ class Boxes:
     scores: np.ndarray | None = None
     crowd: np.ndarray | None = None
 
+    def row(self, classes: tuple[str, ...], multilabel: bool = False) -> dict[str, Any]:
+        """JSON-able: an object a box, in pixels, the surest first."""
+        rows = [{"name": name, "xyxy": list(map(float, box))} for name, box in zip(self.names, self.xyxy, strict=True)]
+        for field_, values in (("score", self.scores), ("crowd", self.crowd)):
+            for row, value in zip(rows, [] if values is None else values.tolist(), strict=False):
+                row[field_] = value
+        return {"answer": rows}
+
 
 @dataclass(frozen=True)
 class Regions:
-    """A class for every pixel. `mask`: (H, W) int64 index into the run's classes at the original size; -1 is 'do not care'."""
+    """A class for every pixel. `stored`: (H, W) integers, places in the run's classes at the original size, -1 where nobody
+    cares; or a function that reads them, because the masks of a large data set do not fit into memory."""
 
-    mask: np.ndarray
-    scores: np.ndarray | None = None
+    stored: np.ndarray | Callable[[], np.ndarray]
+
+    @property
+    def mask(self) -> np.ndarray:
+        """(H, W) int64. Raises BrokenImage when it has to be read and cannot be."""
+        return self.stored() if callable(self.stored) else self.stored
+
+    def row(self, classes: tuple[str, ...], multilabel: bool = False) -> dict[str, Any]:
+        """JSON-able: class -> its pixels as run lengths in COCO's compressed form; classes without a pixel are left out."""
+        from foveate.masks import encoded
+
+        mask = self.mask
+        found = {name: encoded(mask == place) for place, name in enumerate(classes)}
+        return {"answer": {name: runs for name, runs in found.items() if runs is not None}}
 
 
 @dataclass(frozen=True)
