@@ -37,7 +37,7 @@ def main() -> None:
     table = read_table(options.folder)
     task = {"name": "classify", "reads": "maps", "multilabel": False, "class_weights": "none"}
     model = build(with_settings(Recipe(), {"backbone.weights": "offline", "task": task}), table.classes)
-    scanned = scan(table, model.backbone.input.size, Recipe().data)
+    scanned = scan(table, model.backbone.input.size, "crop", Recipe().data)
     transform = evaluation(model.backbone.input, model.task.framing)
     pictures = Pictures(scanned.table.samples, scanned.pixels, transform, model.task.encode, 0)
     place = {"batch_size": 32, "device": torch.device("cpu"), "channels_last": True}

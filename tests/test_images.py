@@ -235,6 +235,55 @@ def test_find_images_skips_clutter_and_survives_cycles(tmp_path):
     assert found == ["a/10.png", "a/2.png", "b.JPG"]
 
 
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("format", ["PNG", "JPEG", "TIFF", "WEBP"])
+def test_the_header_tells_the_upright_size(format, orientation):
+    assert images.size(turned(orientation, format)) == (48, 80)
+
+
+def test_the_header_of_a_png_may_speak_at_its_end():
+    whole = turned(6, "PNG")
+    start = whole.index(b"eXIf") - 4
+    chunk = whole[start : start + 12 + int.from_bytes(whole[start : start + 4], "big")]
+    end = whole.index(b"IEND") - 4
+    moved = whole[:start] + whole[start + len(chunk) : end] + chunk + whole[end:]
+    assert images.read(moved)[1] == images.size(moved) == (48, 80)
+
+
+def test_the_size_of_a_cut_picture_comes_without_its_pixels(tmp_path):
+    whole = encoded(Image.fromarray(upright(400, 600)), "PNG")
+    (tmp_path / "cut.png").write_bytes(whole[: len(whole) // 2])
+    assert images.size(tmp_path / "cut.png") == (400, 600)
+    (tmp_path / "text.png").write_bytes(b"no picture")
+    with pytest.raises(BrokenImage, match=r"text\.png"):
+        images.size(tmp_path / "text.png")
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_masks_are_read_as_they_are(orientation):
+    values = np.arange(48 * 80, dtype=np.uint16).reshape(48, 80)
+    picture = Image.fromarray((values % 251).astype(np.uint8))
+    if STORED[orientation] is not None:
+        picture = picture.transpose(STORED[orientation])
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    assert (images.read_index(encoded(picture, "PNG", exif=exif)) == values % 251).all()
+    picture.putpalette([7, 7, 9] * 256)
+    assert (images.read_index(encoded(picture, "PNG", exif=exif)) == values % 251).all()
+    assert (images.read_index(encoded(Image.merge("RGB", [picture.convert("L")] * 3), "PNG")) == 7).all()
+
+
+def test_masks_of_other_depths():
+    deep = np.array([[0, 1, 65535]], dtype=np.uint16)
+    assert images.read_index(encoded(Image.fromarray(deep), "PNG")).tolist() == deep.tolist()
+    assert images.read_index(encoded(Image.fromarray(deep), "TIFF")).tolist() == deep.tolist()
+    assert images.read_index(encoded(Image.fromarray(np.array([[True, False]])), "PNG")).tolist() == [[1, 0]]
+    assert images.read_index(encoded(Image.merge("LA", [Image.new("L", (2, 1), 9)] * 2), "PNG")).tolist() == [[9, 9]]
+    for picture in (Image.new("RGB", (4, 4), "red"), Image.new("F", (4, 4), 0.5)):
+        with pytest.raises(BrokenImage, match="instead of class numbers"):
+            images.read_index(encoded(picture, "TIFF"))
+
+
 def test_small_tools(tmp_path):
     assert images.thumbnail(upright(), 20).shape == (12, 20, 3)
     assert images.to_data_uri(upright(), "png").startswith("data:image/png;base64,iVBOR")

@@ -103,3 +103,12 @@ def test_the_bootstrap_covers_a_mean():
 
 def test_every_metric_names_what_it_reads():
     assert all(isinstance(METRICS.load(name).reads, type) for name in METRICS.names())
+
+
+def test_badness_is_the_confidence_of_what_is_wrong():
+    scores = np.array([0.2, 0.7, 0.1], np.float32)
+    single, several = (metric_for(Labels, ("a", "b", "c"), multilabel) for multilabel in (False, True))
+    assert single.badness(Labels(("b",), scores), Labels(("b",))) == 0
+    assert single.badness(Labels(("b",), scores), Labels(("a",))) == pytest.approx(0.7)
+    scores = np.array([0.6, 0.9, 0.3], np.float32)
+    assert several.badness(Labels(("a", "b"), scores), Labels(("b", "c"))) == pytest.approx(0.7)

@@ -41,7 +41,7 @@ def page() -> Page:
         cautions=["few images"],
         comparisons=[Comparison("random folds", Score(0.93, 0.9, 0.95, 600), "near-copies on both sides")],
         curves=[{"epoch": 1, "train_loss": 1.0, "val_loss": 1.1, "val_accuracy": 0.5}, {"epoch": 2, "train_loss": 0.8}],
-        mistakes=[Mistake("a/<b>.jpg", np.zeros((20, 30, 3), np.uint8), CLASSES[0], "猫", 0.97)],
+        mistakes=[Mistake("a/<b>.jpg", np.zeros((20, 30, 3), np.uint8), [("answer", "猫 (97%)"), ("truth", CLASSES[0])])],
         skipped=[("broken.png", "no reader knows its content")],
         environment={"torch": "2.15"},
     )
@@ -66,7 +66,7 @@ def test_it_says_what_it_was_given(page, tmp_path):
     text = re.sub(r"\s+", " ", read(page, tmp_path / "report.html").text)
     for words in (
         "87.3 %", "81.6 to 91.4 %", "180 test images", "few images", "0.930", "broken.png", "--tuning full", "<script>alert(1)</script>",
-        "a/<b>.jpg", "97 %", "measured", "–",
+        "a/<b>.jpg", "97%", "measured", "–",
     ):  # fmt: skip
         assert words in text
 

@@ -1,7 +1,7 @@
 """Foveate adapts large pretrained vision models to your own images, and tells you honestly what you got.
 
-The words are those of the command line: foveate.fit(...), foveate.evaluate(...), foveate.predict(...), foveate.runs(),
-foveate.models(), foveate.demo(); and foveate.load(run) for a predictor that stays in memory.
+The words are those of the command line: foveate.fit(...), foveate.evaluate(...), foveate.predict(...), foveate.convert(...),
+foveate.runs(), foveate.models(), foveate.demo(); and foveate.load(run) for a predictor that stays in memory.
 """
 
 from __future__ import annotations
@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from foveate.predictor import Answer, Predictor
     from foveate.recipe import Recipe
+    from foveate.verbs.convert import ConvertResult
     from foveate.verbs.demo import DemoResult
     from foveate.verbs.evaluate import EvaluateResult
     from foveate.verbs.fit import FitResult
     from foveate.verbs.models import ModelsResult
     from foveate.verbs.runs import RunsResult
 
-__all__ = ["__version__", "demo", "evaluate", "fit", "load", "models", "predict", "runs"]
+__all__ = ["__version__", "convert", "demo", "evaluate", "fit", "load", "models", "predict", "runs"]
 __version__ = "0.1.0"
 
 Place = str | Path
@@ -60,6 +61,13 @@ def predict(run: Place, images: Place | Iterable[Place], **options: Any) -> list
 
     places = [images] if isinstance(images, str | Path) else images
     return list(answer(Path(run), [Path(place) for place in places], **options))
+
+
+def convert(data: Place, to: str, out: Place, format: str = "auto") -> ConvertResult:
+    """The images and boxes at `data` in another format (coco, yolo, voc, boxes_table), in the new folder `out`."""
+    from foveate.verbs.convert import convert as write
+
+    return write(Path(data), to, Path(out), format)
 
 
 def load(run: Place, device: str = "auto") -> Predictor:

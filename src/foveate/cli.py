@@ -20,6 +20,7 @@ import click
 from foveate import __version__, console
 from foveate.errors import FoveateError, UsageError, near_names
 
+_FOLDERS = ["pictures", "coco", "yolo", "masks"]
 _SPLITS = ["auto", "train", "val", "test", "all"]
 _JSON = click.Option(["--json", "as_json"], is_flag=True, help="Last line on stdout: one JSON object; all else to stderr.")
 
@@ -242,9 +243,13 @@ def _predict() -> click.Command:
         console.setup(json=True)  # stdout belongs to the answers
         from foveate.verbs.predict import predict
 
-        counted = _Counted(answer.row() for answer in predict(run, _listed(images), **words))
-        lines = _csv(counted) if format == "csv" else (json.dumps(row, ensure_ascii=False) for row in counted)
-        _written(lines, out)
+        answers = predict(run, _listed(images), **words)
+        if format in _FOLDERS:
+            counted = _Counted(answer.row() for answer in _saved(answers, format, out))
+            console.say(f"{len(list(counted)) - counted.errors} answers in {out}")
+        else:
+            counted = _Counted(answer.row() for answer in answers)
+            _written(_csv(counted) if format == "csv" else (json.dumps(row, ensure_ascii=False) for row in counted), out)
         if counted.errors:
             console.warn(f"{counted.errors} of {counted.rows} images could not be read")
         if as_json:
@@ -253,12 +258,25 @@ def _predict() -> click.Command:
     params: list[click.Parameter] = [
         _path_argument("run"),
         _path_argument("images", nargs=-1, required=True),
-        _option("--format", type=click.Choice(["jsonl", "csv"]), default="jsonl", help="JSON lines, or CSV."),
-        _option("--out", type=click.Path(path_type=Path), help="A file for the answers instead of stdout."),
+        _option(
+            "--format",
+            type=click.Choice(["jsonl", "csv", *_FOLDERS]),
+            default="jsonl",
+            help="JSON lines or CSV; or a folder of drawn pictures, COCO JSON, YOLO text or index masks.",
+        ),
+        _option("--out", type=click.Path(path_type=Path), help="A file for the answers instead of stdout; or the folder."),
         _option("--batch-size", default=32, type=click.IntRange(min=1), help="Images at once."),
         *_common(),
     ]
     return _command("predict", run, params, "foveate predict runs/photos-probe-1 new_photos --format csv")
+
+
+def _saved(answers: Iterable[Any], form: str, out: Path | None) -> list[Any]:
+    from foveate.outputs import save
+
+    if out is None:
+        raise UsageError(f"--format {form} writes a folder", hint=f"--out FOLDER --format {form}")
+    return save(answers, form, out)
 
 
 def _listed(images: Iterable[Path]) -> Iterator[Path]:
@@ -305,6 +323,24 @@ def _written(lines: Iterable[str], out: Path | None) -> None:
         file.writelines(f"{line}\n" for line in lines)
 
 
+def _convert() -> click.Command:
+    """The same images and boxes in another format, in a new folder."""
+
+    def run(data: Path, as_json: bool, **words: Any) -> None:
+        console.setup(json=as_json)
+        from foveate.verbs.convert import convert
+
+        _shown(convert(data, **words), as_json)
+
+    params: list[click.Parameter] = [
+        _path_argument("data"),
+        _option("--to", required=True, metavar="FORMAT", help="coco, yolo, voc or boxes_table."),
+        _option("--out", required=True, type=click.Path(path_type=Path), help="The new folder; images are copied into it."),
+        _option("--format", default="auto", help="How DATA lies on disk; auto looks."),
+    ]
+    return _command("convert", run, params, "foveate convert bccd --to coco --out bccd_coco")
+
+
 def _runs() -> click.Command:
     """A table of what was tried, the best first."""
 
@@ -346,6 +382,7 @@ _VERBS: dict[str, Callable[[], click.Command]] = {
     "fit": _fit,
     "evaluate": _evaluate,
     "predict": _predict,
+    "convert": _convert,
     "runs": _runs,
     "models": _models,
     "demo": _demo,

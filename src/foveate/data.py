@@ -10,6 +10,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
@@ -21,11 +22,12 @@ from foveate import images
 from foveate.errors import BrokenImage, DataError
 from foveate.recipe import DataRecipe
 from foveate.splits import gray_thumbnail, make_splits, near_copies
-from foveate.transforms import Transform
-from foveate.types import Batch, Labels, Sample, Split, Table, Target
+from foveate.transforms import Framing, Transform
+from foveate.types import IGNORED, Batch, Boxes, Labels, Regions, Sample, Split, Table, Target
 
 Place = tuple[int, int]  # (epoch, index into the samples)
 Encode = Callable[[object, tuple[int, int]], Target]
+_SPARE = 2  # times the network's side: what a picture is kept at, so that windows of it stay sharp
 _MEMORY_SHARE = 0.25  # of the machine's memory that decoded pixels may take
 
 
@@ -41,30 +43,35 @@ class Scanned:
 
 
 class Pixels:
-    """Decoded pictures, kept in memory while they fit; a picture is always decoded the same way."""
+    """Decoded pictures, kept in memory while they fit; a picture is always decoded the same way.
 
-    def __init__(self, samples: Sequence[Sample], short_side: int, keep: bool) -> None:
-        self.paths, self.short_side = [sample.path for sample in samples], short_side
+    `size`: side of the network's square, px. Where it shows the central square, the short side is brought to it; where it
+    shows the whole, pictures of more than twice its side are reduced to that, for windows that are cut out of them.
+    """
+
+    def __init__(self, samples: Sequence[Sample], size: int, framing: Framing, keep: bool) -> None:
+        self.paths = [sample.path for sample in samples]
+        self.sides = (size, None) if framing == "crop" else (None, _SPARE * size)
         self.room = int(_MEMORY_SHARE * _memory()) if keep else 0
         self._kept: dict[Path, tuple[np.ndarray, tuple[int, int]]] = {}
 
     def read(self, path: Path) -> tuple[np.ndarray, tuple[int, int]]:
-        """(h, w, 3) uint8 whose short side is `short_side`, and (H, W) of the upright original; raises BrokenImage."""
+        """(h, w, 3) uint8, and (H, W) of the upright original; raises BrokenImage."""
         found = self._kept.get(path)
         if found is None:
-            found = images.read(path, self.short_side)
+            found = images.read(path, *self.sides)
             if found[0].nbytes <= self.room:
                 self.room -= found[0].nbytes
                 self._kept[path] = found
         return found
 
 
-def scan(table: Table, short_side: int, recipe: DataRecipe, advance: Callable[[], None] = lambda: None) -> Scanned:
+def scan(table: Table, size: int, framing: Framing, recipe: DataRecipe, advance: Callable[[], None] = lambda: None) -> Scanned:
     """Opens every picture once. A broken one is left out and named, or raised when the recipe is strict.
 
     Raises DataError when nothing is left, or when a class has lost all its pictures.
     """
-    pixels = Pixels(table.samples, short_side, recipe.keep_pixels)
+    pixels = Pixels(table.samples, size, framing, recipe.keep_pixels)
 
     def look(sample: Sample) -> tuple[str, np.ndarray] | BrokenImage:
         try:
@@ -132,8 +139,45 @@ def _with_splits(table: Table, splits: Sequence[Split]) -> Table:
 
 
 def label_names(sample: Sample) -> tuple[str, ...]:
-    """The classes that a sample shows; none where its truth is of another kind."""
-    return sample.truth.names if isinstance(sample.truth, Labels) else ()
+    """The classes that a sample shows, each once; none where its truth does not name them."""
+    return tuple(dict.fromkeys(sample.truth.names)) if isinstance(sample.truth, Labels | Boxes) else ()
+
+
+def renamed(table: Table, classes: tuple[str, ...]) -> tuple[Table, list[str]]:
+    """The table of other data in the classes of a run, matched by name, and what that cost in words.
+
+    Images of an unknown class, boxes of unknown classes and pixels of unknown classes are left out of the truth.
+    """
+    strange = sorted(set(table.classes) - set(classes))
+    if table.classes == classes:
+        return table, []
+    which = f"the run knows no class {', '.join(map(repr, strange))}"
+    places = np.array([classes.index(name) if name in classes else IGNORED for name in table.classes])
+    kept, dropped = [], 0
+    for sample in table.samples:
+        truth = sample.truth
+        if isinstance(truth, Labels) and set(truth.names) & set(strange):
+            dropped += 1
+            continue
+        if isinstance(truth, Boxes):
+            known = np.array([name in classes for name in truth.names], dtype=bool)
+            dropped += int((~known).sum())
+            truth = truth.chosen(known)
+        elif isinstance(truth, Regions):
+            truth = Regions(partial(_moved_places, truth, places))
+        kept.append(replace(sample, truth=truth))
+    if isinstance(table.samples[0].truth, Regions):
+        notes = [f"pixels of other classes do not count: {which}"] if strange else []
+    else:
+        kind = "boxes" if isinstance(table.samples[0].truth, Boxes) else "images"
+        notes = [f"{dropped} {kind} left out: {which}"] if dropped else []
+    return replace(table, samples=tuple(kept), classes=classes), notes
+
+
+def _moved_places(truth: Regions, places: np.ndarray) -> np.ndarray:
+    """The mask with each class at its place in the run."""
+    mask = truth.mask
+    return np.where(mask >= 0, places[mask.clip(min=0)], mask)
 
 
 def _refuse_lost_classes(table: Table, left: list[Sample]) -> None:

@@ -11,10 +11,10 @@ import io
 import os
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal
+from typing import IO, Any, Literal
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -41,26 +41,49 @@ _UPRIGHT = {
 }
 
 
-def read(source: Path | bytes, short_side: int | None = None) -> tuple[np.ndarray, tuple[int, int]]:
+def read(
+    source: Path | bytes, short_side: int | None = None, long_side: int | None = None
+) -> tuple[np.ndarray, tuple[int, int]]:
     """The upright picture, (H, W, 3) uint8 RGB, and the (height, width) of the upright original.
 
-    With `short_side` the picture is resized so that its short side has exactly so many pixels (bicubic, antialiased).
+    With `short_side` the picture is resized so that its short side has exactly so many pixels (bicubic, antialiased); with
+    `long_side` a picture whose long side has more pixels is reduced to it, a smaller one is left alone.
     Transparency lies on white; of an animation or a document the first frame counts. Raises BrokenImage.
     """
-    where = None if isinstance(source, bytes) else printable(source)
-    file = _opened(source, where)
-    try:
-        with _quiet(), Image.open(file, formats=_READERS) as image:
-            _refuse_bomb(image.width, image.height, where)
-            return _decoded(image, short_side, where)
-    except BrokenImage:
-        raise
-    except Image.DecompressionBombError as error:  # newer Pillows refuse by themselves
-        raise _bomb(where, str(error)) from None
-    except Exception as error:  # a damaged file makes Pillow raise nearly anything: OSError, SyntaxError, struct.error, ...
-        raise BrokenImage(
-            "this picture cannot be decoded", where=where, why=_reason(error), hint="save it again from a viewer, or remove it"
-        ) from None
+    with _picture(source) as (image, where):
+        return _decoded(image, short_side, where)
+
+
+def size(source: Path | bytes) -> tuple[int, int]:
+    """The (height, width) that `read` would give, from the file's header: no pixel is decoded. Raises BrokenImage."""
+    with _picture(source) as (image, _):
+        file: IO[bytes] | None = getattr(image, "fp", None)
+        if image.format == "PNG" and file is not None and _metadata_at_the_end(file):
+            image.load()  # the only way to it, and rare
+        width, height = image.size
+        # Pillow has turned the size of a TIFF by itself. Its PNG reader decodes everything before it asks for EXIF: not here
+        turned = image.format != "TIFF" and _orientation(image, Image.Image.getexif) >= 5
+        return (width, height) if turned else (height, width)
+
+
+def read_index(source: Path | bytes) -> np.ndarray:
+    """The numbers that a mask holds, (H, W) integers, upright: places in the palette, or grey values of 1, 8, 16 or 32 bits.
+
+    Nothing is converted. A colour picture counts if its three channels are equal. Raises BrokenImage.
+    """
+    with _picture(source) as (image, where):
+        image.load()
+        values = np.asarray(image)
+        if values.ndim == 3:  # LA, PA: the second band is transparency
+            colours = values[..., :1] if image.mode in ("LA", "PA") else values[..., :3]
+            if (colours != colours[..., :1]).any():
+                why = f"it is a colour picture ({image.mode}); a mask is a picture of palette or grey values"
+                raise BrokenImage("this mask has colours instead of class numbers", where=where, why=why)
+            values = colours[..., 0]
+        if values.dtype.kind not in "biu":
+            raise BrokenImage("this mask has fractions instead of class numbers", where=where, why=f"its mode is {image.mode}")
+        # turned as an array: not every mode of Pillow's can be
+        return np.array(_turned(values, _orientation(image)), dtype=np.uint8 if values.dtype.kind == "b" else values.dtype)
 
 
 def content_hash(path: Path) -> str:
@@ -156,6 +179,25 @@ def _opened(source: Path | bytes, where: str | None) -> Path | io.BytesIO:
     return source
 
 
+@contextmanager
+def _picture(source: Path | bytes) -> Iterator[tuple[Image.Image, str | None]]:
+    """The opened picture and its printable path; whatever goes wrong while it is open is a BrokenImage."""
+    where = None if isinstance(source, bytes) else printable(source)
+    file = _opened(source, where)
+    try:
+        with _quiet(), Image.open(file, formats=_READERS) as image:
+            _refuse_bomb(image.width, image.height, where)
+            yield image, where
+    except BrokenImage:
+        raise
+    except Image.DecompressionBombError as error:  # newer Pillows refuse by themselves
+        raise _bomb(where, str(error)) from None
+    except Exception as error:  # a damaged file makes Pillow raise nearly anything: OSError, SyntaxError, struct.error, ...
+        raise BrokenImage(
+            "this picture cannot be decoded", where=where, why=_reason(error), hint="save it again from a viewer, or remove it"
+        ) from None
+
+
 def _refuse_empty(size: int, where: str | None) -> None:
     if size == 0:
         raise BrokenImage("this picture is empty", where=where, why="it has zero bytes", hint="copy it again, or remove it")
@@ -169,6 +211,13 @@ def _refuse_bomb(width: int, height: int, where: str | None) -> None:
 def _bomb(where: str | None, why: str) -> BrokenImage:
     hint = "scale it down first, or cut it into tiles"
     return BrokenImage("this picture is too large to decode safely", where=where, why=why, hint=hint)
+
+
+def _fit(size: tuple[int, int], short_side: int | None, long_side: int | None) -> int | None:
+    """The short side that the picture of this (width, height) or (height, width) shall have; None leaves it as it is."""
+    if long_side is not None and max(size) > long_side:
+        return max(1, round(min(size) * long_side / max(size)))
+    return short_side
 
 
 def _decoded(image: Image.Image, short_side: int | None, where: str | None) -> tuple[np.ndarray, tuple[int, int]]:
@@ -187,13 +236,36 @@ def _decoded(image: Image.Image, short_side: int | None, where: str | None) -> t
     return np.array(picture), (height, width)
 
 
-def _orientation(image: Image.Image) -> int:
+def _orientation(image: Image.Image, exif: Callable[[Any], Image.Exif] = lambda image: image.getexif()) -> int:
     """1 to 8; unreadable EXIF is no reason to lose the picture, so it counts as upright."""
     try:
-        value = image.getexif().get(_ORIENTATION, 1)
+        value = exif(image).get(_ORIENTATION, 1)
     except Exception:  # as in `read`: damaged metadata raises anything
         return 1
     return value if value in _UPRIGHT else 1
+
+
+def _turned(values: np.ndarray, orientation: int) -> np.ndarray:
+    """(H, W) upright; the same as Pillow's transpose with _UPRIGHT[orientation]."""
+    if orientation >= 5:
+        values = values.T
+    if orientation in (3, 4, 7, 8):
+        values = values[::-1]
+    return values[:, ::-1] if orientation in (2, 3, 6, 7) else values
+
+
+def _metadata_at_the_end(file: IO[bytes]) -> bool:
+    """Whether a PNG states something after its pixels; only the heads of its chunks are read (8 bytes: length and name)."""
+    behind, here = False, file.tell()
+    file.seek(8)
+    while len(head := file.read(8)) == 8:
+        name = head[4:]
+        if behind and name in (b"eXIf", b"iTXt", b"tEXt", b"zTXt"):
+            break
+        behind = behind or name == b"IDAT"
+        file.seek(int.from_bytes(head[:4], "big") + 4, os.SEEK_CUR)  # 4: the checksum
+    file.seek(here)
+    return len(head) == 8
 
 
 def _fitted(width: int, height: int, short_side: int) -> tuple[int, int]:

@@ -11,6 +11,9 @@ from matplotlib.figure import Figure
 
 _WRITTEN = 20  # classes up to which counts are written into the cells
 _SHOWN = 40  # classes up to which the whole matrix is drawn
+_LINES = 20  # classes up to which each has a curve
+_HUES = ("#2f6690", "#d1603d", "#4f9d69", "#8e5aa8", "#c79a1b", "#3aa6b9", "#c2477f", "#7a5c42", "#7f8c99", "#93b13a")
+_DASHES = ("-", (0, (4, 1.6)))  # the second ten classes
 _BLUE, _ORANGE = "#2f6690", "#d1603d"
 
 
@@ -27,16 +30,46 @@ def confusion(matrix: np.ndarray, classes: list[str]) -> str:
     axes = figure.add_subplot()
     totals = np.maximum(1, matrix.sum(1, keepdims=True))
     axes.imshow(matrix / totals, cmap="Blues", vmin=0, vmax=1)
-    names = [name if len(name) <= 24 else name[:23] + "…" for name in classes]
+    names = [_shortened(name) for name in classes]
     axes.set_xticks(range(len(names)), names, rotation=45, ha="right", parse_math=False)
     axes.set_yticks(range(len(names)), names, parse_math=False)
     axes.set(xlabel="answer", ylabel="truth", title=title)
     if len(classes) <= _WRITTEN:
+        size = 9 if matrix.max(initial=0) < 1000 else 7.5
         for row, column in np.argwhere(matrix):
             dark = matrix[row, column] / totals[row, 0] > 0.55
             ink = "white" if dark else "#222222"
-            axes.text(column, row, str(matrix[row, column]), ha="center", va="center", color=ink, fontsize=9)
+            axes.text(column, row, _short(int(matrix[row, column])), ha="center", va="center", color=ink, fontsize=size)
     return _svg(figure)
+
+
+def pr_curves(pr: dict[str, list[float]]) -> str:
+    """By class the precisions at evenly spaced recalls from 0 to 1 -> SVG. The best class leads the legend, which tells the area
+    under each curve; of more than 20 classes those with the smallest areas are drawn."""
+    areas = {name: float(np.mean(precision)) for name, precision in pr.items()}
+    drawn = sorted(pr, key=lambda name: (-areas[name], name))[-_LINES:]
+    figure = Figure(figsize=(7.6, max(3.6, 0.9 + 0.21 * (len(drawn) + 1))))
+    axes = figure.add_subplot()
+    for place, name in enumerate(drawn):
+        style: Any = _DASHES[place // len(_HUES) % len(_DASHES)]
+        label = f"{_shortened(name)}  {areas[name]:.2f}".replace("$", r"\$")
+        axes.plot(*_recalled(pr[name]), color=_HUES[place % len(_HUES)], linestyle=style, linewidth=1.4, label=label)
+    if len(pr) > 1:
+        mean = np.mean(list(pr.values()), axis=0)
+        axes.plot(*_recalled(mean), color="#222222", linewidth=2.6, label=f"mean of {len(pr)} classes  {mean.mean():.2f}")
+    axes.set(xlabel="recall", ylabel="precision", xlim=(0, 1), ylim=(0, 1.02))
+    if len(pr) > _LINES:
+        axes.set_title(f"the {_LINES} hardest of {len(pr)} classes")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(color="#e3e7eb", linewidth=0.6)
+    axes.set_axisbelow(True)
+    if pr:
+        axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.02, 0.5), handlelength=2.6)
+    return _svg(figure)
+
+
+def _recalled(precision: Any) -> tuple[np.ndarray, Any]:
+    return np.linspace(0, 1, len(precision)), precision
 
 
 def curves(rows: list[dict[str, Any]]) -> str:
@@ -60,6 +93,22 @@ def _line(axes: Any, rows: list[dict[str, Any]], name: str, colour: str) -> None
     points = [(row["epoch"], row[name]) for row in rows if row.get(name) is not None]
     if points:
         axes.plot(*zip(*points, strict=True), color=colour, marker="o", markersize=3, label=name)
+
+
+def _shortened(name: str) -> str:
+    return name if len(name) <= 24 else name[:23] + "…"
+
+
+def _short(count: int) -> str:
+    """At most four letters and digits, for a cell: 1234567 -> 1.2M."""
+    if count < 10_000:
+        return str(count)
+    for unit, size in (("k", 10**3), ("M", 10**6), ("G", 10**9)):
+        if count / size < 9.95:
+            return f"{count / size:.1f}{unit}"
+        if count / size < 999.5:
+            return f"{count / size:.0f}{unit}"
+    return f"{count:.0e}"
 
 
 def _svg(figure: Figure) -> str:

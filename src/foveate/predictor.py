@@ -19,7 +19,7 @@ from foveate.recipe import Recipe
 from foveate.run import Run
 from foveate.scoring import Answers, answers
 from foveate.transforms import evaluation
-from foveate.types import Labels, Sample
+from foveate.types import Boxes, Labels, Sample
 from foveate.weights import fingerprint, read_tensors
 
 
@@ -47,6 +47,7 @@ class Predictor:
         self.run, self.recipe, self.model, self.device = run, recipe, model, device
         self.classes = model.task.classes
         self.multilabel = bool(recipe.task.settings.get("multilabel"))
+        self.threshold = float(run.outcome().get("threshold") or 0.0)
         self.way = Way("fp32", bool(recipe.training.channels_last))
         self.model.to(device=device, memory_format=self.way.layout)  # type: ignore[call-overload]
 
@@ -60,6 +61,12 @@ class Predictor:
         order = Order(len(samples), self.recipe.training.batch_size)
         return answers(self.model, loader(self.pictures(samples, pixels), order), self.device, self.way, advance)
 
+    def sure(self, prediction: Any) -> Any:
+        """The answer without the boxes below the threshold that was best on the validation images."""
+        if not isinstance(prediction, Boxes) or prediction.scores is None:
+            return prediction
+        return prediction.chosen(prediction.scores >= self.threshold)
+
     def predict(self, paths: Iterable[Path], *, strict: bool = False, batch_size: int = 32) -> Iterator[Answer]:
         """An answer for each picture, in order. A broken one is answered with its error, or raised when strict."""
         waiting = iter(paths)
@@ -68,7 +75,7 @@ class Predictor:
 
     def _chunk(self, paths: list[Path], strict: bool) -> Iterator[Answer]:
         samples = [Sample(path, images.printable(path)) for path in dict.fromkeys(paths)]
-        pixels = Pixels(samples, self.model.backbone.input.size, keep=True)
+        pixels = Pixels(samples, self.model.backbone.input.size, self.model.task.framing, keep=True)
         errors: dict[Path, str] = {}
         for sample in samples:
             try:
@@ -78,7 +85,8 @@ class Predictor:
                     raise
                 errors[sample.path] = f"{error.what}: {error.why}" if error.why else error.what
         whole = [sample for sample in samples if sample.path not in errors]
-        found = dict(zip((sample.path for sample in whole), self.answers(whole, pixels).predictions, strict=True))
+        answered = map(self.sure, self.answers(whole, pixels).predictions)
+        found = dict(zip((sample.path for sample in whole), answered, strict=True))
         for path in paths:
             yield Answer(images.printable(path), found.get(path), errors.get(path), self.classes, self.multilabel)
 

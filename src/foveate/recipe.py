@@ -80,8 +80,10 @@ class AugmentRecipe(Section):
     policy: Literal["auto", "trivial", "rand", "none"] = Field(
         "auto", description="TrivialAugment, RandAugment, or none; auto: TrivialAugment from 1,000 steps of training"
     )
-    crop: float = Field(0.6, gt=0, le=1, description="smallest share of the area that a random crop keeps; 1 = central crop only")
+    crop: float = Field(0.6, gt=0, le=1, description="smallest share of the area that a random crop keeps; 1 = no random crop")
     flip: float = Field(0.5, ge=0, le=1, description="chance of a left-right flip; 0 where sides have a meaning")
+    flip_vertical: float = Field(0.0, ge=0, le=1, description="chance of an upside-down flip; for pictures without an up, such as microscopy")
+    color: float = Field(0.0, ge=0, lt=1, description="largest random change of brightness, contrast and saturation, share of each")
     rotate: float = Field(0.0, ge=0, le=180, description="largest random rotation, degrees")
     scale: float = Field(0.0, ge=0, lt=1, description="largest random zoom in or out, share of the size")
     erase: float = Field(0.0, ge=0, le=1, description="chance of blanking a random rectangle")
@@ -93,11 +95,20 @@ class Recipe(Section):
     data: DataRecipe = Field(default_factory=DataRecipe)
     task: Choice = Field(default_factory=lambda: Choice(name="auto"), description="what is asked; auto reads it off the labels")
     backbone: BackboneRecipe = Field(default_factory=BackboneRecipe)
-    tuning: Choice = Field(default_factory=lambda: Choice(name="probe"), description="which weights move, and how")
+    tuning: Choice = Field(default_factory=lambda: Choice(name="default"), description="which weights move, and how; default: what suits the task, probe for classes")
     training: TrainingRecipe = Field(default_factory=TrainingRecipe)
     augment: AugmentRecipe = Field(default_factory=AugmentRecipe)
     seed: int = Field(0, ge=0, description="seed of every random choice")
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps")
+
+    def stated(self, dotted: str) -> bool:
+        """Whether a field was set, by the user or by a decision, or still has its general default."""
+        section: Any = self
+        for part in dotted.split("."):
+            if part not in section.model_fields_set:
+                return False
+            section = getattr(section, part)
+        return not (isinstance(section, Choice) and section.name == "default")
 
     def to_yaml(self) -> str:
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
@@ -169,7 +180,7 @@ def with_settings(recipe: Recipe, assignments: dict[str, Any]) -> Recipe:
 
     Changing the name of a choice drops the settings of the old one.
     """
-    content = recipe.model_dump()
+    content = recipe.model_dump(exclude_unset=True)
     for dotted, value in sorted(assignments.items(), key=lambda item: item[0].count(".")):
         _assign(content, dotted, value)
     return _validated(content)
@@ -194,7 +205,7 @@ def _assign(content: dict[str, Any], dotted: str, value: Any) -> None:
         place, model = _step_into(place, model, section, dotted)
     if model is Recipe and model.model_fields.get(last) and model.model_fields[last].annotation is Choice:
         if isinstance(value, str):
-            value = place[last] if place[last]["name"] == value else {"name": value}
+            value = place[last] if place.get(last, {}).get("name") == value else {"name": value}
     elif model is not Choice and last not in model.model_fields:
         raise UnknownName(last, model.model_fields, kind="field", where=dotted)
     place[last] = value
@@ -206,7 +217,7 @@ def _step_into(place: dict[str, Any], model: Any, section: str, dotted: str) -> 
     inner = model.model_fields[section].annotation
     if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
         raise UsageError(f"{section} has no fields of its own", where=dotted)
-    return place[section], inner
+    return place.setdefault(section, {"name": default_of(section)} if inner is Choice else {}), inner
 
 
 def _validated(content: dict[str, Any], where: object = None) -> Recipe:

@@ -22,13 +22,16 @@ _SPLITS = {
 
 @dataclass(frozen=True)
 class Mistake:
-    """A wrong answer. `pixels`: (H, W, 3) uint8, a thumbnail."""
+    """A bad answer. `pixels`: (H, W, 3) uint8, a thumbnail. `told`: what to say of it, names and values."""
 
     key: str
     pixels: np.ndarray
-    truth: str
-    answer: str
-    confidence: float
+    told: list[tuple[str, str]]
+
+    @property
+    def wide(self) -> bool:
+        height, width = self.pixels.shape[:2]
+        return bool(width > 1.5 * height)
 
 
 @dataclass(frozen=True)
@@ -74,6 +77,7 @@ def write(page: Page, path: Path) -> None:
         split=_SPLITS.get(page.split, page.split),
         pictures=[to_data_uri(mistake.pixels) for mistake in page.mistakes],
         confusion=plots.confusion(np.array(tables["confusion"]), tables["classes"]) if "confusion" in tables else "",
+        precision=plots.pr_curves(tables["pr"]) if "pr" in tables else "",
         curves=plots.curves(page.curves) if page.curves else "",
     )
     with written_aside(path) as aside:

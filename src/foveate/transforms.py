@@ -16,46 +16,51 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional
 
 from foveate.recipe import AugmentRecipe
-from foveate.types import Batch, InputSpec, Target
+from foveate.types import IGNORED, OF_OBJECTS, Batch, InputSpec, Target
 
 Framing = Literal["crop", "whole"]
 View = tuple[float, float, float, float]
 Transform = Callable[[np.ndarray, tuple[int, int], Target], tuple[Tensor, View, Target]]
 """(pixels (h, w, 3) uint8, (H, W) of the original, target) -> image (3, size, size) float32, what it shows, target"""
 
+_FILL = {tv_tensors.Image: 0, tv_tensors.Mask: IGNORED}
+_VISIBLE = 1 / 3  # of an object's area that a window must show for it to count
+
 
 def evaluation(spec: InputSpec, framing: Framing) -> Transform:
-    """No chance in it: the central square, or the whole picture padded to the square; targets are left as they are.
+    """No chance in it: the central square, or the whole picture padded to the square; the target goes along.
 
     The central square is not cropped further, as ImageNet's evaluation does: what people photograph reaches the edges.
     """
 
     def transform(pixels: np.ndarray, size: tuple[int, int], target: Target) -> tuple[Tensor, View, Target]:
-        image = _image(pixels)
-        if framing == "whole":
-            image, side, left, top = _padded(image, spec.size)
-        else:
-            image = functional.resize(image, [spec.size], functional.InterpolationMode.BICUBIC, antialias=True)
-            image, side, left, top = _centred(image, spec.size)
-        scale = max(size) / side if framing == "whole" else min(size) / side
-        view = (-left * scale, -top * scale, (spec.size - left) * scale, (spec.size - top) * scale)
-        return _normalised(image, spec), view, target
+        image, moved = _image(pixels), _scaled(target, pixels.shape[:2], size)
+        image, moved = (_padded if framing == "whole" else _centred)(image, moved, spec.size)
+        return _normalised(image, spec), view_of(size, spec, framing), moved
 
     return transform
+
+
+def view_of(size: tuple[int, int], spec: InputSpec, framing: Framing) -> View:
+    """What evaluation shows of an upright original of this (height, width)."""
+    height, width = size
+    if framing == "whole":
+        return 0.0, 0.0, float(max(size)), float(max(size))
+    side = min(size)
+    return (width - side) / 2, (height - side) / 2, (width + side) / 2, (height + side) / 2
 
 
 def training(spec: InputSpec, framing: Framing, recipe: AugmentRecipe) -> Transform:
     """Augmented; draws from torch's generator, which the caller seeds for each image."""
     spatial = v2.Compose(_spatial(spec, framing, recipe))
-    colours = _policy(recipe)
+    policy, colours = _policy(recipe), v2.ColorJitter(*[recipe.color] * 3)
     erase = v2.RandomErasing(recipe.erase)
 
     def transform(pixels: np.ndarray, size: tuple[int, int], target: Target) -> tuple[Tensor, View, Target]:
-        ratio = pixels.shape[0] / size[0]
-        image, moved = spatial(_image(pixels), _scaled(target, ratio, pixels.shape[:2]))
-        image = colours(image) if not _has_places(moved) else image
+        image, moved = spatial(_image(pixels), _scaled(target, pixels.shape[:2], size))
+        image = colours(image) if _has_places(moved) else policy(colours(image))
         view = (0.0, 0.0, float(spec.size), float(spec.size))
-        return erase(_normalised(image, spec)), view, moved
+        return erase(_normalised(image, spec)), view, _seen(moved)
 
     return transform
 
@@ -95,19 +100,37 @@ def _spatial(spec: InputSpec, framing: Framing, recipe: AugmentRecipe) -> list[v
     steps: list[v2.Transform] = []
     if recipe.rotate or recipe.scale:
         zoom = (1 - recipe.scale, 1 + recipe.scale)
-        steps.append(v2.RandomAffine(recipe.rotate, scale=zoom, interpolation=v2.InterpolationMode.BILINEAR))
+        steps.append(v2.RandomAffine(recipe.rotate, scale=zoom, interpolation=v2.InterpolationMode.BILINEAR, fill=_FILL))
     if framing == "whole":
-        steps += [v2.Resize(None, max_size=spec.size, antialias=True), _PadToSquare(spec.size)]
+        steps += [_Window(recipe.crop), v2.Resize(None, max_size=spec.size, antialias=True), _PadToSquare(spec.size)]
     elif recipe.crop < 1:
         steps.append(v2.RandomResizedCrop(spec.size, (recipe.crop, 1), interpolation=v2.InterpolationMode.BICUBIC, antialias=True))
     else:
         steps.append(v2.Resize(spec.size, v2.InterpolationMode.BICUBIC, antialias=True))
         steps.append(v2.CenterCrop(spec.size))
-    return [*steps, v2.RandomHorizontalFlip(recipe.flip)]
+    return [*steps, v2.RandomHorizontalFlip(recipe.flip), v2.RandomVerticalFlip(recipe.flip_vertical)]
+
+
+class _Window(v2.Transform):  # type: ignore[misc]
+    """A rectangle of the picture's own shape, of at least `least` of its area, anywhere in it."""
+
+    def __init__(self, least: float) -> None:
+        super().__init__()
+        self.least = least
+
+    def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
+        height, width = v2.query_size(flat_inputs)
+        side = float(torch.empty(()).uniform_(self.least, 1)) ** 0.5
+        inner = max(1, round(side * height)), max(1, round(side * width))
+        corner = (int(torch.randint(whole - part + 1, ())) for whole, part in zip((height, width), inner, strict=True))
+        return dict(zip(("top", "left", "height", "width"), (*corner, *inner), strict=True))
+
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+        return self._call_kernel(functional.crop, inpt, **params)
 
 
 class _PadToSquare(v2.Transform):  # type: ignore[misc]
-    """Gray on the right and below, so that coordinates stay where they are."""
+    """Black, or a class that nobody cares about, on the right and below, so that coordinates stay where they are."""
 
     def __init__(self, size: int) -> None:
         super().__init__()
@@ -118,7 +141,7 @@ class _PadToSquare(v2.Transform):  # type: ignore[misc]
         return {"padding": [0, 0, self.size - width, self.size - height]}
 
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
-        return self._call_kernel(functional.pad, inpt, padding=params["padding"], fill=0)
+        return self._call_kernel(functional.pad, inpt, padding=params["padding"], fill=_FILL[_kind(inpt)])
 
 
 def _policy(recipe: AugmentRecipe) -> Callable[[Tensor], Tensor]:
@@ -135,17 +158,39 @@ def _has_places(target: Target) -> bool:
     return any(isinstance(value, tv_tensors.BoundingBoxes | tv_tensors.Mask) for value in target.values())
 
 
-def _scaled(target: Target, ratio: float, canvas: tuple[int, int]) -> Target:
-    """Boxes of the original in the pixels of the decoded (perhaps smaller) picture; masks are resized to it."""
-    moved: Target = {}
-    for name, value in target.items():
-        if isinstance(value, tv_tensors.BoundingBoxes):
-            moved[name] = tv_tensors.BoundingBoxes(value * ratio, format="XYXY", canvas_size=canvas)
-        elif isinstance(value, tv_tensors.Mask):
-            moved[name] = functional.resize(value, list(canvas), functional.InterpolationMode.NEAREST)
-        else:
-            moved[name] = value
-    return moved
+def _scaled(target: Target, decoded: tuple[int, ...], size: tuple[int, int]) -> Target:
+    """The target of an original of `size` (height, width) in the pixels of the `decoded`, perhaps smaller picture."""
+    return _resized(target, [decoded[0], decoded[1]]) if decoded[:2] != size else target
+
+
+def _resized(target: Target, size: list[int]) -> Target:
+    """Boxes and masks along with a picture that becomes `size` (height, width)."""
+    return _each(target, lambda value: functional.resize(value, size, functional.InterpolationMode.NEAREST))
+
+
+def _each(target: Target, moved: Callable[[Any], Any]) -> Target:
+    places = (tv_tensors.BoundingBoxes, tv_tensors.Mask)
+    return {name: moved(value) if isinstance(value, places) else value for name, value in target.items()}
+
+
+def _seen(target: Target) -> Target:
+    """Without the objects of which less than a third is left in the picture; the others end at its edge."""
+    if "boxes" not in target:
+        return target
+    boxes = target["boxes"]
+    inside = functional.clamp_bounding_boxes(boxes, clamping_mode="hard")
+    kept = (_areas(inside) >= _VISIBLE * _areas(boxes)) & (_areas(inside) > 0)
+    return {name: value[kept] if name in OF_OBJECTS else value for name, value in {**target, "boxes": inside}.items()}
+
+
+def _areas(boxes: Tensor) -> Tensor:
+    """(N, 4) corners -> (N,)."""
+    sides = boxes.as_subclass(Tensor)[:, 2:] - boxes.as_subclass(Tensor)[:, :2]
+    return sides.clamp(min=0).prod(1)
+
+
+def _kind(value: Any) -> Any:
+    return tv_tensors.Mask if isinstance(value, tv_tensors.Mask) else tv_tensors.Image
 
 
 def _image(pixels: np.ndarray) -> tv_tensors.Image:
@@ -157,16 +202,24 @@ def _normalised(image: Tensor, spec: InputSpec) -> Tensor:
     return cast(Tensor, functional.normalize(scaled, list(spec.mean), list(spec.std)).as_subclass(Tensor))
 
 
-def _centred(image: Tensor, size: int) -> tuple[Tensor, int, int, int]:
-    """The central square; the short side before cropping; minus the offsets of the square (a shift of coordinates)."""
+Framed = tuple[Tensor, Target]
+
+
+def _centred(image: Tensor, target: Target, size: int) -> Framed:
+    """The central square, `size` px wide."""
+    image = functional.resize(image, [size], functional.InterpolationMode.BICUBIC, antialias=True)
     height, width = image.shape[-2:]
-    top, left = round((height - size) / 2), round((width - size) / 2)
-    return functional.crop(image, top, left, size, size), min(height, width), -left, -top
+    target = _resized(target, [height, width])
+    window = round((height - size) / 2), round((width - size) / 2), size, size
+    return functional.crop(image, *window), _each(target, lambda value: functional.crop(value, *window))
 
 
-def _padded(image: Tensor, size: int) -> tuple[Tensor, int, int, int]:
+def _padded(image: Tensor, target: Target, size: int) -> Framed:
+    """The whole picture, its long side at `size` px, what is left of the square filled up."""
     height, width = image.shape[-2:]
     scale = size / max(height, width)
     height, width = max(1, round(height * scale)), max(1, round(width * scale))
     image = functional.resize(image, [height, width], functional.InterpolationMode.BICUBIC, antialias=True)
-    return functional.pad(image, [0, 0, size - width, size - height]), size, 0, 0
+    edges = [0, 0, size - width, size - height]
+    target = _each(_resized(target, [height, width]), lambda value: functional.pad(value, edges, fill=_FILL[_kind(value)]))
+    return functional.pad(image, edges, fill=0), target

@@ -70,6 +70,12 @@ class Boxes:
                 row[field_] = value
         return {"answer": rows}
 
+    def chosen(self, kept: np.ndarray) -> Boxes:
+        """Some of the boxes; `kept`: (N,) bool."""
+        scores, crowd = (None if values is None else values[kept] for values in (self.scores, self.crowd))
+        names = tuple(name for name, keep in zip(self.names, kept, strict=True) if keep)
+        return Boxes(self.xyxy[kept], names, scores, crowd)
+
 
 @dataclass(frozen=True)
 class Regions:
@@ -156,7 +162,14 @@ class InputSpec:
 
 
 Target = dict[str, Any]
-"""A truth as tensors: {'labels': (K,) float32} | {'boxes': tv_tensors.BoundingBoxes (N, 4), 'labels': (N,)} | ..."""
+"""A truth as tensors: {'labels': (K,) float32}, or {'boxes': tv_tensors.BoundingBoxes (N, 4), 'classes': (N,) int64, 'crowd':
+(N,) bool}, or {'mask': tv_tensors.Mask (H, W) int64}, or what else a task encodes."""
+
+OF_OBJECTS = frozenset({"boxes", "classes", "crowd"})
+"""The entries of a target with a row for each object: an object that leaves the picture leaves all of them."""
+
+IGNORED = -1
+"""The class of pixels that nobody cares about."""
 
 
 @dataclass

@@ -17,13 +17,15 @@ class Backbone(nn.Module, ABC):
     """A network without a task.
 
     `provides`: what `forward` can give. `input`: what it wants to see. `width`: D of the pooled vector. `map_widths`: C_i of
-    the maps, finest first. `token_width`: D of the tokens. `origin`: where the weights came from, as said to the user.
+    the maps, finest first, and `map_strides`: input pixels to a step in each (about: unpadded convolutions lose some at the
+    edges). `token_width`: D of the tokens. `origin`: where the weights came from, as said to the user.
     """
 
     provides: frozenset[Provides]
     input: InputSpec
     width: int
     map_widths: tuple[int, ...]
+    map_strides: tuple[int, ...]
     token_width: int
     origin: str
 

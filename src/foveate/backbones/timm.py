@@ -62,8 +62,9 @@ class TimmBackbone(Backbone):
         side = size or config["input_size"][-1]
         self.input = InputSpec(side, tuple(config["mean"]), tuple(config["std"]))
         self._taken = _maps_taken(network)
-        channels = [stage["num_chs"] for stage in network.feature_info]
-        self.map_widths = tuple(channels[index] for index in self._taken)
+        stages = [network.feature_info[index] for index in self._taken]
+        self.map_widths = tuple(stage["num_chs"] for stage in stages)
+        self.map_strides = tuple(stage["reduction"] for stage in stages)
         self.token_width = self.map_widths[-1]
         self.width = int(network.head_hidden_size)
 

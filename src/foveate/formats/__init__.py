@@ -1,4 +1,7 @@
-"""How images and answers lie on disk. A format looks at a path (`sniff`) and reads it into a Table (`read`)."""
+"""How images and answers lie on disk. A format looks at a path (`sniff`) and reads it into a Table (`read`).
+
+Some can also be written (`write`): foveate convert.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import ClassVar
 
-from foveate.errors import DataError, UsageError, near_names
+from foveate.errors import DataError, UnknownName, UsageError, near_names
 from foveate.shelf import Shelf
 from foveate.types import Table
 
@@ -24,8 +27,26 @@ class Format(ABC):
     def read(self, path: Path) -> Table:
         """The table at `path`; raises DataError with what to try. Images are not opened here."""
 
+    def write(self, table: Table, folder: Path) -> tuple[str, ...]:
+        """Lays `table` out in `folder`, which is empty; images are copied. Returns notes on what it could not hold."""
+        raise UsageError("this format cannot be written", why=f"it is {self.summary}", hint="one of: " + ", ".join(writable()))
+
 
 FORMATS: Shelf[Format] = Shelf("foveate.formats", Format, "format")
+
+
+def writable() -> list[str]:
+    """The formats that can be written."""
+    return [name for name in FORMATS.names() if FORMATS.load(name).write is not Format.write]
+
+
+def writer(name: str) -> Format:
+    """The format `name` to write in. Raises UnknownName with near names, UsageError when it can only be read."""
+    if name not in FORMATS.names():
+        raise UnknownName(name, writable(), kind="format that can be written")
+    if name not in writable():
+        raise UsageError(f"the format {name!r} cannot be written", hint="one of: " + ", ".join(writable()))
+    return FORMATS.load(name)()
 
 
 def read_table(path: Path, name: str = "auto") -> Table:

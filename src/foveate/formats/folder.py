@@ -9,14 +9,13 @@ from typing import ClassVar
 
 from foveate.errors import DataError
 from foveate.formats import Format
+from foveate.formats._roles import said_by
 from foveate.images import find_files, find_images, is_image, listed, printable
 from foveate.splits import split_named
 from foveate.types import Labels, Sample, Split, Table
 
-# Folders of these names hold pictures or masks in other layouts; as classes they would make no sense.
-_NOT_CLASSES = frozenset(
-    ("images", "image", "imgs", "img", "jpegimages", "annotations", "labels", "label", "masks", "mask", "segmentationclass")
-)
+_DESCRIPTIONS = ("data.yaml", "data.yml", "dataset.yaml", "dataset.yml", "boxes.csv", "_annotations.coco.json")
+_CARDS = (".yaml", ".yml", ".json")
 _ORDER: tuple[Split | None, ...] = (None, "train", "val", "test")
 
 
@@ -26,10 +25,11 @@ class Folder(Format):
     def sniff(self, path: Path) -> bool:
         try:
             places = _places(path) if path.is_dir() else []
-            names = {folder.name.casefold() for place in places for folder in place.classes}
+            classes = [folder for place in places for folder in place.classes]
+            alone = len(classes) == 1
+            return not _is_described(path, alone) and any(_is_class(folder, alone) for folder in classes)
         except DataError:
             return False
-        return bool(names - _NOT_CLASSES)
 
     def read(self, path: Path) -> Table:
         """The table of the pictures under `path`. Raises DataError when there are none, or only one class of them."""
@@ -85,6 +85,28 @@ def _place(folder: Path, split: Split | None) -> _Place:
         empty=[child for child in folders if child not in set(classes)],
         loose=sum(is_image(child) and child.is_file() for child in children),
     )
+
+
+def _is_described(root: Path, alone: bool) -> bool:
+    """Whether a file says what the folders mean, so that they are no classes; beside a lone folder any such file does."""
+    files = [file for file in listed(root) if file.is_file()]
+    return any(file.name.lower() in _DESCRIPTIONS or (alone and file.suffix.lower() in _CARDS) for file in files)
+
+
+def _is_class(folder: Path, alone: bool) -> bool:
+    """Whether a folder of pictures may be a class, by its name (train2017 is COCO's training images), or, where there is no
+    other, by what it holds: a folder that holds nothing but JPEGImages is the root of other data."""
+    name = folder.name.casefold()
+    if _holds_other(name) or (name[-4:].isdecimal() and split_named(name[:-4])):
+        return False
+    inner = _place(folder, None)
+    return not alone or inner.loose > 0 or any(not _holds_other(child.name) for child in inner.classes)
+
+
+def _holds_other(name: str) -> bool:
+    """Whether folders of this name hold pictures or masks in other layouts; as classes they would make no sense."""
+    said = said_by(name)
+    return said is not None and said[1] is not None
 
 
 def _bears(folder: Path) -> bool:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from typing import Any, ClassVar
 
+from foveate.errors import DataError
 from foveate.shelf import Shelf
-from foveate.types import Prediction, Scores
+from foveate.types import Prediction, Score, Scores
 
 
 class Metric(ABC):
-    """Collects pairs with `update`, answers with `compute`.
+    """Collects pairs with `update`, answers with `compute`, ranks single answers with `badness`.
 
     `reads`: the Prediction type that it compares. Made with the run's class names in order.
     """
@@ -19,6 +22,7 @@ class Metric(ABC):
 
     def __init__(self, classes: tuple[str, ...], multilabel: bool = False) -> None:
         self.classes, self.multilabel = classes, multilabel
+        self._places = {name: place for place, name in enumerate(classes)}
 
     @abstractmethod
     def update(self, prediction: Any, truth: Any) -> None:
@@ -27,6 +31,27 @@ class Metric(ABC):
     @abstractmethod
     def compute(self) -> Scores:
         """Numbers over all updates so far; raises DataError when there were none."""
+
+    @abstractmethod
+    def badness(self, prediction: Any, truth: Any) -> float:
+        """How bad the answer to one image is: 0 when all of it is right, and higher is worse. Ranks images for a report; the
+        scale is each metric's own. Changes nothing that `compute` says."""
+
+    def places_of(self, names: Iterable[str], who: str) -> list[int]:
+        """Places of class names in `classes`; raises DataError, which begins with `who`, for a class that the run does not know."""
+        try:
+            return [self._places[name] for name in names]
+        except KeyError as error:
+            why = f"it knows {len(self.classes)}"
+            raise DataError(f"{who} names a class that the run does not know: {error.args[0]!r}", why=why) from None
+
+
+def with_interval(value: float, ends: tuple[float, float], count: int) -> Score:
+    """An interval always holds its value: rare classes that resamples miss can push it aside. One without width is dropped."""
+    low, high = ends
+    if math.isnan(low) or low == high:
+        return Score(float(value), count=count)
+    return Score(float(value), min(low, float(value)), max(high, float(value)), count)
 
 
 METRICS: Shelf[Metric] = Shelf("foveate.metrics", Metric, "metric")

@@ -10,7 +10,7 @@ import numpy as np
 
 from foveate.errors import DataError
 from foveate.intervals import bootstraps, wilson
-from foveate.metrics import Metric
+from foveate.metrics import Metric, with_interval
 from foveate.types import Labels, Score, Scores
 
 _BINS = 15  # of the calibration error, as in the paper
@@ -43,7 +43,6 @@ class LabelMetric(Metric):
 
     def __init__(self, classes: tuple[str, ...], multilabel: bool = False) -> None:
         super().__init__(classes, multilabel)
-        self._places = {name: place for place, name in enumerate(classes)}
         self._truths: list[list[int]] = []
         self._answers: list[list[int]] = []
         self._scores: list[np.ndarray | None] = []
@@ -69,13 +68,22 @@ class LabelMetric(Metric):
             return _many(self.classes, self._held(self._truths), self._held(self._answers), scores)
         return _single(self.classes, np.array(self._truths)[:, 0], np.array(self._answers)[:, 0], scores)
 
+    def badness(self, prediction: Labels, truth: Labels) -> float:
+        """The confidence of a wrong answer, in [0, 1]; for multi-label that of the class most surely wrong, said or left out.
+        Without scores 1 when wrong. Raises DataError as `update` does."""
+        truths, answers = set(self._found(truth, "the truth")), set(self._found(prediction, "the prediction"))
+        if truths == answers:
+            return 0.0
+        if prediction.scores is None:
+            return 1.0
+        scores = self._checked(prediction.scores)
+        wrong = truths ^ answers if self.multilabel else answers
+        return float(max(scores[place] if place in answers else 1 - scores[place] for place in wrong))
+
     def _found(self, labels: Labels, who: str) -> list[int]:
         if not self.multilabel and len(labels.names) != 1:
             raise DataError(f"{who} must name one class, it names {len(labels.names)}", where=labels.names)
-        strange = [name for name in labels.names if name not in self._places]
-        if strange:
-            raise DataError(f"{who} names a class that the run does not know: {strange[0]!r}", why=f"it knows {len(self.classes)}")
-        return [self._places[name] for name in labels.names]
+        return self.places_of(labels.names, who)
 
     def _checked(self, scores: np.ndarray) -> np.ndarray:
         if scores.shape != (len(self.classes),):
@@ -114,7 +122,7 @@ def _single(classes: tuple[str, ...], truth: np.ndarray, answer: np.ndarray, sco
     for (name, value), ends in zip(values.items(), drawn, strict=True):
         if name == "log_loss" and scores is not None and size > 5:
             numbers["top_5"] = _share(_in_top(5, scores, truth))
-        numbers[name] = _score(value, ends, count)
+        numbers[name] = with_interval(value, ends, count)
     if scores is not None:
         error = _calibration_error(scores[np.arange(count), answer], hits)
         numbers["expected_calibration_error"] = Score(error, count=count)
@@ -148,7 +156,7 @@ def _many(classes: tuple[str, ...], truth: np.ndarray, answer: np.ndarray, score
     read.append(sets)
     drawn = bootstraps(lambda places: np.concatenate([part(places) for part in read]), count, rounds=rounds)
     pairs = zip(values.items(), drawn, strict=True)
-    numbers = {name: _score(value, ends, count) for (name, value), ends in pairs if not math.isnan(value)}
+    numbers = {name: with_interval(value, ends, count) for (name, value), ends in pairs if not math.isnan(value)}
     numbers["exact_match"] = _share((truth == answer).all(1))
     return Scores(numbers, rows)
 
@@ -239,14 +247,6 @@ def _calibration_error(confidence: np.ndarray, hits: np.ndarray) -> float:
 def _share(hits: np.ndarray) -> Score:
     right, count = int(hits.sum()), len(hits)
     return Score(right / count, *wilson(right, count), count)
-
-
-def _score(value: float, ends: tuple[float, float], count: int) -> Score:
-    """An interval always holds its value: rare classes that resamples miss can push it aside. One without width is dropped."""
-    low, high = ends
-    if math.isnan(low) or low == high:
-        return Score(float(value), count=count)
-    return Score(float(value), min(low, float(value)), max(high, float(value)), count)
 
 
 def _rows(classes: tuple[str, ...], true: np.ndarray, answered: np.ndarray, right: np.ndarray) -> list[dict[str, Any]]:

@@ -35,11 +35,14 @@ class Task(ABC):
 
     `needs`: what the head reads from the backbone; settings may change it. `answer`: the type of its truths and predictions.
     `framing`: whether evaluation looks at the central square or at the whole picture (padded to the square).
+    `suggests`: values of the recipe's dotted fields that suit it better than the general defaults; taken where the user stated
+    none.
     """
 
     needs: frozenset[Provides]
     answer: ClassVar[type[Prediction]]
     framing: ClassVar[Literal["crop", "whole"]] = "crop"
+    suggests: ClassVar[dict[str, Any]] = {"tuning": "full"}
     Settings: ClassVar[type[TaskSettings]] = TaskSettings
 
     def __init__(self, settings: Any, classes: tuple[str, ...]) -> None:

@@ -85,6 +85,7 @@ def _deviation(maps: Tensor) -> Tensor:
 
 class Classify(Task):
     answer: ClassVar[type[Labels]] = Labels
+    suggests: ClassVar[dict[str, Any]] = {"tuning": "probe"}
     Settings: ClassVar[type[TaskSettings]] = ClassifySettings
 
     settings: ClassifySettings

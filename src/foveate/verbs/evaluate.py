@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from foveate import console, images
-from foveate.data import Scanned, label_names, scan
+from foveate.data import Pixels, Scanned, label_names, renamed, scan
+from foveate.drawing import drawn, side_by_side
 from foveate.errors import DataError, RunError
 from foveate.formats import read_table
+from foveate.metrics import metric_for
 from foveate.predictor import Predictor, confidence, load
 from foveate.report import Comparison, Mistake, Page, write
 from foveate.run import Run, written_aside
@@ -20,6 +22,7 @@ from foveate.types import Labels, Sample, Score, Scores, Table
 
 _MISTAKES = 24  # pictures in the report
 _THUMBNAIL = 192  # px
+_WIDE = 640  # px, of truth and answer side by side
 _WORDS = {
     "test": "test images, held out from training and from every choice",
     "val": "validation images",
@@ -107,19 +110,17 @@ def _own_table(predictor: Predictor) -> Table:
 
 
 def _other_table(predictor: Predictor, data: Path, format: str) -> Table:
-    """Another table; its classes are matched to the run's by name, and images of unknown classes are left out, aloud."""
+    """Another table; its classes are matched to the run's by name, and what is of unknown classes is left out, aloud."""
     table = read_table(data, format)
     console.say(f"data: {data}, {table.format}, {len(table.samples)} images")
     for note in table.notes:
         console.warn(note)
-    strange = sorted(set(table.classes) - set(predictor.classes))
-    if not strange:
-        return table
-    kept = tuple(sample for sample in table.samples if not set(label_names(sample)) & set(strange))
-    console.warn(f"{len(table.samples) - len(kept)} images left out: the run knows no class {', '.join(map(repr, strange))}")
-    if not kept:
+    table, losses = renamed(table, predictor.classes)
+    for loss in losses:
+        console.warn(loss)
+    if not table.samples:
         raise DataError("no image of this data has a class that the run knows", where=data, why=f"it knows {predictor.classes}")
-    return table.with_samples(kept)
+    return table
 
 
 def _chosen(table: Table, split: str) -> tuple[str, Table]:
@@ -136,7 +137,8 @@ def _chosen(table: Table, split: str) -> tuple[str, Table]:
 def _scanned(predictor: Predictor, table: Table, strict: bool) -> Scanned:
     recipe = predictor.recipe.data.model_copy(update={"strict": strict})
     with console.progress(len(table.samples), "read") as bar:
-        scanned = scan(table, predictor.model.backbone.input.size, recipe, lambda: bar.advance(1))
+        model = predictor.model
+        scanned = scan(table, model.backbone.input.size, model.task.framing, recipe, lambda: bar.advance(1))
     for key, why in scanned.skipped:
         console.warn(f"skipped {key}: {why}")
     return scanned
@@ -175,10 +177,15 @@ def _save(folder: Path, samples: Sequence[Sample], predictions: Sequence[Any], s
     """Every number can be rebuilt from predictions.jsonl."""
     with written_aside(folder / "predictions.jsonl") as aside, aside.open("w", encoding="utf-8") as file:
         for sample, prediction in zip(samples, predictions, strict=True):
-            row = {"path": sample.key, "truth": list(label_names(sample))}
+            row = {"path": sample.key, "truth": _truth_row(sample, predictor.classes)}
             row |= prediction.row(predictor.classes, predictor.multilabel)
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
     Run(folder).write_json("scores.json", asdict(scores))
+
+
+def _truth_row(sample: Sample, classes: tuple[str, ...]) -> Any:
+    truth: Any = sample.truth
+    return list(label_names(sample)) if truth is None or isinstance(truth, Labels) else truth.row(classes)["answer"]
 
 
 def _page(predictor: Predictor, result: EvaluateResult, scanned: Scanned, predictions: Sequence[Any], command: str) -> Page:
@@ -210,20 +217,23 @@ def _page(predictor: Predictor, result: EvaluateResult, scanned: Scanned, predic
 
 
 def _mistakes(scanned: Scanned, predictions: Sequence[Any], predictor: Predictor) -> list[Mistake]:
-    """The wrong answers of which the model was surest."""
-    wrong = [
-        (confidence(prediction), sample, prediction)
+    """The worst answers, worst first."""
+    metric = metric_for(predictor.model.task.answer, predictor.classes, predictor.multilabel)
+    judged = [
+        (metric.badness(prediction, sample.truth), sample, prediction)
         for sample, prediction in zip(scanned.table.samples, predictions, strict=True)
-        if isinstance(sample.truth, Labels) and set(prediction.names) != set(sample.truth.names)
+        if sample.truth is not None
     ]
-    wrong.sort(key=lambda found: (-found[0], found[1].key))
-    return [
-        Mistake(
-            key=sample.key,
-            pixels=images.thumbnail(scanned.pixels.read(sample.path)[0], _THUMBNAIL),
-            truth=", ".join(label_names(sample)) or "none",
-            answer=", ".join(prediction.names) or "none",
-            confidence=sure,
-        )
-        for sure, sample, prediction in wrong[:_MISTAKES]
-    ]
+    worst = sorted((found for found in judged if found[0] > 0), key=lambda found: (-found[0], found[1].key))
+    return [_mistake(sample, prediction, scanned.pixels, predictor) for _, sample, prediction in worst[:_MISTAKES]]
+
+
+def _mistake(sample: Sample, prediction: Any, pixels: Pixels, predictor: Predictor) -> Mistake:
+    if isinstance(prediction, Labels):
+        answer = f"{', '.join(prediction.names) or 'none'} ({confidence(prediction):.0%})"
+        told = [("answer", answer), ("truth", ", ".join(label_names(sample)) or "none")]
+        return Mistake(sample.key, images.thumbnail(pixels.read(sample.path)[0], _THUMBNAIL), told)
+    full, _ = images.read(sample.path)
+    left = drawn(full, sample.truth, predictor.classes)
+    right = drawn(full, predictor.sure(prediction), predictor.classes)
+    return Mistake(sample.key, images.thumbnail(side_by_side(left, right, ("truth", "answer")), _WIDE), [])

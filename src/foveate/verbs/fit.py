@@ -10,20 +10,21 @@ from pathlib import Path
 from typing import Any
 
 from foveate import console
-from foveate.data import Scanned, clusters, divided, label_names, scan
+from foveate.data import Order, Scanned, clusters, divided, label_names, loader, scan
 from foveate.errors import DataError, RunError, UsageError
 from foveate.formats import FORMATS, read_table
 from foveate.job import Job, note_choice
 from foveate.model import Model, build
 from foveate.planning import choose_norms, plan
-from foveate.precision import device_of
+from foveate.precision import Way, device_of
 from foveate.recipe import Recipe, with_settings
 from foveate.run import Run, environment
+from foveate.scoring import answers, scored
 from foveate.solving import features_of, solve_head, wants_features
 from foveate.tasks import TASKS, Facts
 from foveate.trainer import Outcome, Trainer
 from foveate.tunings import TUNINGS
-from foveate.types import Table
+from foveate.types import Boxes, Regions, Table
 from foveate.verbs.evaluate import EvaluateResult, evaluate, own_splits
 from foveate.weights import fingerprint
 
@@ -131,7 +132,7 @@ def _adapted(job: Job, command: str) -> FitResult:
     told = {key: value for key, value in asdict(replace(outcome, tensors={})).items() if key != "tensors"}
     counts = Counter(str(sample.split) for sample in job.table.samples)
     told |= {"frozen": after, "origin": job.model.backbone.origin, "images": dict(counts), "audit": audit}
-    told["cautions"] = _cautions(job, audit)
+    told |= {"cautions": _cautions(job, audit), "threshold": _threshold(job)}
     job.run.finish(told)
     return FitResult(job.run.folder, _evaluated(job, command), told)
 
@@ -147,7 +148,21 @@ def _read(recipe: Recipe) -> Table:
     console.say(f"data: {recipe.data.path}, read as {summary}: {len(table.samples)} images, {len(table.classes)} classes")
     for note in table.notes:
         console.warn(note)
+    _tell_boxes(table)
     return table
+
+
+def _tell_boxes(table: Table) -> None:
+    """Boxes and images of each class, before anything is trained."""
+    boxes: Counter[str] = Counter()
+    pictures: Counter[str] = Counter()
+    for sample in table.samples:
+        if isinstance(sample.truth, Boxes):
+            boxes.update(sample.truth.names)
+            pictures.update(set(sample.truth.names))
+    if boxes:
+        rows = [[name, str(boxes[name]), str(pictures[name])] for name in table.classes]
+        console.table(["class", "boxes", "images"], rows)
 
 
 def _settled(recipe: Recipe, table: Table) -> tuple[Recipe, list[tuple[str, Any, str]]]:
@@ -162,6 +177,11 @@ def _settled(recipe: Recipe, table: Table) -> tuple[Recipe, list[tuple[str, Any,
         found.append(("task", name, "this is what the truths answer"))
         recipe = with_settings(recipe, {"task": {"name": name, **recipe.task.settings}})
     task = TASKS.load(recipe.task.name)
+    for field, value in task.suggests.items():
+        if not recipe.stated(field):
+            found.append((field, value, f"suits the task {recipe.task.name}"))
+            value = {"name": value, **recipe.tuning.settings} if field == "tuning" else value
+            recipe = with_settings(recipe, {field: value})
     steps = TUNINGS.load(recipe.tuning.name).needs_steps
     if steps and recipe.training.norm == "auto":
         found.append(("training.norm", *choose_norms(recipe)))
@@ -184,16 +204,18 @@ def _task_for(truths: Sequence[Any]) -> str:
 
 def _scanned(table: Table, model: Model, recipe: Recipe) -> Scanned:
     with console.progress(len(table.samples), "read") as bar:
-        scanned = scan(table, model.backbone.input.size, recipe.data, lambda: bar.advance(1))
+        scanned = scan(table, model.backbone.input.size, model.task.framing, recipe.data, lambda: bar.advance(1))
     for key, why in scanned.skipped:
         console.warn(f"skipped {key}: {why}")
     return scanned
 
 
 def _refuse_untaught(table: Table) -> None:
-    """A class that no training image shows cannot be learnt; fewer than two classes are no question."""
+    """A class that no training image shows cannot be learnt; fewer than two classes of whole images are no question."""
+    if isinstance(table.samples[0].truth, Regions):
+        return
     taught = {name for sample in table.of("train") for name in label_names(sample)}
-    if len(taught) < 2 and not table.multilabel:
+    if len(taught) < (1 if isinstance(table.samples[0].truth, Boxes) else 2) and not table.multilabel:
         what = f"only one class has training images: {next(iter(taught))!r}" if taught else "there are no training images"
         raise DataError(what, where=table.root, hint="give images of another class")
     for name in sorted(set(table.classes) - taught):
@@ -215,6 +237,18 @@ def _solved(job: Job, start: float) -> Outcome:
 def _trained(job: Job) -> Outcome:
     train, val = job.pictures("train", augmented=True), job.pictures("val")
     return Trainer(job.model, job.recipe, job.run, train, val if len(val) else None, job.device).train()
+
+
+def _threshold(job: Job) -> float | None:
+    """The score from which boxes are shown, the best on the validation images; None for other answers."""
+    pictures = job.pictures("val")
+    if job.model.task.answer is not Boxes or not len(pictures):
+        return None
+    batches = loader(pictures, Order(len(pictures), job.recipe.training.batch_size))
+    way = Way("fp32", bool(job.recipe.training.channels_last))
+    found = answers(job.model.to(job.device), batches, job.device, way)
+    job.model.cpu()
+    return float(scored(found.predictions, pictures.samples, job.model, False).tables["threshold"])
 
 
 # --- what it is worth

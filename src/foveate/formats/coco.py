@@ -1,0 +1,232 @@
+"""COCO: boxes of many images in one .json file, or a file for each split.
+
+DATA is such a file, or a folder with one or more: in it, in annotations/ (instances_train2017.json) or in its split folders
+(Roboflow's train/_annotations.coco.json). Images lie beside the file, or in the root, in images/ or in a folder called like
+the split. Classes stand in the order of their ids, which may have gaps. An image may have a `group`, which is not COCO's own.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from itertools import count
+from pathlib import Path
+from typing import Any, ClassVar
+
+from foveate.boxes import Raw, class_name
+from foveate.errors import DataError
+from foveate.formats import Format
+from foveate.formats._boxed import NO_BOX, Gathering, Placed, copied, is_there
+from foveate.images import listed, printable
+from foveate.splits import split_named
+from foveate.types import Split, Table
+
+_ORPHANS = "annotations of images that are not listed, dropped"
+_OTHER_TASKS = ("captions", "person_keypoints", "panoptic", "stuff", "image_info")  # of the same images, in COCO's own folder
+_HEAD = 65_536  # bytes that are looked at to recognise a file
+_LISTS = re.compile(rb'"(images|annotations|categories)"\s*:\s*\[')
+_ORDER: tuple[Split | None, ...] = ("train", "val", "test", None)
+
+Entry = dict[str, Any]
+
+
+class Coco(Format):
+    summary: ClassVar[str] = "COCO boxes in JSON"
+
+    def sniff(self, path: Path) -> bool:
+        try:
+            return bool(_files(path))
+        except (DataError, OSError):
+            return False
+
+    def read(self, path: Path) -> Table:
+        """The table of one file, or of all files of a folder. Raises DataError with the file."""
+        files = _files(path) or [path]
+        if path.is_dir() and files == [path]:
+            raise DataError("there are no COCO annotations here", where=printable(path), hint="give the .json file itself")
+        root = path if path.is_dir() else path.parent.parent if path.parent.name.casefold() == "annotations" else path.parent
+        gathering = Gathering(root)
+        classes = [name for file in files for name in _take(file, root, gathering)]
+        return gathering.table(classes, "coco")
+
+    def write(self, table: Table, folder: Path) -> tuple[str, ...]:
+        """images/, and annotations/instances_train.json, ..._val.json, ..._test.json; instances.json for images without a split."""
+        notes: list[str] = []
+        images, numbers = list(enumerate(copied(table, folder / "images", notes), start=1)), count(1)
+        (folder / "annotations").mkdir(exist_ok=True)
+        for split in _ORDER:
+            mine = [(number, image) for number, image in images if image.sample.split == split]
+            content = _content_of(mine, table.classes, numbers)
+            if content["images"]:
+                name = f"instances_{split}.json" if split else "instances.json"
+                text = json.dumps(content, ensure_ascii=False)
+                (folder / "annotations" / name).write_text(text, encoding="utf-8")
+        return tuple(notes)
+
+
+# --- which files
+
+
+def _files(path: Path) -> list[Path]:
+    """The files of annotations at a path; those of train first."""
+    if path.is_file():
+        return [path] if _is_annotations(path) else []
+    inner = [child for child in listed(path) if child.is_dir() and _may_hold(child.name)]
+    files = [file for folder in (path, *inner) for file in listed(folder) if _is_annotations(file)]
+    return sorted(files, key=lambda file: (_ORDER.index(_split_of(file)), file))
+
+
+def _may_hold(name: str) -> bool:
+    return name.casefold() in ("annotations", "labels") or split_named(name) is not None
+
+
+def _is_annotations(file: Path) -> bool:
+    if file.suffix.lower() != ".json" or not file.is_file() or file.stem.startswith(_OTHER_TASKS):
+        return False
+    with file.open("rb") as opened:
+        head = opened.read(_HEAD)
+    return head.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{") and _LISTS.search(head) is not None
+
+
+def _split_of(file: Path) -> Split | None:
+    """instances_train2017.json, valid/_annotations.coco.json: what the name says, or the folder's."""
+    words = re.findall("[a-z]+", file.stem.casefold())
+    found = (split_named(word) for word in (*reversed(words), file.parent.name))
+    return next((split for split in found if split), None)
+
+
+# --- JSON -> boxes
+
+
+def _take(file: Path, root: Path, gathering: Gathering) -> list[str]:
+    """Adds the images of one file. Returns its classes in order."""
+    content = _content(file)
+    names, where = _names(content["categories"], file), printable(file)
+    pictures: dict[Any, Entry] = {}
+    for entry in content["images"]:
+        if pictures.setdefault(_id(entry, "id", where), entry) is not entry:
+            raise DataError(f"two images have the id {entry['id']!r}", where=where)
+    raws, used, orphans = {number: Raw() for number in pictures}, set(), 0
+    for entry in content["annotations"]:
+        place = f"{where}, annotation {entry.get('id', '?')}"
+        name, number = _name(entry, names, place), _id(entry, "image_id", place)
+        used.add(name)
+        if number not in raws:
+            gathering.findings.add(_ORPHANS, f"image_id {number}")
+            orphans += 1
+        elif entry.get("bbox"):
+            raws[number].add(_corners(entry["bbox"], place), name, bool(entry.get("iscrowd")))
+        else:
+            gathering.findings.add(NO_BOX, str(pictures[number].get("file_name")))
+    if orphans and orphans == len(content["annotations"]):
+        raise DataError("no annotation belongs to an image", where=where, why="no image_id is the id of one of the images")
+    folders, split = list(_folders(file, root)), _split_of(file)
+    for number, entry in pictures.items():
+        group = entry.get("group")
+        gathering.take(_place(entry, folders, where), raws[number], split, str(group) if group else None, _size(entry))
+    return _without_heading(content["categories"], names, used, gathering)
+
+
+def _content(file: Path) -> dict[str, list[Entry]]:
+    try:
+        content = json.loads(file.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise DataError("this is not a file of JSON", where=printable(file), why=str(error)) from None
+    for key in ("images", "annotations", "categories"):
+        entries = content.get(key) if isinstance(content, dict) else None
+        if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+            why = f"it has no list {key!r} of objects"
+            hint = "it needs images, annotations and categories"
+            raise DataError("this is not a file of COCO annotations", where=printable(file), why=why, hint=hint)
+    return {key: content[key] for key in ("images", "annotations", "categories")}
+
+
+def _id(entry: Entry, key: str, where: str) -> int | float | str:
+    number = entry.get(key)
+    if not isinstance(number, int | float | str):
+        raise DataError(f"an entry has no {key!r}", where=where, why=f"its keys are: {', '.join(entry)}")
+    return number
+
+
+def _names(categories: list[Entry], file: Path) -> dict[Any, str]:
+    """Category id -> class, in the order of ids; two ids of one name are one class."""
+    names: dict[Any, str] = {}
+    for entry in categories:
+        number, name = _id(entry, "id", printable(file)), class_name(entry.get("name", ""))
+        if not name:
+            raise DataError(f"the category {number!r} has no name", where=printable(file))
+        if names.setdefault(number, name) != name:
+            raise DataError(f"two categories have the id {number!r}", where=printable(file), why=f"{names[number]!r} and {name!r}")
+    return dict(sorted(names.items(), key=lambda item: (isinstance(item[0], str), item[0])))
+
+
+def _name(entry: Entry, names: dict[Any, str], place: str) -> str:
+    number = _id(entry, "category_id", place)
+    if number not in names:
+        known = ", ".join(map(repr, list(names)[:20]))
+        raise DataError(f"no category has the id {number!r}", where=place, why=f"the ids are: {known}", hint="add it to categories")
+    return names[number]
+
+
+def _corners(bbox: object, place: str) -> tuple[float, float, float, float]:
+    """x, y, width, height -> x0, y0, x1, y1."""
+    try:
+        x, y, width, height = map(float, bbox)  # type: ignore[call-overload]
+    except (TypeError, ValueError, OverflowError):
+        why = f"got {str(bbox)[:80]}"
+        raise DataError("a bbox is not four numbers", where=place, why=why, hint="x, y, width, height") from None
+    return x, y, x + width, y + height
+
+
+def _size(entry: Entry) -> tuple[int, int] | None:
+    """The stated (H, W)."""
+    height, width = entry.get("height"), entry.get("width")
+    return (height, width) if isinstance(height, int) and isinstance(width, int) and height > 0 and width > 0 else None
+
+
+def _folders(file: Path, root: Path) -> Iterator[Path]:
+    """Where the images of a file may lie; first the places for all splits, so that a subfolder `train` means what it says."""
+    words = [file.stem.rsplit("_", 1)[-1], _split_of(file) or ""]
+    beside = [] if file.parent.name.casefold() == "annotations" else [file.parent]
+    below = [root / inner / word for word in words for inner in ("", "images")]
+    places = dict.fromkeys([*beside, root / "images", root, root / "data", *below])
+    return (place for place in places if place.is_dir())
+
+
+def _place(entry: Entry, folders: list[Path], where: str) -> Path:
+    name = entry.get("file_name")
+    if not isinstance(name, str) or not name.strip():
+        raise DataError(f"the image {entry['id']!r} has no file_name", where=where)
+    spellings = dict.fromkeys((name, name.replace("\\", "/")))  # the second is for files made on Windows
+    found = (folder / spelling for spelling in spellings for folder in folders if is_there(folder / spelling))
+    return next(found, folders[0] / name)
+
+
+def _without_heading(categories: list[Entry], names: dict[Any, str], used: set[str], gathering: Gathering) -> list[str]:
+    """The classes, less the one that Roboflow adds as the heading of the others and no object has."""
+    above = {class_name(entry.get("supercategory") or "") for entry in categories}
+    tops = {class_name(entry["name"]) for entry in categories if entry.get("supercategory") == "none"}
+    headings = (above & tops) - used
+    remark = "the category {!r} is only a heading of others: no class"
+    gathering.notes += [text for name in sorted(headings) if (text := remark.format(name)) not in gathering.notes]
+    return [name for name in names.values() if name not in headings]
+
+
+# --- boxes -> JSON
+
+
+def _content_of(images: list[tuple[int, Placed]], classes: tuple[str, ...], numbers: Iterator[int]) -> dict[str, list[Entry]]:
+    """One file; `numbers` gives annotations their ids, which no other file shares."""
+    ids = {name: number for number, name in enumerate(classes, start=1)}
+    pictures: list[Entry] = []
+    annotations: list[Entry] = []
+    for number, image in images:
+        group = {"group": image.sample.group} if image.sample.group else {}
+        height, width = image.size
+        pictures.append({"id": number, "file_name": str(image.place), "width": width, "height": height, **group})
+        for (x0, y0, x1, y1), name, crowd in image.rows():
+            entry = {"id": next(numbers), "image_id": number, "category_id": ids[name], "iscrowd": int(crowd)}
+            annotations.append({**entry, "bbox": [x0, y0, x1 - x0, y1 - y0], "area": (x1 - x0) * (y1 - y0)})
+    categories = [{"id": number, "name": name} for name, number in ids.items()]
+    return {"images": pictures, "annotations": annotations, "categories": categories}

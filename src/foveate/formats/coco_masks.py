@@ -1,0 +1,179 @@
+"""COCO annotations as a class for every pixel: polygons and run lengths, the larger painted first, so that small things show.
+
+The same files hold boxes, and are taken for detection unless this format is named: `foveate fit DATA --format coco_masks`.
+DATA is one file (instances_train2017.json), or a folder with one or more, in it, in annotations/ or in its split folders.
+Pixels of no object are `background`, the first class. A crowd counts as its class.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+from foveate import images
+from foveate.errors import BrokenImage, DataError
+from foveate.formats import Format
+from foveate.images import listed, printable
+from foveate.masks import decoded, filled
+from foveate.splits import split_named
+from foveate.types import Regions, Sample, Split, Table
+
+_BACKGROUND = "background"
+
+Shape = tuple[int, Any]
+"""The place of a class, and COCO's segmentation: [[x0, y0, ...], ...] or {'size': [H, W], 'counts': text or numbers}"""
+
+
+class CocoMasks(Format):
+    summary: ClassVar[str] = "COCO polygons as masks"
+
+    def sniff(self, path: Path) -> bool:
+        """Never: a COCO file is taken for detection unless this format is named."""
+        return False
+
+    def read(self, path: Path) -> Table:
+        """The table of one file or of all files of a folder. Only heads of images are read."""
+        files = [_File.of(file) for file in _annotation_files(path)]
+        used = {file.names[shape["category_id"]] for file in files for shape in file.shapes()}
+        if not used:
+            raise DataError("no object here has a mask", where=printable(path), hint="for boxes, use --format coco")
+        order = list(dict.fromkeys(name for file in files for name in file.names.values() if name != _BACKGROUND))
+        classes = (_BACKGROUND, *(name for name in order if name in used))
+        notes = [f"no object is a {name!r}: the class is left out" for name in order if name not in used]
+        root = path if path.is_dir() else path.parent
+        samples = [sample for file in files for sample in file.samples(root, classes, notes)]
+        if not samples:
+            raise DataError("the images of these annotations are missing", where=printable(path), why=notes[-1])
+        notes += [note for file in files for note in file.notes]
+        return Table(tuple(sorted(samples, key=lambda sample: sample.key)), classes, "coco_masks", root, notes=tuple(notes))
+
+
+def _annotation_files(path: Path) -> list[Path]:
+    if path.is_file():
+        return [path]
+    folders = [path, *(child for child in listed(path) if child.is_dir() and _may_hold(child.name))]
+    files = [file for folder in folders for file in listed(folder) if file.suffix.lower() == ".json" and _is_instances(file)]
+    if not files:
+        raise DataError("there are no COCO annotations here", where=printable(path), hint="give the .json file itself")
+    return files
+
+
+def _may_hold(name: str) -> bool:
+    return name.casefold() in ("annotations", "labels") or split_named(name) is not None
+
+
+def _is_instances(file: Path) -> bool:
+    """COCO's folder also holds captions and key points of the same images."""
+    return not file.stem.startswith(("captions", "person_keypoints", "image_info"))
+
+
+@dataclass
+class _File:
+    """One file of annotations. `names`: category id -> class, in the order of ids."""
+
+    path: Path
+    images: list[dict[str, Any]]
+    names: dict[int, str]
+    by_image: dict[int, list[dict[str, Any]]]
+    split: Split | None
+    notes: list[str] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, path: Path) -> _File:
+        try:
+            content = json.loads(path.read_text(encoding="utf-8-sig"))
+            names = {int(item["id"]): str(item["name"]) for item in sorted(content["categories"], key=lambda item: item["id"])}
+            pictures = [{name: item[name] for name in ("id", "file_name", "height", "width")} for item in content["images"]]
+            by_image: dict[int, list[dict[str, Any]]] = {picture["id"]: [] for picture in pictures}
+            bare = 0
+            for shape in content["annotations"]:
+                names[shape["category_id"]]  # KeyError: an unknown category
+                bare += not shape.get("segmentation")
+                if shape.get("segmentation"):
+                    by_image[shape["image_id"]].append(shape)
+        except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
+            why = f"it has no {error}" if isinstance(error, KeyError) else str(error)
+            raise DataError("this is not a file of COCO annotations", where=printable(path), why=why) from None
+        file = cls(path, pictures, names, by_image, _split_of(path))
+        if bare:
+            file.notes.append(f"{bare} objects in {path.name!r} have a box only: they are background here")
+        return file
+
+    def shapes(self) -> Iterator[dict[str, Any]]:
+        return (shape for shapes in self.by_image.values() for shape in shapes)
+
+    def samples(self, root: Path, classes: tuple[str, ...], notes: list[str]) -> Iterator[Sample]:
+        missing = []
+        folders = _image_folders(self.path, root)
+        for picture in self.images:
+            path = _picture_path(folders, picture["file_name"])
+            if path is None:
+                missing.append(picture["file_name"])
+                continue
+            size = (int(picture["height"]), int(picture["width"]))
+            _refuse_other_size(path, size)
+            ordered = sorted(self.by_image[picture["id"]], key=lambda shape: -float(shape.get("area") or 0))
+            shapes = tuple((classes.index(self.names[shape["category_id"]]), shape["segmentation"]) for shape in ordered)
+            key = printable(path.relative_to(root) if path.is_relative_to(root) else path)
+            yield Sample(path, key, Regions(partial(painted, shapes, size, f"{printable(self.path)}, {key}")), self.split)
+        if missing:
+            shown = ", ".join(map(repr, missing[:3])) + (", ..." if len(missing) > 3 else "")
+            notes.append(f"{len(missing)} of {len(self.images)} images of {self.path.name!r} are missing and dropped: {shown}")
+
+
+def painted(shapes: tuple[Shape, ...], size: tuple[int, int], where: str) -> np.ndarray:
+    """(H, W) int64 places; later shapes lie on top, and 0 is left where there is none. `size` is (H, W)."""
+    mask = np.zeros(size, dtype=np.int64)
+    for place, shape in shapes:
+        try:
+            mask[_inside(shape, size)] = place
+        except (ValueError, TypeError, KeyError, IndexError) as error:
+            why = f"it fits no picture of {size[1]} x {size[0]} px: {error}"
+            raise DataError("a shape of this image cannot be painted", where=where, why=why) from None
+    return mask
+
+
+def _inside(shape: Any, size: tuple[int, int]) -> np.ndarray:
+    """(H, W) bool."""
+    if isinstance(shape, list):
+        polygons = [[float(number) for number in polygon] for polygon in shape if len(polygon) >= 6]
+        return filled(polygons, size) if polygons else np.zeros(size, dtype=bool)
+    if isinstance(shape["counts"], str):
+        return decoded(shape)
+    counts = np.asarray(shape["counts"], dtype=np.int64)  # of pixels outside, inside, outside, ..., column by column
+    height, width = shape["size"]
+    return np.repeat(np.arange(len(counts)) % 2 == 1, counts).reshape(width, height).T
+
+
+def _split_of(path: Path) -> Split | None:
+    """instances_train2017.json, valid/_annotations.coco.json: what the name says, or the folder's."""
+    words = path.stem.replace("-", "_").replace(".", "_").split("_")
+    found = (split_named(word.rstrip("0123456789")) for word in (*reversed(words), path.parent.name))
+    return next((split for split in found if split), None)
+
+
+def _image_folders(annotations: Path, root: Path) -> list[Path]:
+    """Where the images of a file may lie: beside it, in the root, in images/, and in a folder called like the end of its name."""
+    word = annotations.stem.rsplit("_", 1)[-1]
+    bases = dict.fromkeys([annotations.parent, root, annotations.parent.parent])
+    return [base / inner for base in bases for inner in ("", "images", word, f"images/{word}", f"{word}/images")]
+
+
+def _picture_path(folders: list[Path], name: str) -> Path | None:
+    return next((folder / name for folder in folders if (folder / name).is_file()), None)
+
+
+def _refuse_other_size(path: Path, size: tuple[int, int]) -> None:
+    try:
+        got = images.size(path)
+    except BrokenImage:  # skipped, and counted, when it is read
+        return
+    if got != size:
+        why = f"the image is {got[1]} x {got[0]} px, its annotations are for {size[1]} x {size[0]} px"
+        raise DataError("an image is not as large as its annotations say", where=printable(path), why=why)

@@ -1,0 +1,142 @@
+"""Answers as files that people and other programs read: pictures, COCO JSON, YOLO text, index masks."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from foveate import images
+from foveate.drawing import drawn
+from foveate.errors import UsageError
+from foveate.masks import encoded
+from foveate.predictor import Answer
+from foveate.run import written_aside
+from foveate.types import Boxes, Regions
+
+Named = list[tuple[str, Answer]]
+"""(a name that no other picture has, the answer)"""
+
+
+def save(answers: Iterable[Answer], form: str, folder: Path) -> list[Answer]:
+    """Writes the answers into a new folder, in one of FORMS; gives them back. Pictures that could not be read are left out.
+
+    Raises UsageError when the folder is taken, or when the answers are of a kind that this form does not hold.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UsageError("this folder is taken", where=folder, hint="--out ANOTHER_FOLDER")
+    found = list(answers)
+    whole = [answer for answer in found if answer.prediction is not None]
+    holds, write = FORMS[form]
+    if any(not isinstance(answer.prediction, holds) for answer in whole):
+        hint = "--format " + "|".join(["jsonl", "csv", *(name for name, (kinds, _) in FORMS.items() if _fits(whole, kinds))])
+        raise UsageError(f"{form} cannot hold answers of this kind", where="--format", hint=hint)
+    folder.mkdir(parents=True, exist_ok=True)
+    write(_named(whole), folder, whole[0].classes if whole else ())
+    return found
+
+
+def _fits(answers: list[Answer], kinds: tuple[type, ...]) -> bool:
+    return all(isinstance(answer.prediction, kinds) for answer in answers)
+
+
+def _named(answers: list[Answer]) -> Named:
+    """Each picture's own stem, with a number where two have the same."""
+    taken: set[str] = set()
+    found = []
+    for answer in answers:
+        stem, number = Path(answer.path).stem, 1
+        name = stem
+        while name in taken:
+            number += 1
+            name = f"{stem}-{number}"
+        taken.add(name)
+        found.append((name, answer))
+    return found
+
+
+def _pictures(named: Named, folder: Path, classes: tuple[str, ...]) -> None:
+    for name, answer in named:
+        images.write(drawn(images.read(Path(answer.path))[0], answer.prediction, classes), folder / f"{name}.jpg")
+
+
+def _masks(named: Named, folder: Path, classes: tuple[str, ...]) -> None:
+    """A PNG a picture, whose values are places in classes.txt."""
+    kind = np.uint8 if len(classes) <= 256 else np.uint16
+    for name, answer in named:
+        images.write(answer.prediction.mask.astype(kind), folder / f"{name}.png")
+    _write(folder / "classes.txt", "".join(f"{name}\n" for name in classes))
+
+
+def _yolo(named: Named, folder: Path, classes: tuple[str, ...]) -> None:
+    """A text file a picture: class, middle, width and height as shares of the picture's, score."""
+    for name, answer in named:
+        height, width = images.size(Path(answer.path))
+        boxes: Boxes = answer.prediction
+        lines = [
+            f"{classes.index(word)} {(x0 + x1) / 2 / width:.6f} {(y0 + y1) / 2 / height:.6f} {(x1 - x0) / width:.6f} "
+            f"{(y1 - y0) / height:.6f} {score:.6f}\n"
+            for word, (x0, y0, x1, y1), score in zip(boxes.names, boxes.xyxy, _scores(boxes), strict=True)
+        ]
+        _write(folder / f"{name}.txt", "".join(lines))
+    _write(folder / "classes.txt", "".join(f"{name}\n" for name in classes))
+
+
+def _coco(named: Named, folder: Path, classes: tuple[str, ...]) -> None:
+    """predictions.json: images, categories and annotations with scores; masks as run lengths, an annotation a class."""
+    pictures, found = [], list[dict[str, Any]]()
+    for number, (_, answer) in enumerate(named, start=1):
+        height, width = images.size(Path(answer.path))
+        pictures.append({"id": number, "file_name": answer.path, "height": height, "width": width})
+        rows = (_box_rows if isinstance(answer.prediction, Boxes) else _mask_rows)(answer.prediction, classes)
+        found += [{"id": len(found) + place, "image_id": number, **row} for place, row in enumerate(rows, start=1)]
+    categories = [{"id": place, "name": name} for place, name in enumerate(classes, start=1)]
+    content = {"images": pictures, "categories": categories, "annotations": found}
+    _write(folder / "predictions.json", json.dumps(content, ensure_ascii=False))
+
+
+def _box_rows(boxes: Boxes, classes: tuple[str, ...]) -> list[dict[str, Any]]:
+    corners = boxes.xyxy.astype(float).tolist()
+    return [
+        {
+            "category_id": classes.index(name) + 1,
+            "bbox": [x0, y0, x1 - x0, y1 - y0],
+            "area": (x1 - x0) * (y1 - y0),
+            "iscrowd": 0,
+            "score": score,
+        }
+        for name, (x0, y0, x1, y1), score in zip(boxes.names, corners, _scores(boxes), strict=True)
+    ]
+
+
+def _mask_rows(regions: Regions, classes: tuple[str, ...]) -> list[dict[str, Any]]:
+    rows = []
+    for place in range(len(classes)):
+        inside = regions.mask == place
+        if inside.any():
+            y, x = inside.any(1).nonzero()[0], inside.any(0).nonzero()[0]
+            box = [int(x[0]), int(y[0]), int(x[-1] - x[0] + 1), int(y[-1] - y[0] + 1)]
+            row = {"category_id": place + 1, "segmentation": encoded(inside), "bbox": box, "area": int(inside.sum()), "iscrowd": 1}
+            rows.append(row)
+    return rows
+
+
+def _scores(boxes: Boxes) -> list[float]:
+    return [1.0] * len(boxes.names) if boxes.scores is None else list(map(float, boxes.scores))
+
+
+def _write(path: Path, text: str) -> None:
+    with written_aside(path) as aside:
+        aside.write_text(text, encoding="utf-8")
+
+
+FORMS: dict[str, tuple[tuple[type, ...], Callable[[Named, Path, tuple[str, ...]], None]]] = {
+    "pictures": ((Boxes, Regions), _pictures),
+    "coco": ((Boxes, Regions), _coco),
+    "yolo": ((Boxes,), _yolo),
+    "masks": ((Regions,), _masks),
+}
+"""The word of --format -> the kinds of answers that it holds, and what writes it"""

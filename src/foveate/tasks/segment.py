@@ -1,0 +1,104 @@
+"""Which class every pixel belongs to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, ClassVar, Literal
+
+import torch
+from pydantic import Field, field_validator
+from segmentation_models_pytorch import losses
+from torch import Tensor, nn
+from torch.nn import functional
+from torchvision import tv_tensors
+
+from foveate.backbones import Backbone
+from foveate.decoders import DECODERS
+from foveate.pyramid import Pyramid
+from foveate.tasks import Task, TaskSettings
+from foveate.types import IGNORED, Batch, Features, Provides, Regions, Target
+
+_LOSSES: dict[str, Callable[[], nn.Module]] = {
+    "cross_entropy": lambda: nn.CrossEntropyLoss(ignore_index=IGNORED),
+    "dice": lambda: losses.DiceLoss("multiclass", ignore_index=IGNORED),
+    "focal": lambda: losses.FocalLoss("multiclass", ignore_index=IGNORED),
+    "lovasz": lambda: losses.LovaszLoss("multiclass", ignore_index=IGNORED),
+}
+
+
+class SegmentSettings(TaskSettings):
+    head: str = Field("unet", description="decoder: unet, fpn, deeplab, upernet, segformer, dpt")
+    width: int = Field(128, ge=16, multiple_of=8, description="channels of the decoder")
+    loss: str = Field("cross_entropy+dice", description="cross_entropy, dice, focal, lovasz, or a sum of them joined by +")
+    dropout: float = Field(0.0, ge=0, lt=1, description="dropout of whole channels before the classifier")
+
+    @field_validator("loss")
+    @classmethod
+    def _known(cls, value: str) -> str:
+        unknown = set(value.split("+")) - set(_LOSSES)
+        if unknown:
+            raise ValueError(f"no loss is called {sorted(unknown)[0]!r}: {', '.join(_LOSSES)}, or a sum such as cross_entropy+dice")
+        return value
+
+
+class SegmentationHead(nn.Module):
+    """Features -> logits (B, K, H, W) of the network's square."""
+
+    def __init__(self, backbone: Backbone, settings: SegmentSettings, classes: int) -> None:
+        super().__init__()
+        decoder = DECODERS.load(settings.head)
+        self.pyramid = Pyramid(backbone.map_widths, backbone.map_strides, decoder.strides)
+        self.decoder = decoder(self.pyramid.widths, settings.width)
+        self.dropout = nn.Dropout2d(settings.dropout)
+        self.classify = nn.Conv2d(self.decoder.out_width, classes, 1)
+
+    def forward(self, features: Features, batch: Batch) -> Tensor:
+        size = (batch.images.shape[-2], batch.images.shape[-1])
+        found = self.classify(self.dropout(self.decoder(self.pyramid(features.maps, size))))
+        return functional.interpolate(found, size, mode="bilinear", align_corners=False)
+
+
+class Segment(Task):
+    needs: frozenset[Provides] = frozenset({Provides.MAPS})
+    answer: ClassVar[type[Regions]] = Regions
+    framing: ClassVar[Literal["crop", "whole"]] = "whole"
+    Settings: ClassVar[type[TaskSettings]] = SegmentSettings
+    suggests: ClassVar[dict[str, Any]] = {
+        "tuning": "full",
+        "backbone.size": 512,
+        "augment.policy": "none",
+        "augment.color": 0.3,
+        "augment.crop": 0.4,
+        "training.batch_size": 8,
+        "training.epochs": 40,
+        "training.patience": 0,
+    }
+
+    settings: SegmentSettings
+
+    def head(self, backbone: Backbone) -> nn.Module:
+        return SegmentationHead(backbone, self.settings, len(self.classes))
+
+    def encode(self, truth: Regions, size: tuple[int, int]) -> Target:
+        return {"mask": tv_tensors.Mask(torch.from_numpy(truth.mask))}
+
+    def loss(self, output: Tensor, batch: Batch) -> dict[str, Tensor]:
+        """Each named loss over the pixels that somebody cares about; 0 where there are none."""
+        masks = torch.stack([target["mask"].as_subclass(Tensor) for target in batch.targets])
+        if bool((masks == IGNORED).all()):
+            return {"loss": output.sum() * 0}
+        return {name: _LOSSES[name]()(output.float(), masks) for name in self.settings.loss.split("+")}
+
+    def decode(self, output: Tensor, batch: Batch) -> list[Regions]:
+        """Masks of the upright originals: the logits are stretched to their size, then the greatest wins."""
+        parts = zip(output.float(), batch.views, batch.sizes, strict=True)
+        return [Regions(_unframed(logits, view, size).argmax(0).cpu().numpy()) for logits, view, size in parts]
+
+
+def _unframed(logits: Tensor, view: Tensor, size: Tensor) -> Tensor:
+    """(K, S, S) of the square that shows `view` -> (K, H, W) of the original, without the padding."""
+    height, width = size.tolist()
+    shown = float(view[2] - view[0])
+    rows, columns = (max(1, round(logits.shape[-1] * side / shown)) for side in (height, width))
+    inside = logits[None, :, :rows, :columns]
+    return functional.interpolate(inside, (height, width), mode="bilinear", align_corners=False)[0]

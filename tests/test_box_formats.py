@@ -1,0 +1,477 @@
+"""Boxes as people keep them -> Table: four formats, one audit, and what is malicious is refused."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from conftest import SHARED
+from foveate.boxes import CLIPPED, CROWD, INVERTED, NO_AREA, NOT_FINITE, OUTSIDE, REPEATED, Raw, cleaned
+from foveate.errors import DataError
+from foveate.formats import FORMATS, read_table
+
+BCCD = SHARED / "bccd"
+
+
+def picture(path: Path, width: int = 40, height: int = 30, orientation: int = 1) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.new("RGB", (width, height)).save(path, exif=exif)
+    return path
+
+
+def wrote(path: Path, content: object) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(content if isinstance(content, str) else json.dumps(content), encoding="utf-8")
+    return path
+
+
+def told(table) -> dict[str, tuple]:
+    """key -> corners, names, split."""
+    return {sample.key: (sample.truth.xyxy.tolist(), sample.truth.names, sample.split) for sample in table.samples}
+
+
+def notes(table) -> str:
+    return "\n".join(table.notes)
+
+
+def sniffers(path: Path) -> list[str]:
+    return [name for name in FORMATS.names() if FORMATS.load(name)().sniff(path)]
+
+
+# --- the audit
+
+
+def test_a_sound_box_of_one_pixel_stays():
+    boxes, found = cleaned(Raw([(39, 29, 40, 30)], ["a"], [False]), (30, 40))
+    assert boxes.xyxy.tolist() == [[39, 29, 40, 30]]
+    assert (boxes.xyxy.dtype, boxes.names, boxes.crowd.tolist(), dict(found)) == (np.float32, ("a",), [False], {})
+
+
+def test_no_boxes():
+    boxes, found = cleaned(Raw(), (30, 40))
+    assert (boxes.xyxy.shape, boxes.names, boxes.crowd.shape, dict(found)) == ((0, 4), (), (0,), {})
+
+
+@pytest.mark.parametrize(
+    ("corners", "problem", "kept"),
+    [
+        ((10, 9, 5, 12), INVERTED, [5, 9, 10, 12]),
+        ((-3, -4, 50, 60), CLIPPED, [0, 0, 40, 30]),
+        ((41, 5, 50, 6), OUTSIDE, None),
+        ((-9, 5, 0, 6), OUTSIDE, None),
+        ((math.nan, 1, 2, 3), NOT_FINITE, None),
+        ((0, 1, math.inf, 3), NOT_FINITE, None),
+        ((0, 1, 1e300, 3), NOT_FINITE, None),
+        ((5, 5, 5, 9), NO_AREA, None),
+        ((100, 5, 100, 9), NO_AREA, None),
+    ],
+)
+def test_each_problem_is_counted_once(corners, problem, kept):
+    boxes, found = cleaned(Raw([(1, 2, 3, 4), corners], ["a", "b"], [False, False]), (30, 40))
+    assert boxes.xyxy.tolist() == [[1, 2, 3, 4]] + ([kept] if kept else [])
+    assert dict(found) == {problem: 1}
+
+
+def test_rounding_over_the_border_is_no_problem():
+    boxes, found = cleaned(Raw([(-1e-4, 0, 40.004, 30)], ["a"], [False]), (30, 40))
+    assert (boxes.xyxy.tolist(), dict(found)) == ([[0, 0, 40, 30]], {})
+
+
+def test_copies_and_crowds():
+    same = (1.0, 2.0, 3.0, 4.0)
+    boxes, found = cleaned(Raw([same, same, same, same], ["a", "a", "b", "a"], [False, False, False, True]), (30, 40))
+    assert (boxes.names, boxes.crowd.tolist()) == (("a", "b", "a"), [False, False, True])
+    assert dict(found) == {REPEATED: 1, CROWD: 1}
+
+
+# --- Pascal VOC
+
+
+def thing(name: str = "cat", corners: tuple = (1, 1, 10, 10), extra: str = "") -> str:
+    tags = "".join(f"<{tag}>{value}</{tag}>" for tag, value in zip(("xmin", "ymin", "xmax", "ymax"), corners, strict=True))
+    return f"<object><name>{name}</name>{extra}<bndbox>{tags}</bndbox></object>"
+
+
+def annotation(*things: str, size: tuple[int, int] = (40, 30), head: str = "", filename: str = "x.jpg") -> str:
+    stated = f"<size><width>{size[0]}</width><height>{size[1]}</height></size>"
+    return f"{head}<annotation><filename>{filename}</filename>{stated}{''.join(things)}</annotation>"
+
+
+def voc(root: Path, **texts: str) -> Path:
+    for stem, text in texts.items():
+        picture(root / "JPEGImages" / f"{stem}.jpg")
+        wrote(root / "Annotations" / f"{stem}.xml", text)
+    return root
+
+
+def test_voc_counts_from_one_and_includes_the_last(tmp_path):
+    one = annotation(thing("dog", (1, 1, 1, 1)), thing("cat", (3, 4, 40, 30), "<difficult>1</difficult>"))
+    voc(tmp_path, a=one, b=annotation())
+    wrote(tmp_path / "ImageSets/Main/train.txt", "a\n")
+    wrote(tmp_path / "ImageSets/Main/val.txt", "b\nnobody\n")
+    table = read_table(tmp_path)
+    assert (table.format, table.classes) == ("voc", ("cat", "dog"))
+    assert told(table)["JPEGImages/a.jpg"] == ([[0, 0, 1, 1], [2, 3, 40, 30]], ("dog", "cat"), "train")
+    assert table.samples[0].truth.crowd.tolist() == [False, True]
+    assert told(table)["JPEGImages/b.jpg"] == ([], (), "val")
+    assert table.samples[1].truth.xyxy.shape == (0, 4)
+    assert "passed over: 1 ('nobody')" in notes(table)
+
+
+def test_voc_the_wrong_way_round_keeps_its_pixels(tmp_path):
+    table = read_table(voc(tmp_path, a=annotation(thing(corners=(10, 9, 5, 4)))))
+    assert told(table)["JPEGImages/a.jpg"][0] == [[4, 3, 10, 9]]
+    assert "swapped back: 1 ('JPEGImages/a.jpg')" in notes(table)
+
+
+def test_voc_one_level_down_and_no_guessing(tmp_path):
+    table = read_table(voc(tmp_path / "in" / "VOC2007", a=annotation(thing())).parent)
+    assert list(told(table)) == ["JPEGImages/a.jpg"]
+    voc(tmp_path / "in" / "VOC2012", a=annotation(thing()))
+    with pytest.raises(DataError, match=r"not one Pascal VOC folder.*VOC2007.*VOC2012"):
+        FORMATS.load("voc")().read(tmp_path / "in")
+
+
+def test_voc_missing_bare_and_unsized(tmp_path):
+    voc(tmp_path, a=annotation(thing(corners=(1, 1, 99, 10)), size=(0, 0)), b=annotation("<object><name>cat</name></object>"))
+    wrote(tmp_path / "Annotations/gone.xml", annotation(thing(), filename="gone.png"))
+    picture(tmp_path / "JPEGImages/bare.jpg")
+    picture(tmp_path / "JPEGImages/other.png")
+    wrote(tmp_path / "Annotations/named.xml", annotation(thing(), filename="other.png"))
+    wrote(tmp_path / "classes.txt", "dog\ncat\n")
+    table = read_table(tmp_path)
+    assert sorted(told(table)) == ["JPEGImages/a.jpg", "JPEGImages/b.jpg", "JPEGImages/other.png"]
+    assert told(table)["JPEGImages/a.jpg"][0] == [[0, 0, 40, 10]]
+    assert table.classes == ("dog", "cat")
+    assert "images that are missing, dropped with their boxes: 1 ('JPEGImages/gone.png')" in notes(table)
+    assert "without an annotation file, left out: 1 ('JPEGImages/bare.jpg')" in notes(table)
+    assert "objects without a box, dropped: 1 ('JPEGImages/b.jpg')" in notes(table)
+
+
+BOMB = '<!DOCTYPE a [<!ENTITY x "ha"><!ENTITY y "&x;&x;&x;">]>'
+OUTSIDE_FILE = '<!DOCTYPE a [<!ENTITY x SYSTEM "file:///etc/passwd">]>'
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (annotation(thing("&y;"), head=BOMB), "has a DOCTYPE.*a.xml"),
+        (annotation(thing("&x;"), head=OUTSIDE_FILE), "has a DOCTYPE"),
+        (annotation(thing("&y;")), "not valid XML.*undefined entity"),
+        ("<annotation><object>", "not valid XML.*a.xml"),
+        ("", "not valid XML"),
+        (annotation(thing(corners=("left", 1, 2, 3))), "not four numbers.*a.xml.*'left'"),
+        (annotation(thing("")), "an object has no name.*a.xml"),
+        (annotation(), "there are no classes here"),
+    ],
+)
+def test_bad_voc_says_why(tmp_path, text, message):
+    with pytest.raises(DataError, match=message):
+        read_table(voc(tmp_path, a=text))
+
+
+@pytest.mark.skipif(not BCCD.is_dir(), reason=f"no {BCCD}")
+@pytest.mark.parametrize("place", [BCCD, BCCD / "BCCD"])
+def test_blood_cells(place):
+    table = read_table(place)
+    assert (table.format, table.classes) == ("voc", ("Platelets", "RBC", "WBC"))
+    assert [len(table.of(split)) for split in ("train", "val")] == [205, 87]
+    assert sum(len(sample.truth.names) for sample in table.samples) == 3943  # grep -c '<object>'
+    assert told(table)["JPEGImages/BloodImage_00000.jpg"][0][0] == [259, 176, 491, 376]
+    assert sniffers(place) == ["voc"]
+
+
+# --- COCO
+
+
+def coco(**changes) -> dict:
+    content = {
+        "images": [{"id": 7, "file_name": "a.jpg", "width": 40, "height": 30}, {"id": 9, "file_name": "b.jpg"}],
+        "categories": [{"id": 18, "name": "dog"}, {"id": 3, "name": "zebra"}],
+        "annotations": [
+            {"id": 1, "image_id": 7, "category_id": 18, "bbox": [0, 1.5, 10, 20], "iscrowd": 0},
+            {"id": 2, "image_id": 7, "category_id": 3, "bbox": [5, 5, 1, 1], "iscrowd": 1},
+        ],
+    }
+    return {**content, **changes}
+
+
+def two(root: Path) -> Path:
+    picture(root / "a.jpg")
+    picture(root / "b.jpg", orientation=6)
+    return root
+
+
+def test_coco_file(tmp_path):
+    table = read_table(wrote(two(tmp_path) / "boxes.json", coco()))
+    assert (table.format, table.classes) == ("coco", ("zebra", "dog"))  # by id
+    assert told(table)["a.jpg"] == ([[0, 1.5, 10, 21.5], [5, 5, 6, 6]], ("dog", "zebra"), None)
+    assert table.samples[0].truth.crowd.tolist() == [False, True]
+    assert told(table)["b.jpg"] == ([], (), None)
+    assert "kept and not held against an answer: 1 ('a.jpg')" in notes(table)
+
+
+@pytest.mark.parametrize("folder", ["", "images/", "train2017/", "images/train2017/", "images/train/", "train/"])
+def test_coco_finds_its_images(tmp_path, folder):
+    two(tmp_path / folder)
+    two(tmp_path / folder.replace("train", "val"))
+    wrote(tmp_path / "annotations/instances_train2017.json", coco())
+    wrote(tmp_path / "annotations/captions_train2017.json", coco())
+    if folder.strip("/") not in ("", "images"):
+        wrote(tmp_path / "annotations/instances_val2017.json", coco())
+    assert sniffers(tmp_path) == ["coco"]
+    splits = {key: told_[2] for key, told_ in told(read_table(tmp_path)).items()}
+    assert splits[f"{folder}a.jpg"] == "train"
+    assert splits.get(f"{folder.replace('train', 'val')}a.jpg") in ("train", "val")
+
+
+def test_roboflow_coco(tmp_path):
+    heading = [{"id": 0, "name": "pets", "supercategory": "none"}, {"id": 3, "name": "zebra", "supercategory": "pets"}]
+    content = coco(categories=[*heading, {"id": 18, "name": "dog", "supercategory": "pets"}])
+    wrote(two(tmp_path / "train") / "_annotations.coco.json", content)
+    wrote(two(tmp_path / "valid") / "_annotations.coco.json", content)
+    assert sniffers(tmp_path) == ["coco"]
+    table = read_table(tmp_path)
+    assert table.classes == ("zebra", "dog")
+    assert (told(table)["train/a.jpg"][2], told(table)["valid/a.jpg"][2]) == ("train", "val")
+    assert notes(table).count("'pets' is only a heading") == 1
+
+
+def test_coco_orphans_repeats_and_windows_paths(tmp_path):
+    content = coco()
+    content["annotations"] += [{"image_id": 5, "category_id": 3, "bbox": [0, 0, 1, 1]}, {"image_id": 7, "category_id": 3}]
+    content["images"] += [{"id": 10, "file_name": "in\\c.jpg"}, {"id": 11, "file_name": "gone.jpg"}, {"id": 12, "file_name": "./a.jpg"}]
+    picture(tmp_path / "in/c.jpg")
+    table = read_table(wrote(two(tmp_path) / "x.json", content))
+    assert list(told(table)) == ["a.jpg", "b.jpg", "in/c.jpg"]
+    assert "annotations of images that are not listed, dropped: 1 ('image_id 5')" in notes(table)
+    assert "images that are missing, dropped with their boxes: 1 ('gone.jpg')" in notes(table)
+    assert "named twice, kept as named first: 1 ('a.jpg')" in notes(table)
+    assert "objects without a box, dropped: 1 ('a.jpg')" in notes(table)
+
+
+def test_an_image_outside_the_folder_is_read_where_it_is(tmp_path):
+    picture(tmp_path / "a.jpg")
+    content = coco(images=[{"id": 7, "file_name": "../a.jpg"}, {"id": 8, "file_name": "../../../none.jpg"}])
+    table = read_table(wrote(tmp_path / "in/x.json", content))
+    assert list(told(table)) == [(tmp_path / "a.jpg").as_posix()]
+
+
+def entry(**changes) -> list[dict]:
+    return [{"id": 4, "image_id": 7, "category_id": 3, "bbox": [0, 0, 1, 1], **changes}]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (coco(annotations=entry(category_id=1)), "no category has the id 1.*annotation 4.*ids are: 3, 18"),
+        (coco(annotations=entry(bbox=[1, 2, 3])), "bbox is not four numbers.*annotation 4"),
+        (coco(annotations=entry(bbox="left")), "bbox is not four numbers"),
+        (coco(annotations=entry(image_id=1)), "no annotation belongs to an image"),
+        (coco(annotations=entry(image_id=[7])), "an entry has no 'image_id'"),
+        (coco(annotations=entry(bbox=[50, 0, 9, 9])), "not one of the boxes can be used.*outside"),
+        (coco(categories=[{"id": 3, "name": "a"}, {"id": 3, "name": "b"}]), "two categories have the id 3"),
+        (coco(images=[{"id": 7, "file_name": "a.jpg"}] * 2), "two images have the id 7"),
+        (coco(images=[{"id": 7}]), "image 7 has no file_name"),
+        (coco(images=[{"id": 7, "file_name": "q.jpg"}]), "no images with boxes.*missing.*'q.jpg'"),
+        (coco(images=[{"id": 7, "file_name": "q" * 999}]), "no images with boxes.*missing"),
+        ({"images": [], "categories": []}, "no list 'annotations'"),
+        ('{"images": [', "not a file of JSON"),
+        ("[" * 100_000, "not a file of JSON"),
+    ],
+)
+def test_bad_coco_says_why(tmp_path, content, message):
+    with pytest.raises(DataError, match=message):
+        FORMATS.load("coco")().read(wrote(two(tmp_path) / "x.json", content))
+
+
+def test_coco_numbers_that_are_none(tmp_path):
+    text = json.dumps(coco()).replace("1.5", "NaN").replace("[5, 5, 1, 1]", f"[5, 5, 1, 1{'0' * 400}]")
+    with pytest.raises(DataError, match="not four numbers"):
+        read_table(wrote(two(tmp_path) / "x.json", text))
+    table = read_table(wrote(tmp_path / "y.json", json.dumps(coco()).replace("1.5", "NaN")))
+    assert "not a finite number, dropped: 1 ('a.jpg')" in notes(table)
+
+
+# --- YOLO
+
+
+def yolo(root: Path, card: str = "train: images/train\nval: images/val\nnames: [cat, dog]\n", **labels: str) -> Path:
+    for name, text in labels.items():
+        split, stem = name.split("_")
+        picture(root / "images" / split / f"{stem}.png")
+        wrote(root / "labels" / split / f"{stem}.txt", text)
+    wrote(root / "data.yaml", card)
+    return root
+
+
+def test_yolo(tmp_path):
+    yolo(tmp_path, train_a="1 0.5 0.5 0.5 1\n\n0 0.0125 0.5 0.025 0.1\n", val_b="", val_c="1 0 0 0.5 0 0.5 1\n")
+    picture(tmp_path / "images/val/bare.jpg", orientation=6)
+    table = read_table(tmp_path)
+    assert (table.format, table.classes) == ("yolo", ("cat", "dog"))
+    corners, names, split = told(table)["images/train/a.png"]
+    np.testing.assert_allclose(corners, [[10, 0, 30, 30], [0, 13.5, 1, 16.5]], atol=1e-5)
+    assert (names, split) == (("dog", "cat"), "train")
+    assert told(table)["images/val/b.png"] == ([], (), "val")
+    assert told(table)["images/val/c.png"][0] == [[0, 0, 20, 30]]
+    assert "turned into the box round them: 1 ('images/val/c.png')" in notes(table)
+    assert "taken for images without objects: 1 ('images/val/bare.jpg')" in notes(table)
+    assert told(read_table(tmp_path / "data.yaml")) == told(table)
+    assert sniffers(tmp_path) == ["yolo"] == sniffers(tmp_path / "data.yaml")
+
+
+def test_yolo_sees_turned_pictures_upright(tmp_path):
+    yolo(tmp_path, train_a="0 0.5 0.5 1 1")
+    picture(tmp_path / "images/train/a.png").unlink()
+    picture(tmp_path / "images/train/a.jpg", 40, 30, orientation=6)
+    assert told(read_table(tmp_path))["images/train/a.jpg"][0] == [[0, 0, 30, 40]]
+
+
+@pytest.mark.parametrize(
+    "card",
+    [
+        "path: ../elsewhere/coco8\ntrain: images/train\nnames: {0: cat, 7: dog}\ndownload: import os; os.remove('/')\n",
+        "path: .\ntrain: ../images/train\nnames: {0: cat, 7: dog}\nnc: 9\n",  # as Roboflow writes it
+        "train: [list.txt]\nval:\nnames: {7: dog, 0: cat}\n",
+    ],
+)
+def test_yolo_cards(tmp_path, card):
+    yolo(tmp_path, card, train_a="7 0.5 0.5 0.5 1")
+    wrote(tmp_path / "list.txt", "./images/train/a.png\n")
+    table = read_table(tmp_path)
+    assert table.classes == ("cat", "dog")
+    assert told(table) == {"images/train/a.png": ([[10, 0, 30, 30]], ("dog",), "train")}
+    assert ("nothing of it is run: download" in notes(table)) == ("download" in card)
+    assert ("nc and names disagree" in notes(table)) == ("nc" in card)
+
+
+def test_yolo_labels_beside_key_points_and_missing_places(tmp_path):
+    picture(tmp_path / "data/a.jpg")
+    wrote(tmp_path / "data/a.txt", "0 0.5 0.5 0.5 1 " + "0.1 0.1 2 " * 4)
+    wrote(tmp_path / "pets.yml", "train: data\ntest: nowhere\nkpt_shape: [4, 3]\nnames: [cat]\n")
+    table = read_table(tmp_path)
+    assert told(table) == {"data/a.jpg": ([[10, 0, 30, 30]], ("cat",), "train")}
+    assert "not there, passed over: test: 'nowhere'" in notes(table)
+
+
+@pytest.mark.parametrize(
+    ("label", "message"),
+    [
+        ("2 0.5 0.5 0.5 1", "no class has the number 2.*a.txt, line 1.*0 to 1"),
+        ("-1 0.5 0.5 0.5 1", "no class has the number -1"),
+        ("nan 0.5 0.5 0.5 1", "no class has the number nan"),
+        ("0 0.5 0.5 0.5", "has 4 numbers"),
+        ("0 0.5 0.5 0.5 1 0.9", "has 6 numbers"),
+        ("cat 0.5 0.5 0.5 1", "not made of numbers.*line 1"),
+        ("0 20 15 10 10", "not one of the boxes can be used"),
+    ],
+)
+def test_bad_labels_say_why(tmp_path, label, message):
+    with pytest.raises(DataError, match=message):
+        read_table(yolo(tmp_path, train_a=label))
+
+
+@pytest.mark.parametrize(
+    ("card", "message"),
+    [
+        ("train: x\nnames: !!python/object/apply:os.system ['touch hacked']\n", "not plain YAML.*python"),
+        ("train: x\nnames: &a [cat]\nmore: [*a, *a]\n", "refers to parts of itself"),
+        ("train: image/train\nnames: [cat]\n", "leads to no images.*image/train.*did you mean 'images'|leads to no images"),
+        ("train: [{}]\nnames: [cat]\n", "want a folder"),
+        ("train: images/train\nnames: [cat, no]\n", "names is not a list of words"),
+        ("train: images/train\nnames: 3\n", "names is not a list of words|object of type"),
+        ("train: images/train\nnames: {}\n", "names is not a list of words"),
+        ("train: 2022-99-99\nnames: [cat]\n", "not plain YAML"),
+    ],
+)
+def test_bad_cards_say_why(tmp_path, card, message, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DataError, match=message):
+        read_table(yolo(tmp_path, card, train_a="0 0.5 0.5 0.5 1"))
+    assert not (tmp_path / "hacked").exists()
+
+
+def test_yolo_without_labels_and_with_broken_images(tmp_path):
+    yolo(tmp_path, train_a="0 0.5 0.5 0.5 1")
+    wrote(tmp_path / "images/train/broken.png", "not a picture")
+    assert "size cannot be read, dropped with their boxes: 1 ('images/train/broken.png')" in notes(read_table(tmp_path))
+    (tmp_path / "labels/train/a.txt").unlink()
+    with pytest.raises(DataError, match=r"no image has a label file.*labels"):
+        read_table(tmp_path)
+
+
+# --- a table
+
+
+def test_table_of_boxes(tmp_path):
+    text = "filename,class,xmin,ymin,xmax,ymax,split,group,crowd\na.jpg,dog,0,1.5,10,20,train,p1,\na.jpg,cat,1,1,2,2,train,p1,yes\nb.jpg,,,,,,val,,\n"
+    table = read_table(wrote(two(tmp_path) / "any.csv", text))
+    assert (table.format, table.classes, table.multilabel) == ("boxes_table", ("cat", "dog"), False)
+    assert told(table)["a.jpg"] == ([[0, 1.5, 10, 20], [1, 1, 2, 2]], ("dog", "cat"), "train")
+    assert (table.samples[0].group, table.samples[0].truth.crowd.tolist()) == ("p1", [False, True])
+    assert told(table)["b.jpg"] == ([], (), "val")
+    assert sniffers(tmp_path / "any.csv") == ["boxes_table"]
+
+
+def test_table_of_boxes_as_json_lines_and_parquet(tmp_path):
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    two(tmp_path)
+    rows = [{"path": "b.jpg", "label": None}, {"path": "a.jpg", "label": "x", "x0": 1, "y0": 2, "x1": 3, "y1": 4}]
+    lines = wrote(tmp_path / "t.jsonl", "\n".join(map(json.dumps, rows)))
+    parquet.write_table(pa.Table.from_pylist([rows[1], rows[0]]), tmp_path / "t.parquet")
+    for path in (lines, tmp_path / "t.parquet"):
+        assert sniffers(path) == ["boxes_table"]
+        assert told(read_table(path)) == {"a.jpg": ([[1, 2, 3, 4]], ("x",), None), "b.jpg": ([], (), None)}
+
+
+def test_a_table_without_corners_is_no_table_of_boxes(tmp_path):
+    path = wrote(two(tmp_path) / "t.csv", "path,label,x0\na.jpg,x,1\nb.jpg,y,1\n")
+    assert sniffers(path) == ["table"]
+    with pytest.raises(DataError, match="no column 'y0'"):
+        read_table(path, "boxes_table")
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ("a.jpg,x,1,2,3,,,", "not four numbers.*row 2"),
+        ("a.jpg,x,1,2,3,left,,", "not four numbers.*'left'"),
+        ("a.jpg,,1,2,3,4,,", "has no label.*row 2"),
+        ("a.jpg,x,1,2,3,4,trian,", "no split is called 'trian'"),
+        ("a.jpg,x,1,2,3,4,train,\na.jpg,x,1,2,3,5,val,", "contradict each other on the split of 'a.jpg'"),
+        ("a.jpg,x,1,2,3,4,,maybe", "crowd is yes or no"),
+        ("q.jpg,x,1,2,3,4,,", "missing.*'q.jpg'"),
+        ("", "no rows"),
+    ],
+)
+def test_bad_tables_of_boxes_say_why(tmp_path, rows, message):
+    with pytest.raises(DataError, match=message):
+        read_table(wrote(two(tmp_path) / "t.csv", f"path,label,x0,y0,x1,y1,split,crowd\n{rows}\n"))
+
+
+# --- who is who
+
+
+def test_plain_folders_are_still_folders_of_classes(tmp_path):
+    for name in ("cat", "dog2017", "train2017", "only/images"):
+        picture(tmp_path / "a" / name / "1.jpg")
+    picture(tmp_path / "b/cat/images/1.jpg")
+    picture(tmp_path / "b/dog/images/1.jpg")
+    assert sniffers(tmp_path / "a") == sniffers(tmp_path / "b") == ["folder"]
+
+
+def test_a_card_of_masks_is_not_yolo(tmp_path):
+    picture(tmp_path / "images/a.jpg")
+    path = wrote(tmp_path / "camvid.yaml", yaml.safe_dump({"images": "images", "masks": "masks", "classes": ["a"]}))
+    assert not FORMATS.load("yolo")().sniff(path)

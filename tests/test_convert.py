@@ -1,0 +1,199 @@
+"""convert: boxes survive every way from one format to another."""
+
+from __future__ import annotations
+
+import json
+from itertools import permutations
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+import foveate
+from conftest import SHARED
+from foveate import cli
+from foveate.errors import DataError, UnknownName, UsageError
+from foveate.formats import FORMATS, Format, read_table, writable
+from foveate.types import Boxes, Sample, Table
+
+FOUR = ("boxes_table", "coco", "voc", "yolo")
+CLASSES = ("zebra", "dog; or cat|x", "人 <&> \"'", "never seen", "no")
+NAMES = ("plain.jpg", "with space.png", "人/图 片.png", "a.b.jpg", "train/plain.jpg", "images/x,y;z.jpg", "plain.png", "Upper.JPG")
+SIZES = ((40, 30), (33, 47), (1, 1), (641, 479), (40, 30), (50, 50), (7, 300), (64, 64))  # width, height
+SPLITS = ("train", "val", "test", None)
+
+
+def corners(rng: np.random.Generator, width: int, height: int, count: int) -> np.ndarray:
+    """(N, 4) float32 boxes inside the picture: whole pixels, single pixels, fractions with all their digits, the whole."""
+    rows = [[0, 0, width, height], [width - 1, height - 1, width, height]]
+    for _ in range(count - 2):
+        x, y = np.sort(rng.uniform(0.001, width, 2)), np.sort(rng.uniform(0.001, height, 2))
+        rows.append([x[0], y[0], x[1], y[1]])
+    return np.unique(np.array(rows[:count], dtype=np.float32).reshape(-1, 4), axis=0)
+
+
+def zoo(root: Path, splits: tuple = SPLITS, seed: int = 0) -> Table:
+    """Odd names, odd sizes, crowds, groups, an image without objects."""
+    rng, samples = np.random.default_rng(seed), []
+    for number, (name, (width, height)) in enumerate(zip(NAMES, SIZES, strict=True)):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 255, (height, width, 3), dtype=np.uint8)).save(root / name)
+        xyxy = corners(rng, width, height, number)  # the first has none
+        names = tuple(rng.choice(CLASSES[:3], len(xyxy)).tolist())
+        truth = Boxes(xyxy, names, crowd=rng.random(len(xyxy)) < 0.3)
+        samples.append(Sample(root / name, name, truth, splits[number % len(splits)], f"p {number % 3}" if number % 2 else None))
+    return Table(tuple(sorted(samples, key=lambda sample: sample.key)), CLASSES, "made", root)
+
+
+def by_content(table: Table) -> dict[bytes, Sample]:
+    """The picture's bytes name a sample, wherever it went."""
+    return {sample.path.read_bytes(): sample for sample in table.samples}
+
+
+def same(before: Table, after: Table, way: tuple[str, ...]) -> None:
+    assert after.classes == before.classes
+    ones, others = by_content(before), by_content(after)
+    assert ones.keys() == others.keys()
+    assert len({sample.key for sample in after.samples}) == len(ones)
+    for content, one in ones.items():
+        other = others[content]
+        assert other.truth.names == one.truth.names
+        if "yolo" in way:
+            np.testing.assert_allclose(other.truth.xyxy, one.truth.xyxy, atol=1e-3, rtol=0)
+            assert (other.split, other.group, other.truth.crowd.any()) == (one.split or "train", None, False)
+        else:
+            np.testing.assert_array_equal(other.truth.xyxy, one.truth.xyxy)
+            np.testing.assert_array_equal(other.truth.crowd, one.truth.crowd)
+            assert (other.split, other.group) == (one.split, one.group)
+
+
+def written(table: Table, name: str, folder: Path) -> tuple[Table, tuple[str, ...]]:
+    folder.mkdir()
+    notes = FORMATS.load(name)().write(table, folder)
+    assert [word for word in FORMATS.names() if FORMATS.load(word)().sniff(folder)] == [name]
+    return read_table(folder), notes
+
+
+def test_who_can_be_written():
+    assert tuple(writable()) == FOUR
+    with pytest.raises(UsageError, match=r"cannot be written.*a folder per class.*coco"):
+        Format.write(FORMATS.load("folder")(), None, Path())
+
+
+@pytest.mark.parametrize("way", [*((name,) for name in FOUR), *permutations(FOUR, 2), FOUR, FOUR[::-1]], ids="-".join)
+def test_every_way_is_lossless(tmp_path, way):
+    table = before = zoo(tmp_path / "made")
+    for step, name in enumerate(way):
+        table, _ = written(table, name, tmp_path / str(step))
+    same(before, table, way)
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.integers(0, 2**31), st.sampled_from(FOUR), st.sampled_from(FOUR))
+def test_any_numbers_survive(tmp_path_factory, seed, first, second):
+    root = tmp_path_factory.mktemp("any")
+    before = zoo(root / "made", seed=seed)
+    table, _ = written(before, first, root / "1")
+    same(before, written(table, second, root / "2")[0], (first, second))
+
+
+def test_what_cannot_be_held_is_said(tmp_path):
+    table = zoo(tmp_path / "made")
+    told = "\n".join(written(table, "yolo", tmp_path / "y")[1])
+    assert "boxes are marked as a crowd, which this format cannot hold: kept as boxes like others" in told
+    assert "4 images have a group, which this format cannot hold: lost" in told
+    assert "2 images have no split, which this format cannot hold: listed under train" in told
+    assert "images renamed, because another one has the same name without its ending: 1 ('plain.png')" in told
+    assert "cannot hold" not in "\n".join(written(table, "coco", tmp_path / "c")[1])
+
+
+def test_a_folder_of_images_does_not_pile_up(tmp_path):
+    table, _ = written(zoo(tmp_path / "made"), "voc", tmp_path / "1")
+    again, _ = written(table, "coco", tmp_path / "2")
+    assert {sample.key.removeprefix("images/") for sample in again.samples} == {key.key.removeprefix("JPEGImages/") for key in table.samples}
+
+
+def test_nothing_is_written_outside(tmp_path):
+    table = zoo(tmp_path / "made")
+    evil = [f"../../{number}/../x/.h.jpg" if number % 2 else f"/etc/{number}.jpg" for number in range(len(table.samples))]
+    table = table.with_samples(tuple(Sample(s.path, key, s.truth, s.split) for s, key in zip(table.samples, evil, strict=True)))
+    for name in FOUR:
+        inner = tmp_path / name / "deep"
+        inner.mkdir(parents=True)
+        FORMATS.load(name)().write(table, inner)
+        assert list((tmp_path / name).iterdir()) == [inner]
+        assert len(FORMATS.load(name)().read(inner).samples) == len(table.samples)
+    assert not list(Path("/etc").glob("[0-9].jpg"))
+
+
+def test_the_verb(tmp_path, capsys):
+    written(zoo(tmp_path / "made"), "coco", tmp_path / "c")
+    before = {file: file.read_bytes() for file in (tmp_path / "c").rglob("*") if file.is_file()}
+    assert cli._run(["convert", str(tmp_path / "c"), "--to", "yolo", "--out", str(tmp_path / "y"), "--json"]) == 0
+    out, err = capsys.readouterr()
+    told = json.loads(out.splitlines()[-1])
+    assert told["images"] == {"train": 4, "val": 2, "test": 2}
+    assert list(told["boxes"]) == list(CLASSES)
+    assert told["format"] == "yolo"
+    assert "chosen: format = coco" in err
+    assert "cannot hold" in err
+    assert before == {file: file.read_bytes() for file in (tmp_path / "c").rglob("*") if file.is_file()}
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["c", "made", "y"]
+
+
+def test_wrong_words(tmp_path):
+    written(zoo(tmp_path / "made"), "coco", tmp_path / "c")
+    with pytest.raises(UnknownName, match="did you mean 'coco'"):
+        foveate.convert(tmp_path / "c", "cocoo", tmp_path / "out")
+    with pytest.raises(UsageError, match="'folder' cannot be written"):
+        foveate.convert(tmp_path / "c", "folder", tmp_path / "out")
+    with pytest.raises(UsageError, match="taken"):
+        foveate.convert(tmp_path / "c", "yolo", tmp_path / "made")
+    with pytest.raises(UsageError, match="in the data"):
+        foveate.convert(tmp_path / "c", "yolo", tmp_path / "c" / "new")
+    with pytest.raises(UsageError, match="nothing at this path"):
+        foveate.convert(tmp_path / "cc", "yolo", tmp_path / "out")
+    for name in ("a", "b"):
+        (tmp_path / "f" / name).mkdir(parents=True)
+        Image.new("RGB", (4, 4)).save(tmp_path / "f" / name / "1.png")
+    with pytest.raises(UsageError, match="only boxes can be converted"):
+        foveate.convert(tmp_path / "f", "yolo", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_broken_images_and_wrong_sizes_are_left_out_and_said(tmp_path):
+    for name in ("a.png", "b.png"):
+        Image.new("RGB", (40, 30)).save(tmp_path / name)
+    (tmp_path / "b.png").write_bytes(b"broken")
+    images = [{"id": number, "file_name": name, "width": 400, "height": 300} for number, name in enumerate(("a.png", "b.png"))]
+    annotations = [{"image_id": number % 2, "category_id": 1, "bbox": [10, 10, 20 + number, 200]} for number in range(4)]
+    content = {"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "x"}]}
+    (tmp_path / "x.json").write_text(json.dumps(content))
+    result = foveate.convert(tmp_path / "x.json", "voc", tmp_path.parent / f"{tmp_path.name}-out")
+    assert (result.images, result.boxes) == ({"no split": 1}, {"x": 2})
+    assert "images that cannot be read, left out: 1 ('b.png')" in result.notes
+    assert "boxes that reach out of their image, clipped: 2 ('a.png')" in result.notes
+
+
+def test_a_lossy_writer_is_found_out(tmp_path, monkeypatch):
+    written(zoo(tmp_path / "made"), "coco", tmp_path / "c")
+    yolo = FORMATS.load("yolo")
+    whole = yolo.write
+    monkeypatch.setattr(yolo, "write", lambda self, table, folder: whole(self, table.with_samples(table.samples[1:]), folder))
+    with pytest.raises(DataError, match="would not hold the same boxes"):
+        foveate.convert(tmp_path / "c", "yolo", tmp_path / "y")
+    assert not (tmp_path / "y").exists()
+
+
+@pytest.mark.skipif(not (SHARED / "bccd").is_dir(), reason=f"no {SHARED / 'bccd'}")
+def test_blood_cells_there_and_back(tmp_path):
+    before = read_table(SHARED / "bccd")
+    place = SHARED / "bccd"
+    for name in ("coco", "boxes_table", "yolo", "voc"):
+        result = foveate.convert(place, name, tmp_path / name)
+        place = tmp_path / name
+        assert result.images == {"train": 205, "val": 87}
+    same(before, read_table(place), ("yolo",))

@@ -1,0 +1,447 @@
+"""Masks as people keep them -> Table, and what their values mean."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from conftest import SHARED
+from foveate.errors import BrokenImage, DataError, UnknownName
+from foveate.formats import FORMATS, read_table
+from foveate.formats.coco_masks import CocoMasks
+from foveate.formats.folder import Folder
+from foveate.formats.masks import Masks
+
+CARD = """
+path: {path}
+images: {{train: train, val: val}}
+masks: {{train: trainannot, val: valannot}}
+classes: [sky, building, pole, road, pavement, tree, sign, fence, car, pedestrian, bicyclist]
+ignore: [11]
+"""
+
+
+def picture(path: Path, height: int = 4, width: int = 6) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (width, height), "grey").save(path)
+
+
+def mask(path: Path, rows: list[list[int]], palette: bool = False) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image = Image.fromarray(np.array(rows, dtype=np.uint8))
+    if palette:
+        image.putpalette([value * 37 % 256 for value in range(768)])
+    image.save(path)
+
+
+def pair(root: Path, image: str, answer: str, rows: list[list[int]]) -> Path:
+    picture(root / image, len(rows), len(rows[0]))
+    mask(root / answer, rows)
+    return root
+
+
+def formats_that_fit(path: Path) -> list[str]:
+    return [name for name in FORMATS.names() if FORMATS.load(name)().sniff(path)]
+
+
+def notes(table) -> str:
+    return "\n".join(table.notes)
+
+
+@pytest.mark.parametrize(
+    ("image", "answer", "split"),
+    [
+        ("images/1.jpg", "masks/1.png", None),
+        ("Imgs/1.jpg", "Labels/1.png", None),
+        ("JPEGImages/1.jpg", "SegmentationClass/1.png", None),
+        ("image/1.jpg", "annotations/1_mask.png", None),
+        ("train/1.jpg", "trainannot/1.png", "train"),
+        ("train/image/1.jpg", "train/label/1.png", "train"),
+        ("images/val/1.jpg", "masks/val/1.png", "val"),
+        ("test_images/1.jpg", "test_masks/1.png", "test"),
+        ("images/train/1.jpg", "masks/1.png", "train"),
+        ("data/../images/seq/1.jpg", "masks/seq/1.png", None),
+        ("1.jpg", "masks/1.png", None),
+    ],
+)
+def test_layouts(tmp_path, image, answer, split):
+    (tmp_path / "data").mkdir()
+    pair(tmp_path, image, answer, [[0, 1], [2, 2]])
+    assert Masks().sniff(tmp_path)
+    table = read_table(tmp_path, "masks")
+    (sample,) = table.samples
+    assert (sample.key, sample.split) == (image.removeprefix("data/../"), split)
+    assert table.classes == ("class 0", "class 1", "class 2")
+    assert sample.truth.mask.tolist() == [[0, 1], [2, 2]]
+    assert pickle.loads(pickle.dumps(sample)).truth.mask.dtype == np.int64
+    assert "have no names" in notes(table)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("cat/1.png", "dog/1.png"),
+        ("train/cat/1.png", "train/dog/1.png", "val/cat/1.png"),
+        ("images/1.png", "labels/1.txt", "classes.txt"),
+        ("images/train/1.png", "labels/train/1.txt"),
+        ("JPEGImages/1.png", "Annotations/1.xml", "ImageSets/Main/train.txt"),
+        ("images/1.png", "annotations/instances_train.json"),
+        ("train/1.png", "train/_annotations.coco.json"),
+        ("images/1.png", "masks/2.png"),
+        ("1.png",),
+    ],
+)
+def test_other_layouts_are_not_taken_for_masks(tmp_path, names):
+    for name in names:
+        picture(tmp_path / name) if name.endswith(".png") else (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        if not name.endswith(".png"):
+            (tmp_path / name).write_text("0 0.5 0.5 0.1 0.1\n")
+    assert not Masks().sniff(tmp_path)
+    assert not CocoMasks().sniff(tmp_path)
+
+
+@pytest.mark.parametrize("answers", ["masks", "labels"])
+def test_masks_are_not_taken_for_a_folder_per_class(tmp_path, answers):
+    pair(tmp_path, "train/images/1.png", f"train/{answers}/1.png", [[0, 1]])
+    assert not Folder().sniff(tmp_path)
+
+
+def test_what_lacks_its_partner_is_named(tmp_path):
+    for number in range(6):
+        pair(tmp_path, f"images/{number}.png", f"masks/{number}.png", [[0, 255]])
+    for number in range(4):
+        (tmp_path / f"masks/{number}.png").unlink()
+    mask(tmp_path / "masks/9.png", [[0, 255]])
+    mask(tmp_path / "masks/5.tif", [[0, 255]])
+    table = read_table(tmp_path)
+    assert [sample.key for sample in table.samples] == ["images/4.png", "images/5.png"]
+    assert "4 images have no mask and are dropped: 'images/0.png', 'images/1.png', 'images/2.png', ..." in notes(table)
+    assert "1 masks have no image and are skipped: 'masks/9.png'" in notes(table)
+    assert "1 images have a second mask, which is skipped: 'masks/5.tif'" in notes(table)
+
+
+def test_sizes_are_compared_without_reading_pixels(tmp_path):
+    pair(tmp_path, "images/1.png", "masks/1.png", [[0, 1]])
+    picture(tmp_path / "images/1.png", 4, 6)
+    with pytest.raises(DataError, match=r"not as large.*masks/1\.png.*2 x 1 px, its image '1\.png' 6 x 4 px"):
+        read_table(tmp_path)
+
+
+def test_a_folder_of_masks_per_class(tmp_path):
+    pair(tmp_path, "images/1.png", "masks/dog/1.png", [[0, 255, 255]])
+    mask(tmp_path / "masks/cat/1.png", [[255, 255, 0]])
+    pair(tmp_path, "images/2.png", "masks/cat/2.png", [[0, 1, 0]])
+    table = read_table(tmp_path)
+    assert table.classes == ("background", "cat", "dog")
+    assert [sample.truth.mask.tolist() for sample in table.samples] == [[[1, 2, 2]], [[0, 1, 0]]]
+    (tmp_path / "classes.txt").write_text("dog\ncow\ncat\n")
+    table = read_table(tmp_path)
+    assert table.classes == ("background", "dog", "cow", "cat")
+    assert table.samples[0].truth.mask.tolist() == [[3, 3, 1]]
+    (tmp_path / "classes.txt").write_text("dogs\ncat\n")
+    with pytest.raises(DataError, match=r"'dog' is not in the class list.*did you mean 'dogs'"):
+        read_table(tmp_path)
+
+
+@pytest.mark.parametrize(("values", "wanted"), [([0, 255], [0, 1]), ([0, 1], [0, 1]), ([0, 0], [0, 0]), ([255, 255], [1, 1])])
+def test_black_and_white(tmp_path, values, wanted):
+    table = read_table(pair(tmp_path, "images/1.png", "masks/1.png", [values]))
+    assert table.classes == ("background", "foreground")
+    assert table.samples[0].truth.mask.tolist() == [wanted]
+    assert "read as background and foreground" in notes(table)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "classes", "wanted"),
+    [
+        ("classes.txt", "sky\nroad\ncar\n-mud\n", ("sky", "road", "car"), [0, 2, -1, -1]),
+        ("classes.txt", "\ufeffVoid\r\nroad\r\ncar\r\nmud\r\n\r\n", ("road", "car", "mud"), [-1, 1, 2, -1]),
+        ("classes.json", '["sky", "road", "car", "Unlabelled"]', ("sky", "road", "car"), [0, 2, -1, -1]),
+        ("classes.json", '{"3": "mud", "0": "sky", "2": "car"}', ("sky", "car", "mud"), [0, 1, 2, -1]),
+        ("labelmap.txt", "# label:color\nsky:1,2,3::\nroad:4,5,6::\ncar:7,8,9::\nmud:9,9,9::\n", ("sky", "road", "car", "mud"), [0, 2, 3, -1]),
+    ],
+)
+def test_class_lists(tmp_path, name, text, classes, wanted):
+    pair(tmp_path, "images/1.png", "masks/1.png", [[0, 2, 3, 255]])
+    (tmp_path / name).write_text(text, encoding="utf-8")
+    table = read_table(tmp_path)
+    assert table.classes == classes
+    assert table.samples[0].truth.mask.tolist() == [wanted]
+    assert f"255 is not in {name} and is ignored" in notes(table)
+
+
+@pytest.mark.parametrize(
+    ("text", "classes", "wanted", "rows"),
+    [
+        ("membrane\n", ("background", "membrane"), [0, 1], [0, 255]),
+        ("rest\nmembrane\n", ("rest", "membrane"), [0, 1], [0, 255]),
+        ("rest\nmembrane\n", ("rest", "membrane"), [0, 1, -1], [0, 1, 255]),
+    ],
+)
+def test_names_for_black_and_white(tmp_path, text, classes, wanted, rows):
+    pair(tmp_path, "images/1.png", "masks/1.png", [rows])
+    (tmp_path / "classes.txt").write_text(text)
+    table = read_table(tmp_path)
+    assert (table.classes, table.samples[0].truth.mask.tolist()) == (classes, [wanted])
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("classes.txt", "a\na\nb\n", "two classes are called 'a'"),
+        ("classes.txt", "\n", "is empty"),
+        ("classes.txt", "a\n\nb\n", "a class has no name"),
+        ("classes.txt", "a\nb\n", r"value 2 of this mask is not in .*classes\.txt.*masks/1\.png.*2 names, for the values 0 to 1"),
+        ("classes.json", "{nonsense", "cannot be read"),
+        ("classes.json", '{"a": 1}', "cannot be read"),
+        ("labelmap.txt", "sky\n", "name:r,g,b::"),
+        ("class_dict.csv", "sky,1,2,3\n", "its first line reads name,r,g,b"),
+        ("class_dict.csv", "name,r,g,b\nsky,1,2,300\n", "0 to 255"),
+        ("class_dict.csv", "name,r,g,b\nsky,1,2,3\nsea,1,2,3\n", "two classes have the colour"),
+    ],
+)
+def test_bad_class_lists_say_why(tmp_path, name, text, message):
+    pair(tmp_path, "images/1.png", "masks/1.png", [[0, 2]])
+    (tmp_path / name).write_text(text)
+    with pytest.raises(DataError, match=message):
+        read_table(tmp_path)
+
+
+def test_masks_in_colour(tmp_path):
+    picture(tmp_path / "images/1.png", 1, 4)
+    (tmp_path / "masks").mkdir()
+    colours = np.array([[[128, 128, 128], [64, 0, 128], [0, 0, 0], [9, 9, 9]]], dtype=np.uint8)
+    Image.fromarray(colours).save(tmp_path / "masks/1.png")
+    with pytest.raises(DataError, match=r"in colour.*class_dict\.csv"):
+        read_table(tmp_path)
+    (tmp_path / "class_dict.csv").write_text("name, r, g, b\nSky, 128, 128, 128\nCar, 64, 0, 128\nVoid, 0, 0, 0\n")
+    table = read_table(tmp_path)
+    assert table.classes == ("Sky", "Car")
+    assert table.samples[0].truth.mask.tolist() == [[0, 1, -1, -1]]
+    assert "1 colours (25.00% of the pixels in 1 of 1 masks) are not in class_dict.csv and are ignored: (9, 9, 9) in '1.png'" in notes(table)
+    (tmp_path / "class_dict.csv").write_text("name,r,g,b\na,128,128,128\nb,1,1,1\n")
+    with pytest.raises(DataError, match="not those of the class list"):
+        read_table(tmp_path)
+
+
+def test_a_palette_whose_colours_are_on_the_list_speaks_in_colours(tmp_path):
+    picture(tmp_path / "images/1.png", 1, 3)
+    mask(tmp_path / "masks/1.png", [[0, 1, 2]], palette=True)
+    (tmp_path / "labelmap.txt").write_text("b:0,37,74::\na:222,3,40::\nc:111,148,185::\n")  # the colours of 0, 2 and 1
+    assert read_table(tmp_path).samples[0].truth.mask.tolist() == [[0, 2, 1]]
+
+
+def test_jpegs_of_black_and_white(tmp_path):
+    picture(tmp_path / "images/1.png", 64, 64)
+    disc = (np.hypot(*np.mgrid[-32:32, -32:32]) < 20).astype(np.uint8) * 255
+    (tmp_path / "masks").mkdir()
+    Image.fromarray(disc).save(tmp_path / "masks/1.jpg", quality=85)
+    table = read_table(tmp_path)
+    assert (table.samples[0].truth.mask == (disc > 0)).mean() > 0.999
+    assert "which smear the values" in notes(table)
+
+
+def test_what_is_no_mask(tmp_path):
+    rng = np.random.default_rng(0)
+    picture(tmp_path / "images/1.png", 64, 64)
+    mask(tmp_path / "masks/1.png", rng.integers(0, 256, (64, 64)).tolist())
+    with pytest.raises(DataError, match=r"do not look like classes.*1 of 1 masks hold 256 different values"):
+        read_table(tmp_path)
+    (tmp_path / "masks/1.png").write_bytes(b"no picture")
+    with pytest.raises(DataError, match="none of 1 masks can be read"):
+        read_table(tmp_path)
+
+
+def test_a_value_beyond_the_sample_is_no_class(tmp_path):
+    for number in range(300):
+        pair(tmp_path, f"images/{number:03d}.png", f"masks/{number:03d}.png", [[0, 3 if number == 1 else 1]])
+    (tmp_path / "masks/002.png").write_bytes(b"no picture")
+    table = read_table(tmp_path)
+    assert table.classes == ("background", "foreground")
+    assert "1 images or their masks cannot be opened" in notes(table)
+    with pytest.raises(DataError, match=r"the value 3 of this mask is no class.*masks/001\.png.*classes\.txt"):
+        _ = table.samples[1].truth.mask
+    with pytest.raises(BrokenImage, match=r"masks/002\.png"):
+        _ = table.samples[2].truth.mask
+
+
+def test_lists_of_pascal_voc_give_splits(tmp_path):
+    for name in ("a", "b"):
+        pair(tmp_path, f"JPEGImages/{name}.jpg", f"SegmentationClass/{name}.png", [[0, 15, 255]])
+    (tmp_path / "ImageSets/Segmentation").mkdir(parents=True)
+    (tmp_path / "ImageSets/Segmentation/val.txt").write_text("b\n")
+    table = read_table(tmp_path, "masks")
+    assert [sample.split for sample in table.samples] == [None, "val"]
+    assert table.samples[0].truth.mask.tolist() == [[0, 15, -1]]
+    assert "255 is ignored" in notes(table)
+
+
+# --- cards
+
+
+def card(path: Path, text: str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    return path
+
+
+def test_a_card(tmp_path):
+    pair(tmp_path / "data", "frames/1.png", "answers/1_L.png", [[0, 1, 9, 255]])
+    path = card(tmp_path / "in/my.yml", "path: ../data\nimages: frames/*.png\nmasks: answers\nclasses: [a, b]\nignore: [9]\n")
+    assert formats_that_fit(path) == ["masks"]
+    table = read_table(path)
+    assert (table.classes, table.format) == (("a", "b"), "masks")
+    assert [sample.key.rsplit("/", 2)[-2:] for sample in table.samples] == [["frames", "1.png"]]
+    assert table.samples[0].truth.mask.tolist() == [[0, 1, -1, -1]]
+
+
+def test_a_card_with_colours_or_sparse_values(tmp_path):
+    pair(tmp_path, "frames/1.png", "answers/1.png", [[0, 7]])
+    places = "images: {val: frames}\nmasks: {val: answers}\n"
+    assert read_table(card(tmp_path / "c.yaml", places + "classes: {0: sky, 7: road}\n")).samples[0].truth.mask.tolist() == [[0, 1]]
+    table = read_table(card(tmp_path / "c.yaml", places + "classes: {road: [7, 7, 7], sky: [0, 0, 0]}\n"))
+    assert (table.classes, table.samples[0].truth.mask.tolist()) == (("road", "sky"), [[1, 0]])
+    (tmp_path / "classes.txt").write_text("\n".join("abcdefgh"))
+    assert read_table(card(tmp_path / "c.yaml", places)).classes == tuple("abcdefgh")
+
+
+@pytest.mark.parametrize(
+    ("text", "error", "message"),
+    [
+        ("images: a\nmask: b\n", UnknownName, "'mask'.*did you mean 'masks'"),
+        ("images: a\n", DataError, "no 'masks'"),
+        ("path: nowhere\nimages: a\nmasks: b\n", DataError, "path is not a folder.*nowhere"),
+        ("images: gone\nmasks: b\n", DataError, "no such folder.*gone"),
+        ("images: a/*.gif\nmasks: b\n", DataError, r"no pictures here.*\*\.gif"),
+        ("images: {trian: a}\nmasks: b\n", DataError, "no split is called 'trian'"),
+        ("images: [a]\nmasks: b\n", DataError, "wants a folder"),
+        ("images: a\nmasks: b\nclasses: [no, yes]\n", DataError, "put it in quotes"),
+        ("images: a\nmasks: b\nclasses: sky\n", DataError, "wants names"),
+        ("images: a\nmasks: b\nclasses: {a: [1, 2, 3], b: [1, 2, 3]}\n", DataError, "same colour"),
+        ("images: a\nmasks: b\nclasses: [x]\nignore: 11\n", DataError, "list of values"),
+        ("images: a\nmasks: b\nignore: [11]\n", DataError, "needs classes"),
+        ("- a\n", DataError, "not a list of keys"),
+        ("a: [\n", DataError, "not YAML"),
+        ("images: !!python/object:os.system {}\nmasks: b\n", DataError, "not YAML"),
+    ],
+)
+def test_bad_cards_say_why(tmp_path, text, error, message):
+    pair(tmp_path, "a/1.png", "b/1.png", [[0, 1]])
+    with pytest.raises(error, match=message):
+        Masks().read(card(tmp_path / "c.yaml", text))
+
+
+def test_a_data_yaml_of_yolo_is_no_card(tmp_path):
+    for text in ("train: images/train\nval: images/val\nnames: [a]\n", "names: [a]\nimages: x\n", "[1]", "a: ["):
+        assert not Masks().sniff(card(tmp_path / "data.yaml", text))
+    assert Masks().sniff(card(tmp_path / "data.yaml", "images: x\nmask: y\n"))
+
+
+# --- COCO
+
+
+def coco(root: Path, **changes) -> Path:
+    square = [[1, 1, 3, 1, 3, 3, 1, 3]]
+    content = {
+        "images": [{"id": 1, "file_name": "1.png", "height": 4, "width": 6}, {"id": 2, "file_name": "2.png", "height": 4, "width": 6}],
+        "categories": [{"id": 9, "name": "dog"}, {"id": 3, "name": "cat"}, {"id": 4, "name": "cow"}],
+        "annotations": [
+            {"image_id": 1, "category_id": 9, "segmentation": square, "area": 4},
+            {"image_id": 1, "category_id": 3, "segmentation": {"size": [4, 6], "counts": [0, 24]}, "area": 24, "iscrowd": 1},
+            {"image_id": 1, "category_id": 3, "bbox": [0, 0, 1, 1]},
+        ],
+        **changes,
+    }
+    picture(root / "images/1.png")
+    picture(root / "images/2.png")
+    return card(root / "annotations/instances_val2017.json", json.dumps(content))
+
+
+def test_coco_polygons_and_run_lengths(tmp_path):
+    path = coco(tmp_path)
+    table = read_table(tmp_path, "coco_masks")
+    assert table.classes == ("background", "cat", "dog")
+    assert [(sample.key, sample.split) for sample in table.samples] == [("images/1.png", "val"), ("images/2.png", "val")]
+    wanted = np.ones((4, 6), dtype=int)
+    wanted[1:3, 1:3] = 2  # the smaller one on top
+    assert pickle.loads(pickle.dumps(table.samples[0])).truth.mask.tolist() == wanted.tolist()
+    assert not table.samples[1].truth.mask.any()
+    assert "1 objects in 'instances_val2017.json' have a box only" in notes(table)
+    assert "no object is a 'cow'" in notes(table)
+    assert len(read_table(path, "coco_masks").samples) == 2
+
+
+def test_compressed_run_lengths(tmp_path):
+    from foveate.masks import encoded
+
+    inside = np.zeros((4, 6), dtype=bool)
+    inside[2, 3:] = True
+    coco(tmp_path, annotations=[{"image_id": 2, "category_id": 4, "segmentation": encoded(inside)}])
+    assert (read_table(tmp_path, "coco_masks").samples[1].truth.mask == inside).all()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"annotations": []}, "no object here has a mask.*--format coco"),
+        ({"annotations": [{"image_id": 1, "category_id": 77, "segmentation": [[0, 0, 1, 0, 1, 1]]}]}, "it has no 77"),
+        ({"images": [{"id": 1, "file_name": "1.png", "height": 5, "width": 6}]}, "it has no 2|not as large"),
+        ({"categories": 7}, "not a file of COCO"),
+    ],
+)
+def test_bad_coco_says_why(tmp_path, changes, message):
+    coco(tmp_path, **changes)
+    with pytest.raises(DataError, match=message):
+        read_table(tmp_path, "coco_masks")
+
+
+def test_coco_that_cannot_be_painted(tmp_path):
+    coco(tmp_path, annotations=[{"image_id": 1, "category_id": 4, "segmentation": {"size": [4, 6], "counts": [0, 23]}}])
+    with pytest.raises(DataError, match=r"cannot be painted.*images/1\.png"):
+        _ = read_table(tmp_path, "coco_masks").samples[0].truth.mask
+
+
+def test_coco_without_its_images(tmp_path):
+    path = coco(tmp_path)
+    (tmp_path / "images/1.png").unlink()
+    assert "1 of 2 images of 'instances_val2017.json' are missing and dropped: '1.png'" in notes(read_table(path, "coco_masks"))
+    (tmp_path / "images/2.png").unlink()
+    with pytest.raises(DataError, match="are missing"):
+        read_table(path, "coco_masks")
+
+
+# --- real data
+
+
+@pytest.mark.skipif(not (SHARED / "camvid").is_dir(), reason="no shared/data/camvid")
+def test_camvid_by_its_card(tmp_path):
+    table = read_table(card(tmp_path / "camvid.yaml", CARD.format(path=SHARED / "camvid")))
+    assert (len(table.of("train")), len(table.of("val")), len(table.classes), table.notes) == (367, 101, 11, ())
+    found = np.zeros(12, dtype=int)
+    for sample in table.samples[::20]:
+        stored = np.asarray(Image.open(sample.truth.stored.args[0]))
+        assert (sample.truth.mask == np.where(stored == 11, -1, stored.astype(int))).all()
+        found += np.bincount(sample.truth.mask.ravel() + 1, minlength=12)
+    assert (found > 0).all()
+
+
+@pytest.mark.skipif(not (SHARED / "camvid").is_dir(), reason="no shared/data/camvid")
+def test_camvid_without_a_card():
+    assert formats_that_fit(SHARED / "camvid") == ["masks"]
+    table = read_table(SHARED / "camvid")
+    assert len(table.classes) == 12
+    assert "the masks hold the values 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11 (64 of 468 masks)" in notes(table)
+
+
+@pytest.mark.skipif(not (SHARED / "em_membrane").is_dir(), reason="no shared/data/em_membrane")
+def test_membranes():
+    assert formats_that_fit(SHARED / "em_membrane") == ["masks"]
+    table = read_table(SHARED / "em_membrane")
+    assert (len(table.samples), table.classes) == (30, ("background", "foreground"))
+    assert all(set(np.unique(sample.truth.mask)) == {0, 1} for sample in table.samples)
+    assert 0.7 < np.mean([sample.truth.mask.mean() for sample in table.samples]) < 0.85  # white is the inside of cells
