@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from foveate.masks import Runs, read
 from foveate.types import Boxes
 
 NOT_FINITE = "boxes with a corner that is not a finite number, dropped"
@@ -28,16 +29,21 @@ _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff\ufffe\u
 
 @dataclass
 class Raw:
-    """What a file says of the objects in one image, unchecked: a row of x0, y0, x1, y1, a name and a flag for each."""
+    """What a file says of the objects in one image, unchecked: a row of x0, y0, x1, y1, a name and a flag for each.
+
+    `masks`: for each what COCO calls its `segmentation`, or None.
+    """
 
     xyxy: list[tuple[float, float, float, float]] = field(default_factory=list)
     names: list[str] = field(default_factory=list)
     crowd: list[bool] = field(default_factory=list)
+    masks: list[object] = field(default_factory=list)
 
-    def add(self, corners: tuple[float, float, float, float], name: str, crowd: bool = False) -> None:
+    def add(self, corners: tuple[float, float, float, float], name: str, crowd: bool = False, mask: object = None) -> None:
         self.xyxy.append(corners)
         self.names.append(name)
         self.crowd.append(crowd)
+        self.masks.append(mask)
 
 
 class Findings:
@@ -64,12 +70,13 @@ def cleaned(raw: Raw, size: tuple[int, int]) -> tuple[Boxes, Counter[str]]:
     with np.errstate(over="ignore", invalid="ignore"):  # too large for float32 is infinite, and dropped
         xyxy = np.array(raw.xyxy, dtype=np.float64).reshape(-1, 4).astype(np.float32)
     names, crowd = np.array(raw.names, dtype=object), np.array(raw.crowd, dtype=bool)
+    places = np.arange(len(names))
     found: Counter[str] = Counter()
 
     def keep(sound: np.ndarray, problem: str) -> None:
-        nonlocal xyxy, names, crowd
+        nonlocal xyxy, names, crowd, places
         found[problem] += int((~sound).sum())
-        xyxy, names, crowd = xyxy[sound], names[sound], crowd[sound]
+        xyxy, names, crowd, places = xyxy[sound], names[sound], crowd[sound], places[sound]
 
     keep(np.asarray(np.isfinite(xyxy).all(axis=1)), NOT_FINITE)
     low, high = np.minimum(xyxy[:, :2], xyxy[:, 2:]), np.maximum(xyxy[:, :2], xyxy[:, 2:])
@@ -83,15 +90,24 @@ def cleaned(raw: Raw, size: tuple[int, int]) -> tuple[Boxes, Counter[str]]:
     keep(_has_area(xyxy), OUTSIDE)
     keep(_first_of_equals(xyxy, names, crowd), REPEATED)
     found[CROWD] += int(crowd.sum())
-    return Boxes(xyxy=xyxy, names=tuple(names.tolist()), crowd=crowd), +found
+    return Boxes(xyxy=xyxy, names=tuple(names.tolist()), crowd=crowd, masks=_masks(raw.masks, places, size)), +found
 
 
 def refitted(boxes: Boxes, size: tuple[int, int]) -> tuple[Boxes, Counter[str]]:
     """Boxes that were clean, for an image of another `size` (H, W). Crowds are counted no second time."""
     crowd = [False] * len(boxes.names) if boxes.crowd is None else boxes.crowd.tolist()
-    again, found = cleaned(Raw([(x0, y0, x1, y1) for x0, y0, x1, y1 in boxes.xyxy.tolist()], list(boxes.names), crowd), size)
+    corners = [(x0, y0, x1, y1) for x0, y0, x1, y1 in boxes.xyxy.tolist()]
+    again, found = cleaned(Raw(corners, list(boxes.names), crowd, list(boxes.masks or ())), size)
     del found[CROWD]
     return again, found
+
+
+def _masks(stated: list[object], places: np.ndarray, size: tuple[int, int]) -> tuple[Runs, ...] | None:
+    """The masks of the objects at `places`; None when one of them has none that can be read."""
+    if not places.size or not any(stated):
+        return None
+    known = [mask for place in places if (mask := read(stated[place], size)) is not None]
+    return tuple(known) if len(known) == len(places) else None
 
 
 def _has_area(xyxy: np.ndarray) -> np.ndarray:

@@ -6,6 +6,7 @@ Chance is keyed by (seed, epoch, index), so the number of workers, a resume or a
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -13,6 +14,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,11 +24,13 @@ from foveate import images
 from foveate.errors import BrokenImage, DataError
 from foveate.recipe import DataRecipe
 from foveate.splits import gray_thumbnail, make_splits, near_copies
-from foveate.transforms import Framing, Transform
+from foveate.transforms import Framing, Transform, cut
 from foveate.types import IGNORED, Batch, Boxes, Labels, Regions, Sample, Split, Table, Target
 
 Place = tuple[int, int]  # (epoch, index into the samples)
 Encode = Callable[[object, tuple[int, int]], Target]
+Join = Callable[[Sequence[tuple[tuple[int, int], Any]], tuple[int, int]], Any]
+_STEP = 0.75  # of its side: how far a window is from the next at the most
 _SPARE = 2  # times the network's side: what a picture is kept at, so that windows of it stay sharp
 _MEMORY_SHARE = 0.25  # of the machine's memory that decoded pixels may take
 
@@ -46,12 +50,12 @@ class Pixels:
     """Decoded pictures, kept in memory while they fit; a picture is always decoded the same way.
 
     `size`: side of the network's square, px. Where it shows the central square, the short side is brought to it; where it
-    shows the whole, pictures of more than twice its side are reduced to that, for windows that are cut out of them.
+    shows the whole, pictures of more than twice its side are reduced to that; where it looks through windows, they stay.
     """
 
     def __init__(self, samples: Sequence[Sample], size: int, framing: Framing, keep: bool) -> None:
         self.paths = [sample.path for sample in samples]
-        self.sides = (size, None) if framing == "crop" else (None, _SPARE * size)
+        self.sides = {"crop": (size, None), "whole": (None, _SPARE * size), "windows": (None, None)}[framing]
         self.room = int(_MEMORY_SHARE * _memory()) if keep else 0
         self._kept: dict[Path, tuple[np.ndarray, tuple[int, int]]] = {}
 
@@ -206,6 +210,55 @@ class Pictures(Dataset[tuple[torch.Tensor, Target, torch.Tensor, torch.Tensor, i
             torch.manual_seed(key(self.seed, epoch, index))
             image, view, target = self.transform(pixels, size, target)
         return image, target, torch.tensor(view), torch.tensor(size), index
+
+
+    def joined(self, answers: Sequence[Any], join: Join) -> list[Any]:
+        """An answer for each sample, in their order."""
+        return list(answers)
+
+
+class Windows(Pictures):
+    """Samples seen through windows: an item is a square of `side` px, cut out of a picture at full resolution.
+
+    Neighbours overlap by a quarter at least. `places`: the sample and the upper left corner (x, y) of each item.
+    """
+
+    def __init__(
+        self, samples: Sequence[Sample], pixels: Pixels, transform: Transform, encode: Encode, seed: int, side: int
+    ) -> None:
+        super().__init__(samples, pixels, transform, encode, seed)
+        self.side = side
+        self.sizes = [images.size(sample.path) for sample in samples]
+        self.places = [
+            (index, (x, y))
+            for index, (height, width) in enumerate(self.sizes)
+            for y in _starts(height, side)
+            for x in _starts(width, side)
+        ]
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def __getitem__(self, place: Place) -> tuple[torch.Tensor, Target, torch.Tensor, torch.Tensor, int]:
+        index, (x, y) = self.places[place[1]]
+        sample = self.samples[index]
+        pixels, size = self.pixels.read(sample.path)
+        part = pixels[y : y + self.side, x : x + self.side]
+        target = cut(self.encode(sample.truth, size), x, y, part.shape[:2]) if sample.truth is not None else {}
+        image, view, target = self.transform(part, part.shape[:2], target)
+        return image, target, torch.tensor(view), torch.tensor(part.shape[:2]), index
+
+    def joined(self, answers: Sequence[Any], join: Join) -> list[Any]:
+        parts: list[list[tuple[tuple[int, int], Any]]] = [[] for _ in self.samples]
+        for (index, corner), answer in zip(self.places, answers, strict=True):
+            parts[index].append((corner, answer))
+        return [join(found, size) for found, size in zip(parts, self.sizes, strict=True)]
+
+
+def _starts(length: int, side: int) -> list[int]:
+    """Where windows of `side` begin along a picture's edge: the first at 0, the last at the end, evenly spread."""
+    count = 1 if length <= side else 1 + math.ceil((length - side) / (_STEP * side))
+    return [round(place * max(0, length - side) / max(1, count - 1)) for place in range(count)]
 
 
 def key(*parts: object) -> int:

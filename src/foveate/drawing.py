@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from foveate.masks import decoded
 from foveate.types import Boxes, Prediction, Regions
 
 Colour = tuple[int, int, int]
@@ -53,12 +54,13 @@ def drawn(pixels: np.ndarray, answer: Prediction | None, classes: Sequence[str])
 
 
 def with_boxes(pixels: np.ndarray, boxes: Boxes, threshold: float, classes: Sequence[str] = ()) -> np.ndarray:
-    """(H, W, 3) uint8 -> the same with the boxes whose score reaches `threshold`, or all of a truth, the surest on top.
+    """(H, W, 3) uint8 -> the same with the boxes whose score reaches `threshold`, or all of a truth, the surest on top; under them
+    their masks, half-transparent, with borders in full colour.
 
     With `classes` a class has the same colour in every picture; without, colours go by the sorted names in this picture.
     """
     classes = classes or sorted(set(boxes.names))
-    picture = Image.fromarray(pixels.copy())
+    picture = Image.fromarray(_with_masks(pixels, boxes, threshold, classes))
     shown = [box for box in _drawn(boxes, threshold, classes) if _visible(box.edge, picture.size)]
     draw, width = ImageDraw.Draw(picture), _line(picture.size)
     for box in shown:
@@ -76,12 +78,8 @@ def with_regions(pixels: np.ndarray, mask: np.ndarray, classes: Sequence[str]) -
     places = [place for place in range(len(classes)) if classes[place] != _BACKGROUND]
     table = np.array([colour(place) for place in range(len(classes))], dtype=np.float32).reshape(-1, 3)
     painted = np.isin(mask, places)
-    inside = mask[painted]
-    counts = np.bincount(inside, minlength=len(classes))
-    picture = pixels.copy()
-    picture[painted] = np.rint(_OPACITY * table[inside] + (1 - _OPACITY) * pixels[painted]).astype(np.uint8)
-    border = painted & _border(mask, _line((mask.shape[1], mask.shape[0])))
-    picture[border] = table[mask[border]].astype(np.uint8)
+    counts = np.bincount(mask[painted], minlength=len(classes))
+    picture = _painted(pixels, mask, painted, table)
     largest = sorted((place for place in places if counts[place]), key=lambda place: -counts[place])
     return _with_legend(picture, [(classes[place], colour(place)) for place in largest])
 
@@ -123,16 +121,35 @@ class _Drawn:
 
 def _drawn(boxes: Boxes, threshold: float, classes: Sequence[str]) -> Iterator[_Drawn]:
     """The boxes to draw, the last on top: the surest, or the smallest where there are no scores."""
+    for place in _shown(boxes, threshold):
+        name, score = boxes.names[place], None if boxes.scores is None else float(boxes.scores[place])
+        x0, y0, x1, y1 = boxes.xyxy[place].tolist()
+        edge = (math.floor(x0), math.floor(y0), max(math.ceil(x1), math.floor(x0) + 1), max(math.ceil(y1), math.floor(y0) + 1))
+        crowd = boxes.crowd is not None and bool(boxes.crowd[place])
+        text = " ".join([name, *([] if score is None else [f"{score:.2f}"]), *(["(crowd)"] if crowd else [])])
+        yield _Drawn(edge, text, _colour_of(name, classes), crowd)
+
+
+def _shown(boxes: Boxes, threshold: float) -> list[int]:
+    """Places of the boxes to draw, the last on top."""
     areas = np.prod(boxes.xyxy[:, 2:] - boxes.xyxy[:, :2], axis=1) if len(boxes.names) else np.zeros(0)
     order = np.argsort(-areas if boxes.scores is None else boxes.scores, kind="stable")
-    for place in order.tolist():
-        name, score = boxes.names[place], None if boxes.scores is None else float(boxes.scores[place])
-        if (score is None or score >= threshold) and np.isfinite(boxes.xyxy[place]).all():
-            x0, y0, x1, y1 = boxes.xyxy[place].tolist()
-            edge = (math.floor(x0), math.floor(y0), max(math.ceil(x1), math.floor(x0) + 1), max(math.ceil(y1), math.floor(y0) + 1))
-            crowd = boxes.crowd is not None and bool(boxes.crowd[place])
-            text = " ".join([name, *([] if score is None else [f"{score:.2f}"]), *(["(crowd)"] if crowd else [])])
-            yield _Drawn(edge, text, colour(classes.index(name) if name in classes else len(classes)), crowd)
+    sure = np.ones(len(order), dtype=bool) if boxes.scores is None else boxes.scores >= threshold
+    return [place for place in order.tolist() if sure[place] and np.isfinite(boxes.xyxy[place]).all()]
+
+
+def _colour_of(name: str, classes: Sequence[str]) -> Colour:
+    return colour(classes.index(name) if name in classes else len(classes))
+
+
+def _with_masks(pixels: np.ndarray, boxes: Boxes, threshold: float, classes: Sequence[str]) -> np.ndarray:
+    """A copy, with masks in the colours of their classes; those of another size than the picture's do not fit."""
+    owners = np.full(pixels.shape[:2], -1)
+    for place in _shown(boxes, threshold) if boxes.masks else []:
+        if boxes.masks and tuple(boxes.masks[place]["size"]) == owners.shape:
+            owners[decoded(boxes.masks[place])] = place
+    table = np.array([_colour_of(name, classes) for name in boxes.names], dtype=np.float32).reshape(-1, 3)
+    return _painted(pixels, owners, owners >= 0, table)
 
 
 def _visible(edge: Rectangle, size: tuple[int, int]) -> bool:
@@ -202,6 +219,15 @@ def _overlap(one: Rectangle, other: Rectangle) -> bool:
 
 
 # --- regions
+
+
+def _painted(pixels: np.ndarray, places: np.ndarray, painted: np.ndarray, table: np.ndarray) -> np.ndarray:
+    """A copy with the `painted` pixels half in the colour that `table` has for their place, and wholly at the borders."""
+    picture = pixels.copy()
+    picture[painted] = np.rint(_OPACITY * table[places[painted]] + (1 - _OPACITY) * pixels[painted]).astype(np.uint8)
+    border = painted & _border(places, _line((places.shape[1], places.shape[0])))
+    picture[border] = table[places[border]].astype(np.uint8)
+    return picture
 
 
 def _border(mask: np.ndarray, width: int) -> np.ndarray:

@@ -12,7 +12,8 @@ from foveate.data import Pictures, Scanned
 from foveate.model import Model
 from foveate.recipe import Recipe, with_settings
 from foveate.run import Run
-from foveate.transforms import evaluation, training
+from foveate.scoring import shown
+from foveate.transforms import training
 from foveate.types import Table
 
 
@@ -33,8 +34,10 @@ class Job:
 
     def pictures(self, split: str, augmented: bool = False) -> Pictures:
         spec, framing = self.model.backbone.input, self.model.task.framing
-        transform = training(spec, framing, self.recipe.augment) if augmented else evaluation(spec, framing)
         samples = [sample for sample in self.table.samples if sample.split == split]
+        if not augmented:
+            return shown(self.model, samples, self.scanned.pixels, self.recipe.seed)
+        transform = training(spec, framing, self.recipe.augment)
         return Pictures(samples, self.scanned.pixels, transform, self.model.task.encode, self.recipe.seed)
 
     def places(self, split: str) -> list[int]:

@@ -12,7 +12,7 @@ import numpy as np
 from foveate import images
 from foveate.drawing import drawn
 from foveate.errors import UsageError
-from foveate.masks import encoded
+from foveate.masks import area, encoded
 from foveate.predictor import Answer
 from foveate.run import written_aside
 from foveate.types import Boxes, Regions
@@ -86,7 +86,7 @@ def _yolo(named: Named, folder: Path, classes: tuple[str, ...]) -> None:
 
 
 def _coco(named: Named, folder: Path, classes: tuple[str, ...]) -> None:
-    """predictions.json: images, categories and annotations with scores; masks as run lengths, an annotation a class."""
+    """predictions.json: images, categories and annotations with scores; masks as run lengths, those of regions a class each."""
     pictures, found = [], list[dict[str, Any]]()
     for number, (_, answer) in enumerate(named, start=1):
         height, width = images.size(Path(answer.path))
@@ -100,6 +100,7 @@ def _coco(named: Named, folder: Path, classes: tuple[str, ...]) -> None:
 
 def _box_rows(boxes: Boxes, classes: tuple[str, ...]) -> list[dict[str, Any]]:
     corners = boxes.xyxy.astype(float).tolist()
+    masks = [{} if mask is None else {"segmentation": mask, "area": area(mask)} for mask in boxes.masks or [None] * len(corners)]
     return [
         {
             "category_id": classes.index(name) + 1,
@@ -107,8 +108,9 @@ def _box_rows(boxes: Boxes, classes: tuple[str, ...]) -> list[dict[str, Any]]:
             "area": (x1 - x0) * (y1 - y0),
             "iscrowd": 0,
             "score": score,
+            **mask,
         }
-        for name, (x0, y0, x1, y1), score in zip(boxes.names, corners, _scores(boxes), strict=True)
+        for name, (x0, y0, x1, y1), score, mask in zip(boxes.names, corners, _scores(boxes), masks, strict=True)
     ]
 
 

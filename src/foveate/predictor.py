@@ -17,8 +17,7 @@ from foveate.model import Model, build
 from foveate.precision import Way, device_of
 from foveate.recipe import Recipe
 from foveate.run import Run
-from foveate.scoring import Answers, answers
-from foveate.transforms import evaluation
+from foveate.scoring import Answers, answers, shown
 from foveate.types import Boxes, Labels, Sample
 from foveate.weights import fingerprint, read_tensors
 
@@ -53,13 +52,13 @@ class Predictor:
 
     def pictures(self, samples: Sequence[Sample], pixels: Pixels) -> Pictures:
         """Samples as this run's network sees them."""
-        transform = evaluation(self.model.backbone.input, self.model.task.framing)
-        return Pictures(samples, pixels, transform, self.model.task.encode, self.recipe.seed)
+        return shown(self.model, samples, pixels, self.recipe.seed)
 
     def answers(self, samples: Sequence[Sample], pixels: Pixels, advance: Callable[[int], None] = lambda count: None) -> Answers:
         """Answers in the order of the samples; every picture must be readable."""
-        order = Order(len(samples), self.recipe.training.batch_size)
-        return answers(self.model, loader(self.pictures(samples, pixels), order), self.device, self.way, advance)
+        pictures = self.pictures(samples, pixels)
+        order = Order(len(pictures), self.recipe.training.batch_size)
+        return answers(self.model, pictures, loader(pictures, order), self.device, self.way, advance)
 
     def sure(self, prediction: Any) -> Any:
         """The answer without the boxes below the threshold that was best on the validation images."""

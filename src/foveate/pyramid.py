@@ -1,4 +1,4 @@
-"""Maps of any backbone -> maps at the strides that a head wants, each of exactly the size that its stride says.
+"""Maps of any backbone -> maps at the strides that a head wants, each exactly twice as large as the next.
 
 A convolutional pyramid is taken as it is; a plain Transformer, whose maps all have one stride, is spread into a pyramid
 (ViTDet, Li et al. 2022); maps of unpadded networks (Inception) are stretched by the few pixels that they lack.
@@ -19,7 +19,10 @@ _GROUPS = 32  # of group normalisation; widths are multiples of it
 
 
 class Pyramid(nn.Module):
-    """[(B, C_i, h_i, w_i)] of a backbone -> [(B, widths[j], H/s_j, W/s_j)] for the strides that were `wanted`."""
+    """[(B, C_i, h_i, w_i)] of a backbone -> [(B, widths[j], H/s_j, W/s_j)] for the strides that were `wanted`, finest first.
+
+    Where the coarsest stride does not divide the square, all maps are stretched alike to what it would take.
+    """
 
     def __init__(self, widths: tuple[int, ...], strides: tuple[int, ...], wanted: tuple[int, ...]) -> None:
         super().__init__()
@@ -31,10 +34,11 @@ class Pyramid(nn.Module):
 
     def forward(self, maps: list[Tensor], size: tuple[int, int]) -> list[Tensor]:
         """`size`: (H, W)."""
+        coarsest = self.wanted[-1]
         found = []
         for index, stride, move in zip(self.taken, self.wanted, self.moves, strict=True):
             moved = move(maps[index])
-            exact = tuple(-(-side // stride) for side in size)
+            exact = tuple(-(-side // coarsest) * (coarsest // stride) for side in size)
             if moved.shape[-2:] != exact:
                 moved = functional.interpolate(moved, exact, mode="bilinear", align_corners=False)
             found.append(moved)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
+from foveate.data import Pictures, Pixels, Windows
 from foveate.metrics import metric_for
 from foveate.model import Model
 from foveate.precision import Way
+from foveate.transforms import evaluation
 from foveate.types import Batch, Sample, Scores
 
 
@@ -22,15 +24,25 @@ class Answers:
     loss: float = float("nan")
 
 
+def shown(model: Model, samples: Sequence[Sample], pixels: Pixels, seed: int) -> Pictures:
+    """Samples as the model sees them when it answers."""
+    spec, task = model.backbone.input, model.task
+    transform = evaluation(spec, task.framing)
+    if task.framing == "windows":
+        return Windows(samples, pixels, transform, task.encode, seed, spec.size)
+    return Pictures(samples, pixels, transform, task.encode, seed)
+
+
 @torch.inference_mode()
 def answers(
     model: Model,
+    pictures: Pictures,
     batches: Iterable[Batch],
     device: torch.device,
     way: Way,
     advance: Callable[[int], None] = lambda count: None,
 ) -> Answers:
-    """Runs the model over batches, in eval mode; the answers are decoded on the CPU in fp32."""
+    """Runs the model over the `batches` of all `pictures`, in eval mode; the answers are decoded on the CPU in fp32."""
     was_training = model.training
     model.eval()
     found, total, count = Answers(), 0.0, 0
@@ -44,6 +56,8 @@ def answers(
             count += len(batch)
         advance(len(batch))
     model.train(was_training)
+    if len(found.predictions) == len(pictures):  # fewer when it was asked to stop
+        found.predictions = pictures.joined(found.predictions, model.task.join)
     found.loss = total / count if count else float("nan")
     return found
 

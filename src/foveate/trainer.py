@@ -178,7 +178,7 @@ class Trainer:
         row: dict[str, Any] = {"train_loss": self.state.loss_sum / max(1, self.state.done), "lr": rate}
         if self.val is not None and len(self.val):
             with self._averaged():
-                found = answers(self.model, self._val_batches(stop), self.device, self.way)
+                found = answers(self.model, self.val, self._val_batches(stop), self.device, self.way)
             self._leave_if_asked(stop)
             scores = scored(found.predictions, self.val.samples, self.model, self.multilabel)
             row |= {"val_loss": found.loss, f"val_{scores.main}": scores.numbers[scores.main].value}

@@ -18,12 +18,18 @@ from torchvision.transforms.v2 import functional
 from foveate.recipe import AugmentRecipe
 from foveate.types import IGNORED, OF_OBJECTS, Batch, InputSpec, Target
 
-Framing = Literal["crop", "whole"]
+Framing = Literal["crop", "whole", "windows"]
+"""What a network sees of a picture: the central square; all of it, padded to a square; or squares of it at full resolution."""
 View = tuple[float, float, float, float]
 Transform = Callable[[np.ndarray, tuple[int, int], Target], tuple[Tensor, View, Target]]
 """(pixels (h, w, 3) uint8, (H, W) of the original, target) -> image (3, size, size) float32, what it shows, target"""
 
-_FILL = {tv_tensors.Image: 0, tv_tensors.Mask: IGNORED}
+
+class ObjectMasks(tv_tensors.Mask):  # type: ignore[misc]
+    """(N, H, W) uint8, 1 where an object is. A kind of its own, because nothing lies beyond the picture's edge: 0, not IGNORED."""
+
+
+_FILL = {tv_tensors.Image: 0, tv_tensors.Mask: IGNORED, ObjectMasks: 0}
 _VISIBLE = 1 / 3  # of an object's area that a window must show for it to count
 
 
@@ -35,17 +41,18 @@ def evaluation(spec: InputSpec, framing: Framing) -> Transform:
 
     def transform(pixels: np.ndarray, size: tuple[int, int], target: Target) -> tuple[Tensor, View, Target]:
         image, moved = _image(pixels), _scaled(target, pixels.shape[:2], size)
-        image, moved = (_padded if framing == "whole" else _centred)(image, moved, spec.size)
-        return _normalised(image, spec), view_of(size, spec, framing), moved
+        image, moved = {"crop": _centred, "whole": _padded, "windows": _filled}[framing](image, moved, spec.size)
+        return _normalised(image, spec), view_of(size, spec.size, framing), moved
 
     return transform
 
 
-def view_of(size: tuple[int, int], spec: InputSpec, framing: Framing) -> View:
-    """What evaluation shows of an upright original of this (height, width)."""
+def view_of(size: tuple[int, int], square: int, framing: Framing) -> View:
+    """What evaluation shows of an upright original, or of a window, of this (height, width) in a network's `square`, px."""
     height, width = size
-    if framing == "whole":
-        return 0.0, 0.0, float(max(size)), float(max(size))
+    if framing != "crop":
+        side = max(size) if framing == "whole" else square
+        return 0.0, 0.0, float(side), float(side)
     side = min(size)
     return (width - side) / 2, (height - side) / 2, (width + side) / 2, (height + side) / 2
 
@@ -60,7 +67,7 @@ def training(spec: InputSpec, framing: Framing, recipe: AugmentRecipe) -> Transf
         image, moved = spatial(_image(pixels), _scaled(target, pixels.shape[:2], size))
         image = colours(image) if _has_places(moved) else policy(colours(image))
         view = (0.0, 0.0, float(spec.size), float(spec.size))
-        return erase(_normalised(image, spec)), view, _seen(moved)
+        return erase(_normalised(image, spec)), view, moved
 
     return transform
 
@@ -96,13 +103,15 @@ def _pasted(images: Tensor, order: Tensor, share: float) -> tuple[Tensor, float]
     return images, 1 - (bottom - top) * (right - left) / (height * width)
 
 
-def _spatial(spec: InputSpec, framing: Framing, recipe: AugmentRecipe) -> list[v2.Transform]:
-    steps: list[v2.Transform] = []
+def _spatial(spec: InputSpec, framing: Framing, recipe: AugmentRecipe) -> list[Callable[..., Any]]:
+    steps: list[Callable[..., Any]] = []
     if recipe.rotate or recipe.scale:
         zoom = (1 - recipe.scale, 1 + recipe.scale)
         steps.append(v2.RandomAffine(recipe.rotate, scale=zoom, interpolation=v2.InterpolationMode.BILINEAR, fill=_FILL))
-    if framing == "whole":
-        steps += [_Window(recipe.crop), v2.Resize(None, max_size=spec.size, antialias=True), _PadToSquare(spec.size)]
+    if framing == "windows":
+        steps += [v2.RandomCrop(spec.size, pad_if_needed=True, fill=_FILL), _drop_unseen]
+    elif framing == "whole":
+        steps += [_Window(recipe.crop), _Fit(spec.size), _drop_unseen, _PadToSquare(spec.size)]
     elif recipe.crop < 1:
         steps.append(v2.RandomResizedCrop(spec.size, (recipe.crop, 1), interpolation=v2.InterpolationMode.BICUBIC, antialias=True))
     else:
@@ -127,6 +136,22 @@ class _Window(v2.Transform):  # type: ignore[misc]
 
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
         return self._call_kernel(functional.crop, inpt, **params)
+
+
+class _Fit(v2.Transform):  # type: ignore[misc]
+    """The long side at `side` px."""
+
+    def __init__(self, side: int) -> None:
+        super().__init__()
+        self.side = side
+
+    def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
+        height, width = v2.query_size(flat_inputs)
+        scale = self.side / max(height, width)
+        return {"size": [max(1, round(height * scale)), max(1, round(width * scale))]}
+
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+        return _stretched(inpt, params["size"]) if isinstance(inpt, tv_tensors.TVTensor) else inpt
 
 
 class _PadToSquare(v2.Transform):  # type: ignore[misc]
@@ -163,9 +188,23 @@ def _scaled(target: Target, decoded: tuple[int, ...], size: tuple[int, int]) -> 
     return _resized(target, [decoded[0], decoded[1]]) if decoded[:2] != size else target
 
 
+def cut(target: Target, x: int, y: int, size: tuple[int, ...]) -> Target:
+    """The target of a window of `size` (height, width) whose upper left corner is at (x, y)."""
+    return _seen(_each(target, lambda value: functional.crop(value, y, x, size[0], size[1])))
+
+
 def _resized(target: Target, size: list[int]) -> Target:
     """Boxes and masks along with a picture that becomes `size` (height, width)."""
-    return _each(target, lambda value: functional.resize(value, size, functional.InterpolationMode.NEAREST))
+    return _each(target, lambda value: _stretched(value, size))
+
+
+def _stretched(value: Any, size: list[int]) -> Any:
+    """A picture (bilinear), boxes or a mask at another (height, width). The library's nearest neighbour for masks is half a
+    pixel off to the upper left; the exact one is not."""
+    if not isinstance(value, tv_tensors.Mask):
+        return functional.resize(value, size, functional.InterpolationMode.BILINEAR, antialias=True)
+    moved = functional.resize(value.as_subclass(Tensor)[None], size, functional.InterpolationMode.NEAREST_EXACT)
+    return tv_tensors.wrap(moved[0], like=value)
 
 
 def _each(target: Target, moved: Callable[[Any], Any]) -> Target:
@@ -180,7 +219,17 @@ def _seen(target: Target) -> Target:
     boxes = target["boxes"]
     inside = functional.clamp_bounding_boxes(boxes, clamping_mode="hard")
     kept = (_areas(inside) >= _VISIBLE * _areas(boxes)) & (_areas(inside) > 0)
-    return {name: value[kept] if name in OF_OBJECTS else value for name, value in {**target, "boxes": inside}.items()}
+    return {name: _rows(value, kept) if name in OF_OBJECTS else value for name, value in {**target, "boxes": inside}.items()}
+
+
+def _rows(value: Tensor, kept: Tensor) -> Tensor:
+    """Some rows; boxes stay boxes, or the next step would not move them."""
+    return tv_tensors.wrap(value[kept], like=value) if isinstance(value, tv_tensors.TVTensor) else value[kept]
+
+
+def _drop_unseen(image: Tensor, target: Target) -> tuple[Tensor, Target]:
+    """Before the picture is padded: afterwards what was cut off would seem to lie in the padding."""
+    return image, _seen(target)
 
 
 def _areas(boxes: Tensor) -> Tensor:
@@ -190,7 +239,7 @@ def _areas(boxes: Tensor) -> Tensor:
 
 
 def _kind(value: Any) -> Any:
-    return tv_tensors.Mask if isinstance(value, tv_tensors.Mask) else tv_tensors.Image
+    return next((kind for kind in (ObjectMasks, tv_tensors.Mask) if isinstance(value, kind)), tv_tensors.Image)
 
 
 def _image(pixels: np.ndarray) -> tv_tensors.Image:
@@ -215,11 +264,17 @@ def _centred(image: Tensor, target: Target, size: int) -> Framed:
 
 
 def _padded(image: Tensor, target: Target, size: int) -> Framed:
-    """The whole picture, its long side at `size` px, what is left of the square filled up."""
+    """The whole picture, its long side at `size` px."""
     height, width = image.shape[-2:]
     scale = size / max(height, width)
     height, width = max(1, round(height * scale)), max(1, round(width * scale))
     image = functional.resize(image, [height, width], functional.InterpolationMode.BICUBIC, antialias=True)
+    return _filled(image, _resized(target, [height, width]), size)
+
+
+def _filled(image: Tensor, target: Target, size: int) -> Framed:
+    """The picture as it is in the upper left of the square."""
+    height, width = image.shape[-2:]
     edges = [0, 0, size - width, size - height]
-    target = _each(_resized(target, [height, width]), lambda value: functional.pad(value, edges, fill=_FILL[_kind(value)]))
-    return functional.pad(image, edges, fill=0), target
+    moved = _each(target, lambda value: functional.pad(value, edges, fill=_FILL[_kind(value)]))
+    return functional.pad(image, edges, fill=0), moved

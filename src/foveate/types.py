@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
 
+    from foveate.masks import Runs
+
 Split = Literal["train", "val", "test"]
 
 
@@ -54,13 +56,14 @@ class Boxes:
     """Objects in an image. `xyxy`: (N, 4) float32, pixels of the upright original picture, x0 <= x1 and y0 <= y1.
 
     `names`: (N) class names. `scores`: (N,) float32 in [0, 1], None in a truth. `crowd`: (N,) bool, boxes round a group, which
-    no answer has to find and none is blamed for.
+    no answer has to find and none is blamed for. `masks`: N masks of the size of that picture, None where only boxes are known.
     """
 
     xyxy: np.ndarray
     names: tuple[str, ...]
     scores: np.ndarray | None = None
     crowd: np.ndarray | None = None
+    masks: tuple[Runs, ...] | None = None
 
     def row(self, classes: tuple[str, ...], multilabel: bool = False) -> dict[str, Any]:
         """JSON-able: an object a box, in pixels, the surest first."""
@@ -68,13 +71,16 @@ class Boxes:
         for field_, values in (("score", self.scores), ("crowd", self.crowd)):
             for row, value in zip(rows, [] if values is None else values.tolist(), strict=False):
                 row[field_] = value
+        for row, mask in zip(rows, self.masks or (), strict=False):
+            row["mask"] = mask
         return {"answer": rows}
 
     def chosen(self, kept: np.ndarray) -> Boxes:
         """Some of the boxes; `kept`: (N,) bool."""
         scores, crowd = (None if values is None else values[kept] for values in (self.scores, self.crowd))
         names = tuple(name for name, keep in zip(self.names, kept, strict=True) if keep)
-        return Boxes(self.xyxy[kept], names, scores, crowd)
+        masks = None if self.masks is None else tuple(mask for mask, keep in zip(self.masks, kept, strict=True) if keep)
+        return Boxes(self.xyxy[kept], names, scores, crowd, masks)
 
 
 @dataclass(frozen=True)
@@ -163,9 +169,10 @@ class InputSpec:
 
 Target = dict[str, Any]
 """A truth as tensors: {'labels': (K,) float32}, or {'boxes': tv_tensors.BoundingBoxes (N, 4), 'classes': (N,) int64, 'crowd':
-(N,) bool}, or {'mask': tv_tensors.Mask (H, W) int64}, or what else a task encodes."""
+(N,) bool} and perhaps 'masks': transforms.ObjectMasks (N, H, W) uint8, or {'mask': tv_tensors.Mask (H, W) int64}, or what else
+a task encodes."""
 
-OF_OBJECTS = frozenset({"boxes", "classes", "crowd"})
+OF_OBJECTS = frozenset({"boxes", "classes", "crowd", "masks"})
 """The entries of a target with a row for each object: an object that leaves the picture leaves all of them."""
 
 IGNORED = -1

@@ -20,10 +20,12 @@ from foveate.shelf import Shelf
 
 @dataclass(frozen=True)
 class Truth:
-    """The objects of an image. `boxes` (N, 4) float32, `classes` (N,) int64."""
+    """The objects of an image. `boxes` (N, 4) float32, `classes` (N,) int64, `masks` (N, H, W) uint8 of the network's square, or
+    None where only boxes are known."""
 
     boxes: Tensor
     classes: Tensor
+    masks: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -46,11 +48,15 @@ class Terms:
 class Detector(ABC):
     """`first`, `last`: the strides between which it reads the pyramid. `paper`: the losses of its paper; `terms` replace them.
 
+    `suppresses`: whether several candidates may be one object, so that the surest has to be chosen afterwards.
+    `draws`: whether it also says which pixels are an object's, and learns that from masks.
     `width`: channels of the pyramid and of its own layers; `depth`: convolutions in each of its branches.
     """
 
     first: ClassVar[int] = 8
     last: ClassVar[int] = 128
+    suppresses: ClassVar[bool] = True
+    draws: ClassVar[bool] = False
     paper: ClassVar[Terms]
 
     def __init__(self, classes: int, width: int, depth: int, terms: Terms) -> None:
@@ -70,8 +76,21 @@ class Detector(ABC):
     def candidates(self, output: Any) -> list[Candidates]:
         """For each of B images."""
 
+    def masks(self, output: Any, image: int, boxes: Tensor, classes: Tensor) -> Tensor:
+        """(N, M, M) in [0, 1] for N boxes (N, 4), those that suppression left in one of B images: how surely the object is in each
+        of the M x M cells that a box is divided into. Asked only of those that draw."""
+        raise NotImplementedError(f"{type(self).__name__} finds boxes only")
+
 
 DETECTORS: Shelf[Detector] = Shelf("foveate.detectors", Detector, "detector")
+
+
+def tower(width: int, depth: int) -> nn.Sequential:
+    """(B, width, h, w) -> the same shape: `depth` convolutions."""
+    layers: list[nn.Module] = []
+    for _ in range(depth):
+        layers += [nn.Conv2d(width, width, 3, padding=1, bias=False), nn.GroupNorm(32, width), nn.ReLU(inplace=True)]
+    return nn.Sequential(*layers)
 
 
 class Branch(nn.Module):
@@ -81,10 +100,7 @@ class Branch(nn.Module):
     def __init__(self, width: int, depth: int, each: int, values: int, bias: float = 0.0) -> None:
         super().__init__()
         self.values = values
-        layers: list[nn.Module] = []
-        for _ in range(depth):
-            layers += [nn.Conv2d(width, width, 3, padding=1, bias=False), nn.GroupNorm(32, width), nn.ReLU(inplace=True)]
-        self.tower = nn.Sequential(*layers)
+        self.tower = tower(width, depth)
         self.last = nn.Conv2d(width, each * values, 3, padding=1)
         nn.init.normal_(self.last.weight, std=0.01)
         nn.init.constant_(self.last.bias, bias)  # type: ignore[arg-type]

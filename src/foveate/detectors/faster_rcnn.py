@@ -107,8 +107,7 @@ class FasterRcnn(Detector):
 
     def _answer_loss(self, output: Output, truths: list[Truth]) -> dict[str, Tensor]:
         """The class of each proposal, and the box of those that hold an object."""
-        owners = [_matched(places, truth.boxes, 0.5, 0.5, False) for places, truth in zip(output.places, truths, strict=True)]
-        pairs = list(zip(owners, truths, strict=True))
+        pairs = list(zip(owners(output.places, truths), truths, strict=True))
         classes = torch.cat([torch.where(owner >= 0, _at(truth.classes, owner) + 1, 0) for owner, truth in pairs])
         wanted = torch.cat([truth.boxes[owner[owner >= 0]] for owner, truth in pairs])
         places, inside = torch.cat(output.places), classes > 0
@@ -122,6 +121,11 @@ class FasterRcnn(Detector):
         if self.terms.classes == "focal":
             losses = losses * (1 - (-losses).exp()) ** 2
         return {"class": losses.mean(), "box": boxes / max(1, len(classes))}
+
+
+def owners(places: list[Tensor], truths: list[Truth]) -> list[Tensor]:
+    """The object in each proposal (P,) of each image; below 0 for none."""
+    return [_matched(each, truth.boxes, 0.5, 0.5, False) for each, truth in zip(places, truths, strict=True)]
 
 
 def _own_class(scores: Tensor) -> Tensor:

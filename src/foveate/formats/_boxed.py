@@ -47,7 +47,10 @@ class Gathering:
         if key in self.samples:
             self.findings.add(TWICE, key)
             return
-        measured = self.measured(path) if stated is None or not is_there(path) else stated
+        outlined = any(raw.masks)  # a mask must be of the picture's own size, whatever the annotations say
+        measured = self.measured(path) if stated is None or outlined or not is_there(path) else stated
+        if outlined and stated not in (None, measured):
+            raw.masks.clear()
         if measured is not None:
             self.stated += len(raw.names)
             boxes, problems = cleaned(raw, measured)

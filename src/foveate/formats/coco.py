@@ -1,8 +1,9 @@
-"""COCO: boxes of many images in one .json file, or a file for each split.
+"""COCO: boxes, and perhaps masks, of many images in one .json file, or a file for each split.
 
 DATA is such a file, or a folder with one or more: in it, in annotations/ (instances_train2017.json) or in its split folders
 (Roboflow's train/_annotations.coco.json). Images lie beside the file, or in the root, in images/ or in a folder called like
 the split. Classes stand in the order of their ids, which may have gaps. An image may have a `group`, which is not COCO's own.
+Masks (polygons, or run lengths in either form) are taken when every object has one.
 """
 
 from __future__ import annotations
@@ -10,17 +11,19 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
 from typing import Any, ClassVar
 
-from foveate.boxes import Raw, class_name
+from foveate.boxes import Raw, class_name, shown
 from foveate.errors import DataError
 from foveate.formats import Format
 from foveate.formats._boxed import NO_BOX, Gathering, Placed, copied, is_there
 from foveate.images import listed, printable
+from foveate.masks import area
 from foveate.splits import split_named
-from foveate.types import Split, Table
+from foveate.types import Boxes, Split, Table
 
 _ORPHANS = "annotations of images that are not listed, dropped"
 _OTHER_TASKS = ("captions", "person_keypoints", "panoptic", "stuff", "image_info")  # of the same images, in COCO's own folder
@@ -48,6 +51,7 @@ class Coco(Format):
         root = path if path.is_dir() else path.parent.parent if path.parent.name.casefold() == "annotations" else path.parent
         gathering = Gathering(root)
         classes = [name for file in files for name in _take(file, root, gathering)]
+        _all_or_no_masks(gathering)
         return gathering.table(classes, "coco")
 
     def write(self, table: Table, folder: Path) -> tuple[str, ...]:
@@ -116,7 +120,7 @@ def _take(file: Path, root: Path, gathering: Gathering) -> list[str]:
             gathering.findings.add(_ORPHANS, f"image_id {number}")
             orphans += 1
         elif entry.get("bbox"):
-            raws[number].add(_corners(entry["bbox"], place), name, bool(entry.get("iscrowd")))
+            raws[number].add(_corners(entry["bbox"], place), name, bool(entry.get("iscrowd")), entry.get("segmentation") or None)
         else:
             gathering.findings.add(NO_BOX, str(pictures[number].get("file_name")))
     if orphans and orphans == len(content["annotations"]):
@@ -126,6 +130,17 @@ def _take(file: Path, root: Path, gathering: Gathering) -> list[str]:
         group = entry.get("group")
         gathering.take(_place(entry, folders, where), raws[number], split, str(group) if group else None, _size(entry))
     return _without_heading(content["categories"], names, used, gathering)
+
+
+def _all_or_no_masks(gathering: Gathering) -> None:
+    """Masks of some of the objects would teach, and measure, that the others have none."""
+    truths = {key: sample.truth for key, sample in gathering.samples.items() if isinstance(sample.truth, Boxes)}
+    bare = [key for key, truth in truths.items() if truth.names and truth.masks is None]
+    if bare and any(truth.masks for truth in truths.values()):
+        remark = "images with an object that has no mask of the image's size, so that boxes alone are read"
+        gathering.notes.append(f"{remark}: {len(bare)} ({shown(bare)})")
+        for key, truth in truths.items():
+            gathering.samples[key] = replace(gathering.samples[key], truth=replace(truth, masks=None))
 
 
 def _content(file: Path) -> dict[str, list[Entry]]:
@@ -225,8 +240,10 @@ def _content_of(images: list[tuple[int, Placed]], classes: tuple[str, ...], numb
         group = {"group": image.sample.group} if image.sample.group else {}
         height, width = image.size
         pictures.append({"id": number, "file_name": str(image.place), "width": width, "height": height, **group})
-        for (x0, y0, x1, y1), name, crowd in image.rows():
+        masks = image.boxes.masks or [None] * len(image.boxes.names)
+        for ((x0, y0, x1, y1), name, crowd), mask in zip(image.rows(), masks, strict=True):
             entry = {"id": next(numbers), "image_id": number, "category_id": ids[name], "iscrowd": int(crowd)}
-            annotations.append({**entry, "bbox": [x0, y0, x1 - x0, y1 - y0], "area": (x1 - x0) * (y1 - y0)})
+            extent = {"area": (x1 - x0) * (y1 - y0)} if mask is None else {"area": area(mask), "segmentation": mask}
+            annotations.append({**entry, "bbox": [x0, y0, x1 - x0, y1 - y0], **extent})
     categories = [{"id": number, "name": name} for name, number in ids.items()]
     return {"images": pictures, "annotations": annotations, "categories": categories}

@@ -1,4 +1,4 @@
-"""Objects in boxes: mean average precision as COCO measures it, and how the answers fare at one threshold of the score.
+"""Objects in boxes and masks: mean average precision as COCO measures it, and how the answers fare at one threshold of the score.
 
 Letters: D answers, G true boxes, T limits of the IoU (0.5, 0.55 ... 0.95), R recalls (0, 0.01 ... 1), K classes.
 """
@@ -14,11 +14,10 @@ import numpy as np
 from foveate.errors import DataError
 from foveate.intervals import bootstraps
 from foveate.metrics import Metric, with_interval
+from foveate.metrics._coco import LIMITS, MOST, Objects, hits_of, judged, overlaps_of
 from foveate.types import Boxes, Score, Scores
 
-_LIMITS = np.linspace(0.5, 0.95, 10)
 _RECALLS = np.linspace(0, 1, 101)
-_MOST = 100  # answers of one class in one image that COCO looks at
 _AT_75 = 5  # the place of 0.75 among the limits
 _AREAS = ("small", "medium", "large")  # COCO's ranges after the first, which is all
 _UNKNOWN = (math.nan, math.nan)
@@ -29,19 +28,6 @@ _FEWEST_ROUNDS = 100
 _WORK = 50_000_000  # (answers + limits x hits) x rounds that a bootstrap may cost: a second or two
 
 
-@dataclass(frozen=True)
-class _Objects:
-    """One image's boxes. `xywh`: (N, 4) float64. `places`: (N,) int64 classes. `scores`: (N,) float64. `crowd`: (N,) bool."""
-
-    xywh: np.ndarray
-    places: np.ndarray
-    scores: np.ndarray
-    crowd: np.ndarray
-
-    def part(self, chosen: np.ndarray) -> _Objects:
-        return _Objects(self.xywh[chosen], self.places[chosen], self.scores[chosen], self.crowd[chosen])
-
-
 class BoxMetric(Metric):
     """Compares Boxes with Boxes; agrees with pycocotools to 1e-6. All numbers are in [0, 1].
 
@@ -49,33 +35,37 @@ class BoxMetric(Metric):
     recalls, at most 100 answers a class and image, crowds ignored); `map_50` and `map_75`, at one limit; `map_small`,
     `map_medium`, `map_large`, of true boxes up to 32², up to 96² and above 96² square pixels (the area is the box's: COCO's
     own files give the outline's); `mar_100`, the mean of the greatest recalls; `f1` of all classes together at IoU 0.5 and at
-    the threshold of the score where it is greatest.
+    the threshold of the score where it is greatest. Where all answers and all true objects have masks: `mask_map`, `mask_map_50`
+    and `mask_map_75`, as the first three, with the IoU of the masks.
 
-    What is undefined is left out: a range of areas without a true box. `map`, `map_50`, `map_75` and `mar_100` have bootstraps
-    over images, mirrored at the value: few boxes a class flatter an average precision, and resampling flatters it once more.
-    With less than some 20 boxes a class they are still too narrow. `f1` has none, because its threshold was chosen on the same
-    images. The count of a number is the images, that of a class its true boxes. Equal scores rank as the images came, as in COCO.
+    What is undefined is left out: a range of areas without a true box. `map`, `map_50`, `map_75`, `mar_100` and those of masks
+    have bootstraps over images, mirrored at the value: few boxes a class flatter an average precision, and resampling flatters
+    it once more. With less than some 20 boxes a class they are still too narrow. `f1` has none, because its threshold was chosen
+    on the same images. The count of a number is the images, that of a class its true boxes. Equal scores rank as the images
+    came, as in COCO.
     """
 
     reads = Boxes
 
     def __init__(self, classes: tuple[str, ...], multilabel: bool = False) -> None:
         super().__init__(classes, multilabel)
-        self._truths: list[_Objects] = []
-        self._answers: list[_Objects] = []
+        self._truths: list[Objects] = []
+        self._answers: list[Objects] = []
         self._hits: list[np.ndarray] = []  # (T, D) bool an image
         self._ignored: list[np.ndarray] = []
+        self._drawn: list[tuple[np.ndarray, np.ndarray] | None] = []  # the same two by masks, None where they are not known
         self._threshold = _UNTUNED
 
     def update(self, prediction: Boxes, truth: Boxes) -> None:
         """One image. Raises DataError for a class that the run does not know, for an answer without scores in [0, 1], and
-        for boxes that are not (N, 4) finite numbers with x0 <= x1 and y0 <= y1."""
+        for boxes that are not (N, 4) finite numbers with x0 <= x1 and y0 <= y1, for masks of different sizes."""
         truths, answers = self._truth(truth), self._answer(prediction)
-        hits = np.zeros((len(_LIMITS), len(answers.places)), dtype=bool)
-        ignored = np.zeros_like(hits)
-        for place in np.intersect1d(truths.places, answers.places):
-            mine, theirs = answers.places == place, truths.part(truths.places == place)
-            hits[:, mine], ignored[:, mine] = _matched(_overlaps(answers.part(mine), theirs), theirs.crowd)
+        sizes = {tuple(mask["size"]) for each in (truth, prediction) for mask in each.masks or ()}
+        if len(sizes) > 1:
+            raise DataError("the masks of an image are of different sizes", why=f"(height, width): {sorted(sizes)}")
+        hits, ignored = hits_of(answers, truths, "bbox")
+        known = answers.masks is not None and (truths.masks is not None or not len(truths.places))
+        self._drawn.append(hits_of(answers, truths, "segm") if known else None)
         self._truths.append(truths)
         self._answers.append(answers)
         self._hits.append(hits)
@@ -83,7 +73,7 @@ class BoxMetric(Metric):
 
     def compute(self) -> Scores:
         """The numbers listed above. `per_class`: class, map, map_50, precision, recall, f1 (the last three at IoU 0.5 and the
-        best threshold), count (true boxes, no crowds); None where undefined.
+        best threshold), count (true boxes, no crowds), and mask_map where there are masks; None where undefined.
 
         `tables`: `threshold`, the score in [0, 1] where `f1` is greatest, halfway to the next lower score; `classes`, with
         'background' at the end; `confusion`, rows of truth by columns of answers at that threshold: the surest answer first takes
@@ -98,10 +88,13 @@ class BoxMetric(Metric):
         images = np.repeat(np.arange(len(self._truths)), [(~truth.crowd).sum() for truth in self._truths])
         if not len(boxes):
             raise DataError("there is nothing to score", why="no image has a true box that is not a crowd")
-        precision, recall = _judged(self._truths, self._answers, self.classes)
+        precision, recall = judged(self._truths, self._answers, self.classes)
         ranked = _Ranked.of(self._answers, self._hits, self._ignored)
         self._threshold, f1 = ranked.best(len(boxes))
-        numbers = _numbers(precision, recall, _drawn(ranked, boxes, images, len(self._truths)), len(self._truths))
+        values = {"map": precision[..., 0], "map_50": precision[0, :, :, 0], "map_75": precision[_AT_75, :, :, 0]}
+        values |= {f"map_{area}": precision[..., place] for place, area in enumerate(_AREAS, 1)}
+        values["mar_100"] = recall[..., 0]
+        numbers = _numbers(values, _drawn(ranked, boxes, images, len(self._truths)), len(self._truths))
         numbers["f1"] = Score(f1, count=len(self._truths))
         curves = zip(self.classes, precision[0, :, :, 0].T.round(4).tolist(), strict=True)
         tables = {
@@ -110,7 +103,10 @@ class BoxMetric(Metric):
             "confusion": self._confusion().tolist(),
             "pr": {name: curve for name, curve in curves if curve[0] >= 0},
         }
-        return Scores(numbers, self._rows(precision[..., 0], ranked, np.bincount(boxes, minlength=len(self.classes))), tables)
+        rows = self._rows(precision[..., 0], ranked, np.bincount(boxes, minlength=len(self.classes)))
+        if drawn := [found for found in self._drawn if found is not None]:
+            numbers |= self._mask_numbers(drawn, boxes, images, rows)
+        return Scores(numbers, rows, tables)
 
     def badness(self, prediction: Boxes, truth: Boxes) -> float:
         """How many objects are missed, invented or taken for another class, at IoU 0.5 and the threshold that the last `compute`
@@ -119,10 +115,10 @@ class BoxMetric(Metric):
         wrong = int((rows != columns).sum())
         return wrong + wrong / (len(rows) + 1)
 
-    def _truth(self, boxes: Boxes) -> _Objects:
+    def _truth(self, boxes: Boxes) -> Objects:
         return self._read(boxes, "the truth", np.ones(len(boxes.names)))
 
-    def _answer(self, boxes: Boxes) -> _Objects:
+    def _answer(self, boxes: Boxes) -> Objects:
         """The surest first, and of each class no more than COCO looks at."""
         if boxes.scores is None or np.shape(boxes.scores) != (len(boxes.names),):
             raise DataError("a prediction needs a score for each of its boxes")
@@ -136,10 +132,10 @@ class BoxMetric(Metric):
         found = self._read(boxes, "the prediction", scores)
         order = np.argsort(-scores, kind="stable")
         places = found.places[order]
-        kept = [np.flatnonzero(places == place)[:_MOST] for place in np.unique(places)]
+        kept = [np.flatnonzero(places == place)[:MOST] for place in np.unique(places)]
         return found.part(order[np.sort(np.concatenate(kept))] if kept else order)
 
-    def _read(self, boxes: Boxes, who: str, scores: np.ndarray) -> _Objects:
+    def _read(self, boxes: Boxes, who: str, scores: np.ndarray) -> Objects:
         count = len(boxes.names)
         xyxy = np.asarray(boxes.xyxy, dtype=np.float64)
         if xyxy.shape != (count, 4) and (count or xyxy.size):
@@ -151,15 +147,32 @@ class BoxMetric(Metric):
             raise DataError(f"{who} has a box that is none: {odd}", why="x0 <= x1 and y0 <= y1 must be finite numbers")
         crowd = np.zeros(count, dtype=bool) if boxes.crowd is None else np.asarray(boxes.crowd, dtype=bool)
         places = np.array(self.places_of(boxes.names, who), dtype=np.int64)
-        return _Objects(np.concatenate([low, high - low], axis=1), places, scores, crowd)
+        if boxes.masks is not None and len(boxes.masks) != count:
+            raise DataError(f"{who} needs a mask for each of {count} boxes, it has {len(boxes.masks)}")
+        masks = None if boxes.masks is None else np.array(boxes.masks, dtype=object)
+        return Objects(np.concatenate([low, high - low], axis=1), places, scores, crowd, masks)
 
-    def _pairs(self, answers: _Objects, truths: _Objects) -> tuple[np.ndarray, np.ndarray]:
+    def _mask_numbers(
+        self, drawn: list[tuple[np.ndarray, np.ndarray]], boxes: np.ndarray, images: np.ndarray, rows: list[dict[str, Any]]
+    ) -> dict[str, Score]:
+        """Nothing where an image has no masks; else the rows of the classes get theirs. `boxes`, `images`: as `_drawn` wants."""
+        count = len(self._truths)
+        if len(drawn) < count:
+            return {}
+        precision = judged(self._truths, self._answers, self.classes, "segm")[0][..., 0]
+        for place, row in enumerate(rows):
+            row["mask_map"] = _mean(precision[:, :, place])
+        ends = _drawn(_Ranked.of(self._answers, *map(list, zip(*drawn, strict=True))), boxes, images, count)
+        found = _numbers({"map": precision, "map_50": precision[0], "map_75": precision[_AT_75]}, ends, count)
+        return {f"mask_{name}": score for name, score in found.items()}
+
+    def _pairs(self, answers: Objects, truths: Objects) -> tuple[np.ndarray, np.ndarray]:
         """Classes of the truth and of the answers at the threshold, an object a place; K is the background. An answer that
         found nothing but a crowd of its class is left out."""
         answers = answers.part(answers.scores >= self._threshold)
         crowds, truths = truths.part(truths.crowd), truths.part(~truths.crowd)
-        overlaps, background = _overlaps(answers, truths), len(self.classes)
-        excused = ((_overlaps(answers, crowds) >= _SAME) & (answers.places[:, None] == crowds.places)).any(1)
+        overlaps, background = overlaps_of(answers, truths), len(self.classes)
+        excused = ((overlaps_of(answers, crowds) >= _SAME) & (answers.places[:, None] == crowds.places)).any(1)
         taken, rows, columns = np.full(len(truths.places), background), [], []
         free = np.ones(len(truths.places), dtype=bool)
         for place, row, excuse in zip(answers.places, overlaps, excused, strict=True):
@@ -213,7 +226,7 @@ class _Ranked:
     ignored: np.ndarray
 
     @classmethod
-    def of(cls, answers: list[_Objects], hits: list[np.ndarray], ignored: list[np.ndarray]) -> _Ranked:
+    def of(cls, answers: list[Objects], hits: list[np.ndarray], ignored: list[np.ndarray]) -> _Ranked:
         scores = np.concatenate([each.scores for each in answers])
         order = np.argsort(-scores, kind="stable")
         images = np.repeat(np.arange(len(answers)), [len(each.scores) for each in answers])
@@ -255,9 +268,9 @@ class _Curve:
         """(2, T): average precision and greatest recall; nan where no true box is left. `weights`: how often each image counts."""
         total = weights[self._boxes].sum()
         if not total:
-            return np.full((2, len(_LIMITS)), np.nan)
+            return np.full((2, len(LIMITS)), np.nan)
         if not len(self._steps):
-            return np.zeros((2, len(_LIMITS)))
+            return np.zeros((2, len(LIMITS)))
         drawn = weights[self._images]
         found = np.cumsum(self._hits * drawn[self._steps], axis=1)
         precision = found / np.maximum(1, np.cumsum(self._counted * drawn, axis=1)[:, self._steps])  # nothing seen: nothing found
@@ -267,11 +280,8 @@ class _Curve:
         return np.stack([(envelope * reached).sum(1) / len(_RECALLS), recall[:, -1]])
 
 
-def _numbers(precision: np.ndarray, recall: np.ndarray, drawn: dict[str, tuple[float, float]], count: int) -> dict[str, Score]:
-    """`precision`, `recall`: as `_judged` gives them. `drawn`: percentiles of resamples."""
-    values = {"map": precision[..., 0], "map_50": precision[0, :, :, 0], "map_75": precision[_AT_75, :, :, 0]}
-    values |= {f"map_{area}": precision[..., place] for place, area in enumerate(_AREAS, 1)}
-    values |= {"mar_100": recall[..., 0]}
+def _numbers(values: dict[str, np.ndarray], drawn: dict[str, tuple[float, float]], count: int) -> dict[str, Score]:
+    """`values`: what each number is the mean of, -1 where undefined. `drawn`: percentiles of resamples."""
     means = {name: mean for name, table in values.items() if (mean := _mean(table)) is not None}
     return {name: with_interval(mean, _mirrored(mean, drawn.get(name, _UNKNOWN)), count) for name, mean in means.items()}
 
@@ -301,62 +311,6 @@ def _drawn(ranked: _Ranked, boxes: np.ndarray, images: np.ndarray, count: int) -
         return np.array([precision.mean(), precision[0], precision[_AT_75], recall.mean()])
 
     return dict(zip(("map", "map_50", "map_75", "mar_100"), bootstraps(means, count, rounds=rounds), strict=True))
-
-
-def _matched(overlaps: np.ndarray, crowd: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(T, D) bool, twice: whether an answer found a true box, and whether it is ignored for having found but a crowd.
-
-    `overlaps`: (D, G) of one class in one image, the surest answer first; `crowd`: (G,). COCO's rule: each answer takes the
-    free box that it overlaps most, of equals the last; a crowd takes any number of answers.
-    """
-    shape = (len(_LIMITS), len(overlaps))
-    hits, ignored = np.zeros(shape, dtype=bool), np.zeros(shape, dtype=bool)
-    free, limits = np.ones((len(_LIMITS), len(crowd)), dtype=bool), np.arange(len(_LIMITS))
-    for answer in np.flatnonzero((overlaps >= _LIMITS[0]).any(1)):
-        enough = overlaps[answer] >= _LIMITS[:, None]
-        nearest = np.where(enough & free & ~crowd, overlaps[answer], 0)
-        best = len(crowd) - 1 - nearest[:, ::-1].argmax(1)
-        hit = nearest[limits, best] > 0
-        free[limits[hit], best[hit]] = False
-        hits[:, answer], ignored[:, answer] = hit, ~hit & (enough & crowd).any(1)
-    return hits, ignored
-
-
-def _overlaps(answers: _Objects, truths: _Objects) -> np.ndarray:
-    """(D, G) float64: intersection over union; over the answer's own area where the truth is a crowd."""
-    from faster_coco_eval.core import mask as coco
-
-    if not len(answers.places) or not len(truths.places):
-        return np.zeros((len(answers.places), len(truths.places)))
-    return np.asarray(coco.iou(answers.xywh, truths.xywh, truths.crowd.astype(int).tolist()))
-
-
-def _judged(truths: list[_Objects], answers: list[_Objects], classes: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray]:
-    """COCO's own tables, precision (T, R, K, 4) and recall (T, K, 4); the last axis: all areas, small, medium, large. -1 where
-    there is no true box."""
-    from faster_coco_eval import COCO, COCOeval_faster
-
-    frame = {
-        "images": [{"id": number} for number in range(1, len(truths) + 1)],
-        "categories": [{"id": place, "name": name} for place, name in enumerate(classes, 1)],
-    }
-    sides = (COCO(frame | {"annotations": _annotations(side)}) for side in (truths, answers))
-    judge = COCOeval_faster(*sides, iouType="bbox")
-    judge.params.maxDets = [_MOST]
-    judge.evaluate()
-    judge.accumulate()
-    return np.asarray(judge.eval["precision"])[..., 0], np.asarray(judge.eval["recall"])[..., 0]
-
-
-def _annotations(images: list[_Objects]) -> list[dict[str, Any]]:
-    rows = [
-        {"image_id": number, "category_id": place + 1, "bbox": box, "area": box[2] * box[3], "score": score, "iscrowd": int(crowd)}
-        for number, each in enumerate(images, 1)
-        for box, place, score, crowd in zip(
-            each.xywh.tolist(), each.places.tolist(), each.scores.tolist(), each.crowd.tolist(), strict=True
-        )
-    ]
-    return [row | {"id": number} for number, row in enumerate(rows, 1)]  # 0 would read as 'unmatched'
 
 
 def _mean(values: np.ndarray) -> float | None:

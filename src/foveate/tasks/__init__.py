@@ -34,14 +34,15 @@ class Task(ABC):
     """One kind of question.
 
     `needs`: what the head reads from the backbone; settings may change it. `answer`: the type of its truths and predictions.
-    `framing`: whether evaluation looks at the central square or at the whole picture (padded to the square).
+    `framing`: what the network sees of a picture: the central square, the whole (padded to the square), or windows at full
+    resolution, one after the other; settings may change it.
     `suggests`: values of the recipe's dotted fields that suit it better than the general defaults; taken where the user stated
     none.
     """
 
     needs: frozenset[Provides]
     answer: ClassVar[type[Prediction]]
-    framing: ClassVar[Literal["crop", "whole"]] = "crop"
+    framing: Literal["crop", "whole", "windows"] = "crop"
     suggests: ClassVar[dict[str, Any]] = {"tuning": "full"}
     Settings: ClassVar[type[TaskSettings]] = TaskSettings
 
@@ -68,6 +69,10 @@ class Task(ABC):
     @abstractmethod
     def decode(self, output: Any, batch: Batch) -> list[Any]:
         """B answers of the type `answer`, in the coordinates of the upright originals."""
+
+    def join(self, parts: Sequence[tuple[tuple[int, int], Any]], size: tuple[int, int]) -> Any:
+        """The answer to a picture of `size` (H, W) from those to its windows, each with the (x, y) of its upper left corner."""
+        raise NotImplementedError(f"{type(self).__name__} does not look through windows")
 
 
 TASKS: Shelf[Task] = Shelf("foveate.tasks", Task, "task")

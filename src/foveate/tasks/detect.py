@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -13,13 +14,16 @@ from torchvision.ops import batched_nms
 
 from foveate.backbones import Backbone
 from foveate.detectors import DETECTORS, Candidates, Detector, Terms, Truth
+from foveate.errors import UsageError
+from foveate.masks import decoded, stretched
 from foveate.pyramid import FeaturePyramid
-from foveate.tasks import Task, TaskSettings
+from foveate.tasks import Facts, Settled, Task, TaskSettings
+from foveate.transforms import ObjectMasks
 from foveate.types import Batch, Boxes, Features, Provides, Target
 
 
 class DetectSettings(TaskSettings):
-    head: str = Field("fcos", description="how objects are found: fcos, retinanet, faster_rcnn")
+    head: str = Field("fcos", description="how objects are found: fcos, retinanet, faster_rcnn, rtdetr; mask_rcnn draws them too")
     width: int = Field(128, ge=32, multiple_of=32, description="channels of the pyramid and the head; the papers take 256")
     depth: int = Field(2, ge=1, le=8, description="layers of each branch of the head; the papers of fcos and retinanet take 4")
     class_loss: Literal["focal", "cross_entropy"] | None = Field(None, description="loss of the classes; default: the paper's")
@@ -47,7 +51,7 @@ class DetectionHead(nn.Module):
 class Detect(Task):
     needs: frozenset[Provides] = frozenset({Provides.MAPS})
     answer: ClassVar[type[Boxes]] = Boxes
-    framing: ClassVar[Literal["crop", "whole"]] = "whole"
+    framing: Literal["crop", "whole", "windows"] = "whole"
     Settings: ClassVar[type[TaskSettings]] = DetectSettings
     suggests: ClassVar[dict[str, Any]] = {
         "tuning": "full",
@@ -67,15 +71,29 @@ class Detect(Task):
         terms = Terms(settings.class_loss, settings.box_loss)
         self.detector = DETECTORS.load(settings.head)(len(classes), settings.width, settings.depth, terms)
 
+    @classmethod
+    def settle(cls, settings: dict[str, Any], truths: Sequence[Any], classes: tuple[str, ...], facts: Facts) -> list[Settled]:
+        head = settings.get("head", DetectSettings().head)
+        bare = sum(bool(truth.names) and truth.masks is None for truth in truths)
+        if DETECTORS.load(head).draws and (bare or not any(truth.names for truth in truths)):
+            why = f"{bare} of {len(truths)} training images have objects without a mask"
+            hint = "--set task.head=faster_rcnn learns boxes; COCO files hold masks as segmentation"
+            raise UsageError(f"{head} learns from a mask for each object", where="task.head", why=why, hint=hint)
+        if "head" not in settings and any(truth.masks for truth in truths):
+            return [("head", head, "it learns boxes; the data has masks too, which --set task.head=mask_rcnn learns")]
+        return []
+
     def head(self, backbone: Backbone) -> nn.Module:
         return DetectionHead(backbone, self.detector, truths_of)
 
     def encode(self, truth: Boxes, size: tuple[int, int]) -> Target:
-        """boxes (N, 4) that may be moved out of the picture; classes (N,) int64; crowd (N,) bool."""
+        """boxes (N, 4) that may be moved out of the picture; classes (N,) int64; crowd (N,) bool; masks (N, H, W) where they are
+        known, and learnt."""
         known = [name in self.classes for name in truth.names]
         crowd = np.zeros(len(known), bool) if truth.crowd is None else truth.crowd
         corners = torch.from_numpy(truth.xyxy.reshape(-1, 4)[known].astype(np.float32))
-        return {
+        masks = {"masks": _masks(truth, known, size)} if self.detector.draws and (truth.masks or not truth.names) else {}
+        return masks | {
             "boxes": tv_tensors.BoundingBoxes(corners, format="XYXY", canvas_size=size, clamping_mode=None),
             "classes": torch.tensor([self.classes.index(name) for name in truth.names if name in self.classes], dtype=torch.int64),
             "crowd": torch.from_numpy(crowd[known]),
@@ -87,23 +105,43 @@ class Detect(Task):
     def decode(self, output: Any, batch: Batch) -> list[Boxes]:
         """Boxes in pixels of the upright originals, the surest first."""
         found = self.detector.candidates(output)
-        parts = zip(found, batch.views, batch.sizes, strict=True)
-        return [self._boxes(each, view, size, batch.images.shape[-1]) for each, view, size in parts]
+        side, answers = batch.images.shape[-1], []
+        for image, (each, view, size) in enumerate(zip(found, batch.views, batch.sizes, strict=True)):
+            kept = self._kept(each)[: self.settings.most]
+            each = Candidates(each.boxes[kept], each.scores[kept], each.classes[kept])
+            cells = self.detector.masks(output, image, each.boxes, each.classes) if self.detector.draws else None
+            answers.append(self._boxes(each, cells, view, size, side))
+        return answers
 
-    def _boxes(self, found: Candidates, view: Tensor, size: Tensor, side: int) -> Boxes:
-        kept = batched_nms(found.boxes, found.scores, found.classes, self.settings.suppress)[: self.settings.most]
+    def _kept(self, found: Candidates) -> Tensor:
+        """Places of the candidates that are objects, the surest first."""
+        if self.detector.suppresses:
+            return batched_nms(found.boxes, found.scores, found.classes, self.settings.suppress)  # type: ignore[no-any-return]
+        return found.scores.argsort(descending=True, stable=True)
+
+    def _boxes(self, found: Candidates, cells: Tensor | None, view: Tensor, size: Tensor, side: int) -> Boxes:
+        """`cells`: (N, M, M) in [0, 1], the masks of the boxes."""
         scale = ((view[2:] - view[:2]) / side).repeat(2)
-        corners = (found.boxes[kept] * scale + view[:2].repeat(2)).float().cpu().numpy()
+        corners = (found.boxes * scale + view[:2].repeat(2)).float().cpu().numpy()
         height, width = size.tolist()
-        corners = np.clip(corners, 0, [width, height, width, height]).astype(np.float32)
-        names = tuple(self.classes[place] for place in found.classes[kept].tolist())
-        return Boxes(corners, names, found.scores[kept].float().cpu().numpy())
+        inside = np.clip(corners, 0, [width, height, width, height]).astype(np.float32)
+        names = tuple(self.classes[place] for place in found.classes.tolist())
+        drawn = [] if cells is None else zip(cells.float().cpu().numpy(), corners, strict=True)
+        masks = tuple(stretched(each, box, (height, width)) for each, box in drawn)
+        return Boxes(inside, names, found.scores.float().cpu().numpy(), masks=None if cells is None else masks)
 
 
 def truths_of(batch: Batch) -> list[Truth]:
     """The objects to be found; those in crowds teach nothing."""
-    return [
-        Truth(target["boxes"].as_subclass(Tensor)[~target["crowd"]], target["classes"][~target["crowd"]])
-        for target in batch.targets
-    ]
+    found = []
+    for target in batch.targets:
+        masks = target["masks"].as_subclass(Tensor)[~target["crowd"]] if "masks" in target else None
+        found.append(Truth(target["boxes"].as_subclass(Tensor)[~target["crowd"]], target["classes"][~target["crowd"]], masks))
+    return found
+
+
+def _masks(truth: Boxes, known: list[bool], size: tuple[int, int]) -> ObjectMasks:
+    """(N, H, W) uint8."""
+    inside = [decoded(mask) for mask, wanted in zip(truth.masks or (), known, strict=True) if wanted]
+    return ObjectMasks(torch.from_numpy(np.stack(inside).astype(np.uint8)) if inside else torch.zeros(0, *size, dtype=torch.uint8))
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Literal
 
+import numpy as np
 import torch
 from pydantic import Field, field_validator
 from segmentation_models_pytorch import losses
@@ -30,6 +31,10 @@ class SegmentSettings(TaskSettings):
     head: str = Field("unet", description="decoder: unet, fpn, deeplab, upernet, segformer, dpt")
     width: int = Field(128, ge=16, multiple_of=8, description="channels of the decoder")
     loss: str = Field("cross_entropy+dice", description="cross_entropy, dice, focal, lovasz, or a sum of them joined by +")
+    view: Literal["whole", "windows"] = Field(
+        "whole",
+        description="whole: pictures are scaled to the network's square; windows: squares at full resolution, for large pictures",
+    )
     dropout: float = Field(0.0, ge=0, lt=1, description="dropout of whole channels before the classifier")
 
     @field_validator("loss")
@@ -61,7 +66,6 @@ class SegmentationHead(nn.Module):
 class Segment(Task):
     needs: frozenset[Provides] = frozenset({Provides.MAPS})
     answer: ClassVar[type[Regions]] = Regions
-    framing: ClassVar[Literal["crop", "whole"]] = "whole"
     Settings: ClassVar[type[TaskSettings]] = SegmentSettings
     suggests: ClassVar[dict[str, Any]] = {
         "tuning": "full",
@@ -75,6 +79,10 @@ class Segment(Task):
     }
 
     settings: SegmentSettings
+
+    def __init__(self, settings: Any, classes: tuple[str, ...]) -> None:
+        super().__init__(settings, classes)
+        self.framing = settings.view
 
     def head(self, backbone: Backbone) -> nn.Module:
         return SegmentationHead(backbone, self.settings, len(self.classes))
@@ -93,6 +101,23 @@ class Segment(Task):
         """Masks of the upright originals: the logits are stretched to their size, then the greatest wins."""
         parts = zip(output.float(), batch.views, batch.sizes, strict=True)
         return [Regions(_unframed(logits, view, size).argmax(0).cpu().numpy()) for logits, view, size in parts]
+
+    def join(self, parts: Sequence[tuple[tuple[int, int], Regions]], size: tuple[int, int]) -> Regions:
+        """Every pixel from the window in whose middle it lies deepest: at their edges networks see least."""
+        mask, depth = np.zeros(size, np.int64), np.full(size, -1.0)
+        for (x, y), part in parts:
+            height, width = part.mask.shape
+            inner = _depth(height, width)
+            place = slice(y, y + height), slice(x, x + width)
+            better = inner > depth[place]
+            mask[place][better], depth[place][better] = part.mask[better], inner[better]
+        return Regions(mask)
+
+
+def _depth(height: int, width: int) -> np.ndarray:
+    """(H, W): distance to the nearest edge."""
+    rows, columns = np.arange(height), np.arange(width)
+    return np.minimum.outer(np.minimum(rows, rows[::-1]), np.minimum(columns, columns[::-1])).astype(float)
 
 
 def _unframed(logits: Tensor, view: Tensor, size: Tensor) -> Tensor:

@@ -55,6 +55,7 @@ def convert(data: Path, to: str, out: Path, format: str = "auto") -> ConvertResu
         aside.mkdir()
         notes = (*table.notes, *target.write(table, aside))
         again = _read_back(target, aside, out)
+        notes += _lost_masks(table, again)
         _refuse_loss(table, again)
     for note in notes:
         console.warn(note)
@@ -100,6 +101,11 @@ def _refuse_loss(table: Table, again: Table) -> None:
     if before != after or table.classes != again.classes or len(table.samples) != len(again.samples):
         why = f"boxes before: {before}, after: {after}"
         raise DataError("the new data would not hold the same boxes", where=again.root, why=why, hint="a bug: please report it")
+
+
+def _lost_masks(table: Table, again: Table) -> tuple[str, ...]:
+    before, after = (sum(len(getattr(sample.truth, "masks", None) or ()) for sample in each.samples) for each in (table, again))
+    return (f"{before - after} objects have a mask, which this format cannot hold: their boxes are kept",) if before > after else ()
 
 
 def _counted(table: Table) -> tuple[dict[str, int], dict[str, int]]:

@@ -246,7 +246,7 @@ def _threshold(job: Job) -> float | None:
         return None
     batches = loader(pictures, Order(len(pictures), job.recipe.training.batch_size))
     way = Way("fp32", bool(job.recipe.training.channels_last))
-    found = answers(job.model.to(job.device), batches, job.device, way)
+    found = answers(job.model.to(job.device), pictures, batches, job.device, way)
     job.model.cpu()
     return float(scored(found.predictions, pictures.samples, job.model, False).tables["threshold"])
 
