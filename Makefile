@@ -8,7 +8,7 @@ setup:
 	.venv/bin/python -m pip install -e '.[offline,dev]'
 
 check:
-	$(PYTHON) -m ruff check src tests bench
+	$(PYTHON) -m ruff check src tests bench examples
 	$(PYTHON) -m mypy
 
 test:
