@@ -4,8 +4,8 @@
 
 Draws roads of its own (no public lane set lies beside this project): two or three lines that bend towards a vanishing point, some
 dashed, in noise, shade and glare, with things that look like lines and are none. Trains `foveate fit` on masks with a class for the
-lines, turns every answer into curves x = a y^2 + b y + c, and prints how far they lie from the true ones, in pixels across, on roads
-that no training saw, with the share of lines that were found.
+lines, turns every answer into curves x = a y^2 + b y + c, and prints how far they lie from the true ones, in pixels across, for
+roads that no training saw, with the share of lines that were found.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ from foveate.decoders import DECODERS
 from foveate.detectors import DETECTORS
 from foveate.errors import UsageError
 from foveate.predictor import load
-from foveate.recipe import AugmentRecipe, Recipe, with_settings
+from foveate.recipe import AugmentRecipe, Recipe, load_recipe, with_settings
 from foveate.tasks import TASKS
 from foveate.transforms import evaluation, training
 from foveate.types import IGNORED, Batch, Boxes, InputSpec, Regions, Sample
@@ -248,6 +248,28 @@ def test_boxes_from_files_to_report(tmp_path, capsys):
     assert 0 <= predictor.threshold <= 1
     for answer in predict(tmp_path / "run", [data / "JPEGImages"]):
         assert all(row["score"] >= predictor.threshold for row in answer.row()["answer"])
+
+
+def test_a_task_suggests_and_the_user_decides(tmp_path):
+    data = write_voc(tmp_path / "shapes", 12)
+    fit(tiny(data, **{"training.epochs": 1, "augment.color": 0.0, "task.depth": 1, "data.test": 0}), tmp_path / "run")
+    written = load_recipe(tmp_path / "run" / "recipe.yaml")
+    assert (written.augment.crop, written.tuning.name, written.training.batch_size) == (0.4, "full", 8)  # suggested
+    assert (written.augment.color, written.training.epochs, written.backbone.size) == (0.0, 1, 64)  # stated
+    choices = {row["field"] for row in json.loads((tmp_path / "run" / "choices.json").read_text())}
+    assert "augment.crop" in choices
+    assert "augment.color" not in choices
+
+
+def test_a_recipe_knows_what_was_stated():
+    recipe = Recipe()
+    assert not recipe.stated("training.epochs")
+    assert not with_settings(recipe, {"tuning.blocks": 1}).stated("tuning")  # how, but not which
+    recipe = with_settings(recipe, {"training.epochs": recipe.training.epochs, "tuning": "last", "tuning.blocks": 1})
+    assert recipe.stated("training.epochs")
+    assert recipe.stated("tuning")
+    assert not recipe.stated("training.lr")
+    assert with_settings(recipe, {"training.lr": 1e-4}).stated("training.epochs")
 
 
 def test_masks_from_files_to_report(tmp_path):

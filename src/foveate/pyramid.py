@@ -8,14 +8,13 @@ Letters: B images, C channels, H, W height and width of the network's square, s 
 from __future__ import annotations
 
 import math
-from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
 from torch.nn import functional
 from torchvision.ops import feature_pyramid_network as fpn
 
-_GROUPS = 32  # of group normalisation; widths are multiples of it
+_IN_GROUP = 8  # channels that are normalised together, as in 32 groups of 256 (Wu and He 2018)
 
 
 class Pyramid(nn.Module):
@@ -55,7 +54,7 @@ class FeaturePyramid(nn.Module):
         super().__init__()
         inner = tuple(first * 2**power for power in range(int(math.log2(32 // first)) + 1))
         self.pyramid = Pyramid(widths, strides, inner)
-        self.paths = fpn.FeaturePyramidNetwork(list(self.pyramid.widths), width, norm_layer=partial(nn.GroupNorm, _GROUPS))
+        self.paths = fpn.FeaturePyramidNetwork(list(self.pyramid.widths), width, norm_layer=normalised)
         beyond = int(math.log2(last // 32))
         self.beyond = nn.ModuleList(nn.Conv2d(width, width, 3, stride=2, padding=1) for _ in range(beyond))
 
@@ -65,6 +64,11 @@ class FeaturePyramid(nn.Module):
         for step in self.beyond:
             found.append(step(functional.relu(found[-1])))
         return found
+
+
+def normalised(width: int) -> nn.Module:
+    """Group normalisation: small batches are no trouble to it."""
+    return nn.GroupNorm(width // _IN_GROUP, width)
 
 
 def _source(strides: tuple[int, ...], wanted: int, depth: float) -> int:

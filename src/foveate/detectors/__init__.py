@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torchvision.ops import generalized_box_iou_loss, sigmoid_focal_loss
 
+from foveate.pyramid import normalised
 from foveate.shelf import Shelf
 
 
@@ -89,7 +90,7 @@ def tower(width: int, depth: int) -> nn.Sequential:
     """(B, width, h, w) -> the same shape: `depth` convolutions."""
     layers: list[nn.Module] = []
     for _ in range(depth):
-        layers += [nn.Conv2d(width, width, 3, padding=1, bias=False), nn.GroupNorm(32, width), nn.ReLU(inplace=True)]
+        layers += [nn.Conv2d(width, width, 3, padding=1, bias=False), normalised(width), nn.ReLU(inplace=True)]
     return nn.Sequential(*layers)
 
 
