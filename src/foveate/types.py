@@ -67,7 +67,8 @@ class Boxes:
 
     def row(self, classes: tuple[str, ...], multilabel: bool = False) -> dict[str, Any]:
         """JSON-able: an object a box, in pixels, the surest first."""
-        rows = [{"name": name, "xyxy": list(map(float, box))} for name, box in zip(self.names, self.xyxy, strict=True)]
+        pairs = zip(self.names, self.xyxy, strict=True)
+        rows: list[dict[str, Any]] = [{"name": name, "xyxy": list(map(float, box))} for name, box in pairs]
         for field_, values in (("score", self.scores), ("crowd", self.crowd)):
             for row, value in zip(rows, [] if values is None else values.tolist(), strict=False):
                 row[field_] = value
