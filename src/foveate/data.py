@@ -22,6 +22,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from foveate import images
 from foveate.errors import BrokenImage, DataError
+from foveate.mosaic import Mosaic
 from foveate.recipe import DataRecipe
 from foveate.splits import gray_thumbnail, make_splits, near_copies
 from foveate.transforms import Framing, Transform, cut
@@ -193,24 +194,39 @@ def _refuse_lost_classes(table: Table, left: list[Sample]) -> None:
 
 
 class Pictures(Dataset[tuple[torch.Tensor, Target, torch.Tensor, torch.Tensor, int]]):
-    """Samples made ready; an item is asked for as (epoch, index)."""
+    """Samples made ready; an item is asked for as (epoch, index). With a `mosaic`, some are shown together with three others."""
 
-    def __init__(self, samples: Sequence[Sample], pixels: Pixels, transform: Transform, encode: Encode, seed: int) -> None:
+    def __init__(
+        self,
+        samples: Sequence[Sample],
+        pixels: Pixels,
+        transform: Transform,
+        encode: Encode,
+        seed: int,
+        mosaic: Mosaic | None = None,
+    ) -> None:
         self.samples, self.pixels, self.transform, self.encode, self.seed = samples, pixels, transform, encode, seed
+        self.mosaic = mosaic
 
     def __len__(self) -> int:
         return len(self.samples)
 
     def __getitem__(self, place: Place) -> tuple[torch.Tensor, Target, torch.Tensor, torch.Tensor, int]:
         epoch, index = place
-        sample = self.samples[index]
-        pixels, size = self.pixels.read(sample.path)
-        target = self.encode(sample.truth, size) if sample.truth is not None else {}
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(key(self.seed, epoch, index))
+            if self.mosaic is not None and self.mosaic.wanted():
+                others = torch.randint(len(self.samples), (3,)).tolist()
+                pixels, size, target = self.mosaic.of([self._read(each) for each in (index, *others)])
+            else:
+                pixels, size, target = self._read(index)
             image, view, target = self.transform(pixels, size, target)
         return image, target, torch.tensor(view), torch.tensor(size), index
 
+    def _read(self, index: int) -> tuple[np.ndarray, tuple[int, int], Target]:
+        sample = self.samples[index]
+        pixels, size = self.pixels.read(sample.path)
+        return pixels, size, self.encode(sample.truth, size) if sample.truth is not None else {}
 
     def joined(self, answers: Sequence[Any], join: Join) -> list[Any]:
         """An answer for each sample, in their order."""

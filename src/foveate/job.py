@@ -10,6 +10,7 @@ import torch
 from foveate import console
 from foveate.data import Pictures, Scanned
 from foveate.model import Model
+from foveate.mosaic import mosaic
 from foveate.recipe import Recipe, with_settings
 from foveate.run import Run
 from foveate.scoring import shown
@@ -38,7 +39,8 @@ class Job:
         if not augmented:
             return shown(self.model, samples, self.scanned.pixels, self.recipe.seed)
         transform = training(spec, framing, self.recipe.augment)
-        return Pictures(samples, self.scanned.pixels, transform, self.model.task.encode, self.recipe.seed)
+        joined = mosaic(spec, framing, self.recipe.augment)
+        return Pictures(samples, self.scanned.pixels, transform, self.model.task.encode, self.recipe.seed, joined)
 
     def places(self, split: str) -> list[int]:
         return [index for index, sample in enumerate(self.table.samples) if sample.split == split]

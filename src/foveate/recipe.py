@@ -87,6 +87,7 @@ class AugmentRecipe(Section):
     rotate: float = Field(0.0, ge=0, le=180, description="largest random rotation, degrees")
     scale: float = Field(0.0, ge=0, lt=1, description="largest random zoom in or out, share of the size")
     erase: float = Field(0.0, ge=0, le=1, description="chance of blanking a random rectangle")
+    mosaic: float = Field(0.0, ge=0, le=1, description="chance of joining a picture with three others in one square; boxes and masks go along")
     mixup: float = Field(0.0, ge=0, description="alpha of mixup; 0 = off")
     cutmix: float = Field(0.0, ge=0, description="alpha of cutmix; 0 = off")
 

@@ -185,7 +185,7 @@ def _has_places(target: Target) -> bool:
 
 def _scaled(target: Target, decoded: tuple[int, ...], size: tuple[int, int]) -> Target:
     """The target of an original of `size` (height, width) in the pixels of the `decoded`, perhaps smaller picture."""
-    return _resized(target, [decoded[0], decoded[1]]) if decoded[:2] != size else target
+    return resized(target, [decoded[0], decoded[1]]) if decoded[:2] != size else target
 
 
 def cut(target: Target, x: int, y: int, size: tuple[int, ...]) -> Target:
@@ -193,7 +193,12 @@ def cut(target: Target, x: int, y: int, size: tuple[int, ...]) -> Target:
     return _seen(_each(target, lambda value: functional.crop(value, y, x, size[0], size[1])))
 
 
-def _resized(target: Target, size: list[int]) -> Target:
+def shifted(target: Target, edges: list[int]) -> Target:
+    """Boxes and masks along with a picture that gains so many pixels on its left, top, right and bottom edge."""
+    return _each(target, lambda value: functional.pad(value, edges, fill=_FILL[_kind(value)]))
+
+
+def resized(target: Target, size: list[int]) -> Target:
     """Boxes and masks along with a picture that becomes `size` (height, width)."""
     return _each(target, lambda value: _stretched(value, size))
 
@@ -258,7 +263,7 @@ def _centred(image: Tensor, target: Target, size: int) -> Framed:
     """The central square, `size` px wide."""
     image = functional.resize(image, [size], functional.InterpolationMode.BICUBIC, antialias=True)
     height, width = image.shape[-2:]
-    target = _resized(target, [height, width])
+    target = resized(target, [height, width])
     window = round((height - size) / 2), round((width - size) / 2), size, size
     return functional.crop(image, *window), _each(target, lambda value: functional.crop(value, *window))
 
@@ -269,12 +274,11 @@ def _padded(image: Tensor, target: Target, size: int) -> Framed:
     scale = size / max(height, width)
     height, width = max(1, round(height * scale)), max(1, round(width * scale))
     image = functional.resize(image, [height, width], functional.InterpolationMode.BICUBIC, antialias=True)
-    return _filled(image, _resized(target, [height, width]), size)
+    return _filled(image, resized(target, [height, width]), size)
 
 
 def _filled(image: Tensor, target: Target, size: int) -> Framed:
     """The picture as it is in the upper left of the square."""
     height, width = image.shape[-2:]
     edges = [0, 0, size - width, size - height]
-    moved = _each(target, lambda value: functional.pad(value, edges, fill=_FILL[_kind(value)]))
-    return functional.pad(image, edges, fill=0), moved
+    return functional.pad(image, edges, fill=0), shifted(target, edges)

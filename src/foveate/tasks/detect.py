@@ -25,7 +25,7 @@ from foveate.types import Batch, Boxes, Features, Provides, Target
 class DetectSettings(TaskSettings):
     head: str = Field("fcos", description="how objects are found: fcos, retinanet, faster_rcnn, rtdetr; mask_rcnn draws them too")
     width: int = Field(128, ge=32, multiple_of=32, description="channels of the pyramid and the head; the papers take 256")
-    depth: int = Field(2, ge=1, le=8, description="layers of each branch of the head; the papers of fcos and retinanet take 4")
+    depth: int = Field(2, ge=1, le=8, description="layers of each branch, or of rtdetr's decoder; the papers take 4 to 6")
     class_loss: Literal["focal", "cross_entropy"] | None = Field(None, description="loss of the classes; default: the paper's")
     box_loss: Literal["giou", "smooth_l1"] | None = Field(None, description="loss of the boxes; default: the paper's")
     suppress: float = Field(0.6, gt=0, le=1, description="overlap from which the surer of two boxes of a class stays alone (NMS)")

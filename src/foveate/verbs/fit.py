@@ -15,6 +15,7 @@ from foveate.errors import DataError, RunError, UsageError
 from foveate.formats import FORMATS, read_table
 from foveate.job import Job, note_choice
 from foveate.model import Model, build
+from foveate.mosaic import refuse_placeless
 from foveate.planning import choose_norms, plan
 from foveate.precision import Way, device_of
 from foveate.recipe import Recipe, with_settings
@@ -177,6 +178,7 @@ def _settled(recipe: Recipe, table: Table) -> tuple[Recipe, list[tuple[str, Any,
         found.append(("task", name, "this is what the truths answer"))
         recipe = with_settings(recipe, {"task": {"name": name, **recipe.task.settings}})
     task = TASKS.load(recipe.task.name)
+    refuse_placeless(recipe.augment, task.answer)
     for field, value in task.suggests.items():
         if not recipe.stated(field):
             found.append((field, value, f"suits the task {recipe.task.name}"))

@@ -1,0 +1,214 @@
+"""Four pictures in one: what was drawn on them and what is said of them stay together."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from foveate import trainer
+from foveate.data import Order, Pictures, loader
+from foveate.errors import Interrupted, UsageError
+from foveate.masks import encoded
+from foveate.mosaic import Mosaic, mosaic, refuse_placeless
+from foveate.recipe import AugmentRecipe, Recipe, with_settings
+from foveate.tasks.detect import Detect, DetectSettings
+from foveate.tasks.segment import Segment, SegmentSettings
+from foveate.transforms import training
+from foveate.types import IGNORED, Boxes, InputSpec, Labels, Regions, Sample
+from foveate.verbs.fit import fit
+from foveate.weights import read_tensors
+
+SPEC = InputSpec(96, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+NAMES = ("red", "green", "blue")
+
+
+class Memory:
+    """Pictures that need no disk; their originals are `times` as large."""
+
+    def __init__(self, pictures: list[np.ndarray], times: int = 1) -> None:
+        self.pictures, self.times = pictures, times
+
+    def read(self, path: Path) -> tuple[np.ndarray, tuple[int, int]]:
+        pixels = self.pictures[int(str(path))]
+        return pixels, (self.times * pixels.shape[0], self.times * pixels.shape[1])
+
+
+def scenes(count: int, seed: int = 0) -> tuple[list[np.ndarray], list[np.ndarray], list[int]]:
+    """Black pictures with a square of one colour each: pixels, boxes (4,) and channels."""
+    rng = np.random.default_rng(seed)
+    pictures, boxes, channels = [], [], []
+    for _ in range(count):
+        height, width, side = int(rng.integers(60, 120)), int(rng.integers(60, 120)), int(rng.integers(16, 30))
+        x, y, channel = int(rng.integers(0, width - side)), int(rng.integers(0, height - side)), int(rng.integers(3))
+        pixels = np.zeros((height, width, 3), np.uint8)
+        pixels[y : y + side, x : x + side, channel] = 255
+        pictures.append(pixels)
+        boxes.append(np.array([x, y, x + side, y + side], np.float32))
+        channels.append(channel)
+    return pictures, boxes, channels
+
+
+def shown(task: Any, pictures: list[np.ndarray], truths: list[Any], chance: float = 1.0, times: int = 1, **augment: Any) -> Pictures:
+    recipe = AugmentRecipe(policy="none", **{"crop": 1.0, "flip": 0.0, "mosaic": chance, **augment})
+    samples = [Sample(Path(str(index)), str(index), truth) for index, truth in enumerate(truths)]
+    transform = training(SPEC, task.framing, recipe)
+    return Pictures(samples, Memory(pictures, times), transform, task.encode, 0, mosaic(SPEC, task.framing, recipe))
+
+
+def detection(count: int, head: str = "fcos", chance: float = 1.0, times: int = 1, **augment: Any) -> Pictures:
+    pictures, boxes, channels = scenes(count)
+    masks = [encoded(picture.any(2).repeat(times, 0).repeat(times, 1)) for picture in pictures]
+    truths = [
+        Boxes(times * box[None], (NAMES[channel],), crowd=np.array([channel == 0]), masks=(mask,) if head == "mask_rcnn" else None)
+        for box, channel, mask in zip(boxes, channels, masks, strict=True)
+    ]
+    return shown(Detect(DetectSettings(head=head), NAMES), pictures, truths, chance, times, **augment)
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_boxes_lie_on_their_objects(times):
+    """Inside a box its own colour is bright nearly everywhere, and nothing bright is left outside but shreds of objects."""
+    pictures, seen = detection(8, times=times), 0
+    for index in range(8):
+        image, target, _, _, _ = pictures[0, index]
+        assert image.shape == (3, 96, 96)
+        left = image.clone()
+        for box, place, crowd in zip(target["boxes"], target["classes"], target["crowd"], strict=True):
+            x0, y0, x1, y1 = box.round().int().tolist()
+            assert image[place, y0:y1, x0:x1].mean() > 0.75
+            assert bool(crowd) == (int(place) == 0)
+            left[:, max(0, y0 - 1) : y1 + 1, max(0, x0 - 1) : x1 + 1] = 0
+            seen += 1
+        assert (left > 0.5).sum() < 200  # at the most a third of an object, of four
+    assert 12 < seen <= 32
+
+
+def test_masks_of_objects_go_along():
+    pictures = detection(6, head="mask_rcnn")
+    for index in range(6):
+        image, target, _, _, _ = pictures[0, index]
+        assert target["masks"].shape == (len(target["boxes"]), 96, 96)
+        for mask, place in zip(target["masks"], target["classes"], strict=True):
+            assert image[place][mask.bool()].mean() > 0.8  # edges are blended
+
+
+@pytest.mark.parametrize("view", ["whole", "windows"])
+def test_masks_agree_with_pixels(view):
+    """Red, green, blue and black are the classes; the corner of one picture is a place that nobody cares about."""
+    pictures, _, _ = scenes(6)
+    truths = []
+    for picture in pictures:
+        mask = np.where(picture.any(2), picture.argmax(2), 3)
+        mask[:10, :10] = IGNORED
+        truths.append(Regions(mask.astype(np.int64)))
+    made = shown(Segment(SegmentSettings(view=view), (*NAMES, "ground")), pictures, truths)
+    for index in range(6):
+        image, target, _, _, _ = made[0, index]
+        mask = target["mask"]
+        assert set(mask.unique().tolist()) <= {IGNORED, 0, 1, 2, 3}
+        found = torch.where(image.amax(0) > 0.5, image.argmax(0), 3)
+        assert (found == mask)[mask != IGNORED].float().mean() > 0.97
+        assert (mask == IGNORED).float().mean() < 0.1
+
+
+def test_the_same_key_gives_the_same_picture():
+    """Whoever reads it, whenever; another epoch gives another."""
+    pictures = detection(8, chance=0.5, crop=0.5, flip=0.5)
+    inline, apart = (list(loader(pictures, Order(8, 4, seed=0, epoch=3), workers)) for workers in (0, 2))
+    for one, other in zip(inline, apart, strict=True):
+        assert torch.equal(one.images, other.images)
+        for here, there in zip(one.targets, other.targets, strict=True):
+            assert all(torch.equal(here[name], there[name]) for name in here)
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    assert torch.equal(pictures[3, 1][0], detection(8, chance=0.5, crop=0.5, flip=0.5)[3, 1][0])
+    assert torch.equal(torch.get_rng_state(), before)
+    always = detection(8)
+    assert not torch.equal(always[0, 1][0], always[1, 1][0])
+
+
+def test_no_chance_changes_nothing():
+    plain, never = detection(3, crop=0.5), detection(3, chance=0.0, crop=0.5)
+    plain.mosaic = None
+    assert never.mosaic is None
+    assert all(torch.equal(plain[0, index][0], never[0, index][0]) for index in range(3))
+
+
+def test_half_a_chance_is_taken_half_of_the_time():
+    taken = [Mosaic(0.5, 32, True).wanted() for _ in range(400)]
+    assert 140 < sum(taken) < 260
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_few_pictures_are_shown_several_times(count):
+    image, target, _, _, _ = detection(count)[0, 0]
+    assert image.shape == (3, 96, 96)
+    assert len(target["boxes"]) == len(target["classes"]) == len(target["crowd"])
+
+
+def test_pictures_without_objects_join():
+    empty = Boxes(np.zeros((0, 4), np.float32), ())
+    pictures, _, _ = scenes(4)
+    for head in ("fcos", "mask_rcnn"):
+        _, target, _, _, _ = shown(Detect(DetectSettings(head=head), NAMES), pictures, [empty] * 4)[0, 0]
+        assert target["boxes"].shape == (0, 4)
+
+
+def test_slivers_of_objects_are_dropped():
+    """An object as large as its picture, of which a quarter shows a corner, is no object any more."""
+    pictures = [np.full((100, 400, 3), 255, np.uint8)] * 4
+    truths = [Boxes(np.array([[0, 0, 400, 100]], np.float32), ("red",))] * 4
+    made = shown(Detect(DetectSettings(), NAMES), pictures, truths)
+    kept = [len(made[epoch, 0][1]["boxes"]) for epoch in range(12)]
+    assert min(kept) < 4
+
+
+def test_a_task_without_places_refuses():
+    refuse_placeless(AugmentRecipe(), Labels)
+    refuse_placeless(AugmentRecipe(mosaic=0.5), Boxes)
+    with pytest.raises(UsageError, match="truths have places"):
+        refuse_placeless(AugmentRecipe(mosaic=0.5), Labels)
+    with pytest.raises(UsageError):
+        with_settings(Recipe(), {"augment.mosaic": 1.5})
+
+
+def test_fit_refuses_before_it_reads_a_picture(quick, tmp_path):
+    with pytest.raises(UsageError, match="truths have places"):
+        fit(with_settings(quick, {"augment.mosaic": 0.5}), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_resume_is_exact(tmp_path, monkeypatch):
+    """Stopped within an epoch of mosaics and resumed: the weights of the run that was not, bit for bit."""
+    pictures, boxes, channels = scenes(16)
+    lines = ["path,label,x0,y0,x1,y1"]
+    for number, (picture, box, channel) in enumerate(zip(pictures, boxes, channels, strict=True)):
+        Image.fromarray(picture).save(tmp_path / f"{number:02d}.png")
+        lines.append(f"{number:02d}.png,{NAMES[channel]}," + ",".join(str(int(corner)) for corner in box))
+    (tmp_path / "boxes.csv").write_text("\n".join(lines))
+    recipe = with_settings(Recipe(), {
+        "data.path": str(tmp_path / "boxes.csv"), "backbone.name": "test_resnet", "backbone.weights": "none", "backbone.size": 64,
+        "training.epochs": 2, "training.batch_size": 4, "training.precision": "fp32", "training.channels_last": False,
+        "device": "cpu", "task.width": 32, "data.near_duplicates": 1, "augment.mosaic": 0.6,
+    })  # fmt: skip
+    fit(recipe, tmp_path / "whole")
+    looked, real = [], trainer.Trainer._asked
+
+    def asked(self, stop):
+        looked.append(stop)
+        if len(looked) == 2:
+            stop.signal = signal.SIGTERM
+        return real(self, stop)
+
+    monkeypatch.setattr(trainer.Trainer, "_asked", asked)
+    with pytest.raises(Interrupted):
+        fit(recipe, tmp_path / "cut")
+    fit(None, resume=tmp_path / "cut")
+    one, other = (read_tensors(tmp_path / name / "model.safetensors") for name in ("whole", "cut"))
+    assert all(torch.equal(one[key], other[key]) for key in one)
