@@ -17,6 +17,7 @@ from foveate.data import Windows
 from foveate.decoders import DECODERS
 from foveate.detectors import DETECTORS
 from foveate.errors import UsageError
+from foveate.model import build
 from foveate.predictor import load
 from foveate.recipe import AugmentRecipe, Recipe, load_recipe, with_settings
 from foveate.tasks import TASKS
@@ -25,6 +26,7 @@ from foveate.types import IGNORED, Batch, Boxes, InputSpec, Regions, Sample
 from foveate.verbs.evaluate import evaluate
 from foveate.verbs.fit import fit
 from foveate.verbs.predict import predict
+from foveate.weights import fingerprint
 
 # a plain convolutional net, an old one, a dense one, an unpadded one, a plain and a hierarchical Transformer
 BACKBONES = {
@@ -248,6 +250,42 @@ def test_boxes_from_files_to_report(tmp_path, capsys):
     assert 0 <= predictor.threshold <= 1
     for answer in predict(tmp_path / "run", [data / "JPEGImages"]):
         assert all(row["score"] >= predictor.threshold for row in answer.row()["answer"])
+
+
+@pytest.mark.parametrize("tuning", ["full", "last", "lora", "head"])
+@pytest.mark.parametrize("task", ["detect", "segment"])
+def test_every_tuning_adapts_boxes_and_masks(task, tuning):
+    """What is frozen stays bit for bit; what moves learns; what is saved brings the answers back."""
+    settings = {
+        "task": task, "tuning": tuning, "backbone.name": "test_efficientnet", "backbone.weights": "none", "backbone.size": 64,
+        "task.width": 32, "training.norm": "keep",
+    }  # fmt: skip
+    model = build(with_settings(Recipe(), settings), ("a", "b", "c"))
+    batch, frozen = made_up(64), fingerprint(model.frozen()) if model.frozen() else ""
+    moving = torch.optim.AdamW([parameter for parameter in model.parameters() if parameter.requires_grad], 1e-3)
+    model.train()
+    losses = []
+    for _ in range(4):
+        loss = sum(model.task.loss(model(batch), batch).values())
+        moving.zero_grad()
+        loss.backward()
+        moving.step()
+        losses.append(float(loss.detach()))
+    assert min(losses[1:]) < losses[0]
+    assert (fingerprint(model.frozen()) if model.frozen() else "") == frozen
+    assert bool(frozen) == (tuning != "full")
+    again = build(with_settings(Recipe(), settings), ("a", "b", "c"))
+    again.put(model.changed())
+    with torch.inference_mode():
+        rows = [each.task.decode(each.eval()(batch), batch)[0].row(("a", "b", "c")) for each in (model, again)]
+    assert rows[0] == rows[1]
+
+
+def test_a_head_without_a_closed_form_is_no_probe():
+    settings = {"task": "detect", "tuning": "probe", "backbone.name": "test_resnet", "backbone.weights": "none"}
+    with pytest.raises(UsageError, match="closed form") as caught:
+        build(with_settings(Recipe(), settings), ("a",))
+    assert "head" in str(caught.value.hint)
 
 
 def test_a_task_suggests_and_the_user_decides(tmp_path):

@@ -12,6 +12,7 @@ from foveate.images import to_data_uri
 from foveate.run import written_aside
 from foveate.types import Score, Scores
 
+_WRITTEN = {"map": "mAP", "mar": "mAR", "iou": "IoU", "auroc": "AUROC", "f1": "F1", "dice": "Dice"}
 _SPLITS = {
     "test": "test images that took no part in training or in any choice",
     "val": "validation images",
@@ -70,6 +71,7 @@ def write(page: Page, path: Path) -> None:
 
     templates = FileSystemLoader(Path(__file__).parent)
     engine = Environment(loader=templates, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    engine.filters["said"] = _said
     tables = page.scores.tables
     text = engine.get_template("report.html.j2").render(
         page=page,
@@ -82,3 +84,8 @@ def write(page: Page, path: Path) -> None:
     )
     with written_aside(path) as aside:
         aside.write_text(text, encoding="utf-8")
+
+
+def _said(name: str) -> str:
+    """mean_iou -> 'mean IoU'."""
+    return " ".join(_WRITTEN.get(word, word) for word in name.split("_"))

@@ -1,0 +1,15 @@
+"""The head alone, by gradient steps; the backbone is frozen."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from foveate.tunings import Adaptable, Tuning
+
+
+class Head(Tuning):
+    layerwise: ClassVar[bool] = False
+
+    def apply(self, model: Adaptable) -> None:
+        model.backbone.requires_grad_(False)
+        model.head.requires_grad_(True)
