@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # read on import: on tensors this small, threads only wait for each other
 
 import numpy as np
 import pytest
