@@ -96,7 +96,7 @@ class Recipe(Section):
     data: DataRecipe = Field(default_factory=DataRecipe)
     task: Choice = Field(default_factory=lambda: Choice(name="auto"), description="what is asked; auto reads it off the labels")
     backbone: BackboneRecipe = Field(default_factory=BackboneRecipe)
-    tuning: Choice = Field(default_factory=lambda: Choice(name="default"), description="which weights move, and how; default: what suits the task, probe for classes")
+    tuning: Choice = Field(default_factory=lambda: Choice(name="default"), description="which weights move, and how; default = probe for classes, full for boxes and masks")
     training: TrainingRecipe = Field(default_factory=TrainingRecipe)
     augment: AugmentRecipe = Field(default_factory=AugmentRecipe)
     seed: int = Field(0, ge=0, description="seed of every random choice")

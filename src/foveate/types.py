@@ -93,7 +93,7 @@ class Regions:
 
     @property
     def mask(self) -> np.ndarray:
-        """(H, W) int64. Raises BrokenImage when it has to be read and cannot be."""
+        """(H, W) integers. Raises BrokenImage when it has to be read and cannot be."""
         return self.stored() if callable(self.stored) else self.stored
 
     def row(self, classes: tuple[str, ...], multilabel: bool = False) -> dict[str, Any]:

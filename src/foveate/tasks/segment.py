@@ -88,7 +88,7 @@ class Segment(Task):
         return SegmentationHead(backbone, self.settings, len(self.classes))
 
     def encode(self, truth: Regions, size: tuple[int, int]) -> Target:
-        return {"mask": tv_tensors.Mask(torch.from_numpy(truth.mask))}
+        return {"mask": tv_tensors.Mask(torch.from_numpy(truth.mask.astype(np.int64)))}
 
     def loss(self, output: Tensor, batch: Batch) -> dict[str, Tensor]:
         """Each named loss over the pixels that somebody cares about; 0 where there are none."""
@@ -98,13 +98,13 @@ class Segment(Task):
         return {name: _LOSSES[name]()(output.float(), masks) for name in self.settings.loss.split("+")}
 
     def decode(self, output: Tensor, batch: Batch) -> list[Regions]:
-        """Masks of the upright originals: the logits are stretched to their size, then the greatest wins."""
+        """Masks of the upright originals, int16: the logits are stretched to their size, then the greatest wins."""
         parts = zip(output.float(), batch.views, batch.sizes, strict=True)
-        return [Regions(_unframed(logits, view, size).argmax(0).cpu().numpy()) for logits, view, size in parts]
+        return [Regions(_unframed(logits, view, size).argmax(0).to(torch.int16).cpu().numpy()) for logits, view, size in parts]
 
     def join(self, parts: Sequence[tuple[tuple[int, int], Regions]], size: tuple[int, int]) -> Regions:
         """Every pixel from the window in whose middle it lies deepest: at their edges networks see least."""
-        mask, depth = np.zeros(size, np.int64), np.full(size, -1.0)
+        mask, depth = np.zeros(size, np.int16), np.full(size, -1.0)
         for (x, y), part in parts:
             height, width = part.mask.shape
             inner = _depth(height, width)
