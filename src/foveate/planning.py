@@ -13,7 +13,7 @@ from foveate.precision import Way, fastest, ways
 from foveate.recipe import Recipe
 
 _MEASURED = 8  # images in a step that is timed
-_WORTH_MEASURING = 2000  # images to push through, all epochs together: below, timing costs more than it gains
+_WORTH_MEASURING = 2000 * 224**2  # pixels to push through, all epochs together: below, timing costs more than it gains
 _ENOUGH = 16  # images at once, for statistics that are worth learning
 _LONG = 1000  # steps from which TrivialAugment is worth its noise
 _SAFETY = 0.8  # of a time budget is planned for; the rest is validation, saving and noise
@@ -42,8 +42,8 @@ def _choose_way(job: Job) -> None:
     asked = job.recipe.training
     steps = job.model.tuning.needs_steps
     candidates = ways(asked.precision if steps else "fp32", asked.channels_last)
-    images = len(job.places("train")) * (asked.epochs if steps else 1)
-    if len(candidates) > 1 and images < _WORTH_MEASURING and steps:
+    pixels = len(job.places("train")) * asked.epochs * job.model.backbone.input.size ** 2
+    if len(candidates) > 1 and pixels < _WORTH_MEASURING and steps:
         way, why = candidates[0], "too few images to be worth measuring"
     else:
         way, why = fastest(candidates, _timed_step(job, steps))
