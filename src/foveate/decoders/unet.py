@@ -9,14 +9,17 @@ from torch import Tensor
 
 from foveate.decoders import Decoder
 
+_LEAST = 16  # channels at full resolution: with fewer than classes, the last layer cannot tell them apart
+
 
 class Unet(Decoder):
     strides: ClassVar[tuple[int, ...]] = (2, 4, 8, 16, 32)
 
     def __init__(self, widths: tuple[int, ...], width: int) -> None:
         super().__init__(widths, width)
-        self.layers = UnetDecoder([0, *widths], [2 * width, width, width // 2, width // 4, width // 8])
-        self.out_width = width // 8
+        fine = max(_LEAST, width // 8)
+        self.layers = UnetDecoder([0, *widths], [2 * width, width, width // 2, max(fine, width // 4), fine])
+        self.out_width = fine
 
     def forward(self, maps: list[Tensor]) -> Tensor:
         batch, _, height, width = maps[0].shape

@@ -28,7 +28,7 @@ _LOSSES: dict[str, Callable[[], nn.Module]] = {
 
 
 class SegmentSettings(TaskSettings):
-    head: str = Field("unet", description="decoder: unet, fpn, deeplab, upernet, segformer, dpt")
+    head: str = Field("deeplab", description="decoder: deeplab, fpn, segformer, unet, upernet, dpt")
     width: int = Field(128, ge=16, multiple_of=8, description="channels of the decoder")
     loss: str = Field("cross_entropy+dice", description="cross_entropy, dice, focal, lovasz, or a sum of them joined by +")
     view: Literal["whole", "windows"] = Field(
