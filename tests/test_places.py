@@ -126,6 +126,20 @@ def test_bad_words():
         TASKS.make("segment", {"head": "unett"}, ("a", "b")).head(FAMILIES.load("timm")().open("test_resnet", "none", 64))
 
 
+@pytest.mark.parametrize("head", DECODERS.names())
+def test_one_image_at_once_trains_or_is_refused_in_words(head):
+    backbone = FAMILIES.load("timm")().open("test_resnet", "none", 64)
+    made = TASKS.make("segment", {"head": head, "width": 32}, ("a", "b", "c"))
+    network, batch = made.head(backbone), made_up(64).part(slice(0, 1))
+    if DECODERS.load(head).pools:
+        with pytest.raises(UsageError, match="one image at once"):
+            network(backbone(batch.images, made.needs), batch)
+    else:
+        assert bool(network(backbone(batch.images, made.needs), batch).isfinite().all())
+    network.eval()
+    assert bool(network(backbone(batch.images, made.needs), batch).isfinite().all())
+
+
 # --- pictures and their truths move together
 
 

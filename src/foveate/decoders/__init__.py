@@ -16,10 +16,12 @@ from foveate.shelf import Shelf
 class Decoder(nn.Module, ABC):
     """Made with the channels C_i of the maps at its `strides`, finest first, and the width of its own layers.
 
-    `strides`: the maps that it wants. `out_width`: D, set when it is made.
+    `strides`: the maps that it wants. `pools`: whether it normalises a single vector of each image over the batch, so that
+    training needs two at once. `out_width`: D, set when it is made.
     """
 
     strides: ClassVar[tuple[int, ...]] = (4, 8, 16, 32)
+    pools: ClassVar[bool] = False
     out_width: int
 
     @abstractmethod

@@ -14,6 +14,7 @@ _RATES = (6, 12, 18)  # of the dilated convolutions, as in the paper for stride 
 
 class DeepLab(Decoder):
     strides: ClassVar[tuple[int, ...]] = (4, 16)
+    pools: ClassVar[bool] = True
 
     def __init__(self, widths: tuple[int, ...], width: int) -> None:
         super().__init__(widths, width)

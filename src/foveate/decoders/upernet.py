@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from segmentation_models_pytorch.decoders.upernet.decoder import UPerNetDecoder
 from torch import Tensor
 
@@ -9,6 +11,8 @@ from foveate.decoders import Decoder
 
 
 class UperNet(Decoder):
+    pools: ClassVar[bool] = True
+
     def __init__(self, widths: tuple[int, ...], width: int) -> None:
         super().__init__(widths, width)
         self.layers = UPerNetDecoder([0, 0, *widths], decoder_channels=width)

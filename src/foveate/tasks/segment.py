@@ -15,6 +15,7 @@ from torchvision import tv_tensors
 
 from foveate.backbones import Backbone
 from foveate.decoders import DECODERS
+from foveate.errors import UsageError
 from foveate.pyramid import Pyramid
 from foveate.tasks import Task, TaskSettings
 from foveate.types import IGNORED, Batch, Features, Provides, Regions, Target
@@ -58,6 +59,9 @@ class SegmentationHead(nn.Module):
         self.classify = nn.Conv2d(self.decoder.out_width, classes, 1)
 
     def forward(self, features: Features, batch: Batch) -> Tensor:
+        if self.training and self.decoder.pools and len(batch) == 1:
+            hint = "--batch-size 2 or more, or a decoder that does not pool, such as --set task.head=fpn"
+            raise UsageError("this decoder cannot learn from one image at once", where="task.head", hint=hint)
         size = (batch.images.shape[-2], batch.images.shape[-1])
         found = self.classify(self.dropout(self.decoder(self.pyramid(features.maps, size))))
         return functional.interpolate(found, size, mode="bilinear", align_corners=False)
