@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -341,6 +342,16 @@ def test_masks_from_files_to_report(tmp_path):
     answer = next(iter(predict(tmp_path / "run", [tmp_path / "data" / "images" / "3.png"])))
     assert answer.prediction.mask.shape == (70, 90)
     assert set(answer.row()["answer"]) <= {"background", "foreground"}
+
+
+def test_packed_masks_are_small_and_the_same():
+    mask = np.zeros((1000, 1000), np.int16)
+    mask[200:700, 300:800] = 3
+    packed = Regions(mask).packed()
+    assert (packed.mask == mask).all()
+    assert packed.mask.dtype == mask.dtype
+    assert len(pickle.dumps(packed)) < 20_000  # two megabytes as they are
+    assert packed.row(("a", "b", "c", "d")) == Regions(mask).row(("a", "b", "c", "d"))
 
 
 def test_classes_of_other_masks_are_matched_by_name(tmp_path):

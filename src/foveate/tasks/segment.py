@@ -104,18 +104,20 @@ class Segment(Task):
     def decode(self, output: Tensor, batch: Batch) -> list[Regions]:
         """Masks of the upright originals, int16: the logits are stretched to their size, then the greatest wins."""
         parts = zip(output.float(), batch.views, batch.sizes, strict=True)
-        return [Regions(_unframed(logits, view, size).argmax(0).to(torch.int16).cpu().numpy()) for logits, view, size in parts]
+        masks = (_unframed(logits, view, size).argmax(0).to(torch.int16).cpu().numpy() for logits, view, size in parts)
+        return [Regions(mask).packed() for mask in masks]
 
     def join(self, parts: Sequence[tuple[tuple[int, int], Regions]], size: tuple[int, int]) -> Regions:
         """Every pixel from the window in whose middle it lies deepest: at their edges networks see least."""
         mask, depth = np.zeros(size, np.int16), np.full(size, -1.0)
         for (x, y), part in parts:
-            height, width = part.mask.shape
+            seen = part.mask
+            height, width = seen.shape
             inner = _depth(height, width)
             place = slice(y, y + height), slice(x, x + width)
             better = inner > depth[place]
-            mask[place][better], depth[place][better] = part.mask[better], inner[better]
-        return Regions(mask)
+            mask[place][better], depth[place][better] = seen[better], inner[better]
+        return Regions(mask).packed()
 
 
 def _depth(height: int, width: int) -> np.ndarray:
