@@ -219,6 +219,32 @@ def test_windows_join_to_the_picture(tmp_path, size):
     assert (windows.joined(answers, task.join)[0].mask == mask).all()
 
 
+def test_boxes_of_windows_join_without_fragments():
+    """A network that boxes everything bright: objects across windows come back whole and once, neighbours stay two."""
+    task = TASKS.make("detect", {"view": "windows"}, ("a", "b"))
+    true = np.array([[50, 30, 80, 55], [10, 10, 22, 20], [24, 10, 36, 20]], np.float32)
+    parts = []
+    for x in (0, 36):
+        seen = np.clip(true - [x, 0, x, 0], 0, 64)
+        inside = (seen[:, 2:] - seen[:, :2]).min(1) > 0
+        areas = (seen[inside, 2:] - seen[inside, :2]).prod(1) / (true[inside, 2:] - true[inside, :2]).prod(1)
+        parts.append(((x, 0), Boxes(seen[inside].astype(np.float32), ("a",) * inside.sum(), (0.9 * areas).astype(np.float32))))
+    found = task.join(parts, (64, 100))
+    assert sorted(found.xyxy.tolist()) == sorted(true.tolist())
+    assert (np.diff(found.scores) <= 0).all()
+    nothing = Boxes(np.zeros((0, 4), np.float32), (), np.zeros(0, np.float32))
+    assert task.join([((0, 0), nothing), ((36, 0), nothing)], (64, 100)).names == ()
+
+
+def test_boxes_through_windows_from_files_to_report(tmp_path):
+    data = write_voc(tmp_path / "shapes", 12)
+    settings = {"task": "detect", "task.depth": 1, "task.view": "windows", "backbone.size": 48, "training.epochs": 1}
+    result = fit(tiny(data, **settings), tmp_path / "run")
+    assert "map" in result.evaluation.scores.numbers
+    for answer in predict(tmp_path / "run", [data / "JPEGImages"]):
+        assert all(0 <= row["xyxy"][2] <= 80 and 0 <= row["xyxy"][3] <= 60 for row in answer.row()["answer"])
+
+
 # --- the whole story
 
 

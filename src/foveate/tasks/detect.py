@@ -15,7 +15,7 @@ from torchvision.ops import batched_nms
 from foveate.backbones import Backbone
 from foveate.detectors import DETECTORS, Candidates, Detector, Terms, Truth
 from foveate.errors import UsageError
-from foveate.masks import decoded, stretched
+from foveate.masks import Runs, decoded, placed, stretched
 from foveate.pyramid import FeaturePyramid
 from foveate.tasks import Facts, Settled, Task, TaskSettings
 from foveate.transforms import ObjectMasks
@@ -29,7 +29,11 @@ class DetectSettings(TaskSettings):
     class_loss: Literal["focal", "cross_entropy"] | None = Field(None, description="loss of the classes; default: the paper's")
     box_loss: Literal["giou", "smooth_l1"] | None = Field(None, description="loss of the boxes; default: the paper's")
     suppress: float = Field(0.6, gt=0, le=1, description="overlap from which the surer of two boxes of a class stays alone (NMS)")
-    most: int = Field(100, ge=1, description="boxes an image at the most")
+    most: int = Field(100, ge=1, description="boxes an image, or a window, at the most")
+    view: Literal["whole", "windows"] = Field(
+        "whole",
+        description="whole: pictures are scaled to the network's square; windows: squares at full resolution, for large pictures",
+    )
 
 
 class DetectionHead(nn.Module):
@@ -68,6 +72,7 @@ class Detect(Task):
 
     def __init__(self, settings: Any, classes: tuple[str, ...]) -> None:
         super().__init__(settings, classes)
+        self.framing = settings.view
         terms = Terms(settings.class_loss, settings.box_loss)
         self.detector = DETECTORS.load(settings.head)(len(classes), settings.width, settings.depth, terms)
 
@@ -129,6 +134,34 @@ class Detect(Task):
         drawn = [] if cells is None else zip(cells.float().cpu().numpy(), corners, strict=True)
         masks = tuple(stretched(each, box, (height, width)) for each, box in drawn)
         return Boxes(inside, names, found.scores.float().cpu().numpy(), masks=None if cells is None else masks)
+
+    def join(self, parts: Sequence[tuple[tuple[int, int], Boxes]], size: tuple[int, int]) -> Boxes:
+        """The boxes of all windows, the surest first. Of an object that several windows see, whole or in part, the surest box
+        stays: the overlap of boxes from different windows is measured against the smaller one (Akyon et al. 2022)."""
+        boxes = np.concatenate([part.xyxy + np.array([x, y, x, y], np.float32) for (x, y), part in parts])
+        names = np.array([name for _, part in parts for name in part.names], dtype=object)
+        scores = np.concatenate([np.zeros(0, np.float32) if part.scores is None else part.scores for _, part in parts])
+        windows = np.repeat(np.arange(len(parts)), [len(part.names) for _, part in parts])
+        kept: list[int] = []
+        for place in np.argsort(-scores, kind="stable"):
+            rivals = [other for other in kept if names[other] == names[place] and windows[other] != windows[place]]
+            if not rivals or _share_of_smaller(boxes[place], boxes[rivals]).max() < self.settings.suppress:
+                kept.append(int(place))
+        masks = _shifted_masks(parts, size) if all(part.masks is not None for _, part in parts) else None
+        chosen = None if masks is None else tuple(masks[place] for place in kept)
+        return Boxes(boxes[kept].reshape(-1, 4), tuple(names[kept].tolist()), scores[kept], masks=chosen)
+
+
+def _share_of_smaller(box: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """(4,) and (N, 4) -> (N,): the intersection over the area of the smaller of the two."""
+    low, high = np.maximum(box[:2], others[:, :2]), np.minimum(box[2:], others[:, 2:])
+    areas = np.minimum((box[2:] - box[:2]).prod(), (others[:, 2:] - others[:, :2]).prod(1))
+    return np.asarray((high - low).clip(0).prod(1) / np.maximum(areas, 1e-9))
+
+
+def _shifted_masks(parts: Sequence[tuple[tuple[int, int], Boxes]], size: tuple[int, int]) -> list[Runs]:
+    """The masks of the windows in the whole picture."""
+    return [placed(decoded(mask), y, x, size) for (x, y), part in parts for mask in part.masks or ()]
 
 
 def truths_of(batch: Batch) -> list[Truth]:
