@@ -149,7 +149,7 @@ def _typed() -> str:
 
 
 def _fit() -> click.Command:
-    """Adapts a backbone to your images: DATA is a folder per class, or a table."""
+    """Adapts a backbone to your images: a folder per class, a table, boxes (COCO, YOLO, VOC), or images and masks."""
 
     def run(data: Path | None, out: Path | None, resume: Path | None, as_json: bool, **words: Any) -> None:
         console.setup(json=as_json)
