@@ -208,7 +208,7 @@ def test_windows_join_to_the_picture(tmp_path, size):
     from foveate.data import Pixels
 
     samples = [Sample(tmp_path / "a.png", "a.png", Regions(mask))]
-    windows = Windows(samples, Pixels(samples, 64, "windows", True), evaluation(SPEC, "windows"), task.encode, 0, 64)
+    windows = Windows(samples, Pixels(samples, 64, "windows", True), evaluation(SPEC, "windows"), task.encode, 0, 64, task.join)
     answers = []
     for place in range(len(windows)):
         image, target, view, shape, _ = windows[0, place]
@@ -216,7 +216,7 @@ def test_windows_join_to_the_picture(tmp_path, size):
         assert bool(((shown == IGNORED) | (shown == (image[0] > 0.5))).all())
         logits = torch.stack([1 - image[0], image[0]])[None]
         answers += task.decode(logits, Batch(image[None], [target], view[None], shape[None], torch.arange(1)))
-    assert (windows.joined(answers, task.join)[0].mask == mask).all()
+    assert (windows.joined(answers)[0].mask == mask).all()
 
 
 def test_boxes_of_windows_join_without_fragments():

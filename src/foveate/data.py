@@ -25,14 +25,13 @@ from foveate.errors import BrokenImage, DataError
 from foveate.mosaic import Mosaic
 from foveate.recipe import DataRecipe
 from foveate.splits import gray_thumbnail, make_splits, near_copies
-from foveate.transforms import Framing, Transform, cut
+from foveate.transforms import SPARE, Framing, Transform, cut
 from foveate.types import IGNORED, Batch, Boxes, Labels, Regions, Sample, Split, Table, Target
 
 Place = tuple[int, int]  # (epoch, index into the samples)
 Encode = Callable[[object, tuple[int, int]], Target]
 Join = Callable[[Sequence[tuple[tuple[int, int], Any]], tuple[int, int]], Any]
 _STEP = 0.75  # of its side: how far a window is from the next at the most
-_SPARE = 2  # times the network's side: what a picture is kept at, so that windows of it stay sharp
 _MEMORY_SHARE = 0.25  # of the machine's memory that decoded pixels may take
 
 
@@ -56,7 +55,7 @@ class Pixels:
 
     def __init__(self, samples: Sequence[Sample], size: int, framing: Framing, keep: bool) -> None:
         self.paths = [sample.path for sample in samples]
-        self.sides = {"crop": (size, None), "whole": (None, _SPARE * size), "windows": (None, None)}[framing]
+        self.sides = {"crop": (size, None), "whole": (None, SPARE * size), "windows": (None, None)}[framing]
         self.room = int(_MEMORY_SHARE * _memory()) if keep else 0
         self._kept: dict[Path, tuple[np.ndarray, tuple[int, int]]] = {}
 
@@ -228,22 +227,23 @@ class Pictures(Dataset[tuple[torch.Tensor, Target, torch.Tensor, torch.Tensor, i
         pixels, size = self.pixels.read(sample.path)
         return pixels, size, self.encode(sample.truth, size) if sample.truth is not None else {}
 
-    def joined(self, answers: Sequence[Any], join: Join) -> list[Any]:
-        """An answer for each sample, in their order."""
+    def joined(self, answers: Sequence[Any]) -> list[Any]:
+        """An answer for each sample, in their order, from those for each item."""
         return list(answers)
 
 
 class Windows(Pictures):
     """Samples seen through windows: an item is a square of `side` px, cut out of a picture at full resolution.
 
-    Neighbours overlap by a quarter at least. `places`: the sample and the upper left corner (x, y) of each item.
+    Neighbours overlap by a quarter at least. `join` makes one answer of those to the windows of a picture. `places`: the sample
+    and the upper left corner (x, y) of each item.
     """
 
     def __init__(
-        self, samples: Sequence[Sample], pixels: Pixels, transform: Transform, encode: Encode, seed: int, side: int
+        self, samples: Sequence[Sample], pixels: Pixels, transform: Transform, encode: Encode, seed: int, side: int, join: Join
     ) -> None:
         super().__init__(samples, pixels, transform, encode, seed)
-        self.side = side
+        self.side, self.join = side, join
         self.sizes = [images.size(sample.path) for sample in samples]
         self.places = [
             (index, (x, y))
@@ -257,18 +257,16 @@ class Windows(Pictures):
 
     def __getitem__(self, place: Place) -> tuple[torch.Tensor, Target, torch.Tensor, torch.Tensor, int]:
         index, (x, y) = self.places[place[1]]
-        sample = self.samples[index]
-        pixels, size = self.pixels.read(sample.path)
+        pixels, _, target = self._read(index)
         part = pixels[y : y + self.side, x : x + self.side]
-        target = cut(self.encode(sample.truth, size), x, y, part.shape[:2]) if sample.truth is not None else {}
-        image, view, target = self.transform(part, part.shape[:2], target)
+        image, view, target = self.transform(part, part.shape[:2], cut(target, x, y, part.shape[:2]))
         return image, target, torch.tensor(view), torch.tensor(part.shape[:2]), index
 
-    def joined(self, answers: Sequence[Any], join: Join) -> list[Any]:
+    def joined(self, answers: Sequence[Any]) -> list[Any]:
         parts: list[list[tuple[tuple[int, int], Any]]] = [[] for _ in self.samples]
         for (index, corner), answer in zip(self.places, answers, strict=True):
             parts[index].append((corner, answer))
-        return [join(found, size) for found, size in zip(parts, self.sizes, strict=True)]
+        return [self.join(found, size) for found, size in zip(parts, self.sizes, strict=True)]
 
 
 def _starts(length: int, side: int) -> list[int]:

@@ -16,14 +16,13 @@ from torchvision.transforms.v2 import functional
 
 from foveate.errors import UsageError
 from foveate.recipe import AugmentRecipe
-from foveate.transforms import Framing, cut, resized, shifted
+from foveate.transforms import SPARE, Framing, cut, resized, shifted
 from foveate.types import OF_OBJECTS, Boxes, InputSpec, Regions, Target
 
 Shown = tuple[np.ndarray, tuple[int, int], Target]
 """(pixels (h, w, 3) uint8, (H, W), target): what a Transform takes"""
 
 _LEAST = 0.25  # of the square's side: the narrowest quarter
-_SPARE = 2  # times the network's side: what windows are cut out of, so that they stay sharp
 
 
 @dataclass(frozen=True)
@@ -67,7 +66,7 @@ def mosaic(spec: InputSpec, framing: Framing, recipe: AugmentRecipe) -> Mosaic |
     """What the recipe asks for; None for none. Windows at full resolution are filled exactly, other squares shrink afterwards."""
     if not recipe.mosaic:
         return None
-    return Mosaic(recipe.mosaic, spec.size * (1 if framing == "windows" else _SPARE), framing != "windows")
+    return Mosaic(recipe.mosaic, spec.size * (1 if framing == "windows" else SPARE), framing != "windows")
 
 
 def refuse_placeless(recipe: AugmentRecipe, answer: type) -> None:

@@ -12,6 +12,7 @@ from foveate.data import Pictures, Pixels, Windows
 from foveate.metrics import metric_for
 from foveate.model import Model
 from foveate.precision import Way
+from foveate.tasks import PlaceTask
 from foveate.transforms import evaluation
 from foveate.types import Batch, Sample, Scores
 
@@ -28,8 +29,8 @@ def shown(model: Model, samples: Sequence[Sample], pixels: Pixels, seed: int) ->
     """Samples as the model sees them when it answers."""
     spec, task = model.backbone.input, model.task
     transform = evaluation(spec, task.framing)
-    if task.framing == "windows":
-        return Windows(samples, pixels, transform, task.encode, seed, spec.size)
+    if isinstance(task, PlaceTask) and task.framing == "windows":
+        return Windows(samples, pixels, transform, task.encode, seed, spec.size, task.join)
     return Pictures(samples, pixels, transform, task.encode, seed)
 
 
@@ -57,7 +58,7 @@ def answers(
         advance(len(batch))
     model.train(was_training)
     if len(found.predictions) == len(pictures):  # fewer when it was asked to stop
-        found.predictions = pictures.joined(found.predictions, model.task.join)
+        found.predictions = pictures.joined(found.predictions)
     found.loss = total / count if count else float("nan")
     return found
 

@@ -30,6 +30,7 @@ class ObjectMasks(tv_tensors.Mask):  # type: ignore[misc]
 
 
 _FILL = {tv_tensors.Image: 0, tv_tensors.Mask: IGNORED, ObjectMasks: 0}
+SPARE = 2  # times the network's side: what a picture is reduced to at most, so that windows cut out of it stay sharp
 _VISIBLE = 1 / 3  # of an object's area that a window must show for it to count
 
 
@@ -147,8 +148,7 @@ class _Fit(v2.Transform):  # type: ignore[misc]
 
     def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
         height, width = v2.query_size(flat_inputs)
-        scale = self.side / max(height, width)
-        return {"size": [max(1, round(height * scale)), max(1, round(width * scale))]}
+        return {"size": _fitted(height, width, self.side)}
 
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
         return _stretched(inpt, params["size"]) if isinstance(inpt, tv_tensors.TVTensor) else inpt
@@ -270,11 +270,15 @@ def _centred(image: Tensor, target: Target, size: int) -> Framed:
 
 def _padded(image: Tensor, target: Target, size: int) -> Framed:
     """The whole picture, its long side at `size` px."""
-    height, width = image.shape[-2:]
-    scale = size / max(height, width)
-    height, width = max(1, round(height * scale)), max(1, round(width * scale))
-    image = functional.resize(image, [height, width], functional.InterpolationMode.BICUBIC, antialias=True)
-    return _filled(image, resized(target, [height, width]), size)
+    shape = _fitted(image.shape[-2], image.shape[-1], size)
+    image = functional.resize(image, shape, functional.InterpolationMode.BICUBIC, antialias=True)
+    return _filled(image, resized(target, shape), size)
+
+
+def _fitted(height: int, width: int, side: int) -> list[int]:
+    """Height and width with the long side at `side` px."""
+    scale = side / max(height, width)
+    return [max(1, round(height * scale)), max(1, round(width * scale))]
 
 
 def _filled(image: Tensor, target: Target, size: int) -> Framed:

@@ -50,14 +50,12 @@ class Detector(ABC):
     """`first`, `last`: the strides between which it reads the pyramid. `paper`: the losses of its paper; `terms` replace them.
 
     `suppresses`: whether several candidates may be one object, so that the surest has to be chosen afterwards.
-    `draws`: whether it also says which pixels are an object's, and learns that from masks.
     `width`: channels of the pyramid and of its own layers; `depth`: convolutions in each of its branches.
     """
 
     first: ClassVar[int] = 8
     last: ClassVar[int] = 128
     suppresses: ClassVar[bool] = True
-    draws: ClassVar[bool] = False
     paper: ClassVar[Terms]
 
     def __init__(self, classes: int, width: int, depth: int, terms: Terms) -> None:
@@ -77,11 +75,17 @@ class Detector(ABC):
     def candidates(self, output: Any) -> list[Candidates]:
         """For each of B images."""
 
+
+class Draws(ABC):
+    """What a detector also is when it says which pixels are an object's, and learns that from masks."""
+
+    @abstractmethod
     def masks(self, output: Any, image: int, boxes: Tensor, classes: Tensor) -> Tensor:
         """(N, M, M) in [0, 1] for N boxes (N, 4), those that suppression left in one of B images: how surely the object is in each
-        of the M x M cells that a box is divided into. Asked only of those that draw."""
-        raise NotImplementedError(f"{type(self).__name__} finds boxes only")
+        of the M x M cells that a box is divided into."""
 
+
+PRIOR = -4.6  # the logit of 0.01, where a network starts whose places nearly all see no object (RetinaNet, Lin et al. 2017)
 
 DETECTORS: Shelf[Detector] = Shelf("foveate.detectors", Detector, "detector")
 

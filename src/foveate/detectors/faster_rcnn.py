@@ -152,7 +152,7 @@ def _proposals(logits: Tensor, moves: Tensor, anchors: Tensor, steps: list[int],
 def _sampled_places(places: Tensor, truth: Truth) -> Tensor:
     """Some of the proposals and the true boxes, a quarter objects at the most."""
     places = torch.cat([places, truth.boxes])
-    return places[torch.cat(_sample(_matched(places, truth.boxes, 0.5, 0.5, False), *_SAMPLED["places"]))]
+    return places[torch.cat(_sample(owners([places], [truth])[0], *_SAMPLED["places"]))]
 
 
 def _sample(owner: Tensor, count: int, share: float) -> tuple[Tensor, Tensor]:

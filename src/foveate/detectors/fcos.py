@@ -9,10 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from foveate.detectors import Branch, Candidates, Detector, Terms, Truth, box_overlap_loss, class_loss, surest
+from foveate.detectors import PRIOR, Branch, Candidates, Detector, Terms, Truth, box_overlap_loss, class_loss, surest
 
 _RADIUS = 1.5  # strides from an object's centre within which points are responsible for it
-_PRIOR = -4.6  # the logit of 0.01: nearly all points see no object at first
 _RANGE = (4, 8)  # strides: a level is responsible for objects whose farthest side is between these
 
 
@@ -36,7 +35,7 @@ class Output:
 class Network(nn.Module):
     def __init__(self, classes: int, width: int, depth: int) -> None:
         super().__init__()
-        self.classify = Branch(width, depth, 1, classes, _PRIOR)
+        self.classify = Branch(width, depth, 1, classes, PRIOR)
         self.measure = Branch(width, depth, 1, 5)
 
     def forward(self, maps: list[Tensor], size: tuple[int, int], truths: list[Truth] | None = None) -> Output:

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torchvision.ops import MultiScaleRoIAlign, roi_align
 
-from foveate.detectors import Truth, faster_rcnn, tower
+from foveate.detectors import Draws, Truth, faster_rcnn, tower
 
 _SIDE = 14  # cells along each side of the second look
 _CELLS = 2 * _SIDE  # along each side of a mask
@@ -54,9 +53,7 @@ class Network(faster_rcnn.Network):
         return Output(**vars(super().forward(maps, size, truths)), draw=partial(self.draw, maps[:4], size))
 
 
-class MaskRcnn(faster_rcnn.FasterRcnn):
-    draws: ClassVar[bool] = True
-
+class MaskRcnn(faster_rcnn.FasterRcnn, Draws):
     def network(self) -> nn.Module:
         return Network(self.classes, self.width, self.depth)
 

@@ -11,13 +11,12 @@ from torch.nn import functional
 from torchvision.models.detection import _utils as tools
 from torchvision.ops import box_iou
 
-from foveate.detectors import Branch, Candidates, Detector, Terms, Truth, box_overlap_loss, class_loss, surest
+from foveate.detectors import PRIOR, Branch, Candidates, Detector, Terms, Truth, box_overlap_loss, class_loss, surest
 from foveate.detectors._anchors import anchors_of
 
 _SCALES = tuple(4 * 2 ** (power / 3) for power in range(3))  # strides: sides of the anchors of a level
 _RATIOS = (0.5, 1.0, 2.0)
 _POSITIVE, _NEGATIVE = 0.5, 0.4  # overlap from which an anchor belongs to an object, and below which to none
-_PRIOR = -4.6  # the logit of 0.01
 _CODER = tools.BoxCoder((1.0, 1.0, 1.0, 1.0))
 
 
@@ -34,7 +33,7 @@ class Network(nn.Module):
     def __init__(self, classes: int, width: int, depth: int) -> None:
         super().__init__()
         each = len(_SCALES) * len(_RATIOS)
-        self.classify = Branch(width, depth, each, classes, _PRIOR)
+        self.classify = Branch(width, depth, each, classes, PRIOR)
         self.move = Branch(width, depth, each, 4)
 
     def forward(self, maps: list[Tensor], size: tuple[int, int], truths: list[Truth] | None = None) -> Output:

@@ -16,14 +16,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torchvision.ops import box_convert
 
-from foveate.detectors import Candidates, Detector, Terms, Truth, surest
+from foveate.detectors import PRIOR, Candidates, Detector, Terms, Truth, surest
 from foveate.errors import UsageError
+from foveate.pyramid import normalised
 
 _QUERIES = 100  # the paper takes 300, for the crowded pictures of COCO
 _DENOISED = 100  # queries that start from a disturbed truth while training (DN-DETR, Li et al. 2022)
 _HEAD = 16  # channels of an attention head
-_GROUPS = 32  # of group normalisation; widths are multiples of it
-_PRIOR = -4.6  # the logit of 0.01: nearly all queries see no object at first
 
 
 @dataclass(frozen=True)
@@ -134,7 +133,7 @@ class _Move(nn.Module):
 def _score(width: int, classes: int) -> nn.Linear:
     made = nn.Linear(width, classes)
     nn.init.xavier_uniform_(made.weight)
-    nn.init.constant_(made.bias, _PRIOR)
+    nn.init.constant_(made.bias, PRIOR)
     return made
 
 
@@ -166,7 +165,7 @@ def _renew(model: Any) -> None:
     for name, module in list(model.named_modules()):
         place, _, last = name.rpartition(".")
         if isinstance(module, nn.BatchNorm2d):
-            setattr(model.get_submodule(place), last, nn.GroupNorm(_GROUPS, module.num_features))
+            setattr(model.get_submodule(place), last, normalised(module.num_features))
         elif isinstance(module, nn.Linear | nn.Conv2d) and "encoder_attn" not in name:  # that one looks around from the start
             module.reset_parameters()
     for layer in (model.enc_output[0], *model.decoder.query_pos_head.layers):

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from foveate.backbones import Backbone
@@ -70,9 +70,37 @@ class Task(ABC):
     def decode(self, output: Any, batch: Batch) -> list[Any]:
         """B answers of the type `answer`, in the coordinates of the upright originals."""
 
+
+class PlaceSettings(TaskSettings):
+    view: Literal["whole", "windows"] = Field(
+        "whole",
+        description="whole: pictures are scaled to the network's square; windows: squares at full resolution, for large pictures",
+    )
+
+
+class PlaceTask(Task):
+    """A task whose answers lie somewhere in the picture: it reads maps, and can look at large pictures through windows."""
+
+    needs: frozenset[Provides] = frozenset({Provides.MAPS})
+    suggests: ClassVar[dict[str, Any]] = {
+        "tuning": "full",
+        "backbone.size": 512,
+        "augment.policy": "none",
+        "augment.color": 0.3,
+        "augment.crop": 0.4,
+        "training.batch_size": 8,
+        "training.epochs": 40,
+        "training.patience": 0,
+    }
+    Settings: ClassVar[type[TaskSettings]] = PlaceSettings
+
+    def __init__(self, settings: Any, classes: tuple[str, ...]) -> None:
+        super().__init__(settings, classes)
+        self.framing = settings.view
+
+    @abstractmethod
     def join(self, parts: Sequence[tuple[tuple[int, int], Any]], size: tuple[int, int]) -> Any:
         """The answer to a picture of `size` (H, W) from those to its windows, each with the (x, y) of its upper left corner."""
-        raise NotImplementedError(f"{type(self).__name__} does not look through windows")
 
 
 TASKS: Shelf[Task] = Shelf("foveate.tasks", Task, "task")

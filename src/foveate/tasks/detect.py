@@ -13,16 +13,16 @@ from torchvision import tv_tensors
 from torchvision.ops import batched_nms
 
 from foveate.backbones import Backbone
-from foveate.detectors import DETECTORS, Candidates, Detector, Terms, Truth
+from foveate.detectors import DETECTORS, Candidates, Detector, Draws, Terms, Truth
 from foveate.errors import UsageError
 from foveate.masks import Runs, decoded, placed, stretched
 from foveate.pyramid import FeaturePyramid
-from foveate.tasks import Facts, Settled, Task, TaskSettings
+from foveate.tasks import Facts, PlaceSettings, PlaceTask, Settled, TaskSettings
 from foveate.transforms import ObjectMasks
-from foveate.types import Batch, Boxes, Features, Provides, Target
+from foveate.types import Batch, Boxes, Features, Target
 
 
-class DetectSettings(TaskSettings):
+class DetectSettings(PlaceSettings):
     head: str = Field("fcos", description="how objects are found: fcos, retinanet, faster_rcnn, rtdetr; mask_rcnn draws them too")
     width: int = Field(128, ge=32, multiple_of=32, description="channels of the pyramid and the head; the papers take 256")
     depth: int = Field(2, ge=1, le=8, description="layers of each branch, or of rtdetr's decoder; the papers take 4 to 6")
@@ -30,10 +30,6 @@ class DetectSettings(TaskSettings):
     box_loss: Literal["giou", "smooth_l1"] | None = Field(None, description="loss of the boxes; default: the paper's")
     suppress: float = Field(0.6, gt=0, le=1, description="overlap from which the surer of two boxes of a class stays alone (NMS)")
     most: int = Field(100, ge=1, description="boxes an image, or a window, at the most")
-    view: Literal["whole", "windows"] = Field(
-        "whole",
-        description="whole: pictures are scaled to the network's square; windows: squares at full resolution, for large pictures",
-    )
 
 
 class DetectionHead(nn.Module):
@@ -52,27 +48,14 @@ class DetectionHead(nn.Module):
         return self.network(maps, size, self.truths(batch) if self.training else None)
 
 
-class Detect(Task):
-    needs: frozenset[Provides] = frozenset({Provides.MAPS})
+class Detect(PlaceTask):
     answer: ClassVar[type[Boxes]] = Boxes
-    framing: Literal["crop", "whole", "windows"] = "whole"
     Settings: ClassVar[type[TaskSettings]] = DetectSettings
-    suggests: ClassVar[dict[str, Any]] = {
-        "tuning": "full",
-        "backbone.size": 512,
-        "augment.policy": "none",
-        "augment.color": 0.3,
-        "augment.crop": 0.4,
-        "training.batch_size": 8,
-        "training.epochs": 40,
-        "training.patience": 0,
-    }
 
     settings: DetectSettings
 
     def __init__(self, settings: Any, classes: tuple[str, ...]) -> None:
         super().__init__(settings, classes)
-        self.framing = settings.view
         terms = Terms(settings.class_loss, settings.box_loss)
         self.detector = DETECTORS.load(settings.head)(len(classes), settings.width, settings.depth, terms)
 
@@ -80,7 +63,7 @@ class Detect(Task):
     def settle(cls, settings: dict[str, Any], truths: Sequence[Any], classes: tuple[str, ...], facts: Facts) -> list[Settled]:
         head = settings.get("head", DetectSettings().head)
         bare = sum(bool(truth.names) and truth.masks is None for truth in truths)
-        if DETECTORS.load(head).draws and (bare or not any(truth.names for truth in truths)):
+        if issubclass(DETECTORS.load(head), Draws) and (bare or not any(truth.names for truth in truths)):
             why = f"{bare} of {len(truths)} training images have objects without a mask"
             hint = "--set task.head=faster_rcnn learns boxes; COCO files hold masks as segmentation"
             raise UsageError(f"{head} learns from a mask for each object", where="task.head", why=why, hint=hint)
@@ -97,7 +80,8 @@ class Detect(Task):
         known = [name in self.classes for name in truth.names]
         crowd = np.zeros(len(known), bool) if truth.crowd is None else truth.crowd
         corners = torch.from_numpy(truth.xyxy.reshape(-1, 4)[known].astype(np.float32))
-        masks = {"masks": _masks(truth, known, size)} if self.detector.draws and (truth.masks or not truth.names) else {}
+        learnt = isinstance(self.detector, Draws) and (truth.masks or not truth.names)
+        masks = {"masks": _masks(truth, known, size)} if learnt else {}
         return masks | {
             "boxes": tv_tensors.BoundingBoxes(corners, format="XYXY", canvas_size=size, clamping_mode=None),
             "classes": torch.tensor([self.classes.index(name) for name in truth.names if name in self.classes], dtype=torch.int64),
@@ -114,7 +98,7 @@ class Detect(Task):
         for image, (each, view, size) in enumerate(zip(found, batch.views, batch.sizes, strict=True)):
             kept = self._kept(each)[: self.settings.most]
             each = Candidates(each.boxes[kept], each.scores[kept], each.classes[kept])
-            cells = self.detector.masks(output, image, each.boxes, each.classes) if self.detector.draws else None
+            cells = self.detector.masks(output, image, each.boxes, each.classes) if isinstance(self.detector, Draws) else None
             answers.append(self._boxes(each, cells, view, size, side))
         return answers
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar, Literal
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -17,8 +17,8 @@ from foveate.backbones import Backbone
 from foveate.decoders import DECODERS
 from foveate.errors import UsageError
 from foveate.pyramid import Pyramid
-from foveate.tasks import Task, TaskSettings
-from foveate.types import IGNORED, Batch, Features, Provides, Regions, Target
+from foveate.tasks import PlaceSettings, PlaceTask, TaskSettings
+from foveate.types import IGNORED, Batch, Features, Regions, Target
 
 _LOSSES: dict[str, Callable[[], nn.Module]] = {
     "cross_entropy": lambda: nn.CrossEntropyLoss(ignore_index=IGNORED),
@@ -28,14 +28,10 @@ _LOSSES: dict[str, Callable[[], nn.Module]] = {
 }
 
 
-class SegmentSettings(TaskSettings):
+class SegmentSettings(PlaceSettings):
     head: str = Field("deeplab", description="decoder: deeplab, fpn, segformer, unet, upernet, dpt")
     width: int = Field(128, ge=16, multiple_of=8, description="channels of the decoder")
     loss: str = Field("cross_entropy+dice", description="cross_entropy, dice, focal, lovasz, or a sum of them joined by +")
-    view: Literal["whole", "windows"] = Field(
-        "whole",
-        description="whole: pictures are scaled to the network's square; windows: squares at full resolution, for large pictures",
-    )
     dropout: float = Field(0.0, ge=0, lt=1, description="dropout of whole channels before the classifier")
 
     @field_validator("loss")
@@ -67,26 +63,11 @@ class SegmentationHead(nn.Module):
         return functional.interpolate(found, size, mode="bilinear", align_corners=False)
 
 
-class Segment(Task):
-    needs: frozenset[Provides] = frozenset({Provides.MAPS})
+class Segment(PlaceTask):
     answer: ClassVar[type[Regions]] = Regions
     Settings: ClassVar[type[TaskSettings]] = SegmentSettings
-    suggests: ClassVar[dict[str, Any]] = {
-        "tuning": "full",
-        "backbone.size": 512,
-        "augment.policy": "none",
-        "augment.color": 0.3,
-        "augment.crop": 0.4,
-        "training.batch_size": 8,
-        "training.epochs": 40,
-        "training.patience": 0,
-    }
 
     settings: SegmentSettings
-
-    def __init__(self, settings: Any, classes: tuple[str, ...]) -> None:
-        super().__init__(settings, classes)
-        self.framing = settings.view
 
     def head(self, backbone: Backbone) -> nn.Module:
         return SegmentationHead(backbone, self.settings, len(self.classes))
