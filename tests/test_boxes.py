@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import json
 
 import numpy as np
@@ -14,6 +12,7 @@ from hypothesis import strategies as st
 from foveate.errors import DataError
 from foveate.metrics import metric_for
 from foveate.types import Boxes
+from helpers import refereed
 
 NAMES = ("ant", "bee", "cow", "dog")
 
@@ -58,43 +57,10 @@ def measured(pairs: list[tuple[Boxes, Boxes]]):
     return collected(pairs).compute()
 
 
-def refereed(pairs: list[tuple[Boxes, Boxes]]):
-    """pycocotools' evaluation: `stats` as COCO prints them, and `eval`."""
-    from pycocotools.coco import COCO
-    from pycocotools.cocoeval import COCOeval
-
-    sides = []
-    for side in (0, 1):
-        rows = []
-        for number, pair in enumerate(pairs, 1):
-            boxes = pair[side]
-            for place, (box, name) in enumerate(zip(boxes.xyxy.astype(np.float64).tolist(), boxes.names, strict=True)):
-                size = box[2] - box[0], box[3] - box[1]
-                row = {"id": len(rows) + 1, "image_id": number, "category_id": NAMES.index(name) + 1, "area": size[0] * size[1]}
-                extra = {"score": float(boxes.scores[place])} if side == 0 else {}
-                crowd = 0 if boxes.crowd is None else int(boxes.crowd[place])
-                rows.append(row | extra | {"bbox": [box[0], box[1], *size], "iscrowd": crowd})
-        data = COCO()
-        data.dataset = {
-            "images": [{"id": number} for number in range(1, len(pairs) + 1)],
-            "categories": [{"id": place, "name": name} for place, name in enumerate(NAMES, 1)],
-            "annotations": rows,
-        }
-        sides.append(data)
-    with contextlib.redirect_stdout(io.StringIO()):
-        for data in sides:
-            data.createIndex()
-        judge = COCOeval(sides[1], sides[0], "bbox")
-        judge.evaluate()
-        judge.accumulate()
-        judge.summarize()
-    return judge
-
-
 @pytest.mark.parametrize("seed", range(6))
 def test_the_numbers_equal_pycocotools(seed):
     pairs = some(seed)
-    found, judge = measured(pairs), refereed(pairs)
+    found, judge = measured(pairs), refereed(pairs, NAMES)
     order = {"map": 0, "map_50": 1, "map_75": 2, "map_small": 3, "map_medium": 4, "map_large": 5, "mar_100": 8}
     for name, place in order.items():
         assert found.numbers[name].value == pytest.approx(judge.stats[place], abs=1e-6), name
@@ -117,7 +83,7 @@ def test_a_resample_of_every_image_once_is_coco_again(seed):
     """The bootstrap has matches and running sums of its own; with each image drawn once it must say what pycocotools says."""
     from foveate.metrics import boxes as room
 
-    metric, judge = collected(some(seed)), refereed(some(seed))
+    metric, judge = collected(some(seed)), refereed(some(seed), NAMES)
     truths = metric._truths
     places = np.concatenate([each.places[~each.crowd] for each in truths])
     images = np.repeat(np.arange(len(truths)), [(~each.crowd).sum() for each in truths])
@@ -131,7 +97,7 @@ def test_a_resample_of_every_image_once_is_coco_again(seed):
 @pytest.mark.parametrize("seed", range(4))
 def test_no_threshold_has_a_better_f1(seed):
     """Every threshold tried by hand: pycocotools' matches at IoU 0.5, counted."""
-    found, judge = measured(some(seed)), refereed(some(seed))
+    found, judge = measured(some(seed)), refereed(some(seed), NAMES)
     images = [each for each in judge.evalImgs if each is not None and tuple(each["aRng"]) == tuple(judge.params.areaRng[0])]
     scores = np.concatenate([each["dtScores"] for each in images])
     hit = np.concatenate([each["dtMatches"][0] > 0 for each in images])

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import json
 from pathlib import Path
 from typing import Any
@@ -35,6 +33,7 @@ from foveate.transforms import ObjectMasks, evaluation, training
 from foveate.tunings import TuningSettings
 from foveate.tunings.full import Full
 from foveate.types import Batch, Boxes, InputSpec, Sample, Table
+from helpers import Memory, refereed
 
 NAMES = ("disc", "square")
 SIDE = 96
@@ -77,16 +76,6 @@ def scene(rng: np.random.Generator) -> tuple[np.ndarray, Boxes]:
     if min(mask.sum() for mask in inside) < 100:  # one lies on another
         return scene(rng)
     return pixels, truth_of(inside, kinds)
-
-
-class Memory:
-    """Pictures that need no disk."""
-
-    def __init__(self, scenes: list[np.ndarray]) -> None:
-        self.scenes = scenes
-
-    def read(self, path: Any) -> tuple[np.ndarray, tuple[int, int]]:
-        return self.scenes[int(path)], self.scenes[int(path)].shape[:2]
 
 
 def task(**changed: Any):
@@ -440,44 +429,13 @@ def pair_of(rng: np.random.Generator, size: tuple[int, int], objects: int, answe
     return truth_of(said, named, scores=rng.permutation(answers) / max(1, answers) * 0.9 + rng.random() * 0.1), truth
 
 
-def refereed(pairs: list[tuple[Boxes, Boxes]]):
-    """pycocotools' evaluation of the masks."""
-    from pycocotools.coco import COCO
-    from pycocotools.cocoeval import COCOeval
-
-    sides = []
-    for side in (0, 1):
-        rows = []
-        for number, pair in enumerate(pairs, 1):
-            boxes = pair[side]
-            for place, (name, mask) in enumerate(zip(boxes.names, boxes.masks, strict=True)):
-                row = {"id": len(rows) + 1, "image_id": number, "category_id": NAMES.index(name) + 1, "area": masks.area(mask)}
-                extra = {"score": float(boxes.scores[place])} if side == 0 else {}
-                rows.append(row | extra | {"segmentation": mask, "iscrowd": 0 if side == 0 else int(boxes.crowd[place])})
-        data = COCO()
-        data.dataset = {
-            "images": [{"id": number, "height": 1, "width": 1} for number in range(1, len(pairs) + 1)],
-            "categories": [{"id": place, "name": name} for place, name in enumerate(NAMES, 1)],
-            "annotations": rows,
-        }
-        sides.append(data)
-    with contextlib.redirect_stdout(io.StringIO()):
-        for data in sides:
-            data.createIndex()
-        judge = COCOeval(sides[1], sides[0], "segm")
-        judge.evaluate()
-        judge.accumulate()
-        judge.summarize()
-    return judge
-
-
 @pytest.mark.parametrize("seed", range(4))
 def test_the_numbers_of_masks_equal_pycocotools(seed):
     rng = np.random.default_rng(seed)
     size = (60, 80)
     pairs = [pair_of(rng, size, int(rng.integers(0, 6)), int(rng.integers(0, 12))) for _ in range(25)]
     pairs += [pair_of(rng, size, 0, 5), pair_of(rng, size, 4, 0), pair_of(rng, size, 0, 0), pair_of(rng, (40, 200), 5, 250)]
-    found, judge = measured(pairs), refereed(pairs)
+    found, judge = measured(pairs), refereed(pairs, NAMES, "segm")
     for name, place in {"mask_map": 0, "mask_map_50": 1, "mask_map_75": 2}.items():
         assert found.numbers[name].value == pytest.approx(judge.stats[place], abs=1e-6), name
         assert found.numbers[name].low <= found.numbers[name].value <= found.numbers[name].high

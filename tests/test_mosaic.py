@@ -23,20 +23,10 @@ from foveate.transforms import training
 from foveate.types import IGNORED, Boxes, InputSpec, Labels, Regions, Sample
 from foveate.verbs.fit import fit
 from foveate.weights import read_tensors
+from helpers import Memory
 
 SPEC = InputSpec(96, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 NAMES = ("red", "green", "blue")
-
-
-class Memory:
-    """Pictures that need no disk; their originals are `times` as large."""
-
-    def __init__(self, pictures: list[np.ndarray], times: int = 1) -> None:
-        self.pictures, self.times = pictures, times
-
-    def read(self, path: Path) -> tuple[np.ndarray, tuple[int, int]]:
-        pixels = self.pictures[int(str(path))]
-        return pixels, (self.times * pixels.shape[0], self.times * pixels.shape[1])
 
 
 def scenes(count: int, seed: int = 0) -> tuple[list[np.ndarray], list[np.ndarray], list[int]]:

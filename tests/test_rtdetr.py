@@ -22,6 +22,7 @@ from foveate.transforms import evaluation, training
 from foveate.tunings import TuningSettings
 from foveate.tunings.full import Full
 from foveate.types import Boxes, Provides, Sample
+from helpers import Memory
 
 NAMES = ("red", "green", "blue")
 NOTHING = Truth(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64))
@@ -148,17 +149,6 @@ def test_nothing_is_suppressed():
     twice = Candidates(torch.tensor([[0.0, 0, 9, 9]] * 2), torch.tensor([0.2, 0.9]), torch.zeros(2, dtype=torch.int64))
     kept = {head: Detect(DetectSettings(head=head), NAMES)._kept(twice).tolist() for head in ("rtdetr", "fcos")}
     assert kept == {"rtdetr": [1, 0], "fcos": [1]}
-
-
-class Memory:
-    """Pictures that need no disk."""
-
-    def __init__(self, scenes: list[np.ndarray]) -> None:
-        self.scenes = scenes
-
-    def read(self, path: Any) -> tuple[np.ndarray, tuple[int, int]]:
-        pixels = self.scenes[int(path)]
-        return pixels, pixels.shape[:2]
 
 
 def scene(rng: np.random.Generator) -> tuple[np.ndarray, Boxes]:

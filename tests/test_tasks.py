@@ -22,6 +22,7 @@ from foveate.transforms import evaluation, training
 from foveate.tunings import TuningSettings
 from foveate.tunings.full import Full
 from foveate.types import Batch, Boxes, Features, InputSpec, Provides, Sample, Target, Text
+from helpers import Memory
 
 SIDE = 64
 
@@ -35,17 +36,6 @@ def scene(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, str]:
     channel = int(rng.integers(3))
     pixels[y : y + side, x : x + side, channel] = 255
     return pixels, np.array([x, y, x + side, y + side], np.float32), ("red", "green", "blue")[channel]
-
-
-class Memory:
-    """Pictures that need no disk."""
-
-    def __init__(self, scenes: list[np.ndarray]) -> None:
-        self.scenes = scenes
-
-    def read(self, path: Any) -> tuple[np.ndarray, tuple[int, int]]:
-        pixels = self.scenes[int(path)]
-        return pixels, pixels.shape[:2]
 
 
 class Detect(Task):

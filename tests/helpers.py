@@ -1,0 +1,65 @@
+"""What several tests need: pictures in memory, and pycocotools as the referee."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from foveate import masks
+from foveate.types import Boxes
+
+
+class Memory:
+    """Pictures that need no disk; their originals are `times` as large."""
+
+    def __init__(self, pictures: Sequence[np.ndarray], times: int = 1) -> None:
+        self.pictures, self.times = pictures, times
+
+    def read(self, path: Any) -> tuple[np.ndarray, tuple[int, int]]:
+        pixels = self.pictures[int(str(path))]
+        return pixels, (self.times * pixels.shape[0], self.times * pixels.shape[1])
+
+
+def refereed(pairs: list[tuple[Boxes, Boxes]], names: Sequence[str], kind: str = "bbox") -> Any:
+    """pycocotools' evaluation of (answer, truth) pairs: `stats` as COCO prints them, and `eval`. `kind`: bbox or segm."""
+    from pycocotools.coco import COCO
+    from pycocotools.cocoeval import COCOeval
+
+    sides = []
+    for side in (0, 1):
+        data = COCO()
+        data.dataset = {
+            "images": [{"id": number, "height": 1, "width": 1} for number in range(1, len(pairs) + 1)],
+            "categories": [{"id": place, "name": name} for place, name in enumerate(names, 1)],
+            "annotations": _rows([pair[side] for pair in pairs], names, kind),
+        }
+        sides.append(data)
+    with contextlib.redirect_stdout(io.StringIO()):
+        for data in sides:
+            data.createIndex()
+        judge = COCOeval(sides[1], sides[0], kind)
+        judge.evaluate()
+        judge.accumulate()
+        judge.summarize()
+    return judge
+
+
+def _rows(images: list[Boxes], names: Sequence[str], kind: str) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = []
+    for number, boxes in enumerate(images, 1):
+        for place, (box, name) in enumerate(zip(boxes.xyxy.astype(np.float64).tolist(), boxes.names, strict=True)):
+            width, height = box[2] - box[0], box[3] - box[1]
+            row = {"id": len(rows) + 1, "image_id": number, "category_id": names.index(name) + 1}
+            row["iscrowd"] = 0 if boxes.crowd is None else int(boxes.crowd[place])
+            if boxes.scores is not None:
+                row["score"] = float(boxes.scores[place])
+            if kind == "bbox":
+                row |= {"bbox": [box[0], box[1], width, height], "area": width * height}
+            else:
+                row |= {"segmentation": boxes.masks[place], "area": masks.area(boxes.masks[place])}
+            rows.append(row)
+    return rows
