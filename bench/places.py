@@ -9,7 +9,6 @@ OUT/places.jsonl at once, and a row that is there is not measured again.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import statistics
@@ -19,7 +18,7 @@ from typing import Any
 
 import yaml
 
-from spine import HERE, Rows, python
+from spine import Rows, python, words
 
 CAMVID = ["sky", "building", "pole", "road", "pavement", "tree", "sign", "fence", "car", "pedestrian", "bicyclist"]
 FOLDS = 5
@@ -78,8 +77,8 @@ def _linked(source: Path, link: Path) -> None:
 def measured(name: str, train: Path, test: Path, way: str, seed: int, threads: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         program, run = ["-c", "from foveate.cli import main; main()"], str(Path(folder) / "run")
-        words = ["fit", str(train), "--weights", way, "--seed", str(seed), "--out", run, "--device", "cpu", "--json", *WORDS[name]]
-        python([*program, *words, "--set", "data.val=0", "--set", "data.test=0"], threads)
+        said = ["fit", str(train), "--weights", way, "--seed", str(seed), "--out", run, "--device", "cpu", "--json", *WORDS[name]]
+        python([*program, *said, "--set", "data.val=0", "--set", "data.test=0"], threads)
         outcome = json.loads((Path(run) / "finished.json").read_text())
         found = json.loads(python([*program, "evaluate", run, str(test), "--json"], threads)[0])
         scores = json.loads((Path(found["report"]).parent / "scores.json").read_text())
@@ -102,15 +101,7 @@ def summary(rows: list[dict[str, Any]]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, default=HERE.parent.parent / "shared" / "data")
-    parser.add_argument("--out", type=Path, default=Path("bench-out"))
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
-    parser.add_argument("--ways", nargs="+", default=["offline", "none"])
-    parser.add_argument("--sets", nargs="+", default=list(WORDS))
-    options = parser.parse_args()
-    options.out.mkdir(parents=True, exist_ok=True)
+    options = words(__doc__, list(WORDS), ["offline", "none"], threads=os.cpu_count() or 1)
     rows = Rows(options.out / "places.jsonl")
     for seed in options.seeds:
         for way in options.ways:

@@ -54,8 +54,8 @@ def python(code: list[str], threads: int, **environment: str) -> tuple[str, floa
 
 
 def tutorial(train: Path, test: Path, seed: int, threads: int, epochs: int = EPOCHS) -> dict[str, Any]:
-    words = [str(train), str(test), "--seed", str(seed), "--threads", str(threads), "--epochs", str(epochs)]
-    row = json.loads(python([str(HERE / "tutorial.py"), *words], threads)[0])
+    said = [str(train), str(test), "--seed", str(seed), "--threads", str(threads), "--epochs", str(epochs)]
+    row = json.loads(python([str(HERE / "tutorial.py"), *said], threads)[0])
     return {"accuracy": row["accuracy"], "seconds": row["seconds"]}
 
 
@@ -65,9 +65,9 @@ def foveate(tuning: str, train: Path, test: Path, seed: int, threads: int) -> di
         cache = {"FOVEATE_CACHE": str(Path(folder) / "cache")}
         program = ["-c", "from foveate.cli import main; main()"]
         run = str(Path(folder) / "run")
-        words = ["fit", str(train), "--tuning", tuning, "--seed", str(seed), "--out", run, "--device", "cpu"]
+        said = ["fit", str(train), "--tuning", tuning, "--seed", str(seed), "--out", run, "--device", "cpu"]
         keep_all = ["--set", "data.val=0", "--set", "data.test=0", "--json"]
-        _, seconds = python([*program, *words, *keep_all], threads, **cache)
+        _, seconds = python([*program, *said, *keep_all], threads, **cache)
         found = json.loads(python([*program, "evaluate", run, str(test), "--json"], threads, **cache)[0])
         return {"accuracy": found["accuracy"], "count": found["count"], "seconds": seconds}
 
@@ -116,16 +116,22 @@ def summary(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def words(about: str | None, sets: list[str], ways: list[str], threads: int) -> argparse.Namespace:
+    """What was typed; the folder of results is there afterwards."""
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=HERE.parent.parent / "shared" / "data")
     parser.add_argument("--out", type=Path, default=Path("bench-out"))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--ways", nargs="+", default=["probe", "ratio", "tutorial", "full"])
-    parser.add_argument("--sets", nargs="+", default=["clothing", "brain_mri"])
+    parser.add_argument("--threads", type=int, default=threads)
+    parser.add_argument("--ways", nargs="+", default=ways)
+    parser.add_argument("--sets", nargs="+", default=sets)
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
+    return options
+
+
+def main() -> None:
+    options = words(__doc__, ["clothing", "brain_mri"], ["probe", "ratio", "tutorial", "full"], threads=1)
     rows = Rows(options.out / "rows.jsonl")
     for way in options.ways:
         known = sets(options.data, options.out)
@@ -137,7 +143,7 @@ def main() -> None:
                     for row in ratio(train, test, options.threads):
                         rows.add({"set": name, "way": way, "seed": seed, "threads": options.threads, **row})
                     continue
-                measure = tutorial if way == "tutorial" else lambda *words, way=way: foveate(way, *words)
+                measure = tutorial if way == "tutorial" else lambda *said, way=way: foveate(way, *said)
                 found = measure(train, test, seed, options.threads)
                 rows.add({"set": name, "way": way, "seed": seed, "threads": options.threads, **found})
     print(summary(rows.rows))

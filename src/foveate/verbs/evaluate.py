@@ -14,7 +14,9 @@ from foveate.drawing import drawn, side_by_side
 from foveate.errors import DataError, RunError
 from foveate.formats import read_table
 from foveate.metrics import metric_for
+from foveate.model import Model
 from foveate.predictor import Predictor, confidence, load
+from foveate.recipe import DataRecipe
 from foveate.report import Comparison, Mistake, Page, write
 from foveate.run import Run, written_aside
 from foveate.scoring import scored
@@ -75,7 +77,8 @@ def evaluate(
     predictor = load(run, device)
     table = _own_table(predictor) if data is None else _other_table(predictor, data, format)
     split, table = _chosen(table, split)
-    scanned = _scanned(predictor, table, strict)
+    recipe = predictor.recipe.data.model_copy(update={"strict": strict})
+    scanned = scanned_aloud(table, predictor.model, recipe)
     samples = scanned.table.samples
     with console.progress(len(samples), "evaluate") as bar:
         found = predictor.answers(samples, scanned.pixels, bar.advance)
@@ -134,10 +137,9 @@ def _chosen(table: Table, split: str) -> tuple[str, Table]:
     return split, table.with_samples(samples)
 
 
-def _scanned(predictor: Predictor, table: Table, strict: bool) -> Scanned:
-    recipe = predictor.recipe.data.model_copy(update={"strict": strict})
+def scanned_aloud(table: Table, model: Model, recipe: DataRecipe) -> Scanned:
+    """The pictures that can be read, as the model sees them; those that cannot are named."""
     with console.progress(len(table.samples), "read") as bar:
-        model = predictor.model
         scanned = scan(table, model.backbone.input.size, model.task.framing, recipe, lambda: bar.advance(1))
     for key, why in scanned.skipped:
         console.warn(f"skipped {key}: {why}")

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from foveate import console
-from foveate.data import Order, Scanned, clusters, divided, label_names, loader, scan
+from foveate.data import Order, clusters, divided, label_names, loader
 from foveate.errors import DataError, RunError, UsageError
 from foveate.formats import FORMATS, read_table
 from foveate.job import Job, note_choice
-from foveate.model import Model, build
+from foveate.model import build
 from foveate.mosaic import refuse_placeless
 from foveate.planning import choose_norms, plan
 from foveate.precision import Way, device_of
@@ -26,7 +26,7 @@ from foveate.tasks import TASKS, Facts
 from foveate.trainer import Outcome, Trainer
 from foveate.tunings import TUNINGS
 from foveate.types import Boxes, Regions, Table
-from foveate.verbs.evaluate import EvaluateResult, evaluate, own_splits
+from foveate.verbs.evaluate import EvaluateResult, evaluate, own_splits, scanned_aloud
 from foveate.weights import fingerprint
 
 
@@ -82,7 +82,7 @@ def _prepared(recipe: Recipe, out: Path | None, command: str) -> Job:
     recipe, choices = _settled(recipe, table)
     model = build(recipe, table.classes)
     console.say(f"backbone: {recipe.backbone.name}, weights from {model.backbone.origin}")
-    scanned = _scanned(table, model, recipe)
+    scanned = scanned_aloud(table, model, recipe.data)
     groups = clusters(scanned, recipe.data)
     table, how = divided(scanned.table, groups, recipe.data, recipe.seed)
     _refuse_untaught(table)
@@ -105,7 +105,7 @@ def _reopened(run: Run) -> Job:
     recipe = run.recipe()
     model = build(recipe, run.classes())
     table = own_splits(read_table(Path(recipe.data.path), recipe.data.format), run)
-    scanned = _scanned(table, model, recipe)
+    scanned = scanned_aloud(table, model, recipe.data)
     known = {row["path"]: row["sha256"] for row in run.splits()}
     now = zip(scanned.table.samples, scanned.hashes, strict=True)
     changed = [sample.key for sample, digest in now if known[sample.key] != digest]
@@ -202,14 +202,6 @@ def _task_for(truths: Sequence[Any]) -> str:
         hint = "--task " + "|".join(fitting or TASKS.names())
         raise UsageError("the data does not say which task this is", where="task", hint=hint)
     return fitting[0]
-
-
-def _scanned(table: Table, model: Model, recipe: Recipe) -> Scanned:
-    with console.progress(len(table.samples), "read") as bar:
-        scanned = scan(table, model.backbone.input.size, model.task.framing, recipe.data, lambda: bar.advance(1))
-    for key, why in scanned.skipped:
-        console.warn(f"skipped {key}: {why}")
-    return scanned
 
 
 def _refuse_untaught(table: Table) -> None:
