@@ -14,7 +14,7 @@ from foveate.drawing import drawn
 from foveate.errors import UsageError
 from foveate.masks import area, encoded
 from foveate.predictor import Answer
-from foveate.run import written_aside
+from foveate.run import refuse_taken, written_aside
 from foveate.types import Boxes, Regions
 
 Named = list[tuple[str, Answer]]
@@ -26,8 +26,7 @@ def save(answers: Iterable[Answer], form: str, folder: Path) -> list[Answer]:
 
     Raises UsageError when the folder is taken, or when the answers are of a kind that this form does not hold.
     """
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UsageError("this folder is taken", where=folder, hint="--out ANOTHER_FOLDER")
+    refuse_taken(folder)
     found = list(answers)
     whole = [answer for answer in found if answer.prediction is not None]
     holds, write = FORMS[form]
@@ -68,7 +67,7 @@ def _masks(named: Named, folder: Path, classes: tuple[str, ...]) -> None:
     kind = np.uint8 if len(classes) <= 256 else np.uint16
     for name, answer in named:
         images.write(answer.prediction.mask.astype(kind), folder / f"{name}.png")
-    _write(folder / "classes.txt", "".join(f"{name}\n" for name in classes))
+    _write_classes(folder, classes)
 
 
 def _yolo(named: Named, folder: Path, classes: tuple[str, ...]) -> None:
@@ -82,7 +81,7 @@ def _yolo(named: Named, folder: Path, classes: tuple[str, ...]) -> None:
             for word, (x0, y0, x1, y1), score in zip(boxes.names, boxes.xyxy, _scores(boxes), strict=True)
         ]
         _write(folder / f"{name}.txt", "".join(lines))
-    _write(folder / "classes.txt", "".join(f"{name}\n" for name in classes))
+    _write_classes(folder, classes)
 
 
 def _coco(named: Named, folder: Path, classes: tuple[str, ...]) -> None:
@@ -124,6 +123,10 @@ def _mask_rows(regions: Regions, classes: tuple[str, ...]) -> list[dict[str, Any
             row = {"category_id": place + 1, "segmentation": encoded(inside), "bbox": box, "area": int(inside.sum()), "iscrowd": 1}
             rows.append(row)
     return rows
+
+
+def _write_classes(folder: Path, classes: tuple[str, ...]) -> None:
+    _write(folder / "classes.txt", "".join(f"{name}\n" for name in classes))
 
 
 def _scores(boxes: Boxes) -> list[float]:

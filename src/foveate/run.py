@@ -40,6 +40,12 @@ SplitRow = dict[str, str]
 """path, split, group, label and sha256, as in splits.csv"""
 
 
+def refuse_taken(folder: Path, what: str = "this folder is taken; nothing is overwritten", hint: str = "") -> None:
+    """Raises UsageError when there is something at the path already; an empty folder is free."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UsageError(what, where=folder, hint=hint or "--out ANOTHER_FOLDER")
+
+
 class Run:
     """One run folder. Files are written aside, flushed and renamed; nothing that is there is overwritten by another run."""
 
@@ -57,9 +63,9 @@ class Run:
     @staticmethod
     def refuse_taken(folder: Path | None) -> None:
         """Raises UsageError when there is something at the path already."""
-        if folder is not None and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        if folder is not None:
             hint = f"--resume {folder} to go on with it, or name another folder"
-            raise UsageError("this run folder is taken; runs are never overwritten", where=folder, hint=hint)
+            refuse_taken(folder, "this run folder is taken; runs are never overwritten", hint)
 
     @classmethod
     def open(cls, folder: Path) -> Run:

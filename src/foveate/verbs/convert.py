@@ -11,7 +11,7 @@ from foveate import console, images
 from foveate.boxes import Findings, refitted
 from foveate.errors import BrokenImage, DataError, UsageError
 from foveate.formats import Format, read_table, writer
-from foveate.run import written_aside
+from foveate.run import refuse_taken, written_aside
 from foveate.types import Boxes, Split, Table
 
 _SPLITS: tuple[Split | None, ...] = ("train", "val", "test", None)
@@ -47,7 +47,7 @@ def convert(data: Path, to: str, out: Path, format: str = "auto") -> ConvertResu
     data that cannot be read.
     """
     target = writer(to)
-    _refuse_taken(data, out)
+    _refuse_place(data, out)
     table = _fitting(read_table(data, format))
     if format == "auto":
         console.choice("format", table.format, f"{len(table.samples)} images, {len(table.classes)} classes")
@@ -62,9 +62,8 @@ def convert(data: Path, to: str, out: Path, format: str = "auto") -> ConvertResu
     return ConvertResult(out, to, *_counted(again), notes)
 
 
-def _refuse_taken(data: Path, out: Path) -> None:
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UsageError("this folder is taken; nothing is overwritten", where=out, hint="name another folder")
+def _refuse_place(data: Path, out: Path) -> None:
+    refuse_taken(out, hint="name another folder")
     if data.is_dir() and out.resolve().is_relative_to(data.resolve()):
         raise UsageError("the new folder would lie in the data", where=out, hint="name a folder beside it; data is never changed")
 

@@ -10,9 +10,8 @@ from typing import Any
 import numpy as np
 
 from foveate import console, images
-from foveate.errors import UsageError
 from foveate.recipe import Recipe, with_settings
-from foveate.run import Run
+from foveate.run import Run, refuse_taken
 from foveate.verbs.fit import FitResult, fit
 from foveate.verbs.predict import predict
 
@@ -48,8 +47,7 @@ def demo(out: Path | None = None) -> DemoResult:
     """
     start = time.perf_counter()
     folder = out or Path("foveate-demo")
-    if folder.exists() and any(folder.iterdir()):
-        raise UsageError("this folder is taken", where=folder, hint="foveate demo --out ANOTHER_FOLDER")
+    refuse_taken(folder, hint="foveate demo --out ANOTHER_FOLDER")
     console.say("1. writing 600 hand-written digits (scikit-learn's digits: scans from UCI) as a folder per class")
     _write_digits(folder / "digits")
     console.say("2. fit: EfficientNet-Lite0 with ImageNet weights, its head solved on our digits")
