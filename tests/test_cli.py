@@ -162,3 +162,9 @@ def test_models_lists_names_with_their_facts(capsys):
     assert card["licence"] == "apache-2.0"
     assert 3e6 < card["parameters"] < 4e6
 
+
+
+def test_the_folders_that_answers_can_fill_are_those_that_can_be_written():
+    from foveate.outputs import FORMS
+
+    assert list(FORMS) == cli._FOLDERS  # the words are named twice, because --help imports nothing heavy
