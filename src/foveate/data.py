@@ -8,10 +8,10 @@ from __future__ import annotations
 import hashlib
 import math
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from foveate.mosaic import Mosaic
 from foveate.recipe import DataRecipe
 from foveate.splits import gray_thumbnail, make_splits, near_copies
 from foveate.transforms import SPARE, Framing, Transform, cut
-from foveate.types import IGNORED, Batch, Boxes, Labels, Regions, Sample, Split, Table, Target
+from foveate.types import Batch, Boxes, Labels, Sample, Split, Table, Target
 
 Place = tuple[int, int]  # (epoch, index into the samples)
 Encode = Callable[[object, tuple[int, int]], Target]
@@ -156,32 +156,15 @@ def renamed(table: Table, classes: tuple[str, ...]) -> tuple[Table, list[str]]:
     if table.classes == classes:
         return table, []
     which = f"the run knows no class {', '.join(map(repr, strange))}"
-    places = np.array([classes.index(name) if name in classes else IGNORED for name in table.classes])
-    kept, dropped = [], 0
+    kept, lost = [], Counter[str]()
     for sample in table.samples:
-        truth = sample.truth
-        if isinstance(truth, Labels) and set(truth.names) & set(strange):
-            dropped += 1
-            continue
-        if isinstance(truth, Boxes):
-            known = np.array([name in classes for name in truth.names], dtype=bool)
-            dropped += int((~known).sum())
-            truth = truth.chosen(known)
-        elif isinstance(truth, Regions):
-            truth = Regions(partial(_moved_places, truth, places))
-        kept.append(replace(sample, truth=truth))
-    if isinstance(table.samples[0].truth, Regions):
-        notes = [f"pixels of other classes do not count: {which}"] if strange else []
-    else:
-        kind = "boxes" if isinstance(table.samples[0].truth, Boxes) else "images"
-        notes = [f"{dropped} {kind} left out: {which}"] if dropped else []
+        truth: Any = sample.truth
+        moved, count = truth.in_classes(table.classes, classes)
+        lost[truth.left_out] += count
+        if moved is not None:
+            kept.append(replace(sample, truth=moved))
+    notes = [f"{words.format(count)}: {which}" for words, count in lost.items() if count]
     return replace(table, samples=tuple(kept), classes=classes), notes
-
-
-def _moved_places(truth: Regions, places: np.ndarray) -> np.ndarray:
-    """The mask with each class at its place in the run."""
-    mask = truth.mask
-    return np.where(mask >= 0, places[mask.clip(min=0)], mask)
 
 
 def _refuse_lost_classes(table: Table, left: list[Sample]) -> None:

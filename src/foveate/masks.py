@@ -63,11 +63,6 @@ def area(runs: Runs) -> int:
     return int(coco.area({"size": runs["size"], "counts": runs["counts"].encode("ascii")}))
 
 
-def filled(polygons: list[list[float]], size: tuple[int, int]) -> np.ndarray:
-    """(H, W) bool: the union of polygons, each x0, y0, x1, y1, ... in pixels; `size` is (H, W)."""
-    return decoded(_painted(polygons, size))
-
-
 def read(segmentation: object, size: tuple[int, int]) -> Runs | None:
     """COCO's `segmentation` of an object in a picture of `size` (H, W), whichever of its three forms it has; None when it is
     none of them, or made for a picture of another size. Compressed run lengths stay letter by letter as they are."""

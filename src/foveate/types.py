@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from enum import Enum
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 if TYPE_CHECKING:
     import numpy as np
@@ -44,6 +44,13 @@ class Labels:
 
     names: tuple[str, ...]
     scores: np.ndarray | None = None
+    left_out: ClassVar[str] = "{} images left out"
+
+    def in_classes(self, theirs: tuple[str, ...], ours: tuple[str, ...]) -> tuple[Labels | None, int]:
+        """A truth of other data in the classes of a run, matched by name, and how much of it was of unknown ones, which `left_out`
+        puts in words; None where nothing is left."""
+        known = set(self.names) <= set(ours)
+        return (self, 0) if known else (None, 1)
 
     def row(self, classes: tuple[str, ...], multilabel: bool) -> dict[str, Any]:
         """JSON-able: one answer and its confidence, or all answers; with the score of every class."""
@@ -66,6 +73,7 @@ class Boxes:
     scores: np.ndarray | None = None
     crowd: np.ndarray | None = None
     masks: tuple[Runs, ...] | None = None
+    left_out: ClassVar[str] = "{} boxes left out"
 
     def row(self, classes: tuple[str, ...], multilabel: bool = False) -> dict[str, Any]:
         """JSON-able: an object a box, in pixels, the surest first."""
@@ -77,6 +85,13 @@ class Boxes:
         for row, mask in zip(rows, self.masks or (), strict=False):
             row["mask"] = mask
         return {"answer": rows}
+
+    def in_classes(self, theirs: tuple[str, ...], ours: tuple[str, ...]) -> tuple[Boxes, int]:
+        """As for Labels: without the boxes of unknown classes."""
+        import numpy as np
+
+        known = np.array([name in ours for name in self.names], dtype=bool)
+        return self.chosen(known), int((~known).sum())
 
     def chosen(self, kept: np.ndarray) -> Boxes:
         """Some of the boxes; `kept`: (N,) bool."""
@@ -92,11 +107,17 @@ class Regions:
     cares; or a function that reads them, because the masks of a large data set do not fit into memory."""
 
     stored: np.ndarray | Callable[[], np.ndarray]
+    left_out: ClassVar[str] = "pixels of other classes do not count"
 
     @property
     def mask(self) -> np.ndarray:
         """(H, W) integers. Raises BrokenImage when it has to be read and cannot be."""
         return self.stored() if callable(self.stored) else self.stored
+
+    def in_classes(self, theirs: tuple[str, ...], ours: tuple[str, ...]) -> tuple[Regions, int]:
+        """As for Labels: pixels of unknown classes are IGNORED. Counted are the classes, for the mask is not read."""
+        places = [ours.index(name) if name in ours else IGNORED for name in theirs]
+        return Regions(partial(_renumbered, self, tuple(places))), places.count(IGNORED)
 
     def packed(self) -> Regions:
         """The same, compressed until it is read: some kilobytes for a picture of a megapixel."""
@@ -110,6 +131,14 @@ class Regions:
         mask = self.mask
         found = {name: encoded(mask == place) for place, name in enumerate(classes)}
         return {"answer": {name: runs for name, runs in found.items() if runs is not None}}
+
+
+def _renumbered(regions: Regions, places: tuple[int, ...]) -> np.ndarray:
+    """The mask with each class at its new place."""
+    import numpy as np
+
+    mask = regions.mask
+    return np.where(mask >= 0, np.array(places)[mask.clip(min=0)], mask)
 
 
 def _unpacked(content: bytes, shape: tuple[int, ...], kind: str) -> np.ndarray:

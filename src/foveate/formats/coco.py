@@ -9,7 +9,6 @@ Masks (polygons, or run lengths in either form) are taken when every object has 
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import count
@@ -20,16 +19,12 @@ from foveate.boxes import Raw, class_name, shown
 from foveate.errors import DataError
 from foveate.formats import Format
 from foveate.formats._boxed import NO_BOX, Gathering, Placed, copied, is_there
-from foveate.images import listed, printable
+from foveate.formats._coco_files import ORDER, annotation_files, image_folders, split_of
+from foveate.images import printable
 from foveate.masks import area
-from foveate.splits import split_named
-from foveate.types import Boxes, Split, Table
+from foveate.types import Boxes, Table
 
 _ORPHANS = "annotations of images that are not listed, dropped"
-_OTHER_TASKS = ("captions", "person_keypoints", "panoptic", "stuff", "image_info")  # of the same images, in COCO's own folder
-_HEAD = 65_536  # bytes that are looked at to recognise a file
-_LISTS = re.compile(rb'"(images|annotations|categories)"\s*:\s*\[')
-_ORDER: tuple[Split | None, ...] = ("train", "val", "test", None)
 
 Entry = dict[str, Any]
 
@@ -39,13 +34,13 @@ class Coco(Format):
 
     def sniff(self, path: Path) -> bool:
         try:
-            return bool(_files(path))
+            return bool(annotation_files(path))
         except (DataError, OSError):
             return False
 
     def read(self, path: Path) -> Table:
         """The table of one file, or of all files of a folder. Raises DataError with the file."""
-        files = _files(path) or [path]
+        files = annotation_files(path) or [path]
         if path.is_dir() and files == [path]:
             raise DataError("there are no COCO annotations here", where=printable(path), hint="give the .json file itself")
         root = path if path.is_dir() else path.parent.parent if path.parent.name.casefold() == "annotations" else path.parent
@@ -59,7 +54,7 @@ class Coco(Format):
         notes: list[str] = []
         images, numbers = list(enumerate(copied(table, folder / "images", notes), start=1)), count(1)
         (folder / "annotations").mkdir(exist_ok=True)
-        for split in _ORDER:
+        for split in ORDER:
             mine = [(number, image) for number, image in images if image.sample.split == split]
             content = _content_of(mine, table.classes, numbers)
             if content["images"]:
@@ -67,37 +62,6 @@ class Coco(Format):
                 text = json.dumps(content, ensure_ascii=False)
                 (folder / "annotations" / name).write_text(text, encoding="utf-8")
         return tuple(notes)
-
-
-# --- which files
-
-
-def _files(path: Path) -> list[Path]:
-    """The files of annotations at a path; those of train first."""
-    if path.is_file():
-        return [path] if _is_annotations(path) else []
-    inner = [child for child in listed(path) if child.is_dir() and _may_hold(child.name)]
-    files = [file for folder in (path, *inner) for file in listed(folder) if _is_annotations(file)]
-    return sorted(files, key=lambda file: (_ORDER.index(_split_of(file)), file))
-
-
-def _may_hold(name: str) -> bool:
-    return name.casefold() in ("annotations", "labels") or split_named(name) is not None
-
-
-def _is_annotations(file: Path) -> bool:
-    if file.suffix.lower() != ".json" or not file.is_file() or file.stem.startswith(_OTHER_TASKS):
-        return False
-    with file.open("rb") as opened:
-        head = opened.read(_HEAD)
-    return head.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{") and _LISTS.search(head) is not None
-
-
-def _split_of(file: Path) -> Split | None:
-    """instances_train2017.json, valid/_annotations.coco.json: what the name says, or the folder's."""
-    words = re.findall("[a-z]+", file.stem.casefold())
-    found = (split_named(word) for word in (*reversed(words), file.parent.name))
-    return next((split for split in found if split), None)
 
 
 # --- JSON -> boxes
@@ -125,7 +89,7 @@ def _take(file: Path, root: Path, gathering: Gathering) -> list[str]:
             gathering.findings.add(NO_BOX, str(pictures[number].get("file_name")))
     if orphans and orphans == len(content["annotations"]):
         raise DataError("no annotation belongs to an image", where=where, why="no image_id is the id of one of the images")
-    folders, split = list(_folders(file, root)), _split_of(file)
+    folders, split = list(image_folders(file, root)), split_of(file)
     for number, entry in pictures.items():
         group = entry.get("group")
         gathering.take(_place(entry, folders, where), raws[number], split, str(group) if group else None, _size(entry))
@@ -198,15 +162,6 @@ def _size(entry: Entry) -> tuple[int, int] | None:
     """The stated (H, W)."""
     height, width = entry.get("height"), entry.get("width")
     return (height, width) if isinstance(height, int) and isinstance(width, int) and height > 0 and width > 0 else None
-
-
-def _folders(file: Path, root: Path) -> Iterator[Path]:
-    """Where the images of a file may lie; first the places for all splits, so that a subfolder `train` means what it says."""
-    words = [file.stem.rsplit("_", 1)[-1], _split_of(file) or ""]
-    beside = [] if file.parent.name.casefold() == "annotations" else [file.parent]
-    below = [root / inner / word for word in words for inner in ("", "images")]
-    places = dict.fromkeys([*beside, root / "images", root, root / "data", *below])
-    return (place for place in places if place.is_dir())
 
 
 def _place(entry: Entry, folders: list[Path], where: str) -> Path:

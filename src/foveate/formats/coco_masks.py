@@ -19,9 +19,10 @@ import numpy as np
 from foveate import images
 from foveate.errors import BrokenImage, DataError
 from foveate.formats import Format
-from foveate.images import listed, printable
-from foveate.masks import decoded, filled
-from foveate.splits import split_named
+from foveate.formats._boxed import is_there
+from foveate.formats._coco_files import annotation_files, image_folders, split_of
+from foveate.images import printable
+from foveate.masks import decoded, read
 from foveate.types import Regions, Sample, Split, Table
 
 _BACKGROUND = "background"
@@ -39,7 +40,7 @@ class CocoMasks(Format):
 
     def read(self, path: Path) -> Table:
         """The table of one file or of all files of a folder. Only heads of images are read."""
-        files = [_File.of(file) for file in _annotation_files(path)]
+        files = [_File.of(file) for file in _files(path)]
         used = {file.names[shape["category_id"]] for file in files for shape in file.shapes()}
         if not used:
             raise DataError("no object here has a mask", where=printable(path), hint="for boxes, use --format coco")
@@ -54,23 +55,11 @@ class CocoMasks(Format):
         return Table(tuple(sorted(samples, key=lambda sample: sample.key)), classes, "coco_masks", root, notes=tuple(notes))
 
 
-def _annotation_files(path: Path) -> list[Path]:
-    if path.is_file():
-        return [path]
-    folders = [path, *(child for child in listed(path) if child.is_dir() and _may_hold(child.name))]
-    files = [file for folder in folders for file in listed(folder) if file.suffix.lower() == ".json" and _is_instances(file)]
+def _files(path: Path) -> list[Path]:
+    files = [path] if path.is_file() else annotation_files(path)
     if not files:
         raise DataError("there are no COCO annotations here", where=printable(path), hint="give the .json file itself")
     return files
-
-
-def _may_hold(name: str) -> bool:
-    return name.casefold() in ("annotations", "labels") or split_named(name) is not None
-
-
-def _is_instances(file: Path) -> bool:
-    """COCO's folder also holds captions and key points of the same images."""
-    return not file.stem.startswith(("captions", "person_keypoints", "image_info"))
 
 
 @dataclass
@@ -100,7 +89,7 @@ class _File:
         except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
             why = f"it has no {error}" if isinstance(error, KeyError) else str(error)
             raise DataError("this is not a file of COCO annotations", where=printable(path), why=why) from None
-        file = cls(path, pictures, names, by_image, _split_of(path))
+        file = cls(path, pictures, names, by_image, split_of(path))
         if bare:
             file.notes.append(f"{bare} objects in {path.name!r} have a box only: they are background here")
         return file
@@ -110,7 +99,8 @@ class _File:
 
     def samples(self, root: Path, classes: tuple[str, ...], notes: list[str]) -> Iterator[Sample]:
         missing = []
-        folders = _image_folders(self.path, root)
+        beside = self.path.parent.parent if self.path.parent.name.casefold() == "annotations" else self.path.parent
+        folders = [*image_folders(self.path, root), *image_folders(self.path, beside)]
         for picture in self.images:
             path = _picture_path(folders, picture["file_name"])
             if path is None:
@@ -133,40 +123,26 @@ def painted(shapes: tuple[Shape, ...], size: tuple[int, int], where: str) -> np.
     for place, shape in shapes:
         try:
             mask[_inside(shape, size)] = place
-        except (ValueError, TypeError, KeyError, IndexError) as error:
+        except (ValueError, TypeError) as error:
             why = f"it fits no picture of {size[1]} x {size[0]} px: {error}"
             raise DataError("a shape of this image cannot be painted", where=where, why=why) from None
     return mask
 
 
 def _inside(shape: Any, size: tuple[int, int]) -> np.ndarray:
-    """(H, W) bool."""
+    """(H, W) bool. Polygons of less than three corners are nothing."""
     if isinstance(shape, list):
-        polygons = [[float(number) for number in polygon] for polygon in shape if len(polygon) >= 6]
-        return filled(polygons, size) if polygons else np.zeros(size, dtype=bool)
-    if isinstance(shape["counts"], str):
-        return decoded(shape)
-    counts = np.asarray(shape["counts"], dtype=np.int64)  # of pixels outside, inside, outside, ..., column by column
-    height, width = shape["size"]
-    return np.repeat(np.arange(len(counts)) % 2 == 1, counts).reshape(width, height).T
-
-
-def _split_of(path: Path) -> Split | None:
-    """instances_train2017.json, valid/_annotations.coco.json: what the name says, or the folder's."""
-    words = path.stem.replace("-", "_").replace(".", "_").split("_")
-    found = (split_named(word.rstrip("0123456789")) for word in (*reversed(words), path.parent.name))
-    return next((split for split in found if split), None)
-
-
-def _image_folders(annotations: Path, root: Path) -> list[Path]:
-    """Where the images of a file may lie: beside it, in the root, in images/, and in a folder called like the end of its name."""
-    word = annotations.stem.rsplit("_", 1)[-1]
-    bases = dict.fromkeys([annotations.parent, root, annotations.parent.parent])
-    return [base / inner for base in bases for inner in ("", "images", word, f"images/{word}", f"{word}/images")]
+        shape = [polygon for polygon in shape if len(polygon) >= 6]
+        if not shape:
+            return np.zeros(size, dtype=bool)
+    runs = read(shape, size)
+    if runs is None:
+        raise ValueError("neither polygons nor run lengths of this size")
+    return decoded(runs)
 
 
 def _picture_path(folders: list[Path], name: str) -> Path | None:
-    return next((folder / name for folder in folders if (folder / name).is_file()), None)
+    return next((folder / name for folder in folders if is_there(folder / name)), None)
 
 
 def _refuse_other_size(path: Path, size: tuple[int, int]) -> None:
