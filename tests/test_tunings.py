@@ -43,48 +43,54 @@ def trained(model, size: int, steps: int = 3):
     return model.eval()
 
 
-@pytest.mark.parametrize("name", NETWORKS)
-@pytest.mark.parametrize("tuning", TUNINGS.names())
-def test_frozen_means_frozen_and_the_rest_moves(name, tuning):
+CONVOLUTIONAL = {"test_efficientnet", "test_resnet"}
+REFUSED = {  # tuning -> networks that it cannot be applied to
+    "vera": CONVOLUTIONAL,
+    "fourierft": CONVOLUTIONAL,
+    "adaptformer": CONVOLUTIONAL,
+    "peft": CONVOLUTIONAL,
+    "vpt": CONVOLUTIONAL | {"test_convnext"},
+}
+PAIRS = [(name, tuning) for name in NETWORKS for tuning in TUNINGS.names() if name not in REFUSED.get(tuning, ())]
+
+
+@pytest.mark.parametrize(("name", "tuning"), [(name, tuning) for tuning, names in REFUSED.items() for name in sorted(names)])
+def test_what_a_backbone_cannot_take_is_refused_with_a_way_out(name, tuning):
+    with pytest.raises(UsageError) as refusal:
+        build(recipe(name, tuning), CLASSES)
+    assert refusal.value.hint
+
+
+@pytest.mark.parametrize(("name", "tuning"), PAIRS)
+def test_frozen_means_frozen_and_the_rest_moves_and_is_saved(name, tuning):
     model = build(recipe(name, tuning), CLASSES)
     before, moved = fingerprint(model.frozen()), {key: value.clone() for key, value in model.changed().items()}
-    trained(model, model.backbone.input.size)
+    kept = model.frozen()
+    trained(model, model.backbone.input.size, steps=4)
     assert fingerprint(model.frozen()) == before
     after = model.changed()
-    assert not torch.equal(after["head.linear.weight"], moved["head.linear.weight"])
+    assert set(kept) | set(after) == set(model.state_dict())
     parameters = dict(model.named_parameters())
     still = [key for key in after if key in parameters and torch.equal(after[key], moved[key])]
-    assert len(still) <= (0 if tuning in ("probe", "head") else 0.6 * len(after))  # branches that start at zero pass no gradient on
-    assert set(model.frozen()) | set(after) == set(model.state_dict())
+    assert len(still) <= (0 if tuning in ("probe", "head") else 0.8 * len(after))  # branches that start at zero pass no gradient on
 
-
-@pytest.mark.parametrize("name", NETWORKS)
-@pytest.mark.parametrize("tuning", TUNINGS.names())
-def test_what_is_saved_restores_the_answers(name, tuning):
-    model = build(recipe(name, tuning), CLASSES)
-    kept = model.frozen()
-    model = trained(model, model.backbone.input.size)
     again = build(recipe(name, tuning), CLASSES)
-    again.load_state_dict(kept, strict=False)
-    again.put({key: value.clone() for key, value in model.changed().items()})
+    assert fingerprint(again.frozen()) == before
+    again.put({key: value.clone() for key, value in after.items()})
     part = batch(model.backbone.input.size, seed=9)
     with torch.inference_mode():
         assert torch.equal(model(part), again(part))
+        if not model.tuning.unmergeable:
+            _assert_merged(again, model(part), part, recipe(name, "full"))
+        else:
+            with pytest.raises(UsageError, match="cannot be folded"):
+                again.merge()
 
 
-@pytest.mark.parametrize("name", NETWORKS)
-def test_lora_merges_into_the_plain_network(name):
-    model = build(recipe(name, "lora"), CLASSES)
-    model = trained(model, model.backbone.input.size, steps=4)
-    assert sum(value.numel() for value in model.changed().values()) < 0.7 * sum(value.numel() for value in model.state_dict().values())
-    part = batch(model.backbone.input.size, seed=9)
-    with torch.inference_mode():
-        before = model(part)
-        model.merge()
-        after = model(part)
-    plain = build(recipe(name, "full"), CLASSES)
-    assert set(model.state_dict()) == set(plain.state_dict())
-    torch.testing.assert_close(after, before, rtol=1e-4, atol=1e-4)
+def _assert_merged(model, before, part, plain):
+    model.merge()
+    assert set(model.state_dict()) == set(build(plain, CLASSES).state_dict())
+    torch.testing.assert_close(model(part), before, rtol=1e-4, atol=1e-4)  # random networks blow up rounding: see test_adapters
 
 
 def test_last_moves_exactly_the_last_blocks():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -24,6 +25,7 @@ class Model(nn.Module):
         self.backbone, self.head = backbone, task.head(backbone)
         self.task, self.tuning, self.keep_norms = task, tuning, keep_norms
         tuning.apply(self)
+        self._changing = frozenset(self._may_change())
 
     def forward(self, batch: Batch) -> Any:
         return self.head(self.backbone(batch.images, self.task.needs), batch)
@@ -41,18 +43,11 @@ class Model(nn.Module):
 
     def changed(self) -> dict[str, Tensor]:
         """The tensors that training may move: parameters with gradients, buffers of live modules, and the whole head."""
-        live = {name for name, module in self.named_modules() if _is_live(module)}
-        trained = {name for name, parameter in self.named_parameters() if parameter.requires_grad}
-        return {
-            name: tensor
-            for name, tensor in self.state_dict().items()
-            if name in trained or name.startswith("head.") or (_is_buffer(self, name) and name.rpartition(".")[0] in live)
-        }
+        return {name: tensor for name, tensor in self.state_dict().items() if name in self._changing}
 
     def frozen(self) -> dict[str, Tensor]:
         """All other tensors: they come with the backbone's weights."""
-        changed = self.changed()
-        return {name: tensor for name, tensor in self.state_dict().items() if name not in changed}
+        return {name: tensor for name, tensor in self.state_dict().items() if name not in self._changing}
 
     def put(self, tensors: dict[str, Tensor]) -> None:
         """Copies what `changed` gave; raises WeightsError when a tensor is missing, unknown or of another shape."""
@@ -65,6 +60,14 @@ class Model(nn.Module):
     def merge(self) -> None:
         """Folds added parameters into the network, for good: the same answers, a little faster."""
         self.tuning.merge(self)
+
+    def _may_change(self) -> Iterator[str]:
+        """Asked once: a tuning may hold weights still for a while that move later on."""
+        live = {name for name, module in self.named_modules() if _is_live(module)}
+        trained = {name for name, parameter in self.named_parameters() if parameter.requires_grad}
+        for name in self.state_dict():
+            if name in trained or name.startswith("head.") or (_is_buffer(self, name) and name.rpartition(".")[0] in live):
+                yield name
 
 
 def build(recipe: Recipe, classes: tuple[str, ...], *, weights: str | None = None) -> Model:
@@ -102,9 +105,11 @@ def _family(name: str) -> Any:
 
 
 def _rest(module: nn.Module) -> None:
+    """What is frozen goes into eval mode, and so do statistics that are not saved with a scale or a shift of their own."""
     for child in module.children():
         parameters = list(child.parameters())
-        if parameters and not any(parameter.requires_grad for parameter in parameters):
+        frozen = bool(parameters) and not any(parameter.requires_grad for parameter in parameters)
+        if frozen or (hasattr(child, "running_mean") and not _is_live(child)):
             child.eval()
         else:
             _rest(child)

@@ -41,13 +41,37 @@ def factor(recipe: TrainingRecipe, step: int, steps: int) -> float:
     return 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, steps - warm)))
 
 
+class Anchor:
+    """Pulls the moving weights of the backbone towards where they stood when this was made (L2-SP, Li et al. 2018).
+
+    Decoupled from the gradient as AdamW's decay is, so that `strength` means the same for every optimiser; with plain SGD it
+    is the penalty's gradient.
+    """
+
+    def __init__(self, model: Model, strength: float) -> None:
+        self.strength = strength
+        moving = [parameter for parameter in model.backbone.parameters() if parameter.requires_grad] if strength else []
+        self.starts = {parameter: parameter.detach().clone() for parameter in moving}
+
+    @torch.no_grad()
+    def pull(self, chosen: torch.optim.Optimizer) -> None:
+        """After a step of the optimiser; weights without a gradient hold still."""
+        for group in chosen.param_groups:
+            for parameter in group["params"]:
+                if parameter in self.starts and parameter.grad is not None:
+                    parameter.lerp_(self.starts[parameter], group["lr"] * self.strength)
+
+
 def _groups(model: Model, recipe: TrainingRecipe) -> list[dict[str, Any]]:
-    """Parameters by level and by whether they decay; biases, norms and other vectors do not."""
+    """Parameters by level and by whether they decay; biases, norms and other vectors (of any shape) do not, and a backbone that is
+    pulled towards its start is not pulled towards 0 as well."""
     levels = _levels(model) if model.tuning.layerwise else {}
+    anchored = {id(parameter) for parameter in model.backbone.parameters()} if recipe.l2_sp else set()
     groups: dict[tuple[int, bool], list[nn.Parameter]] = {}
     for parameter in model.parameters():
         if parameter.requires_grad:
-            groups.setdefault((levels.get(id(parameter), 0), parameter.ndim > 1), []).append(parameter)
+            decays = parameter.squeeze().ndim > 1 and id(parameter) not in anchored
+            groups.setdefault((levels.get(id(parameter), 0), decays), []).append(parameter)
     return [
         {
             "params": parameters,

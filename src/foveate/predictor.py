@@ -40,7 +40,7 @@ class Answer:
 
 
 class Predictor:
-    """Made by `load`. `model` is in eval mode, its added parameters folded in."""
+    """Made by `load`. `model` is in eval mode, its added parameters folded in where that can be."""
 
     def __init__(self, run: Run, recipe: Recipe, model: Model, device: torch.device) -> None:
         self.run, self.recipe, self.model, self.device = run, recipe, model, device
@@ -109,7 +109,8 @@ def load(run: Path | str, device: str = "auto") -> Predictor:
             hint="bring back the weights named in recipe.yaml",
         )
     model.put(read_tensors(opened.folder / "model.safetensors"))
-    model.merge()
+    if not model.tuning.unmergeable:
+        model.merge()
     return Predictor(opened, recipe, model, device_of(device))
 
 

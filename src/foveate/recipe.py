@@ -60,6 +60,7 @@ class TrainingRecipe(Section):
     lr: float = Field(1e-3, gt=0, description="peak learning rate of the head and of the last blocks")
     layer_decay: float | None = Field(None, gt=0, le=1, description="learning-rate factor per block towards the input (12 steps at most); default: 1 with batch normalisation, 0.75 without")
     weight_decay: float = Field(0.05, ge=0, description="decoupled decay for adamw, L2 penalty for adam and sgd; not on biases and norms")
+    l2_sp: float = Field(0.0, ge=0, description="pull of the backbone's moving weights towards where they began, in the place of weight_decay (L2-SP, Li et al. 2018); 0 = off")
     momentum: float = Field(0.9, ge=0, lt=1, description="momentum of sgd")
     warmup: float = Field(0.1, ge=0, lt=1, description="share of the steps over which the rate climbs linearly")
     schedule: Literal["cosine", "constant"] = Field("cosine", description="how the learning rate falls after warm-up")

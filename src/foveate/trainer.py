@@ -22,7 +22,7 @@ from foveate import console
 from foveate.data import Order, Pictures, even_parts, key, loader
 from foveate.errors import Interrupted, RunError, WeightsError
 from foveate.model import Model
-from foveate.optimizer import factor, optimizer, set_rate
+from foveate.optimizer import Anchor, factor, optimizer, set_rate
 from foveate.precision import Way
 from foveate.recipe import Recipe
 from foveate.run import Checkpoint, Run, newest_checkpoint, save_checkpoint
@@ -67,6 +67,7 @@ class Trainer:
         self.model = model.to(device=device, memory_format=self.way.layout)  # type: ignore[call-overload]
         self.multilabel = bool(recipe.task.settings.get("multilabel"))
         self.optimizer = optimizer(model, recipe.training)
+        self.anchor = Anchor(model, recipe.training.l2_sp)
         self.live = model.changed()
         self.buffers = [tensor for name, tensor in model.named_buffers() if name in self.live]
         self.average = {name: tensor.clone() for name, tensor in self.live.items()} if recipe.training.ema else {}
@@ -99,6 +100,7 @@ class Trainer:
     def _epoch(self, stop: Stop) -> None:
         training = self.recipe.training
         order = Order(len(self.pictures), training.batch_size, seed=self.recipe.seed, epoch=self.state.epoch, start=self.state.done)
+        self.model.tuning.begin_epoch(self.model, self.state.epoch, training.epochs)
         self.model.train()
         title = f"epoch {self.state.epoch + 1}/{training.epochs}"
         with console.progress(len(order) * training.batch_size, title) as bar:
@@ -116,10 +118,13 @@ class Trainer:
         torch.manual_seed(key(self.recipe.seed, "step", self.state.step))
         before = [(tensor, tensor.clone()) for tensor in self.buffers]
         loss = self._gradients(mixed(batch, self.recipe.augment))
+        self.model.tuning.add_gradients(self.model)
         set_rate(self.optimizer, self.recipe.training, self.state.step, self.steps)
         norm = torch.nn.utils.clip_grad_norm_(self._moving(), self.recipe.training.clip or math.inf)
         if math.isfinite(loss) and bool(norm.isfinite()):
             self.optimizer.step()
+            self.anchor.pull(self.optimizer)
+            self.model.tuning.stepped(self.model, self.state.step, self.steps)
             self._follow()
             self.state.bad, self.state.loss_sum = 0, self.state.loss_sum + loss
         else:
@@ -232,6 +237,7 @@ class Trainer:
 
     def _save(self) -> None:
         parts = {"model": self.live, "average": self.average, "kept": self.kept, "optimizer": _flat(self.optimizer)}
+        parts["tuning"] = self.model.tuning.memory()
         tensors = {
             f"{part}.{name}": tensor.detach().cpu().contiguous().clone()
             for part, named in parts.items()
@@ -251,6 +257,7 @@ class Trainer:
         _copy(_part(found.tensors, "average"), self.average)
         self.kept = _part(found.tensors, "kept")
         _restore(self.optimizer, _part(found.tensors, "optimizer"))
+        self.model.tuning.remember(_part(found.tensors, "tuning"))
         console.say(f"resumed at epoch {self.state.epoch + 1}, step {self.state.step}")
 
     def _asked(self, stop: Stop) -> bool:

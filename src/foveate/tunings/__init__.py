@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from typing import Any, ClassVar, Protocol
 
 from pydantic import BaseModel, ConfigDict
-from torch import nn
+from torch import Tensor, nn
 
 from foveate.backbones import Backbone
+from foveate.errors import UsageError
 from foveate.shelf import Shelf
 
 
@@ -28,10 +30,15 @@ class Tuning(ABC):
 
     `needs_steps`: False when the head is solved on features of the frozen backbone and nothing else moves.
     `layerwise`: whether learning rates fall towards the input (training.layer_decay).
+    `unmergeable`: why what it adds cannot be folded into the network; empty where it can, with the same answers.
+    `rung`: its place on the ladder of `--tuning auto`, the cheapest first. The whole part counts rungs, of several on one the
+    first that fits the backbone and the task is taken. None: not on the ladder.
     """
 
     needs_steps: ClassVar[bool] = True
     layerwise: ClassVar[bool] = True
+    unmergeable: ClassVar[str] = ""
+    rung: ClassVar[float | None] = None
     Settings: ClassVar[type[TuningSettings]] = TuningSettings
 
     def __init__(self, settings: Any) -> None:
@@ -39,10 +46,34 @@ class Tuning(ABC):
 
     @abstractmethod
     def apply(self, model: Adaptable) -> None:
-        """Freezes, unfreezes or injects; called once on a fresh model, before training as before loading."""
+        """Freezes, unfreezes or injects; called once on a fresh model, before training as before loading.
 
-    def merge(self, model: Adaptable) -> None:  # noqa: B027  (most tunings add nothing that could be merged)
+        What has a gradient afterwards is what a run saves. Raises UsageError for a backbone that it cannot be applied to.
+        """
+
+    def merge(self, model: Adaptable) -> None:
         """Folds added parameters into the weights, so that the network is the plain one again."""
+        if self.unmergeable:
+            what = f"what the tuning {type(self).__module__.rpartition('.')[2]!r} adds cannot be folded into the network"
+            raise UsageError(what, why=self.unmergeable, hint="use it as it is, or fit with a tuning that merges, such as lora")
+
+    # --- what some need while they train
+
+    def begin_epoch(self, model: Adaptable, epoch: int, epochs: int) -> None:  # noqa: B027
+        """Before each epoch: may hold weights still that `apply` let move."""
+
+    def add_gradients(self, model: Adaptable) -> None:  # noqa: B027
+        """After each backward pass: may add the gradient of a penalty of its own."""
+
+    def stepped(self, model: Adaptable, step: int, steps: int) -> None:  # noqa: B027
+        """After each step of the optimiser, 0 <= step < steps; gradients are still there."""
+
+    def memory(self) -> dict[str, Tensor]:
+        """What it remembers from step to step; saved in checkpoints, so that a resumed run is the same run."""
+        return {}
+
+    def remember(self, memory: Mapping[str, Tensor]) -> None:  # noqa: B027
+        """Takes back what `memory` gave."""
 
 
 TUNINGS: Shelf[Tuning] = Shelf("foveate.tunings", Tuning, "tuning")

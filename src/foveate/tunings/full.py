@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from foveate.tunings import Adaptable, Tuning
 
 
 class Full(Tuning):
+    rung: ClassVar[float | None] = 5
+
     def apply(self, model: Adaptable) -> None:
         model.backbone.requires_grad_(True)
         model.head.requires_grad_(True)

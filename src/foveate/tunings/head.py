@@ -8,6 +8,7 @@ from foveate.tunings import Adaptable, Tuning
 
 
 class Head(Tuning):
+    rung: ClassVar[float | None] = 1.5
     layerwise: ClassVar[bool] = False
 
     def apply(self, model: Adaptable) -> None:

@@ -15,6 +15,7 @@ class LastSettings(TuningSettings):
 
 
 class Last(Tuning):
+    rung: ClassVar[float | None] = 2
     Settings: ClassVar[type[TuningSettings]] = LastSettings
     settings: LastSettings
 

@@ -1,0 +1,22 @@
+"""Every bias of the backbone, and the head (BitFit, Ben Zaken et al. 2022)."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from foveate.errors import UsageError
+from foveate.tunings import Adaptable, Tuning
+
+
+class Bias(Tuning):
+    layerwise: ClassVar[bool] = False
+    rung: ClassVar[float | None] = 3.5
+
+    def apply(self, model: Adaptable) -> None:
+        biases = [value for name, value in model.backbone.named_parameters() if name.rpartition(".")[2].endswith("bias")]
+        if not biases:
+            raise UsageError("this backbone has no bias", where="tuning", hint="--tuning lora")
+        model.backbone.requires_grad_(False)
+        for value in biases:
+            value.requires_grad_(True)
+        model.head.requires_grad_(True)

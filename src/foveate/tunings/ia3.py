@@ -1,0 +1,23 @@
+"""A learnt factor for every output of a frozen layer (IA3, Liu et al. 2022), here of linear layers and convolutions."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from peft import IA3Config
+from torch import nn
+
+from foveate.tunings import Adaptable
+from foveate.tunings._layers import is_any
+from foveate.tunings._peft import PeftTuning
+
+
+class Ia3(PeftTuning):
+    lacks: ClassVar[str] = "linear layer and no convolution"
+
+    @staticmethod
+    def fits(module: nn.Module) -> bool:
+        return is_any(module)
+
+    def config(self, model: Adaptable, targets: list[str]) -> Any:
+        return IA3Config(target_modules=targets, feedforward_modules=[])
