@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import striped
 from PIL import Image
 
+from conftest import striped
 from foveate.data import Order, loader
 from foveate.errors import Interrupted, UnknownName, UsageError, WeightsError
 from foveate.model import build

@@ -8,19 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
 if TYPE_CHECKING:
     from foveate.predictor import Answer, Predictor
     from foveate.recipe import Recipe
+    from foveate.verbs._adapt import FitResult
+    from foveate.verbs._race import RaceResult
     from foveate.verbs.convert import ConvertResult
     from foveate.verbs.demo import DemoResult
     from foveate.verbs.evaluate import EvaluateResult
-    from foveate.verbs.fit import FitResult
     from foveate.verbs.models import ModelsResult
     from foveate.verbs.runs import RunsResult
 
-__all__ = ["__version__", "convert", "demo", "evaluate", "fit", "load", "models", "predict", "runs"]
+__all__ = ["__version__", "continue_", "convert", "demo", "evaluate", "fit", "load", "models", "predict", "runs"]
 __version__ = "0.1.0"
 
 Place = str | Path
@@ -46,6 +47,18 @@ def fit(
     base = recipe if isinstance(recipe, Recipe) or recipe is None else load_recipe(Path(recipe))
     settled = recipe_from(data, words, settings or {}, base)
     return run(settled, _path(out), _path(resume), "foveate.fit(...)")
+
+
+def continue_(
+    run: Place, data: Place, *, out: Place | None = None, settings: dict[str, Any] | None = None
+) -> FitResult:
+    """Adds the images or classes at `data` to what the finished `run` has learnt, in a new run, and measures what it forgets.
+
+    `settings`: dotted fields of the recipe: {"start.replay": 0.2, "start.distill": 1}.
+    """
+    from foveate.verbs.continuing import continue_ as go_on
+
+    return go_on(Path(run), Path(data), _path(out), settings, "foveate.continue_(...)")
 
 
 def evaluate(run: Place, data: Place | None = None, **options: Any) -> EvaluateResult:
@@ -84,11 +97,26 @@ def runs(folder: Place = "runs") -> RunsResult:
     return listed(Path(folder))
 
 
-def models(word: str = "") -> ModelsResult:
-    """The backbones whose names hold `word`; without a word a few good starts."""
+@overload
+def models(*words: str) -> ModelsResult: ...
+
+
+@overload
+def models(*words: str, race: Place, **options: Any) -> RaceResult: ...
+
+
+def models(*words: str, race: Place | None = None, **options: Any) -> ModelsResult | RaceResult:
+    """The backbones whose names hold one of the `words`; without a word a few good starts.
+
+    With `race` they are compared on the images of that data; options: images, size, seed, format, device, strict.
+    """
+    if race is not None:
+        from foveate.verbs._race import race as compare
+
+        return compare(Path(race), *words, **options)
     from foveate.verbs.models import models as listed
 
-    return listed(word)
+    return listed(*words, **options)
 
 
 def demo(out: Place | None = None) -> DemoResult:

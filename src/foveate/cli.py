@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 import os
 import shlex
 import sys
 import tempfile
+import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +17,18 @@ import click
 from foveate import __version__, console
 from foveate.errors import FoveateError, UsageError, near_names
 
+_STARTED = time.monotonic()  # a time budget counts from here: imports take seconds
 _FOLDERS = ["pictures", "coco", "yolo", "masks"]
+_CONTINUED = {  # the short words of `continue`
+    "replay": "start.replay",
+    "distill": "start.distill",
+    "format": "data.format",
+    "epochs": "training.epochs",
+    "minutes": "training.minutes",
+    "lr": "training.lr",
+    "seed": "seed",
+    "device": "device",
+}
 _SPLITS = ["auto", "train", "val", "test", "all"]
 _JSON = click.Option(["--json", "as_json"], is_flag=True, help="Last line on stdout: one JSON object; all else to stderr.")
 
@@ -162,7 +170,7 @@ def _fit() -> click.Command:
         given = {word: value for word, value in words.items() if value is not None}
         base = load_recipe(recipe) if recipe else None
         settled = recipe_from(data, given, dict(parse_assignment(text) for text in settings), base)
-        _shown(fit(settled, out, resume, _typed()), as_json)
+        _shown(fit(settled, out, resume, _typed(), _STARTED), as_json)
 
     params: list[click.Parameter] = [
         _path_argument("data", required=False),
@@ -175,10 +183,39 @@ def _fit() -> click.Command:
     return _command("fit", run, params, "foveate fit photos --tuning full --epochs 20")
 
 
-def _recipe_options() -> Iterator[click.Option]:
-    from foveate.recipe import WORDS, default_of, field_of
+def _continue() -> click.Command:
+    """Adds images or classes to a finished run, and measures what it forgets."""
 
-    for word, dotted in WORDS.items():
+    def run(run: Path, data: Path, out: Path | None, as_json: bool, **words: Any) -> None:
+        console.setup(json=as_json)
+        from foveate.recipe import parse_assignment
+        from foveate.verbs.continuing import continue_
+
+        settings = dict(parse_assignment(text) for text in words.pop("set_"))
+        stated = {_CONTINUED[word]: value for word, value in words.items() if value is not None}
+        _shown(continue_(run, data, out, {**stated, **settings}, _typed(), _STARTED), as_json)
+
+    params: list[click.Parameter] = [
+        _path_argument("run"),
+        _path_argument("data"),
+        _option("--out", type=click.Path(path_type=Path), help="The run folder to make; default: runs/NAME-N."),
+        *_named_options(_CONTINUED),
+        _option("--set", "set_", multiple=True, metavar="FIELD=VALUE", help="Any field of the recipe; the rest is as in RUN."),
+    ]
+    return _command("continue", run, params, "foveate continue runs/photos-lora-1 new_photos --replay 0.2")
+
+
+def _recipe_options() -> Iterator[click.Option]:
+    from foveate.recipe import WORDS
+
+    return _named_options(WORDS)
+
+
+def _named_options(words: dict[str, str]) -> Iterator[click.Option]:
+    """An option for each short word and the field of the recipe that it means."""
+    from foveate.recipe import default_of, field_of
+
+    for word, dotted in words.items():
         kind, text = field_of(dotted)
         flag = f"--{word.replace('_', '-')}"
         help_ = f"{text[0].upper()}{text[1:]}{_listed_names(word)}.{_default(default_of(dotted))}"
@@ -241,15 +278,10 @@ def _predict() -> click.Command:
 
     def run(run: Path, images: tuple[Path, ...], format: str, out: Path | None, as_json: bool, **words: Any) -> None:
         console.setup(json=True)  # stdout belongs to the answers
+        from foveate.outputs import written
         from foveate.verbs.predict import predict
 
-        answers = predict(run, _listed(images), **words)
-        if format in _FOLDERS:
-            counted = _Counted(answer.row() for answer in _saved(answers, format, out))
-            console.say(f"{len(list(counted)) - counted.errors} answers in {out}")
-        else:
-            counted = _Counted(answer.row() for answer in answers)
-            _written(_csv(counted) if format == "csv" else (json.dumps(row, ensure_ascii=False) for row in counted), out)
+        counted = written(predict(run, _listed(images), **words), format, out)
         if counted.errors:
             console.warn(f"{counted.errors} of {counted.rows} images could not be read")
         if as_json:
@@ -271,56 +303,12 @@ def _predict() -> click.Command:
     return _command("predict", run, params, "foveate predict runs/photos-probe-1 new_photos --format csv")
 
 
-def _saved(answers: Iterable[Any], form: str, out: Path | None) -> list[Any]:
-    from foveate.outputs import save
-
-    if out is None:
-        raise UsageError(f"--format {form} writes a folder", hint=f"--out FOLDER --format {form}")
-    return save(answers, form, out)
-
-
 def _listed(images: Iterable[Path]) -> Iterator[Path]:
     for image in images:
         if str(image) == "-":
             yield from (Path(line.rstrip("\n")) for line in sys.stdin if line.strip())
         else:
             yield image
-
-
-class _Counted:
-    """Passes rows on and counts them."""
-
-    def __init__(self, rows: Iterable[dict[str, Any]]) -> None:
-        self.source, self.rows, self.errors = rows, 0, 0
-
-    def __iter__(self) -> Iterator[dict[str, Any]]:
-        for row in self.source:
-            self.rows += 1
-            self.errors += "error" in row
-            yield row
-
-
-def _csv(rows: Iterable[dict[str, Any]]) -> Iterator[str]:
-    """A header, then a line a row; what is nested is JSON."""
-    columns = ["path", "answer", "confidence", "scores", "error"]
-    buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, columns, lineterminator="")
-    for row in chain([dict(zip(columns, columns, strict=True))], rows):
-        buffer.seek(0)
-        buffer.truncate()
-        writer.writerow({name: json.dumps(value) if isinstance(value, dict | list) else value for name, value in row.items()})
-        yield buffer.getvalue()
-
-
-def _written(lines: Iterable[str], out: Path | None) -> None:
-    """To stdout as they come; to a file complete or not at all."""
-    if out is None:
-        console.lines(lines)
-        return
-    from foveate.run import written_aside
-
-    with written_aside(out) as aside, aside.open("w", encoding="utf-8") as file:
-        file.writelines(f"{line}\n" for line in lines)
 
 
 def _convert() -> click.Command:
@@ -354,15 +342,25 @@ def _runs() -> click.Command:
 
 
 def _models() -> click.Command:
-    """The backbones that can be adapted; WORD picks some."""
+    """The backbones that can be adapted; WORDS pick some, --race DATA compares some on your images."""
 
-    def run(word: str, as_json: bool) -> None:
+    def run(words: tuple[str, ...], race: Path | None, as_json: bool, **options: Any) -> None:
         console.setup(json=as_json)
-        from foveate.verbs.models import models
+        from foveate.verbs import _race, models
 
-        _shown(models(word), as_json)
+        _shown(models.models(*words) if race is None else _race.race(race, *words, **options), as_json)
 
-    return _command("models", run, [_argument("word", default="")], "foveate models dinov3")
+    told = "Rank backbones by a linear classifier and nearest neighbours on their features of these images, test images aside."
+    params: list[click.Parameter] = [
+        _argument("words", nargs=-1),
+        _option("--race", type=click.Path(path_type=Path), metavar="DATA", help=f"{told} A word may name weights: resnet18:none."),
+        _option("--images", default=400, type=click.IntRange(min=0), help="Of a race: images drawn from DATA; 0 takes all."),
+        _option("--size", type=click.IntRange(min=16), help="Of a race: side of the square that all see, px; default: their own."),
+        _option("--seed", default=0, type=click.IntRange(min=0), help="Of a race: seed of the drawing, folds and random weights."),
+        _option("--format", default="auto", help="Of a race: how DATA lies on disk; auto looks."),
+        *_common(),
+    ]
+    return _command("models", run, params, "foveate models --race photos tf_efficientnet_lite0 resnet18")
 
 
 def _demo() -> click.Command:
@@ -380,6 +378,7 @@ def _demo() -> click.Command:
 
 _VERBS: dict[str, Callable[[], click.Command]] = {
     "fit": _fit,
+    "continue": _continue,
     "evaluate": _evaluate,
     "predict": _predict,
     "convert": _convert,

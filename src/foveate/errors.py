@@ -6,8 +6,10 @@ FoveateError                 exit 1   something failed
 ├── DataError                exit 1   the images or their labels cannot be used
 │   └── BrokenImage          exit 1   one picture cannot be decoded (skipped and counted unless --strict)
 ├── WeightsError             exit 1   a weights file is missing, unsafe, or does not fit the network
+│   └── HubUnreachable       exit 1   the hub does not answer: no other weights from there can be had now
 ├── RunError                 exit 1   a run folder is damaged, locked, unfinished, or would be overwritten
 ├── MissingExtra             exit 1   an optional package is not installed
+├── TooLittleTime            exit 1   a training does not fit into the time that is left
 └── Interrupted              exit 143 a signal asked to stop; the state is saved and can be resumed
 """
 
@@ -65,6 +67,10 @@ class WeightsError(FoveateError):
     pass
 
 
+class HubUnreachable(WeightsError):
+    pass
+
+
 class RunError(FoveateError):
     pass
 
@@ -74,6 +80,10 @@ class MissingExtra(FoveateError):
 
     def __init__(self, package: str, extra: str) -> None:
         super().__init__(f"the package {package!r} is not installed", hint=f"pip install 'foveate[{extra}]'")
+
+
+class TooLittleTime(FoveateError):
+    pass
 
 
 class Interrupted(FoveateError):

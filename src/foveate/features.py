@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -97,4 +98,5 @@ def _keep(file: Path, features: Tensor) -> None:
         save_file({"features": features}, aside)
         aside.replace(file)
     except (OSError, SafetensorError):
-        aside.unlink(missing_ok=True)
+        with suppress(OSError):  # where not even the folder could be made
+            aside.unlink()

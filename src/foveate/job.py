@@ -18,16 +18,33 @@ from foveate.transforms import training
 from foveate.types import Table
 
 
+@dataclass(frozen=True)
+class Ground:
+    """What every fit on the same pictures stands on. `groups`: a name for each sample; `how`: the splits in words."""
+
+    scanned: Scanned
+    groups: list[str]
+    how: str
+
+
 @dataclass
 class Job:
-    """`groups`: a name for each sample of the table."""
+    """`deadline`: the moment of time.monotonic() when the training must be over; None = none."""
 
     recipe: Recipe
     run: Run
     model: Model
-    scanned: Scanned
-    groups: list[str]
+    ground: Ground
     device: torch.device
+    deadline: float | None = None
+
+    @property
+    def scanned(self) -> Scanned:
+        return self.ground.scanned
+
+    @property
+    def groups(self) -> list[str]:
+        return self.ground.groups
 
     @property
     def table(self) -> Table:

@@ -1,15 +1,18 @@
-"""Answers as files that people and other programs read: pictures, COCO JSON, YOLO text, index masks."""
+"""Answers as files that people and other programs read: JSON lines, CSV, pictures, COCO JSON, YOLO text, index masks."""
 
 from __future__ import annotations
 
+import csv
+import io
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from foveate import images
+from foveate import console, images
 from foveate.drawing import drawn
 from foveate.errors import UsageError
 from foveate.masks import area, encoded
@@ -17,8 +20,55 @@ from foveate.predictor import Answer
 from foveate.run import refuse_taken, written_aside
 from foveate.types import Boxes, Regions
 
+_COLUMNS = ["path", "answer", "confidence", "scores", "error"]
 Named = list[tuple[str, Answer]]
 """(a name that no other picture has, the answer)"""
+
+
+class Counted:
+    """Passes rows on and counts them."""
+
+    def __init__(self, rows: Iterable[dict[str, Any]]) -> None:
+        self.source, self.rows, self.errors = rows, 0, 0
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        for row in self.source:
+            self.rows += 1
+            self.errors += "error" in row
+            yield row
+
+
+def written(answers: Iterable[Answer], form: str, out: Path | None) -> Counted:
+    """Writes answers as JSON lines or CSV to stdout as they come, or to the file `out` complete or not at all; in one of FORMS into
+    the folder `out`. Raises UsageError as `save` does, and when a folder has no name."""
+    if form not in FORMS:
+        counted = Counted(answer.row() for answer in answers)
+        _write_lines(_csv(counted) if form == "csv" else (json.dumps(row, ensure_ascii=False) for row in counted), out)
+        return counted
+    if out is None:
+        raise UsageError(f"--format {form} writes a folder", hint=f"--out FOLDER --format {form}")
+    counted = Counted(answer.row() for answer in save(answers, form, out))
+    console.say(f"{len(list(counted)) - counted.errors} answers in {out}")
+    return counted
+
+
+def _csv(rows: Iterable[dict[str, Any]]) -> Iterator[str]:
+    """A header, then a line a row; what is nested is JSON."""
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, _COLUMNS, lineterminator="")
+    for row in chain([dict(zip(_COLUMNS, _COLUMNS, strict=True))], rows):
+        buffer.seek(0)
+        buffer.truncate()
+        writer.writerow({name: json.dumps(value) if isinstance(value, dict | list) else value for name, value in row.items()})
+        yield buffer.getvalue()
+
+
+def _write_lines(lines: Iterable[str], out: Path | None) -> None:
+    if out is None:
+        console.lines(lines)
+        return
+    with written_aside(out) as aside, aside.open("w", encoding="utf-8") as file:
+        file.writelines(f"{line}\n" for line in lines)
 
 
 def save(answers: Iterable[Answer], form: str, folder: Path) -> list[Answer]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import time
 from typing import Any
 
 import torch
 
 from foveate.data import Order, loader
+from foveate.errors import TooLittleTime
 from foveate.job import Job
 from foveate.precision import Way, fastest, ways
 from foveate.recipe import Recipe
@@ -16,13 +18,14 @@ _MEASURED = 8  # images in a step that is timed
 _WORTH_MEASURING = 2000 * 224**2  # pixels to push through, all epochs together: below, timing costs more than it gains
 _ENOUGH = 16  # images at once, for statistics that are worth learning
 _LONG = 1000  # steps from which TrivialAugment is worth its noise
-_SAFETY = 0.8  # of a time budget is planned for; the rest is validation, saving and noise
+_SAFETY = 0.8  # of a time budget is planned for; the rest is saving and noise
+_LOOK = 1 / 3  # of a training step is what looking at an image costs
+_LEAST_EPOCHS = 3  # that fit before a deadline: fewer say nothing about a way to train
 
 
 def plan(job: Job) -> None:
-    """Decides precision, memory format, epochs that fit the time, augmentation and layer-wise rates."""
+    """Decides precision, memory format, augmentation and layer-wise rates."""
     _choose_way(job)
-    _plan_time(job)
     _choose_policy(job)
     _choose_layer_decay(job)
 
@@ -69,20 +72,30 @@ def _timed_step(job: Job, with_gradients: bool) -> Any:
     return step
 
 
-def _plan_time(job: Job) -> None:
-    """Cuts the epochs to the time that was given."""
-    minutes, asked = job.recipe.training.minutes, job.recipe.training.epochs
-    if minutes is None or not job.model.tuning.needs_steps:
+def cut_to_time(job: Job) -> None:
+    """Cuts the epochs to the minutes that were given, and to the deadline. Raises TooLittleTime when less than three epochs (or
+    the fewer that were asked) fit before a deadline."""
+    training = job.recipe.training
+    if (training.minutes is None and job.deadline is None) or not job.model.tuning.needs_steps:
         return
-    way = Way(job.recipe.training.precision, bool(job.recipe.training.channels_last))
-    step = _timed_step(job, True)
+    seconds = _epoch_seconds(job)
+    left = math.inf if job.deadline is None else job.deadline - time.monotonic()
+    given = min(left, math.inf if training.minutes is None else 60 * training.minutes)
+    epochs = max(1, min(training.epochs, int(_SAFETY * given / seconds)))
+    if job.deadline is not None and _SAFETY * left < min(_LEAST_EPOCHS, training.epochs) * seconds:
+        raise TooLittleTime(f"an epoch takes {seconds:.0f} s, {max(0, left):.0f} s are left", hint="give more --minutes")
+    if epochs < training.epochs:
+        job.choose("training.epochs", epochs, f"{seconds:.0f} s an epoch, {given / 60:.1f} minutes given")
+
+
+def _epoch_seconds(job: Job) -> float:
+    """Of training and validation, measured on one step."""
+    step, way = _timed_step(job, True), Way(job.recipe.training.precision, bool(job.recipe.training.channels_last))
     step(way)
     start = time.perf_counter()
     step(way)
-    seconds = (time.perf_counter() - start) / min(_MEASURED, len(job.places("train"))) * len(job.places("train"))
-    epochs = max(1, min(asked, int(60 * minutes * _SAFETY / seconds)))
-    if epochs < asked:
-        job.choose("training.epochs", epochs, f"{seconds:.0f} s an epoch, {minutes:g} minutes given")
+    images = len(job.places("train"))
+    return (time.perf_counter() - start) / min(_MEASURED, images) * (images + _LOOK * len(job.places("val")))
 
 
 def _choose_policy(job: Job) -> None:

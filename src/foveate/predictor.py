@@ -102,16 +102,21 @@ def load(run: Path | str, device: str = "auto") -> Predictor:
     recipe, classes = opened.recipe(), opened.classes()
     model = build(recipe, classes, weights=None if outcome["frozen"] else "none")
     if outcome["frozen"] and fingerprint(model.frozen()) != outcome["frozen"]:
-        raise RunError(
-            "the backbone's weights are not those that this run was trained with",
-            where=opened.folder,
-            why=f"they come from {model.backbone.origin!r} now",
-            hint="bring back the weights named in recipe.yaml",
-        )
+        raise other_weights(opened, model)
     model.put(read_tensors(opened.folder / "model.safetensors"))
     if not model.tuning.unmergeable:
         model.merge()
     return Predictor(opened, recipe, model, device_of(device))
+
+
+def other_weights(run: Run, model: Model) -> RunError:
+    """The complaint about a backbone that is not the one that the run was trained with."""
+    return RunError(
+        "the backbone's weights are not those that this run was trained with",
+        where=run.folder,
+        why=f"they come from {model.backbone.origin!r} now",
+        hint="bring back the weights named in recipe.yaml",
+    )
 
 
 def confidence(prediction: Any) -> float:

@@ -93,13 +93,21 @@ class AugmentRecipe(Section):
     cutmix: float = Field(0.0, ge=0, description="alpha of cutmix; 0 = off")
 
 
+class StartRecipe(Section):
+    run: str = Field("", description="a finished run to go on from: its weights, its classes and its images; empty = none (foveate continue)")
+    replay: float = Field(1.0, ge=0, le=1, description="share of that run's training images that are shown again")
+    distill: float = Field(0.0, ge=0, description="weight of staying with that run's answers to the new images (learning without forgetting, Li & Hoiem 2016); 0 = off")
+    temperature: float = Field(2.0, gt=0, description="of the answers that are compared")
+
+
 class Recipe(Section):
     data: DataRecipe = Field(default_factory=DataRecipe)
     task: Choice = Field(default_factory=lambda: Choice(name="auto"), description="what is asked; auto reads it off the labels")
     backbone: BackboneRecipe = Field(default_factory=BackboneRecipe)
-    tuning: Choice = Field(default_factory=lambda: Choice(name="default"), description="which weights move, and how; default = probe for classes, full for boxes and masks")
+    tuning: Choice = Field(default_factory=lambda: Choice(name="default"), description="which weights move, and how; default = probe for classes, full for boxes and masks; auto = the ladder: from the cheapest on, as long as it pays")
     training: TrainingRecipe = Field(default_factory=TrainingRecipe)
     augment: AugmentRecipe = Field(default_factory=AugmentRecipe)
+    start: StartRecipe = Field(default_factory=StartRecipe)
     seed: int = Field(0, ge=0, description="seed of every random choice")
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps")
 

@@ -46,8 +46,11 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Page:
-    """What a report says. `facts`: name and value; `choices`: field, value, reason; `skipped`: path, why; `curves`: the rows of
-    metrics.jsonl; `cautions`: sentences about what the figure cannot promise. Empty parts are left out."""
+    """What a report says.
+
+    `facts`: name and value; `choices`: field, value, reason; `skipped`: path, why; `ladder`: a row for each tuning that was tried;
+    `curves`: the rows of metrics.jsonl; `cautions`: sentences about what the figure cannot promise. Empty parts are left out.
+    """
 
     title: str
     command: str
@@ -57,6 +60,7 @@ class Page:
     choices: list[tuple[str, str, str]]
     cautions: list[str]
     comparisons: list[Comparison]
+    ladder: list[dict[str, Any]]
     curves: list[dict[str, Any]]
     mistakes: list[Mistake]
     skipped: list[tuple[str, str]]

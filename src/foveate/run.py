@@ -81,6 +81,11 @@ class Run:
     def finished(self) -> bool:
         return (self.folder / "finished.json").is_file()
 
+    @property
+    def trained(self) -> bool:
+        """Whether a training has saved something to go on from."""
+        return bool(_checkpoints(self))
+
     def recipe(self) -> Recipe:
         return load_recipe(self.folder / "recipe.yaml")
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from foveate.data import Pictures, Pixels, Windows
-from foveate.metrics import metric_for
+from foveate.metrics import Metric, metric_for
 from foveate.model import Model
 from foveate.precision import Way
 from foveate.tasks import PlaceTask
@@ -63,10 +63,15 @@ def answers(
     return found
 
 
-def scored(predictions: Iterable[Any], samples: Iterable[Sample], model: Model, multilabel: bool) -> Scores:
-    """The metric that reads this task's answers, over the samples that have a truth."""
+def judged(predictions: Iterable[Any], samples: Iterable[Sample], model: Model, multilabel: bool) -> Metric:
+    """The metric that reads this task's answers, told of every sample that has a truth."""
     metric = metric_for(model.task.answer, model.task.classes, multilabel)
     for prediction, sample in zip(predictions, samples, strict=True):
         if sample.truth is not None:
             metric.update(prediction, sample.truth)
-    return metric.compute()
+    return metric
+
+
+def scored(predictions: Iterable[Any], samples: Iterable[Sample], model: Model, multilabel: bool) -> Scores:
+    """What that metric says."""
+    return judged(predictions, samples, model, multilabel).compute()

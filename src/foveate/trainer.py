@@ -10,7 +10,7 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -59,9 +59,26 @@ class Outcome:
 
 
 class Trainer:
-    """Trains `model` in place on `train`; `val` chooses the epoch to keep, the last one is kept without it."""
+    """Trains `model` in place on `train`; `val` chooses the epoch to keep, the last one is kept without it.
 
-    def __init__(self, model: Model, recipe: Recipe, run: Run, train: Pictures, val: Pictures | None, device: torch.device) -> None:
+    `parts`: places of validation samples under a name, whose score is logged beside that of all. `teacher`: a scalar of the
+    output and the batch that is added to the loss. `deadline`: the moment of time.monotonic() when the last step begins.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        recipe: Recipe,
+        run: Run,
+        train: Pictures,
+        val: Pictures | None,
+        device: torch.device,
+        *,
+        parts: Mapping[str, Sequence[int]] | None = None,
+        teacher: Callable[[Any, Batch], Tensor] | None = None,
+        deadline: float | None = None,
+    ) -> None:
+        self.parts, self.teacher, self.deadline = parts or {}, teacher, deadline
         self.recipe, self.run, self.device, self.pictures, self.val = recipe, run, device, train, val
         self.way = Way(recipe.training.precision, bool(recipe.training.channels_last))
         self.model = model.to(device=device, memory_format=self.way.layout)  # type: ignore[call-overload]
@@ -110,7 +127,7 @@ class Trainer:
                 self._leave_if_asked(stop)
                 self._save_when_due()
                 if self._out_of_time():
-                    self.state.ended = f"the time of {training.minutes} minutes was up"
+                    self.state.ended = "the time that was given was up"
                     return
 
     def _step(self, batch: Batch) -> None:
@@ -141,7 +158,10 @@ class Trainer:
             part = batch.part(place).to(self.device, memory_format=self.way.layout)
             with self.way.autocast(self.device):
                 output = self.model(part)
-                loss: Tensor = sum(self.model.task.loss(output, part).values()) * (len(part) / len(batch))
+                losses = self.model.task.loss(output, part)
+                if self.teacher is not None:
+                    losses["teacher"] = self.teacher(output, part)
+                loss: Tensor = sum(losses.values()) * (len(part) / len(batch))
             loss.backward()  # type: ignore[no-untyped-call]
             total += float(loss.detach())
         return total
@@ -187,10 +207,21 @@ class Trainer:
             self._leave_if_asked(stop)
             scores = scored(found.predictions, self.val.samples, self.model, self.multilabel)
             row |= {"val_loss": found.loss, f"val_{scores.main}": scores.numbers[scores.main].value}
+            row |= {f"val_{scores.main}_{name}": value for name, value in self._by_part(found.predictions).items()}
             self._compare([scores.numbers[scores.main].value, -found.loss])
         else:
             self.kept, self.state.best_epoch = self._to_keep(), self.state.epoch
         self._log(row)
+
+    def _by_part(self, predictions: Sequence[Any]) -> dict[str, float]:
+        """The main number of each part of the validation images."""
+        assert self.val is not None
+        found = {}
+        for name, places in self.parts.items():
+            samples = [self.val.samples[place] for place in places]
+            scores = scored([predictions[place] for place in places], samples, self.model, self.multilabel)
+            found[name] = scores.numbers[scores.main].value
+        return found
 
     def _val_batches(self, stop: Stop) -> Iterator[Batch]:
         assert self.val is not None
@@ -276,7 +307,8 @@ class Trainer:
 
     def _out_of_time(self) -> bool:
         minutes = self.recipe.training.minutes
-        return minutes is not None and self._seconds() > 60 * minutes
+        late = self.deadline is not None and time.monotonic() > self.deadline
+        return late or (minutes is not None and self._seconds() > 60 * minutes)
 
 
 @dataclass

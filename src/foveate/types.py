@@ -200,6 +200,9 @@ class Table:
     def with_samples(self, samples: tuple[Sample, ...]) -> Table:
         return replace(self, samples=samples)
 
+    def with_classes(self, classes: tuple[str, ...]) -> Table:
+        return replace(self, classes=classes)
+
 
 @dataclass(frozen=True)
 class InputSpec:

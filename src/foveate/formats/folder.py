@@ -32,7 +32,7 @@ class Folder(Format):
             return False
 
     def read(self, path: Path) -> Table:
-        """The table of the pictures under `path`. Raises DataError when there are none, or only one class of them."""
+        """The table of the pictures under `path`. Raises DataError when there are none, or when the class folders lie deeper."""
         if not path.is_dir():
             raise DataError("this is not a folder", where=printable(path), hint="give the folder above the class folders")
         places = _places(path)
@@ -197,7 +197,7 @@ def _refuse_too_few(root: Path, classes: list[str]) -> None:
         hint = "put the pictures of each class into a folder with its name"
         why = "it holds pictures, but in no class folders" if _bears(root) else "no file in it is named like a picture"
         raise DataError("there are no labelled images in this folder", where=where, why=why, hint=hint)
-    if len(classes) == 1:
-        inner = [child for child in listed(root) if child.is_dir() and len(_place(child, None).classes) > 1]
-        hint = f"did you mean {printable(inner[0])!r}?" if inner else "put images of another class into a second folder"
+    inner = [child for child in listed(root) if child.is_dir() and len(_place(child, None).classes) > 1]
+    if len(classes) == 1 and inner:
+        hint = f"did you mean {printable(inner[0])!r}?"
         raise DataError(f"only one class has images: {classes[0]!r}", where=where, hint=hint)

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, ClassVar
 
+import numpy as np
+
 from foveate.errors import DataError
+from foveate.intervals import bootstrap
 from foveate.shelf import Shelf
 from foveate.types import Prediction, Score, Scores
 
@@ -37,6 +40,11 @@ class Metric(ABC):
         """How bad the answer to one image is: 0 when all of it is right, and higher is worse. Ranks images for a report; the
         scale is each metric's own. Changes nothing that `compute` says."""
 
+    @abstractmethod
+    def resampler(self) -> Callable[[np.ndarray], float]:
+        """A function that gives the main number of `compute` on a resample of the images: (M,) places of updates, of which some
+        occur several times and some not at all; nan where it is undefined there."""
+
     def places_of(self, names: Iterable[str], who: str) -> list[int]:
         """Places of class names in `classes`; raises DataError, which begins with `who`, for a class that the run does not know."""
         try:
@@ -52,6 +60,20 @@ def with_interval(value: float, ends: tuple[float, float], count: int) -> Score:
     if math.isnan(low) or low == high:
         return Score(float(value), count=count)
     return Score(float(value), min(low, float(value)), max(high, float(value)), count)
+
+
+def gain(ours: Metric, theirs: Metric, count: int, rounds: int = 1000) -> Score:
+    """How much more `ours` has in the main number than `theirs`, over updates with the same `count` images in the same order.
+
+    The interval is a paired bootstrap's: both are measured on the same resamples, so that what the images have in common,
+    that some are hard, counts for neither.
+    """
+    mine, other = ours.resampler(), theirs.resampler()
+
+    def difference(places: np.ndarray) -> float:
+        return mine(places) - other(places)
+
+    return Score(difference(np.arange(count)), *bootstrap(difference, count, rounds=rounds), count)
 
 
 METRICS: Shelf[Metric] = Shelf("foveate.metrics", Metric, "metric")

@@ -6,6 +6,7 @@ Letters: D answers, G true boxes, T limits of the IoU (0.5, 0.55 ... 0.95), R re
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -84,8 +85,7 @@ class BoxMetric(Metric):
         """
         if not self._truths:
             raise DataError("there is nothing to score", why="no image has both an answer and true boxes")
-        boxes = np.concatenate([truth.places[~truth.crowd] for truth in self._truths])
-        images = np.repeat(np.arange(len(self._truths)), [(~truth.crowd).sum() for truth in self._truths])
+        boxes, images = self._true_boxes()
         if not len(boxes):
             raise DataError("there is nothing to score", why="no image has a true box that is not a crowd")
         precision, recall = judged(self._truths, self._answers, self.classes)
@@ -114,6 +114,16 @@ class BoxMetric(Metric):
         rows, columns = self._pairs(self._answer(prediction), self._truth(truth))
         wrong = int((rows != columns).sum())
         return wrong + wrong / (len(rows) + 1)
+
+    def resampler(self) -> Callable[[np.ndarray], float]:
+        boxes, images = self._true_boxes()
+        means = _means_of(_curves(_Ranked.of(self._answers, self._hits, self._ignored), boxes, images), len(self._truths))
+        return lambda places: float(means(places)[0])
+
+    def _true_boxes(self) -> tuple[np.ndarray, np.ndarray]:
+        """(G,) classes and (G,) images of the true boxes, without crowds."""
+        boxes = np.concatenate([truth.places[~truth.crowd] for truth in self._truths])
+        return boxes, np.repeat(np.arange(len(self._truths)), [(~truth.crowd).sum() for truth in self._truths])
 
     def _truth(self, boxes: Boxes) -> Objects:
         return self._read(boxes, "the truth", np.ones(len(boxes.names)))
@@ -298,8 +308,19 @@ def _mirrored(value: float, ends: tuple[float, float]) -> tuple[float, float]:
 def _drawn(ranked: _Ranked, boxes: np.ndarray, images: np.ndarray, count: int) -> dict[str, tuple[float, float]]:
     """Percentiles of resamples of map, map_50, map_75 and mar_100. `boxes`, `images`: (G,) classes and images of the true
     boxes; `count`: images."""
-    curves = [_Curve(ranked, place, images[boxes == place]) for place in np.unique(boxes)]
+    curves = _curves(ranked, boxes, images)
     rounds = int(np.clip(_WORK // sum(curve.work + 1 for curve in curves), _FEWEST_ROUNDS, _ROUNDS))
+    ends = bootstraps(_means_of(curves, count), count, rounds=rounds)
+    return dict(zip(("map", "map_50", "map_75", "mar_100"), ends, strict=True))
+
+
+def _curves(ranked: _Ranked, boxes: np.ndarray, images: np.ndarray) -> list[_Curve]:
+    """One for each class with a true box."""
+    return [_Curve(ranked, place, images[boxes == place]) for place in np.unique(boxes)]
+
+
+def _means_of(curves: list[_Curve], count: int) -> Callable[[np.ndarray], np.ndarray]:
+    """A function of a resample's places: (4,) map, map_50, map_75 and mar_100."""
 
     def means(places: np.ndarray) -> np.ndarray:
         weights = np.bincount(places, minlength=count).astype(np.float64)
@@ -310,7 +331,7 @@ def _drawn(ranked: _Ranked, boxes: np.ndarray, images: np.ndarray, count: int) -
         precision, recall = known.mean(0)
         return np.array([precision.mean(), precision[0], precision[_AT_75], recall.mean()])
 
-    return dict(zip(("map", "map_50", "map_75", "mar_100"), bootstraps(means, count, rounds=rounds), strict=True))
+    return means
 
 
 def _mean(values: np.ndarray) -> float | None:

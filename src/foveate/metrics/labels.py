@@ -62,11 +62,24 @@ class LabelMetric(Metric):
         multi-label: `confusion`, K rows of truth by K columns of answers, and `classes`. Raises DataError without updates."""
         if not self._truths:
             raise DataError("there is nothing to score", why="no image has both an answer and a true label")
-        rows = [row for row in self._scores if row is not None]
-        scores = np.stack(rows).astype(np.float64) if len(rows) == len(self._truths) else None
         if self.multilabel:
-            return _many(self.classes, self._held(self._truths), self._held(self._answers), scores)
-        return _single(self.classes, np.array(self._truths)[:, 0], np.array(self._answers)[:, 0], scores)
+            return _many(self.classes, self._held(self._truths), self._held(self._answers), self._all_scores())
+        return _single(self.classes, np.array(self._truths)[:, 0], np.array(self._answers)[:, 0], self._all_scores())
+
+    def resampler(self) -> Callable[[np.ndarray], float]:
+        if not self.multilabel:
+            hits = np.array([truth == answer for truth, answer in zip(self._truths, self._answers, strict=True)])
+            return lambda places: float(hits[places].mean())
+        truth, answer, scores = self._held(self._truths), self._held(self._answers), self._all_scores()
+        if scores is None:
+            return lambda places: float(_set_means(*(held[places].sum(0) for held in (truth, answer, truth & answer)))[0])
+        rankings = [_Ranking(truth[:, place], scores[:, place]) for place in range(len(self.classes))]
+        return lambda places: float(_resampled_areas(rankings, np.bincount(places, minlength=len(truth)))[0])
+
+    def _all_scores(self) -> np.ndarray | None:
+        """(N, K) float64; None unless every answer has scores."""
+        rows = [row for row in self._scores if row is not None]
+        return np.stack(rows).astype(np.float64) if rows and len(rows) == len(self._truths) else None
 
     def badness(self, prediction: Labels, truth: Labels) -> float:
         """The confidence of a wrong answer, in [0, 1]; for multi-label that of the class most surely wrong, said or left out.

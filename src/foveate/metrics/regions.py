@@ -6,6 +6,7 @@ Letters: H height, W width of a mask, K classes, I images.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -62,23 +63,35 @@ class RegionMetric(Metric):
         if not self._confusion.any():
             why = "every pixel is marked as ignored" if self._pixels else "no image has both an answer and a true mask"
             raise DataError("there is nothing to score", why=why)
-        count, size = len(self._pixels), len(self.classes)
-        outlines = np.stack(self._outlines)
-        seen = ~np.isnan(outlines)
-        # one row an image: true, answered, right, boundary F1 and whether there is one; a resample is a weighted sum of rows
-        rows = np.concatenate([np.stack(self._pixels), np.where(seen, outlines, 0)[:, None], seen[:, None]], axis=1)
-        flat = rows.reshape(count, 5 * size)
-
-        def resampled(places: np.ndarray) -> np.ndarray:
-            weights = np.bincount(places, minlength=count).astype(np.float64)
-            return _means((weights @ flat).reshape(5, size))
-
+        flat, means = self._flat(), self._resampled_means()
         rounds = int(np.clip(_WORK // flat.size, _FEWEST_ROUNDS, _ROUNDS))
         names = ("mean_iou", "dice", "pixel_accuracy", "boundary_f1")
-        found = zip(names, _means(rows.sum(0)), bootstraps(resampled, count, rounds=rounds), strict=True)
+        count, size = len(flat), len(self.classes)
+        values = means(np.arange(count))
+        found = zip(names, values, bootstraps(means, count, rounds=rounds), strict=True)
         numbers = {name: with_interval(value, ends, count) for name, value, ends in found if not math.isnan(value)}
         tables = {"confusion": self._confusion.tolist(), "classes": list(self.classes)}
-        return Scores(numbers, _rows(self.classes, rows.sum(0)), tables)
+        return Scores(numbers, _rows(self.classes, flat.sum(0).reshape(5, size)), tables)
+
+    def resampler(self) -> Callable[[np.ndarray], float]:
+        means = self._resampled_means()
+        return lambda places: float(means(places)[0])
+
+    def _flat(self) -> np.ndarray:
+        """A row an image, 5 x K: true, answered, right, boundary F1, whether there is one; a resample is a weighted sum of rows."""
+        outlines = np.stack(self._outlines)
+        seen = ~np.isnan(outlines)
+        rows = np.concatenate([np.stack(self._pixels), np.where(seen, outlines, 0)[:, None], seen[:, None]], axis=1)
+        return rows.reshape(len(rows), -1)
+
+    def _resampled_means(self) -> Callable[[np.ndarray], np.ndarray]:
+        flat = self._flat()
+
+        def means(places: np.ndarray) -> np.ndarray:
+            weights = np.bincount(places, minlength=len(flat)).astype(np.float64)
+            return _means((weights @ flat).reshape(5, len(self.classes)))
+
+        return means
 
     def badness(self, prediction: Regions, truth: Regions) -> float:
         """1 - the mean intersection over union of the classes in this image, in [0, 1]. Raises DataError as `update` does."""

@@ -117,6 +117,7 @@ class Classify(Task):
 
     def loss(self, output: Tensor, batch: Batch) -> dict[str, Tensor]:
         targets = torch.stack([target["labels"] for target in batch.targets])
+        output = output.float()  # validation computes the loss outside of autocast
         losses = self._by_label(output, targets) if self.settings.multilabel else self._by_image(output, targets)
         return {"loss": losses.mean()}
 

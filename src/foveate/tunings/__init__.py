@@ -33,12 +33,14 @@ class Tuning(ABC):
     `unmergeable`: why what it adds cannot be folded into the network; empty where it can, with the same answers.
     `rung`: its place on the ladder of `--tuning auto`, the cheapest first. The whole part counts rungs, of several on one the
     first that fits the backbone and the task is taken. None: not on the ladder.
+    `suggests`: values of the recipe's dotted fields that suit it better than the general defaults.
     """
 
     needs_steps: ClassVar[bool] = True
     layerwise: ClassVar[bool] = True
     unmergeable: ClassVar[str] = ""
     rung: ClassVar[float | None] = None
+    suggests: ClassVar[dict[str, Any]] = {}
     Settings: ClassVar[type[TuningSettings]] = TuningSettings
 
     def __init__(self, settings: Any) -> None:

@@ -12,7 +12,8 @@ import numpy as np
 from foveate import console, images
 from foveate.recipe import Recipe, with_settings
 from foveate.run import Run, refuse_taken
-from foveate.verbs.fit import FitResult, fit
+from foveate.verbs._adapt import FitResult
+from foveate.verbs.fit import fit
 from foveate.verbs.predict import predict
 
 _SIDE = 64  # px of a written digit; the scans have 8

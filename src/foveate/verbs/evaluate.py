@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -11,15 +12,16 @@ from typing import Any
 from foveate import console, images
 from foveate.data import Pixels, Scanned, label_names, renamed, scan
 from foveate.drawing import drawn, side_by_side
-from foveate.errors import DataError, RunError
+from foveate.earlier import own_table
+from foveate.errors import DataError
 from foveate.formats import read_table
-from foveate.metrics import metric_for
+from foveate.metrics import Metric, metric_for
 from foveate.model import Model
 from foveate.predictor import Predictor, confidence, load
 from foveate.recipe import DataRecipe
 from foveate.report import Comparison, Mistake, Page, write
 from foveate.run import Run, written_aside
-from foveate.scoring import scored
+from foveate.scoring import judged
 from foveate.types import Labels, Sample, Score, Scores, Table
 
 _MISTAKES = 24  # pictures in the report
@@ -35,7 +37,9 @@ _WORDS = {
 
 @dataclass(frozen=True)
 class EvaluateResult:
-    """`scores` of the images of `split`; `folder` holds predictions.jsonl, scores.json and report.html."""
+    """`scores` of the images of `split`; `folder` holds predictions.jsonl, scores.json and report.html. `metric`: what computed the
+    scores, for those who want to compare; `seconds`: what all this took, `looking`: of
+    them, the network's."""
 
     run: Path
     folder: Path
@@ -43,6 +47,9 @@ class EvaluateResult:
     scores: Scores
     cautions: list[str]
     skipped: int
+    metric: Metric
+    looking: float
+    seconds: float
 
     def numbers(self) -> dict[str, Any]:
         values = {name: score.value for name, score in self.scores.numbers.items()}
@@ -74,59 +81,42 @@ def evaluate(
 
     `split`: auto takes test, else val, else all. Raises UsageError, DataError and RunError as `load` and the formats do.
     """
+    start = time.perf_counter()
     predictor = load(run, device)
-    table = _own_table(predictor) if data is None else _other_table(predictor, data, format)
-    split, table = _chosen(table, split)
+    table = own_table(predictor.run) if data is None else other_table(predictor.classes, data, format)
+    split, table = chosen(table, split)
     recipe = predictor.recipe.data.model_copy(update={"strict": strict})
     scanned = scanned_aloud(table, predictor.model, recipe)
     samples = scanned.table.samples
     with console.progress(len(samples), "evaluate") as bar:
+        looking = time.perf_counter()
         found = predictor.answers(samples, scanned.pixels, bar.advance)
-    scores = scored(found.predictions, samples, predictor.model, predictor.multilabel)
+        looking = time.perf_counter() - looking
+    metric = judged(found.predictions, samples, predictor.model, predictor.multilabel)
+    scores = metric.compute()
     cautions = _cautions(predictor, scanned, split, own=data is None)
     folder = _free_folder(predictor.run, split if data is None else data.stem)
     _save(folder, samples, found.predictions, scores, predictor)
-    result = EvaluateResult(Path(run), folder, split, scores, cautions, len(scanned.skipped))
+    result = EvaluateResult(Path(run), folder, split, scores, cautions, len(scanned.skipped), metric, looking, 0.0)
     write(_page(predictor, result, scanned, found.predictions, command), folder / "report.html")
-    return result
+    return replace(result, seconds=time.perf_counter() - start)
 
 
-def own_splits(table: Table, run: Run) -> Table:
-    """The table with the splits and groups that the run wrote down; pictures that it did not know are left out."""
-    known = {row["path"]: row for row in run.splits()}
-    samples = [
-        replace(sample, split=known[sample.key]["split"], group=known[sample.key]["group"])  # type: ignore[arg-type]
-        for sample in table.samples
-        if sample.key in known
-    ]
-    if len(samples) < len(known):
-        gone = sorted(known.keys() - {sample.key for sample in samples})
-        raise RunError(
-            f"{len(gone)} of the run's {len(known)} pictures are not there any more", where=table.root, why=f"first {gone[0]!r}"
-        )
-    return table.with_samples(tuple(samples))
-
-
-def _own_table(predictor: Predictor) -> Table:
-    recipe = predictor.recipe.data
-    return own_splits(read_table(Path(recipe.path), recipe.format), predictor.run)
-
-
-def _other_table(predictor: Predictor, data: Path, format: str) -> Table:
-    """Another table; its classes are matched to the run's by name, and what is of unknown classes is left out, aloud."""
+def other_table(classes: tuple[str, ...], data: Path, format: str) -> Table:
+    """Another table; its classes are matched to those of a run by name, and what is of unknown classes is left out, aloud."""
     table = read_table(data, format)
     console.say(f"data: {data}, {table.format}, {len(table.samples)} images")
     for note in table.notes:
         console.warn(note)
-    table, losses = renamed(table, predictor.classes)
+    table, losses = renamed(table, classes)
     for loss in losses:
         console.warn(loss)
     if not table.samples:
-        raise DataError("no image of this data has a class that the run knows", where=data, why=f"it knows {predictor.classes}")
+        raise DataError("no image of this data has a class that the run knows", where=data, why=f"it knows {classes}")
     return table
 
 
-def _chosen(table: Table, split: str) -> tuple[str, Table]:
+def chosen(table: Table, split: str) -> tuple[str, Table]:
     """The images to score. Auto never falls back to training images of a run's own data: there is nothing to learn there."""
     if split == "auto":
         present = {sample.split for sample in table.samples}
@@ -156,6 +146,8 @@ def _cautions(predictor: Predictor, scanned: Scanned, split: str, own: bool) -> 
         found.append(f"{seen} of these {count} images were trained on (byte for byte): the figure flatters")
     if split == "val" and own and predictor.model.tuning.needs_steps:
         found.append("the validation images also chose which weights were kept: expect a little less on new images")
+    if split == "val" and own and _leaderboard(predictor.run):
+        found.append("the validation images also chose the tuning: expect a little less on new images")
     if count < 100:
         found.append(f"{count} images are few: the interval says how little they can tell")
     if own:
@@ -164,6 +156,11 @@ def _cautions(predictor: Predictor, scanned: Scanned, split: str, own: bool) -> 
             "any interval shows: collect images from there, and run foveate evaluate on them"
         )
     return found
+
+
+def _leaderboard(run: Run) -> list[dict[str, Any]]:
+    """What a ladder wrote of its rungs; nothing where the run climbed none."""
+    return run.read_json("leaderboard.json") if (run.folder / "leaderboard.json").is_file() else []
 
 
 def _free_folder(run: Run, name: str) -> Path:
@@ -211,6 +208,7 @@ def _page(predictor: Predictor, result: EvaluateResult, scanned: Scanned, predic
         choices=[(row["field"], str(row["value"]), row["reason"]) for row in run.read_json("choices.json")],
         cautions=result.cautions,
         comparisons=[Comparison(row["name"], Score(**row["score"]), row["meaning"]) for row in outcome["audit"]],
+        ladder=_leaderboard(run),
         curves=run.logged(),
         mistakes=_mistakes(scanned, predictions, predictor),
         skipped=list(scanned.skipped),

@@ -1,12 +1,13 @@
-"""models [WORD]: the backbones that can be adapted."""
+"""models [WORDS]: the backbones that can be adapted."""
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import asdict, dataclass
 from fnmatch import fnmatch
 from typing import Any, ClassVar
 
-from foveate.backbones import FAMILIES, Card
+from foveate.backbones import FAMILIES, Card, Family
 from foveate.errors import UnknownName
 
 _MOST = 40  # cards at once: each one builds the network without its weights
@@ -41,7 +42,7 @@ class ModelsResult:
         return [
             [
                 card.name,
-                f"{card.parameters / 1e6:.1f} M",
+                millions(card.parameters),
                 card.licence,
                 f"{card.size} px",
                 ", ".join(card.provides),
@@ -58,16 +59,36 @@ class ModelsResult:
         return [more] if self.more else []
 
 
-def models(word: str = "") -> ModelsResult:
-    """The backbones whose name holds `word` (or fits it, where it has a *); without a word a few good starts.
+def models(*words: str) -> ModelsResult:
+    """The backbones whose name holds one of the `words` (or fits it, where it has a *); without a word a few good starts.
 
-    Raises UnknownName with near names when nothing fits.
+    Raises UnknownName with near names when nothing fits a word.
     """
-    families = {name: FAMILIES.load(name)() for name in FAMILIES.names()}
-    names = {name: family for family in families.values() for name in family.names()}
+    names = families()
+    found = list(dict.fromkeys(name for word in words for name in fitting(word, names))) if words else suggested(names)
+    cards = [names[name].card(name) for name in found[:_MOST]]
+    return ModelsResult(cards, (len(found) if words else len(names)) - len(cards))
+
+
+def families() -> dict[str, Family]:
+    """Every backbone's name, and the family that opens it."""
+    known = [FAMILIES.load(word)() for word in FAMILIES.names()]
+    return {name: family for family in known for name in family.names()}
+
+
+def suggested(names: Collection[str]) -> list[str]:
+    """Good starts, of various kinds."""
+    return [name for name in _SUGGESTED if name in names]
+
+
+def fitting(word: str, names: Collection[str]) -> list[str]:
+    """The names that hold the word, or fit it where it has a *. Raises UnknownName with near names when there are none."""
     pattern = word if "*" in word else f"*{word}*"
-    found = sorted(name for name in names if fnmatch(name, pattern)) if word else [name for name in _SUGGESTED if name in names]
+    found = sorted(name for name in names if fnmatch(name, pattern))
     if not found:
         raise UnknownName(word, names, kind="backbone")
-    cards = [names[name].card(name) for name in found[:_MOST]]
-    return ModelsResult(cards, (len(found) if word else len(names)) - len(cards))
+    return found
+
+
+def millions(count: int) -> str:
+    return f"{count / 1e6:.1f} M"

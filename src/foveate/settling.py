@@ -1,0 +1,103 @@
+"""Words -> data: what was asked for, read; and what the words left open, decided, each time with a reason."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import Any
+
+from foveate import console
+from foveate.data import label_names
+from foveate.earlier import with_earlier
+from foveate.errors import DataError, UsageError
+from foveate.formats import FORMATS, read_table
+from foveate.mosaic import refuse_placeless
+from foveate.planning import choose_norms
+from foveate.recipe import Recipe, with_settings
+from foveate.tasks import TASKS, Facts
+from foveate.tunings import TUNINGS
+from foveate.types import Boxes, Regions, Table
+
+
+def read(recipe: Recipe) -> Table:
+    """The data that the recipe names, said aloud; with the pictures of the run that it goes on from."""
+    if not recipe.data.path:
+        raise UsageError("no data was named", hint="foveate fit FOLDER")
+    table = read_table(Path(recipe.data.path), recipe.data.format)
+    summary = FORMATS.load(table.format).summary
+    console.say(f"data: {recipe.data.path}, read as {summary}: {len(table.samples)} images, {len(table.classes)} classes")
+    for note in table.notes:
+        console.warn(note)
+    _tell_boxes(table)
+    return with_earlier(table, recipe)
+
+
+def _tell_boxes(table: Table) -> None:
+    """Boxes and images of each class, before anything is trained."""
+    boxes: Counter[str] = Counter()
+    pictures: Counter[str] = Counter()
+    for sample in table.samples:
+        if isinstance(sample.truth, Boxes):
+            boxes.update(sample.truth.names)
+            pictures.update(set(sample.truth.names))
+    if boxes:
+        rows = [[name, str(boxes[name]), str(pictures[name])] for name in table.classes]
+        console.table(["class", "boxes", "images"], rows)
+
+
+def settled(recipe: Recipe, table: Table) -> tuple[Recipe, list[tuple[str, Any, str]]]:
+    """The recipe with format, task and the task's own settings decided."""
+    found: list[tuple[str, Any, str]] = []
+    if recipe.data.format == "auto":
+        found.append(("data.format", table.format, "it looks like " + FORMATS.load(table.format).summary))
+    recipe = with_settings(recipe, {"data.path": str(Path(recipe.data.path).resolve()), "data.format": table.format})
+    truths = [sample.truth for sample in table.samples if sample.split in (None, "train")]
+    if recipe.task.name == "auto":
+        name = _task_for(truths)
+        found.append(("task", name, "this is what the truths answer"))
+        recipe = with_settings(recipe, {"task": {"name": name, **recipe.task.settings}})
+    task = TASKS.load(recipe.task.name)
+    refuse_placeless(recipe.augment, task.answer)
+    if not recipe.stated("tuning"):
+        name = task.suggests["tuning"]
+        found.append(("tuning", name, f"suits the task {recipe.task.name}"))
+        recipe = with_settings(recipe, {"tuning": {"name": name, **recipe.tuning.settings}})
+    tuning = TUNINGS.load(recipe.tuning.name)
+    suggestions = {field: (value, f"suits the task {recipe.task.name}") for field, value in task.suggests.items()}
+    suggestions |= {field: (value, f"suits the tuning {recipe.tuning.name}") for field, value in tuning.suggests.items()}
+    for field, (value, reason) in suggestions.items():
+        if not recipe.stated(field):
+            found.append((field, value, reason))
+            recipe = with_settings(recipe, {field: value})
+    steps = tuning.needs_steps
+    if steps and recipe.training.norm == "auto":
+        found.append(("training.norm", *choose_norms(recipe)))
+        recipe = with_settings(recipe, {"training.norm": found[-1][1]})
+    facts = Facts(table.multilabel, solved=not steps)
+    for field, value, reason in task.settle(recipe.task.settings, truths, table.classes, facts):
+        found.append((f"task.{field}", value, reason))
+        recipe = with_settings(recipe, {f"task.{field}": value})
+    return recipe, found
+
+
+def _task_for(truths: Sequence[Any]) -> str:
+    """The task whose answers look like these truths."""
+    fitting = [name for name in TASKS.names() if truths and isinstance(truths[0], TASKS.load(name).answer)]
+    if len(fitting) != 1:
+        hint = "--task " + "|".join(fitting or TASKS.names())
+        raise UsageError("the data does not say which task this is", where="task", hint=hint)
+    return fitting[0]
+
+
+def refuse_untaught(table: Table, known: Collection[str] = ()) -> None:
+    """A class that no training image shows cannot be learnt, unless an earlier run has: `known`. Fewer than two classes of whole
+    images are no question."""
+    if isinstance(table.samples[0].truth, Regions):
+        return
+    taught = {name for sample in table.of("train") for name in label_names(sample)} | set(known)
+    if len(taught) < (1 if isinstance(table.samples[0].truth, Boxes) else 2) and not table.multilabel:
+        what = f"only one class has training images: {next(iter(taught))!r}" if taught else "there are no training images"
+        raise DataError(what, where=table.root, hint="give images of another class")
+    for name in sorted(set(table.classes) - taught):
+        console.warn(f"the class {name!r} has no training image: it will never be the answer")

@@ -1,0 +1,193 @@
+"""Going on from a finished run: new images, new classes, and what is forgotten."""
+
+from __future__ import annotations
+
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from conftest import striped
+from foveate.cli import _run
+from foveate.earlier import Teacher, own_table
+from foveate.errors import RunError, UsageError
+from foveate.predictor import load
+from foveate.recipe import with_settings
+from foveate.run import Run
+from foveate.types import Batch
+from foveate.verbs.continuing import continue_
+from foveate.verbs.evaluate import evaluate
+from foveate.verbs.fit import fit
+from foveate.weights import read_tensors
+
+
+@pytest.fixture(scope="module")
+def first(stripes, tmp_path_factory):
+    """A small network that tells stripes."""
+    from foveate.recipe import Recipe
+
+    settings = {"backbone.name": "test_efficientnet", "backbone.weights": "none", "backbone.size": 32, "tuning": "full", "device": "cpu"}
+    settings |= {"training.epochs": 30, "training.batch_size": 8, "training.head_start": "random", "training.precision": "fp32"}
+    settings |= {"training.channels_last": False, "training.patience": 0, "data.val": 0.25, "data.test": 0.15, "augment.crop": 1}
+    recipe = with_settings(Recipe(), {"data.path": str(stripes), **settings})
+    return fit(recipe, tmp_path_factory.mktemp("runs") / "first").run
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory):
+    """A class that the first run does not know: flat colours in noise."""
+    rng, root = np.random.default_rng(5), tmp_path_factory.mktemp("plain")
+    (root / "plain").mkdir()
+    for number in range(16):
+        pixels = rng.uniform(40, 220, 3) + rng.normal(0, 12, (40, 40, 3))
+        Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8)).save(root / "plain" / f"{number:02d}.png")
+    return root
+
+
+def more_stripes(root, each: int, seed: int):
+    rng = np.random.default_rng(seed)
+    for name in ("lying", "upright"):
+        (root / name).mkdir(parents=True, exist_ok=True)
+        for number in range(each):
+            Image.fromarray(striped(rng, name == "upright")).save(root / name / f"new{number:02d}.png")
+    return root
+
+
+QUICK = {"training.epochs": 6}
+
+
+def test_a_new_class_is_learnt_beside_the_old_ones(first, plain, tmp_path):
+    result = continue_(first, plain, tmp_path / "run", QUICK)
+    run = Run(result.run)
+    assert run.classes() == ("lying", "upright", "plain")
+    numbers = result.numbers()
+    assert numbers["before_new"] == 0.0  # a class that it cannot name
+    assert numbers["after_new"] > 0.5
+    assert numbers["after_old"] >= numbers["before_old"] - 0.25
+    rows = run.logged()
+    assert all({"val_accuracy", "val_accuracy_old", "val_accuracy_new"} <= row.keys() for row in rows)
+    assert any("before" in line and "after" in line for line in result.lines())
+    assert set(load(run.folder, "cpu").classes) == {"lying", "upright", "plain"}
+
+
+def test_old_images_stay_in_their_splits(first, plain, tmp_path):
+    run = Run(continue_(first, plain, tmp_path / "run", {**QUICK, "training.epochs": 1}).run)
+    old = {row["path"]: row["split"] for row in Run(first).splits()}
+    mine = {row["path"].removeprefix("earlier:"): row["split"] for row in run.splits() if row["path"].startswith("earlier:")}
+    assert mine == old
+    assert {sample.split for sample in own_table(run).samples} == {"train", "val", "test"}
+    assert evaluate(run.folder, split="test").scores.numbers["accuracy"].count == sum(row["split"] == "test" for row in run.splits())
+
+
+def test_without_replay_the_forgetting_is_measured(first, plain, tmp_path):
+    result = continue_(first, plain, tmp_path / "run", {"training.epochs": 12, "training.lr": 3e-3, "start.replay": 0})
+    assert not any(row["path"].startswith("earlier:") and row["split"] == "train" for row in Run(result.run).splits())
+    numbers = result.numbers()
+    assert numbers["after_old"] < numbers["before_old"]  # nobody showed it a stripe any more
+
+
+def test_a_teacher_keeps_answers_that_training_would_move(first):
+    """Every picture is taught to be upright; with a teacher, answers to pictures of no training stay nearer to what they were."""
+    start = Run(first).recipe().start.model_copy(update={"distill": 3.0})
+    teacher, generator = Teacher(Run(first), start, torch.device("cpu")), torch.Generator().manual_seed(0)
+    shown, unseen = (batch_of(torch.randn(16, 3, 32, 32, generator=generator)) for _ in range(2))
+    moved = []
+    for taught in (False, True):
+        student = load(first, "cpu").model.requires_grad_(True)
+        optimizer = torch.optim.SGD(student.parameters(), lr=0.02)
+        for _ in range(20):
+            output = student(shown)
+            loss = torch.nn.functional.cross_entropy(output, torch.ones(16, dtype=torch.int64))
+            (loss + teacher(output, shown) if taught else loss).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        with torch.no_grad():
+            moved.append(float(teacher(student(unseen), unseen)))
+    assert moved[1] < 0.5 * moved[0]
+
+
+def batch_of(images):
+    count = len(images)
+    return Batch(images, [{}] * count, torch.zeros(count, 4), torch.full((count, 2), 32), torch.arange(count))
+
+
+def test_a_teacher_asks_nothing_of_its_own_answers(first):
+    run = Run(first)
+    predictor = load(first, "cpu")
+    batch = batch_of(torch.randn(4, 3, 32, 32))
+    start = run.recipe().start.model_copy(update={"distill": 1.0})
+    teacher = Teacher(run, start, torch.device("cpu"))
+    with torch.no_grad():
+        own = predictor.model(batch)
+    assert float(teacher(own, batch)) == pytest.approx(0, abs=1e-6)
+    grown = torch.cat([own, torch.zeros(4, 1)], 1)
+    assert float(teacher(grown, batch)) == pytest.approx(0, abs=1e-6)
+    heat = start.temperature
+    other = torch.randn(4, 2)
+    p, q = (own / heat).softmax(1), (other / heat).softmax(1)
+    assert float(teacher(other, batch)) == pytest.approx(float(heat**2 * (p * (p / q).log()).sum(1).mean()), rel=1e-5)
+
+
+def test_more_images_of_known_classes(first, tmp_path):
+    result = continue_(first, more_stripes(tmp_path / "more", 8, seed=3), tmp_path / "run", {**QUICK, "start.replay": 0.5})
+    assert Run(result.run).classes() == Run(first).classes()
+    assert {"before_old", "after_old", "before_new", "after_new"} <= result.numbers().keys()
+    replayed = [row for row in Run(result.run).splits() if row["path"].startswith("earlier:") and row["split"] == "train"]
+    shown = [row for row in Run(first).splits() if row["split"] == "train"]
+    assert len(replayed) == round(len(shown) / 2)
+
+
+def test_the_same_folder_with_more_in_it_counts_old_files_once(first, stripes, tmp_path):
+    grown = tmp_path / "stripes"
+    shutil.copytree(stripes, grown)
+    more_stripes(grown, 4, seed=4)
+    run = Run(continue_(first, grown, tmp_path / "run", {**QUICK, "training.epochs": 1}).run)
+    digests = [row["sha256"] for row in run.splits()]
+    assert len(digests) == len(set(digests))
+    assert sum(not row["path"].startswith("earlier:") for row in run.splits()) == 8
+    with pytest.raises(UsageError, match="belongs to the earlier run already"):
+        continue_(first, stripes, tmp_path / "again")
+
+
+def test_it_can_go_on_twice_and_nothing_before_is_touched(first, plain, tmp_path):
+    before = {name: value.clone() for name, value in read_tensors(first / "model.safetensors").items()}
+    second = continue_(first, plain, tmp_path / "second", {**QUICK, "training.epochs": 1}).run
+    third = continue_(second, more_stripes(tmp_path / "more", 8, seed=6), tmp_path / "third", {**QUICK, "training.epochs": 1}).run
+    assert Run(third).classes() == ("lying", "upright", "plain")
+    assert any(row["path"].startswith("earlier:earlier:") for row in Run(third).splits())
+    assert load(third, "cpu").classes == ("lying", "upright", "plain")
+    after = read_tensors(first / "model.safetensors")
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_a_probe_is_solved_anew_with_all_images(quick, plain, tmp_path):
+    base = fit(with_settings(quick, {"tuning": "probe", "data.val": 0.25}), tmp_path / "probe").run
+    result = continue_(base, plain, tmp_path / "run")
+    assert result.numbers()["after_new"] > 0.5
+    with pytest.raises(UsageError, match="needs all its old images"):
+        continue_(base, plain, tmp_path / "not", {"start.replay": 0.5})
+
+
+def test_what_cannot_go_on(first, plain, tmp_path):
+    with pytest.raises(UsageError, match="another backbone"):
+        continue_(first, plain, tmp_path / "a", {"backbone.name": "test_resnet"})
+    with pytest.raises(UsageError, match="another tuning"):
+        continue_(first, plain, tmp_path / "b", {"tuning": "lora"})
+    with pytest.raises(UsageError, match="no run at this path"):
+        continue_(tmp_path / "nowhere", plain, tmp_path / "c")
+    unfinished = tmp_path / "unfinished"
+    shutil.copytree(first, unfinished)
+    (unfinished / "finished.json").unlink()
+    with pytest.raises(RunError, match="not finished"):
+        continue_(unfinished, plain, tmp_path / "d")
+    assert not any((tmp_path / name).exists() for name in "abcd")
+
+
+def test_the_command_line_has_the_words(first, plain, tmp_path, capsys):
+    words = ["continue", str(first), str(plain), "--out", str(tmp_path / "run"), "--epochs", "1", "--replay", "0.5", "--json"]
+    assert _run(words) == 0
+    assert '"after_new"' in capsys.readouterr().out.splitlines()[-1]
+    recipe = Run(tmp_path / "run").recipe()
+    assert (recipe.start.replay, recipe.training.epochs) == (0.5, 1)
