@@ -116,8 +116,8 @@ def summary(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def words(about: str | None, sets: list[str], ways: list[str], threads: int, **counts: int) -> argparse.Namespace:
-    """What was typed; the folder of results is there afterwards. `counts`: options of this bench alone, with their defaults."""
+def words(about: str | None, sets: list[str], ways: list[str], threads: int, **numbers: int | list[float]) -> argparse.Namespace:
+    """What was typed; the folder of results is there afterwards. `numbers`: options of this bench alone, with their defaults."""
     parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=HERE.parent.parent / "shared" / "data")
     parser.add_argument("--out", type=Path, default=Path("bench-out"))
@@ -125,8 +125,9 @@ def words(about: str | None, sets: list[str], ways: list[str], threads: int, **c
     parser.add_argument("--threads", type=int, default=threads)
     parser.add_argument("--ways", nargs="+", default=ways)
     parser.add_argument("--sets", nargs="+", default=sets)
-    for name, default in counts.items():
-        parser.add_argument(f"--{name}", type=int, default=default)
+    for name, default in numbers.items():
+        several = isinstance(default, list)
+        parser.add_argument(f"--{name}", type=float if several else int, nargs="+" if several else None, default=default)
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     return options
