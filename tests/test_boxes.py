@@ -92,6 +92,7 @@ def test_a_resample_of_every_image_once_is_coco_again(seed):
         found = room._Curve(ranked, place, images[places == place]).measured(np.ones(len(truths)))
         assert found[0] == pytest.approx(judge.eval["precision"][:, :, place, 0, -1].mean(1), abs=1e-6)
         assert found[1] == pytest.approx(judge.eval["recall"][:, place, 0, -1], abs=1e-6)
+    assert metric.resampler()(np.arange(len(truths))) == pytest.approx(judge.stats[0], abs=1e-6)
 
 
 @pytest.mark.parametrize("seed", range(4))

@@ -8,7 +8,8 @@ from sklearn import metrics as reference
 
 from foveate.errors import DataError
 from foveate.intervals import bootstrap, wilson
-from foveate.metrics import METRICS, metric_for
+from foveate.metrics import METRICS, gain, metric_for
+from foveate.metrics.labels import LabelMetric
 from foveate.types import Labels
 
 NAMES = tuple("abcdefgh")
@@ -112,3 +113,41 @@ def test_badness_is_the_confidence_of_what_is_wrong():
     assert single.badness(Labels(("b",), scores), Labels(("a",))) == pytest.approx(0.7)
     scores = np.array([0.6, 0.9, 0.3], np.float32)
     assert several.badness(Labels(("a", "b"), scores), Labels(("b", "c"))) == pytest.approx(0.7)
+
+
+@pytest.mark.parametrize("multilabel", [False, True])
+def test_a_resample_of_every_image_once_says_what_compute_says(multilabel):
+    metric = filled(multilabel, seed=0)
+    everything = np.arange(60)
+    scores = metric.compute()
+    assert metric.resampler()(everything) == pytest.approx(scores.numbers[scores.main].value, abs=1e-12)
+    some = np.random.default_rng(1).integers(0, 60, 60)
+    part = filled(multilabel, seed=0, places=some).compute()
+    assert metric.resampler()(some) == pytest.approx(part.numbers[part.main].value, abs=1e-9)
+
+
+def test_a_gain_is_measured_on_the_same_images():
+    """Of 60 images one metric has 40 right and the other the same 40 and 10 more: no resample says the second is worse."""
+    ours, theirs = LabelMetric(("a", "b")), LabelMetric(("a", "b"))
+    for number in range(60):
+        ours.update(Labels(("a" if number < 50 else "b",)), Labels(("a",)))
+        theirs.update(Labels(("a" if number < 40 else "b",)), Labels(("a",)))
+    found = gain(ours, theirs, 60)
+    assert found.value == pytest.approx(10 / 60)
+    assert 0.05 < found.low < found.value < found.high < 0.3
+    same = gain(ours, ours, 60)
+    assert (same.value, same.low, same.high) == (0, 0, 0)
+
+
+def filled(multilabel: bool, seed: int, places=None) -> LabelMetric:
+    rng = np.random.default_rng(seed)
+    metric = LabelMetric(("a", "b", "c"), multilabel)
+    scores, truths = rng.random((60, 3)).astype(np.float32), rng.random((60, 3)) > 0.5
+    for place in range(60) if places is None else places:
+        row = scores[place]
+        if multilabel:
+            pair = [tuple(name for name, held in zip("abc", flags, strict=True) if held) for flags in (row > 0.5, truths[place])]
+        else:
+            pair = [("abc"[int(row.argmax())],), ("abc"[int(truths[place].argmax())],)]
+        metric.update(Labels(pair[0], row), Labels(pair[1]))
+    return metric

@@ -36,11 +36,23 @@ def masks(seed: int, k: int, images: int = 4, ignored: float = 0.1) -> list[tupl
     return found
 
 
-def measured(pairs: list[tuple[np.ndarray, np.ndarray]], k: int):
+def collected(pairs: list[tuple[np.ndarray, np.ndarray]], k: int):
     metric = metric_for(Regions, NAMES[:k])
     for answer, truth in pairs:
         metric.update(Regions(answer), Regions(lambda truth=truth: truth))
-    return metric.compute()
+    return metric
+
+
+def measured(pairs: list[tuple[np.ndarray, np.ndarray]], k: int):
+    return collected(pairs, k).compute()
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_resample_is_the_metric_of_its_images(seed):
+    pairs = masks(seed, 5, images=6)
+    for places in (np.arange(6), np.array([0, 0, 3, 5, 5, 5])):
+        drawn = measured([pairs[place] for place in places], 5)
+        assert collected(pairs, 5).resampler()(places) == pytest.approx(drawn.numbers["mean_iou"].value, abs=1e-12)
 
 
 @pytest.mark.parametrize("seed", range(3))

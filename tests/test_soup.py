@@ -1,0 +1,359 @@
+"""Averages of weights: the ends are exact, validation alone chooses, runs without common ground are refused, nothing is touched."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+from torch import Tensor
+from torch.optim.swa_utils import update_bn
+
+import foveate
+from conftest import striped
+from foveate import cli
+from foveate.averages import between, measured_statistics, same
+from foveate.data import Order, loader
+from foveate.errors import DataError, FoveateError, RunError, UsageError, WeightsError
+from foveate.model import build
+from foveate.precision import Way
+from foveate.recipe import Recipe, with_settings
+from foveate.run import Run, checksum
+from foveate.verbs._adapt import reopened
+from foveate.verbs._averager import Averager
+from foveate.verbs._ingredients import start_of
+from foveate.verbs.evaluate import evaluate
+from foveate.verbs.fit import fit
+from foveate.verbs.soup import SoupResult, _interpolated, soup
+from foveate.weights import read_tensors
+
+NETWORK = {"backbone.name": "test_efficientnet", "backbone.size": 32, "device": "cpu"}
+WAYS = {"training.epochs": 2, "training.batch_size": 8, "training.channels_last": False, "training.precision": "fp32"}
+
+
+def pictures(root: Path, counts: dict[str, int], waves: tuple[float, float] = (0.8, 1.6), classes: tuple[str, ...] = ("lying", "upright")) -> Path:
+    """Stripes in folders by split (none for '') and class."""
+    rng = np.random.default_rng(0)
+    for split, each in counts.items():
+        for name in classes:
+            folder = root / split / name
+            folder.mkdir(parents=True)
+            for number in range(each):
+                Image.fromarray(striped(rng, name == "upright", waves=waves)).save(folder / f"{number:02d}.png")
+    return root
+
+
+class World:
+    """Data with named splits, data of other stripes, weights to begin with, and runs on them."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.data = pictures(root / "data", {"train": 12, "val": 8, "test": 8})
+        self.far = pictures(root / "far", {"": 10}, (0.3, 0.7))
+        words = {**NETWORK, **WAYS, "data.path": str(self.data), "data.near_duplicates": 1, "tuning": "full"}
+        self.recipe = with_settings(Recipe(), {**words, "training.norm": "learn", "backbone.weights": str(self._weights(words))})
+        self.first = self.fitted("first", {})
+        self.second = self.fitted("second", {"seed": 1, "training.lr": 3e-4})
+
+    def _weights(self, words: dict) -> Path:
+        """Random ones, but the same for every seed."""
+        drawn = with_settings(Recipe(), {**words, "task": "classify", "task.reads": "pooled", "backbone.weights": "none"})
+        save_file(build(drawn, ("lying", "upright")).backbone.network.state_dict(), self.root / "weights.safetensors")
+        return self.root / "weights.safetensors"
+
+    def fitted(self, name: str, settings: dict) -> Path:
+        fit(with_settings(self.recipe, settings), self.root / name)
+        return self.root / name
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory) -> World:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FOVEATE_CACHE", str(tmp_path_factory.mktemp("cache")))
+        return World(tmp_path_factory.mktemp("soup"))
+
+
+@pytest.fixture(scope="module")
+def curve(world) -> SoupResult:
+    """The first run, from its start to its end."""
+    before = sums(world.first)
+    found = soup([world.first], world.root / "curve", world.far, steps=4)
+    assert sums(world.first) == before
+    return found
+
+
+@pytest.fixture
+def copied(world, tmp_path) -> Path:
+    """The first run under another name, to be damaged."""
+    return Path(shutil.copytree(world.first, tmp_path / "copy"))
+
+
+def sums(folder: Path) -> dict[str, str]:
+    return {str(path): checksum(path) for path in sorted(folder.rglob("*")) if path.is_file() and path.name != "lock"}
+
+
+def weights(run: Path) -> dict[str, Tensor]:
+    return read_tensors(run / "model.safetensors")
+
+
+def rewritten(run: Path, name: str, old: str, new: str) -> Path:
+    """A run whose file says something else, as if it had been written so."""
+    text = (run / name).read_text(encoding="utf-8")
+    assert old in text
+    (run / name).write_text(text.replace(old, new), encoding="utf-8")
+    return finished_again(run)
+
+
+def finished_again(run: Path) -> Path:
+    Run(run).finish({key: value for key, value in Run(run).outcome().items() if key != "checksums"})
+    return run
+
+
+# --- averages
+
+
+def test_an_average_lies_between_and_is_the_ends_at_the_ends():
+    start = {"w": torch.tensor([0.0, -1.0]), "count": torch.tensor(3)}
+    end = {"w": torch.tensor([1.0, 1.0]), "count": torch.tensor(7)}
+    assert between(start, end, 0) is start
+    assert between(start, end, 1) is end
+    middle = between(start, end, 0.25)
+    assert middle["w"].tolist() == [0.25, -0.5]
+    assert middle["count"] == 7
+    assert same(between(end, {**end}, 1 / 3), end)
+
+
+def test_statistics_are_those_of_pytorch(world):
+    job = reopened(Run(world.first))
+    model, device, way = job.model, torch.device("cpu"), Way("fp32", False)
+    batches = list(loader(job.pictures("train"), Order(len(job.places("train")), 8)))
+    frozen = {name: tensor.clone() for name, tensor in model.state_dict().items() if "running" not in name and "tracked" not in name}
+    found = measured_statistics(model, batches, device, way)
+    assert all(torch.equal(model.state_dict()[name], tensor) for name, tensor in frozen.items())
+    assert not any(module.training for module in model.modules())
+    again = reopened(Run(world.first)).model
+
+    class Fed(torch.nn.Module):
+        """Without dropout in the network, all of it may be in training mode, as PyTorch has it."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = again
+
+        def forward(self, number: Tensor) -> Tensor:
+            return again(batches[int(number)])
+
+    update_bn([torch.tensor(number) for number in range(len(batches))], Fed())
+    expected = again.state_dict()
+    assert found
+    for name, tensor in found.items():
+        torch.testing.assert_close(tensor, expected[name])
+    assert {name.rpartition(".")[2] for name in found} == {"running_mean", "running_var"}
+
+
+def test_statistics_that_were_kept_are_not_measured(world):
+    recipe = with_settings(Run(world.first).recipe(), {"training.norm": "keep"})
+    assert measured_statistics(build(recipe, ("lying", "upright")), [], torch.device("cpu"), Way("fp32", False)) == {}
+
+
+# --- one run
+
+
+def test_the_end_of_the_curve_is_the_run_and_its_start_the_probe(world, curve):
+    points = curve.tried.points
+    assert [point.alpha for point in points] == [0, 0.25, 0.5, 0.75, 1]
+    assert [points[0].note.split(", ")[0], points[-1].note.split(", ")[0]] == ["start", "end"]
+    for point, run in ((points[-1], world.first), (points[0], world.fitted("probe", {"tuning": "probe", "task.reads": "pooled"}))):
+        scored = evaluate(run, split="val", device="cpu").scores.numbers["accuracy"]
+        assert point.validation == scored
+        assert point.shifted == evaluate(run, world.far, device="cpu").scores.numbers["accuracy"]
+
+
+def test_the_start_is_the_backbone_as_it_came_and_the_solved_head(world):
+    start, probe = start_of(reopened(Run(world.first))), weights(world.root / "probe")
+    came = read_tensors(world.root / "weights.safetensors")
+    assert all(torch.equal(start[f"backbone.network.{name}"], tensor) for name, tensor in came.items())
+    for name, tensor in probe.items():
+        torch.testing.assert_close(start[name], tensor)
+    assert start.keys() == weights(world.first).keys()
+
+
+def test_a_curve_of_one_step_chooses_an_end_bit_for_bit(world, tmp_path):
+    found = soup([world.first], tmp_path / "new", steps=1)
+    ends = start_of(reopened(Run(world.first))), weights(world.first)
+    assert same(weights(tmp_path / "new"), ends[found.tried.best])
+    assert not any(point.measured for point in found.tried.points)
+
+
+def test_validation_alone_chooses(world, curve):
+    best = curve.tried.points[curve.tried.best]
+    assert all(best.rank >= point.rank for point in curve.tried.points)
+    assert "chosen" in best.note
+    row = Run(curve.run).read_json("choices.json")[-1]
+    assert row["field"] == "soup.alpha"
+    assert row["value"] == best.alpha
+    assert "validation" in row["reason"]
+    other = soup([world.first], world.root / "unshifted", steps=4)
+    assert same(weights(other.run), weights(curve.run))
+    assert other.gain is None
+
+
+def test_the_better_statistics_are_kept(world, curve, monkeypatch):
+    monkeypatch.setattr("foveate.verbs._averager.measured_statistics", lambda *_: {})
+    job = reopened(Run(world.first))
+    averaged = _interpolated(Averager(job, None), job, 4).points
+    pairs = list(zip(curve.tried.points, averaged, strict=True))
+    assert all(better.rank > plain.rank if better.measured else better.rank == plain.rank for better, plain in pairs)
+
+
+def test_the_new_run_is_a_run(world, curve):
+    assert curve.evaluation.split == "test"
+    assert {path.name for path in (curve.run / "evaluations").iterdir()} == {"val", "test"}
+    best = curve.tried.points[curve.tried.best]
+    assert evaluate(curve.run, split="val", device="cpu").scores.numbers["accuracy"] == best.validation
+    assert evaluate(curve.run, world.far, device="cpu").scores.numbers["accuracy"] == best.shifted
+    answers = foveate.predict(curve.run, world.data / "test", device="cpu")
+    assert [answer.error for answer in answers] == [None] * 16
+    told = json.loads((curve.run / "curve.json").read_text())
+    assert told["points"] == [point.row() for point in curve.tried.points]
+    assert told["chosen"]["alpha"] == best.alpha
+    assert (curve.run / "curve.svg").read_text().startswith("<svg")
+    assert Run(curve.run).outcome()["epochs"] == 0
+    assert Run(curve.run).recipe() == Run(world.first).recipe()
+
+
+@pytest.mark.parametrize("words", [{"tuning": "lora", "backbone.name": "test_vit"}, {"tuning": "last", "tuning.blocks": 1}], ids=["lora", "last"])
+def test_tunings_that_train_a_part(world, tmp_path, words):
+    run = world.root / f"part-{words['tuning']}"
+    fit(with_settings(world.recipe, {**words, "backbone.weights": "none", "training.epochs": 1}), run)
+    found = soup([run], tmp_path / "new", steps=2)
+    scored = evaluate(run, split="val", device="cpu").scores.numbers["accuracy"]
+    assert found.tried.points[-1].validation.value == pytest.approx(scored.value)
+    assert Run(found.run).outcome()["frozen"] == Run(run).outcome()["frozen"] != ""
+
+
+# --- several
+
+
+def test_a_run_with_itself_is_that_run(world, tmp_path):
+    found = soup([world.first, world.first], tmp_path / "new")
+    assert same(weights(found.run), weights(world.first))
+    assert found.tried.points[-1].note == "chosen"
+    assert found.tried.choice[1] == [str(world.first)] * 2
+
+
+def test_a_soup_is_no_worse_than_its_best_run(world, tmp_path):
+    before = sums(world.first), sums(world.second)
+    found = foveate.soup([world.first, world.second], out=tmp_path / "new", shifted=world.far, device="cpu")
+    assert (sums(world.first), sums(world.second)) == before
+    first, second, both = found.tried.points
+    assert first.rank >= second.rank
+    assert {first.runs, second.runs} == {(world.first,), (world.second,)}
+    best = found.tried.points[found.tried.best]
+    assert best.rank >= first.rank
+    assert best is (both if both.rank >= first.rank else first)
+    assert both.note == ("chosen" if best is both else "left out")
+    scored = evaluate(found.run, split="val", device="cpu").scores.numbers["accuracy"]
+    assert scored == best.validation
+    numbers = found.numbers()
+    assert numbers["chosen"]["runs"] == [str(folder) for folder in best.runs]
+    assert len(found.rows[0]) == len(found.columns) == 4
+
+
+def test_the_command_says_all_in_its_last_line(world, tmp_path, capsys):
+    words = ["soup", str(world.first), str(world.second), "--out", str(tmp_path / "new"), "--device", "cpu", "--json"]
+    assert cli._run(words) == 0
+    told = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert told["run"] == str(tmp_path / "new")
+    assert len(told["points"]) == 3
+
+
+# --- refusals
+
+
+def refused(kind: type[FoveateError], runs: list[Path], tmp_path: Path, *words: str, **options: object) -> None:
+    with pytest.raises(kind) as error:
+        soup(runs, tmp_path / "new", **options)
+    assert all(word in str(error.value) for word in words), str(error.value)
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("head_start: probe", "head_start: random", ("random head", "training.head_start=probe")),
+        ("name: full", "name: probe", ("never left its start", "such as full")),
+        ("name: classify", "name: segment", ("'segment' began with a random head", "foveate soup RUN RUN")),
+    ],
+)
+def test_one_run_needs_a_start(copied, tmp_path, old, new, words):
+    refused(UsageError, [rewritten(copied, "recipe.yaml", old, new)], tmp_path, *words)
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new", "words"),
+    [
+        ("classes.json", "upright", "standing", ("classes", "standing, upright")),
+        ("recipe.yaml", "name: test_efficientnet", "name: test_vit", ("backbone.name is test_vit there and test_efficientnet",)),
+        ("recipe.yaml", "name: classify", "name: classify\n  smoothing: 0.2", ("task.smoothing is 0.2 there and 0.1",)),
+        ("recipe.yaml", "name: full", "name: norm", ("tuning.name is norm",)),
+        ("finished.json", '"origin": "file', '"origin": "hub', ("the origin of its weights",)),
+        ("splits.csv", "val/lying/00.png,val", "val/lying/00.png,train", ("'val/lying/00.png' is train there and val",)),
+    ],
+)
+def test_several_runs_need_common_ground(world, copied, tmp_path, name, old, new, words):
+    refused(UsageError, [world.first, rewritten(copied, name, old, new)], tmp_path, str(copied), *words)
+
+
+def test_a_picture_of_other_bytes_is_another_picture(world, copied, tmp_path):
+    with (copied / "splits.csv").open(encoding="utf-8") as file:
+        digest = next(csv.DictReader(file))["sha256"]
+    refused(UsageError, [world.first, rewritten(copied, "splits.csv", digest, "0" * 64)], tmp_path, "is another file")
+
+
+def test_random_weights_of_another_seed_are_another_beginning(world, copied, tmp_path):
+    drawn = rewritten(copied, "recipe.yaml", f"weights: {world.root / 'weights.safetensors'}", "weights: none")
+    other = rewritten(Path(shutil.copytree(drawn, tmp_path / "other")), "recipe.yaml", "seed: 0", "seed: 1")
+    refused(UsageError, [drawn, other], tmp_path, "the seed of its random weights is 1 there and 0", str(other))
+
+
+def test_tensors_of_another_network(world, copied, tmp_path):
+    tensors = weights(copied)
+    tensors.pop("head.linear.bias")
+    save_file(tensors, copied / "model.safetensors")
+    finished_again(copied)
+    refused(WeightsError, [world.first, copied], tmp_path, "head.linear.bias", str(copied))
+
+
+def test_no_validation_images(world, tmp_path):
+    run = world.root / "unvalidated"
+    data = pictures(world.root / "trained", {"train": 8, "test": 4})
+    fit(with_settings(world.recipe, {"data.path": str(data), "data.val": 0, "training.epochs": 1}), run)
+    refused(DataError, [run], tmp_path, "no validation images", "data.val")
+
+
+def test_taken_unfinished_damaged_and_missing_runs(world, copied, tmp_path):
+    with pytest.raises(UsageError, match="taken"):
+        soup([world.first], world.second)
+    refused(UsageError, [tmp_path / "none"], tmp_path, "no run at this path")
+    refused(UsageError, [], tmp_path, "no run was named")
+    refused(UsageError, [world.first], tmp_path, "step", steps=0)
+    (copied / "classes.json").write_text("[]", encoding="utf-8")
+    refused(RunError, [world.first, copied], tmp_path, "damaged")
+    (copied / "finished.json").unlink()
+    refused(RunError, [copied], tmp_path, "not finished")
+
+
+def test_other_weights_than_those_of_then(world, copied, tmp_path):
+    refused(RunError, [rewritten(copied, "finished.json", '"origin": "file', '"origin": "hub')], tmp_path, "not those")
+
+
+def test_shifted_data_of_no_known_class(world, tmp_path):
+    strange = pictures(tmp_path / "strange", {"": 2}, classes=("waves", "dots"))
+    refused(DataError, [world.first], tmp_path, "class that the run knows", shifted=strange)
