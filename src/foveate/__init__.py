@@ -1,7 +1,7 @@
 """Foveate adapts large pretrained vision models to your own images, and tells you honestly what you got.
 
-The words are those of the command line: foveate.fit(...), foveate.evaluate(...), foveate.predict(...), foveate.convert(...),
-foveate.runs(), foveate.models(), foveate.demo(); and foveate.load(run) for a predictor that stays in memory.
+The words are those of the command line: foveate.fit(...), foveate.evaluate(...), foveate.predict(...), foveate.soup(...),
+foveate.convert(...), foveate.runs(), foveate.models(), foveate.demo(); and foveate.load(run) for a predictor that stays in memory.
 """
 
 from __future__ import annotations
@@ -20,8 +20,9 @@ if TYPE_CHECKING:
     from foveate.verbs.evaluate import EvaluateResult
     from foveate.verbs.models import ModelsResult
     from foveate.verbs.runs import RunsResult
+    from foveate.verbs.soup import SoupResult
 
-__all__ = ["__version__", "continue_", "convert", "demo", "evaluate", "fit", "load", "models", "predict", "runs"]
+__all__ = ["__version__", "continue_", "convert", "demo", "evaluate", "fit", "load", "models", "predict", "runs", "soup"]
 __version__ = "0.1.0"
 
 Place = str | Path
@@ -74,6 +75,17 @@ def predict(run: Place, images: Place | Iterable[Place], **options: Any) -> list
 
     places = [images] if isinstance(images, str | Path) else images
     return list(answer(Path(run), [Path(place) for place in places], **options))
+
+
+def soup(runs: Place | Iterable[Place], *, out: Place | None = None, shifted: Place | None = None, **options: Any) -> SoupResult:
+    """Averages the weights of one run and its start, or of several runs, as a new run; every average is scored on `shifted` too.
+
+    Options: steps, format (of the shifted data), device, strict.
+    """
+    from foveate.verbs.soup import soup as average
+
+    places = [runs] if isinstance(runs, str | Path) else runs
+    return average([Path(place) for place in places], _path(out), _path(shifted), command="foveate.soup(...)", **options)
 
 
 def convert(data: Place, to: str, out: Place, format: str = "auto") -> ConvertResult:

@@ -22,7 +22,6 @@ _FOLDERS = ["pictures", "coco", "yolo", "masks"]
 _CONTINUED = {  # the short words of `continue`
     "replay": "start.replay",
     "distill": "start.distill",
-    "format": "data.format",
     "epochs": "training.epochs",
     "minutes": "training.minutes",
     "lr": "training.lr",
@@ -199,7 +198,7 @@ def _continue() -> click.Command:
         _path_argument("run"),
         _path_argument("data"),
         _option("--out", type=click.Path(path_type=Path), help="The run folder to make; default: runs/NAME-N."),
-        *_named_options(_CONTINUED),
+        *_named_options(_CONTINUED, kept="start."),
         _option("--set", "set_", multiple=True, metavar="FIELD=VALUE", help="Any field of the recipe; the rest is as in RUN."),
     ]
     return _command("continue", run, params, "foveate continue runs/photos-lora-1 new_photos --replay 0.2")
@@ -211,14 +210,16 @@ def _recipe_options() -> Iterator[click.Option]:
     return _named_options(WORDS)
 
 
-def _named_options(words: dict[str, str]) -> Iterator[click.Option]:
-    """An option for each short word and the field of the recipe that it means."""
+def _named_options(words: dict[str, str], kept: str = "") -> Iterator[click.Option]:
+    """An option for each short word and the field of the recipe that it means. `kept`: the section that has its usual defaults,
+    while others are as in an earlier run; empty where all have them."""
     from foveate.recipe import default_of, field_of
 
     for word, dotted in words.items():
         kind, text = field_of(dotted)
         flag = f"--{word.replace('_', '-')}"
-        help_ = f"{text[0].upper()}{text[1:]}{_listed_names(word)}.{_default(default_of(dotted))}"
+        usual = _default(default_of(dotted)) if dotted.startswith(kept) else " Default: as in RUN."
+        help_ = f"{text[0].upper()}{text[1:]}{_listed_names(word)}.{usual}"
         if kind is bool:
             yield _option(f"{flag}/--no-{flag[2:]}", default=None, help=help_)
         else:
@@ -311,6 +312,26 @@ def _listed(images: Iterable[Path]) -> Iterator[Path]:
             yield image
 
 
+def _soup() -> click.Command:
+    """Averages the weights of finished runs: of one with its start, or of several."""
+
+    def run(runs: tuple[Path, ...], as_json: bool, **words: Any) -> None:
+        console.setup(json=as_json)
+        from foveate.verbs.soup import soup
+
+        _shown(soup(runs, command=_typed(), **words), as_json)
+
+    params: list[click.Parameter] = [
+        _path_argument("runs", nargs=-1, required=True, metavar="RUN [RUN ...]"),
+        _option("--out", type=click.Path(path_type=Path), help="The run folder to make; default: runs/NAME-soup-N."),
+        _option("--shifted", type=click.Path(path_type=Path), metavar="DATA", help="Data to score averages on; chooses nothing."),
+        _option("--steps", default=10, type=click.IntRange(min=1), help="From the start of a single run to its end. Default: 10."),
+        _option("--format", default="auto", help="How the shifted data lies on disk; auto looks."),
+        *_common(),
+    ]
+    return _command("soup", run, params, "foveate soup runs/photos-full-1 --shifted other_camera")
+
+
 def _convert() -> click.Command:
     """The same images and boxes in another format, in a new folder."""
 
@@ -381,6 +402,7 @@ _VERBS: dict[str, Callable[[], click.Command]] = {
     "continue": _continue,
     "evaluate": _evaluate,
     "predict": _predict,
+    "soup": _soup,
     "convert": _convert,
     "runs": _runs,
     "models": _models,

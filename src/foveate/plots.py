@@ -8,6 +8,9 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from foveate.types import Score
 
 _WRITTEN = 20  # classes up to which counts are written into the cells
 _SHOWN = 40  # classes up to which the whole matrix is drawn
@@ -15,6 +18,15 @@ _LINES = 20  # classes up to which each has a curve
 _HUES = ("#2f6690", "#d1603d", "#4f9d69", "#8e5aa8", "#c79a1b", "#3aa6b9", "#c2477f", "#7a5c42", "#7f8c99", "#93b13a")
 _DASHES = ("-", (0, (4, 1.6)))  # the second ten classes
 _BLUE, _ORANGE = "#2f6690", "#d1603d"
+_LOOKS: dict[str, dict[str, Any]] = {  # of the averages of weights, the later ones on top
+    "averages": {"color": _BLUE, "marker": "o", "markersize": 4, "linewidth": 1.4},
+    "single runs": {"color": "#7f8c99", "marker": "o", "markersize": 6, "linestyle": "none"},
+    "left out": {"color": "#7f8c99", "marker": "x", "markersize": 6, "linestyle": "none"},
+    "start": {"color": "#222222", "marker": "s", "markersize": 7, "linestyle": "none"},
+    "end": {"color": "#222222", "marker": "D", "markersize": 7, "linestyle": "none"},
+    "chosen": {"color": _ORANGE, "marker": "o", "markersize": 15, "fillstyle": "none", "markeredgewidth": 2, "linestyle": "none"},
+}
+Spot = tuple[Score, Score]  # across and up
 
 
 def confusion(matrix: np.ndarray, classes: list[str]) -> str:
@@ -93,6 +105,34 @@ def _line(axes: Any, rows: list[dict[str, Any]], name: str, colour: str) -> None
     points = [(row["epoch"], row[name]) for row in rows if row.get(name) is not None]
     if points:
         axes.plot(*zip(*points, strict=True), color=colour, marker="o", markersize=3, label=name)
+
+
+def averages(groups: dict[str, list[Spot]], across: str, up: str) -> str:
+    """Averages of weights by what they are ('averages', 'single runs', 'left out', 'start', 'end', 'chosen') -> SVG. What is marked
+    shows its 95 % intervals."""
+    figure = Figure(figsize=(6.4, 4.4))
+    axes = figure.add_subplot()
+    for name, look in _LOOKS.items():
+        spots = groups.get(name, [])
+        if not spots:
+            continue
+        axes.plot([x.value for x, _ in spots], [y.value for _, y in spots], label=name, **look)
+        if name in ("start", "end", "chosen"):
+            ((x, y),) = spots  # there is one of each
+            axes.errorbar(x.value, y.value, xerr=_reach(x), yerr=_reach(y), color=look["color"], linewidth=0.8, alpha=0.5)
+    if all(x.value.is_integer() for spots in groups.values() for x, _ in spots):
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set(xlabel=across, ylabel=up)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(color="#e3e7eb", linewidth=0.6)
+    axes.set_axisbelow(True)
+    axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1.02, 0.5))
+    return _svg(figure)
+
+
+def _reach(score: Score) -> list[list[float]] | None:
+    """(2, 1): how far the interval goes below and above; None without one."""
+    return None if score.low is None or score.high is None else [[score.value - score.low], [score.high - score.value]]
 
 
 def _shortened(name: str) -> str:
