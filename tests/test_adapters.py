@@ -13,6 +13,7 @@ from PIL import Image
 
 from conftest import striped
 from foveate.data import Order, loader
+from foveate.earlier import own_table
 from foveate.errors import Interrupted, UnknownName, UsageError, WeightsError
 from foveate.model import build
 from foveate.predictor import load
@@ -74,11 +75,10 @@ def learnt(recipe: Recipe, folder, fall: float) -> Run:
 
 def logits(model, run: Run) -> torch.Tensor:
     """Of the run's own validation images."""
-    from foveate.formats import read_table
-    from foveate.verbs.evaluate import own_splits, scanned_aloud
+    from foveate.verbs.evaluate import scanned_aloud
 
     recipe = run.recipe()
-    scanned = scanned_aloud(own_splits(read_table(Path(recipe.data.path), recipe.data.format), run), model, recipe.data)
+    scanned = scanned_aloud(own_table(run), model, recipe.data)
     pictures = shown(model, scanned.table.of("val"), scanned.pixels, 0)
     with torch.inference_mode():
         return torch.cat([model.eval()(batch) for batch in loader(pictures, Order(len(pictures), 8))])

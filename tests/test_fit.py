@@ -55,10 +55,9 @@ def test_a_probe_on_pretrained_weights_equals_scikit_learn(digits, tmp_path):
     from foveate.predictor import load
 
     predictor = load(tmp_path / "run", "cpu")
-    from foveate.formats import read_table
-    from foveate.verbs.evaluate import own_splits
+    from foveate.earlier import own_table
 
-    table = own_splits(read_table(digits), Run(tmp_path / "run"))
+    table = own_table(Run(tmp_path / "run"))
     parts = {}
     for split in ("train", "test"):
         samples = table.of(split)

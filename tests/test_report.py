@@ -28,6 +28,12 @@ class Reader(HTMLParser):
         self.text += data
 
 
+LADDER = [
+    {"tuning": "probe", "accuracy": 0.9, "low": 0.8, "high": 0.95, "trained": 1234, "megabytes": 0.31, "seconds": 4.2, "note": "<chosen>"},
+    {"tuning": "last", "note": "not tried"},
+]
+
+
 @pytest.fixture
 def page() -> Page:
     rows = [{"class": name, "precision": 0.5, "recall": None, "f1": 1.0, "count": 3} for name in CLASSES]
@@ -40,6 +46,7 @@ def page() -> Page:
         choices=[("training.precision", "fp32", "measured")],
         cautions=["few images"],
         comparisons=[Comparison("random folds", Score(0.93, 0.9, 0.95, 600), "near-copies on both sides")],
+        ladder=LADDER,
         curves=[{"epoch": 1, "train_loss": 1.0, "val_loss": 1.1, "val_accuracy": 0.5}, {"epoch": 2, "train_loss": 0.8}],
         mistakes=[Mistake("a/<b>.jpg", np.zeros((20, 30, 3), np.uint8), [("answer", "猫 (97%)"), ("truth", CLASSES[0])])],
         skipped=[("broken.png", "no reader knows its content")],
@@ -73,7 +80,7 @@ def test_it_says_what_it_was_given(page, tmp_path):
 
 def test_empty_parts_vanish(page, tmp_path):
     bare = replace(
-        page, cautions=[], comparisons=[], curves=[], mistakes=[], skipped=[], choices=[], scores=Scores({"dice": Score(0.5, count=3)})
+        page, cautions=[], comparisons=[], ladder=[], curves=[], mistakes=[], skipped=[], choices=[], scores=Scores({"dice": Score(0.5, count=3)})
     )
     found = read(bare, tmp_path / "report.html")
     assert found.tags.count("h2") == 3
