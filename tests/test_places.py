@@ -293,7 +293,7 @@ def test_boxes_from_files_to_report(tmp_path, capsys):
         assert all(row["score"] >= predictor.threshold for row in answer.row()["answer"])
 
 
-@pytest.mark.parametrize("tuning", ["full", "last", "lora", "head"])
+@pytest.mark.parametrize("tuning", ["full", "last", "lora", "head", "norm", "bias", "ssf", "pissa", "ia3", "gradual"])
 @pytest.mark.parametrize("task", ["detect", "segment"])
 def test_every_tuning_adapts_boxes_and_masks(task, tuning):
     """What is frozen stays bit for bit; what moves learns; what is saved brings the answers back."""
@@ -314,7 +314,7 @@ def test_every_tuning_adapts_boxes_and_masks(task, tuning):
         losses.append(float(loss.detach()))
     assert min(losses[1:]) < losses[0]
     assert (fingerprint(model.frozen()) if model.frozen() else "") == frozen
-    assert bool(frozen) == (tuning != "full")
+    assert bool(frozen) == (tuning not in ("full", "gradual"))
     again = build(with_settings(Recipe(), settings), ("a", "b", "c"))
     again.put(model.changed())
     with torch.inference_mode():
@@ -426,3 +426,13 @@ def test_answers_as_files(tmp_path):
     with pytest.raises(UsageError, match="masks cannot hold"):
         save(boxes, "masks", tmp_path / "new")
     assert not (tmp_path / "new").exists()
+
+
+def test_the_ladder_of_boxes_begins_with_the_head(tmp_path):
+    """A probe is no rung where there is no closed form; the main number is mAP, whose gain is a paired bootstrap as well."""
+    recipe = with_settings(tiny(write_voc(tmp_path / "shapes", 16)), {"tuning": "auto", "training.epochs": 1, "data.val": 0.3})
+    result = fit(recipe, tmp_path / "run")
+    rows = json.loads((tmp_path / "run" / "leaderboard.json").read_text())
+    assert [row["tuning"] for row in rows][:2] == ["head", "last"]
+    assert all("map" in row for row in rows if "seconds" in row)
+    assert result.evaluation.scores.main == "map"
