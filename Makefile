@@ -16,6 +16,9 @@ test:
 
 bench:
 	$(PYTHON) bench/spine.py
+	$(PYTHON) bench/places.py
+	$(PYTHON) bench/adapt.py
+	$(PYTHON) bench/race.py
 
 demo:
 	foveate demo

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from foveate.backbones import FAMILIES, Backbone
+from foveate.backbones import FAMILIES, Backbone, Family
 from foveate.errors import UnknownName, UsageError, WeightsError
 from foveate.memory import keep_pages
 from foveate.recipe import Recipe
@@ -81,7 +81,7 @@ def build(recipe: Recipe, classes: tuple[str, ...], *, weights: str | None = Non
     asked = recipe.backbone
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
-        backbone = _family(asked.name)().open(asked.name, weights or asked.weights, asked.size, recipe.training.drop_path)
+        backbone = _family(asked.name).open(asked.name, weights or asked.weights, asked.size, recipe.training.drop_path)
         if not task.needs <= backbone.provides:
             given, needed = (", ".join(sorted(word.value for word in words)) for words in (backbone.provides, task.needs))
             raise UsageError(
@@ -92,16 +92,13 @@ def build(recipe: Recipe, classes: tuple[str, ...], *, weights: str | None = Non
         return Model(backbone, task, tuning, recipe.training.norm == "keep").eval()
 
 
-def _family(name: str) -> Any:
+def _family(name: str) -> Family:
     """The first family on the shelf that knows the backbone."""
-    known: list[str] = []
-    for word in FAMILIES.names():
-        family = FAMILIES.load(word)
-        names = family().names()
-        if name in names:
+    families = [FAMILIES.load(word)() for word in FAMILIES.names()]
+    for family in families:
+        if family.knows(name):
             return family
-        known += names
-    raise UnknownName(name, known, kind="backbone", where="backbone.name")
+    raise UnknownName(name, [known for family in families for known in family.names()], kind="backbone", where="backbone.name")
 
 
 def _rest(module: nn.Module) -> None:

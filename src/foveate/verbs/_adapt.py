@@ -23,8 +23,8 @@ from foveate.scoring import answers, scored
 from foveate.settling import refuse_untaught, settled
 from foveate.solving import features_of, solve_head, wants_features
 from foveate.trainer import Outcome, Trainer
-from foveate.types import Boxes, Score, Split, Table
-from foveate.verbs.evaluate import EvaluateResult, evaluate, scanned_aloud
+from foveate.types import Boxes, Split, Table
+from foveate.verbs.evaluate import EvaluateResult, evaluate, parts_told, scanned_aloud
 from foveate.weights import fingerprint
 
 
@@ -44,25 +44,13 @@ class FitResult:
 
     def lines(self) -> list[str]:
         told = self.evaluation.lines() if self.evaluation else []
-        told += [f"{name}: {line}" for name, line in self._parts()]
+        told += [f"{name}: {line}" for name, line in parts_told(self.outcome)]
         if set(self.outcome["images"]) == {"train"}:
             told = [f"every image was trained on: foveate evaluate {self.run} OTHER_DATA says what it is worth"]
         return [f"run: {self.run}", *told, f"next: foveate predict {self.run} IMAGES"]
 
-    def _parts(self) -> list[tuple[str, str]]:
-        """How old and new validation images fared, before and after, in words."""
-        before, after = (self.outcome.get("parts", {}).get(word, {}) for word in ("before", "after"))
-        return [
-            (f"{name} validation images", f"{row['number']} {before[name]['value']:.3f} before, {_score(row)} after")
-            for name, row in after.items()
-        ]
-
     def _repr_html_(self) -> str:
         return f"<p>{self.run}</p>" + (self.evaluation._repr_html_() if self.evaluation else "")
-
-
-def _score(row: dict[str, Any]) -> Score:
-    return Score(row["value"], row["low"], row["high"], row["count"])
 
 
 def prepared(recipe: Recipe, table: Table, out: Path | None, command: str, ground: Ground | None = None) -> Job:

@@ -163,6 +163,16 @@ def _leaderboard(run: Run) -> list[dict[str, Any]]:
     return run.read_json("leaderboard.json") if (run.folder / "leaderboard.json").is_file() else []
 
 
+def parts_told(outcome: dict[str, Any]) -> list[tuple[str, str]]:
+    """How old and new validation images fared, before and after a run that went on from another; nothing for any other run."""
+    before, after = (outcome.get("parts", {}).get(word, {}) for word in ("before", "after"))
+    scores = {name: Score(row["value"], row["low"], row["high"], row["count"]) for name, row in after.items()}
+    return [
+        (f"{name} validation images", f"{after[name]['number']} {before[name]['value']:.3f} before, {score} after")
+        for name, score in scores.items()
+    ]
+
+
 def _free_folder(run: Run, name: str) -> Path:
     parent, number = run.folder / "evaluations", 2
     folder = parent / name
@@ -204,6 +214,8 @@ def _page(predictor: Predictor, result: EvaluateResult, scanned: Scanned, predic
             ("tuning", recipe.tuning.name),
             ("seed", str(recipe.seed)),
             ("trained", f"{outcome['epochs']} epochs, {outcome['seconds']:.0f} s: {outcome['reason']}"),
+            *([("goes on from", recipe.start.run)] if recipe.start.run else []),
+            *parts_told(outcome),
         ],
         choices=[(row["field"], str(row["value"]), row["reason"]) for row in run.read_json("choices.json")],
         cautions=result.cautions,
