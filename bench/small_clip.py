@@ -279,7 +279,7 @@ def words_of(rows: list[dict[str, Any]]) -> set[str]:
 def measured(
     folder: Path, taught: list[dict[str, Any]], asked: list[dict[str, Any]], way: Way, epochs: int, seed: int, where: Path
 ) -> dict[str, Any]:
-    """Trains on `taught`, saves at `where`, opens it as a user would, scores `asked`; seconds are the processor's for training alone."""
+    """Trains on `taught`, saves at `where`, opens it as a user would, scores `asked`; seconds: of the processor, in training."""
     start = time.process_time()
     model = trained(folder, taught, way, epochs, seed)
     seconds = time.process_time() - start

@@ -19,6 +19,17 @@ _NOTHING = 1e-10  # of the largest square: below, a direction is rounding
 
 
 @dataclass(frozen=True)
+class Known:
+    """Training images as a frozen backbone describes them. `features`: (N, D) float32. `targets`: (N, K) in {0, 1}. `folds`: (N,)
+    int, by which settings are chosen: no group is in two. `multilabel`: whether several classes may hold at once."""
+
+    features: np.ndarray
+    targets: np.ndarray
+    folds: np.ndarray
+    multilabel: bool = False
+
+
+@dataclass(frozen=True)
 class Solution:
     """`weight` (K, D) and `bias` (K,) act on features minus `middle` (D,), over `scale` (D,). `strength`: the C that was
     chosen. `tried`: C -> log loss."""

@@ -41,6 +41,10 @@ class Model(nn.Module):
                     module.eval()
         return self
 
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return self.task.classes
+
     def changed(self) -> dict[str, Tensor]:
         """The tensors that training may move: parameters with gradients, buffers of live modules, and the whole head."""
         return {name: tensor for name, tensor in self.state_dict().items() if name in self._changing}
@@ -51,6 +55,7 @@ class Model(nn.Module):
 
     def put(self, tensors: dict[str, Tensor]) -> None:
         """Copies what `changed` gave; raises WeightsError when a tensor is missing, unknown or of another shape."""
+        self.tuning.expect(self, tensors)
         own = self.changed()
         odd = sorted(own.keys() ^ tensors.keys()) or [name for name in own if own[name].shape != tensors[name].shape]
         if odd:

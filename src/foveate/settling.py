@@ -74,6 +74,9 @@ def settled(recipe: Recipe, table: Table) -> tuple[Recipe, list[tuple[str, Any, 
     if steps and recipe.training.norm == "auto":
         found.append(("training.norm", *choose_norms(recipe)))
         recipe = with_settings(recipe, {"training.norm": found[-1][1]})
+    for field, value, reason in tuning.settle(recipe.tuning.settings, table.classes):
+        found.append((f"tuning.{field}", value, reason))
+        recipe = with_settings(recipe, {f"tuning.{field}": value})
     facts = Facts(table.multilabel, solved=not steps)
     for field, value, reason in task.settle(recipe.task.settings, truths, table.classes, facts):
         found.append((f"task.{field}", value, reason))

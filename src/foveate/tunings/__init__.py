@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Protocol
 
+import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
 from foveate.backbones import Backbone
 from foveate.errors import UsageError
+from foveate.linear import Known, Solution, solve
 from foveate.shelf import Shelf
+
+Choice = tuple[str, Any, str]
+"""What was chosen for the user: a field, its value, the reason."""
 
 
 class TuningSettings(BaseModel):
@@ -19,10 +24,13 @@ class TuningSettings(BaseModel):
 
 
 class Adaptable(Protocol):
-    """What a tuning may touch: a module with these two parts."""
+    """What a tuning may touch: a module with these two parts. `classes`: the names that it answers with."""
 
     backbone: Backbone
     head: nn.Module
+
+    @property
+    def classes(self) -> tuple[str, ...]: ...
 
 
 class Tuning(ABC):
@@ -46,12 +54,28 @@ class Tuning(ABC):
     def __init__(self, settings: Any) -> None:
         self.settings = settings
 
+    @classmethod
+    def settle(cls, settings: dict[str, Any], classes: Sequence[str]) -> list[Choice]:
+        """What the settings left open, or only pointed to (a file); said to the user and written into the recipe."""
+        return []
+
     @abstractmethod
     def apply(self, model: Adaptable) -> None:
         """Freezes, unfreezes or injects; called once on a fresh model, before training as before loading.
 
         What has a gradient afterwards is what a run saves. Raises UsageError for a backbone that it cannot be applied to.
         """
+
+    def solve(self, model: Adaptable, known: Known) -> list[Choice]:
+        """Puts into the head what follows from the training images without a step; gives what was chosen on the way. Asked where
+        the head can describe features: before any step, or in the place of all."""
+        solution = solve(known.features, known.targets, known.folds, known.multilabel)
+        into_head(model.head, solution)
+        tried = ", ".join(f"{c:g}: {loss:.3f}" for c, loss in solution.tried.items())
+        return [("head.C", solution.strength, f"least log loss over {len(set(known.folds))} folds by group ({tried})")]
+
+    def expect(self, model: Adaptable, tensors: Mapping[str, Tensor]) -> None:  # noqa: B027
+        """Before a run's tensors are put in: may shape what is as large as the run had training images."""
 
     def merge(self, model: Adaptable) -> None:
         """Folds added parameters into the weights, so that the network is the plain one again."""
@@ -76,6 +100,15 @@ class Tuning(ABC):
 
     def remember(self, memory: Mapping[str, Tensor]) -> None:  # noqa: B027
         """Takes back what `memory` gave."""
+
+
+def into_head(head: Any, solution: Solution) -> None:
+    """A linear head with the weights of a solution."""
+    with torch.no_grad():
+        head.middle.copy_(torch.from_numpy(solution.middle))
+        head.scale.copy_(torch.from_numpy(solution.scale))
+        head.linear.weight.copy_(torch.from_numpy(solution.weight))
+        head.linear.bias.copy_(torch.from_numpy(solution.bias))
 
 
 TUNINGS: Shelf[Tuning] = Shelf("foveate.tunings", Tuning, "tuning")
