@@ -92,7 +92,7 @@ def test_a_bug_is_called_a_bug(capsys, monkeypatch):
 
 def test_names_that_look_like_markup_or_cannot_be_printed(stripes, tmp_path):
     odd = tmp_path / "[bold]ünï🙂"
-    found = foveate("fit", str(odd), PYTHONIOENCODING="ascii")
+    found = foveate("fit", str(odd), PYTHONIOENCODING="ascii", COLUMNS="250")
     assert found.returncode == 2
     assert "[bold]" in found.stderr
     assert "Traceback" not in found.stderr
