@@ -9,8 +9,10 @@ from dataclasses import dataclass
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from foveate import trainer
+from foveate.backbones import FAMILIES
 from foveate.errors import Interrupted, RunError
 from foveate.model import build
 from foveate.optimizer import factor, optimizer
@@ -232,9 +234,18 @@ def test_distorted_pictures_only_in_a_long_training(quick, tmp_path, epochs, pol
     assert Run(tmp_path / "run").recipe().augment.policy == policy
 
 
-@pytest.mark.parametrize(("name", "decay"), [("test_efficientnet", 1.0), ("test_convnext", 0.75)])
-def test_early_layers_are_spared_where_there_is_no_batch_normalisation(quick, tmp_path, name, decay):
-    fit(with_settings(quick, {"backbone.name": name, "training.epochs": 1}), tmp_path / "run")
+@pytest.mark.parametrize(
+    ("name", "start", "decay"),
+    [("test_efficientnet", "probe", 0.75), ("test_efficientnet", "random", 1.0), ("test_convnext", "random", 0.75), (None, "probe", 1.0)],
+)
+def test_early_layers_are_spared_where_the_head_is_solved_or_there_is_no_batch_normalisation(quick, tmp_path, name, start, decay):
+    """Weights of a file count as pretrained; random ones (None) move alike."""
+    words = {"training.epochs": 1, "training.head_start": start}
+    if name:
+        file = tmp_path / "weights.safetensors"
+        save_file(FAMILIES.load("timm")().open(name, "none", 32).network.state_dict(), file)
+        words |= {"backbone.name": name, "backbone.weights": str(file)}
+    fit(with_settings(quick, words), tmp_path / "run")
     assert Run(tmp_path / "run").recipe().training.layer_decay == decay
 
 

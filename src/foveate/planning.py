@@ -13,10 +13,10 @@ from foveate.errors import TooLittleTime
 from foveate.job import Job
 from foveate.precision import Way, fastest, ways
 from foveate.recipe import Recipe
+from foveate.solving import wants_features
 
 _MEASURED = 8  # images in a step that is timed
 _WORTH_MEASURING = 2000 * 224**2  # pixels to push through, all epochs together: below, timing costs more than it gains
-_ENOUGH = 16  # images at once, for statistics that are worth learning
 _LONG = 1000  # steps from which TrivialAugment is worth its noise
 _SAFETY = 0.8  # of a time budget is planned for; the rest is saving and noise
 _LOOK = 1 / 3  # of a training step is what looking at an image costs
@@ -31,13 +31,10 @@ def plan(job: Job) -> None:
 
 
 def choose_norms(recipe: Recipe) -> tuple[str, str]:
-    """Whether batch normalisation learns new statistics; from few images at once they would be noise."""
+    """Whether batch normalisation learns new statistics: a head that was solved on the old ones does not fit new ones."""
     if recipe.backbone.weights == "none":
         return "learn", "random weights have no statistics to keep"
-    at_once = recipe.training.micro_batch or recipe.training.batch_size
-    if at_once >= _ENOUGH:
-        return "learn", f"{at_once} images at once are enough for statistics of these images"
-    return "keep", f"{at_once} images at once are too few for statistics of these images"
+    return "keep", "the pretrained statistics serve better than those of a few images"
 
 
 def _choose_way(job: Job) -> None:
@@ -111,11 +108,16 @@ def _choose_policy(job: Job) -> None:
 
 
 def _choose_layer_decay(job: Job) -> None:
-    """Transformers keep their early layers better with small rates (BEiT, MAE); convolutional networks were measured to lose."""
+    """A solved head is lost when early layers move much, and so are Transformers (BEiT); with a head that begins at random on a
+    convolutional network all layers move alike, as measured (docs/log.md)."""
     tuning = job.model.tuning
     if job.recipe.training.layer_decay is not None or not (tuning.needs_steps and tuning.layerwise):
         return
-    if any(hasattr(module, "running_mean") for module in job.model.backbone.modules()):
-        job.choose("training.layer_decay", 1.0, "networks with batch normalisation adapt best when all layers move alike")
+    if job.recipe.backbone.weights == "none":
+        job.choose("training.layer_decay", 1.0, "all layers of a random network have as much to learn")
+    elif wants_features(job):
+        job.choose("training.layer_decay", 0.75, "the head is solved on the features as they are: early layers move little")
+    elif any(hasattr(module, "running_mean") for module in job.model.backbone.modules()):
+        job.choose("training.layer_decay", 1.0, "a convolutional network with a random head adapts best when all layers move alike")
     else:
         job.choose("training.layer_decay", 0.75, "networks without batch normalisation adapt best when early layers move little")
