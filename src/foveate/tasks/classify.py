@@ -42,11 +42,13 @@ class ClassifySettings(TaskSettings):
 class LinearHead(nn.Module):
     """Features -> logits (B, K): described, standardised by fixed numbers, weighed.
 
-    `widths`: channels of the maps that are read beside the pooled vector, none for the vector alone.
+    `unit`: whether what is standardised is brought to length 1. `widths`: channels of the maps that are read beside the pooled
+    vector, none for the vector alone.
     """
 
     middle: Tensor
     scale: Tensor
+    unit = False
 
     def __init__(self, width: int, widths: tuple[int, ...], classes: int, dropout: float) -> None:
         super().__init__()
@@ -60,6 +62,7 @@ class LinearHead(nn.Module):
 
     def forward(self, features: Features, batch: Batch | None = None) -> Tensor:
         standard = (self.describe(features) - self.middle) / self.scale
+        standard = functional.normalize(standard, dim=1) if self.unit else standard
         return cast(Tensor, self.linear(self.dropout(standard)))
 
     def describe(self, features: Features) -> Tensor:
