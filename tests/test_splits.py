@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from foveate.errors import UsageError
+from foveate.data import Scanned, few
+from foveate.errors import DataError, UsageError
 from foveate.splits import gray_thumbnail, group_folds, make_splits, near_copies, split_named
+from foveate.types import Labels, Sample, Table
 
 
 def grouped(images: int, classes: int, groups: int, seed: int = 0) -> tuple[list[tuple[str, ...]], list[str]]:
@@ -141,3 +145,34 @@ def test_thumbnails_and_words():
         "test",
         None,
     ]
+
+
+def shown(groups: list[str], labels: list[str]) -> Scanned:
+    samples = tuple(
+        Sample(Path(f"{n}.png"), f"{n}.png", Labels((label,)), split="test" if n % 5 == 4 else "train") for n, label in enumerate(labels)
+    )
+    table = Table(samples, tuple(sorted(set(labels))), "table", Path())
+    return Scanned(table, tuple(map(str, range(len(labels)))), np.zeros((len(labels), 2, 2)), None, ())
+
+
+def test_shots_are_drawn_by_class_and_from_different_groups():
+    labels = ["a", "b"] * 20
+    groups = [f"{label}{n // 8}" for n, label in enumerate(labels)]  # five of each class, four pictures in each
+    found, kept = few(shown(groups, labels), groups, 4, 0)
+    taught = [(sample, group) for sample, group in zip(found.table.samples, kept, strict=True) if sample.split == "train"]
+    assert Counter(sample.truth.names[0] for sample, _ in taught) == {"a": 4, "b": 4}
+    assert len({group for _, group in taught}) == 8
+    assert sum(sample.split == "test" for sample in found.table.samples) == 8
+    assert [sample.key for sample in found.table.samples] == [f"{digest}.png" for digest in found.hashes]
+    again, other = (few(shown(groups, labels), groups, 4, seed)[0].hashes for seed in (0, 1))
+    assert again == found.hashes != other
+
+
+def test_more_shots_than_images_is_one_sentence():
+    labels = ["a", "b"] * 5 + ["a"] * 5
+    with pytest.raises(DataError, match="'b' has 4 training images, 5 are asked for"):
+        few(shown(labels, labels), labels, 5, 0)
+    several = shown(["x"] * 4, ["a", "b", "a", "b"])
+    odd = tuple(replace(sample, truth=Labels(("a", "b"))) for sample in several.table.samples)
+    with pytest.raises(DataError, match="where every image has one"):
+        few(replace(several, table=several.table.with_samples(odd)), ["x"] * 4, 1, 0)

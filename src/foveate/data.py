@@ -142,6 +142,33 @@ def _with_splits(table: Table, splits: Sequence[Split]) -> Table:
     return table.with_samples(tuple(replace(sample, split=split) for sample, split in zip(table.samples, splits, strict=True)))
 
 
+def few(scanned: Scanned, groups: list[str], shots: int, seed: int) -> tuple[Scanned, list[str]]:
+    """The pictures, and their groups, with `shots` training images of each class: of different groups as long as there are any.
+
+    Raises DataError where a class has fewer, or an image has not exactly one class.
+    """
+    samples = scanned.table.samples
+    if any(not isinstance(sample.truth, Labels) or len(label_names(sample)) != 1 for sample in samples):
+        raise DataError("so many images of each class can only be drawn where every image has one", where=scanned.table.root)
+    order = np.random.default_rng(seed).permutation(len(samples)).tolist()
+    kept = {place for place in order if samples[place].split != "train"}
+    taught = [place for place in order if place not in kept]
+    drawn, copies = Counter[str](), dict[int, int]()
+    for place in taught:
+        copies[place] = drawn[groups[place]]  # pictures of the same group that come before
+        drawn[groups[place]] += 1
+    for name in scanned.table.classes:
+        own = [place for place in taught if label_names(samples[place]) == (name,)]
+        if 0 < len(own) < shots:
+            what = f"the class {name!r} has {len(own)} training images, {shots} are asked for"
+            raise DataError(what, where=scanned.table.root, hint=f"--shots {len(own)}, or more images")
+        kept.update(sorted(own, key=lambda place: copies[place])[:shots])
+    places = sorted(kept)
+    table = scanned.table.with_samples(tuple(samples[place] for place in places))
+    hashes = tuple(scanned.hashes[place] for place in places)
+    return replace(scanned, table=table, hashes=hashes, thumbs=scanned.thumbs[places]), [groups[place] for place in places]
+
+
 def label_names(sample: Sample) -> tuple[str, ...]:
     """The classes that a sample shows, each once; none where its truth does not name them."""
     return tuple(dict.fromkeys(sample.truth.names)) if isinstance(sample.truth, Labels | Boxes) else ()

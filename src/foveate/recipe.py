@@ -37,6 +37,7 @@ class DataRecipe(Section):
     near_duplicates: float = Field(
         0.97, gt=0, le=1, description="likeness (0 to 1) from which pictures count as near-copies and stay in one split; 1 = off"
     )
+    shots: int | None = Field(None, ge=1, description="train on so many images of each class, drawn with the seed; default: on all")
     strict: bool = Field(False, description="stop at the first image that cannot be read, instead of skipping and naming it")
     workers: int = Field(0, ge=0, description="loader processes; 0 reads in the main process")
     keep_pixels: bool = Field(True, description="keep decoded pictures in memory between epochs when they fit")
@@ -126,6 +127,7 @@ class Recipe(Section):
 
 WORDS = {
     "format": "data.format",
+    "shots": "data.shots",
     "strict": "data.strict",
     "task": "task",
     "backbone": "backbone.name",

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from foveate import console
-from foveate.data import Order, Pictures, clusters, divided, label_names, loader
+from foveate.data import Order, Pictures, clusters, divided, few, label_names, loader
 from foveate.earlier import Teacher, divided_beside, earlier_run, own_table, parts, take_over
 from foveate.errors import RunError
 from foveate.job import Ground, Job, note_choice
@@ -96,7 +96,10 @@ def _grounded(recipe: Recipe, table: Table, model: Model) -> Ground:
     if run is not None:
         return Ground(*divided_beside(scanned, groups, recipe, run))
     table, how = divided(scanned.table, groups, recipe.data, recipe.seed)
-    return Ground(replace(scanned, table=table), groups, how)
+    scanned = replace(scanned, table=table)
+    if recipe.data.shots is None:
+        return Ground(scanned, groups, how)
+    return Ground(*few(scanned, groups, recipe.data.shots, recipe.seed), f"{how}; {recipe.data.shots} a class to train on")
 
 
 def reopened(run: Run) -> Job:
