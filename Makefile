@@ -19,6 +19,7 @@ bench:
 	$(PYTHON) bench/places.py
 	$(PYTHON) bench/adapt.py
 	$(PYTHON) bench/race.py
+	$(PYTHON) bench/shots.py
 	$(PYTHON) bench/small_clip.py
 
 demo:
