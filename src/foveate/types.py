@@ -31,7 +31,7 @@ class Provides(Enum):
     MAPS = "maps"  # [(B, C_i, H/s_i, W/s_i)]: a pyramid, finest first
     TOKENS = "tokens"  # (B, N, D): a sequence, prefix tokens left out
     TEXT = "text"  # embeds sentences into the same space as images
-    NATIVE = "native"  # answers by itself (a ready-made detector, say)
+    NATIVE = "native"  # answers about classes in words: boxes (B, A, 4) with logits (B, A, K), or pixels' logits (B, K, h, w)
 
 
 @dataclass(frozen=True)
@@ -265,6 +265,7 @@ class Features:
     pooled: Tensor | None = None
     maps: list[Tensor] = field(default_factory=list)
     tokens: Tensor | None = None
+    native: Any = None
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from typing import ClassVar
 from torch import Tensor, nn
 
 from foveate.shelf import Shelf
-from foveate.types import Features, InputSpec, Provides
+from foveate.types import Features, InputSpec, Prediction, Provides
 
 
 class Backbone(nn.Module, ABC):
@@ -77,6 +77,19 @@ class TextBackbone(Backbone):
 
         `ids` (K, L) says where a sentence ends and what is padding.
         """
+
+
+class NativeBackbone(Backbone):
+    """A network that finds by itself what it is asked for in words: it provides NATIVE, and nothing before `ask`.
+
+    `answer`: what it says about an image, Boxes or Regions.
+    """
+
+    answer: ClassVar[type[Prediction]]
+
+    @abstractmethod
+    def ask(self, classes: Sequence[Sequence[str]]) -> None:
+        """The K classes to look for from now on, each in one sentence or several, whose embeddings are averaged."""
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from torchvision.ops import generalized_box_iou_loss, sigmoid_focal_loss
 
 from foveate.pyramid import normalised
 from foveate.shelf import Shelf
+from foveate.types import Provides
 
 
 @dataclass(frozen=True)
@@ -51,8 +52,10 @@ class Detector(ABC):
 
     `suppresses`: whether several candidates may be one object, so that the surest has to be chosen afterwards.
     `width`: channels of the pyramid and of its own layers; `depth`: convolutions in each of its branches.
+    `needs`: MAPS for the pyramid, or NATIVE: then its network is called with what the backbone found instead of maps.
     """
 
+    needs: ClassVar[Provides] = Provides.MAPS
     first: ClassVar[int] = 8
     last: ClassVar[int] = 128
     suppresses: ClassVar[bool] = True

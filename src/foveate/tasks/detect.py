@@ -19,11 +19,11 @@ from foveate.masks import Runs, decoded, placed, stretched
 from foveate.pyramid import FeaturePyramid
 from foveate.tasks import Facts, PlaceSettings, PlaceTask, Settled, TaskSettings
 from foveate.transforms import ObjectMasks
-from foveate.types import Batch, Boxes, Features, Target
+from foveate.types import Batch, Boxes, Features, Provides, Target
 
 
 class DetectSettings(PlaceSettings):
-    head: str = Field("fcos", description="how objects are found: fcos, retinanet, faster_rcnn, rtdetr; mask_rcnn draws them too")
+    head: str = Field("fcos", description="how objects are found: fcos, retinanet, faster_rcnn, rtdetr; mask_rcnn draws them too; native: by the backbone")
     width: int = Field(128, ge=32, multiple_of=32, description="channels of the pyramid and the head; the papers take 256")
     depth: int = Field(2, ge=1, le=8, description="layers of each branch, or of rtdetr's decoder; the papers take 4 to 6")
     class_loss: Literal["focal", "cross_entropy"] | None = Field(None, description="loss of the classes; default: the paper's")
@@ -38,14 +38,15 @@ class DetectionHead(nn.Module):
     def __init__(self, backbone: Backbone, detector: Detector, truths: Any) -> None:
         super().__init__()
         shape = detector.first, detector.last, detector.width
-        self.pyramid = FeaturePyramid(backbone.map_widths, backbone.map_strides, *shape)
+        reads_maps = detector.needs is Provides.MAPS
+        self.pyramid = FeaturePyramid(backbone.map_widths, backbone.map_strides, *shape) if reads_maps else None
         self.network = detector.network()
         self.truths = truths
 
     def forward(self, features: Features, batch: Batch) -> Any:
         size = (batch.images.shape[-2], batch.images.shape[-1])
-        maps = self.pyramid(features.maps, size)
-        return self.network(maps, size, self.truths(batch) if self.training else None)
+        found = features.native if self.pyramid is None else self.pyramid(features.maps, size)
+        return self.network(found, size, self.truths(batch) if self.training else None)
 
 
 class Detect(PlaceTask):
@@ -53,6 +54,10 @@ class Detect(PlaceTask):
     Settings: ClassVar[type[TaskSettings]] = DetectSettings
 
     settings: DetectSettings
+
+    @property
+    def needs(self) -> frozenset[Provides]:  # type: ignore[override]
+        return frozenset({self.detector.needs})
 
     def __init__(self, settings: Any, classes: tuple[str, ...]) -> None:
         super().__init__(settings, classes)

@@ -18,7 +18,7 @@ from foveate.decoders import DECODERS
 from foveate.errors import UsageError
 from foveate.pyramid import Pyramid
 from foveate.tasks import PlaceSettings, PlaceTask, TaskSettings
-from foveate.types import IGNORED, Batch, Features, Regions, Target
+from foveate.types import IGNORED, Batch, Features, Provides, Regions, Target
 
 _LOSSES: dict[str, Callable[[], nn.Module]] = {
     "cross_entropy": lambda: nn.CrossEntropyLoss(ignore_index=IGNORED),
@@ -29,7 +29,7 @@ _LOSSES: dict[str, Callable[[], nn.Module]] = {
 
 
 class SegmentSettings(PlaceSettings):
-    head: str = Field("deeplab", description="decoder: deeplab, fpn, segformer, unet, upernet, dpt")
+    head: str = Field("deeplab", description="decoder: deeplab, fpn, segformer, unet, upernet, dpt; native: the backbone paints by itself")
     width: int = Field(128, ge=16, multiple_of=8, description="channels of the decoder")
     loss: str = Field("cross_entropy+dice", description="cross_entropy, dice, focal, lovasz, or a sum of them joined by +")
     dropout: float = Field(0.0, ge=0, lt=1, description="dropout of whole channels before the classifier")
@@ -63,13 +63,27 @@ class SegmentationHead(nn.Module):
         return functional.interpolate(found, size, mode="bilinear", align_corners=False)
 
 
+class NativeHead(nn.Module):
+    """The backbone's own logits (B, K, h, w), stretched to the network's square."""
+
+    def forward(self, features: Features, batch: Batch) -> Tensor:
+        size = (batch.images.shape[-2], batch.images.shape[-1])
+        return functional.interpolate(features.native.float(), size, mode="bilinear", align_corners=False)
+
+
 class Segment(PlaceTask):
     answer: ClassVar[type[Regions]] = Regions
     Settings: ClassVar[type[TaskSettings]] = SegmentSettings
 
     settings: SegmentSettings
 
+    @property
+    def needs(self) -> frozenset[Provides]:  # type: ignore[override]
+        return frozenset({Provides.NATIVE if self.settings.head == "native" else Provides.MAPS})
+
     def head(self, backbone: Backbone) -> nn.Module:
+        if self.settings.head == "native":
+            return NativeHead()
         return SegmentationHead(backbone, self.settings, len(self.classes))
 
     def encode(self, truth: Regions, size: tuple[int, int]) -> Target:
