@@ -22,8 +22,8 @@ from foveate.tunings import TUNINGS
 from spine import Rows, python, sets, words
 
 LADDER = "ladder"
-TRANSFORMERS_ONLY = {"adaptformer", "fourierft", "peft", "vera", "vpt"}  # EfficientNet-Lite0 cannot take them
-WAYS = [name for name in TUNINGS.names() if name not in TRANSFORMERS_ONLY]
+REFUSED = {"adaptformer", "fourierft", "peft", "vera", "vpt", "zeroshot"}  # by EfficientNet-Lite0
+WAYS = [name for name in TUNINGS.names() if name not in REFUSED]
 
 
 def measured(way: str, train: Path, test: Path, seed: int, threads: int, minutes: float | None = None) -> dict[str, Any]:

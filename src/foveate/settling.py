@@ -15,7 +15,7 @@ from foveate.formats import FORMATS, read_table
 from foveate.mosaic import refuse_placeless
 from foveate.planning import choose_norms
 from foveate.recipe import Recipe, with_settings
-from foveate.tasks import TASKS, Facts
+from foveate.tasks import TASKS, Facts, Task
 from foveate.tunings import TUNINGS
 from foveate.types import Boxes, Regions, Table
 
@@ -67,7 +67,7 @@ def settled(recipe: Recipe, table: Table) -> tuple[Recipe, list[tuple[str, Any, 
     suggestions = {field: (value, f"suits the task {recipe.task.name}") for field, value in task.suggests.items()}
     suggestions |= {field: (value, f"suits the tuning {recipe.tuning.name}") for field, value in tuning.suggests.items()}
     for field, (value, reason) in suggestions.items():
-        if not recipe.stated(field):
+        if not recipe.stated(field) and _means_something(field, value, recipe, task):
             found.append((field, value, reason))
             recipe = with_settings(recipe, {field: value})
     steps = tuning.needs_steps
@@ -82,6 +82,14 @@ def settled(recipe: Recipe, table: Table) -> tuple[Recipe, list[tuple[str, Any, 
         found.append((f"task.{field}", value, reason))
         recipe = with_settings(recipe, {f"task.{field}": value})
     return recipe, found
+
+
+def _means_something(field: str, value: Any, recipe: Recipe, task: type[Task]) -> bool:
+    """Whether a suggestion is one: the task knows the field, or the recipe has it at another value."""
+    section, _, name = field.partition(".")
+    if section == "task":
+        return name in task.Settings.model_fields
+    return bool(getattr(getattr(recipe, section), name, None) != value)
 
 
 def _task_for(truths: Sequence[Any]) -> str:

@@ -57,12 +57,11 @@ class NativeNetwork(NativeBackbone):
         return opened(self.network)
 
     def ask(self, classes: Sequence[Sequence[str]]) -> None:
-        """Averages of embeddings of length 1, as CLIP's templates are averaged (Radford et al. 2021, section 3.1.4)."""
         tokens = self._tokenised([sentence for each in classes for sentence in each])
         with torch.no_grad():
-            embedded = functional.normalize(self.embed(tokens["input_ids"], tokens["attention_mask"]), dim=-1)
-        parts = embedded.split([len(each) for each in classes])
-        self.questions = functional.normalize(torch.stack([part.mean(0) for part in parts]), dim=-1)
+            embedded = self.embed(tokens["input_ids"], tokens["attention_mask"])
+        parts = torch.split(embedded, [len(each) for each in classes])
+        self.questions = torch.stack([part.mean(0) for part in parts])
 
     def forward(self, images: Tensor, wants: Collection[Provides]) -> Features:
         return Features(native=self.found(images) if Provides.NATIVE in wants else None)
@@ -92,7 +91,8 @@ class Owl(NativeNetwork):
         return Owlv2ForObjectDetection
 
     def embed(self, ids: Tensor, mask: Tensor) -> Tensor:
-        return _pooled(self.network.owlv2.get_text_features(input_ids=ids, attention_mask=mask))
+        """Of length 1, so that each sentence counts alike in the average (Radford et al. 2021, section 3.1.4)."""
+        return functional.normalize(_pooled(self.network.owlv2.get_text_features(input_ids=ids, attention_mask=mask)), dim=-1)
 
     def found(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Boxes (B, A, 4) in pixels of the square, logits (B, A, K)."""
@@ -136,8 +136,8 @@ def _pooled(found: Any) -> Tensor:
 
 def _fitting(size: int, patch: int) -> int:
     if size % patch:
-        near = max(patch, round(size / patch) * patch)
-        raise UsageError(f"this backbone divides a picture into squares of {patch} px", where="backbone.size", hint=f"--size {near}")
+        what = f"this backbone divides a picture into squares of {patch} px"
+        raise UsageError(what, where="backbone.size", hint=f"--size {max(patch, round(size / patch) * patch)}")
     return size
 
 

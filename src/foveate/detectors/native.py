@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from foveate.detectors import Candidates, Detector, Terms, Truth, surest
 from foveate.errors import UsageError
@@ -33,13 +35,16 @@ class Native(Detector):
         return Network()
 
     def loss(self, output: Output, truths: list[Truth]) -> dict[str, Tensor]:
-        hint = "--tuning zeroshot, or a backbone with maps and --set task.head=fcos"
-        raise UsageError("what the backbone finds by itself is not trained", where="task.head", hint=hint)
+        """0 where nobody learns from it. Raises UsageError in a training."""
+        if torch.is_grad_enabled():
+            hint = "--tuning zeroshot, or a backbone with maps and --set task.head=fcos"
+            raise UsageError("what the backbone finds by itself is not trained", where="task.head", hint=hint)
+        return {"loss": output.logits.sum() * 0}
 
     def candidates(self, output: Output) -> list[Candidates]:
         """A place says one thing at most: the class that it is surest of."""
         found: list[Any] = []
-        for boxes, logits in zip(output.boxes.float(), output.logits.float().sigmoid(), strict=True):
-            best = logits == logits.amax(1, keepdim=True)
-            found.append(surest(boxes, logits * best))
+        for boxes, logits in zip(output.boxes.float(), output.logits.float(), strict=True):
+            best = functional.one_hot(logits.argmax(1), logits.shape[1])
+            found.append(surest(boxes, logits.sigmoid() * best))
         return found

@@ -23,7 +23,7 @@ from foveate.types import Batch, Boxes, Features, Provides, Target
 
 
 class DetectSettings(PlaceSettings):
-    head: str = Field("fcos", description="how objects are found: fcos, retinanet, faster_rcnn, rtdetr; mask_rcnn draws them too; native: by the backbone")
+    head: str = Field("fcos", description="fcos, retinanet, faster_rcnn, rtdetr; mask_rcnn draws too; native: the backbone finds")
     width: int = Field(128, ge=32, multiple_of=32, description="channels of the pyramid and the head; the papers take 256")
     depth: int = Field(2, ge=1, le=8, description="layers of each branch, or of rtdetr's decoder; the papers take 4 to 6")
     class_loss: Literal["focal", "cross_entropy"] | None = Field(None, description="loss of the classes; default: the paper's")

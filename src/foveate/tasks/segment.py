@@ -29,7 +29,7 @@ _LOSSES: dict[str, Callable[[], nn.Module]] = {
 
 
 class SegmentSettings(PlaceSettings):
-    head: str = Field("deeplab", description="decoder: deeplab, fpn, segformer, unet, upernet, dpt; native: the backbone paints by itself")
+    head: str = Field("deeplab", description="decoder: deeplab, fpn, segformer, unet, upernet, dpt; native: the backbone paints")
     width: int = Field(128, ge=16, multiple_of=8, description="channels of the decoder")
     loss: str = Field("cross_entropy+dice", description="cross_entropy, dice, focal, lovasz, or a sum of them joined by +")
     dropout: float = Field(0.0, ge=0, lt=1, description="dropout of whole channels before the classifier")

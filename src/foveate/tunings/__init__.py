@@ -41,13 +41,16 @@ class Tuning(ABC):
     `unmergeable`: why what it adds cannot be folded into the network; empty where it can, with the same answers.
     `rung`: its place on the ladder of `--tuning auto`, the cheapest first. The whole part counts rungs, of several on one the
     first that fits the backbone and the task is taken. None: not on the ladder.
-    `suggests`: values of the recipe's dotted fields that suit it better than the general defaults.
+    `knows_classes`: whether it can answer with a class of which it saw no image.
+    `suggests`: values of the recipe's dotted fields that suit it better than the general defaults; fields that the
+    task lacks are skipped.
     """
 
     needs_steps: ClassVar[bool] = True
     layerwise: ClassVar[bool] = True
     unmergeable: ClassVar[str] = ""
     rung: ClassVar[float | None] = None
+    knows_classes: ClassVar[bool] = False
     suggests: ClassVar[dict[str, Any]] = {}
     Settings: ClassVar[type[TuningSettings]] = TuningSettings
 

@@ -65,7 +65,7 @@ def prepared(recipe: Recipe, table: Table, out: Path | None, command: str, groun
     console.say(f"backbone: {recipe.backbone.name}, weights from {model.backbone.origin}")
     ground = ground or _grounded(recipe, table, model)
     earlier = earlier_run(recipe)
-    refuse_untaught(ground.scanned.table, earlier.classes() if earlier else ())
+    refuse_untaught(ground.scanned.table, table.classes if model.tuning.knows_classes else earlier.classes() if earlier else ())
     run = Run.create(out, f"{Path(recipe.data.path).resolve().stem}-{recipe.tuning.name}")
     job = Job(recipe, run, model, ground, device)
     run.write_json("environment.json", environment(command))
