@@ -121,8 +121,9 @@ class Recipe(Section):
             section = getattr(section, part)
         return not (isinstance(section, Choice) and section.name == "default")
 
-    def to_yaml(self) -> str:
-        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    def to_yaml(self, stated: bool = False) -> str:
+        """All fields; or those alone that are `stated`, where each of several fits decides the rest for itself."""
+        return yaml.safe_dump(self.model_dump(mode="json", exclude_unset=stated), sort_keys=False, allow_unicode=True)
 
 
 WORDS = {

@@ -98,7 +98,7 @@ def climb(recipe: Recipe, out: Path | None, command: str, started: float) -> Fit
     Run.refuse_taken(out)
     table = read(recipe)
     run = Run.create(out, f"{Path(recipe.data.path).resolve().stem}-{AUTO}")
-    run.write_text("recipe.yaml", recipe.to_yaml())
+    run.write_text("recipe.yaml", recipe.to_yaml(stated=True))
     with run.locked():
         return _Climb(run, recipe, table, command, Clock(recipe.training.minutes, started)).whole()
 
