@@ -23,7 +23,7 @@ from foveate.predictor import load
 from foveate.recipe import AugmentRecipe, Recipe, load_recipe, with_settings
 from foveate.tasks import TASKS
 from foveate.transforms import evaluation, training
-from foveate.types import IGNORED, Batch, Boxes, InputSpec, Regions, Sample
+from foveate.types import IGNORED, Batch, Boxes, InputSpec, Provides, Regions, Sample
 from foveate.verbs.evaluate import evaluate
 from foveate.verbs.fit import fit
 from foveate.verbs.predict import predict
@@ -38,7 +38,8 @@ BACKBONES = {
     "vit_tiny_patch16_224": 64,
     "swin_tiny_patch4_window7_224": 112,
 }
-HEADS = [("segment", name) for name in DECODERS.names()] + [("detect", name) for name in DETECTORS.names()]
+LEARNT = [name for name in DETECTORS.names() if DETECTORS.load(name).needs is Provides.MAPS]  # the rest finds by itself
+HEADS = [("segment", name) for name in DECODERS.names()] + [("detect", name) for name in LEARNT]
 HEADS.remove(("detect", "mask_rcnn")) if ("detect", "mask_rcnn") in HEADS else None
 SPEC = InputSpec(64, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 
