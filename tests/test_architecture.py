@@ -20,6 +20,7 @@ FLOORS = [  # the ground floor first; a file imports from its own floor or from 
     {"settling"},
     {"outputs"},
     {"verbs"},
+    {"options"},
     {"cli", "__init__"},
 ]
 _MAY_NAME = {"tasks": {"backbones", "decoders", "detectors"}, "tunings": {"backbones"}}  # contracts, by their door plates

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
 import sys
 import tempfile
 import time
@@ -16,6 +15,14 @@ import click
 
 from foveate import __version__, console
 from foveate.errors import FoveateError, UsageError, near_names
+from foveate.options import command
+from foveate.options import common as _common
+from foveate.options import named_options as _named_options
+from foveate.options import option as _option
+from foveate.options import path_argument as _path_argument
+from foveate.options import recipe_options as _recipe_options
+from foveate.options import shown as _shown
+from foveate.options import typed as _typed
 
 _STARTED = time.monotonic()  # a time budget counts from here: imports take seconds
 _FOLDERS = ["pictures", "coco", "yolo", "masks"]
@@ -29,7 +36,6 @@ _CONTINUED = {  # the short words of `continue`
     "device": "device",
 }
 _SPLITS = ["auto", "train", "val", "test", "all"]
-_JSON = click.Option(["--json", "as_json"], is_flag=True, help="Last line on stdout: one JSON object; all else to stderr.")
 
 
 def main() -> None:
@@ -122,34 +128,7 @@ def _say_version(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
 
 
 def _command(name: str, run: Callable[..., Any], params: list[click.Parameter], example: str) -> click.Command:
-    help_ = f"{_VERBS[name].__doc__}\n\nExample: {example}"
-    return click.Command(name, callback=run, params=[*params, _JSON], help=help_)
-
-
-def _argument(name: str, **options: Any) -> click.Argument:
-    return click.Argument([name], **options)
-
-
-def _option(*names: str, **options: Any) -> click.Option:
-    return click.Option(list(names), **options)
-
-
-def _path_argument(name: str, **options: Any) -> click.Argument:
-    return click.Argument([name], type=click.Path(path_type=Path), **options)
-
-
-def _shown(result: Any, as_json: bool) -> None:
-    """The result in words, or as the last line under --json."""
-    if hasattr(result, "rows") and result.rows:
-        console.table(result.columns, result.rows)
-    for line in result.lines():
-        console.say(line)
-    if as_json:
-        console.final_json(result.numbers())
-
-
-def _typed() -> str:
-    return shlex.join(["foveate", *sys.argv[1:]])
+    return command(name, _VERBS[name].__doc__ or "", run, params, example)
 
 
 # --- verbs
@@ -204,50 +183,6 @@ def _continue() -> click.Command:
     return _command("continue", run, params, "foveate continue runs/photos-lora-1 new_photos --replay 0.2")
 
 
-def _recipe_options() -> Iterator[click.Option]:
-    from foveate.recipe import WORDS
-
-    return _named_options(WORDS)
-
-
-def _named_options(words: dict[str, str], kept: str = "") -> Iterator[click.Option]:
-    """An option for each short word and the field of the recipe that it means. `kept`: the section that has its usual defaults,
-    while others are as in an earlier run; empty where all have them."""
-    from foveate.recipe import default_of, field_of
-
-    for word, dotted in words.items():
-        kind, text = field_of(dotted)
-        flag = f"--{word.replace('_', '-')}"
-        usual = _default(default_of(dotted)) if dotted.startswith(kept) else " Default: as in RUN."
-        help_ = f"{text[0].upper()}{text[1:]}{_listed_names(word)}.{usual}"
-        if kind is bool:
-            yield _option(f"{flag}/--no-{flag[2:]}", default=None, help=help_)
-        else:
-            yield _option(flag, type=_click_type(kind), help=help_, metavar=None if kind is bool else word.upper())
-
-
-def _listed_names(word: str) -> str:
-    """': full, last, ...' for a word that names something on a shelf; read off the file names."""
-    from foveate.shelf import Shelf
-
-    shelf = {"tuning": "tunings", "task": "tasks", "format": "formats"}.get(word)
-    return ": " + ", ".join(Shelf(f"foveate.{shelf}", object, word).names()) if shelf else ""
-
-
-def _default(value: Any) -> str:
-    if value is None or isinstance(value, bool):
-        return ""
-    return f" Default: {value}."
-
-
-def _click_type(kind: Any) -> Any:
-    """A number is read as one; everything else is text that the recipe checks."""
-    for number in (int, float):
-        if number in (kind, *getattr(kind, "__args__", ())):
-            return number
-    return str
-
-
 def _evaluate() -> click.Command:
     """Scores a run on its held-out images, or on other DATA; writes a report."""
 
@@ -265,13 +200,6 @@ def _evaluate() -> click.Command:
         *_common(),
     ]
     return _command("evaluate", run, params, "foveate evaluate runs/photos-probe-1 new_photos")
-
-
-def _common() -> list[click.Parameter]:
-    return [
-        _option("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps."),
-        _option("--strict", is_flag=True, help="Stop at the first image that cannot be read, instead of skipping and naming it."),
-    ]
 
 
 def _predict() -> click.Command:
@@ -373,7 +301,7 @@ def _models() -> click.Command:
 
     told = "Rank backbones by a linear classifier and nearest neighbours on their features of these images, test images aside."
     params: list[click.Parameter] = [
-        _argument("words", nargs=-1),
+        click.Argument(["words"], nargs=-1),
         _option("--race", type=click.Path(path_type=Path), metavar="DATA", help=f"{told} A word may name weights: resnet18:none."),
         _option("--images", default=400, type=click.IntRange(min=0), help="Of a race: images drawn from DATA; 0 takes all."),
         _option("--size", type=click.IntRange(min=16), help="Of a race: side of the square that all see, px; default: their own."),
