@@ -11,7 +11,7 @@ from foveate.tunings import Adaptable, Tuning
 class Bias(Tuning):
     layerwise: ClassVar[bool] = False
     rung: ClassVar[float | None] = 3.5
-    suggests: ClassVar[dict[str, Any]] = {"training.lr": 3e-3}
+    suggests: ClassVar[dict[str, Any]] = {"training.lr": 1e-2}
 
     def apply(self, model: Adaptable) -> None:
         biases = [value for name, value in model.backbone.named_parameters() if name.rpartition(".")[2].endswith("bias")]

@@ -6,7 +6,7 @@ the update is B A - B0 A0: the same function, the same gradients, and frozen wei
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from pydantic import Field
@@ -48,6 +48,7 @@ class _Principal(nn.Module):
 
 class Pissa(Tuning):
     layerwise: ClassVar[bool] = False
+    suggests: ClassVar[dict[str, Any]] = {"training.lr": 3e-3}
     Settings: ClassVar[type[TuningSettings]] = PissaSettings
     settings: PissaSettings
 

@@ -6,7 +6,7 @@ frozen weight and bias. Normalisations keep their statistics.
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -43,6 +43,7 @@ class _Shifted(nn.Module):
 
 class Ssf(Tuning):
     layerwise: ClassVar[bool] = False
+    suggests: ClassVar[dict[str, Any]] = {"training.lr": 3e-3}
 
     def apply(self, model: Adaptable) -> None:
         names = called(model.backbone, lambda module: is_any(module) or is_norm(module), "layer that could be scaled")
