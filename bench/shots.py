@@ -20,7 +20,7 @@ import torch
 from scipy.stats import t
 
 from foveate.data import Scanned, clusters, few, label_names
-from foveate.episodes import solved_answers
+from foveate.episodic import solved_answers
 from foveate.linear import Known
 from foveate.model import build
 from foveate.precision import device_of

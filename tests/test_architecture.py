@@ -16,7 +16,7 @@ FLOORS = [  # the ground floor first; a file imports from its own floor or from 
     {*SHELVES, "run", "report"},
     {"model", "data", "features", "optimizer", "scoring", "averages"},
     {"job"},
-    {"trainer", "predictor", "planning", "solving", "race", "episodes", "earlier"},
+    {"trainer", "predictor", "planning", "solving", "race", "episodic", "earlier"},
     {"settling"},
     {"outputs"},
     {"verbs"},

@@ -29,7 +29,7 @@ def test_help_answers_at_once_and_without_torch():
     code = "import sys; from foveate.cli import _run; _run(['--help']); print([m for m in ('torch','numpy','pydantic','rich') if m in sys.modules])"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.splitlines()[-1] == "[]"
-    assert all(verb in found.stdout for verb in ("fit", "evaluate", "predict", "soup", "convert", "runs", "models", "demo"))
+    assert all(verb in found.stdout for verb in ("fit", "evaluate", "predict", "soup", "episodes", "convert", "runs", "models", "demo"))
 
     def seconds(*command: str) -> float:
         """Of processor time: what else runs on the machine is not our doing."""
@@ -41,7 +41,7 @@ def test_help_answers_at_once_and_without_torch():
     assert min(seconds(*PROGRAM, "--help") for _ in range(7)) < 0.150
 
 
-@pytest.mark.parametrize("verb", ["fit", "evaluate", "predict", "soup", "convert", "runs", "models", "demo"])
+@pytest.mark.parametrize("verb", ["fit", "evaluate", "predict", "soup", "episodes", "convert", "runs", "models", "demo"])
 def test_every_verb_explains_itself(verb, capsys):
     assert run(verb, "--help") == 0
     told = capsys.readouterr().out

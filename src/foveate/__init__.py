@@ -1,7 +1,8 @@
 """Foveate adapts large pretrained vision models to your own images, and tells you honestly what you got.
 
 The words are those of the command line: foveate.fit(...), foveate.evaluate(...), foveate.predict(...), foveate.soup(...),
-foveate.convert(...), foveate.runs(), foveate.models(), foveate.demo(); and foveate.load(run) for a predictor that stays in memory.
+foveate.episodes(...), foveate.convert(...), foveate.runs(), foveate.models(), foveate.demo(); and foveate.load(run) for a
+predictor that stays in memory.
 """
 
 from __future__ import annotations
@@ -17,12 +18,26 @@ if TYPE_CHECKING:
     from foveate.verbs._race import RaceResult
     from foveate.verbs.convert import ConvertResult
     from foveate.verbs.demo import DemoResult
+    from foveate.verbs.episodes import EpisodesResult
     from foveate.verbs.evaluate import EvaluateResult
     from foveate.verbs.models import ModelsResult
     from foveate.verbs.runs import RunsResult
     from foveate.verbs.soup import SoupResult
 
-__all__ = ["__version__", "continue_", "convert", "demo", "evaluate", "fit", "load", "models", "predict", "runs", "soup"]
+__all__ = [
+    "__version__",
+    "continue_",
+    "convert",
+    "demo",
+    "episodes",
+    "evaluate",
+    "fit",
+    "load",
+    "models",
+    "predict",
+    "runs",
+    "soup",
+]
 __version__ = "0.1.0"
 
 Place = str | Path
@@ -86,6 +101,18 @@ def soup(runs: Place | Iterable[Place], *, out: Place | None = None, shifted: Pl
 
     places = [runs] if isinstance(runs, str | Path) else runs
     return average([Path(place) for place in places], _path(out), _path(shifted), command="foveate.soup(...)", **options)
+
+
+def episodes(
+    data: Place, *, run: Place | None = None, ways: int = 5, shots: int = 1, queries: int = 15, count: int = 600, **words: Any
+) -> EpisodesResult:
+    """How well `ways` new classes are learnt from `shots` images each, over `count` episodes drawn from the images at `data`.
+
+    `words` are short options of a recipe (tuning="ridge", backbone="resnet18"); `run`: take the features of this run.
+    """
+    from foveate.verbs.episodes import episodes as play
+
+    return play(Path(data), run=_path(run), ways=ways, shots=shots, queries=queries, count=count, words=words)
 
 
 def convert(data: Place, to: str, out: Place, format: str = "auto") -> ConvertResult:

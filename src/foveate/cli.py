@@ -260,6 +260,31 @@ def _soup() -> click.Command:
     return _command("soup", run, params, "foveate soup runs/photos-full-1 --shifted other_camera")
 
 
+def _episodes() -> click.Command:
+    """How well new classes are learnt from a few images each: n ways, k shots, over and over."""
+
+    def run(data: Path, run: Path | None, as_json: bool, **words: Any) -> None:
+        console.setup(json=as_json)
+        from foveate.verbs.episodes import episodes
+
+        counts = {name: words.pop(name) for name in ("ways", "shots", "queries", "count")}
+        given = {word: value for word, value in words.items() if value is not None}
+        _shown(episodes(data, run=run, **counts, words=given), as_json)
+
+    least = click.IntRange(min=1)
+    params: list[click.Parameter] = [
+        _path_argument("data"),
+        _option("--run", type=click.Path(path_type=Path), metavar="RUN", help="Features of this run; default: of --backbone."),
+        _option("--ways", default=5, type=click.IntRange(min=2), help="Classes in an episode. Default: 5."),
+        _option("--shots", default=1, type=least, help="Images of each class that teach. Default: 1."),
+        _option("--queries", default=15, type=least, help="Images of each class that are asked. Default: 15."),
+        _option("--count", default=600, type=least, help="Episodes. Default: 600."),
+        _option("--tuning", default="centroid", help="How: centroid, ridge, lpplus, knn, probe. Default: centroid."),
+        *_recipe_options(("backbone", "weights", "size", "format", "strict", "seed", "device")),
+    ]
+    return _command("episodes", run, params, "foveate episodes photos --ways 5 --shots 1")
+
+
 def _convert() -> click.Command:
     """The same images and boxes in another format, in a new folder."""
 
@@ -331,6 +356,7 @@ _VERBS: dict[str, Callable[[], click.Command]] = {
     "evaluate": _evaluate,
     "predict": _predict,
     "soup": _soup,
+    "episodes": _episodes,
     "convert": _convert,
     "runs": _runs,
     "models": _models,

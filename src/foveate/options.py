@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -42,10 +42,11 @@ def typed() -> str:
     return shlex.join(["foveate", *sys.argv[1:]])
 
 
-def recipe_options() -> Iterator[click.Option]:
+def recipe_options(words: Collection[str] = ()) -> Iterator[click.Option]:
+    """Options for these short words of a recipe; without any, for all of them."""
     from foveate.recipe import WORDS
 
-    return named_options(WORDS)
+    return named_options({word: WORDS[word] for word in words or WORDS})
 
 
 def named_options(words: dict[str, str], kept: str = "") -> Iterator[click.Option]:

@@ -17,7 +17,7 @@ from foveate.planning import choose_norms
 from foveate.recipe import Recipe, with_settings
 from foveate.tasks import TASKS, Facts, Task
 from foveate.tunings import TUNINGS
-from foveate.types import Boxes, Regions, Table
+from foveate.types import Boxes, Labels, Regions, Table
 
 
 def read(recipe: Recipe) -> Table:
@@ -99,6 +99,17 @@ def _task_for(truths: Sequence[Any]) -> str:
         hint = "--task " + "|".join(fitting or TASKS.names())
         raise UsageError("the data does not say which task this is", where="task", hint=hint)
     return fitting[0]
+
+
+def refuse_other_questions(table: Table, who: str) -> Table:
+    """The table, where each image has one class; `who` wants that. Raises DataError for anything else."""
+    hint = "foveate fit DATA --backbone NAME says what a backbone is worth"
+    odd = next((sample.truth for sample in table.samples if not isinstance(sample.truth, Labels)), None)
+    if odd is not None:
+        raise DataError(f"{who} wants a class for each image, not {type(odd).__name__.lower()}", where=table.root, hint=hint)
+    if table.multilabel:
+        raise DataError(f"{who} wants one class an image: these images have several, or none", where=table.root, hint=hint)
+    return table
 
 
 def refuse_untaught(table: Table, known: Collection[str] = ()) -> None:

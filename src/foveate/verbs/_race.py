@@ -21,9 +21,9 @@ from foveate.model import Model, build
 from foveate.precision import device_of
 from foveate.race import FOLDS, Judged, drawn, features_of, folds_of, judged, targets_of
 from foveate.recipe import Recipe, with_settings
-from foveate.settling import read
+from foveate.settling import read, refuse_other_questions
 from foveate.tasks import TASKS, Facts
-from foveate.types import Labels, Score, Table
+from foveate.types import Score, Table
 from foveate.verbs.evaluate import scanned_aloud
 from foveate.verbs.models import families, fitting, millions, suggested
 
@@ -166,13 +166,7 @@ def _entries(words: tuple[str, ...]) -> list[Entry]:
 
 def _raceable(table: Table) -> Table:
     """Without the test images: choosing a backbone by them would use them up."""
-    hint = "foveate fit DATA --backbone NAME says what one is worth"
-    odd = next((sample.truth for sample in table.samples if not isinstance(sample.truth, Labels)), None)
-    if odd is not None:
-        raise DataError(f"a race wants a class for each image, not {type(odd).__name__.lower()}", where=table.root, hint=hint)
-    if table.multilabel:
-        raise DataError("a race wants one class an image: these images have several, or none", where=table.root, hint=hint)
-    samples = tuple(sample for sample in table.samples if sample.split != "test")
+    samples = tuple(sample for sample in refuse_other_questions(table, "a race").samples if sample.split != "test")
     if len({name for sample in samples for name in label_names(sample)}) < 2:
         raise DataError("a race wants images of two classes at least, test images aside", where=table.root)
     if len(samples) < len(table.samples):

@@ -38,6 +38,8 @@ def episodes(labels: Sequence[str], ways: int, shots: int, queries: int, count: 
     if min(ways - 1, shots, queries, count) < 1:
         raise UsageError(f"an episode needs 2 ways, 1 shot and 1 query at least, got {ways}, {shots} and {queries}")
     sizes = Counter(labels)
+    if len(sizes) < ways:
+        raise UsageError(f"there are {len(sizes)} classes, {ways} ways are asked for", hint="fewer ways")
     enough = sorted(name for name, size in sizes.items() if size >= shots + queries)
     if len(enough) < ways:
         small = min(sizes, key=lambda name: (sizes[name], name))
