@@ -1,6 +1,6 @@
 """Omniglot: a network learns to tell characters apart, then learns new ones from one image each (Lake et al. 2015).
 
-    python bench/omniglot.py --data DATA --out OUT [--seeds 0] [--threads 1] [--epochs 8]
+    python bench/omniglot.py --data DATA --out OUT [--seeds 0] [--threads 1] [--epochs 6]
 
 `fit` trains a small network from random weights on six background alphabets; each character counts as eight classes, turned by
 quarters and mirrored. Tagalog chose how images are compared, and Early Aramaic gives the episodes; neither was trained on. The 20
@@ -38,7 +38,7 @@ from spine import Rows, words
 CHOICE, UNSEEN = "Tagalog", "Early_Aramaic"
 SIDE = 64  # px
 VIEWS = (1, 10, 30)
-EPOCHS = 8
+EPOCHS = 6
 SETTINGS = {
     "backbone.name": "resnet10t",
     "backbone.weights": "none",
