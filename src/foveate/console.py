@@ -14,6 +14,7 @@ from typing import Any, TextIO
 
 from foveate.errors import FoveateError
 
+_LONGEST = 300  # letters of a value that are said; it is written down as a whole
 _EVERY = 10.0  # seconds between lines of progress in a log
 
 
@@ -38,7 +39,9 @@ def say(text: str) -> None:
 
 def choice(field: str, value: Any, reason: str) -> None:
     """A decision taken for the user, with its reason."""
-    say(f"chosen: {field} = {value} ({reason})")
+    said = str(value)
+    said = said if len(said) <= _LONGEST else f"{said[:_LONGEST]}..."
+    say(f"chosen: {field} = {said} ({reason})")
 
 
 def warn(text: str) -> None:

@@ -139,9 +139,11 @@ def take_over(model: Model, recipe: Recipe, run: Run) -> None:
         if own != other:
             why, hint = f"they belong to the {what} {other.name!r} as it is set there", f"leave the {what} as it is"
             raise UsageError(f"the weights of the earlier run are of another {what}", where=run.folder, why=why, hint=hint)
+    tensors = read_tensors(run.folder / "model.safetensors", own=True)
+    model.tuning.expect(model, tensors)
     own_tensors = model.changed()
     with torch.no_grad():
-        for name, tensor in read_tensors(run.folder / "model.safetensors").items():
+        for name, tensor in tensors.items():
             mine = own_tensors.get(name)
             if mine is None or mine.shape[1:] != tensor.shape[1:] or (mine.shape != tensor.shape and not name.startswith("head.")):
                 raise WeightsError("the weights of the earlier run do not fit", where=name, why="it has other settings")
@@ -154,7 +156,7 @@ class Teacher:
     def __init__(self, run: Run, start: StartRecipe, device: torch.device) -> None:
         recipe, classes = run.recipe(), run.classes()
         model = build(recipe, classes, weights=None if run.outcome()["frozen"] else "none")
-        model.put(read_tensors(run.folder / "model.safetensors"))
+        model.put(read_tensors(run.folder / "model.safetensors", own=True))
         self.model, self.start, self.multilabel = model.to(device), start, bool(recipe.task.settings.get("multilabel"))
         if model.task.answer is not Labels:
             raise UsageError("only classes of whole images can be distilled", where="start.distill", hint="--set start.distill=0")

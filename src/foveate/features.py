@@ -75,7 +75,7 @@ def _computed(
 
 def _name(model: Model, hashes: Sequence[str]) -> str:
     backbone = model.backbone
-    seen = f"{backbone.input} {sorted(need.value for need in model.task.needs)}"
+    seen = f"{backbone.input} {sorted(need.value for need in model.task.needs)} {type(model.head).__name__}"
     digest = hashlib.blake2b(f"{_VERSION} {seen} {torch.__version__} {fingerprint(backbone.state_dict())}".encode(), digest_size=16)
     digest.update("\n".join(hashes).encode())
     return digest.hexdigest()

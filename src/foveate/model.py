@@ -45,6 +45,10 @@ class Model(nn.Module):
     def classes(self) -> tuple[str, ...]:
         return self.task.classes
 
+    @property
+    def multilabel(self) -> bool:
+        return bool(getattr(self.task.settings, "multilabel", False))
+
     def changed(self) -> dict[str, Tensor]:
         """The tensors that training may move: parameters with gradients, buffers of live modules, and the whole head."""
         return {name: tensor for name, tensor in self.state_dict().items() if name in self._changing}

@@ -103,7 +103,7 @@ def load(run: Path | str, device: str = "auto") -> Predictor:
     model = build(recipe, classes, weights=None if outcome["frozen"] else "none")
     if outcome["frozen"] and fingerprint(model.frozen()) != outcome["frozen"]:
         raise other_weights(opened, model)
-    model.put(read_tensors(opened.folder / "model.safetensors"))
+    model.put(read_tensors(opened.folder / "model.safetensors", own=True))
     if not model.tuning.unmergeable:
         model.merge()
     return Predictor(opened, recipe, model, device_of(device))

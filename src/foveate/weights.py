@@ -31,8 +31,9 @@ save_file(tensors, sys.argv[2])
 """
 
 
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """The tensors in a .safetensors, .pt, .pth or .bin file, by name; wrappers ('module.', 'state_dict') are taken off.
+def read_tensors(path: Path, own: bool = False) -> dict[str, Tensor]:
+    """The tensors in a .safetensors, .pt, .pth or .bin file, by name; wrappers ('module.', 'state_dict') are taken off, but not in
+    a file of our `own`, where a run may have trained nothing beside its backbone.
 
     Raises UsageError when the path or its ending is wrong, WeightsError when the file is damaged or holds code.
     """
@@ -40,7 +41,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         near = near_names(path.name, [entry.name for entry in path.parent.iterdir()]) if path.parent.is_dir() else []
         raise UsageError("there is no weights file at this path", where=path, hint=f"did you mean {near[0]!r}?" if near else None)
     if path.suffix == ".safetensors":
-        return _unwrapped(_read_safetensors(path))
+        return _read_safetensors(path) if own else _unwrapped(_read_safetensors(path))
     if path.suffix in (".pt", ".pth", ".bin"):
         return _unwrapped(_read_torch(path))
     raise UsageError("this is no weights file", where=path, hint="one of: .safetensors, .pt, .pth, .bin")

@@ -24,13 +24,17 @@ class TuningSettings(BaseModel):
 
 
 class Adaptable(Protocol):
-    """What a tuning may touch: a module with these two parts. `classes`: the names that it answers with."""
+    """What a tuning may touch: a module with these two parts. `classes`: the names that it answers with. `multilabel`: whether
+    several of them may hold for one image."""
 
     backbone: Backbone
     head: nn.Module
 
     @property
     def classes(self) -> tuple[str, ...]: ...
+
+    @property
+    def multilabel(self) -> bool: ...
 
 
 class Tuning(ABC):

@@ -7,48 +7,23 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional
 
-from foveate.backbones import NativeBackbone
-from foveate.tunings import Adaptable, Choice, Tuning, TuningSettings
-from foveate.tunings._text import TextSettings, embedded, sentences, settled_prompts, text_backbone
-from foveate.types import Batch, Features
+from foveate.backbones import NativeBackbone, TextBackbone
+from foveate.tunings import Adaptable
+from foveate.tunings._text import TextHead, TextTuning, embedded, sentences
 
 
-class TextHead(nn.Module):
-    """Features -> logits (B, K): scale * cosine + bias of the image and each class's `text` (K, D)."""
-
-    text: Tensor
-    scale: Tensor
-    bias: Tensor
-
-    def __init__(self, text: Tensor, scale: Tensor, bias: Tensor) -> None:
-        super().__init__()
-        for name, tensor in (("text", text), ("scale", scale), ("bias", bias)):
-            self.register_buffer(name, tensor.detach().clone())
-
-    def forward(self, features: Features, batch: Batch | None = None) -> Tensor:
-        assert features.pooled is not None
-        return self.scale * functional.normalize(features.pooled.float(), dim=-1) @ self.text.T + self.bias
-
-
-class ZeroShot(Tuning):
+class ZeroShot(TextTuning):
     needs_steps: ClassVar[bool] = False
-    knows_classes: ClassVar[bool] = True
-    suggests: ClassVar[dict[str, Any]] = {"task.reads": "pooled", "task.head": "native", "backbone.size": None}
-    Settings: ClassVar[type[TuningSettings]] = TextSettings
-
-    @classmethod
-    def settle(cls, settings: dict[str, Any], classes: Sequence[str]) -> list[Choice]:
-        return settled_prompts(settings, classes)
+    suggests: ClassVar[dict[str, Any]] = {**TextTuning.suggests, "task.head": "native", "backbone.size": None}
 
     def apply(self, model: Adaptable) -> None:
-        asked = sentences(model.classes, self.settings)
-        model.backbone.requires_grad_(False)
-        if isinstance(model.backbone, NativeBackbone):
-            model.backbone.ask(asked)
+        if not isinstance(model.backbone, NativeBackbone):
+            super().apply(model)
             return
-        backbone = text_backbone(model)
-        with torch.no_grad():
-            model.head = TextHead(embedded(backbone, asked), backbone.logit_scale, backbone.logit_bias)
+        model.backbone.requires_grad_(False)
+        model.backbone.ask(sentences(model.classes, self.settings))
+
+    @torch.no_grad()
+    def head(self, backbone: TextBackbone, classes: Sequence[str]) -> TextHead:
+        return TextHead(backbone, embedded(backbone, sentences(classes, self.settings)))

@@ -101,7 +101,7 @@ def _unlike(other: Run, why: str, hint: str) -> UsageError:
 
 def end_of(run: Run, job: Job) -> Tensors:
     """The weights that a run ended with."""
-    found = read_tensors(run.folder / "model.safetensors")
+    found = read_tensors(run.folder / "model.safetensors", own=True)
     refuse_strangers(found, job.model.changed(), run.folder)
     return found
 
