@@ -77,11 +77,14 @@ def continue_(
     return go_on(Path(run), Path(data), _path(out), settings, "foveate.continue_(...)")
 
 
-def evaluate(run: Place, data: Place | None = None, **options: Any) -> EvaluateResult:
-    """Scores a run on its own held-out images, or on `data`; options: split, format, device, strict."""
+def evaluate(run: Place, data: Place | None = None, *, shift: Place | None = None, **options: Any) -> EvaluateResult:
+    """Scores a run on its own held-out images, or on `data`, and says what is lost on the images of `shift`.
+
+    Options: split, format, device, strict.
+    """
     from foveate.verbs.evaluate import evaluate as score
 
-    return score(Path(run), _path(data), **options)
+    return score(Path(run), _path(data), shift=_path(shift), **options)
 
 
 def predict(run: Place, images: Place | Iterable[Place], **options: Any) -> list[Answer]:

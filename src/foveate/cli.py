@@ -196,7 +196,8 @@ def _evaluate() -> click.Command:
         _path_argument("run"),
         _path_argument("data", required=False),
         _option("--split", type=click.Choice(_SPLITS), default="auto", help="Which images; auto: test, else val, else all."),
-        _option("--format", default="auto", help="How DATA lies on disk; auto looks."),
+        _option("--shift", type=click.Path(path_type=Path), metavar="DATA", help="Images from elsewhere: what is lost there."),
+        _option("--format", default="auto", help="How the data lies on disk; auto looks."),
         *_common(),
     ]
     return _command("evaluate", run, params, "foveate evaluate runs/photos-probe-1 new_photos")

@@ -46,6 +46,21 @@ def bootstraps(
     return [_ends(column[~np.isnan(column)]) for column in drawn.T]
 
 
+def apart(
+    one: Callable[[np.ndarray], float],
+    other: Callable[[np.ndarray], float],
+    counts: tuple[int, int],
+    seed: int = 0,
+    rounds: int = 1000,
+) -> tuple[float, float]:
+    """The 95 % percentile interval of `one` minus `other`, statistics of two independent sets of `counts` images, each resampled
+    for itself (the two-sample bootstrap, Efron & Tibshirani 1993, section 8.3)."""
+    draw = np.random.default_rng(seed)
+    pairs = [[draw.integers(0, count, count) for count in counts] for _ in range(rounds)]
+    drawn = np.array([one(first) - other(second) for first, second in pairs])
+    return _ends(drawn[~np.isnan(drawn)])
+
+
 def paired_gain(ours: np.ndarray, theirs: np.ndarray, seed: int = 0, rounds: int = 2000) -> tuple[float, float, float]:
     """Mean of `ours` minus `theirs`, (N,) scores of the same images in the same order, and the 95 % ends of its bootstrap.
 

@@ -45,11 +45,24 @@ class Comparison:
 
 
 @dataclass(frozen=True)
+class Shift:
+    """What a run loses on images from elsewhere. `home`, `away`: the main number here and there, `drop`: the first less the second.
+    `per_class`: class, home, away, drop and the counts of both, the largest drop first; `measure`: what these columns hold."""
+
+    measure: str
+    home: Score
+    away: Score
+    drop: Score
+    per_class: list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
 class Page:
     """What a report says.
 
     `facts`: name and value; `choices`: field, value, reason; `skipped`: path, why; `ladder`: a row for each tuning that was tried;
-    `curves`: the rows of metrics.jsonl; `cautions`: sentences about what the figure cannot promise. Empty parts are left out.
+    `curves`: the rows of metrics.jsonl; `cautions`: sentences about what the figure cannot promise; `shift`: what these images lose
+    against others. Empty parts are left out.
     """
 
     title: str
@@ -65,6 +78,7 @@ class Page:
     mistakes: list[Mistake]
     skipped: list[tuple[str, str]]
     environment: dict[str, str]
+    shift: Shift | None = None
 
 
 def write(page: Page, path: Path) -> None:

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from foveate.errors import DataError
-from foveate.intervals import bootstrap
+from foveate.intervals import apart, bootstrap
 from foveate.shelf import Shelf
 from foveate.types import Prediction, Score, Scores
 
@@ -18,10 +18,12 @@ from foveate.types import Prediction, Score, Scores
 class Metric(ABC):
     """Collects pairs with `update`, answers with `compute`, ranks single answers with `badness`.
 
-    `reads`: the Prediction type that it compares. Made with the run's class names in order.
+    `reads`: the Prediction type that it compares. `per_class`: the key of a class's row that says how well it is found. Made with
+    the run's class names in order.
     """
 
     reads: ClassVar[type]
+    per_class: ClassVar[str]
 
     def __init__(self, classes: tuple[str, ...], multilabel: bool = False) -> None:
         self.classes, self.multilabel = classes, multilabel
@@ -74,6 +76,13 @@ def gain(ours: Metric, theirs: Metric, count: int, rounds: int = 1000) -> Score:
         return mine(places) - other(places)
 
     return Score(difference(np.arange(count)), *bootstrap(difference, count, rounds=rounds), count)
+
+
+def drop(home: Metric, away: Metric, counts: tuple[int, int]) -> Score:
+    """How much less `away` has in the main number than `home`, over other images: `counts` of both. Its count is that of `away`."""
+    here, there = home.resampler(), away.resampler()
+    value = here(np.arange(counts[0])) - there(np.arange(counts[1]))
+    return with_interval(value, apart(here, there, counts), counts[1])
 
 
 METRICS: Shelf[Metric] = Shelf("foveate.metrics", Metric, "metric")

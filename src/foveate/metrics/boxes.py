@@ -47,6 +47,7 @@ class BoxMetric(Metric):
     """
 
     reads = Boxes
+    per_class = "map"
 
     def __init__(self, classes: tuple[str, ...], multilabel: bool = False) -> None:
         super().__init__(classes, multilabel)

@@ -40,6 +40,7 @@ class LabelMetric(Metric):
     """
 
     reads = Labels
+    per_class = "recall"
 
     def __init__(self, classes: tuple[str, ...], multilabel: bool = False) -> None:
         super().__init__(classes, multilabel)

@@ -39,6 +39,7 @@ class RegionMetric(Metric):
     """
 
     reads = Regions
+    per_class = "iou"
 
     def __init__(self, classes: tuple[str, ...], multilabel: bool = False) -> None:
         super().__init__(classes, multilabel)

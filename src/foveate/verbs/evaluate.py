@@ -19,10 +19,11 @@ from foveate.metrics import Metric, metric_for
 from foveate.model import Model
 from foveate.predictor import Predictor, confidence, load
 from foveate.recipe import DataRecipe
-from foveate.report import Comparison, Mistake, Page, write
+from foveate.report import Comparison, Mistake, Page, Shift, write
 from foveate.run import Run, written_aside
 from foveate.scoring import judged
 from foveate.types import Labels, Sample, Score, Scores, Table
+from foveate.verbs._shift import between, differences, lines
 
 _MISTAKES = 24  # pictures in the report
 _THUMBNAIL = 192  # px
@@ -38,8 +39,8 @@ _WORDS = {
 @dataclass(frozen=True)
 class EvaluateResult:
     """`scores` of the images of `split`; `folder` holds predictions.jsonl, scores.json and report.html. `metric`: what computed the
-    scores, for those who want to compare; `seconds`: what all this took, `looking`: of
-    them, the network's."""
+    scores, for those who want to compare; `seconds`: what all this took, `looking`: of them, the network's. `shifted`: the same of
+    images from elsewhere, where they were asked for, and `shift`: what is lost there."""
 
     run: Path
     folder: Path
@@ -50,17 +51,25 @@ class EvaluateResult:
     metric: Metric
     looking: float
     seconds: float
+    shift: Shift | None = None
+    shifted: EvaluateResult | None = None
 
     def numbers(self) -> dict[str, Any]:
         values = {name: score.value for name, score in self.scores.numbers.items()}
         main = self.scores.numbers[self.scores.main]
         extra = {"low": main.low, "high": main.high, "count": main.count, "skipped": self.skipped}
-        return {"run": str(self.run), "split": self.split, **values, **extra, "report": str(self.folder / "report.html")}
+        found = {"run": str(self.run), "split": self.split, **values, **extra, "report": str(self.folder / "report.html")}
+        if self.shifted is None or self.shift is None:
+            return found
+        return {**found, "shifted": self.shifted.numbers(), "drop": asdict(self.shift.drop), "per_class": self.shift.per_class}
 
     def lines(self) -> list[str]:
         found = [f"on {_WORDS[self.split]}:"]
         found += [f"  {name}: {score}" for name, score in self.scores.numbers.items()]
         found += [f"note: {caution}" for caution in self.cautions]
+        if self.shifted is not None and self.shift is not None:
+            found += ["on the other data:", *self.shifted.lines()[1:-1], *lines(self.shift, self.scores.main)]
+            found += [f"report of the other data: {self.shifted.folder / 'report.html'}"]
         return [*found, f"report: {self.folder / 'report.html'}"]
 
     def _repr_html_(self) -> str:
@@ -76,11 +85,33 @@ def evaluate(
     device: str = "auto",
     strict: bool = False,
     command: str = "",
+    shift: Path | None = None,
 ) -> EvaluateResult:
-    """Scores a finished run on its own held-out images, or on other data.
+    """Scores a finished run on its own held-out images, or on other data; with `shift` on that data too, and says what is lost.
 
-    `split`: auto takes test, else val, else all. Raises UsageError, DataError and RunError as `load` and the formats do.
+    `split`: auto takes test, else val, else all. `format`: of all data that is named. Raises UsageError, DataError and RunError
+    as `load` and the formats do.
     """
+    if shift is not None:
+        read_table(shift, format)  # what is wrong with it is said before anything runs
+    home = _evaluated(run, data, split, format, device, strict, command)
+    if shift is None:
+        return home
+    away = _evaluated(run, shift, "auto", format, device, strict, command, home)
+    return replace(home, shift=away.shift, shifted=away, seconds=home.seconds + away.seconds)
+
+
+def _evaluated(
+    run: Path,
+    data: Path | None,
+    split: str,
+    format: str,
+    device: str,
+    strict: bool,
+    command: str,
+    home: EvaluateResult | None = None,
+) -> EvaluateResult:
+    """`home`: what these images are compared with."""
     start = time.perf_counter()
     predictor = load(run, device)
     table = own_table(predictor.run) if data is None else other_table(predictor.classes, data, format)
@@ -95,9 +126,11 @@ def evaluate(
     metric = judged(found.predictions, samples, predictor.model, predictor.multilabel)
     scores = metric.compute()
     cautions = _cautions(predictor, scanned, split, own=data is None)
+    shift = between(home.metric, home.scores, metric, scores) if home else None
+    cautions += differences(shift) if shift else []
     folder = _free_folder(predictor.run, split if data is None else data.stem)
     _save(folder, samples, found.predictions, scores, predictor)
-    result = EvaluateResult(Path(run), folder, split, scores, cautions, len(scanned.skipped), metric, looking, 0.0)
+    result = EvaluateResult(Path(run), folder, split, scores, cautions, len(scanned.skipped), metric, looking, 0.0, shift)
     write(_page(predictor, result, scanned, found.predictions, command), folder / "report.html")
     return replace(result, seconds=time.perf_counter() - start)
 
@@ -224,6 +257,7 @@ def _page(predictor: Predictor, result: EvaluateResult, scanned: Scanned, predic
         curves=run.logged(),
         mistakes=_mistakes(scanned, predictions, predictor),
         skipped=list(scanned.skipped),
+        shift=result.shift,
         environment={**{k: str(v) for k, v in told.items() if k not in ("versions", "command")}, **told["versions"]},
     )
 
