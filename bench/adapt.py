@@ -25,7 +25,7 @@ from foveate.tunings import TUNINGS
 from spine import Rows, python, sets, spent, words
 
 LADDER = "ladder"
-REFUSED = {"adaptformer", "fourierft", "peft", "vera", "vpt", "zeroshot"}  # by EfficientNet-Lite0
+REFUSED = {"adaptformer", "clip_lora", "cocoop", "coop", "fourierft", "peft", "tip", "tip_f", "vera", "vpt", "zeroshot"}  # by EfficientNet-Lite0
 WAYS = [name for name in TUNINGS.names() if name not in REFUSED]
 
 
