@@ -25,7 +25,8 @@ from foveate.tunings import TUNINGS
 from spine import Rows, python, sets, spent, words
 
 LADDER = "ladder"
-REFUSED = {"adaptformer", "clip_lora", "cocoop", "coop", "fourierft", "peft", "tip", "tip_f", "vera", "vpt", "zeroshot"}  # by EfficientNet-Lite0
+REFUSED = {"adaptformer", "fourierft", "peft", "vera", "vpt"}  # by EfficientNet-Lite0
+REFUSED |= {"clip_lora", "cocoop", "coop", "tip", "tip_f", "zeroshot"}  # need sentences
 WAYS = [name for name in TUNINGS.names() if name not in REFUSED]
 
 
