@@ -51,7 +51,7 @@ def stripes(tmp_path_factory) -> Path:
     return stripes_folder(tmp_path_factory.mktemp("data") / "stripes")
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def quick(stripes) -> Recipe:
     """A recipe that trains a tiny network from nothing in seconds."""
     return with_settings(

@@ -25,8 +25,8 @@ from foveate.model import build
 from foveate.precision import Way
 from foveate.recipe import Recipe, with_settings
 from foveate.run import Run, checksum
-from foveate.verbs._adapt import reopened
 from foveate.verbs._averager import Averager
+from foveate.verbs._fitting import reopened
 from foveate.verbs._ingredients import start_of
 from foveate.verbs.evaluate import evaluate
 from foveate.verbs.fit import fit

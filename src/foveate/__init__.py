@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any, overload
 if TYPE_CHECKING:
     from foveate.predictor import Answer, Predictor
     from foveate.recipe import Recipe
-    from foveate.verbs._adapt import FitResult
+    from foveate.verbs._fitting import FitResult
     from foveate.verbs._race import RaceResult
+    from foveate.verbs.adapt import AdaptResult
     from foveate.verbs.convert import ConvertResult
     from foveate.verbs.demo import DemoResult
     from foveate.verbs.episodes import EpisodesResult
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "__version__",
+    "adapt",
     "continue_",
     "convert",
     "demo",
@@ -91,8 +93,7 @@ def predict(run: Place, images: Place | Iterable[Place], **options: Any) -> list
     """Answers for pictures and for the pictures in folders; options: device, strict, batch_size."""
     from foveate.verbs.predict import predict as answer
 
-    places = [images] if isinstance(images, str | Path) else images
-    return list(answer(Path(run), [Path(place) for place in places], **options))
+    return list(answer(Path(run), _places(images), **options))
 
 
 def soup(runs: Place | Iterable[Place], *, out: Place | None = None, shifted: Place | None = None, **options: Any) -> SoupResult:
@@ -102,8 +103,19 @@ def soup(runs: Place | Iterable[Place], *, out: Place | None = None, shifted: Pl
     """
     from foveate.verbs.soup import soup as average
 
-    places = [runs] if isinstance(runs, str | Path) else runs
-    return average([Path(place) for place in places], _path(out), _path(shifted), command="foveate.soup(...)", **options)
+    return average(_places(runs), _path(out), _path(shifted), command="foveate.soup(...)", **options)
+
+
+def adapt(
+    run: Place, images: Place | Iterable[Place], *, out: Place | None = None, how: str = "adabn", **options: Any
+) -> AdaptResult:
+    """Adapts the finished `run` to pictures, and the pictures in folders, that nobody has labelled, as a new run.
+
+    `how`: adabn or tent; options: settings ({"prior": 64}), device, strict.
+    """
+    from foveate.verbs.adapt import adapt as adjust
+
+    return adjust(Path(run), _places(images), _path(out), how, command="foveate.adapt(...)", **options)
 
 
 def episodes(
@@ -170,3 +182,7 @@ def demo(out: Place | None = None) -> DemoResult:
 
 def _path(place: Place | None) -> Path | None:
     return None if place is None else Path(place)
+
+
+def _places(places: Place | Iterable[Place]) -> list[Path]:
+    return [Path(place) for place in ([places] if isinstance(places, str | Path) else places)]

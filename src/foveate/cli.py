@@ -17,6 +17,7 @@ from foveate import __version__, console
 from foveate.errors import FoveateError, UsageError, near_names
 from foveate.options import command
 from foveate.options import common as _common
+from foveate.options import listed as _names
 from foveate.options import named_options as _named_options
 from foveate.options import option as _option
 from foveate.options import path_argument as _path_argument
@@ -261,6 +262,28 @@ def _soup() -> click.Command:
     return _command("soup", run, params, "foveate soup runs/photos-full-1 --shifted other_camera")
 
 
+def _adapt() -> click.Command:
+    """A run adapted to images from elsewhere, without a label of them."""
+
+    def run(run: Path, images: tuple[Path, ...], as_json: bool, **words: Any) -> None:
+        console.setup(json=as_json)
+        from foveate.recipe import parse_assignment
+        from foveate.verbs.adapt import adapt
+
+        settings = dict(parse_assignment(text) for text in words.pop("set_"))
+        _shown(adapt(run, _listed(images), settings=settings, command=_typed(), **words), as_json)
+
+    params: list[click.Parameter] = [
+        _path_argument("run"),
+        _path_argument("images", nargs=-1, required=True),
+        _option("--out", type=click.Path(path_type=Path), help="The run folder to make; default: runs/NAME-HOW-N."),
+        _option("--how", default="adabn", help=f"How{_names('how')}. Default: adabn."),
+        _option("--set", "set_", multiple=True, metavar="FIELD=VALUE", help="A setting of the adaptation: --set prior=64."),
+        *_common(),
+    ]
+    return _command("adapt", run, params, "foveate adapt runs/photos-full-1 other_camera")
+
+
 def _episodes() -> click.Command:
     """How well new classes are learnt from a few images each: n ways, k shots, over and over."""
 
@@ -357,6 +380,7 @@ _VERBS: dict[str, Callable[[], click.Command]] = {
     "evaluate": _evaluate,
     "predict": _predict,
     "soup": _soup,
+    "adapt": _adapt,
     "episodes": _episodes,
     "convert": _convert,
     "runs": _runs,

@@ -66,6 +66,15 @@ class Model(nn.Module):
             raise WeightsError("these tensors do not belong to this model", where=odd[0], why=f"{len(odd)} do not fit")
         self.load_state_dict(tensors, strict=False)
 
+    def adjust(self, tensors: dict[str, Tensor]) -> None:
+        """Replaces tensors of the merged network, those that an adaptation has moved; raises WeightsError when one is unknown or of
+        another shape."""
+        own = self.state_dict()
+        odd = [name for name, tensor in tensors.items() if name not in own or own[name].shape != tensor.shape]
+        if odd:
+            raise WeightsError("these tensors do not belong to this model", where=odd[0], why=f"{len(odd)} do not fit")
+        self.load_state_dict(tensors, strict=False)
+
     def merge(self) -> None:
         """Folds added parameters into the network, for good: the same answers, a little faster."""
         self.tuning.merge(self)

@@ -58,18 +58,18 @@ def named_options(words: dict[str, str], kept: str = "") -> Iterator[click.Optio
         kind, text = field_of(dotted)
         flag = f"--{word.replace('_', '-')}"
         usual = _default(default_of(dotted)) if dotted.startswith(kept) else " Default: as in RUN."
-        help_ = f"{text[0].upper()}{text[1:]}{_listed_names(word)}.{usual}"
+        help_ = f"{text[0].upper()}{text[1:]}{listed(word)}.{usual}"
         if kind is bool:
             yield option(f"{flag}/--no-{flag[2:]}", default=None, help=help_)
         else:
             yield option(flag, type=_click_type(kind), help=help_, metavar=None if kind is bool else word.upper())
 
 
-def _listed_names(word: str) -> str:
+def listed(word: str) -> str:
     """': full, last, ...' for a word that names something on a shelf; read off the file names."""
     from foveate.shelf import Shelf
 
-    shelf = {"tuning": "tunings", "task": "tasks", "format": "formats"}.get(word)
+    shelf = {"tuning": "tunings", "task": "tasks", "format": "formats", "how": "adaptations"}.get(word)
     return ": " + ", ".join(Shelf(f"foveate.{shelf}", object, word).names()) if shelf else ""
 
 

@@ -16,7 +16,7 @@ from foveate.errors import BrokenImage, RunError
 from foveate.model import Model, build
 from foveate.precision import Way, device_of
 from foveate.recipe import Recipe
-from foveate.run import Run
+from foveate.run import ADAPTED, Run
 from foveate.scoring import Answers, answers, shown
 from foveate.types import Boxes, Labels, Sample
 from foveate.weights import fingerprint, read_tensors
@@ -106,6 +106,8 @@ def load(run: Path | str, device: str = "auto") -> Predictor:
     model.put(read_tensors(opened.folder / "model.safetensors", own=True))
     if not model.tuning.unmergeable:
         model.merge()
+    if opened.adapted():
+        model.adjust(read_tensors(opened.folder / ADAPTED, own=True))
     return Predictor(opened, recipe, model, device_of(device))
 
 

@@ -8,6 +8,7 @@ metrics.jsonl          a line an epoch
 environment.json       versions, machine, command
 checkpoints/           immutable folders to resume from
 model.safetensors      the tensors that training changed, the best of them
+adapted.safetensors    what was moved afterwards for images from elsewhere (foveate adapt), and adapted.json: how, for which
 finished.json          what the run reached; with the checksums of the files above. Written last
 evaluations/NAME/      predictions.jsonl, scores.json and report.html of one evaluation
 lock                   who is writing here
@@ -34,6 +35,7 @@ from foveate.errors import RunError, UsageError, near_names
 from foveate.recipe import Recipe, load_recipe
 
 _TOLD = ("foveate", "torch", "torchvision", "timm", "peft", "scikit-learn", "numpy", "pillow")
+ADAPTED = "adapted.safetensors"
 _SUMMED = ("recipe.yaml", "classes.json", "splits.csv", "model.safetensors")
 _ASIDE = ".aside-"
 SplitRow = dict[str, str]
@@ -99,6 +101,18 @@ class Run:
             raise RunError("this run is not finished", where=self.folder, hint=hint)
         return dict(self.read_json("finished.json"))
 
+    def adapted(self) -> dict[str, Any]:
+        """How, and for which images, the finished network was adapted afterwards; nothing where it was not."""
+        return dict(self.read_json("adapted.json")) if (self.folder / "adapted.json").is_file() else {}
+
+    def refuse_adapted(self) -> None:
+        """Raises UsageError for a run that was adapted: what was learnt is in the run that it was made from."""
+        about = self.adapted()
+        if about:
+            why = "it was adapted to images from elsewhere, without labels"
+            hint = f"name the run that it was made from: {about['run']}"
+            raise UsageError("nothing goes on from this run", where=self.folder, why=why, hint=hint)
+
     def check(self) -> None:
         """Raises RunError when a file differs from what was written when the run finished."""
         for name, digest in self.outcome()["checksums"].items():
@@ -108,7 +122,8 @@ class Run:
 
     def finish(self, outcome: dict[str, Any]) -> None:
         """Writes finished.json, last of all, with the checksums of what a prediction depends on."""
-        sums = {name: checksum(self.folder / name) for name in _SUMMED}
+        there = [ADAPTED] if self.adapted() else []
+        sums = {name: checksum(self.folder / name) for name in (*_SUMMED, *there)}
         self.write_json("finished.json", {**outcome, "checksums": sums})
 
     def read_json(self, name: str) -> Any:

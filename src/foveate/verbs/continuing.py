@@ -9,7 +9,7 @@ from foveate.errors import UsageError
 from foveate.recipe import with_settings
 from foveate.run import Run
 from foveate.tunings import TUNINGS
-from foveate.verbs._adapt import FitResult
+from foveate.verbs._fitting import FitResult
 from foveate.verbs.fit import fit
 
 
@@ -31,6 +31,7 @@ def continue_(
     question, new classes of boxes or masks.
     """
     earlier = Run.open(run)
+    earlier.refuse_adapted()
     earlier.outcome()
     recipe = earlier.recipe()
     fresh: dict[str, Any] = {"data.path": str(data), "data.format": "auto", "start.run": str(run.resolve())}

@@ -12,7 +12,7 @@ import numpy as np
 from foveate import console, images
 from foveate.recipe import Recipe, with_settings
 from foveate.run import Run, refuse_taken
-from foveate.verbs._adapt import FitResult
+from foveate.verbs._fitting import FitResult
 from foveate.verbs.fit import fit
 from foveate.verbs.predict import predict
 

@@ -177,6 +177,10 @@ def _cautions(predictor: Predictor, scanned: Scanned, split: str, own: bool) -> 
     found = list(predictor.run.outcome().get("cautions", [])) if own else []
     if seen:
         found.append(f"{seen} of these {count} images were trained on (byte for byte): the figure flatters")
+    adapted_to = set(predictor.run.adapted().get("sha256", []))
+    met = sum(digest in adapted_to for digest in scanned.hashes)
+    if met:
+        found.append(f"the run was adapted to {met} of these {count} images, without their labels")
     if split == "val" and own and predictor.model.tuning.needs_steps:
         found.append("the validation images also chose which weights were kept: expect a little less on new images")
     if split == "val" and own and _leaderboard(predictor.run):
@@ -204,6 +208,12 @@ def parts_told(outcome: dict[str, Any]) -> list[tuple[str, str]]:
         (f"{name} validation images", f"{after[name]['number']} {before[name]['value']:.3f} before, {score} after")
         for name, score in scores.items()
     ]
+
+
+def _adapted(run: Run) -> list[tuple[str, str]]:
+    """How a run was adapted to images from elsewhere; nothing for any other run."""
+    about = run.adapted()
+    return [("adapted", f"{about['how']}, to {about['images']} images without labels")] if about else []
 
 
 def _free_folder(run: Run, name: str) -> Path:
@@ -248,6 +258,7 @@ def _page(predictor: Predictor, result: EvaluateResult, scanned: Scanned, predic
             ("seed", str(recipe.seed)),
             ("trained", f"{outcome['epochs']} epochs, {outcome['seconds']:.0f} s: {outcome['reason']}"),
             *([("goes on from", recipe.start.run)] if recipe.start.run else []),
+            *_adapted(run),
             *parts_told(outcome),
         ],
         choices=[(row["field"], str(row["value"]), row["reason"]) for row in run.read_json("choices.json")],

@@ -9,7 +9,7 @@ from foveate import console
 from foveate.recipe import Recipe
 from foveate.run import Run
 from foveate.settling import read
-from foveate.verbs._adapt import FitResult, adapted, prepared, reopened
+from foveate.verbs._fitting import FitResult, adapted, prepared, reopened
 from foveate.verbs.ladder import AUTO, climb, climb_on
 
 

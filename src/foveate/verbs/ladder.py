@@ -24,7 +24,7 @@ from foveate.run import Run, written_aside
 from foveate.settling import read
 from foveate.tunings import TUNINGS
 from foveate.types import Score, Table
-from foveate.verbs._adapt import FitResult, adapted, prepared, reopened
+from foveate.verbs._fitting import FitResult, adapted, prepared, reopened
 from foveate.verbs.evaluate import EvaluateResult, evaluate
 
 AUTO = "auto"

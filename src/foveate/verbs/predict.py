@@ -17,13 +17,15 @@ def predict(
 
     Raises UsageError for a path that is not there, before the first answer.
     """
-    paths = list(_files(images))
+    paths = list(pictures_at(images))
     predictor = load(run, device)
     console.say(f"{len(paths)} images, {len(predictor.classes)} classes")
     return predictor.predict(paths, strict=strict, batch_size=batch_size)
 
 
-def _files(places: Iterable[Path]) -> Iterator[Path]:
+def pictures_at(places: Iterable[Path]) -> Iterator[Path]:
+    """Files as they are named, folders with all pictures in them. Raises UsageError for a path that is not there, and for a folder
+    without pictures."""
     for place in places:
         if place.is_dir():
             found = list(images.find_images(place))

@@ -29,8 +29,8 @@ from foveate.metrics import gain
 from foveate.precision import device_of
 from foveate.run import Run, environment
 from foveate.types import Score
-from foveate.verbs._adapt import reopened
 from foveate.verbs._averager import Averager, Point
+from foveate.verbs._fitting import reopened
 from foveate.verbs._ingredients import end_of, opened, refuse_other_frozen, start_of
 from foveate.verbs.evaluate import EvaluateResult, chosen, evaluate, other_table, scanned_aloud
 
