@@ -112,10 +112,13 @@ def summary(rows: list[dict[str, Any]]) -> str:
         base = right["home"], right["away"]
         for how in (name for name in right if name not in ("home", "away")):
             home, away, drop, adapted, won, share = ratios(*base, right[how])
-            first = f"| {place}, {kind} | {way} | {len(base[0])} | {home[0]:.3f} | {away[0]:.3f} | {drop[0]:.3f} [{drop[1]:.3f}, {drop[2]:.3f}]"
-            second = f"{how} | {adapted[0]:.3f} | {won[0]:+.3f} [{won[1]:+.3f}, {won[2]:+.3f}]"
-            lines.append(f"{first} | {second} | {share[0]:.2f} [{share[1]:.2f}, {share[2]:.2f}] |")
+            first = f"| {place}, {kind} | {way} | {len(base[0])} | {home[0]:.3f} | {away[0]:.3f} | {spread(drop)}"
+            lines.append(f"{first} | {how} | {adapted[0]:.3f} | {spread(won)} | {spread(share)} |")
     return "\n".join(lines)
+
+
+def spread(figure: tuple[float, float, float]) -> str:
+    return "{:.3f} [{:.3f}, {:.3f}]".format(*figure)
 
 
 def ratios(home: np.ndarray, away: np.ndarray, adapted: np.ndarray) -> list[tuple[float, float, float]]:

@@ -12,7 +12,9 @@ from PIL import Image, ImageDraw
 from safetensors.torch import save_file
 from torch.nn import functional
 
-from foveate.errors import UnknownName, UsageError
+import foveate
+from foveate import cli
+from foveate.errors import DataError, FoveateError, UnknownName, UsageError
 from foveate.model import build
 from foveate.predictor import load
 from foveate.recipe import Recipe, with_settings
@@ -105,6 +107,56 @@ def test_names_are_enough(shapes, clip_folder, tmp_path):
     assert again > 0.6
     told = Run(result.run).outcome()
     assert told["parameters"]["trained"] == 0
+
+
+def test_names_without_an_image_are_a_run(shapes, clip_folder, tmp_path, capsys):
+    """From a list of names to answers; what they are worth, on images that come later."""
+    names = tmp_path / "names.txt"
+    names.write_text("\ufeff" + "\n\n".join(name.replace(" ", "_") for name in NAMES) + "\r\n", encoding="utf-8")
+    words = ["fit", str(names), "--backbone", f"clip:{clip_folder}", "--out", str(tmp_path / "run"), "--device", "cpu", "--json"]
+    assert cli._run(words) == 0
+    printed = capsys.readouterr()
+    assert json.loads(printed.out.splitlines()[-1])["run"] == str(tmp_path / "run")
+    assert "tuning = zeroshot (there are names alone)" in printed.err
+    assert f"no image was seen: foveate evaluate {tmp_path / 'run'} DATA says what it is worth" in printed.err
+    assert Run(tmp_path / "run").classes() == tuple(name.replace(" ", "_") for name in NAMES)
+    taught = fit(said(shapes, clip_folder), tmp_path / "taught").run
+    assert evaluate(tmp_path / "run", shapes, device="cpu").numbers()["accuracy"] > 0.6
+    for mine, theirs in zip(*(foveate.predict(run, shapes) for run in (tmp_path / "run", taught)), strict=True):
+        assert mine.prediction.names == theirs.prediction.names
+    with pytest.raises(FoveateError, match="no images of its own"):
+        evaluate(tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [("cat\ndog\n cat \n", "'cat' is named twice"), ("\n \n", "no name in this file"), ("\xff\xfe\x00", "cannot be read")],
+)
+def test_bad_lists_of_names_are_one_sentence(clip_folder, tmp_path, content, sentence):
+    file = tmp_path / "names.txt"
+    file.write_bytes(content.encode("latin-1"))
+    with pytest.raises(DataError, match=sentence):
+        fit(said(file, clip_folder), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_names_alone_teach_nothing_else(clip_folder, tmp_path):
+    file = tmp_path / "names.txt"
+    file.write_text("cat\ndog\n")
+    for tuning in ("tip", "coop", "probe", "full"):
+        with pytest.raises(UsageError, match=f"{tuning!r} learns from images, and there are names alone"):
+            fit(said(file, clip_folder, tuning=tuning), tmp_path / "run")
+    with pytest.raises(DataError, match="names here, and no image"):
+        fit(said(file, clip_folder, tuning="auto"), tmp_path / "run")
+    with pytest.raises(DataError, match="names here, and no image"):
+        foveate.episodes(file)
+    with pytest.raises(FoveateError, match="no image"):
+        foveate.models("resnet18:none", race=file)
+    with pytest.raises(FoveateError, match="no image"):
+        foveate.convert(file, "coco", tmp_path / "coco")
+    with pytest.raises(UsageError, match="embeds no sentences"):
+        fit(with_settings(Recipe(), {"data.path": str(file), "backbone.name": "test_vit", "backbone.weights": "none"}), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_the_classifier_is_open_clips_own(shapes, clip_folder, tmp_path):

@@ -102,6 +102,11 @@ def scan(table: Table, size: int, framing: Framing, recipe: DataRecipe, advance:
     )
 
 
+def imageless(table: Table) -> Scanned:
+    """A table of names alone, as `scan` would give it."""
+    return Scanned(table, (), np.empty((0, 32, 32), np.float32), Pixels((), 1, "whole", keep=False), ())
+
+
 def clusters(scanned: Scanned, recipe: DataRecipe) -> list[str]:
     """The name of the group of each picture: near-copies and what the table groups belong together, in chains."""
     alike = near_copies(scanned.thumbs, recipe.near_duplicates) if recipe.near_duplicates < 1 else np.arange(len(scanned.thumbs))

@@ -43,7 +43,9 @@ def _choose_way(job: Job) -> None:
     steps = job.model.tuning.needs_steps
     candidates = ways(asked.precision if steps else "fp32", asked.channels_last)
     pixels = len(job.places("train")) * asked.epochs * job.model.backbone.input.size ** 2
-    if len(candidates) > 1 and pixels < _WORTH_MEASURING and steps:
+    if not job.places("train"):
+        way, why = candidates[0], "there is no image to measure on"
+    elif len(candidates) > 1 and pixels < _WORTH_MEASURING and steps:
         way, why = candidates[0], "too few images to be worth measuring"
     else:
         way, why = fastest(candidates, _timed_step(job, steps))

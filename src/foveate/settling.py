@@ -20,8 +20,9 @@ from foveate.tunings import TUNINGS
 from foveate.types import Boxes, Labels, Regions, Table
 
 
-def read(recipe: Recipe) -> Table:
-    """The data that the recipe names, said aloud; with the pictures of the run that it goes on from."""
+def read(recipe: Recipe, names_alone: bool = False) -> Table:
+    """The data that the recipe names, said aloud; with the pictures of the run that it goes on from. `names_alone`: whether there
+    may be classes without any image."""
     if not recipe.data.path:
         raise UsageError("no data was named", hint="foveate fit FOLDER")
     table = read_table(Path(recipe.data.path), recipe.data.format)
@@ -30,6 +31,9 @@ def read(recipe: Recipe) -> Table:
     for note in table.notes:
         console.warn(note)
     _tell_boxes(table)
+    if not (table.samples or names_alone):
+        hint = "foveate fit --tuning zeroshot needs none"
+        raise DataError("there are names here, and no image", where=recipe.data.path, hint=hint)
     return with_earlier(table, recipe)
 
 
@@ -54,16 +58,23 @@ def settled(recipe: Recipe, table: Table) -> tuple[Recipe, list[tuple[str, Any, 
     recipe = with_settings(recipe, {"data.path": str(Path(recipe.data.path).resolve()), "data.format": table.format})
     truths = [sample.truth for sample in table.samples if sample.split in (None, "train")]
     if recipe.task.name == "auto":
-        name = _task_for(truths)
-        found.append(("task", name, "this is what the truths answer"))
+        name, why = "classify", "there are names alone"
+        if table.samples:
+            name, why = _task_for(truths), "this is what the truths answer"
+        found.append(("task", name, why))
         recipe = with_settings(recipe, {"task": {"name": name, **recipe.task.settings}})
     task = TASKS.load(recipe.task.name)
     refuse_placeless(recipe.augment, task.answer)
     if not recipe.stated("tuning"):
-        name = task.suggests["tuning"]
-        found.append(("tuning", name, f"suits the task {recipe.task.name}"))
+        name, why = task.suggests["tuning"], f"suits the task {recipe.task.name}"
+        if not table.samples:
+            name, why = "zeroshot", "there are names alone"
+        found.append(("tuning", name, why))
         recipe = with_settings(recipe, {"tuning": {"name": name, **recipe.tuning.settings}})
     tuning = TUNINGS.load(recipe.tuning.name)
+    if tuning.needs_images and not table.samples:
+        what = f"the tuning {recipe.tuning.name!r} learns from images, and there are names alone"
+        raise UsageError(what, where="tuning", hint="--tuning zeroshot, or give images too")
     suggestions = {field: (value, f"suits the task {recipe.task.name}") for field, value in task.suggests.items()}
     suggestions |= {field: (value, f"suits the tuning {recipe.tuning.name}") for field, value in tuning.suggests.items()}
     for field, (value, reason) in suggestions.items():
@@ -115,7 +126,7 @@ def refuse_other_questions(table: Table, who: str) -> Table:
 def refuse_untaught(table: Table, known: Collection[str] = ()) -> None:
     """A class that no training image shows cannot be learnt, unless an earlier run has: `known`. Fewer than two classes of whole
     images are no question."""
-    if isinstance(table.samples[0].truth, Regions):
+    if not table.samples or isinstance(table.samples[0].truth, Regions):
         return
     taught = {name for sample in table.of("train") for name in label_names(sample)} | set(known)
     if len(taught) < (1 if isinstance(table.samples[0].truth, Boxes) else 2) and not table.multilabel:

@@ -45,7 +45,7 @@ class Tuning(ABC):
     `unmergeable`: why what it adds cannot be folded into the network; empty where it can, with the same answers.
     `rung`: its place on the ladder of `--tuning auto`, the cheapest first. The whole part counts rungs, of several on one the
     first that fits the backbone and the task is taken. None: not on the ladder.
-    `knows_classes`: whether it can answer with a class of which it saw no image.
+    `knows_classes`: whether it can answer with a class of which it saw no image. `needs_images`: whether it has to see any.
     `suggests`: values of the recipe's dotted fields that suit it better than the general defaults; fields that the
     task lacks are skipped.
     """
@@ -55,6 +55,7 @@ class Tuning(ABC):
     unmergeable: ClassVar[str] = ""
     rung: ClassVar[float | None] = None
     knows_classes: ClassVar[bool] = False
+    needs_images: ClassVar[bool] = True
     suggests: ClassVar[dict[str, Any]] = {}
     Settings: ClassVar[type[TuningSettings]] = TuningSettings
 

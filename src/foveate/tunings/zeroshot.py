@@ -15,6 +15,7 @@ from foveate.tunings._text import TextHead, TextTuning, embedded, sentences
 
 class ZeroShot(TextTuning):
     needs_steps: ClassVar[bool] = False
+    needs_images: ClassVar[bool] = False
     suggests: ClassVar[dict[str, Any]] = {**TextTuning.suggests, "task.head": "native", "backbone.size": None}
 
     def apply(self, model: Adaptable) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from foveate import console
-from foveate.data import Order, Pictures, clusters, divided, few, label_names, loader
+from foveate.data import Order, Pictures, clusters, divided, few, imageless, label_names, loader
 from foveate.earlier import Teacher, divided_beside, earlier_run, own_table, parts, take_over
 from foveate.errors import RunError
 from foveate.job import Ground, Job, note_choice
@@ -45,6 +45,8 @@ class FitResult:
     def lines(self) -> list[str]:
         told = self.evaluation.lines() if self.evaluation else []
         told += [f"{name}: {line}" for name, line in parts_told(self.outcome)]
+        if not self.outcome["images"]:
+            told = [f"no image was seen: foveate evaluate {self.run} DATA says what it is worth"]
         if set(self.outcome["images"]) == {"train"}:
             told = [f"every image was trained on: foveate evaluate {self.run} OTHER_DATA says what it is worth"]
         return [f"run: {self.run}", *told, f"next: foveate predict {self.run} IMAGES"]
@@ -72,7 +74,8 @@ def prepared(recipe: Recipe, table: Table, out: Path | None, command: str, groun
     run.write_json("classes.json", list(table.classes))
     run.write_splits(_split_rows(job))
     counts = Counter(sample.split for sample in job.table.samples)
-    choices.append(("splits", ", ".join(f"{counts[name]} {name}" for name in ("train", "val", "test") if counts[name]), ground.how))
+    sizes = [f"{counts[name]} {name}" for name in ("train", "val", "test") if counts[name]]
+    choices.append(("splits", ", ".join(sizes) or "none", ground.how))
     for choice in choices:
         note_choice(run, *choice)
     plan(job)
@@ -91,6 +94,8 @@ def _built(recipe: Recipe, table: Table) -> Model:
 
 
 def _grounded(recipe: Recipe, table: Table, model: Model) -> Ground:
+    if not table.samples:
+        return Ground(imageless(table), [], "there is no image to divide")
     scanned, run = scanned_aloud(table, model, recipe.data), earlier_run(recipe)
     groups = clusters(scanned, recipe.data)
     if run is not None:

@@ -71,6 +71,8 @@ def _refuse_place(data: Path, out: Path) -> None:
 def _fitting(table: Table) -> Table:
     """Without images that cannot be read, and with boxes inside the images as they are: annotations may state other sizes."""
     findings, samples = Findings(), []
+    if not table.samples:
+        raise UsageError("there is no image to convert", where=table.root)
     for sample in table.samples:
         if not isinstance(sample.truth, Boxes):
             why = f"this is {table.format!r} data, without boxes"

@@ -154,6 +154,8 @@ def chosen(table: Table, split: str) -> tuple[str, Table]:
     if split == "auto":
         present = {sample.split for sample in table.samples}
         split = next((word for word in ("test", "val") if word in present), "all")
+    if not table.samples:
+        raise DataError("this run has no images of its own", where=table.root, hint="foveate evaluate RUN DATA")
     samples = tuple(sample for sample in table.samples if split in ("all", sample.split))
     if not samples:
         raise DataError(f"there are no {split} images", where=table.root, hint="--split all, or give other data")

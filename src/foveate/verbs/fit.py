@@ -27,7 +27,7 @@ def fit(
     if recipe.tuning.name == AUTO:
         return climb(recipe, out, command, started)
     Run.refuse_taken(out)
-    job = prepared(recipe, read(recipe), out, command)
+    job = prepared(recipe, read(recipe, names_alone=True), out, command)
     with job.run.locked():
         return adapted(job, command)
 
