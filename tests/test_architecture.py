@@ -8,22 +8,22 @@ from pathlib import Path
 import pytest
 
 SOURCE = Path(__file__).parents[1] / "src" / "foveate"
-SHELVES = ("adaptations", "backbones", "decoders", "detectors", "formats", "metrics", "tasks", "tunings")
+SHELVES = ("adaptations", "backbones", "decoders", "detectors", "formats", "metrics", "objectives", "tasks", "tunings")
 FLOORS = [  # the ground floor first; a file imports from its own floor or from below
     {"errors"},
     {"types", "shelf", "memory", "masks"},
-    {"recipe", "images", "boxes", "splits", "intervals", "console", "weights", "transforms", "mosaic", "linear", "neighbours", "shots", "precision", "plots", "drawing", "pyramid"},
+    {"recipe", "images", "boxes", "splits", "intervals", "console", "weights", "transforms", "mosaic", "linear", "neighbours", "shots", "precision", "plots", "drawing", "pyramid", "views"},
     {*SHELVES, "run", "report"},
-    {"model", "data", "features", "optimizer", "scoring", "averages"},
+    {"model", "data", "features", "optimizer", "scoring", "averages", "judging"},
     {"job"},
-    {"trainer", "predictor", "planning", "solving", "race", "episodic", "earlier"},
+    {"trainer", "predictor", "guard", "planning", "solving", "race", "episodic", "earlier"},
     {"settling"},
     {"outputs"},
     {"verbs"},
     {"options"},
     {"cli", "__init__"},
 ]
-_MAY_NAME = {"tasks": {"backbones", "decoders", "detectors"}, "tunings": {"backbones"}}  # contracts, by their door plates
+_MAY_NAME = {"tasks": {"backbones", "decoders", "detectors"}, "tunings": {"backbones"}, "objectives": {"backbones", "tasks"}}  # contracts, by their door plates
 FILES = sorted(SOURCE.rglob("*.py"))
 
 

@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from foveate import trainer
 from foveate.backbones import FAMILIES
 from foveate.errors import Interrupted, RunError
+from foveate.judging import Judgement
 from foveate.model import build
 from foveate.optimizer import factor, optimizer
 from foveate.recipe import Recipe, TrainingRecipe, with_settings
@@ -126,7 +127,7 @@ def test_the_best_epoch_is_kept(quick, tmp_path, monkeypatch):
     real = trainer.Trainer._compare
 
     def told(self, score):
-        real(self, [next(scores), 0.0])
+        real(self, Judgement([next(scores), 0.0]))
         kept.append({key: value.clone() for key, value in self._to_keep().items()})
 
     monkeypatch.setattr(trainer.Trainer, "_compare", told)

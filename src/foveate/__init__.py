@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from foveate.verbs.episodes import EpisodesResult
     from foveate.verbs.evaluate import EvaluateResult
     from foveate.verbs.models import ModelsResult
+    from foveate.verbs.pretrain import PretrainResult
     from foveate.verbs.runs import RunsResult
     from foveate.verbs.soup import SoupResult
 
@@ -37,6 +38,7 @@ __all__ = [
     "load",
     "models",
     "predict",
+    "pretrain",
     "runs",
     "soup",
 ]
@@ -65,6 +67,28 @@ def fit(
     base = recipe if isinstance(recipe, Recipe) or recipe is None else load_recipe(Path(recipe))
     settled = recipe_from(data, words, settings or {}, base)
     return run(settled, _path(out), _path(resume), "foveate.fit(...)")
+
+
+def pretrain(
+    images: Place | None = None,
+    *,
+    objective: str | None = None,
+    labels: Place | None = None,
+    out: Place | None = None,
+    resume: Place | None = None,
+    settings: dict[str, Any] | None = None,
+    **words: Any,
+) -> PretrainResult:
+    """Learns a backbone from the pictures in the folder `images`, without labels, and says whether that has helped.
+
+    `labels`: labelled images to judge by, which are never learnt from. `words` and `settings` as for `fit`.
+    """
+    from foveate.recipe import recipe_from
+    from foveate.verbs.pretrain import pretrain as learn
+
+    given = {**words, "task": objective} if objective else words
+    recipe = recipe_from(images, given, settings or {})
+    return learn(recipe, _path(labels), _path(out), _path(resume), "foveate.pretrain(...)")
 
 
 def continue_(

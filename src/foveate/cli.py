@@ -36,6 +36,7 @@ _CONTINUED = {  # the short words of `continue`
     "seed": "seed",
     "device": "device",
 }
+_PRETRAINED = ("backbone", "weights", "size", "tuning", "epochs", "minutes", "batch_size", "lr", "strict", "seed", "device")
 _SPLITS = ["auto", "train", "val", "test", "all"]
 
 
@@ -160,6 +161,33 @@ def _fit() -> click.Command:
         *_recipe_options(),
     ]
     return _command("fit", run, params, "foveate fit photos --tuning full --epochs 20")
+
+
+def _pretrain() -> click.Command:
+    """Learns a backbone from images without labels, and says whether it has helped."""
+
+    def run(images: Path | None, objective: str | None, as_json: bool, **words: Any) -> None:
+        console.setup(json=as_json)
+        from foveate.recipe import parse_assignment, recipe_from
+        from foveate.verbs.pretrain import pretrain
+
+        others = {name: words.pop(name) for name in ("labels", "out", "resume")}
+        if images is None and others["resume"] is None:
+            raise UsageError("no images were named", hint="foveate pretrain FOLDER")
+        settings = dict(parse_assignment(text) for text in words.pop("set_"))
+        given = {word: value for word, value in {**words, "task": objective}.items() if value is not None}
+        _shown(pretrain(recipe_from(images, given, settings), command=_typed(), **others), as_json)
+
+    params: list[click.Parameter] = [
+        _path_argument("images", required=False),
+        _option("--objective", help=f"How{_names('objective')}. Default: lejepa."),
+        _option("--labels", type=click.Path(path_type=Path), metavar="DATA", help="Labelled images to judge by alone."),
+        _option("--out", type=click.Path(path_type=Path), help="The run folder to make; default: runs/NAME-N."),
+        _option("--resume", type=click.Path(path_type=Path), metavar="RUN", help="Go on with an unfinished run, by its recipe."),
+        *_recipe_options(_PRETRAINED),
+        _option("--set", "set_", multiple=True, metavar="FIELD=VALUE", help="Any field of the recipe: --set task.narrow=0."),
+    ]
+    return _command("pretrain", run, params, "foveate pretrain pictures --backbone resnet18 --weights none")
 
 
 def _continue() -> click.Command:
@@ -375,6 +403,7 @@ def _demo() -> click.Command:
 
 
 _VERBS: dict[str, Callable[[], click.Command]] = {
+    "pretrain": _pretrain,
     "fit": _fit,
     "continue": _continue,
     "evaluate": _evaluate,

@@ -8,9 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from foveate.backbones import FAMILIES, Backbone, Family
-from foveate.errors import UnknownName, UsageError, WeightsError
+from foveate.backbones import Backbone, family_of
+from foveate.errors import UsageError, WeightsError
 from foveate.memory import keep_pages
+from foveate.objectives import OBJECTIVES
 from foveate.recipe import Recipe
 from foveate.tasks import TASKS, Task
 from foveate.tunings import TUNINGS, Tuning
@@ -25,10 +26,11 @@ class Model(nn.Module):
         self.backbone, self.head = backbone, task.head(backbone)
         self.task, self.tuning, self.keep_norms = task, tuning, keep_norms
         tuning.apply(self)
+        task.begin(backbone, self.head)
         self._changing = frozenset(self._may_change())
 
     def forward(self, batch: Batch) -> Any:
-        return self.head(self.backbone(batch.images, self.task.needs), batch)
+        return self.task.forward(self.backbone, self.head, batch)
 
     def train(self, mode: bool = True) -> Model:
         """As ever, but what is frozen stays in eval mode: its normalisation must not drift, its dropout must not fire."""
@@ -93,13 +95,21 @@ def build(recipe: Recipe, classes: tuple[str, ...], *, weights: str | None = Non
 
     `weights` replaces the recipe's. Raises UnknownName, UsageError (a pair that does not fit) and WeightsError.
     """
+    return _put_together(recipe, TASKS.make(recipe.task.name, recipe.task.settings, classes), weights)
+
+
+def learner(recipe: Recipe) -> Model:
+    """As `build`, for a recipe whose task is an objective: learning from images alone."""
+    return _put_together(recipe, OBJECTIVES.make(recipe.task.name, recipe.task.settings, ()), None)
+
+
+def _put_together(recipe: Recipe, task: Task, weights: str | None) -> Model:
     keep_pages()
-    task = TASKS.make(recipe.task.name, recipe.task.settings, classes)
     tuning = TUNINGS.make(recipe.tuning.name, recipe.tuning.settings)
     asked = recipe.backbone
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
-        backbone = _family(asked.name).open(asked.name, weights or asked.weights, asked.size, recipe.training.drop_path)
+        backbone = family_of(asked.name).open(asked.name, weights or asked.weights, asked.size, recipe.training.drop_path)
         if not task.needs <= backbone.provides:
             given, needed = (", ".join(sorted(word.value for word in words)) for words in (backbone.provides, task.needs))
             raise UsageError(
@@ -108,15 +118,6 @@ def build(recipe: Recipe, classes: tuple[str, ...], *, weights: str | None = Non
                 hint="foveate models lists what each backbone provides",
             )
         return Model(backbone, task, tuning, recipe.training.norm == "keep").eval()
-
-
-def _family(name: str) -> Family:
-    """The first family on the shelf that knows the backbone."""
-    families = [FAMILIES.load(word)() for word in FAMILIES.names()]
-    for family in families:
-        if family.knows(name):
-            return family
-    raise UnknownName(name, [known for family in families for known in family.names()], kind="backbone", where="backbone.name")
 
 
 def _rest(module: nn.Module) -> None:

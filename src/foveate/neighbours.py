@@ -15,5 +15,10 @@ def votes(asked: Tensor, known: Tensor, answers: Tensor, count: int = NEIGHBOURS
     where there are fewer. A vote weighs exp(cosine / 0.07)."""
     cosines = functional.normalize(asked, dim=1) @ functional.normalize(known, dim=1).T
     nearest, places = cosines.topk(min(count, len(known)), dim=1)
-    weights = torch.softmax(nearest / _TEMPERATURE, dim=1)
-    return (weights[..., None] * answers[places]).sum(1)
+    return weighted(nearest, answers[places])
+
+
+def weighted(cosines: Tensor, answers: Tensor) -> Tensor:
+    """cosines (Q, k) of the nearest, with their answers (Q, k, K) -> (Q, K)."""
+    weights = torch.softmax(cosines / _TEMPERATURE, dim=1)
+    return (weights[..., None] * answers).sum(1)

@@ -69,7 +69,7 @@ def listed(word: str) -> str:
     """': full, last, ...' for a word that names something on a shelf; read off the file names."""
     from foveate.shelf import Shelf
 
-    shelf = {"tuning": "tunings", "task": "tasks", "format": "formats", "how": "adaptations"}.get(word)
+    shelf = {"tuning": "tunings", "task": "tasks", "format": "formats", "how": "adaptations", "objective": "objectives"}.get(word)
     return ": " + ", ".join(Shelf(f"foveate.{shelf}", object, word).names()) if shelf else ""
 
 

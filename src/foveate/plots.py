@@ -101,6 +101,20 @@ def curves(rows: list[dict[str, Any]]) -> str:
     return _svg(figure)
 
 
+def learning(rows: list[dict[str, Any]]) -> str:
+    """Rows of metrics.jsonl of a pre-training -> SVG: the loss, what neighbours know, and how many directions features fill."""
+    figure = Figure(figsize=(9.6, 3.0))
+    for axes, names in zip(figure.subplots(1, 3), (("train_loss",), ("knn_accuracy", "self_retrieval"), ("rank",)), strict=True):
+        for name, colour in zip(names, (_BLUE, _ORANGE), strict=False):
+            _line(axes, rows, name, colour)
+        axes.set_xlabel("epoch")
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.legend(frameon=False)
+    figure.tight_layout()
+    return _svg(figure)
+
+
 def _line(axes: Any, rows: list[dict[str, Any]], name: str, colour: str) -> None:
     points = [(row["epoch"], row[name]) for row in rows if row.get(name) is not None]
     if points:

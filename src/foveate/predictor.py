@@ -12,7 +12,7 @@ import torch
 
 from foveate import images
 from foveate.data import Order, Pictures, Pixels, loader
-from foveate.errors import BrokenImage, RunError
+from foveate.errors import BrokenImage, RunError, UsageError
 from foveate.model import Model, build
 from foveate.precision import Way, device_of
 from foveate.recipe import Recipe
@@ -98,6 +98,9 @@ def load(run: Path | str, device: str = "auto") -> Predictor:
     """
     opened = Run.open(Path(run))
     outcome = opened.outcome()
+    if opened.pretrained:
+        hint = f"foveate fit DATA --backbone {opened.folder}"
+        raise UsageError("this run is a backbone, and answers nothing yet", where=opened.folder, hint=hint)
     opened.check()
     recipe, classes = opened.recipe(), opened.classes()
     model = build(recipe, classes, weights=None if outcome["frozen"] else "none")

@@ -81,17 +81,40 @@ class Page:
     shift: Shift | None = None
 
 
-def write(page: Page, path: Path) -> None:
-    """Renders the page to `path`, complete or not at all."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+@dataclass(frozen=True)
+class LearningPage:
+    """What a report of a pre-training says. `measures`: name, at the start, at the end; `neighbours`: rows of pictures, an image
+    and those that are nearest to it; `sheet`: rows of pictures as they are, as the network saw them, and as it painted them."""
 
+    title: str
+    command: str
+    verdict: dict[str, Any]
+    measures: list[tuple[str, float, float]]
+    facts: list[tuple[str, str]]
+    choices: list[tuple[str, str, str]]
+    curves: list[dict[str, Any]]
+    neighbours: list[list[np.ndarray]]
+    sheet: list[list[np.ndarray]]
+    environment: dict[str, str]
+
+
+def write_learning(page: LearningPage, path: Path) -> None:
+    """Renders the page to `path`, complete or not at all."""
     from foveate import plots
 
-    templates = FileSystemLoader(Path(__file__).parent)
-    engine = Environment(loader=templates, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    engine.filters["said"] = _said
+    curves = plots.learning(page.curves) if page.curves else ""
+    rows = [[[to_data_uri(picture) for picture in row] for row in part] for part in (page.neighbours, page.sheet)]
+    _render("pretraining.html.j2", path, page=page, curves=curves, neighbours=rows[0], sheet=rows[1])
+
+
+def write(page: Page, path: Path) -> None:
+    """Renders the page to `path`, complete or not at all."""
+    from foveate import plots
+
     tables = page.scores.tables
-    text = engine.get_template("report.html.j2").render(
+    _render(
+        "report.html.j2",
+        path,
         page=page,
         main=page.scores.numbers[page.scores.main],
         split=_SPLITS.get(page.split, page.split),
@@ -100,6 +123,15 @@ def write(page: Page, path: Path) -> None:
         precision=plots.pr_curves(tables["pr"]) if "pr" in tables else "",
         curves=plots.curves(page.curves) if page.curves else "",
     )
+
+
+def _render(template: str, path: Path, **content: Any) -> None:
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    templates = FileSystemLoader(Path(__file__).parent)
+    engine = Environment(loader=templates, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    engine.filters["said"] = _said
+    text = engine.get_template(template).render(**content)
     with written_aside(path) as aside:
         aside.write_text(text, encoding="utf-8")
 

@@ -8,6 +8,7 @@ metrics.jsonl          a line an epoch
 environment.json       versions, machine, command
 checkpoints/           immutable folders to resume from
 model.safetensors      the tensors that training changed, the best of them
+backbone.safetensors   in the place of the former, of a pre-training: the whole backbone
 adapted.safetensors    what was moved afterwards for images from elsewhere (foveate adapt), and adapted.json: how, for which
 finished.json          what the run reached; with the checksums of the files above. Written last
 evaluations/NAME/      predictions.jsonl, scores.json and report.html of one evaluation
@@ -35,8 +36,8 @@ from foveate.errors import RunError, UsageError, near_names
 from foveate.recipe import Recipe, load_recipe
 
 _TOLD = ("foveate", "torch", "torchvision", "timm", "peft", "scikit-learn", "numpy", "pillow")
-ADAPTED = "adapted.safetensors"
-_SUMMED = ("recipe.yaml", "classes.json", "splits.csv", "model.safetensors")
+ADAPTED, BACKBONE = "adapted.safetensors", "backbone.safetensors"
+_SUMMED = ("recipe.yaml", "classes.json", "splits.csv", "model.safetensors", ADAPTED, BACKBONE)
 _ASIDE = ".aside-"
 SplitRow = dict[str, str]
 """path, split, group, label and sha256, as in splits.csv"""
@@ -113,6 +114,11 @@ class Run:
             hint = f"name the run that it was made from: {about['run']}"
             raise UsageError("nothing goes on from this run", where=self.folder, why=why, hint=hint)
 
+    @property
+    def pretrained(self) -> bool:
+        """Whether it is a pre-training: a backbone, and no answers."""
+        return (self.folder / BACKBONE).is_file()
+
     def check(self) -> None:
         """Raises RunError when a file differs from what was written when the run finished."""
         for name, digest in self.outcome()["checksums"].items():
@@ -122,8 +128,7 @@ class Run:
 
     def finish(self, outcome: dict[str, Any]) -> None:
         """Writes finished.json, last of all, with the checksums of what a prediction depends on."""
-        there = [ADAPTED] if self.adapted() else []
-        sums = {name: checksum(self.folder / name) for name in (*_SUMMED, *there)}
+        sums = {name: checksum(self.folder / name) for name in _SUMMED if (self.folder / name).is_file()}
         self.write_json("finished.json", {**outcome, "checksums": sums})
 
     def read_json(self, name: str) -> Any:

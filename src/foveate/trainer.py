@@ -10,7 +10,7 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -21,12 +21,12 @@ from torch import Tensor
 from foveate import console
 from foveate.data import Order, Pictures, even_parts, key, loader
 from foveate.errors import Interrupted, RunError, WeightsError
+from foveate.judging import Judge, Judgement
 from foveate.model import Model
 from foveate.optimizer import Anchor, factor, optimizer, set_rate
 from foveate.precision import Way
 from foveate.recipe import Recipe
 from foveate.run import Checkpoint, Run, newest_checkpoint, save_checkpoint
-from foveate.scoring import answers, scored
 from foveate.transforms import mixed
 from foveate.types import Batch
 
@@ -59,10 +59,10 @@ class Outcome:
 
 
 class Trainer:
-    """Trains `model` in place on `train`; `val` chooses the epoch to keep, the last one is kept without it.
+    """Trains `model` in place on `train`; the `judge` chooses the epoch to keep, the last one is kept without it.
 
-    `parts`: places of validation samples under a name, whose score is logged beside that of all. `teacher`: a scalar of the
-    output and the batch that is added to the loss. `deadline`: the moment of time.monotonic() when the last step begins.
+    `teacher`: a scalar of the output and the batch that is added to the loss. `deadline`: the moment of time.monotonic() when the
+    last step begins.
     """
 
     def __init__(
@@ -71,18 +71,16 @@ class Trainer:
         recipe: Recipe,
         run: Run,
         train: Pictures,
-        val: Pictures | None,
+        judge: Judge | None,
         device: torch.device,
         *,
-        parts: Mapping[str, Sequence[int]] | None = None,
         teacher: Callable[[Any, Batch], Tensor] | None = None,
         deadline: float | None = None,
     ) -> None:
-        self.parts, self.teacher, self.deadline = parts or {}, teacher, deadline
-        self.recipe, self.run, self.device, self.pictures, self.val = recipe, run, device, train, val
+        self.judge, self.teacher, self.deadline = judge, teacher, deadline
+        self.recipe, self.run, self.device, self.pictures = recipe, run, device, train
         self.way = Way(recipe.training.precision, bool(recipe.training.channels_last))
         self.model = model.to(device=device, memory_format=self.way.layout)  # type: ignore[call-overload]
-        self.multilabel = bool(recipe.task.settings.get("multilabel"))
         self.optimizer = optimizer(model, recipe.training)
         self.anchor = Anchor(model, recipe.training.l2_sp)
         self.live = model.changed()
@@ -142,6 +140,7 @@ class Trainer:
             self.optimizer.step()
             self.anchor.pull(self.optimizer)
             self.model.tuning.stepped(self.model, self.state.step, self.steps)
+            self.model.task.stepped(self.model.backbone, self.model.head, self.state.step, self.steps)
             self._follow()
             self.state.bad, self.state.loss_sum = 0, self.state.loss_sum + loss
         else:
@@ -201,41 +200,24 @@ class Trainer:
         training = self.recipe.training
         rate = training.lr * factor(training, self.state.step - 1, self.steps)
         row: dict[str, Any] = {"train_loss": self.state.loss_sum / max(1, self.state.done), "lr": rate}
-        if self.val is not None and len(self.val):
-            with self._averaged():
-                found = answers(self.model, self.val, self._val_batches(stop), self.device, self.way)
-            self._leave_if_asked(stop)
-            scores = scored(found.predictions, self.val.samples, self.model, self.multilabel)
-            row |= {"val_loss": found.loss, f"val_{scores.main}": scores.numbers[scores.main].value}
-            row |= {f"val_{scores.main}_{name}": value for name, value in self._by_part(found.predictions).items()}
-            self._compare([scores.numbers[scores.main].value, -found.loss])
-        else:
+        if self.judge is None:
             self.kept, self.state.best_epoch = self._to_keep(), self.state.epoch
+        else:
+            with self._averaged():  # with the average in place there is no moment to save
+                found = self.judge.judge(self.model, lambda: self._asked(stop))
+            self._leave_if_asked(stop)
+            if found is not None:
+                self._compare(found)
+                row |= found.row
         self._log(row)
 
-    def _by_part(self, predictions: Sequence[Any]) -> dict[str, float]:
-        """The main number of each part of the validation images."""
-        assert self.val is not None
-        found = {}
-        for name, places in self.parts.items():
-            samples = [self.val.samples[place] for place in places]
-            scores = scored([predictions[place] for place in places], samples, self.model, self.multilabel)
-            found[name] = scores.numbers[scores.main].value
-        return found
-
-    def _val_batches(self, stop: Stop) -> Iterator[Batch]:
-        assert self.val is not None
-        for batch in loader(self.val, Order(len(self.val), self.recipe.training.batch_size), self.recipe.data.workers):
-            if self._asked(stop):  # with the average in place this is no moment to save
-                return
-            yield batch
-
-    def _compare(self, score: list[float]) -> None:
-        if not self.state.best or score > self.state.best:
-            self.state.best, self.state.best_epoch, self.kept = score, self.state.epoch, self._to_keep()
+    def _compare(self, found: Judgement) -> None:
+        if not self.state.best or found.score > self.state.best:
+            self.state.best, self.state.best_epoch, self.kept = found.score, self.state.epoch, self._to_keep()
         patience = self.recipe.training.patience
         if patience and self.state.epoch - self.state.best_epoch >= patience:
             self.state.ended = f"no better validation score for {patience} epochs"
+        self.state.ended = found.ended or self.state.ended
 
     @contextmanager
     def _averaged(self) -> Iterator[None]:

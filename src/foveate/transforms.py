@@ -41,9 +41,9 @@ def evaluation(spec: InputSpec, framing: Framing) -> Transform:
     """
 
     def transform(pixels: np.ndarray, size: tuple[int, int], target: Target) -> tuple[Tensor, View, Target]:
-        image, moved = _image(pixels), _scaled(target, pixels.shape[:2], size)
+        image, moved = as_image(pixels), _scaled(target, pixels.shape[:2], size)
         image, moved = {"crop": _centred, "whole": _padded, "windows": _filled}[framing](image, moved, spec.size)
-        return _normalised(image, spec), view_of(size, spec.size, framing), moved
+        return normalised(image, spec), view_of(size, spec.size, framing), moved
 
     return transform
 
@@ -65,10 +65,10 @@ def training(spec: InputSpec, framing: Framing, recipe: AugmentRecipe) -> Transf
     erase = v2.RandomErasing(recipe.erase)
 
     def transform(pixels: np.ndarray, size: tuple[int, int], target: Target) -> tuple[Tensor, View, Target]:
-        image, moved = spatial(_image(pixels), _scaled(target, pixels.shape[:2], size))
+        image, moved = spatial(as_image(pixels), _scaled(target, pixels.shape[:2], size))
         image = colours(image) if _has_places(moved) else policy(colours(image))
         view = (0.0, 0.0, float(spec.size), float(spec.size))
-        return erase(_normalised(image, spec)), view, moved
+        return erase(normalised(image, spec)), view, moved
 
     return transform
 
@@ -247,11 +247,13 @@ def _kind(value: Any) -> Any:
     return next((kind for kind in (ObjectMasks, tv_tensors.Mask) if isinstance(value, kind)), tv_tensors.Image)
 
 
-def _image(pixels: np.ndarray) -> tv_tensors.Image:
+def as_image(pixels: np.ndarray) -> tv_tensors.Image:
+    """(h, w, 3) -> (3, h, w)."""
     return tv_tensors.Image(torch.from_numpy(pixels).permute(2, 0, 1))
 
 
-def _normalised(image: Tensor, spec: InputSpec) -> Tensor:
+def normalised(image: Tensor, spec: InputSpec) -> Tensor:
+    """(3, H, W) uint8 -> float32, as the network wants it."""
     scaled = functional.to_dtype(image, torch.float32, scale=True)
     return cast(Tensor, functional.normalize(scaled, list(spec.mean), list(spec.std)).as_subclass(Tensor))
 

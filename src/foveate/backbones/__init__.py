@@ -9,6 +9,7 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
+from foveate.errors import UnknownName, UsageError
 from foveate.shelf import Shelf
 from foveate.types import Features, InputSpec, Prediction, Provides
 
@@ -38,6 +39,19 @@ class Backbone(nn.Module, ABC):
     def forward(self, images: Tensor, wants: Collection[Provides]) -> Features:
         """images (B, 3, H, W) float32 normalised -> Features with all that is wanted filled in, in one pass; what is no feature
         of an image (TEXT) asks for nothing here."""
+
+    def patches(self) -> tuple[int, int]:
+        """Patches along a side of the network's square, and the side of each, px; raises UsageError where it reads none."""
+        raise patchless()
+
+    def seen(self, images: Tensor, kept: Tensor) -> Tensor:
+        """images (B, 3, H, W) of which only the patches `kept` (B, K) int64 are read -> tokens (B, K, D), as MAE needs them."""
+        raise patchless()
+
+
+def patchless() -> UsageError:
+    hint = "a plain Vision Transformer, such as vit_small_patch16_224, or --objective simmim, which takes any network"
+    return UsageError("this backbone cannot leave patches out", where="backbone.name", hint=hint)
 
 
 class TextBackbone(Backbone):
@@ -131,3 +145,12 @@ class Family(ABC):
 
 
 FAMILIES: Shelf[Family] = Shelf("foveate.backbones", Family, "backbone family")
+
+
+def family_of(name: str) -> Family:
+    """The first family on the shelf that knows the backbone; raises UnknownName with near names."""
+    families = [FAMILIES.load(word)() for word in FAMILIES.names()]
+    for family in families:
+        if family.knows(name):
+            return family
+    raise UnknownName(name, [known for family in families for known in family.names()], kind="backbone", where="backbone.name")

@@ -12,9 +12,10 @@ from typing import Any, ClassVar
 
 import timm
 import torch
+from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from foveate.backbones import Backbone, Card, Family
+from foveate.backbones import Backbone, Card, Family, patchless
 from foveate.backbones._hub import not_had
 from foveate.backbones._stages import maps_taken, opened
 from foveate.errors import MissingExtra, UnknownName, UsageError
@@ -86,6 +87,22 @@ class TimmBackbone(Backbone):
             maps=maps if Provides.MAPS in wants else [],
             tokens=maps[-1].flatten(2).transpose(1, 2) if Provides.TOKENS in wants else None,
         )
+
+    def patches(self) -> tuple[int, int]:
+        return self._plain().patch_embed.grid_size[0], self._plain().patch_embed.patch_size[0]
+
+    def seen(self, images: Tensor, kept: Tensor) -> Tensor:
+        network = self._plain()
+        every = network._pos_embed(network.patch_embed(images))
+        first = every[:, : network.num_prefix_tokens]
+        chosen = every[:, network.num_prefix_tokens :].gather(1, kept[..., None].expand(-1, -1, every.shape[-1]))
+        tokens = network.norm(network.blocks(network.norm_pre(torch.cat([first, chosen], 1))))
+        return tokens[:, network.num_prefix_tokens :]  # type: ignore[no-any-return]
+
+    def _plain(self) -> Any:
+        if not isinstance(self.network, VisionTransformer):
+            raise patchless()
+        return self.network
 
 
 def _network(name: str, *, pretrained: bool, size: int | None, drop_path: float) -> Any:

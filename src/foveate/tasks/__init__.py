@@ -58,6 +58,16 @@ class Task(ABC):
     def head(self, backbone: Backbone) -> nn.Module:
         """A module called as head(features, batch) -> output; batch.targets may be read while training (teacher forcing)."""
 
+    def begin(self, backbone: Backbone, head: nn.Module) -> None:  # noqa: B027
+        """Once, when the tuning has changed what it changes: may copy the backbone into the head."""
+
+    def forward(self, backbone: Backbone, head: nn.Module, batch: Batch) -> Any:
+        """The output that `loss` and `decode` read. A task that looks at several views of an image asks the backbone more often."""
+        return head(backbone(batch.images, self.needs), batch)
+
+    def stepped(self, backbone: Backbone, head: nn.Module, step: int, steps: int) -> None:  # noqa: B027
+        """After each step of the optimiser, 0 <= step < steps: may move what follows the weights, such as a teacher."""
+
     @abstractmethod
     def encode(self, truth: Any, size: tuple[int, int]) -> Target:
         """A truth as tensors that augmentation can move along with the picture; `size`: (H, W) of the upright original."""

@@ -36,9 +36,7 @@ class PeftTuning(Tuning):
         targets = called(model.backbone, self.fits, self.lacks)
         config = self.config(model, targets)
         model.backbone.requires_grad_(False)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # peft warns about layer types that were left out on purpose
-            self.tuner = PEFT_TYPE_TO_TUNER_MAPPING[config.peft_type](model.backbone, config, ADAPTER)
+        self.tuner = put_beside(model.backbone, config)
         model.head.requires_grad_(True)
 
     def merge(self, model: Adaptable) -> None:
@@ -48,3 +46,10 @@ class PeftTuning(Tuning):
                 if isinstance(child, BaseTunerLayer):
                     child.merge(safe_merge=True)
                     setattr(parent, name, child.get_base_layer())
+
+
+def put_beside(network: nn.Module, config: Any) -> Any:
+    """Puts the adapters into the network; gives peft's own object."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # peft warns about layer types that were left out on purpose
+        return PEFT_TYPE_TO_TUNER_MAPPING[config.peft_type](network, config, ADAPTER)

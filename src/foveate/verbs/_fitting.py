@@ -14,6 +14,7 @@ from foveate.data import Order, Pictures, clusters, divided, few, imageless, lab
 from foveate.earlier import Teacher, divided_beside, earlier_run, own_table, parts, take_over
 from foveate.errors import RunError
 from foveate.job import Ground, Job, note_choice
+from foveate.judging import Validation
 from foveate.model import Model, build
 from foveate.planning import cut_to_time, plan
 from foveate.precision import Way, device_of
@@ -171,9 +172,8 @@ def _trained(job: Job) -> Outcome:
         job.recipe,
         job.run,
         train,
-        val if len(val) else None,
+        Validation(val, job.recipe, job.device, parts(val.samples, run) if run else {}) if len(val) else None,
         job.device,
-        parts=parts(val.samples, run) if run else {},
         teacher=Teacher(run, start, job.device) if run and start.distill else None,
         deadline=job.deadline,
     )

@@ -45,6 +45,8 @@ def _told(run: Run) -> dict[str, Any]:
         if not run.finished:
             return {**told, "score": "unfinished"}
         told["images"] = sum(run.outcome()["images"].values())
+        if run.pretrained:
+            return {**told, "score": f"{recipe.task.name}: {run.outcome()['verdict']['word']}"}
         return {**told, **_best_score(run)}
     except FoveateError as error:
         return {**blank, "score": f"damaged: {error.what}"}

@@ -1,0 +1,37 @@
+"""Low-rank updates on all blocks but the last ones, which move as a whole as all normalisations do.
+
+Pre-training goes on in a new domain with a tenth of the parameters, and cannot wander far (ExPLoRA, Khanna et al. 2025, arXiv
+2406.10973).
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from pydantic import Field
+
+from foveate.tunings import Adaptable, TuningSettings
+from foveate.tunings._layers import called, is_norm
+from foveate.tunings._lora import LoraSettings, LoraTuning
+from foveate.tunings._peft import put_beside
+
+
+class ExPLoRASettings(LoraSettings):
+    rank: int = Field(32, ge=1, description="rank of each update")
+    alpha: float = Field(64.0, gt=0, description="the update is scaled by alpha / rank")
+    blocks: int = Field(1, ge=1, description="how many blocks, counted from the output, move as a whole")
+
+
+class ExPLoRA(LoraTuning):
+    Settings: ClassVar[type[TuningSettings]] = ExPLoRASettings
+    settings: Any
+
+    def apply(self, model: Adaptable) -> None:
+        whole = model.backbone.blocks()[-self.settings.blocks :]
+        inside = {id(module) for block in whole for module in block.modules()}
+        targets = called(model.backbone, lambda module: self.fits(module) and id(module) not in inside, self.lacks)
+        model.backbone.requires_grad_(False)
+        self.tuner = put_beside(model.backbone, self.config(model, targets))
+        for module in [*whole, *(module for module in model.backbone.modules() if is_norm(module))]:
+            module.requires_grad_(True)
+        model.head.requires_grad_(True)

@@ -1,0 +1,259 @@
+"""pretrain IMAGES: a backbone that has learnt from pictures without labels, and a verdict on whether that has helped."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from foveate import console
+from foveate.data import Pictures
+from foveate.errors import RunError, UsageError
+from foveate.guard import Guard, Measures, collapsed, fallen, gained
+from foveate.job import note_choice
+from foveate.model import Model, learner
+from foveate.objectives import OBJECTIVES
+from foveate.precision import Way, device_of
+from foveate.recipe import Recipe, with_settings
+from foveate.report import write_learning
+from foveate.run import BACKBONE, Run, environment
+from foveate.trainer import Outcome, Trainer
+from foveate.transforms import evaluation
+from foveate.types import Score
+from foveate.verbs._learning_page import nearest, page_of, painted
+from foveate.verbs._unlabelled import Unlabelled, gathered
+from foveate.views import Crops, views
+
+DEFAULT = "lejepa"
+_GENTLE = Crops(wide=2, wide_area=(0.5, 1.0), colours=0.3)  # of the copies that the guard looks for
+_USUAL: dict[str, Any] = {
+    "training.epochs": 100,
+    "training.patience": 0,
+    "training.ema": 0,
+    "training.head_start": "random",
+    "augment.policy": "none",
+    "training.layer_decay": 1.0,
+}
+_FROM_RANDOM: dict[str, Any] = {"tuning": "full", "training.norm": "learn", "training.lr": 1e-3}
+_FROM_PRETRAINED: dict[str, Any] = {
+    "tuning": "explora",
+    "training.norm": "keep",
+    "training.lr": 3e-4,
+    "training.l2_sp": 0.01,
+    "training.epochs": 20,
+}
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """`word`: helped, no difference, did not help, or cannot tell. `sentence`: what was seen. `gain`: of k-NN accuracy on the half
+    of the labelled images that chose nothing; None without labels. `rolled_back`: whether the backbone is that of the start."""
+
+    word: str
+    sentence: str
+    gain: Score | None
+    rolled_back: bool
+
+
+@dataclass(frozen=True)
+class PretrainResult:
+    """`run`: the run folder, a backbone for fit; `start` and `end`: what features of held-out images are like, before and after."""
+
+    run: Path
+    verdict: Verdict
+    start: dict[str, float]
+    end: dict[str, float]
+    outcome: dict[str, Any]
+
+    @property
+    def columns(self) -> list[str]:
+        return ["held-out images", "start", "end"]
+
+    @property
+    def rows(self) -> list[list[str]]:
+        return [[name, f"{self.start[name]:.3f}", f"{self.end[name]:.3f}"] for name in self.start]
+
+    def numbers(self) -> dict[str, Any]:
+        both = (("start", self.start), ("end", self.end))
+        measured = {f"{word}_{name}": value for word, row in both for name, value in row.items()}
+        told = {"run": str(self.run), "verdict": self.verdict.word, "rolled_back": self.verdict.rolled_back, **measured}
+        return {**told, "gain": asdict(self.verdict.gain) if self.verdict.gain else None, "seconds": self.outcome["seconds"]}
+
+    def lines(self) -> list[str]:
+        return [
+            f"run: {self.run}",
+            f"verdict: {self.verdict.word} ({self.verdict.sentence})",
+            f"report: {self.run / 'report.html'}",
+            f"next: foveate fit DATA --backbone {self.run}",
+        ]
+
+
+def settled(recipe: Recipe) -> tuple[Recipe, list[tuple[str, Any, str]]]:
+    """The recipe with what was not stated decided, by the objective and by where the weights come from."""
+    name = recipe.task.name if recipe.task.name != "auto" else DEFAULT
+    found: list[tuple[str, Any, str]] = [("task", name, "as asked" if name == recipe.task.name else "suits every backbone")]
+    recipe = with_settings(recipe, {"task": {"name": name, **recipe.task.settings}})
+    random = recipe.backbone.weights == "none"
+    reason = "from random weights everything is to be learnt" if random else "pretrained weights are to be kept in reach"
+    start = _FROM_RANDOM if random else _FROM_PRETRAINED
+    whys = dict.fromkeys(_USUAL, "usual for pre-training") | dict.fromkeys(start, reason)
+    for field, value in {**_USUAL, **start, **OBJECTIVES.load(name).suggests}.items():
+        if not recipe.stated(field):
+            found.append((field, value, whys.get(field, f"suits the objective {name}")))
+            recipe = with_settings(recipe, {field: value})
+    return with_settings(recipe, {"data.path": str(Path(recipe.data.path).resolve())}), found
+
+
+def pretrain(
+    recipe: Recipe, labels: Path | None = None, out: Path | None = None, resume: Path | None = None, command: str = ""
+) -> PretrainResult:
+    """Learns from the pictures at the recipe's path by its objective (`task.name`), and leaves a backbone in a new run folder.
+
+    `labels`: data with one class an image, by which the guard judges; it is never learnt from. `resume`: an unfinished run to go on
+    with, whose own recipe counts. The backbone that stays is that of the best epoch, or the one of the start where none has helped.
+
+    A loss that is no number any more ends it, and what was good before stays. Raises UsageError for settings that do not fit,
+    DataError for too few pictures or pictures that are all alike, and Interrupted.
+    """
+    if resume is not None:
+        return _resumed(Run.open(resume), command)
+    Run.refuse_taken(out)
+    recipe, choices = settled(recipe)
+    model = learner(recipe)
+    console.say(f"backbone: {recipe.backbone.name}, weights from {model.backbone.origin}")
+    pictures = gathered(recipe, labels, model)
+    recipe, more = _fitted(recipe, pictures)
+    run = Run.create(out, f"{Path(recipe.data.path).stem}-{recipe.task.name}")
+    run.write_json("environment.json", environment(command))
+    run.write_json("classes.json", [])
+    run.write_splits(_split_rows(pictures))
+    run.write_json("labels.json", str(labels.resolve()) if labels else None)
+    for choice in [*choices, *more, ("held out", len(pictures.held), pictures.how)]:
+        note_choice(run, *choice)
+    run.write_text("recipe.yaml", recipe.to_yaml())
+    with run.locked():
+        return _learnt(run, recipe, model, pictures, command)
+
+
+def _resumed(run: Run, command: str) -> PretrainResult:
+    if run.finished:
+        raise UsageError("this run is finished: nothing to do", where=run.folder, hint=f"foveate fit DATA --backbone {run.folder}")
+    recipe, labels = run.recipe(), run.read_json("labels.json")
+    model = learner(recipe)
+    pictures = gathered(recipe, Path(labels) if labels else None, model)
+    known = {row["path"]: row["sha256"] for row in run.splits()}
+    if {row["path"]: row["sha256"] for row in _split_rows(pictures)} != known:
+        hint = "a run can only go on with the same pictures: start a new one"
+        raise UsageError("the pictures have changed since this run began", where=recipe.data.path, hint=hint)
+    with run.locked():
+        run.sweep()
+        return _learnt(run, recipe, model, pictures, command)
+
+
+def _fitted(recipe: Recipe, pictures: Unlabelled) -> tuple[Recipe, list[tuple[str, Any, str]]]:
+    """Batches no larger than the set; precision and memory format as asked, or plain."""
+    count, asked = len(pictures.train), recipe.training
+    found: list[tuple[str, Any, str]] = []
+    if asked.batch_size > count:
+        why = f"{count} pictures to learn from are fewer than the {asked.batch_size} of a batch"
+        found.append(("training.batch_size", count, why))
+    if asked.precision == "auto":
+        found.append(("training.precision", "bf16" if torch.cuda.is_available() else "fp32", "usual on this device"))
+    if asked.channels_last is None:
+        found.append(("training.channels_last", torch.cuda.is_available(), "usual on this device"))
+    return with_settings(recipe, {field: value for field, value, _ in found}), found
+
+
+def _split_rows(pictures: Unlabelled) -> list[dict[str, str]]:
+    pairs = zip(pictures.scanned.table.samples, pictures.scanned.hashes, strict=True)
+    return [{"path": s.key, "split": str(s.split), "group": "", "label": "", "sha256": digest} for s, digest in pairs]
+
+
+def _learnt(run: Run, recipe: Recipe, model: Model, pictures: Unlabelled, command: str) -> PretrainResult:
+    device = device_of(recipe.device)
+    way = Way(recipe.training.precision, bool(recipe.training.channels_last))
+    guard = _guard(model, pictures, recipe, device, way)
+    start = {name: tensor.detach().cpu().clone() for name, tensor in model.changed().items()}
+    guard.begin(model.to(device=device, memory_format=way.layout), run.logged())  # type: ignore[call-overload]
+    train = Pictures(pictures.train, pictures.scanned.pixels, _views(model), model.task.encode, recipe.seed)
+    outcome = _trained(Trainer(model, recipe, run, train, guard, device), start)
+    model.put(outcome.tensors)
+    end = guard.measured(model)
+    assert guard.start is not None
+    verdict = judged(guard.start, end, guard.telling, recipe.backbone.weights == "none")
+    if verdict.rolled_back:
+        model.put(start)
+    sheet, neighbours = painted(model, train, device), nearest(guard, model, pictures)
+    told = _written(run, model.cpu(), guard, end, verdict, outcome)
+    write_learning(page_of(run, recipe, asdict(verdict), told, neighbours, sheet, command), run.folder / "report.html")
+    return PretrainResult(run.folder, verdict, told["start"], told["end"], told)
+
+
+def _views(model: Model) -> Any:
+    objective: Any = model.task
+    spec = model.backbone.input
+    return views(spec, objective.crops, narrow_side(model) if objective.crops.narrow else spec.size)
+
+
+def narrow_side(model: Model) -> int:
+    """Half the network's side, px, where it takes that; else all of it."""
+    half = model.backbone.input.size // 2
+    try:
+        with torch.inference_mode():
+            model.backbone.eval()(torch.zeros(1, 3, half, half), model.task.needs)
+    except (AssertionError, RuntimeError, ValueError):
+        return model.backbone.input.size
+    return half
+
+
+def _guard(model: Model, pictures: Unlabelled, recipe: Recipe, device: torch.device, way: Way) -> Guard:
+    spec, pixels = model.backbone.input, pictures.scanned.pixels
+    held = Pictures(pictures.held, pixels, evaluation(spec, "crop"), model.task.encode, recipe.seed)
+    copies = Pictures(pictures.held, pixels, views(spec, _GENTLE, spec.size), model.task.encode, recipe.seed)
+    random = recipe.backbone.weights == "none"
+    return Guard(held, copies, pictures.labels, device, way, recipe.training.batch_size, random)
+
+
+def _trained(trainer: Trainer, start: dict[str, Tensor]) -> Outcome:
+    """What the loop came to; the last good state where the loss became no number."""
+    try:
+        return trainer.train()
+    except RunError as error:
+        state = trainer.state
+        reason = f"{error.what}: {error.hint}"
+        console.warn(reason)
+        return Outcome(trainer.kept or start, state.epoch, state.best_epoch, state.step, state.seconds, reason)
+
+
+def judged(start: Measures, end: Measures, telling: Any, random: bool) -> Verdict:
+    """What came of it. `telling`: places of the held-out images that chose nothing; `random`: whether it began from random weights,
+    which nobody loses."""
+    gone, gain = collapsed(end, start, random), gained(end.part(telling), start.part(telling))
+    worse = gone or fallen(end.part(telling), start.part(telling))
+    if worse:
+        return Verdict("did not help", f"{worse}: the backbone of the start stays", gain, True)
+    if gain is None or gain.low is None:
+        return Verdict("cannot tell", "without labels there is no sign of harm, and none of help: --labels DATA", None, False)
+    told = f"k-NN accuracy {gain.value:+.3f} [{gain.low:+.3f}, {gain.high:+.3f}] on {gain.count} images that chose nothing"
+    if gain.low > 0:
+        return Verdict("helped", told, gain, False)
+    kept = "what was learnt stays, for it began from random weights" if random else "the backbone of the start stays"
+    return Verdict("no difference", f"{told}, within the noise: {kept}", gain, not random)
+
+
+def _written(run: Run, model: Model, guard: Guard, end: Measures, verdict: Verdict, outcome: Outcome) -> dict[str, Any]:
+    """The backbone, plain as any other, and what finished.json says."""
+    if not model.tuning.unmergeable:
+        model.merge()
+    run.write_tensors(BACKBONE, model.backbone.state_dict())
+    told = {key: value for key, value in asdict(replace(outcome, tensors={})).items() if key != "tensors"}
+    assert guard.start is not None
+    measured = {"start": guard.start.row(), "end": end.row()}
+    counts = Counter(row["split"] for row in run.splits())
+    told |= {"origin": model.backbone.origin, "images": dict(counts), "verdict": asdict(verdict), **measured}
+    run.finish(told)
+    return told

@@ -1,0 +1,374 @@
+"""pretrain: losses against their definitions, a guard that notices harm and takes it back, a run that is a backbone."""
+
+from __future__ import annotations
+
+import json
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+from scipy.integrate import quad
+from torch.nn import functional
+
+import foveate
+from conftest import stripes_folder
+from foveate import cli, trainer
+from foveate.errors import DataError, FoveateError, Interrupted, UsageError
+from foveate.guard import Measures, collapsed, knn_hits, rank, spread
+from foveate.model import build, learner
+from foveate.objectives import OBJECTIVES
+from foveate.objectives.dino import agreement
+from foveate.objectives.distill import between
+from foveate.objectives.lejepa import unlike_normal
+from foveate.objectives.mae import evened, patched
+from foveate.objectives.simclr import contrast
+from foveate.objectives.simmim import blanked
+from foveate.objectives.vicreg import correlated, too_even
+from foveate.predictor import load
+from foveate.recipe import Recipe, with_settings
+from foveate.run import BACKBONE, Run
+from foveate.types import Batch, InputSpec
+from foveate.verbs.fit import fit
+from foveate.weights import fingerprint, read_tensors
+
+SIDE = 32
+QUICK = {"backbone": "test_efficientnet", "weights": "none", "size": SIDE, "epochs": 2, "batch_size": 32, "device": "cpu"}
+OWN = {  # a teacher of random weights; one that stands still, so that the loss has something to fall towards
+    "distill": {"teacher": "test_resnet", "teacher_weights": "none"},
+    "dino": {"momentum": 1.0, "centre_momentum": 0.999999},
+}
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory) -> Path:
+    return stripes_folder(tmp_path_factory.mktemp("data") / "pictures", 30, seed=3)
+
+
+@pytest.fixture(scope="module")
+def labelled(tmp_path_factory) -> Path:
+    return stripes_folder(tmp_path_factory.mktemp("data") / "labelled", 30, seed=4)
+
+
+@pytest.fixture(scope="module")
+def trained(quick, tmp_path_factory) -> Path:
+    """Weights of a network that tells stripes apart."""
+    folder = tmp_path_factory.mktemp("weights")
+    run = fit(with_settings(quick, {"training.epochs": 12, "training.lr": 3e-3}), folder / "run").run
+    save_file(load(run, "cpu").model.backbone.network.state_dict(), folder / "trained.safetensors")
+    return folder / "trained.safetensors"
+
+
+# --- losses
+
+
+def test_contrast_is_the_paper_sum():
+    """Equation 1, pair by pair."""
+    torch.manual_seed(0)
+    one, other, heat = torch.randn(5, 7), torch.randn(5, 7), 0.3
+    both = torch.cat([one, other])
+    alike = [[float(functional.cosine_similarity(a, b, dim=0)) / heat for b in both] for a in both]
+    losses = []
+    for place in range(10):
+        partner = (place + 5) % 10
+        among = [np.exp(alike[place][k]) for k in range(10) if k != place]
+        losses.append(-np.log(np.exp(alike[place][partner]) / sum(among)))
+    assert float(contrast(one, other, heat)) == pytest.approx(np.mean(losses), rel=1e-5)
+
+
+def test_variance_and_covariance_are_numpys():
+    features = torch.randn(40, 6, generator=torch.Generator().manual_seed(0)) * torch.tensor([0.1, 0.5, 0.9, 1.5, 2, 3])
+    covariance = np.cov(features.numpy().T)
+    lacking = np.maximum(0, 1 - np.sqrt(np.diag(covariance) + 1e-4)).mean()
+    assert float(too_even(features)) == pytest.approx(lacking, rel=1e-4)
+    assert float(correlated(features)) == pytest.approx((covariance**2).sum() / 6 - (np.diag(covariance) ** 2).sum() / 6, rel=1e-3)
+
+
+def test_the_distance_from_a_normal_is_the_integral():
+    """One number a feature, so that every direction is the same: the statistic of Epps and Pulley, integrated by scipy."""
+    sample = np.random.default_rng(0).gamma(2.0, 1.0, 60)
+
+    def inside(t: float) -> float:
+        apart = abs(np.exp(1j * t * sample).mean() - np.exp(-(t**2) / 2)) ** 2
+        return apart * np.exp(-(t**2) / 2) / np.sqrt(2 * np.pi)
+
+    wanted = 60 * quad(inside, -5, 5)[0]
+    assert float(unlike_normal(torch.tensor(sample)[:, None].float(), 8)) == pytest.approx(wanted, rel=0.02)
+    torch.manual_seed(0)
+    normal, twisted = torch.randn(512, 16), torch.randn(512, 16) * torch.linspace(0.1, 3, 16)
+    assert float(unlike_normal(normal, 64)) < 0.5 < float(unlike_normal(twisted, 64))
+
+
+def test_agreement_is_the_mean_over_other_views():
+    torch.manual_seed(0)
+    student, chances = torch.randn(4, 6, 5), torch.randn(2, 6, 5).softmax(-1)
+    losses = [
+        -float((chances[t, b] * student[s, b].log_softmax(0)).sum()) for t in range(2) for s in range(4) for b in range(6) if s != t
+    ]
+    assert float(agreement(student, chances)) == pytest.approx(np.mean(losses), rel=1e-5)
+
+
+def test_patches_lie_row_by_row_and_fold_back():
+    images = torch.randn(2, 3, 8, 12)
+    patches = patched(images, 4)
+    assert patches.shape == (2, 6, 48)
+    assert torch.equal(patches[0, 4].view(3, 4, 4), images[0, :, 4:8, 4:8])
+    even = evened(patches)
+    assert torch.allclose(even.mean(2), torch.zeros(2, 6), atol=1e-5)
+    assert torch.allclose(even.var(2), torch.ones(2, 6), atol=1e-4)
+
+
+def test_blanked_squares_are_the_share_that_was_asked():
+    marks = blanked(torch.zeros(3, 3, 28, 28), 7, 0.6)
+    assert marks.shape == (3, 1, 28, 28)
+    assert torch.allclose(marks.mean((1, 2, 3)), torch.tensor(29 / 49))
+    assert blanked(torch.zeros(1, 3, 30, 30), 7, 0.5).shape == (1, 1, 30, 30)
+
+
+def test_pixels_are_moved_from_one_normalisation_to_another():
+    one, other = InputSpec(8, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)), InputSpec(8, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    raw = torch.rand(1, 3, 4, 4)
+    mine, theirs = (
+        (raw - torch.tensor(spec.mean).view(1, 3, 1, 1)) / torch.tensor(spec.std).view(1, 3, 1, 1) for spec in (one, other)
+    )
+    factor, shift = between(one, other)
+    assert torch.allclose(mine * factor + shift, theirs, atol=1e-6)
+
+
+# --- every objective
+
+
+def model_of(objective: str, **more):
+    backbone = {"backbone.name": "test_vit" if objective == "mae" else "test_efficientnet", "backbone.weights": "none"}
+    own = OWN.get(objective, {})
+    words = {**backbone, "backbone.size": SIDE, "task": {"name": objective, **own}, "tuning": "full", "training.norm": "learn", **more}
+    return learner(with_settings(Recipe(), words))
+
+
+def batch_of(model, count: int = 8) -> Batch:
+    crops = model.task.crops
+    images = torch.randn(count, 3, SIDE, SIDE)
+    targets = [
+        {"wide": torch.randn(crops.wide - 1, 3, SIDE, SIDE), **({"narrow": torch.randn(crops.narrow, 3, 16, 16)} if crops.narrow else {})}
+        for _ in range(count)
+    ]
+    return Batch(images, targets, torch.zeros(count, 4), torch.full((count, 2), SIDE), torch.arange(count))
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES.names())
+def test_every_objective_reaches_the_whole_backbone_and_falls(objective):
+    """A few steps on one batch: gradients in every part of the backbone, none in a teacher, and a smaller loss."""
+    torch.manual_seed(0)
+    model = model_of(objective)
+    model.train()
+    batch, losses = batch_of(model), []
+    moving = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(moving, lr=1e-3)
+    for step in range(8):
+        torch.manual_seed(1)  # the same patches and directions in every step
+        loss = sum(model.task.loss(model(batch), batch).values())
+        optimizer.zero_grad()
+        loss.backward()
+        if step == 0:
+            reached = [name for name, each in model.backbone.named_parameters() if each.grad is not None and each.grad.abs().sum() > 0]
+            assert len(reached) > 0.9 * len(list(model.backbone.parameters()))
+        optimizer.step()
+        model.task.stepped(model.backbone, model.head, step, 100)
+        losses.append(loss.item())
+    assert losses[-1] < losses[0]
+    assert all("teacher" not in name and "eyes" not in name for name, each in model.named_parameters() if each.requires_grad)
+
+
+def test_a_teacher_follows_slowly_and_stands_still_at_the_end():
+    model = model_of("dino", **{"task": "dino"})
+    pair = model.head
+    with torch.no_grad():
+        next(iter(model.backbone.parameters())).add_(1.0)
+    before = next(iter(pair.eyes.parameters())).clone()
+    model.task.stepped(model.backbone, pair, 0, 10)
+    moved = next(iter(pair.eyes.parameters())) - before
+    assert torch.allclose(moved, torch.full_like(moved, 0.01), atol=1e-5)
+    model.task.stepped(model.backbone, pair, 10, 10)
+    assert torch.equal(next(iter(pair.eyes.parameters())), before + moved)
+
+
+def test_paintings_keep_what_was_shown():
+    for objective in ("mae", "simmim"):
+        model = model_of(objective).eval()
+        batch = batch_of(model)
+        with torch.inference_mode():
+            output = model(batch)
+            seen, whole = model.task.painted(output, batch)
+        shown = (seen == batch.images).all(1, keepdim=True).expand_as(seen)
+        assert 0.1 < float(shown.float().mean()) < 0.6
+        assert torch.allclose(whole[shown], batch.images[shown], atol=1e-5)
+        assert not torch.allclose(whole[~shown], batch.images[~shown], atol=0.1)
+
+
+def test_a_network_without_patches_is_told_another_way():
+    with pytest.raises(UsageError, match="cannot leave patches out") as error:
+        model_of("mae", **{"backbone.name": "test_efficientnet"})
+    assert "simmim" in error.value.hint
+
+
+# --- the guard
+
+
+def test_measures_of_features():
+    torch.manual_seed(0)
+    even = torch.randn(400, 8)
+    assert rank(even) > 7.5
+    assert rank(even[:, :1] * torch.ones(1, 8)) == pytest.approx(1, abs=0.01)
+    assert rank(torch.full((4, 4), float("nan"))) != rank(even)
+    assert spread(even) == pytest.approx(1, abs=0.05)
+    assert spread(torch.ones(400, 8) + 1e-4 * even) < 0.001
+    groups = torch.eye(4).repeat_interleave(30, 0) + 0.1 * torch.randn(120, 4)
+    assert knn_hits(groups, np.arange(4).repeat(30)).mean() > 0.95
+    assert 0.05 < knn_hits(torch.randn(400, 8), np.arange(400) % 4).mean() < 0.45
+
+
+@pytest.mark.parametrize(
+    ("end", "word"),
+    [((20.0, 0.8), ""), ((2.0, 0.8), "directions"), ((20.0, 0.01), "look the same"), ((float("nan"), 0.8), "finite")],
+)
+def test_collapse_is_told(end, word):
+    start, now = (Measures(r, s, np.ones(4, bool)) for r, s in ((24.0, 0.9), end))
+    told = collapsed(now, start, random=False)
+    assert (word in told) if word else told == ""
+    assert collapsed(Measures(2.0, 0.05, np.ones(4, bool)), start, random=True) == ""
+
+
+def test_harm_is_noticed_and_taken_back(trained, pictures, labelled, tmp_path):
+    """A rate a hundred times too large, from weights that tell stripes apart: ended early, and the weights of the start stay."""
+    words = {**QUICK, "weights": str(trained), "epochs": 12, "lr": 0.1, "tuning": "full"}
+    found = foveate.pretrain(pictures, objective="simclr", labels=labelled, out=tmp_path / "run", **words)
+    assert found.verdict.word == "did not help"
+    assert found.verdict.rolled_back
+    assert found.start["knn_accuracy"] > 0.9
+    assert len(Run(found.run).logged()) < 12
+    network = build(_supervised(found.run), ("lying", "upright")).backbone.network
+    assert fingerprint(network.state_dict()) == fingerprint(read_tensors(trained))
+    page = (found.run / "report.html").read_text(encoding="utf-8")
+    assert "did not help" in page
+    assert page.count("<img") > 20
+
+
+def _supervised(run: Path) -> Recipe:
+    return with_settings(Recipe(), {"backbone.name": str(run), "task": "classify", "tuning": "probe"})
+
+
+def test_a_loss_that_is_no_number_leaves_what_was_good(trained, pictures, tmp_path, monkeypatch):
+    real, calls = trainer.mixed, []
+
+    def poisoned(batch, recipe):
+        calls.append(1)
+        return real(batch, recipe) if len(calls) <= 4 else Batch(batch.images * float("nan"), batch.targets, batch.views, batch.sizes, batch.indices)
+
+    monkeypatch.setattr(trainer, "mixed", poisoned)
+    words = {**QUICK, "weights": str(trained), "epochs": 30, "lr": 1e-5, "tuning": "full", "batch_size": 10}
+    found = foveate.pretrain(pictures, objective="simclr", out=tmp_path / "run", **words)
+    assert "no finite number" in found.outcome["reason"]
+    assert all(tensor.isfinite().all() for tensor in read_tensors(found.run / BACKBONE, own=True).values())
+
+
+# --- the run
+
+
+def test_the_run_is_a_backbone(pictures, labelled, tmp_path, capsys):
+    words = ["pretrain", str(pictures), "--backbone", "test_efficientnet", "--weights", "none", "--size", "32", "--epochs", "2"]
+    words += ["--labels", str(labelled), "--out", str(tmp_path / "run"), "--batch-size", "32", "--device", "cpu", "--json"]
+    assert cli._run(words) == 0
+    told = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert told["verdict"] in ("helped", "no difference", "did not help")
+    assert told["start_knn_accuracy"] > 0.5
+    fitted = foveate.fit(labelled, backbone=str(tmp_path / "run"), tuning="full", epochs=1, device="cpu", out=tmp_path / "fitted")
+    assert load(fitted.run, "cpu").model.backbone.input.size == 32
+    assert foveate.predict(fitted.run, labelled)[0].prediction.names
+    rows = {row["run"].rsplit("/", 1)[1]: row["score"] for row in foveate.runs(tmp_path).numbers()["runs"]}
+    assert rows["run"] == f"lejepa: {told['verdict']}"
+
+
+def test_low_rank_pretraining_leaves_a_plain_backbone(trained, pictures, tmp_path):
+    """ExPLoRA: few parameters move, the merged network answers as the unmerged one, and opens as any other."""
+    words = {**QUICK, "weights": str(trained), "tuning": "explora", "lr": 1e-3}
+    found = foveate.pretrain(pictures, objective="vicreg", out=tmp_path / "run", settings={"tuning.rank": 2}, **words)
+    assert found.verdict.word in ("cannot tell", "did not help")
+    network = build(_supervised(found.run), ("a", "b")).backbone.network
+    before, after = read_tensors(trained), network.state_dict()
+    assert before.keys() == after.keys()
+    assert sum(not torch.equal(before[name], after[name]) for name in before) > 5
+
+
+@pytest.mark.parametrize("after", [2, 5])
+def test_resume_is_exact(pictures, labelled, tmp_path, monkeypatch, after):
+    words = {**QUICK, "batch_size": 20, "epochs": 3}
+    whole = foveate.pretrain(pictures, objective="dino", labels=labelled, out=tmp_path / "whole", **words)
+    real, looked = trainer.Trainer._asked, []
+
+    def asked(self, stop):
+        looked.append(1)
+        if len(looked) == after:
+            stop.signal = signal.SIGTERM
+        return real(self, stop)
+
+    monkeypatch.setattr(trainer.Trainer, "_asked", asked)
+    with pytest.raises(Interrupted):
+        foveate.pretrain(pictures, objective="dino", labels=labelled, out=tmp_path / "cut", **words)
+    monkeypatch.setattr(trainer.Trainer, "_asked", real)
+    with pytest.raises(FoveateError, match="not finished"):
+        build(_supervised(tmp_path / "cut"), ("a", "b"))
+    again = foveate.pretrain(resume=tmp_path / "cut")
+    one, other = (fingerprint(read_tensors(run / BACKBONE, own=True)) for run in (whole.run, again.run))
+    assert one == other
+
+
+def test_bad_words_and_bad_pictures_are_one_sentence(pictures, labelled, quick, tmp_path):
+    out = tmp_path / "run"
+    with pytest.raises(FoveateError, match="nothing at this path"):
+        foveate.pretrain(tmp_path / "nowhere", out=out, **QUICK)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(FoveateError, match="no pictures in this folder"):
+        foveate.pretrain(tmp_path / "empty", out=out, **QUICK)
+    (tmp_path / "one").mkdir()
+    Image.new("RGB", (40, 40)).save(tmp_path / "one" / "1.png")
+    with pytest.raises(DataError, match="left to learn from"):
+        foveate.pretrain(tmp_path / "one", out=out, **QUICK)
+    for number in range(60):
+        Image.new("RGB", (40, 40), (90, 90, 90)).save(tmp_path / "one" / f"{number}.png")
+    with pytest.raises(DataError, match="all these images look the same"):
+        foveate.pretrain(tmp_path / "one", out=out, **QUICK)
+    with pytest.raises(FoveateError, match="no objective is called 'lejep'"):
+        foveate.pretrain(pictures, objective="lejep", out=out, **QUICK)
+    with pytest.raises(FoveateError, match="temperatur"):
+        foveate.pretrain(pictures, objective="simclr", settings={"task.temperatur": 1}, out=out, **QUICK)
+    assert not out.exists()
+    found = foveate.pretrain(pictures, objective="simclr", out=out, **{**QUICK, "batch_size": 4096, "epochs": 1})
+    assert Run(out).recipe().training.batch_size == found.outcome["images"]["train"]
+    with pytest.raises(UsageError, match="answers nothing yet"):
+        foveate.predict(out, pictures)
+    with pytest.raises(UsageError, match="is finished"):
+        foveate.pretrain(resume=out)
+    fitted = fit(quick, tmp_path / "fitted").run
+    with pytest.raises(UsageError, match="was fitted, not pre-trained"):
+        foveate.fit(labelled, backbone=str(fitted), out=tmp_path / "again")
+    with pytest.raises(UsageError, match="the run has its own"):
+        foveate.fit(labelled, backbone=str(out), weights="hub", out=tmp_path / "again")
+    (out / BACKBONE).write_bytes(b"other")
+    with pytest.raises(FoveateError, match="damaged"):
+        foveate.fit(labelled, backbone=str(out), out=tmp_path / "again")
+
+
+def test_pictures_of_the_guard_are_never_learnt_from(pictures, tmp_path):
+    """Labels for half of the very pictures: they are judged by, and left out of the training; without labels a part is held out."""
+    rows = [f"{path}\t{path.parent.name}" for path in sorted(pictures.rglob("*.png"))[::2]]
+    (tmp_path / "half.tsv").write_text("\n".join(["path\tlabel", *rows]), encoding="utf-8")
+    words = {**QUICK, "epochs": 1}
+    foveate.pretrain(pictures, objective="simclr", labels=tmp_path / "half.tsv", out=tmp_path / "labelled", **words)
+    foveate.pretrain(pictures, objective="simclr", out=tmp_path / "alone", **words)
+    for name, held in (("labelled", 30), ("alone", 20)):
+        rows = Run(tmp_path / name).splits()
+        assert sum(row["split"] == "val" for row in rows) == held
+        assert len({row["sha256"] for row in rows}) == len(rows) == 60
