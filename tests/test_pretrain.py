@@ -291,6 +291,25 @@ def test_the_run_is_a_backbone(pictures, labelled, tmp_path, capsys):
     assert rows["run"] == f"lejepa: {told['verdict']}"
 
 
+def test_a_dry_run_tells_the_pace_and_writes_nothing(pictures, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    words = ["pretrain", str(pictures), "--backbone", "test_efficientnet", "--weights", "none", "--size", "32", "--batch-size", "8"]
+    assert cli._run([*words, "--epochs", "10", "--dry-run", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert told["images"] == 40
+    assert told["hours"] == pytest.approx(10 * 40 / told["images_per_second"] / 3600, abs=0.002)
+    assert 0.05 < told["memory_gigabytes"] < 24
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_minutes_cut_the_epochs(pictures, tmp_path):
+    found = foveate.pretrain(pictures, objective="simclr", out=tmp_path / "run", minutes=0.05, **{**QUICK, "epochs": 1000})
+    assert found.outcome["epochs"] < 100
+    assert found.outcome["seconds"] < 12
+    reasons = {row["field"]: row["reason"] for row in Run(found.run).read_json("choices.json")}
+    assert "0.05 minutes given" in reasons["training.epochs"]
+
+
 def test_low_rank_pretraining_leaves_a_plain_backbone(trained, pictures, tmp_path):
     """ExPLoRA: few parameters move, the merged network answers as the unmerged one, and opens as any other."""
     words = {**QUICK, "weights": str(trained), "tuning": "explora", "lr": 1e-3}

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any, cast, overload
 
 if TYPE_CHECKING:
     from foveate.predictor import Answer, Predictor
@@ -88,7 +88,8 @@ def pretrain(
 
     given = {**words, "task": objective} if objective else words
     recipe = recipe_from(images, given, settings or {})
-    return learn(recipe, _path(labels), _path(out), _path(resume), "foveate.pretrain(...)")
+    found = learn(recipe, _path(labels), _path(out), _path(resume), command="foveate.pretrain(...)")
+    return cast("PretrainResult", found)  # a dry run was not asked for
 
 
 def continue_(

@@ -171,7 +171,7 @@ def _pretrain() -> click.Command:
         from foveate.recipe import parse_assignment, recipe_from
         from foveate.verbs.pretrain import pretrain
 
-        others = {name: words.pop(name) for name in ("labels", "out", "resume")}
+        others = {name: words.pop(name) for name in ("labels", "out", "resume", "dry_run")}
         if images is None and others["resume"] is None:
             raise UsageError("no images were named", hint="foveate pretrain FOLDER")
         settings = dict(parse_assignment(text) for text in words.pop("set_"))
@@ -184,6 +184,7 @@ def _pretrain() -> click.Command:
         _option("--labels", type=click.Path(path_type=Path), metavar="DATA", help="Labelled images to judge by alone."),
         _option("--out", type=click.Path(path_type=Path), help="The run folder to make; default: runs/NAME-N."),
         _option("--resume", type=click.Path(path_type=Path), metavar="RUN", help="Go on with an unfinished run, by its recipe."),
+        _option("--dry-run", is_flag=True, help="Say how fast it would go and what it would take, and stop."),
         *_recipe_options(_PRETRAINED),
         _option("--set", "set_", multiple=True, metavar="FIELD=VALUE", help="Any field of the recipe: --set task.narrow=0."),
     ]

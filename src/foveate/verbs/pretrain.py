@@ -25,6 +25,7 @@ from foveate.trainer import Outcome, Trainer
 from foveate.transforms import evaluation
 from foveate.types import Score
 from foveate.verbs._learning_page import nearest, page_of, painted
+from foveate.verbs._pace import Pace, paced
 from foveate.verbs._unlabelled import Unlabelled, gathered
 from foveate.views import Crops, views
 
@@ -109,12 +110,18 @@ def settled(recipe: Recipe) -> tuple[Recipe, list[tuple[str, Any, str]]]:
 
 
 def pretrain(
-    recipe: Recipe, labels: Path | None = None, out: Path | None = None, resume: Path | None = None, command: str = ""
-) -> PretrainResult:
+    recipe: Recipe,
+    labels: Path | None = None,
+    out: Path | None = None,
+    resume: Path | None = None,
+    dry_run: bool = False,
+    command: str = "",
+) -> PretrainResult | Pace:
     """Learns from the pictures at the recipe's path by its objective (`task.name`), and leaves a backbone in a new run folder.
 
     `labels`: data with one class an image, by which the guard judges; it is never learnt from. `resume`: an unfinished run to go on
-    with, whose own recipe counts. The backbone that stays is that of the best epoch, or the one of the start where none has helped.
+    with, whose own recipe counts. `dry_run`: only tells how fast it would go. The backbone that stays is that of the best epoch, or
+    the one of the start where none has helped.
 
     A loss that is no number any more ends it, and what was good before stays. Raises UsageError for settings that do not fit,
     DataError for too few pictures or pictures that are all alike, and Interrupted.
@@ -127,6 +134,12 @@ def pretrain(
     console.say(f"backbone: {recipe.backbone.name}, weights from {model.backbone.origin}")
     pictures = gathered(recipe, labels, model)
     recipe, more = _fitted(recipe, pictures)
+    if dry_run or recipe.training.minutes:
+        pace = paced(model, _shown(model, pictures, recipe), recipe, device_of(recipe.device))
+        if dry_run:
+            return pace
+        recipe, cut = _cut(recipe, pace)
+        more += cut
     run = Run.create(out, f"{Path(recipe.data.path).stem}-{recipe.task.name}")
     run.write_json("environment.json", environment(command))
     run.write_json("classes.json", [])
@@ -179,7 +192,7 @@ def _learnt(run: Run, recipe: Recipe, model: Model, pictures: Unlabelled, comman
     guard = _guard(model, pictures, recipe, device, way)
     start = {name: tensor.detach().cpu().clone() for name, tensor in model.changed().items()}
     guard.begin(model.to(device=device, memory_format=way.layout), run.logged())  # type: ignore[call-overload]
-    train = Pictures(pictures.train, pictures.scanned.pixels, _views(model), model.task.encode, recipe.seed)
+    train = _shown(model, pictures, recipe)
     outcome = _trained(Trainer(model, recipe, run, train, guard, device), start)
     model.put(outcome.tensors)
     end = guard.measured(model)
@@ -191,6 +204,21 @@ def _learnt(run: Run, recipe: Recipe, model: Model, pictures: Unlabelled, comman
     told = _written(run, model.cpu(), guard, end, verdict, outcome)
     write_learning(page_of(run, recipe, asdict(verdict), told, neighbours, sheet, command), run.folder / "report.html")
     return PretrainResult(run.folder, verdict, told["start"], told["end"], told)
+
+
+def _cut(recipe: Recipe, pace: Pace) -> tuple[Recipe, list[tuple[str, Any, str]]]:
+    """Fewer epochs where the minutes that were given ask for that."""
+    minutes = recipe.training.minutes
+    epochs = pace.fitting(minutes) if minutes else recipe.training.epochs
+    if epochs >= recipe.training.epochs:
+        return recipe, []
+    why = f"{pace.epoch_seconds:.0f} s an epoch, {minutes:g} minutes given"
+    return with_settings(recipe, {"training.epochs": epochs}), [("training.epochs", epochs, why)]
+
+
+def _shown(model: Model, pictures: Unlabelled, recipe: Recipe) -> Pictures:
+    """The pictures to learn from, as views."""
+    return Pictures(pictures.train, pictures.scanned.pixels, _views(model), model.task.encode, recipe.seed)
 
 
 def _views(model: Model) -> Any:

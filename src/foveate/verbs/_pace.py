@@ -1,0 +1,81 @@
+"""How fast a pre-training would go, and what it would take, before it starts."""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from foveate.data import Order, Pictures, loader
+from foveate.model import Model
+from foveate.precision import Way
+from foveate.recipe import Recipe
+
+_SAFETY = 0.9  # of the minutes that were given are planned for
+
+
+@dataclass(frozen=True)
+class Pace:
+    """`rate`: images a second, with reading, cutting and a step's gradients. `images`, `epochs`: of the whole training. `memory`:
+    the most bytes that the process, or the GPU, has held so far."""
+
+    rate: float
+    images: int
+    epochs: int
+    memory: int
+
+    @property
+    def epoch_seconds(self) -> float:
+        return self.images / self.rate
+
+    def fitting(self, minutes: float) -> int:
+        """Epochs that fit into so many minutes, one at least."""
+        return max(1, int(_SAFETY * 60 * minutes / self.epoch_seconds))
+
+    def numbers(self) -> dict[str, Any]:
+        hours = self.epochs * self.epoch_seconds / 3600
+        about = {"images_per_second": round(self.rate, 1), "epoch_seconds": round(self.epoch_seconds, 1), "hours": round(hours, 3)}
+        return {**about, "images": self.images, "epochs": self.epochs, "memory_gigabytes": round(self.memory / 1e9, 2)}
+
+    def lines(self) -> list[str]:
+        told = self.numbers()
+        return [
+            f"{told['images_per_second']} images a second: {self.images} images take {told['epoch_seconds']} s, "
+            f"{self.epochs} epochs {told['hours']} hours",
+            f"{told['memory_gigabytes']} GB of memory at the most",
+            "this was a dry run: nothing was trained or written",
+        ]
+
+
+def paced(model: Model, pictures: Pictures, recipe: Recipe, device: torch.device) -> Pace:
+    """Times a step on a batch that was not the first, and leaves no trace in the model."""
+    way = Way(recipe.training.precision, bool(recipe.training.channels_last))
+    model.to(device=device, memory_format=way.layout)  # type: ignore[call-overload]
+    size = min(recipe.training.batch_size, len(pictures))
+    batches = iter(loader(pictures, Order(len(pictures), size), recipe.data.workers))
+    _step(model, next(batches), way, device)
+    start = time.perf_counter()
+    count = _step(model, next(batches, None) or next(iter(loader(pictures, Order(len(pictures), size)))), way, device)
+    return Pace(count / (time.perf_counter() - start), len(pictures), recipe.training.epochs, _held(device))
+
+
+def _step(model: Model, batch: Any, way: Way, device: torch.device) -> int:
+    """Forward and backward in eval mode, which moves no statistics."""
+    model.eval()
+    with torch.enable_grad(), way.autocast(device), torch.random.fork_rng():
+        part = batch.to(device, memory_format=way.layout)
+        loss: Any = sum(model.task.loss(model(part), part).values())
+    loss.backward()
+    model.zero_grad(set_to_none=True)
+    return len(batch)
+
+
+def _held(device: torch.device) -> int:
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most if sys.platform == "darwin" else 1024 * most
