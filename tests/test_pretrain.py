@@ -87,6 +87,17 @@ def test_variance_and_covariance_are_numpys():
     assert float(correlated(features)) == pytest.approx((covariance**2).sum() / 6 - (np.diag(covariance) ** 2).sum() / 6, rel=1e-3)
 
 
+def test_losses_are_those_of_lightly():
+    """The numbers of lightly 1.6.0 (NTXentLoss, VICRegLoss, DINOLoss at a teacher temperature of 0.05) for the same draws."""
+    torch.manual_seed(0)
+    one, other = torch.randn(32, 16), torch.randn(32, 16)
+    vicreg = OBJECTIVES.make("vicreg", {}, ())
+    assert float(contrast(one, other, 0.2)) == pytest.approx(5.166583, rel=1e-5)
+    assert float(sum(vicreg.loss(torch.stack([one, other]), None).values())) == pytest.approx(58.992615, rel=1e-5)
+    student, teacher = torch.randn(4, 8, 16), torch.randn(2, 8, 16)
+    assert float(agreement(student / 0.1, (teacher / 0.05).softmax(-1))) == pytest.approx(20.176531, rel=1e-5)
+
+
 def test_the_distance_from_a_normal_is_the_integral():
     """One number a feature, so that every direction is the same: the statistic of Epps and Pulley, integrated by scipy."""
     sample = np.random.default_rng(0).gamma(2.0, 1.0, 60)

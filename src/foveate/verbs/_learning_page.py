@@ -82,7 +82,7 @@ def page_of(
             ("trained", f"{told['epochs']} epochs, {told['seconds']:.0f} s: {told['reason']}"),
         ],
         choices=[(row["field"], str(row["value"]), row["reason"]) for row in run.read_json("choices.json")],
-        curves=run.logged(),
+        curves=[{"epoch": 0, **told["start"]}, *run.logged()],
         neighbours=neighbours,
         sheet=sheet,
         environment={**{k: str(v) for k, v in around.items() if k not in ("versions", "command")}, **around["versions"]},
