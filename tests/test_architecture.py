@@ -21,6 +21,7 @@ FLOORS = [  # the ground floor first; a file imports from its own floor or from 
     {"outputs"},
     {"verbs"},
     {"options"},
+    {"commands"},
     {"cli", "__init__"},
 ]
 _MAY_NAME = {"tasks": {"backbones", "decoders", "detectors"}, "tunings": {"backbones"}, "objectives": {"backbones", "tasks"}}  # contracts, by their door plates

@@ -10,6 +10,7 @@ import sys
 import pytest
 
 from foveate import cli
+from foveate.commands.predict import FOLDERS
 from foveate.recipe import WORDS
 
 PROGRAM = [sys.executable, "-c", "from foveate.cli import main; main()"]
@@ -167,4 +168,4 @@ def test_models_lists_names_with_their_facts(capsys):
 def test_the_folders_that_answers_can_fill_are_those_that_can_be_written():
     from foveate.outputs import FORMS
 
-    assert list(FORMS) == cli._FOLDERS  # the words are named twice, because --help imports nothing heavy
+    assert list(FORMS) == FOLDERS  # the words are named twice, because predict --help imports nothing heavy

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Callable, Collection, Iterator
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,22 @@ import click
 
 from foveate import console
 
+STARTED = time.monotonic()  # a time budget counts from here: imports take seconds
 _JSON = click.Option(["--json", "as_json"], is_flag=True, help="Last line on stdout: one JSON object; all else to stderr.")
 
 
-def command(name: str, about: str, run: Callable[..., Any], params: list[click.Parameter], example: str) -> click.Command:
+def command(name: str, about: str | None, run: Callable[..., Any], params: list[click.Parameter], example: str) -> click.Command:
     """The verb `name`: `about` and `example` are its help, `run` is given `as_json` and an argument for each of `params`."""
     return click.Command(name, callback=run, params=[*params, _JSON], help=f"{about}\n\nExample: {example}")
+
+
+def listed_paths(places: Iterable[Path]) -> Iterator[Path]:
+    """The paths as they were typed; for - those on stdin, a line each."""
+    for place in places:
+        if str(place) == "-":
+            yield from (Path(line.rstrip("\n")) for line in sys.stdin if line.strip())
+        else:
+            yield place
 
 
 def option(*names: str, **options: Any) -> click.Option:

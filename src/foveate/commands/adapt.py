@@ -1,0 +1,31 @@
+"""A run adapted to images from elsewhere, without a label of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from foveate import console
+from foveate.options import command, common, listed, listed_paths, option, path_argument, shown, typed
+
+
+def made() -> click.Command:
+    def run(run: Path, images: tuple[Path, ...], as_json: bool, **words: Any) -> None:
+        console.setup(json=as_json)
+        from foveate.recipe import parse_assignment
+        from foveate.verbs.adapt import adapt
+
+        settings = dict(parse_assignment(text) for text in words.pop("set_"))
+        shown(adapt(run, listed_paths(images), settings=settings, command=typed(), **words), as_json)
+
+    params: list[click.Parameter] = [
+        path_argument("run"),
+        path_argument("images", nargs=-1, required=True),
+        option("--out", type=click.Path(path_type=Path), help="The run folder to make; default: runs/NAME-HOW-N."),
+        option("--how", default="adabn", help=f"How{listed('how')}. Default: adabn."),
+        option("--set", "set_", multiple=True, metavar="FIELD=VALUE", help="A setting of the adaptation: --set prior=64."),
+        *common(),
+    ]
+    return command("adapt", __doc__, run, params, "foveate adapt runs/photos-full-1 other_camera")

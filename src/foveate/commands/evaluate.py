@@ -1,0 +1,31 @@
+"""Scores a run on its held-out images, or on other DATA; writes a report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from foveate import console
+from foveate.options import command, common, option, path_argument, shown, typed
+
+_SPLITS = ["auto", "train", "val", "test", "all"]
+
+
+def made() -> click.Command:
+    def run(run: Path, data: Path | None, as_json: bool, **words: Any) -> None:
+        console.setup(json=as_json)
+        from foveate.verbs.evaluate import evaluate
+
+        shown(evaluate(run, data, command=typed(), **words), as_json)
+
+    params: list[click.Parameter] = [
+        path_argument("run"),
+        path_argument("data", required=False),
+        option("--split", type=click.Choice(_SPLITS), default="auto", help="Which images; auto: test, else val, else all."),
+        option("--shift", type=click.Path(path_type=Path), metavar="DATA", help="Images from elsewhere: what is lost there."),
+        option("--format", default="auto", help="How the data lies on disk; auto looks."),
+        *common(),
+    ]
+    return command("evaluate", __doc__, run, params, "foveate evaluate runs/photos-probe-1 new_photos")
