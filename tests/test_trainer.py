@@ -19,6 +19,7 @@ from foveate.model import build
 from foveate.optimizer import factor, optimizer
 from foveate.recipe import Recipe, TrainingRecipe, with_settings
 from foveate.run import Run
+from foveate.types import Batch
 from foveate.verbs.fit import fit
 from foveate.weights import read_tensors
 
@@ -148,6 +149,37 @@ def test_accumulation_is_the_same_gradient(quick, tmp_path):
         losses.append(read_tensors(tmp_path / str(micro) / "model.safetensors"))
     difference = max(float((losses[0][key] - losses[1][key]).abs().max()) for key in losses[0])
     assert difference < 2e-5
+
+
+def test_the_head_moves_alone_at_first(quick, tmp_path):
+    """One epoch in which the backbone stands still to the bit, but for statistics; the next one moves it."""
+    words = {"training.head_epochs": 1, "training.ema": 0, "training.norm": "keep"}
+    start = build(quick if quick.task.name != "auto" else with_settings(quick, {"task": "classify"}), ("lying", "upright")).state_dict()
+    for epochs, moves in ((1, False), (2, True)):
+        run = fit(with_settings(quick, {**words, "training.epochs": epochs, "data.val": 0}), tmp_path / str(epochs)).run
+        now = read_tensors(run / "model.safetensors", own=True)
+        moved = {name for name, tensor in now.items() if not torch.equal(tensor, start[name])}
+        assert any(name.startswith("head.") for name in moved)
+        assert any(name.startswith("backbone.") for name in moved) == moves
+
+
+@pytest.mark.parametrize("name", ["test_vit", "test_resnet"])
+def test_activations_computed_again_are_the_same_gradient_in_less_memory(quick, name):
+    found = []
+    for again in (False, True):
+        words = {"backbone.name": name, "task": "classify", "training.checkpointing": again}
+        model = build(with_settings(quick, words), ("a", "b")).train()
+        kept: list[int] = []
+        torch.manual_seed(0)
+        images, targets = torch.randn(4, 3, 32, 32), [{"labels": torch.eye(2)[place % 2]} for place in range(4)]
+        batch = Batch(images, targets, torch.zeros(4, 4), torch.full((4, 2), 32), torch.arange(4))
+        with torch.autograd.graph.saved_tensors_hooks(lambda tensor, kept=kept: (kept.append(tensor.numel()), tensor)[1], lambda tensor: tensor):
+            loss = sum(model.task.loss(model(batch), batch).values())
+        loss.backward()
+        found.append((sum(kept), [each.grad for each in model.parameters() if each.grad is not None]))
+    (much, plain), (little, again) = found
+    assert little < 0.7 * much
+    assert all(torch.allclose(one, other, atol=1e-6) for one, other in zip(plain, again, strict=True))
 
 
 def test_a_real_signal_saves_and_leaves(quick, tmp_path, monkeypatch):

@@ -117,6 +117,8 @@ def _put_together(recipe: Recipe, task: Task, weights: str | None) -> Model:
                 where="backbone.name",
                 hint="foveate models lists what each backbone provides",
             )
+        if recipe.training.checkpointing:
+            backbone.save_memory()
         return Model(backbone, task, tuning, recipe.training.norm == "keep").eval()
 
 

@@ -68,6 +68,8 @@ class TrainingRecipe(Section):
     clip: float = Field(1.0, ge=0, description="largest gradient norm; 0 = off")
     ema: float = Field(0.99, ge=0, lt=1, description="decay of the running average of the weights that is kept; 0 = off")
     head_start: Literal["probe", "random"] = Field("probe", description="the head's first weights: solved on the frozen backbone's features (LP-FT, Kumar et al. 2022), or random")
+    head_epochs: int = Field(0, ge=0, description="first epochs in which the head alone moves, so that its random beginning does not disturb the backbone")
+    checkpointing: bool = Field(False, description="compute activations again in the backward pass instead of keeping them: less memory, more time")
     patience: int = Field(8, ge=0, description="stop after so many epochs without a better validation score; 0 = never")
     norm: Literal["auto", "keep", "learn"] = Field("auto", description="statistics of batch normalisation where it moves: keep the pretrained ones, or learn new ones; auto keeps them, but learns those of random weights")
     drop_path: float = Field(0.0, ge=0, lt=1, description="stochastic depth in the backbone, where it has it")

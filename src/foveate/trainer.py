@@ -133,6 +133,7 @@ class Trainer:
         torch.manual_seed(key(self.recipe.seed, "step", self.state.step))
         before = [(tensor, tensor.clone()) for tensor in self.buffers]
         loss = self._gradients(mixed(batch, self.recipe.augment))
+        self._hold_backbone()
         self.model.tuning.add_gradients(self.model)
         set_rate(self.optimizer, self.recipe.training, self.state.step, self.steps)
         norm = torch.nn.utils.clip_grad_norm_(self._moving(), self.recipe.training.clip or math.inf)
@@ -148,6 +149,12 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         self.state.step += 1
         self.state.done += 1
+
+    def _hold_backbone(self) -> None:
+        """In the first epochs, where the recipe says so: what has no gradient, no optimiser moves."""
+        if self.state.epoch < self.recipe.training.head_epochs:
+            for parameter in self.model.backbone.parameters():
+                parameter.grad = None
 
     def _gradients(self, batch: Batch) -> float:
         """Adds up the gradients of the batch, a micro-batch at a time; gives the mean loss."""

@@ -40,6 +40,10 @@ class Backbone(nn.Module, ABC):
         """images (B, 3, H, W) float32 normalised -> Features with all that is wanted filled in, in one pass; what is no feature
         of an image (TEXT) asks for nothing here."""
 
+    def save_memory(self) -> None:
+        """From now on activations are computed again in the backward pass; raises UsageError where that cannot be."""
+        raise UsageError("this backbone cannot compute activations again", where="training.checkpointing", hint="a smaller batch")
+
     def patches(self) -> tuple[int, int]:
         """Patches along a side of the network's square, and the side of each, px; raises UsageError where it reads none."""
         raise patchless()

@@ -88,6 +88,12 @@ class TimmBackbone(Backbone):
             tokens=maps[-1].flatten(2).transpose(1, 2) if Provides.TOKENS in wants else None,
         )
 
+    def save_memory(self) -> None:
+        try:
+            self.network.set_grad_checkpointing(True)
+        except (AssertionError, AttributeError):
+            super().save_memory()
+
     def patches(self) -> tuple[int, int]:
         return self._plain().patch_embed.grid_size[0], self._plain().patch_embed.patch_size[0]
 

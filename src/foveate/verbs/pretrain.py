@@ -46,6 +46,7 @@ _FROM_PRETRAINED: dict[str, Any] = {
     "training.lr": 3e-4,
     "training.l2_sp": 0.01,
     "training.epochs": 20,
+    "training.head_epochs": 1,
 }
 
 
