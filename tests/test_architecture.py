@@ -14,7 +14,7 @@ FLOORS = [  # the ground floor first; a file imports from its own floor or from 
     {"types", "shelf", "memory", "masks"},
     {"recipe", "images", "boxes", "splits", "intervals", "console", "weights", "transforms", "mosaic", "linear", "neighbours", "shots", "precision", "plots", "drawing", "pyramid", "views"},
     {*SHELVES, "run", "report"},
-    {"model", "data", "features", "optimizer", "scoring", "averages", "judging"},
+    {"model", "data", "features", "optimizer", "scoring", "averages", "judging", "catalogue"},
     {"job"},
     {"trainer", "predictor", "guard", "planning", "solving", "race", "episodic", "earlier"},
     {"settling"},

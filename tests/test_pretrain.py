@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +19,8 @@ from torch.nn import functional
 import foveate
 from conftest import stripes_folder
 from foveate import cli, trainer
+from foveate.catalogue import Catalogue, Entry, Stream, entries
+from foveate.data import Pixels
 from foveate.errors import DataError, FoveateError, Interrupted, UsageError
 from foveate.guard import Measures, collapsed, knn_hits, rank, spread
 from foveate.model import build, learner
@@ -31,6 +35,7 @@ from foveate.objectives.vicreg import correlated, too_even
 from foveate.predictor import load
 from foveate.recipe import Recipe, with_settings
 from foveate.run import BACKBONE, Run
+from foveate.transforms import evaluation
 from foveate.types import Batch, InputSpec
 from foveate.verbs.fit import fit
 from foveate.weights import fingerprint, read_tensors
@@ -321,6 +326,63 @@ def test_minutes_cut_the_epochs(pictures, tmp_path):
     assert "0.05 minutes given" in reasons["training.epochs"]
 
 
+def sharded(pictures: Path, shard: Path) -> Path:
+    """The same pictures in a tar, with members that nobody should follow."""
+    with tarfile.open(shard, "w") as archive:
+        for path in sorted(pictures.rglob("*.png")):
+            archive.add(path, path.relative_to(pictures).as_posix())
+        link = tarfile.TarInfo("link.png")
+        link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
+        archive.addfile(link)
+        archive.addfile(tarfile.TarInfo("../outside.png"))
+    return shard
+
+
+def test_shards_and_tables_are_read_like_folders(pictures, tmp_path):
+    shard, table = sharded(pictures, tmp_path / "pictures.tar"), tmp_path / "pictures.csv"
+    table.write_text("\n".join(["path", *map(str, sorted(pictures.rglob("*.png")))]), encoding="utf-8")
+    streams = []
+    for source in (pictures, shard, table):
+        catalogue = Catalogue.listed(tmp_path / f"{source.name}.jsonl", entries(source))
+        streams.append(Stream(catalogue, Pixels((), SIDE, "crop", keep=False), evaluation(InputSpec(SIDE, (0, 0, 0), (1, 1, 1)), "crop"), 0))
+    assert [len(each) for each in streams] == [60, 60, 60]
+    for place in (0, 31, 59):
+        one, *others = (each[0, place][0] for each in streams)
+        assert all(torch.equal(one, other) for other in others)
+    found = foveate.pretrain(shard, objective="simclr", out=tmp_path / "run", **{**QUICK, "epochs": 1})
+    assert found.outcome["images"] == {"train": 40, "val": 20}
+
+
+def test_a_list_takes_eight_bytes_a_picture(tmp_path):
+    names = [Entry(f"{place:07d}.png", Path(f"/pictures/{place:07d}.png")) for place in range(20000)]
+    catalogue = Catalogue.listed(tmp_path / "list.jsonl", iter(names))
+    assert catalogue.starts.nbytes == 8 * 20001
+    assert [catalogue[place] for place in (0, 777, 19999)] == [names[place] for place in (0, 777, 19999)]
+
+
+def test_a_broken_picture_gives_its_place_to_the_next(pictures, tmp_path, capsys):
+    folder = Path(shutil.copytree(pictures, tmp_path / "copy"))
+    first = sorted(folder.rglob("*.png"))[0]
+    first.write_bytes(b"\x89PNG nothing more")
+    stream = Stream(
+        Catalogue.listed(tmp_path / "list.jsonl", entries(folder)),
+        Pixels((), SIDE, "crop", keep=False),
+        evaluation(InputSpec(SIDE, (0, 0, 0), (1, 1, 1)), "crop"),
+        0,
+    )
+    assert torch.equal(stream[0, 0][0], stream[0, 1][0])
+    assert torch.equal(stream[3, 0][0], stream[0, 1][0])
+    assert capsys.readouterr().out.count(f"skipped lying/{first.name}") == 1
+
+
+@pytest.mark.parametrize("content", [b"", b"no tar at all" * 100, b"\x1f\x8b\x08 a compressed one"])
+def test_shards_that_are_none_are_one_sentence(tmp_path, content):
+    (tmp_path / "pictures.tar").write_bytes(content)
+    with pytest.raises(DataError, match=r"this shard cannot be read|pictures are left to learn from"):
+        foveate.pretrain(tmp_path / "pictures.tar", out=tmp_path / "run", **QUICK)
+    assert not (tmp_path / "run").exists()
+
+
 def test_low_rank_pretraining_leaves_a_plain_backbone(trained, pictures, tmp_path):
     """ExPLoRA: few parameters move, the merged network answers as the unmerged one, and opens as any other."""
     words = {**QUICK, "weights": str(trained), "tuning": "explora", "lr": 1e-3}
@@ -360,7 +422,7 @@ def test_bad_words_and_bad_pictures_are_one_sentence(pictures, labelled, quick, 
     with pytest.raises(FoveateError, match="nothing at this path"):
         foveate.pretrain(tmp_path / "nowhere", out=out, **QUICK)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(FoveateError, match="no pictures in this folder"):
+    with pytest.raises(DataError, match="0 pictures are left to learn from"):
         foveate.pretrain(tmp_path / "empty", out=out, **QUICK)
     (tmp_path / "one").mkdir()
     Image.new("RGB", (40, 40)).save(tmp_path / "one" / "1.png")
@@ -398,7 +460,8 @@ def test_pictures_of_the_guard_are_never_learnt_from(pictures, tmp_path):
     words = {**QUICK, "epochs": 1}
     foveate.pretrain(pictures, objective="simclr", labels=tmp_path / "half.tsv", out=tmp_path / "labelled", **words)
     foveate.pretrain(pictures, objective="simclr", out=tmp_path / "alone", **words)
-    for name, held in (("labelled", 30), ("alone", 20)):
-        rows = Run(tmp_path / name).splits()
-        assert sum(row["split"] == "val" for row in rows) == held
-        assert len({row["sha256"] for row in rows}) == len(rows) == 60
+    for name, count in (("labelled", 30), ("alone", 20)):
+        train, held = (Catalogue(tmp_path / name / f"{word}.jsonl") for word in ("train", "held"))
+        both = [{each[place].path for place in range(len(each))} for each in (train, held)]
+        assert (len(train), len(held)) == (60 - count, count)
+        assert both[0] | both[1] == set(pictures.rglob("*.png"))

@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -46,6 +46,13 @@ class Scanned:
     skipped: tuple[tuple[str, str], ...]
 
 
+class Stored(Protocol):
+    """A picture that is no file of its own."""
+
+    def content(self) -> Path | bytes:
+        """What the decoder reads."""
+
+
 class Pixels:
     """Decoded pictures, kept in memory while they fit; a picture is always decoded the same way.
 
@@ -57,16 +64,16 @@ class Pixels:
         self.paths = [sample.path for sample in samples]
         self.sides = {"crop": (size, None), "whole": (None, SPARE * size), "windows": (None, None)}[framing]
         self.room = int(_MEMORY_SHARE * _memory()) if keep else 0
-        self._kept: dict[Path, tuple[np.ndarray, tuple[int, int]]] = {}
+        self._kept: dict[Path | Stored, tuple[np.ndarray, tuple[int, int]]] = {}
 
-    def read(self, path: Path) -> tuple[np.ndarray, tuple[int, int]]:
+    def read(self, place: Path | Stored) -> tuple[np.ndarray, tuple[int, int]]:
         """(h, w, 3) uint8, and (H, W) of the upright original; raises BrokenImage."""
-        found = self._kept.get(path)
+        found = self._kept.get(place)
         if found is None:
-            found = images.read(path, *self.sides)
+            found = images.read(place if isinstance(place, Path) else place.content(), *self.sides)
             if found[0].nbytes <= self.room:
                 self.room -= found[0].nbytes
-                self._kept[path] = found
+                self._kept[place] = found
         return found
 
 

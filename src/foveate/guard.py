@@ -68,12 +68,12 @@ class Guard(Judge):
         order = np.random.default_rng(0).permutation(len(held))
         self.choosing, self.telling = order[::2], order[1::2]
         self.start: Measures | None = None
-        self.worse = 0
+        self.worse = self.epochs = 0
 
     def begin(self, model: Model, logged: Sequence[dict[str, Any]]) -> None:
         """Looks at the model as it is before the first step; `logged`: the epochs that a resumed run has behind it."""
         self.start = self.measured(model)
-        self.worse = 0
+        self.worse, self.epochs = 0, len(logged)
         for row in logged:
             self.worse = self.worse + 1 if row.get(_HARM) else 0
 
@@ -87,7 +87,8 @@ class Guard(Judge):
         self.worse = self.worse + 1 if harm else 0
         ended = harm if gone or self.worse >= _PATIENCE else ""
         known = now.part(self.choosing).knn
-        score = [float(not harm), *([] if known is None else [float(known.mean())])]
+        self.epochs += 1  # without labels the last epoch that did no harm is kept
+        score = [float(not harm), float(self.epochs if known is None else known.mean())]
         return Judgement(score, {**now.row(), _HARM: bool(harm)}, ended)
 
     @torch.inference_mode()

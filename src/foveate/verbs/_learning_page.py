@@ -34,7 +34,7 @@ def nearest(guard: Guard, model: Model, pictures: Unlabelled) -> list[list[np.nd
 
 
 def _thumbnail(pictures: Unlabelled, place: int) -> np.ndarray:
-    return images.thumbnail(pictures.scanned.pixels.read(pictures.held[place].path)[0], _SIDE)
+    return images.thumbnail(pictures.pixels.read(pictures.held[place])[0], _SIDE)
 
 
 @torch.inference_mode()

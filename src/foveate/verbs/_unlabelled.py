@@ -2,83 +2,106 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import heapq
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from foveate import console
-from foveate.data import Scanned, key, label_names
-from foveate.errors import DataError
+from foveate.catalogue import Catalogue, Entry, entries, sampled
+from foveate.data import Pixels, key, label_names
+from foveate.errors import BrokenImage, DataError
 from foveate.formats import read_table
 from foveate.images import printable
 from foveate.model import Model
-from foveate.recipe import DataRecipe, Recipe
+from foveate.recipe import Recipe
+from foveate.run import Run
 from foveate.settling import refuse_other_questions
-from foveate.types import Labels, Sample, Table
-from foveate.verbs.evaluate import scanned_aloud
-from foveate.verbs.predict import pictures_at
+from foveate.splits import gray_thumbnail
 
+TRAIN, HELD, LABELS = "train.jsonl", "held.jsonl", "labels.json"
 _MOST = 2000  # held-out images: enough for an interval of two points
 _LEAST = 20  # to hold out: fewer tell nothing
+_LOOKED_AT = 200  # pictures that tell whether all are alike
 _ALIKE = 1e-3  # deviation of thumbnails, of 1, over images that are all the same
 
 
 @dataclass(frozen=True)
 class Unlabelled:
-    """`train`: samples to learn from; `held`: those of the guard, of which `labels` (N,) are the places of their classes, where
-    they are known. `scanned`: all of them, as they were read. `how`: where those of the guard come from, in words."""
+    """`train`: pictures to learn from; `held`: those of the guard, all of which can be read, and `labels` (N,), the places of their
+    classes, where they are known. `pixels`: what of them is decoded already."""
 
-    scanned: Scanned
-    train: tuple[Sample, ...]
-    held: tuple[Sample, ...]
+    train: Catalogue
+    held: Catalogue
     labels: np.ndarray | None
-    how: str
+    pixels: Pixels
 
 
-def gathered(recipe: Recipe, labelled: Path | None, model: Model) -> Unlabelled:
-    """The pictures under the recipe's path, in a folder of any depth, and the images of the guard: those of `labelled`, data with
-    one class an image, or without it a part of the same pictures, drawn by the seed.
+def gathered(recipe: Recipe, labelled: Path | None, model: Model, into: Path) -> tuple[Unlabelled, str]:
+    """Lists the pictures at the recipe's path, and those of the guard, in the folder `into`; says where the latter come from.
 
-    Pictures of the guard are never learnt from. Raises DataError where there is too little to learn from, or nothing to tell apart.
+    They are the images of `labelled`, data with one class an image; or without it a part of the pictures, drawn by the seed. They
+    are never learnt from. Raises DataError where there is too little to learn from, or nothing to tell apart.
     """
     root = Path(recipe.data.path)
-    samples = [Sample(path, _named(path, root)) for path in dict.fromkeys(pictures_at([root]))]
-    held, how = _of_labelled(labelled, recipe) if labelled else _of_all(samples, recipe)
-    theirs = {sample.path.resolve() for sample in held}
-    train = [sample for sample in samples if sample.path.resolve() not in theirs]
-    scanned = _scanned(train, held, root, model, recipe.data)
-    kept = scanned.table.samples
-    found = Unlabelled(scanned, tuple(s for s in kept if s.split == "train"), tuple(s for s in kept if s.split == "val"), None, how)
+    if not root.exists():
+        raise DataError("there is nothing at this path", where=printable(root), hint="give a folder of pictures, or .tar shards")
+    pixels = Pixels((), model.backbone.input.size, "crop", recipe.data.keep_pixels)
+    if labelled:
+        pairs, how = _of_labelled(labelled, recipe)
+    else:
+        pairs, how = _of_all(root, recipe)
+    whole = [(entry, name) for entry, name in pairs if _readable(entry, pixels, recipe.data.strict)]
+    held = Catalogue.listed(into / HELD, (entry for entry, _ in whole))
+    theirs = {_place(entry) for entry, _ in whole}
+    train = Catalogue.listed(into / TRAIN, (entry for entry in entries(root) if _place(entry) not in theirs))
+    labels = _numbered([name for _, name in whole]) if labelled else None
+    found = Unlabelled(train, held, labels, pixels)
     _refuse_little(found, root)
-    return replace(found, labels=_places(found.held)) if labelled else found
+    return found, how.format(len(held))
 
 
-def _named(path: Path, root: Path) -> str:
-    return printable(path.relative_to(root) if path != root and path.is_relative_to(root) else path)
+def reopened(run: Run, recipe: Recipe, model: Model) -> Unlabelled:
+    """What a run that was stopped had listed."""
+    labels = run.read_json(LABELS)
+    pixels = Pixels((), model.backbone.input.size, "crop", recipe.data.keep_pixels)
+    train, held = (Catalogue(run.folder / name) for name in (TRAIN, HELD))
+    return Unlabelled(train, held, None if labels is None else np.array(labels), pixels)
 
 
-def _of_labelled(data: Path, recipe: Recipe) -> tuple[list[Sample], str]:
+def _place(entry: Entry) -> tuple[Path, int]:
+    return entry.path.resolve(), entry.offset
+
+
+def _of_labelled(data: Path, recipe: Recipe) -> tuple[list[tuple[Entry, str]], str]:
     table = refuse_other_questions(read_table(data), "a guard with labels")
     told = [sample for sample in table.samples if sample.split != "test"]
-    order = np.random.default_rng(recipe.seed).permutation(len(told))[:_MOST]
-    return [told[place] for place in sorted(order)], f"{len(order)} images with labels, of {data}"
+    drawn = sorted(np.random.default_rng(recipe.seed).permutation(len(told))[:_MOST].tolist())
+    pairs = [(Entry(told[place].key, told[place].path.absolute()), label_names(told[place])[0]) for place in drawn]
+    return pairs, f"{{}} images with labels, of {data}"
 
 
-def _of_all(samples: list[Sample], recipe: Recipe) -> tuple[list[Sample], str]:
-    count = min(_MOST, max(_LEAST, round(recipe.data.val * len(samples))))
-    drawn = sorted(samples, key=lambda sample: key(recipe.seed, "held out", sample.key))[:count]
-    return drawn, f"{len(drawn)} of the images, without labels: foveate pretrain --labels DATA would tell more"
+def _of_all(root: Path, recipe: Recipe) -> tuple[list[tuple[Entry, str]], str]:
+    count = min(_MOST, max(_LEAST, round(recipe.data.val * sum(1 for _ in entries(root)))))
+    drawn = heapq.nsmallest(count, entries(root), key=lambda entry: key(recipe.seed, "held out", entry.key))
+    pairs = [(entry, "") for entry in sorted(drawn, key=lambda entry: entry.key)]
+    return pairs, "{} of the pictures, without labels: --labels DATA would tell more"
 
 
-def _scanned(train: list[Sample], held: list[Sample], root: Path, model: Model, recipe: DataRecipe) -> Scanned:
-    samples = [replace(sample, split="train", truth=None) for sample in train]
-    samples += [replace(sample, split="val") for sample in held]
-    return scanned_aloud(Table(tuple(samples), (), "pictures", root), model, recipe)
+def _readable(entry: Entry, pixels: Pixels, strict: bool) -> bool:
+    try:
+        pixels.read(entry)
+    except BrokenImage as error:
+        if strict:
+            raise
+        console.warn(f"skipped {entry.key}: {error.why or error.what}")
+        return False
+    return True
 
 
-def _places(held: tuple[Sample, ...]) -> np.ndarray:
-    names = [label_names(sample)[0] for sample in held if isinstance(sample.truth, Labels)]
+def _numbered(names: list[str]) -> np.ndarray:
     classes = sorted(set(names))
     return np.array([classes.index(name) for name in names])
 
@@ -89,7 +112,18 @@ def _refuse_little(found: Unlabelled, root: Path) -> None:
         raise DataError(what, where=printable(root), hint="give some hundreds at least")
     if len(found.held) < 2:
         raise DataError("there are not two images to look at while it learns", where=printable(root))
-    if float(found.scanned.thumbs.std(0).max()) < _ALIKE:
+    if _all_alike(found.train[place] for place in sampled(found.train, _LOOKED_AT)):
         raise DataError("all these images look the same: there is nothing to tell apart", where=printable(root))
     if len(found.held) < 10 * _LEAST:
         console.warn(f"{len(found.held)} held-out images can tell little: their intervals are wide")
+
+
+def _all_alike(some: Iterable[Entry]) -> bool:
+    """Those that cannot be read say nothing here."""
+    pixels, thumbs = Pixels((), 32, "crop", keep=False), []
+    for entry in some:
+        try:
+            thumbs.append(gray_thumbnail(pixels.read(entry)[0]))
+        except BrokenImage:
+            continue
+    return len(thumbs) < 2 or float(np.stack(thumbs).std(0).max()) < _ALIKE

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections import Counter
+import shutil
+import tempfile
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor
 
 from foveate import console
+from foveate.catalogue import Catalogue, Stream
 from foveate.data import Pictures
 from foveate.errors import RunError, UsageError
 from foveate.guard import Guard, Measures, collapsed, fallen, gained
@@ -26,7 +28,7 @@ from foveate.transforms import evaluation
 from foveate.types import Score
 from foveate.verbs._learning_page import nearest, page_of, painted
 from foveate.verbs._pace import Pace, paced
-from foveate.verbs._unlabelled import Unlabelled, gathered
+from foveate.verbs._unlabelled import HELD, LABELS, TRAIN, Unlabelled, gathered, reopened
 from foveate.views import Crops, views
 
 DEFAULT = "lejepa"
@@ -133,39 +135,36 @@ def pretrain(
     recipe, choices = settled(recipe)
     model = learner(recipe)
     console.say(f"backbone: {recipe.backbone.name}, weights from {model.backbone.origin}")
-    pictures = gathered(recipe, labels, model)
-    recipe, more = _fitted(recipe, pictures)
-    if dry_run or recipe.training.minutes:
-        pace = paced(model, _shown(model, pictures, recipe), recipe, device_of(recipe.device))
-        if dry_run:
-            return pace
-        recipe, cut = _cut(recipe, pace)
-        more += cut
-    run = Run.create(out, f"{Path(recipe.data.path).stem}-{recipe.task.name}")
+    with tempfile.TemporaryDirectory() as lists:
+        pictures, how = gathered(recipe, labels, model, Path(lists))
+        recipe, more = _fitted(recipe, pictures)
+        if dry_run or recipe.training.minutes:
+            pace = paced(model, _shown(model, pictures, recipe), recipe, device_of(recipe.device))
+            if dry_run:
+                return pace
+            recipe, cut = _cut(recipe, pace)
+            more += cut
+        run = Run.create(out, f"{Path(recipe.data.path).stem}-{recipe.task.name}")
+        for name in (TRAIN, HELD):
+            shutil.copyfile(Path(lists) / name, run.folder / name)
+    run.write_json(LABELS, None if pictures.labels is None else pictures.labels.tolist())
     run.write_json("environment.json", environment(command))
     run.write_json("classes.json", [])
-    run.write_splits(_split_rows(pictures))
-    run.write_json("labels.json", str(labels.resolve()) if labels else None)
-    for choice in [*choices, *more, ("held out", len(pictures.held), pictures.how)]:
+    for choice in [*choices, *more, ("held out", len(pictures.held), how)]:
         note_choice(run, *choice)
     run.write_text("recipe.yaml", recipe.to_yaml())
     with run.locked():
-        return _learnt(run, recipe, model, pictures, command)
+        return _learnt(run, recipe, model, reopened(run, recipe, model), command)
 
 
 def _resumed(run: Run, command: str) -> PretrainResult:
     if run.finished:
         raise UsageError("this run is finished: nothing to do", where=run.folder, hint=f"foveate fit DATA --backbone {run.folder}")
-    recipe, labels = run.recipe(), run.read_json("labels.json")
+    recipe = run.recipe()
     model = learner(recipe)
-    pictures = gathered(recipe, Path(labels) if labels else None, model)
-    known = {row["path"]: row["sha256"] for row in run.splits()}
-    if {row["path"]: row["sha256"] for row in _split_rows(pictures)} != known:
-        hint = "a run can only go on with the same pictures: start a new one"
-        raise UsageError("the pictures have changed since this run began", where=recipe.data.path, hint=hint)
     with run.locked():
         run.sweep()
-        return _learnt(run, recipe, model, pictures, command)
+        return _learnt(run, recipe, model, reopened(run, recipe, model), command)
 
 
 def _fitted(recipe: Recipe, pictures: Unlabelled) -> tuple[Recipe, list[tuple[str, Any, str]]]:
@@ -182,11 +181,6 @@ def _fitted(recipe: Recipe, pictures: Unlabelled) -> tuple[Recipe, list[tuple[st
     return with_settings(recipe, {field: value for field, value, _ in found}), found
 
 
-def _split_rows(pictures: Unlabelled) -> list[dict[str, str]]:
-    pairs = zip(pictures.scanned.table.samples, pictures.scanned.hashes, strict=True)
-    return [{"path": s.key, "split": str(s.split), "group": "", "label": "", "sha256": digest} for s, digest in pairs]
-
-
 def _learnt(run: Run, recipe: Recipe, model: Model, pictures: Unlabelled, command: str) -> PretrainResult:
     device = device_of(recipe.device)
     way = Way(recipe.training.precision, bool(recipe.training.channels_last))
@@ -198,7 +192,8 @@ def _learnt(run: Run, recipe: Recipe, model: Model, pictures: Unlabelled, comman
     model.put(outcome.tensors)
     end = guard.measured(model)
     assert guard.start is not None
-    verdict = judged(guard.start, end, guard.telling, recipe.backbone.weights == "none")
+    harm = outcome.reason if any(row["worse"] for row in run.logged()[-1:]) else ""
+    verdict = judged(guard.start, end, guard.telling, recipe.backbone.weights == "none", harm)
     if verdict.rolled_back:
         model.put(start)
     sheet, neighbours = painted(model, train, device), nearest(guard, model, pictures)
@@ -219,7 +214,7 @@ def _cut(recipe: Recipe, pace: Pace) -> tuple[Recipe, list[tuple[str, Any, str]]
 
 def _shown(model: Model, pictures: Unlabelled, recipe: Recipe) -> Pictures:
     """The pictures to learn from, as views."""
-    return Pictures(pictures.train, pictures.scanned.pixels, _views(model), model.task.encode, recipe.seed)
+    return Stream(pictures.train, pictures.pixels, _views(model), recipe.seed)
 
 
 def _views(model: Model) -> Any:
@@ -240,9 +235,9 @@ def narrow_side(model: Model) -> int:
 
 
 def _guard(model: Model, pictures: Unlabelled, recipe: Recipe, device: torch.device, way: Way) -> Guard:
-    spec, pixels = model.backbone.input, pictures.scanned.pixels
-    held = Pictures(pictures.held, pixels, evaluation(spec, "crop"), model.task.encode, recipe.seed)
-    copies = Pictures(pictures.held, pixels, views(spec, _GENTLE, spec.size), model.task.encode, recipe.seed)
+    spec = model.backbone.input
+    held = Stream(pictures.held, pictures.pixels, evaluation(spec, "crop"), recipe.seed)
+    copies = Stream(pictures.held, pictures.pixels, views(spec, _GENTLE, spec.size), recipe.seed)
     random = recipe.backbone.weights == "none"
     return Guard(held, copies, pictures.labels, device, way, recipe.training.batch_size, random)
 
@@ -258,17 +253,18 @@ def _trained(trainer: Trainer, start: dict[str, Tensor]) -> Outcome:
         return Outcome(trainer.kept or start, state.epoch, state.best_epoch, state.step, state.seconds, reason)
 
 
-def judged(start: Measures, end: Measures, telling: Any, random: bool) -> Verdict:
+def judged(start: Measures, end: Measures, telling: Any, random: bool, harm: str) -> Verdict:
     """What came of it. `telling`: places of the held-out images that chose nothing; `random`: whether it began from random weights,
-    which nobody loses."""
+    which nobody loses; `harm`: why the guard ended the training, if it did."""
     gone, gain = collapsed(end, start, random), gained(end.part(telling), start.part(telling))
-    worse = gone or fallen(end.part(telling), start.part(telling))
+    helped = gain is not None and gain.low is not None and gain.low > 0
+    worse = gone or fallen(end.part(telling), start.part(telling)) or (harm if not helped else "")
     if worse:
         return Verdict("did not help", f"{worse}: the backbone of the start stays", gain, True)
     if gain is None or gain.low is None:
         return Verdict("cannot tell", "without labels there is no sign of harm, and none of help: --labels DATA", None, False)
     told = f"k-NN accuracy {gain.value:+.3f} [{gain.low:+.3f}, {gain.high:+.3f}] on {gain.count} images that chose nothing"
-    if gain.low > 0:
+    if helped:
         return Verdict("helped", told, gain, False)
     kept = "what was learnt stays, for it began from random weights" if random else "the backbone of the start stays"
     return Verdict("no difference", f"{told}, within the noise: {kept}", gain, not random)
@@ -282,7 +278,7 @@ def _written(run: Run, model: Model, guard: Guard, end: Measures, verdict: Verdi
     told = {key: value for key, value in asdict(replace(outcome, tensors={})).items() if key != "tensors"}
     assert guard.start is not None
     measured = {"start": guard.start.row(), "end": end.row()}
-    counts = Counter(row["split"] for row in run.splits())
-    told |= {"origin": model.backbone.origin, "images": dict(counts), "verdict": asdict(verdict), **measured}
+    counts = {"train": len(Catalogue(run.folder / TRAIN)), "val": len(guard.held)}
+    told |= {"origin": model.backbone.origin, "images": counts, "verdict": asdict(verdict), **measured}
     run.finish(told)
     return told
