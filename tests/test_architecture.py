@@ -11,7 +11,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "foveate"
 SHELVES = ("adaptations", "backbones", "decoders", "detectors", "formats", "metrics", "objectives", "tasks", "tunings")
 FLOORS = [  # the ground floor first; a file imports from its own floor or from below
     {"errors"},
-    {"types", "shelf", "memory", "masks"},
+    {"types", "shelf", "memory", "masks", "distributed"},
     {"recipe", "images", "boxes", "splits", "intervals", "console", "weights", "transforms", "mosaic", "linear", "neighbours", "shots", "precision", "plots", "drawing", "pyramid", "views"},
     {*SHELVES, "run", "report"},
     {"model", "data", "features", "optimizer", "scoring", "averages", "judging", "catalogue"},
@@ -23,6 +23,7 @@ FLOORS = [  # the ground floor first; a file imports from its own floor or from 
     {"options"},
     {"commands"},
     {"cli", "__init__"},
+    {"__main__"},
 ]
 _MAY_NAME = {"tasks": {"backbones", "decoders", "detectors"}, "tunings": {"backbones"}, "objectives": {"backbones", "tasks"}}  # contracts, by their door plates
 FILES = sorted(SOURCE.rglob("*.py"))

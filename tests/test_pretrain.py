@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
+import socket
+import subprocess
+import sys
 import tarfile
 from pathlib import Path
 
@@ -336,6 +340,61 @@ def sharded(pictures: Path, shard: Path) -> Path:
         archive.addfile(link)
         archive.addfile(tarfile.TarInfo("../outside.png"))
     return shard
+
+
+def test_two_processes_learn_what_one_does(pictures, tmp_path):
+    """The same losses to 1e-5, on a network without batch statistics, which each process has of its own share."""
+    words = ["pretrain", str(pictures), "--objective", "mae", "--backbone", "test_vit", "--weights", "none", "--size", "32"]
+    words += ["--epochs", "2", "--batch-size", "20", "--device", "cpu", "--json", "--set", "training.channels_last=false"]
+    assert cli._run([*words, "--out", str(tmp_path / "one")]) == 0
+    last = torchrun("-m", "foveate", *words, "--out", str(tmp_path / "two"))
+    assert json.loads(last)["run"] == str(tmp_path / "two")
+    losses = [[row["train_loss"] for row in Run(tmp_path / name).logged()] for name in ("one", "two")]
+    assert len(losses[0]) == len(losses[1]) == 2
+    assert losses[1] == pytest.approx(losses[0], abs=1e-5)
+
+
+_CONTRAST = """
+import torch
+from foveate.distributed import team, together
+from foveate.objectives.simclr import contrast
+torch.manual_seed(0)
+weight, images = torch.randn(6, 5), torch.randn(2, 8, 6)
+
+def gradient(views):
+    moving = weight.clone().requires_grad_(True)
+    found = together(views @ moving)
+    loss = contrast(found[0], found[1], 0.2)
+    loss.backward()
+    return loss.detach(), moving.grad
+
+alone = gradient(images)
+with team() as processes:
+    loss, shared = gradient(images[:, processes.rank :: processes.size])
+    processes.average([shared])
+    if processes.leads:
+        print(float((loss - alone[0]).abs()), float((shared - alone[1]).abs().max()), float(alone[1].abs().max()))
+"""
+
+
+def test_contrast_is_over_the_images_of_all_processes(tmp_path):
+    """Loss and gradient of gathered features are those of one process with the whole batch."""
+    (tmp_path / "contrast.py").write_text(_CONTRAST, encoding="utf-8")
+    loss, worst, largest = map(float, torchrun(str(tmp_path / "contrast.py")).split())
+    assert loss < 1e-6
+    assert worst < 1e-6 * max(1.0, largest)
+    assert largest > 1e-3
+
+
+def torchrun(*words: str) -> str:
+    """The last line of two processes."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", port, *words]
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout.strip().splitlines()[-1]
 
 
 def test_shards_and_tables_are_read_like_folders(pictures, tmp_path):

@@ -21,6 +21,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from foveate import images
+from foveate.distributed import Team
 from foveate.errors import BrokenImage, DataError
 from foveate.mosaic import Mosaic
 from foveate.recipe import DataRecipe
@@ -313,10 +314,14 @@ def even_parts(count: int, most: int) -> list[slice]:
 
 
 class Order:
-    """Batches of (epoch, index): shuffled by (seed, epoch), or in the order of the samples. `start` skips batches."""
+    """Batches of (epoch, index): shuffled by (seed, epoch), or in the order of the samples. `start` skips batches. `team`: of each
+    batch, the share of this process."""
 
-    def __init__(self, count: int, batch_size: int, *, seed: int | None = None, epoch: int = 0, start: int = 0) -> None:
+    def __init__(
+        self, count: int, batch_size: int, *, seed: int | None = None, epoch: int = 0, start: int = 0, team: Team | None = None
+    ) -> None:
         self.count, self.batch_size, self.seed, self.epoch, self.start = count, batch_size, seed, epoch, start
+        self.team = team or Team()
 
     def __len__(self) -> int:
         return len(even_parts(self.count, self.batch_size)) - self.start
@@ -327,7 +332,7 @@ class Order:
             generator = torch.Generator().manual_seed(key(self.seed, "order", self.epoch))
             order = torch.randperm(self.count, generator=generator).tolist()
         for part in even_parts(self.count, self.batch_size)[self.start :]:
-            yield [(self.epoch, index) for index in order[part]]
+            yield [(self.epoch, index) for index in self.team.share(order[part])]
 
 
 def loader(pictures: Pictures, order: Order, workers: int = 0) -> DataLoader[Batch]:

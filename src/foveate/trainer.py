@@ -20,6 +20,7 @@ from torch import Tensor
 
 from foveate import console
 from foveate.data import Order, Pictures, even_parts, key, loader
+from foveate.distributed import Team
 from foveate.errors import Interrupted, RunError, WeightsError
 from foveate.judging import Judge, Judgement
 from foveate.model import Model
@@ -62,7 +63,7 @@ class Trainer:
     """Trains `model` in place on `train`; the `judge` chooses the epoch to keep, the last one is kept without it.
 
     `teacher`: a scalar of the output and the batch that is added to the loss. `deadline`: the moment of time.monotonic() when the
-    last step begins.
+    last step begins. `team`: the processes that train this model together, each in a trainer of its own.
     """
 
     def __init__(
@@ -76,8 +77,9 @@ class Trainer:
         *,
         teacher: Callable[[Any, Batch], Tensor] | None = None,
         deadline: float | None = None,
+        team: Team | None = None,
     ) -> None:
-        self.judge, self.teacher, self.deadline = judge, teacher, deadline
+        self.judge, self.teacher, self.deadline, self.team = judge, teacher, deadline, team or Team()
         self.recipe, self.run, self.device, self.pictures = recipe, run, device, train
         self.way = Way(recipe.training.precision, bool(recipe.training.channels_last))
         self.model = model.to(device=device, memory_format=self.way.layout)  # type: ignore[call-overload]
@@ -91,7 +93,7 @@ class Trainer:
         self.epoch_steps = len(Order(len(train), recipe.training.batch_size))
         self.steps = recipe.training.epochs * self.epoch_steps
         self.started = self.saved = time.monotonic()
-        self.board = _board(run) if recipe.training.tensorboard else None
+        self.board = _board(run) if recipe.training.tensorboard and self.team.leads else None
 
     def train(self) -> Outcome:
         """The whole story. Raises Interrupted (saved, can be resumed) and RunError (the loss is no number any more)."""
@@ -114,7 +116,8 @@ class Trainer:
 
     def _epoch(self, stop: Stop) -> None:
         training = self.recipe.training
-        order = Order(len(self.pictures), training.batch_size, seed=self.recipe.seed, epoch=self.state.epoch, start=self.state.done)
+        places = {"seed": self.recipe.seed, "epoch": self.state.epoch, "start": self.state.done}
+        order = Order(len(self.pictures), training.batch_size, **places, team=self.team)
         self.model.tuning.begin_epoch(self.model, self.state.epoch, training.epochs)
         self.model.train()
         title = f"epoch {self.state.epoch + 1}/{training.epochs}"
@@ -142,6 +145,7 @@ class Trainer:
             self.anchor.pull(self.optimizer)
             self.model.tuning.stepped(self.model, self.state.step, self.steps)
             self.model.task.stepped(self.model.backbone, self.model.head, self.state.step, self.steps)
+            self.team.average(tensor for tensor in self.buffers if tensor.is_floating_point())
             self._follow()
             self.state.bad, self.state.loss_sum = 0, self.state.loss_sum + loss
         else:
@@ -170,7 +174,14 @@ class Trainer:
                 loss: Tensor = sum(losses.values()) * (len(part) / len(batch))
             loss.backward()  # type: ignore[no-untyped-call]
             total += float(loss.detach())
-        return total
+        return self._shared(total)
+
+    def _shared(self, loss: float) -> float:
+        """The mean of gradients and loss over all processes."""
+        self.team.average(parameter.grad for parameter in self._moving() if parameter.grad is not None)
+        found = torch.tensor(loss, dtype=torch.float64 if self.device.type == "cpu" else torch.float32, device=self.device)
+        self.team.average([found])
+        return float(found)
 
     def _undo(self, before: list[tuple[Tensor, Tensor]], batch: Batch) -> None:
         for tensor, value in before:
@@ -211,7 +222,8 @@ class Trainer:
             self.kept, self.state.best_epoch = self._to_keep(), self.state.epoch
         else:
             with self._averaged():  # with the average in place there is no moment to save
-                found = self.judge.judge(self.model, lambda: self._asked(stop))
+                found = self.judge.judge(self.model, lambda: self._signalled(stop)) if self.team.leads else None
+            found = self.team.told(found)
             self._leave_if_asked(stop)
             if found is not None:
                 self._compare(found)
@@ -240,6 +252,8 @@ class Trainer:
         self.state.epoch, self.state.done, self.state.loss_sum = self.state.epoch + 1, 0, 0.0
 
     def _log(self, row: dict[str, Any]) -> None:
+        if not self.team.leads:
+            return
         row = {"epoch": self.state.epoch + 1, "step": self.state.step, **row, "seconds": round(self._seconds(), 2)}
         self.run.log(row)
         shown = ", ".join(f"{name} {value:.4g}" for name, value in row.items() if name not in ("epoch", "step", "seconds"))
@@ -256,6 +270,8 @@ class Trainer:
             self._save()
 
     def _save(self) -> None:
+        if not self.team.leads:
+            return
         parts = {"model": self.live, "average": self.average, "kept": self.kept, "optimizer": _flat(self.optimizer)}
         parts["tuning"] = self.model.tuning.memory()
         tensors = {
@@ -281,14 +297,18 @@ class Trainer:
         console.say(f"resumed at epoch {self.state.epoch + 1}, step {self.state.step}")
 
     def _asked(self, stop: Stop) -> bool:
+        """Whether any of the processes was."""
+        return self.team.any(self._signalled(stop), self.device)
+
+    def _signalled(self, stop: Stop) -> bool:
         return stop.signal is not None
 
     def _leave_if_asked(self, stop: Stop) -> None:
-        if self._asked(stop) and stop.signal is not None:
+        if self._asked(stop):
             self._save()
             folder = self.run.folder
             error = Interrupted("stopped as asked; the state is saved", where=folder, hint=f"foveate fit --resume {folder}")
-            error.exit_code = 128 + stop.signal
+            error.exit_code = 128 + (stop.signal or signal.SIGTERM)
             raise error
 
     def _seconds(self) -> float:
@@ -297,7 +317,8 @@ class Trainer:
     def _out_of_time(self) -> bool:
         minutes = self.recipe.training.minutes
         late = self.deadline is not None and time.monotonic() > self.deadline
-        return late or (minutes is not None and self._seconds() > 60 * minutes)
+        over = late or (minutes is not None and self._seconds() > 60 * minutes)
+        return self.team.any(over, self.device)
 
 
 @dataclass

@@ -25,7 +25,9 @@ def made() -> click.Command:
             raise UsageError("no images were named", hint="foveate pretrain FOLDER")
         settings = dict(parse_assignment(text) for text in words.pop("set_"))
         given = {word: value for word, value in {**words, "task": objective}.items() if value is not None}
-        shown(pretrain(recipe_from(images, given, settings), command=typed(), **others), as_json)
+        found = pretrain(recipe_from(images, given, settings), command=typed(), **others)
+        if found is not None:  # by the first of several processes
+            shown(found, as_json)
 
     params: list[click.Parameter] = [
         path_argument("images", required=False),

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from foveate.backbones import Backbone
+from foveate.distributed import present
 from foveate.objectives import Objective, ObjectiveSettings
 from foveate.objectives._views import narrow, pooled, wide
 from foveate.types import Batch
@@ -88,7 +89,9 @@ class DINO(Objective):
             answers = pair.teacher(pooled(pair.eyes, views)).float()
             chances = ((answers - pair.centre) / self.settings.teacher_temperature).softmax(-1)
             if pair.training:
-                pair.centre.lerp_(answers.mean((0, 1)), 1 - self.settings.centre_momentum)
+                middle = answers.mean((0, 1))
+                present().average([middle])
+                pair.centre.lerp_(middle, 1 - self.settings.centre_momentum)
         return pair.student(found), chances
 
     def loss(self, output: tuple[Tensor, Tensor], batch: Batch) -> dict[str, Tensor]:

@@ -15,6 +15,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from foveate.backbones import Backbone
+from foveate.distributed import together
 from foveate.objectives import Objective, ObjectiveSettings
 from foveate.objectives._views import Projector, narrow, pooled, wide
 from foveate.types import Batch
@@ -50,7 +51,7 @@ class LeJEPA(Objective):
         found, small = pooled(backbone, views), narrow(batch)
         if small is not None:
             found = torch.cat([found, pooled(backbone, small)])
-        return head(found), len(views)
+        return together(head(found)), len(views)
 
     def loss(self, output: tuple[Tensor, int], batch: Batch) -> dict[str, Tensor]:
         projected, count = output[0].float(), output[1]

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from foveate.backbones import Backbone
+from foveate.distributed import drawn
 from foveate.objectives import Objective, ObjectiveSettings
 from foveate.types import Batch
 from foveate.views import Crops
@@ -65,7 +66,7 @@ class MAE(Objective):
     def forward(self, backbone: Backbone, head: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
         """What was painted (B, N, 3 * side * side), and 1 for the patches that had not been read (B, N)."""
         count = backbone.patches()[0] ** 2
-        order = torch.rand(len(batch.images), count).argsort(1).to(batch.images.device)
+        order = drawn(len(batch.images), count).argsort(1).to(batch.images.device)
         kept = order[:, : max(1, round((1 - self.settings.hidden_share) * count))]
         hidden = torch.ones(len(batch.images), count, device=batch.images.device).scatter_(1, kept, 0.0)
         return head(backbone.seen(batch.images, kept), kept), hidden

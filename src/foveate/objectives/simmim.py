@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from foveate.backbones import Backbone
+from foveate.distributed import drawn
 from foveate.objectives import Objective, ObjectiveSettings
 from foveate.types import Batch, Provides
 from foveate.views import Crops
@@ -65,7 +66,7 @@ class SimMIM(Objective):
 def blanked(images: Tensor, cells: int, share: float) -> Tensor:
     """(B, 1, H, W), 1 on a `share` of the squares of each image; drawn from torch's generator."""
     count = max(1, round(share * cells**2))
-    order = torch.rand(len(images), cells**2).argsort(1).to(images.device)
+    order = drawn(len(images), cells**2).argsort(1).to(images.device)
     marks = torch.zeros(len(images), cells**2, device=images.device).scatter_(1, order[:, :count], 1.0)
     side = math.ceil(images.shape[-1] / cells)
     wide = marks.view(-1, 1, cells, cells).repeat_interleave(side, 2).repeat_interleave(side, 3)

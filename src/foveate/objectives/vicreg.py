@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from foveate.backbones import Backbone
+from foveate.distributed import together
 from foveate.objectives import Objective, ObjectiveSettings
 from foveate.objectives._views import Projector, pooled, wide
 from foveate.types import Batch
@@ -34,7 +35,7 @@ class VICReg(Objective):
         return Projector(backbone.width, self.settings.width, self.settings.width)
 
     def forward(self, backbone: Backbone, head: nn.Module, batch: Batch) -> Tensor:
-        return head(pooled(backbone, wide(batch)))  # type: ignore[no-any-return]
+        return together(head(pooled(backbone, wide(batch))))
 
     def loss(self, output: Tensor, batch: Batch) -> dict[str, Tensor]:
         one, other = output[0].float(), output[1].float()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from torch import Tensor
 from foveate import console
 from foveate.catalogue import Catalogue, Stream
 from foveate.data import Pictures
+from foveate.distributed import Team, alone, team
 from foveate.errors import RunError, UsageError
 from foveate.guard import Guard, Measures, collapsed, fallen, gained
 from foveate.job import note_choice
@@ -119,27 +121,58 @@ def pretrain(
     resume: Path | None = None,
     dry_run: bool = False,
     command: str = "",
-) -> PretrainResult | Pace:
+) -> PretrainResult | Pace | None:
     """Learns from the pictures at the recipe's path by its objective (`task.name`), and leaves a backbone in a new run folder.
 
     `labels`: data with one class an image, by which the guard judges; it is never learnt from. `resume`: an unfinished run to go on
     with, whose own recipe counts. `dry_run`: only tells how fast it would go. The backbone that stays is that of the best epoch, or
     the one of the start where none has helped.
 
+    Under torchrun the processes share every batch; the first one returns the result, the others None.
+
     A loss that is no number any more ends it, and what was good before stays. Raises UsageError for settings that do not fit,
     DataError for too few pictures or pictures that are all alike, and Interrupted.
     """
-    if resume is not None:
-        return _resumed(Run.open(resume), command)
+    with team() as processes:
+        if not processes.leads:
+            console.setup(quiet=True)
+        return _pretrained(processes, recipe, labels, out, resume, dry_run, command)
+
+
+def _pretrained(
+    processes: Team, recipe: Recipe, labels: Path | None, out: Path | None, resume: Path | None, dry_run: bool, command: str
+) -> PretrainResult | Pace | None:
+    """The first process lays out the run, all train, the first one tells."""
+    if processes.leads:
+        begun = Run.open(resume) if resume else _begun(recipe, labels, out, dry_run, command, processes.size)
+    else:
+        begun = None
+    begun = processes.told(begun)
+    if not isinstance(begun, Run):
+        return begun
+    if begun.finished:
+        hint = f"foveate fit DATA --backbone {begun.folder}"
+        raise UsageError("this run is finished: nothing to do", where=begun.folder, hint=hint)
+    recipe = begun.recipe()
+    model = learner(recipe)
+    with begun.locked() if processes.leads else nullcontext():
+        if processes.leads:
+            begun.sweep()
+        return _learnt(begun, recipe, model, reopened(begun, recipe, model), command, processes)
+
+
+def _begun(recipe: Recipe, labels: Path | None, out: Path | None, dry_run: bool, command: str, size: int) -> Run | Pace:
+    """A run folder with all that is decided before the first step."""
     Run.refuse_taken(out)
     recipe, choices = settled(recipe)
     model = learner(recipe)
     console.say(f"backbone: {recipe.backbone.name}, weights from {model.backbone.origin}")
     with tempfile.TemporaryDirectory() as lists:
         pictures, how = gathered(recipe, labels, model, Path(lists))
-        recipe, more = _fitted(recipe, pictures)
+        recipe, more = _fitted(recipe, pictures, size)
         if dry_run or recipe.training.minutes:
-            pace = paced(model, _shown(model, pictures, recipe), recipe, device_of(recipe.device))
+            with alone():
+                pace = paced(model, _shown(model, pictures, recipe), recipe, device_of(recipe.device))
             if dry_run:
                 return pace
             recipe, cut = _cut(recipe, pace)
@@ -153,27 +186,19 @@ def pretrain(
     for choice in [*choices, *more, ("held out", len(pictures.held), how)]:
         note_choice(run, *choice)
     run.write_text("recipe.yaml", recipe.to_yaml())
-    with run.locked():
-        return _learnt(run, recipe, model, reopened(run, recipe, model), command)
+    return run
 
 
-def _resumed(run: Run, command: str) -> PretrainResult:
-    if run.finished:
-        raise UsageError("this run is finished: nothing to do", where=run.folder, hint=f"foveate fit DATA --backbone {run.folder}")
-    recipe = run.recipe()
-    model = learner(recipe)
-    with run.locked():
-        run.sweep()
-        return _learnt(run, recipe, model, reopened(run, recipe, model), command)
-
-
-def _fitted(recipe: Recipe, pictures: Unlabelled) -> tuple[Recipe, list[tuple[str, Any, str]]]:
+def _fitted(recipe: Recipe, pictures: Unlabelled, size: int) -> tuple[Recipe, list[tuple[str, Any, str]]]:
     """Batches no larger than the set; precision and memory format as asked, or plain."""
     count, asked = len(pictures.train), recipe.training
     found: list[tuple[str, Any, str]] = []
     if asked.batch_size > count:
         why = f"{count} pictures to learn from are fewer than the {asked.batch_size} of a batch"
         found.append(("training.batch_size", count, why))
+    if min(asked.batch_size, count) < size:
+        what = f"a batch of {min(asked.batch_size, count)} cannot be shared out to {size} processes"
+        raise UsageError(what, where="training.batch_size", hint="a larger --batch-size, or fewer processes")
     if asked.precision == "auto":
         found.append(("training.precision", "bf16" if torch.cuda.is_available() else "fp32", "usual on this device"))
     if asked.channels_last is None:
@@ -181,14 +206,19 @@ def _fitted(recipe: Recipe, pictures: Unlabelled) -> tuple[Recipe, list[tuple[st
     return with_settings(recipe, {field: value for field, value, _ in found}), found
 
 
-def _learnt(run: Run, recipe: Recipe, model: Model, pictures: Unlabelled, command: str) -> PretrainResult:
+def _learnt(run: Run, recipe: Recipe, model: Model, pictures: Unlabelled, command: str, processes: Team
+) -> PretrainResult | None:
     device = device_of(recipe.device)
     way = Way(recipe.training.precision, bool(recipe.training.channels_last))
     guard = _guard(model, pictures, recipe, device, way)
     start = {name: tensor.detach().cpu().clone() for name, tensor in model.changed().items()}
-    guard.begin(model.to(device=device, memory_format=way.layout), run.logged())  # type: ignore[call-overload]
+    model.to(device=device, memory_format=way.layout)  # type: ignore[call-overload]
+    if processes.leads:
+        guard.begin(model, run.logged())
     train = _shown(model, pictures, recipe)
-    outcome = _trained(Trainer(model, recipe, run, train, guard, device), start)
+    outcome = _trained(Trainer(model, recipe, run, train, guard, device, team=processes), start)
+    if not processes.leads:
+        return None
     model.put(outcome.tensors)
     end = guard.measured(model)
     assert guard.start is not None
@@ -196,7 +226,8 @@ def _learnt(run: Run, recipe: Recipe, model: Model, pictures: Unlabelled, comman
     verdict = judged(guard.start, end, guard.telling, recipe.backbone.weights == "none", harm)
     if verdict.rolled_back:
         model.put(start)
-    sheet, neighbours = painted(model, train, device), nearest(guard, model, pictures)
+    with alone():
+        sheet, neighbours = painted(model, train, device), nearest(guard, model, pictures)
     told = _written(run, model.cpu(), guard, end, verdict, outcome)
     write_learning(page_of(run, recipe, asdict(verdict), told, neighbours, sheet, command), run.folder / "report.html")
     return PretrainResult(run.folder, verdict, told["start"], told["end"], told)

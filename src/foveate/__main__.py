@@ -1,0 +1,5 @@
+"""python -m foveate, as torchrun starts it."""
+
+from foveate.cli import main
+
+main()
