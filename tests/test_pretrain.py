@@ -297,14 +297,16 @@ def test_a_loss_that_is_no_number_leaves_what_was_good(trained, pictures, tmp_pa
 # --- the run
 
 
-def test_the_run_is_a_backbone(pictures, labelled, tmp_path, capsys):
+def test_the_run_is_a_backbone(pictures, labelled, tmp_path, capsys, monkeypatch):
     words = ["pretrain", str(pictures), "--backbone", "test_efficientnet", "--weights", "none", "--size", "32", "--epochs", "2"]
     words += ["--labels", str(labelled), "--out", str(tmp_path / "run"), "--batch-size", "32", "--device", "cpu", "--json"]
     assert cli._run(words) == 0
     told = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert told["verdict"] in ("helped", "no difference", "did not help")
     assert told["start_knn_accuracy"] > 0.5
-    fitted = foveate.fit(labelled, backbone=str(tmp_path / "run"), tuning="full", epochs=1, device="cpu", out=tmp_path / "fitted")
+    monkeypatch.chdir(tmp_path)
+    fitted = foveate.fit(labelled, backbone="run", tuning="full", epochs=1, device="cpu", out=tmp_path / "fitted")
+    monkeypatch.undo()
     assert load(fitted.run, "cpu").model.backbone.input.size == 32
     assert foveate.predict(fitted.run, labelled)[0].prediction.names
     rows = {row["run"].rsplit("/", 1)[1]: row["score"] for row in foveate.runs(tmp_path).numbers()["runs"]}
@@ -466,8 +468,9 @@ def test_resume_is_exact(pictures, labelled, tmp_path, monkeypatch, after):
         return real(self, stop)
 
     monkeypatch.setattr(trainer.Trainer, "_asked", asked)
-    with pytest.raises(Interrupted):
+    with pytest.raises(Interrupted) as stopped:
         foveate.pretrain(pictures, objective="dino", labels=labelled, out=tmp_path / "cut", **words)
+    assert stopped.value.hint == f"foveate pretrain --resume {tmp_path / 'cut'}"
     monkeypatch.setattr(trainer.Trainer, "_asked", real)
     with pytest.raises(FoveateError, match="not finished"):
         build(_supervised(tmp_path / "cut"), ("a", "b"))

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from foveate import console
+from foveate.backbones import family_of
 from foveate.data import label_names
 from foveate.earlier import with_earlier
 from foveate.errors import DataError, UsageError
@@ -56,6 +57,9 @@ def settled(recipe: Recipe, table: Table) -> tuple[Recipe, list[tuple[str, Any, 
     if recipe.data.format == "auto":
         found.append(("data.format", table.format, "it looks like " + FORMATS.load(table.format).summary))
     recipe = with_settings(recipe, {"data.path": str(Path(recipe.data.path).resolve()), "data.format": table.format})
+    name = family_of(recipe.backbone.name).settled(recipe.backbone.name)
+    if name != recipe.backbone.name:
+        recipe = with_settings(recipe, {"backbone.name": name})
     truths = [sample.truth for sample in table.samples if sample.split in (None, "train")]
     if recipe.task.name == "auto":
         name, why = "classify", "there are names alone"

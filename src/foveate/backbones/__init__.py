@@ -135,6 +135,10 @@ class Family(ABC):
         """Whether `name` is this family's to open, or to refuse with a reason: one that is listed, or one that holds a path."""
         return name in self.names()
 
+    def settled(self, name: str) -> str:
+        """The name as a recipe keeps it: one that holds a path means the same from another folder."""
+        return name
+
     @abstractmethod
     def card(self, name: str) -> Card:
         """What is known about one backbone, without its weights."""

@@ -20,6 +20,9 @@ class RunFamily(Family):
     def knows(self, name: str) -> bool:
         return (Path(name) / "recipe.yaml").is_file()
 
+    def settled(self, name: str) -> str:
+        return str(Path(name).resolve())
+
     def card(self, name: str) -> Card:
         own = _opened(name).recipe().backbone
         return family_of(own.name).card(own.name)

@@ -16,7 +16,7 @@ from foveate import console
 from foveate.catalogue import Catalogue, Stream
 from foveate.data import Pictures
 from foveate.distributed import Team, alone, team
-from foveate.errors import RunError, UsageError
+from foveate.errors import Interrupted, RunError, UsageError
 from foveate.guard import Guard, Measures, collapsed, fallen, gained
 from foveate.job import note_choice
 from foveate.model import Model, learner
@@ -32,6 +32,7 @@ from foveate.verbs._learning_page import nearest, page_of, painted
 from foveate.verbs._pace import Pace, paced
 from foveate.verbs._unlabelled import HELD, LABELS, TRAIN, Unlabelled, gathered, reopened
 from foveate.views import Crops, views
+from foveate.weights import fingerprint
 
 DEFAULT = "lejepa"
 _GENTLE = Crops(wide=2, wide_area=(0.5, 1.0), colours=0.3)  # of the copies that the guard looks for
@@ -206,12 +207,14 @@ def _fitted(recipe: Recipe, pictures: Unlabelled, size: int) -> tuple[Recipe, li
     return with_settings(recipe, {field: value for field, value, _ in found}), found
 
 
-def _learnt(run: Run, recipe: Recipe, model: Model, pictures: Unlabelled, command: str, processes: Team
+def _learnt(
+    run: Run, recipe: Recipe, model: Model, pictures: Unlabelled, command: str, processes: Team
 ) -> PretrainResult | None:
     device = device_of(recipe.device)
     way = Way(recipe.training.precision, bool(recipe.training.channels_last))
     guard = _guard(model, pictures, recipe, device, way)
     start = {name: tensor.detach().cpu().clone() for name, tensor in model.changed().items()}
+    frozen = fingerprint(model.frozen())
     model.to(device=device, memory_format=way.layout)  # type: ignore[call-overload]
     if processes.leads:
         guard.begin(model, run.logged())
@@ -220,6 +223,8 @@ def _learnt(run: Run, recipe: Recipe, model: Model, pictures: Unlabelled, comman
     if not processes.leads:
         return None
     model.put(outcome.tensors)
+    if fingerprint(model.frozen()) != frozen:
+        raise RunError("frozen weights moved: this is a bug in Foveate", where=run.folder)
     end = guard.measured(model)
     assert guard.start is not None
     harm = outcome.reason if any(row["worse"] for row in run.logged()[-1:]) else ""
@@ -277,6 +282,9 @@ def _trained(trainer: Trainer, start: dict[str, Tensor]) -> Outcome:
     """What the loop came to; the last good state where the loss became no number."""
     try:
         return trainer.train()
+    except Interrupted as error:
+        error.hint = f"foveate pretrain --resume {trainer.run.folder}"
+        raise
     except RunError as error:
         state = trainer.state
         reason = f"{error.what}: {error.hint}"
