@@ -455,15 +455,14 @@ def test_low_rank_pretraining_leaves_a_plain_backbone(trained, pictures, tmp_pat
     assert sum(not torch.equal(before[name], after[name]) for name in before) > 5
 
 
-@pytest.mark.parametrize("after", [2, 5])
-def test_resume_is_exact(pictures, labelled, tmp_path, monkeypatch, after):
+def test_resume_is_exact(pictures, labelled, tmp_path, monkeypatch):
     words = {**QUICK, "batch_size": 20, "settings": {"task.narrow": 0, "task.hidden": 32, "task.prototypes": 32}}
     whole = foveate.pretrain(pictures, objective="dino", labels=labelled, out=tmp_path / "whole", **words)
     real, looked = trainer.Trainer._asked, []
 
     def asked(self, stop):
         looked.append(1)
-        if len(looked) == after:
+        if len(looked) == 5:  # in the second epoch
             stop.signal = signal.SIGTERM
         return real(self, stop)
 
