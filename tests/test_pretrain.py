@@ -26,7 +26,7 @@ from foveate import cli, trainer
 from foveate.catalogue import Catalogue, Entry, Stream, entries
 from foveate.data import Pixels
 from foveate.errors import DataError, FoveateError, Interrupted, UsageError
-from foveate.guard import Measures, collapsed, knn_hits, rank, spread
+from foveate.guard import Measures, collapsed, knn_hits, linear_hits, rank, spread
 from foveate.model import build, learner
 from foveate.objectives import OBJECTIVES
 from foveate.objectives.dino import agreement
@@ -247,7 +247,23 @@ def test_measures_of_features():
     assert spread(torch.ones(400, 8) + 1e-4 * even) < 0.001
     groups = torch.eye(4).repeat_interleave(30, 0) + 0.1 * torch.randn(120, 4)
     assert knn_hits(groups, np.arange(4).repeat(30)).mean() > 0.95
+    assert linear_hits(groups, np.arange(4).repeat(30)).mean() > 0.95
+    assert 0.05 < linear_hits(torch.randn(400, 8), np.arange(400) % 4).mean() < 0.45
     assert 0.05 < knn_hits(torch.randn(400, 8), np.arange(400) % 4).mean() < 0.45
+
+
+def test_left_out_is_left_out():
+    """The short way against solving anew without each image."""
+    torch.manual_seed(0)
+    features, labels = torch.randn(30, 6), np.arange(30) % 3
+    rows = functional.normalize(features - features.mean(0), dim=1).double().numpy()
+    share, wanted = np.full(3, 1 / 3), []
+    for place in range(30):
+        kept = np.arange(30) != place
+        target = np.eye(3)[labels[kept]] - share
+        weight = np.linalg.solve(rows[kept].T @ rows[kept] + 0.1 * np.eye(6), rows[kept].T @ target)
+        wanted.append((rows[place] @ weight + share).argmax() == labels[place])
+    assert linear_hits(features, labels).tolist() == wanted
 
 
 @pytest.mark.parametrize(

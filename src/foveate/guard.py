@@ -26,6 +26,7 @@ _WANTS = frozenset({Provides.POOLED})
 _RANK, _SPREAD = 0.25, 0.1  # of what they were at the start: below, the features have collapsed
 _NOTHING = {"rank": 1.5, "spread": 0.01}  # below, they have, wherever they began
 _PATIENCE = 3  # epochs in a row that are worse than the start before it ends: the first steps of a new head disturb
+_PENALTY = 0.1  # of the linear classifier, where features have length 1
 _HARM = "worse"
 
 
@@ -34,22 +35,25 @@ class Measures:
     """What features of the held-out images are like.
 
     `rank`: how many directions they fill (RankMe, Garrido et al. 2023). `spread`: mean deviation of features of length 1. `found`:
-    (N,) bool, whether a distorted copy of an image is nearest to another copy of it. `knn`: (N,) bool, whether its neighbours know
-    the image's class, each image being left out in turn; None without labels.
+    (N,) bool, whether a distorted copy of an image is nearest to another copy of it. `knn`, `linear`: (N,) bool, whether its
+    neighbours, or a linear classifier, know the image's class, each image being left out in turn; None without labels.
     """
 
     rank: float
     spread: float
     found: np.ndarray
     knn: np.ndarray | None = None
+    linear: np.ndarray | None = None
 
     def row(self) -> dict[str, float]:
-        known = {} if self.knn is None else {"knn_accuracy": float(self.knn.mean())}
+        both = (("knn_accuracy", self.knn), ("linear_accuracy", self.linear))
+        known = {name: float(hits.mean()) for name, hits in both if hits is not None}
         return {**known, "self_retrieval": float(self.found.mean()), "rank": self.rank, "spread": self.spread}
 
     def part(self, places: np.ndarray) -> Measures:
         """Of some of the images, as they were measured among all."""
-        return Measures(self.rank, self.spread, self.found[places], None if self.knn is None else self.knn[places])
+        knn, linear = (None if hits is None else hits[places] for hits in (self.knn, self.linear))
+        return Measures(self.rank, self.spread, self.found[places], knn, linear)
 
 
 class Guard(Judge):
@@ -99,7 +103,8 @@ class Guard(Judge):
         views = [(batch.images, torch.stack([each["wide"][0] for each in batch.targets])) for batch in self._batches(self.copies)]
         one, other = (torch.cat([self._pooled(model, pair[place]) for pair in views]) for place in (0, 1))
         model.train(was_training)
-        return Measures(rank(features), spread(features), found(one, other), self._answered(features))
+        known = [] if self.labels is None else [answer(features, self.labels) for answer in (knn_hits, linear_hits)]
+        return Measures(rank(features), spread(features), found(one, other), *known)
 
     @torch.inference_mode()
     def features(self, model: Model) -> Tensor:
@@ -114,11 +119,6 @@ class Guard(Judge):
 
     def _batches(self, pictures: Pictures) -> Any:
         return loader(pictures, Order(len(pictures), self.size))
-
-    def _answered(self, features: Tensor) -> np.ndarray | None:
-        if self.labels is None:
-            return None
-        return knn_hits(features, self.labels)
 
 
 def rank(features: Tensor) -> float:
@@ -149,6 +149,17 @@ def knn_hits(features: Tensor, labels: np.ndarray) -> np.ndarray:
     cosines = (alike @ alike.T).fill_diagonal_(-2.0)  # below any cosine: nobody votes for itself
     nearest, places = cosines.topk(min(NEIGHBOURS, len(labels) - 1), dim=1)
     return np.asarray(weighted(nearest, answers[places]).argmax(1).numpy() == labels)
+
+
+def linear_hits(features: Tensor, labels: np.ndarray) -> np.ndarray:
+    """(N, D), (N,) -> (N,) bool: the same of a linear classifier, by least squares with a small penalty. To leave an image out
+    takes no second solution: its error grows by its own share in the answer (Allen 1974)."""
+    rows = functional.normalize(features - features.mean(0), dim=1).double()
+    classes = torch.from_numpy(np.eye(labels.max() + 1)[labels])
+    targets = classes - classes.mean(0)
+    inverse = torch.linalg.inv(rows @ rows.T + _PENALTY * torch.eye(len(rows), dtype=torch.float64))
+    left_out = targets - (inverse @ targets) / inverse.diagonal()[:, None]
+    return np.asarray((left_out + classes.mean(0)).argmax(1).numpy() == labels)
 
 
 def collapsed(now: Measures, start: Measures, random: bool) -> str:

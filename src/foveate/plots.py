@@ -104,8 +104,9 @@ def curves(rows: list[dict[str, Any]]) -> str:
 def learning(rows: list[dict[str, Any]]) -> str:
     """Rows of metrics.jsonl of a pre-training -> SVG: the loss, what neighbours know, and how many directions features fill."""
     figure = Figure(figsize=(9.6, 3.0))
-    for axes, names in zip(figure.subplots(1, 3), (("train_loss",), ("knn_accuracy", "self_retrieval"), ("rank",)), strict=True):
-        for name, colour in zip(names, (_BLUE, _ORANGE), strict=False):
+    shown = (("train_loss",), ("knn_accuracy", "linear_accuracy", "self_retrieval"), ("rank",))
+    for axes, names in zip(figure.subplots(1, 3), shown, strict=True):
+        for name, colour in zip(names, _HUES, strict=False):
             _line(axes, rows, name, colour)
         axes.set_xlabel("epoch")
         axes.spines[["top", "right"]].set_visible(False)
