@@ -21,6 +21,8 @@ bench:
 	$(PYTHON) bench/race.py
 	$(PYTHON) bench/shots.py
 	$(PYTHON) bench/small_clip.py
+	$(PYTHON) bench/shift.py
+	$(PYTHON) bench/pretrain.py
 
 demo:
 	foveate demo
