@@ -144,8 +144,7 @@ def found(one: Tensor, other: Tensor) -> np.ndarray:
 
 def knn_hits(features: Tensor, labels: np.ndarray) -> np.ndarray:
     """(N, D), (N,) -> (N,) bool: whether the votes of an image's neighbours, itself left out, are for its class."""
-    alike = functional.normalize(features - features.mean(0), dim=1)
-    answers = torch.from_numpy(np.eye(labels.max() + 1)[labels]).float()
+    alike, answers = _compared(features, labels)
     cosines = (alike @ alike.T).fill_diagonal_(-2.0)  # below any cosine: nobody votes for itself
     nearest, places = cosines.topk(min(NEIGHBOURS, len(labels) - 1), dim=1)
     return np.asarray(weighted(nearest, answers[places]).argmax(1).numpy() == labels)
@@ -154,12 +153,16 @@ def knn_hits(features: Tensor, labels: np.ndarray) -> np.ndarray:
 def linear_hits(features: Tensor, labels: np.ndarray) -> np.ndarray:
     """(N, D), (N,) -> (N,) bool: the same of a linear classifier, by least squares with a small penalty. To leave an image out
     takes no second solution: its error grows by its own share in the answer (Allen 1974)."""
-    rows = functional.normalize(features - features.mean(0), dim=1).double()
-    classes = torch.from_numpy(np.eye(labels.max() + 1)[labels])
+    rows, classes = (each.double() for each in _compared(features, labels))
     targets = classes - classes.mean(0)
     inverse = torch.linalg.inv(rows @ rows.T + _PENALTY * torch.eye(len(rows), dtype=torch.float64))
     left_out = targets - (inverse @ targets) / inverse.diagonal()[:, None]
     return np.asarray((left_out + classes.mean(0)).argmax(1).numpy() == labels)
+
+
+def _compared(features: Tensor, labels: np.ndarray) -> tuple[Tensor, Tensor]:
+    """(N, D) features, centred and of length 1, and (N, K) their classes, one-hot."""
+    return functional.normalize(features - features.mean(0), dim=1), torch.from_numpy(np.eye(labels.max() + 1)[labels]).float()
 
 
 def collapsed(now: Measures, start: Measures, random: bool) -> str:

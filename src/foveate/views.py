@@ -18,7 +18,6 @@ _GREY, _BLUR = 0.2, 0.3  # chances
 _BLUR_FROM = 64  # px: a smaller view has nothing to blur
 
 
-
 @dataclass(frozen=True)
 class Crops:
     """The views of an image in a step. `wide`: how many at the network's size, of a share of the area within `wide_area`; `narrow`:

@@ -28,14 +28,16 @@ class Objective(Task):
     """
 
     needs: frozenset[Provides] = frozenset({Provides.POOLED})
+    wide: ClassVar[int] = 2  # views at the network's size
     answer: ClassVar[type[Picture]] = Picture
     suggests: ClassVar[dict[str, Any]] = {}
     Settings: ClassVar[type[TaskSettings]] = ObjectiveSettings
 
     @property
     def crops(self) -> Crops:
-        """What its views show."""
-        return Crops(wide_area=(self.settings.area, 1.0), colours=self.settings.colours)
+        """What its views show; smaller ones where a setting `narrow` says how many."""
+        own = self.settings
+        return Crops(self.wide, (own.area, 1.0), getattr(own, "narrow", 0), colours=own.colours)
 
     def encode(self, truth: Any, size: tuple[int, int]) -> Target:
         return {}

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from foveate.backbones import Backbone
+from foveate.distributed import together
+from foveate.objectives import Objective
 from foveate.types import Batch, Provides
 
 _WANTS = frozenset({Provides.POOLED})
@@ -34,6 +36,20 @@ def pooled(backbone: Backbone, views: Tensor) -> Tensor:
     found = backbone(views.flatten(0, 1), _WANTS).pooled
     assert found is not None
     return torch.unflatten(found, 0, views.shape[:2])
+
+
+def described(backbone: Backbone, batch: Batch) -> Tensor:
+    """(V + L, B, D): every view, the wide ones first."""
+    found, small = pooled(backbone, wide(batch)), narrow(batch)
+    return found if small is None else torch.cat([found, pooled(backbone, small)])
+
+
+class Compared(Objective):
+    """Projections of all views are compared, with those of the images that other processes have."""
+
+    def forward(self, backbone: Backbone, head: nn.Module, batch: Batch) -> Tensor:
+        """(V + L, B, P)."""
+        return together(head(described(backbone, batch)))
 
 
 class Projector(nn.Module):

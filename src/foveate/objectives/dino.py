@@ -14,9 +14,8 @@ from torch.nn import functional
 from foveate.backbones import Backbone
 from foveate.distributed import present
 from foveate.objectives import Objective, ObjectiveSettings
-from foveate.objectives._views import narrow, pooled, wide
+from foveate.objectives._views import described, pooled, wide
 from foveate.types import Batch
-from foveate.views import Crops
 
 _BOTTLENECK = 128
 
@@ -67,10 +66,6 @@ class DINO(Objective):
 
     settings: DINOSettings
 
-    @property
-    def crops(self) -> Crops:
-        return Crops(wide_area=(self.settings.area, 1.0), narrow=self.settings.narrow, colours=self.settings.colours)
-
     def head(self, backbone: Backbone) -> nn.Module:
         return Pair(backbone.width, self.settings)
 
@@ -81,12 +76,10 @@ class DINO(Objective):
 
     def forward(self, backbone: Backbone, head: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
         """The student's answers to all views (V + L, B, K), and the teacher's to the wide ones (V, B, K), as chances."""
-        pair, views = cast(Pair, head), wide(batch)
-        found, small = pooled(backbone, views), narrow(batch)
-        if small is not None:
-            found = torch.cat([found, pooled(backbone, small)])
+        pair = cast(Pair, head)
+        found = described(backbone, batch)
         with torch.no_grad():
-            answers = pair.teacher(pooled(pair.eyes, views)).float()
+            answers = pair.teacher(pooled(pair.eyes, wide(batch))).float()
             chances = ((answers - pair.centre) / self.settings.teacher_temperature).softmax(-1)
             if pair.training:
                 middle = answers.mean((0, 1))

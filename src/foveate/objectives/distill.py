@@ -15,7 +15,6 @@ from torch.nn import functional
 from foveate.backbones import Backbone, family_of
 from foveate.objectives import Objective, ObjectiveSettings
 from foveate.types import Batch, InputSpec, Provides
-from foveate.views import Crops
 
 _BOTH = frozenset({Provides.POOLED, Provides.MAPS})
 _EVEN = 0.99  # momentum of the teacher's mean and deviation
@@ -67,15 +66,12 @@ class Lesson(nn.Module):
 
 
 class Distill(Objective):
+    wide: ClassVar[int] = 1
     needs = _BOTH
     suggests: ClassVar[dict[str, Any]] = {"training.batch_size": 64}
     Settings: ClassVar[type[DistillSettings]] = DistillSettings
 
     settings: DistillSettings
-
-    @property
-    def crops(self) -> Crops:
-        return Crops(wide=1, wide_area=(self.settings.area, 1.0), colours=self.settings.colours)
 
     def head(self, backbone: Backbone) -> nn.Module:
         name, weights = self.settings.teacher, self.settings.teacher_weights

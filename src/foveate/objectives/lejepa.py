@@ -15,11 +15,9 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from foveate.backbones import Backbone
-from foveate.distributed import together
-from foveate.objectives import Objective, ObjectiveSettings
-from foveate.objectives._views import Projector, narrow, pooled, wide
+from foveate.objectives import ObjectiveSettings
+from foveate.objectives._views import Compared, Projector
 from foveate.types import Batch
-from foveate.views import Crops
 
 _REACH, _KNOTS = 5.0, 17  # the characteristic functions are compared at so many points of [-reach, reach]
 
@@ -32,30 +30,18 @@ class LeJEPASettings(ObjectiveSettings):
     width: int = Field(64, ge=1, description="width of the projection")
 
 
-class LeJEPA(Objective):
+class LeJEPA(Compared):
     suggests: ClassVar[dict[str, Any]] = {"training.batch_size": 128}
     Settings: ClassVar[type[LeJEPASettings]] = LeJEPASettings
 
     settings: LeJEPASettings
 
-    @property
-    def crops(self) -> Crops:
-        return Crops(wide_area=(self.settings.area, 1.0), narrow=self.settings.narrow, colours=self.settings.colours)
-
     def head(self, backbone: Backbone) -> nn.Module:
         return Projector(backbone.width, self.settings.hidden, self.settings.width)
 
-    def forward(self, backbone: Backbone, head: nn.Module, batch: Batch) -> tuple[Tensor, int]:
-        """(V + L, B, P), and V."""
-        views = wide(batch)
-        found, small = pooled(backbone, views), narrow(batch)
-        if small is not None:
-            found = torch.cat([found, pooled(backbone, small)])
-        return together(head(found)), len(views)
-
-    def loss(self, output: tuple[Tensor, int], batch: Batch) -> dict[str, Tensor]:
-        projected, count = output[0].float(), output[1]
-        aim, weight = projected[:count].mean(0), self.settings.regularity
+    def loss(self, output: Tensor, batch: Batch) -> dict[str, Tensor]:
+        projected, weight = output.float(), self.settings.regularity
+        aim = projected[: self.wide].mean(0)
         odd = torch.stack([unlike_normal(each, self.settings.directions) for each in projected]).mean()
         return {"prediction": (1 - weight) * (projected - aim).square().mean(), "regularity": weight * odd}
 

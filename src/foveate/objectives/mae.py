@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, ClassVar
 
 import torch
@@ -13,7 +14,6 @@ from foveate.backbones import Backbone
 from foveate.distributed import drawn
 from foveate.objectives import Objective, ObjectiveSettings
 from foveate.types import Batch
-from foveate.views import Crops
 
 _HEADS = 4  # of the decoder's attention
 _EPSILON = 1e-6  # in the deviation of a patch
@@ -51,14 +51,11 @@ class Decoder(nn.Module):
 
 
 class MAE(Objective):
+    wide: ClassVar[int] = 1
     suggests: ClassVar[dict[str, Any]] = {"training.batch_size": 128}
     Settings: ClassVar[type[MAESettings]] = MAESettings
 
     settings: MAESettings
-
-    @property
-    def crops(self) -> Crops:
-        return Crops(wide=1, wide_area=(self.settings.area, 1.0), colours=self.settings.colours)
 
     def head(self, backbone: Backbone) -> nn.Module:
         return Decoder(backbone.token_width, backbone.patches(), self.settings)
@@ -73,19 +70,20 @@ class MAE(Objective):
 
     def loss(self, output: tuple[Tensor, Tensor], batch: Batch) -> dict[str, Tensor]:
         painted, hidden = output
-        side = round((painted.shape[-1] / 3) ** 0.5)
-        wrong = (painted.float() - evened(patched(batch.images, side))).square().mean(2)
+        own = patched(batch.images, _side(painted))
+        mean, deviation = light(own)
+        wrong = (painted.float() - (own - mean) / deviation).square().mean(2)
         return {"loss": (wrong * hidden).sum() / hidden.sum()}
 
     def painted(self, output: tuple[Tensor, Tensor], batch: Batch) -> tuple[Tensor, Tensor]:
         """The patches that were left out, with the brightness and contrast that they have: the decoder is not asked for them."""
         found, hidden = output
-        side = round((found.shape[-1] / 3) ** 0.5)
+        side = _side(found)
         own = patched(batch.images, side)
-        variance, mean = torch.var_mean(own, dim=2, keepdim=True)
-        filled = torch.where(hidden[..., None] > 0, found * (variance + _EPSILON).sqrt() + mean, own)
+        mean, deviation = light(own)
+        filled = torch.where(hidden[..., None] > 0, found * deviation + mean, own)
         blank = own * (1 - hidden[..., None])
-        fold = {"output_size": batch.images.shape[-2:], "kernel_size": side, "stride": side}
+        fold: dict[str, Any] = {"output_size": batch.images.shape[-2:], "kernel_size": side, "stride": side}
         seen, whole = (functional.fold(each.transpose(1, 2), **fold) for each in (blank, filled))
         return seen, whole
 
@@ -95,7 +93,13 @@ def patched(images: Tensor, side: int) -> Tensor:
     return functional.unfold(images, side, stride=side).transpose(1, 2)
 
 
-def evened(patches: Tensor) -> Tensor:
-    """Each patch with mean 0 and deviation 1: structure counts, brightness does not (He et al. 2022, section 3)."""
+def light(patches: Tensor) -> tuple[Tensor, Tensor]:
+    """(B, N, 1) mean and deviation of each patch, without which structure counts and brightness does not (He et al. 2022,
+    section 3)."""
     variance, mean = torch.var_mean(patches, dim=2, keepdim=True)
-    return (patches - mean) / (variance + _EPSILON).sqrt()
+    return mean, (variance + _EPSILON).sqrt()
+
+
+def _side(painted: Tensor) -> int:
+    """Of a patch, px."""
+    return math.isqrt(painted.shape[-1] // 3)

@@ -10,9 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from foveate.backbones import Backbone
-from foveate.distributed import together
-from foveate.objectives import Objective, ObjectiveSettings
-from foveate.objectives._views import Projector, pooled, wide
+from foveate.objectives import ObjectiveSettings
+from foveate.objectives._views import Compared, Projector
 from foveate.types import Batch
 
 
@@ -22,7 +21,7 @@ class SimCLRSettings(ObjectiveSettings):
     width: int = Field(128, ge=1, description="width of what is compared")
 
 
-class SimCLR(Objective):
+class SimCLR(Compared):
     suggests: ClassVar[dict[str, Any]] = {"training.batch_size": 256}
     Settings: ClassVar[type[SimCLRSettings]] = SimCLRSettings
 
@@ -30,9 +29,6 @@ class SimCLR(Objective):
 
     def head(self, backbone: Backbone) -> nn.Module:
         return Projector(backbone.width, self.settings.hidden, self.settings.width, layers=2)
-
-    def forward(self, backbone: Backbone, head: nn.Module, batch: Batch) -> Tensor:
-        return together(head(pooled(backbone, wide(batch))))
 
     def loss(self, output: Tensor, batch: Batch) -> dict[str, Tensor]:
         return {"loss": contrast(output[0].float(), output[1].float(), self.settings.temperature)}

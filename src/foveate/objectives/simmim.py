@@ -18,28 +18,22 @@ from foveate.backbones import Backbone
 from foveate.distributed import drawn
 from foveate.objectives import Objective, ObjectiveSettings
 from foveate.types import Batch, Provides
-from foveate.views import Crops
-
-_CELLS = 7  # squares along a side, where nothing else is said
 
 
 class SimMIMSettings(ObjectiveSettings):
     area: float = Field(0.5, gt=0, le=1, description="smallest share of the image's area that a view shows")
     colours: float = Field(0.0, ge=0, le=1, description="strength of the random colours of views")
     hidden_share: float = Field(0.6, gt=0, lt=1, description="share of the squares that are blanked")
-    cells: int = Field(_CELLS, ge=2, description="squares along a side of the picture")
+    cells: int = Field(7, ge=2, description="squares along a side of the picture")
 
 
 class SimMIM(Objective):
+    wide: ClassVar[int] = 1
     needs = frozenset({Provides.MAPS})
     suggests: ClassVar[dict[str, Any]] = {"training.batch_size": 128}
     Settings: ClassVar[type[SimMIMSettings]] = SimMIMSettings
 
     settings: SimMIMSettings
-
-    @property
-    def crops(self) -> Crops:
-        return Crops(wide=1, wide_area=(self.settings.area, 1.0), colours=self.settings.colours)
 
     def head(self, backbone: Backbone) -> nn.Module:
         stride = backbone.map_strides[-1]

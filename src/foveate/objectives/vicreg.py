@@ -10,9 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from foveate.backbones import Backbone
-from foveate.distributed import together
-from foveate.objectives import Objective, ObjectiveSettings
-from foveate.objectives._views import Projector, pooled, wide
+from foveate.objectives import ObjectiveSettings
+from foveate.objectives._views import Compared, Projector
 from foveate.types import Batch
 
 _EPSILON = 1e-4  # in the square root of the variance, as in the paper
@@ -25,7 +24,7 @@ class VICRegSettings(ObjectiveSettings):
     width: int = Field(1024, ge=2, description="width of the projector and of what is compared")
 
 
-class VICReg(Objective):
+class VICReg(Compared):
     suggests: ClassVar[dict[str, Any]] = {"training.batch_size": 256}
     Settings: ClassVar[type[VICRegSettings]] = VICRegSettings
 
@@ -33,9 +32,6 @@ class VICReg(Objective):
 
     def head(self, backbone: Backbone) -> nn.Module:
         return Projector(backbone.width, self.settings.width, self.settings.width)
-
-    def forward(self, backbone: Backbone, head: nn.Module, batch: Batch) -> Tensor:
-        return together(head(pooled(backbone, wide(batch))))
 
     def loss(self, output: Tensor, batch: Batch) -> dict[str, Tensor]:
         one, other = output[0].float(), output[1].float()

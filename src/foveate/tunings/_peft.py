@@ -28,15 +28,20 @@ class PeftTuning(Tuning):
         """Whether the method can stand beside this layer."""
         return is_plain(module)
 
+    def targets(self, model: Adaptable) -> list[str]:
+        """The names of the layers that it stands beside."""
+        return called(model.backbone, self.fits, self.lacks)
+
     @abstractmethod
     def config(self, model: Adaptable, targets: list[str]) -> Any:
         """peft's configuration for the layers of these names."""
 
     def apply(self, model: Adaptable) -> None:
-        targets = called(model.backbone, self.fits, self.lacks)
-        config = self.config(model, targets)
+        config = self.config(model, self.targets(model))
         model.backbone.requires_grad_(False)
-        self.tuner = put_beside(model.backbone, config)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # peft warns about layer types that were left out on purpose
+            self.tuner = PEFT_TYPE_TO_TUNER_MAPPING[config.peft_type](model.backbone, config, ADAPTER)
         model.head.requires_grad_(True)
 
     def merge(self, model: Adaptable) -> None:
@@ -46,10 +51,3 @@ class PeftTuning(Tuning):
                 if isinstance(child, BaseTunerLayer):
                     child.merge(safe_merge=True)
                     setattr(parent, name, child.get_base_layer())
-
-
-def put_beside(network: nn.Module, config: Any) -> Any:
-    """Puts the adapters into the network; gives peft's own object."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # peft warns about layer types that were left out on purpose
-        return PEFT_TYPE_TO_TUNER_MAPPING[config.peft_type](network, config, ADAPTER)

@@ -9,11 +9,11 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 from pydantic import Field
+from torch import nn
 
 from foveate.tunings import Adaptable, TuningSettings
 from foveate.tunings._layers import called, is_norm
 from foveate.tunings._lora import LoraSettings, LoraTuning
-from foveate.tunings._peft import put_beside
 
 
 class ExPLoRASettings(LoraSettings):
@@ -26,12 +26,14 @@ class ExPLoRA(LoraTuning):
     Settings: ClassVar[type[TuningSettings]] = ExPLoRASettings
     settings: Any
 
+    def targets(self, model: Adaptable) -> list[str]:
+        inside = {id(module) for block in self._whole(model) for module in block.modules()}
+        return called(model.backbone, lambda module: self.fits(module) and id(module) not in inside, self.lacks)
+
     def apply(self, model: Adaptable) -> None:
-        whole = model.backbone.blocks()[-self.settings.blocks :]
-        inside = {id(module) for block in whole for module in block.modules()}
-        targets = called(model.backbone, lambda module: self.fits(module) and id(module) not in inside, self.lacks)
-        model.backbone.requires_grad_(False)
-        self.tuner = put_beside(model.backbone, self.config(model, targets))
-        for module in [*whole, *(module for module in model.backbone.modules() if is_norm(module))]:
+        super().apply(model)
+        for module in [*self._whole(model), *(module for module in model.backbone.modules() if is_norm(module))]:
             module.requires_grad_(True)
-        model.head.requires_grad_(True)
+
+    def _whole(self, model: Adaptable) -> list[nn.Module]:
+        return model.backbone.blocks()[-self.settings.blocks :]

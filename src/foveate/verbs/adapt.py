@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy.stats import entropy as entropies
 from torch import Tensor
 
 from foveate import console
@@ -150,8 +151,7 @@ def _answered(predictor: Predictor, away: Scanned, home: Scanned) -> tuple[Answe
     found = predictor.answers(away.table.samples, away.pixels).predictions
     names = ["|".join(each.names) or "none" for each in found if isinstance(each, Labels)]
     chances = np.array([each.scores for each in found if isinstance(each, Labels)])
-    plain = bool(names) and not predictor.multilabel
-    entropy = float(-(chances * np.log(chances.clip(min=1e-12))).sum(1).mean()) if plain else None
+    entropy = float(entropies(chances, axis=1).mean()) if names and not predictor.multilabel else None
     kept = home.table.of("val") or home.table.of("test")
     if not kept:
         return Answered(names, entropy, None), ""
