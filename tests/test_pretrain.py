@@ -519,6 +519,9 @@ def test_bad_words_and_bad_pictures_are_one_sentence(pictures, labelled, quick, 
     assert Run(out).recipe().training.batch_size == found.outcome["images"]["train"]
     with pytest.raises(UsageError, match="answers nothing yet"):
         foveate.predict(out, pictures)
+    for go_on in (foveate.soup, lambda run: foveate.continue_(run, labelled), lambda run: foveate.adapt(run, pictures)):
+        with pytest.raises(UsageError, match="nothing goes on from this run"):
+            go_on(out)
     with pytest.raises(UsageError, match="is finished"):
         foveate.pretrain(resume=out)
     fitted = fit(quick, tmp_path / "fitted").run

@@ -49,7 +49,7 @@ def earlier_run(recipe: Recipe) -> Run | None:
     if not recipe.start.run:
         return None
     run = Run.open(Path(recipe.start.run))
-    run.refuse_adapted()
+    run.refuse_as_start()
     run.outcome()
     return run
 

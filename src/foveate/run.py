@@ -9,6 +9,7 @@ environment.json       versions, machine, command
 checkpoints/           immutable folders to resume from
 model.safetensors      the tensors that training changed, the best of them
 backbone.safetensors   in the place of the former, of a pre-training: the whole backbone
+train.jsonl, held.jsonl, labels.json   of a pre-training: its pictures, those of its guard, and their classes where they are known
 adapted.safetensors    what was moved afterwards for images from elsewhere (foveate adapt), and adapted.json: how, for which
 finished.json          what the run reached; with the checksums of the files above. Written last
 evaluations/NAME/      predictions.jsonl, scores.json and report.html of one evaluation
@@ -106,13 +107,24 @@ class Run:
         """How, and for which images, the finished network was adapted afterwards; nothing where it was not."""
         return dict(self.read_json("adapted.json")) if (self.folder / "adapted.json").is_file() else {}
 
-    def refuse_adapted(self) -> None:
-        """Raises UsageError for a run that was adapted: what was learnt is in the run that it was made from."""
-        about = self.adapted()
+    def refuse_as_start(self) -> None:
+        """Raises UsageError for a run that nothing can go on from: one that was adapted, for what was learnt is in the run that it
+        was made from; and a pre-training, which has no answers to go on with."""
+        what, about = "nothing goes on from this run", self.adapted()
         if about:
             why = "it was adapted to images from elsewhere, without labels"
             hint = f"name the run that it was made from: {about['run']}"
-            raise UsageError("nothing goes on from this run", where=self.folder, why=why, hint=hint)
+            raise UsageError(what, where=self.folder, why=why, hint=hint)
+        if self.pretrained:
+            hint = f"foveate fit DATA --backbone {self.folder}"
+            raise UsageError(what, where=self.folder, why="it is a backbone, and answers nothing yet", hint=hint)
+
+    def carry_over(self, first: Run, command: str) -> None:
+        """Takes over what a run that is made from another one has in common with it; recipe and weights are still to come."""
+        self.write_json("classes.json", list(first.classes()))
+        self.write_splits(first.splits())
+        self.write_json("environment.json", environment(command))
+        self.write_json("choices.json", first.read_json("choices.json"))
 
     @property
     def pretrained(self) -> bool:

@@ -30,7 +30,7 @@ def opened(folders: Sequence[Path]) -> list[Run]:
         raise UsageError("no run was named", hint="foveate soup RUN [RUN ...]")
     runs = [Run.open(folder) for folder in folders]
     for run in runs:
-        run.refuse_adapted()
+        run.refuse_as_start()
         run.check()
         if not any(row["split"] == "val" for row in run.splits()):
             hint = "fit with --set data.val=0.15: an average is chosen on images that trained nothing"

@@ -21,7 +21,7 @@ from foveate.earlier import own_table
 from foveate.errors import UsageError
 from foveate.images import printable
 from foveate.predictor import Predictor, load
-from foveate.run import ADAPTED, Run, environment
+from foveate.run import ADAPTED, Run
 from foveate.scoring import scored
 from foveate.types import Batch, Labels, Sample, Score, Table
 from foveate.verbs.evaluate import scanned_aloud
@@ -121,7 +121,7 @@ def adapt(
     adaptation = ADAPTATIONS.make(how, settings or {})
     paths = list(dict.fromkeys(pictures_at(images)))
     first = Run.open(run)
-    first.refuse_adapted()
+    first.refuse_as_start()
     predictor = load(run, device)
     _refuse_unsuited(adaptation, how, predictor)
     strictly = predictor.recipe.data.model_copy(update={"strict": strict})
@@ -185,10 +185,7 @@ def _feed(predictor: Predictor, pictures: Pictures, bar: Bar) -> Feed:
 
 def _write(new: Run, first: Run, moved: dict[str, Tensor], about: dict[str, Any], command: str) -> None:
     """The run as it was, and beside it what has moved."""
-    new.write_json("classes.json", list(first.classes()))
-    new.write_splits(first.splits())
-    new.write_json("environment.json", environment(command))
-    new.write_json("choices.json", first.read_json("choices.json"))
+    new.carry_over(first, command)
     new.write_json("adapted.json", about)
     new.write_tensors("model.safetensors", read_tensors(first.folder / "model.safetensors", own=True))
     new.write_tensors(ADAPTED, moved)

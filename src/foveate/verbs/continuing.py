@@ -31,7 +31,7 @@ def continue_(
     question, new classes of boxes or masks.
     """
     earlier = Run.open(run)
-    earlier.refuse_adapted()
+    earlier.refuse_as_start()
     earlier.outcome()
     recipe = earlier.recipe()
     fresh: dict[str, Any] = {"data.path": str(data), "data.format": "auto", "start.run": str(run.resolve())}

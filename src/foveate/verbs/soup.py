@@ -27,7 +27,7 @@ from foveate.errors import UsageError
 from foveate.job import Job, note_choice
 from foveate.metrics import gain
 from foveate.precision import device_of
-from foveate.run import Run, environment
+from foveate.run import Run
 from foveate.types import Score
 from foveate.verbs._averager import Averager, Point
 from foveate.verbs._fitting import reopened
@@ -202,10 +202,7 @@ def _told(tried: Tried, gained: Score | None) -> dict[str, Any]:
 def _write(run: Run, job: Job, tried: Tried, gained: Score | None, command: str, seconds: float) -> None:
     """What a fit would have written; without epochs, because there were none."""
     first, best = job.run, tried.points[tried.best]
-    run.write_json("classes.json", list(first.classes()))
-    run.write_splits(first.splits())
-    run.write_json("environment.json", environment(command))
-    run.write_json("choices.json", first.read_json("choices.json"))
+    run.carry_over(first, command)
     note_choice(run, *tried.choice)
     run.write_json("curve.json", _told(tried, gained))
     run.write_text("curve.svg", _drawn(tried))
