@@ -118,10 +118,12 @@ class Stream(Pictures):
     def __init__(self, catalogue: Catalogue, pixels: Pixels, transform: Transform, seed: int) -> None:
         super().__init__((), pixels, transform, lambda truth, size: {}, seed)
         self.catalogue, self.broken = catalogue, dict[int, str]()
-        self.samples = catalogue  # type: ignore[assignment]  # what is asked of it is the key at a place
 
     def __len__(self) -> int:
         return len(self.catalogue)
+
+    def name_of(self, index: int) -> str:
+        return self.catalogue[index].key
 
     def _read(self, index: int) -> tuple[np.ndarray, tuple[int, int], Target]:
         for step in range(min(_TRIES, len(self))):

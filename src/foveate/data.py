@@ -233,6 +233,10 @@ class Pictures(Dataset[tuple[torch.Tensor, Target, torch.Tensor, torch.Tensor, i
     def __len__(self) -> int:
         return len(self.samples)
 
+    def name_of(self, index: int) -> str:
+        """What the picture at this place is called."""
+        return self.samples[index].key
+
     def __getitem__(self, place: Place) -> tuple[torch.Tensor, Target, torch.Tensor, torch.Tensor, int]:
         epoch, index = place
         with torch.random.fork_rng(devices=[]):

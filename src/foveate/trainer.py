@@ -63,7 +63,8 @@ class Trainer:
     """Trains `model` in place on `train`; the `judge` chooses the epoch to keep, the last one is kept without it.
 
     `teacher`: a scalar of the output and the batch that is added to the loss. `deadline`: the moment of time.monotonic() when the
-    last step begins. `team`: the processes that train this model together, each in a trainer of its own.
+    last step begins. `team`: the processes that train this model together, each in a trainer of its own. `verb`: the word
+    by which a stopped training goes on.
     """
 
     def __init__(
@@ -78,8 +79,10 @@ class Trainer:
         teacher: Callable[[Any, Batch], Tensor] | None = None,
         deadline: float | None = None,
         team: Team | None = None,
+        verb: str = "fit",
     ) -> None:
-        self.judge, self.teacher, self.deadline, self.team = judge, teacher, deadline, team or Team()
+        self.judge, self.teacher, self.deadline = judge, teacher, deadline
+        self.team, self.verb = team or Team(), verb
         self.recipe, self.run, self.device, self.pictures = recipe, run, device, train
         self.way = Way(recipe.training.precision, bool(recipe.training.channels_last))
         self.model = model.to(device=device, memory_format=self.way.layout)  # type: ignore[call-overload]
@@ -178,6 +181,8 @@ class Trainer:
 
     def _shared(self, loss: float) -> float:
         """The mean of gradients and loss over all processes."""
+        if self.team.size == 1:
+            return loss
         self.team.average(parameter.grad for parameter in self._moving() if parameter.grad is not None)
         found = torch.tensor(loss, dtype=torch.float64 if self.device.type == "cpu" else torch.float32, device=self.device)
         self.team.average([found])
@@ -188,7 +193,7 @@ class Trainer:
             tensor.copy_(value)
         self.state.bad += 1
         if self.state.bad >= self.recipe.training.bad_steps:
-            names = ", ".join(self.pictures.samples[index].key for index in batch.indices.tolist()[:5])
+            names = ", ".join(map(self.pictures.name_of, batch.indices.tolist()[:5]))
             raise RunError(
                 f"the loss was no finite number {self.state.bad} times in a row",
                 where=f"step {self.state.step}: {names}, ...",
@@ -307,7 +312,7 @@ class Trainer:
         if self._asked(stop):
             self._save()
             folder = self.run.folder
-            error = Interrupted("stopped as asked; the state is saved", where=folder, hint=f"foveate fit --resume {folder}")
+            error = Interrupted("stopped as asked; the state is saved", where=folder, hint=f"foveate {self.verb} --resume {folder}")
             error.exit_code = 128 + (stop.signal or signal.SIGTERM)
             raise error
 

@@ -16,7 +16,7 @@ from foveate import console
 from foveate.catalogue import Catalogue, Stream
 from foveate.data import Pictures
 from foveate.distributed import Team, alone, team
-from foveate.errors import Interrupted, RunError, UsageError
+from foveate.errors import RunError, UsageError
 from foveate.guard import Guard, Measures, collapsed, fallen, gained
 from foveate.job import note_choice
 from foveate.model import Model, learner
@@ -137,29 +137,23 @@ def pretrain(
     with team() as processes:
         if not processes.leads:
             console.setup(quiet=True)
-        return _pretrained(processes, recipe, labels, out, resume, dry_run, command)
-
-
-def _pretrained(
-    processes: Team, recipe: Recipe, labels: Path | None, out: Path | None, resume: Path | None, dry_run: bool, command: str
-) -> PretrainResult | Pace | None:
-    """The first process lays out the run, all train, the first one tells."""
-    if processes.leads:
-        begun = Run.open(resume) if resume else _begun(recipe, labels, out, dry_run, command, processes.size)
-    else:
-        begun = None
-    begun = processes.told(begun)
-    if not isinstance(begun, Run):
-        return begun
-    if begun.finished:
-        hint = f"foveate fit DATA --backbone {begun.folder}"
-        raise UsageError("this run is finished: nothing to do", where=begun.folder, hint=hint)
-    recipe = begun.recipe()
-    model = learner(recipe)
-    with begun.locked() if processes.leads else nullcontext():
+        begun: Run | Pace | None = None
         if processes.leads:
-            begun.sweep()
-        return _learnt(begun, recipe, model, reopened(begun, recipe, model), command, processes)
+            begun = _unfinished(resume) if resume else _begun(recipe, labels, out, dry_run, command, processes.size)
+        begun = processes.told(begun)
+        if not isinstance(begun, Run):
+            return begun
+        with begun.locked() if processes.leads else nullcontext():
+            if processes.leads:
+                begun.sweep()
+            return _learnt(begun, command, processes)
+
+
+def _unfinished(folder: Path) -> Run:
+    run = Run.open(folder)
+    if run.finished:
+        raise UsageError("this run is finished: nothing to do", where=folder, hint=f"foveate fit DATA --backbone {folder}")
+    return run
 
 
 def _begun(recipe: Recipe, labels: Path | None, out: Path | None, dry_run: bool, command: str, size: int) -> Run | Pace:
@@ -207,9 +201,11 @@ def _fitted(recipe: Recipe, pictures: Unlabelled, size: int) -> tuple[Recipe, li
     return with_settings(recipe, {field: value for field, value, _ in found}), found
 
 
-def _learnt(
-    run: Run, recipe: Recipe, model: Model, pictures: Unlabelled, command: str, processes: Team
-) -> PretrainResult | None:
+def _learnt(run: Run, command: str, processes: Team) -> PretrainResult | None:
+    """All processes train, the first one judges, writes and tells."""
+    recipe = run.recipe()
+    model = learner(recipe)
+    pictures = reopened(run, recipe, model)
     device = device_of(recipe.device)
     way = Way(recipe.training.precision, bool(recipe.training.channels_last))
     guard = _guard(model, pictures, recipe, device, way)
@@ -219,7 +215,7 @@ def _learnt(
     if processes.leads:
         guard.begin(model, run.logged())
     train = _shown(model, pictures, recipe)
-    outcome = _trained(Trainer(model, recipe, run, train, guard, device, team=processes), start)
+    outcome = _trained(Trainer(model, recipe, run, train, guard, device, team=processes, verb="pretrain"), start)
     if not processes.leads:
         return None
     model.put(outcome.tensors)
@@ -282,9 +278,6 @@ def _trained(trainer: Trainer, start: dict[str, Tensor]) -> Outcome:
     """What the loop came to; the last good state where the loss became no number."""
     try:
         return trainer.train()
-    except Interrupted as error:
-        error.hint = f"foveate pretrain --resume {trainer.run.folder}"
-        raise
     except RunError as error:
         state = trainer.state
         reason = f"{error.what}: {error.hint}"
