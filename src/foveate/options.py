@@ -39,6 +39,27 @@ def path_argument(name: str, **options: Any) -> click.Argument:
     return click.Argument([name], type=click.Path(path_type=Path), **options)
 
 
+def out_option(name: str = "NAME-N") -> click.Option:
+    """Where the run folder is made; by default runs/`name`."""
+    return option("--out", type=click.Path(path_type=Path), help=f"The run folder to make; default: runs/{name}.")
+
+
+def resume_option() -> click.Option:
+    return option("--resume", type=click.Path(path_type=Path), metavar="RUN", help="Go on with an unfinished run, by its recipe.")
+
+
+def set_option(about: str) -> click.Option:
+    """FIELD=VALUE, any number of times; `assigned` reads them."""
+    return option("--set", "set_", multiple=True, metavar="FIELD=VALUE", help=about)
+
+
+def assigned(texts: Iterable[str]) -> dict[str, Any]:
+    """What --set was given."""
+    from foveate.recipe import parse_assignment
+
+    return dict(parse_assignment(text) for text in texts)
+
+
 def shown(result: Any, as_json: bool) -> None:
     """The result in words, or as the last line under --json."""
     if hasattr(result, "rows") and result.rows:

@@ -11,9 +11,11 @@ import torch
 from foveate.data import Order, loader
 from foveate.errors import TooLittleTime
 from foveate.job import Job
+from foveate.model import Model
 from foveate.precision import Way, fastest, ways
 from foveate.recipe import Recipe
 from foveate.solving import wants_features
+from foveate.types import Batch
 
 _MEASURED = 8  # images in a step that is timed
 _WORTH_MEASURING = 2000 * 224**2  # pixels to push through, all epochs together: below, timing costs more than it gains
@@ -61,14 +63,19 @@ def _timed_step(job: Job, with_gradients: bool) -> Any:
 
     def step(way: Way) -> None:
         model.to(device=device, memory_format=way.layout)  # type: ignore[call-overload]
-        with torch.set_grad_enabled(with_gradients), way.autocast(device), torch.random.fork_rng():
-            part = batch.to(device, memory_format=way.layout)
-            loss = sum(model.task.loss(model(part), part).values())
-        if with_gradients:
-            loss.backward()  # type: ignore[union-attr]
-            model.zero_grad(set_to_none=True)
+        tried(model, batch, way, device, with_gradients)
 
     return step
+
+
+def tried(model: Model, batch: Batch, way: Way, device: torch.device, with_gradients: bool = True) -> None:
+    """What a step computes, and nothing of what it leaves; the model is where it should be."""
+    with torch.set_grad_enabled(with_gradients), way.autocast(device), torch.random.fork_rng():
+        part = batch.to(device, memory_format=way.layout)
+        loss: Any = sum(model.task.loss(model(part), part).values())
+    if with_gradients:
+        loss.backward()
+        model.zero_grad(set_to_none=True)
 
 
 def cut_to_time(job: Job) -> None:

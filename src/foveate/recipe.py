@@ -201,6 +201,12 @@ def with_settings(recipe: Recipe, assignments: dict[str, Any]) -> Recipe:
     return _validated(content)
 
 
+def with_suggestions(recipe: Recipe, suggestions: dict[str, tuple[Any, str]]) -> tuple[Recipe, list[tuple[str, Any, str]]]:
+    """The recipe with what is suggested, a value and its reason, for dotted fields that nobody stated; and what was taken of it."""
+    taken = [(field, value, reason) for field, (value, reason) in suggestions.items() if not recipe.stated(field)]
+    return with_settings(recipe, {field: value for field, value, _ in taken}), taken
+
+
 def parse_assignment(text: str) -> tuple[str, Any]:
     """'training.ema=0' -> ('training.ema', 0); the value is read as YAML data."""
     dotted, equals, value = text.partition("=")

@@ -15,7 +15,7 @@ from foveate.errors import DataError, UsageError
 from foveate.formats import FORMATS, read_table
 from foveate.mosaic import refuse_placeless
 from foveate.planning import choose_norms
-from foveate.recipe import Recipe, with_settings
+from foveate.recipe import Recipe, with_settings, with_suggestions
 from foveate.tasks import TASKS, Facts, Task
 from foveate.tunings import TUNINGS
 from foveate.types import Boxes, Labels, Regions, Table
@@ -81,10 +81,9 @@ def settled(recipe: Recipe, table: Table) -> tuple[Recipe, list[tuple[str, Any, 
         raise UsageError(what, where="tuning", hint="--tuning zeroshot, or give images too")
     suggestions = {field: (value, f"suits the task {recipe.task.name}") for field, value in task.suggests.items()}
     suggestions |= {field: (value, f"suits the tuning {recipe.tuning.name}") for field, value in tuning.suggests.items()}
-    for field, (value, reason) in suggestions.items():
-        if not recipe.stated(field) and _means_something(field, value, recipe, task):
-            found.append((field, value, reason))
-            recipe = with_settings(recipe, {field: value})
+    suggestions = {field: pair for field, pair in suggestions.items() if _means_something(field, pair[0], recipe, task)}
+    recipe, taken = with_suggestions(recipe, suggestions)
+    found += taken
     steps = tuning.needs_steps
     if steps and recipe.training.norm == "auto":
         found.append(("training.norm", *choose_norms(recipe)))

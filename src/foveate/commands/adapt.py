@@ -8,24 +8,35 @@ from typing import Any
 import click
 
 from foveate import console
-from foveate.options import command, common, listed, listed_paths, option, path_argument, shown, typed
+from foveate.options import (
+    assigned,
+    command,
+    common,
+    listed,
+    listed_paths,
+    option,
+    out_option,
+    path_argument,
+    set_option,
+    shown,
+    typed,
+)
 
 
 def made() -> click.Command:
     def run(run: Path, images: tuple[Path, ...], as_json: bool, **words: Any) -> None:
         console.setup(json=as_json)
-        from foveate.recipe import parse_assignment
         from foveate.verbs.adapt import adapt
 
-        settings = dict(parse_assignment(text) for text in words.pop("set_"))
+        settings = assigned(words.pop("set_"))
         shown(adapt(run, listed_paths(images), settings=settings, command=typed(), **words), as_json)
 
     params: list[click.Parameter] = [
         path_argument("run"),
         path_argument("images", nargs=-1, required=True),
-        option("--out", type=click.Path(path_type=Path), help="The run folder to make; default: runs/NAME-HOW-N."),
+        out_option("NAME-HOW-N"),
         option("--how", default="adabn", help=f"How{listed('how')}. Default: adabn."),
-        option("--set", "set_", multiple=True, metavar="FIELD=VALUE", help="A setting of the adaptation: --set prior=64."),
+        set_option("A setting of the adaptation: --set prior=64."),
         *common(),
     ]
     return command("adapt", __doc__, run, params, "foveate adapt runs/photos-full-1 other_camera")

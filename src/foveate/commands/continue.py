@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from foveate import console
-from foveate.options import STARTED, command, named_options, option, path_argument, shown, typed
+from foveate.options import STARTED, assigned, command, named_options, out_option, path_argument, set_option, shown, typed
 
 _WORDS = {
     "replay": "start.replay",
@@ -24,18 +24,17 @@ _WORDS = {
 def made() -> click.Command:
     def run(run: Path, data: Path, out: Path | None, as_json: bool, **words: Any) -> None:
         console.setup(json=as_json)
-        from foveate.recipe import parse_assignment
         from foveate.verbs.continuing import continue_
 
-        settings = dict(parse_assignment(text) for text in words.pop("set_"))
+        settings = assigned(words.pop("set_"))
         stated = {_WORDS[word]: value for word, value in words.items() if value is not None}
         shown(continue_(run, data, out, {**stated, **settings}, typed(), STARTED), as_json)
 
     params: list[click.Parameter] = [
         path_argument("run"),
         path_argument("data"),
-        option("--out", type=click.Path(path_type=Path), help="The run folder to make; default: runs/NAME-N."),
+        out_option(),
         *named_options(_WORDS, kept="start."),
-        option("--set", "set_", multiple=True, metavar="FIELD=VALUE", help="Any field of the recipe; the rest is as in RUN."),
+        set_option("Any field of the recipe; the rest is as in RUN."),
     ]
     return command("continue", __doc__, run, params, "foveate continue runs/photos-lora-1 new_photos --replay 0.2")

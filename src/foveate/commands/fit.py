@@ -9,29 +9,41 @@ import click
 
 from foveate import console
 from foveate.errors import UsageError
-from foveate.options import STARTED, command, option, path_argument, recipe_options, shown, typed
+from foveate.options import (
+    STARTED,
+    assigned,
+    command,
+    option,
+    out_option,
+    path_argument,
+    recipe_options,
+    resume_option,
+    set_option,
+    shown,
+    typed,
+)
 
 
 def made() -> click.Command:
     def run(data: Path | None, out: Path | None, resume: Path | None, as_json: bool, **words: Any) -> None:
         console.setup(json=as_json)
         recipe, settings = words.pop("recipe"), words.pop("set_")
-        from foveate.recipe import load_recipe, parse_assignment, recipe_from
+        from foveate.recipe import load_recipe, recipe_from
         from foveate.verbs.fit import fit
 
         if data is None and recipe is None and resume is None:
             raise UsageError("no data was named", hint="foveate fit FOLDER")
         given = {word: value for word, value in words.items() if value is not None}
         base = load_recipe(recipe) if recipe else None
-        settled = recipe_from(data, given, dict(parse_assignment(text) for text in settings), base)
+        settled = recipe_from(data, given, assigned(settings), base)
         shown(fit(settled, out, resume, typed(), STARTED), as_json)
 
     params: list[click.Parameter] = [
         path_argument("data", required=False),
-        option("--out", type=click.Path(path_type=Path), help="The run folder to make; default: runs/NAME-N."),
-        option("--resume", type=click.Path(path_type=Path), metavar="RUN", help="Go on with an unfinished run, by its recipe."),
+        out_option(),
+        resume_option(),
         option("--recipe", type=click.Path(path_type=Path), help="A YAML file with all settings; words beside it count more."),
-        option("--set", "set_", multiple=True, metavar="FIELD=VALUE", help="Any field of the recipe: --set training.ema=0."),
+        set_option("Any field of the recipe: --set training.ema=0."),
         *recipe_options(),
     ]
     return command("fit", __doc__, run, params, "foveate fit photos --tuning full --epochs 20")

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from foveate import console
-from foveate.options import command, common, option, path_argument, shown, typed
+from foveate.options import command, common, option, out_option, path_argument, shown, typed
 
 
 def made() -> click.Command:
@@ -20,7 +20,7 @@ def made() -> click.Command:
 
     params: list[click.Parameter] = [
         path_argument("runs", nargs=-1, required=True, metavar="RUN [RUN ...]"),
-        option("--out", type=click.Path(path_type=Path), help="The run folder to make; default: runs/NAME-soup-N."),
+        out_option("NAME-soup-N"),
         option("--shifted", type=click.Path(path_type=Path), metavar="DATA", help="Data to score averages on; chooses nothing."),
         option("--steps", default=10, type=click.IntRange(min=1), help="From the start of a single run to its end. Default: 10."),
         option("--format", default="auto", help="How the shifted data lies on disk; auto looks."),

@@ -6,12 +6,14 @@ import resource
 import sys
 import time
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import torch
 
 from foveate.data import Order, Pictures, loader
 from foveate.model import Model
+from foveate.planning import tried
 from foveate.precision import Way
 from foveate.recipe import Recipe
 
@@ -52,26 +54,16 @@ class Pace:
 
 
 def paced(model: Model, pictures: Pictures, recipe: Recipe, device: torch.device) -> Pace:
-    """Times a step on a batch that was not the first, and leaves no trace in the model."""
+    """Times reading and a step of the second batch, in eval mode, which moves no statistics: no trace is left in the model."""
     way = Way(recipe.training.precision, bool(recipe.training.channels_last))
-    model.to(device=device, memory_format=way.layout)  # type: ignore[call-overload]
-    size = min(recipe.training.batch_size, len(pictures))
-    batches = iter(loader(pictures, Order(len(pictures), size), recipe.data.workers))
-    _step(model, next(batches), way, device)
+    model.eval().to(device=device, memory_format=way.layout)  # type: ignore[call-overload]
+    order = Order(len(pictures), min(recipe.training.batch_size, len(pictures)))
+    batches = chain(*(loader(pictures, order, recipe.data.workers) for _ in range(2)))  # twice: there may be but one
+    tried(model, next(batches), way, device)
     start = time.perf_counter()
-    count = _step(model, next(batches, None) or next(iter(loader(pictures, Order(len(pictures), size)))), way, device)
-    return Pace(count / (time.perf_counter() - start), len(pictures), recipe.training.epochs, _held(device))
-
-
-def _step(model: Model, batch: Any, way: Way, device: torch.device) -> int:
-    """Forward and backward in eval mode, which moves no statistics."""
-    model.eval()
-    with torch.enable_grad(), way.autocast(device), torch.random.fork_rng():
-        part = batch.to(device, memory_format=way.layout)
-        loss: Any = sum(model.task.loss(model(part), part).values())
-    loss.backward()
-    model.zero_grad(set_to_none=True)
-    return len(batch)
+    batch = next(batches)
+    tried(model, batch, way, device)
+    return Pace(len(batch) / (time.perf_counter() - start), len(pictures), recipe.training.epochs, _held(device))
 
 
 def _held(device: torch.device) -> int:

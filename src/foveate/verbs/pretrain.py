@@ -22,7 +22,7 @@ from foveate.job import note_choice
 from foveate.model import Model, learner
 from foveate.objectives import OBJECTIVES
 from foveate.precision import Way, device_of
-from foveate.recipe import Recipe, with_settings
+from foveate.recipe import Recipe, with_settings, with_suggestions
 from foveate.report import write_learning
 from foveate.run import BACKBONE, Run, environment
 from foveate.trainer import Outcome, Trainer
@@ -106,12 +106,15 @@ def settled(recipe: Recipe) -> tuple[Recipe, list[tuple[str, Any, str]]]:
     recipe = with_settings(recipe, {"task": {"name": name, **recipe.task.settings}})
     random = recipe.backbone.weights == "none"
     reason = "from random weights everything is to be learnt" if random else "pretrained weights are to be kept in reach"
-    start = _FROM_RANDOM if random else _FROM_PRETRAINED
-    whys = dict.fromkeys(_USUAL, "usual for pre-training") | dict.fromkeys(start, reason)
-    for field, value in {**_USUAL, **start, **OBJECTIVES.load(name).suggests}.items():
-        if not recipe.stated(field):
-            found.append((field, value, whys.get(field, f"suits the objective {name}")))
-            recipe = with_settings(recipe, {field: value})
+    suggestions: dict[str, tuple[Any, str]] = {}
+    for values, why in (
+        (_USUAL, "usual for pre-training"),
+        (_FROM_RANDOM if random else _FROM_PRETRAINED, reason),
+        (OBJECTIVES.load(name).suggests, f"suits the objective {name}"),
+    ):
+        suggestions |= {field: (value, why) for field, value in values.items()}
+    recipe, taken = with_suggestions(recipe, suggestions)
+    found += taken
     return with_settings(recipe, {"data.path": str(Path(recipe.data.path).resolve())}), found
 
 
