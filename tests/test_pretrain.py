@@ -36,6 +36,7 @@ from foveate.objectives.mae import light, patched
 from foveate.objectives.simclr import contrast
 from foveate.objectives.simmim import blanked
 from foveate.objectives.vicreg import correlated, too_even
+from foveate.precision import Way
 from foveate.predictor import load
 from foveate.recipe import Recipe, with_settings
 from foveate.run import BACKBONE, Run
@@ -179,8 +180,9 @@ def batch_of(model, count: int = 8) -> Batch:
     return Batch(images, targets, torch.zeros(count, 4), torch.full((count, 2), SIDE), torch.arange(count))
 
 
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("objective", OBJECTIVES.names())
-def test_every_objective_reaches_the_whole_backbone_and_falls(objective):
+def test_every_objective_reaches_the_whole_backbone_and_falls(objective, precision):
     """A few steps on one batch: gradients in every part of the backbone, none in a teacher, and a smaller loss."""
     torch.manual_seed(0)
     model = model_of(objective)
@@ -190,7 +192,8 @@ def test_every_objective_reaches_the_whole_backbone_and_falls(objective):
     optimizer = torch.optim.AdamW(moving, lr=1e-3)
     for step in range(8):
         torch.manual_seed(1)  # the same patches and directions in every step
-        loss = sum(model.task.loss(model(batch), batch).values())
+        with Way(precision, False).autocast(torch.device("cpu")):
+            loss = sum(model.task.loss(model(batch), batch).values())
         optimizer.zero_grad()
         loss.backward()
         if step == 0:

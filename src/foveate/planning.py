@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 from typing import Any
 
 import torch
 
-from foveate.data import Order, loader
+from foveate.data import Order, Pictures, loader
 from foveate.errors import TooLittleTime
 from foveate.job import Job
 from foveate.model import Model
@@ -40,26 +41,27 @@ def choose_norms(recipe: Recipe) -> tuple[str, str]:
 
 
 def _choose_way(job: Job) -> None:
-    """Precision and memory format: as asked, or measured on a few steps where there are enough of them to care."""
-    asked = job.recipe.training
-    steps = job.model.tuning.needs_steps
+    for choice in choose_way(job.model, job.pictures("train"), job.recipe, job.device):
+        job.choose(*choice)
+
+
+def choose_way(model: Model, pictures: Pictures, recipe: Recipe, device: torch.device) -> list[tuple[str, Any, str]]:
+    """Precision and memory format, with reasons: as asked, or measured on a few steps where there are enough of them to care."""
+    asked, steps = recipe.training, model.tuning.needs_steps
     candidates = ways(asked.precision if steps else "fp32", asked.channels_last)
-    pixels = len(job.places("train")) * asked.epochs * job.model.backbone.input.size ** 2
-    if not job.places("train"):
+    pixels = len(pictures) * asked.epochs * model.backbone.input.size**2
+    if not len(pictures):
         way, why = candidates[0], "there is no image to measure on"
     elif len(candidates) > 1 and pixels < _WORTH_MEASURING and steps:
         way, why = candidates[0], "too few images to be worth measuring"
     else:
-        way, why = fastest(candidates, _timed_step(job, steps))
-    job.choose("training.precision", way.precision, why)
-    job.choose("training.channels_last", way.channels_last, why)
+        way, why = fastest(candidates, _timed_step(model, pictures, device, steps))
+    return [("training.precision", way.precision, why), ("training.channels_last", way.channels_last, why)]
 
 
-def _timed_step(job: Job, with_gradients: bool) -> Any:
+def _timed_step(model: Model, pictures: Pictures, device: torch.device, with_gradients: bool) -> Callable[[Way], None]:
     """A function that runs a few training images through the model as the given way does, and leaves no trace."""
-    pictures = job.pictures("train")
     batch = next(iter(loader(pictures, Order(len(pictures), _MEASURED))))
-    model, device = job.model, job.device
 
     def step(way: Way) -> None:
         model.to(device=device, memory_format=way.layout)  # type: ignore[call-overload]
@@ -76,6 +78,8 @@ def tried(model: Model, batch: Batch, way: Way, device: torch.device, with_gradi
     if with_gradients:
         loss.backward()
         model.zero_grad(set_to_none=True)
+    if device.type != "cpu":  # else the clock stops before the work is done
+        torch.accelerator.synchronize(device)
 
 
 def cut_to_time(job: Job) -> None:
@@ -96,7 +100,8 @@ def cut_to_time(job: Job) -> None:
 
 def _epoch_seconds(job: Job) -> float:
     """Of training and validation, measured on one step."""
-    step, way = _timed_step(job, True), Way(job.recipe.training.precision, bool(job.recipe.training.channels_last))
+    way = Way(job.recipe.training.precision, bool(job.recipe.training.channels_last))
+    step = _timed_step(job.model, job.pictures("train"), job.device, True)
     step(way)
     start = time.perf_counter()
     step(way)

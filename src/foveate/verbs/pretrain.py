@@ -21,6 +21,7 @@ from foveate.guard import Guard, Measures, collapsed, fallen, gained
 from foveate.job import note_choice
 from foveate.model import Model, learner
 from foveate.objectives import OBJECTIVES
+from foveate.planning import choose_way
 from foveate.precision import Way, device_of
 from foveate.recipe import Recipe, with_settings, with_suggestions
 from foveate.report import write_learning
@@ -168,13 +169,17 @@ def _begun(recipe: Recipe, labels: Path | None, out: Path | None, dry_run: bool,
     with tempfile.TemporaryDirectory() as lists:
         pictures, how = gathered(recipe, labels, model, Path(lists))
         recipe, more = _fitted(recipe, pictures, size)
-        if dry_run or recipe.training.minutes:
-            with alone():
-                pace = paced(model, _shown(model, pictures, recipe), recipe, device_of(recipe.device))
-            if dry_run:
-                return pace
-            recipe, cut = _cut(recipe, pace)
-            more += cut
+        shown, device = _shown(model, pictures, recipe), device_of(recipe.device)
+        with alone():
+            way = choose_way(model, shown, recipe, device)
+            recipe = with_settings(recipe, {field: value for field, value, _ in way})
+            more += way
+            if dry_run or recipe.training.minutes:
+                pace = paced(model, shown, recipe, device)
+                if dry_run:
+                    return pace
+                recipe, cut = _cut(recipe, pace)
+                more += cut
         run = Run.create(out, f"{Path(recipe.data.path).stem}-{recipe.task.name}")
         for name in (TRAIN, HELD):
             shutil.copyfile(Path(lists) / name, run.folder / name)
@@ -188,7 +193,7 @@ def _begun(recipe: Recipe, labels: Path | None, out: Path | None, dry_run: bool,
 
 
 def _fitted(recipe: Recipe, pictures: Unlabelled, size: int) -> tuple[Recipe, list[tuple[str, Any, str]]]:
-    """Batches no larger than the set; precision and memory format as asked, or plain."""
+    """Batches no larger than the set."""
     count, asked = len(pictures.train), recipe.training
     found: list[tuple[str, Any, str]] = []
     if asked.batch_size > count:
@@ -197,10 +202,6 @@ def _fitted(recipe: Recipe, pictures: Unlabelled, size: int) -> tuple[Recipe, li
     if min(asked.batch_size, count) < size:
         what = f"a batch of {min(asked.batch_size, count)} cannot be shared out to {size} processes"
         raise UsageError(what, where="training.batch_size", hint="a larger --batch-size, or fewer processes")
-    if asked.precision == "auto":
-        found.append(("training.precision", "bf16" if torch.cuda.is_available() else "fp32", "usual on this device"))
-    if asked.channels_last is None:
-        found.append(("training.channels_last", torch.cuda.is_available(), "usual on this device"))
     return with_settings(recipe, {field: value for field, value, _ in found}), found
 
 
