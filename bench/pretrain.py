@@ -43,7 +43,7 @@ STUDENT, TEACHER = "resnet18", "tf_efficientnet_lite0"
 
 def knn(backbone: str, weights: str, size: int, train: Path, test: Path) -> tuple[float, int]:
     """Accuracy of 20 neighbours on the test images, and their number."""
-    settings = {"backbone": {"name": backbone, "weights": weights, "size": size}, "task": "classify"}
+    settings = {"backbone": {"name": backbone, "weights": weights, "size": size}, "task": "classify", "tuning": "probe"}
     known, asked = read_table(train), read_table(test)
     model = build(with_settings(Recipe(), settings), known.classes)
     found = [features(model, table) for table in (known, asked)]
@@ -141,7 +141,7 @@ def summary(rows: list[dict[str, Any]]) -> str:
 
 
 def main() -> None:
-    options = words(__doc__, [], [*NETWORKS, "distill"], threads=2, minutes=30)
+    options = words(__doc__, [], [*NETWORKS, "distill"], threads=2, minutes=30.0)
     rows = Rows(options.out / "pretrain.jsonl")
     torch.set_num_threads(options.threads)
     for way, seed in product(options.ways, options.seeds):

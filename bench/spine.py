@@ -123,7 +123,7 @@ def summary(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def words(about: str | None, sets: list[str], ways: list[str], threads: int, **numbers: int | list[float]) -> argparse.Namespace:
+def words(about: str | None, sets: list[str], ways: list[str], threads: int, **numbers: float | list[float]) -> argparse.Namespace:
     """What was typed; the folder of results is there afterwards. `numbers`: options of this bench alone, with their defaults."""
     parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=HERE.parent.parent / "shared" / "data")
@@ -134,7 +134,7 @@ def words(about: str | None, sets: list[str], ways: list[str], threads: int, **n
     parser.add_argument("--sets", nargs="+", default=sets)
     for name, default in numbers.items():
         several = isinstance(default, list)
-        parser.add_argument(f"--{name}", type=float if several else int, nargs="+" if several else None, default=default)
+        parser.add_argument(f"--{name}", type=float if several else type(default), nargs="+" if several else None, default=default)
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     return options

@@ -12,6 +12,8 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, distributed
 
+from foveate.errors import UsageError
+
 T = TypeVar("T")
 
 
@@ -54,17 +56,34 @@ class Team:
 
 
 @contextmanager
-def team() -> Iterator[Team]:
-    """The processes that torchrun has started, joined until the end of the block; one alone where it has not."""
+def team(device: str = "auto") -> Iterator[Team]:
+    """The processes that torchrun has started, joined until the end of the block; one alone where it has not.
+
+    `device`: what they will compute on, in the recipe's word. Each takes a GPU of its own; raises UsageError where there are too few.
+    """
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
         yield Team()
         return
-    distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+    if device != "cpu" and torch.cuda.is_available():
+        torch.cuda.set_device(_own_gpu(device))
+        distributed.init_process_group("nccl")
+    else:
+        distributed.init_process_group("gloo")
     try:
         yield Team(distributed.get_rank(), size)
     finally:
         distributed.destroy_process_group()
+
+
+def _own_gpu(device: str) -> int:
+    place, count = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
+    if ":" in device:
+        raise UsageError(f"several processes cannot share {device}", where="device", hint="--device cuda gives each process its own")
+    if place >= count:
+        what = f"there are more processes than GPUs ({count})"
+        raise UsageError(what, where="torchrun", hint=f"--nproc-per-node {count}, or --device cpu")
+    return place
 
 
 _alone: ContextVar[bool] = ContextVar("alone", default=False)

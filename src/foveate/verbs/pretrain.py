@@ -138,7 +138,7 @@ def pretrain(
     A loss that is no number any more ends it, and what was good before stays. Raises UsageError for settings that do not fit,
     DataError for too few pictures or pictures that are all alike, and Interrupted.
     """
-    with team() as processes:
+    with team(Run.open(resume).recipe().device if resume else recipe.device) as processes:
         if not processes.leads:
             console.setup(quiet=True)
         begun: Run | Pace | None = None

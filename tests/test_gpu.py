@@ -1,0 +1,87 @@
+"""What a GPU answers is what the processor answers; what it trains has learnt. Skipped where there is none."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+import torch
+
+import foveate
+from conftest import stripes_folder
+from foveate.distributed import _own_gpu
+from foveate.errors import UsageError
+from foveate.objectives import OBJECTIVES
+from foveate.predictor import load
+from foveate.recipe import with_settings
+from foveate.run import Run
+from foveate.verbs.fit import fit
+from test_places import tiny, write_voc
+from test_pretrain import OWN
+
+gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here")
+CLOSE = 0.02  # probabilities: convolutions in TF32 keep ten bits
+
+
+@gpu
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("tuning", ["full", "lora", "probe"])
+def test_a_gpu_learns_and_answers_as_the_processor_does(quick, stripes, tmp_path, tuning, precision):
+    words = {"device": "cuda", "training.precision": precision, "training.channels_last": True, "tuning": tuning}
+    if tuning == "full":
+        words |= {"training.epochs": 12, "training.lr": 3e-3}
+    result = fit(with_settings(quick, words), tmp_path / "run")
+    if tuning == "full":
+        assert result.numbers()["accuracy"] > 0.8
+    pictures = sorted(stripes.rglob("*.png"))
+    there, here = ([answer.row() for answer in load(tmp_path / "run", device).predict(pictures)] for device in ("cuda", "cpu"))
+    assert [row["answer"] for row in there] == [row["answer"] for row in here]
+    assert [row["confidence"] for row in there] == pytest.approx([row["confidence"] for row in here], abs=CLOSE)
+
+
+@gpu
+@pytest.mark.parametrize("detector", ["fcos", "retinanet", "faster_rcnn", "rtdetr"])
+def test_boxes_on_a_gpu(tmp_path, detector):
+    data = write_voc(tmp_path / "shapes")
+    words = {"task": {"name": "detect", "head": detector}, "device": "cuda", "training.precision": "bf16"}
+    result = fit(tiny(data, **words), tmp_path / "run")
+    assert 0 <= result.numbers()["map"] <= 1
+
+
+@gpu
+@pytest.mark.parametrize("objective", OBJECTIVES.names())
+def test_every_objective_learns_on_a_gpu(tmp_path, objective):
+    """With labels for the guard: that all of it ran to its end, and that the loss is a number."""
+    pictures, labelled = stripes_folder(tmp_path / "pictures", 30, seed=3), stripes_folder(tmp_path / "labelled", 30, seed=4)
+    backbone = "test_vit" if objective == "mae" else "test_efficientnet"
+    own = {f"task.{name}": value for name, value in OWN.get(objective, {}).items()}
+    words = {"backbone": backbone, "weights": "none", "size": 32, "epochs": 2, "batch_size": 32, "device": "cuda"}
+    settings = {**own, "training.precision": "bf16"}
+    found = foveate.pretrain(pictures, objective=objective, labels=labelled, out=tmp_path / "run", settings=settings, **words)
+    rows = Run(found.run).logged()
+    assert len(rows) == found.outcome["epochs"] >= 1
+    assert all(row["train_loss"] == row["train_loss"] for row in rows)
+
+
+def test_processes_take_a_gpu_each(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert _own_gpu("auto") == 1
+    with pytest.raises(UsageError, match="cannot share cuda:0"):
+        _own_gpu("cuda:0")
+    monkeypatch.setenv("LOCAL_RANK", "2")
+    with pytest.raises(UsageError, match=r"more processes than GPUs \(2\)"):
+        _own_gpu("cuda")
+
+
+@gpu
+def test_too_few_gpus_are_one_sentence(tmp_path):
+    pictures = stripes_folder(tmp_path / "pictures", 30)
+    count = torch.cuda.device_count() + 1
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(count), "-m", "foveate"]
+    command += ["pretrain", str(pictures), "--backbone", "test_vit", "--weights", "none", "--size", "32", "--out", str(tmp_path / "run")]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode != 0
+    assert "more processes than GPUs" in done.stderr
+    assert not (tmp_path / "run").exists()
