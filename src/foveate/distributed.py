@@ -59,7 +59,7 @@ class Team:
 def team(device: str = "auto") -> Iterator[Team]:
     """The processes that torchrun has started, joined until the end of the block; one alone where it has not.
 
-    `device`: what they will compute on, in the recipe's word. Each takes a GPU of its own; raises UsageError where there are too few.
+    `device`: what they compute on, in the recipe's word. Each takes a GPU of its own; raises UsageError where there are too few.
     """
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
@@ -79,7 +79,7 @@ def team(device: str = "auto") -> Iterator[Team]:
 def _own_gpu(device: str) -> int:
     place, count = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
     if ":" in device:
-        raise UsageError(f"several processes cannot share {device}", where="device", hint="--device cuda gives each process its own")
+        raise UsageError(f"several processes cannot share {device}", where="device", hint="--device cuda gives each its own")
     if place >= count:
         what = f"there are more processes than GPUs ({count})"
         raise UsageError(what, where="torchrun", hint=f"--nproc-per-node {count}, or --device cpu")
