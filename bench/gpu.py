@@ -29,7 +29,7 @@ from foveate.types import Provides
 from spine import Rows, words
 
 BATCH, STEPS, SIDE = 128, 20, 224
-WORKERS = (0, 4)
+WORKERS = (0, None)  # None: as many as Foveate takes
 WAYS = [Way("fp32", False), Way("fp32", True), Way("bf16", True)]
 
 
@@ -42,7 +42,7 @@ def draw(folder: Path, count: int) -> None:
         coarse.resize((256, 256), Image.Resampling.BICUBIC).save(path, quality=85)
 
 
-def epoch(backbone: str, pictures: Path, workers: int, epochs: int, seed: int) -> float:
+def epoch(backbone: str, pictures: Path, workers: int | None, epochs: int, seed: int) -> float:
     """Images a second of the last epoch."""
     settings = {"data.workers": workers, "data.val": 0, "data.test": 0, "data.near_duplicates": 1}
     settings |= {"training.precision": "bf16", "training.channels_last": True, "training.head_start": "random"}
@@ -98,7 +98,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         draw(Path(folder), options.images)
         for backbone, workers, seed in product(options.ways, WORKERS, options.seeds):
-            key = {"backbone": backbone, "what": f"epoch, {workers} workers", "card": card, "seed": seed}
+            key = {"backbone": backbone, "what": f"epoch, {'the default' if workers is None else workers} workers", "card": card, "seed": seed}
             if not rows.has(**key):
                 rows.add({**key, "rate": epoch(backbone, Path(folder), workers, options.epochs, seed)})
     for row in rows.rows:

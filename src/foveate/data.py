@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import math
 import os
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,7 +19,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from foveate import images
 from foveate.distributed import Team
@@ -32,6 +33,7 @@ from foveate.types import Batch, Boxes, Labels, Sample, Split, Table, Target
 Place = tuple[int, int]  # (epoch, index into the samples)
 Encode = Callable[[object, tuple[int, int]], Target]
 Join = Callable[[Sequence[tuple[tuple[int, int], Any]], tuple[int, int]], Any]
+_HELPERS = 8  # loader processes at the most
 _STEP = 0.75  # of its side: how far a window is from the next at the most
 _MEMORY_SHARE = 0.25  # of the machine's memory that decoded pixels may take
 
@@ -72,7 +74,7 @@ class Pixels:
         found = self._kept.get(place)
         if found is None:
             found = images.read(place if isinstance(place, Path) else place.content(), *self.sides)
-            if found[0].nbytes <= self.room:
+            if found[0].nbytes <= self.room and get_worker_info() is None:  # a loader process forgets at the end of the epoch
                 self.room -= found[0].nbytes
                 self._kept[place] = found
         return found
@@ -339,15 +341,25 @@ class Order:
             yield [(self.epoch, index) for index in self.team.share(order[part])]
 
 
-def loader(pictures: Pictures, order: Order, workers: int = 0) -> DataLoader[Batch]:
-    """Batches in the given order; with workers the order and the pixels are the same."""
+def loader(pictures: Pictures, order: Order, workers: int | None = None) -> DataLoader[Batch]:
+    """Batches in the given order; with `workers` (default: `helpers`) the order and the pixels are the same."""
+    count = helpers(len(order)) if workers is None else workers
     return DataLoader(
         pictures,  # type: ignore[arg-type]
         batch_sampler=order,
-        num_workers=workers,
+        num_workers=count,
+        multiprocessing_context="fork" if count and sys.platform == "linux" else None,
         collate_fn=_collated,
         pin_memory=torch.cuda.is_available(),
     )
+
+
+def helpers(batches: int) -> int:
+    """Loader processes that so many batches are worth: a GPU waits for one process alone (bench/gpu.py), a processor has no core to
+    spare. None where processes cannot be forked, which asks more of the caller's program."""
+    if sys.platform != "linux" or not torch.cuda.is_available():
+        return 0
+    return max(0, min(_HELPERS, len(os.sched_getaffinity(0)) - 1, batches // 2))
 
 
 def _collated(items: list[tuple[torch.Tensor, Target, torch.Tensor, torch.Tensor, int]]) -> Batch:

@@ -61,7 +61,7 @@ def choose_way(model: Model, pictures: Pictures, recipe: Recipe, device: torch.d
 
 def _timed_step(model: Model, pictures: Pictures, device: torch.device, with_gradients: bool) -> Callable[[Way], None]:
     """A function that runs a few training images through the model as the given way does, and leaves no trace."""
-    batch = next(iter(loader(pictures, Order(len(pictures), _MEASURED))))
+    batch = next(iter(loader(pictures, Order(len(pictures), _MEASURED), workers=0)))
 
     def step(way: Way) -> None:
         model.to(device=device, memory_format=way.layout)  # type: ignore[call-overload]

@@ -116,7 +116,7 @@ class Detect(PlaceTask):
     def _boxes(self, found: Candidates, cells: Tensor | None, view: Tensor, size: Tensor, side: int) -> Boxes:
         """`cells`: (N, M, M) in [0, 1], the masks of the boxes."""
         scale = ((view[2:] - view[:2]) / side).repeat(2)
-        corners = (found.boxes * scale + view[:2].repeat(2)).float().cpu().numpy()
+        corners = (found.boxes.float().cpu() * scale + view[:2].repeat(2)).numpy()
         height, width = size.tolist()
         inside = np.clip(corners, 0, [width, height, width, height]).astype(np.float32)
         names = tuple(self.classes[place] for place in found.classes.tolist())

@@ -40,7 +40,7 @@ def _thumbnail(pictures: Unlabelled, place: int) -> np.ndarray:
 @torch.inference_mode()
 def painted(model: Model, train: Pictures, device: torch.device) -> list[list[np.ndarray]]:
     """Rows of an image, what was shown of it, and what was painted; none where the objective paints nothing."""
-    batch = next(iter(loader(train, Order(len(train), _ROWS)))).to(device)
+    batch = next(iter(loader(train, Order(len(train), _ROWS), workers=0))).to(device)
     objective: Any = model.task
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)

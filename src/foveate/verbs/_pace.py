@@ -6,17 +6,18 @@ import resource
 import sys
 import time
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, islice
 from typing import Any
 
 import torch
 
-from foveate.data import Order, Pictures, loader
+from foveate.data import Order, Pictures, helpers, loader
 from foveate.model import Model
 from foveate.planning import tried
 from foveate.precision import Way
 from foveate.recipe import Recipe
 
+_AHEAD = 4  # batches a loader process: twice what it reads ahead
 _SAFETY = 0.9  # of the minutes that were given are planned for
 
 
@@ -54,16 +55,18 @@ class Pace:
 
 
 def paced(model: Model, pictures: Pictures, recipe: Recipe, device: torch.device) -> Pace:
-    """Times reading and a step of the second batch, in eval mode, which moves no statistics: no trace is left in the model."""
+    """Times reading and steps after the first batch, in eval mode, which moves no statistics: no trace is left in the model."""
     way = Way(recipe.training.precision, bool(recipe.training.channels_last))
     model.eval().to(device=device, memory_format=way.layout)  # type: ignore[call-overload]
     order = Order(len(pictures), min(recipe.training.batch_size, len(pictures)))
-    batches = chain(*(loader(pictures, order, recipe.data.workers) for _ in range(2)))  # twice: there may be but one
+    workers = helpers(len(order)) if recipe.data.workers is None else recipe.data.workers
+    batches = chain(*(loader(pictures, order, workers) for _ in range(2)))  # twice: there may be but one
     tried(model, next(batches), way, device)
-    start = time.perf_counter()
-    batch = next(batches)
-    tried(model, batch, way, device)
-    return Pace(len(batch) / (time.perf_counter() - start), len(pictures), recipe.training.epochs, _held(device))
+    start, seen = time.perf_counter(), 0
+    for batch in islice(batches, 1 + _AHEAD * workers):  # more than the loader had ready before the clock ran
+        tried(model, batch, way, device)
+        seen += len(batch)
+    return Pace(seen / (time.perf_counter() - start), len(pictures), recipe.training.epochs, _held(device))
 
 
 def _held(device: torch.device) -> int:
