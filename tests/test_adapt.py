@@ -32,7 +32,7 @@ def dim(root: Path, count: int, seed: int) -> Path:
     for name in ("lying", "upright"):
         (root / name).mkdir(parents=True)
         for number in range(count):
-            faint = 60 + 0.3 * (striped(rng, name == "upright") - 128.0)
+            faint = 60 + 0.15 * (striped(rng, name == "upright") - 128.0)
             Image.fromarray(faint.astype(np.uint8)).save(root / name / f"{number}.png")
     return root
 
@@ -161,7 +161,7 @@ def test_few_images_say_little(run, unlabelled, tmp_path):
         read_tensors(foveate.adapt(run, few, out=tmp_path / str(prior), settings={"prior": prior}).run / "adapted.safetensors", own=True)
         for prior in (0, 4)
     )
-    start = load(run).model.state_dict()
+    start = load(run, "cpu").model.state_dict()
     for name, tensor in whole.items():
         between = (tensor + start[name]) / 2 if name.endswith("mean") else (tensor * start[name]).sqrt()
         assert torch.allclose(half[name], between, atol=2e-3, rtol=2e-2), name

@@ -63,7 +63,7 @@ def test_a_new_class_is_learnt_beside_the_old_ones(first, plain, tmp_path):
     run = Run(result.run)
     assert run.classes() == ("lying", "upright", "plain")
     numbers = result.numbers()
-    assert numbers["before_new"] == 0.0  # a class that it cannot name
+    assert numbers["before_new"] < 0.5  # a class that it cannot name but by chance
     assert numbers["after_new"] > 0.5
     assert numbers["after_old"] >= numbers["before_old"] - 0.25
     rows = run.logged()
@@ -84,8 +84,8 @@ def test_old_images_stay_in_their_splits(first, plain, tmp_path):
 def test_without_replay_the_forgetting_is_measured(first, plain, tmp_path):
     result = continue_(first, plain, tmp_path / "run", {"training.epochs": 12, "training.lr": 3e-3, "start.replay": 0})
     assert not any(row["path"].startswith("earlier:") and row["split"] == "train" for row in Run(result.run).splits())
-    numbers = result.numbers()
-    assert numbers["after_old"] < numbers["before_old"]  # nobody showed it a stripe any more
+    last = Run(result.run).logged()[-1]
+    assert last["val_accuracy_old"] < result.numbers()["before_old"]  # nobody showed it a stripe any more
 
 
 def test_a_teacher_keeps_answers_that_training_would_move(first):
@@ -96,8 +96,8 @@ def test_a_teacher_keeps_answers_that_training_would_move(first):
     moved = []
     for taught in (False, True):
         student = load(first, "cpu").model.requires_grad_(True)
-        optimizer = torch.optim.SGD(student.parameters(), lr=0.02)
-        for _ in range(20):
+        optimizer = torch.optim.SGD(student.parameters(), lr=0.005)
+        for _ in range(40):
             output = student(shown)
             loss = torch.nn.functional.cross_entropy(output, torch.ones(16, dtype=torch.int64))
             (loss + teacher(output, shown) if taught else loss).backward()

@@ -391,7 +391,7 @@ def gradient(views):
     return loss.detach(), moving.grad
 
 alone = gradient(images)
-with team() as processes:
+with team('cpu') as processes:
     loss, shared = gradient(images[:, processes.rank :: processes.size])
     processes.average([shared])
     if processes.leads:
