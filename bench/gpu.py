@@ -98,7 +98,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         draw(Path(folder), options.images)
         for backbone, workers, seed in product(options.ways, WORKERS, options.seeds):
-            key = {"backbone": backbone, "what": f"epoch, {'the default' if workers is None else workers} workers", "card": card, "seed": seed}
+            how = "the default of" if workers is None else str(workers)
+            key = {"backbone": backbone, "what": f"epoch, {how} workers", "card": card, "seed": seed}
             if not rows.has(**key):
                 rows.add({**key, "rate": epoch(backbone, Path(folder), workers, options.epochs, seed)})
     for row in rows.rows:
