@@ -18,7 +18,7 @@ from foveate.planning import choose_norms
 from foveate.recipe import Recipe, with_settings, with_suggestions
 from foveate.tasks import TASKS, Facts, Task
 from foveate.tunings import TUNINGS
-from foveate.types import Boxes, Labels, Regions, Table
+from foveate.types import Boxes, Labels, Regions, Table, Text
 
 
 def read(recipe: Recipe, names_alone: bool = False) -> Table:
@@ -28,7 +28,7 @@ def read(recipe: Recipe, names_alone: bool = False) -> Table:
         raise UsageError("no data was named", hint="foveate fit FOLDER")
     table = read_table(Path(recipe.data.path), recipe.data.format)
     summary = FORMATS.load(table.format).summary
-    console.say(f"data: {recipe.data.path}, read as {summary}: {len(table.samples)} images, {len(table.classes)} classes")
+    console.say(f"data: {recipe.data.path}, read as {summary}: {len(table.samples)} images, {_kinds(table)}")
     for note in table.notes:
         console.warn(note)
     _tell_boxes(table)
@@ -36,6 +36,12 @@ def read(recipe: Recipe, names_alone: bool = False) -> Table:
         hint = "foveate fit --tuning zeroshot needs none"
         raise DataError("there are names here, and no image", where=recipe.data.path, hint=hint)
     return with_earlier(table, recipe)
+
+
+def _kinds(table: Table) -> str:
+    """How many classes, or sentences."""
+    sentences = sum(len(sample.truth.sentences) for sample in table.samples if isinstance(sample.truth, Text))
+    return f"{sentences} sentences" if sentences else f"{len(table.classes)} classes"
 
 
 def _tell_boxes(table: Table) -> None:
@@ -129,7 +135,7 @@ def refuse_other_questions(table: Table, who: str) -> Table:
 def refuse_untaught(table: Table, known: Collection[str] = ()) -> None:
     """A class that no training image shows cannot be learnt, unless an earlier run has: `known`. Fewer than two classes of whole
     images are no question."""
-    if not table.samples or isinstance(table.samples[0].truth, Regions):
+    if not table.samples or isinstance(table.samples[0].truth, Regions | Text):
         return
     taught = {name for sample in table.of("train") for name in label_names(sample)} | set(known)
     if len(taught) < (1 if isinstance(table.samples[0].truth, Boxes) else 2) and not table.multilabel:

@@ -149,10 +149,26 @@ def _unpacked(content: bytes, shape: tuple[int, ...], kind: str) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Text:
-    """Sentences about an image; several in a truth are alternatives."""
+    """Sentences about an image; several in a truth are alternatives.
+
+    Of an answer: `score`, in [0, 1], the geometric mean of its words' probabilities; `words`, the T pieces that were written one
+    after the other, and `looks`, (T, h, w) float16 over the upright picture, where the network looked before it wrote each.
+    """
 
     sentences: tuple[str, ...]
     score: float | None = None
+    words: tuple[str, ...] = ()
+    looks: np.ndarray | None = None
+    left_out: ClassVar[str] = "{} images left out"
+
+    def in_classes(self, theirs: tuple[str, ...], ours: tuple[str, ...]) -> tuple[Text, int]:
+        """As for Labels; sentences name no classes."""
+        return self, 0
+
+    def row(self, classes: tuple[str, ...], multilabel: bool = False) -> dict[str, Any]:
+        """JSON-able: the sentence, or all of them, and how sure it is."""
+        answer = self.sentences[0] if len(self.sentences) == 1 else list(self.sentences)
+        return {"answer": answer} if self.score is None else {"answer": answer, "confidence": self.score}
 
 
 @dataclass(frozen=True)

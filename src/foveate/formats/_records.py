@@ -6,9 +6,10 @@ import csv
 import json
 import os
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 from foveate.errors import DataError, near_names
 from foveate.images import printable
@@ -27,6 +28,7 @@ CORNERS = {
     "x1": ("x1", "xmax", "x_max"),
     "y1": ("y1", "ymax", "y_max"),
 }
+TEXTS = ("text", "texts", "caption", "captions", "sentence", "sentences")
 _GLANCE = 100  # records that are looked at before the names of the columns are told
 
 Aliases = dict[str, tuple[str, ...]]
@@ -47,14 +49,28 @@ def is_table(path: Path) -> bool:
 
 def has_boxes(path: Path) -> bool:
     """Whether a table has the columns of boxes: path, label and four corners. False, too, when it cannot be read."""
+    columns = _columns(path)
+    return all(columns.intersection(names) for names in (ALIASES["path"], ALIASES["label"], *CORNERS.values()))
+
+
+def has_texts(path: Path) -> bool:
+    """Whether a table has a path and a text; False, too, when it cannot be read."""
+    columns = _columns(path)
+    return all(columns.intersection(names) for names in (ALIASES["path"], TEXTS))
+
+
+def has_labels(path: Path) -> bool:
+    """Whether a table has a column of labels."""
+    return bool(_columns(path).intersection(ALIASES["label"]))
+
+
+def _columns(path: Path) -> set[str]:
+    """The columns of the first rows that can be read; it is for `read` to say what is wrong with the rest."""
     columns: set[str] = set()
-    try:
+    with suppress(DataError, OSError):
         for _, cells in islice(READERS[path.suffix.lower()](path), _GLANCE):
             columns.update(name.strip().casefold() for name in cells)
-    except (DataError, OSError):  # it is for `read` to say what is wrong
-        pass
-    wanted = (ALIASES["path"], ALIASES["label"], *CORNERS.values())
-    return all(columns.intersection(names) for names in wanted)
+    return columns
 
 
 # --- bytes -> records
@@ -111,7 +127,7 @@ def _read_parquet(path: Path) -> Iterator[Record]:
     import pyarrow
     from pyarrow import parquet
 
-    known = {alias for aliases in (*ALIASES.values(), *CORNERS.values(), ("crowd",)) for alias in aliases}
+    known = {alias for aliases in (*ALIASES.values(), *CORNERS.values(), TEXTS, ("crowd",)) for alias in aliases}
     try:
         table = parquet.ParquetFile(path)
         names = table.schema_arrow.names
@@ -164,6 +180,32 @@ def place_of(cell: object, table: Path, number: int) -> tuple[Path, str]:
     path = Path(os.path.normpath(table.parent / cell.strip()))
     root = Path(os.path.normpath(table.parent))
     return path, printable(path.relative_to(root) if path.is_relative_to(root) else path)
+
+
+class Shown(Protocol):
+    """A row that names an image."""
+
+    @property
+    def path(self) -> Path: ...
+    @property
+    def key(self) -> str: ...
+
+
+R = TypeVar("R", bound=Shown)
+
+
+def present(rows: list[R], table: Path, notes: list[str]) -> list[R]:
+    """The rows whose image exists, a note on the others; DataError when none does."""
+    missing = [row for row in rows if not row.path.is_file()]
+    names = ", ".join(repr(row.key) for row in missing[:3]) + (", ..." if len(missing) > 3 else "")
+    if len(missing) == len(rows):
+        why = f"not one of the {len(rows)} images is there: {names}"
+        hint = f"paths count from the folder of the table, {printable(table.parent)!r}"
+        raise DataError("the images of this table are missing", where=printable(table), why=why, hint=hint)
+    if missing:
+        notes.append(f"{len(missing)} of {len(rows)} images are missing and dropped: {names}")
+    gone = {row.key for row in missing}
+    return [row for row in rows if row.key not in gone]
 
 
 def word_of(cell: object) -> str:

@@ -8,7 +8,21 @@ from typing import ClassVar
 
 from foveate.errors import DataError
 from foveate.formats import Format
-from foveate.formats._records import ALIASES, Parted, Record, has_boxes, is_table, place_of, records, row_of, split_of, word_of
+from foveate.formats._records import (
+    ALIASES,
+    Parted,
+    Record,
+    has_boxes,
+    has_labels,
+    has_texts,
+    is_table,
+    place_of,
+    present,
+    records,
+    row_of,
+    split_of,
+    word_of,
+)
 from foveate.images import printable
 from foveate.types import Labels, Sample, Split, Table
 
@@ -19,7 +33,7 @@ class TableFile(Format):
     summary: ClassVar[str] = "a table of paths and labels"
 
     def sniff(self, path: Path) -> bool:
-        return is_table(path) and not has_boxes(path)
+        return is_table(path) and not has_boxes(path) and (has_labels(path) or not has_texts(path))
 
     def read(self, path: Path) -> Table:
         """The table at `path`; its images are looked for beside it. Raises DataError, with the line where there is one."""
@@ -28,7 +42,7 @@ class TableFile(Format):
             raise DataError("this table has no rows", where=printable(path))
         multilabel = any(len(row.labels) != 1 for row in rows)
         rows = _merged(rows, multilabel, path, notes)
-        rows = _present(rows, path, notes)
+        rows = present(rows, path, notes)
         notes += _remarks(rows, multilabel)
         return Table(
             samples=tuple(row.sample() for row in rows),
@@ -104,23 +118,6 @@ def _united(first: _Row, row: _Row, multilabel: bool, table: Path) -> _Row:
                 hint="keep one row for each image; an image with several labels has them in one cell: cat|dog",
             )
     return first
-
-
-def _present(rows: list[_Row], table: Path, notes: list[str]) -> list[_Row]:
-    """The rows whose image exists; DataError when none does."""
-    missing = [row for row in rows if not row.path.is_file()]
-    names = ", ".join(repr(row.key) for row in missing[:3]) + (", ..." if len(missing) > 3 else "")
-    if len(missing) == len(rows):
-        why = f"not one of the {len(rows)} images is there: {names}"
-        raise DataError("the images of this table are missing", where=printable(table), why=why, hint=_relative_to(table))
-    if missing:
-        notes.append(f"{len(missing)} of {len(rows)} images are missing and dropped: {names}")
-    gone = {row.key for row in missing}
-    return [row for row in rows if row.key not in gone]
-
-
-def _relative_to(table: Path) -> str:
-    return f"paths count from the folder of the table, {printable(table.parent)!r}"
 
 
 def _remarks(rows: list[_Row], multilabel: bool) -> list[str]:

@@ -1,0 +1,90 @@
+"""A table of paths and sentences (.csv, .tsv, .jsonl, .ndjson, .parquet): columns path, text and, if wanted, split and group.
+
+In JSON and Parquet a text may be a list of sentences; in any table an image with several rows has a sentence of each.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+from foveate.errors import DataError
+from foveate.formats import Format
+from foveate.formats._records import (
+    ALIASES,
+    TEXTS,
+    Record,
+    has_texts,
+    is_table,
+    place_of,
+    present,
+    records,
+    row_of,
+    split_of,
+    word_of,
+)
+from foveate.images import printable
+from foveate.types import Sample, Split, Table, Text
+
+_COLUMNS = {**{name: ALIASES[name] for name in ("path", "split", "group")}, "text": TEXTS}
+
+
+class Captions(Format):
+    summary: ClassVar[str] = "a table of paths and sentences"
+
+    def sniff(self, path: Path) -> bool:
+        return is_table(path) and has_texts(path)
+
+    def read(self, path: Path) -> Table:
+        """The table at `path`; its images are looked for beside it. Raises DataError, with the line where there is one."""
+        rows, notes = [_row(record, path) for record in records(path, _COLUMNS, ("path", "text"))], list[str]()
+        if not rows:
+            raise DataError("this table has no rows", where=printable(path))
+        rows = present(_merged(rows, path), path, notes)
+        unsplit = sum(row.split is None for row in rows)
+        if 0 < unsplit < len(rows):
+            notes.append(f"{unsplit} of {len(rows)} images name no split")
+        samples = tuple(Sample(row.path, row.key, Text(row.sentences), row.split, row.group) for row in rows)
+        return Table(samples=samples, classes=(), format="captions", root=path.parent, notes=tuple(notes))
+
+
+@dataclass(frozen=True)
+class _Row:
+    number: int
+    path: Path
+    key: str
+    sentences: tuple[str, ...]
+    split: Split | None
+    group: str | None
+
+
+def _row(record: Record, table: Path) -> _Row:
+    number, cells = record
+    path, key = place_of(cells["path"], table, number)
+    where = row_of(table, number)
+    split, group = split_of(cells.get("split"), where), word_of(cells.get("group")) or None
+    return _Row(number, path, key, sentences_of(cells["text"], where), split, group)
+
+
+def sentences_of(cell: Any, where: str) -> tuple[str, ...]:
+    """The sentences of a cell, each once, blanks made one. Raises DataError for none, for an empty one and for what is no text."""
+    found = cell if isinstance(cell, list) else [cell]
+    if not found or not all(isinstance(each, str) for each in found):
+        raise DataError("this text is neither a sentence nor a list of them", where=where, why=f"got {str(cell)[:80]}")
+    sentences = [" ".join(each.split()) for each in found]
+    if not all(sentences):
+        raise DataError("this image has an empty sentence", where=where, hint="write one, or leave the image out")
+    return tuple(dict.fromkeys(sentences))
+
+
+def _merged(rows: list[_Row], table: Path) -> list[_Row]:
+    """One row for each image, sorted by key, with the sentences of all its rows."""
+    kept: dict[str, _Row] = {}
+    for row in rows:
+        first = kept.setdefault(row.key, row)
+        if (first.split, first.group) != (row.split, row.group):
+            where = f"{printable(table)}, rows {first.number} and {row.number}"
+            raise DataError(f"two rows put {row.key!r} into different splits or groups", where=where, hint="let them agree")
+        kept[row.key] = replace(first, sentences=tuple(dict.fromkeys(first.sentences + row.sentences)))
+    return [kept[key] for key in sorted(kept)]

@@ -1,0 +1,86 @@
+"""COCO captions: annotations/captions_train2017.json and the like, a file for each split, with their images where COCO's lie.
+
+DATA is such a file, or a folder with one or more, in it or in annotations/.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, ClassVar
+
+from foveate.errors import DataError
+from foveate.formats import Format
+from foveate.formats._boxed import is_there
+from foveate.formats._coco_files import image_folders, split_of
+from foveate.formats.captions import sentences_of
+from foveate.images import listed, printable
+from foveate.types import Sample, Table, Text
+
+_STEM = "captions"
+
+
+class CocoCaptions(Format):
+    summary: ClassVar[str] = "COCO captions in JSON"
+
+    def sniff(self, path: Path) -> bool:
+        return bool(_files(path))
+
+    def read(self, path: Path) -> Table:
+        """The table of one file, or of all files of a folder. Raises DataError with the file."""
+        files = _files(path) or [path]
+        if path.is_dir() and files == [path]:
+            raise DataError("there are no COCO captions here", where=printable(path), hint="give the .json file itself")
+        root = path if path.is_dir() else path.parent.parent if path.parent.name.casefold() == "annotations" else path.parent
+        found, notes = dict[str, Sample](), list[str]()
+        for file in files:
+            found |= _samples(file, root, notes)
+        if not found:
+            why = "; ".join(notes) or "no annotations"
+            raise DataError("there is no image with a sentence here", where=printable(path), why=why)
+        return Table(tuple(found[key] for key in sorted(found)), (), "coco_captions", root, notes=tuple(notes))
+
+
+def _files(path: Path) -> list[Path]:
+    if path.is_file():
+        return [path] if _is_captions(path) else []
+    folders = [path, *(child for child in listed(path) if child.is_dir() and child.name.casefold() == "annotations")]
+    return sorted(file for folder in folders for file in listed(folder) if _is_captions(file))
+
+
+def _is_captions(file: Path) -> bool:
+    return file.suffix.lower() == ".json" and file.is_file() and file.stem.casefold().startswith(_STEM)
+
+
+def _samples(file: Path, root: Path, notes: list[str]) -> dict[str, Sample]:
+    """Key -> the images of one file that are there and have a sentence."""
+    content = _content(file)
+    sentences: dict[Any, list[str]] = {}
+    for place, entry in enumerate(content["annotations"]):
+        where = f"{printable(file)}, annotation {entry.get('id', place)}"
+        sentences.setdefault(entry.get("image_id"), []).extend(sentences_of(entry.get("caption"), where))
+    folders, found, missing = list(image_folders(file, root)), dict[str, Sample](), 0
+    for entry in content["images"]:
+        own, name = sentences.get(entry.get("id")), str(entry.get("file_name", ""))
+        path = next((folder / name for folder in folders if name and is_there(folder / name)), None)
+        missing += path is None
+        if own and path is not None:
+            key = printable(path.relative_to(root) if path.is_relative_to(root) else path)
+            found[key] = Sample(path, key, Text(tuple(dict.fromkeys(own))), split_of(file))
+    if missing:
+        notes.append(f"{missing} of {len(content['images'])} images of {file.name} are missing and dropped")
+    return found
+
+
+def _content(file: Path) -> dict[str, list[dict[str, Any]]]:
+    try:
+        content = json.loads(file.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise DataError("this is not a file of JSON", where=printable(file), why=str(error)) from None
+    for key in ("images", "annotations"):
+        entries = content.get(key) if isinstance(content, dict) else None
+        if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+            why = f"it has no list {key!r} of objects"
+            hint = "it needs images and annotations"
+            raise DataError("this is not a file of COCO captions", where=printable(file), why=why, hint=hint)
+    return {key: content[key] for key in ("images", "annotations")}
