@@ -97,6 +97,16 @@ def side_by_side(left: np.ndarray, right: np.ndarray, titles: tuple[str, str]) -
     return np.array(canvas)
 
 
+def titled(pixels: np.ndarray, title: str) -> np.ndarray:
+    """(H, W, 3) uint8 under a line with its title, on white, with a narrow margin."""
+    margin, line = 3, 20
+    canvas = Image.new("RGB", (pixels.shape[1] + 2 * margin, pixels.shape[0] + line + margin), _PAPER)
+    canvas.paste(Image.fromarray(pixels), (margin, line))
+    text = _fitted(title, 12, pixels.shape[1])
+    ImageDraw.Draw(canvas).text((canvas.width / 2, line / 2), text, _INK, _font(text, 12), anchor="mm")
+    return np.array(canvas)
+
+
 # --- sizes, which go by the side of a square of the same area
 
 

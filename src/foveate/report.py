@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,8 @@ from foveate.images import to_data_uri
 from foveate.run import written_aside
 from foveate.types import Score, Scores
 
-_WRITTEN = {"map": "mAP", "mar": "mAR", "iou": "IoU", "auroc": "AUROC", "f1": "F1", "dice": "Dice"}
+_WRITTEN = {"map": "mAP", "mar": "mAR", "iou": "IoU", "auroc": "AUROC", "f1": "F1", "dice": "Dice", "cider": "CIDEr"}
+_WRITTEN |= {"bleu": "BLEU", "rouge": "ROUGE", "l": "L", "chrf": "chrF"}
 _SPLITS = {
     "test": "test images that took no part in training or in any choice",
     "val": "validation images",
@@ -62,7 +63,7 @@ class Page:
 
     `facts`: name and value; `choices`: field, value, reason; `skipped`: path, why; `ladder`: a row for each tuning that was tried;
     `curves`: the rows of metrics.jsonl; `cautions`: sentences about what the figure cannot promise; `shift`: what these images lose
-    against others. Empty parts are left out.
+    against others; `best`: good answers, where they tell something. Empty parts are left out.
     """
 
     title: str
@@ -79,6 +80,7 @@ class Page:
     skipped: list[tuple[str, str]]
     environment: dict[str, str]
     shift: Shift | None = None
+    best: list[Mistake] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -118,7 +120,7 @@ def write(page: Page, path: Path) -> None:
         page=page,
         main=page.scores.numbers[page.scores.main],
         split=_SPLITS.get(page.split, page.split),
-        pictures=[to_data_uri(mistake.pixels) for mistake in page.mistakes],
+        pictures={mistake.key: to_data_uri(mistake.pixels) for mistake in [*page.mistakes, *page.best]},
         confusion=plots.confusion(np.array(tables["confusion"]), tables["classes"]) if "confusion" in tables else "",
         precision=plots.pr_curves(tables["pr"]) if "pr" in tables else "",
         curves=plots.curves(page.curves) if page.curves else "",

@@ -72,7 +72,7 @@ class TextMetric(Metric):
         """The numbers listed above. Raises DataError without updates."""
         means, count = self._means(), len(self._answers)
         found = zip(_NAMES, means(np.arange(count)), bootstraps(means, count), strict=True)
-        return Scores({name: with_interval(float(value), ends, count) for name, value, ends in found})
+        return Scores({name: with_interval(float(value), ends, count) for name, value, ends in found}, share=False)
 
     def resampler(self) -> Callable[[np.ndarray], float]:
         means = self._means()

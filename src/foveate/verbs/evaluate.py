@@ -9,25 +9,22 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from foveate import console, images
-from foveate.data import Pixels, Scanned, label_names, renamed, scan
-from foveate.drawing import drawn, side_by_side
+from foveate import console
+from foveate.data import Scanned, label_names, renamed, scan
 from foveate.earlier import own_table
 from foveate.errors import DataError
 from foveate.formats import read_table
-from foveate.metrics import Metric, metric_for
+from foveate.metrics import Metric
 from foveate.model import Model
-from foveate.predictor import Predictor, confidence, load
+from foveate.predictor import Predictor, load
 from foveate.recipe import DataRecipe
-from foveate.report import Comparison, Mistake, Page, Shift, write
+from foveate.report import Comparison, Page, Shift, write
 from foveate.run import Run, written_aside
 from foveate.scoring import judged
 from foveate.types import Labels, Sample, Score, Scores, Table
+from foveate.verbs._ranked import ranked
 from foveate.verbs._shift import between, differences, lines
 
-_MISTAKES = 24  # pictures in the report
-_THUMBNAIL = 192  # px
-_WIDE = 640  # px, of truth and answer side by side
 _WORDS = {
     "test": "test images, held out from training and from every choice",
     "val": "validation images",
@@ -246,6 +243,7 @@ def _page(predictor: Predictor, result: EvaluateResult, scanned: Scanned, predic
     run, recipe = predictor.run, predictor.recipe
     outcome = run.outcome()
     told = run.read_json("environment.json")
+    worst, best = ranked(scanned, predictions, predictor)
     return Page(
         title=run.folder.name,
         command=command or told["command"],
@@ -268,31 +266,9 @@ def _page(predictor: Predictor, result: EvaluateResult, scanned: Scanned, predic
         comparisons=[Comparison(row["name"], Score(**row["score"]), row["meaning"]) for row in outcome["audit"]],
         ladder=_leaderboard(run),
         curves=run.logged(),
-        mistakes=_mistakes(scanned, predictions, predictor),
+        mistakes=worst,
+        best=best,
         skipped=list(scanned.skipped),
         shift=result.shift,
         environment={**{k: str(v) for k, v in told.items() if k not in ("versions", "command")}, **told["versions"]},
     )
-
-
-def _mistakes(scanned: Scanned, predictions: Sequence[Any], predictor: Predictor) -> list[Mistake]:
-    """The worst answers, worst first."""
-    metric = metric_for(predictor.model.task.answer, predictor.classes, predictor.multilabel)
-    judged = [
-        (metric.badness(prediction, sample.truth), sample, prediction)
-        for sample, prediction in zip(scanned.table.samples, predictions, strict=True)
-        if sample.truth is not None
-    ]
-    worst = sorted((found for found in judged if found[0] > 0), key=lambda found: (-found[0], found[1].key))
-    return [_mistake(sample, prediction, scanned.pixels, predictor) for _, sample, prediction in worst[:_MISTAKES]]
-
-
-def _mistake(sample: Sample, prediction: Any, pixels: Pixels, predictor: Predictor) -> Mistake:
-    if isinstance(prediction, Labels):
-        answer = f"{', '.join(prediction.names) or 'none'} ({confidence(prediction):.0%})"
-        told = [("answer", answer), ("truth", ", ".join(label_names(sample)) or "none")]
-        return Mistake(sample.key, images.thumbnail(pixels.read(sample.path)[0], _THUMBNAIL), told)
-    full, _ = images.read(sample.path)
-    left = drawn(full, sample.truth, predictor.classes)
-    right = drawn(full, predictor.sure(prediction), predictor.classes)
-    return Mistake(sample.key, images.thumbnail(side_by_side(left, right, ("truth", "answer")), _WIDE), [])

@@ -1,0 +1,65 @@
+"""The pictures of a report: the worst answers, and of sentences the best."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from foveate import images
+from foveate.data import Pixels, Scanned, label_names
+from foveate.drawing import drawn, side_by_side
+from foveate.heat import sheet
+from foveate.metrics import metric_for
+from foveate.predictor import Predictor, confidence
+from foveate.report import Mistake
+from foveate.types import Labels, Sample, Text
+
+_MOST, _BEST = 24, 6  # pictures
+_SENTENCES = 12  # pictures with a map for each word, which are larger
+_THUMBNAIL = 192  # px
+_WIDE = 640  # px, of truth and answer side by side
+_WORD, _WORDS = 104, 11  # px of a picture that shows where a word was looked for, and how many words at the most
+
+_Judged = list[tuple[float, Sample, Any]]
+
+
+def ranked(scanned: Scanned, predictions: Sequence[Any], predictor: Predictor) -> tuple[list[Mistake], list[Mistake]]:
+    """The worst answers, worst first, and the best ones, which only sentences have: they are never quite right."""
+    task = predictor.model.task
+    metric = metric_for(task.answer, predictor.classes, predictor.multilabel)
+    found = [
+        (metric.badness(prediction, sample.truth), sample, prediction)
+        for sample, prediction in zip(scanned.table.samples, predictions, strict=True)
+        if sample.truth is not None
+    ]
+    found.sort(key=lambda each: (-each[0], each[1].key))
+    worst = [each for each in found if each[0] > 0]
+    if task.answer is not Text:
+        return _shown(worst[:_MOST], scanned.pixels, predictor), []
+    return _shown(worst[:_SENTENCES], scanned.pixels, predictor), _shown(found[::-1][:_BEST], scanned.pixels, predictor)
+
+
+def _shown(chosen: _Judged, pixels: Pixels, predictor: Predictor) -> list[Mistake]:
+    return [_picture(sample, prediction, pixels, predictor) for _, sample, prediction in chosen]
+
+
+def _picture(sample: Sample, prediction: Any, pixels: Pixels, predictor: Predictor) -> Mistake:
+    if isinstance(prediction, Labels):
+        answer = f"{', '.join(prediction.names) or 'none'} ({confidence(prediction):.0%})"
+        told = [("answer", answer), ("truth", ", ".join(label_names(sample)) or "none")]
+        return Mistake(sample.key, images.thumbnail(pixels.read(sample.path)[0], _THUMBNAIL), told)
+    full, _ = images.read(sample.path)
+    if isinstance(prediction, Text):
+        return _worded(sample, prediction, full)
+    left = drawn(full, sample.truth, predictor.classes)
+    right = drawn(full, predictor.sure(prediction), predictor.classes)
+    return Mistake(sample.key, images.thumbnail(side_by_side(left, right, ("truth", "answer")), _WIDE), [])
+
+
+def _worded(sample: Sample, prediction: Text, full: Any) -> Mistake:
+    """The picture, and where the network looked before it wrote each word."""
+    truth = sample.truth.sentences if isinstance(sample.truth, Text) else ()
+    told = [("answer", prediction.sentences[0] or "nothing"), ("truth", " / ".join(truth))]
+    if prediction.looks is None:
+        return Mistake(sample.key, images.thumbnail(full, _THUMBNAIL), told)
+    return Mistake(sample.key, sheet(full, prediction.looks, prediction.words, _WORD, _WORDS), told)
