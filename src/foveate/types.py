@@ -302,7 +302,7 @@ class Score:
 @dataclass(frozen=True)
 class Scores:
     """All that a metric computed. `numbers`: by metric name, the main one first. `per_class`: a row a class.
-    `tables`: anything larger, JSON-able (the confusion matrix). `share`: whether the main number is a share, and reads as percent."""
+    `tables`: anything larger, JSON-able (the confusion matrix). `share`: whether the main number reads as percent."""
 
     numbers: dict[str, Score]
     per_class: list[dict[str, Any]] = field(default_factory=list)
