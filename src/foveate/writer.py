@@ -91,9 +91,8 @@ class Writer(nn.Module):
             output_scores=True,
         )
         numbers = [_ended(row, words.end) for row in found.sequences.tolist()]
-        steps = self.decoder.compute_transition_scores(
-            found.sequences, found.scores, found.get("beam_indices"), normalize_logits=beams == 1
-        )
+        beam = found.get("beam_indices")
+        steps = self.decoder.compute_transition_scores(found.sequences, found.scores, beam, normalize_logits=True)
         sure = [row[: len(own) + 1] for row, own in zip(steps, numbers, strict=True)]
         return numbers, [math.exp(float(row.clamp(min=-50).mean())) for row in sure]
 

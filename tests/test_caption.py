@@ -1,0 +1,327 @@
+"""Sentences: metrics against their definitions, tables of sentences, a decoder that learns and whose search is what it should be."""
+
+from __future__ import annotations
+
+import json
+import math
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torchmetrics.text import BLEUScore, CHRFScore
+
+import foveate
+from conftest import striped
+from foveate import cli
+from foveate.errors import DataError, FoveateError, UsageError, WeightsError
+from foveate.formats import read_table
+from foveate.metrics import METRICS
+from foveate.metrics.text import TextMetric, ciders, rouge_l, words_of
+from foveate.model import build
+from foveate.predictor import load
+from foveate.recipe import Recipe, with_settings
+from foveate.sentences import Words
+from foveate.types import Text
+from foveate.verbs.fit import fit
+from foveate.weights import fingerprint
+
+COLOURS = {"red": (220, 40, 40), "green": (40, 180, 60), "blue": (40, 70, 220)}
+
+
+def scores(answers, truths):
+    metric = TextMetric()
+    for answer, truth in zip(answers, truths, strict=True):
+        metric.update(Text((answer,)), Text(tuple(truth)))
+    return metric.compute().numbers
+
+
+@pytest.fixture(scope="module")
+def sentences():
+    """Answers that share more or less with one to three references."""
+    rng = np.random.default_rng(0)
+    words = ["the", "a", "red", "blue", "box", "circle", "is", "near", "there", "two", "on", "touching"]
+    made = [[" ".join(rng.choice(words, rng.integers(3, 10))) for _ in range(rng.integers(2, 5))] for _ in range(30)]
+    return [each[0][:-4] + " box" if place % 2 else each[0] for place, each in enumerate(made)], [each[1:] + each[:1] * (place % 2) for place, each in enumerate(made)]
+
+
+# --- metrics
+
+
+def test_cider_by_hand():
+    """Two images, "a red box" and "a blue box": what both have weighs nothing, all else ln 2."""
+    truths = [[["a", "red", "box"]], [["a", "blue", "box"]]]
+    assert ciders([["a", "red", "box"], ["a", "red", "box"]], truths) == pytest.approx([7.5, 0.0])  # there are no runs of four words
+    gauss = math.exp(-1 / 72)  # a word too few, sigma 6
+    assert ciders([["red", "box"], []], truths) == pytest.approx([10 * (1 + math.sqrt(0.5)) / 4 * gauss, 0.0])
+    repeated = ciders([["red"] * 3, ["a"]], truths)[0]  # counted once: that is what the D stands for
+    assert repeated == pytest.approx(10 * (3 * 1 / (3 * 1)) / 4 / 3 * 1)
+
+
+def test_bleu_and_chrf_are_those_of_torchmetrics(sentences):
+    answers, truths = sentences
+    found = scores(answers, truths)
+    shorter_first = [sorted(each, key=lambda sentence: len(sentence.split())) for each in truths]  # of two lengths that are as near, the shorter
+    for n in range(1, 5):
+        assert found[f"bleu_{n}"].value == pytest.approx(float(BLEUScore(n_gram=n)(answers, shorter_first)), abs=1e-6)
+    assert found["chrf"].value == pytest.approx(float(CHRFScore(n_word_order=0)(answers, truths)), abs=1e-6)
+    for score in found.values():
+        assert score.low <= score.value <= score.high
+        assert score.count == 30
+
+
+def test_rouge_is_the_longest_common_subsequence():
+    assert rouge_l(["the", "cat", "sat"], [["the", "cat", "sat"]]) == 1
+    precision, recall = 2 / 3, 2 / 4  # "the ... sat"
+    expected = (1 + 1.2**2) * precision * recall / (recall + 1.2**2 * precision)
+    assert rouge_l(["the", "dog", "sat"], [["the", "cat", "it", "sat"]]) == pytest.approx(expected)
+    assert rouge_l([], [["a"]]) == rouge_l(["b"], [["a"]]) == 0
+
+
+def test_case_and_punctuation_count_nothing():
+    assert words_of("It's TWO boxes, not 3!") == ["it's", "two", "boxes", "not", "3"]
+    assert scores(["A red box."], [["a Red box"]])["bleu_1"].value == 1
+
+
+def test_a_resample_is_a_set_of_its_own(sentences):
+    """The main number of a resample is that of these images; CIDEr's weights stay."""
+    answers, truths = sentences
+    metric = TextMetric()
+    for answer, truth in zip(answers, truths, strict=True):
+        metric.update(Text((answer,)), Text(tuple(truth)))
+    each = ciders([words_of(answer) for answer in answers], [[words_of(one) for one in truth] for truth in truths])
+    places = np.array([0, 0, 7, 20])
+    assert metric.resampler()(places) == pytest.approx(each[places].mean())
+    assert metric.badness(Text((truths[0][0],)), Text(tuple(truths[0]))) == 0
+    assert METRICS.load("text").reads is Text
+    with pytest.raises(DataError, match="nothing to score"):
+        TextMetric().compute()
+
+
+# --- tables
+
+
+def pictures(folder: Path, names) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        Image.new("RGB", (40, 30)).save(folder / name)
+
+
+def test_tables_of_sentences(tmp_path):
+    pictures(tmp_path, ["a.png", "b.png"])
+    lines = [{"file": "a.png", "texts": ["One  box.", "A box."], "split": "train"}, {"file": "b.png", "texts": "Two boxes."}]
+    (tmp_path / "t.jsonl").write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
+    (tmp_path / "t.csv").write_text("image,caption\na.png,One box.\na.png,A box.\nb.png,Two boxes.\n", encoding="utf-8")
+    for name in ("t.jsonl", "t.csv"):
+        table = read_table(tmp_path / name)
+        assert table.format == "captions"
+        assert [sample.truth.sentences for sample in table.samples] == [("One box.", "A box."), ("Two boxes.",)]
+    assert [sample.split for sample in read_table(tmp_path / "t.jsonl").samples] == ["train", None]
+    (tmp_path / "labels.csv").write_text("image,label\na.png,x\nb.png,y\n", encoding="utf-8")
+    assert read_table(tmp_path / "labels.csv").format == "table"
+    (tmp_path / "both.csv").write_text("image,label,text\na.png,x,One.\nb.png,y,Two.\n", encoding="utf-8")
+    with pytest.raises(DataError, match="several formats fit"):
+        read_table(tmp_path / "both.csv")
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ('{"path": "a.png", "text": ""}', "empty sentence"),
+        ('{"path": "a.png", "text": []}', "neither a sentence nor a list"),
+        ('{"path": "a.png", "text": 3}', "neither a sentence nor a list"),
+        ('{"path": "no.png", "text": "A box."}', "images of this table are missing"),
+        ('{"path": "a.png", "text": "A.", "split": "train"}\n{"path": "a.png", "text": "B.", "split": "test"}', "different splits"),
+        ('{"path": "a.png", "text": "caf\xe9"}'.encode("latin-1"), "cannot be read"),
+    ],
+)  # fmt: skip
+def test_bad_tables_are_one_sentence(tmp_path, content, words):
+    pictures(tmp_path, ["a.png"])
+    (tmp_path / "t.jsonl").write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(DataError, match=words):
+        read_table(tmp_path / "t.jsonl", "captions")
+
+
+def test_coco_captions(tmp_path):
+    pictures(tmp_path / "train2017", ["1.png", "2.png"])
+    content = {
+        "images": [{"id": 1, "file_name": "1.png"}, {"id": 2, "file_name": "2.png"}, {"id": 3, "file_name": "gone.png"}],
+        "annotations": [{"id": n, "image_id": place, "caption": text} for n, (place, text) in enumerate([(1, "A."), (1, "B."), (2, "C."), (3, "D.")])],
+    }
+    (tmp_path / "annotations").mkdir()
+    (tmp_path / "annotations" / "captions_train2017.json").write_text(json.dumps(content))
+    table = read_table(tmp_path)
+    assert table.format == "coco_captions"
+    assert [(sample.key, sample.truth.sentences, sample.split) for sample in table.samples] == [("train2017/1.png", ("A.", "B."), "train"), ("train2017/2.png", ("C.",), "train")]
+    assert "1 of 3 images" in table.notes[0]
+    content["annotations"][0]["caption"] = " "
+    (tmp_path / "annotations" / "captions_train2017.json").write_text(json.dumps(content))
+    with pytest.raises(DataError, match="empty sentence"):
+        read_table(tmp_path)
+
+
+# --- words
+
+
+def test_words_come_back():
+    words = Words(Words.of(["There is a box, (a RED one)!", "It's two boxes."]))
+    assert words.decode(words.encode("There is a box, (a red one)!")) == "there is a box, (a red one)!"
+    assert words.decode(words.encode("it's a zebra")) == "it's a …"
+    assert words.encode("a")[0] == 3  # the most frequent one comes first
+    assert words.size == 3 + len({"there", "is", "a", "box", ",", "(", "red", "one", ")", "!", "it's", "two", "boxes", "."})
+
+
+# --- the task
+
+
+@pytest.fixture(scope="module")
+def striped_world(tmp_path_factory) -> Path:
+    """Stripes in three colours, upright or lying, and what there is to say about them: two sentences each."""
+    root, rng = tmp_path_factory.mktemp("data"), np.random.default_rng(0)
+    lines = []
+    for (name, colour), upright, number in product(COLOURS.items(), (False, True), range(14)):
+        grey = striped(rng, upright).mean(2, keepdims=True) / 255
+        path = f"{name}-{upright}-{number}.png"
+        Image.fromarray((grey * np.array(colour)).clip(0, 255).astype(np.uint8)).save(root / path)
+        way = "upright" if upright else "lying"
+        lines.append({"path": path, "text": [f"{way} stripes in {name}.", f"these stripes are {way} and {name}."]})
+    (root / "table.jsonl").write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
+    return root / "table.jsonl"
+
+
+def words_for(data: Path, **more):
+    quick = {
+        "data.path": str(data), "backbone.name": "test_resnet", "backbone.weights": "none", "backbone.size": 64, "device": "cpu",
+        "task": {"name": "caption", "width": 64, "depth": 2, "dropout": 0.0, "most": 12, "beams": 2}, "tuning": "full",
+        "training.precision": "fp32", "training.channels_last": False, "training.batch_size": 16, "data.near_duplicates": 1,
+    }  # fmt: skip
+    return with_settings(Recipe(), {**quick, **more})
+
+
+@pytest.fixture(scope="module")
+def run(striped_world, tmp_path_factory):
+    words = {"training.epochs": 16, "training.lr": 3e-3, "training.patience": 0, "augment.color": 0.0, "task.smoothing": 0.0}
+    return fit(words_for(striped_world, **words), tmp_path_factory.mktemp("runs") / "run")
+
+
+def test_sentences_about_new_pictures_are_true(run, striped_world):
+    numbers = run.numbers()
+    assert numbers["cider"] > 4
+    answers = [json.loads(line) for line in (run.evaluation.folder / "predictions.jsonl").read_text(encoding="utf-8").splitlines()]
+    right = sum(all(word in row["answer"] for word in (row["path"].split("-")[0], "upright" if "True" in row["path"] else "lying")) for row in answers)
+    assert right / len(answers) > 0.7
+    metric = TextMetric()
+    for row in answers:
+        assert 0 <= row["confidence"] <= 1
+        metric.update(Text((row["answer"],)), Text(tuple(row["truth"])))
+    assert metric.compute().numbers["cider"].value == pytest.approx(numbers["cider"], abs=1e-9)
+    page = (run.evaluation.folder / "report.html").read_text(encoding="utf-8")
+    assert "The best answers" in page
+    assert "CIDEr" in page
+
+
+def test_predictions_carry_where_was_looked(run, striped_world):
+    answer = next(iter(foveate.predict(run.run, [next(striped_world.parent.glob("*.png"))], device="cpu")))
+    text = answer.prediction
+    assert text.looks.shape[0] == len(text.words)
+    assert text.looks.shape[1] == text.looks.shape[2]  # a square picture
+    assert np.isfinite(text.looks).all()
+    assert answer.row()["answer"] == text.sentences[0]
+    assert "looks" not in answer.row()
+
+
+@torch.inference_mode()
+def test_greedy_search_with_a_cache_is_the_search_without(run, striped_world):
+    """Word after word, the whole sentence read anew each time."""
+    model = load(run.run, "cpu").model
+    images = torch.randn(3, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    writer, words = model.head, model.task.vocabulary
+    features = model.backbone(images, model.task.needs)
+    memory = writer(features, type("Batch", (), {"targets": [{}]})()).memory
+    written, sure = writer.write(memory, 12, 1)
+    for place in range(3):
+        seen, numbers, chances = writer._before(memory[place : place + 1]), [], []
+        for _ in range(12):
+            chance = writer.decoder(inputs_embeds=seen).logits[0, -1]
+            chance[words.banned] = -math.inf
+            chance = chance.softmax(-1)
+            numbers.append(int(chance.argmax()))
+            chances.append(math.log(float(chance.max())))
+            if numbers[-1] == words.end:
+                break
+            seen = torch.cat([seen, writer.decoder.get_input_embeddings()(torch.tensor([[numbers[-1]]]))], 1)
+        assert written[place] == [number for number in numbers if number != words.end]
+        assert sure[place] == pytest.approx(math.exp(np.mean(chances)), rel=1e-3)
+
+
+def test_more_beams_are_never_less_sure(run, striped_world):
+    model = load(run.run, "cpu").model
+    images = torch.randn(4, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+    with torch.inference_mode():
+        memory = model.head(model.backbone(images, model.task.needs), type("Batch", (), {"targets": [{}]})()).memory
+        one, many = (model.head.write(memory, 12, beams)[1] for beams in (1, 8))
+    assert np.mean(many) >= np.mean(one) - 1e-3
+
+
+# --- pretrained decoders, prefixes, prompts
+
+
+@pytest.fixture(scope="module")
+def language(tmp_path_factory) -> Path:
+    """A tiny language model in a folder, as the transformers library saves one."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
+
+    folder = tmp_path_factory.mktemp("language")
+    words = ["<end>", "<unknown>", *["upright", "lying", "stripes", "in", "red", "green", "blue", "these", "are", "and", ".", "a", "photo", "of"]]
+    tokenizer = Tokenizer(models.WordLevel({word: number for number, word in enumerate(words)}, "<unknown>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<end>", unk_token="<unknown>").save_pretrained(folder)
+    torch.manual_seed(0)
+    GPT2LMHeadModel(GPT2Config(vocab_size=len(words), n_positions=128, n_embd=32, n_layer=2, n_head=2, eos_token_id=0, bos_token_id=0)).save_pretrained(folder)
+    return folder
+
+
+def test_a_frozen_language_model_stays_as_it_is(language, striped_world, tmp_path):
+    task = {"name": "caption", "decoder": f"hf:{language}", "frozen": True, "prefix": 3, "prompt": "a photo of", "most": 12, "beams": 1}
+    recipe = words_for(striped_world, **{"task": task, "training.epochs": 2})
+    before = fingerprint(build(recipe, ()).head.decoder.state_dict())
+    result = fit(recipe, tmp_path / "run")
+    model = load(result.run, "cpu").model
+    assert fingerprint(model.head.decoder.state_dict()) == before
+    assert model.head.prefix.shape == (3, 32)
+    assert not torch.equal(model.head.prefix, build(recipe, ()).head.prefix)
+    assert model.head.opening == [0, *model.task.vocabulary.encode("a photo of")]
+    assert all(not answer.row()["answer"].startswith("a photo of") for answer in foveate.predict(result.run, striped_world.parent, device="cpu"))
+
+
+@pytest.mark.parametrize(
+    ("settings", "error", "words"),
+    [
+        ({"task.most": 3}, DataError, "more than the 3 that fit"),
+        ({"task.width": 100}, UsageError, "no multiple of 64"),
+        ({"task.decoder": "hf:/nowhere/at/all"}, WeightsError, "language model cannot be opened"),
+    ],
+)
+def test_wrong_words_are_one_sentence(striped_world, tmp_path, settings, error, words):
+    with pytest.raises(error, match=words):
+        fit(words_for(striped_world, **settings), tmp_path / "run")
+
+
+def test_a_decoder_without_words_says_where_they_come_from():
+    with pytest.raises(FoveateError, match="knows no word"):
+        build(with_settings(Recipe(), {"backbone.name": "test_resnet", "backbone.weights": "none", "task": "caption", "tuning": "head"}), ())
+
+
+def test_from_words_to_answers_on_the_command_line(striped_world, tmp_path, capsys):
+    network = ["--backbone", "test_resnet", "--weights", "none", "--size", "64", "--tuning", "full", "--device", "cpu"]
+    small = ["--set", "task.width=64", "--set", "task.depth=1", "--epochs", "1"]
+    assert cli._run(["fit", str(striped_world), *network, *small, "--out", str(tmp_path / "run")]) == 0
+    said = capsys.readouterr().out
+    assert "84 images, 168 sentences" in said
+    assert "words and marks of the sentences" in said
+    picture = str(next(striped_world.parent.glob("*.png")))
+    assert cli._run(["predict", str(tmp_path / "run"), picture, "--device", "cpu"]) == 0
+    assert isinstance(json.loads(capsys.readouterr().out.splitlines()[-1])["answer"], str)
