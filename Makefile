@@ -22,6 +22,7 @@ bench:
 	$(PYTHON) bench/shots.py
 	$(PYTHON) bench/small_clip.py
 	$(PYTHON) bench/shift.py
+	$(PYTHON) bench/keeping.py
 	$(PYTHON) bench/pretrain.py
 
 demo:

@@ -2,8 +2,9 @@
 
     python bench/keeping.py --data DATA --out OUT [--ways soup forget] [--seeds 0 1 2] [--threads 1]
 
-soup: EfficientNet-Lite0 tuned in full on google's drawings of emoji (bench/shift.py's case), averaged with its start in ten steps; each
-average is scored on the run's validation images, which choose, and on twitter's drawings of names that were never taught, which do not.
+soup: EfficientNet-Lite0 tuned in full on google's drawings of emoji (bench/shift.py's case), averaged with its start in ten steps;
+each average is scored on the run's validation images, which choose, and on twitter's drawings of names that were never taught,
+which do not.
 forget: seven classes of clothing, then the other three in a run that goes on: with all old training images shown again, with a
 fifth of them, with none, and with none but the first run's answers held to. Scored on clothing's validation folder, old and new
 classes apart. 96 and 128 px, 6 epochs, all else the defaults. Rows land in OUT/keeping.jsonl.
@@ -53,12 +54,10 @@ def soup(data: Path, seed: int, into: Path) -> list[dict[str, Any]]:
 def forget(data: Path, seed: int, into: Path) -> list[dict[str, Any]]:
     """A row for each recipe: accuracy on images of old and of new classes, before and after."""
     classes = sorted(folder.name for folder in (data / "clothing" / "train").iterdir() if folder.is_dir())
-    tables = {
-        (which, word): tabled(
-            ((path, name) for name in own for path in images.find_images(data / "clothing" / which / name)), into / f"{which}-{word}.tsv"
-        )
-        for which, (word, own) in product(("train", "validation"), (("old", classes[:OLD]), ("new", classes[OLD:])))
-    }
+    tables = {}
+    for which, (word, own) in product(("train", "validation"), (("old", classes[:OLD]), ("new", classes[OLD:]))):
+        pairs = ((path, name) for name in own for path in images.find_images(data / "clothing" / which / name))
+        tables[which, word] = tabled(pairs, into / f"{which}-{word}.tsv")
     first = fitted(tables["train", "old"], 128, seed, into / "first")
     rows = [{"recipe": "before", "old": scored(first, tables["validation", "old"])}]
     for name, settings in RECIPES.items():
