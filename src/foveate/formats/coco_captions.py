@@ -1,6 +1,7 @@
 """COCO captions: annotations/captions_train2017.json and the like, a file for each split, with their images where COCO's lie.
 
-DATA is such a file, or a folder with one or more, in it or in annotations/.
+DATA is such a file, or a folder with one or more, in it or in annotations/; where boxes of the same images lie beside them, it is
+read as boxes unless --format coco_captions is said.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import Any, ClassVar
 from foveate.errors import DataError
 from foveate.formats import Format
 from foveate.formats._boxed import is_there
-from foveate.formats._coco_files import image_folders, split_of
+from foveate.formats._coco_files import annotation_files, image_folders, split_of
 from foveate.formats.captions import sentences_of
 from foveate.images import listed, printable
 from foveate.types import Sample, Table, Text
@@ -24,7 +25,8 @@ class CocoCaptions(Format):
     summary: ClassVar[str] = "COCO captions in JSON"
 
     def sniff(self, path: Path) -> bool:
-        return bool(_files(path))
+        """COCO's own folder holds boxes of the same images too: those are meant unless the captions are named."""
+        return bool(_files(path)) and not annotation_files(path)
 
     def read(self, path: Path) -> Table:
         """The table of one file, or of all files of a folder. Raises DataError with the file."""
