@@ -39,9 +39,13 @@ def say(text: str) -> None:
 
 def choice(field: str, value: Any, reason: str) -> None:
     """A decision taken for the user, with its reason."""
+    say(f"chosen: {field} = {shortened(value)} ({reason})")
+
+
+def shortened(value: Any) -> str:
+    """A value in words, cut where it would fill a screen."""
     said = str(value)
-    said = said if len(said) <= _LONGEST else f"{said[:_LONGEST]}..."
-    say(f"chosen: {field} = {said} ({reason})")
+    return said if len(said) <= _LONGEST else f"{said[:_LONGEST]}..."
 
 
 def warn(text: str) -> None:

@@ -252,7 +252,7 @@ def _page(predictor: Predictor, result: EvaluateResult, scanned: Scanned, predic
         facts=[
             ("data", recipe.data.path),
             ("images", ", ".join(f"{count} {split}" for split, count in outcome["images"].items())),
-            ("classes", str(len(predictor.classes))),
+            *([("classes", str(len(predictor.classes)))] if predictor.classes else []),
             ("backbone", f"{recipe.backbone.name} ({outcome['origin']})"),
             ("tuning", recipe.tuning.name),
             ("seed", str(recipe.seed)),
@@ -261,7 +261,7 @@ def _page(predictor: Predictor, result: EvaluateResult, scanned: Scanned, predic
             *_adapted(run),
             *parts_told(outcome),
         ],
-        choices=[(row["field"], str(row["value"]), row["reason"]) for row in run.read_json("choices.json")],
+        choices=[(row["field"], console.shortened(row["value"]), row["reason"]) for row in run.read_json("choices.json")],
         cautions=result.cautions,
         comparisons=[Comparison(row["name"], Score(**row["score"]), row["meaning"]) for row in outcome["audit"]],
         ladder=_leaderboard(run),
