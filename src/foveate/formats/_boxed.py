@@ -11,6 +11,7 @@ from pathlib import Path, PurePosixPath
 
 from foveate.boxes import Findings, Raw, class_name, cleaned, printed
 from foveate.errors import BrokenImage, DataError, UsageError
+from foveate.formats._records import without_split
 from foveate.images import printable, size
 from foveate.types import Boxes, Sample, Split, Table
 
@@ -76,9 +77,7 @@ class Gathering:
     def table(self, classes: Iterable[str], format: str) -> Table:
         """Raises DataError when no image, no class, or of many boxes not one is left."""
         samples = tuple(self.samples[key] for key in sorted(self.samples))
-        unsplit = sum(sample.split is None for sample in samples)
-        if 0 < unsplit < len(samples):
-            self.notes.append(f"{unsplit} of {len(samples)} images name no split")
+        self.notes += without_split(samples)
         notes, names = (*self.notes, *self.findings.notes()), tuple(dict.fromkeys(classes))
         where = printable(self.root)
         if not samples:

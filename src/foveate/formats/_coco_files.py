@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-from foveate.images import listed
+from foveate.errors import DataError
+from foveate.images import listed, printable
 from foveate.splits import split_named
 from foveate.types import Split
 
@@ -42,6 +45,28 @@ def split_of(file: Path) -> Split | None:
     words = re.findall("[a-z]+", file.stem.casefold())
     found = (split_named(word) for word in (*reversed(words), file.parent.name))
     return next((split for split in found if split), None)
+
+
+def root_of(path: Path) -> Path:
+    """The folder that a file of annotations, or the folder that was given, speaks for."""
+    if path.is_dir():
+        return path
+    return path.parent.parent if path.parent.name.casefold() == "annotations" else path.parent
+
+
+def lists_of(file: Path, keys: tuple[str, ...], what: str) -> dict[str, list[dict[str, Any]]]:
+    """The lists of objects of a JSON file of COCO `what`; raises DataError where one is missing."""
+    try:
+        content = json.loads(file.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise DataError("this is not a file of JSON", where=printable(file), why=str(error)) from None
+    for key in keys:
+        entries = content.get(key) if isinstance(content, dict) else None
+        if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+            why = f"it has no list {key!r} of objects"
+            hint = f"it needs {', '.join(keys[:-1])} and {keys[-1]}"
+            raise DataError(f"this is not a file of COCO {what}", where=printable(file), why=why, hint=hint)
+    return {key: content[key] for key in keys}
 
 
 def image_folders(file: Path, root: Path) -> Iterator[Path]:

@@ -5,16 +5,17 @@ from __future__ import annotations
 import csv
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 from foveate.errors import DataError, near_names
 from foveate.images import printable
 from foveate.splits import split_named
-from foveate.types import Split
+from foveate.types import Sample, Split
 
 ALIASES = {
     "path": ("path", "file", "filename", "image", "image_path", "filepath"),
@@ -182,16 +183,31 @@ def place_of(cell: object, table: Path, number: int) -> tuple[Path, str]:
     return path, printable(path.relative_to(root) if path.is_relative_to(root) else path)
 
 
-class Shown(Protocol):
-    """A row that names an image."""
+@dataclass(frozen=True)
+class Named:
+    """What every row that names an image says of it."""
 
-    @property
-    def path(self) -> Path: ...
-    @property
-    def key(self) -> str: ...
+    number: int
+    path: Path
+    key: str
+    split: Split | None
+    group: str | None
 
 
-R = TypeVar("R", bound=Shown)
+R = TypeVar("R", bound=Named)
+
+
+def named_by(record: Record, table: Path) -> tuple[int, Path, str, Split | None, str | None]:
+    """The fields of `Named` in a record; raises DataError with the line."""
+    number, cells = record
+    path, key = place_of(cells["path"], table, number)
+    return number, path, key, split_of(cells.get("split"), row_of(table, number)), word_of(cells.get("group")) or None
+
+
+def without_split(rows: Sequence[Named | Sample]) -> list[str]:
+    """A note where some images name a split and others none."""
+    unsplit = sum(row.split is None for row in rows)
+    return [f"{unsplit} of {len(rows)} images name no split"] if 0 < unsplit < len(rows) else []
 
 
 def present(rows: list[R], table: Path, notes: list[str]) -> list[R]:

@@ -14,18 +14,18 @@ from foveate.formats import Format
 from foveate.formats._records import (
     ALIASES,
     TEXTS,
+    Named,
     Record,
     has_texts,
     is_table,
-    place_of,
+    named_by,
     present,
     records,
     row_of,
-    split_of,
-    word_of,
+    without_split,
 )
 from foveate.images import printable
-from foveate.types import Sample, Split, Table, Text
+from foveate.types import Sample, Table, Text
 
 _COLUMNS = {**{name: ALIASES[name] for name in ("path", "split", "group")}, "text": TEXTS}
 
@@ -42,29 +42,18 @@ class Captions(Format):
         if not rows:
             raise DataError("this table has no rows", where=printable(path))
         rows = present(_merged(rows, path), path, notes)
-        unsplit = sum(row.split is None for row in rows)
-        if 0 < unsplit < len(rows):
-            notes.append(f"{unsplit} of {len(rows)} images name no split")
+        notes += without_split(rows)
         samples = tuple(Sample(row.path, row.key, Text(row.sentences), row.split, row.group) for row in rows)
         return Table(samples=samples, classes=(), format="captions", root=path.parent, notes=tuple(notes))
 
 
 @dataclass(frozen=True)
-class _Row:
-    number: int
-    path: Path
-    key: str
+class _Row(Named):
     sentences: tuple[str, ...]
-    split: Split | None
-    group: str | None
 
 
 def _row(record: Record, table: Path) -> _Row:
-    number, cells = record
-    path, key = place_of(cells["path"], table, number)
-    where = row_of(table, number)
-    split, group = split_of(cells.get("split"), where), word_of(cells.get("group")) or None
-    return _Row(number, path, key, sentences_of(cells["text"], where), split, group)
+    return _Row(*named_by(record, table), sentences_of(record[1]["text"], row_of(table, record[0])))
 
 
 def sentences_of(cell: Any, where: str) -> tuple[str, ...]:

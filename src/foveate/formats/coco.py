@@ -19,7 +19,7 @@ from foveate.boxes import Raw, class_name, shown
 from foveate.errors import DataError
 from foveate.formats import Format
 from foveate.formats._boxed import NO_BOX, Gathering, Placed, copied, is_there
-from foveate.formats._coco_files import ORDER, annotation_files, image_folders, split_of
+from foveate.formats._coco_files import ORDER, annotation_files, image_folders, lists_of, root_of, split_of
 from foveate.images import printable
 from foveate.masks import area
 from foveate.types import Boxes, Table
@@ -43,7 +43,7 @@ class Coco(Format):
         files = annotation_files(path) or [path]
         if path.is_dir() and files == [path]:
             raise DataError("there are no COCO annotations here", where=printable(path), hint="give the .json file itself")
-        root = path if path.is_dir() else path.parent.parent if path.parent.name.casefold() == "annotations" else path.parent
+        root = root_of(path)
         gathering = Gathering(root)
         classes = [name for file in files for name in _take(file, root, gathering)]
         _all_or_no_masks(gathering)
@@ -69,7 +69,7 @@ class Coco(Format):
 
 def _take(file: Path, root: Path, gathering: Gathering) -> list[str]:
     """Adds the images of one file. Returns its classes in order."""
-    content = _content(file)
+    content = lists_of(file, ("images", "annotations", "categories"), "annotations")
     names, where = _names(content["categories"], file), printable(file)
     pictures: dict[Any, Entry] = {}
     for entry in content["images"]:
@@ -105,20 +105,6 @@ def _all_or_no_masks(gathering: Gathering) -> None:
         gathering.notes.append(f"{remark}: {len(bare)} ({shown(bare)})")
         for key, truth in truths.items():
             gathering.samples[key] = replace(gathering.samples[key], truth=replace(truth, masks=None))
-
-
-def _content(file: Path) -> dict[str, list[Entry]]:
-    try:
-        content = json.loads(file.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise DataError("this is not a file of JSON", where=printable(file), why=str(error)) from None
-    for key in ("images", "annotations", "categories"):
-        entries = content.get(key) if isinstance(content, dict) else None
-        if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
-            why = f"it has no list {key!r} of objects"
-            hint = "it needs images, annotations and categories"
-            raise DataError("this is not a file of COCO annotations", where=printable(file), why=why, hint=hint)
-    return {key: content[key] for key in ("images", "annotations", "categories")}
 
 
 def _id(entry: Entry, key: str, where: str) -> int | float | str:

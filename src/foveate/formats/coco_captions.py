@@ -6,14 +6,13 @@ read as boxes unless --format coco_captions is said.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any, ClassVar
 
 from foveate.errors import DataError
 from foveate.formats import Format
 from foveate.formats._boxed import is_there
-from foveate.formats._coco_files import annotation_files, image_folders, split_of
+from foveate.formats._coco_files import annotation_files, image_folders, lists_of, root_of, split_of
 from foveate.formats.captions import sentences_of
 from foveate.images import listed, printable
 from foveate.types import Sample, Table, Text
@@ -33,7 +32,7 @@ class CocoCaptions(Format):
         files = _files(path) or [path]
         if path.is_dir() and files == [path]:
             raise DataError("there are no COCO captions here", where=printable(path), hint="give the .json file itself")
-        root = path if path.is_dir() else path.parent.parent if path.parent.name.casefold() == "annotations" else path.parent
+        root = root_of(path)
         found, notes = dict[str, Sample](), list[str]()
         for file in files:
             found |= _samples(file, root, notes)
@@ -56,7 +55,7 @@ def _is_captions(file: Path) -> bool:
 
 def _samples(file: Path, root: Path, notes: list[str]) -> dict[str, Sample]:
     """Key -> the images of one file that are there and have a sentence."""
-    content = _content(file)
+    content = lists_of(file, ("images", "annotations"), "captions")
     sentences: dict[Any, list[str]] = {}
     for place, entry in enumerate(content["annotations"]):
         where = f"{printable(file)}, annotation {entry.get('id', place)}"
@@ -72,17 +71,3 @@ def _samples(file: Path, root: Path, notes: list[str]) -> dict[str, Sample]:
     if missing:
         notes.append(f"{missing} of {len(content['images'])} images of {file.name} are missing and dropped")
     return found
-
-
-def _content(file: Path) -> dict[str, list[dict[str, Any]]]:
-    try:
-        content = json.loads(file.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise DataError("this is not a file of JSON", where=printable(file), why=str(error)) from None
-    for key in ("images", "annotations"):
-        entries = content.get(key) if isinstance(content, dict) else None
-        if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
-            why = f"it has no list {key!r} of objects"
-            hint = "it needs images and annotations"
-            raise DataError("this is not a file of COCO captions", where=printable(file), why=why, hint=hint)
-    return {key: content[key] for key in ("images", "annotations")}

@@ -10,21 +10,22 @@ from foveate.errors import DataError
 from foveate.formats import Format
 from foveate.formats._records import (
     ALIASES,
+    Named,
     Parted,
     Record,
     has_boxes,
     has_labels,
     has_texts,
     is_table,
-    place_of,
+    named_by,
     present,
     records,
     row_of,
-    split_of,
+    without_split,
     word_of,
 )
 from foveate.images import printable
-from foveate.types import Labels, Sample, Split, Table
+from foveate.types import Labels, Sample, Table
 
 _REQUIRED = ("path", "label")
 
@@ -55,13 +56,8 @@ class TableFile(Format):
 
 
 @dataclass(frozen=True)
-class _Row:
-    number: int
-    path: Path
-    key: str
+class _Row(Named):
     labels: tuple[str, ...]
-    split: Split | None
-    group: str | None
 
     def sample(self) -> Sample:
         return Sample(path=self.path, key=self.key, truth=Labels(self.labels), split=self.split, group=self.group)
@@ -71,11 +67,7 @@ class _Row:
 
 
 def _row(record: Record, table: Path) -> _Row:
-    number, cells = record
-    path, key = place_of(cells["path"], table, number)
-    where = row_of(table, number)
-    split, group = split_of(cells.get("split"), where), word_of(cells.get("group")) or None
-    return _Row(number, path, key, _labels(cells["label"], where), split, group)
+    return _Row(*named_by(record, table), _labels(record[1]["label"], row_of(table, record[0])))
 
 
 def _labels(cell: object, where: str) -> tuple[str, ...]:
@@ -123,10 +115,7 @@ def _united(first: _Row, row: _Row, multilabel: bool, table: Path) -> _Row:
 def _remarks(rows: list[_Row], multilabel: bool) -> list[str]:
     """What was taken for granted, said aloud."""
     bare, several = sum(not row.labels for row in rows), sum(len(row.labels) > 1 for row in rows)
-    unsplit = sum(row.split is None for row in rows)
     notes = []
     if multilabel:
         notes.append(f"read as multi-label: {several} images hold several labels and {bare} hold none")
-    if 0 < unsplit < len(rows):
-        notes.append(f"{unsplit} of {len(rows)} images name no split")
-    return notes
+    return notes + without_split(rows)
