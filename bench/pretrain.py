@@ -35,7 +35,7 @@ from foveate.transforms import evaluation
 from foveate.types import Provides
 from spine import Rows, sets, words
 
-NETWORKS = {"resnet": ("resnet10t", 64, "simclr"), "vit": ("vit_tiny_patch16_224", 96, "simclr")}
+NETWORKS = {"resnet": ("resnet10t", 64, "simclr", 3e-3), "vit": ("vit_tiny_patch16_224", 96, "simclr", 1e-3)}
 LABELS, DRAWS = 10, 3  # of each class, and how often
 PHOTOS = ("clothing/train", "brain_mri/Training", "bccd", "camvid/train", "camvid/val", "dreambooth", "cifar10/train", "nlvr_dev")
 STUDENT, TEACHER = "resnet18", "tf_efficientnet_lite0"
@@ -75,10 +75,10 @@ def few(train: Path, test: Path, seed: int, into: Path) -> Path:
 
 
 def from_nothing(way: str, seed: int, minutes: float, data: Path, run: Path) -> dict[str, Any]:
-    name, size, objective = NETWORKS[way]
+    name, size, objective, lr = NETWORKS[way]
     train, test = data / "cifar10" / "train", data / "cifar10" / "test"
     said: dict[str, Any] = {"backbone": name, "weights": "none", "size": size, "seed": seed, "device": "cpu", "minutes": minutes}
-    found = foveate.pretrain(train, objective=objective, out=run, **said)
+    found = foveate.pretrain(train, objective=objective, lr=lr, out=run, **said)
     row: dict[str, Any] = {"seconds": found.outcome["seconds"], "epochs": found.outcome["epochs"], "objective": objective}
     row["knn_random"], row["count"] = knn(name, "none", size, train, test)
     row["knn"], _ = knn(str(run), "auto", size, train, test)
