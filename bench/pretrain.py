@@ -16,6 +16,7 @@ Rows land in OUT/pretrain.jsonl, and a row that is there is not measured again. 
 from __future__ import annotations
 
 import statistics
+from collections.abc import Sequence
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -31,8 +32,8 @@ from foveate.intervals import wilson
 from foveate.model import build
 from foveate.neighbours import votes
 from foveate.recipe import Recipe, with_settings
-from foveate.transforms import evaluation
-from foveate.types import Provides
+from foveate.transforms import Framing, evaluation
+from foveate.types import Provides, Sample
 from spine import Rows, sets, words
 
 NETWORKS = {"resnet": ("resnet10t", 64, "simclr", 3e-3), "vit": ("vit_tiny_patch16_224", 96, "simclr", 1e-3)}
@@ -46,7 +47,7 @@ def knn(backbone: str, weights: str, size: int, train: Path, test: Path) -> tupl
     settings = {"backbone": {"name": backbone, "weights": weights, "size": size}, "task": "classify", "tuning": "probe"}
     known, asked = read_table(train), read_table(test)
     model = build(with_settings(Recipe(), settings), known.classes)
-    found = [features(model, table) for table in (known, asked)]
+    found = [features(model, table.samples) for table in (known, asked)]
     middle = found[0].mean(0)
     truths = [torch.tensor([known.classes.index(sample.truth.names[0]) for sample in table.samples]) for table in (known, asked)]
     answers = torch.eye(len(known.classes))[truths[0]]
@@ -55,9 +56,11 @@ def knn(backbone: str, weights: str, size: int, train: Path, test: Path) -> tupl
 
 
 @torch.inference_mode()
-def features(model: Any, table: Any) -> torch.Tensor:
-    pixels = Pixels(table.samples, model.backbone.input.size, "crop", keep=False)
-    pictures = Pictures(table.samples, pixels, evaluation(model.backbone.input, "crop"), model.task.encode, 0)
+def features(model: Any, samples: Sequence[Sample], framing: Framing = "crop") -> torch.Tensor:
+    """(N, D): the pooled ones of the model's backbone."""
+    model.eval()
+    pixels = Pixels(samples, model.backbone.input.size, framing, keep=False)
+    pictures = Pictures(samples, pixels, evaluation(model.backbone.input, framing), lambda truth, size: {}, 0)
     batches = loader(pictures, Order(len(pictures), 128))
     return torch.cat([model.backbone(batch.images, {Provides.POOLED}).pooled.float() for batch in batches])
 

@@ -64,6 +64,12 @@ def test_blocks_hold_every_parameter_in_order(family, name, side):
     assert {*held, *root} == {id(parameter) for parameter in backbone.parameters()}
 
 
+@pytest.mark.parametrize(("name", "size"), [("efficientformer_l1", 64), ("crossvit_9_240", 256)])
+def test_a_size_that_the_network_does_not_take_is_refused_at_once(family, name, size):
+    with pytest.raises(UsageError, match=f"cannot see pictures of {size} px.*--size 2[24]"):
+        family.open(name, "none", size)
+
+
 def test_gradients_reach_the_first_block(family):
     backbone = family.open("test_efficientnet", "none", 32)
     backbone(torch.randn(2, 3, 32, 32), {Provides.POOLED}).pooled.square().sum().backward()

@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import tarfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -36,6 +37,7 @@ from foveate.objectives.mae import light, patched
 from foveate.objectives.simclr import contrast
 from foveate.objectives.simmim import blanked
 from foveate.objectives.vicreg import correlated, too_even
+from foveate.planning import tried
 from foveate.precision import Way
 from foveate.predictor import load
 from foveate.recipe import Recipe, with_settings
@@ -204,6 +206,15 @@ def test_every_objective_reaches_the_whole_backbone_and_falls(objective, precisi
         losses.append(loss.item())
     assert losses[-1] < losses[0]
     assert all("teacher" not in name and "eyes" not in name for name, each in model.named_parameters() if each.requires_grad)
+
+
+def test_steps_can_be_timed_where_a_network_keeps_things_between_passes():
+    model = model_of("simclr", **{"backbone.name": "levit_128s", "backbone.size": 64}).eval()
+    batch = replace(batch_of(model), images=torch.randn(8, 3, 64, 64))
+    for target in batch.targets:
+        target["wide"] = torch.randn(1, 3, 64, 64)
+    for _ in range(2):  # the second met the first one's graph
+        tried(model, batch, Way("fp32", False), torch.device("cpu"))
 
 
 def test_a_teacher_follows_slowly_and_stands_still_at_the_end():

@@ -71,13 +71,14 @@ def _timed_step(model: Model, pictures: Pictures, device: torch.device, with_gra
 
 
 def tried(model: Model, batch: Batch, way: Way, device: torch.device, with_gradients: bool = True) -> None:
-    """What a step computes, and nothing of what it leaves; the model is where it should be."""
+    """What a step computes, and nothing of what it leaves; the model is where it should be, and in eval mode."""
     with torch.set_grad_enabled(with_gradients), way.autocast(device), torch.random.fork_rng():
         part = batch.to(device, memory_format=way.layout)
         loss: Any = sum(model.task.loss(model(part), part).values())
     if with_gradients:
         loss.backward()
         model.zero_grad(set_to_none=True)
+        model.train().eval()  # drops what LeViT and its kin keep between passes, which leads to the freed graph
     if device.type != "cpu":  # else the clock stops before the work is done
         torch.accelerator.synchronize(device)
 

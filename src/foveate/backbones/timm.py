@@ -132,9 +132,26 @@ def _names() -> frozenset[str]:
 
 
 def _sized(name: str, size: int | None, options: dict[str, Any]) -> Any:
-    """Networks with learnt positions are told the size when they are made; the others take any."""
+    """Networks with learnt positions are told the size when they are made; the others take any, or say that they do not."""
     if size is None:
         return timm.create_model(name, **options)
+    own = timm.get_pretrained_cfg_value(name, "input_size")[-1]
+    if size != own and not _takes(name, size):
+        raise UsageError(f"the backbone {name!r} cannot see pictures of {size} px", hint=f"--size {own}, or another backbone")
+    return _told(name, size, options)
+
+
+def _takes(name: str, size: int) -> bool:
+    """Some take the word and fail at the first picture; without weights to compute with, that is known at once."""
+    try:
+        with torch.device("meta"):
+            _told(name, size, {"pretrained": False}).eval()(torch.zeros(1, 3, size, size))
+    except (AssertionError, RuntimeError, ValueError):
+        return False
+    return True
+
+
+def _told(name: str, size: int, options: dict[str, Any]) -> Any:
     try:
         return timm.create_model(name, img_size=size, **options)
     except TypeError as error:
