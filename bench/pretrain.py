@@ -2,7 +2,8 @@
 
     python bench/pretrain.py --data DATA --out OUT [--ways resnet vit ...] [--seeds 0] [--minutes 30] [--threads 2]
 
-resnet, vit: the 10,000 training images of cifar10, labels unused, in a small ResNet and a small Vision Transformer. Compared are
+resnet, vit: the 10,000 training images of cifar10, labels unused, in a small ResNet and a small Vision Transformer (LeViT, whose
+first layers are convolutions). Compared are
 the accuracy of 20 nearest neighbours (features of the training images answer for the test images) before and after, and on 100
 labels, ten of each class, drawn three times, a linear probe on what was learnt with the same network trained from scratch.
 distill: EfficientNet-Lite0 taught to a ResNet-18 on all photos of DATA; a probe on clothing, of the ResNet before and after and of
@@ -36,7 +37,7 @@ from foveate.transforms import Framing, evaluation
 from foveate.types import Provides, Sample
 from spine import Rows, sets, words
 
-NETWORKS = {"resnet": ("resnet10t", 64, "simclr", 3e-3), "vit": ("vit_tiny_patch16_224", 96, "simclr", 1e-3)}
+NETWORKS = {"resnet": ("resnet10t", 64, "simclr", 3e-3), "vit": ("levit_128s", 96, "simclr", 1e-3)}
 LABELS, DRAWS = 10, 3  # of each class, and how often
 PHOTOS = ("clothing/train", "brain_mri/Training", "bccd", "camvid/train", "camvid/val", "dreambooth", "cifar10/train", "nlvr_dev")
 STUDENT, TEACHER = "resnet18", "tf_efficientnet_lite0"

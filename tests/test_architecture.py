@@ -13,7 +13,7 @@ FLOORS = [  # the ground floor first; a file imports from its own floor or from 
     {"errors"},
     {"types", "shelf", "memory", "masks", "distributed"},
     {"recipe", "images", "boxes", "splits", "intervals", "console", "weights", "transforms", "mosaic", "linear", "neighbours", "shots", "precision", "plots", "drawing", "pyramid", "views", "sentences", "writer", "heat"},
-    {*SHELVES, "run", "report"},
+    {*SHELVES, "run", "report", "painting"},
     {"model", "data", "features", "optimizer", "scoring", "averages", "judging", "catalogue"},
     {"job"},
     {"trainer", "predictor", "guard", "planning", "solving", "race", "episodic", "earlier"},

@@ -63,7 +63,8 @@ class Page:
 
     `facts`: name and value; `choices`: field, value, reason; `skipped`: path, why; `ladder`: a row for each tuning that was tried;
     `curves`: the rows of metrics.jsonl; `cautions`: sentences about what the figure cannot promise; `shift`: what these images lose
-    against others; `best`: good answers, where they tell something. Empty parts are left out.
+    against others; `best`: good answers, where they tell something; `made`: pictures that the network makes by itself. Empty
+    parts are left out.
     """
 
     title: str
@@ -81,6 +82,7 @@ class Page:
     environment: dict[str, str]
     shift: Shift | None = None
     best: list[Mistake] = field(default_factory=list)
+    made: list[Mistake] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -120,7 +122,7 @@ def write(page: Page, path: Path) -> None:
         page=page,
         main=page.scores.numbers[page.scores.main],
         split=_SPLITS.get(page.split, page.split),
-        pictures={mistake.key: to_data_uri(mistake.pixels) for mistake in [*page.mistakes, *page.best]},
+        pictures={mistake.key: to_data_uri(mistake.pixels) for mistake in [*page.mistakes, *page.best, *page.made]},
         confusion=plots.confusion(np.array(tables["confusion"]), tables["classes"]) if "confusion" in tables else "",
         precision=plots.pr_curves(tables["pr"]) if "pr" in tables else "",
         curves=plots.curves(page.curves) if page.curves else "",

@@ -18,7 +18,7 @@ from foveate.planning import choose_norms
 from foveate.recipe import Recipe, with_settings, with_suggestions
 from foveate.tasks import TASKS, Facts, Task
 from foveate.tunings import TUNINGS
-from foveate.types import Boxes, Labels, Regions, Table, Text
+from foveate.types import Boxes, Labels, Picture, Table, Text
 
 
 def read(recipe: Recipe, names_alone: bool = False) -> Table:
@@ -41,6 +41,8 @@ def read(recipe: Recipe, names_alone: bool = False) -> Table:
 def _kinds(table: Table) -> str:
     """How many classes, or sentences."""
     sentences = sum(len(sample.truth.sentences) for sample in table.samples if isinstance(sample.truth, Text))
+    if table.samples and isinstance(table.samples[0].truth, Picture):
+        return "no labels"
     return f"{sentences} sentences" if sentences else f"{len(table.classes)} classes"
 
 
@@ -74,6 +76,7 @@ def settled(recipe: Recipe, table: Table) -> tuple[Recipe, list[tuple[str, Any, 
         found.append(("task", name, why))
         recipe = with_settings(recipe, {"task": {"name": name, **recipe.task.settings}})
     task = TASKS.load(recipe.task.name)
+    _refuse_other_truths(truths, recipe.task.name)
     refuse_placeless(recipe.augment, task.answer)
     if not recipe.stated("tuning"):
         name, why = task.suggests["tuning"], f"suits the task {recipe.task.name}"
@@ -112,8 +115,21 @@ def _means_something(field: str, value: Any, recipe: Recipe, task: type[Task]) -
     return bool(getattr(getattr(recipe, section), name, None) != value)
 
 
+def _refuse_other_truths(truths: Sequence[Any], name: str) -> None:
+    task = TASKS.load(name)
+    takes = task.truths or (task.answer,)
+    odd = next((truth for truth in truths if truth is not None and not isinstance(truth, takes)), None)
+    if odd is not None:
+        kinds, fitting = (", ".join(kind.__name__.lower() for kind in kinds) for kinds in (takes, [type(odd)]))
+        what = f"the task {name!r} learns from {kinds}, and this data has {fitting}"
+        raise UsageError(what, where="task", hint="leave --task out, or give other data")
+
+
 def _task_for(truths: Sequence[Any]) -> str:
     """The task whose answers look like these truths."""
+    if truths and isinstance(truths[0], Picture):
+        hint = "--task generate paints more like these, foveate pretrain learns from them; or put each class into a folder"
+        raise UsageError("these pictures have no labels", where="task", hint=hint)
     fitting = [name for name in TASKS.names() if truths and isinstance(truths[0], TASKS.load(name).answer)]
     if len(fitting) != 1:
         hint = "--task " + "|".join(fitting or TASKS.names())
@@ -132,10 +148,10 @@ def refuse_other_questions(table: Table, who: str) -> Table:
     return table
 
 
-def refuse_untaught(table: Table, known: Collection[str] = ()) -> None:
+def refuse_untaught(table: Table, task: str, known: Collection[str] = ()) -> None:
     """A class that no training image shows cannot be learnt, unless an earlier run has: `known`. Fewer than two classes of whole
-    images are no question."""
-    if not table.samples or isinstance(table.samples[0].truth, Regions | Text):
+    images are no question, where they are one."""
+    if not table.samples or TASKS.load(task).answer not in (Labels, Boxes):
         return
     taught = {name for sample in table.of("train") for name in label_names(sample)} | set(known)
     if len(taught) < (1 if isinstance(table.samples[0].truth, Boxes) else 2) and not table.multilabel:

@@ -31,6 +31,8 @@ from foveate.run import Checkpoint, Run, newest_checkpoint, save_checkpoint
 from foveate.transforms import mixed
 from foveate.types import Batch
 
+_SHOWN = 10  # times in a training that a task shows what it makes
+
 
 @dataclass
 class State:
@@ -105,6 +107,7 @@ class Trainer:
             while self.state.epoch < self.recipe.training.epochs and not self.state.ended:
                 self._epoch(stop)
                 self._validate(stop)
+                self._show()
                 self._close_epoch()
                 self._save()
                 self._leave_if_asked(stop)
@@ -234,6 +237,17 @@ class Trainer:
                 self._compare(found)
                 row |= found.row
         self._log(row)
+
+    def _show(self) -> None:
+        """What the task makes of nothing, some times during the training."""
+        every = max(1, self.recipe.training.epochs // _SHOWN)
+        if self.board is None or (self.state.epoch + 1) % every:
+            return
+        with self._averaged():
+            self.model.eval()
+            for number, (title, picture) in enumerate(self.model.task.shown(self.model.backbone, self.model.head)):
+                self.board.add_image(f"{number}: {title}", picture.pixels, self.state.epoch + 1, dataformats="HWC")
+            self.model.train()
 
     def _compare(self, found: Judgement) -> None:
         if not self.state.best or found.score > self.state.best:

@@ -31,6 +31,7 @@ class Provides(Enum):
     MAPS = "maps"  # [(B, C_i, H/s_i, W/s_i)]: a pyramid, finest first
     TOKENS = "tokens"  # (B, N, D): a sequence, prefix tokens left out
     TEXT = "text"  # embeds sentences into the same space as images
+    NOISE = "noise"  # takes noise off pictures, and describes none
     NATIVE = "native"  # answers about classes in words: boxes (B, A, 4) with logits (B, A, K), or pixels' logits (B, K, h, w)
 
 
@@ -173,12 +174,32 @@ class Text:
 
 @dataclass(frozen=True)
 class Picture:
-    """An image as an answer. `pixels`: (H, W, 3) uint8."""
+    """An image as an answer, or as its own truth: then `pixels` is None, for the file has them. `pixels`: (H, W, 3) uint8."""
 
-    pixels: np.ndarray
+    pixels: np.ndarray | None = None
+    left_out: ClassVar[str] = "{} images left out"
+
+    def in_classes(self, theirs: tuple[str, ...], ours: tuple[str, ...]) -> tuple[Picture, int]:
+        """As for Labels; pictures name no classes."""
+        return self, 0
+
+    def row(self, classes: tuple[str, ...], multilabel: bool = False) -> dict[str, Any]:
+        """There is nothing to say."""
+        return {"answer": None}
 
 
-Prediction = Labels | Boxes | Regions | Text | Picture
+@dataclass(frozen=True)
+class Denoised:
+    """How well noise was taken off an image: the share of it that was told from the picture, 1 for all, below 0 for worse than
+    saying nothing."""
+
+    explained: float
+
+    def row(self, classes: tuple[str, ...], multilabel: bool = False) -> dict[str, Any]:
+        return {"answer": self.explained}
+
+
+Prediction = Labels | Boxes | Regions | Text | Picture | Denoised
 
 
 @dataclass(frozen=True)

@@ -97,6 +97,57 @@ class TextBackbone(Backbone):
         """
 
 
+@dataclass
+class Said:
+    """What pictures are to show. `words`: (B, L, W) embeddings; `there`: (B, L) bool, which of them are no padding."""
+
+    words: Tensor
+    there: Tensor
+
+
+class Painter(Backbone):
+    """A network that takes noise off pictures: it provides NOISE, and describes nothing.
+
+    Letters: B pictures, C, h, w of the space it paints in, L words, W width of a word. Times (B,) go from 0, the picture, to 1,
+    nothing but noise. `canvas`: (C, h, w). `said_width`: W. `reads`: whether it embeds sentences itself.
+    """
+
+    canvas: tuple[int, int, int]
+    said_width: int
+    reads: bool
+
+    def forward(self, images: Tensor, wants: Collection[Provides]) -> Features:
+        raise UsageError("this network paints pictures, and cannot describe any", where="backbone.name", hint="--task generate")
+
+    @abstractmethod
+    def packed(self, images: Tensor) -> Tensor:
+        """(B, 3, S, S) normalised -> (B, C, h, w), without gradients."""
+
+    @abstractmethod
+    def unpacked(self, clean: Tensor) -> Tensor:
+        """(B, C, h, w) -> (B, 3, S, S) normalised."""
+
+    @abstractmethod
+    def mixed(self, clean: Tensor, noise: Tensor, time: Tensor) -> Tensor:
+        """What there is to see at these times."""
+
+    @abstractmethod
+    def asked(self, clean: Tensor, noise: Tensor, time: Tensor) -> Tensor:
+        """The right answer to what is seen then."""
+
+    @abstractmethod
+    def answer(self, seen: Tensor, time: Tensor, said: Said) -> Tensor:
+        """The network's."""
+
+    @abstractmethod
+    def parted(self, seen: Tensor, answer: Tensor, time: Tensor) -> tuple[Tensor, Tensor]:
+        """The clean picture and the noise that this answer takes what is seen for."""
+
+    def embed(self, sentences: Sequence[str]) -> Said:
+        """Of a painter that `reads`. An empty sentence says nothing."""
+        raise UsageError("this painter reads no sentences by itself", where="backbone.name")
+
+
 class NativeBackbone(Backbone):
     """A network that finds by itself what it is asked for in words: it provides NATIVE, and nothing before `ask`.
 

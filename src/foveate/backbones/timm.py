@@ -8,7 +8,7 @@ from functools import cache
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import timm
 import torch
@@ -135,7 +135,7 @@ def _sized(name: str, size: int | None, options: dict[str, Any]) -> Any:
     """Networks with learnt positions are told the size when they are made; the others take any, or say that they do not."""
     if size is None:
         return timm.create_model(name, **options)
-    own = timm.get_pretrained_cfg_value(name, "input_size")[-1]
+    own = cast(Any, timm.get_pretrained_cfg_value(name, "input_size"))[-1]
     if size != own and not _takes(name, size):
         raise UsageError(f"the backbone {name!r} cannot see pictures of {size} px", hint=f"--size {own}, or another backbone")
     return _told(name, size, options)

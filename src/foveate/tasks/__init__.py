@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from foveate.backbones import Backbone
 from foveate.shelf import Shelf
-from foveate.types import Batch, Prediction, Provides, Target
+from foveate.types import Batch, Picture, Prediction, Provides, Target
 
 Settled = tuple[str, Any, str]
 """A setting that was chosen for the user: its field, its value, the reason."""
@@ -33,7 +33,8 @@ class TaskSettings(BaseModel):
 class Task(ABC):
     """One kind of question.
 
-    `needs`: what the head reads from the backbone; settings may change it. `answer`: the type of its truths and predictions.
+    `needs`: what the head reads from the backbone; settings may change it. `answer`: the type of its predictions, and of its truths
+    where `truths` names no others.
     `framing`: what the network sees of a picture: the central square, the whole (padded to the square), or windows at full
     resolution, one after the other; settings may change it.
     `suggests`: values of the recipe's dotted fields that suit it better than the general defaults; taken where the user stated
@@ -42,6 +43,7 @@ class Task(ABC):
 
     needs: frozenset[Provides]
     answer: ClassVar[type[Prediction]]
+    truths: ClassVar[tuple[type, ...]] = ()
     framing: Literal["crop", "whole", "windows"] = "crop"
     suggests: ClassVar[dict[str, Any]] = {"tuning": "full"}
     Settings: ClassVar[type[TaskSettings]] = TaskSettings
@@ -79,6 +81,10 @@ class Task(ABC):
     @abstractmethod
     def decode(self, output: Any, batch: Batch) -> list[Any]:
         """B answers of the type `answer`, in the coordinates of the upright originals."""
+
+    def shown(self, backbone: Backbone, head: nn.Module) -> list[tuple[str, Picture]]:
+        """Pictures of its own making, and what they are to show, for reports; most tasks make none. The model is in eval mode."""
+        return []
 
 
 class PlaceSettings(TaskSettings):

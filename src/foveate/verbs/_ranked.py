@@ -12,7 +12,7 @@ from foveate.heat import sheet
 from foveate.metrics import metric_for
 from foveate.predictor import Predictor, confidence
 from foveate.report import Mistake
-from foveate.types import Labels, Sample, Text
+from foveate.types import Denoised, Labels, Sample, Text
 
 _MOST, _BEST = 24, 6  # pictures
 _SENTENCES = 12  # pictures with a map for each word, which are larger
@@ -34,9 +34,20 @@ def ranked(scanned: Scanned, predictions: Sequence[Any], predictor: Predictor) -
     ]
     found.sort(key=lambda each: (-each[0], each[1].key))
     worst = [each for each in found if each[0] > 0]
-    if task.answer is not Text:
+    if task.answer not in (Text, Denoised):
         return _shown(worst[:_MOST], scanned.pixels, predictor), []
     return _shown(worst[:_SENTENCES], scanned.pixels, predictor), _shown(found[::-1][:_BEST], scanned.pixels, predictor)
+
+
+def made(predictor: Predictor) -> list[Mistake]:
+    """What the network makes by itself, each under what it was to show."""
+    model = predictor.model
+    shown = model.task.shown(model.backbone, model.head)
+    return [
+        Mistake(f"made {place}", images.thumbnail(picture.pixels, _THUMBNAIL), [("asked", sentence)] if sentence else [])
+        for place, (sentence, picture) in enumerate(shown)
+        if picture.pixels is not None
+    ]
 
 
 def _shown(chosen: _Judged, pixels: Pixels, predictor: Predictor) -> list[Mistake]:
@@ -49,6 +60,8 @@ def _picture(sample: Sample, prediction: Any, pixels: Pixels, predictor: Predict
         told = [("answer", answer), ("truth", ", ".join(label_names(sample)) or "none")]
         return Mistake(sample.key, images.thumbnail(pixels.read(sample.path)[0], _THUMBNAIL), told)
     full, _ = images.read(sample.path)
+    if isinstance(prediction, Denoised):
+        return Mistake(sample.key, images.thumbnail(full, _THUMBNAIL), [("explained", f"{prediction.explained:.3f}")])
     if isinstance(prediction, Text):
         return _worded(sample, prediction, full)
     left = drawn(full, sample.truth, predictor.classes)

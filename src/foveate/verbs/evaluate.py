@@ -22,7 +22,7 @@ from foveate.report import Comparison, Page, Shift, write
 from foveate.run import Run, written_aside
 from foveate.scoring import judged
 from foveate.types import Labels, Sample, Score, Scores, Table
-from foveate.verbs._ranked import ranked
+from foveate.verbs._ranked import made, ranked
 from foveate.verbs._shift import between, differences, lines
 
 _WORDS = {
@@ -268,6 +268,7 @@ def _page(predictor: Predictor, result: EvaluateResult, scanned: Scanned, predic
         curves=run.logged(),
         mistakes=worst,
         best=best,
+        made=made(predictor),
         skipped=list(scanned.skipped),
         shift=result.shift,
         environment={**{k: str(v) for k, v in told.items() if k not in ("versions", "command")}, **told["versions"]},
