@@ -12,8 +12,8 @@ SHELVES = ("adaptations", "backbones", "decoders", "detectors", "formats", "metr
 FLOORS = [  # the ground floor first; a file imports from its own floor or from below
     {"errors"},
     {"types", "shelf", "memory", "masks", "distributed"},
-    {"recipe", "images", "boxes", "splits", "intervals", "console", "weights", "transforms", "mosaic", "linear", "neighbours", "shots", "precision", "plots", "drawing", "pyramid", "views", "sentences", "writer", "heat"},
-    {*SHELVES, "run", "report", "painting"},
+    {"recipe", "images", "boxes", "splits", "intervals", "console", "weights", "transforms", "mosaic", "linear", "neighbours", "shots", "precision", "plots", "drawing", "pyramid", "views", "sentences", "writer", "heat", "inpainting", "distances"},
+    {*SHELVES, "run", "report", "painting", "restyling"},
     {"model", "data", "features", "optimizer", "scoring", "averages", "judging", "catalogue"},
     {"job"},
     {"trainer", "predictor", "guard", "planning", "solving", "race", "episodic", "earlier"},

@@ -107,6 +107,17 @@ def titled(pixels: np.ndarray, title: str) -> np.ndarray:
     return np.array(canvas)
 
 
+def tiled(pictures: Sequence[np.ndarray], titles: Sequence[str], across: int = 8) -> np.ndarray:
+    """Pictures of one size, (H, W, 3) uint8 each, in rows of `across`, each under its title."""
+    framed = [titled(picture, title) for picture, title in zip(pictures, titles, strict=True)]
+    height, width = framed[0].shape[:2]
+    canvas = np.full((-(-len(framed) // across) * height, min(len(framed), across) * width, 3), 255, np.uint8)
+    for place, picture in enumerate(framed):
+        y, x = place // across * height, place % across * width
+        canvas[y : y + height, x : x + width] = picture
+    return canvas
+
+
 # --- sizes, which go by the side of a square of the same area
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
-from foveate.drawing import titled
+from foveate.drawing import tiled
 from foveate.images import thumbnail
 
 _DIM = 0.2  # of the brightness, where nothing was looked at
@@ -28,11 +28,5 @@ def sheet(pixels: np.ndarray, maps: np.ndarray, words: Sequence[str], side: int,
     """The picture, and then for each of the first `most` words where it was looked for: `maps` (T, h, w). (H', W', 3) uint8 of
     pictures of at most `side` px, six in a row, each under its word."""
     small = thumbnail(pixels, side)
-    pictures = [titled(small, "")] + [titled(spotlight(small, seen), word) for seen, word in zip(maps[:most], words, strict=False)]
-    height, width = pictures[0].shape[:2]
-    rows = -(-len(pictures) // _ACROSS)
-    canvas = np.full((rows * height, min(len(pictures), _ACROSS) * width, 3), 255, np.uint8)
-    for place, picture in enumerate(pictures):
-        y, x = place // _ACROSS * height, place % _ACROSS * width
-        canvas[y : y + height, x : x + width] = picture
-    return canvas
+    pictures = [small, *(spotlight(small, seen) for seen in maps[:most])]
+    return tiled(pictures, ["", *words[: len(pictures) - 1]], _ACROSS)

@@ -11,13 +11,14 @@ import io
 import os
 import threading
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, Literal
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
+from PIL.PngImagePlugin import PngInfo
 
 from foveate.errors import BrokenImage, DataError
 
@@ -107,9 +108,21 @@ def thumbnail(pixels: np.ndarray, side: int) -> np.ndarray:
     return np.asarray(picture.resize(size, Image.Resampling.BICUBIC))
 
 
-def write(pixels: np.ndarray, path: Path) -> None:
-    """(H, W, 3) uint8 as a file; its ending says the format."""
-    Image.fromarray(pixels).save(path)
+def write(pixels: np.ndarray, path: Path, told: Mapping[str, str] | None = None) -> None:
+    """(H, W, 3) uint8 as a file; its ending says the format. `told`: what a PNG says of itself, names and texts."""
+    picture = Image.fromarray(pixels)
+    if not told:
+        picture.save(path)
+        return
+    notes = PngInfo()
+    for name, text in told.items():
+        notes.add_itxt(name, text)
+    picture.save(path, pnginfo=notes)
+
+
+def resized(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """(H, W, 3) uint8 or (H, W) -> `size`, (height, width); grey values in between are made for both."""
+    return np.array(Image.fromarray(pixels).resize(size[::-1], Image.Resampling.BICUBIC))
 
 
 def to_data_uri(pixels: np.ndarray, format: Literal["jpeg", "png"] = "jpeg") -> str:

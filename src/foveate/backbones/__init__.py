@@ -7,6 +7,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
 from torch import Tensor, nn
 
 from foveate.errors import UnknownName, UsageError
@@ -109,7 +110,8 @@ class Painter(Backbone):
     """A network that takes noise off pictures: it provides NOISE, and describes nothing.
 
     Letters: B pictures, C, h, w of the space it paints in, L words, W width of a word. Times (B,) go from 0, the picture, to 1,
-    nothing but noise. `canvas`: (C, h, w). `said_width`: W. `reads`: whether it embeds sentences itself.
+    nothing but noise. `canvas`: (C, h, w). `said_width`: W. `reads`: whether it embeds sentences itself. `still`: parts that no
+    tuning moves.
     """
 
     canvas: tuple[int, int, int]
@@ -117,7 +119,14 @@ class Painter(Backbone):
     reads: bool
 
     def forward(self, images: Tensor, wants: Collection[Provides]) -> Features:
-        raise UsageError("this network paints pictures, and cannot describe any", where="backbone.name", hint="--task generate")
+        """Passes through the network once, for those who ask which layers it calls; there is nothing that it could describe."""
+        count, where = len(images), images.device
+        said = Said(torch.zeros(count, 1, self.said_width, device=where), torch.ones(count, 1, dtype=torch.bool, device=where))
+        self.answer(torch.zeros(count, *self.canvas, device=where), torch.full((count,), 0.5, device=where), said)
+        return Features()
+
+    def still(self) -> list[nn.Module]:
+        return []
 
     @abstractmethod
     def packed(self, images: Tensor) -> Tensor:

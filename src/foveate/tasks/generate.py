@@ -86,6 +86,11 @@ class Generate(Task):
         vocabulary = (Names if asked.names else Words)(asked.words)
         return nn.Identity() if backbone.reads else Reader(vocabulary, backbone.said_width, asked.most)
 
+    def begin(self, backbone: Backbone, head: nn.Module) -> None:
+        assert isinstance(backbone, Painter)
+        for part in backbone.still():
+            part.requires_grad_(False)
+
     def encode(self, truth: Any, size: tuple[int, int]) -> Target:
         """One of the sentences, drawn from torch's generator. Raises DataError for one that is too long."""
         sentences = _sentences(truth, self.settings.prompt)

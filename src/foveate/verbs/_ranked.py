@@ -24,8 +24,11 @@ _Judged = list[tuple[float, Sample, Any]]
 
 
 def ranked(scanned: Scanned, predictions: Sequence[Any], predictor: Predictor) -> tuple[list[Mistake], list[Mistake]]:
-    """The worst answers, worst first, and the best ones, which only sentences have: they are never quite right."""
+    """The worst answers, worst first, and the best ones, which only sentences have: they are never quite right. How well noise was
+    taken off a picture shows nothing."""
     task = predictor.model.task
+    if task.answer is Denoised:
+        return [], []
     metric = metric_for(task.answer, predictor.classes, predictor.multilabel)
     found = [
         (metric.badness(prediction, sample.truth), sample, prediction)
@@ -34,7 +37,7 @@ def ranked(scanned: Scanned, predictions: Sequence[Any], predictor: Predictor) -
     ]
     found.sort(key=lambda each: (-each[0], each[1].key))
     worst = [each for each in found if each[0] > 0]
-    if task.answer not in (Text, Denoised):
+    if task.answer is not Text:
         return _shown(worst[:_MOST], scanned.pixels, predictor), []
     return _shown(worst[:_SENTENCES], scanned.pixels, predictor), _shown(found[::-1][:_BEST], scanned.pixels, predictor)
 
@@ -60,8 +63,6 @@ def _picture(sample: Sample, prediction: Any, pixels: Pixels, predictor: Predict
         told = [("answer", answer), ("truth", ", ".join(label_names(sample)) or "none")]
         return Mistake(sample.key, images.thumbnail(pixels.read(sample.path)[0], _THUMBNAIL), told)
     full, _ = images.read(sample.path)
-    if isinstance(prediction, Denoised):
-        return Mistake(sample.key, images.thumbnail(full, _THUMBNAIL), [("explained", f"{prediction.explained:.3f}")])
     if isinstance(prediction, Text):
         return _worded(sample, prediction, full)
     left = drawn(full, sample.truth, predictor.classes)

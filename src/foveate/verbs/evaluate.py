@@ -21,7 +21,7 @@ from foveate.recipe import DataRecipe
 from foveate.report import Comparison, Page, Shift, write
 from foveate.run import Run, written_aside
 from foveate.scoring import judged
-from foveate.types import Labels, Sample, Score, Scores, Table
+from foveate.types import Denoised, Labels, Sample, Score, Scores, Table
 from foveate.verbs._ranked import made, ranked
 from foveate.verbs._shift import between, differences, lines
 
@@ -184,6 +184,9 @@ def _cautions(predictor: Predictor, scanned: Scanned, split: str, own: bool) -> 
         found.append("the validation images also chose which weights were kept: expect a little less on new images")
     if split == "val" and own and _leaderboard(predictor.run):
         found.append("the validation images also chose the tuning: expect a little less on new images")
+    if predictor.model.task.answer is Denoised:
+        hint = f"foveate generate {predictor.run.folder} --against DATA compares them with real ones"
+        found.append(f"this tells how well noise is taken off, not how good the pictures are that it makes: {hint}")
     if count < 100:
         found.append(f"{count} images are few: the interval says how little they can tell")
     if own:
