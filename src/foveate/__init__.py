@@ -1,8 +1,8 @@
 """Foveate adapts large pretrained vision models to your own images, and tells you honestly what you got.
 
 The words are those of the command line: foveate.fit(...), foveate.evaluate(...), foveate.predict(...), foveate.soup(...),
-foveate.episodes(...), foveate.convert(...), foveate.runs(), foveate.models(), foveate.demo(); and foveate.load(run) for a
-predictor that stays in memory.
+foveate.episodes(...), foveate.generate(...), foveate.restyle(...), foveate.convert(...), foveate.runs(), foveate.models(),
+foveate.demo(); and foveate.load(run) for a predictor that stays in memory.
 """
 
 from __future__ import annotations
@@ -21,8 +21,10 @@ if TYPE_CHECKING:
     from foveate.verbs.demo import DemoResult
     from foveate.verbs.episodes import EpisodesResult
     from foveate.verbs.evaluate import EvaluateResult
+    from foveate.verbs.generate import GenerateResult
     from foveate.verbs.models import ModelsResult
     from foveate.verbs.pretrain import PretrainResult
+    from foveate.verbs.restyle import RestyleResult
     from foveate.verbs.runs import RunsResult
     from foveate.verbs.soup import SoupResult
 
@@ -35,10 +37,12 @@ __all__ = [
     "episodes",
     "evaluate",
     "fit",
+    "generate",
     "load",
     "models",
     "predict",
     "pretrain",
+    "restyle",
     "runs",
     "soup",
 ]
@@ -153,6 +157,31 @@ def episodes(
     from foveate.verbs.episodes import episodes as play
 
     return play(Path(data), run=_path(run), ways=ways, shots=shots, queries=queries, count=count, words=words)
+
+
+def generate(
+    run: Place, sentences: str | Iterable[str] = (), *, out: Place | None = None, device: str = "auto", **options: Any
+) -> GenerateResult:
+    """Pictures by a run of the task generate, or by a pretrained painter by its name; one for each sentence or class.
+
+    Options: count, seed, steps, guidance, picture, mask, strength, against, features, as `foveate generate --help` has them.
+    """
+    from foveate.verbs.generate import Wish
+    from foveate.verbs.generate import generate as paint
+
+    files = {name: _path(options.pop(name, None)) for name in ("picture", "mask", "against")}
+    asked = [sentences] if isinstance(sentences, str) else list(sentences)
+    return paint(run, Wish(asked, **files, **options), _path(out), device)
+
+
+def restyle(content: Place, style: Place, *, out: Place = "restyled.png", **options: Any) -> RestyleResult:
+    """The content in the manner of the style: two pictures in, one out.
+
+    Options: backbone, weights, size, steps, weight, device.
+    """
+    from foveate.verbs.restyle import restyle as repaint
+
+    return repaint(Path(content), Path(style), Path(out), **options)
 
 
 def convert(data: Place, to: str, out: Place, format: str = "auto") -> ConvertResult:

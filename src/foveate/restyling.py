@@ -44,12 +44,18 @@ def style_loss(maps: Sequence[Tensor], style: Sequence[Tensor]) -> Tensor:
 
 
 def restyled(
-    backbone: Backbone, content: Tensor, style: Tensor, steps: int, weight: float, advance: Callable[[str], None] = lambda text: None
+    backbone: Backbone,
+    content: Tensor,
+    style: Tensor,
+    *,
+    steps: int,
+    weight: float,
+    advance: Callable[[str], None] = lambda text: None,
 ) -> Restyled:
     """(3, H, W) and (3, H', W') in [0, 1]; the picture begins as the content. `weight`: of the style against the content."""
     backbone.requires_grad_(False)
-    shape = (1, 3, 1, 1)
-    mean, deviation = (torch.tensor(values, device=content.device).view(shape) for values in (backbone.input.mean, backbone.input.std))
+    spec, shape = backbone.input, (1, 3, 1, 1)
+    mean, deviation = (torch.tensor(values, device=content.device).view(shape) for values in (spec.mean, spec.std))
 
     def seen(image: Tensor) -> list[Tensor]:
         return backbone((image[None] - mean) / deviation, _MAPS).maps
@@ -70,7 +76,7 @@ def restyled(
         optimizer.step()
         with torch.no_grad():
             image.clamp_(0, 1)
-        advance(f"style {float(losses[0]):.3f}")
+        advance(f"style {float(losses[0].detach()):.3f}")
     with torch.no_grad():
         begun, ended = style_loss(first, wanted), seen(image)
         content_loss = functional.mse_loss(ended[middle], first[middle]) / power

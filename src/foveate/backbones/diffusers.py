@@ -143,7 +143,11 @@ def _pipeline(place: str) -> Any:
     if not find_spec("diffusers"):
         raise MissingExtra("diffusers", "generate")
     from diffusers import DiffusionPipeline
+    from diffusers.utils import logging
+    from transformers.utils import logging as others
 
+    logging.disable_progress_bar()
+    others.disable_progress_bar()
     opened: Any = DiffusionPipeline.from_pretrained
     here = Path(place).is_dir()
     try:

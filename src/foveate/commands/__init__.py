@@ -12,14 +12,16 @@ from pathlib import Path
 
 import click
 
-_ORDER = ("pretrain", "fit", "continue", "evaluate", "predict", "soup", "adapt", "episodes", "convert", "runs", "models", "demo")
+_ORDER = ("pretrain", "fit", "continue", "evaluate", "predict", "soup", "adapt", "episodes", "generate", "restyle", "convert")
+_AFTER = ("runs", "models", "demo")
 
 
 @cache
 def verbs() -> dict[str, str]:
     """Every verb and its sentence, in the order of a story; nothing is imported."""
     files = {file.stem: file for file in Path(__file__).parent.glob("*.py") if not file.stem.startswith("_")}
-    names = [*(name for name in _ORDER if name in files), *sorted(files.keys() - set(_ORDER))]
+    others = sorted(files.keys() - {*_ORDER, *_AFTER})
+    names = [*(name for name in _ORDER if name in files), *others, *(name for name in _AFTER if name in files)]
     return {name: ast.get_docstring(ast.parse(files[name].read_text(encoding="utf-8"))) or "" for name in names}
 
 

@@ -24,7 +24,7 @@ from foveate.scoring import answers, scored
 from foveate.settling import refuse_untaught, settled
 from foveate.solving import features_of, solve_head, wants_features
 from foveate.trainer import Outcome, Trainer
-from foveate.types import Boxes, Split, Table
+from foveate.types import Boxes, Denoised, Split, Table
 from foveate.verbs.evaluate import EvaluateResult, evaluate, parts_told, scanned_aloud
 from foveate.weights import fingerprint
 
@@ -50,7 +50,8 @@ class FitResult:
             told = [f"no image was seen: foveate evaluate {self.run} DATA says what it is worth"]
         if set(self.outcome["images"]) == {"train"}:
             told = [f"every image was trained on: foveate evaluate {self.run} OTHER_DATA says what it is worth"]
-        return [f"run: {self.run}", *told, f"next: foveate predict {self.run} IMAGES"]
+        paints = self.evaluation is not None and self.evaluation.metric.reads is Denoised
+        return [f"run: {self.run}", *told, f"next: foveate {f'generate {self.run}' if paints else f'predict {self.run} IMAGES'}"]
 
     def _repr_html_(self) -> str:
         return f"<p>{self.run}</p>" + (self.evaluation._repr_html_() if self.evaluation else "")

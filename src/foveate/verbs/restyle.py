@@ -50,8 +50,8 @@ def restyle(
     weight: float = 10.0,
     device: str = "auto",
 ) -> RestyleResult:
-    """Writes `out`, whose long side has `size` px, and NAME-beside.png. `weight`: of the style against the content. Raises UsageError
-    where a file is taken, BrokenImage for what is no picture."""
+    """Writes `out`, whose long side has `size` px, and NAME-beside.png. `weight`: of the style against the content. Raises
+    UsageError where a file is taken, BrokenImage for what is no picture."""
     if out.suffix.lower() != ".png":
         raise UsageError("the picture is written as a PNG", where=out, hint=f"--out {out.with_suffix('.png')}")
     beside = out.with_name(f"{out.stem}-beside.png")
@@ -62,9 +62,9 @@ def restyle(
     if Provides.MAPS not in network.provides:
         raise UsageError(f"the backbone {backbone!r} has no maps to compare", where="--backbone", hint="tf_efficientnet_lite0")
     where = device_of(device)
-    tensors = [torch.from_numpy(each.copy()).permute(2, 0, 1).float().div(255).to(where) for each in pixels]
+    one, other = (torch.from_numpy(each.copy()).permute(2, 0, 1).float().div(255).to(where) for each in pixels)
     with console.progress(steps, "restyle") as bar:
-        found = restyled(network.to(where), *tensors, steps, weight, lambda text: bar.advance(1, text))
+        found = restyled(network.to(where), one, other, steps=steps, weight=weight, advance=lambda text: bar.advance(1, text))
     made = (255 * found.image).round().to(torch.uint8).permute(1, 2, 0).cpu().numpy()
     about = {"model": backbone, "steps": str(steps), "weight": str(weight), "software": f"foveate {__version__}"}
     out.parent.mkdir(parents=True, exist_ok=True)
