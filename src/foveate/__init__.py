@@ -1,8 +1,8 @@
 """Foveate adapts large pretrained vision models to your own images, and tells you honestly what you got.
 
 The words are those of the command line: foveate.fit(...), foveate.evaluate(...), foveate.predict(...), foveate.soup(...),
-foveate.episodes(...), foveate.generate(...), foveate.restyle(...), foveate.convert(...), foveate.runs(), foveate.models(),
-foveate.demo(); and foveate.load(run) for a predictor that stays in memory.
+foveate.episodes(...), foveate.retrieve(...), foveate.generate(...), foveate.restyle(...), foveate.convert(...),
+foveate.runs(), foveate.models(), foveate.demo(); and foveate.load(run) for a predictor that stays in memory.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from foveate.verbs.models import ModelsResult
     from foveate.verbs.pretrain import PretrainResult
     from foveate.verbs.restyle import RestyleResult
+    from foveate.verbs.retrieve import RetrieveResult
     from foveate.verbs.runs import RunsResult
     from foveate.verbs.soup import SoupResult
 
@@ -43,6 +44,7 @@ __all__ = [
     "predict",
     "pretrain",
     "restyle",
+    "retrieve",
     "runs",
     "soup",
 ]
@@ -159,6 +161,18 @@ def episodes(
     return play(Path(data), run=_path(run), ways=ways, shots=shots, queries=queries, count=count, words=words)
 
 
+def retrieve(data: Place, *, run: Place | None = None, sentences: str | Iterable[str] = (), **words: Any) -> RetrieveResult:
+    """How well pictures find their sentences and sentences their pictures, by a model that embeds both; or the pictures that are
+    nearest to the given `sentences`.
+
+    `words`: top, and short options of the command line (backbone="clip:ViT-B-32").
+    """
+    from foveate.verbs.retrieve import retrieve as found
+
+    asked = [sentences] if isinstance(sentences, str) else list(sentences)
+    return found(Path(data), run=_path(run), sentences=asked, top=words.pop("top", 5), words=words)
+
+
 def generate(
     run: Place, sentences: str | Iterable[str] = (), *, out: Place | None = None, device: str = "auto", **options: Any
 ) -> GenerateResult:
@@ -169,7 +183,7 @@ def generate(
     from foveate.verbs.generate import Wish
     from foveate.verbs.generate import generate as paint
 
-    files = {name: _path(options.pop(name, None)) for name in ("picture", "mask", "against")}
+    files: dict[str, Any] = {name: _path(options.pop(name, None)) for name in ("picture", "mask", "against")}
     asked = [sentences] if isinstance(sentences, str) else list(sentences)
     return paint(run, Wish(asked, **files, **options), _path(out), device)
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from foveate.backbones import Backbone
-from foveate.types import Provides
+from foveate.types import Features, Provides
 
 _MAPS = frozenset({Provides.MAPS})
 _RATE = 0.03  # of pixels in [0, 1], a step
@@ -58,7 +58,8 @@ def restyled(
     mean, deviation = (torch.tensor(values, device=content.device).view(shape) for values in (spec.mean, spec.std))
 
     def seen(image: Tensor) -> list[Tensor]:
-        return backbone((image[None] - mean) / deviation, _MAPS).maps
+        features: Features = backbone((image[None] - mean) / deviation, _MAPS)
+        return features.maps
 
     with torch.no_grad():
         first, wanted = seen(content), correlations(seen(style))

@@ -147,7 +147,7 @@ def _pipeline(place: str) -> Any:
     from transformers.utils import logging as others
 
     logging.disable_progress_bar()
-    others.disable_progress_bar()
+    others.disable_progress_bar()  # type: ignore[no-untyped-call]
     opened: Any = DiffusionPipeline.from_pretrained
     here = Path(place).is_dir()
     try:
