@@ -325,3 +325,69 @@ def test_from_words_to_answers_on_the_command_line(striped_world, tmp_path, caps
     picture = str(next(striped_world.parent.glob("*.png")))
     assert cli._run(["predict", str(tmp_path / "run"), picture, "--device", "cpu"]) == 0
     assert isinstance(json.loads(capsys.readouterr().out.splitlines()[-1])["answer"], str)
+
+
+# --- a backbone that writes by itself
+
+
+@pytest.fixture(scope="module")
+def blip(tmp_path_factory) -> Path:
+    """BLIP's parts, tiny and with random weights; its words are those of the scenes."""
+    from transformers import BertTokenizer, BlipConfig, BlipForConditionalGeneration
+
+    root = tmp_path_factory.mktemp("blip") / "tiny"
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[DEC]", "upright", "lying", "stripes", "in", "red", "green", "blue", "these", "are", "and", "."]
+    root.mkdir()
+    (root / "vocab.txt").write_text("\n".join(words))
+    size = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    text = {**size, "vocab_size": len(words), "encoder_hidden_size": 32, "max_position_embeddings": 32, "bos_token_id": 4, "sep_token_id": 3, "eos_token_id": 3, "pad_token_id": 0}
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        plan = BlipConfig(vision_config={**size, "image_size": 32, "patch_size": 8}, text_config=text)
+        BlipForConditionalGeneration(plan).save_pretrained(root)
+    BertTokenizer(str(root / "vocab.txt")).save_pretrained(root)
+    return root
+
+
+def test_blip_writes_what_the_library_writes(blip):
+    from transformers import BlipForConditionalGeneration
+
+    settings = {"backbone": {"name": f"blip:{blip}"}, "task": {"name": "caption", "decoder": "native", "beams": 1, "most": 8}, "tuning": "full"}
+    model = build(with_settings(Recipe(), settings), ()).eval()
+    theirs = BlipForConditionalGeneration.from_pretrained(blip).eval()
+    images = torch.randn(3, 3, 32, 32)
+    with torch.inference_mode():
+        memory = model.backbone(images, model.task.needs).native
+        mine, sure = model.head.write(memory, 8, 1)
+        found = theirs.generate(pixel_values=images, max_new_tokens=8, num_beams=1, do_sample=False)
+        ends = [row[1:].tolist() for row in found]
+    assert [numbers[: len(end)] for numbers, end in zip(mine, ends, strict=True)] == [[n for n in end if n not in (0, 3)][: len(numbers)] for numbers, end in zip(mine, ends, strict=True)]
+    assert all(0 < value <= 1 for value in sure)
+
+
+def test_lora_teaches_blip_and_saves_the_adapter_alone(blip, striped_world, tmp_path):
+    settings = {"task.decoder": "native", "task.beams": 2, "tuning.rank": 16, "training.ema": 0, "data.near_duplicates": 1}
+    words = {"task": "caption", "backbone": f"blip:{blip}", "tuning": "lora", "device": "cpu", "epochs": 10, "lr": 1e-2}
+    found = foveate.fit(striped_world, out=tmp_path / "run", settings=settings, **words)
+    from foveate.weights import read_tensors
+
+    names = read_tensors(found.run / "model.safetensors")
+    assert names
+    assert all("lora_" in name for name in names)
+    assert any("vision_model" in name for name in names)
+    assert any("crossattention" in name for name in names)
+    rows = [json.loads(line) for line in (found.run / "metrics.jsonl").read_text().splitlines()]
+    assert rows[-1]["train_loss"] < 0.7 * rows[0]["train_loss"]
+    answer = next(iter(foveate.predict(found.run, [next(striped_world.parent.rglob("*.png"))], device="cpu"))).prediction
+    assert answer.sentences[0]
+    assert answer.looks.shape[0] == len(answer.words)
+    assert load(found.run).model.head.__class__.__name__ == "OwnWriter"
+
+
+def test_who_cannot_write_is_told_so(striped_world, blip, tmp_path):
+    with pytest.raises(UsageError, match="needs words"):
+        fit(with_settings(Recipe(), {"data.path": str(striped_world), "task": {"name": "caption", "decoder": "native"}, "backbone.name": "test_efficientnet", "backbone.weights": "none"}), tmp_path / "run")
+    with pytest.raises(WeightsError, match="cannot be opened"):
+        foveate.fit(striped_world, task="caption", backbone=f"blip:{tmp_path}", out=tmp_path / "run")
+    with pytest.raises(UsageError, match="a size that 8 divides"):
+        foveate.fit(striped_world, task="caption", backbone=f"blip:{blip}", size=36, out=tmp_path / "run")

@@ -32,6 +32,7 @@ class Provides(Enum):
     TOKENS = "tokens"  # (B, N, D): a sequence, prefix tokens left out
     TEXT = "text"  # embeds sentences into the same space as images
     NOISE = "noise"  # takes noise off pictures, and describes none
+    WORDS = "words"  # writes about pictures: (B, N, D), what its decoder sees of them
     NATIVE = "native"  # answers about classes in words: boxes (B, A, 4) with logits (B, A, K), or pixels' logits (B, K, h, w)
 
 

@@ -23,6 +23,8 @@ from foveate.types import Batch, Features
 
 _HEAD = 64  # width of an attention head
 _SPARE = 64  # positions of a small decoder beyond picture and sentence, for prompts
+Found = tuple[list[list[int]], list[float]]
+"""Sentences as numbers, and how sure each is: the geometric mean of its words' probabilities."""
 NOTHING = -100  # where no word is asked for: cross entropy's own mark
 
 
@@ -33,7 +35,7 @@ class Written:
 
     memory: Tensor
     grid: tuple[int, int]
-    writer: Writer
+    writer: Writer | OwnWriter
     logits: Tensor | None = None
     numbers: Tensor | None = None
 
@@ -74,27 +76,11 @@ class Writer(nn.Module):
         learnt = [opening] if self.prefix is None else [self.prefix, opening]
         return torch.cat([memory, *(each.to(memory).expand(len(memory), -1, -1) for each in learnt)], 1)
 
-    def write(self, memory: Tensor, most: int, beams: int) -> tuple[list[list[int]], list[float]]:
-        """Sentences of at most `most` numbers, by beam search (greedy with one beam), and how sure each is: the geometric mean of
-        its words' probabilities."""
-        before, words = self._before(memory.float()), self.vocabulary
-        found = self.decoder.generate(
-            inputs_embeds=before,
-            attention_mask=torch.ones(before.shape[:2], dtype=torch.long, device=before.device),
-            max_new_tokens=most,
-            num_beams=beams,
-            do_sample=False,
-            eos_token_id=words.end,
-            pad_token_id=words.end,
-            suppress_tokens=words.banned or None,
-            return_dict_in_generate=True,
-            output_scores=True,
-        )
-        numbers = [_ended(row, words.end) for row in found.sequences.tolist()]
-        beam = found.get("beam_indices")
-        steps = self.decoder.compute_transition_scores(found.sequences, found.scores, beam, normalize_logits=True)
-        sure = [row[: len(own) + 1] for row, own in zip(steps, numbers, strict=True)]
-        return numbers, [math.exp(float(row.clamp(min=-50).mean())) for row in sure]
+    def write(self, memory: Tensor, most: int, beams: int) -> Found:
+        """Sentences of at most `most` numbers, by beam search (greedy with one beam)."""
+        before = self._before(memory.float())
+        there = torch.ones(before.shape[:2], dtype=torch.long, device=before.device)
+        return searched(self.decoder, self.vocabulary, most, beams, inputs_embeds=before, attention_mask=there)
 
     def looks(self, memory: Tensor, numbers: list[int]) -> Tensor:
         """(T, N): where in one picture, `memory` (1, N, D), the decoder looked before it wrote each number: attention, the mean
@@ -105,6 +91,56 @@ class Writer(nn.Module):
         mean = torch.stack([layer[0].float().mean(0) for layer in seen]).mean(0)
         pictured = mean[before.shape[1] - 1 :, : memory.shape[1]]
         return pictured / pictured.sum(1, keepdim=True).clamp(min=1e-9)
+
+
+class OwnWriter(nn.Module):
+    """The head where the backbone writes by itself (a WritingBackbone, which it looks at and does not hold): nothing is added."""
+
+    def __init__(self, backbone: Any, prompt: str) -> None:
+        super().__init__()
+        self._whose = [backbone]  # in a list: its weights are the model's already
+        self.opening = [backbone.vocabulary.start, *backbone.vocabulary.encode(prompt)]
+
+    def forward(self, features: Features, batch: Batch) -> Written:
+        memory: Tensor = features.native
+        side = math.isqrt(memory.shape[1])
+        found = Written(memory, (side, side), self)
+        if all(batch.targets):
+            found.numbers = pad_sequence([target["text"] for target in batch.targets], True, NOTHING)
+            opening = torch.tensor(self.opening, device=memory.device).expand(len(memory), -1)
+            read = torch.cat([opening, found.numbers[:, :-1].clamp(min=0)], 1)
+            found.logits = self._whose[0].say(memory, read)[:, len(self.opening) - 1 :]
+        return found
+
+    def write(self, memory: Tensor, most: int, beams: int) -> Found:
+        found: Found = self._whose[0].search(memory.float(), self.opening, most, beams)
+        return found
+
+    def looks(self, memory: Tensor, numbers: list[int]) -> Tensor:
+        """As Writer's: of the tokens that lie in the grid."""
+        side = math.isqrt(memory.shape[1])
+        seen: Tensor = self._whose[0].looks(memory.float(), [*self.opening, *numbers[:-1]])
+        pictured = seen[len(self.opening) - 1 :, -side * side :]
+        return pictured / pictured.sum(1, keepdim=True).clamp(min=1e-9)
+
+
+def searched(decoder: Any, words: Vocabulary, most: int, beams: int, **given: Tensor) -> Found:
+    """What a language model of the transformers library writes behind what it is `given`."""
+    found = decoder.generate(
+        **given,
+        max_new_tokens=most,
+        num_beams=beams,
+        do_sample=False,
+        eos_token_id=words.end,
+        pad_token_id=words.end,
+        suppress_tokens=words.banned or None,
+        return_dict_in_generate=True,
+        output_scores=True,
+    )
+    steps = decoder.compute_transition_scores(found.sequences, found.scores, found.get("beam_indices"), normalize_logits=True)
+    numbers = [_ended(row, words.end) for row in found.sequences[:, -steps.shape[1] :].tolist()]
+    sure = [row[: len(own) + 1] for row, own in zip(steps, numbers, strict=True)]
+    return numbers, [math.exp(float(row.clamp(min=-50).mean())) for row in sure]
 
 
 def small_decoder(vocabulary: Vocabulary, width: int, depth: int, dropout: float, room: int) -> Any:
@@ -144,7 +180,15 @@ def pretrained_words(folder: str) -> Subwords:
     return Subwords(_opened(AutoTokenizer.from_pretrained, folder))
 
 
+def without_bars() -> None:
+    """The transformers library draws bars while it reads weights, whoever asked."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+
+
 def _opened(open_: Callable[..., Any], folder: str) -> Any:
+    without_bars()
     try:
         return open_(folder, local_files_only=Path(folder).is_dir())
     except (OSError, ValueError) as error:

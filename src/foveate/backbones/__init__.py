@@ -11,8 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from foveate.errors import UnknownName, UsageError
+from foveate.sentences import Vocabulary
 from foveate.shelf import Shelf
 from foveate.types import Features, InputSpec, Prediction, Provides
+from foveate.writer import Found
 
 
 class Backbone(nn.Module, ABC):
@@ -40,6 +42,10 @@ class Backbone(nn.Module, ABC):
     def forward(self, images: Tensor, wants: Collection[Provides]) -> Features:
         """images (B, 3, H, W) float32 normalised -> Features with all that is wanted filled in, in one pass; what is no feature
         of an image (TEXT) asks for nothing here."""
+
+    def probe(self, images: Tensor) -> None:
+        """Passes once through all layers that it may call, for those who look which these are."""
+        self(images, self.provides)
 
     def save_memory(self) -> None:
         """From now on activations are computed again in the backward pass; raises UsageError where that cannot be."""
@@ -119,11 +125,12 @@ class Painter(Backbone):
     reads: bool
 
     def forward(self, images: Tensor, wants: Collection[Provides]) -> Features:
-        """Passes through the network once, for those who ask which layers it calls; there is nothing that it could describe."""
+        raise UsageError("this network paints pictures, and describes none", where="backbone.name", hint="--task generate")
+
+    def probe(self, images: Tensor) -> None:
         count, where = len(images), images.device
         said = Said(torch.zeros(count, 1, self.said_width, device=where), torch.ones(count, 1, dtype=torch.bool, device=where))
         self.answer(torch.zeros(count, *self.canvas, device=where), torch.full((count,), 0.5, device=where), said)
-        return Features()
 
     def still(self) -> list[nn.Module]:
         return []
@@ -155,6 +162,31 @@ class Painter(Backbone):
     def embed(self, sentences: Sequence[str]) -> Said:
         """Of a painter that `reads`. An empty sentence says nothing."""
         raise UsageError("this painter reads no sentences by itself", where="backbone.name")
+
+
+class WritingBackbone(Backbone):
+    """A backbone that writes about pictures by itself: it provides WORDS, in `native`, whose last h * w tokens lie in a grid.
+
+    Letters: B images, N tokens of a picture, D width, T numbers of a sentence, V of the vocabulary. `vocabulary`: its words.
+    """
+
+    vocabulary: Vocabulary
+
+    def probe(self, images: Tensor) -> None:
+        memory = self(images, self.provides).native
+        self.say(memory, torch.full((len(images), 1), self.vocabulary.start, device=images.device))
+
+    @abstractmethod
+    def say(self, memory: Tensor, numbers: Tensor) -> Tensor:
+        """(B, N, D), (B, T) -> logits (B, T, V) of the number behind each."""
+
+    @abstractmethod
+    def search(self, memory: Tensor, opening: Sequence[int], most: int, beams: int) -> Found:
+        """Sentences of at most `most` numbers behind the opening."""
+
+    @abstractmethod
+    def looks(self, memory: Tensor, numbers: Sequence[int]) -> Tensor:
+        """(1, N, D), T numbers -> (T, N): where in the picture it looked when it read each, sums at most 1."""
 
 
 class NativeBackbone(Backbone):

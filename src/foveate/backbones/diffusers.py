@@ -18,6 +18,7 @@ from foveate.backbones import Card, Family, Painter, Said
 from foveate.backbones._hub import first_line, not_had
 from foveate.errors import MissingExtra, UsageError, WeightsError
 from foveate.types import InputSpec, Provides
+from foveate.writer import without_bars
 
 _PREFIX = "diffusers:"
 _PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
@@ -144,10 +145,9 @@ def _pipeline(place: str) -> Any:
         raise MissingExtra("diffusers", "generate")
     from diffusers import DiffusionPipeline
     from diffusers.utils import logging
-    from transformers.utils import logging as others
 
     logging.disable_progress_bar()
-    others.disable_progress_bar()  # type: ignore[no-untyped-call]
+    without_bars()
     opened: Any = DiffusionPipeline.from_pretrained
     here = Path(place).is_dir()
     try:

@@ -11,21 +11,21 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
-from foveate.backbones import Backbone
+from foveate.backbones import Backbone, WritingBackbone
 from foveate.errors import DataError
 from foveate.sentences import Vocabulary, Words
 from foveate.tasks import Facts, Settled, Task, TaskSettings
 from foveate.transforms import Framing
 from foveate.types import Batch, Provides, Target, Text
-from foveate.writer import NOTHING, Writer, Written, pretrained_decoder, pretrained_words, small_decoder, vocabulary_of
+from foveate.writer import NOTHING, OwnWriter, Writer, Written, pretrained_decoder, pretrained_words, small_decoder, vocabulary_of
 
-_SMALL, _HF = "small", "hf:"
+_SMALL, _NATIVE, _HF = "small", "native", "hf:"
 _GRID = 56  # cells along the square in which attention is kept
 _PICTURE = 1024  # tokens of a picture that a small decoder has positions for
 
 
 class CaptionSettings(TaskSettings):
-    decoder: str = Field(_SMALL, description="small: trained from nothing; hf:FOLDER or hf:NAME: a causal language model")
+    decoder: str = Field(_SMALL, description="small: from nothing; hf:FOLDER, hf:NAME: a language model; native: the backbone's")
     words: list[str] = Field(default_factory=list, description="vocabulary of the small decoder; default: that of the sentences")
     width: int = Field(256, ge=64, description="width of the small decoder")
     depth: int = Field(4, ge=1, description="blocks of the small decoder")
@@ -39,7 +39,7 @@ class CaptionSettings(TaskSettings):
 
 
 class Caption(Task):
-    """Reads the coarsest maps, so that every backbone will do."""
+    """Reads the coarsest maps, so that every backbone will do; or leaves the writing to the backbone."""
 
     needs: frozenset[Provides] = frozenset({Provides.MAPS})
     answer: ClassVar[type[Text]] = Text
@@ -55,11 +55,16 @@ class Caption(Task):
     Settings: ClassVar[type[TaskSettings]] = CaptionSettings
 
     settings: CaptionSettings
+    vocabulary: Vocabulary
 
     def __init__(self, settings: Any, classes: tuple[str, ...]) -> None:
         super().__init__(settings, classes)
+        self.native = settings.decoder == _NATIVE
+        if self.native:
+            self.needs = frozenset({Provides.WORDS})
+            return  # the vocabulary is the backbone's
         self.folder = "" if settings.decoder == _SMALL else settings.decoder.removeprefix(_HF)
-        self.vocabulary: Vocabulary = pretrained_words(self.folder) if self.folder else vocabulary_of(settings.words)
+        self.vocabulary = pretrained_words(self.folder) if self.folder else vocabulary_of(settings.words)
 
     @classmethod
     def settle(cls, settings: dict[str, Any], truths: Sequence[Any], classes: tuple[str, ...], facts: Facts) -> list[Settled]:
@@ -69,7 +74,11 @@ class Caption(Task):
         return [("words", words, f"the {len(words)} words and marks of the sentences to learn from")]
 
     def head(self, backbone: Backbone) -> nn.Module:
-        asked, words = self.settings, self.vocabulary
+        asked = self.settings
+        if isinstance(backbone, WritingBackbone) and self.native:
+            self.vocabulary = backbone.vocabulary
+            return OwnWriter(backbone, asked.prompt)
+        words = self.vocabulary
         if self.folder:
             decoder = pretrained_decoder(self.folder)
         else:
@@ -77,8 +86,7 @@ class Caption(Task):
         return Writer(backbone.map_widths[-1], decoder, words, asked.prompt, asked.prefix)
 
     def begin(self, backbone: Backbone, head: nn.Module) -> None:
-        if self.settings.frozen:
-            assert isinstance(head, Writer)
+        if self.settings.frozen and isinstance(head, Writer):
             head.decoder.requires_grad_(False)
 
     def encode(self, truth: Text, size: tuple[int, int]) -> Target:

@@ -52,7 +52,7 @@ def called(backbone: Backbone, fits: Callable[[nn.Module], bool], lacks: str, hi
     hooks = [module.register_forward_hook(note) for module in names]
     side, was_training = backbone.input.size, backbone.training
     with torch.inference_mode():
-        backbone.eval()(torch.zeros(1, 3, side, side), backbone.provides)
+        backbone.eval().probe(torch.zeros(1, 3, side, side))
     backbone.train(was_training)
     for hook in hooks:
         hook.remove()

@@ -64,7 +64,7 @@ class Peft(PeftTuning):
             super().apply(model)
             side = model.backbone.input.size
             with torch.inference_mode():
-                model.backbone.eval()(torch.zeros(1, 3, side, side), model.backbone.provides)
+                model.backbone.eval().probe(torch.zeros(1, 3, side, side))
         except (ValueError, TypeError, RuntimeError, NotImplementedError, AttributeError, KeyError) as error:
             what, where = "this method of peft cannot stand in this backbone", f"tuning.method={self.settings.method}"
             hint = "--set tuning.layers=linear, or --tuning lora"
