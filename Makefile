@@ -24,6 +24,8 @@ bench:
 	$(PYTHON) bench/shift.py
 	$(PYTHON) bench/keeping.py
 	$(PYTHON) bench/pretrain.py
+	$(PYTHON) bench/caption.py
+	$(PYTHON) bench/generate.py
 
 demo:
 	foveate demo

@@ -17,7 +17,7 @@ import foveate
 from foveate import cli
 from foveate.backbones import Said, family_of
 from foveate.distances import fid, kid
-from foveate.errors import DataError, FoveateError, UnknownName, UsageError, WeightsError
+from foveate.errors import BrokenImage, DataError, FoveateError, UnknownName, UsageError, WeightsError
 from foveate.formats import read_table
 from foveate.inpainting import filled, hole
 from foveate.painting import Ground, Names, Reader, painted
@@ -147,6 +147,17 @@ def test_pictures_without_labels_are_enough(coloured, tmp_path):
     assert Run.open(found.run).recipe().task.settings["examples"] == ["a photo of sks"]
     with pytest.raises(UsageError, match=r"have no labels.*--task generate"):
         foveate.fit(coloured / "red", out=tmp_path / "other")
+
+
+def test_tensorboard_shows_what_it_makes(coloured, tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    settings = {"data.near_duplicates": 1, "training.tensorboard": True, "task.steps": 2}
+    found = foveate.fit(coloured, task="generate", out=tmp_path / "run", settings=settings, **{**QUICK, "epochs": 2})
+    events = EventAccumulator(str(found.run / "tensorboard"))
+    events.Reload()
+    assert events.Tags()["images"] == ["0: blue", "1: red"]
+    assert len(events.Images("1: red")) == 2
 
 
 # --- the arithmetic of painters
@@ -319,6 +330,11 @@ def test_the_style_comes_nearer(tmp_path):
     assert cli._run([*words, "--backbone", "resnet10t", "--weights", "none", "--steps", "40", "--size", "64", "--device", "cpu"]) == 0
     assert pixels_of(tmp_path / "made.png").shape == (48, 64, 3)
     assert (tmp_path / "made-beside.png").is_file()
+    (tmp_path / "words.txt").write_text("no picture")
+    with pytest.raises(BrokenImage, match="words"):
+        foveate.restyle(tmp_path / "content.png", tmp_path / "words.txt", out=tmp_path / "other.png")
+    with pytest.raises(UsageError, match="written as a PNG"):
+        foveate.restyle(tmp_path / "content.png", tmp_path / "style.png", out=tmp_path / "other.jpg")
     with pytest.raises(UsageError, match="nothing is overwritten"):
         foveate.restyle(tmp_path / "content.png", tmp_path / "style.png", out=tmp_path / "made.png")
     found = foveate.restyle(tmp_path / "content.png", tmp_path / "style.png", out=tmp_path / "again.png", backbone="resnet10t", weights="none", steps=40, size=64, device="cpu")
