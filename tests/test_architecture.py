@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 
 SOURCE = Path(__file__).parents[1] / "src" / "foveate"
-SHELVES = ("adaptations", "backbones", "decoders", "detectors", "formats", "metrics", "objectives", "tasks", "tunings")
+SHELVES = ("adaptations", "backbones", "decoders", "detectors", "explainers", "formats", "metrics", "objectives", "tasks", "tunings")
 FLOORS = [  # the ground floor first; a file imports from its own floor or from below
     {"errors"},
     {"types", "shelf", "memory", "masks", "distributed"},
     {"recipe", "images", "boxes", "splits", "intervals", "console", "weights", "transforms", "mosaic", "linear", "neighbours", "shots", "precision", "plots", "drawing", "pyramid", "views", "sentences", "writer", "heat", "inpainting", "distances", "retrieval"},
     {*SHELVES, "run", "report", "painting", "restyling"},
-    {"model", "data", "features", "optimizer", "scoring", "averages", "judging", "catalogue"},
+    {"model", "data", "features", "optimizer", "scoring", "averages", "judging", "catalogue", "explaining"},
     {"job"},
     {"trainer", "predictor", "guard", "planning", "solving", "race", "episodic", "earlier"},
     {"settling"},
@@ -25,7 +25,7 @@ FLOORS = [  # the ground floor first; a file imports from its own floor or from 
     {"cli", "__init__"},
     {"__main__"},
 ]
-_MAY_NAME = {"tasks": {"backbones", "decoders", "detectors"}, "tunings": {"backbones"}, "objectives": {"backbones", "tasks"}}  # contracts, by their door plates
+_MAY_NAME = {"tasks": {"backbones", "decoders", "detectors"}, "tunings": {"backbones"}, "explainers": {"backbones"}, "objectives": {"backbones", "tasks"}}  # contracts, by their door plates
 FILES = sorted(SOURCE.rglob("*.py"))
 
 

@@ -1,8 +1,9 @@
 """Foveate adapts large pretrained vision models to your own images, and tells you honestly what you got.
 
-The words are those of the command line: foveate.fit(...), foveate.evaluate(...), foveate.predict(...), foveate.soup(...),
-foveate.episodes(...), foveate.retrieve(...), foveate.generate(...), foveate.restyle(...), foveate.convert(...),
-foveate.runs(), foveate.models(), foveate.demo(); and foveate.load(run) for a predictor that stays in memory.
+The words are those of the command line: foveate.fit(...), foveate.evaluate(...), foveate.predict(...), foveate.explain(...),
+foveate.soup(...), foveate.episodes(...), foveate.retrieve(...), foveate.generate(...), foveate.restyle(...),
+foveate.convert(...), foveate.runs(), foveate.models(), foveate.demo(); and foveate.load(run) for a predictor that stays in
+memory.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from foveate.verbs.demo import DemoResult
     from foveate.verbs.episodes import EpisodesResult
     from foveate.verbs.evaluate import EvaluateResult
+    from foveate.verbs.explain import ExplainResult
     from foveate.verbs.generate import GenerateResult
     from foveate.verbs.models import ModelsResult
     from foveate.verbs.pretrain import PretrainResult
@@ -37,6 +39,7 @@ __all__ = [
     "demo",
     "episodes",
     "evaluate",
+    "explain",
     "fit",
     "generate",
     "load",
@@ -125,6 +128,13 @@ def predict(run: Place, images: Place | Iterable[Place], **options: Any) -> list
     from foveate.verbs.predict import predict as answer
 
     return list(answer(Path(run), _places(images), **options))
+
+
+def explain(run: Place, images: Place | Iterable[Place], *, out: Place | None = None, **options: Any) -> ExplainResult:
+    """Where the answers to these pictures come from, with a test of every map; options: how, device, strict."""
+    from foveate.verbs.explain import explain as why
+
+    return why(Path(run), _places(images), out=_path(out), **options)
 
 
 def soup(runs: Place | Iterable[Place], *, out: Place | None = None, shifted: Place | None = None, **options: Any) -> SoupResult:

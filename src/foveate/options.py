@@ -15,6 +15,15 @@ from foveate import console
 
 STARTED = time.monotonic()  # a time budget counts from here: imports take seconds
 _JSON = click.Option(["--json", "as_json"], is_flag=True, help="Last line on stdout: one JSON object; all else to stderr.")
+_SHELVES = {
+    "tuning": "tunings",
+    "task": "tasks",
+    "format": "formats",
+    "how": "adaptations",
+    "objective": "objectives",
+    "explainer": "explainers",
+}
+"""Which shelf a word of the command line takes its names from."""
 
 
 def command(name: str, about: str | None, run: Callable[..., Any], params: list[click.Parameter], example: str) -> click.Command:
@@ -101,7 +110,7 @@ def listed(word: str) -> str:
     """': full, last, ...' for a word that names something on a shelf; read off the file names."""
     from foveate.shelf import Shelf
 
-    shelf = {"tuning": "tunings", "task": "tasks", "format": "formats", "how": "adaptations", "objective": "objectives"}.get(word)
+    shelf = _SHELVES.get(word)
     return ": " + ", ".join(Shelf(f"foveate.{shelf}", object, word).names()) if shelf else ""
 
 

@@ -60,10 +60,10 @@ class Writer(nn.Module):
         found = Written(memory, grid, self)
         if all(batch.targets):
             found.numbers = pad_sequence([target["text"] for target in batch.targets], True, NOTHING)
-            found.logits = self._teach(memory, found.numbers)
+            found.logits = self.teach(memory, found.numbers)
         return found
 
-    def _teach(self, memory: Tensor, numbers: Tensor) -> Tensor:
+    def teach(self, memory: Tensor, numbers: Tensor) -> Tensor:
         """Each word is asked for after the true words before it."""
         before = self._before(memory)
         words = self.decoder.get_input_embeddings()(numbers[:, :-1].clamp(min=0))
@@ -107,10 +107,14 @@ class OwnWriter(nn.Module):
         found = Written(memory, (side, side), self)
         if all(batch.targets):
             found.numbers = pad_sequence([target["text"] for target in batch.targets], True, NOTHING)
-            opening = torch.tensor(self.opening, device=memory.device).expand(len(memory), -1)
-            read = torch.cat([opening, found.numbers[:, :-1].clamp(min=0)], 1)
-            found.logits = self._whose[0].say(memory, read)[:, len(self.opening) - 1 :]
+            found.logits = self.teach(memory, found.numbers)
         return found
+
+    def teach(self, memory: Tensor, numbers: Tensor) -> Tensor:
+        """As Writer's."""
+        opening = torch.tensor(self.opening, device=memory.device).expand(len(memory), -1)
+        said: Tensor = self._whose[0].say(memory, torch.cat([opening, numbers[:, :-1].clamp(min=0)], 1))
+        return said[:, len(self.opening) - 1 :]
 
     def write(self, memory: Tensor, most: int, beams: int) -> Found:
         found: Found = self._whose[0].search(memory.float(), self.opening, most, beams)

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import click
 
-_ORDER = ("pretrain", "fit", "continue", "evaluate", "predict", "soup", "adapt", "episodes", "retrieve", "generate", "restyle")
-_AFTER = ("convert", "runs", "models", "demo")
+_ORDER = ("pretrain", "fit", "continue", "evaluate", "predict", "explain", "soup", "adapt", "episodes", "retrieve", "generate")
+_AFTER = ("restyle", "convert", "runs", "models", "demo")
 
 
 @cache

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -24,6 +24,16 @@ class Facts:
 
     multilabel: bool
     solved: bool
+
+
+@dataclass(frozen=True)
+class Question:
+    """Something about one picture's answer that can be explained. `name`: in words. `score`: the output for V variants of the
+    picture -> (V,), through which gradients flow; `chance`: the same in [0, 1], for curves."""
+
+    name: str
+    score: Callable[[Any], Tensor]
+    chance: Callable[[Any], Tensor]
 
 
 class TaskSettings(BaseModel):
@@ -81,6 +91,10 @@ class Task(ABC):
     @abstractmethod
     def decode(self, output: Any, batch: Batch) -> list[Any]:
         """B answers of the type `answer`, in the coordinates of the upright originals."""
+
+    def questions(self, output: Any, batch: Batch) -> list[Question]:
+        """What can be asked about the answer to one picture, the most important question first; of most tasks nothing."""
+        return []
 
     def shown(self, backbone: Backbone, head: nn.Module) -> list[tuple[str, Picture]]:
         """Pictures of its own making, and what they are to show, for reports; most tasks make none. The model is in eval mode."""

@@ -14,7 +14,7 @@ from torch.nn import functional
 from foveate.backbones import Backbone, WritingBackbone
 from foveate.errors import DataError
 from foveate.sentences import Vocabulary, Words
-from foveate.tasks import Facts, Settled, Task, TaskSettings
+from foveate.tasks import Facts, Question, Settled, Task, TaskSettings
 from foveate.transforms import Framing
 from foveate.types import Batch, Provides, Target, Text
 from foveate.writer import NOTHING, OwnWriter, Writer, Written, pretrained_decoder, pretrained_words, small_decoder, vocabulary_of
@@ -113,6 +113,21 @@ class Caption(Task):
             looks = self._looks(output, place, numbers, batch) if numbers else None
             answers.append(Text((self.vocabulary.decode(numbers),), sure, words, looks))
         return answers
+
+    def questions(self, output: Written, batch: Batch) -> list[Question]:
+        """Why each word of the sentence that is written; punctuation asks nothing."""
+        numbers = output.writer.write(output.memory, self.settings.most, self.settings.beams)[0][0]
+        words = [(place, self.vocabulary.word(number)) for place, number in enumerate(numbers)]
+        return [self._question(numbers[: place + 1], word) for place, word in words if any(map(str.isalnum, word))]
+
+    @staticmethod
+    def _question(numbers: list[int], word: str) -> Question:
+        def logs(output: Written) -> Tensor:
+            asked = torch.tensor(numbers, device=output.memory.device).expand(len(output.memory), -1)
+            logits = output.writer.teach(output.memory, asked)[:, -1]
+            return logits.float().log_softmax(1)[:, numbers[-1]]
+
+        return Question(word, logs, lambda output: logs(output).exp())
 
     def _looks(self, output: Written, place: int, numbers: list[int], batch: Batch) -> np.ndarray:
         """(T, h, w) float16: over the picture, without the padding that made it a square."""

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from foveate.backbones import Backbone
-from foveate.tasks import Facts, Settled, Task, TaskSettings
+from foveate.tasks import Facts, Question, Settled, Task, TaskSettings
 from foveate.types import Batch, Features, Labels, Provides, Target
 
 _FEW = 2000  # training images up to which maps are read: they help most where labels are few, and cost the solver time
@@ -127,6 +127,20 @@ class Classify(Task):
     def decode(self, output: Tensor, batch: Batch | None) -> list[Labels]:
         scores = output.float().sigmoid() if self.settings.multilabel else output.float().softmax(1)
         return [Labels(self._names(row), row.cpu().numpy()) for row in scores]
+
+    def questions(self, output: Tensor, batch: Batch) -> list[Question]:
+        """Why each class that was answered: the surest alone, where one holds."""
+        scores = self.decode(output, batch)[0]
+        names = scores.names if self.settings.multilabel else scores.names[:1]
+        return [self._question(name) for name in names]
+
+    def _question(self, name: str) -> Question:
+        place = self.classes.index(name)
+
+        def chance(found: Tensor) -> Tensor:
+            return (found.float().sigmoid() if self.settings.multilabel else found.float().softmax(1))[:, place]
+
+        return Question(name, lambda found: found[:, place].float(), chance)
 
     def _names(self, scores: Tensor) -> tuple[str, ...]:
         if self.settings.multilabel:

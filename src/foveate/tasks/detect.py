@@ -10,16 +10,18 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 from torchvision import tv_tensors
-from torchvision.ops import batched_nms
+from torchvision.ops import batched_nms, box_iou
 
 from foveate.backbones import Backbone
 from foveate.detectors import DETECTORS, Candidates, Detector, Draws, Terms, Truth
 from foveate.errors import UsageError
 from foveate.masks import Runs, decoded, placed, stretched
 from foveate.pyramid import FeaturePyramid
-from foveate.tasks import Facts, PlaceSettings, PlaceTask, Settled, TaskSettings
+from foveate.tasks import Facts, PlaceSettings, PlaceTask, Question, Settled, TaskSettings
 from foveate.transforms import ObjectMasks
 from foveate.types import Batch, Boxes, Features, Provides, Target
+
+_ASKED = 3  # boxes that are explained
 
 
 class DetectSettings(PlaceSettings):
@@ -106,6 +108,23 @@ class Detect(PlaceTask):
             cells = self.detector.masks(output, image, each.boxes, each.classes) if isinstance(self.detector, Draws) else None
             answers.append(self._boxes(each, cells, view, size, side))
         return answers
+
+    def questions(self, output: Any, batch: Batch) -> list[Question]:
+        """Why there is each of the surest boxes."""
+        found = self.detector.candidates(output)[0]
+        kept = self._kept(found)[:_ASKED].tolist()
+        return [self._question(found.boxes[place].detach(), int(found.classes[place])) for place in kept]
+
+    def _question(self, box: Tensor, place: int) -> Question:
+        def chance(output: Any) -> Tensor:
+            """The surest of the candidates, each as far as it lies on the box and is of its class (as D-RISE has it)."""
+            scores = []
+            for each in self.detector.candidates(output):
+                near = box_iou(each.boxes.detach(), box[None])[:, 0] * (each.classes == place)
+                scores.append((each.scores * near).max() if len(near) else each.scores.sum())
+            return torch.stack(scores)
+
+        return Question(self.classes[place], chance, chance)
 
     def _kept(self, found: Candidates) -> Tensor:
         """Places of the candidates that are objects, the surest first."""

@@ -17,9 +17,10 @@ from foveate.backbones import Backbone
 from foveate.decoders import DECODERS
 from foveate.errors import UsageError
 from foveate.pyramid import Pyramid
-from foveate.tasks import PlaceSettings, PlaceTask, TaskSettings
+from foveate.tasks import PlaceSettings, PlaceTask, Question, TaskSettings
 from foveate.types import IGNORED, Batch, Features, Provides, Regions, Target
 
+_ASKED = 3  # classes that are explained
 _LOSSES: dict[str, Callable[[], nn.Module]] = {
     "cross_entropy": lambda: nn.CrossEntropyLoss(ignore_index=IGNORED),
     "dice": lambda: losses.DiceLoss("multiclass", ignore_index=IGNORED),
@@ -101,6 +102,22 @@ class Segment(PlaceTask):
         parts = zip(output.float(), batch.views, batch.sizes, strict=True)
         masks = (_unframed(logits, view, size).argmax(0).to(torch.int16).cpu().numpy() for logits, view, size in parts)
         return [Regions(mask).packed() for mask in masks]
+
+    def questions(self, output: Tensor, batch: Batch) -> list[Question]:
+        """Why the pixels of each class that was found are of it, the largest first."""
+        best = output[0].argmax(0)
+        counts = torch.bincount(best.flatten(), minlength=len(self.classes))
+        found = [place for place in counts.argsort(descending=True).tolist() if counts[place]]
+        return [self._question(place, best == place) for place in found[:_ASKED]]
+
+    def _question(self, place: int, inside: Tensor) -> Question:
+        def score(found: Tensor) -> Tensor:
+            return found[:, place, inside].float().mean(1)
+
+        def chance(found: Tensor) -> Tensor:
+            return found.float().softmax(1)[:, place, inside].mean(1)
+
+        return Question(self.classes[place], score, chance)
 
     def join(self, parts: Sequence[tuple[tuple[int, int], Regions]], size: tuple[int, int]) -> Regions:
         """Every pixel from the window in whose middle it lies deepest: at their edges networks see least."""

@@ -1,0 +1,28 @@
+"""Where an answer comes from: heat maps, each with a test of whether it can be believed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from foveate import console
+from foveate.options import command, common, listed, listed_paths, option, path_argument, shown
+
+
+def made() -> click.Command:
+    def run(run: Path, places: tuple[Path, ...], how: tuple[str, ...], as_json: bool, **words: Any) -> None:
+        console.setup(json=as_json)
+        from foveate.verbs.explain import DEFAULT, explain
+
+        shown(explain(run, listed_paths(places), how or DEFAULT, **words), as_json)
+
+    params: list[click.Parameter] = [
+        path_argument("run"),
+        path_argument("places", nargs=-1, required=True, metavar="IMAGES"),
+        option("--how", multiple=True, help=f"A way{listed('explainer')}; several times for several. Default: gradcam, layercam."),
+        option("--out", type=click.Path(path_type=Path), help="The folder to make; default: RUN/explanations/N."),
+        *common(),
+    ]
+    return command("explain", __doc__, run, params, "foveate explain runs/photos-probe-1 new_photos --how gradcam --how occlusion")

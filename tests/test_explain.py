@@ -1,0 +1,251 @@
+"""Maps of what speaks for an answer: where the evidence was planted they must point at it, and doubt themselves where they are wrong."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import foveate
+from foveate import cli
+from foveate.errors import UnknownName, UsageError
+from foveate.explainers import EXPLAINERS, Asked
+from foveate.explainers._layers import layers
+from foveate.explaining import Curves, Faith, Subject, randomised, sameness
+from foveate.model import build
+from foveate.predictor import load
+from foveate.recipe import Recipe, with_settings
+from foveate.types import Batch
+
+pytest.importorskip("captum", reason="needs the extra 'explain'")
+SIDE, SPOT = 64, 20
+COLOURS = {"blue": (40, 70, 230), "green": (40, 200, 60), "red": (230, 40, 40)}
+
+
+def spotted(rng: np.random.Generator, colour) -> tuple[np.ndarray, tuple[int, int]]:
+    """Grey noise with a square of the colour in one of four corners, and the corner: the square alone tells the class."""
+    pixels = np.repeat(rng.integers(90, 150, (SIDE, SIDE, 1)), 3, 2).astype(np.uint8)
+    corner = (int(rng.integers(2)), int(rng.integers(2)))
+    y, x = (4 + each * (SIDE - SPOT - 8) for each in corner)
+    pixels[y : y + SPOT, x : x + SPOT] = colour
+    return pixels, corner
+
+
+@pytest.fixture(scope="module")
+def spots(tmp_path_factory) -> tuple[Path, dict[str, tuple[int, int]]]:
+    root, rng, corners = tmp_path_factory.mktemp("spots"), np.random.default_rng(0), {}
+    for name, colour in COLOURS.items():
+        (root / name).mkdir()
+        for place in range(30):
+            pixels, corner = spotted(rng, colour)
+            file = root / name / f"{place}.png"
+            Image.fromarray(pixels).save(file)
+            corners[str(file)] = corner
+    return root, corners
+
+
+def taught(root: Path, run: Path, backbone: str, **more):
+    settings = {"data.near_duplicates": 1, "data.audit": False, "training.ema": 0.9, "augment.crop": 1.0, "augment.policy": "none", "training.head_start": "random"}
+    words = {"backbone": backbone, "weights": "none", "size": SIDE, "tuning": "full", "epochs": 12, "lr": 2e-3, "batch_size": 16, "device": "cpu", **more}
+    return foveate.fit(root, out=run, settings=settings, **words)
+
+
+@pytest.fixture(scope="module")
+def resnet(spots, tmp_path_factory):
+    found = taught(spots[0], tmp_path_factory.mktemp("runs") / "resnet", "resnet10t")
+    assert found.numbers()["accuracy"] > 0.9
+    return found.run
+
+
+def subjects(run: Path, files):
+    predictor = load(run, "cpu")
+    from foveate.data import Pixels
+    from foveate.types import Sample
+    from foveate.verbs.explain import _alone
+
+    for file in files:
+        sample = Sample(Path(file), file)
+        pixels = Pixels([sample], predictor.model.backbone.input.size, predictor.model.task.framing, keep=True)
+        yield file, Subject(predictor.model, _alone(predictor, predictor.pictures([sample], pixels)))
+
+
+# --- where the evidence is
+
+
+@pytest.mark.parametrize("how", ["gradcam", "layercam", "occlusion", "integrated_gradients"])
+def test_maps_point_at_the_only_evidence(resnet, spots, how):
+    root, corners = spots
+    hits = faithful = 0
+    files = [str(root / name / f"{place}.png") for name in COLOURS for place in range(4)]
+    for file, subject in subjects(resnet, files):
+        question = subject.questions()[0]
+        found = EXPLAINERS.load(how)().explain(subject.asked(question)).detach()
+        quarters = torch.nn.functional.adaptive_avg_pool2d(found[None, None].float(), 2)[0, 0]
+        hits += divmod(int(quarters.argmax()), 2) == corners[file]
+        faithful += Curves(subject, question).faith(found).gain > 0
+    assert hits >= 11
+    assert faithful >= 11
+
+
+def test_what_points_elsewhere_is_no_better_than_random(resnet, spots):
+    root, corners = spots
+    file = str(root / "red" / "0.png")
+    ((_, subject),) = subjects(resnet, [file])
+    curves = Curves(subject, subject.questions()[0])
+    right, wrong = torch.zeros(14, 14), torch.zeros(14, 14)
+    row, column = corners[file]
+    right[7 * row : 7 * row + 7, 7 * column : 7 * column + 7] = 1
+    wrong[7 * (1 - row) : 7 * (1 - row) + 7, 7 * column : 7 * column + 7] = 1
+    assert curves.faith(right).better
+    assert not curves.faith(wrong).better
+    assert curves.faith(right).insertion > curves.faith(wrong).insertion
+    assert curves.faith(right).deletion < curves.faith(wrong).deletion
+
+
+def test_a_map_that_ignores_the_weights_is_found_out(resnet, spots):
+    """Edges of the picture as a map: the same from any network."""
+
+    class Edges:
+        def explain(self, asked: Asked):
+            return (asked.image[0, :, 1:, 1:] - asked.image[0, :, :-1, :-1]).abs().sum(0)
+
+    gradcam, found = EXPLAINERS.load("gradcam")(), []
+    for _, subject in subjects(resnet, [str(spots[0] / name / "1.png") for name in COLOURS]):
+        question, other = subject.questions()[0], randomised(subject.model)
+        assert sameness(Edges(), subject, question, Edges().explain(subject.asked(question)), other) > 0.99
+        found.append(sameness(gradcam, subject, question, gradcam.explain(subject.asked(question)).detach(), other))
+    assert np.mean(found) < 0.8
+
+
+# --- definitions
+
+
+def test_gradcam_is_cam_where_the_head_is_linear():
+    """Behind global average pooling both are the class's weights times the maps (Zhou et al. 2016)."""
+    settings = {"backbone": {"name": "resnet10t", "weights": "none", "size": SIDE}, "task": {"name": "classify", "reads": "pooled"}, "tuning": "full"}
+    model = build(with_settings(Recipe(), settings), ("a", "b"))
+    batch = Batch(torch.randn(1, 3, SIDE, SIDE), [{}], torch.zeros(1, 4), torch.full((1, 2), SIDE), torch.zeros(1, dtype=torch.long))
+    subject = Subject(model, batch)
+    question = subject.questions()[0]
+    with torch.no_grad():
+        maps = model.backbone.network.forward_features(batch.images)[0]
+    weights = (model.head.linear.weight[model.classes.index(question.name)] / model.head.scale).detach()
+    cam = (weights[:, None, None] * maps).sum(0).clamp(min=0)
+    found = EXPLAINERS.load("gradcam")().explain(subject.asked(question))
+    torch.testing.assert_close(found / found.max(), cam / cam.max(), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["resnet10t", "test_vit", "swin_tiny_patch4_window7_224", "test_efficientnet", "convnext_atto", "vgg11"])
+def test_every_family_has_layers_with_places(name):
+    side = 224 if "swin" in name else SIDE
+    settings = {"backbone": {"name": name, "weights": "none", "size": side}, "task": "classify", "tuning": "full"}
+    model = build(with_settings(Recipe(), settings), ("a", "b"))
+    batch = Batch(torch.randn(1, 3, side, side), [{}], torch.zeros(1, 4), torch.full((1, 2), side), torch.zeros(1, dtype=torch.long))
+    subject = Subject(model, batch)
+    found = layers(subject.asked(subject.questions()[0]))
+    assert all(layer.output.shape == layer.gradient.shape for layer in found)
+    assert found[0].output.shape[-1] >= found[-1].output.shape[-1] >= 2
+    assert all(float(layer.gradient.abs().max()) > 0 for layer in found)
+
+
+def test_rollout_by_hand():
+    settings = {"backbone": {"name": "test_vit", "weights": "none", "size": SIDE}, "task": "classify", "tuning": "full"}
+    model = build(with_settings(Recipe(), settings), ("a", "b"))
+    image = torch.randn(1, 3, SIDE, SIDE)
+    network = model.backbone.network
+    seen, tokens = [], network._pos_embed(network.patch_embed(image))
+    with torch.no_grad():
+        for block in network.blocks:
+            attention = block.attn
+            states = block.norm1(tokens)
+            query, key, _ = attention.qkv(states).reshape(1, -1, 3, attention.num_heads, attention.head_dim).permute(2, 0, 3, 1, 4)
+            seen.append((attention.q_norm(query) * attention.scale @ attention.k_norm(key).transpose(-2, -1)).softmax(-1)[0].mean(0))
+            tokens = block(tokens)
+    count = seen[0].shape[0]
+    whole = torch.eye(count)
+    for each in seen:
+        whole = (each + torch.eye(count)) / 2 @ whole
+    batch = Batch(image, [{}], torch.zeros(1, 4), torch.full((1, 2), SIDE), torch.zeros(1, dtype=torch.long))
+    subject = Subject(model, batch)
+    found = EXPLAINERS.load("rollout")().explain(subject.asked(subject.questions()[0]))
+    torch.testing.assert_close(found.flatten(), whole[0, 1:] if count > found.numel() else whole.mean(0))
+    assert all(block.attn.fused_attn == network.blocks[0].attn.fused_attn for block in network.blocks)
+
+
+def test_curves_of_a_known_score():
+    """The score is the mean of the left half: an order that begins there loses it in half the steps."""
+
+    from foveate.tasks import Question
+
+    batch = Batch(torch.ones(1, 3, SIDE - 8, SIDE - 8), [{}], torch.zeros(1, 4), torch.zeros(1, 2), torch.zeros(1, dtype=torch.long))
+    half = (SIDE - 8) // 2
+    question = Question("left", lambda found: found, lambda found: found)
+
+    class Left:
+        def __call__(self, batch):
+            return batch.images[:, 0, :, :half].mean((1, 2))
+
+    curves = Curves(Subject(Left(), batch), question)
+    left = torch.cat([torch.ones(14, 7), torch.zeros(14, 7)], 1)
+    assert curves.faith(left).deletion == pytest.approx(0.25, abs=1e-4)
+    assert curves.faith(1 - left).deletion == pytest.approx(0.75, abs=1e-4)
+    assert Faith(0.2, 0.7, (0.1, 0.05)).gain == pytest.approx(0.4)
+
+
+# --- other tasks
+
+
+def test_words_boxes_and_regions_can_be_asked_about(resnet):
+    torch.manual_seed(0)
+    for task, classes in (
+        ({"name": "detect", "width": 32}, ("cat", "dog")),
+        ({"name": "segment", "head": "fpn"}, ("sky", "road")),
+        ({"name": "caption", "words": ["a", "red", "spot"], "width": 64, "depth": 1, "most": 4}, ()),
+    ):
+        settings = {"backbone": {"name": "resnet10t", "weights": "none", "size": SIDE}, "task": task, "tuning": "full"}
+        model = build(with_settings(Recipe(), settings), classes)
+        batch = Batch(torch.randn(1, 3, SIDE, SIDE), [{}], torch.tensor([[0.0, 0, SIDE, SIDE]]), torch.full((1, 2), SIDE), torch.zeros(1, dtype=torch.long))
+        subject = Subject(model, batch)
+        questions = subject.questions()
+        assert questions
+        for question in questions[:2]:
+            found = EXPLAINERS.load("gradcam")().explain(subject.asked(question))
+            assert found.ndim == 2
+            assert bool(found.isfinite().all())
+            assert 0 <= float(subject.chances(question, batch.images)[0]) <= 1
+
+
+# --- the verb
+
+
+def test_sheets_and_numbers(resnet, spots, tmp_path, capsys):
+    root, _ = spots
+    (tmp_path / "broken.png").write_bytes(b"no picture")
+    files = [str(root / "red" / "0.png"), str(root / "blue" / "0.png"), str(tmp_path / "broken.png")]
+    words = ["explain", str(resnet), *files, "--how", "gradcam", "--how", "occlusion", "--out", str(tmp_path / "why"), "--device", "cpu", "--json"]
+    assert cli._run(words) == 0
+    told = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert told["skipped"] == 1
+    assert [row["question"] for row in told["explanations"]] == ["red", "red", "blue", "blue"]
+    rows = [json.loads(line) for line in (tmp_path / "why" / "explanations.jsonl").read_text().splitlines()]
+    assert rows == told["explanations"]
+    assert "speaks for it most" in rows[0]["alt"]
+    sheet = Image.open(tmp_path / "why" / "0000-0.png")
+    assert sheet.width > 3 * 224
+    assert "red" in sheet.text["alt"]
+    with pytest.raises(UsageError, match="nothing is overwritten"):
+        foveate.explain(resnet, files[0], out=tmp_path / "why")
+
+
+def test_ways_that_are_unknown_or_do_not_fit(resnet, spots, tmp_path):
+    file = spots[0] / "red" / "0.png"
+    with pytest.raises(UnknownName, match="gradcam"):
+        foveate.explain(resnet, file, how=["gradkam"], out=tmp_path / "why")
+    with pytest.raises(UsageError, match="plain Transformer"):
+        foveate.explain(resnet, file, how=["rollout"], out=tmp_path / "other")
+    with pytest.raises(UsageError, match="nothing at this path"):
+        foveate.explain(resnet, spots[0] / "nowhere.png", out=tmp_path / "third")
