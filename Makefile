@@ -26,6 +26,7 @@ bench:
 	$(PYTHON) bench/pretrain.py
 	$(PYTHON) bench/caption.py
 	$(PYTHON) bench/generate.py
+	$(PYTHON) bench/explain.py
 
 demo:
 	foveate demo
