@@ -33,6 +33,7 @@ from foveate.intervals import wilson
 from foveate.model import build
 from foveate.neighbours import votes
 from foveate.recipe import Recipe, with_settings
+from foveate.run import Run
 from foveate.transforms import Framing, evaluation
 from foveate.types import Provides, Sample
 from spine import Rows, sets, words
@@ -82,8 +83,10 @@ def from_nothing(way: str, seed: int, minutes: float, data: Path, run: Path) -> 
     name, size, objective, lr = NETWORKS[way]
     train, test = data / "cifar10" / "train", data / "cifar10" / "test"
     said: dict[str, Any] = {"backbone": name, "weights": "none", "size": size, "seed": seed, "device": "cpu", "minutes": minutes}
-    found = foveate.pretrain(train, objective=objective, lr=lr, out=run, **said)
-    row: dict[str, Any] = {"seconds": found.outcome["seconds"], "epochs": found.outcome["epochs"], "objective": objective}
+    if not (run / "finished.json").is_file():
+        foveate.pretrain(train, objective=objective, lr=lr, out=run, **said)
+    learnt = Run.open(run).outcome()
+    row: dict[str, Any] = {"seconds": learnt["seconds"], "epochs": learnt["epochs"], "objective": objective, "backbone": name}
     row["knn_random"], row["count"] = knn(name, "none", size, train, test)
     row["knn"], _ = knn(str(run), "auto", size, train, test)
     for draw in range(DRAWS):

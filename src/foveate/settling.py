@@ -97,6 +97,9 @@ def settled(recipe: Recipe, table: Table) -> tuple[Recipe, list[tuple[str, Any, 
     if steps and recipe.training.norm == "auto":
         found.append(("training.norm", *choose_norms(recipe)))
         recipe = with_settings(recipe, {"training.norm": found[-1][1]})
+    if steps and recipe.backbone.weights == "none" and not recipe.stated("training.head_start"):
+        found.append(("training.head_start", "random", "the features of random weights are not yet what a head could be solved on"))
+        recipe = with_settings(recipe, {"training.head_start": "random"})
     for field, value, reason in tuning.settle(recipe.tuning.settings, table.classes):
         found.append((f"tuning.{field}", value, reason))
         recipe = with_settings(recipe, {f"tuning.{field}": value})
