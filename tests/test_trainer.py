@@ -283,6 +283,16 @@ def test_early_layers_are_spared_where_the_head_is_solved_or_there_is_no_batch_n
     assert Run(tmp_path / "run").recipe().training.layer_decay == decay
 
 
+def test_a_head_on_random_weights_begins_at_random(stripes, tmp_path):
+    """Solved on features under statistics that nothing has measured, it began at losses in the hundreds."""
+    words = {"data.path": str(stripes), "backbone": {"name": "resnet10t", "weights": "none", "size": 32}, "tuning": "full", "training.epochs": 1, "device": "cpu"}
+    fit(with_settings(Recipe(), words), tmp_path / "run")
+    assert Run(tmp_path / "run").recipe().training.head_start == "random"
+    assert json.loads((tmp_path / "run" / "metrics.jsonl").read_text())["train_loss"] < 2
+    fit(with_settings(Recipe(), {**words, "training.head_start": "probe"}), tmp_path / "stated")
+    assert Run(tmp_path / "stated").recipe().training.head_start == "probe"
+
+
 def test_tensorboard_by_flag(quick, tmp_path):
     fit(with_settings(quick, {"training.tensorboard": True, "training.epochs": 1}), tmp_path / "run")
     assert list((tmp_path / "run" / "tensorboard").iterdir())
