@@ -116,7 +116,7 @@ def continue_(
 def evaluate(run: Place, data: Place | None = None, *, shift: Place | None = None, **options: Any) -> EvaluateResult:
     """Scores a run on its own held-out images, or on `data`, and says what is lost on the images of `shift`.
 
-    Options: split, format, device, strict.
+    Options: split, format, device, strict, ood.
     """
     from foveate.verbs.evaluate import evaluate as score
 

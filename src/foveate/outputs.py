@@ -20,7 +20,7 @@ from foveate.predictor import Answer
 from foveate.run import refuse_taken, written_aside
 from foveate.types import Boxes, Regions
 
-_COLUMNS = ["path", "answer", "confidence", "scores", "error"]
+_COLUMNS = ["path", "answer", "confidence", "scores", "set", "abstain", "ood", "error"]
 Named = list[tuple[str, Answer]]
 """(a name that no other picture has, the answer)"""
 

@@ -101,6 +101,25 @@ def curves(rows: list[dict[str, Any]]) -> str:
     return _svg(figure)
 
 
+def sureness(bins: list[dict[str, float]], risk: list[list[float]]) -> str:
+    """Left, a reliability diagram: what was right against how sure it was, dots as large as there are answers. Right, the share of
+    wrong answers against the share that is answered, the surest first."""
+    figure = Figure(figsize=(8.4, 3.4))
+    left, right = figure.subplots(1, 2)
+    left.plot([0, 1], [0, 1], color="#999999", linewidth=1)
+    most = max((each["count"] for each in bins), default=1)
+    sizes = [12 + 150 * each["count"] / most for each in bins]
+    left.scatter([each["confidence"] for each in bins], [each["accuracy"] for each in bins], s=sizes, color=_BLUE, alpha=0.8)
+    left.set(xlabel="confidence", ylabel="right", xlim=(0, 1.02), ylim=(0, 1.02))
+    right.plot(*risk, color=_ORANGE)
+    right.set(xlabel="answered, the surest first", ylabel="wrong among these", xlim=(0, 1.02))
+    right.set_ylim(bottom=0)
+    for axes in (left, right):
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.tight_layout()
+    return _svg(figure)
+
+
 def learning(rows: list[dict[str, Any]]) -> str:
     """Rows of metrics.jsonl of a pre-training -> SVG: the loss, what neighbours know, and how many directions features fill."""
     figure = Figure(figsize=(9.6, 3.0))

@@ -11,12 +11,13 @@ from typing import Any
 import torch
 
 from foveate import images
+from foveate.calibration import COVERAGE, RISK, Calibration
 from foveate.data import Order, Pictures, Pixels, loader
 from foveate.errors import BrokenImage, RunError, UsageError
 from foveate.model import Model, build
 from foveate.precision import Way, device_of
 from foveate.recipe import Recipe
-from foveate.run import ADAPTED, Run
+from foveate.run import ADAPTED, CALIBRATION, Run
 from foveate.scoring import Answers, answers, shown
 from foveate.types import Boxes, Labels, Sample
 from foveate.weights import fingerprint, read_tensors
@@ -40,7 +41,9 @@ class Answer:
 
 
 class Predictor:
-    """Made by `load`. `model` is in eval mode, its added parameters folded in where that can be."""
+    """Made by `load`. `model` is in eval mode, its added parameters folded in where that can be. `calibration`: what validation
+    images say of its answers, where there were enough of them: then chances hold, sets have the true class in a share `coverage`
+    of images, and it abstains where it would be wrong more often than `risk`."""
 
     def __init__(self, run: Run, recipe: Recipe, model: Model, device: torch.device) -> None:
         self.run, self.recipe, self.model, self.device = run, recipe, model, device
@@ -49,6 +52,8 @@ class Predictor:
         self.threshold = float(run.outcome().get("threshold") or 0.0)
         self.way = Way("fp32", bool(recipe.training.channels_last))
         self.model.to(device=device, memory_format=self.way.layout)  # type: ignore[call-overload]
+        self.coverage, self.risk = COVERAGE, RISK
+        self.calibration = _calibration(run)
 
     def pictures(self, samples: Sequence[Sample], pixels: Pixels) -> Pictures:
         """Samples as this run's network sees them."""
@@ -58,7 +63,10 @@ class Predictor:
         """Answers in the order of the samples; every picture must be readable."""
         pictures = self.pictures(samples, pixels)
         order = Order(len(pictures), self.recipe.training.batch_size)
-        return answers(self.model, pictures, loader(pictures, order), self.device, self.way, advance)
+        found = answers(self.model, pictures, loader(pictures, order), self.device, self.way, advance)
+        if self.calibration is not None:
+            found.predictions = self.calibration.told(found.predictions, self.classes, self.coverage, self.risk)
+        return found
 
     def sure(self, prediction: Any) -> Any:
         """The answer without the boxes below the threshold that was best on the validation images."""
@@ -112,6 +120,13 @@ def load(run: Path | str, device: str = "auto") -> Predictor:
     if opened.adapted():
         model.adjust(read_tensors(opened.folder / ADAPTED, own=True))
     return Predictor(opened, recipe, model, device_of(device))
+
+
+def _calibration(run: Run) -> Calibration | None:
+    """None where there is none, and where the network was adapted afterwards: its answers are others now."""
+    if run.adapted() or not (run.folder / CALIBRATION).is_file():
+        return None
+    return Calibration.of(run.read_json(CALIBRATION))
 
 
 def other_weights(run: Run, model: Model) -> RunError:

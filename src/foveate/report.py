@@ -58,13 +58,21 @@ class Shift:
 
 
 @dataclass(frozen=True)
+class Strangers:
+    """How well images of other data are told from the run's own. `name`: of that data; `auroc`: 0.5 = not at all, 1 = always."""
+
+    name: str
+    auroc: Score
+
+
+@dataclass(frozen=True)
 class Page:
     """What a report says.
 
     `facts`: name and value; `choices`: field, value, reason; `skipped`: path, why; `ladder`: a row for each tuning that was tried;
     `curves`: the rows of metrics.jsonl; `cautions`: sentences about what the figure cannot promise; `shift`: what these images lose
-    against others; `best`: good answers, where they tell something; `made`: pictures that the network makes by itself. Empty
-    parts are left out.
+    against others; `best`: good answers, where they tell something; `made`: pictures that the network makes by itself; `ood`:
+    how well images of other data are told apart. Empty parts are left out.
     """
 
     title: str
@@ -83,6 +91,7 @@ class Page:
     shift: Shift | None = None
     best: list[Mistake] = field(default_factory=list)
     made: list[Mistake] = field(default_factory=list)
+    ood: Strangers | None = None
 
 
 @dataclass(frozen=True)
@@ -124,6 +133,7 @@ def write(page: Page, path: Path) -> None:
         split=_SPLITS.get(page.split, page.split),
         pictures={mistake.key: to_data_uri(mistake.pixels) for mistake in [*page.mistakes, *page.best, *page.made]},
         confusion=plots.confusion(np.array(tables["confusion"]), tables["classes"]) if "confusion" in tables else "",
+        sureness=plots.sureness(tables["reliability"], tables["risk"]) if "reliability" in tables else "",
         precision=plots.pr_curves(tables["pr"]) if "pr" in tables else "",
         curves=plots.curves(page.curves) if page.curves else "",
     )

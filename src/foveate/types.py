@@ -41,11 +41,14 @@ class Labels:
     """Classes of a whole image, by name.
 
     `names`: the classes that hold (one, or any number for multi-label). `scores`: (K,) float32 in [0, 1], the probability of
-    each of the run's classes in the order of classes.json; None in a truth.
+    each of the run's classes in the order of classes.json; None in a truth. `energy`: how little the network knows of the
+    image, on a scale of its own; None where several classes may hold. `sure`: what validation images say of this answer.
     """
 
     names: tuple[str, ...]
     scores: np.ndarray | None = None
+    energy: float | None = None
+    sure: Sureness | None = None
     left_out: ClassVar[str] = "{} images left out"
 
     def in_classes(self, theirs: tuple[str, ...], ours: tuple[str, ...]) -> tuple[Labels | None, int]:
@@ -59,7 +62,21 @@ class Labels:
         scores = {} if self.scores is None else dict(zip(classes, map(float, self.scores), strict=True))
         if multilabel:
             return {"answer": list(self.names), "scores": scores}
-        return {"answer": self.names[0], "confidence": scores.get(self.names[0]), "scores": scores}
+        sure = {} if self.sure is None else self.sure.row()
+        return {"answer": self.names[0], "confidence": scores.get(self.names[0]), "scores": scores, **sure}
+
+
+@dataclass(frozen=True)
+class Sureness:
+    """`among`: the classes of which the true one is one, with the chance that was asked. `abstain`: whether the confidence is too
+    low to answer at the risk that was asked. `odd`: the share of validation images that the network knew more of."""
+
+    among: tuple[str, ...]
+    abstain: bool
+    odd: float
+
+    def row(self) -> dict[str, Any]:
+        return {"set": list(self.among), "abstain": self.abstain, "ood": self.odd}
 
 
 @dataclass(frozen=True)

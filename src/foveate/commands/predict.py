@@ -35,6 +35,8 @@ def made() -> click.Command:
             help="JSON lines or CSV; or a folder of drawn pictures, COCO JSON, YOLO text or index masks.",
         ),
         option("--out", type=click.Path(path_type=Path), help="A file for the answers instead of stdout; or the folder."),
+        option("--coverage", default=0.9, type=float, help="Chance that a set of classes holds the true one. Default: 0.9."),
+        option("--risk", default=0.1, type=float, help="Share of wrong answers above which to abstain. Default: 0.1."),
         option("--batch-size", default=32, type=click.IntRange(min=1), help="Images at once."),
         *common(),
     ]

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from foveate.calibration import reliability, risks
 from foveate.errors import DataError
 from foveate.intervals import bootstraps, wilson
 from foveate.metrics import Metric, with_interval
@@ -26,7 +27,8 @@ class LabelMetric(Metric):
     `accuracy`; `balanced_accuracy`, the mean recall of the classes in the truth; `macro_f1`, the mean F1 of the classes in
     truth or answers; `weighted_f1`, weighted by true images; `top_5`, only with more than five classes; `log_loss`;
     `auroc` and `average_precision`, only with two classes, of which classes[1] is the positive one;
-    `expected_calibration_error`, 15 bins of equal width over the confidence of the answer (Guo et al. 2017).
+    `expected_calibration_error`, 15 bins of equal width over the confidence of the answer (Guo et al. 2017); where every answer
+    has one, `set_coverage`, the share of sets that hold the true class, and `set_size`, the mean number of classes in a set.
 
     Any number of classes an image, in this order: `mean_average_precision`, the mean over the classes that have a true
     image; `auroc`, the mean over the classes that have images with and without; `macro_f1`, as above (scikit-learn's
@@ -47,6 +49,7 @@ class LabelMetric(Metric):
         self._truths: list[list[int]] = []
         self._answers: list[list[int]] = []
         self._scores: list[np.ndarray | None] = []
+        self._sets: list[tuple[str, ...]] = []
 
     def update(self, prediction: Labels, truth: Labels) -> None:
         """One image. Raises DataError for a class that the run does not know, for two names where one is due, and for
@@ -56,6 +59,8 @@ class LabelMetric(Metric):
         self._truths.append(truths)
         self._answers.append(answers)
         self._scores.append(scores)
+        if prediction.sure is not None:
+            self._sets.append(prediction.sure.among)
 
     def compute(self) -> Scores:
         """The numbers listed above. `per_class`: class, precision, recall, f1, count (true images), and for multi-label
@@ -65,7 +70,12 @@ class LabelMetric(Metric):
             raise DataError("there is nothing to score", why="no image has both an answer and a true label")
         if self.multilabel:
             return _many(self.classes, self._held(self._truths), self._held(self._answers), self._all_scores())
-        return _single(self.classes, np.array(self._truths)[:, 0], np.array(self._answers)[:, 0], self._all_scores())
+        truths, answers = (np.array(places)[:, 0] for places in (self._truths, self._answers))
+        found = _single(self.classes, truths, answers, self._all_scores())
+        if len(self._sets) == len(truths):
+            covered = [self.classes[place] in names for place, names in zip(truths, self._sets, strict=True)]
+            found.numbers.update(_of_sets(covered, self._sets))
+        return found
 
     def resampler(self) -> Callable[[np.ndarray], float]:
         if not self.multilabel:
@@ -141,7 +151,17 @@ def _single(classes: tuple[str, ...], truth: np.ndarray, answer: np.ndarray, sco
         error = _calibration_error(scores[np.arange(count), answer], hits)
         numbers["expected_calibration_error"] = Score(error, count=count)
     confusion = np.bincount(truth * size + answer, minlength=size * size).reshape(size, size)
-    return Scores(numbers, _rows(classes, *totals), {"confusion": confusion.tolist(), "classes": list(classes)})
+    tables: dict[str, Any] = {"confusion": confusion.tolist(), "classes": list(classes)}
+    if scores is not None:
+        sure = scores[np.arange(count), answer]
+        tables |= {"reliability": reliability(sure, hits), "risk": [part.tolist() for part in risks(sure, hits)]}
+    return Scores(numbers, _rows(classes, *totals), tables)
+
+
+def _of_sets(covered: list[bool], sets: list[tuple[str, ...]]) -> dict[str, Score]:
+    """How often the true class was in the set, and how large the sets were."""
+    sizes = Score(float(np.mean([len(names) for names in sets])), count=len(sets))
+    return {"set_coverage": _share(np.array(covered)), "set_size": sizes}
 
 
 def _many(classes: tuple[str, ...], truth: np.ndarray, answer: np.ndarray, scores: np.ndarray | None) -> Scores:

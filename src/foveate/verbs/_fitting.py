@@ -9,7 +9,10 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from foveate import console
+from foveate.calibration import LEAST, Calibration
 from foveate.data import Order, Pictures, clusters, divided, few, imageless, label_names, loader
 from foveate.earlier import Teacher, divided_beside, earlier_run, own_table, parts, take_over
 from foveate.errors import RunError
@@ -19,12 +22,12 @@ from foveate.model import Model, build
 from foveate.planning import cut_to_time, plan
 from foveate.precision import Way, device_of
 from foveate.recipe import Recipe
-from foveate.run import Run, environment
+from foveate.run import CALIBRATION, Run, environment
 from foveate.scoring import answers, scored
 from foveate.settling import refuse_untaught, settled
 from foveate.solving import features_of, solve_head, wants_features
 from foveate.trainer import Outcome, Trainer
-from foveate.types import Boxes, Denoised, Split, Table
+from foveate.types import Boxes, Denoised, Labels, Split, Table
 from foveate.verbs.evaluate import EvaluateResult, evaluate, parts_told, scanned_aloud
 from foveate.weights import fingerprint
 
@@ -148,6 +151,7 @@ def adapted(job: Job, command: str, splits: Sequence[Split] = ("val", "test")) -
     counts = Counter(str(sample.split) for sample in job.table.samples)
     told |= {"frozen": after, "origin": job.model.backbone.origin, "images": dict(counts), "audit": audit}
     told |= {"cautions": _cautions(job, audit), "threshold": _threshold(job), "parameters": _parameters(job.model)}
+    told["calibration"] = _calibrated(job)
     if at_first:
         told["parts"] = {"before": at_first, "after": _by_part(job)}
     job.run.finish(told)
@@ -206,6 +210,20 @@ def _answers(job: Job, pictures: Pictures) -> list[Any]:
 
 def _multilabel(job: Job) -> bool:
     return bool(job.recipe.task.settings.get("multilabel"))
+
+
+def _calibrated(job: Job) -> dict[str, Any] | None:
+    """Writes what the validation images say of the answers' chances; None where they are too few, or several classes may hold."""
+    pictures = job.pictures("val")
+    samples = pictures.samples
+    if job.model.task.answer is not Labels or _multilabel(job) or len(samples) < LEAST:
+        return None
+    answers, classes = _answers(job, pictures), job.model.classes
+    scores = np.stack([answer.scores for answer in answers]).astype(float)
+    truths = np.array([classes.index(label_names(sample)[0]) for sample in samples])
+    found = Calibration.learnt(scores, truths, np.array([answer.energy for answer in answers], dtype=float))
+    job.run.write_json(CALIBRATION, found.row())
+    return {"temperature": found.temperature, "images": len(samples)}
 
 
 def _parameters(model: Model) -> dict[str, int]:

@@ -18,10 +18,11 @@ from foveate.metrics import Metric
 from foveate.model import Model
 from foveate.predictor import Predictor, load
 from foveate.recipe import DataRecipe
-from foveate.report import Comparison, Page, Shift, write
+from foveate.report import Comparison, Page, Shift, Strangers, write
 from foveate.run import Run, written_aside
 from foveate.scoring import judged
 from foveate.types import Denoised, Labels, Sample, Score, Scores, Table
+from foveate.verbs._ood import told_apart
 from foveate.verbs._ranked import made, ranked
 from foveate.verbs._shift import between, differences, lines
 
@@ -37,7 +38,8 @@ _WORDS = {
 class EvaluateResult:
     """`scores` of the images of `split`; `folder` holds predictions.jsonl, scores.json and report.html. `metric`: what computed the
     scores, for those who want to compare; `seconds`: what all this took, `looking`: of them, the network's. `shifted`: the same of
-    images from elsewhere, where they were asked for, and `shift`: what is lost there."""
+    images from elsewhere, where they were asked for, and `shift`: what is lost there; `ood`: how well other things are told
+    apart."""
 
     run: Path
     folder: Path
@@ -50,12 +52,16 @@ class EvaluateResult:
     seconds: float
     shift: Shift | None = None
     shifted: EvaluateResult | None = None
+    ood: Strangers | None = None
 
     def numbers(self) -> dict[str, Any]:
         values = {name: score.value for name, score in self.scores.numbers.items()}
         main = self.scores.numbers[self.scores.main]
         extra = {"low": main.low, "high": main.high, "count": main.count, "skipped": self.skipped}
-        found = {"run": str(self.run), "split": self.split, **values, **extra, "report": str(self.folder / "report.html")}
+        about = {"run": str(self.run), "split": self.split, "report": str(self.folder / "report.html")}
+        found: dict[str, Any] = {**about, **values, **extra}
+        if self.ood is not None:
+            found["ood"] = {"data": self.ood.name, "auroc": asdict(self.ood.auroc)}
         if self.shifted is None or self.shift is None:
             return found
         return {**found, "shifted": self.shifted.numbers(), "drop": asdict(self.shift.drop), "per_class": self.shift.per_class}
@@ -63,6 +69,8 @@ class EvaluateResult:
     def lines(self) -> list[str]:
         found = [f"on {_WORDS[self.split]}:"]
         found += [f"  {name}: {score}" for name, score in self.scores.numbers.items()]
+        if self.ood is not None:
+            found.append(f"  told from {self.ood.name} by energy, AUROC: {self.ood.auroc}")
         found += [f"note: {caution}" for caution in self.cautions]
         if self.shifted is not None and self.shift is not None:
             found += ["on the other data:", *self.shifted.lines()[1:-1], *lines(self.shift, self.scores.main)]
@@ -83,15 +91,16 @@ def evaluate(
     strict: bool = False,
     command: str = "",
     shift: Path | None = None,
+    ood: Path | None = None,
 ) -> EvaluateResult:
     """Scores a finished run on its own held-out images, or on other data; with `shift` on that data too, and says what is lost.
 
-    `split`: auto takes test, else val, else all. `format`: of all data that is named. Raises UsageError, DataError and RunError
-    as `load` and the formats do.
+    `split`: auto takes test, else val, else all. `format`: of all data that is named. `ood`: pictures of other things, with or
+    without labels: how well their energy tells them apart. Raises UsageError, DataError and RunError as `load` and the formats do.
     """
     if shift is not None:
         read_table(shift, format)  # what is wrong with it is said before anything runs
-    home = _evaluated(run, data, split, format, device, strict, command)
+    home = _evaluated(run, data, split, format, device, strict, command, ood=ood)
     if shift is None:
         return home
     away = _evaluated(run, shift, "auto", format, device, strict, command, home)
@@ -107,6 +116,7 @@ def _evaluated(
     strict: bool,
     command: str,
     home: EvaluateResult | None = None,
+    ood: Path | None = None,
 ) -> EvaluateResult:
     """`home`: what these images are compared with."""
     start = time.perf_counter()
@@ -120,6 +130,7 @@ def _evaluated(
         looking = time.perf_counter()
         found = predictor.answers(samples, scanned.pixels, bar.advance)
         looking = time.perf_counter() - looking
+    strangers = told_apart(predictor, found.predictions, ood) if ood is not None else None
     metric = judged(found.predictions, samples, predictor.model, predictor.multilabel)
     scores = metric.compute()
     cautions = _cautions(predictor, scanned, split, own=data is None)
@@ -127,7 +138,8 @@ def _evaluated(
     cautions += differences(shift) if shift else []
     folder = _free_folder(predictor.run, split if data is None else data.stem)
     _save(folder, samples, found.predictions, scores, predictor)
-    result = EvaluateResult(Path(run), folder, split, scores, cautions, len(scanned.skipped), metric, looking, 0.0, shift)
+    skipped = len(scanned.skipped)
+    result = EvaluateResult(Path(run), folder, split, scores, cautions, skipped, metric, looking, 0.0, shift, ood=strangers)
     write(_page(predictor, result, scanned, found.predictions, command), folder / "report.html")
     return replace(result, seconds=time.perf_counter() - start)
 
@@ -274,5 +286,6 @@ def _page(predictor: Predictor, result: EvaluateResult, scanned: Scanned, predic
         made=made(predictor),
         skipped=list(scanned.skipped),
         shift=result.shift,
+        ood=result.ood,
         environment={**{k: str(v) for k, v in told.items() if k not in ("versions", "command")}, **told["versions"]},
     )

@@ -6,19 +6,31 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from foveate import console, images
+from foveate.calibration import COVERAGE, RISK
 from foveate.errors import UsageError, near_names
 from foveate.predictor import Answer, load
 
 
 def predict(
-    run: Path, images: Iterable[Path], device: str = "auto", strict: bool = False, batch_size: int = 32
+    run: Path,
+    images: Iterable[Path],
+    device: str = "auto",
+    strict: bool = False,
+    batch_size: int = 32,
+    coverage: float = COVERAGE,
+    risk: float = RISK,
 ) -> Iterator[Answer]:
     """Answers for files and for all pictures in folders, in order, as they come.
 
-    Raises UsageError for a path that is not there, before the first answer.
+    Where the run was calibrated, sets of classes hold the true one with the chance `coverage`, and an answer abstains where those
+    as unsure were wrong more often than `risk`. Raises UsageError for a path that is not there, before the first answer.
     """
     paths = list(pictures_at(images))
+    for name, value in (("coverage", coverage), ("risk", risk)):
+        if not 0 < value < 1:
+            raise UsageError(f"the {name} lies between 0 and 1, and is not {value}", where=f"--{name}", hint=f"--{name} 0.9")
     predictor = load(run, device)
+    predictor.coverage, predictor.risk = coverage, risk
     console.say(f"{len(paths)} images, {len(predictor.classes)} classes")
     return predictor.predict(paths, strict=strict, batch_size=batch_size)
 

@@ -1,0 +1,133 @@
+"""How sure an answer is: chances that hold, sets that cover, doubts, and pictures unlike any that were learnt from.
+
+Letters: N images, K classes. Everything is learnt on validation images, which the training has not seen, and read from a run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from scipy.optimize import minimize_scalar
+from scipy.special import log_softmax
+
+from foveate.intervals import wilson
+from foveate.types import Labels, Sureness
+
+COVERAGE, RISK = 0.9, 0.1  # of sets, and of answers that are given, unless others are asked
+LEAST = 30  # validation images below which nothing is said
+_SHARPEST, _FLATTEST = 0.05, 20.0  # temperatures
+_TINY = 1e-12
+_DIGITS = 5
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """`temperature`: by which logits are divided (Guo et al. 2017). `strange`: (N,) sorted, 1 less the chance of the true class, of
+    the validation images. `energies`: (N,) sorted, minus the logarithm of the sum of their exponential logits: the greater, the
+    less the network knows of it (Liu et al. 2020). `sure`: (N, 2), the confidence of each answer, the greatest first, and 1 where
+    it was right."""
+
+    temperature: float
+    strange: np.ndarray
+    energies: np.ndarray
+    sure: np.ndarray
+
+    @classmethod
+    def learnt(cls, scores: np.ndarray, truths: np.ndarray, energies: np.ndarray) -> Calibration:
+        """From chances (N, K) before scaling, places of true classes (N,) and energies (N,)."""
+        temperature = fitted(scores, truths)
+        scaled = sharpened(scores, temperature)
+        best = scaled.argmax(1)
+        order = np.argsort(-scaled.max(1), kind="stable")
+        sure = np.stack([scaled.max(1), best == truths], 1)[order]
+        strange = 1 - scaled[np.arange(len(truths)), truths]
+        return cls(temperature, np.sort(strange), np.sort(energies), sure)
+
+    def among(self, scores: np.ndarray, coverage: float = COVERAGE) -> np.ndarray:
+        """(N, K) calibrated chances -> (N, K) bool, sets that hold the true class with this chance where pictures are like those of
+        the validation (split conformal prediction: Sadinle et al. 2019). All classes where there are too few of those."""
+        rank = int(np.ceil((len(self.strange) + 1) * coverage))
+        limit = np.inf if rank > len(self.strange) else self.strange[rank - 1]
+        found: np.ndarray = 1 - scores <= limit + _TINY
+        return found
+
+    def doubt_below(self, risk: float) -> float | None:
+        """The confidence from which on the answers were wrong at most with this chance, by the upper end of Wilson's interval; 0
+        where that holds for all answers, None where it holds for none."""
+        counts = np.arange(1, len(self.sure) + 1)
+        wrong = np.cumsum(1 - self.sure[:, 1])
+        ends = np.array([wilson(float(each), int(count))[1] for each, count in zip(wrong, counts, strict=True)])
+        good = np.flatnonzero(ends <= risk)
+        if not len(good):
+            return None
+        last = int(good[-1])
+        return 0.0 if last == len(self.sure) - 1 else float(self.sure[last, 0])
+
+    def oddness(self, energies: np.ndarray) -> np.ndarray:
+        """(N,) -> (N,) in [0, 1]: the share of validation images that the network knows more of. Near 1 one is unlike them."""
+        return np.searchsorted(self.energies, energies, side="left") / len(self.energies)
+
+    def told(self, answers: Sequence[Labels], classes: tuple[str, ...], coverage: float, risk: float) -> list[Labels]:
+        """The answers with chances that hold, and with what is sure about each."""
+        if not answers:
+            return []
+        scores = sharpened(np.stack([_scores(answer) for answer in answers]), self.temperature)
+        limit, among = self.doubt_below(risk), self.among(scores, coverage)
+        odd = self.oddness(np.array([answer.energy for answer in answers], dtype=float))
+        found = []
+        for answer, row, own, strange in zip(answers, scores, among, odd, strict=True):
+            names = tuple(name for name, there in zip(classes, own, strict=True) if there)
+            sure = Sureness(names, limit is None or bool(row.max() < limit), float(strange))
+            found.append(replace(answer, scores=row.astype(np.float32), sure=sure))
+        return found
+
+    def row(self) -> dict[str, Any]:
+        """JSON-able."""
+        lists = {name: np.round(getattr(self, name), _DIGITS).tolist() for name in ("strange", "energies", "sure")}
+        return {"temperature": self.temperature, **lists}
+
+    @classmethod
+    def of(cls, row: dict[str, Any]) -> Calibration:
+        return cls(float(row["temperature"]), *(np.array(row[name], dtype=float) for name in ("strange", "energies", "sure")))
+
+
+def _scores(answer: Labels) -> np.ndarray:
+    assert answer.scores is not None
+    return answer.scores.astype(float)
+
+
+def sharpened(scores: np.ndarray, temperature: float) -> np.ndarray:
+    """(N, K) chances -> the same from logits divided by the temperature."""
+    found: np.ndarray = np.exp(log_softmax(np.log(np.clip(scores, _TINY, 1)) / temperature, axis=1))
+    return found
+
+
+def fitted(scores: np.ndarray, truths: np.ndarray) -> float:
+    """The temperature of the least log loss."""
+    logs, rows = np.log(np.clip(scores, _TINY, 1)), np.arange(len(truths))
+
+    def loss(power: float) -> float:
+        return float(-log_softmax(logs / np.exp(power), axis=1)[rows, truths].mean())
+
+    return float(np.exp(minimize_scalar(loss, bounds=(np.log(_SHARPEST), np.log(_FLATTEST)), method="bounded").x))
+
+
+def reliability(confidence: np.ndarray, right: np.ndarray, bins: int = 10) -> list[dict[str, float]]:
+    """(N,), (N,) bool -> for each bin of equal width with answers in it: mean confidence, share that was right, count."""
+    places = np.minimum((confidence * bins).astype(int), bins - 1)
+    inside = [(place, places == place) for place in range(bins)]
+    return [
+        {"confidence": float(confidence[own].mean()), "accuracy": float(right[own].mean()), "count": int(own.sum())}
+        for _, own in inside
+        if own.any()
+    ]
+
+
+def risks(confidence: np.ndarray, right: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The share that is answered, from the surest answer to all, and the share of wrong ones among these."""
+    order = np.argsort(-confidence, kind="stable")
+    counts = np.arange(1, len(order) + 1)
+    return counts / len(order), np.cumsum(~right[order]) / counts

@@ -1,0 +1,48 @@
+"""Pictures of other things: does the network know that it does not know them?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from foveate import console
+from foveate.errors import UsageError
+from foveate.metrics import with_interval
+from foveate.predictor import Predictor
+from foveate.report import Strangers
+from foveate.types import Labels
+from foveate.verbs.predict import pictures_at
+
+
+def told_apart(predictor: Predictor, own: Sequence[object], other: Path) -> Strangers:
+    """The area under the ROC curve of the energy, of the run's own pictures, answered already, against those of `other`. Raises
+    UsageError where the answers have no energy."""
+    home = np.array([answer.energy for answer in own if isinstance(answer, Labels) and answer.energy is not None])
+    if len(home) < len(own) or not len(own):
+        hint = "a run with one class an image"
+        raise UsageError("these answers have no energy to tell other things by", where="--ood", hint=hint)
+    found = list(predictor.predict(pictures_at([other])))
+    broken = sum(answer.prediction is None for answer in found)
+    if broken:
+        console.warn(f"{broken} of {len(found)} other pictures could not be read")
+    away = np.array([answer.prediction.energy for answer in found if answer.prediction is not None])
+    if not len(away):
+        raise UsageError("none of the other pictures can be read", where=other, hint="--ood FOLDER")
+    return Strangers(other.name, with_interval(_area(home, away), _interval(home, away), len(away)))
+
+
+def _area(home: np.ndarray, away: np.ndarray) -> float:
+    """The chance that a stranger's energy is the higher one, ties counting half (Mann & Whitney)."""
+    ordered = np.sort(home)
+    below, upto = np.searchsorted(ordered, away, "left"), np.searchsorted(ordered, away, "right")
+    return float((below + upto).mean() / 2 / len(home))
+
+
+def _interval(home: np.ndarray, away: np.ndarray, rounds: int = 400) -> tuple[float, float]:
+    """A percentile bootstrap over both."""
+    rng = np.random.default_rng(0)
+    drawn = [_area(rng.choice(home, len(home)), rng.choice(away, len(away))) for _ in range(rounds)]
+    low, high = np.quantile(drawn, [0.025, 0.975])
+    return float(low), float(high)
