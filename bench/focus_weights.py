@@ -74,7 +74,7 @@ def translated(raw: dict[str, np.ndarray]) -> dict[str, torch.Tensor]:
             for theirs, ours in PARTS.items():
                 end = "" if "lambda1" in theirs else f".{kind}"
                 found[f"blocks.{layer}.{ours}{end}"] = raw[f"{own}.{theirs}{end}"]
-    return {name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in found.items()}
+    return {name: torch.from_numpy(np.array(value)) for name, value in found.items()}
 
 
 if __name__ == "__main__":

@@ -113,18 +113,21 @@ def continue_(
     return go_on(Path(run), Path(data), _path(out), settings, "foveate.continue_(...)")
 
 
-def evaluate(run: Place, data: Place | None = None, *, shift: Place | None = None, **options: Any) -> EvaluateResult:
-    """Scores a run on its own held-out images, or on `data`, and says what is lost on the images of `shift`.
+def evaluate(
+    run: Place, data: Place | None = None, *, shift: Place | None = None, ood: Place | None = None, **options: Any
+) -> EvaluateResult:
+    """Scores a run on its own held-out images, or on `data`; says what is lost on the images of `shift`, and how well pictures of
+    other things, `ood`, are told apart.
 
-    Options: split, format, device, strict, ood.
+    Options: split, format, device, strict.
     """
     from foveate.verbs.evaluate import evaluate as score
 
-    return score(Path(run), _path(data), shift=_path(shift), **options)
+    return score(Path(run), _path(data), shift=_path(shift), ood=_path(ood), **options)
 
 
 def predict(run: Place, images: Place | Iterable[Place], **options: Any) -> list[Answer]:
-    """Answers for pictures and for the pictures in folders; options: device, strict, batch_size."""
+    """Answers for pictures and for the pictures in folders; options: device, strict, batch_size, coverage, risk."""
     from foveate.verbs.predict import predict as answer
 
     return list(answer(Path(run), _places(images), **options))

@@ -21,30 +21,56 @@ LEAST = 30  # validation images below which nothing is said
 _SHARPEST, _FLATTEST = 0.05, 20.0  # temperatures
 _TINY = 1e-12
 _DIGITS = 5
+_DIRECTIONS = 64  # of the training images' features, at the most; a quarter of their number
+_LISTS = ("strange", "outside", "sure")
+
+
+@dataclass(frozen=True)
+class Familiar:
+    """The directions in which features of training images differ from each other. `middle`: (D,), `directions`: (P, D) of length 1.
+
+    A picture of another kind has features that lead elsewhere, whatever the classifier makes of them (ViM, Wang et al. 2022)."""
+
+    middle: np.ndarray
+    directions: np.ndarray
+
+    @classmethod
+    def of(cls, features: np.ndarray) -> Familiar:
+        """(N, D) of training images, N at least 8."""
+        middle = features.mean(0)
+        found = np.linalg.svd(features - middle, full_matrices=False)[2]
+        return cls(middle, found[: min(_DIRECTIONS, len(features) // 4)])
+
+    def outside(self, features: np.ndarray) -> np.ndarray:
+        """(N, D) -> (N,) in [0, 1]: the share of the squared distance from the middle that none of the directions explains."""
+        apart = features - self.middle
+        inside = np.square(apart @ self.directions.T).sum(1)
+        found: np.ndarray = (1 - inside / np.square(apart).sum(1).clip(min=_TINY)).clip(0, 1)
+        return found
 
 
 @dataclass(frozen=True)
 class Calibration:
     """`temperature`: by which logits are divided (Guo et al. 2017). `strange`: (N,) sorted, 1 less the chance of the true class, of
-    the validation images. `energies`: (N,) sorted, minus the logarithm of the sum of their exponential logits: the greater, the
-    less the network knows of it (Liu et al. 2020). `sure`: (N, 2), the confidence of each answer, the greatest first, and 1 where
-    it was right."""
+    the validation images. `outside`: (N,) sorted, the share of their features that lies outside of what is `familiar`. `sure`:
+    (N, 2), the confidence of each answer, the greatest first, and 1 where it was right."""
 
     temperature: float
     strange: np.ndarray
-    energies: np.ndarray
+    outside: np.ndarray
     sure: np.ndarray
+    familiar: Familiar
 
     @classmethod
-    def learnt(cls, scores: np.ndarray, truths: np.ndarray, energies: np.ndarray) -> Calibration:
-        """From chances (N, K) before scaling, places of true classes (N,) and energies (N,)."""
+    def learnt(cls, scores: np.ndarray, truths: np.ndarray, features: np.ndarray, familiar: Familiar) -> Calibration:
+        """From chances (N, K) before scaling, places of true classes (N,) and features (N, D)."""
         temperature = fitted(scores, truths)
         scaled = sharpened(scores, temperature)
         best = scaled.argmax(1)
         order = np.argsort(-scaled.max(1), kind="stable")
         sure = np.stack([scaled.max(1), best == truths], 1)[order]
         strange = 1 - scaled[np.arange(len(truths)), truths]
-        return cls(temperature, np.sort(strange), np.sort(energies), sure)
+        return cls(temperature, np.sort(strange), np.sort(familiar.outside(features)), sure, familiar)
 
     def among(self, scores: np.ndarray, coverage: float = COVERAGE) -> np.ndarray:
         """(N, K) calibrated chances -> (N, K) bool, sets that hold the true class with this chance where pictures are like those of
@@ -66,32 +92,32 @@ class Calibration:
         last = int(good[-1])
         return 0.0 if last == len(self.sure) - 1 else float(self.sure[last, 0])
 
-    def oddness(self, energies: np.ndarray) -> np.ndarray:
-        """(N,) -> (N,) in [0, 1]: the share of validation images that the network knows more of. Near 1 one is unlike them."""
-        return np.searchsorted(self.energies, energies, side="left") / len(self.energies)
-
-    def told(self, answers: Sequence[Labels], classes: tuple[str, ...], coverage: float, risk: float) -> list[Labels]:
-        """The answers with chances that hold, and with what is sure about each."""
+    def told(
+        self, answers: Sequence[Labels], features: np.ndarray, classes: tuple[str, ...], coverage: float, risk: float
+    ) -> list[Labels]:
+        """The answers with chances that hold, and with what is sure about each; `features`: (N, D) of their images."""
         if not answers:
             return []
         scores = sharpened(np.stack([_scores(answer) for answer in answers]), self.temperature)
         limit, among = self.doubt_below(risk), self.among(scores, coverage)
-        odd = self.oddness(np.array([answer.energy for answer in answers], dtype=float))
+        outside = self.familiar.outside(features)
+        odd = np.searchsorted(self.outside, outside, side="left") / len(self.outside)
         found = []
-        for answer, row, own, strange in zip(answers, scores, among, odd, strict=True):
+        for answer, row, own, *strange in zip(answers, scores, among, outside.tolist(), odd.tolist(), strict=True):
             names = tuple(name for name, there in zip(classes, own, strict=True) if there)
-            sure = Sureness(names, limit is None or bool(row.max() < limit), float(strange))
+            sure = Sureness(names, limit is None or bool(row.max() < limit), *strange)
             found.append(replace(answer, scores=row.astype(np.float32), sure=sure))
         return found
 
     def row(self) -> dict[str, Any]:
         """JSON-able."""
-        lists = {name: np.round(getattr(self, name), _DIGITS).tolist() for name in ("strange", "energies", "sure")}
+        lists = {name: np.round(getattr(self, name), _DIGITS).tolist() for name in _LISTS}
         return {"temperature": self.temperature, **lists}
 
     @classmethod
-    def of(cls, row: dict[str, Any]) -> Calibration:
-        return cls(float(row["temperature"]), *(np.array(row[name], dtype=float) for name in ("strange", "energies", "sure")))
+    def of(cls, row: dict[str, Any], familiar: Familiar) -> Calibration:
+        strange, outside, sure = (np.array(row[name], dtype=float) for name in _LISTS)
+        return cls(float(row["temperature"]), strange, outside, sure, familiar)
 
 
 def _scores(answer: Labels) -> np.ndarray:

@@ -11,14 +11,14 @@ from typing import Any
 import torch
 
 from foveate import images
-from foveate.calibration import COVERAGE, RISK, Calibration
+from foveate.calibration import COVERAGE, RISK, Calibration, Familiar
 from foveate.data import Order, Pictures, Pixels, loader
 from foveate.errors import BrokenImage, RunError, UsageError
 from foveate.model import Model, build
 from foveate.precision import Way, device_of
 from foveate.recipe import Recipe
-from foveate.run import ADAPTED, CALIBRATION, Run
-from foveate.scoring import Answers, answers, shown
+from foveate.run import ADAPTED, CALIBRATION, FAMILIAR, Run
+from foveate.scoring import Answers, answers, pooled_of, shown
 from foveate.types import Boxes, Labels, Sample
 from foveate.weights import fingerprint, read_tensors
 
@@ -63,9 +63,11 @@ class Predictor:
         """Answers in the order of the samples; every picture must be readable."""
         pictures = self.pictures(samples, pixels)
         order = Order(len(pictures), self.recipe.training.batch_size)
-        found = answers(self.model, pictures, loader(pictures, order), self.device, self.way, advance)
-        if self.calibration is not None:
-            found.predictions = self.calibration.told(found.predictions, self.classes, self.coverage, self.risk)
+        with pooled_of(self.model) as seen:
+            found = answers(self.model, pictures, loader(pictures, order), self.device, self.way, advance)
+        if self.calibration is not None and found.predictions:
+            features = torch.cat(seen).numpy()
+            found.predictions = self.calibration.told(found.predictions, features, self.classes, self.coverage, self.risk)
         return found
 
     def sure(self, prediction: Any) -> Any:
@@ -126,7 +128,8 @@ def _calibration(run: Run) -> Calibration | None:
     """None where there is none, and where the network was adapted afterwards: its answers are others now."""
     if run.adapted() or not (run.folder / CALIBRATION).is_file():
         return None
-    return Calibration.of(run.read_json(CALIBRATION))
+    known = {name: tensor.float().numpy() for name, tensor in read_tensors(run.folder / FAMILIAR, own=True).items()}
+    return Calibration.of(run.read_json(CALIBRATION), Familiar(**known))
 
 
 def other_weights(run: Run, model: Model) -> RunError:

@@ -37,7 +37,8 @@ from foveate.errors import RunError, UsageError, near_names
 from foveate.recipe import Recipe, load_recipe
 
 _TOLD = ("foveate", "torch", "torchvision", "timm", "peft", "scikit-learn", "numpy", "pillow")
-ADAPTED, BACKBONE, CALIBRATION = "adapted.safetensors", "backbone.safetensors", "calibration.json"
+ADAPTED, BACKBONE = "adapted.safetensors", "backbone.safetensors"
+CALIBRATION, FAMILIAR = "calibration.json", "familiar.safetensors"
 _SUMMED = ("recipe.yaml", "classes.json", "splits.csv", "model.safetensors", ADAPTED, BACKBONE)
 _ASIDE = ".aside-"
 SplitRow = dict[str, str]

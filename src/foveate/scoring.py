@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,7 +15,7 @@ from foveate.model import Model
 from foveate.precision import Way
 from foveate.tasks import PlaceTask
 from foveate.transforms import evaluation
-from foveate.types import Batch, Sample, Scores
+from foveate.types import Batch, Features, Sample, Scores
 
 
 @dataclass
@@ -32,6 +33,23 @@ def shown(model: Model, samples: Sequence[Sample], pixels: Pixels, seed: int) ->
     if isinstance(task, PlaceTask) and task.framing == "windows":
         return Windows(samples, pixels, transform, task.encode, seed, spec.size, task.join)
     return Pictures(samples, pixels, transform, task.encode, seed)
+
+
+@contextmanager
+def pooled_of(model: Model) -> Iterator[list[torch.Tensor]]:
+    """A list that takes up the pooled features, (B, D) on the CPU, of whatever the backbone is asked meanwhile, where they are
+    wanted."""
+    seen: list[torch.Tensor] = []
+
+    def keep(module: torch.nn.Module, args: Any, found: Features) -> None:
+        if found.pooled is not None:
+            seen.append(found.pooled.detach().float().cpu())
+
+    hook = model.backbone.register_forward_hook(keep)
+    try:
+        yield seen
+    finally:
+        hook.remove()
 
 
 @torch.inference_mode()

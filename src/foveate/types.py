@@ -41,13 +41,12 @@ class Labels:
     """Classes of a whole image, by name.
 
     `names`: the classes that hold (one, or any number for multi-label). `scores`: (K,) float32 in [0, 1], the probability of
-    each of the run's classes in the order of classes.json; None in a truth. `energy`: how little the network knows of the
-    image, on a scale of its own; None where several classes may hold. `sure`: what validation images say of this answer.
+    each of the run's classes in the order of classes.json; None in a truth. `sure`: what validation images say of
+    this answer.
     """
 
     names: tuple[str, ...]
     scores: np.ndarray | None = None
-    energy: float | None = None
     sure: Sureness | None = None
     left_out: ClassVar[str] = "{} images left out"
 
@@ -69,10 +68,12 @@ class Labels:
 @dataclass(frozen=True)
 class Sureness:
     """`among`: the classes of which the true one is one, with the chance that was asked. `abstain`: whether the confidence is too
-    low to answer at the risk that was asked. `odd`: the share of validation images that the network knew more of."""
+    low to answer at the risk that was asked. `outside`: the share of the image's features, in [0, 1], that lies in no direction of
+    the training images', and `odd` the share of validation images of which less did."""
 
     among: tuple[str, ...]
     abstain: bool
+    outside: float
     odd: float
 
     def row(self) -> dict[str, Any]:

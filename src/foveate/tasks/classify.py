@@ -125,11 +125,8 @@ class Classify(Task):
         return {"loss": losses.mean()}
 
     def decode(self, output: Tensor, batch: Batch | None) -> list[Labels]:
-        output = output.float()
-        if self.settings.multilabel:
-            return [Labels(self._names(row), row.cpu().numpy()) for row in output.sigmoid()]
-        scores, energies = output.softmax(1), (-output.logsumexp(1)).tolist()
-        return [Labels(self._names(row), row.cpu().numpy(), energy) for row, energy in zip(scores, energies, strict=True)]
+        scores = output.float().sigmoid() if self.settings.multilabel else output.float().softmax(1)
+        return [Labels(self._names(row), row.cpu().numpy()) for row in scores]
 
     def questions(self, output: Tensor, batch: Batch) -> list[Question]:
         """Why each class that was answered: the surest alone, where one holds."""

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from foveate import console
-from foveate.calibration import LEAST, Calibration
+from foveate.calibration import LEAST, Calibration, Familiar
 from foveate.data import Order, Pictures, clusters, divided, few, imageless, label_names, loader
 from foveate.earlier import Teacher, divided_beside, earlier_run, own_table, parts, take_over
 from foveate.errors import RunError
@@ -22,14 +23,16 @@ from foveate.model import Model, build
 from foveate.planning import cut_to_time, plan
 from foveate.precision import Way, device_of
 from foveate.recipe import Recipe
-from foveate.run import CALIBRATION, Run, environment
-from foveate.scoring import answers, scored
+from foveate.run import CALIBRATION, FAMILIAR, Run, environment
+from foveate.scoring import answers, pooled_of, scored, shown
 from foveate.settling import refuse_untaught, settled
 from foveate.solving import features_of, solve_head, wants_features
 from foveate.trainer import Outcome, Trainer
 from foveate.types import Boxes, Denoised, Labels, Split, Table
 from foveate.verbs.evaluate import EvaluateResult, evaluate, parts_told, scanned_aloud
 from foveate.weights import fingerprint
+
+_FAMILIAR = 256  # training images whose features are called familiar
 
 
 @dataclass(frozen=True)
@@ -213,17 +216,29 @@ def _multilabel(job: Job) -> bool:
 
 
 def _calibrated(job: Job) -> dict[str, Any] | None:
-    """Writes what the validation images say of the answers' chances; None where they are too few, or several classes may hold."""
-    pictures = job.pictures("val")
-    samples = pictures.samples
-    if job.model.task.answer is not Labels or _multilabel(job) or len(samples) < LEAST:
+    """Writes what validation images say of the answers' chances, and what is familiar of training images; None where there are too
+    few of them, or several classes may hold."""
+    val, train = job.pictures("val").samples, job.pictures("train").samples
+    if job.model.task.answer is not Labels or _multilabel(job) or min(len(val), len(train)) < LEAST:
         return None
-    answers, classes = _answers(job, pictures), job.model.classes
-    scores = np.stack([answer.scores for answer in answers]).astype(float)
-    truths = np.array([classes.index(label_names(sample)[0]) for sample in samples])
-    found = Calibration.learnt(scores, truths, np.array([answer.energy for answer in answers], dtype=float))
+    drawn = np.random.default_rng(job.recipe.seed).permutation(len(train))[:_FAMILIAR]
+    known = [train[place] for place in sorted(drawn.tolist())]
+    parts = [_seen(job, shown(job.model, samples, job.scanned.pixels, job.recipe.seed)) for samples in (known, val)]
+    (_, features), (predictions, theirs) = parts
+    classes = job.model.classes
+    scores = np.stack([answer.scores for answer in predictions]).astype(float)
+    truths = np.array([classes.index(label_names(sample)[0]) for sample in val])
+    found = Calibration.learnt(scores, truths, theirs, Familiar.of(features))
     job.run.write_json(CALIBRATION, found.row())
-    return {"temperature": found.temperature, "images": len(samples)}
+    tensors = {name: torch.from_numpy(getattr(found.familiar, name)).half() for name in ("middle", "directions")}
+    job.run.write_tensors(FAMILIAR, tensors)
+    return {"temperature": found.temperature, "images": len(val)}
+
+
+def _seen(job: Job, pictures: Pictures) -> tuple[list[Any], np.ndarray]:
+    """Answers and pooled features (N, D)."""
+    with pooled_of(job.model) as seen:
+        return _answers(job, pictures), torch.cat(seen).numpy()
 
 
 def _parameters(model: Model) -> dict[str, int]:

@@ -17,24 +17,28 @@ from foveate.verbs.predict import pictures_at
 
 
 def told_apart(predictor: Predictor, own: Sequence[object], other: Path) -> Strangers:
-    """The area under the ROC curve of the energy, of the run's own pictures, answered already, against those of `other`. Raises
-    UsageError where the answers have no energy."""
-    home = np.array([answer.energy for answer in own if isinstance(answer, Labels) and answer.energy is not None])
+    """The area under the ROC curve of how much of the features lies outside of what is familiar, of the run's own pictures,
+    answered already, against those of `other`. Raises UsageError for a run that was not calibrated."""
+    home = _outside(own)
     if len(home) < len(own) or not len(own):
-        hint = "a run with one class an image"
-        raise UsageError("these answers have no energy to tell other things by", where="--ood", hint=hint)
+        hint = "a run with one class an image and at least 30 validation images"
+        raise UsageError("this run does not know what is familiar to it", where="--ood", hint=hint)
     found = list(predictor.predict(pictures_at([other])))
     broken = sum(answer.prediction is None for answer in found)
     if broken:
         console.warn(f"{broken} of {len(found)} other pictures could not be read")
-    away = np.array([answer.prediction.energy for answer in found if answer.prediction is not None])
+    away = _outside([answer.prediction for answer in found])
     if not len(away):
         raise UsageError("none of the other pictures can be read", where=other, hint="--ood FOLDER")
     return Strangers(other.name, with_interval(_area(home, away), _interval(home, away), len(away)))
 
 
+def _outside(answers: Sequence[object]) -> np.ndarray:
+    return np.array([answer.sure.outside for answer in answers if isinstance(answer, Labels) and answer.sure is not None])
+
+
 def _area(home: np.ndarray, away: np.ndarray) -> float:
-    """The chance that a stranger's energy is the higher one, ties counting half (Mann & Whitney)."""
+    """The chance that more of a stranger's lies outside, ties counting half (Mann & Whitney)."""
     ordered = np.sort(home)
     below, upto = np.searchsorted(ordered, away, "left"), np.searchsorted(ordered, away, "right")
     return float((below + upto).mean() / 2 / len(home))

@@ -70,7 +70,7 @@ class EvaluateResult:
         found = [f"on {_WORDS[self.split]}:"]
         found += [f"  {name}: {score}" for name, score in self.scores.numbers.items()]
         if self.ood is not None:
-            found.append(f"  told from {self.ood.name} by energy, AUROC: {self.ood.auroc}")
+            found.append(f"  told from {self.ood.name}, AUROC: {self.ood.auroc}")
         found += [f"note: {caution}" for caution in self.cautions]
         if self.shifted is not None and self.shift is not None:
             found += ["on the other data:", *self.shifted.lines()[1:-1], *lines(self.shift, self.scores.main)]
@@ -96,7 +96,7 @@ def evaluate(
     """Scores a finished run on its own held-out images, or on other data; with `shift` on that data too, and says what is lost.
 
     `split`: auto takes test, else val, else all. `format`: of all data that is named. `ood`: pictures of other things, with or
-    without labels: how well their energy tells them apart. Raises UsageError, DataError and RunError as `load` and the formats do.
+    without labels: how well they are told apart. Raises UsageError, DataError and RunError as `load` and the formats do.
     """
     if shift is not None:
         read_table(shift, format)  # what is wrong with it is said before anything runs
