@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 _PIECE = re.compile(r"\w+(?:['’]\w+)*|[^\w\s]")
-_TIGHT = re.compile(r"\s+([.,;:!?%)\]}’])|([(\[{])\s+")  # punctuation that stands close to what is before or behind it
+_TIGHT = re.compile(r"\s+([.,;:!?%)\]}’])|([(\[{])\s+|\s+(-)\s+")  # punctuation that stands close to what is before or behind it
 _MOST_WORDS = 20_000
 END, START, UNKNOWN = 0, 1, 2
 
@@ -56,7 +56,7 @@ class Words(Vocabulary):
         return [self._numbers.get(piece, UNKNOWN) for piece in pieces(sentence)]
 
     def decode(self, numbers: Sequence[int]) -> str:
-        return _TIGHT.sub(r"\1\2", " ".join(self.words[number] for number in numbers if number > START))
+        return _TIGHT.sub(r"\1\2\3", " ".join(self.words[number] for number in numbers if number > START))
 
     def word(self, number: int) -> str:
         return self.words[number]
