@@ -19,9 +19,9 @@ from foveate.types import Labels, Sureness
 COVERAGE, RISK = 0.9, 0.1  # of sets, and of answers that are given, unless others are asked
 LEAST = 30  # validation images below which nothing is said
 _SHARPEST, _FLATTEST = 0.05, 20.0  # temperatures
-_TINY = 1e-12
+_TINY = 1e-30
 _DIGITS = 5
-_DIRECTIONS = 64  # of the training images' features, at the most; a quarter of their number
+_DIRECTIONS = 64  # of the training images' features at the most, and a quarter of the images and of the features' width
 _LISTS = ("strange", "outside", "sure")
 
 
@@ -39,7 +39,7 @@ class Familiar:
         """(N, D) of training images, N at least 8."""
         middle = features.mean(0)
         found = np.linalg.svd(features - middle, full_matrices=False)[2]
-        return cls(middle, found[: min(_DIRECTIONS, len(features) // 4)])
+        return cls(middle, found[: min(_DIRECTIONS, len(features) // 4, features.shape[1] // 4)])
 
     def outside(self, features: np.ndarray) -> np.ndarray:
         """(N, D) -> (N,) in [0, 1]: the share of the squared distance from the middle that none of the directions explains."""
@@ -77,7 +77,7 @@ class Calibration:
         the validation (split conformal prediction: Sadinle et al. 2019). All classes where there are too few of those."""
         rank = int(np.ceil((len(self.strange) + 1) * coverage))
         limit = np.inf if rank > len(self.strange) else self.strange[rank - 1]
-        found: np.ndarray = 1 - scores <= limit + _TINY
+        found: np.ndarray = 1 - scores <= limit + 1e-12
         return found
 
     def doubt_below(self, risk: float) -> float | None:
