@@ -152,10 +152,10 @@ def main() -> None:
     rows = Rows(options.out / "pretrain.jsonl")
     torch.set_num_threads(options.threads)
     for way, seed in product(options.ways, options.seeds):
-        about = {"way": way, "seed": seed, "minutes": options.minutes}
+        about = {"way": way.partition(":")[0], "seed": seed, "minutes": options.minutes}
         if rows.has(**about):
             continue
-        run = options.out / f"pretrain-{way}-{seed}"
+        run = options.out / f"pretrain-{about['way']}-{seed}"
         if way in NETWORKS:
             row = from_nothing(way, seed, options.minutes, options.data, run)
         elif way == "distill":

@@ -16,7 +16,7 @@ FLOORS = [  # the ground floor first; a file imports from its own floor or from 
     {*SHELVES, "run", "report", "painting", "restyling"},
     {"model", "data", "features", "optimizer", "scoring", "averages", "judging", "catalogue", "explaining"},
     {"job"},
-    {"trainer", "predictor", "guard", "planning", "solving", "race", "episodic", "earlier"},
+    {"trainer", "predictor", "guard", "planning", "solving", "race", "episodic", "earlier", "auditing"},
     {"settling"},
     {"outputs"},
     {"verbs"},

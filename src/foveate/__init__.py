@@ -1,7 +1,7 @@
 """Foveate adapts large pretrained vision models to your own images, and tells you honestly what you got.
 
 The words are those of the command line: foveate.fit(...), foveate.evaluate(...), foveate.predict(...), foveate.explain(...),
-foveate.soup(...), foveate.episodes(...), foveate.retrieve(...), foveate.generate(...), foveate.restyle(...),
+foveate.audit(...), foveate.soup(...), foveate.episodes(...), foveate.retrieve(...), foveate.generate(...), foveate.restyle(...),
 foveate.convert(...), foveate.runs(), foveate.models(), foveate.demo(); and foveate.load(run) for a predictor that stays in
 memory.
 """
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from foveate.verbs._fitting import FitResult
     from foveate.verbs._race import RaceResult
     from foveate.verbs.adapt import AdaptResult
+    from foveate.verbs.audit import AuditResult
     from foveate.verbs.convert import ConvertResult
     from foveate.verbs.demo import DemoResult
     from foveate.verbs.episodes import EpisodesResult
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 __all__ = [
     "__version__",
     "adapt",
+    "audit",
     "continue_",
     "convert",
     "demo",
@@ -138,6 +140,16 @@ def explain(run: Place, images: Place | Iterable[Place], *, out: Place | None = 
     from foveate.verbs.explain import explain as why
 
     return why(Path(run), _places(images), out=_path(out), **options)
+
+
+def audit(
+    run: Place, data: Place | None = None, *, unlabelled: Place | None = None, out: Place | None = None, **options: Any
+) -> AuditResult:
+    """Which labels to doubt, which images teach nothing new, what more labels would bring, and which of the `unlabelled` pictures
+    to label next; options: more, device."""
+    from foveate.verbs.audit import audit as asked
+
+    return asked(Path(run), _path(data), _path(unlabelled), out=_path(out), **options)
 
 
 def soup(runs: Place | Iterable[Place], *, out: Place | None = None, shifted: Place | None = None, **options: Any) -> SoupResult:

@@ -36,14 +36,17 @@ def shown(model: Model, samples: Sequence[Sample], pixels: Pixels, seed: int) ->
 
 
 @contextmanager
-def pooled_of(model: Model) -> Iterator[list[torch.Tensor]]:
+def pooled_of(
+    model: Model, read: Callable[[Features], torch.Tensor | None] = lambda found: found.pooled
+) -> Iterator[list[torch.Tensor]]:
     """A list that takes up the pooled features, (B, D) on the CPU, of whatever the backbone is asked meanwhile, where they are
-    wanted."""
+    wanted; or what else is `read` off its features."""
     seen: list[torch.Tensor] = []
 
     def keep(module: torch.nn.Module, args: Any, found: Features) -> None:
-        if found.pooled is not None:
-            seen.append(found.pooled.detach().float().cpu())
+        values = read(found)
+        if values is not None:
+            seen.append(values.detach().float().cpu())
 
     hook = model.backbone.register_forward_hook(keep)
     try:

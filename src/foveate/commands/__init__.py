@@ -12,8 +12,8 @@ from pathlib import Path
 
 import click
 
-_ORDER = ("pretrain", "fit", "continue", "evaluate", "predict", "explain", "soup", "adapt", "episodes", "retrieve", "generate")
-_AFTER = ("restyle", "convert", "runs", "models", "demo")
+_ORDER = ("pretrain", "fit", "continue", "evaluate", "predict", "explain", "audit", "soup", "adapt", "episodes", "retrieve")
+_AFTER = ("generate", "restyle", "convert", "runs", "models", "demo")
 
 
 @cache
