@@ -12,7 +12,7 @@ SHELVES = ("adaptations", "backbones", "decoders", "detectors", "explainers", "f
 FLOORS = [  # the ground floor first; a file imports from its own floor or from below
     {"errors"},
     {"types", "shelf", "memory", "masks", "distributed"},
-    {"recipe", "images", "boxes", "splits", "intervals", "console", "weights", "transforms", "mosaic", "linear", "neighbours", "shots", "precision", "plots", "drawing", "pyramid", "views", "sentences", "writer", "heat", "inpainting", "distances", "retrieval", "calibration"},
+    {"recipe", "images", "boxes", "splits", "intervals", "console", "weights", "transforms", "mosaic", "linear", "neighbours", "shots", "precision", "plots", "drawing", "pyramid", "views", "sentences", "writer", "heat", "inpainting", "distances", "retrieval", "calibration", "corruptions"},
     {*SHELVES, "run", "report", "painting", "restyling"},
     {"model", "data", "features", "optimizer", "scoring", "averages", "judging", "catalogue", "explaining"},
     {"job"},

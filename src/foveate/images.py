@@ -125,6 +125,13 @@ def resized(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return np.array(Image.fromarray(pixels).resize(size[::-1], Image.Resampling.BICUBIC))
 
 
+def jpeg(pixels: np.ndarray, quality: int) -> np.ndarray:
+    """(H, W, 3) uint8 as it comes back from a JPEG file of this quality, 1 to 95."""
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, format="JPEG", quality=quality)
+    return np.array(Image.open(buffer).convert("RGB"))
+
+
 def to_data_uri(pixels: np.ndarray, format: Literal["jpeg", "png"] = "jpeg") -> str:
     """(H, W, 3) uint8 as a `data:` address that a page can show without a second file."""
     buffer = io.BytesIO()

@@ -72,7 +72,7 @@ class Page:
     `facts`: name and value; `choices`: field, value, reason; `skipped`: path, why; `ladder`: a row for each tuning that was tried;
     `curves`: the rows of metrics.jsonl; `cautions`: sentences about what the figure cannot promise; `shift`: what these images lose
     against others; `best`: good answers, where they tell something; `made`: pictures that the network makes by itself; `ood`:
-    how well images of other data are told apart. Empty parts are left out.
+    how well images of other data are told apart; `corrupted`: the main number under corruptions. Empty parts are left out.
     """
 
     title: str
@@ -92,6 +92,7 @@ class Page:
     best: list[Mistake] = field(default_factory=list)
     made: list[Mistake] = field(default_factory=list)
     ood: Strangers | None = None
+    corrupted: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ def made() -> click.Command:
         path_argument("data", required=False),
         option("--split", type=click.Choice(_SPLITS), default="auto", help="Which images; auto: test, else val, else all."),
         option("--ood", type=click.Path(path_type=Path), metavar="DATA", help="Pictures of other things: are they told apart?"),
+        option("--corrupt", is_flag=True, help="With noise, blur, fog and bad JPEG too, in five strengths."),
         option("--shift", type=click.Path(path_type=Path), metavar="DATA", help="Images from elsewhere: what is lost there."),
         option("--format", default="auto", help="How the data lies on disk; auto looks."),
         *common(),

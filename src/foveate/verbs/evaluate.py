@@ -22,6 +22,7 @@ from foveate.report import Comparison, Page, Shift, Strangers, write
 from foveate.run import Run, written_aside
 from foveate.scoring import judged
 from foveate.types import Denoised, Labels, Sample, Score, Scores, Table
+from foveate.verbs._corrupt import Corrupted, robust
 from foveate.verbs._ood import told_apart
 from foveate.verbs._ranked import made, ranked
 from foveate.verbs._shift import between, differences, lines
@@ -53,6 +54,7 @@ class EvaluateResult:
     shift: Shift | None = None
     shifted: EvaluateResult | None = None
     ood: Strangers | None = None
+    corrupted: Corrupted | None = None
 
     def numbers(self) -> dict[str, Any]:
         values = {name: score.value for name, score in self.scores.numbers.items()}
@@ -62,6 +64,8 @@ class EvaluateResult:
         found: dict[str, Any] = {**about, **values, **extra}
         if self.ood is not None:
             found["ood"] = {"data": self.ood.name, "auroc": asdict(self.ood.auroc)}
+        if self.corrupted is not None:
+            found["corrupted"] = self.corrupted.numbers()
         if self.shifted is None or self.shift is None:
             return found
         return {**found, "shifted": self.shifted.numbers(), "drop": asdict(self.shift.drop), "per_class": self.shift.per_class}
@@ -71,6 +75,7 @@ class EvaluateResult:
         found += [f"  {name}: {score}" for name, score in self.scores.numbers.items()]
         if self.ood is not None:
             found.append(f"  told from {self.ood.name}, AUROC: {self.ood.auroc}")
+        found += self.corrupted.lines() if self.corrupted is not None else []
         found += [f"note: {caution}" for caution in self.cautions]
         if self.shifted is not None and self.shift is not None:
             found += ["on the other data:", *self.shifted.lines()[1:-1], *lines(self.shift, self.scores.main)]
@@ -92,15 +97,17 @@ def evaluate(
     command: str = "",
     shift: Path | None = None,
     ood: Path | None = None,
+    corrupt: bool = False,
 ) -> EvaluateResult:
     """Scores a finished run on its own held-out images, or on other data; with `shift` on that data too, and says what is lost.
 
     `split`: auto takes test, else val, else all. `format`: of all data that is named. `ood`: pictures of other things, with or
-    without labels: how well they are told apart. Raises UsageError, DataError and RunError as `load` and the formats do.
+    without labels: how well they are told apart. `corrupt`: with
+    noise, blur, fog and bad JPEG too, in five strengths. Raises UsageError, DataError and RunError as `load` and the formats do.
     """
     if shift is not None:
         read_table(shift, format)  # what is wrong with it is said before anything runs
-    home = _evaluated(run, data, split, format, device, strict, command, ood=ood)
+    home = _evaluated(run, data, split, format, device, strict, command, ood=ood, corrupt=corrupt)
     if shift is None:
         return home
     away = _evaluated(run, shift, "auto", format, device, strict, command, home)
@@ -117,6 +124,7 @@ def _evaluated(
     command: str,
     home: EvaluateResult | None = None,
     ood: Path | None = None,
+    corrupt: bool = False,
 ) -> EvaluateResult:
     """`home`: what these images are compared with."""
     start = time.perf_counter()
@@ -133,13 +141,14 @@ def _evaluated(
     strangers = told_apart(predictor, found.predictions, ood) if ood is not None else None
     metric = judged(found.predictions, samples, predictor.model, predictor.multilabel)
     scores = metric.compute()
+    spoilt = robust(predictor, samples, scanned.pixels, scores.numbers[scores.main]) if corrupt else None
     cautions = _cautions(predictor, scanned, split, own=data is None)
     shift = between(home.metric, home.scores, metric, scores) if home else None
     cautions += differences(shift) if shift else []
     folder = _free_folder(predictor.run, split if data is None else data.stem)
     _save(folder, samples, found.predictions, scores, predictor)
-    skipped = len(scanned.skipped)
-    result = EvaluateResult(Path(run), folder, split, scores, cautions, skipped, metric, looking, 0.0, shift, ood=strangers)
+    about = (Path(run), folder, split, scores, cautions, len(scanned.skipped), metric, looking)
+    result = EvaluateResult(*about, 0.0, shift, None, strangers, spoilt)
     write(_page(predictor, result, scanned, found.predictions, command), folder / "report.html")
     return replace(result, seconds=time.perf_counter() - start)
 
@@ -287,5 +296,6 @@ def _page(predictor: Predictor, result: EvaluateResult, scanned: Scanned, predic
         skipped=list(scanned.skipped),
         shift=result.shift,
         ood=result.ood,
+        corrupted=result.corrupted.numbers() if result.corrupted else None,
         environment={**{k: str(v) for k, v in told.items() if k not in ("versions", "command")}, **told["versions"]},
     )

@@ -1,0 +1,76 @@
+"""How much of the main number is left when pictures are noisy, blurred, in fog or badly stored."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from foveate import console
+from foveate.corruptions import CORRUPTIONS, STRENGTHS, corrupted
+from foveate.data import Order, Pictures, Pixels, key, loader
+from foveate.painting import as_pixels
+from foveate.predictor import Predictor
+from foveate.scoring import answers, judged
+from foveate.transforms import View, as_image, evaluation, normalised
+from foveate.types import Sample, Score, Target
+
+
+@dataclass(frozen=True)
+class Corrupted:
+    """`measure`: the main number, `clean`: without corruption; `rows`: of each corruption, the number at each strength."""
+
+    measure: str
+    clean: Score
+    rows: dict[str, list[Score]]
+
+    @property
+    def mean(self) -> float:
+        return float(np.mean([score.value for scores in self.rows.values() for score in scores]))
+
+    def numbers(self) -> dict[str, Any]:
+        rows = {name: [asdict(score) for score in scores] for name, scores in self.rows.items()}
+        return {"measure": self.measure, "mean": self.mean, "clean": self.clean.value, "rows": rows}
+
+    def lines(self) -> list[str]:
+        worst = sorted(self.rows, key=lambda name: np.mean([score.value for score in self.rows[name]]))
+        told = [f"under {len(self.rows)} corruptions: mean {self.measure} {self.mean:.3f}, {self.clean.value:.3f} without"]
+        return [*told, *(f"  {name}: {', '.join(f'{score.value:.3f}' for score in self.rows[name])}" for name in worst)]
+
+
+def robust(predictor: Predictor, samples: Sequence[Sample], pixels: Pixels, clean: Score) -> Corrupted:
+    """Every corruption at every strength, of the square that the network sees."""
+    rows, main = dict[str, list[Score]](), ""
+    with console.progress(len(CORRUPTIONS) * len(STRENGTHS) * len(samples), "corrupt") as bar:
+        for name in CORRUPTIONS:
+            for strength in STRENGTHS:
+                pictures = _Spoilt(samples, pixels, predictor, name, strength)
+                batches = loader(pictures, Order(len(pictures), predictor.recipe.training.batch_size))
+                found = answers(predictor.model, pictures, batches, predictor.device, predictor.way, bar.advance)
+                scores = judged(found.predictions, samples, predictor.model, predictor.multilabel).compute()
+                main = scores.main
+                rows.setdefault(name, []).append(scores.numbers[main])
+    return Corrupted(main, clean, rows)
+
+
+class _Spoilt(Pictures):
+    """The pictures as the network would see them, spoilt."""
+
+    def __init__(self, samples: Sequence[Sample], pixels: Pixels, predictor: Predictor, name: str, strength: int) -> None:
+        spec, task = predictor.model.backbone.input, predictor.model.task
+        plain = evaluation(spec, task.framing)
+        self.asked = 0
+
+        def transform(values: np.ndarray, size: tuple[int, int], target: Target) -> tuple[Tensor, View, Target]:
+            image, view, moved = plain(values, size, target)
+            spoilt = corrupted(as_pixels(image[None], spec.mean, spec.std)[0], name, strength, key(name, strength, self.asked))
+            return normalised(as_image(spoilt), spec), view, moved
+
+        super().__init__(samples, pixels, transform, task.encode, predictor.recipe.seed)
+
+    def __getitem__(self, place: Any) -> Any:
+        self.asked = int(place[1])  # so that each picture has noise of its own
+        return super().__getitem__(place)
