@@ -27,6 +27,7 @@ bench:
 	$(PYTHON) bench/caption.py
 	$(PYTHON) bench/generate.py
 	$(PYTHON) bench/explain.py
+	$(PYTHON) bench/sure.py
 
 demo:
 	foveate demo
