@@ -108,7 +108,8 @@ def errors(parts: tuple[Path, Path], seed: int, run: Path) -> dict[str, Any]:
     found = fitted(data, seed, run)
     told = foveate.audit(found.run, device="cpu").numbers()
     first = {row["path"] for row in told["doubted"][: round(0.1 * told["images"])]}
-    return {"count": told["images"], "planted": len(planted), "recall": len(planted & first) / len(planted), "strong": told["strong"]}
+    recall = len(planted & first) / len(planted)
+    return {"count": told["images"], "planted": len(planted), "recall": recall, "strong": told["strong"]}
 
 
 def summary(rows: list[dict[str, Any]]) -> str:
@@ -120,7 +121,8 @@ def summary(rows: list[dict[str, Any]]) -> str:
         means = [f"{statistics.mean(row[word] for row in own):.3f}" for word in ("accuracy", "ece_before", "ece_after")]
         covered = statistics.mean(value for row in own for value in row["coverages"])
         area = statistics.mean(row["auroc_of_digits"]["value"] for row in own)
-        lines.append(f"| {name} | {' | '.join(means)} | {covered:.3f} | {area:.3f} | {', '.join(f'{each:.2f}' for each in planted)} |")
+        recalls = ", ".join(f"{each:.2f}" for each in planted)
+        lines.append(f"| {name} | {' | '.join(means)} | {covered:.3f} | {area:.3f} | {recalls} |")
     return "\n".join(lines)
 
 
