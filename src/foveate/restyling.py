@@ -17,8 +17,10 @@ from foveate.backbones import Backbone
 from foveate.types import Features, Provides
 
 _MAPS = frozenset({Provides.MAPS})
-_RATE = 0.05  # of pixels in [0, 1], a step at first; it falls to nothing along a cosine
-_SMOOTH = 0.1  # weight of differences between neighbours
+_RATE = 0.02  # of pixels in [0, 1], a step at first; it falls to nothing along a cosine
+_DEPTHS = 3  # maps that are compared, from the finest on: the deeper ones know things rather than manners
+_SHIFT = 8  # px by which the picture is moved before each look: strides leave a grid in it else
+_SMOOTH = 0.05  # weight of differences between neighbours
 _TINY = 1e-12
 
 
@@ -52,26 +54,31 @@ def restyled(
     weight: float,
     advance: Callable[[str], None] = lambda text: None,
 ) -> Restyled:
-    """(3, H, W) and (3, H', W') in [0, 1]; the picture begins as the content. `weight`: of the style against the content."""
+    """(3, H, W) and (3, H', W') in [0, 1]; the picture begins as the content in the style's colours. `weight`: of the style against
+    the content."""
     backbone.requires_grad_(False)
     spec, shape = backbone.input, (1, 3, 1, 1)
     mean, deviation = (torch.tensor(values, device=content.device).view(shape) for values in (spec.mean, spec.std))
 
     def seen(image: Tensor) -> list[Tensor]:
         features: Features = backbone((image[None] - mean) / deviation, _MAPS)
-        return features.maps
+        return features.maps[:_DEPTHS]
 
     with torch.no_grad():
         first, wanted = seen(content), correlations(seen(style))
-    middle = len(first) // 2
+    middle = len(first) - 1
     power = first[middle].square().mean().clamp(min=_TINY)
-    image = content.clone().requires_grad_()
+    image = _recoloured(content, style).requires_grad_()
     optimizer = torch.optim.Adam([image], lr=_RATE)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    source = torch.Generator().manual_seed(0)
     for _ in range(steps):
         optimizer.zero_grad()
-        maps = seen(image)
-        losses = [style_loss(maps, wanted), functional.mse_loss(maps[middle], first[middle]) / power]
+        shift = torch.randint(_SHIFT, (2,), generator=source).tolist()
+        maps = seen(image.roll(shift, (1, 2)))
+        with torch.no_grad():
+            there = seen(content.roll(shift, (1, 2)))[middle]
+        losses = [style_loss(maps, wanted), functional.mse_loss(maps[middle], there) / power]
         loss = weight * losses[0] + losses[1] + _SMOOTH * _roughness(image)
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
@@ -83,6 +90,12 @@ def restyled(
         begun, ended = style_loss(first, wanted), seen(image)
         content_loss = functional.mse_loss(ended[middle], first[middle]) / power
         return Restyled(image.detach(), (float(begun), float(style_loss(ended, wanted))), float(content_loss))
+
+
+def _recoloured(content: Tensor, style: Tensor) -> Tensor:
+    """The content with the mean and deviation of each of the style's colours: from there the way is shorter."""
+    (deviation, mean), (wanted, middle) = (torch.std_mean(each, dim=(1, 2), keepdim=True) for each in (content, style))
+    return ((content - mean) / deviation.clamp(min=1e-3) * wanted + middle).clamp(0, 1)
 
 
 def _roughness(image: Tensor) -> Tensor:

@@ -26,7 +26,7 @@ def made() -> click.Command:
         option("--weights", default="auto", help="Its weights: auto, hub, offline or a file. Default: auto."),
         option("--size", default=256, type=click.IntRange(min=32), help="Long side of the picture, px. Default: 256."),
         option("--steps", default=300, type=click.IntRange(min=1), help="Steps of the pixels. Default: 300."),
-        option("--weight", default=30.0, type=click.FloatRange(min=0), help="Of the style against the content. Default: 30."),
+        option("--weight", default=100.0, type=click.FloatRange(min=0), help="Of the style against the content. Default: 100."),
         option("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps."),
     ]
     return command("restyle", __doc__, run, params, "foveate restyle photo.jpg painting.jpg --out photo-painted.png")

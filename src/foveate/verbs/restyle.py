@@ -47,7 +47,7 @@ def restyle(
     weights: str = "auto",
     size: int = 256,
     steps: int = 300,
-    weight: float = 30.0,
+    weight: float = 100.0,
     device: str = "auto",
 ) -> RestyleResult:
     """Writes `out`, whose long side has `size` px, and NAME-beside.png. `weight`: of the style against the content. Raises
