@@ -26,6 +26,7 @@ from foveate.verbs._distance import Distances, compared
 
 _AT_ONCE = 16  # pictures
 _THUMBNAIL = 128  # px of a picture in the grid
+_SHOWN, _ACROSS = 96, 12  # pictures in the grid at the most, evenly taken from all, and in a row of it
 _NOTE = "made by a network, and shows nothing that was there"
 
 
@@ -57,7 +58,7 @@ class GenerateResult:
 
     def lines(self) -> list[str]:
         told = [] if self.distances is None else self.distances.lines()
-        first = f"{self.count} pictures in {self.folder}, all together in grid.png"
+        first = f"{self.count} pictures in {self.folder}; grid.png shows {'all' if self.count <= _SHOWN else _SHOWN} of them"
         return [first, *told, f"note: each is {_NOTE}; its PNG says how"]
 
 
@@ -199,7 +200,7 @@ class _Original:
 
 
 def _written(folder: Path, made: list[np.ndarray], sentences: list[str], artist: Artist, wish: Wish) -> None:
-    """PNGs that say how they were made, a grid of all, and a table that `fit` reads."""
+    """PNGs that say how they were made, a grid, and a table that `fit` reads."""
     folder.mkdir(parents=True)
     steps, guidance = wish.steps or artist.steps, artist.guidance if wish.guidance is None else wish.guidance
     rows = []
@@ -209,8 +210,9 @@ def _written(folder: Path, made: list[np.ndarray], sentences: list[str], artist:
         name = f"{place:04d}.png"
         images.write(pixels, folder / name, told)
         rows.append({"path": name, "text": sentence or "a picture", "seed": wish.seed + place})
-    grid = [_seen(pixels) for pixels in made]
-    images.write(tiled(grid, sentences), folder / "grid.png", {"note": _NOTE, "model": artist.name})
+    shown = np.unique(np.linspace(0, len(made) - 1, _SHOWN).round().astype(int)).tolist()
+    grid = tiled([_seen(made[place]) for place in shown], [sentences[place] for place in shown], _ACROSS)
+    images.write(grid, folder / "grid.png", {"note": _NOTE, "model": artist.name})
     with written_aside(folder / "pictures.jsonl") as aside:
         aside.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
 
