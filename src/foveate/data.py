@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
-from foveate import images
+from foveate import console, images
 from foveate.distributed import Team
 from foveate.errors import BrokenImage, DataError
 from foveate.mosaic import Mosaic
@@ -215,6 +215,21 @@ def _refuse_lost_classes(table: Table, left: list[Sample]) -> None:
     if lost or not left:
         what = f"no picture of the class {lost[0]!r} can be read" if left else "no picture can be read"
         raise DataError(what, where=table.root, hint="look at the files: foveate needs pictures of every class")
+
+
+def readable(samples: Sequence[Sample], pixels: Pixels, strict: bool = False) -> list[Sample]:
+    """Those whose pictures can be read; the others are named, or raise when strict."""
+    found = []
+    for sample in samples:
+        try:
+            pixels.read(sample.path)
+        except BrokenImage as error:
+            if strict:
+                raise
+            console.warn(f"skipped {sample.key}: {error.why or error.what}")
+        else:
+            found.append(sample)
+    return found
 
 
 class Pictures(Dataset[tuple[torch.Tensor, Target, torch.Tensor, torch.Tensor, int]]):

@@ -61,7 +61,7 @@ class Run:
     def create(cls, folder: Path | None, name: str) -> Run:
         """A new folder: the one asked for, or runs/NAME-1, -2, ...; raises UsageError when it holds something already."""
         cls.refuse_taken(folder)
-        folder = folder or _next_free(Path("runs"), name)
+        folder = folder or numbered(Path("runs"), f"{name}-")
         folder.mkdir(parents=True, exist_ok=True)
         return cls(folder)
 
@@ -323,11 +323,12 @@ def environment(command: str) -> dict[str, Any]:
     }
 
 
-def _next_free(parent: Path, name: str) -> Path:
+def numbered(parent: Path, prefix: str = "") -> Path:
+    """The first of parent/1, parent/2, ..., with the prefix before the number, that is not there yet."""
     number = 1
-    while (parent / f"{name}-{number}").exists():
+    while (parent / f"{prefix}{number}").exists():
         number += 1
-    return parent / f"{name}-{number}"
+    return parent / f"{prefix}{number}"
 
 
 def _refuse_living(lock: Path) -> None:

@@ -14,14 +14,14 @@ import torch
 
 from foveate import console, images
 from foveate.auditing import Doubt, Forecast, doubts, forecast, known, ranked, redundant, worth_labelling
-from foveate.data import Pixels, Scanned, label_names
+from foveate.data import Pixels, Scanned, label_names, readable
 from foveate.drawing import tiled
 from foveate.earlier import own_table
-from foveate.errors import BrokenImage, UsageError
+from foveate.errors import UsageError
 from foveate.formats import read_table
 from foveate.linear import out_of_fold
 from foveate.predictor import Predictor, load
-from foveate.run import Run, refuse_taken
+from foveate.run import Run, numbered, refuse_taken
 from foveate.scoring import pooled_of
 from foveate.settling import refuse_other_questions
 from foveate.types import Sample
@@ -85,7 +85,7 @@ def audit(
 
     Raises UsageError for runs of other tasks, DataError for other data.
     """
-    folder = out or _free(run)
+    folder = out or numbered(run / "audits")
     refuse_taken(folder)
     predictor = load(run, device)
     table = refuse_other_questions(own_table(predictor.run) if data is None else read_table(data), "an audit")
@@ -107,13 +107,6 @@ def audit(
     return AuditResult(folder, len(keys), doubted, sum(each.strong for each in found), len(pairs), told, chosen)
 
 
-def _free(run: Path) -> Path:
-    number = 1
-    while (run / "audits" / str(number)).exists():
-        number += 1
-    return run / "audits" / str(number)
-
-
 def _features(predictor: Predictor, samples: Sequence[Sample], pixels: Pixels) -> np.ndarray:
     """(N, D): what the head reads, where it says so, else the pooled ones."""
     read = getattr(predictor.model.head, "describe", lambda found: found.pooled)
@@ -129,14 +122,8 @@ def _next(
 ) -> list[str]:
     """The pictures without labels that are worth labelling, by a classifier on all that are labelled."""
     samples = [Sample(path, images.printable(path)) for path in pictures_at([place])]
-    pixels, read = Pixels((), predictor.model.backbone.input.size, predictor.model.task.framing, keep=True), list[Sample]()
-    for sample in samples:
-        try:
-            pixels.read(sample.path)
-        except BrokenImage as error:
-            console.warn(f"skipped {sample.key}: {error.why or error.what}")
-        else:
-            read.append(sample)
+    pixels = Pixels((), predictor.model.backbone.input.size, predictor.model.task.framing, keep=True)
+    read = readable(samples, pixels)
     theirs = _features(predictor, read, pixels)
     both = np.concatenate([features, theirs])
     targets = np.concatenate([np.eye(classes)[labels], np.zeros((len(theirs), classes))])

@@ -22,7 +22,7 @@ from foveate.explaining import Curves, Faith, Subject, randomised, sameness
 from foveate.heat import overlay
 from foveate.model import Model
 from foveate.predictor import Predictor, load
-from foveate.run import Run, refuse_taken
+from foveate.run import Run, numbered, refuse_taken
 from foveate.tasks import Question
 from foveate.types import Sample
 from foveate.verbs.predict import pictures_at
@@ -110,7 +110,7 @@ def explain(
 
     Raises UsageError for ways that the network does not take, and where a task has nothing to explain.
     """
-    folder = out or _free(run)
+    folder = out or numbered(run / "explanations")
     refuse_taken(folder)
     explainers = {name: EXPLAINERS.load(name)() for name in how}
     paths = list(pictures_at(places))
@@ -133,13 +133,6 @@ def explain(
     text = "".join(json.dumps(each.row(), ensure_ascii=False) + "\n" for each in found)
     Run(folder).write_text("explanations.jsonl", text)
     return ExplainResult(folder, found, skipped)
-
-
-def _free(run: Path) -> Path:
-    number = 1
-    while (run / "explanations" / str(number)).exists():
-        number += 1
-    return run / "explanations" / str(number)
 
 
 def _explained(predictor: Predictor, other: Model, path: Path, explainers: dict[str, Explainer]) -> tuple[list[Why], np.ndarray]:

@@ -20,7 +20,7 @@ from foveate.inpainting import Hole, filled, hole
 from foveate.painting import Ground, Reader, as_pixels, painted
 from foveate.precision import device_of
 from foveate.predictor import load
-from foveate.run import Run, refuse_taken, written_aside
+from foveate.run import Run, numbered, refuse_taken, written_aside
 from foveate.transforms import evaluation
 from foveate.verbs._distance import Distances, compared
 
@@ -41,7 +41,6 @@ class Artist:
     steps: int
     guidance: float
     reader: Reader | None = None
-    run: Run | None = None
 
 
 @dataclass(frozen=True)
@@ -89,7 +88,7 @@ def generate(run: Path | str, wish: Wish | None = None, out: Path | None = None,
     """
     wish = wish or Wish()
     _refuse(wish)
-    folder = out or _free(run)
+    folder = out or numbered(Path(run) / "pictures" if Path(run).is_dir() else Path("pictures"))
     refuse_taken(folder)
     artist = _artist(run, device)
     sentences = [sentence for sentence in wish.sentences or artist.sentences for _ in range(wish.count)]
@@ -117,14 +116,6 @@ def _refuse(wish: Wish) -> None:
         raise UsageError("pictures that began from another one say nothing of the painter", where="--against")
 
 
-def _free(run: Path | str) -> Path:
-    parent = Path(run) / "pictures" if Path(run).is_dir() else Path("pictures")
-    number = 1
-    while (parent / str(number)).exists():
-        number += 1
-    return parent / str(number)
-
-
 def _artist(run: Path | str, device: str) -> Artist:
     family = None if Path(run).exists() else _family(str(run))
     if family is not None:
@@ -145,7 +136,7 @@ def _artist(run: Path | str, device: str) -> Artist:
 
     asked, reader = task.settings, model.head if isinstance(model.head, Reader) else None
     sentences = asked.examples or [asked.prompt]
-    return Artist(painter, read, predictor.run.folder.name, sentences, asked.steps, asked.guidance, reader, predictor.run)
+    return Artist(painter, read, predictor.run.folder.name, sentences, asked.steps, asked.guidance, reader)
 
 
 def _family(name: str) -> Any:

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from foveate import console
 from foveate.backbones import TextBackbone, family_of
-from foveate.data import Order, Pictures, Pixels, even_parts, loader
-from foveate.errors import BrokenImage, DataError, UsageError
+from foveate.data import Order, Pictures, Pixels, even_parts, loader, readable
+from foveate.errors import DataError, UsageError
 from foveate.formats import read_table
 from foveate.images import find_images, printable
 from foveate.precision import device_of
@@ -119,16 +119,8 @@ def _backbone(recipe: Recipe, run: Path | None) -> TextBackbone:
 @torch.inference_mode()
 def _embedded(backbone: TextBackbone, samples: Sequence[Sample], recipe: Recipe) -> tuple[list[Sample], Tensor]:
     """The samples whose pictures can be read, and (I, D)."""
-    spec, pixels, read = backbone.input, Pixels((), backbone.input.size, "crop", keep=True), list[Sample]()
-    for sample in samples:
-        try:
-            pixels.read(sample.path)
-        except BrokenImage as error:
-            if recipe.data.strict:
-                raise
-            console.warn(f"skipped {sample.key}: {error.why or error.what}")
-        else:
-            read.append(sample)
+    spec, pixels = backbone.input, Pixels((), backbone.input.size, "crop", keep=True)
+    read = readable(samples, pixels, recipe.data.strict)
     if not read:
         raise DataError("none of these pictures can be read", where=samples[0].path.parent)
     pictures = Pictures(read, pixels, evaluation(spec, "crop"), lambda truth, size: {}, recipe.seed)
