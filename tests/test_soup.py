@@ -231,7 +231,7 @@ def test_the_new_run_is_a_run(world, curve):
 @pytest.mark.parametrize("words", [{"tuning": "lora", "backbone.name": "test_vit"}, {"tuning": "last", "tuning.blocks": 1}], ids=["lora", "last"])
 def test_tunings_that_train_a_part(world, tmp_path, words):
     run = world.root / f"part-{words['tuning']}"
-    fit(with_settings(world.recipe, {**words, "backbone.weights": "none", "training.epochs": 1}), run)
+    fit(with_settings(world.recipe, {**words, "backbone.weights": "none", "training.epochs": 1, "training.head_start": "probe"}), run)
     found = soup([run], tmp_path / "new", steps=2)
     scored = evaluate(run, split="val", device="cpu").scores.numbers["accuracy"]
     assert found.tried.points[-1].validation.value == pytest.approx(scored.value)
