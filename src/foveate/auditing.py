@@ -36,16 +36,12 @@ class Doubt:
 def doubts(chances: np.ndarray, labels: np.ndarray, share: float = 0.1) -> list[Doubt]:
     """(N, K) out-of-fold chances, (N,) given classes -> the labels to look at: all strong doubts, and as many others as make up the
     `share` of the data, each kind by how far the other class lies above the given one."""
-    rows = np.arange(len(labels))
-    own, others = chances[rows, labels], chances.copy()
+    own, best, likely = _rivals(chances, labels)
     limits = np.full(chances.shape[1], np.inf)
     present = np.unique(labels)
     limits[present] = [chances[labels == each, each].mean() for each in present]
-    others[rows, labels] = -1.0
-    best = others.argmax(1)
-    likely = chances[rows, best]
     strong = (likely >= limits[best]) & (likely > own)
-    order = np.lexsort((rows, own - likely, ~strong))
+    order = np.lexsort((own - likely, ~strong))
     count = max(int(strong.sum()), round(share * len(labels)))
     chosen = order[:count].tolist()
     return [Doubt(row, int(best[row]), float(own[row]), float(likely[row]), bool(strong[row])) for row in chosen]
@@ -53,19 +49,29 @@ def doubts(chances: np.ndarray, labels: np.ndarray, share: float = 0.1) -> list[
 
 def ranked(chances: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """(N,) places of all images, by how far the likeliest other class lies above the given one: the order to look in."""
-    rows = np.arange(len(labels))
-    others = chances.copy()
-    others[rows, labels] = -1
-    found: np.ndarray = np.argsort(chances[rows, labels] - others.max(1), kind="stable")
+    own, _, likely = _rivals(chances, labels)
+    found: np.ndarray = np.argsort(own - likely, kind="stable")
     return found
+
+
+def _rivals(chances: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(N,) each: the chance of the given class, the likeliest other one, and its chance."""
+    rows, others = np.arange(len(labels)), chances.copy()
+    others[rows, labels] = -1.0
+    best = others.argmax(1)
+    return chances[rows, labels], best, chances[rows, best]
 
 
 def known(features: np.ndarray, labels: np.ndarray, groups: Sequence[str], classes: int, seed: int) -> tuple[np.ndarray, float]:
     """Features (N, D) -> chances (N, K), each by a classifier on the other folds, no group divided; and its penalty's C."""
     targets = np.eye(classes)[labels]
-    folds = group_folds([(str(label),) for label in labels], list(groups), FOLDS, seed)
+    folds = _folds(labels, groups, seed)
     strength = solve(features, targets, folds, False).strength
     return out_of_fold(features, targets, folds, strength, False), strength
+
+
+def _folds(labels: np.ndarray, groups: Sequence[str], seed: int) -> np.ndarray:
+    return group_folds([(str(label),) for label in labels], list(groups), FOLDS, seed)
 
 
 @dataclass(frozen=True)
@@ -104,12 +110,13 @@ def _accuracies(
     features: np.ndarray, labels: np.ndarray, groups: Sequence[str], classes: int, strength: float, share: float, seed: int
 ) -> np.ndarray:
     """Of each fold of each repetition; empty where a class has too few images at this share."""
-    if np.bincount(labels).min() * share * (1 - 1 / FOLDS) < _LEAST / 2 or np.bincount(labels)[np.unique(labels)].min() < _LEAST:
+    fewest = np.bincount(labels).min()
+    if fewest * share * (1 - 1 / FOLDS) < _LEAST / 2 or fewest < _LEAST:
         return np.empty(0)
     targets, found = np.eye(classes)[labels], []
     for repeat in range(REPEATS):
         rng = np.random.default_rng([seed, repeat])
-        folds = group_folds([(str(label),) for label in labels], list(groups), FOLDS, seed + repeat)
+        folds = _folds(labels, groups, seed + repeat)
         for fold in range(FOLDS):
             rest = np.flatnonzero(folds != fold)
             kept = np.concatenate([_some(rest[labels[rest] == each], share, rng) for each in np.unique(labels)])
@@ -147,8 +154,8 @@ def worth_labelling(chances: np.ndarray, features: np.ndarray, count: int) -> li
     """Places of images without labels to label next: of the least sure (by the margin of the two likeliest classes), one after the
     other the one that lies farthest from those already chosen."""
     margins = np.sort(chances, 1)
-    unsure = np.argsort(margins[:, -1] - margins[:, -2], kind="stable")[: max(count, 5 * count)]
-    directions = features / np.linalg.norm(features, axis=1, keepdims=True).clip(min=1e-12)
+    unsure = np.argsort(margins[:, -1] - margins[:, -2], kind="stable")[: 5 * count]
+    directions = _directions(features)
     chosen = [int(unsure[0])]
     nearest = directions[unsure] @ directions[chosen[0]]
     while len(chosen) < min(count, len(unsure)):
@@ -159,10 +166,15 @@ def worth_labelling(chances: np.ndarray, features: np.ndarray, count: int) -> li
     return chosen
 
 
+def _directions(features: np.ndarray) -> np.ndarray:
+    found: np.ndarray = features / np.linalg.norm(features, axis=1, keepdims=True).clip(min=1e-12)
+    return found
+
+
 def redundant(features: np.ndarray, alike: float) -> list[tuple[int, int, float]]:
     """Pairs of images, the most alike first, whose features point the same way by a cosine of at least `alike`; each image stands
     once as the second of a pair."""
-    directions = features / np.linalg.norm(features, axis=1, keepdims=True).clip(min=1e-12)
+    directions = _directions(features)
     found = []
     for place in range(1, len(features)):
         cosines = directions[:place] @ directions[place]

@@ -217,19 +217,26 @@ def _refuse_lost_classes(table: Table, left: list[Sample]) -> None:
         raise DataError(what, where=table.root, hint="look at the files: foveate needs pictures of every class")
 
 
-def readable(samples: Sequence[Sample], pixels: Pixels, strict: bool = False) -> list[Sample]:
-    """Those whose pictures can be read; the others are named, or raise when strict."""
-    found = []
+def broken(samples: Sequence[Sample], pixels: Pixels, strict: bool = False) -> dict[Path, BrokenImage]:
+    """The paths of pictures that cannot be read, and why; the first one is raised when strict."""
+    found = {}
     for sample in samples:
         try:
             pixels.read(sample.path)
         except BrokenImage as error:
             if strict:
                 raise
-            console.warn(f"skipped {sample.key}: {error.why or error.what}")
-        else:
-            found.append(sample)
+            found[sample.path] = error
     return found
+
+
+def readable(samples: Sequence[Sample], pixels: Pixels, strict: bool = False) -> list[Sample]:
+    """Those whose pictures can be read; the others are named, or raise when strict."""
+    errors = broken(samples, pixels, strict)
+    for sample in samples:
+        if sample.path in errors:
+            console.warn(f"skipped {sample.key}: {errors[sample.path].why or errors[sample.path].what}")
+    return [sample for sample in samples if sample.path not in errors]
 
 
 class Pictures(Dataset[tuple[torch.Tensor, Target, torch.Tensor, torch.Tensor, int]]):

@@ -89,8 +89,8 @@ def painted(
     said = read(sentences)
     empty = read([""] * len(sentences)) if guidance != 1 else None
     times = torch.linspace(min(_HIGHEST, 1.0 if ground is None else ground.begin), 0, steps + 1).tolist()
-    anew = ground is None or ground.begin >= 1  # then nothing of what was there may shine through
-    seen = noise if anew or ground is None else painter.mixed(ground.clean, noise, _all(times[0], noise))
+    # painted anew, nothing of what was there may shine through
+    seen = noise if ground is None or ground.begin >= 1 else painter.mixed(ground.clean, noise, _all(times[0], noise))
     for time, after in pairwise(times):
         now = _all(time, noise)
         answer = painter.answer(seen, now, said)

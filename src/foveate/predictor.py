@@ -12,8 +12,8 @@ import torch
 
 from foveate import images
 from foveate.calibration import COVERAGE, RISK, Calibration, Familiar
-from foveate.data import Order, Pictures, Pixels, loader
-from foveate.errors import BrokenImage, RunError, UsageError
+from foveate.data import Order, Pictures, Pixels, broken, loader
+from foveate.errors import RunError, UsageError
 from foveate.model import Model, build
 from foveate.precision import Way, device_of
 from foveate.recipe import Recipe
@@ -85,19 +85,13 @@ class Predictor:
     def _chunk(self, paths: list[Path], strict: bool) -> Iterator[Answer]:
         samples = [Sample(path, images.printable(path)) for path in dict.fromkeys(paths)]
         pixels = Pixels(samples, self.model.backbone.input.size, self.model.task.framing, keep=True)
-        errors: dict[Path, str] = {}
-        for sample in samples:
-            try:
-                pixels.read(sample.path)
-            except BrokenImage as error:
-                if strict:
-                    raise
-                errors[sample.path] = f"{error.what}: {error.why}" if error.why else error.what
+        found = broken(samples, pixels, strict)
+        errors = {path: f"{error.what}: {error.why}" if error.why else error.what for path, error in found.items()}
         whole = [sample for sample in samples if sample.path not in errors]
         answered = map(self.sure, self.answers(whole, pixels).predictions)
-        found = dict(zip((sample.path for sample in whole), answered, strict=True))
+        told = dict(zip((sample.path for sample in whole), answered, strict=True))
         for path in paths:
-            yield Answer(images.printable(path), found.get(path), errors.get(path), self.classes, self.multilabel)
+            yield Answer(images.printable(path), told.get(path), errors.get(path), self.classes, self.multilabel)
 
 
 def load(run: Path | str, device: str = "auto") -> Predictor:

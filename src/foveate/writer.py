@@ -57,11 +57,7 @@ class Writer(nn.Module):
         tokens = last.flatten(2).transpose(1, 2)
         grid = (last.shape[-2], last.shape[-1])
         memory = self.project(tokens) + _places(*grid, self.width).to(tokens)
-        found = Written(memory, grid, self)
-        if all(batch.targets):
-            found.numbers = pad_sequence([target["text"] for target in batch.targets], True, NOTHING)
-            found.logits = self.teach(memory, found.numbers)
-        return found
+        return _taught(Written(memory, grid, self), batch)
 
     def teach(self, memory: Tensor, numbers: Tensor) -> Tensor:
         """Each word is asked for after the true words before it."""
@@ -104,11 +100,7 @@ class OwnWriter(nn.Module):
     def forward(self, features: Features, batch: Batch) -> Written:
         memory: Tensor = features.native
         side = math.isqrt(memory.shape[1])
-        found = Written(memory, (side, side), self)
-        if all(batch.targets):
-            found.numbers = pad_sequence([target["text"] for target in batch.targets], True, NOTHING)
-            found.logits = self.teach(memory, found.numbers)
-        return found
+        return _taught(Written(memory, (side, side), self), batch)
 
     def teach(self, memory: Tensor, numbers: Tensor) -> Tensor:
         """As Writer's."""
@@ -126,6 +118,14 @@ class OwnWriter(nn.Module):
         seen: Tensor = self._whose[0].looks(memory.float(), [*self.opening, *numbers[:-1]])
         pictured = seen[len(self.opening) - 1 :, -side * side :]
         return pictured / pictured.sum(1, keepdim=True).clamp(min=1e-9)
+
+
+def _taught(found: Written, batch: Batch) -> Written:
+    """With what the writer says where the true sentences are known."""
+    if all(batch.targets):
+        found.numbers = pad_sequence([target["text"] for target in batch.targets], True, NOTHING)
+        found.logits = found.writer.teach(found.memory, found.numbers)
+    return found
 
 
 def searched(decoder: Any, words: Vocabulary, most: int, beams: int, **given: Tensor) -> Found:

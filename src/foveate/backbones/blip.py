@@ -13,8 +13,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from foveate.backbones import Card, Family, WritingBackbone
-from foveate.backbones._hub import first_line, not_had
+from foveate.backbones import Card, WritingBackbone
+from foveate.backbones._hub import PlacedFamily, first_line, not_had
 from foveate.backbones._stages import opened
 from foveate.errors import UsageError, WeightsError
 from foveate.sentences import Subwords
@@ -22,42 +22,34 @@ from foveate.types import Features, InputSpec, Provides
 from foveate.weights import fill, read_tensors
 from foveate.writer import Found, searched, without_bars
 
-_PREFIX = "blip:"
-_KNOWN = {  # names on the hub, and the licences of their cards
-    "Salesforce/blip-image-captioning-base": "bsd-3-clause",
-    "Salesforce/blip-image-captioning-large": "bsd-3-clause",
-}
 _PROVIDES = frozenset({Provides.POOLED, Provides.MAPS, Provides.TOKENS, Provides.WORDS})
 _MEAN, _STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 
 
-class BlipFamily(Family):
+class BlipFamily(PlacedFamily):
     summary: ClassVar[str] = "networks that write about pictures, of the transformers library"
+    prefix: ClassVar[str] = "blip:"
+    known: ClassVar[dict[str, str]] = {
+        "Salesforce/blip-image-captioning-base": "bsd-3-clause",
+        "Salesforce/blip-image-captioning-large": "bsd-3-clause",
+    }
 
     def names(self) -> list[str]:
-        return [_PREFIX + name for name in _KNOWN]
-
-    def knows(self, name: str) -> bool:
-        return name.startswith(_PREFIX)
-
-    def settled(self, name: str) -> str:
-        folder = Path(name.removeprefix(_PREFIX)).expanduser()
-        return _PREFIX + str(folder.resolve()) if folder.is_dir() else name
+        return [self.prefix + name for name in self.known]
 
     def card(self, name: str) -> Card:
-        place = name.removeprefix(_PREFIX)
-        config = _had("AutoConfig", place)
+        config = _had("AutoConfig", self.place(name))
         with torch.device("meta"):
             count = sum(parameter.numel() for parameter in _network(config).parameters())
         provides = tuple(sorted(word.value for word in _PROVIDES))
-        return Card(name, count, _KNOWN.get(place, "not stated"), config.vision_config.image_size, provides, offline=False)
+        return Card(name, count, self.licence(name), config.vision_config.image_size, provides, offline=False)
 
     def open(self, name: str, weights: str, size: int | None = None, drop_path: float = 0.0) -> BlipBackbone:
         if drop_path:
             raise UsageError(f"the backbone {name!r} has no stochastic depth", hint="--set training.drop_path=0")
-        place = name.removeprefix(_PREFIX)
+        place = self.place(name)
         if weights in ("auto", "hub"):
-            network, origin = _had("BlipForConditionalGeneration", place), f"{'folder' if Path(place).is_dir() else 'hub'}: {place}"
+            network, origin = _had("BlipForConditionalGeneration", place), self.origin(name)
         else:
             network, origin = _network(_had("AutoConfig", place)), "random, as asked with --weights none"
             if weights != "none":

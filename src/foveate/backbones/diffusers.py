@@ -14,42 +14,30 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from foveate.backbones import Card, Family, Painter, Said
-from foveate.backbones._hub import first_line, not_had
+from foveate.backbones import Card, Painter, Said
+from foveate.backbones._hub import PlacedFamily, first_line, not_had
 from foveate.errors import MissingExtra, UsageError, WeightsError
 from foveate.types import InputSpec, Provides
 from foveate.writer import without_bars
 
-_PREFIX = "diffusers:"
 _PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
-_KNOWN = {  # names on the hub, and the licences of their cards
-    "stable-diffusion-v1-5/stable-diffusion-v1-5": "creativeml-openrail-m",
-}
 
 
-class DiffusersFamily(Family):
+class DiffusersFamily(PlacedFamily):
     summary: ClassVar[str] = "painters of the diffusers library"
+    prefix: ClassVar[str] = "diffusers:"
+    known: ClassVar[dict[str, str]] = {"stable-diffusion-v1-5/stable-diffusion-v1-5": "creativeml-openrail-m"}
 
     def names(self) -> list[str]:
-        return [_PREFIX + name for name in _KNOWN] if find_spec("diffusers") else []
-
-    def knows(self, name: str) -> bool:
-        return name.startswith(_PREFIX)
-
-    def settled(self, name: str) -> str:
-        folder = Path(name.removeprefix(_PREFIX)).expanduser()
-        return _PREFIX + str(folder.resolve()) if folder.is_dir() else name
+        return [self.prefix + name for name in self.known] if find_spec("diffusers") else []
 
     def card(self, name: str) -> Card:
         painter = self.open(name, "auto")
         count = sum(parameter.numel() for parameter in painter.parameters())
-        licence = _KNOWN.get(name.removeprefix(_PREFIX), "not stated")
-        return Card(name, count, licence, painter.input.size, (Provides.NOISE.value,), offline=False)
+        return Card(name, count, self.licence(name), painter.input.size, (Provides.NOISE.value,), offline=False)
 
     def open(self, name: str, weights: str, size: int | None = None, drop_path: float = 0.0) -> Painter:
-        place = name.removeprefix(_PREFIX)
-        pipeline = _pipeline(place)
-        origin = f"{'folder' if Path(place).is_dir() else 'hub'}: {place}"
+        pipeline, origin = _pipeline(self.place(name)), self.origin(name)
         if weights == "none":
             pipeline.unet, origin = type(pipeline.unet).from_config(pipeline.unet.config), f"random; the other parts from {origin}"
         return PipelinePainter(pipeline, size, origin)

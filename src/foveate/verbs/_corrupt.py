@@ -7,11 +7,12 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from foveate import console
 from foveate.corruptions import CORRUPTIONS, STRENGTHS, corrupted
-from foveate.data import Order, Pictures, Pixels, key, loader
+from foveate.data import Order, Pictures, Pixels, loader
 from foveate.painting import as_pixels
 from foveate.predictor import Predictor
 from foveate.scoring import answers, judged
@@ -47,7 +48,7 @@ def robust(predictor: Predictor, samples: Sequence[Sample], pixels: Pixels, clea
     with console.progress(len(CORRUPTIONS) * len(STRENGTHS) * len(samples), "corrupt") as bar:
         for name in CORRUPTIONS:
             for strength in STRENGTHS:
-                pictures = _Spoilt(samples, pixels, predictor, name, strength)
+                pictures = _spoilt(predictor, samples, pixels, name, strength)
                 batches = loader(pictures, Order(len(pictures), predictor.recipe.training.batch_size))
                 found = answers(predictor.model, pictures, batches, predictor.device, predictor.way, bar.advance)
                 scores = judged(found.predictions, samples, predictor.model, predictor.multilabel).compute()
@@ -56,21 +57,15 @@ def robust(predictor: Predictor, samples: Sequence[Sample], pixels: Pixels, clea
     return Corrupted(main, clean, rows)
 
 
-class _Spoilt(Pictures):
-    """The pictures as the network would see them, spoilt."""
+def _spoilt(predictor: Predictor, samples: Sequence[Sample], pixels: Pixels, name: str, strength: int) -> Pictures:
+    """The pictures as the network would see them, spoilt; chance comes from torch's generator, which is seeded for each of them."""
+    spec, task = predictor.model.backbone.input, predictor.model.task
+    plain = evaluation(spec, task.framing)
 
-    def __init__(self, samples: Sequence[Sample], pixels: Pixels, predictor: Predictor, name: str, strength: int) -> None:
-        spec, task = predictor.model.backbone.input, predictor.model.task
-        plain = evaluation(spec, task.framing)
-        self.asked = 0
+    def transform(values: np.ndarray, size: tuple[int, int], target: Target) -> tuple[Tensor, View, Target]:
+        image, view, moved = plain(values, size, target)
+        seen = as_pixels(image[None], spec.mean, spec.std)[0]
+        spoilt = corrupted(seen, name, strength, int(torch.randint(2**31, ())))
+        return normalised(as_image(spoilt), spec), view, moved
 
-        def transform(values: np.ndarray, size: tuple[int, int], target: Target) -> tuple[Tensor, View, Target]:
-            image, view, moved = plain(values, size, target)
-            spoilt = corrupted(as_pixels(image[None], spec.mean, spec.std)[0], name, strength, key(name, strength, self.asked))
-            return normalised(as_image(spoilt), spec), view, moved
-
-        super().__init__(samples, pixels, transform, task.encode, predictor.recipe.seed)
-
-    def __getitem__(self, place: Any) -> Any:
-        self.asked = int(place[1])  # so that each picture has noise of its own
-        return super().__getitem__(place)
+    return Pictures(samples, pixels, transform, task.encode, predictor.recipe.seed)

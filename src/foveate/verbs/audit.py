@@ -93,7 +93,7 @@ def audit(
         raise UsageError(f"{len(table.samples)} images are too few to say anything", where=table.root, hint="some dozens at least")
     scanned = scanned_aloud(table, predictor.model, predictor.recipe.data)
     features = _features(predictor, scanned.table.samples, scanned.pixels)
-    classes = tuple(dict.fromkeys(sorted(name for sample in scanned.table.samples for name in label_names(sample))))
+    classes = tuple(sorted({name for sample in scanned.table.samples for name in label_names(sample)}))
     labels = np.array([classes.index(label_names(sample)[0]) for sample in scanned.table.samples])
     groups = [sample.group or sample.key for sample in scanned.table.samples]
     chances, strength = known(features, labels, groups, len(classes), predictor.recipe.seed)

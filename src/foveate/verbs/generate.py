@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -90,7 +90,7 @@ def generate(run: Path | str, wish: Wish | None = None, out: Path | None = None,
     _refuse(wish)
     folder = out or numbered(Path(run) / "pictures" if Path(run).is_dir() else Path("pictures"))
     refuse_taken(folder)
-    artist = _artist(run, device)
+    artist = _told(_artist(run, device), wish)
     sentences = [sentence for sentence in wish.sentences or artist.sentences for _ in range(wish.count)]
     for sentence in dict.fromkeys(sentences):
         if artist.reader is not None:
@@ -139,6 +139,12 @@ def _artist(run: Path | str, device: str) -> Artist:
     return Artist(painter, read, predictor.run.folder.name, sentences, asked.steps, asked.guidance, reader)
 
 
+def _told(artist: Artist, wish: Wish) -> Artist:
+    """With the steps and the guidance that are wished for."""
+    guidance = artist.guidance if wish.guidance is None else wish.guidance
+    return replace(artist, steps=wish.steps or artist.steps, guidance=guidance)
+
+
 def _family(name: str) -> Any:
     """That of a painter by its name; a path that is not there is told as such by `load`."""
     return family_of(name) if ":" in name or not ("/" in name or name.startswith(".")) else None
@@ -146,13 +152,12 @@ def _family(name: str) -> Any:
 
 def _all(artist: Artist, sentences: list[str], wish: Wish, original: _Original | None) -> list[np.ndarray]:
     """(S, S, 3) uint8 for each sentence."""
-    steps, guidance = wish.steps or artist.steps, artist.guidance if wish.guidance is None else wish.guidance
     parts, spec, found = even_parts(len(sentences), _AT_ONCE), artist.painter.input, list[np.ndarray]()
-    with console.progress(steps * len(parts), "paint") as bar:
+    with console.progress(artist.steps * len(parts), "paint") as bar:
         for part in parts:
             asked, seeds = sentences[part], [wish.seed + place for place in range(len(sentences))[part]]
             ground = original.ground(artist.painter, len(asked)) if original else None
-            made = painted(artist.painter, artist.read, asked, seeds, steps, guidance, ground, bar.advance)
+            made = painted(artist.painter, artist.read, asked, seeds, artist.steps, artist.guidance, ground, bar.advance)
             found += as_pixels(made, spec.mean, spec.std)
     return found
 
@@ -193,11 +198,10 @@ class _Original:
 def _written(folder: Path, made: list[np.ndarray], sentences: list[str], artist: Artist, wish: Wish) -> None:
     """PNGs that say how they were made, a grid, and a table that `fit` reads."""
     folder.mkdir(parents=True)
-    steps, guidance = wish.steps or artist.steps, artist.guidance if wish.guidance is None else wish.guidance
     rows = []
     for place, (pixels, sentence) in enumerate(zip(made, sentences, strict=True)):
-        told = {"prompt": sentence, "seed": str(wish.seed + place), "model": artist.name, "steps": str(steps)}
-        told |= {"guidance": str(guidance), "software": f"foveate {__version__}", "note": _NOTE}
+        told = {"prompt": sentence, "seed": str(wish.seed + place), "model": artist.name, "steps": str(artist.steps)}
+        told |= {"guidance": str(artist.guidance), "software": f"foveate {__version__}", "note": _NOTE}
         name = f"{place:04d}.png"
         images.write(pixels, folder / name, told)
         rows.append({"path": name, "text": sentence or "a picture", "seed": wish.seed + place})
