@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -143,6 +143,10 @@ class Painter(Backbone):
     def unpacked(self, clean: Tensor) -> Tensor:
         """(B, C, h, w) -> (B, 3, S, S) normalised."""
 
+    def times(self, count: int) -> Tensor:
+        """(count,), drawn to learn at, from torch's generator."""
+        return torch.rand(count)
+
     @abstractmethod
     def mixed(self, clean: Tensor, noise: Tensor, time: Tensor) -> Tensor:
         """What there is to see at these times."""
@@ -230,6 +234,10 @@ class Family(ABC):
     def settled(self, name: str) -> str:
         """The name as a recipe keeps it: one that holds a path means the same from another folder."""
         return name
+
+    def suggests(self, tuning: str) -> dict[str, Any]:
+        """Values of the recipe's dotted fields that suit its backbones under a tuning, as tasks and tunings have them."""
+        return {}
 
     @abstractmethod
     def card(self, name: str) -> Card:

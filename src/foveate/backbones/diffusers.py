@@ -31,6 +31,10 @@ class DiffusersFamily(PlacedFamily):
     def names(self) -> list[str]:
         return [self.prefix + name for name in self.known] if find_spec("diffusers") else []
 
+    def suggests(self, tuning: str) -> dict[str, Any]:
+        """The usual rates: a pipeline knows how to paint, and forgets it at those of small painters."""
+        return {"training.lr": 1e-5 if tuning == "full" else 1e-4}
+
     def card(self, name: str) -> Card:
         painter = self.open(name, "auto")
         count = sum(parameter.numel() for parameter in painter.parameters())

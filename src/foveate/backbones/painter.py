@@ -31,6 +31,9 @@ class PainterFamily(Family):
     def knows(self, name: str) -> bool:
         return name in _CHANNELS
 
+    def suggests(self, tuning: str) -> dict[str, Any]:
+        return {"training.lr": 2e-3}
+
     def card(self, name: str) -> Card:
         with torch.device("meta"):
             count = sum(parameter.numel() for parameter in _network(name, _SIZE).parameters())
@@ -67,6 +70,10 @@ class FlowPainter(Painter):
 
     def unpacked(self, clean: Tensor) -> Tensor:
         return clean.clamp(-1, 1)
+
+    def times(self, count: int) -> Tensor:
+        """Times in the middle more often, where most is left to learn (Esser et al. 2024, section 3.1: mean 0, deviation 1)."""
+        return torch.randn(count).sigmoid()
 
     def mixed(self, clean: Tensor, noise: Tensor, time: Tensor) -> Tensor:
         return clean + _wide(time) * (noise - clean)

@@ -31,6 +31,7 @@ class Objective(Task):
     wide: ClassVar[int] = 2  # views at the network's size
     answer: ClassVar[type[Picture]] = Picture
     suggests: ClassVar[dict[str, Any]] = {}
+    suggests_anew: ClassVar[dict[str, Any]] = {}  # beside these, from random weights
     Settings: ClassVar[type[TaskSettings]] = ObjectiveSettings
 
     @property

@@ -56,7 +56,6 @@ class Generate(Task):
         "augment.flip": 0.0,  # letters, digits and most things have sides
         "training.batch_size": 64,
         "training.epochs": 200,
-        "training.lr": 5e-4,
         "training.ema": 0.999,
         "training.patience": 0,
         "training.layer_decay": 1.0,
@@ -110,7 +109,7 @@ class Generate(Task):
         if torch.is_grad_enabled():
             silent = torch.rand(len(sentences)) < self.settings.silent
             sentences = ["" if each else sentence for each, sentence in zip(silent.tolist(), sentences, strict=True)]
-            draws = [(torch.rand(len(clean)).to(clean.device), torch.randn(clean.shape).to(clean.device))]
+            draws = [(backbone.times(len(clean)).to(clean.device), torch.randn(clean.shape).to(clean.device))]
         else:
             noise = torch.stack([torch.randn(clean.shape[1:], generator=_seeded(int(index))) for index in batch.indices])
             draws = [(torch.full((len(clean),), time, device=clean.device), noise.to(clean.device)) for time in _TIMES]

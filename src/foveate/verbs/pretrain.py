@@ -108,10 +108,12 @@ def settled(recipe: Recipe) -> tuple[Recipe, list[tuple[str, Any, str]]]:
     random = recipe.backbone.weights == "none"
     reason = "from random weights everything is to be learnt" if random else "pretrained weights are to be kept in reach"
     suggestions: dict[str, tuple[Any, str]] = {}
+    objective = OBJECTIVES.load(name)
     for values, why in (
         (_USUAL, "usual for pre-training"),
         (_FROM_RANDOM if random else _FROM_PRETRAINED, reason),
-        (OBJECTIVES.load(name).suggests, f"suits the objective {name}"),
+        (objective.suggests, f"suits the objective {name}"),
+        (objective.suggests_anew if random else {}, f"suits the objective {name} from random weights"),
     ):
         suggestions |= {field: (value, why) for field, value in values.items()}
     recipe, taken = with_suggestions(recipe, suggestions)
