@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 
 import foveate
 from conftest import stripes_folder
+from foveate import images
 from foveate.distributed import _own_gpu
 from foveate.errors import UsageError
 from foveate.objectives import OBJECTIVES
@@ -85,3 +88,44 @@ def test_too_few_gpus_are_one_sentence(tmp_path):
     assert done.returncode != 0
     assert "more processes than GPUs" in done.stderr
     assert not (tmp_path / "run").exists()
+
+
+@gpu
+def test_a_gpu_paints_what_the_processor_paints(stripes, tmp_path):
+    settings = {"training.precision": "bf16", "data.audit": False, "data.near_duplicates": 1}
+    words = {"size": 16, "batch_size": 16, "epochs": 60, "device": "cuda"}
+    found = foveate.fit(stripes, task="generate", out=tmp_path / "run", settings=settings, **words)
+    rows = Run(found.run).logged()
+    assert rows[-1]["val_explained"] > rows[0]["val_explained"] + 0.2
+    for device in ("cuda", "cpu"):
+        foveate.generate(found.run, count=4, out=tmp_path / device, device=device)
+    there, here = (
+        np.stack([images.read(file)[0] for file in sorted((tmp_path / device).glob("0*.png"))]).astype(int)
+        for device in ("cuda", "cpu")
+    )
+    assert np.abs(there - here).mean() < 6
+
+
+@gpu
+def test_a_gpu_writes_what_it_sees(stripes, tmp_path):
+    lines = [{"path": str(path), "text": f"stripes of the kind {path.parent.name}."} for path in sorted(stripes.rglob("*.png"))]
+    (tmp_path / "table.jsonl").write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
+    settings = {"task.width": 64, "task.depth": 2, "task.dropout": 0.0, "task.smoothing": 0.0, "training.precision": "bf16"}
+    settings |= {"data.near_duplicates": 1, "augment.color": 0.0, "training.patience": 0}
+    words = {"backbone": "test_resnet", "weights": "none", "size": 64, "batch_size": 16, "epochs": 40, "lr": 3e-3, "device": "cuda"}
+    found = foveate.fit(tmp_path / "table.jsonl", task="caption", tuning="full", out=tmp_path / "run", settings=settings, **words)
+    asked = sorted(stripes.rglob("*.png"))
+    there, here = ([row.prediction.sentences for row in load(found.run, device).predict(asked)] for device in ("cuda", "cpu"))
+    assert sum(one == other for one, other in zip(there, here, strict=True)) > 0.9 * len(asked)
+    assert sum(path.parent.name in said[0] for path, said in zip(asked, there, strict=True)) > 0.8 * len(asked)
+
+
+@gpu
+def test_a_gpu_explains_as_the_processor_does(quick, stripes, tmp_path):
+    run = fit(with_settings(quick, {"training.epochs": 12, "training.lr": 3e-3, "device": "cuda"}), tmp_path / "run").run
+    asked = sorted(stripes.rglob("*.png"))[:2]
+    there, here = (
+        foveate.explain(run, asked, how=["gradcam", "occlusion"], device=device, out=tmp_path / device).found
+        for device in ("cuda", "cpu")
+    )
+    assert [each.faith.insertion for each in there] == pytest.approx([each.faith.insertion for each in here], abs=0.05)

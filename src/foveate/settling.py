@@ -89,7 +89,7 @@ def settled(recipe: Recipe, table: Table) -> tuple[Recipe, list[tuple[str, Any, 
         what = f"the tuning {recipe.tuning.name!r} learns from images, and there are names alone"
         raise UsageError(what, where="tuning", hint="--tuning zeroshot, or give images too")
     suggestions = {field: (value, f"suits the task {recipe.task.name}") for field, value in task.suggests.items()}
-    for field, value in family_of(recipe.backbone.name).suggests(recipe.tuning.name).items():
+    for field, value in family_of(recipe.backbone.name).suggests(recipe.backbone.name, recipe.tuning.name).items():
         suggestions[field] = (value, f"suits {recipe.tuning.name} of {recipe.backbone.name}")
     suggestions |= {field: (value, f"suits the tuning {recipe.tuning.name}") for field, value in tuning.suggests.items()}
     suggestions = {field: pair for field, pair in suggestions.items() if _means_something(field, pair[0], recipe, task)}

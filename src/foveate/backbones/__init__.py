@@ -235,8 +235,8 @@ class Family(ABC):
         """The name as a recipe keeps it: one that holds a path means the same from another folder."""
         return name
 
-    def suggests(self, tuning: str) -> dict[str, Any]:
-        """Values of the recipe's dotted fields that suit its backbones under a tuning, as tasks and tunings have them."""
+    def suggests(self, name: str, tuning: str) -> dict[str, Any]:
+        """Values of the recipe's dotted fields that suit a backbone under a tuning, as tasks and tunings have them."""
         return {}
 
     @abstractmethod

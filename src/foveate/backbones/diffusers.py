@@ -31,7 +31,7 @@ class DiffusersFamily(PlacedFamily):
     def names(self) -> list[str]:
         return [self.prefix + name for name in self.known] if find_spec("diffusers") else []
 
-    def suggests(self, tuning: str) -> dict[str, Any]:
+    def suggests(self, name: str, tuning: str) -> dict[str, Any]:
         """The usual rates: a pipeline knows how to paint, and forgets it at those of small painters."""
         return {"training.lr": 1e-5 if tuning == "full" else 1e-4}
 

@@ -31,7 +31,7 @@ class GenerateSettings(TaskSettings):
     silent: float = Field(0.1, ge=0, lt=1, description="share of pictures shown without their sentence (Ho & Salimans 2022)")
     examples: list[str] = Field(default_factory=list, description="sentences of pictures in reports; default: some of the data's")
     steps: int = Field(30, ge=1, description="steps from noise to picture")
-    guidance: float = Field(2.0, ge=0, description="how far to go towards what the sentence says; 1 = as learnt")
+    guidance: float = Field(3.0, ge=0, description="how far to go towards what the sentence says; 1 = as learnt")
 
 
 @dataclass
