@@ -23,10 +23,9 @@ from sklearn.datasets import load_digits
 
 import foveate
 from foveate import images
-from foveate.calibration import Calibration, Familiar, sharpened
+from foveate.calibration import Calibration, Familiar, calibration_error, sharpened
+from foveate.calibration import fitted as fitted_temperature
 from foveate.formats import read_table
-from foveate.metrics.labels import LabelMetric
-from foveate.types import Labels
 from spine import Rows, sets, words
 
 COVERAGE, SPLITS, WRONG = 0.9, 20, 0.05
@@ -59,18 +58,13 @@ def sure(parts: tuple[Path, Path], seed: int, run: Path) -> dict[str, Any]:
     classes = foveate.load(run).classes
     scores = np.stack([answer.scores for answer in answers]).astype(float)
     truths = np.array([classes.index(sample.truth.names[0]) for sample in samples])
-    before = error(sharpened(scores, 1 / temperature), truths, classes)
+    plain = sharpened(scores, 1 / temperature)
+    before = calibration_error(plain.max(1), plain.argmax(1) == truths)
     row = {"count": len(samples), "accuracy": told["accuracy"], "temperature": temperature}
-    row |= {"ece_before": before, "ece_after": told["expected_calibration_error"], "set_coverage": told["set_coverage"]}
+    row |= {"ece_before": before, "ece_after": told["expected_calibration_error"]}
+    row |= {"ece_by_chance": told["calibration_error_by_chance"], "set_coverage": told["set_coverage"]}
     row |= {"set_size": told["set_size"], "coverages": coverages(scores, truths, seed)}
     return row | {"auroc_of_digits": told["ood"]["auroc"]}
-
-
-def error(scores: np.ndarray, truths: np.ndarray, classes: tuple[str, ...]) -> float:
-    metric = LabelMetric(classes)
-    for row, place in zip(scores, truths, strict=True):
-        metric.update(Labels((classes[int(row.argmax())],), row.astype(np.float32)), Labels((classes[place],)))
-    return metric.compute().numbers["expected_calibration_error"].value
 
 
 def coverages(scores: np.ndarray, truths: np.ndarray, seed: int) -> list[float]:
@@ -78,7 +72,8 @@ def coverages(scores: np.ndarray, truths: np.ndarray, seed: int) -> list[float]:
     for split in range(SPLITS):
         order = np.random.default_rng([seed, split]).permutation(len(truths))
         one, other = order[: len(order) // 2], order[len(order) // 2 :]
-        calibration = Calibration.learnt(scores[one], truths[one], np.zeros((len(one), 1)), nothing)
+        temperature = fitted_temperature(scores[one], truths[one])
+        calibration = Calibration.learnt(scores[one], truths[one], np.zeros((len(one), 1)), nothing, temperature)
         among = calibration.among(sharpened(scores[other], calibration.temperature), COVERAGE)
         found.append(float(among[np.arange(len(other)), truths[other]].mean()))
     return found
@@ -113,12 +108,13 @@ def errors(parts: tuple[Path, Path], seed: int, run: Path) -> dict[str, Any]:
 
 
 def summary(rows: list[dict[str, Any]]) -> str:
-    lines = ["| set | accuracy | ECE before | after | coverage of 20 splits | AUROC of digits | errors in the first tenth |"]
-    lines.append("|---|---|---|---|---|---|---|")
+    numbers = ("accuracy", "ece_before", "ece_after", "ece_by_chance")
+    lines = ["| set | accuracy | ECE before | after | by chance | coverage of 20 splits | AUROC of digits | planted errors found |"]
+    lines.append("|---|---|---|---|---|---|---|---|")
     for name in dict.fromkeys(row["set"] for row in rows):
         own = [row for row in rows if (row["set"], row["way"]) == (name, "sure")]
         planted = [row["recall"] for row in rows if (row["set"], row["way"]) == (name, "errors")]
-        means = [f"{statistics.mean(row[word] for row in own):.3f}" for word in ("accuracy", "ece_before", "ece_after")]
+        means = [f"{statistics.mean(row[word] for row in own):.3f}" for word in numbers]
         covered = statistics.mean(value for row in own for value in row["coverages"])
         area = statistics.mean(row["auroc_of_digits"]["value"] for row in own)
         recalls = ", ".join(f"{each:.2f}" for each in planted)

@@ -15,7 +15,7 @@ from scipy.special import softmax
 import foveate
 from conftest import stripes_folder
 from foveate import cli
-from foveate.calibration import Calibration, Familiar, fitted, reliability, risks, sharpened
+from foveate.calibration import Calibration, Familiar, calibration_error, error_by_chance, fitted, reliability, risks, sharpened
 from foveate.errors import UsageError
 from foveate.predictor import load
 from foveate.run import CALIBRATION, FAMILIAR, Run
@@ -33,10 +33,22 @@ def drawn(count: int, seed: int, temperature: float = 1.0, classes: int = 5):
 
 
 def learnt(scores, truths):
-    return Calibration.learnt(scores, truths, np.zeros((len(truths), 4)), FAMILIAR_)
+    return Calibration.learnt(scores, truths, np.zeros((len(truths), 4)), FAMILIAR_, fitted(scores, truths))
 
 
 # --- the arithmetic
+
+
+def test_the_calibration_error_and_what_chance_makes_of_it():
+    assert calibration_error(np.array([0.9, 0.9, 0.3, 0.3]), np.array([True, True, False, True])) == pytest.approx(0.15)
+    sizes = (100, 10_000)
+    drawn_ = [np.random.default_rng(size).uniform(0.2, 1, size) for size in sizes]
+    small, large = (error_by_chance(each) for each in drawn_)
+    assert small > 0.05
+    assert large < 0.015
+    rng = np.random.default_rng(7)
+    errors = [calibration_error(drawn_[0], rng.random(100) < drawn_[0]) for _ in range(300)]
+    assert small == pytest.approx(np.mean(errors), abs=0.01)
 
 
 @pytest.mark.parametrize("wrong", [0.4, 1.0, 2.5])
@@ -127,6 +139,8 @@ def strangers(tmp_path_factory):
 
 def test_a_run_knows_how_sure_it_is(run, strangers, capsys):
     assert run.outcome["calibration"]["images"] == 60
+    counts = run.outcome["images"]  # the temperature of a probe is also that of training images which it was solved without
+    assert run.outcome["calibration"]["left_out"] == counts["train"]
     assert (run.run / FAMILIAR).is_file()
     assert cli._run(["evaluate", str(run.run), "--ood", str(strangers), "--json"]) == 0
     told = json.loads(capsys.readouterr().out.splitlines()[-1])

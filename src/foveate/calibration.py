@@ -19,6 +19,8 @@ from foveate.types import Labels, Sureness
 COVERAGE, RISK = 0.9, 0.1  # of sets, and of answers that are given, unless others are asked
 LEAST = 30  # validation images below which nothing is said
 _SHARPEST, _FLATTEST = 0.05, 20.0  # temperatures
+_BINS = 15  # of the calibration error, as in the paper
+_ROUNDS = 200
 _TINY = 1e-30
 _DIGITS = 5
 _DIRECTIONS = 64  # of the training images' features at the most, and a quarter of the images and of the features' width
@@ -62,9 +64,10 @@ class Calibration:
     familiar: Familiar
 
     @classmethod
-    def learnt(cls, scores: np.ndarray, truths: np.ndarray, features: np.ndarray, familiar: Familiar) -> Calibration:
+    def learnt(
+        cls, scores: np.ndarray, truths: np.ndarray, features: np.ndarray, familiar: Familiar, temperature: float
+    ) -> Calibration:
         """From chances (N, K) before scaling, places of true classes (N,) and features (N, D)."""
-        temperature = fitted(scores, truths)
         scaled = sharpened(scores, temperature)
         best = scaled.argmax(1)
         order = np.argsort(-scaled.max(1), kind="stable")
@@ -150,6 +153,19 @@ def reliability(confidence: np.ndarray, right: np.ndarray, bins: int = 10) -> li
         for _, own in inside
         if own.any()
     ]
+
+
+def calibration_error(confidence: np.ndarray, hits: np.ndarray) -> float:
+    """(N,), (N,) bool -> the gap between confidence and accuracy over bins (low, high], weighted by images (Guo et al. 2017)."""
+    bins = np.clip(np.ceil(confidence * _BINS).astype(int) - 1, 0, _BINS - 1)
+    gaps = np.bincount(bins, weights=confidence - hits, minlength=_BINS)
+    return float(np.abs(gaps).sum() / len(hits))
+
+
+def error_by_chance(confidence: np.ndarray) -> float:
+    """(N,) -> the mean of that error where answers are right exactly as often as they say: N images fill no bin evenly."""
+    rng = np.random.default_rng(0)
+    return float(np.mean([calibration_error(confidence, rng.random(len(confidence)) < confidence) for _ in range(_ROUNDS)]))
 
 
 def risks(confidence: np.ndarray, right: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

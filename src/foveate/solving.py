@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,22 @@ from foveate.splits import group_folds
 from foveate.types import Labels, Score
 
 _FOLDS = 5
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """Training images before classifiers that were solved without them. `chances`: (N, K); `truths`: (N,) places of classes."""
+
+    chances: np.ndarray
+    truths: np.ndarray
+
+
+@dataclass(frozen=True)
+class Solved:
+    """`audit`: of the split, rows; `left_out`: where a probe with one class an image was solved."""
+
+    audit: list[dict[str, Any]] = field(default_factory=list)
+    left_out: LeftOut | None = None
 
 
 def wants_features(job: Job) -> bool:
@@ -40,8 +56,8 @@ def features_of(job: Job) -> np.ndarray:
     return found.numpy()
 
 
-def solve_head(job: Job, features: np.ndarray) -> list[dict[str, Any]]:
-    """Has the tuning put the closed-form solution into the head; gives the audit of the split, where a probe was solved."""
+def solve_head(job: Job, features: np.ndarray) -> Solved:
+    """Has the tuning put the closed-form solution into the head."""
     samples = job.table.of("train")
     targets = np.stack([job.model.task.encode(sample.truth, (1, 1))["labels"].numpy() for sample in samples])
     multilabel = bool(job.recipe.task.settings.get("multilabel"))
@@ -52,24 +68,25 @@ def solve_head(job: Job, features: np.ndarray) -> list[dict[str, Any]]:
     for choice in choices:
         note_choice(job.run, *choice)
     strength = next((value for field, value, _ in choices if field == "head.C"), None)
-    if strength is None or multilabel or not job.recipe.data.audit or len(set(groups)) == len(groups):
-        return []
-    return _audit(features, targets, labels, groups, strength, job.recipe.seed)
+    if strength is None or multilabel:
+        return Solved()
+    truths = targets.argmax(1)
+    left_out = LeftOut(out_of_fold(features, targets, folds, strength, False), truths)
+    if not job.recipe.data.audit or len(set(groups)) == len(groups):
+        return Solved([], left_out)
+    alone = group_folds(labels, [str(place) for place in range(len(groups))], _FOLDS, job.recipe.seed)
+    return Solved(_audit(LeftOut(out_of_fold(features, targets, alone, strength, False), truths), left_out), left_out)
 
 
-def _audit(
-    features: np.ndarray, targets: np.ndarray, labels: list[tuple[str, ...]], groups: list[str], strength: float, seed: int
-) -> list[dict[str, Any]]:
+def _audit(alone: LeftOut, grouped: LeftOut) -> list[dict[str, Any]]:
     """How much a random split would flatter: the same probe, folds that divide groups against folds that do not."""
     found = []
-    for name, by, meaning in (
-        ("random folds", [str(place) for place in range(len(groups))], "near-copies of a picture may be on both sides"),
-        ("folds by group", groups, "near-copies, or what the data groups, stay together"),
+    for name, left_out, meaning in (
+        ("random folds", alone, "near-copies of a picture may be on both sides"),
+        ("folds by group", grouped, "near-copies, or what the data groups, stay together"),
     ):
-        chances = out_of_fold(features, targets, group_folds(labels, by, _FOLDS, seed), strength, False)
-        hits = int((chances.argmax(1) == targets.argmax(1)).sum())
-        low, high = wilson(hits, len(labels))
-        score = Score(hits / len(labels), low, high, len(labels))
+        hits, count = int((left_out.chances.argmax(1) == left_out.truths).sum()), len(left_out.truths)
+        score = Score(hits / count, *wilson(hits, count), count)
         console.say(f"accuracy of a probe inside the training images, {name}: {score}")
         found.append({"name": name, "score": asdict(score), "meaning": meaning})
     return found

@@ -8,13 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from foveate.calibration import reliability, risks
+from foveate.calibration import calibration_error, error_by_chance, reliability, risks
 from foveate.errors import DataError
 from foveate.intervals import bootstraps, wilson
 from foveate.metrics import Metric, with_interval
 from foveate.types import Labels, Score, Scores
 
-_BINS = 15  # of the calibration error, as in the paper
 _ROUNDS = 400
 _FEWEST_ROUNDS = 100
 _WORK = 100_000_000  # images x classes x rounds that a bootstrap of rankings may cost: a second or two
@@ -27,8 +26,9 @@ class LabelMetric(Metric):
     `accuracy`; `balanced_accuracy`, the mean recall of the classes in the truth; `macro_f1`, the mean F1 of the classes in
     truth or answers; `weighted_f1`, weighted by true images; `top_5`, only with more than five classes; `log_loss`;
     `auroc` and `average_precision`, only with two classes, of which classes[1] is the positive one;
-    `expected_calibration_error`, 15 bins of equal width over the confidence of the answer (Guo et al. 2017); where every answer
-    has one, `set_coverage`, the share of sets that hold the true class, and `set_size`, the mean number of classes in a set.
+    `expected_calibration_error`, 15 bins of equal width over the confidence of the answer (Guo et al. 2017);
+    `calibration_error_by_chance`, its mean where as many answers are right exactly as often as they say; where every
+    answer has one, `set_coverage`, the share of sets that hold the true class, and `set_size`, the mean number of classes in a set.
 
     Any number of classes an image, in this order: `mean_average_precision`, the mean over the classes that have a true
     image; `auroc`, the mean over the classes that have images with and without; `macro_f1`, as above (scikit-learn's
@@ -148,12 +148,12 @@ def _single(classes: tuple[str, ...], truth: np.ndarray, answer: np.ndarray, sco
             numbers["top_5"] = _share(_in_top(5, scores, truth))
         numbers[name] = with_interval(value, ends, count)
     if scores is not None:
-        error = _calibration_error(scores[np.arange(count), answer], hits)
-        numbers["expected_calibration_error"] = Score(error, count=count)
+        sure = scores[np.arange(count), answer]
+        numbers["expected_calibration_error"] = Score(calibration_error(sure, hits), count=count)
+        numbers["calibration_error_by_chance"] = Score(error_by_chance(sure), count=count)
     confusion = np.bincount(truth * size + answer, minlength=size * size).reshape(size, size)
     tables: dict[str, Any] = {"confusion": confusion.tolist(), "classes": list(classes)}
     if scores is not None:
-        sure = scores[np.arange(count), answer]
         tables |= {"reliability": reliability(sure, hits), "risk": [part.tolist() for part in risks(sure, hits)]}
     return Scores(numbers, _rows(classes, *totals), tables)
 
@@ -269,13 +269,6 @@ def _in_top(most: int, scores: np.ndarray, truth: np.ndarray) -> np.ndarray:
     own = scores[np.arange(len(truth)), truth][:, None]
     later = np.arange(scores.shape[1]) > truth[:, None]
     return np.asarray(((scores > own) | ((scores == own) & later)).sum(1) < most)
-
-
-def _calibration_error(confidence: np.ndarray, hits: np.ndarray) -> float:
-    """The mean gap between confidence and accuracy over bins (low, high], weighted by images (Guo et al. 2017)."""
-    bins = np.clip(np.ceil(confidence * _BINS).astype(int) - 1, 0, _BINS - 1)
-    gaps = np.bincount(bins, weights=confidence - hits, minlength=_BINS)
-    return float(np.abs(gaps).sum() / len(hits))
 
 
 def _share(hits: np.ndarray) -> Score:

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from foveate import console
-from foveate.calibration import LEAST, Calibration, Familiar
+from foveate.calibration import LEAST, Calibration, Familiar, fitted
 from foveate.data import Order, Pictures, clusters, divided, few, imageless, label_names, loader
 from foveate.earlier import Teacher, divided_beside, earlier_run, own_table, parts, take_over
 from foveate.errors import RunError
@@ -26,7 +26,7 @@ from foveate.recipe import Recipe
 from foveate.run import CALIBRATION, FAMILIAR, Run, environment
 from foveate.scoring import answers, pooled_of, scored, shown
 from foveate.settling import refuse_untaught, settled
-from foveate.solving import features_of, solve_head, wants_features
+from foveate.solving import LeftOut, Solved, features_of, solve_head, wants_features
 from foveate.trainer import Outcome, Trainer
 from foveate.types import Boxes, Denoised, Labels, Split, Table
 from foveate.verbs.evaluate import EvaluateResult, evaluate, parts_told, scanned_aloud
@@ -139,7 +139,7 @@ def adapted(job: Job, command: str, splits: Sequence[Split] = ("val", "test")) -
     frozen = job.model.frozen()
     before = fingerprint(frozen) if frozen else ""
     features = features_of(job) if wants_features(job) else None
-    audit = solve_head(job, features) if features is not None else []
+    solved = solve_head(job, features) if features is not None else Solved()
     if not job.run.trained:
         cut_to_time(job)
         job.run.write_text("recipe.yaml", job.recipe.to_yaml())
@@ -152,9 +152,9 @@ def adapted(job: Job, command: str, splits: Sequence[Split] = ("val", "test")) -
     job.run.write_tensors("model.safetensors", outcome.tensors)
     told = {key: value for key, value in asdict(replace(outcome, tensors={})).items() if key != "tensors"}
     counts = Counter(str(sample.split) for sample in job.table.samples)
-    told |= {"frozen": after, "origin": job.model.backbone.origin, "images": dict(counts), "audit": audit}
-    told |= {"cautions": _cautions(job, audit), "threshold": _threshold(job), "parameters": _parameters(job.model)}
-    told["calibration"] = _calibrated(job)
+    told |= {"frozen": after, "origin": job.model.backbone.origin, "images": dict(counts), "audit": solved.audit}
+    told |= {"cautions": _cautions(job, solved.audit), "threshold": _threshold(job), "parameters": _parameters(job.model)}
+    told["calibration"] = _calibrated(job, None if job.model.tuning.needs_steps else solved.left_out)
     if at_first:
         told["parts"] = {"before": at_first, "after": _by_part(job)}
     job.run.finish(told)
@@ -215,9 +215,10 @@ def _multilabel(job: Job) -> bool:
     return bool(job.recipe.task.settings.get("multilabel"))
 
 
-def _calibrated(job: Job) -> dict[str, Any] | None:
+def _calibrated(job: Job, left_out: LeftOut | None) -> dict[str, Any] | None:
     """Writes what validation images say of the answers' chances, and what is familiar of training images; None where there are too
-    few of them, or several classes may hold."""
+    few of them, or several classes may hold. `left_out`: of a classifier that is the same but for some images, which says more of
+    the temperature, being several times as many."""
     val, train = job.pictures("val").samples, job.pictures("train").samples
     if job.model.task.answer is not Labels or _multilabel(job) or min(len(val), len(train)) < LEAST:
         return None
@@ -228,11 +229,14 @@ def _calibrated(job: Job) -> dict[str, Any] | None:
     classes = job.model.classes
     scores = np.stack([answer.scores for answer in predictions]).astype(float)
     truths = np.array([classes.index(label_names(sample)[0]) for sample in val])
-    found = Calibration.learnt(scores, truths, theirs, Familiar.of(features))
+    temperature = fitted(scores, truths)
+    if left_out is not None:
+        temperature = fitted(np.concatenate([scores, left_out.chances]), np.concatenate([truths, left_out.truths]))
+    found = Calibration.learnt(scores, truths, theirs, Familiar.of(features), temperature)
     job.run.write_json(CALIBRATION, found.row())
     tensors = {name: torch.from_numpy(getattr(found.familiar, name)).half() for name in ("middle", "directions")}
     job.run.write_tensors(FAMILIAR, tensors)
-    return {"temperature": found.temperature, "images": len(val)}
+    return {"temperature": temperature, "images": len(val), "left_out": 0 if left_out is None else len(left_out.truths)}
 
 
 def _seen(job: Job, pictures: Pictures) -> tuple[list[Any], np.ndarray]:
