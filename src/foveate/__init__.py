@@ -116,16 +116,23 @@ def continue_(
 
 
 def evaluate(
-    run: Place, data: Place | None = None, *, shift: Place | None = None, ood: Place | None = None, **options: Any
+    run: Place,
+    data: Place | None = None,
+    *,
+    shift: Place | None = None,
+    ood: Place | None = None,
+    slices: Place | None = None,
+    **options: Any,
 ) -> EvaluateResult:
     """Scores a run on its own held-out images, or on `data`; says what is lost on the images of `shift`, and how well pictures of
     other things, `ood`, are told apart.
 
-    Options: split, format, device, strict.
+    `slices`: a table with a column path and others, by which the images are parted. Options: split, format, device, strict,
+    corrupt, lang.
     """
     from foveate.verbs.evaluate import evaluate as score
 
-    return score(Path(run), _path(data), shift=_path(shift), ood=_path(ood), **options)
+    return score(Path(run), _path(data), shift=_path(shift), ood=_path(ood), slices=_path(slices), **options)
 
 
 def predict(run: Place, images: Place | Iterable[Place], **options: Any) -> list[Answer]:

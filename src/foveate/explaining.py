@@ -19,11 +19,15 @@ from scipy.stats import spearmanr
 from torch import Tensor, nn
 from torch.nn import functional
 
-from foveate.data import even_parts
+from foveate.data import Order, Pixels, even_parts, loader
 from foveate.explainers import Asked, Explainer
+from foveate.heat import overlay
+from foveate.images import resized
 from foveate.model import Model
+from foveate.painting import as_pixels
+from foveate.predictor import Predictor
 from foveate.tasks import Question
-from foveate.types import Batch
+from foveate.types import Batch, Sample
 
 _CELLS = 14
 _STEPS = 14  # of a curve
@@ -76,6 +80,19 @@ class Subject:
     def asked(self, question: Question) -> Asked:
         return Asked(self.batch.images, lambda images: question.score(self.output(images)), self.model.backbone)
 
+    @classmethod
+    def of(cls, predictor: Predictor, sample: Sample) -> Subject:
+        """Raises BrokenImage."""
+        pixels = Pixels([sample], predictor.model.backbone.input.size, predictor.model.task.framing, keep=True)
+        pictures = predictor.pictures([sample], pixels)
+        batch = next(iter(loader(pictures, Order(len(pictures), 1))))
+        return cls(predictor.model, batch.to(predictor.device))
+
+    def pixels(self, side: int) -> np.ndarray:
+        """(side, side, 3) uint8: the picture as the network sees it."""
+        spec = self.model.backbone.input
+        return resized(as_pixels(self.batch.images, spec.mean, spec.std)[0], (side, side))
+
     @torch.no_grad()
     def questions(self) -> list[Question]:
         return self.model.task.questions(self.output(self.batch.images), self.batch)
@@ -84,6 +101,12 @@ class Subject:
     def chances(self, question: Question, images: Tensor) -> np.ndarray:
         parts = [question.chance(self.output(images[part])) for part in even_parts(len(images), _AT_ONCE)]
         return torch.cat(parts).float().cpu().numpy()
+
+
+def over(pixels: np.ndarray, map_: Tensor) -> np.ndarray:
+    """The map (h, w) laid over the picture (S, S, 3)."""
+    wide = functional.interpolate(map_[None, None].detach().float().cpu(), pixels.shape[:2], mode="bilinear", align_corners=False)
+    return overlay(pixels, wide[0, 0].numpy())
 
 
 def cells(map_: Tensor) -> np.ndarray:

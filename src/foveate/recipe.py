@@ -113,6 +113,7 @@ class Recipe(Section):
     start: StartRecipe = Field(default_factory=StartRecipe)
     seed: int = Field(0, ge=0, description="seed of every random choice")
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps")
+    lang: Literal["en", "zh"] = Field("en", description="language of reports: en, zh")
 
     def stated(self, dotted: str) -> bool:
         """Whether a field was set, by the user or by a decision, or still has its general default."""
@@ -145,6 +146,7 @@ WORDS = {
     "tensorboard": "training.tensorboard",
     "seed": "seed",
     "device": "device",
+    "lang": "lang",
 }
 """The short words of the command line and of Python, and the field of the recipe that each one means."""
 

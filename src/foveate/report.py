@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from foveate.images import to_data_uri
+from foveate.language import speaker
 from foveate.run import written_aside
 from foveate.types import Score, Scores
 
@@ -66,13 +67,25 @@ class Strangers:
 
 
 @dataclass(frozen=True)
+class Cell:
+    """Images of one class that got the answer of another. `pictures`: some of them, key and thumbnail (H, W, 3) uint8."""
+
+    truth: str
+    answer: str
+    count: int
+    pictures: list[tuple[str, np.ndarray]]
+
+
+@dataclass(frozen=True)
 class Page:
     """What a report says.
 
-    `facts`: name and value; `choices`: field, value, reason; `skipped`: path, why; `ladder`: a row for each tuning that was tried;
-    `curves`: the rows of metrics.jsonl; `cautions`: sentences about what the figure cannot promise; `shift`: what these images lose
-    against others; `best`: good answers, where they tell something; `made`: pictures that the network makes by itself; `ood`:
-    how well images of other data are told apart; `corrupted`: the main number under corruptions. Empty parts are left out.
+    `asks`: the question that the run answers; `lang`: of the words; `facts`: name and value; `choices`: field, value, reason;
+    `skipped`: path, why; `ladder`: a row for each tuning that was tried; `curves`: the rows of metrics.jsonl; `cautions`: sentences
+    about what the figure cannot promise; `shift`: what these images lose against others; `best`: good answers, where they tell
+    something; `made`: pictures that the network makes by itself; `ood`: how well images of other data are told apart; `corrupted`:
+    the main number under corruptions; `slices`: the main number on parts of the images, rows; `confused`: what lies in the cells of
+    the confusion matrix. Empty parts are left out.
     """
 
     title: str
@@ -93,6 +106,10 @@ class Page:
     made: list[Mistake] = field(default_factory=list)
     ood: Strangers | None = None
     corrupted: dict[str, Any] | None = None
+    slices: list[dict[str, Any]] = field(default_factory=list)
+    confused: list[Cell] = field(default_factory=list)
+    asks: str = ""
+    lang: str = "en"
 
 
 @dataclass(frozen=True)
@@ -110,6 +127,7 @@ class LearningPage:
     neighbours: list[list[np.ndarray]]
     sheet: list[list[np.ndarray]]
     environment: dict[str, str]
+    lang: str = "en"
 
 
 def write_learning(page: LearningPage, path: Path) -> None:
@@ -118,7 +136,7 @@ def write_learning(page: LearningPage, path: Path) -> None:
 
     curves = plots.learning(page.curves) if page.curves else ""
     rows = [[[to_data_uri(picture) for picture in row] for row in part] for part in (page.neighbours, page.sheet)]
-    _render("pretraining.html.j2", path, page=page, curves=curves, neighbours=rows[0], sheet=rows[1])
+    _render("pretraining.html.j2", path, page, curves=curves, neighbours=rows[0], sheet=rows[1])
 
 
 def write(page: Page, path: Path) -> None:
@@ -129,10 +147,11 @@ def write(page: Page, path: Path) -> None:
     _render(
         "report.html.j2",
         path,
-        page=page,
+        page,
         main=page.scores.numbers[page.scores.main],
         split=_SPLITS.get(page.split, page.split),
         pictures={mistake.key: to_data_uri(mistake.pixels) for mistake in [*page.mistakes, *page.best, *page.made]},
+        cells=[(cell, [(key, to_data_uri(pixels)) for key, pixels in cell.pictures]) for cell in page.confused],
         confusion=plots.confusion(np.array(tables["confusion"]), tables["classes"]) if "confusion" in tables else "",
         sureness=plots.sureness(tables["reliability"], tables["risk"]) if "reliability" in tables else "",
         precision=plots.pr_curves(tables["pr"]) if "pr" in tables else "",
@@ -140,17 +159,18 @@ def write(page: Page, path: Path) -> None:
     )
 
 
-def _render(template: str, path: Path, **content: Any) -> None:
+def _render(template: str, path: Path, page: Page | LearningPage, **content: Any) -> None:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     templates = FileSystemLoader(Path(__file__).parent)
     engine = Environment(loader=templates, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    engine.filters["said"] = _said
-    text = engine.get_template(template).render(**content)
+    say = speaker(page.lang)
+    engine.filters["said"] = lambda name: say(said(name))
+    text = engine.get_template(template).render(page=page, _=say, **content)
     with written_aside(path) as aside:
         aside.write_text(text, encoding="utf-8")
 
 
-def _said(name: str) -> str:
+def said(name: str) -> str:
     """mean_iou -> 'mean IoU'."""
     return " ".join(_WRITTEN.get(word, word) for word in name.split("_"))

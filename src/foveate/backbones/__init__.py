@@ -239,6 +239,10 @@ class Family(ABC):
         """Values of the recipe's dotted fields that suit a backbone under a tuning, as tasks and tunings have them."""
         return {}
 
+    def licence(self, name: str) -> str:
+        """Of the weights."""
+        return self.card(name).licence
+
     @abstractmethod
     def card(self, name: str) -> Card:
         """What is known about one backbone, without its weights."""

@@ -8,8 +8,10 @@ from typing import Any
 import click
 
 from foveate import console
+from foveate.language import languages
 from foveate.options import command, common, option, path_argument, shown, typed
 
+_SLICES = "A table with a column path and others, such as site or sex: the number on each part."
 _SPLITS = ["auto", "train", "val", "test", "all"]
 
 
@@ -26,6 +28,8 @@ def made() -> click.Command:
         option("--split", type=click.Choice(_SPLITS), default="auto", help="Which images; auto: test, else val, else all."),
         option("--ood", type=click.Path(path_type=Path), metavar="DATA", help="Pictures of other things: are they told apart?"),
         option("--corrupt", is_flag=True, help="With noise, blur, fog and bad JPEG too, in five strengths."),
+        option("--slices", type=click.Path(path_type=Path), metavar="TABLE", help=_SLICES),
+        option("--lang", type=click.Choice(languages()), help="Language of the report.  Default: as in the run."),
         option("--shift", type=click.Path(path_type=Path), metavar="DATA", help="Images from elsewhere: what is lost there."),
         option("--format", default="auto", help="How the data lies on disk; auto looks."),
         *common(),

@@ -35,4 +35,5 @@ class Explainer(ABC):
         backbone that it cannot look into."""
 
 
+USUAL = "gradcam"  # in reports
 EXPLAINERS: Shelf[Explainer] = Shelf("foveate.explainers", Explainer, "explainer")

@@ -74,6 +74,21 @@ def _columns(path: Path) -> set[str]:
     return columns
 
 
+def traits(path: Path) -> dict[Path, dict[str, str]]:
+    """What else a table says of its images: of each its cells as text, under the names of columns that are none of ours.
+
+    Raises DataError where there is no such column."""
+    ours = {alias for aliases in (*ALIASES.values(), *CORNERS.values(), TEXTS) for alias in aliases}
+    others = [] if path.suffix.lower() == ".parquet" else sorted(_columns(path) - ours)
+    found: dict[Path, dict[str, str]] = {}
+    for number, cells in records(path, {"path": ALIASES["path"], **{name: (name,) for name in others}}, ("path",)):
+        found[place_of(cells["path"], path, number)[0]] = {name: word_of(cells.get(name)) for name in others}
+    if not others:
+        hint = "a .csv, .tsv or .jsonl with a column path and such as site, sex, year"
+        raise DataError("this table has no column to slice by", where=printable(path), hint=hint)
+    return found
+
+
 # --- bytes -> records
 
 

@@ -45,6 +45,7 @@ class Task(ABC):
 
     `needs`: what the head reads from the backbone; settings may change it. `answer`: the type of its predictions, and of its truths
     where `truths` names no others.
+    `asks`: the question, for reports.
     `framing`: what the network sees of a picture: the central square, the whole (padded to the square), or windows at full
     resolution, one after the other; settings may change it.
     `suggests`: values of the recipe's dotted fields that suit it better than the general defaults; taken where the user stated
@@ -54,6 +55,7 @@ class Task(ABC):
     needs: frozenset[Provides]
     answer: ClassVar[type[Prediction]]
     truths: ClassVar[tuple[type, ...]] = ()
+    asks: ClassVar[str] = "What is there to see?"
     framing: Literal["crop", "whole", "windows"] = "crop"
     suggests: ClassVar[dict[str, Any]] = {"tuning": "full"}
     Settings: ClassVar[type[TaskSettings]] = TaskSettings

@@ -43,6 +43,7 @@ class Caption(Task):
 
     needs: frozenset[Provides] = frozenset({Provides.MAPS})
     answer: ClassVar[type[Text]] = Text
+    asks: ClassVar[str] = "What is there to say about a picture?"
     framing: Framing = "whole"
     suggests: ClassVar[dict[str, Any]] = {
         "tuning": "head",

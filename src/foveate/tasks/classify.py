@@ -88,6 +88,7 @@ def _deviation(maps: Tensor) -> Tensor:
 
 class Classify(Task):
     answer: ClassVar[type[Labels]] = Labels
+    asks: ClassVar[str] = "Which class does a picture belong to?"
     suggests: ClassVar[dict[str, Any]] = {"tuning": "probe"}
     Settings: ClassVar[type[TaskSettings]] = ClassifySettings
 

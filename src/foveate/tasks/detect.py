@@ -53,6 +53,7 @@ class DetectionHead(nn.Module):
 
 class Detect(PlaceTask):
     answer: ClassVar[type[Boxes]] = Boxes
+    asks: ClassVar[str] = "Where are things of these classes, and which are they?"
     Settings: ClassVar[type[TaskSettings]] = DetectSettings
 
     settings: DetectSettings

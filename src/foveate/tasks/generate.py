@@ -47,6 +47,7 @@ class Generate(Task):
 
     needs: frozenset[Provides] = frozenset({Provides.NOISE})
     answer: ClassVar[type[Denoised]] = Denoised
+    asks: ClassVar[str] = "What do new pictures of this kind look like?"
     truths: ClassVar[tuple[type, ...]] = (Labels, Text, Picture)
     suggests: ClassVar[dict[str, Any]] = {
         "tuning": "full",

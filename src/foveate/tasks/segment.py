@@ -74,6 +74,7 @@ class NativeHead(nn.Module):
 
 class Segment(PlaceTask):
     answer: ClassVar[type[Regions]] = Regions
+    asks: ClassVar[str] = "Which class does every pixel belong to?"
     Settings: ClassVar[type[TaskSettings]] = SegmentSettings
 
     settings: SegmentSettings

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from foveate import console
+from foveate.backbones import family_of
 from foveate.calibration import LEAST, Calibration, Familiar, fitted
 from foveate.data import Order, Pictures, clusters, divided, few, imageless, label_names, loader
 from foveate.earlier import Teacher, divided_beside, earlier_run, own_table, parts, take_over
@@ -154,6 +155,7 @@ def adapted(job: Job, command: str, splits: Sequence[Split] = ("val", "test")) -
     counts = Counter(str(sample.split) for sample in job.table.samples)
     told |= {"frozen": after, "origin": job.model.backbone.origin, "images": dict(counts), "audit": solved.audit}
     told |= {"cautions": _cautions(job, solved.audit), "threshold": _threshold(job), "parameters": _parameters(job.model)}
+    told["licence"] = family_of(job.recipe.backbone.name).licence(job.recipe.backbone.name)
     told["calibration"] = _calibrated(job, None if job.model.tuning.needs_steps else solved.left_out)
     if at_first:
         told["parts"] = {"before": at_first, "after": _by_part(job)}

@@ -85,5 +85,6 @@ def page_of(
         curves=[{"epoch": 0, **told["start"]}, *run.logged()],
         neighbours=neighbours,
         sheet=sheet,
+        lang=recipe.lang,
         environment={**{k: str(v) for k, v in around.items() if k not in ("versions", "command")}, **around["versions"]},
     )

@@ -5,9 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from foveate import images
-from foveate.data import Pixels, Scanned, label_names
+from foveate.data import Scanned, label_names
 from foveate.drawing import drawn, side_by_side
+from foveate.errors import UsageError
+from foveate.explainers import EXPLAINERS, USUAL
+from foveate.explaining import Subject, over
 from foveate.heat import sheet
 from foveate.metrics import metric_for
 from foveate.predictor import Predictor, confidence
@@ -16,7 +21,8 @@ from foveate.types import Denoised, Labels, Sample, Text
 
 _MOST, _BEST = 24, 6  # pictures
 _SENTENCES = 12  # pictures with a map for each word, which are larger
-_THUMBNAIL = 192  # px
+_HEATED = 12  # pictures beside what speaks for the answer
+_THUMBNAIL, _GAP = 192, 6  # px
 _WIDE = 640  # px, of truth and answer side by side
 _WORD, _WORDS = 104, 11  # px of a picture that shows where a word was looked for, and how many words at the most
 
@@ -38,8 +44,9 @@ def ranked(scanned: Scanned, predictions: Sequence[Any], predictor: Predictor) -
     found.sort(key=lambda each: (-each[0], each[1].key))
     worst = [each for each in found if each[0] > 0]
     if task.answer is not Text:
-        return _shown(worst[:_MOST], scanned.pixels, predictor), []
-    return _shown(worst[:_SENTENCES], scanned.pixels, predictor), _shown(found[::-1][:_BEST], scanned.pixels, predictor)
+        most = _HEATED if task.answer is Labels else _MOST
+        return _shown(worst[:most], predictor), []
+    return _shown(worst[:_SENTENCES], predictor), _shown(found[::-1][:_BEST], predictor)
 
 
 def made(predictor: Predictor) -> list[Mistake]:
@@ -53,21 +60,34 @@ def made(predictor: Predictor) -> list[Mistake]:
     ]
 
 
-def _shown(chosen: _Judged, pixels: Pixels, predictor: Predictor) -> list[Mistake]:
-    return [_picture(sample, prediction, pixels, predictor) for _, sample, prediction in chosen]
+def _shown(chosen: _Judged, predictor: Predictor) -> list[Mistake]:
+    return [_picture(sample, prediction, predictor) for _, sample, prediction in chosen]
 
 
-def _picture(sample: Sample, prediction: Any, pixels: Pixels, predictor: Predictor) -> Mistake:
+def _picture(sample: Sample, prediction: Any, predictor: Predictor) -> Mistake:
     if isinstance(prediction, Labels):
         answer = f"{', '.join(prediction.names) or 'none'} ({confidence(prediction):.0%})"
         told = [("answer", answer), ("truth", ", ".join(label_names(sample)) or "none")]
-        return Mistake(sample.key, images.thumbnail(pixels.read(sample.path)[0], _THUMBNAIL), told)
+        return Mistake(sample.key, _with_heat(sample, predictor), told)
     full, _ = images.read(sample.path)
     if isinstance(prediction, Text):
         return _worded(sample, prediction, full)
     left = drawn(full, sample.truth, predictor.classes)
     right = drawn(full, predictor.sure(prediction), predictor.classes)
     return Mistake(sample.key, images.thumbnail(side_by_side(left, right, ("truth", "answer")), _WIDE), [])
+
+
+def _with_heat(sample: Sample, predictor: Predictor) -> np.ndarray:
+    """The picture as the network sees it, and where its answer came from, where the network can be looked into."""
+    subject = Subject.of(predictor, sample)
+    pixels, questions = subject.pixels(_THUMBNAIL), subject.questions()
+    if not questions:
+        return pixels
+    try:
+        map_ = EXPLAINERS.load(USUAL)().explain(subject.asked(questions[0]))
+    except UsageError:
+        return pixels
+    return np.concatenate([pixels, np.full((_THUMBNAIL, _GAP, 3), 255, np.uint8), over(pixels, map_)], 1)
 
 
 def _worded(sample: Sample, prediction: Text, full: Any) -> Mistake:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from foveate import console
+from foveate.cards import write_card
 from foveate.data import Scanned, label_names, renamed, scan
 from foveate.earlier import own_table
 from foveate.errors import DataError
@@ -22,10 +23,14 @@ from foveate.report import Comparison, Page, Shift, Strangers, write
 from foveate.run import Run, written_aside
 from foveate.scoring import judged
 from foveate.types import Denoised, Labels, Sample, Score, Scores, Table
+from foveate.verbs._confused import confused
 from foveate.verbs._corrupt import Corrupted, robust
 from foveate.verbs._ood import told_apart
 from foveate.verbs._ranked import made, ranked
 from foveate.verbs._shift import between, differences, lines
+from foveate.verbs._slices import Slice, sliced
+from foveate.verbs._slices import lines as slice_lines
+from foveate.verbs._slices import rows as slice_rows
 
 _WORDS = {
     "test": "test images, held out from training and from every choice",
@@ -33,6 +38,16 @@ _WORDS = {
     "train": "training images",
     "all": "all images of the given data",
 }
+
+
+@dataclass(frozen=True)
+class _Beside:
+    """What is looked at beside the numbers."""
+
+    ood: Path | None
+    corrupt: bool
+    slices: Path | None
+    lang: str | None
 
 
 @dataclass(frozen=True)
@@ -55,6 +70,7 @@ class EvaluateResult:
     shifted: EvaluateResult | None = None
     ood: Strangers | None = None
     corrupted: Corrupted | None = None
+    slices: list[Slice] = field(default_factory=list)
 
     def numbers(self) -> dict[str, Any]:
         values = {name: score.value for name, score in self.scores.numbers.items()}
@@ -66,6 +82,8 @@ class EvaluateResult:
             found["ood"] = {"data": self.ood.name, "auroc": asdict(self.ood.auroc)}
         if self.corrupted is not None:
             found["corrupted"] = self.corrupted.numbers()
+        if self.slices:
+            found["slices"] = slice_rows(self.slices)
         if self.shifted is None or self.shift is None:
             return found
         return {**found, "shifted": self.shifted.numbers(), "drop": asdict(self.shift.drop), "per_class": self.shift.per_class}
@@ -76,6 +94,7 @@ class EvaluateResult:
         if self.ood is not None:
             found.append(f"  told from {self.ood.name}, AUROC: {self.ood.auroc}")
         found += self.corrupted.lines() if self.corrupted is not None else []
+        found += slice_lines(self.slices, self.scores.main)
         found += [f"note: {caution}" for caution in self.cautions]
         if self.shifted is not None and self.shift is not None:
             found += ["on the other data:", *self.shifted.lines()[1:-1], *lines(self.shift, self.scores.main)]
@@ -98,19 +117,23 @@ def evaluate(
     shift: Path | None = None,
     ood: Path | None = None,
     corrupt: bool = False,
+    slices: Path | None = None,
+    lang: str | None = None,
 ) -> EvaluateResult:
     """Scores a finished run on its own held-out images, or on other data; with `shift` on that data too, and says what is lost.
 
     `split`: auto takes test, else val, else all. `format`: of all data that is named. `ood`: pictures of other things, with or
     without labels: how well they are told apart. `corrupt`: with
-    noise, blur, fog and bad JPEG too, in five strengths. Raises UsageError, DataError and RunError as `load` and the formats do.
+    noise, blur, fog and bad JPEG too, in five strengths. `slices`: a table with what else there is to say of the images, by which
+    they are parted. `lang`: of the report; None = the run's. Raises UsageError, DataError and RunError as `load` and formats do.
     """
+    beside = _Beside(ood, corrupt, slices, lang)
     if shift is not None:
         read_table(shift, format)  # what is wrong with it is said before anything runs
-    home = _evaluated(run, data, split, format, device, strict, command, ood=ood, corrupt=corrupt)
+    home = _evaluated(run, data, split, format, device, strict, command, beside)
     if shift is None:
         return home
-    away = _evaluated(run, shift, "auto", format, device, strict, command, home)
+    away = _evaluated(run, shift, "auto", format, device, strict, command, replace(beside, ood=None, corrupt=False), home)
     return replace(home, shift=away.shift, shifted=away, seconds=home.seconds + away.seconds)
 
 
@@ -122,9 +145,8 @@ def _evaluated(
     device: str,
     strict: bool,
     command: str,
+    beside: _Beside,
     home: EvaluateResult | None = None,
-    ood: Path | None = None,
-    corrupt: bool = False,
 ) -> EvaluateResult:
     """`home`: what these images are compared with."""
     start = time.perf_counter()
@@ -138,18 +160,22 @@ def _evaluated(
         looking = time.perf_counter()
         found = predictor.answers(samples, scanned.pixels, bar.advance)
         looking = time.perf_counter() - looking
-    strangers = told_apart(predictor, found.predictions, ood) if ood is not None else None
+    strangers = told_apart(predictor, found.predictions, beside.ood) if beside.ood is not None else None
     metric = judged(found.predictions, samples, predictor.model, predictor.multilabel)
     scores = metric.compute()
-    spoilt = robust(predictor, samples, scanned.pixels, scores.numbers[scores.main]) if corrupt else None
+    spoilt = robust(predictor, samples, scanned.pixels, scores.numbers[scores.main]) if beside.corrupt else None
+    parts = sliced(predictor, samples, found.predictions, beside.slices, scores.numbers[scores.main]) if beside.slices else []
     cautions = _cautions(predictor, scanned, split, own=data is None)
     shift = between(home.metric, home.scores, metric, scores) if home else None
     cautions += differences(shift) if shift else []
     folder = _free_folder(predictor.run, split if data is None else data.stem)
     _save(folder, samples, found.predictions, scores, predictor)
     about = (Path(run), folder, split, scores, cautions, len(scanned.skipped), metric, looking)
-    result = EvaluateResult(*about, 0.0, shift, None, strangers, spoilt)
-    write(_page(predictor, result, scanned, found.predictions, command), folder / "report.html")
+    result = EvaluateResult(*about, 0.0, shift, None, strangers, spoilt, parts)
+    page = _page(predictor, result, scanned, found.predictions, command, beside.lang or predictor.recipe.lang)
+    write(page, folder / "report.html")
+    if data is None:
+        write_card(page, predictor.recipe.task.name, predictor.recipe.backbone.name, predictor.run.folder / "README.md")
     return replace(result, seconds=time.perf_counter() - start)
 
 
@@ -233,6 +259,11 @@ def parts_told(outcome: dict[str, Any]) -> list[tuple[str, str]]:
     ]
 
 
+def _moved(tuning: str, outcome: dict[str, Any]) -> str:
+    count = outcome.get("parameters")
+    return f"{tuning}, {count['trained']:,} of {count['all']:,} parameters" if count else tuning
+
+
 def _adapted(run: Run) -> list[tuple[str, str]]:
     """How a run was adapted to images from elsewhere; nothing for any other run."""
     about = run.adapted()
@@ -263,7 +294,9 @@ def _truth_row(sample: Sample, classes: tuple[str, ...]) -> Any:
     return list(label_names(sample)) if truth is None or isinstance(truth, Labels) else truth.row(classes)["answer"]
 
 
-def _page(predictor: Predictor, result: EvaluateResult, scanned: Scanned, predictions: Sequence[Any], command: str) -> Page:
+def _page(
+    predictor: Predictor, result: EvaluateResult, scanned: Scanned, predictions: Sequence[Any], command: str, lang: str
+) -> Page:
     run, recipe = predictor.run, predictor.recipe
     outcome = run.outcome()
     told = run.read_json("environment.json")
@@ -278,7 +311,8 @@ def _page(predictor: Predictor, result: EvaluateResult, scanned: Scanned, predic
             ("images", ", ".join(f"{count} {split}" for split, count in outcome["images"].items())),
             *([("classes", str(len(predictor.classes)))] if predictor.classes else []),
             ("backbone", f"{recipe.backbone.name} ({outcome['origin']})"),
-            ("tuning", recipe.tuning.name),
+            ("licence of the weights", outcome.get("licence", "not stated")),
+            ("tuning", _moved(recipe.tuning.name, outcome)),
             ("seed", str(recipe.seed)),
             ("trained", f"{outcome['epochs']} epochs, {outcome['seconds']:.0f} s: {outcome['reason']}"),
             *([("goes on from", recipe.start.run)] if recipe.start.run else []),
@@ -297,5 +331,9 @@ def _page(predictor: Predictor, result: EvaluateResult, scanned: Scanned, predic
         shift=result.shift,
         ood=result.ood,
         corrupted=result.corrupted.numbers() if result.corrupted else None,
+        slices=slice_rows(result.slices),
+        confused=confused(predictor, scanned.table.samples, predictions, scanned.pixels),
+        asks=predictor.model.task.asks,
+        lang=lang,
         environment={**{k: str(v) for k, v in told.items() if k not in ("versions", "command")}, **told["versions"]},
     )

@@ -9,17 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
-from torch.nn import functional
 
 from foveate import console, images
-from foveate.data import Order, Pictures, Pixels, loader
 from foveate.drawing import tiled
 from foveate.errors import BrokenImage, UsageError
 from foveate.explainers import EXPLAINERS, Explainer
-from foveate.explaining import Curves, Faith, Subject, randomised, sameness
-from foveate.heat import overlay
+from foveate.explaining import Curves, Faith, Subject, over, randomised, sameness
 from foveate.model import Model
 from foveate.predictor import Predictor, load
 from foveate.run import Run, numbered, refuse_taken
@@ -137,19 +133,13 @@ def explain(
 
 def _explained(predictor: Predictor, other: Model, path: Path, explainers: dict[str, Explainer]) -> tuple[list[Why], np.ndarray]:
     sample = Sample(path, images.printable(path))
-    pixels = Pixels([sample], predictor.model.backbone.input.size, predictor.model.task.framing, keep=True)
-    subject = Subject(predictor.model, _alone(predictor, predictor.pictures([sample], pixels)))
+    subject = Subject.of(predictor, sample)
     questions = subject.questions()[:_QUESTIONS]
     if not questions:
         kind = predictor.model.task.answer.__name__.lower()
         raise UsageError(f"there is nothing to explain about this answer ({kind})", where=path, hint="another picture or run")
     whys = [why for question in questions for why in _whys(subject, question, other, sample.key, explainers)]
     return whys, _sheet(subject, whys, len(explainers))
-
-
-def _alone(predictor: Predictor, pictures: Pictures) -> Any:
-    batch = next(iter(loader(pictures, Order(len(pictures), 1))))
-    return batch.to(predictor.device)
 
 
 def _whys(subject: Subject, question: Question, other: Model, path: str, explainers: dict[str, Explainer]) -> list[Why]:
@@ -165,22 +155,14 @@ def _whys(subject: Subject, question: Question, other: Model, path: str, explain
 
 def _sheet(subject: Subject, whys: list[Why], across: int) -> np.ndarray:
     """A row for each question: the picture as the network sees it, then each map over it, with what it is worth."""
-    spec = subject.model.backbone.input
-    shape = (3, 1, 1)
-    scaled = subject.batch.images[0].float().cpu() * torch.tensor(spec.std).view(shape) + torch.tensor(spec.mean).view(shape)
-    pixels = (255 * scaled).round().clamp(0, 255).to(torch.uint8).permute(1, 2, 0).numpy()
-    pixels = images.resized(pixels, (_SIDE, _SIDE))
+    pixels = subject.pixels(_SIDE)
     pictures, titles = list[np.ndarray](), list[str]()
     for first in range(0, len(whys), across):
         row = whys[first : first + across]
-        pictures += [pixels, *(overlay(pixels, _wide(why.map)) for why in row)]
+        pictures += [pixels, *(over(pixels, why.map) for why in row)]
         titles += [f"{row[0].question} ({row[0].chance:.0%})", *(_title(why) for why in row)]
     return tiled(pictures, titles, across + 1)
 
 
 def _title(why: Why) -> str:
     return f"{why.how}: {why.doubt}" if why.doubt else f"{why.how}: in {why.faith.insertion:.2f}, out {why.faith.deletion:.2f}"
-
-
-def _wide(map_: Tensor) -> np.ndarray:
-    return functional.interpolate(map_[None, None], (_SIDE, _SIDE), mode="bilinear", align_corners=False)[0, 0].numpy()
