@@ -2,9 +2,9 @@
 
     python bench/explain.py --data DATA --out OUT [--sets clothing brain_mri] [--ways gradcam ...] [--seeds 0] [--count 100]
 
-A probe of EfficientNet-Lite0 and, as way `full:gradcam`, all weights trained; so many images of clothing's validation folder, or
-of the test part of brain_mri, drawn by the seed among those that were answered correctly. Told are the share of images on which the
-map is better than the mean of random orders, and on which it is so by two deviations.
+A probe of EfficientNet-Lite0 and, as `full:gradcam` and `full:hirescam`, all weights trained; so many images of clothing's
+validation folder, or of the test part of brain_mri, drawn by the seed among those that were answered correctly. Told are the
+share of images on which the map is better than the mean of random orders, and on which it is so by two deviations.
 
 Rows land in OUT/explain.jsonl, and a row that is there is not measured again.
 """
@@ -22,11 +22,11 @@ from foveate.formats import read_table
 from foveate.intervals import wilson
 from spine import Rows, sets, words
 
-WAYS = ["gradcam", "layercam", "occlusion", "integrated_gradients"]
+WAYS = ["gradcam", "hirescam", "layercam", "occlusion", "integrated_gradients"]
 
 
 def main() -> None:
-    options = words(__doc__, ["clothing", "brain_mri"], [*WAYS, "full:gradcam"], threads=1, count=100.0)
+    options = words(__doc__, ["clothing", "brain_mri"], [*WAYS, "full:gradcam", "full:hirescam"], threads=1, count=100.0)
     rows = Rows(options.out / "explain.jsonl")
     torch.set_num_threads(options.threads)
     known = sets(options.data, options.out)

@@ -26,7 +26,7 @@ _LOOK = """(() => {
         found.push(one.outerHTML.slice(0, 80) + ' over ' + other.outerHTML.slice(0, 80));
     }));
   }
-  const wide = document.documentElement.scrollWidth - window.innerWidth;
+  const wide = document.documentElement.scrollWidth - document.documentElement.clientWidth;
   return {overlaps: found, wide, opened: document.querySelectorAll('details').length, height: document.documentElement.scrollHeight};
 })()"""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -12,14 +13,14 @@ from PIL import Image
 
 import foveate
 from foveate import cli
-from foveate.errors import UnknownName, UsageError
+from foveate.errors import FoveateError, UnknownName, UsageError
 from foveate.explainers import EXPLAINERS, Asked
 from foveate.explainers._layers import layers
 from foveate.explaining import Curves, Faith, Subject, randomised, sameness
 from foveate.model import build
 from foveate.predictor import load
 from foveate.recipe import Recipe, with_settings
-from foveate.types import Batch
+from foveate.types import Batch, Sample
 
 pytest.importorskip("captum", reason="needs the extra 'explain'")
 SIDE, SPOT = 64, 20
@@ -63,20 +64,14 @@ def resnet(spots, tmp_path_factory):
 
 def subjects(run: Path, files):
     predictor = load(run, "cpu")
-    from foveate.data import Pixels
-    from foveate.types import Sample
-    from foveate.verbs.explain import _alone
-
     for file in files:
-        sample = Sample(Path(file), file)
-        pixels = Pixels([sample], predictor.model.backbone.input.size, predictor.model.task.framing, keep=True)
-        yield file, Subject(predictor.model, _alone(predictor, predictor.pictures([sample], pixels)))
+        yield file, Subject.of(predictor, Sample(Path(file), file))
 
 
 # --- where the evidence is
 
 
-@pytest.mark.parametrize("how", ["gradcam", "layercam", "occlusion", "integrated_gradients"])
+@pytest.mark.parametrize("how", ["gradcam", "hirescam", "layercam", "occlusion", "integrated_gradients"])
 def test_maps_point_at_the_only_evidence(resnet, spots, how):
     root, corners = spots
     hits = faithful = 0
@@ -249,3 +244,36 @@ def test_ways_that_are_unknown_or_do_not_fit(resnet, spots, tmp_path):
         foveate.explain(resnet, file, how=["rollout"], out=tmp_path / "other")
     with pytest.raises(UsageError, match="nothing at this path"):
         foveate.explain(resnet, spots[0] / "nowhere.png", out=tmp_path / "third")
+
+
+# --- what it is like
+
+
+def test_nearest_training_images_stand_below(resnet, spots, tmp_path):
+    files = [spots[0] / name / "3.png" for name in COLOURS]
+    found = foveate.explain(resnet, files, how=["gradcam"], out=tmp_path / "why", device="cpu", nearest=5).found
+    for why, name in zip(found, COLOURS, strict=True):
+        assert len(why.nearest) == 5
+        assert [each.alike for each in why.nearest] == sorted((each.alike for each in why.nearest), reverse=True)
+        assert sum(each.label == name for each in why.nearest) >= 4  # a picture of the training is nearest to itself
+    alone = foveate.explain(resnet, files[:1], how=["gradcam"], out=tmp_path / "alone", device="cpu")
+    with Image.open(tmp_path / "why" / "0000-3.png") as tall, Image.open(alone.folder / "0000-3.png") as small:
+        assert tall.height > small.height + 100
+        assert "like blue/3.png (blue)" in tall.text["alt"]
+    row = json.loads((tmp_path / "why" / "explanations.jsonl").read_text().splitlines()[0])
+    assert {"path", "label", "alike"} == set(row["nearest"][0])
+
+
+def test_training_images_that_are_gone_are_one_sentence(spots, tmp_path):
+    root = tmp_path / "copy"
+    shutil.copytree(spots[0], root)
+    run = taught(root, tmp_path / "run", "resnet10t", epochs=1).run
+    shutil.rmtree(root)
+    with pytest.raises(FoveateError):
+        foveate.explain(run, spots[0] / "red" / "0.png", out=tmp_path / "why", nearest=3)
+    assert not (tmp_path / "why").exists()
+
+
+def test_sentences_are_for_backbones_that_embed_them(resnet, spots, tmp_path):
+    with pytest.raises(UsageError, match="embeds pictures alone"):
+        foveate.explain(resnet, spots[0] / "red" / "0.png", texts=["a red square"], out=tmp_path / "why")

@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import re
+import shutil
 from dataclasses import replace
 from html.parser import HTMLParser
+from itertools import product
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from foveate.report import Comparison, Mistake, Page, write
+import foveate
+from browser import NAMES, Browser
+from foveate.cards import write_card
+from foveate.errors import UnknownName
+from foveate.language import _known, languages, speaker
+from foveate.report import Cell, Comparison, Mistake, Page, write
 from foveate.types import Score, Scores
 
+TEMPLATES = sorted((Path(foveate.__file__).parent).glob("*.html.j2"))
 CLASSES = ["<script>alert(1)</script>", "猫", "x" * 60]
 
 
@@ -99,3 +108,118 @@ def test_the_same_page_gives_the_same_bytes(page, tmp_path):
     write(page, tmp_path / "one.html")
     write(page, tmp_path / "two.html")
     assert (tmp_path / "one.html").read_bytes() == (tmp_path / "two.html").read_bytes()
+
+
+# --- what was taken for what, and on which part
+
+
+def test_cells_hold_their_pictures(page, tmp_path):
+    cells = [Cell("cat", "<b>dog</b>", 7, [("a/1.png", np.zeros((9, 9, 3), np.uint8)), ("a/2.png", np.zeros((9, 9, 3), np.uint8))])]
+    found = read(replace(page, confused=cells), tmp_path / "report.html")
+    assert found.tags.count("details") == 1
+    assert "cat taken for <b>dog</b>: 7" in found.text
+    assert "a/2.png" in found.text
+
+
+def test_slices_say_who_is_served_worse(page, tmp_path):
+    rows = [{"column": "site", "value": "north", "score": 0.5, "low": 0.4, "high": 0.6, "count": 12, "worse": True}]
+    text = re.sub(r"\s+", " ", read(replace(page, slices=rows), tmp_path / "report.html").text)
+    assert "sitenorth120.5000.400 to 0.600below the average" in text
+
+
+# --- other languages
+
+
+def test_every_word_of_the_pages_has_a_translation():
+    pages = "".join(path.read_text(encoding="utf-8") for path in TEMPLATES)
+    words = re.findall(r'_\("((?:[^"\\]|\\.)*)"', pages)
+    assert len(words) > 50
+    for language in languages()[1:]:
+        assert [word for word in words if word not in _known(language)] == []
+
+
+def test_no_english_is_left_between_the_tags():
+    """Whatever a page says goes through the translator."""
+    for path in TEMPLATES:
+        text = path.read_text(encoding="utf-8").split("<body>")[1]
+        plain = re.sub(r"{[{%].*?[%}]}|<[^>]*>|&nbsp;", " ", text, flags=re.DOTALL)
+        assert re.findall(r"[A-Za-z]{3,}", plain) == []
+
+
+def test_sentences_keep_their_gaps():
+    for language in languages()[1:]:
+        for ours, theirs in _known(language).items():
+            assert ours.count("{}") == len(re.findall(r"{\d*}", theirs)), ours
+
+
+def test_values_are_carried_over(page, tmp_path):
+    say = speaker("zh")
+    assert say("3 of these 90 images were trained on (byte for byte): the figure flatters").startswith("这 90 张图片中有 3 张")
+    assert say("a sentence that nobody has translated") == "a sentence that nobody has translated"
+    write(replace(page, lang="zh", cautions=["12 images are few: the interval says how little they can tell"]), tmp_path / "report.html")
+    text = (tmp_path / "report.html").read_text(encoding="utf-8")
+    for words in ('lang="zh"', "12 张图片太少", "混淆矩阵", "准确率"):
+        assert words in text
+    with pytest.raises(UnknownName, match="en, zh"):
+        write(replace(page, lang="xx"), tmp_path / "other.html")
+    assert not (tmp_path / "other.html").exists()
+
+
+# --- the card
+
+
+def test_a_card_is_what_the_hub_reads(page, tmp_path):
+    from huggingface_hub import ModelCard
+
+    told = replace(page, facts=[*page.facts, ("licence of the weights", "Apache-2.0"), ("data", "/home/someone/pictures")])
+    write_card(told, "classify", "resnet18", tmp_path / "README.md")
+    card = ModelCard.load(tmp_path / "README.md")
+    assert card.data.license == "apache-2.0"
+    assert card.data.pipeline_tag == "image-classification"
+    assert card.data.eval_results[0].metric_value == pytest.approx(0.873)
+    for words in ("0.873 (95 % interval 0.816 to 0.914) on 180 test images", "few images", "foveate fit 'my data' --tuning full"):
+        assert words in card.text
+    assert "/home/someone" not in card.content  # a card is made to be given away
+
+
+# --- before a browser
+
+
+@pytest.mark.skipif(not any(map(shutil.which, NAMES)), reason="needs a browser: apt-get install chromium")
+def test_a_report_before_a_browser(stripes, tmp_path):
+    """No word of complaint, nothing asked for, nothing over anything else, on a desk and on a phone; the pictures stay in
+    test-artefacts, where CI keeps them."""
+    settings = {"data.val": 0.2, "data.test": 0.4, "data.near_duplicates": 1}
+    words = {"backbone": "test_efficientnet", "weights": "none", "size": 32, "device": "cpu", "settings": settings}
+    run = foveate.fit(stripes, tuning="probe", out=tmp_path / "run", **words).run
+    table = tmp_path / "about.csv"
+    lines = [f"{path},{path.stem[-1]}" for path in sorted(stripes.rglob("*.png"))]
+    table.write_text("\n".join(["path,digit", *lines]), encoding="utf-8")
+    pages = [foveate.evaluate(run, slices=table, corrupt=True, lang=lang).folder / "report.html" for lang in languages()]
+    browser, kept = Browser(tmp_path / "profile"), Path(__file__).parents[1] / "test-artefacts"
+    kept.mkdir(exist_ok=True)
+    try:
+        for page, width in product(pages, (1280, 390)):
+            seen = browser.visit(page, width)
+            (kept / f"report-{languages()[pages.index(page)]}-{width}.png").write_bytes(seen.screenshot)
+            assert (seen.overlaps, seen.complaints, seen.requests) == ([], [], [])
+            assert seen.wide <= 0
+            assert page.stat().st_size < 5_000_000
+    finally:
+        browser.close()
+
+
+@pytest.mark.skipif(not any(map(shutil.which, NAMES)), reason="needs a browser: apt-get install chromium")
+def test_the_browser_sees_what_is_wrong(tmp_path):
+    page = tmp_path / "bad.html"
+    body = "<div style='width:900px;height:40px'>one</div><div style='margin-top:-30px;height:40px'>two</div>"
+    page.write_text(f"<meta name=viewport content='width=device-width'><body>{body}<img src='missing.png'><script>console.error('oh')</script></body>", encoding="utf-8")
+    browser = Browser(tmp_path / "profile")
+    try:
+        seen = browser.visit(page, 390)
+    finally:
+        browser.close()
+    assert seen.overlaps
+    assert seen.wide > 0
+    assert any("oh" in complaint for complaint in seen.complaints)
+    assert any("missing.png" in address for address in seen.requests)

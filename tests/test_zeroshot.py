@@ -310,3 +310,16 @@ def test_folders_that_are_not_such_a_network(tmp_path, owl_folder):
         build(native(tmp_path, "detect"), ("a",))
     with pytest.raises(UsageError, match="squares of 8 px"):
         build(with_settings(native(owl_folder, "detect"), {"backbone.size": 36}), ("a",))
+
+
+def test_sentences_can_be_asked_about(shapes, clip_folder, tmp_path):
+    """What a picture says to a sentence about it is more than what it says to one about another; the map says where."""
+    run = fit(said(shapes, clip_folder), tmp_path / "run").run
+    own, other = (sorted(folder for folder in shapes.iterdir() if folder.is_dir())[place] for place in (0, 1))
+    pictures = sorted(own.iterdir())[:4]
+    sentences = [f"a photo of a {folder.name.replace('_', ' ')}." for folder in (own, other)]
+    found = foveate.explain(run, pictures, how=["occlusion"], texts=sentences, out=tmp_path / "why", device="cpu").found
+    assert [why.question for why in found] == sentences * 4
+    right, wrong = (np.mean([why.chance for why in found if why.question == sentence]) for sentence in sentences)
+    assert right > wrong
+    assert all(float(why.map.max()) > float(why.map.min()) for why in found)

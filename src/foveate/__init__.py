@@ -143,7 +143,8 @@ def predict(run: Place, images: Place | Iterable[Place], **options: Any) -> list
 
 
 def explain(run: Place, images: Place | Iterable[Place], *, out: Place | None = None, **options: Any) -> ExplainResult:
-    """Where the answers to these pictures come from, with a test of every map; options: how, device, strict."""
+    """Where the answers to these pictures come from, with a test of every map; options: how, texts, nearest, device,
+    strict."""
     from foveate.verbs.explain import explain as why
 
     return why(Path(run), _places(images), out=_path(out), **options)

@@ -118,6 +118,14 @@ def tiled(pictures: Sequence[np.ndarray], titles: Sequence[str], across: int = 8
     return canvas
 
 
+def stacked(upper: np.ndarray, lower: np.ndarray) -> np.ndarray:
+    """The one above the other, (H, W, 3) uint8 each, at the left; white beside the narrower one."""
+    canvas = np.full((len(upper) + len(lower), max(upper.shape[1], lower.shape[1]), 3), 255, np.uint8)
+    canvas[: len(upper), : upper.shape[1]] = upper
+    canvas[len(upper) :, : lower.shape[1]] = lower
+    return canvas
+
+
 # --- sizes, which go by the side of a square of the same area
 
 

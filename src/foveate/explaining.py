@@ -19,7 +19,9 @@ from scipy.stats import spearmanr
 from torch import Tensor, nn
 from torch.nn import functional
 
+from foveate.backbones import TextBackbone
 from foveate.data import Order, Pixels, even_parts, loader
+from foveate.errors import UsageError
 from foveate.explainers import Asked, Explainer
 from foveate.heat import overlay
 from foveate.images import resized
@@ -27,13 +29,14 @@ from foveate.model import Model
 from foveate.painting import as_pixels
 from foveate.predictor import Predictor
 from foveate.tasks import Question
-from foveate.types import Batch, Sample
+from foveate.types import Batch, Provides, Sample
 
 _CELLS = 14
 _STEPS = 14  # of a curve
 _RANDOM = 6  # orders beside the map's
 _AT_ONCE = 16
 _BLUR = 0.05  # deviation of the blurred picture that insertion starts from, of the side
+_NOTHING = "a photo."  # the sentence of a picture of nothing in particular
 _DEVIATION = 0.02  # of random weights
 
 
@@ -101,6 +104,36 @@ class Subject:
     def chances(self, question: Question, images: Tensor) -> np.ndarray:
         parts = [question.chance(self.output(images[part])) for part in even_parts(len(images), _AT_ONCE)]
         return torch.cat(parts).float().cpu().numpy()
+
+
+@dataclass(frozen=True)
+class Described(Subject):
+    """One picture before sentences: how much more it is like each than like a picture of nothing, as the backbone embeds both."""
+
+    sentences: tuple[str, ...] = ()
+
+    def output(self, images: Tensor) -> Tensor:
+        """(V, D), of length 1."""
+        pooled = self.model.backbone(images, {Provides.POOLED}).pooled
+        assert pooled is not None
+        return functional.normalize(pooled.float(), dim=1)
+
+    @torch.no_grad()
+    def questions(self) -> list[Question]:
+        backbone = self.model.backbone
+        if not isinstance(backbone, TextBackbone):
+            hint = "a run from a backbone such as clip:ViT-B-32"
+            raise UsageError("this run's backbone embeds pictures alone, and no sentences", where="--text", hint=hint)
+        known = functional.normalize(backbone.embed_text([*self.sentences, _NOTHING]).float(), dim=1)
+        return [self._question(sentence, own - known[-1]) for sentence, own in zip(self.sentences, known[:-1], strict=True)]
+
+    def _question(self, sentence: str, towards: Tensor) -> Question:
+        scale = float(self.model.backbone.logit_scale)  # type: ignore[arg-type]
+
+        def score(output: Tensor) -> Tensor:
+            return scale * output @ towards
+
+        return Question(sentence, score, lambda output: score(output).sigmoid())
 
 
 def over(pixels: np.ndarray, map_: Tensor) -> np.ndarray:

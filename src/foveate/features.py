@@ -16,10 +16,14 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from foveate.data import Order, Pictures, loader
+from foveate.backbones import Backbone
+from foveate.data import Order, Pictures, Pixels, loader
 from foveate.model import Model
+from foveate.transforms import Framing, evaluation
+from foveate.types import Provides, Sample
 from foveate.weights import fingerprint
 
+_AT_ONCE = 64
 _VERSION = 2  # of what is computed; a change of the decoder, the evaluation transform or what a head describes raises it
 
 
@@ -44,6 +48,26 @@ def described(
         known = _computed(model, pictures, batch_size, device, channels_last, advance)
         _keep(file, known)
     return known
+
+
+@torch.inference_mode()
+def pooled(
+    backbone: Backbone,
+    samples: Sequence[Sample],
+    pixels: Pixels,
+    framing: Framing,
+    device: torch.device,
+    advance: Callable[[int], None] = lambda count: None,
+) -> Tensor:
+    """(N, D) float32 on the CPU: the vectors of pictures that can be read, by a backbone in eval mode on the device."""
+    pictures = Pictures(samples, pixels, evaluation(backbone.input, framing), lambda truth, size: {}, 0)
+    found = []
+    for batch in loader(pictures, Order(len(samples), _AT_ONCE)):
+        vectors = backbone(batch.images.to(device), {Provides.POOLED}).pooled
+        assert vectors is not None
+        found.append(vectors.float().cpu())
+        advance(len(batch))
+    return torch.cat(found)
 
 
 def cache_folder() -> Path:

@@ -17,7 +17,7 @@ from foveate.mosaic import refuse_placeless
 from foveate.planning import choose_norms
 from foveate.recipe import Recipe, with_settings, with_suggestions
 from foveate.tasks import TASKS, Facts, Task
-from foveate.tunings import TUNINGS
+from foveate.tunings import TUNINGS, Tuning
 from foveate.types import Boxes, Labels, Picture, Table, Text
 
 
@@ -88,12 +88,7 @@ def settled(recipe: Recipe, table: Table) -> tuple[Recipe, list[tuple[str, Any, 
     if tuning.needs_images and not table.samples:
         what = f"the tuning {recipe.tuning.name!r} learns from images, and there are names alone"
         raise UsageError(what, where="tuning", hint="--tuning zeroshot, or give images too")
-    suggestions = {field: (value, f"suits the task {recipe.task.name}") for field, value in task.suggests.items()}
-    for field, value in family_of(recipe.backbone.name).suggests(recipe.backbone.name, recipe.tuning.name).items():
-        suggestions[field] = (value, f"suits {recipe.tuning.name} of {recipe.backbone.name}")
-    suggestions |= {field: (value, f"suits the tuning {recipe.tuning.name}") for field, value in tuning.suggests.items()}
-    suggestions = {field: pair for field, pair in suggestions.items() if _means_something(field, pair[0], recipe, task)}
-    recipe, taken = with_suggestions(recipe, suggestions)
+    recipe, taken = with_suggestions(recipe, _suggestions(recipe, task, tuning))
     found += taken
     steps = tuning.needs_steps
     if steps and recipe.training.norm == "auto":
@@ -110,6 +105,19 @@ def settled(recipe: Recipe, table: Table) -> tuple[Recipe, list[tuple[str, Any, 
         found.append((f"task.{field}", value, reason))
         recipe = with_settings(recipe, {f"task.{field}": value})
     return recipe, found
+
+
+def _suggestions(recipe: Recipe, task: type[Task], tuning: type[Tuning]) -> dict[str, tuple[Any, str]]:
+    """field -> value and reason; what the tuning says counts more than what the backbone says, and that more than the task."""
+    backbone, how = recipe.backbone.name, recipe.tuning.name
+    found: dict[str, tuple[Any, str]] = {}
+    for suggested, reason in (
+        (task.suggests, f"suits the task {recipe.task.name}"),
+        (family_of(backbone).suggests(backbone, how), f"suits {how} of {backbone}"),
+        (tuning.suggests, f"suits the tuning {how}"),
+    ):
+        found |= {field: (value, reason) for field, value in suggested.items()}
+    return {field: pair for field, pair in found.items() if _means_something(field, pair[0], recipe, task)}
 
 
 def _means_something(field: str, value: Any, recipe: Recipe, task: type[Task]) -> bool:

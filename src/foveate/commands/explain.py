@@ -10,6 +10,8 @@ import click
 from foveate import console
 from foveate.options import command, common, listed, listed_paths, option, path_argument, shown
 
+_TEXT = "A sentence to ask about, of a run from CLIP or its kin; several times for several."
+
 
 def made() -> click.Command:
     def run(run: Path, places: tuple[Path, ...], how: tuple[str, ...], as_json: bool, **words: Any) -> None:
@@ -21,7 +23,9 @@ def made() -> click.Command:
     params: list[click.Parameter] = [
         path_argument("run"),
         path_argument("places", nargs=-1, required=True, metavar="IMAGES"),
-        option("--how", multiple=True, help=f"A way{listed('explainer')}; several times for several. Default: gradcam, layercam."),
+        option("--how", multiple=True, help=f"A way{listed('explainer')}; several times for several. Default: gradcam, hirescam."),
+        option("--text", "texts", multiple=True, help=_TEXT),
+        option("--nearest", type=click.IntRange(0), default=0, metavar="N", help="N training images below that are most like it."),
         option("--out", type=click.Path(path_type=Path), help="The folder to make; default: RUN/explanations/N."),
         *common(),
     ]

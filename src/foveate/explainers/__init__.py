@@ -35,5 +35,5 @@ class Explainer(ABC):
         backbone that it cannot look into."""
 
 
-USUAL = "gradcam"  # in reports
+USUAL = "hirescam"  # in reports
 EXPLAINERS: Shelf[Explainer] = Shelf("foveate.explainers", Explainer, "explainer")

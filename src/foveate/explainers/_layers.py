@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from foveate.errors import UsageError
 from foveate.explainers import Asked
 
+DEPTHS = 3  # of different sizes, the deepest ones, where several are looked at
 _LEAST = 2  # cells along a side: a single one has no place
 
 
@@ -54,6 +55,12 @@ def layers(asked: Asked) -> list[Layer]:
     if not found:
         raise UsageError("this network has no layer with places to look at", where="--how", hint="--how occlusion, which takes any")
     return found
+
+
+def deepest(asked: Asked, count: int) -> list[Layer]:
+    """The last layer of each size of the grid, the coarsest first, `count` at the most."""
+    last = {layer.output.shape[-1]: layer for layer in layers(asked)}
+    return [last[side] for side in sorted(last)[:count]]
 
 
 def _parts(backbone: Any) -> list[nn.Module]:

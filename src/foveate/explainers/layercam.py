@@ -9,9 +9,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from foveate.explainers import Asked, Explainer
-from foveate.explainers._layers import Layer, layers
+from foveate.explainers._layers import DEPTHS, Layer, deepest
 
-_DEPTHS = 3  # of different sizes, the deepest ones
 _SHARP = 2.0  # equation 8: finer maps are stretched by tanh
 
 
@@ -19,8 +18,7 @@ class LayerCAM(Explainer):
     summary: ClassVar[str] = "places on which the answer depends, at several depths"
 
     def explain(self, asked: Asked) -> Tensor:
-        deepest: dict[int, Layer] = {layer.output.shape[-1]: layer for layer in layers(asked)}
-        maps = [_map(deepest[side]) for side in sorted(deepest)[:_DEPTHS]]
+        maps = [_map(layer) for layer in deepest(asked, DEPTHS)]
         size = maps[-1].shape[-2:]
         wide = [functional.interpolate(each[None, None], size, mode="bilinear", align_corners=False)[0, 0] for each in maps]
         first = wide[0] / wide[0].max().clamp(min=1e-12)

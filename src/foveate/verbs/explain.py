@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,26 +12,28 @@ import numpy as np
 from torch import Tensor
 
 from foveate import console, images
-from foveate.drawing import tiled
+from foveate.drawing import stacked, tiled
 from foveate.errors import BrokenImage, UsageError
 from foveate.explainers import EXPLAINERS, Explainer
-from foveate.explaining import Curves, Faith, Subject, over, randomised, sameness
+from foveate.explaining import Curves, Described, Faith, Subject, over, randomised, sameness
 from foveate.model import Model
 from foveate.predictor import Predictor, load
 from foveate.run import Run, numbered, refuse_taken
 from foveate.tasks import Question
 from foveate.types import Sample
+from foveate.verbs._nearest import Known, Near
 from foveate.verbs.predict import pictures_at
 
 _SIDE = 224  # px of a picture in a sheet
 _QUESTIONS = 3  # of a picture, at the most
 _LIKE_RANDOM = 0.5  # correlation with the map of random weights from which a map is doubted
-DEFAULT = ("gradcam", "layercam")
+DEFAULT = ("gradcam", "hirescam")
 
 
 @dataclass(frozen=True)
 class Why:
-    """One picture, one question, one way to explain. `same`: the correlation with the map of random weights."""
+    """One picture, one question, one way to explain. `same`: the correlation with the map of random weights; `nearest`: training
+    images like this one, where they were asked for."""
 
     path: str
     question: str
@@ -40,6 +42,7 @@ class Why:
     map: Tensor
     faith: Faith
     same: float
+    nearest: tuple[Near, ...] = ()
 
     @property
     def doubt(self) -> str:
@@ -59,7 +62,8 @@ class Why:
 
     def row(self) -> dict[str, Any]:
         about = {"path": self.path, "question": self.question, "chance": self.chance, "how": self.how, **self.faith.row()}
-        return {**about, "same_with_random_weights": self.same, "doubt": self.doubt, "alt": self.alt()}
+        near = {"nearest": [each.row() for each in self.nearest]} if self.nearest else {}
+        return {**about, "same_with_random_weights": self.same, "doubt": self.doubt, "alt": self.alt(), **near}
 
 
 @dataclass(frozen=True)
@@ -100,11 +104,15 @@ def explain(
     out: Path | None = None,
     device: str = "auto",
     strict: bool = False,
+    texts: Sequence[str] = (),
+    nearest: int = 0,
 ) -> ExplainResult:
     """Explains the answers of a finished run to files and to all pictures in folders: one sheet a picture, with a row for each
     question (the class, a box, a word) and a column for each way.
 
-    Raises UsageError for ways that the network does not take, and where a task has nothing to explain.
+    `texts`: sentences to ask about in the place of the run's own questions, where its backbone embeds sentences. `nearest`: so many
+    training images stand below, those whose features are nearest. Raises UsageError for ways that the network does not take, and
+    where a task has nothing to explain.
     """
     folder = out or numbered(run / "explanations")
     refuse_taken(folder)
@@ -112,29 +120,36 @@ def explain(
     paths = list(pictures_at(places))
     predictor = load(run, device)
     other, found, skipped = randomised(predictor.model), list[Why](), list[tuple[str, str]]()
+    known = Known.of(predictor) if nearest else None
     folder.mkdir(parents=True)
     with console.progress(len(paths), "explain") as bar:
         for place, path in enumerate(paths):
             try:
-                whys, sheet = _explained(predictor, other, path, explainers)
+                whys, sheet = _explained(predictor, other, path, explainers, tuple(texts))
+                near = known.nearest(path, nearest) if known else []
             except BrokenImage as error:
                 if strict:
                     raise
                 console.warn(f"skipped {images.printable(path)}: {error.why or error.what}")
                 skipped.append((images.printable(path), error.why or error.what))
             else:
-                images.write(sheet, folder / f"{place:04d}-{path.stem}.png", {"alt": "; ".join(each.alt() for each in whys)})
-                found += whys
+                alt = "; ".join([*(each.alt() for each in whys), *(f"like {each.key} ({each.label})" for each in near)])
+                sheet = stacked(sheet, known.strip(near)) if known else sheet
+                images.write(sheet, folder / f"{place:04d}-{path.stem}.png", {"alt": alt})
+                found += [replace(why, nearest=tuple(near)) for why in whys]
             bar.advance(1)
     text = "".join(json.dumps(each.row(), ensure_ascii=False) + "\n" for each in found)
     Run(folder).write_text("explanations.jsonl", text)
     return ExplainResult(folder, found, skipped)
 
 
-def _explained(predictor: Predictor, other: Model, path: Path, explainers: dict[str, Explainer]) -> tuple[list[Why], np.ndarray]:
+def _explained(
+    predictor: Predictor, other: Model, path: Path, explainers: dict[str, Explainer], texts: tuple[str, ...]
+) -> tuple[list[Why], np.ndarray]:
     sample = Sample(path, images.printable(path))
     subject = Subject.of(predictor, sample)
-    questions = subject.questions()[:_QUESTIONS]
+    subject = Described(subject.model, subject.batch, texts) if texts else subject
+    questions = subject.questions()[: len(texts) or _QUESTIONS]
     if not questions:
         kind = predictor.model.task.answer.__name__.lower()
         raise UsageError(f"there is nothing to explain about this answer ({kind})", where=path, hint="another picture or run")

@@ -12,16 +12,16 @@ from torch import Tensor
 
 from foveate import console
 from foveate.backbones import TextBackbone, family_of
-from foveate.data import Order, Pictures, Pixels, even_parts, loader, readable
+from foveate.data import Pixels, even_parts, readable
 from foveate.errors import DataError, UsageError
+from foveate.features import pooled
 from foveate.formats import read_table
 from foveate.images import find_images, printable
 from foveate.precision import device_of
 from foveate.predictor import load
 from foveate.recipe import Recipe, recipe_from
 from foveate.retrieval import CUTS, belonging, likeness, ranks, recalls
-from foveate.transforms import evaluation
-from foveate.types import Picture, Provides, Sample, Score, Text
+from foveate.types import Picture, Sample, Score, Text
 
 _DEFAULT = "clip:ViT-B-32"
 _AT_ONCE = 64
@@ -116,22 +116,14 @@ def _backbone(recipe: Recipe, run: Path | None) -> TextBackbone:
     return found
 
 
-@torch.inference_mode()
 def _embedded(backbone: TextBackbone, samples: Sequence[Sample], recipe: Recipe) -> tuple[list[Sample], Tensor]:
     """The samples whose pictures can be read, and (I, D)."""
-    spec, pixels = backbone.input, Pixels((), backbone.input.size, "crop", keep=True)
+    pixels = Pixels((), backbone.input.size, "crop", keep=True)
     read = readable(samples, pixels, recipe.data.strict)
     if not read:
         raise DataError("none of these pictures can be read", where=samples[0].path.parent)
-    pictures = Pictures(read, pixels, evaluation(spec, "crop"), lambda truth, size: {}, recipe.seed)
-    device, found = device_of(recipe.device), []
     with console.progress(len(read), "pictures") as bar:
-        for batch in loader(pictures, Order(len(read), _AT_ONCE)):
-            pooled = backbone(batch.images.to(device), {Provides.POOLED}).pooled
-            assert pooled is not None
-            found.append(pooled.float().cpu())
-            bar.advance(len(batch))
-    return read, torch.cat(found)
+        return read, pooled(backbone, read, pixels, "crop", device_of(recipe.device), bar.advance)
 
 
 @torch.inference_mode()
