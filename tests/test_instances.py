@@ -26,13 +26,12 @@ from foveate.model import Model
 from foveate.mosaic import mosaic
 from foveate.optimizer import optimizer, set_rate
 from foveate.outputs import save
-from foveate.predictor import Answer
 from foveate.recipe import AugmentRecipe, Recipe, TrainingRecipe, with_settings
 from foveate.tasks import TASKS, Facts
 from foveate.transforms import ObjectMasks, evaluation, training
 from foveate.tunings import TuningSettings
 from foveate.tunings.full import Full
-from foveate.types import Batch, Boxes, InputSpec, Sample, Table
+from foveate.types import Answer, Batch, Boxes, InputSpec, Sample, Table
 from helpers import Memory, refereed
 
 NAMES = ("disc", "square")

@@ -404,7 +404,7 @@ def test_boxes_of_unknown_classes_are_left_out(tmp_path):
 
 def test_answers_as_files(tmp_path):
     from foveate.outputs import save
-    from foveate.predictor import Answer
+    from foveate.types import Answer
 
     pixels, box, mask = painted(100, 140)
     images.write(pixels, tmp_path / "a.png")

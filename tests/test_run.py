@@ -15,7 +15,8 @@ import torch
 
 from foveate import run as rooms
 from foveate.errors import RunError, UsageError
-from foveate.run import Checkpoint, Run, newest_checkpoint, save_checkpoint, written_aside
+from foveate.files import written_aside
+from foveate.run import Checkpoint, Run, newest_checkpoint, save_checkpoint
 
 
 @pytest.fixture

@@ -21,10 +21,11 @@ from foveate import cli
 from foveate.averages import between, measured_statistics, same
 from foveate.data import Order, loader
 from foveate.errors import DataError, FoveateError, RunError, UsageError, WeightsError
+from foveate.files import checksum
 from foveate.model import build
 from foveate.precision import Way
 from foveate.recipe import Recipe, with_settings
-from foveate.run import Run, checksum
+from foveate.run import Run
 from foveate.verbs._averager import Averager
 from foveate.verbs._fitting import reopened
 from foveate.verbs._ingredients import start_of

@@ -1,9 +1,9 @@
 """Foveate adapts large pretrained vision models to your own images, and tells you honestly what you got.
 
 The words are those of the command line: foveate.fit(...), foveate.evaluate(...), foveate.predict(...), foveate.explain(...),
-foveate.audit(...), foveate.soup(...), foveate.episodes(...), foveate.retrieve(...), foveate.generate(...), foveate.restyle(...),
-foveate.convert(...), foveate.runs(), foveate.models(), foveate.demo(); and foveate.load(run) for a predictor that stays in
-memory.
+foveate.export(...), foveate.audit(...), foveate.soup(...), foveate.episodes(...), foveate.retrieve(...), foveate.generate(...),
+foveate.restyle(...), foveate.convert(...), foveate.runs(), foveate.models(), foveate.demo(); and foveate.load(run) for a predictor
+that stays in memory.
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast, overload
 
 if TYPE_CHECKING:
-    from foveate.predictor import Answer, Predictor
+    from foveate.predictor import Predictor
     from foveate.recipe import Recipe
+    from foveate.types import Answer
     from foveate.verbs._fitting import FitResult
     from foveate.verbs._race import RaceResult
     from foveate.verbs.adapt import AdaptResult
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from foveate.verbs.episodes import EpisodesResult
     from foveate.verbs.evaluate import EvaluateResult
     from foveate.verbs.explain import ExplainResult
+    from foveate.verbs.export import ExportResult
     from foveate.verbs.generate import GenerateResult
     from foveate.verbs.models import ModelsResult
     from foveate.verbs.pretrain import PretrainResult
@@ -42,6 +44,7 @@ __all__ = [
     "episodes",
     "evaluate",
     "explain",
+    "export",
     "fit",
     "generate",
     "load",
@@ -148,6 +151,13 @@ def explain(run: Place, images: Place | Iterable[Place], *, out: Place | None = 
     from foveate.verbs.explain import explain as why
 
     return why(Path(run), _places(images), out=_path(out), **options)
+
+
+def export(run: Place, to: str = "onnx", *, out: Place | None = None, **options: Any) -> ExportResult:
+    """A file for another runtime, `onnx` or `openvino`, which answers as the run does or is not kept; options: int8, max_drop."""
+    from foveate.verbs.export import export as write
+
+    return write(Path(run), to, out=_path(out), **options)
 
 
 def audit(

@@ -10,8 +10,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from scipy.optimize import minimize_scalar
-from scipy.special import log_softmax
 
 from foveate.intervals import wilson
 from foveate.types import Labels, Sureness
@@ -128,18 +126,27 @@ def _scores(answer: Labels) -> np.ndarray:
     return answer.scores.astype(float)
 
 
+def _log_softmax(logits: np.ndarray) -> np.ndarray:
+    """(N, K) -> (N, K)."""
+    moved = logits - logits.max(1, keepdims=True)
+    found: np.ndarray = moved - np.log(np.exp(moved).sum(1, keepdims=True))
+    return found
+
+
 def sharpened(scores: np.ndarray, temperature: float) -> np.ndarray:
     """(N, K) chances -> the same from logits divided by the temperature."""
-    found: np.ndarray = np.exp(log_softmax(np.log(np.clip(scores, _TINY, 1)) / temperature, axis=1))
+    found: np.ndarray = np.exp(_log_softmax(np.log(np.clip(scores, _TINY, 1)) / temperature))
     return found
 
 
 def fitted(scores: np.ndarray, truths: np.ndarray) -> float:
     """The temperature of the least log loss."""
+    from scipy.optimize import minimize_scalar
+
     logs, rows = np.log(np.clip(scores, _TINY, 1)), np.arange(len(truths))
 
     def loss(power: float) -> float:
-        return float(-log_softmax(logs / np.exp(power), axis=1)[rows, truths].mean())
+        return float(-_log_softmax(logs / np.exp(power))[rows, truths].mean())
 
     return float(np.exp(minimize_scalar(loss, bounds=(np.log(_SHARPEST), np.log(_FLATTEST)), method="bounded").x))
 

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from foveate import __version__
+from foveate.files import written_aside
 from foveate.report import Page, said
-from foveate.run import written_aside
 
 _PIPELINES = {  # the Hub's names of tasks
     "classify": "image-classification",

@@ -14,9 +14,9 @@ import torch
 from foveate import console
 from foveate.data import Pictures, Pixels
 from foveate.errors import BrokenImage, DataError
+from foveate.files import written_aside
 from foveate.formats._records import ALIASES, is_table, place_of, records
 from foveate.images import find_images, is_image, printable
-from foveate.run import written_aside
 from foveate.transforms import Transform
 from foveate.types import Target
 

@@ -22,6 +22,7 @@ _SHELVES = {
     "how": "adaptations",
     "objective": "objectives",
     "explainer": "explainers",
+    "runtime": "exporters",
 }
 """Which shelf a word of the command line takes its names from."""
 

@@ -15,10 +15,9 @@ import numpy as np
 from foveate import console, images
 from foveate.drawing import drawn
 from foveate.errors import UsageError
+from foveate.files import refuse_taken, written_aside
 from foveate.masks import area, encoded
-from foveate.predictor import Answer
-from foveate.run import refuse_taken, written_aside
-from foveate.types import Boxes, Regions
+from foveate.types import Answer, Boxes, Regions
 
 _COLUMNS = ["path", "answer", "confidence", "scores", "set", "abstain", "ood", "error"]
 Named = list[tuple[str, Answer]]

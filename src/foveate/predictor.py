@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -19,25 +18,8 @@ from foveate.precision import Way, device_of
 from foveate.recipe import Recipe
 from foveate.run import ADAPTED, CALIBRATION, FAMILIAR, Run
 from foveate.scoring import Answers, answers, pooled_of, shown
-from foveate.types import Boxes, Labels, Sample
+from foveate.types import Answer, Boxes, Labels, Sample
 from foveate.weights import fingerprint, read_tensors
-
-
-@dataclass(frozen=True)
-class Answer:
-    """One picture's answer, or the reason why there is none."""
-
-    path: str
-    prediction: Any = None
-    error: str | None = None
-    classes: tuple[str, ...] = ()
-    multilabel: bool = False
-
-    def row(self) -> dict[str, Any]:
-        """JSON-able: path, answer, confidence, scores; or path and error."""
-        if self.prediction is None:
-            return {"path": self.path, "error": self.error}
-        return {"path": self.path, **self.prediction.row(self.classes, self.multilabel)}
 
 
 class Predictor:

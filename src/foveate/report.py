@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from foveate.files import written_aside
 from foveate.images import to_data_uri
 from foveate.language import speaker
-from foveate.run import written_aside
 from foveate.types import Score, Scores
 
 _WRITTEN = {"map": "mAP", "mar": "mAR", "iou": "IoU", "auroc": "AUROC", "f1": "F1", "dice": "Dice", "cider": "CIDEr"}

@@ -222,6 +222,23 @@ Prediction = Labels | Boxes | Regions | Text | Picture | Denoised
 
 
 @dataclass(frozen=True)
+class Answer:
+    """One picture's answer, or the reason why there is none."""
+
+    path: str
+    prediction: Any = None
+    error: str | None = None
+    classes: tuple[str, ...] = ()
+    multilabel: bool = False
+
+    def row(self) -> dict[str, Any]:
+        """JSON-able: path, answer, confidence, scores; or path and error."""
+        if self.prediction is None:
+            return {"path": self.path, "error": self.error}
+        return {"path": self.path, **self.prediction.row(self.classes, self.multilabel)}
+
+
+@dataclass(frozen=True)
 class Sample:
     """One image on disk and what is known about it.
 

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from foveate.backbones import Backbone
+from foveate.errors import UsageError
 from foveate.shelf import Shelf
 from foveate.types import Batch, Picture, Prediction, Provides, Target
 
@@ -97,6 +98,12 @@ class Task(ABC):
     def questions(self, output: Any, batch: Batch) -> list[Question]:
         """What can be asked about the answer to one picture, the most important question first; of most tasks nothing."""
         return []
+
+    def portable(self, backbone: Backbone, head: nn.Module, images: Tensor) -> dict[str, Tensor]:
+        """What a file for another runtime answers to normalised images (B, 3, S, S), by name: foveate.exported makes answers of it.
+        Raises UsageError for tasks that cannot leave the house."""
+        what = f"answers of the type {self.answer.__name__.lower()} cannot be exported"
+        raise UsageError(what, where="task", hint="a run that classifies")
 
     def shown(self, backbone: Backbone, head: nn.Module) -> list[tuple[str, Picture]]:
         """Pictures of its own making, and what they are to show, for reports; most tasks make none. The model is in eval mode."""

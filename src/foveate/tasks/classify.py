@@ -129,6 +129,13 @@ class Classify(Task):
         scores = output.float().sigmoid() if self.settings.multilabel else output.float().softmax(1)
         return [Labels(self._names(row), row.cpu().numpy()) for row in scores]
 
+    def portable(self, backbone: Backbone, head: nn.Module, images: Tensor) -> dict[str, Tensor]:
+        """scores (B, K), and pooled (B, D)."""
+        features = backbone(images, self.needs | {Provides.POOLED})
+        assert features.pooled is not None
+        logits = head(features)
+        return {"scores": logits.sigmoid() if self.settings.multilabel else logits.softmax(1), "pooled": features.pooled}
+
     def questions(self, output: Tensor, batch: Batch) -> list[Question]:
         """Why each class that was answered: the surest alone, where one holds."""
         scores = self.decode(output, batch)[0]

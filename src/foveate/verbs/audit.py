@@ -18,10 +18,11 @@ from foveate.data import Pixels, Scanned, label_names, readable
 from foveate.drawing import tiled
 from foveate.earlier import own_table
 from foveate.errors import UsageError
+from foveate.files import refuse_taken
 from foveate.formats import read_table
 from foveate.linear import out_of_fold
 from foveate.predictor import Predictor, load
-from foveate.run import Run, numbered, refuse_taken
+from foveate.run import Run, numbered
 from foveate.scoring import pooled_of
 from foveate.settling import refuse_other_questions
 from foveate.types import Sample

@@ -10,8 +10,8 @@ from typing import Any
 from foveate import console, images
 from foveate.boxes import Findings, refitted
 from foveate.errors import BrokenImage, DataError, UsageError
+from foveate.files import refuse_taken, written_aside
 from foveate.formats import Format, read_table, writer
-from foveate.run import refuse_taken, written_aside
 from foveate.types import Boxes, Split, Table
 
 _SPLITS: tuple[Split | None, ...] = ("train", "val", "test", None)

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 
 from foveate import console, images
+from foveate.files import refuse_taken
 from foveate.recipe import Recipe, with_settings
-from foveate.run import Run, refuse_taken
+from foveate.run import Run
 from foveate.verbs._fitting import FitResult
 from foveate.verbs.fit import fit
 from foveate.verbs.predict import predict

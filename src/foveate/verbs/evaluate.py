@@ -14,13 +14,14 @@ from foveate.cards import write_card
 from foveate.data import Scanned, label_names, renamed, scan
 from foveate.earlier import own_table
 from foveate.errors import DataError
+from foveate.files import written_aside
 from foveate.formats import read_table
 from foveate.metrics import Metric
 from foveate.model import Model
 from foveate.predictor import Predictor, load
 from foveate.recipe import DataRecipe
 from foveate.report import Comparison, Page, Shift, Strangers, write
-from foveate.run import Run, written_aside
+from foveate.run import Run
 from foveate.scoring import judged
 from foveate.types import Denoised, Labels, Sample, Score, Scores, Table
 from foveate.verbs._confused import confused

@@ -16,9 +16,10 @@ from foveate.drawing import stacked, tiled
 from foveate.errors import BrokenImage, UsageError
 from foveate.explainers import EXPLAINERS, Explainer
 from foveate.explaining import Curves, Described, Faith, Subject, over, randomised, sameness
+from foveate.files import refuse_taken
 from foveate.model import Model
 from foveate.predictor import Predictor, load
-from foveate.run import Run, numbered, refuse_taken
+from foveate.run import Run, numbered
 from foveate.tasks import Question
 from foveate.types import Sample
 from foveate.verbs._nearest import Known, Near

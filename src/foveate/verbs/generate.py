@@ -16,11 +16,12 @@ from foveate.backbones import Painter, Said, family_of
 from foveate.data import even_parts
 from foveate.drawing import tiled
 from foveate.errors import UsageError
+from foveate.files import refuse_taken, written_aside
 from foveate.inpainting import Hole, filled, hole
 from foveate.painting import Ground, Reader, as_pixels, painted
 from foveate.precision import device_of
 from foveate.predictor import load
-from foveate.run import Run, numbered, refuse_taken, written_aside
+from foveate.run import Run, numbered
 from foveate.transforms import evaluation
 from foveate.verbs._distance import Distances, compared
 

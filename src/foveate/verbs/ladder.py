@@ -17,10 +17,11 @@ from typing import Any, ClassVar
 
 from foveate import console
 from foveate.errors import DataError, Interrupted, TooLittleTime, UsageError
+from foveate.files import written_aside
 from foveate.job import Ground, note_choice
 from foveate.metrics import gain
 from foveate.recipe import Recipe, with_settings
-from foveate.run import Run, written_aside
+from foveate.run import Run
 from foveate.settling import read
 from foveate.tunings import TUNINGS
 from foveate.types import Score, Table

@@ -13,9 +13,9 @@ from foveate import __version__, console, images
 from foveate.backbones import family_of
 from foveate.drawing import side_by_side
 from foveate.errors import UsageError
+from foveate.files import refuse_taken
 from foveate.precision import device_of
 from foveate.restyling import Restyled, restyled
-from foveate.run import refuse_taken
 from foveate.types import Provides
 
 

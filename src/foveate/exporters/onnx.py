@@ -1,0 +1,102 @@
+"""ONNX files, answered by ONNX Runtime."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from foveate.errors import MissingExtra, UsageError, WeightsError
+from foveate.exporters import KEY, Exporter, Opened, program_of
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import nn
+
+_OPSET = 20
+_OUTSIDE = b"\n\x08location"  # the key of a tensor that lies in another file, as the format writes it
+
+
+class Onnx(Exporter):
+    summary: ClassVar[str] = "ONNX, for ONNX Runtime and many others"
+    suffix: ClassVar[str] = ".onnx"
+    small: ClassVar[bool] = True
+
+    def write(self, graph: nn.Module, names: list[str], side: int, about: dict[str, Any], path: Path) -> None:
+        _need("onnx", "onnxscript")
+        import torch
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of the exporter's own insides
+            words: dict[str, Any] = {"input_names": ["images"], "output_names": names, "opset_version": _OPSET, "verbose": False}
+            program = torch.onnx.export(program_of(graph, side), dynamo=True, **words)
+        assert program is not None
+        program.model.metadata_props[KEY] = json.dumps(about, ensure_ascii=False)
+        program.save(str(path), external_data=False)
+
+    def open(self, path: Path) -> Opened:
+        """Tensors that lie in other files are refused, wherever these are: reading them has been a way out of the folder
+        (CVE-2022-25882, CVE-2024-27318), and our files hold everything themselves."""
+        _need("onnxruntime")
+        import onnxruntime
+
+        content = path.read_bytes()
+        if _OUTSIDE in content:
+            hint = "foveate export RUN makes one that does not"
+            raise WeightsError("this file keeps tensors in other files", where=path, hint=hint)
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 4
+        try:
+            session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # its errors share no parent but Exception
+            why = str(error).splitlines()[0][:200]
+            raise WeightsError("this file cannot be opened", where=path, why=why, hint="foveate export RUN") from None
+        text = session.get_modelmeta().custom_metadata_map.get(KEY)
+        if text is None:
+            raise UsageError("this file was not made by foveate export", where=path, hint="foveate export RUN")
+        names = [output.name for output in session.get_outputs()]
+
+        def run(images: np.ndarray) -> dict[str, np.ndarray]:
+            return dict(zip(names, session.run(names, {"images": images}), strict=True))
+
+        return Opened(json.loads(text), run)
+
+    def shrink(self, path: Path, batches: Iterator[np.ndarray], about: dict[str, Any], into: Path) -> None:
+        """Static quantisation (Jacob et al. 2018): QDQ, weights by channel."""
+        _need("onnx", "onnxruntime")
+        import logging
+
+        import onnx
+        from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+        from onnxruntime.quantization.shape_inference import quant_pre_process
+
+        class Reader(CalibrationDataReader):  # type: ignore[misc]
+            def get_next(self) -> dict[str, np.ndarray] | None:
+                found = next(batches, None)
+                return None if found is None else {"images": found}
+
+        ready = into.with_suffix(".ready.onnx")
+        level = logging.getLogger().level
+        try:
+            logging.getLogger().setLevel(logging.ERROR)  # it warns of what was done before
+            quant_pre_process(str(path), str(ready), skip_symbolic_shape=True)
+            kinds = {"activation_type": QuantType.QUInt8, "weight_type": QuantType.QInt8, "quant_format": QuantFormat.QDQ}
+            quantize_static(str(ready), str(into), Reader(), per_channel=True, **kinds)
+        finally:
+            logging.getLogger().setLevel(level)
+            ready.unlink(missing_ok=True)
+        model = onnx.load(str(into), load_external_data=False)
+        kept = [entry for entry in model.metadata_props if entry.key != KEY]
+        del model.metadata_props[:]
+        model.metadata_props.extend(kept)
+        onnx.helper.set_model_props(model, {KEY: json.dumps(about, ensure_ascii=False)})
+        onnx.save(model, str(into))
+
+
+def _need(*packages: str) -> None:
+    for package in packages:
+        if not find_spec(package):
+            raise MissingExtra(package, "export")
