@@ -48,6 +48,8 @@ CANDIDATES: dict[str, dict[str, dict[str, Any]]] = {
     },
     "emoji": {
         "head 96": {"tuning": "head", "size": 96, "epochs": 40},
+        "full 96": {**FULL, "size": 96, "epochs": 30},
+        "head 160": {"tuning": "head", "size": 160, "epochs": 40},
     },
 }
 CHOSEN = {"nlvr": "full 224", "emoji": "head 96"}

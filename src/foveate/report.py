@@ -15,6 +15,7 @@ from foveate.types import Score, Scores
 
 _WRITTEN = {"map": "mAP", "mar": "mAR", "iou": "IoU", "auroc": "AUROC", "f1": "F1", "dice": "Dice", "cider": "CIDEr"}
 _WRITTEN |= {"bleu": "BLEU", "rouge": "ROUGE", "l": "L", "chrf": "chrF"}
+_SHARES = (0.1, 0.25, 0.5, 0.75, 0.9, 1.0)  # of the answers
 _SPLITS = {
     "test": "test images that took no part in training or in any choice",
     "val": "validation images",
@@ -156,7 +157,16 @@ def write(page: Page, path: Path) -> None:
         sureness=plots.sureness(tables["reliability"], tables["risk"]) if "reliability" in tables else "",
         precision=plots.pr_curves(tables["pr"]) if "pr" in tables else "",
         curves=plots.curves(page.curves) if page.curves else "",
+        columns=list(dict.fromkeys(name for row in page.curves for name, value in row.items() if isinstance(value, int | float))),
+        risks=_parts_answered(tables["risk"]) if "risk" in tables else [],
     )
+
+
+def _parts_answered(risk: list[list[float]]) -> list[tuple[float, float]]:
+    """The share of wrong answers among a tenth, a quarter, ... of all, the surest first."""
+    answered, wrong = map(np.array, risk)
+    places = [int(np.argmin(np.abs(answered - share))) for share in _SHARES]
+    return [(float(answered[place]), float(wrong[place])) for place in places]
 
 
 def _render(template: str, path: Path, page: Page | LearningPage, **content: Any) -> None:
