@@ -28,6 +28,7 @@ bench:
 	$(PYTHON) bench/generate.py
 	$(PYTHON) bench/explain.py
 	$(PYTHON) bench/sure.py
+	$(PYTHON) bench/export.py
 
 demo:
 	foveate demo

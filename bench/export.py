@@ -1,0 +1,127 @@
+"""Exported files against their runs: how far apart, how fast, and what eight bits cost.
+
+    python bench/export.py --data DATA --out OUT [--ways families int8] [--seeds 0] [--threads 2]
+
+families: networks of every kind at 224 px, all weights trained for an epoch on 60 images of clothing, so that their statistics are
+measured; told is the greatest difference of chances and of features on validation images, by runtime.
+int8: a ResNet-18 that bench/pretrain.py taught from EfficientNet-Lite0 (OUT/pretrain-distill-0), a probe on clothing at 128 px, on
+clothing's validation folder; images a second in batches of 32 of torch, of the ONNX file and of its int8 one, in turns, medians.
+
+Rows land in OUT/export.jsonl, and a row that is there is not measured again.
+"""
+
+from __future__ import annotations
+
+import shutil
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import foveate
+from foveate.exported import opened, square
+from foveate.formats import read_table
+from foveate.intervals import wilson
+from foveate.predictor import load
+from foveate.verbs.export import Graph
+from spine import Rows, words
+
+FAMILIES = ["resnet18", "vgg11_bn", "densenet121", "inception_v3", "tf_efficientnet_lite0", "vit_tiny_patch16_224"]
+FAMILIES += ["swin_tiny_patch4_window7_224", "convnext_atto"]
+RUNTIMES = ("onnx", "openvino")
+IMAGES, BATCH, ROUNDS = 60, 32, 15
+
+
+def main() -> None:
+    options = words(__doc__, [], ["families", "int8"], threads=2)
+    rows = Rows(options.out / "export.jsonl")
+    torch.set_num_threads(options.threads)
+    if "families" in options.ways:
+        few = chosen(options.data / "clothing" / "train", options.out / "export-images")
+        for name in FAMILIES:
+            if not rows.has(way="families", backbone=name):
+                rows.add({"way": "families", "backbone": name, **apart(name, few, options.out / f"export-{name}")})
+    if "int8" in options.ways and not rows.has(way="int8"):
+        rows.add({"way": "int8", "threads": options.threads, **small(options.data, options.out)})
+
+
+def chosen(data: Path, folder: Path) -> Path:
+    """A folder of links to a few images of each class."""
+    for place, path in enumerate(sorted(data.rglob("*.jpg"))[:: max(1, len(list(data.rglob("*.jpg"))) // IMAGES)]):
+        link = folder / path.parent.name / f"{place:04d}.jpg"
+        link.parent.mkdir(parents=True, exist_ok=True)
+        if not link.is_symlink():
+            link.symlink_to(path.resolve())
+    return folder
+
+
+def apart(name: str, few: Path, run: Path) -> dict[str, Any]:
+    shutil.rmtree(run, ignore_errors=True)
+    settings = {"data.val": 0.5, "data.test": 0, "data.near_duplicates": 1}
+    settings |= {"training.head_start": "random", "training.precision": "fp32"}
+    words = {"tuning": "full", "weights": "none", "epochs": 1, "batch_size": 10, "size": 224, "device": "cpu", "settings": settings}
+    found = foveate.fit(few, backbone=name, out=run, **words)
+    row: dict[str, Any] = {}
+    for runtime in RUNTIMES:
+        try:
+            file = foveate.export(found.run, runtime).files[0]
+            row[runtime] = {**file.parity, "megabytes": file.size / 1e6}
+        except foveate.errors.FoveateError as error:
+            row[runtime] = {"refused": str(error)[:300]}
+    return row
+
+
+def small(data: Path, out: Path) -> dict[str, Any]:
+    run = out / "export-resnet18"
+    shutil.rmtree(run, ignore_errors=True)
+    plain = {"settings": {"data.test": 0}, "device": "cpu", "size": 128}
+    foveate.fit(data / "clothing" / "train", tuning="probe", backbone=str(out / "pretrain-distill-0"), out=run, **plain)
+    told = foveate.export(run, int8=True, max_drop=1.0)
+    samples = read_table(data / "clothing" / "validation").samples
+    truths = [sample.truth.names[0] for sample in samples]
+    paths = [sample.path for sample in samples]
+    row: dict[str, Any] = {"count": len(paths), "calibrated": told.files[1].parity}
+    for word, place in (("torch", run), ("onnx", told.files[0].path), ("int8", told.files[1].path)):
+        answers = [answer.prediction.names[0] for answer in foveate.predict(place, paths)]
+        right = sum(answer == truth for answer, truth in zip(answers, truths, strict=True))
+        row[f"{word}_accuracy"] = right / len(truths)
+        row[f"{word}_interval"] = list(wilson(right, len(truths)))
+        row[f"{word}_megabytes"] = 0 if word == "torch" else place.stat().st_size / 1e6
+    return {**row, **speeds(run, told.files[0].path, told.files[1].path, paths[:BATCH])}
+
+
+def speeds(run: Path, fp32: Path, int8: Path, paths: list[Path]) -> dict[str, Any]:
+    """Images a second; `faster`: the median of the ratios of neighbouring turns to torch."""
+    predictor = load(run, "cpu")
+    predictor.model.to(memory_format=torch.contiguous_format)
+    graph, files = Graph(predictor).eval(), (opened(fp32), opened(int8))
+    squares = [square(path, predictor.model.backbone.input.size) for path in paths]
+    images = torch.from_numpy(np.stack(squares))
+
+    @torch.inference_mode()
+    def eager() -> None:
+        graph(images)
+
+    runs: dict[str, Callable[[], Any]] = {
+        "torch": eager,
+        "onnx": lambda: files[0].outputs(squares),
+        "int8": lambda: files[1].outputs(squares),
+    }
+    times: dict[str, list[float]] = {word: [] for word in runs}
+    for turn in range(ROUNDS + 2):
+        for word, one in runs.items():
+            start = time.perf_counter()
+            one()
+            if turn > 1:
+                times[word].append(time.perf_counter() - start)
+    per_second = {f"{word}_per_second": len(paths) / statistics.median(each) for word, each in times.items()}
+    ratios = {word: [a / b for a, b in zip(times["torch"], times[word], strict=True)] for word in ("onnx", "int8")}
+    return {**per_second, **{f"{word}_faster": statistics.median(each) for word, each in ratios.items()}}
+
+
+if __name__ == "__main__":
+    main()
