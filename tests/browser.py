@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 import subprocess
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -65,21 +66,45 @@ class Browser:
         for part in ("Page", "Network", "Runtime", "Log"):
             self._ask(f"{part}.enable")
 
-    def visit(self, file: Path, width: int) -> Seen:
+    def visit(self, place: Path | str, width: int) -> Seen:
+        """A file, or an address."""
         self._events.clear()
+        self._address = place.as_uri() if isinstance(place, Path) else place
         self._ask("Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=width < 600)
-        self._ask("Page.navigate", url=file.as_uri())
+        self._ask("Page.navigate", url=self._address)
         self._await("Page.loadEventFired")
+        return self.look(width)
+
+    def choose(self, selector: str, file: Path) -> None:
+        """Puts a file into a field for files."""
+        root = self._ask("DOM.getDocument")["root"]["nodeId"]
+        node = self._ask("DOM.querySelector", nodeId=root, selector=selector)["nodeId"]
+        self._ask("DOM.setFileInputFiles", nodeId=node, files=[str(file)])
+
+    def press(self, selector: str) -> None:
+        self._ask("Runtime.evaluate", expression=f"document.querySelector({selector!r}).click()")
+
+    def wait_for(self, expression: str, seconds: float = 20) -> Any:
+        """What it is as soon as it is something."""
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            value = self._ask("Runtime.evaluate", expression=expression, returnByValue=True)["result"].get("value")
+            if value:
+                return value
+            time.sleep(0.05)
+        raise TimeoutError(expression)
+
+    def look(self, width: int) -> Seen:
+        """The page as it is now."""
         told = self._ask("Runtime.evaluate", expression=_LOOK, returnByValue=True)["result"]["value"]
         clip = {"x": 0, "y": 0, "width": width, "height": told["height"], "scale": 1}
         image = self._ask("Page.captureScreenshot", format="png", clip=clip, captureBeyondViewport=True)["data"]
         seen = Seen(told["overlaps"], told["wide"], told["opened"], base64.b64decode(image))
         for event in self._events:
-            self._note(event, file, seen)
+            self._note(event, seen)
         return seen
 
-    @staticmethod
-    def _note(event: dict[str, Any], file: Path, seen: Seen) -> None:
+    def _note(self, event: dict[str, Any], seen: Seen) -> None:
         method, about = event.get("method"), event.get("params", {})
         if method == "Log.entryAdded" and about["entry"]["level"] in ("error", "warning"):
             seen.complaints.append(about["entry"]["text"])
@@ -87,7 +112,7 @@ class Browser:
             seen.complaints.append(json.dumps(about)[:300])
         if method == "Network.requestWillBeSent":
             address = about["request"]["url"]
-            if not address.startswith("data:") and address != file.as_uri():
+            if not address.startswith("data:") and address != self._address:
                 seen.requests.append(address)
 
     def _ask(self, method: str, **params: Any) -> dict[str, Any]:

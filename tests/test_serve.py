@@ -1,0 +1,413 @@
+"""The server: right answers by every door, and bounds that hold whatever comes in."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import http.client
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import foveate
+from browser import NAMES, Browser
+from conftest import stripes_folder
+
+pytest.importorskip("fastapi", reason="needs the extra 'serve'")
+pytest.importorskip("prometheus_client", reason="needs the extra 'serve'")
+pytest.importorskip("onnxruntime", reason="needs the extra 'export'")
+from foveate.serving.batching import Batcher, Busy
+
+CAP, SECONDS, ROOM = 200_000, 1.0, 6
+WORDS = {"backbone": "test_efficientnet", "weights": "none", "size": 32, "device": "cpu"}
+SETTINGS = {"data.near_duplicates": 1, "data.audit": False, "data.val": 0.3, "data.test": 0.1}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> Path:
+    data = stripes_folder(tmp_path_factory.mktemp("data") / "stripes", 60)
+    return foveate.fit(data, tuning="probe", out=tmp_path_factory.mktemp("runs") / "stripes-run", settings=SETTINGS, **WORDS).run
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory) -> list[Path]:
+    return sorted(stripes_folder(tmp_path_factory.mktemp("asked") / "stripes", 6, seed=9).rglob("*.png"))
+
+
+def started(folder: Path, *places: Path, token: str = "", **words: object) -> tuple[subprocess.Popen, int]:
+    """`folder`: of its log."""
+    options = [part for name, value in words.items() for part in (f"--{name.replace('_', '-')}", str(value))]
+    command = [sys.executable, "-m", "foveate", "serve", *map(str, places), "--port", "0", "--device", "cpu", *options]
+    log = folder / f"{time.monotonic_ns()}.log"
+    with log.open("w", encoding="utf-8") as file:
+        server = subprocess.Popen(command, stdout=file, stderr=file, env={**os.environ, "FOVEATE_TOKEN": token})
+    end = time.monotonic() + 60
+    while time.monotonic() < end and server.poll() is None:
+        found = re.search(r"serving on http://127.0.0.1:(\d+)", log.read_text(encoding="utf-8"))
+        if found and reached(int(found.group(1))):
+            return server, int(found.group(1))
+        time.sleep(0.1)
+    server.kill()
+    server.wait()
+    raise AssertionError(log.read_text(encoding="utf-8"))
+
+
+def reached(port: int) -> bool:
+    with suppress(OSError):
+        return told(port, "/v2/health/live")[0] == 200
+    return False
+
+
+def stopped(server: subprocess.Popen) -> int:
+    server.send_signal(signal.SIGTERM)
+    return server.wait(60)
+
+
+@pytest.fixture(scope="module")
+def port(run, tmp_path_factory) -> Iterator[int]:
+    """A run and the file that was exported of it, with little room."""
+    file = foveate.export(run, out=tmp_path_factory.mktemp("file")).files[0].path
+    folder, renamed = file.parent, file.rename(file.with_name("stripes-file.onnx"))
+    server, port = started(folder, run, renamed, room=ROOM, body_mb=CAP / 1e6, seconds=SECONDS, batch=4)
+    yield port
+    assert server.poll() is None  # whatever was done to it, it lives
+    assert stopped(server) == 0
+
+
+def told(port: int, path: str, body: bytes | None = None, **headers: str) -> tuple[int, dict, dict]:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+    connection.request("POST" if body is not None else "GET", path, body, headers)
+    answer = connection.getresponse()
+    content = answer.read()
+    connection.close()
+    kind = answer.headers.get("content-type", "")
+    return answer.status, json.loads(content) if "json" in kind else {"text": content.decode("utf-8", "replace")}, dict(answer.headers)
+
+
+def raw(port: int, content: bytes, wait: float = 5.0) -> bytes:
+    with socket.create_connection(("127.0.0.1", port), timeout=wait) as door:
+        door.sendall(content)
+        try:
+            return door.recv(4096)
+        except TimeoutError:
+            return b""
+
+
+# --- right answers
+
+
+@pytest.mark.parametrize("model", ["stripes-run", "stripes-file"])
+def test_answers_are_those_of_the_run(port, run, pictures, model):
+    ours = [answer.row() for answer in foveate.predict(run, pictures)]
+    for path, row in zip(pictures, ours, strict=True):
+        status, found, headers = told(port, f"/predict?model={model}", path.read_bytes())
+        assert status == 200
+        assert found["model"] == model
+        assert found["answer"] == row["answer"]
+        assert found["set"] == row["set"]
+        assert found["confidence"] == pytest.approx(row["confidence"], abs=1e-4)
+        assert headers["x-content-type-options"] == "nosniff"
+
+
+def test_a_form_does_too(port, pictures):
+    edge = "0123456789"
+    head = f'--{edge}\r\nContent-Disposition: form-data; name="file"; filename="a.png"\r\nContent-Type: image/png\r\n\r\n'
+    body = head.encode() + pictures[0].read_bytes() + f"\r\n--{edge}--\r\n".encode()
+    status, found, _ = told(port, "/predict", body, **{"content-type": f"multipart/form-data; boundary={edge}"})
+    assert status == 200
+    assert found["answer"] == told(port, "/predict", pictures[0].read_bytes())[1]["answer"]
+
+
+def test_the_protocol_in_json(port, run, pictures):
+    chosen = pictures[:3]
+    texts = [base64.b64encode(path.read_bytes()).decode() for path in chosen]
+    body = json.dumps({"id": "7", "inputs": [{"name": "image", "datatype": "BYTES", "shape": [3], "data": texts}]}).encode()
+    status, found, _ = told(port, "/v2/models/stripes-file/infer", body)
+    assert status == 200
+    assert (found["model_name"], found["id"]) == ("stripes-file", "7")
+    outputs = {each["name"]: each for each in found["outputs"]}
+    ours = [answer.row() for answer in foveate.predict(run, chosen)]
+    assert [json.loads(text)["answer"] for text in outputs["answer"]["data"]] == [row["answer"] for row in ours]
+    scores = np.array(outputs["scores"]["data"]).reshape(outputs["scores"]["shape"])
+    np.testing.assert_allclose(scores, [list(row["scores"].values()) for row in ours], atol=1e-4)
+    about = told(port, "/v2/models/stripes-file")[1]
+    assert about["parameters"]["classes"] == ["lying", "upright"]
+    assert told(port, "/v2")[1]["models"] == ["stripes-run", "stripes-file"]
+    assert told(port, "/v2/health/live")[1] == {"live": True}
+    assert told(port, "/v2/models/stripes-run/ready")[0] == 200
+
+
+def test_a_client_that_is_not_ours(port, run, pictures):
+    triton = pytest.importorskip("tritonclient.http", reason="needs the package tritonclient[http]")
+    client = triton.InferenceServerClient(f"127.0.0.1:{port}")
+    try:
+        assert client.is_server_ready()
+        assert client.is_model_ready("stripes-file")
+        asked = triton.InferInput("image", [4], "BYTES")
+        asked.set_data_from_numpy(np.array([path.read_bytes() for path in pictures[:4]], dtype=np.object_))
+        found = client.infer("stripes-file", [asked], outputs=[triton.InferRequestedOutput("answer"), triton.InferRequestedOutput("scores", binary_data=False)])
+        ours = [answer.row() for answer in foveate.predict(run, pictures[:4])]
+        assert [json.loads(text)["answer"] for text in found.as_numpy("answer")] == [row["answer"] for row in ours]
+        np.testing.assert_allclose(found.as_numpy("scores"), [list(row["scores"].values()) for row in ours], atol=1e-4)
+    finally:
+        client.close()
+
+
+# --- what is not taken
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "status", "said"),
+    [
+        ("/predict", b"no picture", 400, "cannot be decoded"),
+        ("/predict", b"", 400, "no picture in this request"),
+        ("/predict?model=../../etc/passwd", b"x", 404, "no model of this name"),
+        ("/v2/models/other/infer", b"{}", 404, "no model of this name"),
+        ("/v2/models/stripes-run/infer", b"{", 400, "no V2 request"),
+        ("/v2/models/stripes-run/infer", b"[" * 100_000, 400, "no V2 request"),
+        ("/v2/models/stripes-run/infer", b'{"inputs": [{"name": "image", "datatype": "FP32", "shape": [1], "data": [1]}]}', 400, "encoded pictures"),
+        ("/v2/models/stripes-run/infer", b'{"inputs": [{"name": "image", "datatype": "BYTES", "shape": [2], "data": ["YQ=="]}]}', 400, "there are 1 pictures"),
+        ("/v2/models/stripes-run/infer", b'{"inputs": [{"name": "image", "datatype": "BYTES", "shape": [1], "data": ["?"]}]}', 400, "base64"),
+        ("/v2/models/stripes-run/infer", b'{"inputs": [{"name": "image", "datatype": "BYTES", "shape": [0], "data": []}]}', 400, "0 pictures"),
+    ],
+)
+def test_t40_bad_requests_are_one_sentence(port, path, body, status, said):
+    found = told(port, path, body)
+    assert found[0] == status
+    assert said in found[1]["error"]
+    assert not re.search(r"/(tmp|root|work|home|usr)/|Traceback|\.py", found[1]["error"])
+
+
+@pytest.mark.parametrize(
+    ("header", "behind"),
+    [("5", b""), ("999999", b""), ("x", b""), ("120", b"\x00\x00\x00"), ("120", b"\xff\xff\xff\xff12")],
+)
+def test_bytes_behind_the_json_are_counted(port, header, behind):
+    text = json.dumps({"inputs": [{"name": "image", "datatype": "BYTES", "shape": [1], "parameters": {"binary_data_size": len(behind)}}]}).encode()
+    length = str(len(text)) if header == "120" else header
+    status, found, _ = told(port, "/v2/models/stripes-run/infer", text + behind, **{"Inference-Header-Content-Length": length})
+    assert status == 400
+    assert found["error"]
+
+
+def test_t38_a_body_is_as_large_as_it_is(port, pictures):
+    """Whatever its headers say: told at once, in chunks, with a small length, as a form without a file, as a form of words."""
+    assert told(port, "/predict", b"x" * (CAP + 1))[0] == 413
+    head = b"POST /predict HTTP/1.1\r\nHost: a\r\n"
+    assert b" 413 " in raw(port, head + b"Content-Length: 999999999999\r\n\r\n")
+    chunk = b"%x\r\n" % 50_000 + b"y" * 50_000 + b"\r\n"
+    assert b" 413 " in raw(port, head + b"Transfer-Encoding: chunked\r\n\r\n" + chunk * 5)
+    small = b"1\r\nz\r\n"
+    assert b" 400 " in raw(port, head + b"Transfer-Encoding: chunked\r\n\r\n" + small * 1000 + b"0\r\n\r\n")
+    assert b" 400 " in raw(port, head + b"Content-Length: many\r\n\r\n")
+    lying = raw(port, head + b"Content-Length: 3\r\n\r\nabcdefghij")
+    assert b" 400 " in lying
+    form = b'--e\r\nContent-Disposition: form-data; name="a"\r\n\r\n' + b"w" * 1000 + b"\r\n--e--\r\n"
+    assert told(port, "/predict", form, **{"content-type": "multipart/form-data; boundary=e"})[0] == 400
+    assert told(port, "/predict", b"x", **{"content-type": "multipart/form-data"})[0] == 400
+    assert told(port, "/predict", b"a=b", **{"content-type": "application/x-www-form-urlencoded"})[0] == 400
+    assert told(port, "/predict", pictures[0].read_bytes())[0] == 200
+
+
+def test_t38_slow_bodies_are_cut_off(port, pictures):
+    head = b"POST /predict HTTP/1.1\r\nHost: a\r\nContent-Length: 1000\r\n\r\n"
+    start = time.perf_counter()
+    assert b" 408 " in raw(port, head + b"slow", wait=20)
+    assert time.perf_counter() - start < SECONDS + 5
+    assert told(port, "/predict", pictures[0].read_bytes())[0] == 200
+
+
+def test_t26_a_bomb_costs_nothing(port, tmp_path):
+    from PIL import Image
+
+    bomb = tmp_path / "bomb.png"
+    Image.new("1", (30_000, 30_000)).save(bomb)
+    assert bomb.stat().st_size < CAP
+    status, found, _ = told(port, "/predict", bomb.read_bytes())
+    assert status == 400
+    assert "pixels" in found["error"]
+
+
+def test_t40_nothing_is_fetched_or_opened(port, pictures):
+    for body in (b"http://127.0.0.1:1/secret.png", b"file:///etc/passwd", str(pictures[0]).encode()):
+        assert told(port, "/predict", body)[0] == 400
+    for path in ("/../../etc/passwd", "/page.js/../app.py", "/app.py", "/docs"):
+        assert told(port, path)[0] == 404
+
+
+# --- more than there is room for
+
+
+def test_t39_what_has_no_room_is_told_to_come_again(port, run, pictures):
+    """Slow bodies hold all places; others are refused at once, and taken as soon as there is room."""
+    head = b"POST /predict HTTP/1.1\r\nHost: a\r\nContent-Length: 1000\r\n\r\n"
+    doors = [socket.create_connection(("127.0.0.1", port)) for _ in range(ROOM)]
+    try:
+        for door in doors:
+            door.sendall(head)
+        time.sleep(0.3)
+        status, found, headers = told(port, "/predict?model=stripes-run", pictures[0].read_bytes())
+        assert status == 429
+        assert headers["retry-after"] == "1"
+        assert "no room" in found["error"]
+        assert 'foveate_inside{model="stripes-run"} 6.0' in told(port, "/metrics")[1]["text"]
+    finally:
+        for door in doors:
+            door.close()
+    time.sleep(SECONDS + 0.5)
+    assert told(port, "/predict?model=stripes-run", pictures[0].read_bytes())[0] == 200
+    assert 'foveate_inside{model="stripes-run"} 0.0' in told(port, "/metrics")[1]["text"]
+
+
+def test_t39_a_flood_is_answered_or_refused(port, run, pictures):
+    body, right = pictures[0].read_bytes(), foveate.predict(run, pictures[:1])[0].row()["answer"]
+    with ThreadPoolExecutor(24) as crowd:
+        found = list(crowd.map(lambda _: told(port, "/predict", body), range(240)))
+    assert {status for status, _, _ in found} <= {200, 429}
+    good = [row for status, row, _ in found if status == 200]
+    assert len(good) >= ROOM
+    assert {row["answer"] for row in good} == {right}
+
+
+class Slow:
+    name, classes, about = "slow", ("a",), {"task": "classify"}
+
+    def __init__(self) -> None:
+        self.sizes: list[int] = []
+
+    def decode(self, content: bytes) -> bytes:
+        return content
+
+    def answer(self, pictures: list[bytes]) -> list[dict]:
+        self.sizes.append(len(pictures))
+        time.sleep(0.05)
+        if b"bad" in pictures:
+            raise RuntimeError("a planted fault")
+        return [{"answer": picture.decode()} for picture in pictures]
+
+
+def test_pictures_are_answered_together_and_each_gets_its_own():
+    async def story() -> tuple[list, list]:
+        engine = Slow()
+        batcher = Batcher(engine, most=4, wait=0.02, room=20)
+        batcher.start()
+        found = await asyncio.gather(*(batcher.ask(str(place).encode()) for place in range(10)))
+        failed = await asyncio.gather(batcher.ask(b"bad"), return_exceptions=True)
+        after = await batcher.ask(b"fine")
+        await batcher.stop()
+        return engine.sizes, [*found, *failed, after]
+
+    sizes, found = asyncio.run(story())
+    assert [row["answer"] for row in found[:10]] == [str(place) for place in range(10)]
+    assert max(sizes) == 4
+    assert len(sizes) <= 7
+    assert isinstance(found[10], RuntimeError)
+    assert found[11] == {"answer": "fine"}
+
+
+def test_what_nobody_waits_for_is_not_answered():
+    async def story() -> list[int]:
+        engine = Slow()
+        batcher = Batcher(engine, most=1, wait=0.0, room=20)
+        batcher.start()
+        asking = [asyncio.ensure_future(batcher.ask(b"x")) for _ in range(6)]
+        await asyncio.sleep(0.02)
+        for each in asking[1:]:
+            each.cancel()
+        await asyncio.gather(*asking, return_exceptions=True)
+        await asyncio.sleep(0.2)
+        with pytest.raises(Busy):
+            async with batcher.place(21):
+                pass
+        await batcher.stop()
+        return engine.sizes
+
+    assert sum(asyncio.run(story())) <= 2
+
+
+# --- the end
+
+
+def test_t39_told_to_stop_it_finishes_what_runs(run, pictures, tmp_path):
+    """A request is on its way when the signal comes: ready goes 503 at once, the request is answered, and then it ends."""
+    server, port = started(tmp_path, run, seconds=10, grace=20)
+    body = pictures[0].read_bytes()
+    head = f"POST /predict HTTP/1.1\r\nHost: a\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+    with socket.create_connection(("127.0.0.1", port)) as door:
+        door.sendall(head + body[:10])
+        time.sleep(0.5)
+        server.send_signal(signal.SIGTERM)
+        time.sleep(0.5)
+        assert told(port, "/v2/health/ready")[0] == 503
+        status, _, headers = told(port, "/predict", body)
+        assert status == 503
+        assert "retry-after" in headers
+        door.sendall(body[10:])
+        assert b" 200 " in door.recv(4096)
+    assert server.wait(20) == 0
+
+
+def test_tokens(run, pictures, tmp_path):
+    server, port = started(tmp_path, run, token="secret")
+    try:
+        assert told(port, "/predict", pictures[0].read_bytes())[0] == 401
+        assert told(port, "/predict", pictures[0].read_bytes(), Authorization="Bearer wrong")[0] == 401
+        assert told(port, "/predict", pictures[0].read_bytes(), Authorization="Bearer secret")[0] == 200
+        assert told(port, "/v2/health/ready")[0] == 200
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/") as page:
+            assert "default-src 'none'" in page.headers["content-security-policy"]
+    finally:
+        assert stopped(server) == 0
+
+
+def test_what_cannot_be_served_is_one_sentence(run, tmp_path, capsys):
+    from foveate import cli
+
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        assert cli._run(["serve", str(run), "--port", str(taken.getsockname()[1])]) == 2
+    assert "cannot be taken" in capsys.readouterr().err
+    assert cli._run(["serve", str(run), str(run), "--port", "0"]) == 2
+    assert "two of these" in capsys.readouterr().err
+
+
+# --- the page
+
+
+@pytest.mark.skipif(not any(map(shutil.which, NAMES)), reason="needs a browser: apt-get install chromium")
+def test_a_picture_on_the_page(port, run, pictures, tmp_path):
+    answer = foveate.predict(run, pictures[:1])[0].row()["answer"]
+    kept = Path(__file__).parents[1] / "test-artefacts"
+    kept.mkdir(exist_ok=True)
+    browser = Browser(tmp_path / "profile")
+    try:
+        for width in (1280, 390):
+            seen = browser.visit(f"http://127.0.0.1:{port}/", width)
+            assert (seen.overlaps, seen.complaints) == ([], [])
+            browser.choose("#file", pictures[0])
+            said = browser.wait_for(f"document.getElementById('said').textContent.startsWith('{answer}') && document.getElementById('said').textContent")
+            assert "%" in said
+            seen = browser.look(width)
+            (kept / f"page-{width}.png").write_bytes(seen.screenshot)
+            assert (seen.overlaps, seen.complaints) == ([], [])
+            assert seen.wide <= 0
+            assert all(address.startswith((f"http://127.0.0.1:{port}/", "blob:")) for address in seen.requests)
+        browser.press("#language")
+        assert browser.wait_for("document.documentElement.lang") == "zh"
+    finally:
+        browser.close()
