@@ -52,7 +52,7 @@ CANDIDATES: dict[str, dict[str, dict[str, Any]]] = {
         "head 160": {"tuning": "head", "size": 160, "epochs": 40},
     },
 }
-CHOSEN = {"nlvr": "full 224", "emoji": "head 96"}
+CHOSEN = {"nlvr": "full 224", "emoji": "head 160"}
 
 
 def main() -> None:
