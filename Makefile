@@ -29,6 +29,7 @@ bench:
 	$(PYTHON) bench/explain.py
 	$(PYTHON) bench/sure.py
 	$(PYTHON) bench/export.py
+	$(PYTHON) bench/serve.py
 
 demo:
 	foveate demo
