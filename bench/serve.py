@@ -4,8 +4,8 @@
 
 A probe of EfficientNet-Lite0 on clothing; asked are the pictures of clothing's validation folder. speed: answers a second of
 `predict` in batches of 32 and of the server before 16 clients that ask without pause, in turns, medians of five. flood: 160 clients
-that ask for so many minutes, again at once when they are refused: what they get, the slowest hundredth of what was taken beside that
-of one client alone, and the server's memory before, in the middle and after. Clients and server share the machine.
+that ask for so many minutes, again at once when they are refused: what they get, the slowest hundredth of what was taken beside
+that of one client alone, and the server's memory before, in the middle and after. Clients and server share the machine.
 
 Rows land in OUT/serve.jsonl, and a row that is there is not measured again.
 """
