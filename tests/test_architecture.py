@@ -19,6 +19,7 @@ FLOORS = [  # the ground floor first; a file imports from its own floor or from 
     {"trainer", "predictor", "guard", "planning", "solving", "race", "episodic", "earlier", "auditing", "explaining"},
     {"settling"},
     {"outputs"},
+    {"serving"},
     {"verbs"},
     {"options"},
     {"commands"},

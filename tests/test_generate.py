@@ -322,8 +322,13 @@ def test_distances_name_whose_they_are(learnt, coloured, tmp_path, monkeypatch, 
     from foveate.backbones.timm import TimmFamily
 
     plain_open = TimmFamily.open
-    monkeypatch.setattr(TimmFamily, "open", lambda self, name, weights, *rest: plain_open(self, name, "none", *rest))
-    words = ["generate", str(learnt.run), "red", "blue", "--count", "10", "--against", str(coloured), "--features", "test_efficientnet"]
+
+    def drawn(self, name, weights, *rest):
+        torch.manual_seed(1)  # features of the same random weights each time
+        return plain_open(self, name, "none", *rest)
+
+    monkeypatch.setattr(TimmFamily, "open", drawn)
+    words = ["generate", str(learnt.run), "red", "blue", "--count", "10", "--guidance", "1", "--against", str(coloured), "--features", "test_efficientnet"]
     assert cli._run([*words, "--out", str(tmp_path / "made"), "--device", "cpu", "--json"]) == 0
     told = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert told["features"] == "test_efficientnet"

@@ -13,7 +13,7 @@ import time
 import pytest
 import torch
 
-from foveate import run as rooms
+from foveate import files as rooms
 from foveate.errors import RunError, UsageError
 from foveate.files import written_aside
 from foveate.run import Checkpoint, Run, newest_checkpoint, save_checkpoint
