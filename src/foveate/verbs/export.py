@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import median
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from foveate.earlier import own_table
 from foveate.errors import RunError, UsageError
 from foveate.exported import FORMAT, Exported, opened, packed, square
 from foveate.exporters import EXPORTERS, Exporter
-from foveate.files import checksum, refuse_taken
+from foveate.files import ASIDE, checksum, refuse_taken
 from foveate.predictor import Predictor, load
 from foveate.run import Run
 from foveate.scoring import scored
@@ -119,13 +120,17 @@ def export(
     with torch.inference_mode():
         names = list(graph.named(torch.zeros(1, 3, judge.side, judge.side, dtype=torch.uint8)))
     console.say(f"writing {path.name}")
-    maker.write(graph, names, judge.side, about, path)
-    files, refused = [judge.judged(path, to, "fp32", graph)], list[str]()
-    _refuse_other(files[0], judge)
-    if int8:
-        kept, why = _small(maker, files[0], judge, graph, about, max_drop)
-        files += [kept] if kept else []
-        refused += [why] if why else []
+    with TemporaryDirectory(prefix=ASIDE, dir=folder) as aside:  # nothing gets its name before it has answered
+        maker.write(graph, names, judge.side, about, Path(aside) / path.name)
+        files, refused = [judge.judged(Path(aside) / path.name, to, "fp32", graph)], list[str]()
+        _refuse_other(files[0], judge, path)
+        if int8:
+            kept, why = _small(maker, files[0], judge, graph, about, max_drop)
+            files += [kept] if kept else []
+            refused += [why] if why else []
+        for each in sorted(Path(aside).iterdir()):
+            each.replace(folder / each.name)
+    files = [replace(file, path=folder / file.path.name) for file in files]
     _listed(folder, files)
     return ExportResult(folder, files, refused)
 
@@ -139,15 +144,13 @@ def _listed(folder: Path, files: Sequence[File]) -> None:
     Run(folder).write_json(manifest.name, [*others, *rows])
 
 
-def _refuse_other(file: File, judge: _Judge) -> None:
+def _refuse_other(file: File, judge: _Judge, where: Path) -> None:
     worst = max(file.parity.values())
     if worst <= TOLERANCE and file.score.value == file.torch.value:
         return
-    for each in (file.path, file.path.with_suffix(".bin")):
-        each.unlink(missing_ok=True)
     apart = ", ".join(f"{name} by {value:.2g}" for name, value in file.parity.items())
     why = f"it differs in {apart}, most on {judge.worst}; {file.measure} {file.score.value:.4f}, the run's {file.torch.value:.4f}"
-    raise RunError("the exported file does not answer as the run does, and was removed", where=file.path, why=why, hint="--to onnx")
+    raise RunError("the exported file does not answer as the run does, and is not kept", where=where, why=why, hint="another --to")
 
 
 def _small(
