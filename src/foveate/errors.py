@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from difflib import get_close_matches
+from importlib.util import find_spec
 
 
 class FoveateError(Exception):
@@ -80,6 +81,13 @@ class MissingExtra(FoveateError):
 
     def __init__(self, package: str, extra: str) -> None:
         super().__init__(f"the package {package!r} is not installed", hint=f"pip install 'foveate[{extra}]'")
+
+
+def need(extra: str, *packages: str) -> None:
+    """Raises MissingExtra for the first of the packages that is not installed."""
+    for package in packages:
+        if not find_spec(package):
+            raise MissingExtra(package, extra)
 
 
 class TooLittleTime(FoveateError):

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from foveate.backbones import Card, Painter, Said
 from foveate.backbones._hub import PlacedFamily, first_line, not_had
-from foveate.errors import MissingExtra, UsageError, WeightsError
+from foveate.errors import UsageError, WeightsError, need
 from foveate.types import InputSpec, Provides
 from foveate.writer import without_bars
 
@@ -133,8 +133,7 @@ class PipelinePainter(Painter):
 
 def _pipeline(place: str) -> Any:
     """Raises WeightsError for what cannot be opened, UsageError for another kind."""
-    if not find_spec("diffusers"):
-        raise MissingExtra("diffusers", "generate")
+    need("generate", "diffusers")
     from diffusers import DiffusionPipeline
     from diffusers.utils import logging
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from foveate.backbones import Card, Family, Painter, Said
-from foveate.errors import MissingExtra, UnknownName, UsageError
+from foveate.errors import UnknownName, UsageError, need
 from foveate.types import InputSpec, Provides
 from foveate.weights import fill, read_tensors
 
@@ -102,8 +102,7 @@ def _wide(time: Tensor) -> Tensor:
 
 def _network(name: str, size: int) -> Any:
     """A U-Net that halves its maps down to 8 px; raises UsageError for a size that cannot be halved so often."""
-    if not find_spec("diffusers"):
-        raise MissingExtra("diffusers", "generate")
+    need("generate", "diffusers")
     from diffusers import UNet2DConditionModel
 
     sides = [size]

@@ -3,13 +3,12 @@ shared out to the pixels."""
 
 from __future__ import annotations
 
-from importlib.util import find_spec
 from typing import ClassVar
 
 from torch import Tensor
 from torch.nn import functional
 
-from foveate.errors import MissingExtra
+from foveate.errors import need
 from foveate.explainers import Asked, Explainer
 
 _STEPS, _AT_ONCE = 32, 8
@@ -20,8 +19,7 @@ class IntegratedGradients(Explainer):
     summary: ClassVar[str] = "pixels that change the answer on the way from a blank picture"
 
     def explain(self, asked: Asked) -> Tensor:
-        if not find_spec("captum"):
-            raise MissingExtra("captum", "explain")
+        need("explain", "captum")
         from captum.attr import IntegratedGradients as Captum
 
         found = Captum(asked.score).attribute(asked.image, baselines=0, n_steps=_STEPS, internal_batch_size=_AT_ONCE)

@@ -3,13 +3,12 @@ every network will do."""
 
 from __future__ import annotations
 
-from importlib.util import find_spec
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from foveate.errors import MissingExtra
+from foveate.errors import need
 from foveate.explainers import Asked, Explainer
 
 _CELLS, _WIDE, _AT_ONCE = 14, 3, 16  # cells along a side, cells that are covered along each, pictures at once
@@ -19,8 +18,7 @@ class Occlusion(Explainer):
     summary: ClassVar[str] = "squares without which the answer is weaker"
 
     def explain(self, asked: Asked) -> Tensor:
-        if not find_spec("captum"):
-            raise MissingExtra("captum", "explain")
+        need("explain", "captum")
         from captum.attr import Occlusion as Captum
 
         cell = max(1, asked.image.shape[-1] // _CELLS)

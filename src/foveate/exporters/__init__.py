@@ -32,11 +32,10 @@ class Opened:
 
 
 class Exporter(ABC):
-    """`suffix`: of its files. `small`: whether it writes int8 too. `summary`: for --help."""
+    """`suffix`: of its files. `summary`: what they are, in words."""
 
     summary: ClassVar[str]
     suffix: ClassVar[str]
-    small: ClassVar[bool] = False
 
     @abstractmethod
     def write(self, graph: nn.Module, names: list[str], side: int, about: dict[str, Any], path: Path) -> None:
@@ -47,9 +46,13 @@ class Exporter(ABC):
     def open(self, path: Path) -> Opened:
         """Raises UsageError for a file that is none of ours, WeightsError for one that is damaged or leads outside of itself."""
 
+
+class SmallExporter(Exporter):
+    """One that writes weights and activations of 8 bits too."""
+
+    @abstractmethod
     def shrink(self, path: Path, batches: Iterator[np.ndarray], about: dict[str, Any], into: Path) -> None:
-        """The file `path` with weights and activations of 8 bits, their ranges taken from the batches."""
-        raise NotImplementedError
+        """The file `path` with 8 bits, their ranges taken from the batches, as `into`."""
 
 
 def program_of(graph: nn.Module, side: int) -> Any:

@@ -5,12 +5,11 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Iterator
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from foveate.errors import MissingExtra, UsageError, WeightsError
-from foveate.exporters import KEY, Exporter, Opened, program_of
+from foveate.errors import UsageError, WeightsError, need
+from foveate.exporters import KEY, Opened, SmallExporter, program_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -20,13 +19,12 @@ _OPSET = 20
 _OUTSIDE = b"\n\x08location"  # the key of a tensor that lies in another file, as the format writes it
 
 
-class Onnx(Exporter):
+class Onnx(SmallExporter):
     summary: ClassVar[str] = "ONNX, for ONNX Runtime and many others"
     suffix: ClassVar[str] = ".onnx"
-    small: ClassVar[bool] = True
 
     def write(self, graph: nn.Module, names: list[str], side: int, about: dict[str, Any], path: Path) -> None:
-        _need("onnx", "onnxscript")
+        need("export", "onnx", "onnxscript")
         import torch
 
         with warnings.catch_warnings():
@@ -40,7 +38,7 @@ class Onnx(Exporter):
     def open(self, path: Path) -> Opened:
         """Tensors that lie in other files are refused, wherever these are: reading them has been a way out of the folder
         (CVE-2022-25882, CVE-2024-27318), and our files hold everything themselves."""
-        _need("onnxruntime")
+        need("export", "onnxruntime")
         import onnxruntime
 
         content = path.read_bytes()
@@ -67,7 +65,7 @@ class Onnx(Exporter):
     def shrink(self, path: Path, batches: Iterator[np.ndarray], about: dict[str, Any], into: Path) -> None:
         """Static quantisation (Jacob et al. 2018): QDQ, weights by channel. What leads to the first output alone stays as it is: a
         head costs little time, and chances in 256 steps cost answers."""
-        _need("onnx", "onnxruntime")
+        need("export", "onnx", "onnxruntime")
         import logging
 
         import onnx
@@ -108,9 +106,3 @@ def _heads(model: Any) -> list[str]:
             shared.add(node.name)
             wanted += node.input
     return [node.name for node in model.graph.node if node.name not in shared]
-
-
-def _need(*packages: str) -> None:
-    for package in packages:
-        if not find_spec(package):
-            raise MissingExtra(package, "export")

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 import warnings
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from foveate.errors import MissingExtra, UsageError, WeightsError
+from foveate.errors import UsageError, WeightsError, need
 from foveate.exporters import KEY, Exporter, Opened, program_of
 
 if TYPE_CHECKING:
@@ -21,7 +20,7 @@ class OpenVino(Exporter):
     suffix: ClassVar[str] = ".xml"
 
     def write(self, graph: nn.Module, names: list[str], side: int, about: dict[str, Any], path: Path) -> None:
-        _need()
+        need("export", "openvino")
         import openvino
 
         with warnings.catch_warnings():
@@ -33,7 +32,7 @@ class OpenVino(Exporter):
         openvino.save_model(model, path, compress_to_fp16=False)
 
     def open(self, path: Path) -> Opened:
-        _need()
+        need("export", "openvino")
         import openvino
 
         core = openvino.Core()
@@ -52,8 +51,3 @@ class OpenVino(Exporter):
             return {name: found[place] for place, name in enumerate(names)}
 
         return Opened(json.loads(str(model.get_rt_info(KEY).astype(str))), run)
-
-
-def _need() -> None:
-    if not find_spec("openvino"):
-        raise MissingExtra("openvino", "export")

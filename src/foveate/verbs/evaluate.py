@@ -134,7 +134,7 @@ def evaluate(
     home = _evaluated(run, data, split, format, device, strict, command, beside)
     if shift is None:
         return home
-    away = _evaluated(run, shift, "auto", format, device, strict, command, replace(beside, ood=None, corrupt=False), home)
+    away = _evaluated(run, shift, "auto", format, device, strict, command, _Beside(None, False, None, lang), home)
     return replace(home, shift=away.shift, shifted=away, seconds=home.seconds + away.seconds)
 
 

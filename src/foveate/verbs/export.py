@@ -15,11 +15,11 @@ import torch
 from torch import Tensor, nn
 
 from foveate import __version__, console
-from foveate.data import Scanned
+from foveate.data import Scanned, even_parts
 from foveate.earlier import own_table
 from foveate.errors import RunError, UsageError
 from foveate.exported import FORMAT, Exported, opened, packed, square
-from foveate.exporters import EXPORTERS, Exporter
+from foveate.exporters import EXPORTERS, SmallExporter
 from foveate.files import ASIDE, checksum, refuse_taken
 from foveate.predictor import Predictor, load
 from foveate.run import Run
@@ -107,7 +107,7 @@ def export(
     Raises UsageError for tasks and networks that a runtime cannot hold, RunError for a file that answers otherwise.
     """
     maker = EXPORTERS.load(to)()
-    if int8 and not maker.small:
+    if int8 and not isinstance(maker, SmallExporter):
         raise UsageError(f"{to} is not written with 8 bits here", where="--int8", hint="--to onnx --int8")
     predictor = load(run, "cpu")
     predictor.model.to(memory_format=torch.contiguous_format)
@@ -124,7 +124,7 @@ def export(
         maker.write(graph, names, judge.side, about, Path(aside) / path.name)
         files, refused = [judge.judged(Path(aside) / path.name, to, "fp32", graph)], list[str]()
         _refuse_other(files[0], judge, path)
-        if int8:
+        if int8 and isinstance(maker, SmallExporter):
             kept, why = _small(maker, files[0], judge, graph, about, max_drop)
             files += [kept] if kept else []
             refused += [why] if why else []
@@ -154,7 +154,7 @@ def _refuse_other(file: File, judge: _Judge, where: Path) -> None:
 
 
 def _small(
-    maker: Exporter, file: File, judge: _Judge, graph: Graph, about: dict[str, Any], most: float
+    maker: SmallExporter, file: File, judge: _Judge, graph: Graph, about: dict[str, Any], most: float
 ) -> tuple[File | None, str]:
     """The file of 8 bits; or why there is none."""
     into = file.path.with_name(f"{file.path.stem}-int8{file.path.suffix}")
@@ -191,7 +191,7 @@ class _Judge:
         theirs = opened(path)
         squares = [square(sample.path, self.side) for sample in self.samples]
         parity = self._parity(theirs, squares, graph)
-        answers = [answer for part in _parts(squares) for answer in theirs.labels(part)]
+        answers = [answer for part in even_parts(len(squares), _AT_ONCE) for answer in theirs.labels(squares[part])]
         ours = [answer.prediction for answer in self.predictor.predict([sample.path for sample in self.samples])]
         model, several = self.predictor.model, self.predictor.multilabel
         both = [scored(each, self.samples, model, several) for each in (ours, answers)]
@@ -206,7 +206,8 @@ class _Judge:
         """By the outputs' names: chances as they are, others by their greatest value."""
         found: dict[str, float] = {}
         furthest = -1.0
-        for first, part in zip(range(0, len(squares), _AT_ONCE), _parts(squares), strict=True):
+        for place in even_parts(len(squares), _AT_ONCE):
+            part = squares[place]
             ours, other = graph.named(torch.from_numpy(np.stack(part))), theirs.outputs(part)
             for name, tensor in ours.items():
                 known = tensor.numpy()
@@ -214,7 +215,7 @@ class _Judge:
                 found[name] = max(found.get(name, 0.0), float(apart.max()))
                 if float(apart.max()) > furthest:
                     furthest = float(apart.max())
-                    self.worst = self.samples[first + int(apart.reshape(len(part), -1).max(1).argmax())].key
+                    self.worst = self.samples[place.start + int(apart.reshape(len(part), -1).max(1).argmax())].key
         return found
 
     def calibrating(self) -> Iterator[np.ndarray]:
@@ -222,11 +223,6 @@ class _Judge:
         drawn = np.random.default_rng(self.predictor.recipe.seed).permutation(len(self.train))[:_CALIBRATING]
         for place in drawn.tolist():
             yield square(self.train[place].path, self.side)[None]
-
-
-def _parts(squares: list[np.ndarray]) -> Iterator[list[np.ndarray]]:
-    for first in range(0, len(squares), _AT_ONCE):
-        yield squares[first : first + _AT_ONCE]
 
 
 def _timed(theirs: Exported, squares: list[np.ndarray]) -> float:

@@ -9,12 +9,11 @@ import os
 import signal
 import socket
 from collections.abc import Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from foveate import console
-from foveate.errors import MissingExtra, UsageError
+from foveate.errors import UsageError, need
 
 if TYPE_CHECKING:
     from foveate.serving.app import State
@@ -32,9 +31,7 @@ def serve(
 
     Raises UsageError for a port that is taken and for what cannot be served, MissingExtra without the extra `serve`.
     """
-    for package in _PACKAGES:
-        if not find_spec(package):
-            raise MissingExtra(package, "serve")
+    need("serve", *_PACKAGES)
     import uvicorn
 
     from foveate.serving.app import Limits, app_of
