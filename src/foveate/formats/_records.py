@@ -78,6 +78,8 @@ def traits(path: Path) -> dict[Path, dict[str, str]]:
     """What else a table says of its images: of each its cells as text, under the names of columns that are none of ours.
 
     Raises DataError where there is no such column."""
+    if not is_table(path):
+        raise DataError("this is no table", where=printable(path), hint="one of: " + ", ".join(READERS))
     ours = {alias for aliases in (*ALIASES.values(), *CORNERS.values(), TEXTS) for alias in aliases}
     others = [] if path.suffix.lower() == ".parquet" else sorted(_columns(path) - ours)
     found: dict[Path, dict[str, str]] = {}
