@@ -6,7 +6,6 @@ Chance is keyed by (seed, epoch, index), so the number of workers, a resume or a
 from __future__ import annotations
 
 import hashlib
-import math
 import os
 import sys
 from collections import Counter
@@ -24,17 +23,17 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 from foveate import console, images
 from foveate.distributed import Team
 from foveate.errors import BrokenImage, DataError
+from foveate.framing import Framing, corners_of, sides_of
 from foveate.mosaic import Mosaic
 from foveate.recipe import DataRecipe
 from foveate.splits import gray_thumbnail, make_splits, near_copies
-from foveate.transforms import SPARE, Framing, Transform, cut
+from foveate.transforms import Transform, cut
 from foveate.types import Batch, Boxes, Labels, Sample, Split, Table, Target
 
 Place = tuple[int, int]  # (epoch, index into the samples)
 Encode = Callable[[object, tuple[int, int]], Target]
 Join = Callable[[Sequence[tuple[tuple[int, int], Any]], tuple[int, int]], Any]
 _HELPERS = 8  # loader processes at the most
-_STEP = 0.75  # of its side: how far a window is from the next at the most
 _MEMORY_SHARE = 0.25  # of the machine's memory that decoded pixels may take
 
 
@@ -65,7 +64,7 @@ class Pixels:
 
     def __init__(self, samples: Sequence[Sample], size: int, framing: Framing, keep: bool) -> None:
         self.paths = [sample.path for sample in samples]
-        self.sides = {"crop": (size, None), "whole": (None, SPARE * size), "windows": (None, None)}[framing]
+        self.sides = sides_of(size, framing)
         self.room = int(_MEMORY_SHARE * _memory()) if keep else 0
         self._kept: dict[Path | Stored, tuple[np.ndarray, tuple[int, int]]] = {}
 
@@ -298,9 +297,8 @@ class Windows(Pictures):
         self.sizes = [images.size(sample.path) for sample in samples]
         self.places = [
             (index, (x, y))
-            for index, (height, width) in enumerate(self.sizes)
-            for y in _starts(height, side)
-            for x in _starts(width, side)
+            for index, size in enumerate(self.sizes)
+            for x, y in corners_of(size, side)
         ]
 
     def __len__(self) -> int:
@@ -318,12 +316,6 @@ class Windows(Pictures):
         for (index, corner), answer in zip(self.places, answers, strict=True):
             parts[index].append((corner, answer))
         return [self.join(found, size) for found, size in zip(parts, self.sizes, strict=True)]
-
-
-def _starts(length: int, side: int) -> list[int]:
-    """Where windows of `side` begin along a picture's edge: the first at 0, the last at the end, evenly spread."""
-    count = 1 if length <= side else 1 + math.ceil((length - side) / (_STEP * side))
-    return [round(place * max(0, length - side) / max(1, count - 1)) for place in range(count)]
 
 
 def key(*parts: object) -> int:

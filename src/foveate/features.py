@@ -18,13 +18,14 @@ from torch import Tensor
 
 from foveate.backbones import Backbone
 from foveate.data import Order, Pictures, Pixels, loader
+from foveate.framing import Framing
 from foveate.model import Model
-from foveate.transforms import Framing, evaluation
+from foveate.transforms import evaluation
 from foveate.types import Provides, Sample
 from foveate.weights import fingerprint
 
 _AT_ONCE = 64
-_VERSION = 2  # of what is computed; a change of the decoder, the evaluation transform or what a head describes raises it
+_VERSION = 3  # of what is computed; a change of the decoder, the evaluation transform or what a head describes raises it
 
 
 def described(

@@ -15,8 +15,9 @@ from torchvision import tv_tensors
 from torchvision.transforms.v2 import functional
 
 from foveate.errors import UsageError
+from foveate.framing import SPARE, Framing
 from foveate.recipe import AugmentRecipe
-from foveate.transforms import SPARE, Framing, cut, resized, shifted
+from foveate.transforms import cut, resized, shifted
 from foveate.types import OF_OBJECTS, Boxes, InputSpec, Regions, Target
 
 Shown = tuple[np.ndarray, tuple[int, int], Target]

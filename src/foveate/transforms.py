@@ -6,7 +6,7 @@ Letters: B, H, W as in types. Rectangles ('views') are (x0, y0, x1, y1) in pixel
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -15,12 +15,10 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional
 
+from foveate.framing import Framing, View, fitted, laid, middle, squared, view_of
 from foveate.recipe import AugmentRecipe
 from foveate.types import IGNORED, OF_OBJECTS, Batch, InputSpec, Target
 
-Framing = Literal["crop", "whole", "windows"]
-"""What a network sees of a picture: the central square; all of it, padded to a square; or squares of it at full resolution."""
-View = tuple[float, float, float, float]
 Transform = Callable[[np.ndarray, tuple[int, int], Target], tuple[Tensor, View, Target]]
 """(pixels (h, w, 3) uint8, (H, W) of the original, target) -> image (3, size, size) float32, what it shows, target"""
 
@@ -30,7 +28,6 @@ class ObjectMasks(tv_tensors.Mask):  # type: ignore[misc]
 
 
 _FILL = {tv_tensors.Image: 0, tv_tensors.Mask: IGNORED, ObjectMasks: 0}
-SPARE = 2  # times the network's side: what a picture is reduced to at most, so that windows cut out of it stay sharp
 _VISIBLE = 1 / 3  # of an object's area that a window must show for it to count
 
 
@@ -41,21 +38,11 @@ def evaluation(spec: InputSpec, framing: Framing) -> Transform:
     """
 
     def transform(pixels: np.ndarray, size: tuple[int, int], target: Target) -> tuple[Tensor, View, Target]:
-        image, moved = as_image(pixels), _scaled(target, pixels.shape[:2], size)
-        image, moved = {"crop": _centred, "whole": _padded, "windows": _filled}[framing](image, moved, spec.size)
+        image, moved = as_image(squared(pixels, spec.size, framing)), _scaled(target, pixels.shape[:2], size)
+        moved = _laid(moved, laid(pixels.shape[:2], spec.size, framing), spec.size, framing)
         return normalised(image, spec), view_of(size, spec.size, framing), moved
 
     return transform
-
-
-def view_of(size: tuple[int, int], square: int, framing: Framing) -> View:
-    """What evaluation shows of an upright original, or of a window, of this (height, width) in a network's `square`, px."""
-    height, width = size
-    if framing != "crop":
-        side = max(size) if framing == "whole" else square
-        return 0.0, 0.0, float(side), float(side)
-    side = min(size)
-    return (width - side) / 2, (height - side) / 2, (width + side) / 2, (height + side) / 2
 
 
 def training(spec: InputSpec, framing: Framing, recipe: AugmentRecipe) -> Transform:
@@ -148,7 +135,7 @@ class _Fit(v2.Transform):  # type: ignore[misc]
 
     def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
         height, width = v2.query_size(flat_inputs)
-        return {"size": _fitted(height, width, self.side)}
+        return {"size": list(fitted(height, width, self.side))}
 
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
         return _stretched(inpt, params["size"]) if isinstance(inpt, tv_tensors.TVTensor) else inpt
@@ -258,33 +245,10 @@ def normalised(image: Tensor, spec: InputSpec) -> Tensor:
     return cast(Tensor, functional.normalize(scaled, list(spec.mean), list(spec.std)).as_subclass(Tensor))
 
 
-Framed = tuple[Tensor, Target]
-
-
-def _centred(image: Tensor, target: Target, size: int) -> Framed:
-    """The central square, `size` px wide."""
-    image = functional.resize(image, [size], functional.InterpolationMode.BICUBIC, antialias=True)
-    height, width = image.shape[-2:]
-    target = resized(target, [height, width])
-    window = round((height - size) / 2), round((width - size) / 2), size, size
-    return functional.crop(image, *window), _each(target, lambda value: functional.crop(value, *window))
-
-
-def _padded(image: Tensor, target: Target, size: int) -> Framed:
-    """The whole picture, its long side at `size` px."""
-    shape = _fitted(image.shape[-2], image.shape[-1], size)
-    image = functional.resize(image, shape, functional.InterpolationMode.BICUBIC, antialias=True)
-    return _filled(image, resized(target, shape), size)
-
-
-def _fitted(height: int, width: int, side: int) -> list[int]:
-    """Height and width with the long side at `side` px."""
-    scale = side / max(height, width)
-    return [max(1, round(height * scale)), max(1, round(width * scale))]
-
-
-def _filled(image: Tensor, target: Target, size: int) -> Framed:
-    """The picture as it is in the upper left of the square."""
-    height, width = image.shape[-2:]
-    edges = [0, 0, size - width, size - height]
-    return functional.pad(image, edges, fill=0), shifted(target, edges)
+def _laid(target: Target, shape: tuple[int, int], square: int, framing: Framing) -> Target:
+    """The target along with a picture that is laid on the network's square at this (height, width)."""
+    target = resized(target, list(shape))
+    if framing != "crop":
+        return shifted(target, [0, 0, square - shape[1], square - shape[0]])
+    window = *middle(*shape, square), square, square
+    return _each(target, lambda value: functional.crop(value, *window))

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 from torchvision.transforms import v2
 
-from foveate.transforms import Transform, View, as_image, normalised
+from foveate.framing import View
+from foveate.transforms import Transform, as_image, normalised
 from foveate.types import InputSpec, Target
 
 _GREY, _BLUR = 0.2, 0.3  # chances

@@ -13,9 +13,9 @@ from torch.nn import functional
 
 from foveate.backbones import Backbone, WritingBackbone
 from foveate.errors import DataError
+from foveate.framing import Framing
 from foveate.sentences import Vocabulary, Words
 from foveate.tasks import Facts, Question, Settled, Task, TaskSettings
-from foveate.transforms import Framing
 from foveate.types import Batch, Provides, Target, Text
 from foveate.writer import NOTHING, OwnWriter, Writer, Written, pretrained_decoder, pretrained_words, small_decoder, vocabulary_of
 

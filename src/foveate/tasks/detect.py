@@ -15,7 +15,8 @@ from torchvision.ops import batched_nms, box_iou
 from foveate.backbones import Backbone
 from foveate.detectors import DETECTORS, Candidates, Detector, Draws, Terms, Truth
 from foveate.errors import UsageError
-from foveate.masks import Runs, decoded, placed, stretched
+from foveate.framing import joined_boxes
+from foveate.masks import decoded, stretched
 from foveate.pyramid import FeaturePyramid
 from foveate.tasks import Facts, PlaceSettings, PlaceTask, Question, Settled, TaskSettings
 from foveate.transforms import ObjectMasks
@@ -145,32 +146,7 @@ class Detect(PlaceTask):
         return Boxes(inside, names, found.scores.float().cpu().numpy(), masks=None if cells is None else masks)
 
     def join(self, parts: Sequence[tuple[tuple[int, int], Boxes]], size: tuple[int, int]) -> Boxes:
-        """The boxes of all windows, the surest first. Of an object that several windows see, whole or in part, the surest box
-        stays: the overlap of boxes from different windows is measured against the smaller one (Akyon et al. 2022)."""
-        boxes = np.concatenate([part.xyxy + np.array([x, y, x, y], np.float32) for (x, y), part in parts])
-        names = np.array([name for _, part in parts for name in part.names], dtype=object)
-        scores = np.concatenate([np.zeros(0, np.float32) if part.scores is None else part.scores for _, part in parts])
-        windows = np.repeat(np.arange(len(parts)), [len(part.names) for _, part in parts])
-        kept: list[int] = []
-        for place in np.argsort(-scores, kind="stable"):
-            rivals = [other for other in kept if names[other] == names[place] and windows[other] != windows[place]]
-            if not rivals or _share_of_smaller(boxes[place], boxes[rivals]).max() < self.settings.suppress:
-                kept.append(int(place))
-        masks = _shifted_masks(parts, size) if all(part.masks is not None for _, part in parts) else None
-        chosen = None if masks is None else tuple(masks[place] for place in kept)
-        return Boxes(boxes[kept].reshape(-1, 4), tuple(names[kept].tolist()), scores[kept], masks=chosen)
-
-
-def _share_of_smaller(box: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """(4,) and (N, 4) -> (N,): the intersection over the area of the smaller of the two."""
-    low, high = np.maximum(box[:2], others[:, :2]), np.minimum(box[2:], others[:, 2:])
-    areas = np.minimum((box[2:] - box[:2]).prod(), (others[:, 2:] - others[:, :2]).prod(1))
-    return np.asarray((high - low).clip(0).prod(1) / np.maximum(areas, 1e-9))
-
-
-def _shifted_masks(parts: Sequence[tuple[tuple[int, int], Boxes]], size: tuple[int, int]) -> list[Runs]:
-    """The masks of the windows in the whole picture."""
-    return [placed(decoded(mask), y, x, size) for (x, y), part in parts for mask in part.masks or ()]
+        return joined_boxes(parts, size, self.settings.suppress)
 
 
 def truths_of(batch: Batch) -> list[Truth]:

@@ -16,6 +16,7 @@ from torchvision import tv_tensors
 from foveate.backbones import Backbone
 from foveate.decoders import DECODERS
 from foveate.errors import UsageError
+from foveate.framing import joined_regions
 from foveate.pyramid import Pyramid
 from foveate.tasks import PlaceSettings, PlaceTask, Question, TaskSettings
 from foveate.types import IGNORED, Batch, Features, Provides, Regions, Target
@@ -121,22 +122,7 @@ class Segment(PlaceTask):
         return Question(self.classes[place], score, chance)
 
     def join(self, parts: Sequence[tuple[tuple[int, int], Regions]], size: tuple[int, int]) -> Regions:
-        """Every pixel from the window in whose middle it lies deepest: at their edges networks see least."""
-        mask, depth = np.zeros(size, np.int16), np.full(size, -1.0)
-        for (x, y), part in parts:
-            seen = part.mask
-            height, width = seen.shape
-            inner = _depth(height, width)
-            place = slice(y, y + height), slice(x, x + width)
-            better = inner > depth[place]
-            mask[place][better], depth[place][better] = seen[better], inner[better]
-        return Regions(mask).packed()
-
-
-def _depth(height: int, width: int) -> np.ndarray:
-    """(H, W): distance to the nearest edge."""
-    rows, columns = np.arange(height), np.arange(width)
-    return np.minimum.outer(np.minimum(rows, rows[::-1]), np.minimum(columns, columns[::-1])).astype(float)
+        return joined_regions(parts, size)
 
 
 def _unframed(logits: Tensor, view: Tensor, size: Tensor) -> Tensor:

@@ -13,10 +13,11 @@ from torch import Tensor
 from foveate import console
 from foveate.corruptions import CORRUPTIONS, STRENGTHS, corrupted
 from foveate.data import Order, Pictures, Pixels, loader
+from foveate.framing import View
 from foveate.painting import as_pixels
 from foveate.predictor import Predictor
 from foveate.scoring import answers, judged
-from foveate.transforms import View, as_image, evaluation, normalised
+from foveate.transforms import as_image, evaluation, normalised
 from foveate.types import Sample, Score, Target
 
 
