@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 SOURCE = Path(__file__).parents[1] / "src" / "foveate"
-SHELVES = ("adaptations", "backbones", "decoders", "detectors", "explainers", "exporters", "formats", "exporters", "metrics", "objectives", "tasks", "tunings")
+SHELVES = ("adaptations", "backbones", "decoders", "detectors", "explainers", "exporters", "formats", "metrics", "objectives", "readers", "tasks", "tunings")
 FLOORS = [  # the ground floor first; a file imports from its own floor or from below
     {"errors"},
     {"types", "shelf", "files", "memory", "masks", "distributed"},

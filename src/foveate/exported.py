@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import base64
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -12,37 +12,59 @@ from typing import Any
 import numpy as np
 
 from foveate import images
-from foveate.calibration import COVERAGE, RISK, Calibration, Familiar
-from foveate.errors import BrokenImage, UsageError
-from foveate.exporters import Opened, exporter_of
-from foveate.types import Answer, Labels
+from foveate.calibration import COVERAGE, RISK
+from foveate.errors import BrokenImage, UsageError, WeightsError
+from foveate.exporters import Opened, Runtime, exporter_of
+from foveate.framing import Framing, corners_of, sides_of, squared, view_of
+from foveate.readers import READERS, Asked, Frame, Reader
+from foveate.types import Answer
 
 FORMAT = 1  # of what a file says about itself
-_MULTILABEL = 0.5  # the score from which a class holds, where several may
+_AT_ONCE = 32  # squares
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What is shown of a picture of `size`, (H, W): `squares`, N of (3, S, S) uint8, what each shows, and where it begins, (x, y),
+    in the picture, where it is seen through windows."""
+
+    squares: list[np.ndarray]
+    frames: list[Frame]
+    corners: list[tuple[int, int]]
+    size: tuple[int, int]
 
 
 class Exported:
-    """Made by `opened`. `about`: what the file says of itself; `classes`: of its answers."""
+    """Made by `opened`. `about`: what the file says of itself; `classes`: of its answers; `threshold`: score below which a box is
+    none, the one that was best on the run's validation images."""
 
-    def __init__(self, path: Path, found: Opened) -> None:
-        self.path, self.about, self._run = path, found.about, found.run
-        self.classes, self.multilabel = tuple(found.about["classes"]), bool(found.about["multilabel"])
-        self.size = int(found.about["size"])
-        self.coverage, self.risk = COVERAGE, RISK
-        self.calibration = _calibration(found.about.get("calibration"))
+    def __init__(self, path: Path, found: Opened, reader: Reader) -> None:
+        self.path, self.about, self._run, self.reader = path, found.about, found.run, reader
+        self.classes, self.multilabel = reader.classes, reader.multilabel
+        self.size, self.framing = reader.side, found.about["framing"]
+        self.coverage, self.risk, self.threshold = COVERAGE, RISK, float(found.about["threshold"])
+
+    def seen(self, source: Path | bytes) -> Seen:
+        """A picture as it is shown to the network. Raises BrokenImage."""
+        return seen(source, self.size, self.framing)
 
     def outputs(self, squares: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
-        """Of B pictures, by name."""
-        return self._run(np.ascontiguousarray(np.stack(squares)))
+        """Of B squares, by name."""
+        return self._run({"images": np.ascontiguousarray(np.stack(squares))})
 
-    def labels(self, squares: Sequence[np.ndarray]) -> list[Labels]:
-        if not squares:
-            return []
-        found = self.outputs(squares)
-        answers = [Labels(self._names(row), row.astype(np.float32)) for row in found["scores"]]
-        if self.calibration is None:
-            return answers
-        return self.calibration.told(answers, found["pooled"], self.classes, self.coverage, self.risk)
+    def told(self, pictures: Sequence[Seen]) -> list[Any]:
+        """An answer to each."""
+        squares = [square for picture in pictures for square in picture.squares]
+        frames = [frame for picture in pictures for frame in picture.frames]
+        asked, found = Asked(self.coverage, self.risk, self.threshold), list[Any]()
+        for start in range(0, len(squares), _AT_ONCE):
+            part = slice(start, start + _AT_ONCE)
+            found += self.reader.read(self.outputs(squares[part]), frames[part], asked)
+        if self.framing != "windows":
+            return found
+        left = iter(found)
+        parts = [list(zip(each.corners, islice(left, len(each.squares)), strict=True)) for each in pictures]
+        return [self.reader.join(part, each.size) for part, each in zip(parts, pictures, strict=True)]
 
     def predict(self, paths: Iterable[Path], *, strict: bool = False, batch_size: int = 32) -> Iterator[Answer]:
         """An answer for each picture, in order. A broken one is answered with its error, or raised when strict."""
@@ -51,59 +73,67 @@ class Exported:
             yield from self._chunk(chunk, strict)
 
     def _chunk(self, paths: list[Path], strict: bool) -> Iterator[Answer]:
-        squares: dict[Path, np.ndarray] = {}
+        pictures: dict[Path, Seen] = {}
         errors: dict[Path, str] = {}
         for path in dict.fromkeys(paths):
             try:
-                squares[path] = square(path, self.size)
+                pictures[path] = self.seen(path)
             except BrokenImage as error:
                 if strict:
                     raise
                 errors[path] = f"{error.what}: {error.why}" if error.why else error.what
-        told = dict(zip(squares, self.labels(list(squares.values())), strict=True))
+        told = dict(zip(pictures, self.told(list(pictures.values())), strict=True))
         for path in paths:
             yield Answer(images.printable(path), told.get(path), errors.get(path), self.classes, self.multilabel)
 
-    def _names(self, scores: np.ndarray) -> tuple[str, ...]:
-        if self.multilabel:
-            return tuple(name for name, score in zip(self.classes, scores.tolist(), strict=True) if score >= _MULTILABEL)
-        return (self.classes[int(scores.argmax())],)
+
+def seen(source: Path | bytes, side: int, framing: Framing) -> Seen:
+    """A picture as a network with squares of `side` px sees it. Raises BrokenImage."""
+    pixels, size = images.read(source, *sides_of(side, framing))
+    if framing != "windows":
+        return Seen([_channels_first(squared(pixels, side, framing))], [Frame(view_of(size, side, framing), size)], [(0, 0)], size)
+    corners = corners_of(size, side)
+    parts = [pixels[y : y + side, x : x + side] for x, y in corners]
+    frames = [Frame(view_of(part.shape[:2], side, framing), (part.shape[0], part.shape[1])) for part in parts]
+    return Seen([_channels_first(squared(part, side, framing)) for part in parts], frames, corners, size)
 
 
-def square(source: Path | bytes, size: int) -> np.ndarray:
-    """(3, size, size) uint8: what a network sees of a picture. Raises BrokenImage."""
-    pixels, _ = images.read(source, size)
-    top, left = (round((side - size) / 2) for side in pixels.shape[:2])
-    found: np.ndarray = pixels[top : top + size, left : left + size].transpose(2, 0, 1)
-    return found
+def square(source: Path | bytes, size: int, framing: Framing = "crop") -> np.ndarray:
+    """(3, size, size) uint8: what a network sees of a picture, or of its first window. Raises BrokenImage."""
+    return seen(source, size, framing).squares[0]
 
 
 def opened(path: Path) -> Exported:
     """Raises UsageError for what is no exported file, or one of a later Foveate."""
+    found = _opened(path)
+    about = found.about
+    if about.get("format") != FORMAT:
+        what = f"this file is of format {about.get('format')}, and {FORMAT} is known"
+        raise UsageError(what, where=path, hint="a newer Foveate")
+    if "part" in about:
+        raise UsageError(f"this file is a part of {about['of']}", where=path, hint=f"foveate predict {path.with_name(about['of'])}")
+    parts = {name: _opened(_beside(path, file)).run for name, file in about["parts"].items()}
+    return Exported(path, found, READERS.load(about["task"])(about, parts))
+
+
+def _opened(path: Path) -> Opened:
     maker = exporter_of(path)
     if maker is None or not path.is_file():
         raise UsageError("this is no exported file", where=path, hint="foveate export RUN")
+    if not isinstance(maker, Runtime):
+        raise UsageError("weights alone answer nothing", where=path, hint="foveate export RUN --to onnx")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # runtimes tell of their own business
-        found = maker.open(path)
-    if found.about.get("format") != FORMAT:
-        what = f"this file is of format {found.about.get('format')}, and {FORMAT} is known"
-        raise UsageError(what, where=path, hint="a newer Foveate")
-    return Exported(path, found)
+        return maker.open(path)
 
 
-def packed(familiar: Familiar) -> dict[str, str]:
-    """Its arrays as text, in half precision, as a run keeps them."""
-    arrays = {"middle": familiar.middle, "directions": familiar.directions}
-    return {name: base64.b64encode(array.astype(np.float16).tobytes()).decode() for name, array in arrays.items()}
+def _beside(path: Path, name: str) -> Path:
+    """A file of this plain name in the same folder. Raises WeightsError for one that leads elsewhere."""
+    if Path(name).name != name:
+        raise WeightsError("this file asks for one outside of its folder", where=path, why=name, hint="foveate export RUN")
+    return path.with_name(name)
 
 
-def _calibration(row: dict[str, Any] | None) -> Calibration | None:
-    if row is None:
-        return None
-    middle, directions = (_unpacked(row["familiar"][name]) for name in ("middle", "directions"))
-    return Calibration.of(row, Familiar(middle, directions.reshape(-1, len(middle))))
-
-
-def _unpacked(text: str) -> np.ndarray:
-    return np.frombuffer(base64.b64decode(text), np.float16).astype(np.float32)
+def _channels_first(pixels: np.ndarray) -> np.ndarray:
+    found: np.ndarray = pixels.transpose(2, 0, 1)
+    return found

@@ -218,6 +218,17 @@ class Denoised:
         return {"answer": self.explained}
 
 
+@dataclass(frozen=True)
+class Embedding:
+    """Where an image lies among others: a backbone's pooled vector, (D,) float32."""
+
+    vector: np.ndarray
+
+    def row(self, classes: tuple[str, ...], multilabel: bool = False) -> dict[str, Any]:
+        """JSON-able."""
+        return {"answer": self.vector.tolist()}
+
+
 Prediction = Labels | Boxes | Regions | Text | Picture | Denoised
 
 

@@ -54,10 +54,21 @@ class Writer(nn.Module):
 
     def forward(self, features: Features, batch: Batch) -> Written:
         last = features.maps[-1]
+        return _taught(Written(self._memory(last), (last.shape[-2], last.shape[-1]), self), batch)
+
+    def shown(self, features: Features) -> Tensor:
+        """(B, N + P, D): picture and learnt tokens, before any word."""
+        return self._with_learnt(self._memory(features.maps[-1]))
+
+    def _memory(self, last: Tensor) -> Tensor:
         tokens = last.flatten(2).transpose(1, 2)
-        grid = (last.shape[-2], last.shape[-1])
-        memory = self.project(tokens) + _places(*grid, self.width).to(tokens)
-        return _taught(Written(memory, grid, self), batch)
+        found: Tensor = self.project(tokens) + _places(last.shape[-2], last.shape[-1], self.width).to(tokens)
+        return found
+
+    def _with_learnt(self, memory: Tensor) -> Tensor:
+        if self.prefix is None:
+            return memory
+        return torch.cat([memory, self.prefix.to(memory).expand(len(memory), -1, -1)], 1)
 
     def teach(self, memory: Tensor, numbers: Tensor) -> Tensor:
         """Each word is asked for after the true words before it."""
@@ -69,8 +80,7 @@ class Writer(nn.Module):
     def _before(self, memory: Tensor) -> Tensor:
         """(B, N + P, D): picture, learnt tokens, opening words."""
         opening = self.decoder.get_input_embeddings()(torch.tensor(self.opening, device=memory.device))
-        learnt = [opening] if self.prefix is None else [self.prefix, opening]
-        return torch.cat([memory, *(each.to(memory).expand(len(memory), -1, -1) for each in learnt)], 1)
+        return torch.cat([self._with_learnt(memory), opening.to(memory).expand(len(memory), -1, -1)], 1)
 
     def write(self, memory: Tensor, most: int, beams: int) -> Found:
         """Sentences of at most `most` numbers, by beam search (greedy with one beam)."""
@@ -87,6 +97,20 @@ class Writer(nn.Module):
         mean = torch.stack([layer[0].float().mean(0) for layer in seen]).mean(0)
         pictured = mean[before.shape[1] - 1 :, : memory.shape[1]]
         return pictured / pictured.sum(1, keepdim=True).clamp(min=1e-9)
+
+
+class NextWord(nn.Module):
+    """One step of a Writer, for other runtimes: before (b, P, D) and numbers (b, T), the opening words among them -> (b, V) log
+    probabilities of the next number."""
+
+    def __init__(self, writer: Writer) -> None:
+        super().__init__()
+        self.decoder = writer.decoder
+
+    def forward(self, before: Tensor, numbers: Tensor) -> Tensor:
+        words = self.decoder.get_input_embeddings()(numbers)
+        logits: Tensor = self.decoder(inputs_embeds=torch.cat([before, words], 1), use_cache=False).logits
+        return logits[:, -1].float().log_softmax(1)
 
 
 class OwnWriter(nn.Module):

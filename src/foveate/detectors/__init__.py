@@ -75,8 +75,13 @@ class Detector(ABC):
         """Named scalars; their sum is minimised."""
 
     @abstractmethod
+    def places(self, output: Any) -> tuple[Tensor, Tensor]:
+        """boxes (B, A, 4) and scores (B, A, K) in [0, 1] of all places, before any is dropped. Raises UsageError where images have
+        different numbers of them: such a detector has `candidates` of its own."""
+
     def candidates(self, output: Any) -> list[Candidates]:
         """For each of B images."""
+        return [surest(*each) for each in zip(*self.places(output), strict=True)]
 
 
 class Draws(ABC):
@@ -88,6 +93,7 @@ class Draws(ABC):
         of the M x M cells that a box is divided into."""
 
 
+LEAST, MOST = 0.01, 1000  # score of a candidate, and candidates of an image
 PRIOR = -4.6  # the logit of 0.01, where a network starts whose places nearly all see no object (RetinaNet, Lin et al. 2017)
 
 DETECTORS: Shelf[Detector] = Shelf("foveate.detectors", Detector, "detector")
@@ -130,9 +136,9 @@ def box_overlap_loss(found: Tensor, wanted: Tensor) -> Tensor:
     return generalized_box_iou_loss(found, wanted)  # type: ignore[no-any-return]
 
 
-def surest(boxes: Tensor, scores: Tensor, least: float = 0.01, most: int = 1000) -> Candidates:
-    """Candidates from (A, 4) boxes and (A, K) scores: a box may be one of several classes; the `most` surest above `least`."""
-    places, classes = (scores > least).nonzero(as_tuple=True)
+def surest(boxes: Tensor, scores: Tensor) -> Candidates:
+    """Candidates from (A, 4) boxes and (A, K) scores: a box may be one of several classes; the MOST surest above LEAST."""
+    places, classes = (scores > LEAST).nonzero(as_tuple=True)
     values, order = scores[places, classes].sort(descending=True, stable=True)
-    order = order[:most]
-    return Candidates(boxes[places[order]], values[:most], classes[order])
+    order = order[:MOST]
+    return Candidates(boxes[places[order]], values[:MOST], classes[order])

@@ -13,6 +13,7 @@ from torchvision.ops import MultiScaleRoIAlign, batched_nms, box_iou, clip_boxes
 
 from foveate.detectors import Branch, Candidates, Detector, Terms, Truth, box_overlap_loss, surest
 from foveate.detectors._anchors import anchors_of
+from foveate.errors import UsageError
 
 _SCALES, _RATIOS = (8.0,), (0.5, 1.0, 2.0)
 _PLACES = 300  # proposals that are looked at closely
@@ -79,6 +80,10 @@ class FasterRcnn(Detector):
 
     def loss(self, output: Output, truths: list[Truth]) -> dict[str, Tensor]:
         return {**self._place_loss(output, truths), **self._answer_loss(output, truths)}
+
+    def places(self, output: Output) -> tuple[Tensor, Tensor]:
+        what = "a detector that looks at likely places again looks at more of them in one picture than in another"
+        raise UsageError(what, where="task.head", hint="--set task.head=fcos or retinanet")
 
     def candidates(self, output: Output) -> list[Candidates]:
         counts = [len(places) for places in output.places]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from foveate.detectors import PRIOR, Branch, Candidates, Detector, Terms, Truth, box_overlap_loss, class_loss, surest
+from foveate.detectors import PRIOR, Branch, Detector, Terms, Truth, box_overlap_loss, class_loss
 
 _RADIUS = 1.5  # strides from an object's centre within which points are responsible for it
 _RANGE = (4, 8)  # strides: a level is responsible for objects whose farthest side is between these
@@ -70,9 +70,9 @@ class Fcos(Detector):
         classes = class_loss(self.terms.classes, output.logits.float(), wanted.float())
         return {"class": classes / max(1, count), "box": boxes / max(1.0, weight), "centre": centred / max(1, count)}
 
-    def candidates(self, output: Output) -> list[Candidates]:
+    def places(self, output: Output) -> tuple[Tensor, Tensor]:
         scores = (output.logits.float().sigmoid() * output.centred.float().sigmoid()[..., None]).sqrt()
-        return [surest(boxes, each) for boxes, each in zip(output.boxes().float(), scores, strict=True)]
+        return output.boxes().float(), scores
 
     def _box_loss(self, output: Output, found: Tensor, image: int, inside: Tensor, wanted: Tensor) -> Tensor:
         """(N,) for the points that are inside an object."""

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from foveate.detectors import Candidates, Detector, Terms, Truth, surest
+from foveate.detectors import Detector, Terms, Truth
 from foveate.errors import UsageError
 from foveate.types import Provides
 
@@ -41,10 +41,7 @@ class Native(Detector):
             raise UsageError("what the backbone finds by itself is not trained", where="task.head", hint=hint)
         return {"loss": output.logits.sum() * 0}
 
-    def candidates(self, output: Output) -> list[Candidates]:
+    def places(self, output: Output) -> tuple[Tensor, Tensor]:
         """A place says one thing at most: the class that it is surest of."""
-        found: list[Any] = []
-        for boxes, logits in zip(output.boxes.float(), output.logits.float(), strict=True):
-            best = functional.one_hot(logits.argmax(1), logits.shape[1])
-            found.append(surest(boxes, logits.sigmoid() * best))
-        return found
+        logits = output.logits.float()
+        return output.boxes.float(), logits.sigmoid() * functional.one_hot(logits.argmax(2), logits.shape[2])

@@ -11,7 +11,7 @@ from torch.nn import functional
 from torchvision.models.detection import _utils as tools
 from torchvision.ops import box_iou
 
-from foveate.detectors import PRIOR, Branch, Candidates, Detector, Terms, Truth, box_overlap_loss, class_loss, surest
+from foveate.detectors import PRIOR, Branch, Detector, Terms, Truth, box_overlap_loss, class_loss
 from foveate.detectors._anchors import anchors_of
 
 _SCALES = tuple(4 * 2 ** (power / 3) for power in range(3))  # strides: sides of the anchors of a level
@@ -60,11 +60,10 @@ class RetinaNet(Detector):
             count += int(inside.sum())
         return {"class": classes / max(1, count), "box": boxes / max(1, count)}
 
-    def candidates(self, output: Output) -> list[Candidates]:
-        found = []
-        for logits, moves in zip(output.logits.float(), output.moves.float(), strict=True):
-            found.append(surest(_CODER.decode_single(moves, output.anchors), logits.sigmoid()))
-        return found
+    def places(self, output: Output) -> tuple[Tensor, Tensor]:
+        moves = output.moves.float().transpose(0, 1).flatten(1)  # images in the place of classes: the coder takes (A, 4 * any)
+        boxes = _CODER.decode_single(moves, output.anchors).unflatten(1, (-1, 4)).transpose(0, 1)
+        return boxes, output.logits.float().sigmoid()
 
     def _box_loss(self, moves: Tensor, anchors: Tensor, wanted: Tensor) -> Tensor:
         if self.terms.boxes == "giou":

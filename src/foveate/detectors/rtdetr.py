@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torchvision.ops import box_convert
 
-from foveate.detectors import PRIOR, Candidates, Detector, Terms, Truth, surest
+from foveate.detectors import PRIOR, Detector, Terms, Truth
 from foveate.errors import UsageError
 from foveate.pyramid import normalised
 
@@ -107,13 +107,12 @@ class RtDetr(Detector):
         parts = {name: [value for key, value in losses.items() if key.startswith(kind)] for name, kind in kinds.items()}
         return {name: torch.stack(values).sum() for name, values in parts.items()}
 
-    def candidates(self, output: Output) -> list[Candidates]:
+    def places(self, output: Output) -> tuple[Tensor, Tensor]:
         count = output.first_logits.shape[1]
         scores = output.logits[:, -1, -count:].float().sigmoid()
         height, width = output.size
         square = output.boxes.new_tensor([width, height, width, height], dtype=torch.float32)
-        boxes = box_convert(output.boxes[:, -1, -count:].float(), "cxcywh", "xyxy") * square
-        return [surest(*each) for each in zip(boxes, scores, strict=True)]
+        return box_convert(output.boxes[:, -1, -count:].float(), "cxcywh", "xyxy") * square, scores
 
 
 class _Move(nn.Module):

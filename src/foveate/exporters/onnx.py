@@ -9,31 +9,30 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from foveate.errors import UsageError, WeightsError, need
-from foveate.exporters import KEY, Opened, SmallExporter, program_of
+from foveate.exporters import KEY, Opened, Program, SmallRuntime, program_of
 
 if TYPE_CHECKING:
     import numpy as np
-    from torch import nn
 
 _OPSET = 20
 _OUTSIDE = b"\n\x08location"  # the key of a tensor that lies in another file, as the format writes it
 
 
-class Onnx(SmallExporter):
+class Onnx(SmallRuntime):
     summary: ClassVar[str] = "ONNX, for ONNX Runtime and many others"
     suffix: ClassVar[str] = ".onnx"
 
-    def write(self, graph: nn.Module, names: list[str], side: int, about: dict[str, Any], path: Path) -> None:
+    def write(self, program: Program, about: dict[str, Any], path: Path) -> None:
         need("export", "onnx", "onnxscript")
         import torch
 
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of the exporter's own insides
-            words: dict[str, Any] = {"input_names": ["images"], "output_names": names, "opset_version": _OPSET, "verbose": False}
-            program = torch.onnx.export(program_of(graph, side), dynamo=True, **words)
-        assert program is not None
-        program.model.metadata_props[KEY] = json.dumps(about, ensure_ascii=False)
-        program.save(str(path), external_data=False)
+            words: dict[str, Any] = {"input_names": list(program.example), "output_names": program.outputs}
+            made = torch.onnx.export(program_of(program), dynamo=True, opset_version=_OPSET, verbose=False, **words)
+        assert made is not None
+        made.model.metadata_props[KEY] = json.dumps(about, ensure_ascii=False)
+        made.save(str(path), external_data=False)
 
     def open(self, path: Path) -> Opened:
         """Tensors that lie in other files are refused, wherever these are: reading them has been a way out of the folder
@@ -57,8 +56,8 @@ class Onnx(SmallExporter):
             raise UsageError("this file was not made by foveate export", where=path, hint="foveate export RUN")
         names = [output.name for output in session.get_outputs()]
 
-        def run(images: np.ndarray) -> dict[str, np.ndarray]:
-            return dict(zip(names, session.run(names, {"images": images}), strict=True))
+        def run(inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+            return dict(zip(names, session.run(names, inputs), strict=True))
 
         return Opened(json.loads(text), run)
 

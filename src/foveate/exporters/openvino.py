@@ -8,26 +8,26 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from foveate.errors import UsageError, WeightsError, need
-from foveate.exporters import KEY, Exporter, Opened, program_of
+from foveate.exporters import KEY, Opened, Program, Runtime, program_of
 
 if TYPE_CHECKING:
     import numpy as np
-    from torch import nn
 
 
-class OpenVino(Exporter):
+class OpenVino(Runtime):
     summary: ClassVar[str] = "OpenVINO, for Intel's and other processors"
     suffix: ClassVar[str] = ".xml"
 
-    def write(self, graph: nn.Module, names: list[str], side: int, about: dict[str, Any], path: Path) -> None:
+    def write(self, program: Program, about: dict[str, Any], path: Path) -> None:
         need("export", "openvino")
         import openvino
 
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of the converter's own insides
-            model = openvino.convert_model(program_of(graph, side))
-        for output, name in zip(model.outputs, names, strict=True):
-            output.get_tensor().set_names({name})
+            model = openvino.convert_model(program_of(program))
+        for ports, names in ((model.inputs, program.example), (model.outputs, program.outputs)):
+            for port, name in zip(ports, names, strict=True):
+                port.get_tensor().set_names({name})
         model.set_rt_info(json.dumps(about, ensure_ascii=False), KEY)
         openvino.save_model(model, path, compress_to_fp16=False)
 
@@ -46,8 +46,8 @@ class OpenVino(Exporter):
             raise UsageError("this file was not made by foveate export", where=path, hint="foveate export RUN --to openvino")
         names = [output.get_any_name() for output in model.outputs]
 
-        def run(images: np.ndarray) -> dict[str, np.ndarray]:
-            found = compiled(images)
+        def run(inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+            found = compiled(inputs)
             return {name: found[place] for place, name in enumerate(names)}
 
         return Opened(json.loads(str(model.get_rt_info(KEY).astype(str))), run)

@@ -11,7 +11,7 @@ from typing import Any, cast
 import numpy as np
 
 from foveate.errors import UsageError
-from foveate.exported import Exported, opened, square
+from foveate.exported import Exported, Seen, opened
 
 
 class Engine(ABC):
@@ -35,11 +35,11 @@ class FileEngine(Engine):
         self.name, self.exported, self.classes = name, exported, exported.classes
         self.about = {key: exported.about[key] for key in ("task", "backbone", "licence", "precision")}
 
-    def decode(self, content: bytes) -> np.ndarray:
-        return square(content, self.exported.size)
+    def decode(self, content: bytes) -> Seen:
+        return self.exported.seen(content)
 
-    def answer(self, pictures: Sequence[np.ndarray]) -> list[dict[str, Any]]:
-        return [found.row(self.classes, self.exported.multilabel) for found in self.exported.labels(pictures)]
+    def answer(self, pictures: Sequence[Seen]) -> list[dict[str, Any]]:
+        return [found.row(self.classes, self.exported.multilabel) for found in self.exported.told(pictures)]
 
 
 @dataclass(frozen=True, eq=False)

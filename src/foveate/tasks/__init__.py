@@ -37,6 +37,17 @@ class Question:
     chance: Callable[[Any], Tensor]
 
 
+@dataclass(frozen=True)
+class Step:
+    """A graph beside the first one. `module`: the tensors of `example`, in their order -> a tensor called `output`. `free`: the
+    axes, by the inputs' names, that may have any length."""
+
+    module: nn.Module
+    example: dict[str, Tensor]
+    free: dict[str, tuple[int, ...]]
+    output: str
+
+
 class TaskSettings(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
@@ -100,10 +111,18 @@ class Task(ABC):
         return []
 
     def portable(self, backbone: Backbone, head: nn.Module, images: Tensor) -> dict[str, Tensor]:
-        """What a file for another runtime answers to normalised images (B, 3, S, S), by name: foveate.exported makes answers of it.
-        Raises UsageError for tasks that cannot leave the house."""
+        """What a file for another runtime answers to normalised images (B, 3, S, S), by name: the task's file in foveate.readers
+        makes answers of it. Raises UsageError for what cannot leave the house."""
         what = f"answers of the type {self.answer.__name__.lower()} cannot be exported"
-        raise UsageError(what, where="task", hint="a run that classifies")
+        raise UsageError(what, where="task", hint="a run that classifies, detects, segments or writes")
+
+    def steps(self, head: nn.Module, outputs: dict[str, Tensor]) -> dict[str, Step]:
+        """The graphs that its reader needs besides, by name; `outputs`: of `portable` for two or more pictures."""
+        return {}
+
+    def told(self) -> dict[str, Any]:
+        """What its reader needs to know, JSON-able."""
+        return {}
 
     def shown(self, backbone: Backbone, head: nn.Module) -> list[tuple[str, Picture]]:
         """Pictures of its own making, and what they are to show, for reports; most tasks make none. The model is in eval mode."""

@@ -12,12 +12,22 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from foveate.backbones import Backbone, WritingBackbone
-from foveate.errors import DataError
+from foveate.errors import DataError, UsageError
 from foveate.framing import Framing
 from foveate.sentences import Vocabulary, Words
-from foveate.tasks import Facts, Question, Settled, Task, TaskSettings
+from foveate.tasks import Facts, Question, Settled, Step, Task, TaskSettings
 from foveate.types import Batch, Provides, Target, Text
-from foveate.writer import NOTHING, OwnWriter, Writer, Written, pretrained_decoder, pretrained_words, small_decoder, vocabulary_of
+from foveate.writer import (
+    NOTHING,
+    NextWord,
+    OwnWriter,
+    Writer,
+    Written,
+    pretrained_decoder,
+    pretrained_words,
+    small_decoder,
+    vocabulary_of,
+)
 
 _SMALL, _NATIVE, _HF = "small", "native", "hf:"
 _GRID = 56  # cells along the square in which attention is kept
@@ -114,6 +124,27 @@ class Caption(Task):
             looks = self._looks(output, place, numbers, batch) if numbers else None
             answers.append(Text((self.vocabulary.decode(numbers),), sure, words, looks))
         return answers
+
+    def portable(self, backbone: Backbone, head: nn.Module, images: Tensor) -> dict[str, Tensor]:
+        """before (B, P, D): the picture, and the learnt tokens behind it. Raises UsageError for pretrained decoders, whose
+        tokenizers are programs of other libraries."""
+        if not isinstance(head, Writer) or self.folder:
+            hint = "a run with --set task.decoder=small"
+            raise UsageError("a pretrained decoder cannot be exported", where="task.decoder", hint=hint)
+        return {"before": head.shown(backbone(images, self.needs))}
+
+    def steps(self, head: nn.Module, outputs: dict[str, Tensor]) -> dict[str, Step]:
+        """words: `before` (b, P, D) and numbers (b, T) int64 -> logs (b, V), the log probabilities of the next number."""
+        assert isinstance(head, Writer)
+        numbers = torch.tensor([[*head.opening, *range(self.vocabulary.size)[-3:]]] * len(outputs["before"]))
+        return {"words": Step(NextWord(head), {**outputs, "numbers": numbers}, {"before": (0,), "numbers": (0, 1)}, "logs")}
+
+    def told(self) -> dict[str, Any]:
+        asked, words = self.settings, self.vocabulary
+        assert isinstance(words, Words)
+        opening = [words.start, *words.encode(asked.prompt)]
+        searched = {"opening": opening, "end": words.end, "banned": words.banned, "most": asked.most, "beams": asked.beams}
+        return {"words": asked.words, "search": searched}
 
     def questions(self, output: Written, batch: Batch) -> list[Question]:
         """Why each word of the sentence that is written; punctuation asks nothing."""

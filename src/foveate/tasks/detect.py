@@ -13,7 +13,7 @@ from torchvision import tv_tensors
 from torchvision.ops import batched_nms, box_iou
 
 from foveate.backbones import Backbone
-from foveate.detectors import DETECTORS, Candidates, Detector, Draws, Terms, Truth
+from foveate.detectors import DETECTORS, LEAST, MOST, Candidates, Detector, Draws, Terms, Truth
 from foveate.errors import UsageError
 from foveate.framing import joined_boxes
 from foveate.masks import decoded, stretched
@@ -47,9 +47,12 @@ class DetectionHead(nn.Module):
         self.truths = truths
 
     def forward(self, features: Features, batch: Batch) -> Any:
-        size = (batch.images.shape[-2], batch.images.shape[-1])
+        return self.seen(features, batch.images, self.truths(batch) if self.training else None)
+
+    def seen(self, features: Features, images: Tensor, truths: list[Truth] | None = None) -> Any:
+        size = (images.shape[-2], images.shape[-1])
         found = features.native if self.pyramid is None else self.pyramid(features.maps, size)
-        return self.network(found, size, self.truths(batch) if self.training else None)
+        return self.network(found, size, truths)
 
 
 class Detect(PlaceTask):
@@ -110,6 +113,17 @@ class Detect(PlaceTask):
             cells = self.detector.masks(output, image, each.boxes, each.classes) if isinstance(self.detector, Draws) else None
             answers.append(self._boxes(each, cells, view, size, side))
         return answers
+
+    def portable(self, backbone: Backbone, head: nn.Module, images: Tensor) -> dict[str, Tensor]:
+        """boxes (B, A, 4) in pixels of the square, and scores (B, A, K)."""
+        assert isinstance(head, DetectionHead)
+        boxes, scores = self.detector.places(head.seen(backbone(images, self.needs), images))
+        return {"boxes": boxes, "scores": scores}
+
+    def told(self) -> dict[str, Any]:
+        asked = self.settings
+        chosen = {"suppress": asked.suppress, "alone": not self.detector.suppresses, "most": asked.most}
+        return {"objects": {"least": LEAST, "candidates": MOST, **chosen}}
 
     def questions(self, output: Any, batch: Batch) -> list[Question]:
         """Why there is each of the surest boxes."""

@@ -57,10 +57,13 @@ class SegmentationHead(nn.Module):
         self.classify = nn.Conv2d(self.decoder.out_width, classes, 1)
 
     def forward(self, features: Features, batch: Batch) -> Tensor:
+        """Raises UsageError where a single image teaches nothing."""
         if self.training and self.decoder.pools and len(batch) == 1:
             hint = "--batch-size 2 or more, or a decoder that does not pool, such as --set task.head=fpn"
             raise UsageError("this decoder cannot learn from one image at once", where="task.head", hint=hint)
-        size = (batch.images.shape[-2], batch.images.shape[-1])
+        return self.painted(features, _square(batch.images))
+
+    def painted(self, features: Features, size: tuple[int, int]) -> Tensor:
         found = self.classify(self.dropout(self.decoder(self.pyramid(features.maps, size))))
         return functional.interpolate(found, size, mode="bilinear", align_corners=False)
 
@@ -69,8 +72,15 @@ class NativeHead(nn.Module):
     """The backbone's own logits (B, K, h, w), stretched to the network's square."""
 
     def forward(self, features: Features, batch: Batch) -> Tensor:
-        size = (batch.images.shape[-2], batch.images.shape[-1])
+        return self.painted(features, _square(batch.images))
+
+    def painted(self, features: Features, size: tuple[int, int]) -> Tensor:
         return functional.interpolate(features.native.float(), size, mode="bilinear", align_corners=False)
+
+
+def _square(images: Tensor) -> tuple[int, int]:
+    """Height and width of (B, 3, H, W)."""
+    return images.shape[-2], images.shape[-1]
 
 
 class Segment(PlaceTask):
@@ -104,6 +114,11 @@ class Segment(PlaceTask):
         parts = zip(output.float(), batch.views, batch.sizes, strict=True)
         masks = (_unframed(logits, view, size).argmax(0).to(torch.int16).cpu().numpy() for logits, view, size in parts)
         return [Regions(mask).packed() for mask in masks]
+
+    def portable(self, backbone: Backbone, head: nn.Module, images: Tensor) -> dict[str, Tensor]:
+        """logits (B, K, S, S)."""
+        assert isinstance(head, SegmentationHead | NativeHead)
+        return {"logits": head.painted(backbone(images, self.needs), _square(images)).float()}
 
     def questions(self, output: Tensor, batch: Batch) -> list[Question]:
         """Why the pixels of each class that was found are of it, the largest first."""
