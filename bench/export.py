@@ -1,11 +1,16 @@
 """Exported files against their runs: how far apart, how fast, and what eight bits cost.
 
-    python bench/export.py --data DATA --out OUT [--ways families int8] [--seeds 0] [--threads 2]
+    python bench/export.py --data DATA --out OUT [--ways families places int8] [--seeds 0] [--threads 2]
 
-families: networks of every kind at 224 px, all weights trained for an epoch on 60 images of clothing, so that their statistics are
-measured; told is the greatest difference of chances and of features on validation images, by runtime.
-int8: a ResNet-18 that bench/pretrain.py taught from EfficientNet-Lite0 (OUT/pretrain-distill-0), a probe on clothing at 128 px, on
-clothing's validation folder; images a second in batches of 32 of torch, of the ONNX file and of its int8 one, in turns, medians.
+families: networks of every kind at 224 px, all weights trained for a few epochs on 60 images of clothing, so that their statistics
+are measured; told is the greatest difference of chances and of features on validation images, by runtime, and how sure the run's
+answers are (chances of exactly 0 and 1 would differ by nothing).
+places: detectors on the validation part of bccd and a U-Net on that of camvid, on EfficientNet-Lite0 at 224 px, trained for a few
+epochs; and the sentences that bench/caption.py leaves (OUT/caption-emoji-0); told are the greatest differences of outputs and the
+main number of the run and of the file on the run's own validation images.
+int8: a ResNet-18 that bench/pretrain.py taught from EfficientNet-Lite0 (OUT/pretrain-distill-0), a probe on clothing and the same
+trained in full, at 128 px, on clothing's validation folder; images a second in batches of 32 of torch, of the ONNX file and of its
+int8 one, in turns, medians; the time is that of the processor, which other work on the machine does not change.
 
 Rows land in OUT/export.jsonl, and a row that is there is not measured again.
 """
@@ -27,17 +32,19 @@ from foveate.exported import opened, square
 from foveate.formats import read_table
 from foveate.intervals import wilson
 from foveate.predictor import load
-from foveate.verbs.export import Graph
+from foveate.verbs._leaving import Graph
+from places import pairs
 from spine import Rows, words
 
 FAMILIES = ["resnet18", "vgg11_bn", "densenet121", "inception_v3", "tf_efficientnet_lite0", "vit_tiny_patch16_224"]
 FAMILIES += ["swin_tiny_patch4_window7_224", "convnext_atto"]
 RUNTIMES = ("onnx", "openvino")
-IMAGES, BATCH, ROUNDS = 60, 32, 15
+PLACES = {"fcos": "bccd", "retinanet": "bccd", "unet": "camvid", "caption": "caption"}
+IMAGES, BATCH, ROUNDS, EPOCHS, PLACE_EPOCHS = 60, 32, 15, 4, 6
 
 
 def main() -> None:
-    options = words(__doc__, [], ["families", "int8"], threads=2)
+    options = words(__doc__, [], ["families", "places", "int8"], threads=2)
     rows = Rows(options.out / "export.jsonl")
     torch.set_num_threads(options.threads)
     if "families" in options.ways:
@@ -45,8 +52,13 @@ def main() -> None:
         for name in FAMILIES:
             if not rows.has(way="families", backbone=name):
                 rows.add({"way": "families", "backbone": name, **apart(name, few, options.out / f"export-{name}")})
-    if "int8" in options.ways and not rows.has(way="int8"):
-        rows.add({"way": "int8", "threads": options.threads, **small(options.data, options.out)})
+    if "places" in options.ways:
+        for head, name in PLACES.items():
+            if not rows.has(way="places", head=head):
+                rows.add({"way": "places", "head": head, **placed(options.data, name, head, options.out)})
+    for tuning in ("probe", "full") if "int8" in options.ways else ():
+        if not rows.has(way="int8", tuning=tuning):
+            rows.add({"way": "int8", "tuning": tuning, "threads": options.threads, **small(options.data, options.out, tuning)})
 
 
 def chosen(data: Path, folder: Path) -> Path:
@@ -63,9 +75,10 @@ def apart(name: str, few: Path, run: Path) -> dict[str, Any]:
     shutil.rmtree(run, ignore_errors=True)
     settings = {"data.val": 0.5, "data.test": 0, "data.near_duplicates": 1}
     settings |= {"training.head_start": "random", "training.precision": "fp32"}
-    words = {"tuning": "full", "weights": "none", "epochs": 1, "batch_size": 10, "size": 224, "device": "cpu", "settings": settings}
-    found = foveate.fit(few, backbone=name, out=run, **words)
-    row: dict[str, Any] = {}
+    words: dict[str, Any] = {"tuning": "full", "weights": "none", "epochs": EPOCHS, "batch_size": 10, "size": 224}
+    found = foveate.fit(few, backbone=name, out=run, device="cpu", settings=settings, **words)
+    answers = foveate.predict(found.run, list(few.rglob("*.jpg")), device="cpu")
+    row: dict[str, Any] = {"surest": statistics.median(float(answer.prediction.scores.max()) for answer in answers)}
     for runtime in RUNTIMES:
         try:
             file = foveate.export(found.run, runtime).files[0]
@@ -75,11 +88,29 @@ def apart(name: str, few: Path, run: Path) -> dict[str, Any]:
     return row
 
 
-def small(data: Path, out: Path) -> dict[str, Any]:
-    run = out / "export-resnet18"
+def placed(data: Path, name: str, head: str, out: Path) -> dict[str, Any]:
+    """A few epochs: enough for answers that differ from picture to picture."""
+    run = out / f"export-{head}"
+    shutil.rmtree(run, ignore_errors=True)
+    if name == "caption":
+        run = out / "caption-emoji-0"
+    else:
+        source = pairs(name, data, out / "export-places")[0][1]
+        plain = {"backbone": "tf_efficientnet_lite0", "weights": "offline", "device": "cpu", "size": 224, "epochs": PLACE_EPOCHS}
+        foveate.fit(source, out=run, settings={"task.head": head}, **plain)
+    row: dict[str, Any] = {}
+    for runtime in RUNTIMES:
+        found = foveate.export(run, runtime, out=out / f"export-{head}-{runtime}").files[0]
+        scores = {"measure": found.measure, "torch": found.torch.value, "score": found.score.value}
+        row[runtime] = {**found.parity, **scores, "megabytes": found.size / 1e6}
+    return row
+
+
+def small(data: Path, out: Path, tuning: str) -> dict[str, Any]:
+    run = out / f"export-resnet18-{tuning}"
     shutil.rmtree(run, ignore_errors=True)
     plain = {"settings": {"data.test": 0}, "device": "cpu", "size": 128}
-    foveate.fit(data / "clothing" / "train", tuning="probe", backbone=str(out / "pretrain-distill-0"), out=run, **plain)
+    foveate.fit(data / "clothing" / "train", tuning=tuning, backbone=str(out / "pretrain-distill-0"), out=run, **plain)
     told = foveate.export(run, int8=True, max_drop=1.0)
     samples = read_table(data / "clothing" / "validation").samples
     truths = [sample.truth.names[0] for sample in samples]
@@ -97,8 +128,7 @@ def small(data: Path, out: Path) -> dict[str, Any]:
 def speeds(run: Path, fp32: Path, int8: Path, paths: list[Path]) -> dict[str, Any]:
     """Images a second; `faster`: the median of the ratios of neighbouring turns to torch."""
     predictor = load(run, "cpu")
-    predictor.model.to(memory_format=torch.contiguous_format)
-    graph, files = Graph(predictor).eval(), (opened(fp32), opened(int8))
+    graph, files = Graph.of(predictor), (opened(fp32), opened(int8))
     squares = [square(path, predictor.model.backbone.input.size) for path in paths]
     images = torch.from_numpy(np.stack(squares))
 
@@ -114,10 +144,10 @@ def speeds(run: Path, fp32: Path, int8: Path, paths: list[Path]) -> dict[str, An
     times: dict[str, list[float]] = {word: [] for word in runs}
     for turn in range(ROUNDS + 2):
         for word, one in runs.items():
-            start = time.perf_counter()
+            start = time.process_time()
             one()
             if turn > 1:
-                times[word].append(time.perf_counter() - start)
+                times[word].append(time.process_time() - start)
     per_second = {f"{word}_per_second": len(paths) / statistics.median(each) for word, each in times.items()}
     ratios = {word: [a / b for a, b in zip(times["torch"], times[word], strict=True)] for word in ("onnx", "int8")}
     return {**per_second, **{f"{word}_faster": statistics.median(each) for word, each in ratios.items()}}

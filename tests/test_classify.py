@@ -10,7 +10,7 @@ from torch.nn import functional
 from conftest import SHARED
 from foveate.recipe import Recipe, with_settings
 from foveate.tasks import TASKS, Facts
-from foveate.tasks.classify import LinearHead
+from foveate.tasks.classify import LinearHead, _cells
 from foveate.types import Batch, Features, Labels, Provides
 from foveate.verbs.fit import fit
 
@@ -40,6 +40,12 @@ def test_classes_are_weighted_where_they_differ_twofold():
     weights = np.array(settled(truths(10, 20, 40), TRAINED)["class_weights"])
     np.testing.assert_allclose(weights * [10, 20, 40], weights[0] * 10, rtol=1e-3)  # each class counts the same
     assert np.average(weights, weights=[10, 20, 40]) == pytest.approx(1, abs=1e-3)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (2, 5), (3, 3), (7, 8), (16, 4)])
+def test_cells_are_means_over_a_grid(size):
+    maps = torch.randn(2, 5, *size)
+    assert torch.allclose(_cells(maps), torch.nn.functional.adaptive_avg_pool2d(maps, 3).flatten(1), atol=1e-6)
 
 
 def test_maps_are_described_by_their_greatest_values_deviations_and_layout():

@@ -299,3 +299,15 @@ assert not [name for name in sys.modules if name.split(".")[0] in ("torch", "fov
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+# --- eight bits
+
+
+def test_boxes_in_eight_bits(shapes, tmp_path):
+    """Coordinates and chances stay in 32 bits, so that little is lost; what is lost is measured."""
+    run = fit(tiny(shapes, **{"task": "detect", "task.depth": 1, "training.epochs": 30, "training.lr": 3e-3}), tmp_path / "run").run
+    told = foveate.export(run, int8=True, max_drop=1.0)
+    assert told.files[0].score.value > 0.3
+    assert told.files[1].score.value > told.files[0].score.value - 0.1
+    assert told.files[1].parity["boxes"] < 0.1

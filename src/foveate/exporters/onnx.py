@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 _OPSET = 20
+_POOLED, _PRODUCTS = "pooled", ("Conv", "ConvTranspose", "Gemm", "MatMul")
 _OUTSIDE = b"\n\x08location"  # the key of a tensor that lies in another file, as the format writes it
 
 
@@ -62,8 +63,9 @@ class Onnx(SmallRuntime):
         return Opened(json.loads(text), run)
 
     def shrink(self, path: Path, batches: Iterator[np.ndarray], about: dict[str, Any], into: Path) -> None:
-        """Static quantisation (Jacob et al. 2018): QDQ, weights by channel. What leads to the first output alone stays as it is: a
-        head costs little time, and chances in 256 steps cost answers."""
+        """Static quantisation (Jacob et al. 2018): QDQ, weights by channel. What costs little time stays as it is, for 256 steps of
+        chances or of coordinates cost answers: what comes after the last product, and where pooled features are an output, the
+        head that reads them."""
         need("export", "onnx", "onnxruntime")
         import logging
 
@@ -82,26 +84,42 @@ class Onnx(SmallRuntime):
             logging.getLogger().setLevel(logging.ERROR)  # it warns of what was done before
             quant_pre_process(str(path), str(ready), skip_symbolic_shape=True)
             kinds = {"activation_type": QuantType.QUInt8, "weight_type": QuantType.QInt8, "quant_format": QuantFormat.QDQ}
-            kept = _heads(onnx.load(str(ready)))
+            graph = onnx.load(str(ready)).graph
+            kept = sorted(_tails(graph) | _heads(graph))
             quantize_static(str(ready), str(into), Reader(), per_channel=True, nodes_to_exclude=kept, **kinds)
         finally:
             logging.getLogger().setLevel(level)
             ready.unlink(missing_ok=True)
         model = onnx.load(str(into), load_external_data=False)
-        kept = [entry for entry in model.metadata_props if entry.key != KEY]
+        others = [entry for entry in model.metadata_props if entry.key != KEY]
         del model.metadata_props[:]
-        model.metadata_props.extend(kept)
+        model.metadata_props.extend(others)
         onnx.helper.set_model_props(model, {KEY: json.dumps(about, ensure_ascii=False)})
         onnx.save(model, str(into))
 
 
-def _heads(model: Any) -> list[str]:
-    """Names of the nodes that only the first output needs."""
-    makers = {output: node for node in model.graph.node for output in node.output}
-    wanted, shared = [output.name for output in model.graph.output[1:]], set()
-    while wanted:
-        node = makers.get(wanted.pop())
-        if node is not None and node.name not in shared:
-            shared.add(node.name)
-            wanted += node.input
-    return [node.name for node in model.graph.node if node.name not in shared]
+def _heads(graph: Any) -> set[str]:
+    """Names of the nodes that are behind the pooled features, where these are an output."""
+    others = [output.name for output in graph.output if output.name != _POOLED]
+    if len(others) == len(graph.output):
+        return set()
+    return {node.name for node in graph.node} - _before(graph, [_POOLED]) if others else set()
+
+
+def _tails(graph: Any) -> set[str]:
+    """Names of the nodes that no product comes after."""
+    products = [node for node in graph.node if node.op_type in _PRODUCTS]
+    inputs = [name for node in products for name in node.input]
+    return {node.name for node in graph.node if node not in products} - _before(graph, inputs)
+
+
+def _before(graph: Any, wanted: list[str]) -> set[str]:
+    """Names of the nodes that lead to these values."""
+    makers = {output: node for node in graph.node for output in node.output}
+    left, found = list(wanted), set[str]()
+    while left:
+        node = makers.get(left.pop())
+        if node is not None and node.name not in found:
+            found.add(node.name)
+            left += node.input
+    return found

@@ -76,9 +76,25 @@ class LinearHead(nn.Module):
         if not features.maps:
             return features.pooled
         found = [features.pooled, *(summary for each in features.maps for summary in (each.amax((2, 3)), _deviation(each)))]
-        found += [functional.adaptive_avg_pool2d(each, _GRID).flatten(1) for each in features.maps[-_DEEPEST:]]
+        found += [_cells(each) for each in features.maps[-_DEEPEST:]]
         together = torch.cat([part.float() for part in found], 1)
         return together.sign() * ((together.abs() + _SOFT).sqrt() - math.sqrt(_SOFT))
+
+
+def _cells(maps: Tensor) -> Tensor:
+    """(B, C, H, W) -> (B, C * G * G): means over the cells of a grid, as adaptive_avg_pool2d has them; but as products, which other
+    runtimes compute several times as fast."""
+    rows, columns = (_shares(length).to(maps) for length in maps.shape[-2:])
+    return (rows @ maps @ columns.T).flatten(1)
+
+
+def _shares(length: int) -> Tensor:
+    """(G, length): what each cell takes of each step."""
+    places = torch.arange(length)
+    starts = torch.arange(_GRID) * length // _GRID
+    ends = -(-torch.arange(1, _GRID + 1) * length // _GRID)
+    inside = (places >= starts[:, None]) & (places < ends[:, None])
+    return inside / inside.sum(1, keepdim=True)
 
 
 def _deviation(maps: Tensor) -> Tensor:
