@@ -26,6 +26,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import yaml
 
 import foveate
 from foveate.exported import opened, square
@@ -95,7 +96,7 @@ def placed(data: Path, name: str, head: str, out: Path) -> dict[str, Any]:
     if name == "caption":
         run = out / "caption-emoji-0"
     else:
-        source = pairs(name, data, out / "export-places")[0][1]
+        source = held(pairs(name, data, out / "export-places")[0][1])
         plain = {"backbone": "tf_efficientnet_lite0", "weights": "offline", "device": "cpu", "size": 224, "epochs": PLACE_EPOCHS}
         foveate.fit(source, out=run, settings={"task.head": head}, **plain)
     row: dict[str, Any] = {}
@@ -104,6 +105,16 @@ def placed(data: Path, name: str, head: str, out: Path) -> dict[str, Any]:
         scores = {"measure": found.measure, "torch": found.torch.value, "score": found.score.value}
         row[runtime] = {**found.parity, **scores, "megabytes": found.size / 1e6}
     return row
+
+
+def held(source: Path) -> Path:
+    """The same images, as data to learn from."""
+    if source.is_dir():
+        return source
+    card = yaml.safe_load(source.read_text(encoding="utf-8"))
+    moved = {key: {"train": next(iter(card[key].values()))} for key in ("images", "masks")}
+    source.write_text(yaml.safe_dump({**card, **moved}), encoding="utf-8")
+    return source
 
 
 def small(data: Path, out: Path, tuning: str) -> dict[str, Any]:
