@@ -16,7 +16,7 @@ import torch
 
 from foveate import console
 from foveate.errors import BrokenImage, RunError, UsageError
-from foveate.exported import FORMAT, Exported, opened, seen
+from foveate.exported import FORMAT, Exported, Seen, opened, seen
 from foveate.exporters import EXPORTERS, Exporter, Program, Runtime, SmallRuntime
 from foveate.exporters.torch import Torch
 from foveate.files import ASIDE, checksum, refuse_taken
@@ -199,39 +199,48 @@ def _small(
 
 
 class _Judge:
-    """The images that a file has to answer as the run does."""
+    """The images that a file has to answer as the run does; read anew for each file, a few at once."""
 
     def __init__(self, found: Leaving, steps: dict[str, Step]) -> None:
         self.found, self.steps, self.worst = found, steps, ""
-        self.pictures = [seen(place, found.side, found.framing) for place in found.places]
         self.measure, self.own = found.judged(found.own())
 
     def judged(self, path: Path, runtime: str, precision: str) -> Answering:
         theirs = opened(path)
         theirs.threshold = 0.0  # the metric wants the doubtful boxes too
-        parity = self._parity(theirs)
-        score = self.found.judged(theirs.told(self.pictures))[1]
-        latency = {batch: _timed(theirs, self.pictures[0], batch) for batch in (1, _BATCH)}
+        answers, parity = list[Any](), self._parity_of_steps(theirs)
+        self.furthest = -1.0
+        for start in range(0, len(self.found.places), _AT_ONCE):
+            part = slice(start, start + _AT_ONCE)
+            pictures = [self._seen(place) for place in self.found.places[part]]
+            answers += theirs.told(pictures)
+            self._compare(theirs, pictures, self.found.keys[part], parity)
+        score = self.found.judged(answers)[1]
+        latency = {batch: _timed(theirs, self._seen(self.found.places[0]), batch) for batch in (1, _BATCH)}
         parts = [path, path.with_suffix(".bin"), *(path.with_name(name) for name in theirs.about["parts"].values())]
         size = sum(each.stat().st_size for each in parts if each.is_file())
         about = path, runtime, precision, size, checksum(path)
         return Answering(*about, self.measure, parity, self.own, score, latency)
 
+    def _seen(self, place: Any) -> Seen:
+        return seen(place, self.found.side, self.found.framing)
+
     @torch.inference_mode()
-    def _parity(self, theirs: Exported) -> dict[str, float]:
-        """By the outputs' names: chances as they are, others by their greatest value."""
-        found: dict[str, float] = {}
-        squares = [(place, square) for place, picture in enumerate(self.pictures) for square in picture.squares]
-        furthest = -1.0
+    def _compare(self, theirs: Exported, pictures: Sequence[Seen], keys: Sequence[str], parity: dict[str, float]) -> None:
+        """Raises the differences in `parity`: chances as they are, others by their greatest value."""
+        squares = [(key, square) for key, picture in zip(keys, pictures, strict=True) for square in picture.squares]
         for start in range(0, len(squares), _AT_ONCE):
-            places, part = zip(*squares[start : start + _AT_ONCE], strict=True)
+            names, part = zip(*squares[start : start + _AT_ONCE], strict=True)
             ours, other = self.found.graph.named(torch.from_numpy(np.stack(part))), theirs.outputs(part)
             for name, tensor in ours.items():
-                apart = _apart(name, tensor.numpy(), other[name])
-                found[name] = max(found.get(name, 0.0), float(apart.max()))
-                if float(apart.max()) > furthest:
-                    furthest, odd = float(apart.max()), int(apart.reshape(len(part), -1).max(1).argmax())
-                    self.worst = self.found.keys[places[odd]]
+                apart = _apart(name, tensor.numpy(), other[name]).reshape(len(part), -1).max(1)
+                parity[name] = max(parity.get(name, 0.0), float(apart.max()))
+                if float(apart.max()) > self.furthest:
+                    self.furthest, self.worst = float(apart.max()), names[int(apart.argmax())]
+
+    @torch.inference_mode()
+    def _parity_of_steps(self, theirs: Exported) -> dict[str, float]:
+        found = {}
         for name, step in self.steps.items():
             told = theirs.reader.parts[name]({key: tensor.numpy() for key, tensor in step.example.items()})[step.output]
             found[step.output] = float(_apart(step.output, step.module(*step.example.values()).numpy(), told).max())
@@ -241,7 +250,7 @@ class _Judge:
         """Squares of training images; broken ones are left out."""
         for place in self.found.train:
             try:
-                yield seen(place, self.found.side, self.found.framing).squares[0][None]
+                yield self._seen(place).squares[0][None]
             except BrokenImage:
                 continue
 
