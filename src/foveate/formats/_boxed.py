@@ -9,16 +9,17 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-from foveate.boxes import Findings, Raw, class_name, cleaned, printed
+from foveate.boxes import Raw, class_name, cleaned, printed
 from foveate.errors import BrokenImage, DataError, UsageError
+from foveate.findings import Findings, Kind, findings
 from foveate.formats._records import without_split
 from foveate.images import printable, size
 from foveate.types import Boxes, Sample, Split, Table
 
-MISSING = "images that are missing, dropped with their boxes"
-UNREADABLE = "images whose size cannot be read, dropped with their boxes"
-TWICE = "images that are named twice, kept as named first"
-NO_BOX = "objects without a box, dropped"
+MISSING = Kind("images that are missing, dropped with their boxes", "error")
+UNREADABLE = Kind("images whose size cannot be read, dropped with their boxes", "error", "files")
+TWICE = Kind("images that are named twice, kept as named first", "warning")
+NO_BOX = Kind("objects without a box, dropped", "error")
 CLASSES = "classes.txt"
 
 _IMAGE_FOLDERS = frozenset({"images", "jpegimages"})
@@ -35,7 +36,7 @@ class Gathering:
     """
 
     root: Path
-    findings: Findings = field(default_factory=Findings)
+    findings: Findings = field(default_factory=findings)
     notes: list[str] = field(default_factory=list)
     samples: dict[str, Sample] = field(default_factory=dict)
     stated: int = 0  # boxes, before the audit
@@ -61,13 +62,13 @@ class Gathering:
 
     def measured(self, path: Path) -> tuple[int, int] | None:
         """The (H, W) of an image; None, and counted, when it is missing or broken."""
-        problem = MISSING
-        if is_there(path):
-            try:
-                return size(path)
-            except BrokenImage:
-                problem = UNREADABLE
-        self.findings.add(problem, self.key(path))
+        if not is_there(path):
+            self.findings.add(MISSING, self.key(path))
+            return None
+        try:
+            return size(path)
+        except BrokenImage as error:
+            self.findings.add(UNREADABLE, self.key(path), why=error.why or error.what)
         return None
 
     def key(self, path: Path) -> str:

@@ -1,0 +1,128 @@
+"""What is wrong with data: kinds of problems, how often each was met, and where.
+
+A label that a format cannot use ends the reading with a DataError. Inside `collecting` it is counted and left out instead, so that
+one look finds all of them: a format puts `each` round what concerns one label, one image or one folder.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Literal
+
+from foveate.errors import DataError
+
+Gravity = Literal["note", "warning", "error"]
+Area = Literal["files", "labels", "classes", "copies", "machine"]
+_SHOWN = 3  # names of images in a note
+_PARTICULAR = re.compile(r"'[^']*'|\"[^\"]*\"|(?<![\w.])-?\d[\d.,]*")  # what differs between two complaints of one kind
+
+
+class Kind(str):
+    """A kind of problem, in words that hold for all of its places. `gravity`: an error is lost or makes figures wrong, a warning costs
+    something, a note is good to know. `area`: what it is about. `hint`: what to do."""
+
+    gravity: Gravity
+    area: Area
+    hint: str
+
+    def __new__(cls, text: str, gravity: Gravity = "note", area: Area = "labels", hint: str = "") -> Kind:
+        kind = super().__new__(cls, text)
+        kind.gravity, kind.area, kind.hint = gravity, area, hint
+        return kind
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a problem was met: an image by its key, a file with its line; why, or how; and the keys of other images that it has to
+    do with."""
+
+    name: str
+    why: str = ""
+    others: tuple[str, ...] = ()
+
+
+class Remark(str):
+    """A sentence for the user that also says which kind of problem it is, how often it was met and where."""
+
+    kind: Kind
+    count: int
+    places: tuple[Place, ...]
+
+    def __new__(cls, text: str, kind: Kind, count: int = 1, places: tuple[Place, ...] = ()) -> Remark:
+        remark = super().__new__(cls, text)
+        remark.kind, remark.count, remark.places = kind, count, places
+        return remark
+
+
+class Findings:
+    """How often each problem was met, and in which images."""
+
+    def __init__(self) -> None:
+        self._found: dict[Kind, Counter[str]] = {}
+        self._places: dict[tuple[Kind, str], Place] = {}
+
+    def add(self, problem: str, key: str, count: int = 1, why: str = "", others: tuple[str, ...] = ()) -> None:
+        kind = problem if isinstance(problem, Kind) else Kind(problem)
+        self._found.setdefault(kind, Counter())[key] += count
+        self._places.setdefault((kind, key), Place(key, why, others))
+
+    def refused(self, error: DataError) -> None:
+        """What a format has refused; twice at the same place is once."""
+        kind, place = Kind(_PARTICULAR.sub("…", error.what), "error"), str(error.where or "")
+        if (kind, place) not in self._places:
+            told = "" if kind == error.what else error.what
+            self.add(kind, place, why=": ".join(part for part in (told, error.why) if part))
+
+    def notes(self) -> tuple[Remark, ...]:
+        """A sentence a problem: what, how many, and the first images."""
+        return tuple(
+            Remark(f"{kind}: {found.total()} ({shown(list(found))})", kind, found.total(), self.places(kind))
+            for kind, found in self._found.items()
+        )
+
+    def places(self, kind: Kind) -> tuple[Place, ...]:
+        """All of them, in the order in which they were met."""
+        return tuple(self._places[kind, key] for key in self._found.get(kind, ()))
+
+
+def shown(names: list[str]) -> str:
+    """The first few names, quoted."""
+    return ", ".join(repr(name) for name in names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")
+
+
+_collected: ContextVar[Findings | None] = ContextVar("collected", default=None)
+
+
+@contextmanager
+def collecting() -> Iterator[Findings]:
+    """What formats find inside, and what they would refuse, one by one, outside."""
+    found = Findings()
+    token = _collected.set(found)
+    try:
+        yield found
+    finally:
+        _collected.reset(token)
+
+
+def findings() -> Findings:
+    """Those that are being collected; else new ones."""
+    found = _collected.get()
+    return Findings() if found is None else found
+
+
+@contextmanager
+def each() -> Iterator[None]:
+    """Round what concerns one thing of many: a DataError in it is raised as ever; inside `collecting` it is counted, and that one
+    thing is left out."""
+    try:
+        yield
+    except DataError as error:
+        found = _collected.get()
+        if found is None:
+            raise
+        found.refused(error)
