@@ -18,13 +18,14 @@ from foveate.errors import DataError
 
 Gravity = Literal["note", "warning", "error"]
 Area = Literal["files", "labels", "classes", "copies", "machine"]
+KEPT = 1000  # places of a kind that are remembered; all are counted
 _SHOWN = 3  # names of images in a note
 _PARTICULAR = re.compile(r"'[^']*'|\"[^\"]*\"|(?<![\w.])-?\d[\d.,]*")  # what differs between two complaints of one kind
 
 
 class Kind(str):
-    """A kind of problem, in words that hold for all of its places. `gravity`: an error is lost or makes figures wrong, a warning costs
-    something, a note is good to know. `area`: what it is about. `hint`: what to do."""
+    """A kind of problem, in words that hold for all of its places. `gravity`: an error is lost or makes figures wrong, a warning
+    costs something, a note is good to know. `area`: what it is about. `hint`: what to do."""
 
     gravity: Gravity
     area: Area
@@ -50,12 +51,12 @@ class Remark(str):
     """A sentence for the user that also says which kind of problem it is, how often it was met and where."""
 
     kind: Kind
-    count: int
+    times: int
     places: tuple[Place, ...]
 
-    def __new__(cls, text: str, kind: Kind, count: int = 1, places: tuple[Place, ...] = ()) -> Remark:
+    def __new__(cls, text: str, kind: Kind, times: int = 1, places: tuple[Place, ...] = ()) -> Remark:
         remark = super().__new__(cls, text)
-        remark.kind, remark.count, remark.places = kind, count, places
+        remark.kind, remark.times, remark.places = kind, times, places
         return remark
 
 
@@ -63,31 +64,31 @@ class Findings:
     """How often each problem was met, and in which images."""
 
     def __init__(self) -> None:
-        self._found: dict[Kind, Counter[str]] = {}
-        self._places: dict[tuple[Kind, str], Place] = {}
+        self._counts: Counter[Kind] = Counter()
+        self._places: dict[Kind, dict[str, Place]] = {}
 
     def add(self, problem: str, key: str, count: int = 1, why: str = "", others: tuple[str, ...] = ()) -> None:
+        """`count` more of a problem, at the place `key`; of very many places the first are kept."""
         kind = problem if isinstance(problem, Kind) else Kind(problem)
-        self._found.setdefault(kind, Counter())[key] += count
-        self._places.setdefault((kind, key), Place(key, why, others))
+        self._counts[kind] += count
+        places = self._places.setdefault(kind, {})
+        if len(places) < KEPT:
+            places.setdefault(key, Place(key, why, others))
 
     def refused(self, error: DataError) -> None:
         """What a format has refused; twice at the same place is once."""
-        kind, place = Kind(_PARTICULAR.sub("…", error.what), "error"), str(error.where or "")
-        if (kind, place) not in self._places:
+        kind = error.what if isinstance(error.what, Kind) else Kind(_PARTICULAR.sub("…", error.what), "error")
+        place = str(error.where or "")
+        if place not in self._places.get(kind, ()):
             told = "" if kind == error.what else error.what
             self.add(kind, place, why=": ".join(part for part in (told, error.why) if part))
 
     def notes(self) -> tuple[Remark, ...]:
         """A sentence a problem: what, how many, and the first images."""
         return tuple(
-            Remark(f"{kind}: {found.total()} ({shown(list(found))})", kind, found.total(), self.places(kind))
-            for kind, found in self._found.items()
+            Remark(f"{kind}: {count} ({shown(list(self._places[kind]))})", kind, count, tuple(self._places[kind].values()))
+            for kind, count in self._counts.items()
         )
-
-    def places(self, kind: Kind) -> tuple[Place, ...]:
-        """All of them, in the order in which they were met."""
-        return tuple(self._places[kind, key] for key in self._found.get(kind, ()))
 
 
 def shown(names: list[str]) -> str:

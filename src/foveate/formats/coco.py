@@ -94,7 +94,12 @@ def _take(file: Path, root: Path, gathering: Gathering) -> list[str]:
 
 
 def _drawn(
-    annotations: list[Entry], names: dict[Any, str], raws: dict[Any, Raw], pictures: dict[Any, Entry], where: str, gathering: Gathering
+    annotations: list[Entry],
+    names: dict[Any, str],
+    raws: dict[Any, Raw],
+    pictures: dict[Any, Entry],
+    where: str,
+    gathering: Gathering,
 ) -> set[str]:
     """Puts every annotation to its image's in `raws`. Returns the classes that are used."""
     used, orphans = set[str](), 0

@@ -18,6 +18,7 @@ import numpy as np
 
 from foveate import images
 from foveate.errors import BrokenImage, DataError
+from foveate.findings import Kind, Place, Remark, each
 from foveate.formats import Format
 from foveate.formats._boxed import is_there
 from foveate.formats._coco_files import annotation_files, image_folders, split_of
@@ -26,6 +27,8 @@ from foveate.masks import decoded, read
 from foveate.types import Regions, Sample, Split, Table
 
 _BACKGROUND = "background"
+_MISSING = Kind("images that are missing, dropped with their masks", "error")
+_BOX_ONLY = Kind("objects with a box only, which are background here", "warning")
 
 Shape = tuple[int, Any]
 """The place of a class, and COCO's segmentation: [[x0, y0, ...], ...] or {'size': [H, W], 'counts': text or numbers}"""
@@ -91,7 +94,8 @@ class _File:
             raise DataError("this is not a file of COCO annotations", where=printable(path), why=why) from None
         file = cls(path, pictures, names, by_image, split_of(path))
         if bare:
-            file.notes.append(f"{bare} objects in {path.name!r} have a box only: they are background here")
+            told = f"{bare} objects in {path.name!r} have a box only: they are background here"
+            file.notes.append(Remark(told, _BOX_ONLY, bare, (Place(path.name),)))
         return file
 
     def shapes(self) -> Iterator[dict[str, Any]]:
@@ -107,14 +111,16 @@ class _File:
                 missing.append(picture["file_name"])
                 continue
             size = (int(picture["height"]), int(picture["width"]))
-            _refuse_other_size(path, size)
+            with each():
+                _refuse_other_size(path, size)
             ordered = sorted(self.by_image[picture["id"]], key=lambda shape: -float(shape.get("area") or 0))
             shapes = tuple((classes.index(self.names[shape["category_id"]]), shape["segmentation"]) for shape in ordered)
             key = printable(path.relative_to(root) if path.is_relative_to(root) else path)
             yield Sample(path, key, Regions(partial(painted, shapes, size, f"{printable(self.path)}, {key}")), self.split)
         if missing:
             shown = ", ".join(map(repr, missing[:3])) + (", ..." if len(missing) > 3 else "")
-            notes.append(f"{len(missing)} of {len(self.images)} images of {self.path.name!r} are missing and dropped: {shown}")
+            told = f"{len(missing)} of {len(self.images)} images of {self.path.name!r} are missing and dropped: {shown}"
+            notes.append(Remark(told, _MISSING, len(missing), tuple(map(Place, missing))))
 
 
 def painted(shapes: tuple[Shape, ...], size: tuple[int, int], where: str) -> np.ndarray:
