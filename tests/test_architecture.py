@@ -12,11 +12,11 @@ SHELVES = ("adaptations", "backbones", "decoders", "detectors", "explainers", "e
 FLOORS = [  # the ground floor first; a file imports from its own floor or from below
     {"errors"},
     {"findings", "types", "shelf", "files", "memory", "masks", "distributed"},
-    {"recipe", "listing", "images", "boxes", "splits", "intervals", "console", "weights", "transforms", "mosaic", "linear", "neighbours", "shots", "precision", "plots", "drawing", "pyramid", "views", "sentences", "writer", "heat", "inpainting", "distances", "retrieval", "calibration", "corruptions", "language"},
+    {"recipe", "listing", "looking", "images", "boxes", "splits", "intervals", "console", "weights", "transforms", "mosaic", "linear", "neighbours", "shots", "precision", "plots", "drawing", "pyramid", "views", "sentences", "writer", "heat", "inpainting", "distances", "retrieval", "calibration", "corruptions", "language"},
     {*SHELVES, "run", "report", "painting", "restyling", "cards"},
     {"model", "data", "features", "optimizer", "scoring", "averages", "judging", "catalogue"},
     {"job", "exported"},
-    {"trainer", "predictor", "guard", "planning", "solving", "race", "episodic", "earlier", "auditing", "explaining"},
+    {"trainer", "predictor", "guard", "planning", "solving", "race", "episodic", "earlier", "auditing", "checking", "explaining"},
     {"settling"},
     {"outputs"},
     {"serving"},

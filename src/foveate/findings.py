@@ -14,10 +14,11 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Literal
 
-from foveate.errors import DataError
+from foveate.errors import BrokenImage, DataError
 
 Gravity = Literal["note", "warning", "error"]
 Area = Literal["files", "labels", "classes", "copies", "machine"]
+FIRST = 5  # places of a kind that are told
 KEPT = 1000  # places of a kind that are remembered; all are counted
 _SHOWN = 3  # names of images in a note
 _PARTICULAR = re.compile(r"'[^']*'|\"[^\"]*\"|(?<![\w.])-?\d[\d.,]*")  # what differs between two complaints of one kind
@@ -45,6 +46,10 @@ class Place:
     name: str
     why: str = ""
     others: tuple[str, ...] = ()
+
+
+TWINS = Kind("classes that differ in case or spaces only, kept as two", "warning", "classes", "rename one if they are the same")
+UNTAUGHT = Kind("classes that no image to learn from has: they cannot be the answer", "warning", "classes")
 
 
 class Remark(str):
@@ -75,13 +80,32 @@ class Findings:
         if len(places) < KEPT:
             places.setdefault(key, Place(key, why, others))
 
-    def refused(self, error: DataError) -> None:
-        """What a format has refused; twice at the same place is once."""
-        kind = error.what if isinstance(error.what, Kind) else Kind(_PARTICULAR.sub("…", error.what), "error")
-        place = str(error.where or "")
+    def refused(self, error: DataError, place: str = "") -> None:
+        """What a format, or the decoder, has refused; twice at the same place is once."""
+        area: Area = "files" if isinstance(error, BrokenImage) else "labels"
+        words = _PARTICULAR.sub("…", error.what).rstrip(" :…")
+        kind = error.what if isinstance(error.what, Kind) else Kind(words, "error", area, error.hint or "")
+        place = place or str(error.where or "")
         if place not in self._places.get(kind, ()):
             told = "" if kind == error.what else error.what
             self.add(kind, place, why=": ".join(part for part in (told, error.why) if part))
+
+    def noted(self, note: str) -> None:
+        """A note of a table: a remark with its places, or a plain sentence."""
+        if not isinstance(note, Remark):
+            self.add(note, "")
+            return
+        self._counts[note.kind] += note.times
+        places = self._places.setdefault(note.kind, {})
+        for place in note.places[: KEPT - len(places)]:
+            places.setdefault(place.name, place)
+
+    def has(self, kind: Kind, key: str) -> bool:
+        """Whether a problem is known at a place, among those that are kept."""
+        return key in self._places.get(kind, ())
+
+    def __contains__(self, kind: object) -> bool:
+        return kind in self._counts
 
     def notes(self) -> tuple[Remark, ...]:
         """A sentence a problem: what, how many, and the first images."""

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from foveate.errors import DataError
-from foveate.findings import Kind, Place, Remark
+from foveate.findings import TWINS, UNTAUGHT, Kind, Place, Remark
 from foveate.formats import Format
 from foveate.formats._roles import said_by
 from foveate.images import find_files, is_image, listed, printable
@@ -19,8 +19,6 @@ from foveate.types import Labels, Sample, Split, Table
 _DESCRIPTIONS = ("data.yaml", "data.yml", "dataset.yaml", "dataset.yml", "boxes.csv", "_annotations.coco.json")
 _CARDS = (".yaml", ".yml", ".json")
 _TAKEN = Kind("classes of a split that are spelt otherwise than in the split before it, taken for the same", "warning", "classes")
-_TWINS = Kind("classes that differ in case or spaces only, kept as two", "warning", "classes", "rename one if they are the same")
-_UNTAUGHT = Kind("classes that are missing in the splits before: they cannot be learnt there", "warning", "classes")
 _EMPTY = Kind("folders without pictures, skipped", "warning", "classes")
 _LOOSE = Kind("pictures in no class folder, skipped", "warning")
 _UNNAMED = Kind("files in class folders that are not named like a picture, skipped")
@@ -163,10 +161,10 @@ class _Spelling:
             self._note(_TAKEN, f"the class {name!r} in {split} is taken for {known!r}", name)
             return known
         if known is not None:
-            self._note(_TWINS, f"{known!r} and {name!r} differ in case or spaces only, and are kept as two classes", name)
+            self._note(TWINS, f"{known!r} and {name!r} differ in case or spaces only, and are kept as two classes", name)
         elif self._known:
             told = f"the class {name!r} is in {split} but not in the splits before it: it cannot be learnt there"
-            self._note(_UNTAUGHT, told, name)
+            self._note(UNTAUGHT, told, name)
         self._fresh.add(name)
         self._folded.setdefault(_fold(name), name)
         return name
