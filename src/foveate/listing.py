@@ -25,7 +25,8 @@ _FOREIGN = frozenset(
 _ENDINGS = 100  # different endings that are counted apart
 
 UNLISTED = Kind("this folder cannot be listed", "error", "files", "chmod u+rx the folder, or leave it out")
-LOOP = Kind("links that lead back to a folder above them, followed no further", "note", "files")
+LOOP = Kind("links that lead back to a folder above them, not followed", "note", "files")
+AGAIN = Kind("links to another folder of the same data: its pictures are there twice", "warning", "files", "remove them")
 BROKEN_LINK = Kind("links that lead nowhere", "warning", "files", "copy what they should lead to, or remove them")
 OUTSIDE = Kind("links that lead out of the folder: a copy of it would lack these files", "note", "files")
 SPECIAL = Kind("pipes, sockets and devices, passed over", "warning", "files", "remove them")
@@ -109,11 +110,16 @@ def _scanned(folder: Path, seen: set[tuple[int, int]]) -> Iterator[tuple[str, bo
         seen.add((status.st_dev, status.st_ino))
         with os.scandir(folder) as entries:
             for entry in entries:
-                is_folder = not _hidden(entry.name) and _says(entry.is_dir)
+                is_folder = not _hidden(entry.name) and _says(entry.is_dir) and not _leads_back(entry)
                 if is_folder or (not _hidden(entry.name) and _says(entry.is_file)):
                     yield entry.name, is_folder
     except OSError as error:
         raise _unlisted(folder, error) from None
+
+
+def _leads_back(entry: os.DirEntry[str]) -> bool:
+    """Whether it is a link to a folder that it lies in: what is below would be taken for part of it."""
+    return entry.is_symlink() and Path(os.path.realpath(Path(entry.path).parent)).is_relative_to(os.path.realpath(entry.path))
 
 
 def _says(question: Callable[[], bool]) -> bool:
@@ -187,30 +193,31 @@ def _count(
         return
     if _says(entry.is_dir):
         counted.folders += 1
-        identity = _identity(entry.path)
-        if identity in seen:
-            found.add(LOOP, key)
-        else:
+        if (identity := _identity(entry.path)) not in seen:
             seen.add(identity)
             waiting.append(entry.path)
     elif _says(entry.is_file):
-        _count_file(Path(entry.name).suffix.lower(), key, counted, found)
+        _count_file(entry.name, key, counted, found)
     else:
         found.add(SPECIAL, key)
 
 
 def _leads_on(entry: os.DirEntry[str], key: str, top: Path, found: Findings) -> bool:
-    """Whether a link leads to something; where it leads is noted."""
+    """Whether a link leads to something that is not counted anyway; where it leads is noted."""
     target = Path(os.path.realpath(entry.path))
     if not (_says(entry.is_dir) or _says(entry.is_file) or target.exists()):
         found.add(BROKEN_LINK, key, why=printable(Path(entry.path).readlink()))
         return False
-    if not target.is_relative_to(top):
+    if not target.is_relative_to(top) and not _leads_back(entry):
         found.add(OUTSIDE, key, why=printable(target))
+    elif _says(entry.is_dir):
+        found.add(LOOP if _leads_back(entry) else AGAIN, key, why=printable(target))
+        return False
     return True
 
 
-def _count_file(ending: str, key: str, counted: Inventory, found: Findings) -> None:
+def _count_file(name: str, key: str, counted: Inventory, found: Findings) -> None:
+    ending = f".{name.rpartition('.')[2].lower()}" if "." in name else ""  # a Path would leave the names of all files interned
     counted.files += 1
     counted.pictures += ending in EXTENSIONS
     if ending in counted.endings or len(counted.endings) < _ENDINGS:

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import click
 
-_ORDER = ("pretrain", "fit", "continue", "evaluate", "predict", "explain", "audit", "soup", "adapt", "episodes", "retrieve")
+_ORDER = ("check", "pretrain", "fit", "continue", "evaluate", "predict", "explain", "audit", "soup", "adapt", "episodes")
+_ORDER += ("retrieve",)
 _AFTER = ("generate", "restyle", "convert", "runs", "models", "demo")
 
 

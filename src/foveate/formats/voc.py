@@ -25,6 +25,7 @@ from foveate.types import Split, Table
 _XML, _IMAGES, _LISTS = "Annotations", "JPEGImages", "ImageSets/Main"
 _SPLITS: tuple[Split, ...] = ("train", "val", "test")
 _UNKNOWN = Kind("names in ImageSets/Main without an annotation, passed over", "warning")
+_FROM_ZERO = Kind("boxes that begin at 0, where Pascal VOC counts from 1: all of its boxes may be off by a pixel", "warning")
 _BARE = Kind("images without an annotation file, left out", "warning")
 
 
@@ -140,7 +141,9 @@ def _take(file: Path, stem: str, image: Path | None, folder: Path, split: Split 
             if (box := thing.find("bndbox")) is None:
                 gathering.findings.add(NO_BOX, gathering.key(image))
             else:
-                raw.add(_corners(box, file), name, _text(thing, "difficult") not in ("", "0"))
+                raw.add(corners := _corners(box, file), name, _text(thing, "difficult") not in ("", "0"))
+                if -1 in corners[:2]:
+                    gathering.findings.add(_FROM_ZERO, gathering.key(image))
     width, height = (_size(tree, name) for name in ("width", "height"))
     stated = (height, width) if width and height else None
     gathering.take(image, raw, split, _text(tree, "group") or None, stated)

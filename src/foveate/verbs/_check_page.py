@@ -112,6 +112,8 @@ class _Album:
             if not isinstance(sample.truth, Boxes | Regions):
                 return images.thumbnail(images.read(sample.path, short_side=_SIDE)[0], _SIDE)
             whole = images.read(sample.path)[0]
+            if isinstance(sample.truth, Regions) and sample.truth.mask.shape != whole.shape[:2]:
+                return images.thumbnail(whole, _SIDE)
             return images.thumbnail(drawn(whole, sample.truth, self._classes), 2 * _SIDE)
         except FoveateError:  # its mask, say
             return None
