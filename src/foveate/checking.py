@@ -115,13 +115,13 @@ def _tell(
             if kind is kinds[0] and one.split == "train":
                 one, two = two, one
             if not found.has(kind, one.key):
-                found.add(kind, one.key, why=_like(one, two), others=(two.key,))
+                found.add(kind, one.key, why=_names(one, two), like=two.key)
 
 
-def _like(one: Sample, two: Sample) -> str:
+def _names(one: Sample, two: Sample) -> str:
+    """The labels of both, where they differ."""
     names = [", ".join(sample.truth.names[:3]) if isinstance(sample.truth, Labels) else "" for sample in (one, two)]
-    told = f": {names[0] or 'nothing'}, or {names[1] or 'nothing'}?" if names[0] != names[1] else ""
-    return f"like {two.key}{told}"
+    return f"{names[0] or '–'} / {names[1] or '–'}" if names[0] != names[1] else ""
 
 
 def groups(samples: Sequence[Sample], found: Findings) -> None:
@@ -133,7 +133,7 @@ def groups(samples: Sequence[Sample], found: Findings) -> None:
     for group, keys in places.items():
         if len(keys) > 1:
             told = ", ".join(f"{split}: {key}" for split, key in keys.items())
-            found.add(GROUP_ACROSS, group, why=told, others=tuple(keys.values()))
+            found.add(GROUP_ACROSS, group, why=told)
 
 
 # --- classes

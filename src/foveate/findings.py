@@ -40,12 +40,16 @@ class Kind(str):
 
 @dataclass(frozen=True)
 class Place:
-    """Where a problem was met: an image by its key, a file with its line; why, or how; and the keys of other images that it has to
-    do with."""
+    """Where a problem was met: an image by its key, a file with its line; why, or how; and the key of another image that it is
+    like."""
 
     name: str
     why: str = ""
-    others: tuple[str, ...] = ()
+    like: str = ""
+
+    def __str__(self) -> str:
+        told = [f"like {self.like}"] if self.like else []
+        return ": ".join([self.name, *told, *([self.why] if self.why else [])])
 
 
 TWINS = Kind("classes that differ in case or spaces only, kept as two", "warning", "classes", "rename one if they are the same")
@@ -72,13 +76,13 @@ class Findings:
         self._counts: Counter[Kind] = Counter()
         self._places: dict[Kind, dict[str, Place]] = {}
 
-    def add(self, problem: str, key: str, count: int = 1, why: str = "", others: tuple[str, ...] = ()) -> None:
+    def add(self, problem: str, key: str, count: int = 1, why: str = "", like: str = "") -> None:
         """`count` more of a problem, at the place `key`; of very many places the first are kept."""
         kind = problem if isinstance(problem, Kind) else Kind(problem)
         self._counts[kind] += count
         places = self._places.setdefault(kind, {})
         if len(places) < KEPT:
-            places.setdefault(key, Place(key, why, others))
+            places.setdefault(key, Place(key, why, like))
 
     def refused(self, error: DataError, place: str = "") -> None:
         """What a format, or the decoder, has refused; twice at the same place is once."""

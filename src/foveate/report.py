@@ -133,11 +133,12 @@ class LearningPage:
 
 @dataclass(frozen=True)
 class Card:
-    """A place of a problem. `pictures`: the image's, and those of others that it has to do with, key and thumbnail (H, W, 3)
-    uint8; none where it is no image, or cannot be read."""
+    """A place of a problem. `like`: another image, or nothing; `pictures`: of both, key and thumbnail (H, W, 3) uint8; none where
+    it is no image, or cannot be read."""
 
     name: str
     why: str
+    like: str
     pictures: list[tuple[str, np.ndarray]]
 
 

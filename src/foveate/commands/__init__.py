@@ -12,8 +12,8 @@ from pathlib import Path
 
 import click
 
-_ORDER = ("check", "pretrain", "fit", "continue", "evaluate", "predict", "explain", "audit", "soup", "adapt", "episodes")
-_ORDER += ("retrieve",)
+_FIRST = ("check", "pretrain", "fit", "continue", "evaluate", "predict", "explain")
+_ORDER = (*_FIRST, "audit", "soup", "adapt", "episodes", "retrieve")
 _AFTER = ("generate", "restyle", "convert", "runs", "models", "demo")
 
 

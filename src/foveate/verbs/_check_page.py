@@ -96,7 +96,7 @@ class _Album:
         return Trouble(kind.gravity, str(kind), finding.times, kind.hint, cards)
 
     def card(self, place: Place) -> Card:
-        return Card(place.name, place.why, self.pictures([place.name, *place.others[:1]]))
+        return Card(place.name, place.why, place.like, self.pictures([place.name, place.like]))
 
     def pictures(self, keys: Sequence[str]) -> list[tuple[str, np.ndarray]]:
         found = [(key, self._thumbnail(key)) for key in keys]

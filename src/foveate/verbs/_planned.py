@@ -63,10 +63,10 @@ class Planned:
     def rows(self) -> list[tuple[str, str]]:
         """What, and how it is."""
         epochs = f", {self.recipe.training.epochs} epochs" if "training" in self.seconds else ""
-        parts = ", ".join(f"{name} {_time(seconds)}" for name, seconds in self.seconds.items())
         return [
             ("fit", f"{self.recipe.task.name}, {self.recipe.tuning.name} of {self.recipe.backbone.name}{epochs}, on {self.device}"),
-            ("time", f"about {_time(sum(self.seconds.values()))} ({parts})"),
+            ("time", f"about {_time(sum(self.seconds.values()))}"),
+            *((name, _time(seconds)) for name, seconds in self.seconds.items()),
             ("memory", f"about {self.memory / 1e9:.1f} GB"),
             ("disk", f"about {self.disk / 1e6:.0f} MB"),
         ]

@@ -87,14 +87,14 @@ class CheckResult:
         told = [line for finding in self.findings if finding.kind.area == "machine" for line in _told(finding)]
         told += [f"{name}: {value}" for name, value in self.plan]
         told += [f"what a fit would take cannot be told: {self.unplanned}"] if self.unplanned else []
-        counts = ", ".join(_counted(self.count(gravity), gravity) for gravity in _ORDER) if self.findings else "nothing is wrong"
+        counts = ", ".join(_counted(self.count(gravity), gravity) for gravity in _ORDER) if self.findings else "no fault was found"
         told.append(f"{counts}: {self.folder / 'check.html'}, every place in findings.csv; nothing of yours was changed")
         return told if self.exit_code == CODES["error"] else [*told, f"next: foveate fit {self.data}"]
 
 
 def _row(finding: Remark) -> dict[str, Any]:
     kind = finding.kind
-    first = [{"place": place.name, "why": place.why, "others": list(place.others)} for place in finding.places[:FIRST]]
+    first = [{"place": place.name, "why": place.why, "like": place.like} for place in finding.places[:FIRST]]
     about = {"gravity": kind.gravity, "area": kind.area, "what": str(kind), "hint": kind.hint}
     return {**about, "count": finding.times, "first": first}
 
@@ -105,7 +105,7 @@ def _told(finding: Remark) -> list[str]:
     head = f"{kind.gravity}: {kind}" + (f": {finding.times}" if finding.places[0].name else "")
     if kind.gravity == "note":
         return [head]
-    told = [head, *(f"  {place.name}" + (f": {place.why}" if place.why else "") for place in finding.places[:_SAID])]
+    told = [head, *(f"  {place}" for place in finding.places[:_SAID])]
     told += [f"  ... and {finding.times - _SAID} more"] if finding.times > _SAID and len(finding.places) > _SAID else []
     return told + ([f"  try: {kind.hint}"] if kind.hint else [])
 
@@ -271,11 +271,11 @@ def _planned(
 def _write(result: CheckResult, table: Table, readable: Sequence[Sample], recipe: Recipe, command: str) -> None:
     result.folder.mkdir(parents=True, exist_ok=True)
     rows = [
-        [finding.kind.gravity, finding.kind.area, str(finding.kind), place.name, place.why, " ".join(place.others)]
+        [finding.kind.gravity, finding.kind.area, str(finding.kind), place.name, place.why, place.like]
         for finding in result.findings
         for place in finding.places
     ]
-    write_rows(result.folder / "findings.csv", ["gravity", "area", "what", "place", "why", "others"], rows)
+    write_rows(result.folder / "findings.csv", ["gravity", "area", "what", "place", "why", "like"], rows)
     with written_aside(result.folder / "check.json") as aside:
         aside.write_text(json.dumps(result.numbers(), indent=1), encoding="utf-8")
     write_page(result, table, readable, recipe, command)
