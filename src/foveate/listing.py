@@ -58,7 +58,8 @@ def holds_images(folder: Path) -> bool:
 def listed(folder: Path) -> list[Path]:
     """What lies directly in `folder`, sorted by name, without hidden entries. Raises DataError when it cannot be listed."""
     try:
-        return sorted(entry for entry in folder.iterdir() if not _hidden(entry.name))
+        with os.scandir(folder) as entries:
+            return [folder / name for name in sorted(entry.name for entry in entries) if not _hidden(name)]
     except OSError as error:
         raise _unlisted(folder, error) from None
 

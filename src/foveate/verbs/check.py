@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from foveate import console
-from foveate.checking import Balance, balance, by_features, by_thumbnails, classes, copies, groups
+from foveate.checking import UNCOMPARED, Balance, balance, by_features, by_thumbnails, classes, copies, groups
 from foveate.errors import DataError, FoveateError, UsageError
 from foveate.files import refuse_taken, write_rows, written_aside
 from foveate.findings import FIRST, Findings, Gravity, Remark, collecting
@@ -227,10 +227,14 @@ def _compared(recipe: Recipe, samples: Sequence[Sample], looks: Sequence[Look], 
         return
     likeness = recipe.data.near_duplicates
     ways = [by_thumbnails(looks, likeness)] if likeness < 1 else []
-    if recipe.stated("backbone.name"):
+    if recipe.stated("backbone.name") and recipe.backbone.weights != "none":
         from foveate.verbs._planned import features
 
-        ways.append(by_features(features(recipe, samples)))
+        try:
+            ways.append(by_features(features(recipe, samples)))
+        except FoveateError as error:  # the rest can be told without
+            console.warn(f"{UNCOMPARED}: {error}")
+            found.add(UNCOMPARED, recipe.backbone.name, why=str(error))
     copies(samples, [look.digest for look in looks], ways, found)
 
 
