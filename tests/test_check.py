@@ -113,6 +113,10 @@ def odd(tmp_path_factory) -> tuple[Path, CheckResult]:
     ramp = np.tile(np.linspace(0, 65535, 64).astype(np.uint16), (64, 1))
     Image.fromarray(ramp).save(folder / "deep.png")
     Image.fromarray((ramp // 32).T.copy()).save(folder / "faint.png")
+    noise(29).save(folder / "stereo.jpg", format="MPO", save_all=True, append_images=[noise(28)])
+    grey = noise(27).convert("LA")
+    grey.putalpha(120)
+    grey.save(folder / "grey.png")
     noise(30).convert("CMYK").save(folder / "print.jpg")
     noise(31).quantize(16).save(folder / "palette.png")
     noise(32).convert("1").save(folder / "bits.png")
@@ -151,7 +155,7 @@ def test_t26_a_bomb_is_refused_by_its_head(odd):
 
 def test_t25_animations_and_documents_are_counted(odd):
     several = places(odd[1], "files of several pictures")
-    assert several == {"cat/moving.gif": "GIF", "cat/moving.webp": "WEBP", "cat/moving.png": "PNG", "cat/pages.tif": "TIFF"}
+    assert several == {"cat/moving.gif": "GIF", "cat/moving.webp": "WEBP", "cat/moving.png": "PNG", "cat/pages.tif": "TIFF", "cat/stereo.jpg": "MPO"}
 
 
 def test_t24_other_values_are_told_apart(odd):
@@ -161,7 +165,7 @@ def test_t24_other_values_are_told_apart(odd):
     assert set(converted) == {f"cat/{name}" for name in expected}
     for name, why in expected.items():
         assert why in converted[f"cat/{name}"]
-    assert places(result, "pictures that are transparent") == {"cat/clear.png": "RGBA"}
+    assert places(result, "pictures that are transparent") == {"cat/clear.png": "RGBA", "cat/grey.png": "LA"}
     assert places(result, "pictures that use a small part of their 16 bits") == {"cat/faint.png": "8 of 256 levels"}
     assert places(result, "pictures turned upright") == {"cat/turned.jpg": "48 x 80 px upright"}
     assert places(result, "files whose content") == {"cat/really.png.jpg": "PNG, not JPEG"}
@@ -410,7 +414,47 @@ def test_t30_labels_of_voc(tmp_path):
     assert next(iter(places(result, "this annotation is not valid XML"))).endswith("x.xml")
     assert set(places(result, "images without an annotation file")) == {"JPEGImages/alone.png"}
     assert places(result, "pictures whose boxes reach out of them") == {"JPEGImages/eeeee.png": "1 of 1 boxes, 60 x 40 px"}
+    assert places(result, "images whose annotations state another size") == {"JPEGImages/eeeee.png": "120 x 80 px stated, 60 x 40 px"}
     assert result.balance.rows["cat"] == {"": 5}
+
+
+def test_t30_coco_boxes_of_a_picture_that_exif_turns(tmp_path):
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    noise(1, (40, 60)).save(tmp_path / "a.jpg", exif=turned)  # 40 x 60 px upright
+    picture = {"id": 1, "file_name": "a.jpg", "width": 60, "height": 40}
+    drawn = [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [30, 5, 28, 10]}]
+    (tmp_path / "set.json").write_text(json.dumps({"images": [picture], "annotations": drawn, "categories": [{"id": 1, "name": "cat"}]}))
+    result = checked(tmp_path / "set.json", tmp_path / "out")
+    assert places(result, "images whose annotations state another size") == {"a.jpg": "60 x 40 px stated, 40 x 60 px"}
+    assert places(result, "pictures whose boxes reach out of them") == {"a.jpg": "1 of 1 boxes, 40 x 60 px"}
+
+
+def test_t30_coco_shapes_as_masks(tmp_path):
+    for number in (1, 2):
+        noise(number, (40, 40)).save(tmp_path / f"{number}.png")
+    square = [[5, 5, 20, 5, 20, 20, 5, 20]]
+    shapes = [(1, 1, square), (1, 9, square), (7, 1, square), (2, 1, []), (2, 1, {"size": [9, 9], "counts": [81]})]
+    rows = [{"id": place, "image_id": image, "category_id": name, "segmentation": shape, "area": 9} for place, (image, name, shape) in enumerate(shapes)]
+    pictures = [{"id": number, "file_name": f"{number}.png", "width": 40, "height": 40} for number in (1, 2, 3)]
+    (tmp_path / "set.json").write_text(json.dumps({"images": pictures, "annotations": rows, "categories": [{"id": 1, "name": "cat"}]}))
+    result = checked(tmp_path / "set.json", tmp_path / "out", format="coco_masks")
+    assert next(iter(places(result, "no category has the id"))).endswith("annotation 1")
+    assert next(iter(places(result, "no image has the id"))).endswith("annotation 2")
+    assert set(places(result, "objects with a box only")) == {"set.json"}
+    assert set(places(result, "images that are missing")) == {"3.png"}
+    assert next(iter(places(result, "a shape of this image cannot be painted"))).endswith("2.png")
+
+
+def test_names_alone_and_pictures_alone(tmp_path):
+    (tmp_path / "names.txt").write_text("cat\nCat\n")
+    assert set(places(checked(tmp_path / "names.txt", tmp_path / "names"), "classes that differ in case")) == {"Cat"}
+    for number in range(12):
+        (tmp_path / "data").mkdir(exist_ok=True)
+        noise(number).save(tmp_path / "data" / f"{number}.png")
+    result = check(recipe_from(tmp_path / "data", {}, {}), tmp_path / "out")
+    assert result.findings == ()
+    assert "these pictures have no labels" in result.unplanned
 
 
 def test_t30_labels_of_tables(tmp_path):

@@ -186,12 +186,13 @@ def balance(table: Table, looks: Sequence[Look | None]) -> Balance:
 
 
 def classes(table: Table, found: Findings, counted: Balance) -> None:
-    """Adds what is amiss with the classes. Of pixels only which classes there are is judged, not how many they have."""
+    """Adds what is amiss with the classes. Of pixels only which classes there are is judged, not how many they have; of names
+    alone, nothing but the names."""
     _twins(table.classes, found)
     named, judged = "train" in counted.splits, counted.rows if counted.unit == "pixels" else counted.images
     taught = {name: counts.get("train", 0) + counts.get("", 0) for name, counts in judged.items()}
     most, measured = max(taught.values(), default=0), [split for split in counted.splits if split in ("val", "test")]
-    for name, counts in judged.items():
+    for name, counts in judged.items() if table.samples else ():
         if not sum(counts.values()):
             found.add(UNUSED, name)
         elif named and not taught[name]:
@@ -199,7 +200,7 @@ def classes(table: Table, found: Findings, counted: Balance) -> None:
                 found.add(UNTAUGHT, name, why=", ".join(f"{count} in {split}" for split, count in counts.items()))
         else:
             _sparse(name, counts, 0 if counted.unit == "pixels" else taught[name], most, measured if named else [], found)
-    if len(counted.rows) == 1 and counted.unit == "images":
+    if table.samples and len(counted.rows) == 1 and counted.unit == "images":
         found.add(ONE, next(iter(counted.rows)))
     bare = [sample.key for sample in table.samples if isinstance(sample.truth, Boxes) and not sample.truth.names]
     for key in bare:

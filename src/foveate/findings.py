@@ -144,6 +144,11 @@ def findings() -> Findings:
     return Findings() if found is None else found
 
 
+def thorough() -> bool:
+    """Whether findings are being collected: then a look at every file is worth its time."""
+    return _collected.get() is not None
+
+
 @contextmanager
 def each() -> Iterator[None]:
     """Round what concerns one thing of many: a DataError in it is raised as ever; inside `collecting` it is counted, and that one

@@ -8,7 +8,7 @@ Pixels of no object are `background`, the first class. A crowd counts as its cla
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -85,10 +85,10 @@ class _File:
             by_image: dict[int, list[dict[str, Any]]] = {picture["id"]: [] for picture in pictures}
             bare = 0
             for shape in content["annotations"]:
-                names[shape["category_id"]]  # KeyError: an unknown category
-                bare += not shape.get("segmentation")
-                if shape.get("segmentation"):
-                    by_image[shape["image_id"]].append(shape)
+                with each():
+                    _refuse_unknown(shape, names, by_image, path)
+                    bare += not shape.get("segmentation")
+                    by_image[shape["image_id"]] += [shape] if shape.get("segmentation") else []
         except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
             why = f"it has no {error}" if isinstance(error, KeyError) else str(error)
             raise DataError("this is not a file of COCO annotations", where=printable(path), why=why) from None
@@ -145,6 +145,14 @@ def _inside(shape: Any, size: tuple[int, int]) -> np.ndarray:
     if runs is None:
         raise ValueError("neither polygons nor run lengths of this size")
     return decoded(runs)
+
+
+def _refuse_unknown(shape: dict[str, Any], names: dict[int, str], images_: Collection[int], path: Path) -> None:
+    where = f"{printable(path)}, annotation {shape.get('id', '?')}"
+    if shape["category_id"] not in names:
+        raise DataError(f"no category has the id {shape['category_id']!r}", where=where, hint="add it to categories")
+    if shape["image_id"] not in images_:
+        raise DataError(f"no image has the id {shape['image_id']!r}", where=where)
 
 
 def _picture_path(folders: list[Path], name: str) -> Path | None:
