@@ -11,12 +11,12 @@ SOURCE = Path(__file__).parents[1] / "src" / "foveate"
 SHELVES = ("adaptations", "backbones", "decoders", "detectors", "explainers", "exporters", "formats", "metrics", "objectives", "readers", "tasks", "tunings")
 FLOORS = [  # the ground floor first; a file imports from its own floor or from below
     {"errors"},
-    {"types", "shelf", "files", "memory", "masks", "distributed"},
-    {"recipe", "images", "boxes", "splits", "intervals", "console", "weights", "transforms", "mosaic", "linear", "neighbours", "shots", "precision", "plots", "drawing", "pyramid", "views", "sentences", "writer", "heat", "inpainting", "distances", "retrieval", "calibration", "corruptions", "language", "framing"},
+    {"findings", "types", "shelf", "files", "memory", "masks", "distributed"},
+    {"recipe", "listing", "looking", "images", "boxes", "splits", "intervals", "console", "weights", "transforms", "mosaic", "linear", "neighbours", "shots", "precision", "plots", "drawing", "pyramid", "views", "sentences", "writer", "heat", "inpainting", "distances", "retrieval", "calibration", "corruptions", "language", "framing"},
     {*SHELVES, "run", "report", "painting", "restyling", "cards"},
     {"model", "data", "features", "optimizer", "scoring", "averages", "judging", "catalogue"},
     {"job", "exported"},
-    {"trainer", "predictor", "guard", "planning", "solving", "race", "episodic", "earlier", "auditing", "explaining"},
+    {"trainer", "predictor", "guard", "planning", "solving", "race", "episodic", "earlier", "auditing", "checking", "explaining"},
     {"settling"},
     {"outputs"},
     {"serving"},

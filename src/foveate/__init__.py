@@ -1,9 +1,9 @@
 """Foveate adapts large pretrained vision models to your own images, and tells you honestly what you got.
 
-The words are those of the command line: foveate.fit(...), foveate.evaluate(...), foveate.predict(...), foveate.explain(...),
-foveate.export(...), foveate.audit(...), foveate.soup(...), foveate.episodes(...), foveate.retrieve(...), foveate.generate(...),
-foveate.restyle(...), foveate.convert(...), foveate.runs(), foveate.models(), foveate.demo(); and foveate.load(run) for a predictor
-that stays in memory.
+The words are those of the command line: foveate.check(...), foveate.fit(...), foveate.evaluate(...), foveate.predict(...),
+foveate.explain(...), foveate.export(...), foveate.audit(...), foveate.soup(...), foveate.episodes(...), foveate.retrieve(...),
+foveate.generate(...), foveate.restyle(...), foveate.convert(...), foveate.runs(), foveate.models(), foveate.demo(); and
+foveate.load(run) for a predictor that stays in memory.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from foveate.verbs._race import RaceResult
     from foveate.verbs.adapt import AdaptResult
     from foveate.verbs.audit import AuditResult
+    from foveate.verbs.check import CheckResult
     from foveate.verbs.convert import ConvertResult
     from foveate.verbs.demo import DemoResult
     from foveate.verbs.episodes import EpisodesResult
@@ -38,6 +39,7 @@ __all__ = [
     "__version__",
     "adapt",
     "audit",
+    "check",
     "continue_",
     "convert",
     "demo",
@@ -59,6 +61,25 @@ __all__ = [
 __version__ = "0.1.0"
 
 Place = str | Path
+
+
+def check(
+    data: Place,
+    *,
+    out: Place | None = None,
+    images: int = 20_000,
+    plan: bool = True,
+    settings: dict[str, Any] | None = None,
+    **words: Any,
+) -> CheckResult:
+    """What is wrong with the images and labels at `data`, and what a fit of them would take; a page in the new folder `out`.
+
+    `images`: how many pictures to open, 0 for all; `words` and `settings` as for `fit`: backbone="resnet18" compares by features.
+    """
+    from foveate.recipe import recipe_from
+    from foveate.verbs.check import check as looked
+
+    return looked(recipe_from(data, words, settings or {}), _path(out), images, plan, "foveate.check(...)")
 
 
 def fit(

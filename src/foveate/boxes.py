@@ -11,19 +11,19 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from foveate.findings import Kind
 from foveate.masks import Runs, read
 from foveate.types import Boxes
 
-NOT_FINITE = "boxes with a corner that is not a finite number, dropped"
-INVERTED = "boxes with corners the wrong way round, swapped back"
-NO_AREA = "boxes without an area, dropped"
-OUTSIDE = "boxes that lie outside their image, dropped"
-CLIPPED = "boxes that reach out of their image, clipped"
-REPEATED = "boxes that repeat another one exactly, dropped"
-CROWD = "boxes round a crowd or a difficult object, kept and not held against an answer"
+NOT_FINITE = Kind("boxes with a corner that is not a finite number, dropped", "error")
+INVERTED = Kind("boxes with corners the wrong way round, swapped back", "warning")
+NO_AREA = Kind("boxes without an area, dropped", "error")
+OUTSIDE = Kind("boxes that lie outside their image, dropped", "error")
+CLIPPED = Kind("boxes that reach out of their image, clipped", "warning")
+REPEATED = Kind("boxes that repeat another one exactly, dropped", "warning")
+CROWD = Kind("boxes round a crowd or a difficult object, kept and not held against an answer")
 
 _ROUNDING = 0.01  # px; fractions with six digits put a box that touches the border of a large picture so far outside
-_SHOWN = 3  # names of images in a note
 _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff\ufffe\uffff]")
 
 
@@ -44,25 +44,6 @@ class Raw:
         self.names.append(name)
         self.crowd.append(crowd)
         self.masks.append(mask)
-
-
-class Findings:
-    """How often each problem was met, and in which images."""
-
-    def __init__(self) -> None:
-        self._found: dict[str, Counter[str]] = {}
-
-    def add(self, problem: str, key: str, count: int = 1) -> None:
-        self._found.setdefault(problem, Counter())[key] += count
-
-    def notes(self) -> tuple[str, ...]:
-        """A sentence a problem: what, how many, and the first images."""
-        return tuple(f"{problem}: {found.total()} ({shown(list(found))})" for problem, found in self._found.items())
-
-
-def shown(names: list[str]) -> str:
-    """The first few names, quoted."""
-    return ", ".join(repr(name) for name in names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")
 
 
 def cleaned(raw: Raw, size: tuple[int, int]) -> tuple[Boxes, Counter[str]]:

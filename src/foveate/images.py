@@ -13,6 +13,7 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Literal
 
@@ -20,16 +21,17 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 from PIL.PngImagePlugin import PngInfo
 
-from foveate.errors import BrokenImage, DataError
+from foveate.errors import BrokenImage
+from foveate.listing import find_files as find_files
+from foveate.listing import find_images as find_images
+from foveate.listing import is_image as is_image
+from foveate.listing import listed as listed
+from foveate.listing import printable as printable  # as: what reads pictures finds them here, too
 
-EXTENSIONS = frozenset(
-    {".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".pbm"}
-)
 MAX_PIXELS = 178_956_970  # Pillow's own default limit: about half a gigabyte once decoded
 
 # Named one by one, because some of Pillow's other readers (EPS) start programs. JPEG covers MPO.
 _READERS = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP", "PPM", "JPEG2000")
-_CLUTTER = frozenset({"__macosx", "thumbs.db", "desktop.ini", "@eadir"})
 _ORIENTATION = 0x0112  # the EXIF tag
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -87,6 +89,36 @@ def read_index(source: Path | bytes) -> np.ndarray:
         return np.array(_turned(values, _orientation(image)), dtype=np.uint8 if values.dtype.kind == "b" else values.dtype)
 
 
+@dataclass(frozen=True)
+class Facts:
+    """What the head of a file says. `size`: upright (height, width). `format`: JPEG, MPO, PNG, ...; `mode`: Pillow's word for its
+    values (RGB, CMYK, P, I;16, F, ...). `deep`: 16 bits a channel. `several`: an animation or a document of more than one picture.
+    `clear`: some of it is transparent, or may be. `turned`: EXIF turns or mirrors it."""
+
+    size: tuple[int, int]
+    format: str
+    mode: str
+    deep: bool
+    several: bool
+    clear: bool
+    turned: bool
+
+
+def facts(source: Path | bytes) -> Facts:
+    """What the head of a file says of its picture: no pixel is decoded, but where `size` must. Raises BrokenImage."""
+    upright = size(source)
+    with _picture(source) as (image, _):
+        return Facts(
+            size=upright,
+            format=str(image.format),
+            mode=image.mode,
+            deep=";16" in image.mode or any(";16" in str(part[3]) for part in getattr(image, "tile", ())),
+            several=bool(getattr(image, "is_animated", False)),
+            clear=image.has_transparency_data,
+            turned=_orientation(image, Image.Image.getexif) > 1,
+        )
+
+
 def content_hash(path: Path) -> str:
     """SHA-256 of the file's bytes, hexadecimal; raises BrokenImage when it cannot be read."""
     if not path.is_file():
@@ -137,54 +169,6 @@ def to_data_uri(pixels: np.ndarray, format: Literal["jpeg", "png"] = "jpeg") -> 
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, format=format.upper())
     return f"data:image/{format};base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"
-
-
-def is_image(path: Path) -> bool:
-    """Whether the name ends like a picture's; the file is not opened."""
-    return path.suffix.lower() in EXTENSIONS
-
-
-def find_images(folder: Path) -> Iterator[Path]:
-    """The pictures under `folder`, at any depth, in the order of their names. Raises DataError for an unreadable folder."""
-    return (path for path in find_files(folder) if is_image(path))
-
-
-def find_files(folder: Path) -> Iterator[Path]:
-    """Every regular file under `folder` in the order of names; hidden ones and the clutter of file managers are left out."""
-    return _walk(folder, set())
-
-
-def listed(folder: Path) -> list[Path]:
-    """What lies directly in `folder`, sorted by name, without hidden entries. Raises DataError when it cannot be listed."""
-    try:
-        return sorted(entry for entry in folder.iterdir() if not _hidden(entry.name))
-    except OSError as error:
-        raise DataError("this folder cannot be listed", where=printable(folder), why=_reason(error)) from None
-
-
-def printable(path: Path | str) -> str:
-    """A path with forward slashes as text that any file can hold: bytes that are not UTF-8 are written as \\xNN."""
-    text = path.as_posix() if isinstance(path, Path) else path
-    return os.fsencode(text).decode("utf-8", "backslashreplace")
-
-
-def _hidden(name: str) -> bool:
-    return name.startswith(".") or name.lower() in _CLUTTER
-
-
-def _walk(folder: Path, seen: set[tuple[int, int]]) -> Iterator[Path]:
-    try:
-        status = folder.stat()
-    except OSError as error:
-        raise DataError("this folder cannot be read", where=printable(folder), why=_reason(error)) from None
-    if (status.st_dev, status.st_ino) in seen:  # a link that leads back
-        return
-    seen.add((status.st_dev, status.st_ino))
-    for entry in listed(folder):
-        if entry.is_dir():
-            yield from _walk(entry, seen)
-        elif entry.is_file():
-            yield entry
 
 
 def _opened(source: Path | bytes, where: str | None) -> Path | io.BytesIO:

@@ -1,10 +1,12 @@
-"""The C library's allocator, told to keep what it is given back."""
+"""The C library's allocator, told to keep what it is given back; and how much memory is free."""
 
 from __future__ import annotations
 
 import ctypes
+import re
 import sys
 from functools import cache
+from pathlib import Path
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of mallopt(3)
 _LARGE = 2**30  # bytes
@@ -21,3 +23,12 @@ def keep_pages() -> bool:
         return False
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # musl has none
     return mallopt is not None and all(mallopt(word, _LARGE) for word in (_MMAP_THRESHOLD, _TRIM_THRESHOLD))
+
+
+def available() -> int | None:
+    """Bytes of memory that a new process could have without swapping; None where the system does not tell."""
+    try:
+        found = re.search(r"MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text(encoding="ascii"))
+    except OSError:
+        return None
+    return int(found[1]) * 1024 if found else None

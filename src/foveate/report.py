@@ -131,6 +131,66 @@ class LearningPage:
     lang: str = "en"
 
 
+@dataclass(frozen=True)
+class Card:
+    """A place of a problem. `like`: another image, or nothing; `pictures`: of both, key and thumbnail (H, W, 3) uint8; none where
+    it is no image, or cannot be read."""
+
+    name: str
+    why: str
+    like: str
+    pictures: list[tuple[str, np.ndarray]]
+
+
+@dataclass(frozen=True)
+class Trouble:
+    """A kind of problem: how often it was met, what to do, and its first places."""
+
+    gravity: str
+    what: str
+    count: int
+    hint: str
+    cards: list[Card]
+
+
+@dataclass(frozen=True)
+class ClassRow:
+    """`counts`: of each split, then of all; `share`: of the largest class's, in [0, 1]; `pictures`: examples, as of a card."""
+
+    name: str
+    counts: list[int]
+    share: float
+    pictures: list[tuple[str, np.ndarray]]
+
+
+@dataclass(frozen=True)
+class CheckPage:
+    """What the page of a check says. `counts`: of errors, warnings and notes; `facts`, `plan`: what, and how it is; `unit`: what
+    `classes` count; `splits`: the columns of them."""
+
+    title: str
+    command: str
+    counts: dict[str, int]
+    troubles: list[Trouble]
+    facts: list[tuple[str, str]]
+    plan: list[tuple[str, str]]
+    unplanned: str
+    unit: str
+    splits: list[str]
+    classes: list[ClassRow]
+    examples: list[Card]
+    lang: str = "en"
+
+
+def write_check(page: CheckPage, path: Path) -> None:
+    """Renders the page to `path`, complete or not at all."""
+
+    def shown(pictures: list[tuple[str, np.ndarray]]) -> list[tuple[str, str]]:
+        return [(key, to_data_uri(pixels)) for key, pixels in pictures]
+
+    _render("check.html.j2", path, page, shown=shown)
+
+
 def write_learning(page: LearningPage, path: Path) -> None:
     """Renders the page to `path`, complete or not at all."""
     from foveate import plots
@@ -169,7 +229,7 @@ def _parts_answered(risk: list[list[float]]) -> list[tuple[float, float]]:
     return [(float(answered[place]), float(wrong[place])) for place in places]
 
 
-def _render(template: str, path: Path, page: Page | LearningPage, **content: Any) -> None:
+def _render(template: str, path: Path, page: Page | LearningPage | CheckPage, **content: Any) -> None:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     templates = FileSystemLoader(Path(__file__).parent)

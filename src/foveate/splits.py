@@ -50,8 +50,8 @@ def near_copies(thumbs: np.ndarray, likeness: float) -> np.ndarray:
     A picture of one flat colour has no correlation: it joins only its equals. Chains of likeness make one cluster.
     """
     clusters = _numbered(_equals(thumbs))
-    rows = _standardised(thumbs)
-    for edges in _alike(rows, likeness):
+    rows = standardised(thumbs)
+    for edges in alike(rows, likeness):
         clusters = _joined(clusters, edges)
     return _numbered(clusters)
 
@@ -62,7 +62,7 @@ def _equals(thumbs: np.ndarray) -> list[int]:
     return [first.setdefault(thumb.tobytes(), index) for index, thumb in enumerate(thumbs)]
 
 
-def _standardised(thumbs: np.ndarray) -> np.ndarray:
+def standardised(thumbs: np.ndarray) -> np.ndarray:
     """(N, 1024) float32 rows of mean 0 and length 1, so that a product of two is their correlation; flat rows are 0."""
     rows = thumbs.reshape(len(thumbs), SIDE * SIDE).astype(np.float32)
     rows = rows - rows.mean(axis=1, keepdims=True)
@@ -71,11 +71,12 @@ def _standardised(thumbs: np.ndarray) -> np.ndarray:
     return np.where(flat, 0, rows / np.where(flat, 1, lengths)).astype(np.float32)
 
 
-def _alike(rows: np.ndarray, likeness: float) -> Iterator[np.ndarray]:
-    """Pairs (2, P) of alike rows, block by block; only the upper triangle is computed."""
+def alike(rows: np.ndarray, likeness: float) -> Iterator[np.ndarray]:
+    """(N, D) float32 rows of length 1 -> pairs (2, P) whose product is at least `likeness`, block by block: the first of a pair
+    comes before the second, or is the same."""
     step = max(1, _ENTRIES // max(1, len(rows)))
     for start in range(0, len(rows), step):
-        near, far = np.nonzero(rows[start : start + step] @ rows[start:].T >= likeness)
+        near, far = np.nonzero(np.triu(rows[start : start + step] @ rows[start:].T >= likeness))
         yield np.stack([near, far]) + start
 
 

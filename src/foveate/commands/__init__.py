@@ -12,7 +12,8 @@ from pathlib import Path
 
 import click
 
-_ORDER = ("pretrain", "fit", "continue", "evaluate", "predict", "explain", "audit", "soup", "adapt", "episodes", "retrieve")
+_FIRST = ("check", "pretrain", "fit", "continue", "evaluate", "predict", "explain")
+_ORDER = (*_FIRST, "audit", "soup", "adapt", "episodes", "retrieve")
 _AFTER = ("generate", "restyle", "convert", "runs", "models", "demo")
 
 

@@ -6,19 +6,26 @@ import os
 import re
 import shutil
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-from foveate.boxes import Findings, Raw, class_name, cleaned, printed
+from foveate.boxes import Raw, class_name, cleaned, printed
 from foveate.errors import BrokenImage, DataError, UsageError
+from foveate.findings import Findings, Kind, findings, thorough
 from foveate.formats._records import without_split
 from foveate.images import printable, size
 from foveate.types import Boxes, Sample, Split, Table
 
-MISSING = "images that are missing, dropped with their boxes"
-UNREADABLE = "images whose size cannot be read, dropped with their boxes"
-TWICE = "images that are named twice, kept as named first"
-NO_BOX = "objects without a box, dropped"
+MISSING = Kind("images that are missing, dropped with their boxes", "error")
+UNREADABLE = Kind("images whose size cannot be read, dropped with their boxes", "error", "files")
+OTHER_SIZE = Kind(
+    "images whose annotations state another size than they have",
+    "warning",
+    hint="were they drawn before the image was resized, or turned by EXIF? boxes must be those of the upright image",
+)
+TWICE = Kind("images that are named twice, kept as named first", "warning")
+NO_BOX = Kind("objects without a box, dropped", "error")
 CLASSES = "classes.txt"
 
 _IMAGE_FOLDERS = frozenset({"images", "jpegimages"})
@@ -35,7 +42,7 @@ class Gathering:
     """
 
     root: Path
-    findings: Findings = field(default_factory=Findings)
+    findings: Findings = field(default_factory=findings)
     notes: list[str] = field(default_factory=list)
     samples: dict[str, Sample] = field(default_factory=dict)
     stated: int = 0  # boxes, before the audit
@@ -48,6 +55,8 @@ class Gathering:
         if key in self.samples:
             self.findings.add(TWICE, key)
             return
+        if thorough() and stated is not None:
+            self._compare(path, key, stated)
         outlined = any(raw.masks)  # a mask must be of the picture's own size, whatever the annotations say
         measured = self.measured(path) if stated is None or outlined or not is_there(path) else stated
         if outlined and stated not in (None, measured):
@@ -59,15 +68,22 @@ class Gathering:
                 self.findings.add(problem, key, count)
             self.samples[key] = Sample(Path(os.path.normpath(path)), key, boxes, split, group)
 
+    def _compare(self, path: Path, key: str, stated: tuple[int, int]) -> None:
+        """Whether the annotations speak of the image as it is. One that cannot be read is found when it is opened."""
+        with suppress(BrokenImage):
+            height, width = size(path)
+            if (height, width) != stated:
+                self.findings.add(OTHER_SIZE, key, why=f"{stated[1]} x {stated[0]} px stated, {width} x {height} px")
+
     def measured(self, path: Path) -> tuple[int, int] | None:
         """The (H, W) of an image; None, and counted, when it is missing or broken."""
-        problem = MISSING
-        if is_there(path):
-            try:
-                return size(path)
-            except BrokenImage:
-                problem = UNREADABLE
-        self.findings.add(problem, self.key(path))
+        if not is_there(path):
+            self.findings.add(MISSING, self.key(path))
+            return None
+        try:
+            return size(path)
+        except BrokenImage as error:
+            self.findings.add(UNREADABLE, self.key(path), why=error.why or error.what)
         return None
 
     def key(self, path: Path) -> str:

@@ -24,6 +24,7 @@ import numpy as np
 
 from foveate import images
 from foveate.errors import BrokenImage, DataError
+from foveate.findings import each
 from foveate.images import printable
 from foveate.types import IGNORED
 
@@ -312,7 +313,8 @@ def _named(
         hint = f"add a line for it, or -void to ignore it: the list has {len(known.names)} names, for the values " + (
             f"{min(known.names)} to {max(known.names)}"
         )
-        raise DataError(f"the value {odd[0]} of this mask is not in {known.source}", where=where, hint=hint)
+        with each():
+            raise DataError(f"the value {odd[0]} of this mask is not in {known.source}", where=where, hint=hint)
     return Meaning(classes, places, known.source, kind), notes
 
 

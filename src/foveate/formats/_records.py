@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from foveate.errors import DataError, near_names
+from foveate.findings import Kind, Place, Remark, each
 from foveate.images import printable
 from foveate.splits import split_named
 from foveate.types import Sample, Split
@@ -30,6 +31,7 @@ CORNERS = {
     "y1": ("y1", "ymax", "y_max"),
 }
 TEXTS = ("text", "texts", "caption", "captions", "sentence", "sentences")
+MISSING = Kind("images that are missing, dropped with their rows", "error")
 _GLANCE = 100  # records that are looked at before the names of the columns are told
 
 Aliases = dict[str, tuple[str, ...]]
@@ -125,8 +127,11 @@ def _read_lines(path: Path) -> Iterator[Record]:
     try:
         with path.open(encoding="utf-8-sig") as file:
             for number, line in enumerate(file, start=1):
-                if line.strip():
-                    yield number, _object(line, number, path)
+                cells = None
+                with each():
+                    cells = _object(line, number, path) if line.strip() else None
+                if cells is not None:
+                    yield number, cells
     except UnicodeDecodeError as error:
         raise DataError("this table cannot be read", where=printable(path), why=str(error), hint="save it in UTF-8") from None
 
@@ -236,7 +241,9 @@ def present(rows: list[R], table: Path, notes: list[str]) -> list[R]:
         hint = f"paths count from the folder of the table, {printable(table.parent)!r}"
         raise DataError("the images of this table are missing", where=printable(table), why=why, hint=hint)
     if missing:
-        notes.append(f"{len(missing)} of {len(rows)} images are missing and dropped: {names}")
+        told = f"{len(missing)} of {len(rows)} images are missing and dropped: {names}"
+        places = tuple(Place(row.key, row_of(table, row.number)) for row in missing)
+        notes.append(Remark(told, MISSING, len(missing), places))
     gone = {row.key for row in missing}
     return [row for row in rows if row.key not in gone]
 

@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 
 from foveate.boxes import Raw, class_name
 from foveate.errors import DataError
+from foveate.findings import each
 from foveate.formats import Format
 from foveate.formats._boxed import Gathering, classes_beside, copied, write_classes
 from foveate.formats._records import ALIASES, CORNERS, Record, has_boxes, is_table, place_of, records, row_of, split_of, word_of
@@ -82,20 +83,27 @@ class _Image:
 def _images(rows: Iterable[Record], table: Path) -> list[_Image]:
     images: dict[str, _Image] = {}
     for number, cells in rows:
-        path, key = place_of(cells["path"], table, number)
-        where = row_of(table, number)
-        row = _Image(number, path, split_of(cells.get("split"), where), word_of(cells.get("group")) or None)
-        image = images.setdefault(key, row)
-        _refuse_contradiction(image, row, key, table)
-        name = class_name(word_of(cells.get("label")))
-        corners = [cells.get(corner) for corner in CORNERS]
-        if name or any(word_of(corner) for corner in corners):
-            box = _numbers(corners, where)
-            if not name:
-                hint = "a row without label and corners is an image without objects"
-                raise DataError("this box has no label", where=where, hint=hint)
-            image.raw.add(box, name, _flag(cells.get("crowd"), where))
+        with each():
+            _take(number, cells, table, images)
     return list(images.values())
+
+
+def _take(number: int, cells: dict[str, Any], table: Path, images: dict[str, _Image]) -> None:
+    """Adds a row to the image that it names."""
+    path, key = place_of(cells["path"], table, number)
+    where = row_of(table, number)
+    row = _Image(number, path, split_of(cells.get("split"), where), word_of(cells.get("group")) or None)
+    image = images.setdefault(key, row)
+    with each():
+        _refuse_contradiction(image, row, key, table)
+    name = class_name(word_of(cells.get("label")))
+    corners = [cells.get(corner) for corner in CORNERS]
+    if name or any(word_of(corner) for corner in corners):
+        box = _numbers(corners, where)
+        if not name:
+            hint = "a row without label and corners is an image without objects"
+            raise DataError("this box has no label", where=where, hint=hint)
+        image.raw.add(box, name, _flag(cells.get("crowd"), where))
 
 
 def _refuse_contradiction(image: _Image, row: _Image, key: str, table: Path) -> None:

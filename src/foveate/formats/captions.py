@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from foveate.errors import DataError
+from foveate.findings import each
 from foveate.formats import Format
 from foveate.formats._records import (
     ALIASES,
@@ -38,7 +39,10 @@ class Captions(Format):
 
     def read(self, path: Path) -> Table:
         """The table at `path`; its images are looked for beside it. Raises DataError, with the line where there is one."""
-        rows, notes = [_row(record, path) for record in records(path, _COLUMNS, ("path", "text"))], list[str]()
+        rows, notes = list[_Row](), list[str]()
+        for record in records(path, _COLUMNS, ("path", "text")):
+            with each():
+                rows.append(_row(record, path))
         if not rows:
             raise DataError("this table has no rows", where=printable(path))
         rows = present(_merged(rows, path), path, notes)
@@ -72,8 +76,9 @@ def _merged(rows: list[_Row], table: Path) -> list[_Row]:
     kept: dict[str, _Row] = {}
     for row in rows:
         first = kept.setdefault(row.key, row)
-        if (first.split, first.group) != (row.split, row.group):
-            where = f"{printable(table)}, rows {first.number} and {row.number}"
-            raise DataError(f"two rows put {row.key!r} into different splits or groups", where=where, hint="let them agree")
+        with each():
+            if (first.split, first.group) != (row.split, row.group):
+                where = f"{printable(table)}, rows {first.number} and {row.number}"
+                raise DataError(f"two rows put {row.key!r} into different splits or groups", where=where, hint="let them agree")
         kept[row.key] = replace(first, sentences=tuple(dict.fromkeys(first.sentences + row.sentences)))
     return [kept[key] for key in sorted(kept)]

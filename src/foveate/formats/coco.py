@@ -15,8 +15,9 @@ from itertools import count
 from pathlib import Path
 from typing import Any, ClassVar
 
-from foveate.boxes import Raw, class_name, shown
+from foveate.boxes import Raw, class_name
 from foveate.errors import DataError
+from foveate.findings import Kind, Place, Remark, each, shown
 from foveate.formats import Format
 from foveate.formats._boxed import NO_BOX, Gathering, Placed, copied, is_there
 from foveate.formats._coco_files import ORDER, annotation_files, image_folders, lists_of, root_of, split_of
@@ -24,7 +25,10 @@ from foveate.images import printable
 from foveate.masks import area
 from foveate.types import Boxes, Table
 
-_ORPHANS = "annotations of images that are not listed, dropped"
+_ORPHANS = Kind("annotations of images that are not listed, dropped", "error")
+_FEW_CORNERS = Kind("outlines with fewer than three corners, which have no inside", "warning")
+_GAPS = Kind("files whose category ids have gaps: the classes go by name, in the order of the ids")
+_MASKLESS = Kind("images with an object that has no mask of the image's size, so that boxes alone are read", "warning")
 
 Entry = dict[str, Any]
 
@@ -71,29 +75,52 @@ def _take(file: Path, root: Path, gathering: Gathering) -> list[str]:
     """Adds the images of one file. Returns its classes in order."""
     content = lists_of(file, ("images", "annotations", "categories"), "annotations")
     names, where = _names(content["categories"], file), printable(file)
+    numbers = [number for number in names if isinstance(number, int)]
+    if numbers and max(numbers) - min(numbers) >= len(numbers):
+        gathering.findings.add(_GAPS, file.name, why=f"{len(numbers)} categories, from {min(numbers)} to {max(numbers)}")
     pictures: dict[Any, Entry] = {}
     for entry in content["images"]:
-        if pictures.setdefault(_id(entry, "id", where), entry) is not entry:
-            raise DataError(f"two images have the id {entry['id']!r}", where=where)
-    raws, used, orphans = {number: Raw() for number in pictures}, set(), 0
-    for entry in content["annotations"]:
-        place = f"{where}, annotation {entry.get('id', '?')}"
-        name, number = _name(entry, names, place), _id(entry, "image_id", place)
-        used.add(name)
-        if number not in raws:
-            gathering.findings.add(_ORPHANS, f"image_id {number}")
-            orphans += 1
-        elif entry.get("bbox"):
-            raws[number].add(_corners(entry["bbox"], place), name, bool(entry.get("iscrowd")), entry.get("segmentation") or None)
-        else:
-            gathering.findings.add(NO_BOX, str(pictures[number].get("file_name")))
-    if orphans and orphans == len(content["annotations"]):
-        raise DataError("no annotation belongs to an image", where=where, why="no image_id is the id of one of the images")
+        with each():
+            if pictures.setdefault(_id(entry, "id", where), entry) is not entry:
+                raise DataError(f"two images have the id {entry['id']!r}", where=where)
+    raws = {number: Raw() for number in pictures}
+    used = _drawn(content["annotations"], names, raws, pictures, where, gathering)
     folders, split = list(image_folders(file, root)), split_of(file)
     for number, entry in pictures.items():
-        group = entry.get("group")
-        gathering.take(_place(entry, folders, where), raws[number], split, str(group) if group else None, _size(entry))
+        with each():
+            group = entry.get("group")
+            gathering.take(_place(entry, folders, where), raws[number], split, str(group) if group else None, _size(entry))
     return _without_heading(content["categories"], names, used, gathering)
+
+
+def _drawn(
+    annotations: list[Entry],
+    names: dict[Any, str],
+    raws: dict[Any, Raw],
+    pictures: dict[Any, Entry],
+    where: str,
+    gathering: Gathering,
+) -> set[str]:
+    """Puts every annotation to its image's in `raws`. Returns the classes that are used."""
+    used, orphans = set[str](), 0
+    for entry in annotations:
+        place = f"{where}, annotation {entry.get('id', '?')}"
+        with each():
+            name, number = _name(entry, names, place), _id(entry, "image_id", place)
+            used.add(name)
+            if number not in raws:
+                gathering.findings.add(_ORPHANS, f"image_id {number}")
+                orphans += 1
+            elif entry.get("bbox"):
+                outline = entry.get("segmentation") or None
+                if isinstance(outline, list) and any(len(part) < 6 for part in outline if isinstance(part, list)):
+                    gathering.findings.add(_FEW_CORNERS, str(pictures[number].get("file_name")), why=place)
+                raws[number].add(_corners(entry["bbox"], place), name, bool(entry.get("iscrowd")), outline)
+            else:
+                gathering.findings.add(NO_BOX, str(pictures[number].get("file_name")))
+    if orphans and orphans == len(annotations):
+        raise DataError("no annotation belongs to an image", where=where, why="no image_id is the id of one of the images")
+    return used
 
 
 def _all_or_no_masks(gathering: Gathering) -> None:
@@ -101,8 +128,7 @@ def _all_or_no_masks(gathering: Gathering) -> None:
     truths = {key: sample.truth for key, sample in gathering.samples.items() if isinstance(sample.truth, Boxes)}
     bare = [key for key, truth in truths.items() if truth.names and truth.masks is None]
     if bare and any(truth.masks for truth in truths.values()):
-        remark = "images with an object that has no mask of the image's size, so that boxes alone are read"
-        gathering.notes.append(f"{remark}: {len(bare)} ({shown(bare)})")
+        gathering.notes.append(Remark(f"{_MASKLESS}: {len(bare)} ({shown(bare)})", _MASKLESS, len(bare), tuple(map(Place, bare))))
         for key, truth in truths.items():
             gathering.samples[key] = replace(gathering.samples[key], truth=replace(truth, masks=None))
 
@@ -118,11 +144,13 @@ def _names(categories: list[Entry], file: Path) -> dict[Any, str]:
     """Category id -> class, in the order of ids; two ids of one name are one class."""
     names: dict[Any, str] = {}
     for entry in categories:
-        number, name = _id(entry, "id", printable(file)), class_name(entry.get("name", ""))
-        if not name:
-            raise DataError(f"the category {number!r} has no name", where=printable(file))
-        if names.setdefault(number, name) != name:
-            raise DataError(f"two categories have the id {number!r}", where=printable(file), why=f"{names[number]!r} and {name!r}")
+        with each():
+            number, name = _id(entry, "id", printable(file)), class_name(entry.get("name", ""))
+            if not name:
+                raise DataError(f"the category {number!r} has no name", where=printable(file))
+            if names.setdefault(number, name) != name:
+                why = f"{names[number]!r} and {name!r}"
+                raise DataError(f"two categories have the id {number!r}", where=printable(file), why=why)
     return dict(sorted(names.items(), key=lambda item: (isinstance(item[0], str), item[0])))
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from foveate.errors import DataError
+from foveate.findings import Kind, Place, Remark, each
 from foveate.formats import Format
 from foveate.formats._boxed import is_there
 from foveate.formats._coco_files import annotation_files, image_folders, lists_of, root_of, split_of
@@ -18,6 +19,7 @@ from foveate.images import listed, printable
 from foveate.types import Sample, Table, Text
 
 _STEM = "captions"
+_MISSING = Kind("images that are missing, dropped with their sentences", "error")
 
 
 class CocoCaptions(Format):
@@ -59,15 +61,17 @@ def _samples(file: Path, root: Path, notes: list[str]) -> dict[str, Sample]:
     sentences: dict[Any, list[str]] = {}
     for place, entry in enumerate(content["annotations"]):
         where = f"{printable(file)}, annotation {entry.get('id', place)}"
-        sentences.setdefault(entry.get("image_id"), []).extend(sentences_of(entry.get("caption"), where))
-    folders, found, missing = list(image_folders(file, root)), dict[str, Sample](), 0
+        with each():
+            sentences.setdefault(entry.get("image_id"), []).extend(sentences_of(entry.get("caption"), where))
+    folders, found, missing = list(image_folders(file, root)), dict[str, Sample](), list[Place]()
     for entry in content["images"]:
         own, name = sentences.get(entry.get("id")), str(entry.get("file_name", ""))
         path = next((folder / name for folder in folders if name and is_there(folder / name)), None)
-        missing += path is None
+        missing += [Place(name)] if path is None else []
         if own and path is not None:
             key = printable(path.relative_to(root) if path.is_relative_to(root) else path)
             found[key] = Sample(path, key, Text(tuple(dict.fromkeys(own))), split_of(file))
     if missing:
-        notes.append(f"{missing} of {len(content['images'])} images of {file.name} are missing and dropped")
+        told = f"{len(missing)} of {len(content['images'])} images of {file.name} are missing and dropped"
+        notes.append(Remark(told, _MISSING, len(missing), tuple(missing)))
     return found

@@ -8,7 +8,7 @@ Pixels of no object are `background`, the first class. A crowd counts as its cla
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -18,6 +18,7 @@ import numpy as np
 
 from foveate import images
 from foveate.errors import BrokenImage, DataError
+from foveate.findings import Kind, Place, Remark, each
 from foveate.formats import Format
 from foveate.formats._boxed import is_there
 from foveate.formats._coco_files import annotation_files, image_folders, split_of
@@ -26,6 +27,8 @@ from foveate.masks import decoded, read
 from foveate.types import Regions, Sample, Split, Table
 
 _BACKGROUND = "background"
+_MISSING = Kind("images that are missing, dropped with their masks", "error")
+_BOX_ONLY = Kind("objects with a box only, which are background here", "warning")
 
 Shape = tuple[int, Any]
 """The place of a class, and COCO's segmentation: [[x0, y0, ...], ...] or {'size': [H, W], 'counts': text or numbers}"""
@@ -82,16 +85,17 @@ class _File:
             by_image: dict[int, list[dict[str, Any]]] = {picture["id"]: [] for picture in pictures}
             bare = 0
             for shape in content["annotations"]:
-                names[shape["category_id"]]  # KeyError: an unknown category
-                bare += not shape.get("segmentation")
-                if shape.get("segmentation"):
-                    by_image[shape["image_id"]].append(shape)
+                with each():
+                    _refuse_unknown(shape, names, by_image, path)
+                    bare += not shape.get("segmentation")
+                    by_image[shape["image_id"]] += [shape] if shape.get("segmentation") else []
         except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
             why = f"it has no {error}" if isinstance(error, KeyError) else str(error)
             raise DataError("this is not a file of COCO annotations", where=printable(path), why=why) from None
         file = cls(path, pictures, names, by_image, split_of(path))
         if bare:
-            file.notes.append(f"{bare} objects in {path.name!r} have a box only: they are background here")
+            told = f"{bare} objects in {path.name!r} have a box only: they are background here"
+            file.notes.append(Remark(told, _BOX_ONLY, bare, (Place(path.name),)))
         return file
 
     def shapes(self) -> Iterator[dict[str, Any]]:
@@ -107,14 +111,16 @@ class _File:
                 missing.append(picture["file_name"])
                 continue
             size = (int(picture["height"]), int(picture["width"]))
-            _refuse_other_size(path, size)
+            with each():
+                _refuse_other_size(path, size)
             ordered = sorted(self.by_image[picture["id"]], key=lambda shape: -float(shape.get("area") or 0))
             shapes = tuple((classes.index(self.names[shape["category_id"]]), shape["segmentation"]) for shape in ordered)
             key = printable(path.relative_to(root) if path.is_relative_to(root) else path)
             yield Sample(path, key, Regions(partial(painted, shapes, size, f"{printable(self.path)}, {key}")), self.split)
         if missing:
             shown = ", ".join(map(repr, missing[:3])) + (", ..." if len(missing) > 3 else "")
-            notes.append(f"{len(missing)} of {len(self.images)} images of {self.path.name!r} are missing and dropped: {shown}")
+            told = f"{len(missing)} of {len(self.images)} images of {self.path.name!r} are missing and dropped: {shown}"
+            notes.append(Remark(told, _MISSING, len(missing), tuple(map(Place, missing))))
 
 
 def painted(shapes: tuple[Shape, ...], size: tuple[int, int], where: str) -> np.ndarray:
@@ -139,6 +145,14 @@ def _inside(shape: Any, size: tuple[int, int]) -> np.ndarray:
     if runs is None:
         raise ValueError("neither polygons nor run lengths of this size")
     return decoded(runs)
+
+
+def _refuse_unknown(shape: dict[str, Any], names: dict[int, str], images_: Collection[int], path: Path) -> None:
+    where = f"{printable(path)}, annotation {shape.get('id', '?')}"
+    if shape["category_id"] not in names:
+        raise DataError(f"no category has the id {shape['category_id']!r}", where=where, hint="add it to categories")
+    if shape["image_id"] not in images_:
+        raise DataError(f"no image has the id {shape['image_id']!r}", where=where)
 
 
 def _picture_path(folders: list[Path], name: str) -> Path | None:

@@ -8,14 +8,20 @@ from pathlib import Path
 from typing import ClassVar
 
 from foveate.errors import DataError
+from foveate.findings import TWINS, UNTAUGHT, Kind, Place, Remark
 from foveate.formats import Format
 from foveate.formats._roles import said_by
-from foveate.images import find_files, find_images, is_image, listed, printable
+from foveate.images import find_files, is_image, listed, printable
+from foveate.listing import holds_images
 from foveate.splits import split_named
 from foveate.types import Labels, Sample, Split, Table
 
 _DESCRIPTIONS = ("data.yaml", "data.yml", "dataset.yaml", "dataset.yml", "boxes.csv", "_annotations.coco.json")
 _CARDS = (".yaml", ".yml", ".json")
+_TAKEN = Kind("classes of a split that are spelt otherwise than in the split before it, taken for the same", "warning", "classes")
+_EMPTY = Kind("folders without pictures, skipped", "warning", "classes")
+_LOOSE = Kind("pictures in no class folder, skipped", "warning")
+_UNNAMED = Kind("files in class folders that are not named like a picture, skipped")
 _ORDER: tuple[Split | None, ...] = (None, "train", "val", "test")
 
 
@@ -99,8 +105,10 @@ def _is_class(folder: Path, alone: bool) -> bool:
     name = folder.name.casefold()
     if _holds_other(name) or (name[-4:].isdecimal() and split_named(name[:-4])):
         return False
+    if not alone:
+        return True
     inner = _place(folder, None)
-    return not alone or inner.loose > 0 or any(not _holds_other(child.name) for child in inner.classes)
+    return inner.loose > 0 or any(not _holds_other(child.name) for child in inner.classes)
 
 
 def _holds_other(name: str) -> bool:
@@ -110,22 +118,24 @@ def _holds_other(name: str) -> bool:
 
 
 def _bears(folder: Path) -> bool:
-    return any(True for _ in find_images(folder))
+    return holds_images(folder)
 
 
 def _samples(root: Path, place: _Place, spelling: _Spelling, notes: list[str]) -> Iterator[Sample]:
     names = {folder: spelling.of(printable(folder.name), place.split, own) for folder, own in _owned(place)}
     spelling.close()
     for folder in place.classes:
-        others = 0
+        others, truth = 0, Labels((names[folder],))  # one for all: there may be a million of them
         for file in find_files(folder):
             if is_image(file):
                 key = printable(file.relative_to(root))
-                yield Sample(path=file, key=key, truth=Labels((names[folder],)), split=place.split)
+                yield Sample(path=file, key=key, truth=truth, split=place.split)
             else:
                 others += 1
         if others:
-            notes.append(f"{_files(others)} in {printable(folder.relative_to(root))} skipped: not named like a picture")
+            name = printable(folder.relative_to(root))
+            told = f"{_files(others)} in {name} skipped: not named like a picture"
+            notes.append(Remark(told, _UNNAMED, others, (Place(name),)))
 
 
 def _owned(place: _Place) -> Iterator[tuple[Path, frozenset[str]]]:
@@ -148,15 +158,19 @@ class _Spelling:
         if name in self._known or name in self._fresh:
             return name
         if known is not None and known not in beside:
-            self.notes.append(f"the class {name!r} in {split} is taken for {known!r}")
+            self._note(_TAKEN, f"the class {name!r} in {split} is taken for {known!r}", name)
             return known
         if known is not None:
-            self.notes.append(f"{known!r} and {name!r} differ in case or spaces only, and are kept as two classes")
+            self._note(TWINS, f"{known!r} and {name!r} differ in case or spaces only, and are kept as two classes", name)
         elif self._known:
-            self.notes.append(f"the class {name!r} is in {split} but not in the splits before it: it cannot be learnt there")
+            told = f"the class {name!r} is in {split} but not in the splits before it: it cannot be learnt there"
+            self._note(UNTAUGHT, told, name)
         self._fresh.add(name)
         self._folded.setdefault(_fold(name), name)
         return name
+
+    def _note(self, kind: Kind, sentence: str, name: str) -> None:
+        self.notes.append(Remark(sentence, kind, 1, (Place(name, sentence),)))
 
     def close(self) -> None:
         """Ends a split: its names are known to the next one."""
@@ -178,13 +192,14 @@ def _beside(root: Path, places: list[_Place]) -> list[str]:
         notes += _loose(sum(is_image(child) and child.is_file() for child in listed(root)), root)
     for place in places:
         empty = [printable(folder.relative_to(root)) for folder in place.empty]
-        notes += [f"the folder {name!r} is skipped: it holds no pictures" for name in empty]
+        notes += [Remark(f"the folder {name!r} is skipped: it holds no pictures", _EMPTY, 1, (Place(name),)) for name in empty]
         notes += _loose(place.loose, place.folder)
     return notes
 
 
 def _loose(count: int, folder: Path) -> list[str]:
-    return [f"{_files(count)} skipped: directly in {printable(folder.name)!r}, in no class folder"] if count else []
+    told = f"{_files(count)} skipped: directly in {printable(folder.name)!r}, in no class folder"
+    return [Remark(told, _LOOSE, count, (Place(printable(folder.name)),))] if count else []
 
 
 def _files(count: int) -> str:
@@ -197,7 +212,8 @@ def _refuse_too_few(root: Path, classes: list[str]) -> None:
         hint = "put the pictures of each class into a folder with its name"
         why = "it holds pictures, but in no class folders" if _bears(root) else "no file in it is named like a picture"
         raise DataError("there are no labelled images in this folder", where=where, why=why, hint=hint)
-    inner = [child for child in listed(root) if child.is_dir() and len(_place(child, None).classes) > 1]
-    if len(classes) == 1 and inner:
+    inner = listed(root) if len(classes) == 1 else []
+    inner = [child for child in inner if child.is_dir() and len(_place(child, None).classes) > 1]
+    if inner:
         hint = f"did you mean {printable(inner[0])!r}?"
         raise DataError(f"only one class has images: {classes[0]!r}", where=where, hint=hint)

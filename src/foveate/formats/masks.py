@@ -23,6 +23,7 @@ from typing import ClassVar
 
 from foveate import images
 from foveate.errors import BrokenImage, DataError, near_names
+from foveate.findings import Kind, Place, Remark, each
 from foveate.formats import Format
 from foveate.formats._mask_card import Card, Found, is_card, read_card
 from foveate.formats._mask_values import BACKGROUND, ClassList, find_class_list, learn, read_layers, read_mask
@@ -34,6 +35,9 @@ from foveate.types import Regions, Sample, Split, Table
 _ENDINGS = ("_groundtruth", "_segmentation", "_annotation", "_labels", "_label", "_masks", "_mask", "_annot", "_seg", "_gt", "_l")
 _DEEPEST = 3  # folders below the root that may say what they hold: data/train/images
 _NAMED = 3  # files that a note names
+_BARE = Kind("images have no mask and are dropped", "warning")
+_ALONE = Kind("masks have no image and are skipped", "warning")
+_SECOND = Kind("images have a second mask, which is skipped", "warning")
 
 Key = tuple[Split | None, tuple[str, ...]]
 
@@ -152,13 +156,14 @@ def _paired(card: Card) -> _Pairing:
     with_mask = {pair.image for pair in pairs}
     matched = {mask for pair in (layers if by_class else whole) for mask in pair.masks}
     second = [] if by_class else [pair.masks[1] for pair in whole if len(pair.masks) > 1]
-    for text, left in (
-        ("images have no mask and are dropped", [image for image in card.images if image not in with_mask]),
-        ("masks have no image and are skipped", [mask for mask in card.masks if mask not in matched]),
-        ("images have a second mask, which is skipped", second),
+    for kind, left in (
+        (_BARE, [image for image in card.images if image not in with_mask]),
+        (_ALONE, [mask for mask in card.masks if mask not in matched]),
+        (_SECOND, second),
     ):
         if left:
-            pairing.notes.append(f"{len(left)} {text}: {_names([_key(found.path, card.root) for found in left])}")
+            keys = [_key(found.path, card.root) for found in left]
+            pairing.notes.append(Remark(f"{len(left)} {kind}: {_names(keys)}", kind, len(left), tuple(map(Place, keys))))
     return pairing
 
 
@@ -192,16 +197,21 @@ def _unequal(pairs: list[_Pair]) -> list[str]:
     broken = 0
     for pair in pairs:
         try:
-            wanted = images.size(pair.image.path)
-            for mask in pair.masks:
-                if (got := images.size(mask.path)) != wanted:
-                    image = f"its image {printable(pair.image.path.name)!r} {wanted[1]} x {wanted[0]} px"
-                    why = f"the mask is {got[1]} x {got[0]} px, {image}"
-                    hint = "export the masks at the size of the images, or resize them without smoothing (nearest neighbour)"
-                    raise DataError("a mask is not as large as its image", where=printable(mask.path), why=why, hint=hint)
+            wanted, sizes = images.size(pair.image.path), [images.size(mask.path) for mask in pair.masks]
         except BrokenImage:  # skipped, and named, when it is read
             broken += 1
+            continue
+        for mask, got in zip(pair.masks, sizes, strict=True):
+            with each():
+                _refuse_unequal(pair.image.path, wanted, mask.path, got)
     return [f"{broken} images or their masks cannot be opened"] if broken else []
+
+
+def _refuse_unequal(image: Path, wanted: tuple[int, int], mask: Path, got: tuple[int, int]) -> None:
+    if got != wanted:
+        why = f"the mask is {got[1]} x {got[0]} px, its image {printable(image.name)!r} {wanted[1]} x {wanted[0]} px"
+        hint = "export the masks at the size of the images, or resize them without smoothing (nearest neighbour)"
+        raise DataError("a mask is not as large as its image", where=printable(mask), why=why, hint=hint)
 
 
 def _layers(pairs: list[_Pair], known: ClassList | None) -> tuple[tuple[str, ...], list[Regions]]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from foveate.errors import DataError
+from foveate.findings import Kind, Place, Remark, each
 from foveate.formats import Format
 from foveate.formats._records import (
     ALIASES,
@@ -28,6 +29,7 @@ from foveate.images import printable
 from foveate.types import Labels, Sample, Table
 
 _REQUIRED = ("path", "label")
+_REPEATED = Kind("rows that name an image which an earlier row names", "warning")
 
 
 class TableFile(Format):
@@ -38,7 +40,10 @@ class TableFile(Format):
 
     def read(self, path: Path) -> Table:
         """The table at `path`; its images are looked for beside it. Raises DataError, with the line where there is one."""
-        rows, notes = [_row(record, path) for record in records(path, ALIASES, _REQUIRED)], list[str]()
+        rows, notes = list[_Row](), list[str]()
+        for record in records(path, ALIASES, _REQUIRED):
+            with each():
+                rows.append(_row(record, path))
         if not rows:
             raise DataError("this table has no rows", where=printable(path))
         multilabel = any(len(row.labels) != 1 for row in rows)
@@ -86,14 +91,16 @@ def _labels(cell: object, where: str) -> tuple[str, ...]:
 def _merged(rows: list[_Row], multilabel: bool, table: Path, notes: list[str]) -> list[_Row]:
     """One row for each image, sorted by key. Equal rows are one; several rows of a multi-label image add up."""
     kept: dict[str, _Row] = {}
-    repeated = 0
+    repeated: list[Place] = []
     for row in rows:
         first = kept.setdefault(row.key, row)
         if first is not row:
-            repeated += 1
-            kept[row.key] = _united(first, row, multilabel, table)
+            repeated.append(Place(row.key, row_of(table, row.number)))
+            with each():
+                kept[row.key] = _united(first, row, multilabel, table)
     if repeated:
-        notes.append(f"{repeated} rows name an image that an earlier row names: " + ("united" if multilabel else "dropped"))
+        told = f"{len(repeated)} rows name an image that an earlier row names: " + ("united" if multilabel else "dropped")
+        notes.append(Remark(told, _REPEATED, len(repeated), tuple(repeated)))
     return [kept[key] for key in sorted(kept)]
 
 

@@ -16,6 +16,7 @@ from xml.parsers import expat
 
 from foveate.boxes import Raw, class_name, printed
 from foveate.errors import DataError
+from foveate.findings import Kind, each
 from foveate.formats import Format
 from foveate.formats._boxed import NO_BOX, Gathering, Placed, classes_beside, copied, write_classes
 from foveate.images import find_files, find_images, listed, printable
@@ -23,8 +24,9 @@ from foveate.types import Split, Table
 
 _XML, _IMAGES, _LISTS = "Annotations", "JPEGImages", "ImageSets/Main"
 _SPLITS: tuple[Split, ...] = ("train", "val", "test")
-_UNKNOWN = "names in ImageSets/Main without an annotation, passed over"
-_BARE = "images without an annotation file, left out"
+_UNKNOWN = Kind("names in ImageSets/Main without an annotation, passed over", "warning")
+_FROM_ZERO = Kind("boxes that begin at 0, where Pascal VOC counts from 1: all of its boxes may be off by a pixel", "warning")
+_BARE = Kind("images without an annotation file, left out", "warning")
 
 
 class Voc(Format):
@@ -50,7 +52,8 @@ class Voc(Format):
         found = _by_stem(images) if images else {}
         splits, used = _splits(root, set(files), gathering), list[str]()
         for stem, file in files.items():
-            used += _take(file, stem, found.pop(stem, None), images or root / _IMAGES, splits.get(stem), gathering)
+            with each():
+                used += _take(file, stem, found.pop(stem, None), images or root / _IMAGES, splits.get(stem), gathering)
         for bare in (file for file in found.values() if gathering.key(file) not in gathering.samples):
             gathering.findings.add(_BARE, gathering.key(bare))
         return gathering.table(classes_beside(root, used, gathering.notes), "voc")
@@ -108,7 +111,7 @@ def _splits(root: Path, stems: set[str], gathering: Gathering) -> dict[str, Spli
             if stem not in stems:
                 gathering.findings.add(_UNKNOWN, stem)
             elif splits.setdefault(stem, split) != split:
-                gathering.findings.add(f"names in {split}.txt that an earlier split has, too, and keeps", stem)
+                gathering.findings.add(Kind(f"names in {split}.txt that an earlier split has, too, and keeps", "error"), stem)
     return splits
 
 
@@ -131,13 +134,16 @@ def _take(file: Path, stem: str, image: Path | None, folder: Path, split: Split 
         image = (folder / stem).with_name(PurePosixPath(_text(tree, "filename").replace("\\", "/")).name or f"{file.stem}.jpg")
     raw = Raw()
     for thing in tree.iterfind("object"):
-        name = class_name(_text(thing, "name"))
-        if not name:
-            raise DataError("an object has no name", where=printable(file))
-        if (box := thing.find("bndbox")) is None:
-            gathering.findings.add(NO_BOX, gathering.key(image))
-        else:
-            raw.add(_corners(box, file), name, _text(thing, "difficult") not in ("", "0"))
+        with each():
+            name = class_name(_text(thing, "name"))
+            if not name:
+                raise DataError("an object has no name", where=printable(file))
+            if (box := thing.find("bndbox")) is None:
+                gathering.findings.add(NO_BOX, gathering.key(image))
+            else:
+                raw.add(corners := _corners(box, file), name, _text(thing, "difficult") not in ("", "0"))
+                if -1 in corners[:2]:
+                    gathering.findings.add(_FROM_ZERO, gathering.key(image))
     width, height = (_size(tree, name) for name in ("width", "height"))
     stated = (height, width) if width and height else None
     gathering.take(image, raw, split, _text(tree, "group") or None, stated)

@@ -17,6 +17,7 @@ import yaml
 
 from foveate.boxes import Raw, class_name
 from foveate.errors import DataError, near_names
+from foveate.findings import Kind, each
 from foveate.formats import Format
 from foveate.formats._boxed import Gathering, Placed, copied, is_there, lost
 from foveate.images import find_images, listed, printable
@@ -30,8 +31,8 @@ _KEYS = {
     "train or val": re.compile(r"^['\"]?(train|val|valid|validation|test)['\"]?\s*:", re.MULTILINE),
 }
 _READ = frozenset({"path", "names", "nc", "kpt_shape"})
-_OUTLINES = "outlines turned into the box round them"
-_BARE = "images without a label file, taken for images without objects"
+_OUTLINES = Kind("outlines turned into the box round them")
+_BARE = Kind("images without a label file, taken for images without objects")
 _SPLITS: tuple[Split, ...] = ("train", "val", "test")
 
 
@@ -56,7 +57,8 @@ class Yolo(Format):
             looked = printable(_beside_images(images[0][0]))
             raise DataError("no image has a label file", where=printable(card), why=f"there is no {looked}, for one")
         for image, split in images:
-            _take(image, labels[image], split, names, "kpt_shape" in content, gathering)
+            with each():
+                _take(image, labels[image], split, names, "kpt_shape" in content, gathering)
         return gathering.table(names.values(), "yolo")
 
     def write(self, table: Table, folder: Path) -> tuple[str, ...]:
@@ -211,10 +213,11 @@ def _take(image: Path, labels: Path | None, split: Split, names: dict[int, str],
         return
     raw, outlines = Raw(), 0
     for number, line in enumerate(_text(labels).splitlines() if labels else [], start=1):
-        if line.strip():
-            values = _numbers(line, names, points, f"{printable(labels or image)}, line {number}")
-            outlines += len(values) > 5
-            raw.add(_corners(values[1:], size), names[int(values[0])])
+        with each():
+            if line.strip():
+                values = _numbers(line, names, points, f"{printable(labels or image)}, line {number}")
+                outlines += len(values) > 5
+                raw.add(_corners(values[1:], size), names[int(values[0])])
     if labels is None:
         gathering.findings.add(_BARE, gathering.key(image))
     if outlines:

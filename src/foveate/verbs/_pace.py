@@ -1,4 +1,4 @@
-"""How fast a pre-training would go, and what it would take, before it starts."""
+"""How fast a training would go, and what it would take, before it starts."""
 
 from __future__ import annotations
 
@@ -54,17 +54,18 @@ class Pace:
         ]
 
 
-def paced(model: Model, pictures: Pictures, recipe: Recipe, device: torch.device) -> Pace:
-    """Times reading and steps after the first batch, in eval mode, which moves no statistics: no trace is left in the model."""
+def paced(model: Model, pictures: Pictures, recipe: Recipe, device: torch.device, gradients: bool = True) -> Pace:
+    """Times reading and steps after the first batch, in eval mode, which moves no statistics: no trace is left in the model.
+    Without `gradients` it is looking alone that is timed."""
     way = Way(recipe.training.precision, bool(recipe.training.channels_last))
     model.eval().to(device=device, memory_format=way.layout)  # type: ignore[call-overload]
     order = Order(len(pictures), min(recipe.training.batch_size, len(pictures)))
     workers = helpers(len(order)) if recipe.data.workers is None else recipe.data.workers
     batches = chain(*(loader(pictures, order, workers) for _ in range(2)))  # twice: there may be but one
-    tried(model, next(batches), way, device)
+    tried(model, next(batches), way, device, gradients)
     start, seen = time.perf_counter(), 0
     for batch in islice(batches, 1 + _AHEAD * workers):  # more than the loader had ready before the clock ran
-        tried(model, batch, way, device)
+        tried(model, batch, way, device, gradients)
         seen += len(batch)
     return Pace(seen / (time.perf_counter() - start), len(pictures), recipe.training.epochs, _held(device))
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,11 +16,11 @@ from foveate.data import Pixels, Scanned, label_names, readable
 from foveate.drawing import tiled
 from foveate.earlier import own_table
 from foveate.errors import UsageError
-from foveate.files import refuse_taken
+from foveate.files import refuse_taken, write_rows
 from foveate.formats import read_table
 from foveate.linear import out_of_fold
 from foveate.predictor import Predictor, load
-from foveate.run import Run, numbered
+from foveate.run import numbered
 from foveate.scoring import pooled_of
 from foveate.settling import refuse_other_questions
 from foveate.types import Sample
@@ -149,18 +147,12 @@ def _write(
     told = [[f"{each.given:.4f}", f"{each.chance:.4f}", "yes" if each.strong else "no"] for each in found]
     doubted = [[*names, *row] for names, row in zip(named, told, strict=True)]
     hardest = [[keys[place], classes[labels[place]], f"{own[place]:.4f}"] for place in ranked(chances, labels)[:_HARD].tolist()]
-    _table(folder / "fixes.csv", ["path", "label", "suggested", "chance_of_label", "chance_of_suggested", "strong"], doubted)
-    _table(folder / "hardest.csv", ["path", "label", "chance_of_label"], hardest)
-    _table(folder / "redundant.csv", ["path", "like", "cosine"], [[keys[b], keys[a], f"{value:.4f}"] for a, b, value in pairs])
+    write_rows(folder / "fixes.csv", ["path", "label", "suggested", "chance_of_label", "chance_of_suggested", "strong"], doubted)
+    write_rows(folder / "hardest.csv", ["path", "label", "chance_of_label"], hardest)
+    write_rows(folder / "redundant.csv", ["path", "like", "cosine"], [[keys[b], keys[a], f"{value:.4f}"] for a, b, value in pairs])
     if chosen:
-        _table(folder / "next.csv", ["path"], [[key] for key in chosen])
+        write_rows(folder / "next.csv", ["path"], [[key] for key in chosen])
     if found:
         shown = [scanned.pixels.read(scanned.table.samples[each.place].path)[0] for each in found[:_SHOWN]]
         small = [images.resized(np.ascontiguousarray(pixels), (_SIDE, _SIDE)) for pixels in shown]
         images.write(tiled(small, [f"{row[1]} / {row[2]}?" for row in doubted[:_SHOWN]]), folder / "doubts.png")
-
-
-def _table(file: Path, columns: list[str], rows: list[list[str]]) -> None:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([columns, *rows])
-    Run(file.parent).write_text(file.name, text.getvalue())

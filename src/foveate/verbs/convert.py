@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from foveate import console, images
-from foveate.boxes import Findings, refitted
+from foveate.boxes import refitted
 from foveate.errors import BrokenImage, DataError, UsageError
 from foveate.files import refuse_taken, written_aside
+from foveate.findings import Findings
 from foveate.formats import Format, read_table, writer
 from foveate.types import Boxes, Split, Table
 

