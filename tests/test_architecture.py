@@ -11,12 +11,12 @@ SOURCE = Path(__file__).parents[1] / "src" / "foveate"
 SHELVES = ("adaptations", "backbones", "decoders", "detectors", "explainers", "exporters", "formats", "exporters", "metrics", "objectives", "tasks", "tunings")
 FLOORS = [  # the ground floor first; a file imports from its own floor or from below
     {"errors"},
-    {"types", "shelf", "files", "memory", "masks", "distributed"},
+    {"types", "shelf", "files", "memory", "masks", "distributed", "stopping"},
     {"recipe", "images", "boxes", "splits", "intervals", "console", "weights", "transforms", "mosaic", "linear", "neighbours", "shots", "precision", "plots", "drawing", "pyramid", "views", "sentences", "writer", "heat", "inpainting", "distances", "retrieval", "calibration", "corruptions", "language"},
     {*SHELVES, "run", "report", "painting", "restyling", "cards"},
-    {"model", "data", "features", "optimizer", "scoring", "averages", "judging", "catalogue"},
+    {"model", "data", "features", "optimizer", "scoring", "averages", "judging", "catalogue", "portions"},
     {"job", "exported"},
-    {"trainer", "predictor", "guard", "planning", "solving", "race", "episodic", "earlier", "auditing", "explaining"},
+    {"trainer", "predictor", "guard", "planning", "solving", "race", "episodic", "earlier", "auditing", "explaining", "badsteps", "replaying"},
     {"settling"},
     {"outputs"},
     {"serving"},

@@ -1,13 +1,15 @@
-"""The C library's allocator, told to keep what it is given back."""
+"""Memory: the C library's allocator, told to keep what it is given back; and how it is told that there is no more."""
 
 from __future__ import annotations
 
 import ctypes
+import gc
 import sys
 from functools import cache
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of mallopt(3)
 _LARGE = 2**30  # bytes
+_WORDS = ("can't allocate memory", "out of memory", "ALLOC_FAILED")  # of the processor's allocator, of devices, of CUDA's libraries
 
 
 @cache
@@ -21,3 +23,17 @@ def keep_pages() -> bool:
         return False
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # musl has none
     return mallopt is not None and all(mallopt(word, _LARGE) for word in (_MMAP_THRESHOLD, _TRIM_THRESHOLD))
+
+
+def exhausted(error: BaseException) -> bool:
+    """Whether this says that there was no memory left, on a device or in the machine."""
+    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and any(word in str(error) for word in _WORDS))
+
+
+def release() -> None:
+    """Gives back what nobody holds any more."""
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

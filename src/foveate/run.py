@@ -223,7 +223,7 @@ class Run:
 
     def sweep(self) -> None:
         """Removes what an interrupted write left behind."""
-        for stray in self.folder.rglob(f"{ASIDE}*"):
+        for stray in list(self.folder.rglob(f"{ASIDE}*")):
             shutil.rmtree(stray) if stray.is_dir() else stray.unlink(missing_ok=True)
 
 
@@ -296,7 +296,8 @@ def refuse_small_disk(run: Run, need: int) -> None:
     free, whole = free_bytes(run.folder), (KEEP + 1) * need + _LOGS  # one more is there while it is written
     if free < whole:
         why = f"{free / 1e6:.0f} MB are free, {KEEP + 1} checkpoints of {need / 1e6:.0f} MB and the logs may take {whole / 1e6:.0f}"
-        raise DiskFull("there is no room on this disk for what a training writes", where=run.folder, why=why, hint="--out ELSEWHERE")
+        what, hint = "there is no room on this disk for what a training writes", "make room, or --out ELSEWHERE"
+        raise DiskFull(what, where=run.folder, why=why, hint=hint)
 
 
 def _checkpoints(run: Run) -> list[Path]:
