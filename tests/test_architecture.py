@@ -11,7 +11,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "foveate"
 SHELVES = ("adaptations", "backbones", "decoders", "detectors", "explainers", "exporters", "formats", "exporters", "metrics", "objectives", "tasks", "tunings")
 FLOORS = [  # the ground floor first; a file imports from its own floor or from below
     {"errors"},
-    {"types", "shelf", "files", "memory", "masks", "distributed", "stopping"},
+    {"types", "shelf", "files", "memory", "masks", "distributed", "stopping", "plain"},
     {"recipe", "images", "boxes", "splits", "intervals", "console", "weights", "transforms", "mosaic", "linear", "neighbours", "shots", "precision", "plots", "drawing", "pyramid", "views", "sentences", "writer", "heat", "inpainting", "distances", "retrieval", "calibration", "corruptions", "language"},
     {*SHELVES, "run", "report", "painting", "restyling", "cards"},
     {"model", "data", "features", "optimizer", "scoring", "averages", "judging", "catalogue", "portions"},

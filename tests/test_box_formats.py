@@ -384,7 +384,7 @@ def test_bad_labels_say_why(tmp_path, label, message):
     ("card", "message"),
     [
         ("train: x\nnames: !!python/object/apply:os.system ['touch hacked']\n", "not plain YAML.*python"),
-        ("train: x\nnames: &a [cat]\nmore: [*a, *a]\n", "refers to parts of itself"),
+        ("train: x\nnames: &a [cat]\nmore: [*a, *a]\n", "not plain YAML.*refers to parts of itself"),
         ("train: image/train\nnames: [cat]\n", "leads to no images.*image/train.*did you mean 'images'|leads to no images"),
         ("train: [{}]\nnames: [cat]\n", "want a folder"),
         ("train: images/train\nnames: [cat, no]\n", "names is not a list of words"),

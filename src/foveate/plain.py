@@ -1,0 +1,31 @@
+"""YAML as data: no tags that make objects, nothing that refers to itself and grows without end."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import yaml
+
+
+class _Whole(yaml.SafeDumper):
+    """What occurs twice is written twice."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+def written(content: Any) -> str:
+    """Mappings, lists, words and numbers as YAML, in their order."""
+    return str(yaml.dump(content, Dumper=_Whole, sort_keys=False, allow_unicode=True))
+
+
+def plain(text: str) -> Any:
+    """What a text of YAML, of which JSON is a part, says: mappings, lists, words and numbers. Raises ValueError with the reason."""
+    try:
+        aliased = any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text, yaml.SafeLoader))
+        found = None if aliased else yaml.safe_load(text)
+    except Exception as error:  # a tag with a wrong value makes the library raise nearly anything: KeyError, AttributeError, ...
+        raise ValueError(str(error).replace("\n", " ")[:300] or type(error).__name__) from None
+    if aliased:
+        raise ValueError("it refers to parts of itself, which can grow without end: write &name and *name out")
+    return found
