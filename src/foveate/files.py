@@ -64,10 +64,11 @@ def free_bytes(path: Path) -> int:
 
 def unwritten(path: Path, error: Exception, need: int = 0) -> RunError:
     """The complaint about a file that could not be written."""
-    words = getattr(error, "strerror", None) or str(error)
+    said = getattr(error, "strerror", None) or str(error)
+    words = next((words for words in _FULL_WORDS if words in said), said)
     needed = f"{need / 1e6:.1f} MB needed, " if need else ""
     why = f"{words} ({needed}{free_bytes(path.parent) / 1e6:.1f} MB free)"
-    kind = DiskFull if any(word in words for word in _FULL_WORDS) else RunError
+    kind = DiskFull if words in _FULL_WORDS else RunError
     return kind("this file could not be written", where=path, why=why, hint="make room, then --resume the run")
 
 

@@ -43,6 +43,7 @@ CALIBRATION, FAMILIAR = "calibration.json", "familiar.safetensors"
 _FIXED = ("recipe.yaml", "classes.json", "splits.csv")  # what a training was begun with
 _SUMMED = (*_FIXED, "model.safetensors", ADAPTED, BACKBONE, CALIBRATION, FAMILIAR)
 _OUTCOME = "finished.json"
+_COLUMNS = ("path", "split", "group", "label", "sha256")
 SplitRow = dict[str, str]
 """path, split, group, label and sha256, as in splits.csv"""
 
@@ -175,13 +176,21 @@ class Run:
 
     def write_splits(self, rows: Iterable[SplitRow]) -> None:
         with written_aside(self.folder / "splits.csv") as aside, aside.open("w", encoding="utf-8", newline="") as file:
-            writer = csv.DictWriter(file, ["path", "split", "group", "label", "sha256"])
+            writer = csv.DictWriter(file, _COLUMNS)
             writer.writeheader()
             writer.writerows(rows)
 
     def splits(self) -> list[SplitRow]:
-        with (self.folder / "splits.csv").open(encoding="utf-8", newline="") as file:
-            return list(csv.DictReader(file))
+        """Raises RunError where the file cannot be read, or a row is cut off."""
+        path = self.folder / "splits.csv"
+        try:
+            with path.open(encoding="utf-8", newline="") as file:
+                rows = list(csv.DictReader(file))
+        except (OSError, ValueError, csv.Error) as error:
+            raise RunError("this file of the run cannot be read", where=path, why=str(error)) from None
+        if any(row.keys() != set(_COLUMNS) or None in row.values() for row in rows):
+            raise self._damaged(path.name)
+        return rows
 
     def log(self, row: dict[str, Any]) -> None:
         """Adds a line to metrics.jsonl; one that was cut off by a crash stays a line of its own. Raises DiskFull."""
