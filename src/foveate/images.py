@@ -150,8 +150,10 @@ def find_images(folder: Path) -> Iterator[Path]:
 
 
 def find_files(folder: Path) -> Iterator[Path]:
-    """Every regular file under `folder` in the order of names; hidden ones and the clutter of file managers are left out."""
-    return _walk(folder, set())
+    """Every regular file under `folder` in the order of names; hidden ones and the clutter of file managers are left out. Links are
+    followed, but for those that lead back to a folder above: from a class they would bring all others."""
+    above = folder.resolve().parents if folder.is_dir() else ()
+    return _walk(folder, {(status.st_dev, status.st_ino) for status in map(Path.stat, above)})
 
 
 def listed(folder: Path) -> list[Path]:
