@@ -20,6 +20,7 @@ from foveate.types import Batch
 from foveate.verbs.fit import fit
 from foveate.weights import read_tensors
 
+
 def test_it_learns_what_a_coin_does_not_know(stripes, quick, tmp_path):
     """Stripes upright or lying, from random weights: a held-out accuracy far from one half."""
     recipe = with_settings(quick, {"training.epochs": 12, "augment.policy": "none", "augment.crop": 1.0, "training.lr": 0.003})

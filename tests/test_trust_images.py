@@ -13,7 +13,6 @@ import stat
 import subprocess
 import sys
 import unicodedata
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -27,16 +26,15 @@ from foveate import cli, images
 from foveate.data import Pictures, Pixels
 from foveate.errors import DataError, FoveateError
 from foveate.exported import square
-from foveate.predictor import load
 from foveate.recipe import AugmentRecipe, with_settings
 from foveate.run import Run
 from foveate.scoring import shown
-from foveate.serving.engines import Given, Held, RunEngine
+from foveate.serving.engines import Given, RunEngine
 from foveate.tasks import TASKS
 from foveate.transforms import evaluation, normalised, training
 from foveate.types import Boxes, Labels, Sample
 from foveate.verbs.fit import fit
-from test_images import STORED, encoded, turned, upright
+from test_images import encoded, turned, upright
 
 FORMATS = [("PNG", {}), ("WEBP", {"lossless": True}), ("TIFF", {}), ("JPEG", {"quality": 95, "subsampling": 0})]
 STILL = AugmentRecipe(policy="none", crop=1, flip=0)  # training's pipeline without a distortion

@@ -21,7 +21,7 @@ from foveate import cli, data, features, files, trainer
 from foveate import run as rooms
 from foveate.badsteps import FOLDER
 from foveate.data import Order, Pictures, loader
-from foveate.errors import Diverged, DiskFull, FoveateError, Interrupted, RunError, UsageError
+from foveate.errors import DiskFull, Diverged, FoveateError, Interrupted, RunError, UsageError
 from foveate.memory import exhausted
 from foveate.model import Model
 from foveate.recipe import with_settings

@@ -6,6 +6,10 @@ from typing import Any
 
 import yaml
 
+_DEEPEST = 50  # a recipe has four levels
+_OPENS = (yaml.FlowSequenceStartToken, yaml.FlowMappingStartToken, yaml.BlockSequenceStartToken, yaml.BlockMappingStartToken)
+_CLOSES = (yaml.FlowSequenceEndToken, yaml.FlowMappingEndToken, yaml.BlockEndToken)
+
 
 class _Whole(yaml.SafeDumper):
     """What occurs twice is written twice."""
@@ -22,10 +26,18 @@ def written(content: Any) -> str:
 def plain(text: str) -> Any:
     """What a text of YAML, of which JSON is a part, says: mappings, lists, words and numbers. Raises ValueError with the reason."""
     try:
-        aliased = any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text, yaml.SafeLoader))
-        found = None if aliased else yaml.safe_load(text)
+        _refuse_endless(text)
+        return yaml.safe_load(text)
     except Exception as error:  # a tag with a wrong value makes the library raise nearly anything: KeyError, AttributeError, ...
         raise ValueError(str(error).replace("\n", " ")[:300] or type(error).__name__) from None
-    if aliased:
-        raise ValueError("it refers to parts of itself, which can grow without end: write &name and *name out")
-    return found
+
+
+def _refuse_endless(text: str) -> None:
+    """What costs more than its length: references, and brackets in brackets, which take the library the square of their number."""
+    depth = 0
+    for token in yaml.scan(text, yaml.SafeLoader):
+        depth += isinstance(token, _OPENS) - isinstance(token, _CLOSES)
+        if depth > _DEEPEST:
+            raise ValueError(f"it is nested more than {_DEEPEST} levels deep")
+        if isinstance(token, yaml.AliasToken):
+            raise ValueError("it refers to parts of itself, which can grow without end: write &name and *name out")
