@@ -106,7 +106,7 @@ def test_t23_boxes_and_masks_lie_where_they_lay(tmp_path, format):
         path.write_bytes(turned(orientation, format))
         for transform in (evaluation(spec, "whole"), training(spec, "whole", STILL)):
             pixels = Pixels([], spec.size, "whole", keep=False)
-            _, target, view, size, _ = Pictures([Sample(path, "x", truth)], pixels, transform, task.encode, 0)[0, 0]
+            _, target, _, size, _ = Pictures([Sample(path, "x", truth)], pixels, transform, task.encode, 0)[0, 0]
             places.add((tuple(target["boxes"].flatten().tolist()), tuple(size.tolist())))
         assert images.size(path) == (48, 80)
     assert len(places) == 1
