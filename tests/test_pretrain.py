@@ -486,7 +486,7 @@ def test_low_rank_pretraining_leaves_a_plain_backbone(trained, pictures, tmp_pat
     assert sum(not torch.equal(before[name], after[name]) for name in before) > 5
 
 
-def test_resume_is_exact(pictures, labelled, tmp_path, monkeypatch):
+def test_t1_resume_is_exact(pictures, labelled, tmp_path, monkeypatch):
     words = {**QUICK, "batch_size": 20, "settings": {"task.narrow": 0, "task.hidden": 32, "task.prototypes": 32}}
     whole = foveate.pretrain(pictures, objective="dino", labels=labelled, out=tmp_path / "whole", **words)
     real, looked = trainer.Trainer._asked, []

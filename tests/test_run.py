@@ -96,7 +96,7 @@ def test_t12_a_log_line_cut_off_is_passed_over(run):
     assert run.logged() == [{"epoch": 1, "a": 2}, {"epoch": 2, "a": 3}]
 
 
-def test_an_error_inside_leaves_nothing(tmp_path):
+def test_t10_an_error_inside_leaves_nothing(tmp_path):
     with pytest.raises(KeyError), written_aside(tmp_path / "x"):
         raise KeyError
     assert list(tmp_path.iterdir()) == []
