@@ -583,3 +583,12 @@ def test_t20_what_a_transform_says_is_not_taken_for_that(quick, tmp_path):
     broken = Pictures(own.samples, own.pixels, lambda *_: (_ for _ in ()).throw(RuntimeError("mine")), own.encode, 0)
     with pytest.raises(RuntimeError, match="mine"):
         list(loader(broken, Order(len(own), 3), 2))
+
+
+def test_t16_a_checkpoint_of_another_version_is_refused_in_words(hard, tmp_path, monkeypatch):
+    interrupted(monkeypatch, 2, lambda: trained(hard, tmp_path / "cut"))
+    run = Run(tmp_path / "cut")
+    checkpoint = newest_checkpoint(run, refused)
+    save_checkpoint(run, "step-999999999-0", Checkpoint(checkpoint.tensors, {**checkpoint.state, "momentum": 3}))
+    with pytest.raises(RunError, match="begun by another version"):
+        gone_on(tmp_path / "cut")
