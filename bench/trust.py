@@ -23,7 +23,11 @@ from PIL import Image
 
 TESTS = Path(__file__).parents[1] / "tests"
 SEEDS, KILLS = (1, 2, 3), 200
-SIGNALS, LONGEST = 20, 8.0  # runs that are told to stop, seconds until then at the most
+SIGNALS, LONGEST = 10, 8.0  # runs that are told to stop, seconds until then at the most
+_TINY = [
+    *("--backbone", "test_efficientnet", "--weights", "none", "--size", "32", "--tuning", "full", "--epochs", "8"),
+    *("--device", "cpu", "--set", "training.head_start=random"),
+]
 _FULL = """
 import json, sys, torch
 from pathlib import Path
@@ -56,8 +60,8 @@ def kills(folder: Path) -> None:
         bad = sum(not row["whole"] or bool(row["warned"]) for row in rows)
         older = sum(row["found"] is not None and row["found"] < row["told"] for row in rows)
         strays = sum(row["strays"] > 0 for row in rows)
-        told = f"seed {seed}: {len(rows)} kills, {bad} damaged, {older} older than what was told to be saved, {strays} while a file was written"
-        print(f"{told}; {time.perf_counter() - start:.0f} s", flush=True)
+        told = f"seed {seed}: {len(rows)} kills, {bad} damaged, {older} older than what was told to be saved"
+        print(f"{told}, {strays} while a file was written; {time.perf_counter() - start:.0f} s", flush=True)
 
 
 def full(folder: Path) -> None:
@@ -76,9 +80,9 @@ def order(folder: Path) -> None:
     run = folder / "flushed"
     run.mkdir()
     trace = folder / "trace"
-    words = ["strace", "-f", "-y", "-e", "trace=fsync,rename,renameat,renameat2", "-o", str(trace), sys.executable, "-c", _SAVE, str(run)]
-    subprocess.run(words, capture_output=True, check=True)
-    calls = [line for line in trace.read_text().splitlines() if "fsync(" in line or "step-1" in line]
+    words = ["strace", "-f", "-y", "-e", "trace=fsync,rename,renameat,renameat2", "-o", str(trace)]
+    subprocess.run([*words, sys.executable, "-c", _SAVE, str(run)], capture_output=True, check=True)
+    calls = [line for line in trace.read_text().splitlines() if "fsync(" in line or re.search(r"\brename\w*\(.*step-1", line)]
     names = [re.sub(r".*<(.*)>.*", r"\1", call).rpartition("/")[2] if "fsync(" in call else "rename" for call in calls]
     print("flushes:", " -> ".join("aside" if name.startswith(".aside") else name for name in names), flush=True)
 
@@ -89,8 +93,7 @@ def told_to_stop(folder: Path) -> None:
     data = stripes(folder / "data")
     for number in range(SIGNALS):
         run = folder / f"told-{number}"
-        words = ["fit", data, "--out", run, "--backbone", "test_efficientnet", "--weights", "none", "--size", "32", "--tuning", "full", "--epochs", "8"]
-        command = [sys.executable, "-m", "foveate", *map(str, words), "--device", "cpu", "--set", "training.head_start=random"]
+        command = [sys.executable, "-m", "foveate", "fit", str(data), "--out", str(run), *_TINY]
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         assert process.stdout is not None
         process.stdout.readline()
@@ -106,9 +109,10 @@ def told_to_stop(folder: Path) -> None:
             ends["before a run was made"] += 1
             continue
         again = subprocess.run([*command[:3], "fit", "--resume", str(run)], capture_output=True, text=True, check=False)
-        ends["resumed to the end" if again.returncode == 0 and (run / "finished.json").is_file() else f"failed: {again.stderr[-300:]}"] += 1
-    told = f"{SIGNALS} x SIGTERM: exit codes {dict(codes)}, the end after {np.median(waits):.2f} s (median), {max(waits):.2f} s at the most"
-    print(f"{told}; {dict(ends)}", flush=True)
+        done = again.returncode == 0 and (run / "finished.json").is_file()
+        ends["resumed to the end" if done else f"failed: {again.stderr[-300:]}"] += 1
+    took = f"{np.median(waits):.2f} s (median), {max(waits):.2f} s at the most"
+    print(f"{SIGNALS} x SIGTERM: exit codes {dict(codes)}, the end after {took}; {dict(ends)}", flush=True)
 
 
 def stripes(root: Path) -> Path:
@@ -148,7 +152,8 @@ def guard() -> None:
         if step > 1:  # the first ones are warming up
             spent[0] += middle - start + last - end
             spent[1] += last - start
-    print(f"guard against steps that are no numbers: {100 * spent[0] / spent[1]:.2f} % of a step (ResNet-18, 32 images of 128 px)", flush=True)
+    share = 100 * spent[0] / spent[1]
+    print(f"guard against steps that are no numbers: {share:.2f} % of a step (ResNet-18, 32 images of 128 px)", flush=True)
 
 
 def main() -> None:
