@@ -82,7 +82,7 @@ def order(folder: Path) -> None:
     trace = folder / "trace"
     words = ["strace", "-f", "-y", "-e", "trace=fsync,rename,renameat,renameat2", "-o", str(trace)]
     subprocess.run([*words, sys.executable, "-c", _SAVE, str(run)], capture_output=True, check=True)
-    calls = [line for line in trace.read_text().splitlines() if "fsync(" in line or re.search(r"\brename\w*\(.*step-1", line)]
+    calls = [line for line in trace.read_text().splitlines() if "fsync(" in line or re.search(r"rename.*step-1>?\"", line)]
     names = [re.sub(r".*<(.*)>.*", r"\1", call).rpartition("/")[2] if "fsync(" in call else "rename" for call in calls]
     print("flushes:", " -> ".join("aside" if name.startswith(".aside") else name for name in names), flush=True)
 
