@@ -1,7 +1,7 @@
 # Every chore is one word. PYTHON chooses the interpreter.
 PYTHON ?= python
 
-.PHONY: setup check test bench demo
+.PHONY: setup check test fuzz bench demo
 
 setup:
 	python3 -m venv .venv
@@ -13,6 +13,9 @@ check:
 
 test:
 	$(PYTHON) -m pytest
+
+fuzz:  # seconds for all targets together
+	FOVEATE_FUZZ_SECONDS=$${FOVEATE_FUZZ_SECONDS:-300} $(PYTHON) -m pytest tests/test_fuzz.py
 
 bench:
 	$(PYTHON) bench/spine.py
@@ -30,6 +33,7 @@ bench:
 	$(PYTHON) bench/sure.py
 	$(PYTHON) bench/export.py
 	$(PYTHON) bench/serve.py
+	$(PYTHON) bench/trust.py
 
 demo:
 	foveate demo

@@ -1,16 +1,38 @@
-"""What several tests need: pictures in memory, and pycocotools as the referee."""
+"""What several tests need: a training without its report, pictures in memory, pycocotools as the referee, a warm process that forks."""
 
 from __future__ import annotations
 
 import contextlib
 import io
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from foveate import masks
+from foveate.recipe import Recipe
+from foveate.run import Run
+from foveate.settling import read
+from foveate.trainer import Outcome
 from foveate.types import Boxes
+from foveate.verbs._fitting import _trained, prepared, reopened
+from foveate.verbs._going_on import going_on
+
+
+def trained(recipe: Recipe, folder: Path) -> Outcome:
+    """What `fit` does up to the last step: nothing is evaluated."""
+    job = prepared(recipe, read(recipe), folder, "")
+    with job.run.locked():
+        return _trained(job)
+
+
+def gone_on(folder: Path, asked: Recipe | None = None) -> Outcome:
+    """The same of --resume."""
+    run = Run.open(folder)
+    with run.locked():
+        run.sweep()
+        return _trained(reopened(run, going_on(run, asked)))
 
 
 class Memory:

@@ -130,7 +130,7 @@ def interrupted_at(step: int, monkeypatch) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("tuning", ["adalora", "gradual", "vpt"])
-def test_what_a_tuning_remembers_survives_a_resume(stripes, pretrained_vit, tmp_path, monkeypatch, tuning):
+def test_t1_what_a_tuning_remembers_survives_a_resume(stripes, pretrained_vit, tmp_path, monkeypatch, tuning):
     recipe = vit(stripes, pretrained_vit, tuning, **{"training.l2_sp": 0.05, "training.epochs": 4})
     whole = fit(recipe, tmp_path / "whole").run
     stop = interrupted_at(6, monkeypatch)

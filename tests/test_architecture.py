@@ -11,12 +11,12 @@ SOURCE = Path(__file__).parents[1] / "src" / "foveate"
 SHELVES = ("adaptations", "backbones", "decoders", "detectors", "explainers", "exporters", "formats", "metrics", "objectives", "readers", "tasks", "tunings")
 FLOORS = [  # the ground floor first; a file imports from its own floor or from below
     {"errors"},
-    {"findings", "types", "shelf", "files", "memory", "masks", "distributed"},
+    {"findings", "types", "shelf", "files", "memory", "masks", "distributed", "stopping", "plain"},
     {"recipe", "listing", "looking", "images", "boxes", "splits", "intervals", "console", "weights", "transforms", "mosaic", "linear", "neighbours", "shots", "precision", "plots", "drawing", "pyramid", "views", "sentences", "writer", "heat", "inpainting", "distances", "retrieval", "calibration", "corruptions", "language", "framing"},
     {*SHELVES, "run", "report", "painting", "restyling", "cards"},
-    {"model", "data", "features", "optimizer", "scoring", "averages", "judging", "catalogue"},
+    {"model", "data", "features", "optimizer", "scoring", "averages", "judging", "catalogue", "portions"},
     {"job", "exported"},
-    {"trainer", "predictor", "guard", "planning", "solving", "race", "episodic", "earlier", "auditing", "checking", "explaining"},
+    {"trainer", "predictor", "guard", "planning", "solving", "race", "episodic", "earlier", "auditing", "checking", "explaining", "badsteps", "replaying"},
     {"settling"},
     {"outputs"},
     {"serving"},

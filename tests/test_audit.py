@@ -30,7 +30,7 @@ def clouds(count: int, seed: int = 0, classes: int = 4, apart: float = 3.0):
 # --- the arithmetic
 
 
-def test_planted_labels_come_first():
+def test_t32_planted_labels_come_first():
     """Five in a hundred labels are wrong: four of five of them are in the first tenth."""
     features, true = clouds(600)
     rng = np.random.default_rng(1)

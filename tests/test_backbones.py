@@ -100,7 +100,7 @@ class Bad:
         return (open, (self.target, "w"))
 
 
-def test_a_file_with_code_is_refused_and_does_nothing(family, tmp_path):
+def test_t33_a_file_with_code_is_refused_and_does_nothing(family, tmp_path):
     Bad.target = str(tmp_path / "owned")
     torch.save({"a": Bad()}, tmp_path / "evil.pt")
     with pytest.raises(WeightsError, match="more than tensors"):
@@ -109,7 +109,7 @@ def test_a_file_with_code_is_refused_and_does_nothing(family, tmp_path):
 
 
 @pytest.mark.parametrize("content", [b"", b"\xff" * 8, b"\x08\0\0\0\0\0\0\0{notjson", b'\x0d\0\0\0\0\0\0\0{"a":1,"a":2}'])
-def test_damaged_safetensors_are_refused(family, tmp_path, content):
+def test_t34_damaged_safetensors_are_refused(family, tmp_path, content):
     (tmp_path / "bad.safetensors").write_bytes(content)
     with pytest.raises(WeightsError, match="damaged"):
         family.open("test_efficientnet", str(tmp_path / "bad.safetensors"), 32)

@@ -91,7 +91,7 @@ def test_a_bug_is_called_a_bug(capsys, monkeypatch):
         run("runs")
 
 
-def test_names_that_look_like_markup_or_cannot_be_printed(stripes, tmp_path):
+def test_t27_names_that_look_like_markup_or_cannot_be_printed(stripes, tmp_path):
     odd = tmp_path / "[bold]ünï🙂"
     found = foveate("fit", str(odd), PYTHONIOENCODING="ascii", COLUMNS="250")
     assert found.returncode == 2

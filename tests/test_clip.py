@@ -284,7 +284,7 @@ def test_a_tokenizer_of_another_model_is_told(family, folders, tmp_path):
         opened(family, folder).embed_text(WORDS)
 
 
-def test_a_folder_runs_no_code_of_its_tokenizer(family, folders, tmp_path, monkeypatch):
+def test_t33_a_folder_runs_no_code_of_its_tokenizer(family, folders, tmp_path, monkeypatch):
     folder = broken(folders, tmp_path, "siglip")
     config = json.loads((folder / "open_clip_config.json").read_text(encoding="utf-8"))
     config["model_cfg"]["text_cfg"]["tokenizer_kwargs"] = {"trust_remote_code": True}

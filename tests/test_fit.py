@@ -123,7 +123,7 @@ def test_a_run_says_all_and_its_recipe_reruns_it(quick, tmp_path):
     assert json.loads((tmp_path / "first" / "environment.json").read_text())["versions"]["torch"]
 
 
-def test_splits_keep_groups_and_copies_together(quick, tmp_path):
+def test_t32_splits_keep_groups_and_copies_together(quick, tmp_path):
     data = stripes_folder(tmp_path / "data", each=12)
     for picture in sorted(data.rglob("*.png")):  # every picture twice
         (picture.parent / f"copy-{picture.name}").write_bytes(picture.read_bytes())
@@ -156,7 +156,7 @@ def test_a_table_with_groups_and_several_labels(quick, tmp_path):
     assert isinstance(foveate.predict(tmp_path / "run", tmp_path / "3.png")[0].row()["answer"], list)
 
 
-def test_classes_are_matched_by_name_not_by_order(quick, tmp_path):
+def test_t29_classes_are_matched_by_name_not_by_order(quick, tmp_path):
     """The other data has a class that sorts first and that the run does not know."""
     fit(with_settings(quick, PROBE), tmp_path / "run")
     other = stripes_folder(tmp_path / "other", each=6, seed=5)
@@ -179,7 +179,7 @@ def test_evaluating_on_training_images_is_said(stripes, quick, tmp_path):
     assert "What this figure cannot promise" in (found.folder / "report.html").read_text()
 
 
-def test_broken_images_are_skipped_counted_and_named(quick, tmp_path, capsys):
+def test_t21_broken_images_are_skipped_counted_and_named(quick, tmp_path, capsys):
     data = stripes_folder(tmp_path / "data")
     (data / "lying" / "03.png").write_bytes(b"not a picture")
     recipe = with_settings(quick, {"data.path": str(data), **PROBE})
@@ -264,14 +264,14 @@ def test_training_and_predicting_see_the_same_pixels(stripes, quick, tmp_path):
         assert row["scores"] == pytest.approx(answer.row()["scores"], abs=1e-6)
 
 
-def test_user_files_are_never_touched(quick, tmp_path):
+def test_t22_user_files_are_never_touched(quick, tmp_path):
     data = stripes_folder(tmp_path / "data")
     before = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in sorted(data.rglob("*.png"))}
     fit(with_settings(quick, {"data.path": str(data)}), tmp_path / "run")
     assert {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in sorted(data.rglob("*.png"))} == before
 
 
-def test_features_come_from_the_cache_and_a_damaged_cache_is_passed_over(quick, tmp_path, monkeypatch):
+def test_t31_features_come_from_the_cache_and_a_damaged_cache_is_passed_over(quick, tmp_path, monkeypatch):
     from foveate import features
 
     counted = []

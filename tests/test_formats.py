@@ -42,7 +42,7 @@ def test_folder_per_class(tmp_path):
     assert "1 file skipped: directly in" in notes(table)
 
 
-def test_split_folders_match_by_name(tmp_path):
+def test_t29_split_folders_match_by_name(tmp_path):
     put(tmp_path, "Training/cat/1.jpg", "Training/dog/1.jpg", "valid/Cat /2.jpg", "valid/newt/3.jpg", "testing/dog/4.jpg")
     table = read_table(tmp_path)
     assert table.classes == ("cat", "dog", "newt")
@@ -62,7 +62,7 @@ def test_a_train_among_vehicles_is_a_class(tmp_path):
     assert (table.classes, table.samples[0].split) == (("bus", "train"), None)
 
 
-def test_names_that_differ_in_case_only_stay_apart_in_one_split(tmp_path):
+def test_t29_names_that_differ_in_case_only_stay_apart_in_one_split(tmp_path):
     table = read_table(put(tmp_path, "cat/1.jpg", "Cat/1.jpg"))
     assert table.classes == ("Cat", "cat")
     assert "kept as two classes" in notes(table)
@@ -75,7 +75,7 @@ def test_too_few_classes(tmp_path):
         Folder().read(put(tmp_path, "dataset/a/1.jpg", "dataset/b/1.jpg"))
 
 
-def test_names_that_are_not_utf8(tmp_path):
+def test_t27_names_that_are_not_utf8(tmp_path):
     try:
         put(tmp_path, os.fsdecode(b"caf\xe9/\xff.jpg"), "tea/1.jpg")
     except OSError:

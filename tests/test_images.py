@@ -53,7 +53,7 @@ def turned(orientation: int, format: str, **options: object) -> bytes:
     ("format", "options"),
     [("PNG", {}), ("WEBP", {"lossless": True}), ("TIFF", {}), ("JPEG", {"quality": 98, "subsampling": 0})],
 )
-def test_every_orientation_gives_the_same_picture(format, options, orientation):
+def test_t23_every_orientation_gives_the_same_picture(format, options, orientation):
     pixels, size = images.read(turned(orientation, format, **options))
     assert size == (48, 80)
     difference = np.abs(pixels.astype(int) - upright()).max()
@@ -83,7 +83,7 @@ def test_small_pictures_grow_to_the_short_side():
 
 
 @pytest.mark.parametrize("format", ["PNG", "TIFF"])
-def test_sixteen_bits_keep_256_levels(format):
+def test_t24_sixteen_bits_keep_256_levels(format):
     ramp = np.arange(65536, dtype=np.uint16).reshape(256, 256)
     pixels, _ = images.read(encoded(Image.fromarray(ramp), format))
     assert len(np.unique(pixels)) == 256
@@ -91,7 +91,7 @@ def test_sixteen_bits_keep_256_levels(format):
     assert (pixels[..., 0] == pixels[..., 2]).all()
 
 
-def test_big_endian_and_wide_integers():
+def test_t24_big_endian_and_wide_integers():
     ramp = np.linspace(0, 65535, 64 * 64).reshape(64, 64)
     big = Image.frombytes("I;16B", (64, 64), ramp.astype(">u2").tobytes())
     assert images.read(encoded(big, "TIFF"))[0].max() == 255
@@ -110,18 +110,18 @@ def test_big_endian_and_wide_integers():
         ([np.nan, 10, 20], [0, 10, 20]),
     ],
 )
-def test_float_tiff(values, expected):
+def test_t24_float_tiff(values, expected):
     pixels, _ = images.read(encoded(Image.fromarray(np.array([values], dtype=np.float32)), "TIFF"))
     assert pixels[0, :, 0].tolist() == expected
 
 
-def test_cmyk_comes_out_in_colour():
+def test_t24_cmyk_comes_out_in_colour():
     picture = Image.new("RGB", (16, 16), (200, 30, 40)).convert("CMYK")
     pixels, _ = images.read(encoded(picture, "JPEG", quality=95))
     assert np.abs(pixels.astype(int) - [200, 30, 40]).max() <= 6
 
 
-def test_transparency_lies_on_white():
+def test_t24_transparency_lies_on_white():
     clear = {"LA": (0, 0), "RGBA": (0, 0, 0, 0)}
     for mode, colour in clear.items():
         assert (images.read(encoded(Image.new(mode, (4, 4), colour), "PNG"))[0] == 255).all(), mode
@@ -129,7 +129,7 @@ def test_transparency_lies_on_white():
     assert half[0, 0].tolist() == [255, 127, 127]
 
 
-def test_palette_with_transparency():
+def test_t24_palette_with_transparency():
     picture = Image.new("P", (4, 4), 0)
     picture.putpalette([10, 20, 30, 40, 50, 60])
     picture.putpixel((1, 0), 1)
@@ -138,19 +138,19 @@ def test_palette_with_transparency():
     assert pixels[0, 1].tolist() == [40, 50, 60]
 
 
-def test_one_bit():
+def test_t24_one_bit():
     picture = Image.fromarray(np.array([[0, 255], [255, 0]], dtype=np.uint8)).convert("1")
     assert images.read(encoded(picture, "PNG"))[0][..., 1].tolist() == [[0, 255], [255, 0]]
 
 
 @pytest.mark.parametrize("format", ["GIF", "TIFF"])
-def test_first_frame_counts(format):
+def test_t25_first_frame_counts(format):
     frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
     pixels, _ = images.read(encoded(frames[0], format, save_all=True, append_images=frames[1:]))
     assert pixels[4, 4].tolist() == [255, 0, 0]
 
 
-def test_damaged_files_are_named(tmp_path):
+def test_t21_damaged_files_are_named(tmp_path):
     whole = encoded(Image.fromarray(upright()), "JPEG")
     for name, content in {
         "cut.jpg": whole[: len(whole) // 2],
@@ -164,7 +164,7 @@ def test_damaged_files_are_named(tmp_path):
         assert caught.value.hint
 
 
-def test_what_is_no_file_is_refused_without_waiting(tmp_path):
+def test_t28_what_is_no_file_is_refused_without_waiting(tmp_path):
     os.mkfifo(tmp_path / "pipe.jpg")
     (tmp_path / "folder.jpg").mkdir()
     for name in ("pipe.jpg", "folder.jpg", "absent.jpg"):
@@ -173,7 +173,7 @@ def test_what_is_no_file_is_refused_without_waiting(tmp_path):
 
 
 @pytest.mark.parametrize("side", [13_400, 30_000])  # above the limit, and above the double where Pillow itself raises
-def test_bombs_are_refused(side):
+def test_t26_bombs_are_refused(side):
     with pytest.raises(BrokenImage, match="too large"):
         images.read(header_only(side))
 
@@ -184,7 +184,7 @@ def header_only(side: int) -> bytes:
     return bytes(content)
 
 
-def test_a_sliver_does_not_grow_beyond_measure():
+def test_t26_a_sliver_does_not_grow_beyond_measure():
     with pytest.raises(BrokenImage, match="too large"):
         images.read(encoded(Image.new("L", (20_000, 1)), "PNG"), short_side=256)
 
@@ -194,7 +194,7 @@ def test_eps_starts_no_program():
         images.read(encoded(Image.new("RGB", (8, 8)), "EPS"))
 
 
-def test_any_cut_is_a_broken_image_or_a_picture():
+def test_t21_any_cut_is_a_broken_image_or_a_picture():
     for format in ("PNG", "JPEG", "GIF", "TIFF", "WEBP", "BMP"):
         whole = encoded(Image.fromarray(upright()), format)
         for cut in range(1, len(whole), max(1, len(whole) // 25)):
@@ -215,7 +215,7 @@ def test_warning_filters_survive_threads():
     assert list(warnings.filters) == before
 
 
-def test_find_images_skips_clutter_and_survives_cycles(tmp_path):
+def test_t28_find_images_skips_clutter_and_survives_cycles(tmp_path):
     for name in [
         "b.JPG",
         "a/2.png",
@@ -237,7 +237,7 @@ def test_find_images_skips_clutter_and_survives_cycles(tmp_path):
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("format", ["PNG", "JPEG", "TIFF", "WEBP"])
-def test_the_header_tells_the_upright_size(format, orientation):
+def test_t23_the_header_tells_the_upright_size(format, orientation):
     assert images.size(turned(orientation, format)) == (48, 80)
 
 
@@ -260,7 +260,7 @@ def test_the_size_of_a_cut_picture_comes_without_its_pixels(tmp_path):
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_masks_are_read_as_they_are(orientation):
+def test_t23_masks_are_read_as_they_are(orientation):
     values = np.arange(48 * 80, dtype=np.uint16).reshape(48, 80)
     picture = Image.fromarray((values % 251).astype(np.uint8))
     if STORED[orientation] is not None:

@@ -75,7 +75,7 @@ def test_a_budget_is_kept_by_leaving_rungs_out_and_cutting_epochs(rungs, tmp_pat
         assert Run(tmp_path / "run" / "rungs" / "last").recipe().training.epochs < 10_000
 
 
-def test_an_interrupted_ladder_goes_on_to_the_same_end(rungs, tmp_path, monkeypatch):
+def test_t1_an_interrupted_ladder_goes_on_to_the_same_end(rungs, tmp_path, monkeypatch):
     from foveate.trainer import Trainer
 
     whole = fit(rungs, tmp_path / "whole")

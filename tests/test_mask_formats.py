@@ -326,8 +326,8 @@ def test_a_card_with_colours_or_sparse_values(tmp_path):
         ("images: a\nmasks: b\nclasses: [x]\nignore: 11\n", DataError, "list of values"),
         ("images: a\nmasks: b\nignore: [11]\n", DataError, "needs classes"),
         ("- a\n", DataError, "not a list of keys"),
-        ("a: [\n", DataError, "not YAML"),
-        ("images: !!python/object:os.system {}\nmasks: b\n", DataError, "not YAML"),
+        ("a: [\n", DataError, "not plain YAML"),
+        ("images: !!python/object:os.system {}\nmasks: b\n", DataError, "not plain YAML"),
     ],
 )
 def test_bad_cards_say_why(tmp_path, text, error, message):

@@ -174,7 +174,7 @@ def test_fit_refuses_before_it_reads_a_picture(quick, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_resume_is_exact(tmp_path, monkeypatch):
+def test_t1_resume_is_exact(tmp_path, monkeypatch):
     """Stopped within an epoch of mosaics and resumed: the weights of the run that was not, bit for bit."""
     pictures, boxes, channels = scenes(16)
     lines = ["path,label,x0,y0,x1,y1"]

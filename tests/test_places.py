@@ -381,7 +381,7 @@ def test_packed_masks_are_small_and_the_same():
     assert packed.row(("a", "b", "c", "d")) == Regions(mask).row(("a", "b", "c", "d"))
 
 
-def test_classes_of_other_masks_are_matched_by_name(tmp_path):
+def test_t29_classes_of_other_masks_are_matched_by_name(tmp_path):
     from foveate.data import renamed
     from foveate.types import Table
 
@@ -392,7 +392,7 @@ def test_classes_of_other_masks_are_matched_by_name(tmp_path):
     assert "'car'" in notes[0]
 
 
-def test_boxes_of_unknown_classes_are_left_out(tmp_path):
+def test_t29_boxes_of_unknown_classes_are_left_out(tmp_path):
     from foveate.data import renamed
     from foveate.types import Table
 

@@ -12,17 +12,23 @@ import click
 from foveate import __version__, console
 from foveate.commands import command_of, verbs
 from foveate.errors import FoveateError, UsageError, near_names
+from foveate.memory import exhausted
 from foveate.options import option
+from foveate.stopping import Terminated, tidied
 
 
 def main() -> None:
-    """The entry point. Exit codes: 0 done, 1 failed, 2 wrong words, 130 and 143 stopped by a signal."""
+    """The entry point. Exit codes: 0 done, 1 failed, 2 wrong words, 3 no room on the disk, 130 and 143 (128 and its number) stopped
+    by a signal."""
     sys.exit(_run(sys.argv[1:]))
 
 
 def _run(words: list[str]) -> int:
     try:
-        return _verbs().main(words, prog_name="foveate", standalone_mode=False) or 0
+        with tidied():
+            return _verbs().main(words, prog_name="foveate", standalone_mode=False) or 0
+    except Terminated as ended:
+        return _told(FoveateError(f"stopped by {ended.name}", hint="foveate runs lists what can go on"), 128 + ended.number)
     except click.exceptions.Exit as leaving:
         return leaving.exit_code
     except click.Abort:
@@ -36,7 +42,7 @@ def _run(words: list[str]) -> int:
     except Exception as error:
         if os.environ.get("FOVEATE_DEBUG") == "1":
             raise
-        return _told(_bug(error))
+        return _told(_too_large(error) if exhausted(error) else _bug(error))
 
 
 def _told(error: FoveateError, code: int | None = None) -> int:
@@ -55,6 +61,12 @@ def _translated(error: click.UsageError) -> UsageError:
     command = error.ctx.command_path if error.ctx else "foveate"
     hint = "did you mean " + " or ".join(near) + "?" if near else f"{command} --help"
     return UsageError(error.format_message().split(" Did you mean")[0].rstrip("."), hint=hint)
+
+
+def _too_large(error: Exception) -> FoveateError:
+    why = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+    hint = "a smaller --batch-size or --size, or --set training.checkpointing=true"
+    return FoveateError("memory is exhausted, by one image already", why=why, hint=hint)
 
 
 def _bug(error: Exception) -> FoveateError:

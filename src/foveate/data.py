@@ -9,7 +9,7 @@ import hashlib
 import os
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -34,6 +34,7 @@ Place = tuple[int, int]  # (epoch, index into the samples)
 Encode = Callable[[object, tuple[int, int]], Target]
 Join = Callable[[Sequence[tuple[tuple[int, int], Any]], tuple[int, int]], Any]
 _HELPERS = 8  # loader processes at the most
+_DEAD = ("DataLoader worker (pid", "unable to write to file", "unable to open shared memory", "unable to mmap")
 _MEMORY_SHARE = 0.25  # of the machine's memory that decoded pixels may take
 
 
@@ -355,9 +356,25 @@ class Order:
             yield [(self.epoch, index) for index in self.team.share(order[part])]
 
 
-def loader(pictures: Pictures, order: Order, workers: int | None = None) -> DataLoader[Batch]:
-    """Batches in the given order; with `workers` (default: `helpers`) the order and the pixels are the same."""
-    count = helpers(len(order)) if workers is None else workers
+def loader(pictures: Pictures, order: Order, workers: int | None = None) -> Iterator[Batch]:
+    """Batches in the given order; with `workers` (default: `helpers`) the order and the pixels are the same.
+
+    Where a loader process dies, mostly for want of shared memory, the rest is read by this one, and that is said.
+    """
+    count, given = helpers(len(order)) if workers is None else workers, 0
+    try:
+        for batch in _batches(pictures, order, count):
+            yield batch
+            given += 1
+    except RuntimeError as error:
+        if not count or not any(word in str(error) for word in _DEAD):
+            raise
+        why = str(error).splitlines()[0].rstrip(".")
+        console.warn(f"a loader process died, mostly a sign of too little shared memory (/dev/shm): this one reads on ({why})")
+        yield from _batches(pictures, list(order)[given:], 0)
+
+
+def _batches(pictures: Pictures, order: Iterable[list[Place]], count: int) -> DataLoader[Batch]:
     return DataLoader(
         pictures,  # type: ignore[arg-type]
         batch_sampler=order,

@@ -8,6 +8,8 @@ FoveateError                 exit 1   something failed
 ├── WeightsError             exit 1   a weights file is missing, unsafe, or does not fit the network
 │   └── HubUnreachable       exit 1   the hub does not answer: no other weights from there can be had now
 ├── RunError                 exit 1   a run folder is damaged, locked, unfinished, or would be overwritten
+│   ├── Diverged             exit 1   the loss of a training is no number any more
+│   └── DiskFull             exit 3   there is no room for a file; what was there before is whole
 ├── MissingExtra             exit 1   an optional package is not installed
 ├── TooLittleTime            exit 1   a training does not fit into the time that is left
 └── Interrupted              exit 143 a signal asked to stop; the state is saved and can be resumed
@@ -74,6 +76,14 @@ class HubUnreachable(WeightsError):
 
 class RunError(FoveateError):
     pass
+
+
+class Diverged(RunError):
+    pass
+
+
+class DiskFull(RunError):
+    exit_code = 3
 
 
 class MissingExtra(FoveateError):

@@ -20,8 +20,9 @@ from foveate.backbones import Backbone
 from foveate.data import Order, Pictures, Pixels, loader
 from foveate.framing import Framing
 from foveate.model import Model
+from foveate.portions import Portions
 from foveate.transforms import evaluation
-from foveate.types import Provides, Sample
+from foveate.types import Batch, Provides, Sample
 from foveate.weights import fingerprint
 
 _AT_ONCE = 64
@@ -89,12 +90,17 @@ def _computed(
     layout = torch.channels_last if channels_last else torch.contiguous_format
     # before inference mode begins: weights that are moved in it could not be trained afterwards
     model.eval().to(device=device, memory_format=layout)  # type: ignore[call-overload]
-    found = []
+    found, portions = [], Portions()
+
+    def described(part: Batch) -> Tensor:
+        features = model.backbone(part.to(device, memory_format=layout).images, model.task.needs)
+        return model.head.describe(features).float().cpu()  # type: ignore[operator, no-any-return]
+
     with torch.inference_mode():
         for batch in loader(pictures, Order(len(pictures), batch_size)):
-            features = model.backbone(batch.to(device, memory_format=layout).images, model.task.needs)
-            found.append(model.head.describe(features).float().cpu())  # type: ignore[operator]
-            advance(len(batch))
+            for part, features in portions.each(batch, described):
+                found.append(features)
+                advance(len(part))
     return torch.cat(found)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import hashlib
 import os
 import shutil
@@ -10,8 +11,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from foveate.errors import RunError, UsageError
+from foveate.errors import DiskFull, RunError, UsageError
 
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # no room on the disk, in the quota, or for a file of this size
+_FULL_WORDS = tuple(os.strerror(code) for code in _FULL)  # safetensors wraps what the system says into words of its own
 ASIDE = ".aside-"  # before the names of files that are being written
 
 
@@ -22,24 +25,24 @@ def refuse_taken(folder: Path, what: str = "this folder is taken; nothing is ove
 
 
 @contextmanager
-def written_aside(path: Path) -> Iterator[Path]:
-    """A place to write a file or a folder; afterwards it is flushed to the disk and renamed to `path`.
+def written_aside(path: Path, need: int = 0) -> Iterator[Path]:
+    """A place to write a file or a folder; afterwards it is flushed to the disk and renamed to `path`. `need`: its bytes, if known.
 
-    Raises RunError when the disk is full or not writable; what was at `path` is still there then.
+    Raises DiskFull when there is no room, RunError when it cannot be written; what was at `path` is still there then.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f"{ASIDE}{os.getpid()}-{path.name}")
     try:
+        made(path.parent)
         yield aside
         for file in sorted(aside.rglob("*")) if aside.is_dir() else [aside]:
             _flush(file)
         _flush(aside)
         aside.replace(path)
         _flush(path.parent)
-    except OSError as error:
-        free = shutil.disk_usage(path.parent).free
-        why = f"{error.strerror or error} ({free / 1e6:.0f} MB free)"
-        raise RunError("this file could not be written", where=path, why=why, hint="make room, then --resume the run") from None
+    except Exception as error:
+        if not _of_the_disk(error):
+            raise
+        raise unwritten(path, error, need) from None
     finally:
         if aside.is_dir():
             shutil.rmtree(aside, ignore_errors=True)
@@ -51,6 +54,34 @@ def write_rows(path: Path, columns: Sequence[str], rows: Iterable[Sequence[str]]
     """A CSV, there whole or not at all. Raises RunError as `written_aside`."""
     with written_aside(path) as aside, aside.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file:
         csv.writer(file, lineterminator="\n").writerows([columns, *rows])
+
+
+def made(folder: Path) -> None:
+    """Makes a folder and those above it; after a power cut they are still there, for each one's parent is flushed too."""
+    missing = [each for each in (folder, *folder.parents) if not each.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    for each in reversed(missing):
+        _flush(each.parent)
+
+
+def free_bytes(path: Path) -> int:
+    """Of the disk that holds `path`, or will hold it."""
+    return shutil.disk_usage(next(each for each in (path, *path.absolute().parents) if each.exists())).free
+
+
+def unwritten(path: Path, error: Exception, need: int = 0) -> RunError:
+    """The complaint about a file that could not be written."""
+    said = getattr(error, "strerror", None) or str(error)
+    words = next((words for words in _FULL_WORDS if words in said), said)
+    needed = f"{need / 1e6:.1f} MB needed, " if need else ""
+    why = f"{words} ({needed}{free_bytes(path.parent) / 1e6:.1f} MB free)"
+    kind = DiskFull if words in _FULL_WORDS else RunError
+    return kind("this file could not be written", where=path, why=why, hint="make room, then --resume the run")
+
+
+def _of_the_disk(error: Exception) -> bool:
+    """Whether the system has refused to write; safetensors tells of it by a class of its own."""
+    return isinstance(error, OSError) or (type(error).__name__ == "SafetensorError" and "os error" in str(error))
 
 
 def _flush(path: Path) -> None:

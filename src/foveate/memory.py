@@ -1,8 +1,9 @@
-"""The C library's allocator, told to keep what it is given back; and how much memory is free."""
+"""Memory: the C library's allocator, told to keep what it is given back; how much is free; how it is told that there is no more."""
 
 from __future__ import annotations
 
 import ctypes
+import gc
 import re
 import sys
 from functools import cache
@@ -10,6 +11,7 @@ from pathlib import Path
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of mallopt(3)
 _LARGE = 2**30  # bytes
+_WORDS = ("can't allocate memory", "out of memory", "ALLOC_FAILED")  # of the processor's allocator, of devices, of CUDA's libraries
 
 
 @cache
@@ -32,3 +34,17 @@ def available() -> int | None:
     except OSError:
         return None
     return int(found[1]) * 1024 if found else None
+
+
+def exhausted(error: BaseException) -> bool:
+    """Whether this says that there was no memory left, on a device or in the machine."""
+    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and any(word in str(error) for word in _WORDS))
+
+
+def release() -> None:
+    """Gives back what nobody holds any more."""
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

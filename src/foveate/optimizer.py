@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from foveate.model import Model
 from foveate.recipe import TrainingRecipe
@@ -94,3 +94,18 @@ def _levels(model: Model) -> dict[int, int]:
     for place, block in enumerate(blocks):
         levels.update({id(parameter): round((count - 1 - place) * ratio) for parameter in block.parameters()})
     return levels
+
+
+def flat(chosen: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """What it remembers, by name."""
+    state = chosen.state_dict()["state"]
+    return {f"{place}.{name}": value for place, slots in state.items() for name, value in slots.items() if value is not None}
+
+
+def restore(chosen: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
+    """Takes back what `flat` gave."""
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        place, _, slot = name.partition(".")
+        state.setdefault(int(place), {})[slot] = tensor
+    chosen.load_state_dict({"state": state, "param_groups": chosen.state_dict()["param_groups"]})

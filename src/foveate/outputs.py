@@ -51,15 +51,18 @@ def written(answers: Iterable[Answer], form: str, out: Path | None) -> Counted:
     return counted
 
 
+_END = "\r\n"  # of a line: what holds one of the two letters, a file's name, is put in quotes
+
+
 def _csv(rows: Iterable[dict[str, Any]]) -> Iterator[str]:
     """A header, then a line a row; what is nested is JSON."""
     buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, _COLUMNS, lineterminator="")
+    writer = csv.DictWriter(buffer, _COLUMNS, lineterminator=_END)
     for row in chain([dict(zip(_COLUMNS, _COLUMNS, strict=True))], rows):
         buffer.seek(0)
         buffer.truncate()
         writer.writerow({name: json.dumps(value) if isinstance(value, dict | list) else value for name, value in row.items()})
-        yield buffer.getvalue()
+        yield buffer.getvalue().removesuffix(_END)
 
 
 def _write_lines(lines: Iterable[str], out: Path | None) -> None:

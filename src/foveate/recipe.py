@@ -8,10 +8,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from foveate.errors import UnknownName, UsageError
+from foveate.plain import plain, written
 
 
 class Section(BaseModel):
@@ -126,7 +126,7 @@ class Recipe(Section):
 
     def to_yaml(self, stated: bool = False) -> str:
         """All fields; or those alone that are `stated`, where each of several fits decides the rest for itself."""
-        return yaml.safe_dump(self.model_dump(mode="json", exclude_unset=stated), sort_keys=False, allow_unicode=True)
+        return written(self.model_dump(mode="json", exclude_unset=stated))
 
 
 WORDS = {
@@ -184,9 +184,9 @@ def load_recipe(path: Path) -> Recipe:
     if not path.is_file():
         raise UsageError("there is no recipe file at this path", where=path)
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise UsageError("this recipe is not YAML", where=path, why=str(error).replace("\n", " ")) from None
+        content = plain(path.read_text(encoding="utf-8"))
+    except (ValueError, OSError) as error:
+        raise UsageError("this recipe is not plain YAML", where=path, why=str(error)) from None
     if not isinstance(content, dict):
         raise UsageError("a recipe is a mapping of sections", where=path, hint="start from a run's recipe.yaml")
     return _validated(content, where=path)
@@ -215,8 +215,8 @@ def parse_assignment(text: str) -> tuple[str, Any]:
     if not equals or not dotted:
         raise UsageError(f"--set wants field=value, got {text!r}", hint="--set training.ema=0")
     try:
-        return dotted.strip(), yaml.safe_load(value)
-    except yaml.YAMLError:
+        return dotted.strip(), plain(value)
+    except ValueError:
         raise UsageError(f"--set {dotted}: the value is not YAML", why=f"got {value!r}") from None
 
 
@@ -245,14 +245,14 @@ def _step_into(place: dict[str, Any], model: Any, section: str, dotted: str) -> 
 
 def _validated(content: dict[str, Any], where: object = None) -> Recipe:
     try:
-        return Recipe(**content)
+        return Recipe.model_validate(content)
     except ValidationError as error:
         first = error.errors()[0]
         parts = [str(part) for part in first["loc"]]
         if first["type"] == "extra_forbidden":
             known = _fields_at(parts[:-1])
             raise UnknownName(parts[-1], known, kind="field", where=where or ".".join(parts)) from None
-        raise UsageError(f"{'.'.join(parts)}: {first['msg']}", where=where, why=f"got {first['input']!r}") from None
+        raise UsageError(f"{'.'.join(parts)}: {first['msg']}", where=where, why=f"got {first['input']!r}"[:300]) from None
 
 
 def _fields_at(sections: list[str]) -> list[str]:

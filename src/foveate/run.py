@@ -19,6 +19,7 @@ lock                   who is writing here
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 import os
 import platform
@@ -32,14 +33,17 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from foveate.errors import RunError, UsageError, near_names
-from foveate.files import ASIDE, checksum, refuse_taken, written_aside
+from foveate.errors import DiskFull, RunError, UsageError, near_names
+from foveate.files import ASIDE, checksum, free_bytes, made, refuse_taken, unwritten, written_aside
 from foveate.recipe import Recipe, load_recipe
 
 _TOLD = ("foveate", "torch", "torchvision", "timm", "peft", "scikit-learn", "numpy", "pillow")
 ADAPTED, BACKBONE = "adapted.safetensors", "backbone.safetensors"
 CALIBRATION, FAMILIAR = "calibration.json", "familiar.safetensors"
-_SUMMED = ("recipe.yaml", "classes.json", "splits.csv", "model.safetensors", ADAPTED, BACKBONE)
+_FIXED = ("recipe.yaml", "classes.json", "splits.csv")  # what a training was begun with
+_SUMMED = (*_FIXED, "model.safetensors", ADAPTED, BACKBONE, CALIBRATION, FAMILIAR)
+_OUTCOME = "finished.json"
+_COLUMNS = ("path", "split", "group", "label", "sha256")
 SplitRow = dict[str, str]
 """path, split, group, label and sha256, as in splits.csv"""
 
@@ -55,7 +59,7 @@ class Run:
         """A new folder: the one asked for, or runs/NAME-1, -2, ...; raises UsageError when it holds something already."""
         cls.refuse_taken(folder)
         folder = folder or numbered(Path("runs"), f"{name}-")
-        folder.mkdir(parents=True, exist_ok=True)
+        made(folder)
         return cls(folder)
 
     @staticmethod
@@ -95,7 +99,10 @@ class Run:
         if not self.finished:
             hint = f"foveate fit --resume {self.folder}"
             raise RunError("this run is not finished", where=self.folder, hint=hint)
-        return dict(self.read_json("finished.json"))
+        found = self.read_json(_OUTCOME)
+        if not isinstance(found, dict) or not isinstance(found.get("checksums"), dict):
+            raise self._damaged(_OUTCOME)
+        return found
 
     def adapted(self) -> dict[str, Any]:
         """How, and for which images, the finished network was adapted afterwards; nothing where it was not."""
@@ -127,21 +134,31 @@ class Run:
 
     def check(self) -> None:
         """Raises RunError when a file differs from what was written when the run finished."""
-        for name, digest in self.outcome()["checksums"].items():
+        outcome = self.outcome()
+        known = outcome.pop("checksums")
+        for name, digest in known.items():
             path = self.folder / name
-            if not path.is_file() or checksum(path) != digest:
-                raise RunError("this run folder is damaged", where=path, why="not what was written", hint="copy it again")
+            if not path.is_file() or (_digest(outcome) if name == _OUTCOME else checksum(path)) != digest:
+                raise self._damaged(name)
+
+    def _damaged(self, name: str) -> RunError:
+        where, why = self.folder / name, "not what was written"
+        return RunError("this run folder is damaged", where=where, why=why, hint="copy it again")
 
     def finish(self, outcome: dict[str, Any]) -> None:
         """Writes finished.json, last of all, with the checksums of what a prediction depends on."""
-        sums = {name: checksum(self.folder / name) for name in _SUMMED if (self.folder / name).is_file()}
-        self.write_json("finished.json", {**outcome, "checksums": sums})
+        outcome = json.loads(json.dumps(outcome))  # as it will be read
+        self.write_json(_OUTCOME, {**outcome, "checksums": {**self.sums(_SUMMED), _OUTCOME: _digest(outcome)}})
+
+    def sums(self, names: Iterable[str]) -> dict[str, str]:
+        """The checksums of those of the files that there are."""
+        return {name: checksum(self.folder / name) for name in names if (self.folder / name).is_file()}
 
     def read_json(self, name: str) -> Any:
         path = self.folder / name
         try:
             return json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise RunError("this file of the run cannot be read", where=path, why=str(error)) from None
 
     def write_json(self, name: str, content: Any) -> None:
@@ -154,30 +171,44 @@ class Run:
     def write_tensors(self, name: str, tensors: dict[str, Any]) -> None:
         from safetensors.torch import save_file
 
-        with written_aside(self.folder / name) as aside:
+        with written_aside(self.folder / name, sum(tensor.nbytes for tensor in tensors.values())) as aside:
             save_file({key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}, aside)
 
     def write_splits(self, rows: Iterable[SplitRow]) -> None:
         with written_aside(self.folder / "splits.csv") as aside, aside.open("w", encoding="utf-8", newline="") as file:
-            writer = csv.DictWriter(file, ["path", "split", "group", "label", "sha256"])
+            writer = csv.DictWriter(file, _COLUMNS)
             writer.writeheader()
             writer.writerows(rows)
 
     def splits(self) -> list[SplitRow]:
-        with (self.folder / "splits.csv").open(encoding="utf-8", newline="") as file:
-            return list(csv.DictReader(file))
+        """Raises RunError where the file cannot be read, or a row is cut off."""
+        path = self.folder / "splits.csv"
+        try:
+            with path.open(encoding="utf-8", newline="") as file:
+                rows = list(csv.DictReader(file))
+        except (OSError, ValueError, csv.Error) as error:
+            raise RunError("this file of the run cannot be read", where=path, why=str(error)) from None
+        if any(row.keys() != set(_COLUMNS) or None in row.values() for row in rows):
+            raise self._damaged(path.name)
+        return rows
 
     def log(self, row: dict[str, Any]) -> None:
-        """Adds a line to metrics.jsonl."""
-        with (self.folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
+        """Adds a line to metrics.jsonl; one that was cut off by a crash stays a line of its own. Raises DiskFull."""
+        path = self.folder / "metrics.jsonl"
+        try:
+            with path.open("a+b") as file:
+                file.seek(max(0, file.tell() - 1))
+                gap = b"" if file.read() in (b"", b"\n") else b"\n"
+                file.write(gap + json.dumps(row).encode() + b"\n")
+        except OSError as error:
+            raise unwritten(path, error) from None
 
     def logged(self) -> list[dict[str, Any]]:
         """The lines of metrics.jsonl; the last one for an epoch that was run again after a resume."""
         path = self.folder / "metrics.jsonl"
         rows: dict[int, dict[str, Any]] = {}
-        for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
-            with suppress(ValueError):  # a line cut off by a crash
+        for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []:
+            with suppress(ValueError, TypeError, KeyError, RecursionError):  # a line cut off by a crash
                 row = json.loads(line)
                 rows[row["epoch"]] = row
         return [rows[epoch] for epoch in sorted(rows)]
@@ -185,14 +216,15 @@ class Run:
     @contextmanager
     def locked(self) -> Iterator[None]:
         """One writer at a time; the lock of a process that is gone is taken over."""
-        lock = self.folder / "lock"
-        mine = json.dumps({"host": socket.gethostname(), "pid": os.getpid()})
+        lock, mine = self.folder / "lock", self.folder / f"{ASIDE}{os.getpid()}-lock"
+        mine.write_text(json.dumps({"host": socket.gethostname(), "pid": os.getpid()}), encoding="utf-8")
         try:
-            with lock.open("x", encoding="utf-8") as file:
-                file.write(mine)
-        except FileExistsError:
-            _refuse_living(lock)
-            lock.write_text(mine, encoding="utf-8")
+            if lock.exists():
+                _refuse_living(lock)
+                lock.unlink(missing_ok=True)
+            _taken(lock, mine)
+        finally:
+            mine.unlink(missing_ok=True)
         try:
             yield
         finally:
@@ -200,11 +232,16 @@ class Run:
 
     def sweep(self) -> None:
         """Removes what an interrupted write left behind."""
-        for stray in self.folder.rglob(f"{ASIDE}*"):
+        for stray in list(self.folder.rglob(f"{ASIDE}*")):
             shutil.rmtree(stray) if stray.is_dir() else stray.unlink(missing_ok=True)
 
 
 # --- checkpoints
+
+
+KEEP = 2  # checkpoints of a run
+_LOGS = 10_000_000  # bytes that logs, reports and predictions may take
+_TENSORS, _STATE, _MANIFEST = "tensors.safetensors", "state.json", "manifest.json"
 
 
 @dataclass(frozen=True)
@@ -215,38 +252,61 @@ class Checkpoint:
     state: dict[str, Any]
 
 
-def save_checkpoint(run: Run, name: str, checkpoint: Checkpoint, keep: int = 2) -> None:
-    """An immutable folder checkpoints/NAME, complete or absent; older ones beyond `keep` are removed afterwards."""
+def save_checkpoint(run: Run, name: str, checkpoint: Checkpoint, keep: int = KEEP) -> None:
+    """An immutable folder checkpoints/NAME, complete or absent; older ones beyond `keep` are removed afterwards. It remembers what
+    the training was begun with. Raises DiskFull, and RunError."""
     from safetensors.torch import save_file
 
-    parent = run.folder / "checkpoints"
-    parent.mkdir(exist_ok=True)
-    if (parent / name).exists():  # the same step was saved before
+    place = run.folder / "checkpoints" / name
+    if place.exists():  # the same step was saved before
         return
-    with written_aside(parent / name) as aside:
+    with written_aside(place, sum(tensor.nbytes for tensor in checkpoint.tensors.values())) as aside:
         aside.mkdir()
-        save_file(checkpoint.tensors, aside / "tensors.safetensors")
-        (aside / "state.json").write_text(json.dumps(checkpoint.state), encoding="utf-8")
-        sums = {file.name: checksum(file) for file in sorted(aside.iterdir())}
-        (aside / "manifest.json").write_text(json.dumps(sums), encoding="utf-8")
+        save_file(checkpoint.tensors, aside / _TENSORS)
+        (aside / _STATE).write_text(json.dumps(checkpoint.state), encoding="utf-8")
+        manifest = {"files": {file.name: checksum(file) for file in sorted(aside.iterdir())}, "run": run.sums(_FIXED)}
+        (aside / _MANIFEST).write_text(json.dumps(manifest), encoding="utf-8")
     for old in _checkpoints(run)[keep:]:
         shutil.rmtree(old)
 
 
 def newest_checkpoint(run: Run, warn: Callable[[str], None]) -> Checkpoint | None:
-    """The newest checkpoint that is whole; damaged ones are passed over, and said."""
+    """The newest checkpoint that is whole; damaged ones are passed over, and said. Raises RunError where the recipe, the classes or
+    the splits are not those that it was saved with."""
+    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     for folder in _checkpoints(run):
         try:
-            sums = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-            if any(checksum(folder / name) != digest for name, digest in sums.items()):
+            manifest = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))
+            sums, fixed = dict(manifest["files"]), dict(manifest["run"])
+            if sums.keys() != {_TENSORS, _STATE} or any(checksum(folder / name) != digest for name, digest in sums.items()):
                 raise ValueError("a checksum differs")
-            state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
-            return Checkpoint(load_file(folder / "tensors.safetensors"), state)
-        except (OSError, ValueError) as error:
+            state = json.loads((folder / _STATE).read_text(encoding="utf-8"))
+            found = Checkpoint(load_file(folder / _TENSORS), state)
+        except (OSError, ValueError, TypeError, KeyError, RecursionError, SafetensorError) as error:
             warn(f"the checkpoint {folder.name} is damaged ({error}); going back to the one before")
+            continue
+        _refuse_changed(run, fixed)
+        return found
     return None
+
+
+def _refuse_changed(run: Run, fixed: dict[str, str]) -> None:
+    for name, digest in fixed.items():
+        if run.sums([name]).get(name) != digest:
+            what, why = "this file is not what it was when the training was saved", "it was changed, damaged or removed"
+            hint = "bring it back; or start a new run with --recipe"
+            raise RunError(what, where=run.folder / name, why=why, hint=hint)
+
+
+def refuse_small_disk(run: Run, need: int) -> None:
+    """Raises DiskFull where the disk of the run has no room for the checkpoints, of `need` bytes each, of a whole training."""
+    free, whole = free_bytes(run.folder), (KEEP + 1) * need + _LOGS  # one more is there while it is written
+    if free < whole:
+        why = f"{free / 1e6:.0f} MB are free, {KEEP + 1} checkpoints of {need / 1e6:.0f} MB and the logs may take {whole / 1e6:.0f}"
+        what, hint = "there is no room on this disk for what a training writes", "make room, or --out ELSEWHERE"
+        raise DiskFull(what, where=run.folder, why=why, hint=hint)
 
 
 def _checkpoints(run: Run) -> list[Path]:
@@ -283,13 +343,34 @@ def numbered(parent: Path, prefix: str = "") -> Path:
     return parent / f"{prefix}{number}"
 
 
+def _digest(outcome: dict[str, Any]) -> str:
+    """Of what finished.json says, as `check` finds it."""
+    return hashlib.sha256(json.dumps(outcome).encode()).hexdigest()
+
+
+def _taken(lock: Path, mine: Path) -> None:
+    """The file `mine` as the lock too: with its content at once, and by one process alone."""
+    try:
+        try:
+            os.link(mine, lock)
+        except FileExistsError:
+            raise
+        except OSError:  # a disk without links
+            with lock.open("x", encoding="utf-8") as file:
+                file.write(mine.read_text(encoding="utf-8"))
+    except FileExistsError:
+        _refuse_living(lock)
+        raise RunError("this run is in use", where=lock.parent, why="another process has just begun") from None
+
+
 def _refuse_living(lock: Path) -> None:
     try:
-        owner = json.loads(lock.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        owner = dict(json.loads(lock.read_text(encoding="utf-8")))
+        host, pid = str(owner["host"]), int(owner["pid"])
+    except (OSError, ValueError, TypeError, KeyError):  # cut off by a crash
         return
-    if owner["host"] != socket.gethostname() or _alive(owner["pid"]):
-        why = f"process {owner['pid']} on {owner['host']} is writing here"
+    if host != socket.gethostname() or _alive(pid):
+        why = f"process {pid} on {host} is writing here"
         raise RunError("this run is in use", where=lock.parent, why=why, hint="wait for it, or remove its file 'lock'")
 
 

@@ -12,6 +12,7 @@ import torch
 from foveate.data import Pictures, Pixels, Windows
 from foveate.metrics import Metric, metric_for
 from foveate.model import Model
+from foveate.portions import Portions
 from foveate.precision import Way
 from foveate.tasks import PlaceTask
 from foveate.transforms import evaluation
@@ -42,17 +43,23 @@ def pooled_of(
     """A list that takes up the pooled features, (B, D) on the CPU, of whatever the backbone is asked meanwhile, where they are
     wanted; or what else is `read` off its features."""
     seen: list[torch.Tensor] = []
+    fresh: list[torch.Tensor] = []
 
-    def keep(module: torch.nn.Module, args: Any, found: Features) -> None:
+    def look(module: torch.nn.Module, args: Any, found: Features) -> None:
         values = read(found)
-        if values is not None:
-            seen.append(values.detach().float().cpu())
+        fresh[:] = [] if values is None else [values.detach().float().cpu()]
 
-    hook = model.backbone.register_forward_hook(keep)
+    def keep(module: torch.nn.Module, args: Any, output: Any) -> None:
+        """When the head has answered too: else memory was exhausted, and the same images come again."""
+        seen.extend(fresh)
+        fresh.clear()
+
+    hooks = [model.backbone.register_forward_hook(look), model.register_forward_hook(keep)]
     try:
         yield seen
     finally:
-        hook.remove()
+        for hook in hooks:
+            hook.remove()
 
 
 @torch.inference_mode()
@@ -67,16 +74,20 @@ def answers(
     """Runs the model over the `batches` of all `pictures`, in eval mode; the answers are decoded on the CPU in fp32."""
     was_training = model.training
     model.eval()
-    found, total, count = Answers(), 0.0, 0
-    for batch in batches:
-        batch = batch.to(device, memory_format=way.layout)
+    found, total, count, portions = Answers(), 0.0, 0, Portions()
+
+    def asked(part: Batch) -> tuple[Batch, Any]:
+        part = part.to(device, memory_format=way.layout)
         with way.autocast(device):
-            output = model(batch)
-        found.predictions += model.task.decode(output, batch)
-        if all(batch.targets):
-            total += float(sum(model.task.loss(output, batch).values())) * len(batch)
-            count += len(batch)
-        advance(len(batch))
+            return part, model(part)
+
+    for batch in batches:
+        for _, (part, output) in portions.each(batch, asked):
+            found.predictions += model.task.decode(output, part)
+            if all(part.targets):
+                total += float(sum(model.task.loss(output, part).values())) * len(part)
+                count += len(part)
+            advance(len(part))
     model.train(was_training)
     if len(found.predictions) == len(pictures):  # fewer when it was asked to stop
         found.predictions = pictures.joined(found.predictions)

@@ -8,26 +8,28 @@ from __future__ import annotations
 
 import math
 import signal
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from foveate import console
-from foveate.data import Order, Pictures, even_parts, key, loader
+from foveate import badsteps, console
+from foveate.data import Order, Pictures, key, loader
 from foveate.distributed import Team
-from foveate.errors import Interrupted, RunError, WeightsError
+from foveate.errors import Diverged, Interrupted, RunError, WeightsError
+from foveate.job import note_choice
 from foveate.judging import Judge, Judgement
 from foveate.model import Model
-from foveate.optimizer import Anchor, factor, optimizer, set_rate
+from foveate.optimizer import Anchor, factor, flat, optimizer, restore, set_rate
+from foveate.portions import Portions
 from foveate.precision import Way
 from foveate.recipe import Recipe
-from foveate.run import Checkpoint, Run, newest_checkpoint, save_checkpoint
+from foveate.run import Checkpoint, Run, newest_checkpoint, refuse_small_disk, save_checkpoint
+from foveate.stopping import Stop, asked
 from foveate.transforms import mixed
 from foveate.types import Batch
 
@@ -36,7 +38,8 @@ _SHOWN = 10  # times in a training that a task shows what it makes
 
 @dataclass
 class State:
-    """Where the loop stands; JSON-able, and with the tensors all that a resume needs. `done`: steps of the epoch that are over."""
+    """Where the loop stands; JSON-able, and with the tensors all that a resume needs. `done`: steps of the epoch that are over.
+    `most`: images at once, where memory did not hold more. `processes`: those that train together."""
 
     epoch: int = 0
     done: int = 0
@@ -47,6 +50,8 @@ class State:
     bad: int = 0
     seconds: float = 0.0
     ended: str = ""
+    most: int | None = None
+    processes: int = 1
 
 
 @dataclass(frozen=True)
@@ -94,16 +99,19 @@ class Trainer:
         self.buffers = [tensor for name, tensor in model.named_buffers() if name in self.live]
         self.average = {name: tensor.clone() for name, tensor in self.live.items()} if recipe.training.ema else {}
         self.kept: dict[str, Tensor] = {}
-        self.state = State()
+        self.state = State(processes=self.team.size)
+        self.portions = Portions(recipe.training.micro_batch, self._fewer)
         self.epoch_steps = len(Order(len(train), recipe.training.batch_size))
         self.steps = recipe.training.epochs * self.epoch_steps
         self.started = self.saved = time.monotonic()
         self.board = _board(run) if recipe.training.tensorboard and self.team.leads else None
 
     def train(self) -> Outcome:
-        """The whole story. Raises Interrupted (saved, can be resumed) and RunError (the loss is no number any more)."""
+        """The whole story. Raises Interrupted (saved, can be resumed), DiskFull, Diverged, and RunError (what it was begun with has
+        changed)."""
         self._resume()
-        with torch.random.fork_rng(), _signals() as stop:
+        refuse_small_disk(self.run, self._checkpoint_bytes())
+        with torch.random.fork_rng(), asked() as stop:
             while self.state.epoch < self.recipe.training.epochs and not self.state.ended:
                 self._epoch(stop)
                 self._validate(stop)
@@ -139,14 +147,10 @@ class Trainer:
 
     def _step(self, batch: Batch) -> None:
         """One update, of which a step whose loss or gradient is no finite number leaves no trace."""
-        torch.manual_seed(key(self.recipe.seed, "step", self.state.step))
         before = [(tensor, tensor.clone()) for tensor in self.buffers]
-        loss = self._gradients(mixed(batch, self.recipe.augment))
-        self._hold_backbone()
-        self.model.tuning.add_gradients(self.model)
+        loss, norm = self.pushed(batch, before)
         set_rate(self.optimizer, self.recipe.training, self.state.step, self.steps)
-        norm = torch.nn.utils.clip_grad_norm_(self._moving(), self.recipe.training.clip or math.inf)
-        if math.isfinite(loss) and bool(norm.isfinite()):
+        if math.isfinite(loss) and math.isfinite(norm):
             self.optimizer.step()
             self.anchor.pull(self.optimizer)
             self.model.tuning.stepped(self.model, self.state.step, self.steps)
@@ -155,10 +159,48 @@ class Trainer:
             self._follow()
             self.state.bad, self.state.loss_sum = 0, self.state.loss_sum + loss
         else:
-            self._undo(before, batch)
+            self._undo(before, batch, loss, norm)
         self.optimizer.zero_grad(set_to_none=True)
         self.state.step += 1
         self.state.done += 1
+
+    def pushed(self, batch: Batch, before: list[tuple[Tensor, Tensor]]) -> tuple[float, float]:
+        """The gradients of a step, clipped; gives its loss and their norm. `before`: buffers and what they held. Where memory is
+        exhausted it begins again with half as many images at once; the step is of as many as ever."""
+        while True:
+            torch.manual_seed(key(self.recipe.seed, "step", self.state.step))
+            try:
+                loss = self._gradients(mixed(batch, self.recipe.augment))
+                break
+            except Exception as error:
+                self.portions.halve(error, len(batch))
+            self._forget(before)
+        loss = self._shared(loss)
+        self._hold_backbone()
+        self.model.tuning.add_gradients(self.model)
+        return loss, float(torch.nn.utils.clip_grad_norm_(self._moving(), self.recipe.training.clip or math.inf))
+
+    def again(self, kept: badsteps.Kept) -> tuple[float, float]:
+        """The loss of a step that was not taken, and the norm of its gradient, as they were then."""
+        self.state.step, self.state.epoch = int(kept.about["step"]), int(kept.about["epoch"])
+        self.portions.most = kept.about["most"]
+        self.model.put(kept.weights)
+        self.model.tuning.remember(kept.memory)
+        self.model.tuning.begin_epoch(self.model, self.state.epoch, self.recipe.training.epochs)
+        self.model.train()
+        with torch.random.fork_rng():
+            return self.pushed(kept.batch, [])
+
+    def _forget(self, before: list[tuple[Tensor, Tensor]]) -> None:
+        self.optimizer.zero_grad(set_to_none=True)
+        for tensor, value in before:
+            tensor.copy_(value)
+
+    def _fewer(self, now: int, before: int) -> None:
+        self.state.most = now
+        if self.team.leads:
+            why = f"memory is exhausted by {before} images at once; a step is of {self.recipe.training.batch_size} all the same"
+            note_choice(self.run, "training.micro_batch", now, why)
 
     def _hold_backbone(self) -> None:
         """In the first epochs, where the recipe says so: what has no gradient, no optimiser moves."""
@@ -168,9 +210,8 @@ class Trainer:
 
     def _gradients(self, batch: Batch) -> float:
         """Adds up the gradients of the batch, a micro-batch at a time; gives the mean loss."""
-        most = self.recipe.training.micro_batch or len(batch)
         total = 0.0
-        for place in even_parts(len(batch), most):
+        for place in self.portions.of(len(batch)):
             part = batch.part(place).to(self.device, memory_format=self.way.layout)
             with self.way.autocast(self.device):
                 output = self.model(part)
@@ -180,7 +221,7 @@ class Trainer:
                 loss: Tensor = sum(losses.values()) * (len(part) / len(batch))
             loss.backward()  # type: ignore[no-untyped-call]
             total += float(loss.detach())
-        return self._shared(total)
+        return total
 
     def _shared(self, loss: float) -> float:
         """The mean of gradients and loss over all processes."""
@@ -191,15 +232,19 @@ class Trainer:
         self.team.average([found])
         return float(found)
 
-    def _undo(self, before: list[tuple[Tensor, Tensor]], batch: Batch) -> None:
-        for tensor, value in before:
-            tensor.copy_(value)
+    def _undo(self, before: list[tuple[Tensor, Tensor]], batch: Batch, loss: float, norm: float) -> None:
+        self._forget(before)
         self.state.bad += 1
+        names = [self.pictures.name_of(index) for index in batch.indices.tolist()]
+        if self.team.leads and self.state.bad == 1:
+            about = {"step": self.state.step, "epoch": self.state.epoch, "loss": repr(loss), "norm": repr(norm)}
+            about |= {"most": self.portions.most, "pictures": names}
+            badsteps.keep(self.run, self.model, batch, about)
         if self.state.bad >= self.recipe.training.bad_steps:
-            names = ", ".join(map(self.pictures.name_of, batch.indices.tolist()[:5]))
-            raise RunError(
+            raise Diverged(
                 f"the loss was no finite number {self.state.bad} times in a row",
-                where=f"step {self.state.step}: {names}, ...",
+                where=f"step {self.state.step}: {', '.join(names[:5])}, ...",
+                why=f"the first of these steps lies in {self.run.folder / badsteps.FOLDER}",
                 hint="a smaller --lr, or --set training.precision=fp32",
             )
 
@@ -291,7 +336,7 @@ class Trainer:
     def _save(self) -> None:
         if not self.team.leads:
             return
-        parts = {"model": self.live, "average": self.average, "kept": self.kept, "optimizer": _flat(self.optimizer)}
+        parts = {"model": self.live, "average": self.average, "kept": self.kept, "optimizer": flat(self.optimizer)}
         parts["tuning"] = self.model.tuning.memory()
         tensors = {
             f"{part}.{name}": tensor.detach().cpu().contiguous().clone()
@@ -303,17 +348,33 @@ class Trainer:
         self.saved = time.monotonic()
         self.state.seconds, self.started = state["seconds"], self.saved
 
+    def _checkpoint_bytes(self) -> int:
+        """Of the checkpoints to come: the optimiser keeps up to two numbers for each that moves."""
+        live, moving = (sum(tensor.nbytes for tensor in tensors) for tensors in (self.live.values(), self._moving()))
+        return (3 if self.average else 2) * live + 2 * moving
+
     def _resume(self) -> None:
         found = newest_checkpoint(self.run, console.warn)
         if found is None:
             return
-        self.state = State(**found.state)
+        self._take_up(found.state)
         _copy(_part(found.tensors, "model"), self.live)
         _copy(_part(found.tensors, "average"), self.average)
         self.kept = _part(found.tensors, "kept")
-        _restore(self.optimizer, _part(found.tensors, "optimizer"))
+        restore(self.optimizer, _part(found.tensors, "optimizer"))
         self.model.tuning.remember(_part(found.tensors, "tuning"))
         console.say(f"resumed at epoch {self.state.epoch + 1}, step {self.state.step}")
+
+    def _take_up(self, told: dict[str, Any]) -> None:
+        if told.keys() != {each.name for each in fields(State)}:
+            hint = "go on with that one, or start a new run with --recipe"
+            raise RunError("this training was begun by another version of Foveate", where=self.run.folder, hint=hint)
+        self.state = State(**told)
+        self.portions.most = self.state.most or self.portions.most
+        if self.state.processes != self.team.size and self.team.leads:
+            why = f"it went on after {self.state.processes}: from here on not what it would have been, bit for bit"
+            note_choice(self.run, "processes", self.team.size, why)
+        self.state.processes = self.team.size
 
     def _asked(self, stop: Stop) -> bool:
         """Whether any of the processes was."""
@@ -340,34 +401,6 @@ class Trainer:
         return self.team.any(over, self.device)
 
 
-@dataclass
-class Stop:
-    """`signal`: the number of the signal that asked to stop."""
-
-    signal: int | None = None
-
-
-@contextmanager
-def _signals() -> Iterator[Stop]:
-    """The first SIGTERM or Ctrl-C asks; a second Ctrl-C does not wait. Signals reach the main thread only."""
-    stop = Stop()
-    if threading.current_thread() is not threading.main_thread():
-        yield stop
-        return
-
-    def ask(number: int, _: object) -> None:
-        if stop.signal is not None and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        stop.signal = number
-
-    before: dict[int, Callable[..., Any] | int | None] = {n: signal.signal(n, ask) for n in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
 @torch.no_grad()
 def _copy(source: dict[str, Tensor], target: dict[str, Tensor]) -> None:
     for name, tensor in source.items():
@@ -378,19 +411,6 @@ def _copy(source: dict[str, Tensor], target: dict[str, Tensor]) -> None:
 
 def _part(tensors: dict[str, Tensor], part: str) -> dict[str, Tensor]:
     return {name.removeprefix(f"{part}."): tensor for name, tensor in tensors.items() if name.startswith(f"{part}.")}
-
-
-def _flat(chosen: torch.optim.Optimizer) -> dict[str, Tensor]:
-    state = chosen.state_dict()["state"]
-    return {f"{place}.{name}": value for place, slots in state.items() for name, value in slots.items() if value is not None}
-
-
-def _restore(chosen: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
-    state: dict[int, dict[str, Tensor]] = {}
-    for name, tensor in tensors.items():
-        place, _, slot = name.partition(".")
-        state.setdefault(int(place), {})[slot] = tensor
-    chosen.load_state_dict({"state": state, "param_groups": chosen.state_dict()["param_groups"]})
 
 
 def _board(run: Run) -> Any:

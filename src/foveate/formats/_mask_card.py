@@ -18,11 +18,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from foveate.errors import DataError, UnknownName
 from foveate.formats._mask_values import ClassList, class_list, find_class_list
 from foveate.images import find_images, is_image, printable
+from foveate.plain import plain
 from foveate.splits import split_named
 from foveate.types import Split
 
@@ -81,10 +80,9 @@ def read_card(path: Path) -> Card:
 
 def _content(path: Path) -> dict[Any, Any]:
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
-    except (yaml.YAMLError, ValueError, RecursionError, OSError) as error:
-        why = str(error).replace("\n", " ")
-        raise DataError("this file is not YAML", where=printable(path), why=why) from None
+        content = plain(path.read_text(encoding="utf-8-sig"))
+    except (ValueError, OSError) as error:
+        raise DataError("this file is not plain YAML", where=printable(path), why=str(error)) from None
     if not isinstance(content, dict):
         raise DataError("this card is not a list of keys", where=printable(path), hint="its keys are: " + ", ".join(_KEYS))
     return content

@@ -62,10 +62,14 @@ def _samples(file: Path, root: Path, notes: list[str]) -> dict[str, Sample]:
     for place, entry in enumerate(content["annotations"]):
         where = f"{printable(file)}, annotation {entry.get('id', place)}"
         with each():
-            sentences.setdefault(entry.get("image_id"), []).extend(sentences_of(entry.get("caption"), where))
+            image = entry.get("image_id")
+            if not isinstance(image, int | str):
+                raise DataError("an entry has no 'image_id'", where=where, why=f"got {image!r}"[:200])
+            sentences.setdefault(image, []).extend(sentences_of(entry.get("caption"), where))
     folders, found, missing = list(image_folders(file, root)), dict[str, Sample](), list[Place]()
     for entry in content["images"]:
-        own, name = sentences.get(entry.get("id")), str(entry.get("file_name", ""))
+        number = entry.get("id")
+        own, name = sentences.get(number) if isinstance(number, int | str) else None, str(entry.get("file_name", ""))
         path = next((folder / name for folder in folders if name and is_there(folder / name)), None)
         missing += [Place(name)] if path is None else []
         if own and path is not None:

@@ -81,7 +81,7 @@ class _File:
         try:
             content = json.loads(path.read_text(encoding="utf-8-sig"))
             names = {int(item["id"]): str(item["name"]) for item in sorted(content["categories"], key=lambda item: item["id"])}
-            pictures = [{name: item[name] for name in ("id", "file_name", "height", "width")} for item in content["images"]]
+            pictures = [{**_named(item), **{side: int(item[side]) for side in ("height", "width")}} for item in content["images"]]
             by_image: dict[int, list[dict[str, Any]]] = {picture["id"]: [] for picture in pictures}
             bare = 0
             for shape in content["annotations"]:
@@ -89,7 +89,7 @@ class _File:
                     _refuse_unknown(shape, names, by_image, path)
                     bare += not shape.get("segmentation")
                     by_image[shape["image_id"]] += [shape] if shape.get("segmentation") else []
-        except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
+        except (OSError, ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
             why = f"it has no {error}" if isinstance(error, KeyError) else str(error)
             raise DataError("this is not a file of COCO annotations", where=printable(path), why=why) from None
         file = cls(path, pictures, names, by_image, split_of(path))
@@ -110,10 +110,10 @@ class _File:
             if path is None:
                 missing.append(picture["file_name"])
                 continue
-            size = (int(picture["height"]), int(picture["width"]))
+            size = (picture["height"], picture["width"])
             with each():
                 _refuse_other_size(path, size)
-            ordered = sorted(self.by_image[picture["id"]], key=lambda shape: -float(shape.get("area") or 0))
+            ordered = sorted(self.by_image[picture["id"]], key=_area, reverse=True)
             shapes = tuple((classes.index(self.names[shape["category_id"]]), shape["segmentation"]) for shape in ordered)
             key = printable(path.relative_to(root) if path.is_relative_to(root) else path)
             yield Sample(path, key, Regions(partial(painted, shapes, size, f"{printable(self.path)}, {key}")), self.split)
@@ -123,13 +123,25 @@ class _File:
             notes.append(Remark(told, _MISSING, len(missing), tuple(map(Place, missing))))
 
 
+def _area(shape: dict[str, Any]) -> float:
+    """As it is stated; 0 where it is not."""
+    area = shape.get("area")
+    return float(min(area, 1e18)) if isinstance(area, int | float) and area == area else 0.0
+
+
+def _named(item: dict[str, Any]) -> dict[str, Any]:
+    if not isinstance(item["file_name"], str):
+        raise ValueError(f"file_name is {item['file_name']!r}"[:200])
+    return {"id": item["id"], "file_name": item["file_name"]}
+
+
 def painted(shapes: tuple[Shape, ...], size: tuple[int, int], where: str) -> np.ndarray:
     """(H, W) int64 places; later shapes lie on top, and 0 is left where there is none. `size` is (H, W)."""
     mask = np.zeros(size, dtype=np.int64)
     for place, shape in shapes:
         try:
             mask[_inside(shape, size)] = place
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, KeyError, IndexError, OverflowError) as error:
             why = f"it fits no picture of {size[1]} x {size[0]} px: {error}"
             raise DataError("a shape of this image cannot be painted", where=where, why=why) from None
     return mask

@@ -21,6 +21,7 @@ from foveate.findings import Kind, each
 from foveate.formats import Format
 from foveate.formats._boxed import Gathering, Placed, copied, is_there, lost
 from foveate.images import find_images, listed, printable
+from foveate.plain import plain
 from foveate.splits import split_named
 from foveate.types import Split, Table
 
@@ -111,14 +112,10 @@ def _card_at(path: Path) -> Path:
 def _content(card: Path) -> dict[str, Any]:
     text, where = _text(card), printable(card)
     try:
-        aliased = any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text, yaml.SafeLoader))
-        content = None if aliased else yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        why = str(error).replace("\n", " ")
-        raise DataError("this file is not plain YAML", where=where, why=why, hint="no tags such as !!python are allowed") from None
-    if aliased:
-        why = "what refers to itself can grow without end"
-        raise DataError("this file refers to parts of itself", where=where, why=why, hint="write &name and *name out")
+        content = plain(text)
+    except ValueError as error:
+        hint = "no tags such as !!python are allowed"
+        raise DataError("this file is not plain YAML", where=where, why=str(error), hint=hint) from None
     if not isinstance(content, dict) or "names" not in content:
         raise DataError("this file names no classes", where=where, hint="names: [cat, dog]")
     return {str(key): value for key, value in content.items()}

@@ -17,6 +17,7 @@ import numpy as np
 from foveate.serving.bodies import Refused
 from foveate.serving.engines import Engine
 
+_DIGITS = 19  # fewer than so many, in the length of a header: int() refuses thousands, and takes others than those of ASCII
 HEADER = "inference-header-content-length"
 
 
@@ -87,7 +88,7 @@ def _wanted(request: dict[str, Any], tensors: dict[str, Any], binary: bool) -> d
 def _length(header: str | None, body: bytes) -> int:
     if header is None:
         return len(body)
-    if not header.isdigit() or int(header) > len(body):
+    if not (header.isascii() and header.isdigit() and len(header) < _DIGITS) or int(header) > len(body):
         raise Refused(400, "the inference header is longer than the body")
     return int(header)
 

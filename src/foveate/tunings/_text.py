@@ -18,6 +18,7 @@ from torch.nn import functional
 
 from foveate.backbones import TextBackbone
 from foveate.errors import UnknownName, UsageError
+from foveate.plain import plain
 from foveate.tunings import Adaptable, Choice, Tuning, TuningSettings
 from foveate.types import Batch, Features
 
@@ -192,8 +193,8 @@ def _read(file: Path) -> dict[str, Any]:
         raise UsageError("there is no prompt file at this path", where=file)
     try:
         text = file.read_text(encoding="utf-8")
-        root, found = yaml.compose(text, Loader=yaml.SafeLoader), yaml.safe_load(text)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        found, root = plain(text), yaml.compose(text, Loader=yaml.SafeLoader)
+    except ValueError as error:
         raise UsageError("this prompt file is neither YAML nor JSON", where=file, why=str(error).replace("\n", " ")[:200]) from None
     if not isinstance(root, yaml.MappingNode) or not isinstance(found, dict):
         raise UsageError("a prompt file maps each class to a sentence or several", where=file, hint="cat: a photo of a cat.")

@@ -117,9 +117,10 @@ def _grounded(recipe: Recipe, table: Table, model: Model) -> Ground:
     return Ground(*few(scanned, groups, recipe.data.shots, recipe.seed), f"{how}; {recipe.data.shots} a class to train on")
 
 
-def reopened(run: Run) -> Job:
-    """The job of an unfinished run, from what the run wrote down; the pictures must still be the same bytes."""
-    recipe = run.recipe()
+def reopened(run: Run, recipe: Recipe | None = None) -> Job:
+    """The job of an unfinished run, from what the run wrote down; the pictures must still be the same bytes. `recipe`: that of the
+    run, where something in it is otherwise from here on."""
+    recipe = recipe or run.recipe()
     table = own_table(run)
     model = _built(recipe, table.with_classes(run.classes()))
     scanned = scanned_aloud(table, model, recipe.data)

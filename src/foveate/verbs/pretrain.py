@@ -16,7 +16,7 @@ from foveate import console
 from foveate.catalogue import Catalogue, Stream
 from foveate.data import Pictures
 from foveate.distributed import Team, alone, team
-from foveate.errors import RunError, UsageError
+from foveate.errors import Diverged, RunError, UsageError
 from foveate.guard import Guard, Measures, collapsed, fallen, gained
 from foveate.job import note_choice
 from foveate.model import Model, learner
@@ -29,6 +29,7 @@ from foveate.run import BACKBONE, Run, environment
 from foveate.trainer import Outcome, Trainer
 from foveate.transforms import evaluation
 from foveate.types import Score
+from foveate.verbs._going_on import going_on
 from foveate.verbs._learning_page import nearest, page_of, painted
 from foveate.verbs._pace import Pace, paced
 from foveate.verbs._unlabelled import HELD, LABELS, TRAIN, Unlabelled, gathered, reopened
@@ -132,8 +133,8 @@ def pretrain(
     """Learns from the pictures at the recipe's path by its objective (`task.name`), and leaves a backbone in a new run folder.
 
     `labels`: data with one class an image, by which the guard judges; it is never learnt from. `resume`: an unfinished run to go on
-    with, whose own recipe counts. `dry_run`: only tells how fast it would go. The backbone that stays is that of the best epoch, or
-    the one of the start where none has helped.
+    with, by its own recipe, as with fit. `dry_run`: only tells how fast it would go. The backbone that stays is that of the best
+    epoch, or the one of the start where none has helped.
 
     Under torchrun the processes share every batch; the first one returns the result, the others None.
 
@@ -143,7 +144,7 @@ def pretrain(
     with team(Run.open(resume).recipe().device if resume else recipe.device) as processes:
         if not processes.leads:
             console.setup(quiet=True)
-        begun: Run | Pace | None = None
+        begun: Run | Pace | PretrainResult | None = None
         if processes.leads:
             begun = _unfinished(resume) if resume else _begun(recipe, labels, out, dry_run, command, processes.size)
         begun = processes.told(begun)
@@ -152,14 +153,22 @@ def pretrain(
         with begun.locked() if processes.leads else nullcontext():
             if processes.leads:
                 begun.sweep()
-            return _learnt(begun, command, processes)
+            own = going_on(begun, recipe if resume else None, note=processes.leads)
+            return _learnt(begun, own, command, processes)
 
 
-def _unfinished(folder: Path) -> Run:
+def _unfinished(folder: Path) -> Run | PretrainResult:
+    """The run; what came of it, where nothing is left to do."""
     run = Run.open(folder)
-    if run.finished:
-        raise UsageError("this run is finished: nothing to do", where=folder, hint=f"foveate fit DATA --backbone {folder}")
-    return run
+    if not run.finished:
+        return run
+    told = run.outcome()
+    if not run.pretrained:
+        raise UsageError("this run is no pre-training", where=folder, hint="foveate runs lists what there is")
+    console.say(f"{run.folder} is finished: nothing to do")
+    verdict = dict(told["verdict"])
+    gain = Score(**verdict.pop("gain")) if verdict["gain"] else verdict.pop("gain")
+    return PretrainResult(run.folder, Verdict(gain=gain, **verdict), told["start"], told["end"], told)
 
 
 def _begun(recipe: Recipe, labels: Path | None, out: Path | None, dry_run: bool, command: str, size: int) -> Run | Pace:
@@ -207,9 +216,8 @@ def _fitted(recipe: Recipe, pictures: Unlabelled, size: int) -> tuple[Recipe, li
     return with_settings(recipe, {field: value for field, value, _ in found}), found
 
 
-def _learnt(run: Run, command: str, processes: Team) -> PretrainResult | None:
+def _learnt(run: Run, recipe: Recipe, command: str, processes: Team) -> PretrainResult | None:
     """All processes train, the first one judges, writes and tells."""
-    recipe = run.recipe()
     model = learner(recipe)
     pictures = reopened(run, recipe, model)
     device = device_of(recipe.device)
@@ -284,7 +292,7 @@ def _trained(trainer: Trainer, start: dict[str, Tensor]) -> Outcome:
     """What the loop came to; the last good state where the loss became no number."""
     try:
         return trainer.train()
-    except RunError as error:
+    except Diverged as error:
         state = trainer.state
         reason = f"{error.what}: {error.hint}"
         console.warn(reason)

@@ -1,0 +1,365 @@
+"""Files made by others: pickles, safetensors, archives, YAML. Each is refused in a sentence and does nothing. By the ids of
+docs/trust.md."""
+
+from __future__ import annotations
+
+import ast
+import io
+import json
+import pickle
+import pickletools
+import struct
+import subprocess
+import sys
+import tarfile
+import time
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+from safetensors.torch import save_file
+
+from foveate import catalogue, images, weights
+from foveate.catalogue import Catalogue, entries
+from foveate.errors import BrokenImage, DataError, FoveateError, UsageError, WeightsError
+from foveate.exported import opened
+from foveate.recipe import load_recipe, parse_assignment
+from foveate.run import Run
+from foveate.weights import read_tensors
+
+SOURCE = Path(__file__).parents[1] / "src" / "foveate"
+
+# --- pickles
+
+
+class Calls:
+    """A pickle of it calls `function` with `words`."""
+
+    def __init__(self, function, *words):
+        self.function, self.words = function, words
+
+    def __reduce__(self):
+        return self.function, self.words
+
+
+def touching(owned):
+    return f"import pathlib; pathlib.Path({str(owned)!r}).touch()"
+
+
+def by_memo(owned):
+    """builtins.exec, its name put together on the stack and called through the memo, so that no scanner reads it in one piece."""
+    code = touching(owned).encode()
+    return (
+        b"\x80\x04\x8c\x08builtins\x94\x8c\x04exec\x94\x93\x94h\x020"
+        + b"h\x02\x8c" + bytes([len(code)]) + code + b"\x94\x85\x94R."
+    )  # fmt: skip
+
+
+def pickles(owned):
+    """name -> content of a file that does something when it is opened carelessly."""
+    import os
+
+    system, code = Calls(os.system, f"touch {owned}"), Calls(exec, touching(owned))
+    nested = Calls(pickle.loads, pickle.dumps(code))
+    zipped, plain = io.BytesIO(), io.BytesIO()
+    torch.save({"state_dict": {"a": torch.zeros(2), "b": code}}, zipped)
+    torch.save({"a": system}, plain, _use_new_zipfile_serialization=False)
+    odd = bytearray(zipped.getvalue())
+    place = odd.index(b"PK\x01\x02")
+    odd[place + 8] |= 1  # "encrypted", which some scanners do not look into and some readers pass over
+    array = io.BytesIO()
+    np.save(array, np.array([code], dtype=object), allow_pickle=True)
+    return {
+        "system.pt": pickle.dumps(system),
+        "zipped.pth": zipped.getvalue(),
+        "old.bin": plain.getvalue(),
+        "memo.pt": by_memo(owned),
+        "nested.pt": pickle.dumps({"a": nested}),
+        "numpy.pt": b"cnumpy\n__builtins__\n." + pickle.dumps(code),
+        "flag.pt": bytes(odd),
+        "array.bin": array.getvalue(),
+        "renamed.safetensors": pickle.dumps(code),
+        "zipped.safetensors": zipped.getvalue(),
+    }
+
+
+_OPENER = """
+import sys
+code, target, *paths = sys.argv[1:]
+for path in paths:  # what the reading process of the house runs, for all of them in one
+    sys.argv = ["-c", path, target]
+    try:
+        exec(code, {})
+        print("read")
+    except Exception:
+        print("refused")
+"""
+
+
+def test_t33_pickles_are_refused_and_do_nothing(tmp_path):
+    owned = tmp_path / "owned"
+    files = {name: tmp_path / name for name in pickles(owned)}
+    for name, content in pickles(owned).items():
+        files[name].write_bytes(content)
+
+    for name in ("zipped.pth", "renamed.safetensors", "zipped.safetensors"):
+        with pytest.raises(WeightsError, match=r"more than tensors|damaged"):
+            read_tensors(files[name])
+    program = [sys.executable, "-c", _OPENER, weights._READ_TORCH_FILE, str(tmp_path / "out"), *map(str, files.values())]
+    done = subprocess.run(program, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["refused"] * len(files)
+    assert not (tmp_path / "out").exists()
+    assert not owned.exists()
+    for name in ("memo.pt", "system.pt"):  # they are what they say they are
+        assert any(code.name == "REDUCE" for code, *_ in pickletools.genops(files[name].read_bytes()))
+        pickle.loads(files[name].read_bytes())
+        assert owned.exists()
+        owned.unlink()
+
+
+def test_t33_an_exported_file_and_a_run_take_no_pickle(tmp_path):
+    owned = tmp_path / "owned"
+    content = pickle.dumps(Calls(exec, touching(owned)))
+    for name in ("a.onnx", "a.xml"):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(FoveateError):
+            opened(tmp_path / name)
+    run = Run.create(tmp_path / "run", "x")
+    (run.folder / "finished.json").write_bytes(content)
+    with pytest.raises(FoveateError):
+        run.outcome()
+    assert not owned.exists()
+
+
+# --- safetensors
+
+
+def safetensors(header, body=b"", length=None):
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    return struct.pack("<Q", len(text) if length is None else length) + text + body
+
+
+def entry(start=0, end=8, shape=(2,), kind="F32"):
+    return {"dtype": kind, "shape": list(shape), "data_offsets": [start, end]}
+
+
+ATTACKS = {
+    "empty": b"",
+    "short": b"\x01\x02",
+    "longer than the file": safetensors({"a": entry()}, bytes(8), length=2**62),
+    "negative length": struct.pack("<q", -1) + b"{}",
+    "not json": safetensors(b"{'a': 1}"),
+    "not utf-8": safetensors(b'{"\xff": 1}'),
+    "twice": safetensors(b'{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}', bytes(8)),
+    "deep": safetensors(b'{"a":' + b"[" * 200_000 + b"]" * 200_000 + b"}"),
+    "many": safetensors(b"{" + b",".join(b'"%d":0' % number for number in range(380_000)) + b"}"),
+    "huge": safetensors(b" " * 60_000_000),
+    "outside": safetensors({"a": entry(0, 800, (200,))}, bytes(8)),
+    "overlap": safetensors({"a": entry(0, 8), "b": entry(4, 12)}, bytes(12)),
+    "hole": safetensors({"a": entry(0, 8), "b": entry(16, 24)}, bytes(24)),
+    "behind": safetensors({"a": entry()}, bytes(64)),
+    "backwards": safetensors({"a": entry(8, 0)}, bytes(8)),
+    "below zero": safetensors({"a": entry(-8, 0)}, bytes(8)),
+    "overflow": safetensors({"a": entry(0, 8, (2**40, 2**40))}, bytes(8)),
+    "other size": safetensors({"a": entry(0, 8, (3,))}, bytes(8)),
+    "other type": safetensors({"a": entry(0, 8, (2,), "Q9")}, bytes(8)),
+    "a list": safetensors([1, 2]),
+}
+
+_READER = """
+import json, resource, sys, time
+from pathlib import Path
+import safetensors.torch
+from foveate.errors import WeightsError
+from foveate.weights import read_tensors
+for path in sorted(Path(sys.argv[1]).iterdir()):
+    start, before, said = time.perf_counter(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, None
+    try:
+        read_tensors(path)
+    except WeightsError as error:
+        said = str(error)
+    row = [path.stem, said, time.perf_counter() - start, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before]
+    print(json.dumps(row), flush=True)
+"""
+
+
+def test_t34_bad_headers_are_refused_at_once_and_in_little_memory(tmp_path):
+    """In a process of its own, whose greatest memory (kB) is looked at before and after each."""
+    for name, content in ATTACKS.items():
+        (tmp_path / f"{name}.safetensors").write_bytes(content)
+    done = subprocess.run([sys.executable, "-c", _READER, str(tmp_path)], capture_output=True, text=True, check=True)
+    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    assert {row[0] for row in rows} == set(ATTACKS)
+    assert [row[0] for row in rows if row[1] is None] == []
+    assert max(row[2] for row in rows) < 1.0
+    assert max(row[3] for row in rows) < 50_000 + 30_000  # "many" is JSON of 4 MB, read as such
+
+
+def test_t34_an_index_is_no_way_to_other_files(tmp_path):
+    """Weights are one file: a list of parts, which could name any path, is not followed."""
+    save_file({"a": torch.zeros(2)}, tmp_path / "part.safetensors")
+    index = {"metadata": {}, "weight_map": {"a": "../../../etc/passwd"}}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(UsageError, match="no weights file"):
+        read_tensors(tmp_path / "model.safetensors.index.json")
+
+
+# --- archives
+
+
+def picture(side=16):
+    buffer = io.BytesIO()
+    Image.new("RGB", (side, side), "teal").save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+def shard(path, members):
+    with tarfile.open(path, "w") as archive:
+        for name, kind, content in members:
+            info = tarfile.TarInfo(name)
+            info.type, info.size = kind, len(content) if kind == tarfile.REGTYPE else 0
+            info.linkname = content.decode() if kind in (tarfile.SYMTYPE, tarfile.LNKTYPE) else ""
+            archive.addfile(info, io.BytesIO(content) if kind == tarfile.REGTYPE else None)
+    return path
+
+
+def test_t36_a_shard_leads_nowhere(tmp_path):
+    """Names that climb, links, devices: nothing is unpacked, and what counts is the bytes in the shard."""
+    members = [
+        ("../../climbs.png", tarfile.REGTYPE, picture()),
+        ("/etc/absolute.png", tarfile.REGTYPE, picture()),
+        ("good.png", tarfile.REGTYPE, picture()),
+        ("link.png", tarfile.SYMTYPE, b"/etc/passwd"),
+        ("hard.png", tarfile.LNKTYPE, b"../../outside.png"),
+        ("pipe.png", tarfile.FIFOTYPE, b""),
+        ("null.png", tarfile.CHRTYPE, b""),
+        ("notes.txt", tarfile.REGTYPE, b"text"),
+    ]
+    (tmp_path / "in").mkdir()
+    path = shard(tmp_path / "in" / "a.tar", members)
+    found = list(entries(path))
+    assert [entry.key for entry in found] == ["a.tar/../../climbs.png", "a.tar//etc/absolute.png", "a.tar/good.png"]
+    assert all(entry.path == path for entry in found)
+    assert all(entry.content() == picture() for entry in found)
+    assert [each.name for each in tmp_path.iterdir()] == ["in"]
+    assert [each.name for each in (tmp_path / "in").iterdir()] == ["a.tar"]
+
+
+def test_t36_bombs_and_crowds_cost_little(tmp_path, monkeypatch):
+    """A member that says it is a terabyte, compression, which is not read at all, and a list of many members, which is not kept."""
+    huge = bytearray(shard(tmp_path / "a.tar", [("huge.png", tarfile.REGTYPE, picture())]).read_bytes())
+    huge[124:136] = b"\x80" + (2**40).to_bytes(11, "big")
+    huge[148:156] = b" " * 8
+    huge[148:156] = b"%06o\0 " % sum(huge[:512])
+    (tmp_path / "huge.tar").write_bytes(huge)
+    with pytest.raises(DataError, match="unexpected end of data"):
+        list(entries(tmp_path / "huge.tar"))
+    with tarfile.open(tmp_path / "zipped.tar", "w:gz") as archive:
+        archive.add(tmp_path / "a.tar", "a.png")
+    with pytest.raises(DataError, match="without compression"):
+        list(entries(tmp_path / "zipped.tar"))
+    with zipfile.ZipFile(tmp_path / "data.zip", "w") as archive:
+        archive.writestr("../../cat/1.png", picture())
+    with pytest.raises(DataError, match="no pictures to learn from"):
+        list(entries(tmp_path / "data.zip"))
+    count = 20_000
+    shard(tmp_path / "many.tar", ((f"{number}.png", tarfile.REGTYPE, b"x") for number in range(count)))
+    start = time.perf_counter()
+    listed = Catalogue.listed(tmp_path / "list.jsonl", entries(tmp_path / "many.tar"))
+    assert (len(listed), listed.starts.nbytes) == (count, 8 * (count + 1))
+    assert time.perf_counter() - start < 20
+    monkeypatch.setattr(catalogue, "_LARGEST", 10)
+    with pytest.raises(BrokenImage):
+        images.read(listed[0].content())
+    assert list(entries(tmp_path / "a.tar")) == []  # beyond what a picture may have
+
+
+# --- YAML, and code that runs what it reads
+
+
+def test_t37_nothing_in_the_house_runs_what_it_reads():
+    """From the syntax trees: no eval, exec, compile or __import__, no shell, no loader of YAML that makes objects, no pickle."""
+    for file in sorted(SOURCE.rglob("*.py")):
+        tree = ast.parse(file.read_text(encoding="utf-8"))
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Import):
+                assert not {alias.name.split(".")[0] for alias in node.names} & {"pickle", "dill", "joblib", "marshal", "shelve"}, file
+            if not isinstance(node, ast.Call):
+                continue
+            called = ast.unparse(node.func)
+            assert called not in ("eval", "exec", "compile", "__import__", "os.system", "os.popen", "pickle.loads", "pickle.load"), file
+            assert called not in ("yaml.load", "yaml.unsafe_load", "yaml.full_load", "yaml.load_all", "np.load", "numpy.load"), file
+            words = {word.arg: ast.unparse(word.value) for word in node.keywords}
+            assert words.get("shell", "False") == "False", file
+            assert words.get("trust_remote_code", "False") == "False", file
+            assert words.get("allow_pickle", "False") == "False", file
+            if called == "torch.load":
+                assert words.get("weights_only") == "True", file
+
+
+def test_t18_only_pictures_and_boxes_are_made_finite():
+    """nan_to_num would hide weights that are no numbers: it is called where files of pictures are read, and nowhere else."""
+    users = {file.relative_to(SOURCE).as_posix() for file in SOURCE.rglob("*.py") if "nan_to_num" in file.read_text(encoding="utf-8")}
+    assert users == {"images.py", "masks.py"}
+
+
+LAUGHS = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"{name}: &{name} [{', '.join([f'*{before}'] * 9)}]\n" for before, name in zip("abcdefgh", "bcdefghi", strict=True)
+)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "training: !!python/object/apply:os.system ['touch owned']\n",
+        "training: !!python/name:os.system\n",
+        "data: !!python/object/new:os.system ['touch owned']\n",
+        "seed: !!timestamp nonsense\n",
+        "seed: !!bool nonsense\n",
+        "seed: &a [*a]\n",
+        LAUGHS,
+        "[" * 50_000,
+        "? [a, b]\n: 1\n",
+        "1: 2\n",
+        "data: {1: 2}\n",
+        "- a\n",
+        "\x00",
+    ],
+)
+def test_t37_a_recipe_is_data(tmp_path, monkeypatch, text):
+    monkeypatch.chdir(tmp_path)
+    Path("recipe.yaml").write_text(text, encoding="utf-8")
+    start = time.perf_counter()
+    with pytest.raises(UsageError) as caught:
+        load_recipe(Path("recipe.yaml"))
+    assert time.perf_counter() - start < 5
+    assert len(str(caught.value)) < 1000
+    assert [path.name for path in tmp_path.iterdir()] == ["recipe.yaml"]
+
+
+def test_t37_a_setting_is_data(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for value in ("!!python/object/apply:os.system ['touch owned']", "&a [*a]", "!!timestamp x"):
+        with pytest.raises(UsageError, match="not YAML"):
+            parse_assignment(f"training.lr={value}")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_t37_what_is_written_is_read_again_without_references(quick):
+    """A list that occurs twice is written twice."""
+    from foveate.plain import plain, written
+
+    twice = ["a", "b"]
+    text = written({"one": twice, "two": twice})
+    assert "&" not in text
+    assert plain(text) == yaml.safe_load(text) == {"one": twice, "two": twice}
+    assert plain(quick.to_yaml()) == quick.model_dump(mode="json")
+
+
+def test_t34_the_limit_of_a_header_is_far_above_real_ones():
+    """The largest network of the library, with adapters on every layer, has some thousands of tensors of about 120 bytes each."""
+    assert weights._HEADER_LIMIT > 25_000 * 120
