@@ -30,7 +30,7 @@ from conftest import stripes_folder
 pytest.importorskip("fastapi", reason="needs the extra 'serve'")
 pytest.importorskip("prometheus_client", reason="needs the extra 'serve'")
 pytest.importorskip("onnxruntime", reason="needs the extra 'export'")
-from foveate.serving.batching import Batcher, Busy
+from foveate.serving.batching import Batcher, Busy, Threads
 
 CAP, SECONDS, ROOM = 200_000, 1.0, 6
 WORDS = {"backbone": "test_efficientnet", "weights": "none", "size": 32, "device": "cpu"}
@@ -303,7 +303,7 @@ class Slow:
 def test_pictures_are_answered_together_and_each_gets_its_own():
     async def story() -> tuple[list, list]:
         engine = Slow()
-        batcher = Batcher(engine, most=4, wait=0.02, room=20)
+        batcher = Batcher(engine, most=4, wait=0.02, room=20, threads=Threads(1))
         batcher.start()
         found = await asyncio.gather(*(batcher.ask(str(place).encode()) for place in range(10)))
         failed = await asyncio.gather(batcher.ask(b"bad"), return_exceptions=True)
@@ -322,7 +322,7 @@ def test_pictures_are_answered_together_and_each_gets_its_own():
 def test_what_nobody_waits_for_is_not_answered():
     async def story() -> list[int]:
         engine = Slow()
-        batcher = Batcher(engine, most=1, wait=0.0, room=20)
+        batcher = Batcher(engine, most=1, wait=0.0, room=20, threads=Threads(1))
         batcher.start()
         asking = [asyncio.ensure_future(batcher.ask(b"x")) for _ in range(6)]
         await asyncio.sleep(0.02)
