@@ -28,12 +28,12 @@ from foveate.serving.bodies import Refused, body_of, picture_in
 from foveate.serving.engines import Engine, lanes
 
 _OPEN = ("/v2/health/", "/metrics")  # without a token
-_PAGE = ("/", "/page.js", "/page.css")
+_PAGE = ("/", "/page.js", "/painting.js", "/page.css")
 _QUESTIONS = ("/predict", "/explain")
 _EVERY = ((b"x-content-type-options", b"nosniff"),)  # headers of every answer
 _GONE = 499  # the client went away, as nginx writes it
 _POLICY = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; connect-src 'self'; media-src blob:"
-_KINDS = {"/page.js": "text/javascript", "/page.css": "text/css"}
+_KINDS = {"js": "text/javascript", "css": "text/css"}
 log = logging.getLogger("foveate.serve")
 
 
@@ -178,10 +178,11 @@ def _pages(app: FastAPI, state: State) -> None:
         return HTMLResponse((folder / "page.html").read_text(encoding="utf-8"), headers={"content-security-policy": _POLICY})
 
     @app.get("/page.js", include_in_schema=False)
+    @app.get("/painting.js", include_in_schema=False)
     @app.get("/page.css", include_in_schema=False)
     async def part(request: Request) -> Response:
         text = (folder / request.url.path.removeprefix("/")).read_text(encoding="utf-8")
-        return Response(text, media_type=_KINDS[request.url.path])
+        return Response(text, media_type=_KINDS[request.url.path.rpartition(".")[2]])
 
     @app.get("/metrics")
     async def metrics() -> Response:
