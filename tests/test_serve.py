@@ -170,6 +170,18 @@ def test_a_client_that_is_not_ours(port, run, pictures):
         client.close()
 
 
+def test_a_kept_connection_is_answered_at_once(port):
+    """Not 40 ms later, when the client has to say that it got the headers."""
+    connection, times = http.client.HTTPConnection("127.0.0.1", port, timeout=30), []
+    for _ in range(30):
+        start = time.perf_counter()
+        connection.request("GET", "/v2/health/live")
+        assert json.loads(connection.getresponse().read()) == {"live": True}
+        times.append(time.perf_counter() - start)
+    connection.close()
+    assert min(times[1:]) < 0.03
+
+
 # --- what is not taken
 
 
