@@ -318,7 +318,7 @@ class Slow:
 def test_pictures_are_answered_together_and_each_gets_its_own():
     async def story() -> tuple[list, list]:
         engine = Slow()
-        batcher = Batcher(engine, most=4, wait=0.02, room=20, threads=Threads(1))
+        batcher = Batcher(engine, most=4, wait=0.02, room=20, threads=Threads())
         batcher.start()
         found = await asyncio.gather(*(batcher.ask(str(place).encode()) for place in range(10)))
         failed = await asyncio.gather(batcher.ask(b"bad"), return_exceptions=True)
@@ -337,7 +337,7 @@ def test_pictures_are_answered_together_and_each_gets_its_own():
 def test_what_nobody_waits_for_is_not_answered():
     async def story() -> list[int]:
         engine = Slow()
-        batcher = Batcher(engine, most=1, wait=0.0, room=20, threads=Threads(1))
+        batcher = Batcher(engine, most=1, wait=0.0, room=20, threads=Threads())
         batcher.start()
         asking = [asyncio.ensure_future(batcher.ask(b"x")) for _ in range(6)]
         await asyncio.sleep(0.02)

@@ -49,7 +49,7 @@ class Predictor:
     def answered(
         self, pictures: Pictures, batches: Iterable[Batch], advance: Callable[[int], None] = lambda count: None
     ) -> Answers:
-        """The same for the `batches` of all `pictures`; may be asked by several threads at once."""
+        """The same for the `batches` of all `pictures`."""
         with pooled_of(self.model) as seen:
             found = answers(self.model, pictures, batches, self.device, self.way, advance)
         if self.calibration is not None and found.predictions:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from threading import get_ident
 from typing import Any
 
 import torch
@@ -40,12 +39,12 @@ def shown(model: Model, samples: Sequence[Sample], pixels: Pixels, seed: int) ->
 def pooled_of(
     model: Model, read: Callable[[Features], torch.Tensor | None] = lambda found: found.pooled
 ) -> Iterator[list[torch.Tensor]]:
-    """A list that takes up the pooled features, (B, D) on the CPU, of whatever the backbone is asked meanwhile by this thread,
-    where they are wanted; or what else is `read` off its features."""
-    seen, own = list[torch.Tensor](), get_ident()
+    """A list that takes up the pooled features, (B, D) on the CPU, of whatever the backbone is asked meanwhile, where they are
+    wanted; or what else is `read` off its features."""
+    seen: list[torch.Tensor] = []
 
     def keep(module: torch.nn.Module, args: Any, found: Features) -> None:
-        values = read(found) if get_ident() == own else None
+        values = read(found)
         if values is not None:
             seen.append(values.detach().float().cpu())
 

@@ -25,7 +25,7 @@ from foveate.errors import BrokenImage, UsageError
 from foveate.serving import v2
 from foveate.serving.batching import Batcher, Busy, Threads
 from foveate.serving.bodies import Refused, body_of, picture_in
-from foveate.serving.engines import Engine, lanes
+from foveate.serving.engines import Engine
 
 _OPEN = ("/v2/health/", "/metrics")  # without a token
 _PAGE = ("/", "/page.js", "/painting.js", "/page.css")
@@ -39,11 +39,11 @@ log = logging.getLogger("foveate.serve")
 
 @dataclass(frozen=True)
 class Limits:
-    """`batch`: pictures at once; `wait`: seconds for which a first one waits for others; `room`: pictures inside at the most;
-    `bytes`: of a body; `seconds`: for a body to arrive; `token`: that requests have to bring, empty for none."""
+    """`batch`: pictures at once; `wait`: seconds for which a first one waits while others are being decoded; `room`: pictures inside
+    at the most; `bytes`: of a body; `seconds`: for a body to arrive; `token`: that requests have to bring, empty for none."""
 
     batch: int = 32
-    wait: float = 0.005
+    wait: float = 0.02
     room: int = 64
     bytes: int = 20_000_000
     seconds: float = 20.0
@@ -69,7 +69,7 @@ class State:
 
 
 def app_of(engines: dict[str, Engine], limits: Limits) -> FastAPI:
-    threads = Threads(lanes(engines.values()))
+    threads = Threads()
     batchers = {name: Batcher(engine, limits.batch, limits.wait, limits.room, threads) for name, engine in engines.items()}
     state = State(batchers, limits)
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
-from foveate.serving.engines import Engine, divided
+from foveate.memory import one_arena
+from foveate.serving.engines import Engine
 
 _DECODERS = 4  # threads
 Waiting = tuple[Any, "asyncio.Future[dict[str, Any]]"]
@@ -21,38 +23,47 @@ class Busy(Exception):
 
 
 class Threads:
-    """Those that all models share: some make pictures ready, `lanes` answer."""
+    """Those that all models share: some make pictures ready, one answers, with all of torch's threads. Two with half of them each
+    would answer smaller batches, of 8 in the place of 16, which cost a quarter more each picture."""
 
-    def __init__(self, lanes: int) -> None:
-        decoding, answering = divided(lanes)
-        self.decoders = ThreadPoolExecutor(_DECODERS, "decode", decoding)
-        self.answerers = ThreadPoolExecutor(lanes, "answer", answering)
-        self.free = asyncio.Semaphore(lanes)
+    def __init__(self) -> None:
+        one_arena()
+        torch = sys.modules.get("torch")  # files alone need none
+        own = torch.get_num_threads() if torch else 1
+        self.decoders = ThreadPoolExecutor(_DECODERS, "decode", _take, (1,))
+        self.answerer = ThreadPoolExecutor(1, "answer", _take, (own,))
+        self.turn = asyncio.Lock()
 
     def stop(self) -> None:
-        for pool in (self.decoders, self.answerers):
+        for pool in (self.decoders, self.answerer):
             pool.shutdown(wait=False, cancel_futures=True)
 
 
+def _take(threads: int) -> None:
+    """What a thread does first: it takes so many of torch's threads."""
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(threads)
+
+
 class Batcher:
-    """`most`: pictures at once; `wait`: seconds for which a first one waits for others that are on their way; `room`: pictures
-    inside at the most."""
+    """`most`: pictures at once; `wait`: seconds for which a first one waits while others are being decoded; `room`: pictures inside
+    at the most."""
 
     def __init__(self, engine: Engine, most: int, wait: float, room: int, threads: Threads) -> None:
         self.engine, self.most, self.wait, self.room, self.threads = engine, most, wait, room, threads
         self.inside = 0
-        self._answering = 0
+        self._decoding = 0
         self._waiting = deque[Waiting]()
-        self._come = asyncio.Event()
-        self._tasks = set[asyncio.Task[None]]()
+        self._news = asyncio.Event()  # of what waits or is being decoded
+        self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        self._begin(self._work())
+        self._task = asyncio.get_running_loop().create_task(self._work())
 
     async def stop(self) -> None:
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
 
     @property
     def full(self) -> bool:
@@ -72,64 +83,52 @@ class Batcher:
     async def ask(self, content: bytes) -> dict[str, Any]:
         """The answer to one encoded picture, whose place was taken. Raises BrokenImage. Cancelled, it is not answered any more."""
         loop = asyncio.get_running_loop()
-        picture = await loop.run_in_executor(self.threads.decoders, self.engine.decode, content)
+        self._decoding += 1
+        try:
+            picture = await loop.run_in_executor(self.threads.decoders, self.engine.decode, content)
+        finally:
+            self._decoding -= 1
+            self._news.set()
         future: asyncio.Future[dict[str, Any]] = loop.create_future()
         self._waiting.append((picture, future))
-        self._come.set()
         return await future
 
     async def alone(self, work: Callable[[bytes], Any], content: bytes) -> Any:
         """Other work on one encoded picture, whose place was taken, in its turn among the batches."""
-        async with self.threads.free:
-            return await asyncio.get_running_loop().run_in_executor(self.threads.answerers, work, content)
+        async with self.threads.turn:
+            return await asyncio.get_running_loop().run_in_executor(self.threads.answerer, work, content)
 
     async def _work(self) -> None:
         while True:
             while not self._waiting:
-                self._come.clear()
-                await self._come.wait()
-            await self.threads.free.acquire()
-            try:
-                batch = await self._gathered()
-            except asyncio.CancelledError:
-                self.threads.free.release()
-                raise
-            self._begin(self._answer(batch))
+                self._news.clear()
+                await self._news.wait()
+            await self._company()
+            async with self.threads.turn:
+                await self._answer([self._waiting.popleft() for _ in range(min(self.most, len(self._waiting)))])
 
-    async def _gathered(self) -> list[Waiting]:
+    async def _company(self) -> None:
+        """Waits for those that are being decoded. Who is alone does not wait, and nobody for a body that is slow to arrive."""
         loop = asyncio.get_running_loop()
         end = loop.time() + self.wait
-        while len(self._waiting) < self.most and self._coming() and loop.time() < end:
-            self._come.clear()
+        while self._decoding and len(self._waiting) < self.most and loop.time() < end:
+            self._news.clear()
             with suppress(TimeoutError):
                 async with asyncio.timeout_at(end):
-                    await self._come.wait()
-        found = [self._waiting.popleft() for _ in range(min(self.most, len(self._waiting)))]
-        return [pair for pair in found if not pair[1].done()]  # done: nobody waits any more
-
-    def _coming(self) -> bool:
-        """Whether any picture is being read or decoded."""
-        return self.inside > len(self._waiting) + self._answering
+                    await self._news.wait()
 
     async def _answer(self, batch: list[Waiting]) -> None:
-        self._answering += len(batch)
+        batch = [pair for pair in batch if not pair[1].done()]  # done: nobody waits any more
+        if not batch:
+            return
+        pictures = [picture for picture, _ in batch]
         try:
-            found = await self._found([picture for picture, _ in batch]) if batch else []
-            for (_, future), row in zip(batch, found, strict=True):
-                if not future.done():
-                    future.set_result(row)
+            found = await asyncio.get_running_loop().run_in_executor(self.threads.answerer, self.engine.answer, pictures)
         except Exception as error:  # one batch's trouble is that of its pictures, not of the server
             for _, future in batch:
                 if not future.done():
                     future.set_exception(error)
-        finally:
-            self._answering -= len(batch)
-            self.threads.free.release()
-
-    async def _found(self, pictures: list[Any]) -> list[dict[str, Any]]:
-        return await asyncio.get_running_loop().run_in_executor(self.threads.answerers, self.engine.answer, pictures)
-
-    def _begin(self, work: Any) -> None:
-        task = asyncio.get_running_loop().create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+            return
+        for (_, future), row in zip(batch, found, strict=True):
+            if not future.done():
+                future.set_result(row)

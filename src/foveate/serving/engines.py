@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from threading import Lock
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -37,7 +34,7 @@ class Engine(ABC):
 
     @abstractmethod
     def answer(self, pictures: Sequence[Any]) -> list[dict[str, Any]]:
-        """A JSON-able answer to each. Called by several threads at once."""
+        """A JSON-able answer to each."""
 
     def explain(self, content: bytes) -> dict[str, Any]:
         """Where the answer to an encoded picture comes from, JSON-able: `question`; `map`, (h, w) in [0, 1], the greater the more
@@ -51,15 +48,12 @@ class FileEngine(Engine):
         self.name, self.exported, self.classes = name, exported, exported.classes
         self.about = {key: exported.about[key] for key in ("task", "backbone", "licence", "precision")}
         self.about["explains"] = False
-        self._one = Lock()  # a runtime takes all threads by itself, and one batch at a time
 
     def decode(self, content: bytes) -> np.ndarray:
         return square(content, self.exported.size)
 
     def answer(self, pictures: Sequence[np.ndarray]) -> list[dict[str, Any]]:
-        with self._one:
-            found = self.exported.labels(pictures)
-        return [each.row(self.classes, self.exported.multilabel) for each in found]
+        return [found.row(self.classes, self.exported.multilabel) for found in self.exported.labels(pictures)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,7 +89,6 @@ class RunEngine(Engine):
         model = self.predictor.model
         self.windows = model.task.framing == "windows"
         self.pixels = Pixels((), model.backbone.input.size, model.task.framing, keep=False)
-        self._one = Lock()  # maps are read off the network by hooks: one at a time
 
     def decode(self, content: bytes) -> Held:
         found = self.pixels.read(Held(content))
@@ -119,11 +112,10 @@ class RunEngine(Engine):
         from foveate.explaining import Subject
 
         subject = Subject.of(self.predictor, _samples([Held(content)])[0])
-        with self._one:
-            questions = subject.questions()
-            if not questions:
-                return super().explain(content)
-            map_ = EXPLAINERS.load(USUAL)().explain(subject.asked(questions[0])).detach().float().cpu()
+        questions = subject.questions()
+        if not questions:
+            return super().explain(content)
+        map_ = EXPLAINERS.load(USUAL)().explain(subject.asked(questions[0])).detach().float().cpu()
         shares = (map_ / map_.max().clamp(min=_TINY)).numpy().round(3)
         return {"question": questions[0].name, "how": USUAL, "map": shares.tolist(), "view": subject.batch.views[0].tolist()}
 
@@ -157,24 +149,3 @@ def _loaded(runs: list[Path], device: str) -> list[Predictor]:
     from foveate.serving.trunks import loaded
 
     return loaded(runs, device)
-
-
-def lanes(found: Iterable[Engine]) -> int:
-    """How many batches to answer at once. On a processor two, with half of its threads each: one works while the other waits for
-    Python or for its slowest thread. A card, or another runtime, is kept busy by one."""
-    if not any(isinstance(each, RunEngine) and each.predictor.device.type == "cpu" for each in found):
-        return 1
-    return min(2, int(_torch().get_num_threads()))
-
-
-def divided(lanes: int) -> tuple[Callable[[], None], Callable[[], None]]:
-    """What threads that make pictures ready, and those of so many lanes, do first: they take one of torch's threads, or their
-    share. Nothing where torch is not in use."""
-    if "torch" not in sys.modules:
-        return (lambda: None), (lambda: None)
-    share = max(1, _torch().get_num_threads() // lanes)
-    return partial(_torch().set_num_threads, 1), partial(_torch().set_num_threads, share)
-
-
-def _torch() -> Any:
-    return sys.modules["torch"]
