@@ -334,6 +334,30 @@ def test_pictures_are_answered_together_and_each_gets_its_own():
     assert found[11] == {"answer": "fine"}
 
 
+def test_who_is_alone_does_not_wait_and_a_crowd_stays_together():
+    async def story() -> tuple[float, list[int]]:
+        engine = Slow()
+        batcher = Batcher(engine, most=8, wait=2.0, room=20, threads=Threads())
+        batcher.start()
+        start = time.perf_counter()
+        for _ in range(3):
+            await batcher.ask(b"alone")
+        seconds = time.perf_counter() - start
+
+        async def again() -> None:
+            for _ in range(5):
+                await batcher.ask(b"crowd")
+
+        await asyncio.gather(*(again() for _ in range(4)))
+        await batcher.stop()
+        return seconds, engine.sizes[3:]
+
+    seconds, sizes = asyncio.run(story())
+    assert seconds < 1.5  # three times .05 s of work, and no wait
+    assert sum(sizes) == 20
+    assert sizes.count(4) >= 4
+
+
 def test_what_nobody_waits_for_is_not_answered():
     async def story() -> list[int]:
         engine = Slow()

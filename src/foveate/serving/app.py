@@ -39,11 +39,11 @@ log = logging.getLogger("foveate.serve")
 
 @dataclass(frozen=True)
 class Limits:
-    """`batch`: pictures at once; `wait`: seconds for which a first one waits while others are being decoded; `room`: pictures inside
-    at the most; `bytes`: of a body; `seconds`: for a body to arrive; `token`: that requests have to bring, empty for none."""
+    """`batch`: pictures at once; `wait`: seconds for which a first one waits for others; `room`: pictures inside at the most;
+    `bytes`: of a body; `seconds`: for a body to arrive; `token`: that requests have to bring, empty for none."""
 
     batch: int = 32
-    wait: float = 0.02
+    wait: float = 0.03
     room: int = 64
     bytes: int = 20_000_000
     seconds: float = 20.0

@@ -46,13 +46,12 @@ def _take(threads: int) -> None:
 
 
 class Batcher:
-    """`most`: pictures at once; `wait`: seconds for which a first one waits while others are being decoded; `room`: pictures inside
-    at the most."""
+    """`most`: pictures at once; `wait`: seconds for which a first one waits for others; `room`: pictures inside at the most."""
 
     def __init__(self, engine: Engine, most: int, wait: float, room: int, threads: Threads) -> None:
         self.engine, self.most, self.wait, self.room, self.threads = engine, most, wait, room, threads
         self.inside = 0
-        self._decoding = 0
+        self._decoding = self._lately = 0
         self._waiting = deque[Waiting]()
         self._news = asyncio.Event()  # of what waits or is being decoded
         self._task: asyncio.Task[None] | None = None
@@ -108,10 +107,11 @@ class Batcher:
                 await self._answer([self._waiting.popleft() for _ in range(min(self.most, len(self._waiting)))])
 
     async def _company(self) -> None:
-        """Waits for those that are being decoded. Who is alone does not wait, and nobody for a body that is slow to arrive."""
+        """Waits for those that are being decoded, and for as many as there were a batch ago: who asks without pause comes again,
+        and networks like full batches. Who is alone does not wait, and nobody for a body that is slow to arrive."""
         loop = asyncio.get_running_loop()
         end = loop.time() + self.wait
-        while self._decoding and len(self._waiting) < self.most and loop.time() < end:
+        while len(self._waiting) < self.most and (self._decoding or len(self._waiting) < self._lately) and loop.time() < end:
             self._news.clear()
             with suppress(TimeoutError):
                 async with asyncio.timeout_at(end):
@@ -129,6 +129,8 @@ class Batcher:
                 if not future.done():
                     future.set_exception(error)
             return
+        finally:
+            self._lately = len(batch) + len(self._waiting) + self._decoding
         for (_, future), row in zip(batch, found, strict=True):
             if not future.done():
                 future.set_result(row)
