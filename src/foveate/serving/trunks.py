@@ -22,7 +22,8 @@ def loaded(places: Sequence[Path], device: str) -> list[Predictor]:
     several, known, found = Counter(backbones), Known(), []
     for place, backbone in zip(places, backbones, strict=True):
         found.append(load(place, device, merge=several[backbone] == 1))
-        share(found[-1].model.backbone, known)
+        if len(places) > 1:
+            share(found[-1].model.backbone, known)
     return found
 
 
