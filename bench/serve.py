@@ -1,21 +1,25 @@
-"""The server against the bare predictor, and under ten times what it can do.
+"""The server against the bare predictor, under ten times what it can do, and with several runs of one backbone.
 
-    python bench/serve.py --data DATA --out OUT [--ways speed flood] [--seeds 0] [--minutes 1] [--threads 2]
+    python bench/serve.py --data DATA --out OUT [--ways speed flood storm memory] [--seeds 0] [--minutes 1] [--threads 2]
 
 A probe of EfficientNet-Lite0 on clothing; asked are the pictures of clothing's validation folder. speed: answers a second of
-`predict` in batches of 32 and of the server before 16 clients that ask without pause, in turns, medians of five. flood: 160 clients
-that ask for so many minutes, again at once when they are refused: what they get, the slowest hundredth of what was taken beside
-that of one client alone, and the server's memory before, in the middle and after. Clients and server share the machine.
+`predict` in batches of 32 and of the server before 16 clients that ask without pause, in turns, medians of five. flood: ten times
+as many requests a second as the server answers to those 16, spread evenly, for so many minutes: what they get, the slowest
+hundredth of what was taken beside that of one client alone, and the server's memory before, in the middle and after. storm: the
+same of 160 clients that ask again at once when they are refused, as fast as they can. memory: of servers of one run and of five
+that were fitted with five seeds, after an answer of each. Clients and server share the machine; the clients are one thread.
 
 Rows land in OUT/serve.jsonl, and a row that is there is not measured again.
 """
 
 from __future__ import annotations
 
-import http.client
+import itertools
 import os
 import re
+import selectors
 import signal
+import socket
 import statistics
 import subprocess
 import sys
@@ -23,7 +27,8 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -37,31 +42,48 @@ from foveate.predictor import load
 from spine import Rows, words
 
 CLIENTS, CROWD, TURNS, BATCH, ROOM = 16, 160, 5, 32, 64
+TIMES = 10  # the overload
+SEVERAL = 5  # runs of one backbone
 
 
 def main() -> None:
-    options = words(__doc__, [], ["speed", "flood"], threads=2, minutes=1.0)
+    options = words(__doc__, [], ["speed", "flood", "storm", "memory"], threads=2, minutes=1.0)
     rows = Rows(options.out / "serve.jsonl")
     torch.set_num_threads(options.threads)
-    run = options.out / "serve-clothing"
-    if not (run / "finished.json").is_file():
-        foveate.fit(options.data / "clothing" / "train", weights="offline", device="cpu", out=run)
     paths = list(images.find_images(options.data / "clothing" / "validation"))
+    contents = [path.read_bytes() for path in paths]
     for way in options.ways:
         if rows.has(way=way):
             continue
-        server, port = started(run, options.threads)
-        try:
-            contents = [path.read_bytes() for path in paths]
-            row = speed(run, paths, contents, port) if way == "speed" else flood(contents, port, server, options.minutes)
-        finally:
-            server.send_signal(signal.SIGTERM)
-            code = server.wait(60)
-        rows.add({"way": way, "threads": options.threads, **row, "ended_with": code})
+        if way == "memory":
+            row = {"megabytes": {str(count): held(_runs(options, count), contents[0], options.threads) for count in (1, SEVERAL)}}
+        else:
+            run = _runs(options, 1)[0]
+            server, port = started([run], options.threads)
+            try:
+                row = speed(run, paths, contents, port) if way == "speed" else flood(way, contents, port, server, options.minutes)
+            finally:
+                code = stopped(server)
+            row["ended_with"] = code
+        rows.add({"way": way, "threads": options.threads, **row})
 
 
-def started(run: Path, threads: int) -> tuple[subprocess.Popen[bytes], int]:
-    command = [sys.executable, "-m", "foveate", "serve", str(run), "--port", "0", "--batch", str(BATCH), "--room", str(ROOM)]
+def _runs(options: Any, count: int) -> list[Path]:
+    """Probes of so many seeds."""
+    runs = [options.out / f"serve-clothing-{seed}" for seed in range(count)]
+    for seed, run in enumerate(runs):
+        if not (run / "finished.json").is_file():
+            foveate.fit(options.data / "clothing" / "train", weights="offline", device="cpu", seed=seed, out=run)
+    return runs
+
+
+def stopped(server: subprocess.Popen[bytes]) -> int:
+    server.send_signal(signal.SIGTERM)
+    return server.wait(60)
+
+
+def started(runs: list[Path], threads: int) -> tuple[subprocess.Popen[bytes], int]:
+    command = [sys.executable, "-m", "foveate", "serve", *map(str, runs), "--port", "0", "--batch", str(BATCH), "--room", str(ROOM)]
     log = Path(tempfile.mkstemp(suffix=".log")[1])
     with log.open("w", encoding="utf-8") as file:
         server = subprocess.Popen(command, stdout=file, stderr=file, env={**os.environ, "OMP_NUM_THREADS": str(threads)})
@@ -73,73 +95,115 @@ def started(run: Path, threads: int) -> tuple[subprocess.Popen[bytes], int]:
     sys.exit(log.read_text(encoding="utf-8"))
 
 
+@dataclass
 class Client:
-    """Keeps its connection."""
+    """A connection that is kept, and what it waits for."""
 
-    def __init__(self, port: int) -> None:
-        self.connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+    door: socket.socket
+    start: float = 0.0
+    found: bytes = b""
 
-    def ask(self, content: bytes) -> tuple[int, float]:
-        """Status and seconds."""
-        start = time.perf_counter()
-        self.connection.request("POST", "/predict", content)
-        answer = self.connection.getresponse()
-        answer.read()
-        return answer.status, time.perf_counter() - start
+    @classmethod
+    def of(cls, port: int) -> Client:
+        return cls(socket.create_connection(("127.0.0.1", port), timeout=60))
+
+    def ask(self, content: bytes, address: str = "/predict") -> None:
+        self.start, self.found = time.perf_counter(), b""
+        self.door.sendall(f"POST {address} HTTP/1.1\r\nHost: a\r\nContent-Length: {len(content)}\r\n\r\n".encode() + content)
+
+    def answer(self) -> int | None:
+        """The status when all of it is there; 0 where the connection is gone."""
+        part = self.door.recv(1 << 16)
+        self.found += part
+        head, end, body = self.found.partition(b"\r\n\r\n")
+        length = re.search(rb"(?i)content-length: (\d+)", head)
+        if end and length and len(body) >= int(length.group(1)):
+            return int(head[9:12])
+        return None if part else 0
+
+
+def crowd(
+    port: int, contents: Sequence[bytes], clients: int, *, seconds: float = 0.0, rate: float = 0.0
+) -> list[tuple[int, float]]:
+    """Status and seconds of each answer to clients that ask again as soon as they are answered, each picture once, or for so many
+    `seconds`; or no more often than `rate` times a second, all together."""
+    choose, told, begin = selectors.DefaultSelector(), list[tuple[int, float]](), time.perf_counter()
+    queue = iter(contents) if not seconds else itertools.cycle(contents)
+    idle, asked, more = [Client.of(port) for _ in range(clients)], 0, True
+    for client in idle:
+        choose.register(client.door, selectors.EVENT_READ, client)
+    while more or len(idle) < clients:
+        now = time.perf_counter()
+        more = more and (not seconds or now < begin + seconds)
+        while more and idle and (not rate or asked < rate * (now - begin)):
+            content = next(queue, None)
+            if content is None:
+                more = False
+            else:
+                idle.pop(0).ask(content)
+                asked += 1
+        for key, _ in choose.select(0.001 if rate else 0.1):
+            client = key.data
+            status = client.answer()
+            if status is not None:
+                told.append((status, time.perf_counter() - client.start))
+                if not status:
+                    choose.unregister(client.door)
+                    client = Client.of(port)
+                    choose.register(client.door, selectors.EVENT_READ, client)
+                idle.append(client)
+    for key in list(choose.get_map().values()):
+        key.data.door.close()
+    return told
 
 
 def speed(run: Path, paths: list[Path], contents: list[bytes], port: int) -> dict[str, Any]:
-    predictor, own = load(run, "cpu"), threading.local()
-
-    def ask(content: bytes) -> int:
-        own.client = getattr(own, "client", None) or Client(port)
-        return int(own.client.ask(content)[0])
-
-    bare, served = list[float](), list[float]()
-    with ThreadPoolExecutor(CLIENTS) as crowd:
-        for turn in range(TURNS + 1):
-            start = time.perf_counter()
-            list(predictor.predict(paths, batch_size=BATCH))
-            middle = time.perf_counter()
-            assert set(crowd.map(ask, contents)) == {200}
-            end = time.perf_counter()
-            if turn:
-                bare.append(len(paths) / (middle - start))
-                served.append(len(paths) / (end - middle))
+    predictor, bare, served = load(run, "cpu"), list[float](), list[float]()
+    for turn in range(TURNS + 1):
+        start = time.perf_counter()
+        list(predictor.predict(paths, batch_size=BATCH))
+        middle = time.perf_counter()
+        assert {status for status, _ in crowd(port, contents, CLIENTS)} == {200}
+        end = time.perf_counter()
+        if turn:
+            bare.append(len(paths) / (middle - start))
+            served.append(len(paths) / (end - middle))
     ratios = [one / other for one, other in zip(served, bare, strict=True)]
     medians = {"bare": statistics.median(bare), "served": statistics.median(served), "ratio": statistics.median(ratios)}
     return {**medians, "ratios": ratios, "clients": CLIENTS}
 
 
-def flood(contents: list[bytes], port: int, server: subprocess.Popen[bytes], minutes: float) -> dict[str, Any]:
-    alone = [Client(port).ask(content)[1] for content in contents[:100]]
-    memory, statuses, taken = [_megabytes(server)], Counter[int](), list[float]()
-    end, lock = time.monotonic() + 60 * minutes, threading.Lock()
-
-    def ask(place: int) -> None:
-        client, number = Client(port), place
-        while time.monotonic() < end:
-            try:
-                status, seconds = client.ask(contents[number % len(contents)])
-            except (OSError, http.client.HTTPException):
-                status, seconds, client = 0, 0.0, Client(port)
-            with lock:
-                statuses[status] += 1
-                taken.extend([seconds] if status == 200 else [])
-            number += 1
-
-    crowd = [threading.Thread(target=ask, args=(place,)) for place in range(CROWD)]
-    for each in crowd:
-        each.start()
-    time.sleep(30 * minutes)
+def flood(way: str, contents: list[bytes], port: int, server: subprocess.Popen[bytes], minutes: float) -> dict[str, Any]:
+    alone = [seconds for _, seconds in crowd(port, contents[:200], 1)]
+    start = time.perf_counter()
+    can = len(crowd(port, contents, CLIENTS)) / (time.perf_counter() - start)
+    memory, middle = [_megabytes(server)], threading.Timer(30 * minutes, lambda: memory.append(_megabytes(server)))
+    middle.start()
+    told = crowd(port, contents, CROWD, seconds=60 * minutes, rate=TIMES * can if way == "flood" else 0.0)
+    middle.join()
     memory.append(_megabytes(server))
-    for each in crowd:
-        each.join()
-    memory.append(_megabytes(server))
+    taken, refused = ([seconds for status, seconds in told if status == wanted] for wanted in (200, 429))
     per_second = len(taken) / (60 * minutes)
     slow = {"alone_p99": float(np.quantile(alone, 0.99)), "taken_p99": float(np.quantile(taken, 0.99))}
-    told = {str(status): count for status, count in sorted(statuses.items())}
-    return {"statuses": told, "per_second": per_second, **slow, "room_seconds": ROOM / per_second, "megabytes": memory}
+    statuses = {str(status): count for status, count in sorted(Counter(status for status, _ in told).items())}
+    about = {"can": can, "asked_per_second": len(told) / (60 * minutes), "statuses": statuses, "per_second": per_second}
+    slow |= {"taken_median": statistics.median(taken), "refused_p99": float(np.quantile(refused, 0.99))}
+    return {**about, **slow, "room_seconds": ROOM / per_second, "megabytes": memory}
+
+
+def held(runs: list[Path], content: bytes, threads: int) -> float:
+    """Of a server of these runs, when each has answered."""
+    server, port = started(runs, threads)
+    try:
+        for run in runs:
+            client = Client.of(port)
+            client.ask(content, f"/predict?model={run.name}")
+            while (status := client.answer()) is None:
+                pass
+            assert status == 200
+        return _megabytes(server)
+    finally:
+        stopped(server)
 
 
 def _megabytes(server: subprocess.Popen[bytes]) -> float:

@@ -13,11 +13,12 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -26,15 +27,17 @@ import pytest
 import foveate
 from browser import NAMES, Browser
 from conftest import stripes_folder
+from foveate.masks import encoded
+from foveate.types import Boxes, Regions
 
 pytest.importorskip("fastapi", reason="needs the extra 'serve'")
 pytest.importorskip("prometheus_client", reason="needs the extra 'serve'")
 pytest.importorskip("onnxruntime", reason="needs the extra 'export'")
-from foveate.serving.batching import Batcher, Busy
+from foveate.serving.batching import Batcher, Busy, Threads
 
 CAP, SECONDS, ROOM = 200_000, 1.0, 6
 WORDS = {"backbone": "test_efficientnet", "weights": "none", "size": 32, "device": "cpu"}
-SETTINGS = {"data.near_duplicates": 1, "data.audit": False, "data.val": 0.3, "data.test": 0.1}
+SETTINGS = {"data.near_duplicates": 1, "data.audit": False, "data.val": 0.3, "data.test": 0.1, "training.precision": "fp32", "training.channels_last": True}
 
 
 @pytest.fixture(scope="module")
@@ -165,6 +168,18 @@ def test_a_client_that_is_not_ours(port, run, pictures):
         np.testing.assert_allclose(found.as_numpy("scores"), [list(row["scores"].values()) for row in ours], atol=1e-4)
     finally:
         client.close()
+
+
+def test_a_kept_connection_is_answered_at_once(port):
+    """Not 40 ms later, when the client has to say that it got the headers."""
+    connection, times = http.client.HTTPConnection("127.0.0.1", port, timeout=30), []
+    for _ in range(30):
+        start = time.perf_counter()
+        connection.request("GET", "/v2/health/live")
+        assert json.loads(connection.getresponse().read()) == {"live": True}
+        times.append(time.perf_counter() - start)
+    connection.close()
+    assert min(times[1:]) < 0.03
 
 
 # --- what is not taken
@@ -303,7 +318,7 @@ class Slow:
 def test_pictures_are_answered_together_and_each_gets_its_own():
     async def story() -> tuple[list, list]:
         engine = Slow()
-        batcher = Batcher(engine, most=4, wait=0.02, room=20)
+        batcher = Batcher(engine, most=4, wait=0.02, room=20, threads=Threads())
         batcher.start()
         found = await asyncio.gather(*(batcher.ask(str(place).encode()) for place in range(10)))
         failed = await asyncio.gather(batcher.ask(b"bad"), return_exceptions=True)
@@ -319,10 +334,34 @@ def test_pictures_are_answered_together_and_each_gets_its_own():
     assert found[11] == {"answer": "fine"}
 
 
+def test_who_is_alone_does_not_wait_and_a_crowd_stays_together():
+    async def story() -> tuple[float, list[int]]:
+        engine = Slow()
+        batcher = Batcher(engine, most=8, wait=2.0, room=20, threads=Threads())
+        batcher.start()
+        start = time.perf_counter()
+        for _ in range(3):
+            await batcher.ask(b"alone")
+        seconds = time.perf_counter() - start
+
+        async def again() -> None:
+            for _ in range(5):
+                await batcher.ask(b"crowd")
+
+        await asyncio.gather(*(again() for _ in range(4)))
+        await batcher.stop()
+        return seconds, engine.sizes[3:]
+
+    seconds, sizes = asyncio.run(story())
+    assert seconds < 1.5  # three times .05 s of work, and no wait
+    assert sum(sizes) == 20
+    assert sizes.count(4) >= 4
+
+
 def test_what_nobody_waits_for_is_not_answered():
     async def story() -> list[int]:
         engine = Slow()
-        batcher = Batcher(engine, most=1, wait=0.0, room=20)
+        batcher = Batcher(engine, most=1, wait=0.0, room=20, threads=Threads())
         batcher.start()
         asking = [asyncio.ensure_future(batcher.ask(b"x")) for _ in range(6)]
         await asyncio.sleep(0.02)
@@ -386,28 +425,213 @@ def test_what_cannot_be_served_is_one_sentence(run, tmp_path, capsys):
     assert "two of these" in capsys.readouterr().err
 
 
+# --- several runs of one backbone
+
+
+def test_runs_of_one_backbone_hold_it_once(run, pictures, tmp_path):
+    """Two probes and a LoRA: frozen tensors have one place in memory, and each run answers as it does alone."""
+    from foveate.serving.engines import engines
+
+    data, words = stripes_folder(tmp_path / "stripes", 16), {**WORDS, "settings": SETTINGS}
+    probe = foveate.fit(data, tuning="probe", out=tmp_path / "probe", **words).run
+    lora = foveate.fit(data, tuning="lora", epochs=1, out=tmp_path / "lora", **words).run
+    found = engines([run, probe, lora], "cpu")
+    places = [{tensor.data_ptr() for tensor in engine.predictor.model.backbone.parameters()} for engine in found.values()]
+    assert places[0] == places[1]
+    assert places[0] < places[2]
+    for place, engine in zip((run, probe, lora), found.values(), strict=True):
+        alone = [answer.row() for answer in foveate.predict(place, pictures)]
+        ours = engine.answer([engine.decode(path.read_bytes()) for path in pictures])
+        for row, other in zip(ours, alone, strict=True):
+            assert row["answer"] == other["answer"]
+            assert row["scores"] == pytest.approx(other["scores"], abs=1e-5)
+
+
+def test_only_equal_tensors_are_shared():
+    from torch import nn
+
+    from foveate.serving.trunks import share
+
+    one, same, other = nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(8, 8)
+    same.load_state_dict(one.state_dict())
+    known: dict = {}
+    assert [share(each, known) for each in (one, same, other)] == [0, 4 * (64 + 8), 0]
+    assert same.weight.data_ptr() == one.weight.data_ptr() != other.weight.data_ptr()
+
+
+def test_windows_are_served(pictures, tmp_path):
+    """A run that looks through windows at full resolution."""
+    from foveate.serving.engines import engines
+
+    rng = np.random.default_rng(0)
+    for folder in ("images", "masks"):
+        (tmp_path / "data" / folder).mkdir(parents=True)
+    for number in range(10):
+        mask = (rng.random((9, 7)) > 0.5).repeat(8, 0).repeat(8, 1)
+        written(tmp_path / "data" / "masks" / f"{number}.png", np.uint8(255) * mask)
+        written(tmp_path / "data" / "images" / f"{number}.png", np.where(mask[..., None], 220, 30).astype(np.uint8).repeat(3, 2))
+    settings = {**SETTINGS, "task.view": "windows", "task.width": 16}
+    run = foveate.fit(tmp_path / "data", task="segment", epochs=1, out=tmp_path / "run", settings=settings, **WORDS).run
+    paths = sorted((tmp_path / "data" / "images").iterdir())[:3]
+    engine = engines([run], "cpu")["run"]
+    ours = engine.answer([engine.decode(path.read_bytes()) for path in paths])
+    assert [row["answer"] for row in ours] == [answer.row()["answer"] for answer in foveate.predict(run, paths)]
+
+
+def written(path: Path, pixels: np.ndarray) -> Path:
+    from PIL import Image
+
+    Image.fromarray(pixels).save(path)
+    return path
+
+
+# --- why
+
+
+def test_where_an_answer_comes_from(port, run, pictures):
+    """The map of `foveate explain`, scaled, over the square that the network saw."""
+    from foveate.explainers import EXPLAINERS, USUAL
+    from foveate.explaining import Subject
+    from foveate.types import Sample
+
+    status, found, _ = told(port, "/explain?model=stripes-run", pictures[0].read_bytes())
+    assert status == 200
+    subject = Subject.of(foveate.load(run, device="cpu"), Sample(pictures[0], "a"))
+    question = subject.questions()[0]
+    map_ = EXPLAINERS.load(USUAL)().explain(subject.asked(question)).numpy()
+    assert (found["question"], found["how"], found["view"]) == (question.name, USUAL, [0, 0, 40, 40])
+    np.testing.assert_allclose(found["map"], map_ / map_.max(), atol=2e-3)
+    status, found, _ = told(port, "/explain?model=stripes-file", pictures[0].read_bytes())
+    assert (status, "where an answer comes from" in found["error"]) == (400, True)
+    assert told(port, "/explain", b"x" * (CAP + 1))[0] == 413
+    assert told(port, "/explain", b"no picture")[0] == 400
+
+
 # --- the page
 
+needs_browser = pytest.mark.skipif(not any(map(shutil.which, NAMES)), reason="needs a browser: apt-get install chromium")
+KEPT = Path(__file__).parents[1] / "test-artefacts"
 
-@pytest.mark.skipif(not any(map(shutil.which, NAMES)), reason="needs a browser: apt-get install chromium")
-def test_a_picture_on_the_page(port, run, pictures, tmp_path):
+
+@pytest.fixture
+def browser(tmp_path) -> Iterator[Browser]:
+    KEPT.mkdir(exist_ok=True)
+    found = Browser(tmp_path / "profile")
+    yield found
+    found.close()
+
+
+def looked_at(browser: Browser, width: int, name: str, port: int) -> None:
+    """Keeps a picture of the page as it is; nothing overlaps, complains, sticks out or comes from elsewhere."""
+    seen = browser.look(width)
+    (KEPT / f"{name}-{width}.png").write_bytes(seen.screenshot)
+    assert (seen.overlaps, seen.complaints) == ([], [])
+    assert seen.wide <= 0
+    assert all(address.startswith((f"http://127.0.0.1:{port}/", "blob:")) for address in seen.requests)
+
+
+@needs_browser
+def test_a_picture_on_the_page(port, run, pictures, browser):
     answer = foveate.predict(run, pictures[:1])[0].row()["answer"]
-    kept = Path(__file__).parents[1] / "test-artefacts"
-    kept.mkdir(exist_ok=True)
-    browser = Browser(tmp_path / "profile")
+    for width in (1280, 390):
+        browser.visit(f"http://127.0.0.1:{port}/", width)
+        browser.wait_for("document.getElementById('model').value")
+        browser.choose("#file", pictures[0])
+        said = browser.wait_for(f"document.getElementById('said').textContent.startsWith('{answer}') && document.getElementById('said').textContent")
+        assert "%" in said
+        looked_at(browser, width, "page", port)
+        browser.press("#why")
+        assert browser.wait_for("last.map && document.getElementById('looked').textContent").startswith("It looked most at the ")
+        assert browser.wait_for("document.getElementById('why').getAttribute('aria-pressed')") == "true"
+        looked_at(browser, width, "page-why", port)
+    browser.press("#language")
+    assert browser.wait_for("document.documentElement.lang") == "zh"
+    assert browser.wait_for("document.getElementById('looked').textContent").startswith("它主要看的是")
+    looked_at(browser, 390, "page-zh", port)
+
+
+COPY = """(from => {
+  const copy = Object.assign(document.createElement('canvas'), { width: from.width, height: from.height }), pen = copy.getContext('2d', { willReadFrequently: true });
+  pen.drawImage(from, 0, 0);
+  return Array.from(pen.getImageData(0, 0, from.width, from.height).data).join();
+})(document.getElementById('canvas'))"""  # the page's own canvas would complain of being read
+
+
+class Truth:
+    """An engine that knows the answer."""
+
+    about, classes = {"task": "detect", "explains": False}, ("disc", "square", "ground")
+
+    def __init__(self, name: str, row: dict) -> None:
+        self.name, self.row = name, row
+
+    def decode(self, content: bytes) -> bytes:
+        return content
+
+    def answer(self, pictures: list[bytes]) -> list[dict]:
+        return [self.row for _ in pictures]
+
+
+def scene() -> tuple[np.ndarray, np.ndarray]:
+    """(240, 330, 3) pixels, and their classes: a disc, three squares of which two touch the edges, and the ground."""
+    rng, (y, x) = np.random.default_rng(0), np.mgrid[:240, :330]
+    mask = np.full((240, 330), 2)
+    mask[np.hypot(y - 90, x - 110) < 60] = 0
+    for top, left, side in ((150, 200, 60), (0, 290, 40), (200, 0, 40)):
+        mask[top : top + side, left : left + side] = 1
+    colours = np.array([(220, 160, 60), (90, 150, 220), (90, 110, 80)])
+    return (colours[mask] + rng.normal(0, 12, (240, 330, 1))).clip(0, 255).astype(np.uint8), mask
+
+
+@contextmanager
+def serving(*found: Truth) -> Iterator[int]:
+    """These engines in a thread of our own."""
+    import uvicorn
+
+    from foveate.serving.app import Limits, app_of
+
+    server = uvicorn.Server(uvicorn.Config(app_of({each.name: each for each in found}, Limits()), log_level="error", ws="none"))
+    door = socket.socket()
+    door.bind(("127.0.0.1", 0))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [door]})
+    thread.start()
     try:
-        for width in (1280, 390):
-            seen = browser.visit(f"http://127.0.0.1:{port}/", width)
-            assert (seen.overlaps, seen.complaints) == ([], [])
-            browser.choose("#file", pictures[0])
-            said = browser.wait_for(f"document.getElementById('said').textContent.startsWith('{answer}') && document.getElementById('said').textContent")
-            assert "%" in said
-            seen = browser.look(width)
-            (kept / f"page-{width}.png").write_bytes(seen.screenshot)
-            assert (seen.overlaps, seen.complaints) == ([], [])
-            assert seen.wide <= 0
-            assert all(address.startswith((f"http://127.0.0.1:{port}/", "blob:")) for address in seen.requests)
-        browser.press("#language")
-        assert browser.wait_for("document.documentElement.lang") == "zh"
+        yield door.getsockname()[1]
     finally:
-        browser.close()
+        server.should_exit = True
+        thread.join()
+        door.close()
+
+
+@needs_browser
+def test_boxes_and_masks_on_the_page(browser, tmp_path):
+    """What is painted lies where the masks are: pixels there have another colour, all others are the picture's."""
+    pixels, mask = scene()
+    path = written(tmp_path / "scene.png", pixels)
+    parts = [mask == 0, (mask == 1) & (np.mgrid[:240, :330][1] > 280), (mask == 1) & (np.mgrid[:240, :330][0] > 199) & (np.mgrid[:240, :330][1] < 50)]
+    spans = [(np.flatnonzero(part.any(0)), np.flatnonzero(part.any(1))) for part in parts]
+    xyxy = np.array([(x[0], y[0], x[-1] + 1, y[-1] + 1) for x, y in spans], np.float32)
+    objects = Boxes(xyxy, ("disc", "square", "square"), np.array([0.97, 0.8, 0.6]), None, tuple(map(encoded, parts)))
+    engines = Truth("objects", objects.row(Truth.classes)), Truth("regions", Regions(mask).row(Truth.classes))
+    painted = {"objects": np.any(parts, 0), "regions": np.ones(mask.shape, bool)}
+    edges = np.zeros(mask.shape, bool)  # strokes and names of boxes
+    for x0, y0, x1, y1 in xyxy.astype(int):
+        edges[max(0, y0 - 22) : y1 + 3, max(0, x0 - 3) : x1 + 60] = True
+        edges[y0 + 3 : y1 - 3, x0 + 3 : x1 - 3] = False
+    with serving(*engines) as port:
+        for width in (1280, 390):
+            browser.visit(f"http://127.0.0.1:{port}/", width)
+            browser.wait_for("document.getElementById('model').value")
+            for model, said in (("objects", "disc × 1, square × 2"), ("regions", "disc, square, ground")):
+                browser.wait_for(f"document.getElementById('model').value = '{model}'")
+                browser.wait_for("(last = null, document.getElementById('said').textContent = '', true)")
+                browser.choose("#file", path)
+                assert browser.wait_for("last && document.getElementById('said').textContent") == said
+                values = browser.wait_for(COPY)
+                seen = np.array(values.split(","), int).reshape(240, 330, 4)[..., :3]
+                apart = np.abs(seen - pixels).max(-1) > 3
+                sure = ~edges if model == "objects" else np.ones(mask.shape, bool)
+                assert (apart == painted[model])[sure].mean() > 0.995
+                looked_at(browser, width, f"page-{model}", port)
+            shares = browser.wait_for("[...document.querySelectorAll('td.n')].map(each => each.textContent).join()")
+            assert shares == ",".join(f"{100 * (mask == place).mean():.1f} %" for place in range(3))

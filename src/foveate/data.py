@@ -73,11 +73,15 @@ class Pixels:
         """(h, w, 3) uint8, and (H, W) of the upright original; raises BrokenImage."""
         found = self._kept.get(place)
         if found is None:
-            found = images.read(place if isinstance(place, Path) else place.content(), *self.sides)
+            found = images.read(_source(place), *self.sides)
             if found[0].nbytes <= self.room and get_worker_info() is None:  # a loader process forgets at the end of the epoch
                 self.room -= found[0].nbytes
                 self._kept[place] = found
         return found
+
+
+def _source(place: Path | Stored) -> Path | bytes:
+    return place if isinstance(place, Path) else place.content()
 
 
 def scan(table: Table, size: int, framing: Framing, recipe: DataRecipe, advance: Callable[[], None] = lambda: None) -> Scanned:
@@ -295,7 +299,7 @@ class Windows(Pictures):
     ) -> None:
         super().__init__(samples, pixels, transform, encode, seed)
         self.side, self.join = side, join
-        self.sizes = [images.size(sample.path) for sample in samples]
+        self.sizes = [images.size(_source(sample.path)) for sample in samples]
         self.places = [
             (index, (x, y))
             for index, size in enumerate(self.sizes)
@@ -380,7 +384,7 @@ def _batches(pictures: Pictures, order: Iterable[list[Place]], count: int) -> Da
         batch_sampler=order,
         num_workers=count,
         multiprocessing_context="fork" if count and sys.platform == "linux" else None,
-        collate_fn=_collated,
+        collate_fn=collated,
         pin_memory=torch.cuda.is_available(),
     )
 
@@ -393,7 +397,8 @@ def helpers(batches: int) -> int:
     return max(0, min(_HELPERS, len(os.sched_getaffinity(0)) - 1, batches // 2))
 
 
-def _collated(items: list[tuple[torch.Tensor, Target, torch.Tensor, torch.Tensor, int]]) -> Batch:
+def collated(items: Sequence[tuple[torch.Tensor, Target, torch.Tensor, torch.Tensor, int]]) -> Batch:
+    """Items of Pictures as one batch."""
     pictures, targets, views, sizes, indices = zip(*items, strict=True)
     return Batch(torch.stack(pictures), list(targets), torch.stack(views), torch.stack(sizes), torch.tensor(indices))
 

@@ -9,7 +9,7 @@ import sys
 from functools import cache
 from pathlib import Path
 
-_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of mallopt(3)
+_TRIM_THRESHOLD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -3, -8  # of mallopt(3)
 _LARGE = 2**30  # bytes
 _WORDS = ("can't allocate memory", "out of memory", "ALLOC_FAILED")  # of the processor's allocator, of devices, of CUDA's libraries
 
@@ -25,6 +25,20 @@ def keep_pages() -> bool:
         return False
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # musl has none
     return mallopt is not None and all(mallopt(word, _LARGE) for word in (_MMAP_THRESHOLD, _TRIM_THRESHOLD))
+
+
+@cache
+def one_arena() -> bool:
+    """Lets all threads that begin from now on allocate where the first one does; True where it could be told.
+
+    By default each has an arena of its own, of pieces of 64 MB: what is larger is mapped and unmapped every time, and kept pages
+    lie idle in one thread while another asks for more. A server's network, in a thread, spent a tenth of its time
+    on that (docs/benchmarks.md).
+    """
+    if not sys.platform.startswith("linux"):
+        return False
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    return mallopt is not None and bool(mallopt(_ARENA_MAX, 1))
 
 
 def available() -> int | None:

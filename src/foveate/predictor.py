@@ -18,14 +18,14 @@ from foveate.precision import Way, device_of
 from foveate.recipe import Recipe
 from foveate.run import ADAPTED, CALIBRATION, FAMILIAR, Run
 from foveate.scoring import Answers, answers, pooled_of, shown
-from foveate.types import Answer, Boxes, Labels, Sample
+from foveate.types import Answer, Batch, Boxes, Labels, Sample
 from foveate.weights import fingerprint, read_tensors
 
 
 class Predictor:
-    """Made by `load`. `model` is in eval mode, its added parameters folded in where that can be. `calibration`: what validation
-    images say of its answers, where there were enough of them: then chances hold, sets have the true class in a share `coverage`
-    of images, and it abstains where it would be wrong more often than `risk`."""
+    """Made by `load`. `model` is in eval mode, its added parameters folded in where that can be and was wanted. `calibration`: what
+    validation images say of its answers, where there were enough of them: then chances hold, sets have the true class in a share
+    `coverage` of images, and it abstains where it would be wrong more often than `risk`."""
 
     def __init__(self, run: Run, recipe: Recipe, model: Model, device: torch.device) -> None:
         self.run, self.recipe, self.model, self.device = run, recipe, model, device
@@ -44,9 +44,14 @@ class Predictor:
     def answers(self, samples: Sequence[Sample], pixels: Pixels, advance: Callable[[int], None] = lambda count: None) -> Answers:
         """Answers in the order of the samples; every picture must be readable."""
         pictures = self.pictures(samples, pixels)
-        order = Order(len(pictures), self.recipe.training.batch_size)
+        return self.answered(pictures, loader(pictures, Order(len(pictures), self.recipe.training.batch_size)), advance)
+
+    def answered(
+        self, pictures: Pictures, batches: Iterable[Batch], advance: Callable[[int], None] = lambda count: None
+    ) -> Answers:
+        """The same for the `batches` of all `pictures`."""
         with pooled_of(self.model) as seen:
-            found = answers(self.model, pictures, loader(pictures, order), self.device, self.way, advance)
+            found = answers(self.model, pictures, batches, self.device, self.way, advance)
         if self.calibration is not None and found.predictions:
             features = torch.cat(seen).numpy()
             found.predictions = self.calibration.told(found.predictions, features, self.classes, self.coverage, self.risk)
@@ -76,8 +81,8 @@ class Predictor:
             yield Answer(images.printable(path), told.get(path), errors.get(path), self.classes, self.multilabel)
 
 
-def load(run: Path | str, device: str = "auto") -> Predictor:
-    """The predictor of a finished run.
+def load(run: Path | str, device: str = "auto", merge: bool = True) -> Predictor:
+    """The predictor of a finished run. `merge`: whether added parameters are folded in; of an adapted run they always are.
 
     Raises UsageError when there is no run, RunError when it is unfinished, damaged, or when the backbone's frozen weights are
     not those that it was trained with.
@@ -93,7 +98,7 @@ def load(run: Path | str, device: str = "auto") -> Predictor:
     if outcome["frozen"] and fingerprint(model.frozen()) != outcome["frozen"]:
         raise other_weights(opened, model)
     model.put(read_tensors(opened.folder / "model.safetensors", own=True))
-    if not model.tuning.unmergeable:
+    if not model.tuning.unmergeable and (merge or opened.adapted()):
         model.merge()
     if opened.adapted():
         model.adjust(read_tensors(opened.folder / ADAPTED, own=True))

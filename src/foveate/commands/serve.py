@@ -23,7 +23,7 @@ def made() -> click.Command:
         option("--host", default="127.0.0.1", help="Default: 127.0.0.1, this machine alone."),
         option("--port", default=8000, type=click.IntRange(0, 65535), help="0: any that is free. Default: 8000."),
         option("--batch", default=32, type=click.IntRange(min=1), help="Pictures at once. Default: 32."),
-        option("--wait-ms", default=5.0, type=click.FloatRange(min=0), help="How long one waits for others. Default: 5."),
+        option("--wait-ms", default=30.0, type=click.FloatRange(min=0), help="How long one waits for others. Default: 30."),
         option("--room", default=64, type=click.IntRange(min=1), help="Pictures inside; more are told to come again. Default: 64."),
         option("--body-mb", default=20.0, type=click.FloatRange(min=0, min_open=True), help="Of a request. Default: 20."),
         option("--seconds", default=20.0, type=click.FloatRange(min=0, min_open=True), help="For it to arrive. Default: 20."),

@@ -8,7 +8,7 @@ import json
 import logging
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,19 +17,23 @@ from typing import Any
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import HTMLResponse, JSONResponse
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from starlette.datastructures import Headers, QueryParams
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from foveate import __version__
-from foveate.errors import BrokenImage
+from foveate.errors import BrokenImage, UsageError
 from foveate.serving import v2
-from foveate.serving.batching import Batcher, Busy
+from foveate.serving.batching import Batcher, Busy, Threads
 from foveate.serving.bodies import Refused, body_of, picture_in
 from foveate.serving.engines import Engine
 
 _OPEN = ("/v2/health/", "/metrics")  # without a token
-_PAGE = ("/", "/page.js", "/page.css")
+_PAGE = ("/", "/page.js", "/painting.js", "/page.css")
+_QUESTIONS = ("/predict", "/explain")
+_EVERY = ((b"x-content-type-options", b"nosniff"),)  # headers of every answer
 _GONE = 499  # the client went away, as nginx writes it
 _POLICY = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; connect-src 'self'; media-src blob:"
-_KINDS = {"/page.js": "text/javascript", "/page.css": "text/css"}
+_KINDS = {"js": "text/javascript", "css": "text/css"}
 log = logging.getLogger("foveate.serve")
 
 
@@ -39,7 +43,7 @@ class Limits:
     `bytes`: of a body; `seconds`: for a body to arrive; `token`: that requests have to bring, empty for none."""
 
     batch: int = 32
-    wait: float = 0.005
+    wait: float = 0.03
     room: int = 64
     bytes: int = 20_000_000
     seconds: float = 20.0
@@ -65,12 +69,14 @@ class State:
 
 
 def app_of(engines: dict[str, Engine], limits: Limits) -> FastAPI:
-    batchers = {name: Batcher(engine, limits.batch, limits.wait, limits.room) for name, engine in engines.items()}
+    threads = Threads()
+    batchers = {name: Batcher(engine, limits.batch, limits.wait, limits.room, threads) for name, engine in engines.items()}
     state = State(batchers, limits)
 
     @asynccontextmanager
     async def life(app: FastAPI) -> AsyncIterator[None]:
         async with AsyncExitStack() as stack:
+            stack.callback(threads.stop)
             for batcher in batchers.values():
                 batcher.start()
                 stack.push_async_callback(batcher.stop)
@@ -78,7 +84,7 @@ def app_of(engines: dict[str, Engine], limits: Limits) -> FastAPI:
 
     app = FastAPI(title="Foveate", version=__version__, lifespan=life, docs_url=None, redoc_url=None)
     app.state.foveate = state
-    app.middleware("http")(_guarded(state))
+    app.add_middleware(Guard, state=state)
     _pages(app, state)
     _predict(app, state)
     _protocol(app, state)
@@ -88,51 +94,73 @@ def app_of(engines: dict[str, Engine], limits: Limits) -> FastAPI:
 # --- around every request
 
 
-def _guarded(state: State) -> Callable[[Request, Callable[[Request], Awaitable[Response]]], Awaitable[Response]]:
-    async def guarded(request: Request, proceed: Callable[[Request], Awaitable[Response]]) -> Response:
-        start, number = time.perf_counter(), uuid.uuid4().hex[:12]
-        state.running += 1
+class Guard:
+    """Refuses what can be refused before anything is read, makes one sentence of what goes wrong, counts, and writes the log."""
+
+    def __init__(self, app: ASGIApp, state: State) -> None:
+        self.app, self.state = app, state
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        start, number, status = time.perf_counter(), uuid.uuid4().hex[:12], 0
+
+        async def answer(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"] = [*message["headers"], *_EVERY, (b"x-request-id", number.encode())]
+            await send(message)
+
+        self.state.running += 1
         try:
-            response = _stopped(state, request) or await _answered(request, proceed, number)
+            await (_refused(self.state, scope) or self.app)(scope, receive, answer)
+        except Exception as error:
+            if status:  # the answer has begun
+                raise
+            await _told(error, number)(scope, receive, answer)
         finally:
-            state.running -= 1
-        seconds = time.perf_counter() - start
-        route = getattr(request.scope.get("route"), "path", "other")
-        state.requests.labels(route, str(response.status_code)).inc()
-        state.times.labels(route).observe(seconds)
-        about = {"id": number, "method": request.method, "path": route, "status": response.status_code}
+            self.state.running -= 1
+        self._note(scope, number, status, time.perf_counter() - start)
+
+    def _note(self, scope: Scope, number: str, status: int, seconds: float) -> None:
+        route = getattr(scope.get("route"), "path", scope["path"] if scope["path"] in _QUESTIONS else "other")
+        self.state.requests.labels(route, str(status)).inc()
+        self.state.times.labels(route).observe(seconds)
+        about = {"id": number, "method": scope["method"], "path": route, "status": status}
         log.info(json.dumps({**about, "ms": round(1000 * seconds, 1)}))
-        response.headers["x-request-id"] = number
-        response.headers["x-content-type-options"] = "nosniff"
-        return response
-
-    return guarded
 
 
-async def _answered(request: Request, proceed: Callable[[Request], Awaitable[Response]], number: str) -> Response:
-    try:
-        return await proceed(request)
-    except Refused as error:
-        return _error(error.status, error.what)
-    except BrokenImage as error:
-        return _error(400, f"{error.what}: {error.why}" if error.why else error.what)
-    except Busy:
-        return _error(429, "there is no room for more pictures just now", {"retry-after": "1"})
-    except Exception:
-        log.exception(json.dumps({"id": number, "error": "unexpected"}))
-        return _error(500, f"something went wrong here; the log has it under {number}")
+def _told(error: Exception, number: str) -> Response:
+    match error:
+        case Refused():
+            return _error(error.status, error.what)
+        case BrokenImage() | UsageError():
+            return _error(400, f"{error.what}: {error.why}" if error.why else error.what)
+        case Busy():
+            return _busy()
+    log.error(json.dumps({"id": number, "error": "unexpected"}), exc_info=error)
+    return _error(500, f"something went wrong here; the log has it under {number}")
 
 
-def _stopped(state: State, request: Request) -> Response | None:
-    """A refusal before anything is read: no token, or nothing new is taken."""
-    path = request.url.path
+def _refused(state: State, scope: Scope) -> Response | None:
+    """A refusal before anything is read: no token, nothing new is taken, or no room, which under a flood has to cost little."""
+    path: str = scope["path"]
     if state.limits.token and path not in _PAGE and not path.startswith(_OPEN):
-        given = request.headers.get("authorization", "").removeprefix("Bearer ")
+        given = Headers(scope=scope).get("authorization", "").removeprefix("Bearer ")
         if not hmac.compare_digest(given.encode(), state.limits.token.encode()):
             return _error(401, "this server wants a token: Authorization: Bearer TOKEN", {"www-authenticate": "Bearer"})
     if state.draining and not path.startswith(_OPEN):
         return _error(503, "this server is about to stop", {"retry-after": "5"})
+    if path in _QUESTIONS and scope["method"] == "POST":
+        batcher = state.batchers.get(QueryParams(scope["query_string"]).get("model") or next(iter(state.batchers)))
+        return _busy() if batcher is not None and batcher.full else None
     return None
+
+
+def _busy() -> JSONResponse:
+    return _error(429, "there is no room for more pictures just now", {"retry-after": "1"})
 
 
 def _error(status: int, what: str, headers: dict[str, str] | None = None) -> JSONResponse:
@@ -150,10 +178,11 @@ def _pages(app: FastAPI, state: State) -> None:
         return HTMLResponse((folder / "page.html").read_text(encoding="utf-8"), headers={"content-security-policy": _POLICY})
 
     @app.get("/page.js", include_in_schema=False)
+    @app.get("/painting.js", include_in_schema=False)
     @app.get("/page.css", include_in_schema=False)
     async def part(request: Request) -> Response:
         text = (folder / request.url.path.removeprefix("/")).read_text(encoding="utf-8")
-        return Response(text, media_type=_KINDS[request.url.path])
+        return Response(text, media_type=_KINDS[request.url.path.rpartition(".")[2]])
 
     @app.get("/metrics")
     async def metrics() -> Response:
@@ -170,6 +199,16 @@ def _predict(app: FastAPI, state: State) -> None:
             content = await picture_in(request, body)
             rows = await _unless_gone(request, [batcher.ask(content)])
         return JSONResponse({"model": batcher.engine.name, **rows[0]}) if rows else Response(status_code=_GONE)
+
+    @app.post("/explain")
+    async def explain(request: Request, model: str = "") -> Response:
+        """A picture as for /predict; answers where that answer comes from, as a map of numbers."""
+        batcher = _batcher(state, model or next(iter(state.batchers)))
+        async with batcher.place():
+            body = await body_of(request, state.limits.bytes, state.limits.seconds)
+            content = await picture_in(request, body)
+            found = await _unless_gone(request, [batcher.alone(batcher.engine.explain, content)])
+        return JSONResponse({"model": batcher.engine.name, **found[0]}) if found else Response(status_code=_GONE)
 
 
 def _protocol(app: FastAPI, state: State) -> None:

@@ -6,12 +6,19 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
 from foveate.errors import UsageError
 from foveate.exported import Exported, Seen, opened
+
+if TYPE_CHECKING:
+    from foveate.data import Pictures
+    from foveate.predictor import Predictor
+    from foveate.types import Sample
+
+_TINY = 1e-12
 
 
 class Engine(ABC):
@@ -29,11 +36,18 @@ class Engine(ABC):
     def answer(self, pictures: Sequence[Any]) -> list[dict[str, Any]]:
         """A JSON-able answer to each."""
 
+    def explain(self, content: bytes) -> dict[str, Any]:
+        """Where the answer to an encoded picture comes from, JSON-able: `question`; `map`, (h, w) in [0, 1], the greater the more
+        a place speaks for it; `view`, the rectangle (x0, y0, x1, y1) of the upright picture, px, that it lies over; `how` it was
+        made. Raises BrokenImage, and UsageError where nothing can be said."""
+        raise UsageError("nothing can be said here about where an answer comes from", hint="a run that classifies")
+
 
 class FileEngine(Engine):
     def __init__(self, name: str, exported: Exported) -> None:
         self.name, self.exported, self.classes = name, exported, exported.classes
         self.about = {key: exported.about[key] for key in ("task", "backbone", "licence", "precision")}
+        self.about["explains"] = False
 
     def decode(self, content: bytes) -> Seen:
         return self.exported.seen(content)
@@ -44,10 +58,12 @@ class FileEngine(Engine):
 
 @dataclass(frozen=True, eq=False)
 class Held:
-    """A picture in memory, in the place of a path. `found`: what was decoded, and the size of the upright original."""
+    """A picture in memory, in the place of a path. `found`: what was decoded, and the size of the upright original; `item`: what
+    the network is shown of it, where that is one square."""
 
     bytes_: bytes = b""
     found: tuple[np.ndarray, tuple[int, int]] | None = None
+    item: Any = None
 
     def content(self) -> bytes:
         return self.bytes_
@@ -62,34 +78,74 @@ class Given:
 
 
 class RunEngine(Engine):
-    def __init__(self, name: str, run: Path, device: str) -> None:
+    def __init__(self, name: str, predictor: Predictor) -> None:
         from foveate.data import Pixels
-        from foveate.predictor import load
 
-        self.name, self.predictor = name, load(run, device)
+        self.name, self.predictor = name, predictor
         self.classes, recipe = self.predictor.classes, self.predictor.recipe
         licence = self.predictor.run.outcome().get("licence", "not stated")
         self.about = {"task": recipe.task.name, "backbone": recipe.backbone.name, "licence": licence, "precision": "fp32"}
+        self.about["explains"] = recipe.task.name == "classify"
         model = self.predictor.model
+        self.windows = model.task.framing == "windows"
         self.pixels = Pixels((), model.backbone.input.size, model.task.framing, keep=False)
 
     def decode(self, content: bytes) -> Held:
-        return Held(found=self.pixels.read(Held(content)))
+        found = self.pixels.read(Held(content))
+        if self.windows:  # they are cut out one after the other: all of them would be many times the picture
+            return Held(content, found)
+        return Held(item=self._pictures([Held(found=found)])[0, 0])
 
     def answer(self, pictures: Sequence[Held]) -> list[dict[str, Any]]:
-        from foveate.types import Sample
+        from foveate.data import collated, even_parts
 
-        samples = [Sample(cast(Path, each), f"picture {place}") for place, each in enumerate(pictures)]
-        found = self.predictor.answers(samples, cast(Any, Given())).predictions
-        return [self.predictor.sure(each).row(self.classes, self.predictor.multilabel) for each in found]
+        if self.windows:
+            answers = self.predictor.answers(_samples(pictures), cast(Any, Given()))
+        else:
+            items = [(*each.item[:-1], place) for place, each in enumerate(pictures)]
+            parts = even_parts(len(items), self.predictor.recipe.training.batch_size)
+            answers = self.predictor.answered(self._pictures(pictures), (collated(items[part]) for part in parts))
+        return [self.predictor.sure(each).row(self.classes, self.predictor.multilabel) for each in answers.predictions]
+
+    def explain(self, content: bytes) -> dict[str, Any]:
+        from foveate.explainers import EXPLAINERS, USUAL
+        from foveate.explaining import Subject
+
+        subject = Subject.of(self.predictor, _samples([Held(content)])[0])
+        questions = subject.questions()
+        if not questions:
+            return super().explain(content)
+        map_ = EXPLAINERS.load(USUAL)().explain(subject.asked(questions[0])).detach().float().cpu()
+        shares = (map_ / map_.max().clamp(min=_TINY)).numpy().round(3)
+        return {"question": questions[0].name, "how": USUAL, "map": shares.tolist(), "view": subject.batch.views[0].tolist()}
+
+    def _pictures(self, pictures: Sequence[Held]) -> Pictures:
+        return self.predictor.pictures(_samples(pictures), cast(Any, Given()))
+
+
+def _samples(pictures: Sequence[Held]) -> list[Sample]:
+    from foveate.types import Sample
+
+    return [Sample(cast(Path, each), f"picture {place}") for place, each in enumerate(pictures)]
 
 
 def engines(places: Sequence[Path], device: str) -> dict[str, Engine]:
     """By name: of the run folder, or of the file without its ending. Raises UsageError for two of one name."""
-    found: dict[str, Engine] = {}
-    for place in places:
-        name = place.resolve().stem if place.is_file() else place.resolve().name
-        if name in found:
-            raise UsageError(f"two of these are called {name!r}", where=place, hint="rename one of the files")
-        found[name] = FileEngine(name, opened(place)) if place.is_file() else RunEngine(name, place, device)
-    return found
+    names = [place.resolve().stem if place.is_file() else place.resolve().name for place in places]
+    for number, name in enumerate(names):
+        if name in names[:number]:
+            raise UsageError(f"two of these are called {name!r}", where=places[number], hint="rename one of the files")
+    runs = [place for place in places if not place.is_file()]
+    predictors = dict(zip(runs, _loaded(runs, device), strict=True))
+    return {
+        name: FileEngine(name, opened(place)) if place.is_file() else RunEngine(name, predictors[place])
+        for name, place in zip(names, places, strict=True)
+    }
+
+
+def _loaded(runs: list[Path], device: str) -> list[Predictor]:
+    if not runs:  # files alone need no torch
+        return []
+    from foveate.serving.trunks import loaded
+
+    return loaded(runs, device)
