@@ -139,7 +139,8 @@ class Trainer:
 
     def _step(self, batch: Batch) -> None:
         """One update, of which a step whose loss or gradient is no finite number leaves no trace."""
-        torch.manual_seed(key(self.recipe.seed, "step", self.state.step))
+        seeded = torch.default_generator.manual_seed if self.device.type == "cpu" else torch.manual_seed  # the latter takes 3 ms
+        seeded(key(self.recipe.seed, "step", self.state.step))
         before = [(tensor, tensor.clone()) for tensor in self.buffers]
         loss = self._gradients(mixed(batch, self.recipe.augment))
         self._hold_backbone()
