@@ -2,10 +2,10 @@
 
     python bench/loops.py textbook FOLDER WEIGHTS [--epochs 2] [--threads 1] [--head]
 
-The ways: textbook (torchvision: ImageFolder, Resize 256, CenterCrop 224, Adam), timm (create_loader, create_optimizer_v2 and the steps
-of its train script), timm_fast (the same, told --channels-last and --amp in bfloat16), transformers (Trainer) and fastai
-(vision_learner, unfrozen). All have batches of 32 without workers, and a ResNet-18 that begins at the tensors of WEIGHTS under a new
-classifier. FOLDER holds a folder per class. `--head`: the textbook loop with a frozen backbone that is run again every epoch.
+The ways: textbook (torchvision: ImageFolder, Resize 256, CenterCrop 224, Adam), timm (create_loader, create_optimizer_v2 and the
+steps of its train script), timm_fast (the same, told --channels-last and --amp in bfloat16), transformers (Trainer) and fastai
+(vision_learner, unfrozen). All have batches of 32 without workers, and a ResNet-18 that begins at the tensors of WEIGHTS under a
+new classifier. FOLDER holds a folder per class. `--head`: the textbook loop with a frozen backbone that is run again every epoch.
 
 Prints one JSON object: seconds of each epoch by the clock and of the processor, the stages of the textbook loop, and versions.
 """
@@ -120,7 +120,8 @@ def timm_script(path: str, weights: str, epochs: int, clock: Clock, fast: bool =
     layout = torch.channels_last if fast else torch.contiguous_format
     model = network(weights, len(data.reader.class_to_idx)).to(memory_format=layout)
     optimizer = create_optimizer_v2(model, opt="adamw", lr=1e-3, weight_decay=0.05)
-    scheduler, _ = create_scheduler_v2(optimizer, sched="cosine", num_epochs=epochs, step_on_epochs=False, updates_per_epoch=len(batches))
+    planned = {"num_epochs": epochs, "step_on_epochs": False, "updates_per_epoch": len(batches)}
+    scheduler, _ = create_scheduler_v2(optimizer, sched="cosine", **planned)
     model.train()
     updates = 0
     for _ in range(epochs):
@@ -164,10 +165,9 @@ def transformers_trainer(path: str, weights: str, epochs: int, clock: Clock) -> 
         return {"pixel_values": torch.stack(pictures), "labels": torch.tensor(labels)}
 
     data = folder(path, [transforms.RandomResizedCrop(224), transforms.RandomHorizontalFlip()])
-    quiet = {"report_to": "none", "save_strategy": "no", "logging_strategy": "no", "disable_tqdm": True, "use_cpu": True}
-    asked = TrainingArguments(
-        "unused", per_device_train_batch_size=BATCH, num_train_epochs=epochs, remove_unused_columns=False, dataloader_num_workers=0, **quiet
-    )
+    said = {"report_to": "none", "save_strategy": "no", "logging_strategy": "no", "disable_tqdm": True, "use_cpu": True}
+    said |= {"remove_unused_columns": False, "dataloader_num_workers": 0}
+    asked = TrainingArguments("unused", per_device_train_batch_size=BATCH, num_train_epochs=epochs, **said)
     model = Answering(network(weights, len(data.classes)))
     Trainer(model, asked, train_dataset=data, data_collator=joined, callbacks=[Timed()]).train()
 

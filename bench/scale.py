@@ -2,12 +2,12 @@
 
     python bench/scale.py --out OUT [--ways 1000 3000 10000 30000 100000] [--threads 1] [--seeds 0] [--plot docs/scale.svg]
 
-The pictures: ten classes of 64 px, a random field of 8 x 8 colours each with a tint of its class, JPEG. The network is a resnet10t from
-random weights at 64 px, because what is to be seen is what grows beside it: reading, near-copies, splits, features, the head. Each way is
-one `foveate fit` in a process of its own with an empty cache; told are seconds by the clock and of the processor, and the most memory
-that the process held at once.
+The pictures: ten classes of 64 px, a random field of 8 x 8 colours each with a tint of its class, JPEG. The network is a resnet10t
+from random weights at 64 px, because what is to be seen is what grows beside it: reading, near-copies, splits, features, the head.
+Each way is one `foveate fit` in a process of its own with an empty cache; told are seconds by the clock and of the processor, and
+the most memory that the process held at once.
 
-Rows land in OUT/scale.jsonl, and a row that is there is not measured again. `--plot`: where the picture for docs/benchmarks.md goes.
+Rows land in OUT/scale.jsonl, and a row that is there is not measured again. `--plot`: where the picture for docs goes.
 """
 
 from __future__ import annotations
