@@ -21,6 +21,7 @@ from foveate.formats import read_table
 from foveate.intervals import wilson
 from foveate.linear import out_of_fold, solve
 from foveate.model import build
+from foveate.precision import Way
 from foveate.recipe import Recipe, with_settings
 from foveate.splits import group_folds, near_copies
 from foveate.transforms import evaluation
@@ -40,7 +41,7 @@ def main() -> None:
     scanned = scan(table, model.backbone.input.size, "crop", Recipe().data)
     transform = evaluation(model.backbone.input, model.task.framing)
     pictures = Pictures(scanned.table.samples, scanned.pixels, transform, model.task.encode, 0)
-    place = {"batch_size": 32, "device": torch.device("cpu"), "channels_last": True}
+    place = {"batch_size": 32, "device": torch.device("cpu"), "way": Way("fp32", channels_last=True)}
     features = described(model, pictures, scanned.hashes, **place).numpy()
     labels = [sample.truth.names for sample in scanned.table.samples]
     targets = np.eye(len(table.classes))[[table.classes.index(names[0]) for names in labels]]

@@ -20,6 +20,7 @@ import foveate
 from conftest import SHARED, striped, stripes_folder
 from foveate.errors import BrokenImage, DataError, RunError, UnknownName, UsageError, WeightsError
 from foveate.planning import choose_norms
+from foveate.precision import Way
 from foveate.recipe import Recipe, load_recipe, with_settings
 from foveate.run import Run
 from foveate.verbs.evaluate import evaluate
@@ -63,7 +64,7 @@ def test_a_probe_on_pretrained_weights_equals_scikit_learn(digits, tmp_path):
         samples = table.of(split)
         pictures: Pictures = predictor.pictures(samples, Pixels(samples, predictor.model.backbone.input.size, "crop", True))
         features = described(
-            predictor.model, pictures, [split], batch_size=32, device=predictor.device, channels_last=True
+            predictor.model, pictures, [split], batch_size=32, device=predictor.device, way=Way("fp32", True)
         ).numpy()
         parts[split] = features, [sample.truth.names[0] for sample in samples]
     spread = parts["train"][0].std(0)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.optimize import least_squares
 
-from foveate.linear import out_of_fold, solve
+from foveate.linear import out_of_fold, solve, turned
 from foveate.splits import group_folds
 from foveate.types import Score
 
@@ -66,8 +66,9 @@ def known(features: np.ndarray, labels: np.ndarray, groups: Sequence[str], class
     """Features (N, D) -> chances (N, K), each by a classifier on the other folds, no group divided; and its penalty's C."""
     targets = np.eye(classes)[labels]
     folds = _folds(labels, groups, seed)
-    strength = solve(features, targets, folds, False).strength
-    return out_of_fold(features, targets, folds, strength, False), strength
+    rows = turned(features)
+    strength = solve(rows, targets, folds, False).strength
+    return out_of_fold(rows, targets, folds, strength, False), strength
 
 
 def _folds(labels: np.ndarray, groups: Sequence[str], seed: int) -> np.ndarray:

@@ -21,6 +21,7 @@ from foveate.data import Order, Pictures, Pixels, loader
 from foveate.framing import Framing
 from foveate.model import Model
 from foveate.portions import Portions
+from foveate.precision import Way
 from foveate.transforms import evaluation
 from foveate.types import Batch, Provides, Sample
 from foveate.weights import fingerprint
@@ -36,7 +37,7 @@ def described(
     *,
     batch_size: int,
     device: torch.device,
-    channels_last: bool,
+    way: Way,
     advance: Callable[[int], None] = lambda count: None,
 ) -> Tensor:
     """(N, D) float32 on the CPU: what the model's head makes of its backbone's features before it weighs them, for the
@@ -44,10 +45,10 @@ def described(
 
     `hashes`: SHA-256 of each picture's file. The model is put into eval mode and is not changed otherwise.
     """
-    file = cache_folder() / f"{_name(model, hashes)}.safetensors"
+    file = cache_folder() / f"{_name(model, hashes, way)}.safetensors"
     known = _kept(file, len(hashes))
     if known is None:
-        known = _computed(model, pictures, batch_size, device, channels_last, advance)
+        known = _computed(model, pictures, batch_size, device, way, advance)
         _keep(file, known)
     return known
 
@@ -84,19 +85,18 @@ def _computed(
     pictures: Pictures,
     batch_size: int,
     device: torch.device,
-    channels_last: bool,
+    way: Way,
     advance: Callable[[int], None],
 ) -> Tensor:
-    layout = torch.channels_last if channels_last else torch.contiguous_format
     # before inference mode begins: weights that are moved in it could not be trained afterwards
-    model.eval().to(device=device, memory_format=layout)  # type: ignore[call-overload]
+    model.eval().to(device=device, memory_format=way.layout)  # type: ignore[call-overload]
     found, portions = [], Portions()
 
     def described(part: Batch) -> Tensor:
-        features = model.backbone(part.to(device, memory_format=layout).images, model.task.needs)
+        features = model.backbone(part.to(device, memory_format=way.layout).images, model.task.needs)
         return model.head.describe(features).float().cpu()  # type: ignore[operator, no-any-return]
 
-    with torch.inference_mode():
+    with torch.inference_mode(), way.autocast(device):
         for batch in loader(pictures, Order(len(pictures), batch_size)):
             for part, features in portions.each(batch, described):
                 found.append(features)
@@ -104,9 +104,10 @@ def _computed(
     return torch.cat(found)
 
 
-def _name(model: Model, hashes: Sequence[str]) -> str:
+def _name(model: Model, hashes: Sequence[str], way: Way) -> str:
     backbone = model.backbone
     seen = f"{backbone.input} {sorted(need.value for need in model.task.needs)} {type(model.head).__name__}"
+    seen += " bf16" if way.precision == "bf16" else ""
     digest = hashlib.blake2b(f"{_VERSION} {seen} {torch.__version__} {fingerprint(backbone.state_dict())}".encode(), digest_size=16)
     digest.update("\n".join(hashes).encode())
     return digest.hexdigest()

@@ -5,15 +5,16 @@ Letters: N images, D width of a feature, R <= min(N, D) directions that the feat
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from threadpoolctl import threadpool_limits
 
 STRENGTHS = tuple(10.0**power for power in (-5, -4, -3.5, -3, -2.5, -2, -1.5, -1, 0))  # C of scikit-learn, strongest penalty first
 _ITERATIONS = 1000
-_TOLERANCE = 1e-5
+_TOLERANCE = 3e-5  # of the gradient, where each direction counts by the root of its curvature
+_FLAT = 1e-3  # a curvature below is taken for this
 _FOLDS = 5
 _NOTHING = 1e-10  # of the largest square: below, a direction is rounding
 
@@ -27,6 +28,10 @@ class Known:
     targets: np.ndarray
     folds: np.ndarray
     multilabel: bool = False
+
+    @cached_property
+    def turned(self) -> Turned:
+        return turned(self.features)
 
 
 @dataclass(frozen=True)
@@ -42,31 +47,51 @@ class Solution:
     tried: dict[float, float]
 
 
-def solve(features: np.ndarray, targets: np.ndarray, folds: np.ndarray, multilabel: bool) -> Solution:
-    """features (N, D) float32, targets (N, K) in {0, 1}, folds (N,) int -> the classifier of least cross-validated log loss.
+@dataclass(frozen=True)
+class Turned:
+    """Features, standardised and turned into the R directions that they span: a penalty on lengths does not see a rotation, and the
+    work is smaller. `rows`: (N, R) float32. `turn`: (R, N) over the `standard` features (N, D), or (R, D) where there are none."""
 
-    Features are standardised and turned into the R directions that they span (a rotation: the solution is the same, the
-    work smaller); the rotation is folded into the weights that come back.
-    """
+    middle: np.ndarray
+    scale: np.ndarray
+    rows: np.ndarray
+    turn: np.ndarray
+    standard: np.ndarray | None
+
+    def back(self, coefficients: np.ndarray) -> np.ndarray:
+        """(K, R) -> (K, D), on standardised features."""
+        found = coefficients @ self.turn
+        return np.asarray(found if self.standard is None else found @ self.standard)
+
+
+def turned(features: np.ndarray) -> Turned:
+    """Features (N, D), as `solve` and `out_of_fold` want them; made once where several ask."""
     middle, scale = _standard(features)
-    reduced, basis = _rotated((features - middle) / scale)
-    tried = _cross_validated(reduced, targets, folds, multilabel)
+    standard = (features - middle) / scale
+    return Turned(middle, scale, *_rotated(standard))
+
+
+def solve(features: np.ndarray | Turned, targets: np.ndarray, folds: np.ndarray, multilabel: bool) -> Solution:
+    """features (N, D) float32, targets (N, K) in {0, 1}, folds (N,) int -> the classifier of least cross-validated log loss."""
+    known = features if isinstance(features, Turned) else turned(features)
+    tried = _cross_validated(known.rows, targets, folds, multilabel)
     strength = min(tried, key=lambda c: (tried[c], c))
     path = [c for c in STRENGTHS if c <= strength]
-    coefficients, bias = _fitted(reduced, targets, path, multilabel)[-1]
-    weight = coefficients @ basis
-    return Solution(middle, scale, weight.astype(np.float32), bias.astype(np.float32), strength, tried)
+    coefficients, bias = _fitted(known.rows, targets, path, multilabel)[-1]
+    weight = known.back(coefficients)
+    return Solution(known.middle, known.scale, weight.astype(np.float32), bias.astype(np.float32), strength, tried)
 
 
-def out_of_fold(features: np.ndarray, targets: np.ndarray, folds: np.ndarray, strength: float, multilabel: bool) -> np.ndarray:
+def out_of_fold(
+    features: np.ndarray | Turned, targets: np.ndarray, folds: np.ndarray, strength: float, multilabel: bool
+) -> np.ndarray:
     """(N, K) probabilities of each image by a classifier that was solved without the image's fold."""
-    middle, scale = _standard(features)
-    reduced, _ = _rotated((features - middle) / scale)
+    rows = (features if isinstance(features, Turned) else turned(features)).rows
     answers = np.zeros(targets.shape)
     for fold in np.unique(folds):
         left = folds != fold
-        coefficients, bias = _fitted(reduced[left], targets[left], [strength], multilabel)[0]
-        answers[~left] = _probabilities(reduced[~left] @ coefficients.T + bias, multilabel)
+        coefficients, bias = _fitted(rows[left], targets[left], [strength], multilabel)[0]
+        answers[~left] = _probabilities(rows[~left] @ coefficients.T + bias, multilabel)
     return answers
 
 
@@ -77,18 +102,19 @@ def _standard(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return features.mean(0), np.sqrt(spread**2 + np.median(spread) ** 2) + 1e-6
 
 
-def _rotated(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(N, D) -> (N, R) coordinates and the (R, D) orthonormal directions. Exact: an L2 penalty does not see a rotation.
+def _rotated(standard: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    """(N, D) -> coordinates (N, R), the turn, and the features where it is over them. Exact: directions of no length are left out.
 
-    Through the (N, N) matrix of inner products, because D may be twenty times N. Directions of no length are left out.
+    Through the smaller of the two matrices of inner products, because D may be twenty times N.
     """
-    if len(features) >= features.shape[1]:
-        return features, np.eye(features.shape[1], dtype=features.dtype)
-    features = features.astype(np.float64)
-    squares, left = np.linalg.eigh(features @ features.T)
+    count, width = standard.shape
+    exact = standard.astype(np.float64)
+    squares, axes = np.linalg.eigh(exact @ exact.T if count < width else exact.T @ exact)
     real = squares > _NOTHING * squares[-1]
-    reduced = left[:, real] * np.sqrt(squares[real])
-    return reduced, reduced.T @ features / squares[real][:, None]
+    axes, lengths = axes[:, real], np.sqrt(squares[real])
+    if count < width:
+        return (axes * lengths).astype(np.float32), (axes / lengths).T, standard
+    return (exact @ axes).astype(np.float32), axes.T, None
 
 
 def _cross_validated(features: np.ndarray, targets: np.ndarray, folds: np.ndarray, multilabel: bool) -> dict[float, float]:
@@ -110,46 +136,72 @@ def _teachable(targets: np.ndarray) -> bool:
     return bool((targets.sum(0) > 0).sum() > 1)
 
 
-def _fitted(
-    features: np.ndarray, targets: np.ndarray, strengths: list[float], multilabel: bool
-) -> list[tuple[np.ndarray, np.ndarray]]:
+def _fitted(rows: np.ndarray, targets: np.ndarray, strengths: list[float], multilabel: bool) -> list[tuple[np.ndarray, np.ndarray]]:
     """(K, R) coefficients and (K,) bias for each C in turn, each started from the one before."""
-    columns = [targets[:, k] for k in range(targets.shape[1])] if multilabel else [targets.argmax(1)]
-    paths = [_path(features, column, strengths) for column in columns]
+    found = targets.sum(0) > 0
     if multilabel:
-        return [
-            (np.concatenate([path[i][0] for path in paths]), np.concatenate([path[i][1] for path in paths]))
-            for i in range(len(strengths))
-        ]
-    present = np.unique(columns[0])
-    return [_spread(coefficients, bias, present, targets.shape[1]) for coefficients, bias in paths[0]]
+        asked = found & (targets.sum(0) < len(targets))  # a label that all images share, or none has, is no question
+        paths = _path(rows, targets[:, asked], strengths, True)
+        return [_placed(path, asked, np.where(found, 20.0, -20.0)) for path in paths]
+    if found.sum() == 2:  # two classes are one question
+        second = _path(rows, targets[:, found][:, 1:], strengths, True)
+        paths = [(np.concatenate([-weight, weight]) / 2, np.concatenate([-bias, bias]) / 2) for weight, bias in second]
+    else:
+        paths = _path(rows, targets[:, found], strengths, False)
+    return [_placed(path, found, np.full(len(found), -20.0)) for path in paths]  # a class without images gets a hopeless bias
 
 
-def _path(features: np.ndarray, answers: np.ndarray, strengths: list[float]) -> list[tuple[np.ndarray, np.ndarray]]:
-    from sklearn.exceptions import ConvergenceWarning
-    from sklearn.linear_model import LogisticRegression
+def _placed(path: tuple[np.ndarray, np.ndarray], where: np.ndarray, bias: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Rows for all K classes, of which `where` were solved."""
+    every, shift = np.zeros((len(where), path[0].shape[1])), bias.copy()
+    every[where], shift[where] = path
+    return every, shift
 
-    if len(np.unique(answers)) == 1:  # a label that all images share, or none has
-        certain = np.array([20.0 if answers[0] else -20.0])
-        return [(np.zeros((1, features.shape[1])), certain)] * len(strengths)
-    model = LogisticRegression(max_iter=_ITERATIONS, tol=_TOLERANCE, warm_start=True)
-    found = []
-    with warnings.catch_warnings(), threadpool_limits(1):  # products this small lose more to waiting threads than they gain
-        warnings.simplefilter("ignore", ConvergenceWarning)  # the weakest penalties may stop early: a regularisation too
+
+def _path(rows: np.ndarray, targets: np.ndarray, strengths: list[float], apart: bool) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Least mean log loss + |weight|^2 / (2 C N) by L-BFGS, for each C; of a softmax, or of columns that hold or not, `apart`.
+
+    The steps are taken where each direction counts by the root of its curvature: lengths of directions differ a hundred
+    thousandfold, and the way down is twenty times as long otherwise (docs/log.md).
+    """
+    from scipy.optimize import minimize
+
+    if not targets.shape[1]:
+        return [(np.empty((0, rows.shape[1])), np.empty(0))] * len(strengths)
+    squares = np.einsum("nr,nr->r", rows, rows, dtype=np.float64)[:, None] / len(rows)
+    weight, bias, found = np.zeros((rows.shape[1], targets.shape[1])), np.zeros(targets.shape[1]), []
+    with threadpool_limits(1):  # products this small lose more to waiting threads than they gain
         for strength in strengths:
-            model.set_params(C=strength).fit(features, answers)
-            found.append((model.coef_.copy(), model.intercept_.copy()))
+            penalty = 1 / (strength * len(rows))
+            chances = _probabilities(rows @ weight.astype(rows.dtype) + bias, apart)
+            curvature = np.maximum((chances * (1 - chances)).mean(0), _FLAT)
+            units = np.concatenate([1 / np.sqrt(curvature * squares + penalty), 1 / np.sqrt(curvature)[None]])
+            start = (np.concatenate([weight, bias[None]]) / units).ravel()
+            how = {"maxiter": _ITERATIONS, "gtol": _TOLERANCE, "maxls": 50}
+            end = minimize(_loss, start, (rows, targets, penalty, units, apart), "L-BFGS-B", jac=True, options=how)
+            at = end.x.reshape(units.shape) * units
+            weight, bias = at[:-1], at[-1]
+            found.append((weight.T, bias))
     return found
 
 
-def _spread(coefficients: np.ndarray, bias: np.ndarray, present: np.ndarray, classes: int) -> tuple[np.ndarray, np.ndarray]:
-    """Rows for all K classes: two classes are solved as one row, and a class without images gets a hopeless bias."""
-    if len(present) == 2 and len(coefficients) == 1:
-        coefficients, bias = np.concatenate([-coefficients, coefficients]) / 2, np.concatenate([-bias, bias]) / 2
-    every = np.zeros((classes, coefficients.shape[1]))
-    shift = np.full(classes, -20.0)
-    every[present], shift[present] = coefficients, bias
-    return every, shift
+def _loss(
+    place: np.ndarray, rows: np.ndarray, targets: np.ndarray, penalty: float, units: np.ndarray, apart: bool
+) -> tuple[float, np.ndarray]:
+    """The penalised loss at a place that is measured in `units`, (R + 1, K) with the bias last, and its gradient."""
+    at = place.reshape(units.shape) * units
+    logits = rows @ at[:-1].astype(rows.dtype) + at[-1]
+    errors = (_probabilities(logits, apart) - targets) / len(rows)
+    gradient = np.concatenate([rows.T @ errors.astype(rows.dtype) + penalty * at[:-1], errors.sum(0)[None]])
+    return _mean_loss(logits, targets, apart) + penalty / 2 * float((at[:-1] ** 2).sum()), (gradient * units).ravel()
+
+
+def _mean_loss(logits: np.ndarray, targets: np.ndarray, apart: bool) -> float:
+    """Mean log loss of an image, from logits: chances of 0 would be infinite."""
+    from scipy.special import logsumexp
+
+    each = np.logaddexp(0, logits).sum(1) if apart else logsumexp(logits, axis=1)
+    return float((each - (targets * logits).sum(1)).mean())
 
 
 def _probabilities(logits: np.ndarray, multilabel: bool) -> np.ndarray:

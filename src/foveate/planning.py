@@ -20,6 +20,7 @@ from foveate.types import Batch
 
 _MEASURED = 8  # images in a step that is timed
 _WORTH_MEASURING = 2000 * 224**2  # pixels to push through, all epochs together: below, timing costs more than it gains
+_WORTH_ROUNDING = 1000 * 224**2  # pixels from which features of a frozen backbone may be rounded for speed
 _LONG = 1000  # steps from which TrivialAugment is worth its noise
 _SAFETY = 0.8  # of a time budget is planned for; the rest is saving and noise
 _LOOK = 1 / 3  # of a training step is what looking at an image costs
@@ -48,8 +49,9 @@ def _choose_way(job: Job) -> None:
 def choose_way(model: Model, pictures: Pictures, recipe: Recipe, device: torch.device) -> list[tuple[str, Any, str]]:
     """Precision and memory format, with reasons: as asked, or measured on a few steps where there are enough of them to care."""
     asked, steps = recipe.training, model.tuning.needs_steps
-    candidates = ways(asked.precision if steps else "fp32", asked.channels_last)
-    pixels = len(pictures) * asked.epochs * model.backbone.input.size**2
+    pixels = len(pictures) * (asked.epochs if steps else 1) * model.backbone.input.size**2
+    rounded = steps or pixels >= _WORTH_ROUNDING
+    candidates = ways(asked.precision if rounded else "fp32", asked.channels_last)
     if not len(pictures):
         way, why = candidates[0], "there is no image to measure on"
     elif len(candidates) > 1 and pixels < _WORTH_MEASURING and steps:

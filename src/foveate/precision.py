@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from statistics import median
 
 import torch
 
@@ -57,7 +56,7 @@ def ways(precision: str, channels_last: bool | None) -> list[Way]:
 def fastest(candidates: list[Way], step: Callable[[Way], None]) -> tuple[Way, str]:
     """The way whose `step` takes least time, and the measurement in words. The first keeps its place unless beaten by 15 %.
 
-    Runs are interleaved and medians compared, because other programs share the machine.
+    Runs are interleaved and the least times compared, because other programs share the machine, and only add to them.
     """
     if len(candidates) == 1:
         return candidates[0], "as asked"
@@ -68,8 +67,8 @@ def fastest(candidates: list[Way], step: Callable[[Way], None]) -> tuple[Way, st
             step(way)
             if round_:  # the first one warms up
                 times[way].append(time.perf_counter() - start)
-    medians = {way: median(found) for way, found in times.items()}
-    best = min(medians, key=lambda way: medians[way])
-    if medians[best] > (1 - _GAIN) * medians[candidates[0]]:
+    least = {way: min(found) for way, found in times.items()}
+    best = min(least, key=lambda way: least[way])
+    if least[best] > (1 - _GAIN) * least[candidates[0]]:
         best = candidates[0]
-    return best, "measured: " + ", ".join(f"{way} {1000 * medians[way]:.0f} ms" for way in candidates)
+    return best, "measured: " + ", ".join(f"{way} {1000 * least[way]:.0f} ms" for way in candidates)

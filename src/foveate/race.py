@@ -17,6 +17,7 @@ from foveate.features import described
 from foveate.linear import solve
 from foveate.model import Model
 from foveate.neighbours import votes
+from foveate.precision import Way
 from foveate.recipe import Recipe
 from foveate.scoring import shown
 from foveate.splits import group_folds, make_splits
@@ -70,7 +71,7 @@ def features_of(
         scanned.hashes,
         batch_size=recipe.training.batch_size,
         device=device,
-        channels_last=bool(recipe.training.channels_last),
+        way=Way("fp32", bool(recipe.training.channels_last)),
         advance=advance,
     )
     return found.numpy()

@@ -13,6 +13,7 @@ from foveate.features import described
 from foveate.intervals import wilson
 from foveate.job import Job, note_choice
 from foveate.linear import Known, out_of_fold
+from foveate.precision import Way
 from foveate.splits import group_folds
 from foveate.types import Labels, Score
 
@@ -50,7 +51,7 @@ def features_of(job: Job) -> np.ndarray:
             [job.scanned.hashes[place] for place in job.places("train")],
             batch_size=job.recipe.training.batch_size,
             device=job.device,
-            channels_last=bool(job.recipe.training.channels_last),
+            way=Way(job.recipe.training.precision, bool(job.recipe.training.channels_last)),
             advance=bar.advance,
         )
     return found.numpy()
@@ -64,18 +65,19 @@ def solve_head(job: Job, features: np.ndarray) -> Solved:
     groups = [job.groups[place] for place in job.places("train")]
     labels = [label_names(sample) for sample in samples]
     folds = group_folds(labels, groups, _FOLDS, job.recipe.seed)
-    choices = job.model.tuning.solve(job.model, Known(features, targets, folds, multilabel))
+    known = Known(features, targets, folds, multilabel)
+    choices = job.model.tuning.solve(job.model, known)
     for choice in choices:
         note_choice(job.run, *choice)
     strength = next((value for field, value, _ in choices if field == "head.C"), None)
     if strength is None or multilabel:
         return Solved()
     truths = targets.argmax(1)
-    left_out = LeftOut(out_of_fold(features, targets, folds, strength, False), truths)
+    left_out = LeftOut(out_of_fold(known.turned, targets, folds, strength, False), truths)
     if not job.recipe.data.audit or len(set(groups)) == len(groups):
         return Solved([], left_out)
     alone = group_folds(labels, [str(place) for place in range(len(groups))], _FOLDS, job.recipe.seed)
-    return Solved(_audit(LeftOut(out_of_fold(features, targets, alone, strength, False), truths), left_out), left_out)
+    return Solved(_audit(LeftOut(out_of_fold(known.turned, targets, alone, strength, False), truths), left_out), left_out)
 
 
 def _audit(alone: LeftOut, grouped: LeftOut) -> list[dict[str, Any]]:

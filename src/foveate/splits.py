@@ -19,6 +19,9 @@ from foveate.types import Split
 
 SIDE = 32  # pixels of a thumbnail's side
 _ENTRIES = 4_000_000  # of a block of likenesses: 16 MB as float32
+_MANY = 0.02  # of a block's pairs: from here on computing all is faster than picking some
+_PAIRS = 4096  # whose likeness is computed at once
+_ROUNDING = 1e-4  # of float32, and to spare
 _PLAIN = 1e-3  # grey levels; a picture that varies less is one flat colour
 _NUDGE = 0.4  # how far overall shares may sway a choice, in images; below 1/2, so that the balance of a class comes first
 
@@ -72,12 +75,32 @@ def standardised(thumbs: np.ndarray) -> np.ndarray:
 
 
 def alike(rows: np.ndarray, likeness: float) -> Iterator[np.ndarray]:
-    """(N, D) float32 rows of length 1 -> pairs (2, P) whose product is at least `likeness`, block by block: the first of a pair
-    comes before the second, or is the same."""
+    """(N, D) float32 rows of length 1 -> pairs (2, P) whose product is at least `likeness`, block by block; the first of a pair
+    comes before the second.
+
+    Of thumbnails no pair is missed, and few are computed in full: the product of two rows is that of their 8 x 8 means and of what
+    these leave over, and the latter is at most the product of its lengths (Cauchy-Schwarz).
+    """
+    coarse = _bounding(rows) if rows.shape[1] == SIDE**2 else rows
     step = max(1, _ENTRIES // max(1, len(rows)))
     for start in range(0, len(rows), step):
-        near, far = np.nonzero(np.triu(rows[start : start + step] @ rows[start:].T >= likeness))
-        yield np.stack([near, far]) + start
+        bound = coarse[start : start + step] @ coarse[start:].T
+        places = np.flatnonzero(bound >= likeness - _ROUNDING)
+        if len(places) > _MANY * bound.size:
+            places = np.flatnonzero(rows[start : start + step] @ rows[start:].T >= likeness)
+        pairs = np.stack(np.divmod(places, bound.shape[1])) + start
+        pairs = pairs[:, pairs[0] < pairs[1]]
+        for place in range(0, pairs.shape[1], _PAIRS):
+            near, far = pairs[:, place : place + _PAIRS]
+            alike = np.einsum("pd,pd->p", rows[near], rows[far]) >= likeness
+            yield np.stack([near[alike], far[alike]])
+
+
+def _bounding(rows: np.ndarray) -> np.ndarray:
+    """(N, 65) whose products are nowhere below those of rows of length 1: the means of 4 x 4 cells, and the length of the rest."""
+    cells = rows.reshape(len(rows), 8, SIDE // 8, 8, SIDE // 8).mean((2, 4)).reshape(len(rows), 64) * (SIDE // 8)
+    rest = np.sqrt(np.maximum(0, np.square(rows).sum(1) - np.square(cells).sum(1)))
+    return np.concatenate([cells, rest[:, None]], 1)
 
 
 def _joined(clusters: np.ndarray, edges: np.ndarray) -> np.ndarray:

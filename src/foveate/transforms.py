@@ -48,8 +48,9 @@ def evaluation(spec: InputSpec, framing: Framing) -> Transform:
 def training(spec: InputSpec, framing: Framing, recipe: AugmentRecipe) -> Transform:
     """Augmented; draws from torch's generator, which the caller seeds for each image."""
     spatial = v2.Compose(_spatial(spec, framing, recipe))
-    policy, colours = _policy(recipe), v2.ColorJitter(*[recipe.color] * 3)
-    erase = v2.RandomErasing(recipe.erase)
+    policy = _policy(recipe)
+    colours: Callable[[Tensor], Tensor] = v2.ColorJitter(*[recipe.color] * 3) if recipe.color else lambda image: image
+    erase: Callable[[Tensor], Tensor] = v2.RandomErasing(recipe.erase) if recipe.erase else lambda image: image
 
     def transform(pixels: np.ndarray, size: tuple[int, int], target: Target) -> tuple[Tensor, View, Target]:
         image, moved = spatial(as_image(pixels), _scaled(target, pixels.shape[:2], size))
@@ -105,7 +106,8 @@ def _spatial(spec: InputSpec, framing: Framing, recipe: AugmentRecipe) -> list[C
     else:
         steps.append(v2.Resize(spec.size, v2.InterpolationMode.BICUBIC, antialias=True))
         steps.append(v2.CenterCrop(spec.size))
-    return [*steps, v2.RandomHorizontalFlip(recipe.flip), v2.RandomVerticalFlip(recipe.flip_vertical)]
+    flips = (v2.RandomHorizontalFlip, recipe.flip), (v2.RandomVerticalFlip, recipe.flip_vertical)
+    return [*steps, *(flip(chance) for flip, chance in flips if chance)]
 
 
 class _Window(v2.Transform):  # type: ignore[misc]

@@ -98,8 +98,9 @@ def _shares(length: int) -> Tensor:
 
 
 def _deviation(maps: Tensor) -> Tensor:
-    """(B, C, H, W) -> (B, C)."""
-    return (maps.float().var((2, 3), correction=0) + _SOFT**2).sqrt()
+    """(B, C, H, W) -> (B, C). Two means, because torch's own variance takes eight times as long on a processor."""
+    maps = maps.float()
+    return ((maps - maps.mean((2, 3), keepdim=True)).square().mean((2, 3)) + _SOFT**2).sqrt()
 
 
 class Classify(Task):

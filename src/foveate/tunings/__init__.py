@@ -77,7 +77,7 @@ class Tuning(ABC):
     def solve(self, model: Adaptable, known: Known) -> list[Choice]:
         """Puts into the head what follows from the training images without a step; gives what was chosen on the way. Asked where
         the head can describe features: before any step, or in the place of all."""
-        solution = solve(known.features, known.targets, known.folds, known.multilabel)
+        solution = solve(known.turned, known.targets, known.folds, known.multilabel)
         into_head(model.head, solution)
         tried = ", ".join(f"{c:g}: {loss:.3f}" for c, loss in solution.tried.items())
         return [("head.C", solution.strength, f"least log loss over {len(set(known.folds))} folds by group ({tried})")]
