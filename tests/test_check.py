@@ -31,6 +31,7 @@ from foveate.formats import read_table
 from foveate.language import speaker
 from foveate.recipe import recipe_from
 from foveate.splits import near_copies
+from foveate.types import Labels, Sample
 from foveate.verbs import _planned
 from foveate.verbs.check import CheckResult, check
 
@@ -565,6 +566,31 @@ def test_pairs_are_those_of_the_clusters():
     clusters = near_copies(thumbs, 0.97)
     assert len(set(clusters.tolist())) == 25
     assert set(np.flatnonzero(clusters == clusters[3]).tolist()) == {3, 20, 21, 22, 23, 24}
+
+
+def test_t32_a_test_image_that_many_training_images_are_like_is_told_once():
+    thumb = np.random.default_rng(0).integers(0, 200, (32, 32)).astype(np.uint8)
+    looks = [looking.Look(None, str(number), thumb + np.uint8(number), False, 1) for number in range(4)]
+    splits = ("test", "train", "train", "train")
+    samples = [Sample(Path(str(number)), str(number), Labels(("cat",)), split) for number, split in enumerate(splits)]
+    found = Findings()
+    checking.copies(samples, [look.digest for look in looks], [checking.by_thumbnails(looks, 0.97)], found)
+    told = {remark.kind: (remark.times, [place.name for place in remark.places]) for remark in found.notes()}
+    assert told == {"near-copies in two splits: figures flatter": (1, ["0"]), "near-copies of an image before": (2, ["2", "3"])}
+
+
+def test_t32_more_copies_than_are_kept_are_each_counted_once():
+    count = 3 * findings.KEPT  # more than a block of the comparison, too
+    rng = np.random.default_rng(0)
+    thumb = rng.integers(0, 255, (32, 32)).astype(np.uint8)
+    looks = [looking.Look(None, str(number), np.clip(thumb.astype(int) + number % 7, 0, 255).astype(np.uint8), False, 1) for number in range(count)]
+    samples = [Sample(Path(str(number)), str(number), Labels(("cat",))) for number in range(count)]
+    found = Findings()
+    checking.copies(samples, [look.digest for look in looks], [checking.by_thumbnails(looks, 0.97)], found)
+    (remark,) = found.notes()
+    assert remark.kind == "near-copies of an image before"
+    assert remark.times == count - 1
+    assert len(remark.places) == findings.KEPT
 
 
 # --- the contract by which formats tell of every label
