@@ -687,6 +687,12 @@ def test_a_plan_is_measured_and_told(tmp_path):
     assert 0 < result.estimate["seconds"]["training"] < 60
     assert result.estimate["disk_megabytes"] > 1
     assert [name for name, _ in result.plan] == ["fit", "time", "reading", "training", "scoring", "memory", "disk"]
+    parted = tmp_path / "parted"
+    for split, seed in (("train", 1), ("val", 2)):
+        stripes_folder(parted / split, each=3, seed=seed)
+    for file in parted.glob("train/*/*.png"):
+        file.write_bytes(b"")
+    assert "no image to learn from" in check(recipe_from(parted, words, {}), tmp_path / "untaught").unplanned
     broken = check(recipe_from(root, {**words, "tuning": "no such"}, {}), tmp_path / "other")
     assert "no tuning is called" in broken.unplanned
 
