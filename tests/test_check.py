@@ -31,6 +31,7 @@ from foveate.formats import read_table
 from foveate.language import speaker
 from foveate.recipe import recipe_from
 from foveate.splits import near_copies
+from foveate.types import Labels, Sample
 from foveate.verbs import _planned
 from foveate.verbs.check import CheckResult, check
 
@@ -567,6 +568,31 @@ def test_pairs_are_those_of_the_clusters():
     assert set(np.flatnonzero(clusters == clusters[3]).tolist()) == {3, 20, 21, 22, 23, 24}
 
 
+def test_t32_a_test_image_that_many_training_images_are_like_is_told_once():
+    thumb = np.random.default_rng(0).integers(0, 200, (32, 32)).astype(np.uint8)
+    looks = [looking.Look(None, str(number), thumb + np.uint8(number), False, 1) for number in range(4)]
+    splits = ("test", "train", "train", "train")
+    samples = [Sample(Path(str(number)), str(number), Labels(("cat",)), split) for number, split in enumerate(splits)]
+    found = Findings()
+    checking.copies(samples, [look.digest for look in looks], [checking.by_thumbnails(looks, 0.97)], found)
+    told = {remark.kind: (remark.times, [place.name for place in remark.places]) for remark in found.notes()}
+    assert told == {"near-copies in two splits: figures flatter": (1, ["0"]), "near-copies of an image before": (2, ["2", "3"])}
+
+
+def test_t32_more_copies_than_are_kept_are_each_counted_once():
+    count = 3 * findings.KEPT  # more than a block of the comparison, too
+    rng = np.random.default_rng(0)
+    thumb = rng.integers(0, 255, (32, 32)).astype(np.uint8)
+    looks = [looking.Look(None, str(number), np.clip(thumb.astype(int) + number % 7, 0, 255).astype(np.uint8), False, 1) for number in range(count)]
+    samples = [Sample(Path(str(number)), str(number), Labels(("cat",))) for number in range(count)]
+    found = Findings()
+    checking.copies(samples, [look.digest for look in looks], [checking.by_thumbnails(looks, 0.97)], found)
+    (remark,) = found.notes()
+    assert remark.kind == "near-copies of an image before"
+    assert remark.times == count - 1
+    assert len(remark.places) == findings.KEPT
+
+
 # --- the contract by which formats tell of every label
 
 
@@ -661,6 +687,12 @@ def test_a_plan_is_measured_and_told(tmp_path):
     assert 0 < result.estimate["seconds"]["training"] < 60
     assert result.estimate["disk_megabytes"] > 1
     assert [name for name, _ in result.plan] == ["fit", "time", "reading", "training", "scoring", "memory", "disk"]
+    parted = tmp_path / "parted"
+    for split, seed in (("train", 1), ("val", 2)):
+        stripes_folder(parted / split, each=3, seed=seed)
+    for file in parted.glob("train/*/*.png"):
+        file.write_bytes(b"")
+    assert "no image to learn from" in check(recipe_from(parted, words, {}), tmp_path / "untaught").unplanned
     broken = check(recipe_from(root, {**words, "tuning": "no such"}, {}), tmp_path / "other")
     assert "no tuning is called" in broken.unplanned
 

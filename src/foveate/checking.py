@@ -72,15 +72,17 @@ UNCOMPARED = Kind("pictures were not compared by features", "note", "copies")
 def copies(samples: Sequence[Sample], digests: Sequence[str], ways: Sequence[Likeness], found: Findings) -> None:
     """Adds exact copies and, by each of the `ways`, near ones. Of a pair that lies in two splits the one outside train is named."""
     splits, labels = _codes([sample.split for sample in samples]), _codes([_label(sample) for sample in samples])
-    kinds = _codes([_label(sample) if isinstance(sample.truth, Labels) else None for sample in samples])
-    same = _codes(list(digests))
-    first: dict[int, int] = {}
+    classes_ = _codes([_label(sample) if isinstance(sample.truth, Labels) else None for sample in samples])
+    same, first, partners = _codes(list(digests)), dict[int, int](), _Partners(splits, labels)
     pairs = np.array([(first.setdefault(code, place), place) for place, code in enumerate(same.tolist())], dtype=np.int64).T
-    _tell(pairs[:, pairs[0] != pairs[1]], samples, splits, labels, (SAME_ACROSS, SAME_OTHER, SAME), found)
+    partners.add(*pairs[:, pairs[0] != pairs[1]])
+    partners.tell(samples, (SAME_ACROSS, SAME_OTHER, SAME), found)
     for way in ways:
+        partners = _Partners(splits, classes_)
         for near, far in alike(way.rows, way.least):
             kept = same[near] != same[far]
-            _tell(np.stack([near, far])[:, kept], samples, splits, kinds, (way.across, way.other, way.within), found)
+            partners.add(near[kept], far[kept])
+        partners.tell(samples, (way.across, way.other, way.within), found)
 
 
 def _codes(values: Sequence[object]) -> np.ndarray:
@@ -99,26 +101,33 @@ def _label(sample: Sample) -> object:
     return None
 
 
-def _tell(
-    pairs: np.ndarray,
-    samples: Sequence[Sample],
-    splits: np.ndarray,
-    labels: np.ndarray,
-    kinds: tuple[Kind, Kind, Kind],
-    found: Findings,
-) -> None:
-    """Adds pairs (2, P) under one of the kinds, or under two where they are in different splits and have different labels; each
-    image once a kind."""
-    near, far = pairs
-    across, other = splits[near] != splits[far], labels[near] != labels[far]
-    for kind, chosen in zip(kinds, (across, other, ~across & ~other), strict=True):
-        places, spots = np.unique(far[chosen], return_index=True)
-        for place, partner in zip(places.tolist(), near[chosen][spots].tolist(), strict=True):
-            one, two = samples[place], samples[partner]
-            if kind is kinds[0] and one.split == "train":
-                one, two = two, one
-            if not found.has(kind, one.key):
-                found.add(kind, one.key, why=_names(one, two), like=two.key)
+class _Partners:
+    """For each image the first one before it that it is like: of those in another split, of those with another label, and of those
+    that have neither; a pair may be of the first two kinds. `splits`, `labels`: (N,) codes."""
+
+    def __init__(self, splits: np.ndarray, labels: np.ndarray) -> None:
+        self._splits, self._labels = splits, labels
+        self._first: tuple[dict[int, int], ...] = ({}, {}, {})
+
+    def add(self, near: np.ndarray, far: np.ndarray) -> None:
+        """P pairs: those before, and those that are like them."""
+        across, other = self._splits[near] != self._splits[far], self._labels[near] != self._labels[far]
+        for first, chosen in zip(self._first, (across, other, ~across & ~other), strict=True):
+            places, spots = np.unique(far[chosen], return_index=True)
+            for place, partner in zip(places.tolist(), near[chosen][spots].tolist(), strict=True):
+                first.setdefault(place, partner)
+
+    def tell(self, samples: Sequence[Sample], kinds: tuple[Kind, Kind, Kind], found: Findings) -> None:
+        """Adds them under their kinds, each image once."""
+        for kind, first in zip(kinds, self._first, strict=True):
+            told = set[str]()
+            for place, partner in sorted(first.items()):
+                one, two = samples[place], samples[partner]
+                if kind is kinds[0] and one.split == "train":
+                    one, two = two, one
+                if one.key not in told:
+                    found.add(kind, one.key, why=_names(one, two), like=two.key)
+                told.add(one.key)
 
 
 def _names(one: Sample, two: Sample) -> str:

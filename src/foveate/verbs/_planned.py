@@ -15,10 +15,10 @@ import torch
 from foveate import console
 from foveate.backbones import family_of
 from foveate.data import Pictures, Pixels
-from foveate.errors import UsageError
+from foveate.errors import DataError, UsageError
 from foveate.features import cache_folder, pooled
 from foveate.findings import Findings, Kind
-from foveate.memory import available
+from foveate.memory import available, keep_pages
 from foveate.model import Model, build
 from foveate.planning import choose_way
 from foveate.precision import device_of
@@ -88,7 +88,7 @@ def planned(recipe: Recipe, table: Table, readable: Sequence[Sample], rate: floa
     recipe, _ = settled(recipe, table)
     model = build(recipe, table.classes, weights="none")
     counts = _divided(table, recipe)
-    taught = [sample for sample in readable if sample.truth is not None and sample.split in (None, "train")]
+    taught = _taught(table, readable)
     pictures = shown(model, taught, Pixels(taught, model.backbone.input.size, model.task.framing, keep=False), recipe.seed)
     recipe = _with_way(recipe, model, pictures, device)
     steps = model.tuning.needs_steps
@@ -97,6 +97,15 @@ def planned(recipe: Recipe, table: Table, readable: Sequence[Sample], rate: floa
     side = model.backbone.input.size
     kept = min(len(table.samples) * side * side * 3 * _WIDE, 0.25 * (available() or 0)) if recipe.data.keep_pixels else 0
     return Planned(recipe, str(device), counts, seconds, int(pace.memory + kept), _room(model, steps, len(table.samples)))
+
+
+def _taught(table: Table, readable: Sequence[Sample]) -> list[Sample]:
+    """Those to learn from; where no split is called train, a fit divides them all. Raises DataError where there are none."""
+    named = any(sample.split == "train" for sample in table.samples)
+    taught = [sample for sample in readable if sample.truth is not None and (not named or sample.split in (None, "train"))]
+    if not taught:
+        raise DataError("there is no image to learn from", where=table.root)
+    return taught
 
 
 def _with_way(recipe: Recipe, model: Model, pictures: Pictures, device: torch.device) -> Recipe:
@@ -114,6 +123,7 @@ def _with_way(recipe: Recipe, model: Model, pictures: Pictures, device: torch.de
 def features(recipe: Recipe, samples: Sequence[Sample]) -> np.ndarray:
     """(N, D) float32: what the recipe's backbone makes of pictures that can be read. Raises UsageError for one that describes none,
     and WeightsError."""
+    keep_pages()
     asked, device = recipe.backbone, device_of(recipe.device)
     backbone = family_of(asked.name).open(asked.name, asked.weights, asked.size)
     if Provides.POOLED not in backbone.provides:

@@ -131,30 +131,30 @@ def check(recipe: Recipe, out: Path | None = None, most: int = 20_000, plan: boo
         places = _drawn(len(table.samples), most, recipe.seed)
         looks, rate = _seen(table, places, found)
         whole = [place for place in places if looks[place] is not None]
-        _compared(recipe, [table.samples[place] for place in whole], [look for look in looks if look is not None], found)
+        readable, seen = [table.samples[place] for place in whole], [look for look in looks if look is not None]
+        _compared(recipe, readable, seen, found)
         groups(table.samples, found)
         counted = balance(table, looks)
         classes(table, found, counted)
-        seen = [look for look in looks if look is not None]
         _say(found, counted, sizes(seen))
-        estimate, unplanned = _planned(recipe, table, whole, rate, folder, found) if plan else (None, "")
+        estimate, unplanned = _planned(recipe, table, readable, rate, folder, found) if plan else (None, "")
     result = CheckResult(
-        folder,
-        recipe.data.path,
-        table.format,
-        listing,
-        len(table.samples),
-        len(places),
-        len(places) - len(whole),
-        _graded(found),
-        counted,
-        sizes(seen),
-        estimate.rows() if estimate else [],
-        estimate.numbers() if estimate else None,
-        unplanned,
-        time.perf_counter() - start,
+        folder=folder,
+        data=recipe.data.path,
+        read_as=table.format,
+        listing=listing,
+        images=len(table.samples),
+        looked=len(places),
+        unreadable=len(places) - len(whole),
+        findings=_graded(found),
+        balance=counted,
+        sizes=sizes(seen),
+        plan=estimate.rows() if estimate else [],
+        estimate=estimate.numbers() if estimate else None,
+        unplanned=unplanned,
+        seconds=time.perf_counter() - start,
     )
-    _write(result, table, [table.samples[place] for place in whole], recipe, command)
+    _write(result, table, readable, recipe, command)
     return result
 
 
@@ -256,16 +256,16 @@ def _say(found: Findings, counted: Balance, told: list[tuple[str, str]]) -> None
 
 
 def _planned(
-    recipe: Recipe, table: Table, whole: list[int], rate: float, folder: Path, found: Findings
+    recipe: Recipe, table: Table, readable: Sequence[Sample], rate: float, folder: Path, found: Findings
 ) -> tuple[Planned | None, str]:
     """What a fit would take; or why that cannot be told."""
-    if table.format == _UNREAD or not whole:
+    if table.format == _UNREAD or not readable:
         return None, "there is nothing that a fit could read"
     console.say("measuring what a fit would take, with random weights; --no-plan leaves it out")
     from foveate.verbs._planned import fits, planned
 
     try:
-        plan = planned(recipe, table, [table.samples[place] for place in whole], rate)
+        plan = planned(recipe, table, readable, rate)
     except FoveateError as error:
         return None, str(error)
     fits(plan, folder, found)
