@@ -18,7 +18,7 @@ import torch
 from foveate.run import Checkpoint, Run, newest_checkpoint, save_checkpoint
 
 NUMBERS = 60_000  # in a state, of 4 bytes
-LONGEST = 0.06  # seconds until the kill
+MOST, LONGEST = 2, 0.03  # saves that are waited for, and seconds after them, until the kill
 
 
 def saved_for_ever(run: Run, start: int, told: int) -> None:
@@ -29,8 +29,8 @@ def saved_for_ever(run: Run, start: int, told: int) -> None:
         os.write(told, step.to_bytes(8, "little"))
 
 
-def killed(run: Run, start: int, seconds: float) -> int:
-    """The last step that was told to be done before the SIGKILL; `start` - 1 where none was."""
+def killed(run: Run, start: int, saves: int, seconds: float) -> int:
+    """The last step that was told to be done before the SIGKILL, `seconds` after so many `saves`; `start` - 1 where none was."""
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
@@ -39,11 +39,12 @@ def killed(run: Run, start: int, seconds: float) -> int:
         finally:
             os._exit(1)
     os.close(writer)
-    time.sleep(seconds)
-    os.kill(child, signal.SIGKILL)
-    os.waitpid(child, 0)
     with os.fdopen(reader, "rb") as told:
-        content = told.read()
+        content = told.read(8 * saves)
+        time.sleep(seconds)
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        content += told.read()
     return int.from_bytes(content[-8:], "little") if content else start - 1
 
 
@@ -57,7 +58,7 @@ def main(seed: int, times: int, folder: Path) -> None:
     run, chance, step = Run.create(folder, "x"), random.Random(seed), 0
     for _ in range(times):
         warned: list[str] = []
-        last = killed(run, step, chance.uniform(0, LONGEST))
+        last = killed(run, step, chance.randint(0, MOST), chance.uniform(0, LONGEST))
         strays = sum("aside" in path.name for path in run.folder.rglob("*"))
         found = newest_checkpoint(run, warned.append)
         row = {"told": last, "found": None if found is None else found.state["step"], "strays": strays, "warned": warned}

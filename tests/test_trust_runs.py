@@ -496,13 +496,13 @@ def test_t17_it_stops_after_some_in_a_row_and_names_the_pictures(quick, tmp_path
 
 
 def cramped(patch, room, begin=0):
-    """From the n-th image pass on, more than `room` images at once are too much for the memory."""
+    """From the n-th pass of training on, more than `room` images at once are too much for the memory; gives the passes of training."""
     real, seen = Model.forward, []
 
     def forward(self, batch):
         if self.training:
             seen.append(len(batch))
-        if len(seen) > begin and len(batch) > room:
+        if len(seen) >= begin and len(batch) > room:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
         return real(self, batch)
 
