@@ -6,10 +6,10 @@ The photographs: 2,000 crops of clothing's 600 training photographs at 500 x 375
 has so many photographs of more than thumbnail size. The network: a ResNet-18 from random weights of seed 0, whose statistics were
 measured on these photographs; how long a step takes does not hang on what the weights are.
 
-full    time an image in epochs after the first, every weight trained, in turns. Peers on 128 photographs, Foveate on 256, told to
+full    time an image in epochs after the first, every weight trained, in turns. Peers on 64 photographs, Foveate on 128, told to
         distort pictures and to reckon as its run of 20 epochs of 2,000 photographs chooses by itself.
 probe   Foveate's whole process from words to a saved run on the 2,000 photographs with an empty cache, in turns with the second
-        epoch of the textbook loop on 128 of them, all weights trained and with a frozen backbone, times 2,000 / 128 and 20.
+        epoch of the textbook loop on 64 of them, all weights trained and with a frozen backbone, times 2,000 / 64 and 20.
 start   `foveate predict` to its answer, beside a process that imports torch and timm, in turns.
 stages  where the time of the textbook loop and, by bench/stages.py, of a fit and of a probe goes, once.
 whole   Foveate's run of 20 epochs of the 2,000 photographs, every weight trained, once, from words to a saved run.
@@ -41,7 +41,7 @@ from foveate import images
 from loops import WAYS as LOOPS
 from spine import HERE, Rows, python, spent, words
 
-PHOTOS, MANY, FEW, LONG, SHORT = 2000, 256, 128, 500, 375
+PHOTOS, MANY, FEW, LONG, SHORT = 2000, 128, 64, 500, 375
 EPOCHS, TEXTBOOK_EPOCHS = 20, 3  # of a whole run; timed, of the textbook, whose second and third cost the same
 PROGRAM = ["-c", "from foveate.cli import main; main()"]
 LIKE_WHOLE = ["training.precision=bf16", "training.channels_last=true", "augment.policy=trivial"]

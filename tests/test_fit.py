@@ -6,6 +6,7 @@ import csv
 import json
 from collections import defaultdict
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ from sklearn.preprocessing import FunctionTransformer
 import foveate
 from conftest import SHARED, striped, stripes_folder
 from foveate.errors import BrokenImage, DataError, RunError, UnknownName, UsageError, WeightsError
-from foveate.planning import choose_norms
+from foveate.planning import choose_norms, choose_way
 from foveate.precision import Way
 from foveate.recipe import Recipe, load_recipe, with_settings
 from foveate.run import Run
@@ -93,6 +94,17 @@ def test_training_starts_from_the_solved_head(quick, tmp_path, channels_last):
 )
 def test_pretrained_statistics_are_kept(weights, chosen):
     assert choose_norms(with_settings(Recipe(), {"backbone.weights": weights}))[0] == chosen
+
+
+@pytest.mark.parametrize(("images", "offered"), [(500, False), (1000, True)])
+def test_features_are_rounded_where_there_are_many(monkeypatch, images, offered):
+    """Below, a solved head sees what it will be asked about, to the last digit."""
+    asked: list[str] = []
+    monkeypatch.setattr("foveate.planning._timed_step", lambda *said: None)
+    monkeypatch.setattr("foveate.planning.fastest", lambda ways, step: (asked.extend(way.precision for way in ways), (ways[0], ""))[1])
+    model = SimpleNamespace(tuning=SimpleNamespace(needs_steps=False), backbone=SimpleNamespace(input=SimpleNamespace(size=224)))
+    choose_way(model, range(images), Recipe(), torch.device("cpu"))
+    assert ("bf16" in asked) == offered
 
 
 def rows_of_choices(run: Path) -> list[dict]:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
 
-from foveate.linear import out_of_fold, solve
+from foveate.linear import out_of_fold, solve, turned
 
 
 def blobs(count: int, width: int, classes: int, seed: int = 0, apart: float = 0.7) -> tuple[np.ndarray, np.ndarray]:
@@ -62,6 +62,26 @@ def test_multilabel_solves_each_label_alone():
     answers = (features - found.middle) / found.scale @ found.weight.T + found.bias > 0
     assert (answers == several).mean() > 0.8
     assert answers[:, 2].all()
+
+
+def test_multilabel_equals_scikit_learn_label_by_label():
+    features, targets = blobs(120, 40, 3)
+    several = np.stack([targets[:, 0], targets[:, 0] + targets[:, 1]], 1)
+    found = solve(features, several, np.arange(120) % 5, True)
+    rows = (features - found.middle) / found.scale
+    for place in range(2):
+        reference = LogisticRegression(C=found.strength, max_iter=2000, tol=1e-8).fit(rows, several[:, place])
+        logits = rows @ found.weight[place] + found.bias[place]
+        np.testing.assert_allclose(1 / (1 + np.exp(-logits)), reference.predict_proba(rows)[:, 1], atol=5e-3)
+
+
+@pytest.mark.parametrize(("count", "width"), [(60, 200), (300, 20)])
+def test_turned_features_are_the_same_question(count, width):
+    features, targets = blobs(count, width, 3)
+    folds = np.arange(count) % 5
+    known = turned(features)
+    assert solve(known, targets, folds, False).tried == solve(features, targets, folds, False).tried
+    assert (out_of_fold(known, targets, folds, 0.1, False) == out_of_fold(features, targets, folds, 0.1, False)).all()
 
 
 def test_out_of_fold_never_saw_the_image():

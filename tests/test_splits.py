@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy.sparse.csgraph import connected_components
 
 from foveate.data import Scanned, few
 from foveate.errors import DataError, UsageError
@@ -135,9 +136,24 @@ def test_blocks_do_not_change_the_clusters(monkeypatch):
     assert whole.max() == 24
 
 
+@pytest.mark.parametrize("many", [0.0, 1.0])
+@pytest.mark.parametrize("likeness", [0.5, 0.9, 0.99])
+def test_the_bound_misses_no_pair(monkeypatch, likeness, many):
+    """Against all products, of pictures with coarse and with fine structure; by picking pairs and by whole blocks."""
+    chance = np.random.default_rng(3)
+    coarse = np.repeat(np.repeat(chance.uniform(0, 255, (60, 8, 8)), 4, 1), 4, 2)
+    thumbs = (coarse[chance.integers(0, 60, 300)] + chance.normal(0, 1, (300, 32, 32)) * chance.uniform(0, 80, (300, 1, 1))).clip(0, 255)
+    rows = thumbs.reshape(300, -1) - thumbs.reshape(300, -1).mean(1, keepdims=True)
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    expected = connected_components(rows @ rows.T >= likeness)[1]
+    monkeypatch.setattr("foveate.splits._MANY", many)
+    assert (near_copies(thumbs.astype(np.float32), likeness) == expected).all()
+    assert 1 < expected.max() + 1 < 300
+
+
 def test_thumbnails_and_words():
     thumb = gray_thumbnail(np.full((100, 60, 3), 128, dtype=np.uint8))
-    assert (thumb.shape, thumb.dtype, float(thumb.mean())) == ((32, 32), np.float32, 128.0)
+    assert (thumb.shape, thumb.dtype, float(thumb.mean())) == ((32, 32), np.uint8, 128.0)
     assert [split_named(word) for word in ("Training", "valid", "DEV", "testing", "cat")] == [
         "train",
         "val",

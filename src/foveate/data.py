@@ -40,7 +40,7 @@ _MEMORY_SHARE = 0.25  # of the machine's memory that decoded pixels may take
 
 @dataclass(frozen=True)
 class Scanned:
-    """The pictures that can be read. `hashes`: SHA-256 of each file. `thumbs`: (N, 32, 32) float32. `skipped`: path and why."""
+    """The pictures that can be read. `hashes`: SHA-256 of each file. `thumbs`: (N, 32, 32) uint8. `skipped`: path and why."""
 
     table: Table
     hashes: tuple[str, ...]
@@ -118,7 +118,7 @@ def scan(table: Table, size: int, framing: Framing, recipe: DataRecipe, advance:
 
 def imageless(table: Table) -> Scanned:
     """A table of names alone, as `scan` would give it."""
-    return Scanned(table, (), np.empty((0, 32, 32), np.float32), Pixels((), 1, "whole", keep=False), ())
+    return Scanned(table, (), np.empty((0, 32, 32), np.uint8), Pixels((), 1, "whole", keep=False), ())
 
 
 def clusters(scanned: Scanned, recipe: DataRecipe) -> list[str]:

@@ -41,13 +41,12 @@ def split_named(word: str) -> Split | None:
 
 
 def gray_thumbnail(pixels: np.ndarray) -> np.ndarray:
-    """(H, W, 3) uint8 -> (32, 32) float32 grey levels 0..255, each the mean of the area that it covers."""
-    grey = Image.fromarray(pixels).convert("L").resize((SIDE, SIDE), Image.Resampling.BOX)
-    return np.asarray(grey, dtype=np.float32)
+    """(H, W, 3) uint8 -> (32, 32) uint8 grey levels, each the mean of the area that it covers."""
+    return np.asarray(Image.fromarray(pixels).convert("L").resize((SIDE, SIDE), Image.Resampling.BOX))
 
 
 def near_copies(thumbs: np.ndarray, likeness: float) -> np.ndarray:
-    """(N, 32, 32) float32 -> (N,) int64: the cluster of each picture, numbered by first appearance.
+    """(N, 32, 32) grey levels -> (N,) int64: the cluster of each picture, numbered by first appearance.
 
     Two pictures are joined when the Pearson correlation of their pixels is at least `likeness`, or when they are equal.
     A picture of one flat colour has no correlation: it joins only its equals. Chains of likeness make one cluster.
@@ -67,11 +66,11 @@ def _equals(thumbs: np.ndarray) -> list[int]:
 
 def standardised(thumbs: np.ndarray) -> np.ndarray:
     """(N, 1024) float32 rows of mean 0 and length 1, so that a product of two is their correlation; flat rows are 0."""
-    rows = thumbs.reshape(len(thumbs), SIDE * SIDE).astype(np.float32)
-    rows = rows - rows.mean(axis=1, keepdims=True)
-    lengths = np.linalg.norm(rows, axis=1, keepdims=True)
-    flat = lengths <= _PLAIN * SIDE
-    return np.where(flat, 0, rows / np.where(flat, 1, lengths)).astype(np.float32)
+    rows = np.array(thumbs.reshape(len(thumbs), SIDE * SIDE), dtype=np.float32)
+    rows -= rows.mean(axis=1, keepdims=True)
+    lengths = np.sqrt(np.einsum("nd,nd->n", rows, rows))[:, None]
+    rows *= np.where(lengths <= _PLAIN * SIDE, 0, 1 / np.maximum(lengths, _PLAIN))
+    return rows
 
 
 def alike(rows: np.ndarray, likeness: float) -> Iterator[np.ndarray]:
@@ -99,7 +98,7 @@ def alike(rows: np.ndarray, likeness: float) -> Iterator[np.ndarray]:
 def _bounding(rows: np.ndarray) -> np.ndarray:
     """(N, 65) whose products are nowhere below those of rows of length 1: the means of 4 x 4 cells, and the length of the rest."""
     cells = rows.reshape(len(rows), 8, SIDE // 8, 8, SIDE // 8).mean((2, 4)).reshape(len(rows), 64) * (SIDE // 8)
-    rest = np.sqrt(np.maximum(0, np.square(rows).sum(1) - np.square(cells).sum(1)))
+    rest = np.sqrt(np.maximum(0, np.einsum("nd,nd->n", rows, rows) - np.square(cells).sum(1)))
     return np.concatenate([cells, rest[:, None]], 1)
 
 
