@@ -389,7 +389,7 @@ def test_compressed_run_lengths(tmp_path):
     ("changes", "message"),
     [
         ({"annotations": []}, "no object here has a mask.*--format coco"),
-        ({"annotations": [{"image_id": 1, "category_id": 77, "segmentation": [[0, 0, 1, 0, 1, 1]]}]}, "it has no 77"),
+        ({"annotations": [{"image_id": 1, "category_id": 77, "segmentation": [[0, 0, 1, 0, 1, 1]]}]}, "no category has the id 77.*annotation"),
         ({"images": [{"id": 1, "file_name": "1.png", "height": 5, "width": 6}]}, "it has no 2|not as large"),
         ({"categories": 7}, "not a file of COCO"),
     ],
