@@ -360,22 +360,30 @@ class Order:
             yield [(self.epoch, index) for index in self.team.share(order[part])]
 
 
-def loader(pictures: Pictures, order: Order, workers: int | None = None) -> Iterator[Batch]:
-    """Batches in the given order; with `workers` (default: `helpers`) the order and the pixels are the same.
+def loader(pictures: Pictures, order: Order, workers: int | None = None) -> Iterable[Batch]:
+    """Batches in the given order, as often as they are asked for; with `workers` (default: `helpers`) the order and the pixels are
+    the same. Where a loader process dies, mostly for want of shared memory, the rest is read by this one, and that is said."""
+    return _Loader(pictures, order, helpers(len(order)) if workers is None else workers)
 
-    Where a loader process dies, mostly for want of shared memory, the rest is read by this one, and that is said.
-    """
-    count, given = helpers(len(order)) if workers is None else workers, 0
-    try:
-        for batch in _batches(pictures, order, count):
-            yield batch
-            given += 1
-    except RuntimeError as error:
-        if not count or not any(word in str(error) for word in _DEAD):
-            raise
-        why = str(error).splitlines()[0].rstrip(".")
-        console.warn(f"a loader process died, mostly a sign of too little shared memory (/dev/shm): this one reads on ({why})")
-        yield from _batches(pictures, list(order)[given:], 0)
+
+@dataclass(frozen=True)
+class _Loader:
+    pictures: Pictures
+    order: Order
+    workers: int
+
+    def __iter__(self) -> Iterator[Batch]:
+        given = 0
+        try:
+            for batch in _batches(self.pictures, self.order, self.workers):
+                yield batch
+                given += 1
+        except RuntimeError as error:
+            if not self.workers or not any(word in str(error) for word in _DEAD):
+                raise
+            why = str(error).splitlines()[0].rstrip(".")
+            console.warn(f"a loader process died, mostly a sign of too little shared memory (/dev/shm): this one reads on ({why})")
+            yield from _batches(self.pictures, list(self.order)[given:], 0)
 
 
 def _batches(pictures: Pictures, order: Iterable[list[Place]], count: int) -> DataLoader[Batch]:
