@@ -30,6 +30,8 @@ bench:
 	$(PYTHON) bench/sure.py
 	$(PYTHON) bench/export.py
 	$(PYTHON) bench/serve.py
+	$(PYTHON) bench/peers.py
+	$(PYTHON) bench/scale.py --plot docs/scale.svg
 
 demo:
 	foveate demo
