@@ -34,6 +34,8 @@ bench:
 	$(PYTHON) bench/export.py
 	$(PYTHON) bench/serve.py
 	$(PYTHON) bench/trust.py
+	$(PYTHON) bench/peers.py
+	$(PYTHON) bench/scale.py --plot docs/scale.svg
 
 demo:
 	foveate demo

@@ -10,7 +10,8 @@ epochs; and the sentences that bench/caption.py leaves (OUT/caption-emoji-0); to
 main number of the run and of the file on the run's own validation images.
 int8: a ResNet-18 that bench/pretrain.py taught from EfficientNet-Lite0 (OUT/pretrain-distill-0), a probe on clothing and the same
 trained in full, at 128 px, on clothing's validation folder; images a second in batches of 32 of torch, of the ONNX file and of its
-int8 one, in turns, medians; the time is that of the processor, which other work on the machine does not change.
+int8 one, in turns, medians. The time is that of the processor, which other work on the machine hardly changes; several threads wait
+for each other busily, so it says something for one alone: OMP_NUM_THREADS=1 and --threads 1.
 
 Rows land in OUT/export.jsonl, and a row that is there is not measured again.
 """
@@ -119,9 +120,10 @@ def held(source: Path) -> Path:
 
 def small(data: Path, out: Path, tuning: str) -> dict[str, Any]:
     run = out / f"export-resnet18-{tuning}"
-    shutil.rmtree(run, ignore_errors=True)
-    plain = {"settings": {"data.test": 0}, "device": "cpu", "size": 128}
-    foveate.fit(data / "clothing" / "train", tuning=tuning, backbone=str(out / "pretrain-distill-0"), out=run, **plain)
+    if not (run / "finished.json").is_file():
+        plain: dict[str, Any] = {"settings": {"data.test": 0}, "device": "cpu", "size": 128}
+        foveate.fit(data / "clothing" / "train", tuning=tuning, backbone=str(out / "pretrain-distill-0"), out=run, **plain)
+    shutil.rmtree(run / "export", ignore_errors=True)
     told = foveate.export(run, int8=True, max_drop=1.0)
     samples = read_table(data / "clothing" / "validation").samples
     truths = [sample.truth.names[0] for sample in samples]

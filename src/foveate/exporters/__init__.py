@@ -8,6 +8,7 @@ there is none.
 
 from __future__ import annotations
 
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -89,6 +90,12 @@ def program_of(program: Program) -> Any:
 
 
 EXPORTERS: Shelf[Exporter] = Shelf("foveate.exporters", Exporter, "runtime")
+
+
+def threads() -> int:
+    """As many as OMP_NUM_THREADS says, which torch minds as well; 0: as the runtime likes."""
+    stated = os.environ.get("OMP_NUM_THREADS", "")
+    return int(stated) if stated.isdigit() else 0
 
 
 def exporter_of(path: Path) -> Exporter | None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from foveate.errors import UsageError, WeightsError, need
-from foveate.exporters import KEY, Opened, Program, SmallRuntime, program_of
+from foveate.exporters import KEY, Opened, Program, SmallRuntime, program_of, threads
 
 if TYPE_CHECKING:
     import numpy as np
@@ -46,7 +46,7 @@ class Onnx(SmallRuntime):
             hint = "foveate export RUN makes one that does not"
             raise WeightsError("this file keeps tensors in other files", where=path, hint=hint)
         options = onnxruntime.SessionOptions()
-        options.log_severity_level = 4
+        options.log_severity_level, options.intra_op_num_threads = 4, threads()
         try:
             session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # its errors share no parent but Exception

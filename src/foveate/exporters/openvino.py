@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from foveate.errors import UsageError, WeightsError, need
-from foveate.exporters import KEY, Opened, Program, Runtime, program_of
+from foveate.exporters import KEY, Opened, Program, Runtime, program_of, threads
 
 if TYPE_CHECKING:
     import numpy as np
@@ -38,7 +38,8 @@ class OpenVino(Runtime):
         core = openvino.Core()
         try:
             model = core.read_model(path)
-            compiled = core.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+            wanted = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": threads()}
+            compiled = core.compile_model(model, "CPU", wanted)
         except RuntimeError as error:
             why = str(error).strip().splitlines()[-1][:200]
             raise WeightsError("this file cannot be opened", where=path, why=why, hint="foveate export RUN --to openvino") from None
