@@ -6,8 +6,8 @@ A probe of EfficientNet-Lite0 on clothing; asked are the pictures of clothing's 
 `predict` in batches of 32 and of the server before 16 clients that ask without pause, in turns, medians of five. flood: ten times
 as many requests a second as the server answers to those 16, spread evenly, for so many minutes: what they get, the slowest
 hundredth of what was taken beside that of one client alone, and the server's memory before, in the middle and after. storm: the
-same of 160 clients that ask again at once when they are refused, as fast as they can. memory: of servers of one run and of five
-that were fitted with five seeds, after an answer of each. Clients and server share the machine; the clients are one thread.
+same of 160 clients that ask again at once when they are refused, as fast as they can. memory: of servers of one run and of
+five of one backbone, after an answer of each. Clients and server share the machine; the clients are one thread.
 
 Rows land in OUT/serve.jsonl, and a row that is there is not measured again.
 """
@@ -18,6 +18,7 @@ import itertools
 import os
 import re
 import selectors
+import shutil
 import signal
 import socket
 import statistics
@@ -69,11 +70,12 @@ def main() -> None:
 
 
 def _runs(options: Any, count: int) -> list[Path]:
-    """Probes of so many seeds."""
-    runs = [options.out / f"serve-clothing-{seed}" for seed in range(count)]
-    for seed, run in enumerate(runs):
-        if not (run / "finished.json").is_file():
-            foveate.fit(options.data / "clothing" / "train", weights="offline", device="cpu", seed=seed, out=run)
+    """A probe, and copies of it under other names: what they have in common is their backbone, and heads are not shared."""
+    runs = [options.out / f"serve-clothing-{number}" for number in range(count)]
+    if not (runs[0] / "finished.json").is_file():
+        foveate.fit(options.data / "clothing" / "train", weights="offline", device="cpu", out=runs[0])
+    for copy in runs[1:]:
+        shutil.copytree(runs[0], copy, dirs_exist_ok=True)
     return runs
 
 

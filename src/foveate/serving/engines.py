@@ -116,7 +116,7 @@ class RunEngine(Engine):
         if not questions:
             return super().explain(content)
         map_ = EXPLAINERS.load(USUAL)().explain(subject.asked(questions[0])).detach().float().cpu()
-        shares = (map_ / map_.max().clamp(min=_TINY)).numpy().round(3)
+        shares = (map_ / map_.max().clamp(min=_TINY)).double().numpy().round(3)
         return {"question": questions[0].name, "how": USUAL, "map": shares.tolist(), "view": subject.batch.views[0].tolist()}
 
     def _pictures(self, pictures: Sequence[Held]) -> Pictures:
