@@ -217,8 +217,8 @@ class _Judge:
             self._compare(theirs, pictures, self.found.keys[part], parity)
         score = self.found.judged(answers)[1]
         latency = {batch: _timed(theirs, self._seen(self.found.places[0]), batch) for batch in (1, _BATCH)}
-        parts = [path, path.with_suffix(".bin"), *(path.with_name(name) for name in theirs.about["parts"].values())]
-        size = sum(each.stat().st_size for each in parts if each.is_file())
+        files = [path, *(path.with_name(name) for name in theirs.about["parts"].values())]
+        size = sum(each.stat().st_size for file in files for each in {file, file.with_suffix(".bin")} if each.is_file())
         about = path, runtime, precision, size, checksum(path)
         return Answering(*about, self.measure, parity, self.own, score, latency)
 
