@@ -33,7 +33,7 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 class Clock:
-    """Seconds of each epoch, by the clock and of the processor, and of the latter in the stages inside all of them but the first."""
+    """Seconds of each epoch, by the clock and of the processor, and of the latter in the stages of all but the first."""
 
     def __init__(self) -> None:
         self.epochs: list[dict[str, float]] = []
