@@ -33,7 +33,7 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 class Clock:
-    """Seconds of each epoch, by the clock and of the processor, and of the stages inside all of them but the first."""
+    """Seconds of each epoch, by the clock and of the processor, and of the latter in the stages of all but the first."""
 
     def __init__(self) -> None:
         self.epochs: list[dict[str, float]] = []
@@ -54,10 +54,10 @@ class Clock:
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        start = time.perf_counter()
+        start = time.process_time()
         yield
         if self.epochs:  # the first epoch warms up
-            self.stages[name] = self.stages.get(name, 0.0) + time.perf_counter() - start
+            self.stages[name] = self.stages.get(name, 0.0) + time.process_time() - start
 
     def fetched(self, batches: Iterable[Any]) -> Iterator[Any]:
         """The batches; what they took to come is a stage."""

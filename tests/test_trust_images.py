@@ -27,6 +27,7 @@ from foveate.data import Pictures, Pixels
 from foveate.errors import DataError, FoveateError
 from foveate.exported import square
 from foveate.recipe import AugmentRecipe, with_settings
+from foveate.predictor import load
 from foveate.run import Run
 from foveate.scoring import shown
 from foveate.serving.engines import Given, RunEngine
@@ -47,7 +48,7 @@ def run(quick, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def engine(run):
-    return RunEngine("run", run, "cpu")
+    return RunEngine("run", load(run, "cpu"))
 
 
 def seen(engine, content, path):
