@@ -26,8 +26,8 @@ from foveate import cli, images
 from foveate.data import Pictures, Pixels
 from foveate.errors import DataError, FoveateError
 from foveate.exported import square
-from foveate.recipe import AugmentRecipe, with_settings
 from foveate.predictor import load
+from foveate.recipe import AugmentRecipe, with_settings
 from foveate.run import Run
 from foveate.scoring import shown
 from foveate.serving.engines import Given, RunEngine

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import os
@@ -366,11 +367,12 @@ def test_t11_the_room_that_is_asked_for_is_enough(hard, whole):
 @contextmanager
 def struck(patch, where, name, number=signal.SIGTERM, at=1):
     """The signal reaches the process when this is called for the n-th time."""
-    real, calls = getattr(where, name), []
+    real, numbers, calls = getattr(where, name), itertools.count(1), []
 
     def call(*args, **words):
-        calls.append(1)
-        if len(calls) == at:
+        own = next(numbers)  # threads have numbers of their own: two signals would be one too many
+        calls.append(own)
+        if own == at:
             os.kill(os.getpid(), number)
         return real(*args, **words)
 
