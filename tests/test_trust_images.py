@@ -30,7 +30,7 @@ from foveate.predictor import load
 from foveate.recipe import AugmentRecipe, with_settings
 from foveate.run import Run
 from foveate.scoring import shown
-from foveate.serving.engines import Given, RunEngine
+from foveate.serving.engines import RunEngine
 from foveate.tasks import TASKS
 from foveate.transforms import evaluation, normalised, training
 from foveate.types import Boxes, Labels, Sample
@@ -56,14 +56,13 @@ def seen(engine, content, path):
     path.write_bytes(content)
     model, spec = engine.predictor.model, engine.predictor.model.backbone.input
     sample, pixels = Sample(path, path.name, Labels(("lying",))), Pixels([Sample(path, path.name)], spec.size, model.task.framing, True)
-    held = Sample(engine.decode(content), "held")
     graph = torch.from_numpy(square(content, spec.size)).float() / 255
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (spec.mean, spec.std))
     return {
         "training": Pictures([sample], pixels, training(spec, model.task.framing, STILL), model.task.encode, 0)[0, 0][0],
         "validation": shown(model, [sample], pixels, 0)[0, 0][0],
         "predict": engine.predictor.pictures([sample], Pixels([sample], spec.size, model.task.framing, False))[0, 0][0],
-        "serve": engine.predictor.pictures([held], Given())[0, 0][0],
+        "serve": engine.decode(content).item[0],
         "file": square(path, spec.size),
         "exported": (graph - mean) / std,
     }
