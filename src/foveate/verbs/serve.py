@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 TOKEN = "FOVEATE_TOKEN"  # of the environment: what requests have to bring
 _PACKAGES = ("fastapi", "uvicorn", "prometheus_client", "python_multipart")
+_BACKLOG = 2048  # connections that wait to be taken
 _LOOK = 0.05  # seconds between looks at what is still running
 
 
@@ -42,7 +43,7 @@ def serve(
     logging.getLogger("foveate.serve").setLevel(logging.INFO)
     if not logging.getLogger("foveate.serve").handlers:
         logging.getLogger("foveate.serve").addHandler(logging.StreamHandler())
-    config = uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=int(grace))
+    config = uvicorn.Config(app, backlog=_BACKLOG, log_level="warning", access_log=False, timeout_graceful_shutdown=int(grace))
     console.say(f"serving on http://{host}:{door.getsockname()[1]}")
     asyncio.run(_until_told(uvicorn.Server(config), door, app.state.foveate, grace))
 
@@ -53,6 +54,7 @@ def _door(host: str, port: int) -> socket.socket:
     door.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         door.bind((host, port))
+        door.listen(_BACKLOG)  # before it is said that there is a server: who comes early waits
     except OSError as error:
         door.close()
         raise UsageError(f"{host}:{port} cannot be taken", why=error.strerror or str(error), hint="--port ANOTHER") from None
