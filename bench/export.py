@@ -1,6 +1,6 @@
 """Exported files against their runs: how far apart, how fast, and what eight bits cost.
 
-    python bench/export.py --data DATA --out OUT [--ways families places int8] [--seeds 0] [--threads 2]
+    python bench/export.py --data DATA --out OUT [--ways families places int8 speed] [--seeds 0] [--threads 2]
 
 families: networks of every kind at 224 px, all weights trained for a few epochs on 60 images of clothing, so that their statistics
 are measured; told is the greatest difference of chances and of features on validation images, by runtime, and how sure the run's
@@ -9,9 +9,10 @@ places: detectors on the validation part of bccd and a U-Net on that of camvid, 
 epochs; and the sentences that bench/caption.py leaves (OUT/caption-emoji-0); told are the greatest differences of outputs and the
 main number of the run and of the file on the run's own validation images.
 int8: a ResNet-18 that bench/pretrain.py taught from EfficientNet-Lite0 (OUT/pretrain-distill-0), a probe on clothing and the same
-trained in full, at 128 px, on clothing's validation folder; images a second in batches of 32 of torch, of the ONNX file and of its
-int8 one, in turns, medians. The time is that of the processor, which other work on the machine hardly changes; several threads wait
-for each other busily, so it says something for one alone: OMP_NUM_THREADS=1 and --threads 1.
+trained in full, at 128 px, on clothing's validation folder; images a second in batches of 32 of torch, of the ONNX file, of its
+int8 one, and of timm's ResNet-18 by itself (Foveate lets the allocator keep its pages, which makes torch faster), each in processes
+of its own, in turns, medians of five. speed: the same at 224 px, of the ResNet-18 of `families`. A quiet machine is needed, and
+OMP_NUM_THREADS as --threads.
 
 Rows land in OUT/export.jsonl, and a row that is there is not measured again.
 """
@@ -20,21 +21,17 @@ from __future__ import annotations
 
 import shutil
 import statistics
-import time
-from collections.abc import Callable
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import yaml
 
 import foveate
-from foveate.exported import opened, square
 from foveate.formats import read_table
 from foveate.intervals import wilson
-from foveate.predictor import load
-from foveate.verbs._leaving import Graph
 from places import pairs
 from spine import Rows, words
 
@@ -42,11 +39,11 @@ FAMILIES = ["resnet18", "vgg11_bn", "densenet121", "inception_v3", "tf_efficient
 FAMILIES += ["swin_tiny_patch4_window7_224", "convnext_atto"]
 RUNTIMES = ("onnx", "openvino")
 PLACES = {"fcos": "bccd", "retinanet": "bccd", "unet": "camvid", "caption": "caption"}
-IMAGES, BATCH, ROUNDS, EPOCHS, PLACE_EPOCHS = 60, 32, 15, 4, 6
+IMAGES, BATCH, ROUNDS, TURNS, EPOCHS, PLACE_EPOCHS = 60, 32, 9, 5, 4, 6
 
 
 def main() -> None:
-    options = words(__doc__, [], ["families", "places", "int8"], threads=2)
+    options = words(__doc__, [], ["families", "places", "int8", "speed"], threads=2)
     rows = Rows(options.out / "export.jsonl")
     torch.set_num_threads(options.threads)
     if "families" in options.ways:
@@ -61,6 +58,14 @@ def main() -> None:
     for tuning in ("probe", "full") if "int8" in options.ways else ():
         if not rows.has(way="int8", tuning=tuning):
             rows.add({"way": "int8", "tuning": tuning, "threads": options.threads, **small(options.data, options.out, tuning)})
+
+
+    if "speed" in options.ways and not rows.has(way="speed"):
+        run = options.out / "export-resnet18"
+        shutil.rmtree(run / "export", ignore_errors=True)
+        told = foveate.export(run, int8=True, max_drop=1.0)
+        found = speeds(run, told.files[0].path, told.files[1].path, 224)
+        rows.add({"way": "speed", "size": 224, "threads": options.threads, **found})
 
 
 def chosen(data: Path, folder: Path) -> Path:
@@ -121,8 +126,8 @@ def held(source: Path) -> Path:
 def small(data: Path, out: Path, tuning: str) -> dict[str, Any]:
     run = out / f"export-resnet18-{tuning}"
     if not (run / "finished.json").is_file():
-        plain: dict[str, Any] = {"settings": {"data.test": 0}, "device": "cpu", "size": 128}
-        foveate.fit(data / "clothing" / "train", tuning=tuning, backbone=str(out / "pretrain-distill-0"), out=run, **plain)
+        asked: dict[str, Any] = {"settings": {"data.test": 0}, "device": "cpu", "size": 128}
+        foveate.fit(data / "clothing" / "train", tuning=tuning, backbone=str(out / "pretrain-distill-0"), out=run, **asked)
     shutil.rmtree(run / "export", ignore_errors=True)
     told = foveate.export(run, int8=True, max_drop=1.0)
     samples = read_table(data / "clothing" / "validation").samples
@@ -135,35 +140,55 @@ def small(data: Path, out: Path, tuning: str) -> dict[str, Any]:
         row[f"{word}_accuracy"] = right / len(truths)
         row[f"{word}_interval"] = list(wilson(right, len(truths)))
         row[f"{word}_megabytes"] = 0 if word == "torch" else place.stat().st_size / 1e6
-    return {**row, **speeds(run, told.files[0].path, told.files[1].path, paths[:BATCH])}
+    return {**row, **speeds(run, told.files[0].path, told.files[1].path, 128)}
 
 
-def speeds(run: Path, fp32: Path, int8: Path, paths: list[Path]) -> dict[str, Any]:
-    """Images a second; `faster`: the median of the ratios of neighbouring turns to torch."""
-    predictor = load(run, "cpu")
-    graph, files = Graph.of(predictor), (opened(fp32), opened(int8))
-    squares = [square(path, predictor.model.backbone.input.size) for path in paths]
-    images = torch.from_numpy(np.stack(squares))
+TIMED = """
+import statistics, sys, time
+import numpy as np
+what, place, side = sys.argv[1], sys.argv[2], int(sys.argv[3])
+images = np.random.default_rng(0).integers(0, 256, (BATCH, 3, side, side), dtype=np.uint8)
+if what == "plain":
+    import timm, torch
+    graph, tensor = timm.create_model("resnet18").eval(), torch.from_numpy(images).float()
+elif what == "torch":
+    import torch
+    from foveate.predictor import load
+    from foveate.verbs._leaving import Graph
+    graph, tensor = Graph.of(load(place, "cpu")), torch.from_numpy(images)
+else:
+    from pathlib import Path
+    from foveate.exported import opened
+    graph, tensor = opened(Path(place)).run, images
+def once():
+    if what in ("plain", "torch"):
+        with torch.inference_mode():
+            graph(tensor)
+    else:
+        graph(tensor)
+times = []
+for turn in range(ROUNDS + 3):
+    start = time.perf_counter()
+    once()
+    times.append(time.perf_counter() - start)
+print(BATCH / statistics.median(times[3:]))
+"""
 
-    @torch.inference_mode()
-    def eager() -> None:
-        graph(images)
 
-    runs: dict[str, Callable[[], Any]] = {
-        "torch": eager,
-        "onnx": lambda: files[0].outputs(squares),
-        "int8": lambda: files[1].outputs(squares),
-    }
-    times: dict[str, list[float]] = {word: [] for word in runs}
-    for turn in range(ROUNDS + 2):
-        for word, one in runs.items():
-            start = time.process_time()
-            one()
-            if turn > 1:
-                times[word].append(time.process_time() - start)
-    per_second = {f"{word}_per_second": len(paths) / statistics.median(each) for word, each in times.items()}
-    ratios = {word: [a / b for a, b in zip(times["torch"], times[word], strict=True)] for word in ("onnx", "int8")}
-    return {**per_second, **{f"{word}_faster": statistics.median(each) for word, each in ratios.items()}}
+def speeds(run: Path, fp32: Path, int8: Path, side: int) -> dict[str, Any]:
+    """Images a second; `faster`, `over_plain`: the median of the ratios of neighbouring turns to Foveate's torch and to timm's."""
+    places = {"plain": run, "torch": run, "onnx": fp32, "int8": int8}
+    code = TIMED.replace("BATCH", str(BATCH)).replace("ROUNDS", str(ROUNDS))
+    found: dict[str, list[float]] = {word: [] for word in places}
+    for _ in range(TURNS):
+        for word, place in places.items():
+            command = [sys.executable, "-c", code, word, str(place), str(side)]
+            found[word].append(float(subprocess.run(command, capture_output=True, text=True, check=True).stdout))
+    row: dict[str, Any] = {f"{word}_per_second": statistics.median(rates) for word, rates in found.items()}
+    for base, name in (("torch", "faster"), ("plain", "over_plain")):
+        for word in ("onnx", "int8"):
+            row[f"{word}_{name}"] = statistics.median(a / b for a, b in zip(found[word], found[base], strict=True))
+    return row
 
 
 if __name__ == "__main__":

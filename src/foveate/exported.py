@@ -50,7 +50,11 @@ class Exported:
 
     def outputs(self, squares: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
         """Of B squares, by name."""
-        return self._run({"images": np.ascontiguousarray(np.stack(squares))})
+        return self.run(np.stack(squares))
+
+    def run(self, images: np.ndarray) -> dict[str, np.ndarray]:
+        """The same of (B, 3, S, S) uint8."""
+        return self._run({"images": images})
 
     def told(self, pictures: Sequence[Seen]) -> list[Any]:
         """An answer to each."""
@@ -135,5 +139,4 @@ def _beside(path: Path, name: str) -> Path:
 
 
 def _channels_first(pixels: np.ndarray) -> np.ndarray:
-    found: np.ndarray = pixels.transpose(2, 0, 1)
-    return found
+    return np.ascontiguousarray(pixels.transpose(2, 0, 1))
