@@ -8,7 +8,7 @@ import json
 import logging
 import time
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -193,22 +193,22 @@ def _predict(app: FastAPI, state: State) -> None:
     @app.post("/predict")
     async def predict(request: Request, model: str = "") -> Response:
         """A picture as the body, or as the one file of a form. `model`: where there are several."""
-        batcher = _batcher(state, model or next(iter(state.batchers)))
-        async with batcher.place():
-            body = await body_of(request, state.limits.bytes, state.limits.seconds)
-            content = await picture_in(request, body)
-            rows = await _unless_gone(request, [batcher.ask(content)])
-        return JSONResponse({"model": batcher.engine.name, **rows[0]}) if rows else Response(status_code=_GONE)
+        return await _about_one(state, request, model, Batcher.ask)
 
     @app.post("/explain")
     async def explain(request: Request, model: str = "") -> Response:
         """A picture as for /predict; answers where that answer comes from, as a map of numbers."""
-        batcher = _batcher(state, model or next(iter(state.batchers)))
-        async with batcher.place():
-            body = await body_of(request, state.limits.bytes, state.limits.seconds)
-            content = await picture_in(request, body)
-            found = await _unless_gone(request, [batcher.alone(batcher.engine.explain, content)])
-        return JSONResponse({"model": batcher.engine.name, **found[0]}) if found else Response(status_code=_GONE)
+        return await _about_one(state, request, model, lambda batcher, content: batcher.alone(batcher.engine.explain, content))
+
+
+async def _about_one(state: State, request: Request, model: str, ask: Callable[[Batcher, bytes], Awaitable[Any]]) -> Response:
+    """What a model says to a request with one picture; the first model where none is named."""
+    batcher = _batcher(state, model or next(iter(state.batchers)))
+    async with batcher.place():
+        body = await body_of(request, state.limits.bytes, state.limits.seconds)
+        content = await picture_in(request, body)
+        found = await _unless_gone(request, [ask(batcher, content)])
+    return JSONResponse({"model": batcher.engine.name, **found[0]}) if found else Response(status_code=_GONE)
 
 
 def _protocol(app: FastAPI, state: State) -> None:
