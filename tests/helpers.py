@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import io
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -85,3 +87,26 @@ def _rows(images: list[Boxes], names: Sequence[str], kind: str) -> list[dict[str
                 row |= {"segmentation": boxes.masks[place], "area": masks.area(boxes.masks[place])}
             rows.append(row)
     return rows
+
+
+BLOCKED = ("torch", "torchvision", "timm", "scipy", "sklearn", "pydantic", "yaml", "safetensors", "transformers", "matplotlib", "rich")
+BLOCKED += ("onnx", "jinja2", "faster_coco_eval")
+
+
+def bare(words: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
+    """The command line where there is nothing but NumPy, Pillow, click and a runtime."""
+    script = folder / "bare.py"
+    script.write_text(
+        f"""
+import sys
+class Block:
+    def find_spec(self, name, path=None, target=None):
+        if name.split('.')[0] in {BLOCKED!r}:
+            raise ImportError('blocked ' + name)
+sys.meta_path.insert(0, Block())
+from foveate import cli
+sys.exit(cli._run({words!r}))
+""",
+        encoding="utf-8",
+    )
+    return subprocess.run([sys.executable, str(script)], capture_output=True, text=True, check=False)

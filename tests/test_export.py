@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +19,7 @@ from foveate.exporters import EXPORTERS, Runtime, exporter_of
 from foveate.run import Run
 from foveate.verbs import _leaving
 from foveate.verbs import export as verb
+from helpers import bare
 
 onnx = pytest.importorskip("onnx", reason="needs the extra 'export'")
 pytest.importorskip("onnxruntime", reason="needs the extra 'export'")
@@ -111,22 +110,7 @@ def test_any_number_at_once(files, pictures, count):
 
 def test_torch_is_not_needed(files, pictures, tmp_path):
     """Nor anything else of what Foveate is built from: the words of the command line, NumPy, Pillow and the runtime."""
-    blocked = ("torch", "torchvision", "timm", "scipy", "sklearn", "pydantic", "yaml", "safetensors", "transformers", "matplotlib", "rich", "onnx", "jinja2", "faster_coco_eval")
-    script = tmp_path / "bare.py"
-    script.write_text(
-        f"""
-import sys
-class Block:
-    def find_spec(self, name, path=None, target=None):
-        if name.split('.')[0] in {blocked!r}:
-            raise ImportError('blocked ' + name)
-sys.meta_path.insert(0, Block())
-from foveate import cli
-sys.exit(cli._run(['predict', {str(files["onnx"])!r}, {str(pictures)!r}]))
-""",
-        encoding="utf-8",
-    )
-    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, check=False)
+    done = bare(["predict", str(files["onnx"]), str(pictures)], tmp_path)
     assert done.returncode == 0, done.stderr
     told = [json.loads(line) for line in done.stdout.splitlines()]
     assert told == json.loads(json.dumps(rows(files["onnx"], pictures)))

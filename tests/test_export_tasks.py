@@ -27,6 +27,7 @@ from foveate.readers import _boxes, _regions, _sentences
 from foveate.tasks.detect import Detect
 from foveate.tasks.segment import _unframed
 from foveate.verbs.fit import fit
+from helpers import bare
 from test_caption import run as written  # noqa: F401
 from test_caption import striped_world  # noqa: F401
 from test_places import tiny, write_voc
@@ -188,6 +189,9 @@ def test_sentences_leave(written, striped_world, tmp_path, to):  # noqa: F811
     ours, theirs = rows(written.run, paths), rows(told.path, paths)
     assert [row["answer"] for row in ours] == [row["answer"] for row in theirs]
     assert [row["confidence"] for row in theirs] == pytest.approx([row["confidence"] for row in ours], abs=1e-4)
+    if to == "onnx":
+        done = bare(["predict", str(told.path), *map(str, paths)], tmp_path)
+        assert [json.loads(line) for line in done.stdout.splitlines()] == json.loads(json.dumps(theirs)), done.stderr
     part = told.path.with_stem("run-words")
     with pytest.raises(UsageError, match="is a part of run"):
         foveate.predict(part, paths)
@@ -285,6 +289,9 @@ def test_weights_leave_by_the_librarys_names(stripes, tmp_path):
 def test_what_lies_beside_a_file_needs_numpy_alone(masks, tmp_path):
     run = fit(tiny(masks, **{"training.epochs": 1}), tmp_path / "run").run
     path = foveate.export(run).files[0].path
+    picture = pictures_in(masks)[0]
+    done = bare(["predict", str(path), str(picture)], tmp_path)
+    assert json.loads(done.stdout) == json.loads(json.dumps(rows(path, [picture])[0])), done.stderr
     script = f"""
 import sys
 import numpy as np
