@@ -56,7 +56,7 @@ class Planned:
     def numbers(self) -> dict[str, Any]:
         recipe = self.recipe
         about = {"task": recipe.task.name, "tuning": recipe.tuning.name, "backbone": recipe.backbone.name, "device": self.device}
-        spent = {name: round(value, 1) for name, value in self.seconds.items()}
+        spent = {name: round(value, 3) for name, value in self.seconds.items()}
         sizes = {"memory_gigabytes": round(self.memory / 1e9, 2), "disk_megabytes": round(self.disk / 1e6, 1)}
         return {**about, "images": self.images, "minutes": round(self.minutes, 2), "seconds": spent, **sizes}
 
