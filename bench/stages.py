@@ -75,7 +75,7 @@ def main() -> None:
     for place, name, stage in (
         (data, "scan", "decode"),
         (data.Pictures, "__getitem__", "transform"),
-        (data, "_collated", "transform"),
+        (data, "collated", "transform"),
         (splits, "near_copies", "near-copies"),
         (data, "near_copies", "near-copies"),
         (Trainer, "_gradients", "forward and backward"),
