@@ -389,7 +389,7 @@ def words_of(recipe, run):
 
 
 PHASES = {  # where the signal comes: when it is called for the n-th time
-    "scan": (data.images, "content_hash", 3),
+    "scan": (data, "_refuse_lost_classes", 1),  # in the main thread: one of the pool that signals has taken a worker of the suite along
     "warm-up": (_fitting, "plan", 1),
     "step": (trainer.Trainer, "_gradients", 4),
     "validation": (trainer, "_copy", 1),
