@@ -44,7 +44,7 @@ class Likeness:
 
 def by_thumbnails(looks: Sequence[Look], least: float) -> Likeness:
     """Pearson correlation of thumbnails."""
-    rows = standardised(np.stack([look.thumb for look in looks]).astype(np.float32))
+    rows = standardised(np.stack([look.thumb for look in looks]))
     return Likeness(
         rows,
         least,

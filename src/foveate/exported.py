@@ -16,7 +16,7 @@ from foveate.calibration import COVERAGE, RISK
 from foveate.errors import BrokenImage, UsageError, WeightsError
 from foveate.exporters import Opened, Runtime, exporter_of
 from foveate.framing import Framing, corners_of, sides_of, squared, view_of
-from foveate.readers import READERS, Asked, Frame, Reader
+from foveate.readers import READERS, Asked, Frame, PlaceReader, Reader
 from foveate.types import Answer
 
 FORMAT = 1  # of what a file says about itself
@@ -64,7 +64,7 @@ class Exported:
         for start in range(0, len(squares), _AT_ONCE):
             part = slice(start, start + _AT_ONCE)
             found += self.reader.read(self.outputs(squares[part]), frames[part], asked)
-        if self.framing != "windows":
+        if self.framing != "windows" or not isinstance(self.reader, PlaceReader):
             return found
         left = iter(found)
         parts = [list(zip(each.corners, islice(left, len(each.squares)), strict=True)) for each in pictures]

@@ -91,8 +91,8 @@ def alike(rows: np.ndarray, likeness: float) -> Iterator[np.ndarray]:
         pairs = pairs[:, pairs[0] < pairs[1]]
         for place in range(0, pairs.shape[1], _PAIRS):
             near, far = pairs[:, place : place + _PAIRS]
-            alike = np.einsum("pd,pd->p", rows[near], rows[far]) >= likeness
-            yield np.stack([near[alike], far[alike]])
+            enough = np.einsum("pd,pd->p", rows[near], rows[far]) >= likeness
+            yield np.stack([near[enough], far[enough]])
 
 
 def _bounding(rows: np.ndarray) -> np.ndarray:

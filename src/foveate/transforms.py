@@ -49,8 +49,8 @@ def training(spec: InputSpec, framing: Framing, recipe: AugmentRecipe) -> Transf
     """Augmented; draws from torch's generator, which the caller seeds for each image."""
     spatial = v2.Compose(_spatial(spec, framing, recipe))
     policy = _policy(recipe)
-    colours: Callable[[Tensor], Tensor] = v2.ColorJitter(*[recipe.color] * 3) if recipe.color else lambda image: image
-    erase: Callable[[Tensor], Tensor] = v2.RandomErasing(recipe.erase) if recipe.erase else lambda image: image
+    colours: Callable[[Tensor], Tensor] = v2.ColorJitter(*[recipe.color] * 3) if recipe.color else v2.Identity()
+    erase: Callable[[Tensor], Tensor] = v2.RandomErasing(recipe.erase) if recipe.erase else v2.Identity()
 
     def transform(pixels: np.ndarray, size: tuple[int, int], target: Target) -> tuple[Tensor, View, Target]:
         image, moved = spatial(as_image(pixels), _scaled(target, pixels.shape[:2], size))

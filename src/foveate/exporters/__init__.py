@@ -46,18 +46,26 @@ class Opened:
 
 
 class Exporter(ABC):
-    """`suffix`: of its files. `summary`: what they are, in words."""
+    """`suffix`: of its files. `summary`: what they are, in words. It is one of the kinds below."""
 
     summary: ClassVar[str]
     suffix: ClassVar[str]
 
+
+class Weights(Exporter):
+    """One whose files hold tensors, and answer nothing."""
+
     @abstractmethod
-    def write(self, program: Program, about: dict[str, Any], path: Path) -> None:
-        """Raises UsageError for what this runtime cannot hold."""
+    def write_tensors(self, tensors: dict[str, Tensor], about: dict[str, Any], path: Path) -> None:
+        """By the names that they have here."""
 
 
 class Runtime(Exporter):
     """One whose files answer."""
+
+    @abstractmethod
+    def write(self, program: Program, about: dict[str, Any], path: Path) -> None:
+        """Raises UsageError for what this runtime cannot hold."""
 
     @abstractmethod
     def open(self, path: Path) -> Opened:

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from foveate.exporters import KEY, Exporter, Program
+from foveate.exporters import KEY, Weights
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -14,14 +14,11 @@ if TYPE_CHECKING:
 _WRAPPED, _BARE = "backbone.network.", "backbone."  # as Foveate holds a library's network, and as the file has it
 
 
-class Torch(Exporter):
+class Torch(Weights):
     """`backbone.*` and `head.*`, with added weights merged, and the `mean` and `std` that pictures are normalised by."""
 
     summary: ClassVar[str] = "weights as safetensors, merged, for other programs in torch"
     suffix: ClassVar[str] = ".safetensors"
-
-    def write(self, program: Program, about: dict[str, Any], path: Path) -> None:
-        self.write_tensors(program.module.state_dict(), about, path)
 
     def write_tensors(self, tensors: dict[str, Tensor], about: dict[str, Any], path: Path) -> None:
         from safetensors.torch import save_file

@@ -53,9 +53,13 @@ class Reader(ABC):
     def read(self, outputs: dict[str, np.ndarray], frames: Sequence[Frame], asked: Asked) -> list[Any]:
         """An answer for each of B squares; `outputs`: of the first graph, B first."""
 
+
+class PlaceReader(Reader):
+    """Of a task whose answers lie somewhere in the picture: it may look through windows."""
+
+    @abstractmethod
     def join(self, parts: Sequence[tuple[tuple[int, int], Any]], size: tuple[int, int]) -> Any:
-        """As of a PlaceTask; other tasks look through no windows."""
-        raise NotImplementedError
+        """As of a PlaceTask."""
 
 
 READERS: Shelf[Reader] = Shelf("foveate.readers", Reader, "task of an exported file")

@@ -9,11 +9,11 @@ from typing import Any, ClassVar
 import numpy as np
 
 from foveate.framing import joined_boxes
-from foveate.readers import Asked, Frame, Reader, _boxes
+from foveate.readers import Asked, Frame, PlaceReader, _boxes
 from foveate.types import Boxes
 
 
-class Detect(Reader):
+class Detect(PlaceReader):
     arithmetic: ClassVar[ModuleType] = _boxes
 
     def read(self, outputs: dict[str, np.ndarray], frames: Sequence[Frame], asked: Asked) -> list[Boxes]:

@@ -9,11 +9,11 @@ from typing import Any, ClassVar
 import numpy as np
 
 from foveate.framing import joined_regions
-from foveate.readers import Asked, Frame, Reader, _regions
+from foveate.readers import Asked, Frame, PlaceReader, _regions
 from foveate.types import Regions
 
 
-class Segment(Reader):
+class Segment(PlaceReader):
     arithmetic: ClassVar[ModuleType] = _regions
 
     def read(self, outputs: dict[str, np.ndarray], frames: Sequence[Frame], asked: Asked) -> list[Regions]:

@@ -17,8 +17,7 @@ import torch
 from foveate import console
 from foveate.errors import BrokenImage, RunError, UsageError
 from foveate.exported import FORMAT, Exported, Seen, opened, seen
-from foveate.exporters import EXPORTERS, Exporter, Program, Runtime, SmallRuntime
-from foveate.exporters.torch import Torch
+from foveate.exporters import EXPORTERS, Exporter, Program, Runtime, SmallRuntime, Weights
 from foveate.files import ASIDE, checksum, refuse_taken
 from foveate.readers import READERS
 from foveate.run import Run
@@ -110,8 +109,8 @@ def export(
         if isinstance(maker, Runtime):
             files, refused = _answered(maker, to, found, inside, path, max_drop if int8 else None)
         else:
-            assert isinstance(maker, Torch)
-            files, refused = [_weights(maker, found, inside, alone)], list[str]()
+            assert isinstance(maker, Weights)
+            files, refused = [_weights(maker, to, found, inside, alone)], list[str]()
         for each in sorted(Path(aside).iterdir()):
             each.replace(folder / each.name)
     files = [replace(file, path=folder / file.path.name) for file in files]
@@ -138,10 +137,10 @@ def _listed(folder: Path, files: Sequence[File]) -> None:
 # --- weights
 
 
-def _weights(maker: Torch, found: Leaving, path: Path, alone: bool) -> File:
+def _weights(maker: Weights, to: str, found: Leaving, path: Path, alone: bool) -> File:
     tensors = read_tensors(found.run.folder / "model.safetensors", own=True) if alone else found.graph.state_dict()
     maker.write_tensors(tensors, {**found.about, "alone": alone}, path)
-    return File(path, "torch", "fp32", path.stat().st_size, checksum(path))
+    return File(path, to, "fp32", path.stat().st_size, checksum(path))
 
 
 # --- files that answer
