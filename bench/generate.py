@@ -26,6 +26,7 @@ from sklearn.svm import SVC
 import foveate
 from foveate import images
 from foveate.intervals import wilson
+from foveate.listing import find_images
 from foveate.run import Run
 from spine import Rows, words
 
@@ -115,7 +116,7 @@ def recognised(folder: Path, made: Path, names: list[str]) -> dict[str, Any]:
     """What a support vector machine on real digits makes of painted ones, and of other real ones."""
 
     def read(place: Path) -> np.ndarray:
-        return np.stack([images.resized(images.read(file)[0], (8, 8)).mean(-1).ravel() / 255 for file in images.find_images(place)])
+        return np.stack([images.resized(images.read(file)[0], (8, 8)).mean(-1).ravel() / 255 for file in find_images(place)])
 
     def labelled(root: Path) -> tuple[np.ndarray, np.ndarray]:
         parts = [read(root / name) for name in names]
@@ -140,7 +141,7 @@ def read_made(made: Path, count: int) -> np.ndarray:
 def styles(data: Path, run: Path) -> dict[str, Any]:
     lowered = []
     for number, (one, first, other, second) in enumerate(PAIRS):
-        content, style = (sorted(images.find_images(data / place))[index] for place, index in ((one, first), (other, second)))
+        content, style = (sorted(find_images(data / place))[index] for place, index in ((one, first), (other, second)))
         run.mkdir(parents=True, exist_ok=True)
         found = foveate.restyle(content, style, out=run / f"{number}.png", device="cpu")
         lowered.append(found.numbers()["lowered"])

@@ -20,8 +20,8 @@ from typing import Any
 import torch
 
 import foveate
-from foveate import images
 from foveate.intervals import wilson
+from foveate.listing import find_images
 from shift import emoji, tabled
 from spine import Rows, words
 
@@ -56,7 +56,7 @@ def forget(data: Path, seed: int, into: Path) -> list[dict[str, Any]]:
     classes = sorted(folder.name for folder in (data / "clothing" / "train").iterdir() if folder.is_dir())
     tables = {}
     for which, (word, own) in product(("train", "validation"), (("old", classes[:OLD]), ("new", classes[OLD:]))):
-        pairs = ((path, name) for name in own for path in images.find_images(data / "clothing" / which / name))
+        pairs = ((path, name) for name in own for path in find_images(data / "clothing" / which / name))
         tables[which, word] = tabled(pairs, into / f"{which}-{word}.tsv")
     first = fitted(tables["train", "old"], 128, seed, into / "first")
     rows = [{"recipe": "before", "old": scored(first, tables["validation", "old"])}]

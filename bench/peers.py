@@ -38,6 +38,7 @@ from safetensors.torch import save_file
 
 import foveate
 from foveate import images
+from foveate.listing import find_images
 from loops import WAYS as LOOPS
 from spine import HERE, Rows, python, spent, words
 
@@ -130,7 +131,7 @@ class Bench:
         if not (run / "finished.json").is_file():
             how = {"backbone": "resnet18", "weights": str(self.weights), "settings": {"data.val": 0, "data.test": 0}}
             foveate.fit(self.few, tuning="probe", device="cpu", out=run, **how)
-        picture, row = next(iter(images.find_images(self.few))), dict[str, float]()
+        picture, row = next(iter(find_images(self.few))), dict[str, float]()
         predict = [*PROGRAM, "predict", str(run), str(picture), "--device", "cpu"]
         for name, said in (("predict", predict), ("imports", ["-c", "import torch, timm; print(0)"])):
             before = spent()

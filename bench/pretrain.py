@@ -26,10 +26,10 @@ import numpy as np
 import torch
 
 import foveate
-from foveate import images
 from foveate.data import Order, Pictures, Pixels, loader
 from foveate.formats import read_table
 from foveate.intervals import wilson
+from foveate.listing import find_images
 from foveate.model import build
 from foveate.neighbours import votes
 from foveate.recipe import Recipe, with_settings
@@ -104,7 +104,7 @@ def from_nothing(way: str, seed: int, minutes: float, data: Path, run: Path) -> 
 def distilled(seed: int, minutes: float, data: Path, run: Path) -> dict[str, Any]:
     photos = run.parent / "photos"
     for place in PHOTOS:
-        for number, path in enumerate(images.find_images(data / place)):
+        for number, path in enumerate(find_images(data / place)):
             link = photos / place / f"{number:06d}{path.suffix}"
             link.parent.mkdir(parents=True, exist_ok=True)
             if not link.is_symlink():

@@ -38,7 +38,7 @@ import psutil
 import torch
 
 import foveate
-from foveate import images
+from foveate.listing import find_images
 from foveate.predictor import load
 from spine import Rows, words
 
@@ -51,7 +51,7 @@ def main() -> None:
     options = words(__doc__, [], ["speed", "flood", "storm", "memory"], threads=2, minutes=1.0)
     rows = Rows(options.out / "serve.jsonl")
     torch.set_num_threads(options.threads)
-    paths = list(images.find_images(options.data / "clothing" / "validation"))
+    paths = list(find_images(options.data / "clothing" / "validation"))
     contents = [path.read_bytes() for path in paths]
     for way in options.ways:
         if rows.has(way=way):

@@ -31,6 +31,7 @@ import foveate
 from foveate import images
 from foveate.adaptations import ADAPTATIONS
 from foveate.intervals import bootstraps
+from foveate.listing import find_images
 from small_clip import named, parted
 from spine import Rows, sets, words
 
@@ -71,11 +72,11 @@ def tabled(pairs: Iterable[tuple[Path, str]], file: Path) -> Path:
 def brain_mri(train: Path, test: Path, into: Path) -> Case:
     away = into / "other"
     for folder in (train, test):
-        for number, path in enumerate(sorted(images.find_images(folder))):
+        for number, path in enumerate(sorted(find_images(folder))):
             target = away / folder.name / path.parent.name / f"{number}.png"
             target.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(scanned_otherwise(images.read(path)[0], number)).save(target)
-    return Case(train, test, away / test.name, sorted(images.find_images(away / train.name)))
+    return Case(train, test, away / test.name, sorted(find_images(away / train.name)))
 
 
 def scanned_otherwise(pixels: np.ndarray, seed: int) -> np.ndarray:

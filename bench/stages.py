@@ -21,7 +21,8 @@ from typing import Any
 import torch
 
 import foveate
-from foveate import data, features, images, judging, linear, splits, trainer
+from foveate import data, features, judging, linear, splits, trainer
+from foveate.listing import find_images
 from foveate.tasks.classify import LinearHead
 from foveate.trainer import Trainer
 
@@ -102,7 +103,7 @@ def main() -> None:
     words = {"tuning": said.tuning, "backbone": "resnet18", "weights": said.weights, "epochs": said.epochs, "device": "cpu"}
     with tempfile.TemporaryDirectory() as place:
         foveate.fit(said.folder, out=Path(place) / "run", settings=settings, **words)
-    count = len(list(images.find_images(said.folder)))
+    count = len(list(find_images(said.folder)))
     print(json.dumps({"images": count, "epochs": epochs, "after": stages.taken()}))
 
 

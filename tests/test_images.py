@@ -14,6 +14,7 @@ from PIL import Image
 
 from foveate import images
 from foveate.errors import BrokenImage
+from foveate.listing import find_images, printable
 
 # how the upright picture must be stored so that orientation n turns it upright again
 STORED = {
@@ -231,7 +232,7 @@ def test_t28_find_images_skips_clutter_and_survives_cycles(tmp_path):
         (tmp_path / name).write_bytes(b"x")
     (tmp_path / "a" / "loop").symlink_to(tmp_path)
     (tmp_path / "gone.jpg").symlink_to(tmp_path / "nowhere.jpg")
-    found = [path.relative_to(tmp_path).as_posix() for path in images.find_images(tmp_path)]
+    found = [path.relative_to(tmp_path).as_posix() for path in find_images(tmp_path)]
     assert found == ["a/10.png", "a/2.png", "b.JPG"]
 
 
@@ -289,4 +290,4 @@ def test_small_tools(tmp_path):
     assert images.to_data_uri(upright(), "png").startswith("data:image/png;base64,iVBOR")
     (tmp_path / "f").write_bytes(b"abc")
     assert images.content_hash(tmp_path / "f").startswith("ba7816bf")
-    assert images.printable(Path(os.fsdecode(b"caf\xe9/a.jpg"))) == "caf\\xe9/a.jpg"
+    assert printable(Path(os.fsdecode(b"caf\xe9/a.jpg"))) == "caf\\xe9/a.jpg"

@@ -26,6 +26,7 @@ from foveate import cli, images
 from foveate.data import Pictures, Pixels
 from foveate.errors import DataError, FoveateError
 from foveate.exported import square
+from foveate.listing import find_images, printable
 from foveate.predictor import load
 from foveate.recipe import AugmentRecipe, with_settings
 from foveate.run import Run
@@ -240,12 +241,12 @@ def test_t27_any_name_comes_through(quick, named, tmp_path, capsys):
     run = Run(tmp_path / "run")
     assert run.classes() == ("猫", "🐕 & <b>dog")
     rows = run.splits()
-    assert len(rows) == len(list(images.find_images(named)))
+    assert len(rows) == len(list(find_images(named)))
     assert len({row["path"] for row in rows}) == len(rows)
     assert cli._run(["predict", str(run.folder), str(named), "--format", "csv", "--out", str(tmp_path / "a.csv"), "--device", "cpu"]) == 0
     with (tmp_path / "a.csv").open(encoding="utf-8", newline="") as file:
         answered = list(csv.DictReader(file))
-    assert {row["path"] for row in answered} == {images.printable(path) for path in images.find_images(named)}
+    assert {row["path"] for row in answered} == {printable(path) for path in find_images(named)}
     for line in (result.evaluation.folder / "predictions.jsonl").read_text(encoding="utf-8").splitlines():
         assert set(json.loads(line)["truth"]) <= set(run.classes())
     page = (result.evaluation.folder / "report.html").read_text(encoding="utf-8")
@@ -283,7 +284,7 @@ def test_t28_a_folder_that_is_closed_is_named(tmp_path):
     (data / "lying").chmod(0)
     try:
         with pytest.raises(DataError, match=r"cannot be (read|listed).*lying"):
-            list(images.find_images(data))
+            list(find_images(data))
     finally:
         (data / "lying").chmod(0o755)
 

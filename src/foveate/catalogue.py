@@ -16,7 +16,7 @@ from foveate.data import Pictures, Pixels
 from foveate.errors import BrokenImage, DataError
 from foveate.files import written_aside
 from foveate.formats._records import ALIASES, is_table, place_of, records
-from foveate.images import find_images, is_image, printable
+from foveate.listing import find_images, is_image, printable
 from foveate.transforms import Transform
 from foveate.types import Target
 

@@ -35,6 +35,11 @@ class FoveateError(Exception):
         super().__init__(what)
         self.what, self.where, self.why, self.hint = what, where, why, hint
 
+    @property
+    def brief(self) -> str:
+        """What happened and why, for answers that say elsewhere which picture it was."""
+        return f"{self.what}: {self.why}" if self.why else self.what
+
     def __str__(self) -> str:
         parts = [self.what]
         if self.where is not None:

@@ -16,6 +16,7 @@ from foveate.calibration import COVERAGE, RISK
 from foveate.errors import BrokenImage, UsageError, WeightsError
 from foveate.exporters import Opened, Runtime, exporter_of
 from foveate.framing import Framing, corners_of, sides_of, squared, view_of
+from foveate.listing import printable
 from foveate.readers import READERS, Asked, Frame, PlaceReader, Reader
 from foveate.types import Answer
 
@@ -85,10 +86,10 @@ class Exported:
             except BrokenImage as error:
                 if strict:
                     raise
-                errors[path] = f"{error.what}: {error.why}" if error.why else error.what
+                errors[path] = error.brief
         told = dict(zip(pictures, self.told(list(pictures.values())), strict=True))
         for path in paths:
-            yield Answer(images.printable(path), told.get(path), errors.get(path), self.classes, self.multilabel)
+            yield Answer(printable(path), told.get(path), errors.get(path), self.classes, self.multilabel)
 
 
 def seen(source: Path | bytes, side: int, framing: Framing) -> Seen:

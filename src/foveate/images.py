@@ -22,11 +22,7 @@ from PIL import Image, UnidentifiedImageError
 from PIL.PngImagePlugin import PngInfo
 
 from foveate.errors import BrokenImage
-from foveate.listing import find_files as find_files
-from foveate.listing import find_images as find_images
-from foveate.listing import is_image as is_image
-from foveate.listing import listed as listed
-from foveate.listing import printable as printable  # as: what reads pictures finds them here, too
+from foveate.listing import printable
 
 MAX_PIXELS = 178_956_970  # Pillow's own default limit: about half a gigabyte once decoded
 

@@ -9,10 +9,10 @@ from typing import Any
 
 import torch
 
-from foveate import images
 from foveate.calibration import COVERAGE, RISK, Calibration, Familiar
 from foveate.data import Order, Pictures, Pixels, broken, loader
 from foveate.errors import RunError, UsageError
+from foveate.listing import printable
 from foveate.model import Model, build
 from foveate.precision import Way, device_of
 from foveate.recipe import Recipe
@@ -70,15 +70,15 @@ class Predictor:
             yield from self._chunk(chunk, strict)
 
     def _chunk(self, paths: list[Path], strict: bool) -> Iterator[Answer]:
-        samples = [Sample(path, images.printable(path)) for path in dict.fromkeys(paths)]
+        samples = [Sample(path, printable(path)) for path in dict.fromkeys(paths)]
         pixels = Pixels(samples, self.model.backbone.input.size, self.model.task.framing, keep=True)
         found = broken(samples, pixels, strict)
-        errors = {path: f"{error.what}: {error.why}" if error.why else error.what for path, error in found.items()}
+        errors = {path: error.brief for path, error in found.items()}
         whole = [sample for sample in samples if sample.path not in errors]
         answered = map(self.sure, self.answers(whole, pixels).predictions)
         told = dict(zip((sample.path for sample in whole), answered, strict=True))
         for path in paths:
-            yield Answer(images.printable(path), told.get(path), errors.get(path), self.classes, self.multilabel)
+            yield Answer(printable(path), told.get(path), errors.get(path), self.classes, self.multilabel)
 
 
 def load(run: Path | str, device: str = "auto", merge: bool = True) -> Predictor:

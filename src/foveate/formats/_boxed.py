@@ -14,7 +14,8 @@ from foveate.boxes import Raw, class_name, cleaned, printed
 from foveate.errors import BrokenImage, DataError, UsageError
 from foveate.findings import Findings, Kind, findings, thorough
 from foveate.formats._records import without_split
-from foveate.images import printable, size
+from foveate.images import size
+from foveate.listing import printable
 from foveate.types import Boxes, Sample, Split, Table
 
 MISSING = Kind("images that are missing, dropped with their boxes", "error")

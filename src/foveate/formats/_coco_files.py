@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from foveate.errors import DataError
-from foveate.images import listed, printable
+from foveate.listing import listed, printable
 from foveate.splits import split_named
 from foveate.types import Split
 

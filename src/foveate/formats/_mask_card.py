@@ -20,7 +20,7 @@ from typing import Any
 
 from foveate.errors import DataError, UnknownName
 from foveate.formats._mask_values import ClassList, class_list, find_class_list
-from foveate.images import find_images, is_image, printable
+from foveate.listing import find_images, is_image, printable
 from foveate.plain import plain
 from foveate.splits import split_named
 from foveate.types import Split

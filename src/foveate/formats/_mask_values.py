@@ -25,7 +25,7 @@ import numpy as np
 from foveate import images
 from foveate.errors import BrokenImage, DataError
 from foveate.findings import each
-from foveate.images import printable
+from foveate.listing import printable
 from foveate.types import IGNORED
 
 BACKGROUND = "background"

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from foveate.errors import DataError, near_names
 from foveate.findings import Kind, Place, Remark, each
-from foveate.images import printable
+from foveate.listing import printable
 from foveate.splits import split_named
 from foveate.types import Sample, Split
 

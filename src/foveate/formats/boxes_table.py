@@ -19,7 +19,7 @@ from foveate.findings import each
 from foveate.formats import Format
 from foveate.formats._boxed import Gathering, classes_beside, copied, write_classes
 from foveate.formats._records import ALIASES, CORNERS, Record, has_boxes, is_table, place_of, records, row_of, split_of, word_of
-from foveate.images import printable
+from foveate.listing import printable
 from foveate.types import Split, Table
 
 _ALIASES = {**ALIASES, **CORNERS, "crowd": ("crowd", "iscrowd", "difficult")}

@@ -25,7 +25,7 @@ from foveate.formats._records import (
     row_of,
     without_split,
 )
-from foveate.images import printable
+from foveate.listing import printable
 from foveate.types import Sample, Table, Text
 
 _COLUMNS = {**{name: ALIASES[name] for name in ("path", "split", "group")}, "text": TEXTS}

@@ -21,7 +21,7 @@ from foveate.findings import Kind, Place, Remark, each, shown
 from foveate.formats import Format
 from foveate.formats._boxed import NO_BOX, Gathering, Placed, copied, is_there
 from foveate.formats._coco_files import ORDER, annotation_files, image_folders, lists_of, root_of, split_of
-from foveate.images import printable
+from foveate.listing import printable
 from foveate.masks import area
 from foveate.types import Boxes, Table
 

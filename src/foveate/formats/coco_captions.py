@@ -15,7 +15,7 @@ from foveate.formats import Format
 from foveate.formats._boxed import is_there
 from foveate.formats._coco_files import annotation_files, image_folders, lists_of, root_of, split_of
 from foveate.formats.captions import sentences_of
-from foveate.images import listed, printable
+from foveate.listing import listed, printable
 from foveate.types import Sample, Table, Text
 
 _STEM = "captions"

@@ -22,7 +22,7 @@ from foveate.findings import Kind, Place, Remark, each
 from foveate.formats import Format
 from foveate.formats._boxed import is_there
 from foveate.formats._coco_files import annotation_files, image_folders, split_of
-from foveate.images import printable
+from foveate.listing import printable
 from foveate.masks import decoded, read
 from foveate.types import Regions, Sample, Split, Table
 

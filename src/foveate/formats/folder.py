@@ -11,8 +11,7 @@ from foveate.errors import DataError
 from foveate.findings import TWINS, UNTAUGHT, Kind, Place, Remark
 from foveate.formats import Format
 from foveate.formats._roles import said_by
-from foveate.images import find_files, is_image, listed, printable
-from foveate.listing import holds_images
+from foveate.listing import find_files, holds_images, is_image, listed, printable
 from foveate.splits import split_named
 from foveate.types import Labels, Sample, Split, Table
 

@@ -28,7 +28,7 @@ from foveate.formats import Format
 from foveate.formats._mask_card import Card, Found, is_card, read_card
 from foveate.formats._mask_values import BACKGROUND, ClassList, find_class_list, learn, read_layers, read_mask
 from foveate.formats._roles import said_by
-from foveate.images import find_images, is_image, listed, printable
+from foveate.listing import find_images, is_image, listed, printable
 from foveate.splits import split_named
 from foveate.types import Regions, Sample, Split, Table
 

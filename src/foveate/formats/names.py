@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from foveate.errors import DataError
 from foveate.formats import Format
-from foveate.images import printable
+from foveate.listing import printable
 from foveate.types import Table
 
 

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from foveate.errors import DataError
 from foveate.formats import Format
-from foveate.images import find_images, is_image, listed, printable
+from foveate.listing import find_images, is_image, listed, printable
 from foveate.types import Picture, Sample, Table
 
 

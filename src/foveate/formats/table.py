@@ -25,7 +25,7 @@ from foveate.formats._records import (
     without_split,
     word_of,
 )
-from foveate.images import printable
+from foveate.listing import printable
 from foveate.types import Labels, Sample, Table
 
 _REQUIRED = ("path", "label")

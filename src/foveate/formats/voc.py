@@ -19,7 +19,7 @@ from foveate.errors import DataError
 from foveate.findings import Kind, each
 from foveate.formats import Format
 from foveate.formats._boxed import NO_BOX, Gathering, Placed, classes_beside, copied, write_classes
-from foveate.images import find_files, find_images, listed, printable
+from foveate.listing import find_files, find_images, listed, printable
 from foveate.types import Split, Table
 
 _XML, _IMAGES, _LISTS = "Annotations", "JPEGImages", "ImageSets/Main"

@@ -20,7 +20,7 @@ from foveate.errors import DataError, near_names
 from foveate.findings import Kind, each
 from foveate.formats import Format
 from foveate.formats._boxed import Gathering, Placed, copied, is_there, lost
-from foveate.images import find_images, listed, printable
+from foveate.listing import find_images, listed, printable
 from foveate.plain import plain
 from foveate.splits import split_named
 from foveate.types import Split, Table

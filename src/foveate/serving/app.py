@@ -137,7 +137,7 @@ def _told(error: Exception, number: str) -> Response:
         case Refused():
             return _error(error.status, error.what)
         case BrokenImage() | UsageError():
-            return _error(400, f"{error.what}: {error.why}" if error.why else error.what)
+            return _error(400, error.brief)
         case Busy():
             return _busy()
     log.error(json.dumps({"id": number, "error": "unexpected"}), exc_info=error)

@@ -15,6 +15,7 @@ from foveate.backbones import Backbone, family_of
 from foveate.data import even_parts
 from foveate.distances import fid, kid, kid_spread
 from foveate.errors import BrokenImage, DataError, UsageError
+from foveate.listing import find_images
 from foveate.painting import as_pixels
 from foveate.precision import device_of
 from foveate.transforms import evaluation
@@ -50,7 +51,7 @@ def compared(made: Sequence[np.ndarray], real: Path, spec: InputSpec, features: 
     it what noise has, and what real pictures have among themselves. Raises DataError for fewer than ten on either side."""
     if not real.is_dir():
         raise UsageError("real pictures to compare with lie in a folder", where=real, hint="--against FOLDER")
-    files = list(images.find_images(real))
+    files = list(find_images(real))
     chosen = sorted(np.random.default_rng(0).permutation(len(files))[:_MOST].tolist())
     theirs = [pixels for place in chosen if (pixels := _square(files[place], spec)) is not None]
     for count, what, hint in ((len(made), "painted", "a larger --count"), (len(theirs), "real", "another folder")):

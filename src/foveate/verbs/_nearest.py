@@ -17,6 +17,7 @@ from foveate.drawing import tiled
 from foveate.earlier import own_table
 from foveate.errors import UsageError
 from foveate.features import pooled
+from foveate.listing import printable
 from foveate.predictor import Predictor
 from foveate.types import Provides, Sample
 
@@ -64,7 +65,7 @@ class Known:
         return cls(predictor, samples, functional.normalize(features - middle, dim=1), middle)
 
     def nearest(self, path: Path, count: int) -> list[Near]:
-        model, sample = self.predictor.model, Sample(path, images.printable(path))
+        model, sample = self.predictor.model, Sample(path, printable(path))
         pixels = Pixels((), model.backbone.input.size, model.task.framing, keep=False)
         found = pooled(model.backbone, [sample], pixels, model.task.framing, self.predictor.device)
         asked = functional.normalize(found - self.middle, dim=1)

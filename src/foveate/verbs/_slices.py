@@ -13,7 +13,7 @@ import numpy as np
 from foveate import console
 from foveate.errors import DataError
 from foveate.formats._records import traits
-from foveate.images import printable
+from foveate.listing import printable
 from foveate.predictor import Predictor
 from foveate.scoring import scored
 from foveate.types import Sample, Score

@@ -14,7 +14,7 @@ from foveate.catalogue import Catalogue, Entry, entries, sampled
 from foveate.data import Pixels, key, label_names
 from foveate.errors import BrokenImage, DataError
 from foveate.formats import read_table
-from foveate.images import printable
+from foveate.listing import printable
 from foveate.model import Model
 from foveate.recipe import Recipe
 from foveate.run import Run

@@ -19,7 +19,7 @@ from foveate.console import Bar
 from foveate.data import Order, Pictures, Scanned, loader
 from foveate.earlier import own_table
 from foveate.errors import UsageError
-from foveate.images import printable
+from foveate.listing import printable
 from foveate.predictor import Predictor, load
 from foveate.run import ADAPTED, Run
 from foveate.scoring import scored

@@ -19,6 +19,7 @@ from foveate.errors import UsageError
 from foveate.files import refuse_taken, write_rows
 from foveate.formats import read_table
 from foveate.linear import out_of_fold
+from foveate.listing import printable
 from foveate.predictor import Predictor, load
 from foveate.run import numbered
 from foveate.scoring import pooled_of
@@ -120,7 +121,7 @@ def _next(
     predictor: Predictor, place: Path, features: np.ndarray, labels: np.ndarray, classes: int, strength: float
 ) -> list[str]:
     """The pictures without labels that are worth labelling, by a classifier on all that are labelled."""
-    samples = [Sample(path, images.printable(path)) for path in pictures_at([place])]
+    samples = [Sample(path, printable(path)) for path in pictures_at([place])]
     pixels = Pixels((), predictor.model.backbone.input.size, predictor.model.task.framing, keep=True)
     read = readable(samples, pixels)
     theirs = _features(predictor, read, pixels)

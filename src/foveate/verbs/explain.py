@@ -17,6 +17,7 @@ from foveate.errors import BrokenImage, UsageError
 from foveate.explainers import EXPLAINERS, Explainer
 from foveate.explaining import Curves, Described, Faith, Subject, over, randomised, sameness
 from foveate.files import refuse_taken
+from foveate.listing import printable
 from foveate.model import Model
 from foveate.predictor import Predictor, load
 from foveate.run import Run, numbered
@@ -131,8 +132,8 @@ def explain(
             except BrokenImage as error:
                 if strict:
                     raise
-                console.warn(f"skipped {images.printable(path)}: {error.why or error.what}")
-                skipped.append((images.printable(path), error.why or error.what))
+                console.warn(f"skipped {printable(path)}: {error.why or error.what}")
+                skipped.append((printable(path), error.why or error.what))
             else:
                 alt = "; ".join([*(each.alt() for each in whys), *(f"like {each.key} ({each.label})" for each in near)])
                 sheet = stacked(sheet, known.strip(near)) if known else sheet
@@ -147,7 +148,7 @@ def explain(
 def _explained(
     predictor: Predictor, other: Model, path: Path, explainers: dict[str, Explainer], texts: tuple[str, ...]
 ) -> tuple[list[Why], np.ndarray]:
-    sample = Sample(path, images.printable(path))
+    sample = Sample(path, printable(path))
     subject = Subject.of(predictor, sample)
     subject = Described(subject.model, subject.batch, texts) if texts else subject
     questions = subject.questions()[: len(texts) or _QUESTIONS]

@@ -6,10 +6,11 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from foveate import console, images
+from foveate import console
 from foveate.calibration import COVERAGE, RISK
 from foveate.errors import UsageError, near_names
 from foveate.exported import opened
+from foveate.listing import find_images
 from foveate.types import Answer
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ def pictures_at(places: Iterable[Path]) -> Iterator[Path]:
     without pictures."""
     for place in places:
         if place.is_dir():
-            found = list(images.find_images(place))
+            found = list(find_images(place))
             if not found:
                 raise UsageError("there are no pictures in this folder", where=place)
             yield from found

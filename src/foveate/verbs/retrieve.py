@@ -16,7 +16,7 @@ from foveate.data import Pixels, even_parts, readable
 from foveate.errors import DataError, UsageError
 from foveate.features import pooled
 from foveate.formats import read_table
-from foveate.images import find_images, printable
+from foveate.listing import find_images, printable
 from foveate.precision import device_of
 from foveate.predictor import load
 from foveate.recipe import Recipe, recipe_from
