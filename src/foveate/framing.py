@@ -11,7 +11,7 @@ from typing import Literal
 
 import numpy as np
 
-from foveate.images import resized
+from foveate.images import resized, with_long_side, with_short_side
 from foveate.masks import Runs, decoded, placed
 from foveate.types import Boxes, Regions
 
@@ -37,19 +37,11 @@ def view_of(size: tuple[int, ...], square: int, framing: Framing) -> View:
     return (width - side) / 2, (height - side) / 2, (width + side) / 2, (height + side) / 2
 
 
-def fitted(height: int, width: int, side: int) -> tuple[int, int]:
-    """Height and width with the long side at `side` px."""
-    scale = side / max(height, width)
-    return max(1, round(height * scale)), max(1, round(width * scale))
-
-
-def laid(size: tuple[int, ...], square: int, framing: Framing) -> tuple[int, int]:
+def laid(size: tuple[int, int], square: int, framing: Framing) -> tuple[int, int]:
     """The height and width that a decoded picture, or a window, has on a network's `square`."""
-    height, width = size
     if framing == "crop":
-        scale = square / min(height, width)
-        return max(square, round(height * scale)), max(square, round(width * scale))
-    return fitted(height, width, square) if framing == "whole" else (height, width)
+        return with_short_side(size, square)
+    return with_long_side(size, square) if framing == "whole" else size
 
 
 def middle(height: int, width: int, side: int) -> tuple[int, int]:
@@ -60,7 +52,7 @@ def middle(height: int, width: int, side: int) -> tuple[int, int]:
 def squared(pixels: np.ndarray, square: int, framing: Framing) -> np.ndarray:
     """(h, w, 3) uint8 as it was decoded, or a window -> (square, square, 3): the middle of it; or all of it in the upper left, on
     black."""
-    height, width = laid(pixels.shape[:2], square, framing)
+    height, width = laid((pixels.shape[0], pixels.shape[1]), square, framing)
     if (height, width) != pixels.shape[:2]:
         pixels = resized(pixels, (height, width))
     if framing == "crop":

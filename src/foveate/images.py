@@ -129,11 +129,9 @@ def content_hash(path: Path) -> str:
 def thumbnail(pixels: np.ndarray, side: int) -> np.ndarray:
     """A small copy of (H, W, 3) uint8 whose long side is `side` pixels; smaller pictures are kept as they are."""
     picture = Image.fromarray(pixels)
-    scale = side / max(picture.size)
-    if scale >= 1:
+    if max(picture.size) <= side:
         return pixels
-    size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
-    return np.asarray(picture.resize(size, Image.Resampling.BICUBIC))
+    return np.asarray(picture.resize(with_long_side(picture.size, side), Image.Resampling.BICUBIC))
 
 
 def write(pixels: np.ndarray, path: Path, told: Mapping[str, str] | None = None) -> None:
@@ -232,7 +230,7 @@ def _decoded(image: Image.Image, short_side: int | None, where: str | None) -> t
         picture = picture.transpose(_UPRIGHT[orientation])
     width, height = (full[::-1] if orientation >= 5 else full) if drafted else picture.size
     if short_side is not None:
-        picture = _resized(picture, _fitted(width, height, short_side), where)
+        picture = _resized(picture, with_short_side((width, height), short_side), where)
     return np.array(picture), (height, width)
 
 
@@ -268,10 +266,16 @@ def _metadata_at_the_end(file: IO[bytes]) -> bool:
     return len(head) == 8
 
 
-def _fitted(width: int, height: int, short_side: int) -> tuple[int, int]:
-    """(width, height) with the short side at `short_side`, the aspect kept."""
-    scale = short_side / min(width, height)
-    return max(short_side, round(width * scale)), max(short_side, round(height * scale))
+def with_short_side(size: tuple[int, int], side: int) -> tuple[int, int]:
+    """(height, width), or the other way round, with the short side at `side`, the aspect kept."""
+    scale = side / min(size)
+    return max(side, round(size[0] * scale)), max(side, round(size[1] * scale))
+
+
+def with_long_side(size: tuple[int, int], side: int) -> tuple[int, int]:
+    """The same with the long side at `side`."""
+    scale = side / max(size)
+    return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
 
 
 def _resized(picture: Image.Image, size: tuple[int, int], where: str | None) -> Image.Image:

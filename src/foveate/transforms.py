@@ -15,7 +15,8 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional
 
-from foveate.framing import Framing, View, fitted, laid, middle, squared, view_of
+from foveate.framing import Framing, View, laid, middle, squared, view_of
+from foveate.images import with_long_side
 from foveate.recipe import AugmentRecipe
 from foveate.types import IGNORED, OF_OBJECTS, Batch, InputSpec, Target
 
@@ -39,7 +40,7 @@ def evaluation(spec: InputSpec, framing: Framing) -> Transform:
 
     def transform(pixels: np.ndarray, size: tuple[int, int], target: Target) -> tuple[Tensor, View, Target]:
         image, moved = as_image(squared(pixels, spec.size, framing)), _scaled(target, pixels.shape[:2], size)
-        moved = _laid(moved, laid(pixels.shape[:2], spec.size, framing), spec.size, framing)
+        moved = _laid(moved, laid((pixels.shape[0], pixels.shape[1]), spec.size, framing), spec.size, framing)
         return normalised(image, spec), view_of(size, spec.size, framing), moved
 
     return transform
@@ -137,7 +138,7 @@ class _Fit(v2.Transform):  # type: ignore[misc]
 
     def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
         height, width = v2.query_size(flat_inputs)
-        return {"size": list(fitted(height, width, self.side))}
+        return {"size": list(with_long_side((height, width), self.side))}
 
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
         return _stretched(inpt, params["size"]) if isinstance(inpt, tv_tensors.TVTensor) else inpt
