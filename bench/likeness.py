@@ -19,7 +19,7 @@ from foveate.data import Pictures, scan
 from foveate.features import described
 from foveate.formats import read_table
 from foveate.intervals import wilson
-from foveate.linear import out_of_fold, solve
+from foveate.linear import solve
 from foveate.model import build
 from foveate.precision import Way
 from foveate.recipe import Recipe, with_settings
@@ -48,7 +48,8 @@ def main() -> None:
 
     def accuracy(groups: list[str], seed: int) -> float:
         folds = group_folds(labels, groups, FOLDS, seed)
-        chances = out_of_fold(features, targets, folds, solve(features, targets, folds, False).strength, False)
+        chances = solve(features, targets, folds, False).left_out
+        assert chances is not None
         return float((chances.argmax(1) == targets.argmax(1)).mean())
 
     print("| likeness | clusters | largest | accuracy, mean | by seed | 95 % interval |\n|---|---|---|---|---|---|")

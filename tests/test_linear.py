@@ -90,3 +90,23 @@ def test_out_of_fold_never_saw_the_image():
     features, targets = rng.normal(size=(200, 300)).astype(np.float32), np.eye(2)[rng.integers(0, 2, 200)]
     answers = out_of_fold(features, targets, np.arange(200) % 5, 10.0, False)
     assert 0.35 < (answers.argmax(1) == targets.argmax(1)).mean() < 0.65
+
+
+@pytest.mark.parametrize("classes", [2, 4])
+def test_where_it_begins_does_not_leak(classes):
+    """The same labels without meaning: begun at the classifier that has seen all images, it must forget those that are left out."""
+    rng, folds = np.random.default_rng(1), np.arange(200) % 5
+    features, targets = rng.normal(size=(200, 300)).astype(np.float32), np.eye(classes)[rng.integers(0, classes, 200)]
+    found = solve(features, targets, folds, False)
+    cold = out_of_fold(features, targets, folds, found.strength, False)
+    warm = out_of_fold(features, targets, folds, found.strength, False, near=found)
+    assert abs(warm - cold).max() < 0.02
+    assert abs(found.left_out - cold).max() < 0.02
+    assert (warm.argmax(1) == targets.argmax(1)).mean() < 1 / classes + 0.1
+
+
+def test_back_and_forth_between_directions_and_features():
+    for count, width in ((40, 90), (90, 40)):
+        known = turned(blobs(count, width, 3)[0])
+        coefficients = np.random.default_rng(0).normal(size=(3, known.rows.shape[1]))
+        assert np.allclose(known.forth(known.back(coefficients)), coefficients, atol=1e-4)

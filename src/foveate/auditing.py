@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.optimize import least_squares
 
-from foveate.linear import out_of_fold, solve, turned
+from foveate.linear import out_of_fold, solve
 from foveate.splits import group_folds
 from foveate.types import Score
 
@@ -65,10 +65,9 @@ def _rivals(chances: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.nda
 def known(features: np.ndarray, labels: np.ndarray, groups: Sequence[str], classes: int, seed: int) -> tuple[np.ndarray, float]:
     """Features (N, D) -> chances (N, K), each by a classifier on the other folds, no group divided; and its penalty's C."""
     targets = np.eye(classes)[labels]
-    folds = _folds(labels, groups, seed)
-    rows = turned(features)
-    strength = solve(rows, targets, folds, False).strength
-    return out_of_fold(rows, targets, folds, strength, False), strength
+    found = solve(features, targets, _folds(labels, groups, seed), False)
+    assert found.left_out is not None
+    return found.left_out, found.strength
 
 
 def _folds(labels: np.ndarray, groups: Sequence[str], seed: int) -> np.ndarray:

@@ -18,6 +18,8 @@ _FLAT = 1e-3  # a curvature below is taken for this
 _FOLDS = 5
 _NOTHING = 1e-10  # of the largest square: below, a direction is rounding
 
+Plane = tuple[np.ndarray, np.ndarray]  # (K, R) coefficients and (K,) bias
+
 
 @dataclass(frozen=True)
 class Known:
@@ -33,11 +35,16 @@ class Known:
     def turned(self) -> Turned:
         return turned(self.features)
 
+    @cached_property
+    def solution(self) -> Solution:
+        return solve(self.turned, self.targets, self.folds, self.multilabel)
+
 
 @dataclass(frozen=True)
 class Solution:
     """`weight` (K, D) and `bias` (K,) act on features minus `middle` (D,), over `scale` (D,). `strength`: the C that was
-    chosen. `tried`: C -> log loss."""
+    chosen. `tried`: C -> log loss. `left_out`: (N, K) chances of each image by a classifier that was solved without its fold; None
+    where the classifier is no such one."""
 
     middle: np.ndarray
     scale: np.ndarray
@@ -45,6 +52,7 @@ class Solution:
     bias: np.ndarray
     strength: float
     tried: dict[float, float]
+    left_out: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -63,6 +71,10 @@ class Turned:
         found = coefficients @ self.turn
         return np.asarray(found if self.standard is None else found @ self.standard)
 
+    def forth(self, weight: np.ndarray) -> np.ndarray:
+        """(K, D), on standardised features -> (K, R): what `back` undoes."""
+        return np.asarray((weight if self.standard is None else weight @ self.standard.T) @ self.turn.T)
+
 
 def turned(features: np.ndarray) -> Turned:
     """Features (N, D), as `solve` and `out_of_fold` want them; made once where several ask."""
@@ -74,25 +86,58 @@ def turned(features: np.ndarray) -> Turned:
 def solve(features: np.ndarray | Turned, targets: np.ndarray, folds: np.ndarray, multilabel: bool) -> Solution:
     """features (N, D) float32, targets (N, K) in {0, 1}, folds (N,) int -> the classifier of least cross-validated log loss."""
     known = features if isinstance(features, Turned) else turned(features)
-    tried = _cross_validated(known.rows, targets, folds, multilabel)
+    paths = _paths(known.rows, targets, folds, multilabel)
+    tried = _cross_validated(known.rows, targets, folds, multilabel, paths)
     strength = min(tried, key=lambda c: (tried[c], c))
-    path = [c for c in STRENGTHS if c <= strength]
-    coefficients, bias = _fitted(known.rows, targets, path, multilabel)[-1]
-    weight = known.back(coefficients)
-    return Solution(known.middle, known.scale, weight.astype(np.float32), bias.astype(np.float32), strength, tried)
+    solved = {fold: path[STRENGTHS.index(strength)] for fold, path in paths.items()}
+    begun = _mean(list(solved.values())) if solved else None
+    coefficients, bias = _fitted(known.rows, targets, [strength], multilabel, begun)[0]
+    weight = known.back(coefficients).astype(np.float32)
+    left_out = _left_out(known.rows, targets, folds, strength, multilabel, solved, begun)
+    return Solution(known.middle, known.scale, weight, bias.astype(np.float32), strength, tried, left_out)
 
 
 def out_of_fold(
-    features: np.ndarray | Turned, targets: np.ndarray, folds: np.ndarray, strength: float, multilabel: bool
+    features: np.ndarray | Turned,
+    targets: np.ndarray,
+    folds: np.ndarray,
+    strength: float,
+    multilabel: bool,
+    near: Solution | None = None,
 ) -> np.ndarray:
-    """(N, K) probabilities of each image by a classifier that was solved without the image's fold."""
-    rows = (features if isinstance(features, Turned) else turned(features)).rows
+    """(N, K) probabilities of each image by a classifier that was solved without the image's fold. `near`: of the same features
+    and strength, over all images: where to begin, which is all that it can change."""
+    known = features if isinstance(features, Turned) else turned(features)
+    begun = None if near is None else (known.forth(near.weight), near.bias)
+    return _left_out(known.rows, targets, folds, strength, multilabel, {}, begun)
+
+
+def _left_out(
+    rows: np.ndarray,
+    targets: np.ndarray,
+    folds: np.ndarray,
+    strength: float,
+    multilabel: bool,
+    solved: dict[int, Plane],
+    begun: Plane | None,
+) -> np.ndarray:
+    """As `out_of_fold`; `solved`: fold -> the classifier without it, where it is known."""
     answers = np.zeros(targets.shape)
-    for fold in np.unique(folds):
+    for fold in np.unique(folds).tolist():
         left = folds != fold
-        coefficients, bias = _fitted(rows[left], targets[left], [strength], multilabel)[0]
-        answers[~left] = _probabilities(rows[~left] @ coefficients.T + bias, multilabel)
+        plane = solved.get(fold) or _fitted(rows[left], targets[left], [strength], multilabel, begun)[0]
+        answers[~left] = _answers(rows[~left], plane, multilabel)
     return answers
+
+
+def _answers(rows: np.ndarray, plane: Plane, multilabel: bool) -> np.ndarray:
+    """(N, K) chances."""
+    return _probabilities(rows @ plane[0].T + plane[1], multilabel)
+
+
+def _mean(planes: list[Plane]) -> Plane:
+    weights, biases = zip(*planes, strict=True)
+    return np.mean(weights, axis=0), np.mean(biases, axis=0)
 
 
 def _standard(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -117,18 +162,24 @@ def _rotated(standard: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray |
     return (exact @ axes).astype(np.float32), axes.T, None
 
 
-def _cross_validated(features: np.ndarray, targets: np.ndarray, folds: np.ndarray, multilabel: bool) -> dict[float, float]:
+def _paths(rows: np.ndarray, targets: np.ndarray, folds: np.ndarray, multilabel: bool) -> dict[int, list[Plane]]:
+    """Fold -> the classifiers of all strengths without it, of as many folds as are asked, and where anything can be learnt."""
+    kept = [fold for fold in np.unique(folds).tolist() if _teachable(targets[folds != fold])][:_FOLDS]
+    return {fold: _fitted(rows[folds != fold], targets[folds != fold], list(STRENGTHS), multilabel) for fold in kept}
+
+
+def _cross_validated(
+    rows: np.ndarray, targets: np.ndarray, folds: np.ndarray, multilabel: bool, paths: dict[int, list[Plane]]
+) -> dict[float, float]:
     """C -> mean log loss over left-out images."""
-    kept = [fold for fold in np.unique(folds) if _teachable(targets[folds != fold])][:_FOLDS]
-    if not kept:
+    if not paths:
         return {1e-2: float("nan")}
     losses = np.zeros(len(STRENGTHS))
-    for fold in kept:
-        left = folds != fold
-        for place, (coefficients, bias) in enumerate(_fitted(features[left], targets[left], list(STRENGTHS), multilabel)):
-            answers = _probabilities(features[~left] @ coefficients.T + bias, multilabel)
-            losses[place] += _log_loss(answers, targets[~left], multilabel) * (~left).sum()
-    count = sum(int((folds == fold).sum()) for fold in kept)
+    for fold, path in paths.items():
+        asked = folds == fold
+        found = [_log_loss(_answers(rows[asked], plane, multilabel), targets[asked], multilabel) for plane in path]
+        losses += np.array(found) * asked.sum()
+    count = int(np.isin(folds, list(paths)).sum())
     return {c: float(loss / count) for c, loss in zip(STRENGTHS, losses, strict=True)}
 
 
@@ -136,29 +187,40 @@ def _teachable(targets: np.ndarray) -> bool:
     return bool((targets.sum(0) > 0).sum() > 1)
 
 
-def _fitted(rows: np.ndarray, targets: np.ndarray, strengths: list[float], multilabel: bool) -> list[tuple[np.ndarray, np.ndarray]]:
-    """(K, R) coefficients and (K,) bias for each C in turn, each started from the one before."""
+def _fitted(
+    rows: np.ndarray, targets: np.ndarray, strengths: list[float], multilabel: bool, begun: Plane | None = None
+) -> list[Plane]:
+    """(K, R) coefficients and (K,) bias for each C in turn, each started from the one before, the first from what was `begun`."""
     found = targets.sum(0) > 0
     if multilabel:
         asked = found & (targets.sum(0) < len(targets))  # a label that all images share, or none has, is no question
-        paths = _path(rows, targets[:, asked], strengths, True)
+        paths = _path(rows, targets[:, asked], strengths, True, _part(begun, asked))
         return [_placed(path, asked, np.where(found, 20.0, -20.0)) for path in paths]
     if found.sum() == 2:  # two classes are one question
-        second = _path(rows, targets[:, found][:, 1:], strengths, True)
+        second = _path(rows, targets[:, found][:, 1:], strengths, True, _difference(_part(begun, found)))
         paths = [(np.concatenate([-weight, weight]) / 2, np.concatenate([-bias, bias]) / 2) for weight, bias in second]
     else:
-        paths = _path(rows, targets[:, found], strengths, False)
+        paths = _path(rows, targets[:, found], strengths, False, _part(begun, found))
     return [_placed(path, found, np.full(len(found), -20.0)) for path in paths]  # a class without images gets a hopeless bias
 
 
-def _placed(path: tuple[np.ndarray, np.ndarray], where: np.ndarray, bias: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _part(begun: Plane | None, classes: np.ndarray) -> Plane | None:
+    return begun and (begun[0][classes], begun[1][classes])
+
+
+def _difference(begun: Plane | None) -> Plane | None:
+    """Of two classes, what speaks for the second."""
+    return begun and (begun[0][1:] - begun[0][:1], begun[1][1:] - begun[1][:1])
+
+
+def _placed(path: Plane, where: np.ndarray, bias: np.ndarray) -> Plane:
     """Rows for all K classes, of which `where` were solved."""
     every, shift = np.zeros((len(where), path[0].shape[1])), bias.copy()
     every[where], shift[where] = path
     return every, shift
 
 
-def _path(rows: np.ndarray, targets: np.ndarray, strengths: list[float], apart: bool) -> list[tuple[np.ndarray, np.ndarray]]:
+def _path(rows: np.ndarray, targets: np.ndarray, strengths: list[float], apart: bool, begun: Plane | None) -> list[Plane]:
     """Least mean log loss + |weight|^2 / (2 C N) by L-BFGS, for each C; of a softmax, or of columns that hold or not, `apart`.
 
     The steps are taken where each direction counts by the root of its curvature: lengths of directions differ a hundred
@@ -169,7 +231,8 @@ def _path(rows: np.ndarray, targets: np.ndarray, strengths: list[float], apart: 
     if not targets.shape[1]:
         return [(np.empty((0, rows.shape[1])), np.empty(0))] * len(strengths)
     squares = np.einsum("nr,nr->r", rows, rows, dtype=np.float64)[:, None] / len(rows)
-    weight, bias, found = np.zeros((rows.shape[1], targets.shape[1])), np.zeros(targets.shape[1]), []
+    weight, bias = (begun[0].T, begun[1]) if begun else (np.zeros((rows.shape[1], targets.shape[1])), np.zeros(targets.shape[1]))
+    found: list[Plane] = []
     with threadpool_limits(1):  # products this small lose more to waiting threads than they gain
         for strength in strengths:
             penalty = 1 / (strength * len(rows))
@@ -190,18 +253,22 @@ def _loss(
 ) -> tuple[float, np.ndarray]:
     """The penalised loss at a place that is measured in `units`, (R + 1, K) with the bias last, and its gradient."""
     at = place.reshape(units.shape) * units
-    logits = rows @ at[:-1].astype(rows.dtype) + at[-1]
-    errors = (_probabilities(logits, apart) - targets) / len(rows)
+    loss, chances = _judged(rows @ at[:-1].astype(rows.dtype) + at[-1], targets, apart)
+    errors = (chances - targets) / len(rows)
     gradient = np.concatenate([rows.T @ errors.astype(rows.dtype) + penalty * at[:-1], errors.sum(0)[None]])
-    return _mean_loss(logits, targets, apart) + penalty / 2 * float((at[:-1] ** 2).sum()), (gradient * units).ravel()
+    return loss + penalty / 2 * float((at[:-1] ** 2).sum()), (gradient * units).ravel()
 
 
-def _mean_loss(logits: np.ndarray, targets: np.ndarray, apart: bool) -> float:
-    """Mean log loss of an image, from logits: chances of 0 would be infinite."""
-    from scipy.special import logsumexp
-
-    each = np.logaddexp(0, logits).sum(1) if apart else logsumexp(logits, axis=1)
-    return float((each - (targets * logits).sum(1)).mean())
+def _judged(logits: np.ndarray, targets: np.ndarray, apart: bool) -> tuple[float, np.ndarray]:
+    """Mean log loss of an image, from logits, because chances of 0 would be infinite; and the chances."""
+    if apart:
+        each, chances = np.logaddexp(0, logits).sum(1), _probabilities(logits, True)
+    else:  # what scipy's softmax and logsumexp would both compute, and twice as slowly
+        most = logits.max(1, keepdims=True)
+        shares = np.exp(logits - most)
+        total = shares.sum(1, keepdims=True)
+        each, chances = (np.log(total) + most)[:, 0], shares / total
+    return float((each - (targets * logits).sum(1)).mean()), chances
 
 
 def _probabilities(logits: np.ndarray, multilabel: bool) -> np.ndarray:

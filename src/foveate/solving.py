@@ -69,15 +69,16 @@ def solve_head(job: Job, features: np.ndarray) -> Solved:
     choices = job.model.tuning.solve(job.model, known)
     for choice in choices:
         note_choice(job.run, *choice)
-    strength = next((value for field, value, _ in choices if field == "head.C"), None)
-    if strength is None or multilabel:
+    if multilabel or not any(field == "head.C" for field, *_ in choices):
         return Solved()
-    truths = targets.argmax(1)
-    left_out = LeftOut(out_of_fold(known.turned, targets, folds, strength, False), truths)
+    truths, solution = targets.argmax(1), known.solution
+    assert solution.left_out is not None
+    left_out = LeftOut(solution.left_out, truths)
     if not job.recipe.data.audit or len(set(groups)) == len(groups):
         return Solved([], left_out)
     alone = group_folds(labels, [str(place) for place in range(len(groups))], _FOLDS, job.recipe.seed)
-    return Solved(_audit(LeftOut(out_of_fold(known.turned, targets, alone, strength, False), truths), left_out), left_out)
+    chances = out_of_fold(known.turned, targets, alone, solution.strength, False, near=solution)
+    return Solved(_audit(LeftOut(chances, truths), left_out), left_out)
 
 
 def _audit(alone: LeftOut, grouped: LeftOut) -> list[dict[str, Any]]:

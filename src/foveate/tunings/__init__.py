@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from foveate.backbones import Backbone
 from foveate.errors import UsageError
-from foveate.linear import Known, Solution, solve
+from foveate.linear import Known, Solution
 from foveate.shelf import Shelf
 
 Choice = tuple[str, Any, str]
@@ -77,10 +77,9 @@ class Tuning(ABC):
     def solve(self, model: Adaptable, known: Known) -> list[Choice]:
         """Puts into the head what follows from the training images without a step; gives what was chosen on the way. Asked where
         the head can describe features: before any step, or in the place of all."""
-        solution = solve(known.turned, known.targets, known.folds, known.multilabel)
-        into_head(model.head, solution)
-        tried = ", ".join(f"{c:g}: {loss:.3f}" for c, loss in solution.tried.items())
-        return [("head.C", solution.strength, f"least log loss over {len(set(known.folds))} folds by group ({tried})")]
+        into_head(model.head, known.solution)
+        tried = ", ".join(f"{c:g}: {loss:.3f}" for c, loss in known.solution.tried.items())
+        return [("head.C", known.solution.strength, f"least log loss over {len(set(known.folds))} folds by group ({tried})")]
 
     def expect(self, model: Adaptable, tensors: Mapping[str, Tensor]) -> None:  # noqa: B027
         """Before a run's tensors are put in: may shape what is as large as the run had training images."""
