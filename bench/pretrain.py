@@ -26,12 +26,13 @@ import numpy as np
 import torch
 
 import foveate
-from foveate.data import Order, Pictures, Pixels, loader
+from foveate.data import Order, Pictures, loader
 from foveate.formats import read_table
 from foveate.intervals import wilson
 from foveate.listing import find_images
 from foveate.model import build
 from foveate.neighbours import votes
+from foveate.pixels import Pixels
 from foveate.recipe import Recipe, with_settings
 from foveate.run import Run
 from foveate.transforms import Framing, evaluation

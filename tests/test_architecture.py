@@ -12,7 +12,7 @@ SHELVES = ("adaptations", "backbones", "decoders", "detectors", "explainers", "e
 FLOORS = [  # the ground floor first; a file imports from its own floor or from below
     {"errors"},
     {"findings", "types", "shelf", "files", "memory", "masks", "distributed", "stopping", "plain"},
-    {"recipe", "listing", "looking", "images", "boxes", "splits", "intervals", "console", "weights", "transforms", "mosaic", "linear", "neighbours", "shots", "precision", "plots", "drawing", "pyramid", "views", "sentences", "writer", "heat", "inpainting", "distances", "retrieval", "calibration", "corruptions", "language", "framing"},
+    {"recipe", "listing", "looking", "images", "boxes", "splits", "intervals", "console", "weights", "transforms", "mosaic", "linear", "neighbours", "shots", "precision", "plots", "drawing", "pyramid", "views", "sentences", "writer", "heat", "inpainting", "distances", "retrieval", "calibration", "corruptions", "language", "framing", "pixels"},
     {*SHELVES, "run", "report", "painting", "restyling", "cards"},
     {"model", "data", "features", "optimizer", "scoring", "averages", "judging", "catalogue", "portions"},
     {"job", "exported"},

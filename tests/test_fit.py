@@ -52,8 +52,9 @@ def test_a_probe_on_pretrained_weights_equals_scikit_learn(digits, tmp_path):
     accuracy = found.evaluation.scores.numbers["accuracy"]
     assert accuracy.count == 90
     assert accuracy.value > 0.6
-    from foveate.data import Pictures, Pixels
+    from foveate.data import Pictures
     from foveate.features import described
+    from foveate.pixels import Pixels
     from foveate.predictor import load
 
     predictor = load(tmp_path / "run", "cpu")

@@ -206,7 +206,7 @@ def test_windows_join_to_the_picture(tmp_path, size):
     mask = (rng.random((size[0] // 10 + 1, size[1] // 10 + 1)) > 0.5).astype(np.int64).repeat(10, 0).repeat(10, 1)[: size[0], : size[1]]
     Image.fromarray((255 * mask).astype(np.uint8)).save(tmp_path / "a.png")
     task = TASKS.make("segment", {"view": "windows"}, ("dark", "bright"))
-    from foveate.data import Pixels
+    from foveate.pixels import Pixels
 
     samples = [Sample(tmp_path / "a.png", "a.png", Regions(mask))]
     windows = Windows(samples, Pixels(samples, 64, "windows", True), evaluation(SPEC, "windows"), task.encode, 0, 64, task.join)

@@ -25,7 +25,6 @@ import foveate
 from conftest import stripes_folder
 from foveate import cli, trainer
 from foveate.catalogue import Catalogue, Entry, Stream, entries
-from foveate.data import Pixels
 from foveate.errors import DataError, FoveateError, Interrupted, UsageError
 from foveate.guard import Measures, collapsed, knn_hits, linear_hits, rank, spread
 from foveate.model import build, learner
@@ -37,6 +36,7 @@ from foveate.objectives.mae import light, patched
 from foveate.objectives.simclr import contrast
 from foveate.objectives.simmim import blanked
 from foveate.objectives.vicreg import correlated, too_even
+from foveate.pixels import Pixels
 from foveate.planning import tried
 from foveate.precision import Way
 from foveate.predictor import load

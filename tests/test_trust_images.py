@@ -23,10 +23,11 @@ from torchvision import tv_tensors
 import foveate
 from conftest import striped, stripes_folder
 from foveate import cli, images
-from foveate.data import Pictures, Pixels
+from foveate.data import Pictures
 from foveate.errors import DataError, FoveateError
 from foveate.exported import square
 from foveate.listing import find_images, printable
+from foveate.pixels import Pixels
 from foveate.predictor import load
 from foveate.recipe import AugmentRecipe, with_settings
 from foveate.run import Run

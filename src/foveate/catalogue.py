@@ -12,11 +12,12 @@ import numpy as np
 import torch
 
 from foveate import console
-from foveate.data import Pictures, Pixels
+from foveate.data import Pictures
 from foveate.errors import BrokenImage, DataError
 from foveate.files import written_aside
 from foveate.formats._records import ALIASES, is_table, place_of, records
 from foveate.listing import find_images, is_image, printable
+from foveate.pixels import Pixels
 from foveate.transforms import Transform
 from foveate.types import Target
 

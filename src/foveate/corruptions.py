@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from scipy.ndimage import convolve, gaussian_filter, zoom
+import scipy  # its parts are imported when they are named
 
 from foveate.images import jpeg, resized
 
@@ -47,8 +47,8 @@ def _defocus_blur(image: Array, strength: int, rng: np.random.Generator) -> Arra
     radius = max(1.0, wide * _scale(image))
     reach = int(np.ceil(radius))
     rows, columns = np.mgrid[-reach : reach + 1, -reach : reach + 1]
-    disk = gaussian_filter((rows**2 + columns**2 <= radius**2).astype(float), soft)
-    return _each(image, lambda channel: convolve(channel, disk / disk.sum(), mode="reflect"))
+    disk = scipy.ndimage.gaussian_filter((rows**2 + columns**2 <= radius**2).astype(float), soft)
+    return _each(image, lambda channel: scipy.ndimage.convolve(channel, disk / disk.sum(), mode="reflect"))
 
 
 def _motion_blur(image: Array, strength: int, rng: np.random.Generator) -> Array:
@@ -59,7 +59,7 @@ def _motion_blur(image: Array, strength: int, rng: np.random.Generator) -> Array
     rows, columns = (middle + steps * np.sin(angle)).round().astype(int), (middle + steps * np.cos(angle)).round().astype(int)
     spread = (3, 5, 8, 12, 15)[strength - 1] * _scale(image)
     np.maximum.at(line, (rows, columns), np.exp(-0.5 * (steps / max(spread, 0.5)) ** 2))
-    return _each(image, lambda channel: convolve(channel, line / line.sum(), mode="reflect"))
+    return _each(image, lambda channel: scipy.ndimage.convolve(channel, line / line.sum(), mode="reflect"))
 
 
 def _fog(image: Array, strength: int, rng: np.random.Generator) -> Array:
@@ -68,7 +68,8 @@ def _fog(image: Array, strength: int, rng: np.random.Generator) -> Array:
     clouds, side = np.zeros(image.shape[:2]), max(image.shape[:2])
     for level in range(1, int(np.log2(side)) + 1):
         coarse = rng.random((2**level, 2**level))
-        fine = zoom(coarse, (image.shape[0] / 2**level, image.shape[1] / 2**level), order=1)[: image.shape[0], : image.shape[1]]
+        fine = scipy.ndimage.zoom(coarse, (image.shape[0] / 2**level, image.shape[1] / 2**level), order=1)
+        fine = fine[: image.shape[0], : image.shape[1]]
         clouds += fine / fall**level
     clouds = (clouds - clouds.min()) / max(np.ptp(clouds), 1e-6)
     most = image.max()

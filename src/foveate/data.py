@@ -14,17 +14,18 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset, get_worker_info
+from torch.utils.data import DataLoader, Dataset
 
 from foveate import console, images
 from foveate.distributed import Team
 from foveate.errors import BrokenImage, DataError
-from foveate.framing import Framing, corners_of, sides_of
+from foveate.framing import Framing, corners_of
 from foveate.mosaic import Mosaic
+from foveate.pixels import Pixels, source_of
 from foveate.recipe import DataRecipe
 from foveate.splits import gray_thumbnail, make_splits, near_copies
 from foveate.transforms import Transform, cut
@@ -35,7 +36,6 @@ Encode = Callable[[object, tuple[int, int]], Target]
 Join = Callable[[Sequence[tuple[tuple[int, int], Any]], tuple[int, int]], Any]
 _HELPERS = 8  # loader processes at the most
 _DEAD = ("DataLoader worker (pid", "unable to write to file", "unable to open shared memory", "unable to mmap")
-_MEMORY_SHARE = 0.25  # of the machine's memory that decoded pixels may take
 
 
 @dataclass(frozen=True)
@@ -47,41 +47,6 @@ class Scanned:
     thumbs: np.ndarray
     pixels: Pixels
     skipped: tuple[tuple[str, str], ...]
-
-
-class Stored(Protocol):
-    """A picture that is no file of its own."""
-
-    def content(self) -> Path | bytes:
-        """What the decoder reads."""
-
-
-class Pixels:
-    """Decoded pictures, kept in memory while they fit; a picture is always decoded the same way.
-
-    `size`: side of the network's square, px. Where it shows the central square, the short side is brought to it; where it
-    shows the whole, pictures of more than twice its side are reduced to that; where it looks through windows, they stay.
-    """
-
-    def __init__(self, samples: Sequence[Sample], size: int, framing: Framing, keep: bool) -> None:
-        self.paths = [sample.path for sample in samples]
-        self.sides = sides_of(size, framing)
-        self.room = int(_MEMORY_SHARE * _memory()) if keep else 0
-        self._kept: dict[Path | Stored, tuple[np.ndarray, tuple[int, int]]] = {}
-
-    def read(self, place: Path | Stored) -> tuple[np.ndarray, tuple[int, int]]:
-        """(h, w, 3) uint8, and (H, W) of the upright original; raises BrokenImage."""
-        found = self._kept.get(place)
-        if found is None:
-            found = images.read(_source(place), *self.sides)
-            if found[0].nbytes <= self.room and get_worker_info() is None:  # a loader process forgets at the end of the epoch
-                self.room -= found[0].nbytes
-                self._kept[place] = found
-        return found
-
-
-def _source(place: Path | Stored) -> Path | bytes:
-    return place if isinstance(place, Path) else place.content()
 
 
 def scan(table: Table, size: int, framing: Framing, recipe: DataRecipe, advance: Callable[[], None] = lambda: None) -> Scanned:
@@ -299,7 +264,7 @@ class Windows(Pictures):
     ) -> None:
         super().__init__(samples, pixels, transform, encode, seed)
         self.side, self.join = side, join
-        self.sizes = [images.size(_source(sample.path)) for sample in samples]
+        self.sizes = [images.size(source_of(sample.path)) for sample in samples]
         self.places = [
             (index, (x, y))
             for index, size in enumerate(self.sizes)
@@ -409,8 +374,3 @@ def collated(items: Sequence[tuple[torch.Tensor, Target, torch.Tensor, torch.Ten
     """Items of Pictures as one batch."""
     pictures, targets, views, sizes, indices = zip(*items, strict=True)
     return Batch(torch.stack(pictures), list(targets), torch.stack(views), torch.stack(sizes), torch.tensor(indices))
-
-
-def _memory() -> int:
-    """Bytes of memory of this machine."""
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 4 << 30

@@ -14,19 +14,20 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import scipy  # its parts are imported when they are named
 import torch
-from scipy.stats import spearmanr
 from torch import Tensor, nn
 from torch.nn import functional
 
 from foveate.backbones import TextBackbone
-from foveate.data import Order, Pixels, even_parts, loader
+from foveate.data import Order, even_parts, loader
 from foveate.errors import UsageError
 from foveate.explainers import Asked, Explainer
 from foveate.heat import overlay
 from foveate.images import resized
 from foveate.model import Model
 from foveate.painting import as_pixels
+from foveate.pixels import Pixels
 from foveate.predictor import Predictor
 from foveate.tasks import Question
 from foveate.types import Batch, Provides, Sample
@@ -199,5 +200,5 @@ def randomised(model: Model, seed: int = 0) -> Model:
 def sameness(explainer: Explainer, subject: Subject, question: Question, map_: Tensor, other: Model) -> float:
     """Spearman's correlation of the map with that of a model with random weights, in [-1, 1]; 1: the weights do not matter."""
     theirs = explainer.explain(replace(subject, model=other).asked(question))
-    found = spearmanr(cells(map_).ravel(), cells(theirs).ravel()).statistic
+    found = scipy.stats.spearmanr(cells(map_).ravel(), cells(theirs).ravel()).statistic
     return float(found) if np.isfinite(found) else 0.0

@@ -97,3 +97,10 @@ def _flush(path: Path) -> None:
 def checksum(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def cache_folder() -> Path:
+    """FOVEATE_CACHE, or `foveate` in the user's cache folder."""
+    stated = os.environ.get("FOVEATE_CACHE")
+    base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    return Path(stated) if stated else Path(base) / "foveate"

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import os
 import re
 import sys
+from collections.abc import Iterator
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -3, -8  # of mallopt(3)
 _LARGE = 2**30  # bytes
+_UNKNOWN = 2**32
+_GROUPS = Path("/sys/fs/cgroup")
 _WORDS = ("can't allocate memory", "out of memory", "ALLOC_FAILED")  # of the processor's allocator, of devices, of CUDA's libraries
 
 
@@ -41,13 +46,27 @@ def one_arena() -> bool:
     return mallopt is not None and bool(mallopt(_ARENA_MAX, 1))
 
 
+def total() -> int:
+    """Bytes of memory that this process may have: of the machine, or of the container around it; 4 GiB where neither tells."""
+    known = hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names
+    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if known else _UNKNOWN
+    return min([machine, *(limit for limit, _ in _containers())])
+
+
 def available() -> int | None:
-    """Bytes of memory that a new process could have without swapping; None where the system does not tell."""
+    """Bytes of memory that a new process could have without swapping, in this container; None where the system does not tell."""
     try:
         found = re.search(r"MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text(encoding="ascii"))
     except OSError:
         return None
-    return int(found[1]) * 1024 if found else None
+    return min([int(found[1]) * 1024, *(max(0, limit - used) for limit, used in _containers())]) if found else None
+
+
+def _containers() -> Iterator[tuple[int, int]]:
+    """The limit of memory and what is used of it, bytes, where the container has one (control groups of Linux, version 2 and 1)."""
+    for most, now in (("memory.max", "memory.current"), ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes")):
+        with suppress(OSError, ValueError):  # there is no such file, or it says "max"
+            yield int((_GROUPS / most).read_text()), int((_GROUPS / now).read_text())
 
 
 def exhausted(error: BaseException) -> bool:

@@ -10,10 +10,11 @@ from typing import Any
 import torch
 
 from foveate.calibration import COVERAGE, RISK, Calibration, Familiar
-from foveate.data import Order, Pictures, Pixels, broken, loader
+from foveate.data import Order, Pictures, broken, loader
 from foveate.errors import RunError, UsageError
 from foveate.listing import printable
 from foveate.model import Model, build
+from foveate.pixels import Pixels
 from foveate.precision import Way, device_of
 from foveate.recipe import Recipe
 from foveate.run import ADAPTED, CALIBRATION, FAMILIAR, Run

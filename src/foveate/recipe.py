@@ -40,7 +40,7 @@ class DataRecipe(Section):
     shots: int | None = Field(None, ge=1, description="train on so many images of each class, drawn with the seed; default: on all")
     strict: bool = Field(False, description="stop at the first image that cannot be read, instead of skipping and naming it")
     workers: int | None = Field(None, ge=0, description="loader processes; 0 reads in the main process; default: some beside a GPU")
-    keep_pixels: bool = Field(True, description="keep decoded pictures in memory between epochs when they fit")
+    keep_pixels: bool = Field(True, description="keep decoded pictures between epochs: up to a quarter of the memory there, the rest in a file on disk")
     audit: bool = Field(True, description="measure how much a random split would flatter, where near-copies exist")
 
 

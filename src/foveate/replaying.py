@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from foveate import badsteps
-from foveate.data import Pictures, Pixels
+from foveate.data import Pictures
 from foveate.earlier import Teacher, earlier_run
 from foveate.model import build, learner
 from foveate.objectives import OBJECTIVES
+from foveate.pixels import Pixels
 from foveate.precision import device_of
 from foveate.recipe import with_settings
 from foveate.run import Run

@@ -9,9 +9,10 @@ from typing import Any
 
 import torch
 
-from foveate.data import Pictures, Pixels, Windows
+from foveate.data import Pictures, Windows
 from foveate.metrics import Metric, metric_for
 from foveate.model import Model
+from foveate.pixels import Pixels
 from foveate.portions import Portions
 from foveate.precision import Way
 from foveate.tasks import PlaceTask

@@ -351,6 +351,11 @@ class Features:
     tokens: Tensor | None = None
     native: Any = None
 
+    def one(self, place: int) -> Features:
+        """Of one image of the batch, which stays one; without what is `native`."""
+        pooled, tokens = (None if each is None else each[place : place + 1] for each in (self.pooled, self.tokens))
+        return Features(pooled, [each[place : place + 1] for each in self.maps], tokens)
+
 
 @dataclass(frozen=True)
 class Score:

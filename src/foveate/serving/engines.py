@@ -79,7 +79,7 @@ class Given:
 
 class RunEngine(Engine):
     def __init__(self, name: str, predictor: Predictor) -> None:
-        from foveate.data import Pixels
+        from foveate.pixels import Pixels
 
         self.name, self.predictor = name, predictor
         self.classes, recipe = self.predictor.classes, self.predictor.recipe

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from foveate import images
-from foveate.data import Pixels, label_names
+from foveate.data import label_names
+from foveate.pixels import Pixels
 from foveate.predictor import Predictor
 from foveate.report import Cell
 from foveate.types import Labels, Sample

@@ -12,9 +12,10 @@ from torch import Tensor
 
 from foveate import console
 from foveate.corruptions import CORRUPTIONS, STRENGTHS, corrupted
-from foveate.data import Order, Pictures, Pixels, loader
+from foveate.data import Order, Pictures, loader
 from foveate.framing import View
 from foveate.painting import as_pixels
+from foveate.pixels import Pixels
 from foveate.predictor import Predictor
 from foveate.scoring import answers, judged
 from foveate.transforms import as_image, evaluation, normalised

@@ -12,12 +12,13 @@ from torch import Tensor
 from torch.nn import functional
 
 from foveate import console, images
-from foveate.data import Pixels, label_names, readable
+from foveate.data import label_names, readable
 from foveate.drawing import tiled
 from foveate.earlier import own_table
 from foveate.errors import UsageError
 from foveate.features import pooled
 from foveate.listing import printable
+from foveate.pixels import Pixels
 from foveate.predictor import Predictor
 from foveate.types import Provides, Sample
 

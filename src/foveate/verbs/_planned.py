@@ -14,12 +14,14 @@ import torch
 
 from foveate import console
 from foveate.backbones import family_of
-from foveate.data import Pictures, Pixels
+from foveate.data import Pictures
 from foveate.errors import DataError, UsageError
-from foveate.features import cache_folder, pooled
+from foveate.features import pooled
+from foveate.files import cache_folder
 from foveate.findings import Findings, Kind
-from foveate.memory import available, keep_pages
+from foveate.memory import available, keep_pages, total
 from foveate.model import Model, build
+from foveate.pixels import MEMORY_SHARE, Pixels
 from foveate.planning import choose_way
 from foveate.precision import device_of
 from foveate.recipe import Recipe, with_settings
@@ -95,7 +97,7 @@ def planned(recipe: Recipe, table: Table, readable: Sequence[Sample], rate: floa
     pace = paced(model, pictures, recipe, device, gradients=steps)
     seconds = _seconds(counts, pace, recipe.training.epochs, steps, len(table.samples) / rate)
     side = model.backbone.input.size
-    kept = min(len(table.samples) * side * side * 3 * _WIDE, 0.25 * (available() or 0)) if recipe.data.keep_pixels else 0
+    kept = min(len(table.samples) * side * side * 3 * _WIDE, MEMORY_SHARE * total()) if recipe.data.keep_pixels else 0
     return Planned(recipe, str(device), counts, seconds, int(pace.memory + kept), _room(model, steps, len(table.samples)))
 
 

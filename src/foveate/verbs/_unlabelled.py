@@ -11,11 +11,12 @@ import numpy as np
 
 from foveate import console
 from foveate.catalogue import Catalogue, Entry, entries, sampled
-from foveate.data import Pixels, key, label_names
+from foveate.data import key, label_names
 from foveate.errors import BrokenImage, DataError
 from foveate.formats import read_table
 from foveate.listing import printable
 from foveate.model import Model
+from foveate.pixels import Pixels
 from foveate.recipe import Recipe
 from foveate.run import Run
 from foveate.settling import refuse_other_questions

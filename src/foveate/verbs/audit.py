@@ -12,7 +12,7 @@ import torch
 
 from foveate import console, images
 from foveate.auditing import Doubt, Forecast, doubts, forecast, known, ranked, redundant, worth_labelling
-from foveate.data import Pixels, Scanned, label_names, readable
+from foveate.data import Scanned, label_names, readable
 from foveate.drawing import tiled
 from foveate.earlier import own_table
 from foveate.errors import UsageError
@@ -20,6 +20,7 @@ from foveate.files import refuse_taken, write_rows
 from foveate.formats import read_table
 from foveate.linear import out_of_fold
 from foveate.listing import printable
+from foveate.pixels import Pixels
 from foveate.predictor import Predictor, load
 from foveate.run import numbered
 from foveate.scoring import pooled_of

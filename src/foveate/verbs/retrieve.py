@@ -12,11 +12,12 @@ from torch import Tensor
 
 from foveate import console
 from foveate.backbones import TextBackbone, family_of
-from foveate.data import Pixels, even_parts, readable
+from foveate.data import even_parts, readable
 from foveate.errors import DataError, UsageError
 from foveate.features import pooled
 from foveate.formats import read_table
 from foveate.listing import find_images, printable
+from foveate.pixels import Pixels
 from foveate.precision import device_of
 from foveate.predictor import load
 from foveate.recipe import Recipe, recipe_from
