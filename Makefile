@@ -34,7 +34,9 @@ bench:
 	$(PYTHON) bench/export.py
 	$(PYTHON) bench/serve.py
 	$(PYTHON) bench/trust.py
-	$(PYTHON) bench/peers.py
+	$(PYTHON) bench/peers.py --threads 1
+	$(PYTHON) bench/peers.py --threads 2
+	$(PYTHON) bench/boxes.py
 	$(PYTHON) bench/scale.py --plot docs/scale.svg
 
 demo:

@@ -6,10 +6,11 @@ The photographs: 2,000 crops of clothing's 600 training photographs at 500 x 375
 has so many photographs of more than thumbnail size. The network: a ResNet-18 from random weights of seed 0, whose statistics were
 measured on these photographs; how long a step takes does not hang on what the weights are.
 
-full    time an image in epochs after the first, every weight trained, in turns. Peers on 64 photographs, Foveate on 128, told to
-        distort pictures and to reckon as its run of 20 epochs of 2,000 photographs chooses by itself.
-probe   Foveate's whole process from words to a saved run on the 2,000 photographs with an empty cache, in turns with the second
-        epoch of the textbook loop on 64 of them, all weights trained and with a frozen backbone, times 2,000 / 64 and 20.
+full    time an image in epochs after the first, every weight trained, in turns. Peers on 64 photographs, Foveate on all, told to
+        distort pictures and to reckon as its run of 20 epochs chooses by itself.
+probe   Foveate's whole process from words to a saved run on the 2,000 photographs with an empty cache, as it chooses by itself and
+        told to read the pooled vector alone, as the loops do; in turns with the second epoch of the textbook loop on 64 of them,
+        all weights trained and with a frozen backbone, times 2,000 / 64 and 20.
 start   `foveate predict` to its answer, beside a process that imports torch and timm, in turns.
 stages  where the time of the textbook loop and, by bench/stages.py, of a fit and of a probe goes, once.
 whole   Foveate's run of 20 epochs of the 2,000 photographs, every weight trained, once, from words to a saved run.
@@ -42,7 +43,7 @@ from foveate.listing import find_images
 from loops import WAYS as LOOPS
 from spine import HERE, Rows, python, spent, words
 
-PHOTOS, MANY, FEW, LONG, SHORT = 2000, 128, 64, 500, 375
+PHOTOS, FEW, LONG, SHORT = 2000, 64, 500, 375
 EPOCHS, TEXTBOOK_EPOCHS = 20, 3  # of a whole run; timed, of the textbook, whose second and third cost the same
 PROGRAM = ["-c", "from foveate.cli import main; main()"]
 LIKE_WHOLE = ["training.precision=bf16", "training.channels_last=true", "augment.policy=trivial"]
@@ -88,7 +89,7 @@ class Bench:
     def __init__(self, options: Any) -> None:
         self.options, self.rows, self.threads = options, Rows(options.out / "peers.jsonl"), options.threads
         source = options.data / "clothing" / "train"
-        self.photos, self.many, self.few = (photographs(source, options.out / f"photos-{n}", n) for n in (PHOTOS, MANY, FEW))
+        self.photos, self.few = (photographs(source, options.out / f"photos-{n}", n) for n in (PHOTOS, FEW))
         self.weights = start_weights(self.photos, options.out / "resnet18.safetensors")
 
     def full(self, repeat: int) -> None:
@@ -97,17 +98,20 @@ class Bench:
             if not self.known("full", way, repeat) and (found := self.loop(way, epochs)):
                 self.add("full", way, repeat, **per_image(found["epochs"][1:], FEW), versions=found["versions"])
         if not self.known("full", "foveate", repeat):
-            found = self.staged(self.many, "full", *LIKE_WHOLE)
+            found = self.staged("full", *LIKE_WHOLE)
             versions = {name: version(name) for name in ("torch", "timm")}
-            self.add("full", "foveate", repeat, **per_image(found["epochs"][1:], MANY), versions=versions)
+            second = found["epochs"][1]
+            self.add("full", "foveate", repeat, **per_image([second], PHOTOS), stages=second["stages"], versions=versions)
 
     def probe(self, repeat: int) -> None:
         if self.known("probe", "foveate", repeat):
             return
-        whole, full, frozen = self.fit(self.photos, "probe"), self.loop("textbook", 2), self.loop("textbook", 2, "--head")
+        own, pooled = self.fit(self.photos, "probe"), self.fit(self.photos, "probe", "task.reads=pooled")
+        full, frozen = self.loop("textbook", 2), self.loop("textbook", 2, "--head")
         assert full is not None
         assert frozen is not None
-        row: dict[str, Any] = {name: whole[name] for name in ("seconds", "processor")}
+        row: dict[str, Any] = {name: own[name] for name in ("seconds", "processor")}
+        row |= {f"pooled_{name}": pooled[name] for name in ("seconds", "processor")}
         for name, found in (("full", full), ("frozen", frozen)):
             for clock in ("seconds", "processor"):
                 row[f"{name}_{clock}"] = EPOCHS * PHOTOS / FEW * found["epochs"][1][clock]
@@ -120,9 +124,9 @@ class Bench:
     def stages(self, repeat: int) -> None:
         if not self.known("stages", "textbook", 0) and (found := self.loop("textbook", 2)):
             self.add("stages", "textbook", 0, images=FEW, epochs=[found["stages"]])
-        for tuning, folder, settings in (("full", self.many, LIKE_WHOLE), ("probe", self.photos, [])):
+        for tuning, settings in (("full", LIKE_WHOLE), ("probe", [])):
             if not self.known("stages", tuning, 0):
-                self.add("stages", tuning, 0, **self.staged(folder, tuning, *settings))
+                self.add("stages", tuning, 0, **self.staged(tuning, *settings))
 
     def start(self, repeat: int) -> None:
         if self.known("start", "foveate", repeat):
@@ -153,16 +157,18 @@ class Bench:
             return None
         return dict(json.loads(done.stdout.strip().splitlines()[-1]))
 
-    def staged(self, folder: Path, tuning: str, *settings: str) -> dict[str, Any]:
+    def staged(self, tuning: str, *settings: str) -> dict[str, Any]:
         """What bench/stages.py says of a fit of two epochs, with an empty cache."""
-        said = [str(HERE / "stages.py"), str(folder), str(self.weights), tuning, "--threads", str(self.threads), "--epochs", "2"]
+        said = [str(HERE / "stages.py"), str(self.photos), str(self.weights), tuning, "--threads", str(self.threads)]
         with tempfile.TemporaryDirectory() as cache:
-            return dict(json.loads(python([*said, "--set", *settings], self.threads, FOVEATE_CACHE=cache)[0]))
+            said += ["--epochs", "2", "--set", *settings]
+            return dict(json.loads(python(said, self.threads, FOVEATE_CACHE=cache)[0]))
 
-    def fit(self, photos: Path, tuning: str) -> dict[str, Any]:
+    def fit(self, photos: Path, tuning: str, *settings: str) -> dict[str, Any]:
         """A whole process; its seconds by the clock and of the processor, what it chose, and how it ended."""
         said = ["fit", str(photos), "--tuning", tuning, "--backbone", "resnet18", "--weights", str(self.weights), "--device", "cpu"]
-        said += ["--epochs", str(EPOCHS), "--json", "--set", "data.val=0", "--set", "data.test=0"]
+        said += ["--epochs", str(EPOCHS), "--json"]
+        said += [word for setting in ("data.val=0", "data.test=0", *settings) for word in ("--set", setting)]
         with tempfile.TemporaryDirectory() as folder:
             before, run = spent(), Path(folder) / "run"
             _, seconds = python([*PROGRAM, *said, "--out", str(run)], self.threads, FOVEATE_CACHE=str(Path(folder) / "cache"))
@@ -195,7 +201,8 @@ def summary(rows: list[dict[str, Any]], threads: int) -> str:
         ratios = [row["ms_processor"] / own[row["repeat"]]["ms_processor"] for row in found]
         ms, clock = (statistics.median(row[name] for row in found) for name in ("ms_processor", "ms"))
         lines.append(f"| {way} | {ms:.1f} | {clock:.1f} | {statistics.median(ratios):.2f} | {min(ratios):.2f}, {max(ratios):.2f} |")
-    for what, over, under in (("probe", "full", ""), ("probe", "frozen", ""), ("start", "predict", "imports_")):
+    ratios_of = [("probe", over, under) for under in ("", "pooled_") for over in ("full", "frozen")]
+    for what, over, under in (*ratios_of, ("start", "predict", "imports_")):
         found = [row for row in rows if row["what"] == what]
         for clock in ("processor", "seconds") if found else ():
             ratios = [row[f"{over}_{clock}"] / row[f"{under}{clock}"] for row in found]

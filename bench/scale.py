@@ -1,11 +1,12 @@
 """How cost grows with the data: probes on 1,000 to 100,000 generated pictures.
 
-    python bench/scale.py --out OUT [--ways 1000 3000 10000 30000 100000] [--threads 1] [--seeds 0] [--plot docs/scale.svg]
+    python bench/scale.py --out OUT [--ways 1000 3000 10000 30000 100000] [--threads 1] [--seeds 0] [--room MB] [--plot SVG]
 
 The pictures: ten classes of 64 px, a random field of 8 x 8 colours each with a tint of its class, JPEG. The network is a resnet10t
 from random weights at 64 px, because what is to be seen is what grows beside it: reading, near-copies, splits, features, the head.
 Each way is one `foveate fit` in a process of its own with an empty cache; told are seconds by the clock and of the processor, and
-the most memory that the process held at once.
+the most memory that the process held at once. `--room`: megabytes that decoded pictures may take of it, in the place of a quarter
+of the machine's.
 
 Rows land in OUT/scale.jsonl, and a row that is there is not measured again. `--plot`: where the picture for docs goes.
 """
@@ -22,6 +23,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from foveate.pixels import MEMORY_SHARE
 from spine import Rows, words
 
 COUNTS = ["1000", "3000", "10000", "30000", "100000"]
@@ -41,12 +43,13 @@ def pictures(folder: Path, count: int) -> Path:
     return folder
 
 
-def measured(folder: Path, threads: int, seed: int) -> dict[str, Any]:
+def measured(folder: Path, threads: int, seed: int, room: int) -> dict[str, Any]:
     """One fit; megabytes are those of the process alone."""
     said = ["fit", str(folder), "--tuning", "probe", "--backbone", "resnet10t", "--weights", "none", "--size", str(SIDE)]
     said += ["--seed", str(seed), "--device", "cpu", "--json"]
     with tempfile.TemporaryDirectory() as place:
-        code = "from foveate.cli import main; main()"
+        code = f"from foveate import memory; memory.total = lambda: {int(room * 1e6 / MEMORY_SHARE)}; " if room else ""
+        code += "from foveate.cli import main; main()"
         limits = {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads), "FOVEATE_CACHE": str(Path(place) / "cache")}
         log = os.open(Path(place) / "log", os.O_CREAT | os.O_WRONLY)
         actions = [(os.POSIX_SPAWN_DUP2, log, 1), (os.POSIX_SPAWN_DUP2, log, 2)]
@@ -79,15 +82,15 @@ def plot(rows: list[dict[str, Any]], file: Path) -> None:
 
 
 def main() -> None:
-    options = words(__doc__, [], COUNTS, threads=1, plot="")
+    options = words(__doc__, [], COUNTS, threads=1, plot="", room=0)
     rows = Rows(options.out / "scale.jsonl")
     for way in options.ways:
-        key = {"images": int(way), "threads": options.threads, "seed": options.seeds[0]}
+        key = {"images": int(way), "threads": options.threads, "seed": options.seeds[0], "room": options.room}
         if not rows.has(**key):
             folder = pictures(options.out / f"generated-{way}", int(way))
-            rows.add({**key, **measured(folder, options.threads, options.seeds[0])})
+            rows.add({**key, **measured(folder, options.threads, options.seeds[0], options.room)})
     if options.plot:
-        plot([row for row in rows.rows if row["threads"] == options.threads], Path(options.plot))
+        plot([row for row in rows.rows if row["threads"] == options.threads and not row["room"]], Path(options.plot))
 
 
 if __name__ == "__main__":

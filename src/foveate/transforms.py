@@ -245,7 +245,7 @@ def as_image(pixels: np.ndarray) -> tv_tensors.Image:
 def normalised(image: Tensor, spec: InputSpec) -> Tensor:
     """(3, H, W) uint8 -> float32, as the network wants it."""
     scaled = functional.to_dtype(image, torch.float32, scale=True)
-    return cast(Tensor, functional.normalize(scaled, list(spec.mean), list(spec.std)).as_subclass(Tensor))
+    return cast(Tensor, functional.normalize(scaled, list(spec.mean), list(spec.std), inplace=True).as_subclass(Tensor))
 
 
 def _laid(target: Target, shape: tuple[int, int], square: int, framing: Framing) -> Target:
