@@ -62,7 +62,7 @@ def knn(backbone: str, weights: str, size: int, train: Path, test: Path) -> tupl
 def features(model: Any, samples: Sequence[Sample], framing: Framing = "crop") -> torch.Tensor:
     """(N, D): the pooled ones of the model's backbone."""
     model.eval()
-    pixels = Pixels(samples, model.backbone.input.size, framing, keep=False)
+    pixels = Pixels(model.backbone.input.size, framing, keep=False)
     pictures = Pictures(samples, pixels, evaluation(model.backbone.input, framing), lambda truth, size: {}, 0)
     batches = loader(pictures, Order(len(pictures), 128))
     return torch.cat([model.backbone(batch.images, {Provides.POOLED}).pooled.float() for batch in batches])

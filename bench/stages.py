@@ -21,10 +21,11 @@ from typing import Any
 import torch
 
 import foveate
-from foveate import data, features, judging, linear, splits, trainer
+from foveate import data, features, judging, splits, trainer
 from foveate.listing import find_images
 from foveate.tasks.classify import LinearHead
 from foveate.trainer import Trainer
+from foveate.verbs import _fitting
 
 
 class Stages:
@@ -88,8 +89,7 @@ def main() -> None:
         (judging, "scored", "metric"),
         (features, "_computed", "backbone"),
         (LinearHead, "describe", "describe"),
-        (linear, "_fitted", "head"),
-        (linear, "_rotated", "head"),
+        (_fitting, "solve_head", "head"),
     ):
         stages.wrap(place, name, stage)
     close = trainer.Trainer._close_epoch

@@ -64,7 +64,7 @@ def test_a_probe_on_pretrained_weights_equals_scikit_learn(digits, tmp_path):
     parts = {}
     for split in ("train", "test"):
         samples = table.of(split)
-        pictures: Pictures = predictor.pictures(samples, Pixels(samples, predictor.model.backbone.input.size, "crop", True))
+        pictures: Pictures = predictor.pictures(samples, Pixels(predictor.model.backbone.input.size, "crop", True))
         features = described(
             predictor.model, pictures, [split], batch_size=32, device=predictor.device, way=Way("fp32", True)
         ).numpy()

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
 
+from foveate import linear
 from foveate.linear import out_of_fold, solve, turned
 
 
@@ -110,3 +111,12 @@ def test_back_and_forth_between_directions_and_features():
         known = turned(blobs(count, width, 3)[0])
         coefficients = np.random.default_rng(0).normal(size=(3, known.rows.shape[1]))
         assert np.allclose(known.forth(known.back(coefficients)), coefficients, atol=1e-4)
+
+
+def test_many_images_are_turned_in_parts(monkeypatch):
+    features = blobs(300, 20, 3)[0]
+    whole = turned(features)
+    monkeypatch.setattr(linear, "_AT_ONCE", 64)
+    parts = turned(features)
+    assert np.allclose(abs(whole.rows), abs(parts.rows), atol=1e-3)  # a direction may point the other way
+    assert np.allclose(parts.rows @ parts.turn, (features - parts.middle) / parts.scale, atol=1e-4)

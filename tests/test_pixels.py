@@ -30,7 +30,7 @@ def cramped(monkeypatch, tmp_path):
     """Memory for two pictures and a bit."""
     monkeypatch.setattr(memory, "total", lambda: 4 * (2 * ONE + 100))
     monkeypatch.setenv("FOVEATE_CACHE", str(tmp_path / "cache"))
-    return Pixels((), SIDE, "crop", keep=True)
+    return Pixels(SIDE, "crop", keep=True)
 
 
 def decodes(monkeypatch):
@@ -82,7 +82,7 @@ def test_a_disk_without_room_costs_time_and_not_the_result(cramped, pictures, mo
 
 
 def test_nothing_is_kept_where_that_is_not_wanted(pictures, monkeypatch):
-    decoded, own = decodes(monkeypatch), Pixels((), SIDE, "crop", keep=False)
+    decoded, own = decodes(monkeypatch), Pixels(SIDE, "crop", keep=False)
     for _ in range(2):
         own.read(pictures[0])
     assert len(decoded) == 2
@@ -98,4 +98,4 @@ def test_memory_is_that_of_the_container(monkeypatch, tmp_path):
     (tmp_path / "memory.max").write_text(f"{2**27}\n")
     assert memory.total() == 2**27
     assert memory.available() == 2**27 - 5
-    assert pixels.MEMORY_SHARE * memory.total() == Pixels((), SIDE, "crop", keep=True).room
+    assert pixels.MEMORY_SHARE * memory.total() == Pixels(SIDE, "crop", keep=True).room

@@ -209,7 +209,7 @@ def test_windows_join_to_the_picture(tmp_path, size):
     from foveate.pixels import Pixels
 
     samples = [Sample(tmp_path / "a.png", "a.png", Regions(mask))]
-    windows = Windows(samples, Pixels(samples, 64, "windows", True), evaluation(SPEC, "windows"), task.encode, 0, 64, task.join)
+    windows = Windows(samples, Pixels(64, "windows", True), evaluation(SPEC, "windows"), task.encode, 0, 64, task.join)
     answers = []
     for place in range(len(windows)):
         image, target, view, shape, _ = windows[0, place]

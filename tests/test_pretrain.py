@@ -436,7 +436,7 @@ def test_shards_and_tables_are_read_like_folders(pictures, tmp_path):
     streams = []
     for source in (pictures, shard, table):
         catalogue = Catalogue.listed(tmp_path / f"{source.name}.jsonl", entries(source))
-        streams.append(Stream(catalogue, Pixels((), SIDE, "crop", keep=False), evaluation(InputSpec(SIDE, (0, 0, 0), (1, 1, 1)), "crop"), 0))
+        streams.append(Stream(catalogue, Pixels(SIDE, "crop", keep=False), evaluation(InputSpec(SIDE, (0, 0, 0), (1, 1, 1)), "crop"), 0))
     assert [len(each) for each in streams] == [60, 60, 60]
     for place in (0, 31, 59):
         one, *others = (each[0, place][0] for each in streams)
@@ -458,7 +458,7 @@ def test_a_broken_picture_gives_its_place_to_the_next(pictures, tmp_path, capsys
     first.write_bytes(b"\x89PNG nothing more")
     stream = Stream(
         Catalogue.listed(tmp_path / "list.jsonl", entries(folder)),
-        Pixels((), SIDE, "crop", keep=False),
+        Pixels(SIDE, "crop", keep=False),
         evaluation(InputSpec(SIDE, (0, 0, 0), (1, 1, 1)), "crop"),
         0,
     )

@@ -57,13 +57,13 @@ def seen(engine, content, path):
     """The tensor that the network is given: by fit, as its validation, by predict, by the server, by an exported file."""
     path.write_bytes(content)
     model, spec = engine.predictor.model, engine.predictor.model.backbone.input
-    sample, pixels = Sample(path, path.name, Labels(("lying",))), Pixels([Sample(path, path.name)], spec.size, model.task.framing, True)
+    sample, pixels = Sample(path, path.name, Labels(("lying",))), Pixels(spec.size, model.task.framing, True)
     graph = torch.from_numpy(square(content, spec.size)).float() / 255
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (spec.mean, spec.std))
     return {
         "training": Pictures([sample], pixels, training(spec, model.task.framing, STILL), model.task.encode, 0)[0, 0][0],
         "validation": shown(model, [sample], pixels, 0)[0, 0][0],
-        "predict": engine.predictor.pictures([sample], Pixels([sample], spec.size, model.task.framing, False))[0, 0][0],
+        "predict": engine.predictor.pictures([sample], Pixels(spec.size, model.task.framing, False))[0, 0][0],
         "serve": engine.decode(content).item[0],
         "file": square(path, spec.size),
         "exported": (graph - mean) / std,
@@ -107,7 +107,7 @@ def test_t23_boxes_and_masks_lie_where_they_lay(tmp_path, format):
         path = tmp_path / f"{orientation}.x"
         path.write_bytes(turned(orientation, format))
         for transform in (evaluation(spec, "whole"), training(spec, "whole", STILL)):
-            pixels = Pixels([], spec.size, "whole", keep=False)
+            pixels = Pixels(spec.size, "whole", keep=False)
             _, target, _, size, _ = Pictures([Sample(path, "x", truth)], pixels, transform, task.encode, 0)[0, 0]
             places.add((tuple(target["boxes"].flatten().tolist()), tuple(size.tolist())))
         assert images.size(path) == (48, 80)

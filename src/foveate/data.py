@@ -54,7 +54,7 @@ def scan(table: Table, size: int, framing: Framing, recipe: DataRecipe, advance:
 
     Raises DataError when nothing is left, or when a class has lost all its pictures.
     """
-    pixels = Pixels(table.samples, size, framing, recipe.keep_pixels)
+    pixels = Pixels(size, framing, recipe.keep_pixels)
 
     def look(sample: Sample) -> tuple[str, np.ndarray] | BrokenImage:
         try:
@@ -83,7 +83,7 @@ def scan(table: Table, size: int, framing: Framing, recipe: DataRecipe, advance:
 
 def imageless(table: Table) -> Scanned:
     """A table of names alone, as `scan` would give it."""
-    return Scanned(table, (), np.empty((0, 32, 32), np.uint8), Pixels((), 1, "whole", keep=False), ())
+    return Scanned(table, (), np.empty((0, 32, 32), np.uint8), Pixels(1, "whole", keep=False), ())
 
 
 def clusters(scanned: Scanned, recipe: DataRecipe) -> list[str]:

@@ -87,7 +87,7 @@ class Subject:
     @classmethod
     def of(cls, predictor: Predictor, sample: Sample) -> Subject:
         """Raises BrokenImage."""
-        pixels = Pixels([sample], predictor.model.backbone.input.size, predictor.model.task.framing, keep=True)
+        pixels = Pixels(predictor.model.backbone.input.size, predictor.model.task.framing, keep=True)
         pictures = predictor.pictures([sample], pixels)
         batch = next(iter(loader(pictures, Order(len(pictures), 1))))
         return cls(predictor.model, batch.to(predictor.device))

@@ -5,6 +5,7 @@ Letters: N images, D width of a feature, R <= min(N, D) directions that the feat
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -16,6 +17,7 @@ _ITERATIONS = 1000
 _TOLERANCE = 3e-5  # of the gradient, where each direction counts by the root of its curvature
 _FLAT = 1e-3  # a curvature below is taken for this
 _FOLDS = 5
+_AT_ONCE = 4096  # images
 _NOTHING = 1e-10  # of the largest square: below, a direction is rounding
 
 Plane = tuple[np.ndarray, np.ndarray]  # (K, R) coefficients and (K,) bias
@@ -77,10 +79,29 @@ class Turned:
 
 
 def turned(features: np.ndarray) -> Turned:
-    """Features (N, D), as `solve` and `out_of_fold` want them; made once where several ask."""
+    """Features (N, D), as `solve` and `out_of_fold` want them; made once where several ask. Exact: directions of no length are left
+    out. Through the smaller of the two matrices of inner products, because D may be twenty times N."""
     middle, scale = _standard(features)
-    standard = (features - middle) / scale
-    return Turned(middle, scale, *_rotated(standard))
+    if len(features) < features.shape[1]:
+        standard = (features - middle) / scale
+        exact = standard.astype(np.float64)
+        squares, axes = _directions(exact @ exact.T)
+        return Turned(middle, scale, (axes * np.sqrt(squares)).astype(np.float32), (axes / np.sqrt(squares)).T, standard)
+
+    def parts() -> Iterator[np.ndarray]:
+        """Standardised and exact, some images at a time: of all at once they would be three times the features."""
+        for start in range(0, len(features), _AT_ONCE):
+            yield ((features[start : start + _AT_ONCE] - middle) / scale).astype(np.float64)
+
+    _, axes = _directions(sum(part.T @ part for part in parts()))
+    return Turned(middle, scale, np.concatenate([(part @ axes).astype(np.float32) for part in parts()]), axes.T, None)
+
+
+def _directions(products: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The squares and the axes of a matrix of inner products that have a length."""
+    squares, axes = np.linalg.eigh(products)
+    real = squares > _NOTHING * squares[-1]
+    return squares[real], axes[:, real]
 
 
 def solve(features: np.ndarray | Turned, targets: np.ndarray, folds: np.ndarray, multilabel: bool) -> Solution:
@@ -145,21 +166,6 @@ def _standard(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     stretch what hardly varies here a thousandfold, and a picture of another kind, or a backbone that moves, with it."""
     spread = features.std(0)
     return features.mean(0), np.sqrt(spread**2 + np.median(spread) ** 2) + 1e-6
-
-
-def _rotated(standard: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-    """(N, D) -> coordinates (N, R), the turn, and the features where it is over them. Exact: directions of no length are left out.
-
-    Through the smaller of the two matrices of inner products, because D may be twenty times N.
-    """
-    count, width = standard.shape
-    exact = standard.astype(np.float64)
-    squares, axes = np.linalg.eigh(exact @ exact.T if count < width else exact.T @ exact)
-    real = squares > _NOTHING * squares[-1]
-    axes, lengths = axes[:, real], np.sqrt(squares[real])
-    if count < width:
-        return (axes * lengths).astype(np.float32), (axes / lengths).T, standard
-    return (exact @ axes).astype(np.float32), axes.T, None
 
 
 def _paths(rows: np.ndarray, targets: np.ndarray, folds: np.ndarray, multilabel: bool) -> dict[int, list[Plane]]:

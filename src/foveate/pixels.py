@@ -7,7 +7,6 @@ import shutil
 import tempfile
 import threading
 import weakref
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -17,7 +16,6 @@ from torch.utils.data import get_worker_info
 from foveate import images, memory
 from foveate.files import cache_folder
 from foveate.framing import Framing, sides_of
-from foveate.types import Sample
 
 MEMORY_SHARE = 0.25  # of the memory that this process may have: what decoded pixels may take of it
 _DISK_SHARE = 0.5  # of what was free on the disk when the first picture was put there
@@ -44,8 +42,7 @@ class Pixels:
     shows the whole, pictures of more than twice its side are reduced to that; where it looks through windows, they stay.
     """
 
-    def __init__(self, samples: Sequence[Sample], size: int, framing: Framing, keep: bool) -> None:
-        self.paths = [sample.path for sample in samples]
+    def __init__(self, size: int, framing: Framing, keep: bool) -> None:
         self.sides = sides_of(size, framing)
         self.room = int(MEMORY_SHARE * memory.total()) if keep else 0
         self.overflow = Overflow() if keep else None

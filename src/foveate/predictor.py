@@ -72,7 +72,7 @@ class Predictor:
 
     def _chunk(self, paths: list[Path], strict: bool) -> Iterator[Answer]:
         samples = [Sample(path, printable(path)) for path in dict.fromkeys(paths)]
-        pixels = Pixels(samples, self.model.backbone.input.size, self.model.task.framing, keep=True)
+        pixels = Pixels(self.model.backbone.input.size, self.model.task.framing, keep=True)
         found = broken(samples, pixels, strict)
         errors = {path: error.brief for path, error in found.items()}
         whole = [sample for sample in samples if sample.path not in errors]

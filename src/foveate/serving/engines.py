@@ -88,7 +88,7 @@ class RunEngine(Engine):
         self.about["explains"] = recipe.task.name == "classify"
         model = self.predictor.model
         self.windows = model.task.framing == "windows"
-        self.pixels = Pixels((), model.backbone.input.size, model.task.framing, keep=False)
+        self.pixels = Pixels(model.backbone.input.size, model.task.framing, keep=False)
 
     def decode(self, content: bytes) -> Held:
         found = self.pixels.read(Held(content))

@@ -56,7 +56,7 @@ class Known:
             raise UsageError("this run's backbone has no vector of a picture to compare", where="--nearest")
         train = [sample for sample in own_table(predictor.run).samples if sample.split == "train"]
         drawn = np.random.default_rng(predictor.recipe.seed).permutation(len(train))[:_MOST]
-        pixels = Pixels((), model.backbone.input.size, model.task.framing, keep=True)
+        pixels = Pixels(model.backbone.input.size, model.task.framing, keep=True)
         samples = readable([train[place] for place in sorted(drawn.tolist())], pixels)
         if not samples:
             raise UsageError("the run's training images are not there", where="--nearest", hint="leave it out")
@@ -67,7 +67,7 @@ class Known:
 
     def nearest(self, path: Path, count: int) -> list[Near]:
         model, sample = self.predictor.model, Sample(path, printable(path))
-        pixels = Pixels((), model.backbone.input.size, model.task.framing, keep=False)
+        pixels = Pixels(model.backbone.input.size, model.task.framing, keep=False)
         found = pooled(model.backbone, [sample], pixels, model.task.framing, self.predictor.device)
         asked = functional.normalize(found - self.middle, dim=1)
         alike, places = (asked @ self.features.T)[0].topk(min(count, len(self.samples)))

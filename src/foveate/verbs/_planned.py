@@ -91,7 +91,7 @@ def planned(recipe: Recipe, table: Table, readable: Sequence[Sample], rate: floa
     model = build(recipe, table.classes, weights="none")
     counts = _divided(table, recipe)
     taught = _taught(table, readable)
-    pictures = shown(model, taught, Pixels(taught, model.backbone.input.size, model.task.framing, keep=False), recipe.seed)
+    pictures = shown(model, taught, Pixels(model.backbone.input.size, model.task.framing, keep=False), recipe.seed)
     recipe = _with_way(recipe, model, pictures, device)
     steps = model.tuning.needs_steps
     pace = paced(model, pictures, recipe, device, gradients=steps)
@@ -130,7 +130,7 @@ def features(recipe: Recipe, samples: Sequence[Sample]) -> np.ndarray:
     backbone = family_of(asked.name).open(asked.name, asked.weights, asked.size)
     if Provides.POOLED not in backbone.provides:
         raise UsageError(f"the backbone {asked.name!r} gives no vector of a picture to compare by", where="backbone.name")
-    pixels = Pixels(samples, backbone.input.size, "crop", keep=False)
+    pixels = Pixels(backbone.input.size, "crop", keep=False)
     with console.progress(len(samples), "features") as bar:
         return pooled(backbone.eval().to(device), samples, pixels, "crop", device, bar.advance).numpy()
 

@@ -49,7 +49,7 @@ def gathered(recipe: Recipe, labelled: Path | None, model: Model, into: Path) ->
     root = Path(recipe.data.path)
     if not root.exists():
         raise DataError("there is nothing at this path", where=printable(root), hint="give a folder of pictures, or .tar shards")
-    pixels = Pixels((), model.backbone.input.size, "crop", recipe.data.keep_pixels)
+    pixels = Pixels(model.backbone.input.size, "crop", recipe.data.keep_pixels)
     if labelled:
         pairs, how = _of_labelled(labelled, recipe)
     else:
@@ -67,7 +67,7 @@ def gathered(recipe: Recipe, labelled: Path | None, model: Model, into: Path) ->
 def reopened(run: Run, recipe: Recipe, model: Model) -> Unlabelled:
     """What a run that was stopped had listed."""
     labels = run.read_json(LABELS)
-    pixels = Pixels((), model.backbone.input.size, "crop", recipe.data.keep_pixels)
+    pixels = Pixels(model.backbone.input.size, "crop", recipe.data.keep_pixels)
     train, held = (Catalogue(run.folder / name) for name in (TRAIN, HELD))
     return Unlabelled(train, held, None if labels is None else np.array(labels), pixels)
 
@@ -121,7 +121,7 @@ def _refuse_little(found: Unlabelled, root: Path) -> None:
 
 def _all_alike(some: Iterable[Entry]) -> bool:
     """Those that cannot be read say nothing here."""
-    pixels, thumbs = Pixels((), 32, "crop", keep=False), []
+    pixels, thumbs = Pixels(32, "crop", keep=False), []
     for entry in some:
         try:
             thumbs.append(gray_thumbnail(pixels.read(entry)[0]))

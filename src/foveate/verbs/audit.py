@@ -123,7 +123,7 @@ def _next(
 ) -> list[str]:
     """The pictures without labels that are worth labelling, by a classifier on all that are labelled."""
     samples = [Sample(path, printable(path)) for path in pictures_at([place])]
-    pixels = Pixels((), predictor.model.backbone.input.size, predictor.model.task.framing, keep=True)
+    pixels = Pixels(predictor.model.backbone.input.size, predictor.model.task.framing, keep=True)
     read = readable(samples, pixels)
     theirs = _features(predictor, read, pixels)
     both = np.concatenate([features, theirs])

@@ -119,7 +119,7 @@ def _backbone(recipe: Recipe, run: Path | None) -> TextBackbone:
 
 def _embedded(backbone: TextBackbone, samples: Sequence[Sample], recipe: Recipe) -> tuple[list[Sample], Tensor]:
     """The samples whose pictures can be read, and (I, D)."""
-    pixels = Pixels((), backbone.input.size, "crop", keep=True)
+    pixels = Pixels(backbone.input.size, "crop", keep=True)
     read = readable(samples, pixels, recipe.data.strict)
     if not read:
         raise DataError("none of these pictures can be read", where=samples[0].path.parent)
