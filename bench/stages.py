@@ -25,6 +25,7 @@ from foveate import data, features, judging, splits, trainer
 from foveate.listing import find_images
 from foveate.tasks.classify import LinearHead
 from foveate.trainer import Trainer
+from foveate.types import InputSpec
 from foveate.verbs import _fitting
 
 
@@ -77,7 +78,8 @@ def main() -> None:
     for place, name, stage in (
         (data, "scan", "decode"),
         (data.Pictures, "__getitem__", "transform"),
-        (data, "collated", "transform"),
+        (data.Pictures, "collated", "transform"),
+        (InputSpec, "seen", "transform"),
         (splits, "near_copies", "near-copies"),
         (data, "near_copies", "near-copies"),
         (Trainer, "_gradients", "forward and backward"),

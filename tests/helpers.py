@@ -6,18 +6,19 @@ import contextlib
 import io
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from foveate import masks
+from foveate.data import Order, Pictures, loader
 from foveate.recipe import Recipe
 from foveate.run import Run
 from foveate.settling import read
 from foveate.trainer import Outcome
-from foveate.types import Boxes
+from foveate.types import Batch, Boxes
 from foveate.verbs._fitting import _trained, prepared, reopened
 from foveate.verbs._going_on import going_on
 
@@ -46,6 +47,11 @@ class Memory:
     def read(self, path: Any) -> tuple[np.ndarray, tuple[int, int]]:
         pixels = self.pictures[int(str(path))]
         return pixels, (self.times * pixels.shape[0], self.times * pixels.shape[1])
+
+
+def batches(pictures: Pictures, order: Order) -> Iterator[Batch]:
+    """As the network wants them, without a device to go to."""
+    return (batch.ready() for batch in loader(pictures, order))
 
 
 def refereed(pairs: list[tuple[Boxes, Boxes]], names: Sequence[str], kind: str = "bbox") -> Any:

@@ -102,7 +102,7 @@ def test_home_images_change_nothing(run, stripes):
     samples = table.of("train")
     pixels = foveate.verbs.evaluate.scanned_aloud(table, predictor.model, predictor.recipe.data).pixels
     pictures = predictor.pictures(samples, pixels)
-    batch = foveate.data.loader(pictures, foveate.data.Order(len(pictures), len(pictures)))
+    batch = [each.ready() for each in foveate.data.loader(pictures, foveate.data.Order(len(pictures), len(pictures)))]
     before = {name: tensor.clone() for name, tensor in predictor.model.state_dict().items()}
     home = measured(predictor.model, batch)
     align(predictor.model, home, measured(predictor.model, batch, like=home), 1.0)

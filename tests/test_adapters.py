@@ -82,7 +82,7 @@ def logits(model, run: Run) -> torch.Tensor:
     scanned = scanned_aloud(own_table(run), model, recipe.data)
     pictures = shown(model, scanned.table.of("val"), scanned.pixels, 0)
     with torch.inference_mode():
-        return torch.cat([model.eval()(batch) for batch in loader(pictures, Order(len(pictures), 8))])
+        return torch.cat([model.eval()(batch.ready()) for batch in loader(pictures, Order(len(pictures), 8))])
 
 
 def assert_merging_changes_nothing(run: Run) -> None:

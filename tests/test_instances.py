@@ -18,7 +18,7 @@ import foveate
 from foveate import drawing, masks
 from foveate.backbones import FAMILIES
 from foveate.boxes import refitted
-from foveate.data import Order, Pictures, loader, renamed
+from foveate.data import Order, Pictures, renamed
 from foveate.errors import DataError, UsageError
 from foveate.formats import FORMATS, read_table
 from foveate.metrics import metric_for
@@ -32,7 +32,7 @@ from foveate.transforms import ObjectMasks, evaluation, training
 from foveate.tunings import TuningSettings
 from foveate.tunings.full import Full
 from foveate.types import Answer, Batch, Boxes, InputSpec, Sample, Table
-from helpers import Memory, refereed
+from helpers import Memory, batches, refereed
 
 NAMES = ("disc", "square")
 SIDE = 96
@@ -115,7 +115,7 @@ def taught(model: Model, shown: Pictures, epochs: int) -> None:
     moving = optimizer(model, recipe)
     model.train()
     for epoch in range(epochs):
-        for batch in loader(shown, Order(len(shown), 4, seed=0, epoch=epoch)):
+        for batch in batches(shown, Order(len(shown), 4, seed=0, epoch=epoch)):
             set_rate(moving, recipe, step, steps)
             moving.zero_grad()
             sum(model.task.loss(model(batch), batch).values()).backward()
@@ -125,7 +125,7 @@ def taught(model: Model, shown: Pictures, epochs: int) -> None:
 
 @torch.inference_mode()
 def answered(model: Model, pictures: Pictures) -> list[Boxes]:
-    return [answer for batch in loader(pictures, Order(len(pictures), 4)) for answer in model.task.decode(model(batch), batch)]
+    return [answer for batch in batches(pictures, Order(len(pictures), 4)) for answer in model.task.decode(model(batch), batch)]
 
 
 def best_overlaps(answer: Boxes, truth: Boxes) -> list[tuple[str, float, float]]:
@@ -158,7 +158,7 @@ def test_the_head_fits_every_backbone(name, side):
     truths = [truth_of([shape_in(0, 5, 5, 30, size), shape_in(1, 40, 10, 25, size)], [0, 1]), Boxes(np.zeros((0, 4), np.float32), ())]
     transform = evaluation(InputSpec(side, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)), "whole")
     seen = [transform(np.full((*size, 3), 99, np.uint8), size, job.encode(truth, size)) for truth in truths]
-    batch = Batch(torch.stack([each[0] for each in seen]), [each[2] for each in seen], torch.tensor([each[1] for each in seen]), torch.tensor([size, size]), torch.arange(2))
+    batch = Batch(transform.spec.seen(torch.stack([each[0] for each in seen])), [each[2] for each in seen], torch.tensor([each[1] for each in seen]), torch.tensor([size, size]), torch.arange(2))
     losses = job.loss(model(batch), batch)
     assert set(losses) == {"place", "place_box", "class", "box", "mask"}
     sum(losses.values()).backward()
@@ -235,7 +235,7 @@ def test_augmented_masks_stay_on_their_object(framing, reduced):
         image, _, moved = transform(pixels, size, job.encode(Boxes(truth.xyxy, ("a", "b", "c", "d"), masks=truth.masks), size))
         assert moved["masks"].shape == (len(moved["boxes"]), SIDE, SIDE)
         assert set(moved["masks"].unique().tolist()) <= {0, 1}
-        distances = [np.abs(image.permute(1, 2, 0).numpy() * 255 - colour).sum(2) for colour in (*colours, (0, 0, 0))]
+        distances = [np.abs(image.permute(1, 2, 0).float().numpy() - colour).sum(2) for colour in (*colours, (0, 0, 0))]
         shown = np.argmin(distances, axis=0)
         for mask, place, box in zip(moved["masks"].as_subclass(Tensor).numpy() > 0, moved["classes"].tolist(), moved["boxes"].tolist(), strict=True):
             if mask.sum() < 100:  # mostly out of the picture

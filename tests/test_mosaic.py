@@ -71,11 +71,11 @@ def test_boxes_lie_on_their_objects(times):
         left = image.clone()
         for box, place, crowd in zip(target["boxes"], target["classes"], target["crowd"], strict=True):
             x0, y0, x1, y1 = box.round().int().tolist()
-            assert image[place, y0:y1, x0:x1].mean() > 0.75
+            assert image[place, y0:y1, x0:x1].float().mean() > 0.75 * 255
             assert bool(crowd) == (int(place) == 0)
             left[:, max(0, y0 - 1) : y1 + 1, max(0, x0 - 1) : x1 + 1] = 0
             seen += 1
-        assert (left > 0.5).sum() < 200  # at the most a third of an object, of four
+        assert (left > 127).sum() < 200  # at the most a third of an object, of four
     assert 12 < seen <= 32
 
 
@@ -85,7 +85,7 @@ def test_masks_of_objects_go_along():
         image, target, _, _, _ = pictures[0, index]
         assert target["masks"].shape == (len(target["boxes"]), 96, 96)
         for mask, place in zip(target["masks"], target["classes"], strict=True):
-            assert image[place][mask.bool()].mean() > 0.8  # edges are blended
+            assert image[place][mask.bool()].float().mean() > 0.8 * 255  # edges are blended
 
 
 @pytest.mark.parametrize("view", ["whole", "windows"])
@@ -102,7 +102,7 @@ def test_masks_agree_with_pixels(view):
         image, target, _, _, _ = made[0, index]
         mask = target["mask"]
         assert set(mask.unique().tolist()) <= {IGNORED, 0, 1, 2, 3}
-        found = torch.where(image.amax(0) > 0.5, image.argmax(0), 3)
+        found = torch.where(image.amax(0) > 127, image.argmax(0), 3)
         assert (found == mask)[mask != IGNORED].float().mean() > 0.97
         assert (mask == IGNORED).float().mean() < 0.1
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from foveate.backbones import FAMILIES
-from foveate.data import Order, Pictures, loader
+from foveate.data import Order, Pictures
 from foveate.detectors import DETECTORS, Candidates, Terms, Truth
 from foveate.errors import UsageError
 from foveate.model import Model
@@ -22,7 +22,7 @@ from foveate.transforms import evaluation, training
 from foveate.tunings import TuningSettings
 from foveate.tunings.full import Full
 from foveate.types import Boxes, Provides, Sample
-from helpers import Memory
+from helpers import Memory, batches
 
 NAMES = ("red", "green", "blue")
 NOTHING = Truth(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64))
@@ -171,7 +171,7 @@ def learnt(pixels: list[np.ndarray], samples: list[Sample], epochs: int) -> tupl
     moving, steps, step = optimizer(model, recipe), epochs * len(Order(len(shown), 8)), 0
     model.train()
     for epoch in range(epochs):
-        for batch in loader(shown, Order(len(shown), 8, seed=0, epoch=epoch)):
+        for batch in batches(shown, Order(len(shown), 8, seed=0, epoch=epoch)):
             set_rate(moving, recipe, step, steps)
             moving.zero_grad()
             sum(task.loss(model(batch), batch).values()).backward()
@@ -183,7 +183,7 @@ def learnt(pixels: list[np.ndarray], samples: list[Sample], epochs: int) -> tupl
 
 @torch.inference_mode()
 def answered(model: Model, pictures: Pictures) -> list[Boxes]:
-    return [answer for batch in loader(pictures, Order(len(pictures), 8)) for answer in model.task.decode(model(batch), batch)]
+    return [answer for batch in batches(pictures, Order(len(pictures), 8)) for answer in model.task.decode(model(batch), batch)]
 
 
 def test_objects_of_new_pictures_are_found_and_named():

@@ -133,7 +133,7 @@ def test_an_average_lies_between_and_is_the_ends_at_the_ends():
 def test_statistics_are_those_of_pytorch(world):
     job = reopened(Run(world.first))
     model, device, way = job.model, torch.device("cpu"), Way("fp32", False)
-    batches = list(loader(job.pictures("train"), Order(len(job.places("train")), 8)))
+    batches = [batch.ready() for batch in loader(job.pictures("train"), Order(len(job.places("train")), 8))]
     frozen = {name: tensor.clone() for name, tensor in model.state_dict().items() if "running" not in name and "tracked" not in name}
     found = measured_statistics(model, batches, device, way)
     assert all(torch.equal(model.state_dict()[name], tensor) for name, tensor in frozen.items())

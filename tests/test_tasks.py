@@ -13,7 +13,7 @@ from torch.nn import functional
 from torchvision import tv_tensors
 
 from foveate.backbones import FAMILIES, Backbone
-from foveate.data import Order, Pictures, loader
+from foveate.data import Order, Pictures
 from foveate.model import Model
 from foveate.optimizer import optimizer, set_rate
 from foveate.recipe import AugmentRecipe, TrainingRecipe
@@ -22,7 +22,7 @@ from foveate.transforms import evaluation, training
 from foveate.tunings import TuningSettings
 from foveate.tunings.full import Full
 from foveate.types import Batch, Boxes, Features, InputSpec, Provides, Sample, Target, Text
-from helpers import Memory
+from helpers import Memory, batches
 
 SIDE = 64
 
@@ -129,7 +129,7 @@ def learnt(task: Task, truths: list[Any], scenes: list[np.ndarray], epochs: int)
     model.train()
     step = 0
     for epoch in range(epochs):
-        for batch in loader(shown, Order(len(shown), 16, seed=0, epoch=epoch)):
+        for batch in batches(shown, Order(len(shown), 16, seed=0, epoch=epoch)):
             set_rate(moving, recipe, step, steps)
             moving.zero_grad()
             sum(task.loss(model(batch), batch).values()).backward()
@@ -147,7 +147,7 @@ def made() -> tuple[list[np.ndarray], list[np.ndarray], list[str]]:
 
 @torch.inference_mode()
 def answered(model: Model, pictures: Pictures) -> list[Any]:
-    return [answer for batch in loader(pictures, Order(len(pictures), 5)) for answer in model.task.decode(model(batch), batch)]
+    return [answer for batch in batches(pictures, Order(len(pictures), 5)) for answer in model.task.decode(model(batch), batch)]
 
 
 def test_boxes_come_back_in_the_pixels_of_the_original(made):
@@ -179,7 +179,7 @@ def test_whole_views_bring_boxes_back_exactly():
     pixels = np.zeros((50, 200, 3), np.uint8)
     pixels[10:30, 100:140] = 255
     image, view, _ = evaluation(spec, "whole")(pixels, (100, 400), {})  # decoded at half its size
-    rows, columns = np.nonzero(image[0].numpy() > 0.5)
+    rows, columns = np.nonzero(image[0].numpy() > 127)
     seen = np.array([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]) / SIDE
     scale = np.array([view[2] - view[0], view[3] - view[1]])
     found = (seen.reshape(2, 2) * scale + np.array(view[:2])).ravel()
@@ -196,6 +196,6 @@ def test_augmented_boxes_stay_on_their_object():
         pixels[30:50, 20:50] = 255
         target = task.encode(Boxes(np.array([[40, 60, 100, 100]], np.float32), ("square",)), (160, 200))
         image, _, moved = transform(pixels, (160, 200), target)
-        rows, columns = np.nonzero(image[0].numpy() > 0.5)
+        rows, columns = np.nonzero(image[0].numpy() > 127)
         seen = np.array([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1], np.float32)
         assert iou(seen, moved["boxes"][0].numpy()) > 0.75

@@ -18,7 +18,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torchvision import tv_tensors
 
 import foveate
 from conftest import striped, stripes_folder
@@ -34,7 +33,7 @@ from foveate.run import Run
 from foveate.scoring import shown
 from foveate.serving.engines import RunEngine
 from foveate.tasks import TASKS
-from foveate.transforms import evaluation, normalised, training
+from foveate.transforms import evaluation, training
 from foveate.types import Boxes, Labels, Sample
 from foveate.verbs.fit import fit
 from test_images import encoded, turned, upright
@@ -86,10 +85,10 @@ def test_t23_all_eight_orientations_are_one_picture_everywhere(engine, tmp_path,
         found = seen(engine, content, tmp_path / f"{orientation}.{format.lower()}")
         first = alike(found)
         spec = engine.predictor.model.backbone.input
-        torch.testing.assert_close(found["exported"], first, rtol=0, atol=1e-6)
-        assert torch.equal(normalised(tv_tensors.Image(torch.from_numpy(found["file"].copy())), spec), first)
+        torch.testing.assert_close(found["exported"], spec.seen(first), rtol=0, atol=1e-6)
+        assert (found["file"] == first.numpy()).all()
         known = first if known is None else known
-        apart = float((first - known).abs().max()) * 255 * min(spec.std)
+        apart = int((first.int() - known.int()).abs().max())
         assert apart <= (13 if format == "JPEG" else 0)
         assert engine.answer([engine.decode(content)])[0]["scores"] == pytest.approx(
             next(iter(engine.predictor.predict([tmp_path / f"{orientation}.{format.lower()}"]))).row()["scores"], abs=1e-6
@@ -152,8 +151,7 @@ def test_t24_odd_modes_are_the_same_everywhere(engine, tmp_path):
     for name, content in odd_pictures().items():
         found = seen(engine, content, tmp_path / name)
         first = alike(found)
-        assert first.isfinite().all(), name
-        assert float(first.std()) > 0.1, name  # it is a picture, not one colour
+        assert float(first.float().std()) > 5, name  # it is a picture, not one colour
         torch.testing.assert_close(found["exported"], first, rtol=0, atol=1e-6, msg=name)
 
 

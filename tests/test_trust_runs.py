@@ -10,7 +10,7 @@ import resource
 import shutil
 import signal
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 import torch
@@ -449,6 +449,7 @@ def test_t17_a_step_that_is_no_number_leaves_no_trace_and_can_be_seen_again(hard
 
     def spoiled(self, batch):
         if self.state.step == 2:
+            batch = batch.ready()
             batch.images[1, 0, 3, 3] = float("nan")
             before.update({name: tensor.clone() for name, tensor in {**self.live, **self.average}.items()})
         real(self, batch)
@@ -490,7 +491,7 @@ def test_t17_what_was_kept_gives_the_very_loss_and_gradient(hard, tmp_path, monk
 
 
 def test_t17_it_stops_after_some_in_a_row_and_names_the_pictures(quick, tmp_path, monkeypatch):
-    monkeypatch.setattr(trainer, "mixed", lambda batch, recipe: (batch.images.fill_(float("inf")), batch)[1])
+    monkeypatch.setattr(trainer, "mixed", lambda batch, recipe: replace(batch.ready(), images=torch.full(batch.images.shape, math.inf)))
     with pytest.raises(Diverged, match=r"no finite number 2 times in a row.*\.png.*bad_steps"):
         fit(with_settings(quick, {"training.bad_steps": 2}), tmp_path / "run")
     assert not Run(tmp_path / "run").finished

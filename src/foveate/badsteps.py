@@ -43,6 +43,7 @@ def keep(run: Run, model: Model, batch: Batch, about: dict[str, Any]) -> None:
     folder = run.folder / FOLDER
     if folder.is_dir() and len(list(folder.iterdir())) >= _MOST:
         return
+    batch = batch.ready()
     parts = {"weights": model.changed(), "memory": model.tuning.memory(), "batch": {name: getattr(batch, name) for name in _FIELDS}}
     words: list[dict[str, Any]] = []
     for place, target in enumerate(batch.targets):
@@ -66,6 +67,7 @@ def read(folder: Path) -> Kept:
         parts.setdefault(part, {})[rest] = tensor
     try:
         targets = [{**parts.get(f"target-{place}", {}), **words} for place, words in enumerate(about.pop("targets"))]
-        return Kept(about, Batch(targets=targets, **parts["batch"]), parts["weights"], parts.get("memory", {}))
+        images, views, sizes, indices = (parts["batch"][name] for name in _FIELDS)
+        return Kept(about, Batch(images, targets, views, sizes, indices), parts["weights"], parts.get("memory", {}))
     except (KeyError, TypeError) as error:
         raise RunError("this step is damaged", where=folder, why=f"it lacks {error}") from None

@@ -28,10 +28,11 @@ from foveate.mosaic import Mosaic
 from foveate.pixels import Pixels, source_of
 from foveate.recipe import DataRecipe
 from foveate.splits import gray_thumbnail, make_splits, near_copies
-from foveate.transforms import Transform, cut
+from foveate.transforms import Transform, Unscaled, cut
 from foveate.types import Batch, Boxes, Labels, Sample, Split, Table, Target
 
 Place = tuple[int, int]  # (epoch, index into the samples)
+Item = tuple[torch.Tensor, Target, torch.Tensor, torch.Tensor, int]  # of Pictures: image, target, view, size, index
 Encode = Callable[[object, tuple[int, int]], Target]
 Join = Callable[[Sequence[tuple[tuple[int, int], Any]], tuple[int, int]], Any]
 _HELPERS = 8  # loader processes at the most
@@ -208,7 +209,7 @@ def readable(samples: Sequence[Sample], pixels: Pixels, strict: bool = False) ->
     return [sample for sample in samples if sample.path not in errors]
 
 
-class Pictures(Dataset[tuple[torch.Tensor, Target, torch.Tensor, torch.Tensor, int]]):
+class Pictures(Dataset[Item]):
     """Samples made ready; an item is asked for as (epoch, index). With a `mosaic`, some are shown together with three others."""
 
     def __init__(
@@ -230,7 +231,7 @@ class Pictures(Dataset[tuple[torch.Tensor, Target, torch.Tensor, torch.Tensor, i
         """What the picture at this place is called."""
         return self.samples[index].key
 
-    def __getitem__(self, place: Place) -> tuple[torch.Tensor, Target, torch.Tensor, torch.Tensor, int]:
+    def __getitem__(self, place: Place) -> Item:
         epoch, index = place
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(key(self.seed, epoch, index))  # no GPU: to seed one that sleeps takes 3 ms
@@ -246,6 +247,12 @@ class Pictures(Dataset[tuple[torch.Tensor, Target, torch.Tensor, torch.Tensor, i
         sample = self.samples[index]
         pixels, size = self.pixels.read(sample.path)
         return pixels, size, self.encode(sample.truth, size) if sample.truth is not None else {}
+
+    def collated(self, items: Sequence[Item]) -> Batch:
+        """Items as one batch."""
+        images, targets, views, sizes, indices = zip(*items, strict=True)
+        spec = self.transform.spec if isinstance(self.transform, Unscaled) else None
+        return Batch(torch.stack(images), list(targets), torch.stack(views), torch.stack(sizes), torch.tensor(indices), spec)
 
     def joined(self, answers: Sequence[Any]) -> list[Any]:
         """An answer for each sample, in their order, from those for each item."""
@@ -274,7 +281,7 @@ class Windows(Pictures):
     def __len__(self) -> int:
         return len(self.places)
 
-    def __getitem__(self, place: Place) -> tuple[torch.Tensor, Target, torch.Tensor, torch.Tensor, int]:
+    def __getitem__(self, place: Place) -> Item:
         index, (x, y) = self.places[place[1]]
         pixels, _, target = self._read(index)
         part = pixels[y : y + self.side, x : x + self.side]
@@ -357,7 +364,7 @@ def _batches(pictures: Pictures, order: Iterable[list[Place]], count: int) -> Da
         batch_sampler=order,
         num_workers=count,
         multiprocessing_context="fork" if count and sys.platform == "linux" else None,
-        collate_fn=collated,
+        collate_fn=pictures.collated,
         pin_memory=torch.cuda.is_available(),
     )
 
@@ -368,9 +375,3 @@ def helpers(batches: int) -> int:
     if sys.platform != "linux" or not torch.cuda.is_available():
         return 0
     return max(0, min(_HELPERS, len(os.sched_getaffinity(0)) - 1, batches // 2))
-
-
-def collated(items: Sequence[tuple[torch.Tensor, Target, torch.Tensor, torch.Tensor, int]]) -> Batch:
-    """Items of Pictures as one batch."""
-    pictures, targets, views, sizes, indices = zip(*items, strict=True)
-    return Batch(torch.stack(pictures), list(targets), torch.stack(views), torch.stack(sizes), torch.tensor(indices))

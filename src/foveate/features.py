@@ -68,7 +68,7 @@ def pooled(
     pictures = Pictures(samples, pixels, evaluation(backbone.input, framing), lambda truth, size: {}, 0)
     found = []
     for batch in loader(pictures, Order(len(samples), _AT_ONCE)):
-        vectors = backbone(batch.images.to(device), {Provides.POOLED}).pooled
+        vectors = backbone(batch.to(device).images, {Provides.POOLED}).pooled
         assert vectors is not None
         found.append(vectors.float().cpu())
         advance(len(batch))

@@ -100,7 +100,8 @@ class Guard(Judge):
         was_training = model.training
         model.eval()
         features = self.features(model)
-        views = [(batch.images, torch.stack([each["wide"][0] for each in batch.targets])) for batch in self._batches(self.copies)]
+        batches = (batch.ready() for batch in self._batches(self.copies))
+        views = [(batch.images, torch.stack([each["wide"][0] for each in batch.targets])) for batch in batches]
         one, other = (torch.cat([self._pooled(model, pair[place]) for pair in views]) for place in (0, 1))
         model.train(was_training)
         known = [] if self.labels is None else [answer(features, self.labels) for answer in (knn_hits, linear_hits)]
@@ -109,7 +110,7 @@ class Guard(Judge):
     @torch.inference_mode()
     def features(self, model: Model) -> Tensor:
         """(N, D) of the held-out images, by a model in eval mode."""
-        return torch.cat([self._pooled(model, batch.images) for batch in self._batches(self.held)])
+        return torch.cat([self._pooled(model, batch.ready().images) for batch in self._batches(self.held)])
 
     def _pooled(self, model: Model, images: Tensor) -> Tensor:
         with self.way.autocast(self.device):

@@ -6,7 +6,8 @@ Letters: B, H, W as in types. Rectangles ('views') are (x0, y0, x1, y1) in pixel
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, cast
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,7 +22,19 @@ from foveate.recipe import AugmentRecipe
 from foveate.types import IGNORED, OF_OBJECTS, Batch, InputSpec, Target
 
 Transform = Callable[[np.ndarray, tuple[int, int], Target], tuple[Tensor, View, Target]]
-"""(pixels (h, w, 3) uint8, (H, W) of the original, target) -> image (3, size, size) float32, what it shows, target"""
+"""(pixels (h, w, 3) uint8, (H, W) of the original, target) -> image (3, size, size), what it shows, target"""
+
+
+@dataclass(frozen=True)
+class Unscaled:
+    """A Transform whose images, and views in the targets, are bytes still; `spec` makes them what the network wants to see, later
+    and elsewhere (Batch.to): they are a quarter of the way there."""
+
+    work: Transform
+    spec: InputSpec
+
+    def __call__(self, pixels: np.ndarray, size: tuple[int, int], target: Target) -> tuple[Tensor, View, Target]:
+        return self.work(pixels, size, target)
 
 
 class ObjectMasks(tv_tensors.Mask):  # type: ignore[misc]
@@ -41,9 +54,9 @@ def evaluation(spec: InputSpec, framing: Framing) -> Transform:
     def transform(pixels: np.ndarray, size: tuple[int, int], target: Target) -> tuple[Tensor, View, Target]:
         image, moved = as_image(squared(pixels, spec.size, framing)), _scaled(target, pixels.shape[:2], size)
         moved = _laid(moved, laid((pixels.shape[0], pixels.shape[1]), spec.size, framing), spec.size, framing)
-        return normalised(image, spec), view_of(size, spec.size, framing), moved
+        return image.as_subclass(Tensor), view_of(size, spec.size, framing), moved
 
-    return transform
+    return Unscaled(transform, spec)
 
 
 def training(spec: InputSpec, framing: Framing, recipe: AugmentRecipe) -> Transform:
@@ -51,15 +64,16 @@ def training(spec: InputSpec, framing: Framing, recipe: AugmentRecipe) -> Transf
     spatial = v2.Compose(_spatial(spec, framing, recipe))
     policy = _policy(recipe)
     colours: Callable[[Tensor], Tensor] = v2.ColorJitter(*[recipe.color] * 3) if recipe.color else v2.Identity()
-    erase: Callable[[Tensor], Tensor] = v2.RandomErasing(recipe.erase) if recipe.erase else v2.Identity()
+    erase = v2.RandomErasing(recipe.erase) if recipe.erase else None
 
     def transform(pixels: np.ndarray, size: tuple[int, int], target: Target) -> tuple[Tensor, View, Target]:
         image, moved = spatial(as_image(pixels), _scaled(target, pixels.shape[:2], size))
         image = colours(image) if _has_places(moved) else policy(colours(image))
         view = (0.0, 0.0, float(spec.size), float(spec.size))
-        return erase(normalised(image, spec)), view, moved
+        image = image.as_subclass(Tensor)
+        return erase(spec.seen(image)) if erase else image, view, moved
 
-    return transform
+    return transform if erase else Unscaled(transform, spec)  # what is erased has the mean colour, which is no byte
 
 
 def mixed(batch: Batch, recipe: AugmentRecipe) -> Batch:
@@ -67,6 +81,7 @@ def mixed(batch: Batch, recipe: AugmentRecipe) -> Batch:
     generator. Where both are asked for, a coin decides."""
     if len(batch) < 2 or not (recipe.mixup or recipe.cutmix) or any(set(target) != {"labels"} for target in batch.targets):
         return batch
+    batch = batch.ready()
     cut = bool(recipe.cutmix) and (not recipe.mixup or bool(torch.rand(()) < 0.5))
     alpha = recipe.cutmix if cut else recipe.mixup
     share = float(torch.distributions.Beta(alpha, alpha).sample())
@@ -240,12 +255,6 @@ def _kind(value: Any) -> Any:
 def as_image(pixels: np.ndarray) -> tv_tensors.Image:
     """(h, w, 3) -> (3, h, w)."""
     return tv_tensors.Image(torch.from_numpy(pixels).permute(2, 0, 1))
-
-
-def normalised(image: Tensor, spec: InputSpec) -> Tensor:
-    """(3, H, W) uint8 -> float32, as the network wants it."""
-    scaled = functional.to_dtype(image, torch.float32, scale=True)
-    return cast(Tensor, functional.normalize(scaled, list(spec.mean), list(spec.std), inplace=True).as_subclass(Tensor))
 
 
 def _laid(target: Target, shape: tuple[int, int], square: int, framing: Framing) -> Target:

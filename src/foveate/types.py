@@ -288,6 +288,9 @@ class Table:
         return replace(self, classes=classes)
 
 
+VIEWS = ("wide", "narrow")  # entries of a target that are views of the image: (V, 3, s, s), in the same form as it
+
+
 @dataclass(frozen=True)
 class InputSpec:
     """What a network wants to see. `size`: the square's side in pixels. `mean`, `std`: per RGB channel, of pixels in [0, 1]."""
@@ -295,6 +298,15 @@ class InputSpec:
     size: int
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
+
+    def seen(self, images: Tensor) -> Tensor:
+        """(..., 3, H, W) uint8 -> float32, normalised, laid out in memory as it was."""
+        found = images.float()
+        mean, std = (found.new_tensor(each).view(3, 1, 1) for each in (self.mean, self.std))
+        # one after the other where they stay in a processor's caches; a GPU is better off with all at once
+        for part in found if found.device.type == "cpu" and found.ndim > 3 else (found,):
+            part.mul_(1 / 255).sub_(mean).div_(std)
+        return found
 
 
 Target = dict[str, Any]
@@ -313,7 +325,9 @@ IGNORED = -1
 class Batch:
     """What the network is fed.
 
-    `images`: (B, 3, H, W) float32, normalised. `targets`: B dictionaries of tensors, empty where there is no truth.
+    `images`: (B, 3, H, W) float32, normalised; or uint8 as they come from a loader, with the `spec` of what is still to be done to
+    them, and to other views in the targets: `to` sees to it, where bytes have become a quarter of the way.
+    `targets`: B dictionaries of tensors, empty where there is no truth.
     `views`: (B, 4) float32, the rectangle (x0, y0, x1, y1) of the upright original, in its pixels, that the network sees:
     an answer in network coordinates is mapped back with it. It may reach outside the picture (padding).
     `sizes`: (B, 2) int64, height and width of the upright original. `indices`: (B,) int64, places in the list of samples.
@@ -324,18 +338,34 @@ class Batch:
     views: Tensor
     sizes: Tensor
     indices: Tensor
+    spec: InputSpec | None = None
 
     def __len__(self) -> int:
         return self.images.shape[0]
 
     def part(self, cut: slice) -> Batch:
         """Some of the images."""
-        return Batch(self.images[cut], self.targets[cut], self.views[cut], self.sizes[cut], self.indices[cut])
+        return replace(
+            self,
+            images=self.images[cut],
+            targets=self.targets[cut],
+            views=self.views[cut],
+            sizes=self.sizes[cut],
+            indices=self.indices[cut],
+        )
 
     def to(self, device: Any, **options: Any) -> Batch:
-        """The same batch elsewhere; `options` (memory_format) go to the images."""
+        """The same batch elsewhere, ready for the network; `options` (memory_format) go to the images."""
         targets = [{name: _moved(value, device) for name, value in target.items()} for target in self.targets]
-        return replace(self, images=self.images.to(device, non_blocking=True, **options), targets=targets)
+        return replace(self, images=self.images.to(device, non_blocking=True, **options), targets=targets).ready()
+
+    def ready(self) -> Batch:
+        """The same batch where it is, with images as the network wants them."""
+        if self.spec is None:
+            return self
+        seen = self.spec.seen
+        targets = [{name: seen(value) if name in VIEWS else value for name, value in target.items()} for target in self.targets]
+        return replace(self, images=seen(self.images), targets=targets, spec=None)
 
 
 def _moved(value: Any, device: Any) -> Any:

@@ -12,7 +12,7 @@ from torch import Tensor
 from torchvision.transforms import v2
 
 from foveate.framing import View
-from foveate.transforms import Transform, as_image, normalised
+from foveate.transforms import Transform, Unscaled, as_image
 from foveate.types import InputSpec, Target
 
 _GREY, _BLUR = 0.2, 0.3  # chances
@@ -36,8 +36,8 @@ def views(spec: InputSpec, crops: Crops, narrow_side: int) -> Transform:
 
     `narrow_side`: of the smaller views, px.
     """
-    wide = _one(spec, spec.size, crops.wide_area, crops.colours)
-    narrow = _one(spec, narrow_side, crops.narrow_area, crops.colours)
+    wide = _one(spec.size, crops.wide_area, crops.colours)
+    narrow = _one(narrow_side, crops.narrow_area, crops.colours)
 
     def transform(pixels: np.ndarray, size: tuple[int, int], target: Target) -> tuple[Tensor, View, Target]:
         image = as_image(pixels)
@@ -47,10 +47,10 @@ def views(spec: InputSpec, crops: Crops, narrow_side: int) -> Transform:
             found["narrow"] = torch.stack([narrow(image) for _ in range(crops.narrow)])
         return first, (0.0, 0.0, float(spec.size), float(spec.size)), found
 
-    return transform
+    return Unscaled(transform, spec)
 
 
-def _one(spec: InputSpec, side: int, area: tuple[float, float], colours: float) -> Callable[[Any], Tensor]:
+def _one(side: int, area: tuple[float, float], colours: float) -> Callable[[Any], Tensor]:
     """SimCLR's distortions (Chen et al. 2020, appendix A), `colours` times as strong."""
     steps: list[Any] = [
         v2.RandomResizedCrop(side, area, interpolation=v2.InterpolationMode.BICUBIC, antialias=True),
@@ -62,4 +62,4 @@ def _one(spec: InputSpec, side: int, area: tuple[float, float], colours: float) 
         if side >= _BLUR_FROM:
             steps.append(v2.RandomApply([v2.GaussianBlur(2 * (side // 20) + 1, (0.1, 2.0))], _BLUR))
     chain = v2.Compose(steps)
-    return lambda image: normalised(chain(image), spec)
+    return lambda image: chain(image).as_subclass(Tensor)

@@ -97,14 +97,15 @@ class RunEngine(Engine):
         return Held(item=self._pictures([Held(found=found)])[0, 0])
 
     def answer(self, pictures: Sequence[Held]) -> list[dict[str, Any]]:
-        from foveate.data import collated, even_parts
+        from foveate.data import even_parts
 
         if self.windows:
             answers = self.predictor.answers(_samples(pictures), cast(Any, Given()))
         else:
             items = [(*each.item[:-1], place) for place, each in enumerate(pictures)]
             parts = even_parts(len(items), self.predictor.recipe.training.batch_size)
-            answers = self.predictor.answered(self._pictures(pictures), (collated(items[part]) for part in parts))
+            shown = self._pictures(pictures)
+            answers = self.predictor.answered(shown, (shown.collated(items[part]) for part in parts))
         return [self.predictor.sure(each).row(self.classes, self.predictor.multilabel) for each in answers.predictions]
 
     def explain(self, content: bytes) -> dict[str, Any]:

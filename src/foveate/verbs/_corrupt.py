@@ -14,11 +14,10 @@ from foveate import console
 from foveate.corruptions import CORRUPTIONS, STRENGTHS, corrupted
 from foveate.data import Order, Pictures, loader
 from foveate.framing import View
-from foveate.painting import as_pixels
 from foveate.pixels import Pixels
 from foveate.predictor import Predictor
 from foveate.scoring import answers, judged
-from foveate.transforms import as_image, evaluation, normalised
+from foveate.transforms import Unscaled, as_image, evaluation
 from foveate.types import Sample, Score, Target
 
 
@@ -66,8 +65,7 @@ def _spoilt(predictor: Predictor, samples: Sequence[Sample], pixels: Pixels, nam
 
     def transform(values: np.ndarray, size: tuple[int, int], target: Target) -> tuple[Tensor, View, Target]:
         image, view, moved = plain(values, size, target)
-        seen = as_pixels(image[None], spec.mean, spec.std)[0]
-        spoilt = corrupted(seen, name, strength, int(torch.randint(2**31, ())))
-        return normalised(as_image(spoilt), spec), view, moved
+        spoilt = corrupted(image.permute(1, 2, 0).numpy(), name, strength, int(torch.randint(2**31, ())))
+        return as_image(spoilt).as_subclass(Tensor), view, moved
 
-    return Pictures(samples, pixels, transform, task.encode, predictor.recipe.seed)
+    return Pictures(samples, pixels, Unscaled(transform, spec), task.encode, predictor.recipe.seed)

@@ -16,7 +16,6 @@ from foveate.data import even_parts
 from foveate.distances import fid, kid, kid_spread
 from foveate.errors import BrokenImage, DataError, UsageError
 from foveate.listing import find_images
-from foveate.painting import as_pixels
 from foveate.precision import device_of
 from foveate.transforms import evaluation
 from foveate.types import InputSpec, Provides
@@ -81,7 +80,7 @@ def _square(file: Path, spec: InputSpec) -> np.ndarray | None:
         console.warn(f"skipped {file.name}: {error.why or error.what}")
         return None
     image, _, _ = evaluation(spec, "crop")(pixels, pixels.shape[:2], {})
-    return as_pixels(image[None], spec.mean, spec.std)[0]
+    return np.ascontiguousarray(image.permute(1, 2, 0).numpy())
 
 
 @torch.inference_mode()
@@ -90,7 +89,7 @@ def _described(pictures: Sequence[np.ndarray], backbone: Backbone) -> np.ndarray
     device, transform, found = next(backbone.parameters()).device, evaluation(backbone.input, "crop"), []
     for part in even_parts(len(pictures), _AT_ONCE):
         shown = torch.stack([transform(pixels, pixels.shape[:2], {})[0] for pixels in pictures[part]])
-        pooled = backbone(shown.to(device), {Provides.POOLED}).pooled
+        pooled = backbone(backbone.input.seen(shown.to(device)), {Provides.POOLED}).pooled
         assert pooled is not None
         found.append(pooled.float().cpu().numpy())
     return np.concatenate(found)

@@ -1,0 +1,76 @@
+"""Bytes on the way to the device, and what becomes of them there."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torchvision.transforms.v2 import functional
+
+from foveate.data import Order, Pictures, loader
+from foveate.recipe import AugmentRecipe
+from foveate.transforms import evaluation, mixed, training
+from foveate.types import Batch, InputSpec, Labels, Sample
+from foveate.views import Crops, views
+from helpers import Memory
+
+SPEC = InputSpec(32, (0.5, 0.4, 0.3), (0.25, 0.2, 0.3))
+
+
+def pictures(transform, count: int = 6) -> Pictures:
+    rng = np.random.default_rng(0)
+    pixels = [rng.integers(0, 256, (40, 50, 3), dtype=np.uint8) for _ in range(count)]
+    samples = [Sample(str(place), str(place), Labels(("a",))) for place in range(count)]
+    return Pictures(samples, Memory(pixels), transform, lambda truth, size: {"labels": torch.tensor([1.0, 0.0])}, 0)
+
+
+def one(shown: Pictures, workers: int = 0) -> Batch:
+    return next(iter(loader(shown, Order(len(shown), len(shown)), workers)))
+
+
+def wanted(images: torch.Tensor) -> torch.Tensor:
+    """The library's own."""
+    scaled = functional.to_dtype(images, torch.float32, scale=True)
+    return functional.normalize(scaled, list(SPEC.mean), list(SPEC.std))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_bytes_travel_and_become_what_the_library_makes_of_them(workers, layout):
+    batch = one(pictures(evaluation(SPEC, "crop")), workers)
+    assert batch.images.dtype == torch.uint8
+    there = batch.to("cpu", memory_format=layout)
+    assert torch.equal(there.images, wanted(batch.images))
+    assert there.images.is_contiguous(memory_format=layout)
+    assert batch.images.dtype == torch.uint8  # what was there is as it was
+    again = there.to("cpu")
+    assert torch.equal(again.images, there.images)
+    part = batch.part(slice(2, 5))
+    assert torch.equal(part.to("cpu").images, there.images[2:5])
+
+
+def test_what_is_erased_has_the_mean_colour_and_travels_as_it_is():
+    batch = one(pictures(training(SPEC, "crop", AugmentRecipe(policy="none", erase=1.0))))
+    assert batch.images.dtype == torch.float32
+    assert (batch.ready().images == batch.images).all()
+    assert all(bool((image == 0).all(0).any()) for image in batch.images)
+
+
+def test_pictures_are_mixed_as_numbers():
+    """The mean of two bytes may be none."""
+    batch = one(pictures(training(SPEC, "crop", AugmentRecipe(policy="none"))))
+    torch.manual_seed(0)
+    together = mixed(batch, AugmentRecipe(mixup=0.5))
+    torch.manual_seed(0)
+    numbers = mixed(batch.ready(), AugmentRecipe(mixup=0.5))
+    assert torch.equal(together.to("cpu").images, numbers.images)
+    assert mixed(batch, AugmentRecipe()) is batch
+
+
+def test_other_views_go_along():
+    batch = one(pictures(views(SPEC, Crops(narrow=2), 16)))
+    there = batch.to("cpu")
+    for before, after in zip(batch.targets, there.targets, strict=True):
+        for name in ("wide", "narrow"):
+            assert before[name].dtype == torch.uint8
+            assert torch.equal(after[name], wanted(before[name]))
