@@ -185,7 +185,7 @@ class _Original:
         device = next(painter.parameters()).device
         pixels = self.pixels if self.part is None else self.part.pixels
         image, _, _ = evaluation(painter.input, "crop")(pixels, pixels.shape[:2], {})
-        clean = painter.packed(image[None].to(device)).expand(count, -1, -1, -1)
+        clean = painter.packed(painter.input.seen(image[None].to(device))).expand(count, -1, -1, -1)
         if self.part is None:
             return Ground(clean, self.strength)
         wanted = torch.from_numpy(self.part.open).float()[None, None]
