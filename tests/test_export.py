@@ -119,7 +119,7 @@ def test_torch_is_not_needed(files, pictures, tmp_path):
 @pytest.mark.parametrize("name", ["test_resnet", "test_vit", "vgg11", "test_convnext"])
 def test_networks_of_every_kind_leave(stripes, tmp_path, name):
     """The differences are those of arithmetic: `export` refuses others."""
-    found = foveate.fit(stripes, tuning="probe", out=tmp_path / "run", settings=SETTINGS, **{**WORDS, "backbone": name, "size": 64})
+    found = foveate.fit(stripes, tuning="probe", out=tmp_path / "run", settings=SETTINGS, **{**WORDS, "backbone": name})
     told = foveate.export(found.run).files[0]
     assert max(told.parity.values()) < 1e-4
     assert told.score == told.torch
