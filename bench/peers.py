@@ -191,24 +191,40 @@ def per_image(epochs: list[dict[str, float]], count: int) -> dict[str, Any]:
 
 
 def summary(rows: list[dict[str, Any]], threads: int) -> str:
-    """The tables of docs/benchmarks.md."""
-    rows = [row for row in rows if row["threads"] == threads]
-    lines = ["| way | ms an image, of the processor | by the clock | times Foveate, processor | least, greatest |"]
-    lines.append("|---|---|---|---|---|")
-    own = {row["repeat"]: row for row in rows if row["what"] == "full" and row["way"] == "foveate"}
-    for way in dict.fromkeys(row["way"] for row in rows if row["what"] == "full"):
-        found = [row for row in rows if row["what"] == "full" and row["way"] == way and row["repeat"] in own]
-        ratios = [row["ms_processor"] / own[row["repeat"]]["ms_processor"] for row in found]
-        ms, clock = (statistics.median(row[name] for row in found) for name in ("ms_processor", "ms"))
-        lines.append(f"| {way} | {ms:.1f} | {clock:.1f} | {statistics.median(ratios):.2f} | {min(ratios):.2f}, {max(ratios):.2f} |")
-    ratios_of = [("probe", over, under) for under in ("", "pooled_") for over in ("full", "frozen")]
-    for what, over, under in (*ratios_of, ("start", "predict", "imports_")):
-        found = [row for row in rows if row["what"] == what]
-        for clock in ("processor", "seconds") if found else ():
-            ratios = [row[f"{over}_{clock}"] / row[f"{under}{clock}"] for row in found]
-            spread = f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
-            lines.append(f"{what}, {over} / {under or 'own '}{clock}: {spread} in {len(found)} turns")
-    return "\n".join(lines)
+    """What docs/benchmarks.md holds: ratios turn by turn, by the clock; medians, with the least and the greatest."""
+    by = {what: [row for row in rows if row["threads"] == threads and row["what"] == what] for what in ("full", "probe", "start")}
+    own = {row["repeat"]: row for row in by["full"] if row["way"] == "foveate"}
+    lines = [f"| loop, {threads} threads | ms an image | times |", "|---|---|---|"]
+    for way in dict.fromkeys(row["way"] for row in by["full"]):
+        found = [row for row in by["full"] if row["way"] == way and row["repeat"] in own]
+        told = told_of([row["ms"] / own[row["repeat"]]["ms"] for row in found])
+        lines.append(f"| {way} | {statistics.median(row['ms'] for row in found):.1f} | {told} |")
+    lines += ["", "| times, by the clock | by itself | pooled | by itself, less imports | pooled, less imports |"]
+    lines += ["|---|---|---|---|---|", *(probes(by["probe"], by["start"], over) for over in ("full", "frozen"))]
+    lines += ["", f"start: {told_of([row['predict_seconds'] / row['imports_seconds'] for row in by['start']])}"]
+    shares = [outside(row["stages"]) for row in own.values() if "stages" in row]
+    return "\n".join([*lines, f"outside of the model: {told_of([100 * share for share in shares])} % of the processor's time"])
+
+
+def probes(rows: list[dict[str, Any]], starts: list[dict[str, Any]], over: str) -> str:
+    """A row of the table: twenty epochs of the textbook over a probe's seconds, with the imports and without."""
+    imports, cells = {row["repeat"]: row["imports_seconds"] for row in starts}, []
+    for less in (dict.fromkeys(imports, 0.0), imports):
+        for own in ("seconds", "pooled_seconds"):
+            known = [row for row in rows if row["repeat"] in less]
+            cells.append(told_of([row[f"{over}_seconds"] / (row[own] - less[row["repeat"]]) for row in known]))
+    return f"| textbook, {over} | {' | '.join(cells)} |"
+
+
+def told_of(found: list[float]) -> str:
+    if not found:
+        return "not measured"
+    return f"{statistics.median(found):.2f} ({min(found):.2f} to {max(found):.2f})"
+
+
+def outside(stages: dict[str, float]) -> float:
+    """The share of an epoch that is no forward pass, backward pass or step of the optimiser."""
+    return 1 - (stages["forward and backward"] + stages["step"]) / sum(stages.values())
 
 
 def main() -> None:
