@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from torch.utils.data._utils.pin_memory import pin_memory
 from torchvision.transforms.v2 import functional
 
 from foveate.data import Order, Pictures, loader
@@ -47,6 +48,15 @@ def test_bytes_travel_and_become_what_the_library_makes_of_them(workers, layout)
     assert torch.equal(again.images, there.images)
     part = batch.part(slice(2, 5))
     assert torch.equal(part.to("cpu").images, there.images[2:5])
+
+
+def test_a_loader_may_pin_what_it_gives(monkeypatch):
+    """Where there is a GPU it asks for that; there is none here to ask it."""
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: tensor + 1)
+    batch = one(pictures(evaluation(SPEC, "crop")))
+    pinned = pin_memory(batch)
+    assert torch.equal(pinned.images, batch.images + 1)
+    assert pinned.spec is SPEC
 
 
 def test_what_is_erased_has_the_mean_colour_and_travels_as_it_is():

@@ -13,13 +13,17 @@ import torch
 import foveate
 from conftest import stripes_folder
 from foveate import images
+from foveate.data import Order, Pictures, loader
 from foveate.distributed import _own_gpu
 from foveate.errors import UsageError
 from foveate.objectives import OBJECTIVES
 from foveate.predictor import load
 from foveate.recipe import with_settings
 from foveate.run import Run
+from foveate.transforms import evaluation
+from foveate.types import InputSpec, Sample
 from foveate.verbs.fit import fit
+from helpers import Memory
 from test_places import tiny, write_voc
 from test_pretrain import OWN
 
@@ -129,3 +133,16 @@ def test_a_gpu_explains_as_the_processor_does(quick, stripes, tmp_path):
         for device in ("cuda", "cpu")
     )
     assert [each.faith.insertion for each in there] == pytest.approx([each.faith.insertion for each in here], abs=0.05)
+
+
+@gpu
+@pytest.mark.parametrize("workers", [0, 2])
+def test_bytes_become_on_a_gpu_what_they_become_here(workers):
+    spec = InputSpec(32, (0.5, 0.4, 0.3), (0.25, 0.2, 0.3))
+    pixels = [np.random.default_rng(place).integers(0, 256, (40, 50, 3), dtype=np.uint8) for place in range(6)]
+    samples = [Sample(str(place), str(place)) for place in range(6)]
+    shown = Pictures(samples, Memory(pixels), evaluation(spec, "crop"), lambda truth, size: {}, 0)
+    (batch,) = loader(shown, Order(6, 6), workers)
+    assert batch.images.dtype == torch.uint8
+    assert batch.images.is_pinned()
+    torch.testing.assert_close(batch.to("cuda").images.cpu(), batch.ready().images, rtol=0, atol=1e-5)

@@ -345,19 +345,17 @@ class Batch:
 
     def part(self, cut: slice) -> Batch:
         """Some of the images."""
-        return replace(
-            self,
-            images=self.images[cut],
-            targets=self.targets[cut],
-            views=self.views[cut],
-            sizes=self.sizes[cut],
-            indices=self.indices[cut],
-        )
+        parts: dict[str, Any] = {name: getattr(self, name)[cut] for name in ("images", "targets", "views", "sizes", "indices")}
+        return replace(self, **parts)
 
     def to(self, device: Any, **options: Any) -> Batch:
         """The same batch elsewhere, ready for the network; `options` (memory_format) go to the images."""
         targets = [{name: _moved(value, device) for name, value in target.items()} for target in self.targets]
         return replace(self, images=self.images.to(device, non_blocking=True, **options), targets=targets).ready()
+
+    def pin_memory(self) -> Batch:
+        """The same batch with images in memory that a GPU reads by itself, while the program goes on; a DataLoader asks for it."""
+        return replace(self, images=self.images.pin_memory())
 
     def ready(self) -> Batch:
         """The same batch where it is, with images as the network wants them."""
