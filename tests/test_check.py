@@ -25,11 +25,12 @@ from browser import NAMES, Browser
 from conftest import SHARED, striped, stripes_folder
 from foveate import boxes, checking, cli, findings, formats, listing, looking
 from foveate.boxes import CLIPPED, CROWD, INVERTED, NO_AREA, NOT_FINITE, OUTSIDE, REPEATED
+from foveate.data import clusters, scan
 from foveate.errors import DataError, UsageError
 from foveate.findings import Findings, collecting, each
 from foveate.formats import read_table
 from foveate.language import speaker
-from foveate.recipe import recipe_from
+from foveate.recipe import Recipe, recipe_from
 from foveate.splits import near_copies
 from foveate.types import Labels, Sample
 from foveate.verbs import _planned
@@ -568,9 +569,13 @@ def test_pairs_are_those_of_the_clusters():
     assert set(np.flatnonzero(clusters == clusters[3]).tolist()) == {3, 20, 21, 22, 23, 24}
 
 
+def colourless(digest: str, thumb: np.ndarray) -> looking.Look:
+    return looking.Look(None, digest, thumb, np.zeros((2, 64), np.int8), True, 1)
+
+
 def test_t32_a_test_image_that_many_training_images_are_like_is_told_once():
     thumb = np.random.default_rng(0).integers(0, 200, (32, 32)).astype(np.uint8)
-    looks = [looking.Look(None, str(number), thumb + np.uint8(number), False, 1) for number in range(4)]
+    looks = [colourless(str(number), thumb + np.uint8(number)) for number in range(4)]
     splits = ("test", "train", "train", "train")
     samples = [Sample(Path(str(number)), str(number), Labels(("cat",)), split) for number, split in enumerate(splits)]
     found = Findings()
@@ -583,7 +588,7 @@ def test_t32_more_copies_than_are_kept_are_each_counted_once():
     count = 3 * findings.KEPT  # more than a block of the comparison, too
     rng = np.random.default_rng(0)
     thumb = rng.integers(0, 255, (32, 32)).astype(np.uint8)
-    looks = [looking.Look(None, str(number), np.clip(thumb.astype(int) + number % 7, 0, 255).astype(np.uint8), False, 1) for number in range(count)]
+    looks = [colourless(str(number), np.clip(thumb.astype(int) + number % 7, 0, 255).astype(np.uint8)) for number in range(count)]
     samples = [Sample(Path(str(number)), str(number), Labels(("cat",))) for number in range(count)]
     found = Findings()
     checking.copies(samples, [look.digest for look in looks], [checking.by_thumbnails(looks, 0.97)], found)
@@ -747,3 +752,16 @@ def test_stripes_are_not_near_copies(tmp_path):
         for number in range(20):
             Image.fromarray(striped(rng, name == "upright")).save(tmp_path / "data" / name / f"{number}.png")
     assert checked(tmp_path / "data", tmp_path / "out").exit_code == 0
+
+
+def test_one_shape_in_two_colours_is_no_copy(tmp_path):
+    """A shop's shirts in red and in blue: to grey levels they are the same picture."""
+    for place in range(10):
+        shape = np.asarray(noise(place).convert("L"))[..., None] > 127
+        for name, colour in (("red", (200, 40, 30)), ("blue", (30, 60, 210))):
+            (tmp_path / "data" / name).mkdir(parents=True, exist_ok=True)
+            pixels = np.where(shape, np.array(colour), 250).astype(np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "data" / name / f"{place}.png")
+    assert checked(tmp_path / "data", tmp_path / "out").exit_code == 0
+    scanned = scan(read_table(tmp_path / "data"), 32, "crop", Recipe().data)
+    assert len(set(clusters(scanned, Recipe().data))) == 20

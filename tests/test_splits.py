@@ -9,11 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from scipy.sparse.csgraph import connected_components
 
+from foveate import images
 from foveate.data import Scanned, few
 from foveate.errors import DataError, UsageError
-from foveate.splits import gray_thumbnail, group_folds, make_splits, near_copies, split_named
+from foveate.splits import agreeing, gray_thumbnail, group_folds, make_splits, near_copies, split_named, tint
 from foveate.types import Labels, Sample, Table
 
 
@@ -114,6 +116,30 @@ def test_near_copies_finds_copies_and_nothing_else():
     clusters = near_copies(np.concatenate([base, copies]), 0.97)
     assert clusters.dtype == np.int64
     assert clusters.tolist() == [*range(40), *range(10)]
+
+
+def drawings() -> dict[str, np.ndarray]:
+    """One shape in two colours, and what becomes of the red one on its way through programs."""
+    rng = np.random.default_rng(0)
+    shape = (rng.random((8, 8)) < 0.4).repeat(10, 0).repeat(10, 1)[..., None]
+    red, blue = (np.where(shape, np.array(colour), np.array([250, 250, 245])).astype(np.uint8) for colour in ([210, 40, 30], [20, 60, 220]))
+    grey = np.asarray(Image.fromarray(red).convert("L").convert("RGB"))
+    warm = np.clip(red * np.array([1.05, 1.0, 0.85]) - 5, 0, 255).astype(np.uint8)
+    return {"red": red, "blue": blue, "grey": grey, "warm": warm, "dark": (red * 0.6).astype(np.uint8), "jpeg": images.jpeg(red, 40)}
+
+
+def test_one_shape_in_two_colours_is_two_pictures():
+    found = drawings()
+    thumbs, tints = (np.stack([each(pixels) for pixels in found.values()]) for each in (gray_thumbnail, tint))
+    assert near_copies(thumbs, 0.97).tolist() == [0] * 6  # by grey levels alone
+    near, far = np.array([0, 0, 0, 0, 0, 1]), np.array([1, 2, 3, 4, 5, 2])
+    assert agreeing(tints, near, far).tolist() == [False, True, True, True, True, True]
+    apart = np.array([0, 1, 3, 4, 5])  # a grey picture may be a copy of both, and would join them
+    assert near_copies(thumbs[apart], 0.97, tints[apart]).tolist() == [0, 1, 0, 0, 0]
+    flat = np.stack([np.full((40, 40, 3), colour, np.uint8) for colour in ([200, 0, 0], [0, 102, 0], [200, 0, 0])])
+    thumbs, tints = (np.stack([each(pixels) for pixels in flat]) for each in (gray_thumbnail, tint))
+    assert (thumbs[0] == thumbs[1]).all()
+    assert near_copies(thumbs, 0.97, tints).tolist() == [0, 1, 0]
 
 
 def test_flat_pictures_join_only_their_equals():

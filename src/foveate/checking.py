@@ -11,7 +11,7 @@ import numpy as np
 
 from foveate.findings import TWINS, UNTAUGHT, Findings, Kind
 from foveate.looking import Look
-from foveate.splits import alike, standardised
+from foveate.splits import agreeing, alike, standardised
 from foveate.types import Boxes, Labels, Regions, Sample, Table
 
 _TOGETHER = "keep them in one split; where the data names none, foveate fit does"
@@ -33,17 +33,19 @@ _ALIKE_FEATURES = 0.95  # cosine by EfficientNet-Lite0: .96 for a mirrored photo
 @dataclass(frozen=True)
 class Likeness:
     """How pictures are compared. `rows`: (N, D) float32 of length 1; `least`: from which product two are alike; `across`, `other`,
-    `within`: what it is called when two such are in different splits, have different labels, or neither."""
+    `within`: what it is called when two such are in different splits, have different labels, or neither. `tints`: (N, 2, 64) int8,
+    where two are not alike whose colours contradict each other."""
 
     rows: np.ndarray
     least: float
     across: Kind
     other: Kind
     within: Kind
+    tints: np.ndarray | None = None
 
 
 def by_thumbnails(looks: Sequence[Look], least: float) -> Likeness:
-    """Pearson correlation of thumbnails."""
+    """Pearson correlation of thumbnails, and their colours."""
     rows = standardised(np.stack([look.thumb for look in looks]))
     return Likeness(
         rows,
@@ -51,6 +53,7 @@ def by_thumbnails(looks: Sequence[Look], least: float) -> Likeness:
         Kind("near-copies in two splits: figures flatter", "warning", "copies", _TOGETHER),
         Kind("near-copies with different labels", "warning", "copies", "look at both: is one of them mislabelled?"),
         Kind("near-copies of an image before", "note", "copies"),
+        np.stack([look.tint for look in looks]),
     )
 
 
@@ -81,6 +84,8 @@ def copies(samples: Sequence[Sample], digests: Sequence[str], ways: Sequence[Lik
         partners = _Partners(splits, classes_)
         for near, far in alike(way.rows, way.least):
             kept = same[near] != same[far]
+            if way.tints is not None:
+                kept &= agreeing(way.tints, near, far)
             partners.add(near[kept], far[kept])
         partners.tell(samples, (way.across, way.other, way.within), found)
 

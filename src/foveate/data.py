@@ -27,7 +27,7 @@ from foveate.framing import Framing, corners_of
 from foveate.mosaic import Mosaic
 from foveate.pixels import Pixels, source_of
 from foveate.recipe import DataRecipe
-from foveate.splits import gray_thumbnail, make_splits, near_copies
+from foveate.splits import gray_thumbnail, make_splits, near_copies, tint
 from foveate.transforms import Transform, Unscaled, cut
 from foveate.types import Batch, Boxes, Labels, Sample, Split, Table, Target
 
@@ -41,13 +41,20 @@ _DEAD = ("DataLoader worker (pid", "unable to write to file", "unable to open sh
 
 @dataclass(frozen=True)
 class Scanned:
-    """The pictures that can be read. `hashes`: SHA-256 of each file. `thumbs`: (N, 32, 32) uint8. `skipped`: path and why."""
+    """The pictures that can be read. `hashes`: SHA-256 of each file. `thumbs`: (N, 32, 32) uint8 grey. `skipped`: path and why.
+    `tints`: (N, 2, 64) int8, their colours, where they are known."""
 
     table: Table
     hashes: tuple[str, ...]
     thumbs: np.ndarray
     pixels: Pixels
     skipped: tuple[tuple[str, str], ...]
+    tints: np.ndarray | None = None
+
+    def part(self, places: Sequence[int], table: Table) -> Scanned:
+        """The pictures at these places; `table` is theirs."""
+        hashes, tints = tuple(self.hashes[place] for place in places), None if self.tints is None else self.tints[list(places)]
+        return replace(self, table=table, hashes=hashes, thumbs=self.thumbs[list(places)], tints=tints)
 
 
 def scan(table: Table, size: int, framing: Framing, recipe: DataRecipe, advance: Callable[[], None] = lambda: None) -> Scanned:
@@ -57,15 +64,16 @@ def scan(table: Table, size: int, framing: Framing, recipe: DataRecipe, advance:
     """
     pixels = Pixels(size, framing, recipe.keep_pixels)
 
-    def look(sample: Sample) -> tuple[str, np.ndarray] | BrokenImage:
+    def look(sample: Sample) -> tuple[str, np.ndarray, np.ndarray] | BrokenImage:
         try:
-            return images.content_hash(sample.path), gray_thumbnail(pixels.read(sample.path)[0])
+            seen, _ = pixels.read(sample.path)
+            return images.content_hash(sample.path), gray_thumbnail(seen), tint(seen)
         except BrokenImage as error:
             if recipe.strict:
                 raise
             return error
 
-    seen: list[tuple[str, np.ndarray] | BrokenImage] = []
+    seen: list[tuple[str, np.ndarray, np.ndarray] | BrokenImage] = []
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         for found in pool.map(look, table.samples):
             seen.append(found)
@@ -77,6 +85,7 @@ def scan(table: Table, size: int, framing: Framing, recipe: DataRecipe, advance:
         table=table.with_samples(tuple(sample for sample, _ in whole)),
         hashes=tuple(found[0] for _, found in whole),
         thumbs=np.stack([found[1] for _, found in whole]),
+        tints=np.stack([found[2] for _, found in whole]),
         pixels=pixels,
         skipped=tuple((sample.key, error.why or error.what) for sample, error in broken),
     )
@@ -89,7 +98,8 @@ def imageless(table: Table) -> Scanned:
 
 def clusters(scanned: Scanned, recipe: DataRecipe) -> list[str]:
     """The name of the group of each picture: near-copies and what the table groups belong together, in chains."""
-    alike = near_copies(scanned.thumbs, recipe.near_duplicates) if recipe.near_duplicates < 1 else np.arange(len(scanned.thumbs))
+    likeness, count = recipe.near_duplicates, len(scanned.thumbs)
+    alike = near_copies(scanned.thumbs, likeness, scanned.tints) if likeness < 1 else np.arange(count)
     stated = [sample.group for sample in scanned.table.samples]
     if any(stated):
         return [group if group else f"image {index}" for index, group in enumerate(stated)]
@@ -150,8 +160,7 @@ def few(scanned: Scanned, groups: list[str], shots: int, seed: int) -> tuple[Sca
         kept.update(sorted(own, key=lambda place: copies[place])[:shots])
     places = sorted(kept)
     table = scanned.table.with_samples(tuple(samples[place] for place in places))
-    hashes = tuple(scanned.hashes[place] for place in places)
-    return replace(scanned, table=table, hashes=hashes, thumbs=scanned.thumbs[places]), [groups[place] for place in places]
+    return scanned.part(places, table), [groups[place] for place in places]
 
 
 def label_names(sample: Sample) -> tuple[str, ...]:

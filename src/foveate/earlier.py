@@ -108,12 +108,7 @@ def divided_beside(scanned: Scanned, groups: list[str], recipe: Recipe, run: Run
     }
     splits = {place: held.get(groups[place], sample.split) for place, sample in zip(fresh, made.samples, strict=True)}
     joined = tuple(replace(samples[place], split=splits.get(place, samples[place].split)) for place in kept)
-    found = replace(
-        scanned,
-        table=scanned.table.with_samples(joined),
-        hashes=tuple(scanned.hashes[place] for place in kept),
-        thumbs=scanned.thumbs[kept],
-    )
+    found = scanned.part(kept, scanned.table.with_samples(joined))
     left_out = len(samples) - len(kept)
     known_already = f"; {left_out} new files that the earlier run knows are left out" if left_out else ""
     return found, [groups[place] for place in kept], f"{how}; the earlier run's pictures stay where they were{known_already}"

@@ -16,7 +16,7 @@ from foveate.boxes import refitted
 from foveate.errors import BrokenImage, DataError
 from foveate.findings import Findings, Kind
 from foveate.images import Facts
-from foveate.splits import gray_thumbnail
+from foveate.splits import gray_thumbnail, tint
 from foveate.types import Boxes, Regions, Sample
 
 CONVERTED = Kind("pictures of other values than 8-bit RGB or grey, converted", "note", "files")
@@ -46,12 +46,13 @@ _MODES = {"CMYK": "CMYK", "P": "a palette", "PA": "a palette", "1": "1 bit", "F"
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """One picture. `digest`: SHA-256 of its bytes; `thumb`: (32, 32) uint8 grey; `grey`: no colours; `bytes`: of the file;
-    `pixels`: of each class, where a mask says so."""
+    """One picture. `digest`: SHA-256 of its bytes; `thumb`: (32, 32) uint8 grey, `tint`: (2, 64) int8, as in splits; `grey`: no
+    colours; `bytes`: of the file; `pixels`: of each class, where a mask says so."""
 
     facts: Facts
     digest: str
     thumb: np.ndarray
+    tint: np.ndarray
     grey: bool
     bytes: int
     pixels: np.ndarray | None = None
@@ -88,8 +89,8 @@ def _looked(sample: Sample, classes: int) -> tuple[Look | None, list[tuple[str, 
     channels = pixels.astype(np.int16)
     grey = bool((channels.max(axis=2) - channels.min(axis=2)).max() <= _GREY)
     counted, refused = _pixels(sample.truth, classes) if isinstance(sample.truth, Regions) else (None, [])
-    thumb = np.rint(gray_thumbnail(pixels)).astype(np.uint8)
-    return Look(facts, digest, thumb, grey, size, counted), [(str(error.where or sample.key), error) for error in refused]
+    look = Look(facts, digest, gray_thumbnail(pixels), tint(pixels), grey, size, counted)
+    return look, [(str(error.where or sample.key), error) for error in refused]
 
 
 def _pixels(truth: Regions, classes: int) -> tuple[np.ndarray | None, list[DataError]]:

@@ -6,6 +6,7 @@ Letters: N images, G groups, S places to put them (train, val, test; or folds).
 from __future__ import annotations
 
 import hashlib
+import math
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -23,6 +24,8 @@ _MANY = 0.02  # of a block's pairs: from here on computing all is faster than pi
 _PAIRS = 4096  # whose likeness is computed at once
 _ROUNDING = 1e-4  # of float32, and to spare
 _PLAIN = 1e-3  # grey levels; a picture that varies less is one flat colour
+_COLOURED = 4  # half grey levels that colours must differ by, in the mean of a picture, to say anything
+_SAME_TINT = 0.5  # cosine of the tints of two pictures, from which their colours are those of one
 _NUDGE = 0.4  # how far overall shares may sway a choice, in images; below 1/2, so that the balance of a class comes first
 
 _WORDS: dict[str, Split] = {
@@ -45,17 +48,38 @@ def gray_thumbnail(pixels: np.ndarray) -> np.ndarray:
     return np.asarray(Image.fromarray(pixels).convert("L").resize((SIDE, SIDE), Image.Resampling.BOX))
 
 
-def near_copies(thumbs: np.ndarray, likeness: float) -> np.ndarray:
+def tint(pixels: np.ndarray) -> np.ndarray:
+    """(H, W, 3) uint8 -> (2, 64) int8: of 8 x 8 cells half of what red has more than green, and blue more than both."""
+    red, green, blue = np.asarray(Image.fromarray(pixels).resize((8, 8), Image.Resampling.BOX), dtype=np.int16).reshape(64, 3).T
+    return (np.stack([red - green, blue - (red + green) // 2]) // 2).astype(np.int8)
+
+
+def near_copies(thumbs: np.ndarray, likeness: float, tints: np.ndarray | None = None) -> np.ndarray:
     """(N, 32, 32) grey levels -> (N,) int64: the cluster of each picture, numbered by first appearance.
 
-    Two pictures are joined when the Pearson correlation of their pixels is at least `likeness`, or when they are equal.
-    A picture of one flat colour has no correlation: it joins only its equals. Chains of likeness make one cluster.
+    Two pictures are joined when the Pearson correlation of their pixels is at least `likeness`, or when they are equal; with
+    `tints`, (N, 2, 64), not those whose colours contradict each other. A picture of one flat colour has no correlation: it joins
+    only its equals. Chains of likeness make one cluster.
     """
-    clusters = _numbered(_equals(thumbs))
+    clusters = _numbered(_equals(thumbs if tints is None else np.concatenate([_flat(thumbs), _flat(tints).view(np.uint8)], 1)))
     rows = standardised(thumbs)
     for edges in alike(rows, likeness):
-        clusters = _joined(clusters, edges)
+        clusters = _joined(clusters, edges if tints is None else edges[:, agreeing(tints, *edges)])
     return _numbered(clusters)
+
+
+def agreeing(tints: np.ndarray, near: np.ndarray, far: np.ndarray) -> np.ndarray:
+    """(P,) bool: whether the colours of pairs do not contradict each other, as a red and a blue drawing of one shape do. A picture
+    without colours agrees with all: it may be a copy that has lost them."""
+    one, other = (_flat(tints)[places].astype(np.float32) for places in (near, far))
+    lengths = np.sqrt(np.square(one).sum(1)), np.sqrt(np.square(other).sum(1))
+    coloured = np.minimum(*lengths) > _COLOURED * 8  # 8: the root of the cells
+    return np.asarray(~coloured | ((one * other).sum(1) >= _SAME_TINT * lengths[0] * lengths[1]))
+
+
+def _flat(values: np.ndarray) -> np.ndarray:
+    """(N, ...) -> (N, D)."""
+    return values.reshape(len(values), math.prod(values.shape[1:]))
 
 
 def _equals(thumbs: np.ndarray) -> list[int]:
