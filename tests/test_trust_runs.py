@@ -9,6 +9,8 @@ import os
 import resource
 import shutil
 import signal
+import subprocess
+import sys
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
@@ -18,7 +20,7 @@ from torch.utils.data import get_worker_info
 
 import foveate
 from conftest import stripes_folder
-from foveate import cli, data, features, files, trainer
+from foveate import cli, features, files, trainer
 from foveate import run as rooms
 from foveate.badsteps import FOLDER
 from foveate.data import Order, Pictures, loader
@@ -389,7 +391,6 @@ def words_of(recipe, run):
 
 
 PHASES = {  # where the signal comes: when it is called for the n-th time
-    "scan": (data, "_refuse_lost_classes", 1),  # in the main thread: one of the pool that signals has taken a worker of the suite along
     "warm-up": (_fitting, "plan", 1),
     "step": (trainer.Trainer, "_gradients", 4),
     "validation": (trainer, "_copy", 1),
@@ -412,6 +413,24 @@ def test_t14_a_signal_in_every_phase(quick, tmp_path, monkeypatch, capsys, phase
         assert found.state["step"] in (3, 4)  # one step after the signal at the most
         assert cli._run(["fit", "--resume", str(run.folder)]) == 0
     assert run.finished == (phase in ("step", "validation", "checkpoint", "evaluation"))
+
+
+_STRUCK = """
+import os, signal, sys
+from foveate import cli, data
+data._refuse_lost_classes = lambda *_: os.kill(os.getpid(), signal.SIGTERM)
+cli.main()
+"""
+
+
+def test_t14_a_signal_while_pictures_are_scanned(quick, tmp_path):
+    """In a program of its own: in a worker of the suite it took the worker along now and then (docs/log.md)."""
+    command = [sys.executable, "-c", _STRUCK, *words_of(quick, tmp_path / "run")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 143
+    assert "stopped by SIGTERM" in done.stderr
+    assert not [path for path in tmp_path.rglob("*") if "aside" in path.name or path.name == "lock"]
+    assert not Run(tmp_path / "run").finished
 
 
 def test_t14_a_signal_in_an_export_leaves_no_file(quick, tmp_path, monkeypatch):
