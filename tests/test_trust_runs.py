@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import math
 import os
@@ -366,22 +365,30 @@ def test_t11_the_room_that_is_asked_for_is_enough(hard, whole):
 # --- signals
 
 
-@contextmanager
-def struck(patch, where, name, number=signal.SIGTERM, at=1):
-    """The signal reaches the process when this is called for the n-th time."""
-    real, numbers, calls = getattr(where, name), itertools.count(1), []
+_STRUCK = """
+import importlib, itertools, os, sys
+from foveate import cli
+module, path, number, at = sys.argv[1:5]
+del sys.argv[1:5]
+*outer, name = path.split(".")
+owner = importlib.import_module(module)
+for each in outer:
+    owner = getattr(owner, each)
+real, calls = getattr(owner, name), itertools.count(1)
+def call(*args, **words):
+    if next(calls) == int(at):
+        os.kill(os.getpid(), int(number))
+    return real(*args, **words)
+setattr(owner, name, call)
+cli.main()
+"""
 
-    def call(*args, **words):
-        own = next(numbers)  # threads have numbers of their own: two signals would be one too many
-        calls.append(own)
-        if own == at:
-            os.kill(os.getpid(), number)
-        return real(*args, **words)
 
-    with patch.context() as inner:
-        inner.setattr(where, name, call)
-        yield
-    assert len(calls) >= at
+def struck(words, place, number=signal.SIGTERM, at=1):
+    """What becomes of a program that sends itself the signal when the place (module, name) is called for the n-th time. In a worker
+    of the suite the first signal took the worker along now and then (docs/log.md)."""
+    command = [sys.executable, "-c", _STRUCK, *place, str(int(number)), str(at), *map(str, words)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=240)
 
 
 def words_of(recipe, run):
@@ -391,21 +398,21 @@ def words_of(recipe, run):
 
 
 PHASES = {  # where the signal comes: when it is called for the n-th time
-    "warm-up": (_fitting, "plan", 1),
-    "step": (trainer.Trainer, "_gradients", 4),
-    "validation": (trainer, "_copy", 1),
-    "checkpoint": (rooms, "checksum", 2),
-    "evaluation": (_fitting, "evaluate", 1),
+    "scan": (("foveate.data", "_refuse_lost_classes"), 1),
+    "warm-up": (("foveate.verbs._fitting", "plan"), 1),
+    "step": (("foveate.trainer", "Trainer._gradients"), 4),
+    "validation": (("foveate.trainer", "_copy"), 1),
+    "checkpoint": (("foveate.run", "checksum"), 2),
+    "evaluation": (("foveate.verbs._fitting", "evaluate"), 1),
 }
 
 
 @pytest.mark.parametrize("phase", PHASES)
-def test_t14_a_signal_in_every_phase(quick, tmp_path, monkeypatch, capsys, phase):
-    where, name, at = PHASES[phase]
-    with struck(monkeypatch, where, name, at=at):
-        assert cli._run(words_of(quick, tmp_path / "run")) == 143
-    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
-    assert "stopped" in capsys.readouterr().err
+def test_t14_a_signal_in_every_phase(quick, tmp_path, phase):
+    place, at = PHASES[phase]
+    done = struck(words_of(quick, tmp_path / "run"), place, at=at)
+    assert done.returncode == 143, done.stderr
+    assert "stopped" in done.stderr
     assert not [path for path in tmp_path.rglob("*") if "aside" in path.name or path.name == "lock"]
     run = Run(tmp_path / "run")
     if phase in ("step", "validation", "checkpoint"):
@@ -415,36 +422,16 @@ def test_t14_a_signal_in_every_phase(quick, tmp_path, monkeypatch, capsys, phase
     assert run.finished == (phase in ("step", "validation", "checkpoint", "evaluation"))
 
 
-_STRUCK = """
-import os, signal, sys
-from foveate import cli, data
-data._refuse_lost_classes = lambda *_: os.kill(os.getpid(), signal.SIGTERM)
-cli.main()
-"""
-
-
-def test_t14_a_signal_while_pictures_are_scanned(quick, tmp_path):
-    """In a program of its own: in a worker of the suite it took the worker along now and then (docs/log.md)."""
-    command = [sys.executable, "-c", _STRUCK, *words_of(quick, tmp_path / "run")]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 143
-    assert "stopped by SIGTERM" in done.stderr
-    assert not [path for path in tmp_path.rglob("*") if "aside" in path.name or path.name == "lock"]
-    assert not Run(tmp_path / "run").finished
-
-
-def test_t14_a_signal_in_an_export_leaves_no_file(quick, tmp_path, monkeypatch):
-    from foveate.exporters.onnx import Onnx
-
+def test_t14_a_signal_in_an_export_leaves_no_file(quick, tmp_path):
     fit(with_settings(quick, {"tuning": "probe", "data.audit": False}), tmp_path / "run")
-    with struck(monkeypatch, Onnx, "open"):
-        assert cli._run(["export", str(tmp_path / "run"), "--out", str(tmp_path / "files")]) == 143
+    done = struck(["export", tmp_path / "run", "--out", tmp_path / "files"], ("foveate.exporters.onnx", "Onnx.open"))
+    assert done.returncode == 143, done.stderr
     assert list((tmp_path / "files").iterdir()) == []
 
 
 def test_t15_usr1_saves_and_leaves_and_a_second_ctrl_c_does_not_wait(quick, tmp_path, monkeypatch):
-    with struck(monkeypatch, trainer.Trainer, "_gradients", signal.SIGUSR1, at=2):  # SLURM: --signal=USR1@60
-        assert cli._run(words_of(quick, tmp_path / "one")) == 128 + signal.SIGUSR1
+    done = struck(words_of(quick, tmp_path / "one"), ("foveate.trainer", "Trainer._gradients"), signal.SIGUSR1, at=2)  # SLURM
+    assert done.returncode == 128 + signal.SIGUSR1, done.stderr
     assert newest_checkpoint(Run(tmp_path / "one"), refused).state["step"] == 2
     real = trainer.Trainer._gradients
 
