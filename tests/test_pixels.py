@@ -97,7 +97,8 @@ def test_memory_is_that_of_the_container(monkeypatch, tmp_path):
     machine = memory.total()
     assert machine > 2**28
     (tmp_path / "memory.max").write_text("max\n")
-    (tmp_path / "memory.current").write_text("5\n")
+    (tmp_path / "memory.current").write_text("905\n")
+    (tmp_path / "memory.stat").write_text("anon 5\nactive_file 0\ninactive_file 900\n")  # files that were read do not count
     assert memory.total() == machine
     (tmp_path / "memory.max").write_text(f"{2**27}\n")
     assert memory.total() == 2**27

@@ -63,10 +63,16 @@ def available() -> int | None:
 
 
 def _containers() -> Iterator[tuple[int, int]]:
-    """The limit of memory and what is used of it, bytes, where the container has one (control groups of Linux, version 2 and 1)."""
-    for most, now in (("memory.max", "memory.current"), ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes")):
+    """The limit of memory and what is used of it, bytes, where the container has one (control groups of Linux, version 2 and 1).
+    Files that were read and may be forgotten at once do not count as used."""
+    for most, now, kept in (
+        ("memory.max", "memory.current", "memory.stat"),
+        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "memory/memory.stat"),
+    ):
         with suppress(OSError, ValueError):  # there is no such file, or it says "max"
-            yield int((_GROUPS / most).read_text()), int((_GROUPS / now).read_text())
+            forgettable = re.search(r"^(?:total_)?inactive_file (\d+)$", (_GROUPS / kept).read_text(), re.MULTILINE)
+            used = int((_GROUPS / now).read_text()) - (int(forgettable[1]) if forgettable else 0)
+            yield int((_GROUPS / most).read_text()), used
 
 
 def exhausted(error: BaseException) -> bool:
