@@ -20,8 +20,8 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from foveate.intervals import wilson
-from foveate.tunings import TUNINGS
+from foveate.evaluation.intervals import wilson
+from foveate.modeling.tunings import TUNINGS
 from spine import Rows, python, sets, spent, words
 
 LADDER = "ladder"
@@ -34,7 +34,7 @@ def measured(way: str, train: Path, test: Path, said: list[str], threads: int) -
     """`said`: further words for fit."""
     with tempfile.TemporaryDirectory() as folder:
         cache, run = {"FOVEATE_CACHE": str(Path(folder) / "cache")}, Path(folder) / "run"
-        program = ["-c", "from foveate.cli import main; main()"]
+        program = ["-c", "from foveate.cli.main import main; main()"]
         said = ["fit", str(train), "--tuning", "auto" if way == LADDER else way, "--out", str(run), *said]
         before = spent()
         line, seconds = python([*program, *said], threads, **cache)

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from foveate.metrics.boxes import BoxMetric
+from foveate.evaluation.metrics.boxes import BoxMetric
 from foveate.types import Boxes
 from spine import HERE, Rows, words
 

@@ -27,10 +27,10 @@ import numpy as np
 import torch
 
 import foveate
-from foveate.formats import read_table
-from foveate.intervals import paired_gain
-from foveate.metrics.text import TextMetric, ciders, words_of
-from foveate.model import build
+from foveate.data.formats import read_table
+from foveate.evaluation.intervals import paired_gain
+from foveate.evaluation.metrics.text import TextMetric, ciders, words_of
+from foveate.modeling.model import build
 from foveate.recipe import Recipe, with_settings
 from foveate.types import Sample, Table, Text
 from pretrain import features

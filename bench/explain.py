@@ -18,8 +18,8 @@ import numpy as np
 import torch
 
 import foveate
-from foveate.formats import read_table
-from foveate.intervals import wilson
+from foveate.data.formats import read_table
+from foveate.evaluation.intervals import wilson
 from spine import Rows, sets, words
 
 WAYS = ["gradcam", "hirescam", "layercam", "occlusion", "integrated_gradients"]

@@ -30,8 +30,8 @@ import torch
 import yaml
 
 import foveate
-from foveate.formats import read_table
-from foveate.intervals import wilson
+from foveate.data.formats import read_table
+from foveate.evaluation.intervals import wilson
 from places import pairs
 from spine import Rows, words
 
@@ -153,12 +153,12 @@ if what == "plain":
     graph, tensor = timm.create_model("resnet18").eval(), torch.from_numpy(images).float()
 elif what == "torch":
     import torch
-    from foveate.predictor import load
-    from foveate.verbs._leaving import Graph
+    from foveate.inference.predictor import load
+    from foveate.api.export.bundle import Graph
     graph, tensor = Graph.of(load(place, "cpu")), torch.from_numpy(images)
 else:
     from pathlib import Path
-    from foveate.exported import opened
+    from foveate.deploy.runtime import opened
     graph, tensor = opened(Path(place)).run, images
 def once():
     if what in ("plain", "torch"):

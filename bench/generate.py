@@ -24,10 +24,10 @@ from sklearn.datasets import load_digits
 from sklearn.svm import SVC
 
 import foveate
-from foveate import images
-from foveate.intervals import wilson
-from foveate.listing import find_images
-from foveate.run import Run
+from foveate.data.discovery import find_images
+from foveate.evaluation.intervals import wilson
+from foveate.images import codec as images
+from foveate.run.folder import Run
 from spine import Rows, words
 
 EACH, FEW = 50, 20  # painted of each class, to report and to choose by

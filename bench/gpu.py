@@ -22,10 +22,10 @@ from PIL import Image
 from torch.nn import functional
 
 import foveate
-from foveate.backbones import family_of
-from foveate.precision import Way
-from foveate.run import Run
+from foveate.modeling.backbones import family_of
+from foveate.run.folder import Run
 from foveate.types import Provides
+from foveate.utils.device import Way
 from spine import Rows, words
 
 BATCH, STEPS, SIDE = 128, 20, 224

@@ -20,8 +20,8 @@ from typing import Any
 import torch
 
 import foveate
-from foveate.intervals import wilson
-from foveate.listing import find_images
+from foveate.data.discovery import find_images
+from foveate.evaluation.intervals import wilson
 from shift import emoji, tabled
 from spine import Rows, words
 

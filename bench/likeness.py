@@ -15,16 +15,16 @@ from statistics import mean
 import numpy as np
 import torch
 
-from foveate.data import Pictures, scan
-from foveate.features import described
-from foveate.formats import read_table
-from foveate.intervals import wilson
-from foveate.linear import solve
-from foveate.model import build
-from foveate.precision import Way
+from foveate.data.dataset import Pictures, scan
+from foveate.data.formats import read_table
+from foveate.data.splits import group_folds, near_copies
+from foveate.data.transforms import evaluation
+from foveate.evaluation.intervals import wilson
+from foveate.inference.features import described
+from foveate.modeling.classifiers.logistic import solve
+from foveate.modeling.model import build
 from foveate.recipe import Recipe, with_settings
-from foveate.splits import group_folds, near_copies
-from foveate.transforms import evaluation
+from foveate.utils.device import Way
 
 FOLDS = 5
 LIKENESS = (0.99, 0.97, 0.95, 0.9, 0.85, 0.8)

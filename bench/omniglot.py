@@ -27,10 +27,10 @@ from torch import Tensor
 from torchvision.transforms import v2
 
 import foveate
-from foveate.episodic import accuracies, episodes, mean_of, solved_answers
-from foveate.intervals import wilson
-from foveate.linear import Known
-from foveate.model import Model, build
+from foveate.api.episodes.protocol import accuracies, episodes, mean_of, solved_answers
+from foveate.evaluation.intervals import wilson
+from foveate.modeling.classifiers.logistic import Known
+from foveate.modeling.model import Model, build
 from foveate.recipe import Recipe, with_settings
 from foveate.types import Provides
 from spine import Rows, words

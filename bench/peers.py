@@ -38,14 +38,14 @@ from PIL import Image
 from safetensors.torch import save_file
 
 import foveate
-from foveate import images
-from foveate.listing import find_images
+from foveate.data.discovery import find_images
+from foveate.images import codec as images
 from loops import WAYS as LOOPS
 from spine import HERE, Rows, python, spent, words
 
 PHOTOS, FEW, LONG, SHORT = 2000, 64, 500, 375
 EPOCHS, TEXTBOOK_EPOCHS = 20, 3  # of a whole run; timed, of the textbook, whose second and third cost the same
-PROGRAM = ["-c", "from foveate.cli import main; main()"]
+PROGRAM = ["-c", "from foveate.cli.main import main; main()"]
 LIKE_WHOLE = ["training.precision=bf16", "training.channels_last=true", "augment.policy=trivial"]
 
 

@@ -76,7 +76,7 @@ def _linked(source: Path, link: Path) -> None:
 
 def measured(name: str, train: Path, test: Path, way: str, seed: int, threads: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
-        program, run = ["-c", "from foveate.cli import main; main()"], str(Path(folder) / "run")
+        program, run = ["-c", "from foveate.cli.main import main; main()"], str(Path(folder) / "run")
         said = ["fit", str(train), "--weights", way, "--seed", str(seed), "--out", run, "--device", "cpu", "--json", *WORDS[name]]
         python([*program, *said, "--set", "data.val=0", "--set", "data.test=0"], threads)
         outcome = json.loads((Path(run) / "finished.json").read_text())

@@ -26,16 +26,16 @@ import numpy as np
 import torch
 
 import foveate
-from foveate.data import Order, Pictures, loader
-from foveate.formats import read_table
-from foveate.intervals import wilson
-from foveate.listing import find_images
-from foveate.model import build
-from foveate.neighbours import votes
-from foveate.pixels import Pixels
+from foveate.data.dataset import Order, Pictures, loader
+from foveate.data.discovery import find_images
+from foveate.data.formats import read_table
+from foveate.data.image_cache import Pixels
+from foveate.data.transforms import Framing, evaluation
+from foveate.evaluation.intervals import wilson
+from foveate.modeling.classifiers.knn import votes
+from foveate.modeling.model import build
 from foveate.recipe import Recipe, with_settings
-from foveate.run import Run
-from foveate.transforms import Framing, evaluation
+from foveate.run.folder import Run
 from foveate.types import Provides, Sample
 from spine import Rows, sets, words
 

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 import foveate
-from foveate.intervals import wilson
+from foveate.evaluation.intervals import wilson
 from small_clip import named, parted
 from spine import Rows
 from spine import words as typed

@@ -30,7 +30,7 @@ def raced(data: Path, backbones: list[str], seed: int, images: int, threads: int
     """A row for each backbone, the best first, and the seconds from words to table."""
     said = ["models", *backbones, "--race", str(data), "--seed", str(seed), "--images", str(images), "--device", "cpu", "--json"]
     with tempfile.TemporaryDirectory() as folder:
-        last, seconds = python(["-c", "from foveate.cli import main; main()", *said], threads, FOVEATE_CACHE=folder)
+        last, seconds = python(["-c", "from foveate.cli.main import main; main()", *said], threads, FOVEATE_CACHE=folder)
     return json.loads(last)["race"], seconds
 
 

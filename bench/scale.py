@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from foveate.pixels import MEMORY_SHARE
+from foveate.data.image_cache import MEMORY_SHARE
 from spine import Rows, words
 
 COUNTS = ["1000", "3000", "10000", "30000", "100000"]
@@ -48,8 +48,8 @@ def measured(folder: Path, threads: int, seed: int, room: int) -> dict[str, Any]
     said = ["fit", str(folder), "--tuning", "probe", "--backbone", "resnet10t", "--weights", "none", "--size", str(SIDE)]
     said += ["--seed", str(seed), "--device", "cpu", "--json"]
     with tempfile.TemporaryDirectory() as place:
-        code = f"from foveate import memory; memory.total = lambda: {int(room * 1e6 / MEMORY_SHARE)}; " if room else ""
-        code += "from foveate.cli import main; main()"
+        code = f"from foveate.utils import memory; memory.total = lambda: {int(room * 1e6 / MEMORY_SHARE)}; " if room else ""
+        code += "from foveate.cli.main import main; main()"
         limits = {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads), "FOVEATE_CACHE": str(Path(place) / "cache")}
         log = os.open(Path(place) / "log", os.O_CREAT | os.O_WRONLY)
         actions = [(os.POSIX_SPAWN_DUP2, log, 1), (os.POSIX_SPAWN_DUP2, log, 2)]

@@ -38,8 +38,8 @@ import psutil
 import torch
 
 import foveate
-from foveate.listing import find_images
-from foveate.predictor import load
+from foveate.data.discovery import find_images
+from foveate.inference.predictor import load
 from spine import Rows, words
 
 CLIENTS, CROWD, TURNS, BATCH, ROOM = 16, 160, 5, 32, 64

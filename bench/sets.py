@@ -12,10 +12,10 @@ from pathlib import Path
 
 import numpy as np
 
-from foveate import images
-from foveate.formats import read_table
+from foveate.data.formats import read_table
+from foveate.data.splits import gray_thumbnail, make_splits, near_copies
+from foveate.images import codec as images
 from foveate.recipe import DataRecipe
-from foveate.splits import gray_thumbnail, make_splits, near_copies
 
 
 def materialise(source: Path, out: Path, test: float, seed: int) -> None:

@@ -28,10 +28,10 @@ import numpy as np
 from PIL import Image, ImageFilter
 
 import foveate
-from foveate import images
-from foveate.adaptations import ADAPTATIONS
-from foveate.intervals import bootstraps
-from foveate.listing import find_images
+from foveate.data.discovery import find_images
+from foveate.evaluation.intervals import bootstraps
+from foveate.images import codec as images
+from foveate.training.test_time import ADAPTATIONS
 from small_clip import named, parted
 from spine import Rows, sets, words
 

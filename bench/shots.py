@@ -19,17 +19,17 @@ import numpy as np
 import torch
 from scipy.stats import t
 
-from foveate.data import Scanned, clusters, few, label_names
-from foveate.episodic import solved_answers
-from foveate.linear import Known
-from foveate.model import build
-from foveate.precision import device_of
-from foveate.race import features_of, targets_of
+from foveate.api.episodes.protocol import solved_answers
+from foveate.api.evaluate.core import scanned_aloud
+from foveate.api.models.comparison import features_of, targets_of
+from foveate.data.dataset import Scanned, clusters, few, label_names
+from foveate.data.splits import group_folds
+from foveate.modeling.classifiers.logistic import Known
+from foveate.modeling.model import build
 from foveate.recipe import Recipe, with_settings
-from foveate.settling import read, settled
-from foveate.splits import group_folds
+from foveate.training.resolve import read, settled
 from foveate.types import Table
-from foveate.verbs.evaluate import scanned_aloud
+from foveate.utils.device import device_of
 from spine import Rows, sets, words
 
 SHOTS = (1, 2, 4, 8, 16)

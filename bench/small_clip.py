@@ -32,9 +32,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional
 
-from foveate import images
-from foveate.backbones import FAMILIES
-from foveate.intervals import bootstrap, wilson
+from foveate.evaluation.intervals import bootstrap, wilson
+from foveate.images import codec as images
+from foveate.modeling.backbones import FAMILIES
 from foveate.types import Provides
 from spine import Rows, words
 

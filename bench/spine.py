@@ -24,7 +24,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from foveate.intervals import wilson
+from foveate.evaluation.intervals import wilson
 from sets import materialise
 
 HERE = Path(__file__).parent
@@ -70,7 +70,7 @@ def foveate(tuning: str, train: Path, test: Path, seed: int, threads: int) -> di
     """Fits on all training images with the defaults, then scores the test folder; seconds are those of the fit."""
     with tempfile.TemporaryDirectory() as folder:
         cache = {"FOVEATE_CACHE": str(Path(folder) / "cache")}
-        program = ["-c", "from foveate.cli import main; main()"]
+        program = ["-c", "from foveate.cli.main import main; main()"]
         run = str(Path(folder) / "run")
         said = ["fit", str(train), "--tuning", tuning, "--seed", str(seed), "--out", run, "--device", "cpu"]
         keep_all = ["--set", "data.val=0", "--set", "data.test=0", "--json"]

@@ -21,12 +21,16 @@ from typing import Any
 import torch
 
 import foveate
-from foveate import data, features, judging, splits, trainer
-from foveate.listing import find_images
-from foveate.tasks.classify import LinearHead
-from foveate.trainer import Trainer
+from foveate.api.fit import pipeline as _fitting
+from foveate.data import dataset as data
+from foveate.data import splits
+from foveate.data.discovery import find_images
+from foveate.inference import features
+from foveate.modeling.tasks.classify import LinearHead
+from foveate.training import trainer
+from foveate.training import validation as judging
+from foveate.training.trainer import Trainer
 from foveate.types import InputSpec
-from foveate.verbs import _fitting
 
 
 class Stages:

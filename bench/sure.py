@@ -22,10 +22,10 @@ import torch
 from sklearn.datasets import load_digits
 
 import foveate
-from foveate import images
-from foveate.calibration import Calibration, Familiar, calibration_error, sharpened
-from foveate.calibration import fitted as fitted_temperature
-from foveate.formats import read_table
+from foveate.data.formats import read_table
+from foveate.evaluation.calibration import Calibration, Familiar, calibration_error, sharpened
+from foveate.evaluation.calibration import fitted as fitted_temperature
+from foveate.images import codec as images
 from spine import Rows, sets, words
 
 COVERAGE, SPLITS, WRONG = 0.9, 20, 0.05

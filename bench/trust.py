@@ -32,7 +32,7 @@ _FULL = """
 import json, sys, torch
 from pathlib import Path
 from foveate.errors import DiskFull
-from foveate.run import Checkpoint, Run, newest_checkpoint, save_checkpoint
+from foveate.run.folder import Checkpoint, Run, newest_checkpoint, save_checkpoint
 run, said = Run.create(Path(sys.argv[1]) / "run", "x"), None
 for step in range(1, 100):
     try:
@@ -47,7 +47,7 @@ print(json.dumps({"met at": step, "newest": found.state["step"], "whole": whole,
 _SAVE = """
 import sys, torch
 from pathlib import Path
-from foveate.run import Checkpoint, Run, save_checkpoint
+from foveate.run.folder import Checkpoint, Run, save_checkpoint
 save_checkpoint(Run(Path(sys.argv[1])), "step-1", Checkpoint({"a": torch.zeros(9)}, {"step": 1}))
 """
 

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from foveate import console
 from foveate.recipe import Recipe, with_settings
+from foveate.utils import console
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 

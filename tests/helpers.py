@@ -12,15 +12,15 @@ from typing import Any
 
 import numpy as np
 
-from foveate import masks
-from foveate.data import Order, Pictures, loader
+from foveate.api.fit.pipeline import _trained, prepared, reopened
+from foveate.api.fit.resume import going_on
+from foveate.data.dataset import Order, Pictures, loader
 from foveate.recipe import Recipe
-from foveate.run import Run
-from foveate.settling import read
-from foveate.trainer import Outcome
+from foveate.run.folder import Run
+from foveate.training.resolve import read
+from foveate.training.trainer import Outcome
 from foveate.types import Batch, Boxes
-from foveate.verbs._fitting import _trained, prepared, reopened
-from foveate.verbs._going_on import going_on
+from foveate.utils import rle as masks
 
 
 def trained(recipe: Recipe, folder: Path) -> Outcome:
@@ -110,7 +110,7 @@ class Block:
         if name.split('.')[0] in {BLOCKED!r}:
             raise ImportError('blocked ' + name)
 sys.meta_path.insert(0, Block())
-from foveate import cli
+from foveate.cli import main as cli
 sys.exit(cli._run({words!r}))
 """,
         encoding="utf-8",

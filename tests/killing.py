@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from foveate.run import Checkpoint, Run, newest_checkpoint, save_checkpoint
+from foveate.run.folder import Checkpoint, Run, newest_checkpoint, save_checkpoint
 
 NUMBERS = 60_000  # in a state, of 4 bytes
 MOST, LONGEST = 2, 0.03  # saves that are waited for, and seconds after them, until the kill

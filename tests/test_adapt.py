@@ -14,16 +14,16 @@ from torch import nn
 
 import foveate
 from conftest import striped
-from foveate import cli
-from foveate.adaptations._statistics import align, measured
-from foveate.adaptations.tent import entropy
+from foveate.api.adapt import AdaptResult
+from foveate.api.fit.core import fit
+from foveate.cli import main as cli
 from foveate.errors import FoveateError, UsageError
-from foveate.predictor import load
+from foveate.inference.predictor import load
+from foveate.modeling.weights import read_tensors
 from foveate.recipe import with_settings
-from foveate.run import Run
-from foveate.verbs.adapt import AdaptResult
-from foveate.verbs.fit import fit
-from foveate.weights import read_tensors
+from foveate.run.folder import Run
+from foveate.training.test_time._statistics import align, measured
+from foveate.training.test_time.tent import entropy
 
 
 def dim(root: Path, count: int, seed: int) -> Path:

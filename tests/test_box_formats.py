@@ -12,9 +12,9 @@ import yaml
 from PIL import Image
 
 from conftest import SHARED
-from foveate.boxes import CLIPPED, CROWD, INVERTED, NO_AREA, NOT_FINITE, OUTSIDE, REPEATED, Raw, cleaned
+from foveate.data.boxes import CLIPPED, CROWD, INVERTED, NO_AREA, NOT_FINITE, OUTSIDE, REPEATED, Raw, cleaned
+from foveate.data.formats import FORMATS, read_table
 from foveate.errors import DataError
-from foveate.formats import FORMATS, read_table
 
 BCCD = SHARED / "bccd"
 

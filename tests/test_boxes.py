@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from foveate.errors import DataError
-from foveate.metrics import metric_for
+from foveate.evaluation.metrics import metric_for
 from foveate.types import Boxes
 from helpers import refereed
 
@@ -81,7 +81,7 @@ def test_the_numbers_equal_pycocotools(seed):
 @pytest.mark.parametrize("seed", range(4))
 def test_a_resample_of_every_image_once_is_coco_again(seed):
     """The bootstrap has matches and running sums of its own; with each image drawn once it must say what pycocotools says."""
-    from foveate.metrics import boxes as room
+    from foveate.evaluation.metrics import boxes as room
 
     metric, judge = collected(some(seed)), refereed(some(seed), NAMES)
     truths = metric._truths

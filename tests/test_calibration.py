@@ -14,11 +14,20 @@ from scipy.special import softmax
 
 import foveate
 from conftest import stripes_folder
-from foveate import cli
-from foveate.calibration import Calibration, Familiar, calibration_error, error_by_chance, fitted, reliability, risks, sharpened
+from foveate.cli import main as cli
 from foveate.errors import UsageError
-from foveate.predictor import load
-from foveate.run import CALIBRATION, FAMILIAR, Run
+from foveate.evaluation.calibration import (
+    Calibration,
+    Familiar,
+    calibration_error,
+    error_by_chance,
+    fitted,
+    reliability,
+    risks,
+    sharpened,
+)
+from foveate.inference.predictor import load
+from foveate.run.folder import CALIBRATION, FAMILIAR, Run
 
 FAMILIAR_ = Familiar(np.zeros(4), np.eye(4)[:2])
 

@@ -15,18 +15,18 @@ from torchmetrics.text import BLEUScore, CHRFScore
 
 import foveate
 from conftest import striped
-from foveate import cli
+from foveate.api.fit.core import fit
+from foveate.cli import main as cli
+from foveate.data.formats import read_table
 from foveate.errors import DataError, FoveateError, UsageError, WeightsError
-from foveate.formats import read_table
-from foveate.metrics import METRICS
-from foveate.metrics.text import TextMetric, ciders, rouge_l, words_of
-from foveate.model import build
-from foveate.predictor import load
+from foveate.evaluation.metrics import METRICS
+from foveate.evaluation.metrics.text import TextMetric, ciders, rouge_l, words_of
+from foveate.inference.predictor import load
+from foveate.modeling.model import build
+from foveate.modeling.tokenizer import Words
+from foveate.modeling.weights import fingerprint
 from foveate.recipe import Recipe, with_settings
-from foveate.sentences import Words
 from foveate.types import Text
-from foveate.verbs.fit import fit
-from foveate.weights import fingerprint
 
 COLOURS = {"red": (220, 40, 40), "green": (40, 180, 60), "blue": (40, 70, 220)}
 
@@ -369,7 +369,7 @@ def test_lora_teaches_blip_and_saves_the_adapter_alone(blip, striped_world, tmp_
     settings = {"task.decoder": "native", "task.beams": 2, "tuning.rank": 16, "training.ema": 0, "data.near_duplicates": 1}
     words = {"task": "caption", "backbone": f"blip:{blip}", "tuning": "lora", "device": "cpu", "epochs": 10, "lr": 1e-2}
     found = foveate.fit(striped_world, out=tmp_path / "run", settings=settings, **words)
-    from foveate.weights import read_tensors
+    from foveate.modeling.weights import read_tensors
 
     names = read_tensors(found.run / "model.safetensors")
     assert names

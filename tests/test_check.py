@@ -23,18 +23,23 @@ from PIL import Image
 import foveate
 from browser import NAMES, Browser
 from conftest import SHARED, striped, stripes_folder
-from foveate import boxes, checking, cli, findings, formats, listing, looking
-from foveate.boxes import CLIPPED, CROWD, INVERTED, NO_AREA, NOT_FINITE, OUTSIDE, REPEATED
-from foveate.data import clusters, scan
+from foveate.api.check import inspection as looking
+from foveate.api.check import rules as checking
+from foveate.api.check.core import CheckResult, check
+from foveate.cli import main as cli
+from foveate.data import boxes, formats
+from foveate.data import discovery as listing
+from foveate.data import issues as findings
+from foveate.data.boxes import CLIPPED, CROWD, INVERTED, NO_AREA, NOT_FINITE, OUTSIDE, REPEATED
+from foveate.data.dataset import clusters, scan
+from foveate.data.formats import read_table
+from foveate.data.issues import Findings, collecting, each
+from foveate.data.splits import near_copies
 from foveate.errors import DataError, UsageError
-from foveate.findings import Findings, collecting, each
-from foveate.formats import read_table
-from foveate.language import speaker
 from foveate.recipe import Recipe, recipe_from
-from foveate.splits import near_copies
+from foveate.reporting.i18n import speaker
+from foveate.training import estimate as _planned
 from foveate.types import Labels, Sample
-from foveate.verbs import _planned
-from foveate.verbs.check import CheckResult, check
 
 
 def checked(data: Path, out: Path, **words) -> CheckResult:
@@ -709,7 +714,7 @@ def test_foveate_check_in_python(tmp_path):
 
 def test_every_kind_of_problem_has_its_words_in_chinese():
     say = speaker("zh")
-    rooms = [checking, looking, listing, findings, boxes, _planned, *(importlib.import_module(f"foveate.formats.{file.stem}") for file in Path(formats.__path__[0]).glob("*.py"))]
+    rooms = [checking, looking, listing, findings, boxes, _planned, *(importlib.import_module(f"foveate.data.formats.{file.stem}") for file in Path(formats.__path__[0]).glob("*.py"))]
     kinds = {value for room in rooms for value in vars(room).values() if isinstance(value, findings.Kind)}
     assert len(kinds) > 60
     assert [kind for kind in kinds if say(kind) == kind] == []

@@ -8,11 +8,11 @@ import torch
 from torch.nn import functional
 
 from conftest import SHARED
+from foveate.api.fit.core import fit
+from foveate.modeling.tasks import TASKS, Facts
+from foveate.modeling.tasks.classify import LinearHead, _cells
 from foveate.recipe import Recipe, with_settings
-from foveate.tasks import TASKS, Facts
-from foveate.tasks.classify import LinearHead, _cells
 from foveate.types import Batch, Features, Labels, Provides
-from foveate.verbs.fit import fit
 
 CLASSES = ("a", "b", "c")
 SOLVED, TRAINED = Facts(multilabel=False, solved=True), Facts(multilabel=False, solved=False)

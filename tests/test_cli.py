@@ -9,11 +9,11 @@ import sys
 
 import pytest
 
-from foveate import cli
-from foveate.commands.predict import FOLDERS
+from foveate.cli import main as cli
+from foveate.cli.commands.predict import FOLDERS
 from foveate.recipe import WORDS
 
-PROGRAM = [sys.executable, "-c", "from foveate.cli import main; main()"]
+PROGRAM = [sys.executable, "-c", "from foveate.cli.main import main; main()"]
 
 
 def foveate(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -27,7 +27,7 @@ def run(*words: str) -> int:
 
 
 def test_help_answers_at_once_and_without_torch():
-    code = "import sys; from foveate.cli import _run; _run(['--help']); print([m for m in ('torch','numpy','pydantic','rich') if m in sys.modules])"
+    code = "import sys; from foveate.cli.main import _run; _run(['--help']); print([m for m in ('torch','numpy','pydantic','rich') if m in sys.modules])"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.splitlines()[-1] == "[]"
     assert all(verb in found.stdout for verb in ("fit", "evaluate", "predict", "soup", "episodes", "convert", "runs", "models", "demo"))
@@ -82,7 +82,7 @@ def test_wrong_words_exit_with_2_and_a_hint(words, hint, capsys, tmp_path, monke
 
 
 def test_a_bug_is_called_a_bug(capsys, monkeypatch):
-    monkeypatch.setattr("foveate.verbs.runs.runs", lambda folder: 1 / 0)
+    monkeypatch.setattr("foveate.api.runs.runs", lambda folder: 1 / 0)
     monkeypatch.delenv("FOVEATE_DEBUG", raising=False)
     assert run("runs") == 1
     assert "ZeroDivisionError" in capsys.readouterr().err
@@ -166,6 +166,6 @@ def test_models_lists_names_with_their_facts(capsys):
 
 
 def test_the_folders_that_answers_can_fill_are_those_that_can_be_written():
-    from foveate.outputs import FORMS
+    from foveate.inference.writers import FORMS
 
     assert list(FORMS) == FOLDERS  # the words are named twice, because predict --help imports nothing heavy

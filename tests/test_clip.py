@@ -13,16 +13,16 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from foveate.backbones import FAMILIES, TextBackbone
+from foveate.api.evaluate.core import evaluate
+from foveate.api.fit.core import fit
+from foveate.api.models.core import models
 from foveate.errors import HubUnreachable, MissingExtra, UnknownName, UsageError, WeightsError
-from foveate.model import build
+from foveate.modeling.backbones import FAMILIES, TextBackbone
+from foveate.modeling.model import build
+from foveate.modeling.weights import fingerprint
 from foveate.recipe import with_settings
-from foveate.run import Run
+from foveate.run.folder import Run
 from foveate.types import Provides
-from foveate.verbs.evaluate import evaluate
-from foveate.verbs.fit import fit
-from foveate.verbs.models import models
-from foveate.weights import fingerprint
 
 open_clip = pytest.importorskip("open_clip")
 
@@ -175,7 +175,7 @@ def test_random_weights_follow_the_seed(family, folders):
 
 
 def test_a_tag_decides_preprocessing_and_activations_with_any_weights(family):
-    from foveate.backbones._open_clip import plan_of
+    from foveate.modeling.backbones._open_clip import plan_of
 
     assert plan_of("clip:ViT-B-32").label == "ViT-B-32.datacomp_xl_s13b_b90k"
     assert not plan_of("clip:ViT-B-32").model["quick_gelu"]
@@ -209,7 +209,7 @@ def test_names_that_mean_nothing_are_refused_with_near_ones(quick, name, error, 
 def test_without_the_extra_nothing_is_listed_and_only_clip_is_missed(family, monkeypatch):
     monkeypatch.setitem(sys.modules, "open_clip", None)
     for room in ("clip", "_open_clip"):
-        monkeypatch.setattr(f"foveate.backbones.{room}.find_spec", lambda name: None)
+        monkeypatch.setattr(f"foveate.modeling.backbones.{room}.find_spec", lambda name: None)
     assert family.names() == []
     assert models("test_resnet").more == 0
     with pytest.raises(MissingExtra, match=r"foveate\[clip\]"):
@@ -217,7 +217,7 @@ def test_without_the_extra_nothing_is_listed_and_only_clip_is_missed(family, mon
 
 
 def test_other_backbones_do_not_import_open_clip():
-    ask = "from foveate.backbones import FAMILIES; known = FAMILIES.load('clip')().knows('resnet18')"
+    ask = "from foveate.modeling.backbones import FAMILIES; known = FAMILIES.load('clip')().knows('resnet18')"
     subprocess.run([sys.executable, "-c", f"import sys; {ask}; assert not known and 'open_clip' not in sys.modules"], check=True)
 
 

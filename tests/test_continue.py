@@ -10,17 +10,17 @@ import torch
 from PIL import Image
 
 from conftest import striped
-from foveate.cli import _run
-from foveate.earlier import Teacher, own_table
+from foveate.api.continue_ import continue_
+from foveate.api.evaluate.core import evaluate
+from foveate.api.fit.core import fit
+from foveate.cli.main import _run
 from foveate.errors import RunError, UsageError
-from foveate.predictor import load
+from foveate.inference.predictor import load
+from foveate.modeling.weights import read_tensors
 from foveate.recipe import with_settings
-from foveate.run import Run
+from foveate.run.folder import Run
+from foveate.training.continual import Teacher, own_table
 from foveate.types import Batch
-from foveate.verbs.continuing import continue_
-from foveate.verbs.evaluate import evaluate
-from foveate.verbs.fit import fit
-from foveate.weights import read_tensors
 
 
 @pytest.fixture(scope="module")

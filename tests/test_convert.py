@@ -14,9 +14,9 @@ from PIL import Image
 
 import foveate
 from conftest import SHARED
-from foveate import cli
+from foveate.cli import main as cli
+from foveate.data.formats import FORMATS, Format, read_table, writable
 from foveate.errors import DataError, UnknownName, UsageError
-from foveate.formats import FORMATS, Format, read_table, writable
 from foveate.types import Boxes, Sample, Table
 
 FOUR = ("boxes_table", "coco", "voc", "yolo")

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 import foveate
-from foveate import cli
-from foveate.corruptions import CORRUPTIONS, STRENGTHS, corrupted
-from foveate.images import jpeg
+from foveate.api.evaluate.corruptions import CORRUPTIONS, STRENGTHS, corrupted
+from foveate.cli import main as cli
+from foveate.images.codec import jpeg
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from conftest import SHARED
-from foveate import drawing, images
+from foveate.images import codec as images
+from foveate.images import drawing
 from foveate.types import Boxes, Labels, Regions
 
 WORDS = ["RBC", "cat", "猫", "قطة كبيرة", "😀", "👩‍🚀", "עברית", "नमस्ते", "a" * 300, "<b>&\n\x00", "", "\ud800", "$x_1$"]

@@ -12,11 +12,11 @@ from scipy.spatial.distance import cdist
 
 import foveate
 from conftest import striped
-from foveate import cli
-from foveate.episodic import accuracies, episodes, mean_of, solved_answers
+from foveate.api.episodes.protocol import accuracies, episodes, mean_of, solved_answers
+from foveate.cli import main as cli
 from foveate.errors import DataError, UsageError
-from foveate.linear import Known
-from foveate.model import build
+from foveate.modeling.classifiers.logistic import Known
+from foveate.modeling.model import build
 from foveate.recipe import Recipe, with_settings
 
 TINY = {"backbone": "test_efficientnet", "weights": "none", "size": 32}

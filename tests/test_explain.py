@@ -12,13 +12,13 @@ import torch
 from PIL import Image
 
 import foveate
-from foveate import cli
+from foveate.cli import main as cli
 from foveate.errors import FoveateError, UnknownName, UsageError
-from foveate.explainers import EXPLAINERS, Asked
-from foveate.explainers._layers import layers
-from foveate.explaining import Curves, Faith, Subject, randomised, sameness
-from foveate.model import build
-from foveate.predictor import load
+from foveate.explainability.faithfulness import Curves, Faith, Subject, randomised, sameness
+from foveate.explainability.methods import EXPLAINERS, Asked
+from foveate.explainability.methods._layers import layers
+from foveate.inference.predictor import load
+from foveate.modeling.model import build
 from foveate.recipe import Recipe, with_settings
 from foveate.types import Batch, Sample
 
@@ -174,7 +174,7 @@ def test_rollout_by_hand():
 def test_curves_of_a_known_score():
     """The score is the mean of the left half: an order that begins there loses it in half the steps."""
 
-    from foveate.tasks import Question
+    from foveate.modeling.tasks import Question
 
     batch = Batch(torch.ones(1, 3, SIDE - 8, SIDE - 8), [{}], torch.zeros(1, 4), torch.zeros(1, 2), torch.zeros(1, dtype=torch.long))
     half = (SIDE - 8) // 2

@@ -12,13 +12,13 @@ from PIL import Image
 
 import foveate
 from conftest import stripes_folder
-from foveate import cli
+from foveate.api import export as verb
+from foveate.api.export import bundle as _leaving
+from foveate.cli import main as cli
+from foveate.deploy.runtime import opened, square
+from foveate.deploy.targets import EXPORTERS, Runtime, exporter_of
 from foveate.errors import RunError, UnknownName, UsageError, WeightsError
-from foveate.exported import opened, square
-from foveate.exporters import EXPORTERS, Runtime, exporter_of
-from foveate.run import Run
-from foveate.verbs import _leaving
-from foveate.verbs import export as verb
+from foveate.run.folder import Run
 from helpers import bare
 
 onnx = pytest.importorskip("onnx", reason="needs the extra 'export'")

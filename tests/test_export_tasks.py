@@ -16,17 +16,18 @@ from safetensors.torch import load_file
 
 import foveate
 from conftest import stripes_folder
-from foveate import cli, images
+from foveate.api.fit.core import fit
+from foveate.cli import main as cli
+from foveate.data.formats import read_table
+from foveate.deploy.postprocess import _boxes, _regions, _sentences
+from foveate.deploy.runtime import opened, seen
 from foveate.errors import UsageError, WeightsError
-from foveate.exported import opened, seen
-from foveate.formats import read_table
-from foveate.framing import view_of
-from foveate.masks import encoded
-from foveate.predictor import load
-from foveate.readers import _boxes, _regions, _sentences
-from foveate.tasks.detect import Detect
-from foveate.tasks.segment import _unframed
-from foveate.verbs.fit import fit
+from foveate.images import codec as images
+from foveate.images.preprocessing import view_of
+from foveate.inference.predictor import load
+from foveate.modeling.tasks.detect import Detect
+from foveate.modeling.tasks.segment import _unframed
+from foveate.utils.rle import encoded
 from helpers import bare
 from test_caption import run as written  # noqa: F401
 from test_caption import striped_world  # noqa: F401

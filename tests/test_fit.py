@@ -19,14 +19,14 @@ from sklearn.preprocessing import FunctionTransformer
 
 import foveate
 from conftest import SHARED, striped, stripes_folder
+from foveate.api.evaluate.core import evaluate
+from foveate.api.fit.core import fit
 from foveate.errors import BrokenImage, DataError, RunError, UnknownName, UsageError, WeightsError
-from foveate.planning import choose_norms, choose_way
-from foveate.precision import Way
+from foveate.modeling.weights import read_tensors
 from foveate.recipe import Recipe, load_recipe, with_settings
-from foveate.run import Run
-from foveate.verbs.evaluate import evaluate
-from foveate.verbs.fit import fit
-from foveate.weights import read_tensors
+from foveate.run.folder import Run
+from foveate.training.planning import choose_norms, choose_way
+from foveate.utils.device import Way
 
 PROBE = {"tuning": "probe"}
 
@@ -37,7 +37,7 @@ def rows(path: Path) -> list[dict]:
 
 @pytest.fixture(scope="module")
 def digits(tmp_path_factory) -> Path:
-    from foveate.verbs.demo import _write_digits
+    from foveate.api.demo import _write_digits
 
     folder = tmp_path_factory.mktemp("data") / "digits"
     _write_digits(folder)
@@ -52,13 +52,13 @@ def test_a_probe_on_pretrained_weights_equals_scikit_learn(digits, tmp_path):
     accuracy = found.evaluation.scores.numbers["accuracy"]
     assert accuracy.count == 90
     assert accuracy.value > 0.6
-    from foveate.data import Pictures
-    from foveate.features import described
-    from foveate.pixels import Pixels
-    from foveate.predictor import load
+    from foveate.data.dataset import Pictures
+    from foveate.data.image_cache import Pixels
+    from foveate.inference.features import described
+    from foveate.inference.predictor import load
 
     predictor = load(tmp_path / "run", "cpu")
-    from foveate.earlier import own_table
+    from foveate.training.continual import own_table
 
     table = own_table(Run(tmp_path / "run"))
     parts = {}
@@ -101,8 +101,8 @@ def test_pretrained_statistics_are_kept(weights, chosen):
 def test_features_are_rounded_where_there_are_many(monkeypatch, images, offered):
     """Below, a solved head sees what it will be asked about, to the last digit."""
     asked: list[str] = []
-    monkeypatch.setattr("foveate.planning._timed_step", lambda *said: None)
-    monkeypatch.setattr("foveate.planning.fastest", lambda ways, step: (asked.extend(way.precision for way in ways), (ways[0], ""))[1])
+    monkeypatch.setattr("foveate.training.planning._timed_step", lambda *said: None)
+    monkeypatch.setattr("foveate.training.planning.fastest", lambda ways, step: (asked.extend(way.precision for way in ways), (ways[0], ""))[1])
     model = SimpleNamespace(tuning=SimpleNamespace(needs_steps=False), backbone=SimpleNamespace(input=SimpleNamespace(size=224)))
     choose_way(model, range(images), Recipe(), torch.device("cpu"))
     assert ("bf16" in asked) == offered
@@ -255,7 +255,7 @@ def test_runs_are_never_overwritten_nor_mixed_up(quick, tmp_path):
 def test_a_file_of_weights_that_changed_is_refused(quick, tmp_path):
     from safetensors.torch import save_file
 
-    from foveate.backbones import FAMILIES
+    from foveate.modeling.backbones import FAMILIES
 
     file = tmp_path / "weights.safetensors"
     family = FAMILIES.load("timm")()
@@ -286,7 +286,7 @@ def test_t22_user_files_are_never_touched(quick, tmp_path):
 
 
 def test_t31_features_come_from_the_cache_and_a_damaged_cache_is_passed_over(quick, tmp_path, monkeypatch):
-    from foveate import features
+    from foveate.inference import features
 
     counted = []
     real = features._computed

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from foveate.data.formats import read_table
+from foveate.data.formats.folder import Folder
+from foveate.data.formats.table import TableFile
 from foveate.errors import DataError
-from foveate.formats import read_table
-from foveate.formats.folder import Folder
-from foveate.formats.table import TableFile
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
 

@@ -20,15 +20,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from foveate import images
+from foveate.data.formats import FORMATS, read_table
 from foveate.errors import FoveateError
-from foveate.formats import FORMATS, read_table
+from foveate.images import codec as images
+from foveate.modeling.weights import read_tensors
 from foveate.recipe import load_recipe, parse_assignment, with_settings
-from foveate.run import Checkpoint, Run, newest_checkpoint, save_checkpoint
-from foveate.serving import v2
-from foveate.serving.bodies import Refused
+from foveate.run.folder import Checkpoint, Run, newest_checkpoint, save_checkpoint
+from foveate.serving import kserve as v2
+from foveate.serving.requests import Refused
 from foveate.types import Boxes, Regions
-from foveate.weights import read_tensors
 
 SECONDS = float(os.environ.get("FOVEATE_FUZZ_SECONDS", "8"))
 PARTS = 18  # targets that share them

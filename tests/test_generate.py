@@ -14,18 +14,18 @@ from torchmetrics.image.fid import _compute_fid
 from torchmetrics.image.kid import poly_mmd
 
 import foveate
-from foveate import cli
-from foveate.backbones import Said, family_of
-from foveate.distances import fid, kid
+from foveate.api.generate.inpainting import filled, hole
+from foveate.cli import main as cli
+from foveate.data.formats import read_table
 from foveate.errors import BrokenImage, DataError, FoveateError, UnknownName, UsageError, WeightsError
-from foveate.formats import read_table
-from foveate.inpainting import filled, hole
-from foveate.painting import Ground, Names, Reader, painted
-from foveate.predictor import load
-from foveate.run import Run
-from foveate.sentences import Words
+from foveate.evaluation.fid import fid, kid
+from foveate.inference.predictor import load
+from foveate.modeling.backbones import Said, family_of
+from foveate.modeling.diffusion import Ground, Names, Reader, painted
+from foveate.modeling.tokenizer import Words
+from foveate.modeling.weights import read_tensors
+from foveate.run.folder import Run
 from foveate.types import Picture
-from foveate.weights import read_tensors
 
 pytest.importorskip("diffusers", reason="needs the extra 'generate'")
 COLOURS = {"blue": (40, 70, 220), "red": (220, 40, 40)}
@@ -319,7 +319,7 @@ def test_distances_are_those_of_torchmetrics():
 
 
 def test_distances_name_whose_they_are(learnt, coloured, tmp_path, monkeypatch, capsys):
-    from foveate.backbones.timm import TimmFamily
+    from foveate.modeling.backbones.timm import TimmFamily
 
     plain_open = TimmFamily.open
 

@@ -12,17 +12,17 @@ import torch
 
 import foveate
 from conftest import stripes_folder
-from foveate import images
-from foveate.data import Order, Pictures, loader
-from foveate.distributed import _own_gpu
+from foveate.api.fit.core import fit
+from foveate.data.dataset import Order, Pictures, loader
+from foveate.data.transforms import evaluation
 from foveate.errors import UsageError
-from foveate.objectives import OBJECTIVES
-from foveate.predictor import load
+from foveate.images import codec as images
+from foveate.inference.predictor import load
 from foveate.recipe import with_settings
-from foveate.run import Run
-from foveate.transforms import evaluation
+from foveate.run.folder import Run
+from foveate.training.objectives import OBJECTIVES
 from foveate.types import InputSpec, Sample
-from foveate.verbs.fit import fit
+from foveate.utils.distributed import _own_gpu
 from helpers import Memory
 from test_places import tiny, write_voc
 from test_pretrain import OWN

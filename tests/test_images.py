@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from foveate import images
+from foveate.data.discovery import find_images, printable
 from foveate.errors import BrokenImage
-from foveate.listing import find_images, printable
+from foveate.images import codec as images
 
 # how the upright picture must be stored so that orientation n turns it upright again
 STORED = {

@@ -15,23 +15,24 @@ from PIL import Image
 from torch import Tensor
 
 import foveate
-from foveate import drawing, masks
-from foveate.backbones import FAMILIES
-from foveate.boxes import refitted
-from foveate.data import Order, Pictures, renamed
+from foveate.data.boxes import refitted
+from foveate.data.dataset import Order, Pictures, renamed
+from foveate.data.formats import FORMATS, read_table
+from foveate.data.mosaic import mosaic
+from foveate.data.transforms import ObjectMasks, evaluation, training
 from foveate.errors import DataError, UsageError
-from foveate.formats import FORMATS, read_table
-from foveate.metrics import metric_for
-from foveate.model import Model
-from foveate.mosaic import mosaic
-from foveate.optimizer import optimizer, set_rate
-from foveate.outputs import save
+from foveate.evaluation.metrics import metric_for
+from foveate.images import drawing
+from foveate.inference.writers import save
+from foveate.modeling.backbones import FAMILIES
+from foveate.modeling.model import Model
+from foveate.modeling.tasks import TASKS, Facts
+from foveate.modeling.tunings import TuningSettings
+from foveate.modeling.tunings.full import Full
 from foveate.recipe import AugmentRecipe, Recipe, TrainingRecipe, with_settings
-from foveate.tasks import TASKS, Facts
-from foveate.transforms import ObjectMasks, evaluation, training
-from foveate.tunings import TuningSettings
-from foveate.tunings.full import Full
+from foveate.training.optimizer import optimizer, set_rate
 from foveate.types import Answer, Batch, Boxes, InputSpec, Sample, Table
+from foveate.utils import rle as masks
 from helpers import Memory, batches, refereed
 
 NAMES = ("disc", "square")
@@ -515,6 +516,6 @@ def test_the_whole_way(tmp_path, quick):
 
 
 def fitted(recipe: Recipe, out: Path):
-    from foveate.verbs.fit import fit
+    from foveate.api.fit.core import fit
 
     return fit(recipe, out)

@@ -7,9 +7,9 @@ import pytest
 from sklearn import metrics as reference
 
 from foveate.errors import DataError
-from foveate.intervals import bootstrap, wilson
-from foveate.metrics import METRICS, gain, metric_for
-from foveate.metrics.labels import LabelMetric
+from foveate.evaluation.intervals import bootstrap, wilson
+from foveate.evaluation.metrics import METRICS, gain, metric_for
+from foveate.evaluation.metrics.labels import LabelMetric
 from foveate.types import Labels
 
 NAMES = tuple("abcdefgh")

@@ -7,13 +7,13 @@ import time
 
 import pytest
 
+from foveate.api.fit.core import fit
+from foveate.api.fit.ladder import LadderResult
 from foveate.errors import DataError, Interrupted, UsageError
-from foveate.predictor import load
+from foveate.inference.predictor import load
+from foveate.modeling.weights import read_tensors
 from foveate.recipe import with_settings
-from foveate.run import Run
-from foveate.verbs.fit import fit
-from foveate.verbs.ladder import LadderResult
-from foveate.weights import read_tensors
+from foveate.run.folder import Run
 
 
 @pytest.fixture
@@ -76,7 +76,7 @@ def test_a_budget_is_kept_by_leaving_rungs_out_and_cutting_epochs(rungs, tmp_pat
 
 
 def test_t1_an_interrupted_ladder_goes_on_to_the_same_end(rungs, tmp_path, monkeypatch):
-    from foveate.trainer import Trainer
+    from foveate.training.trainer import Trainer
 
     whole = fit(rungs, tmp_path / "whole")
     own = Trainer._step

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
 
-from foveate import linear
-from foveate.linear import out_of_fold, solve, turned
+from foveate.modeling.classifiers import logistic as linear
+from foveate.modeling.classifiers.logistic import out_of_fold, solve, turned
 
 
 def blobs(count: int, width: int, classes: int, seed: int = 0, apart: float = 0.7) -> tuple[np.ndarray, np.ndarray]:

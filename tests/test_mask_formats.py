@@ -11,11 +11,11 @@ import pytest
 from PIL import Image
 
 from conftest import SHARED
+from foveate.data.formats import FORMATS, read_table
+from foveate.data.formats.coco_masks import CocoMasks
+from foveate.data.formats.folder import Folder
+from foveate.data.formats.masks import Masks
 from foveate.errors import BrokenImage, DataError, UnknownName
-from foveate.formats import FORMATS, read_table
-from foveate.formats.coco_masks import CocoMasks
-from foveate.formats.folder import Folder
-from foveate.formats.masks import Masks
 
 CARD = """
 path: {path}
@@ -377,7 +377,7 @@ def test_coco_polygons_and_run_lengths(tmp_path):
 
 
 def test_compressed_run_lengths(tmp_path):
-    from foveate.masks import encoded
+    from foveate.utils.rle import encoded
 
     inside = np.zeros((4, 6), dtype=bool)
     inside[2, 3:] = True

@@ -11,18 +11,18 @@ import pytest
 import torch
 from PIL import Image
 
-from foveate import trainer
-from foveate.data import Order, Pictures, loader
+from foveate.api.fit.core import fit
+from foveate.data.dataset import Order, Pictures, loader
+from foveate.data.mosaic import Mosaic, mosaic, refuse_placeless
+from foveate.data.transforms import training
 from foveate.errors import Interrupted, UsageError
-from foveate.masks import encoded
-from foveate.mosaic import Mosaic, mosaic, refuse_placeless
+from foveate.modeling.tasks.detect import Detect, DetectSettings
+from foveate.modeling.tasks.segment import Segment, SegmentSettings
+from foveate.modeling.weights import read_tensors
 from foveate.recipe import AugmentRecipe, Recipe, with_settings
-from foveate.tasks.detect import Detect, DetectSettings
-from foveate.tasks.segment import Segment, SegmentSettings
-from foveate.transforms import training
+from foveate.training import trainer
 from foveate.types import IGNORED, Boxes, InputSpec, Labels, Regions, Sample
-from foveate.verbs.fit import fit
-from foveate.weights import read_tensors
+from foveate.utils.rle import encoded
 from helpers import Memory
 
 SPEC = InputSpec(96, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))

@@ -11,11 +11,13 @@ import pytest
 import torch
 from PIL import Image
 
-from foveate import images, memory, pixels
-from foveate.data import Order, Pictures, loader
-from foveate.pixels import Pixels
-from foveate.transforms import evaluation
+from foveate.data import image_cache as pixels
+from foveate.data.dataset import Order, Pictures, loader
+from foveate.data.image_cache import Pixels
+from foveate.data.transforms import evaluation
+from foveate.images import codec as images
 from foveate.types import InputSpec, Sample
+from foveate.utils import memory
 
 SIDE, ONE = 16, 16 * 16 * 3  # px, bytes of a decoded picture
 

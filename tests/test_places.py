@@ -12,22 +12,22 @@ import torch
 from PIL import Image
 from torchvision import tv_tensors
 
-from foveate import images
-from foveate.backbones import FAMILIES
-from foveate.data import Windows
-from foveate.decoders import DECODERS
-from foveate.detectors import DETECTORS
+from foveate.api.evaluate.core import evaluate
+from foveate.api.fit.core import fit
+from foveate.api.predict import predict
+from foveate.data.dataset import Windows
+from foveate.data.transforms import evaluation, training
 from foveate.errors import UsageError
-from foveate.model import build
-from foveate.predictor import load
+from foveate.images import codec as images
+from foveate.inference.predictor import load
+from foveate.modeling.backbones import FAMILIES
+from foveate.modeling.decoders import DECODERS
+from foveate.modeling.detectors import DETECTORS
+from foveate.modeling.model import build
+from foveate.modeling.tasks import TASKS
+from foveate.modeling.weights import fingerprint
 from foveate.recipe import AugmentRecipe, Recipe, load_recipe, with_settings
-from foveate.tasks import TASKS
-from foveate.transforms import evaluation, training
 from foveate.types import IGNORED, Batch, Boxes, InputSpec, Provides, Regions, Sample
-from foveate.verbs.evaluate import evaluate
-from foveate.verbs.fit import fit
-from foveate.verbs.predict import predict
-from foveate.weights import fingerprint
 
 # a plain convolutional net, an old one, a dense one, an unpadded one, a plain and a hierarchical Transformer
 BACKBONES = {
@@ -206,7 +206,7 @@ def test_windows_join_to_the_picture(tmp_path, size):
     mask = (rng.random((size[0] // 10 + 1, size[1] // 10 + 1)) > 0.5).astype(np.int64).repeat(10, 0).repeat(10, 1)[: size[0], : size[1]]
     Image.fromarray((255 * mask).astype(np.uint8)).save(tmp_path / "a.png")
     task = TASKS.make("segment", {"view": "windows"}, ("dark", "bright"))
-    from foveate.pixels import Pixels
+    from foveate.data.image_cache import Pixels
 
     samples = [Sample(tmp_path / "a.png", "a.png", Regions(mask))]
     windows = Windows(samples, Pixels(64, "windows", True), evaluation(SPEC, "windows"), task.encode, 0, 64, task.join)
@@ -382,7 +382,7 @@ def test_packed_masks_are_small_and_the_same():
 
 
 def test_t29_classes_of_other_masks_are_matched_by_name(tmp_path):
-    from foveate.data import renamed
+    from foveate.data.dataset import renamed
     from foveate.types import Table
 
     mask = np.array([[0, 1], [2, -1]])
@@ -393,7 +393,7 @@ def test_t29_classes_of_other_masks_are_matched_by_name(tmp_path):
 
 
 def test_t29_boxes_of_unknown_classes_are_left_out(tmp_path):
-    from foveate.data import renamed
+    from foveate.data.dataset import renamed
     from foveate.types import Table
 
     boxes = Boxes(np.array([[0, 0, 5, 5], [1, 1, 4, 4]], np.float32), ("cat", "dog"))
@@ -403,7 +403,7 @@ def test_t29_boxes_of_unknown_classes_are_left_out(tmp_path):
 
 
 def test_answers_as_files(tmp_path):
-    from foveate.outputs import save
+    from foveate.inference.writers import save
     from foveate.types import Answer
 
     pixels, box, mask = painted(100, 140)

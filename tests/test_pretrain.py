@@ -23,29 +23,30 @@ from torch.nn import functional
 
 import foveate
 from conftest import stripes_folder
-from foveate import cli, trainer
-from foveate.catalogue import Catalogue, Entry, Stream, entries
+from foveate.api.fit.core import fit
+from foveate.cli import main as cli
+from foveate.data.image_cache import Pixels
+from foveate.data.streaming import Catalogue, Entry, Stream, entries
+from foveate.data.transforms import evaluation
 from foveate.errors import DataError, FoveateError, Interrupted, UsageError
-from foveate.guard import Measures, collapsed, knn_hits, linear_hits, rank, spread
-from foveate.model import build, learner
-from foveate.objectives import OBJECTIVES
-from foveate.objectives.dino import agreement
-from foveate.objectives.distill import between
-from foveate.objectives.lejepa import unlike_normal
-from foveate.objectives.mae import light, patched
-from foveate.objectives.simclr import contrast
-from foveate.objectives.simmim import blanked
-from foveate.objectives.vicreg import correlated, too_even
-from foveate.pixels import Pixels
-from foveate.planning import tried
-from foveate.precision import Way
-from foveate.predictor import load
+from foveate.inference.predictor import load
+from foveate.modeling.model import build, learner
+from foveate.modeling.weights import fingerprint, read_tensors
 from foveate.recipe import Recipe, with_settings
-from foveate.run import BACKBONE, Run
-from foveate.transforms import evaluation
+from foveate.run.folder import BACKBONE, Run
+from foveate.training import trainer
+from foveate.training.collapse_guard import Measures, collapsed, knn_hits, linear_hits, rank, spread
+from foveate.training.objectives import OBJECTIVES
+from foveate.training.objectives.dino import agreement
+from foveate.training.objectives.distill import between
+from foveate.training.objectives.lejepa import unlike_normal
+from foveate.training.objectives.mae import light, patched
+from foveate.training.objectives.simclr import contrast
+from foveate.training.objectives.simmim import blanked
+from foveate.training.objectives.vicreg import correlated, too_even
+from foveate.training.planning import tried
 from foveate.types import Batch, InputSpec
-from foveate.verbs.fit import fit
-from foveate.weights import fingerprint, read_tensors
+from foveate.utils.device import Way
 
 SIDE = 32
 QUICK = {"backbone": "test_efficientnet", "weights": "none", "size": SIDE, "epochs": 2, "batch_size": 32, "device": "cpu"}
@@ -390,8 +391,8 @@ def test_two_processes_learn_what_one_does(pictures, tmp_path):
 
 _CONTRAST = """
 import torch
-from foveate.distributed import team, together
-from foveate.objectives.simclr import contrast
+from foveate.utils.distributed import team, together
+from foveate.training.objectives.simclr import contrast
 torch.manual_seed(0)
 weight, images = torch.randn(6, 5), torch.randn(2, 8, 6)
 

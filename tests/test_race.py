@@ -14,11 +14,11 @@ from PIL import Image
 
 import foveate
 from conftest import SHARED, stripes_folder
-from foveate import cli
+from foveate.api.models.comparison import drawn, judged
+from foveate.cli import main as cli
 from foveate.errors import DataError, UnknownName, UsageError, WeightsError
-from foveate.intervals import bootstrap, paired_gain
-from foveate.neighbours import votes
-from foveate.race import drawn, judged
+from foveate.evaluation.intervals import bootstrap, paired_gain
+from foveate.modeling.classifiers.knn import votes
 from foveate.types import Labels, Sample, Table
 
 TINY = ("test_resnet:none", "test_efficientnet:none", "test_vit:none")

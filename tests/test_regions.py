@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from sklearn import metrics as reference
 from torchmetrics.functional.classification import multiclass_jaccard_index
 
-from foveate import plots
 from foveate.errors import DataError
-from foveate.metrics import metric_for
+from foveate.evaluation.metrics import metric_for
+from foveate.reporting import plots
 from foveate.types import Regions
 
 NAMES = tuple("abcde")

@@ -14,13 +14,13 @@ import pytest
 
 import foveate
 from browser import NAMES, Browser
-from foveate.cards import write_card
 from foveate.errors import UnknownName
-from foveate.language import _known, languages, speaker
-from foveate.report import Cell, Comparison, Mistake, Page, write
+from foveate.reporting.i18n import _known, languages, speaker
+from foveate.reporting.model_card import write_card
+from foveate.reporting.pages import Cell, Comparison, Mistake, Page, write
 from foveate.types import Score, Scores
 
-TEMPLATES = sorted((Path(foveate.__file__).parent).glob("*.html.j2"))
+TEMPLATES = sorted((Path(foveate.__file__).parent / "reporting" / "templates").glob("*.html.j2"))
 CLASSES = ["<script>alert(1)</script>", "猫", "x" * 60]
 
 

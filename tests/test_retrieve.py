@@ -11,10 +11,10 @@ import torch
 from PIL import Image
 
 import foveate
-from foveate import cli
-from foveate.backbones import family_of
+from foveate.cli import main as cli
 from foveate.errors import DataError, UsageError
-from foveate.retrieval import belonging, ranks, recalls
+from foveate.evaluation.retrieval import belonging, ranks, recalls
+from foveate.modeling.backbones import family_of
 from test_clip import KINDS, saved
 
 pytest.importorskip("open_clip")

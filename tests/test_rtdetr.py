@@ -9,18 +9,18 @@ import numpy as np
 import pytest
 import torch
 
-from foveate.backbones import FAMILIES
-from foveate.data import Order, Pictures
-from foveate.detectors import DETECTORS, Candidates, Terms, Truth
+from foveate.data.dataset import Order, Pictures
+from foveate.data.transforms import evaluation, training
 from foveate.errors import UsageError
-from foveate.model import Model
-from foveate.optimizer import optimizer, set_rate
-from foveate.pyramid import FeaturePyramid
+from foveate.modeling.backbones import FAMILIES
+from foveate.modeling.detectors import DETECTORS, Candidates, Terms, Truth
+from foveate.modeling.model import Model
+from foveate.modeling.pyramid import FeaturePyramid
+from foveate.modeling.tasks.detect import Detect, DetectSettings
+from foveate.modeling.tunings import TuningSettings
+from foveate.modeling.tunings.full import Full
 from foveate.recipe import AugmentRecipe, TrainingRecipe
-from foveate.tasks.detect import Detect, DetectSettings
-from foveate.transforms import evaluation, training
-from foveate.tunings import TuningSettings
-from foveate.tunings.full import Full
+from foveate.training.optimizer import optimizer, set_rate
 from foveate.types import Boxes, Provides, Sample
 from helpers import Memory, batches
 

@@ -9,10 +9,10 @@ import socket
 import pytest
 import torch
 
-from foveate import files as rooms
 from foveate.errors import DiskFull, RunError, UsageError
-from foveate.files import written_aside
-from foveate.run import Checkpoint, Run, newest_checkpoint, save_checkpoint
+from foveate.run.folder import Checkpoint, Run, newest_checkpoint, save_checkpoint
+from foveate.utils import files as rooms
+from foveate.utils.files import written_aside
 
 
 @pytest.fixture

@@ -27,8 +27,8 @@ import pytest
 import foveate
 from browser import NAMES, Browser
 from conftest import stripes_folder
-from foveate.masks import encoded
 from foveate.types import Boxes, Regions
+from foveate.utils.rle import encoded
 
 pytest.importorskip("fastapi", reason="needs the extra 'serve'")
 pytest.importorskip("prometheus_client", reason="needs the extra 'serve'")
@@ -414,7 +414,7 @@ def test_tokens(run, pictures, tmp_path):
 
 
 def test_what_cannot_be_served_is_one_sentence(run, tmp_path, capsys):
-    from foveate import cli
+    from foveate.cli import main as cli
 
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
@@ -450,7 +450,7 @@ def test_runs_of_one_backbone_hold_it_once(run, pictures, tmp_path):
 def test_only_equal_tensors_are_shared():
     from torch import nn
 
-    from foveate.serving.trunks import share
+    from foveate.serving.weight_sharing import share
 
     one, same, other = nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(8, 8)
     same.load_state_dict(one.state_dict())
@@ -490,8 +490,8 @@ def written(path: Path, pixels: np.ndarray) -> Path:
 
 def test_where_an_answer_comes_from(port, run, pictures):
     """The map of `foveate explain`, scaled, over the square that the network saw."""
-    from foveate.explainers import EXPLAINERS, USUAL
-    from foveate.explaining import Subject
+    from foveate.explainability.faithfulness import Subject
+    from foveate.explainability.methods import EXPLAINERS, USUAL
     from foveate.types import Sample
 
     status, found, _ = told(port, "/explain?model=stripes-run", pictures[0].read_bytes())

@@ -12,11 +12,11 @@ from PIL import Image
 
 import foveate
 from conftest import striped
-from foveate import cli
+from foveate.api.fit.core import fit
+from foveate.cli import main as cli
 from foveate.errors import FoveateError
-from foveate.intervals import apart
+from foveate.evaluation.intervals import apart
 from foveate.recipe import with_settings
-from foveate.verbs.fit import fit
 
 
 @pytest.fixture(scope="module")

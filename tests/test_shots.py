@@ -11,15 +11,15 @@ from scipy.special import log_softmax, softmax
 from sklearn.linear_model import Ridge
 from sklearn.neighbors import KNeighborsClassifier, NearestCentroid
 
+from foveate.api.fit.core import fit
 from foveate.errors import UsageError
-from foveate.linear import Known
-from foveate.model import build
-from foveate.neighbours import votes
-from foveate.predictor import load
+from foveate.inference.predictor import load
+from foveate.modeling.classifiers.few_shot import best_penalty, best_scale, centroids, lpplus, ridge, solved
+from foveate.modeling.classifiers.knn import votes
+from foveate.modeling.classifiers.logistic import Known
+from foveate.modeling.model import build
 from foveate.recipe import Recipe, with_settings
-from foveate.shots import best_penalty, best_scale, centroids, lpplus, ridge, solved
 from foveate.types import Features
-from foveate.verbs.fit import fit
 
 CLASSES = 4
 HEADS = ["centroid", "knn", "lpplus", "ridge"]
@@ -127,7 +127,7 @@ def test_a_run_is_loaded_as_it_was_solved(tiny, tmp_path, head):
 
 
 def _task(run) -> dict:
-    from foveate.run import Run
+    from foveate.run.folder import Run
 
     return Run(run).recipe().task.model_dump()
 

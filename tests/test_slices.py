@@ -7,8 +7,8 @@ import json
 import pytest
 
 import foveate
+from foveate.api.evaluate import slices as _slices
 from foveate.errors import DataError
-from foveate.verbs import _slices
 
 SETTINGS = {"data.near_duplicates": 1, "data.audit": False, "data.val": 0.2, "data.test": 0.5}
 

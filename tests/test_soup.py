@@ -17,22 +17,22 @@ from torch.optim.swa_utils import update_bn
 
 import foveate
 from conftest import striped
-from foveate import cli
-from foveate.averages import between, measured_statistics, same
-from foveate.data import Order, loader
+from foveate.api.evaluate.core import evaluate
+from foveate.api.fit.core import fit
+from foveate.api.fit.pipeline import reopened
+from foveate.api.soup.averaging import between, measured_statistics, same
+from foveate.api.soup.candidates import Averager
+from foveate.api.soup.core import SoupResult, _interpolated, soup
+from foveate.api.soup.ingredients import start_of
+from foveate.cli import main as cli
+from foveate.data.dataset import Order, loader
 from foveate.errors import DataError, FoveateError, RunError, UsageError, WeightsError
-from foveate.files import checksum
-from foveate.model import build
-from foveate.precision import Way
+from foveate.modeling.model import build
+from foveate.modeling.weights import read_tensors
 from foveate.recipe import Recipe, with_settings
-from foveate.run import Run
-from foveate.verbs._averager import Averager
-from foveate.verbs._fitting import reopened
-from foveate.verbs._ingredients import start_of
-from foveate.verbs.evaluate import evaluate
-from foveate.verbs.fit import fit
-from foveate.verbs.soup import SoupResult, _interpolated, soup
-from foveate.weights import read_tensors
+from foveate.run.folder import Run
+from foveate.utils.device import Way
+from foveate.utils.files import checksum
 
 NETWORK = {"backbone.name": "test_efficientnet", "backbone.size": 32, "device": "cpu"}
 WAYS = {"training.epochs": 2, "training.batch_size": 8, "training.channels_last": False, "training.precision": "fp32"}
@@ -206,7 +206,7 @@ def test_validation_alone_chooses(world, curve):
 
 
 def test_the_better_statistics_are_kept(world, curve, monkeypatch):
-    monkeypatch.setattr("foveate.verbs._averager.measured_statistics", lambda *_: {})
+    monkeypatch.setattr("foveate.api.soup.candidates.measured_statistics", lambda *_: {})
     job = reopened(Run(world.first))
     averaged = _interpolated(Averager(job, None), job, 4).points
     pairs = list(zip(curve.tried.points, averaged, strict=True))

@@ -12,10 +12,10 @@ import pytest
 from PIL import Image
 from scipy.sparse.csgraph import connected_components
 
-from foveate import images
-from foveate.data import Scanned, few
+from foveate.data.dataset import Scanned, few
+from foveate.data.splits import agreeing, gray_thumbnail, group_folds, make_splits, near_copies, split_named, tint
 from foveate.errors import DataError, UsageError
-from foveate.splits import agreeing, gray_thumbnail, group_folds, make_splits, near_copies, split_named, tint
+from foveate.images import codec as images
 from foveate.types import Labels, Sample, Table
 
 
@@ -157,7 +157,7 @@ def test_blocks_do_not_change_the_clusters(monkeypatch):
     thumbs = np.random.default_rng(1).uniform(0, 255, (50, 32, 32)).astype(np.float32)
     thumbs[25:] = thumbs[:25] + np.random.default_rng(2).normal(0, 15, (25, 32, 32))
     whole = near_copies(thumbs, 0.95)
-    monkeypatch.setattr("foveate.splits._ENTRIES", 150)
+    monkeypatch.setattr("foveate.data.splits._ENTRIES", 150)
     assert (near_copies(thumbs, 0.95) == whole).all()
     assert whole.max() == 24
 
@@ -172,7 +172,7 @@ def test_the_bound_misses_no_pair(monkeypatch, likeness, many):
     rows = thumbs.reshape(300, -1) - thumbs.reshape(300, -1).mean(1, keepdims=True)
     rows /= np.linalg.norm(rows, axis=1, keepdims=True)
     expected = connected_components(rows @ rows.T >= likeness)[1]
-    monkeypatch.setattr("foveate.splits._MANY", many)
+    monkeypatch.setattr("foveate.data.splits._MANY", many)
     assert (near_copies(thumbs.astype(np.float32), likeness) == expected).all()
     assert 1 < expected.max() + 1 < 300
 

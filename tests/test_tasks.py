@@ -12,15 +12,15 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torchvision import tv_tensors
 
-from foveate.backbones import FAMILIES, Backbone
-from foveate.data import Order, Pictures
-from foveate.model import Model
-from foveate.optimizer import optimizer, set_rate
+from foveate.data.dataset import Order, Pictures
+from foveate.data.transforms import evaluation, training
+from foveate.modeling.backbones import FAMILIES, Backbone
+from foveate.modeling.model import Model
+from foveate.modeling.tasks import Task
+from foveate.modeling.tunings import TuningSettings
+from foveate.modeling.tunings.full import Full
 from foveate.recipe import AugmentRecipe, TrainingRecipe
-from foveate.tasks import Task
-from foveate.transforms import evaluation, training
-from foveate.tunings import TuningSettings
-from foveate.tunings.full import Full
+from foveate.training.optimizer import optimizer, set_rate
 from foveate.types import Batch, Boxes, Features, InputSpec, Provides, Sample, Target, Text
 from helpers import Memory, batches
 

@@ -15,17 +15,17 @@ from safetensors.torch import save_file
 from torch.nn import functional
 
 import foveate
+from foveate.api.evaluate.core import evaluate
+from foveate.api.fit.core import fit
 from foveate.errors import UsageError
-from foveate.linear import Known
-from foveate.model import build
-from foveate.predictor import load
+from foveate.inference.predictor import load
+from foveate.modeling.classifiers.logistic import Known
+from foveate.modeling.model import build
+from foveate.modeling.tunings import TUNINGS
+from foveate.modeling.weights import fingerprint, read_tensors
 from foveate.recipe import Recipe, with_settings
-from foveate.run import Run
-from foveate.tunings import TUNINGS
+from foveate.run.folder import Run
 from foveate.types import Features
-from foveate.verbs.evaluate import evaluate
-from foveate.verbs.fit import fit
-from foveate.weights import fingerprint, read_tensors
 
 open_clip = pytest.importorskip("open_clip")
 

@@ -8,17 +8,17 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from foveate import trainer
-from foveate.backbones import FAMILIES
+from foveate.api.fit.core import fit
 from foveate.errors import Interrupted
-from foveate.judging import Judgement
-from foveate.model import build
-from foveate.optimizer import factor, optimizer
+from foveate.modeling.backbones import FAMILIES
+from foveate.modeling.model import build
+from foveate.modeling.weights import read_tensors
 from foveate.recipe import Recipe, TrainingRecipe, with_settings
-from foveate.run import Run
+from foveate.run.folder import Run
+from foveate.training import trainer
+from foveate.training.optimizer import factor, optimizer
+from foveate.training.validation import Judgement
 from foveate.types import Batch
-from foveate.verbs.fit import fit
-from foveate.weights import read_tensors
 
 
 def test_it_learns_what_a_coin_does_not_know(stripes, quick, tmp_path):

@@ -23,13 +23,15 @@ import yaml
 from PIL import Image
 from safetensors.torch import save_file
 
-from foveate import catalogue, images, weights
-from foveate.catalogue import Catalogue, entries
+from foveate.data import streaming as catalogue
+from foveate.data.streaming import Catalogue, entries
+from foveate.deploy.runtime import opened
 from foveate.errors import BrokenImage, DataError, FoveateError, UsageError, WeightsError
-from foveate.exported import opened
+from foveate.images import codec as images
+from foveate.modeling import weights
+from foveate.modeling.weights import read_tensors
 from foveate.recipe import load_recipe, parse_assignment
-from foveate.run import Run
-from foveate.weights import read_tensors
+from foveate.run.folder import Run
 
 SOURCE = Path(__file__).parents[1] / "src" / "foveate"
 
@@ -175,7 +177,7 @@ import json, resource, sys, time
 from pathlib import Path
 import safetensors.torch
 from foveate.errors import WeightsError
-from foveate.weights import read_tensors
+from foveate.modeling.weights import read_tensors
 for path in sorted(Path(sys.argv[1]).iterdir()):
     start, before, said = time.perf_counter(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, None
     try:
@@ -351,7 +353,7 @@ def test_t37_a_setting_is_data(tmp_path, monkeypatch):
 
 def test_t37_what_is_written_is_read_again_without_references(quick):
     """A list that occurs twice is written twice."""
-    from foveate.plain import plain, written
+    from foveate.utils.safe_yaml import plain, written
 
     twice = ["a", "b"]
     text = written({"one": twice, "two": twice})

@@ -21,21 +21,22 @@ from PIL import Image
 
 import foveate
 from conftest import striped, stripes_folder
-from foveate import cli, images
-from foveate.data import Pictures
+from foveate.api.fit.core import fit
+from foveate.cli import main as cli
+from foveate.data.dataset import Pictures
+from foveate.data.discovery import find_images, printable
+from foveate.data.image_cache import Pixels
+from foveate.data.transforms import evaluation, training
+from foveate.deploy.runtime import square
 from foveate.errors import DataError, FoveateError
-from foveate.exported import square
-from foveate.listing import find_images, printable
-from foveate.pixels import Pixels
-from foveate.predictor import load
+from foveate.images import codec as images
+from foveate.inference.engine import shown
+from foveate.inference.predictor import load
+from foveate.modeling.tasks import TASKS
 from foveate.recipe import AugmentRecipe, with_settings
-from foveate.run import Run
-from foveate.scoring import shown
+from foveate.run.folder import Run
 from foveate.serving.engines import RunEngine
-from foveate.tasks import TASKS
-from foveate.transforms import evaluation, training
 from foveate.types import Boxes, Labels, Sample
-from foveate.verbs.fit import fit
 from test_images import encoded, turned, upright
 
 FORMATS = [("PNG", {}), ("WEBP", {"lossless": True}), ("TIFF", {}), ("JPEG", {"quality": 95, "subsampling": 0})]
@@ -311,7 +312,7 @@ def test_t29_classes_are_matched_by_name_in_validation_too(quick, tmp_path, caps
 
 def test_t31_what_was_computed_is_known_by_bytes_and_not_by_names_or_times(quick, tmp_path, monkeypatch):
     """A touch and a rename compute nothing anew; an edit that leaves size and time as they were does."""
-    from foveate import features
+    from foveate.inference import features
 
     data, counted, real = stripes_folder(tmp_path / "data"), [], features._computed
     monkeypatch.setattr(features, "_computed", lambda *args: (counted.append(1), real(*args))[1])

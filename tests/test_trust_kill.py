@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from foveate.errors import RunError
-from foveate.run import Run
+from foveate.run.folder import Run
 
 HERE = Path(__file__).parent
 KILLS, SEED = 60, 7  # bench/trust.py kills 200
@@ -40,7 +40,7 @@ def test_t7_kill_9_during_saves_never_costs_a_checkpoint(tmp_path):
 _WRITER = """
 import sys
 from pathlib import Path
-from foveate.files import written_aside
+from foveate.utils.files import written_aside
 with written_aside(Path(sys.argv[1]) / "checkpoints" / "step-1") as aside:
     aside.mkdir()
     for name in ("tensors", "manifest"):
@@ -69,7 +69,7 @@ _HOLDER = """
 import sys, time
 from pathlib import Path
 from foveate.errors import RunError
-from foveate.run import Run
+from foveate.run.folder import Run
 run = Run(Path(sys.argv[1]))
 print("ready", flush=True)
 sys.stdin.readline()
@@ -108,7 +108,8 @@ def test_t13_of_several_processes_one_holds_a_run_and_a_dead_one_holds_none(tmp_
 
 _SHOWING = """
 import time
-from foveate import console, stopping
+from foveate.utils import console
+from foveate.utils import signals as stopping
 with stopping.tidied(), console.progress(10, "waiting") as bar:
     bar.advance(1, "")
     time.sleep(1)

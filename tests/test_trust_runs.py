@@ -19,20 +19,23 @@ from torch.utils.data import get_worker_info
 
 import foveate
 from conftest import stripes_folder
-from foveate import cli, features, files, trainer
-from foveate import run as rooms
-from foveate.badsteps import FOLDER
-from foveate.data import Order, Pictures, loader
+from foveate.api.fit import pipeline as _fitting
+from foveate.api.fit.core import fit
+from foveate.cli import main as cli
+from foveate.data.dataset import Order, Pictures, loader
 from foveate.errors import DiskFull, Diverged, FoveateError, Interrupted, RunError, UsageError
-from foveate.memory import exhausted
-from foveate.model import Model
+from foveate.inference import features
+from foveate.modeling.model import Model
+from foveate.modeling.weights import read_tensors
 from foveate.recipe import with_settings
-from foveate.replaying import replay
-from foveate.run import Checkpoint, Run, newest_checkpoint, save_checkpoint
-from foveate.settling import read
-from foveate.verbs import _fitting
-from foveate.verbs.fit import fit
-from foveate.weights import read_tensors
+from foveate.run import folder as rooms
+from foveate.run.folder import Checkpoint, Run, newest_checkpoint, save_checkpoint
+from foveate.training import trainer
+from foveate.training.bad_steps import FOLDER
+from foveate.training.replay import replay
+from foveate.training.resolve import read
+from foveate.utils import files
+from foveate.utils.memory import exhausted
 from helpers import gone_on, trained
 
 HARD = {  # everything that chance touches
@@ -367,7 +370,7 @@ def test_t11_the_room_that_is_asked_for_is_enough(hard, whole):
 
 _STRUCK = """
 import importlib, itertools, os, sys
-from foveate import cli
+from foveate.cli import main as cli
 module, path, number, at = sys.argv[1:5]
 del sys.argv[1:5]
 *outer, name = path.split(".")
@@ -398,12 +401,12 @@ def words_of(recipe, run):
 
 
 PHASES = {  # where the signal comes: when it is called for the n-th time
-    "scan": (("foveate.data", "_refuse_lost_classes"), 1),
-    "warm-up": (("foveate.verbs._fitting", "plan"), 1),
-    "step": (("foveate.trainer", "Trainer._gradients"), 4),
-    "validation": (("foveate.trainer", "_copy"), 1),
-    "checkpoint": (("foveate.run", "checksum"), 2),
-    "evaluation": (("foveate.verbs._fitting", "evaluate"), 1),
+    "scan": (("foveate.data.dataset", "_refuse_lost_classes"), 1),
+    "warm-up": (("foveate.api.fit.pipeline", "plan"), 1),
+    "step": (("foveate.training.trainer", "Trainer._gradients"), 4),
+    "validation": (("foveate.training.trainer", "_copy"), 1),
+    "checkpoint": (("foveate.run.folder", "checksum"), 2),
+    "evaluation": (("foveate.api.fit.pipeline", "evaluate"), 1),
 }
 
 
@@ -424,13 +427,13 @@ def test_t14_a_signal_in_every_phase(quick, tmp_path, phase):
 
 def test_t14_a_signal_in_an_export_leaves_no_file(quick, tmp_path):
     fit(with_settings(quick, {"tuning": "probe", "data.audit": False}), tmp_path / "run")
-    done = struck(["export", tmp_path / "run", "--out", tmp_path / "files"], ("foveate.exporters.onnx", "Onnx.open"))
+    done = struck(["export", tmp_path / "run", "--out", tmp_path / "files"], ("foveate.deploy.targets.onnx", "Onnx.open"))
     assert done.returncode == 143, done.stderr
     assert list((tmp_path / "files").iterdir()) == []
 
 
 def test_t15_usr1_saves_and_leaves_and_a_second_ctrl_c_does_not_wait(quick, tmp_path, monkeypatch):
-    done = struck(words_of(quick, tmp_path / "one"), ("foveate.trainer", "Trainer._gradients"), signal.SIGUSR1, at=2)  # SLURM
+    done = struck(words_of(quick, tmp_path / "one"), ("foveate.training.trainer", "Trainer._gradients"), signal.SIGUSR1, at=2)  # SLURM
     assert done.returncode == 128 + signal.SIGUSR1, done.stderr
     assert newest_checkpoint(Run(tmp_path / "one"), refused).state["step"] == 2
     real = trainer.Trainer._gradients

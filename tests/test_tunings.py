@@ -7,12 +7,12 @@ import pytest
 import torch
 
 from foveate.errors import UnknownName, UsageError
-from foveate.linear import Known
-from foveate.model import build
+from foveate.modeling.classifiers.logistic import Known
+from foveate.modeling.model import build
+from foveate.modeling.tunings import TUNINGS
+from foveate.modeling.weights import fingerprint
 from foveate.recipe import Recipe, with_settings
-from foveate.tunings import TUNINGS
 from foveate.types import Batch
-from foveate.weights import fingerprint
 
 CLASSES = ("a", "b", "c")
 NETWORKS = ["test_efficientnet", "test_resnet", "test_convnext", "test_vit"]

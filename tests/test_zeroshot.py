@@ -13,16 +13,16 @@ from safetensors.torch import save_file
 from torch.nn import functional
 
 import foveate
-from foveate import cli
+from foveate.api.evaluate.core import evaluate
+from foveate.api.fit.core import fit
+from foveate.cli import main as cli
 from foveate.errors import DataError, FoveateError, UnknownName, UsageError
-from foveate.model import build
-from foveate.predictor import load
+from foveate.inference.predictor import load
+from foveate.modeling.model import build
+from foveate.modeling.tunings._text import TEMPLATES
 from foveate.recipe import Recipe, with_settings
-from foveate.run import Run
-from foveate.tunings._text import TEMPLATES
+from foveate.run.folder import Run
 from foveate.types import Provides
-from foveate.verbs.evaluate import evaluate
-from foveate.verbs.fit import fit
 
 open_clip = pytest.importorskip("open_clip")
 

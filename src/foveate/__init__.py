@@ -12,28 +12,30 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast, overload
 
+from foveate.version import __version__
+
 if TYPE_CHECKING:
-    from foveate.predictor import Predictor
+    from foveate.api.adapt import AdaptResult
+    from foveate.api.audit.core import AuditResult
+    from foveate.api.check.core import CheckResult
+    from foveate.api.convert import ConvertResult
+    from foveate.api.demo import DemoResult
+    from foveate.api.episodes.core import EpisodesResult
+    from foveate.api.evaluate.core import EvaluateResult
+    from foveate.api.explain.core import ExplainResult
+    from foveate.api.export.core import ExportResult
+    from foveate.api.fit.pipeline import FitResult
+    from foveate.api.generate.core import GenerateResult
+    from foveate.api.models.core import ModelsResult
+    from foveate.api.models.race import RaceResult
+    from foveate.api.pretrain.core import PretrainResult
+    from foveate.api.restyle.core import RestyleResult
+    from foveate.api.retrieve import RetrieveResult
+    from foveate.api.runs import RunsResult
+    from foveate.api.soup.core import SoupResult
+    from foveate.inference.predictor import Predictor
     from foveate.recipe import Recipe
     from foveate.types import Answer
-    from foveate.verbs._fitting import FitResult
-    from foveate.verbs._race import RaceResult
-    from foveate.verbs.adapt import AdaptResult
-    from foveate.verbs.audit import AuditResult
-    from foveate.verbs.check import CheckResult
-    from foveate.verbs.convert import ConvertResult
-    from foveate.verbs.demo import DemoResult
-    from foveate.verbs.episodes import EpisodesResult
-    from foveate.verbs.evaluate import EvaluateResult
-    from foveate.verbs.explain import ExplainResult
-    from foveate.verbs.export import ExportResult
-    from foveate.verbs.generate import GenerateResult
-    from foveate.verbs.models import ModelsResult
-    from foveate.verbs.pretrain import PretrainResult
-    from foveate.verbs.restyle import RestyleResult
-    from foveate.verbs.retrieve import RetrieveResult
-    from foveate.verbs.runs import RunsResult
-    from foveate.verbs.soup import SoupResult
 
 __all__ = [
     "__version__",
@@ -58,7 +60,6 @@ __all__ = [
     "runs",
     "soup",
 ]
-__version__ = "0.1.0"
 
 Place = str | Path
 
@@ -76,8 +77,8 @@ def check(
 
     `images`: how many pictures to open, 0 for all; `words` and `settings` as for `fit`: backbone="resnet18" compares by features.
     """
+    from foveate.api.check.core import check as looked
     from foveate.recipe import recipe_from
-    from foveate.verbs.check import check as looked
 
     return looked(recipe_from(data, words, settings or {}), _path(out), images, plan, "foveate.check(...)")
 
@@ -96,8 +97,8 @@ def fit(
     `words` are the short options of the command line (tuning="lora", epochs=20), `settings` any dotted field of the recipe
     ({"training.ema": 0}), `recipe` a whole one or its YAML file. Raises FoveateError and its kin.
     """
+    from foveate.api.fit.core import fit as run
     from foveate.recipe import Recipe, load_recipe, recipe_from
-    from foveate.verbs.fit import fit as run
 
     base = recipe if isinstance(recipe, Recipe) or recipe is None else load_recipe(Path(recipe))
     settled = recipe_from(data, words, settings or {}, base)
@@ -118,8 +119,8 @@ def pretrain(
 
     `labels`: labelled images to judge by, which are never learnt from. `words` and `settings` as for `fit`.
     """
+    from foveate.api.pretrain.core import pretrain as learn
     from foveate.recipe import recipe_from
-    from foveate.verbs.pretrain import pretrain as learn
 
     given = {**words, "task": objective} if objective else words
     recipe = recipe_from(images, given, settings or {})
@@ -134,7 +135,7 @@ def continue_(
 
     `settings`: dotted fields of the recipe: {"start.replay": 0.2, "start.distill": 1}.
     """
-    from foveate.verbs.continuing import continue_ as go_on
+    from foveate.api.continue_ import continue_ as go_on
 
     return go_on(Path(run), Path(data), _path(out), settings, "foveate.continue_(...)")
 
@@ -154,14 +155,14 @@ def evaluate(
     `slices`: a table with a column path and others, by which the images are parted. Options: split, format, device, strict,
     corrupt, lang.
     """
-    from foveate.verbs.evaluate import evaluate as score
+    from foveate.api.evaluate.core import evaluate as score
 
     return score(Path(run), _path(data), shift=_path(shift), ood=_path(ood), slices=_path(slices), **options)
 
 
 def predict(run: Place, images: Place | Iterable[Place], **options: Any) -> list[Answer]:
     """Answers for pictures and for the pictures in folders; options: device, strict, batch_size, coverage, risk."""
-    from foveate.verbs.predict import predict as answer
+    from foveate.api.predict import predict as answer
 
     return list(answer(Path(run), _places(images), **options))
 
@@ -169,14 +170,14 @@ def predict(run: Place, images: Place | Iterable[Place], **options: Any) -> list
 def explain(run: Place, images: Place | Iterable[Place], *, out: Place | None = None, **options: Any) -> ExplainResult:
     """Where the answers to these pictures come from, with a test of every map; options: how, texts, nearest, device,
     strict."""
-    from foveate.verbs.explain import explain as why
+    from foveate.api.explain.core import explain as why
 
     return why(Path(run), _places(images), out=_path(out), **options)
 
 
 def export(run: Place, to: str = "onnx", *, out: Place | None = None, **options: Any) -> ExportResult:
     """A file for another runtime, `onnx` or `openvino`, which answers as the run does or is not kept; options: int8, max_drop."""
-    from foveate.verbs.export import export as write
+    from foveate.api.export.core import export as write
 
     return write(Path(run), to, out=_path(out), **options)
 
@@ -186,7 +187,7 @@ def audit(
 ) -> AuditResult:
     """Which labels to doubt, which images teach nothing new, what more labels would bring, and which of the `unlabelled` pictures
     to label next; options: more, device."""
-    from foveate.verbs.audit import audit as asked
+    from foveate.api.audit.core import audit as asked
 
     return asked(Path(run), _path(data), _path(unlabelled), out=_path(out), **options)
 
@@ -196,7 +197,7 @@ def soup(runs: Place | Iterable[Place], *, out: Place | None = None, shifted: Pl
 
     Options: steps, format (of the shifted data), device, strict.
     """
-    from foveate.verbs.soup import soup as average
+    from foveate.api.soup.core import soup as average
 
     return average(_places(runs), _path(out), _path(shifted), command="foveate.soup(...)", **options)
 
@@ -208,7 +209,7 @@ def adapt(
 
     `how`: adabn or tent; options: settings ({"prior": 64}), device, strict.
     """
-    from foveate.verbs.adapt import adapt as adjust
+    from foveate.api.adapt import adapt as adjust
 
     return adjust(Path(run), _places(images), _path(out), how, command="foveate.adapt(...)", **options)
 
@@ -220,7 +221,7 @@ def episodes(
 
     `words` are short options of a recipe (tuning="ridge", backbone="resnet18"); `run`: take the features of this run.
     """
-    from foveate.verbs.episodes import episodes as play
+    from foveate.api.episodes.core import episodes as play
 
     return play(Path(data), run=_path(run), ways=ways, shots=shots, queries=queries, count=count, words=words)
 
@@ -231,7 +232,7 @@ def retrieve(data: Place, *, run: Place | None = None, sentences: str | Iterable
 
     `words`: top, and short options of the command line (backbone="clip:ViT-B-32").
     """
-    from foveate.verbs.retrieve import retrieve as found
+    from foveate.api.retrieve import retrieve as found
 
     asked = [sentences] if isinstance(sentences, str) else list(sentences)
     return found(Path(data), run=_path(run), sentences=asked, top=words.pop("top", 5), words=words)
@@ -244,8 +245,8 @@ def generate(
 
     Options: count, seed, steps, guidance, picture, mask, strength, against, features, as `foveate generate --help` has them.
     """
-    from foveate.verbs.generate import Wish
-    from foveate.verbs.generate import generate as paint
+    from foveate.api.generate.core import Wish
+    from foveate.api.generate.core import generate as paint
 
     files: dict[str, Any] = {name: _path(options.pop(name, None)) for name in ("picture", "mask", "against")}
     asked = [sentences] if isinstance(sentences, str) else list(sentences)
@@ -257,28 +258,28 @@ def restyle(content: Place, style: Place, *, out: Place = "restyled.png", **opti
 
     Options: backbone, weights, size, steps, weight, device.
     """
-    from foveate.verbs.restyle import restyle as repaint
+    from foveate.api.restyle.core import restyle as repaint
 
     return repaint(Path(content), Path(style), Path(out), **options)
 
 
 def convert(data: Place, to: str, out: Place, format: str = "auto") -> ConvertResult:
     """The images and boxes at `data` in another format (coco, yolo, voc, boxes_table), in the new folder `out`."""
-    from foveate.verbs.convert import convert as write
+    from foveate.api.convert import convert as write
 
     return write(Path(data), to, Path(out), format)
 
 
 def load(run: Place, device: str = "auto") -> Predictor:
     """The predictor of a finished run, to be asked again and again."""
-    from foveate.predictor import load as opened
+    from foveate.inference.predictor import load as opened
 
     return opened(Path(run), device)
 
 
 def runs(folder: Place = "runs") -> RunsResult:
     """What was tried in `folder`, the best first."""
-    from foveate.verbs.runs import runs as listed
+    from foveate.api.runs import runs as listed
 
     return listed(Path(folder))
 
@@ -297,17 +298,17 @@ def models(*words: str, race: Place | None = None, **options: Any) -> ModelsResu
     With `race` they are compared on the images of that data; options: images, size, seed, format, device, strict.
     """
     if race is not None:
-        from foveate.verbs._race import race as compare
+        from foveate.api.models.race import race as compare
 
         return compare(Path(race), *words, **options)
-    from foveate.verbs.models import models as listed
+    from foveate.api.models.core import models as listed
 
     return listed(*words, **options)
 
 
 def demo(out: Place | None = None) -> DemoResult:
     """The whole story on data and weights that come with the install."""
-    from foveate.verbs.demo import demo as told
+    from foveate.api.demo import demo as told
 
     return told(_path(out))
 

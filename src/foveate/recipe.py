@@ -11,7 +11,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from foveate.errors import UnknownName, UsageError
-from foveate.plain import plain, written
+from foveate.utils.safe_yaml import plain, written
 
 
 class Section(BaseModel):

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
 
-    from foveate.masks import Runs
+    from foveate.utils.rle import Runs
 
 Split = Literal["train", "val", "test"]
 
@@ -146,7 +146,7 @@ class Regions:
 
     def row(self, classes: tuple[str, ...], multilabel: bool = False) -> dict[str, Any]:
         """JSON-able: class -> its pixels as run lengths in COCO's compressed form; classes without a pixel are left out."""
-        from foveate.masks import encoded
+        from foveate.utils.rle import encoded
 
         mask = self.mask
         found = {name: encoded(mask == place) for place, name in enumerate(classes)}

@@ -20,12 +20,12 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from starlette.datastructures import Headers, QueryParams
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from foveate import __version__
 from foveate.errors import BrokenImage, UsageError
-from foveate.serving import v2
+from foveate.serving import kserve as v2
 from foveate.serving.batching import Batcher, Busy, Threads
-from foveate.serving.bodies import Refused, body_of, picture_in
 from foveate.serving.engines import Engine
+from foveate.serving.requests import Refused, body_of, picture_in
+from foveate.version import __version__
 
 _OPEN = ("/v2/health/", "/metrics")  # without a token
 _PAGE = ("/", "/page.js", "/painting.js", "/page.css")
@@ -171,7 +171,7 @@ def _error(status: int, what: str, headers: dict[str, str] | None = None) -> JSO
 
 
 def _pages(app: FastAPI, state: State) -> None:
-    folder = Path(__file__).parent
+    folder = Path(__file__).parent / "static"
 
     @app.get("/", include_in_schema=False)
     async def page() -> Response:

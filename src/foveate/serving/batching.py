@@ -10,8 +10,8 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
-from foveate.memory import one_arena
 from foveate.serving.engines import Engine
+from foveate.utils.memory import one_arena
 
 _DECODERS = 4  # threads
 Waiting = tuple[Any, "asyncio.Future[dict[str, Any]]"]

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
+from foveate.deploy.runtime import Exported, Seen, opened
 from foveate.errors import UsageError
-from foveate.exported import Exported, Seen, opened
 
 if TYPE_CHECKING:
-    from foveate.data import Pictures
-    from foveate.predictor import Predictor
+    from foveate.data.dataset import Pictures
+    from foveate.inference.predictor import Predictor
     from foveate.types import Sample
 
 _TINY = 1e-12
@@ -79,7 +79,7 @@ class Given:
 
 class RunEngine(Engine):
     def __init__(self, name: str, predictor: Predictor) -> None:
-        from foveate.pixels import Pixels
+        from foveate.data.image_cache import Pixels
 
         self.name, self.predictor = name, predictor
         self.classes, recipe = self.predictor.classes, self.predictor.recipe
@@ -97,7 +97,7 @@ class RunEngine(Engine):
         return Held(item=self._pictures([Held(found=found)])[0, 0])
 
     def answer(self, pictures: Sequence[Held]) -> list[dict[str, Any]]:
-        from foveate.data import even_parts
+        from foveate.data.dataset import even_parts
 
         if self.windows:
             answers = self.predictor.answers(_samples(pictures), cast(Any, Given()))
@@ -109,8 +109,8 @@ class RunEngine(Engine):
         return [self.predictor.sure(each).row(self.classes, self.predictor.multilabel) for each in answers.predictions]
 
     def explain(self, content: bytes) -> dict[str, Any]:
-        from foveate.explainers import EXPLAINERS, USUAL
-        from foveate.explaining import Subject
+        from foveate.explainability.faithfulness import Subject
+        from foveate.explainability.methods import EXPLAINERS, USUAL
 
         subject = Subject.of(self.predictor, _samples([Held(content)])[0])
         questions = subject.questions()
@@ -147,6 +147,6 @@ def engines(places: Sequence[Path], device: str) -> dict[str, Engine]:
 def _loaded(runs: list[Path], device: str) -> list[Predictor]:
     if not runs:  # files alone need no torch
         return []
-    from foveate.serving.trunks import loaded
+    from foveate.serving.weight_sharing import loaded
 
     return loaded(runs, device)

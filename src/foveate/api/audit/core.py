@@ -1,0 +1,161 @@
+"""audit RUN: which labels to doubt, which images teach nothing new, what more labels would bring, which to label next."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from foveate.api.audit.label_errors import Doubt, Forecast, doubts, forecast, known, ranked, redundant, worth_labelling
+from foveate.api.evaluate.core import scanned_aloud
+from foveate.api.predict import pictures_at
+from foveate.data.dataset import Scanned, label_names, readable
+from foveate.data.discovery import printable
+from foveate.data.formats import read_table
+from foveate.data.image_cache import Pixels
+from foveate.errors import UsageError
+from foveate.images import codec as images
+from foveate.images.drawing import tiled
+from foveate.inference.engine import pooled_of
+from foveate.inference.predictor import Predictor, load
+from foveate.modeling.classifiers.logistic import out_of_fold
+from foveate.run.folder import numbered
+from foveate.training.continual import own_table
+from foveate.training.resolve import refuse_other_questions
+from foveate.types import Sample
+from foveate.utils import console
+from foveate.utils.files import refuse_taken, write_rows
+
+_SHOWN, _SIDE = 40, 128  # doubtful labels on the sheet, px of each
+_HARD = 50  # images that are listed as hardest
+_ALIKE = 0.98  # cosine of features from which an image teaches nothing new
+_LEAST = 20
+
+
+@dataclass(frozen=True)
+class AuditResult:
+    """`folder`: fixes.csv, hardest.csv, redundant.csv, next.csv and doubts.png; `doubted`: image, label and what is said instead,
+    the most doubtful first, of `count` images; `strong`: the first of them, with strong doubt; `alike`: images that teach nothing
+    new."""
+
+    folder: Path
+    count: int
+    doubted: list[tuple[str, str, str]]
+    strong: int
+    alike: int
+    forecast: Forecast
+    next: list[str]
+
+    def numbers(self) -> dict[str, Any]:
+        points = [{"images": count, **asdict(score)} for count, score in self.forecast.points]
+        more = {"images": self.forecast.more, **asdict(self.forecast.score)} if self.forecast.score else None
+        doubted = [{"path": path, "label": label, "suggested": other} for path, label, other in self.doubted]
+        counts = {"images": self.count, "strong": self.strong, "redundant": self.alike}
+        found = {"folder": str(self.folder), **counts, "doubted": doubted}
+        return {**found, "forecast": {"points": points, "more": more}, "next": self.next}
+
+    def lines(self) -> list[str]:
+        first = f"{len(self.doubted)} of {self.count} labels to look at, {self.strong} of them with strong doubt"
+        told = [f"{first}: {self.folder / 'fixes.csv'}, shown in doubts.png"]
+        told += [f"  {path}: {label}, or rather {other}?" for path, label, other in self.doubted[:5]]
+        told.append(f"{self.alike} images teach nothing new (redundant.csv); the hardest are in hardest.csv")
+        told += [f"accuracy with {count} images: {score.value:.3f}" for count, score in self.forecast.points]
+        if self.forecast.score is not None:
+            score = self.forecast.score
+            told.append(f"{self.forecast.more} labels more would bring it to {score.value:.3f} [{score.low:.3f}, {score.high:.3f}]")
+        else:
+            told.append("what more labels would bring cannot be told: too few images, or no curve through these points")
+        told += [f"label next: {', '.join(self.next[:5])}, ... (next.csv)"] if self.next else []
+        return [*told, "note: nothing of yours was changed; a doubtful label is often right, and the image unusual"]
+
+
+def audit(
+    run: Path,
+    data: Path | None = None,
+    unlabelled: Path | None = None,
+    more: int = 200,
+    out: Path | None = None,
+    device: str = "auto",
+) -> AuditResult:
+    """Asks what the features of a finished run say of its own images, or of other `data` with one class an image: every image is
+    judged by a classifier that has not seen it. `unlabelled`: pictures of which some are worth labelling. `more`: labels that a
+    forecast is asked for. Nothing of the user's is changed.
+
+    Raises UsageError for runs of other tasks, DataError for other data.
+    """
+    folder = out or numbered(run / "audits")
+    refuse_taken(folder)
+    predictor = load(run, device)
+    table = refuse_other_questions(own_table(predictor.run) if data is None else read_table(data), "an audit")
+    if len(table.samples) < _LEAST:
+        raise UsageError(f"{len(table.samples)} images are too few to say anything", where=table.root, hint="some dozens at least")
+    scanned = scanned_aloud(table, predictor.model, predictor.recipe.data)
+    features = _features(predictor, scanned.table.samples, scanned.pixels)
+    classes = tuple(sorted({name for sample in scanned.table.samples for name in label_names(sample)}))
+    labels = np.array([classes.index(label_names(sample)[0]) for sample in scanned.table.samples])
+    groups = [sample.group or sample.key for sample in scanned.table.samples]
+    chances, strength = known(features, labels, groups, len(classes), predictor.recipe.seed)
+    found, pairs = doubts(chances, labels), redundant(features, _ALIKE)
+    told = forecast(features, labels, groups, len(classes), strength, more, predictor.recipe.seed)
+    folder.mkdir(parents=True)
+    chosen = _next(predictor, unlabelled, features, labels, len(classes), strength) if unlabelled else []
+    _write(folder, scanned, classes, labels, chances, found, pairs, chosen)
+    keys = [sample.key for sample in scanned.table.samples]
+    doubted = [(keys[each.place], classes[labels[each.place]], classes[each.other]) for each in found]
+    return AuditResult(folder, len(keys), doubted, sum(each.strong for each in found), len(pairs), told, chosen)
+
+
+def _features(predictor: Predictor, samples: Sequence[Sample], pixels: Pixels) -> np.ndarray:
+    """(N, D): what the head reads, where it says so, else the pooled ones."""
+    read = getattr(predictor.model.head, "describe", lambda found: found.pooled)
+    with console.progress(len(samples), "features") as bar, pooled_of(predictor.model, read) as seen:
+        predictor.answers(samples, pixels, bar.advance)
+    if not seen:
+        raise UsageError("this run reads no pooled features to compare images by", where=predictor.run.folder)
+    return torch.cat(seen).numpy()
+
+
+def _next(
+    predictor: Predictor, place: Path, features: np.ndarray, labels: np.ndarray, classes: int, strength: float
+) -> list[str]:
+    """The pictures without labels that are worth labelling, by a classifier on all that are labelled."""
+    samples = [Sample(path, printable(path)) for path in pictures_at([place])]
+    pixels = Pixels(predictor.model.backbone.input.size, predictor.model.task.framing, keep=True)
+    read = readable(samples, pixels)
+    theirs = _features(predictor, read, pixels)
+    both = np.concatenate([features, theirs])
+    targets = np.concatenate([np.eye(classes)[labels], np.zeros((len(theirs), classes))])
+    marks = np.concatenate([np.zeros(len(features), int), np.ones(len(theirs), int)])
+    chances = out_of_fold(both, targets, marks, strength, False)[marks == 1]
+    return [read[each].key for each in worth_labelling(chances, theirs, min(_HARD, len(read)))]
+
+
+def _write(
+    folder: Path,
+    scanned: Scanned,
+    classes: tuple[str, ...],
+    labels: np.ndarray,
+    chances: np.ndarray,
+    found: list[Doubt],
+    pairs: list[tuple[int, int, float]],
+    chosen: list[str],
+) -> None:
+    keys = [sample.key for sample in scanned.table.samples]
+    own = chances[np.arange(len(labels)), labels]
+    named = [(keys[each.place], classes[labels[each.place]], classes[each.other]) for each in found]
+    told = [[f"{each.given:.4f}", f"{each.chance:.4f}", "yes" if each.strong else "no"] for each in found]
+    doubted = [[*names, *row] for names, row in zip(named, told, strict=True)]
+    hardest = [[keys[place], classes[labels[place]], f"{own[place]:.4f}"] for place in ranked(chances, labels)[:_HARD].tolist()]
+    write_rows(folder / "fixes.csv", ["path", "label", "suggested", "chance_of_label", "chance_of_suggested", "strong"], doubted)
+    write_rows(folder / "hardest.csv", ["path", "label", "chance_of_label"], hardest)
+    write_rows(folder / "redundant.csv", ["path", "like", "cosine"], [[keys[b], keys[a], f"{value:.4f}"] for a, b, value in pairs])
+    if chosen:
+        write_rows(folder / "next.csv", ["path"], [[key] for key in chosen])
+    if found:
+        shown = [scanned.pixels.read(scanned.table.samples[each.place].path)[0] for each in found[:_SHOWN]]
+        small = [images.resized(np.ascontiguousarray(pixels), (_SIDE, _SIDE)) for pixels in shown]
+        images.write(tiled(small, [f"{row[1]} / {row[2]}?" for row in doubted[:_SHOWN]]), folder / "doubts.png")

@@ -1,0 +1,285 @@
+"""check DATA: what is wrong with images and labels, and what a fit of them would take, before anything is spent."""
+
+from __future__ import annotations
+
+import json
+import random
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from foveate.api.check.inspection import Look, looked, sizes
+from foveate.api.check.page import write_page
+from foveate.api.check.rules import UNCOMPARED, Balance, balance, by_features, by_thumbnails, classes, copies, groups
+from foveate.data.discovery import Inventory, find_images, inventory, printable
+from foveate.data.formats import FORMATS, read_table
+from foveate.data.issues import FIRST, Findings, Gravity, Remark, collecting
+from foveate.errors import DataError, FoveateError, UsageError
+from foveate.recipe import Recipe
+from foveate.run.folder import numbered
+from foveate.types import Sample, Table
+from foveate.utils import console
+from foveate.utils.files import refuse_taken, write_rows, written_aside
+
+if TYPE_CHECKING:
+    from foveate.training.estimate import Planned
+
+CODES: dict[Gravity, int] = {"error": 4, "warning": 3, "note": 0}
+_ORDER: tuple[Gravity, ...] = ("error", "warning", "note")
+_SAID = 3  # places of a problem that are said in a terminal
+_EVERY = 5.0  # seconds between lines of a long listing
+_UNREAD = "none"  # the format of data that no format can read
+
+
+@dataclass(frozen=True)
+class CheckResult:
+    """`findings`: the gravest first, each with its kind, how often, and the places; `looked`: how many of the `images` were opened,
+    and `unreadable` how many of those cannot be; `plan`: what a fit would take, as rows of words, and as `estimate`; `unplanned`:
+    why there is none."""
+
+    folder: Path
+    data: str
+    read_as: str
+    listing: Inventory | None
+    images: int
+    looked: int
+    unreadable: int
+    findings: tuple[Remark, ...]
+    balance: Balance
+    sizes: list[tuple[str, str]]
+    plan: list[tuple[str, str]]
+    estimate: dict[str, Any] | None
+    unplanned: str
+    seconds: float
+
+    @property
+    def exit_code(self) -> int:
+        """4 with an error, 3 with a warning, 0 with notes or nothing."""
+        return max((CODES[finding.kind.gravity] for finding in self.findings), default=0)
+
+    def count(self, gravity: Gravity) -> int:
+        """Kinds of problems of this gravity."""
+        return sum(finding.kind.gravity == gravity for finding in self.findings)
+
+    def numbers(self) -> dict[str, Any]:
+        listing = None
+        if self.listing is not None:
+            listing = {"files": self.listing.files, "folders": self.listing.folders, "pictures": self.listing.pictures}
+        counts = {"images": self.images, "looked_at": self.looked, "unreadable": self.unreadable, "listing": listing}
+        return {
+            "folder": str(self.folder),
+            "data": self.data,
+            "format": self.read_as,
+            **counts,
+            **{f"{gravity}s": self.count(gravity) for gravity in _ORDER},
+            "findings": [_row(finding) for finding in self.findings],
+            "classes": self.balance.numbers(),
+            "unit": self.balance.unit,
+            "sizes": dict(self.sizes),
+            "plan": self.estimate,
+            "exit_code": self.exit_code,
+            "seconds": round(self.seconds, 1),
+        }
+
+    def lines(self) -> list[str]:
+        told = [line for finding in self.findings if finding.kind.area == "machine" for line in _told(finding)]
+        told += [f"{name}: {value}" for name, value in self.plan]
+        told += [f"what a fit would take cannot be told: {self.unplanned}"] if self.unplanned else []
+        counts = ", ".join(_counted(self.count(gravity), gravity) for gravity in _ORDER) if self.findings else "no fault was found"
+        told.append(f"{counts}: {self.folder / 'check.html'}, every place in findings.csv; nothing of yours was changed")
+        return told if self.exit_code == CODES["error"] else [*told, f"next: foveate fit {self.data}"]
+
+
+def _row(finding: Remark) -> dict[str, Any]:
+    kind = finding.kind
+    first = [{"place": place.name, "why": place.why, "like": place.like} for place in finding.places[:FIRST]]
+    about = {"gravity": kind.gravity, "area": kind.area, "what": str(kind), "hint": kind.hint}
+    return {**about, "count": finding.times, "first": first}
+
+
+def _told(finding: Remark) -> list[str]:
+    """An error or a warning with its first places; a note in one line."""
+    kind = finding.kind
+    head = f"{kind.gravity}: {kind}" + (f": {finding.times}" if finding.places[0].name else "")
+    if kind.gravity == "note":
+        return [head]
+    told = [head, *(f"  {place}" for place in finding.places[:_SAID])]
+    told += [f"  ... and {finding.times - _SAID} more"] if finding.times > _SAID and len(finding.places) > _SAID else []
+    return told + ([f"  try: {kind.hint}"] if kind.hint else [])
+
+
+def _counted(count: int, word: str) -> str:
+    return f"{count} {word}" if count == 1 else f"{count} {word}s"
+
+
+def check(recipe: Recipe, out: Path | None = None, most: int = 20_000, plan: bool = True, command: str = "") -> CheckResult:
+    """Reads the data that the recipe names as `fit` would, and tells what is wrong with it; a page, a CSV of all places and a JSON
+    file go to the new folder `out`, checks/NAME-N by default. Nothing of the user's is changed, and no network is needed.
+
+    `most`: pictures to open, drawn with the recipe's seed where there are more; 0 for all. `plan`: whether to measure what a fit
+    would take. A backbone that the recipe states compares the pictures by its features, too.
+
+    Raises UsageError for a path that is not there, or for a folder that is taken or lies in the data.
+    """
+    start, data = time.perf_counter(), Path(recipe.data.path)
+    folder = _free(out, data)
+    with collecting() as found:
+        listing = _listed(data, found) if data.is_dir() else None
+        table = _read(recipe, found)
+        places = _drawn(len(table.samples), most, recipe.seed)
+        looks, rate = _seen(table, places, found)
+        whole = [place for place in places if looks[place] is not None]
+        readable, seen = [table.samples[place] for place in whole], [look for look in looks if look is not None]
+        _compared(recipe, readable, seen, found)
+        groups(table.samples, found)
+        counted = balance(table, looks)
+        classes(table, found, counted)
+        _say(found, counted, sizes(seen))
+        estimate, unplanned = _planned(recipe, table, readable, rate, folder, found) if plan else (None, "")
+    result = CheckResult(
+        folder=folder,
+        data=recipe.data.path,
+        read_as=table.format,
+        listing=listing,
+        images=len(table.samples),
+        looked=len(places),
+        unreadable=len(places) - len(whole),
+        findings=_graded(found),
+        balance=counted,
+        sizes=sizes(seen),
+        plan=estimate.rows() if estimate else [],
+        estimate=estimate.numbers() if estimate else None,
+        unplanned=unplanned,
+        seconds=time.perf_counter() - start,
+    )
+    _write(result, table, readable, recipe, command)
+    return result
+
+
+def _free(out: Path | None, data: Path) -> Path:
+    """The folder to make. Raises UsageError where it is taken, or would lie in the data."""
+    folder = out or numbered(Path("checks"), f"{data.resolve().stem}-")
+    refuse_taken(folder)
+    if data.is_dir() and folder.resolve().is_relative_to(data.resolve()):
+        hint = f"--out ../{folder.name}"
+        raise UsageError("the report would lie in the data, which is never changed", where=folder, hint=hint)
+    return folder
+
+
+def _listed(data: Path, found: Findings) -> Inventory:
+    said = time.monotonic()
+
+    def advance(files: int) -> None:
+        nonlocal said
+        if time.monotonic() - said > _EVERY:
+            console.say(f"list: {files} files")
+            said = time.monotonic()
+
+    listing = inventory(data, found, advance)
+    told = f"{listing.files} files in {listing.folders} folders, {listing.pictures} of them named like pictures"
+    console.say(f"data: {printable(data)}: {told}")
+    return listing
+
+
+def _read(recipe: Recipe, found: Findings) -> Table:
+    """The table, with what its format has noted; where it cannot be read, the pictures that there are."""
+    data = Path(recipe.data.path)
+    try:
+        table = read_table(data, recipe.data.format)
+    except DataError as error:
+        found.refused(error)
+        pictures = find_images(data) if data.is_dir() else iter(())
+        samples = tuple(Sample(file, printable(file.relative_to(data))) for file in pictures)
+        return Table(samples, (), _UNREAD, data)
+    known = {each.kind for each in found.notes()}
+    for note in table.notes:
+        if not (isinstance(note, Remark) and note.kind in known):
+            found.noted(note)
+    summary = FORMATS.load(table.format).summary
+    console.say(f"read as {summary}: {len(table.samples)} images, {len(table.classes)} classes")
+    return table
+
+
+def _drawn(count: int, most: int, seed: int) -> list[int]:
+    """Places of the pictures that are opened."""
+    if not 0 < most < count:
+        return list(range(count))
+    console.say(f"{most} of {count} pictures are opened and compared, drawn with seed {seed}; --images 0 opens all")
+    return sorted(random.Random(seed).sample(range(count), most))
+
+
+def _seen(table: Table, places: list[int], found: Findings) -> tuple[list[Look | None], float]:
+    """A look for each sample, None for those that were not opened or cannot be read; and pictures a second."""
+    start = time.perf_counter()
+    with console.progress(len(places), "look") as bar:
+        seen = looked([table.samples[place] for place in places], len(table.classes), found, lambda: bar.advance(1))
+    looks: list[Look | None] = [None] * len(table.samples)
+    for place, look in zip(places, seen, strict=True):
+        looks[place] = look
+    return looks, len(places) / max(1e-9, time.perf_counter() - start)
+
+
+def _compared(recipe: Recipe, samples: Sequence[Sample], looks: Sequence[Look], found: Findings) -> None:
+    """Adds copies: of bytes, of thumbnails and, with a backbone that was named, of features."""
+    if not samples:
+        return
+    likeness = recipe.data.near_duplicates
+    ways = [by_thumbnails(looks, likeness)] if likeness < 1 else []
+    if recipe.stated("backbone.name") and recipe.backbone.weights != "none":
+        from foveate.training.estimate import features
+
+        try:
+            ways.append(by_features(features(recipe, samples)))
+        except FoveateError as error:  # the rest can be told without
+            console.warn(f"{UNCOMPARED}: {error}")
+            found.add(UNCOMPARED, recipe.backbone.name, why=str(error))
+    copies(samples, [look.digest for look in looks], ways, found)
+
+
+def _graded(found: Findings) -> tuple[Remark, ...]:
+    """The gravest first."""
+    return tuple(sorted(found.notes(), key=lambda each: _ORDER.index(each.kind.gravity)))
+
+
+def _say(found: Findings, counted: Balance, told: list[tuple[str, str]]) -> None:
+    """What is known before the plan, which takes longer than all the rest."""
+    columns, rows = counted.table()
+    if rows:
+        console.table(columns, rows)
+    for name, value in told:
+        console.say(f"{name}: {value}")
+    for finding in _graded(found):
+        for line in _told(finding):
+            console.say(line)
+
+
+def _planned(
+    recipe: Recipe, table: Table, readable: Sequence[Sample], rate: float, folder: Path, found: Findings
+) -> tuple[Planned | None, str]:
+    """What a fit would take; or why that cannot be told."""
+    if table.format == _UNREAD or not readable:
+        return None, "there is nothing that a fit could read"
+    console.say("measuring what a fit would take, with random weights; --no-plan leaves it out")
+    from foveate.training.estimate import fits, planned
+
+    try:
+        plan = planned(recipe, table, readable, rate)
+    except FoveateError as error:
+        return None, str(error)
+    fits(plan, folder, found)
+    return plan, ""
+
+
+def _write(result: CheckResult, table: Table, readable: Sequence[Sample], recipe: Recipe, command: str) -> None:
+    result.folder.mkdir(parents=True, exist_ok=True)
+    rows = [
+        [finding.kind.gravity, finding.kind.area, str(finding.kind), place.name, place.why, place.like]
+        for finding in result.findings
+        for place in finding.places
+    ]
+    write_rows(result.folder / "findings.csv", ["gravity", "area", "what", "place", "why", "like"], rows)
+    with written_aside(result.folder / "check.json") as aside:
+        aside.write_text(json.dumps(result.numbers(), indent=1), encoding="utf-8")
+    write_page(result, table, readable, recipe, command)

@@ -1,0 +1,340 @@
+"""evaluate RUN [DATA]: numbers with counts and intervals, the predictions behind them, and a report to open."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from foveate.api.evaluate.confusions import confused
+from foveate.api.evaluate.ood import told_apart
+from foveate.api.evaluate.robustness import Corrupted, robust
+from foveate.api.evaluate.shift import between, differences, lines
+from foveate.api.evaluate.slices import Slice, sliced
+from foveate.api.evaluate.slices import lines as slice_lines
+from foveate.api.evaluate.slices import rows as slice_rows
+from foveate.api.evaluate.worst_cases import made, ranked
+from foveate.data.dataset import Scanned, label_names, renamed, scan
+from foveate.data.formats import read_table
+from foveate.errors import DataError
+from foveate.evaluation.metrics import Metric
+from foveate.inference.engine import judged
+from foveate.inference.predictor import Predictor, load
+from foveate.modeling.model import Model
+from foveate.recipe import DataRecipe
+from foveate.reporting.model_card import write_card
+from foveate.reporting.pages import Comparison, Page, Shift, Strangers, write
+from foveate.run.folder import Run
+from foveate.training.continual import own_table
+from foveate.types import Denoised, Labels, Sample, Score, Scores, Table
+from foveate.utils import console
+from foveate.utils.files import written_aside
+
+_WORDS = {
+    "test": "test images, held out from training and from every choice",
+    "val": "validation images",
+    "train": "training images",
+    "all": "all images of the given data",
+}
+
+
+@dataclass(frozen=True)
+class _Beside:
+    """What is looked at beside the numbers."""
+
+    ood: Path | None
+    corrupt: bool
+    slices: Path | None
+    lang: str | None
+
+
+@dataclass(frozen=True)
+class EvaluateResult:
+    """`scores` of the images of `split`; `folder` holds predictions.jsonl, scores.json and report.html. `metric`: what computed the
+    scores, for those who want to compare; `seconds`: what all this took, `looking`: of them, the network's. `shifted`: the same of
+    images from elsewhere, where they were asked for, and `shift`: what is lost there; `ood`: how well other things are told
+    apart."""
+
+    run: Path
+    folder: Path
+    split: str
+    scores: Scores
+    cautions: list[str]
+    skipped: int
+    metric: Metric
+    looking: float
+    seconds: float
+    shift: Shift | None = None
+    shifted: EvaluateResult | None = None
+    ood: Strangers | None = None
+    corrupted: Corrupted | None = None
+    slices: list[Slice] = field(default_factory=list)
+
+    def numbers(self) -> dict[str, Any]:
+        values = {name: score.value for name, score in self.scores.numbers.items()}
+        main = self.scores.numbers[self.scores.main]
+        extra = {"low": main.low, "high": main.high, "count": main.count, "skipped": self.skipped}
+        about = {"run": str(self.run), "split": self.split, "report": str(self.folder / "report.html")}
+        found: dict[str, Any] = {**about, **values, **extra}
+        if self.ood is not None:
+            found["ood"] = {"data": self.ood.name, "auroc": asdict(self.ood.auroc)}
+        if self.corrupted is not None:
+            found["corrupted"] = self.corrupted.numbers()
+        if self.slices:
+            found["slices"] = slice_rows(self.slices)
+        if self.shifted is None or self.shift is None:
+            return found
+        return {**found, "shifted": self.shifted.numbers(), "drop": asdict(self.shift.drop), "per_class": self.shift.per_class}
+
+    def lines(self) -> list[str]:
+        found = [f"on {_WORDS[self.split]}:"]
+        found += [f"  {name}: {score}" for name, score in self.scores.numbers.items()]
+        if self.ood is not None:
+            found.append(f"  told from {self.ood.name}, AUROC: {self.ood.auroc}")
+        found += self.corrupted.lines() if self.corrupted is not None else []
+        found += slice_lines(self.slices, self.scores.main)
+        found += [f"note: {caution}" for caution in self.cautions]
+        if self.shifted is not None and self.shift is not None:
+            found += ["on the other data:", *self.shifted.lines()[1:-1], *lines(self.shift, self.scores.main)]
+            found += [f"report of the other data: {self.shifted.folder / 'report.html'}"]
+        return [*found, f"report: {self.folder / 'report.html'}"]
+
+    def _repr_html_(self) -> str:
+        rows = "".join(f"<tr><td>{name}</td><td>{score}</td></tr>" for name, score in self.scores.numbers.items())
+        return f"<table><caption>{_WORDS[self.split]}</caption>{rows}</table>"
+
+
+def evaluate(
+    run: Path,
+    data: Path | None = None,
+    split: str = "auto",
+    format: str = "auto",
+    device: str = "auto",
+    strict: bool = False,
+    command: str = "",
+    shift: Path | None = None,
+    ood: Path | None = None,
+    corrupt: bool = False,
+    slices: Path | None = None,
+    lang: str | None = None,
+) -> EvaluateResult:
+    """Scores a finished run on its own held-out images, or on other data; with `shift` on that data too, and says what is lost.
+
+    `split`: auto takes test, else val, else all. `format`: of all data that is named. `ood`: pictures of other things, with or
+    without labels: how well they are told apart. `corrupt`: with
+    noise, blur, fog and bad JPEG too, in five strengths. `slices`: a table with what else there is to say of the images, by which
+    they are parted. `lang`: of the report; None = the run's. Raises UsageError, DataError and RunError as `load` and formats do.
+    """
+    beside = _Beside(ood, corrupt, slices, lang)
+    if shift is not None:
+        read_table(shift, format)  # what is wrong with it is said before anything runs
+    home = _evaluated(run, data, split, format, device, strict, command, beside)
+    if shift is None:
+        return home
+    away = _evaluated(run, shift, "auto", format, device, strict, command, _Beside(None, False, None, lang), home)
+    return replace(home, shift=away.shift, shifted=away, seconds=home.seconds + away.seconds)
+
+
+def _evaluated(
+    run: Path,
+    data: Path | None,
+    split: str,
+    format: str,
+    device: str,
+    strict: bool,
+    command: str,
+    beside: _Beside,
+    home: EvaluateResult | None = None,
+) -> EvaluateResult:
+    """`home`: what these images are compared with."""
+    start = time.perf_counter()
+    predictor = load(run, device)
+    table = own_table(predictor.run) if data is None else other_table(predictor.classes, data, format)
+    split, table = chosen(table, split)
+    recipe = predictor.recipe.data.model_copy(update={"strict": strict})
+    scanned = scanned_aloud(table, predictor.model, recipe)
+    samples = scanned.table.samples
+    with console.progress(len(samples), "evaluate") as bar:
+        looking = time.perf_counter()
+        found = predictor.answers(samples, scanned.pixels, bar.advance)
+        looking = time.perf_counter() - looking
+    strangers = told_apart(predictor, found.predictions, beside.ood) if beside.ood is not None else None
+    metric = judged(found.predictions, samples, predictor.model, predictor.multilabel)
+    scores = metric.compute()
+    spoilt = robust(predictor, samples, scanned.pixels, scores.numbers[scores.main]) if beside.corrupt else None
+    parts = sliced(predictor, samples, found.predictions, beside.slices, scores.numbers[scores.main]) if beside.slices else []
+    cautions = _cautions(predictor, scanned, split, own=data is None)
+    shift = between(home.metric, home.scores, metric, scores) if home else None
+    cautions += differences(shift) if shift else []
+    folder = _free_folder(predictor.run, split if data is None else data.stem)
+    _save(folder, samples, found.predictions, scores, predictor)
+    about = (Path(run), folder, split, scores, cautions, len(scanned.skipped), metric, looking)
+    result = EvaluateResult(*about, 0.0, shift, None, strangers, spoilt, parts)
+    page = _page(predictor, result, scanned, found.predictions, command, beside.lang or predictor.recipe.lang)
+    write(page, folder / "report.html")
+    if data is None:
+        write_card(page, predictor.recipe.task.name, predictor.recipe.backbone.name, predictor.run.folder / "README.md")
+    return replace(result, seconds=time.perf_counter() - start)
+
+
+def other_table(classes: tuple[str, ...], data: Path, format: str) -> Table:
+    """Another table; its classes are matched to those of a run by name, and what is of unknown classes is left out, aloud."""
+    table = read_table(data, format)
+    console.say(f"data: {data}, {table.format}, {len(table.samples)} images")
+    for note in table.notes:
+        console.warn(note)
+    table, losses = renamed(table, classes)
+    for loss in losses:
+        console.warn(loss)
+    if not table.samples:
+        raise DataError("no image of this data has a class that the run knows", where=data, why=f"it knows {classes}")
+    return table
+
+
+def chosen(table: Table, split: str) -> tuple[str, Table]:
+    """The images to score. Auto never falls back to training images of a run's own data: there is nothing to learn there."""
+    if split == "auto":
+        present = {sample.split for sample in table.samples}
+        split = next((word for word in ("test", "val") if word in present), "all")
+    if not table.samples:
+        raise DataError("this run has no images of its own", where=table.root, hint="foveate evaluate RUN DATA")
+    samples = tuple(sample for sample in table.samples if split in ("all", sample.split))
+    if not samples:
+        raise DataError(f"there are no {split} images", where=table.root, hint="--split all, or give other data")
+    return split, table.with_samples(samples)
+
+
+def scanned_aloud(table: Table, model: Model, recipe: DataRecipe) -> Scanned:
+    """The pictures that can be read, as the model sees them; those that cannot are named."""
+    with console.progress(len(table.samples), "read") as bar:
+        scanned = scan(table, model.backbone.input.size, model.task.framing, recipe, lambda: bar.advance(1))
+    for key, why in scanned.skipped:
+        console.warn(f"skipped {key}: {why}")
+    return scanned
+
+
+def _cautions(predictor: Predictor, scanned: Scanned, split: str, own: bool) -> list[str]:
+    """What the figure cannot promise, in words."""
+    trained = {row["sha256"] for row in predictor.run.splits() if row["split"] == "train"}
+    seen = sum(digest in trained for digest in scanned.hashes)
+    count = len(scanned.hashes)
+    found = list(predictor.run.outcome().get("cautions", [])) if own else []
+    if seen:
+        found.append(f"{seen} of these {count} images were trained on (byte for byte): the figure flatters")
+    adapted_to = set(predictor.run.adapted().get("sha256", []))
+    met = sum(digest in adapted_to for digest in scanned.hashes)
+    if met:
+        found.append(f"the run was adapted to {met} of these {count} images, without their labels")
+    if split == "val" and own and predictor.model.tuning.needs_steps:
+        found.append("the validation images also chose which weights were kept: expect a little less on new images")
+    if split == "val" and own and _leaderboard(predictor.run):
+        found.append("the validation images also chose the tuning: expect a little less on new images")
+    if predictor.model.task.answer is Denoised:
+        hint = f"foveate generate {predictor.run.folder} --against DATA compares them with real ones"
+        found.append(f"this tells how well noise is taken off, not how good the pictures are that it makes: {hint}")
+    if count < 100:
+        found.append(f"{count} images are few: the interval says how little they can tell")
+    if own:
+        found.append(
+            "these images come from the same source as the training images; another camera, site or season can cost far more than "
+            "any interval shows: collect images from there, and run foveate evaluate on them"
+        )
+    return found
+
+
+def _leaderboard(run: Run) -> list[dict[str, Any]]:
+    """What a ladder wrote of its rungs; nothing where the run climbed none."""
+    return run.read_json("leaderboard.json") if (run.folder / "leaderboard.json").is_file() else []
+
+
+def parts_told(outcome: dict[str, Any]) -> list[tuple[str, str]]:
+    """How old and new validation images fared, before and after a run that went on from another; nothing for any other run."""
+    before, after = (outcome.get("parts", {}).get(word, {}) for word in ("before", "after"))
+    scores = {name: Score(row["value"], row["low"], row["high"], row["count"]) for name, row in after.items()}
+    return [
+        (f"{name} validation images", f"{after[name]['number']} {before[name]['value']:.3f} before, {score} after")
+        for name, score in scores.items()
+    ]
+
+
+def _moved(tuning: str, outcome: dict[str, Any]) -> str:
+    count = outcome.get("parameters")
+    return f"{tuning}, {count['trained']:,} of {count['all']:,} parameters" if count else tuning
+
+
+def _adapted(run: Run) -> list[tuple[str, str]]:
+    """How a run was adapted to images from elsewhere; nothing for any other run."""
+    about = run.adapted()
+    return [("adapted", f"{about['how']}, to {about['images']} images without labels")] if about else []
+
+
+def _free_folder(run: Run, name: str) -> Path:
+    parent, number = run.folder / "evaluations", 2
+    folder = parent / name
+    while folder.exists():
+        folder, number = parent / f"{name}-{number}", number + 1
+    folder.mkdir(parents=True)
+    return folder
+
+
+def _save(folder: Path, samples: Sequence[Sample], predictions: Sequence[Any], scores: Scores, predictor: Predictor) -> None:
+    """Every number can be rebuilt from predictions.jsonl."""
+    with written_aside(folder / "predictions.jsonl") as aside, aside.open("w", encoding="utf-8") as file:
+        for sample, prediction in zip(samples, predictions, strict=True):
+            row = {"path": sample.key, "truth": _truth_row(sample, predictor.classes)}
+            row |= prediction.row(predictor.classes, predictor.multilabel)
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+    Run(folder).write_json("scores.json", asdict(scores))
+
+
+def _truth_row(sample: Sample, classes: tuple[str, ...]) -> Any:
+    truth: Any = sample.truth
+    return list(label_names(sample)) if truth is None or isinstance(truth, Labels) else truth.row(classes)["answer"]
+
+
+def _page(
+    predictor: Predictor, result: EvaluateResult, scanned: Scanned, predictions: Sequence[Any], command: str, lang: str
+) -> Page:
+    run, recipe = predictor.run, predictor.recipe
+    outcome = run.outcome()
+    told = run.read_json("environment.json")
+    worst, best = ranked(scanned, predictions, predictor)
+    return Page(
+        title=run.folder.name,
+        command=command or told["command"],
+        split=result.split,
+        scores=result.scores,
+        facts=[
+            ("data", recipe.data.path),
+            ("images", ", ".join(f"{count} {split}" for split, count in outcome["images"].items())),
+            *([("classes", str(len(predictor.classes)))] if predictor.classes else []),
+            ("backbone", f"{recipe.backbone.name} ({outcome['origin']})"),
+            ("licence of the weights", outcome.get("licence", "not stated")),
+            ("tuning", _moved(recipe.tuning.name, outcome)),
+            ("seed", str(recipe.seed)),
+            ("trained", f"{outcome['epochs']} epochs, {outcome['seconds']:.0f} s: {outcome['reason']}"),
+            *([("goes on from", recipe.start.run)] if recipe.start.run else []),
+            *_adapted(run),
+            *parts_told(outcome),
+        ],
+        choices=[(row["field"], console.shortened(row["value"]), row["reason"]) for row in run.read_json("choices.json")],
+        cautions=result.cautions,
+        comparisons=[Comparison(row["name"], Score(**row["score"]), row["meaning"]) for row in outcome["audit"]],
+        ladder=_leaderboard(run),
+        curves=run.logged(),
+        mistakes=worst,
+        best=best,
+        made=made(predictor),
+        skipped=list(scanned.skipped),
+        shift=result.shift,
+        ood=result.ood,
+        corrupted=result.corrupted.numbers() if result.corrupted else None,
+        slices=slice_rows(result.slices),
+        confused=confused(predictor, scanned.table.samples, predictions, scanned.pixels),
+        asks=predictor.model.task.asks,
+        lang=lang,
+        environment={**{k: str(v) for k, v in told.items() if k not in ("versions", "command")}, **told["versions"]},
+    )

@@ -1,0 +1,99 @@
+"""The pictures of a report: the worst answers, and of sentences the best."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from foveate.data.dataset import Scanned, label_names
+from foveate.errors import UsageError
+from foveate.evaluation.metrics import metric_for
+from foveate.explainability.faithfulness import Subject, over
+from foveate.explainability.methods import EXPLAINERS, USUAL
+from foveate.images import codec as images
+from foveate.images.drawing import drawn, side_by_side
+from foveate.images.heatmaps import sheet
+from foveate.inference.predictor import Predictor, confidence
+from foveate.reporting.pages import Mistake
+from foveate.types import Denoised, Labels, Sample, Text
+
+_MOST, _BEST = 24, 6  # pictures
+_SENTENCES = 12  # pictures with a map for each word, which are larger
+_HEATED = 12  # pictures beside what speaks for the answer
+_THUMBNAIL, _GAP = 192, 6  # px
+_WIDE = 640  # px, of truth and answer side by side
+_WORD, _WORDS = 104, 11  # px of a picture that shows where a word was looked for, and how many words at the most
+
+_Judged = list[tuple[float, Sample, Any]]
+
+
+def ranked(scanned: Scanned, predictions: Sequence[Any], predictor: Predictor) -> tuple[list[Mistake], list[Mistake]]:
+    """The worst answers, worst first, and the best ones, which only sentences have: they are never quite right. How well noise was
+    taken off a picture shows nothing."""
+    task = predictor.model.task
+    if task.answer is Denoised:
+        return [], []
+    metric = metric_for(task.answer, predictor.classes, predictor.multilabel)
+    found = [
+        (metric.badness(prediction, sample.truth), sample, prediction)
+        for sample, prediction in zip(scanned.table.samples, predictions, strict=True)
+        if sample.truth is not None
+    ]
+    found.sort(key=lambda each: (-each[0], each[1].key))
+    worst = [each for each in found if each[0] > 0]
+    if task.answer is not Text:
+        most = _HEATED if task.answer is Labels else _MOST
+        return _shown(worst[:most], predictor), []
+    return _shown(worst[:_SENTENCES], predictor), _shown(found[::-1][:_BEST], predictor)
+
+
+def made(predictor: Predictor) -> list[Mistake]:
+    """What the network makes by itself, each under what it was to show."""
+    model = predictor.model
+    shown = model.task.shown(model.backbone, model.head)
+    return [
+        Mistake(f"made {place}", images.thumbnail(picture.pixels, _THUMBNAIL), [("asked", sentence)] if sentence else [])
+        for place, (sentence, picture) in enumerate(shown)
+        if picture.pixels is not None
+    ]
+
+
+def _shown(chosen: _Judged, predictor: Predictor) -> list[Mistake]:
+    return [_picture(sample, prediction, predictor) for _, sample, prediction in chosen]
+
+
+def _picture(sample: Sample, prediction: Any, predictor: Predictor) -> Mistake:
+    if isinstance(prediction, Labels):
+        answer = f"{', '.join(prediction.names) or 'none'} ({confidence(prediction):.0%})"
+        told = [("answer", answer), ("truth", ", ".join(label_names(sample)) or "none")]
+        return Mistake(sample.key, _with_heat(sample, predictor), told)
+    full, _ = images.read(sample.path)
+    if isinstance(prediction, Text):
+        return _worded(sample, prediction, full)
+    left = drawn(full, sample.truth, predictor.classes)
+    right = drawn(full, predictor.sure(prediction), predictor.classes)
+    return Mistake(sample.key, images.thumbnail(side_by_side(left, right, ("truth", "answer")), _WIDE), [])
+
+
+def _with_heat(sample: Sample, predictor: Predictor) -> np.ndarray:
+    """The picture as the network sees it, and where its answer came from, where the network can be looked into."""
+    subject = Subject.of(predictor, sample)
+    pixels, questions = subject.pixels(_THUMBNAIL), subject.questions()
+    if not questions:
+        return pixels
+    try:
+        map_ = EXPLAINERS.load(USUAL)().explain(subject.asked(questions[0]))
+    except UsageError:
+        return pixels
+    return np.concatenate([pixels, np.full((_THUMBNAIL, _GAP, 3), 255, np.uint8), over(pixels, map_)], 1)
+
+
+def _worded(sample: Sample, prediction: Text, full: Any) -> Mistake:
+    """The picture, and where the network looked before it wrote each word."""
+    truth = sample.truth.sentences if isinstance(sample.truth, Text) else ()
+    told = [("answer", prediction.sentences[0] or "nothing"), ("truth", " / ".join(truth))]
+    if prediction.looks is None:
+        return Mistake(sample.key, images.thumbnail(full, _THUMBNAIL), told)
+    return Mistake(sample.key, sheet(full, prediction.looks, prediction.words, _WORD, _WORDS), told)

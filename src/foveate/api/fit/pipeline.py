@@ -1,0 +1,290 @@
+"""Adapting: from a table and a recipe to a finished, evaluated run. What `fit`, `continue` and the ladder share."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from foveate.api.evaluate.core import EvaluateResult, evaluate, parts_told, scanned_aloud
+from foveate.data.dataset import Order, Pictures, clusters, divided, few, imageless, label_names, loader
+from foveate.errors import RunError
+from foveate.evaluation.calibration import LEAST, Calibration, Familiar, fitted
+from foveate.inference.engine import answers, pooled_of, scored, shown
+from foveate.modeling.backbones import family_of
+from foveate.modeling.model import Model, build
+from foveate.modeling.weights import fingerprint
+from foveate.recipe import Recipe
+from foveate.run.folder import CALIBRATION, FAMILIAR, Run, environment
+from foveate.training.continual import Teacher, divided_beside, earlier_run, own_table, parts, take_over
+from foveate.training.head_init import LeftOut, Solved, features_of, solve_head, wants_features
+from foveate.training.job import Ground, Job, note_choice
+from foveate.training.planning import cut_to_time, plan
+from foveate.training.resolve import refuse_untaught, settled
+from foveate.training.trainer import Outcome, Trainer
+from foveate.training.validation import Validation
+from foveate.types import Boxes, Denoised, Labels, Split, Table
+from foveate.utils import console
+from foveate.utils.device import Way, device_of
+
+_FAMILIAR = 256  # training images whose features are called familiar
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """`evaluation` is None when every image was trained on."""
+
+    run: Path
+    evaluation: EvaluateResult | None
+    outcome: dict[str, Any]
+
+    def numbers(self) -> dict[str, Any]:
+        scores = {} if self.evaluation is None else self.evaluation.numbers()
+        measured = self.outcome.get("parts", {})
+        parts = {f"{word}_{name}": row["value"] for word, rows in measured.items() for name, row in rows.items()}
+        return {**scores, **parts, "run": str(self.run), "seconds": self.outcome["seconds"], "epochs": self.outcome["epochs"]}
+
+    def lines(self) -> list[str]:
+        told = self.evaluation.lines() if self.evaluation else []
+        told += [f"{name}: {line}" for name, line in parts_told(self.outcome)]
+        if not self.outcome["images"]:
+            told = [f"no image was seen: foveate evaluate {self.run} DATA says what it is worth"]
+        if set(self.outcome["images"]) == {"train"}:
+            told = [f"every image was trained on: foveate evaluate {self.run} OTHER_DATA says what it is worth"]
+        paints = self.evaluation is not None and self.evaluation.metric.reads is Denoised
+        return [f"run: {self.run}", *told, f"next: foveate {f'generate {self.run}' if paints else f'predict {self.run} IMAGES'}"]
+
+    def _repr_html_(self) -> str:
+        return f"<p>{self.run}</p>" + (self.evaluation._repr_html_() if self.evaluation else "")
+
+
+def prepared(recipe: Recipe, table: Table, out: Path | None, command: str, ground: Ground | None = None) -> Job:
+    """Everything up to the first step; the run folder is made when nothing can be wrong with the words any more.
+
+    `ground`: that of another job on the same pictures, which are not read again then.
+    """
+    Run.refuse_taken(out)
+    device = device_of(recipe.device)
+    recipe, choices = settled(recipe, table)
+    model = _built(recipe, table)
+    console.say(f"backbone: {recipe.backbone.name}, weights from {model.backbone.origin}")
+    ground = ground or _grounded(recipe, table, model)
+    earlier = earlier_run(recipe)
+    known = table.classes if model.tuning.knows_classes else earlier.classes() if earlier else ()
+    refuse_untaught(ground.scanned.table, recipe.task.name, known)
+    run = Run.create(out, f"{Path(recipe.data.path).resolve().stem}-{recipe.tuning.name}")
+    job = Job(recipe, run, model, ground, device)
+    run.write_json("environment.json", environment(command))
+    run.write_json("classes.json", list(table.classes))
+    run.write_splits(_split_rows(job))
+    counts = Counter(sample.split for sample in job.table.samples)
+    sizes = [f"{counts[name]} {name}" for name in ("train", "val", "test") if counts[name]]
+    choices.append(("splits", ", ".join(sizes) or "none", ground.how))
+    for choice in choices:
+        note_choice(run, *choice)
+    plan(job)
+    run.write_text("recipe.yaml", job.recipe.to_yaml())
+    return job
+
+
+def _built(recipe: Recipe, table: Table) -> Model:
+    """The model, where the recipe says so with the weights of the run that it goes on from."""
+    run = earlier_run(recipe)
+    if run is None:
+        return build(recipe, table.classes)
+    model = build(recipe, table.classes, weights=None if run.outcome()["frozen"] else "none")
+    take_over(model, recipe, run)
+    return model
+
+
+def _grounded(recipe: Recipe, table: Table, model: Model) -> Ground:
+    if not table.samples:
+        return Ground(imageless(table), [], "there is no image to divide")
+    scanned, run = scanned_aloud(table, model, recipe.data), earlier_run(recipe)
+    groups = clusters(scanned, recipe.data)
+    if run is not None:
+        return Ground(*divided_beside(scanned, groups, recipe, run))
+    table, how = divided(scanned.table, groups, recipe.data, recipe.seed)
+    scanned = replace(scanned, table=table)
+    if recipe.data.shots is None:
+        return Ground(scanned, groups, how)
+    return Ground(*few(scanned, groups, recipe.data.shots, recipe.seed), f"{how}; {recipe.data.shots} a class to train on")
+
+
+def reopened(run: Run, recipe: Recipe | None = None) -> Job:
+    """The job of an unfinished run, from what the run wrote down; the pictures must still be the same bytes. `recipe`: that of the
+    run, where something in it is otherwise from here on."""
+    recipe = recipe or run.recipe()
+    table = own_table(run)
+    model = _built(recipe, table.with_classes(run.classes()))
+    scanned = scanned_aloud(table, model, recipe.data)
+    known = {row["path"]: row["sha256"] for row in run.splits()}
+    now = zip(scanned.table.samples, scanned.hashes, strict=True)
+    changed = [sample.key for sample, digest in now if known[sample.key] != digest]
+    if changed or len(scanned.hashes) < len(known):
+        hint = "a run can only go on with the same pictures: start a new one"
+        raise RunError("the pictures have changed since this run began", where=changed[0] if changed else table.root, hint=hint)
+    groups = [sample.group or "" for sample in scanned.table.samples]
+    return Job(recipe, run, model, Ground(scanned, groups, "as written down"), device_of(recipe.device))
+
+
+def adapted(job: Job, command: str, splits: Sequence[Split] = ("val", "test")) -> FitResult:
+    """Solves, trains, saves, evaluates on `splits`. Raises TooLittleTime when a training cannot end before the job's deadline."""
+    start = time.perf_counter()
+    at_first = _by_part(job)
+    frozen = job.model.frozen()
+    before = fingerprint(frozen) if frozen else ""
+    features = features_of(job) if wants_features(job) else None
+    solved = solve_head(job, features) if features is not None else Solved()
+    if not job.run.trained:
+        cut_to_time(job)
+        job.run.write_text("recipe.yaml", job.recipe.to_yaml())
+    outcome = _trained(job) if job.model.tuning.needs_steps else _solved(job, start)
+    job.model.cpu()
+    job.model.put(outcome.tensors)
+    after = fingerprint(job.model.frozen()) if frozen else ""
+    if after != before:
+        raise RunError("frozen weights moved: this is a bug in Foveate", where=job.run.folder)
+    job.run.write_tensors("model.safetensors", outcome.tensors)
+    told = {key: value for key, value in asdict(replace(outcome, tensors={})).items() if key != "tensors"}
+    counts = Counter(str(sample.split) for sample in job.table.samples)
+    told |= {"frozen": after, "origin": job.model.backbone.origin, "images": dict(counts), "audit": solved.audit}
+    told |= {"cautions": _cautions(job, solved.audit), "threshold": _threshold(job), "parameters": _parameters(job.model)}
+    told["licence"] = family_of(job.recipe.backbone.name).licence(job.recipe.backbone.name)
+    told["calibration"] = _calibrated(job, None if job.model.tuning.needs_steps else solved.left_out)
+    if at_first:
+        told["parts"] = {"before": at_first, "after": _by_part(job)}
+    job.run.finish(told)
+    return FitResult(job.run.folder, _evaluated(job, command, splits), told)
+
+
+def _split_rows(job: Job) -> list[dict[str, str]]:
+    return [
+        {"path": sample.key, "split": str(sample.split), "group": group, "label": "|".join(label_names(sample)), "sha256": digest}
+        for sample, group, digest in zip(job.table.samples, job.groups, job.scanned.hashes, strict=True)
+    ]
+
+
+def _solved(job: Job, start: float) -> Outcome:
+    tensors = {name: tensor.detach().clone() for name, tensor in job.model.changed().items()}
+    return Outcome(tensors, 0, -1, 0, time.perf_counter() - start, "solved in closed form")
+
+
+def _trained(job: Job) -> Outcome:
+    train, val = job.pictures("train", augmented=True), job.pictures("val")
+    run, start = earlier_run(job.recipe), job.recipe.start
+    trainer = Trainer(
+        job.model,
+        job.recipe,
+        job.run,
+        train,
+        Validation(val, job.recipe, job.device, parts(val.samples, run) if run else {}) if len(val) else None,
+        job.device,
+        teacher=Teacher(run, start, job.device) if run and start.distill else None,
+        deadline=job.deadline,
+    )
+    return trainer.train()
+
+
+def _by_part(job: Job) -> dict[str, dict[str, Any]]:
+    """The main number on old and on new validation images, where the run goes on from another: what is forgotten is measured."""
+    run, pictures = earlier_run(job.recipe), job.pictures("val")
+    if run is None or not len(pictures):
+        return {}
+    found = _answers(job, pictures)
+    scores = {
+        name: scored([found[place] for place in places], [pictures.samples[place] for place in places], job.model, _multilabel(job))
+        for name, places in parts(pictures.samples, run).items()
+    }
+    return {name: {"number": each.main, **asdict(each.numbers[each.main])} for name, each in scores.items()}
+
+
+def _answers(job: Job, pictures: Pictures) -> list[Any]:
+    """To the pictures, by the model as it is now; it is on the CPU afterwards."""
+    batches = loader(pictures, Order(len(pictures), job.recipe.training.batch_size))
+    way = Way("fp32", bool(job.recipe.training.channels_last))
+    found = answers(job.model.to(job.device, memory_format=way.layout), pictures, batches, job.device, way)  # type: ignore[call-overload]
+    job.model.cpu()
+    return found.predictions
+
+
+def _multilabel(job: Job) -> bool:
+    return bool(job.recipe.task.settings.get("multilabel"))
+
+
+def _calibrated(job: Job, left_out: LeftOut | None) -> dict[str, Any] | None:
+    """Writes what validation images say of the answers' chances, and what is familiar of training images; None where there are too
+    few of them, or several classes may hold. `left_out`: of a classifier that is the same but for some images, which says more of
+    the temperature, being several times as many."""
+    val, train = job.pictures("val").samples, job.pictures("train").samples
+    if job.model.task.answer is not Labels or _multilabel(job) or min(len(val), len(train)) < LEAST:
+        return None
+    drawn = np.random.default_rng(job.recipe.seed).permutation(len(train))[:_FAMILIAR]
+    known = [train[place] for place in sorted(drawn.tolist())]
+    parts = [_seen(job, shown(job.model, samples, job.scanned.pixels, job.recipe.seed)) for samples in (known, val)]
+    (_, features), (predictions, theirs) = parts
+    classes = job.model.classes
+    scores = np.stack([answer.scores for answer in predictions]).astype(float)
+    truths = np.array([classes.index(label_names(sample)[0]) for sample in val])
+    temperature = fitted(scores, truths)
+    if left_out is not None:
+        temperature = fitted(np.concatenate([scores, left_out.chances]), np.concatenate([truths, left_out.truths]))
+    found = Calibration.learnt(scores, truths, theirs, Familiar.of(features), temperature)
+    job.run.write_json(CALIBRATION, found.row())
+    tensors = {name: torch.from_numpy(getattr(found.familiar, name)).half() for name in ("middle", "directions")}
+    job.run.write_tensors(FAMILIAR, tensors)
+    return {"temperature": temperature, "images": len(val), "left_out": 0 if left_out is None else len(left_out.truths)}
+
+
+def _seen(job: Job, pictures: Pictures) -> tuple[list[Any], np.ndarray]:
+    """Answers and pooled features (N, D)."""
+    with pooled_of(job.model) as seen:
+        return _answers(job, pictures), torch.cat(seen).numpy()
+
+
+def _parameters(model: Model) -> dict[str, int]:
+    """How many there are, and how many of them were trained."""
+    both = [(parameter.numel(), parameter.requires_grad) for parameter in model.parameters()]
+    return {"trained": sum(count for count, moves in both if moves), "all": sum(count for count, _ in both)}
+
+
+def _threshold(job: Job) -> float | None:
+    """The score from which boxes are shown, the best on the validation images; None for other answers."""
+    pictures = job.pictures("val")
+    if job.model.task.answer is not Boxes or not len(pictures):
+        return None
+    return float(scored(_answers(job, pictures), pictures.samples, job.model, False).tables["threshold"])
+
+
+# --- what it is worth
+
+
+def _cautions(job: Job, audit: list[dict[str, Any]]) -> list[str]:
+    """Doubts that belong to the data, whatever is evaluated."""
+    found = []
+    splits: dict[str, set[str]] = {}
+    for sample, group in zip(job.table.samples, job.groups, strict=True):
+        splits.setdefault(group, set()).add(str(sample.split))
+    torn = sum(len(places) > 1 for places in splits.values())
+    if torn:
+        found.append(f"{torn} groups of near-copies lie on both sides of the split that the data names: the figures flatter")
+    if audit:
+        random, grouped = (row["score"]["value"] for row in audit)
+        found.append(
+            f"a probe reaches {random:.3f} in random folds of the training images and {grouped:.3f} in folds that keep near-copies "
+            f"(or groups) together: a random split of these images would flatter by {random - grouped:+.3f}"
+        )
+    return found
+
+
+def _evaluated(job: Job, command: str, splits: Sequence[Split]) -> EvaluateResult | None:
+    """Scores the saved run, as anyone would load it, on those splits that hold images; the last one is the headline."""
+    there = [split for split in splits if job.places(split)]
+    results = [evaluate(job.run.folder, split=split, device=str(job.device), command=command) for split in there]
+    return results[-1] if results else None

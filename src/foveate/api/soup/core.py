@@ -1,0 +1,238 @@
+"""soup RUN [RUN ...]: averages of the weights of finished runs; the best of them becomes a run of its own.
+
+One run is averaged with its own start. The weights (1 - a) * start + a * end for a = 0, 0.1, ..., 1 are networks between the one
+that has its pretraining and a solved head, and the one that has learnt these images. The best often lies in between, and loses less
+on images from elsewhere (WiSE-FT: Wortsman et al. 2022, "Robust fine-tuning of zero-shot models", equation 1). A run has such a
+start where its head was solved before the training (LP-FT, Kumar et al. 2022).
+
+Several runs, tuned from one beginning with other seeds, rates or augmentations, are sorted by their validation score, and each
+joins the average if the score of the average does not fall (greedy soup: Wortsman et al. 2022, "Model soups", recipe 1).
+
+Averaged are the tensors that the tuning trains. Of low-rank updates these are the factors, so that the update as a whole is not
+linear in a: the curve leads from the start to the end all the same, and every point of it is measured.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from foveate.api.evaluate.core import EvaluateResult, chosen, evaluate, other_table, scanned_aloud
+from foveate.api.fit.pipeline import reopened
+from foveate.api.soup.averaging import Tensors
+from foveate.api.soup.candidates import Averager, Point
+from foveate.api.soup.ingredients import end_of, opened, refuse_other_frozen, start_of
+from foveate.data.dataset import Scanned
+from foveate.errors import UsageError
+from foveate.evaluation.metrics import gain
+from foveate.reporting import plots
+from foveate.run.folder import Run
+from foveate.training.job import Job, note_choice
+from foveate.types import Score
+from foveate.utils import console
+from foveate.utils.device import device_of
+
+_WORSE = "left out"
+
+
+@dataclass(frozen=True)
+class Tried:
+    """The averages that were tried. `best`, `plain`: places of the chosen one, and of what there was before anything was averaged:
+    the end of the one run, or the best of several. `tensors`: the weights of the best. `choice`: its field, value and reason."""
+
+    points: list[Point]
+    best: int
+    plain: int
+    tensors: Tensors
+    choice: tuple[str, Any, str]
+
+
+@dataclass(frozen=True)
+class SoupResult:
+    """`run`: the new run folder, with curve.json and curve.svg; `evaluation`: of it. `gain`: what the chosen average has more than
+    the plain one in the main number on the shifted data, which chose nothing; None where there is nothing to compare."""
+
+    run: Path
+    tried: Tried
+    gain: Score | None
+    evaluation: EvaluateResult
+    seconds: float
+
+    @property
+    def columns(self) -> list[str]:
+        point = self.tried.points[0]
+        return ["average", f"validation {point.metric}", *(["shifted"] if point.shifted else []), "note"]
+
+    @property
+    def rows(self) -> list[list[str]]:
+        return [
+            [point.name, str(point.validation), *([str(point.shifted)] if point.shifted else []), point.remark]
+            for point in self.tried.points
+        ]
+
+    def numbers(self) -> dict[str, Any]:
+        curve = _told(self.tried, self.gain)
+        return {**self.evaluation.numbers(), **curve, "run": str(self.run), "seconds": round(self.seconds, 2)}
+
+    def lines(self) -> list[str]:
+        told = [f"run: {self.run}", f"curve: {self.run / 'curve.svg'}"]
+        if self.gain is not None:
+            plain, more = self.tried.points[self.tried.plain], self.gain
+            what = plain.name if plain.alpha is None else "the end"
+            told.append(f"on the shifted data: {more.value:+.3f} [{more.low:+.3f}, {more.high:+.3f}] over {what} (paired)")
+        return [*told, *self.evaluation.lines(), f"next: foveate predict {self.run} IMAGES"]
+
+
+def soup(
+    runs: Sequence[Path],
+    out: Path | None = None,
+    shifted: Path | None = None,
+    *,
+    steps: int = 10,
+    format: str = "auto",
+    device: str = "auto",
+    strict: bool = False,
+    command: str = "",
+) -> SoupResult:
+    """Averages the weights of `runs` and writes the average that is best on their validation images as the new run `out`.
+
+    One run: `steps` steps from its start to its end. Several: a greedy soup. `shifted`: other data of the same classes, read as
+    `format`, on which every average is scored as well; neither it nor the test images choose anything. The runs are not changed.
+
+    Raises UsageError for runs that cannot be averaged, WeightsError where their tensors differ, and what `evaluate` raises.
+    """
+    began = time.perf_counter()
+    Run.refuse_taken(out)
+    if steps < 1:
+        raise UsageError("a curve has one step at least", where="steps", hint="--steps 10")
+    opened_runs = opened(runs)
+    first = opened_runs[0]
+    job = replace(reopened(first), device=device_of(device))
+    refuse_other_frozen(job)
+    averager = Averager(job, None if shifted is None else _scanned(job, shifted, format, strict))
+    tried = _interpolated(averager, job, steps) if len(opened_runs) == 1 else _greedy(averager, job, opened_runs)
+    gained = _gain(tried)
+    run = Run.create(out, f"{first.folder.name}-soup")
+    with run.locked():
+        _write(run, job, tried, gained, command, time.perf_counter() - began)
+        there = [split for split in ("val", "test") if job.places(split)]
+        evaluation = [evaluate(run.folder, split=split, device=device, command=command) for split in there][-1]
+    return SoupResult(run.folder, tried, gained, evaluation, time.perf_counter() - began)
+
+
+def _scanned(job: Job, shifted: Path, format: str, strict: bool) -> Scanned:
+    """The images that `evaluate` would score; those that a run was trained on are counted, aloud."""
+    _, table = chosen(other_table(job.model.task.classes, shifted, format), "auto")
+    scanned = scanned_aloud(table, job.model, job.recipe.data.model_copy(update={"strict": strict}))
+    trained = {job.scanned.hashes[place] for place in job.places("train")}
+    seen = sum(digest in trained for digest in scanned.hashes)
+    if seen:
+        console.warn(f"{seen} of these {len(scanned.hashes)} images were trained on (byte for byte): the figure flatters")
+    return scanned
+
+
+def _interpolated(averager: Averager, job: Job, steps: int) -> Tried:
+    """WiSE-FT: from the start of the run to its end."""
+    start, end, runs = start_of(job), end_of(job.run, job), (job.run.folder,)
+    points: list[Point] = []
+    best, kept = 0, start
+    with console.progress(steps + 1, "averages") as bar:
+        for place in range(steps + 1):
+            point, tensors = averager.average(start, end, place / steps, runs, place / steps)
+            points.append(replace(point, note={0: "start", steps: "end"}.get(place, "")))
+            if point.rank > points[best].rank:
+                best, kept = place, tensors
+            bar.advance()
+    reason = f"{_best_of(points[best], job)}: {_said(points[best])}, the start {_said(points[0])}, the end {_said(points[-1])}"
+    return Tried(_marked(points, best), best, steps, kept, ("soup.alpha", points[best].alpha, reason))
+
+
+def _greedy(averager: Averager, job: Job, runs: list[Run]) -> Tried:
+    """The greedy soup: the best run first, then each that does not make the average worse."""
+    points: list[Point] = []
+    with console.progress(2 * len(runs) - 1, "averages") as bar:
+        for run in runs:
+            points.append(averager.alone(end_of(run, job), (run.folder,)))
+            bar.advance()
+        points.sort(key=lambda point: point.rank, reverse=True)
+        best, kept = 0, end_of(Run(points[0].runs[0]), job)
+        for single in points[1:]:
+            together = (*points[best].runs, *single.runs)
+            point, tensors = averager.average(kept, end_of(Run(single.runs[0]), job), 1 / len(together), together)
+            joins = point.rank >= points[best].rank
+            points.append(point if joins else replace(point, note=_WORSE))
+            if joins:
+                best, kept = len(points) - 1, tensors
+            bar.advance()
+    reason = f"{_best_of(points[best], job)}: {_said(points[best])}, the best run alone {_said(points[0])}"
+    value = [str(folder) for folder in points[best].runs]
+    return Tried(_marked(points, best), best, 0, kept, ("soup.runs", value, reason))
+
+
+def _marked(points: list[Point], best: int) -> list[Point]:
+    """The points, of which the best is noted as chosen."""
+    note = ", ".join(word for word in (points[best].note, "chosen") if word)
+    return [replace(point, note=note) if place == best else point for place, point in enumerate(points)]
+
+
+def _best_of(point: Point, job: Job) -> str:
+    return f"best {point.metric} on the {len(job.places('val'))} validation images, then least loss"
+
+
+def _said(point: Point) -> str:
+    return f"{point.validation.value:.3f} and {point.loss:.3f}"
+
+
+def _gain(tried: Tried) -> Score | None:
+    best, plain = tried.points[tried.best], tried.points[tried.plain]
+    if tried.best == tried.plain or best.judge is None or plain.judge is None or best.shifted is None:
+        return None
+    return gain(best.judge, plain.judge, best.shifted.count)
+
+
+def _told(tried: Tried, gained: Score | None) -> dict[str, Any]:
+    """JSON-able: the content of curve.json."""
+    points = [point.row() for point in tried.points]
+    found = {"metric": tried.points[0].metric, "chosen": points[tried.best], "points": points}
+    return found if gained is None else {**found, "shifted_gain": asdict(gained)}
+
+
+def _write(run: Run, job: Job, tried: Tried, gained: Score | None, command: str, seconds: float) -> None:
+    """What a fit would have written; without epochs, because there were none."""
+    first, best = job.run, tried.points[tried.best]
+    run.carry_over(first, command)
+    note_choice(run, *tried.choice)
+    run.write_json("curve.json", _told(tried, gained))
+    run.write_text("curve.svg", _drawn(tried))
+    run.write_tensors("model.safetensors", tried.tensors)
+    run.write_text("recipe.yaml", first.recipe().to_yaml())  # without it a folder is no run: it comes when the rest is there
+    kept = {key: value for key, value in first.outcome().items() if key not in ("checksums", "parts")}
+    what = f"alpha {best.name} between start and end of" if best.alpha is not None else "greedy soup:"
+    reason = f"an average of weights, {what} {' + '.join(map(str, best.runs))}"
+    new = {"epochs": 0, "best_epoch": -1, "steps": 0, "seconds": seconds, "reason": reason, "threshold": best.threshold}
+    run.finish({**kept, **new})
+
+
+def _drawn(tried: Tried) -> str:
+    """The averages as SVG: the shifted score over the validation score; without shifted data the latter over alpha, or over the
+    number of runs in the average."""
+    point = tried.points[0]
+    across = "alpha" if point.alpha is not None else "runs in the average"
+    labels = (f"validation {point.metric}", f"shifted {point.metric}") if point.shifted else (across, f"validation {point.metric}")
+    groups: dict[str, list[plots.Spot]] = {"averages": [], "single runs": [], "left out": []}
+    for each in tried.points:
+        group = "left out" if each.note == _WORSE else "averages" if each.alpha is not None or len(each.runs) > 1 else "single runs"
+        groups[group].append(_spot(each))
+    if point.alpha is None:
+        groups["averages"].insert(0, _spot(point))
+    marked = {word: [_spot(each) for each in tried.points if word in each.note.split(", ")] for word in ("start", "end", "chosen")}
+    return plots.averages({**groups, **marked}, *labels)
+
+
+def _spot(point: Point) -> plots.Spot:
+    if point.shifted is not None:
+        return point.validation, point.shifted
+    return Score(float(len(point.runs)) if point.alpha is None else point.alpha), point.validation

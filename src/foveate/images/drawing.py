@@ -1,0 +1,406 @@
+"""Answers drawn into pictures: boxes with labels, regions with a legend, two pictures side by side. Inputs are never changed.
+
+Colours go by the place of a class: the first seven are those of Okabe and Ito ("Color Universal Design", 2008, without the
+black), then indigo, wine and light cyan of Paul Tol's ("Colour Schemes", SRON 2021). Under simulated protanopia, deuteranopia
+and tritanopia (Machado et al. 2009) no two of the ten are nearer in OKLab than the nearest two of the first seven: 0.076.
+Lines and letters grow with the picture. Letters: H height, W width, all in pixels.
+"""
+
+from __future__ import annotations
+
+import colorsys
+import math
+import unicodedata
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache, lru_cache
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from foveate.types import Boxes, Prediction, Regions
+from foveate.utils.rle import decoded
+
+Colour = tuple[int, int, int]
+Rectangle = tuple[int, int, int, int]
+"""x0, y0, x1, y1 in whole pixels; x1 and y1 are the first ones outside"""
+
+_FIRST = ("E69F00", "56B4E9", "009E73", "F0E442", "0072B2", "D55E00", "CC79A7", "332288", "882255", "99DDFF")
+_GOLDEN = 0.618034  # of the circle of hues: the step that keeps the next hue far from all before
+_BACKGROUND = "background"  # the class that is left as it is
+_OPACITY = 0.5  # of regions
+_HIDDEN = 1 / 3  # of the picture, that labels or a legend may cover
+_LEGEND = 14  # letters: the short side of a picture that has room for a legend
+_SMALLEST = 9  # letters below so many pixels cannot be read
+_VARIANTS = frozenset(map(chr, range(0xFE00, 0xFE10)))  # selectors: the emoji's or the text's form of the sign before
+_PAPER, _INK, _PLATE = (255, 255, 255), (34, 34, 34), (255, 255, 255)
+
+
+def colour(place: int) -> Colour:
+    """The colour of the class at `place`, always the same."""
+    if place < len(_FIRST):
+        return bytes.fromhex(_FIRST[place])[0], bytes.fromhex(_FIRST[place])[1], bytes.fromhex(_FIRST[place])[2]
+    lightness, saturation = (0.42, 0.62, 0.78)[place % 3], (0.85, 0.55)[place // 3 % 2]
+    red, green, blue = colorsys.hls_to_rgb((0.55 + place * _GOLDEN) % 1, lightness, saturation)
+    return round(red * 255), round(green * 255), round(blue * 255)
+
+
+def drawn(pixels: np.ndarray, answer: Prediction | None, classes: Sequence[str]) -> np.ndarray:
+    """(H, W, 3) uint8 with the boxes or the regions of an answer or a truth; as it is where there is nothing to draw."""
+    if isinstance(answer, Boxes):
+        return with_boxes(pixels, answer, 0, classes)
+    return with_regions(pixels, answer.mask, classes) if isinstance(answer, Regions) else pixels.copy()
+
+
+def with_boxes(pixels: np.ndarray, boxes: Boxes, threshold: float, classes: Sequence[str] = ()) -> np.ndarray:
+    """(H, W, 3) uint8 -> the same with the boxes whose score reaches `threshold`, or all of a truth, the surest on top; under them
+    their masks, half-transparent, with borders in full colour.
+
+    With `classes` a class has the same colour in every picture; without, colours go by the sorted names in this picture.
+    """
+    classes = classes or sorted(set(boxes.names))
+    picture = Image.fromarray(_with_masks(pixels, boxes, threshold, classes))
+    shown = [box for box in _drawn(boxes, threshold, classes) if _visible(box.edge, picture.size)]
+    draw, width = ImageDraw.Draw(picture), _line(picture.size)
+    for box in shown:
+        _frame(draw, box, width)
+    for box, spot, text in _labelled(shown, picture.size):
+        _plate(draw, spot, [(text, box.colour)], _letters(picture.size))
+    return np.array(picture)
+
+
+def with_regions(pixels: np.ndarray, mask: np.ndarray, classes: Sequence[str]) -> np.ndarray:
+    """(H, W, 3) uint8 and (H, W) places -> half-transparent colours, full ones at the borders, and a legend.
+
+    `background` and what nobody cares about (-1) stay as they are. The legend names the largest classes.
+    """
+    places = [place for place in range(len(classes)) if classes[place] != _BACKGROUND]
+    table = np.array([colour(place) for place in range(len(classes))], dtype=np.float32).reshape(-1, 3)
+    painted = np.isin(mask, places)
+    counts = np.bincount(mask[painted], minlength=len(classes))
+    picture = _painted(pixels, mask, painted, table)
+    largest = sorted((place for place in places if counts[place]), key=lambda place: -counts[place])
+    return _with_legend(picture, [(classes[place], colour(place)) for place in largest])
+
+
+def side_by_side(left: np.ndarray, right: np.ndarray, titles: tuple[str, str]) -> np.ndarray:
+    """Two pictures, each under its title, on white; neither is scaled."""
+    size = (max(left.shape[1], right.shape[1]), max(left.shape[0], right.shape[0]))
+    letters, gap = _letters(size), 2 * _line(size)
+    top = round(1.7 * letters) if any(titles) else 0
+    canvas = Image.new("RGB", (left.shape[1] + gap + right.shape[1], top + size[1]), _PAPER)
+    for pixels, start, title in ((left, 0, titles[0]), (right, left.shape[1] + gap, titles[1])):
+        canvas.paste(Image.fromarray(pixels), (start, top))
+        text = _fitted(title, letters, pixels.shape[1])
+        ImageDraw.Draw(canvas).text((start + pixels.shape[1] / 2, top / 2), text, _INK, _font(text, letters), anchor="mm")
+    return np.array(canvas)
+
+
+def titled(pixels: np.ndarray, title: str) -> np.ndarray:
+    """(H, W, 3) uint8 under a line with its title, on white, with a narrow margin."""
+    margin, line = 3, 20
+    canvas = Image.new("RGB", (pixels.shape[1] + 2 * margin, pixels.shape[0] + line + margin), _PAPER)
+    canvas.paste(Image.fromarray(pixels), (margin, line))
+    text = _fitted(title, 12, pixels.shape[1])
+    ImageDraw.Draw(canvas).text((canvas.width / 2, line / 2), text, _INK, _font(text, 12), anchor="mm")
+    return np.array(canvas)
+
+
+def tiled(pictures: Sequence[np.ndarray], titles: Sequence[str], across: int = 8) -> np.ndarray:
+    """Pictures of one size, (H, W, 3) uint8 each, in rows of `across`, each under its title."""
+    framed = [titled(picture, title) for picture, title in zip(pictures, titles, strict=True)]
+    height, width = framed[0].shape[:2]
+    canvas = np.full((-(-len(framed) // across) * height, min(len(framed), across) * width, 3), 255, np.uint8)
+    for place, picture in enumerate(framed):
+        y, x = place // across * height, place % across * width
+        canvas[y : y + height, x : x + width] = picture
+    return canvas
+
+
+def stacked(upper: np.ndarray, lower: np.ndarray) -> np.ndarray:
+    """The one above the other, (H, W, 3) uint8 each, at the left; white beside the narrower one."""
+    canvas = np.full((len(upper) + len(lower), max(upper.shape[1], lower.shape[1]), 3), 255, np.uint8)
+    canvas[: len(upper), : upper.shape[1]] = upper
+    canvas[len(upper) :, : lower.shape[1]] = lower
+    return canvas
+
+
+# --- sizes, which go by the side of a square of the same area
+
+
+def _line(size: tuple[int, int]) -> int:
+    return max(1, round(math.sqrt(size[0] * size[1]) / 210))
+
+
+def _letters(size: tuple[int, int]) -> int:
+    return max(_SMALLEST, round(min(math.sqrt(size[0] * size[1]) / 36, min(size) / 6)))
+
+
+# --- boxes
+
+
+@dataclass(frozen=True)
+class _Drawn:
+    edge: Rectangle
+    text: str
+    colour: Colour
+    crowd: bool
+
+
+def _drawn(boxes: Boxes, threshold: float, classes: Sequence[str]) -> Iterator[_Drawn]:
+    """The boxes to draw, the last on top: the surest, or the smallest where there are no scores."""
+    for place in _shown(boxes, threshold):
+        name, score = boxes.names[place], None if boxes.scores is None else float(boxes.scores[place])
+        x0, y0, x1, y1 = boxes.xyxy[place].tolist()
+        edge = (math.floor(x0), math.floor(y0), max(math.ceil(x1), math.floor(x0) + 1), max(math.ceil(y1), math.floor(y0) + 1))
+        crowd = boxes.crowd is not None and bool(boxes.crowd[place])
+        text = " ".join([name, *([] if score is None else [f"{score:.2f}"]), *(["(crowd)"] if crowd else [])])
+        yield _Drawn(edge, text, _colour_of(name, classes), crowd)
+
+
+def _shown(boxes: Boxes, threshold: float) -> list[int]:
+    """Places of the boxes to draw, the last on top."""
+    areas = np.prod(boxes.xyxy[:, 2:] - boxes.xyxy[:, :2], axis=1) if len(boxes.names) else np.zeros(0)
+    order = np.argsort(-areas if boxes.scores is None else boxes.scores, kind="stable")
+    sure = np.ones(len(order), dtype=bool) if boxes.scores is None else boxes.scores >= threshold
+    return [place for place in order.tolist() if sure[place] and np.isfinite(boxes.xyxy[place]).all()]
+
+
+def _colour_of(name: str, classes: Sequence[str]) -> Colour:
+    return colour(classes.index(name) if name in classes else len(classes))
+
+
+def _with_masks(pixels: np.ndarray, boxes: Boxes, threshold: float, classes: Sequence[str]) -> np.ndarray:
+    """A copy, with masks in the colours of their classes; those of another size than the picture's do not fit."""
+    owners = np.full(pixels.shape[:2], -1)
+    for place in _shown(boxes, threshold) if boxes.masks else []:
+        if boxes.masks and tuple(boxes.masks[place]["size"]) == owners.shape:
+            owners[decoded(boxes.masks[place])] = place
+    table = np.array([_colour_of(name, classes) for name in boxes.names], dtype=np.float32).reshape(-1, 3)
+    return _painted(pixels, owners, owners >= 0, table)
+
+
+def _visible(edge: Rectangle, size: tuple[int, int]) -> bool:
+    return edge[0] < size[0] and edge[1] < size[1] and edge[2] > 0 and edge[3] > 0
+
+
+def _frame(draw: ImageDraw.ImageDraw, box: _Drawn, width: int) -> None:
+    """Lines inside the edge; a thin darker or lighter one within sets them off from a ground of the same colour."""
+    outer = x0, y0, x1, y1 = _clipped(box.edge, draw.im.size)
+    inner = (x0 + width, y0 + width, x1 - width, y1 - width)
+    dash = 4 * width if box.crowd else max(x1 - x0, y1 - y0)
+    if width >= 3 and min(inner[2] - inner[0], inner[3] - inner[1]) > width:
+        _lines(draw, inner, width // 3, dash, _between(box.colour, _contrast(box.colour)))
+    _lines(draw, outer, min(width, max(1, min(x1 - x0, y1 - y0) // 2)), dash, box.colour)
+
+
+def _lines(draw: ImageDraw.ImageDraw, edge: Rectangle, width: int, dash: int, fill: Colour) -> None:
+    """Filled bars of `dash` pixels, as far apart. Pillow's own outline of a rectangle one pixel high is two pixels high."""
+    x0, y0, x1, y1 = edge
+    for start in range(x0, x1, 2 * dash):
+        end = min(start + dash, x1) - 1
+        draw.rectangle((start, y0, end, y0 + width - 1), fill=fill)
+        draw.rectangle((start, y1 - width, end, y1 - 1), fill=fill)
+    for start in range(y0, y1, 2 * dash):
+        end = min(start + dash, y1) - 1
+        draw.rectangle((x0, start, x0 + width - 1, end), fill=fill)
+        draw.rectangle((x1 - width, start, x1 - 1, end), fill=fill)
+
+
+def _between(one: Colour, other: Colour) -> Colour:
+    return (one[0] + other[0]) // 2, (one[1] + other[1]) // 2, (one[2] + other[2]) // 2
+
+
+def _clipped(edge: Rectangle, size: tuple[int, int]) -> Rectangle:
+    return max(0, edge[0]), max(0, edge[1]), min(size[0], edge[2]), min(size[1], edge[3])
+
+
+def _labelled(boxes: list[_Drawn], size: tuple[int, int]) -> list[tuple[_Drawn, Rectangle, str]]:
+    """Where each label goes: above its box, in it or below it, in the picture and not on another one.
+
+    The topmost box of each class chooses first, then the others. A label without room is left out, and so are those that
+    would hide more than a third of a small picture: the colour of the box still names its class.
+    """
+    letters, taken, labelled = _letters(size), list[Rectangle](), list[tuple[_Drawn, Rectangle, str]]()
+    left = size[0] * size[1] * _HIDDEN
+    first = {box.colour: box for box in boxes}  # the last of each, which is the topmost
+    for box in [*first.values(), *(box for box in reversed(boxes) if box is not first[box.colour])]:
+        text = _fitted(box.text, letters, size[0])
+        width, height = _extent([text], letters)
+        if not text or height > size[1] or (labelled and width * height > left):
+            continue
+        x0, y0, x1, y1 = _clipped(box.edge, size)
+        columns = (x0, x1 - width, (x0 + x1 - width) // 2, x1, x0 - width)
+        spots = [(x, y) for y in (y0 - height, y0, y1, y1 - height) for x in columns]
+        inside = [(min(max(0, x), size[0] - width), y) for x, y in spots if 0 <= y <= size[1] - height]
+        rectangles = [(x, y, x + width, y + height) for x, y in inside]
+        free = [spot for spot in rectangles if not any(_overlap(spot, other) for other in taken)]
+        if free:
+            left -= width * height
+            taken.append(free[0])
+            labelled.append((box, free[0], text))
+    return labelled
+
+
+def _overlap(one: Rectangle, other: Rectangle) -> bool:
+    return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
+
+
+# --- regions
+
+
+def _painted(pixels: np.ndarray, places: np.ndarray, painted: np.ndarray, table: np.ndarray) -> np.ndarray:
+    """A copy with the `painted` pixels half in the colour that `table` has for their place, and wholly at the borders."""
+    picture = pixels.copy()
+    picture[painted] = np.rint(_OPACITY * table[places[painted]] + (1 - _OPACITY) * pixels[painted]).astype(np.uint8)
+    border = painted & _border(places, _line((places.shape[1], places.shape[0])))
+    picture[border] = table[places[border]].astype(np.uint8)
+    return picture
+
+
+def _border(mask: np.ndarray, width: int) -> np.ndarray:
+    """(H, W) bool: the pixels within `width` of another class."""
+    border = np.zeros(mask.shape, dtype=bool)
+    for step in range(1, width + 1):
+        for axis in (0, 1):
+            near, far = [slice(None)] * 2, [slice(None)] * 2
+            near[axis], far[axis] = slice(None, -step), slice(step, None)
+            differs = mask[tuple(near)] != mask[tuple(far)]
+            border[tuple(near)] |= differs
+            border[tuple(far)] |= differs
+    return border
+
+
+def _with_legend(pixels: np.ndarray, entries: list[tuple[str, Colour]]) -> np.ndarray:
+    """A plate in the lower left corner. The entries left out are counted; a very small picture has no room for any."""
+    picture = Image.fromarray(pixels)
+    letters = _letters(picture.size)
+    if not entries or min(picture.size) < _LEGEND * letters:
+        return pixels
+    rows = [(_fitted(name, letters, picture.width // 2), ground) for name, ground in entries]
+    width = _extent([text for text, _ in rows], letters)[0] + round(1.2 * letters)  # the swatch
+    tall = min(0.9 * picture.height, _HIDDEN * picture.height * picture.width / width)
+    room = max(1, int(tall) // _extent(["x"], letters)[1])
+    if len(rows) > room:
+        rows = [*rows[: room - 1], (f"and {len(rows) - room + 1} more", _PLATE)]
+    spot = (0, picture.height - _extent(["x"] * len(rows), letters)[1], width, picture.height)
+    _plate(ImageDraw.Draw(picture), spot, rows, letters, swatch=True)
+    return np.array(picture)
+
+
+# --- text
+
+
+def _plate(
+    draw: ImageDraw.ImageDraw, spot: Rectangle, rows: list[tuple[str, Colour]], letters: int, swatch: bool = False
+) -> None:
+    """Rows of text on a filled rectangle: in the colour of the row, or white with a swatch of it."""
+    x0, y0, x1, y1 = spot
+    height = (y1 - y0) / len(rows)
+    draw.rectangle((x0, y0, x1 - 1, y1 - 1), fill=_PLATE if swatch else rows[0][1])
+    for number, (text, ground) in enumerate(rows):
+        middle, start = y0 + (number + 0.5) * height, x0 + _margin(letters)
+        if swatch:
+            half = round(0.4 * letters)
+            draw.rectangle((start, round(middle) - half, start + 2 * half, round(middle) + half), fill=ground)
+            start += round(1.2 * letters)
+        draw.text((start, middle), text, _INK if swatch else _contrast(ground), _font(text, letters), anchor="lm")
+
+
+def _margin(letters: int) -> int:
+    return max(2, round(letters / 4))
+
+
+def _extent(texts: list[str], letters: int) -> tuple[int, int]:
+    """Width and height in pixels of rows of text with their margins."""
+    width = max(math.ceil(_font(text, letters).getlength(text)) for text in texts)
+    return width + 2 * _margin(letters), math.ceil(1.35 * letters) * len(texts)
+
+
+def _fitted(text: str, letters: int, width: int) -> str:
+    """One line of text that can be drawn, cut to so many pixels with an ellipsis; '' when not even a letter fits."""
+    line = _drawable(" ".join(text.split()))
+    if not line or _extent([line], letters)[0] <= width:
+        return line
+    low, high = 0, len(line) - 1  # the most letters that fit, by halving
+    while low < high:
+        middle = (low + high + 1) // 2
+        fits = _extent([line[:middle] + "…"], letters)[0] <= width
+        low, high = (middle, high) if fits else (low, middle - 1)
+    return line[:low].rstrip() + "…" if low else ""
+
+
+def _contrast(ground: Colour) -> Colour:
+    """Black or white, whichever stands out more (WCAG 2.1: relative luminance, of which 0.179 is equally far from both)."""
+    linear = [value / 12.92 if value <= 0.04045 else ((value + 0.055) / 1.055) ** 2.4 for value in (part / 255 for part in ground)]
+    return (0, 0, 0) if 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2] > 0.179 else (255, 255, 255)
+
+
+@dataclass(frozen=True)
+class _Face:
+    """A font file and the code points that it can draw."""
+
+    path: str
+    glyphs: frozenset[int]
+
+
+def _drawable(text: str) -> str:
+    """The text with code points that no font here has written out (\\u732b); joiners and the like, which show nothing, left out."""
+    glyphs = _face(text).glyphs
+    unseen = {char for char in text if (unicodedata.category(char) == "Cf" or char in _VARIANTS) and ord(char) not in glyphs}
+    fine = {char for char in text if char == " " or (ord(char) in glyphs and unicodedata.category(char) != "Cc")}
+    parts = (char if char in fine else char.encode("unicode_escape").decode() for char in text if char not in unseen)
+    return "".join(parts)
+
+
+def _font(text: str, letters: int) -> ImageFont.FreeTypeFont:
+    return _opened(_face(text).path, letters)
+
+
+@lru_cache(maxsize=64)
+def _opened(path: str, letters: int) -> ImageFont.FreeTypeFont:
+    return ImageFont.truetype(path, letters)
+
+
+@lru_cache(maxsize=4096)
+def _face(text: str) -> _Face:
+    """The first font that has every letter of the text, matplotlib's own before the system's; else the one that lacks fewest."""
+    wanted = {ord(char) for char in text} - {32}
+    best, lacking = _faces(0), len(wanted)
+    for number in range(len(_font_files())):
+        face = _faces(number)
+        if face is None:
+            continue
+        lacks = len(wanted - face.glyphs)
+        if lacks == 0:
+            return face
+        if best is None or lacks < lacking:
+            best, lacking = face, lacks
+    assert best is not None, "matplotlib brings DejaVu Sans"
+    return best
+
+
+@lru_cache(maxsize=1)
+def _font_files() -> tuple[str, ...]:
+    """DejaVu Sans, which matplotlib brings, then the system's fonts: upright sans ones of ordinary weight first."""
+    from matplotlib import get_data_path
+    from matplotlib.font_manager import fontManager
+
+    own = str(Path(get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf")
+    entries = [entry for entry in fontManager.ttflist if "LastResort" not in entry.fname]  # it draws boxes for all letters
+    entries.sort(key=lambda entry: (entry.style != "normal", str(entry.weight) not in ("400", "normal", "regular"), entry.fname))
+    return tuple(dict.fromkeys([own, *(entry.fname for entry in entries)]))
+
+
+@cache
+def _faces(number: int) -> _Face | None:
+    """A font's letters; None for one that Pillow cannot draw at any size (bitmap emoji), or that is gone."""
+    from matplotlib.ft2font import FT2Font
+
+    path = _font_files()[number]
+    try:
+        _opened(path, 16).getlength("x")
+        return _Face(path, frozenset(FT2Font(path).get_charmap()))
+    except (OSError, RuntimeError, ValueError):
+        return None

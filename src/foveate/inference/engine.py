@@ -1,0 +1,110 @@
+"""A model's answers to pictures, and their loss. The one decode path of training, evaluation and prediction."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from foveate.data.dataset import Pictures, Windows
+from foveate.data.image_cache import Pixels
+from foveate.data.transforms import evaluation
+from foveate.evaluation.metrics import Metric, metric_for
+from foveate.inference.microbatch import Portions
+from foveate.modeling.model import Model
+from foveate.modeling.tasks import PlaceTask
+from foveate.types import Batch, Features, Sample, Scores
+from foveate.utils.device import Way
+
+
+@dataclass
+class Answers:
+    """`predictions` in the order of the samples. `loss`: mean over the images that have a truth; nan when none has."""
+
+    predictions: list[Any] = field(default_factory=list)
+    loss: float = float("nan")
+
+
+def shown(model: Model, samples: Sequence[Sample], pixels: Pixels, seed: int) -> Pictures:
+    """Samples as the model sees them when it answers."""
+    spec, task = model.backbone.input, model.task
+    transform = evaluation(spec, task.framing)
+    if isinstance(task, PlaceTask) and task.framing == "windows":
+        return Windows(samples, pixels, transform, task.encode, seed, spec.size, task.join)
+    return Pictures(samples, pixels, transform, task.encode, seed)
+
+
+@contextmanager
+def pooled_of(
+    model: Model, read: Callable[[Features], torch.Tensor | None] = lambda found: found.pooled
+) -> Iterator[list[torch.Tensor]]:
+    """A list that takes up the pooled features, (B, D) on the CPU, of whatever the backbone is asked meanwhile, where they are
+    wanted; or what else is `read` off its features."""
+    seen: list[torch.Tensor] = []
+    fresh: list[torch.Tensor] = []
+
+    def look(module: torch.nn.Module, args: Any, found: Features) -> None:
+        values = read(found)
+        fresh[:] = [] if values is None else [values.detach().float().cpu()]
+
+    def keep(module: torch.nn.Module, args: Any, output: Any) -> None:
+        """When the head has answered too: else memory was exhausted, and the same images come again."""
+        seen.extend(fresh)
+        fresh.clear()
+
+    hooks = [model.backbone.register_forward_hook(look), model.register_forward_hook(keep)]
+    try:
+        yield seen
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+@torch.inference_mode()
+def answers(
+    model: Model,
+    pictures: Pictures,
+    batches: Iterable[Batch],
+    device: torch.device,
+    way: Way,
+    advance: Callable[[int], None] = lambda count: None,
+) -> Answers:
+    """Runs the model over the `batches` of all `pictures`, in eval mode; the answers are decoded on the CPU in fp32."""
+    was_training = model.training
+    model.eval()
+    found, total, count, portions = Answers(), 0.0, 0, Portions()
+
+    def asked(part: Batch) -> tuple[Batch, Any]:
+        part = part.to(device, memory_format=way.layout)
+        with way.autocast(device):
+            return part, model(part)
+
+    for batch in batches:
+        for _, (part, output) in portions.each(batch, asked):
+            found.predictions += model.task.decode(output, part)
+            if all(part.targets):
+                total += float(sum(model.task.loss(output, part).values())) * len(part)
+                count += len(part)
+            advance(len(part))
+    model.train(was_training)
+    if len(found.predictions) == len(pictures):  # fewer when it was asked to stop
+        found.predictions = pictures.joined(found.predictions)
+    found.loss = total / count if count else float("nan")
+    return found
+
+
+def judged(predictions: Iterable[Any], samples: Iterable[Sample], model: Model, multilabel: bool) -> Metric:
+    """The metric that reads this task's answers, told of every sample that has a truth."""
+    metric = metric_for(model.task.answer, model.task.classes, multilabel)
+    for prediction, sample in zip(predictions, samples, strict=True):
+        if sample.truth is not None:
+            metric.update(prediction, sample.truth)
+    return metric
+
+
+def scored(predictions: Iterable[Any], samples: Iterable[Sample], model: Model, multilabel: bool) -> Scores:
+    """What that metric says."""
+    return judged(predictions, samples, model, multilabel).compute()

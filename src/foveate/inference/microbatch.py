@@ -1,0 +1,50 @@
+"""Images in portions that fit into memory: halved when it is exhausted, and smaller from then on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import TypeVar
+
+from foveate.data.dataset import even_parts
+from foveate.types import Batch
+from foveate.utils import console
+from foveate.utils.memory import exhausted, release
+
+T = TypeVar("T")
+
+
+class Portions:
+    """`most`: images at once; None = as many as come. `told`: is given each new number, and the one that was too large."""
+
+    def __init__(self, most: int | None = None, told: Callable[[int, int], None] | None = None) -> None:
+        self.most, self.told = most, told or _said
+
+    def of(self, count: int) -> list[slice]:
+        """`count` images in portions of about one size."""
+        return even_parts(count, self.most or max(1, count))
+
+    def halve(self, error: Exception, count: int) -> None:
+        """After a portion of `count` images took too much. Raises the error where that was not it, or one image is too much."""
+        if count < 2 or not exhausted(error):
+            raise error
+        self.most = count // 2
+        self.told(self.most, count)
+        release()
+
+    def each(self, batch: Batch, work: Callable[[Batch], T]) -> Iterator[tuple[Batch, T]]:
+        """The portions of a batch, and what `work` made of each."""
+        start = 0
+        while start < len(batch):
+            place = self.of(len(batch) - start)[0]
+            part = batch.part(slice(start, start + place.stop))
+            try:
+                found = work(part)
+            except Exception as error:
+                self.halve(error, len(part))
+                continue
+            yield part, found
+            start += len(part)
+
+
+def _said(now: int, before: int) -> None:
+    console.warn(f"memory is exhausted by {before} images at once: going on with {now}")

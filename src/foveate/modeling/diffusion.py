@@ -1,0 +1,116 @@
+"""From noise to pictures: the words that say what to paint, and the way there.
+
+Letters: B pictures, C, h, w of the space that a painter paints in, L words, W width of a word.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
+
+from foveate.errors import UnknownName, UsageError
+from foveate.modeling.backbones import Painter, Said
+from foveate.modeling.tokenizer import END, UNKNOWN, Words
+
+_HIGHEST = 0.98  # time of the first look, where painters that divide by what is left of the picture still can
+
+
+class Names(Words):
+    """Whole names in the place of words, as they are written: 'A' and 'a' are two. Several stand with commas between them."""
+
+    def encode(self, sentence: str) -> list[int]:
+        parts = [sentence] if sentence in self._numbers else [part for part in sentence.split(", ") if part]
+        return [self._numbers.get(part, UNKNOWN) for part in parts]
+
+
+class Reader(nn.Module):
+    """Sentences -> Said, for painters that do not read: a table of words and of their places, learnt with the picture."""
+
+    def __init__(self, vocabulary: Words, width: int, most: int) -> None:
+        super().__init__()
+        self.vocabulary, self.most = vocabulary, most
+        self.table = nn.Embedding(vocabulary.size, width)
+        self.places = nn.Parameter(0.02 * torch.randn(most + 1, width))
+
+    def forward(self, sentences: Sequence[str]) -> Said:
+        """An empty sentence is its end alone."""
+        where = self.places.device
+        numbers = [torch.tensor([*self.vocabulary.encode(sentence)[: self.most], END], device=where) for sentence in sentences]
+        padded = pad_sequence(numbers, True, END)
+        lengths = torch.tensor([len(each) for each in numbers], device=where)
+        there = torch.arange(padded.shape[1], device=where) < lengths[:, None]
+        return Said(self.table(padded) + self.places[: padded.shape[1]], there)
+
+    def refuse_unknown(self, sentence: str) -> None:
+        """Raises UnknownName for a name, or a sentence of names alone, that was not learnt, UsageError for one that is too long."""
+        numbers = self.vocabulary.encode(sentence)
+        if numbers and (set(numbers) == {UNKNOWN} or (isinstance(self.vocabulary, Names) and UNKNOWN in numbers)):
+            raise UnknownName(sentence, self.vocabulary.words[UNKNOWN + 1 :], kind="thing to paint")
+        if len(numbers) > self.most:
+            what = f"a sentence has {len(numbers)} words, more than the {self.most} that were learnt"
+            raise UsageError(what, where=sentence[:60], hint="a shorter one")
+
+
+@dataclass(frozen=True)
+class Ground:
+    """What is there before anything is painted. `clean`: (B, C, h, w). `begin`: the time to begin at: 1 paints anew, 0 leaves all.
+    `open`: (B, 1, h, w), 1 where to paint and 0 where the picture stays; None = everywhere."""
+
+    clean: Tensor
+    begin: float = 1.0
+    open: Tensor | None = None
+
+
+@torch.inference_mode()
+def painted(
+    painter: Painter,
+    read: Callable[[Sequence[str]], Said],
+    sentences: Sequence[str],
+    seeds: Sequence[int],
+    steps: int,
+    guidance: float,
+    ground: Ground | None = None,
+    advance: Callable[[int], None] = lambda count: None,
+) -> Tensor:
+    """(B, 3, S, S) normalised: a picture for each sentence, from the noise of its seed, wherever and beside whatever it is painted.
+
+    In equal steps of time the network's answer is parted into picture and noise, which are mixed again with less noise: Euler's
+    method for straight lines, and DDIM (Song et al. 2021) for others. `guidance`: how far the answer goes from that to an empty
+    sentence towards that to the sentence and beyond it (Ho & Salimans 2022, as w + 1); 1 asks once alone.
+    """
+    device = next(painter.parameters()).device
+    noise = torch.stack([torch.randn(painter.canvas, generator=torch.Generator().manual_seed(seed)) for seed in seeds]).to(device)
+    said = read(sentences)
+    empty = read([""] * len(sentences)) if guidance != 1 else None
+    times = torch.linspace(min(_HIGHEST, 1.0 if ground is None else ground.begin), 0, steps + 1).tolist()
+    # painted anew, nothing of what was there may shine through
+    seen = noise if ground is None or ground.begin >= 1 else painter.mixed(ground.clean, noise, _all(times[0], noise))
+    for time, after in pairwise(times):
+        now = _all(time, noise)
+        answer = painter.answer(seen, now, said)
+        if empty is not None:
+            nothing = painter.answer(seen, now, empty)
+            answer = nothing + guidance * (answer - nothing)
+        seen = painter.mixed(*painter.parted(seen, answer, now), _all(after, noise))
+        if ground is not None and ground.open is not None:
+            kept = painter.mixed(ground.clean, noise, _all(after, noise))
+            seen = kept + ground.open * (seen - kept)
+        advance(1)
+    return painter.unpacked(seen)
+
+
+def _all(time: float, like: Tensor) -> Tensor:
+    return torch.full((len(like),), time, device=like.device)
+
+
+def as_pixels(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> list[np.ndarray]:
+    """(B, 3, S, S) normalised -> B times (S, S, 3) uint8."""
+    shape = (1, 3, 1, 1)
+    scaled = images.float().cpu() * torch.tensor(std).view(shape) + torch.tensor(mean).view(shape)
+    return list((255 * scaled).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous().numpy())

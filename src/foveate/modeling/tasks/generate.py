@@ -1,0 +1,154 @@
+"""New pictures like those of the data, of a class or after a sentence: a network learns to take noise off (Ho et al. 2020)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional
+
+from foveate.errors import DataError
+from foveate.modeling.backbones import Backbone, Painter, Said
+from foveate.modeling.diffusion import Names, Reader, as_pixels, painted
+from foveate.modeling.tasks import Facts, Settled, Task, TaskSettings
+from foveate.modeling.tokenizer import Words
+from foveate.types import Batch, Denoised, Labels, Picture, Provides, Target, Text
+
+_TIMES = (0.1, 0.3, 0.5, 0.7, 0.9)  # of the looks by which it is judged
+_EXAMPLES = 16
+_POWER = 1e-6  # of what is asked, at the least
+
+
+class GenerateSettings(TaskSettings):
+    prompt: str = Field("", description="of all pictures that have neither class nor sentence, such as 'a photo of sks dog'")
+    words: list[str] = Field(default_factory=list, description="classes or words that the painter knows; default: the data's")
+    names: bool = Field(False, description="whether these are names of classes; default: what the data has")
+    most: int = Field(40, ge=1, description="words of a sentence at the most")
+    silent: float = Field(0.1, ge=0, lt=1, description="share of pictures shown without their sentence (Ho & Salimans 2022)")
+    examples: list[str] = Field(default_factory=list, description="sentences of pictures in reports; default: some of the data's")
+    steps: int = Field(30, ge=1, description="steps from noise to picture")
+    guidance: float = Field(3.0, ge=0, description="how far to go towards what the sentence says; 1 = as learnt")
+
+
+@dataclass
+class Noised:
+    """(T, B, C, h, w) each, of T times: what was asked, and the network's answer."""
+
+    asked: Tensor
+    answer: Tensor
+
+
+class Generate(Task):
+    """Its head reads sentences, where the painter does not."""
+
+    needs: frozenset[Provides] = frozenset({Provides.NOISE})
+    answer: ClassVar[type[Denoised]] = Denoised
+    asks: ClassVar[str] = "What do new pictures of this kind look like?"
+    truths: ClassVar[tuple[type, ...]] = (Labels, Text, Picture)
+    suggests: ClassVar[dict[str, Any]] = {
+        "tuning": "full",
+        "backbone.name": "painter_small",
+        "augment.policy": "none",
+        "augment.crop": 1.0,
+        "augment.flip": 0.0,  # letters, digits and most things have sides
+        "training.batch_size": 64,
+        "training.epochs": 200,
+        "training.ema": 0.999,
+        "training.patience": 0,
+        "training.layer_decay": 1.0,
+        "training.head_start": "random",
+    }
+    Settings: ClassVar[type[TaskSettings]] = GenerateSettings
+
+    settings: GenerateSettings
+
+    @classmethod
+    def settle(cls, settings: dict[str, Any], truths: Sequence[Any], classes: tuple[str, ...], facts: Facts) -> list[Settled]:
+        prompt = settings.get("prompt", "")
+        sentences = list(dict.fromkeys(sentence for truth in truths for sentence in _sentences(truth, prompt)))
+        names = any(isinstance(truth, Labels) for truth in truths)
+        found: list[Settled] = []
+        if "words" not in settings:
+            words = list(classes) if names else Words.of(sentences)
+            what = "classes" if names else "words and marks of the sentences"
+            found += [("names", names, "this is how the data tells them"), ("words", words, f"the {len(words)} {what} of the data")]
+        if "examples" not in settings:
+            found.append(("examples", sentences[:: max(1, len(sentences) // _EXAMPLES)][:_EXAMPLES], "some of the data's"))
+        return found
+
+    def head(self, backbone: Backbone) -> nn.Module:
+        assert isinstance(backbone, Painter)
+        asked = self.settings
+        vocabulary = (Names if asked.names else Words)(asked.words)
+        return nn.Identity() if backbone.reads else Reader(vocabulary, backbone.said_width, asked.most)
+
+    def begin(self, backbone: Backbone, head: nn.Module) -> None:
+        assert isinstance(backbone, Painter)
+        for part in backbone.still():
+            part.requires_grad_(False)
+
+    def encode(self, truth: Any, size: tuple[int, int]) -> Target:
+        """One of the sentences, drawn from torch's generator. Raises DataError for one that is too long."""
+        sentences = _sentences(truth, self.settings.prompt)
+        sentence = sentences[int(torch.randint(len(sentences), ()))]
+        count = 0 if self.settings.names else len(Words(()).encode(sentence))
+        if count > self.settings.most:
+            what = f"a sentence has {count} words, more than the {self.settings.most} that are read"
+            raise DataError(what, where=sentence[:60], hint=f"--set task.most={count}, or shorten it")
+        return {"sentence": sentence}
+
+    def forward(self, backbone: Backbone, head: nn.Module, batch: Batch) -> Noised:
+        """To learn from, at one time each, drawn at random; without gradients, where it is judged, at several, with noise that is
+        always the same for a picture."""
+        assert isinstance(backbone, Painter)
+        clean = backbone.packed(batch.images)
+        sentences = [target.get("sentence", self.settings.prompt) for target in batch.targets]
+        if torch.is_grad_enabled():
+            silent = torch.rand(len(sentences)) < self.settings.silent
+            sentences = ["" if each else sentence for each, sentence in zip(silent.tolist(), sentences, strict=True)]
+            draws = [(backbone.times(len(clean)).to(clean.device), torch.randn(clean.shape).to(clean.device))]
+        else:
+            noise = torch.stack([torch.randn(clean.shape[1:], generator=_seeded(int(index))) for index in batch.indices])
+            draws = [(torch.full((len(clean),), time, device=clean.device), noise.to(clean.device)) for time in _TIMES]
+        said = self.read(backbone, head, sentences)
+        asked = [backbone.asked(clean, noise, time) for time, noise in draws]
+        answers = [backbone.answer(backbone.mixed(clean, noise, time), time, said) for time, noise in draws]
+        return Noised(torch.stack(asked), torch.stack(answers))
+
+    @staticmethod
+    def read(backbone: Painter, head: nn.Module, sentences: Sequence[str]) -> Said:
+        return backbone.embed(sentences) if backbone.reads else head(sentences)
+
+    def loss(self, output: Noised, batch: Batch) -> dict[str, Tensor]:
+        return {"loss": functional.mse_loss(output.answer.float(), output.asked.float())}
+
+    def decode(self, output: Noised, batch: Batch) -> list[Denoised]:
+        """How much of what was asked the answers hold, over all times."""
+        dims = (0, 2, 3, 4)
+        asked, wrong = output.asked.float(), output.answer.float() - output.asked.float()
+        shares = 1 - wrong.square().sum(dims) / asked.square().sum(dims).clamp(min=_POWER)
+        return [Denoised(float(share)) for share in shares]
+
+    def shown(self, backbone: Backbone, head: nn.Module) -> list[tuple[str, Picture]]:
+        assert isinstance(backbone, Painter)
+        sentences, spec = self.settings.examples or [self.settings.prompt], backbone.input
+
+        def read(asked: Sequence[str]) -> Said:
+            return self.read(backbone, head, asked)
+
+        images = painted(backbone, read, sentences, range(len(sentences)), self.settings.steps, self.settings.guidance)
+        return list(zip(sentences, map(Picture, as_pixels(images, spec.mean, spec.std)), strict=True))
+
+
+def _sentences(truth: Any, prompt: str) -> tuple[str, ...]:
+    if isinstance(truth, Labels):
+        return (", ".join(truth.names),)
+    return truth.sentences if isinstance(truth, Text) else (prompt,)
+
+
+def _seeded(number: int) -> torch.Generator:
+    return torch.Generator().manual_seed(number)

@@ -1,0 +1,33 @@
+"""What LoRA and its variants share."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from peft import LoraConfig
+from pydantic import Field
+
+from foveate.modeling.tunings import Adaptable, TuningSettings
+from foveate.modeling.tunings._peft import PeftTuning
+
+
+class LoraSettings(TuningSettings):
+    rank: int = Field(8, ge=1, description="rank of each update")
+    alpha: float = Field(16.0, gt=0, description="the update is scaled by alpha / rank")
+    dropout: float = Field(0.0, ge=0, lt=1, description="dropout before each update")
+
+
+class LoraTuning(PeftTuning):
+    """Updates beside linear layers and ungrouped convolutions: a rank cannot be shared out to the groups of a depthwise one.
+
+    `variant`: arguments of peft's LoraConfig that make the variant.
+    """
+
+    Settings: ClassVar[type[TuningSettings]] = LoraSettings
+    variant: ClassVar[dict[str, Any]] = {}
+    settings: LoraSettings
+
+    def config(self, model: Adaptable, targets: list[str]) -> Any:
+        own = self.settings
+        alpha: Any = own.alpha  # peft writes int and takes any number
+        return LoraConfig(r=own.rank, lora_alpha=alpha, lora_dropout=own.dropout, target_modules=targets, **self.variant)

@@ -1,0 +1,46 @@
+"""Learnt words before the names, the same in every class or each class's own (CoOp, Zhou et al. 2022)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional
+
+from foveate.modeling.backbones import TextBackbone
+from foveate.modeling.tunings import TuningSettings
+from foveate.modeling.tunings._context import ContextSettings, Slots, first_words, phrases
+from foveate.modeling.tunings._text import CosineHead, LiveHead, TextTuning
+
+
+class CoopSettings(ContextSettings):
+    per_class: bool = Field(False, description="every class learns words of its own: where images are many")
+
+
+class _Head(LiveHead):
+    def __init__(self, backbone: TextBackbone, slots: Slots, context: Tensor) -> None:
+        super().__init__(backbone)
+        self.slots, self.context = slots, nn.Parameter(context)
+
+    def embedded(self) -> Tensor:
+        return functional.normalize(self.backbone.embed_words(self.slots(self.context), self.slots.ids).float(), dim=1)
+
+
+class Coop(TextTuning):
+    suggests: ClassVar[dict[str, Any]] = {
+        **TextTuning.suggests,
+        "task.smoothing": 0.0,
+        "training.optimizer": "sgd",
+        "training.lr": 2e-3,
+        "training.weight_decay": 5e-4,
+        "training.epochs": 50,
+        "training.patience": 0,
+    }
+    Settings: ClassVar[type[TuningSettings]] = CoopSettings
+
+    def head(self, backbone: TextBackbone, classes: Sequence[str]) -> CosineHead:
+        slots = Slots(backbone, phrases(classes, self.settings), self.settings.context)
+        context = first_words(backbone, self.settings)
+        return _Head(backbone, slots, context.repeat(len(classes), 1, 1) if self.settings.per_class else context)

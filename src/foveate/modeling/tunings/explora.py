@@ -1,0 +1,39 @@
+"""Low-rank updates on all blocks but the last ones, which move as a whole as all normalisations do.
+
+Pre-training goes on in a new domain with a tenth of the parameters, and cannot wander far (ExPLoRA, Khanna et al. 2025, arXiv
+2406.10973).
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from pydantic import Field
+from torch import nn
+
+from foveate.modeling.tunings import Adaptable, TuningSettings
+from foveate.modeling.tunings._layers import called, is_norm
+from foveate.modeling.tunings._lora import LoraSettings, LoraTuning
+
+
+class ExPLoRASettings(LoraSettings):
+    rank: int = Field(32, ge=1, description="rank of each update")
+    alpha: float = Field(64.0, gt=0, description="the update is scaled by alpha / rank")
+    blocks: int = Field(1, ge=1, description="how many blocks, counted from the output, move as a whole")
+
+
+class ExPLoRA(LoraTuning):
+    Settings: ClassVar[type[TuningSettings]] = ExPLoRASettings
+    settings: Any
+
+    def targets(self, model: Adaptable) -> list[str]:
+        inside = {id(module) for block in self._whole(model) for module in block.modules()}
+        return called(model.backbone, lambda module: self.fits(module) and id(module) not in inside, self.lacks)
+
+    def apply(self, model: Adaptable) -> None:
+        super().apply(model)
+        for module in [*self._whole(model), *(module for module in model.backbone.modules() if is_norm(module))]:
+            module.requires_grad_(True)
+
+    def _whole(self, model: Adaptable) -> list[nn.Module]:
+        return model.backbone.blocks()[-self.settings.blocks :]

@@ -1,0 +1,16 @@
+"""The head alone, by gradient steps; the backbone is frozen."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from foveate.modeling.tunings import Adaptable, Tuning
+
+
+class Head(Tuning):
+    rung: ClassVar[float | None] = 1.5
+    layerwise: ClassVar[bool] = False
+
+    def apply(self, model: Adaptable) -> None:
+        model.backbone.requires_grad_(False)
+        model.head.requires_grad_(True)

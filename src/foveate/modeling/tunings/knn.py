@@ -1,0 +1,70 @@
+"""Nearest neighbours: the training images themselves are the head, and vote by likeness (Wu et al. 2018)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from foveate.errors import UsageError
+from foveate.modeling.classifiers.knn import NEIGHBOURS, votes
+from foveate.modeling.classifiers.logistic import Known
+from foveate.modeling.tunings import Adaptable, Choice, Tuning, TuningSettings
+from foveate.modeling.tunings._few_shot import refuse_several
+from foveate.types import Batch, Features
+
+_LEAST = 1e-4  # the chance of a class that no neighbour votes for
+
+
+class KnnSettings(TuningSettings):
+    k: int = Field(NEIGHBOURS, ge=1, description="neighbours that vote; all images where there are fewer")
+
+
+class NeighbourHead(nn.Module):
+    """Features -> log chances (B, K). `known`: (N, D), features of training images less their `middle` (D,); `answers`: (N, K)."""
+
+    middle: Tensor
+    known: Tensor
+    answers: Tensor
+
+    def __init__(self, described: Any, classes: int, k: int) -> None:
+        super().__init__()
+        self.describe, self.k = described.describe, k
+        self.register_buffer("middle", torch.zeros_like(described.middle))
+        self.register_buffer("known", torch.zeros(1, len(described.middle)))
+        self.register_buffer("answers", torch.full((1, classes), 1 / classes))
+
+    def hold(self, known: Tensor, answers: Tensor) -> None:
+        self.known, self.answers = known, answers
+
+    def forward(self, features: Features, batch: Batch | None = None) -> Tensor:
+        asked = self.describe(features).float() - self.middle
+        return votes(asked, self.known, self.answers, self.k).clamp(min=_LEAST).log()
+
+
+class Knn(Tuning):
+    needs_steps: ClassVar[bool] = False
+    suggests: ClassVar[dict[str, Any]] = {"task.reads": "pooled"}
+    Settings: ClassVar[type[TuningSettings]] = KnnSettings
+
+    def apply(self, model: Adaptable) -> None:
+        if not hasattr(model.head, "describe"):
+            raise UsageError("nearest neighbours answer about whole images only", where="tuning", hint="--tuning full")
+        model.backbone.requires_grad_(False)
+        model.head = NeighbourHead(model.head, len(model.classes), self.settings.k)
+
+    def solve(self, model: Adaptable, known: Known) -> list[Choice]:
+        refuse_several(known)
+        head: Any = model.head
+        head.middle.copy_(torch.from_numpy(known.features.mean(0)))
+        head.hold(torch.from_numpy(known.features) - head.middle, torch.from_numpy(known.targets).float())
+        return []
+
+    def expect(self, model: Adaptable, tensors: Mapping[str, Tensor]) -> None:
+        head: Any = model.head
+        stored = tensors.get("head.known")
+        if stored is not None and stored.ndim == 2:
+            head.hold(torch.zeros_like(stored), torch.zeros(len(stored), head.answers.shape[1]))

@@ -1,0 +1,11 @@
+"""Low-rank updates beside frozen weights (LoRA, Hu et al. 2021), on linear layers and on convolutions."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from foveate.modeling.tunings._lora import LoraTuning
+
+
+class Lora(LoraTuning):
+    rung: ClassVar[float | None] = 4

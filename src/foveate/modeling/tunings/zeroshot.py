@@ -1,0 +1,30 @@
+"""Nothing is trained: the names of the classes are the head (CLIP, Radford et al. 2021), or the question to a network that
+finds things by name (OWLv2, CLIPSeg)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import torch
+
+from foveate.modeling.backbones import NativeBackbone, TextBackbone
+from foveate.modeling.tunings import Adaptable
+from foveate.modeling.tunings._text import TextHead, TextTuning, embedded, sentences
+
+
+class ZeroShot(TextTuning):
+    needs_steps: ClassVar[bool] = False
+    needs_images: ClassVar[bool] = False
+    suggests: ClassVar[dict[str, Any]] = {**TextTuning.suggests, "task.head": "native", "backbone.size": None}
+
+    def apply(self, model: Adaptable) -> None:
+        if not isinstance(model.backbone, NativeBackbone):
+            super().apply(model)
+            return
+        model.backbone.requires_grad_(False)
+        model.backbone.ask(sentences(model.classes, self.settings))
+
+    @torch.no_grad()
+    def head(self, backbone: TextBackbone, classes: Sequence[str]) -> TextHead:
+        return TextHead(backbone, embedded(backbone, sentences(classes, self.settings)))

@@ -1,0 +1,386 @@
+"""The run folder: all that a run was, is and decided. The only room that opens one.
+
+recipe.yaml            what was asked, with everything that was decided; reruns the run
+choices.json           field, value and reason of each decision
+classes.json           the class names, in the order of the scores
+splits.csv             path, split, group, label and SHA-256 of every picture
+metrics.jsonl          a line an epoch
+environment.json       versions, machine, command
+checkpoints/           immutable folders to resume from
+model.safetensors      the tensors that training changed, the best of them
+backbone.safetensors   in the place of the former, of a pre-training: the whole backbone
+train.jsonl, held.jsonl, labels.json   of a pre-training: its pictures, those of its guard, and their classes where they are known
+adapted.safetensors    what was moved afterwards for images from elsewhere (foveate adapt), and adapted.json: how, for which
+finished.json          what the run reached; with the checksums of the files above. Written last
+evaluations/NAME/      predictions.jsonl, scores.json and report.html of one evaluation
+lock                   who is writing here
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import os
+import platform
+import shutil
+import socket
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from foveate.errors import DiskFull, RunError, UsageError, near_names
+from foveate.recipe import Recipe, load_recipe
+from foveate.utils.files import ASIDE, checksum, free_bytes, made, refuse_taken, unwritten, written_aside
+
+_TOLD = ("foveate", "torch", "torchvision", "timm", "peft", "scikit-learn", "numpy", "pillow")
+ADAPTED, BACKBONE = "adapted.safetensors", "backbone.safetensors"
+CALIBRATION, FAMILIAR = "calibration.json", "familiar.safetensors"
+_FIXED = ("recipe.yaml", "classes.json", "splits.csv")  # what a training was begun with
+_SUMMED = (*_FIXED, "model.safetensors", ADAPTED, BACKBONE, CALIBRATION, FAMILIAR)
+_OUTCOME = "finished.json"
+_COLUMNS = ("path", "split", "group", "label", "sha256")
+SplitRow = dict[str, str]
+"""path, split, group, label and sha256, as in splits.csv"""
+
+
+class Run:
+    """One run folder. Files are written aside, flushed and renamed; nothing that is there is overwritten by another run."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    @classmethod
+    def create(cls, folder: Path | None, name: str) -> Run:
+        """A new folder: the one asked for, or runs/NAME-1, -2, ...; raises UsageError when it holds something already."""
+        cls.refuse_taken(folder)
+        folder = folder or numbered(Path("runs"), f"{name}-")
+        made(folder)
+        return cls(folder)
+
+    @staticmethod
+    def refuse_taken(folder: Path | None) -> None:
+        """Raises UsageError when there is something at the path already."""
+        if folder is not None:
+            hint = f"--resume {folder} to go on with it, or name another folder"
+            refuse_taken(folder, "this run folder is taken; runs are never overwritten", hint)
+
+    @classmethod
+    def open(cls, folder: Path) -> Run:
+        """An existing run; raises UsageError with near names when there is none at this path."""
+        if not (folder / "recipe.yaml").is_file():
+            others = [entry.name for entry in folder.parent.iterdir() if entry.is_dir()] if folder.parent.is_dir() else []
+            near = near_names(folder.name, [name for name in others if name != folder.name])
+            hint = f"did you mean {str(folder.parent / near[0])!r}?" if near else "foveate runs lists what there is"
+            raise UsageError("there is no run at this path", where=folder, hint=hint)
+        return cls(folder)
+
+    @property
+    def finished(self) -> bool:
+        return (self.folder / "finished.json").is_file()
+
+    @property
+    def trained(self) -> bool:
+        """Whether a training has saved something to go on from."""
+        return bool(_checkpoints(self))
+
+    def recipe(self) -> Recipe:
+        return load_recipe(self.folder / "recipe.yaml")
+
+    def classes(self) -> tuple[str, ...]:
+        return tuple(self.read_json("classes.json"))
+
+    def outcome(self) -> dict[str, Any]:
+        """What finished.json says; raises RunError for a run that did not get so far."""
+        if not self.finished:
+            hint = f"foveate fit --resume {self.folder}"
+            raise RunError("this run is not finished", where=self.folder, hint=hint)
+        found = self.read_json(_OUTCOME)
+        if not isinstance(found, dict) or not isinstance(found.get("checksums"), dict):
+            raise self._damaged(_OUTCOME)
+        return found
+
+    def adapted(self) -> dict[str, Any]:
+        """How, and for which images, the finished network was adapted afterwards; nothing where it was not."""
+        return dict(self.read_json("adapted.json")) if (self.folder / "adapted.json").is_file() else {}
+
+    def refuse_as_start(self) -> None:
+        """Raises UsageError for a run that nothing can go on from: one that was adapted, for what was learnt is in the run that it
+        was made from; and a pre-training, which has no answers to go on with."""
+        what, about = "nothing goes on from this run", self.adapted()
+        if about:
+            why = "it was adapted to images from elsewhere, without labels"
+            hint = f"name the run that it was made from: {about['run']}"
+            raise UsageError(what, where=self.folder, why=why, hint=hint)
+        if self.pretrained:
+            hint = f"foveate fit DATA --backbone {self.folder}"
+            raise UsageError(what, where=self.folder, why="it is a backbone, and answers nothing yet", hint=hint)
+
+    def carry_over(self, first: Run, command: str) -> None:
+        """Takes over what a run that is made from another one has in common with it; recipe and weights are still to come."""
+        self.write_json("classes.json", list(first.classes()))
+        self.write_splits(first.splits())
+        self.write_json("environment.json", environment(command))
+        self.write_json("choices.json", first.read_json("choices.json"))
+
+    @property
+    def pretrained(self) -> bool:
+        """Whether it is a pre-training: a backbone, and no answers."""
+        return (self.folder / BACKBONE).is_file()
+
+    def check(self) -> None:
+        """Raises RunError when a file differs from what was written when the run finished."""
+        outcome = self.outcome()
+        known = outcome.pop("checksums")
+        for name, digest in known.items():
+            path = self.folder / name
+            if not path.is_file() or (_digest(outcome) if name == _OUTCOME else checksum(path)) != digest:
+                raise self._damaged(name)
+
+    def _damaged(self, name: str) -> RunError:
+        where, why = self.folder / name, "not what was written"
+        return RunError("this run folder is damaged", where=where, why=why, hint="copy it again")
+
+    def finish(self, outcome: dict[str, Any]) -> None:
+        """Writes finished.json, last of all, with the checksums of what a prediction depends on."""
+        outcome = json.loads(json.dumps(outcome))  # as it will be read
+        self.write_json(_OUTCOME, {**outcome, "checksums": {**self.sums(_SUMMED), _OUTCOME: _digest(outcome)}})
+
+    def sums(self, names: Iterable[str]) -> dict[str, str]:
+        """The checksums of those of the files that there are."""
+        return {name: checksum(self.folder / name) for name in names if (self.folder / name).is_file()}
+
+    def read_json(self, name: str) -> Any:
+        path = self.folder / name
+        try:
+            return json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError) as error:
+            raise RunError("this file of the run cannot be read", where=path, why=str(error)) from None
+
+    def write_json(self, name: str, content: Any) -> None:
+        self.write_text(name, json.dumps(content, ensure_ascii=False, indent=1) + "\n")
+
+    def write_text(self, name: str, text: str) -> None:
+        with written_aside(self.folder / name) as aside:
+            aside.write_text(text, encoding="utf-8")
+
+    def write_tensors(self, name: str, tensors: dict[str, Any]) -> None:
+        from safetensors.torch import save_file
+
+        with written_aside(self.folder / name, sum(tensor.nbytes for tensor in tensors.values())) as aside:
+            save_file({key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}, aside)
+
+    def write_splits(self, rows: Iterable[SplitRow]) -> None:
+        with written_aside(self.folder / "splits.csv") as aside, aside.open("w", encoding="utf-8", newline="") as file:
+            writer = csv.DictWriter(file, _COLUMNS)
+            writer.writeheader()
+            writer.writerows(rows)
+
+    def splits(self) -> list[SplitRow]:
+        """Raises RunError where the file cannot be read, or a row is cut off."""
+        path = self.folder / "splits.csv"
+        try:
+            with path.open(encoding="utf-8", newline="") as file:
+                rows = list(csv.DictReader(file))
+        except (OSError, ValueError, csv.Error) as error:
+            raise RunError("this file of the run cannot be read", where=path, why=str(error)) from None
+        if any(row.keys() != set(_COLUMNS) or None in row.values() for row in rows):
+            raise self._damaged(path.name)
+        return rows
+
+    def log(self, row: dict[str, Any]) -> None:
+        """Adds a line to metrics.jsonl; one that was cut off by a crash stays a line of its own. Raises DiskFull."""
+        path = self.folder / "metrics.jsonl"
+        try:
+            with path.open("a+b") as file:
+                file.seek(max(0, file.tell() - 1))
+                gap = b"" if file.read() in (b"", b"\n") else b"\n"
+                file.write(gap + json.dumps(row).encode() + b"\n")
+        except OSError as error:
+            raise unwritten(path, error) from None
+
+    def logged(self) -> list[dict[str, Any]]:
+        """The lines of metrics.jsonl; the last one for an epoch that was run again after a resume."""
+        path = self.folder / "metrics.jsonl"
+        rows: dict[int, dict[str, Any]] = {}
+        for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []:
+            with suppress(ValueError, TypeError, KeyError, RecursionError):  # a line cut off by a crash
+                row = json.loads(line)
+                rows[row["epoch"]] = row
+        return [rows[epoch] for epoch in sorted(rows)]
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """One writer at a time; the lock of a process that is gone is taken over."""
+        lock, mine = self.folder / "lock", self.folder / f"{ASIDE}{os.getpid()}-lock"
+        mine.write_text(json.dumps({"host": socket.gethostname(), "pid": os.getpid()}), encoding="utf-8")
+        try:
+            if lock.exists():
+                _refuse_living(lock)
+                lock.unlink(missing_ok=True)
+            _taken(lock, mine)
+        finally:
+            mine.unlink(missing_ok=True)
+        try:
+            yield
+        finally:
+            lock.unlink(missing_ok=True)
+
+    def sweep(self) -> None:
+        """Removes what an interrupted write left behind."""
+        for stray in list(self.folder.rglob(f"{ASIDE}*")):
+            shutil.rmtree(stray) if stray.is_dir() else stray.unlink(missing_ok=True)
+
+
+# --- checkpoints
+
+
+KEEP = 2  # checkpoints of a run
+_LOGS = 10_000_000  # bytes that logs, reports and predictions may take
+_TENSORS, _STATE, _MANIFEST = "tensors.safetensors", "state.json", "manifest.json"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """`tensors` by name, and `state`: JSON-able."""
+
+    tensors: dict[str, Any]
+    state: dict[str, Any]
+
+
+def save_checkpoint(run: Run, name: str, checkpoint: Checkpoint, keep: int = KEEP) -> None:
+    """An immutable folder checkpoints/NAME, complete or absent; older ones beyond `keep` are removed afterwards. It remembers what
+    the training was begun with. Raises DiskFull, and RunError."""
+    from safetensors.torch import save_file
+
+    place = run.folder / "checkpoints" / name
+    if place.exists():  # the same step was saved before
+        return
+    with written_aside(place, sum(tensor.nbytes for tensor in checkpoint.tensors.values())) as aside:
+        aside.mkdir()
+        save_file(checkpoint.tensors, aside / _TENSORS)
+        (aside / _STATE).write_text(json.dumps(checkpoint.state), encoding="utf-8")
+        manifest = {"files": {file.name: checksum(file) for file in sorted(aside.iterdir())}, "run": run.sums(_FIXED)}
+        (aside / _MANIFEST).write_text(json.dumps(manifest), encoding="utf-8")
+    for old in _checkpoints(run)[keep:]:
+        shutil.rmtree(old)
+
+
+def newest_checkpoint(run: Run, warn: Callable[[str], None]) -> Checkpoint | None:
+    """The newest checkpoint that is whole; damaged ones are passed over, and said. Raises RunError where the recipe, the classes or
+    the splits are not those that it was saved with."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    for folder in _checkpoints(run):
+        try:
+            manifest = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))
+            sums, fixed = dict(manifest["files"]), dict(manifest["run"])
+            if sums.keys() != {_TENSORS, _STATE} or any(checksum(folder / name) != digest for name, digest in sums.items()):
+                raise ValueError("a checksum differs")
+            state = json.loads((folder / _STATE).read_text(encoding="utf-8"))
+            found = Checkpoint(load_file(folder / _TENSORS), state)
+        except (OSError, ValueError, TypeError, KeyError, RecursionError, SafetensorError) as error:
+            warn(f"the checkpoint {folder.name} is damaged ({error}); going back to the one before")
+            continue
+        _refuse_changed(run, fixed)
+        return found
+    return None
+
+
+def _refuse_changed(run: Run, fixed: dict[str, str]) -> None:
+    for name, digest in fixed.items():
+        if run.sums([name]).get(name) != digest:
+            what, why = "this file is not what it was when the training was saved", "it was changed, damaged or removed"
+            hint = "bring it back; or start a new run with --recipe"
+            raise RunError(what, where=run.folder / name, why=why, hint=hint)
+
+
+def refuse_small_disk(run: Run, need: int) -> None:
+    """Raises DiskFull where the disk of the run has no room for the checkpoints, of `need` bytes each, of a whole training."""
+    free, whole = free_bytes(run.folder), (KEEP + 1) * need + _LOGS  # one more is there while it is written
+    if free < whole:
+        why = f"{free / 1e6:.0f} MB are free, {KEEP + 1} checkpoints of {need / 1e6:.0f} MB and the logs may take {whole / 1e6:.0f}"
+        what, hint = "there is no room on this disk for what a training writes", "make room, or --out ELSEWHERE"
+        raise DiskFull(what, where=run.folder, why=why, hint=hint)
+
+
+def _checkpoints(run: Run) -> list[Path]:
+    """Newest first."""
+    parent = run.folder / "checkpoints"
+    found = [entry for entry in parent.iterdir() if entry.name.startswith("step-")] if parent.is_dir() else []
+    return sorted(found, reverse=True)
+
+
+# --- below
+
+
+def environment(command: str) -> dict[str, Any]:
+    """What a run ran on."""
+    versions = {}
+    for package in _TOLD:
+        with suppress(PackageNotFoundError):
+            versions[package] = version(package)
+    return {
+        "command": command,
+        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "python": platform.python_version(),
+        "system": platform.platform(),
+        "processors": os.cpu_count(),
+        "versions": versions,
+    }
+
+
+def numbered(parent: Path, prefix: str = "") -> Path:
+    """The first of parent/1, parent/2, ..., with the prefix before the number, that is not there yet."""
+    number = 1
+    while (parent / f"{prefix}{number}").exists():
+        number += 1
+    return parent / f"{prefix}{number}"
+
+
+def _digest(outcome: dict[str, Any]) -> str:
+    """Of what finished.json says, as `check` finds it."""
+    return hashlib.sha256(json.dumps(outcome).encode()).hexdigest()
+
+
+def _taken(lock: Path, mine: Path) -> None:
+    """The file `mine` as the lock too: with its content at once, and by one process alone."""
+    try:
+        try:
+            os.link(mine, lock)
+        except FileExistsError:
+            raise
+        except OSError:  # a disk without links
+            with lock.open("x", encoding="utf-8") as file:
+                file.write(mine.read_text(encoding="utf-8"))
+    except FileExistsError:
+        _refuse_living(lock)
+        raise RunError("this run is in use", where=lock.parent, why="another process has just begun") from None
+
+
+def _refuse_living(lock: Path) -> None:
+    try:
+        owner = dict(json.loads(lock.read_text(encoding="utf-8")))
+        host, pid = str(owner["host"]), int(owner["pid"])
+    except (OSError, ValueError, TypeError, KeyError):  # cut off by a crash
+        return
+    if host != socket.gethostname() or _alive(pid):
+        why = f"process {pid} on {host} is writing here"
+        raise RunError("this run is in use", where=lock.parent, why=why, hint="wait for it, or remove its file 'lock'")
+
+
+def _alive(pid: int) -> bool:
+    if pid == os.getpid():
+        return False
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

@@ -1,0 +1,75 @@
+"""What a fit has in its hands: recipe, run folder, model and pictures."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from foveate.data.dataset import Pictures, Scanned
+from foveate.data.mosaic import mosaic
+from foveate.data.transforms import training
+from foveate.inference.engine import shown
+from foveate.modeling.model import Model
+from foveate.recipe import Recipe, with_settings
+from foveate.run.folder import Run
+from foveate.types import Table
+from foveate.utils import console
+
+
+@dataclass(frozen=True)
+class Ground:
+    """What every fit on the same pictures stands on. `groups`: a name for each sample; `how`: the splits in words."""
+
+    scanned: Scanned
+    groups: list[str]
+    how: str
+
+
+@dataclass
+class Job:
+    """`deadline`: the moment of time.monotonic() when the training must be over; None = none."""
+
+    recipe: Recipe
+    run: Run
+    model: Model
+    ground: Ground
+    device: torch.device
+    deadline: float | None = None
+
+    @property
+    def scanned(self) -> Scanned:
+        return self.ground.scanned
+
+    @property
+    def groups(self) -> list[str]:
+        return self.ground.groups
+
+    @property
+    def table(self) -> Table:
+        return self.scanned.table
+
+    def pictures(self, split: str, augmented: bool = False) -> Pictures:
+        spec, framing = self.model.backbone.input, self.model.task.framing
+        samples = [sample for sample in self.table.samples if sample.split == split]
+        if not augmented:
+            return shown(self.model, samples, self.scanned.pixels, self.recipe.seed)
+        transform = training(spec, framing, self.recipe.augment)
+        joined = mosaic(spec, framing, self.recipe.augment)
+        return Pictures(samples, self.scanned.pixels, transform, self.model.task.encode, self.recipe.seed, joined)
+
+    def places(self, split: str) -> list[int]:
+        return [index for index, sample in enumerate(self.table.samples) if sample.split == split]
+
+    def choose(self, field: str, value: Any, reason: str) -> None:
+        """Takes a decision for the user: said, reasoned, written down."""
+        self.recipe = with_settings(self.recipe, {field: value})
+        note_choice(self.run, field, value, reason)
+
+
+def note_choice(run: Run, field: str, value: Any, reason: str) -> None:
+    """Says a decision and adds it to choices.json."""
+    console.choice(field, value, reason)
+    rows = run.read_json("choices.json") if (run.folder / "choices.json").is_file() else []
+    run.write_json("choices.json", [*rows, {"field": field, "value": value, "reason": reason}])

@@ -1,0 +1,63 @@
+"""What can be learnt from pictures that nobody has labelled: tasks whose truth is the image itself."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import Any, ClassVar
+
+from pydantic import Field
+from torch import Tensor, nn
+
+from foveate.data.multicrop import Crops
+from foveate.modeling.backbones import Backbone
+from foveate.modeling.tasks import Task, TaskSettings
+from foveate.registry import Shelf
+from foveate.types import Batch, Picture, Provides, Target
+
+
+class ObjectiveSettings(TaskSettings):
+    area: float = Field(0.2, gt=0, le=1, description="smallest share of the image's area that a view shows")
+    colours: float = Field(0.5, ge=0, le=1, description="strength of the random colours of views: light, contrast, hue, grey")
+
+
+class Objective(Task):
+    """One way to learn. Its head holds what is thrown away afterwards: projectors, decoders, teachers.
+
+    A batch brings the first wide view of B images as `images`; targets hold 'wide' (V - 1, 3, S, S), the other ones, and 'narrow'
+    (L, 3, s, s), where there are any.
+    """
+
+    needs: frozenset[Provides] = frozenset({Provides.POOLED})
+    wide: ClassVar[int] = 2  # views at the network's size
+    answer: ClassVar[type[Picture]] = Picture
+    suggests: ClassVar[dict[str, Any]] = {}
+    suggests_anew: ClassVar[dict[str, Any]] = {}  # beside these, from random weights
+    Settings: ClassVar[type[TaskSettings]] = ObjectiveSettings
+
+    @property
+    def crops(self) -> Crops:
+        """What its views show; smaller ones where a setting `narrow` says how many."""
+        own = self.settings
+        return Crops(self.wide, (own.area, 1.0), getattr(own, "narrow", 0), colours=own.colours)
+
+    def encode(self, truth: Any, size: tuple[int, int]) -> Target:
+        return {}
+
+    def decode(self, output: Any, batch: Batch) -> list[Any]:
+        return []
+
+    def painted(self, output: Any, batch: Batch) -> tuple[Tensor, Tensor] | None:
+        """What the network saw and made of it, (B, 3, S, S) each, normalised as the images are; None where it paints nothing."""
+        return None
+
+    @abstractmethod
+    def head(self, backbone: Backbone) -> nn.Module: ...
+
+    @abstractmethod
+    def forward(self, backbone: Backbone, head: nn.Module, batch: Batch) -> Any: ...
+
+    @abstractmethod
+    def loss(self, output: Any, batch: Batch) -> dict[str, Tensor]: ...
+
+
+OBJECTIVES: Shelf[Objective] = Shelf("foveate.training.objectives", Objective, "objective")

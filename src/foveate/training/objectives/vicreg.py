@@ -1,0 +1,55 @@
+"""Two views of an image agree, while every number of a projection varies and no two say the same (VICReg, Bardes et al. 2022)."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional
+
+from foveate.modeling.backbones import Backbone
+from foveate.training.objectives import ObjectiveSettings
+from foveate.training.objectives._views import Compared, Projector
+from foveate.types import Batch
+
+_EPSILON = 1e-4  # in the square root of the variance, as in the paper
+
+
+class VICRegSettings(ObjectiveSettings):
+    invariance: float = Field(25.0, ge=0, description="weight of agreement")
+    variance: float = Field(25.0, ge=0, description="weight of a deviation of at least 1 in each number")
+    covariance: float = Field(1.0, ge=0, description="weight of uncorrelated numbers")
+    width: int = Field(1024, ge=2, description="width of the projector and of what is compared")
+
+
+class VICReg(Compared):
+    suggests: ClassVar[dict[str, Any]] = {"training.batch_size": 256}
+    Settings: ClassVar[type[VICRegSettings]] = VICRegSettings
+
+    settings: VICRegSettings
+
+    def head(self, backbone: Backbone) -> nn.Module:
+        return Projector(backbone.width, self.settings.width, self.settings.width)
+
+    def loss(self, output: Tensor, batch: Batch) -> dict[str, Tensor]:
+        one, other = output[0].float(), output[1].float()
+        weights, asked = self.settings, (one, other)
+        return {
+            "invariance": weights.invariance * functional.mse_loss(one, other),
+            "variance": weights.variance * torch.stack([too_even(each) for each in asked]).mean(),
+            "covariance": weights.covariance * torch.stack([correlated(each) for each in asked]).sum(),
+        }
+
+
+def too_even(features: Tensor) -> Tensor:
+    """(B, P) -> mean over the P numbers of what their deviation lacks to 1 (equation 1)."""
+    return functional.relu(1 - (features.var(0) + _EPSILON).sqrt()).mean()
+
+
+def correlated(features: Tensor) -> Tensor:
+    """(B, P) -> sum of the squared covariances of different numbers, over P (equation 4)."""
+    centred = features - features.mean(0)
+    covariance = centred.T @ centred / (len(features) - 1)
+    return (covariance.square().sum() - covariance.diagonal().square().sum()) / features.shape[1]

@@ -1,0 +1,32 @@
+"""A step that was not taken, done again: the same weights, pictures and chance give the same loss."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from foveate.data.dataset import Pictures
+from foveate.data.image_cache import Pixels
+from foveate.data.transforms import evaluation
+from foveate.modeling.model import build, learner
+from foveate.recipe import with_settings
+from foveate.run.folder import Run
+from foveate.training import bad_steps as badsteps
+from foveate.training.continual import Teacher, earlier_run
+from foveate.training.objectives import OBJECTIVES
+from foveate.training.trainer import Trainer
+from foveate.utils.device import device_of
+
+
+def replay(step: Path | str, device: str = "cpu") -> tuple[float, float]:
+    """The loss, and the norm of the gradient, of a step that was kept: RUN/bad_steps/step-N. Nothing is written or moved.
+
+    Raises UsageError where nothing was kept, RunError where it is damaged.
+    """
+    folder, place = Path(step), device_of(device)
+    kept, run = badsteps.read(folder), Run.open(folder.absolute().parents[1])
+    recipe = with_settings(run.recipe(), {"training.tensorboard": False})
+    model = learner(recipe) if recipe.task.name in OBJECTIVES.names() else build(recipe, run.classes())
+    nothing = Pictures((), Pixels(1, "whole", keep=False), evaluation(model.backbone.input, "whole"), lambda truth, size: {}, 0)
+    earlier, start = earlier_run(recipe), recipe.start
+    teacher = Teacher(earlier, start, place) if earlier and start.distill else None
+    return Trainer(model, recipe, run, nothing, None, place, teacher=teacher).again(kept)
