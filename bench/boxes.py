@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from foveate.evaluation.metrics.boxes import BoxMetric
-from foveate.types import Boxes
+from foveate.predictions import Boxes
 from spine import HERE, Rows, words
 
 IMAGES, TRUE, ANSWERED, CLASSES = 500, 14, 88, 20

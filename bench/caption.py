@@ -31,8 +31,9 @@ from foveate.data.formats import read_table
 from foveate.evaluation.intervals import paired_gain
 from foveate.evaluation.metrics.text import TextMetric, ciders, words_of
 from foveate.modeling.model import build
+from foveate.predictions import Text
 from foveate.recipe import Recipe, with_settings
-from foveate.types import Sample, Table, Text
+from foveate.types import Sample, Table
 from pretrain import features
 from spine import Rows, words
 

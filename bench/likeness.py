@@ -15,9 +15,11 @@ from statistics import mean
 import numpy as np
 import torch
 
-from foveate.data.dataset import Pictures, scan
+from foveate.data.dataset import Pictures
+from foveate.data.duplicates import near_copies
 from foveate.data.formats import read_table
-from foveate.data.splits import group_folds, near_copies
+from foveate.data.scan import scan
+from foveate.data.splits import group_folds
 from foveate.data.transforms import evaluation
 from foveate.evaluation.intervals import wilson
 from foveate.inference.features import described

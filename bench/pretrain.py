@@ -26,10 +26,11 @@ import numpy as np
 import torch
 
 import foveate
-from foveate.data.dataset import Order, Pictures, loader
+from foveate.data.dataset import Pictures
 from foveate.data.discovery import find_images
 from foveate.data.formats import read_table
 from foveate.data.image_cache import Pixels
+from foveate.data.loading import Order, loader
 from foveate.data.transforms import Framing, evaluation
 from foveate.evaluation.intervals import wilson
 from foveate.modeling.classifiers.knn import votes

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import numpy as np
 
+from foveate.data.duplicates import gray_thumbnail, near_copies
 from foveate.data.formats import read_table
-from foveate.data.splits import gray_thumbnail, make_splits, near_copies
+from foveate.data.splits import make_splits
 from foveate.images import codec as images
 from foveate.recipe import DataRecipe
 

@@ -20,10 +20,12 @@ import torch
 from scipy.stats import t
 
 from foveate.api.episodes.protocol import solved_answers
-from foveate.api.evaluate.core import scanned_aloud
-from foveate.api.models.comparison import features_of, targets_of
-from foveate.data.dataset import Scanned, clusters, few, label_names
-from foveate.data.splits import group_folds
+from foveate.api.models.comparison import targets_of
+from foveate.data.scan import Scanned
+from foveate.data.splits import clusters, few, group_folds
+from foveate.data.tables import label_names
+from foveate.inference.engine import scanned_aloud
+from foveate.inference.features import features_of
 from foveate.modeling.classifiers.logistic import Known
 from foveate.modeling.model import build
 from foveate.recipe import Recipe, with_settings

@@ -36,11 +36,11 @@ from foveate.run.folder import Checkpoint, Run, newest_checkpoint, save_checkpoi
 run, said = Run.create(Path(sys.argv[1]) / "run", "x"), None
 for step in range(1, 100):
     try:
-        save_checkpoint(run, f"step-{step:09d}", Checkpoint({"a": torch.full((50_000 * step,), float(step))}, {"step": step}))
+        save_checkpoint(run.folder, f"step-{step:09d}", Checkpoint({"a": torch.full((50_000 * step,), float(step))}, {"step": step}))
     except DiskFull as error:
         said = str(error)
         break
-found = newest_checkpoint(run, print)
+found = newest_checkpoint(run.folder, print)
 whole = bool((found.tensors["a"] == found.state["step"]).all())
 print(json.dumps({"met at": step, "newest": found.state["step"], "whole": whole, "said": said}))
 """
@@ -48,7 +48,7 @@ _SAVE = """
 import sys, torch
 from pathlib import Path
 from foveate.run.folder import Checkpoint, Run, save_checkpoint
-save_checkpoint(Run(Path(sys.argv[1])), "step-1", Checkpoint({"a": torch.zeros(9)}, {"step": 1}))
+save_checkpoint(Path(sys.argv[1]), "step-1", Checkpoint({"a": torch.zeros(9)}, {"step": 1}))
 """
 
 

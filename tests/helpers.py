@@ -14,12 +14,14 @@ import numpy as np
 
 from foveate.api.fit.pipeline import _trained, prepared, reopened
 from foveate.api.fit.resume import going_on
-from foveate.data.dataset import Order, Pictures, loader
+from foveate.data.dataset import Pictures
+from foveate.data.loading import Order, loader
+from foveate.predictions import Boxes
 from foveate.recipe import Recipe
 from foveate.run.folder import Run
 from foveate.training.resolve import read
 from foveate.training.trainer import Outcome
-from foveate.types import Batch, Boxes
+from foveate.types import Batch
 from foveate.utils import rle as masks
 
 

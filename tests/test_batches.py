@@ -8,11 +8,13 @@ import torch
 from torch.utils.data._utils.pin_memory import pin_memory
 from torchvision.transforms.v2 import functional
 
-from foveate.data.dataset import Order, Pictures, loader
+from foveate.data.dataset import Pictures
+from foveate.data.loading import Order, loader
 from foveate.data.multicrop import Crops, views
 from foveate.data.transforms import evaluation, mixed, training
+from foveate.predictions import Labels
 from foveate.recipe import AugmentRecipe
-from foveate.types import Batch, InputSpec, Labels, Sample
+from foveate.types import Batch, InputSpec, Sample
 from helpers import Memory
 
 SPEC = InputSpec(32, (0.5, 0.4, 0.3), (0.25, 0.2, 0.3))

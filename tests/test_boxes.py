@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from foveate.errors import DataError
 from foveate.evaluation.metrics import metric_for
-from foveate.types import Boxes
+from foveate.predictions import Boxes
 from helpers import refereed
 
 NAMES = ("ant", "bee", "cow", "dog")

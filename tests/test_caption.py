@@ -25,8 +25,8 @@ from foveate.inference.predictor import load
 from foveate.modeling.model import build
 from foveate.modeling.tokenizer import Words
 from foveate.modeling.weights import fingerprint
+from foveate.predictions import Text
 from foveate.recipe import Recipe, with_settings
-from foveate.types import Text
 
 COLOURS = {"red": (220, 40, 40), "green": (40, 180, 60), "blue": (40, 70, 220)}
 

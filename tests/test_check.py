@@ -25,21 +25,24 @@ from browser import NAMES, Browser
 from conftest import SHARED, striped, stripes_folder
 from foveate.api.check import inspection as looking
 from foveate.api.check import rules as checking
-from foveate.api.check.core import CheckResult, check
+from foveate.api.check.core import check
+from foveate.api.check.result import CheckResult
 from foveate.cli import main as cli
 from foveate.data import boxes, formats
 from foveate.data import discovery as listing
 from foveate.data import issues as findings
 from foveate.data.boxes import CLIPPED, CROWD, INVERTED, NO_AREA, NOT_FINITE, OUTSIDE, REPEATED
-from foveate.data.dataset import clusters, scan
+from foveate.data.duplicates import near_copies
 from foveate.data.formats import read_table
 from foveate.data.issues import Findings, collecting, each
-from foveate.data.splits import near_copies
+from foveate.data.scan import scan
+from foveate.data.splits import clusters
 from foveate.errors import DataError, UsageError
+from foveate.predictions import Labels
 from foveate.recipe import Recipe, recipe_from
 from foveate.reporting.i18n import speaker
 from foveate.training import estimate as _planned
-from foveate.types import Labels, Sample
+from foveate.types import Sample
 
 
 def checked(data: Path, out: Path, **words) -> CheckResult:

@@ -11,8 +11,9 @@ from conftest import SHARED
 from foveate.api.fit.core import fit
 from foveate.modeling.tasks import TASKS, Facts
 from foveate.modeling.tasks.classify import LinearHead, _cells
+from foveate.predictions import Labels
 from foveate.recipe import Recipe, with_settings
-from foveate.types import Batch, Features, Labels, Provides
+from foveate.types import Batch, Features, Provides
 
 CLASSES = ("a", "b", "c")
 SOLVED, TRAINED = Facts(multilabel=False, solved=True), Facts(multilabel=False, solved=False)

@@ -19,7 +19,8 @@ from foveate.inference.predictor import load
 from foveate.modeling.weights import read_tensors
 from foveate.recipe import with_settings
 from foveate.run.folder import Run
-from foveate.training.continual import Teacher, own_table
+from foveate.run.lineage import own_table
+from foveate.training.continual import Teacher
 from foveate.types import Batch
 
 

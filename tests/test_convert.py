@@ -17,7 +17,8 @@ from conftest import SHARED
 from foveate.cli import main as cli
 from foveate.data.formats import FORMATS, Format, read_table, writable
 from foveate.errors import DataError, UnknownName, UsageError
-from foveate.types import Boxes, Sample, Table
+from foveate.predictions import Boxes
+from foveate.types import Sample, Table
 
 FOUR = ("boxes_table", "coco", "voc", "yolo")
 CLASSES = ("zebra", "dog; or cat|x", "人 <&> \"'", "never seen", "no")

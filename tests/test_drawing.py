@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from conftest import SHARED
 from foveate.images import codec as images
-from foveate.images import drawing
-from foveate.types import Boxes, Labels, Regions
+from foveate.images import drawing, sheets
+from foveate.images import text as lettering
+from foveate.predictions import Boxes, Labels, Regions
 
 WORDS = ["RBC", "cat", "猫", "قطة كبيرة", "😀", "👩‍🚀", "עברית", "नमस्ते", "a" * 300, "<b>&\n\x00", "", "\ud800", "$x_1$"]
 
@@ -95,27 +96,27 @@ def test_letters_stand_out_from_their_plate(place):
         linear = [part / 255 / 12.92 if part <= 10 else ((part / 255 + 0.055) / 1.055) ** 2.4 for part in colour]
         return np.dot([0.2126, 0.7152, 0.0722], linear)
 
-    dark, light = sorted(luminance(colour) for colour in (drawing.colour(place), drawing._contrast(drawing.colour(place))))
+    dark, light = sorted(luminance(colour) for colour in (drawing.colour(place), lettering._contrast(drawing.colour(place))))
     assert (light + 0.05) / (dark + 0.05) >= 4.5  # WCAG AA
 
 
 @pytest.mark.parametrize("word", WORDS)
 def test_any_script_can_be_a_label(word):
-    text = drawing._fitted(word, 12, 150)
-    assert text == "" or drawing._extent([text], 12)[0] <= 150
-    assert drawing.side_by_side(ground(30, 50), ground(40, 20), (word, word)).dtype == np.uint8
-    assert {ord(char) for char in text} - {32} <= drawing._face(text).glyphs
+    text = lettering._fitted(word, 12, 150)
+    assert text == "" or lettering._extent([text], 12)[0] <= 150
+    assert sheets.side_by_side(ground(30, 50), ground(40, 20), (word, word)).dtype == np.uint8
+    assert {ord(char) for char in text} - {32} <= lettering._face(text).glyphs
 
 
 def test_what_no_font_has_is_written_out(monkeypatch):
-    monkeypatch.setattr(drawing, "_font_files", lambda: drawing_files()[:1])
-    drawing._face.cache_clear()
-    assert drawing._fitted("猫 1", 12, 500) == "\\u732b 1"
-    assert drawing._fitted("ab\u200dc\ufe0f", 12, 500).replace("\u200d", "").replace("\ufe0f", "") == "abc"
-    drawing._face.cache_clear()
+    monkeypatch.setattr(lettering, "_font_files", lambda: drawing_files()[:1])
+    lettering._face.cache_clear()
+    assert lettering._fitted("猫 1", 12, 500) == "\\u732b 1"
+    assert lettering._fitted("ab\u200dc\ufe0f", 12, 500).replace("\u200d", "").replace("\ufe0f", "") == "abc"
+    lettering._face.cache_clear()
 
 
-drawing_files = drawing._font_files
+drawing_files = lettering._font_files
 
 
 def test_labels_never_lie_on_each_other():
@@ -167,12 +168,12 @@ def test_an_answer_is_drawn_by_its_kind():
 
 def test_side_by_side_keeps_both_pictures():
     left, right = ground(50, 70), ground(80, 30, seed=1)
-    both = drawing.side_by_side(left, right, ("left", ""))
+    both = sheets.side_by_side(left, right, ("left", ""))
     top = both.shape[0] - 80
     assert (both[top : top + 50, :70] == left).all()
     assert (both[top:, -30:] == right).all()
     assert (both[:top] != 255).any()
-    assert drawing.side_by_side(left, left, ("", "")).shape[0] == 50
+    assert sheets.side_by_side(left, left, ("", "")).shape[0] == 50
 
 
 @pytest.mark.skipif(not (SHARED / "bccd").is_dir(), reason="no shared/data/bccd")

@@ -58,7 +58,7 @@ def test_a_probe_on_pretrained_weights_equals_scikit_learn(digits, tmp_path):
     from foveate.inference.predictor import load
 
     predictor = load(tmp_path / "run", "cpu")
-    from foveate.training.continual import own_table
+    from foveate.run.lineage import own_table
 
     table = own_table(Run(tmp_path / "run"))
     parts = {}

@@ -24,11 +24,12 @@ from foveate.data.formats import FORMATS, read_table
 from foveate.errors import FoveateError
 from foveate.images import codec as images
 from foveate.modeling.weights import read_tensors
+from foveate.predictions import Boxes, Regions
 from foveate.recipe import load_recipe, parse_assignment, with_settings
-from foveate.run.folder import Checkpoint, Run, newest_checkpoint, save_checkpoint
+from foveate.run.checkpoints import Checkpoint, newest_checkpoint, save_checkpoint
+from foveate.run.folder import Run
 from foveate.serving import kserve as v2
 from foveate.serving.requests import Refused
-from foveate.types import Boxes, Regions
 
 SECONDS = float(os.environ.get("FOVEATE_FUZZ_SECONDS", "8"))
 PARTS = 18  # targets that share them
@@ -234,8 +235,8 @@ def test_t41_weights_and_checkpoints(tmp_path):
     import torch
 
     run = Run.create(tmp_path / "run", "x")
-    save_checkpoint(run, "step-1", Checkpoint({"a": torch.zeros(4)}, {"step": 1}))
-    save_checkpoint(run, "step-2", Checkpoint({"a": torch.ones(4)}, {"step": 2}))
+    save_checkpoint(run.folder, "step-1", Checkpoint({"a": torch.zeros(4)}, {"step": 1}))
+    save_checkpoint(run.folder, "step-2", Checkpoint({"a": torch.ones(4)}, {"step": 2}))
     files = {file: file.read_bytes() for file in (run.folder / "checkpoints" / "step-2").iterdir()}
 
     def tensors(content):
@@ -245,7 +246,7 @@ def test_t41_weights_and_checkpoints(tmp_path):
     def checkpoint(place):
         file, content = place
         file.write_bytes(content)
-        found = newest_checkpoint(run, lambda _: None)
+        found = newest_checkpoint(run.folder, lambda _: None)
         step = found.state["step"]
         assert step == 2 or content != files[file]
         assert step == 1 or content == files[file] or file.name == "manifest.json"  # a line twice says the same sums

@@ -24,8 +24,8 @@ from foveate.modeling.backbones import Said, family_of
 from foveate.modeling.diffusion import Ground, Names, Reader, painted
 from foveate.modeling.tokenizer import Words
 from foveate.modeling.weights import read_tensors
+from foveate.predictions import Picture
 from foveate.run.folder import Run
-from foveate.types import Picture
 
 pytest.importorskip("diffusers", reason="needs the extra 'generate'")
 COLOURS = {"blue": (40, 70, 220), "red": (220, 40, 40)}

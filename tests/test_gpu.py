@@ -13,7 +13,8 @@ import torch
 import foveate
 from conftest import stripes_folder
 from foveate.api.fit.core import fit
-from foveate.data.dataset import Order, Pictures, loader
+from foveate.data.dataset import Pictures
+from foveate.data.loading import Order, loader
 from foveate.data.transforms import evaluation
 from foveate.errors import UsageError
 from foveate.images import codec as images

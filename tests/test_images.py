@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from foveate.data.discovery import find_images, printable
+from foveate.data.discovery import find_images
 from foveate.errors import BrokenImage
 from foveate.images import codec as images
+from foveate.utils.paths import printable
 
 # how the upright picture must be stored so that orientation n turns it upright again
 STORED = {

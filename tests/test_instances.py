@@ -16,9 +16,11 @@ from torch import Tensor
 
 import foveate
 from foveate.data.boxes import refitted
-from foveate.data.dataset import Order, Pictures, renamed
+from foveate.data.dataset import Pictures
 from foveate.data.formats import FORMATS, read_table
+from foveate.data.loading import Order
 from foveate.data.mosaic import mosaic
+from foveate.data.tables import renamed
 from foveate.data.transforms import ObjectMasks, evaluation, training
 from foveate.errors import DataError, UsageError
 from foveate.evaluation.metrics import metric_for
@@ -29,9 +31,10 @@ from foveate.modeling.model import Model
 from foveate.modeling.tasks import TASKS, Facts
 from foveate.modeling.tunings import TuningSettings
 from foveate.modeling.tunings.full import Full
+from foveate.predictions import Answer, Boxes
 from foveate.recipe import AugmentRecipe, Recipe, TrainingRecipe, with_settings
 from foveate.training.optimizer import optimizer, set_rate
-from foveate.types import Answer, Batch, Boxes, InputSpec, Sample, Table
+from foveate.types import Batch, InputSpec, Sample, Table
 from foveate.utils import rle as masks
 from helpers import Memory, batches, refereed
 

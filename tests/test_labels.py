@@ -10,7 +10,7 @@ from foveate.errors import DataError
 from foveate.evaluation.intervals import bootstrap, wilson
 from foveate.evaluation.metrics import METRICS, gain, metric_for
 from foveate.evaluation.metrics.labels import LabelMetric
-from foveate.types import Labels
+from foveate.predictions import Labels
 
 NAMES = tuple("abcdefgh")
 

@@ -12,16 +12,18 @@ import torch
 from PIL import Image
 
 from foveate.api.fit.core import fit
-from foveate.data.dataset import Order, Pictures, loader
+from foveate.data.dataset import Pictures
+from foveate.data.loading import Order, loader
 from foveate.data.mosaic import Mosaic, mosaic, refuse_placeless
 from foveate.data.transforms import training
 from foveate.errors import Interrupted, UsageError
 from foveate.modeling.tasks.detect import Detect, DetectSettings
 from foveate.modeling.tasks.segment import Segment, SegmentSettings
 from foveate.modeling.weights import read_tensors
+from foveate.predictions import IGNORED, Boxes, Labels, Regions
 from foveate.recipe import AugmentRecipe, Recipe, with_settings
 from foveate.training import trainer
-from foveate.types import IGNORED, Boxes, InputSpec, Labels, Regions, Sample
+from foveate.types import InputSpec, Sample
 from foveate.utils.rle import encoded
 from helpers import Memory
 

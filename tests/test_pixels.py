@@ -12,8 +12,9 @@ import torch
 from PIL import Image
 
 from foveate.data import image_cache as pixels
-from foveate.data.dataset import Order, Pictures, loader
+from foveate.data.dataset import Pictures
 from foveate.data.image_cache import Pixels
+from foveate.data.loading import Order, loader
 from foveate.data.transforms import evaluation
 from foveate.images import codec as images
 from foveate.types import InputSpec, Sample

@@ -26,8 +26,9 @@ from foveate.modeling.detectors import DETECTORS
 from foveate.modeling.model import build
 from foveate.modeling.tasks import TASKS
 from foveate.modeling.weights import fingerprint
+from foveate.predictions import IGNORED, Boxes, Regions
 from foveate.recipe import AugmentRecipe, Recipe, load_recipe, with_settings
-from foveate.types import IGNORED, Batch, Boxes, InputSpec, Provides, Regions, Sample
+from foveate.types import Batch, InputSpec, Provides, Sample
 
 # a plain convolutional net, an old one, a dense one, an unpadded one, a plain and a hierarchical Transformer
 BACKBONES = {
@@ -382,7 +383,7 @@ def test_packed_masks_are_small_and_the_same():
 
 
 def test_t29_classes_of_other_masks_are_matched_by_name(tmp_path):
-    from foveate.data.dataset import renamed
+    from foveate.data.tables import renamed
     from foveate.types import Table
 
     mask = np.array([[0, 1], [2, -1]])
@@ -393,7 +394,7 @@ def test_t29_classes_of_other_masks_are_matched_by_name(tmp_path):
 
 
 def test_t29_boxes_of_unknown_classes_are_left_out(tmp_path):
-    from foveate.data.dataset import renamed
+    from foveate.data.tables import renamed
     from foveate.types import Table
 
     boxes = Boxes(np.array([[0, 0, 5, 5], [1, 1, 4, 4]], np.float32), ("cat", "dog"))
@@ -404,7 +405,7 @@ def test_t29_boxes_of_unknown_classes_are_left_out(tmp_path):
 
 def test_answers_as_files(tmp_path):
     from foveate.inference.writers import save
-    from foveate.types import Answer
+    from foveate.predictions import Answer
 
     pixels, box, mask = painted(100, 140)
     images.write(pixels, tmp_path / "a.png")

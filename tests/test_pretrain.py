@@ -30,13 +30,13 @@ from foveate.data.streaming import Catalogue, Entry, Stream, entries
 from foveate.data.transforms import evaluation
 from foveate.errors import DataError, FoveateError, Interrupted, UsageError
 from foveate.inference.predictor import load
-from foveate.modeling.model import build, learner
+from foveate.modeling.model import build
 from foveate.modeling.weights import fingerprint, read_tensors
 from foveate.recipe import Recipe, with_settings
 from foveate.run.folder import BACKBONE, Run
 from foveate.training import trainer
 from foveate.training.collapse_guard import Measures, collapsed, knn_hits, linear_hits, rank, spread
-from foveate.training.objectives import OBJECTIVES
+from foveate.training.objectives import OBJECTIVES, learner
 from foveate.training.objectives.dino import agreement
 from foveate.training.objectives.distill import between
 from foveate.training.objectives.lejepa import unlike_normal

@@ -19,7 +19,8 @@ from foveate.cli import main as cli
 from foveate.errors import DataError, UnknownName, UsageError, WeightsError
 from foveate.evaluation.intervals import bootstrap, paired_gain
 from foveate.modeling.classifiers.knn import votes
-from foveate.types import Labels, Sample, Table
+from foveate.predictions import Labels
+from foveate.types import Sample, Table
 
 TINY = ("test_resnet:none", "test_efficientnet:none", "test_vit:none")
 

@@ -16,8 +16,8 @@ from torchmetrics.functional.classification import multiclass_jaccard_index
 
 from foveate.errors import DataError
 from foveate.evaluation.metrics import metric_for
+from foveate.predictions import Regions
 from foveate.reporting import plots
-from foveate.types import Regions
 
 NAMES = tuple("abcde")
 

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from foveate.data.dataset import Order, Pictures
+from foveate.data.dataset import Pictures
+from foveate.data.loading import Order
 from foveate.data.transforms import evaluation, training
 from foveate.errors import UsageError
 from foveate.modeling.backbones import FAMILIES
@@ -19,9 +20,10 @@ from foveate.modeling.pyramid import FeaturePyramid
 from foveate.modeling.tasks.detect import Detect, DetectSettings
 from foveate.modeling.tunings import TuningSettings
 from foveate.modeling.tunings.full import Full
+from foveate.predictions import Boxes
 from foveate.recipe import AugmentRecipe, TrainingRecipe
 from foveate.training.optimizer import optimizer, set_rate
-from foveate.types import Boxes, Provides, Sample
+from foveate.types import Provides, Sample
 from helpers import Memory, batches
 
 NAMES = ("red", "green", "blue")

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from foveate.errors import DiskFull, RunError, UsageError
-from foveate.run.folder import Checkpoint, Run, newest_checkpoint, save_checkpoint
+from foveate.run.checkpoints import Checkpoint, newest_checkpoint, save_checkpoint
+from foveate.run.folder import Run
 from foveate.utils import files as rooms
 from foveate.utils.files import written_aside
 
@@ -49,29 +50,29 @@ def test_t10_a_write_that_fails_leaves_what_was_there(run, monkeypatch):
 
 def test_t12_the_newest_whole_checkpoint_counts(run):
     for step in range(1, 5):
-        save_checkpoint(run, f"step-{step:03d}", checkpoint(step))
+        save_checkpoint(run.folder, f"step-{step:03d}", checkpoint(step))
     kept = sorted(path.name for path in (run.folder / "checkpoints").iterdir())
     assert kept == ["step-003", "step-004"]
-    assert newest_checkpoint(run, pytest.fail).state == {"step": 4}
+    assert newest_checkpoint(run.folder, pytest.fail).state == {"step": 4}
     state = run.folder / "checkpoints" / "step-004" / "state.json"
     state.write_text(state.read_text().replace("4", "5"))
     said = []
-    assert newest_checkpoint(run, said.append).state == {"step": 3}
+    assert newest_checkpoint(run.folder, said.append).state == {"step": 3}
     assert "step-004 is damaged" in said[0]
 
 
 @pytest.mark.parametrize("name", ["tensors.safetensors", "state.json", "manifest.json"])
 @pytest.mark.parametrize("harm", ["cut", "gone", "flipped"])
 def test_t12_any_damage_is_seen(run, name, harm):
-    save_checkpoint(run, "step-1", checkpoint(1))
-    save_checkpoint(run, "step-2", checkpoint(2))
+    save_checkpoint(run.folder, "step-1", checkpoint(1))
+    save_checkpoint(run.folder, "step-2", checkpoint(2))
     file = run.folder / "checkpoints" / "step-2" / name
     content = file.read_bytes()
     if harm == "gone":
         file.unlink()
     else:
         file.write_bytes(content[: len(content) // 2] if harm == "cut" else bytes([content[0] ^ 255]) + content[1:])
-    assert newest_checkpoint(run, lambda _: None).state == {"step": 1}
+    assert newest_checkpoint(run.folder, lambda _: None).state == {"step": 1}
 
 
 def test_t13_one_writer_at_a_time(run):

@@ -27,7 +27,7 @@ import pytest
 import foveate
 from browser import NAMES, Browser
 from conftest import stripes_folder
-from foveate.types import Boxes, Regions
+from foveate.predictions import Boxes, Regions
 from foveate.utils.rle import encoded
 
 pytest.importorskip("fastapi", reason="needs the extra 'serve'")

@@ -25,7 +25,7 @@ from foveate.api.soup.candidates import Averager
 from foveate.api.soup.core import SoupResult, _interpolated, soup
 from foveate.api.soup.ingredients import start_of
 from foveate.cli import main as cli
-from foveate.data.dataset import Order, loader
+from foveate.data.loading import Order, loader
 from foveate.errors import DataError, FoveateError, RunError, UsageError, WeightsError
 from foveate.modeling.model import build
 from foveate.modeling.weights import read_tensors

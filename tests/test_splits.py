@@ -12,11 +12,13 @@ import pytest
 from PIL import Image
 from scipy.sparse.csgraph import connected_components
 
-from foveate.data.dataset import Scanned, few
-from foveate.data.splits import agreeing, gray_thumbnail, group_folds, make_splits, near_copies, split_named, tint
+from foveate.data.duplicates import agreeing, gray_thumbnail, near_copies, tint
+from foveate.data.scan import Scanned
+from foveate.data.splits import few, group_folds, make_splits, split_named
 from foveate.errors import DataError, UsageError
 from foveate.images import codec as images
-from foveate.types import Labels, Sample, Table
+from foveate.predictions import Labels
+from foveate.types import Sample, Table
 
 
 def grouped(images: int, classes: int, groups: int, seed: int = 0) -> tuple[list[tuple[str, ...]], list[str]]:
@@ -157,7 +159,7 @@ def test_blocks_do_not_change_the_clusters(monkeypatch):
     thumbs = np.random.default_rng(1).uniform(0, 255, (50, 32, 32)).astype(np.float32)
     thumbs[25:] = thumbs[:25] + np.random.default_rng(2).normal(0, 15, (25, 32, 32))
     whole = near_copies(thumbs, 0.95)
-    monkeypatch.setattr("foveate.data.splits._ENTRIES", 150)
+    monkeypatch.setattr("foveate.data.duplicates._ENTRIES", 150)
     assert (near_copies(thumbs, 0.95) == whole).all()
     assert whole.max() == 24
 
@@ -172,7 +174,7 @@ def test_the_bound_misses_no_pair(monkeypatch, likeness, many):
     rows = thumbs.reshape(300, -1) - thumbs.reshape(300, -1).mean(1, keepdims=True)
     rows /= np.linalg.norm(rows, axis=1, keepdims=True)
     expected = connected_components(rows @ rows.T >= likeness)[1]
-    monkeypatch.setattr("foveate.data.splits._MANY", many)
+    monkeypatch.setattr("foveate.data.duplicates._MANY", many)
     assert (near_copies(thumbs.astype(np.float32), likeness) == expected).all()
     assert 1 < expected.max() + 1 < 300
 

@@ -12,16 +12,18 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torchvision import tv_tensors
 
-from foveate.data.dataset import Order, Pictures
+from foveate.data.dataset import Pictures
+from foveate.data.loading import Order
 from foveate.data.transforms import evaluation, training
 from foveate.modeling.backbones import FAMILIES, Backbone
 from foveate.modeling.model import Model
 from foveate.modeling.tasks import Task
 from foveate.modeling.tunings import TuningSettings
 from foveate.modeling.tunings.full import Full
+from foveate.predictions import Boxes, Text
 from foveate.recipe import AugmentRecipe, TrainingRecipe
 from foveate.training.optimizer import optimizer, set_rate
-from foveate.types import Batch, Boxes, Features, InputSpec, Provides, Sample, Target, Text
+from foveate.types import Batch, Features, InputSpec, Provides, Sample, Target
 from helpers import Memory, batches
 
 SIDE = 64

@@ -24,7 +24,7 @@ from conftest import striped, stripes_folder
 from foveate.api.fit.core import fit
 from foveate.cli import main as cli
 from foveate.data.dataset import Pictures
-from foveate.data.discovery import find_images, printable
+from foveate.data.discovery import find_images
 from foveate.data.image_cache import Pixels
 from foveate.data.transforms import evaluation, training
 from foveate.deploy.runtime import square
@@ -33,10 +33,12 @@ from foveate.images import codec as images
 from foveate.inference.engine import shown
 from foveate.inference.predictor import load
 from foveate.modeling.tasks import TASKS
+from foveate.predictions import Boxes, Labels
 from foveate.recipe import AugmentRecipe, with_settings
 from foveate.run.folder import Run
 from foveate.serving.engines import RunEngine
-from foveate.types import Boxes, Labels, Sample
+from foveate.types import Sample
+from foveate.utils.paths import printable
 from test_images import encoded, turned, upright
 
 FORMATS = [("PNG", {}), ("WEBP", {"lossless": True}), ("TIFF", {}), ("JPEG", {"quality": 95, "subsampling": 0})]

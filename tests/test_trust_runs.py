@@ -22,14 +22,16 @@ from conftest import stripes_folder
 from foveate.api.fit import pipeline as _fitting
 from foveate.api.fit.core import fit
 from foveate.cli import main as cli
-from foveate.data.dataset import Order, Pictures, loader
+from foveate.data.dataset import Pictures
+from foveate.data.loading import Order, loader
 from foveate.errors import DiskFull, Diverged, FoveateError, Interrupted, RunError, UsageError
 from foveate.inference import features
 from foveate.modeling.model import Model
 from foveate.modeling.weights import read_tensors
 from foveate.recipe import with_settings
 from foveate.run import folder as rooms
-from foveate.run.folder import Checkpoint, Run, newest_checkpoint, save_checkpoint
+from foveate.run.checkpoints import Checkpoint, newest_checkpoint, save_checkpoint
+from foveate.run.folder import Run
 from foveate.training import trainer
 from foveate.training.bad_steps import FOLDER
 from foveate.training.replay import replay
@@ -103,7 +105,7 @@ def refused(message):
 
 def same(one, other):
     """Everything that a training leaves: weights, averages, optimiser, kept weights, counters, and the lines of its log."""
-    (left, right) = (newest_checkpoint(Run(folder), refused) for folder in (one, other))
+    (left, right) = (newest_checkpoint(folder, refused) for folder in (one, other))
     assert left.tensors.keys() == right.tensors.keys()
     worst = max(float((left.tensors[name].double() - right.tensors[name].double()).abs().max()) for name in left.tensors)
     assert worst == 0.0
@@ -156,7 +158,7 @@ def test_t1_a_crash_between_the_portions_of_a_step_costs_that_step_alone(hard, w
         patch.setattr(trainer.Trainer, "_gradients", crashed)
         with pytest.raises(ValueError, match="a crash"):
             trained(recipe, tmp_path / "cut")
-    assert newest_checkpoint(Run(tmp_path / "cut"), refused).state["step"] == 4
+    assert newest_checkpoint(tmp_path / "cut", refused).state["step"] == 4
     gone_on(tmp_path / "cut")
     same(whole[0], tmp_path / "cut")
 
@@ -185,9 +187,9 @@ def test_t4_a_resume_by_other_words_is_refused(hard, tmp_path, monkeypatch):
 
 def test_t4_another_number_of_processes_is_written_down(hard, tmp_path, monkeypatch):
     interrupted(monkeypatch, 2, lambda: trained(hard, tmp_path / "cut"))
-    checkpoint = newest_checkpoint(Run(tmp_path / "cut"), refused)
+    checkpoint = newest_checkpoint(tmp_path / "cut", refused)
     shutil.rmtree(tmp_path / "cut" / "checkpoints")
-    save_checkpoint(Run(tmp_path / "cut"), "step-1", Checkpoint(checkpoint.tensors, {**checkpoint.state, "processes": 4}))
+    save_checkpoint(tmp_path / "cut", "step-1", Checkpoint(checkpoint.tensors, {**checkpoint.state, "processes": 4}))
     gone_on(tmp_path / "cut")
     reasons = {row["field"]: row["reason"] for row in Run(tmp_path / "cut").read_json("choices.json")}
     assert "after 4" in reasons["processes"]
@@ -306,13 +308,13 @@ def files_of(most):
 
 def test_t10_a_full_disk_keeps_the_checkpoint_before(tmp_path):
     run = Run.create(tmp_path / "run", "x")
-    save_checkpoint(run, "step-1", Checkpoint({"a": torch.zeros(1000)}, {"step": 1}))
+    save_checkpoint(run.folder, "step-1", Checkpoint({"a": torch.zeros(1000)}, {"step": 1}))
     with files_of(2_000_000), pytest.raises(DiskFull, match=r"File too large \(4.0 MB needed, .* MB free\).*make room") as caught:
-        save_checkpoint(run, "step-2", Checkpoint({"a": torch.zeros(1_000_000)}, {"step": 2}))
+        save_checkpoint(run.folder, "step-2", Checkpoint({"a": torch.zeros(1_000_000)}, {"step": 2}))
     assert caught.value.exit_code == 3
     assert str(run.folder / "checkpoints" / "step-2") in str(caught.value)
     assert [path.name for path in run.folder.rglob("*") if "aside" in path.name] == []
-    assert newest_checkpoint(run, refused).state == {"step": 1}
+    assert newest_checkpoint(run.folder, refused).state == {"step": 1}
 
 
 def test_t10_log_report_and_cache(tmp_path, monkeypatch):
@@ -343,7 +345,7 @@ def test_t10_a_training_that_met_a_full_disk_goes_on_when_there_is_room(hard, wh
         patch.setattr(files, "_flush", full)
         with pytest.raises(DiskFull, match="No space left on device"):
             trained(hard, tmp_path / "cut")
-    assert newest_checkpoint(Run(tmp_path / "cut"), refused).state["epoch"] == 1
+    assert newest_checkpoint(tmp_path / "cut", refused).state["epoch"] == 1
     gone_on(tmp_path / "cut")
     same(whole[0], tmp_path / "cut")
 
@@ -401,7 +403,7 @@ def words_of(recipe, run):
 
 
 PHASES = {  # where the signal comes: when it is called for the n-th time
-    "scan": (("foveate.data.dataset", "_refuse_lost_classes"), 1),
+    "scan": (("foveate.data.scan", "_refuse_lost_classes"), 1),
     "warm-up": (("foveate.api.fit.pipeline", "plan"), 1),
     "step": (("foveate.training.trainer", "Trainer._gradients"), 4),
     "validation": (("foveate.training.trainer", "_copy"), 1),
@@ -419,7 +421,7 @@ def test_t14_a_signal_in_every_phase(quick, tmp_path, phase):
     assert not [path for path in tmp_path.rglob("*") if "aside" in path.name or path.name == "lock"]
     run = Run(tmp_path / "run")
     if phase in ("step", "validation", "checkpoint"):
-        found = newest_checkpoint(run, refused)
+        found = newest_checkpoint(run.folder, refused)
         assert found.state["step"] in (3, 4)  # one step after the signal at the most
         assert cli._run(["fit", "--resume", str(run.folder)]) == 0
     assert run.finished == (phase in ("step", "validation", "checkpoint", "evaluation"))
@@ -435,7 +437,7 @@ def test_t14_a_signal_in_an_export_leaves_no_file(quick, tmp_path):
 def test_t15_usr1_saves_and_leaves_and_a_second_ctrl_c_does_not_wait(quick, tmp_path, monkeypatch):
     done = struck(words_of(quick, tmp_path / "one"), ("foveate.training.trainer", "Trainer._gradients"), signal.SIGUSR1, at=2)  # SLURM
     assert done.returncode == 128 + signal.SIGUSR1, done.stderr
-    assert newest_checkpoint(Run(tmp_path / "one"), refused).state["step"] == 2
+    assert newest_checkpoint(tmp_path / "one", refused).state["step"] == 2
     real = trainer.Trainer._gradients
 
     def twice(self, batch):
@@ -527,11 +529,11 @@ def test_t19_exhausted_memory_halves_what_is_there_at_once_and_not_the_step(hard
     with monkeypatch.context() as patch:
         cramped(patch, 4)
         trained(with_settings(hard, {"training.micro_batch": 8}), tmp_path / "cramped")
-    most = newest_checkpoint(Run(tmp_path / "cramped"), refused).state["most"]
+    most = newest_checkpoint(tmp_path / "cramped", refused).state["most"]
     assert most in (3, 4)  # half of 7, or of 8: the epoch has 23 images
     assert f"training.micro_batch = {most} (memory is exhausted by" in capsys.readouterr().out
     trained(with_settings(hard, {"training.micro_batch": most}), tmp_path / "stated")
-    one, other = (newest_checkpoint(Run(tmp_path / name), refused).tensors for name in ("cramped", "stated"))
+    one, other = (newest_checkpoint(tmp_path / name, refused).tensors for name in ("cramped", "stated"))
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
@@ -543,7 +545,7 @@ def test_t19_it_comes_late_and_is_remembered_by_a_resume(hard, tmp_path, monkeyp
         passes = len(seen)
         gone_on(tmp_path / "cut")
         assert max(seen[passes:]) <= 4
-    state = newest_checkpoint(Run(tmp_path / "cut"), refused).state
+    state = newest_checkpoint(tmp_path / "cut", refused).state
     assert state["step"] == 9
     assert state["most"] in (3, 4)
 
@@ -600,7 +602,7 @@ def test_t20_what_a_transform_says_is_not_taken_for_that(quick, tmp_path):
 def test_t16_a_checkpoint_of_another_version_is_refused_in_words(hard, tmp_path, monkeypatch):
     interrupted(monkeypatch, 2, lambda: trained(hard, tmp_path / "cut"))
     run = Run(tmp_path / "cut")
-    checkpoint = newest_checkpoint(run, refused)
-    save_checkpoint(run, "step-999999999-0", Checkpoint(checkpoint.tensors, {**checkpoint.state, "momentum": 3}))
+    checkpoint = newest_checkpoint(run.folder, refused)
+    save_checkpoint(run.folder, "step-999999999-0", Checkpoint(checkpoint.tensors, {**checkpoint.state, "momentum": 3}))
     with pytest.raises(RunError, match="begun by another version"):
         gone_on(tmp_path / "cut")

@@ -17,7 +17,7 @@ from foveate.version import __version__
 if TYPE_CHECKING:
     from foveate.api.adapt import AdaptResult
     from foveate.api.audit.core import AuditResult
-    from foveate.api.check.core import CheckResult
+    from foveate.api.check.result import CheckResult
     from foveate.api.convert import ConvertResult
     from foveate.api.demo import DemoResult
     from foveate.api.episodes.core import EpisodesResult
@@ -34,8 +34,8 @@ if TYPE_CHECKING:
     from foveate.api.runs import RunsResult
     from foveate.api.soup.core import SoupResult
     from foveate.inference.predictor import Predictor
+    from foveate.predictions import Answer
     from foveate.recipe import Recipe
-    from foveate.types import Answer
 
 __all__ = [
     "__version__",

@@ -13,20 +13,22 @@ import numpy as np
 from scipy.stats import entropy as entropies
 from torch import Tensor
 
-from foveate.api.evaluate.core import scanned_aloud
-from foveate.api.predict import pictures_at
-from foveate.data.dataset import Order, Pictures, Scanned, loader
-from foveate.data.discovery import printable
+from foveate.data.dataset import Pictures
+from foveate.data.discovery import pictures_at
+from foveate.data.loading import Order, loader
+from foveate.data.scan import Scanned
 from foveate.errors import UsageError
-from foveate.inference.engine import scored
+from foveate.inference.engine import scanned_aloud, scored
 from foveate.inference.predictor import Predictor, load
 from foveate.modeling.weights import read_tensors
+from foveate.predictions import Labels
 from foveate.run.folder import ADAPTED, Run
-from foveate.training.continual import own_table
+from foveate.run.lineage import own_table
 from foveate.training.test_time import ADAPTATIONS, Adaptation, Feed
-from foveate.types import Batch, Labels, Sample, Score, Table
+from foveate.types import Batch, Sample, Score, Table
 from foveate.utils import console
 from foveate.utils.console import Bar
+from foveate.utils.paths import printable
 
 _FEW = 64  # images: below, their statistics say little
 

@@ -12,7 +12,8 @@ from foveate.data.formats import Format, read_table, writer
 from foveate.data.issues import Findings
 from foveate.errors import BrokenImage, DataError, UsageError
 from foveate.images import codec as images
-from foveate.types import Boxes, Split, Table
+from foveate.predictions import Boxes
+from foveate.types import Split, Table
 from foveate.utils import console
 from foveate.utils.files import refuse_taken, written_aside
 

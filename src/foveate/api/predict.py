@@ -6,11 +6,11 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from foveate.data.discovery import find_images
+from foveate.data.discovery import pictures_at
 from foveate.deploy.runtime import opened
-from foveate.errors import UsageError, near_names
+from foveate.errors import UsageError
 from foveate.evaluation.calibration import COVERAGE, RISK
-from foveate.types import Answer
+from foveate.predictions import Answer
 from foveate.utils import console
 
 if TYPE_CHECKING:
@@ -47,18 +47,3 @@ def _loaded(run: Path, device: str) -> Predictor:
     return load(run, device)
 
 
-def pictures_at(places: Iterable[Path]) -> Iterator[Path]:
-    """Files as they are named, folders with all pictures in them. Raises UsageError for a path that is not there, and for a folder
-    without pictures."""
-    for place in places:
-        if place.is_dir():
-            found = list(find_images(place))
-            if not found:
-                raise UsageError("there are no pictures in this folder", where=place)
-            yield from found
-        elif place.exists():
-            yield place
-        else:
-            near = near_names(place.name, [entry.name for entry in place.parent.iterdir()]) if place.parent.is_dir() else []
-            hint = f"did you mean {str(place.parent / near[0])!r}?" if near else "give pictures or folders of pictures"
-            raise UsageError("there is nothing at this path", where=place, hint=hint)

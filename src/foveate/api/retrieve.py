@@ -10,19 +10,22 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from foveate.data.dataset import even_parts, readable
-from foveate.data.discovery import find_images, printable
+from foveate.data.discovery import find_images
 from foveate.data.formats import read_table
 from foveate.data.image_cache import Pixels
+from foveate.data.loading import even_parts
+from foveate.data.scan import readable
 from foveate.errors import DataError, UsageError
 from foveate.evaluation.retrieval import CUTS, belonging, likeness, ranks, recalls
 from foveate.inference.features import pooled
 from foveate.inference.predictor import load
 from foveate.modeling.backbones import TextBackbone, family_of
+from foveate.predictions import Picture, Text
 from foveate.recipe import Recipe, recipe_from
-from foveate.types import Picture, Sample, Score, Text
+from foveate.types import Sample, Score
 from foveate.utils import console
 from foveate.utils.device import device_of
+from foveate.utils.paths import printable
 
 _DEFAULT = "clip:ViT-B-32"
 _AT_ONCE = 64

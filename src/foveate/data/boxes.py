@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from foveate.data.issues import Kind
-from foveate.types import Boxes
+from foveate.predictions import Boxes
 from foveate.utils.rle import Runs, read
 
 NOT_FINITE = Kind("boxes with a corner that is not a finite number, dropped", "error")

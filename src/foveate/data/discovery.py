@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from foveate.data.issues import Findings, Kind, each
-from foveate.errors import DataError
+from foveate.errors import DataError, UsageError, near_names
+from foveate.utils.paths import printable
 
 EXTENSIONS = frozenset(
     {".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".pbm"}
@@ -62,12 +63,6 @@ def listed(folder: Path) -> list[Path]:
             return [folder / name for name in sorted(entry.name for entry in entries) if not _hidden(name)]
     except OSError as error:
         raise _unlisted(folder, error) from None
-
-
-def printable(path: Path | str) -> str:
-    """A path with forward slashes as text that any file can hold: bytes that are not UTF-8 are written as \\xNN."""
-    text = path.as_posix() if isinstance(path, Path) else path
-    return os.fsencode(text).decode("utf-8", "backslashreplace")
 
 
 def _hidden(name: str) -> bool:
@@ -225,3 +220,20 @@ def _count_file(name: str, key: str, counted: Inventory, found: Findings) -> Non
         counted.endings[ending] += 1
     if ending in _FOREIGN:
         found.add(FOREIGN, key, why=ending)
+
+
+def pictures_at(places: Iterable[Path]) -> Iterator[Path]:
+    """Files as they are named, folders with all pictures in them. Raises UsageError for a path that is not there, and for a folder
+    without pictures."""
+    for place in places:
+        if place.is_dir():
+            found = list(find_images(place))
+            if not found:
+                raise UsageError("there are no pictures in this folder", where=place)
+            yield from found
+        elif place.exists():
+            yield place
+        else:
+            near = near_names(place.name, [entry.name for entry in place.parent.iterdir()]) if place.parent.is_dir() else []
+            hint = f"did you mean {str(place.parent / near[0])!r}?" if near else "give pictures or folders of pictures"
+            raise UsageError("there is nothing at this path", where=place, hint=hint)

@@ -17,8 +17,9 @@ from torchvision.transforms.v2 import functional
 from foveate.data.transforms import cut, resized, shifted
 from foveate.errors import UsageError
 from foveate.images.preprocessing import SPARE, Framing
+from foveate.predictions import Boxes, Regions
 from foveate.recipe import AugmentRecipe
-from foveate.types import OF_OBJECTS, Boxes, InputSpec, Regions, Target
+from foveate.types import OF_OBJECTS, InputSpec, Target
 
 Shown = tuple[np.ndarray, tuple[int, int], Target]
 """(pixels (h, w, 3) uint8, (H, W), target): what a Transform takes"""

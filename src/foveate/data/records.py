@@ -12,11 +12,11 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any, TypeVar
 
-from foveate.data.discovery import printable
 from foveate.data.issues import Kind, Place, Remark, each
 from foveate.data.splits import split_named
 from foveate.errors import DataError, near_names
 from foveate.types import Sample, Split
+from foveate.utils.paths import printable
 
 ALIASES = {
     "path": ("path", "file", "filename", "image", "image_path", "filepath"),

@@ -6,26 +6,20 @@ Letters: N images, G groups, S places to put them (train, val, test; or folds).
 from __future__ import annotations
 
 import hashlib
-import math
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
-from typing import cast
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
-from PIL import Image
 
-from foveate.errors import UsageError
-from foveate.types import Split
+from foveate.data.duplicates import near_copies
+from foveate.data.scan import Scanned
+from foveate.data.tables import label_names
+from foveate.errors import DataError, UsageError
+from foveate.predictions import Labels
+from foveate.recipe import DataRecipe
+from foveate.types import Split, Table
 
-SIDE = 32  # pixels of a thumbnail's side
-_ENTRIES = 4_000_000  # of a block of likenesses: 16 MB as float32
-_MANY = 0.02  # of a block's pairs: from here on computing all is faster than picking some
-_PAIRS = 4096  # whose likeness is computed at once
-_ROUNDING = 1e-4  # of float32, and to spare
-_PLAIN = 1e-3  # grey levels; a picture that varies less is one flat colour
-_COLOURED = 4  # half grey levels that colours must differ by, in the mean of a picture, to say anything
-_SAME_TINT = 0.5  # cosine of the tints of two pictures, from which their colours are those of one
 _NUDGE = 0.4  # how far overall shares may sway a choice, in images; below 1/2, so that the balance of a class comes first
 
 _WORDS: dict[str, Split] = {
@@ -41,109 +35,6 @@ def split_named(word: str) -> Split | None:
 
 
 # --- near copies
-
-
-def gray_thumbnail(pixels: np.ndarray) -> np.ndarray:
-    """(H, W, 3) uint8 -> (32, 32) uint8 grey levels, each the mean of the area that it covers."""
-    return np.asarray(Image.fromarray(pixels).convert("L").resize((SIDE, SIDE), Image.Resampling.BOX))
-
-
-def tint(pixels: np.ndarray) -> np.ndarray:
-    """(H, W, 3) uint8 -> (2, 64) int8: of 8 x 8 cells half of what red has more than green, and blue more than both."""
-    red, green, blue = np.asarray(Image.fromarray(pixels).resize((8, 8), Image.Resampling.BOX), dtype=np.int16).reshape(64, 3).T
-    return (np.stack([red - green, blue - (red + green) // 2]) // 2).astype(np.int8)
-
-
-def near_copies(thumbs: np.ndarray, likeness: float, tints: np.ndarray | None = None) -> np.ndarray:
-    """(N, 32, 32) grey levels -> (N,) int64: the cluster of each picture, numbered by first appearance.
-
-    Two pictures are joined when the Pearson correlation of their pixels is at least `likeness`, or when they are equal; with
-    `tints`, (N, 2, 64), not those whose colours contradict each other. A picture of one flat colour has no correlation: it joins
-    only its equals. Chains of likeness make one cluster.
-    """
-    clusters = _numbered(_equals(thumbs if tints is None else np.concatenate([_flat(thumbs), _flat(tints).view(np.uint8)], 1)))
-    rows = standardised(thumbs)
-    for edges in alike(rows, likeness):
-        clusters = _joined(clusters, edges if tints is None else edges[:, agreeing(tints, *edges)])
-    return _numbered(clusters)
-
-
-def agreeing(tints: np.ndarray, near: np.ndarray, far: np.ndarray) -> np.ndarray:
-    """(P,) bool: whether the colours of pairs do not contradict each other, as a red and a blue drawing of one shape do. A picture
-    without colours agrees with all: it may be a copy that has lost them."""
-    one, other = (_flat(tints)[places].astype(np.float32) for places in (near, far))
-    lengths = np.sqrt(np.square(one).sum(1)), np.sqrt(np.square(other).sum(1))
-    coloured = np.minimum(*lengths) > _COLOURED * 8  # 8: the root of the cells
-    return np.asarray(~coloured | ((one * other).sum(1) >= _SAME_TINT * lengths[0] * lengths[1]))
-
-
-def _flat(values: np.ndarray) -> np.ndarray:
-    """(N, ...) -> (N, D)."""
-    return values.reshape(len(values), math.prod(values.shape[1:]))
-
-
-def _equals(thumbs: np.ndarray) -> list[int]:
-    """For each picture the first one that equals it."""
-    first: dict[bytes, int] = {}
-    return [first.setdefault(thumb.tobytes(), index) for index, thumb in enumerate(thumbs)]
-
-
-def standardised(thumbs: np.ndarray) -> np.ndarray:
-    """(N, 1024) float32 rows of mean 0 and length 1, so that a product of two is their correlation; flat rows are 0."""
-    rows = np.array(thumbs.reshape(len(thumbs), SIDE * SIDE), dtype=np.float32)
-    rows -= rows.mean(axis=1, keepdims=True)
-    lengths = np.sqrt(np.einsum("nd,nd->n", rows, rows))[:, None]
-    rows *= np.where(lengths <= _PLAIN * SIDE, 0, 1 / np.maximum(lengths, _PLAIN))
-    return rows
-
-
-def alike(rows: np.ndarray, likeness: float) -> Iterator[np.ndarray]:
-    """(N, D) float32 rows of length 1 -> pairs (2, P) whose product is at least `likeness`, block by block; the first of a pair
-    comes before the second.
-
-    Of thumbnails no pair is missed, and few are computed in full: the product of two rows is that of their 8 x 8 means and of what
-    these leave over, and the latter is at most the product of its lengths (Cauchy-Schwarz).
-    """
-    coarse = _bounding(rows) if rows.shape[1] == SIDE**2 else rows
-    step = max(1, _ENTRIES // max(1, len(rows)))
-    for start in range(0, len(rows), step):
-        bound = coarse[start : start + step] @ coarse[start:].T
-        places = np.flatnonzero(bound >= likeness - _ROUNDING)
-        if len(places) > _MANY * bound.size:
-            places = np.flatnonzero(rows[start : start + step] @ rows[start:].T >= likeness)
-        pairs = np.stack(np.divmod(places, bound.shape[1])) + start
-        pairs = pairs[:, pairs[0] < pairs[1]]
-        for place in range(0, pairs.shape[1], _PAIRS):
-            near, far = pairs[:, place : place + _PAIRS]
-            enough = np.einsum("pd,pd->p", rows[near], rows[far]) >= likeness
-            yield np.stack([near[enough], far[enough]])
-
-
-def _bounding(rows: np.ndarray) -> np.ndarray:
-    """(N, 65) whose products are nowhere below those of rows of length 1: the means of 4 x 4 cells, and the length of the rest."""
-    cells = rows.reshape(len(rows), 8, SIDE // 8, 8, SIDE // 8).mean((2, 4)).reshape(len(rows), 64) * (SIDE // 8)
-    rest = np.sqrt(np.maximum(0, np.einsum("nd,nd->n", rows, rows) - np.square(cells).sum(1)))
-    return np.concatenate([cells, rest[:, None]], 1)
-
-
-def _joined(clusters: np.ndarray, edges: np.ndarray) -> np.ndarray:
-    """The clusters after uniting the two ends of every edge (2, P)."""
-    from scipy.sparse import coo_array
-    from scipy.sparse.csgraph import connected_components
-
-    ends = clusters[edges]
-    ends = ends[:, ends[0] != ends[1]]
-    if ends.size == 0:
-        return clusters
-    count = int(clusters.max()) + 1
-    graph = coo_array((np.ones(ends.shape[1], dtype=bool), (ends[0], ends[1])), shape=(count, count))
-    return cast(np.ndarray, connected_components(graph, directed=False)[1][clusters])
-
-
-def _numbered(clusters: Iterable[int]) -> np.ndarray:
-    """The same partition with ids 0, 1, 2, ... in the order of first appearance."""
-    ids: dict[int, int] = {}
-    return np.array([ids.setdefault(int(cluster), len(ids)) for cluster in clusters], dtype=np.int64)
 
 
 # --- splits
@@ -259,3 +150,70 @@ def _fill_empty(bundles: list[_Bundle], places: dict[str, int], count: int) -> N
                 places[bundle.name] = place
                 taught.subtract(bundle.labels.keys())
                 break
+
+
+def clusters(scanned: Scanned, recipe: DataRecipe) -> list[str]:
+    """The name of the group of each picture: near-copies and what the table groups belong together, in chains."""
+    likeness, count = recipe.near_duplicates, len(scanned.thumbs)
+    alike = near_copies(scanned.thumbs, likeness, scanned.tints) if likeness < 1 else np.arange(count)
+    stated = [sample.group for sample in scanned.table.samples]
+    if any(stated):
+        return [group if group else f"image {index}" for index, group in enumerate(stated)]
+    first: dict[int, str] = {}
+    return [first.setdefault(int(place), sample.key) for place, sample in zip(alike, scanned.table.samples, strict=True)]
+
+
+def divided(table: Table, groups: list[str], recipe: DataRecipe, seed: int) -> tuple[Table, str]:
+    """The table with a split for every sample, and a sentence that says how.
+
+    Splits that the data names are kept. Where it names train and test only, validation is taken out of train.
+    """
+    named = {sample.split for sample in table.samples if sample.split}
+    if "train" in named:
+        return _completed(table, groups, recipe, seed)
+    why = "the data names no training split" if named else "the data names no split"
+    labels = [label_names(sample) for sample in table.samples]
+    splits = make_splits(labels, groups, recipe.val, recipe.test, seed)
+    return _with_splits(table, splits), f"{why}: made here, stratified by class, no group divided, seed {seed}"
+
+
+def _completed(table: Table, groups: list[str], recipe: DataRecipe, seed: int) -> tuple[Table, str]:
+    """Keeps the named splits; rows without one train; validation is taken out of train, by group, when it is missing."""
+    splits: list[Split] = [sample.split or "train" for sample in table.samples]
+    if "val" in splits or recipe.val == 0:
+        return _with_splits(table, splits), "as the data names them"
+    train = [index for index, split in enumerate(splits) if split == "train"]
+    labels = [label_names(table.samples[index]) for index in train]
+    for index, split in zip(train, make_splits(labels, [groups[i] for i in train], recipe.val, 0, seed), strict=True):
+        splits[index] = split
+    return _with_splits(table, splits), f"as the data names them; validation taken out of train by group, seed {seed}"
+
+
+def _with_splits(table: Table, splits: Sequence[Split]) -> Table:
+    return table.with_samples(tuple(replace(sample, split=split) for sample, split in zip(table.samples, splits, strict=True)))
+
+
+def few(scanned: Scanned, groups: list[str], shots: int, seed: int) -> tuple[Scanned, list[str]]:
+    """The pictures, and their groups, with `shots` training images of each class: of different groups as long as there are any.
+
+    Raises DataError where a class has fewer, or an image has not exactly one class.
+    """
+    samples = scanned.table.samples
+    if any(not isinstance(sample.truth, Labels) or len(label_names(sample)) != 1 for sample in samples):
+        raise DataError("so many images of each class can only be drawn where every image has one", where=scanned.table.root)
+    order = np.random.default_rng(seed).permutation(len(samples)).tolist()
+    kept = {place for place in order if samples[place].split != "train"}
+    taught = [place for place in order if place not in kept]
+    drawn, copies = Counter[str](), dict[int, int]()
+    for place in taught:
+        copies[place] = drawn[groups[place]]  # pictures of the same group that come before
+        drawn[groups[place]] += 1
+    for name in scanned.table.classes:
+        own = [place for place in taught if label_names(samples[place]) == (name,)]
+        if 0 < len(own) < shots:
+            what = f"the class {name!r} has {len(own)} training images, {shots} are asked for"
+            raise DataError(what, where=scanned.table.root, hint=f"--shots {len(own)}, or more images")
+        kept.update(sorted(own, key=lambda place: copies[place])[:shots])
+    places = sorted(kept)
+    table = scanned.table.with_samples(tuple(samples[place] for place in places))
+    return scanned.part(places, table), [groups[place] for place in places]

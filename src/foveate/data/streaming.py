@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from foveate.data.dataset import Pictures
-from foveate.data.discovery import find_images, is_image, printable
+from foveate.data.discovery import find_images, is_image
 from foveate.data.image_cache import Pixels
 from foveate.data.records import ALIASES, is_table, place_of, records
 from foveate.data.transforms import Transform
@@ -20,6 +20,7 @@ from foveate.errors import BrokenImage, DataError
 from foveate.types import Target
 from foveate.utils import console
 from foveate.utils.files import written_aside
+from foveate.utils.paths import printable
 
 SHARDS = (".tar",)
 _LARGEST = 1 << 29  # bytes of a picture in a shard

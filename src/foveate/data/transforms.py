@@ -5,7 +5,7 @@ Letters: B, H, W as in types. Rectangles ('views') are (x0, y0, x1, y1) in pixel
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,8 +18,9 @@ from torchvision.transforms.v2 import functional
 
 from foveate.images.codec import with_long_side
 from foveate.images.preprocessing import Framing, View, laid, middle, squared, view_of
+from foveate.predictions import IGNORED
 from foveate.recipe import AugmentRecipe
-from foveate.types import IGNORED, OF_OBJECTS, Batch, InputSpec, Target
+from foveate.types import OF_OBJECTS, Batch, InputSpec, Target
 
 Transform = Callable[[np.ndarray, tuple[int, int], Target], tuple[Tensor, View, Target]]
 """(pixels (h, w, 3) uint8, (H, W) of the original, target) -> image (3, size, size), what it shows, target"""
@@ -264,3 +265,10 @@ def _laid(target: Target, shape: tuple[int, int], square: int, framing: Framing)
         return shifted(target, [0, 0, square - shape[1], square - shape[0]])
     window = *middle(*shape, square), square, square
     return _each(target, lambda value: functional.crop(value, *window))
+
+
+def as_pixels(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> list[np.ndarray]:
+    """(B, 3, S, S) normalised -> B times (S, S, 3) uint8."""
+    shape = (1, 3, 1, 1)
+    scaled = images.float().cpu() * torch.tensor(std).view(shape) + torch.tensor(mean).view(shape)
+    return list((255 * scaled).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous().numpy())

@@ -11,14 +11,14 @@ from typing import Any
 
 import numpy as np
 
-from foveate.data.discovery import printable
 from foveate.deploy.postprocess import READERS, Asked, Frame, PlaceReader, Reader
 from foveate.deploy.targets import Opened, Runtime, exporter_of
 from foveate.errors import BrokenImage, UsageError, WeightsError
 from foveate.evaluation.calibration import COVERAGE, RISK
 from foveate.images import codec as images
 from foveate.images.preprocessing import Framing, corners_of, sides_of, squared, view_of
-from foveate.types import Answer
+from foveate.predictions import Answer
+from foveate.utils.paths import printable
 
 FORMAT = 1  # of what a file says about itself
 _AT_ONCE = 32  # squares

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from foveate.evaluation.intervals import wilson
-from foveate.types import Labels, Sureness
+from foveate.predictions import Labels, Sureness
 
 COVERAGE, RISK = 0.9, 0.1  # of sets, and of answers that are given, unless others are asked
 LEAST = 30  # validation images below which nothing is said

@@ -19,15 +19,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from foveate.data.dataset import Order, even_parts, loader
 from foveate.data.image_cache import Pixels
+from foveate.data.loading import Order, even_parts, loader
+from foveate.data.transforms import as_pixels
 from foveate.errors import UsageError
 from foveate.explainability.methods import Asked, Explainer
 from foveate.images.codec import resized
 from foveate.images.heatmaps import overlay
 from foveate.inference.predictor import Predictor
 from foveate.modeling.backbones import TextBackbone
-from foveate.modeling.diffusion import as_pixels
 from foveate.modeling.model import Model
 from foveate.modeling.tasks import Question
 from foveate.types import Batch, Provides, Sample

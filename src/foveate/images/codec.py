@@ -21,8 +21,8 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 from PIL.PngImagePlugin import PngInfo
 
-from foveate.data.discovery import printable
 from foveate.errors import BrokenImage
+from foveate.utils.paths import printable
 
 MAX_PIXELS = 178_956_970  # Pillow's own default limit: about half a gigabyte once decoded
 

@@ -10,21 +10,15 @@ from __future__ import annotations
 
 import colorsys
 import math
-import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache, lru_cache
-from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
-from foveate.types import Boxes, Prediction, Regions
+from foveate.images.text import _PLATE, Colour, Rectangle, _contrast, _extent, _fitted, _plate
+from foveate.predictions import Boxes, Prediction, Regions
 from foveate.utils.rle import decoded
-
-Colour = tuple[int, int, int]
-Rectangle = tuple[int, int, int, int]
-"""x0, y0, x1, y1 in whole pixels; x1 and y1 are the first ones outside"""
 
 _FIRST = ("E69F00", "56B4E9", "009E73", "F0E442", "0072B2", "D55E00", "CC79A7", "332288", "882255", "99DDFF")
 _GOLDEN = 0.618034  # of the circle of hues: the step that keeps the next hue far from all before
@@ -33,8 +27,6 @@ _OPACITY = 0.5  # of regions
 _HIDDEN = 1 / 3  # of the picture, that labels or a legend may cover
 _LEGEND = 14  # letters: the short side of a picture that has room for a legend
 _SMALLEST = 9  # letters below so many pixels cannot be read
-_VARIANTS = frozenset(map(chr, range(0xFE00, 0xFE10)))  # selectors: the emoji's or the text's form of the sign before
-_PAPER, _INK, _PLATE = (255, 255, 255), (34, 34, 34), (255, 255, 255)
 
 
 def colour(place: int) -> Colour:
@@ -82,48 +74,6 @@ def with_regions(pixels: np.ndarray, mask: np.ndarray, classes: Sequence[str]) -
     picture = _painted(pixels, mask, painted, table)
     largest = sorted((place for place in places if counts[place]), key=lambda place: -counts[place])
     return _with_legend(picture, [(classes[place], colour(place)) for place in largest])
-
-
-def side_by_side(left: np.ndarray, right: np.ndarray, titles: tuple[str, str]) -> np.ndarray:
-    """Two pictures, each under its title, on white; neither is scaled."""
-    size = (max(left.shape[1], right.shape[1]), max(left.shape[0], right.shape[0]))
-    letters, gap = _letters(size), 2 * _line(size)
-    top = round(1.7 * letters) if any(titles) else 0
-    canvas = Image.new("RGB", (left.shape[1] + gap + right.shape[1], top + size[1]), _PAPER)
-    for pixels, start, title in ((left, 0, titles[0]), (right, left.shape[1] + gap, titles[1])):
-        canvas.paste(Image.fromarray(pixels), (start, top))
-        text = _fitted(title, letters, pixels.shape[1])
-        ImageDraw.Draw(canvas).text((start + pixels.shape[1] / 2, top / 2), text, _INK, _font(text, letters), anchor="mm")
-    return np.array(canvas)
-
-
-def titled(pixels: np.ndarray, title: str) -> np.ndarray:
-    """(H, W, 3) uint8 under a line with its title, on white, with a narrow margin."""
-    margin, line = 3, 20
-    canvas = Image.new("RGB", (pixels.shape[1] + 2 * margin, pixels.shape[0] + line + margin), _PAPER)
-    canvas.paste(Image.fromarray(pixels), (margin, line))
-    text = _fitted(title, 12, pixels.shape[1])
-    ImageDraw.Draw(canvas).text((canvas.width / 2, line / 2), text, _INK, _font(text, 12), anchor="mm")
-    return np.array(canvas)
-
-
-def tiled(pictures: Sequence[np.ndarray], titles: Sequence[str], across: int = 8) -> np.ndarray:
-    """Pictures of one size, (H, W, 3) uint8 each, in rows of `across`, each under its title."""
-    framed = [titled(picture, title) for picture, title in zip(pictures, titles, strict=True)]
-    height, width = framed[0].shape[:2]
-    canvas = np.full((-(-len(framed) // across) * height, min(len(framed), across) * width, 3), 255, np.uint8)
-    for place, picture in enumerate(framed):
-        y, x = place // across * height, place % across * width
-        canvas[y : y + height, x : x + width] = picture
-    return canvas
-
-
-def stacked(upper: np.ndarray, lower: np.ndarray) -> np.ndarray:
-    """The one above the other, (H, W, 3) uint8 each, at the left; white beside the narrower one."""
-    canvas = np.full((len(upper) + len(lower), max(upper.shape[1], lower.shape[1]), 3), 255, np.uint8)
-    canvas[: len(upper), : upper.shape[1]] = upper
-    canvas[len(upper) :, : lower.shape[1]] = lower
-    return canvas
 
 
 # --- sizes, which go by the side of a square of the same area
@@ -292,115 +242,3 @@ def _with_legend(pixels: np.ndarray, entries: list[tuple[str, Colour]]) -> np.nd
 # --- text
 
 
-def _plate(
-    draw: ImageDraw.ImageDraw, spot: Rectangle, rows: list[tuple[str, Colour]], letters: int, swatch: bool = False
-) -> None:
-    """Rows of text on a filled rectangle: in the colour of the row, or white with a swatch of it."""
-    x0, y0, x1, y1 = spot
-    height = (y1 - y0) / len(rows)
-    draw.rectangle((x0, y0, x1 - 1, y1 - 1), fill=_PLATE if swatch else rows[0][1])
-    for number, (text, ground) in enumerate(rows):
-        middle, start = y0 + (number + 0.5) * height, x0 + _margin(letters)
-        if swatch:
-            half = round(0.4 * letters)
-            draw.rectangle((start, round(middle) - half, start + 2 * half, round(middle) + half), fill=ground)
-            start += round(1.2 * letters)
-        draw.text((start, middle), text, _INK if swatch else _contrast(ground), _font(text, letters), anchor="lm")
-
-
-def _margin(letters: int) -> int:
-    return max(2, round(letters / 4))
-
-
-def _extent(texts: list[str], letters: int) -> tuple[int, int]:
-    """Width and height in pixels of rows of text with their margins."""
-    width = max(math.ceil(_font(text, letters).getlength(text)) for text in texts)
-    return width + 2 * _margin(letters), math.ceil(1.35 * letters) * len(texts)
-
-
-def _fitted(text: str, letters: int, width: int) -> str:
-    """One line of text that can be drawn, cut to so many pixels with an ellipsis; '' when not even a letter fits."""
-    line = _drawable(" ".join(text.split()))
-    if not line or _extent([line], letters)[0] <= width:
-        return line
-    low, high = 0, len(line) - 1  # the most letters that fit, by halving
-    while low < high:
-        middle = (low + high + 1) // 2
-        fits = _extent([line[:middle] + "…"], letters)[0] <= width
-        low, high = (middle, high) if fits else (low, middle - 1)
-    return line[:low].rstrip() + "…" if low else ""
-
-
-def _contrast(ground: Colour) -> Colour:
-    """Black or white, whichever stands out more (WCAG 2.1: relative luminance, of which 0.179 is equally far from both)."""
-    linear = [value / 12.92 if value <= 0.04045 else ((value + 0.055) / 1.055) ** 2.4 for value in (part / 255 for part in ground)]
-    return (0, 0, 0) if 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2] > 0.179 else (255, 255, 255)
-
-
-@dataclass(frozen=True)
-class _Face:
-    """A font file and the code points that it can draw."""
-
-    path: str
-    glyphs: frozenset[int]
-
-
-def _drawable(text: str) -> str:
-    """The text with code points that no font here has written out (\\u732b); joiners and the like, which show nothing, left out."""
-    glyphs = _face(text).glyphs
-    unseen = {char for char in text if (unicodedata.category(char) == "Cf" or char in _VARIANTS) and ord(char) not in glyphs}
-    fine = {char for char in text if char == " " or (ord(char) in glyphs and unicodedata.category(char) != "Cc")}
-    parts = (char if char in fine else char.encode("unicode_escape").decode() for char in text if char not in unseen)
-    return "".join(parts)
-
-
-def _font(text: str, letters: int) -> ImageFont.FreeTypeFont:
-    return _opened(_face(text).path, letters)
-
-
-@lru_cache(maxsize=64)
-def _opened(path: str, letters: int) -> ImageFont.FreeTypeFont:
-    return ImageFont.truetype(path, letters)
-
-
-@lru_cache(maxsize=4096)
-def _face(text: str) -> _Face:
-    """The first font that has every letter of the text, matplotlib's own before the system's; else the one that lacks fewest."""
-    wanted = {ord(char) for char in text} - {32}
-    best, lacking = _faces(0), len(wanted)
-    for number in range(len(_font_files())):
-        face = _faces(number)
-        if face is None:
-            continue
-        lacks = len(wanted - face.glyphs)
-        if lacks == 0:
-            return face
-        if best is None or lacks < lacking:
-            best, lacking = face, lacks
-    assert best is not None, "matplotlib brings DejaVu Sans"
-    return best
-
-
-@lru_cache(maxsize=1)
-def _font_files() -> tuple[str, ...]:
-    """DejaVu Sans, which matplotlib brings, then the system's fonts: upright sans ones of ordinary weight first."""
-    from matplotlib import get_data_path
-    from matplotlib.font_manager import fontManager
-
-    own = str(Path(get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf")
-    entries = [entry for entry in fontManager.ttflist if "LastResort" not in entry.fname]  # it draws boxes for all letters
-    entries.sort(key=lambda entry: (entry.style != "normal", str(entry.weight) not in ("400", "normal", "regular"), entry.fname))
-    return tuple(dict.fromkeys([own, *(entry.fname for entry in entries)]))
-
-
-@cache
-def _faces(number: int) -> _Face | None:
-    """A font's letters; None for one that Pillow cannot draw at any size (bitmap emoji), or that is gone."""
-    from matplotlib.ft2font import FT2Font
-
-    path = _font_files()[number]
-    try:
-        _opened(path, 16).getlength("x")
-        return _Face(path, frozenset(FT2Font(path).get_charmap()))
-    except (OSError, RuntimeError, ValueError):
-        return None

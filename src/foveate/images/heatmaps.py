@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from foveate.images.codec import thumbnail
-from foveate.images.drawing import tiled
+from foveate.images.sheets import tiled
 
 _HEAT = 0.6  # how much of a picture under heat is heat
 _SCALE = ((30, 20, 80), (110, 30, 110), (190, 55, 85), (240, 120, 40), (250, 225, 90))  # from dark to bright

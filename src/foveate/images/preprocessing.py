@@ -12,7 +12,7 @@ from typing import Literal
 import numpy as np
 
 from foveate.images.codec import resized, with_long_side, with_short_side
-from foveate.types import Boxes, Regions
+from foveate.predictions import Boxes, Regions
 from foveate.utils.rle import Runs, decoded, placed
 
 Framing = Literal["crop", "whole", "windows"]

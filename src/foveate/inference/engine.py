@@ -11,12 +11,15 @@ import torch
 
 from foveate.data.dataset import Pictures, Windows
 from foveate.data.image_cache import Pixels
+from foveate.data.scan import Scanned, scan
 from foveate.data.transforms import evaluation
 from foveate.evaluation.metrics import Metric, metric_for
 from foveate.inference.microbatch import Portions
 from foveate.modeling.model import Model
 from foveate.modeling.tasks import PlaceTask
-from foveate.types import Batch, Features, Sample, Scores
+from foveate.recipe import DataRecipe
+from foveate.types import Batch, Features, Sample, Scores, Table
+from foveate.utils import console
 from foveate.utils.device import Way
 
 
@@ -108,3 +111,12 @@ def judged(predictions: Iterable[Any], samples: Iterable[Sample], model: Model, 
 def scored(predictions: Iterable[Any], samples: Iterable[Sample], model: Model, multilabel: bool) -> Scores:
     """What that metric says."""
     return judged(predictions, samples, model, multilabel).compute()
+
+
+def scanned_aloud(table: Table, model: Model, recipe: DataRecipe) -> Scanned:
+    """The pictures that can be read, as the model sees them; those that cannot are named."""
+    with console.progress(len(table.samples), "read") as bar:
+        scanned = scan(table, model.backbone.input.size, model.task.framing, recipe, lambda: bar.advance(1))
+    for key, why in scanned.skipped:
+        console.warn(f"skipped {key}: {why}")
+    return scanned

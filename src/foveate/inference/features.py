@@ -11,19 +11,24 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from foveate.data.dataset import Order, Pictures, loader
+from foveate.data.dataset import Pictures
 from foveate.data.image_cache import Pixels
+from foveate.data.loading import Order, loader
+from foveate.data.scan import Scanned
 from foveate.data.transforms import evaluation
 from foveate.images.preprocessing import Framing
+from foveate.inference.engine import shown
 from foveate.inference.microbatch import Portions
 from foveate.modeling.backbones import Backbone
 from foveate.modeling.model import Model
 from foveate.modeling.weights import fingerprint
+from foveate.recipe import Recipe
 from foveate.types import Batch, Provides, Sample
 from foveate.utils.device import Way
 from foveate.utils.files import cache_folder
@@ -129,3 +134,19 @@ def _keep(file: Path, features: Tensor) -> None:
     except (OSError, SafetensorError):
         with suppress(OSError):  # where not even the folder could be made
             aside.unlink()
+
+
+def features_of(
+    model: Model, scanned: Scanned, recipe: Recipe, device: torch.device, advance: Callable[[int], None] = lambda count: None
+) -> np.ndarray:
+    """(N, D) float32 of the scanned pictures; from the cache where they are known."""
+    found = described(
+        model,
+        shown(model, scanned.table.samples, scanned.pixels, recipe.seed),
+        scanned.hashes,
+        batch_size=recipe.training.batch_size,
+        device=device,
+        way=Way("fp32", bool(recipe.training.channels_last)),
+        advance=advance,
+    )
+    return found.numpy()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 
-from foveate.data.dataset import even_parts
+from foveate.data.loading import even_parts
 from foveate.types import Batch
 from foveate.utils import console
 from foveate.utils.memory import exhausted, release

@@ -9,18 +9,21 @@ from typing import Any
 
 import torch
 
-from foveate.data.dataset import Order, Pictures, broken, loader
-from foveate.data.discovery import printable
+from foveate.data.dataset import Pictures
 from foveate.data.image_cache import Pixels
+from foveate.data.loading import Order, loader
+from foveate.data.scan import broken
 from foveate.errors import RunError, UsageError
 from foveate.evaluation.calibration import COVERAGE, RISK, Calibration, Familiar
 from foveate.inference.engine import Answers, answers, pooled_of, shown
 from foveate.modeling.model import Model, build
 from foveate.modeling.weights import fingerprint, read_tensors
+from foveate.predictions import Answer, Boxes, Labels
 from foveate.recipe import Recipe
 from foveate.run.folder import ADAPTED, CALIBRATION, FAMILIAR, Run
-from foveate.types import Answer, Batch, Boxes, Labels, Sample
+from foveate.types import Batch, Sample
 from foveate.utils.device import Way, device_of
+from foveate.utils.paths import printable
 
 
 class Predictor:

@@ -15,7 +15,7 @@ import numpy as np
 from foveate.errors import UsageError
 from foveate.images import codec as images
 from foveate.images.drawing import drawn
-from foveate.types import Answer, Boxes, Regions
+from foveate.predictions import Answer, Boxes, Regions
 from foveate.utils import console
 from foveate.utils.files import refuse_taken, written_aside
 from foveate.utils.rle import area, encoded

@@ -9,7 +9,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
@@ -109,8 +108,3 @@ def _all(time: float, like: Tensor) -> Tensor:
     return torch.full((len(like),), time, device=like.device)
 
 
-def as_pixels(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> list[np.ndarray]:
-    """(B, 3, S, S) normalised -> B times (S, S, 3) uint8."""
-    shape = (1, 3, 1, 1)
-    scaled = images.float().cpu() * torch.tensor(std).view(shape) + torch.tensor(mean).view(shape)
-    return list((255 * scaled).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous().numpy())

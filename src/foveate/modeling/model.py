@@ -13,7 +13,6 @@ from foveate.modeling.backbones import Backbone, family_of
 from foveate.modeling.tasks import TASKS, Task
 from foveate.modeling.tunings import TUNINGS, Tuning
 from foveate.recipe import Recipe
-from foveate.training.objectives import OBJECTIVES
 from foveate.types import Batch
 from foveate.utils.memory import keep_pages
 
@@ -96,11 +95,6 @@ def build(recipe: Recipe, classes: tuple[str, ...], *, weights: str | None = Non
     `weights` replaces the recipe's. Raises UnknownName, UsageError (a pair that does not fit) and WeightsError.
     """
     return _put_together(recipe, TASKS.make(recipe.task.name, recipe.task.settings, classes), weights)
-
-
-def learner(recipe: Recipe) -> Model:
-    """As `build`, for a recipe whose task is an objective: learning from images alone."""
-    return _put_together(recipe, OBJECTIVES.make(recipe.task.name, recipe.task.settings, ()), None)
 
 
 def _put_together(recipe: Recipe, task: Task, weights: str | None) -> Model:

@@ -26,22 +26,23 @@ import platform
 import shutil
 import socket
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from foveate.errors import DiskFull, RunError, UsageError, near_names
+from foveate.errors import RunError, UsageError, near_names
 from foveate.recipe import Recipe, load_recipe
-from foveate.utils.files import ASIDE, checksum, free_bytes, made, refuse_taken, unwritten, written_aside
+from foveate.run.checkpoints import FIXED, checkpoint_folders
+from foveate.run.lock import _refuse_living, _taken
+from foveate.utils import console
+from foveate.utils.files import ASIDE, checksum, checksums, made, numbered, refuse_taken, unwritten, written_aside
 
 _TOLD = ("foveate", "torch", "torchvision", "timm", "peft", "scikit-learn", "numpy", "pillow")
 ADAPTED, BACKBONE = "adapted.safetensors", "backbone.safetensors"
 CALIBRATION, FAMILIAR = "calibration.json", "familiar.safetensors"
-_FIXED = ("recipe.yaml", "classes.json", "splits.csv")  # what a training was begun with
-_SUMMED = (*_FIXED, "model.safetensors", ADAPTED, BACKBONE, CALIBRATION, FAMILIAR)
+_SUMMED = (*FIXED, "model.safetensors", ADAPTED, BACKBONE, CALIBRATION, FAMILIAR)
 _OUTCOME = "finished.json"
 _COLUMNS = ("path", "split", "group", "label", "sha256")
 SplitRow = dict[str, str]
@@ -86,7 +87,7 @@ class Run:
     @property
     def trained(self) -> bool:
         """Whether a training has saved something to go on from."""
-        return bool(_checkpoints(self))
+        return bool(checkpoint_folders(self.folder))
 
     def recipe(self) -> Recipe:
         return load_recipe(self.folder / "recipe.yaml")
@@ -148,11 +149,7 @@ class Run:
     def finish(self, outcome: dict[str, Any]) -> None:
         """Writes finished.json, last of all, with the checksums of what a prediction depends on."""
         outcome = json.loads(json.dumps(outcome))  # as it will be read
-        self.write_json(_OUTCOME, {**outcome, "checksums": {**self.sums(_SUMMED), _OUTCOME: _digest(outcome)}})
-
-    def sums(self, names: Iterable[str]) -> dict[str, str]:
-        """The checksums of those of the files that there are."""
-        return {name: checksum(self.folder / name) for name in names if (self.folder / name).is_file()}
+        self.write_json(_OUTCOME, {**outcome, "checksums": {**checksums(self.folder, _SUMMED), _OUTCOME: _digest(outcome)}})
 
     def read_json(self, name: str) -> Any:
         path = self.folder / name
@@ -236,84 +233,6 @@ class Run:
             shutil.rmtree(stray) if stray.is_dir() else stray.unlink(missing_ok=True)
 
 
-# --- checkpoints
-
-
-KEEP = 2  # checkpoints of a run
-_LOGS = 10_000_000  # bytes that logs, reports and predictions may take
-_TENSORS, _STATE, _MANIFEST = "tensors.safetensors", "state.json", "manifest.json"
-
-
-@dataclass(frozen=True)
-class Checkpoint:
-    """`tensors` by name, and `state`: JSON-able."""
-
-    tensors: dict[str, Any]
-    state: dict[str, Any]
-
-
-def save_checkpoint(run: Run, name: str, checkpoint: Checkpoint, keep: int = KEEP) -> None:
-    """An immutable folder checkpoints/NAME, complete or absent; older ones beyond `keep` are removed afterwards. It remembers what
-    the training was begun with. Raises DiskFull, and RunError."""
-    from safetensors.torch import save_file
-
-    place = run.folder / "checkpoints" / name
-    if place.exists():  # the same step was saved before
-        return
-    with written_aside(place, sum(tensor.nbytes for tensor in checkpoint.tensors.values())) as aside:
-        aside.mkdir()
-        save_file(checkpoint.tensors, aside / _TENSORS)
-        (aside / _STATE).write_text(json.dumps(checkpoint.state), encoding="utf-8")
-        manifest = {"files": {file.name: checksum(file) for file in sorted(aside.iterdir())}, "run": run.sums(_FIXED)}
-        (aside / _MANIFEST).write_text(json.dumps(manifest), encoding="utf-8")
-    for old in _checkpoints(run)[keep:]:
-        shutil.rmtree(old)
-
-
-def newest_checkpoint(run: Run, warn: Callable[[str], None]) -> Checkpoint | None:
-    """The newest checkpoint that is whole; damaged ones are passed over, and said. Raises RunError where the recipe, the classes or
-    the splits are not those that it was saved with."""
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    for folder in _checkpoints(run):
-        try:
-            manifest = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))
-            sums, fixed = dict(manifest["files"]), dict(manifest["run"])
-            if sums.keys() != {_TENSORS, _STATE} or any(checksum(folder / name) != digest for name, digest in sums.items()):
-                raise ValueError("a checksum differs")
-            state = json.loads((folder / _STATE).read_text(encoding="utf-8"))
-            found = Checkpoint(load_file(folder / _TENSORS), state)
-        except (OSError, ValueError, TypeError, KeyError, RecursionError, SafetensorError) as error:
-            warn(f"the checkpoint {folder.name} is damaged ({error}); going back to the one before")
-            continue
-        _refuse_changed(run, fixed)
-        return found
-    return None
-
-
-def _refuse_changed(run: Run, fixed: dict[str, str]) -> None:
-    for name, digest in fixed.items():
-        if run.sums([name]).get(name) != digest:
-            what, why = "this file is not what it was when the training was saved", "it was changed, damaged or removed"
-            hint = "bring it back; or start a new run with --recipe"
-            raise RunError(what, where=run.folder / name, why=why, hint=hint)
-
-
-def refuse_small_disk(run: Run, need: int) -> None:
-    """Raises DiskFull where the disk of the run has no room for the checkpoints, of `need` bytes each, of a whole training."""
-    free, whole = free_bytes(run.folder), (KEEP + 1) * need + _LOGS  # one more is there while it is written
-    if free < whole:
-        why = f"{free / 1e6:.0f} MB are free, {KEEP + 1} checkpoints of {need / 1e6:.0f} MB and the logs may take {whole / 1e6:.0f}"
-        what, hint = "there is no room on this disk for what a training writes", "make room, or --out ELSEWHERE"
-        raise DiskFull(what, where=run.folder, why=why, hint=hint)
-
-
-def _checkpoints(run: Run) -> list[Path]:
-    """Newest first."""
-    parent = run.folder / "checkpoints"
-    found = [entry for entry in parent.iterdir() if entry.name.startswith("step-")] if parent.is_dir() else []
-    return sorted(found, reverse=True)
 
 
 # --- below
@@ -335,52 +254,13 @@ def environment(command: str) -> dict[str, Any]:
     }
 
 
-def numbered(parent: Path, prefix: str = "") -> Path:
-    """The first of parent/1, parent/2, ..., with the prefix before the number, that is not there yet."""
-    number = 1
-    while (parent / f"{prefix}{number}").exists():
-        number += 1
-    return parent / f"{prefix}{number}"
-
-
 def _digest(outcome: dict[str, Any]) -> str:
     """Of what finished.json says, as `check` finds it."""
     return hashlib.sha256(json.dumps(outcome).encode()).hexdigest()
 
 
-def _taken(lock: Path, mine: Path) -> None:
-    """The file `mine` as the lock too: with its content at once, and by one process alone."""
-    try:
-        try:
-            os.link(mine, lock)
-        except FileExistsError:
-            raise
-        except OSError:  # a disk without links
-            with lock.open("x", encoding="utf-8") as file:
-                file.write(mine.read_text(encoding="utf-8"))
-    except FileExistsError:
-        _refuse_living(lock)
-        raise RunError("this run is in use", where=lock.parent, why="another process has just begun") from None
-
-
-def _refuse_living(lock: Path) -> None:
-    try:
-        owner = dict(json.loads(lock.read_text(encoding="utf-8")))
-        host, pid = str(owner["host"]), int(owner["pid"])
-    except (OSError, ValueError, TypeError, KeyError):  # cut off by a crash
-        return
-    if host != socket.gethostname() or _alive(pid):
-        why = f"process {pid} on {host} is writing here"
-        raise RunError("this run is in use", where=lock.parent, why=why, hint="wait for it, or remove its file 'lock'")
-
-
-def _alive(pid: int) -> bool:
-    if pid == os.getpid():
-        return False
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
+def note_choice(run: Run, field: str, value: Any, reason: str) -> None:
+    """Says a decision and adds it to choices.json."""
+    console.choice(field, value, reason)
+    rows = run.read_json("choices.json") if (run.folder / "choices.json").is_file() else []
+    run.write_json("choices.json", [*rows, {"field": field, "value": value, "reason": reason}])

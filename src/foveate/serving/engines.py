@@ -97,7 +97,7 @@ class RunEngine(Engine):
         return Held(item=self._pictures([Held(found=found)])[0, 0])
 
     def answer(self, pictures: Sequence[Held]) -> list[dict[str, Any]]:
-        from foveate.data.dataset import even_parts
+        from foveate.data.loading import even_parts
 
         if self.windows:
             answers = self.predictor.answers(_samples(pictures), cast(Any, Given()))

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from foveate.data.dataset import Order, Pictures, loader
+from foveate.data.dataset import Pictures
+from foveate.data.loading import Order, loader
 from foveate.evaluation.intervals import paired_gain
 from foveate.modeling.classifiers.knn import NEIGHBOURS, weighted
 from foveate.modeling.model import Model

@@ -7,13 +7,15 @@ from typing import Any
 
 import numpy as np
 
-from foveate.data.dataset import label_names
 from foveate.data.splits import group_folds
+from foveate.data.tables import label_names
 from foveate.evaluation.intervals import wilson
 from foveate.inference.features import described
 from foveate.modeling.classifiers.logistic import Known, out_of_fold
-from foveate.training.job import Job, note_choice
-from foveate.types import Labels, Score
+from foveate.predictions import Labels
+from foveate.run.folder import note_choice
+from foveate.training.job import Job
+from foveate.types import Score
 from foveate.utils import console
 from foveate.utils.device import Way
 

@@ -7,15 +7,15 @@ from typing import Any
 
 import torch
 
-from foveate.data.dataset import Pictures, Scanned
+from foveate.data.dataset import Pictures
 from foveate.data.mosaic import mosaic
+from foveate.data.scan import Scanned
 from foveate.data.transforms import training
 from foveate.inference.engine import shown
 from foveate.modeling.model import Model
 from foveate.recipe import Recipe, with_settings
-from foveate.run.folder import Run
+from foveate.run.folder import Run, note_choice
 from foveate.types import Table
-from foveate.utils import console
 
 
 @dataclass(frozen=True)
@@ -68,8 +68,3 @@ class Job:
         note_choice(self.run, field, value, reason)
 
 
-def note_choice(run: Run, field: str, value: Any, reason: str) -> None:
-    """Says a decision and adds it to choices.json."""
-    console.choice(field, value, reason)
-    rows = run.read_json("choices.json") if (run.folder / "choices.json").is_file() else []
-    run.write_json("choices.json", [*rows, {"field": field, "value": value, "reason": reason}])

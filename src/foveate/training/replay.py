@@ -7,12 +7,13 @@ from pathlib import Path
 from foveate.data.dataset import Pictures
 from foveate.data.image_cache import Pixels
 from foveate.data.transforms import evaluation
-from foveate.modeling.model import build, learner
+from foveate.modeling.model import build
 from foveate.recipe import with_settings
 from foveate.run.folder import Run
+from foveate.run.lineage import earlier_run
 from foveate.training import bad_steps as badsteps
-from foveate.training.continual import Teacher, earlier_run
-from foveate.training.objectives import OBJECTIVES
+from foveate.training.continual import Teacher
+from foveate.training.objectives import OBJECTIVES, learner
 from foveate.training.trainer import Trainer
 from foveate.utils.device import device_of
 

@@ -7,17 +7,18 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
-from foveate.data.dataset import label_names
 from foveate.data.formats import FORMATS, read_table
 from foveate.data.mosaic import refuse_placeless
+from foveate.data.tables import label_names
 from foveate.errors import DataError, UsageError
 from foveate.modeling.backbones import family_of
 from foveate.modeling.tasks import TASKS, Facts, Task
 from foveate.modeling.tunings import TUNINGS, Tuning
+from foveate.predictions import Boxes, Labels, Picture, Text
 from foveate.recipe import Recipe, with_settings, with_suggestions
-from foveate.training.continual import with_earlier
+from foveate.run.lineage import with_earlier
 from foveate.training.planning import choose_norms
-from foveate.types import Boxes, Labels, Picture, Table, Text
+from foveate.types import Table
 from foveate.utils import console
 
 
@@ -148,17 +149,6 @@ def _task_for(truths: Sequence[Any]) -> str:
         hint = "--task " + "|".join(fitting or TASKS.names())
         raise UsageError("the data does not say which task this is", where="task", hint=hint)
     return fitting[0]
-
-
-def refuse_other_questions(table: Table, who: str) -> Table:
-    """The table, where each image has one class; `who` wants that. Raises DataError for anything else."""
-    hint = "foveate fit DATA --backbone NAME says what a backbone is worth"
-    odd = next((sample.truth for sample in table.samples if not isinstance(sample.truth, Labels)), None)
-    if odd is not None:
-        raise DataError(f"{who} wants a class for each image, not {type(odd).__name__.lower()}", where=table.root, hint=hint)
-    if table.multilabel:
-        raise DataError(f"{who} wants one class an image: these images have several, or none", where=table.root, hint=hint)
-    return table
 
 
 def refuse_untaught(table: Table, task: str, known: Collection[str] = ()) -> None:

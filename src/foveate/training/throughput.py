@@ -11,7 +11,8 @@ from typing import Any
 
 import torch
 
-from foveate.data.dataset import Order, Pictures, helpers, loader
+from foveate.data.dataset import Pictures
+from foveate.data.loading import Order, helpers, loader
 from foveate.modeling.model import Model
 from foveate.recipe import Recipe
 from foveate.training.planning import tried

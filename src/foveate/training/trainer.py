@@ -17,15 +17,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from foveate.data.dataset import Order, Pictures, key, loader
+from foveate.data.dataset import Pictures, key
+from foveate.data.loading import Order, loader
 from foveate.data.transforms import mixed
 from foveate.errors import Diverged, Interrupted, RunError, WeightsError
 from foveate.inference.microbatch import Portions
 from foveate.modeling.model import Model
 from foveate.recipe import Recipe
-from foveate.run.folder import Checkpoint, Run, newest_checkpoint, refuse_small_disk, save_checkpoint
+from foveate.run.checkpoints import Checkpoint, newest_checkpoint, refuse_small_disk, save_checkpoint
+from foveate.run.folder import Run, note_choice
 from foveate.training import bad_steps as badsteps
-from foveate.training.job import note_choice
 from foveate.training.optimizer import Anchor, factor, flat, optimizer, restore, set_rate
 from foveate.training.validation import Judge, Judgement
 from foveate.types import Batch
@@ -111,7 +112,7 @@ class Trainer:
         """The whole story. Raises Interrupted (saved, can be resumed), DiskFull, Diverged, and RunError (what it was begun with has
         changed)."""
         self._resume()
-        refuse_small_disk(self.run, self._checkpoint_bytes())
+        refuse_small_disk(self.run.folder, self._checkpoint_bytes())
         with torch.random.fork_rng(), asked() as stop:
             while self.state.epoch < self.recipe.training.epochs and not self.state.ended:
                 self._epoch(stop)
@@ -346,7 +347,7 @@ class Trainer:
             for name, tensor in named.items()
         }
         state = {**asdict(self.state), "seconds": self._seconds()}
-        save_checkpoint(self.run, f"step-{self.state.step:09d}-{self.state.epoch:06d}", Checkpoint(tensors, state))
+        save_checkpoint(self.run.folder, f"step-{self.state.step:09d}-{self.state.epoch:06d}", Checkpoint(tensors, state))
         self.saved = time.monotonic()
         self.state.seconds, self.started = state["seconds"], self.saved
 
@@ -356,7 +357,7 @@ class Trainer:
         return (3 if self.average else 2) * live + 2 * moving
 
     def _resume(self) -> None:
-        found = newest_checkpoint(self.run, console.warn)
+        found = newest_checkpoint(self.run.folder, console.warn)
         if found is None:
             return
         self._take_up(found.state)

@@ -9,7 +9,8 @@ from typing import Any
 
 import torch
 
-from foveate.data.dataset import Order, Pictures, loader
+from foveate.data.dataset import Pictures
+from foveate.data.loading import Order, loader
 from foveate.inference.engine import answers, scored
 from foveate.modeling.model import Model
 from foveate.recipe import Recipe

@@ -104,3 +104,16 @@ def cache_folder() -> Path:
     stated = os.environ.get("FOVEATE_CACHE")
     base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
     return Path(stated) if stated else Path(base) / "foveate"
+
+
+def numbered(parent: Path, prefix: str = "") -> Path:
+    """The first of parent/1, parent/2, ..., with the prefix before the number, that is not there yet."""
+    number = 1
+    while (parent / f"{prefix}{number}").exists():
+        number += 1
+    return parent / f"{prefix}{number}"
+
+
+def checksums(folder: Path, names: Iterable[str]) -> dict[str, str]:
+    """The checksums of those files in `folder` that exist, by name."""
+    return {name: checksum(folder / name) for name in names if (folder / name).is_file()}

@@ -11,24 +11,22 @@ import numpy as np
 import torch
 
 from foveate.api.audit.label_errors import Doubt, Forecast, doubts, forecast, known, ranked, redundant, worth_labelling
-from foveate.api.evaluate.core import scanned_aloud
-from foveate.api.predict import pictures_at
-from foveate.data.dataset import Scanned, label_names, readable
-from foveate.data.discovery import printable
+from foveate.data.discovery import pictures_at
 from foveate.data.formats import read_table
 from foveate.data.image_cache import Pixels
+from foveate.data.scan import Scanned, readable
+from foveate.data.tables import label_names, refuse_other_questions
 from foveate.errors import UsageError
 from foveate.images import codec as images
-from foveate.images.drawing import tiled
-from foveate.inference.engine import pooled_of
+from foveate.images.sheets import tiled
+from foveate.inference.engine import pooled_of, scanned_aloud
 from foveate.inference.predictor import Predictor, load
 from foveate.modeling.classifiers.logistic import out_of_fold
-from foveate.run.folder import numbered
-from foveate.training.continual import own_table
-from foveate.training.resolve import refuse_other_questions
+from foveate.run.lineage import own_table
 from foveate.types import Sample
 from foveate.utils import console
-from foveate.utils.files import refuse_taken, write_rows
+from foveate.utils.files import numbered, refuse_taken, write_rows
+from foveate.utils.paths import printable
 
 _SHOWN, _SIDE = 40, 128  # doubtful labels on the sheet, px of each
 _HARD = 50  # images that are listed as hardest

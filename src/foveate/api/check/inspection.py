@@ -12,12 +12,13 @@ from pathlib import Path
 import numpy as np
 
 from foveate.data.boxes import refitted
+from foveate.data.duplicates import gray_thumbnail, tint
 from foveate.data.issues import Findings, Kind
-from foveate.data.splits import gray_thumbnail, tint
 from foveate.errors import BrokenImage, DataError
 from foveate.images import codec as images
 from foveate.images.codec import Facts
-from foveate.types import Boxes, Regions, Sample
+from foveate.predictions import Boxes, Regions
+from foveate.types import Sample
 
 CONVERTED = Kind("pictures of other values than 8-bit RGB or grey, converted", "note", "files")
 CLEAR = Kind("pictures that are transparent in part, laid on white", "note", "files")

@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from foveate.data.discovery import printable
+from foveate.api.check.result import CheckResult
+from foveate.api.check.result import CheckResult
 from foveate.data.formats import FORMATS
 from foveate.data.issues import Place, Remark
 from foveate.errors import FoveateError
 from foveate.images import codec as images
 from foveate.images.drawing import drawn
+from foveate.predictions import Boxes, Labels, Regions, Text
 from foveate.recipe import Recipe
 from foveate.reporting.pages import Card, CheckPage, ClassRow, Trouble, write_check
-from foveate.types import Boxes, Labels, Regions, Sample, Table, Text
-
-if TYPE_CHECKING:
-    from foveate.api.check.core import CheckResult
+from foveate.types import Sample, Table
+from foveate.utils.paths import printable
 
 _SHOWN = 6  # places of a problem
 _CLASSES, _EXAMPLES = 40, 5  # rows with pictures, and pictures of each

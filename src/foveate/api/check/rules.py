@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 
 from foveate.api.check.inspection import Look
+from foveate.data.duplicates import agreeing, alike, standardised
 from foveate.data.issues import TWINS, UNTAUGHT, Findings, Kind
-from foveate.data.splits import agreeing, alike, standardised
-from foveate.types import Boxes, Labels, Regions, Sample, Table
+from foveate.predictions import Boxes, Labels, Regions
+from foveate.types import Sample, Table
 
 _TOGETHER = "keep them in one split; where the data names none, foveate fit does"
 SAME_ACROSS = Kind("the same file in two splits: figures flatter", "error", "copies", _TOGETHER)

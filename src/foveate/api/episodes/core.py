@@ -8,16 +8,17 @@ from typing import Any, ClassVar
 
 from foveate.api.episodes.protocol import accuracies, mean_of
 from foveate.api.episodes.protocol import episodes as drawn
-from foveate.api.evaluate.core import scanned_aloud
-from foveate.api.models.comparison import features_of
-from foveate.data.dataset import Scanned, label_names
+from foveate.data.scan import Scanned
+from foveate.data.tables import label_names, refuse_other_questions
 from foveate.errors import UsageError
+from foveate.inference.engine import scanned_aloud
+from foveate.inference.features import features_of
 from foveate.inference.predictor import load
 from foveate.modeling.model import Model, build
 from foveate.modeling.tunings import TUNINGS
 from foveate.recipe import Recipe, recipe_from, with_settings
 from foveate.run.folder import Run
-from foveate.training.resolve import read, refuse_other_questions, settled
+from foveate.training.resolve import read, settled
 from foveate.types import Score, Table
 from foveate.utils import console
 from foveate.utils.device import device_of

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from foveate.data.dataset import label_names
 from foveate.data.image_cache import Pixels
+from foveate.data.tables import label_names
 from foveate.images import codec as images
 from foveate.inference.predictor import Predictor
+from foveate.predictions import Labels
 from foveate.reporting.pages import Cell
-from foveate.types import Labels, Sample
+from foveate.types import Sample
 
 _CELLS, _PICTURES = 24, 8  # that are shown
 _SIDE = 96  # px

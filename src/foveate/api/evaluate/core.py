@@ -17,19 +17,18 @@ from foveate.api.evaluate.slices import Slice, sliced
 from foveate.api.evaluate.slices import lines as slice_lines
 from foveate.api.evaluate.slices import rows as slice_rows
 from foveate.api.evaluate.worst_cases import made, ranked
-from foveate.data.dataset import Scanned, label_names, renamed, scan
 from foveate.data.formats import read_table
-from foveate.errors import DataError
+from foveate.data.scan import Scanned
+from foveate.data.tables import chosen, label_names, other_table
 from foveate.evaluation.metrics import Metric
-from foveate.inference.engine import judged
+from foveate.inference.engine import judged, scanned_aloud
 from foveate.inference.predictor import Predictor, load
-from foveate.modeling.model import Model
-from foveate.recipe import DataRecipe
+from foveate.predictions import Denoised, Labels
 from foveate.reporting.model_card import write_card
 from foveate.reporting.pages import Comparison, Page, Shift, Strangers, write
 from foveate.run.folder import Run
-from foveate.training.continual import own_table
-from foveate.types import Denoised, Labels, Sample, Score, Scores, Table
+from foveate.run.lineage import own_table
+from foveate.types import Sample, Score, Scores
 from foveate.utils import console
 from foveate.utils.files import written_aside
 
@@ -178,42 +177,6 @@ def _evaluated(
     if data is None:
         write_card(page, predictor.recipe.task.name, predictor.recipe.backbone.name, predictor.run.folder / "README.md")
     return replace(result, seconds=time.perf_counter() - start)
-
-
-def other_table(classes: tuple[str, ...], data: Path, format: str) -> Table:
-    """Another table; its classes are matched to those of a run by name, and what is of unknown classes is left out, aloud."""
-    table = read_table(data, format)
-    console.say(f"data: {data}, {table.format}, {len(table.samples)} images")
-    for note in table.notes:
-        console.warn(note)
-    table, losses = renamed(table, classes)
-    for loss in losses:
-        console.warn(loss)
-    if not table.samples:
-        raise DataError("no image of this data has a class that the run knows", where=data, why=f"it knows {classes}")
-    return table
-
-
-def chosen(table: Table, split: str) -> tuple[str, Table]:
-    """The images to score. Auto never falls back to training images of a run's own data: there is nothing to learn there."""
-    if split == "auto":
-        present = {sample.split for sample in table.samples}
-        split = next((word for word in ("test", "val") if word in present), "all")
-    if not table.samples:
-        raise DataError("this run has no images of its own", where=table.root, hint="foveate evaluate RUN DATA")
-    samples = tuple(sample for sample in table.samples if split in ("all", sample.split))
-    if not samples:
-        raise DataError(f"there are no {split} images", where=table.root, hint="--split all, or give other data")
-    return split, table.with_samples(samples)
-
-
-def scanned_aloud(table: Table, model: Model, recipe: DataRecipe) -> Scanned:
-    """The pictures that can be read, as the model sees them; those that cannot are named."""
-    with console.progress(len(table.samples), "read") as bar:
-        scanned = scan(table, model.backbone.input.size, model.task.framing, recipe, lambda: bar.advance(1))
-    for key, why in scanned.skipped:
-        console.warn(f"skipped {key}: {why}")
-    return scanned
 
 
 def _cautions(predictor: Predictor, scanned: Scanned, split: str, own: bool) -> list[str]:

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import numpy as np
 
-from foveate.api.predict import pictures_at
+from foveate.data.discovery import pictures_at
 from foveate.errors import UsageError
 from foveate.evaluation.metrics import with_interval
 from foveate.inference.predictor import Predictor
+from foveate.predictions import Labels
 from foveate.reporting.pages import Strangers
-from foveate.types import Labels
 from foveate.utils import console
 
 

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from foveate.api.evaluate.corruptions import CORRUPTIONS, STRENGTHS, corrupted
-from foveate.data.dataset import Order, Pictures, loader
+from foveate.data.dataset import Pictures
 from foveate.data.image_cache import Pixels
+from foveate.data.loading import Order, loader
 from foveate.data.transforms import Unscaled, as_image, evaluation
 from foveate.images.preprocessing import View
 from foveate.inference.engine import answers, judged

@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from foveate.data.discovery import printable
 from foveate.data.records import traits
 from foveate.errors import DataError
 from foveate.inference.engine import scored
 from foveate.inference.predictor import Predictor
 from foveate.types import Sample, Score
 from foveate.utils import console
+from foveate.utils.paths import printable
 
 _MOST = 20  # values of a column; numbers beyond that are cut into quarters
 _QUARTERS = 4

@@ -7,17 +7,20 @@ from typing import Any
 
 import numpy as np
 
-from foveate.data.dataset import Scanned, label_names
+from foveate.data.scan import Scanned
+from foveate.data.tables import label_names
 from foveate.errors import UsageError
 from foveate.evaluation.metrics import metric_for
 from foveate.explainability.faithfulness import Subject, over
 from foveate.explainability.methods import EXPLAINERS, USUAL
 from foveate.images import codec as images
-from foveate.images.drawing import drawn, side_by_side
+from foveate.images.drawing import drawn
 from foveate.images.heatmaps import sheet
+from foveate.images.sheets import side_by_side
 from foveate.inference.predictor import Predictor, confidence
+from foveate.predictions import Denoised, Labels, Text
 from foveate.reporting.pages import Mistake
-from foveate.types import Denoised, Labels, Sample, Text
+from foveate.types import Sample
 
 _MOST, _BEST = 24, 6  # pictures
 _SENTENCES = 12  # pictures with a map for each word, which are larger

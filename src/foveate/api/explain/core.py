@@ -12,20 +12,20 @@ import numpy as np
 from torch import Tensor
 
 from foveate.api.explain.nearest import Known, Near
-from foveate.api.predict import pictures_at
-from foveate.data.discovery import printable
+from foveate.data.discovery import pictures_at
 from foveate.errors import BrokenImage, UsageError
 from foveate.explainability.faithfulness import Curves, Described, Faith, Subject, over, randomised, sameness
 from foveate.explainability.methods import EXPLAINERS, Explainer
 from foveate.images import codec as images
-from foveate.images.drawing import stacked, tiled
+from foveate.images.sheets import stacked, tiled
 from foveate.inference.predictor import Predictor, load
 from foveate.modeling.model import Model
 from foveate.modeling.tasks import Question
-from foveate.run.folder import Run, numbered
+from foveate.run.folder import Run
 from foveate.types import Sample
 from foveate.utils import console
-from foveate.utils.files import refuse_taken
+from foveate.utils.files import numbered, refuse_taken
+from foveate.utils.paths import printable
 
 _SIDE = 224  # px of a picture in a sheet
 _QUESTIONS = 3  # of a picture, at the most

@@ -11,17 +11,18 @@ import numpy as np
 from torch import Tensor
 from torch.nn import functional
 
-from foveate.data.dataset import label_names, readable
-from foveate.data.discovery import printable
 from foveate.data.image_cache import Pixels
+from foveate.data.scan import readable
+from foveate.data.tables import label_names
 from foveate.errors import UsageError
 from foveate.images import codec as images
-from foveate.images.drawing import tiled
+from foveate.images.sheets import tiled
 from foveate.inference.features import pooled
 from foveate.inference.predictor import Predictor
-from foveate.training.continual import own_table
+from foveate.run.lineage import own_table
 from foveate.types import Provides, Sample
 from foveate.utils import console
+from foveate.utils.paths import printable
 
 _MOST = 2000  # training images that are looked at
 _SIDE = 128  # px

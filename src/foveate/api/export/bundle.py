@@ -11,20 +11,20 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from foveate.api.evaluate.core import scanned_aloud
 from foveate.api.pretrain.pictures import HELD, TRAIN
 from foveate.data.streaming import Catalogue
 from foveate.deploy.postprocess.classify import packed
 from foveate.deploy.runtime import FORMAT, seen
 from foveate.errors import UsageError
 from foveate.images.preprocessing import Framing
-from foveate.inference.engine import scored
+from foveate.inference.engine import scanned_aloud, scored
 from foveate.inference.predictor import Predictor, load
 from foveate.modeling.backbones import Backbone, family_of
 from foveate.modeling.tasks import Step
+from foveate.predictions import Embedding
 from foveate.run.folder import Run
-from foveate.training.continual import own_table
-from foveate.types import Embedding, Provides, Score
+from foveate.run.lineage import own_table
+from foveate.types import Provides, Score
 from foveate.version import __version__
 
 _MOST = 512  # images that a file answers

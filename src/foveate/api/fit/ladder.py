@@ -21,8 +21,8 @@ from foveate.errors import DataError, Interrupted, TooLittleTime, UsageError
 from foveate.evaluation.metrics import gain
 from foveate.modeling.tunings import TUNINGS
 from foveate.recipe import Recipe, with_settings
-from foveate.run.folder import Run
-from foveate.training.job import Ground, note_choice
+from foveate.run.folder import Run, note_choice
+from foveate.training.job import Ground
 from foveate.training.resolve import read
 from foveate.types import Score, Table
 from foveate.utils import console

@@ -12,24 +12,30 @@ from typing import Any
 import numpy as np
 import torch
 
-from foveate.api.evaluate.core import EvaluateResult, evaluate, parts_told, scanned_aloud
-from foveate.data.dataset import Order, Pictures, clusters, divided, few, imageless, label_names, loader
+from foveate.api.evaluate.core import EvaluateResult, evaluate, parts_told
+from foveate.data.dataset import Pictures
+from foveate.data.loading import Order, loader
+from foveate.data.scan import imageless
+from foveate.data.splits import clusters, divided, few
+from foveate.data.tables import label_names
 from foveate.errors import RunError
 from foveate.evaluation.calibration import LEAST, Calibration, Familiar, fitted
-from foveate.inference.engine import answers, pooled_of, scored, shown
+from foveate.inference.engine import answers, pooled_of, scanned_aloud, scored, shown
 from foveate.modeling.backbones import family_of
 from foveate.modeling.model import Model, build
 from foveate.modeling.weights import fingerprint
+from foveate.predictions import Boxes, Denoised, Labels
 from foveate.recipe import Recipe
-from foveate.run.folder import CALIBRATION, FAMILIAR, Run, environment
-from foveate.training.continual import Teacher, divided_beside, earlier_run, own_table, parts, take_over
+from foveate.run.folder import CALIBRATION, FAMILIAR, Run, environment, note_choice
+from foveate.run.lineage import divided_beside, earlier_run, own_table, parts
+from foveate.training.continual import Teacher, take_over
 from foveate.training.head_init import LeftOut, Solved, features_of, solve_head, wants_features
-from foveate.training.job import Ground, Job, note_choice
+from foveate.training.job import Ground, Job
 from foveate.training.planning import cut_to_time, plan
 from foveate.training.resolve import refuse_untaught, settled
 from foveate.training.trainer import Outcome, Trainer
 from foveate.training.validation import Validation
-from foveate.types import Boxes, Denoised, Labels, Split, Table
+from foveate.types import Split, Table
 from foveate.utils import console
 from foveate.utils.device import Way, device_of
 

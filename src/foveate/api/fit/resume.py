@@ -9,8 +9,7 @@ from typing import Any
 from foveate.errors import UsageError
 from foveate.modeling.backbones import family_of
 from foveate.recipe import Recipe, with_settings
-from foveate.run.folder import Run
-from foveate.training.job import note_choice
+from foveate.run.folder import Run, note_choice
 
 FREE = ("data.workers", "data.keep_pixels", "data.strict", "training.save_minutes", "training.tensorboard", "device", "lang")
 _OPEN = (None, "", "auto", "default")  # values that leave it to the run

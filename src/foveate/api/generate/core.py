@@ -13,18 +13,18 @@ import torch
 
 from foveate.api.generate.distances import Distances, compared
 from foveate.api.generate.inpainting import Hole, filled, hole
-from foveate.data.dataset import even_parts
-from foveate.data.transforms import evaluation
+from foveate.data.loading import even_parts
+from foveate.data.transforms import as_pixels, evaluation
 from foveate.errors import UsageError
 from foveate.images import codec as images
-from foveate.images.drawing import tiled
+from foveate.images.sheets import tiled
 from foveate.inference.predictor import load
 from foveate.modeling.backbones import Painter, Said, family_of
-from foveate.modeling.diffusion import Ground, Reader, as_pixels, painted
-from foveate.run.folder import Run, numbered
+from foveate.modeling.diffusion import Ground, Reader, painted
+from foveate.run.folder import Run
 from foveate.utils import console
 from foveate.utils.device import device_of
-from foveate.utils.files import refuse_taken, written_aside
+from foveate.utils.files import numbered, refuse_taken, written_aside
 from foveate.version import __version__
 
 _AT_ONCE = 16  # pictures

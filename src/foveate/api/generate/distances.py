@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from foveate.data.dataset import even_parts
 from foveate.data.discovery import find_images
+from foveate.data.loading import even_parts
 from foveate.data.transforms import evaluation
 from foveate.errors import BrokenImage, DataError, UsageError
 from foveate.evaluation.fid import fid, kid, kid_spread

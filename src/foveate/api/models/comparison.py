@@ -5,23 +5,17 @@ Letters: N images, M of them known, D width of a feature, K classes.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
-from foveate.data.dataset import Scanned, label_names
 from foveate.data.splits import group_folds, make_splits
+from foveate.data.tables import label_names
 from foveate.errors import DataError
-from foveate.inference.engine import shown
-from foveate.inference.features import described
 from foveate.modeling.classifiers.knn import votes
 from foveate.modeling.classifiers.logistic import solve
-from foveate.modeling.model import Model
-from foveate.recipe import Recipe
 from foveate.types import Table
-from foveate.utils.device import Way
 
 FOLDS = 5
 
@@ -59,22 +53,6 @@ def targets_of(table: Table) -> np.ndarray:
     """(N, K) float64: 1 for the class of each sample."""
     places = [table.classes.index(name) for sample in table.samples for name in label_names(sample)]
     return np.eye(len(table.classes))[places]
-
-
-def features_of(
-    model: Model, scanned: Scanned, recipe: Recipe, device: torch.device, advance: Callable[[int], None] = lambda count: None
-) -> np.ndarray:
-    """(N, D) float32 of the scanned pictures; from the cache where they are known."""
-    found = described(
-        model,
-        shown(model, scanned.table.samples, scanned.pixels, recipe.seed),
-        scanned.hashes,
-        batch_size=recipe.training.batch_size,
-        device=device,
-        way=Way("fp32", bool(recipe.training.channels_last)),
-        advance=advance,
-    )
-    return found.numpy()
 
 
 def judged(features: np.ndarray, targets: np.ndarray, folds: np.ndarray) -> Judged:

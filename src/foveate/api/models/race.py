@@ -12,17 +12,19 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 
-from foveate.api.evaluate.core import scanned_aloud
-from foveate.api.models.comparison import FOLDS, Judged, drawn, features_of, folds_of, judged, targets_of
+from foveate.api.models.comparison import FOLDS, Judged, drawn, folds_of, judged, targets_of
 from foveate.api.models.core import families, fitting, millions, suggested
-from foveate.data.dataset import clusters, label_names
+from foveate.data.splits import clusters
+from foveate.data.tables import label_names, refuse_other_questions
 from foveate.errors import DataError, FoveateError, HubUnreachable, UsageError, WeightsError
 from foveate.evaluation.intervals import paired_gain, wilson
+from foveate.inference.engine import scanned_aloud
+from foveate.inference.features import features_of
 from foveate.modeling.backbones import Card
 from foveate.modeling.model import Model, build
 from foveate.modeling.tasks import TASKS, Facts
 from foveate.recipe import Recipe, with_settings
-from foveate.training.resolve import read, refuse_other_questions
+from foveate.training.resolve import read
 from foveate.types import Score, Table
 from foveate.utils import console
 from foveate.utils.device import device_of

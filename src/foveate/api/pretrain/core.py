@@ -20,14 +20,13 @@ from foveate.data.multicrop import Crops, views
 from foveate.data.streaming import Catalogue, Stream
 from foveate.data.transforms import evaluation
 from foveate.errors import Diverged, RunError, UsageError
-from foveate.modeling.model import Model, learner
+from foveate.modeling.model import Model
 from foveate.modeling.weights import fingerprint
 from foveate.recipe import Recipe, with_settings, with_suggestions
 from foveate.reporting.pages import write_learning
-from foveate.run.folder import BACKBONE, Run, environment
+from foveate.run.folder import BACKBONE, Run, environment, note_choice
 from foveate.training.collapse_guard import Guard, Measures, collapsed, fallen, gained
-from foveate.training.job import note_choice
-from foveate.training.objectives import OBJECTIVES
+from foveate.training.objectives import OBJECTIVES, learner
 from foveate.training.planning import choose_way
 from foveate.training.throughput import Pace, paced
 from foveate.training.trainer import Outcome, Trainer

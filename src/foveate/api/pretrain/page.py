@@ -10,7 +10,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from foveate.api.pretrain.pictures import Unlabelled
-from foveate.data.dataset import Order, Pictures, loader
+from foveate.data.dataset import Pictures
+from foveate.data.loading import Order, loader
 from foveate.images import codec as images
 from foveate.modeling.model import Model
 from foveate.recipe import Recipe

@@ -9,18 +9,18 @@ from pathlib import Path
 
 import numpy as np
 
-from foveate.data.dataset import key, label_names
-from foveate.data.discovery import printable
+from foveate.data.dataset import key
+from foveate.data.duplicates import gray_thumbnail
 from foveate.data.formats import read_table
 from foveate.data.image_cache import Pixels
-from foveate.data.splits import gray_thumbnail
 from foveate.data.streaming import Catalogue, Entry, entries, sampled
+from foveate.data.tables import label_names, refuse_other_questions
 from foveate.errors import BrokenImage, DataError
 from foveate.modeling.model import Model
 from foveate.recipe import Recipe
 from foveate.run.folder import Run
-from foveate.training.resolve import refuse_other_questions
 from foveate.utils import console
+from foveate.utils.paths import printable
 
 TRAIN, HELD, LABELS = "train.jsonl", "held.jsonl", "labels.json"
 _MOST = 2000  # held-out images: enough for an interval of two points

@@ -12,7 +12,7 @@ import torch
 from foveate.api.restyle.style_transfer import Restyled, restyled
 from foveate.errors import UsageError
 from foveate.images import codec as images
-from foveate.images.drawing import side_by_side
+from foveate.images.sheets import side_by_side
 from foveate.modeling.backbones import family_of
 from foveate.types import Provides
 from foveate.utils import console

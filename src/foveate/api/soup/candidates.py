@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from foveate.api.soup.averaging import Tensors, between, measured_statistics, same
-from foveate.data.dataset import Order, Pictures, Scanned, loader
+from foveate.data.dataset import Pictures
+from foveate.data.loading import Order, loader
+from foveate.data.scan import Scanned
 from foveate.evaluation.metrics import Metric
 from foveate.inference.engine import Answers, answers, judged, shown
 from foveate.training.job import Job

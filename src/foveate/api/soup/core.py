@@ -20,17 +20,19 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from foveate.api.evaluate.core import EvaluateResult, chosen, evaluate, other_table, scanned_aloud
+from foveate.api.evaluate.core import EvaluateResult, evaluate
 from foveate.api.fit.pipeline import reopened
 from foveate.api.soup.averaging import Tensors
 from foveate.api.soup.candidates import Averager, Point
 from foveate.api.soup.ingredients import end_of, opened, refuse_other_frozen, start_of
-from foveate.data.dataset import Scanned
+from foveate.data.scan import Scanned
+from foveate.data.tables import chosen, other_table
 from foveate.errors import UsageError
 from foveate.evaluation.metrics import gain
+from foveate.inference.engine import scanned_aloud
 from foveate.reporting import plots
-from foveate.run.folder import Run
-from foveate.training.job import Job, note_choice
+from foveate.run.folder import Run, note_choice
+from foveate.training.job import Job
 from foveate.types import Score
 from foveate.utils import console
 from foveate.utils.device import device_of

@@ -14,11 +14,11 @@ from foveate.inference.predictor import other_weights
 from foveate.modeling.tasks import TASKS
 from foveate.modeling.tunings import TUNINGS
 from foveate.modeling.weights import fingerprint, read_tensors
+from foveate.predictions import Labels
 from foveate.recipe import with_settings
 from foveate.run.folder import Run
 from foveate.training.head_init import features_of, solve_head
 from foveate.training.job import Job
-from foveate.types import Labels
 
 
 def opened(folders: Sequence[Path]) -> list[Run]:

@@ -11,12 +11,13 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from foveate.data.boxes import Raw, class_name, cleaned, printed
-from foveate.data.discovery import printable
 from foveate.data.issues import Findings, Kind, findings, thorough
 from foveate.data.records import without_split
 from foveate.errors import BrokenImage, DataError, UsageError
 from foveate.images.codec import size
-from foveate.types import Boxes, Sample, Split, Table
+from foveate.predictions import Boxes
+from foveate.types import Sample, Split, Table
+from foveate.utils.paths import printable
 
 MISSING = Kind("images that are missing, dropped with their boxes", "error")
 UNREADABLE = Kind("images whose size cannot be read, dropped with their boxes", "error", "files")

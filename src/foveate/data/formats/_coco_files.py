@@ -8,10 +8,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from foveate.data.discovery import listed, printable
+from foveate.data.discovery import listed
 from foveate.data.splits import split_named
 from foveate.errors import DataError
 from foveate.types import Split
+from foveate.utils.paths import printable
 
 _OTHER_TASKS = ("captions", "person_keypoints", "panoptic", "stuff", "image_info")  # of the same images, in COCO's own folder
 _HEAD = 65_536  # bytes that are looked at to recognise a file

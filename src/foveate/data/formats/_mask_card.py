@@ -18,11 +18,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from foveate.data.discovery import find_images, is_image, printable
+from foveate.data.discovery import find_images, is_image
 from foveate.data.formats._mask_values import ClassList, class_list, find_class_list
 from foveate.data.splits import split_named
 from foveate.errors import DataError, UnknownName
 from foveate.types import Split
+from foveate.utils.paths import printable
 from foveate.utils.safe_yaml import plain
 
 _KEYS = ("path", "images", "masks", "classes", "ignore")

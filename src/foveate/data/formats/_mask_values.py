@@ -22,11 +22,11 @@ from typing import Literal
 
 import numpy as np
 
-from foveate.data.discovery import printable
 from foveate.data.issues import each
 from foveate.errors import BrokenImage, DataError
 from foveate.images import codec as images
-from foveate.types import IGNORED
+from foveate.predictions import IGNORED
+from foveate.utils.paths import printable
 
 BACKGROUND = "background"
 HOW_TO_NAME = "name them in a card, or in a file classes.txt beside the folders: a name a line by value, -void to ignore one"

@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from foveate.data.boxes import Raw, class_name
-from foveate.data.discovery import printable
 from foveate.data.formats import Format
 from foveate.data.formats._boxed import Gathering, classes_beside, copied, write_classes
 from foveate.data.issues import each
 from foveate.data.records import ALIASES, CORNERS, Record, has_boxes, is_table, place_of, records, row_of, split_of, word_of
 from foveate.errors import DataError
 from foveate.types import Split, Table
+from foveate.utils.paths import printable
 
 _ALIASES = {**ALIASES, **CORNERS, "crowd": ("crowd", "iscrowd", "difficult")}
 _REQUIRED = ("path", "label", *CORNERS)

@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
-from foveate.data.discovery import printable
 from foveate.data.formats import Format
 from foveate.data.issues import each
 from foveate.data.records import (
@@ -26,7 +25,9 @@ from foveate.data.records import (
     without_split,
 )
 from foveate.errors import DataError
-from foveate.types import Sample, Table, Text
+from foveate.predictions import Text
+from foveate.types import Sample, Table
+from foveate.utils.paths import printable
 
 _COLUMNS = {**{name: ALIASES[name] for name in ("path", "split", "group")}, "text": TEXTS}
 

@@ -16,13 +16,14 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from foveate.data.boxes import Raw, class_name
-from foveate.data.discovery import printable
 from foveate.data.formats import Format
 from foveate.data.formats._boxed import NO_BOX, Gathering, Placed, copied, is_there
 from foveate.data.formats._coco_files import ORDER, annotation_files, image_folders, lists_of, root_of, split_of
 from foveate.data.issues import Kind, Place, Remark, each, shown
 from foveate.errors import DataError
-from foveate.types import Boxes, Table
+from foveate.predictions import Boxes
+from foveate.types import Table
+from foveate.utils.paths import printable
 from foveate.utils.rle import area
 
 _ORPHANS = Kind("annotations of images that are not listed, dropped", "error")

@@ -9,14 +9,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, ClassVar
 
-from foveate.data.discovery import listed, printable
+from foveate.data.discovery import listed
 from foveate.data.formats import Format
 from foveate.data.formats._boxed import is_there
 from foveate.data.formats._coco_files import annotation_files, image_folders, lists_of, root_of, split_of
 from foveate.data.formats.captions import sentences_of
 from foveate.data.issues import Kind, Place, Remark, each
 from foveate.errors import DataError
-from foveate.types import Sample, Table, Text
+from foveate.predictions import Text
+from foveate.types import Sample, Table
+from foveate.utils.paths import printable
 
 _STEM = "captions"
 _MISSING = Kind("images that are missing, dropped with their sentences", "error")

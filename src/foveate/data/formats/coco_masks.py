@@ -16,14 +16,15 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from foveate.data.discovery import printable
 from foveate.data.formats import Format
 from foveate.data.formats._boxed import is_there
 from foveate.data.formats._coco_files import annotation_files, image_folders, split_of
 from foveate.data.issues import Kind, Place, Remark, each
 from foveate.errors import BrokenImage, DataError
 from foveate.images import codec as images
-from foveate.types import Regions, Sample, Split, Table
+from foveate.predictions import Regions
+from foveate.types import Sample, Split, Table
+from foveate.utils.paths import printable
 from foveate.utils.rle import decoded, read
 
 _BACKGROUND = "background"

@@ -7,13 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from foveate.data.discovery import find_files, holds_images, is_image, listed, printable
+from foveate.data.discovery import find_files, holds_images, is_image, listed
 from foveate.data.formats import Format
 from foveate.data.formats._roles import said_by
 from foveate.data.issues import TWINS, UNTAUGHT, Kind, Place, Remark
 from foveate.data.splits import split_named
 from foveate.errors import DataError
-from foveate.types import Labels, Sample, Split, Table
+from foveate.predictions import Labels
+from foveate.types import Sample, Split, Table
+from foveate.utils.paths import printable
 
 _DESCRIPTIONS = ("data.yaml", "data.yml", "dataset.yaml", "dataset.yml", "boxes.csv", "_annotations.coco.json")
 _CARDS = (".yaml", ".yml", ".json")

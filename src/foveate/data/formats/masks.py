@@ -21,7 +21,7 @@ from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
-from foveate.data.discovery import find_images, is_image, listed, printable
+from foveate.data.discovery import find_images, is_image, listed
 from foveate.data.formats import Format
 from foveate.data.formats._mask_card import Card, Found, is_card, read_card
 from foveate.data.formats._mask_values import BACKGROUND, ClassList, find_class_list, learn, read_layers, read_mask
@@ -30,7 +30,9 @@ from foveate.data.issues import Kind, Place, Remark, each
 from foveate.data.splits import split_named
 from foveate.errors import BrokenImage, DataError, near_names
 from foveate.images import codec as images
-from foveate.types import Regions, Sample, Split, Table
+from foveate.predictions import Regions
+from foveate.types import Sample, Split, Table
+from foveate.utils.paths import printable
 
 _ENDINGS = ("_groundtruth", "_segmentation", "_annotation", "_labels", "_label", "_masks", "_mask", "_annot", "_seg", "_gt", "_l")
 _DEEPEST = 3  # folders below the root that may say what they hold: data/train/images

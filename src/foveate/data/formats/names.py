@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import ClassVar
 
-from foveate.data.discovery import printable
 from foveate.data.formats import Format
 from foveate.errors import DataError
 from foveate.types import Table
+from foveate.utils.paths import printable
 
 
 class Names(Format):

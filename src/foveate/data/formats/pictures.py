@@ -5,10 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import ClassVar
 
-from foveate.data.discovery import find_images, is_image, listed, printable
+from foveate.data.discovery import find_images, is_image, listed
 from foveate.data.formats import Format
 from foveate.errors import DataError
-from foveate.types import Picture, Sample, Table
+from foveate.predictions import Picture
+from foveate.types import Sample, Table
+from foveate.utils.paths import printable
 
 
 class Pictures(Format):

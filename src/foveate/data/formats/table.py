@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
 
-from foveate.data.discovery import printable
 from foveate.data.formats import Format
 from foveate.data.issues import Kind, Place, Remark, each
 from foveate.data.records import (
@@ -26,7 +25,9 @@ from foveate.data.records import (
     word_of,
 )
 from foveate.errors import DataError
-from foveate.types import Labels, Sample, Table
+from foveate.predictions import Labels
+from foveate.types import Sample, Table
+from foveate.utils.paths import printable
 
 _REQUIRED = ("path", "label")
 _REPEATED = Kind("rows that name an image which an earlier row names", "warning")

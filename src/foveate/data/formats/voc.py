@@ -15,12 +15,13 @@ from xml.etree import ElementTree
 from xml.parsers import expat
 
 from foveate.data.boxes import Raw, class_name, printed
-from foveate.data.discovery import find_files, find_images, listed, printable
+from foveate.data.discovery import find_files, find_images, listed
 from foveate.data.formats import Format
 from foveate.data.formats._boxed import NO_BOX, Gathering, Placed, classes_beside, copied, write_classes
 from foveate.data.issues import Kind, each
 from foveate.errors import DataError
 from foveate.types import Split, Table
+from foveate.utils.paths import printable
 
 _XML, _IMAGES, _LISTS = "Annotations", "JPEGImages", "ImageSets/Main"
 _SPLITS: tuple[Split, ...] = ("train", "val", "test")

@@ -16,13 +16,14 @@ from typing import Any, ClassVar
 import yaml
 
 from foveate.data.boxes import Raw, class_name
-from foveate.data.discovery import find_images, listed, printable
+from foveate.data.discovery import find_images, listed
 from foveate.data.formats import Format
 from foveate.data.formats._boxed import Gathering, Placed, copied, is_there, lost
 from foveate.data.issues import Kind, each
 from foveate.data.splits import split_named
 from foveate.errors import DataError, near_names
 from foveate.types import Split, Table
+from foveate.utils.paths import printable
 from foveate.utils.safe_yaml import plain
 
 _PREFERRED = ("data.yaml", "data.yml", "dataset.yaml", "dataset.yml")

@@ -10,7 +10,7 @@ import numpy as np
 
 from foveate.deploy.postprocess import Asked, Frame, Reader, Run, _sentences
 from foveate.modeling.tokenizer import Words
-from foveate.types import Text
+from foveate.predictions import Text
 
 
 class Caption(Reader):

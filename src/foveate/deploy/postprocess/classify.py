@@ -10,7 +10,7 @@ import numpy as np
 
 from foveate.deploy.postprocess import Asked, Frame, Reader, Run
 from foveate.evaluation.calibration import Calibration, Familiar
-from foveate.types import Labels
+from foveate.predictions import Labels
 
 _HOLDS = 0.5  # the score from which a class holds, where several may
 

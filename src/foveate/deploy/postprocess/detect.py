@@ -10,7 +10,7 @@ import numpy as np
 
 from foveate.deploy.postprocess import Asked, Frame, PlaceReader, _boxes
 from foveate.images.preprocessing import joined_boxes
-from foveate.types import Boxes
+from foveate.predictions import Boxes
 
 
 class Detect(PlaceReader):

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from foveate.deploy.postprocess import Asked, Frame, Reader
-from foveate.types import Embedding
+from foveate.predictions import Embedding
 
 
 class Embed(Reader):

@@ -10,7 +10,7 @@ import numpy as np
 
 from foveate.deploy.postprocess import Asked, Frame, PlaceReader, _regions
 from foveate.images.preprocessing import joined_regions
-from foveate.types import Regions
+from foveate.predictions import Regions
 
 
 class Segment(PlaceReader):

@@ -11,8 +11,9 @@ import numpy as np
 
 from foveate.errors import DataError
 from foveate.evaluation.intervals import apart, bootstrap
+from foveate.predictions import Prediction
 from foveate.registry import Shelf
-from foveate.types import Prediction, Score, Scores
+from foveate.types import Score, Scores
 
 
 class Metric(ABC):

@@ -16,7 +16,8 @@ from foveate.errors import DataError
 from foveate.evaluation.intervals import bootstraps
 from foveate.evaluation.metrics import Metric, with_interval
 from foveate.evaluation.metrics._coco import LIMITS, MOST, Objects, hits_of, judged, overlaps_of
-from foveate.types import Boxes, Score, Scores
+from foveate.predictions import Boxes
+from foveate.types import Score, Scores
 
 _RECALLS = np.linspace(0, 1, 101)
 _AT_75 = 5  # the place of 0.75 among the limits

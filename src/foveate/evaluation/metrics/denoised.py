@@ -10,7 +10,8 @@ import numpy as np
 from foveate.errors import DataError
 from foveate.evaluation.intervals import bootstrap
 from foveate.evaluation.metrics import Metric, with_interval
-from foveate.types import Denoised, Scores
+from foveate.predictions import Denoised
+from foveate.types import Scores
 
 
 class DenoisedMetric(Metric):

@@ -12,7 +12,8 @@ from foveate.errors import DataError
 from foveate.evaluation.calibration import calibration_error, error_by_chance, reliability, risks
 from foveate.evaluation.intervals import bootstraps, wilson
 from foveate.evaluation.metrics import Metric, with_interval
-from foveate.types import Labels, Score, Scores
+from foveate.predictions import Labels
+from foveate.types import Score, Scores
 
 _ROUNDS = 400
 _FEWEST_ROUNDS = 100

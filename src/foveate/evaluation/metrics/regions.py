@@ -14,7 +14,8 @@ import numpy as np
 from foveate.errors import DataError
 from foveate.evaluation.intervals import bootstraps
 from foveate.evaluation.metrics import Metric, with_interval
-from foveate.types import IGNORED, Regions, Scores
+from foveate.predictions import IGNORED, Regions
+from foveate.types import Scores
 
 _TOLERANCE = 0.0075  # of the image's diagonal, how far apart two outlines may lie
 _STEPS = ((0, 1), (1, 0), (1, 1), (1, -1))  # to half of a pixel's eight neighbours: the other half sees it from there

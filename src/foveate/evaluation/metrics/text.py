@@ -16,7 +16,8 @@ import numpy as np
 from foveate.errors import DataError
 from foveate.evaluation.intervals import bootstraps
 from foveate.evaluation.metrics import Metric, with_interval
-from foveate.types import Scores, Text
+from foveate.predictions import Text
+from foveate.types import Scores
 
 Grams = Counter[tuple[str, ...]]
 _WORD = re.compile(r"\w+(?:['’]\w+)*")

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from foveate.errors import UnknownName, UsageError
 from foveate.modeling.text_decoder import Found
 from foveate.modeling.tokenizer import Vocabulary
+from foveate.predictions import Prediction
 from foveate.registry import Shelf
-from foveate.types import Features, InputSpec, Prediction, Provides
+from foveate.types import Features, InputSpec, Provides
 
 
 class Backbone(nn.Module, ABC):

@@ -17,7 +17,8 @@ from foveate.modeling.backbones import NativeBackbone
 from foveate.modeling.backbones._hub import first_line, not_had
 from foveate.modeling.backbones._stages import opened
 from foveate.modeling.weights import fill, read_tensors
-from foveate.types import Boxes, Features, InputSpec, Prediction, Provides, Regions
+from foveate.predictions import Boxes, Prediction, Regions
+from foveate.types import Features, InputSpec, Provides
 
 _FILES = ("model.safetensors", "pytorch_model.bin")
 _MADE_ANEW = ("position_ids", "box_bias")  # tensors of older files that follow from the configuration

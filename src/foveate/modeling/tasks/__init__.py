@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from foveate.errors import UsageError
 from foveate.modeling.backbones import Backbone
+from foveate.predictions import Picture, Prediction
 from foveate.registry import Shelf
-from foveate.types import Batch, Picture, Prediction, Provides, Target
+from foveate.types import Batch, Provides, Target
 
 Settled = tuple[str, Any, str]
 """A setting that was chosen for the user: its field, its value, the reason."""

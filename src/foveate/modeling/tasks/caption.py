@@ -27,7 +27,8 @@ from foveate.modeling.text_decoder import (
     vocabulary_of,
 )
 from foveate.modeling.tokenizer import Vocabulary, Words
-from foveate.types import Batch, Provides, Target, Text
+from foveate.predictions import Text
+from foveate.types import Batch, Provides, Target
 
 _SMALL, _NATIVE, _HF = "small", "native", "hf:"
 _GRID = 56  # cells along the square in which attention is kept

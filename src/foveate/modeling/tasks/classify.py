@@ -14,7 +14,8 @@ from torch.nn import functional
 
 from foveate.modeling.backbones import Backbone
 from foveate.modeling.tasks import Facts, Question, Settled, Task, TaskSettings
-from foveate.types import Batch, Features, Labels, Provides, Target
+from foveate.predictions import Labels
+from foveate.types import Batch, Features, Provides, Target
 
 _FEW = 2000  # training images up to which maps are read: they help most where labels are few, and cost the solver time
 _GRID = 3  # cells along each side, of the deepest maps

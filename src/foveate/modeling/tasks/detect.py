@@ -19,7 +19,8 @@ from foveate.modeling.backbones import Backbone
 from foveate.modeling.detectors import DETECTORS, LEAST, MOST, Candidates, Detector, Draws, Terms, Truth
 from foveate.modeling.pyramid import FeaturePyramid
 from foveate.modeling.tasks import Facts, PlaceSettings, PlaceTask, Question, Settled, TaskSettings
-from foveate.types import Batch, Boxes, Features, Provides, Target
+from foveate.predictions import Boxes
+from foveate.types import Batch, Features, Provides, Target
 from foveate.utils.rle import decoded, stretched
 
 _ASKED = 3  # boxes that are explained

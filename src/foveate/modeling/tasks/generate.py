@@ -11,12 +11,14 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
+from foveate.data.transforms import as_pixels
 from foveate.errors import DataError
 from foveate.modeling.backbones import Backbone, Painter, Said
-from foveate.modeling.diffusion import Names, Reader, as_pixels, painted
+from foveate.modeling.diffusion import Names, Reader, painted
 from foveate.modeling.tasks import Facts, Settled, Task, TaskSettings
 from foveate.modeling.tokenizer import Words
-from foveate.types import Batch, Denoised, Labels, Picture, Provides, Target, Text
+from foveate.predictions import Denoised, Labels, Picture, Text
+from foveate.types import Batch, Provides, Target
 
 _TIMES = (0.1, 0.3, 0.5, 0.7, 0.9)  # of the looks by which it is judged
 _EXAMPLES = 16

@@ -19,7 +19,8 @@ from foveate.modeling.backbones import Backbone
 from foveate.modeling.decoders import DECODERS
 from foveate.modeling.pyramid import Pyramid
 from foveate.modeling.tasks import PlaceSettings, PlaceTask, Question, TaskSettings
-from foveate.types import IGNORED, Batch, Features, Provides, Regions, Target
+from foveate.predictions import IGNORED, Regions
+from foveate.types import Batch, Features, Provides, Target
 
 _ASKED = 3  # classes that are explained
 _LOSSES: dict[str, Callable[[], nn.Module]] = {

@@ -10,9 +10,12 @@ from torch import Tensor, nn
 
 from foveate.data.multicrop import Crops
 from foveate.modeling.backbones import Backbone
+from foveate.modeling.model import Model, _put_together
 from foveate.modeling.tasks import Task, TaskSettings
+from foveate.predictions import Picture
+from foveate.recipe import Recipe
 from foveate.registry import Shelf
-from foveate.types import Batch, Picture, Provides, Target
+from foveate.types import Batch, Provides, Target
 
 
 class ObjectiveSettings(TaskSettings):
@@ -61,3 +64,8 @@ class Objective(Task):
 
 
 OBJECTIVES: Shelf[Objective] = Shelf("foveate.training.objectives", Objective, "objective")
+
+
+def learner(recipe: Recipe) -> Model:
+    """As `build`, for a recipe whose task is an objective: learning from images alone."""
+    return _put_together(recipe, OBJECTIVES.make(recipe.task.name, recipe.task.settings, ()), None)
