@@ -9,6 +9,7 @@ setup:
 
 check:
 	$(PYTHON) -m ruff check src tests bench examples
+	$(PYTHON) -m ruff format --check src tests bench examples
 	$(PYTHON) -m mypy
 
 test:

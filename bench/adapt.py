@@ -35,33 +35,70 @@ def measured(way: str, train: Path, test: Path, said: list[str], threads: int) -
     with tempfile.TemporaryDirectory() as folder:
         cache, run = {"FOVEATE_CACHE": str(Path(folder) / "cache")}, Path(folder) / "run"
         program = ["-c", "from foveate.cli.main import main; main()"]
-        said = ["fit", str(train), "--tuning", "auto" if way == LADDER else way, "--out", str(run), *said]
+        said = [
+            "fit",
+            str(train),
+            "--tuning",
+            "auto" if way == LADDER else way,
+            "--out",
+            str(run),
+            *said,
+        ]
         before = spent()
         line, seconds = python([*program, *said], threads, **cache)
         processor = spent() - before
-        found = json.loads(python([*program, "evaluate", str(run), str(test), "--json"], threads, **cache)[0])
+        found = json.loads(
+            python([*program, "evaluate", str(run), str(test), "--json"], threads, **cache)[0]
+        )
         told, fitted = json.loads((run / "finished.json").read_text()), json.loads(line)
-        row = {"accuracy": found["accuracy"], "count": found["count"], "seconds": seconds, "processor": processor}
-        row |= {"megabytes": (run / "model.safetensors").stat().st_size / 1e6, "parameters": told["parameters"]["trained"]}
-        row |= {"validation": fitted["accuracy"], "frozen": told["frozen"], "trained_epochs": told["epochs"]}
-        return row | ({"picked": fitted["tuning"], "leaderboard": fitted["leaderboard"]} if way == LADDER else {})
+        row = {
+            "accuracy": found["accuracy"],
+            "count": found["count"],
+            "seconds": seconds,
+            "processor": processor,
+        }
+        row |= {
+            "megabytes": (run / "model.safetensors").stat().st_size / 1e6,
+            "parameters": told["parameters"]["trained"],
+        }
+        row |= {
+            "validation": fitted["accuracy"],
+            "frozen": told["frozen"],
+            "trained_epochs": told["epochs"],
+        }
+        return row | (
+            {"picked": fitted["tuning"], "leaderboard": fitted["leaderboard"]}
+            if way == LADDER
+            else {}
+        )
 
 
 def summary(rows: list[dict[str, Any]]) -> str:
     """The table of docs/benchmarks.md: a row a way and set, the best mean first, and what the ladder picked."""
-    lines = ["| set | way | accuracy, mean | by seed | 95 % interval of one run | trained | MB | seconds | of the processor |"]
+    lines = [
+        "| set | way | accuracy, mean | by seed | 95 % interval of one run | trained | MB | seconds | of the processor |"
+    ]
     lines.append("|---|---|---|---|---|---|---|---|---|")
     pairs = dict.fromkeys((row["set"], row["way"]) for row in rows if row["minutes"] is None)
-    grouped = [[row for row in rows if (row["set"], row["way"]) == pair and row["minutes"] is None] for pair in pairs]
-    for own in sorted(grouped, key=lambda own: (own[0]["set"], -statistics.mean(row["accuracy"] for row in own))):
+    grouped = [
+        [row for row in rows if (row["set"], row["way"]) == pair and row["minutes"] is None]
+        for pair in pairs
+    ]
+    for own in sorted(
+        grouped, key=lambda own: (own[0]["set"], -statistics.mean(row["accuracy"] for row in own))
+    ):
         own = sorted(own, key=lambda row: row["seed"])
         mean, first = statistics.mean(row["accuracy"] for row in own), own[0]
         low, high = wilson(mean * first["count"], first["count"])
         each = ", ".join(f"{row['accuracy']:.3f}" for row in own)
         picks = f" ({', '.join(row['picked'] for row in own)})" if first["way"] == LADDER else ""
-        clock, processor = (statistics.median(row[name] for row in own) for name in ("seconds", "processor"))
+        clock, processor = (
+            statistics.median(row[name] for row in own) for name in ("seconds", "processor")
+        )
         size = f"{first['parameters']:,} | {first['megabytes']:.2f} | {clock:.0f} | {processor:.0f}"
-        lines.append(f"| {first['set']} | {first['way']}{picks} | {mean:.3f} | {each} | {low:.3f} to {high:.3f} | {size} |")
+        lines.append(
+            f"| {first['set']} | {first['way']}{picks} | {mean:.3f} | {each} | {low:.3f} to {high:.3f} | {size} |"
+        )
     for row in rows:
         if row["minutes"] is not None:
             over = row["seconds"] / (60 * row["minutes"])
@@ -71,16 +108,44 @@ def summary(rows: list[dict[str, Any]]) -> str:
 
 
 def main() -> None:
-    options = words(__doc__, ["clothing", "brain_mri"], [*WAYS, LADDER], threads=1, minutes=[], size=128, epochs=5)
+    options = words(
+        __doc__,
+        ["clothing", "brain_mri"],
+        [*WAYS, LADDER],
+        threads=1,
+        minutes=[],
+        size=128,
+        epochs=5,
+    )
     rows = Rows(options.out / "adapt.jsonl")
     known = sets(options.data, options.out)
     same = ["--weights", "offline", "--device", "cpu", "--json", "--set", "data.test=0"]
     same += ["--size", str(options.size), "--epochs", str(options.epochs)]
-    for seed, way, name, minutes in product(options.seeds, options.ways, options.sets, options.minutes or [None]):
-        key = {"set": name, "way": way, "seed": seed, "minutes": minutes, "size": options.size, "epochs": options.epochs}
+    for seed, way, name, minutes in product(
+        options.seeds, options.ways, options.sets, options.minutes or [None]
+    ):
+        key = {
+            "set": name,
+            "way": way,
+            "seed": seed,
+            "minutes": minutes,
+            "size": options.size,
+            "epochs": options.epochs,
+        }
         if not rows.has(**key):
-            said = [*same, "--seed", str(seed), *([] if minutes is None else ["--minutes", str(minutes)])]
-            rows.add({**key, "threads": options.threads, **measured(way, *known[name], said, options.threads)})
+            said = [
+                *same,
+                "--seed",
+                str(seed),
+                *([] if minutes is None else ["--minutes", str(minutes)]),
+            ]
+            rows.add(
+                {
+                    **key,
+                    "threads": options.threads,
+                    **measured(way, *known[name], said, options.threads),
+                }
+            )
     print(summary(rows.rows))
 
 

@@ -29,12 +29,21 @@ def made_up() -> list[tuple[Boxes, Boxes]]:
     rng, pairs = np.random.default_rng(0), []
     for _ in range(IMAGES):
         corners, sides = rng.uniform(0, 500, (TRUE, 2)), rng.uniform(10, 150, (TRUE, 2))
-        true, places = np.concatenate([corners, corners + sides], 1).astype(np.float32), rng.integers(0, CLASSES, TRUE)
+        true, places = (
+            np.concatenate([corners, corners + sides], 1).astype(np.float32),
+            rng.integers(0, CLASSES, TRUE),
+        )
         owners = rng.integers(0, TRUE, ANSWERED)
         near = true[owners] + rng.normal(0, 12, (ANSWERED, 4)).astype(np.float32)
         near[:, 2:] = np.maximum(near[:, 2:], near[:, :2] + 1)
-        told = np.where(rng.uniform(size=ANSWERED) < 0.7, places[owners], rng.integers(0, CLASSES, ANSWERED))
-        answers = Boxes(near, tuple(NAMES[place] for place in told), rng.uniform(size=ANSWERED).astype(np.float32))
+        told = np.where(
+            rng.uniform(size=ANSWERED) < 0.7, places[owners], rng.integers(0, CLASSES, ANSWERED)
+        )
+        answers = Boxes(
+            near,
+            tuple(NAMES[place] for place in told),
+            rng.uniform(size=ANSWERED).astype(np.float32),
+        )
         pairs.append((answers, Boxes(true, tuple(NAMES[place] for place in places))))
     return pairs
 
@@ -62,12 +71,21 @@ def main() -> None:
             if not rows.has(way=way, repeat=repeat):
                 start = time.process_time()
                 found = measures[way](pairs)
-                rows.add({"way": way, "repeat": repeat, "processor": time.process_time() - start, "map": found})
+                rows.add(
+                    {
+                        "way": way,
+                        "repeat": repeat,
+                        "processor": time.process_time() - start,
+                        "map": found,
+                    }
+                )
     if len({round(row["map"], 6) for row in rows.rows}) > 1:
         sys.exit("the two do not agree")
     for way in options.ways:
         seconds = [row["processor"] for row in rows.rows if row["way"] == way]
-        print(f"{way}: {statistics.median(seconds):.2f} s ({min(seconds):.2f} to {max(seconds):.2f})")
+        print(
+            f"{way}: {statistics.median(seconds):.2f} s ({min(seconds):.2f} to {max(seconds):.2f})"
+        )
 
 
 if __name__ == "__main__":

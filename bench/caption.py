@@ -79,7 +79,9 @@ def written(name: str, data: Path, out: Path) -> Path:
     groups = sorted({row["group"] for row in rows})
     chosen = np.random.default_rng(0).permutation(groups)[: round(TEST * len(groups))]
     test, table = set(chosen), out / f"caption-{name}.jsonl"
-    lines = [json.dumps({**row, "split": "test" if row["group"] in test else "train"}) for row in rows]
+    lines = [
+        json.dumps({**row, "split": "test" if row["group"] in test else "train"}) for row in rows
+    ]
     table.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return table
 
@@ -99,7 +101,11 @@ def drawings(data: Path) -> list[dict[str, str]]:
     folder = data / "emoji"
     known = json.loads((folder / "emoji.json").read_text(encoding="utf-8"))
     return [
-        {"path": str((folder / "google" / row["image"]).resolve()), "text": row["name"].lower(), "group": row["name"]}
+        {
+            "path": str((folder / "google" / row["image"]).resolve()),
+            "text": row["name"].lower(),
+            "group": row["name"],
+        }
         for row in known
         if (folder / "google" / row["image"]).is_file()
     ]
@@ -109,22 +115,42 @@ def drawings(data: Path) -> list[dict[str, str]]:
 
 
 def fitted(name: str, table: Path, candidate: str, seed: int, run: Path, **settings: Any) -> Any:
-    said = {"backbone": BACKBONE, "weights": "offline", "device": "cpu", "seed": seed, **CANDIDATES[name][candidate]}
+    said = {
+        "backbone": BACKBONE,
+        "weights": "offline",
+        "device": "cpu",
+        "seed": seed,
+        **CANDIDATES[name][candidate],
+    }
     return foveate.fit(table, task="caption", out=run, settings=settings, **said)
 
 
 def choose(name: str, table: Path, out: Path, rows: Rows) -> None:
     """The best score on validation of each candidate; the test part is left out of the table."""
-    lines = [line for line in table.read_text(encoding="utf-8").splitlines() if json.loads(line)["split"] == "train"]
+    lines = [
+        line
+        for line in table.read_text(encoding="utf-8").splitlines()
+        if json.loads(line)["split"] == "train"
+    ]
     inside = out / f"caption-{name}-inside.jsonl"
-    cut = [{key: value for key, value in json.loads(line).items() if key != "split"} for line in lines]
+    cut = [
+        {key: value for key, value in json.loads(line).items() if key != "split"} for line in lines
+    ]
     inside.write_text("\n".join(map(json.dumps, cut)) + "\n", encoding="utf-8")
     for candidate in CANDIDATES[name]:
         if not rows.has(set=name, way="choose", candidate=candidate):
             run = out / f"caption-{name}-{candidate.replace(' ', '-')}"
             told = fitted(name, inside, candidate, CHOICE_SEED, run, **{"data.test": 0}).numbers()
             about = {"way": "choose", "set": name, "candidate": candidate}
-            rows.add({**about, **{word: told[word] for word in ("cider", "bleu_4", "low", "high", "count", "epochs", "seconds")}})
+            rows.add(
+                {
+                    **about,
+                    **{
+                        word: told[word]
+                        for word in ("cider", "bleu_4", "low", "high", "count", "epochs", "seconds")
+                    },
+                }
+            )
 
 
 # --- Against the easy answers
@@ -143,14 +169,34 @@ class Parts:
 def report(name: str, table: Path, seed: int, run: Path) -> dict[str, Any]:
     found = fitted(name, table, CHOSEN[name], seed, run)
     read = read_table(table)
-    parts = Parts(*([sample for sample in read.samples if (sample.split == "test") == test] for test in (False, True)))
+    parts = Parts(
+        *(
+            [sample for sample in read.samples if (sample.split == "test") == test]
+            for test in (False, True)
+        )
+    )
     answers = {
-        "ours": [answer.prediction for answer in foveate.predict(run, [sample.path for sample in parts.asked])],
+        "ours": [
+            answer.prediction
+            for answer in foveate.predict(run, [sample.path for sample in parts.asked])
+        ],
         "frequent": [Text((most_frequent(parts.sentences),))] * len(parts.asked),
-        "nearest": [Text((parts.sentences[place],)) for place in nearest(read, parts, CANDIDATES[name][CHOSEN[name]]["size"])],
+        "nearest": [
+            Text((parts.sentences[place],))
+            for place in nearest(read, parts, CANDIDATES[name][CHOSEN[name]]["size"])
+        ],
     }
-    row: dict[str, Any] = {"way": "report", "set": name, "seed": seed, "chosen": CHOSEN[name], "seconds": found.outcome["seconds"]}
-    row |= {"count": len(parts.asked), "different": len({answer.sentences[0] for answer in answers["ours"]})}
+    row: dict[str, Any] = {
+        "way": "report",
+        "set": name,
+        "seed": seed,
+        "chosen": CHOSEN[name],
+        "seconds": found.outcome["seconds"],
+    }
+    row |= {
+        "count": len(parts.asked),
+        "different": len({answer.sentences[0] for answer in answers["ours"]}),
+    }
     own = {word: each(said, parts.asked) for word, said in answers.items()}
     for word, said in answers.items():
         scores = scored(said, parts.asked)
@@ -166,13 +212,20 @@ def most_frequent(sentences: list[str]) -> str:
     counted = Counter(plain)
     best = [sentence for sentence, count in counted.items() if count == max(counted.values())]
     split = [sentence.split() for sentence in plain]
-    means = [ciders([sentence.split()] * len(split), [[words] for words in split]).mean() for sentence in best]
+    means = [
+        ciders([sentence.split()] * len(split), [[words] for words in split]).mean()
+        for sentence in best
+    ]
     return best[int(np.argmax(means))]
 
 
 def nearest(read: Table, parts: Parts, size: int) -> list[int]:
     """The place of each asked picture's nearest known picture."""
-    settings = {"backbone": {"name": BACKBONE, "weights": "offline", "size": size}, "task": "caption", "tuning": "head"}
+    settings = {
+        "backbone": {"name": BACKBONE, "weights": "offline", "size": size},
+        "task": "caption",
+        "tuning": "head",
+    }
     listed = [sample.truth.sentences[0] for sample in read.samples]
     model = build(with_settings(Recipe(), {**settings, "task.words": listed[:1]}), ())
     known, asked = (features(model, samples, "whole") for samples in (parts.known, parts.asked))
@@ -196,15 +249,25 @@ def scored(answers: list[Text], asked: list[Sample]) -> dict[str, float]:
 
 
 def summary(rows: list[dict[str, Any]]) -> str:
-    lines = ["| set | answers | CIDEr | by seed | BLEU-4 | by seed | ROUGE-L |", "|---|---|---|---|---|---|---|"]
+    lines = [
+        "| set | answers | CIDEr | by seed | BLEU-4 | by seed | ROUGE-L |",
+        "|---|---|---|---|---|---|---|",
+    ]
     reported = [row for row in rows if row["way"] == "report"]
-    for name, word in product(dict.fromkeys(row["set"] for row in reported), ("ours", "nearest", "frequent")):
+    for name, word in product(
+        dict.fromkeys(row["set"] for row in reported), ("ours", "nearest", "frequent")
+    ):
         own = sorted((row for row in reported if row["set"] == name), key=lambda row: row["seed"])
         cells = [name, word]
         for number in ("cider", "bleu_4"):
             values = [row[f"{word}_{number}"] for row in own]
-            cells += [f"{statistics.mean(values):.3f}", ", ".join(f"{value:.3f}" for value in values)]
-        lines.append(f"| {' | '.join(cells)} | {statistics.mean(row[f'{word}_rouge_l'] for row in own):.3f} |")
+            cells += [
+                f"{statistics.mean(values):.3f}",
+                ", ".join(f"{value:.3f}" for value in values),
+            ]
+        lines.append(
+            f"| {' | '.join(cells)} | {statistics.mean(row[f'{word}_rouge_l'] for row in own):.3f} |"
+        )
     return "\n".join(lines)
 
 

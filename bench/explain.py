@@ -26,7 +26,13 @@ WAYS = ["gradcam", "hirescam", "layercam", "occlusion", "integrated_gradients"]
 
 
 def main() -> None:
-    options = words(__doc__, ["clothing", "brain_mri"], [*WAYS, "full:gradcam", "full:hirescam"], threads=1, count=100.0)
+    options = words(
+        __doc__,
+        ["clothing", "brain_mri"],
+        [*WAYS, "full:gradcam", "full:hirescam"],
+        threads=1,
+        count=100.0,
+    )
     rows = Rows(options.out / "explain.jsonl")
     torch.set_num_threads(options.threads)
     known = sets(options.data, options.out)
@@ -41,25 +47,54 @@ def main() -> None:
     print(summary(rows.rows))
 
 
-def measured(parts: tuple[Path, Path], tuning: str, seed: int, count: int, ways: list[str], run: Path) -> list[dict[str, Any]]:
+def measured(
+    parts: tuple[Path, Path], tuning: str, seed: int, count: int, ways: list[str], run: Path
+) -> list[dict[str, Any]]:
     if not (run / "finished.json").is_file():
         settings = {"data.val": 0 if tuning == "probe" else 0.15, "data.test": 0}
-        foveate.fit(parts[0], tuning=tuning, weights="offline", seed=seed, device="cpu", out=run, settings=settings)
+        foveate.fit(
+            parts[0],
+            tuning=tuning,
+            weights="offline",
+            seed=seed,
+            device="cpu",
+            out=run,
+            settings=settings,
+        )
     samples = read_table(parts[1]).samples
     answers = foveate.predict(run, [sample.path for sample in samples], device="cpu")
-    right = [sample.path for sample, answer in zip(samples, answers, strict=True) if answer.prediction.names == sample.truth.names]
-    chosen = [right[place] for place in np.random.default_rng(seed).permutation(len(right))[:count].tolist()]
+    right = [
+        sample.path
+        for sample, answer in zip(samples, answers, strict=True)
+        if answer.prediction.names == sample.truth.names
+    ]
+    chosen = [
+        right[place]
+        for place in np.random.default_rng(seed).permutation(len(right))[:count].tolist()
+    ]
     how = [way.removeprefix("full:") for way in ways]
     told = foveate.explain(run, chosen, how=how, device="cpu", out=run / "why").found
-    return [{"way": way, **of([each for each in told if each.how == name])} for way, name in zip(ways, how, strict=True)]
+    return [
+        {"way": way, **of([each for each in told if each.how == name])}
+        for way, name in zip(ways, how, strict=True)
+    ]
 
 
 def of(found: list[Any]) -> dict[str, Any]:
     above = sum(each.faith.gain > 0 for each in found)
-    means = {name: float(np.mean([getattr(each.faith, name) for each in found])) for name in ("insertion", "deletion", "gain")}
+    means = {
+        name: float(np.mean([getattr(each.faith, name) for each in found]))
+        for name in ("insertion", "deletion", "gain")
+    }
     shares = {"above": above / len(found), "above_interval": list(wilson(above, len(found)))}
     sure = sum(each.faith.better for each in found) / len(found)
-    return {"count": len(found), **means, **shares, "better": sure, "same": float(np.mean([each.same for each in found]))}
+    return {
+        "count": len(found),
+        **means,
+        **shares,
+        "better": sure,
+        "same": float(np.mean([each.same for each in found])),
+    }
 
 
 def summary(rows: list[dict[str, Any]]) -> str:
@@ -67,8 +102,12 @@ def summary(rows: list[dict[str, Any]]) -> str:
     lines = [f"| {head} |", "|---|---|---|---|---|---|---|"]
     for row in rows:
         low, high = row["above_interval"]
-        shares = f"{row['above']:.2f} [{low:.2f}, {high:.2f}] | {row['better']:.2f} | {row['same']:+.2f}"
-        lines.append(f"| {row['set']} | {row['way']} | {row['insertion']:.3f} | {row['deletion']:.3f} | {shares} |")
+        shares = (
+            f"{row['above']:.2f} [{low:.2f}, {high:.2f}] | {row['better']:.2f} | {row['same']:+.2f}"
+        )
+        lines.append(
+            f"| {row['set']} | {row['way']} | {row['insertion']:.3f} | {row['deletion']:.3f} | {shares} |"
+        )
     return "\n".join(lines)
 
 

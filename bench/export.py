@@ -35,7 +35,14 @@ from foveate.evaluation.intervals import wilson
 from places import pairs
 from spine import Rows, words
 
-FAMILIES = ["resnet18", "vgg11_bn", "densenet121", "inception_v3", "tf_efficientnet_lite0", "vit_tiny_patch16_224"]
+FAMILIES = [
+    "resnet18",
+    "vgg11_bn",
+    "densenet121",
+    "inception_v3",
+    "tf_efficientnet_lite0",
+    "vit_tiny_patch16_224",
+]
 FAMILIES += ["swin_tiny_patch4_window7_224", "convnext_atto"]
 RUNTIMES = ("onnx", "openvino")
 PLACES = {"fcos": "bccd", "retinanet": "bccd", "unet": "camvid", "caption": "caption"}
@@ -50,15 +57,29 @@ def main() -> None:
         few = chosen(options.data / "clothing" / "train", options.out / "export-images")
         for name in FAMILIES:
             if not rows.has(way="families", backbone=name):
-                rows.add({"way": "families", "backbone": name, **apart(name, few, options.out / f"export-{name}")})
+                rows.add(
+                    {
+                        "way": "families",
+                        "backbone": name,
+                        **apart(name, few, options.out / f"export-{name}"),
+                    }
+                )
     if "places" in options.ways:
         for head, name in PLACES.items():
             if not rows.has(way="places", head=head):
-                rows.add({"way": "places", "head": head, **placed(options.data, name, head, options.out)})
+                rows.add(
+                    {"way": "places", "head": head, **placed(options.data, name, head, options.out)}
+                )
     for tuning in ("probe", "full") if "int8" in options.ways else ():
         if not rows.has(way="int8", tuning=tuning):
-            rows.add({"way": "int8", "tuning": tuning, "threads": options.threads, **small(options.data, options.out, tuning)})
-
+            rows.add(
+                {
+                    "way": "int8",
+                    "tuning": tuning,
+                    "threads": options.threads,
+                    **small(options.data, options.out, tuning),
+                }
+            )
 
     if "speed" in options.ways and not rows.has(way="speed"):
         run = options.out / "export-resnet18"
@@ -70,7 +91,9 @@ def main() -> None:
 
 def chosen(data: Path, folder: Path) -> Path:
     """A folder of links to a few images of each class."""
-    for place, path in enumerate(sorted(data.rglob("*.jpg"))[:: max(1, len(list(data.rglob("*.jpg"))) // IMAGES)]):
+    for place, path in enumerate(
+        sorted(data.rglob("*.jpg"))[:: max(1, len(list(data.rglob("*.jpg"))) // IMAGES)]
+    ):
         link = folder / path.parent.name / f"{place:04d}.jpg"
         link.parent.mkdir(parents=True, exist_ok=True)
         if not link.is_symlink():
@@ -82,10 +105,18 @@ def apart(name: str, few: Path, run: Path) -> dict[str, Any]:
     shutil.rmtree(run, ignore_errors=True)
     settings = {"data.val": 0.5, "data.test": 0, "data.near_duplicates": 1}
     settings |= {"training.head_start": "random", "training.precision": "fp32"}
-    words: dict[str, Any] = {"tuning": "full", "weights": "none", "epochs": EPOCHS, "batch_size": 10, "size": 224}
+    words: dict[str, Any] = {
+        "tuning": "full",
+        "weights": "none",
+        "epochs": EPOCHS,
+        "batch_size": 10,
+        "size": 224,
+    }
     found = foveate.fit(few, backbone=name, out=run, device="cpu", settings=settings, **words)
     answers = foveate.predict(found.run, list(few.rglob("*.jpg")), device="cpu")
-    row: dict[str, Any] = {"surest": statistics.median(float(answer.prediction.scores.max()) for answer in answers)}
+    row: dict[str, Any] = {
+        "surest": statistics.median(float(answer.prediction.scores.max()) for answer in answers)
+    }
     for runtime in RUNTIMES:
         try:
             file = foveate.export(found.run, runtime).files[0]
@@ -103,7 +134,13 @@ def placed(data: Path, name: str, head: str, out: Path) -> dict[str, Any]:
         run = out / "caption-emoji-0"
     else:
         source = held(pairs(name, data, out / "export-places")[0][1])
-        plain = {"backbone": "tf_efficientnet_lite0", "weights": "offline", "device": "cpu", "size": 224, "epochs": PLACE_EPOCHS}
+        plain = {
+            "backbone": "tf_efficientnet_lite0",
+            "weights": "offline",
+            "device": "cpu",
+            "size": 224,
+            "epochs": PLACE_EPOCHS,
+        }
         foveate.fit(source, out=run, settings={"task.head": head}, **plain)
     row: dict[str, Any] = {}
     for runtime in RUNTIMES:
@@ -127,7 +164,13 @@ def small(data: Path, out: Path, tuning: str) -> dict[str, Any]:
     run = out / f"export-resnet18-{tuning}"
     if not (run / "finished.json").is_file():
         asked: dict[str, Any] = {"settings": {"data.test": 0}, "device": "cpu", "size": 128}
-        foveate.fit(data / "clothing" / "train", tuning=tuning, backbone=str(out / "pretrain-distill-0"), out=run, **asked)
+        foveate.fit(
+            data / "clothing" / "train",
+            tuning=tuning,
+            backbone=str(out / "pretrain-distill-0"),
+            out=run,
+            **asked,
+        )
     shutil.rmtree(run / "export", ignore_errors=True)
     told = foveate.export(run, int8=True, max_drop=1.0)
     samples = read_table(data / "clothing" / "validation").samples
@@ -183,11 +226,17 @@ def speeds(run: Path, fp32: Path, int8: Path, side: int) -> dict[str, Any]:
     for _ in range(TURNS):
         for word, place in places.items():
             command = [sys.executable, "-c", code, word, str(place), str(side)]
-            found[word].append(float(subprocess.run(command, capture_output=True, text=True, check=True).stdout))
-    row: dict[str, Any] = {f"{word}_per_second": statistics.median(rates) for word, rates in found.items()}
+            found[word].append(
+                float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+            )
+    row: dict[str, Any] = {
+        f"{word}_per_second": statistics.median(rates) for word, rates in found.items()
+    }
     for base, name in (("torch", "faster"), ("plain", "over_plain")):
         for word in ("onnx", "int8"):
-            row[f"{word}_{name}"] = statistics.median(a / b for a, b in zip(found[word], found[base], strict=True))
+            row[f"{word}_{name}"] = statistics.median(
+                a / b for a, b in zip(found[word], found[base], strict=True)
+            )
     return row
 
 

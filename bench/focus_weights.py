@@ -48,7 +48,9 @@ def tensors_of(graph: onnx.GraphProto) -> dict[str, np.ndarray]:
     readers = {name: node for node in graph.node for name in node.input}
     named = dict(raw)
     for node in graph.node:
-        weight = next((name for name in node.input if node.op_type == "MatMul" and name in raw), None)
+        weight = next(
+            (name for name in node.input if node.op_type == "MatMul" and name in raw), None
+        )
         if weight:
             bias = next(name for name in readers[node.output[0]].input if name in raw)
             named[f"{bias.removesuffix('bias')}weight"] = raw[weight].T
@@ -66,10 +68,15 @@ def translated(raw: dict[str, np.ndarray]) -> dict[str, torch.Tensor]:
         "norm.bias": raw["backbone.layernorm.bias"],
     }
     for kind in ("weight", "bias"):
-        found[f"patch_embed.proj.{kind}"] = raw[f"backbone.embeddings.patch_embeddings.projection.{kind}"]
+        found[f"patch_embed.proj.{kind}"] = raw[
+            f"backbone.embeddings.patch_embeddings.projection.{kind}"
+        ]
         for layer in range(12):
             own = f"backbone.encoder.layer.{layer}"
-            parts = [raw[f"{own}.attention.attention.{part}.{kind}"] for part in ("query", "key", "value")]
+            parts = [
+                raw[f"{own}.attention.attention.{part}.{kind}"]
+                for part in ("query", "key", "value")
+            ]
             found[f"blocks.{layer}.attn.qkv.{kind}"] = np.concatenate(parts)
             for theirs, ours in PARTS.items():
                 end = "" if "lambda1" in theirs else f".{kind}"

@@ -32,7 +32,11 @@ from spine import Rows, words
 
 EACH, FEW = 50, 20  # painted of each class, to report and to choose by
 GUIDANCE = (2.0, 3.0, 4.5)
-PAIRS = [("dreambooth", 3, "emoji/google", 40), ("clothing/train", 5, "camvid/train", 7), ("camvid/train", 11, "dreambooth", 60)]
+PAIRS = [
+    ("dreambooth", 3, "emoji/google", 40),
+    ("clothing/train", 5, "camvid/train", 7),
+    ("camvid/train", 11, "dreambooth", 60),
+]
 
 
 def main() -> None:
@@ -49,7 +53,13 @@ def main() -> None:
                 rows.add({**about, **styles(options.data, run)})
             else:
                 folder = {"digits": digits, "emoji": categories}[way](options.data, options.out)
-                rows.add({**about, "threads": options.threads, **generated(way, folder, seed, options.minutes, run)})
+                rows.add(
+                    {
+                        **about,
+                        "threads": options.threads,
+                        **generated(way, folder, seed, options.minutes, run),
+                    }
+                )
 
 
 def digits(_data: Path, out: Path) -> Path:
@@ -77,19 +87,40 @@ def categories(data: Path, out: Path) -> Path:
 
 
 def generated(way: str, folder: Path, seed: int, minutes: float, run: Path) -> dict[str, Any]:
-    said: dict[str, Any] = {"size": 16 if way == "digits" else 32, "minutes": minutes, "epochs": 2000, "device": "cpu"}
-    found = foveate.fit(folder, task="generate", out=run, settings={"data.audit": False}, seed=seed, **said)
+    said: dict[str, Any] = {
+        "size": 16 if way == "digits" else 32,
+        "minutes": minutes,
+        "epochs": 2000,
+        "device": "cpu",
+    }
+    found = foveate.fit(
+        folder, task="generate", out=run, settings={"data.audit": False}, seed=seed, **said
+    )
     names = sorted(child.name for child in folder.iterdir())
     made = run.parent / f"{run.name}-made"
     real = folder.with_name("digits-other") if way == "digits" else part(run, folder, "test")
-    tried = {guidance: choosing(run, names, guidance, part(run, folder, "val")) for guidance in GUIDANCE}
+    tried = {
+        guidance: choosing(run, names, guidance, part(run, folder, "val")) for guidance in GUIDANCE
+    }
     best = min(tried, key=lambda guidance: tried[guidance])
-    told = foveate.generate(run, names, count=EACH, out=made, device="cpu", against=real, guidance=best)
+    told = foveate.generate(
+        run, names, count=EACH, out=made, device="cpu", against=real, guidance=best
+    )
     assert told.distances is not None
-    row: dict[str, Any] = {"seconds": found.outcome["seconds"], "epochs": found.outcome["epochs"], **found.numbers()}
+    row: dict[str, Any] = {
+        "seconds": found.outcome["seconds"],
+        "epochs": found.outcome["epochs"],
+        **found.numbers(),
+    }
     row |= {"guidance": best, "tried": {str(guidance): kid for guidance, kid in tried.items()}}
-    row |= {"compare": told.distances.rows, "features": told.distances.features, "painted": told.count}
-    row["kid_share_of_noise"] = told.distances.rows["painted"]["kid"] / told.distances.rows["noise"]["kid"]
+    row |= {
+        "compare": told.distances.rows,
+        "features": told.distances.features,
+        "painted": told.count,
+    }
+    row["kid_share_of_noise"] = (
+        told.distances.rows["painted"]["kid"] / told.distances.rows["noise"]["kid"]
+    )
     return row | (recognised(folder, made, names) if way == "digits" else {})
 
 
@@ -107,7 +138,9 @@ def part(run: Path, folder: Path, split: str) -> Path:
 def choosing(run: Path, names: list[str], guidance: float, real: Path) -> float:
     """KID of a few pictures, of other seeds than those reported, to the validation part."""
     made = run.parent / f"{run.name}-made-{guidance}"
-    told = foveate.generate(run, names, count=FEW, out=made, device="cpu", against=real, guidance=guidance, seed=10_000)
+    told = foveate.generate(
+        run, names, count=FEW, out=made, device="cpu", against=real, guidance=guidance, seed=10_000
+    )
     assert told.distances is not None
     return float(told.distances.rows["painted"]["kid"])
 
@@ -116,11 +149,18 @@ def recognised(folder: Path, made: Path, names: list[str]) -> dict[str, Any]:
     """What a support vector machine on real digits makes of painted ones, and of other real ones."""
 
     def read(place: Path) -> np.ndarray:
-        return np.stack([images.resized(images.read(file)[0], (8, 8)).mean(-1).ravel() / 255 for file in find_images(place)])
+        return np.stack(
+            [
+                images.resized(images.read(file)[0], (8, 8)).mean(-1).ravel() / 255
+                for file in find_images(place)
+            ]
+        )
 
     def labelled(root: Path) -> tuple[np.ndarray, np.ndarray]:
         parts = [read(root / name) for name in names]
-        return np.concatenate(parts), np.repeat(np.arange(len(names)), [len(part) for part in parts])
+        return np.concatenate(parts), np.repeat(
+            np.arange(len(names)), [len(part) for part in parts]
+        )
 
     judge = SVC(gamma="scale").fit(*labelled(folder))
     painted = read_made(made, len(names) * EACH)
@@ -135,13 +175,18 @@ def recognised(folder: Path, made: Path, names: list[str]) -> dict[str, Any]:
 
 def read_made(made: Path, count: int) -> np.ndarray:
     files = [made / f"{place:04d}.png" for place in range(count)]
-    return np.stack([images.resized(images.read(file)[0], (8, 8)).mean(-1).ravel() / 255 for file in files])
+    return np.stack(
+        [images.resized(images.read(file)[0], (8, 8)).mean(-1).ravel() / 255 for file in files]
+    )
 
 
 def styles(data: Path, run: Path) -> dict[str, Any]:
     lowered = []
     for number, (one, first, other, second) in enumerate(PAIRS):
-        content, style = (sorted(find_images(data / place))[index] for place, index in ((one, first), (other, second)))
+        content, style = (
+            sorted(find_images(data / place))[index]
+            for place, index in ((one, first), (other, second))
+        )
         run.mkdir(parents=True, exist_ok=True)
         found = foveate.restyle(content, style, out=run / f"{number}.png", device="cpu")
         lowered.append(found.numbers()["lowered"])

@@ -45,11 +45,27 @@ def draw(folder: Path, count: int) -> None:
 def epoch(backbone: str, pictures: Path, workers: int | None, epochs: int, seed: int) -> float:
     """Images a second of the last epoch."""
     settings = {"data.workers": workers, "data.val": 0, "data.test": 0, "data.near_duplicates": 1}
-    settings |= {"training.precision": "bf16", "training.channels_last": True, "training.head_start": "random"}
+    settings |= {
+        "training.precision": "bf16",
+        "training.channels_last": True,
+        "training.head_start": "random",
+    }
     with tempfile.TemporaryDirectory() as folder:
-        said: dict[str, Any] = {"backbone": backbone, "weights": "none", "size": SIDE, "batch_size": BATCH, "epochs": epochs}
+        said: dict[str, Any] = {
+            "backbone": backbone,
+            "weights": "none",
+            "size": SIDE,
+            "batch_size": BATCH,
+            "epochs": epochs,
+        }
         fitted = foveate.fit(
-            pictures, tuning="full", device="cuda", seed=seed, settings=settings, out=Path(folder) / "run", **said
+            pictures,
+            tuning="full",
+            device="cuda",
+            seed=seed,
+            settings=settings,
+            out=Path(folder) / "run",
+            **said,
         )
         ends = [row["seconds"] for row in Run(fitted.run).logged()]
     return float(sum(1 for _ in pictures.rglob("*.jpg")) / (ends[-1] - ends[-2]))
@@ -58,7 +74,12 @@ def epoch(backbone: str, pictures: Path, workers: int | None, epochs: int, seed:
 def steps(backbone: str, way: Way, compiled: bool) -> tuple[float, float]:
     """Images a second, and the seconds until the third step was done."""
     device = torch.device("cuda")
-    network: Any = family_of(backbone).open(backbone, "none", SIDE, 0.0).train().to(device=device, memory_format=way.layout)
+    network: Any = (
+        family_of(backbone)
+        .open(backbone, "none", SIDE, 0.0)
+        .train()
+        .to(device=device, memory_format=way.layout)
+    )
     head = torch.nn.Linear(network.width, 2, device=device)
     optimizer = torch.optim.AdamW([*network.parameters(), *head.parameters()], fused=True)
     images = torch.randn(BATCH, 3, SIDE, SIDE, device=device).contiguous(memory_format=way.layout)
@@ -87,11 +108,19 @@ def steps(backbone: str, way: Way, compiled: bool) -> tuple[float, float]:
 
 
 def main() -> None:
-    options = words(__doc__, [], ["resnet50", "vit_small_patch16_224"], threads=1, images=4000, epochs=3)
+    options = words(
+        __doc__, [], ["resnet50", "vit_small_patch16_224"], threads=1, images=4000, epochs=3
+    )
     rows = Rows(options.out / "gpu.jsonl")
     card = torch.cuda.get_device_name()
-    for backbone, (way, compiled) in product(options.ways, [*((way, False) for way in WAYS), (WAYS[-1], True)]):
-        key = {"backbone": backbone, "what": f"steps, {way}{', compiled' if compiled else ''}", "card": card}
+    for backbone, (way, compiled) in product(
+        options.ways, [*((way, False) for way in WAYS), (WAYS[-1], True)]
+    ):
+        key = {
+            "backbone": backbone,
+            "what": f"steps, {way}{', compiled' if compiled else ''}",
+            "card": card,
+        }
         if not rows.has(**key):
             rate, warm = steps(backbone, way, compiled)
             rows.add({**key, "rate": rate, "warm": warm})
@@ -99,9 +128,16 @@ def main() -> None:
         draw(Path(folder), options.images)
         for backbone, workers, seed in product(options.ways, WORKERS, options.seeds):
             how = "the default of" if workers is None else str(workers)
-            key = {"backbone": backbone, "what": f"epoch, {how} workers", "card": card, "seed": seed}
+            key = {
+                "backbone": backbone,
+                "what": f"epoch, {how} workers",
+                "card": card,
+                "seed": seed,
+            }
             if not rows.has(**key):
-                rows.add({**key, "rate": epoch(backbone, Path(folder), workers, options.epochs, seed)})
+                rows.add(
+                    {**key, "rate": epoch(backbone, Path(folder), workers, options.epochs, seed)}
+                )
     for row in rows.rows:
         print(f"| {row['backbone']} | {row['what']} | {row['rate']:.0f} |")
 

@@ -36,34 +36,65 @@ RECIPES: dict[str, dict[str, float]] = {
 
 
 def fitted(data: Path, size: int, seed: int, out: Path) -> Path:
-    said: dict[str, Any] = {"weights": "offline", "backbone": "tf_efficientnet_lite0", "device": "cpu", "seed": seed, "size": size}
-    return foveate.fit(data, out=out, tuning="full", settings={"data.test": 0, "training.epochs": EPOCHS}, **said).run
+    said: dict[str, Any] = {
+        "weights": "offline",
+        "backbone": "tf_efficientnet_lite0",
+        "device": "cpu",
+        "seed": seed,
+        "size": size,
+    }
+    return foveate.fit(
+        data, out=out, tuning="full", settings={"data.test": 0, "training.epochs": EPOCHS}, **said
+    ).run
 
 
 def soup(data: Path, seed: int, into: Path) -> list[dict[str, Any]]:
     """A row for each average: alpha, accuracy on validation images at home and on the names that were asked away."""
     case = emoji(data / "emoji", seed, False, into)
-    found = foveate.soup([fitted(case.taught, 96, seed, into / "run")], shifted=case.away, out=into / "soup", device="cpu")
+    found = foveate.soup(
+        [fitted(case.taught, 96, seed, into / "run")],
+        shifted=case.away,
+        out=into / "soup",
+        device="cpu",
+    )
     chosen = found.tried.points[found.tried.best]
     return [
-        {"alpha": point.alpha, "home": point.validation.value, "away": point.shifted.value, "chosen": point is chosen}  # type: ignore[union-attr]
+        {
+            "alpha": point.alpha,
+            "home": point.validation.value,
+            "away": point.shifted.value,
+            "chosen": point is chosen,
+        }  # type: ignore[union-attr]
         for point in found.tried.points
     ]
 
 
 def forget(data: Path, seed: int, into: Path) -> list[dict[str, Any]]:
     """A row for each recipe: accuracy on images of old and of new classes, before and after."""
-    classes = sorted(folder.name for folder in (data / "clothing" / "train").iterdir() if folder.is_dir())
+    classes = sorted(
+        folder.name for folder in (data / "clothing" / "train").iterdir() if folder.is_dir()
+    )
     tables = {}
-    for which, (word, own) in product(("train", "validation"), (("old", classes[:OLD]), ("new", classes[OLD:]))):
-        pairs = ((path, name) for name in own for path in find_images(data / "clothing" / which / name))
+    for which, (word, own) in product(
+        ("train", "validation"), (("old", classes[:OLD]), ("new", classes[OLD:]))
+    ):
+        pairs = (
+            (path, name) for name in own for path in find_images(data / "clothing" / which / name)
+        )
         tables[which, word] = tabled(pairs, into / f"{which}-{word}.tsv")
     first = fitted(tables["train", "old"], 128, seed, into / "first")
     rows = [{"recipe": "before", "old": scored(first, tables["validation", "old"])}]
     for name, settings in RECIPES.items():
         out = into / name.replace(" ", "-").replace(",", "")
-        run = foveate.continue_(first, tables["train", "new"], out=out, settings={"training.epochs": EPOCHS, **settings}).run
-        rows.append({"recipe": name, **{word: scored(run, tables["validation", word]) for word in ("old", "new")}})
+        run = foveate.continue_(
+            first, tables["train", "new"], out=out, settings={"training.epochs": EPOCHS, **settings}
+        ).run
+        rows.append(
+            {
+                "recipe": name,
+                **{word: scored(run, tables["validation", word]) for word in ("old", "new")},
+            }
+        )
     return rows
 
 
@@ -78,7 +109,9 @@ def summary(rows: list[dict[str, Any]]) -> str:
         for each in row["rows"]:
             if row["way"] == "soup":
                 mark = ", chosen" if each["chosen"] else ""
-                lines.append(f"| {row['seed']} | {each['alpha']:.1f}{mark} | {each['home']:.3f} | {each['away']:.3f} |")
+                lines.append(
+                    f"| {row['seed']} | {each['alpha']:.1f}{mark} | {each['home']:.3f} | {each['away']:.3f} |"
+                )
             else:
                 cells = [shown(each[word]) if word in each else "" for word in ("old", "new")]
                 lines.append(f"| {row['seed']} | {each['recipe']} | {cells[0]} | {cells[1]} |")
@@ -98,7 +131,9 @@ def main() -> None:
         if not rows.has(way=way, seed=seed):
             with tempfile.TemporaryDirectory() as place:
                 measure = {"soup": soup, "forget": forget}[way]
-                rows.add({"way": way, "seed": seed, "rows": measure(options.data, seed, Path(place))})
+                rows.add(
+                    {"way": way, "seed": seed, "rows": measure(options.data, seed, Path(place))}
+                )
     print(summary(rows.rows))
 
 

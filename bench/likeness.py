@@ -33,17 +33,25 @@ LIKENESS = (0.99, 0.97, 0.95, 0.9, 0.85, 0.8)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("folder", type=Path)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     options = parser.parse_args()
     table = read_table(options.folder)
     task = {"name": "classify", "reads": "maps", "multilabel": False, "class_weights": "none"}
-    model = build(with_settings(Recipe(), {"backbone.weights": "offline", "task": task}), table.classes)
+    model = build(
+        with_settings(Recipe(), {"backbone.weights": "offline", "task": task}), table.classes
+    )
     scanned = scan(table, model.backbone.input.size, "crop", Recipe().data)
     transform = evaluation(model.backbone.input, model.task.framing)
     pictures = Pictures(scanned.table.samples, scanned.pixels, transform, model.task.encode, 0)
-    place = {"batch_size": 32, "device": torch.device("cpu"), "way": Way("fp32", channels_last=True)}
+    place = {
+        "batch_size": 32,
+        "device": torch.device("cpu"),
+        "way": Way("fp32", channels_last=True),
+    }
     features = described(model, pictures, scanned.hashes, **place).numpy()
     labels = [sample.truth.names for sample in scanned.table.samples]
     targets = np.eye(len(table.classes))[[table.classes.index(names[0]) for names in labels]]
@@ -54,9 +62,13 @@ def main() -> None:
         assert chances is not None
         return float((chances.argmax(1) == targets.argmax(1)).mean())
 
-    print("| likeness | clusters | largest | accuracy, mean | by seed | 95 % interval |\n|---|---|---|---|---|---|")
+    print(
+        "| likeness | clusters | largest | accuracy, mean | by seed | 95 % interval |\n|---|---|---|---|---|---|"
+    )
     for likeness in (None, *LIKENESS):
-        clusters = np.arange(len(labels)) if likeness is None else near_copies(scanned.thumbs, likeness)
+        clusters = (
+            np.arange(len(labels)) if likeness is None else near_copies(scanned.thumbs, likeness)
+        )
         found = [accuracy([str(cluster) for cluster in clusters], seed) for seed in options.seeds]
         low, high = wilson(mean(found) * len(labels), len(labels))
         each = ", ".join(f"{value:.3f}" for value in found)

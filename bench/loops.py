@@ -50,7 +50,9 @@ class Clock:
 
     def end(self) -> None:
         clock, processor = self._began
-        self.epochs.append({"seconds": time.perf_counter() - clock, "processor": time.process_time() - processor})
+        self.epochs.append(
+            {"seconds": time.perf_counter() - clock, "processor": time.process_time() - processor}
+        )
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
@@ -79,7 +81,9 @@ def network(weights: str, classes: int) -> nn.Module:
 
 
 def folder(path: str, steps: list[Any]) -> ImageFolder:
-    return ImageFolder(path, transforms.Compose([*steps, transforms.ToTensor(), transforms.Normalize(MEAN, STD)]))
+    return ImageFolder(
+        path, transforms.Compose([*steps, transforms.ToTensor(), transforms.Normalize(MEAN, STD)])
+    )
 
 
 def textbook(path: str, weights: str, epochs: int, clock: Clock, head: bool = False) -> None:
@@ -115,8 +119,22 @@ def timm_script(path: str, weights: str, epochs: int, clock: Clock, fast: bool =
     from timm.scheduler import create_scheduler_v2
 
     data = create_dataset("", root=path, is_training=True)
-    plain = {"use_prefetcher": False, "num_workers": 0, "device": torch.device("cpu"), "mean": MEAN, "std": STD}
-    batches = create_loader(data, (3, 224, 224), BATCH, is_training=True, color_jitter=0.4, interpolation="random", **plain)
+    plain = {
+        "use_prefetcher": False,
+        "num_workers": 0,
+        "device": torch.device("cpu"),
+        "mean": MEAN,
+        "std": STD,
+    }
+    batches = create_loader(
+        data,
+        (3, 224, 224),
+        BATCH,
+        is_training=True,
+        color_jitter=0.4,
+        interpolation="random",
+        **plain,
+    )
     layout = torch.channels_last if fast else torch.contiguous_format
     model = network(weights, len(data.reader.class_to_idx)).to(memory_format=layout)
     optimizer = create_optimizer_v2(model, opt="adamw", lr=1e-3, weight_decay=0.05)
@@ -129,7 +147,9 @@ def timm_script(path: str, weights: str, epochs: int, clock: Clock, fast: bool =
             total = 0.0
             for images, labels in batches:
                 with torch.autocast("cpu", torch.bfloat16, enabled=fast):
-                    loss = nn.functional.cross_entropy(model(images.contiguous(memory_format=layout)), labels)
+                    loss = nn.functional.cross_entropy(
+                        model(images.contiguous(memory_format=layout)), labels
+                    )
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()
@@ -165,9 +185,17 @@ def transformers_trainer(path: str, weights: str, epochs: int, clock: Clock) -> 
         return {"pixel_values": torch.stack(pictures), "labels": torch.tensor(labels)}
 
     data = folder(path, [transforms.RandomResizedCrop(224), transforms.RandomHorizontalFlip()])
-    said = {"report_to": "none", "save_strategy": "no", "logging_strategy": "no", "disable_tqdm": True, "use_cpu": True}
+    said = {
+        "report_to": "none",
+        "save_strategy": "no",
+        "logging_strategy": "no",
+        "disable_tqdm": True,
+        "use_cpu": True,
+    }
     said |= {"remove_unused_columns": False, "dataloader_num_workers": 0}
-    asked = TrainingArguments("unused", per_device_train_batch_size=BATCH, num_train_epochs=epochs, **said)
+    asked = TrainingArguments(
+        "unused", per_device_train_batch_size=BATCH, num_train_epochs=epochs, **said
+    )
     model = Answering(network(weights, len(data.classes)))
     Trainer(model, asked, train_dataset=data, data_collator=joined, callbacks=[Timed()]).train()
 
@@ -182,10 +210,24 @@ def fastai_learner(path: str, weights: str, epochs: int, clock: Clock) -> None:
         def after_train(self) -> None:
             clock.end()
 
-    said = {"valid_pct": 0.01, "seed": 0, "bs": BATCH, "num_workers": 0, "device": torch.device("cpu")}
-    learner = vision_learner(ImageDataLoaders.from_folder(path, item_tfms=Resize(224), **said), resnet18, pretrained=False)
+    said = {
+        "valid_pct": 0.01,
+        "seed": 0,
+        "bs": BATCH,
+        "num_workers": 0,
+        "device": torch.device("cpu"),
+    }
+    learner = vision_learner(
+        ImageDataLoaders.from_folder(path, item_tfms=Resize(224), **said),
+        resnet18,
+        pretrained=False,
+    )
     body = learner.model[0].state_dict()
-    known = [tensor for name, tensor in in_order(load_file(weights)).items() if not name.startswith("fc.")]
+    known = [
+        tensor
+        for name, tensor in in_order(load_file(weights)).items()
+        if not name.startswith("fc.")
+    ]
     learner.model[0].load_state_dict(dict(zip(body, known, strict=True)))
     learner.unfreeze()
     with learner.no_bar(), learner.no_logging():
@@ -209,7 +251,9 @@ WAYS: dict[str, tuple[Callable[..., None], dict[str, bool], str]] = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("way", choices=WAYS)
     parser.add_argument("folder")
     parser.add_argument("weights")
@@ -223,7 +267,14 @@ def main() -> None:
     torch.set_num_threads(said.threads)
     torch.manual_seed(0)
     clock = Clock()
-    loop(said.folder, said.weights, said.epochs, clock, **more, **({"head": True} if said.head else {}))
+    loop(
+        said.folder,
+        said.weights,
+        said.epochs,
+        clock,
+        **more,
+        **({"head": True} if said.head else {}),
+    )
     versions = {name: version(name) for name in dict.fromkeys(("torch", library))}
     print(json.dumps({"epochs": clock.epochs, "stages": clock.stages, "versions": versions}))
 

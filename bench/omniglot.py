@@ -78,7 +78,9 @@ def alphabets(folder: Path) -> dict[str, dict[str, list[Image.Image]]]:
             for name in sorted(name for name in file.namelist() if name.endswith(".png")):
                 _, alphabet, character, _ = name.split("/")
                 if alphabet not in known:
-                    found.setdefault(alphabet, {}).setdefault(character, []).append(drawn(file.read(name)))
+                    found.setdefault(alphabet, {}).setdefault(character, []).append(
+                        drawn(file.read(name))
+                    )
     return found
 
 
@@ -91,7 +93,9 @@ def written(known: dict[str, dict[str, list[Image.Image]]], folder: Path) -> Pat
                 own.mkdir(parents=True)
                 for number, page in enumerate(pages):
                     turned = page.rotate(90 * (way % 4))
-                    (turned.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if way > 3 else turned).save(own / f"{number:02}.png")
+                    (turned.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if way > 3 else turned).save(
+                        own / f"{number:02}.png"
+                    )
     return folder
 
 
@@ -100,10 +104,14 @@ class Describer:
 
     def __init__(self, run: Path) -> None:
         self.backbone = foveate.load(run, "cpu").model.backbone
-        self.jitter = v2.RandomAffine(10, (0.06, 0.06), (0.9, 1.1), 8, interpolation=v2.InterpolationMode.BILINEAR)
+        self.jitter = v2.RandomAffine(
+            10, (0.06, 0.06), (0.9, 1.1), 8, interpolation=v2.InterpolationMode.BILINEAR
+        )
 
     def __call__(self, pages: list[Image.Image], views: int) -> np.ndarray:
-        planes = torch.from_numpy(np.stack([np.asarray(page, dtype=np.float32) / 255 for page in pages]))[:, None]
+        planes = torch.from_numpy(
+            np.stack([np.asarray(page, dtype=np.float32) / 255 for page in pages])
+        )[:, None]
         torch.manual_seed(0)
         moved = (torch.stack([self.jitter(plane) for plane in planes]) for _ in range(views - 1))
         found = [self._features(view) for view in (planes, *moved)]
@@ -113,7 +121,9 @@ class Describer:
         spec = self.backbone.input
         mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (spec.mean, spec.std))
         with torch.inference_mode():
-            pooled = self.backbone((planes.expand(-1, 3, -1, -1) - mean) / std, {Provides.POOLED}).pooled
+            pooled = self.backbone(
+                (planes.expand(-1, 3, -1, -1) - mean) / std, {Provides.POOLED}
+            ).pooled
         assert pooled is not None
         return pooled / pooled.norm(dim=1, keepdim=True)
 
@@ -121,23 +131,38 @@ class Describer:
 def answers(known: np.ndarray, asked: np.ndarray) -> np.ndarray:
     """(W, D) one image of each class, (Q, D) -> (Q,) the class of each, by `centroid`."""
     model = head(len(known))
-    return np.asarray(solved_answers(model, Known(known, np.eye(len(known)), np.zeros(len(known), int)), asked).argmax(1))
+    return np.asarray(
+        solved_answers(
+            model, Known(known, np.eye(len(known)), np.zeros(len(known), int)), asked
+        ).argmax(1)
+    )
 
 
 def head(ways: int) -> Model:
     task = {"name": "classify", "reads": "pooled"}
     backbone = {"backbone.name": SETTINGS["backbone.name"], "backbone.weights": "none"}
-    return build(with_settings(Recipe(), {**backbone, "tuning": "centroid", "task": task}), tuple(map(str, range(ways))))
+    return build(
+        with_settings(Recipe(), {**backbone, "tuning": "centroid", "task": task}),
+        tuple(map(str, range(ways))),
+    )
 
 
 def runs_of(archive: Path) -> Iterator[tuple[list[Image.Image], list[Image.Image], np.ndarray]]:
     """The 20 known pages, the 20 that are asked, and which of the known each one is."""
     with zipfile.ZipFile(archive) as file:
         for run in range(1, 21):
-            rows = [line.split() for line in file.read(f"run{run:02}/class_labels.txt").decode().splitlines() if line.strip()]
+            rows = [
+                line.split()
+                for line in file.read(f"run{run:02}/class_labels.txt").decode().splitlines()
+                if line.strip()
+            ]
             known = sorted({row[1] for row in rows})
             asked = [drawn(file.read(row[0])) for row in rows]
-            yield [drawn(file.read(name)) for name in known], asked, np.array([known.index(row[1]) for row in rows])
+            yield (
+                [drawn(file.read(name)) for name in known],
+                asked,
+                np.array([known.index(row[1]) for row in rows]),
+            )
 
 
 def one_shot(describe: Describer, archive: Path, views: int) -> list[float]:
@@ -149,20 +174,26 @@ def one_shot(describe: Describer, archive: Path, views: int) -> list[float]:
     return found
 
 
-def episodic(describe: Describer, pages: dict[str, list[Image.Image]], ways: int, shots: int, views: int) -> dict[str, float]:
+def episodic(
+    describe: Describer, pages: dict[str, list[Image.Image]], ways: int, shots: int, views: int
+) -> dict[str, float]:
     labels = [name for name, own in pages.items() for _ in own]
     rows = describe([page for own in pages.values() for page in own], views)
     score = mean_of(accuracies(head(ways), rows, episodes(labels, ways, shots, 15, 600, 0)))
     return {"accuracy": score.value, "low": score.low, "high": score.high}
 
 
-def fitted(known: dict[str, dict[str, list[Image.Image]]], run: Path, seed: int, epochs: int) -> float:
+def fitted(
+    known: dict[str, dict[str, list[Image.Image]]], run: Path, seed: int, epochs: int
+) -> float:
     """The seconds of the processor that the training took; 0 where the run is there already."""
     if (run / "finished.json").is_file():
         return 0.0
     with tempfile.TemporaryDirectory() as folder:
         data, start = written(known, Path(folder) / "characters"), time.process_time()
-        foveate.fit(data, out=run, settings={**SETTINGS, "training.epochs": epochs}, device="cpu", seed=seed)
+        foveate.fit(
+            data, out=run, settings={**SETTINGS, "training.epochs": epochs}, device="cpu", seed=seed
+        )
     return time.process_time() - start
 
 
@@ -173,8 +204,17 @@ def measured(folder: Path, run: Path, seed: int, epochs: int) -> dict[str, Any]:
     views = max(chosen, key=lambda count: (chosen[count], -count))
     errors = one_shot(describe, folder / "one-shot-classification" / "all_runs.zip", views)
     games = ((5, 1), (5, 5), (20, 1))
-    played = {f"{ways}-way {shots}-shot": episodic(describe, known[UNSEEN], ways, shots, views) for ways, shots in games}
-    return {"views": views, "chosen": chosen, "errors": errors, "episodes": played, "processor": seconds}
+    played = {
+        f"{ways}-way {shots}-shot": episodic(describe, known[UNSEEN], ways, shots, views)
+        for ways, shots in games
+    }
+    return {
+        "views": views,
+        "chosen": chosen,
+        "errors": errors,
+        "episodes": played,
+        "processor": seconds,
+    }
 
 
 def summary(rows: list[dict[str, Any]]) -> str:
@@ -185,11 +225,15 @@ def summary(rows: list[dict[str, Any]]) -> str:
         wrong = round(20 * sum(row["errors"]))
         low, high = wilson(wrong, 400)
         said = f"{wrong / 400:.1%} [{low:.1%}, {high:.1%}]"
-        lines.append(f"| Foveate, 6 alphabets, seed {row['seed']}, {row['views']} views | | {said} |")
+        lines.append(
+            f"| Foveate, 6 alphabets, seed {row['seed']}, {row['views']} views | | {said} |"
+        )
     lines += ["", f"| episodes of {UNSEEN} | seed | accuracy |", "|---|---|---|"]
     for row in rows:
         for name, found in row["episodes"].items():
-            lines.append(f"| {name} | {row['seed']} | {found['accuracy']:.3f} [{found['low']:.3f}, {found['high']:.3f}] |")
+            lines.append(
+                f"| {name} | {row['seed']} | {found['accuracy']:.3f} [{found['low']:.3f}, {found['high']:.3f}] |"
+            )
     return "\n".join(lines)
 
 

@@ -44,7 +44,10 @@ from loops import WAYS as LOOPS
 from spine import HERE, Rows, python, spent, words
 
 PHOTOS, FEW, LONG, SHORT = 2000, 64, 500, 375
-EPOCHS, TEXTBOOK_EPOCHS = 20, 3  # of a whole run; timed, of the textbook, whose second and third cost the same
+EPOCHS, TEXTBOOK_EPOCHS = (
+    20,
+    3,
+)  # of a whole run; timed, of the textbook, whose second and third cost the same
 PROGRAM = ["-c", "from foveate.cli.main import main; main()"]
 LIKE_WHOLE = ["training.precision=bf16", "training.channels_last=true", "augment.policy=trivial"]
 
@@ -58,11 +61,16 @@ def photographs(source: Path, folder: Path, count: int) -> Path:
         pixels, whole = images.read(path)
         share = chance.uniform(0.6, 1) ** 0.5
         height, width = (round(share * side) for side in whole)
-        y, x = (int(chance.integers(side - part + 1)) for side, part in zip(whole, (height, width), strict=True))
+        y, x = (
+            int(chance.integers(side - part + 1))
+            for side, part in zip(whole, (height, width), strict=True)
+        )
         size = (LONG, SHORT) if height > width else (SHORT, LONG)
         file = folder / path.parent.name / f"{place:05d}.jpg"
         file.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(images.resized(pixels[y : y + height, x : x + width], size)).save(file, quality=90)
+        Image.fromarray(images.resized(pixels[y : y + height, x : x + width], size)).save(
+            file, quality=90
+        )
     return folder
 
 
@@ -72,14 +80,23 @@ def start_weights(folder: Path, file: Path) -> Path:
         return file
     torch.manual_seed(0)
     network = timm.create_model("resnet18")
-    seen = np.stack([images.read(path, 224)[0][:224, :224] for path in sorted(folder.rglob("*.jpg"))[:FEW]])
+    seen = np.stack(
+        [images.read(path, 224)[0][:224, :224] for path in sorted(folder.rglob("*.jpg"))[:FEW]]
+    )
     for module in network.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
             module.momentum = None  # the mean of all batches
     with torch.no_grad():
         for batch in torch.from_numpy(seen).permute(0, 3, 1, 2).split(64):
             network.train()((batch / 255 - 0.45) / 0.225)
-    save_file({name: tensor for name, tensor in network.state_dict().items() if not name.startswith("fc.")}, file)
+    save_file(
+        {
+            name: tensor
+            for name, tensor in network.state_dict().items()
+            if not name.startswith("fc.")
+        },
+        file,
+    )
     return file
 
 
@@ -87,26 +104,48 @@ class Bench:
     """Where everything lies, and each of the ways."""
 
     def __init__(self, options: Any) -> None:
-        self.options, self.rows, self.threads = options, Rows(options.out / "peers.jsonl"), options.threads
+        self.options, self.rows, self.threads = (
+            options,
+            Rows(options.out / "peers.jsonl"),
+            options.threads,
+        )
         source = options.data / "clothing" / "train"
-        self.photos, self.few = (photographs(source, options.out / f"photos-{n}", n) for n in (PHOTOS, FEW))
+        self.photos, self.few = (
+            photographs(source, options.out / f"photos-{n}", n) for n in (PHOTOS, FEW)
+        )
         self.weights = start_weights(self.photos, options.out / "resnet18.safetensors")
 
     def full(self, repeat: int) -> None:
         for way in LOOPS:
             epochs = TEXTBOOK_EPOCHS if way == "textbook" and not repeat else 2
             if not self.known("full", way, repeat) and (found := self.loop(way, epochs)):
-                self.add("full", way, repeat, **per_image(found["epochs"][1:], FEW), versions=found["versions"])
+                self.add(
+                    "full",
+                    way,
+                    repeat,
+                    **per_image(found["epochs"][1:], FEW),
+                    versions=found["versions"],
+                )
         if not self.known("full", "foveate", repeat):
             found = self.staged("full", *LIKE_WHOLE)
             versions = {name: version(name) for name in ("torch", "timm")}
             second = found["epochs"][1]
-            self.add("full", "foveate", repeat, **per_image([second], PHOTOS), stages=second["stages"], versions=versions)
+            self.add(
+                "full",
+                "foveate",
+                repeat,
+                **per_image([second], PHOTOS),
+                stages=second["stages"],
+                versions=versions,
+            )
 
     def probe(self, repeat: int) -> None:
         if self.known("probe", "foveate", repeat):
             return
-        own, pooled = self.fit(self.photos, "probe"), self.fit(self.photos, "probe", "task.reads=pooled")
+        own, pooled = (
+            self.fit(self.photos, "probe"),
+            self.fit(self.photos, "probe", "task.reads=pooled"),
+        )
         full, frozen = self.loop("textbook", 2), self.loop("textbook", 2, "--head")
         assert full is not None
         assert frozen is not None
@@ -133,11 +172,18 @@ class Bench:
             return
         run = self.options.out / "start-run"
         if not (run / "finished.json").is_file():
-            how = {"backbone": "resnet18", "weights": str(self.weights), "settings": {"data.val": 0, "data.test": 0}}
+            how = {
+                "backbone": "resnet18",
+                "weights": str(self.weights),
+                "settings": {"data.val": 0, "data.test": 0},
+            }
             foveate.fit(self.few, tuning="probe", device="cpu", out=run, **how)
         picture, row = next(iter(find_images(self.few))), dict[str, float]()
         predict = [*PROGRAM, "predict", str(run), str(picture), "--device", "cpu"]
-        for name, said in (("predict", predict), ("imports", ["-c", "import torch, timm; print(0)"])):
+        for name, said in (
+            ("predict", predict),
+            ("imports", ["-c", "import torch, timm; print(0)"]),
+        ):
             before = spent()
             row[f"{name}_seconds"] = python(said, self.threads)[1]
             row[f"{name}_processor"] = spent() - before
@@ -148,7 +194,15 @@ class Bench:
     def loop(self, way: str, epochs: int, *said: str) -> dict[str, Any] | None:
         """What bench/loops.py says; None where the library is not there."""
         own = self.options.fastai if way == "fastai" and self.options.fastai else sys.executable
-        asked = [str(self.few), str(self.weights), "--threads", str(self.threads), "--epochs", str(epochs), *said]
+        asked = [
+            str(self.few),
+            str(self.weights),
+            "--threads",
+            str(self.threads),
+            "--epochs",
+            str(epochs),
+            *said,
+        ]
         limits = {"OMP_NUM_THREADS": str(self.threads), "MKL_NUM_THREADS": str(self.threads)}
         command = [own, str(HERE / "loops.py"), way, *asked]
         done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **limits})
@@ -159,51 +213,109 @@ class Bench:
 
     def staged(self, tuning: str, *settings: str) -> dict[str, Any]:
         """What bench/stages.py says of a fit of two epochs, with an empty cache."""
-        said = [str(HERE / "stages.py"), str(self.photos), str(self.weights), tuning, "--threads", str(self.threads)]
+        said = [
+            str(HERE / "stages.py"),
+            str(self.photos),
+            str(self.weights),
+            tuning,
+            "--threads",
+            str(self.threads),
+        ]
         with tempfile.TemporaryDirectory() as cache:
             said += ["--epochs", "2", "--set", *settings]
             return dict(json.loads(python(said, self.threads, FOVEATE_CACHE=cache)[0]))
 
     def fit(self, photos: Path, tuning: str, *settings: str) -> dict[str, Any]:
         """A whole process; its seconds by the clock and of the processor, what it chose, and how it ended."""
-        said = ["fit", str(photos), "--tuning", tuning, "--backbone", "resnet18", "--weights", str(self.weights), "--device", "cpu"]
+        said = [
+            "fit",
+            str(photos),
+            "--tuning",
+            tuning,
+            "--backbone",
+            "resnet18",
+            "--weights",
+            str(self.weights),
+            "--device",
+            "cpu",
+        ]
         said += ["--epochs", str(EPOCHS), "--json"]
-        said += [word for setting in ("data.val=0", "data.test=0", *settings) for word in ("--set", setting)]
+        said += [
+            word
+            for setting in ("data.val=0", "data.test=0", *settings)
+            for word in ("--set", setting)
+        ]
         with tempfile.TemporaryDirectory() as folder:
             before, run = spent(), Path(folder) / "run"
-            _, seconds = python([*PROGRAM, *said, "--out", str(run)], self.threads, FOVEATE_CACHE=str(Path(folder) / "cache"))
+            _, seconds = python(
+                [*PROGRAM, *said, "--out", str(run)],
+                self.threads,
+                FOVEATE_CACHE=str(Path(folder) / "cache"),
+            )
             processor, log = spent() - before, run / "metrics.jsonl"
-            ends = [json.loads(line)["seconds"] for line in log.read_text().splitlines()] if log.is_file() else []
-            chosen = {row["field"]: row["value"] for row in json.loads((run / "choices.json").read_text())}
+            ends = (
+                [json.loads(line)["seconds"] for line in log.read_text().splitlines()]
+                if log.is_file()
+                else []
+            )
+            chosen = {
+                row["field"]: row["value"] for row in json.loads((run / "choices.json").read_text())
+            }
         return {"seconds": seconds, "processor": processor, "epochs_end": ends, "chosen": chosen}
 
     def known(self, what: str, way: str, repeat: int) -> bool:
         return self.rows.has(what=what, way=way, repeat=repeat, threads=self.threads)
 
     def add(self, what: str, way: str, repeat: int, **found: Any) -> None:
-        self.rows.add({"what": what, "way": way, "threads": self.threads, "repeat": repeat, **found})
+        self.rows.add(
+            {"what": what, "way": way, "threads": self.threads, "repeat": repeat, **found}
+        )
 
 
 def per_image(epochs: list[dict[str, float]], count: int) -> dict[str, Any]:
     """Milliseconds an image, of the processor and by the clock; each epoch's beside their mean."""
-    each = {clock: [1000 * epoch[clock] / count for epoch in epochs] for clock in ("seconds", "processor")}
-    return {"ms": statistics.mean(each["seconds"]), "ms_processor": statistics.mean(each["processor"]), "each": each}
+    each = {
+        clock: [1000 * epoch[clock] / count for epoch in epochs]
+        for clock in ("seconds", "processor")
+    }
+    return {
+        "ms": statistics.mean(each["seconds"]),
+        "ms_processor": statistics.mean(each["processor"]),
+        "each": each,
+    }
 
 
 def summary(rows: list[dict[str, Any]], threads: int) -> str:
     """What docs/benchmarks.md holds: ratios turn by turn, by the clock; medians, with the least and the greatest."""
-    by = {what: [row for row in rows if row["threads"] == threads and row["what"] == what] for what in ("full", "probe", "start")}
+    by = {
+        what: [row for row in rows if row["threads"] == threads and row["what"] == what]
+        for what in ("full", "probe", "start")
+    }
     own = {row["repeat"]: row for row in by["full"] if row["way"] == "foveate"}
     lines = [f"| loop, {threads} threads | ms an image | times |", "|---|---|---|"]
     for way in dict.fromkeys(row["way"] for row in by["full"]):
         found = [row for row in by["full"] if row["way"] == way and row["repeat"] in own]
         told = told_of([row["ms"] / own[row["repeat"]]["ms"] for row in found])
         lines.append(f"| {way} | {statistics.median(row['ms'] for row in found):.1f} | {told} |")
-    lines += ["", "| times, by the clock | by itself | pooled | by itself, less imports | pooled, less imports |"]
-    lines += ["|---|---|---|---|---|", *(probes(by["probe"], by["start"], over) for over in ("full", "frozen"))]
-    lines += ["", f"start: {told_of([row['predict_seconds'] / row['imports_seconds'] for row in by['start']])}"]
+    lines += [
+        "",
+        "| times, by the clock | by itself | pooled | by itself, less imports | pooled, less imports |",
+    ]
+    lines += [
+        "|---|---|---|---|---|",
+        *(probes(by["probe"], by["start"], over) for over in ("full", "frozen")),
+    ]
+    lines += [
+        "",
+        f"start: {told_of([row['predict_seconds'] / row['imports_seconds'] for row in by['start']])}",
+    ]
     shares = [outside(row["stages"]) for row in own.values() if "stages" in row]
-    return "\n".join([*lines, f"outside of the model: {told_of([100 * share for share in shares])} % of the processor's time"])
+    return "\n".join(
+        [
+            *lines,
+            f"outside of the model: {told_of([100 * share for share in shares])} % of the processor's time",
+        ]
+    )
 
 
 def probes(rows: list[dict[str, Any]], starts: list[dict[str, Any]], over: str) -> str:
@@ -212,7 +324,11 @@ def probes(rows: list[dict[str, Any]], starts: list[dict[str, Any]], over: str) 
     for less in (dict.fromkeys(imports, 0.0), imports):
         for own in ("seconds", "pooled_seconds"):
             known = [row for row in rows if row["repeat"] in less]
-            cells.append(told_of([row[f"{over}_seconds"] / (row[own] - less[row["repeat"]]) for row in known]))
+            cells.append(
+                told_of(
+                    [row[f"{over}_seconds"] / (row[own] - less[row["repeat"]]) for row in known]
+                )
+            )
     return f"| textbook, {over} | {' | '.join(cells)} |"
 
 
@@ -228,9 +344,17 @@ def outside(stages: dict[str, float]) -> float:
 
 
 def main() -> None:
-    options = words(__doc__, [], ["full", "probe", "start", "stages", "whole"], threads=1, repeats=5, fastai="")
+    options = words(
+        __doc__, [], ["full", "probe", "start", "stages", "whole"], threads=1, repeats=5, fastai=""
+    )
     bench = Bench(options)
-    known = {"full": bench.full, "probe": bench.probe, "start": bench.start, "stages": bench.stages, "whole": bench.whole}
+    known = {
+        "full": bench.full,
+        "probe": bench.probe,
+        "start": bench.start,
+        "stages": bench.stages,
+        "whole": bench.whole,
+    }
     torch.set_num_threads(options.threads)
     for repeat in range(options.repeats):
         for way in options.ways:

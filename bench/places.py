@@ -20,7 +20,19 @@ import yaml
 
 from spine import Rows, python, words
 
-CAMVID = ["sky", "building", "pole", "road", "pavement", "tree", "sign", "fence", "car", "pedestrian", "bicyclist"]
+CAMVID = [
+    "sky",
+    "building",
+    "pole",
+    "road",
+    "pavement",
+    "tree",
+    "sign",
+    "fence",
+    "car",
+    "pedestrian",
+    "bicyclist",
+]
 FOLDS = 5
 WORDS = {  # what is said to `foveate fit` beside the data; chosen inside the training images (docs/log.md)
     "bccd": ["--size", "416", "--epochs", "20"],
@@ -52,14 +64,23 @@ def _voc_part(data: Path, place: Path, split: str) -> Path:
 def _camvid(data: Path, place: Path, split: str) -> Path:
     card = place / f"{split}.yaml"
     folder = str((data / "camvid").resolve())
-    content = {"path": folder, "images": {split: split}, "masks": {split: f"{split}annot"}, "classes": CAMVID, "ignore": [11]}
+    content = {
+        "path": folder,
+        "images": {split: split},
+        "masks": {split: f"{split}annot"},
+        "classes": CAMVID,
+        "ignore": [11],
+    }
     card.write_text(yaml.safe_dump(content))
     return card
 
 
 def _em(data: Path, place: Path, fold: int, training: bool) -> Path:
     """Slices of a stack look like their neighbours, so a fold is a run of slices, not every fifth one."""
-    source, folder = data / "em_membrane" / "train", place / f"{fold}-{'train' if training else 'test'}"
+    source, folder = (
+        data / "em_membrane" / "train",
+        place / f"{fold}-{'train' if training else 'test'}",
+    )
     files = sorted((source / "image").glob("*.png"), key=lambda file: int(file.stem))
     for number, file in enumerate(files):
         if (number * FOLDS // len(files) == fold) != training:
@@ -74,29 +95,65 @@ def _linked(source: Path, link: Path) -> None:
         link.symlink_to(source.resolve())
 
 
-def measured(name: str, train: Path, test: Path, way: str, seed: int, threads: int) -> dict[str, Any]:
+def measured(
+    name: str, train: Path, test: Path, way: str, seed: int, threads: int
+) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
-        program, run = ["-c", "from foveate.cli.main import main; main()"], str(Path(folder) / "run")
-        said = ["fit", str(train), "--weights", way, "--seed", str(seed), "--out", run, "--device", "cpu", "--json", *WORDS[name]]
+        program, run = (
+            ["-c", "from foveate.cli.main import main; main()"],
+            str(Path(folder) / "run"),
+        )
+        said = [
+            "fit",
+            str(train),
+            "--weights",
+            way,
+            "--seed",
+            str(seed),
+            "--out",
+            run,
+            "--device",
+            "cpu",
+            "--json",
+            *WORDS[name],
+        ]
         python([*program, *said, "--set", "data.val=0", "--set", "data.test=0"], threads)
         outcome = json.loads((Path(run) / "finished.json").read_text())
         found = json.loads(python([*program, "evaluate", run, str(test), "--json"], threads)[0])
         scores = json.loads((Path(found["report"]).parent / "scores.json").read_text())
         numbers = {key: score["value"] for key, score in scores["numbers"].items()}
-        told = {"training_seconds": outcome["seconds"], "epochs": outcome["epochs"], "per_class": scores["per_class"]}
-        return {**told, "intervals": {key: (score["low"], score["high"]) for key, score in scores["numbers"].items()}, **numbers}
+        told = {
+            "training_seconds": outcome["seconds"],
+            "epochs": outcome["epochs"],
+            "per_class": scores["per_class"],
+        }
+        return {
+            **told,
+            "intervals": {
+                key: (score["low"], score["high"]) for key, score in scores["numbers"].items()
+            },
+            **numbers,
+        }
 
 
 def summary(rows: list[dict[str, Any]]) -> str:
     """The table of docs/benchmarks.md."""
-    lines = ["| set | weights | number | mean | by seed | minutes of training, median |", "|---|---|---|---|---|---|"]
+    lines = [
+        "| set | weights | number | mean | by seed | minutes of training, median |",
+        "|---|---|---|---|---|---|",
+    ]
     for name, way in dict.fromkeys((row["set"], row["way"]) for row in rows):
         own = [row for row in rows if (row["set"], row["way"]) == (name, way)]
-        by_seed = {seed: [row[MAIN[name]] for row in own if row["seed"] == seed] for seed in sorted({row["seed"] for row in own})}
+        by_seed = {
+            seed: [row[MAIN[name]] for row in own if row["seed"] == seed]
+            for seed in sorted({row["seed"] for row in own})
+        }
         means = [statistics.mean(values) for values in by_seed.values()]
         minutes = statistics.median(row["training_seconds"] for row in own) / 60
         each = ", ".join(f"{value:.3f}" for value in means)
-        lines.append(f"| {name} | {way} | {MAIN[name]} | {statistics.mean(means):.3f} | {each} | {minutes:.0f} |")
+        lines.append(
+            f"| {name} | {way} | {MAIN[name]} | {statistics.mean(means):.3f} | {each} | {minutes:.0f} |"
+        )
     return "\n".join(lines)
 
 
@@ -109,7 +166,16 @@ def main() -> None:
                 for fold, (train, test) in enumerate(pairs(name, options.data, options.out)):
                     if not rows.has(set=name, way=way, seed=seed, fold=fold):
                         found = measured(name, train, test, way, seed, options.threads)
-                        rows.add({"set": name, "way": way, "seed": seed, "fold": fold, "threads": options.threads, **found})
+                        rows.add(
+                            {
+                                "set": name,
+                                "way": way,
+                                "seed": seed,
+                                "fold": fold,
+                                "threads": options.threads,
+                                **found,
+                            }
+                        )
     print(summary(rows.rows))
 
 

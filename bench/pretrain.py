@@ -42,20 +42,38 @@ from spine import Rows, sets, words
 
 NETWORKS = {"resnet": ("resnet10t", 64, "simclr", 3e-3), "vit": ("levit_128s", 96, "simclr", 1e-3)}
 LABELS, DRAWS = 10, 3  # of each class, and how often
-PHOTOS = ("clothing/train", "brain_mri/Training", "bccd", "camvid/train", "camvid/val", "dreambooth", "cifar10/train", "nlvr_dev")
+PHOTOS = (
+    "clothing/train",
+    "brain_mri/Training",
+    "bccd",
+    "camvid/train",
+    "camvid/val",
+    "dreambooth",
+    "cifar10/train",
+    "nlvr_dev",
+)
 STUDENT, TEACHER = "resnet18", "tf_efficientnet_lite0"
 
 
 def knn(backbone: str, weights: str, size: int, train: Path, test: Path) -> tuple[float, int]:
     """Accuracy of 20 neighbours on the test images, and their number."""
-    settings = {"backbone": {"name": backbone, "weights": weights, "size": size}, "task": "classify", "tuning": "probe"}
+    settings = {
+        "backbone": {"name": backbone, "weights": weights, "size": size},
+        "task": "classify",
+        "tuning": "probe",
+    }
     known, asked = read_table(train), read_table(test)
     model = build(with_settings(Recipe(), settings), known.classes)
     found = [features(model, table.samples) for table in (known, asked)]
     middle = found[0].mean(0)
-    truths = [torch.tensor([known.classes.index(sample.truth.names[0]) for sample in table.samples]) for table in (known, asked)]
+    truths = [
+        torch.tensor([known.classes.index(sample.truth.names[0]) for sample in table.samples])
+        for table in (known, asked)
+    ]
     answers = torch.eye(len(known.classes))[truths[0]]
-    parts = torch.cat([votes(part - middle, found[0] - middle, answers) for part in found[1].split(256)])
+    parts = torch.cat(
+        [votes(part - middle, found[0] - middle, answers) for part in found[1].split(256)]
+    )
     return float((parts.argmax(1) == truths[1]).float().mean()), len(truths[1])
 
 
@@ -64,9 +82,13 @@ def features(model: Any, samples: Sequence[Sample], framing: Framing = "crop") -
     """(N, D): the pooled ones of the model's backbone."""
     model.eval()
     pixels = Pixels(model.backbone.input.size, framing, keep=False)
-    pictures = Pictures(samples, pixels, evaluation(model.backbone.input, framing), lambda truth, size: {}, 0)
+    pictures = Pictures(
+        samples, pixels, evaluation(model.backbone.input, framing), lambda truth, size: {}, 0
+    )
     batches = loader(pictures, Order(len(pictures), 128))
-    return torch.cat([model.backbone(batch.images, {Provides.POOLED}).pooled.float() for batch in batches])
+    return torch.cat(
+        [model.backbone(batch.images, {Provides.POOLED}).pooled.float() for batch in batches]
+    )
 
 
 def few(train: Path, test: Path, seed: int, into: Path) -> Path:
@@ -75,7 +97,9 @@ def few(train: Path, test: Path, seed: int, into: Path) -> Path:
     lines = ["path\tlabel\tsplit"]
     for name in known.classes:
         own = [sample for sample in known.samples if sample.truth.names[0] == name]
-        lines += [f"{own[place].path}\t{name}\ttrain" for place in rng.permutation(len(own))[:LABELS]]
+        lines += [
+            f"{own[place].path}\t{name}\ttrain" for place in rng.permutation(len(own))[:LABELS]
+        ]
     lines += [f"{sample.path}\t{sample.truth.names[0]}\ttest" for sample in asked.samples]
     into.write_text("\n".join(lines), encoding="utf-8")
     return into
@@ -84,19 +108,48 @@ def few(train: Path, test: Path, seed: int, into: Path) -> Path:
 def from_nothing(way: str, seed: int, minutes: float, data: Path, run: Path) -> dict[str, Any]:
     name, size, objective, lr = NETWORKS[way]
     train, test = data / "cifar10" / "train", data / "cifar10" / "test"
-    said: dict[str, Any] = {"backbone": name, "weights": "none", "size": size, "seed": seed, "device": "cpu", "minutes": minutes}
+    said: dict[str, Any] = {
+        "backbone": name,
+        "weights": "none",
+        "size": size,
+        "seed": seed,
+        "device": "cpu",
+        "minutes": minutes,
+    }
     if not (run / "finished.json").is_file():
         foveate.pretrain(train, objective=objective, lr=lr, out=run, **said)
     learnt = Run.open(run).outcome()
-    row: dict[str, Any] = {"seconds": learnt["seconds"], "epochs": learnt["epochs"], "objective": objective, "backbone": name}
+    row: dict[str, Any] = {
+        "seconds": learnt["seconds"],
+        "epochs": learnt["epochs"],
+        "objective": objective,
+        "backbone": name,
+    }
     row["knn_random"], row["count"] = knn(name, "none", size, train, test)
     row["knn"], _ = knn(str(run), "auto", size, train, test)
     for draw in range(DRAWS):
         table = few(train, test, draw, run.parent / f"{run.name}-few-{draw}.tsv")
-        plain = {"settings": {"data.val": 0, "data.near_duplicates": 1}, "device": "cpu", "seed": draw, "size": size}
-        probe = foveate.fit(table, tuning="probe", backbone=str(run), out=run.parent / f"{run.name}-probe-{draw}", **plain)
+        plain = {
+            "settings": {"data.val": 0, "data.near_duplicates": 1},
+            "device": "cpu",
+            "seed": draw,
+            "size": size,
+        }
+        probe = foveate.fit(
+            table,
+            tuning="probe",
+            backbone=str(run),
+            out=run.parent / f"{run.name}-probe-{draw}",
+            **plain,
+        )
         scratch = foveate.fit(
-            table, tuning="full", backbone=name, weights="none", epochs=60, out=run.parent / f"{run.name}-scratch-{draw}", **plain
+            table,
+            tuning="full",
+            backbone=name,
+            weights="none",
+            epochs=60,
+            out=run.parent / f"{run.name}-scratch-{draw}",
+            **plain,
         )
         for word, fitted in (("probe", probe), ("scratch", scratch)):
             row.setdefault(f"{word}_100", []).append(fitted.numbers()["accuracy"])
@@ -111,22 +164,61 @@ def distilled(seed: int, minutes: float, data: Path, run: Path) -> dict[str, Any
             link.parent.mkdir(parents=True, exist_ok=True)
             if not link.is_symlink():
                 link.symlink_to(path.resolve())
-    said: dict[str, Any] = {"backbone": STUDENT, "weights": "none", "size": 128, "seed": seed, "device": "cpu", "minutes": minutes}
+    said: dict[str, Any] = {
+        "backbone": STUDENT,
+        "weights": "none",
+        "size": 128,
+        "seed": seed,
+        "device": "cpu",
+        "minutes": minutes,
+    }
     own = {"task.teacher": TEACHER, "task.teacher_weights": "offline"}
     found = foveate.pretrain(photos, objective="distill", out=run, settings=own, **said)
     row: dict[str, Any] = {"seconds": found.outcome["seconds"], "epochs": found.outcome["epochs"]}
-    for word, name, weights in (("random", STUDENT, "none"), ("student", str(run), "auto"), ("teacher", TEACHER, "offline")):
+    for word, name, weights in (
+        ("random", STUDENT, "none"),
+        ("student", str(run), "auto"),
+        ("teacher", TEACHER, "offline"),
+    ):
         out = run.parent / f"{run.name}-{word}"
-        plain = {"settings": {"data.val": 0, "data.test": 0}, "device": "cpu", "seed": seed, "size": 128}
-        fitted = foveate.fit(data / "clothing" / "train", tuning="probe", backbone=name, weights=weights, out=out, **plain)
+        plain = {
+            "settings": {"data.val": 0, "data.test": 0},
+            "device": "cpu",
+            "seed": seed,
+            "size": 128,
+        }
+        fitted = foveate.fit(
+            data / "clothing" / "train",
+            tuning="probe",
+            backbone=name,
+            weights=weights,
+            out=out,
+            **plain,
+        )
         told = foveate.evaluate(fitted.run, data / "clothing" / "validation").numbers()
         row |= {word: told["accuracy"], "count": told["count"]}
     return row
 
 
-def explored(seed: int, minutes: float, weights: str, brain: tuple[Path, Path], run: Path) -> dict[str, Any]:
-    said: dict[str, Any] = {"backbone": "vit_small_patch14_dinov2", "weights": weights, "size": 112, "seed": seed, "device": "cpu"}
-    found = foveate.pretrain(brain[0], objective="lejepa", labels=brain[1], out=run, minutes=minutes, batch_size=32, **said)
+def explored(
+    seed: int, minutes: float, weights: str, brain: tuple[Path, Path], run: Path
+) -> dict[str, Any]:
+    said: dict[str, Any] = {
+        "backbone": "vit_small_patch14_dinov2",
+        "weights": weights,
+        "size": 112,
+        "seed": seed,
+        "device": "cpu",
+    }
+    found = foveate.pretrain(
+        brain[0],
+        objective="lejepa",
+        labels=brain[1],
+        out=run,
+        minutes=minutes,
+        batch_size=32,
+        **said,
+    )
     return {**found.numbers(), "epochs": found.outcome["epochs"], "run": run.name}
 
 
@@ -163,7 +255,13 @@ def main() -> None:
         elif way == "distill":
             row = distilled(seed, options.minutes, options.data, run)
         else:
-            row = explored(seed, options.minutes, way.partition(":")[2], sets(options.data, options.out)["brain_mri"], run)
+            row = explored(
+                seed,
+                options.minutes,
+                way.partition(":")[2],
+                sets(options.data, options.out)["brain_mri"],
+                run,
+            )
         rows.add({**about, "threads": options.threads, **row})
     print(summary(rows.rows))
 

@@ -29,7 +29,11 @@ from spine import words as typed
 SHOTS = 8
 ZERO = "zeroshot"
 RATES = {ZERO: 0.0, "tip": 0.0, "tip_f": 1e-3, "coop": 2e-3, "cocoop": 2e-3, "clip_lora": 2e-4}
-PLAIN = {"augment": {"policy": "none", "crop": 1, "flip": 0}, "data.val": 0, "data.near_duplicates": 1}
+PLAIN = {
+    "augment": {"policy": "none", "crop": 1, "flip": 0},
+    "data.val": 0,
+    "data.near_duplicates": 1,
+}
 
 
 def table(folder: Path, rows: list[dict[str, Any]], seed: int, into: Path) -> Path:
@@ -40,13 +44,17 @@ def table(folder: Path, rows: list[dict[str, Any]], seed: int, into: Path) -> Pa
         category = row["category"]
         taught[category] = taught.get(category, 0) + 1
         split = "train" if taught[category] <= SHOTS else "test"
-        lines.append(f"{folder / 'google' / row['image']}\t{category.lower().replace(' & ', ' and ')}\t{split}")
+        lines.append(
+            f"{folder / 'google' / row['image']}\t{category.lower().replace(' & ', ' and ')}\t{split}"
+        )
     file = into / "emoji.tsv"
     file.write_text("\n".join(lines), encoding="utf-8")
     return file
 
 
-def measured(way: str, rate: float, clip: Path, folder: Path, rows: list[dict[str, Any]], seed: int) -> dict[str, Any]:
+def measured(
+    way: str, rate: float, clip: Path, folder: Path, rows: list[dict[str, Any]], seed: int
+) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as place:
         settings = {**PLAIN, **({"training.lr": rate} if rate else {})}
         data = table(folder, rows, seed, Path(place))
@@ -57,13 +65,18 @@ def measured(way: str, rate: float, clip: Path, folder: Path, rows: list[dict[st
 
 
 def summary(rows: list[dict[str, Any]]) -> str:
-    lines = ["| names | tuning | rate | accuracy, mean | by seed | 95 % interval of one draw |", "|---|---|---|---|---|---|"]
+    lines = [
+        "| names | tuning | rate | accuracy, mean | by seed | 95 % interval of one draw |",
+        "|---|---|---|---|---|---|",
+    ]
     for kind, way, rate in dict.fromkeys((row["names"], row["way"], row["rate"]) for row in rows):
         own = [row for row in rows if (row["names"], row["way"], row["rate"]) == (kind, way, rate)]
         mean = statistics.mean(row["accuracy"] for row in own)
         low, high = wilson(mean * own[0]["count"], own[0]["count"])
         each = ", ".join(f"{row['accuracy']:.3f}" for row in own)
-        lines.append(f"| {kind} | {way} | {rate:g} | {mean:.3f} | {each} | {low:.3f} to {high:.3f} |")
+        lines.append(
+            f"| {kind} | {way} | {rate:g} | {mean:.3f} | {each} | {low:.3f} to {high:.3f} |"
+        )
     return "\n".join(lines)
 
 
@@ -77,7 +90,19 @@ def main() -> None:
         for rate in options.rates if RATES[way] and options.rates else [RATES[way]]:
             about = {"names": kind, "way": way, "rate": rate, "seed": seed}
             if not rows.has(**about):
-                rows.add({**about, **measured(way, rate, options.out / f"small-clip-{kind}-both-0", folder, asked, seed)})
+                rows.add(
+                    {
+                        **about,
+                        **measured(
+                            way,
+                            rate,
+                            options.out / f"small-clip-{kind}-both-0",
+                            folder,
+                            asked,
+                            seed,
+                        ),
+                    }
+                )
     print(summary(rows.rows))
 
 

@@ -26,11 +26,29 @@ BACKBONES = [
 ]
 
 
-def raced(data: Path, backbones: list[str], seed: int, images: int, threads: int) -> tuple[list[dict[str, Any]], float]:
+def raced(
+    data: Path, backbones: list[str], seed: int, images: int, threads: int
+) -> tuple[list[dict[str, Any]], float]:
     """A row for each backbone, the best first, and the seconds from words to table."""
-    said = ["models", *backbones, "--race", str(data), "--seed", str(seed), "--images", str(images), "--device", "cpu", "--json"]
+    said = [
+        "models",
+        *backbones,
+        "--race",
+        str(data),
+        "--seed",
+        str(seed),
+        "--images",
+        str(images),
+        "--device",
+        "cpu",
+        "--json",
+    ]
     with tempfile.TemporaryDirectory() as folder:
-        last, seconds = python(["-c", "from foveate.cli.main import main; main()", *said], threads, FOVEATE_CACHE=folder)
+        last, seconds = python(
+            ["-c", "from foveate.cli.main import main; main()", *said],
+            threads,
+            FOVEATE_CACHE=folder,
+        )
     return json.loads(last)["race"], seconds
 
 
@@ -39,11 +57,28 @@ def summary(rows: list[dict[str, Any]]) -> str:
     lines = [heads, ["---"] * len(heads)]
     for row in rows:
         found = [row[key] for key in ("linear", "knn", "behind")]
-        scores = [f"{score['value']:.3f} [{score['low']:.3f}, {score['high']:.3f}]" for score in found]
+        scores = [
+            f"{score['value']:.3f} [{score['low']:.3f}, {score['high']:.3f}]" for score in found
+        ]
         name = f"{row['backbone']}:{row['weights']}"
-        lines.append([row["set"], str(row["seed"]), name, *scores, f"{row['log_loss']:.3f}", f"{row['seconds']:.0f}"])
-    races = dict.fromkeys((row["set"], row["seed"], row["images"], row["threads"], row["race_seconds"]) for row in rows)
-    told = [f"{name}, seed {seed}, {images} images, {threads} threads: {took:.0f} s" for name, seed, images, threads, took in races]
+        lines.append(
+            [
+                row["set"],
+                str(row["seed"]),
+                name,
+                *scores,
+                f"{row['log_loss']:.3f}",
+                f"{row['seconds']:.0f}",
+            ]
+        )
+    races = dict.fromkeys(
+        (row["set"], row["seed"], row["images"], row["threads"], row["race_seconds"])
+        for row in rows
+    )
+    told = [
+        f"{name}, seed {seed}, {images} images, {threads} threads: {took:.0f} s"
+        for name, seed, images, threads, took in races
+    ]
     return "\n".join([*(f"| {' | '.join(line)} |" for line in lines), "", *told])
 
 
@@ -52,10 +87,17 @@ def main() -> None:
     rows = Rows(options.out / "race.jsonl")
     for name in options.sets:
         for seed in options.seeds:
-            about = {"set": name, "seed": seed, "images": options.images, "threads": options.threads}
+            about = {
+                "set": name,
+                "seed": seed,
+                "images": options.images,
+                "threads": options.threads,
+            }
             if rows.has(**about):
                 continue
-            found, seconds = raced(options.data / SETS[name], options.ways, seed, options.images, options.threads)
+            found, seconds = raced(
+                options.data / SETS[name], options.ways, seed, options.images, options.threads
+            )
             for row in found:
                 rows.add({**about, "race_seconds": round(seconds, 1), **row})
     print(summary(rows.rows))

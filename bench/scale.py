@@ -39,27 +39,57 @@ def pictures(folder: Path, count: int) -> Path:
             file.parent.mkdir(parents=True, exist_ok=True)
             chance = np.random.default_rng([place, 0])
             field = chance.integers(0, 200, (8, 8, 3)) + TINTS[place % CLASSES]
-            Image.fromarray(field.astype(np.uint8)).resize((SIDE, SIDE), Image.Resampling.BICUBIC).save(file)
+            Image.fromarray(field.astype(np.uint8)).resize(
+                (SIDE, SIDE), Image.Resampling.BICUBIC
+            ).save(file)
     return folder
 
 
 def measured(folder: Path, threads: int, seed: int, room: int) -> dict[str, Any]:
     """One fit; megabytes are those of the process alone."""
-    said = ["fit", str(folder), "--tuning", "probe", "--backbone", "resnet10t", "--weights", "none", "--size", str(SIDE)]
+    said = [
+        "fit",
+        str(folder),
+        "--tuning",
+        "probe",
+        "--backbone",
+        "resnet10t",
+        "--weights",
+        "none",
+        "--size",
+        str(SIDE),
+    ]
     said += ["--seed", str(seed), "--device", "cpu", "--json"]
     with tempfile.TemporaryDirectory() as place:
-        code = f"from foveate.utils import memory; memory.total = lambda: {int(room * 1e6 / MEMORY_SHARE)}; " if room else ""
+        code = (
+            f"from foveate.utils import memory; memory.total = lambda: {int(room * 1e6 / MEMORY_SHARE)}; "
+            if room
+            else ""
+        )
         code += "from foveate.cli.main import main; main()"
-        limits = {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads), "FOVEATE_CACHE": str(Path(place) / "cache")}
+        limits = {
+            "OMP_NUM_THREADS": str(threads),
+            "MKL_NUM_THREADS": str(threads),
+            "FOVEATE_CACHE": str(Path(place) / "cache"),
+        }
         log = os.open(Path(place) / "log", os.O_CREAT | os.O_WRONLY)
         actions = [(os.POSIX_SPAWN_DUP2, log, 1), (os.POSIX_SPAWN_DUP2, log, 2)]
-        start, command = time.perf_counter(), [sys.executable, "-c", code, *said, "--out", str(Path(place) / "run")]
-        process = os.posix_spawn(sys.executable, command, {**os.environ, **limits}, file_actions=actions)
+        start, command = (
+            time.perf_counter(),
+            [sys.executable, "-c", code, *said, "--out", str(Path(place) / "run")],
+        )
+        process = os.posix_spawn(
+            sys.executable, command, {**os.environ, **limits}, file_actions=actions
+        )
         _, status, used = os.wait4(process, 0)
         seconds = time.perf_counter() - start
         if status:
             sys.exit((Path(place) / "log").read_text()[-3000:])
-    return {"seconds": seconds, "processor": used.ru_utime + used.ru_stime, "megabytes": used.ru_maxrss / 1024}
+    return {
+        "seconds": seconds,
+        "processor": used.ru_utime + used.ru_stime,
+        "megabytes": used.ru_maxrss / 1024,
+    }
 
 
 def plot(rows: list[dict[str, Any]], file: Path) -> None:
@@ -85,12 +115,20 @@ def main() -> None:
     options = words(__doc__, [], COUNTS, threads=1, plot="", room=0)
     rows = Rows(options.out / "scale.jsonl")
     for way in options.ways:
-        key = {"images": int(way), "threads": options.threads, "seed": options.seeds[0], "room": options.room}
+        key = {
+            "images": int(way),
+            "threads": options.threads,
+            "seed": options.seeds[0],
+            "room": options.room,
+        }
         if not rows.has(**key):
             folder = pictures(options.out / f"generated-{way}", int(way))
             rows.add({**key, **measured(folder, options.threads, options.seeds[0], options.room)})
     if options.plot:
-        plot([row for row in rows.rows if row["threads"] == options.threads and not row["room"]], Path(options.plot))
+        plot(
+            [row for row in rows.rows if row["threads"] == options.threads and not row["room"]],
+            Path(options.plot),
+        )
 
 
 if __name__ == "__main__":

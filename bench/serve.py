@@ -57,12 +57,21 @@ def main() -> None:
         if rows.has(way=way):
             continue
         if way == "memory":
-            row = {"megabytes": {str(count): held(_runs(options, count), contents[0], options.threads) for count in (1, SEVERAL)}}
+            row = {
+                "megabytes": {
+                    str(count): held(_runs(options, count), contents[0], options.threads)
+                    for count in (1, SEVERAL)
+                }
+            }
         else:
             run = _runs(options, 1)[0]
             server, port = started([run], options.threads)
             try:
-                row = speed(run, paths, contents, port) if way == "speed" else flood(way, contents, port, server, options.minutes)
+                row = (
+                    speed(run, paths, contents, port)
+                    if way == "speed"
+                    else flood(way, contents, port, server, options.minutes)
+                )
             finally:
                 code = stopped(server)
             row["ended_with"] = code
@@ -73,7 +82,9 @@ def _runs(options: Any, count: int) -> list[Path]:
     """A probe, and copies of it under other names: what they have in common is their backbone, and heads are not shared."""
     runs = [options.out / f"serve-clothing-{number}" for number in range(count)]
     if not (runs[0] / "finished.json").is_file():
-        foveate.fit(options.data / "clothing" / "train", weights="offline", device="cpu", out=runs[0])
+        foveate.fit(
+            options.data / "clothing" / "train", weights="offline", device="cpu", out=runs[0]
+        )
     for copy in runs[1:]:
         shutil.copytree(runs[0], copy, dirs_exist_ok=True)
     return runs
@@ -85,10 +96,24 @@ def stopped(server: subprocess.Popen[bytes]) -> int:
 
 
 def started(runs: list[Path], threads: int) -> tuple[subprocess.Popen[bytes], int]:
-    command = [sys.executable, "-m", "foveate", "serve", *map(str, runs), "--port", "0", "--batch", str(BATCH), "--room", str(ROOM)]
+    command = [
+        sys.executable,
+        "-m",
+        "foveate",
+        "serve",
+        *map(str, runs),
+        "--port",
+        "0",
+        "--batch",
+        str(BATCH),
+        "--room",
+        str(ROOM),
+    ]
     log = Path(tempfile.mkstemp(suffix=".log")[1])
     with log.open("w", encoding="utf-8") as file:
-        server = subprocess.Popen(command, stdout=file, stderr=file, env={**os.environ, "OMP_NUM_THREADS": str(threads)})
+        server = subprocess.Popen(
+            command, stdout=file, stderr=file, env={**os.environ, "OMP_NUM_THREADS": str(threads)}
+        )
     while server.poll() is None:
         found = re.search(r"serving on http://127.0.0.1:(\d+)", log.read_text(encoding="utf-8"))
         if found:
@@ -111,7 +136,10 @@ class Client:
 
     def ask(self, content: bytes, address: str = "/predict") -> None:
         self.start, self.found = time.perf_counter(), b""
-        self.door.sendall(f"POST {address} HTTP/1.1\r\nHost: a\r\nContent-Length: {len(content)}\r\n\r\n".encode() + content)
+        self.door.sendall(
+            f"POST {address} HTTP/1.1\r\nHost: a\r\nContent-Length: {len(content)}\r\n\r\n".encode()
+            + content
+        )
 
     def answer(self) -> int | None:
         """The status when all of it is there; 0 where the connection is gone."""
@@ -129,7 +157,11 @@ def crowd(
 ) -> list[tuple[int, float]]:
     """Status and seconds of each answer to clients that ask again as soon as they are answered, each picture once, or for so many
     `seconds`; or no more often than `rate` times a second, all together."""
-    choose, told, begin = selectors.DefaultSelector(), list[tuple[int, float]](), time.perf_counter()
+    choose, told, begin = (
+        selectors.DefaultSelector(),
+        list[tuple[int, float]](),
+        time.perf_counter(),
+    )
     queue = iter(contents) if not seconds else itertools.cycle(contents)
     idle, asked, more = [Client.of(port) for _ in range(clients)], 0, True
     for client in idle:
@@ -171,25 +203,52 @@ def speed(run: Path, paths: list[Path], contents: list[bytes], port: int) -> dic
             bare.append(len(paths) / (middle - start))
             served.append(len(paths) / (end - middle))
     ratios = [one / other for one, other in zip(served, bare, strict=True)]
-    medians = {"bare": statistics.median(bare), "served": statistics.median(served), "ratio": statistics.median(ratios)}
+    medians = {
+        "bare": statistics.median(bare),
+        "served": statistics.median(served),
+        "ratio": statistics.median(ratios),
+    }
     return {**medians, "ratios": ratios, "clients": CLIENTS}
 
 
-def flood(way: str, contents: list[bytes], port: int, server: subprocess.Popen[bytes], minutes: float) -> dict[str, Any]:
+def flood(
+    way: str, contents: list[bytes], port: int, server: subprocess.Popen[bytes], minutes: float
+) -> dict[str, Any]:
     alone = [seconds for _, seconds in crowd(port, contents[:200], 1)]
     start = time.perf_counter()
     can = len(crowd(port, contents, CLIENTS)) / (time.perf_counter() - start)
-    memory, middle = [_megabytes(server)], threading.Timer(30 * minutes, lambda: memory.append(_megabytes(server)))
+    memory, middle = (
+        [_megabytes(server)],
+        threading.Timer(30 * minutes, lambda: memory.append(_megabytes(server))),
+    )
     middle.start()
-    told = crowd(port, contents, CROWD, seconds=60 * minutes, rate=TIMES * can if way == "flood" else 0.0)
+    told = crowd(
+        port, contents, CROWD, seconds=60 * minutes, rate=TIMES * can if way == "flood" else 0.0
+    )
     middle.join()
     memory.append(_megabytes(server))
-    taken, refused = ([seconds for status, seconds in told if status == wanted] for wanted in (200, 429))
+    taken, refused = (
+        [seconds for status, seconds in told if status == wanted] for wanted in (200, 429)
+    )
     per_second = len(taken) / (60 * minutes)
-    slow = {"alone_p99": float(np.quantile(alone, 0.99)), "taken_p99": float(np.quantile(taken, 0.99))}
-    statuses = {str(status): count for status, count in sorted(Counter(status for status, _ in told).items())}
-    about = {"can": can, "asked_per_second": len(told) / (60 * minutes), "statuses": statuses, "per_second": per_second}
-    slow |= {"taken_median": statistics.median(taken), "refused_p99": float(np.quantile(refused, 0.99))}
+    slow = {
+        "alone_p99": float(np.quantile(alone, 0.99)),
+        "taken_p99": float(np.quantile(taken, 0.99)),
+    }
+    statuses = {
+        str(status): count
+        for status, count in sorted(Counter(status for status, _ in told).items())
+    }
+    about = {
+        "can": can,
+        "asked_per_second": len(told) / (60 * minutes),
+        "statuses": statuses,
+        "per_second": per_second,
+    }
+    slow |= {
+        "taken_median": statistics.median(taken),
+        "refused_p99": float(np.quantile(refused, 0.99)),
+    }
     return {**about, **slow, "room_seconds": ROOM / per_second, "megabytes": memory}
 
 

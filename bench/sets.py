@@ -26,15 +26,21 @@ def materialise(source: Path, out: Path, test: float, seed: int) -> None:
     clusters = near_copies(thumbs, DataRecipe().near_duplicates)
     labels = [sample.truth.names for sample in table.samples]
     groups = [f"near-copies {cluster}" for cluster in clusters]
-    for sample, split in zip(table.samples, make_splits(labels, groups, 0, test, seed), strict=True):
+    for sample, split in zip(
+        table.samples, make_splits(labels, groups, 0, test, seed), strict=True
+    ):
         link = out / split / sample.truth.names[0] / sample.path.name
         link.parent.mkdir(parents=True, exist_ok=True)
         link.symlink_to(sample.path.resolve())
-    print(f"{len(labels)} images in {len(set(groups))} clusters, the largest of {np.bincount(clusters).max()}")
+    print(
+        f"{len(labels)} images in {len(set(groups))} clusters, the largest of {np.bincount(clusters).max()}"
+    )
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("source", type=Path)
     parser.add_argument("out", type=Path)
     parser.add_argument("--test", type=float, default=0.25)

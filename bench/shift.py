@@ -61,11 +61,18 @@ def emoji(folder: Path, seed: int, validate: bool, into: Path) -> Case:
         return tabled(pairs, into / f"{word}.tsv")
 
     unlabelled = [folder / AWAY / known[name]["image"] for name in taught]
-    return Case(table(taught, HOME, "taught"), table(asked, HOME, "home"), table(asked, AWAY, "away"), unlabelled)
+    return Case(
+        table(taught, HOME, "taught"),
+        table(asked, HOME, "home"),
+        table(asked, AWAY, "away"),
+        unlabelled,
+    )
 
 
 def tabled(pairs: Iterable[tuple[Path, str]], file: Path) -> Path:
-    file.write_text("\n".join(["path\tlabel", *(f"{path}\t{label}" for path, label in pairs)]), encoding="utf-8")
+    file.write_text(
+        "\n".join(["path\tlabel", *(f"{path}\t{label}" for path, label in pairs)]), encoding="utf-8"
+    )
     return file
 
 
@@ -88,7 +95,13 @@ def scanned_otherwise(pixels: np.ndarray, seed: int) -> np.ndarray:
 
 def measured(case: Case, way: str, seed: int, size: int, epochs: int, into: Path) -> dict[str, str]:
     """'1001...' by what answered: home, away, and away after each adaptation."""
-    said: dict[str, Any] = {"weights": "offline", "backbone": "tf_efficientnet_lite0", "device": "cpu", "seed": seed, "size": size}
+    said: dict[str, Any] = {
+        "weights": "offline",
+        "backbone": "tf_efficientnet_lite0",
+        "device": "cpu",
+        "seed": seed,
+        "size": size,
+    }
     settings: dict[str, Any] = {"data.test": 0, "training.epochs": epochs}
     run = foveate.fit(case.taught, out=into / "run", tuning=way, settings=settings, **said).run
     drop = foveate.evaluate(run, case.home, shift=case.away)
@@ -100,13 +113,18 @@ def measured(case: Case, way: str, seed: int, size: int, epochs: int, into: Path
 
 
 def hits(evaluation: Path) -> str:
-    rows = map(json.loads, (evaluation / "predictions.jsonl").read_text(encoding="utf-8").splitlines())
+    rows = map(
+        json.loads, (evaluation / "predictions.jsonl").read_text(encoding="utf-8").splitlines()
+    )
     return "".join(str(int(row["truth"] == [row["answer"]])) for row in rows)
 
 
 def summary(rows: list[dict[str, Any]]) -> str:
     """The table of docs/benchmarks.md: accuracies over all images of all seeds, and the share of the drop that is won back."""
-    lines = ["| set | way | images | home | away | drop | adapted by | away | won back | share of the drop |", "|---|" + "---|" * 9]
+    lines = [
+        "| set | way | images | home | away | drop | adapted by | away | won back | share of the drop |",
+        "|---|" + "---|" * 9,
+    ]
     for place, way, kind in dict.fromkeys((row["set"], row["way"], row["names"]) for row in rows):
         own = [row for row in rows if (row["set"], row["way"], row["names"]) == (place, way, kind)]
         right = {who: by_image([row["hits"][who] for row in own], place) for who in own[0]["hits"]}
@@ -128,7 +146,9 @@ def spread(figure: tuple[float, float, float]) -> str:
     return "{:.3f} [{:.3f}, {:.3f}]".format(*figure)
 
 
-def ratios(home: np.ndarray, away: np.ndarray, adapted: np.ndarray) -> list[tuple[float, float, float]]:
+def ratios(
+    home: np.ndarray, away: np.ndarray, adapted: np.ndarray
+) -> list[tuple[float, float, float]]:
     """Each figure with its interval; images are drawn with all their answers, those at home and away being of the same things."""
 
     def figures(places: np.ndarray) -> np.ndarray:
@@ -137,15 +157,27 @@ def ratios(home: np.ndarray, away: np.ndarray, adapted: np.ndarray) -> list[tupl
         return np.array([here, there, drop, after, won, won / drop if drop else np.nan])
 
     ends = bootstraps(figures, len(home), rounds=2000)
-    return [(float(value), *pair) for value, pair in zip(figures(np.arange(len(home))), ends, strict=True)]
+    return [
+        (float(value), *pair)
+        for value, pair in zip(figures(np.arange(len(home))), ends, strict=True)
+    ]
 
 
 def main() -> None:
-    options = words(__doc__, ["emoji", "brain_mri"], ["probe", "full"], threads=1, size=96, epochs=6, validate=0)
+    options = words(
+        __doc__, ["emoji", "brain_mri"], ["probe", "full"], threads=1, size=96, epochs=6, validate=0
+    )
     rows = Rows(options.out / "shift.jsonl")
     for name, way, seed in product(options.sets, options.ways, options.seeds):
         kind = "validation" if options.validate else "asked"
-        key = {"set": name, "way": way, "seed": seed, "names": kind, "size": options.size, "epochs": options.epochs}
+        key = {
+            "set": name,
+            "way": way,
+            "seed": seed,
+            "names": kind,
+            "size": options.size,
+            "epochs": options.epochs,
+        }
         if rows.has(**key):
             continue
         with tempfile.TemporaryDirectory() as place:

@@ -48,7 +48,9 @@ class Bench:
         self.recipes = {way: self._recipe(train, way) for way in WAYS if way != PIXELS}
         self.model = build(self.recipes["probe"][0], self.recipes["probe"][1].classes)
         table = self.recipes["probe"][1]
-        taught = table.with_samples(tuple(replace(sample, split="train") for sample in table.samples))
+        taught = table.with_samples(
+            tuple(replace(sample, split="train") for sample in table.samples)
+        )
         self.train = scanned_aloud(taught, self.model, self.data)
         self.test = scanned_aloud(read(self._said(test)), self.model, self.data)
         self.groups = clusters(self.train, self.data)
@@ -60,7 +62,11 @@ class Bench:
 
     @staticmethod
     def _said(folder: Path) -> Recipe:
-        said = {"data.path": str(folder), "backbone.weights": "offline", "training.channels_last": True}
+        said = {
+            "data.path": str(folder),
+            "backbone.weights": "offline",
+            "training.channels_last": True,
+        }
         return with_settings(Recipe(), said)
 
     def _recipe(self, train: Path, way: str) -> tuple[Recipe, Table]:
@@ -80,14 +86,19 @@ class Bench:
         taught, asked = self._features(recipe.task.settings["reads"])
         place = {digest: index for index, digest in enumerate(self.train.hashes)}
         rows = taught[[place[digest] for digest in drawn.hashes]]
-        folds = group_folds([label_names(sample) for sample in drawn.table.samples], groups, _FOLDS, seed)
+        folds = group_folds(
+            [label_names(sample) for sample in drawn.table.samples], groups, _FOLDS, seed
+        )
         return solved_answers(model, Known(rows, targets_of(drawn.table), folds), asked).argmax(1)
 
     def _features(self, reads: str) -> tuple[np.ndarray, np.ndarray]:
         if reads not in self.known:
             recipe = with_settings(self.recipes["probe"][0], {"task.reads": reads})
             model = build(recipe, self.recipes["probe"][1].classes)
-            both = (features_of(model, scanned, recipe, device_of("cpu")) for scanned in (self.train, self.test))
+            both = (
+                features_of(model, scanned, recipe, device_of("cpu"))
+                for scanned in (self.train, self.test)
+            )
             self.known[reads] = (next(both), next(both))
         return self.known[reads]
 
@@ -98,7 +109,9 @@ class Bench:
 
 def thumbnails(scanned: Scanned) -> np.ndarray:
     """(N, 3072) rows of mean 0 and length 1."""
-    rows = np.stack([_thumbnail(scanned.pixels.read(sample.path)[0]) for sample in scanned.table.samples])
+    rows = np.stack(
+        [_thumbnail(scanned.pixels.read(sample.path)[0]) for sample in scanned.table.samples]
+    )
     rows -= rows.mean(1, keepdims=True)
     return np.asarray(rows / np.linalg.norm(rows, axis=1, keepdims=True))
 
@@ -110,12 +123,19 @@ def _thumbnail(pixels: np.ndarray) -> np.ndarray:
 
 def summary(rows: list[dict[str, Any]]) -> str:
     """Mean accuracy and the 95 % interval of the mean over the draws: t over the deviation of the draws."""
-    lines = ["| head | " + " | ".join(f"{shots} a class" for shots in SHOTS) + " |", "|---" * (len(SHOTS) + 1) + "|"]
+    lines = [
+        "| head | " + " | ".join(f"{shots} a class" for shots in SHOTS) + " |",
+        "|---" * (len(SHOTS) + 1) + "|",
+    ]
     for way in dict.fromkeys(row["way"] for row in rows):
         cells = []
         for shots in SHOTS:
             found = [row["accuracy"] for row in rows if row["way"] == way and row["shots"] == shots]
-            reach = t.ppf(0.975, len(found) - 1) * statistics.stdev(found) / len(found) ** 0.5 if len(found) > 1 else float("nan")
+            reach = (
+                t.ppf(0.975, len(found) - 1) * statistics.stdev(found) / len(found) ** 0.5
+                if len(found) > 1
+                else float("nan")
+            )
             cells.append(f"{statistics.mean(found):.3f} ± {reach:.3f}" if found else "")
         lines.append(f"| {way} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
@@ -130,7 +150,14 @@ def main() -> None:
         for shots in SHOTS:
             for seed in range(options.draws):
                 if not rows.has(way=way, shots=shots, seed=seed):
-                    rows.add({"way": way, "shots": shots, "seed": seed, "accuracy": bench.accuracy(way, shots, seed)})
+                    rows.add(
+                        {
+                            "way": way,
+                            "shots": shots,
+                            "seed": seed,
+                            "accuracy": bench.accuracy(way, shots, seed),
+                        }
+                    )
     print(summary(rows.rows))
 
 

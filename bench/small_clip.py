@@ -48,7 +48,14 @@ CONFIG: dict[str, Any] = {
     "text_cfg": {"context_length": 24, "width": 128, "heads": 4, "layers": 2},
 }
 MEAN, STD = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
-TEMPLATES = ("a photo of a {}.", "a picture of a {}.", "a drawing of a {}.", "an emoji of a {}.", "{}.", "the {}.")
+TEMPLATES = (
+    "a photo of a {}.",
+    "a picture of a {}.",
+    "a drawing of a {}.",
+    "an emoji of a {}.",
+    "{}.",
+    "the {}.",
+)
 SIDED = {"left", "right", "leftwards", "rightwards", "clock", "arrow", "letter", "keycap"}
 
 
@@ -117,7 +124,9 @@ def pictures(folder: Path, rows: list[dict[str, Any]]) -> Tensor:
 
 
 def normalised(pixels: Tensor) -> Tensor:
-    return (pixels.float() / 255 - torch.tensor(MEAN).view(1, 3, 1, 1)) / torch.tensor(STD).view(1, 3, 1, 1)
+    return (pixels.float() / 255 - torch.tensor(MEAN).view(1, 3, 1, 1)) / torch.tensor(STD).view(
+        1, 3, 1, 1
+    )
 
 
 def plain(name: str) -> str:
@@ -150,11 +159,20 @@ def jittered(pixels: Tensor, flips: Tensor, strength: float) -> Tensor:
 
     angle, zoom = drawn(math.radians(15)), drawn(0.25).exp()
     mirror = torch.where(flips & (torch.rand(count) < 0.5), -1.0, 1.0)
-    rows = [zoom * angle.cos() * mirror, -zoom * angle.sin(), zoom * angle.sin() * mirror, zoom * angle.cos()]
+    rows = [
+        zoom * angle.cos() * mirror,
+        -zoom * angle.sin(),
+        zoom * angle.sin() * mirror,
+        zoom * angle.cos(),
+    ]
     moves = torch.cat([torch.stack(rows, 1).view(count, 2, 2), drawn(0.12, 2, 1)], 2)
     grid = functional.affine_grid(moves, list(pixels.shape), align_corners=False)
     moved = 255 - functional.grid_sample(255 - pixels.float(), grid, align_corners=False)
-    bright = (moved - 128) * (1 + drawn(0.3, 1, 1, 1)) * (1 + drawn(0.1, 3, 1, 1)) + 128 + drawn(30, 1, 1, 1)
+    bright = (
+        (moved - 128) * (1 + drawn(0.3, 1, 1, 1)) * (1 + drawn(0.1, 3, 1, 1))
+        + 128
+        + drawn(30, 1, 1, 1)
+    )
     gray = bright.mean(1, keepdim=True)
     return (gray + (bright - gray) * (1 + drawn(0.3, 1, 1, 1))).clamp(0, 255)
 
@@ -177,17 +195,27 @@ def trained(folder: Path, rows: list[dict[str, Any]], way: Way, epochs: int, see
     flips = torch.tensor([not sided(row) for row in rows])
     optimizer, steps = optimizer_of(model, way), epochs * (len(rows) // way.batch)
     for step, places in enumerate(drawn_places(len(rows), way.batch, epochs)):
-        views = range(len(way.styles)) if way.together else [torch.randint(len(way.styles), (len(places),))]
-        seen = torch.cat([jittered(pixels[view, places], flips[places], way.jitter) for view in views])
+        views = (
+            range(len(way.styles))
+            if way.together
+            else [torch.randint(len(way.styles), (len(places),))]
+        )
+        seen = torch.cat(
+            [jittered(pixels[view, places], flips[places], way.jitter) for view in views]
+        )
         seen = normalised(seen).contiguous(memory_format=torch.channels_last)
         found = model.encode_image(seen, normalize=True).split(len(places))
-        texts = model.encode_text(tokenizer([sentence(rows[place], way, draw) for place in places]), normalize=True)
+        texts = model.encode_text(
+            tokenizer([sentence(rows[place], way, draw) for place in places]), normalize=True
+        )
         scale = model.logit_scale.exp()
         loss = sum(contrast(view, texts, scale) for view in found) / len(found)
         if len(found) > 1:
             loss = loss + way.together * contrast(*found, scale)
         for group in optimizer.param_groups:
-            group["lr"] = way.rate * min(1, 20 * step / steps) * (1 + math.cos(math.pi * step / steps)) / 2
+            group["lr"] = (
+                way.rate * min(1, 20 * step / steps) * (1 + math.cos(math.pi * step / steps)) / 2
+            )
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -207,7 +235,11 @@ def described(way: Way) -> dict[str, Any]:
 
 def optimizer_of(model: Any, way: Way) -> torch.optim.Optimizer:
     """Words are rare: their embeddings, like vectors and scalars, are not pulled to 0."""
-    decays = [value for name, value in model.named_parameters() if value.ndim > 1 and "embedding" not in name]
+    decays = [
+        value
+        for name, value in model.named_parameters()
+        if value.ndim > 1 and "embedding" not in name
+    ]
     known = {id(value) for value in decays}
     rest = [value for value in model.parameters() if id(value) not in known]
     groups = [{"params": decays, "weight_decay": way.decay}, {"params": rest, "weight_decay": 0.0}]
@@ -217,7 +249,10 @@ def optimizer_of(model: Any, way: Way) -> torch.optim.Optimizer:
 def saved(model: Any, way: Way, folder: Path) -> Path:
     """In open_clip's format, for `--backbone clip:FOLDER`."""
     folder.mkdir(parents=True, exist_ok=True)
-    save_file({name: value.contiguous() for name, value in model.state_dict().items()}, folder / "open_clip_model.safetensors")
+    save_file(
+        {name: value.contiguous() for name, value in model.state_dict().items()},
+        folder / "open_clip_model.safetensors",
+    )
     content = {"model_cfg": described(way), "preprocess_cfg": {"mean": MEAN, "std": STD}}
     (folder / "open_clip_config.json").write_text(json.dumps(content, indent=2), encoding="utf-8")
     return folder
@@ -229,7 +264,10 @@ def saved(model: Any, way: Way, folder: Path) -> Path:
 @torch.inference_mode()
 def embedded(backbone: Any, folder: Path, rows: list[dict[str, Any]]) -> dict[str, Tensor]:
     """(N, D) of length 1: the names, and the pictures of each style."""
-    found = {style: backbone(normalised(pictures(folder / style, rows)), {Provides.POOLED}).pooled for style in STYLES}
+    found = {
+        style: backbone(normalised(pictures(folder / style, rows)), {Provides.POOLED}).pooled
+        for style in STYLES
+    }
     found["name"] = backbone.embed_text([plain(row["name"]) for row in rows])
     return {what: functional.normalize(value, dim=1) for what, value in found.items()}
 
@@ -243,25 +281,47 @@ def hits(queries: Tensor, answers: Tensor, top: int) -> np.ndarray:
 def scores(found: dict[str, Tensor], composed: np.ndarray) -> dict[str, dict[str, float]]:
     """Every query and answer, with 95 % intervals. `mean`: over the four of names and pictures, its interval over names; also over
     the names that are `composed` (N,) of words that training has read, and over the others, among the same answers."""
-    pairs = [(style, "name") for style in STYLES] + [("name", style) for style in STYLES] + [STYLES, STYLES[::-1]]
+    pairs = (
+        [(style, "name") for style in STYLES]
+        + [("name", style) for style in STYLES]
+        + [STYLES, STYLES[::-1]]
+    )
     told = {}
     for top in (1, 5):
-        won = {f"{query} -> {answer}": hits(found[query], found[answer], top) for query, answer in pairs}
+        won = {
+            f"{query} -> {answer}": hits(found[query], found[answer], top)
+            for query, answer in pairs
+        }
         chance = top / len(composed)
         for pair, each in won.items():
             low, high = wilson(int(each.sum()), len(each))
-            told[f"{pair}, top {top}"] = {"value": float(each.mean()), "low": low, "high": high, "chance": chance}
+            told[f"{pair}, top {top}"] = {
+                "value": float(each.mean()),
+                "low": low,
+                "high": high,
+                "chance": chance,
+            }
         four = np.mean([each for pair, each in won.items() if "name" in pair], 0)
         parts = {"": composed | True, " of known words": composed, " with a new word": ~composed}
         for part, own in ((part, four[chosen]) for part, chosen in parts.items()):
-            low, high = bootstrap(lambda places, own=own: float(own[places].mean()), len(own), rounds=2000)
+            low, high = bootstrap(
+                lambda places, own=own: float(own[places].mean()), len(own), rounds=2000
+            )
             about = {"chance": chance, "count": len(own)}
-            told[f"mean{part}, top {top}"] = {"value": float(own.mean()), "low": low, "high": high, **about}
+            told[f"mean{part}, top {top}"] = {
+                "value": float(own.mean()),
+                "low": low,
+                "high": high,
+                **about,
+            }
     return told
 
 
 def summary(rows: list[dict[str, Any]]) -> str:
-    lines = ["| way | seed | names | epochs | seconds | of | found | 95 % | chance | times chance |", "|---|" + "---|" * 9]
+    lines = [
+        "| way | seed | names | epochs | seconds | of | found | 95 % | chance | times chance |",
+        "|---|" + "---|" * 9,
+    ]
     for row in rows:
         about = f"| {row['way']} | {row['seed']} | {row['names']} | {row['epochs']} | {row['seconds']:.0f}"
         for what, score in row["scores"].items():
@@ -272,12 +332,22 @@ def summary(rows: list[dict[str, Any]]) -> str:
 
 def words_of(rows: list[dict[str, Any]]) -> set[str]:
     """All that training can read of them."""
-    texts = [text for row in rows for text in (row["name"], *row["short_names"], row["category"], row["subcategory"])]
+    texts = [
+        text
+        for row in rows
+        for text in (row["name"], *row["short_names"], row["category"], row["subcategory"])
+    ]
     return {word for text in texts for word in plain(text).split()}
 
 
 def measured(
-    folder: Path, taught: list[dict[str, Any]], asked: list[dict[str, Any]], way: Way, epochs: int, seed: int, where: Path
+    folder: Path,
+    taught: list[dict[str, Any]],
+    asked: list[dict[str, Any]],
+    way: Way,
+    epochs: int,
+    seed: int,
+    where: Path,
 ) -> dict[str, Any]:
     """Trains on `taught`, saves at `where`, opens it as a user would, scores `asked`; seconds: of the processor, in training."""
     start = time.process_time()
@@ -286,15 +356,23 @@ def measured(
     backbone = FAMILIES.load("clip")().open(f"clip:{saved(model, way, where)}", "auto").eval()
     read = words_of(taught)
     composed = np.array([set(plain(row["name"]).split()) <= read for row in asked])
-    return {"seconds": round(seconds, 1), "count": len(asked), "scores": scores(embedded(backbone, folder, asked), composed)}
+    return {
+        "seconds": round(seconds, 1),
+        "count": len(asked),
+        "scores": scores(embedded(backbone, folder, asked), composed),
+    }
 
 
 def main() -> None:
-    options = words(__doc__, ["emoji"], ["both", "google", "twitter"], threads=1, epochs=40, validate=0)
+    options = words(
+        __doc__, ["emoji"], ["both", "google", "twitter"], threads=1, epochs=40, validate=0
+    )
     torch.set_num_threads(options.threads)
     folder, rows = options.data / "emoji", Rows(options.out / "small-clip.jsonl")
     known = named(folder)
-    unseen, validation, training = ([known[name] for name in part] for part in parted(sorted(known)))
+    unseen, validation, training = (
+        [known[name] for name in part] for part in parted(sorted(known))
+    )
     asked, taught = (validation, training) if options.validate else (unseen, training + validation)
     kind = "validation" if options.validate else "unseen"
     for name in options.ways:
@@ -302,7 +380,12 @@ def main() -> None:
             about = {"way": name, "seed": seed, "names": kind, "epochs": options.epochs}
             if not rows.has(**about):
                 where = options.out / f"small-clip-{kind}-{name}-{seed}"
-                rows.add({**about, **measured(folder, taught, asked, WAYS[name], options.epochs, seed, where)})
+                rows.add(
+                    {
+                        **about,
+                        **measured(folder, taught, asked, WAYS[name], options.epochs, seed, where),
+                    }
+                )
     print(summary(rows.rows))
 
 

@@ -47,7 +47,12 @@ def python(code: list[str], threads: int, **environment: str) -> tuple[str, floa
     """Runs a fresh interpreter; gives its last line and the seconds it took (`spent` tells the processor's)."""
     limits = {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
     start = time.perf_counter()
-    done = subprocess.run([sys.executable, *code], capture_output=True, text=True, env={**os.environ, **limits, **environment})
+    done = subprocess.run(
+        [sys.executable, *code],
+        capture_output=True,
+        text=True,
+        env={**os.environ, **limits, **environment},
+    )
     seconds = time.perf_counter() - start
     if done.returncode:
         sys.exit(done.stderr[-3000:])
@@ -60,8 +65,19 @@ def spent() -> float:
     return used.ru_utime + used.ru_stime
 
 
-def tutorial(train: Path, test: Path, seed: int, threads: int, epochs: int = EPOCHS) -> dict[str, Any]:
-    said = [str(train), str(test), "--seed", str(seed), "--threads", str(threads), "--epochs", str(epochs)]
+def tutorial(
+    train: Path, test: Path, seed: int, threads: int, epochs: int = EPOCHS
+) -> dict[str, Any]:
+    said = [
+        str(train),
+        str(test),
+        "--seed",
+        str(seed),
+        "--threads",
+        str(threads),
+        "--epochs",
+        str(epochs),
+    ]
     row = json.loads(python([str(HERE / "tutorial.py"), *said], threads)[0])
     return {"accuracy": row["accuracy"], "seconds": row["seconds"]}
 
@@ -72,10 +88,23 @@ def foveate(tuning: str, train: Path, test: Path, seed: int, threads: int) -> di
         cache = {"FOVEATE_CACHE": str(Path(folder) / "cache")}
         program = ["-c", "from foveate.cli.main import main; main()"]
         run = str(Path(folder) / "run")
-        said = ["fit", str(train), "--tuning", tuning, "--seed", str(seed), "--out", run, "--device", "cpu"]
+        said = [
+            "fit",
+            str(train),
+            "--tuning",
+            tuning,
+            "--seed",
+            str(seed),
+            "--out",
+            run,
+            "--device",
+            "cpu",
+        ]
         keep_all = ["--set", "data.val=0", "--set", "data.test=0", "--json"]
         _, seconds = python([*program, *said, *keep_all], threads, **cache)
-        found = json.loads(python([*program, "evaluate", run, str(test), "--json"], threads, **cache)[0])
+        found = json.loads(
+            python([*program, "evaluate", run, str(test), "--json"], threads, **cache)[0]
+        )
         return {"accuracy": found["accuracy"], "count": found["count"], "seconds": seconds}
 
 
@@ -108,24 +137,46 @@ class Rows:
 
 def summary(rows: list[dict[str, Any]]) -> str:
     """The table of docs/benchmarks.md: mean accuracy, each seed's, and the interval of the pooled images."""
-    lines = ["| set | way | accuracy, mean | by seed | 95 % interval of one run | seconds, median |", "|---|---|---|---|---|---|"]
+    lines = [
+        "| set | way | accuracy, mean | by seed | 95 % interval of one run | seconds, median |",
+        "|---|---|---|---|---|---|",
+    ]
     counts = {row["set"]: row["count"] for row in rows if "count" in row}
-    for place, way in dict.fromkeys((row["set"], row["way"]) for row in rows if row["way"] != "ratio"):
-        found = sorted((row for row in rows if (row["set"], row["way"]) == (place, way)), key=lambda row: row["seed"])
+    for place, way in dict.fromkeys(
+        (row["set"], row["way"]) for row in rows if row["way"] != "ratio"
+    ):
+        found = sorted(
+            (row for row in rows if (row["set"], row["way"]) == (place, way)),
+            key=lambda row: row["seed"],
+        )
         values = [row["accuracy"] for row in found]
         mean, seconds = statistics.mean(values), statistics.median(row["seconds"] for row in found)
-        low, high = wilson(mean * counts[place], counts[place]) if place in counts else (float("nan"),) * 2
+        low, high = (
+            wilson(mean * counts[place], counts[place]) if place in counts else (float("nan"),) * 2
+        )
         each = ", ".join(f"{value:.3f}" for value in values)
-        lines.append(f"| {place} | {way} | {mean:.3f} | {each} | {low:.3f} to {high:.3f} | {seconds:.0f} |")
+        lines.append(
+            f"| {place} | {way} | {mean:.3f} | {each} | {low:.3f} to {high:.3f} | {seconds:.0f} |"
+        )
     for row in rows:
         if row["way"] == "ratio":
-            lines.append(f"| {row['set']} | tutorial's 20 epochs / probe | {row['ratio']:.0f} times | | | |")
+            lines.append(
+                f"| {row['set']} | tutorial's 20 epochs / probe | {row['ratio']:.0f} times | | | |"
+            )
     return "\n".join(lines)
 
 
-def words(about: str | None, sets: list[str], ways: list[str], threads: int, **numbers: float | list[float]) -> argparse.Namespace:
+def words(
+    about: str | None,
+    sets: list[str],
+    ways: list[str],
+    threads: int,
+    **numbers: float | list[float],
+) -> argparse.Namespace:
     """What was typed; the folder of results is there afterwards. `numbers`: options of this bench alone, with their defaults."""
-    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=about, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--data", type=Path, default=HERE.parent.parent / "shared" / "data")
     parser.add_argument("--out", type=Path, default=Path("bench-out"))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
@@ -134,14 +185,21 @@ def words(about: str | None, sets: list[str], ways: list[str], threads: int, **n
     parser.add_argument("--sets", nargs="+", default=sets)
     for name, default in numbers.items():
         several = isinstance(default, list)
-        parser.add_argument(f"--{name}", type=float if several else type(default), nargs="+" if several else None, default=default)
+        parser.add_argument(
+            f"--{name}",
+            type=float if several else type(default),
+            nargs="+" if several else None,
+            default=default,
+        )
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     return options
 
 
 def main() -> None:
-    options = words(__doc__, ["clothing", "brain_mri"], ["probe", "ratio", "tutorial", "full"], threads=1)
+    options = words(
+        __doc__, ["clothing", "brain_mri"], ["probe", "ratio", "tutorial", "full"], threads=1
+    )
     rows = Rows(options.out / "rows.jsonl")
     for way in options.ways:
         known = sets(options.data, options.out)
@@ -151,11 +209,23 @@ def main() -> None:
                     continue
                 if way == "ratio":
                     for row in ratio(train, test, options.threads):
-                        rows.add({"set": name, "way": way, "seed": seed, "threads": options.threads, **row})
+                        rows.add(
+                            {
+                                "set": name,
+                                "way": way,
+                                "seed": seed,
+                                "threads": options.threads,
+                                **row,
+                            }
+                        )
                     continue
-                measure = tutorial if way == "tutorial" else lambda *said, way=way: foveate(way, *said)
+                measure = (
+                    tutorial if way == "tutorial" else lambda *said, way=way: foveate(way, *said)
+                )
                 found = measure(train, test, seed, options.threads)
-                rows.add({"set": name, "way": way, "seed": seed, "threads": options.threads, **found})
+                rows.add(
+                    {"set": name, "way": way, "seed": seed, "threads": options.threads, **found}
+                )
     print(summary(rows.rows))
 
 

@@ -37,7 +37,12 @@ class Stages:
     """Seconds of the processor by stage; the innermost one counts."""
 
     def __init__(self) -> None:
-        self.seconds, self.open, self.mark, self.began = Counter[str](), ["other"], time.process_time(), time.perf_counter()
+        self.seconds, self.open, self.mark, self.began = (
+            Counter[str](),
+            ["other"],
+            time.process_time(),
+            time.perf_counter(),
+        )
 
     def turn(self) -> None:
         """What has passed belongs to the stage that was open."""
@@ -69,7 +74,9 @@ class Stages:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("folder", type=Path)
     parser.add_argument("weights")
     parser.add_argument("tuning", choices=["full", "probe"])
@@ -105,8 +112,18 @@ def main() -> None:
         epochs.append(stages.taken())
 
     Trainer._close_epoch = closed  # type: ignore[method-assign]
-    settings: dict[str, Any] = {"data.val": 0, "data.test": 0, **dict(each.split("=") for each in said.set)}
-    words = {"tuning": said.tuning, "backbone": "resnet18", "weights": said.weights, "epochs": said.epochs, "device": "cpu"}
+    settings: dict[str, Any] = {
+        "data.val": 0,
+        "data.test": 0,
+        **dict(each.split("=") for each in said.set),
+    }
+    words = {
+        "tuning": said.tuning,
+        "backbone": "resnet18",
+        "weights": said.weights,
+        "epochs": said.epochs,
+        "device": "cpu",
+    }
     with tempfile.TemporaryDirectory() as place:
         foveate.fit(said.folder, out=Path(place) / "run", settings=settings, **words)
     count = len(list(find_images(said.folder)))

@@ -41,7 +41,9 @@ def main() -> None:
             for way, measure in (("sure", sure), ("errors", errors)):
                 if way in options.ways and not rows.has(set=name, seed=seed, way=way):
                     run = options.out / f"sure-{way}-{name}-{seed}"
-                    rows.add({"set": name, "seed": seed, "way": way, **measure(known[name], seed, run)})
+                    rows.add(
+                        {"set": name, "seed": seed, "way": way, **measure(known[name], seed, run)}
+                    )
     print(summary(rows.rows))
 
 
@@ -54,7 +56,10 @@ def sure(parts: tuple[Path, Path], seed: int, run: Path) -> dict[str, Any]:
     temperature = fitted(parts[0], seed, run).outcome["calibration"]["temperature"]
     told = foveate.evaluate(run, parts[1], ood=digits(run.parent / "digits-whole")).numbers()
     samples = read_table(parts[1]).samples
-    answers = [answer.prediction for answer in foveate.predict(run, [sample.path for sample in samples], device="cpu")]
+    answers = [
+        answer.prediction
+        for answer in foveate.predict(run, [sample.path for sample in samples], device="cpu")
+    ]
     classes = foveate.load(run).classes
     scores = np.stack([answer.scores for answer in answers]).astype(float)
     truths = np.array([classes.index(sample.truth.names[0]) for sample in samples])
@@ -62,7 +67,10 @@ def sure(parts: tuple[Path, Path], seed: int, run: Path) -> dict[str, Any]:
     before = calibration_error(plain.max(1), plain.argmax(1) == truths)
     row = {"count": len(samples), "accuracy": told["accuracy"], "temperature": temperature}
     row |= {"ece_before": before, "ece_after": told["expected_calibration_error"]}
-    row |= {"ece_by_chance": told["calibration_error_by_chance"], "set_coverage": told["set_coverage"]}
+    row |= {
+        "ece_by_chance": told["calibration_error_by_chance"],
+        "set_coverage": told["set_coverage"],
+    }
     row |= {"set_size": told["set_size"], "coverages": coverages(scores, truths, seed)}
     return row | {"auroc_of_digits": told["ood"]["auroc"]}
 
@@ -73,7 +81,9 @@ def coverages(scores: np.ndarray, truths: np.ndarray, seed: int) -> list[float]:
         order = np.random.default_rng([seed, split]).permutation(len(truths))
         one, other = order[: len(order) // 2], order[len(order) // 2 :]
         temperature = fitted_temperature(scores[one], truths[one])
-        calibration = Calibration.learnt(scores[one], truths[one], np.zeros((len(one), 1)), nothing, temperature)
+        calibration = Calibration.learnt(
+            scores[one], truths[one], np.zeros((len(one), 1)), nothing, temperature
+        )
         among = calibration.among(sharpened(scores[other], calibration.temperature), COVERAGE)
         found.append(float(among[np.arange(len(other)), truths[other]].mean()))
     return found
@@ -82,7 +92,10 @@ def coverages(scores: np.ndarray, truths: np.ndarray, seed: int) -> list[float]:
 def digits(folder: Path) -> Path:
     folder.mkdir(exist_ok=True)
     for place, grey in enumerate(load_digits().images):
-        images.write(np.repeat((grey * 255 / 16).round().astype(np.uint8)[..., None], 3, 2), folder / f"{place:04d}.png")
+        images.write(
+            np.repeat((grey * 255 / 16).round().astype(np.uint8)[..., None], 3, 2),
+            folder / f"{place:04d}.png",
+        )
     return folder
 
 
@@ -92,10 +105,15 @@ def errors(parts: tuple[Path, Path], seed: int, run: Path) -> dict[str, Any]:
     samples = read_table(parts[0]).samples
     classes = sorted({sample.truth.names[0] for sample in samples})
     rng = np.random.default_rng(seed)
-    wrong, planted = set(rng.permutation(len(samples))[: round(WRONG * len(samples))].tolist()), set()
+    wrong, planted = (
+        set(rng.permutation(len(samples))[: round(WRONG * len(samples))].tolist()),
+        set(),
+    )
     for place, sample in enumerate(samples):
         name = sample.truth.names[0]
-        label = str(rng.choice([each for each in classes if each != name])) if place in wrong else name
+        label = (
+            str(rng.choice([each for each in classes if each != name])) if place in wrong else name
+        )
         link = data / label / f"{place:05d}{sample.path.suffix}"
         link.parent.mkdir(parents=True, exist_ok=True)
         link.symlink_to(sample.path.resolve())
@@ -104,12 +122,19 @@ def errors(parts: tuple[Path, Path], seed: int, run: Path) -> dict[str, Any]:
     told = foveate.audit(found.run, device="cpu").numbers()
     first = {row["path"] for row in told["doubted"][: round(0.1 * told["images"])]}
     recall = len(planted & first) / len(planted)
-    return {"count": told["images"], "planted": len(planted), "recall": recall, "strong": told["strong"]}
+    return {
+        "count": told["images"],
+        "planted": len(planted),
+        "recall": recall,
+        "strong": told["strong"],
+    }
 
 
 def summary(rows: list[dict[str, Any]]) -> str:
     numbers = ("accuracy", "ece_before", "ece_after", "ece_by_chance")
-    lines = ["| set | accuracy | ECE before | after | by chance | coverage of 20 splits | AUROC of digits | planted errors found |"]
+    lines = [
+        "| set | accuracy | ECE before | after | by chance | coverage of 20 splits | AUROC of digits | planted errors found |"
+    ]
     lines.append("|---|---|---|---|---|---|---|---|")
     for name in dict.fromkeys(row["set"] for row in rows):
         own = [row for row in rows if (row["set"], row["way"]) == (name, "sure")]

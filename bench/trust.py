@@ -1,6 +1,6 @@
 """What a crash costs: kills during saves, a disk that is full, signals in every phase, the order of flushes, the guard's time.
 
-    python bench/trust.py        # Linux; what needs more rights than there are is left out, and said
+python bench/trust.py        # Linux; what needs more rights than there are is left out, and said
 """
 
 from __future__ import annotations
@@ -25,7 +25,18 @@ TESTS = Path(__file__).parents[1] / "tests"
 SEEDS, KILLS = (1, 2, 3), 200
 SIGNALS, LONGEST = 10, 8.0  # runs that are told to stop, seconds until then at the most
 _TINY = [
-    *("--backbone", "test_efficientnet", "--weights", "none", "--size", "32", "--tuning", "full", "--epochs", "8"),
+    *(
+        "--backbone",
+        "test_efficientnet",
+        "--weights",
+        "none",
+        "--size",
+        "32",
+        "--tuning",
+        "full",
+        "--epochs",
+        "8",
+    ),
     *("--device", "cpu", "--set", "training.head_start=random"),
 ]
 _FULL = """
@@ -54,23 +65,57 @@ save_checkpoint(Path(sys.argv[1]), "step-1", Checkpoint({"a": torch.zeros(9)}, {
 
 def kills(folder: Path) -> None:
     for seed in SEEDS:
-        words = [sys.executable, str(TESTS / "killing.py"), str(seed), str(KILLS), str(folder / str(seed))]
+        words = [
+            sys.executable,
+            str(TESTS / "killing.py"),
+            str(seed),
+            str(KILLS),
+            str(folder / str(seed)),
+        ]
         start = time.perf_counter()
-        rows = [json.loads(line) for line in subprocess.run(words, capture_output=True, text=True, check=True).stdout.splitlines()]
+        rows = [
+            json.loads(line)
+            for line in subprocess.run(
+                words, capture_output=True, text=True, check=True
+            ).stdout.splitlines()
+        ]
         bad = sum(not row["whole"] or bool(row["warned"]) for row in rows)
         older = sum(row["found"] is not None and row["found"] < row["told"] for row in rows)
         strays = sum(row["strays"] > 0 for row in rows)
         told = f"seed {seed}: {len(rows)} kills, {bad} damaged, {older} older than what was told to be saved"
-        print(f"{told}, {strays} while a file was written; {time.perf_counter() - start:.0f} s", flush=True)
+        print(
+            f"{told}, {strays} while a file was written; {time.perf_counter() - start:.0f} s",
+            flush=True,
+        )
 
 
 def full(folder: Path) -> None:
     place = folder / "small"
     place.mkdir()
     mount = 'mount -t tmpfs -o size=4m small "$1" && shift && exec "$@"'
-    words = ["unshare", "-m", "sh", "-c", mount, "sh", str(place), sys.executable, "-c", _FULL, str(place)]
-    done = subprocess.run(words, capture_output=True, text=True, check=False) if shutil.which("unshare") else None
-    print("a disk of 4 MB:", done.stdout.strip() if done and done.returncode == 0 else "nothing can be mounted here", flush=True)
+    words = [
+        "unshare",
+        "-m",
+        "sh",
+        "-c",
+        mount,
+        "sh",
+        str(place),
+        sys.executable,
+        "-c",
+        _FULL,
+        str(place),
+    ]
+    done = (
+        subprocess.run(words, capture_output=True, text=True, check=False)
+        if shutil.which("unshare")
+        else None
+    )
+    print(
+        "a disk of 4 MB:",
+        done.stdout.strip() if done and done.returncode == 0 else "nothing can be mounted here",
+        flush=True,
+    )
 
 
 def order(folder: Path) -> None:
@@ -82,9 +127,20 @@ def order(folder: Path) -> None:
     trace = folder / "trace"
     words = ["strace", "-f", "-y", "-e", "trace=fsync,rename,renameat,renameat2", "-o", str(trace)]
     subprocess.run([*words, sys.executable, "-c", _SAVE, str(run)], capture_output=True, check=True)
-    calls = [line for line in trace.read_text().splitlines() if "fsync(" in line or re.search(r"rename.*step-1>?\"", line)]
-    names = [re.sub(r".*<(.*)>.*", r"\1", call).rpartition("/")[2] if "fsync(" in call else "rename" for call in calls]
-    print("flushes:", " -> ".join("aside" if name.startswith(".aside") else name for name in names), flush=True)
+    calls = [
+        line
+        for line in trace.read_text().splitlines()
+        if "fsync(" in line or re.search(r"rename.*step-1>?\"", line)
+    ]
+    names = [
+        re.sub(r".*<(.*)>.*", r"\1", call).rpartition("/")[2] if "fsync(" in call else "rename"
+        for call in calls
+    ]
+    print(
+        "flushes:",
+        " -> ".join("aside" if name.startswith(".aside") else name for name in names),
+        flush=True,
+    )
 
 
 def told_to_stop(folder: Path) -> None:
@@ -94,7 +150,9 @@ def told_to_stop(folder: Path) -> None:
     for number in range(SIGNALS):
         run = folder / f"told-{number}"
         command = [sys.executable, "-m", "foveate", "fit", str(data), "--out", str(run), *_TINY]
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
         assert process.stdout is not None
         process.stdout.readline()
         time.sleep(chance.uniform(0, LONGEST))
@@ -103,16 +161,25 @@ def told_to_stop(folder: Path) -> None:
         process.communicate()
         waits.append(time.perf_counter() - start)
         codes[process.returncode] += 1
-        left = [path.name for path in run.rglob("*") if "aside" in path.name or path.name == "lock"] if run.exists() else []
+        left = (
+            [path.name for path in run.rglob("*") if "aside" in path.name or path.name == "lock"]
+            if run.exists()
+            else []
+        )
         assert not left, left
         if not (run / "recipe.yaml").is_file():
             ends["before a run was made"] += 1
             continue
-        again = subprocess.run([*command[:3], "fit", "--resume", str(run)], capture_output=True, text=True, check=False)
+        again = subprocess.run(
+            [*command[:3], "fit", "--resume", str(run)], capture_output=True, text=True, check=False
+        )
         done = again.returncode == 0 and (run / "finished.json").is_file()
         ends["resumed to the end" if done else f"failed: {again.stderr[-300:]}"] += 1
     took = f"{np.median(waits):.2f} s (median), {max(waits):.2f} s at the most"
-    print(f"{SIGNALS} x SIGTERM: exit codes {dict(codes)}, the end after {took}; {dict(ends)}", flush=True)
+    print(
+        f"{SIGNALS} x SIGTERM: exit codes {dict(codes)}, the end after {took}; {dict(ends)}",
+        flush=True,
+    )
 
 
 def stripes(root: Path) -> Path:
@@ -122,7 +189,9 @@ def stripes(root: Path) -> Path:
         for number in range(60):
             wave = np.tile(np.sin(np.arange(40) * rng.uniform(0.8, 1.6)), (40, 1))
             grey = 128 + 90 * (wave if name == "upright" else wave.T) + rng.normal(0, 12, (40, 40))
-            Image.fromarray(np.clip(grey, 0, 255).astype(np.uint8)).save(root / name / f"{number}.png")
+            Image.fromarray(np.clip(grey, 0, 255).astype(np.uint8)).save(
+                root / name / f"{number}.png"
+            )
     return root
 
 
@@ -153,7 +222,10 @@ def guard() -> None:
             spent[0] += middle - start + last - end
             spent[1] += last - start
     share = 100 * spent[0] / spent[1]
-    print(f"guard against steps that are no numbers: {share:.2f} % of a step (ResNet-18, 32 images of 128 px)", flush=True)
+    print(
+        f"guard against steps that are no numbers: {share:.2f} % of a step (ResNet-18, 32 images of 128 px)",
+        flush=True,
+    )
 
 
 def main() -> None:

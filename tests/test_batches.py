@@ -24,7 +24,13 @@ def pictures(transform, count: int = 6) -> Pictures:
     rng = np.random.default_rng(0)
     pixels = [rng.integers(0, 256, (40, 50, 3), dtype=np.uint8) for _ in range(count)]
     samples = [Sample(str(place), str(place), Labels(("a",))) for place in range(count)]
-    return Pictures(samples, Memory(pixels), transform, lambda truth, size: {"labels": torch.tensor([1.0, 0.0])}, 0)
+    return Pictures(
+        samples,
+        Memory(pixels),
+        transform,
+        lambda truth, size: {"labels": torch.tensor([1.0, 0.0])},
+        0,
+    )
 
 
 def one(shown: Pictures, workers: int = 0) -> Batch:

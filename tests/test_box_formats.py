@@ -12,7 +12,17 @@ import yaml
 from PIL import Image
 
 from conftest import SHARED
-from foveate.data.boxes import CLIPPED, CROWD, INVERTED, NO_AREA, NOT_FINITE, OUTSIDE, REPEATED, Raw, cleaned
+from foveate.data.boxes import (
+    CLIPPED,
+    CROWD,
+    INVERTED,
+    NO_AREA,
+    NOT_FINITE,
+    OUTSIDE,
+    REPEATED,
+    Raw,
+    cleaned,
+)
 from foveate.data.formats import FORMATS, read_table
 from foveate.errors import DataError
 
@@ -35,7 +45,10 @@ def wrote(path: Path, content: object) -> Path:
 
 def told(table) -> dict[str, tuple]:
     """key -> corners, names, split."""
-    return {sample.key: (sample.truth.xyxy.tolist(), sample.truth.names, sample.split) for sample in table.samples}
+    return {
+        sample.key: (sample.truth.xyxy.tolist(), sample.truth.names, sample.split)
+        for sample in table.samples
+    }
 
 
 def notes(table) -> str:
@@ -52,7 +65,12 @@ def sniffers(path: Path) -> list[str]:
 def test_a_sound_box_of_one_pixel_stays():
     boxes, found = cleaned(Raw([(39, 29, 40, 30)], ["a"], [False]), (30, 40))
     assert boxes.xyxy.tolist() == [[39, 29, 40, 30]]
-    assert (boxes.xyxy.dtype, boxes.names, boxes.crowd.tolist(), dict(found)) == (np.float32, ("a",), [False], {})
+    assert (boxes.xyxy.dtype, boxes.names, boxes.crowd.tolist(), dict(found)) == (
+        np.float32,
+        ("a",),
+        [False],
+        {},
+    )
 
 
 def test_no_boxes():
@@ -87,7 +105,9 @@ def test_rounding_over_the_border_is_no_problem():
 
 def test_t30_copies_and_crowds():
     same = (1.0, 2.0, 3.0, 4.0)
-    boxes, found = cleaned(Raw([same, same, same, same], ["a", "a", "b", "a"], [False, False, False, True]), (30, 40))
+    boxes, found = cleaned(
+        Raw([same, same, same, same], ["a", "a", "b", "a"], [False, False, False, True]), (30, 40)
+    )
     assert (boxes.names, boxes.crowd.tolist()) == (("a", "b", "a"), [False, False, True])
     assert dict(found) == {REPEATED: 1, CROWD: 1}
 
@@ -96,13 +116,20 @@ def test_t30_copies_and_crowds():
 
 
 def thing(name: str = "cat", corners: tuple = (1, 1, 10, 10), extra: str = "") -> str:
-    tags = "".join(f"<{tag}>{value}</{tag}>" for tag, value in zip(("xmin", "ymin", "xmax", "ymax"), corners, strict=True))
+    tags = "".join(
+        f"<{tag}>{value}</{tag}>"
+        for tag, value in zip(("xmin", "ymin", "xmax", "ymax"), corners, strict=True)
+    )
     return f"<object><name>{name}</name>{extra}<bndbox>{tags}</bndbox></object>"
 
 
-def annotation(*things: str, size: tuple[int, int] = (40, 30), head: str = "", filename: str = "x.jpg") -> str:
+def annotation(
+    *things: str, size: tuple[int, int] = (40, 30), head: str = "", filename: str = "x.jpg"
+) -> str:
     stated = f"<size><width>{size[0]}</width><height>{size[1]}</height></size>"
-    return f"{head}<annotation><filename>{filename}</filename>{stated}{''.join(things)}</annotation>"
+    return (
+        f"{head}<annotation><filename>{filename}</filename>{stated}{''.join(things)}</annotation>"
+    )
 
 
 def voc(root: Path, **texts: str) -> Path:
@@ -113,13 +140,19 @@ def voc(root: Path, **texts: str) -> Path:
 
 
 def test_t30_voc_counts_from_one_and_includes_the_last(tmp_path):
-    one = annotation(thing("dog", (1, 1, 1, 1)), thing("cat", (3, 4, 40, 30), "<difficult>1</difficult>"))
+    one = annotation(
+        thing("dog", (1, 1, 1, 1)), thing("cat", (3, 4, 40, 30), "<difficult>1</difficult>")
+    )
     voc(tmp_path, a=one, b=annotation())
     wrote(tmp_path / "ImageSets/Main/train.txt", "a\n")
     wrote(tmp_path / "ImageSets/Main/val.txt", "b\nnobody\n")
     table = read_table(tmp_path)
     assert (table.format, table.classes) == ("voc", ("cat", "dog"))
-    assert told(table)["JPEGImages/a.jpg"] == ([[0, 0, 1, 1], [2, 3, 40, 30]], ("dog", "cat"), "train")
+    assert told(table)["JPEGImages/a.jpg"] == (
+        [[0, 0, 1, 1], [2, 3, 40, 30]],
+        ("dog", "cat"),
+        "train",
+    )
     assert table.samples[0].truth.crowd.tolist() == [False, True]
     assert told(table)["JPEGImages/b.jpg"] == ([], (), "val")
     assert table.samples[1].truth.xyxy.shape == (0, 4)
@@ -141,7 +174,11 @@ def test_voc_one_level_down_and_no_guessing(tmp_path):
 
 
 def test_voc_missing_bare_and_unsized(tmp_path):
-    voc(tmp_path, a=annotation(thing(corners=(1, 1, 99, 10)), size=(0, 0)), b=annotation("<object><name>cat</name></object>"))
+    voc(
+        tmp_path,
+        a=annotation(thing(corners=(1, 1, 99, 10)), size=(0, 0)),
+        b=annotation("<object><name>cat</name></object>"),
+    )
     wrote(tmp_path / "Annotations/gone.xml", annotation(thing(), filename="gone.png"))
     picture(tmp_path / "JPEGImages/bare.jpg")
     picture(tmp_path / "JPEGImages/other.png")
@@ -151,7 +188,9 @@ def test_voc_missing_bare_and_unsized(tmp_path):
     assert sorted(told(table)) == ["JPEGImages/a.jpg", "JPEGImages/b.jpg", "JPEGImages/other.png"]
     assert told(table)["JPEGImages/a.jpg"][0] == [[0, 0, 40, 10]]
     assert table.classes == ("dog", "cat")
-    assert "images that are missing, dropped with their boxes: 1 ('JPEGImages/gone.png')" in notes(table)
+    assert "images that are missing, dropped with their boxes: 1 ('JPEGImages/gone.png')" in notes(
+        table
+    )
     assert "without an annotation file, left out: 1 ('JPEGImages/bare.jpg')" in notes(table)
     assert "objects without a box, dropped: 1 ('JPEGImages/b.jpg')" in notes(table)
 
@@ -194,7 +233,10 @@ def test_blood_cells(place):
 
 def coco(**changes) -> dict:
     content = {
-        "images": [{"id": 7, "file_name": "a.jpg", "width": 40, "height": 30}, {"id": 9, "file_name": "b.jpg"}],
+        "images": [
+            {"id": 7, "file_name": "a.jpg", "width": 40, "height": 30},
+            {"id": 9, "file_name": "b.jpg"},
+        ],
         "categories": [{"id": 18, "name": "dog"}, {"id": 3, "name": "zebra"}],
         "annotations": [
             {"id": 1, "image_id": 7, "category_id": 18, "bbox": [0, 1.5, 10, 20], "iscrowd": 0},
@@ -219,7 +261,9 @@ def test_coco_file(tmp_path):
     assert "kept and not held against an answer: 1 ('a.jpg')" in notes(table)
 
 
-@pytest.mark.parametrize("folder", ["", "images/", "train2017/", "images/train2017/", "images/train/", "train/"])
+@pytest.mark.parametrize(
+    "folder", ["", "images/", "train2017/", "images/train2017/", "images/train/", "train/"]
+)
 def test_coco_finds_its_images(tmp_path, folder):
     two(tmp_path / folder)
     two(tmp_path / folder.replace("train", "val"))
@@ -234,7 +278,10 @@ def test_coco_finds_its_images(tmp_path, folder):
 
 
 def test_roboflow_coco(tmp_path):
-    heading = [{"id": 0, "name": "pets", "supercategory": "none"}, {"id": 3, "name": "zebra", "supercategory": "pets"}]
+    heading = [
+        {"id": 0, "name": "pets", "supercategory": "none"},
+        {"id": 3, "name": "zebra", "supercategory": "pets"},
+    ]
     content = coco(categories=[*heading, {"id": 18, "name": "dog", "supercategory": "pets"}])
     wrote(two(tmp_path / "train") / "_annotations.coco.json", content)
     wrote(two(tmp_path / "valid") / "_annotations.coco.json", content)
@@ -247,8 +294,15 @@ def test_roboflow_coco(tmp_path):
 
 def test_coco_orphans_repeats_and_windows_paths(tmp_path):
     content = coco()
-    content["annotations"] += [{"image_id": 5, "category_id": 3, "bbox": [0, 0, 1, 1]}, {"image_id": 7, "category_id": 3}]
-    content["images"] += [{"id": 10, "file_name": "in\\c.jpg"}, {"id": 11, "file_name": "gone.jpg"}, {"id": 12, "file_name": "./a.jpg"}]
+    content["annotations"] += [
+        {"image_id": 5, "category_id": 3, "bbox": [0, 0, 1, 1]},
+        {"image_id": 7, "category_id": 3},
+    ]
+    content["images"] += [
+        {"id": 10, "file_name": "in\\c.jpg"},
+        {"id": 11, "file_name": "gone.jpg"},
+        {"id": 12, "file_name": "./a.jpg"},
+    ]
     picture(tmp_path / "in/c.jpg")
     table = read_table(wrote(two(tmp_path) / "x.json", content))
     assert list(told(table)) == ["a.jpg", "b.jpg", "in/c.jpg"]
@@ -260,7 +314,9 @@ def test_coco_orphans_repeats_and_windows_paths(tmp_path):
 
 def test_an_image_outside_the_folder_is_read_where_it_is(tmp_path):
     picture(tmp_path / "a.jpg")
-    content = coco(images=[{"id": 7, "file_name": "../a.jpg"}, {"id": 8, "file_name": "../../../none.jpg"}])
+    content = coco(
+        images=[{"id": 7, "file_name": "../a.jpg"}, {"id": 8, "file_name": "../../../none.jpg"}]
+    )
     table = read_table(wrote(tmp_path / "in/x.json", content))
     assert list(told(table)) == [(tmp_path / "a.jpg").as_posix()]
 
@@ -272,13 +328,19 @@ def entry(**changes) -> list[dict]:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (coco(annotations=entry(category_id=1)), "no category has the id 1.*annotation 4.*ids are: 3, 18"),
+        (
+            coco(annotations=entry(category_id=1)),
+            "no category has the id 1.*annotation 4.*ids are: 3, 18",
+        ),
         (coco(annotations=entry(bbox=[1, 2, 3])), "bbox is not four numbers.*annotation 4"),
         (coco(annotations=entry(bbox="left")), "bbox is not four numbers"),
         (coco(annotations=entry(image_id=1)), "no annotation belongs to an image"),
         (coco(annotations=entry(image_id=[7])), "an entry has no 'image_id'"),
         (coco(annotations=entry(bbox=[50, 0, 9, 9])), "not one of the boxes can be used.*outside"),
-        (coco(categories=[{"id": 3, "name": "a"}, {"id": 3, "name": "b"}]), "two categories have the id 3"),
+        (
+            coco(categories=[{"id": 3, "name": "a"}, {"id": 3, "name": "b"}]),
+            "two categories have the id 3",
+        ),
         (coco(images=[{"id": 7, "file_name": "a.jpg"}] * 2), "two images have the id 7"),
         (coco(images=[{"id": 7}]), "image 7 has no file_name"),
         (coco(images=[{"id": 7, "file_name": "q.jpg"}]), "no images with boxes.*missing.*'q.jpg'"),
@@ -294,7 +356,9 @@ def test_bad_coco_says_why(tmp_path, content, message):
 
 
 def test_t30_coco_numbers_that_are_none(tmp_path):
-    text = json.dumps(coco()).replace("1.5", "NaN").replace("[5, 5, 1, 1]", f"[5, 5, 1, 1{'0' * 400}]")
+    text = (
+        json.dumps(coco()).replace("1.5", "NaN").replace("[5, 5, 1, 1]", f"[5, 5, 1, 1{'0' * 400}]")
+    )
     with pytest.raises(DataError, match="not four numbers"):
         read_table(wrote(two(tmp_path) / "x.json", text))
     table = read_table(wrote(tmp_path / "y.json", json.dumps(coco()).replace("1.5", "NaN")))
@@ -304,7 +368,11 @@ def test_t30_coco_numbers_that_are_none(tmp_path):
 # --- YOLO
 
 
-def yolo(root: Path, card: str = "train: images/train\nval: images/val\nnames: [cat, dog]\n", **labels: str) -> Path:
+def yolo(
+    root: Path,
+    card: str = "train: images/train\nval: images/val\nnames: [cat, dog]\n",
+    **labels: str,
+) -> Path:
     for name, text in labels.items():
         split, stem = name.split("_")
         picture(root / "images" / split / f"{stem}.png")
@@ -314,7 +382,12 @@ def yolo(root: Path, card: str = "train: images/train\nval: images/val\nnames: [
 
 
 def test_yolo(tmp_path):
-    yolo(tmp_path, train_a="1 0.5 0.5 0.5 1\n\n0 0.0125 0.5 0.025 0.1\n", val_b="", val_c="1 0 0 0.5 0 0.5 1\n")
+    yolo(
+        tmp_path,
+        train_a="1 0.5 0.5 0.5 1\n\n0 0.0125 0.5 0.025 0.1\n",
+        val_b="",
+        val_c="1 0 0 0.5 0 0.5 1\n",
+    )
     picture(tmp_path / "images/val/bare.jpg", orientation=6)
     table = read_table(tmp_path)
     assert (table.format, table.classes) == ("yolo", ("cat", "dog"))
@@ -383,9 +456,18 @@ def test_t30_bad_labels_say_why(tmp_path, label, message):
 @pytest.mark.parametrize(
     ("card", "message"),
     [
-        ("train: x\nnames: !!python/object/apply:os.system ['touch hacked']\n", "not plain YAML.*python"),
-        ("train: x\nnames: &a [cat]\nmore: [*a, *a]\n", "not plain YAML.*refers to parts of itself"),
-        ("train: image/train\nnames: [cat]\n", "leads to no images.*image/train.*did you mean 'images'|leads to no images"),
+        (
+            "train: x\nnames: !!python/object/apply:os.system ['touch hacked']\n",
+            "not plain YAML.*python",
+        ),
+        (
+            "train: x\nnames: &a [cat]\nmore: [*a, *a]\n",
+            "not plain YAML.*refers to parts of itself",
+        ),
+        (
+            "train: image/train\nnames: [cat]\n",
+            "leads to no images.*image/train.*did you mean 'images'|leads to no images",
+        ),
         ("train: [{}]\nnames: [cat]\n", "want a folder"),
         ("train: images/train\nnames: [cat, no]\n", "names is not a list of words"),
         ("train: images/train\nnames: 3\n", "names is not a list of words|object of type"),
@@ -403,7 +485,9 @@ def test_t37_bad_cards_say_why(tmp_path, card, message, monkeypatch):
 def test_yolo_without_labels_and_with_broken_images(tmp_path):
     yolo(tmp_path, train_a="0 0.5 0.5 0.5 1")
     wrote(tmp_path / "images/train/broken.png", "not a picture")
-    assert "size cannot be read, dropped with their boxes: 1 ('images/train/broken.png')" in notes(read_table(tmp_path))
+    assert "size cannot be read, dropped with their boxes: 1 ('images/train/broken.png')" in notes(
+        read_table(tmp_path)
+    )
     (tmp_path / "labels/train/a.txt").unlink()
     with pytest.raises(DataError, match=r"no image has a label file.*labels"):
         read_table(tmp_path)
@@ -427,12 +511,18 @@ def test_table_of_boxes_as_json_lines_and_parquet(tmp_path):
     from pyarrow import parquet
 
     two(tmp_path)
-    rows = [{"path": "b.jpg", "label": None}, {"path": "a.jpg", "label": "x", "x0": 1, "y0": 2, "x1": 3, "y1": 4}]
+    rows = [
+        {"path": "b.jpg", "label": None},
+        {"path": "a.jpg", "label": "x", "x0": 1, "y0": 2, "x1": 3, "y1": 4},
+    ]
     lines = wrote(tmp_path / "t.jsonl", "\n".join(map(json.dumps, rows)))
     parquet.write_table(pa.Table.from_pylist([rows[1], rows[0]]), tmp_path / "t.parquet")
     for path in (lines, tmp_path / "t.parquet"):
         assert sniffers(path) == ["boxes_table"]
-        assert told(read_table(path)) == {"a.jpg": ([[1, 2, 3, 4]], ("x",), None), "b.jpg": ([], (), None)}
+        assert told(read_table(path)) == {
+            "a.jpg": ([[1, 2, 3, 4]], ("x",), None),
+            "b.jpg": ([], (), None),
+        }
 
 
 def test_a_table_without_corners_is_no_table_of_boxes(tmp_path):
@@ -449,7 +539,10 @@ def test_a_table_without_corners_is_no_table_of_boxes(tmp_path):
         ("a.jpg,x,1,2,3,left,,", "not four numbers.*'left'"),
         ("a.jpg,,1,2,3,4,,", "has no label.*row 2"),
         ("a.jpg,x,1,2,3,4,trian,", "no split is called 'trian'"),
-        ("a.jpg,x,1,2,3,4,train,\na.jpg,x,1,2,3,5,val,", "contradict each other on the split of 'a.jpg'"),
+        (
+            "a.jpg,x,1,2,3,4,train,\na.jpg,x,1,2,3,5,val,",
+            "contradict each other on the split of 'a.jpg'",
+        ),
         ("a.jpg,x,1,2,3,4,,maybe", "crowd is yes or no"),
         ("q.jpg,x,1,2,3,4,,", "missing.*'q.jpg'"),
         ("", "no rows"),
@@ -473,5 +566,8 @@ def test_plain_folders_are_still_folders_of_classes(tmp_path):
 
 def test_a_card_of_masks_is_not_yolo(tmp_path):
     picture(tmp_path / "images/a.jpg")
-    path = wrote(tmp_path / "camvid.yaml", yaml.safe_dump({"images": "images", "masks": "masks", "classes": ["a"]}))
+    path = wrote(
+        tmp_path / "camvid.yaml",
+        yaml.safe_dump({"images": "images", "masks": "masks", "classes": ["a"]}),
+    )
     assert not FORMATS.load("yolo")().sniff(path)

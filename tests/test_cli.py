@@ -18,7 +18,13 @@ PROGRAM = [sys.executable, "-c", "from foveate.cli.main import main; main()"]
 
 def foveate(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """In a process of its own."""
-    return subprocess.run([*PROGRAM, *words], capture_output=True, text=True, env={**os.environ, **environment}, timeout=120)
+    return subprocess.run(
+        [*PROGRAM, *words],
+        capture_output=True,
+        text=True,
+        env={**os.environ, **environment},
+        timeout=120,
+    )
 
 
 def run(*words: str) -> int:
@@ -30,7 +36,20 @@ def test_help_answers_at_once_and_without_torch():
     code = "import sys; from foveate.cli.main import _run; _run(['--help']); print([m for m in ('torch','numpy','pydantic','rich') if m in sys.modules])"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.splitlines()[-1] == "[]"
-    assert all(verb in found.stdout for verb in ("fit", "evaluate", "predict", "soup", "episodes", "convert", "runs", "models", "demo"))
+    assert all(
+        verb in found.stdout
+        for verb in (
+            "fit",
+            "evaluate",
+            "predict",
+            "soup",
+            "episodes",
+            "convert",
+            "runs",
+            "models",
+            "demo",
+        )
+    )
 
     def seconds(*command: str) -> float:
         """Of processor time: what else runs on the machine is not our doing."""
@@ -42,7 +61,9 @@ def test_help_answers_at_once_and_without_torch():
     assert min(seconds(*PROGRAM, "--help") for _ in range(7)) < 0.150
 
 
-@pytest.mark.parametrize("verb", ["fit", "evaluate", "predict", "soup", "episodes", "convert", "runs", "models", "demo"])
+@pytest.mark.parametrize(
+    "verb", ["fit", "evaluate", "predict", "soup", "episodes", "convert", "runs", "models", "demo"]
+)
 def test_every_verb_explains_itself(verb, capsys):
     assert run(verb, "--help") == 0
     told = capsys.readouterr().out
@@ -106,7 +127,16 @@ def test_version():
 def test_the_whole_story(stripes, tmp_path, capsys, monkeypatch):
     """fit, evaluate, predict and runs as a user types them, on a network without weights."""
     monkeypatch.chdir(tmp_path)
-    network = ["--backbone", "test_efficientnet", "--weights", "none", "--size", "32", "--device", "cpu"]
+    network = [
+        "--backbone",
+        "test_efficientnet",
+        "--weights",
+        "none",
+        "--size",
+        "32",
+        "--device",
+        "cpu",
+    ]
     assert run("fit", str(stripes), *network, "--json") == 0
     told = capsys.readouterr()
     found = json.loads(told.out.splitlines()[-1])
@@ -128,7 +158,10 @@ def test_the_whole_story(stripes, tmp_path, capsys, monkeypatch):
     assert abs(sum(rows[0]["scores"].values()) - 1) < 1e-5
     assert "error" in rows[16]
 
-    assert run("predict", found["run"], str(stripes / "lying"), "--format", "csv", "--out", "a.csv") == 0
+    assert (
+        run("predict", found["run"], str(stripes / "lying"), "--format", "csv", "--out", "a.csv")
+        == 0
+    )
     lines = (tmp_path / "a.csv").read_text().splitlines()
     assert lines[0].startswith("path,answer,confidence")
     assert len(lines) == 17
@@ -141,11 +174,22 @@ def test_the_whole_story(stripes, tmp_path, capsys, monkeypatch):
 
 def test_a_list_of_paths_on_stdin_and_a_reader_that_leaves(stripes, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    words = ["--backbone", "test_efficientnet", "--weights", "none", "--size", "32", "--device", "cpu"]
+    words = [
+        "--backbone",
+        "test_efficientnet",
+        "--weights",
+        "none",
+        "--size",
+        "32",
+        "--device",
+        "cpu",
+    ]
     assert run("fit", str(stripes), *words, "--out", "run") == 0
     capsys.readouterr()
     listed = "\n".join(str(path) for path in sorted((stripes / "lying").iterdir()))
-    found = subprocess.run([*PROGRAM, "predict", "run", "-"], input=listed, capture_output=True, text=True, timeout=120)
+    found = subprocess.run(
+        [*PROGRAM, "predict", "run", "-"], input=listed, capture_output=True, text=True, timeout=120
+    )
     assert len(found.stdout.splitlines()) == 16
     program = " ".join(f"'{word}'" for word in PROGRAM)
     command = f"set -o pipefail; {program} predict run '{stripes}' '{stripes}' | head -1"
@@ -164,8 +208,9 @@ def test_models_lists_names_with_their_facts(capsys):
     assert 3e6 < card["parameters"] < 4e6
 
 
-
 def test_the_folders_that_answers_can_fill_are_those_that_can_be_written():
     from foveate.inference.writers import FORMS
 
-    assert list(FORMS) == FOLDERS  # the words are named twice, because predict --help imports nothing heavy
+    assert (
+        list(FORMS) == FOLDERS
+    )  # the words are named twice, because predict --help imports nothing heavy

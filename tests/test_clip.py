@@ -34,7 +34,11 @@ VIT = {
     "text_cfg": TEXT,
     "quick_gelu": True,
 }
-RESNET = {"embed_dim": 24, "vision_cfg": {"image_size": 32, "layers": [1, 1, 1, 1], "width": 8, "head_width": 16}, "text_cfg": TEXT}
+RESNET = {
+    "embed_dim": 24,
+    "vision_cfg": {"image_size": 32, "layers": [1, 1, 1, 1], "width": 8, "head_width": 16},
+    "text_cfg": TEXT,
+}
 SIGLIP = {
     "embed_dim": 64,
     "custom_text": True,
@@ -55,7 +59,10 @@ def saved(folder: Path, config: dict, seed: int = 0) -> Path:
     model = (open_clip.CustomTextCLIP if config.get("custom_text") else open_clip.CLIP)(**words)
     model.train().encode_image(torch.randn(4, 3, *[config["vision_cfg"]["image_size"]] * 2))
     save_file(model.state_dict(), folder / "open_clip_model.safetensors")
-    content = {"model_cfg": config, "preprocess_cfg": {"mean": [0.5, 0.4, 0.3], "std": [0.2, 0.3, 0.4]}}
+    content = {
+        "model_cfg": config,
+        "preprocess_cfg": {"mean": [0.5, 0.4, 0.3], "std": [0.2, 0.3, 0.4]},
+    }
     (folder / "open_clip_config.json").write_text(json.dumps(content), encoding="utf-8")
     if "hf_tokenizer_name" in config["text_cfg"]:
         save_tokenizer(folder)
@@ -66,9 +73,15 @@ def save_tokenizer(folder: Path) -> None:
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
-    words = Tokenizer(models.WordLevel({"<pad>": 0, "<unk>": 1, "a": 2, "red": 3, "square": 4, "cats": 5, "dog": 6}, "<unk>"))
+    words = Tokenizer(
+        models.WordLevel(
+            {"<pad>": 0, "<unk>": 1, "a": 2, "red": 3, "square": 4, "cats": 5, "dog": 6}, "<unk>"
+        )
+    )
     words.pre_tokenizer = pre_tokenizers.Whitespace()
-    PreTrainedTokenizerFast(tokenizer_object=words, pad_token="<pad>", unk_token="<unk>").save_pretrained(folder)
+    PreTrainedTokenizerFast(
+        tokenizer_object=words, pad_token="<pad>", unk_token="<unk>"
+    ).save_pretrained(folder)
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +136,11 @@ def test_maps_and_tokens_come_with_the_embedding(family, folders, kind):
 def test_blocks_hold_the_image_network_and_nothing_of_the_text(family, folders, kind):
     ours = opened(family, folders[kind])
     held = [id(parameter) for block in ours.blocks() for parameter in block.parameters()]
-    beside = {name.rpartition(".")[2] for name, parameter in ours.network.named_parameters() if id(parameter) not in held}
+    beside = {
+        name.rpartition(".")[2]
+        for name, parameter in ours.network.named_parameters()
+        if id(parameter) not in held
+    }
     assert len(held) == len(set(held))
     assert set(held) <= {id(parameter) for parameter in ours.network.parameters()}
     assert beside <= {"class_embedding", "positional_embedding", "proj", "cls_token", "pos_embed"}
@@ -139,7 +156,9 @@ def test_learnt_words_take_the_place_of_the_table(family, folders):
     ours.embed_words(prompted, ids).sum().backward()
     assert context.grad.abs().sum() > 0
     with torch.inference_mode():
-        assert torch.equal(ours.embed_text(WORDS), ours.embed_words(words, ids))  # and the table is its own again
+        assert torch.equal(
+            ours.embed_text(WORDS), ours.embed_words(words, ids)
+        )  # and the table is its own again
 
 
 def test_positions_are_stretched_to_another_size(family, folders):
@@ -155,7 +174,10 @@ def test_a_file_brings_the_weights_of_a_described_model(family, folders, tmp_pat
     """A torch file in a wrapper, with the text's parts beside the image's and a scale of another shape."""
     tensors = load_file(saved(tmp_path / "other", VIT, seed=1) / "open_clip_model.safetensors")
     tensors["logit_scale"] = tensors["logit_scale"].reshape(1)
-    torch.save({"state_dict": {f"module.{name}": value for name, value in tensors.items()}}, tmp_path / "weights.pt")
+    torch.save(
+        {"state_dict": {f"module.{name}": value for name, value in tensors.items()}},
+        tmp_path / "weights.pt",
+    )
     ours = opened(family, folders["vit"], str(tmp_path / "weights.pt"))
     assert torch.equal(ours.text.positional_embedding, tensors["positional_embedding"])
     assert ours.origin == "file: weights.pt"
@@ -203,7 +225,12 @@ def test_models_lists_them_with_their_facts(family):
 )
 def test_names_that_mean_nothing_are_refused_with_near_ones(quick, name, error, says):
     with pytest.raises(error, match=says):
-        build(with_settings(quick, {"backbone.name": name, "task": "classify", "backbone.size": None}), ("a", "b"))
+        build(
+            with_settings(
+                quick, {"backbone.name": name, "task": "classify", "backbone.size": None}
+            ),
+            ("a", "b"),
+        )
 
 
 def test_without_the_extra_nothing_is_listed_and_only_clip_is_missed(family, monkeypatch):
@@ -218,7 +245,14 @@ def test_without_the_extra_nothing_is_listed_and_only_clip_is_missed(family, mon
 
 def test_other_backbones_do_not_import_open_clip():
     ask = "from foveate.modeling.backbones import FAMILIES; known = FAMILIES.load('clip')().knows('resnet18')"
-    subprocess.run([sys.executable, "-c", f"import sys; {ask}; assert not known and 'open_clip' not in sys.modules"], check=True)
+    subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            f"import sys; {ask}; assert not known and 'open_clip' not in sys.modules",
+        ],
+        check=True,
+    )
 
 
 # --- what can be wrong
@@ -290,7 +324,9 @@ def test_t33_a_folder_runs_no_code_of_its_tokenizer(family, folders, tmp_path, m
     config["model_cfg"]["text_cfg"]["tokenizer_kwargs"] = {"trust_remote_code": True}
     (folder / "open_clip_config.json").write_text(json.dumps(config), encoding="utf-8")
     seen = {}
-    monkeypatch.setattr("open_clip.tokenizer.HFTokenizer", lambda source, **options: seen.update(options))
+    monkeypatch.setattr(
+        "open_clip.tokenizer.HFTokenizer", lambda source, **options: seen.update(options)
+    )
     assert opened(family, folder).tokenizer is None
     assert seen["trust_remote_code"] is False
 
@@ -320,7 +356,9 @@ def _no_hub(*_, **__):
 def test_no_stochastic_depth_in_open_clips_own_networks(family, folders):
     with pytest.raises(UsageError, match="no stochastic depth"):
         family.open(f"clip:{folders['vit']}", "auto", drop_path=0.1)
-    assert family.open(f"clip:{folders['siglip']}", "auto", drop_path=0.1).network.trunk.blocks[-1].drop_path1.drop_prob == pytest.approx(0.1)
+    assert family.open(f"clip:{folders['siglip']}", "auto", drop_path=0.1).network.trunk.blocks[
+        -1
+    ].drop_path1.drop_prob == pytest.approx(0.1)
 
 
 # --- as a backbone like any other
@@ -328,7 +366,12 @@ def test_no_stochastic_depth_in_open_clips_own_networks(family, folders):
 
 @pytest.mark.parametrize("tuning", ["probe", "head", "full", "last"])
 def test_a_fit_freezes_saves_and_loads(folders, quick, tmp_path, tuning):
-    words = {"backbone.name": f"clip:{folders['vit']}", "backbone.weights": "auto", "tuning": tuning, "training.epochs": 1}
+    words = {
+        "backbone.name": f"clip:{folders['vit']}",
+        "backbone.weights": "auto",
+        "tuning": tuning,
+        "training.epochs": 1,
+    }
     found = fit(with_settings(quick, words), tmp_path / "run")
     start = load_file(folders["vit"] / "open_clip_model.safetensors")
     kept = load_file(tmp_path / "run" / "model.safetensors")
@@ -336,6 +379,10 @@ def test_a_fit_freezes_saves_and_loads(folders, quick, tmp_path, tuning):
     assert ("backbone.network.conv1.weight" in kept) == (tuning == "full")
     if tuning == "full":
         assert not torch.equal(kept["backbone.network.conv1.weight"], start["visual.conv1.weight"])
-        assert torch.equal(kept["backbone.text.token_embedding.weight"], start["token_embedding.weight"])
+        assert torch.equal(
+            kept["backbone.text.token_embedding.weight"], start["token_embedding.weight"]
+        )
     again = evaluate(found.run)
-    assert again.scores.numbers["accuracy"].value == found.evaluation.scores.numbers["accuracy"].value
+    assert (
+        again.scores.numbers["accuracy"].value == found.evaluation.scores.numbers["accuracy"].value
+    )

@@ -29,9 +29,26 @@ def first(stripes, tmp_path_factory):
     """A small network that tells stripes."""
     from foveate.recipe import Recipe
 
-    settings = {"backbone.name": "test_efficientnet", "backbone.weights": "none", "backbone.size": 32, "tuning": "full", "device": "cpu"}
-    settings |= {"training.epochs": 30, "training.batch_size": 8, "training.head_start": "random", "training.precision": "fp32"}
-    settings |= {"training.channels_last": False, "training.patience": 0, "data.val": 0.25, "data.test": 0.15, "augment.crop": 1}
+    settings = {
+        "backbone.name": "test_efficientnet",
+        "backbone.weights": "none",
+        "backbone.size": 32,
+        "tuning": "full",
+        "device": "cpu",
+    }
+    settings |= {
+        "training.epochs": 30,
+        "training.batch_size": 8,
+        "training.head_start": "random",
+        "training.precision": "fp32",
+    }
+    settings |= {
+        "training.channels_last": False,
+        "training.patience": 0,
+        "data.val": 0.25,
+        "data.test": 0.15,
+        "augment.crop": 1,
+    }
     recipe = with_settings(Recipe(), {"data.path": str(stripes), **settings})
     return fit(recipe, tmp_path_factory.mktemp("runs") / "first").run
 
@@ -43,7 +60,9 @@ def plain(tmp_path_factory):
     (root / "plain").mkdir()
     for number in range(16):
         pixels = rng.uniform(40, 220, 3) + rng.normal(0, 12, (40, 40, 3))
-        Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8)).save(root / "plain" / f"{number:02d}.png")
+        Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8)).save(
+            root / "plain" / f"{number:02d}.png"
+        )
     return root
 
 
@@ -52,7 +71,9 @@ def more_stripes(root, each: int, seed: int):
     for name in ("lying", "upright"):
         (root / name).mkdir(parents=True, exist_ok=True)
         for number in range(each):
-            Image.fromarray(striped(rng, name == "upright")).save(root / name / f"new{number:02d}.png")
+            Image.fromarray(striped(rng, name == "upright")).save(
+                root / name / f"new{number:02d}.png"
+            )
     return root
 
 
@@ -68,7 +89,9 @@ def test_a_new_class_is_learnt_beside_the_old_ones(first, plain, tmp_path):
     assert numbers["after_new"] > 0.5
     assert numbers["after_old"] >= numbers["before_old"] - 0.25
     rows = run.logged()
-    assert all({"val_accuracy", "val_accuracy_old", "val_accuracy_new"} <= row.keys() for row in rows)
+    assert all(
+        {"val_accuracy", "val_accuracy_old", "val_accuracy_new"} <= row.keys() for row in rows
+    )
     assert any("before" in line and "after" in line for line in result.lines())
     assert set(load(run.folder, "cpu").classes) == {"lying", "upright", "plain"}
 
@@ -76,23 +99,42 @@ def test_a_new_class_is_learnt_beside_the_old_ones(first, plain, tmp_path):
 def test_old_images_stay_in_their_splits(first, plain, tmp_path):
     run = Run(continue_(first, plain, tmp_path / "run", {**QUICK, "training.epochs": 1}).run)
     old = {row["path"]: row["split"] for row in Run(first).splits()}
-    mine = {row["path"].removeprefix("earlier:"): row["split"] for row in run.splits() if row["path"].startswith("earlier:")}
+    mine = {
+        row["path"].removeprefix("earlier:"): row["split"]
+        for row in run.splits()
+        if row["path"].startswith("earlier:")
+    }
     assert mine == old
     assert {sample.split for sample in own_table(run).samples} == {"train", "val", "test"}
-    assert evaluate(run.folder, split="test").scores.numbers["accuracy"].count == sum(row["split"] == "test" for row in run.splits())
+    assert evaluate(run.folder, split="test").scores.numbers["accuracy"].count == sum(
+        row["split"] == "test" for row in run.splits()
+    )
 
 
 def test_without_replay_the_forgetting_is_measured(first, plain, tmp_path):
-    result = continue_(first, plain, tmp_path / "run", {"training.epochs": 12, "training.lr": 3e-3, "start.replay": 0})
-    assert not any(row["path"].startswith("earlier:") and row["split"] == "train" for row in Run(result.run).splits())
+    result = continue_(
+        first,
+        plain,
+        tmp_path / "run",
+        {"training.epochs": 12, "training.lr": 3e-3, "start.replay": 0},
+    )
+    assert not any(
+        row["path"].startswith("earlier:") and row["split"] == "train"
+        for row in Run(result.run).splits()
+    )
     last = Run(result.run).logged()[-1]
-    assert last["val_accuracy_old"] < result.numbers()["before_old"]  # nobody showed it a stripe any more
+    assert (
+        last["val_accuracy_old"] < result.numbers()["before_old"]
+    )  # nobody showed it a stripe any more
 
 
 def test_a_teacher_keeps_answers_that_training_would_move(first):
     """Every picture is taught to be upright; with a teacher, answers to pictures of no training stay nearer to what they were."""
     start = Run(first).recipe().start.model_copy(update={"distill": 3.0})
-    teacher, generator = Teacher(Run(first), start, torch.device("cpu")), torch.Generator().manual_seed(0)
+    teacher, generator = (
+        Teacher(Run(first), start, torch.device("cpu")),
+        torch.Generator().manual_seed(0),
+    )
     shown, unseen = (batch_of(torch.randn(16, 3, 32, 32, generator=generator)) for _ in range(2))
     moved = []
     for taught in (False, True):
@@ -111,7 +153,9 @@ def test_a_teacher_keeps_answers_that_training_would_move(first):
 
 def batch_of(images):
     count = len(images)
-    return Batch(images, [{}] * count, torch.zeros(count, 4), torch.full((count, 2), 32), torch.arange(count))
+    return Batch(
+        images, [{}] * count, torch.zeros(count, 4), torch.full((count, 2), 32), torch.arange(count)
+    )
 
 
 def test_a_teacher_asks_nothing_of_its_own_answers(first):
@@ -128,14 +172,25 @@ def test_a_teacher_asks_nothing_of_its_own_answers(first):
     heat = start.temperature
     other = torch.randn(4, 2)
     p, q = (own / heat).softmax(1), (other / heat).softmax(1)
-    assert float(teacher(other, batch)) == pytest.approx(float(heat**2 * (p * (p / q).log()).sum(1).mean()), rel=1e-5)
+    assert float(teacher(other, batch)) == pytest.approx(
+        float(heat**2 * (p * (p / q).log()).sum(1).mean()), rel=1e-5
+    )
 
 
 def test_more_images_of_known_classes(first, tmp_path):
-    result = continue_(first, more_stripes(tmp_path / "more", 8, seed=3), tmp_path / "run", {**QUICK, "start.replay": 0.5})
+    result = continue_(
+        first,
+        more_stripes(tmp_path / "more", 8, seed=3),
+        tmp_path / "run",
+        {**QUICK, "start.replay": 0.5},
+    )
     assert Run(result.run).classes() == Run(first).classes()
     assert {"before_old", "after_old", "before_new", "after_new"} <= result.numbers().keys()
-    replayed = [row for row in Run(result.run).splits() if row["path"].startswith("earlier:") and row["split"] == "train"]
+    replayed = [
+        row
+        for row in Run(result.run).splits()
+        if row["path"].startswith("earlier:") and row["split"] == "train"
+    ]
     shown = [row for row in Run(first).splits() if row["split"] == "train"]
     assert len(replayed) == round(len(shown) / 2)
 
@@ -153,9 +208,16 @@ def test_the_same_folder_with_more_in_it_counts_old_files_once(first, stripes, t
 
 
 def test_it_can_go_on_twice_and_nothing_before_is_touched(first, plain, tmp_path):
-    before = {name: value.clone() for name, value in read_tensors(first / "model.safetensors").items()}
+    before = {
+        name: value.clone() for name, value in read_tensors(first / "model.safetensors").items()
+    }
     second = continue_(first, plain, tmp_path / "second", {**QUICK, "training.epochs": 1}).run
-    third = continue_(second, more_stripes(tmp_path / "more", 8, seed=6), tmp_path / "third", {**QUICK, "training.epochs": 1}).run
+    third = continue_(
+        second,
+        more_stripes(tmp_path / "more", 8, seed=6),
+        tmp_path / "third",
+        {**QUICK, "training.epochs": 1},
+    ).run
     assert Run(third).classes() == ("lying", "upright", "plain")
     assert any(row["path"].startswith("earlier:earlier:") for row in Run(third).splits())
     assert load(third, "cpu").classes == ("lying", "upright", "plain")
@@ -187,7 +249,18 @@ def test_what_cannot_go_on(first, plain, tmp_path):
 
 
 def test_the_command_line_has_the_words(first, plain, tmp_path, capsys):
-    words = ["continue", str(first), str(plain), "--out", str(tmp_path / "run"), "--epochs", "1", "--replay", "0.5", "--json"]
+    words = [
+        "continue",
+        str(first),
+        str(plain),
+        "--out",
+        str(tmp_path / "run"),
+        "--epochs",
+        "1",
+        "--replay",
+        "0.5",
+        "--json",
+    ]
     assert _run(words) == 0
     assert '"after_new"' in capsys.readouterr().out.splitlines()[-1]
     recipe = Run(tmp_path / "run").recipe()

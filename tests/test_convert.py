@@ -22,8 +22,26 @@ from foveate.types import Sample, Table
 
 FOUR = ("boxes_table", "coco", "voc", "yolo")
 CLASSES = ("zebra", "dog; or cat|x", "人 <&> \"'", "never seen", "no")
-NAMES = ("plain.jpg", "with space.png", "人/图 片.png", "a.b.jpg", "train/plain.jpg", "images/x,y;z.jpg", "plain.png", "Upper.JPG")
-SIZES = ((40, 30), (33, 47), (1, 1), (641, 479), (40, 30), (50, 50), (7, 300), (64, 64))  # width, height
+NAMES = (
+    "plain.jpg",
+    "with space.png",
+    "人/图 片.png",
+    "a.b.jpg",
+    "train/plain.jpg",
+    "images/x,y;z.jpg",
+    "plain.png",
+    "Upper.JPG",
+)
+SIZES = (
+    (40, 30),
+    (33, 47),
+    (1, 1),
+    (641, 479),
+    (40, 30),
+    (50, 50),
+    (7, 300),
+    (64, 64),
+)  # width, height
 SPLITS = ("train", "val", "test", None)
 
 
@@ -45,7 +63,15 @@ def zoo(root: Path, splits: tuple = SPLITS, seed: int = 0) -> Table:
         xyxy = corners(rng, width, height, number)  # the first has none
         names = tuple(rng.choice(CLASSES[:3], len(xyxy)).tolist())
         truth = Boxes(xyxy, names, crowd=rng.random(len(xyxy)) < 0.3)
-        samples.append(Sample(root / name, name, truth, splits[number % len(splits)], f"p {number % 3}" if number % 2 else None))
+        samples.append(
+            Sample(
+                root / name,
+                name,
+                truth,
+                splits[number % len(splits)],
+                f"p {number % 3}" if number % 2 else None,
+            )
+        )
     return Table(tuple(sorted(samples, key=lambda sample: sample.key)), CLASSES, "made", root)
 
 
@@ -64,7 +90,11 @@ def same(before: Table, after: Table, way: tuple[str, ...]) -> None:
         assert other.truth.names == one.truth.names
         if "yolo" in way:
             np.testing.assert_allclose(other.truth.xyxy, one.truth.xyxy, atol=1e-3, rtol=0)
-            assert (other.split, other.group, other.truth.crowd.any()) == (one.split or "train", None, False)
+            assert (other.split, other.group, other.truth.crowd.any()) == (
+                one.split or "train",
+                None,
+                False,
+            )
         else:
             np.testing.assert_array_equal(other.truth.xyxy, one.truth.xyxy)
             np.testing.assert_array_equal(other.truth.crowd, one.truth.crowd)
@@ -84,7 +114,9 @@ def test_who_can_be_written():
         Format.write(FORMATS.load("folder")(), None, Path())
 
 
-@pytest.mark.parametrize("way", [*((name,) for name in FOUR), *permutations(FOUR, 2), FOUR, FOUR[::-1]], ids="-".join)
+@pytest.mark.parametrize(
+    "way", [*((name,) for name in FOUR), *permutations(FOUR, 2), FOUR, FOUR[::-1]], ids="-".join
+)
 def test_every_way_is_lossless(tmp_path, way):
     table = before = zoo(tmp_path / "made")
     for step, name in enumerate(way):
@@ -92,7 +124,9 @@ def test_every_way_is_lossless(tmp_path, way):
     same(before, table, way)
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(st.integers(0, 2**31), st.sampled_from(FOUR), st.sampled_from(FOUR))
 def test_any_numbers_survive(tmp_path_factory, seed, first, second):
     root = tmp_path_factory.mktemp("any")
@@ -104,23 +138,39 @@ def test_any_numbers_survive(tmp_path_factory, seed, first, second):
 def test_what_cannot_be_held_is_said(tmp_path):
     table = zoo(tmp_path / "made")
     told = "\n".join(written(table, "yolo", tmp_path / "y")[1])
-    assert "boxes are marked as a crowd, which this format cannot hold: kept as boxes like others" in told
+    assert (
+        "boxes are marked as a crowd, which this format cannot hold: kept as boxes like others"
+        in told
+    )
     assert "4 images have a group, which this format cannot hold: lost" in told
     assert "2 images have no split, which this format cannot hold: listed under train" in told
-    assert "images renamed, because another one has the same name without its ending: 1 ('plain.png')" in told
+    assert (
+        "images renamed, because another one has the same name without its ending: 1 ('plain.png')"
+        in told
+    )
     assert "cannot hold" not in "\n".join(written(table, "coco", tmp_path / "c")[1])
 
 
 def test_a_folder_of_images_does_not_pile_up(tmp_path):
     table, _ = written(zoo(tmp_path / "made"), "voc", tmp_path / "1")
     again, _ = written(table, "coco", tmp_path / "2")
-    assert {sample.key.removeprefix("images/") for sample in again.samples} == {key.key.removeprefix("JPEGImages/") for key in table.samples}
+    assert {sample.key.removeprefix("images/") for sample in again.samples} == {
+        key.key.removeprefix("JPEGImages/") for key in table.samples
+    }
 
 
 def test_nothing_is_written_outside(tmp_path):
     table = zoo(tmp_path / "made")
-    evil = [f"../../{number}/../x/.h.jpg" if number % 2 else f"/etc/{number}.jpg" for number in range(len(table.samples))]
-    table = table.with_samples(tuple(Sample(s.path, key, s.truth, s.split) for s, key in zip(table.samples, evil, strict=True)))
+    evil = [
+        f"../../{number}/../x/.h.jpg" if number % 2 else f"/etc/{number}.jpg"
+        for number in range(len(table.samples))
+    ]
+    table = table.with_samples(
+        tuple(
+            Sample(s.path, key, s.truth, s.split)
+            for s, key in zip(table.samples, evil, strict=True)
+        )
+    )
     for name in FOUR:
         inner = tmp_path / name / "deep"
         inner.mkdir(parents=True)
@@ -133,7 +183,12 @@ def test_nothing_is_written_outside(tmp_path):
 def test_the_verb(tmp_path, capsys):
     written(zoo(tmp_path / "made"), "coco", tmp_path / "c")
     before = {file: file.read_bytes() for file in (tmp_path / "c").rglob("*") if file.is_file()}
-    assert cli._run(["convert", str(tmp_path / "c"), "--to", "yolo", "--out", str(tmp_path / "y"), "--json"]) == 0
+    assert (
+        cli._run(
+            ["convert", str(tmp_path / "c"), "--to", "yolo", "--out", str(tmp_path / "y"), "--json"]
+        )
+        == 0
+    )
     out, err = capsys.readouterr()
     told = json.loads(out.splitlines()[-1])
     assert told["images"] == {"train": 4, "val": 2, "test": 2}
@@ -141,7 +196,9 @@ def test_the_verb(tmp_path, capsys):
     assert told["format"] == "yolo"
     assert "chosen: format = coco" in err
     assert "cannot hold" in err
-    assert before == {file: file.read_bytes() for file in (tmp_path / "c").rglob("*") if file.is_file()}
+    assert before == {
+        file: file.read_bytes() for file in (tmp_path / "c").rglob("*") if file.is_file()
+    }
     assert sorted(path.name for path in tmp_path.iterdir()) == ["c", "made", "y"]
 
 
@@ -169,8 +226,14 @@ def test_broken_images_and_wrong_sizes_are_left_out_and_said(tmp_path):
     for name in ("a.png", "b.png"):
         Image.new("RGB", (40, 30)).save(tmp_path / name)
     (tmp_path / "b.png").write_bytes(b"broken")
-    images = [{"id": number, "file_name": name, "width": 400, "height": 300} for number, name in enumerate(("a.png", "b.png"))]
-    annotations = [{"image_id": number % 2, "category_id": 1, "bbox": [10, 10, 20 + number, 200]} for number in range(4)]
+    images = [
+        {"id": number, "file_name": name, "width": 400, "height": 300}
+        for number, name in enumerate(("a.png", "b.png"))
+    ]
+    annotations = [
+        {"image_id": number % 2, "category_id": 1, "bbox": [10, 10, 20 + number, 200]}
+        for number in range(4)
+    ]
     content = {"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "x"}]}
     (tmp_path / "x.json").write_text(json.dumps(content))
     result = foveate.convert(tmp_path / "x.json", "voc", tmp_path.parent / f"{tmp_path.name}-out")
@@ -183,7 +246,11 @@ def test_a_lossy_writer_is_found_out(tmp_path, monkeypatch):
     written(zoo(tmp_path / "made"), "coco", tmp_path / "c")
     yolo = FORMATS.load("yolo")
     whole = yolo.write
-    monkeypatch.setattr(yolo, "write", lambda self, table, folder: whole(self, table.with_samples(table.samples[1:]), folder))
+    monkeypatch.setattr(
+        yolo,
+        "write",
+        lambda self, table, folder: whole(self, table.with_samples(table.samples[1:]), folder),
+    )
     with pytest.raises(DataError, match="would not hold the same boxes"):
         foveate.convert(tmp_path / "c", "yolo", tmp_path / "y")
     assert not (tmp_path / "y").exists()

@@ -36,7 +36,9 @@ def test_each_strength_spoils_more(picture, name):
     assert sum(more >= less for less, more in pairwise(apart)) >= 3
 
 
-@pytest.mark.parametrize("name", ["gaussian_noise", "shot_noise", "impulse_noise", "motion_blur", "fog"])
+@pytest.mark.parametrize(
+    "name", ["gaussian_noise", "shot_noise", "impulse_noise", "motion_blur", "fog"]
+)
 def test_chance_comes_from_the_seed_alone(picture, name):
     assert (corrupted(picture, name, 3, seed=1) != corrupted(picture, name, 3, seed=2)).any()
 
@@ -51,15 +53,39 @@ def test_definitions_by_hand():
     assert photons.std() == pytest.approx(np.sqrt(0.5 / 60), abs=0.005)
     assert (corrupted(grey, "brightness", 1, seed=0) == round(128 + 25.5)).all()
     half = np.concatenate([grey, grey // 2], 1)
-    assert np.ptp(corrupted(half, "contrast", 5, seed=0)[..., 0].astype(int)) == pytest.approx(0.05 * 64, abs=1)
+    assert np.ptp(corrupted(half, "contrast", 5, seed=0)[..., 0].astype(int)) == pytest.approx(
+        0.05 * 64, abs=1
+    )
     for blur in ("defocus_blur", "motion_blur"):
-        assert (np.abs(corrupted(grey, blur, 5, seed=0).astype(int) - 128) <= 1).all()  # nothing to blur
+        assert (
+            np.abs(corrupted(grey, blur, 5, seed=0).astype(int) - 128) <= 1
+        ).all()  # nothing to blur
     assert (corrupted(half, "jpeg", 3, seed=0) == jpeg(half, 15)).all()
-    assert len(np.unique(corrupted(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8), "pixelate", 5, seed=0)[:4, :4, 0])) == 1
+    assert (
+        len(
+            np.unique(
+                corrupted(
+                    np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8),
+                    "pixelate",
+                    5,
+                    seed=0,
+                )[:4, :4, 0]
+            )
+        )
+        == 1
+    )
 
 
 def test_what_is_left_under_corruption(stripes, tmp_path, capsys):
-    run = foveate.fit(stripes, backbone="test_efficientnet", weights="none", size=32, tuning="probe", device="cpu", out=tmp_path / "run").run
+    run = foveate.fit(
+        stripes,
+        backbone="test_efficientnet",
+        weights="none",
+        size=32,
+        tuning="probe",
+        device="cpu",
+        out=tmp_path / "run",
+    ).run
     assert cli._run(["evaluate", str(run), str(stripes), "--corrupt", "--json"]) == 0
     told = json.loads(capsys.readouterr().out.splitlines()[-1])
     rows = told["corrupted"]["rows"]
@@ -69,4 +95,9 @@ def test_what_is_left_under_corruption(stripes, tmp_path, capsys):
     assert told["corrupted"]["mean"] == pytest.approx(np.mean(values))
     assert told["corrupted"]["clean"] == told["accuracy"]
     assert np.mean(values) < told["accuracy"]
-    assert "Under corruption" in next((run / "evaluations").glob("*/report.html")).parent.parent.joinpath(stripes.stem, "report.html").read_text()
+    assert (
+        "Under corruption"
+        in next((run / "evaluations").glob("*/report.html"))
+        .parent.parent.joinpath(stripes.stem, "report.html")
+        .read_text()
+    )

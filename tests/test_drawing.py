@@ -15,7 +15,21 @@ from foveate.images import drawing, sheets
 from foveate.images import text as lettering
 from foveate.predictions import Boxes, Labels, Regions
 
-WORDS = ["RBC", "cat", "猫", "قطة كبيرة", "😀", "👩‍🚀", "עברית", "नमस्ते", "a" * 300, "<b>&\n\x00", "", "\ud800", "$x_1$"]
+WORDS = [
+    "RBC",
+    "cat",
+    "猫",
+    "قطة كبيرة",
+    "😀",
+    "👩‍🚀",
+    "עברית",
+    "नमस्ते",
+    "a" * 300,
+    "<b>&\n\x00",
+    "",
+    "\ud800",
+    "$x_1$",
+]
 
 
 def ground(height: int, width: int, seed: int = 0) -> np.ndarray:
@@ -32,8 +46,14 @@ def boxes_of(*xyxy, names=None, scores=None, crowd=None) -> Boxes:
 def allowed(shape, boxes: Boxes, threshold: float) -> np.ndarray:
     """(H, W) bool: inside of a box that is drawn, or under its label."""
     size, inside = (shape[1], shape[0]), np.zeros(shape[:2], dtype=bool)
-    shown = [box for box in drawing._drawn(boxes, threshold, sorted(set(boxes.names))) if drawing._visible(box.edge, size)]
-    for x0, y0, x1, y1 in [drawing._clipped(box.edge, size) for box in shown] + [spot for _, spot, _ in drawing._labelled(shown, size)]:
+    shown = [
+        box
+        for box in drawing._drawn(boxes, threshold, sorted(set(boxes.names)))
+        if drawing._visible(box.edge, size)
+    ]
+    for x0, y0, x1, y1 in [drawing._clipped(box.edge, size) for box in shown] + [
+        spot for _, spot, _ in drawing._labelled(shown, size)
+    ]:
         assert 0 <= x0 <= x1 <= size[0]
         assert 0 <= y0 <= y1 <= size[1]
         inside[y0:y1, x0:x1] = True
@@ -53,7 +73,9 @@ number = st.floats(-60, 220, width=32)
 def test_only_boxes_and_labels_change(height, width, rows, scored):
     corners = [(min(a, c), min(b, d), max(a, c), max(b, d)) for a, b, c, d, *_ in rows]
     scores = [row[5] for row in rows] if scored else None
-    boxes = boxes_of(*corners, names=[row[4] for row in rows], scores=scores, crowd=[row[6] for row in rows])
+    boxes = boxes_of(
+        *corners, names=[row[4] for row in rows], scores=scores, crowd=[row[6] for row in rows]
+    )
     pixels = ground(height, width)
     before = pixels.copy()
     drawn = drawing.with_boxes(pixels, boxes, 0.5)
@@ -62,41 +84,68 @@ def test_only_boxes_and_labels_change(height, width, rows, scored):
     assert not (drawn != pixels).any(axis=2)[~allowed(pixels.shape, boxes, 0.5)].any()
 
 
-@pytest.mark.parametrize("xyxy", [(0, 0, 64, 48), (63, 47, 64, 48), (10, 10, 10, 10), (5, 5, 6, 6), (-9, -9, 4, 4), (0, 20, 64, 20)])
+@pytest.mark.parametrize(
+    "xyxy",
+    [
+        (0, 0, 64, 48),
+        (63, 47, 64, 48),
+        (10, 10, 10, 10),
+        (5, 5, 6, 6),
+        (-9, -9, 4, 4),
+        (0, 20, 64, 20),
+    ],
+)
 def test_every_box_leaves_a_trace(xyxy):
     pixels = np.full((48, 64, 3), 77, dtype=np.uint8)
     x, y = min(max(xyxy[0], 0), 63), min(max(xyxy[3] - 1, 0), 47)
     drawn = drawing.with_boxes(pixels, boxes_of(xyxy, names=[""]), 0)
     assert (drawn != pixels).any()
-    assert (drawn[y, x] == drawing.colour(0)).all() or (drawn[min(y + 1, 47), x] == drawing.colour(0)).all()
+    assert (drawn[y, x] == drawing.colour(0)).all() or (
+        drawn[min(y + 1, 47), x] == drawing.colour(0)
+    ).all()
 
 
 def test_no_boxes_and_boxes_below_the_threshold_leave_the_picture_alone():
     pixels = ground(40, 60)
-    for boxes in (boxes_of(), boxes_of((5, 5, 20, 20), scores=[0.4]), boxes_of((70, 5, 90, 20)), boxes_of((5, 5, np.nan, 20))):
+    for boxes in (
+        boxes_of(),
+        boxes_of((5, 5, 20, 20), scores=[0.4]),
+        boxes_of((70, 5, 90, 20)),
+        boxes_of((5, 5, np.nan, 20)),
+    ):
         assert (drawing.with_boxes(pixels, boxes, 0.5) == pixels).all()
 
 
 def test_a_class_keeps_its_colour():
     pixels = np.zeros((100, 100, 3), dtype=np.uint8)
-    drawn = drawing.with_boxes(pixels, boxes_of((10, 40, 90, 90), names=["dog"]), 0, classes=("cat", "dog"))
+    drawn = drawing.with_boxes(
+        pixels, boxes_of((10, 40, 90, 90), names=["dog"]), 0, classes=("cat", "dog")
+    )
     assert tuple(drawn[60, 10]) == drawing.colour(1)
     assert len({drawing.colour(place) for place in range(60)}) == 60
 
 
 def test_the_first_ten_colours_are_apart():
     """In plain RGB, as a guard against a slip; how the colour-blind see them was computed once (see the docstring)."""
-    pairs = itertools.combinations([np.array(drawing.colour(place), dtype=float) for place in range(10)], 2)
+    pairs = itertools.combinations(
+        [np.array(drawing.colour(place), dtype=float) for place in range(10)], 2
+    )
     assert min(np.linalg.norm(one - other) for one, other in pairs) > 60
 
 
 @pytest.mark.parametrize("place", range(40))
 def test_letters_stand_out_from_their_plate(place):
     def luminance(colour):
-        linear = [part / 255 / 12.92 if part <= 10 else ((part / 255 + 0.055) / 1.055) ** 2.4 for part in colour]
+        linear = [
+            part / 255 / 12.92 if part <= 10 else ((part / 255 + 0.055) / 1.055) ** 2.4
+            for part in colour
+        ]
         return np.dot([0.2126, 0.7152, 0.0722], linear)
 
-    dark, light = sorted(luminance(colour) for colour in (drawing.colour(place), lettering._contrast(drawing.colour(place))))
+    dark, light = sorted(
+        luminance(colour)
+        for colour in (drawing.colour(place), lettering._contrast(drawing.colour(place)))
+    )
     assert (light + 0.05) / (dark + 0.05) >= 4.5  # WCAG AA
 
 
@@ -112,7 +161,10 @@ def test_what_no_font_has_is_written_out(monkeypatch):
     monkeypatch.setattr(lettering, "_font_files", lambda: drawing_files()[:1])
     lettering._face.cache_clear()
     assert lettering._fitted("猫 1", 12, 500) == "\\u732b 1"
-    assert lettering._fitted("ab\u200dc\ufe0f", 12, 500).replace("\u200d", "").replace("\ufe0f", "") == "abc"
+    assert (
+        lettering._fitted("ab\u200dc\ufe0f", 12, 500).replace("\u200d", "").replace("\ufe0f", "")
+        == "abc"
+    )
     lettering._face.cache_clear()
 
 
@@ -122,8 +174,14 @@ drawing_files = lettering._font_files
 def test_labels_never_lie_on_each_other():
     rng = np.random.default_rng(0)
     corners = rng.uniform(0, 500, (40, 2))
-    boxes = boxes_of(*np.hstack([corners, corners + rng.uniform(5, 120, (40, 2))]), scores=rng.uniform(0.5, 1, 40))
-    spots = [spot for _, spot, _ in drawing._labelled(list(drawing._drawn(boxes, 0, ["RBC"])), (600, 600))]
+    boxes = boxes_of(
+        *np.hstack([corners, corners + rng.uniform(5, 120, (40, 2))]),
+        scores=rng.uniform(0.5, 1, 40),
+    )
+    spots = [
+        spot
+        for _, spot, _ in drawing._labelled(list(drawing._drawn(boxes, 0, ["RBC"])), (600, 600))
+    ]
     assert len(spots) > 20
     assert not any(drawing._overlap(one, other) for one, other in itertools.combinations(spots, 2))
 
@@ -131,7 +189,10 @@ def test_labels_never_lie_on_each_other():
 @settings(max_examples=40, deadline=None)
 @given(st.integers(1, 300), st.integers(1, 300), st.integers(0, 12), st.sampled_from(WORDS))
 def test_regions_change_no_input(height, width, classes, word):
-    pixels, mask = ground(height, width), np.random.default_rng(1).integers(-1, max(classes, 1), (height, width))
+    pixels, mask = (
+        ground(height, width),
+        np.random.default_rng(1).integers(-1, max(classes, 1), (height, width)),
+    )
     before = pixels.copy(), mask.copy()
     drawn = drawing.with_regions(pixels, mask, tuple(f"{word} {place}" for place in range(classes)))
     assert (pixels == before[0]).all()
@@ -147,22 +208,36 @@ def test_regions_leave_the_background_and_the_ignored_alone():
     assert (drawn[40] == drawing.colour(1)).all()  # the border, in full colour
     expected = np.rint((pixels[50].astype(float) + drawing.colour(1)) / 2)
     assert np.abs(drawn[50] - expected).max() <= 1
-    assert (drawing.with_regions(pixels, np.zeros((60, 90), dtype=int), ("background",)) == pixels).all()
+    assert (
+        drawing.with_regions(pixels, np.zeros((60, 90), dtype=int), ("background",)) == pixels
+    ).all()
 
 
 def test_the_legend_counts_what_it_leaves_out():
     mask = np.arange(200 * 200).reshape(200, 200) // 1000
-    drawn = drawing.with_regions(np.full((200, 200, 3), 128, dtype=np.uint8), mask, tuple(f"class number {place}" for place in range(40)))
+    drawn = drawing.with_regions(
+        np.full((200, 200, 3), 128, dtype=np.uint8),
+        mask,
+        tuple(f"class number {place}" for place in range(40)),
+    )
     plate = (drawn == 255).all(axis=2)
     assert 0.05 < plate.mean() < 0.34
     assert not plate[:, 110:].any()
 
 
 def test_an_answer_is_drawn_by_its_kind():
-    pixels, mask, boxes = ground(50, 50), np.eye(50, dtype=np.int64), boxes_of((5, 20, 40, 45), scores=[0.1])
+    pixels, mask, boxes = (
+        ground(50, 50),
+        np.eye(50, dtype=np.int64),
+        boxes_of((5, 20, 40, 45), scores=[0.1]),
+    )
     regions = Regions(lambda: mask)
-    assert (drawing.drawn(pixels, boxes, ("RBC",)) == drawing.with_boxes(pixels, boxes, 0, ("RBC",))).all()
-    assert (drawing.drawn(pixels, regions, ("a", "b")) == drawing.with_regions(pixels, mask, ("a", "b"))).all()
+    assert (
+        drawing.drawn(pixels, boxes, ("RBC",)) == drawing.with_boxes(pixels, boxes, 0, ("RBC",))
+    ).all()
+    assert (
+        drawing.drawn(pixels, regions, ("a", "b")) == drawing.with_regions(pixels, mask, ("a", "b"))
+    ).all()
     assert (drawing.drawn(pixels, Labels(("a",)), ("a",)) == drawing.drawn(pixels, None, ())).all()
 
 
@@ -181,9 +256,14 @@ def test_real_cells():
     from xml.etree import ElementTree
 
     root = ElementTree.parse(SHARED / "bccd/BCCD/Annotations/BloodImage_00001.xml").getroot()
-    corners = [[float(item.findtext(f"bndbox/{key}")) for key in ("xmin", "ymin", "xmax", "ymax")] for item in root.iter("object")]
+    corners = [
+        [float(item.findtext(f"bndbox/{key}")) for key in ("xmin", "ymin", "xmax", "ymax")]
+        for item in root.iter("object")
+    ]
     names = tuple(item.findtext("name") for item in root.iter("object"))
     pixels = images.read(SHARED / "bccd/BCCD/JPEGImages/BloodImage_00001.jpg")[0]
     shown = list(drawing._drawn(boxes_of(*corners, names=names), 0, ("RBC", "WBC")))
     assert len(drawing._labelled(shown, (640, 480))) == len(names) == 19
-    assert (drawing.with_boxes(pixels, boxes_of(*corners, names=names), 0) != pixels).any(axis=2).mean() < 0.2
+    assert (drawing.with_boxes(pixels, boxes_of(*corners, names=names), 0) != pixels).any(
+        axis=2
+    ).mean() < 0.2

@@ -50,8 +50,25 @@ def spots(tmp_path_factory) -> tuple[Path, dict[str, tuple[int, int]]]:
 
 
 def taught(root: Path, run: Path, backbone: str, **more):
-    settings = {"data.near_duplicates": 1, "data.audit": False, "training.ema": 0.9, "augment.crop": 1.0, "augment.policy": "none", "training.head_start": "random"}
-    words = {"backbone": backbone, "weights": "none", "size": SIDE, "tuning": "full", "epochs": 12, "lr": 2e-3, "batch_size": 16, "device": "cpu", **more}
+    settings = {
+        "data.near_duplicates": 1,
+        "data.audit": False,
+        "training.ema": 0.9,
+        "augment.crop": 1.0,
+        "augment.policy": "none",
+        "training.head_start": "random",
+    }
+    words = {
+        "backbone": backbone,
+        "weights": "none",
+        "size": SIDE,
+        "tuning": "full",
+        "epochs": 12,
+        "lr": 2e-3,
+        "batch_size": 16,
+        "device": "cpu",
+        **more,
+    }
     return foveate.fit(root, out=run, settings=settings, **words)
 
 
@@ -71,7 +88,9 @@ def subjects(run: Path, files):
 # --- where the evidence is
 
 
-@pytest.mark.parametrize("how", ["gradcam", "hirescam", "layercam", "occlusion", "integrated_gradients"])
+@pytest.mark.parametrize(
+    "how", ["gradcam", "hirescam", "layercam", "occlusion", "integrated_gradients"]
+)
 def test_maps_point_at_the_only_evidence(resnet, spots, how):
     root, corners = spots
     hits = faithful = 0
@@ -111,8 +130,15 @@ def test_a_map_that_ignores_the_weights_is_found_out(resnet, spots):
     gradcam, found = EXPLAINERS.load("gradcam")(), []
     for _, subject in subjects(resnet, [str(spots[0] / name / "1.png") for name in COLOURS]):
         question, other = subject.questions()[0], randomised(subject.model)
-        assert sameness(Edges(), subject, question, Edges().explain(subject.asked(question)), other) > 0.99
-        found.append(sameness(gradcam, subject, question, gradcam.explain(subject.asked(question)).detach(), other))
+        assert (
+            sameness(Edges(), subject, question, Edges().explain(subject.asked(question)), other)
+            > 0.99
+        )
+        found.append(
+            sameness(
+                gradcam, subject, question, gradcam.explain(subject.asked(question)).detach(), other
+            )
+        )
     assert np.mean(found) < 0.8
 
 
@@ -121,25 +147,57 @@ def test_a_map_that_ignores_the_weights_is_found_out(resnet, spots):
 
 def test_gradcam_is_cam_where_the_head_is_linear():
     """Behind global average pooling both are the class's weights times the maps (Zhou et al. 2016)."""
-    settings = {"backbone": {"name": "resnet10t", "weights": "none", "size": SIDE}, "task": {"name": "classify", "reads": "pooled"}, "tuning": "full"}
+    settings = {
+        "backbone": {"name": "resnet10t", "weights": "none", "size": SIDE},
+        "task": {"name": "classify", "reads": "pooled"},
+        "tuning": "full",
+    }
     model = build(with_settings(Recipe(), settings), ("a", "b"))
-    batch = Batch(torch.randn(1, 3, SIDE, SIDE), [{}], torch.zeros(1, 4), torch.full((1, 2), SIDE), torch.zeros(1, dtype=torch.long))
+    batch = Batch(
+        torch.randn(1, 3, SIDE, SIDE),
+        [{}],
+        torch.zeros(1, 4),
+        torch.full((1, 2), SIDE),
+        torch.zeros(1, dtype=torch.long),
+    )
     subject = Subject(model, batch)
     question = subject.questions()[0]
     with torch.no_grad():
         maps = model.backbone.network.forward_features(batch.images)[0]
-    weights = (model.head.linear.weight[model.classes.index(question.name)] / model.head.scale).detach()
+    weights = (
+        model.head.linear.weight[model.classes.index(question.name)] / model.head.scale
+    ).detach()
     cam = (weights[:, None, None] * maps).sum(0).clamp(min=0)
     found = EXPLAINERS.load("gradcam")().explain(subject.asked(question))
     torch.testing.assert_close(found / found.max(), cam / cam.max(), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["resnet10t", "test_vit", "swin_tiny_patch4_window7_224", "test_efficientnet", "convnext_atto", "vgg11"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "resnet10t",
+        "test_vit",
+        "swin_tiny_patch4_window7_224",
+        "test_efficientnet",
+        "convnext_atto",
+        "vgg11",
+    ],
+)
 def test_every_family_has_layers_with_places(name):
     side = 224 if "swin" in name else SIDE
-    settings = {"backbone": {"name": name, "weights": "none", "size": side}, "task": "classify", "tuning": "full"}
+    settings = {
+        "backbone": {"name": name, "weights": "none", "size": side},
+        "task": "classify",
+        "tuning": "full",
+    }
     model = build(with_settings(Recipe(), settings), ("a", "b"))
-    batch = Batch(torch.randn(1, 3, side, side), [{}], torch.zeros(1, 4), torch.full((1, 2), side), torch.zeros(1, dtype=torch.long))
+    batch = Batch(
+        torch.randn(1, 3, side, side),
+        [{}],
+        torch.zeros(1, 4),
+        torch.full((1, 2), side),
+        torch.zeros(1, dtype=torch.long),
+    )
     subject = Subject(model, batch)
     found = layers(subject.asked(subject.questions()[0]))
     assert all(layer.output.shape == layer.gradient.shape for layer in found)
@@ -148,7 +206,11 @@ def test_every_family_has_layers_with_places(name):
 
 
 def test_rollout_by_hand():
-    settings = {"backbone": {"name": "test_vit", "weights": "none", "size": SIDE}, "task": "classify", "tuning": "full"}
+    settings = {
+        "backbone": {"name": "test_vit", "weights": "none", "size": SIDE},
+        "task": "classify",
+        "tuning": "full",
+    }
     model = build(with_settings(Recipe(), settings), ("a", "b"))
     image = torch.randn(1, 3, SIDE, SIDE)
     network = model.backbone.network
@@ -157,18 +219,36 @@ def test_rollout_by_hand():
         for block in network.blocks:
             attention = block.attn
             states = block.norm1(tokens)
-            query, key, _ = attention.qkv(states).reshape(1, -1, 3, attention.num_heads, attention.head_dim).permute(2, 0, 3, 1, 4)
-            seen.append((attention.q_norm(query) * attention.scale @ attention.k_norm(key).transpose(-2, -1)).softmax(-1)[0].mean(0))
+            query, key, _ = (
+                attention.qkv(states)
+                .reshape(1, -1, 3, attention.num_heads, attention.head_dim)
+                .permute(2, 0, 3, 1, 4)
+            )
+            seen.append(
+                (
+                    attention.q_norm(query)
+                    * attention.scale
+                    @ attention.k_norm(key).transpose(-2, -1)
+                )
+                .softmax(-1)[0]
+                .mean(0)
+            )
             tokens = block(tokens)
     count = seen[0].shape[0]
     whole = torch.eye(count)
     for each in seen:
         whole = (each + torch.eye(count)) / 2 @ whole
-    batch = Batch(image, [{}], torch.zeros(1, 4), torch.full((1, 2), SIDE), torch.zeros(1, dtype=torch.long))
+    batch = Batch(
+        image, [{}], torch.zeros(1, 4), torch.full((1, 2), SIDE), torch.zeros(1, dtype=torch.long)
+    )
     subject = Subject(model, batch)
     found = EXPLAINERS.load("rollout")().explain(subject.asked(subject.questions()[0]))
-    torch.testing.assert_close(found.flatten(), whole[0, 1:] if count > found.numel() else whole.mean(0))
-    assert all(block.attn.fused_attn == network.blocks[0].attn.fused_attn for block in network.blocks)
+    torch.testing.assert_close(
+        found.flatten(), whole[0, 1:] if count > found.numel() else whole.mean(0)
+    )
+    assert all(
+        block.attn.fused_attn == network.blocks[0].attn.fused_attn for block in network.blocks
+    )
 
 
 def test_curves_of_a_known_score():
@@ -176,7 +256,13 @@ def test_curves_of_a_known_score():
 
     from foveate.modeling.tasks import Question
 
-    batch = Batch(torch.ones(1, 3, SIDE - 8, SIDE - 8), [{}], torch.zeros(1, 4), torch.zeros(1, 2), torch.zeros(1, dtype=torch.long))
+    batch = Batch(
+        torch.ones(1, 3, SIDE - 8, SIDE - 8),
+        [{}],
+        torch.zeros(1, 4),
+        torch.zeros(1, 2),
+        torch.zeros(1, dtype=torch.long),
+    )
     half = (SIDE - 8) // 2
     question = Question("left", lambda found: found, lambda found: found)
 
@@ -199,11 +285,24 @@ def test_words_boxes_and_regions_can_be_asked_about(resnet):
     for task, classes in (
         ({"name": "detect", "width": 32}, ("cat", "dog")),
         ({"name": "segment", "head": "fpn"}, ("sky", "road")),
-        ({"name": "caption", "words": ["a", "red", "spot"], "width": 64, "depth": 1, "most": 4}, ()),
+        (
+            {"name": "caption", "words": ["a", "red", "spot"], "width": 64, "depth": 1, "most": 4},
+            (),
+        ),
     ):
-        settings = {"backbone": {"name": "resnet10t", "weights": "none", "size": SIDE}, "task": task, "tuning": "full"}
+        settings = {
+            "backbone": {"name": "resnet10t", "weights": "none", "size": SIDE},
+            "task": task,
+            "tuning": "full",
+        }
         model = build(with_settings(Recipe(), settings), classes)
-        batch = Batch(torch.randn(1, 3, SIDE, SIDE), [{}], torch.tensor([[0.0, 0, SIDE, SIDE]]), torch.full((1, 2), SIDE), torch.zeros(1, dtype=torch.long))
+        batch = Batch(
+            torch.randn(1, 3, SIDE, SIDE),
+            [{}],
+            torch.tensor([[0.0, 0, SIDE, SIDE]]),
+            torch.full((1, 2), SIDE),
+            torch.zeros(1, dtype=torch.long),
+        )
         subject = Subject(model, batch)
         questions = subject.questions()
         assert questions
@@ -220,13 +319,33 @@ def test_words_boxes_and_regions_can_be_asked_about(resnet):
 def test_sheets_and_numbers(resnet, spots, tmp_path, capsys):
     root, _ = spots
     (tmp_path / "broken.png").write_bytes(b"no picture")
-    files = [str(root / "red" / "0.png"), str(root / "blue" / "0.png"), str(tmp_path / "broken.png")]
-    words = ["explain", str(resnet), *files, "--how", "gradcam", "--how", "occlusion", "--out", str(tmp_path / "why"), "--device", "cpu", "--json"]
+    files = [
+        str(root / "red" / "0.png"),
+        str(root / "blue" / "0.png"),
+        str(tmp_path / "broken.png"),
+    ]
+    words = [
+        "explain",
+        str(resnet),
+        *files,
+        "--how",
+        "gradcam",
+        "--how",
+        "occlusion",
+        "--out",
+        str(tmp_path / "why"),
+        "--device",
+        "cpu",
+        "--json",
+    ]
     assert cli._run(words) == 0
     told = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert told["skipped"] == 1
     assert [row["question"] for row in told["explanations"]] == ["red", "red", "blue", "blue"]
-    rows = [json.loads(line) for line in (tmp_path / "why" / "explanations.jsonl").read_text().splitlines()]
+    rows = [
+        json.loads(line)
+        for line in (tmp_path / "why" / "explanations.jsonl").read_text().splitlines()
+    ]
     assert rows == told["explanations"]
     assert "speaks for it most" in rows[0]["alt"]
     sheet = Image.open(tmp_path / "why" / "0000-0.png")
@@ -251,13 +370,24 @@ def test_ways_that_are_unknown_or_do_not_fit(resnet, spots, tmp_path):
 
 def test_nearest_training_images_stand_below(resnet, spots, tmp_path):
     files = [spots[0] / name / "3.png" for name in COLOURS]
-    found = foveate.explain(resnet, files, how=["gradcam"], out=tmp_path / "why", device="cpu", nearest=5).found
+    found = foveate.explain(
+        resnet, files, how=["gradcam"], out=tmp_path / "why", device="cpu", nearest=5
+    ).found
     for why, name in zip(found, COLOURS, strict=True):
         assert len(why.nearest) == 5
-        assert [each.alike for each in why.nearest] == sorted((each.alike for each in why.nearest), reverse=True)
-        assert sum(each.label == name for each in why.nearest) >= 4  # a picture of the training is nearest to itself
-    alone = foveate.explain(resnet, files[:1], how=["gradcam"], out=tmp_path / "alone", device="cpu")
-    with Image.open(tmp_path / "why" / "0000-3.png") as tall, Image.open(alone.folder / "0000-3.png") as small:
+        assert [each.alike for each in why.nearest] == sorted(
+            (each.alike for each in why.nearest), reverse=True
+        )
+        assert (
+            sum(each.label == name for each in why.nearest) >= 4
+        )  # a picture of the training is nearest to itself
+    alone = foveate.explain(
+        resnet, files[:1], how=["gradcam"], out=tmp_path / "alone", device="cpu"
+    )
+    with (
+        Image.open(tmp_path / "why" / "0000-3.png") as tall,
+        Image.open(alone.folder / "0000-3.png") as small,
+    ):
         assert tall.height > small.height + 100
         assert "like blue/3.png (blue)" in tall.text["alt"]
     row = json.loads((tmp_path / "why" / "explanations.jsonl").read_text().splitlines()[0])
@@ -276,4 +406,6 @@ def test_training_images_that_are_gone_are_one_sentence(spots, tmp_path):
 
 def test_sentences_are_for_backbones_that_embed_them(resnet, spots, tmp_path):
     with pytest.raises(UsageError, match="embeds pictures alone"):
-        foveate.explain(resnet, spots[0] / "red" / "0.png", texts=["a red square"], out=tmp_path / "why")
+        foveate.explain(
+            resnet, spots[0] / "red" / "0.png", texts=["a red square"], out=tmp_path / "why"
+        )

@@ -37,7 +37,13 @@ def data(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def run(data, tmp_path_factory) -> Path:
     """Calibrated: it says sets, doubts and strangers."""
-    found = foveate.fit(data, tuning="probe", out=tmp_path_factory.mktemp("runs") / "run", settings=SETTINGS, **WORDS)
+    found = foveate.fit(
+        data,
+        tuning="probe",
+        out=tmp_path_factory.mktemp("runs") / "run",
+        settings=SETTINGS,
+        **WORDS,
+    )
     assert found.outcome["calibration"]
     return found.run
 
@@ -53,7 +59,9 @@ def pictures(tmp_path_factory) -> Path:
     """Of all shapes, one turned by EXIF, one grey, one that is none."""
     root, rng = tmp_path_factory.mktemp("pictures"), np.random.default_rng(1)
     for place, (height, width) in enumerate([(40, 40), (33, 90), (91, 34), (200, 150), (20, 31)]):
-        Image.fromarray(rng.integers(0, 256, (height, width, 3), dtype=np.uint8)).save(root / f"{place}.png")
+        Image.fromarray(rng.integers(0, 256, (height, width, 3), dtype=np.uint8)).save(
+            root / f"{place}.png"
+        )
     turned = Image.fromarray(rng.integers(0, 256, (50, 80, 3), dtype=np.uint8))
     exif = turned.getexif()
     exif[0x0112] = 6
@@ -93,8 +101,13 @@ def test_it_carries_what_it_takes(run, files):
     assert found.about["licence"] == Run(run).outcome()["licence"]
     assert found.reader.calibration is not None
     model = onnx.load(files["onnx"], load_external_data=False)
-    assert [dimension.dim_param or dimension.dim_value for dimension in model.graph.input[0].type.tensor_type.shape.dim][1:] == [3, 32, 32]
-    assert not [each for each in model.graph.initializer if each.data_location == onnx.TensorProto.EXTERNAL]
+    assert [
+        dimension.dim_param or dimension.dim_value
+        for dimension in model.graph.input[0].type.tensor_type.shape.dim
+    ][1:] == [3, 32, 32]
+    assert not [
+        each for each in model.graph.initializer if each.data_location == onnx.TensorProto.EXTERNAL
+    ]
     table = json.loads((files["onnx"].parent / "manifest.json").read_text())
     assert {row["path"] for row in table} == {path.name for path in files.values()}
     assert all(max(row["parity"].values()) < 1e-4 for row in table)
@@ -119,7 +132,13 @@ def test_torch_is_not_needed(files, pictures, tmp_path):
 @pytest.mark.parametrize("name", ["test_resnet", "test_vit", "vgg11", "test_convnext"])
 def test_networks_of_every_kind_leave(stripes, tmp_path, name):
     """The differences are those of arithmetic: `export` refuses others."""
-    found = foveate.fit(stripes, tuning="probe", out=tmp_path / "run", settings=SETTINGS, **{**WORDS, "backbone": name})
+    found = foveate.fit(
+        stripes,
+        tuning="probe",
+        out=tmp_path / "run",
+        settings=SETTINGS,
+        **{**WORDS, "backbone": name},
+    )
     told = foveate.export(found.run).files[0]
     assert max(told.parity.values()) < 1e-4
     assert told.score == told.torch
@@ -127,24 +146,52 @@ def test_networks_of_every_kind_leave(stripes, tmp_path, name):
 
 def test_added_weights_leave_merged(stripes, tmp_path):
     settings = {**SETTINGS, "training.precision": "fp32", "training.channels_last": False}
-    found = foveate.fit(stripes, tuning="lora", epochs=2, out=tmp_path / "run", settings=settings, **{**WORDS, "backbone": "test_vit"})
+    found = foveate.fit(
+        stripes,
+        tuning="lora",
+        epochs=2,
+        out=tmp_path / "run",
+        settings=settings,
+        **{**WORDS, "backbone": "test_vit"},
+    )
     assert max(foveate.export(found.run).files[0].parity.values()) < 1e-4
 
 
 def test_several_classes_may_hold(tmp_path, pictures):
     root = stripes_folder(tmp_path / "stripes", 20)
-    lines = [f"{path.relative_to(root)},{path.parent.name}{'|even' if int(path.stem) % 2 == 0 else ''}" for path in sorted(root.rglob("*.png"))]
+    lines = [
+        f"{path.relative_to(root)},{path.parent.name}{'|even' if int(path.stem) % 2 == 0 else ''}"
+        for path in sorted(root.rglob("*.png"))
+    ]
     (root / "table.csv").write_text("\n".join(["path,label", *lines]), encoding="utf-8")
-    found = foveate.fit(root / "table.csv", tuning="probe", out=tmp_path / "run", settings=SETTINGS, **WORDS)
+    found = foveate.fit(
+        root / "table.csv", tuning="probe", out=tmp_path / "run", settings=SETTINGS, **WORDS
+    )
     path = foveate.export(found.run).files[0].path
-    assert [row.get("answer") for row in rows(path, pictures)] == [row.get("answer") for row in rows(found.run, pictures)]
+    assert [row.get("answer") for row in rows(path, pictures)] == [
+        row.get("answer") for row in rows(found.run, pictures)
+    ]
 
 
 # --- eight bits
 
 
 def test_eight_bits_are_kept_where_they_cost_little(run, tmp_path, pictures, capsys):
-    assert cli._run(["export", str(run), "--int8", "--max-drop", "1", "--out", str(tmp_path / "kept"), "--json"]) == 0
+    assert (
+        cli._run(
+            [
+                "export",
+                str(run),
+                "--int8",
+                "--max-drop",
+                "1",
+                "--out",
+                str(tmp_path / "kept"),
+                "--json",
+            ]
+        )
+        == 0
+    )
     told = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert [row["precision"] for row in told["files"]] == ["fp32", "int8"]
     assert told["files"][1]["size"] < told["files"][0]["size"]
@@ -156,11 +203,16 @@ def test_eight_bits_are_kept_where_they_cost_little(run, tmp_path, pictures, cap
 
 
 def test_eight_bits_that_cost_too_much_are_not_kept(run, tmp_path, monkeypatch):
-    monkeypatch.setattr(verb._Judge, "calibrating", lambda self: iter([np.zeros((1, 3, 32, 32), np.uint8)]))
+    monkeypatch.setattr(
+        verb._Judge, "calibrating", lambda self: iter([np.zeros((1, 3, 32, 32), np.uint8)])
+    )
     found = foveate.export(run, int8=True, max_drop=0.0, out=tmp_path / "out")
     assert [file.precision for file in found.files] == ["fp32"]
     assert "allows less" in found.refused[0]
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["manifest.json", "run.onnx"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "manifest.json",
+        "run.onnx",
+    ]
 
 
 # --- what is refused
@@ -168,8 +220,14 @@ def test_eight_bits_that_cost_too_much_are_not_kept(run, tmp_path, monkeypatch):
 
 def test_a_file_that_answers_otherwise_is_removed(run, tmp_path, monkeypatch):
     honest = _leaving.Graph.named
-    monkeypatch.setattr(_leaving.Graph, "named", lambda self, images: {name: value * 0.999 for name, value in honest(self, images).items()})
-    monkeypatch.setattr(_leaving.Graph, "forward", lambda self, images: tuple(honest(self, images).values()))
+    monkeypatch.setattr(
+        _leaving.Graph,
+        "named",
+        lambda self, images: {name: value * 0.999 for name, value in honest(self, images).items()},
+    )
+    monkeypatch.setattr(
+        _leaving.Graph, "forward", lambda self, images: tuple(honest(self, images).values())
+    )
     with pytest.raises(RunError, match=r"is not kept.*scores by") as told:
         foveate.export(run, out=tmp_path / "out")
     assert "most on" in str(told.value)
@@ -190,10 +248,20 @@ def test_damaged_and_foreign_files_are_one_sentence(files, pictures, tmp_path):
     cut.write_bytes(files["onnx"].read_bytes()[:5000])
     with pytest.raises(WeightsError, match="cannot be opened"):
         foveate.predict(cut, pictures)
-    foreign, value = tmp_path / "foreign.onnx", onnx.helper.make_tensor_value_info("images", onnx.TensorProto.FLOAT, [1])
+    foreign, value = (
+        tmp_path / "foreign.onnx",
+        onnx.helper.make_tensor_value_info("images", onnx.TensorProto.FLOAT, [1]),
+    )
     same = onnx.helper.make_tensor_value_info("same", onnx.TensorProto.FLOAT, [1])
-    graph = onnx.helper.make_graph([onnx.helper.make_node("Identity", ["images"], ["same"])], "graph", [value], [same])
-    onnx.save(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8), foreign)
+    graph = onnx.helper.make_graph(
+        [onnx.helper.make_node("Identity", ["images"], ["same"])], "graph", [value], [same]
+    )
+    onnx.save(
+        onnx.helper.make_model(
+            graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8
+        ),
+        foreign,
+    )
     with pytest.raises(UsageError, match="not made by foveate export"):
         foveate.predict(foreign, pictures)
     with pytest.raises(UsageError, match="no exported file"):

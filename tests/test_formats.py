@@ -32,7 +32,15 @@ def notes(table) -> str:
 
 
 def test_folder_per_class(tmp_path):
-    put(tmp_path, "dog/1.jpg", "cat/deep/2.PNG", "cat/notes.txt", "LICENSE", "loose.jpg", "cat/.hidden.jpg")
+    put(
+        tmp_path,
+        "dog/1.jpg",
+        "cat/deep/2.PNG",
+        "cat/notes.txt",
+        "LICENSE",
+        "loose.jpg",
+        "cat/.hidden.jpg",
+    )
     (tmp_path / "fish").mkdir()
     table = read_table(tmp_path)
     assert (table.classes, table.format, table.multilabel) == (("cat", "dog"), "folder", False)
@@ -43,7 +51,14 @@ def test_folder_per_class(tmp_path):
 
 
 def test_t29_split_folders_match_by_name(tmp_path):
-    put(tmp_path, "Training/cat/1.jpg", "Training/dog/1.jpg", "valid/Cat /2.jpg", "valid/newt/3.jpg", "testing/dog/4.jpg")
+    put(
+        tmp_path,
+        "Training/cat/1.jpg",
+        "Training/dog/1.jpg",
+        "valid/Cat /2.jpg",
+        "valid/newt/3.jpg",
+        "testing/dog/4.jpg",
+    )
     table = read_table(tmp_path)
     assert table.classes == ("cat", "dog", "newt")
     assert truths(table)["valid/Cat /2.jpg"] == (("cat",), "val")
@@ -87,14 +102,21 @@ def test_t27_names_that_are_not_utf8(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "names", [("images/1.jpg", "labels/1.txt"), ("train/1.jpg", "val/1.jpg", "trainannot/1.png"), ("1.jpg",)]
+    "names",
+    [
+        ("images/1.jpg", "labels/1.txt"),
+        ("train/1.jpg", "val/1.jpg", "trainannot/1.png"),
+        ("1.jpg",),
+    ],
 )
 def test_other_layouts_are_not_taken_for_classes(tmp_path, names):
     assert not Folder().sniff(put(tmp_path, *names))
 
 
 @pytest.mark.skipif(not DATA.is_dir(), reason=f"no {DATA}")
-@pytest.mark.parametrize(("name", "classes", "count"), [("clothing", 10, 941), ("brain_mri", 4, 800)])
+@pytest.mark.parametrize(
+    ("name", "classes", "count"), [("clothing", 10, 941), ("brain_mri", 4, 800)]
+)
 def test_real_folders(name, classes, count):
     table = read_table(DATA / name)
     assert (len(table.classes), len(table.samples)) == (classes, count)
@@ -108,7 +130,10 @@ def written(path: Path, text: str) -> Path:
 
 def test_csv(tmp_path):
     path = tmp_path / "t.csv"
-    written(path, "\ufeff\nFilename,class,Split,group\na.jpg,cat,Training,p1\n\n./in/c.jpg,dog,dev,\n,,,\n")
+    written(
+        path,
+        "\ufeff\nFilename,class,Split,group\na.jpg,cat,Training,p1\n\n./in/c.jpg,dog,dev,\n,,,\n",
+    )
     table = read_table(path)
     assert truths(table) == {"a.jpg": (("cat",), "train"), "in/c.jpg": (("dog",), "val")}
     assert [sample.group for sample in table.samples] == ["p1", None]
@@ -116,7 +141,12 @@ def test_csv(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "text", ["path,label\na.jpg,x|y\nb.jpg,\n", "path;label\na.jpg;x|y\nb.jpg;\n", "path,label\na.jpg,x;y\nb.jpg,\n"]
+    "text",
+    [
+        "path,label\na.jpg,x|y\nb.jpg,\n",
+        "path;label\na.jpg;x|y\nb.jpg;\n",
+        "path,label\na.jpg,x;y\nb.jpg,\n",
+    ],
 )
 def test_csv_with_several_labels(tmp_path, text):
     table = read_table(written(tmp_path / "t.csv", text))
@@ -138,8 +168,14 @@ def test_parquet(tmp_path):
     from pyarrow import parquet
 
     put(tmp_path, "a.jpg", "b.jpg")
-    parquet.write_table(pa.table({"path": ["a.jpg", "b.jpg"], "label": [1.0, 2.0], "other": [0, 0]}), tmp_path / "t.parquet")
-    assert truths(read_table(tmp_path / "t.parquet")) == {"a.jpg": (("1",), None), "b.jpg": (("2",), None)}
+    parquet.write_table(
+        pa.table({"path": ["a.jpg", "b.jpg"], "label": [1.0, 2.0], "other": [0, 0]}),
+        tmp_path / "t.parquet",
+    )
+    assert truths(read_table(tmp_path / "t.parquet")) == {
+        "a.jpg": (("1",), None),
+        "b.jpg": (("2",), None),
+    }
     (tmp_path / "u.parquet").write_bytes(b"not parquet at all")
     with pytest.raises(DataError, match="Parquet"):
         TableFile().read(tmp_path / "u.parquet")
@@ -163,11 +199,16 @@ def test_bad_tables_say_why(tmp_path, text, message):
 
 
 def test_missing_and_repeated_rows_are_noted(tmp_path):
-    text = "path\tlabel\na.jpg\tx\nb.jpg\ty\na.jpg\tx\n" + "".join(f"gone{index}.jpg\tx\n" for index in range(4))
+    text = "path\tlabel\na.jpg\tx\nb.jpg\ty\na.jpg\tx\n" + "".join(
+        f"gone{index}.jpg\tx\n" for index in range(4)
+    )
     table = read_table(written(tmp_path / "t.tsv", text))
     assert len(table.samples) == 2
     assert "1 rows name an image" in notes(table)
-    assert "4 of 6 images are missing and dropped: 'gone0.jpg', 'gone1.jpg', 'gone2.jpg', ..." in notes(table)
+    assert (
+        "4 of 6 images are missing and dropped: 'gone0.jpg', 'gone1.jpg', 'gone2.jpg', ..."
+        in notes(table)
+    )
 
 
 def test_latin1_is_a_data_error(tmp_path):

@@ -39,13 +39,24 @@ ROUND = 40  # examples until the clock is looked at
 def fuzzed(strategy, body):
     """Rounds of examples, each of a seed of its own, until the time is up."""
     end, number = time.monotonic() + SECONDS / PARTS, 0
-    checks = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much, HealthCheck.large_base_example]
+    checks = [
+        HealthCheck.too_slow,
+        HealthCheck.data_too_large,
+        HealthCheck.filter_too_much,
+        HealthCheck.large_base_example,
+    ]
 
     def tried(example):
         body(example)
 
     while number == 0 or time.monotonic() < end:
-        quick = settings(max_examples=ROUND, deadline=None, database=None, suppress_health_check=checks, print_blob=False)
+        quick = settings(
+            max_examples=ROUND,
+            deadline=None,
+            database=None,
+            suppress_health_check=checks,
+            print_blob=False,
+        )
         hypothesis.seed(number)(quick(given(strategy)(tried)))()
         number += 1
 
@@ -62,7 +73,12 @@ def said_of(call):
 def harmed(whole):
     """Bytes of a file with some of them changed, cut out, doubled or put elsewhere."""
     place = st.integers(0, max(0, len(whole) - 1))
-    change = st.tuples(st.sampled_from(["flip", "set", "cut", "end", "twice", "insert"]), place, place, st.binary(max_size=6))
+    change = st.tuples(
+        st.sampled_from(["flip", "set", "cut", "end", "twice", "insert"]),
+        place,
+        place,
+        st.binary(max_size=6),
+    )
     return st.lists(change, min_size=1, max_size=6).map(lambda changes: _applied(whole, changes))
 
 
@@ -93,7 +109,16 @@ def pictures():
     colours = Image.fromarray(np.stack([x * 12, y * 20, x + y], -1).astype(np.uint8))
     exif = Image.Exif()
     exif[0x0112] = 6
-    forms = [("JPEG", {"exif": exif}), ("PNG", {"exif": exif}), ("WEBP", {"exif": exif}), ("TIFF", {"compression": "tiff_lzw"}), ("GIF", {}), ("BMP", {}), ("PPM", {}), ("JPEG2000", {})]
+    forms = [
+        ("JPEG", {"exif": exif}),
+        ("PNG", {"exif": exif}),
+        ("WEBP", {"exif": exif}),
+        ("TIFF", {"compression": "tiff_lzw"}),
+        ("GIF", {}),
+        ("BMP", {}),
+        ("PPM", {}),
+        ("JPEG2000", {}),
+    ]
     for form, options in forms:
         buffer = io.BytesIO()
         colours.save(buffer, format=form, **options)
@@ -104,7 +129,11 @@ def test_t41_any_bytes_are_a_picture_or_a_sentence():
     whole = list(pictures())
 
     def body(content):
-        for reader in (lambda: images.read(content, 8), lambda: images.size(content), lambda: images.read_index(content)):
+        for reader in (
+            lambda: images.read(content, 8),
+            lambda: images.size(content),
+            lambda: images.read_index(content),
+        ):
             try:
                 found = reader()
             except FoveateError:
@@ -127,8 +156,17 @@ def table_of(tmp_path):
     def read(name, content, format="auto", at=None):
         path = tmp_path / name
         path.parent.mkdir(exist_ok=True, parents=True)
-        path.write_bytes(content if isinstance(content, bytes) else content.encode("utf-8", "surrogatepass"))
-        assert len(said_of(lambda: looked_at(read_table(tmp_path if at is None else tmp_path / at, format)))) < 20_000
+        path.write_bytes(
+            content if isinstance(content, bytes) else content.encode("utf-8", "surrogatepass")
+        )
+        assert (
+            len(
+                said_of(
+                    lambda: looked_at(read_table(tmp_path if at is None else tmp_path / at, format))
+                )
+            )
+            < 20_000
+        )
 
     return read
 
@@ -142,11 +180,28 @@ def looked_at(table):
             assert sample.truth.mask.ndim == 2
 
 
-numbers = st.one_of(st.integers(-3, 50), st.floats(), st.sampled_from(["1e309", "nan", "-0", "½", "０.5", "1_0", "0x1", ""])).map(str)
-words = st.one_of(numbers, st.text(max_size=5), st.sampled_from(["0", "1", "cat", "0.5", "train", "\x00", "\ufeff"]))
+numbers = st.one_of(
+    st.integers(-3, 50),
+    st.floats(),
+    st.sampled_from(["1e309", "nan", "-0", "½", "０.5", "1_0", "0x1", ""]),
+).map(str)
+words = st.one_of(
+    numbers,
+    st.text(max_size=5),
+    st.sampled_from(["0", "1", "cat", "0.5", "train", "\x00", "\ufeff"]),
+)
 values = st.recursive(
-    st.one_of(st.none(), st.booleans(), st.integers(-(2**70), 2**70), st.floats(), st.text(max_size=8), st.sampled_from(["a.png", 1, 7, "cat"])),
-    lambda inner: st.one_of(st.lists(inner, max_size=4), st.dictionaries(st.text(max_size=6), inner, max_size=4)),
+    st.one_of(
+        st.none(),
+        st.booleans(),
+        st.integers(-(2**70), 2**70),
+        st.floats(),
+        st.text(max_size=8),
+        st.sampled_from(["a.png", 1, 7, "cat"]),
+    ),
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=4), st.dictionaries(st.text(max_size=6), inner, max_size=4)
+    ),
     max_leaves=12,
 )
 
@@ -161,17 +216,48 @@ def test_t41_yolo(table_of):
 
 def mixed(rows, spare):
     """A dictionary of which each value may be something else, or missing."""
-    return st.fixed_dictionaries({}, optional={name: st.one_of(value, spare) for name, value in rows.items()})
+    return st.fixed_dictionaries(
+        {}, optional={name: st.one_of(value, spare) for name, value in rows.items()}
+    )
 
 
 def test_t41_coco(table_of):
     box = st.lists(st.one_of(st.floats(), st.integers(-9, 99)), min_size=3, max_size=5)
-    shape = st.one_of(box.map(lambda row: [row * 2]), values, st.just({"counts": "abc", "size": [30, 40]}), st.just({"counts": [5, 1195], "size": [30, 40]}))
-    entry = mixed({"id": st.integers(0, 3), "image_id": st.just(7), "category_id": st.just(1), "bbox": box, "segmentation": shape, "iscrowd": st.sampled_from([0, 1])}, values)
-    image = mixed({"id": st.just(7), "file_name": st.just("a.png"), "width": st.just(40), "height": st.just(30)}, values)
+    shape = st.one_of(
+        box.map(lambda row: [row * 2]),
+        values,
+        st.just({"counts": "abc", "size": [30, 40]}),
+        st.just({"counts": [5, 1195], "size": [30, 40]}),
+    )
+    entry = mixed(
+        {
+            "id": st.integers(0, 3),
+            "image_id": st.just(7),
+            "category_id": st.just(1),
+            "bbox": box,
+            "segmentation": shape,
+            "iscrowd": st.sampled_from([0, 1]),
+        },
+        values,
+    )
+    image = mixed(
+        {
+            "id": st.just(7),
+            "file_name": st.just("a.png"),
+            "width": st.just(40),
+            "height": st.just(30),
+        },
+        values,
+    )
     category = mixed({"id": st.just(1), "name": st.just("cat")}, values)
-    rows = {"images": st.lists(image, max_size=2), "categories": st.lists(category, max_size=2), "annotations": st.lists(entry, max_size=3)}
-    whole = st.fixed_dictionaries({}, optional={name: st.one_of(value, value, value, values) for name, value in rows.items()})
+    rows = {
+        "images": st.lists(image, max_size=2),
+        "categories": st.lists(category, max_size=2),
+        "annotations": st.lists(entry, max_size=3),
+    }
+    whole = st.fixed_dictionaries(
+        {}, optional={name: st.one_of(value, value, value, values) for name, value in rows.items()}
+    )
     text = st.one_of(whole, values).map(json.dumps)
     for form in ("coco", "coco_masks", "coco_captions"):
         fuzzed(text, lambda content, form=form: table_of("x.json", content, form, "x.json"))
@@ -184,23 +270,48 @@ def test_t41_voc(table_of):
     )
     table_of("JPEGImages/b.txt", "")
     fuzzed(harmed(good), lambda content: table_of("Annotations/a.xml", content, "voc"))
-    tagged = words.map(lambda word: good.decode().replace(">9<", f">{word}<").replace(">cat<", f">{word}<"))
+    tagged = words.map(
+        lambda word: good.decode().replace(">9<", f">{word}<").replace(">cat<", f">{word}<")
+    )
     fuzzed(tagged, lambda text: table_of("Annotations/a.xml", text, "voc"))
 
 
 def test_t41_tables(table_of):
     head = "path,label,split,group,x0,y0,x1,y1,text"
-    rows = st.lists(st.lists(st.one_of(words, st.just("a.png"), st.just('"')), max_size=9).map(",".join), max_size=4)
-    fuzzed(rows.map(lambda lines: "\n".join([head, *lines])), lambda text: [table_of("t.csv", text, form, "t.csv") for form in ("table", "boxes_table", "captions")])
+    rows = st.lists(
+        st.lists(st.one_of(words, st.just("a.png"), st.just('"')), max_size=9).map(",".join),
+        max_size=4,
+    )
+    fuzzed(
+        rows.map(lambda lines: "\n".join([head, *lines])),
+        lambda text: [
+            table_of("t.csv", text, form, "t.csv") for form in ("table", "boxes_table", "captions")
+        ],
+    )
     good = b"path,label\na.png,cat\nimages/a.png,dog\n"
     fuzzed(harmed(good), lambda content: table_of("u.csv", content, "table", "u.csv"))
-    row = mixed({"path": st.just("a.png"), "label": st.just("cat"), "text": st.just("a cat")}, values)
-    fuzzed(st.lists(row, min_size=1, max_size=3).map(lambda each: "\n".join(map(json.dumps, each))), lambda text: table_of("t.jsonl", text, "table", "t.jsonl"))
+    row = mixed(
+        {"path": st.just("a.png"), "label": st.just("cat"), "text": st.just("a cat")}, values
+    )
+    fuzzed(
+        st.lists(row, min_size=1, max_size=3).map(lambda each: "\n".join(map(json.dumps, each))),
+        lambda text: table_of("t.jsonl", text, "table", "t.jsonl"),
+    )
 
 
 def test_t41_no_format_falls_over_what_it_looks_at(table_of, tmp_path):
     """To look is to be asked about anything; `sniff` never raises."""
-    names = st.sampled_from(["x.json", "x.yaml", "data.yaml", "x.csv", "Annotations/a.xml", "classes.txt", "labels/a.txt"])
+    names = st.sampled_from(
+        [
+            "x.json",
+            "x.yaml",
+            "data.yaml",
+            "x.csv",
+            "Annotations/a.xml",
+            "classes.txt",
+            "labels/a.txt",
+        ]
+    )
 
     def body(pair):
         name, content = pair
@@ -210,7 +321,15 @@ def test_t41_no_format_falls_over_what_it_looks_at(table_of, tmp_path):
             assert FORMATS.load(form)().sniff(tmp_path / name) in (True, False)
         (tmp_path / name).unlink()
 
-    fuzzed(st.tuples(names, st.one_of(st.binary(max_size=60), st.text(string.printable, max_size=60).map(str.encode))), body)
+    fuzzed(
+        st.tuples(
+            names,
+            st.one_of(
+                st.binary(max_size=60), st.text(string.printable, max_size=60).map(str.encode)
+            ),
+        ),
+        body,
+    )
 
 
 # --- recipes, weights, checkpoints, requests
@@ -226,8 +345,25 @@ def test_t41_recipes_and_settings(tmp_path, quick):
     def setting(text):
         assert len(said_of(lambda: with_settings(quick, dict([parse_assignment(text)])))) < 2000
 
-    fuzzed(st.one_of(harmed(whole), harmed(b"seed: 3\ntraining: {lr: 0.1, ema: 0}\ntask: {name: classify}\n")), body)
-    fields = st.sampled_from(["training.lr", "task", "tuning.rank", "seed", "data", "", "a.b.c", "training.epochs", "task.name"])
+    fuzzed(
+        st.one_of(
+            harmed(whole), harmed(b"seed: 3\ntraining: {lr: 0.1, ema: 0}\ntask: {name: classify}\n")
+        ),
+        body,
+    )
+    fields = st.sampled_from(
+        [
+            "training.lr",
+            "task",
+            "tuning.rank",
+            "seed",
+            "data",
+            "",
+            "a.b.c",
+            "training.epochs",
+            "task.name",
+        ]
+    )
     fuzzed(st.tuples(fields, st.text(max_size=12)).map("=".join), setting)
 
 
@@ -249,28 +385,57 @@ def test_t41_weights_and_checkpoints(tmp_path):
         found = newest_checkpoint(run.folder, lambda _: None)
         step = found.state["step"]
         assert step == 2 or content != files[file]
-        assert step == 1 or content == files[file] or file.name == "manifest.json"  # a line twice says the same sums
+        assert (
+            step == 1 or content == files[file] or file.name == "manifest.json"
+        )  # a line twice says the same sums
         assert found.state == {"step": step}
         assert bool((found.tensors["a"] == step - 1).all())
         file.write_bytes(files[file])
 
     whole = next(content for file, content in files.items() if file.suffix == ".safetensors")
-    header = values.map(json.dumps).map(lambda text: struct.pack("<Q", len(text)) + text.encode() + bytes(16))
+    header = values.map(json.dumps).map(
+        lambda text: struct.pack("<Q", len(text)) + text.encode() + bytes(16)
+    )
     fuzzed(st.one_of(harmed(whole), header), tensors)
-    fuzzed(st.sampled_from(sorted(files)).flatmap(lambda file: st.tuples(st.just(file), harmed(files[file]))), checkpoint)
+    fuzzed(
+        st.sampled_from(sorted(files)).flatmap(
+            lambda file: st.tuples(st.just(file), harmed(files[file]))
+        ),
+        checkpoint,
+    )
 
 
 def test_t41_requests():
     """The JSON of the Open Inference Protocol, and bytes behind it."""
-    tensor = mixed({"name": st.just("image"), "datatype": st.just("BYTES"), "shape": st.just([1]), "data": st.just(["aGk="]), "parameters": st.just({"binary_data_size": 6})}, values)
-    request = mixed({"inputs": st.lists(tensor, min_size=1, max_size=2), "id": st.just("x"), "outputs": st.just([{"name": "answer"}])}, values)
-    header = st.one_of(st.none(), st.sampled_from(["", "0", "9", "²", "-1", "+1", "1e3", "99999999999999999999"]))
+    tensor = mixed(
+        {
+            "name": st.just("image"),
+            "datatype": st.just("BYTES"),
+            "shape": st.just([1]),
+            "data": st.just(["aGk="]),
+            "parameters": st.just({"binary_data_size": 6}),
+        },
+        values,
+    )
+    request = mixed(
+        {
+            "inputs": st.lists(tensor, min_size=1, max_size=2),
+            "id": st.just("x"),
+            "outputs": st.just([{"name": "answer"}]),
+        },
+        values,
+    )
+    header = st.one_of(
+        st.none(), st.sampled_from(["", "0", "9", "²", "-1", "+1", "1e3", "99999999999999999999"])
+    )
 
     def body(asked):
         content, behind, length = asked
         body = json.dumps(content).encode()
         try:
-            found, pictures = v2.asked(body + behind, str(len(body)) if length == "right" else length, 4)
+            found, pictures = v2.asked(
+                body + behind, str(len(body)) if length == "right" else length, 4
+            )
         except Refused:
             return
         assert isinstance(found, dict)
@@ -280,8 +445,16 @@ def test_t41_requests():
         except Refused:
             return
 
-    fuzzed(st.tuples(st.one_of(request, values), st.binary(max_size=12), st.one_of(header, st.just("right"))), body)
-    fuzzed(st.tuples(st.binary(max_size=40), header), lambda pair: _quietly(lambda: v2.asked(pair[0], pair[1], 4)))
+    fuzzed(
+        st.tuples(
+            st.one_of(request, values), st.binary(max_size=12), st.one_of(header, st.just("right"))
+        ),
+        body,
+    )
+    fuzzed(
+        st.tuples(st.binary(max_size=40), header),
+        lambda pair: _quietly(lambda: v2.asked(pair[0], pair[1], 4)),
+    )
 
 
 def _quietly(call):
@@ -295,9 +468,32 @@ def _quietly(call):
     ("name", "format", "content"),
     [
         ("x.json", "coco_captions", {"images": [], "annotations": [{"image_id": []}]}),
-        ("x.json", "coco_captions", {"images": [{"id": {}, "file_name": "a.png"}], "annotations": [{"image_id": 1, "caption": "a"}]}),
-        ("x.json", "coco_masks", {"images": [{"id": 7, "file_name": 5, "width": 40, "height": 30}], "categories": [], "annotations": []}),
-        ("x.json", "coco_masks", {"images": [{"id": 7, "file_name": "a.png", "width": 1e999, "height": 30}], "categories": [], "annotations": []}),
+        (
+            "x.json",
+            "coco_captions",
+            {
+                "images": [{"id": {}, "file_name": "a.png"}],
+                "annotations": [{"image_id": 1, "caption": "a"}],
+            },
+        ),
+        (
+            "x.json",
+            "coco_masks",
+            {
+                "images": [{"id": 7, "file_name": 5, "width": 40, "height": 30}],
+                "categories": [],
+                "annotations": [],
+            },
+        ),
+        (
+            "x.json",
+            "coco_masks",
+            {
+                "images": [{"id": 7, "file_name": "a.png", "width": 1e999, "height": 30}],
+                "categories": [],
+                "annotations": [],
+            },
+        ),
     ],
 )
 def test_t41_what_crashed_once(table_of, name, format, content):

@@ -32,7 +32,9 @@ STORED = {
 
 def upright(height: int = 48, width: int = 80) -> np.ndarray:
     y, x = np.mgrid[:height, :width]
-    return np.stack([x * 255 // width, y * 255 // height, (x + y) * 255 // (height + width)], axis=-1).astype(np.uint8)
+    return np.stack(
+        [x * 255 // width, y * 255 // height, (x + y) * 255 // (height + width)], axis=-1
+    ).astype(np.uint8)
 
 
 def encoded(picture: Image.Image, format: str, **options: object) -> bytes:
@@ -53,7 +55,12 @@ def turned(orientation: int, format: str, **options: object) -> bytes:
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize(
     ("format", "options"),
-    [("PNG", {}), ("WEBP", {"lossless": True}), ("TIFF", {}), ("JPEG", {"quality": 98, "subsampling": 0})],
+    [
+        ("PNG", {}),
+        ("WEBP", {"lossless": True}),
+        ("TIFF", {}),
+        ("JPEG", {"quality": 98, "subsampling": 0}),
+    ],
 )
 def test_t23_every_orientation_gives_the_same_picture(format, options, orientation):
     pixels, size = images.read(turned(orientation, format, **options))
@@ -76,12 +83,18 @@ def test_draft_is_used_and_remembers_the_size():
     assert size == (801, 1203)
     assert pixels.shape == (100, 150, 3)
     whole, _ = images.read(source)
-    exact = np.asarray(Image.fromarray(whole).resize((150, 100), Image.Resampling.BICUBIC)).astype(int)
+    exact = np.asarray(Image.fromarray(whole).resize((150, 100), Image.Resampling.BICUBIC)).astype(
+        int
+    )
     assert np.abs(pixels - exact).max() <= 6
 
 
 def test_small_pictures_grow_to_the_short_side():
-    assert images.read(encoded(Image.fromarray(upright(5, 7)), "PNG"), short_side=20)[0].shape == (20, 28, 3)
+    assert images.read(encoded(Image.fromarray(upright(5, 7)), "PNG"), short_side=20)[0].shape == (
+        20,
+        28,
+        3,
+    )
 
 
 @pytest.mark.parametrize("format", ["PNG", "TIFF"])
@@ -174,7 +187,9 @@ def test_t28_what_is_no_file_is_refused_without_waiting(tmp_path):
             images.read(tmp_path / name)
 
 
-@pytest.mark.parametrize("side", [13_400, 30_000])  # above the limit, and above the double where Pillow itself raises
+@pytest.mark.parametrize(
+    "side", [13_400, 30_000]
+)  # above the limit, and above the double where Pillow itself raises
 def test_t26_bombs_are_refused(side):
     with pytest.raises(BrokenImage, match="too large"):
         images.read(header_only(side))
@@ -209,7 +224,9 @@ def test_t21_any_cut_is_a_broken_image_or_a_picture():
 def test_warning_filters_survive_threads():
     source = turned(6, "TIFF")
     before = list(warnings.filters)
-    threads = [threading.Thread(target=lambda: [images.read(source) for _ in range(20)]) for _ in range(8)]
+    threads = [
+        threading.Thread(target=lambda: [images.read(source) for _ in range(20)]) for _ in range(8)
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -272,15 +289,21 @@ def test_t23_masks_are_read_as_they_are(orientation):
     assert (images.read_index(encoded(picture, "PNG", exif=exif)) == values % 251).all()
     picture.putpalette([7, 7, 9] * 256)
     assert (images.read_index(encoded(picture, "PNG", exif=exif)) == values % 251).all()
-    assert (images.read_index(encoded(Image.merge("RGB", [picture.convert("L")] * 3), "PNG")) == 7).all()
+    assert (
+        images.read_index(encoded(Image.merge("RGB", [picture.convert("L")] * 3), "PNG")) == 7
+    ).all()
 
 
 def test_masks_of_other_depths():
     deep = np.array([[0, 1, 65535]], dtype=np.uint16)
     assert images.read_index(encoded(Image.fromarray(deep), "PNG")).tolist() == deep.tolist()
     assert images.read_index(encoded(Image.fromarray(deep), "TIFF")).tolist() == deep.tolist()
-    assert images.read_index(encoded(Image.fromarray(np.array([[True, False]])), "PNG")).tolist() == [[1, 0]]
-    assert images.read_index(encoded(Image.merge("LA", [Image.new("L", (2, 1), 9)] * 2), "PNG")).tolist() == [[9, 9]]
+    assert images.read_index(
+        encoded(Image.fromarray(np.array([[True, False]])), "PNG")
+    ).tolist() == [[1, 0]]
+    assert images.read_index(
+        encoded(Image.merge("LA", [Image.new("L", (2, 1), 9)] * 2), "PNG")
+    ).tolist() == [[9, 9]]
     for picture in (Image.new("RGB", (4, 4), "red"), Image.new("F", (4, 4), 0.5)):
         with pytest.raises(BrokenImage, match="instead of class numbers"):
             images.read_index(encoded(picture, "TIFF"))

@@ -99,11 +99,28 @@ def test_masks_are_learnt():
     pixels, truths = zip(*(scene(rng) for _ in range(80)), strict=True)
     samples = [Sample(str(place), str(place), truth) for place, truth in enumerate(truths)]
     job = task(depth=1)
-    model = Model(FAMILIES.load("timm")().open("test_resnet", "none", SIDE), job, Full(TuningSettings()), keep_norms=False)
-    shown = Pictures(samples[:-16], Memory(pixels), training(SPEC, "whole", AugmentRecipe(policy="none", crop=0.8)), job.encode, 0)
+    model = Model(
+        FAMILIES.load("timm")().open("test_resnet", "none", SIDE),
+        job,
+        Full(TuningSettings()),
+        keep_norms=False,
+    )
+    shown = Pictures(
+        samples[:-16],
+        Memory(pixels),
+        training(SPEC, "whole", AugmentRecipe(policy="none", crop=0.8)),
+        job.encode,
+        0,
+    )
     taught(model, shown, epochs=4)
     held_out = Pictures(samples[-16:], Memory(pixels), evaluation(SPEC, "whole"), job.encode, 0)
-    pairs = list(zip(answered(model.eval(), held_out), [sample.truth for sample in held_out.samples], strict=True))
+    pairs = list(
+        zip(
+            answered(model.eval(), held_out),
+            [sample.truth for sample in held_out.samples],
+            strict=True,
+        )
+    )
     found = [best for pair in pairs for best in best_overlaps(*pair)]
     assert np.mean([drawn for _, drawn, _ in found]) > 0.6  # masks at random overlap by about 0.05
     discs = [(drawn, box) for name, drawn, box in found if name == "disc" and drawn]
@@ -115,7 +132,11 @@ def test_masks_are_learnt():
 
 
 def taught(model: Model, shown: Pictures, epochs: int) -> None:
-    recipe, steps, step = TrainingRecipe(lr=4e-3, layer_decay=1.0), epochs * len(Order(len(shown), 4)), 0
+    recipe, steps, step = (
+        TrainingRecipe(lr=4e-3, layer_decay=1.0),
+        epochs * len(Order(len(shown), 4)),
+        0,
+    )
     moving = optimizer(model, recipe)
     model.train()
     for epoch in range(epochs):
@@ -129,7 +150,11 @@ def taught(model: Model, shown: Pictures, epochs: int) -> None:
 
 @torch.inference_mode()
 def answered(model: Model, pictures: Pictures) -> list[Boxes]:
-    return [answer for batch in batches(pictures, Order(len(pictures), 4)) for answer in model.task.decode(model(batch), batch)]
+    return [
+        answer
+        for batch in batches(pictures, Order(len(pictures), 4))
+        for answer in model.task.decode(model(batch), batch)
+    ]
 
 
 def best_overlaps(answer: Boxes, truth: Boxes) -> list[tuple[str, float, float]]:
@@ -139,7 +164,10 @@ def best_overlaps(answer: Boxes, truth: Boxes) -> list[tuple[str, float, float]]
     found = []
     for name, runs in zip(truth.names, truth.masks, strict=True):
         wanted = masks.decoded(runs)
-        drawn = [overlap(masks.decoded(mask), wanted) if said == name else 0.0 for said, mask in zip(sure.names, sure.masks, strict=True)]
+        drawn = [
+            overlap(masks.decoded(mask), wanted) if said == name else 0.0
+            for said, mask in zip(sure.names, sure.masks, strict=True)
+        ]
         if not any(drawn):
             found.append((name, 0.0, 0.0))
             continue
@@ -152,23 +180,49 @@ def best_overlaps(answer: Boxes, truth: Boxes) -> list[tuple[str, float, float]]
 
 @pytest.mark.parametrize(
     ("name", "side"),
-    [("resnet18", 64), ("vgg11", 64), ("densenet121", 64), ("inception_v3", 96), ("vit_tiny_patch16_224", 64), ("convnext_atto", 64)],
+    [
+        ("resnet18", 64),
+        ("vgg11", 64),
+        ("densenet121", 64),
+        ("inception_v3", 96),
+        ("vit_tiny_patch16_224", 64),
+        ("convnext_atto", 64),
+    ],
 )
 def test_the_head_fits_every_backbone(name, side):
     torch.manual_seed(0)
     job = task(depth=1)
-    model = Model(FAMILIES.load("timm")().open(name, "none", side), job, Full(TuningSettings()), keep_norms=False).train()
+    model = Model(
+        FAMILIES.load("timm")().open(name, "none", side),
+        job,
+        Full(TuningSettings()),
+        keep_norms=False,
+    ).train()
     size = (50, 80)
-    truths = [truth_of([shape_in(0, 5, 5, 30, size), shape_in(1, 40, 10, 25, size)], [0, 1]), Boxes(np.zeros((0, 4), np.float32), ())]
+    truths = [
+        truth_of([shape_in(0, 5, 5, 30, size), shape_in(1, 40, 10, 25, size)], [0, 1]),
+        Boxes(np.zeros((0, 4), np.float32), ()),
+    ]
     transform = evaluation(InputSpec(side, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)), "whole")
-    seen = [transform(np.full((*size, 3), 99, np.uint8), size, job.encode(truth, size)) for truth in truths]
-    batch = Batch(transform.spec.seen(torch.stack([each[0] for each in seen])), [each[2] for each in seen], torch.tensor([each[1] for each in seen]), torch.tensor([size, size]), torch.arange(2))
+    seen = [
+        transform(np.full((*size, 3), 99, np.uint8), size, job.encode(truth, size))
+        for truth in truths
+    ]
+    batch = Batch(
+        transform.spec.seen(torch.stack([each[0] for each in seen])),
+        [each[2] for each in seen],
+        torch.tensor([each[1] for each in seen]),
+        torch.tensor([size, size]),
+        torch.arange(2),
+    )
     losses = job.loss(model(batch), batch)
     assert set(losses) == {"place", "place_box", "class", "box", "mask"}
     sum(losses.values()).backward()
     drawers = [parameter for name, parameter in model.head.named_parameters() if "draw" in name]
     assert drawers
-    assert all(parameter.grad is not None and parameter.grad.isfinite().all() for parameter in drawers)
+    assert all(
+        parameter.grad is not None and parameter.grad.isfinite().all() for parameter in drawers
+    )
     with torch.inference_mode():
         output = model.eval()(batch)
         assert float(job.loss(output, batch)["mask"]) > 0
@@ -180,9 +234,20 @@ def test_the_head_fits_every_backbone(name, side):
 
 def test_a_batch_without_objects_teaches_no_mask_and_breaks_nothing():
     job = task(depth=1)
-    model = Model(FAMILIES.load("timm")().open("test_resnet", "none", 64), job, Full(TuningSettings()), keep_norms=False).train()
+    model = Model(
+        FAMILIES.load("timm")().open("test_resnet", "none", 64),
+        job,
+        Full(TuningSettings()),
+        keep_norms=False,
+    ).train()
     target = job.encode(Boxes(np.zeros((0, 4), np.float32), ()), (64, 64))
-    batch = Batch(torch.rand(2, 3, 64, 64), [target, target], torch.tensor([[0.0, 0, 64, 64]] * 2), torch.tensor([[64, 64]] * 2), torch.arange(2))
+    batch = Batch(
+        torch.rand(2, 3, 64, 64),
+        [target, target],
+        torch.tensor([[0.0, 0, 64, 64]] * 2),
+        torch.tensor([[64, 64]] * 2),
+        torch.arange(2),
+    )
     losses = job.loss(model(batch), batch)
     sum(losses.values()).backward()
     assert losses["mask"].item() == 0
@@ -199,7 +264,10 @@ def settled(settings: dict[str, Any], truths: list[Boxes]):
 def test_masks_that_are_not_there_are_asked_for_and_those_that_are_are_told_of():
     masked = truth_of([shape_in(0, 1, 1, 10, (20, 20))], [0])
     bare = Boxes(masked.xyxy, masked.names)
-    with pytest.raises(UsageError, match=r"mask_rcnn learns from a mask for each object.*1 of 2 training images.*faster_rcnn"):
+    with pytest.raises(
+        UsageError,
+        match=r"mask_rcnn learns from a mask for each object.*1 of 2 training images.*faster_rcnn",
+    ):
         settled({"head": "mask_rcnn"}, [masked, bare])
     assert settled({"head": "mask_rcnn"}, [masked, Boxes(np.zeros((0, 4)), ())]) == []
     assert settled({"head": "fcos"}, [masked]) == settled({}, [bare]) == []
@@ -211,7 +279,11 @@ def test_masks_that_are_not_there_are_asked_for_and_those_that_are_are_told_of()
 def test_only_a_head_that_draws_carries_masks():
     truth = truth_of([shape_in(0, 1, 1, 10, (20, 20)), shape_in(1, 8, 8, 10, (20, 20))], [0, 1])
     found = task().encode(Boxes(truth.xyxy, ("disc", "zebra"), masks=truth.masks), (20, 20))
-    assert (type(found["masks"]), found["masks"].shape, found["masks"].dtype) == (ObjectMasks, (1, 20, 20), torch.uint8)
+    assert (type(found["masks"]), found["masks"].shape, found["masks"].dtype) == (
+        ObjectMasks,
+        (1, 20, 20),
+        torch.uint8,
+    )
     assert "masks" not in task(head="fcos").encode(truth, (20, 20))
     assert "masks" not in task().encode(Boxes(truth.xyxy, truth.names), (20, 20))
 
@@ -230,18 +302,32 @@ def test_augmented_masks_stay_on_their_object(framing, reduced):
     for mask, colour in zip(inside, colours, strict=True):
         pixels[mask] = colour
     pixels = pixels[::reduced, ::reduced].copy()
-    recipe = AugmentRecipe(policy="none", color=0, rotate=20, scale=0.2, crop=0.6, flip=0.5, flip_vertical=0.5)
+    recipe = AugmentRecipe(
+        policy="none", color=0, rotate=20, scale=0.2, crop=0.6, flip=0.5, flip_vertical=0.5
+    )
     kinds = evaluation(SPEC, framing), *[training(SPEC, framing, recipe)] * 10
     for seed, transform in enumerate(kinds):
         torch.manual_seed(seed)
         job = TASKS.make("detect", {"head": "mask_rcnn"}, ("a", "b", "c", "d"))
         truth = truth_of(inside, [0] * 4)
-        image, _, moved = transform(pixels, size, job.encode(Boxes(truth.xyxy, ("a", "b", "c", "d"), masks=truth.masks), size))
+        image, _, moved = transform(
+            pixels,
+            size,
+            job.encode(Boxes(truth.xyxy, ("a", "b", "c", "d"), masks=truth.masks), size),
+        )
         assert moved["masks"].shape == (len(moved["boxes"]), SIDE, SIDE)
         assert set(moved["masks"].unique().tolist()) <= {0, 1}
-        distances = [np.abs(image.permute(1, 2, 0).float().numpy() - colour).sum(2) for colour in (*colours, (0, 0, 0))]
+        distances = [
+            np.abs(image.permute(1, 2, 0).float().numpy() - colour).sum(2)
+            for colour in (*colours, (0, 0, 0))
+        ]
         shown = np.argmin(distances, axis=0)
-        for mask, place, box in zip(moved["masks"].as_subclass(Tensor).numpy() > 0, moved["classes"].tolist(), moved["boxes"].tolist(), strict=True):
+        for mask, place, box in zip(
+            moved["masks"].as_subclass(Tensor).numpy() > 0,
+            moved["classes"].tolist(),
+            moved["boxes"].tolist(),
+            strict=True,
+        ):
             if mask.sum() < 100:  # mostly out of the picture
                 continue
             assert overlap(mask, shown == place) > 0.75
@@ -255,17 +341,39 @@ def test_augmented_masks_stay_on_their_object(framing, reduced):
 @pytest.mark.parametrize("framing", ["whole", "windows"])
 def test_a_mosaic_keeps_every_mask_on_its_object(framing):
     """Four pictures of one object each, in a colour of its own; one has none."""
-    colours, job = np.array([(255, 0, 0), (0, 255, 0), (0, 0, 255)], np.uint8), TASKS.make("detect", {"head": "mask_rcnn"}, ("a", "b", "c"))
-    pictures = [(np.zeros((70, 90, 3), np.uint8), (70, 90), job.encode(Boxes(np.zeros((0, 4), np.float32), ()), (70, 90)))]
+    colours, job = (
+        np.array([(255, 0, 0), (0, 255, 0), (0, 0, 255)], np.uint8),
+        TASKS.make("detect", {"head": "mask_rcnn"}, ("a", "b", "c")),
+    )
+    pictures = [
+        (
+            np.zeros((70, 90, 3), np.uint8),
+            (70, 90),
+            job.encode(Boxes(np.zeros((0, 4), np.float32), ()), (70, 90)),
+        )
+    ]
     for place, colour in enumerate(colours):
         mask = shape_in(0, 15, 5, 60, (80, 100))
-        truth = Boxes(np.array([box_of(mask)], np.float32), ("abc"[place],), masks=truth_of([mask], [0]).masks)
-        pictures.append((np.where(mask[..., None], colour, 0).astype(np.uint8), (80, 100), job.encode(truth, (80, 100))))
+        truth = Boxes(
+            np.array([box_of(mask)], np.float32), ("abc"[place],), masks=truth_of([mask], [0]).masks
+        )
+        pictures.append(
+            (
+                np.where(mask[..., None], colour, 0).astype(np.uint8),
+                (80, 100),
+                job.encode(truth, (80, 100)),
+            )
+        )
     for seed in range(8):
         torch.manual_seed(seed)
         pixels, size, target = mosaic(SPEC, framing, AugmentRecipe(mosaic=1.0)).of(pictures)
-        assert (type(target["masks"]), target["masks"].shape) == (ObjectMasks, (len(target["classes"]), *size))
-        for mask, place in zip(target["masks"].numpy() > 0, target["classes"].tolist(), strict=True):
+        assert (type(target["masks"]), target["masks"].shape) == (
+            ObjectMasks,
+            (len(target["classes"]), *size),
+        )
+        for mask, place in zip(
+            target["masks"].numpy() > 0, target["classes"].tolist(), strict=True
+        ):
             assert overlap(mask, np.abs(pixels.astype(int) - colours[place]).sum(2) < 250) > 0.9
 
 
@@ -279,11 +387,17 @@ def test_a_part_at_a_corner_is_what_coco_makes_of_the_whole(height, width, seed)
 
     rng = np.random.default_rng(seed)
     top, left = int(rng.integers(0, height)), int(rng.integers(0, width))
-    part = rng.random((int(rng.integers(0, height - top + 1)), int(rng.integers(0, width - left + 1)))) < rng.random()
+    part = (
+        rng.random((int(rng.integers(0, height - top + 1)), int(rng.integers(0, width - left + 1))))
+        < rng.random()
+    )
     whole = np.zeros((height, width), bool)
     whole[top : top + part.shape[0], left : left + part.shape[1]] = part
     runs = masks.placed(part, top, left, (height, width))
-    assert runs["counts"].encode() == referee.encode(np.asfortranarray(whole, dtype=np.uint8))["counts"]
+    assert (
+        runs["counts"].encode()
+        == referee.encode(np.asfortranarray(whole, dtype=np.uint8))["counts"]
+    )
     assert (masks.decoded(runs) == whole).all()
     assert masks.area(runs) == whole.sum()
     assert masks.read(runs, (height, width)) == runs
@@ -297,11 +411,15 @@ def test_cells_are_stretched_as_torch_would(seed):
     cells = rng.random((7, 7)).astype(np.float32)
     x0, y0 = rng.uniform(-20, 50, 2)
     x1, y1 = x0 + rng.uniform(0.5, 60), y0 + rng.uniform(0.5, 60)
-    found = masks.decoded(masks.stretched(cells, np.array([x0, y0, x1, y1], np.float32), (height, width)))
+    found = masks.decoded(
+        masks.stretched(cells, np.array([x0, y0, x1, y1], np.float32), (height, width))
+    )
     y = ((torch.arange(height) + 0.5 - y0) / (y1 - y0) * 2 - 1).float()
     x = ((torch.arange(width) + 0.5 - x0) / (x1 - x0) * 2 - 1).float()
     grid = torch.stack(torch.meshgrid(x, y, indexing="xy"), -1)[None]
-    sampled = torch.nn.functional.grid_sample(torch.from_numpy(cells)[None, None], grid, align_corners=False)[0, 0].numpy()
+    sampled = torch.nn.functional.grid_sample(
+        torch.from_numpy(cells)[None, None], grid, align_corners=False
+    )[0, 0].numpy()
     down, right = np.mgrid[:height, :width]
     box = (right + 1 > x0) & (right < x1) & (down + 1 > y0) & (down < y1)
     clear = np.abs(sampled - 0.5) > 1e-4
@@ -328,16 +446,48 @@ def coco_file(root: Path, forms: tuple[str, ...], change: Any = None) -> tuple[P
     size, truths, rows = (30, 44), [], []
     for number in range(3):
         Image.new("RGB", (size[1], size[0]), (number * 50, 0, 0)).save(root / f"{number}.png")
-        inside = [shape_in(0, 2 + number, 3, 12, size), shape_in(1, 20, 10 - number, 15, size)] if number < 2 else []
-        truths.append(truth_of(inside, [0, 1][: len(inside)], crowd=np.array([False, number == 1][: len(inside)])))
-        for mask, box, runs, kind in zip(inside, truths[-1].xyxy.tolist(), truths[-1].masks, (1, 2), strict=False):
-            counts = [len(part) for part in np.split(mask.ravel(order="F"), np.flatnonzero(np.diff(mask.ravel(order="F").astype(int))) + 1)]
-            shapes = {"polygons": polygons(mask), "compressed": runs, "plain": {"size": list(size), "counts": counts}}
+        inside = (
+            [shape_in(0, 2 + number, 3, 12, size), shape_in(1, 20, 10 - number, 15, size)]
+            if number < 2
+            else []
+        )
+        truths.append(
+            truth_of(
+                inside, [0, 1][: len(inside)], crowd=np.array([False, number == 1][: len(inside)])
+            )
+        )
+        for mask, box, runs, kind in zip(
+            inside, truths[-1].xyxy.tolist(), truths[-1].masks, (1, 2), strict=False
+        ):
+            counts = [
+                len(part)
+                for part in np.split(
+                    mask.ravel(order="F"),
+                    np.flatnonzero(np.diff(mask.ravel(order="F").astype(int))) + 1,
+                )
+            ]
+            shapes = {
+                "polygons": polygons(mask),
+                "compressed": runs,
+                "plain": {"size": list(size), "counts": counts},
+            }
             shape = shapes[forms[len(rows) % len(forms)]]
             area = [box[0], box[1], box[2] - box[0], box[3] - box[1]]
-            rows.append({"id": len(rows) + 1, "image_id": number, "category_id": kind, "bbox": area, "segmentation": shape, "iscrowd": int(number == 1 and kind == 2)})
+            rows.append(
+                {
+                    "id": len(rows) + 1,
+                    "image_id": number,
+                    "category_id": kind,
+                    "bbox": area,
+                    "segmentation": shape,
+                    "iscrowd": int(number == 1 and kind == 2),
+                }
+            )
     content = {
-        "images": [{"id": number, "file_name": f"{number}.png", "width": size[1], "height": size[0]} for number in range(3)],
+        "images": [
+            {"id": number, "file_name": f"{number}.png", "width": size[1], "height": size[0]}
+            for number in range(3)
+        ],
         "categories": [{"id": 1, "name": "disc"}, {"id": 2, "name": "square"}],
         "annotations": rows,
     }
@@ -356,7 +506,11 @@ def same(table: Table, truths: list[Boxes]) -> None:
         assert (sample.truth.masks or ()) == truth.masks
 
 
-@pytest.mark.parametrize("forms", [("polygons",), ("compressed",), ("plain",), ("plain", "polygons", "compressed")], ids="-".join)
+@pytest.mark.parametrize(
+    "forms",
+    [("polygons",), ("compressed",), ("plain",), ("plain", "polygons", "compressed")],
+    ids="-".join,
+)
 def test_masks_survive_coco_there_and_back(tmp_path, forms):
     path, truths = coco_file(tmp_path / "made", forms)
     same(read_table(path), truths)
@@ -364,9 +518,14 @@ def test_masks_survive_coco_there_and_back(tmp_path, forms):
     assert not any("mask" in note for note in result.notes)
     same(read_table(tmp_path / "again"), truths)
     entries = json.loads((tmp_path / "again/annotations/instances.json").read_text())["annotations"]
-    assert [entry["area"] for entry in entries] == [masks.area(mask) for truth in truths for mask in truth.masks]
+    assert [entry["area"] for entry in entries] == [
+        masks.area(mask) for truth in truths for mask in truth.masks
+    ]
     lost = foveate.convert(path, "voc", tmp_path / "voc")
-    assert any(note.startswith("4 objects have a mask, which this format cannot hold") for note in lost.notes)
+    assert any(
+        note.startswith("4 objects have a mask, which this format cannot hold")
+        for note in lost.notes
+    )
 
 
 @pytest.mark.parametrize(
@@ -382,15 +541,22 @@ def test_masks_survive_coco_there_and_back(tmp_path, forms):
 )  # fmt: skip
 def test_one_object_without_a_mask_leaves_boxes_alone(tmp_path, odd):
     assert masks.read(odd, (30, 44)) is None
-    path, truths = coco_file(tmp_path, ("polygons",), lambda content: content["annotations"][0].update(segmentation=odd))
+    path, truths = coco_file(
+        tmp_path, ("polygons",), lambda content: content["annotations"][0].update(segmentation=odd)
+    )
     table = read_table(path)
     assert [sample.truth.masks for sample in table.samples] == [None] * 3
     assert [sample.truth.names for sample in table.samples] == [truth.names for truth in truths]
-    assert any("no mask of the image's size, so that boxes alone are read: 1 ('0.png')" in note for note in table.notes)
+    assert any(
+        "no mask of the image's size, so that boxes alone are read: 1 ('0.png')" in note
+        for note in table.notes
+    )
 
 
 def test_masks_for_another_size_are_not_taken(tmp_path):
-    path, _ = coco_file(tmp_path, ("polygons",), lambda content: content["images"][1].update(width=440, height=300))
+    path, _ = coco_file(
+        tmp_path, ("polygons",), lambda content: content["images"][1].update(width=440, height=300)
+    )
     table = read_table(path)
     assert all(sample.truth.masks is None for sample in table.samples)
     assert any("boxes alone are read: 1 ('1.png')" in note for note in table.notes)
@@ -408,7 +574,10 @@ def test_dropped_boxes_take_their_masks_along(tmp_path):
     assert refitted(truths[0], (30, 44))[0].masks == truths[0].masks
     assert refitted(truths[0], (99, 99))[0].masks is None
     other, _ = renamed(read_table(path), ("square",))
-    assert [sample.truth.masks for sample in other.samples[:2]] == [truths[0].masks[1:], truths[1].masks[1:]]
+    assert [sample.truth.masks for sample in other.samples[:2]] == [
+        truths[0].masks[1:],
+        truths[1].masks[1:],
+    ]
 
 
 # --- numbers
@@ -416,10 +585,18 @@ def test_dropped_boxes_take_their_masks_along(tmp_path):
 
 def blob(rng: np.random.Generator, size: tuple[int, int], kind: int) -> np.ndarray:
     side = float(rng.uniform(6, 30))
-    return shape_in(kind, float(rng.uniform(0, size[1] - side)), float(rng.uniform(0, size[0] - side)), side, size)
+    return shape_in(
+        kind,
+        float(rng.uniform(0, size[1] - side)),
+        float(rng.uniform(0, size[0] - side)),
+        side,
+        size,
+    )
 
 
-def pair_of(rng: np.random.Generator, size: tuple[int, int], objects: int, answers: int) -> tuple[Boxes, Boxes]:
+def pair_of(
+    rng: np.random.Generator, size: tuple[int, int], objects: int, answers: int
+) -> tuple[Boxes, Boxes]:
     kinds = rng.integers(0, 2, objects).tolist()
     inside = [blob(rng, size, kind) for kind in kinds]
     truth = truth_of(inside, kinds, crowd=rng.random(objects) < 0.15)
@@ -427,26 +604,43 @@ def pair_of(rng: np.random.Generator, size: tuple[int, int], objects: int, answe
     for _ in range(answers):
         source = int(rng.integers(objects)) if objects else 0
         near = objects and rng.random() < 0.8
-        said.append(np.roll(inside[source], rng.integers(-3, 4, 2), (0, 1)) if near else blob(rng, size, 0))
+        said.append(
+            np.roll(inside[source], rng.integers(-3, 4, 2), (0, 1)) if near else blob(rng, size, 0)
+        )
         named.append(kinds[source] if near and rng.random() < 0.9 else int(rng.integers(2)))
-    return truth_of(said, named, scores=rng.permutation(answers) / max(1, answers) * 0.9 + rng.random() * 0.1), truth
+    return truth_of(
+        said, named, scores=rng.permutation(answers) / max(1, answers) * 0.9 + rng.random() * 0.1
+    ), truth
 
 
 @pytest.mark.parametrize("seed", range(4))
 def test_the_numbers_of_masks_equal_pycocotools(seed):
     rng = np.random.default_rng(seed)
     size = (60, 80)
-    pairs = [pair_of(rng, size, int(rng.integers(0, 6)), int(rng.integers(0, 12))) for _ in range(25)]
-    pairs += [pair_of(rng, size, 0, 5), pair_of(rng, size, 4, 0), pair_of(rng, size, 0, 0), pair_of(rng, (40, 200), 5, 250)]
+    pairs = [
+        pair_of(rng, size, int(rng.integers(0, 6)), int(rng.integers(0, 12))) for _ in range(25)
+    ]
+    pairs += [
+        pair_of(rng, size, 0, 5),
+        pair_of(rng, size, 4, 0),
+        pair_of(rng, size, 0, 0),
+        pair_of(rng, (40, 200), 5, 250),
+    ]
     found, judge = measured(pairs), refereed(pairs, NAMES, "segm")
     for name, place in {"mask_map": 0, "mask_map_50": 1, "mask_map_75": 2}.items():
         assert found.numbers[name].value == pytest.approx(judge.stats[place], abs=1e-6), name
         assert found.numbers[name].low <= found.numbers[name].value <= found.numbers[name].high
     assert found.main == "map"
     for place, row in enumerate(found.per_class):
-        assert row["mask_map"] == pytest.approx(judge.eval["precision"][:, :, place, 0, -1].mean(), abs=1e-6)
-    boxes_alone = measured([(said, Boxes(truth.xyxy, truth.names, crowd=truth.crowd)) for said, truth in pairs])
-    assert {name: score for name, score in found.numbers.items() if "mask" not in name} == boxes_alone.numbers
+        assert row["mask_map"] == pytest.approx(
+            judge.eval["precision"][:, :, place, 0, -1].mean(), abs=1e-6
+        )
+    boxes_alone = measured(
+        [(said, Boxes(truth.xyxy, truth.names, crowd=truth.crowd)) for said, truth in pairs]
+    )
+    assert {
+        name: score for name, score in found.numbers.items() if "mask" not in name
+    } == boxes_alone.numbers
     assert "mask_map" not in boxes_alone.per_class[0]
 
 
@@ -458,7 +652,10 @@ def measured(pairs: list[tuple[Boxes, Boxes]]):
 
 
 def test_masks_that_do_not_fit_are_refused():
-    one, other = (truth_of([shape_in(1, 1, 1, 10, size)], [1], scores=np.ones(1)) for size in ((20, 20), (20, 30)))
+    one, other = (
+        truth_of([shape_in(1, 1, 1, 10, size)], [1], scores=np.ones(1))
+        for size in ((20, 20), (20, 30))
+    )
     with pytest.raises(DataError, match="different sizes"):
         metric_for(Boxes, NAMES).update(one, other)
     with pytest.raises(DataError, match="a mask for each of 1 boxes"):
@@ -479,20 +676,28 @@ def test_masks_are_drawn_under_their_boxes():
     assert (drawn[50, 2] == 100).all()
     assert (pixels == 100).all()
     small = drawing.with_boxes(pixels[:30], truth, 0, NAMES)  # masks of another size are left out
-    assert (small == drawing.with_boxes(pixels[:30], Boxes(truth.xyxy, truth.names), 0, NAMES)).all()
+    assert (
+        small == drawing.with_boxes(pixels[:30], Boxes(truth.xyxy, truth.names), 0, NAMES)
+    ).all()
     unsure = Boxes(truth.xyxy, truth.names, np.array([0.2, 0.9]), masks=truth.masks)
     assert (drawing.with_boxes(pixels, unsure, 0.5, NAMES)[25, 25] == 100).all()
 
 
 def test_answers_become_coco_files(tmp_path):
     Image.new("RGB", (44, 30)).save(tmp_path / "a.png")
-    truth = truth_of([shape_in(0, 2, 3, 12, (30, 44)), shape_in(1, 20, 10, 15, (30, 44))], [0, 1], scores=np.array([0.9, 0.4]))
+    truth = truth_of(
+        [shape_in(0, 2, 3, 12, (30, 44)), shape_in(1, 20, 10, 15, (30, 44))],
+        [0, 1],
+        scores=np.array([0.9, 0.4]),
+    )
     sure = truth.chosen(np.array([True, False]))
     assert (sure.names, sure.masks) == (("disc",), truth.masks[:1])
     assert [row["mask"] for row in truth.row(NAMES)["answer"]] == list(truth.masks)
     save([Answer(str(tmp_path / "a.png"), truth, classes=NAMES)], "coco", tmp_path / "out")
     rows = json.loads((tmp_path / "out/predictions.json").read_text())["annotations"]
-    assert [(row["segmentation"], row["area"]) for row in rows] == [(mask, masks.area(mask)) for mask in truth.masks]
+    assert [(row["segmentation"], row["area"]) for row in rows] == [
+        (mask, masks.area(mask)) for mask in truth.masks
+    ]
 
 
 def test_the_whole_way(tmp_path, quick):
@@ -504,17 +709,32 @@ def test_the_whole_way(tmp_path, quick):
         pixels, truth = scene(rng)
         Image.fromarray(pixels).save(tmp_path / "data" / f"{number:02d}.png")
         split = ("train", "val", "test")[max(0, number - 9)] if number < 12 else None
-        samples.append(Sample(tmp_path / "data" / f"{number:02d}.png", f"{number:02d}.png", truth, split))
+        samples.append(
+            Sample(tmp_path / "data" / f"{number:02d}.png", f"{number:02d}.png", truth, split)
+        )
     (tmp_path / "coco").mkdir()
-    FORMATS.load("coco")().write(Table(tuple(samples), NAMES, "made", tmp_path / "data"), tmp_path / "coco")
-    words = {"data.path": str(tmp_path / "coco"), "task.head": "mask_rcnn", "task.width": 32, "task.depth": 1, "backbone.size": 64}
-    result = fitted(with_settings(quick, {**words, "training.epochs": 1, "training.batch_size": 4}), tmp_path / "run")
+    FORMATS.load("coco")().write(
+        Table(tuple(samples), NAMES, "made", tmp_path / "data"), tmp_path / "coco"
+    )
+    words = {
+        "data.path": str(tmp_path / "coco"),
+        "task.head": "mask_rcnn",
+        "task.width": 32,
+        "task.depth": 1,
+        "backbone.size": 64,
+    }
+    result = fitted(
+        with_settings(quick, {**words, "training.epochs": 1, "training.batch_size": 4}),
+        tmp_path / "run",
+    )
     assert "mask_map" in result.numbers()
     answer = next(iter(foveate.load(tmp_path / "run").predict([samples[0].path])))
     assert answer.prediction.masks is not None
     foveate.convert(tmp_path / "coco", "voc", tmp_path / "voc")
     with pytest.raises(UsageError, match="a mask for each object"):
-        fitted(with_settings(quick, {**words, "data.path": str(tmp_path / "voc")}), tmp_path / "none")
+        fitted(
+            with_settings(quick, {**words, "data.path": str(tmp_path / "voc")}), tmp_path / "none"
+        )
     assert not (tmp_path / "none").exists()
 
 

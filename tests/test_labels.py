@@ -15,12 +15,16 @@ from foveate.predictions import Labels
 NAMES = tuple("abcdefgh")
 
 
-def measured(classes: tuple[str, ...], truth: np.ndarray, scores: np.ndarray, multilabel: bool = False):
+def measured(
+    classes: tuple[str, ...], truth: np.ndarray, scores: np.ndarray, multilabel: bool = False
+):
     metric = metric_for(Labels, classes, multilabel)
     for row, chances in zip(truth, scores, strict=True):
         if multilabel:
             held = tuple(name for name, bit in zip(classes, row, strict=True) if bit)
-            said = tuple(name for name, chance in zip(classes, chances, strict=True) if chance >= 0.5)
+            said = tuple(
+                name for name, chance in zip(classes, chances, strict=True) if chance >= 0.5
+            )
         else:
             held, said = (classes[row],), (classes[chances.argmax()],)
         metric.update(Labels(said, chances), Labels(held))
@@ -53,10 +57,17 @@ def test_single_labels_equal_scikit_learn(k, seed):
         assert score.value == pytest.approx(value, abs=1e-6), name
         assert score.low is None or score.low <= score.value + 1e-9 <= score.high + 2e-9
     assert found.main == "accuracy"
-    rows = reference.classification_report(truth, answer, labels=range(k), output_dict=True, zero_division=0)
+    rows = reference.classification_report(
+        truth, answer, labels=range(k), output_dict=True, zero_division=0
+    )
     for place, row in enumerate(found.per_class):
-        assert [row["precision"], row["recall"], row["f1"], row["count"]] == pytest.approx(list(rows[str(place)].values()), abs=1e-6)
-    assert found.tables["confusion"] == reference.confusion_matrix(truth, answer, labels=range(k)).tolist()
+        assert [row["precision"], row["recall"], row["f1"], row["count"]] == pytest.approx(
+            list(rows[str(place)].values()), abs=1e-6
+        )
+    assert (
+        found.tables["confusion"]
+        == reference.confusion_matrix(truth, answer, labels=range(k)).tolist()
+    )
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -85,7 +96,9 @@ def test_what_cannot_be_said_is_left_out():
     with pytest.raises(DataError):
         metric_for(Labels, ("a", "b")).compute()
     with pytest.raises(DataError, match="zebra"):
-        metric_for(Labels, ("a", "b")).update(Labels(("a",), np.array([1.0, 0.0])), Labels(("zebra",)))
+        metric_for(Labels, ("a", "b")).update(
+            Labels(("a",), np.array([1.0, 0.0])), Labels(("zebra",))
+        )
 
 
 def test_wilson_by_hand():
@@ -108,7 +121,9 @@ def test_every_metric_names_what_it_reads():
 
 def test_badness_is_the_confidence_of_what_is_wrong():
     scores = np.array([0.2, 0.7, 0.1], np.float32)
-    single, several = (metric_for(Labels, ("a", "b", "c"), multilabel) for multilabel in (False, True))
+    single, several = (
+        metric_for(Labels, ("a", "b", "c"), multilabel) for multilabel in (False, True)
+    )
     assert single.badness(Labels(("b",), scores), Labels(("b",))) == 0
     assert single.badness(Labels(("b",), scores), Labels(("a",))) == pytest.approx(0.7)
     scores = np.array([0.6, 0.9, 0.3], np.float32)
@@ -120,7 +135,9 @@ def test_a_resample_of_every_image_once_says_what_compute_says(multilabel):
     metric = filled(multilabel, seed=0)
     everything = np.arange(60)
     scores = metric.compute()
-    assert metric.resampler()(everything) == pytest.approx(scores.numbers[scores.main].value, abs=1e-12)
+    assert metric.resampler()(everything) == pytest.approx(
+        scores.numbers[scores.main].value, abs=1e-12
+    )
     some = np.random.default_rng(1).integers(0, 60, 60)
     part = filled(multilabel, seed=0, places=some).compute()
     assert metric.resampler()(some) == pytest.approx(part.numbers[part.main].value, abs=1e-9)
@@ -146,7 +163,10 @@ def filled(multilabel: bool, seed: int, places=None) -> LabelMetric:
     for place in range(60) if places is None else places:
         row = scores[place]
         if multilabel:
-            pair = [tuple(name for name, held in zip("abc", flags, strict=True) if held) for flags in (row > 0.5, truths[place])]
+            pair = [
+                tuple(name for name, held in zip("abc", flags, strict=True) if held)
+                for flags in (row > 0.5, truths[place])
+            ]
         else:
             pair = [("abc"[int(row.argmax())],), ("abc"[int(truths[place].argmax())],)]
         metric.update(Labels(pair[0], row), Labels(pair[1]))

@@ -19,7 +19,10 @@ from foveate.run.folder import Run
 @pytest.fixture
 def rungs(quick):
     """A recipe whose rungs take a second each."""
-    return with_settings(quick, {"tuning": "auto", "training.epochs": 3, "training.head_start": "probe", "data.val": 0.25})
+    return with_settings(
+        quick,
+        {"tuning": "auto", "training.epochs": 3, "training.head_start": "probe", "data.val": 0.25},
+    )
 
 
 def rows_of(folder):
@@ -37,7 +40,11 @@ def test_the_winner_is_the_run_and_the_test_images_are_its_own(rungs, tmp_path):
     assert len(chosen) == 1
     gaining = [row for row in tried if row.get("gain_low") is not None and row["gain_low"] > 0]
     assert chosen[0] == (gaining[-1] if gaining else tried[0])  # the last that gained is the best
-    assert load(result.run, "cpu").recipe.tuning.name == chosen[0]["tuning"] == result.numbers()["tuning"]
+    assert (
+        load(result.run, "cpu").recipe.tuning.name
+        == chosen[0]["tuning"]
+        == result.numbers()["tuning"]
+    )
     splits = Run(result.run).splits()
     for row in tried:
         if row is not chosen[0]:
@@ -49,16 +56,24 @@ def test_the_winner_is_the_run_and_the_test_images_are_its_own(rungs, tmp_path):
     report = (result.evaluation.folder / "report.html").read_text()
     assert "The ladder of tunings" in report
     assert all(row["tuning"] in report for row in rows)
-    assert {row["field"] for row in Run(result.run).read_json("choices.json")} >= {"tuning", "splits"}
+    assert {row["field"] for row in Run(result.run).read_json("choices.json")} >= {
+        "tuning",
+        "splits",
+    }
 
 
 def test_two_rungs_without_a_gain_end_it(rungs, tmp_path):
-    rows = fit(with_settings(rungs, {"training.epochs": 1, "training.lr": 1e-7, "data.test": 0}), tmp_path / "run").numbers()["leaderboard"]
+    rows = fit(
+        with_settings(rungs, {"training.epochs": 1, "training.lr": 1e-7, "data.test": 0}),
+        tmp_path / "run",
+    ).numbers()["leaderboard"]
     assert [row["tuning"] for row in rows if "seconds" in row] == ["probe", "last", "norm"]
     assert all("2 rungs in a row" in row["note"] for row in rows[3:])
 
 
-def test_a_budget_too_small_for_the_first_rung_still_gives_the_cheapest_answer(rungs, tmp_path, capsys):
+def test_a_budget_too_small_for_the_first_rung_still_gives_the_cheapest_answer(
+    rungs, tmp_path, capsys
+):
     result = fit(with_settings(rungs, {"training.minutes": 0.001}), tmp_path / "run")
     assert result.numbers()["tuning"] == "probe"
     assert all("not tried" in row["note"] for row in rows_of(result.run)[1:])
@@ -67,8 +82,15 @@ def test_a_budget_too_small_for_the_first_rung_still_gives_the_cheapest_answer(r
 
 def test_a_budget_is_kept_by_leaving_rungs_out_and_cutting_epochs(rungs, tmp_path):
     started = time.monotonic()
-    result = fit(with_settings(rungs, {"training.minutes": 0.25, "training.epochs": 10_000, "training.patience": 0}), tmp_path / "run")
-    assert time.monotonic() - started < 1.3 * 15  # seconds; bench/adapt.py measures the real promise, of 5 %
+    result = fit(
+        with_settings(
+            rungs, {"training.minutes": 0.25, "training.epochs": 10_000, "training.patience": 0}
+        ),
+        tmp_path / "run",
+    )
+    assert (
+        time.monotonic() - started < 1.3 * 15
+    )  # seconds; bench/adapt.py measures the real promise, of 5 %
     tried = [row["tuning"] for row in rows_of(result.run) if "seconds" in row]
     assert "last" in tried
     if (tmp_path / "run" / "rungs" / "last").exists():
@@ -94,7 +116,9 @@ def test_t1_an_interrupted_ladder_goes_on_to_the_same_end(rungs, tmp_path, monke
     monkeypatch.setattr(Trainer, "_step", own)
     again = fit(rungs, resume=tmp_path / "cut")
     told = ("tuning", "accuracy", "gain", "note")
-    assert [[row.get(name) for name in told] for row in rows_of(again.run)] == [[row.get(name) for name in told] for row in rows_of(whole.run)]
+    assert [[row.get(name) for name in told] for row in rows_of(again.run)] == [
+        [row.get(name) for name in told] for row in rows_of(whole.run)
+    ]
     one, other = (read_tensors(folder / "model.safetensors") for folder in (whole.run, again.run))
     assert all(bool((one[name] == other[name]).all()) for name in one)
 

@@ -10,11 +10,15 @@ from foveate.modeling.classifiers import logistic as linear
 from foveate.modeling.classifiers.logistic import out_of_fold, solve, turned
 
 
-def blobs(count: int, width: int, classes: int, seed: int = 0, apart: float = 0.7) -> tuple[np.ndarray, np.ndarray]:
+def blobs(
+    count: int, width: int, classes: int, seed: int = 0, apart: float = 0.7
+) -> tuple[np.ndarray, np.ndarray]:
     rng = np.random.default_rng(seed)
     labels = np.arange(count) % classes
     middles = np.random.default_rng(99).normal(0, apart, (classes, width))
-    return (middles[labels] + rng.normal(0, 1, (count, width)) * 3 + 5).astype(np.float32), np.eye(classes)[labels]
+    return (middles[labels] + rng.normal(0, 1, (count, width)) * 3 + 5).astype(np.float32), np.eye(
+        classes
+    )[labels]
 
 
 @pytest.mark.parametrize(("count", "width", "classes"), [(60, 200, 4), (300, 20, 3), (80, 120, 2)])
@@ -23,12 +27,16 @@ def test_equals_scikit_learn(count, width, classes):
     found = solve(features, targets, np.arange(count) % 5, False)
     spread = features.std(0)
     middle, scale = features.mean(0), np.sqrt(spread**2 + np.median(spread) ** 2)
-    reference = LogisticRegression(C=found.strength, max_iter=2000, tol=1e-8).fit((features - middle) / scale, targets.argmax(1))
+    reference = LogisticRegression(C=found.strength, max_iter=2000, tol=1e-8).fit(
+        (features - middle) / scale, targets.argmax(1)
+    )
     fresh, _ = blobs(50, width, classes, seed=1)
     logits = (fresh - found.middle) / found.scale @ found.weight.T + found.bias
     chances = np.exp(logits - logits.max(1, keepdims=True))
     chances /= chances.sum(1, keepdims=True)
-    np.testing.assert_allclose(chances, reference.predict_proba((fresh - middle) / scale), atol=5e-3)
+    np.testing.assert_allclose(
+        chances, reference.predict_proba((fresh - middle) / scale), atol=5e-3
+    )
 
 
 def test_what_hardly_varies_is_not_stretched():
@@ -44,16 +52,27 @@ def test_what_hardly_varies_is_not_stretched():
 
 def test_noise_is_regularised_away():
     rng = np.random.default_rng(0)
-    features, targets = rng.normal(size=(100, 50)).astype(np.float32), np.eye(2)[rng.integers(0, 2, 100)]
+    features, targets = (
+        rng.normal(size=(100, 50)).astype(np.float32),
+        np.eye(2)[rng.integers(0, 2, 100)],
+    )
     found = solve(features, targets, np.arange(100) % 5, False)
-    chances = 1 / (1 + np.exp(-np.diff((features - found.middle) / found.scale @ found.weight.T + found.bias)))
-    assert np.abs(chances - 0.5).max() < 0.2  # unregularised, 50 directions tell 100 images apart perfectly
+    chances = 1 / (
+        1 + np.exp(-np.diff((features - found.middle) / found.scale @ found.weight.T + found.bias))
+    )
+    assert (
+        np.abs(chances - 0.5).max() < 0.2
+    )  # unregularised, 50 directions tell 100 images apart perfectly
 
 
 def test_a_class_without_images_is_never_the_answer():
     features, targets = blobs(60, 10, 3)
-    found = solve(features, np.concatenate([targets, np.zeros((60, 1))], 1), np.arange(60) % 5, False)
-    assert ((features - found.middle) / found.scale @ found.weight.T + found.bias).argmax(1).max() == 2
+    found = solve(
+        features, np.concatenate([targets, np.zeros((60, 1))], 1), np.arange(60) % 5, False
+    )
+    assert ((features - found.middle) / found.scale @ found.weight.T + found.bias).argmax(
+        1
+    ).max() == 2
 
 
 def test_multilabel_solves_each_label_alone():
@@ -71,9 +90,13 @@ def test_multilabel_equals_scikit_learn_label_by_label():
     found = solve(features, several, np.arange(120) % 5, True)
     rows = (features - found.middle) / found.scale
     for place in range(2):
-        reference = LogisticRegression(C=found.strength, max_iter=2000, tol=1e-8).fit(rows, several[:, place])
+        reference = LogisticRegression(C=found.strength, max_iter=2000, tol=1e-8).fit(
+            rows, several[:, place]
+        )
         logits = rows @ found.weight[place] + found.bias[place]
-        np.testing.assert_allclose(1 / (1 + np.exp(-logits)), reference.predict_proba(rows)[:, 1], atol=5e-3)
+        np.testing.assert_allclose(
+            1 / (1 + np.exp(-logits)), reference.predict_proba(rows)[:, 1], atol=5e-3
+        )
 
 
 @pytest.mark.parametrize(("count", "width"), [(60, 200), (300, 20)])
@@ -82,13 +105,19 @@ def test_turned_features_are_the_same_question(count, width):
     folds = np.arange(count) % 5
     known = turned(features)
     assert solve(known, targets, folds, False).tried == solve(features, targets, folds, False).tried
-    assert (out_of_fold(known, targets, folds, 0.1, False) == out_of_fold(features, targets, folds, 0.1, False)).all()
+    assert (
+        out_of_fold(known, targets, folds, 0.1, False)
+        == out_of_fold(features, targets, folds, 0.1, False)
+    ).all()
 
 
 def test_out_of_fold_never_saw_the_image():
     """Labels without any meaning: seen images would be remembered, left-out ones are guessed."""
     rng = np.random.default_rng(0)
-    features, targets = rng.normal(size=(200, 300)).astype(np.float32), np.eye(2)[rng.integers(0, 2, 200)]
+    features, targets = (
+        rng.normal(size=(200, 300)).astype(np.float32),
+        np.eye(2)[rng.integers(0, 2, 200)],
+    )
     answers = out_of_fold(features, targets, np.arange(200) % 5, 10.0, False)
     assert 0.35 < (answers.argmax(1) == targets.argmax(1)).mean() < 0.65
 
@@ -97,7 +126,10 @@ def test_out_of_fold_never_saw_the_image():
 def test_where_it_begins_does_not_leak(classes):
     """The same labels without meaning: begun at the classifier that has seen all images, it must forget those that are left out."""
     rng, folds = np.random.default_rng(1), np.arange(200) % 5
-    features, targets = rng.normal(size=(200, 300)).astype(np.float32), np.eye(classes)[rng.integers(0, classes, 200)]
+    features, targets = (
+        rng.normal(size=(200, 300)).astype(np.float32),
+        np.eye(classes)[rng.integers(0, classes, 200)],
+    )
     found = solve(features, targets, folds, False)
     cold = out_of_fold(features, targets, folds, found.strength, False)
     warm = out_of_fold(features, targets, folds, found.strength, False, near=found)
@@ -118,5 +150,7 @@ def test_many_images_are_turned_in_parts(monkeypatch):
     whole = turned(features)
     monkeypatch.setattr(linear, "_AT_ONCE", 64)
     parts = turned(features)
-    assert np.allclose(abs(whole.rows), abs(parts.rows), atol=1e-3)  # a direction may point the other way
+    assert np.allclose(
+        abs(whole.rows), abs(parts.rows), atol=1e-3
+    )  # a direction may point the other way
     assert np.allclose(parts.rows @ parts.turn, (features - parts.middle) / parts.scale, atol=1e-4)

@@ -98,7 +98,9 @@ def test_layouts(tmp_path, image, answer, split):
 )
 def test_other_layouts_are_not_taken_for_masks(tmp_path, names):
     for name in names:
-        picture(tmp_path / name) if name.endswith(".png") else (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        picture(tmp_path / name) if name.endswith(".png") else (tmp_path / name).parent.mkdir(
+            parents=True, exist_ok=True
+        )
         if not name.endswith(".png"):
             (tmp_path / name).write_text("0 0.5 0.5 0.1 0.1\n")
     assert not Masks().sniff(tmp_path)
@@ -120,7 +122,10 @@ def test_what_lacks_its_partner_is_named(tmp_path):
     mask(tmp_path / "masks/5.tif", [[0, 255]])
     table = read_table(tmp_path)
     assert [sample.key for sample in table.samples] == ["images/4.png", "images/5.png"]
-    assert "4 images have no mask and are dropped: 'images/0.png', 'images/1.png', 'images/2.png', ..." in notes(table)
+    assert (
+        "4 images have no mask and are dropped: 'images/0.png', 'images/1.png', 'images/2.png', ..."
+        in notes(table)
+    )
     assert "1 masks have no image and are skipped: 'masks/9.png'" in notes(table)
     assert "1 images have a second mask, which is skipped: 'masks/5.tif'" in notes(table)
 
@@ -128,7 +133,9 @@ def test_what_lacks_its_partner_is_named(tmp_path):
 def test_sizes_are_compared_without_reading_pixels(tmp_path):
     pair(tmp_path, "images/1.png", "masks/1.png", [[0, 1]])
     picture(tmp_path / "images/1.png", 4, 6)
-    with pytest.raises(DataError, match=r"not as large.*masks/1\.png.*2 x 1 px, its image '1\.png' 6 x 4 px"):
+    with pytest.raises(
+        DataError, match=r"not as large.*masks/1\.png.*2 x 1 px, its image '1\.png' 6 x 4 px"
+    ):
         read_table(tmp_path)
 
 
@@ -148,7 +155,10 @@ def test_a_folder_of_masks_per_class(tmp_path):
         read_table(tmp_path)
 
 
-@pytest.mark.parametrize(("values", "wanted"), [([0, 255], [0, 1]), ([0, 1], [0, 1]), ([0, 0], [0, 0]), ([255, 255], [1, 1])])
+@pytest.mark.parametrize(
+    ("values", "wanted"),
+    [([0, 255], [0, 1]), ([0, 1], [0, 1]), ([0, 0], [0, 0]), ([255, 255], [1, 1])],
+)
 def test_black_and_white(tmp_path, values, wanted):
     table = read_table(pair(tmp_path, "images/1.png", "masks/1.png", [values]))
     assert table.classes == ("background", "foreground")
@@ -160,10 +170,30 @@ def test_black_and_white(tmp_path, values, wanted):
     ("name", "text", "classes", "wanted"),
     [
         ("classes.txt", "sky\nroad\ncar\n-mud\n", ("sky", "road", "car"), [0, 2, -1, -1]),
-        ("classes.txt", "\ufeffVoid\r\nroad\r\ncar\r\nmud\r\n\r\n", ("road", "car", "mud"), [-1, 1, 2, -1]),
-        ("classes.json", '["sky", "road", "car", "Unlabelled"]', ("sky", "road", "car"), [0, 2, -1, -1]),
-        ("classes.json", '{"3": "mud", "0": "sky", "2": "car"}', ("sky", "car", "mud"), [0, 1, 2, -1]),
-        ("labelmap.txt", "# label:color\nsky:1,2,3::\nroad:4,5,6::\ncar:7,8,9::\nmud:9,9,9::\n", ("sky", "road", "car", "mud"), [0, 2, 3, -1]),
+        (
+            "classes.txt",
+            "\ufeffVoid\r\nroad\r\ncar\r\nmud\r\n\r\n",
+            ("road", "car", "mud"),
+            [-1, 1, 2, -1],
+        ),
+        (
+            "classes.json",
+            '["sky", "road", "car", "Unlabelled"]',
+            ("sky", "road", "car"),
+            [0, 2, -1, -1],
+        ),
+        (
+            "classes.json",
+            '{"3": "mud", "0": "sky", "2": "car"}',
+            ("sky", "car", "mud"),
+            [0, 1, 2, -1],
+        ),
+        (
+            "labelmap.txt",
+            "# label:color\nsky:1,2,3::\nroad:4,5,6::\ncar:7,8,9::\nmud:9,9,9::\n",
+            ("sky", "road", "car", "mud"),
+            [0, 2, 3, -1],
+        ),
     ],
 )
 def test_class_lists(tmp_path, name, text, classes, wanted):
@@ -196,7 +226,11 @@ def test_names_for_black_and_white(tmp_path, text, classes, wanted, rows):
         ("classes.txt", "a\na\nb\n", "two classes are called 'a'"),
         ("classes.txt", "\n", "is empty"),
         ("classes.txt", "a\n\nb\n", "a class has no name"),
-        ("classes.txt", "a\nb\n", r"value 2 of this mask is not in .*classes\.txt.*masks/1\.png.*2 names, for the values 0 to 1"),
+        (
+            "classes.txt",
+            "a\nb\n",
+            r"value 2 of this mask is not in .*classes\.txt.*masks/1\.png.*2 names, for the values 0 to 1",
+        ),
         ("classes.json", "{nonsense", "cannot be read"),
         ("classes.json", '{"a": 1}', "cannot be read"),
         ("labelmap.txt", "sky\n", "name:r,g,b::"),
@@ -219,11 +253,16 @@ def test_masks_in_colour(tmp_path):
     Image.fromarray(colours).save(tmp_path / "masks/1.png")
     with pytest.raises(DataError, match=r"in colour.*class_dict\.csv"):
         read_table(tmp_path)
-    (tmp_path / "class_dict.csv").write_text("name, r, g, b\nSky, 128, 128, 128\nCar, 64, 0, 128\nVoid, 0, 0, 0\n")
+    (tmp_path / "class_dict.csv").write_text(
+        "name, r, g, b\nSky, 128, 128, 128\nCar, 64, 0, 128\nVoid, 0, 0, 0\n"
+    )
     table = read_table(tmp_path)
     assert table.classes == ("Sky", "Car")
     assert table.samples[0].truth.mask.tolist() == [[0, 1, -1, -1]]
-    assert "1 colours (25.00% of the pixels in 1 of 1 masks) are not in class_dict.csv and are ignored: (9, 9, 9) in '1.png'" in notes(table)
+    assert (
+        "1 colours (25.00% of the pixels in 1 of 1 masks) are not in class_dict.csv and are ignored: (9, 9, 9) in '1.png'"
+        in notes(table)
+    )
     (tmp_path / "class_dict.csv").write_text("name,r,g,b\na,128,128,128\nb,1,1,1\n")
     with pytest.raises(DataError, match="not those of the class list"):
         read_table(tmp_path)
@@ -232,7 +271,9 @@ def test_masks_in_colour(tmp_path):
 def test_a_palette_whose_colours_are_on_the_list_speaks_in_colours(tmp_path):
     picture(tmp_path / "images/1.png", 1, 3)
     mask(tmp_path / "masks/1.png", [[0, 1, 2]], palette=True)
-    (tmp_path / "labelmap.txt").write_text("b:0,37,74::\na:222,3,40::\nc:111,148,185::\n")  # the colours of 0, 2 and 1
+    (tmp_path / "labelmap.txt").write_text(
+        "b:0,37,74::\na:222,3,40::\nc:111,148,185::\n"
+    )  # the colours of 0, 2 and 1
     assert read_table(tmp_path).samples[0].truth.mask.tolist() == [[0, 2, 1]]
 
 
@@ -250,7 +291,9 @@ def test_what_is_no_mask(tmp_path):
     rng = np.random.default_rng(0)
     picture(tmp_path / "images/1.png", 64, 64)
     mask(tmp_path / "masks/1.png", rng.integers(0, 256, (64, 64)).tolist())
-    with pytest.raises(DataError, match=r"do not look like classes.*1 of 1 masks hold 256 different values"):
+    with pytest.raises(
+        DataError, match=r"do not look like classes.*1 of 1 masks hold 256 different values"
+    ):
         read_table(tmp_path)
     (tmp_path / "masks/1.png").write_bytes(b"no picture")
     with pytest.raises(DataError, match="none of 1 masks can be read"):
@@ -259,12 +302,19 @@ def test_what_is_no_mask(tmp_path):
 
 def test_a_value_beyond_the_sample_is_no_class(tmp_path):
     for number in range(300):
-        pair(tmp_path, f"images/{number:03d}.png", f"masks/{number:03d}.png", [[0, 3 if number == 1 else 1]])
+        pair(
+            tmp_path,
+            f"images/{number:03d}.png",
+            f"masks/{number:03d}.png",
+            [[0, 3 if number == 1 else 1]],
+        )
     (tmp_path / "masks/002.png").write_bytes(b"no picture")
     table = read_table(tmp_path)
     assert table.classes == ("background", "foreground")
     assert "1 images or their masks cannot be opened" in notes(table)
-    with pytest.raises(DataError, match=r"the value 3 of this mask is no class.*masks/001\.png.*classes\.txt"):
+    with pytest.raises(
+        DataError, match=r"the value 3 of this mask is no class.*masks/001\.png.*classes\.txt"
+    ):
         _ = table.samples[1].truth.mask
     with pytest.raises(BrokenImage, match=r"masks/002\.png"):
         _ = table.samples[2].truth.mask
@@ -292,7 +342,10 @@ def card(path: Path, text: str) -> Path:
 
 def test_a_card(tmp_path):
     pair(tmp_path / "data", "frames/1.png", "answers/1_L.png", [[0, 1, 9, 255]])
-    path = card(tmp_path / "in/my.yml", "path: ../data\nimages: frames/*.png\nmasks: answers\nclasses: [a, b]\nignore: [9]\n")
+    path = card(
+        tmp_path / "in/my.yml",
+        "path: ../data\nimages: frames/*.png\nmasks: answers\nclasses: [a, b]\nignore: [9]\n",
+    )
     assert formats_that_fit(path) == ["masks"]
     table = read_table(path)
     assert (table.classes, table.format) == (("a", "b"), "masks")
@@ -303,8 +356,12 @@ def test_a_card(tmp_path):
 def test_a_card_with_colours_or_sparse_values(tmp_path):
     pair(tmp_path, "frames/1.png", "answers/1.png", [[0, 7]])
     places = "images: {val: frames}\nmasks: {val: answers}\n"
-    assert read_table(card(tmp_path / "c.yaml", places + "classes: {0: sky, 7: road}\n")).samples[0].truth.mask.tolist() == [[0, 1]]
-    table = read_table(card(tmp_path / "c.yaml", places + "classes: {road: [7, 7, 7], sky: [0, 0, 0]}\n"))
+    assert read_table(card(tmp_path / "c.yaml", places + "classes: {0: sky, 7: road}\n")).samples[
+        0
+    ].truth.mask.tolist() == [[0, 1]]
+    table = read_table(
+        card(tmp_path / "c.yaml", places + "classes: {road: [7, 7, 7], sky: [0, 0, 0]}\n")
+    )
     assert (table.classes, table.samples[0].truth.mask.tolist()) == (("road", "sky"), [[1, 0]])
     (tmp_path / "classes.txt").write_text("\n".join("abcdefgh"))
     assert read_table(card(tmp_path / "c.yaml", places)).classes == tuple("abcdefgh")
@@ -337,7 +394,12 @@ def test_bad_cards_say_why(tmp_path, text, error, message):
 
 
 def test_a_data_yaml_of_yolo_is_no_card(tmp_path):
-    for text in ("train: images/train\nval: images/val\nnames: [a]\n", "names: [a]\nimages: x\n", "[1]", "a: ["):
+    for text in (
+        "train: images/train\nval: images/val\nnames: [a]\n",
+        "names: [a]\nimages: x\n",
+        "[1]",
+        "a: [",
+    ):
         assert not Masks().sniff(card(tmp_path / "data.yaml", text))
     assert Masks().sniff(card(tmp_path / "data.yaml", "images: x\nmask: y\n"))
 
@@ -348,11 +410,24 @@ def test_a_data_yaml_of_yolo_is_no_card(tmp_path):
 def coco(root: Path, **changes) -> Path:
     square = [[1, 1, 3, 1, 3, 3, 1, 3]]
     content = {
-        "images": [{"id": 1, "file_name": "1.png", "height": 4, "width": 6}, {"id": 2, "file_name": "2.png", "height": 4, "width": 6}],
-        "categories": [{"id": 9, "name": "dog"}, {"id": 3, "name": "cat"}, {"id": 4, "name": "cow"}],
+        "images": [
+            {"id": 1, "file_name": "1.png", "height": 4, "width": 6},
+            {"id": 2, "file_name": "2.png", "height": 4, "width": 6},
+        ],
+        "categories": [
+            {"id": 9, "name": "dog"},
+            {"id": 3, "name": "cat"},
+            {"id": 4, "name": "cow"},
+        ],
         "annotations": [
             {"image_id": 1, "category_id": 9, "segmentation": square, "area": 4},
-            {"image_id": 1, "category_id": 3, "segmentation": {"size": [4, 6], "counts": [0, 24]}, "area": 24, "iscrowd": 1},
+            {
+                "image_id": 1,
+                "category_id": 3,
+                "segmentation": {"size": [4, 6], "counts": [0, 24]},
+                "area": 24,
+                "iscrowd": 1,
+            },
             {"image_id": 1, "category_id": 3, "bbox": [0, 0, 1, 1]},
         ],
         **changes,
@@ -366,7 +441,10 @@ def test_coco_polygons_and_run_lengths(tmp_path):
     path = coco(tmp_path)
     table = read_table(tmp_path, "coco_masks")
     assert table.classes == ("background", "cat", "dog")
-    assert [(sample.key, sample.split) for sample in table.samples] == [("images/1.png", "val"), ("images/2.png", "val")]
+    assert [(sample.key, sample.split) for sample in table.samples] == [
+        ("images/1.png", "val"),
+        ("images/2.png", "val"),
+    ]
     wanted = np.ones((4, 6), dtype=int)
     wanted[1:3, 1:3] = 2  # the smaller one on top
     assert pickle.loads(pickle.dumps(table.samples[0])).truth.mask.tolist() == wanted.tolist()
@@ -389,8 +467,18 @@ def test_compressed_run_lengths(tmp_path):
     ("changes", "message"),
     [
         ({"annotations": []}, "no object here has a mask.*--format coco"),
-        ({"annotations": [{"image_id": 1, "category_id": 77, "segmentation": [[0, 0, 1, 0, 1, 1]]}]}, "no category has the id 77.*annotation"),
-        ({"images": [{"id": 1, "file_name": "1.png", "height": 5, "width": 6}]}, "it has no 2|not as large"),
+        (
+            {
+                "annotations": [
+                    {"image_id": 1, "category_id": 77, "segmentation": [[0, 0, 1, 0, 1, 1]]}
+                ]
+            },
+            "no category has the id 77.*annotation",
+        ),
+        (
+            {"images": [{"id": 1, "file_name": "1.png", "height": 5, "width": 6}]},
+            "it has no 2|not as large",
+        ),
         ({"categories": 7}, "not a file of COCO"),
     ],
 )
@@ -401,7 +489,12 @@ def test_bad_coco_says_why(tmp_path, changes, message):
 
 
 def test_coco_that_cannot_be_painted(tmp_path):
-    coco(tmp_path, annotations=[{"image_id": 1, "category_id": 4, "segmentation": {"size": [4, 6], "counts": [0, 23]}}])
+    coco(
+        tmp_path,
+        annotations=[
+            {"image_id": 1, "category_id": 4, "segmentation": {"size": [4, 6], "counts": [0, 23]}}
+        ],
+    )
     with pytest.raises(DataError, match=r"cannot be painted.*images/1\.png"):
         _ = read_table(tmp_path, "coco_masks").samples[0].truth.mask
 
@@ -409,7 +502,9 @@ def test_coco_that_cannot_be_painted(tmp_path):
 def test_coco_without_its_images(tmp_path):
     path = coco(tmp_path)
     (tmp_path / "images/1.png").unlink()
-    assert "1 of 2 images of 'instances_val2017.json' are missing and dropped: '1.png'" in notes(read_table(path, "coco_masks"))
+    assert "1 of 2 images of 'instances_val2017.json' are missing and dropped: '1.png'" in notes(
+        read_table(path, "coco_masks")
+    )
     (tmp_path / "images/2.png").unlink()
     with pytest.raises(DataError, match="are missing"):
         read_table(path, "coco_masks")
@@ -421,7 +516,12 @@ def test_coco_without_its_images(tmp_path):
 @pytest.mark.skipif(not (SHARED / "camvid").is_dir(), reason="no shared/data/camvid")
 def test_camvid_by_its_card(tmp_path):
     table = read_table(card(tmp_path / "camvid.yaml", CARD.format(path=SHARED / "camvid")))
-    assert (len(table.of("train")), len(table.of("val")), len(table.classes), table.notes) == (367, 101, 11, ())
+    assert (len(table.of("train")), len(table.of("val")), len(table.classes), table.notes) == (
+        367,
+        101,
+        11,
+        (),
+    )
     found = np.zeros(12, dtype=int)
     for sample in table.samples[::20]:
         stored = np.asarray(Image.open(sample.truth.stored.args[0]))
@@ -435,7 +535,10 @@ def test_camvid_without_a_card():
     assert formats_that_fit(SHARED / "camvid") == ["masks"]
     table = read_table(SHARED / "camvid")
     assert len(table.classes) == 12
-    assert "the masks hold the values 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11 (64 of 468 masks)" in notes(table)
+    assert (
+        "the masks hold the values 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11 (64 of 468 masks)"
+        in notes(table)
+    )
 
 
 @pytest.mark.skipif(not (SHARED / "em_membrane").is_dir(), reason="no shared/data/em_membrane")
@@ -444,4 +547,6 @@ def test_membranes():
     table = read_table(SHARED / "em_membrane")
     assert (len(table.samples), table.classes) == (30, ("background", "foreground"))
     assert all(set(np.unique(sample.truth.mask)) == {0, 1} for sample in table.samples)
-    assert 0.7 < np.mean([sample.truth.mask.mean() for sample in table.samples]) < 0.85  # white is the inside of cells
+    assert (
+        0.7 < np.mean([sample.truth.mask.mean() for sample in table.samples]) < 0.85
+    )  # white is the inside of cells

@@ -36,8 +36,16 @@ def scenes(count: int, seed: int = 0) -> tuple[list[np.ndarray], list[np.ndarray
     rng = np.random.default_rng(seed)
     pictures, boxes, channels = [], [], []
     for _ in range(count):
-        height, width, side = int(rng.integers(60, 120)), int(rng.integers(60, 120)), int(rng.integers(16, 30))
-        x, y, channel = int(rng.integers(0, width - side)), int(rng.integers(0, height - side)), int(rng.integers(3))
+        height, width, side = (
+            int(rng.integers(60, 120)),
+            int(rng.integers(60, 120)),
+            int(rng.integers(16, 30)),
+        )
+        x, y, channel = (
+            int(rng.integers(0, width - side)),
+            int(rng.integers(0, height - side)),
+            int(rng.integers(3)),
+        )
         pixels = np.zeros((height, width, 3), np.uint8)
         pixels[y : y + side, x : x + side, channel] = 255
         pictures.append(pixels)
@@ -46,21 +54,44 @@ def scenes(count: int, seed: int = 0) -> tuple[list[np.ndarray], list[np.ndarray
     return pictures, boxes, channels
 
 
-def shown(task: Any, pictures: list[np.ndarray], truths: list[Any], chance: float = 1.0, times: int = 1, **augment: Any) -> Pictures:
+def shown(
+    task: Any,
+    pictures: list[np.ndarray],
+    truths: list[Any],
+    chance: float = 1.0,
+    times: int = 1,
+    **augment: Any,
+) -> Pictures:
     recipe = AugmentRecipe(policy="none", **{"crop": 1.0, "flip": 0.0, "mosaic": chance, **augment})
     samples = [Sample(Path(str(index)), str(index), truth) for index, truth in enumerate(truths)]
     transform = training(SPEC, task.framing, recipe)
-    return Pictures(samples, Memory(pictures, times), transform, task.encode, 0, mosaic(SPEC, task.framing, recipe))
+    return Pictures(
+        samples,
+        Memory(pictures, times),
+        transform,
+        task.encode,
+        0,
+        mosaic(SPEC, task.framing, recipe),
+    )
 
 
-def detection(count: int, head: str = "fcos", chance: float = 1.0, times: int = 1, **augment: Any) -> Pictures:
+def detection(
+    count: int, head: str = "fcos", chance: float = 1.0, times: int = 1, **augment: Any
+) -> Pictures:
     pictures, boxes, channels = scenes(count)
     masks = [encoded(picture.any(2).repeat(times, 0).repeat(times, 1)) for picture in pictures]
     truths = [
-        Boxes(times * box[None], (NAMES[channel],), crowd=np.array([channel == 0]), masks=(mask,) if head == "mask_rcnn" else None)
+        Boxes(
+            times * box[None],
+            (NAMES[channel],),
+            crowd=np.array([channel == 0]),
+            masks=(mask,) if head == "mask_rcnn" else None,
+        )
         for box, channel, mask in zip(boxes, channels, masks, strict=True)
     ]
-    return shown(Detect(DetectSettings(head=head), NAMES), pictures, truths, chance, times, **augment)
+    return shown(
+        Detect(DetectSettings(head=head), NAMES), pictures, truths, chance, times, **augment
+    )
 
 
 @pytest.mark.parametrize("times", [1, 2])
@@ -71,7 +102,9 @@ def test_boxes_lie_on_their_objects(times):
         image, target, _, _, _ = pictures[0, index]
         assert image.shape == (3, 96, 96)
         left = image.clone()
-        for box, place, crowd in zip(target["boxes"], target["classes"], target["crowd"], strict=True):
+        for box, place, crowd in zip(
+            target["boxes"], target["classes"], target["crowd"], strict=True
+        ):
             x0, y0, x1, y1 = box.round().int().tolist()
             assert image[place, y0:y1, x0:x1].float().mean() > 0.75 * 255
             assert bool(crowd) == (int(place) == 0)
@@ -112,7 +145,9 @@ def test_masks_agree_with_pixels(view):
 def test_the_same_key_gives_the_same_picture():
     """Whoever reads it, whenever; another epoch gives another."""
     pictures = detection(8, chance=0.5, crop=0.5, flip=0.5)
-    inline, apart = (list(loader(pictures, Order(8, 4, seed=0, epoch=3), workers)) for workers in (0, 2))
+    inline, apart = (
+        list(loader(pictures, Order(8, 4, seed=0, epoch=3), workers)) for workers in (0, 2)
+    )
     for one, other in zip(inline, apart, strict=True):
         assert torch.equal(one.images, other.images)
         for here, there in zip(one.targets, other.targets, strict=True):
@@ -148,7 +183,9 @@ def test_pictures_without_objects_join():
     empty = Boxes(np.zeros((0, 4), np.float32), ())
     pictures, _, _ = scenes(4)
     for head in ("fcos", "mask_rcnn"):
-        _, target, _, _, _ = shown(Detect(DetectSettings(head=head), NAMES), pictures, [empty] * 4)[0, 0]
+        _, target, _, _, _ = shown(Detect(DetectSettings(head=head), NAMES), pictures, [empty] * 4)[
+            0, 0
+        ]
         assert target["boxes"].shape == (0, 4)
 
 
@@ -182,7 +219,9 @@ def test_t1_resume_is_exact(tmp_path, monkeypatch):
     lines = ["path,label,x0,y0,x1,y1"]
     for number, (picture, box, channel) in enumerate(zip(pictures, boxes, channels, strict=True)):
         Image.fromarray(picture).save(tmp_path / f"{number:02d}.png")
-        lines.append(f"{number:02d}.png,{NAMES[channel]}," + ",".join(str(int(corner)) for corner in box))
+        lines.append(
+            f"{number:02d}.png,{NAMES[channel]}," + ",".join(str(int(corner)) for corner in box)
+        )
     (tmp_path / "boxes.csv").write_text("\n".join(lines))
     recipe = with_settings(Recipe(), {
         "data.path": str(tmp_path / "boxes.csv"), "backbone.name": "test_resnet", "backbone.weights": "none", "backbone.size": 64,

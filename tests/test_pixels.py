@@ -43,26 +43,41 @@ def cramped(monkeypatch, tmp_path):
 def decodes(monkeypatch):
     """The pictures that are decoded from here on."""
     seen, own = [], images.read
-    monkeypatch.setattr(images, "read", lambda source, *said: (seen.append(source), own(source, *said))[1])
+    monkeypatch.setattr(
+        images, "read", lambda source, *said: (seen.append(source), own(source, *said))[1]
+    )
     return seen
 
 
-def test_what_memory_does_not_hold_lies_in_a_file_and_is_the_same(cramped, pictures, monkeypatch, tmp_path):
+def test_what_memory_does_not_hold_lies_in_a_file_and_is_the_same(
+    cramped, pictures, monkeypatch, tmp_path
+):
     decoded = decodes(monkeypatch)
     with ThreadPoolExecutor(4) as pool:
         first = list(pool.map(cramped.read, pictures))
     again = [cramped.read(path) for path in pictures]
     assert len(decoded) == len(pictures)
-    assert all((one[0] == other[0]).all() and one[1] == other[1] for one, other in zip(first, again, strict=True))
+    assert all(
+        (one[0] == other[0]).all() and one[1] == other[1]
+        for one, other in zip(first, again, strict=True)
+    )
     assert len(cramped._kept) == 2
-    assert not list((tmp_path / "cache").iterdir())  # the file has no name that anybody would have to clean up
+    assert not list(
+        (tmp_path / "cache").iterdir()
+    )  # the file has no name that anybody would have to clean up
 
 
 def test_loader_processes_read_there_too(cramped, pictures, monkeypatch):
     whole = [cramped.read(path)[0].copy() for path in pictures]
     monkeypatch.setattr(images, "read", full)  # nothing is decoded any more
     samples = [Sample(path, path.name) for path in pictures]
-    shown = Pictures(samples, cramped, evaluation(InputSpec(SIDE, (0, 0, 0), (1, 1, 1)), "crop"), lambda truth, size: {}, 0)
+    shown = Pictures(
+        samples,
+        cramped,
+        evaluation(InputSpec(SIDE, (0, 0, 0), (1, 1, 1)), "crop"),
+        lambda truth, size: {},
+        0,
+    )
     for workers in (2, 0):
         found = torch.cat([batch.images for batch in loader(shown, Order(len(shown), 4), workers)])
         assert (found.permute(0, 2, 3, 1).numpy() == np.stack(whole)).all()
@@ -73,11 +88,15 @@ def full(*said):
 
 
 @pytest.mark.parametrize("trouble", ["full", "half", "nowhere"])
-def test_a_disk_without_room_costs_time_and_not_the_result(cramped, pictures, monkeypatch, tmp_path, trouble):
+def test_a_disk_without_room_costs_time_and_not_the_result(
+    cramped, pictures, monkeypatch, tmp_path, trouble
+):
     if trouble == "full":
         monkeypatch.setattr(os, "pwrite", full)
     elif trouble == "half":  # of what is free: three pictures
-        monkeypatch.setattr(shutil, "disk_usage", lambda folder: type("Usage", (), {"free": 6 * ONE}))
+        monkeypatch.setattr(
+            shutil, "disk_usage", lambda folder: type("Usage", (), {"free": 6 * ONE})
+        )
     else:
         (tmp_path / "cache").write_text("a file where a folder should be")
     decoded = decodes(monkeypatch)
@@ -101,7 +120,9 @@ def test_memory_is_that_of_the_container(monkeypatch, tmp_path):
     assert machine > 2**28
     (tmp_path / "memory.max").write_text("max\n")
     (tmp_path / "memory.current").write_text("905\n")
-    (tmp_path / "memory.stat").write_text("anon 5\nactive_file 0\ninactive_file 900\n")  # files that were read do not count
+    (tmp_path / "memory.stat").write_text(
+        "anon 5\nactive_file 0\ninactive_file 900\n"
+    )  # files that were read do not count
     assert memory.total() == machine
     (tmp_path / "memory.max").write_text(f"{2**27}\n")
     assert memory.total() == 2**27

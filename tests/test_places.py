@@ -39,7 +39,9 @@ BACKBONES = {
     "vit_tiny_patch16_224": 64,
     "swin_tiny_patch4_window7_224": 112,
 }
-LEARNT = [name for name in DETECTORS.names() if DETECTORS.load(name).needs is Provides.MAPS]  # the rest finds by itself
+LEARNT = [
+    name for name in DETECTORS.names() if DETECTORS.load(name).needs is Provides.MAPS
+]  # the rest finds by itself
 HEADS = [("segment", name) for name in DECODERS.names()] + [("detect", name) for name in LEARNT]
 HEADS.remove(("detect", "mask_rcnn")) if ("detect", "mask_rcnn") in HEADS else None
 SPEC = InputSpec(64, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
@@ -57,9 +59,18 @@ def made_up(side: int) -> Batch:
     corners = torch.tensor([[0.1, 0.1, 0.6, 0.6], [0.3, 0.4, 0.9, 0.9]]) * side
     targets = []
     for count in (2, 0):
-        boxes = tv_tensors.BoundingBoxes(corners[:count], format="XYXY", canvas_size=(side, side), clamping_mode=None)
+        boxes = tv_tensors.BoundingBoxes(
+            corners[:count], format="XYXY", canvas_size=(side, side), clamping_mode=None
+        )
         mask = tv_tensors.Mask(torch.randint(-1, 3, (side, side), generator=generator))
-        targets.append({"boxes": boxes, "classes": torch.tensor([0, 2])[:count], "crowd": torch.zeros(count, dtype=torch.bool), "mask": mask})
+        targets.append(
+            {
+                "boxes": boxes,
+                "classes": torch.tensor([0, 2])[:count],
+                "crowd": torch.zeros(count, dtype=torch.bool),
+                "mask": mask,
+            }
+        )
     pixels = torch.randn(2, 3, side, side, generator=generator)
     view = torch.tensor([[0.0, 0.0, side, side]] * 2)
     return Batch(pixels, targets, view, torch.tensor([[side, side - 10]] * 2), torch.arange(2))
@@ -79,7 +90,10 @@ def test_every_head_trains_on_every_kind_of_backbone(backbone, task, head):
         moving.zero_grad()
         loss.backward()
         assert all(parameter.grad is not None for parameter in network.parameters())
-        assert any(parameter.grad is not None and bool(parameter.grad.any()) for parameter in backbone.blocks()[0].parameters())
+        assert any(
+            parameter.grad is not None and bool(parameter.grad.any())
+            for parameter in backbone.blocks()[0].parameters()
+        )
         moving.step()
         losses.append(float(loss.detach()))
     assert min(losses[1:]) < losses[0]
@@ -97,12 +111,21 @@ def test_every_head_trains_on_every_kind_of_backbone(backbone, task, head):
             assert (np.diff(answer.scores) <= 0).all()
 
 
-@pytest.mark.parametrize("settings", [{"class_loss": "cross_entropy"}, {"box_loss": "smooth_l1"}, {"class_loss": "focal", "box_loss": "giou"}])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"class_loss": "cross_entropy"},
+        {"box_loss": "smooth_l1"},
+        {"class_loss": "focal", "box_loss": "giou"},
+    ],
+)
 @pytest.mark.parametrize("head", ["fcos", "retinanet", "faster_rcnn"])
 def test_losses_by_name(head, settings):
     torch.manual_seed(0)
     backbone = FAMILIES.load("timm")().open("test_resnet", "none", 64)
-    made = TASKS.make("detect", {"head": head, "width": 32, "depth": 1, **settings}, ("a", "b", "c"))
+    made = TASKS.make(
+        "detect", {"head": head, "width": 32, "depth": 1, **settings}, ("a", "b", "c")
+    )
     batch, network = made_up(64), made.head(backbone)
     found = made.loss(network(backbone(batch.images, made.needs), batch), batch)
     assert all(bool(value.isfinite()) and float(value.detach()) > 0 for value in found.values())
@@ -115,7 +138,10 @@ def test_losses_of_pixels_are_least_where_the_answer_is_right(loss):
     masks = torch.stack([target["mask"].as_subclass(torch.Tensor) for target in batch.targets])
     right = 18 * torch.nn.functional.one_hot(masks.clamp(min=0), 3).permute(0, 3, 1, 2).float() - 9
     careless = torch.where((masks == IGNORED)[:, None], 50 * torch.randn_like(right), right)
-    values = [float(sum(made.loss(output, batch).values()).detach()) for output in (right, careless, right.roll(1, 1))]
+    values = [
+        float(sum(made.loss(output, batch).values()).detach())
+        for output in (right, careless, right.roll(1, 1))
+    ]
     assert values[0] == pytest.approx(values[1], abs=1e-5)  # what nobody cares about does not count
     assert values[0] < 0.1 < values[2]
 
@@ -126,7 +152,9 @@ def test_bad_words():
     with pytest.raises(UsageError, match="yolo"):
         TASKS.make("detect", {"head": "yolo"}, ("a",))
     with pytest.raises(UsageError, match="unett"):
-        TASKS.make("segment", {"head": "unett"}, ("a", "b")).head(FAMILIES.load("timm")().open("test_resnet", "none", 64))
+        TASKS.make("segment", {"head": "unett"}, ("a", "b")).head(
+            FAMILIES.load("timm")().open("test_resnet", "none", 64)
+        )
 
 
 @pytest.mark.parametrize("head", DECODERS.names())
@@ -154,14 +182,22 @@ def painted(height: int, width: int) -> tuple[np.ndarray, np.ndarray, np.ndarray
 
 
 @pytest.mark.parametrize("framing", ["whole", "windows"])
-@pytest.mark.parametrize("augment", [{}, {"flip_vertical": 1.0}, {"rotate": 20, "scale": 0.2}, {"color": 0.4}])
+@pytest.mark.parametrize(
+    "augment", [{}, {"flip_vertical": 1.0}, {"rotate": 20, "scale": 0.2}, {"color": 0.4}]
+)
 def test_masks_and_boxes_stay_on_their_pixels(framing, augment):
     pixels, box, mask = painted(100, 140)
     transform = training(SPEC, framing, AugmentRecipe(**{"crop": 0.3, "flip": 0.5, **augment}))
-    segment, detect = TASKS.make("segment", {"view": framing}, ("a", "b")), TASKS.make("detect", {}, ("thing",))
+    segment, detect = (
+        TASKS.make("segment", {"view": framing}, ("a", "b")),
+        TASKS.make("detect", {}, ("thing",)),
+    )
     seen = 0
     for seed in range(20):
-        target = {**segment.encode(Regions(mask), (100, 140)), **detect.encode(Boxes(box, ("thing",)), (100, 140))}
+        target = {
+            **segment.encode(Regions(mask), (100, 140)),
+            **detect.encode(Boxes(box, ("thing",)), (100, 140)),
+        }
         torch.manual_seed(seed)
         image, _, moved = transform(pixels, (100, 140), target)
         bright, marked = SPEC.seen(image).amax(0).numpy() > 0.35, moved["mask"].numpy() == 1
@@ -182,7 +218,11 @@ def test_an_object_that_nearly_leaves_the_picture_is_gone():
     counts = set()
     for seed in range(30):
         torch.manual_seed(seed)
-        _, _, moved = transform(pixels, (100, 140), detect.encode(Boxes(box, ("thing",), crowd=np.array([True])), (100, 140)))
+        _, _, moved = transform(
+            pixels,
+            (100, 140),
+            detect.encode(Boxes(box, ("thing",), crowd=np.array([True])), (100, 140)),
+        )
         assert len(moved["boxes"]) == len(moved["classes"]) == len(moved["crowd"])
         counts.add(len(moved["boxes"]))
     assert counts == {0, 1}
@@ -191,10 +231,18 @@ def test_an_object_that_nearly_leaves_the_picture_is_gone():
 def test_padding_is_nobodys_class_and_masks_come_back_at_their_size():
     segment = TASKS.make("segment", {}, ("a", "b"))
     pixels, _, mask = painted(100, 140)
-    image, view, moved = evaluation(SPEC, "whole")(pixels, (100, 140), segment.encode(Regions(mask), (100, 140)))
+    image, view, moved = evaluation(SPEC, "whole")(
+        pixels, (100, 140), segment.encode(Regions(mask), (100, 140))
+    )
     assert bool((moved["mask"][46:] == IGNORED).all())
-    logits = torch.nn.functional.one_hot(moved["mask"].as_subclass(torch.Tensor).clamp(min=0), 2).permute(2, 0, 1)[None].float()
-    batch = Batch(image[None], [moved], torch.tensor([view]), torch.tensor([[100, 140]]), torch.arange(1))
+    logits = (
+        torch.nn.functional.one_hot(moved["mask"].as_subclass(torch.Tensor).clamp(min=0), 2)
+        .permute(2, 0, 1)[None]
+        .float()
+    )
+    batch = Batch(
+        image[None], [moved], torch.tensor([view]), torch.tensor([[100, 140]]), torch.arange(1)
+    )
     found = segment.decode(logits, batch)[0].mask
     assert found.shape == mask.shape
     assert (found != mask).mean() < 0.02
@@ -204,20 +252,35 @@ def test_padding_is_nobodys_class_and_masks_come_back_at_their_size():
 def test_windows_join_to_the_picture(tmp_path, size):
     """A network that sees brightness alone: through windows the answer is that of the pixels themselves."""
     rng = np.random.default_rng(0)
-    mask = (rng.random((size[0] // 10 + 1, size[1] // 10 + 1)) > 0.5).astype(np.int64).repeat(10, 0).repeat(10, 1)[: size[0], : size[1]]
+    mask = (
+        (rng.random((size[0] // 10 + 1, size[1] // 10 + 1)) > 0.5)
+        .astype(np.int64)
+        .repeat(10, 0)
+        .repeat(10, 1)[: size[0], : size[1]]
+    )
     Image.fromarray((255 * mask).astype(np.uint8)).save(tmp_path / "a.png")
     task = TASKS.make("segment", {"view": "windows"}, ("dark", "bright"))
     from foveate.data.image_cache import Pixels
 
     samples = [Sample(tmp_path / "a.png", "a.png", Regions(mask))]
-    windows = Windows(samples, Pixels(64, "windows", True), evaluation(SPEC, "windows"), task.encode, 0, 64, task.join)
+    windows = Windows(
+        samples,
+        Pixels(64, "windows", True),
+        evaluation(SPEC, "windows"),
+        task.encode,
+        0,
+        64,
+        task.join,
+    )
     answers = []
     for place in range(len(windows)):
         image, target, view, shape, _ = windows[0, place]
         shown = target["mask"].as_subclass(torch.Tensor)
         assert bool(((shown == IGNORED) | (shown == (image[0] > 127))).all())
         logits = torch.stack([255 - image[0].float(), image[0].float()])[None]
-        answers += task.decode(logits, Batch(image[None], [target], view[None], shape[None], torch.arange(1)))
+        answers += task.decode(
+            logits, Batch(image[None], [target], view[None], shape[None], torch.arange(1))
+        )
     assert (windows.joined(answers)[0].mask == mask).all()
 
 
@@ -229,8 +292,19 @@ def test_boxes_of_windows_join_without_fragments():
     for x in (0, 36):
         seen = np.clip(true - [x, 0, x, 0], 0, 64)
         inside = (seen[:, 2:] - seen[:, :2]).min(1) > 0
-        areas = (seen[inside, 2:] - seen[inside, :2]).prod(1) / (true[inside, 2:] - true[inside, :2]).prod(1)
-        parts.append(((x, 0), Boxes(seen[inside].astype(np.float32), ("a",) * inside.sum(), (0.9 * areas).astype(np.float32))))
+        areas = (seen[inside, 2:] - seen[inside, :2]).prod(1) / (
+            true[inside, 2:] - true[inside, :2]
+        ).prod(1)
+        parts.append(
+            (
+                (x, 0),
+                Boxes(
+                    seen[inside].astype(np.float32),
+                    ("a",) * inside.sum(),
+                    (0.9 * areas).astype(np.float32),
+                ),
+            )
+        )
     found = task.join(parts, (64, 100))
     assert sorted(found.xyxy.tolist()) == sorted(true.tolist())
     assert (np.diff(found.scores) <= 0).all()
@@ -240,11 +314,20 @@ def test_boxes_of_windows_join_without_fragments():
 
 def test_boxes_through_windows_from_files_to_report(tmp_path):
     data = write_voc(tmp_path / "shapes", 12)
-    settings = {"task": "detect", "task.depth": 1, "task.view": "windows", "backbone.size": 48, "training.epochs": 1}
+    settings = {
+        "task": "detect",
+        "task.depth": 1,
+        "task.view": "windows",
+        "backbone.size": 48,
+        "training.epochs": 1,
+    }
     result = fit(tiny(data, **settings), tmp_path / "run")
     assert "map" in result.evaluation.scores.numbers
     for answer in predict(tmp_path / "run", [data / "JPEGImages"]):
-        assert all(0 <= row["xyxy"][2] <= 80 and 0 <= row["xyxy"][3] <= 60 for row in answer.row()["answer"])
+        assert all(
+            0 <= row["xyxy"][2] <= 80 and 0 <= row["xyxy"][3] <= 60
+            for row in answer.row()["answer"]
+        )
 
 
 # --- the whole story
@@ -265,7 +348,9 @@ def write_voc(root: Path, count: int = 24) -> Path:
             objects += f"<object><name>{name}</name><bndbox>{corners}</bndbox></object>"
         Image.fromarray(pixels).save(root / "JPEGImages" / f"{number:02d}.png")
         size = "<size><width>80</width><height>60</height><depth>3</depth></size>"
-        (root / "Annotations" / f"{number:02d}.xml").write_text(f"<annotation><filename>{number:02d}.png</filename>{size}{objects}</annotation>")
+        (root / "Annotations" / f"{number:02d}.xml").write_text(
+            f"<annotation><filename>{number:02d}.png</filename>{size}{objects}</annotation>"
+        )
     return root
 
 
@@ -286,7 +371,9 @@ def test_boxes_from_files_to_report(tmp_path, capsys):
     assert next(iter(scores["numbers"])) == "map"
     rows = [json.loads(line) for line in (folder / "predictions.jsonl").read_text().splitlines()]
     again = evaluate(tmp_path / "run", split="test")
-    assert again.scores.numbers["map"].value == pytest.approx(scores["numbers"]["map"]["value"], abs=1e-9)
+    assert again.scores.numbers["map"].value == pytest.approx(
+        scores["numbers"]["map"]["value"], abs=1e-9
+    )
     assert {"name", "xyxy"} <= {name for row in rows for truth in row["truth"] for name in truth}
     assert "By class" in (folder / "report.html").read_text()
     predictor = load(tmp_path / "run")
@@ -295,7 +382,9 @@ def test_boxes_from_files_to_report(tmp_path, capsys):
         assert all(row["score"] >= predictor.threshold for row in answer.row()["answer"])
 
 
-@pytest.mark.parametrize("tuning", ["full", "last", "lora", "head", "norm", "bias", "ssf", "pissa", "ia3", "gradual"])
+@pytest.mark.parametrize(
+    "tuning", ["full", "last", "lora", "head", "norm", "bias", "ssf", "pissa", "ia3", "gradual"]
+)
 @pytest.mark.parametrize("task", ["detect", "segment"])
 def test_every_tuning_adapts_boxes_and_masks(task, tuning):
     """What is frozen stays bit for bit; what moves learns; what is saved brings the answers back."""
@@ -305,7 +394,9 @@ def test_every_tuning_adapts_boxes_and_masks(task, tuning):
     }  # fmt: skip
     model = build(with_settings(Recipe(), settings), ("a", "b", "c"))
     batch, frozen = made_up(64), fingerprint(model.frozen()) if model.frozen() else ""
-    moving = torch.optim.AdamW([parameter for parameter in model.parameters() if parameter.requires_grad], 1e-3)
+    moving = torch.optim.AdamW(
+        [parameter for parameter in model.parameters() if parameter.requires_grad], 1e-3
+    )
     model.train()
     losses = []
     for _ in range(4):
@@ -320,12 +411,20 @@ def test_every_tuning_adapts_boxes_and_masks(task, tuning):
     again = build(with_settings(Recipe(), settings), ("a", "b", "c"))
     again.put(model.changed())
     with torch.inference_mode():
-        rows = [each.task.decode(each.eval()(batch), batch)[0].row(("a", "b", "c")) for each in (model, again)]
+        rows = [
+            each.task.decode(each.eval()(batch), batch)[0].row(("a", "b", "c"))
+            for each in (model, again)
+        ]
     assert rows[0] == rows[1]
 
 
 def test_a_head_without_a_closed_form_is_no_probe():
-    settings = {"task": "detect", "tuning": "probe", "backbone.name": "test_resnet", "backbone.weights": "none"}
+    settings = {
+        "task": "detect",
+        "tuning": "probe",
+        "backbone.name": "test_resnet",
+        "backbone.weights": "none",
+    }
     with pytest.raises(UsageError, match="closed form") as caught:
         build(with_settings(Recipe(), settings), ("a",))
     assert "head" in str(caught.value.hint)
@@ -333,10 +432,21 @@ def test_a_head_without_a_closed_form_is_no_probe():
 
 def test_a_task_suggests_and_the_user_decides(tmp_path):
     data = write_voc(tmp_path / "shapes", 12)
-    fit(tiny(data, **{"training.epochs": 1, "augment.color": 0.0, "task.depth": 1, "data.test": 0}), tmp_path / "run")
+    fit(
+        tiny(data, **{"training.epochs": 1, "augment.color": 0.0, "task.depth": 1, "data.test": 0}),
+        tmp_path / "run",
+    )
     written = load_recipe(tmp_path / "run" / "recipe.yaml")
-    assert (written.augment.crop, written.tuning.name, written.training.batch_size) == (0.4, "full", 8)  # suggested
-    assert (written.augment.color, written.training.epochs, written.backbone.size) == (0.0, 1, 64)  # stated
+    assert (written.augment.crop, written.tuning.name, written.training.batch_size) == (
+        0.4,
+        "full",
+        8,
+    )  # suggested
+    assert (written.augment.color, written.training.epochs, written.backbone.size) == (
+        0.0,
+        1,
+        64,
+    )  # stated
     choices = {row["field"] for row in json.loads((tmp_path / "run" / "choices.json").read_text())}
     assert "augment.crop" in choices
     assert "augment.color" not in choices
@@ -346,7 +456,9 @@ def test_a_recipe_knows_what_was_stated():
     recipe = Recipe()
     assert not recipe.stated("training.epochs")
     assert not with_settings(recipe, {"tuning.blocks": 1}).stated("tuning")  # how, but not which
-    recipe = with_settings(recipe, {"training.epochs": recipe.training.epochs, "tuning": "last", "tuning.blocks": 1})
+    recipe = with_settings(
+        recipe, {"training.epochs": recipe.training.epochs, "tuning": "last", "tuning.blocks": 1}
+    )
     assert recipe.stated("training.epochs")
     assert recipe.stated("tuning")
     assert not recipe.stated("training.lr")
@@ -358,13 +470,22 @@ def test_masks_from_files_to_report(tmp_path):
     for folder in ("images", "masks"):
         (tmp_path / "data" / folder).mkdir(parents=True)
     for number in range(32):
-        pixels, mask = rng.integers(0, 60, (70, 90, 3)).astype(np.uint8), np.zeros((70, 90), np.uint8)
+        pixels, mask = (
+            rng.integers(0, 60, (70, 90, 3)).astype(np.uint8),
+            np.zeros((70, 90), np.uint8),
+        )
         x, y = int(rng.integers(0, 50)), int(rng.integers(0, 30))
         pixels[y : y + 30, x : x + 30], mask[y : y + 30, x : x + 30] = 230, 255
         Image.fromarray(pixels).save(tmp_path / "data" / "images" / f"{number}.png")
         Image.fromarray(mask).save(tmp_path / "data" / "masks" / f"{number}.png")
     before = {file: file.read_bytes() for file in (tmp_path / "data").rglob("*.png")}
-    result = fit(tiny(tmp_path / "data", **{"training.epochs": 8, "task.width": 64, "training.lr": 3e-3, "training.ema": 0}), tmp_path / "run")
+    result = fit(
+        tiny(
+            tmp_path / "data",
+            **{"training.epochs": 8, "task.width": 64, "training.lr": 3e-3, "training.ema": 0},
+        ),
+        tmp_path / "run",
+    )
     assert result.evaluation.scores.numbers["dice"].value > 0.5
     assert {file: file.read_bytes() for file in (tmp_path / "data").rglob("*.png")} == before
     answer = next(iter(predict(tmp_path / "run", [tmp_path / "data" / "images" / "3.png"])))
@@ -398,7 +519,9 @@ def test_t29_boxes_of_unknown_classes_are_left_out(tmp_path):
     from foveate.types import Table
 
     boxes = Boxes(np.array([[0, 0, 5, 5], [1, 1, 4, 4]], np.float32), ("cat", "dog"))
-    moved, notes = renamed(Table((Sample(Path("a"), "a", boxes),), ("cat", "dog"), "voc", Path()), ("dog",))
+    moved, notes = renamed(
+        Table((Sample(Path("a"), "a", boxes),), ("cat", "dog"), "voc", Path()), ("dog",)
+    )
     assert moved.samples[0].truth.names == ("dog",)
     assert "1 boxes left out" in notes[0]
 
@@ -412,10 +535,15 @@ def test_answers_as_files(tmp_path):
     (tmp_path / "other").mkdir()
     images.write(pixels, tmp_path / "other" / "a.png")
     paths = [str(tmp_path / "a.png"), str(tmp_path / "other" / "a.png")]
-    boxes = [Answer(path, Boxes(box, ("b",), np.array([0.9], np.float32)), None, ("a", "b")) for path in paths]
+    boxes = [
+        Answer(path, Boxes(box, ("b",), np.array([0.9], np.float32)), None, ("a", "b"))
+        for path in paths
+    ]
     regions = [Answer(path, Regions(mask), None, ("a", "b")) for path in paths]
     save(boxes, "yolo", tmp_path / "yolo")
-    assert (tmp_path / "yolo" / "a-2.txt").read_text() == "1 0.392857 0.400000 0.357143 0.400000 0.900000\n"
+    assert (
+        tmp_path / "yolo" / "a-2.txt"
+    ).read_text() == "1 0.392857 0.400000 0.357143 0.400000 0.900000\n"
     save(boxes, "coco", tmp_path / "coco")
     content = json.loads((tmp_path / "coco" / "predictions.json").read_text())
     assert content["annotations"][0]["bbox"] == [30, 20, 50, 40]
@@ -432,7 +560,10 @@ def test_answers_as_files(tmp_path):
 
 def test_the_ladder_of_boxes_begins_with_the_head(tmp_path):
     """A probe is no rung where there is no closed form; the main number is mAP, whose gain is a paired bootstrap as well."""
-    recipe = with_settings(tiny(write_voc(tmp_path / "shapes", 16)), {"tuning": "auto", "training.epochs": 1, "data.val": 0.3})
+    recipe = with_settings(
+        tiny(write_voc(tmp_path / "shapes", 16)),
+        {"tuning": "auto", "training.epochs": 1, "data.val": 0.3},
+    )
     result = fit(recipe, tmp_path / "run")
     rows = json.loads((tmp_path / "run" / "leaderboard.json").read_text())
     assert [row["tuning"] for row in rows][:2] == ["head", "last"]

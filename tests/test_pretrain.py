@@ -49,7 +49,14 @@ from foveate.types import Batch, InputSpec
 from foveate.utils.device import Way
 
 SIDE = 32
-QUICK = {"backbone": "test_efficientnet", "weights": "none", "size": SIDE, "epochs": 2, "batch_size": 32, "device": "cpu"}
+QUICK = {
+    "backbone": "test_efficientnet",
+    "weights": "none",
+    "size": SIDE,
+    "epochs": 2,
+    "batch_size": 32,
+    "device": "cpu",
+}
 OWN = {  # a teacher of random weights; one that stands still, so that the loss has something to fall towards
     "distill": {"teacher": "test_resnet", "teacher_weights": "none"},
     "dino": {"momentum": 1.0, "centre_momentum": 0.999999},
@@ -70,7 +77,9 @@ def labelled(tmp_path_factory) -> Path:
 def trained(quick, tmp_path_factory) -> Path:
     """Weights of a network that tells stripes apart."""
     folder = tmp_path_factory.mktemp("weights")
-    run = fit(with_settings(quick, {"training.epochs": 12, "training.lr": 3e-3}), folder / "run").run
+    run = fit(
+        with_settings(quick, {"training.epochs": 12, "training.lr": 3e-3}), folder / "run"
+    ).run
     save_file(load(run, "cpu").model.backbone.network.state_dict(), folder / "trained.safetensors")
     return folder / "trained.safetensors"
 
@@ -93,11 +102,15 @@ def test_contrast_is_the_paper_sum():
 
 
 def test_variance_and_covariance_are_numpys():
-    features = torch.randn(40, 6, generator=torch.Generator().manual_seed(0)) * torch.tensor([0.1, 0.5, 0.9, 1.5, 2, 3])
+    features = torch.randn(40, 6, generator=torch.Generator().manual_seed(0)) * torch.tensor(
+        [0.1, 0.5, 0.9, 1.5, 2, 3]
+    )
     covariance = np.cov(features.numpy().T)
     lacking = np.maximum(0, 1 - np.sqrt(np.diag(covariance) + 1e-4)).mean()
     assert float(too_even(features)) == pytest.approx(lacking, rel=1e-4)
-    assert float(correlated(features)) == pytest.approx((covariance**2).sum() / 6 - (np.diag(covariance) ** 2).sum() / 6, rel=1e-3)
+    assert float(correlated(features)) == pytest.approx(
+        (covariance**2).sum() / 6 - (np.diag(covariance) ** 2).sum() / 6, rel=1e-3
+    )
 
 
 def test_losses_are_those_of_lightly():
@@ -106,9 +119,13 @@ def test_losses_are_those_of_lightly():
     one, other = torch.randn(32, 16), torch.randn(32, 16)
     vicreg = OBJECTIVES.make("vicreg", {}, ())
     assert float(contrast(one, other, 0.2)) == pytest.approx(5.166583, rel=1e-5)
-    assert float(sum(vicreg.loss(torch.stack([one, other]), None).values())) == pytest.approx(58.992615, rel=1e-5)
+    assert float(sum(vicreg.loss(torch.stack([one, other]), None).values())) == pytest.approx(
+        58.992615, rel=1e-5
+    )
     student, teacher = torch.randn(4, 8, 16), torch.randn(2, 8, 16)
-    assert float(agreement(student / 0.1, (teacher / 0.05).softmax(-1))) == pytest.approx(20.176531, rel=1e-5)
+    assert float(agreement(student / 0.1, (teacher / 0.05).softmax(-1))) == pytest.approx(
+        20.176531, rel=1e-5
+    )
 
 
 def test_the_distance_from_a_normal_is_the_integral():
@@ -120,7 +137,9 @@ def test_the_distance_from_a_normal_is_the_integral():
         return apart * np.exp(-(t**2) / 2) / np.sqrt(2 * np.pi)
 
     wanted = 60 * quad(inside, -5, 5)[0]
-    assert float(unlike_normal(torch.tensor(sample)[:, None].float(), 8)) == pytest.approx(wanted, rel=0.02)
+    assert float(unlike_normal(torch.tensor(sample)[:, None].float(), 8)) == pytest.approx(
+        wanted, rel=0.02
+    )
     torch.manual_seed(0)
     normal, twisted = torch.randn(512, 16), torch.randn(512, 16) * torch.linspace(0.1, 3, 16)
     assert float(unlike_normal(normal, 64)) < 0.5 < float(unlike_normal(twisted, 64))
@@ -130,7 +149,11 @@ def test_agreement_is_the_mean_over_other_views():
     torch.manual_seed(0)
     student, chances = torch.randn(4, 6, 5), torch.randn(2, 6, 5).softmax(-1)
     losses = [
-        -float((chances[t, b] * student[s, b].log_softmax(0)).sum()) for t in range(2) for s in range(4) for b in range(6) if s != t
+        -float((chances[t, b] * student[s, b].log_softmax(0)).sum())
+        for t in range(2)
+        for s in range(4)
+        for b in range(6)
+        if s != t
     ]
     assert float(agreement(student, chances)) == pytest.approx(np.mean(losses), rel=1e-5)
 
@@ -154,10 +177,14 @@ def test_blanked_squares_are_the_share_that_was_asked():
 
 
 def test_pixels_are_moved_from_one_normalisation_to_another():
-    one, other = InputSpec(8, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)), InputSpec(8, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    one, other = (
+        InputSpec(8, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
+        InputSpec(8, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    )
     raw = torch.rand(1, 3, 4, 4)
     mine, theirs = (
-        (raw - torch.tensor(spec.mean).view(1, 3, 1, 1)) / torch.tensor(spec.std).view(1, 3, 1, 1) for spec in (one, other)
+        (raw - torch.tensor(spec.mean).view(1, 3, 1, 1)) / torch.tensor(spec.std).view(1, 3, 1, 1)
+        for spec in (one, other)
     )
     factor, shift = between(one, other)
     assert torch.allclose(mine * factor + shift, theirs, atol=1e-6)
@@ -167,9 +194,19 @@ def test_pixels_are_moved_from_one_normalisation_to_another():
 
 
 def model_of(objective: str, **more):
-    backbone = {"backbone.name": "test_vit" if objective == "mae" else "test_efficientnet", "backbone.weights": "none"}
+    backbone = {
+        "backbone.name": "test_vit" if objective == "mae" else "test_efficientnet",
+        "backbone.weights": "none",
+    }
     own = OWN.get(objective, {})
-    words = {**backbone, "backbone.size": SIDE, "task": {"name": objective, **own}, "tuning": "full", "training.norm": "learn", **more}
+    words = {
+        **backbone,
+        "backbone.size": SIDE,
+        "task": {"name": objective, **own},
+        "tuning": "full",
+        "training.norm": "learn",
+        **more,
+    }
     return learner(with_settings(Recipe(), words))
 
 
@@ -177,10 +214,15 @@ def batch_of(model, count: int = 8) -> Batch:
     crops = model.task.crops
     images = torch.randn(count, 3, SIDE, SIDE)
     targets = [
-        {"wide": torch.randn(crops.wide - 1, 3, SIDE, SIDE), **({"narrow": torch.randn(crops.narrow, 3, 16, 16)} if crops.narrow else {})}
+        {
+            "wide": torch.randn(crops.wide - 1, 3, SIDE, SIDE),
+            **({"narrow": torch.randn(crops.narrow, 3, 16, 16)} if crops.narrow else {}),
+        }
         for _ in range(count)
     ]
-    return Batch(images, targets, torch.zeros(count, 4), torch.full((count, 2), SIDE), torch.arange(count))
+    return Batch(
+        images, targets, torch.zeros(count, 4), torch.full((count, 2), SIDE), torch.arange(count)
+    )
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
@@ -200,13 +242,21 @@ def test_every_objective_reaches_the_whole_backbone_and_falls(objective, precisi
         optimizer.zero_grad()
         loss.backward()
         if step == 0:
-            reached = [name for name, each in model.backbone.named_parameters() if each.grad is not None and each.grad.abs().sum() > 0]
+            reached = [
+                name
+                for name, each in model.backbone.named_parameters()
+                if each.grad is not None and each.grad.abs().sum() > 0
+            ]
             assert len(reached) > 0.9 * len(list(model.backbone.parameters()))
         optimizer.step()
         model.task.stepped(model.backbone, model.head, step, 100)
         losses.append(loss.item())
     assert losses[-1] < losses[0]
-    assert all("teacher" not in name and "eyes" not in name for name, each in model.named_parameters() if each.requires_grad)
+    assert all(
+        "teacher" not in name and "eyes" not in name
+        for name, each in model.named_parameters()
+        if each.requires_grad
+    )
 
 
 def test_steps_can_be_timed_where_a_network_keeps_things_between_passes():
@@ -284,7 +334,12 @@ def test_left_out_is_left_out():
 
 @pytest.mark.parametrize(
     ("end", "word"),
-    [((20.0, 0.8), ""), ((2.0, 0.8), "directions"), ((20.0, 0.01), "look the same"), ((float("nan"), 0.8), "finite")],
+    [
+        ((20.0, 0.8), ""),
+        ((2.0, 0.8), "directions"),
+        ((20.0, 0.01), "look the same"),
+        ((float("nan"), 0.8), "finite"),
+    ],
 )
 def test_collapse_is_told(end, word):
     start, now = (Measures(r, s, np.ones(4, bool)) for r, s in ((24.0, 0.9), end))
@@ -296,7 +351,9 @@ def test_collapse_is_told(end, word):
 def test_harm_is_noticed_and_taken_back(trained, pictures, labelled, tmp_path):
     """A rate a hundred times too large, from weights that tell stripes apart: ended early, and the weights of the start stay."""
     words = {**QUICK, "weights": str(trained), "epochs": 12, "lr": 0.1, "tuning": "full"}
-    found = foveate.pretrain(pictures, objective="simclr", labels=labelled, out=tmp_path / "run", **words)
+    found = foveate.pretrain(
+        pictures, objective="simclr", labels=labelled, out=tmp_path / "run", **words
+    )
     assert found.verdict.word == "did not help"
     assert found.verdict.rolled_back
     assert found.start["knn_accuracy"] > 0.9
@@ -309,7 +366,9 @@ def test_harm_is_noticed_and_taken_back(trained, pictures, labelled, tmp_path):
 
 
 def _supervised(run: Path) -> Recipe:
-    return with_settings(Recipe(), {"backbone.name": str(run), "task": "classify", "tuning": "probe"})
+    return with_settings(
+        Recipe(), {"backbone.name": str(run), "task": "classify", "tuning": "probe"}
+    )
 
 
 def test_a_loss_that_is_no_number_leaves_what_was_good(trained, pictures, tmp_path, monkeypatch):
@@ -321,34 +380,80 @@ def test_a_loss_that_is_no_number_leaves_what_was_good(trained, pictures, tmp_pa
         return batch if len(calls) <= 4 else replace(batch, images=batch.images * float("nan"))
 
     monkeypatch.setattr(trainer, "mixed", poisoned)
-    words = {**QUICK, "weights": str(trained), "epochs": 30, "lr": 1e-5, "tuning": "full", "batch_size": 10}
+    words = {
+        **QUICK,
+        "weights": str(trained),
+        "epochs": 30,
+        "lr": 1e-5,
+        "tuning": "full",
+        "batch_size": 10,
+    }
     found = foveate.pretrain(pictures, objective="simclr", out=tmp_path / "run", **words)
     assert "no finite number" in found.outcome["reason"]
-    assert all(tensor.isfinite().all() for tensor in read_tensors(found.run / BACKBONE, own=True).values())
+    assert all(
+        tensor.isfinite().all() for tensor in read_tensors(found.run / BACKBONE, own=True).values()
+    )
 
 
 # --- the run
 
 
 def test_the_run_is_a_backbone(pictures, labelled, tmp_path, capsys, monkeypatch):
-    words = ["pretrain", str(pictures), "--backbone", "test_efficientnet", "--weights", "none", "--size", "32", "--epochs", "2"]
-    words += ["--labels", str(labelled), "--out", str(tmp_path / "run"), "--batch-size", "32", "--device", "cpu", "--json"]
+    words = [
+        "pretrain",
+        str(pictures),
+        "--backbone",
+        "test_efficientnet",
+        "--weights",
+        "none",
+        "--size",
+        "32",
+        "--epochs",
+        "2",
+    ]
+    words += [
+        "--labels",
+        str(labelled),
+        "--out",
+        str(tmp_path / "run"),
+        "--batch-size",
+        "32",
+        "--device",
+        "cpu",
+        "--json",
+    ]
     assert cli._run(words) == 0
     told = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert told["verdict"] in ("helped", "no difference", "did not help")
     assert told["start_knn_accuracy"] > 0.5
     monkeypatch.chdir(tmp_path)
-    fitted = foveate.fit(labelled, backbone="run", tuning="full", epochs=1, device="cpu", out=tmp_path / "fitted")
+    fitted = foveate.fit(
+        labelled, backbone="run", tuning="full", epochs=1, device="cpu", out=tmp_path / "fitted"
+    )
     monkeypatch.undo()
     assert load(fitted.run, "cpu").model.backbone.input.size == 32
     assert foveate.predict(fitted.run, labelled)[0].prediction.names
-    rows = {row["run"].rsplit("/", 1)[1]: row["score"] for row in foveate.runs(tmp_path).numbers()["runs"]}
+    rows = {
+        row["run"].rsplit("/", 1)[1]: row["score"]
+        for row in foveate.runs(tmp_path).numbers()["runs"]
+    }
     assert rows["run"] == f"lejepa: {told['verdict']}"
 
 
 def test_a_dry_run_tells_the_pace_and_writes_nothing(pictures, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    words = ["pretrain", str(pictures), "--backbone", "test_efficientnet", "--weights", "none", "--size", "32", "--batch-size", "8"]
+    words = [
+        "pretrain",
+        str(pictures),
+        "--backbone",
+        "test_efficientnet",
+        "--weights",
+        "none",
+        "--size",
+        "32",
+        "--batch-size",
+        "8",
+    ]
     assert cli._run([*words, "--epochs", "10", "--dry-run", "--json"]) == 0
     told = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert told["images"] == 40
@@ -358,7 +463,13 @@ def test_a_dry_run_tells_the_pace_and_writes_nothing(pictures, tmp_path, monkeyp
 
 
 def test_minutes_cut_the_epochs(pictures, tmp_path):
-    found = foveate.pretrain(pictures, objective="simclr", out=tmp_path / "run", minutes=0.05, **{**QUICK, "epochs": 1000})
+    found = foveate.pretrain(
+        pictures,
+        objective="simclr",
+        out=tmp_path / "run",
+        minutes=0.05,
+        **{**QUICK, "epochs": 1000},
+    )
     assert found.outcome["epochs"] < 100
     assert found.outcome["seconds"] < 12
     reasons = {row["field"]: row["reason"] for row in Run(found.run).read_json("choices.json")}
@@ -379,12 +490,35 @@ def sharded(pictures: Path, shard: Path) -> Path:
 
 def test_two_processes_learn_what_one_does(pictures, tmp_path):
     """The same losses to 1e-5, on a network without batch statistics, which each process has of its own share."""
-    words = ["pretrain", str(pictures), "--objective", "mae", "--backbone", "test_vit", "--weights", "none", "--size", "32"]
-    words += ["--epochs", "2", "--batch-size", "20", "--device", "cpu", "--json", "--set", "training.channels_last=false"]
+    words = [
+        "pretrain",
+        str(pictures),
+        "--objective",
+        "mae",
+        "--backbone",
+        "test_vit",
+        "--weights",
+        "none",
+        "--size",
+        "32",
+    ]
+    words += [
+        "--epochs",
+        "2",
+        "--batch-size",
+        "20",
+        "--device",
+        "cpu",
+        "--json",
+        "--set",
+        "training.channels_last=false",
+    ]
     assert cli._run([*words, "--out", str(tmp_path / "one")]) == 0
     last = torchrun("-m", "foveate", *words, "--out", str(tmp_path / "two"))
     assert json.loads(last)["run"] == str(tmp_path / "two")
-    losses = [[row["train_loss"] for row in Run(tmp_path / name).logged()] for name in ("one", "two")]
+    losses = [
+        [row["train_loss"] for row in Run(tmp_path / name).logged()] for name in ("one", "two")
+    ]
     assert len(losses[0]) == len(losses[1]) == 2
     assert losses[1] == pytest.approx(losses[0], abs=1e-5)
 
@@ -426,32 +560,58 @@ def torchrun(*words: str) -> str:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", port, *words]
-    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--nproc-per-node",
+        "2",
+        "--master-port",
+        port,
+        *words,
+    ]
+    done = subprocess.run(
+        command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     return done.stdout.strip().splitlines()[-1]
 
 
 def test_shards_and_tables_are_read_like_folders(pictures, tmp_path):
     shard, table = sharded(pictures, tmp_path / "pictures.tar"), tmp_path / "pictures.csv"
-    table.write_text("\n".join(["path", *map(str, sorted(pictures.rglob("*.png")))]), encoding="utf-8")
+    table.write_text(
+        "\n".join(["path", *map(str, sorted(pictures.rglob("*.png")))]), encoding="utf-8"
+    )
     streams = []
     for source in (pictures, shard, table):
         catalogue = Catalogue.listed(tmp_path / f"{source.name}.jsonl", entries(source))
-        streams.append(Stream(catalogue, Pixels(SIDE, "crop", keep=False), evaluation(InputSpec(SIDE, (0, 0, 0), (1, 1, 1)), "crop"), 0))
+        streams.append(
+            Stream(
+                catalogue,
+                Pixels(SIDE, "crop", keep=False),
+                evaluation(InputSpec(SIDE, (0, 0, 0), (1, 1, 1)), "crop"),
+                0,
+            )
+        )
     assert [len(each) for each in streams] == [60, 60, 60]
     for place in (0, 31, 59):
         one, *others = (each[0, place][0] for each in streams)
         assert all(torch.equal(one, other) for other in others)
-    found = foveate.pretrain(shard, objective="simclr", out=tmp_path / "run", **{**QUICK, "epochs": 1})
+    found = foveate.pretrain(
+        shard, objective="simclr", out=tmp_path / "run", **{**QUICK, "epochs": 1}
+    )
     assert found.outcome["images"] == {"train": 40, "val": 20}
 
 
 def test_a_list_takes_eight_bytes_a_picture(tmp_path):
-    names = [Entry(f"{place:07d}.png", Path(f"/pictures/{place:07d}.png")) for place in range(20000)]
+    names = [
+        Entry(f"{place:07d}.png", Path(f"/pictures/{place:07d}.png")) for place in range(20000)
+    ]
     catalogue = Catalogue.listed(tmp_path / "list.jsonl", iter(names))
     assert catalogue.starts.nbytes == 8 * 20001
-    assert [catalogue[place] for place in (0, 777, 19999)] == [names[place] for place in (0, 777, 19999)]
+    assert [catalogue[place] for place in (0, 777, 19999)] == [
+        names[place] for place in (0, 777, 19999)
+    ]
 
 
 def test_a_broken_picture_gives_its_place_to_the_next(pictures, tmp_path, capsys):
@@ -472,7 +632,9 @@ def test_a_broken_picture_gives_its_place_to_the_next(pictures, tmp_path, capsys
 @pytest.mark.parametrize("content", [b"", b"no tar at all" * 100, b"\x1f\x8b\x08 a compressed one"])
 def test_shards_that_are_none_are_one_sentence(tmp_path, content):
     (tmp_path / "pictures.tar").write_bytes(content)
-    with pytest.raises(DataError, match=r"this shard cannot be read|pictures are left to learn from"):
+    with pytest.raises(
+        DataError, match=r"this shard cannot be read|pictures are left to learn from"
+    ):
         foveate.pretrain(tmp_path / "pictures.tar", out=tmp_path / "run", **QUICK)
     assert not (tmp_path / "run").exists()
 
@@ -480,7 +642,9 @@ def test_shards_that_are_none_are_one_sentence(tmp_path, content):
 def test_low_rank_pretraining_leaves_a_plain_backbone(trained, pictures, tmp_path):
     """ExPLoRA: few parameters move, the merged network answers as the unmerged one, and opens as any other."""
     words = {**QUICK, "weights": str(trained), "tuning": "explora", "lr": 1e-3}
-    found = foveate.pretrain(pictures, objective="vicreg", out=tmp_path / "run", settings={"tuning.rank": 2}, **words)
+    found = foveate.pretrain(
+        pictures, objective="vicreg", out=tmp_path / "run", settings={"tuning.rank": 2}, **words
+    )
     assert found.verdict.word in ("cannot tell", "did not help")
     network = build(_supervised(found.run), ("a", "b")).backbone.network
     before, after = read_tensors(trained), network.state_dict()
@@ -489,8 +653,14 @@ def test_low_rank_pretraining_leaves_a_plain_backbone(trained, pictures, tmp_pat
 
 
 def test_t1_resume_is_exact(pictures, labelled, tmp_path, monkeypatch):
-    words = {**QUICK, "batch_size": 20, "settings": {"task.narrow": 0, "task.hidden": 32, "task.prototypes": 32}}
-    whole = foveate.pretrain(pictures, objective="dino", labels=labelled, out=tmp_path / "whole", **words)
+    words = {
+        **QUICK,
+        "batch_size": 20,
+        "settings": {"task.narrow": 0, "task.hidden": 32, "task.prototypes": 32},
+    }
+    whole = foveate.pretrain(
+        pictures, objective="dino", labels=labelled, out=tmp_path / "whole", **words
+    )
     real, looked = trainer.Trainer._asked, []
 
     def asked(self, stop):
@@ -507,7 +677,9 @@ def test_t1_resume_is_exact(pictures, labelled, tmp_path, monkeypatch):
     with pytest.raises(FoveateError, match="not finished"):
         build(_supervised(tmp_path / "cut"), ("a", "b"))
     again = foveate.pretrain(resume=tmp_path / "cut")
-    one, other = (fingerprint(read_tensors(run / BACKBONE, own=True)) for run in (whole.run, again.run))
+    one, other = (
+        fingerprint(read_tensors(run / BACKBONE, own=True)) for run in (whole.run, again.run)
+    )
     assert one == other
 
 
@@ -529,13 +701,21 @@ def test_bad_words_and_bad_pictures_are_one_sentence(pictures, labelled, quick, 
     with pytest.raises(FoveateError, match="no objective is called 'lejep'"):
         foveate.pretrain(pictures, objective="lejep", out=out, **QUICK)
     with pytest.raises(FoveateError, match="temperatur"):
-        foveate.pretrain(pictures, objective="simclr", settings={"task.temperatur": 1}, out=out, **QUICK)
+        foveate.pretrain(
+            pictures, objective="simclr", settings={"task.temperatur": 1}, out=out, **QUICK
+        )
     assert not out.exists()
-    found = foveate.pretrain(pictures, objective="simclr", out=out, **{**QUICK, "batch_size": 4096, "epochs": 1})
+    found = foveate.pretrain(
+        pictures, objective="simclr", out=out, **{**QUICK, "batch_size": 4096, "epochs": 1}
+    )
     assert Run(out).recipe().training.batch_size == found.outcome["images"]["train"]
     with pytest.raises(UsageError, match="answers nothing yet"):
         foveate.predict(out, pictures)
-    for go_on in (foveate.soup, lambda run: foveate.continue_(run, labelled), lambda run: foveate.adapt(run, pictures)):
+    for go_on in (
+        foveate.soup,
+        lambda run: foveate.continue_(run, labelled),
+        lambda run: foveate.adapt(run, pictures),
+    ):
         with pytest.raises(UsageError, match="nothing goes on from this run"):
             go_on(out)
     assert foveate.pretrain(resume=out).verdict == found.verdict  # it is finished: nothing is done
@@ -554,7 +734,13 @@ def test_pictures_of_the_guard_are_never_learnt_from(pictures, tmp_path):
     rows = [f"{path}\t{path.parent.name}" for path in sorted(pictures.rglob("*.png"))[::2]]
     (tmp_path / "half.tsv").write_text("\n".join(["path\tlabel", *rows]), encoding="utf-8")
     words = {**QUICK, "epochs": 1}
-    foveate.pretrain(pictures, objective="simclr", labels=tmp_path / "half.tsv", out=tmp_path / "labelled", **words)
+    foveate.pretrain(
+        pictures,
+        objective="simclr",
+        labels=tmp_path / "half.tsv",
+        out=tmp_path / "labelled",
+        **words,
+    )
     foveate.pretrain(pictures, objective="simclr", out=tmp_path / "alone", **words)
     for name, count in (("labelled", 30), ("alone", 20)):
         train, held = (Catalogue(tmp_path / name / f"{word}.jsonl") for word in ("train", "held"))

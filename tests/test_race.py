@@ -40,14 +40,21 @@ def test_ranks_tiny_networks(stripes):
     order = [(-row["linear"]["value"], row["log_loss"]) for row in rows]
     assert order == sorted(order)
     assert all(row["linear"]["count"] == row["knn"]["count"] == 32 for row in rows)
-    assert all(row["linear"]["low"] <= row["linear"]["value"] <= row["linear"]["high"] for row in rows)
+    assert all(
+        row["linear"]["low"] <= row["linear"]["value"] <= row["linear"]["high"] for row in rows
+    )
     assert rows[0]["within_noise"]
     assert rows[0]["behind"] == {"value": 0, "low": 0, "high": 0}
-    assert found.lines()[-1] == f"next: foveate fit {stripes} --backbone {rows[0]['backbone']} --weights none"
+    assert (
+        found.lines()[-1]
+        == f"next: foveate fit {stripes} --backbone {rows[0]['backbone']} --weights none"
+    )
 
 
 def test_the_same_seed_gives_the_same_race_with_and_without_a_cache(stripes, monkeypatch):
-    first, again = (foveate.models("test_efficientnet:none", race=stripes, size=32) for _ in range(2))
+    first, again = (
+        foveate.models("test_efficientnet:none", race=stripes, size=32) for _ in range(2)
+    )
     monkeypatch.setenv("FOVEATE_CACHE", str(stripes / "lying" / "00.png"))
     fresh = foveate.models("test_efficientnet:none", race=stripes, size=32)
     rows = [{**found.numbers()["race"][0], "seconds": 0} for found in (first, again, fresh)]
@@ -62,7 +69,18 @@ def test_other_sizes_of_input_meet_the_same_images_and_folds(stripes, capsys):
 
 
 def test_in_a_terminal(stripes, capsys):
-    words = ["models", *TINY[:2], "test_vit:nowhere.safetensors", "--race", str(stripes), "--size", "32", "--images", "20", "--json"]
+    words = [
+        "models",
+        *TINY[:2],
+        "test_vit:nowhere.safetensors",
+        "--race",
+        str(stripes),
+        "--size",
+        "32",
+        "--images",
+        "20",
+        "--json",
+    ]
     assert cli._run(words) == 0
     told = capsys.readouterr()
     found = json.loads(told.out)
@@ -76,7 +94,9 @@ def test_in_a_terminal(stripes, capsys):
 
 def test_several_words_list_what_each_means():
     found = [card.name for card in foveate.models("test_vit", "test_resnet", "test_vi").cards]
-    assert found[: len(foveate.models("test_vit").cards)] == [card.name for card in foveate.models("test_vit").cards]
+    assert found[: len(foveate.models("test_vit").cards)] == [
+        card.name for card in foveate.models("test_vit").cards
+    ]
     assert "test_resnet" in found
     assert len(found) == len(set(found))
     with pytest.raises(UnknownName):
@@ -123,10 +143,16 @@ def test_classes_that_differ_are_told_apart():
 
 def test_votes_equal_a_plain_loop():
     rng = np.random.default_rng(0)
-    known, answers, asked = rng.normal(size=(90, 8)), np.eye(3)[rng.integers(0, 3, 90)], rng.normal(size=(7, 8))
+    known, answers, asked = (
+        rng.normal(size=(90, 8)),
+        np.eye(3)[rng.integers(0, 3, 90)],
+        rng.normal(size=(7, 8)),
+    )
     tallies = votes(*(torch.from_numpy(each) for each in (asked, known, answers))).numpy()
     for row, found in zip(asked, tallies, strict=True):
-        cosines = [float(row @ other / np.linalg.norm(row) / np.linalg.norm(other)) for other in known]
+        cosines = [
+            float(row @ other / np.linalg.norm(row) / np.linalg.norm(other)) for other in known
+        ]
         nearest = sorted(range(90), key=lambda place: -cosines[place])[:20]
         wanted = sum(np.exp(cosines[place] / 0.07) * answers[place] for place in nearest)
         np.testing.assert_allclose(found, wanted / wanted.sum())
@@ -134,20 +160,30 @@ def test_votes_equal_a_plain_loop():
 
 def table_of(labels: list[str], groups: list[str | None]) -> Table:
     rows = enumerate(zip(labels, groups, strict=True))
-    samples = tuple(Sample(Path(f"{n}.png"), f"{n}.png", Labels((label,)), group=group) for n, (label, group) in rows)
+    samples = tuple(
+        Sample(Path(f"{n}.png"), f"{n}.png", Labels((label,)), group=group)
+        for n, (label, group) in rows
+    )
     return Table(samples, tuple(sorted(set(labels))), "table", Path())
 
 
 def test_the_draw_keeps_shares_classes_and_groups():
-    table = table_of(["cat"] * 300 + ["dog"] * 90 + ["owl"] * 10, [f"film {n // 5}" for n in range(400)])
+    table = table_of(
+        ["cat"] * 300 + ["dog"] * 90 + ["owl"] * 10, [f"film {n // 5}" for n in range(400)]
+    )
     found = drawn(table, 80, seed=0)
-    counts = {name: sum(sample.truth.names == (name,) for sample in found.samples) for name in table.classes}
+    counts = {
+        name: sum(sample.truth.names == (name,) for sample in found.samples)
+        for name in table.classes
+    }
     assert counts["cat"] == pytest.approx(60, abs=5)
     assert counts["dog"] == pytest.approx(18, abs=5)
     assert counts["owl"] == 5
     taken = {sample.group for sample in found.samples}
     assert len(found.samples) == 5 * len(taken)
-    assert {sample.key for sample in found.samples} != {sample.key for sample in drawn(table, 80, seed=1).samples}
+    assert {sample.key for sample in found.samples} != {
+        sample.key for sample in drawn(table, 80, seed=1).samples
+    }
     assert drawn(table, 0, seed=0) is drawn(table, 400, seed=0) is table
 
 
@@ -163,7 +199,9 @@ def test_the_paired_bootstrap_equals_drawing_the_images(kind):
     differences = ours.astype(float) - theirs.astype(float)
     mean, *ends = paired_gain(ours, theirs)
     assert mean == pytest.approx(differences.mean())
-    np.testing.assert_allclose(ends, bootstrap(lambda places: differences[places].mean(), 150, rounds=4000), atol=0.01)
+    np.testing.assert_allclose(
+        ends, bootstrap(lambda places: differences[places].mean(), 150, rounds=4000), atol=0.01
+    )
 
 
 def test_the_paired_bootstrap_knows_what_pairs_share():
@@ -197,7 +235,10 @@ def test_refuses_words_that_mean_nothing_or_too_much(stripes):
 def pictures(tmp_path) -> Path:
     """Four pictures, and masks of the same names."""
     for number in range(4):
-        for name, pixels in (("images", np.full((20, 20, 3), 50 * number)), ("masks", np.arange(400).reshape(20, 20) % 2)):
+        for name, pixels in (
+            ("images", np.full((20, 20, 3), 50 * number)),
+            ("masks", np.arange(400).reshape(20, 20) % 2),
+        ):
             (tmp_path / name).mkdir(exist_ok=True)
             Image.fromarray(pixels.astype(np.uint8)).save(tmp_path / name / f"{number}.png")
     return tmp_path
@@ -210,10 +251,16 @@ def written(folder: Path, header: str, rows: list[str]) -> Path:
 
 
 def test_refuses_what_has_no_class_an_image(pictures):
-    several = written(pictures, "path,label", [f"images/{n}.png,{label}" for n, label in enumerate(("cat", "dog", "cat|dog", "cat"))])
+    several = written(
+        pictures,
+        "path,label",
+        [f"images/{n}.png,{label}" for n, label in enumerate(("cat", "dog", "cat|dog", "cat"))],
+    )
     with pytest.raises(DataError, match="one class an image"):
         foveate.models(*TINY, race=several)
-    boxes = written(pictures, "path,label,x0,y0,x1,y1", [f"images/{n}.png,cat,1,1,9,9" for n in range(4)])
+    boxes = written(
+        pictures, "path,label,x0,y0,x1,y1", [f"images/{n}.png,cat,1,1,9,9" for n in range(4)]
+    )
     with pytest.raises(DataError, match="not boxes"):
         foveate.models(*TINY, race=boxes)
     with pytest.raises(DataError, match="not regions"):
@@ -221,10 +268,16 @@ def test_refuses_what_has_no_class_an_image(pictures):
 
 
 def test_refuses_one_class_and_one_group(pictures):
-    tested = written(pictures, "path,label,split", [f"images/{n}.png,{'cd'[n == 3]},{'test' if n == 3 else ''}" for n in range(4)])
+    tested = written(
+        pictures,
+        "path,label,split",
+        [f"images/{n}.png,{'cd'[n == 3]},{'test' if n == 3 else ''}" for n in range(4)],
+    )
     with pytest.raises(DataError, match="two classes at least"):
         foveate.models("test_vit:none", race=tested)
-    together = written(pictures, "path,label,group", [f"images/{n}.png,{'cd'[n % 2]},patient" for n in range(4)])
+    together = written(
+        pictures, "path,label,group", [f"images/{n}.png,{'cd'[n % 2]},patient" for n in range(4)]
+    )
     with pytest.raises(DataError, match="of one group"):
         foveate.models("test_vit:none", race=together, size=32)
 
@@ -247,7 +300,9 @@ def test_a_hub_that_does_not_answer_is_asked_once(stripes, monkeypatch):
         return create(name, pretrained=False, **options)
 
     monkeypatch.setattr(timm, "create_model", cut_off)
-    found = foveate.models("test_vit", "test_resnet:hub", "test_efficientnet:none", race=stripes, size=32)
+    found = foveate.models(
+        "test_vit", "test_resnet:hub", "test_efficientnet:none", race=stripes, size=32
+    )
     assert len(tried) == 1
     assert len(found.skipped) == 2
     assert [finish.entry.card.name for finish in found.finishes] == ["test_efficientnet"]
@@ -261,7 +316,9 @@ def test_imagenet_weights_win_on_photographs():
     if not (SHARED / "clothing").is_dir():
         pytest.skip("the clothing set is not on this machine")
     words = ("tf_efficientnet_lite0:none", "test_resnet:none", "tf_efficientnet_lite0:offline")
-    first, *others = foveate.models(*words, race=SHARED / "clothing" / "train", images=120, size=96).finishes
+    first, *others = foveate.models(
+        *words, race=SHARED / "clothing" / "train", images=120, size=96
+    ).finishes
     assert first.entry.weights == "offline"
     assert not any(other.within_noise for other in others)
     assert all(other.linear.high < first.linear.low for other in others)

@@ -22,7 +22,9 @@ from foveate.reporting import plots
 NAMES = tuple("abcde")
 
 
-def masks(seed: int, k: int, images: int = 4, ignored: float = 0.1) -> list[tuple[np.ndarray, np.ndarray]]:
+def masks(
+    seed: int, k: int, images: int = 4, ignored: float = 0.1
+) -> list[tuple[np.ndarray, np.ndarray]]:
     """(answer, truth) of blocks of classes, some pixels wrong, some ignored; sizes differ; the last class never occurs."""
     rng, found = np.random.default_rng(seed), []
     for _ in range(images):
@@ -30,7 +32,9 @@ def masks(seed: int, k: int, images: int = 4, ignored: float = 0.1) -> list[tupl
         blocks = rng.integers(0, max(1, k - 1) if k > 2 else k, (height // 5 + 1, width // 5 + 1))
         truth = np.kron(blocks, np.ones((5, 5), dtype=int))[:height, :width]
         answer = np.where(
-            rng.random(truth.shape) < 0.1, rng.integers(0, max(1, k - 1), truth.shape), np.roll(truth, rng.integers(0, 3), 1)
+            rng.random(truth.shape) < 0.1,
+            rng.integers(0, max(1, k - 1), truth.shape),
+            np.roll(truth, rng.integers(0, 3), 1),
         )
         found.append((answer, np.where(rng.random(truth.shape) < ignored, -1, truth)))
     return found
@@ -52,7 +56,9 @@ def test_a_resample_is_the_metric_of_its_images(seed):
     pairs = masks(seed, 5, images=6)
     for places in (np.arange(6), np.array([0, 0, 3, 5, 5, 5])):
         drawn = measured([pairs[place] for place in places], 5)
-        assert collected(pairs, 5).resampler()(places) == pytest.approx(drawn.numbers["mean_iou"].value, abs=1e-12)
+        assert collected(pairs, 5).resampler()(places) == pytest.approx(
+            drawn.numbers["mean_iou"].value, abs=1e-12
+        )
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -62,22 +68,38 @@ def test_the_numbers_equal_the_references(k, seed):
     found = measured(pairs, k)
     answer, truth = (np.concatenate([pair[side].ravel() for pair in pairs]) for side in (0, 1))
     answer, truth = answer[truth >= 0], truth[truth >= 0]
-    assert found.tables["confusion"] == reference.confusion_matrix(truth, answer, labels=range(k)).tolist()
+    assert (
+        found.tables["confusion"]
+        == reference.confusion_matrix(truth, answer, labels=range(k)).tolist()
+    )
     present = sorted({*truth.tolist(), *answer.tolist()})
-    by_sklearn = reference.jaccard_score(truth, answer, labels=present, average="macro", zero_division=0)
+    by_sklearn = reference.jaccard_score(
+        truth, answer, labels=present, average="macro", zero_division=0
+    )
     assert found.numbers["mean_iou"].value == pytest.approx(by_sklearn, abs=1e-6)
-    by_torch = multiclass_jaccard_index(torch.tensor(answer), torch.tensor(truth), k, average="none").numpy()
+    by_torch = multiclass_jaccard_index(
+        torch.tensor(answer), torch.tensor(truth), k, average="none"
+    ).numpy()
     assert found.numbers["mean_iou"].value == pytest.approx(by_torch[present].mean(), abs=1e-6)
     f1 = reference.f1_score(truth, answer, labels=present, average=None, zero_division=0)
-    assert found.numbers["dice"].value == pytest.approx(f1[present.index(1)] if k == 2 else f1.mean(), abs=1e-6)
-    assert found.numbers["pixel_accuracy"].value == pytest.approx(reference.accuracy_score(truth, answer), abs=1e-6)
+    assert found.numbers["dice"].value == pytest.approx(
+        f1[present.index(1)] if k == 2 else f1.mean(), abs=1e-6
+    )
+    assert found.numbers["pixel_accuracy"].value == pytest.approx(
+        reference.accuracy_score(truth, answer), abs=1e-6
+    )
     assert [*found.numbers] == ["mean_iou", "dice", "pixel_accuracy", "boundary_f1"]
-    rows = reference.classification_report(truth, answer, labels=range(k), output_dict=True, zero_division=0)
+    rows = reference.classification_report(
+        truth, answer, labels=range(k), output_dict=True, zero_division=0
+    )
     for place, row in enumerate(found.per_class):
         expected = rows[str(place)]
-        assert [row["precision"] or 0, row["recall"] or 0, row["dice"] or 0, row["count"]] == pytest.approx(
-            list(expected.values()), abs=1e-6
-        )
+        assert [
+            row["precision"] or 0,
+            row["recall"] or 0,
+            row["dice"] or 0,
+            row["count"],
+        ] == pytest.approx(list(expected.values()), abs=1e-6)
 
 
 def slow_outline(mask: np.ndarray, place: int) -> list[tuple[int, int]]:
@@ -101,7 +123,9 @@ def slow_boundary_f1(answer: np.ndarray, truth: np.ndarray, place: int) -> float
     reach = math.ceil(0.0075 * math.hypot(*truth.shape))
 
     def near(points, others):
-        return sum(any(math.dist(point, other) <= reach for other in others) for point in points) / len(points)
+        return sum(
+            any(math.dist(point, other) <= reach for other in others) for point in points
+        ) / len(points)
 
     precision, recall = near(mine, theirs), near(theirs, mine)
     return 2 * precision * recall / (precision + recall) if precision + recall else 0.0
@@ -111,10 +135,15 @@ def slow_boundary_f1(answer: np.ndarray, truth: np.ndarray, place: int) -> float
 def test_outlines_equal_the_slow_version(seed):
     pairs = masks(seed, 3, ignored=0.05 * (seed % 2))
     found = measured(pairs, 3)
-    by_class = [[share for pair in pairs if (share := slow_boundary_f1(*pair, place)) is not None] for place in range(3)]
+    by_class = [
+        [share for pair in pairs if (share := slow_boundary_f1(*pair, place)) is not None]
+        for place in range(3)
+    ]
     expected = [np.mean(shares) if shares else None for shares in by_class]
     assert [row["boundary_f1"] for row in found.per_class] == pytest.approx(expected)
-    assert found.numbers["boundary_f1"].value == pytest.approx(np.mean([share for share in expected if share is not None]))
+    assert found.numbers["boundary_f1"].value == pytest.approx(
+        np.mean([share for share in expected if share is not None])
+    )
 
 
 @pytest.mark.parametrize(("shift", "expected"), [(0, 1.0), (2, 1.0), (3, 0.0)])
@@ -150,7 +179,9 @@ def test_the_truth_as_an_answer_is_perfect(seed, k):
 @given(st.integers(0, 10_000))
 def test_the_rows_of_the_confusion_matrix_are_the_counts(seed):
     found = measured(masks(seed, 4), 4)
-    assert np.array(found.tables["confusion"]).sum(1).tolist() == [row["count"] for row in found.per_class]
+    assert np.array(found.tables["confusion"]).sum(1).tolist() == [
+        row["count"] for row in found.per_class
+    ]
     assert found.tables["classes"] == list("abcd")
     json.dumps([found.tables, found.per_class], allow_nan=False)
 
@@ -190,7 +221,9 @@ def test_intervals_hold_their_value():
 def test_a_worse_answer_ranks_higher():
     truth = np.arange(100).reshape(10, 10) // 50
     metric = metric_for(Regions, ("a", "b"))
-    found = [metric.badness(Regions(np.roll(truth, shift, 0)), Regions(truth)) for shift in range(5)]
+    found = [
+        metric.badness(Regions(np.roll(truth, shift, 0)), Regions(truth)) for shift in range(5)
+    ]
     assert found == sorted(found)
     assert found[0] == 0
     assert found[1] == pytest.approx(1 - 40 / 60)
@@ -232,7 +265,9 @@ def words_of(figure: str) -> int:
 
 @pytest.mark.parametrize("count", [0, 1, 2, 20, 45])
 def test_precision_and_recall_are_drawn(count):
-    curves = {f"$class_{number} <b>": np.linspace(1, number / 50, 101).tolist() for number in range(count)}
+    curves = {
+        f"$class_{number} <b>": np.linspace(1, number / 50, 101).tolist() for number in range(count)
+    }
     figure = plots.pr_curves(curves)
     lines = min(count, 20) + (count > 1)
     assert figure.startswith("<svg")
@@ -243,8 +278,19 @@ def test_precision_and_recall_are_drawn(count):
 
 @pytest.mark.parametrize(
     ("count", "text"),
-    [(7, "7"), (9_999, "9999"), (12_345, "12k"), (999_600, "1.0M"), (1_234_567, "1.2M"), (5 * 10**8, "500M"), (10**13, "1e+13")],
+    [
+        (7, "7"),
+        (9_999, "9999"),
+        (12_345, "12k"),
+        (999_600, "1.0M"),
+        (1_234_567, "1.2M"),
+        (5 * 10**8, "500M"),
+        (10**13, "1e+13"),
+    ],
 )
 def test_large_counts_are_short_in_a_cell(count, text):
     assert plots._short(count) == text
-    assert words_of(plots.confusion(np.array([[count, 0], [0, 1]]), ["a", "background"])) == 2 + 2 + 2 + 2
+    assert (
+        words_of(plots.confusion(np.array([[count, 0], [0, 1]]), ["a", "background"]))
+        == 2 + 2 + 2 + 2
+    )

@@ -31,33 +31,61 @@ class Reader(HTMLParser):
 
     def handle_starttag(self, tag, attributes):
         self.tags.append(tag)
-        self.links += [value for name, value in attributes if name in ("src", "href", "xlink:href") and value]
+        self.links += [
+            value for name, value in attributes if name in ("src", "href", "xlink:href") and value
+        ]
 
     def handle_data(self, data):
         self.text += data
 
 
 LADDER = [
-    {"tuning": "probe", "accuracy": 0.9, "low": 0.8, "high": 0.95, "trained": 1234, "megabytes": 0.31, "seconds": 4.2, "note": "<chosen>"},
+    {
+        "tuning": "probe",
+        "accuracy": 0.9,
+        "low": 0.8,
+        "high": 0.95,
+        "trained": 1234,
+        "megabytes": 0.31,
+        "seconds": 4.2,
+        "note": "<chosen>",
+    },
     {"tuning": "last", "note": "not tried"},
 ]
 
 
 @pytest.fixture
 def page() -> Page:
-    rows = [{"class": name, "precision": 0.5, "recall": None, "f1": 1.0, "count": 3} for name in CLASSES]
+    rows = [
+        {"class": name, "precision": 0.5, "recall": None, "f1": 1.0, "count": 3} for name in CLASSES
+    ]
     return Page(
         title="run",
         command="foveate fit 'my data' --tuning full",
         split="test",
-        scores=Scores({"accuracy": Score(0.873, 0.816, 0.914, 180)}, rows, {"confusion": [[3, 1, 0], [0, 4, 0], [1, 0, 2]], "classes": CLASSES}),
+        scores=Scores(
+            {"accuracy": Score(0.873, 0.816, 0.914, 180)},
+            rows,
+            {"confusion": [[3, 1, 0], [0, 4, 0], [1, 0, 2]], "classes": CLASSES},
+        ),
         facts=[("backbone", "resnet18")],
         choices=[("training.precision", "fp32", "measured")],
         cautions=["few images"],
-        comparisons=[Comparison("random folds", Score(0.93, 0.9, 0.95, 600), "near-copies on both sides")],
+        comparisons=[
+            Comparison("random folds", Score(0.93, 0.9, 0.95, 600), "near-copies on both sides")
+        ],
         ladder=LADDER,
-        curves=[{"epoch": 1, "train_loss": 1.0, "val_loss": 1.1, "val_accuracy": 0.5}, {"epoch": 2, "train_loss": 0.8}],
-        mistakes=[Mistake("a/<b>.jpg", np.zeros((20, 30, 3), np.uint8), [("answer", "猫 (97%)"), ("truth", CLASSES[0])])],
+        curves=[
+            {"epoch": 1, "train_loss": 1.0, "val_loss": 1.1, "val_accuracy": 0.5},
+            {"epoch": 2, "train_loss": 0.8},
+        ],
+        mistakes=[
+            Mistake(
+                "a/<b>.jpg",
+                np.zeros((20, 30, 3), np.uint8),
+                [("answer", "猫 (97%)"), ("truth", CLASSES[0])],
+            )
+        ],
         skipped=[("broken.png", "no reader knows its content")],
         environment={"torch": "2.15"},
     )
@@ -89,7 +117,15 @@ def test_it_says_what_it_was_given(page, tmp_path):
 
 def test_empty_parts_vanish(page, tmp_path):
     bare = replace(
-        page, cautions=[], comparisons=[], ladder=[], curves=[], mistakes=[], skipped=[], choices=[], scores=Scores({"dice": Score(0.5, count=3)})
+        page,
+        cautions=[],
+        comparisons=[],
+        ladder=[],
+        curves=[],
+        mistakes=[],
+        skipped=[],
+        choices=[],
+        scores=Scores({"dice": Score(0.5, count=3)}),
     )
     found = read(bare, tmp_path / "report.html")
     assert found.tags.count("h2") == 3
@@ -114,7 +150,17 @@ def test_the_same_page_gives_the_same_bytes(page, tmp_path):
 
 
 def test_cells_hold_their_pictures(page, tmp_path):
-    cells = [Cell("cat", "<b>dog</b>", 7, [("a/1.png", np.zeros((9, 9, 3), np.uint8)), ("a/2.png", np.zeros((9, 9, 3), np.uint8))])]
+    cells = [
+        Cell(
+            "cat",
+            "<b>dog</b>",
+            7,
+            [
+                ("a/1.png", np.zeros((9, 9, 3), np.uint8)),
+                ("a/2.png", np.zeros((9, 9, 3), np.uint8)),
+            ],
+        )
+    ]
     found = read(replace(page, confused=cells, curves=[]), tmp_path / "report.html")
     assert found.tags.count("details") == 1
     assert "cat taken for <b>dog</b>: 7" in found.text
@@ -122,7 +168,17 @@ def test_cells_hold_their_pictures(page, tmp_path):
 
 
 def test_slices_say_who_is_served_worse(page, tmp_path):
-    rows = [{"column": "site", "value": "north", "score": 0.5, "low": 0.4, "high": 0.6, "count": 12, "worse": True}]
+    rows = [
+        {
+            "column": "site",
+            "value": "north",
+            "score": 0.5,
+            "low": 0.4,
+            "high": 0.6,
+            "count": 12,
+            "worse": True,
+        }
+    ]
     text = re.sub(r"\s+", " ", read(replace(page, slices=rows), tmp_path / "report.html").text)
     assert "sitenorth120.5000.400 to 0.600below the average" in text
 
@@ -154,9 +210,18 @@ def test_sentences_keep_their_gaps():
 
 def test_values_are_carried_over(page, tmp_path):
     say = speaker("zh")
-    assert say("3 of these 90 images were trained on (byte for byte): the figure flatters").startswith("这 90 张图片中有 3 张")
+    assert say(
+        "3 of these 90 images were trained on (byte for byte): the figure flatters"
+    ).startswith("这 90 张图片中有 3 张")
     assert say("a sentence that nobody has translated") == "a sentence that nobody has translated"
-    write(replace(page, lang="zh", cautions=["12 images are few: the interval says how little they can tell"]), tmp_path / "report.html")
+    write(
+        replace(
+            page,
+            lang="zh",
+            cautions=["12 images are few: the interval says how little they can tell"],
+        ),
+        tmp_path / "report.html",
+    )
     text = (tmp_path / "report.html").read_text(encoding="utf-8")
     for words in ('lang="zh"', "12 张图片太少", "混淆矩阵", "准确率"):
         assert words in text
@@ -171,13 +236,24 @@ def test_values_are_carried_over(page, tmp_path):
 def test_a_card_is_what_the_hub_reads(page, tmp_path):
     from huggingface_hub import ModelCard
 
-    told = replace(page, facts=[*page.facts, ("licence of the weights", "Apache-2.0"), ("data", "/home/someone/pictures")])
+    told = replace(
+        page,
+        facts=[
+            *page.facts,
+            ("licence of the weights", "Apache-2.0"),
+            ("data", "/home/someone/pictures"),
+        ],
+    )
     write_card(told, "classify", "resnet18", tmp_path / "README.md")
     card = ModelCard.load(tmp_path / "README.md")
     assert card.data.license == "apache-2.0"
     assert card.data.pipeline_tag == "image-classification"
     assert card.data.eval_results[0].metric_value == pytest.approx(0.873)
-    for words in ("0.873 (95 % interval 0.816 to 0.914) on 180 test images", "few images", "foveate fit 'my data' --tuning full"):
+    for words in (
+        "0.873 (95 % interval 0.816 to 0.914) on 180 test images",
+        "few images",
+        "foveate fit 'my data' --tuning full",
+    ):
         assert words in card.text
     assert "/home/someone" not in card.content  # a card is made to be given away
 
@@ -185,23 +261,36 @@ def test_a_card_is_what_the_hub_reads(page, tmp_path):
 # --- before a browser
 
 
-@pytest.mark.skipif(not any(map(shutil.which, NAMES)), reason="needs a browser: apt-get install chromium")
+@pytest.mark.skipif(
+    not any(map(shutil.which, NAMES)), reason="needs a browser: apt-get install chromium"
+)
 def test_a_report_before_a_browser(stripes, tmp_path):
     """No word of complaint, nothing asked for, nothing over anything else, on a desk and on a phone; the pictures stay in
     test-artefacts, where CI keeps them."""
     settings = {"data.val": 0.2, "data.test": 0.4, "data.near_duplicates": 1}
-    words = {"backbone": "test_efficientnet", "weights": "none", "size": 32, "device": "cpu", "settings": settings}
+    words = {
+        "backbone": "test_efficientnet",
+        "weights": "none",
+        "size": 32,
+        "device": "cpu",
+        "settings": settings,
+    }
     run = foveate.fit(stripes, tuning="probe", out=tmp_path / "run", **words).run
     table = tmp_path / "about.csv"
     lines = [f"{path},{path.stem[-1]}" for path in sorted(stripes.rglob("*.png"))]
     table.write_text("\n".join(["path,digit", *lines]), encoding="utf-8")
-    pages = [foveate.evaluate(run, slices=table, corrupt=True, lang=lang).folder / "report.html" for lang in languages()]
+    pages = [
+        foveate.evaluate(run, slices=table, corrupt=True, lang=lang).folder / "report.html"
+        for lang in languages()
+    ]
     browser, kept = Browser(tmp_path / "profile"), Path(__file__).parents[1] / "test-artefacts"
     kept.mkdir(exist_ok=True)
     try:
         for page, width in product(pages, (1280, 390)):
             seen = browser.visit(page, width)
-            (kept / f"report-{languages()[pages.index(page)]}-{width}.png").write_bytes(seen.screenshot)
+            (kept / f"report-{languages()[pages.index(page)]}-{width}.png").write_bytes(
+                seen.screenshot
+            )
             assert (seen.overlaps, seen.complaints, seen.requests) == ([], [], [])
             assert seen.wide <= 0
             assert page.stat().st_size < 5_000_000
@@ -209,11 +298,16 @@ def test_a_report_before_a_browser(stripes, tmp_path):
         browser.close()
 
 
-@pytest.mark.skipif(not any(map(shutil.which, NAMES)), reason="needs a browser: apt-get install chromium")
+@pytest.mark.skipif(
+    not any(map(shutil.which, NAMES)), reason="needs a browser: apt-get install chromium"
+)
 def test_the_browser_sees_what_is_wrong(tmp_path):
     page = tmp_path / "bad.html"
     body = "<div style='width:900px;height:40px'>one</div><div style='margin-top:-30px;height:40px'>two</div>"
-    page.write_text(f"<meta name=viewport content='width=device-width'><body>{body}<img src='missing.png'><script>console.error('oh')</script></body>", encoding="utf-8")
+    page.write_text(
+        f"<meta name=viewport content='width=device-width'><body>{body}<img src='missing.png'><script>console.error('oh')</script></body>",
+        encoding="utf-8",
+    )
     browser = Browser(tmp_path / "profile")
     try:
         seen = browser.visit(page, 390)

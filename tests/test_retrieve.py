@@ -30,8 +30,15 @@ def told(tmp_path_factory) -> Path:
     root, rng = tmp_path_factory.mktemp("told"), np.random.default_rng(0)
     lines = []
     for place in range(12):
-        Image.fromarray(rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)).save(root / f"{place}.png")
-        lines.append({"path": f"{place}.png", "text": ["a thing", f"number {place}"] if place < 2 else f"number {place}"})
+        Image.fromarray(rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)).save(
+            root / f"{place}.png"
+        )
+        lines.append(
+            {
+                "path": f"{place}.png",
+                "text": ["a thing", f"number {place}"] if place < 2 else f"number {place}",
+            }
+        )
     (root / "data.jsonl").write_text("\n".join(map(json.dumps, lines)))
     return root / "data.jsonl"
 
@@ -55,9 +62,19 @@ def test_both_ways_are_what_the_embeddings_say(clip, told):
     found = foveate.retrieve(told, backbone=clip, device="cpu").numbers()
     model = family_of(clip).open(clip, "auto").eval()
     sentences = ["a thing", *(f"number {place}" for place in range(12))]
-    pixels = [np.asarray(Image.open(told.parent / f"{place}.png")) / 255 for place in sorted(range(12), key=str)]
+    pixels = [
+        np.asarray(Image.open(told.parent / f"{place}.png")) / 255
+        for place in sorted(range(12), key=str)
+    ]
     with torch.inference_mode():
-        images = torch.stack([torch.tensor((each - np.array(model.input.mean)) / np.array(model.input.std)).permute(2, 0, 1).float() for each in pixels])
+        images = torch.stack(
+            [
+                torch.tensor((each - np.array(model.input.mean)) / np.array(model.input.std))
+                .permute(2, 0, 1)
+                .float()
+                for each in pixels
+            ]
+        )
         from foveate.types import Provides
 
         pictures, said = model(images, {Provides.POOLED}).pooled, model.embed_text(sentences)
@@ -65,16 +82,50 @@ def test_both_ways_are_what_the_embeddings_say(clip, told):
     order = sorted(range(12), key=str)
     own = [{f"number {place}", "a thing"} if place < 2 else {f"number {place}"} for place in order]
     for name, hits in (
-        ("pictures_to_sentences", [[sentences[place] in own[row] for place in (-cosines[row]).argsort()] for row in range(12)]),
-        ("sentences_to_pictures", [[sentences[column] in own[place] for place in (-cosines[:, column]).argsort()] for column in range(13)]),
+        (
+            "pictures_to_sentences",
+            [
+                [sentences[place] in own[row] for place in (-cosines[row]).argsort()]
+                for row in range(12)
+            ],
+        ),
+        (
+            "sentences_to_pictures",
+            [
+                [sentences[column] in own[place] for place in (-cosines[:, column]).argsort()]
+                for column in range(13)
+            ],
+        ),
     ):
         for cut in (1, 5, 10):
-            assert found[name][f"recall_{cut}"]["value"] == pytest.approx(np.mean([any(row[:cut]) for row in hits]))
-    assert (found["pictures_to_sentences"]["among"], found["sentences_to_pictures"]["among"]) == (13, 12)
+            assert found[name][f"recall_{cut}"]["value"] == pytest.approx(
+                np.mean([any(row[:cut]) for row in hits])
+            )
+    assert (found["pictures_to_sentences"]["among"], found["sentences_to_pictures"]["among"]) == (
+        13,
+        12,
+    )
 
 
 def test_what_is_typed_finds_pictures(clip, told, capsys):
-    assert cli._run(["retrieve", str(told.parent), "a red square", "cats", "--top", "3", "--backbone", clip, "--device", "cpu", "--json"]) == 0
+    assert (
+        cli._run(
+            [
+                "retrieve",
+                str(told.parent),
+                "a red square",
+                "cats",
+                "--top",
+                "3",
+                "--backbone",
+                clip,
+                "--device",
+                "cpu",
+                "--json",
+            ]
+        )
+        == 0
+    )
     near = json.loads(capsys.readouterr().out.splitlines()[-1])["nearest"]
     assert list(near) == ["a red square", "cats"]
     assert [len(each) for each in near.values()] == [3, 3]
@@ -83,7 +134,9 @@ def test_what_is_typed_finds_pictures(clip, told, capsys):
 
 def test_a_broken_picture_is_left_out(clip, told, tmp_path):
     for file in told.parent.iterdir():
-        (tmp_path / file.name).write_bytes(file.read_bytes() if file.name != "3.png" else b"nothing")
+        (tmp_path / file.name).write_bytes(
+            file.read_bytes() if file.name != "3.png" else b"nothing"
+        )
     found = foveate.retrieve(tmp_path / "data.jsonl", backbone=clip, device="cpu").numbers()
     assert found["sentences_to_pictures"]["among"] == 11
 

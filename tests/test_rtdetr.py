@@ -34,7 +34,11 @@ def objects(count: int, side: int = 96) -> Truth:
     """Boxes here and there, of all three classes."""
     generator = torch.Generator().manual_seed(count)
     corners = torch.rand(count, 2, generator=generator) * 0.7
-    return Truth(torch.cat([corners, corners + 0.1 + 0.2 * torch.rand(count, 2, generator=generator)], 1) * side, torch.arange(count) % 3)
+    return Truth(
+        torch.cat([corners, corners + 0.1 + 0.2 * torch.rand(count, 2, generator=generator)], 1)
+        * side,
+        torch.arange(count) % 3,
+    )
 
 
 def made(classes: int = 3) -> tuple[Any, Any]:
@@ -45,10 +49,19 @@ def made(classes: int = 3) -> tuple[Any, Any]:
 
 def maps(side: int, count: int = 2) -> list[torch.Tensor]:
     generator = torch.Generator().manual_seed(side)
-    return [torch.randn(count, 32, -(-side // stride), -(-side // stride), generator=generator) for stride in (8, 16, 32)]
+    return [
+        torch.randn(count, 32, -(-side // stride), -(-side // stride), generator=generator)
+        for stride in (8, 16, 32)
+    ]
 
 
-BACKBONES = {"resnet10t": 96, "vgg11": 96, "densenet121": 96, "inception_v3": 128, "vit_tiny_patch16_224": 112}
+BACKBONES = {
+    "resnet10t": 96,
+    "vgg11": 96,
+    "densenet121": 96,
+    "inception_v3": 128,
+    "vit_tiny_patch16_224": 112,
+}
 
 
 @pytest.mark.parametrize("name", BACKBONES)
@@ -57,13 +70,23 @@ def test_it_reads_any_backbone(name):
     side = BACKBONES[name]
     detector, network = made()
     backbone = FAMILIES.load("timm")().open(name, "none", side)
-    pyramid = FeaturePyramid(backbone.map_widths, backbone.map_strides, detector.first, detector.last, detector.width)
+    pyramid = FeaturePyramid(
+        backbone.map_widths, backbone.map_strides, detector.first, detector.last, detector.width
+    )
     pixels, truths = torch.randn(2, 3, side, side), [objects(1, side), NOTHING]
-    output = network(pyramid(backbone(pixels, frozenset({Provides.MAPS})).maps, (side, side)), (side, side), truths)
+    output = network(
+        pyramid(backbone(pixels, frozenset({Provides.MAPS})).maps, (side, side)),
+        (side, side),
+        truths,
+    )
     losses = detector.loss(output, truths)
     assert losses.keys() == {"class", "box", "overlap"}
     sum(losses.values()).backward()
-    assert any(bool(parameter.grad.any()) for parameter in backbone.blocks()[0].parameters() if parameter.grad is not None)
+    assert any(
+        bool(parameter.grad.any())
+        for parameter in backbone.blocks()[0].parameters()
+        if parameter.grad is not None
+    )
     assert all(bool(parameter.grad.isfinite().all()) for parameter in network.parameters())
     for found in detector.candidates(output):
         assert ((found.scores >= 0) & (found.scores <= 1)).all()
@@ -71,7 +94,11 @@ def test_it_reads_any_backbone(name):
         assert (found.boxes[:, 2:] >= found.boxes[:, :2]).all()
 
 
-@pytest.mark.parametrize("truths", [[NOTHING, NOTHING], [objects(1), objects(1)], [objects(130), NOTHING]], ids=["none", "one", "many"])
+@pytest.mark.parametrize(
+    "truths",
+    [[NOTHING, NOTHING], [objects(1), objects(1)], [objects(130), NOTHING]],
+    ids=["none", "one", "many"],
+)
 @pytest.mark.parametrize("learning", [True, False])
 def test_any_number_of_objects(truths, learning):
     detector, network = made()
@@ -94,7 +121,10 @@ def test_any_square(side):
 def test_one_class():
     detector, network = made(classes=1)
     truths = [Truth(objects(2).boxes, torch.zeros(2, dtype=torch.int64)), NOTHING]
-    assert all(bool(value.isfinite()) for value in detector.loss(network(maps(96), (96, 96), truths), truths).values())
+    assert all(
+        bool(value.isfinite())
+        for value in detector.loss(network(maps(96), (96, 96), truths), truths).values()
+    )
 
 
 def test_half_precision_loses_little():
@@ -137,7 +167,10 @@ def test_a_loss_without_bounds_is_not_hidden():
     """The loop counts steps that are not finite; the matcher would stop it with a riddle."""
     detector, network = made()
     network.model.enc_output[0].weight.data.fill_(torch.nan)
-    assert all(not value.isfinite() for value in detector.loss(network(maps(96), (96, 96)), [NOTHING, NOTHING]).values())
+    assert all(
+        not value.isfinite()
+        for value in detector.loss(network(maps(96), (96, 96)), [NOTHING, NOTHING]).values()
+    )
 
 
 @pytest.mark.parametrize("settings", [{"class_loss": "focal"}, {"box_loss": "giou"}])
@@ -148,16 +181,29 @@ def test_other_losses_are_refused(settings):
 
 def test_nothing_is_suppressed():
     """Two equal boxes of a class stay two objects, but for detectors on anchors and points."""
-    twice = Candidates(torch.tensor([[0.0, 0, 9, 9]] * 2), torch.tensor([0.2, 0.9]), torch.zeros(2, dtype=torch.int64))
-    kept = {head: Detect(DetectSettings(head=head), NAMES)._kept(twice).tolist() for head in ("rtdetr", "fcos")}
+    twice = Candidates(
+        torch.tensor([[0.0, 0, 9, 9]] * 2),
+        torch.tensor([0.2, 0.9]),
+        torch.zeros(2, dtype=torch.int64),
+    )
+    kept = {
+        head: Detect(DetectSettings(head=head), NAMES)._kept(twice).tolist()
+        for head in ("rtdetr", "fcos")
+    }
     assert kept == {"rtdetr": [1, 0], "fcos": [1]}
 
 
 def scene(rng: np.random.Generator) -> tuple[np.ndarray, Boxes]:
     """A bright square on a dark ground; its colour is its class."""
-    height, width, side = (int(rng.integers(*between)) for between in ((64, 110), (64, 110), (20, 36)))
+    height, width, side = (
+        int(rng.integers(*between)) for between in ((64, 110), (64, 110), (20, 36))
+    )
     pixels = rng.integers(0, 60, (height, width, 3)).astype(np.uint8)
-    x, y, channel = int(rng.integers(0, width - side)), int(rng.integers(0, height - side)), int(rng.integers(3))
+    x, y, channel = (
+        int(rng.integers(0, width - side)),
+        int(rng.integers(0, height - side)),
+        int(rng.integers(3)),
+    )
     pixels[y : y + side, x : x + side, channel] = 255
     return pixels, Boxes(np.array([[x, y, x + side, y + side]], np.float32), (NAMES[channel],))
 
@@ -166,9 +212,20 @@ def learnt(pixels: list[np.ndarray], samples: list[Sample], epochs: int) -> tupl
     """As the trainer does it, without a run folder; the last 16 pictures are held out."""
     torch.manual_seed(0)
     backbone = FAMILIES.load("timm")().open("test_resnet", "none", 64)
-    model = Model(backbone, Detect(DetectSettings(head="rtdetr", width=32), NAMES), Full(TuningSettings()), keep_norms=False)
+    model = Model(
+        backbone,
+        Detect(DetectSettings(head="rtdetr", width=32), NAMES),
+        Full(TuningSettings()),
+        keep_norms=False,
+    )
     task, spec = model.task, backbone.input
-    shown = Pictures(samples[:-16], Memory(pixels), training(spec, "whole", AugmentRecipe(policy="none", crop=1.0)), task.encode, 0)
+    shown = Pictures(
+        samples[:-16],
+        Memory(pixels),
+        training(spec, "whole", AugmentRecipe(policy="none", crop=1.0)),
+        task.encode,
+        0,
+    )
     recipe = TrainingRecipe(lr=2e-3, layer_decay=1.0, epochs=epochs)
     moving, steps, step = optimizer(model, recipe), epochs * len(Order(len(shown), 8)), 0
     model.train()
@@ -180,21 +237,38 @@ def learnt(pixels: list[np.ndarray], samples: list[Sample], epochs: int) -> tupl
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             moving.step()
             step += 1
-    return model.eval(), Pictures(samples[-16:], Memory(pixels), evaluation(spec, "whole"), task.encode, 0)
+    return model.eval(), Pictures(
+        samples[-16:], Memory(pixels), evaluation(spec, "whole"), task.encode, 0
+    )
 
 
 @torch.inference_mode()
 def answered(model: Model, pictures: Pictures) -> list[Boxes]:
-    return [answer for batch in batches(pictures, Order(len(pictures), 8)) for answer in model.task.decode(model(batch), batch)]
+    return [
+        answer
+        for batch in batches(pictures, Order(len(pictures), 8))
+        for answer in model.task.decode(model(batch), batch)
+    ]
 
 
 def test_objects_of_new_pictures_are_found_and_named():
     rng = np.random.default_rng(0)
     pixels, truths = zip(*(scene(rng) for _ in range(144)), strict=True)
-    model, held_out = learnt(list(pixels), [Sample(str(index), str(index), truth) for index, truth in enumerate(truths)], 6)
-    pairs = [(answer, sample.truth) for answer, sample in zip(answered(model, held_out), held_out.samples, strict=True)]
-    assert np.mean([answer.names[0] == truth.names[0] for answer, truth in pairs]) > 0.8  # 1/3 by chance
-    assert np.mean([iou(answer.xyxy[0], truth.xyxy[0]) for answer, truth in pairs]) > 0.5  # 0.05 by chance
+    model, held_out = learnt(
+        list(pixels),
+        [Sample(str(index), str(index), truth) for index, truth in enumerate(truths)],
+        6,
+    )
+    pairs = [
+        (answer, sample.truth)
+        for answer, sample in zip(answered(model, held_out), held_out.samples, strict=True)
+    ]
+    assert (
+        np.mean([answer.names[0] == truth.names[0] for answer, truth in pairs]) > 0.8
+    )  # 1/3 by chance
+    assert (
+        np.mean([iou(answer.xyxy[0], truth.xyxy[0]) for answer, truth in pairs]) > 0.5
+    )  # 0.05 by chance
 
 
 def iou(one: np.ndarray, other: np.ndarray) -> float:

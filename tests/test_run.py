@@ -71,7 +71,11 @@ def test_t12_any_damage_is_seen(run, name, harm):
     if harm == "gone":
         file.unlink()
     else:
-        file.write_bytes(content[: len(content) // 2] if harm == "cut" else bytes([content[0] ^ 255]) + content[1:])
+        file.write_bytes(
+            content[: len(content) // 2]
+            if harm == "cut"
+            else bytes([content[0] ^ 255]) + content[1:]
+        )
     assert newest_checkpoint(run.folder, lambda _: None).state == {"step": 1}
 
 
@@ -79,7 +83,9 @@ def test_t13_one_writer_at_a_time(run):
     with run.locked():
         assert json.loads((run.folder / "lock").read_text())["pid"] == os.getpid()
     assert not (run.folder / "lock").exists()
-    (run.folder / "lock").write_text(json.dumps({"host": socket.gethostname(), "pid": os.getppid()}))
+    (run.folder / "lock").write_text(
+        json.dumps({"host": socket.gethostname(), "pid": os.getppid()})
+    )
     with pytest.raises(RunError, match="in use"), run.locked():
         pass
     (run.folder / "lock").write_text(json.dumps({"host": socket.gethostname(), "pid": 2**22 + 1}))

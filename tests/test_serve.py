@@ -37,27 +37,61 @@ from foveate.serving.batching import Batcher, Busy, Threads
 
 CAP, SECONDS, ROOM = 200_000, 1.0, 6
 WORDS = {"backbone": "test_efficientnet", "weights": "none", "size": 32, "device": "cpu"}
-SETTINGS = {"data.near_duplicates": 1, "data.audit": False, "data.val": 0.3, "data.test": 0.1, "training.precision": "fp32", "training.channels_last": True}
+SETTINGS = {
+    "data.near_duplicates": 1,
+    "data.audit": False,
+    "data.val": 0.3,
+    "data.test": 0.1,
+    "training.precision": "fp32",
+    "training.channels_last": True,
+}
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory) -> Path:
     data = stripes_folder(tmp_path_factory.mktemp("data") / "stripes", 60)
-    return foveate.fit(data, tuning="probe", out=tmp_path_factory.mktemp("runs") / "stripes-run", settings=SETTINGS, **WORDS).run
+    return foveate.fit(
+        data,
+        tuning="probe",
+        out=tmp_path_factory.mktemp("runs") / "stripes-run",
+        settings=SETTINGS,
+        **WORDS,
+    ).run
 
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory) -> list[Path]:
-    return sorted(stripes_folder(tmp_path_factory.mktemp("asked") / "stripes", 6, seed=9).rglob("*.png"))
+    return sorted(
+        stripes_folder(tmp_path_factory.mktemp("asked") / "stripes", 6, seed=9).rglob("*.png")
+    )
 
 
-def started(folder: Path, *places: Path, token: str = "", **words: object) -> tuple[subprocess.Popen, int]:
+def started(
+    folder: Path, *places: Path, token: str = "", **words: object
+) -> tuple[subprocess.Popen, int]:
     """`folder`: of its log."""
-    options = [part for name, value in words.items() for part in (f"--{name.replace('_', '-')}", str(value))]
-    command = [sys.executable, "-m", "foveate", "serve", *map(str, places), "--port", "0", "--device", "cpu", *options]
+    options = [
+        part
+        for name, value in words.items()
+        for part in (f"--{name.replace('_', '-')}", str(value))
+    ]
+    command = [
+        sys.executable,
+        "-m",
+        "foveate",
+        "serve",
+        *map(str, places),
+        "--port",
+        "0",
+        "--device",
+        "cpu",
+        *options,
+    ]
     log = folder / f"{time.monotonic_ns()}.log"
     with log.open("w", encoding="utf-8") as file:
-        server = subprocess.Popen(command, stdout=file, stderr=file, env={**os.environ, "FOVEATE_TOKEN": token})
+        server = subprocess.Popen(
+            command, stdout=file, stderr=file, env={**os.environ, "FOVEATE_TOKEN": token}
+        )
     end = time.monotonic() + 60
     while time.monotonic() < end and server.poll() is None:
         found = re.search(r"serving on http://127.0.0.1:(\d+)", log.read_text(encoding="utf-8"))
@@ -85,7 +119,9 @@ def port(run, tmp_path_factory) -> Iterator[int]:
     """A run and the file that was exported of it, with little room."""
     file = foveate.export(run, out=tmp_path_factory.mktemp("file")).files[0].path
     folder, renamed = file.parent, file.rename(file.with_name("stripes-file.onnx"))
-    server, port = started(folder, run, renamed, room=ROOM, body_mb=CAP / 1e6, seconds=SECONDS, batch=4)
+    server, port = started(
+        folder, run, renamed, room=ROOM, body_mb=CAP / 1e6, seconds=SECONDS, batch=4
+    )
     yield port
     assert server.poll() is None  # whatever was done to it, it lives
     assert stopped(server) == 0
@@ -98,7 +134,11 @@ def told(port: int, path: str, body: bytes | None = None, **headers: str) -> tup
     content = answer.read()
     connection.close()
     kind = answer.headers.get("content-type", "")
-    return answer.status, json.loads(content) if "json" in kind else {"text": content.decode("utf-8", "replace")}, dict(answer.headers)
+    return (
+        answer.status,
+        json.loads(content) if "json" in kind else {"text": content.decode("utf-8", "replace")},
+        dict(answer.headers),
+    )
 
 
 def raw(port: int, content: bytes, wait: float = 5.0) -> bytes:
@@ -130,7 +170,9 @@ def test_a_form_does_too(port, pictures):
     edge = "0123456789"
     head = f'--{edge}\r\nContent-Disposition: form-data; name="file"; filename="a.png"\r\nContent-Type: image/png\r\n\r\n'
     body = head.encode() + pictures[0].read_bytes() + f"\r\n--{edge}--\r\n".encode()
-    status, found, _ = told(port, "/predict", body, **{"content-type": f"multipart/form-data; boundary={edge}"})
+    status, found, _ = told(
+        port, "/predict", body, **{"content-type": f"multipart/form-data; boundary={edge}"}
+    )
     assert status == 200
     assert found["answer"] == told(port, "/predict", pictures[0].read_bytes())[1]["answer"]
 
@@ -138,13 +180,17 @@ def test_a_form_does_too(port, pictures):
 def test_the_protocol_in_json(port, run, pictures):
     chosen = pictures[:3]
     texts = [base64.b64encode(path.read_bytes()).decode() for path in chosen]
-    body = json.dumps({"id": "7", "inputs": [{"name": "image", "datatype": "BYTES", "shape": [3], "data": texts}]}).encode()
+    body = json.dumps(
+        {"id": "7", "inputs": [{"name": "image", "datatype": "BYTES", "shape": [3], "data": texts}]}
+    ).encode()
     status, found, _ = told(port, "/v2/models/stripes-file/infer", body)
     assert status == 200
     assert (found["model_name"], found["id"]) == ("stripes-file", "7")
     outputs = {each["name"]: each for each in found["outputs"]}
     ours = [answer.row() for answer in foveate.predict(run, chosen)]
-    assert [json.loads(text)["answer"] for text in outputs["answer"]["data"]] == [row["answer"] for row in ours]
+    assert [json.loads(text)["answer"] for text in outputs["answer"]["data"]] == [
+        row["answer"] for row in ours
+    ]
     scores = np.array(outputs["scores"]["data"]).reshape(outputs["scores"]["shape"])
     np.testing.assert_allclose(scores, [list(row["scores"].values()) for row in ours], atol=1e-4)
     about = told(port, "/v2/models/stripes-file")[1]
@@ -161,11 +207,24 @@ def test_a_client_that_is_not_ours(port, run, pictures):
         assert client.is_server_ready()
         assert client.is_model_ready("stripes-file")
         asked = triton.InferInput("image", [4], "BYTES")
-        asked.set_data_from_numpy(np.array([path.read_bytes() for path in pictures[:4]], dtype=np.object_))
-        found = client.infer("stripes-file", [asked], outputs=[triton.InferRequestedOutput("answer"), triton.InferRequestedOutput("scores", binary_data=False)])
+        asked.set_data_from_numpy(
+            np.array([path.read_bytes() for path in pictures[:4]], dtype=np.object_)
+        )
+        found = client.infer(
+            "stripes-file",
+            [asked],
+            outputs=[
+                triton.InferRequestedOutput("answer"),
+                triton.InferRequestedOutput("scores", binary_data=False),
+            ],
+        )
         ours = [answer.row() for answer in foveate.predict(run, pictures[:4])]
-        assert [json.loads(text)["answer"] for text in found.as_numpy("answer")] == [row["answer"] for row in ours]
-        np.testing.assert_allclose(found.as_numpy("scores"), [list(row["scores"].values()) for row in ours], atol=1e-4)
+        assert [json.loads(text)["answer"] for text in found.as_numpy("answer")] == [
+            row["answer"] for row in ours
+        ]
+        np.testing.assert_allclose(
+            found.as_numpy("scores"), [list(row["scores"].values()) for row in ours], atol=1e-4
+        )
     finally:
         client.close()
 
@@ -194,10 +253,30 @@ def test_a_kept_connection_is_answered_at_once(port):
         ("/v2/models/other/infer", b"{}", 404, "no model of this name"),
         ("/v2/models/stripes-run/infer", b"{", 400, "no V2 request"),
         ("/v2/models/stripes-run/infer", b"[" * 100_000, 400, "no V2 request"),
-        ("/v2/models/stripes-run/infer", b'{"inputs": [{"name": "image", "datatype": "FP32", "shape": [1], "data": [1]}]}', 400, "encoded pictures"),
-        ("/v2/models/stripes-run/infer", b'{"inputs": [{"name": "image", "datatype": "BYTES", "shape": [2], "data": ["YQ=="]}]}', 400, "there are 1 pictures"),
-        ("/v2/models/stripes-run/infer", b'{"inputs": [{"name": "image", "datatype": "BYTES", "shape": [1], "data": ["?"]}]}', 400, "base64"),
-        ("/v2/models/stripes-run/infer", b'{"inputs": [{"name": "image", "datatype": "BYTES", "shape": [0], "data": []}]}', 400, "0 pictures"),
+        (
+            "/v2/models/stripes-run/infer",
+            b'{"inputs": [{"name": "image", "datatype": "FP32", "shape": [1], "data": [1]}]}',
+            400,
+            "encoded pictures",
+        ),
+        (
+            "/v2/models/stripes-run/infer",
+            b'{"inputs": [{"name": "image", "datatype": "BYTES", "shape": [2], "data": ["YQ=="]}]}',
+            400,
+            "there are 1 pictures",
+        ),
+        (
+            "/v2/models/stripes-run/infer",
+            b'{"inputs": [{"name": "image", "datatype": "BYTES", "shape": [1], "data": ["?"]}]}',
+            400,
+            "base64",
+        ),
+        (
+            "/v2/models/stripes-run/infer",
+            b'{"inputs": [{"name": "image", "datatype": "BYTES", "shape": [0], "data": []}]}',
+            400,
+            "0 pictures",
+        ),
     ],
 )
 def test_t40_bad_requests_are_one_sentence(port, path, body, status, said):
@@ -209,12 +288,34 @@ def test_t40_bad_requests_are_one_sentence(port, path, body, status, said):
 
 @pytest.mark.parametrize(
     ("header", "behind"),
-    [("5", b""), ("999999", b""), ("x", b""), ("120", b"\x00\x00\x00"), ("120", b"\xff\xff\xff\xff12")],
+    [
+        ("5", b""),
+        ("999999", b""),
+        ("x", b""),
+        ("120", b"\x00\x00\x00"),
+        ("120", b"\xff\xff\xff\xff12"),
+    ],
 )
 def test_bytes_behind_the_json_are_counted(port, header, behind):
-    text = json.dumps({"inputs": [{"name": "image", "datatype": "BYTES", "shape": [1], "parameters": {"binary_data_size": len(behind)}}]}).encode()
+    text = json.dumps(
+        {
+            "inputs": [
+                {
+                    "name": "image",
+                    "datatype": "BYTES",
+                    "shape": [1],
+                    "parameters": {"binary_data_size": len(behind)},
+                }
+            ]
+        }
+    ).encode()
     length = str(len(text)) if header == "120" else header
-    status, found, _ = told(port, "/v2/models/stripes-run/infer", text + behind, **{"Inference-Header-Content-Length": length})
+    status, found, _ = told(
+        port,
+        "/v2/models/stripes-run/infer",
+        text + behind,
+        **{"Inference-Header-Content-Length": length},
+    )
     assert status == 400
     assert found["error"]
 
@@ -227,14 +328,24 @@ def test_t38_a_body_is_as_large_as_it_is(port, pictures):
     chunk = b"%x\r\n" % 50_000 + b"y" * 50_000 + b"\r\n"
     assert b" 413 " in raw(port, head + b"Transfer-Encoding: chunked\r\n\r\n" + chunk * 5)
     small = b"1\r\nz\r\n"
-    assert b" 400 " in raw(port, head + b"Transfer-Encoding: chunked\r\n\r\n" + small * 1000 + b"0\r\n\r\n")
+    assert b" 400 " in raw(
+        port, head + b"Transfer-Encoding: chunked\r\n\r\n" + small * 1000 + b"0\r\n\r\n"
+    )
     assert b" 400 " in raw(port, head + b"Content-Length: many\r\n\r\n")
     lying = raw(port, head + b"Content-Length: 3\r\n\r\nabcdefghij")
     assert b" 400 " in lying
-    form = b'--e\r\nContent-Disposition: form-data; name="a"\r\n\r\n' + b"w" * 1000 + b"\r\n--e--\r\n"
-    assert told(port, "/predict", form, **{"content-type": "multipart/form-data; boundary=e"})[0] == 400
+    form = (
+        b'--e\r\nContent-Disposition: form-data; name="a"\r\n\r\n' + b"w" * 1000 + b"\r\n--e--\r\n"
+    )
+    assert (
+        told(port, "/predict", form, **{"content-type": "multipart/form-data; boundary=e"})[0]
+        == 400
+    )
     assert told(port, "/predict", b"x", **{"content-type": "multipart/form-data"})[0] == 400
-    assert told(port, "/predict", b"a=b", **{"content-type": "application/x-www-form-urlencoded"})[0] == 400
+    assert (
+        told(port, "/predict", b"a=b", **{"content-type": "application/x-www-form-urlencoded"})[0]
+        == 400
+    )
     assert told(port, "/predict", pictures[0].read_bytes())[0] == 200
 
 
@@ -258,7 +369,11 @@ def test_t26_a_bomb_costs_nothing(port, tmp_path):
 
 
 def test_t40_nothing_is_fetched_or_opened(port, pictures):
-    for body in (b"http://127.0.0.1:1/secret.png", b"file:///etc/passwd", str(pictures[0]).encode()):
+    for body in (
+        b"http://127.0.0.1:1/secret.png",
+        b"file:///etc/passwd",
+        str(pictures[0]).encode(),
+    ):
         assert told(port, "/predict", body)[0] == 400
     for path in ("/../../etc/passwd", "/page.js/../app.py", "/app.py", "/docs"):
         assert told(port, path)[0] == 404
@@ -404,8 +519,13 @@ def test_tokens(run, pictures, tmp_path):
     server, port = started(tmp_path, run, token="secret")
     try:
         assert told(port, "/predict", pictures[0].read_bytes())[0] == 401
-        assert told(port, "/predict", pictures[0].read_bytes(), Authorization="Bearer wrong")[0] == 401
-        assert told(port, "/predict", pictures[0].read_bytes(), Authorization="Bearer secret")[0] == 200
+        assert (
+            told(port, "/predict", pictures[0].read_bytes(), Authorization="Bearer wrong")[0] == 401
+        )
+        assert (
+            told(port, "/predict", pictures[0].read_bytes(), Authorization="Bearer secret")[0]
+            == 200
+        )
         assert told(port, "/v2/health/ready")[0] == 200
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/") as page:
             assert "default-src 'none'" in page.headers["content-security-policy"]
@@ -436,7 +556,10 @@ def test_runs_of_one_backbone_hold_it_once(run, pictures, tmp_path):
     probe = foveate.fit(data, tuning="probe", out=tmp_path / "probe", **words).run
     lora = foveate.fit(data, tuning="lora", epochs=1, out=tmp_path / "lora", **words).run
     found = engines([run, probe, lora], "cpu")
-    places = [{tensor.data_ptr() for tensor in engine.predictor.model.backbone.parameters()} for engine in found.values()]
+    places = [
+        {tensor.data_ptr() for tensor in engine.predictor.model.backbone.parameters()}
+        for engine in found.values()
+    ]
     assert places[0] == places[1]
     assert places[0] < places[2]
     for place, engine in zip((run, probe, lora), found.values(), strict=True):
@@ -469,13 +592,25 @@ def test_windows_are_served(pictures, tmp_path):
     for number in range(10):
         mask = (rng.random((9, 7)) > 0.5).repeat(8, 0).repeat(8, 1)
         written(tmp_path / "data" / "masks" / f"{number}.png", np.uint8(255) * mask)
-        written(tmp_path / "data" / "images" / f"{number}.png", np.where(mask[..., None], 220, 30).astype(np.uint8).repeat(3, 2))
+        written(
+            tmp_path / "data" / "images" / f"{number}.png",
+            np.where(mask[..., None], 220, 30).astype(np.uint8).repeat(3, 2),
+        )
     settings = {**SETTINGS, "task.view": "windows", "task.width": 16}
-    run = foveate.fit(tmp_path / "data", task="segment", epochs=1, out=tmp_path / "run", settings=settings, **WORDS).run
+    run = foveate.fit(
+        tmp_path / "data",
+        task="segment",
+        epochs=1,
+        out=tmp_path / "run",
+        settings=settings,
+        **WORDS,
+    ).run
     paths = sorted((tmp_path / "data" / "images").iterdir())[:3]
     engine = engines([run], "cpu")["run"]
     ours = engine.answer([engine.decode(path.read_bytes()) for path in paths])
-    assert [row["answer"] for row in ours] == [answer.row()["answer"] for answer in foveate.predict(run, paths)]
+    assert [row["answer"] for row in ours] == [
+        answer.row()["answer"] for answer in foveate.predict(run, paths)
+    ]
 
 
 def written(path: Path, pixels: np.ndarray) -> Path:
@@ -499,7 +634,11 @@ def test_where_an_answer_comes_from(port, run, pictures):
     subject = Subject.of(foveate.load(run, device="cpu"), Sample(pictures[0], "a"))
     question = subject.questions()[0]
     map_ = EXPLAINERS.load(USUAL)().explain(subject.asked(question)).numpy()
-    assert (found["question"], found["how"], found["view"]) == (question.name, USUAL, [0, 0, 40, 40])
+    assert (found["question"], found["how"], found["view"]) == (
+        question.name,
+        USUAL,
+        [0, 0, 40, 40],
+    )
     np.testing.assert_allclose(found["map"], map_ / map_.max(), atol=2e-3)
     status, found, _ = told(port, "/explain?model=stripes-file", pictures[0].read_bytes())
     assert (status, "where an answer comes from" in found["error"]) == (400, True)
@@ -509,7 +648,9 @@ def test_where_an_answer_comes_from(port, run, pictures):
 
 # --- the page
 
-needs_browser = pytest.mark.skipif(not any(map(shutil.which, NAMES)), reason="needs a browser: apt-get install chromium")
+needs_browser = pytest.mark.skipif(
+    not any(map(shutil.which, NAMES)), reason="needs a browser: apt-get install chromium"
+)
 KEPT = Path(__file__).parents[1] / "test-artefacts"
 
 
@@ -527,7 +668,9 @@ def looked_at(browser: Browser, width: int, name: str, port: int) -> None:
     (KEPT / f"{name}-{width}.png").write_bytes(seen.screenshot)
     assert (seen.overlaps, seen.complaints) == ([], [])
     assert seen.wide <= 0
-    assert all(address.startswith((f"http://127.0.0.1:{port}/", "blob:")) for address in seen.requests)
+    assert all(
+        address.startswith((f"http://127.0.0.1:{port}/", "blob:")) for address in seen.requests
+    )
 
 
 @needs_browser
@@ -537,16 +680,25 @@ def test_a_picture_on_the_page(port, run, pictures, browser):
         browser.visit(f"http://127.0.0.1:{port}/", width)
         browser.wait_for("document.getElementById('model').value")
         browser.choose("#file", pictures[0])
-        said = browser.wait_for(f"document.getElementById('said').textContent.startsWith('{answer}') && document.getElementById('said').textContent")
+        said = browser.wait_for(
+            f"document.getElementById('said').textContent.startsWith('{answer}') && document.getElementById('said').textContent"
+        )
         assert "%" in said
         looked_at(browser, width, "page", port)
         browser.press("#why")
-        assert browser.wait_for("last.map && document.getElementById('looked').textContent").startswith("It looked most at the ")
-        assert browser.wait_for("document.getElementById('why').getAttribute('aria-pressed')") == "true"
+        assert browser.wait_for(
+            "last.map && document.getElementById('looked').textContent"
+        ).startswith("It looked most at the ")
+        assert (
+            browser.wait_for("document.getElementById('why').getAttribute('aria-pressed')")
+            == "true"
+        )
         looked_at(browser, width, "page-why", port)
     browser.press("#language")
     assert browser.wait_for("document.documentElement.lang") == "zh"
-    assert browser.wait_for("document.getElementById('looked').textContent").startswith("它主要看的是")
+    assert browser.wait_for("document.getElementById('looked').textContent").startswith(
+        "它主要看的是"
+    )
     looked_at(browser, 390, "page-zh", port)
 
 
@@ -590,7 +742,11 @@ def serving(*found: Truth) -> Iterator[int]:
 
     from foveate.serving.app import Limits, app_of
 
-    server = uvicorn.Server(uvicorn.Config(app_of({each.name: each for each in found}, Limits()), log_level="error", ws="none"))
+    server = uvicorn.Server(
+        uvicorn.Config(
+            app_of({each.name: each for each in found}, Limits()), log_level="error", ws="none"
+        )
+    )
     door = socket.socket()
     door.bind(("127.0.0.1", 0))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [door]})
@@ -608,11 +764,24 @@ def test_boxes_and_masks_on_the_page(browser, tmp_path):
     """What is painted lies where the masks are: pixels there have another colour, all others are the picture's."""
     pixels, mask = scene()
     path = written(tmp_path / "scene.png", pixels)
-    parts = [mask == 0, (mask == 1) & (np.mgrid[:240, :330][1] > 280), (mask == 1) & (np.mgrid[:240, :330][0] > 199) & (np.mgrid[:240, :330][1] < 50)]
+    parts = [
+        mask == 0,
+        (mask == 1) & (np.mgrid[:240, :330][1] > 280),
+        (mask == 1) & (np.mgrid[:240, :330][0] > 199) & (np.mgrid[:240, :330][1] < 50),
+    ]
     spans = [(np.flatnonzero(part.any(0)), np.flatnonzero(part.any(1))) for part in parts]
     xyxy = np.array([(x[0], y[0], x[-1] + 1, y[-1] + 1) for x, y in spans], np.float32)
-    objects = Boxes(xyxy, ("disc", "square", "square"), np.array([0.97, 0.8, 0.6]), None, tuple(map(encoded, parts)))
-    engines = Truth("objects", objects.row(Truth.classes)), Truth("regions", Regions(mask).row(Truth.classes))
+    objects = Boxes(
+        xyxy,
+        ("disc", "square", "square"),
+        np.array([0.97, 0.8, 0.6]),
+        None,
+        tuple(map(encoded, parts)),
+    )
+    engines = (
+        Truth("objects", objects.row(Truth.classes)),
+        Truth("regions", Regions(mask).row(Truth.classes)),
+    )
     painted = {"objects": np.any(parts, 0), "regions": np.ones(mask.shape, bool)}
     edges = np.zeros(mask.shape, bool)  # strokes and names of boxes
     for x0, y0, x1, y1 in xyxy.astype(int):
@@ -622,16 +791,25 @@ def test_boxes_and_masks_on_the_page(browser, tmp_path):
         for width in (1280, 390):
             browser.visit(f"http://127.0.0.1:{port}/", width)
             browser.wait_for("document.getElementById('model').value")
-            for model, said in (("objects", "disc × 1, square × 2"), ("regions", "disc, square, ground")):
+            for model, said in (
+                ("objects", "disc × 1, square × 2"),
+                ("regions", "disc, square, ground"),
+            ):
                 browser.wait_for(f"document.getElementById('model').value = '{model}'")
-                browser.wait_for("(last = null, document.getElementById('said').textContent = '', true)")
+                browser.wait_for(
+                    "(last = null, document.getElementById('said').textContent = '', true)"
+                )
                 browser.choose("#file", path)
-                assert browser.wait_for("last && document.getElementById('said').textContent") == said
+                assert (
+                    browser.wait_for("last && document.getElementById('said').textContent") == said
+                )
                 values = browser.wait_for(COPY)
                 seen = np.array(values.split(","), int).reshape(240, 330, 4)[..., :3]
                 apart = np.abs(seen - pixels).max(-1) > 3
                 sure = ~edges if model == "objects" else np.ones(mask.shape, bool)
                 assert (apart == painted[model])[sure].mean() > 0.995
                 looked_at(browser, width, f"page-{model}", port)
-            shares = browser.wait_for("[...document.querySelectorAll('td.n')].map(each => each.textContent).join()")
+            shares = browser.wait_for(
+                "[...document.querySelectorAll('td.n')].map(each => each.textContent).join()"
+            )
             assert shares == ",".join(f"{100 * (mask == place).mean():.1f} %" for place in range(3))

@@ -26,14 +26,22 @@ def dim(tmp_path_factory) -> Path:
     for name in ("lying", "upright"):
         (root / name).mkdir(parents=True)
         for number in range(30):
-            faint = 128 + 0.05 * (striped(rng, name == "upright") - 128.0) + rng.normal(0, 60, (40, 40, 3))
-            Image.fromarray(np.clip(faint, 0, 255).astype(np.uint8)).save(root / name / f"{number}.png")
+            faint = (
+                128
+                + 0.05 * (striped(rng, name == "upright") - 128.0)
+                + rng.normal(0, 60, (40, 40, 3))
+            )
+            Image.fromarray(np.clip(faint, 0, 255).astype(np.uint8)).save(
+                root / name / f"{number}.png"
+            )
     return root
 
 
 @pytest.fixture
 def run(quick, tmp_path) -> Path:
-    return fit(with_settings(quick, {"training.epochs": 6, "training.lr": 3e-3}), tmp_path / "run").run
+    return fit(
+        with_settings(quick, {"training.epochs": 6, "training.lr": 3e-3}), tmp_path / "run"
+    ).run
 
 
 def test_the_drop_and_its_classes(run, stripes, dim, capsys):
@@ -53,7 +61,9 @@ def test_the_drop_and_its_classes(run, stripes, dim, capsys):
     assert cli._run(["evaluate", str(run), str(stripes), "--shift", str(dim), "--json"]) == 0
     again = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert again["drop"] == told["drop"]
-    assert any(line.startswith("accuracy drops by") and "noise" not in line for line in found.lines())
+    assert any(
+        line.startswith("accuracy drops by") and "noise" not in line for line in found.lines()
+    )
 
 
 def test_the_same_images_lose_nothing(run, stripes):
@@ -66,7 +76,10 @@ def test_a_class_that_is_not_there_is_said(run, stripes, dim, tmp_path):
     half = Path(shutil.copytree(dim, tmp_path / "half"))
     shutil.rmtree(half / "lying")
     found = foveate.evaluate(run, stripes, shift=half)
-    assert "the other data shows none of 1 classes, such as 'lying': the two figures ask for different classes" in found.shifted.cautions
+    assert (
+        "the other data shows none of 1 classes, such as 'lying': the two figures ask for different classes"
+        in found.shifted.cautions
+    )
     assert found.numbers()["per_class"][-1]["drop"] is None
 
 
@@ -83,6 +96,13 @@ def test_what_cannot_be_compared_is_refused_before_anything_runs(run, stripes, t
 def test_the_interval_is_that_of_two_samples():
     """Against the normal approximation of a difference of two independent shares."""
     hits = np.arange(400) < 320, np.arange(300) < 180
-    low, high = apart(*(lambda places, own=own: float(own[places].mean()) for own in hits), (400, 300), rounds=4000)
+    low, high = apart(
+        *(lambda places, own=own: float(own[places].mean()) for own in hits),
+        (400, 300),
+        rounds=4000,
+    )
     reach = 1.96 * (0.8 * 0.2 / 400 + 0.6 * 0.4 / 300) ** 0.5
-    assert (low, high) == (pytest.approx(0.2 - reach, abs=0.008), pytest.approx(0.2 + reach, abs=0.008))
+    assert (low, high) == (
+        pytest.approx(0.2 - reach, abs=0.008),
+        pytest.approx(0.2 + reach, abs=0.008),
+    )

@@ -14,7 +14,14 @@ from sklearn.neighbors import KNeighborsClassifier, NearestCentroid
 from foveate.api.fit.core import fit
 from foveate.errors import UsageError
 from foveate.inference.predictor import load
-from foveate.modeling.classifiers.few_shot import best_penalty, best_scale, centroids, lpplus, ridge, solved
+from foveate.modeling.classifiers.few_shot import (
+    best_penalty,
+    best_scale,
+    centroids,
+    lpplus,
+    ridge,
+    solved,
+)
 from foveate.modeling.classifiers.knn import votes
 from foveate.modeling.classifiers.logistic import Known
 from foveate.modeling.model import build
@@ -27,7 +34,10 @@ HEADS = ["centroid", "knn", "lpplus", "ridge"]
 
 def blobs(each: int, spread: float, seed: int = 0, width: int = 12) -> Known:
     """`each` images of four classes round four points, always the same ones; folds that leave some of every class."""
-    middles, noise = np.random.default_rng(7).normal(size=(CLASSES, width)), np.random.default_rng(seed)
+    middles, noise = (
+        np.random.default_rng(7).normal(size=(CLASSES, width)),
+        np.random.default_rng(seed),
+    )
     answers = np.repeat(np.arange(CLASSES), each)
     features = middles[answers] + spread * noise.normal(size=(len(answers), width))
     return Known(features.astype(np.float32), np.eye(CLASSES)[answers], np.arange(len(answers)) % 5)
@@ -65,7 +75,9 @@ def test_the_penalty_is_the_best_of_those_tried():
 def test_votes_are_those_of_scikit_learn():
     known, asked = blobs(10, 1.0), blobs(5, 1.5, seed=1).features
     weigh = lambda distances: np.exp((1 - distances) / 0.07)  # noqa: E731
-    reference = KNeighborsClassifier(7, metric="cosine", weights=weigh).fit(known.features, known.targets.argmax(1))
+    reference = KNeighborsClassifier(7, metric="cosine", weights=weigh).fit(
+        known.features, known.targets.argmax(1)
+    )
     found = votes(*(torch.from_numpy(each) for each in (asked, known.features, known.targets)), 7)
     np.testing.assert_allclose(found.numpy(), reference.predict_proba(asked), atol=1e-5)
 
@@ -83,7 +95,9 @@ def test_lpplus_descends_from_the_class_means():
     assert not bias.any()
 
 
-@pytest.mark.parametrize("fitter", [centroids, ridge(1.0), lpplus(1.0)], ids=["centroid", "ridge", "lpplus"])
+@pytest.mark.parametrize(
+    "fitter", [centroids, ridge(1.0), lpplus(1.0)], ids=["centroid", "ridge", "lpplus"]
+)
 def test_chances_are_calibrated_on_left_out_images(fitter):
     """About as sure as it is right, on new images: those who know a fold less are a little less sure."""
     known, other = blobs(40, 1.6), blobs(300, 1.6, seed=1)
@@ -103,13 +117,23 @@ def test_a_class_without_an_image_is_never_the_answer():
     known = blobs(6, 1.0)
     without = Known(known.features[6:], known.targets[6:], known.folds[6:])
     for fitter in (centroids, ridge(1.0), lpplus(1.0)):
-        assert 0 not in logits(solved(without, fitter, True, 1.0)[0], known.features, True).argmax(1)
+        assert 0 not in logits(solved(without, fitter, True, 1.0)[0], known.features, True).argmax(
+            1
+        )
 
 
 @pytest.fixture
 def tiny(stripes) -> Recipe:
-    words = {"data.path": str(stripes), "backbone.name": "test_efficientnet", "backbone.weights": "none", "backbone.size": 40}
-    return with_settings(Recipe(), {**words, "data.val": 0.25, "data.test": 0.25, "task.reads": "maps", "device": "cpu"})
+    words = {
+        "data.path": str(stripes),
+        "backbone.name": "test_efficientnet",
+        "backbone.weights": "none",
+        "backbone.size": 40,
+    }
+    return with_settings(
+        Recipe(),
+        {**words, "data.val": 0.25, "data.test": 0.25, "task.reads": "maps", "device": "cpu"},
+    )
 
 
 @pytest.mark.parametrize("head", HEADS)
@@ -119,11 +143,21 @@ def test_a_run_is_loaded_as_it_was_solved(tiny, tmp_path, head):
     assert result.numbers()["accuracy"] > 0.6  # of two classes; even a random network sees stripes
     model = load(result.run, "cpu").model
     features = torch.randn(5, model.backbone.width)
-    found = model.head(Features(pooled=features, maps=[torch.randn(5, each, 4, 4) for each in model.backbone.map_widths]))
+    found = model.head(
+        Features(
+            pooled=features, maps=[torch.randn(5, each, 4, 4) for each in model.backbone.map_widths]
+        )
+    )
     assert found.shape == (5, 2)
-    again = build(with_settings(tiny, {"tuning": head, "task": json.loads(json.dumps(_task(result.run)))}), ("lying", "upright"))
+    again = build(
+        with_settings(tiny, {"tuning": head, "task": json.loads(json.dumps(_task(result.run)))}),
+        ("lying", "upright"),
+    )
     again.put(model.changed())
-    assert all(torch.equal(one, other) for one, other in zip(again.state_dict().values(), model.state_dict().values(), strict=True))
+    assert all(
+        torch.equal(one, other)
+        for one, other in zip(again.state_dict().values(), model.state_dict().values(), strict=True)
+    )
 
 
 def _task(run) -> dict:
@@ -134,15 +168,28 @@ def _task(run) -> dict:
 
 @pytest.mark.parametrize("head", HEADS)
 def test_several_classes_an_image_are_refused(head):
-    words = {"backbone.name": "test_efficientnet", "backbone.weights": "none", "backbone.size": 32, "task": "classify", "tuning": head}
+    words = {
+        "backbone.name": "test_efficientnet",
+        "backbone.weights": "none",
+        "backbone.size": 32,
+        "task": "classify",
+        "tuning": head,
+    }
     model = build(with_settings(Recipe(), words), ("a", "b", "c", "d"))
     known = blobs(3, 1.0)
     with pytest.raises(UsageError, match="one class an image"):
-        model.tuning.solve(model, Known(known.features, known.targets, known.folds, multilabel=True))
+        model.tuning.solve(
+            model, Known(known.features, known.targets, known.folds, multilabel=True)
+        )
 
 
 def test_boxes_are_refused():
-    words = {"backbone.name": "test_efficientnet", "backbone.weights": "none", "backbone.size": 32, "task": "detect"}
+    words = {
+        "backbone.name": "test_efficientnet",
+        "backbone.weights": "none",
+        "backbone.size": 32,
+        "task": "detect",
+    }
     for head in HEADS:
         with pytest.raises(UsageError):
             build(with_settings(Recipe(), {**words, "tuning": head}), ("a", "b"))

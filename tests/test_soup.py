@@ -35,10 +35,20 @@ from foveate.utils.device import Way
 from foveate.utils.files import checksum
 
 NETWORK = {"backbone.name": "test_efficientnet", "backbone.size": 32, "device": "cpu"}
-WAYS = {"training.epochs": 2, "training.batch_size": 8, "training.channels_last": False, "training.precision": "fp32"}
+WAYS = {
+    "training.epochs": 2,
+    "training.batch_size": 8,
+    "training.channels_last": False,
+    "training.precision": "fp32",
+}
 
 
-def pictures(root: Path, counts: dict[str, int], waves: tuple[float, float] = (0.8, 1.6), classes: tuple[str, ...] = ("lying", "upright")) -> Path:
+def pictures(
+    root: Path,
+    counts: dict[str, int],
+    waves: tuple[float, float] = (0.8, 1.6),
+    classes: tuple[str, ...] = ("lying", "upright"),
+) -> Path:
     """Stripes in folders by split (none for '') and class."""
     rng = np.random.default_rng(0)
     for split, each in counts.items():
@@ -46,7 +56,9 @@ def pictures(root: Path, counts: dict[str, int], waves: tuple[float, float] = (0
             folder = root / split / name
             folder.mkdir(parents=True)
             for number in range(each):
-                Image.fromarray(striped(rng, name == "upright", waves=waves)).save(folder / f"{number:02d}.png")
+                Image.fromarray(striped(rng, name == "upright", waves=waves)).save(
+                    folder / f"{number:02d}.png"
+                )
     return root
 
 
@@ -57,15 +69,30 @@ class World:
         self.root = root
         self.data = pictures(root / "data", {"train": 12, "val": 8, "test": 8})
         self.far = pictures(root / "far", {"": 10}, (0.3, 0.7))
-        words = {**NETWORK, **WAYS, "data.path": str(self.data), "data.near_duplicates": 1, "tuning": "full"}
-        self.recipe = with_settings(Recipe(), {**words, "training.norm": "learn", "backbone.weights": str(self._weights(words))})
+        words = {
+            **NETWORK,
+            **WAYS,
+            "data.path": str(self.data),
+            "data.near_duplicates": 1,
+            "tuning": "full",
+        }
+        self.recipe = with_settings(
+            Recipe(),
+            {**words, "training.norm": "learn", "backbone.weights": str(self._weights(words))},
+        )
         self.first = self.fitted("first", {})
         self.second = self.fitted("second", {"seed": 1, "training.lr": 3e-4})
 
     def _weights(self, words: dict) -> Path:
         """Random ones, but the same for every seed."""
-        drawn = with_settings(Recipe(), {**words, "task": "classify", "task.reads": "pooled", "backbone.weights": "none"})
-        save_file(build(drawn, ("lying", "upright")).backbone.network.state_dict(), self.root / "weights.safetensors")
+        drawn = with_settings(
+            Recipe(),
+            {**words, "task": "classify", "task.reads": "pooled", "backbone.weights": "none"},
+        )
+        save_file(
+            build(drawn, ("lying", "upright")).backbone.network.state_dict(),
+            self.root / "weights.safetensors",
+        )
         return self.root / "weights.safetensors"
 
     def fitted(self, name: str, settings: dict) -> Path:
@@ -96,7 +123,11 @@ def copied(world, tmp_path) -> Path:
 
 
 def sums(folder: Path) -> dict[str, str]:
-    return {str(path): checksum(path) for path in sorted(folder.rglob("*")) if path.is_file() and path.name != "lock"}
+    return {
+        str(path): checksum(path)
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name != "lock"
+    }
 
 
 def weights(run: Path) -> dict[str, Tensor]:
@@ -133,8 +164,14 @@ def test_an_average_lies_between_and_is_the_ends_at_the_ends():
 def test_statistics_are_those_of_pytorch(world):
     job = reopened(Run(world.first))
     model, device, way = job.model, torch.device("cpu"), Way("fp32", False)
-    batches = [batch.ready() for batch in loader(job.pictures("train"), Order(len(job.places("train")), 8))]
-    frozen = {name: tensor.clone() for name, tensor in model.state_dict().items() if "running" not in name and "tracked" not in name}
+    batches = [
+        batch.ready() for batch in loader(job.pictures("train"), Order(len(job.places("train")), 8))
+    ]
+    frozen = {
+        name: tensor.clone()
+        for name, tensor in model.state_dict().items()
+        if "running" not in name and "tracked" not in name
+    }
     found = measured_statistics(model, batches, device, way)
     assert all(torch.equal(model.state_dict()[name], tensor) for name, tensor in frozen.items())
     assert not any(module.training for module in model.modules())
@@ -160,7 +197,12 @@ def test_statistics_are_those_of_pytorch(world):
 
 def test_statistics_that_were_kept_are_not_measured(world):
     recipe = with_settings(Run(world.first).recipe(), {"training.norm": "keep"})
-    assert measured_statistics(build(recipe, ("lying", "upright")), [], torch.device("cpu"), Way("fp32", False)) == {}
+    assert (
+        measured_statistics(
+            build(recipe, ("lying", "upright")), [], torch.device("cpu"), Way("fp32", False)
+        )
+        == {}
+    )
 
 
 # --- one run
@@ -170,7 +212,10 @@ def test_the_end_of_the_curve_is_the_run_and_its_start_the_probe(world, curve):
     points = curve.tried.points
     assert [point.alpha for point in points] == [0, 0.25, 0.5, 0.75, 1]
     assert [points[0].note.split(", ")[0], points[-1].note.split(", ")[0]] == ["start", "end"]
-    for point, run in ((points[-1], world.first), (points[0], world.fitted("probe", {"tuning": "probe", "task.reads": "pooled"}))):
+    for point, run in (
+        (points[-1], world.first),
+        (points[0], world.fitted("probe", {"tuning": "probe", "task.reads": "pooled"})),
+    ):
         scored = evaluate(run, split="val", device="cpu").scores.numbers["accuracy"]
         assert point.validation == scored
         assert point.shifted == evaluate(run, world.far, device="cpu").scores.numbers["accuracy"]
@@ -179,7 +224,9 @@ def test_the_end_of_the_curve_is_the_run_and_its_start_the_probe(world, curve):
 def test_the_start_is_the_backbone_as_it_came_and_the_solved_head(world):
     start, probe = start_of(reopened(Run(world.first))), weights(world.root / "probe")
     came = read_tensors(world.root / "weights.safetensors")
-    assert all(torch.equal(start[f"backbone.network.{name}"], tensor) for name, tensor in came.items())
+    assert all(
+        torch.equal(start[f"backbone.network.{name}"], tensor) for name, tensor in came.items()
+    )
     for name, tensor in probe.items():
         torch.testing.assert_close(start[name], tensor)
     assert start.keys() == weights(world.first).keys()
@@ -210,14 +257,21 @@ def test_the_better_statistics_are_kept(world, curve, monkeypatch):
     job = reopened(Run(world.first))
     averaged = _interpolated(Averager(job, None), job, 4).points
     pairs = list(zip(curve.tried.points, averaged, strict=True))
-    assert all(better.rank > plain.rank if better.measured else better.rank == pytest.approx(plain.rank, abs=1e-3) for better, plain in pairs)
+    assert all(
+        better.rank > plain.rank
+        if better.measured
+        else better.rank == pytest.approx(plain.rank, abs=1e-3)
+        for better, plain in pairs
+    )
 
 
 def test_the_new_run_is_a_run(world, curve):
     assert curve.evaluation.split == "test"
     assert {path.name for path in (curve.run / "evaluations").iterdir()} == {"val", "test"}
     best = curve.tried.points[curve.tried.best]
-    assert evaluate(curve.run, split="val", device="cpu").scores.numbers["accuracy"] == best.validation
+    assert (
+        evaluate(curve.run, split="val", device="cpu").scores.numbers["accuracy"] == best.validation
+    )
     assert evaluate(curve.run, world.far, device="cpu").scores.numbers["accuracy"] == best.shifted
     answers = foveate.predict(curve.run, world.data / "test", device="cpu")
     assert [answer.error for answer in answers] == [None] * 16
@@ -229,10 +283,25 @@ def test_the_new_run_is_a_run(world, curve):
     assert Run(curve.run).recipe() == Run(world.first).recipe()
 
 
-@pytest.mark.parametrize("words", [{"tuning": "lora", "backbone.name": "test_vit"}, {"tuning": "last", "tuning.blocks": 1}], ids=["lora", "last"])
+@pytest.mark.parametrize(
+    "words",
+    [{"tuning": "lora", "backbone.name": "test_vit"}, {"tuning": "last", "tuning.blocks": 1}],
+    ids=["lora", "last"],
+)
 def test_tunings_that_train_a_part(world, tmp_path, words):
     run = world.root / f"part-{words['tuning']}"
-    fit(with_settings(world.recipe, {**words, "backbone.weights": "none", "training.epochs": 1, "training.head_start": "probe"}), run)
+    fit(
+        with_settings(
+            world.recipe,
+            {
+                **words,
+                "backbone.weights": "none",
+                "training.epochs": 1,
+                "training.head_start": "probe",
+            },
+        ),
+        run,
+    )
     found = soup([run], tmp_path / "new", steps=2)
     scored = evaluate(run, split="val", device="cpu").scores.numbers["accuracy"]
     assert found.tried.points[-1].validation.value == pytest.approx(scored.value)
@@ -251,7 +320,9 @@ def test_a_run_with_itself_is_that_run(world, tmp_path):
 
 def test_a_soup_is_no_worse_than_its_best_run(world, tmp_path):
     before = sums(world.first), sums(world.second)
-    found = foveate.soup([world.first, world.second], out=tmp_path / "new", shifted=world.far, device="cpu")
+    found = foveate.soup(
+        [world.first, world.second], out=tmp_path / "new", shifted=world.far, device="cpu"
+    )
     assert (sums(world.first), sums(world.second)) == before
     first, second, both = found.tried.points
     assert first.rank >= second.rank
@@ -268,7 +339,16 @@ def test_a_soup_is_no_worse_than_its_best_run(world, tmp_path):
 
 
 def test_the_command_says_all_in_its_last_line(world, tmp_path, capsys):
-    words = ["soup", str(world.first), str(world.second), "--out", str(tmp_path / "new"), "--device", "cpu", "--json"]
+    words = [
+        "soup",
+        str(world.first),
+        str(world.second),
+        "--out",
+        str(tmp_path / "new"),
+        "--device",
+        "cpu",
+        "--json",
+    ]
     assert cli._run(words) == 0
     told = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert told["run"] == str(tmp_path / "new")
@@ -278,7 +358,9 @@ def test_the_command_says_all_in_its_last_line(world, tmp_path, capsys):
 # --- refusals
 
 
-def refused(kind: type[FoveateError], runs: list[Path], tmp_path: Path, *words: str, **options: object) -> None:
+def refused(
+    kind: type[FoveateError], runs: list[Path], tmp_path: Path, *words: str, **options: object
+) -> None:
     with pytest.raises(kind) as error:
         soup(runs, tmp_path / "new", **options)
     assert all(word in str(error.value) for word in words), str(error.value)
@@ -290,7 +372,11 @@ def refused(kind: type[FoveateError], runs: list[Path], tmp_path: Path, *words: 
     [
         ("head_start: probe", "head_start: random", ("random head", "training.head_start=probe")),
         ("name: full", "name: probe", ("never left its start", "such as full")),
-        ("name: classify", "name: segment", ("'segment' began with a random head", "foveate soup RUN RUN")),
+        (
+            "name: classify",
+            "name: segment",
+            ("'segment' began with a random head", "foveate soup RUN RUN"),
+        ),
     ],
 )
 def test_one_run_needs_a_start(copied, tmp_path, old, new, words):
@@ -301,27 +387,59 @@ def test_one_run_needs_a_start(copied, tmp_path, old, new, words):
     ("name", "old", "new", "words"),
     [
         ("classes.json", "upright", "standing", ("classes", "standing, upright")),
-        ("recipe.yaml", "name: test_efficientnet", "name: test_vit", ("backbone.name is test_vit there and test_efficientnet",)),
-        ("recipe.yaml", "name: classify", "name: classify\n  smoothing: 0.2", ("task.smoothing is 0.2 there and 0.1",)),
+        (
+            "recipe.yaml",
+            "name: test_efficientnet",
+            "name: test_vit",
+            ("backbone.name is test_vit there and test_efficientnet",),
+        ),
+        (
+            "recipe.yaml",
+            "name: classify",
+            "name: classify\n  smoothing: 0.2",
+            ("task.smoothing is 0.2 there and 0.1",),
+        ),
         ("recipe.yaml", "name: full", "name: norm", ("tuning.name is norm",)),
         ("finished.json", '"origin": "file', '"origin": "hub', ("the origin of its weights",)),
-        ("splits.csv", "val/lying/00.png,val", "val/lying/00.png,train", ("'val/lying/00.png' is train there and val",)),
+        (
+            "splits.csv",
+            "val/lying/00.png,val",
+            "val/lying/00.png,train",
+            ("'val/lying/00.png' is train there and val",),
+        ),
     ],
 )
 def test_several_runs_need_common_ground(world, copied, tmp_path, name, old, new, words):
-    refused(UsageError, [world.first, rewritten(copied, name, old, new)], tmp_path, str(copied), *words)
+    refused(
+        UsageError, [world.first, rewritten(copied, name, old, new)], tmp_path, str(copied), *words
+    )
 
 
 def test_a_picture_of_other_bytes_is_another_picture(world, copied, tmp_path):
     with (copied / "splits.csv").open(encoding="utf-8") as file:
         digest = next(csv.DictReader(file))["sha256"]
-    refused(UsageError, [world.first, rewritten(copied, "splits.csv", digest, "0" * 64)], tmp_path, "is another file")
+    refused(
+        UsageError,
+        [world.first, rewritten(copied, "splits.csv", digest, "0" * 64)],
+        tmp_path,
+        "is another file",
+    )
 
 
 def test_random_weights_of_another_seed_are_another_beginning(world, copied, tmp_path):
-    drawn = rewritten(copied, "recipe.yaml", f"weights: {world.root / 'weights.safetensors'}", "weights: none")
-    other = rewritten(Path(shutil.copytree(drawn, tmp_path / "other")), "recipe.yaml", "seed: 0", "seed: 1")
-    refused(UsageError, [drawn, other], tmp_path, "the seed of its random weights is 1 there and 0", str(other))
+    drawn = rewritten(
+        copied, "recipe.yaml", f"weights: {world.root / 'weights.safetensors'}", "weights: none"
+    )
+    other = rewritten(
+        Path(shutil.copytree(drawn, tmp_path / "other")), "recipe.yaml", "seed: 0", "seed: 1"
+    )
+    refused(
+        UsageError,
+        [drawn, other],
+        tmp_path,
+        "the seed of its random weights is 1 there and 0",
+        str(other),
+    )
 
 
 def test_tensors_of_another_network(world, copied, tmp_path):
@@ -335,7 +453,10 @@ def test_tensors_of_another_network(world, copied, tmp_path):
 def test_no_validation_images(world, tmp_path):
     run = world.root / "unvalidated"
     data = pictures(world.root / "trained", {"train": 8, "test": 4})
-    fit(with_settings(world.recipe, {"data.path": str(data), "data.val": 0, "training.epochs": 1}), run)
+    fit(
+        with_settings(world.recipe, {"data.path": str(data), "data.val": 0, "training.epochs": 1}),
+        run,
+    )
     refused(DataError, [run], tmp_path, "no validation images", "data.val")
 
 
@@ -352,7 +473,12 @@ def test_taken_unfinished_damaged_and_missing_runs(world, copied, tmp_path):
 
 
 def test_other_weights_than_those_of_then(world, copied, tmp_path):
-    refused(RunError, [rewritten(copied, "finished.json", '"origin": "file', '"origin": "hub')], tmp_path, "not those")
+    refused(
+        RunError,
+        [rewritten(copied, "finished.json", '"origin": "file', '"origin": "hub')],
+        tmp_path,
+        "not those",
+    )
 
 
 def test_shifted_data_of_no_known_class(world, tmp_path):

@@ -21,7 +21,9 @@ from foveate.predictions import Labels
 from foveate.types import Sample, Table
 
 
-def grouped(images: int, classes: int, groups: int, seed: int = 0) -> tuple[list[tuple[str, ...]], list[str]]:
+def grouped(
+    images: int, classes: int, groups: int, seed: int = 0
+) -> tuple[list[tuple[str, ...]], list[str]]:
     draw = random.Random(seed)
     labels = [(f"c{draw.randrange(classes)}",) for _ in range(images)]
     return labels, [f"g{draw.randrange(groups)}" for _ in range(images)]
@@ -31,7 +33,10 @@ def grouped(images: int, classes: int, groups: int, seed: int = 0) -> tuple[list
 def test_groups_are_never_divided_and_shares_hold(seed):
     labels, groups = grouped(600, 5, 120, seed)
     splits = make_splits(labels, groups, 0.2, 0.1, seed)
-    homes = {group: {split for split, other in zip(splits, groups, strict=True) if other == group} for group in groups}
+    homes = {
+        group: {split for split, other in zip(splits, groups, strict=True) if other == group}
+        for group in groups
+    }
     assert all(len(home) == 1 for home in homes.values())
     counts = Counter(splits)
     largest = max(Counter(groups).values())
@@ -74,7 +79,11 @@ def test_many_tiny_classes_still_fill_val_and_test():
 
 def test_tiny_sets_give_val_and_test_what_can_be_spared():
     labels = [("a",), ("a",), ("b",), ("b",)]
-    assert Counter(make_splits(labels, list("1234"), 0.15, 0.15, 0)) == {"train": 2, "val": 1, "test": 1}
+    assert Counter(make_splits(labels, list("1234"), 0.15, 0.15, 0)) == {
+        "train": 2,
+        "val": 1,
+        "test": 1,
+    }
     assert make_splits([("a",)], ["1"], 0.15, 0.15, 0) == ["train"]
     assert make_splits([], [], 0.15, 0.15, 0) == []
 
@@ -82,7 +91,10 @@ def test_tiny_sets_give_val_and_test_what_can_be_spared():
 def test_several_labels_each_keep_their_share():
     draw = random.Random(0)
     labels = [
-        tuple(name for name, chance in (("x", 0.5), ("y", 0.2), ("z", 0.05)) if draw.random() < chance) for _ in range(1000)
+        tuple(
+            name for name, chance in (("x", 0.5), ("y", 0.2), ("z", 0.05)) if draw.random() < chance
+        )
+        for _ in range(1000)
     ]
     splits = make_splits(labels, [str(index) for index in range(1000)], 0.2, 0.0, 0)
     for name in "xyz":
@@ -103,10 +115,13 @@ def test_folds_keep_groups_together_and_classes_spread():
     folds = group_folds(labels, groups, 5, 0)
     assert set(folds.tolist()) == set(range(5))
     assert all(
-        len({int(fold) for fold, other in zip(folds, groups, strict=True) if other == group}) == 1 for group in set(groups)
+        len({int(fold) for fold, other in zip(folds, groups, strict=True) if other == group}) == 1
+        for group in set(groups)
     )
     assert max(np.bincount(folds)) - min(np.bincount(folds)) <= 2 * max(Counter(groups).values())
-    pairs = group_folds([(f"c{index // 2}",) for index in range(40)], [str(index) for index in range(40)], 5, 0)
+    pairs = group_folds(
+        [(f"c{index // 2}",) for index in range(40)], [str(index) for index in range(40)], 5, 0
+    )
     assert all(pairs[2 * index] != pairs[2 * index + 1] for index in range(20))
     assert np.bincount(pairs).tolist() == [8] * 5
 
@@ -124,21 +139,38 @@ def drawings() -> dict[str, np.ndarray]:
     """One shape in two colours, and what becomes of the red one on its way through programs."""
     rng = np.random.default_rng(0)
     shape = (rng.random((8, 8)) < 0.4).repeat(10, 0).repeat(10, 1)[..., None]
-    red, blue = (np.where(shape, np.array(colour), np.array([250, 250, 245])).astype(np.uint8) for colour in ([210, 40, 30], [20, 60, 220]))
+    red, blue = (
+        np.where(shape, np.array(colour), np.array([250, 250, 245])).astype(np.uint8)
+        for colour in ([210, 40, 30], [20, 60, 220])
+    )
     grey = np.asarray(Image.fromarray(red).convert("L").convert("RGB"))
     warm = np.clip(red * np.array([1.05, 1.0, 0.85]) - 5, 0, 255).astype(np.uint8)
-    return {"red": red, "blue": blue, "grey": grey, "warm": warm, "dark": (red * 0.6).astype(np.uint8), "jpeg": images.jpeg(red, 40)}
+    return {
+        "red": red,
+        "blue": blue,
+        "grey": grey,
+        "warm": warm,
+        "dark": (red * 0.6).astype(np.uint8),
+        "jpeg": images.jpeg(red, 40),
+    }
 
 
 def test_one_shape_in_two_colours_is_two_pictures():
     found = drawings()
-    thumbs, tints = (np.stack([each(pixels) for pixels in found.values()]) for each in (gray_thumbnail, tint))
+    thumbs, tints = (
+        np.stack([each(pixels) for pixels in found.values()]) for each in (gray_thumbnail, tint)
+    )
     assert near_copies(thumbs, 0.97).tolist() == [0] * 6  # by grey levels alone
     near, far = np.array([0, 0, 0, 0, 0, 1]), np.array([1, 2, 3, 4, 5, 2])
     assert agreeing(tints, near, far).tolist() == [False, True, True, True, True, True]
     apart = np.array([0, 1, 3, 4, 5])  # a grey picture may be a copy of both, and would join them
     assert near_copies(thumbs[apart], 0.97, tints[apart]).tolist() == [0, 1, 0, 0, 0]
-    flat = np.stack([np.full((40, 40, 3), colour, np.uint8) for colour in ([200, 0, 0], [0, 102, 0], [200, 0, 0])])
+    flat = np.stack(
+        [
+            np.full((40, 40, 3), colour, np.uint8)
+            for colour in ([200, 0, 0], [0, 102, 0], [200, 0, 0])
+        ]
+    )
     thumbs, tints = (np.stack([each(pixels) for pixels in flat]) for each in (gray_thumbnail, tint))
     assert (thumbs[0] == thumbs[1]).all()
     assert near_copies(thumbs, 0.97, tints).tolist() == [0, 1, 0]
@@ -170,7 +202,10 @@ def test_the_bound_misses_no_pair(monkeypatch, likeness, many):
     """Against all products, of pictures with coarse and with fine structure; by picking pairs and by whole blocks."""
     chance = np.random.default_rng(3)
     coarse = np.repeat(np.repeat(chance.uniform(0, 255, (60, 8, 8)), 4, 1), 4, 2)
-    thumbs = (coarse[chance.integers(0, 60, 300)] + chance.normal(0, 1, (300, 32, 32)) * chance.uniform(0, 80, (300, 1, 1))).clip(0, 255)
+    thumbs = (
+        coarse[chance.integers(0, 60, 300)]
+        + chance.normal(0, 1, (300, 32, 32)) * chance.uniform(0, 80, (300, 1, 1))
+    ).clip(0, 255)
     rows = thumbs.reshape(300, -1) - thumbs.reshape(300, -1).mean(1, keepdims=True)
     rows /= np.linalg.norm(rows, axis=1, keepdims=True)
     expected = connected_components(rows @ rows.T >= likeness)[1]
@@ -193,21 +228,34 @@ def test_thumbnails_and_words():
 
 def shown(groups: list[str], labels: list[str]) -> Scanned:
     samples = tuple(
-        Sample(Path(f"{n}.png"), f"{n}.png", Labels((label,)), split="test" if n % 5 == 4 else "train") for n, label in enumerate(labels)
+        Sample(
+            Path(f"{n}.png"), f"{n}.png", Labels((label,)), split="test" if n % 5 == 4 else "train"
+        )
+        for n, label in enumerate(labels)
     )
     table = Table(samples, tuple(sorted(set(labels))), "table", Path())
-    return Scanned(table, tuple(map(str, range(len(labels)))), np.zeros((len(labels), 2, 2)), None, ())
+    return Scanned(
+        table, tuple(map(str, range(len(labels)))), np.zeros((len(labels), 2, 2)), None, ()
+    )
 
 
 def test_shots_are_drawn_by_class_and_from_different_groups():
     labels = ["a", "b"] * 20
-    groups = [f"{label}{n // 8}" for n, label in enumerate(labels)]  # five of each class, four pictures in each
+    groups = [
+        f"{label}{n // 8}" for n, label in enumerate(labels)
+    ]  # five of each class, four pictures in each
     found, kept = few(shown(groups, labels), groups, 4, 0)
-    taught = [(sample, group) for sample, group in zip(found.table.samples, kept, strict=True) if sample.split == "train"]
+    taught = [
+        (sample, group)
+        for sample, group in zip(found.table.samples, kept, strict=True)
+        if sample.split == "train"
+    ]
     assert Counter(sample.truth.names[0] for sample, _ in taught) == {"a": 4, "b": 4}
     assert len({group for _, group in taught}) == 8
     assert sum(sample.split == "test" for sample in found.table.samples) == 8
-    assert [sample.key for sample in found.table.samples] == [f"{digest}.png" for digest in found.hashes]
+    assert [sample.key for sample in found.table.samples] == [
+        f"{digest}.png" for digest in found.hashes
+    ]
     again, other = (few(shown(groups, labels), groups, 4, seed)[0].hashes for seed in (0, 1))
     assert again == found.hashes != other
 

@@ -37,7 +37,11 @@ def scene(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, str]:
     x, y = int(rng.integers(0, width - side)), int(rng.integers(0, height - side))
     channel = int(rng.integers(3))
     pixels[y : y + side, x : x + side, channel] = 255
-    return pixels, np.array([x, y, x + side, y + side], np.float32), ("red", "green", "blue")[channel]
+    return (
+        pixels,
+        np.array([x, y, x + side, y + side], np.float32),
+        ("red", "green", "blue")[channel],
+    )
 
 
 class Detect(Task):
@@ -51,17 +55,24 @@ class Detect(Task):
         return _BoxHead(backbone.map_widths[-2])
 
     def encode(self, truth: Boxes, size: tuple[int, int]) -> Target:
-        boxes = tv_tensors.BoundingBoxes(torch.from_numpy(truth.xyxy), format="XYXY", canvas_size=size)
+        boxes = tv_tensors.BoundingBoxes(
+            torch.from_numpy(truth.xyxy), format="XYXY", canvas_size=size
+        )
         return {"boxes": boxes, "labels": torch.zeros(len(truth.names), dtype=torch.int64)}
 
     def loss(self, output: Tensor, batch: Batch) -> dict[str, Tensor]:
-        wanted = torch.stack([target["boxes"][0].as_subclass(Tensor) for target in batch.targets]) / batch.images.shape[-1]
+        wanted = (
+            torch.stack([target["boxes"][0].as_subclass(Tensor) for target in batch.targets])
+            / batch.images.shape[-1]
+        )
         return {"box": functional.l1_loss(output, wanted)}
 
     def decode(self, output: Tensor, batch: Batch) -> list[Boxes]:
         side = batch.views[:, 2:] - batch.views[:, :2]
         corners = output.view(-1, 2, 2) * side[:, None] + batch.views[:, None, :2]
-        return [Boxes(row.reshape(1, 4).numpy(), ("square",), np.ones(1, np.float32)) for row in corners]
+        return [
+            Boxes(row.reshape(1, 4).numpy(), ("square",), np.ones(1, np.float32)) for row in corners
+        ]
 
 
 class _BoxHead(nn.Module):
@@ -91,25 +102,35 @@ class Caption(Task):
         return _Writer(backbone.token_width, len(self.WORDS))
 
     def encode(self, truth: Text, size: tuple[int, int]) -> Target:
-        return {"words": torch.tensor([self.WORDS.index(word) for word in truth.sentences[0].split()])}
+        return {
+            "words": torch.tensor([self.WORDS.index(word) for word in truth.sentences[0].split()])
+        }
 
     def loss(self, output: Tensor, batch: Batch) -> dict[str, Tensor]:
         wanted = torch.stack([target["words"] for target in batch.targets])
         return {"words": functional.cross_entropy(output.flatten(0, 1), wanted.flatten())}
 
     def decode(self, output: Tensor, batch: Batch) -> list[Text]:
-        return [Text((" ".join(self.WORDS[word] for word in row),)) for row in output.argmax(2).tolist()]
+        return [
+            Text((" ".join(self.WORDS[word] for word in row),)) for row in output.argmax(2).tolist()
+        ]
 
 
 class _Writer(nn.Module):
     def __init__(self, width: int, words: int) -> None:
         super().__init__()
-        self.look, self.known, self.say = nn.Linear(width, 32), nn.Embedding(words, 32), nn.Linear(32, words)
+        self.look, self.known, self.say = (
+            nn.Linear(width, 32),
+            nn.Embedding(words, 32),
+            nn.Linear(32, words),
+        )
 
     def forward(self, features: Features, batch: Batch) -> Tensor:
         seen = self.look(features.tokens).amax(1)
         last = torch.zeros(len(seen), dtype=torch.int64)
-        taught = torch.stack([target["words"] for target in batch.targets]) if self.training else None
+        taught = (
+            torch.stack([target["words"] for target in batch.targets]) if self.training else None
+        )
         said: list[Tensor] = []
         for place in range(2):
             said.append(self.say(torch.relu(seen + self.known(last))))
@@ -117,7 +138,9 @@ class _Writer(nn.Module):
         return torch.stack(said, 1)
 
 
-def learnt(task: Task, truths: list[Any], scenes: list[np.ndarray], epochs: int) -> tuple[Model, Pictures]:
+def learnt(
+    task: Task, truths: list[Any], scenes: list[np.ndarray], epochs: int
+) -> tuple[Model, Pictures]:
     """The house's parts put together by hand, as the trainer does; the last 16 pictures are held out."""
     torch.manual_seed(0)
     backbone = FAMILIES.load("timm")().open("test_resnet", "none", SIDE)
@@ -125,7 +148,9 @@ def learnt(task: Task, truths: list[Any], scenes: list[np.ndarray], epochs: int)
     samples = [Sample(str(index), str(index), truth) for index, truth in enumerate(truths)]
     augment = AugmentRecipe(policy="none", crop=1.0)
     spec = backbone.input
-    shown = Pictures(samples[:-16], Memory(scenes), training(spec, task.framing, augment), task.encode, 0)
+    shown = Pictures(
+        samples[:-16], Memory(scenes), training(spec, task.framing, augment), task.encode, 0
+    )
     recipe = TrainingRecipe(lr=3e-3, layer_decay=1.0, epochs=epochs)
     moving, steps = optimizer(model, recipe), epochs * len(Order(len(shown), 16))
     model.train()
@@ -137,7 +162,9 @@ def learnt(task: Task, truths: list[Any], scenes: list[np.ndarray], epochs: int)
             sum(task.loss(model(batch), batch).values()).backward()
             moving.step()
             step += 1
-    return model.eval(), Pictures(samples[-16:], Memory(scenes), evaluation(spec, task.framing), task.encode, 0)
+    return model.eval(), Pictures(
+        samples[-16:], Memory(scenes), evaluation(spec, task.framing), task.encode, 0
+    )
 
 
 @pytest.fixture(scope="module")
@@ -149,14 +176,21 @@ def made() -> tuple[list[np.ndarray], list[np.ndarray], list[str]]:
 
 @torch.inference_mode()
 def answered(model: Model, pictures: Pictures) -> list[Any]:
-    return [answer for batch in batches(pictures, Order(len(pictures), 5)) for answer in model.task.decode(model(batch), batch)]
+    return [
+        answer
+        for batch in batches(pictures, Order(len(pictures), 5))
+        for answer in model.task.decode(model(batch), batch)
+    ]
 
 
 def test_boxes_come_back_in_the_pixels_of_the_original(made):
     pixels, boxes, _ = made
     truths = [Boxes(box[None], ("square",)) for box in boxes]
     model, held_out = learnt(Detect(None, ("square",)), truths, pixels, epochs=14)
-    overlaps = [iou(answer.xyxy[0], sample.truth.xyxy[0]) for answer, sample in zip(answered(model, held_out), held_out.samples, strict=True)]
+    overlaps = [
+        iou(answer.xyxy[0], sample.truth.xyxy[0])
+        for answer, sample in zip(answered(model, held_out), held_out.samples, strict=True)
+    ]
     assert np.mean(overlaps) > 0.45  # boxes at random overlap by about 0.05
 
 
@@ -172,7 +206,12 @@ def test_sentences_are_written_without_the_truth(made):
     model, held_out = learnt(Caption(None, ()), truths, pixels, epochs=8)
     found = answered(model, held_out)
     assert all(text.sentences[0].endswith("square") for text in found)
-    assert np.mean([text == sample.truth for text, sample in zip(found, held_out.samples, strict=True)]) > 0.8  # 1/3 by chance
+    assert (
+        np.mean(
+            [text == sample.truth for text, sample in zip(found, held_out.samples, strict=True)]
+        )
+        > 0.8
+    )  # 1/3 by chance
 
 
 def test_whole_views_bring_boxes_back_exactly():
@@ -196,7 +235,9 @@ def test_augmented_boxes_stay_on_their_object():
         torch.manual_seed(seed)
         pixels = np.zeros((80, 100, 3), np.uint8)
         pixels[30:50, 20:50] = 255
-        target = task.encode(Boxes(np.array([[40, 60, 100, 100]], np.float32), ("square",)), (160, 200))
+        target = task.encode(
+            Boxes(np.array([[40, 60, 100, 100]], np.float32), ("square",)), (160, 200)
+        )
         image, _, moved = transform(pixels, (160, 200), target)
         rows, columns = np.nonzero(image[0].numpy() > 127)
         seen = np.array([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1], np.float32)

@@ -49,12 +49,20 @@ def drawn(rng: np.random.Generator, name: str, odd: bool = False) -> np.ndarray:
     image = Image.new("RGB", (32, 32), (ground,) * 3)
     size, left, top = (int(rng.integers(*bounds)) for bounds in ((16, 24), (1, 7), (1, 7)))
     box = (left, top, left + size, top + size)
-    shade = tuple(int((ground + value) / 2) for value in COLOURS[colour]) if odd else COLOURS[colour]
+    shade = (
+        tuple(int((ground + value) / 2) for value in COLOURS[colour]) if odd else COLOURS[colour]
+    )
     if shape == "triangle":
-        ImageDraw.Draw(image).polygon([(box[0], box[3]), (box[2], box[3]), ((box[0] + box[2]) / 2, box[1])], fill=shade)
+        ImageDraw.Draw(image).polygon(
+            [(box[0], box[3]), (box[2], box[3]), ((box[0] + box[2]) / 2, box[1])], fill=shade
+        )
     else:
-        getattr(ImageDraw.Draw(image), {"circle": "ellipse", "square": "rectangle"}[shape])(box, fill=shade)
-    return np.clip(np.asarray(image) + rng.normal(0, 12 if odd else 5, (32, 32, 3)), 0, 255).astype(np.uint8)
+        getattr(ImageDraw.Draw(image), {"circle": "ellipse", "square": "rectangle"}[shape])(
+            box, fill=shade
+        )
+    return np.clip(np.asarray(image) + rng.normal(0, 12 if odd else 5, (32, 32, 3)), 0, 255).astype(
+        np.uint8
+    )
 
 
 def normalised(pictures: list[np.ndarray]) -> torch.Tensor:
@@ -74,7 +82,10 @@ def clip(tmp_path_factory) -> Path:
     model = open_clip.CLIP(**deepcopy(CONFIG))
     tokenizer = open_clip.SimpleTokenizer(context_length=16)
     pool = {name: normalised([drawn(rng, name) for _ in range(150)]) for name in CLASSES}
-    said = {t: tokenizer([t.replace("{}", name.replace("_", " ")) for name in CLASSES]) for t in TEMPLATES}
+    said = {
+        t: tokenizer([t.replace("{}", name.replace("_", " ")) for name in CLASSES])
+        for t in TEMPLATES
+    }
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.05)
     steps = 300
     for step in range(steps):
@@ -88,7 +99,9 @@ def clip(tmp_path_factory) -> Path:
         loss.backward()
         optimizer.step()
     save_file(model.state_dict(), folder / "open_clip_model.safetensors")
-    (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": CONFIG, "preprocess_cfg": PIXELS}), encoding="utf-8")
+    (folder / "open_clip_config.json").write_text(
+        json.dumps({"model_cfg": CONFIG, "preprocess_cfg": PIXELS}), encoding="utf-8"
+    )
     return folder
 
 
@@ -100,19 +113,35 @@ def shapes(tmp_path_factory) -> Path:
         for name in CLASSES:
             (root / split / name).mkdir(parents=True)
             for number in range(count):
-                Image.fromarray(drawn(rng, name, odd=True)).save(root / split / name / f"{number:02d}.png")
+                Image.fromarray(drawn(rng, name, odd=True)).save(
+                    root / split / name / f"{number:02d}.png"
+                )
     return root
 
 
 def recipe(shapes, clip, tuning: str, **more) -> Recipe:
-    words = {"data.path": str(shapes), "backbone.name": f"clip:{clip}", "tuning": tuning, "device": "cpu", "augment.crop": 1}
-    words |= {"training.precision": "fp32", "training.channels_last": False, "augment.flip": 0.0, "training.batch_size": 12}
+    words = {
+        "data.path": str(shapes),
+        "backbone.name": f"clip:{clip}",
+        "tuning": tuning,
+        "device": "cpu",
+        "augment.crop": 1,
+    }
+    words |= {
+        "training.precision": "fp32",
+        "training.channels_last": False,
+        "augment.flip": 0.0,
+        "training.batch_size": 12,
+    }
     return with_settings(Recipe(), {**words, **more})
 
 
 @pytest.fixture(scope="module")
 def zero(shapes, clip, tmp_path_factory):
-    return fit(recipe(shapes, clip, "zeroshot", **{"tuning.templates": TEMPLATES}), tmp_path_factory.mktemp("zero") / "run")
+    return fit(
+        recipe(shapes, clip, "zeroshot", **{"tuning.templates": TEMPLATES}),
+        tmp_path_factory.mktemp("zero") / "run",
+    )
 
 
 FEW = {
@@ -126,8 +155,14 @@ FEW = {
 
 def pictures(shapes) -> tuple[torch.Tensor, torch.Tensor]:
     """Of the test: normalised, and their classes."""
-    files = [(file, place) for place, name in enumerate(CLASSES) for file in sorted((shapes / "test" / name).iterdir())]
-    return normalised([np.asarray(Image.open(file)) for file, _ in files]), torch.tensor([place for _, place in files])
+    files = [
+        (file, place)
+        for place, name in enumerate(CLASSES)
+        for file in sorted((shapes / "test" / name).iterdir())
+    ]
+    return normalised([np.asarray(Image.open(file)) for file, _ in files]), torch.tensor(
+        [place for _, place in files]
+    )
 
 
 def test_zero_shot_is_open_clips_own_and_better_than_chance(shapes, clip, zero):
@@ -140,7 +175,9 @@ def test_zero_shot_is_open_clips_own_and_better_than_chance(shapes, clip, zero):
     loaded = load(zero.run, "cpu").model
     with torch.inference_mode():
         theirs = model.logit_scale.exp() * model.encode_image(images, normalize=True) @ words
-        torch.testing.assert_close(loaded.head(loaded.backbone(images, loaded.task.needs)), theirs, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(
+            loaded.head(loaded.backbone(images, loaded.task.needs)), theirs, rtol=1e-4, atol=1e-4
+        )
     accuracy = zero.numbers()["accuracy"]
     assert accuracy == pytest.approx(float((theirs.argmax(1) == truth).float().mean()), abs=0.012)
     assert zero.numbers()["low"] > 2 / len(CLASSES)
@@ -152,7 +189,10 @@ def test_a_few_images_teach_it_more(shapes, clip, zero, tmp_path, tuning):
     assert found.numbers()["log_loss"] < zero.numbers()["log_loss"]
     if tuning == "clip_lora":
         assert found.numbers()["accuracy"] > zero.numbers()["accuracy"]
-    assert evaluate(found.run, split="test").scores.numbers["accuracy"].value == found.numbers()["accuracy"]
+    assert (
+        evaluate(found.run, split="test").scores.numbers["accuracy"].value
+        == found.numbers()["accuracy"]
+    )
     kept = read_tensors(found.run / "model.safetensors", own=True)
     assert not any(name.startswith("backbone.") and "parametrizations" not in name for name in kept)
     if tuning == "clip_lora":
@@ -173,31 +213,41 @@ def assert_merging_changes_nothing(run: Path, images: torch.Tensor) -> None:
     own, came = model.backbone.state_dict(), plain.backbone.state_dict()
     moved = {name.rpartition(".")[2] for name in own if not torch.equal(own[name], came[name])}
     assert moved == {"in_proj_weight"}
-    assert all(not torch.equal(own[name], came[name]) for name in own if name.endswith("in_proj_weight"))
+    assert all(
+        not torch.equal(own[name], came[name]) for name in own if name.endswith("in_proj_weight")
+    )
     torch.testing.assert_close(after, before, rtol=1e-5, atol=1e-4)
 
 
 @pytest.mark.parametrize("tuning", BY_TEXT)
 def test_what_is_frozen_stays_and_what_is_saved_is_enough(shapes, clip, tuning):
-    asked = with_settings(recipe(shapes, clip, tuning), {"task": "classify", "task.multilabel": False})
+    asked = with_settings(
+        recipe(shapes, clip, tuning), {"task": "classify", "task.multilabel": False}
+    )
     model, images = build(asked, CLASSES), torch.randn(6, 3, 32, 32)
     if "tip" in tuning:
         features = torch.randn(12, 32).numpy()
-        model.tuning.solve(model, Known(features, np.eye(len(CLASSES))[np.arange(12) % 9], np.arange(12) % 3))
+        model.tuning.solve(
+            model, Known(features, np.eye(len(CLASSES))[np.arange(12) % 9], np.arange(12) % 3)
+        )
     before = fingerprint(model.frozen())
     moving = [parameter for parameter in model.parameters() if parameter.requires_grad]
     assert bool(moving) == model.tuning.needs_steps
     for _ in range(2 if moving else 0):
         optimizer = torch.optim.SGD(moving, lr=0.01)
         model.train().zero_grad()
-        functional.cross_entropy(model.head(model.backbone(images, model.task.needs)), torch.arange(6)).backward()
+        functional.cross_entropy(
+            model.head(model.backbone(images, model.task.needs)), torch.arange(6)
+        ).backward()
         assert all(parameter.grad is not None for parameter in moving)
         optimizer.step()
     assert fingerprint(model.frozen()) == before
     again = build(asked, CLASSES)
     again.put({name: tensor.clone() for name, tensor in model.eval().changed().items()})
     with torch.inference_mode():
-        assert torch.equal(*(each.head(each.backbone(images, each.task.needs)) for each in (model, again)))
+        assert torch.equal(
+            *(each.head(each.backbone(images, each.task.needs)) for each in (model, again))
+        )
 
 
 def test_the_cache_votes_as_the_paper_says(shapes, clip):
@@ -212,16 +262,25 @@ def test_the_cache_votes_as_the_paper_says(shapes, clip):
     expected = model.backbone.logit_scale * model.head.text @ unit
     for key, owner in zip(features, owners, strict=True):
         expected[owner] += 1.5 * torch.exp(-3.0 * (1 - key @ unit / key.norm()))
-    torch.testing.assert_close(model.head(Features(pooled=image))[0], expected.detach(), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(
+        model.head(Features(pooled=image))[0], expected.detach(), rtol=1e-4, atol=1e-4
+    )
 
 
 def test_learnt_words_stand_where_words_stood(shapes, clip):
     """Before a step, 'a photo of a' and a name are that sentence."""
     model = build(with_settings(recipe(shapes, clip, "coop"), {"task": "classify"}), CLASSES)
     with torch.inference_mode():
-        said = model.backbone.embed_text([f"a photo of a {name.replace('_', ' ')}." for name in CLASSES])
-        torch.testing.assert_close(model.head.embedded(), functional.normalize(said, dim=1), rtol=1e-4, atol=1e-5)
-    own = build(with_settings(recipe(shapes, clip, "coop"), {"task": "classify", "tuning.per_class": True}), CLASSES)
+        said = model.backbone.embed_text(
+            [f"a photo of a {name.replace('_', ' ')}." for name in CLASSES]
+        )
+        torch.testing.assert_close(
+            model.head.embedded(), functional.normalize(said, dim=1), rtol=1e-4, atol=1e-5
+        )
+    own = build(
+        with_settings(recipe(shapes, clip, "coop"), {"task": "classify", "tuning.per_class": True}),
+        CLASSES,
+    )
     assert own.head.context.shape == (9, 4, 32)
 
 
@@ -232,7 +291,10 @@ def test_a_class_needs_no_training_image(shapes, clip, tmp_path, capsys):
     root = Path(shutil.copytree(shapes, tmp_path / "data"))
     shutil.rmtree(root / "train" / "red_square")
     shutil.rmtree(root / "val")
-    found = fit(recipe(root, clip, "zeroshot", **{"data.val": 0, "tuning.templates": TEMPLATES}), tmp_path / "run")
+    found = fit(
+        recipe(root, clip, "zeroshot", **{"data.val": 0, "tuning.templates": TEMPLATES}),
+        tmp_path / "run",
+    )
     assert "has no training image" not in capsys.readouterr().err + capsys.readouterr().out
     assert Run.open(found.run).outcome()["images"] == {"train": 32, "test": 180}
     assert found.numbers()["count"] == 180
@@ -244,11 +306,19 @@ def test_a_cache_goes_on_with_more_images(shapes, clip, tmp_path):
     for name in (*CLASSES, "red_star"):
         (more / name).mkdir(parents=True)
         for number in range(2):
-            Image.fromarray(drawn(rng, name.replace("star", "square"), odd=True)).save(more / name / f"{number}.png")
-    run = Run.open(foveate.continue_(first, more, out=tmp_path / "second", settings={"data.near_duplicates": 1}).run)
+            Image.fromarray(drawn(rng, name.replace("star", "square"), odd=True)).save(
+                more / name / f"{number}.png"
+            )
+    run = Run.open(
+        foveate.continue_(
+            first, more, out=tmp_path / "second", settings={"data.near_duplicates": 1}
+        ).run
+    )
     kept = read_tensors(run.folder / "model.safetensors", own=True)
     assert run.classes()[-1] == "red_star"
-    assert len(kept["head.keys"]) == len(kept["head.owners"]) == run.outcome()["images"]["train"] > 36
+    assert (
+        len(kept["head.keys"]) == len(kept["head.owners"]) == run.outcome()["images"]["train"] > 36
+    )
 
 
 # --- words
@@ -264,7 +334,9 @@ def test_a_cache_goes_on_with_more_images(shapes, clip, tmp_path):
     ],
 )
 def test_words_that_cannot_be_asked_get_a_sentence(shapes, clip, tmp_path, tuning, settings, says):
-    asked = recipe(shapes, clip, tuning, **{f"tuning.{word}": value for word, value in settings.items()})
+    asked = recipe(
+        shapes, clip, tuning, **{f"tuning.{word}": value for word, value in settings.items()}
+    )
     with pytest.raises(UsageError, match=says) as told:
         fit(asked, tmp_path / "run")
     assert told.value.hint
@@ -274,7 +346,12 @@ def test_words_that_cannot_be_asked_get_a_sentence(shapes, clip, tmp_path, tunin
 @pytest.mark.parametrize("tuning", BY_TEXT)
 def test_several_classes_an_image_are_refused(shapes, clip, tuning):
     with pytest.raises(UsageError, match="the one class that an image shows"):
-        build(with_settings(recipe(shapes, clip, tuning), {"task": "classify", "task.multilabel": True}), CLASSES)
+        build(
+            with_settings(
+                recipe(shapes, clip, tuning), {"task": "classify", "task.multilabel": True}
+            ),
+            CLASSES,
+        )
 
 
 def test_a_cache_that_nothing_was_put_into_is_not_trained(shapes, clip, tmp_path):

@@ -23,7 +23,15 @@ from foveate.types import Batch
 
 def test_it_learns_what_a_coin_does_not_know(stripes, quick, tmp_path):
     """Stripes upright or lying, from random weights: a held-out accuracy far from one half."""
-    recipe = with_settings(quick, {"training.epochs": 12, "augment.policy": "none", "augment.crop": 1.0, "training.lr": 0.003})
+    recipe = with_settings(
+        quick,
+        {
+            "training.epochs": 12,
+            "augment.policy": "none",
+            "augment.crop": 1.0,
+            "training.lr": 0.003,
+        },
+    )
     found = fit(recipe, tmp_path / "run")
     rows = Run(tmp_path / "run").logged()
     assert rows[-1]["train_loss"] < 0.75 * rows[0]["train_loss"]
@@ -41,7 +49,9 @@ def test_the_best_epoch_is_kept(quick, tmp_path, monkeypatch):
         kept.append({key: value.clone() for key, value in self._to_keep().items()})
 
     monkeypatch.setattr(trainer.Trainer, "_compare", told)
-    found = fit(with_settings(quick, {"training.epochs": 4, "training.patience": 2}), tmp_path / "run")
+    found = fit(
+        with_settings(quick, {"training.epochs": 4, "training.patience": 2}), tmp_path / "run"
+    )
     saved = read_tensors(tmp_path / "run" / "model.safetensors")
     assert all(torch.equal(saved[key], kept[0][key]) for key in saved)
     assert len(kept) == 3
@@ -53,7 +63,12 @@ def test_accumulation_is_the_same_gradient(quick, tmp_path):
     """A network without batch statistics gets the same gradient from 8 images as from 3 + 3 + 2."""
     losses = []
     for micro in (None, 3):
-        words = {"backbone.name": "test_vit", "backbone.size": 160, "training.epochs": 1, "training.micro_batch": micro}
+        words = {
+            "backbone.name": "test_vit",
+            "backbone.size": 160,
+            "training.epochs": 1,
+            "training.micro_batch": micro,
+        }
         fit(with_settings(quick, words), tmp_path / str(micro))
         losses.append(read_tensors(tmp_path / str(micro) / "model.safetensors"))
     difference = max(float((losses[0][key] - losses[1][key]).abs().max()) for key in losses[0])
@@ -63,9 +78,15 @@ def test_accumulation_is_the_same_gradient(quick, tmp_path):
 def test_the_head_moves_alone_at_first(quick, tmp_path):
     """One epoch in which the backbone stands still to the bit, but for statistics; the next one moves it."""
     words = {"training.head_epochs": 1, "training.ema": 0, "training.norm": "keep"}
-    start = build(quick if quick.task.name != "auto" else with_settings(quick, {"task": "classify"}), ("lying", "upright")).state_dict()
+    start = build(
+        quick if quick.task.name != "auto" else with_settings(quick, {"task": "classify"}),
+        ("lying", "upright"),
+    ).state_dict()
     for epochs, moves in ((1, False), (2, True)):
-        run = fit(with_settings(quick, {**words, "training.epochs": epochs, "data.val": 0}), tmp_path / str(epochs)).run
+        run = fit(
+            with_settings(quick, {**words, "training.epochs": epochs, "data.val": 0}),
+            tmp_path / str(epochs),
+        ).run
         now = read_tensors(run / "model.safetensors", own=True)
         moved = {name for name, tensor in now.items() if not torch.equal(tensor, start[name])}
         assert any(name.startswith("head.") for name in moved)
@@ -80,19 +101,31 @@ def test_activations_computed_again_are_the_same_gradient_in_less_memory(quick, 
         model = build(with_settings(quick, words), ("a", "b")).train()
         kept: list[int] = []
         torch.manual_seed(0)
-        images, targets = torch.randn(4, 3, 32, 32), [{"labels": torch.eye(2)[place % 2]} for place in range(4)]
+        images, targets = (
+            torch.randn(4, 3, 32, 32),
+            [{"labels": torch.eye(2)[place % 2]} for place in range(4)],
+        )
         batch = Batch(images, targets, torch.zeros(4, 4), torch.full((4, 2), 32), torch.arange(4))
-        with torch.autograd.graph.saved_tensors_hooks(lambda tensor, kept=kept: (kept.append(tensor.numel()), tensor)[1], lambda tensor: tensor):
+        with torch.autograd.graph.saved_tensors_hooks(
+            lambda tensor, kept=kept: (kept.append(tensor.numel()), tensor)[1],
+            lambda tensor: tensor,
+        ):
             loss = sum(model.task.loss(model(batch), batch).values())
         loss.backward()
-        found.append((sum(kept), [each.grad for each in model.parameters() if each.grad is not None]))
+        found.append(
+            (sum(kept), [each.grad for each in model.parameters() if each.grad is not None])
+        )
     (much, plain), (little, again) = found
     assert little < 0.7 * much
-    assert all(torch.allclose(one, other, atol=1e-6) for one, other in zip(plain, again, strict=True))
+    assert all(
+        torch.allclose(one, other, atol=1e-6) for one, other in zip(plain, again, strict=True)
+    )
 
 
 def test_time_is_kept(quick, tmp_path):
-    found = fit(with_settings(quick, {"training.epochs": 5000, "training.minutes": 0.05}), tmp_path / "run")
+    found = fit(
+        with_settings(quick, {"training.epochs": 5000, "training.minutes": 0.05}), tmp_path / "run"
+    )
     assert found.outcome["seconds"] < 8
     assert Run(tmp_path / "run").recipe().training.epochs < 5000
 
@@ -108,18 +141,33 @@ def test_rates_warm_up_and_fall():
 
 @pytest.mark.parametrize("name", ["densenet121", "test_efficientnet", "vit_tiny_patch16_224"])
 def test_rates_fall_towards_the_input_but_never_to_nothing(name):
-    recipe = with_settings(Recipe(), {"backbone.name": name, "backbone.weights": "none", "backbone.size": 32, "task": "classify", "tuning": "full", "training.layer_decay": 0.75})
+    recipe = with_settings(
+        Recipe(),
+        {
+            "backbone.name": name,
+            "backbone.weights": "none",
+            "backbone.size": 32,
+            "task": "classify",
+            "tuning": "full",
+            "training.layer_decay": 0.75,
+        },
+    )
     model = build(recipe, ("a", "b"))
     groups = optimizer(model, recipe.training).param_groups
     scale = {id(parameter): group["scale"] for group in groups for parameter in group["params"]}
-    decay = {id(parameter): group["weight_decay"] for group in groups for parameter in group["params"]}
+    decay = {
+        id(parameter): group["weight_decay"] for group in groups for parameter in group["params"]
+    }
     assert len(scale) == len(list(model.parameters()))
     blocks = model.backbone.blocks()
     ordered = [scale[id(next(block.parameters()))] for block in blocks]
     assert ordered == sorted(ordered)
     assert ordered[-1] == 1.0
     assert 0.75**12 <= ordered[0] < 1.0
-    assert all((decay[id(parameter)] == 0) == (parameter.squeeze().ndim < 2) for parameter in model.parameters())
+    assert all(
+        (decay[id(parameter)] == 0) == (parameter.squeeze().ndim < 2)
+        for parameter in model.parameters()
+    )
 
 
 @pytest.mark.parametrize(("epochs", "policy"), [(2, "none"), (400, "trivial")])
@@ -127,7 +175,9 @@ def test_distorted_pictures_only_in_a_long_training(quick, tmp_path, epochs, pol
     """23 training images in batches of 8 make 3 steps an epoch; the run is stopped before its first one."""
     words = {"training.epochs": epochs, "training.minutes": None}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(trainer.Trainer, "train", lambda self: (_ for _ in ()).throw(Interrupted("enough")))
+        patch.setattr(
+            trainer.Trainer, "train", lambda self: (_ for _ in ()).throw(Interrupted("enough"))
+        )
         with pytest.raises(Interrupted):
             fit(with_settings(quick, words), tmp_path / "run")
     assert Run(tmp_path / "run").recipe().augment.policy == policy
@@ -135,9 +185,16 @@ def test_distorted_pictures_only_in_a_long_training(quick, tmp_path, epochs, pol
 
 @pytest.mark.parametrize(
     ("name", "start", "decay"),
-    [("test_efficientnet", "probe", 0.75), ("test_efficientnet", "random", 1.0), ("test_convnext", "random", 0.75), (None, "probe", 1.0)],
+    [
+        ("test_efficientnet", "probe", 0.75),
+        ("test_efficientnet", "random", 1.0),
+        ("test_convnext", "random", 0.75),
+        (None, "probe", 1.0),
+    ],
 )
-def test_early_layers_are_spared_where_the_head_is_solved_or_there_is_no_batch_normalisation(quick, tmp_path, name, start, decay):
+def test_early_layers_are_spared_where_the_head_is_solved_or_there_is_no_batch_normalisation(
+    quick, tmp_path, name, start, decay
+):
     """Weights of a file count as pretrained; random ones (None) move alike."""
     words = {"training.epochs": 1, "training.head_start": start}
     if name:
@@ -150,7 +207,13 @@ def test_early_layers_are_spared_where_the_head_is_solved_or_there_is_no_batch_n
 
 def test_a_head_on_random_weights_begins_at_random(stripes, tmp_path):
     """Solved on features under statistics that nothing has measured, it began at losses in the hundreds."""
-    words = {"data.path": str(stripes), "backbone": {"name": "resnet10t", "weights": "none", "size": 32}, "tuning": "full", "training.epochs": 1, "device": "cpu"}
+    words = {
+        "data.path": str(stripes),
+        "backbone": {"name": "resnet10t", "weights": "none", "size": 32},
+        "tuning": "full",
+        "training.epochs": 1,
+        "device": "cpu",
+    }
     fit(with_settings(Recipe(), words), tmp_path / "run")
     assert Run(tmp_path / "run").recipe().training.head_start == "random"
     assert json.loads((tmp_path / "run" / "metrics.jsonl").read_text())["train_loss"] < 2
@@ -159,7 +222,17 @@ def test_a_head_on_random_weights_begins_at_random(stripes, tmp_path):
 
 
 def test_tensorboard_by_flag(quick, tmp_path):
-    fit(with_settings(quick, {"training.tensorboard": True, "training.epochs": 1}), tmp_path / "run")
+    fit(
+        with_settings(quick, {"training.tensorboard": True, "training.epochs": 1}), tmp_path / "run"
+    )
     assert list((tmp_path / "run" / "tensorboard").iterdir())
     row = json.loads((tmp_path / "run" / "metrics.jsonl").read_text())
-    assert {"epoch", "step", "train_loss", "val_loss", "val_accuracy", "lr", "seconds"} <= row.keys()
+    assert {
+        "epoch",
+        "step",
+        "train_loss",
+        "val_loss",
+        "val_accuracy",
+        "lr",
+        "seconds",
+    } <= row.keys()

@@ -9,8 +9,17 @@ import pytest
 
 TESTS = Path(__file__).parent
 PAGE = (TESTS.parent / "docs" / "trust.md").read_text(encoding="utf-8")
-ROWS = {int(number): (promise, proof) for number, promise, proof in re.findall(r"^\| T(\d+) \| (.+?) \| (.+?) \|$", PAGE, re.MULTILINE)}
-KNOWN = {name for file in TESTS.glob("test_*.py") for name in re.findall(r"^def (test_\w+)\(", file.read_text(encoding="utf-8"), re.MULTILINE)}
+ROWS = {
+    int(number): (promise, proof)
+    for number, promise, proof in re.findall(
+        r"^\| T(\d+) \| (.+?) \| (.+?) \|$", PAGE, re.MULTILINE
+    )
+}
+KNOWN = {
+    name
+    for file in TESTS.glob("test_*.py")
+    for name in re.findall(r"^def (test_\w+)\(", file.read_text(encoding="utf-8"), re.MULTILINE)
+}
 
 
 def test_every_promise_has_one_line():
@@ -24,10 +33,14 @@ def test_what_proves_a_promise_exists(number):
     _, proof = ROWS[number]
     named = set(re.findall(r"`(test_\w+)`", proof))
     assert named <= KNOWN
-    assert any(name.startswith(f"test_t{number}_") for name in named) or proof.startswith("Not yet: ")
+    assert any(name.startswith(f"test_t{number}_") for name in named) or proof.startswith(
+        "Not yet: "
+    )
 
 
 def test_every_test_with_a_number_has_a_promise():
     numbers = {int(found.group(1)) for name in KNOWN if (found := re.match(r"test_t(\d+)_", name))}
     assert numbers <= set(ROWS)
-    assert {number for number, (_, proof) in ROWS.items() if proof.startswith("Not yet: ")}.isdisjoint(numbers)
+    assert {
+        number for number, (_, proof) in ROWS.items() if proof.startswith("Not yet: ")
+    }.isdisjoint(numbers)

@@ -72,7 +72,9 @@ def pickles(owned):
     torch.save({"a": system}, plain, _use_new_zipfile_serialization=False)
     odd = bytearray(zipped.getvalue())
     place = odd.index(b"PK\x01\x02")
-    odd[place + 8] |= 1  # "encrypted", which some scanners do not look into and some readers pass over
+    odd[place + 8] |= (
+        1  # "encrypted", which some scanners do not look into and some readers pass over
+    )
     array = io.BytesIO()
     np.save(array, np.array([code], dtype=object), allow_pickle=True)
     return {
@@ -111,13 +113,22 @@ def test_t33_pickles_are_refused_and_do_nothing(tmp_path):
     for name in ("zipped.pth", "renamed.safetensors", "zipped.safetensors"):
         with pytest.raises(WeightsError, match=r"more than tensors|damaged"):
             read_tensors(files[name])
-    program = [sys.executable, "-c", _OPENER, weights._READ_TORCH_FILE, str(tmp_path / "out"), *map(str, files.values())]
+    program = [
+        sys.executable,
+        "-c",
+        _OPENER,
+        weights._READ_TORCH_FILE,
+        str(tmp_path / "out"),
+        *map(str, files.values()),
+    ]
     done = subprocess.run(program, capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["refused"] * len(files)
     assert not (tmp_path / "out").exists()
     assert not owned.exists()
     for name in ("memo.pt", "system.pt"):  # they are what they say they are
-        assert any(code.name == "REDUCE" for code, *_ in pickletools.genops(files[name].read_bytes()))
+        assert any(
+            code.name == "REDUCE" for code, *_ in pickletools.genops(files[name].read_bytes())
+        )
         pickle.loads(files[name].read_bytes())
         assert owned.exists()
         owned.unlink()
@@ -156,7 +167,10 @@ ATTACKS = {
     "negative length": struct.pack("<q", -1) + b"{}",
     "not json": safetensors(b"{'a': 1}"),
     "not utf-8": safetensors(b'{"\xff": 1}'),
-    "twice": safetensors(b'{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}', bytes(8)),
+    "twice": safetensors(
+        b'{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}',
+        bytes(8),
+    ),
     "deep": safetensors(b'{"a":' + b"[" * 200_000 + b"]" * 200_000 + b"}"),
     "many": safetensors(b"{" + b",".join(b'"%d":0' % number for number in range(380_000)) + b"}"),
     "huge": safetensors(b" " * 60_000_000),
@@ -193,7 +207,9 @@ def test_t34_bad_headers_are_refused_at_once_and_in_little_memory(tmp_path):
     """In a process of its own, whose greatest memory (kB) is looked at before and after each."""
     for name, content in ATTACKS.items():
         (tmp_path / f"{name}.safetensors").write_bytes(content)
-    done = subprocess.run([sys.executable, "-c", _READER, str(tmp_path)], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", _READER, str(tmp_path)], capture_output=True, text=True, check=True
+    )
     rows = [json.loads(line) for line in done.stdout.splitlines()]
     assert {row[0] for row in rows} == set(ATTACKS)
     assert [row[0] for row in rows if row[1] is None] == []
@@ -244,7 +260,11 @@ def test_t36_a_shard_leads_nowhere(tmp_path):
     (tmp_path / "in").mkdir()
     path = shard(tmp_path / "in" / "a.tar", members)
     found = list(entries(path))
-    assert [entry.key for entry in found] == ["a.tar/../../climbs.png", "a.tar//etc/absolute.png", "a.tar/good.png"]
+    assert [entry.key for entry in found] == [
+        "a.tar/../../climbs.png",
+        "a.tar//etc/absolute.png",
+        "a.tar/good.png",
+    ]
     assert all(entry.path == path for entry in found)
     assert all(entry.content() == picture() for entry in found)
     assert [each.name for each in tmp_path.iterdir()] == ["in"]
@@ -253,7 +273,9 @@ def test_t36_a_shard_leads_nowhere(tmp_path):
 
 def test_t36_bombs_and_crowds_cost_little(tmp_path, monkeypatch):
     """A member that says it is a terabyte, compression, which is not read at all, and a list of many members, which is not kept."""
-    huge = bytearray(shard(tmp_path / "a.tar", [("huge.png", tarfile.REGTYPE, picture())]).read_bytes())
+    huge = bytearray(
+        shard(tmp_path / "a.tar", [("huge.png", tarfile.REGTYPE, picture())]).read_bytes()
+    )
     huge[124:136] = b"\x80" + (2**40).to_bytes(11, "big")
     huge[148:156] = b" " * 8
     huge[148:156] = b"%06o\0 " % sum(huge[:512])
@@ -269,7 +291,9 @@ def test_t36_bombs_and_crowds_cost_little(tmp_path, monkeypatch):
     with pytest.raises(DataError, match="no pictures to learn from"):
         list(entries(tmp_path / "data.zip"))
     count = 20_000
-    shard(tmp_path / "many.tar", ((f"{number}.png", tarfile.REGTYPE, b"x") for number in range(count)))
+    shard(
+        tmp_path / "many.tar", ((f"{number}.png", tarfile.REGTYPE, b"x") for number in range(count))
+    )
     start = time.perf_counter()
     listed = Catalogue.listed(tmp_path / "list.jsonl", entries(tmp_path / "many.tar"))
     assert (len(listed), listed.starts.nbytes) == (count, 8 * (count + 1))
@@ -289,12 +313,34 @@ def test_t37_nothing_in_the_house_runs_what_it_reads():
         tree = ast.parse(file.read_text(encoding="utf-8"))
         for node in ast.walk(tree):
             if isinstance(node, ast.Import):
-                assert not {alias.name.split(".")[0] for alias in node.names} & {"pickle", "dill", "joblib", "marshal", "shelve"}, file
+                assert not {alias.name.split(".")[0] for alias in node.names} & {
+                    "pickle",
+                    "dill",
+                    "joblib",
+                    "marshal",
+                    "shelve",
+                }, file
             if not isinstance(node, ast.Call):
                 continue
             called = ast.unparse(node.func)
-            assert called not in ("eval", "exec", "compile", "__import__", "os.system", "os.popen", "pickle.loads", "pickle.load"), file
-            assert called not in ("yaml.load", "yaml.unsafe_load", "yaml.full_load", "yaml.load_all", "np.load", "numpy.load"), file
+            assert called not in (
+                "eval",
+                "exec",
+                "compile",
+                "__import__",
+                "os.system",
+                "os.popen",
+                "pickle.loads",
+                "pickle.load",
+            ), file
+            assert called not in (
+                "yaml.load",
+                "yaml.unsafe_load",
+                "yaml.full_load",
+                "yaml.load_all",
+                "np.load",
+                "numpy.load",
+            ), file
             words = {word.arg: ast.unparse(word.value) for word in node.keywords}
             assert words.get("shell", "False") == "False", file
             assert words.get("trust_remote_code", "False") == "False", file
@@ -305,12 +351,17 @@ def test_t37_nothing_in_the_house_runs_what_it_reads():
 
 def test_t18_only_pictures_and_boxes_are_made_finite():
     """nan_to_num would hide weights that are no numbers: it is called where files of pictures are read, and nowhere else."""
-    users = {file.relative_to(SOURCE).as_posix() for file in SOURCE.rglob("*.py") if "nan_to_num" in file.read_text(encoding="utf-8")}
+    users = {
+        file.relative_to(SOURCE).as_posix()
+        for file in SOURCE.rglob("*.py")
+        if "nan_to_num" in file.read_text(encoding="utf-8")
+    }
     assert users == {"images.py", "masks.py"}
 
 
 LAUGHS = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
-    f"{name}: &{name} [{', '.join([f'*{before}'] * 9)}]\n" for before, name in zip("abcdefgh", "bcdefghi", strict=True)
+    f"{name}: &{name} [{', '.join([f'*{before}'] * 9)}]\n"
+    for before, name in zip("abcdefgh", "bcdefghi", strict=True)
 )
 
 

@@ -41,13 +41,21 @@ from foveate.types import Sample
 from foveate.utils.paths import printable
 from test_images import encoded, turned, upright
 
-FORMATS = [("PNG", {}), ("WEBP", {"lossless": True}), ("TIFF", {}), ("JPEG", {"quality": 95, "subsampling": 0})]
+FORMATS = [
+    ("PNG", {}),
+    ("WEBP", {"lossless": True}),
+    ("TIFF", {}),
+    ("JPEG", {"quality": 95, "subsampling": 0}),
+]
 STILL = AugmentRecipe(policy="none", crop=1, flip=0)  # training's pipeline without a distortion
 
 
 @pytest.fixture(scope="module")
 def run(quick, tmp_path_factory):
-    return fit(with_settings(quick, {"tuning": "probe", "data.audit": False}), tmp_path_factory.mktemp("runs") / "run").run
+    return fit(
+        with_settings(quick, {"tuning": "probe", "data.audit": False}),
+        tmp_path_factory.mktemp("runs") / "run",
+    ).run
 
 
 @pytest.fixture(scope="module")
@@ -59,13 +67,20 @@ def seen(engine, content, path):
     """The tensor that the network is given: by fit, as its validation, by predict, by the server, by an exported file."""
     path.write_bytes(content)
     model, spec = engine.predictor.model, engine.predictor.model.backbone.input
-    sample, pixels = Sample(path, path.name, Labels(("lying",))), Pixels(spec.size, model.task.framing, True)
+    sample, pixels = (
+        Sample(path, path.name, Labels(("lying",))),
+        Pixels(spec.size, model.task.framing, True),
+    )
     graph = torch.from_numpy(square(content, spec.size)).float() / 255
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (spec.mean, spec.std))
     return {
-        "training": Pictures([sample], pixels, training(spec, model.task.framing, STILL), model.task.encode, 0)[0, 0][0],
+        "training": Pictures(
+            [sample], pixels, training(spec, model.task.framing, STILL), model.task.encode, 0
+        )[0, 0][0],
         "validation": shown(model, [sample], pixels, 0)[0, 0][0],
-        "predict": engine.predictor.pictures([sample], Pixels(spec.size, model.task.framing, False))[0, 0][0],
+        "predict": engine.predictor.pictures(
+            [sample], Pixels(spec.size, model.task.framing, False)
+        )[0, 0][0],
         "serve": engine.decode(content).item[0],
         "file": square(path, spec.size),
         "exported": (graph - mean) / std,
@@ -79,7 +94,9 @@ def alike(found):
     return first
 
 
-@pytest.mark.parametrize(("format", "options"), FORMATS, ids=lambda value: value if isinstance(value, str) else "")
+@pytest.mark.parametrize(
+    ("format", "options"), FORMATS, ids=lambda value: value if isinstance(value, str) else ""
+)
 def test_t23_all_eight_orientations_are_one_picture_everywhere(engine, tmp_path, format, options):
     """Bit for bit, through five doors; a JPEG that is turned is packed anew, so that its blocks differ by a little."""
     known = None
@@ -94,7 +111,10 @@ def test_t23_all_eight_orientations_are_one_picture_everywhere(engine, tmp_path,
         apart = int((first.int() - known.int()).abs().max())
         assert apart <= (13 if format == "JPEG" else 0)
         assert engine.answer([engine.decode(content)])[0]["scores"] == pytest.approx(
-            next(iter(engine.predictor.predict([tmp_path / f"{orientation}.{format.lower()}"]))).row()["scores"], abs=1e-6
+            next(
+                iter(engine.predictor.predict([tmp_path / f"{orientation}.{format.lower()}"]))
+            ).row()["scores"],
+            abs=1e-6,
         )
 
 
@@ -110,7 +130,9 @@ def test_t23_boxes_and_masks_lie_where_they_lay(tmp_path, format):
         path.write_bytes(turned(orientation, format))
         for transform in (evaluation(spec, "whole"), training(spec, "whole", STILL)):
             pixels = Pixels(spec.size, "whole", keep=False)
-            _, target, _, size, _ = Pictures([Sample(path, "x", truth)], pixels, transform, task.encode, 0)[0, 0]
+            _, target, _, size, _ = Pictures(
+                [Sample(path, "x", truth)], pixels, transform, task.encode, 0
+            )[0, 0]
             places.add((tuple(target["boxes"].flatten().tolist()), tuple(size.tolist())))
         assert images.size(path) == (48, 80)
     assert len(places) == 1
@@ -145,7 +167,11 @@ def odd_pictures():
         "rgba.webp": encoded(Image.fromarray(np.dstack([colours, grey])), "WEBP", lossless=True),
         "grey.jpg": encoded(Image.fromarray(grey), "JPEG"),
         "progressive.jpg": encoded(Image.fromarray(colours), "JPEG", progressive=True),
-        "lab.tif": encoded(Image.fromarray(colours, "RGB").convert("YCbCr").convert("RGB"), "TIFF", compression="tiff_lzw"),
+        "lab.tif": encoded(
+            Image.fromarray(colours, "RGB").convert("YCbCr").convert("RGB"),
+            "TIFF",
+            compression="tiff_lzw",
+        ),
     }
 
 
@@ -161,7 +187,13 @@ def test_t24_odd_modes_are_the_same_everywhere(engine, tmp_path):
 
 def test_t25_the_first_frame_counts_wherever_there_are_several(engine, tmp_path):
     frames = [Image.new("RGB", (48, 48), colour) for colour in ("red", "blue", "lime")]
-    animated = {"GIF": {}, "PNG": {"default_image": False}, "WEBP": {"lossless": True}, "TIFF": {}, "MPO": {}}
+    animated = {
+        "GIF": {},
+        "PNG": {"default_image": False},
+        "WEBP": {"lossless": True},
+        "TIFF": {},
+        "MPO": {},
+    }
     for format, options in animated.items():
         content = encoded(frames[0], format, save_all=True, append_images=frames[1:], **options)
         pixels, _ = images.read(content)
@@ -178,7 +210,12 @@ def fingerprints(root):
     for path in sorted(root.rglob("*")):
         about = path.lstat()
         digest = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
-        found[path.relative_to(root).as_posix()] = (about.st_mtime_ns, about.st_size, stat.S_IMODE(about.st_mode), digest)
+        found[path.relative_to(root).as_posix()] = (
+            about.st_mtime_ns,
+            about.st_size,
+            stat.S_IMODE(about.st_mode),
+            digest,
+        )
     return found
 
 
@@ -193,7 +230,20 @@ def test_t22_no_verb_writes_beside_the_pictures(quick, tmp_path, capsys):
         ["evaluate", run, data],
         ["predict", run, data, "--format", "csv", "--out", new / "answers.csv"],
         ["audit", run, "--out", new / "audit.csv"],
-        ["episodes", data, "--backbone", "test_efficientnet", "--weights", "none", "--size", "32", "--ways", "2", "--shots", "1"],
+        [
+            "episodes",
+            data,
+            "--backbone",
+            "test_efficientnet",
+            "--weights",
+            "none",
+            "--size",
+            "32",
+            "--ways",
+            "2",
+            "--shots",
+            "1",
+        ],
     ):
         code = cli._run([*map(str, words)])
         assert code == 0, (words, capsys.readouterr().err)
@@ -211,11 +261,40 @@ exec "$@"
 
 def test_t22_a_mount_that_is_read_only_is_enough(tmp_path):
     data = stripes_folder(tmp_path / "data", each=8)
-    tried = subprocess.run(["unshare", "-m", "true"], capture_output=True, check=False) if shutil.which("unshare") else None
+    tried = (
+        subprocess.run(["unshare", "-m", "true"], capture_output=True, check=False)
+        if shutil.which("unshare")
+        else None
+    )
     if tried is None or tried.returncode:
         pytest.skip("nothing can be mounted here")
-    words = ["fit", data, "--out", tmp_path / "run", "--backbone", "test_efficientnet", "--weights", "none", "--size", "32", "--tuning", "probe"]
-    command = ["unshare", "-m", "sh", "-c", _READ_ONLY, "sh", str(data), sys.executable, "-m", "foveate", *map(str, words)]
+    words = [
+        "fit",
+        data,
+        "--out",
+        tmp_path / "run",
+        "--backbone",
+        "test_efficientnet",
+        "--weights",
+        "none",
+        "--size",
+        "32",
+        "--tuning",
+        "probe",
+    ]
+    command = [
+        "unshare",
+        "-m",
+        "sh",
+        "-c",
+        _READ_ONLY,
+        "sh",
+        str(data),
+        sys.executable,
+        "-m",
+        "foveate",
+        *map(str, words),
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert Run(tmp_path / "run").finished
@@ -226,7 +305,16 @@ def named(tmp_path_factory):
     """Classes and pictures of names that systems stumble over; those that are not UTF-8 where the disk takes them."""
     rng, root = np.random.default_rng(3), tmp_path_factory.mktemp("data") / "名前"
     composed, apart = "café", unicodedata.normalize("NFD", "café")
-    pictures = ["一.png", "🐈‍⬛.png", f"{composed}.png", f"{apart}.png", "a b'\"<i>&.png", "=cmd|x.png", "line\nbreak.png", "x.PNG"]
+    pictures = [
+        "一.png",
+        "🐈‍⬛.png",
+        f"{composed}.png",
+        f"{apart}.png",
+        "a b'\"<i>&.png",
+        "=cmd|x.png",
+        "line\nbreak.png",
+        "x.PNG",
+    ]
     for name in ("猫", "🐕 & <b>dog"):
         (root / name).mkdir(parents=True)
         for picture in pictures:
@@ -239,18 +327,42 @@ def named(tmp_path_factory):
 
 
 def test_t27_any_name_comes_through(quick, named, tmp_path, capsys):
-    words = {"data.path": str(named), "tuning": "probe", "data.audit": False, "data.near_duplicates": 1, "data.val": 0.25, "data.test": 0.25}
+    words = {
+        "data.path": str(named),
+        "tuning": "probe",
+        "data.audit": False,
+        "data.near_duplicates": 1,
+        "data.val": 0.25,
+        "data.test": 0.25,
+    }
     result = fit(with_settings(quick, words), tmp_path / "run")
     run = Run(tmp_path / "run")
     assert run.classes() == ("猫", "🐕 & <b>dog")
     rows = run.splits()
     assert len(rows) == len(list(find_images(named)))
     assert len({row["path"] for row in rows}) == len(rows)
-    assert cli._run(["predict", str(run.folder), str(named), "--format", "csv", "--out", str(tmp_path / "a.csv"), "--device", "cpu"]) == 0
+    assert (
+        cli._run(
+            [
+                "predict",
+                str(run.folder),
+                str(named),
+                "--format",
+                "csv",
+                "--out",
+                str(tmp_path / "a.csv"),
+                "--device",
+                "cpu",
+            ]
+        )
+        == 0
+    )
     with (tmp_path / "a.csv").open(encoding="utf-8", newline="") as file:
         answered = list(csv.DictReader(file))
     assert {row["path"] for row in answered} == {printable(path) for path in find_images(named)}
-    for line in (result.evaluation.folder / "predictions.jsonl").read_text(encoding="utf-8").splitlines():
+    for line in (
+        (result.evaluation.folder / "predictions.jsonl").read_text(encoding="utf-8").splitlines()
+    ):
         assert set(json.loads(line)["truth"]) <= set(run.classes())
     page = (result.evaluation.folder / "report.html").read_text(encoding="utf-8")
     assert html.escape("🐕 & <b>dog") in page
@@ -268,13 +380,23 @@ def test_t28_what_is_no_picture_is_passed_over_or_told(quick, tmp_path, capsys):
     (data / "upright" / "gone.png").symlink_to(tmp_path / "nowhere.png")
     Image.fromarray(striped(np.random.default_rng(9), True)).save(tmp_path / "outside.png")
     (data / "upright" / "outside.png").symlink_to(tmp_path / "outside.png")
-    for clutter in ("lying/._00.png", "lying/Thumbs.db", ".ipynb_checkpoints/00.png", "__MACOSX/00.png"):
+    for clutter in (
+        "lying/._00.png",
+        "lying/Thumbs.db",
+        ".ipynb_checkpoints/00.png",
+        "__MACOSX/00.png",
+    ):
         (data / clutter).parent.mkdir(exist_ok=True)
         (data / clutter).write_bytes(b"x")
     (data / "lying" / "folder.png").mkdir()
-    fit(with_settings(quick, {"data.path": str(data), "tuning": "probe", "data.audit": False}), tmp_path / "run")
+    fit(
+        with_settings(quick, {"data.path": str(data), "tuning": "probe", "data.audit": False}),
+        tmp_path / "run",
+    )
     paths = {row["path"] for row in Run(tmp_path / "run").splits()}
-    assert paths == {f"{name}/{number:02d}.png" for name in ("lying", "upright") for number in range(16)} | {"upright/outside.png"}
+    assert paths == {
+        f"{name}/{number:02d}.png" for name in ("lying", "upright") for number in range(16)
+    } | {"upright/outside.png"}
     for odd in ("pipe.png", "zero.png", "self.png", "folder.png"):
         with pytest.raises(FoveateError, match=odd):
             images.read(data / "lying" / odd)
@@ -295,12 +417,26 @@ def test_t28_a_folder_that_is_closed_is_named(tmp_path):
 def test_t29_classes_are_matched_by_name_in_validation_too(quick, tmp_path, capsys):
     """Validation lacks a class, spells one otherwise and has one that training does not know, which sorts first."""
     rng = np.random.default_rng(1)
-    for place in ("train/lying", "train/upright", "train/zigzag", "val/Lying ", "val/upright", "val/aaa"):
+    for place in (
+        "train/lying",
+        "train/upright",
+        "train/zigzag",
+        "val/Lying ",
+        "val/upright",
+        "val/aaa",
+    ):
         (tmp_path / "data" / place).mkdir(parents=True)
         for number in range(6):
-            Image.fromarray(striped(rng, "upright" in place)).save(tmp_path / "data" / place / f"{number}.png")
+            Image.fromarray(striped(rng, "upright" in place)).save(
+                tmp_path / "data" / place / f"{number}.png"
+            )
     (tmp_path / "data" / "train" / "empty").mkdir()
-    fit(with_settings(quick, {"data.path": str(tmp_path / "data"), "tuning": "probe", "data.audit": False}), tmp_path / "run")
+    fit(
+        with_settings(
+            quick, {"data.path": str(tmp_path / "data"), "tuning": "probe", "data.audit": False}
+        ),
+        tmp_path / "run",
+    )
     said = capsys.readouterr().out
     assert "'Lying ' in val is taken for 'lying'" in said
     assert "'aaa' is in val but not in the splits before it" in said
@@ -312,7 +448,9 @@ def test_t29_classes_are_matched_by_name_in_validation_too(quick, tmp_path, caps
     assert {answer.row()["answer"] for answer in answers} <= {"lying", "upright", "zigzag"}
 
 
-def test_t31_what_was_computed_is_known_by_bytes_and_not_by_names_or_times(quick, tmp_path, monkeypatch):
+def test_t31_what_was_computed_is_known_by_bytes_and_not_by_names_or_times(
+    quick, tmp_path, monkeypatch
+):
     """A touch and a rename compute nothing anew; an edit that leaves size and time as they were does."""
     from foveate.inference import features
 
@@ -320,7 +458,19 @@ def test_t31_what_was_computed_is_known_by_bytes_and_not_by_names_or_times(quick
     monkeypatch.setattr(features, "_computed", lambda *args: (counted.append(1), real(*args))[1])
 
     def fitted(name, **words):
-        fit(with_settings(quick, {"data.path": str(data), "tuning": "probe", "data.audit": False, "data.near_duplicates": 1, **words}), tmp_path / name)
+        fit(
+            with_settings(
+                quick,
+                {
+                    "data.path": str(data),
+                    "tuning": "probe",
+                    "data.audit": False,
+                    "data.near_duplicates": 1,
+                    **words,
+                },
+            ),
+            tmp_path / name,
+        )
         return len(counted)
 
     first = fitted("one")

@@ -22,7 +22,9 @@ KILLS, SEED = 60, 7  # bench/trust.py kills 200
 
 
 def python(*words, **options):
-    return subprocess.Popen([sys.executable, *map(str, words)], stdout=subprocess.PIPE, text=True, **options)
+    return subprocess.Popen(
+        [sys.executable, *map(str, words)], stdout=subprocess.PIPE, text=True, **options
+    )
 
 
 def test_t7_kill_9_during_saves_never_costs_a_checkpoint(tmp_path):
@@ -54,13 +56,33 @@ def test_t9_everything_is_on_the_disk_before_it_gets_its_name(tmp_path):
     if not shutil.which("strace"):
         pytest.skip("there is no strace here")
     (tmp_path / "run").mkdir()
-    words = ["strace", "-f", "-y", "-e", "trace=fsync,fdatasync,rename,renameat,renameat2", "-o", str(tmp_path / "trace")]
-    done = subprocess.run([*words, sys.executable, "-c", _WRITER, str(tmp_path / "run")], capture_output=True, text=True, check=False)
+    words = [
+        "strace",
+        "-f",
+        "-y",
+        "-e",
+        "trace=fsync,fdatasync,rename,renameat,renameat2",
+        "-o",
+        str(tmp_path / "trace"),
+    ]
+    done = subprocess.run(
+        [*words, sys.executable, "-c", _WRITER, str(tmp_path / "run")],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     if "ptrace" in done.stderr.lower():
         pytest.skip("processes cannot be traced here")
     assert done.returncode == 0, done.stderr
-    calls = [line.split(maxsplit=1)[1] for line in (tmp_path / "trace").read_text().splitlines() if "sync(" in line or "rename" in line]
-    order = [re.sub(r".*<(.*)>.*", r"\1", call).rpartition("/")[2] if "sync(" in call else "rename" for call in calls]
+    calls = [
+        line.split(maxsplit=1)[1]
+        for line in (tmp_path / "trace").read_text().splitlines()
+        if "sync(" in line or "rename" in line
+    ]
+    order = [
+        re.sub(r".*<(.*)>.*", r"\1", call).rpartition("/")[2] if "sync(" in call else "rename"
+        for call in calls
+    ]
     named = [name if not name.startswith(".aside-") else "aside" for name in order]
     assert named == ["run", "manifest", "tensors", "aside", "rename", "checkpoints"]
 

@@ -69,7 +69,9 @@ def whole(hard, tmp_path_factory):
 
 def watched(patch, shown):
     real = Pictures.__getitem__
-    patch.setattr(Pictures, "__getitem__", lambda self, place: (shown.append(place), real(self, place))[1])
+    patch.setattr(
+        Pictures, "__getitem__", lambda self, place: (shown.append(place), real(self, place))[1]
+    )
 
 
 @dataclass
@@ -107,13 +109,22 @@ def same(one, other):
     """Everything that a training leaves: weights, averages, optimiser, kept weights, counters, and the lines of its log."""
     (left, right) = (newest_checkpoint(folder, refused) for folder in (one, other))
     assert left.tensors.keys() == right.tensors.keys()
-    worst = max(float((left.tensors[name].double() - right.tensors[name].double()).abs().max()) for name in left.tensors)
+    worst = max(
+        float((left.tensors[name].double() - right.tensors[name].double()).abs().max())
+        for name in left.tensors
+    )
     assert worst == 0.0
     assert any(name.startswith("optimizer.") for name in left.tensors)
     assert any(name.startswith("average.") for name in left.tensors)
-    states = [{name: value for name, value in each.state.items() if name != "seconds"} for each in (left, right)]
+    states = [
+        {name: value for name, value in each.state.items() if name != "seconds"}
+        for each in (left, right)
+    ]
     assert states[0] == states[1]
-    rows = [[{k: v for k, v in row.items() if k != "seconds"} for row in Run(folder).logged()] for folder in (one, other)]
+    rows = [
+        [{k: v for k, v in row.items() if k != "seconds"} for row in Run(folder).logged()]
+        for folder in (one, other)
+    ]
     assert rows[0] == rows[1]
 
 
@@ -143,7 +154,9 @@ def test_t1_resume_is_exact_with_sgd_and_in_the_finished_run(hard, tmp_path, mon
     assert whole.evaluation.scores == again.evaluation.scores
 
 
-def test_t1_a_crash_between_the_portions_of_a_step_costs_that_step_alone(hard, whole, tmp_path, monkeypatch):
+def test_t1_a_crash_between_the_portions_of_a_step_costs_that_step_alone(
+    hard, whole, tmp_path, monkeypatch
+):
     """The fifth step dies in its second portion; the checkpoint after the fourth is gone on from."""
     real, seen = trainer.Trainer._gradients, []
 
@@ -164,34 +177,55 @@ def test_t1_a_crash_between_the_portions_of_a_step_costs_that_step_alone(hard, w
 
 
 @pytest.mark.parametrize(("before", "after"), [(0, 2), (2, 0), (2, 1)])
-def test_t3_another_number_of_workers_changes_nothing(hard, whole, tmp_path, monkeypatch, before, after):
-    interrupted(monkeypatch, 5, lambda: trained(with_settings(hard, {"data.workers": before}), tmp_path / "cut"))
+def test_t3_another_number_of_workers_changes_nothing(
+    hard, whole, tmp_path, monkeypatch, before, after
+):
+    interrupted(
+        monkeypatch,
+        5,
+        lambda: trained(with_settings(hard, {"data.workers": before}), tmp_path / "cut"),
+    )
     gone_on(tmp_path / "cut", with_settings(hard, {"data.workers": after}))
     same(whole[0], tmp_path / "cut")
-    assert any(row["field"] == "data.workers" for row in Run(tmp_path / "cut").read_json("choices.json"))
+    assert any(
+        row["field"] == "data.workers" for row in Run(tmp_path / "cut").read_json("choices.json")
+    )
 
 
 def test_t4_a_resume_by_other_words_is_refused(hard, tmp_path, monkeypatch):
     interrupted(monkeypatch, 2, lambda: trained(hard, tmp_path / "cut"))
-    before = {path: path.read_bytes() for path in sorted((tmp_path / "cut").rglob("*")) if path.is_file()}
+    before = {
+        path: path.read_bytes() for path in sorted((tmp_path / "cut").rglob("*")) if path.is_file()
+    }
     for words, said in (
-        ({"training.batch_size": 16, "seed": 1}, r"training.batch_size is 8, not 16; seed is 0, not 1"),
+        (
+            {"training.batch_size": 16, "seed": 1},
+            r"training.batch_size is 8, not 16; seed is 0, not 1",
+        ),
         ({"training.lr": 0.5}, "training.lr"),
         ({"backbone.name": "test_resnet"}, "backbone.name"),
         ({"data.path": str(tmp_path)}, "data.path"),
     ):
         with pytest.raises(UsageError, match=said):
             fit(with_settings(hard, words), resume=tmp_path / "cut")
-    assert {path: path.read_bytes() for path in sorted((tmp_path / "cut").rglob("*")) if path.is_file()} == before
+    assert {
+        path: path.read_bytes() for path in sorted((tmp_path / "cut").rglob("*")) if path.is_file()
+    } == before
 
 
 def test_t4_another_number_of_processes_is_written_down(hard, tmp_path, monkeypatch):
     interrupted(monkeypatch, 2, lambda: trained(hard, tmp_path / "cut"))
     checkpoint = newest_checkpoint(tmp_path / "cut", refused)
     shutil.rmtree(tmp_path / "cut" / "checkpoints")
-    save_checkpoint(tmp_path / "cut", "step-1", Checkpoint(checkpoint.tensors, {**checkpoint.state, "processes": 4}))
+    save_checkpoint(
+        tmp_path / "cut",
+        "step-1",
+        Checkpoint(checkpoint.tensors, {**checkpoint.state, "processes": 4}),
+    )
     gone_on(tmp_path / "cut")
-    reasons = {row["field"]: row["reason"] for row in Run(tmp_path / "cut").read_json("choices.json")}
+    reasons = {
+        row["field"]: row["reason"] for row in Run(tmp_path / "cut").read_json("choices.json")
+    }
     assert "after 4" in reasons["processes"]
     assert "bit for bit" in reasons["processes"]
 
@@ -217,13 +251,19 @@ def test_t6_a_mistyped_run_is_never_begun_anew(hard, tmp_path, monkeypatch, caps
     assert [entry.name for entry in tmp_path.iterdir()] == ["cats-full-1"]
 
 
-def test_t8_what_a_kill_left_behind_is_swept_and_never_gone_on_from(hard, whole, tmp_path, monkeypatch):
+def test_t8_what_a_kill_left_behind_is_swept_and_never_gone_on_from(
+    hard, whole, tmp_path, monkeypatch
+):
     interrupted(monkeypatch, 2, lambda: trained(hard, tmp_path / "cut"))
     checkpoints = tmp_path / "cut" / "checkpoints"
     (real,) = checkpoints.iterdir()
     shutil.copytree(real, checkpoints / ".aside-77-step-000000009-000002")
     (checkpoints / ".aside-77-step-000000009-000002" / "manifest.json").unlink()
-    for name in ("step-000000008-000002", "9", "step-000000007-000002.tmp"):  # folders that only look like checkpoints
+    for name in (
+        "step-000000008-000002",
+        "9",
+        "step-000000007-000002.tmp",
+    ):  # folders that only look like checkpoints
         (checkpoints / name).mkdir()
     (checkpoints / "step-000000008-000002" / "manifest.json").write_text('{"files": {}, "run": {}}')
     (tmp_path / "cut" / ".aside-77-recipe.yaml").write_text("epochs: 1")
@@ -250,7 +290,11 @@ def test_t12_what_a_training_was_begun_with_may_not_change(hard, tmp_path, monke
     interrupted(monkeypatch, 2, lambda: trained(hard, tmp_path / "cut"))
     file = tmp_path / "cut" / name
     content = file.read_bytes()
-    for harmed in (content.replace(b"batch_size: 8", b"batch_size: 4") + b"\n", content[: len(content) // 2], None):
+    for harmed in (
+        content.replace(b"batch_size: 8", b"batch_size: 4") + b"\n",
+        content[: len(content) // 2],
+        None,
+    ):
         file.unlink() if harmed is None else file.write_bytes(harmed)
         with pytest.raises(FoveateError):
             fit(None, resume=tmp_path / "cut")
@@ -260,7 +304,11 @@ def test_t12_what_a_training_was_begun_with_may_not_change(hard, tmp_path, monke
 
 def test_t12_pictures_that_changed_stop_a_resume(quick, tmp_path, monkeypatch):
     pictures = stripes_folder(tmp_path / "data")
-    interrupted(monkeypatch, 2, lambda: trained(with_settings(quick, {"data.path": str(pictures)}), tmp_path / "run"))
+    interrupted(
+        monkeypatch,
+        2,
+        lambda: trained(with_settings(quick, {"data.path": str(pictures)}), tmp_path / "run"),
+    )
     (pictures / "lying" / "00.png").write_bytes((pictures / "upright" / "00.png").read_bytes())
     with pytest.raises(RunError, match="changed"):
         fit(None, resume=tmp_path / "run")
@@ -269,7 +317,14 @@ def test_t12_pictures_that_changed_stop_a_resume(quick, tmp_path, monkeypatch):
 def test_t12_each_file_of_a_finished_run(quick, tmp_path):
     """Cut, removed or changed by a byte: the same answer as before, or a sentence; never another answer, nor a crash."""
     pictures = stripes_folder(tmp_path / "data", each=60)
-    words = {"data.path": str(pictures), "tuning": "probe", "data.val": 0.5, "data.test": 0, "data.audit": False, "task.reads": "pooled"}
+    words = {
+        "data.path": str(pictures),
+        "tuning": "probe",
+        "data.val": 0.5,
+        "data.test": 0,
+        "data.audit": False,
+        "task.reads": "pooled",
+    }
     run = fit(with_settings(quick, words), tmp_path / "run").run
     asked = sorted(pictures.rglob("*.png"))[:4]
 
@@ -281,14 +336,25 @@ def test_t12_each_file_of_a_finished_run(quick, tmp_path):
     for file in sorted(path for path in run.iterdir() if path.is_file()):
         content = file.read_bytes()
         middle = len(content) // 2
-        for harmed in (content[:middle], None, content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]):
+        for harmed in (
+            content[:middle],
+            None,
+            content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :],
+        ):
             file.unlink() if harmed is None else file.write_bytes(harmed)
             try:
                 assert told() == before, file
             except FoveateError:
                 refusals.add(file.name)
             file.write_bytes(content)
-    assert refusals >= {"recipe.yaml", "classes.json", "model.safetensors", "calibration.json", "familiar.safetensors", "finished.json"}
+    assert refusals >= {
+        "recipe.yaml",
+        "classes.json",
+        "model.safetensors",
+        "calibration.json",
+        "familiar.safetensors",
+        "finished.json",
+    }
     assert told() == before
 
 
@@ -309,8 +375,15 @@ def files_of(most):
 def test_t10_a_full_disk_keeps_the_checkpoint_before(tmp_path):
     run = Run.create(tmp_path / "run", "x")
     save_checkpoint(run.folder, "step-1", Checkpoint({"a": torch.zeros(1000)}, {"step": 1}))
-    with files_of(2_000_000), pytest.raises(DiskFull, match=r"File too large \(4.0 MB needed, .* MB free\).*make room") as caught:
-        save_checkpoint(run.folder, "step-2", Checkpoint({"a": torch.zeros(1_000_000)}, {"step": 2}))
+    with (
+        files_of(2_000_000),
+        pytest.raises(
+            DiskFull, match=r"File too large \(4.0 MB needed, .* MB free\).*make room"
+        ) as caught,
+    ):
+        save_checkpoint(
+            run.folder, "step-2", Checkpoint({"a": torch.zeros(1_000_000)}, {"step": 2})
+        )
     assert caught.value.exit_code == 3
     assert str(run.folder / "checkpoints" / "step-2") in str(caught.value)
     assert [path.name for path in run.folder.rglob("*") if "aside" in path.name] == []
@@ -327,17 +400,24 @@ def test_t10_log_report_and_cache(tmp_path, monkeypatch):
             run.log({"epoch": 2})
         with pytest.raises(DiskFull, match=r"report\.html"):
             run.write_text("report.html", "new" * 1_000_000)
-        features._keep(tmp_path / "cache" / "f.safetensors", torch.zeros(1_000_000))  # costs time, not the result
+        features._keep(
+            tmp_path / "cache" / "f.safetensors", torch.zeros(1_000_000)
+        )  # costs time, not the result
     assert (run.folder / "report.html").read_text() == "old"
     assert list((tmp_path / "cache").iterdir()) == []
 
 
-def test_t10_a_training_that_met_a_full_disk_goes_on_when_there_is_room(hard, whole, tmp_path, monkeypatch, capsys):
+def test_t10_a_training_that_met_a_full_disk_goes_on_when_there_is_room(
+    hard, whole, tmp_path, monkeypatch, capsys
+):
     flush, saved = files._flush, []
 
     def full(path):
         saved.append(path)
-        if path.name == "tensors.safetensors" and sum(each.name == "tensors.safetensors" for each in saved) == 2:
+        if (
+            path.name == "tensors.safetensors"
+            and sum(each.name == "tensors.safetensors" for each in saved) == 2
+        ):
             raise OSError(28, os.strerror(28))
         flush(path)
 
@@ -362,8 +442,13 @@ def test_t11_no_step_is_taken_where_the_checkpoints_will_not_fit(hard, tmp_path,
 def test_t11_the_room_that_is_asked_for_is_enough(hard, whole):
     """What a checkpoint takes is no more than what was reckoned before the first step."""
     job = _fitting.reopened(Run(whole[0]))
-    reckoned = trainer.Trainer(job.model, job.recipe, job.run, job.pictures("train"), None, job.device)._checkpoint_bytes()
-    sizes = [sum(file.stat().st_size for file in folder.iterdir()) for folder in (whole[0] / "checkpoints").iterdir()]
+    reckoned = trainer.Trainer(
+        job.model, job.recipe, job.run, job.pictures("train"), None, job.device
+    )._checkpoint_bytes()
+    sizes = [
+        sum(file.stat().st_size for file in folder.iterdir())
+        for folder in (whole[0] / "checkpoints").iterdir()
+    ]
     assert max(sizes) <= 1.1 * reckoned + 100_000
 
 
@@ -397,9 +482,34 @@ def struck(words, place, number=signal.SIGTERM, at=1):
 
 
 def words_of(recipe, run):
-    sets = {"training.head_start": "random", "training.channels_last": False, "training.precision": "fp32", "training.batch_size": 8}
-    asked = ["--backbone", "test_efficientnet", "--weights", "none", "--size", "32", "--tuning", "full", "--epochs", "2", "--device", "cpu"]
-    return ["fit", recipe.data.path, "--out", str(run), *asked, *(f"--set={name}={value}" for name, value in sets.items())]
+    sets = {
+        "training.head_start": "random",
+        "training.channels_last": False,
+        "training.precision": "fp32",
+        "training.batch_size": 8,
+    }
+    asked = [
+        "--backbone",
+        "test_efficientnet",
+        "--weights",
+        "none",
+        "--size",
+        "32",
+        "--tuning",
+        "full",
+        "--epochs",
+        "2",
+        "--device",
+        "cpu",
+    ]
+    return [
+        "fit",
+        recipe.data.path,
+        "--out",
+        str(run),
+        *asked,
+        *(f"--set={name}={value}" for name, value in sets.items()),
+    ]
 
 
 PHASES = {  # where the signal comes: when it is called for the n-th time
@@ -429,13 +539,21 @@ def test_t14_a_signal_in_every_phase(quick, tmp_path, phase):
 
 def test_t14_a_signal_in_an_export_leaves_no_file(quick, tmp_path):
     fit(with_settings(quick, {"tuning": "probe", "data.audit": False}), tmp_path / "run")
-    done = struck(["export", tmp_path / "run", "--out", tmp_path / "files"], ("foveate.deploy.targets.onnx", "Onnx.open"))
+    done = struck(
+        ["export", tmp_path / "run", "--out", tmp_path / "files"],
+        ("foveate.deploy.targets.onnx", "Onnx.open"),
+    )
     assert done.returncode == 143, done.stderr
     assert list((tmp_path / "files").iterdir()) == []
 
 
 def test_t15_usr1_saves_and_leaves_and_a_second_ctrl_c_does_not_wait(quick, tmp_path, monkeypatch):
-    done = struck(words_of(quick, tmp_path / "one"), ("foveate.training.trainer", "Trainer._gradients"), signal.SIGUSR1, at=2)  # SLURM
+    done = struck(
+        words_of(quick, tmp_path / "one"),
+        ("foveate.training.trainer", "Trainer._gradients"),
+        signal.SIGUSR1,
+        at=2,
+    )  # SLURM
     assert done.returncode == 128 + signal.SIGUSR1, done.stderr
     assert newest_checkpoint(tmp_path / "one", refused).state["step"] == 2
     real = trainer.Trainer._gradients
@@ -454,7 +572,9 @@ def test_t15_usr1_saves_and_leaves_and_a_second_ctrl_c_does_not_wait(quick, tmp_
 # --- numbers and memory
 
 
-def test_t17_a_step_that_is_no_number_leaves_no_trace_and_can_be_seen_again(hard, tmp_path, monkeypatch):
+def test_t17_a_step_that_is_no_number_leaves_no_trace_and_can_be_seen_again(
+    hard, tmp_path, monkeypatch
+):
     """A picture of the third step is no number; weights, statistics and averages must not know. What was kept gives it again."""
     real, before, after = trainer.Trainer._step, {}, {}
 
@@ -462,10 +582,14 @@ def test_t17_a_step_that_is_no_number_leaves_no_trace_and_can_be_seen_again(hard
         if self.state.step == 2:
             batch = batch.ready()
             batch.images[1, 0, 3, 3] = float("nan")
-            before.update({name: tensor.clone() for name, tensor in {**self.live, **self.average}.items()})
+            before.update(
+                {name: tensor.clone() for name, tensor in {**self.live, **self.average}.items()}
+            )
         real(self, batch)
         if self.state.step == 3:
-            after.update({name: tensor.clone() for name, tensor in {**self.live, **self.average}.items()})
+            after.update(
+                {name: tensor.clone() for name, tensor in {**self.live, **self.average}.items()}
+            )
 
     monkeypatch.setattr(trainer.Trainer, "_step", spoiled)
     outcome = trained(hard, tmp_path / "run")
@@ -502,7 +626,13 @@ def test_t17_what_was_kept_gives_the_very_loss_and_gradient(hard, tmp_path, monk
 
 
 def test_t17_it_stops_after_some_in_a_row_and_names_the_pictures(quick, tmp_path, monkeypatch):
-    monkeypatch.setattr(trainer, "mixed", lambda batch, recipe: replace(batch.ready(), images=torch.full(batch.images.shape, math.inf)))
+    monkeypatch.setattr(
+        trainer,
+        "mixed",
+        lambda batch, recipe: replace(
+            batch.ready(), images=torch.full(batch.images.shape, math.inf)
+        ),
+    )
     with pytest.raises(Diverged, match=r"no finite number 2 times in a row.*\.png.*bad_steps"):
         fit(with_settings(quick, {"training.bad_steps": 2}), tmp_path / "run")
     assert not Run(tmp_path / "run").finished
@@ -524,7 +654,9 @@ def cramped(patch, room, begin=0):
     return seen
 
 
-def test_t19_exhausted_memory_halves_what_is_there_at_once_and_not_the_step(hard, tmp_path, monkeypatch, capsys):
+def test_t19_exhausted_memory_halves_what_is_there_at_once_and_not_the_step(
+    hard, tmp_path, monkeypatch, capsys
+):
     """As a run that was started so: the same weights."""
     with monkeypatch.context() as patch:
         cramped(patch, 4)
@@ -533,7 +665,9 @@ def test_t19_exhausted_memory_halves_what_is_there_at_once_and_not_the_step(hard
     assert most in (3, 4)  # half of 7, or of 8: the epoch has 23 images
     assert f"training.micro_batch = {most} (memory is exhausted by" in capsys.readouterr().out
     trained(with_settings(hard, {"training.micro_batch": most}), tmp_path / "stated")
-    one, other = (newest_checkpoint(tmp_path / name, refused).tensors for name in ("cramped", "stated"))
+    one, other = (
+        newest_checkpoint(tmp_path / name, refused).tensors for name in ("cramped", "stated")
+    )
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
@@ -557,10 +691,14 @@ def test_t19_answers_come_in_portions(quick, stripes, tmp_path, monkeypatch):
     cramped(monkeypatch, 3)
     after = [answer.row() for answer in foveate.predict(run, pictures, device="cpu")]
     assert [row["path"] for row in after] == [row["path"] for row in before]
-    assert [row["confidence"] for row in after] == pytest.approx([row["confidence"] for row in before], abs=1e-6)
+    assert [row["confidence"] for row in after] == pytest.approx(
+        [row["confidence"] for row in before], abs=1e-6
+    )
 
 
-def test_t19_one_image_that_is_too_much_is_a_sentence(quick, stripes, tmp_path, monkeypatch, capsys):
+def test_t19_one_image_that_is_too_much_is_a_sentence(
+    quick, stripes, tmp_path, monkeypatch, capsys
+):
     run = fit(quick, tmp_path / "run").run
     cramped(monkeypatch, 0)
     assert cli._run(["predict", str(run), str(stripes), "--device", "cpu"]) == 1
@@ -586,15 +724,25 @@ def test_t20_a_loader_process_that_dies_is_replaced(quick, tmp_path, capsys):
     pictures = Mortal(own.samples, own.pixels, own.transform, own.encode, own.seed)
     order = [Order(len(own), 3, seed=1) for _ in range(2)]
     found, known = list(loader(pictures, order[0], 2)), list(loader(own, order[1], 0))
-    assert [batch.indices.tolist() for batch in found] == [batch.indices.tolist() for batch in known]
-    assert all(torch.equal(one.images, other.images) for one, other in zip(found, known, strict=True))
+    assert [batch.indices.tolist() for batch in found] == [
+        batch.indices.tolist() for batch in known
+    ]
+    assert all(
+        torch.equal(one.images, other.images) for one, other in zip(found, known, strict=True)
+    )
     assert "shared memory" in capsys.readouterr().out
 
 
 def test_t20_what_a_transform_says_is_not_taken_for_that(quick, tmp_path):
     job = _fitting.prepared(quick, read(quick), tmp_path / "run", "")
     own = job.pictures("train")
-    broken = Pictures(own.samples, own.pixels, lambda *_: (_ for _ in ()).throw(RuntimeError("mine")), own.encode, 0)
+    broken = Pictures(
+        own.samples,
+        own.pixels,
+        lambda *_: (_ for _ in ()).throw(RuntimeError("mine")),
+        own.encode,
+        0,
+    )
     with pytest.raises(RuntimeError, match="mine"):
         list(loader(broken, Order(len(own), 3), 2))
 
@@ -603,6 +751,10 @@ def test_t16_a_checkpoint_of_another_version_is_refused_in_words(hard, tmp_path,
     interrupted(monkeypatch, 2, lambda: trained(hard, tmp_path / "cut"))
     run = Run(tmp_path / "cut")
     checkpoint = newest_checkpoint(run.folder, refused)
-    save_checkpoint(run.folder, "step-999999999-0", Checkpoint(checkpoint.tensors, {**checkpoint.state, "momentum": 3}))
+    save_checkpoint(
+        run.folder,
+        "step-999999999-0",
+        Checkpoint(checkpoint.tensors, {**checkpoint.state, "momentum": 3}),
+    )
     with pytest.raises(RunError, match="begun by another version"):
         gone_on(tmp_path / "cut")

@@ -22,7 +22,13 @@ def recipe(name: str, tuning: str) -> Recipe:
     size = 160 if "vit" in name else 32
     return with_settings(
         Recipe(),
-        {"backbone.name": name, "backbone.weights": "none", "backbone.size": size, "task": "classify", "tuning": tuning},
+        {
+            "backbone.name": name,
+            "backbone.weights": "none",
+            "backbone.size": size,
+            "task": "classify",
+            "tuning": tuning,
+        },
     )
 
 
@@ -30,7 +36,9 @@ def batch(size: int, count: int = 6, seed: int = 0) -> Batch:
     generator = torch.Generator().manual_seed(seed)
     images = torch.randn(count, 3, size, size, generator=generator)
     targets = [{"labels": torch.eye(3)[index % 3]} for index in range(count)]
-    return Batch(images, targets, torch.zeros(count, 4), torch.full((count, 2), size), torch.arange(count))
+    return Batch(
+        images, targets, torch.zeros(count, 4), torch.full((count, 2), size), torch.arange(count)
+    )
 
 
 def trained(model, size: int, steps: int = 3):
@@ -40,7 +48,9 @@ def trained(model, size: int, steps: int = 3):
         part = batch(size)
         with torch.inference_mode():
             features = model.head.describe(model.backbone(part.images, model.task.needs)).clone()
-        model.tuning.solve(model, Known(features.numpy(), np.eye(3)[np.arange(6) % 3], np.arange(6) // 3))
+        model.tuning.solve(
+            model, Known(features.numpy(), np.eye(3)[np.arange(6) % 3], np.arange(6) // 3)
+        )
         return model.eval()
     optimizer = torch.optim.SGD(moving, lr=0.05)
     model.train()
@@ -59,12 +69,23 @@ REFUSED = {  # tuning -> networks that it cannot be applied to
     "adaptformer": CONVOLUTIONAL,
     "peft": CONVOLUTIONAL,
     "vpt": CONVOLUTIONAL | {"test_convnext"},
-    **{tuning: set(NETWORKS) for tuning in ("zeroshot", "tip", "tip_f", "coop", "clip_lora", "cocoop")},  # they need sentences
+    **{
+        tuning: set(NETWORKS)
+        for tuning in ("zeroshot", "tip", "tip_f", "coop", "clip_lora", "cocoop")
+    },  # they need sentences
 }
-PAIRS = [(name, tuning) for name in NETWORKS for tuning in TUNINGS.names() if name not in REFUSED.get(tuning, ())]
+PAIRS = [
+    (name, tuning)
+    for name in NETWORKS
+    for tuning in TUNINGS.names()
+    if name not in REFUSED.get(tuning, ())
+]
 
 
-@pytest.mark.parametrize(("name", "tuning"), [(name, tuning) for tuning, names in REFUSED.items() for name in sorted(names)])
+@pytest.mark.parametrize(
+    ("name", "tuning"),
+    [(name, tuning) for tuning, names in REFUSED.items() for name in sorted(names)],
+)
 def test_what_a_backbone_cannot_take_is_refused_with_a_way_out(name, tuning):
     with pytest.raises(UsageError) as refusal:
         build(recipe(name, tuning), CLASSES)
@@ -74,7 +95,10 @@ def test_what_a_backbone_cannot_take_is_refused_with_a_way_out(name, tuning):
 @pytest.mark.parametrize(("name", "tuning"), PAIRS)
 def test_frozen_means_frozen_and_the_rest_moves_and_is_saved(name, tuning):
     model = build(recipe(name, tuning), CLASSES)
-    before, moved = fingerprint(model.frozen()), {key: value.clone() for key, value in model.changed().items()}
+    before, moved = (
+        fingerprint(model.frozen()),
+        {key: value.clone() for key, value in model.changed().items()},
+    )
     kept = model.frozen()
     trained(model, model.backbone.input.size, steps=4)
     assert fingerprint(model.frozen()) == before
@@ -82,7 +106,9 @@ def test_frozen_means_frozen_and_the_rest_moves_and_is_saved(name, tuning):
     assert set(kept) | set(after) == set(model.state_dict())
     parameters = dict(model.named_parameters())
     still = [key for key in after if key in parameters and torch.equal(after[key], moved[key])]
-    assert len(still) <= (0 if tuning in ("probe", "head") else 0.8 * len(after))  # branches that start at zero pass no gradient on
+    assert len(still) <= (
+        0 if tuning in ("probe", "head") else 0.8 * len(after)
+    )  # branches that start at zero pass no gradient on
 
     again = build(recipe(name, tuning), CLASSES)
     assert fingerprint(again.frozen()) == before
@@ -100,20 +126,26 @@ def test_frozen_means_frozen_and_the_rest_moves_and_is_saved(name, tuning):
 def _assert_merged(model, before, part, plain):
     model.merge()
     assert set(model.backbone.state_dict()) == set(build(plain, CLASSES).backbone.state_dict())
-    torch.testing.assert_close(model(part), before, rtol=1e-4, atol=1e-4)  # random networks blow up rounding: see test_adapters
+    torch.testing.assert_close(
+        model(part), before, rtol=1e-4, atol=1e-4
+    )  # random networks blow up rounding: see test_adapters
 
 
 def test_last_moves_exactly_the_last_blocks():
     model = build(with_settings(recipe("test_efficientnet", "last"), {"tuning.blocks": 1}), CLASSES)
     blocks = model.backbone.blocks()
     assert all(parameter.requires_grad for parameter in blocks[-1].parameters())
-    assert not any(parameter.requires_grad for block in blocks[:-1] for parameter in block.parameters())
+    assert not any(
+        parameter.requires_grad for block in blocks[:-1] for parameter in block.parameters()
+    )
     with pytest.raises(UsageError, match="blocks"):
         build(with_settings(recipe("test_efficientnet", "last"), {"tuning.blocks": 99}), CLASSES)
 
 
 def test_frozen_norms_rest_and_live_ones_learn():
-    model = build(with_settings(recipe("test_resnet", "last"), {"tuning.blocks": 1}), CLASSES).train()
+    model = build(
+        with_settings(recipe("test_resnet", "last"), {"tuning.blocks": 1}), CLASSES
+    ).train()
     norms = [module for module in model.modules() if isinstance(module, torch.nn.BatchNorm2d)]
     assert {norm.training for norm in norms} == {True, False}
     assert all(norm.training == norm.weight.requires_grad for norm in norms)

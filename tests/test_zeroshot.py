@@ -54,7 +54,9 @@ def drawn(rng: np.random.Generator, name: str) -> np.ndarray:
     return np.asarray(image)
 
 
-def tensor(pixels: list[np.ndarray], mean: tuple[float, ...], std: tuple[float, ...]) -> torch.Tensor:
+def tensor(
+    pixels: list[np.ndarray], mean: tuple[float, ...], std: tuple[float, ...]
+) -> torch.Tensor:
     images = torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2).float() / 255
     return (images - torch.tensor(mean)[:, None, None]) / torch.tensor(std)[:, None, None]
 
@@ -73,7 +75,10 @@ def clip_folder(tmp_path_factory) -> Path:
             group["lr"] = 3e-3 * min(1, (step + 1) / 20) * (1 - step / 120)
         places = rng.integers(0, len(NAMES), 16)
         images = tensor([drawn(rng, NAMES[place]) for place in places], (0.5,) * 3, (0.25,) * 3)
-        seen, said = model.encode_image(images, normalize=True), model.encode_text(ids[step % len(ids)], normalize=True)
+        seen, said = (
+            model.encode_image(images, normalize=True),
+            model.encode_text(ids[step % len(ids)], normalize=True),
+        )
         loss = functional.cross_entropy(20 * seen @ said.T, torch.from_numpy(places))
         optimizer.zero_grad()
         loss.backward()
@@ -90,12 +95,20 @@ def shapes(tmp_path_factory) -> Path:
     for name in NAMES:
         (root / name.replace(" ", "_")).mkdir()
         for number in range(12):
-            Image.fromarray(drawn(rng, name)).save(root / name.replace(" ", "_") / f"{number:02d}.png")
+            Image.fromarray(drawn(rng, name)).save(
+                root / name.replace(" ", "_") / f"{number:02d}.png"
+            )
     return root
 
 
 def said(data: Path, clip: Path, **more) -> Recipe:
-    words = {"data.path": str(data), "backbone.name": f"clip:{clip}", "tuning": "zeroshot", "device": "cpu", "data.near_duplicates": 1}
+    words = {
+        "data.path": str(data),
+        "backbone.name": f"clip:{clip}",
+        "tuning": "zeroshot",
+        "device": "cpu",
+        "data.near_duplicates": 1,
+    }
     return with_settings(Recipe(), {**words, **more})
 
 
@@ -112,17 +125,34 @@ def test_names_are_enough(shapes, clip_folder, tmp_path):
 def test_names_without_an_image_are_a_run(shapes, clip_folder, tmp_path, capsys):
     """From a list of names to answers; what they are worth, on images that come later."""
     names = tmp_path / "names.txt"
-    names.write_text("\ufeff" + "\n\n".join(name.replace(" ", "_") for name in NAMES) + "\r\n", encoding="utf-8")
-    words = ["fit", str(names), "--backbone", f"clip:{clip_folder}", "--out", str(tmp_path / "run"), "--device", "cpu", "--json"]
+    names.write_text(
+        "\ufeff" + "\n\n".join(name.replace(" ", "_") for name in NAMES) + "\r\n", encoding="utf-8"
+    )
+    words = [
+        "fit",
+        str(names),
+        "--backbone",
+        f"clip:{clip_folder}",
+        "--out",
+        str(tmp_path / "run"),
+        "--device",
+        "cpu",
+        "--json",
+    ]
     assert cli._run(words) == 0
     printed = capsys.readouterr()
     assert json.loads(printed.out.splitlines()[-1])["run"] == str(tmp_path / "run")
     assert "tuning = zeroshot (there are names alone)" in printed.err
-    assert f"no image was seen: foveate evaluate {tmp_path / 'run'} DATA says what it is worth" in printed.err
+    assert (
+        f"no image was seen: foveate evaluate {tmp_path / 'run'} DATA says what it is worth"
+        in printed.err
+    )
     assert Run(tmp_path / "run").classes() == tuple(name.replace(" ", "_") for name in NAMES)
     taught = fit(said(shapes, clip_folder), tmp_path / "taught").run
     assert evaluate(tmp_path / "run", shapes, device="cpu").numbers()["accuracy"] > 0.6
-    for mine, theirs in zip(*(foveate.predict(run, shapes) for run in (tmp_path / "run", taught)), strict=True):
+    for mine, theirs in zip(
+        *(foveate.predict(run, shapes) for run in (tmp_path / "run", taught)), strict=True
+    ):
         assert mine.prediction.names == theirs.prediction.names
     with pytest.raises(FoveateError, match="no images of its own"):
         evaluate(tmp_path / "run")
@@ -130,7 +160,11 @@ def test_names_without_an_image_are_a_run(shapes, clip_folder, tmp_path, capsys)
 
 @pytest.mark.parametrize(
     ("content", "sentence"),
-    [("cat\ndog\n cat \n", "'cat' is named twice"), ("\n \n", "no name in this file"), ("\xff\xfe\x00", "cannot be read")],
+    [
+        ("cat\ndog\n cat \n", "'cat' is named twice"),
+        ("\n \n", "no name in this file"),
+        ("\xff\xfe\x00", "cannot be read"),
+    ],
 )
 def test_bad_lists_of_names_are_one_sentence(clip_folder, tmp_path, content, sentence):
     file = tmp_path / "names.txt"
@@ -144,7 +178,9 @@ def test_names_alone_teach_nothing_else(clip_folder, tmp_path):
     file = tmp_path / "names.txt"
     file.write_text("cat\ndog\n")
     for tuning in ("tip", "coop", "probe", "full"):
-        with pytest.raises(UsageError, match=f"{tuning!r} learns from images, and there are names alone"):
+        with pytest.raises(
+            UsageError, match=f"{tuning!r} learns from images, and there are names alone"
+        ):
             fit(said(file, clip_folder, tuning=tuning), tmp_path / "run")
     with pytest.raises(DataError, match="names here, and no image"):
         fit(said(file, clip_folder, tuning="auto"), tmp_path / "run")
@@ -155,12 +191,20 @@ def test_names_alone_teach_nothing_else(clip_folder, tmp_path):
     with pytest.raises(FoveateError, match="no image"):
         foveate.convert(file, "coco", tmp_path / "coco")
     with pytest.raises(UsageError, match="embeds no sentences"):
-        fit(with_settings(Recipe(), {"data.path": str(file), "backbone.name": "test_vit", "backbone.weights": "none"}), tmp_path / "run")
+        fit(
+            with_settings(
+                Recipe(),
+                {"data.path": str(file), "backbone.name": "test_vit", "backbone.weights": "none"},
+            ),
+            tmp_path / "run",
+        )
     assert not (tmp_path / "run").exists()
 
 
 def test_the_classifier_is_open_clips_own(shapes, clip_folder, tmp_path):
-    run = fit(said(shapes, clip_folder, **{"data.val": 0.2, "data.test": 0.2}), tmp_path / "run").run
+    run = fit(
+        said(shapes, clip_folder, **{"data.val": 0.2, "data.test": 0.2}), tmp_path / "run"
+    ).run
     model, backbone = load(run, "cpu").model, load(run, "cpu").model.backbone
     own = open_clip.CustomTextCLIP(**CONFIG)
     from safetensors.torch import load_file
@@ -169,7 +213,9 @@ def test_the_classifier_is_open_clips_own(shapes, clip_folder, tmp_path):
     words = open_clip.get_tokenizer("ViT-B-32", context_length=12)
     templates = [lambda name, each=each: each.replace("{}", name) for each in TEMPLATES]
     with torch.inference_mode():
-        wanted = open_clip.build_zero_shot_classifier(own.eval(), words, sorted(NAMES), templates, use_tqdm=False)
+        wanted = open_clip.build_zero_shot_classifier(
+            own.eval(), words, sorted(NAMES), templates, use_tqdm=False
+        )
         torch.testing.assert_close(model.head.text, wanted.T, rtol=1e-5, atol=1e-5)
         images = torch.randn(3, 3, SIDE, SIDE)
         logits = model.head(backbone(images, {Provides.POOLED}))
@@ -179,10 +225,15 @@ def test_the_classifier_is_open_clips_own(shapes, clip_folder, tmp_path):
 
 def test_prompts_of_a_file_stand_in_the_recipe(shapes, clip_folder, tmp_path):
     file = tmp_path / "prompts.yaml"
-    file.write_text("\n".join(f"{name.replace(' ', '_')}: [a photo of a {name}., '{name}']" for name in NAMES))
+    file.write_text(
+        "\n".join(f"{name.replace(' ', '_')}: [a photo of a {name}., '{name}']" for name in NAMES)
+    )
     run = fit(said(shapes, clip_folder, **{"tuning.prompts": str(file)}), tmp_path / "run").run
     file.unlink()
-    assert Run(run).recipe().tuning.settings["prompts"]["red_circle"] == ["a photo of a red circle.", "red circle"]
+    assert Run(run).recipe().tuning.settings["prompts"]["red_circle"] == [
+        "a photo of a red circle.",
+        "red circle",
+    ]
     assert evaluate(run, shapes, device="cpu").numbers()["accuracy"] > 0.6
 
 
@@ -211,7 +262,12 @@ def test_bad_words_are_one_sentence(shapes, clip_folder, tmp_path):
         fit(said(shapes, clip_folder, **{"tuning.templates": ["a photo"]}), tmp_path / "run")
     with pytest.raises(UnknownName, match="red_circel"):
         fit(said(shapes, clip_folder, **{"tuning.prompts": {"red_circel": "a"}}), tmp_path / "run")
-    words = {"backbone.name": "test_vit", "backbone.weights": "none", "task": "classify", "tuning": "zeroshot"}
+    words = {
+        "backbone.name": "test_vit",
+        "backbone.weights": "none",
+        "task": "classify",
+        "tuning": "zeroshot",
+    }
     with pytest.raises(UsageError, match="embeds no sentences"):
         build(with_settings(Recipe(), words), ("a", "b"))
 
@@ -223,10 +279,30 @@ def tokenizer_in(folder: Path) -> None:
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 
-    words = ["<pad>", "<s>", "</s>", "<unk>", "a", "photo", "picture", "of", "the", "red", "green", "blue", "circle", "square", "background"]
-    found = Tokenizer(models.WordLevel({word: place for place, word in enumerate(words)}, unk_token="<unk>"))
+    words = [
+        "<pad>",
+        "<s>",
+        "</s>",
+        "<unk>",
+        "a",
+        "photo",
+        "picture",
+        "of",
+        "the",
+        "red",
+        "green",
+        "blue",
+        "circle",
+        "square",
+        "background",
+    ]
+    found = Tokenizer(
+        models.WordLevel({word: place for place, word in enumerate(words)}, unk_token="<unk>")
+    )
     found.pre_tokenizer = pre_tokenizers.Whitespace()
-    found.post_processor = processors.TemplateProcessing(single="<s> $A </s>", special_tokens=[("<s>", 1), ("</s>", 2)])
+    found.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>", special_tokens=[("<s>", 1), ("</s>", 2)]
+    )
     names = {"pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
     PreTrainedTokenizerFast(tokenizer_object=found, **names).save_pretrained(folder)
 
@@ -234,7 +310,10 @@ def tokenizer_in(folder: Path) -> None:
 def saved(network, folder: Path) -> Path:
     folder.mkdir()
     network.config.save_pretrained(folder)
-    save_file({name: value.contiguous() for name, value in network.state_dict().items()}, folder / "model.safetensors")
+    save_file(
+        {name: value.contiguous() for name, value in network.state_dict().items()},
+        folder / "model.safetensors",
+    )
     tokenizer_in(folder)
     return folder
 
@@ -244,7 +323,12 @@ def owl_folder(tmp_path_factory) -> Path:
     from transformers import Owlv2Config, Owlv2ForObjectDetection
 
     torch.manual_seed(0)
-    return saved(Owlv2ForObjectDetection(Owlv2Config(text_config=TEXT, vision_config=VISION, projection_dim=16)), tmp_path_factory.mktemp("hf") / "owl")
+    return saved(
+        Owlv2ForObjectDetection(
+            Owlv2Config(text_config=TEXT, vision_config=VISION, projection_dim=16)
+        ),
+        tmp_path_factory.mktemp("hf") / "owl",
+    )
 
 
 @pytest.fixture(scope="session")
@@ -252,13 +336,22 @@ def clipseg_folder(tmp_path_factory) -> Path:
     from transformers import CLIPSegConfig, CLIPSegForImageSegmentation
 
     torch.manual_seed(0)
-    more = {"extract_layers": [0, 1], "reduce_dim": 8, "decoder_num_attention_heads": 2, "decoder_intermediate_size": 16}
+    more = {
+        "extract_layers": [0, 1],
+        "reduce_dim": 8,
+        "decoder_num_attention_heads": 2,
+        "decoder_intermediate_size": 16,
+    }
     config = CLIPSegConfig(text_config=TEXT, vision_config=VISION, projection_dim=16, **more)
     return saved(CLIPSegForImageSegmentation(config), tmp_path_factory.mktemp("hf") / "clipseg")
 
 
 def native(folder: Path, task: str) -> Recipe:
-    words = {"backbone.name": f"hf:{folder}", "task": {"name": task, "head": "native"}, "tuning": {"name": "zeroshot", "templates": ["a {}"]}}
+    words = {
+        "backbone.name": f"hf:{folder}",
+        "task": {"name": task, "head": "native"},
+        "tuning": {"name": "zeroshot", "templates": ["a {}"]},
+    }
     return with_settings(Recipe(), words)
 
 
@@ -275,7 +368,9 @@ def test_owlv2_finds_what_the_library_finds(owl_folder):
         asked = {name: ids[name].repeat(2, 1) for name in ("input_ids", "attention_mask")}
         reference = own.network(pixel_values=images, **asked)
     torch.testing.assert_close(logits, reference.logits, rtol=1e-4, atol=1e-4)
-    wanted = Owlv2ImageProcessor().post_process_object_detection(reference, threshold=0.01, target_sizes=[(SIDE, SIDE)] * 2)
+    wanted = Owlv2ImageProcessor().post_process_object_detection(
+        reference, threshold=0.01, target_sizes=[(SIDE, SIDE)] * 2
+    )
     found = model.task.detector.candidates(model.head.network((boxes, logits), (SIDE, SIDE)))
     for mine, theirs in zip(found, wanted, strict=True):
         order = theirs["scores"].argsort(descending=True, stable=True)
@@ -297,7 +392,10 @@ def test_clipseg_paints_what_the_library_paints(clipseg_folder):
 
 
 def test_what_finds_by_itself_is_not_trained(owl_folder):
-    model = build(with_settings(native(owl_folder, "detect"), {"tuning": "full"}), ("red circle", "blue circle"))
+    model = build(
+        with_settings(native(owl_folder, "detect"), {"tuning": "full"}),
+        ("red circle", "blue circle"),
+    )
     with pytest.raises(UsageError, match="is not trained"):
         model.task.detector.loss(None, [])
 
@@ -315,11 +413,17 @@ def test_folders_that_are_not_such_a_network(tmp_path, owl_folder):
 def test_sentences_can_be_asked_about(shapes, clip_folder, tmp_path):
     """What a picture says to a sentence about it is more than what it says to one about another; the map says where."""
     run = fit(said(shapes, clip_folder), tmp_path / "run").run
-    own, other = (sorted(folder for folder in shapes.iterdir() if folder.is_dir())[place] for place in (0, 1))
+    own, other = (
+        sorted(folder for folder in shapes.iterdir() if folder.is_dir())[place] for place in (0, 1)
+    )
     pictures = sorted(own.iterdir())[:4]
     sentences = [f"a photo of a {folder.name.replace('_', ' ')}." for folder in (own, other)]
-    found = foveate.explain(run, pictures, how=["occlusion"], texts=sentences, out=tmp_path / "why", device="cpu").found
+    found = foveate.explain(
+        run, pictures, how=["occlusion"], texts=sentences, out=tmp_path / "why", device="cpu"
+    ).found
     assert [why.question for why in found] == sentences * 4
-    right, wrong = (np.mean([why.chance for why in found if why.question == sentence]) for sentence in sentences)
+    right, wrong = (
+        np.mean([why.chance for why in found if why.question == sentence]) for sentence in sentences
+    )
     assert right > wrong
     assert all(float(why.map.max()) > float(why.map.min()) for why in found)

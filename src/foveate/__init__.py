@@ -80,7 +80,9 @@ def check(
     from foveate.api.check.core import check as looked
     from foveate.recipe import recipe_from
 
-    return looked(recipe_from(data, words, settings or {}), _path(out), images, plan, "foveate.check(...)")
+    return looked(
+        recipe_from(data, words, settings or {}), _path(out), images, plan, "foveate.check(...)"
+    )
 
 
 def fit(
@@ -157,7 +159,9 @@ def evaluate(
     """
     from foveate.api.evaluate.core import evaluate as score
 
-    return score(Path(run), _path(data), shift=_path(shift), ood=_path(ood), slices=_path(slices), **options)
+    return score(
+        Path(run), _path(data), shift=_path(shift), ood=_path(ood), slices=_path(slices), **options
+    )
 
 
 def predict(run: Place, images: Place | Iterable[Place], **options: Any) -> list[Answer]:
@@ -167,7 +171,9 @@ def predict(run: Place, images: Place | Iterable[Place], **options: Any) -> list
     return list(answer(Path(run), _places(images), **options))
 
 
-def explain(run: Place, images: Place | Iterable[Place], *, out: Place | None = None, **options: Any) -> ExplainResult:
+def explain(
+    run: Place, images: Place | Iterable[Place], *, out: Place | None = None, **options: Any
+) -> ExplainResult:
     """Where the answers to these pictures come from, with a test of every map; options: how, texts, nearest, device,
     strict."""
     from foveate.api.explain.core import explain as why
@@ -175,7 +181,9 @@ def explain(run: Place, images: Place | Iterable[Place], *, out: Place | None = 
     return why(Path(run), _places(images), out=_path(out), **options)
 
 
-def export(run: Place, to: str = "onnx", *, out: Place | None = None, **options: Any) -> ExportResult:
+def export(
+    run: Place, to: str = "onnx", *, out: Place | None = None, **options: Any
+) -> ExportResult:
     """A file for another runtime, `onnx` or `openvino`, which answers as the run does or is not kept; options: int8, max_drop."""
     from foveate.api.export.core import export as write
 
@@ -183,7 +191,12 @@ def export(run: Place, to: str = "onnx", *, out: Place | None = None, **options:
 
 
 def audit(
-    run: Place, data: Place | None = None, *, unlabelled: Place | None = None, out: Place | None = None, **options: Any
+    run: Place,
+    data: Place | None = None,
+    *,
+    unlabelled: Place | None = None,
+    out: Place | None = None,
+    **options: Any,
 ) -> AuditResult:
     """Which labels to doubt, which images teach nothing new, what more labels would bring, and which of the `unlabelled` pictures
     to label next; options: more, device."""
@@ -192,18 +205,31 @@ def audit(
     return asked(Path(run), _path(data), _path(unlabelled), out=_path(out), **options)
 
 
-def soup(runs: Place | Iterable[Place], *, out: Place | None = None, shifted: Place | None = None, **options: Any) -> SoupResult:
+def soup(
+    runs: Place | Iterable[Place],
+    *,
+    out: Place | None = None,
+    shifted: Place | None = None,
+    **options: Any,
+) -> SoupResult:
     """Averages the weights of one run and its start, or of several runs, as a new run; every average is scored on `shifted` too.
 
     Options: steps, format (of the shifted data), device, strict.
     """
     from foveate.api.soup.core import soup as average
 
-    return average(_places(runs), _path(out), _path(shifted), command="foveate.soup(...)", **options)
+    return average(
+        _places(runs), _path(out), _path(shifted), command="foveate.soup(...)", **options
+    )
 
 
 def adapt(
-    run: Place, images: Place | Iterable[Place], *, out: Place | None = None, how: str = "adabn", **options: Any
+    run: Place,
+    images: Place | Iterable[Place],
+    *,
+    out: Place | None = None,
+    how: str = "adabn",
+    **options: Any,
 ) -> AdaptResult:
     """Adapts the finished `run` to pictures, and the pictures in folders, that nobody has labelled, as a new run.
 
@@ -211,11 +237,20 @@ def adapt(
     """
     from foveate.api.adapt import adapt as adjust
 
-    return adjust(Path(run), _places(images), _path(out), how, command="foveate.adapt(...)", **options)
+    return adjust(
+        Path(run), _places(images), _path(out), how, command="foveate.adapt(...)", **options
+    )
 
 
 def episodes(
-    data: Place, *, run: Place | None = None, ways: int = 5, shots: int = 1, queries: int = 15, count: int = 600, **words: Any
+    data: Place,
+    *,
+    run: Place | None = None,
+    ways: int = 5,
+    shots: int = 1,
+    queries: int = 15,
+    count: int = 600,
+    **words: Any,
 ) -> EpisodesResult:
     """How well `ways` new classes are learnt from `shots` images each, over `count` episodes drawn from the images at `data`.
 
@@ -223,10 +258,20 @@ def episodes(
     """
     from foveate.api.episodes.core import episodes as play
 
-    return play(Path(data), run=_path(run), ways=ways, shots=shots, queries=queries, count=count, words=words)
+    return play(
+        Path(data),
+        run=_path(run),
+        ways=ways,
+        shots=shots,
+        queries=queries,
+        count=count,
+        words=words,
+    )
 
 
-def retrieve(data: Place, *, run: Place | None = None, sentences: str | Iterable[str] = (), **words: Any) -> RetrieveResult:
+def retrieve(
+    data: Place, *, run: Place | None = None, sentences: str | Iterable[str] = (), **words: Any
+) -> RetrieveResult:
     """How well pictures find their sentences and sentences their pictures, by a model that embeds both; or the pictures that are
     nearest to the given `sentences`.
 
@@ -239,7 +284,12 @@ def retrieve(data: Place, *, run: Place | None = None, sentences: str | Iterable
 
 
 def generate(
-    run: Place, sentences: str | Iterable[str] = (), *, out: Place | None = None, device: str = "auto", **options: Any
+    run: Place,
+    sentences: str | Iterable[str] = (),
+    *,
+    out: Place | None = None,
+    device: str = "auto",
+    **options: Any,
 ) -> GenerateResult:
     """Pictures by a run of the task generate, or by a pretrained painter by its name; one for each sentence or class.
 
@@ -248,12 +298,16 @@ def generate(
     from foveate.api.generate.core import Wish
     from foveate.api.generate.core import generate as paint
 
-    files: dict[str, Any] = {name: _path(options.pop(name, None)) for name in ("picture", "mask", "against")}
+    files: dict[str, Any] = {
+        name: _path(options.pop(name, None)) for name in ("picture", "mask", "against")
+    }
     asked = [sentences] if isinstance(sentences, str) else list(sentences)
     return paint(run, Wish(asked, **files, **options), _path(out), device)
 
 
-def restyle(content: Place, style: Place, *, out: Place = "restyled.png", **options: Any) -> RestyleResult:
+def restyle(
+    content: Place, style: Place, *, out: Place = "restyled.png", **options: Any
+) -> RestyleResult:
     """The content in the manner of the style: two pictures in, one out.
 
     Options: backbone, weights, size, steps, weight, device.

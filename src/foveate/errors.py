@@ -31,7 +31,9 @@ class FoveateError(Exception):
 
     exit_code = 1
 
-    def __init__(self, what: str, *, where: object = None, why: str | None = None, hint: str | None = None) -> None:
+    def __init__(
+        self, what: str, *, where: object = None, why: str | None = None, hint: str | None = None
+    ) -> None:
         super().__init__(what)
         self.what, self.where, self.why, self.hint = what, where, why, hint
 
@@ -60,7 +62,9 @@ class UnknownName(UsageError):
 
     def __init__(self, name: str, known: Iterable[str], *, kind: str, where: object = None) -> None:
         near = near_names(name, known)
-        super().__init__(f"no {kind} is called {name!r}", where=where, hint=hint_of_names(near, known, kind))
+        super().__init__(
+            f"no {kind} is called {name!r}", where=where, hint=hint_of_names(near, known, kind)
+        )
 
 
 class DataError(FoveateError):
@@ -95,7 +99,9 @@ class MissingExtra(FoveateError):
     """An optional package is absent; `extra` is the word in pip install 'foveate[extra]'."""
 
     def __init__(self, package: str, extra: str) -> None:
-        super().__init__(f"the package {package!r} is not installed", hint=f"pip install 'foveate[{extra}]'")
+        super().__init__(
+            f"the package {package!r} is not installed", hint=f"pip install 'foveate[{extra}]'"
+        )
 
 
 def need(extra: str, *packages: str) -> None:
@@ -116,11 +122,18 @@ class Interrupted(FoveateError):
 def near_names(name: str, known: Iterable[str], most: int = 3) -> list[str]:
     """The known names that look like `name`, nearest first; compared without regard to case."""
     by_folded = {candidate.casefold(): candidate for candidate in known}
-    return [by_folded[match] for match in get_close_matches(name.casefold(), by_folded, n=most, cutoff=0.6)]
+    return [
+        by_folded[match]
+        for match in get_close_matches(name.casefold(), by_folded, n=most, cutoff=0.6)
+    ]
 
 
 def hint_of_names(near: list[str], known: Iterable[str], kind: str) -> str:
     if near:
         return "did you mean " + " or ".join(repr(name) for name in near) + "?"
     listed = sorted(known)
-    return f"one of: {', '.join(listed)}" if len(listed) <= 20 else f"one of the {len(listed)} {kind}s that are listed"
+    return (
+        f"one of: {', '.join(listed)}"
+        if len(listed) <= 20
+        else f"one of the {len(listed)} {kind}s that are listed"
+    )

@@ -27,7 +27,9 @@ class Labels:
     sure: Sureness | None = None
     left_out: ClassVar[str] = "{} images left out"
 
-    def in_classes(self, theirs: tuple[str, ...], ours: tuple[str, ...]) -> tuple[Labels | None, int]:
+    def in_classes(
+        self, theirs: tuple[str, ...], ours: tuple[str, ...]
+    ) -> tuple[Labels | None, int]:
         """A truth of other data in the classes of a run, matched by name, and how much of it was of unknown ones, which `left_out`
         puts in words; None where nothing is left."""
         known = set(self.names) <= set(ours)
@@ -35,11 +37,18 @@ class Labels:
 
     def row(self, classes: tuple[str, ...], multilabel: bool) -> dict[str, Any]:
         """JSON-able: one answer and its confidence, or all answers; with the score of every class."""
-        scores = {} if self.scores is None else dict(zip(classes, map(float, self.scores), strict=True))
+        scores = (
+            {} if self.scores is None else dict(zip(classes, map(float, self.scores), strict=True))
+        )
         if multilabel:
             return {"answer": list(self.names), "scores": scores}
         sure = {} if self.sure is None else self.sure.row()
-        return {"answer": self.names[0], "confidence": scores.get(self.names[0]), "scores": scores, **sure}
+        return {
+            "answer": self.names[0],
+            "confidence": scores.get(self.names[0]),
+            "scores": scores,
+            **sure,
+        }
 
 
 @dataclass(frozen=True)
@@ -75,7 +84,9 @@ class Boxes:
     def row(self, classes: tuple[str, ...], multilabel: bool = False) -> dict[str, Any]:
         """JSON-able: an object a box, in pixels, the surest first."""
         pairs = zip(self.names, self.xyxy, strict=True)
-        rows: list[dict[str, Any]] = [{"name": name, "xyxy": list(map(float, box))} for name, box in pairs]
+        rows: list[dict[str, Any]] = [
+            {"name": name, "xyxy": list(map(float, box))} for name, box in pairs
+        ]
         for field_, values in (("score", self.scores), ("crowd", self.crowd)):
             for row, value in zip(rows, [] if values is None else values.tolist(), strict=False):
                 row[field_] = value
@@ -92,9 +103,15 @@ class Boxes:
 
     def chosen(self, kept: np.ndarray) -> Boxes:
         """Some of the boxes; `kept`: (N,) bool."""
-        scores, crowd = (None if values is None else values[kept] for values in (self.scores, self.crowd))
+        scores, crowd = (
+            None if values is None else values[kept] for values in (self.scores, self.crowd)
+        )
         names = tuple(name for name, keep in zip(self.names, kept, strict=True) if keep)
-        masks = None if self.masks is None else tuple(mask for mask, keep in zip(self.masks, kept, strict=True) if keep)
+        masks = (
+            None
+            if self.masks is None
+            else tuple(mask for mask, keep in zip(self.masks, kept, strict=True) if keep)
+        )
         return Boxes(self.xyxy[kept], names, scores, crowd, masks)
 
 
@@ -119,7 +136,9 @@ class Regions:
     def packed(self) -> Regions:
         """The same, compressed until it is read: some kilobytes for a picture of a megapixel."""
         mask = self.mask
-        return Regions(partial(_unpacked, zlib.compress(mask.tobytes(), 1), mask.shape, mask.dtype.str))
+        return Regions(
+            partial(_unpacked, zlib.compress(mask.tobytes(), 1), mask.shape, mask.dtype.str)
+        )
 
     def row(self, classes: tuple[str, ...], multilabel: bool = False) -> dict[str, Any]:
         """JSON-able: class -> its pixels as run lengths in COCO's compressed form; classes without a pixel are left out."""
@@ -165,7 +184,11 @@ class Text:
     def row(self, classes: tuple[str, ...], multilabel: bool = False) -> dict[str, Any]:
         """JSON-able: the sentence, or all of them, and how sure it is."""
         answer = self.sentences[0] if len(self.sentences) == 1 else list(self.sentences)
-        return {"answer": answer} if self.score is None else {"answer": answer, "confidence": self.score}
+        return (
+            {"answer": answer}
+            if self.score is None
+            else {"answer": answer, "confidence": self.score}
+        )
 
 
 @dataclass(frozen=True)

@@ -62,7 +62,9 @@ class Shelf(Generic[T]):
         found = [
             member
             for member in vars(module).values()
-            if inspect.isclass(member) and issubclass(member, self.contract) and not inspect.isabstract(member)
+            if inspect.isclass(member)
+            and issubclass(member, self.contract)
+            and not inspect.isabstract(member)
             and member.__module__ == module.__name__
         ]
         if len(found) != 1:
@@ -84,5 +86,7 @@ def checked_settings(plugin: type, name: str, kind: str, settings: dict[str, Any
         field = ".".join(str(part) for part in first["loc"])
         known = list(plugin.Settings.model_fields)  # type: ignore[attr-defined]
         if first["type"] == "extra_forbidden":
-            raise UnknownName(field, known, kind=f"setting of the {kind} {name!r}", where=f"{kind}.{field}") from None
+            raise UnknownName(
+                field, known, kind=f"setting of the {kind} {name!r}", where=f"{kind}.{field}"
+            ) from None
         raise UsageError(f"{kind}.{field}: {first['msg']}", why=f"got {first['input']!r}") from None

@@ -72,7 +72,10 @@ class Table:
         return replace(self, classes=classes)
 
 
-VIEWS = ("wide", "narrow")  # entries of a target that are views of the image: (V, 3, s, s), in the same form as it
+VIEWS = (
+    "wide",
+    "narrow",
+)  # entries of a target that are views of the image: (V, 3, s, s), in the same form as it
 
 
 @dataclass(frozen=True)
@@ -126,13 +129,21 @@ class Batch:
 
     def part(self, cut: slice) -> Batch:
         """Some of the images."""
-        parts: dict[str, Any] = {name: getattr(self, name)[cut] for name in ("images", "targets", "views", "sizes", "indices")}
+        parts: dict[str, Any] = {
+            name: getattr(self, name)[cut]
+            for name in ("images", "targets", "views", "sizes", "indices")
+        }
         return replace(self, **parts)
 
     def to(self, device: Any, **options: Any) -> Batch:
         """The same batch elsewhere, ready for the network; `options` (memory_format) go to the images."""
-        targets = [{name: _moved(value, device) for name, value in target.items()} for target in self.targets]
-        return replace(self, images=self.images.to(device, non_blocking=True, **options), targets=targets).ready()
+        targets = [
+            {name: _moved(value, device) for name, value in target.items()}
+            for target in self.targets
+        ]
+        return replace(
+            self, images=self.images.to(device, non_blocking=True, **options), targets=targets
+        ).ready()
 
     def pin_memory(self) -> Batch:
         """The same batch with images in memory that a GPU reads by itself, while the program goes on; a DataLoader asks for it."""
@@ -143,7 +154,10 @@ class Batch:
         if self.spec is None:
             return self
         seen = self.spec.seen
-        targets = [{name: seen(value) if name in VIEWS else value for name, value in target.items()} for target in self.targets]
+        targets = [
+            {name: seen(value) if name in VIEWS else value for name, value in target.items()}
+            for target in self.targets
+        ]
         return replace(self, images=seen(self.images), targets=targets, spec=None)
 
 
@@ -162,7 +176,9 @@ class Features:
 
     def one(self, place: int) -> Features:
         """Of one image of the batch, which stays one; without what is `native`."""
-        pooled, tokens = (None if each is None else each[place : place + 1] for each in (self.pooled, self.tokens))
+        pooled, tokens = (
+            None if each is None else each[place : place + 1] for each in (self.pooled, self.tokens)
+        )
         return Features(pooled, [each[place : place + 1] for each in self.maps], tokens)
 
 

@@ -69,10 +69,18 @@ class AdaptResult:
     @property
     def changed(self) -> int:
         """How many images are answered with another class than before."""
-        return sum(one != other for one, other in zip(self.before.names, self.after.names, strict=True))
+        return sum(
+            one != other for one, other in zip(self.before.names, self.after.names, strict=True)
+        )
 
     def numbers(self) -> dict[str, Any]:
-        told = {"run": str(self.run), "how": self.how, "images": self.images, "skipped": self.skipped, "changed": self.changed}
+        told = {
+            "run": str(self.run),
+            "how": self.how,
+            "images": self.images,
+            "skipped": self.skipped,
+            "changed": self.changed,
+        }
         for word, answered in (("before", self.before), ("after", self.after)):
             told[f"entropy_{word}"] = answered.entropy
             told[f"home_{word}"] = asdict(answered.home) if answered.home else None
@@ -86,9 +94,14 @@ class AdaptResult:
             moved = f"from {self.before.entropy:.3f} to {self.after.entropy:.3f} nats"
             told[-1] += f", their entropy went {moved} (surer is not righter)"
         if self.before.home and self.after.home:
-            told.append(f"at home, on held-out images: {self.metric} {self.before.home.value:.3f} before, {self.after.home} after")
+            told.append(
+                f"at home, on held-out images: {self.metric} {self.before.home.value:.3f} before, {self.after.home} after"
+            )
         told += [f"note: {caution}" for caution in self.cautions()]
-        return [*told, f"next: label some of these images, and foveate evaluate {self.run} THEM tells what it is worth there"]
+        return [
+            *told,
+            f"next: label some of these images, and foveate evaluate {self.run} THEM tells what it is worth there",
+        ]
 
     def cautions(self) -> list[str]:
         """What the adaptation cannot promise, in words."""
@@ -97,8 +110,13 @@ class AdaptResult:
             found.append(f"{self.images} images are few to adapt to: some hundreds are better")
         gone = sorted(set(self.before.names) - set(self.after.names))
         if gone:
-            found.append(f"{len(gone)} classes are not answered any more, such as {gone[0]!r}: the answers may be collapsing")
-        return [*found, "no label was seen: nothing here can tell whether the answers have become better"]
+            found.append(
+                f"{len(gone)} classes are not answered any more, such as {gone[0]!r}: the answers may be collapsing"
+            )
+        return [
+            *found,
+            "no label was seen: nothing here can tell whether the answers have become better",
+        ]
 
 
 def adapt(
@@ -130,20 +148,36 @@ def adapt(
     table = own_table(first)
     home = scanned_aloud(table, predictor.model, strictly)
     samples = tuple(Sample(path, printable(path)) for path in paths)
-    away = scanned_aloud(Table(samples, table.classes, "pictures", paths[0].parent), predictor.model, strictly)
+    away = scanned_aloud(
+        Table(samples, table.classes, "pictures", paths[0].parent), predictor.model, strictly
+    )
     before, metric = _answered(predictor, away, home)
     moved = _moved(adaptation, predictor, home, away)
     after, _ = _answered(predictor, away, home)
     new = Run.create(out, f"{first.folder.name}-{how}")
     with new.locked():
-        about = {"how": how, "settings": adaptation.settings.model_dump(), "run": str(first.folder.resolve())}
-        _write(new, first, moved, {**about, "images": len(away.hashes), "sha256": list(away.hashes)}, command)
+        about = {
+            "how": how,
+            "settings": adaptation.settings.model_dump(),
+            "run": str(first.folder.resolve()),
+        }
+        _write(
+            new,
+            first,
+            moved,
+            {**about, "images": len(away.hashes), "sha256": list(away.hashes)},
+            command,
+        )
     seconds = time.perf_counter() - began
-    return AdaptResult(new.folder, how, len(away.hashes), len(away.skipped), before, after, metric, seconds)
+    return AdaptResult(
+        new.folder, how, len(away.hashes), len(away.skipped), before, after, metric, seconds
+    )
 
 
 def _refuse_unsuited(adaptation: Adaptation, how: str, predictor: Predictor) -> None:
-    if adaptation.needs_classes and (predictor.model.task.answer is not Labels or predictor.multilabel):
+    if adaptation.needs_classes and (
+        predictor.model.task.answer is not Labels or predictor.multilabel
+    ):
         what = f"{how} wants a run that answers with one class an image"
         raise UsageError(what, where=predictor.run.folder, hint="--how adabn")
 
@@ -153,15 +187,24 @@ def _answered(predictor: Predictor, away: Scanned, home: Scanned) -> tuple[Answe
     found = predictor.answers(away.table.samples, away.pixels).predictions
     names = ["|".join(each.names) or "none" for each in found if isinstance(each, Labels)]
     chances = np.array([each.scores for each in found if isinstance(each, Labels)])
-    entropy = float(entropies(chances, axis=1).mean()) if names and not predictor.multilabel else None
+    entropy = (
+        float(entropies(chances, axis=1).mean()) if names and not predictor.multilabel else None
+    )
     kept = home.table.of("val") or home.table.of("test")
     if not kept:
         return Answered(names, entropy, None), ""
-    scores = scored(predictor.answers(kept, home.pixels).predictions, kept, predictor.model, predictor.multilabel)
+    scores = scored(
+        predictor.answers(kept, home.pixels).predictions,
+        kept,
+        predictor.model,
+        predictor.multilabel,
+    )
     return Answered(names, entropy, scores.numbers[scores.main]), scores.main
 
 
-def _moved(adaptation: Adaptation, predictor: Predictor, home: Scanned, away: Scanned) -> dict[str, Tensor]:
+def _moved(
+    adaptation: Adaptation, predictor: Predictor, home: Scanned, away: Scanned
+) -> dict[str, Tensor]:
     """Adapts the predictor's model; gives the tensors that are others now, by name."""
     model = predictor.model
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
@@ -170,7 +213,11 @@ def _moved(adaptation: Adaptation, predictor: Predictor, home: Scanned, away: Sc
     passes = adaptation.passes
     with console.progress(passes[0] * len(taught) + passes[1] * len(new), "adapt") as bar:
         adaptation.adapt(model, _feed(predictor, taught, bar), _feed(predictor, new, bar))
-    return {name: tensor for name, tensor in model.state_dict().items() if not tensor.equal(before[name])}
+    return {
+        name: tensor
+        for name, tensor in model.state_dict().items()
+        if not tensor.equal(before[name])
+    }
 
 
 def _feed(predictor: Predictor, pictures: Pictures, bar: Bar) -> Feed:
@@ -185,11 +232,19 @@ def _feed(predictor: Predictor, pictures: Pictures, bar: Bar) -> Feed:
     return batches
 
 
-def _write(new: Run, first: Run, moved: dict[str, Tensor], about: dict[str, Any], command: str) -> None:
+def _write(
+    new: Run, first: Run, moved: dict[str, Tensor], about: dict[str, Any], command: str
+) -> None:
     """The run as it was, and beside it what has moved."""
     new.carry_over(first, command)
     new.write_json("adapted.json", about)
-    new.write_tensors("model.safetensors", read_tensors(first.folder / "model.safetensors", own=True))
+    new.write_tensors(
+        "model.safetensors", read_tensors(first.folder / "model.safetensors", own=True)
+    )
     new.write_tensors(ADAPTED, moved)
-    new.write_text("recipe.yaml", first.recipe().to_yaml())  # without it a folder is no run: it comes when the rest is there
-    new.finish({key: value for key, value in first.outcome().items() if key not in ("checksums", "parts")})
+    new.write_text(
+        "recipe.yaml", first.recipe().to_yaml()
+    )  # without it a folder is no run: it comes when the rest is there
+    new.finish(
+        {key: value for key, value in first.outcome().items() if key not in ("checksums", "parts")}
+    )

@@ -34,7 +34,11 @@ def continue_(
     earlier.refuse_as_start()
     earlier.outcome()
     recipe = earlier.recipe()
-    fresh: dict[str, Any] = {"data.path": str(data), "data.format": "auto", "start.run": str(run.resolve())}
+    fresh: dict[str, Any] = {
+        "data.path": str(data),
+        "data.format": "auto",
+        "start.run": str(run.resolve()),
+    }
     fresh["training.head_start"] = "random"  # the head is there already
     if "class_weights" in recipe.task.settings:
         fresh["task.class_weights"] = "auto"
@@ -42,5 +46,7 @@ def continue_(
     if not TUNINGS.load(recipe.tuning.name).needs_steps and recipe.start.replay < 1:
         why = "its head is solved anew on all images, and would know nothing of those that are not shown"
         hint = "--replay 1, or fit with a tuning that trains, such as lora"
-        raise UsageError("a probe needs all its old images to go on", where="start.replay", why=why, hint=hint)
+        raise UsageError(
+            "a probe needs all its old images to go on", where="start.replay", why=why, hint=hint
+        )
     return fit(recipe, out, command=command, started=started)

@@ -32,7 +32,12 @@ class ConvertResult:
 
     def numbers(self) -> dict[str, Any]:
         counts = {"images": self.images, "boxes": self.boxes}
-        return {"folder": str(self.folder), "format": self.format, **counts, "notes": list(self.notes)}
+        return {
+            "folder": str(self.folder),
+            "format": self.format,
+            **counts,
+            "notes": list(self.notes),
+        }
 
     def lines(self) -> list[str]:
         splits = ", ".join(f"{count} {split}" for split, count in self.images.items())
@@ -53,7 +58,9 @@ def convert(data: Path, to: str, out: Path, format: str = "auto") -> ConvertResu
     _refuse_place(data, out)
     table = _fitting(read_table(data, format))
     if format == "auto":
-        console.choice("format", table.format, f"{len(table.samples)} images, {len(table.classes)} classes")
+        console.choice(
+            "format", table.format, f"{len(table.samples)} images, {len(table.classes)} classes"
+        )
     with written_aside(out) as aside:
         aside.mkdir()
         notes = (*table.notes, *target.write(table, aside))
@@ -68,7 +75,11 @@ def convert(data: Path, to: str, out: Path, format: str = "auto") -> ConvertResu
 def _refuse_place(data: Path, out: Path) -> None:
     refuse_taken(out, hint="name another folder")
     if data.is_dir() and out.resolve().is_relative_to(data.resolve()):
-        raise UsageError("the new folder would lie in the data", where=out, hint="name a folder beside it; data is never changed")
+        raise UsageError(
+            "the new folder would lie in the data",
+            where=out,
+            hint="name a folder beside it; data is never changed",
+        )
 
 
 def _fitting(table: Table) -> Table:
@@ -79,7 +90,12 @@ def _fitting(table: Table) -> Table:
     for sample in table.samples:
         if not isinstance(sample.truth, Boxes):
             why = f"this is {table.format!r} data, without boxes"
-            raise UsageError("only boxes can be converted", where=table.root, why=why, hint="name another format with --format")
+            raise UsageError(
+                "only boxes can be converted",
+                where=table.root,
+                why=why,
+                hint="name another format with --format",
+            )
         try:
             boxes, problems = refitted(sample.truth, images.size(sample.path))
         except BrokenImage:
@@ -96,25 +112,55 @@ def _read_back(target: Format, aside: Path, out: Path) -> Table:
         return target.read(aside)
     except DataError as error:
         why = str(error)
-        raise DataError("what was written cannot be read again", where=out, why=why, hint="a bug: please report it") from None
+        raise DataError(
+            "what was written cannot be read again",
+            where=out,
+            why=why,
+            hint="a bug: please report it",
+        ) from None
 
 
 def _refuse_loss(table: Table, again: Table) -> None:
     """Splits may differ: YOLO has no images without one."""
     (_, before), (_, after) = _counted(table), _counted(again)
-    if before != after or table.classes != again.classes or len(table.samples) != len(again.samples):
+    if (
+        before != after
+        or table.classes != again.classes
+        or len(table.samples) != len(again.samples)
+    ):
         why = f"boxes before: {before}, after: {after}"
-        raise DataError("the new data would not hold the same boxes", where=again.root, why=why, hint="a bug: please report it")
+        raise DataError(
+            "the new data would not hold the same boxes",
+            where=again.root,
+            why=why,
+            hint="a bug: please report it",
+        )
 
 
 def _lost_masks(table: Table, again: Table) -> tuple[str, ...]:
-    before, after = (sum(len(getattr(sample.truth, "masks", None) or ()) for sample in each.samples) for each in (table, again))
-    return (f"{before - after} objects have a mask, which this format cannot hold: their boxes are kept",) if before > after else ()
+    before, after = (
+        sum(len(getattr(sample.truth, "masks", None) or ()) for sample in each.samples)
+        for each in (table, again)
+    )
+    return (
+        (
+            f"{before - after} objects have a mask, which this format cannot hold: their boxes are kept",
+        )
+        if before > after
+        else ()
+    )
 
 
 def _counted(table: Table) -> tuple[dict[str, int], dict[str, int]]:
     """Images by split, boxes by class."""
     splits = Counter(sample.split for sample in table.samples)
-    names = Counter(name for sample in table.samples if isinstance(sample.truth, Boxes) for name in sample.truth.names)
-    by_split: dict[str, int] = {split or "no split": splits[split] for split in _SPLITS if splits[split]}
+    names = Counter(
+        name
+        for sample in table.samples
+        if isinstance(sample.truth, Boxes)
+        for name in sample.truth.names
+    )
+    by_split: dict[str, int] = {
+        split or "no split": splits[split] for split in _SPLITS if splits[split]
+    }
     return by_split, {name: names[name] for name in table.classes}

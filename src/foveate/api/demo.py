@@ -51,15 +51,26 @@ def demo(out: Path | None = None) -> DemoResult:
     start = time.perf_counter()
     folder = out or Path("foveate-demo")
     refuse_taken(folder, hint="foveate demo --out ANOTHER_FOLDER")
-    console.say("1. writing 600 hand-written digits (scikit-learn's digits: scans from UCI) as a folder per class")
+    console.say(
+        "1. writing 600 hand-written digits (scikit-learn's digits: scans from UCI) as a folder per class"
+    )
     _write_digits(folder / "digits")
     console.say("2. fit: EfficientNet-Lite0 with ImageNet weights, its head solved on our digits")
-    settings = {"data.path": str(folder / "digits"), "backbone.weights": "offline", "backbone.size": 96, "augment.flip": 0}
+    settings = {
+        "data.path": str(folder / "digits"),
+        "backbone.weights": "offline",
+        "backbone.size": 96,
+        "augment.flip": 0,
+    }
     fitted = fit(with_settings(Recipe(), settings), folder / "run", command="foveate demo")
     for line in fitted.lines()[:-1]:
         console.say(line)
     console.say("3. predict: three pictures that took no part in training")
-    unseen = [folder / "digits" / row["path"] for row in Run(folder / "run").splits() if row["split"] == "test"]
+    unseen = [
+        folder / "digits" / row["path"]
+        for row in Run(folder / "run").splits()
+        if row["split"] == "test"
+    ]
     for answer in predict(folder / "run", unseen[:: len(unseen) // 3][:3]):
         row = answer.row()
         console.say(f"  {row['path']}: {row['answer']} ({row['confidence']:.0%} sure)")

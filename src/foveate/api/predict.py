@@ -34,7 +34,11 @@ def predict(
     paths = list(pictures_at(images))
     for name, value in (("coverage", coverage), ("risk", risk)):
         if not 0 < value < 1:
-            raise UsageError(f"the {name} lies between 0 and 1, and is not {value}", where=f"--{name}", hint=f"--{name} 0.9")
+            raise UsageError(
+                f"the {name} lies between 0 and 1, and is not {value}",
+                where=f"--{name}",
+                hint=f"--{name} 0.9",
+            )
     predictor = opened(run) if run.is_file() else _loaded(run, device)
     predictor.coverage, predictor.risk = coverage, risk
     console.say(f"{len(paths)} images, {len(predictor.classes)} classes")
@@ -42,8 +46,8 @@ def predict(
 
 
 def _loaded(run: Path, device: str) -> Predictor:
-    from foveate.inference.predictor import load  # brings torch, which an exported file does without
+    from foveate.inference.predictor import (
+        load,
+    )  # brings torch, which an exported file does without
 
     return load(run, device)
-
-

@@ -36,7 +36,12 @@ class RetrieveResult:
     """`found`: of pictures that ask for sentences, and of sentences that ask for pictures, recall at 1, 5 and 10, and what chance
     would reach; or `nearest`: for each sentence that was given, the nearest pictures and their cosines."""
 
-    columns: ClassVar[list[str]] = ["asked with", "to find among", *(f"recall@{cut}" for cut in CUTS), "chance@1"]
+    columns: ClassVar[list[str]] = [
+        "asked with",
+        "to find among",
+        *(f"recall@{cut}" for cut in CUTS),
+        "chance@1",
+    ]
     what: str
     found: dict[str, tuple[int, list[Score]]] = field(default_factory=dict)
     nearest: dict[str, list[tuple[str, float]]] = field(default_factory=dict)
@@ -44,21 +49,41 @@ class RetrieveResult:
     @property
     def rows(self) -> list[list[str]]:
         return [
-            [f"{scores[0].count} {name.split('_')[0]}", str(count), *map(_told, scores), f"{1 / count:.3f}"]
+            [
+                f"{scores[0].count} {name.split('_')[0]}",
+                str(count),
+                *map(_told, scores),
+                f"{1 / count:.3f}",
+            ]
             for name, (count, scores) in self.found.items()
         ]
 
     def numbers(self) -> dict[str, Any]:
         scores = {
-            name: {"among": count, **{f"recall_{cut}": asdict(score) for cut, score in zip(CUTS, each, strict=True)}}
+            name: {
+                "among": count,
+                **{f"recall_{cut}": asdict(score) for cut, score in zip(CUTS, each, strict=True)},
+            }
             for name, (count, each) in self.found.items()
         }
-        return {"backbone": self.what, **scores, **({"nearest": self.nearest} if self.nearest else {})}
+        return {
+            "backbone": self.what,
+            **scores,
+            **({"nearest": self.nearest} if self.nearest else {}),
+        }
 
     def lines(self) -> list[str]:
-        near = {sentence: ", ".join(f"{key} ({alike:.3f})" for key, alike in best) for sentence, best in self.nearest.items()}
+        near = {
+            sentence: ", ".join(f"{key} ({alike:.3f})" for key, alike in best)
+            for sentence, best in self.nearest.items()
+        }
         told = [f"{sentence}: {best}" for sentence, best in near.items()]
-        return [f"by {self.what}; 95 % intervals in brackets" if self.found else f"by {self.what}; cosines in brackets", *told]
+        return [
+            f"by {self.what}; 95 % intervals in brackets"
+            if self.found
+            else f"by {self.what}; cosines in brackets",
+            *told,
+        ]
 
 
 def _told(score: Score) -> str:
@@ -66,7 +91,12 @@ def _told(score: Score) -> str:
 
 
 def retrieve(
-    data: Path, *, run: Path | None = None, sentences: Sequence[str] = (), top: int = 5, words: dict[str, Any] | None = None
+    data: Path,
+    *,
+    run: Path | None = None,
+    sentences: Sequence[str] = (),
+    top: int = 5,
+    words: dict[str, Any] | None = None,
 ) -> RetrieveResult:
     """Recall at 1, 5 and 10 both ways (Karpathy & Fei-Fei 2015) on data with sentences; or, with `sentences`, the `top` nearest of
     the pictures at `data`, which need no labels then.
@@ -76,7 +106,9 @@ def retrieve(
     """
     recipe = recipe_from(data, {"backbone": _DEFAULT, **(words or {})}, {})
     if run is not None and (words or {}).keys() & {"backbone", "weights", "size"}:
-        raise UsageError("--run brings its own backbone: --backbone cannot be named beside it", where=run)
+        raise UsageError(
+            "--run brings its own backbone: --backbone cannot be named beside it", where=run
+        )
     samples = _samples(data, recipe, bool(sentences))
     backbone = _backbone(recipe, run).eval().to(device_of(recipe.device))
     read, pictures = _embedded(backbone, samples, recipe)
@@ -84,7 +116,10 @@ def retrieve(
     if sentences:
         alike = likeness(pictures, _said(backbone, sentences)).T
         best = [row.topk(min(top, len(read))) for row in alike]
-        near = [[(read[place].key, float(value)) for value, place in zip(*each, strict=True)] for each in best]
+        near = [
+            [(read[place].key, float(value)) for value, place in zip(*each, strict=True)]
+            for each in best
+        ]
         return RetrieveResult(what, nearest=dict(zip(sentences, near, strict=True)))
     theirs = [sample.truth.sentences for sample in read if isinstance(sample.truth, Text)]
     every = list(dict.fromkeys(sentence for own in theirs for sentence in own))
@@ -100,7 +135,9 @@ def retrieve(
 
 def _samples(data: Path, recipe: Recipe, pictures_do: bool) -> list[Sample]:
     if pictures_do and data.is_dir():
-        found = [Sample(file, printable(file.relative_to(data)), Picture()) for file in find_images(data)]
+        found = [
+            Sample(file, printable(file.relative_to(data)), Picture()) for file in find_images(data)
+        ]
     else:
         found = list(read_table(data, recipe.data.format).samples)
     if not found:
@@ -113,14 +150,24 @@ def _samples(data: Path, recipe: Recipe, pictures_do: bool) -> list[Sample]:
 
 def _backbone(recipe: Recipe, run: Path | None) -> TextBackbone:
     asked = recipe.backbone
-    found = load(run, "cpu").model.backbone if run else family_of(asked.name).open(asked.name, asked.weights, asked.size)
+    found = (
+        load(run, "cpu").model.backbone
+        if run
+        else family_of(asked.name).open(asked.name, asked.weights, asked.size)
+    )
     if not isinstance(found, TextBackbone):
         what = f"{run or asked.name} embeds pictures alone, and no sentences"
-        raise UsageError(what, where="backbone.name", hint="--backbone clip:ViT-B-32, or a run that was tuned from such a one")
+        raise UsageError(
+            what,
+            where="backbone.name",
+            hint="--backbone clip:ViT-B-32, or a run that was tuned from such a one",
+        )
     return found
 
 
-def _embedded(backbone: TextBackbone, samples: Sequence[Sample], recipe: Recipe) -> tuple[list[Sample], Tensor]:
+def _embedded(
+    backbone: TextBackbone, samples: Sequence[Sample], recipe: Recipe
+) -> tuple[list[Sample], Tensor]:
     """The samples whose pictures can be read, and (I, D)."""
     pixels = Pixels(backbone.input.size, "crop", keep=True)
     read = readable(samples, pixels, recipe.data.strict)

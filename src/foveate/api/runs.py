@@ -30,18 +30,36 @@ class RunsResult:
 def runs(folder: Path = Path("runs")) -> RunsResult:
     """The runs directly in `folder`. Raises UsageError when the folder is not there."""
     if not folder.is_dir():
-        raise UsageError("there is no folder of runs at this path", where=folder, hint="foveate fit DATA makes a first run")
-    found = [_told(Run(entry)) for entry in sorted(folder.iterdir()) if (entry / "recipe.yaml").is_file()]
+        raise UsageError(
+            "there is no folder of runs at this path",
+            where=folder,
+            hint="foveate fit DATA makes a first run",
+        )
+    found = [
+        _told(Run(entry)) for entry in sorted(folder.iterdir()) if (entry / "recipe.yaml").is_file()
+    ]
     found.sort(key=lambda run: (-run["value"] if run["value"] is not None else 2.0, run["run"]))
     return RunsResult([[str(run[name]) for name in RunsResult.columns] for run in found], found)
 
 
 def _told(run: Run) -> dict[str, Any]:
     """What the run folder says of itself; a damaged one is named as such."""
-    blank = {"run": str(run.folder), "backbone": "", "tuning": "", "seed": "", "images": "", "value": None}
+    blank = {
+        "run": str(run.folder),
+        "backbone": "",
+        "tuning": "",
+        "seed": "",
+        "images": "",
+        "value": None,
+    }
     try:
         recipe = run.recipe()
-        told = {**blank, "backbone": recipe.backbone.name, "tuning": recipe.tuning.name, "seed": recipe.seed}
+        told = {
+            **blank,
+            "backbone": recipe.backbone.name,
+            "tuning": recipe.tuning.name,
+            "seed": recipe.seed,
+        }
         if not run.finished:
             return {**told, "score": "unfinished"}
         told["images"] = sum(run.outcome()["images"].values())
@@ -57,6 +75,13 @@ def _best_score(run: Run) -> dict[str, Any]:
     for split in ("test", "val"):
         path = run.folder / "evaluations" / split / "scores.json"
         if path.is_file():
-            name, score = next(iter(json.loads(path.read_text(encoding="utf-8"))["numbers"].items()))
-            return {"score": f"{name} {Score(**score)} on {split}", "value": score["value"], "metric": name, "split": split}
+            name, score = next(
+                iter(json.loads(path.read_text(encoding="utf-8"))["numbers"].items())
+            )
+            return {
+                "score": f"{name} {Score(**score)} on {split}",
+                "value": score["value"],
+                "metric": name,
+                "split": split,
+            }
     return {"score": "not evaluated on held-out images"}

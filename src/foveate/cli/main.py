@@ -29,7 +29,10 @@ def _run(words: list[str]) -> int:
         with tidied():
             return _verbs().main(words, prog_name="foveate", standalone_mode=False) or 0
     except Terminated as ended:
-        return _told(FoveateError(f"stopped by {ended.name}", hint="foveate runs lists what can go on"), 128 + ended.number)
+        return _told(
+            FoveateError(f"stopped by {ended.name}", hint="foveate runs lists what can go on"),
+            128 + ended.number,
+        )
     except click.exceptions.Exit as leaving:
         return leaving.exit_code
     except click.Abort:
@@ -55,7 +58,9 @@ def _translated(error: click.UsageError) -> UsageError:
     """click's complaint in our words, with the nearest option or verb."""
     near: list[str] = []
     if isinstance(error, click.NoSuchOption) and error.ctx:
-        known = [name for parameter in error.ctx.command.get_params(error.ctx) for name in parameter.opts]
+        known = [
+            name for parameter in error.ctx.command.get_params(error.ctx) for name in parameter.opts
+        ]
         near = near_names(error.option_name, known)
     elif isinstance(error, _NoSuchVerb):
         near = near_names(error.verb, verbs())
@@ -71,7 +76,9 @@ def _too_large(error: Exception) -> FoveateError:
 
 
 def _bug(error: Exception) -> FoveateError:
-    with tempfile.NamedTemporaryFile("w", prefix="foveate-", suffix=".txt", delete=False, encoding="utf-8") as file:
+    with tempfile.NamedTemporaryFile(
+        "w", prefix="foveate-", suffix=".txt", delete=False, encoding="utf-8"
+    ) as file:
         traceback.print_exception(error, file=file)
     what = f"this should not happen: {type(error).__name__}: {error}"
     return FoveateError(what, why="a bug in Foveate", hint=f"send the details in {file.name}")
@@ -92,7 +99,9 @@ class _Verbs(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         return command_of(cmd_name) if cmd_name in verbs() else None
 
-    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
         if args and args[0] not in verbs():
             raise _NoSuchVerb(args[0], ctx)
         return super().resolve_command(ctx, args)
@@ -106,7 +115,16 @@ def _verbs() -> click.Group:
     return _Verbs(
         help="Adapts large pretrained vision models to your own images, and tells you honestly what you got.\n\n"
         "Start with: foveate demo, or foveate fit FOLDER (a folder with a folder of images for each class).",
-        params=[option("--version", is_flag=True, is_eager=True, expose_value=False, callback=_say_version, help="The version.")],
+        params=[
+            option(
+                "--version",
+                is_flag=True,
+                is_eager=True,
+                expose_value=False,
+                callback=_say_version,
+                help="The version.",
+            )
+        ],
         no_args_is_help=True,
     )
 

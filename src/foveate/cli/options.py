@@ -14,7 +14,11 @@ import click
 from foveate.utils import console
 
 STARTED = time.monotonic()  # a time budget counts from here: imports take seconds
-_JSON = click.Option(["--json", "as_json"], is_flag=True, help="Last line on stdout: one JSON object; all else to stderr.")
+_JSON = click.Option(
+    ["--json", "as_json"],
+    is_flag=True,
+    help="Last line on stdout: one JSON object; all else to stderr.",
+)
 _SHELVES = {
     "tuning": "modeling.tunings",
     "task": "modeling.tasks",
@@ -27,9 +31,17 @@ _SHELVES = {
 """Which shelf a word of the command line takes its names from."""
 
 
-def command(name: str, about: str | None, run: Callable[..., Any], params: list[click.Parameter], example: str) -> click.Command:
+def command(
+    name: str,
+    about: str | None,
+    run: Callable[..., Any],
+    params: list[click.Parameter],
+    example: str,
+) -> click.Command:
     """The verb `name`: `about` and `example` are its help, `run` is given `as_json` and an argument for each of `params`."""
-    return click.Command(name, callback=run, params=[*params, _JSON], help=f"{about}\n\nExample: {example}")
+    return click.Command(
+        name, callback=run, params=[*params, _JSON], help=f"{about}\n\nExample: {example}"
+    )
 
 
 def listed_paths(places: Iterable[Path]) -> Iterator[Path]:
@@ -51,11 +63,20 @@ def path_argument(name: str, **options: Any) -> click.Argument:
 
 def out_option(name: str = "NAME-N") -> click.Option:
     """Where the run folder is made; by default runs/`name`."""
-    return option("--out", type=click.Path(path_type=Path), help=f"The run folder to make; default: runs/{name}.")
+    return option(
+        "--out",
+        type=click.Path(path_type=Path),
+        help=f"The run folder to make; default: runs/{name}.",
+    )
 
 
 def resume_option() -> click.Option:
-    return option("--resume", type=click.Path(path_type=Path), metavar="RUN", help="Go on with an unfinished run, by its recipe.")
+    return option(
+        "--resume",
+        type=click.Path(path_type=Path),
+        metavar="RUN",
+        help="Go on with an unfinished run, by its recipe.",
+    )
 
 
 def set_option(about: str) -> click.Option:
@@ -104,7 +125,12 @@ def named_options(words: dict[str, str], kept: str = "") -> Iterator[click.Optio
         if kind is bool:
             yield option(f"{flag}/--no-{flag[2:]}", default=None, help=help_)
         else:
-            yield option(flag, type=_click_type(kind), help=help_, metavar=None if kind is bool else word.upper())
+            yield option(
+                flag,
+                type=_click_type(kind),
+                help=help_,
+                metavar=None if kind is bool else word.upper(),
+            )
 
 
 def listed(word: str) -> str:
@@ -132,5 +158,9 @@ def _click_type(kind: Any) -> Any:
 def common() -> list[click.Parameter]:
     return [
         option("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps."),
-        option("--strict", is_flag=True, help="Stop at the first image that cannot be read, instead of skipping and naming it."),
+        option(
+            "--strict",
+            is_flag=True,
+            help="Stop at the first image that cannot be read, instead of skipping and naming it.",
+        ),
     ]

@@ -39,7 +39,13 @@ class Raw:
     crowd: list[bool] = field(default_factory=list)
     masks: list[object] = field(default_factory=list)
 
-    def add(self, corners: tuple[float, float, float, float], name: str, crowd: bool = False, mask: object = None) -> None:
+    def add(
+        self,
+        corners: tuple[float, float, float, float],
+        name: str,
+        crowd: bool = False,
+        mask: object = None,
+    ) -> None:
         self.xyxy.append(corners)
         self.names.append(name)
         self.crowd.append(crowd)
@@ -48,7 +54,9 @@ class Raw:
 
 def cleaned(raw: Raw, size: tuple[int, int]) -> tuple[Boxes, Counter[str]]:
     """The sound boxes of an image of `size` (H, W), in their order, and how many boxes had each problem."""
-    with np.errstate(over="ignore", invalid="ignore"):  # too large for float32 is infinite, and dropped
+    with np.errstate(
+        over="ignore", invalid="ignore"
+    ):  # too large for float32 is infinite, and dropped
         xyxy = np.array(raw.xyxy, dtype=np.float64).reshape(-1, 4).astype(np.float32)
     names, crowd = np.array(raw.names, dtype=object), np.array(raw.crowd, dtype=bool)
     places = np.arange(len(names))
@@ -66,12 +74,16 @@ def cleaned(raw: Raw, size: tuple[int, int]) -> tuple[Boxes, Counter[str]]:
     keep(_has_area(xyxy), NO_AREA)
     limits = np.array([size[1], size[0]] * 2, dtype=np.float32)
     inside = np.clip(xyxy, 0, limits)
-    found[CLIPPED] += int(((np.abs(inside - xyxy) > _ROUNDING).any(axis=1) & _has_area(inside)).sum())
+    found[CLIPPED] += int(
+        ((np.abs(inside - xyxy) > _ROUNDING).any(axis=1) & _has_area(inside)).sum()
+    )
     xyxy = inside
     keep(_has_area(xyxy), OUTSIDE)
     keep(_first_of_equals(xyxy, names, crowd), REPEATED)
     found[CROWD] += int(crowd.sum())
-    return Boxes(xyxy=xyxy, names=tuple(names.tolist()), crowd=crowd, masks=_masks(raw.masks, places, size)), +found
+    return Boxes(
+        xyxy=xyxy, names=tuple(names.tolist()), crowd=crowd, masks=_masks(raw.masks, places, size)
+    ), +found
 
 
 def refitted(boxes: Boxes, size: tuple[int, int]) -> tuple[Boxes, Counter[str]]:
@@ -83,7 +95,9 @@ def refitted(boxes: Boxes, size: tuple[int, int]) -> tuple[Boxes, Counter[str]]:
     return again, found
 
 
-def _masks(stated: list[object], places: np.ndarray, size: tuple[int, int]) -> tuple[Runs, ...] | None:
+def _masks(
+    stated: list[object], places: np.ndarray, size: tuple[int, int]
+) -> tuple[Runs, ...] | None:
     """The masks of the objects at `places`; None when one of them has none that can be read."""
     if not places.size or not any(stated):
         return None

@@ -21,7 +21,9 @@ from foveate.images.preprocessing import corners_of
 from foveate.types import Batch, Sample, Target
 
 Place = tuple[int, int]  # (epoch, index into the samples)
-Item = tuple[torch.Tensor, Target, torch.Tensor, torch.Tensor, int]  # of Pictures: image, target, view, size, index
+Item = tuple[
+    torch.Tensor, Target, torch.Tensor, torch.Tensor, int
+]  # of Pictures: image, target, view, size, index
 Encode = Callable[[object, tuple[int, int]], Target]
 Join = Callable[[Sequence[tuple[tuple[int, int], Any]], tuple[int, int]], Any]
 
@@ -38,7 +40,13 @@ class Pictures(Dataset[Item]):
         seed: int,
         mosaic: Mosaic | None = None,
     ) -> None:
-        self.samples, self.pixels, self.transform, self.encode, self.seed = samples, pixels, transform, encode, seed
+        self.samples, self.pixels, self.transform, self.encode, self.seed = (
+            samples,
+            pixels,
+            transform,
+            encode,
+            seed,
+        )
         self.mosaic = mosaic
 
     def __len__(self) -> int:
@@ -51,10 +59,14 @@ class Pictures(Dataset[Item]):
     def __getitem__(self, place: Place) -> Item:
         epoch, index = place
         with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(key(self.seed, epoch, index))  # no GPU: to seed one that sleeps takes 3 ms
+            torch.default_generator.manual_seed(
+                key(self.seed, epoch, index)
+            )  # no GPU: to seed one that sleeps takes 3 ms
             if self.mosaic is not None and self.mosaic.wanted():
                 others = torch.randint(len(self.samples), (3,)).tolist()
-                pixels, size, target = self.mosaic.of([self._read(each) for each in (index, *others)])
+                pixels, size, target = self.mosaic.of(
+                    [self._read(each) for each in (index, *others)]
+                )
             else:
                 pixels, size, target = self._read(index)
             image, view, target = self.transform(pixels, size, target)
@@ -69,7 +81,14 @@ class Pictures(Dataset[Item]):
         """Items as one batch."""
         images, targets, views, sizes, indices = zip(*items, strict=True)
         spec = self.transform.spec if isinstance(self.transform, Unscaled) else None
-        return Batch(torch.stack(images), list(targets), torch.stack(views), torch.stack(sizes), torch.tensor(indices), spec)
+        return Batch(
+            torch.stack(images),
+            list(targets),
+            torch.stack(views),
+            torch.stack(sizes),
+            torch.tensor(indices),
+            spec,
+        )
 
     def joined(self, answers: Sequence[Any]) -> list[Any]:
         """An answer for each sample, in their order, from those for each item."""
@@ -84,7 +103,14 @@ class Windows(Pictures):
     """
 
     def __init__(
-        self, samples: Sequence[Sample], pixels: Pixels, transform: Transform, encode: Encode, seed: int, side: int, join: Join
+        self,
+        samples: Sequence[Sample],
+        pixels: Pixels,
+        transform: Transform,
+        encode: Encode,
+        seed: int,
+        side: int,
+        join: Join,
     ) -> None:
         super().__init__(samples, pixels, transform, encode, seed)
         self.side, self.join = side, join
@@ -102,7 +128,9 @@ class Windows(Pictures):
         index, (x, y) = self.places[place[1]]
         pixels, _, target = self._read(index)
         part = pixels[y : y + self.side, x : x + self.side]
-        image, view, target = self.transform(part, part.shape[:2], cut(target, x, y, part.shape[:2]))
+        image, view, target = self.transform(
+            part, part.shape[:2], cut(target, x, y, part.shape[:2])
+        )
         return image, target, torch.tensor(view), torch.tensor(part.shape[:2]), index
 
     def joined(self, answers: Sequence[Any]) -> list[Any]:
@@ -114,6 +142,9 @@ class Windows(Pictures):
 
 def key(*parts: object) -> int:
     """A 63-bit seed from any words and numbers, the same on every machine."""
-    return int.from_bytes(hashlib.blake2b("/".join(map(str, parts)).encode(), digest_size=8).digest(), "big") >> 1
-
-
+    return (
+        int.from_bytes(
+            hashlib.blake2b("/".join(map(str, parts)).encode(), digest_size=8).digest(), "big"
+        )
+        >> 1
+    )

@@ -16,23 +16,65 @@ from foveate.errors import DataError, UsageError, near_names
 from foveate.utils.paths import printable
 
 EXTENSIONS = frozenset(
-    {".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".pbm"}
+    {
+        ".jpg",
+        ".jpeg",
+        ".jfif",
+        ".png",
+        ".bmp",
+        ".gif",
+        ".tif",
+        ".tiff",
+        ".webp",
+        ".ppm",
+        ".pgm",
+        ".pbm",
+    }
 )
 _CLUTTER = frozenset({"__macosx", "thumbs.db", "desktop.ini", "@eadir"})
 _FOREIGN = frozenset(
-    {".heic", ".heif", ".avif", ".jxl", ".jp2", ".tga", ".psd", ".exr", ".hdr", ".svg", ".dcm", ".nii"}
+    {
+        ".heic",
+        ".heif",
+        ".avif",
+        ".jxl",
+        ".jp2",
+        ".tga",
+        ".psd",
+        ".exr",
+        ".hdr",
+        ".svg",
+        ".dcm",
+        ".nii",
+    }
     | {".raw", ".cr2", ".cr3", ".nef", ".arw", ".dng", ".orf", ".rw2"}
 )
 _ENDINGS = 100  # different endings that are counted apart
 
-UNLISTED = Kind("this folder cannot be listed", "error", "files", "chmod u+rx the folder, or leave it out")
+UNLISTED = Kind(
+    "this folder cannot be listed", "error", "files", "chmod u+rx the folder, or leave it out"
+)
 LOOP = Kind("links that lead back to a folder above them, not followed", "note", "files")
-AGAIN = Kind("links to another folder of the same data: its pictures are there twice", "warning", "files", "remove them")
-BROKEN_LINK = Kind("links that lead nowhere", "warning", "files", "copy what they should lead to, or remove them")
-OUTSIDE = Kind("links that lead out of the folder: a copy of it would lack these files", "note", "files")
+AGAIN = Kind(
+    "links to another folder of the same data: its pictures are there twice",
+    "warning",
+    "files",
+    "remove them",
+)
+BROKEN_LINK = Kind(
+    "links that lead nowhere", "warning", "files", "copy what they should lead to, or remove them"
+)
+OUTSIDE = Kind(
+    "links that lead out of the folder: a copy of it would lack these files", "note", "files"
+)
 SPECIAL = Kind("pipes, sockets and devices, passed over", "warning", "files", "remove them")
 CLUTTER = Kind("hidden files and the clutter of file managers, left out", "note", "files")
-FOREIGN = Kind("pictures in formats that are not read, left out", "warning", "files", "save them as JPEG or PNG")
+FOREIGN = Kind(
+    "pictures in formats that are not read, left out",
+    "warning",
+    "files",
+    "save them as JPEG or PNG",
+)
 NOT_UTF8 = Kind("names that are not UTF-8: their bytes are written as \\xNN", "note", "files")
 
 
@@ -60,7 +102,11 @@ def listed(folder: Path) -> list[Path]:
     """What lies directly in `folder`, sorted by name, without hidden entries. Raises DataError when it cannot be listed."""
     try:
         with os.scandir(folder) as entries:
-            return [folder / name for name in sorted(entry.name for entry in entries) if not _hidden(name)]
+            return [
+                folder / name
+                for name in sorted(entry.name for entry in entries)
+                if not _hidden(name)
+            ]
     except OSError as error:
         raise _unlisted(folder, error) from None
 
@@ -70,7 +116,9 @@ def _hidden(name: str) -> bool:
 
 
 def _unlisted(folder: Path | str, error: OSError) -> DataError:
-    return DataError(UNLISTED, where=printable(folder), why=error.strerror or str(error), hint=UNLISTED.hint)
+    return DataError(
+        UNLISTED, where=printable(folder), why=error.strerror or str(error), hint=UNLISTED.hint
+    )
 
 
 def _walk(folder: Path, seen: set[tuple[int, int]]) -> Iterator[Path]:
@@ -106,7 +154,9 @@ def _scanned(folder: Path, seen: set[tuple[int, int]]) -> Iterator[tuple[str, bo
         seen.add((status.st_dev, status.st_ino))
         with os.scandir(folder) as entries:
             for entry in entries:
-                is_folder = not _hidden(entry.name) and _says(entry.is_dir) and not _leads_back(entry)
+                is_folder = (
+                    not _hidden(entry.name) and _says(entry.is_dir) and not _leads_back(entry)
+                )
                 if is_folder or (not _hidden(entry.name) and _says(entry.is_file)):
                     yield entry.name, is_folder
     except OSError as error:
@@ -115,7 +165,9 @@ def _scanned(folder: Path, seen: set[tuple[int, int]]) -> Iterator[tuple[str, bo
 
 def _leads_back(entry: os.DirEntry[str]) -> bool:
     """Whether it is a link to a folder that it lies in: what is below would be taken for part of it."""
-    return entry.is_symlink() and Path(os.path.realpath(Path(entry.path).parent)).is_relative_to(os.path.realpath(entry.path))
+    return entry.is_symlink() and Path(os.path.realpath(Path(entry.path).parent)).is_relative_to(
+        os.path.realpath(entry.path)
+    )
 
 
 def _says(question: Callable[[], bool]) -> bool:
@@ -139,7 +191,9 @@ class Inventory:
     endings: Counter[str] = field(default_factory=Counter)
 
 
-def inventory(root: Path, found: Findings, advance: Callable[[int], None] = lambda count: None) -> Inventory:
+def inventory(
+    root: Path, found: Findings, advance: Callable[[int], None] = lambda count: None
+) -> Inventory:
     """Counts all that lies under `root`, and adds to `found` what a listing passes over in silence. Only folders that are still to
     be looked into are held in memory, however many files there are."""
     counted, top = Inventory(), Path(os.path.realpath(root))
@@ -160,7 +214,9 @@ def inventory(root: Path, found: Findings, advance: Callable[[int], None] = lamb
 def _is_utf8(name: str) -> bool:
     try:
         name.encode("utf-8")
-    except UnicodeEncodeError:  # bytes that could not be read as UTF-8 stand there as lone surrogates
+    except (
+        UnicodeEncodeError
+    ):  # bytes that could not be read as UTF-8 stand there as lone surrogates
         return False
     return True
 
@@ -213,7 +269,9 @@ def _leads_on(entry: os.DirEntry[str], key: str, top: Path, found: Findings) -> 
 
 
 def _count_file(name: str, key: str, counted: Inventory, found: Findings) -> None:
-    ending = f".{name.rpartition('.')[2].lower()}" if "." in name else ""  # a Path would leave the names of all files interned
+    ending = (
+        f".{name.rpartition('.')[2].lower()}" if "." in name else ""
+    )  # a Path would leave the names of all files interned
     counted.files += 1
     counted.pictures += ending in EXTENSIONS
     if ending in counted.endings or len(counted.endings) < _ENDINGS:
@@ -234,6 +292,14 @@ def pictures_at(places: Iterable[Path]) -> Iterator[Path]:
         elif place.exists():
             yield place
         else:
-            near = near_names(place.name, [entry.name for entry in place.parent.iterdir()]) if place.parent.is_dir() else []
-            hint = f"did you mean {str(place.parent / near[0])!r}?" if near else "give pictures or folders of pictures"
+            near = (
+                near_names(place.name, [entry.name for entry in place.parent.iterdir()])
+                if place.parent.is_dir()
+                else []
+            )
+            hint = (
+                f"did you mean {str(place.parent / near[0])!r}?"
+                if near
+                else "give pictures or folders of pictures"
+            )
             raise UsageError("there is nothing at this path", where=place, hint=hint)

@@ -27,7 +27,9 @@ _ROUNDING = 1e-4  # of float32, and to spare
 _PLAIN = 1e-3  # grey levels; a picture that varies less is one flat colour
 
 
-_COLOURED = 4  # half grey levels that colours must differ by, in the mean of a picture, to say anything
+_COLOURED = (
+    4  # half grey levels that colours must differ by, in the mean of a picture, to say anything
+)
 
 
 _SAME_TINT = 0.5  # cosine of the tints of two pictures, from which their colours are those of one
@@ -35,12 +37,18 @@ _SAME_TINT = 0.5  # cosine of the tints of two pictures, from which their colour
 
 def gray_thumbnail(pixels: np.ndarray) -> np.ndarray:
     """(H, W, 3) uint8 -> (32, 32) uint8 grey levels, each the mean of the area that it covers."""
-    return np.asarray(Image.fromarray(pixels).convert("L").resize((SIDE, SIDE), Image.Resampling.BOX))
+    return np.asarray(
+        Image.fromarray(pixels).convert("L").resize((SIDE, SIDE), Image.Resampling.BOX)
+    )
 
 
 def tint(pixels: np.ndarray) -> np.ndarray:
     """(H, W, 3) uint8 -> (2, 64) int8: of 8 x 8 cells half of what red has more than green, and blue more than both."""
-    red, green, blue = np.asarray(Image.fromarray(pixels).resize((8, 8), Image.Resampling.BOX), dtype=np.int16).reshape(64, 3).T
+    red, green, blue = (
+        np.asarray(Image.fromarray(pixels).resize((8, 8), Image.Resampling.BOX), dtype=np.int16)
+        .reshape(64, 3)
+        .T
+    )
     return (np.stack([red - green, blue - (red + green) // 2]) // 2).astype(np.int8)
 
 
@@ -51,7 +59,13 @@ def near_copies(thumbs: np.ndarray, likeness: float, tints: np.ndarray | None = 
     `tints`, (N, 2, 64), not those whose colours contradict each other. A picture of one flat colour has no correlation: it joins
     only its equals. Chains of likeness make one cluster.
     """
-    clusters = _numbered(_equals(thumbs if tints is None else np.concatenate([_flat(thumbs), _flat(tints).view(np.uint8)], 1)))
+    clusters = _numbered(
+        _equals(
+            thumbs
+            if tints is None
+            else np.concatenate([_flat(thumbs), _flat(tints).view(np.uint8)], 1)
+        )
+    )
     rows = standardised(thumbs)
     for edges in alike(rows, likeness):
         clusters = _joined(clusters, edges if tints is None else edges[:, agreeing(tints, *edges)])
@@ -111,7 +125,9 @@ def alike(rows: np.ndarray, likeness: float) -> Iterator[np.ndarray]:
 
 def _bounding(rows: np.ndarray) -> np.ndarray:
     """(N, 65) whose products are nowhere below those of rows of length 1: the means of 4 x 4 cells, and the length of the rest."""
-    cells = rows.reshape(len(rows), 8, SIDE // 8, 8, SIDE // 8).mean((2, 4)).reshape(len(rows), 64) * (SIDE // 8)
+    cells = rows.reshape(len(rows), 8, SIDE // 8, 8, SIDE // 8).mean((2, 4)).reshape(
+        len(rows), 64
+    ) * (SIDE // 8)
     rest = np.sqrt(np.maximum(0, np.einsum("nd,nd->n", rows, rows) - np.square(cells).sum(1)))
     return np.concatenate([cells, rest[:, None]], 1)
 
@@ -126,11 +142,15 @@ def _joined(clusters: np.ndarray, edges: np.ndarray) -> np.ndarray:
     if ends.size == 0:
         return clusters
     count = int(clusters.max()) + 1
-    graph = coo_array((np.ones(ends.shape[1], dtype=bool), (ends[0], ends[1])), shape=(count, count))
+    graph = coo_array(
+        (np.ones(ends.shape[1], dtype=bool), (ends[0], ends[1])), shape=(count, count)
+    )
     return cast(np.ndarray, connected_components(graph, directed=False)[1][clusters])
 
 
 def _numbered(clusters: Iterable[int]) -> np.ndarray:
     """The same partition with ids 0, 1, 2, ... in the order of first appearance."""
     ids: dict[int, int] = {}
-    return np.array([ids.setdefault(int(cluster), len(ids)) for cluster in clusters], dtype=np.int64)
+    return np.array(
+        [ids.setdefault(int(cluster), len(ids)) for cluster in clusters], dtype=np.int64
+    )

@@ -77,14 +77,20 @@ class Overflow:
         self._lock = threading.Lock()  # a scan puts from several threads
         self._file: int | None = None  # its descriptor
         self._end = self._left = 0
-        self._open = hasattr(os, "pread")  # reads from processes that were forked off would move a shared position otherwise
+        self._open = hasattr(
+            os, "pread"
+        )  # reads from processes that were forked off would move a shared position otherwise
 
     def put(self, place: Path | Stored, found: Decoded) -> None:
         pixels, size = np.ascontiguousarray(found[0]), found[1]
         with self._lock:
             try:
                 file = self._begun()
-                if file is None or pixels.nbytes > self._left or os.pwrite(file, pixels.data, self._end) < pixels.nbytes:
+                if (
+                    file is None
+                    or pixels.nbytes > self._left
+                    or os.pwrite(file, pixels.data, self._end) < pixels.nbytes
+                ):
                     return
             except OSError:  # a full disk costs time, not the result
                 self._open = False

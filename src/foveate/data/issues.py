@@ -21,7 +21,9 @@ Area = Literal["files", "labels", "classes", "copies", "machine"]
 FIRST = 5  # places of a kind that are told
 KEPT = 1000  # places of a kind that are remembered; all are counted
 _SHOWN = 3  # names of images in a note
-_PARTICULAR = re.compile(r"'[^']*'|\"[^\"]*\"|(?<![\w.])-?\d[\d.,]*")  # what differs between two complaints of one kind
+_PARTICULAR = re.compile(
+    r"'[^']*'|\"[^\"]*\"|(?<![\w.])-?\d[\d.,]*"
+)  # what differs between two complaints of one kind
 
 
 class Kind(str):
@@ -32,7 +34,9 @@ class Kind(str):
     area: Area
     hint: str
 
-    def __new__(cls, text: str, gravity: Gravity = "note", area: Area = "labels", hint: str = "") -> Kind:
+    def __new__(
+        cls, text: str, gravity: Gravity = "note", area: Area = "labels", hint: str = ""
+    ) -> Kind:
         kind = super().__new__(cls, text)
         kind.gravity, kind.area, kind.hint = gravity, area, hint
         return kind
@@ -52,8 +56,15 @@ class Place:
         return ": ".join([self.name, *told, *([self.why] if self.why else [])])
 
 
-TWINS = Kind("classes that differ in case or spaces only, kept as two", "warning", "classes", "rename one if they are the same")
-UNTAUGHT = Kind("classes that no image to learn from has: they cannot be the answer", "warning", "classes")
+TWINS = Kind(
+    "classes that differ in case or spaces only, kept as two",
+    "warning",
+    "classes",
+    "rename one if they are the same",
+)
+UNTAUGHT = Kind(
+    "classes that no image to learn from has: they cannot be the answer", "warning", "classes"
+)
 
 
 class Remark(str):
@@ -63,7 +74,9 @@ class Remark(str):
     times: int
     places: tuple[Place, ...]
 
-    def __new__(cls, text: str, kind: Kind, times: int = 1, places: tuple[Place, ...] = ()) -> Remark:
+    def __new__(
+        cls, text: str, kind: Kind, times: int = 1, places: tuple[Place, ...] = ()
+    ) -> Remark:
         remark = super().__new__(cls, text)
         remark.kind, remark.times, remark.places = kind, times, places
         return remark
@@ -88,7 +101,11 @@ class Findings:
         """What a format, or the decoder, has refused; twice at the same place is once."""
         area: Area = "files" if isinstance(error, BrokenImage) else "labels"
         words = _PARTICULAR.sub("…", error.what).rstrip(" :…")
-        kind = error.what if isinstance(error.what, Kind) else Kind(words, "error", area, error.hint or "")
+        kind = (
+            error.what
+            if isinstance(error.what, Kind)
+            else Kind(words, "error", area, error.hint or "")
+        )
         place = place or str(error.where or "")
         if place not in self._places.get(kind, ()):
             told = "" if kind == error.what else error.what
@@ -114,14 +131,21 @@ class Findings:
     def notes(self) -> tuple[Remark, ...]:
         """A sentence a problem: what, how many, and the first images."""
         return tuple(
-            Remark(f"{kind}: {count} ({shown(list(self._places[kind]))})", kind, count, tuple(self._places[kind].values()))
+            Remark(
+                f"{kind}: {count} ({shown(list(self._places[kind]))})",
+                kind,
+                count,
+                tuple(self._places[kind].values()),
+            )
             for kind, count in self._counts.items()
         )
 
 
 def shown(names: list[str]) -> str:
     """The first few names, quoted."""
-    return ", ".join(repr(name) for name in names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")
+    return ", ".join(repr(name) for name in names[:_SHOWN]) + (
+        ", ..." if len(names) > _SHOWN else ""
+    )
 
 
 _collected: ContextVar[Findings | None] = ContextVar("collected", default=None)

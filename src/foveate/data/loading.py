@@ -19,7 +19,12 @@ from foveate.utils.distributed import Team
 _HELPERS = 8  # loader processes at the most
 
 
-_DEAD = ("DataLoader worker (pid", "unable to write to file", "unable to open shared memory", "unable to mmap")
+_DEAD = (
+    "DataLoader worker (pid",
+    "unable to write to file",
+    "unable to open shared memory",
+    "unable to mmap",
+)
 
 
 def even_parts(count: int, most: int) -> list[slice]:
@@ -37,9 +42,22 @@ class Order:
     batch, the share of this process."""
 
     def __init__(
-        self, count: int, batch_size: int, *, seed: int | None = None, epoch: int = 0, start: int = 0, team: Team | None = None
+        self,
+        count: int,
+        batch_size: int,
+        *,
+        seed: int | None = None,
+        epoch: int = 0,
+        start: int = 0,
+        team: Team | None = None,
     ) -> None:
-        self.count, self.batch_size, self.seed, self.epoch, self.start = count, batch_size, seed, epoch, start
+        self.count, self.batch_size, self.seed, self.epoch, self.start = (
+            count,
+            batch_size,
+            seed,
+            epoch,
+            start,
+        )
         self.team = team or Team()
 
     def __len__(self) -> int:
@@ -76,7 +94,9 @@ class _Loader:
             if not self.workers or not any(word in str(error) for word in _DEAD):
                 raise
             why = str(error).splitlines()[0].rstrip(".")
-            console.warn(f"a loader process died, mostly a sign of too little shared memory (/dev/shm): this one reads on ({why})")
+            console.warn(
+                f"a loader process died, mostly a sign of too little shared memory (/dev/shm): this one reads on ({why})"
+            )
             yield from _batches(self.pictures, list(self.order)[given:], 0)
 
 

@@ -45,7 +45,9 @@ class Mosaic:
         y, x = torch.randint(least, self.side - least + 1, (2,)).tolist()
         square = np.empty((self.side, self.side, 3), np.uint8)
         targets = []
-        quarters = [(top, left) for top in ((0, y), (y, self.side)) for left in ((0, x), (x, self.side))]
+        quarters = [
+            (top, left) for top in ((0, y), (y, self.side)) for left in ((0, x), (x, self.side))
+        ]
         for shown, ((top, bottom), (left, right)) in zip(pictures, quarters, strict=True):
             pixels, target = self._quarter(shown, bottom - top, right - left)
             square[top:bottom, left:right] = pixels
@@ -57,9 +59,15 @@ class Mosaic:
         pixels, _, target = shown
         scale = max(height / pixels.shape[0], width / pixels.shape[1])
         scale = scale if self.fitted else max(1.0, scale)
-        shape = [max(height, round(scale * pixels.shape[0])), max(width, round(scale * pixels.shape[1]))]
+        shape = [
+            max(height, round(scale * pixels.shape[0])),
+            max(width, round(scale * pixels.shape[1])),
+        ]
         image = functional.resize(torch.from_numpy(pixels).permute(2, 0, 1), shape, antialias=True)
-        y, x = (int(torch.randint(whole - part + 1, ())) for whole, part in zip(shape, (height, width), strict=True))
+        y, x = (
+            int(torch.randint(whole - part + 1, ()))
+            for whole, part in zip(shape, (height, width), strict=True)
+        )
         window = functional.crop(image, y, x, height, width).permute(1, 2, 0).numpy()
         return window, cut(resized(target, shape), x, y, (height, width))
 
@@ -68,14 +76,20 @@ def mosaic(spec: InputSpec, framing: Framing, recipe: AugmentRecipe) -> Mosaic |
     """What the recipe asks for; None for none. Windows at full resolution are filled exactly, other squares shrink afterwards."""
     if not recipe.mosaic:
         return None
-    return Mosaic(recipe.mosaic, spec.size * (1 if framing == "windows" else SPARE), framing != "windows")
+    return Mosaic(
+        recipe.mosaic, spec.size * (1 if framing == "windows" else SPARE), framing != "windows"
+    )
 
 
 def refuse_placeless(recipe: AugmentRecipe, answer: type) -> None:
     """Only answers with places can be joined: raises UsageError for others."""
     if recipe.mosaic and answer not in (Boxes, Regions):
         what = "mosaic joins four pictures whose truths have places, boxes or masks; the truths of this task have none"
-        raise UsageError(what, where="augment.mosaic", hint="--set augment.mosaic=0, or augment.cutmix for classes")
+        raise UsageError(
+            what,
+            where="augment.mosaic",
+            hint="--set augment.mosaic=0, or augment.cutmix for classes",
+        )
 
 
 def _together(targets: list[Target]) -> Target:
@@ -85,5 +99,7 @@ def _together(targets: list[Target]) -> Target:
         values = [target[name] for target in targets]
         # beyond its quarter a mask is IGNORED, which is below every class
         value = torch.cat(values) if name in OF_OBJECTS else torch.stack(values).amax(0)
-        joined[name] = tv_tensors.wrap(value, like=first) if isinstance(first, tv_tensors.TVTensor) else value
+        joined[name] = (
+            tv_tensors.wrap(value, like=first) if isinstance(first, tv_tensors.TVTensor) else value
+        )
     return joined

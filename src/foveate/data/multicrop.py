@@ -39,7 +39,9 @@ def views(spec: InputSpec, crops: Crops, narrow_side: int) -> Transform:
     wide = _one(spec.size, crops.wide_area, crops.colours)
     narrow = _one(narrow_side, crops.narrow_area, crops.colours)
 
-    def transform(pixels: np.ndarray, size: tuple[int, int], target: Target) -> tuple[Tensor, View, Target]:
+    def transform(
+        pixels: np.ndarray, size: tuple[int, int], target: Target
+    ) -> tuple[Tensor, View, Target]:
         image = as_image(pixels)
         first, *others = (wide(image) for _ in range(crops.wide))
         found: Target = {"wide": torch.stack(others)} if others else {}
@@ -53,7 +55,9 @@ def views(spec: InputSpec, crops: Crops, narrow_side: int) -> Transform:
 def _one(side: int, area: tuple[float, float], colours: float) -> Callable[[Any], Tensor]:
     """SimCLR's distortions (Chen et al. 2020, appendix A), `colours` times as strong."""
     steps: list[Any] = [
-        v2.RandomResizedCrop(side, area, interpolation=v2.InterpolationMode.BICUBIC, antialias=True),
+        v2.RandomResizedCrop(
+            side, area, interpolation=v2.InterpolationMode.BICUBIC, antialias=True
+        ),
         v2.RandomHorizontalFlip(),
     ]
     if colours:

@@ -35,14 +35,18 @@ MISSING = Kind("images that are missing, dropped with their rows", "error")
 _GLANCE = 100  # records that are looked at before the names of the columns are told
 
 Aliases = dict[str, tuple[str, ...]]
-Record = tuple[int, dict[str, Any]]  # the number of the line (of the row, in Parquet; both from 1) and its cells
+Record = tuple[
+    int, dict[str, Any]
+]  # the number of the line (of the row, in Parquet; both from 1) and its cells
 
 
 def records(path: Path, aliases: Aliases, required: tuple[str, ...]) -> Iterator[Record]:
     """The rows of a table, their cells under our names. Raises DataError, with the line where there is one."""
     reader = READERS.get(path.suffix.lower())
     if reader is None:
-        raise DataError("this is no table", where=printable(path), hint="one of: " + ", ".join(READERS))
+        raise DataError(
+            "this is no table", where=printable(path), hint="one of: " + ", ".join(READERS)
+        )
     return _named(reader(path), path, aliases, required)
 
 
@@ -53,7 +57,10 @@ def is_table(path: Path) -> bool:
 def has_boxes(path: Path) -> bool:
     """Whether a table has the columns of boxes: path, label and four corners. False, too, when it cannot be read."""
     columns = _columns(path)
-    return all(columns.intersection(names) for names in (ALIASES["path"], ALIASES["label"], *CORNERS.values()))
+    return all(
+        columns.intersection(names)
+        for names in (ALIASES["path"], ALIASES["label"], *CORNERS.values())
+    )
 
 
 def has_texts(path: Path) -> bool:
@@ -81,12 +88,18 @@ def traits(path: Path) -> dict[Path, dict[str, str]]:
 
     Raises DataError where there is no such column."""
     if not is_table(path):
-        raise DataError("this is no table", where=printable(path), hint="one of: " + ", ".join(READERS))
+        raise DataError(
+            "this is no table", where=printable(path), hint="one of: " + ", ".join(READERS)
+        )
     ours = {alias for aliases in (*ALIASES.values(), *CORNERS.values(), TEXTS) for alias in aliases}
     others = [] if path.suffix.lower() == ".parquet" else sorted(_columns(path) - ours)
     found: dict[Path, dict[str, str]] = {}
-    for number, cells in records(path, {"path": ALIASES["path"], **{name: (name,) for name in others}}, ("path",)):
-        found[place_of(cells["path"], path, number)[0]] = {name: word_of(cells.get(name)) for name in others}
+    for number, cells in records(
+        path, {"path": ALIASES["path"], **{name: (name,) for name in others}}, ("path",)
+    ):
+        found[place_of(cells["path"], path, number)[0]] = {
+            name: word_of(cells.get(name)) for name in others
+        }
     if not others:
         hint = "a .csv, .tsv or .jsonl with a column path and such as site, sex, year"
         raise DataError("this table has no column to slice by", where=printable(path), hint=hint)
@@ -101,20 +114,36 @@ def _read_csv(path: Path) -> Iterator[Record]:
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             header = next((line for line in file if line.strip()), "")
-            reader = csv.DictReader(chain([header], file), delimiter=_delimiter(header, path), strict=True)
+            reader = csv.DictReader(
+                chain([header], file), delimiter=_delimiter(header, path), strict=True
+            )
             yield 1, dict.fromkeys(reader.fieldnames or [], _HEADER)
             for cells in reader:
                 if any(cells.values()):
-                    yield reader.line_num, {name: Parted(cell or "") for name, cell in cells.items() if name is not None}
+                    yield (
+                        reader.line_num,
+                        {
+                            name: Parted(cell or "")
+                            for name, cell in cells.items()
+                            if name is not None
+                        },
+                    )
     except (csv.Error, UnicodeDecodeError) as error:
-        raise DataError("this table cannot be read", where=printable(path), why=str(error), hint="save it in UTF-8") from None
+        raise DataError(
+            "this table cannot be read",
+            where=printable(path),
+            why=str(error),
+            hint="save it in UTF-8",
+        ) from None
 
 
 class Parted(str):
     """A cell of a CSV, where several labels are parted by | or ;."""
 
 
-_HEADER = Parted()  # the cells of the header's own record, which only carries the names of the columns
+_HEADER = (
+    Parted()
+)  # the cells of the header's own record, which only carries the names of the columns
 
 
 def _delimiter(header: str, path: Path) -> str:
@@ -133,16 +162,27 @@ def _read_lines(path: Path) -> Iterator[Record]:
                 if cells is not None:
                     yield number, cells
     except UnicodeDecodeError as error:
-        raise DataError("this table cannot be read", where=printable(path), why=str(error), hint="save it in UTF-8") from None
+        raise DataError(
+            "this table cannot be read",
+            where=printable(path),
+            why=str(error),
+            hint="save it in UTF-8",
+        ) from None
 
 
 def _object(line: str, number: int, path: Path) -> dict[str, Any]:
     try:
         cells = json.loads(line)
     except (ValueError, RecursionError) as error:
-        raise DataError("this line is not JSON", where=row_of(path, number), why=str(error)) from None
+        raise DataError(
+            "this line is not JSON", where=row_of(path, number), why=str(error)
+        ) from None
     if not isinstance(cells, dict):
-        raise DataError("this line is not a JSON object", where=row_of(path, number), hint='{"path": "a.jpg", "label": "cat"}')
+        raise DataError(
+            "this line is not a JSON object",
+            where=row_of(path, number),
+            hint='{"path": "a.jpg", "label": "cat"}',
+        )
     return cells
 
 
@@ -150,7 +190,11 @@ def _read_parquet(path: Path) -> Iterator[Record]:
     import pyarrow
     from pyarrow import parquet
 
-    known = {alias for aliases in (*ALIASES.values(), *CORNERS.values(), TEXTS, ("crowd",)) for alias in aliases}
+    known = {
+        alias
+        for aliases in (*ALIASES.values(), *CORNERS.values(), TEXTS, ("crowd",))
+        for alias in aliases
+    }
     try:
         table = parquet.ParquetFile(path)
         names = table.schema_arrow.names
@@ -159,27 +203,43 @@ def _read_parquet(path: Path) -> Iterator[Record]:
         rows = (row for batch in table.iter_batches(columns=wanted) for row in batch.to_pylist())
         yield from enumerate(rows, start=1)
     except (pyarrow.ArrowException, OSError) as error:
-        raise DataError("this Parquet file cannot be read", where=printable(path), why=str(error).replace("\n", " ")) from None
+        raise DataError(
+            "this Parquet file cannot be read",
+            where=printable(path),
+            why=str(error).replace("\n", " "),
+        ) from None
 
 
-READERS = {".csv": _read_csv, ".tsv": _read_csv, ".jsonl": _read_lines, ".ndjson": _read_lines, ".parquet": _read_parquet}
+READERS = {
+    ".csv": _read_csv,
+    ".tsv": _read_csv,
+    ".jsonl": _read_lines,
+    ".ndjson": _read_lines,
+    ".parquet": _read_parquet,
+}
 
 
 # --- columns and cells
 
 
-def _named(found: Iterable[Record], path: Path, aliases: Aliases, required: tuple[str, ...]) -> Iterator[Record]:
+def _named(
+    found: Iterable[Record], path: Path, aliases: Aliases, required: tuple[str, ...]
+) -> Iterator[Record]:
     """The records with our own column names; lines of JSON may each have columns of their own."""
     known: dict[tuple[str, ...], dict[str, str]] = {}
     for number, cells in found:
         columns = tuple(cells)
         if columns not in known:
-            known[columns] = _chosen(list(columns), row_of(path, number) if known else printable(path), aliases, required)
+            known[columns] = _chosen(
+                list(columns), row_of(path, number) if known else printable(path), aliases, required
+            )
         if not all(cell is _HEADER for cell in cells.values()):
             yield number, {name: cells[column] for name, column in known[columns].items()}
 
 
-def _chosen(columns: list[str], where: str, aliases: Aliases, required: tuple[str, ...]) -> dict[str, str]:
+def _chosen(
+    columns: list[str], where: str, aliases: Aliases, required: tuple[str, ...]
+) -> dict[str, str]:
     """Our name -> the column that has it; of several the one whose alias is listed first."""
     spelt = {column.strip().casefold(): column for column in reversed(columns)}
     chosen = {
@@ -189,8 +249,14 @@ def _chosen(columns: list[str], where: str, aliases: Aliases, required: tuple[st
     }
     for name in required:
         if name not in chosen:
-            near = [column for alias in aliases[name] for column in near_names(alias, columns, most=1)]
-            hint = f"rename {near[0]!r} to {name!r}" if near else f"name a column {' or '.join(aliases[name])}"
+            near = [
+                column for alias in aliases[name] for column in near_names(alias, columns, most=1)
+            ]
+            hint = (
+                f"rename {near[0]!r} to {name!r}"
+                if near
+                else f"name a column {' or '.join(aliases[name])}"
+            )
             why = "the columns are: " + ", ".join(columns)
             raise DataError(f"the table has no column {name!r}", where=where, why=why, hint=hint)
     return chosen
@@ -199,7 +265,9 @@ def _chosen(columns: list[str], where: str, aliases: Aliases, required: tuple[st
 def place_of(cell: object, table: Path, number: int) -> tuple[Path, str]:
     """The image that a row names, and its key. Paths count from the folder of the table."""
     if not isinstance(cell, str) or not cell.strip():
-        raise DataError("this row names no image", where=row_of(table, number), why=f"its path is {cell!r}")
+        raise DataError(
+            "this row names no image", where=row_of(table, number), why=f"its path is {cell!r}"
+        )
     path = Path(os.path.normpath(table.parent / cell.strip()))
     root = Path(os.path.normpath(table.parent))
     return path, printable(path.relative_to(root) if path.is_relative_to(root) else path)
@@ -223,7 +291,13 @@ def named_by(record: Record, table: Path) -> tuple[int, Path, str, Split | None,
     """The fields of `Named` in a record; raises DataError with the line."""
     number, cells = record
     path, key = place_of(cells["path"], table, number)
-    return number, path, key, split_of(cells.get("split"), row_of(table, number)), word_of(cells.get("group")) or None
+    return (
+        number,
+        path,
+        key,
+        split_of(cells.get("split"), row_of(table, number)),
+        word_of(cells.get("group")) or None,
+    )
 
 
 def without_split(rows: Sequence[Named | Sample]) -> list[str]:
@@ -239,7 +313,9 @@ def present(rows: list[R], table: Path, notes: list[str]) -> list[R]:
     if len(missing) == len(rows):
         why = f"not one of the {len(rows)} images is there: {names}"
         hint = f"paths count from the folder of the table, {printable(table.parent)!r}"
-        raise DataError("the images of this table are missing", where=printable(table), why=why, hint=hint)
+        raise DataError(
+            "the images of this table are missing", where=printable(table), why=why, hint=hint
+        )
     if missing:
         told = f"{len(missing)} of {len(rows)} images are missing and dropped: {names}"
         places = tuple(Place(row.key, row_of(table, row.number)) for row in missing)
@@ -259,7 +335,9 @@ def split_of(cell: object, where: str) -> Split | None:
     word = word_of(cell)
     split = split_named(word)
     if word and split is None:
-        raise DataError(f"no split is called {word!r}", where=where, hint="one of: train, val, test")
+        raise DataError(
+            f"no split is called {word!r}", where=where, hint="one of: train, val, test"
+        )
     return split
 
 

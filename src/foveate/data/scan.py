@@ -35,11 +35,22 @@ class Scanned:
 
     def part(self, places: Sequence[int], table: Table) -> Scanned:
         """The pictures at these places; `table` is theirs."""
-        hashes, tints = tuple(self.hashes[place] for place in places), None if self.tints is None else self.tints[list(places)]
-        return replace(self, table=table, hashes=hashes, thumbs=self.thumbs[list(places)], tints=tints)
+        hashes, tints = (
+            tuple(self.hashes[place] for place in places),
+            None if self.tints is None else self.tints[list(places)],
+        )
+        return replace(
+            self, table=table, hashes=hashes, thumbs=self.thumbs[list(places)], tints=tints
+        )
 
 
-def scan(table: Table, size: int, framing: Framing, recipe: DataRecipe, advance: Callable[[], None] = lambda: None) -> Scanned:
+def scan(
+    table: Table,
+    size: int,
+    framing: Framing,
+    recipe: DataRecipe,
+    advance: Callable[[], None] = lambda: None,
+) -> Scanned:
     """Opens every picture once. A broken one is left out and named, or raised when the recipe is strict.
 
     Raises DataError when nothing is left, or when a class has lost all its pictures.
@@ -60,8 +71,16 @@ def scan(table: Table, size: int, framing: Framing, recipe: DataRecipe, advance:
         for found in pool.map(look, table.samples):
             seen.append(found)
             advance()
-    whole = [(sample, found) for sample, found in zip(table.samples, seen, strict=True) if not isinstance(found, BrokenImage)]
-    broken = [(sample, found) for sample, found in zip(table.samples, seen, strict=True) if isinstance(found, BrokenImage)]
+    whole = [
+        (sample, found)
+        for sample, found in zip(table.samples, seen, strict=True)
+        if not isinstance(found, BrokenImage)
+    ]
+    broken = [
+        (sample, found)
+        for sample, found in zip(table.samples, seen, strict=True)
+        if isinstance(found, BrokenImage)
+    ]
     _refuse_lost_classes(table, [sample for sample, _ in whole])
     return Scanned(
         table=table.with_samples(tuple(sample for sample, _ in whole)),
@@ -79,14 +98,23 @@ def imageless(table: Table) -> Scanned:
 
 
 def _refuse_lost_classes(table: Table, left: list[Sample]) -> None:
-    before, after = ({name for sample in samples for name in label_names(sample)} for samples in (table.samples, left))
+    before, after = (
+        {name for sample in samples for name in label_names(sample)}
+        for samples in (table.samples, left)
+    )
     lost = sorted(before - after)
     if lost or not left:
-        what = f"no picture of the class {lost[0]!r} can be read" if left else "no picture can be read"
-        raise DataError(what, where=table.root, hint="look at the files: foveate needs pictures of every class")
+        what = (
+            f"no picture of the class {lost[0]!r} can be read" if left else "no picture can be read"
+        )
+        raise DataError(
+            what, where=table.root, hint="look at the files: foveate needs pictures of every class"
+        )
 
 
-def broken(samples: Sequence[Sample], pixels: Pixels, strict: bool = False) -> dict[Path, BrokenImage]:
+def broken(
+    samples: Sequence[Sample], pixels: Pixels, strict: bool = False
+) -> dict[Path, BrokenImage]:
     """The paths of pictures that cannot be read, and why; the first one is raised when strict."""
     found = {}
     for sample in samples:
@@ -104,5 +132,7 @@ def readable(samples: Sequence[Sample], pixels: Pixels, strict: bool = False) ->
     errors = broken(samples, pixels, strict)
     for sample in samples:
         if sample.path in errors:
-            console.warn(f"skipped {sample.key}: {errors[sample.path].why or errors[sample.path].what}")
+            console.warn(
+                f"skipped {sample.key}: {errors[sample.path].why or errors[sample.path].what}"
+            )
     return [sample for sample in samples if sample.path not in errors]

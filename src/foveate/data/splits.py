@@ -40,14 +40,18 @@ def split_named(word: str) -> Split | None:
 # --- splits
 
 
-def make_splits(labels: list[tuple[str, ...]], groups: list[str], val: float, test: float, seed: int) -> list[Split]:
+def make_splits(
+    labels: list[tuple[str, ...]], groups: list[str], val: float, test: float, seed: int
+) -> list[Split]:
     """A split for each of N images. `labels`: the classes of each; `groups`: a name each; `val`, `test`: shares in [0, 1).
 
     Every class appears in train. A share above 0 gets at least one group when a group can be spared. The outcome
     depends on the seed and on the names of the groups, not on the order of the images. Raises UsageError for bad shares.
     """
     if val < 0 or test < 0 or val + test >= 1:
-        raise UsageError("data.val and data.test must leave images to train on", why=f"got {val} and {test}")
+        raise UsageError(
+            "data.val and data.test must leave images to train on", why=f"got {val} and {test}"
+        )
     shares: dict[Split, float] = {"train": 1 - val - test, "val": val, "test": test}
     wanted: list[Split] = [name for name, share in shares.items() if share > 0]
     bundles = _bundles(labels, groups, seed)
@@ -57,7 +61,9 @@ def make_splits(labels: list[tuple[str, ...]], groups: list[str], val: float, te
     return [wanted[places[group]] for group in groups]
 
 
-def group_folds(labels: list[tuple[str, ...]], groups: list[str], folds: int, seed: int) -> np.ndarray:
+def group_folds(
+    labels: list[tuple[str, ...]], groups: list[str], folds: int, seed: int
+) -> np.ndarray:
     """(N,) int64: a fold 0..folds-1 for each image; stratified, no group divided, independent of the order of images.
 
     With a group for each image the folds are random. With fewer groups than folds some folds stay empty.
@@ -90,7 +96,9 @@ def _bundles(labels: list[tuple[str, ...]], groups: list[str], seed: int) -> lis
 
 
 def _draw(name: str, seed: int) -> bytes:
-    return hashlib.blake2b(f"{seed}/{name}".encode("utf-8", "backslashreplace"), digest_size=16).digest()
+    return hashlib.blake2b(
+        f"{seed}/{name}".encode("utf-8", "backslashreplace"), digest_size=16
+    ).digest()
 
 
 def _stratified(bundles: list[_Bundle], shares: list[float]) -> dict[str, int]:
@@ -124,7 +132,9 @@ class _Wishes:
         equals, to the one that lacks images most. Of a single image only the rarest label counts: common ones even out."""
         weights = bundle.labels if bundle.size > 1 else Counter([rarest])
         lack = _NUDGE * self.total / max(1e-9, np.abs(self.total).max())
-        wish = sum(count * (self.of[name] + lack) for name, count in weights.items()) / weights.total()
+        wish = (
+            sum(count * (self.of[name] + lack) for name, count in weights.items()) / weights.total()
+        )
         place = int(np.argmax(np.round(wish, 9)))
         self.total[place] -= bundle.size
         for name, count in bundle.labels.items():
@@ -143,7 +153,9 @@ def _teach_every_class(bundles: list[_Bundle], places: dict[str, int]) -> None:
 
 def _fill_empty(bundles: list[_Bundle], places: dict[str, int], count: int) -> None:
     """Gives every place that went empty (rounding, in small sets) the smallest group whose classes train can spare."""
-    taught = Counter(label for bundle in bundles if places[bundle.name] == 0 for label in bundle.labels)
+    taught = Counter(
+        label for bundle in bundles if places[bundle.name] == 0 for label in bundle.labels
+    )
     for place in set(range(count)) - set(places.values()):
         for bundle in reversed(bundles):
             if places[bundle.name] == 0 and all(taught[label] > 1 for label in bundle.labels):
@@ -155,12 +167,17 @@ def _fill_empty(bundles: list[_Bundle], places: dict[str, int], count: int) -> N
 def clusters(scanned: Scanned, recipe: DataRecipe) -> list[str]:
     """The name of the group of each picture: near-copies and what the table groups belong together, in chains."""
     likeness, count = recipe.near_duplicates, len(scanned.thumbs)
-    alike = near_copies(scanned.thumbs, likeness, scanned.tints) if likeness < 1 else np.arange(count)
+    alike = (
+        near_copies(scanned.thumbs, likeness, scanned.tints) if likeness < 1 else np.arange(count)
+    )
     stated = [sample.group for sample in scanned.table.samples]
     if any(stated):
         return [group if group else f"image {index}" for index, group in enumerate(stated)]
     first: dict[int, str] = {}
-    return [first.setdefault(int(place), sample.key) for place, sample in zip(alike, scanned.table.samples, strict=True)]
+    return [
+        first.setdefault(int(place), sample.key)
+        for place, sample in zip(alike, scanned.table.samples, strict=True)
+    ]
 
 
 def divided(table: Table, groups: list[str], recipe: DataRecipe, seed: int) -> tuple[Table, str]:
@@ -174,7 +191,9 @@ def divided(table: Table, groups: list[str], recipe: DataRecipe, seed: int) -> t
     why = "the data names no training split" if named else "the data names no split"
     labels = [label_names(sample) for sample in table.samples]
     splits = make_splits(labels, groups, recipe.val, recipe.test, seed)
-    return _with_splits(table, splits), f"{why}: made here, stratified by class, no group divided, seed {seed}"
+    return _with_splits(
+        table, splits
+    ), f"{why}: made here, stratified by class, no group divided, seed {seed}"
 
 
 def _completed(table: Table, groups: list[str], recipe: DataRecipe, seed: int) -> tuple[Table, str]:
@@ -184,13 +203,22 @@ def _completed(table: Table, groups: list[str], recipe: DataRecipe, seed: int) -
         return _with_splits(table, splits), "as the data names them"
     train = [index for index, split in enumerate(splits) if split == "train"]
     labels = [label_names(table.samples[index]) for index in train]
-    for index, split in zip(train, make_splits(labels, [groups[i] for i in train], recipe.val, 0, seed), strict=True):
+    for index, split in zip(
+        train, make_splits(labels, [groups[i] for i in train], recipe.val, 0, seed), strict=True
+    ):
         splits[index] = split
-    return _with_splits(table, splits), f"as the data names them; validation taken out of train by group, seed {seed}"
+    return _with_splits(
+        table, splits
+    ), f"as the data names them; validation taken out of train by group, seed {seed}"
 
 
 def _with_splits(table: Table, splits: Sequence[Split]) -> Table:
-    return table.with_samples(tuple(replace(sample, split=split) for sample, split in zip(table.samples, splits, strict=True)))
+    return table.with_samples(
+        tuple(
+            replace(sample, split=split)
+            for sample, split in zip(table.samples, splits, strict=True)
+        )
+    )
 
 
 def few(scanned: Scanned, groups: list[str], shots: int, seed: int) -> tuple[Scanned, list[str]]:
@@ -199,8 +227,13 @@ def few(scanned: Scanned, groups: list[str], shots: int, seed: int) -> tuple[Sca
     Raises DataError where a class has fewer, or an image has not exactly one class.
     """
     samples = scanned.table.samples
-    if any(not isinstance(sample.truth, Labels) or len(label_names(sample)) != 1 for sample in samples):
-        raise DataError("so many images of each class can only be drawn where every image has one", where=scanned.table.root)
+    if any(
+        not isinstance(sample.truth, Labels) or len(label_names(sample)) != 1 for sample in samples
+    ):
+        raise DataError(
+            "so many images of each class can only be drawn where every image has one",
+            where=scanned.table.root,
+        )
     order = np.random.default_rng(seed).permutation(len(samples)).tolist()
     kept = {place for place in order if samples[place].split != "train"}
     taught = [place for place in order if place not in kept]
@@ -212,7 +245,9 @@ def few(scanned: Scanned, groups: list[str], shots: int, seed: int) -> tuple[Sca
         own = [place for place in taught if label_names(samples[place]) == (name,)]
         if 0 < len(own) < shots:
             what = f"the class {name!r} has {len(own)} training images, {shots} are asked for"
-            raise DataError(what, where=scanned.table.root, hint=f"--shots {len(own)}, or more images")
+            raise DataError(
+                what, where=scanned.table.root, hint=f"--shots {len(own)}, or more images"
+            )
         kept.update(sorted(own, key=lambda place: copies[place])[:shots])
     places = sorted(kept)
     table = scanned.table.with_samples(tuple(samples[place] for place in places))

@@ -45,7 +45,9 @@ class Entry:
                 file.seek(self.offset)
                 return file.read(self.length)
         except OSError as error:
-            raise BrokenImage("this shard cannot be read", where=printable(self.path), why=str(error)) from None
+            raise BrokenImage(
+                "this shard cannot be read", where=printable(self.path), why=str(error)
+            ) from None
 
 
 class Catalogue:
@@ -73,7 +75,9 @@ class Catalogue:
         """Writes the list, as the entries come."""
         with written_aside(file) as aside, aside.open("w", encoding="utf-8") as lines:
             for entry in found:
-                lines.write(json.dumps([entry.key, str(entry.path), entry.offset, entry.length]) + "\n")
+                lines.write(
+                    json.dumps([entry.key, str(entry.path), entry.offset, entry.length]) + "\n"
+                )
         return cls(file)
 
 
@@ -90,7 +94,9 @@ def entries(source: Path) -> Iterator[Entry]:
             yield Entry(key, path)
     else:
         hint = "a folder of pictures, .tar shards, or a table with a column path"
-        raise DataError("there are no pictures to learn from here", where=printable(source), hint=hint)
+        raise DataError(
+            "there are no pictures to learn from here", where=printable(source), hint=hint
+        )
 
 
 def _of_folder(folder: Path) -> Iterator[Entry]:
@@ -107,17 +113,26 @@ def _of_shard(shard: Path, name: str) -> Iterator[Entry]:
             for member in archive:
                 archive.members = []  # type: ignore[attr-defined]  # it would keep all of them
                 if member.isreg() and 0 < member.size <= _LARGEST and is_image(Path(member.name)):
-                    yield Entry(f"{name}/{printable(member.name)}", shard.absolute(), member.offset_data, member.size)
+                    yield Entry(
+                        f"{name}/{printable(member.name)}",
+                        shard.absolute(),
+                        member.offset_data,
+                        member.size,
+                    )
     except (tarfile.TarError, OSError, ValueError) as error:
         hint = "shards are plain .tar files, without compression"
-        raise DataError("this shard cannot be read", where=printable(shard), why=str(error), hint=hint) from None
+        raise DataError(
+            "this shard cannot be read", where=printable(shard), why=str(error), hint=hint
+        ) from None
 
 
 class Stream(Pictures):
     """The pictures of a catalogue, read as they are asked for. One that cannot be read gives its place to the next one, and is
     named once."""
 
-    def __init__(self, catalogue: Catalogue, pixels: Pixels, transform: Transform, seed: int) -> None:
+    def __init__(
+        self, catalogue: Catalogue, pixels: Pixels, transform: Transform, seed: int
+    ) -> None:
         super().__init__((), pixels, transform, lambda truth, size: {}, seed)
         self.catalogue, self.broken = catalogue, dict[int, str]()
 
@@ -137,7 +152,9 @@ class Stream(Pictures):
                 if place not in self.broken:
                     self.broken[place] = error.why or error.what
                     console.warn(f"skipped {entry.key}: {self.broken[place]}")
-        raise DataError(f"{_TRIES} pictures in a row cannot be read", where=self.catalogue[index].key)
+        raise DataError(
+            f"{_TRIES} pictures in a row cannot be read", where=self.catalogue[index].key
+        )
 
 
 def sampled(catalogue: Catalogue, count: int) -> Iterable[int]:

@@ -16,7 +16,9 @@ from foveate.utils import console
 
 def label_names(sample: Sample) -> tuple[str, ...]:
     """The classes that a sample shows, each once; none where its truth does not name them."""
-    return tuple(dict.fromkeys(sample.truth.names)) if isinstance(sample.truth, Labels | Boxes) else ()
+    return (
+        tuple(dict.fromkeys(sample.truth.names)) if isinstance(sample.truth, Labels | Boxes) else ()
+    )
 
 
 def renamed(table: Table, classes: tuple[str, ...]) -> tuple[Table, list[str]]:
@@ -42,11 +44,21 @@ def renamed(table: Table, classes: tuple[str, ...]) -> tuple[Table, list[str]]:
 def refuse_other_questions(table: Table, who: str) -> Table:
     """The table, where each image has one class; `who` wants that. Raises DataError for anything else."""
     hint = "foveate fit DATA --backbone NAME says what a backbone is worth"
-    odd = next((sample.truth for sample in table.samples if not isinstance(sample.truth, Labels)), None)
+    odd = next(
+        (sample.truth for sample in table.samples if not isinstance(sample.truth, Labels)), None
+    )
     if odd is not None:
-        raise DataError(f"{who} wants a class for each image, not {type(odd).__name__.lower()}", where=table.root, hint=hint)
+        raise DataError(
+            f"{who} wants a class for each image, not {type(odd).__name__.lower()}",
+            where=table.root,
+            hint=hint,
+        )
     if table.multilabel:
-        raise DataError(f"{who} wants one class an image: these images have several, or none", where=table.root, hint=hint)
+        raise DataError(
+            f"{who} wants one class an image: these images have several, or none",
+            where=table.root,
+            hint=hint,
+        )
     return table
 
 
@@ -60,7 +72,11 @@ def other_table(classes: tuple[str, ...], data: Path, format: str) -> Table:
     for loss in losses:
         console.warn(loss)
     if not table.samples:
-        raise DataError("no image of this data has a class that the run knows", where=data, why=f"it knows {classes}")
+        raise DataError(
+            "no image of this data has a class that the run knows",
+            where=data,
+            why=f"it knows {classes}",
+        )
     return table
 
 
@@ -70,8 +86,12 @@ def chosen(table: Table, split: str) -> tuple[str, Table]:
         present = {sample.split for sample in table.samples}
         split = next((word for word in ("test", "val") if word in present), "all")
     if not table.samples:
-        raise DataError("this run has no images of its own", where=table.root, hint="foveate evaluate RUN DATA")
+        raise DataError(
+            "this run has no images of its own", where=table.root, hint="foveate evaluate RUN DATA"
+        )
     samples = tuple(sample for sample in table.samples if split in ("all", sample.split))
     if not samples:
-        raise DataError(f"there are no {split} images", where=table.root, hint="--split all, or give other data")
+        raise DataError(
+            f"there are no {split} images", where=table.root, hint="--split all, or give other data"
+        )
     return split, table.with_samples(samples)

@@ -34,7 +34,9 @@ class Unscaled:
     work: Transform
     spec: InputSpec
 
-    def __call__(self, pixels: np.ndarray, size: tuple[int, int], target: Target) -> tuple[Tensor, View, Target]:
+    def __call__(
+        self, pixels: np.ndarray, size: tuple[int, int], target: Target
+    ) -> tuple[Tensor, View, Target]:
         return self.work(pixels, size, target)
 
 
@@ -52,9 +54,16 @@ def evaluation(spec: InputSpec, framing: Framing) -> Transform:
     The central square is not cropped further, as ImageNet's evaluation does: what people photograph reaches the edges.
     """
 
-    def transform(pixels: np.ndarray, size: tuple[int, int], target: Target) -> tuple[Tensor, View, Target]:
-        image, moved = as_image(squared(pixels, spec.size, framing)), _scaled(target, pixels.shape[:2], size)
-        moved = _laid(moved, laid((pixels.shape[0], pixels.shape[1]), spec.size, framing), spec.size, framing)
+    def transform(
+        pixels: np.ndarray, size: tuple[int, int], target: Target
+    ) -> tuple[Tensor, View, Target]:
+        image, moved = (
+            as_image(squared(pixels, spec.size, framing)),
+            _scaled(target, pixels.shape[:2], size),
+        )
+        moved = _laid(
+            moved, laid((pixels.shape[0], pixels.shape[1]), spec.size, framing), spec.size, framing
+        )
         return image.as_subclass(Tensor), view_of(size, spec.size, framing), moved
 
     return Unscaled(transform, spec)
@@ -64,33 +73,49 @@ def training(spec: InputSpec, framing: Framing, recipe: AugmentRecipe) -> Transf
     """Augmented; draws from torch's generator, which the caller seeds for each image."""
     spatial = v2.Compose(_spatial(spec, framing, recipe))
     policy = _policy(recipe)
-    colours: Callable[[Tensor], Tensor] = v2.ColorJitter(*[recipe.color] * 3) if recipe.color else v2.Identity()
+    colours: Callable[[Tensor], Tensor] = (
+        v2.ColorJitter(*[recipe.color] * 3) if recipe.color else v2.Identity()
+    )
     erase = v2.RandomErasing(recipe.erase) if recipe.erase else None
 
-    def transform(pixels: np.ndarray, size: tuple[int, int], target: Target) -> tuple[Tensor, View, Target]:
+    def transform(
+        pixels: np.ndarray, size: tuple[int, int], target: Target
+    ) -> tuple[Tensor, View, Target]:
         image, moved = spatial(as_image(pixels), _scaled(target, pixels.shape[:2], size))
         image = colours(image) if _has_places(moved) else policy(colours(image))
         view = (0.0, 0.0, float(spec.size), float(spec.size))
         image = image.as_subclass(Tensor)
         return erase(spec.seen(image)) if erase else image, view, moved
 
-    return transform if erase else Unscaled(transform, spec)  # what is erased has the mean colour, which is no byte
+    return (
+        transform if erase else Unscaled(transform, spec)
+    )  # what is erased has the mean colour, which is no byte
 
 
 def mixed(batch: Batch, recipe: AugmentRecipe) -> Batch:
     """Mixup (Zhang et al. 2018) or CutMix (Yun et al. 2019) of a batch whose targets are labels alone; drawn from torch's
     generator. Where both are asked for, a coin decides."""
-    if len(batch) < 2 or not (recipe.mixup or recipe.cutmix) or any(set(target) != {"labels"} for target in batch.targets):
+    if (
+        len(batch) < 2
+        or not (recipe.mixup or recipe.cutmix)
+        or any(set(target) != {"labels"} for target in batch.targets)
+    ):
         return batch
     batch = batch.ready()
     cut = bool(recipe.cutmix) and (not recipe.mixup or bool(torch.rand(()) < 0.5))
     alpha = recipe.cutmix if cut else recipe.mixup
     share = float(torch.distributions.Beta(alpha, alpha).sample())
     order = torch.randperm(len(batch))
-    images, share = _pasted(batch.images, order, share) if cut else (_blended(batch.images, order, share), share)
+    images, share = (
+        _pasted(batch.images, order, share)
+        if cut
+        else (_blended(batch.images, order, share), share)
+    )
     labels = torch.stack([target["labels"] for target in batch.targets])
     labels = share * labels + (1 - share) * labels[order]
-    return Batch(images, [{"labels": row} for row in labels], batch.views, batch.sizes, batch.indices)
+    return Batch(
+        images, [{"labels": row} for row in labels], batch.views, batch.sizes, batch.indices
+    )
 
 
 def _blended(images: Tensor, order: Tensor, share: float) -> Tensor:
@@ -113,13 +138,24 @@ def _spatial(spec: InputSpec, framing: Framing, recipe: AugmentRecipe) -> list[C
     steps: list[Callable[..., Any]] = []
     if recipe.rotate or recipe.scale:
         zoom = (1 - recipe.scale, 1 + recipe.scale)
-        steps.append(v2.RandomAffine(recipe.rotate, scale=zoom, interpolation=v2.InterpolationMode.BILINEAR, fill=_FILL))
+        steps.append(
+            v2.RandomAffine(
+                recipe.rotate, scale=zoom, interpolation=v2.InterpolationMode.BILINEAR, fill=_FILL
+            )
+        )
     if framing == "windows":
         steps += [v2.RandomCrop(spec.size, pad_if_needed=True, fill=_FILL), _drop_unseen]
     elif framing == "whole":
         steps += [_Window(recipe.crop), _Fit(spec.size), _drop_unseen, _PadToSquare(spec.size)]
     elif recipe.crop < 1:
-        steps.append(v2.RandomResizedCrop(spec.size, (recipe.crop, 1), interpolation=v2.InterpolationMode.BICUBIC, antialias=True))
+        steps.append(
+            v2.RandomResizedCrop(
+                spec.size,
+                (recipe.crop, 1),
+                interpolation=v2.InterpolationMode.BICUBIC,
+                antialias=True,
+            )
+        )
     else:
         steps.append(v2.Resize(spec.size, v2.InterpolationMode.BICUBIC, antialias=True))
         steps.append(v2.CenterCrop(spec.size))
@@ -138,7 +174,10 @@ class _Window(v2.Transform):  # type: ignore[misc]
         height, width = v2.query_size(flat_inputs)
         side = float(torch.empty(()).uniform_(self.least, 1)) ** 0.5
         inner = max(1, round(side * height)), max(1, round(side * width))
-        corner = (int(torch.randint(whole - part + 1, ())) for whole, part in zip((height, width), inner, strict=True))
+        corner = (
+            int(torch.randint(whole - part + 1, ()))
+            for whole, part in zip((height, width), inner, strict=True)
+        )
         return dict(zip(("top", "left", "height", "width"), (*corner, *inner), strict=True))
 
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
@@ -172,7 +211,9 @@ class _PadToSquare(v2.Transform):  # type: ignore[misc]
         return {"padding": [0, 0, self.size - width, self.size - height]}
 
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
-        return self._call_kernel(functional.pad, inpt, padding=params["padding"], fill=_FILL[_kind(inpt)])
+        return self._call_kernel(
+            functional.pad, inpt, padding=params["padding"], fill=_FILL[_kind(inpt)]
+        )
 
 
 def _policy(recipe: AugmentRecipe) -> Callable[[Tensor], Tensor]:
@@ -186,7 +227,9 @@ def _policy(recipe: AugmentRecipe) -> Callable[[Tensor], Tensor]:
 
 
 def _has_places(target: Target) -> bool:
-    return any(isinstance(value, tv_tensors.BoundingBoxes | tv_tensors.Mask) for value in target.values())
+    return any(
+        isinstance(value, tv_tensors.BoundingBoxes | tv_tensors.Mask) for value in target.values()
+    )
 
 
 def _scaled(target: Target, decoded: tuple[int, ...], size: tuple[int, int]) -> Target:
@@ -214,13 +257,17 @@ def _stretched(value: Any, size: list[int]) -> Any:
     pixel off to the upper left; the exact one is not."""
     if not isinstance(value, tv_tensors.Mask):
         return functional.resize(value, size, functional.InterpolationMode.BILINEAR, antialias=True)
-    moved = functional.resize(value.as_subclass(Tensor)[None], size, functional.InterpolationMode.NEAREST_EXACT)
+    moved = functional.resize(
+        value.as_subclass(Tensor)[None], size, functional.InterpolationMode.NEAREST_EXACT
+    )
     return tv_tensors.wrap(moved[0], like=value)
 
 
 def _each(target: Target, moved: Callable[[Any], Any]) -> Target:
     places = (tv_tensors.BoundingBoxes, tv_tensors.Mask)
-    return {name: moved(value) if isinstance(value, places) else value for name, value in target.items()}
+    return {
+        name: moved(value) if isinstance(value, places) else value for name, value in target.items()
+    }
 
 
 def _seen(target: Target) -> Target:
@@ -230,12 +277,19 @@ def _seen(target: Target) -> Target:
     boxes = target["boxes"]
     inside = functional.clamp_bounding_boxes(boxes, clamping_mode="hard")
     kept = (_areas(inside) >= _VISIBLE * _areas(boxes)) & (_areas(inside) > 0)
-    return {name: _rows(value, kept) if name in OF_OBJECTS else value for name, value in {**target, "boxes": inside}.items()}
+    return {
+        name: _rows(value, kept) if name in OF_OBJECTS else value
+        for name, value in {**target, "boxes": inside}.items()
+    }
 
 
 def _rows(value: Tensor, kept: Tensor) -> Tensor:
     """Some rows; boxes stay boxes, or the next step would not move them."""
-    return tv_tensors.wrap(value[kept], like=value) if isinstance(value, tv_tensors.TVTensor) else value[kept]
+    return (
+        tv_tensors.wrap(value[kept], like=value)
+        if isinstance(value, tv_tensors.TVTensor)
+        else value[kept]
+    )
 
 
 def _drop_unseen(image: Tensor, target: Target) -> tuple[Tensor, Target]:
@@ -250,7 +304,10 @@ def _areas(boxes: Tensor) -> Tensor:
 
 
 def _kind(value: Any) -> Any:
-    return next((kind for kind in (ObjectMasks, tv_tensors.Mask) if isinstance(value, kind)), tv_tensors.Image)
+    return next(
+        (kind for kind in (ObjectMasks, tv_tensors.Mask) if isinstance(value, kind)),
+        tv_tensors.Image,
+    )
 
 
 def as_image(pixels: np.ndarray) -> tv_tensors.Image:
@@ -271,4 +328,12 @@ def as_pixels(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> li
     """(B, 3, S, S) normalised -> B times (S, S, 3) uint8."""
     shape = (1, 3, 1, 1)
     scaled = images.float().cpu() * torch.tensor(std).view(shape) + torch.tensor(mean).view(shape)
-    return list((255 * scaled).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous().numpy())
+    return list(
+        (255 * scaled)
+        .round()
+        .clamp(0, 255)
+        .to(torch.uint8)
+        .permute(0, 2, 3, 1)
+        .contiguous()
+        .numpy()
+    )

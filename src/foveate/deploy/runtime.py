@@ -68,10 +68,17 @@ class Exported:
         if self.framing != "windows" or not isinstance(self.reader, PlaceReader):
             return found
         left = iter(found)
-        parts = [list(zip(each.corners, islice(left, len(each.squares)), strict=True)) for each in pictures]
-        return [self.reader.join(part, each.size) for part, each in zip(parts, pictures, strict=True)]
+        parts = [
+            list(zip(each.corners, islice(left, len(each.squares)), strict=True))
+            for each in pictures
+        ]
+        return [
+            self.reader.join(part, each.size) for part, each in zip(parts, pictures, strict=True)
+        ]
 
-    def predict(self, paths: Iterable[Path], *, strict: bool = False, batch_size: int = 32) -> Iterator[Answer]:
+    def predict(
+        self, paths: Iterable[Path], *, strict: bool = False, batch_size: int = 32
+    ) -> Iterator[Answer]:
         """An answer for each picture, in order. A broken one is answered with its error, or raised when strict."""
         waiting = iter(paths)
         while chunk := list(islice(waiting, batch_size)):
@@ -89,18 +96,30 @@ class Exported:
                 errors[path] = error.brief
         told = dict(zip(pictures, self.told(list(pictures.values())), strict=True))
         for path in paths:
-            yield Answer(printable(path), told.get(path), errors.get(path), self.classes, self.multilabel)
+            yield Answer(
+                printable(path), told.get(path), errors.get(path), self.classes, self.multilabel
+            )
 
 
 def seen(source: Path | bytes, side: int, framing: Framing) -> Seen:
     """A picture as a network with squares of `side` px sees it. Raises BrokenImage."""
     pixels, size = images.read(source, *sides_of(side, framing))
     if framing != "windows":
-        return Seen([_channels_first(squared(pixels, side, framing))], [Frame(view_of(size, side, framing), size)], [(0, 0)], size)
+        return Seen(
+            [_channels_first(squared(pixels, side, framing))],
+            [Frame(view_of(size, side, framing), size)],
+            [(0, 0)],
+            size,
+        )
     corners = corners_of(size, side)
     parts = [pixels[y : y + side, x : x + side] for x, y in corners]
-    frames = [Frame(view_of(part.shape[:2], side, framing), (part.shape[0], part.shape[1])) for part in parts]
-    return Seen([_channels_first(squared(part, side, framing)) for part in parts], frames, corners, size)
+    frames = [
+        Frame(view_of(part.shape[:2], side, framing), (part.shape[0], part.shape[1]))
+        for part in parts
+    ]
+    return Seen(
+        [_channels_first(squared(part, side, framing)) for part in parts], frames, corners, size
+    )
 
 
 def square(source: Path | bytes, size: int, framing: Framing = "crop") -> np.ndarray:
@@ -116,7 +135,11 @@ def opened(path: Path) -> Exported:
         what = f"this file is of format {about.get('format')}, and {FORMAT} is known"
         raise UsageError(what, where=path, hint="a newer Foveate")
     if "part" in about:
-        raise UsageError(f"this file is a part of {about['of']}", where=path, hint=f"foveate predict {path.with_name(about['of'])}")
+        raise UsageError(
+            f"this file is a part of {about['of']}",
+            where=path,
+            hint=f"foveate predict {path.with_name(about['of'])}",
+        )
     parts = {name: _opened(_beside(path, file)).run for name, file in about["parts"].items()}
     return Exported(path, found, READERS.load(about["task"])(about, parts))
 
@@ -126,7 +149,9 @@ def _opened(path: Path) -> Opened:
     if maker is None or not path.is_file():
         raise UsageError("this is no exported file", where=path, hint="foveate export RUN")
     if not isinstance(maker, Runtime):
-        raise UsageError("weights alone answer nothing", where=path, hint="foveate export RUN --to onnx")
+        raise UsageError(
+            "weights alone answer nothing", where=path, hint="foveate export RUN --to onnx"
+        )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # runtimes tell of their own business
         return maker.open(path)
@@ -135,7 +160,12 @@ def _opened(path: Path) -> Opened:
 def _beside(path: Path, name: str) -> Path:
     """A file of this plain name in the same folder. Raises WeightsError for one that leads elsewhere."""
     if Path(name).name != name:
-        raise WeightsError("this file asks for one outside of its folder", where=path, why=name, hint="foveate export RUN")
+        raise WeightsError(
+            "this file asks for one outside of its folder",
+            where=path,
+            why=name,
+            hint="foveate export RUN",
+        )
     return path.with_name(name)
 
 

@@ -63,7 +63,12 @@ class Calibration:
 
     @classmethod
     def learnt(
-        cls, scores: np.ndarray, truths: np.ndarray, features: np.ndarray, familiar: Familiar, temperature: float
+        cls,
+        scores: np.ndarray,
+        truths: np.ndarray,
+        features: np.ndarray,
+        familiar: Familiar,
+        temperature: float,
     ) -> Calibration:
         """From chances (N, K) before scaling, places of true classes (N,) and features (N, D)."""
         scaled = sharpened(scores, temperature)
@@ -71,7 +76,9 @@ class Calibration:
         order = np.argsort(-scaled.max(1), kind="stable")
         sure = np.stack([scaled.max(1), best == truths], 1)[order]
         strange = 1 - scaled[np.arange(len(truths)), truths]
-        return cls(temperature, np.sort(strange), np.sort(familiar.outside(features)), sure, familiar)
+        return cls(
+            temperature, np.sort(strange), np.sort(familiar.outside(features)), sure, familiar
+        )
 
     def among(self, scores: np.ndarray, coverage: float = COVERAGE) -> np.ndarray:
         """(N, K) calibrated chances -> (N, K) bool, sets that hold the true class with this chance where pictures are like those of
@@ -86,7 +93,9 @@ class Calibration:
         where that holds for all answers, None where it holds for none."""
         counts = np.arange(1, len(self.sure) + 1)
         wrong = np.cumsum(1 - self.sure[:, 1])
-        ends = np.array([wilson(float(each), int(count))[1] for each, count in zip(wrong, counts, strict=True)])
+        ends = np.array(
+            [wilson(float(each), int(count))[1] for each, count in zip(wrong, counts, strict=True)]
+        )
         good = np.flatnonzero(ends <= risk)
         if not len(good):
             return None
@@ -94,7 +103,12 @@ class Calibration:
         return 0.0 if last == len(self.sure) - 1 else float(self.sure[last, 0])
 
     def told(
-        self, answers: Sequence[Labels], features: np.ndarray, classes: tuple[str, ...], coverage: float, risk: float
+        self,
+        answers: Sequence[Labels],
+        features: np.ndarray,
+        classes: tuple[str, ...],
+        coverage: float,
+        risk: float,
     ) -> list[Labels]:
         """The answers with chances that hold, and with what is sure about each; `features`: (N, D) of their images."""
         if not answers:
@@ -104,7 +118,9 @@ class Calibration:
         outside = self.familiar.outside(features)
         odd = np.searchsorted(self.outside, outside, side="left") / len(self.outside)
         found = []
-        for answer, row, own, *strange in zip(answers, scores, among, outside.tolist(), odd.tolist(), strict=True):
+        for answer, row, own, *strange in zip(
+            answers, scores, among, outside.tolist(), odd.tolist(), strict=True
+        ):
             names = tuple(name for name, there in zip(classes, own, strict=True) if there)
             sure = Sureness(names, limit is None or bool(row.max() < limit), *strange)
             found.append(replace(answer, scores=row.astype(np.float32), sure=sure))
@@ -148,15 +164,25 @@ def fitted(scores: np.ndarray, truths: np.ndarray) -> float:
     def loss(power: float) -> float:
         return float(-_log_softmax(logs / np.exp(power))[rows, truths].mean())
 
-    return float(np.exp(minimize_scalar(loss, bounds=(np.log(_SHARPEST), np.log(_FLATTEST)), method="bounded").x))
+    return float(
+        np.exp(
+            minimize_scalar(loss, bounds=(np.log(_SHARPEST), np.log(_FLATTEST)), method="bounded").x
+        )
+    )
 
 
-def reliability(confidence: np.ndarray, right: np.ndarray, bins: int = 10) -> list[dict[str, float]]:
+def reliability(
+    confidence: np.ndarray, right: np.ndarray, bins: int = 10
+) -> list[dict[str, float]]:
     """(N,), (N,) bool -> for each bin of equal width with answers in it: mean confidence, share that was right, count."""
     places = np.minimum((confidence * bins).astype(int), bins - 1)
     inside = [(place, places == place) for place in range(bins)]
     return [
-        {"confidence": float(confidence[own].mean()), "accuracy": float(right[own].mean()), "count": int(own.sum())}
+        {
+            "confidence": float(confidence[own].mean()),
+            "accuracy": float(right[own].mean()),
+            "count": int(own.sum()),
+        }
         for _, own in inside
         if own.any()
     ]
@@ -172,7 +198,14 @@ def calibration_error(confidence: np.ndarray, hits: np.ndarray) -> float:
 def error_by_chance(confidence: np.ndarray) -> float:
     """(N,) -> the mean of that error where answers are right exactly as often as they say: N images fill no bin evenly."""
     rng = np.random.default_rng(0)
-    return float(np.mean([calibration_error(confidence, rng.random(len(confidence)) < confidence) for _ in range(_ROUNDS)]))
+    return float(
+        np.mean(
+            [
+                calibration_error(confidence, rng.random(len(confidence)) < confidence)
+                for _ in range(_ROUNDS)
+            ]
+        )
+    )
 
 
 def risks(confidence: np.ndarray, right: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -21,12 +21,16 @@ def wilson(successes: float, count: int) -> tuple[float, float]:
     share, square = successes / count, _Z * _Z / count
     middle = (share + square / 2) / (1 + square)
     reach = math.sqrt(square * (share * (1 - share) + square / 4)) / (1 + square)
-    low = 0.0 if successes <= 0 else max(0.0, middle - reach)  # exact where rounding would leave 1e-17
+    low = (
+        0.0 if successes <= 0 else max(0.0, middle - reach)
+    )  # exact where rounding would leave 1e-17
     high = 1.0 if successes >= count else min(1.0, middle + reach)
     return low, high
 
 
-def bootstrap(statistic: Callable[[np.ndarray], float], count: int, seed: int = 0, rounds: int = 400) -> tuple[float, float]:
+def bootstrap(
+    statistic: Callable[[np.ndarray], float], count: int, seed: int = 0, rounds: int = 400
+) -> tuple[float, float]:
     """The 95 % percentile interval of `statistic` over resamples of `count` images (Efron 1979).
 
     `statistic` is given (count,) int64 places in [0, count), drawn with replacement. Rounds in which it is nan are
@@ -61,14 +65,18 @@ def apart(
     return _ends(drawn[~np.isnan(drawn)])
 
 
-def paired_gain(ours: np.ndarray, theirs: np.ndarray, seed: int = 0, rounds: int = 2000) -> tuple[float, float, float]:
+def paired_gain(
+    ours: np.ndarray, theirs: np.ndarray, seed: int = 0, rounds: int = 2000
+) -> tuple[float, float, float]:
     """Mean of `ours` minus `theirs`, (N,) scores of the same images in the same order, and the 95 % ends of its bootstrap.
 
     Pairs are drawn: what makes an image hard for both counts for neither. Images of equal differences are alike, so that only
     how often each difference is drawn has to be: a multinomial draw a round, whatever N is. Raises ValueError for other shapes.
     """
     if ours.shape != theirs.shape or ours.ndim != 1 or not len(ours):
-        raise ValueError(f"a paired bootstrap needs scores of the same images, got shapes {ours.shape} and {theirs.shape}")
+        raise ValueError(
+            f"a paired bootstrap needs scores of the same images, got shapes {ours.shape} and {theirs.shape}"
+        )
     differences = ours.astype(np.float64) - theirs.astype(np.float64)
     values, counts = np.unique(differences, return_counts=True)
     drawn = np.random.default_rng(seed).multinomial(len(ours), counts / len(ours), size=rounds)

@@ -82,12 +82,18 @@ class Subject:
         return self.model(Batch(images, targets, views, sizes, one.indices.expand(count)))
 
     def asked(self, question: Question) -> Asked:
-        return Asked(self.batch.images, lambda images: question.score(self.output(images)), self.model.backbone)
+        return Asked(
+            self.batch.images,
+            lambda images: question.score(self.output(images)),
+            self.model.backbone,
+        )
 
     @classmethod
     def of(cls, predictor: Predictor, sample: Sample) -> Subject:
         """Raises BrokenImage."""
-        pixels = Pixels(predictor.model.backbone.input.size, predictor.model.task.framing, keep=True)
+        pixels = Pixels(
+            predictor.model.backbone.input.size, predictor.model.task.framing, keep=True
+        )
         pictures = predictor.pictures([sample], pixels)
         batch = next(iter(loader(pictures, Order(len(pictures), 1))))
         return cls(predictor.model, batch.to(predictor.device))
@@ -103,7 +109,9 @@ class Subject:
 
     @torch.no_grad()
     def chances(self, question: Question, images: Tensor) -> np.ndarray:
-        parts = [question.chance(self.output(images[part])) for part in even_parts(len(images), _AT_ONCE)]
+        parts = [
+            question.chance(self.output(images[part])) for part in even_parts(len(images), _AT_ONCE)
+        ]
         return torch.cat(parts).float().cpu().numpy()
 
 
@@ -124,9 +132,18 @@ class Described(Subject):
         backbone = self.model.backbone
         if not isinstance(backbone, TextBackbone):
             hint = "a run from a backbone such as clip:ViT-B-32"
-            raise UsageError("this run's backbone embeds pictures alone, and no sentences", where="--text", hint=hint)
-        known = functional.normalize(backbone.embed_text([*self.sentences, _NOTHING]).float(), dim=1)
-        return [self._question(sentence, own - known[-1]) for sentence, own in zip(self.sentences, known[:-1], strict=True)]
+            raise UsageError(
+                "this run's backbone embeds pictures alone, and no sentences",
+                where="--text",
+                hint=hint,
+            )
+        known = functional.normalize(
+            backbone.embed_text([*self.sentences, _NOTHING]).float(), dim=1
+        )
+        return [
+            self._question(sentence, own - known[-1])
+            for sentence, own in zip(self.sentences, known[:-1], strict=True)
+        ]
 
     def _question(self, sentence: str, towards: Tensor) -> Question:
         scale = float(self.model.backbone.logit_scale)  # type: ignore[arg-type]
@@ -139,13 +156,23 @@ class Described(Subject):
 
 def over(pixels: np.ndarray, map_: Tensor) -> np.ndarray:
     """The map (h, w) laid over the picture (S, S, 3)."""
-    wide = functional.interpolate(map_[None, None].detach().float().cpu(), pixels.shape[:2], mode="bilinear", align_corners=False)
+    wide = functional.interpolate(
+        map_[None, None].detach().float().cpu(),
+        pixels.shape[:2],
+        mode="bilinear",
+        align_corners=False,
+    )
     return overlay(pixels, wide[0, 0].numpy())
 
 
 def cells(map_: Tensor) -> np.ndarray:
     """(h, w) -> (G, G), the mean in each cell."""
-    wide = functional.interpolate(map_[None, None].float().cpu(), (4 * _CELLS, 4 * _CELLS), mode="bilinear", align_corners=False)
+    wide = functional.interpolate(
+        map_[None, None].float().cpu(),
+        (4 * _CELLS, 4 * _CELLS),
+        mode="bilinear",
+        align_corners=False,
+    )
     return functional.adaptive_avg_pool2d(wide, _CELLS)[0, 0].numpy()
 
 
@@ -169,10 +196,16 @@ class Curves:
         rank = np.empty(len(order), int)
         rank[order] = np.arange(len(order))
         ends = torch.from_numpy(np.linspace(0, len(order), _STEPS + 1).round())[:, None, None]
-        shown = (torch.from_numpy(rank).reshape(1, _CELLS, _CELLS) < ends).float()[:, None].to(self.image)
+        shown = (
+            (torch.from_numpy(rank).reshape(1, _CELLS, _CELLS) < ends)
+            .float()[:, None]
+            .to(self.image)
+        )
         wide = functional.interpolate(shown, self.image.shape[-2:], mode="nearest")
         gone = self.subject.chances(self.question, self.image * (1 - wide))  # 0 is the mean colour
-        come = self.subject.chances(self.question, self.blurred + wide * (self.image - self.blurred))
+        come = self.subject.chances(
+            self.question, self.blurred + wide * (self.image - self.blurred)
+        )
         return float(np.trapezoid(gone, dx=1 / _STEPS)), float(np.trapezoid(come, dx=1 / _STEPS))
 
 
@@ -197,7 +230,9 @@ def randomised(model: Model, seed: int = 0) -> Model:
     return found
 
 
-def sameness(explainer: Explainer, subject: Subject, question: Question, map_: Tensor, other: Model) -> float:
+def sameness(
+    explainer: Explainer, subject: Subject, question: Question, map_: Tensor, other: Model
+) -> float:
     """Spearman's correlation of the map with that of a model with random weights, in [-1, 1]; 1: the weights do not matter."""
     theirs = explainer.explain(replace(subject, model=other).asked(question))
     found = scipy.stats.spearmanr(cells(map_).ravel(), cells(theirs).ravel()).statistic

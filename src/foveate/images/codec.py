@@ -77,12 +77,21 @@ def read_index(source: Path | bytes) -> np.ndarray:
             colours = values[..., :1] if image.mode in ("LA", "PA") else values[..., :3]
             if (colours != colours[..., :1]).any():
                 why = f"it is a colour picture ({image.mode}); a mask is a picture of palette or grey values"
-                raise BrokenImage("this mask has colours instead of class numbers", where=where, why=why)
+                raise BrokenImage(
+                    "this mask has colours instead of class numbers", where=where, why=why
+                )
             values = colours[..., 0]
         if values.dtype.kind not in "biu":
-            raise BrokenImage("this mask has fractions instead of class numbers", where=where, why=f"its mode is {image.mode}")
+            raise BrokenImage(
+                "this mask has fractions instead of class numbers",
+                where=where,
+                why=f"its mode is {image.mode}",
+            )
         # turned as an array: not every mode of Pillow's can be
-        return np.array(_turned(values, _orientation(image)), dtype=np.uint8 if values.dtype.kind == "b" else values.dtype)
+        return np.array(
+            _turned(values, _orientation(image)),
+            dtype=np.uint8 if values.dtype.kind == "b" else values.dtype,
+        )
 
 
 @dataclass(frozen=True)
@@ -108,7 +117,8 @@ def facts(source: Path | bytes) -> Facts:
             size=upright,
             format=str(image.format),
             mode=image.mode,
-            deep=";16" in image.mode or any(";16" in str(part[3]) for part in getattr(image, "tile", ())),
+            deep=";16" in image.mode
+            or any(";16" in str(part[3]) for part in getattr(image, "tile", ())),
             several=bool(getattr(image, "is_animated", False)),
             clear=image.has_transparency_data,
             turned=_orientation(image, Image.Image.getexif) > 1,
@@ -118,12 +128,16 @@ def facts(source: Path | bytes) -> Facts:
 def content_hash(path: Path) -> str:
     """SHA-256 of the file's bytes, hexadecimal; raises BrokenImage when it cannot be read."""
     if not path.is_file():
-        raise BrokenImage("this is not a file", where=printable(path), hint="remove it, or check the path")
+        raise BrokenImage(
+            "this is not a file", where=printable(path), hint="remove it, or check the path"
+        )
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
-        raise BrokenImage("this file cannot be read", where=printable(path), why=_reason(error)) from None
+        raise BrokenImage(
+            "this file cannot be read", where=printable(path), why=_reason(error)
+        ) from None
 
 
 def thumbnail(pixels: np.ndarray, side: int) -> np.ndarray:
@@ -172,7 +186,9 @@ def _opened(source: Path | bytes, where: str | None) -> Path | io.BytesIO:
         return io.BytesIO(source)
     if not source.is_file():
         why = "it is not a regular file" if source.exists() else "there is nothing at this path"
-        raise BrokenImage("this picture cannot be read", where=where, why=why, hint="remove it, or check the path")
+        raise BrokenImage(
+            "this picture cannot be read", where=where, why=why, hint="remove it, or check the path"
+        )
     _refuse_empty(source.stat().st_size, where)
     return source
 
@@ -192,13 +208,21 @@ def _picture(source: Path | bytes) -> Iterator[tuple[Image.Image, str | None]]:
         raise _bomb(where, str(error)) from None
     except Exception as error:  # a damaged file makes Pillow raise nearly anything: OSError, SyntaxError, struct.error, ...
         raise BrokenImage(
-            "this picture cannot be decoded", where=where, why=_reason(error), hint="save it again from a viewer, or remove it"
+            "this picture cannot be decoded",
+            where=where,
+            why=_reason(error),
+            hint="save it again from a viewer, or remove it",
         ) from None
 
 
 def _refuse_empty(size: int, where: str | None) -> None:
     if size == 0:
-        raise BrokenImage("this picture is empty", where=where, why="it has zero bytes", hint="copy it again, or remove it")
+        raise BrokenImage(
+            "this picture is empty",
+            where=where,
+            why="it has zero bytes",
+            hint="copy it again, or remove it",
+        )
 
 
 def _refuse_bomb(width: int, height: int, where: str | None) -> None:
@@ -208,7 +232,9 @@ def _refuse_bomb(width: int, height: int, where: str | None) -> None:
 
 def _bomb(where: str | None, why: str) -> BrokenImage:
     hint = "scale it down first, or cut it into tiles"
-    return BrokenImage("this picture is too large to decode safely", where=where, why=why, hint=hint)
+    return BrokenImage(
+        "this picture is too large to decode safely", where=where, why=why, hint=hint
+    )
 
 
 def _fit(size: tuple[int, int], short_side: int | None, long_side: int | None) -> int | None:
@@ -218,13 +244,19 @@ def _fit(size: tuple[int, int], short_side: int | None, long_side: int | None) -
     return short_side
 
 
-def _decoded(image: Image.Image, short_side: int | None, where: str | None) -> tuple[np.ndarray, tuple[int, int]]:
+def _decoded(
+    image: Image.Image, short_side: int | None, where: str | None
+) -> tuple[np.ndarray, tuple[int, int]]:
     full = image.size
-    if short_side is not None:  # a JPEG can be decoded at 1/2, 1/4 or 1/8 of its size; other formats ignore the wish
+    if (
+        short_side is not None
+    ):  # a JPEG can be decoded at 1/2, 1/4 or 1/8 of its size; other formats ignore the wish
         image.draft(None, (2 * short_side, 2 * short_side))
     drafted = image.size != full
     image.load()
-    orientation = _orientation(image)  # after load: Pillow turns a TIFF by itself, and a PNG may state it at its end
+    orientation = _orientation(
+        image
+    )  # after load: Pillow turns a TIFF by itself, and a PNG may state it at its end
     picture = _rgb(image)
     if orientation in _UPRIGHT:
         picture = picture.transpose(_UPRIGHT[orientation])
@@ -234,7 +266,9 @@ def _decoded(image: Image.Image, short_side: int | None, where: str | None) -> t
     return np.array(picture), (height, width)
 
 
-def _orientation(image: Image.Image, exif: Callable[[Any], Image.Exif] = lambda image: image.getexif()) -> int:
+def _orientation(
+    image: Image.Image, exif: Callable[[Any], Image.Exif] = lambda image: image.getexif()
+) -> int:
     """1 to 8; unreadable EXIF is no reason to lose the picture, so it counts as upright."""
     try:
         value = exif(image).get(_ORIENTATION, 1)
@@ -330,7 +364,11 @@ def _stretched(values: np.ndarray) -> np.ndarray:
 
 def _reason(error: Exception) -> str:
     text = str(error).replace("\n", " ")
-    return "no reader knows its content" if isinstance(error, UnidentifiedImageError) else text or type(error).__name__
+    return (
+        "no reader knows its content"
+        if isinstance(error, UnidentifiedImageError)
+        else text or type(error).__name__
+    )
 
 
 _lock = threading.Lock()

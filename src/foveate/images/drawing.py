@@ -20,7 +20,18 @@ from foveate.images.text import _PLATE, Colour, Rectangle, _contrast, _extent, _
 from foveate.predictions import Boxes, Prediction, Regions
 from foveate.utils.rle import decoded
 
-_FIRST = ("E69F00", "56B4E9", "009E73", "F0E442", "0072B2", "D55E00", "CC79A7", "332288", "882255", "99DDFF")
+_FIRST = (
+    "E69F00",
+    "56B4E9",
+    "009E73",
+    "F0E442",
+    "0072B2",
+    "D55E00",
+    "CC79A7",
+    "332288",
+    "882255",
+    "99DDFF",
+)
 _GOLDEN = 0.618034  # of the circle of hues: the step that keeps the next hue far from all before
 _BACKGROUND = "background"  # the class that is left as it is
 _OPACITY = 0.5  # of regions
@@ -32,7 +43,11 @@ _SMALLEST = 9  # letters below so many pixels cannot be read
 def colour(place: int) -> Colour:
     """The colour of the class at `place`, always the same."""
     if place < len(_FIRST):
-        return bytes.fromhex(_FIRST[place])[0], bytes.fromhex(_FIRST[place])[1], bytes.fromhex(_FIRST[place])[2]
+        return (
+            bytes.fromhex(_FIRST[place])[0],
+            bytes.fromhex(_FIRST[place])[1],
+            bytes.fromhex(_FIRST[place])[2],
+        )
     lightness, saturation = (0.42, 0.62, 0.78)[place % 3], (0.85, 0.55)[place // 3 % 2]
     red, green, blue = colorsys.hls_to_rgb((0.55 + place * _GOLDEN) % 1, lightness, saturation)
     return round(red * 255), round(green * 255), round(blue * 255)
@@ -42,10 +57,14 @@ def drawn(pixels: np.ndarray, answer: Prediction | None, classes: Sequence[str])
     """(H, W, 3) uint8 with the boxes or the regions of an answer or a truth; as it is where there is nothing to draw."""
     if isinstance(answer, Boxes):
         return with_boxes(pixels, answer, 0, classes)
-    return with_regions(pixels, answer.mask, classes) if isinstance(answer, Regions) else pixels.copy()
+    return (
+        with_regions(pixels, answer.mask, classes) if isinstance(answer, Regions) else pixels.copy()
+    )
 
 
-def with_boxes(pixels: np.ndarray, boxes: Boxes, threshold: float, classes: Sequence[str] = ()) -> np.ndarray:
+def with_boxes(
+    pixels: np.ndarray, boxes: Boxes, threshold: float, classes: Sequence[str] = ()
+) -> np.ndarray:
     """(H, W, 3) uint8 -> the same with the boxes whose score reaches `threshold`, or all of a truth, the surest on top; under them
     their masks, half-transparent, with borders in full colour.
 
@@ -68,7 +87,9 @@ def with_regions(pixels: np.ndarray, mask: np.ndarray, classes: Sequence[str]) -
     `background` and what nobody cares about (-1) stay as they are. The legend names the largest classes.
     """
     places = [place for place in range(len(classes)) if classes[place] != _BACKGROUND]
-    table = np.array([colour(place) for place in range(len(classes))], dtype=np.float32).reshape(-1, 3)
+    table = np.array([colour(place) for place in range(len(classes))], dtype=np.float32).reshape(
+        -1, 3
+    )
     painted = np.isin(mask, places)
     counts = np.bincount(mask[painted], minlength=len(classes))
     picture = _painted(pixels, mask, painted, table)
@@ -101,33 +122,51 @@ class _Drawn:
 def _drawn(boxes: Boxes, threshold: float, classes: Sequence[str]) -> Iterator[_Drawn]:
     """The boxes to draw, the last on top: the surest, or the smallest where there are no scores."""
     for place in _shown(boxes, threshold):
-        name, score = boxes.names[place], None if boxes.scores is None else float(boxes.scores[place])
+        name, score = (
+            boxes.names[place],
+            None if boxes.scores is None else float(boxes.scores[place]),
+        )
         x0, y0, x1, y1 = boxes.xyxy[place].tolist()
-        edge = (math.floor(x0), math.floor(y0), max(math.ceil(x1), math.floor(x0) + 1), max(math.ceil(y1), math.floor(y0) + 1))
+        edge = (
+            math.floor(x0),
+            math.floor(y0),
+            max(math.ceil(x1), math.floor(x0) + 1),
+            max(math.ceil(y1), math.floor(y0) + 1),
+        )
         crowd = boxes.crowd is not None and bool(boxes.crowd[place])
-        text = " ".join([name, *([] if score is None else [f"{score:.2f}"]), *(["(crowd)"] if crowd else [])])
+        text = " ".join(
+            [name, *([] if score is None else [f"{score:.2f}"]), *(["(crowd)"] if crowd else [])]
+        )
         yield _Drawn(edge, text, _colour_of(name, classes), crowd)
 
 
 def _shown(boxes: Boxes, threshold: float) -> list[int]:
     """Places of the boxes to draw, the last on top."""
-    areas = np.prod(boxes.xyxy[:, 2:] - boxes.xyxy[:, :2], axis=1) if len(boxes.names) else np.zeros(0)
+    areas = (
+        np.prod(boxes.xyxy[:, 2:] - boxes.xyxy[:, :2], axis=1) if len(boxes.names) else np.zeros(0)
+    )
     order = np.argsort(-areas if boxes.scores is None else boxes.scores, kind="stable")
     sure = np.ones(len(order), dtype=bool) if boxes.scores is None else boxes.scores >= threshold
-    return [place for place in order.tolist() if sure[place] and np.isfinite(boxes.xyxy[place]).all()]
+    return [
+        place for place in order.tolist() if sure[place] and np.isfinite(boxes.xyxy[place]).all()
+    ]
 
 
 def _colour_of(name: str, classes: Sequence[str]) -> Colour:
     return colour(classes.index(name) if name in classes else len(classes))
 
 
-def _with_masks(pixels: np.ndarray, boxes: Boxes, threshold: float, classes: Sequence[str]) -> np.ndarray:
+def _with_masks(
+    pixels: np.ndarray, boxes: Boxes, threshold: float, classes: Sequence[str]
+) -> np.ndarray:
     """A copy, with masks in the colours of their classes; those of another size than the picture's do not fit."""
     owners = np.full(pixels.shape[:2], -1)
     for place in _shown(boxes, threshold) if boxes.masks else []:
         if boxes.masks and tuple(boxes.masks[place]["size"]) == owners.shape:
             owners[decoded(boxes.masks[place])] = place
-    table = np.array([_colour_of(name, classes) for name in boxes.names], dtype=np.float32).reshape(-1, 3)
+    table = np.array([_colour_of(name, classes) for name in boxes.names], dtype=np.float32).reshape(
+        -1, 3
+    )
     return _painted(pixels, owners, owners >= 0, table)
 
 
@@ -172,7 +211,11 @@ def _labelled(boxes: list[_Drawn], size: tuple[int, int]) -> list[tuple[_Drawn, 
     The topmost box of each class chooses first, then the others. A label without room is left out, and so are those that
     would hide more than a third of a small picture: the colour of the box still names its class.
     """
-    letters, taken, labelled = _letters(size), list[Rectangle](), list[tuple[_Drawn, Rectangle, str]]()
+    letters, taken, labelled = (
+        _letters(size),
+        list[Rectangle](),
+        list[tuple[_Drawn, Rectangle, str]](),
+    )
     left = size[0] * size[1] * _HIDDEN
     first = {box.colour: box for box in boxes}  # the last of each, which is the topmost
     for box in [*first.values(), *(box for box in reversed(boxes) if box is not first[box.colour])]:
@@ -183,7 +226,9 @@ def _labelled(boxes: list[_Drawn], size: tuple[int, int]) -> list[tuple[_Drawn, 
         x0, y0, x1, y1 = _clipped(box.edge, size)
         columns = (x0, x1 - width, (x0 + x1 - width) // 2, x1, x0 - width)
         spots = [(x, y) for y in (y0 - height, y0, y1, y1 - height) for x in columns]
-        inside = [(min(max(0, x), size[0] - width), y) for x, y in spots if 0 <= y <= size[1] - height]
+        inside = [
+            (min(max(0, x), size[0] - width), y) for x, y in spots if 0 <= y <= size[1] - height
+        ]
         rectangles = [(x, y, x + width, y + height) for x, y in inside]
         free = [spot for spot in rectangles if not any(_overlap(spot, other) for other in taken)]
         if free:
@@ -200,10 +245,14 @@ def _overlap(one: Rectangle, other: Rectangle) -> bool:
 # --- regions
 
 
-def _painted(pixels: np.ndarray, places: np.ndarray, painted: np.ndarray, table: np.ndarray) -> np.ndarray:
+def _painted(
+    pixels: np.ndarray, places: np.ndarray, painted: np.ndarray, table: np.ndarray
+) -> np.ndarray:
     """A copy with the `painted` pixels half in the colour that `table` has for their place, and wholly at the borders."""
     picture = pixels.copy()
-    picture[painted] = np.rint(_OPACITY * table[places[painted]] + (1 - _OPACITY) * pixels[painted]).astype(np.uint8)
+    picture[painted] = np.rint(
+        _OPACITY * table[places[painted]] + (1 - _OPACITY) * pixels[painted]
+    ).astype(np.uint8)
     border = painted & _border(places, _line((places.shape[1], places.shape[0])))
     picture[border] = table[places[border]].astype(np.uint8)
     return picture
@@ -240,5 +289,3 @@ def _with_legend(pixels: np.ndarray, entries: list[tuple[str, Colour]]) -> np.nd
 
 
 # --- text
-
-

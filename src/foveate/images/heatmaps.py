@@ -11,7 +11,13 @@ from foveate.images.codec import thumbnail
 from foveate.images.sheets import tiled
 
 _HEAT = 0.6  # how much of a picture under heat is heat
-_SCALE = ((30, 20, 80), (110, 30, 110), (190, 55, 85), (240, 120, 40), (250, 225, 90))  # from dark to bright
+_SCALE = (
+    (30, 20, 80),
+    (110, 30, 110),
+    (190, 55, 85),
+    (240, 120, 40),
+    (250, 225, 90),
+)  # from dark to bright
 _DIM = 0.2  # of the brightness, where nothing was looked at
 _ACROSS = 6  # pictures in a row of a sheet
 
@@ -38,10 +44,15 @@ def overlay(pixels: np.ndarray, seen: np.ndarray) -> np.ndarray:
 def _coloured(share: np.ndarray) -> np.ndarray:
     """(H, W) in [0, 1] -> (H, W, 3), along a scale that stays in order when it is printed in grey."""
     stops = np.linspace(0, 1, len(_SCALE))
-    return np.stack([np.interp(share, stops, [colour[channel] for colour in _SCALE]) for channel in range(3)], -1)
+    return np.stack(
+        [np.interp(share, stops, [colour[channel] for colour in _SCALE]) for channel in range(3)],
+        -1,
+    )
 
 
-def sheet(pixels: np.ndarray, maps: np.ndarray, words: Sequence[str], side: int, most: int) -> np.ndarray:
+def sheet(
+    pixels: np.ndarray, maps: np.ndarray, words: Sequence[str], side: int, most: int
+) -> np.ndarray:
     """The picture, and then for each of the first `most` words where it was looked for: `maps` (T, h, w). (H', W', 3) uint8 of
     pictures of at most `side` px, six in a row, each under its word."""
     small = thumbnail(pixels, side)

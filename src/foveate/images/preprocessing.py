@@ -75,7 +75,9 @@ def _starts(length: int, side: int) -> list[int]:
 # --- one answer of those to the windows of a picture, each with the (x, y) of its upper left corner
 
 
-def joined_regions(parts: Sequence[tuple[tuple[int, int], Regions]], size: tuple[int, int]) -> Regions:
+def joined_regions(
+    parts: Sequence[tuple[tuple[int, int], Regions]], size: tuple[int, int]
+) -> Regions:
     """Every pixel from the window in whose middle it lies deepest: at their edges networks see least."""
     mask, depth = np.zeros(size, np.int16), np.full(size, -1.0)
     for (x, y), part in parts:
@@ -91,24 +93,40 @@ def joined_regions(parts: Sequence[tuple[tuple[int, int], Regions]], size: tuple
 def _depth(height: int, width: int) -> np.ndarray:
     """(H, W): distance to the nearest edge."""
     rows, columns = np.arange(height), np.arange(width)
-    return np.minimum.outer(np.minimum(rows, rows[::-1]), np.minimum(columns, columns[::-1])).astype(float)
+    return np.minimum.outer(
+        np.minimum(rows, rows[::-1]), np.minimum(columns, columns[::-1])
+    ).astype(float)
 
 
-def joined_boxes(parts: Sequence[tuple[tuple[int, int], Boxes]], size: tuple[int, int], suppress: float) -> Boxes:
+def joined_boxes(
+    parts: Sequence[tuple[tuple[int, int], Boxes]], size: tuple[int, int], suppress: float
+) -> Boxes:
     """The boxes of all windows, the surest first. Of an object that several windows see, whole or in part, the surest box
     stays: the overlap of boxes from different windows is measured against the smaller one (Akyon et al. 2022)."""
-    boxes = np.concatenate([part.xyxy + np.array([x, y, x, y], np.float32) for (x, y), part in parts])
+    boxes = np.concatenate(
+        [part.xyxy + np.array([x, y, x, y], np.float32) for (x, y), part in parts]
+    )
     names = np.array([name for _, part in parts for name in part.names], dtype=object)
-    scores = np.concatenate([np.zeros(0, np.float32) if part.scores is None else part.scores for _, part in parts])
+    scores = np.concatenate(
+        [np.zeros(0, np.float32) if part.scores is None else part.scores for _, part in parts]
+    )
     windows = np.repeat(np.arange(len(parts)), [len(part.names) for _, part in parts])
     kept: list[int] = []
     for place in np.argsort(-scores, kind="stable"):
-        rivals = [other for other in kept if names[other] == names[place] and windows[other] != windows[place]]
+        rivals = [
+            other
+            for other in kept
+            if names[other] == names[place] and windows[other] != windows[place]
+        ]
         if not rivals or _share_of_smaller(boxes[place], boxes[rivals]).max() < suppress:
             kept.append(int(place))
-    masks = _shifted_masks(parts, size) if all(part.masks is not None for _, part in parts) else None
+    masks = (
+        _shifted_masks(parts, size) if all(part.masks is not None for _, part in parts) else None
+    )
     chosen = None if masks is None else tuple(masks[place] for place in kept)
-    return Boxes(boxes[kept].reshape(-1, 4), tuple(names[kept].tolist()), scores[kept], masks=chosen)
+    return Boxes(
+        boxes[kept].reshape(-1, 4), tuple(names[kept].tolist()), scores[kept], masks=chosen
+    )
 
 
 def _share_of_smaller(box: np.ndarray, others: np.ndarray) -> np.ndarray:
@@ -118,6 +136,10 @@ def _share_of_smaller(box: np.ndarray, others: np.ndarray) -> np.ndarray:
     return np.asarray((high - low).clip(0).prod(1) / np.maximum(areas, 1e-9))
 
 
-def _shifted_masks(parts: Sequence[tuple[tuple[int, int], Boxes]], size: tuple[int, int]) -> list[Runs]:
+def _shifted_masks(
+    parts: Sequence[tuple[tuple[int, int], Boxes]], size: tuple[int, int]
+) -> list[Runs]:
     """The masks of the windows in the whole picture."""
-    return [placed(decoded(mask), y, x, size) for (x, y), part in parts for mask in part.masks or ()]
+    return [
+        placed(decoded(mask), y, x, size) for (x, y), part in parts for mask in part.masks or ()
+    ]

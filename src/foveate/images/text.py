@@ -17,14 +17,20 @@ Rectangle = tuple[int, int, int, int]
 """x0, y0, x1, y1 in whole pixels; x1 and y1 are the first ones outside"""
 
 
-_VARIANTS = frozenset(map(chr, range(0xFE00, 0xFE10)))  # selectors: the emoji's or the text's form of the sign before
+_VARIANTS = frozenset(
+    map(chr, range(0xFE00, 0xFE10))
+)  # selectors: the emoji's or the text's form of the sign before
 
 
 _PAPER, _INK, _PLATE = (255, 255, 255), (34, 34, 34), (255, 255, 255)
 
 
 def _plate(
-    draw: ImageDraw.ImageDraw, spot: Rectangle, rows: list[tuple[str, Colour]], letters: int, swatch: bool = False
+    draw: ImageDraw.ImageDraw,
+    spot: Rectangle,
+    rows: list[tuple[str, Colour]],
+    letters: int,
+    swatch: bool = False,
 ) -> None:
     """Rows of text on a filled rectangle: in the colour of the row, or white with a swatch of it."""
     x0, y0, x1, y1 = spot
@@ -34,9 +40,17 @@ def _plate(
         middle, start = y0 + (number + 0.5) * height, x0 + _margin(letters)
         if swatch:
             half = round(0.4 * letters)
-            draw.rectangle((start, round(middle) - half, start + 2 * half, round(middle) + half), fill=ground)
+            draw.rectangle(
+                (start, round(middle) - half, start + 2 * half, round(middle) + half), fill=ground
+            )
             start += round(1.2 * letters)
-        draw.text((start, middle), text, _INK if swatch else _contrast(ground), _font(text, letters), anchor="lm")
+        draw.text(
+            (start, middle),
+            text,
+            _INK if swatch else _contrast(ground),
+            _font(text, letters),
+            anchor="lm",
+        )
 
 
 def _margin(letters: int) -> int:
@@ -64,8 +78,15 @@ def _fitted(text: str, letters: int, width: int) -> str:
 
 def _contrast(ground: Colour) -> Colour:
     """Black or white, whichever stands out more (WCAG 2.1: relative luminance, of which 0.179 is equally far from both)."""
-    linear = [value / 12.92 if value <= 0.04045 else ((value + 0.055) / 1.055) ** 2.4 for value in (part / 255 for part in ground)]
-    return (0, 0, 0) if 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2] > 0.179 else (255, 255, 255)
+    linear = [
+        value / 12.92 if value <= 0.04045 else ((value + 0.055) / 1.055) ** 2.4
+        for value in (part / 255 for part in ground)
+    ]
+    return (
+        (0, 0, 0)
+        if 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2] > 0.179
+        else (255, 255, 255)
+    )
 
 
 @dataclass(frozen=True)
@@ -79,9 +100,21 @@ class _Face:
 def _drawable(text: str) -> str:
     """The text with code points that no font here has written out (\\u732b); joiners and the like, which show nothing, left out."""
     glyphs = _face(text).glyphs
-    unseen = {char for char in text if (unicodedata.category(char) == "Cf" or char in _VARIANTS) and ord(char) not in glyphs}
-    fine = {char for char in text if char == " " or (ord(char) in glyphs and unicodedata.category(char) != "Cc")}
-    parts = (char if char in fine else char.encode("unicode_escape").decode() for char in text if char not in unseen)
+    unseen = {
+        char
+        for char in text
+        if (unicodedata.category(char) == "Cf" or char in _VARIANTS) and ord(char) not in glyphs
+    }
+    fine = {
+        char
+        for char in text
+        if char == " " or (ord(char) in glyphs and unicodedata.category(char) != "Cc")
+    }
+    parts = (
+        char if char in fine else char.encode("unicode_escape").decode()
+        for char in text
+        if char not in unseen
+    )
     return "".join(parts)
 
 
@@ -119,8 +152,16 @@ def _font_files() -> tuple[str, ...]:
     from matplotlib.font_manager import fontManager
 
     own = str(Path(get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf")
-    entries = [entry for entry in fontManager.ttflist if "LastResort" not in entry.fname]  # it draws boxes for all letters
-    entries.sort(key=lambda entry: (entry.style != "normal", str(entry.weight) not in ("400", "normal", "regular"), entry.fname))
+    entries = [
+        entry for entry in fontManager.ttflist if "LastResort" not in entry.fname
+    ]  # it draws boxes for all letters
+    entries.sort(
+        key=lambda entry: (
+            entry.style != "normal",
+            str(entry.weight) not in ("400", "normal", "regular"),
+            entry.fname,
+        )
+    )
     return tuple(dict.fromkeys([own, *(entry.fname for entry in entries)]))
 
 

@@ -99,7 +99,9 @@ def answers(
     return found
 
 
-def judged(predictions: Iterable[Any], samples: Iterable[Sample], model: Model, multilabel: bool) -> Metric:
+def judged(
+    predictions: Iterable[Any], samples: Iterable[Sample], model: Model, multilabel: bool
+) -> Metric:
     """The metric that reads this task's answers, told of every sample that has a truth."""
     metric = metric_for(model.task.answer, model.task.classes, multilabel)
     for prediction, sample in zip(predictions, samples, strict=True):
@@ -108,7 +110,9 @@ def judged(predictions: Iterable[Any], samples: Iterable[Sample], model: Model, 
     return metric
 
 
-def scored(predictions: Iterable[Any], samples: Iterable[Sample], model: Model, multilabel: bool) -> Scores:
+def scored(
+    predictions: Iterable[Any], samples: Iterable[Sample], model: Model, multilabel: bool
+) -> Scores:
     """What that metric says."""
     return judged(predictions, samples, model, multilabel).compute()
 
@@ -116,7 +120,9 @@ def scored(predictions: Iterable[Any], samples: Iterable[Sample], model: Model, 
 def scanned_aloud(table: Table, model: Model, recipe: DataRecipe) -> Scanned:
     """The pictures that can be read, as the model sees them; those that cannot are named."""
     with console.progress(len(table.samples), "read") as bar:
-        scanned = scan(table, model.backbone.input.size, model.task.framing, recipe, lambda: bar.advance(1))
+        scanned = scan(
+            table, model.backbone.input.size, model.task.framing, recipe, lambda: bar.advance(1)
+        )
     for key, why in scanned.skipped:
         console.warn(f"skipped {key}: {why}")
     return scanned

@@ -70,7 +70,9 @@ def pooled(
     advance: Callable[[int], None] = lambda count: None,
 ) -> Tensor:
     """(N, D) float32 on the CPU: the vectors of pictures that can be read, by a backbone in eval mode on the device."""
-    pictures = Pictures(samples, pixels, evaluation(backbone.input, framing), lambda truth, size: {}, 0)
+    pictures = Pictures(
+        samples, pixels, evaluation(backbone.input, framing), lambda truth, size: {}, 0
+    )
     found = []
     for batch in loader(pictures, Order(len(samples), _AT_ONCE)):
         vectors = backbone(batch.to(device).images, {Provides.POOLED}).pooled
@@ -93,9 +95,15 @@ def _computed(
     found, portions = [], Portions()
 
     def described(part: Batch) -> Tensor:
-        features = model.backbone(part.to(device, memory_format=way.layout).images, model.task.needs)
+        features = model.backbone(
+            part.to(device, memory_format=way.layout).images, model.task.needs
+        )
         # one image's maps stay in a processor's caches: it takes half the time; a GPU is better off with all at once
-        parts = [features.one(place) for place in range(len(part))] if device.type == "cpu" else [features]
+        parts = (
+            [features.one(place) for place in range(len(part))]
+            if device.type == "cpu"
+            else [features]
+        )
         return torch.cat([model.head.describe(each) for each in parts]).float().cpu()  # type: ignore[operator]
 
     with torch.inference_mode(), way.autocast(device):
@@ -110,7 +118,10 @@ def _name(model: Model, hashes: Sequence[str], way: Way) -> str:
     backbone = model.backbone
     seen = f"{backbone.input} {sorted(need.value for need in model.task.needs)} {type(model.head).__name__}"
     seen += " bf16" if way.precision == "bf16" else ""
-    digest = hashlib.blake2b(f"{_VERSION} {seen} {torch.__version__} {fingerprint(backbone.state_dict())}".encode(), digest_size=16)
+    digest = hashlib.blake2b(
+        f"{_VERSION} {seen} {torch.__version__} {fingerprint(backbone.state_dict())}".encode(),
+        digest_size=16,
+    )
     digest.update("\n".join(hashes).encode())
     return digest.hexdigest()
 
@@ -137,7 +148,11 @@ def _keep(file: Path, features: Tensor) -> None:
 
 
 def features_of(
-    model: Model, scanned: Scanned, recipe: Recipe, device: torch.device, advance: Callable[[int], None] = lambda count: None
+    model: Model,
+    scanned: Scanned,
+    recipe: Recipe,
+    device: torch.device,
+    advance: Callable[[int], None] = lambda count: None,
 ) -> np.ndarray:
     """(N, D) float32 of the scanned pictures; from the cache where they are known."""
     found = described(

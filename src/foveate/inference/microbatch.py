@@ -16,7 +16,9 @@ T = TypeVar("T")
 class Portions:
     """`most`: images at once; None = as many as come. `told`: is given each new number, and the one that was too large."""
 
-    def __init__(self, most: int | None = None, told: Callable[[int, int], None] | None = None) -> None:
+    def __init__(
+        self, most: int | None = None, told: Callable[[int, int], None] | None = None
+    ) -> None:
         self.most, self.told = most, told or _said
 
     def of(self, count: int) -> list[slice]:

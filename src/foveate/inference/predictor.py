@@ -45,20 +45,34 @@ class Predictor:
         """Samples as this run's network sees them."""
         return shown(self.model, samples, pixels, self.recipe.seed)
 
-    def answers(self, samples: Sequence[Sample], pixels: Pixels, advance: Callable[[int], None] = lambda count: None) -> Answers:
+    def answers(
+        self,
+        samples: Sequence[Sample],
+        pixels: Pixels,
+        advance: Callable[[int], None] = lambda count: None,
+    ) -> Answers:
         """Answers in the order of the samples; every picture must be readable."""
         pictures = self.pictures(samples, pixels)
-        return self.answered(pictures, loader(pictures, Order(len(pictures), self.recipe.training.batch_size)), advance)
+        return self.answered(
+            pictures,
+            loader(pictures, Order(len(pictures), self.recipe.training.batch_size)),
+            advance,
+        )
 
     def answered(
-        self, pictures: Pictures, batches: Iterable[Batch], advance: Callable[[int], None] = lambda count: None
+        self,
+        pictures: Pictures,
+        batches: Iterable[Batch],
+        advance: Callable[[int], None] = lambda count: None,
     ) -> Answers:
         """The same for the `batches` of all `pictures`."""
         with pooled_of(self.model) as seen:
             found = answers(self.model, pictures, batches, self.device, self.way, advance)
         if self.calibration is not None and found.predictions:
             features = torch.cat(seen).numpy()
-            found.predictions = self.calibration.told(found.predictions, features, self.classes, self.coverage, self.risk)
+            found.predictions = self.calibration.told(
+                found.predictions, features, self.classes, self.coverage, self.risk
+            )
         return found
 
     def sure(self, prediction: Any) -> Any:
@@ -67,7 +81,9 @@ class Predictor:
             return prediction
         return prediction.chosen(prediction.scores >= self.threshold)
 
-    def predict(self, paths: Iterable[Path], *, strict: bool = False, batch_size: int = 32) -> Iterator[Answer]:
+    def predict(
+        self, paths: Iterable[Path], *, strict: bool = False, batch_size: int = 32
+    ) -> Iterator[Answer]:
         """An answer for each picture, in order. A broken one is answered with its error, or raised when strict."""
         waiting = iter(paths)
         while chunk := list(islice(waiting, batch_size)):
@@ -82,7 +98,9 @@ class Predictor:
         answered = map(self.sure, self.answers(whole, pixels).predictions)
         told = dict(zip((sample.path for sample in whole), answered, strict=True))
         for path in paths:
-            yield Answer(printable(path), told.get(path), errors.get(path), self.classes, self.multilabel)
+            yield Answer(
+                printable(path), told.get(path), errors.get(path), self.classes, self.multilabel
+            )
 
 
 def load(run: Path | str, device: str = "auto", merge: bool = True) -> Predictor:
@@ -95,7 +113,9 @@ def load(run: Path | str, device: str = "auto", merge: bool = True) -> Predictor
     outcome = opened.outcome()
     if opened.pretrained:
         hint = f"foveate fit DATA --backbone {opened.folder}"
-        raise UsageError("this run is a backbone, and answers nothing yet", where=opened.folder, hint=hint)
+        raise UsageError(
+            "this run is a backbone, and answers nothing yet", where=opened.folder, hint=hint
+        )
     opened.check()
     recipe, classes = opened.recipe(), opened.classes()
     model = build(recipe, classes, weights=None if outcome["frozen"] else "none")
@@ -113,7 +133,10 @@ def _calibration(run: Run) -> Calibration | None:
     """None where there is none, and where the network was adapted afterwards: its answers are others now."""
     if run.adapted() or not (run.folder / CALIBRATION).is_file():
         return None
-    known = {name: tensor.float().numpy() for name, tensor in read_tensors(run.folder / FAMILIAR, own=True).items()}
+    known = {
+        name: tensor.float().numpy()
+        for name, tensor in read_tensors(run.folder / FAMILIAR, own=True).items()
+    }
     return Calibration.of(run.read_json(CALIBRATION), Familiar(**known))
 
 
@@ -129,4 +152,8 @@ def other_weights(run: Run, model: Model) -> RunError:
 
 def confidence(prediction: Any) -> float:
     """How sure an answer is, 0 to 1: the greatest score."""
-    return float(prediction.scores.max()) if isinstance(prediction, Labels) and prediction.scores is not None else 0.0
+    return (
+        float(prediction.scores.max())
+        if isinstance(prediction, Labels) and prediction.scores is not None
+        else 0.0
+    )

@@ -43,7 +43,12 @@ def written(answers: Iterable[Answer], form: str, out: Path | None) -> Counted:
     the folder `out`. Raises UsageError as `save` does, and when a folder has no name."""
     if form not in FORMS:
         counted = Counted(answer.row() for answer in answers)
-        _write_lines(_csv(counted) if form == "csv" else (json.dumps(row, ensure_ascii=False) for row in counted), out)
+        _write_lines(
+            _csv(counted)
+            if form == "csv"
+            else (json.dumps(row, ensure_ascii=False) for row in counted),
+            out,
+        )
         return counted
     if out is None:
         raise UsageError(f"--format {form} writes a folder", hint=f"--out FOLDER --format {form}")
@@ -62,7 +67,12 @@ def _csv(rows: Iterable[dict[str, Any]]) -> Iterator[str]:
     for row in chain([dict(zip(_COLUMNS, _COLUMNS, strict=True))], rows):
         buffer.seek(0)
         buffer.truncate()
-        writer.writerow({name: json.dumps(value) if isinstance(value, dict | list) else value for name, value in row.items()})
+        writer.writerow(
+            {
+                name: json.dumps(value) if isinstance(value, dict | list) else value
+                for name, value in row.items()
+            }
+        )
         yield buffer.getvalue().removesuffix(_END)
 
 
@@ -84,7 +94,9 @@ def save(answers: Iterable[Answer], form: str, folder: Path) -> list[Answer]:
     whole = [answer for answer in found if answer.prediction is not None]
     holds, write = FORMS[form]
     if any(not isinstance(answer.prediction, holds) for answer in whole):
-        hint = "--format " + "|".join(["jsonl", "csv", *(name for name, (kinds, _) in FORMS.items() if _fits(whole, kinds))])
+        hint = "--format " + "|".join(
+            ["jsonl", "csv", *(name for name, (kinds, _) in FORMS.items() if _fits(whole, kinds))]
+        )
         raise UsageError(f"{form} cannot hold answers of this kind", where="--format", hint=hint)
     folder.mkdir(parents=True, exist_ok=True)
     write(_named(whole), folder, whole[0].classes if whole else ())
@@ -112,7 +124,10 @@ def _named(answers: list[Answer]) -> Named:
 
 def _pictures(named: Named, folder: Path, classes: tuple[str, ...]) -> None:
     for name, answer in named:
-        images.write(drawn(images.read(Path(answer.path))[0], answer.prediction, classes), folder / f"{name}.jpg")
+        images.write(
+            drawn(images.read(Path(answer.path))[0], answer.prediction, classes),
+            folder / f"{name}.jpg",
+        )
 
 
 def _masks(named: Named, folder: Path, classes: tuple[str, ...]) -> None:
@@ -131,7 +146,9 @@ def _yolo(named: Named, folder: Path, classes: tuple[str, ...]) -> None:
         lines = [
             f"{classes.index(word)} {(x0 + x1) / 2 / width:.6f} {(y0 + y1) / 2 / height:.6f} {(x1 - x0) / width:.6f} "
             f"{(y1 - y0) / height:.6f} {score:.6f}\n"
-            for word, (x0, y0, x1, y1), score in zip(boxes.names, boxes.xyxy, _scores(boxes), strict=True)
+            for word, (x0, y0, x1, y1), score in zip(
+                boxes.names, boxes.xyxy, _scores(boxes), strict=True
+            )
         ]
         _write(folder / f"{name}.txt", "".join(lines))
     _write_classes(folder, classes)
@@ -143,8 +160,13 @@ def _coco(named: Named, folder: Path, classes: tuple[str, ...]) -> None:
     for number, (_, answer) in enumerate(named, start=1):
         height, width = images.size(Path(answer.path))
         pictures.append({"id": number, "file_name": answer.path, "height": height, "width": width})
-        rows = (_box_rows if isinstance(answer.prediction, Boxes) else _mask_rows)(answer.prediction, classes)
-        found += [{"id": len(found) + place, "image_id": number, **row} for place, row in enumerate(rows, start=1)]
+        rows = (_box_rows if isinstance(answer.prediction, Boxes) else _mask_rows)(
+            answer.prediction, classes
+        )
+        found += [
+            {"id": len(found) + place, "image_id": number, **row}
+            for place, row in enumerate(rows, start=1)
+        ]
     categories = [{"id": place, "name": name} for place, name in enumerate(classes, start=1)]
     content = {"images": pictures, "categories": categories, "annotations": found}
     _write(folder / "predictions.json", json.dumps(content, ensure_ascii=False))
@@ -152,7 +174,10 @@ def _coco(named: Named, folder: Path, classes: tuple[str, ...]) -> None:
 
 def _box_rows(boxes: Boxes, classes: tuple[str, ...]) -> list[dict[str, Any]]:
     corners = boxes.xyxy.astype(float).tolist()
-    masks = [{} if mask is None else {"segmentation": mask, "area": area(mask)} for mask in boxes.masks or [None] * len(corners)]
+    masks = [
+        {} if mask is None else {"segmentation": mask, "area": area(mask)}
+        for mask in boxes.masks or [None] * len(corners)
+    ]
     return [
         {
             "category_id": classes.index(name) + 1,
@@ -162,7 +187,9 @@ def _box_rows(boxes: Boxes, classes: tuple[str, ...]) -> list[dict[str, Any]]:
             "score": score,
             **mask,
         }
-        for name, (x0, y0, x1, y1), score, mask in zip(boxes.names, corners, _scores(boxes), masks, strict=True)
+        for name, (x0, y0, x1, y1), score, mask in zip(
+            boxes.names, corners, _scores(boxes), masks, strict=True
+        )
     ]
 
 
@@ -173,7 +200,13 @@ def _mask_rows(regions: Regions, classes: tuple[str, ...]) -> list[dict[str, Any
         if inside.any():
             y, x = inside.any(1).nonzero()[0], inside.any(0).nonzero()[0]
             box = [int(x[0]), int(y[0]), int(x[-1] - x[0] + 1), int(y[-1] - y[0] + 1)]
-            row = {"category_id": place + 1, "segmentation": encoded(inside), "bbox": box, "area": int(inside.sum()), "iscrowd": 1}
+            row = {
+                "category_id": place + 1,
+                "segmentation": encoded(inside),
+                "bbox": box,
+                "area": int(inside.sum()),
+                "iscrowd": 1,
+            }
             rows.append(row)
     return rows
 

@@ -24,7 +24,11 @@ class Names(Words):
     """Whole names in the place of words, as they are written: 'A' and 'a' are two. Several stand with commas between them."""
 
     def encode(self, sentence: str) -> list[int]:
-        parts = [sentence] if sentence in self._numbers else [part for part in sentence.split(", ") if part]
+        parts = (
+            [sentence]
+            if sentence in self._numbers
+            else [part for part in sentence.split(", ") if part]
+        )
         return [self._numbers.get(part, UNKNOWN) for part in parts]
 
 
@@ -40,7 +44,10 @@ class Reader(nn.Module):
     def forward(self, sentences: Sequence[str]) -> Said:
         """An empty sentence is its end alone."""
         where = self.places.device
-        numbers = [torch.tensor([*self.vocabulary.encode(sentence)[: self.most], END], device=where) for sentence in sentences]
+        numbers = [
+            torch.tensor([*self.vocabulary.encode(sentence)[: self.most], END], device=where)
+            for sentence in sentences
+        ]
         padded = pad_sequence(numbers, True, END)
         lengths = torch.tensor([len(each) for each in numbers], device=where)
         there = torch.arange(padded.shape[1], device=where) < lengths[:, None]
@@ -49,10 +56,14 @@ class Reader(nn.Module):
     def refuse_unknown(self, sentence: str) -> None:
         """Raises UnknownName for a name, or a sentence of names alone, that was not learnt, UsageError for one that is too long."""
         numbers = self.vocabulary.encode(sentence)
-        if numbers and (set(numbers) == {UNKNOWN} or (isinstance(self.vocabulary, Names) and UNKNOWN in numbers)):
+        if numbers and (
+            set(numbers) == {UNKNOWN} or (isinstance(self.vocabulary, Names) and UNKNOWN in numbers)
+        ):
             raise UnknownName(sentence, self.vocabulary.words[UNKNOWN + 1 :], kind="thing to paint")
         if len(numbers) > self.most:
-            what = f"a sentence has {len(numbers)} words, more than the {self.most} that were learnt"
+            what = (
+                f"a sentence has {len(numbers)} words, more than the {self.most} that were learnt"
+            )
             raise UsageError(what, where=sentence[:60], hint="a shorter one")
 
 
@@ -84,12 +95,23 @@ def painted(
     sentence towards that to the sentence and beyond it (Ho & Salimans 2022, as w + 1); 1 asks once alone.
     """
     device = next(painter.parameters()).device
-    noise = torch.stack([torch.randn(painter.canvas, generator=torch.Generator().manual_seed(seed)) for seed in seeds]).to(device)
+    noise = torch.stack(
+        [
+            torch.randn(painter.canvas, generator=torch.Generator().manual_seed(seed))
+            for seed in seeds
+        ]
+    ).to(device)
     said = read(sentences)
     empty = read([""] * len(sentences)) if guidance != 1 else None
-    times = torch.linspace(min(_HIGHEST, 1.0 if ground is None else ground.begin), 0, steps + 1).tolist()
+    times = torch.linspace(
+        min(_HIGHEST, 1.0 if ground is None else ground.begin), 0, steps + 1
+    ).tolist()
     # painted anew, nothing of what was there may shine through
-    seen = noise if ground is None or ground.begin >= 1 else painter.mixed(ground.clean, noise, _all(times[0], noise))
+    seen = (
+        noise
+        if ground is None or ground.begin >= 1
+        else painter.mixed(ground.clean, noise, _all(times[0], noise))
+    )
     for time, after in pairwise(times):
         now = _all(time, noise)
         answer = painter.answer(seen, now, said)
@@ -106,5 +128,3 @@ def painted(
 
 def _all(time: float, like: Tensor) -> Tensor:
     return torch.full((len(like),), time, device=like.device)
-
-

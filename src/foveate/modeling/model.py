@@ -52,28 +52,46 @@ class Model(nn.Module):
 
     def changed(self) -> dict[str, Tensor]:
         """The tensors that training may move: parameters with gradients, buffers of live modules, and the whole head."""
-        return {name: tensor for name, tensor in self.state_dict().items() if name in self._changing}
+        return {
+            name: tensor for name, tensor in self.state_dict().items() if name in self._changing
+        }
 
     def frozen(self) -> dict[str, Tensor]:
         """All other tensors: they come with the backbone's weights."""
-        return {name: tensor for name, tensor in self.state_dict().items() if name not in self._changing}
+        return {
+            name: tensor for name, tensor in self.state_dict().items() if name not in self._changing
+        }
 
     def put(self, tensors: dict[str, Tensor]) -> None:
         """Copies what `changed` gave; raises WeightsError when a tensor is missing, unknown or of another shape."""
         self.tuning.expect(self, tensors)
         own = self.changed()
-        odd = sorted(own.keys() ^ tensors.keys()) or [name for name in own if own[name].shape != tensors[name].shape]
+        odd = sorted(own.keys() ^ tensors.keys()) or [
+            name for name in own if own[name].shape != tensors[name].shape
+        ]
         if odd:
-            raise WeightsError("these tensors do not belong to this model", where=odd[0], why=f"{len(odd)} do not fit")
+            raise WeightsError(
+                "these tensors do not belong to this model",
+                where=odd[0],
+                why=f"{len(odd)} do not fit",
+            )
         self.load_state_dict(tensors, strict=False)
 
     def adjust(self, tensors: dict[str, Tensor]) -> None:
         """Replaces tensors of the merged network, those that an adaptation has moved; raises WeightsError when one is unknown or of
         another shape."""
         own = self.state_dict()
-        odd = [name for name, tensor in tensors.items() if name not in own or own[name].shape != tensor.shape]
+        odd = [
+            name
+            for name, tensor in tensors.items()
+            if name not in own or own[name].shape != tensor.shape
+        ]
         if odd:
-            raise WeightsError("these tensors do not belong to this model", where=odd[0], why=f"{len(odd)} do not fit")
+            raise WeightsError(
+                "these tensors do not belong to this model",
+                where=odd[0],
+                why=f"{len(odd)} do not fit",
+            )
         self.load_state_dict(tensors, strict=False)
 
     def merge(self) -> None:
@@ -85,7 +103,11 @@ class Model(nn.Module):
         live = {name for name, module in self.named_modules() if _is_live(module)}
         trained = {name for name, parameter in self.named_parameters() if parameter.requires_grad}
         for name in self.state_dict():
-            if name in trained or name.startswith("head.") or (_is_buffer(self, name) and name.rpartition(".")[0] in live):
+            if (
+                name in trained
+                or name.startswith("head.")
+                or (_is_buffer(self, name) and name.rpartition(".")[0] in live)
+            ):
                 yield name
 
 
@@ -94,7 +116,9 @@ def build(recipe: Recipe, classes: tuple[str, ...], *, weights: str | None = Non
 
     `weights` replaces the recipe's. Raises UnknownName, UsageError (a pair that does not fit) and WeightsError.
     """
-    return _put_together(recipe, TASKS.make(recipe.task.name, recipe.task.settings, classes), weights)
+    return _put_together(
+        recipe, TASKS.make(recipe.task.name, recipe.task.settings, classes), weights
+    )
 
 
 def _put_together(recipe: Recipe, task: Task, weights: str | None) -> Model:
@@ -103,9 +127,14 @@ def _put_together(recipe: Recipe, task: Task, weights: str | None) -> Model:
     asked = recipe.backbone
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
-        backbone = family_of(asked.name).open(asked.name, weights or asked.weights, asked.size, recipe.training.drop_path)
+        backbone = family_of(asked.name).open(
+            asked.name, weights or asked.weights, asked.size, recipe.training.drop_path
+        )
         if not task.needs <= backbone.provides:
-            given, needed = (", ".join(sorted(word.value for word in words)) for words in (backbone.provides, task.needs))
+            given, needed = (
+                ", ".join(sorted(word.value for word in words))
+                for words in (backbone.provides, task.needs)
+            )
             raise UsageError(
                 f"the task {recipe.task.name!r} needs {needed}, the backbone {asked.name!r} provides {given}",
                 where="backbone.name",

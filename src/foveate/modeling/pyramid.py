@@ -23,12 +23,20 @@ class Pyramid(nn.Module):
     Where the coarsest stride does not divide the square, all maps are stretched alike to what it would take.
     """
 
-    def __init__(self, widths: tuple[int, ...], strides: tuple[int, ...], wanted: tuple[int, ...]) -> None:
+    def __init__(
+        self, widths: tuple[int, ...], strides: tuple[int, ...], wanted: tuple[int, ...]
+    ) -> None:
         super().__init__()
         self.wanted = wanted
-        self.taken = [_source(strides, stride, place / max(1, len(wanted) - 1)) for place, stride in enumerate(wanted)]
+        self.taken = [
+            _source(strides, stride, place / max(1, len(wanted) - 1))
+            for place, stride in enumerate(wanted)
+        ]
         self.widths = tuple(widths[index] for index in self.taken)
-        moves = [_moved(widths[index], strides[index], stride) for index, stride in zip(self.taken, wanted, strict=True)]
+        moves = [
+            _moved(widths[index], strides[index], stride)
+            for index, stride in zip(self.taken, wanted, strict=True)
+        ]
         self.moves = nn.ModuleList(moves)
 
     def forward(self, maps: list[Tensor], size: tuple[int, int]) -> list[Tensor]:
@@ -50,13 +58,19 @@ class FeaturePyramid(nn.Module):
     Top-down and lateral paths up to stride 32 (FPN, Lin et al. 2017), strided convolutions beyond (RetinaNet).
     """
 
-    def __init__(self, widths: tuple[int, ...], strides: tuple[int, ...], first: int, last: int, width: int) -> None:
+    def __init__(
+        self, widths: tuple[int, ...], strides: tuple[int, ...], first: int, last: int, width: int
+    ) -> None:
         super().__init__()
         inner = tuple(first * 2**power for power in range(int(math.log2(32 // first)) + 1))
         self.pyramid = Pyramid(widths, strides, inner)
-        self.paths = fpn.FeaturePyramidNetwork(list(self.pyramid.widths), width, norm_layer=normalised)
+        self.paths = fpn.FeaturePyramidNetwork(
+            list(self.pyramid.widths), width, norm_layer=normalised
+        )
         beyond = int(math.log2(last // 32))
-        self.beyond = nn.ModuleList(nn.Conv2d(width, width, 3, stride=2, padding=1) for _ in range(beyond))
+        self.beyond = nn.ModuleList(
+            nn.Conv2d(width, width, 3, stride=2, padding=1) for _ in range(beyond)
+        )
 
     def forward(self, maps: list[Tensor], size: tuple[int, int]) -> list[Tensor]:
         named: Any = {str(place): each for place, each in enumerate(self.pyramid(maps, size))}

@@ -44,11 +44,15 @@ class Writer(nn.Module):
     """Coarsest maps -> tokens -> a decoder. `decoder`: a causal language model of the transformers library; `prefix`: how many
     learnt tokens stand between picture and words; `prompt`: words that begin every sentence."""
 
-    def __init__(self, channels: int, decoder: Any, vocabulary: Vocabulary, prompt: str, prefix: int) -> None:
+    def __init__(
+        self, channels: int, decoder: Any, vocabulary: Vocabulary, prompt: str, prefix: int
+    ) -> None:
         super().__init__()
         self.vocabulary, self.decoder = vocabulary, decoder
         width = self.width = int(decoder.get_input_embeddings().embedding_dim)
-        self.project = nn.Sequential(nn.LayerNorm(channels), nn.Linear(channels, width), nn.GELU(), nn.Linear(width, width))
+        self.project = nn.Sequential(
+            nn.LayerNorm(channels), nn.Linear(channels, width), nn.GELU(), nn.Linear(width, width)
+        )
         self.prefix = nn.Parameter(0.02 * torch.randn(prefix, width)) if prefix else None
         self.opening = [vocabulary.start, *vocabulary.encode(prompt)]
 
@@ -62,7 +66,9 @@ class Writer(nn.Module):
 
     def _memory(self, last: Tensor) -> Tensor:
         tokens = last.flatten(2).transpose(1, 2)
-        found: Tensor = self.project(tokens) + _places(last.shape[-2], last.shape[-1], self.width).to(tokens)
+        found: Tensor = self.project(tokens) + _places(
+            last.shape[-2], last.shape[-1], self.width
+        ).to(tokens)
         return found
 
     def _with_learnt(self, memory: Tensor) -> Tensor:
@@ -79,21 +85,31 @@ class Writer(nn.Module):
 
     def _before(self, memory: Tensor) -> Tensor:
         """(B, N + P, D): picture, learnt tokens, opening words."""
-        opening = self.decoder.get_input_embeddings()(torch.tensor(self.opening, device=memory.device))
-        return torch.cat([self._with_learnt(memory), opening.to(memory).expand(len(memory), -1, -1)], 1)
+        opening = self.decoder.get_input_embeddings()(
+            torch.tensor(self.opening, device=memory.device)
+        )
+        return torch.cat(
+            [self._with_learnt(memory), opening.to(memory).expand(len(memory), -1, -1)], 1
+        )
 
     def write(self, memory: Tensor, most: int, beams: int) -> Found:
         """Sentences of at most `most` numbers, by beam search (greedy with one beam)."""
         before = self._before(memory.float())
         there = torch.ones(before.shape[:2], dtype=torch.long, device=before.device)
-        return searched(self.decoder, self.vocabulary, most, beams, inputs_embeds=before, attention_mask=there)
+        return searched(
+            self.decoder, self.vocabulary, most, beams, inputs_embeds=before, attention_mask=there
+        )
 
     def looks(self, memory: Tensor, numbers: list[int]) -> Tensor:
         """(T, N): where in one picture, `memory` (1, N, D), the decoder looked before it wrote each number: attention, the mean
         over layers and heads, of which the picture's part is brought to a sum of 1."""
         before = self._before(memory.float())
-        words = self.decoder.get_input_embeddings()(torch.tensor([numbers[:-1]], dtype=torch.long, device=memory.device))
-        seen = self.decoder(inputs_embeds=torch.cat([before, words], 1), output_attentions=True).attentions
+        words = self.decoder.get_input_embeddings()(
+            torch.tensor([numbers[:-1]], dtype=torch.long, device=memory.device)
+        )
+        seen = self.decoder(
+            inputs_embeds=torch.cat([before, words], 1), output_attentions=True
+        ).attentions
         mean = torch.stack([layer[0].float().mean(0) for layer in seen]).mean(0)
         pictured = mean[before.shape[1] - 1 :, : memory.shape[1]]
         return pictured / pictured.sum(1, keepdim=True).clamp(min=1e-9)
@@ -109,7 +125,9 @@ class NextWord(nn.Module):
 
     def forward(self, before: Tensor, numbers: Tensor) -> Tensor:
         words = self.decoder.get_input_embeddings()(numbers)
-        logits: Tensor = self.decoder(inputs_embeds=torch.cat([before, words], 1), use_cache=False).logits
+        logits: Tensor = self.decoder(
+            inputs_embeds=torch.cat([before, words], 1), use_cache=False
+        ).logits
         return logits[:, -1].float().log_softmax(1)
 
 
@@ -129,7 +147,9 @@ class OwnWriter(nn.Module):
     def teach(self, memory: Tensor, numbers: Tensor) -> Tensor:
         """As Writer's."""
         opening = torch.tensor(self.opening, device=memory.device).expand(len(memory), -1)
-        said: Tensor = self._whose[0].say(memory, torch.cat([opening, numbers[:, :-1].clamp(min=0)], 1))
+        said: Tensor = self._whose[0].say(
+            memory, torch.cat([opening, numbers[:, :-1].clamp(min=0)], 1)
+        )
         return said[:, len(self.opening) - 1 :]
 
     def write(self, memory: Tensor, most: int, beams: int) -> Found:
@@ -165,7 +185,9 @@ def searched(decoder: Any, words: Vocabulary, most: int, beams: int, **given: Te
         return_dict_in_generate=True,
         output_scores=True,
     )
-    steps = decoder.compute_transition_scores(found.sequences, found.scores, found.get("beam_indices"), normalize_logits=True)
+    steps = decoder.compute_transition_scores(
+        found.sequences, found.scores, found.get("beam_indices"), normalize_logits=True
+    )
     numbers = [_ended(row, words.end) for row in found.sequences[:, -steps.shape[1] :].tolist()]
     sure = [row[: len(own) + 1] for row, own in zip(steps, numbers, strict=True)]
     return numbers, [math.exp(float(row.clamp(min=-50).mean())) for row in sure]
@@ -177,7 +199,9 @@ def small_decoder(vocabulary: Vocabulary, width: int, depth: int, dropout: float
 
     if width % _HEAD:
         hint = f"--set task.width={max(1, width // _HEAD) * _HEAD}"
-        raise UsageError(f"a width of {width} is no multiple of {_HEAD}", where="task.width", hint=hint)
+        raise UsageError(
+            f"a width of {width} is no multiple of {_HEAD}", where="task.width", hint=hint
+        )
     config = GPT2Config(
         vocab_size=vocabulary.size,
         n_positions=room + _SPARE,
@@ -198,7 +222,9 @@ def pretrained_decoder(folder: str) -> Any:
     """A causal language model from a folder or the hub; raises WeightsError where it cannot be had."""
     from transformers import AutoModelForCausalLM
 
-    return _opened(partial(AutoModelForCausalLM.from_pretrained, attn_implementation="eager"), folder)
+    return _opened(
+        partial(AutoModelForCausalLM.from_pretrained, attn_implementation="eager"), folder
+    )
 
 
 def pretrained_words(folder: str) -> Subwords:
@@ -222,7 +248,9 @@ def _opened(open_: Callable[..., Any], folder: str) -> Any:
     except (OSError, ValueError) as error:
         hint = "a folder with config.json, model.safetensors and a tokenizer, or task.decoder=small"
         why = str(error).splitlines()[0]
-        raise WeightsError("this language model cannot be opened", where=folder, why=why, hint=hint) from None
+        raise WeightsError(
+            "this language model cannot be opened", where=folder, why=why, hint=hint
+        ) from None
 
 
 def _ended(numbers: list[int], end: int) -> list[int]:
@@ -242,5 +270,9 @@ def _places(height: int, width: int, size: int) -> Tensor:
 def vocabulary_of(words: list[str]) -> Words:
     """The listed words; raises UsageError where there are none."""
     if not words:
-        raise UsageError("the decoder knows no word", where="task.words", hint="foveate fit lists those of the training sentences")
+        raise UsageError(
+            "the decoder knows no word",
+            where="task.words",
+            hint="foveate fit lists those of the training sentences",
+        )
     return Words(words)

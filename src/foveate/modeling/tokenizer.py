@@ -9,7 +9,9 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 _PIECE = re.compile(r"\w+(?:['’]\w+)*|[^\w\s]")
-_TIGHT = re.compile(r"\s+([.,;:!?%)\]}’])|([(\[{])\s+|\s+(-)\s+")  # punctuation that stands close to what is before or behind it
+_TIGHT = re.compile(
+    r"\s+([.,;:!?%)\]}’])|([(\[{])\s+|\s+(-)\s+"
+)  # punctuation that stands close to what is before or behind it
 _MOST_WORDS = 20_000
 END, START, UNKNOWN = 0, 1, 2
 
@@ -50,13 +52,20 @@ class Words(Vocabulary):
     def of(sentences: Iterable[str]) -> list[str]:
         """The words to list, the most frequent first; at most 20,000."""
         counted = Counter(piece for sentence in sentences for piece in pieces(sentence))
-        return [word for word, _ in sorted(counted.items(), key=lambda pair: (-pair[1], pair[0]))[:_MOST_WORDS]]
+        return [
+            word
+            for word, _ in sorted(counted.items(), key=lambda pair: (-pair[1], pair[0]))[
+                :_MOST_WORDS
+            ]
+        ]
 
     def encode(self, sentence: str) -> list[int]:
         return [self._numbers.get(piece, UNKNOWN) for piece in pieces(sentence)]
 
     def decode(self, numbers: Sequence[int]) -> str:
-        return _TIGHT.sub(r"\1\2\3", " ".join(self.words[number] for number in numbers if number > START))
+        return _TIGHT.sub(
+            r"\1\2\3", " ".join(self.words[number] for number in numbers if number > START)
+        )
 
     def word(self, number: int) -> str:
         return self.words[number]

@@ -17,7 +17,9 @@ from foveate.errors import UsageError, WeightsError, near_names
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-_HEADER_LIMIT = 4_000_000  # bytes: 30,000 tensors; the format allows 100 MB, which take a gigabyte to read
+_HEADER_LIMIT = (
+    4_000_000  # bytes: 30,000 tensors; the format allows 100 MB, which take a gigabyte to read
+)
 _SECONDS = 600  # for the reading process
 _READ_TORCH_FILE = """
 import sys, torch
@@ -38,13 +40,23 @@ def read_tensors(path: Path, own: bool = False) -> dict[str, Tensor]:
     Raises UsageError when the path or its ending is wrong, WeightsError when the file is damaged or holds code.
     """
     if not path.is_file():
-        near = near_names(path.name, [entry.name for entry in path.parent.iterdir()]) if path.parent.is_dir() else []
-        raise UsageError("there is no weights file at this path", where=path, hint=f"did you mean {near[0]!r}?" if near else None)
+        near = (
+            near_names(path.name, [entry.name for entry in path.parent.iterdir()])
+            if path.parent.is_dir()
+            else []
+        )
+        raise UsageError(
+            "there is no weights file at this path",
+            where=path,
+            hint=f"did you mean {near[0]!r}?" if near else None,
+        )
     if path.suffix == ".safetensors":
         return _read_safetensors(path) if own else _unwrapped(_read_safetensors(path))
     if path.suffix in (".pt", ".pth", ".bin"):
         return _unwrapped(_read_torch(path))
-    raise UsageError("this is no weights file", where=path, hint="one of: .safetensors, .pt, .pth, .bin")
+    raise UsageError(
+        "this is no weights file", where=path, hint="one of: .safetensors, .pt, .pth, .bin"
+    )
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
@@ -65,12 +77,18 @@ def _check_header(path: Path) -> None:
         start = file.read(8)
         length = struct.unpack("<Q", start)[0] if len(start) == 8 else size
         if length > min(size - 8, _HEADER_LIMIT):
-            raise WeightsError("this safetensors file is damaged", where=path, why="its header is longer than it can be")
+            raise WeightsError(
+                "this safetensors file is damaged",
+                where=path,
+                why="its header is longer than it can be",
+            )
         header = file.read(length)
     try:
         json.loads(header, object_pairs_hook=_once)
     except (ValueError, RecursionError) as error:
-        raise WeightsError("this safetensors file is damaged", where=path, why=f"its header: {error}") from None
+        raise WeightsError(
+            "this safetensors file is damaged", where=path, why=f"its header: {error}"
+        ) from None
 
 
 def _once(pairs: list[tuple[str, object]]) -> dict[str, object]:
@@ -86,13 +104,20 @@ def _read_torch(path: Path) -> dict[str, Tensor]:
         target = Path(folder) / "tensors.safetensors"
         command = [sys.executable, "-I", "-c", _READ_TORCH_FILE, str(path.resolve()), str(target)]
         try:
-            done = subprocess.run(command, capture_output=True, text=True, timeout=_SECONDS, check=False)
+            done = subprocess.run(
+                command, capture_output=True, text=True, timeout=_SECONDS, check=False
+            )
         except subprocess.TimeoutExpired:
             raise WeightsError("this torch file takes too long to read", where=path) from None
         if done.returncode != 0 or not target.is_file():
             why = (done.stderr.strip().splitlines() or ["the reading process died"])[-1]
             hint = "save the tensors alone as safetensors, and give that file"
-            raise WeightsError("this torch file holds more than tensors, or is damaged", where=path, why=why[:300], hint=hint)
+            raise WeightsError(
+                "this torch file holds more than tensors, or is damaged",
+                where=path,
+                why=why[:300],
+                hint=hint,
+            )
         return _read_safetensors(target)
 
 
@@ -104,7 +129,9 @@ def _unwrapped(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return tensors
 
 
-def fill(network: nn.Module, tensors: Mapping[str, Tensor], where: object, spare: tuple[str, ...] = ()) -> None:
+def fill(
+    network: nn.Module, tensors: Mapping[str, Tensor], where: object, spare: tuple[str, ...] = ()
+) -> None:
     """Copies `tensors` into the network by name; every tensor of the network must be there with its shape.
 
     Tensors under the names `spare` (an old classifier), and those of parts that the network lacks altogether, are left out.
@@ -117,14 +144,21 @@ def fill(network: nn.Module, tensors: Mapping[str, Tensor], where: object, spare
     extra = [
         name
         for name in tensors
-        if name not in own and name.split(".")[0] in parts and not name.startswith(tuple(f"{word}." for word in spare))
+        if name not in own
+        and name.split(".")[0] in parts
+        and not name.startswith(tuple(f"{word}." for word in spare))
     ]
-    for found, what in ((bent, "another shape"), (missing, "no such tensor"), (extra, "a tensor too many")):
+    for found, what in (
+        (bent, "another shape"),
+        (missing, "no such tensor"),
+        (extra, "a tensor too many"),
+    ):
         if found:
             raise WeightsError(
                 "these weights do not fit this backbone",
                 where=where,
-                why=f"{len(found)} of {len(own)} tensors: {what}, first {found[0]!r}" + _shapes(found[0], own, tensors),
+                why=f"{len(found)} of {len(own)} tensors: {what}, first {found[0]!r}"
+                + _shapes(found[0], own, tensors),
                 hint="name the backbone that the file was made for with --backbone",
             )
     network.load_state_dict({name: tensors[name] for name in own})
@@ -133,7 +167,9 @@ def fill(network: nn.Module, tensors: Mapping[str, Tensor], where: object, spare
 def _shapes(name: str, own: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> str:
     if name not in own or name not in tensors:
         return ""
-    return f" is {tuple(tensors[name].shape)} in the file and {tuple(own[name].shape)} in the network"
+    return (
+        f" is {tuple(tensors[name].shape)} in the file and {tuple(own[name].shape)} in the network"
+    )
 
 
 def fingerprint(tensors: Mapping[str, Tensor]) -> str:

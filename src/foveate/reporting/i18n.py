@@ -50,5 +50,11 @@ def _known(language: str) -> dict[str, str]:
 @cache
 def _patterns(language: str) -> list[tuple[re.Pattern[str], str]]:
     """Those with gaps, the longest first: it says most."""
-    gapped = sorted((each for each in _known(language).items() if "{}" in each[0]), key=lambda each: -len(each[0]))
-    return [(re.compile(_GAP.sub("(.+?)", re.escape(ours)), re.DOTALL), theirs) for ours, theirs in gapped]
+    gapped = sorted(
+        (each for each in _known(language).items() if "{}" in each[0]),
+        key=lambda each: -len(each[0]),
+    )
+    return [
+        (re.compile(_GAP.sub("(.+?)", re.escape(ours)), re.DOTALL), theirs)
+        for ours, theirs in gapped
+    ]

@@ -27,7 +27,10 @@ def write_card(page: Page, task: str, backbone: str, path: Path) -> None:
     main = page.scores.numbers[page.scores.main]
     interval = "" if main.low is None else f" (95 % interval {main.low:.3f} to {main.high:.3f})"
     facts = [f"| {name} | {_cell(value)} |" for name, value in page.facts if name != "data"]
-    rows = [f"| {said(name)} | {score.value:.4f} | {score.count} |" for name, score in page.scores.numbers.items()]
+    rows = [
+        f"| {said(name)} | {score.value:.4f} | {score.count} |"
+        for name, score in page.scores.numbers.items()
+    ]
     parts = [
         f"---\n{_metadata(page, task, backbone)}\n---",
         f"# {page.title}",
@@ -53,9 +56,15 @@ def _cell(value: str) -> str:
 def _metadata(page: Page, task: str, backbone: str) -> str:
     from huggingface_hub import EvalResult, ModelCardData
 
-    results = [_result(page, name, score.value, task) for name, score in page.scores.numbers.items()]
+    results = [
+        _result(page, name, score.value, task) for name, score in page.scores.numbers.items()
+    ]
     licence = dict(page.facts).get("licence of the weights", "not stated")
-    known: dict[str, Any] = {"license": licence.lower()} if " " not in licence else {"license": "other", "license_name": licence}
+    known: dict[str, Any] = (
+        {"license": licence.lower()}
+        if " " not in licence
+        else {"license": "other", "license_name": licence}
+    )
     data = ModelCardData(
         library_name="foveate",
         pipeline_tag=_PIPELINES.get(task, "other"),
@@ -69,5 +78,14 @@ def _metadata(page: Page, task: str, backbone: str) -> str:
 
 
 def _result(page: Page, name: str, value: float, task: str) -> dict[str, Any]:
-    about = {"task_type": _PIPELINES.get(task, "other"), "dataset_type": "images", "dataset_name": f"own images ({page.split})"}
-    return {**about, "metric_type": name, "metric_value": round(value, 6), "metric_name": said(name)}
+    about = {
+        "task_type": _PIPELINES.get(task, "other"),
+        "dataset_type": "images",
+        "dataset_name": f"own images ({page.split})",
+    }
+    return {
+        **about,
+        "metric_type": name,
+        "metric_value": round(value, 6),
+        "metric_name": said(name),
+    }

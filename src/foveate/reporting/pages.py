@@ -13,7 +13,15 @@ from foveate.reporting.i18n import speaker
 from foveate.types import Score, Scores
 from foveate.utils.files import written_aside
 
-_WRITTEN = {"map": "mAP", "mar": "mAR", "iou": "IoU", "auroc": "AUROC", "f1": "F1", "dice": "Dice", "cider": "CIDEr"}
+_WRITTEN = {
+    "map": "mAP",
+    "mar": "mAR",
+    "iou": "IoU",
+    "auroc": "AUROC",
+    "f1": "F1",
+    "dice": "Dice",
+    "cider": "CIDEr",
+}
 _WRITTEN |= {"bleu": "BLEU", "rouge": "ROUGE", "l": "L", "chrf": "chrF"}
 _SHARES = (0.1, 0.25, 0.5, 0.75, 0.9, 1.0)  # of the answers
 _SPLITS = {
@@ -196,7 +204,10 @@ def write_learning(page: LearningPage, path: Path) -> None:
     from foveate.reporting import plots
 
     curves = plots.learning(page.curves) if page.curves else ""
-    rows = [[[to_data_uri(picture) for picture in row] for row in part] for part in (page.neighbours, page.sheet)]
+    rows = [
+        [[to_data_uri(picture) for picture in row] for row in part]
+        for part in (page.neighbours, page.sheet)
+    ]
     _render("pretraining.html.j2", path, page, curves=curves, neighbours=rows[0], sheet=rows[1])
 
 
@@ -211,13 +222,30 @@ def write(page: Page, path: Path) -> None:
         page,
         main=page.scores.numbers[page.scores.main],
         split=_SPLITS.get(page.split, page.split),
-        pictures={mistake.key: to_data_uri(mistake.pixels) for mistake in [*page.mistakes, *page.best, *page.made]},
-        cells=[(cell, [(key, to_data_uri(pixels)) for key, pixels in cell.pictures]) for cell in page.confused],
-        confusion=plots.confusion(np.array(tables["confusion"]), tables["classes"]) if "confusion" in tables else "",
-        sureness=plots.sureness(tables["reliability"], tables["risk"]) if "reliability" in tables else "",
+        pictures={
+            mistake.key: to_data_uri(mistake.pixels)
+            for mistake in [*page.mistakes, *page.best, *page.made]
+        },
+        cells=[
+            (cell, [(key, to_data_uri(pixels)) for key, pixels in cell.pictures])
+            for cell in page.confused
+        ],
+        confusion=plots.confusion(np.array(tables["confusion"]), tables["classes"])
+        if "confusion" in tables
+        else "",
+        sureness=plots.sureness(tables["reliability"], tables["risk"])
+        if "reliability" in tables
+        else "",
         precision=plots.pr_curves(tables["pr"]) if "pr" in tables else "",
         curves=plots.curves(page.curves) if page.curves else "",
-        columns=list(dict.fromkeys(name for row in page.curves for name, value in row.items() if isinstance(value, int | float))),
+        columns=list(
+            dict.fromkeys(
+                name
+                for row in page.curves
+                for name, value in row.items()
+                if isinstance(value, int | float)
+            )
+        ),
         risks=_parts_answered(tables["risk"]) if "risk" in tables else [],
     )
 
@@ -229,11 +257,19 @@ def _parts_answered(risk: list[list[float]]) -> list[tuple[float, float]]:
     return [(float(answered[place]), float(wrong[place])) for place in places]
 
 
-def _render(template: str, path: Path, page: Page | LearningPage | CheckPage, **content: Any) -> None:
+def _render(
+    template: str, path: Path, page: Page | LearningPage | CheckPage, **content: Any
+) -> None:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     templates = FileSystemLoader(Path(__file__).parent / "templates")
-    engine = Environment(loader=templates, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    engine = Environment(
+        loader=templates,
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
     say = speaker(page.lang)
     engine.filters["said"] = lambda name: say(said(name))
     text = engine.get_template(template).render(page=page, _=say, **content)

@@ -15,7 +15,18 @@ from foveate.types import Score
 _WRITTEN = 20  # classes up to which counts are written into the cells
 _SHOWN = 40  # classes up to which the whole matrix is drawn
 _LINES = 20  # classes up to which each has a curve
-_HUES = ("#2f6690", "#d1603d", "#4f9d69", "#8e5aa8", "#c79a1b", "#3aa6b9", "#c2477f", "#7a5c42", "#7f8c99", "#93b13a")
+_HUES = (
+    "#2f6690",
+    "#d1603d",
+    "#4f9d69",
+    "#8e5aa8",
+    "#c79a1b",
+    "#3aa6b9",
+    "#c2477f",
+    "#7a5c42",
+    "#7f8c99",
+    "#93b13a",
+)
 _DASHES = ("-", (0, (4, 1.6)))  # the second ten classes
 _BLUE, _ORANGE = "#2f6690", "#d1603d"
 _LOOKS: dict[str, dict[str, Any]] = {  # of the averages of weights, the later ones on top
@@ -24,7 +35,14 @@ _LOOKS: dict[str, dict[str, Any]] = {  # of the averages of weights, the later o
     "left out": {"color": "#7f8c99", "marker": "x", "markersize": 6, "linestyle": "none"},
     "start": {"color": "#222222", "marker": "s", "markersize": 7, "linestyle": "none"},
     "end": {"color": "#222222", "marker": "D", "markersize": 7, "linestyle": "none"},
-    "chosen": {"color": _ORANGE, "marker": "o", "markersize": 15, "fillstyle": "none", "markeredgewidth": 2, "linestyle": "none"},
+    "chosen": {
+        "color": _ORANGE,
+        "marker": "o",
+        "markersize": 15,
+        "fillstyle": "none",
+        "markeredgewidth": 2,
+        "linestyle": "none",
+    },
 }
 Spot = tuple[Score, Score]  # across and up
 
@@ -33,9 +51,14 @@ def confusion(matrix: np.ndarray, classes: list[str]) -> str:
     """(K, K) counts, rows the truth -> SVG. Colour is the share of the row. With many classes the most confused ones are drawn."""
     title = ""
     if len(classes) > _SHOWN:
-        wrong = (matrix - np.diag(np.diag(matrix))).sum(0) + (matrix - np.diag(np.diag(matrix))).sum(1)
+        wrong = (matrix - np.diag(np.diag(matrix))).sum(0) + (
+            matrix - np.diag(np.diag(matrix))
+        ).sum(1)
         shown = np.sort(np.argsort(-wrong, kind="stable")[:_WRITTEN])
-        matrix, title = matrix[np.ix_(shown, shown)], f"the {_WRITTEN} most confused of {len(classes)} classes"
+        matrix, title = (
+            matrix[np.ix_(shown, shown)],
+            f"the {_WRITTEN} most confused of {len(classes)} classes",
+        )
         classes = [classes[place] for place in shown]
     side = 2.2 + 0.42 * len(classes)
     figure = Figure(figsize=(side, side))
@@ -51,7 +74,15 @@ def confusion(matrix: np.ndarray, classes: list[str]) -> str:
         for row, column in np.argwhere(matrix):
             dark = matrix[row, column] / totals[row, 0] > 0.55
             ink = "white" if dark else "#222222"
-            axes.text(column, row, _short(int(matrix[row, column])), ha="center", va="center", color=ink, fontsize=size)
+            axes.text(
+                column,
+                row,
+                _short(int(matrix[row, column])),
+                ha="center",
+                va="center",
+                color=ink,
+                fontsize=size,
+            )
     return _svg(figure)
 
 
@@ -65,10 +96,21 @@ def pr_curves(pr: dict[str, list[float]]) -> str:
     for place, name in enumerate(drawn):
         style: Any = _DASHES[place // len(_HUES) % len(_DASHES)]
         label = f"{_shortened(name)}  {areas[name]:.2f}".replace("$", r"\$")
-        axes.plot(*_recalled(pr[name]), color=_HUES[place % len(_HUES)], linestyle=style, linewidth=1.4, label=label)
+        axes.plot(
+            *_recalled(pr[name]),
+            color=_HUES[place % len(_HUES)],
+            linestyle=style,
+            linewidth=1.4,
+            label=label,
+        )
     if len(pr) > 1:
         mean = np.mean(list(pr.values()), axis=0)
-        axes.plot(*_recalled(mean), color="#222222", linewidth=2.6, label=f"mean of {len(pr)} classes  {mean.mean():.2f}")
+        axes.plot(
+            *_recalled(mean),
+            color="#222222",
+            linewidth=2.6,
+            label=f"mean of {len(pr)} classes  {mean.mean():.2f}",
+        )
     axes.set(xlabel="recall", ylabel="precision", xlim=(0, 1), ylim=(0, 1.02))
     if len(pr) > _LINES:
         axes.set_title(f"the {_LINES} hardest of {len(pr)} classes")
@@ -76,7 +118,13 @@ def pr_curves(pr: dict[str, list[float]]) -> str:
     axes.grid(color="#e3e7eb", linewidth=0.6)
     axes.set_axisbelow(True)
     if pr:
-        axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.02, 0.5), handlelength=2.6)
+        axes.legend(
+            frameon=False,
+            fontsize=8,
+            loc="center left",
+            bbox_to_anchor=(1.02, 0.5),
+            handlelength=2.6,
+        )
     return _svg(figure)
 
 
@@ -109,7 +157,13 @@ def sureness(bins: list[dict[str, float]], risk: list[list[float]]) -> str:
     left.plot([0, 1], [0, 1], color="#999999", linewidth=1)
     most = max((each["count"] for each in bins), default=1)
     sizes = [12 + 150 * each["count"] / most for each in bins]
-    left.scatter([each["confidence"] for each in bins], [each["accuracy"] for each in bins], s=sizes, color=_BLUE, alpha=0.8)
+    left.scatter(
+        [each["confidence"] for each in bins],
+        [each["accuracy"] for each in bins],
+        s=sizes,
+        color=_BLUE,
+        alpha=0.8,
+    )
     left.set(xlabel="confidence", ylabel="right", xlim=(0, 1.02), ylim=(0, 1.02))
     right.plot(*risk, color=_ORANGE)
     right.set(xlabel="answered, the surest first", ylabel="wrong among these", xlim=(0, 1.02))
@@ -153,7 +207,15 @@ def averages(groups: dict[str, list[Spot]], across: str, up: str) -> str:
         axes.plot([x.value for x, _ in spots], [y.value for _, y in spots], label=name, **look)
         if name in ("start", "end", "chosen"):
             ((x, y),) = spots  # there is one of each
-            axes.errorbar(x.value, y.value, xerr=_reach(x), yerr=_reach(y), color=look["color"], linewidth=0.8, alpha=0.5)
+            axes.errorbar(
+                x.value,
+                y.value,
+                xerr=_reach(x),
+                yerr=_reach(y),
+                color=look["color"],
+                linewidth=0.8,
+                alpha=0.5,
+            )
     if all(x.value.is_integer() for spots in groups.values() for x, _ in spots):
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set(xlabel=across, ylabel=up)
@@ -166,7 +228,11 @@ def averages(groups: dict[str, list[Spot]], across: str, up: str) -> str:
 
 def _reach(score: Score) -> list[list[float]] | None:
     """(2, 1): how far the interval goes below and above; None without one."""
-    return None if score.low is None or score.high is None else [[score.value - score.low], [score.high - score.value]]
+    return (
+        None
+        if score.low is None or score.high is None
+        else [[score.value - score.low], [score.high - score.value]]
+    )
 
 
 def _shortened(name: str) -> str:
@@ -192,6 +258,8 @@ def _svg(figure: Figure) -> str:
     buffer = io.StringIO()
     with rc_context({"svg.hashsalt": "foveate", "svg.fonttype": "path"}), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph")
-        figure.savefig(buffer, format="svg", bbox_inches="tight", metadata={"Date": None, "Creator": None})
+        figure.savefig(
+            buffer, format="svg", bbox_inches="tight", metadata={"Date": None, "Creator": None}
+        )
     text = buffer.getvalue()
     return text[text.index("<svg") :]

@@ -36,11 +36,16 @@ def save_checkpoint(folder: Path, name: str, checkpoint: Checkpoint, keep: int =
     place = folder / "checkpoints" / name
     if place.exists():  # the same step was saved before
         return
-    with written_aside(place, sum(tensor.nbytes for tensor in checkpoint.tensors.values())) as aside:
+    with written_aside(
+        place, sum(tensor.nbytes for tensor in checkpoint.tensors.values())
+    ) as aside:
         aside.mkdir()
         save_file(checkpoint.tensors, aside / _TENSORS)
         (aside / _STATE).write_text(json.dumps(checkpoint.state), encoding="utf-8")
-        manifest = {"files": {file.name: checksum(file) for file in sorted(aside.iterdir())}, "run": checksums(folder, FIXED)}
+        manifest = {
+            "files": {file.name: checksum(file) for file in sorted(aside.iterdir())},
+            "run": checksums(folder, FIXED),
+        }
         (aside / _MANIFEST).write_text(json.dumps(manifest), encoding="utf-8")
     for old in checkpoint_folders(folder)[keep:]:
         shutil.rmtree(old)
@@ -56,7 +61,9 @@ def newest_checkpoint(folder: Path, warn: Callable[[str], None]) -> Checkpoint |
         try:
             manifest = json.loads((saved / _MANIFEST).read_text(encoding="utf-8"))
             sums, fixed = dict(manifest["files"]), dict(manifest["run"])
-            if sums.keys() != {_TENSORS, _STATE} or any(checksum(saved / name) != digest for name, digest in sums.items()):
+            if sums.keys() != {_TENSORS, _STATE} or any(
+                checksum(saved / name) != digest for name, digest in sums.items()
+            ):
                 raise ValueError("a checksum differs")
             state = json.loads((saved / _STATE).read_text(encoding="utf-8"))
             found = Checkpoint(load_file(saved / _TENSORS), state)
@@ -71,22 +78,35 @@ def newest_checkpoint(folder: Path, warn: Callable[[str], None]) -> Checkpoint |
 def _refuse_changed(folder: Path, fixed: dict[str, str]) -> None:
     for name, digest in fixed.items():
         if checksums(folder, [name]).get(name) != digest:
-            what, why = "this file is not what it was when the training was saved", "it was changed, damaged or removed"
+            what, why = (
+                "this file is not what it was when the training was saved",
+                "it was changed, damaged or removed",
+            )
             hint = "bring it back; or start a new run with --recipe"
             raise RunError(what, where=folder / name, why=why, hint=hint)
 
 
 def refuse_small_disk(folder: Path, need: int) -> None:
     """Raises DiskFull where the disk of the run has no room for the checkpoints, of `need` bytes each, of a whole training."""
-    free, whole = free_bytes(folder), (KEEP + 1) * need + _LOGS  # one more is there while it is written
+    free, whole = (
+        free_bytes(folder),
+        (KEEP + 1) * need + _LOGS,
+    )  # one more is there while it is written
     if free < whole:
         why = f"{free / 1e6:.0f} MB are free, {KEEP + 1} checkpoints of {need / 1e6:.0f} MB and the logs may take {whole / 1e6:.0f}"
-        what, hint = "there is no room on this disk for what a training writes", "make room, or --out ELSEWHERE"
+        what, hint = (
+            "there is no room on this disk for what a training writes",
+            "make room, or --out ELSEWHERE",
+        )
         raise DiskFull(what, where=folder, why=why, hint=hint)
 
 
 def checkpoint_folders(folder: Path) -> list[Path]:
     """Newest first."""
     parent = folder / "checkpoints"
-    found = [entry for entry in parent.iterdir() if entry.name.startswith("step-")] if parent.is_dir() else []
+    found = (
+        [entry for entry in parent.iterdir() if entry.name.startswith("step-")]
+        if parent.is_dir()
+        else []
+    )
     return sorted(found, reverse=True)

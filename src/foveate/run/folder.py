@@ -37,7 +37,16 @@ from foveate.recipe import Recipe, load_recipe
 from foveate.run.checkpoints import FIXED, checkpoint_folders
 from foveate.run.lock import _refuse_living, _taken
 from foveate.utils import console
-from foveate.utils.files import ASIDE, checksum, checksums, made, numbered, refuse_taken, unwritten, written_aside
+from foveate.utils.files import (
+    ASIDE,
+    checksum,
+    checksums,
+    made,
+    numbered,
+    refuse_taken,
+    unwritten,
+    written_aside,
+)
 
 _TOLD = ("foveate", "torch", "torchvision", "timm", "peft", "scikit-learn", "numpy", "pillow")
 ADAPTED, BACKBONE = "adapted.safetensors", "backbone.safetensors"
@@ -74,9 +83,17 @@ class Run:
     def open(cls, folder: Path) -> Run:
         """An existing run; raises UsageError with near names when there is none at this path."""
         if not (folder / "recipe.yaml").is_file():
-            others = [entry.name for entry in folder.parent.iterdir() if entry.is_dir()] if folder.parent.is_dir() else []
+            others = (
+                [entry.name for entry in folder.parent.iterdir() if entry.is_dir()]
+                if folder.parent.is_dir()
+                else []
+            )
             near = near_names(folder.name, [name for name in others if name != folder.name])
-            hint = f"did you mean {str(folder.parent / near[0])!r}?" if near else "foveate runs lists what there is"
+            hint = (
+                f"did you mean {str(folder.parent / near[0])!r}?"
+                if near
+                else "foveate runs lists what there is"
+            )
             raise UsageError("there is no run at this path", where=folder, hint=hint)
         return cls(folder)
 
@@ -107,7 +124,9 @@ class Run:
 
     def adapted(self) -> dict[str, Any]:
         """How, and for which images, the finished network was adapted afterwards; nothing where it was not."""
-        return dict(self.read_json("adapted.json")) if (self.folder / "adapted.json").is_file() else {}
+        return (
+            dict(self.read_json("adapted.json")) if (self.folder / "adapted.json").is_file() else {}
+        )
 
     def refuse_as_start(self) -> None:
         """Raises UsageError for a run that nothing can go on from: one that was adapted, for what was learnt is in the run that it
@@ -119,7 +138,9 @@ class Run:
             raise UsageError(what, where=self.folder, why=why, hint=hint)
         if self.pretrained:
             hint = f"foveate fit DATA --backbone {self.folder}"
-            raise UsageError(what, where=self.folder, why="it is a backbone, and answers nothing yet", hint=hint)
+            raise UsageError(
+                what, where=self.folder, why="it is a backbone, and answers nothing yet", hint=hint
+            )
 
     def carry_over(self, first: Run, command: str) -> None:
         """Takes over what a run that is made from another one has in common with it; recipe and weights are still to come."""
@@ -139,7 +160,10 @@ class Run:
         known = outcome.pop("checksums")
         for name, digest in known.items():
             path = self.folder / name
-            if not path.is_file() or (_digest(outcome) if name == _OUTCOME else checksum(path)) != digest:
+            if (
+                not path.is_file()
+                or (_digest(outcome) if name == _OUTCOME else checksum(path)) != digest
+            ):
                 raise self._damaged(name)
 
     def _damaged(self, name: str) -> RunError:
@@ -149,14 +173,22 @@ class Run:
     def finish(self, outcome: dict[str, Any]) -> None:
         """Writes finished.json, last of all, with the checksums of what a prediction depends on."""
         outcome = json.loads(json.dumps(outcome))  # as it will be read
-        self.write_json(_OUTCOME, {**outcome, "checksums": {**checksums(self.folder, _SUMMED), _OUTCOME: _digest(outcome)}})
+        self.write_json(
+            _OUTCOME,
+            {
+                **outcome,
+                "checksums": {**checksums(self.folder, _SUMMED), _OUTCOME: _digest(outcome)},
+            },
+        )
 
     def read_json(self, name: str) -> Any:
         path = self.folder / name
         try:
             return json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError, RecursionError) as error:
-            raise RunError("this file of the run cannot be read", where=path, why=str(error)) from None
+            raise RunError(
+                "this file of the run cannot be read", where=path, why=str(error)
+            ) from None
 
     def write_json(self, name: str, content: Any) -> None:
         self.write_text(name, json.dumps(content, ensure_ascii=False, indent=1) + "\n")
@@ -168,11 +200,18 @@ class Run:
     def write_tensors(self, name: str, tensors: dict[str, Any]) -> None:
         from safetensors.torch import save_file
 
-        with written_aside(self.folder / name, sum(tensor.nbytes for tensor in tensors.values())) as aside:
-            save_file({key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}, aside)
+        with written_aside(
+            self.folder / name, sum(tensor.nbytes for tensor in tensors.values())
+        ) as aside:
+            save_file(
+                {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}, aside
+            )
 
     def write_splits(self, rows: Iterable[SplitRow]) -> None:
-        with written_aside(self.folder / "splits.csv") as aside, aside.open("w", encoding="utf-8", newline="") as file:
+        with (
+            written_aside(self.folder / "splits.csv") as aside,
+            aside.open("w", encoding="utf-8", newline="") as file,
+        ):
             writer = csv.DictWriter(file, _COLUMNS)
             writer.writeheader()
             writer.writerows(rows)
@@ -184,7 +223,9 @@ class Run:
             with path.open(encoding="utf-8", newline="") as file:
                 rows = list(csv.DictReader(file))
         except (OSError, ValueError, csv.Error) as error:
-            raise RunError("this file of the run cannot be read", where=path, why=str(error)) from None
+            raise RunError(
+                "this file of the run cannot be read", where=path, why=str(error)
+            ) from None
         if any(row.keys() != set(_COLUMNS) or None in row.values() for row in rows):
             raise self._damaged(path.name)
         return rows
@@ -204,8 +245,14 @@ class Run:
         """The lines of metrics.jsonl; the last one for an epoch that was run again after a resume."""
         path = self.folder / "metrics.jsonl"
         rows: dict[int, dict[str, Any]] = {}
-        for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []:
-            with suppress(ValueError, TypeError, KeyError, RecursionError):  # a line cut off by a crash
+        for line in (
+            path.read_text(encoding="utf-8", errors="replace").splitlines()
+            if path.is_file()
+            else []
+        ):
+            with suppress(
+                ValueError, TypeError, KeyError, RecursionError
+            ):  # a line cut off by a crash
                 row = json.loads(line)
                 rows[row["epoch"]] = row
         return [rows[epoch] for epoch in sorted(rows)]
@@ -214,7 +261,9 @@ class Run:
     def locked(self) -> Iterator[None]:
         """One writer at a time; the lock of a process that is gone is taken over."""
         lock, mine = self.folder / "lock", self.folder / f"{ASIDE}{os.getpid()}-lock"
-        mine.write_text(json.dumps({"host": socket.gethostname(), "pid": os.getpid()}), encoding="utf-8")
+        mine.write_text(
+            json.dumps({"host": socket.gethostname(), "pid": os.getpid()}), encoding="utf-8"
+        )
         try:
             if lock.exists():
                 _refuse_living(lock)
@@ -231,8 +280,6 @@ class Run:
         """Removes what an interrupted write left behind."""
         for stray in list(self.folder.rglob(f"{ASIDE}*")):
             shutil.rmtree(stray) if stray.is_dir() else stray.unlink(missing_ok=True)
-
-
 
 
 # --- below

@@ -36,7 +36,9 @@ def own_table(run: Run) -> Table:
     if len(samples) < len(known):
         gone = sorted(known.keys() - {sample.key for sample in samples})
         raise RunError(
-            f"{len(gone)} of the run's {len(known)} pictures are not there any more", where=table.root, why=f"first {gone[0]!r}"
+            f"{len(gone)} of the run's {len(known)} pictures are not there any more",
+            where=table.root,
+            why=f"first {gone[0]!r}",
         )
     return table.with_samples(tuple(samples))
 
@@ -61,14 +63,29 @@ def with_earlier(table: Table, recipe: Recipe) -> Table:
     classes = (*older.classes, *(name for name in table.classes if name not in older.classes))
     answers = {type(sample.truth) for sample in (*table.samples, *older.samples)}
     if len(answers) > 1:
-        raise UsageError("the new data asks another question than the run", where=recipe.data.path, why=f"the run is {run.folder}")
+        raise UsageError(
+            "the new data asks another question than the run",
+            where=recipe.data.path,
+            why=f"the run is {run.folder}",
+        )
     if len(classes) > len(older.classes) and answers != {Labels}:
         why = f"the run knows {', '.join(older.classes)}"
-        raise UsageError("only whole images can get new classes", where=recipe.data.path, why=why, hint="foveate fit both together")
-    grouped = any(sample.group for sample in table.samples)  # else near-copies are looked for in both together
+        raise UsageError(
+            "only whole images can get new classes",
+            where=recipe.data.path,
+            why=why,
+            hint="foveate fit both together",
+        )
+    grouped = any(
+        sample.group for sample in table.samples
+    )  # else near-copies are looked for in both together
     both = [*table.samples, *_replayed(older, recipe.start, recipe.seed, grouped)]
-    sources = [table.classes] * len(table.samples) + [older.classes] * (len(both) - len(table.samples))
-    moved = [_in_classes(sample, theirs, classes) for sample, theirs in zip(both, sources, strict=True)]
+    sources = [table.classes] * len(table.samples) + [older.classes] * (
+        len(both) - len(table.samples)
+    )
+    moved = [
+        _in_classes(sample, theirs, classes) for sample, theirs in zip(both, sources, strict=True)
+    ]
     return replace(table, samples=tuple(moved), classes=classes)
 
 
@@ -82,33 +99,58 @@ def _replayed(older: Table, start: StartRecipe, seed: int, grouped: bool) -> lis
     drawn = sorted(older.of("train"), key=lambda sample: key(seed, "replay", sample.key))
     kept = {sample.key for sample in drawn[: round(start.replay * len(drawn))]}
     samples = [sample for sample in older.samples if sample.split != "train" or sample.key in kept]
-    return [replace(sample, key=_MARK + sample.key, group=sample.group if grouped else None) for sample in samples]
+    return [
+        replace(sample, key=_MARK + sample.key, group=sample.group if grouped else None)
+        for sample in samples
+    ]
 
 
 def is_earlier(sample: Sample) -> bool:
     return sample.key.startswith(_MARK)
 
 
-def divided_beside(scanned: Scanned, groups: list[str], recipe: Recipe, run: Run) -> tuple[Scanned, list[str], str]:
+def divided_beside(
+    scanned: Scanned, groups: list[str], recipe: Recipe, run: Run
+) -> tuple[Scanned, list[str], str]:
     """Splits for the new pictures. Those of the earlier run stay where they were, their near-copies among the new ones go where
     they are, and a new file that is one of its files, byte for byte, is left out."""
     known = {row["sha256"] for row in run.splits()}
     samples = scanned.table.samples
-    kept = [place for place, sample in enumerate(samples) if is_earlier(sample) or scanned.hashes[place] not in known]
+    kept = [
+        place
+        for place, sample in enumerate(samples)
+        if is_earlier(sample) or scanned.hashes[place] not in known
+    ]
     fresh = [place for place in kept if not is_earlier(samples[place])]
     if not fresh:
-        raise UsageError("every picture of the new data belongs to the earlier run already", where=recipe.data.path)
+        raise UsageError(
+            "every picture of the new data belongs to the earlier run already",
+            where=recipe.data.path,
+        )
     table = scanned.table.with_samples(tuple(samples[place] for place in fresh))
     made, how = divided(table, [groups[place] for place in fresh], recipe.data, recipe.seed)
     held: dict[str, Split] = {
-        groups[place]: split for place in kept if is_earlier(samples[place]) and (split := samples[place].split) is not None
+        groups[place]: split
+        for place in kept
+        if is_earlier(samples[place]) and (split := samples[place].split) is not None
     }
-    splits = {place: held.get(groups[place], sample.split) for place, sample in zip(fresh, made.samples, strict=True)}
-    joined = tuple(replace(samples[place], split=splits.get(place, samples[place].split)) for place in kept)
+    splits = {
+        place: held.get(groups[place], sample.split)
+        for place, sample in zip(fresh, made.samples, strict=True)
+    }
+    joined = tuple(
+        replace(samples[place], split=splits.get(place, samples[place].split)) for place in kept
+    )
     found = scanned.part(kept, scanned.table.with_samples(joined))
     left_out = len(samples) - len(kept)
-    known_already = f"; {left_out} new files that the earlier run knows are left out" if left_out else ""
-    return found, [groups[place] for place in kept], f"{how}; the earlier run's pictures stay where they were{known_already}"
+    known_already = (
+        f"; {left_out} new files that the earlier run knows are left out" if left_out else ""
+    )
+    return (
+        found,
+        [groups[place] for place in kept],
+        f"{how}; the earlier run's pictures stay where they were{known_already}",
+    )
 
 
 def parts(samples: Sequence[Sample], run: Run) -> dict[str, list[int]]:
@@ -117,6 +159,13 @@ def parts(samples: Sequence[Sample], run: Run) -> dict[str, list[int]]:
     classes = set(run.classes())
     named = [set(sample.truth.names) for sample in samples if isinstance(sample.truth, Labels)]
     grown = any(not names <= classes for names in named)
-    old = [names <= classes for names in named] if grown else [is_earlier(sample) for sample in samples]
-    both = {word: [place for place, is_old in enumerate(old) if is_old == (word == "old")] for word in ("old", "new")}
+    old = (
+        [names <= classes for names in named]
+        if grown
+        else [is_earlier(sample) for sample in samples]
+    )
+    both = {
+        word: [place for place, is_old in enumerate(old) if is_old == (word == "old")]
+        for word in ("old", "new")
+    }
     return {word: places for word, places in both.items() if places}

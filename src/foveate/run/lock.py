@@ -22,7 +22,9 @@ def _taken(lock: Path, mine: Path) -> None:
                 file.write(mine.read_text(encoding="utf-8"))
     except FileExistsError:
         _refuse_living(lock)
-        raise RunError("this run is in use", where=lock.parent, why="another process has just begun") from None
+        raise RunError(
+            "this run is in use", where=lock.parent, why="another process has just begun"
+        ) from None
 
 
 def _refuse_living(lock: Path) -> None:
@@ -33,7 +35,12 @@ def _refuse_living(lock: Path) -> None:
         return
     if host != socket.gethostname() or _alive(pid):
         why = f"process {pid} on {host} is writing here"
-        raise RunError("this run is in use", where=lock.parent, why=why, hint="wait for it, or remove its file 'lock'")
+        raise RunError(
+            "this run is in use",
+            where=lock.parent,
+            why=why,
+            hint="wait for it, or remove its file 'lock'",
+        )
 
 
 def _alive(pid: int) -> bool:

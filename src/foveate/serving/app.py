@@ -61,16 +61,31 @@ class State:
     registry: CollectorRegistry = field(default_factory=CollectorRegistry)
 
     def __post_init__(self) -> None:
-        self.requests = Counter("foveate_requests", "Answers by path and status.", ["path", "status"], registry=self.registry)
-        self.times = Histogram("foveate_seconds", "From the request to its answer.", ["path"], registry=self.registry)
-        inside = Gauge("foveate_inside", "Pictures that wait or are being answered.", ["model"], registry=self.registry)
+        self.requests = Counter(
+            "foveate_requests",
+            "Answers by path and status.",
+            ["path", "status"],
+            registry=self.registry,
+        )
+        self.times = Histogram(
+            "foveate_seconds", "From the request to its answer.", ["path"], registry=self.registry
+        )
+        inside = Gauge(
+            "foveate_inside",
+            "Pictures that wait or are being answered.",
+            ["model"],
+            registry=self.registry,
+        )
         for name, batcher in self.batchers.items():
             inside.labels(name).set_function(lambda batcher=batcher: batcher.inside)  # type: ignore[misc]
 
 
 def app_of(engines: dict[str, Engine], limits: Limits) -> FastAPI:
     threads = Threads()
-    batchers = {name: Batcher(engine, limits.batch, limits.wait, limits.room, threads) for name, engine in engines.items()}
+    batchers = {
+        name: Batcher(engine, limits.batch, limits.wait, limits.room, threads)
+        for name, engine in engines.items()
+    }
     state = State(batchers, limits)
 
     @asynccontextmanager
@@ -82,7 +97,9 @@ def app_of(engines: dict[str, Engine], limits: Limits) -> FastAPI:
                 stack.push_async_callback(batcher.stop)
             yield
 
-    app = FastAPI(title="Foveate", version=__version__, lifespan=life, docs_url=None, redoc_url=None)
+    app = FastAPI(
+        title="Foveate", version=__version__, lifespan=life, docs_url=None, redoc_url=None
+    )
     app.state.foveate = state
     app.add_middleware(Guard, state=state)
     _pages(app, state)
@@ -110,7 +127,11 @@ class Guard:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message["headers"] = [*message["headers"], *_EVERY, (b"x-request-id", number.encode())]
+                message["headers"] = [
+                    *message["headers"],
+                    *_EVERY,
+                    (b"x-request-id", number.encode()),
+                ]
             await send(message)
 
         self.state.running += 1
@@ -125,7 +146,9 @@ class Guard:
         self._note(scope, number, status, time.perf_counter() - start)
 
     def _note(self, scope: Scope, number: str, status: int, seconds: float) -> None:
-        route = getattr(scope.get("route"), "path", scope["path"] if scope["path"] in _QUESTIONS else "other")
+        route = getattr(
+            scope.get("route"), "path", scope["path"] if scope["path"] in _QUESTIONS else "other"
+        )
         self.state.requests.labels(route, str(status)).inc()
         self.state.times.labels(route).observe(seconds)
         about = {"id": number, "method": scope["method"], "path": route, "status": status}
@@ -150,11 +173,17 @@ def _refused(state: State, scope: Scope) -> Response | None:
     if state.limits.token and path not in _PAGE and not path.startswith(_OPEN):
         given = Headers(scope=scope).get("authorization", "").removeprefix("Bearer ")
         if not hmac.compare_digest(given.encode(), state.limits.token.encode()):
-            return _error(401, "this server wants a token: Authorization: Bearer TOKEN", {"www-authenticate": "Bearer"})
+            return _error(
+                401,
+                "this server wants a token: Authorization: Bearer TOKEN",
+                {"www-authenticate": "Bearer"},
+            )
     if state.draining and not path.startswith(_OPEN):
         return _error(503, "this server is about to stop", {"retry-after": "5"})
     if path in _QUESTIONS and scope["method"] == "POST":
-        batcher = state.batchers.get(QueryParams(scope["query_string"]).get("model") or next(iter(state.batchers)))
+        batcher = state.batchers.get(
+            QueryParams(scope["query_string"]).get("model") or next(iter(state.batchers))
+        )
         return _busy() if batcher is not None and batcher.full else None
     return None
 
@@ -175,7 +204,10 @@ def _pages(app: FastAPI, state: State) -> None:
 
     @app.get("/", include_in_schema=False)
     async def page() -> Response:
-        return HTMLResponse((folder / "page.html").read_text(encoding="utf-8"), headers={"content-security-policy": _POLICY})
+        return HTMLResponse(
+            (folder / "page.html").read_text(encoding="utf-8"),
+            headers={"content-security-policy": _POLICY},
+        )
 
     @app.get("/page.js", include_in_schema=False)
     @app.get("/painting.js", include_in_schema=False)
@@ -198,23 +230,39 @@ def _predict(app: FastAPI, state: State) -> None:
     @app.post("/explain")
     async def explain(request: Request, model: str = "") -> Response:
         """A picture as for /predict; answers where that answer comes from, as a map of numbers."""
-        return await _about_one(state, request, model, lambda batcher, content: batcher.alone(batcher.engine.explain, content))
+        return await _about_one(
+            state,
+            request,
+            model,
+            lambda batcher, content: batcher.alone(batcher.engine.explain, content),
+        )
 
 
-async def _about_one(state: State, request: Request, model: str, ask: Callable[[Batcher, bytes], Awaitable[Any]]) -> Response:
+async def _about_one(
+    state: State, request: Request, model: str, ask: Callable[[Batcher, bytes], Awaitable[Any]]
+) -> Response:
     """What a model says to a request with one picture; the first model where none is named."""
     batcher = _batcher(state, model or next(iter(state.batchers)))
     async with batcher.place():
         body = await body_of(request, state.limits.bytes, state.limits.seconds)
         content = await picture_in(request, body)
         found = await _unless_gone(request, [ask(batcher, content)])
-    return JSONResponse({"model": batcher.engine.name, **found[0]}) if found else Response(status_code=_GONE)
+    return (
+        JSONResponse({"model": batcher.engine.name, **found[0]})
+        if found
+        else Response(status_code=_GONE)
+    )
 
 
 def _protocol(app: FastAPI, state: State) -> None:
     @app.get("/v2")
     async def server() -> dict[str, Any]:
-        return {"name": "foveate", "version": __version__, "extensions": ["binary_tensor_data"], "models": list(state.batchers)}
+        return {
+            "name": "foveate",
+            "version": __version__,
+            "extensions": ["binary_tensor_data"],
+            "models": list(state.batchers),
+        }
 
     @app.get("/v2/health/live")
     async def live() -> dict[str, bool]:

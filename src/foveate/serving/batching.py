@@ -49,7 +49,13 @@ class Batcher:
     """`most`: pictures at once; `wait`: seconds for which a first one waits for others; `room`: pictures inside at the most."""
 
     def __init__(self, engine: Engine, most: int, wait: float, room: int, threads: Threads) -> None:
-        self.engine, self.most, self.wait, self.room, self.threads = engine, most, wait, room, threads
+        self.engine, self.most, self.wait, self.room, self.threads = (
+            engine,
+            most,
+            wait,
+            room,
+            threads,
+        )
         self.inside = 0
         self._decoding = self._lately = 0
         self._waiting = deque[Waiting]()
@@ -95,7 +101,9 @@ class Batcher:
     async def alone(self, work: Callable[[bytes], Any], content: bytes) -> Any:
         """Other work on one encoded picture, whose place was taken, in its turn among the batches."""
         async with self.threads.turn:
-            return await asyncio.get_running_loop().run_in_executor(self.threads.answerer, work, content)
+            return await asyncio.get_running_loop().run_in_executor(
+                self.threads.answerer, work, content
+            )
 
     async def _work(self) -> None:
         while True:
@@ -104,14 +112,20 @@ class Batcher:
                 await self._news.wait()
             await self._company()
             async with self.threads.turn:
-                await self._answer([self._waiting.popleft() for _ in range(min(self.most, len(self._waiting)))])
+                await self._answer(
+                    [self._waiting.popleft() for _ in range(min(self.most, len(self._waiting)))]
+                )
 
     async def _company(self) -> None:
         """Waits for those that are being decoded, and for as many as there were a batch ago: who asks without pause comes again,
         and networks like full batches. Who is alone does not wait, and nobody for a body that is slow to arrive."""
         loop = asyncio.get_running_loop()
         end = loop.time() + self.wait
-        while len(self._waiting) < self.most and (self._decoding or len(self._waiting) < self._lately) and loop.time() < end:
+        while (
+            len(self._waiting) < self.most
+            and (self._decoding or len(self._waiting) < self._lately)
+            and loop.time() < end
+        ):
             self._news.clear()
             with suppress(TimeoutError):
                 async with asyncio.timeout_at(end):
@@ -123,7 +137,9 @@ class Batcher:
             return
         pictures = [picture for picture, _ in batch]
         try:
-            found = await asyncio.get_running_loop().run_in_executor(self.threads.answerer, self.engine.answer, pictures)
+            found = await asyncio.get_running_loop().run_in_executor(
+                self.threads.answerer, self.engine.answer, pictures
+            )
         except Exception as error:  # one batch's trouble is that of its pictures, not of the server
             for _, future in batch:
                 if not future.done():

@@ -40,20 +40,28 @@ class Engine(ABC):
         """Where the answer to an encoded picture comes from, JSON-able: `question`; `map`, (h, w) in [0, 1], the greater the more
         a place speaks for it; `view`, the rectangle (x0, y0, x1, y1) of the upright picture, px, that it lies over; `how` it was
         made. Raises BrokenImage, and UsageError where nothing can be said."""
-        raise UsageError("nothing can be said here about where an answer comes from", hint="a run that classifies")
+        raise UsageError(
+            "nothing can be said here about where an answer comes from",
+            hint="a run that classifies",
+        )
 
 
 class FileEngine(Engine):
     def __init__(self, name: str, exported: Exported) -> None:
         self.name, self.exported, self.classes = name, exported, exported.classes
-        self.about = {key: exported.about[key] for key in ("task", "backbone", "licence", "precision")}
+        self.about = {
+            key: exported.about[key] for key in ("task", "backbone", "licence", "precision")
+        }
         self.about["explains"] = False
 
     def decode(self, content: bytes) -> Seen:
         return self.exported.seen(content)
 
     def answer(self, pictures: Sequence[Seen]) -> list[dict[str, Any]]:
-        return [found.row(self.classes, self.exported.multilabel) for found in self.exported.told(pictures)]
+        return [
+            found.row(self.classes, self.exported.multilabel)
+            for found in self.exported.told(pictures)
+        ]
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,7 +92,12 @@ class RunEngine(Engine):
         self.name, self.predictor = name, predictor
         self.classes, recipe = self.predictor.classes, self.predictor.recipe
         licence = self.predictor.run.outcome().get("licence", "not stated")
-        self.about = {"task": recipe.task.name, "backbone": recipe.backbone.name, "licence": licence, "precision": "fp32"}
+        self.about = {
+            "task": recipe.task.name,
+            "backbone": recipe.backbone.name,
+            "licence": licence,
+            "precision": "fp32",
+        }
         self.about["explains"] = recipe.task.name == "classify"
         model = self.predictor.model
         self.windows = model.task.framing == "windows"
@@ -92,7 +105,9 @@ class RunEngine(Engine):
 
     def decode(self, content: bytes) -> Held:
         found = self.pixels.read(Held(content))
-        if self.windows:  # they are cut out one after the other: all of them would be many times the picture
+        if (
+            self.windows
+        ):  # they are cut out one after the other: all of them would be many times the picture
             return Held(content, found)
         return Held(item=self._pictures([Held(found=found)])[0, 0])
 
@@ -105,8 +120,13 @@ class RunEngine(Engine):
             items = [(*each.item[:-1], place) for place, each in enumerate(pictures)]
             parts = even_parts(len(items), self.predictor.recipe.training.batch_size)
             shown = self._pictures(pictures)
-            answers = self.predictor.answered(shown, (shown.collated(items[part]) for part in parts))
-        return [self.predictor.sure(each).row(self.classes, self.predictor.multilabel) for each in answers.predictions]
+            answers = self.predictor.answered(
+                shown, (shown.collated(items[part]) for part in parts)
+            )
+        return [
+            self.predictor.sure(each).row(self.classes, self.predictor.multilabel)
+            for each in answers.predictions
+        ]
 
     def explain(self, content: bytes) -> dict[str, Any]:
         from foveate.explainability.faithfulness import Subject
@@ -118,7 +138,12 @@ class RunEngine(Engine):
             return super().explain(content)
         map_ = EXPLAINERS.load(USUAL)().explain(subject.asked(questions[0])).detach().float().cpu()
         shares = (map_ / map_.max().clamp(min=_TINY)).double().numpy().round(3)
-        return {"question": questions[0].name, "how": USUAL, "map": shares.tolist(), "view": subject.batch.views[0].tolist()}
+        return {
+            "question": questions[0].name,
+            "how": USUAL,
+            "map": shares.tolist(),
+            "view": subject.batch.views[0].tolist(),
+        }
 
     def _pictures(self, pictures: Sequence[Held]) -> Pictures:
         return self.predictor.pictures(_samples(pictures), cast(Any, Given()))
@@ -135,11 +160,17 @@ def engines(places: Sequence[Path], device: str) -> dict[str, Engine]:
     names = [place.resolve().stem if place.is_file() else place.resolve().name for place in places]
     for number, name in enumerate(names):
         if name in names[:number]:
-            raise UsageError(f"two of these are called {name!r}", where=places[number], hint="rename one of the files")
+            raise UsageError(
+                f"two of these are called {name!r}",
+                where=places[number],
+                hint="rename one of the files",
+            )
     runs = [place for place in places if not place.is_file()]
     predictors = dict(zip(runs, _loaded(runs, device), strict=True))
     return {
-        name: FileEngine(name, opened(place)) if place.is_file() else RunEngine(name, predictors[place])
+        name: FileEngine(name, opened(place))
+        if place.is_file()
+        else RunEngine(name, predictors[place])
         for name, place in zip(names, places, strict=True)
     }
 

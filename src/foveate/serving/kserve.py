@@ -26,7 +26,13 @@ def metadata(engine: Engine) -> dict[str, Any]:
     if engine.about["task"] == "classify":
         outputs.append({"name": "scores", "datatype": "FP32", "shape": [-1, len(engine.classes)]})
     inputs = [{"name": "image", "datatype": "BYTES", "shape": [-1]}]
-    about = {"name": engine.name, "versions": ["1"], "platform": "foveate", "inputs": inputs, "outputs": outputs}
+    about = {
+        "name": engine.name,
+        "versions": ["1"],
+        "platform": "foveate",
+        "inputs": inputs,
+        "outputs": outputs,
+    }
     return {**about, "parameters": {**engine.about, "classes": list(engine.classes)}}
 
 
@@ -40,20 +46,32 @@ def asked(body: bytes, header: str | None, most: int) -> tuple[dict[str, Any], l
         data = tensor.get("data")
     except (ValueError, KeyError, TypeError, AttributeError, StopIteration, RecursionError):
         raise Refused(400, "this is no V2 request with the input 'image'") from None
-    if kind != "BYTES" or not isinstance(shape, list) or len(shape) != 1 or not isinstance(parameters, dict):
+    if (
+        kind != "BYTES"
+        or not isinstance(shape, list)
+        or len(shape) != 1
+        or not isinstance(parameters, dict)
+    ):
         raise Refused(400, "the input 'image' is BYTES of the shape [B]: encoded pictures")
     pictures = _binary(body[length:], parameters) if data is None else _texts(data)
     if [len(pictures)] != shape or not 0 < len(pictures) <= most:
-        raise Refused(400, f"the shape says {shape}, there are {len(pictures)} pictures, and 1 to {most} are taken at once")
+        raise Refused(
+            400,
+            f"the shape says {shape}, there are {len(pictures)} pictures, and 1 to {most} are taken at once",
+        )
     return request, pictures
 
 
-def answered(request: dict[str, Any], engine: Engine, rows: list[dict[str, Any]], binary: bool) -> tuple[bytes, str | None]:
+def answered(
+    request: dict[str, Any], engine: Engine, rows: list[dict[str, Any]], binary: bool
+) -> tuple[bytes, str | None]:
     """The response, and the length of its JSON where bytes follow."""
     texts = [json.dumps(row, ensure_ascii=False) for row in rows]
     tensors: dict[str, tuple[str, list[int], Any]] = {"answer": ("BYTES", [len(rows)], texts)}
     if engine.about["task"] == "classify":
-        scores = np.array([[row["scores"][name] for name in engine.classes] for row in rows], np.float32)
+        scores = np.array(
+            [[row["scores"][name] for name in engine.classes] for row in rows], np.float32
+        )
         tensors["scores"] = ("FP32", list(scores.shape), scores)
     wanted = _wanted(request, tensors, binary)
     outputs, behind = [], b""
@@ -61,7 +79,11 @@ def answered(request: dict[str, Any], engine: Engine, rows: list[dict[str, Any]]
         kind, shape, values = tensors[name]
         row: dict[str, Any] = {"name": name, "datatype": kind, "shape": shape}
         if as_bytes:
-            packed = values.tobytes() if kind == "FP32" else b"".join(_sized(text.encode()) for text in values)
+            packed = (
+                values.tobytes()
+                if kind == "FP32"
+                else b"".join(_sized(text.encode()) for text in values)
+            )
             row["parameters"], behind = {"binary_data_size": len(packed)}, behind + packed
         else:
             row["data"] = values.ravel().tolist() if kind == "FP32" else values
@@ -76,7 +98,10 @@ def _wanted(request: dict[str, Any], tensors: dict[str, Any], binary: bool) -> d
     """name -> whether as bytes; all where none are named. Raises Refused for a name that is not there."""
     named = request.get("outputs") or [{"name": name} for name in tensors]
     try:
-        found = {each["name"]: bool(each.get("parameters", {}).get("binary_data", binary)) for each in named}
+        found = {
+            each["name"]: bool(each.get("parameters", {}).get("binary_data", binary))
+            for each in named
+        }
     except (KeyError, TypeError, AttributeError):
         raise Refused(400, "the outputs of this request cannot be read") from None
     unknown = [name for name in found if name not in tensors]
@@ -88,7 +113,9 @@ def _wanted(request: dict[str, Any], tensors: dict[str, Any], binary: bool) -> d
 def _length(header: str | None, body: bytes) -> int:
     if header is None:
         return len(body)
-    if not (header.isascii() and header.isdigit() and len(header) < _DIGITS) or int(header) > len(body):
+    if not (header.isascii() and header.isdigit() and len(header) < _DIGITS) or int(header) > len(
+        body
+    ):
         raise Refused(400, "the inference header is longer than the body")
     return int(header)
 

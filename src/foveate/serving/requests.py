@@ -53,4 +53,7 @@ async def picture_in(request: Request, body: bytes) -> bytes:
 
 
 def _nothing() -> bytes:
-    raise Refused(400, "there is no picture in this request: send its bytes as the body, or as the one file of a form")
+    raise Refused(
+        400,
+        "there is no picture in this request: send its bytes as the body, or as the one file of a form",
+    )

@@ -44,30 +44,56 @@ def keep(run: Run, model: Model, batch: Batch, about: dict[str, Any]) -> None:
     if folder.is_dir() and len(list(folder.iterdir())) >= _MOST:
         return
     batch = batch.ready()
-    parts = {"weights": model.changed(), "memory": model.tuning.memory(), "batch": {name: getattr(batch, name) for name in _FIELDS}}
+    parts = {
+        "weights": model.changed(),
+        "memory": model.tuning.memory(),
+        "batch": {name: getattr(batch, name) for name in _FIELDS},
+    }
     words: list[dict[str, Any]] = []
     for place, target in enumerate(batch.targets):
-        parts[f"target-{place}"] = {name: value.as_subclass(Tensor) for name, value in target.items() if isinstance(value, Tensor)}
-        words.append({name: value for name, value in target.items() if not isinstance(value, Tensor)})
-    named = {f"{part}/{name}": tensor for part, those in parts.items() for name, tensor in those.items()}
+        parts[f"target-{place}"] = {
+            name: value.as_subclass(Tensor)
+            for name, value in target.items()
+            if isinstance(value, Tensor)
+        }
+        words.append(
+            {name: value for name, value in target.items() if not isinstance(value, Tensor)}
+        )
+    named = {
+        f"{part}/{name}": tensor for part, those in parts.items() for name, tensor in those.items()
+    }
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in named.items()}
-    with written_aside(folder / f"step-{about['step']:09d}", sum(tensor.nbytes for tensor in tensors.values())) as aside:
+    with written_aside(
+        folder / f"step-{about['step']:09d}", sum(tensor.nbytes for tensor in tensors.values())
+    ) as aside:
         aside.mkdir()
         save_file(tensors, aside / _TENSORS)
-        (aside / _ABOUT).write_text(json.dumps({**about, "targets": words}, ensure_ascii=False, indent=1), encoding="utf-8")
+        (aside / _ABOUT).write_text(
+            json.dumps({**about, "targets": words}, ensure_ascii=False, indent=1), encoding="utf-8"
+        )
 
 
 def read(folder: Path) -> Kept:
     """What `keep` has written. Raises UsageError where there is none, RunError where it is damaged."""
     if not (folder / _ABOUT).is_file():
-        raise UsageError("there is no step here that was kept", where=folder, hint=f"RUN/{FOLDER}/step-N")
+        raise UsageError(
+            "there is no step here that was kept", where=folder, hint=f"RUN/{FOLDER}/step-N"
+        )
     about, parts = dict(Run(folder).read_json(_ABOUT)), dict[str, dict[str, Tensor]]()
     for name, tensor in read_tensors(folder / _TENSORS, own=True).items():
         part, _, rest = name.partition("/")
         parts.setdefault(part, {})[rest] = tensor
     try:
-        targets = [{**parts.get(f"target-{place}", {}), **words} for place, words in enumerate(about.pop("targets"))]
+        targets = [
+            {**parts.get(f"target-{place}", {}), **words}
+            for place, words in enumerate(about.pop("targets"))
+        ]
         images, views, sizes, indices = (parts["batch"][name] for name in _FIELDS)
-        return Kept(about, Batch(images, targets, views, sizes, indices), parts["weights"], parts.get("memory", {}))
+        return Kept(
+            about,
+            Batch(images, targets, views, sizes, indices),
+            parts["weights"],
+            parts.get("memory", {}),
+        )
     except (KeyError, TypeError) as error:
         raise RunError("this step is damaged", where=folder, why=f"it lacks {error}") from None

@@ -49,7 +49,12 @@ class Measures:
     def row(self) -> dict[str, float]:
         both = (("knn_accuracy", self.knn), ("linear_accuracy", self.linear))
         known = {name: float(hits.mean()) for name, hits in both if hits is not None}
-        return {**known, "self_retrieval": float(self.found.mean()), "rank": self.rank, "spread": self.spread}
+        return {
+            **known,
+            "self_retrieval": float(self.found.mean()),
+            "rank": self.rank,
+            "spread": self.spread,
+        }
 
     def part(self, places: np.ndarray) -> Measures:
         """Of some of the images, as they were measured among all."""
@@ -66,7 +71,14 @@ class Guard(Judge):
     """
 
     def __init__(
-        self, held: Pictures, copies: Pictures, labels: np.ndarray | None, device: torch.device, way: Way, size: int, random: bool
+        self,
+        held: Pictures,
+        copies: Pictures,
+        labels: np.ndarray | None,
+        device: torch.device,
+        way: Way,
+        size: int,
+        random: bool,
     ) -> None:
         self.held, self.copies, self.labels, self.random = held, copies, labels, random
         self.device, self.way, self.size = device, way, size
@@ -102,20 +114,33 @@ class Guard(Judge):
         model.eval()
         features = self.features(model)
         batches = (batch.ready() for batch in self._batches(self.copies))
-        views = [(batch.images, torch.stack([each["wide"][0] for each in batch.targets])) for batch in batches]
-        one, other = (torch.cat([self._pooled(model, pair[place]) for pair in views]) for place in (0, 1))
+        views = [
+            (batch.images, torch.stack([each["wide"][0] for each in batch.targets]))
+            for batch in batches
+        ]
+        one, other = (
+            torch.cat([self._pooled(model, pair[place]) for pair in views]) for place in (0, 1)
+        )
         model.train(was_training)
-        known = [] if self.labels is None else [answer(features, self.labels) for answer in (knn_hits, linear_hits)]
+        known = (
+            []
+            if self.labels is None
+            else [answer(features, self.labels) for answer in (knn_hits, linear_hits)]
+        )
         return Measures(rank(features), spread(features), found(one, other), *known)
 
     @torch.inference_mode()
     def features(self, model: Model) -> Tensor:
         """(N, D) of the held-out images, by a model in eval mode."""
-        return torch.cat([self._pooled(model, batch.ready().images) for batch in self._batches(self.held)])
+        return torch.cat(
+            [self._pooled(model, batch.ready().images) for batch in self._batches(self.held)]
+        )
 
     def _pooled(self, model: Model, images: Tensor) -> Tensor:
         with self.way.autocast(self.device):
-            found = model.backbone(images.to(self.device, memory_format=self.way.layout), _WANTS).pooled
+            found = model.backbone(
+                images.to(self.device, memory_format=self.way.layout), _WANTS
+            ).pooled
         assert found is not None
         return torch.as_tensor(found).float().cpu()
 
@@ -164,7 +189,9 @@ def linear_hits(features: Tensor, labels: np.ndarray) -> np.ndarray:
 
 def _compared(features: Tensor, labels: np.ndarray) -> tuple[Tensor, Tensor]:
     """(N, D) features, centred and of length 1, and (N, K) their classes, one-hot."""
-    return functional.normalize(features - features.mean(0), dim=1), torch.from_numpy(np.eye(labels.max() + 1)[labels]).float()
+    return functional.normalize(features - features.mean(0), dim=1), torch.from_numpy(
+        np.eye(labels.max() + 1)[labels]
+    ).float()
 
 
 def collapsed(now: Measures, start: Measures, random: bool) -> str:
@@ -172,7 +199,9 @@ def collapsed(now: Measures, start: Measures, random: bool) -> str:
     if not np.isfinite([now.rank, now.spread]).all():
         return "features are no finite numbers any more"
     if now.rank < (_NOTHING["rank"] if random else _RANK * start.rank):
-        return f"features collapse: they fill {now.rank:.1f} directions, at the start {start.rank:.1f}"
+        return (
+            f"features collapse: they fill {now.rank:.1f} directions, at the start {start.rank:.1f}"
+        )
     if now.spread < (_NOTHING["spread"] if random else _SPREAD * start.spread):
         return f"features collapse: all images look the same (spread {now.spread:.3f}, at the start {start.spread:.3f})"
     return ""

@@ -21,18 +21,37 @@ def take_over(model: Model, recipe: Recipe, run: Run) -> None:
     Raises UsageError when the recipe asks for another backbone or tuning, WeightsError when a tensor does not fit.
     """
     theirs = run.recipe()
-    for what, own, other in (("backbone", recipe.backbone, theirs.backbone), ("tuning", recipe.tuning, theirs.tuning)):
+    for what, own, other in (
+        ("backbone", recipe.backbone, theirs.backbone),
+        ("tuning", recipe.tuning, theirs.tuning),
+    ):
         if own != other:
-            why, hint = f"they belong to the {what} {other.name!r} as it is set there", f"leave the {what} as it is"
-            raise UsageError(f"the weights of the earlier run are of another {what}", where=run.folder, why=why, hint=hint)
+            why, hint = (
+                f"they belong to the {what} {other.name!r} as it is set there",
+                f"leave the {what} as it is",
+            )
+            raise UsageError(
+                f"the weights of the earlier run are of another {what}",
+                where=run.folder,
+                why=why,
+                hint=hint,
+            )
     tensors = read_tensors(run.folder / "model.safetensors", own=True)
     model.tuning.expect(model, tensors)
     own_tensors = model.changed()
     with torch.no_grad():
         for name, tensor in tensors.items():
             mine = own_tensors.get(name)
-            if mine is None or mine.shape[1:] != tensor.shape[1:] or (mine.shape != tensor.shape and not name.startswith("head.")):
-                raise WeightsError("the weights of the earlier run do not fit", where=name, why="it has other settings")
+            if (
+                mine is None
+                or mine.shape[1:] != tensor.shape[1:]
+                or (mine.shape != tensor.shape and not name.startswith("head."))
+            ):
+                raise WeightsError(
+                    "the weights of the earlier run do not fit",
+                    where=name,
+                    why="it has other settings",
+                )
             mine[: len(tensor)].copy_(tensor) if tensor.ndim else mine.copy_(tensor)
 
 
@@ -43,9 +62,17 @@ class Teacher:
         recipe, classes = run.recipe(), run.classes()
         model = build(recipe, classes, weights=None if run.outcome()["frozen"] else "none")
         model.put(read_tensors(run.folder / "model.safetensors", own=True))
-        self.model, self.start, self.multilabel = model.to(device), start, bool(recipe.task.settings.get("multilabel"))
+        self.model, self.start, self.multilabel = (
+            model.to(device),
+            start,
+            bool(recipe.task.settings.get("multilabel")),
+        )
         if model.task.answer is not Labels:
-            raise UsageError("only classes of whole images can be distilled", where="start.distill", hint="--set start.distill=0")
+            raise UsageError(
+                "only classes of whole images can be distilled",
+                where="start.distill",
+                hint="--set start.distill=0",
+            )
 
     def __call__(self, output: Tensor, batch: Batch) -> Tensor:
         """`output`: (B, K) logits of the student, the teacher's classes first. A scalar: the weighted divergence."""
@@ -53,7 +80,9 @@ class Teacher:
             taught = self.model(batch).float()
         own, heat = output[:, : taught.shape[1]].float(), self.start.temperature
         if self.multilabel:
-            loss = functional.binary_cross_entropy_with_logits(own / heat, (taught / heat).sigmoid())
+            loss = functional.binary_cross_entropy_with_logits(
+                own / heat, (taught / heat).sigmoid()
+            )
         else:
             student, teacher = (own / heat).log_softmax(1), (taught / heat).log_softmax(1)
             loss = functional.kl_div(student, teacher, reduction="batchmean", log_target=True)

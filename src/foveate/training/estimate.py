@@ -30,8 +30,18 @@ from foveate.utils.device import device_of
 from foveate.utils.files import cache_folder
 from foveate.utils.memory import available, keep_pages, total
 
-MEMORY = Kind("this fit may need more memory than is free", "warning", "machine", "a smaller --batch-size or --size")
-DISK = Kind("this fit needs more room than is free on the disk", "error", "machine", "make room, or write elsewhere: --out")
+MEMORY = Kind(
+    "this fit may need more memory than is free",
+    "warning",
+    "machine",
+    "a smaller --batch-size or --size",
+)
+DISK = Kind(
+    "this fit needs more room than is free on the disk",
+    "error",
+    "machine",
+    "make room, or write elsewhere: --out",
+)
 
 _LOOK = 1 / 3  # of a step is what looking at an image costs, without its gradients
 _STATES = 5  # weights, their average, the best of them, and two moments of the optimiser: what a checkpoint holds
@@ -57,16 +67,33 @@ class Planned:
 
     def numbers(self) -> dict[str, Any]:
         recipe = self.recipe
-        about = {"task": recipe.task.name, "tuning": recipe.tuning.name, "backbone": recipe.backbone.name, "device": self.device}
+        about = {
+            "task": recipe.task.name,
+            "tuning": recipe.tuning.name,
+            "backbone": recipe.backbone.name,
+            "device": self.device,
+        }
         spent = {name: round(value, 3) for name, value in self.seconds.items()}
-        sizes = {"memory_gigabytes": round(self.memory / 1e9, 2), "disk_megabytes": round(self.disk / 1e6, 1)}
-        return {**about, "images": self.images, "minutes": round(self.minutes, 2), "seconds": spent, **sizes}
+        sizes = {
+            "memory_gigabytes": round(self.memory / 1e9, 2),
+            "disk_megabytes": round(self.disk / 1e6, 1),
+        }
+        return {
+            **about,
+            "images": self.images,
+            "minutes": round(self.minutes, 2),
+            "seconds": spent,
+            **sizes,
+        }
 
     def rows(self) -> list[tuple[str, str]]:
         """What, and how it is."""
         epochs = f", {self.recipe.training.epochs} epochs" if "training" in self.seconds else ""
         return [
-            ("fit", f"{self.recipe.task.name}, {self.recipe.tuning.name} of {self.recipe.backbone.name}{epochs}, on {self.device}"),
+            (
+                "fit",
+                f"{self.recipe.task.name}, {self.recipe.tuning.name} of {self.recipe.backbone.name}{epochs}, on {self.device}",
+            ),
             ("time", f"about {_time(sum(self.seconds.values()))}"),
             *((name, _time(seconds)) for name, seconds in self.seconds.items()),
             ("memory", f"about {self.memory / 1e9:.1f} GB"),
@@ -91,20 +118,40 @@ def planned(recipe: Recipe, table: Table, readable: Sequence[Sample], rate: floa
     model = build(recipe, table.classes, weights="none")
     counts = _divided(table, recipe)
     taught = _taught(table, readable)
-    pictures = shown(model, taught, Pixels(model.backbone.input.size, model.task.framing, keep=False), recipe.seed)
+    pictures = shown(
+        model,
+        taught,
+        Pixels(model.backbone.input.size, model.task.framing, keep=False),
+        recipe.seed,
+    )
     recipe = _with_way(recipe, model, pictures, device)
     steps = model.tuning.needs_steps
     pace = paced(model, pictures, recipe, device, gradients=steps)
     seconds = _seconds(counts, pace, recipe.training.epochs, steps, len(table.samples) / rate)
     side = model.backbone.input.size
-    kept = min(len(table.samples) * side * side * 3 * _WIDE, MEMORY_SHARE * total()) if recipe.data.keep_pixels else 0
-    return Planned(recipe, str(device), counts, seconds, int(pace.memory + kept), _room(model, steps, len(table.samples)))
+    kept = (
+        min(len(table.samples) * side * side * 3 * _WIDE, MEMORY_SHARE * total())
+        if recipe.data.keep_pixels
+        else 0
+    )
+    return Planned(
+        recipe,
+        str(device),
+        counts,
+        seconds,
+        int(pace.memory + kept),
+        _room(model, steps, len(table.samples)),
+    )
 
 
 def _taught(table: Table, readable: Sequence[Sample]) -> list[Sample]:
     """Those to learn from; where no split is called train, a fit divides them all. Raises DataError where there are none."""
     named = any(sample.split == "train" for sample in table.samples)
-    taught = [sample for sample in readable if sample.truth is not None and (not named or sample.split in (None, "train"))]
+    taught = [
+        sample
+        for sample in readable
+        if sample.truth is not None and (not named or sample.split in (None, "train"))
+    ]
     if not taught:
         raise DataError("there is no image to learn from", where=table.root)
     return taught
@@ -119,7 +166,9 @@ def _with_way(recipe: Recipe, model: Model, pictures: Pictures, device: torch.de
     asked = recipe.training
     precision = "fp32" if asked.precision == "auto" else asked.precision
     layout = True if asked.channels_last is None else asked.channels_last
-    return with_settings(recipe, {"training.precision": precision, "training.channels_last": layout})
+    return with_settings(
+        recipe, {"training.precision": precision, "training.channels_last": layout}
+    )
 
 
 def features(recipe: Recipe, samples: Sequence[Sample]) -> np.ndarray:
@@ -129,10 +178,15 @@ def features(recipe: Recipe, samples: Sequence[Sample]) -> np.ndarray:
     asked, device = recipe.backbone, device_of(recipe.device)
     backbone = family_of(asked.name).open(asked.name, asked.weights, asked.size)
     if Provides.POOLED not in backbone.provides:
-        raise UsageError(f"the backbone {asked.name!r} gives no vector of a picture to compare by", where="backbone.name")
+        raise UsageError(
+            f"the backbone {asked.name!r} gives no vector of a picture to compare by",
+            where="backbone.name",
+        )
     pixels = Pixels(backbone.input.size, "crop", keep=False)
     with console.progress(len(samples), "features") as bar:
-        return pooled(backbone.eval().to(device), samples, pixels, "crop", device, bar.advance).numpy()
+        return pooled(
+            backbone.eval().to(device), samples, pixels, "crop", device, bar.advance
+        ).numpy()
 
 
 def _divided(table: Table, recipe: Recipe) -> dict[str, int]:
@@ -147,11 +201,17 @@ def _divided(table: Table, recipe: Recipe) -> dict[str, int]:
     return {"train": train - (0 if counts["val"] else val), "val": val, "test": counts["test"]}
 
 
-def _seconds(counts: dict[str, int], pace: Pace, epochs: int, steps: bool, reading: float) -> dict[str, float]:
+def _seconds(
+    counts: dict[str, int], pace: Pace, epochs: int, steps: bool, reading: float
+) -> dict[str, float]:
     """Reading, training or features, and scoring, one after the other."""
     measured = counts["val"] + counts["test"]
     if not steps:
-        return {"reading": reading, "features": counts["train"] / pace.rate, "scoring": (measured + counts["val"]) / pace.rate}
+        return {
+            "reading": reading,
+            "features": counts["train"] / pace.rate,
+            "scoring": (measured + counts["val"]) / pace.rate,
+        }
     look = _LOOK / pace.rate
     training = epochs * (counts["train"] / pace.rate + counts["val"] * look)
     return {"reading": reading, "training": training, "scoring": (measured + counts["val"]) * look}
@@ -160,8 +220,13 @@ def _seconds(counts: dict[str, int], pace: Pace, epochs: int, steps: bool, readi
 def _room(model: Model, steps: bool, images: int) -> int:
     """Bytes of a run folder, while it is written, and of cached features."""
     moving = sum(tensor.nbytes for tensor in model.changed().values())
-    width = sum(parameter.shape[-1] for parameter in model.head.parameters() if parameter.ndim == 2) or 1000
-    return int(moving * (1 + (_STATES * _CHECKPOINTS if steps else 0)) + 4 * images * width + _REPORT)
+    width = (
+        sum(parameter.shape[-1] for parameter in model.head.parameters() if parameter.ndim == 2)
+        or 1000
+    )
+    return int(
+        moving * (1 + (_STATES * _CHECKPOINTS if steps else 0)) + 4 * images * width + _REPORT
+    )
 
 
 def fits(plan: Planned, place: Path, found: Findings) -> None:
@@ -172,7 +237,9 @@ def fits(plan: Planned, place: Path, found: Findings) -> None:
     for folder in dict.fromkeys((_there(place), _there(cache_folder()))):
         room = shutil.disk_usage(folder).free
         if plan.disk > room:
-            found.add(DISK, str(folder), why=f"{plan.disk / 1e6:.0f} MB, {room / 1e6:.0f} MB are free")
+            found.add(
+                DISK, str(folder), why=f"{plan.disk / 1e6:.0f} MB, {room / 1e6:.0f} MB are free"
+            )
 
 
 def _there(place: Path) -> Path:

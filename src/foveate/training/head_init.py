@@ -40,7 +40,9 @@ class Solved:
 
 def wants_features(job: Job) -> bool:
     solvable = hasattr(job.model.head, "describe") and job.model.task.answer is Labels
-    return solvable and (not job.model.tuning.needs_steps or job.recipe.training.head_start == "probe")
+    return solvable and (
+        not job.model.tuning.needs_steps or job.recipe.training.head_start == "probe"
+    )
 
 
 def features_of(job: Job) -> np.ndarray:
@@ -62,7 +64,9 @@ def features_of(job: Job) -> np.ndarray:
 def solve_head(job: Job, features: np.ndarray) -> Solved:
     """Has the tuning put the closed-form solution into the head."""
     samples = job.table.of("train")
-    targets = np.stack([job.model.task.encode(sample.truth, (1, 1))["labels"].numpy() for sample in samples])
+    targets = np.stack(
+        [job.model.task.encode(sample.truth, (1, 1))["labels"].numpy() for sample in samples]
+    )
     multilabel = bool(job.recipe.task.settings.get("multilabel"))
     groups = [job.groups[place] for place in job.places("train")]
     labels = [label_names(sample) for sample in samples]
@@ -78,7 +82,9 @@ def solve_head(job: Job, features: np.ndarray) -> Solved:
     left_out = LeftOut(solution.left_out, truths)
     if not job.recipe.data.audit or len(set(groups)) == len(groups):
         return Solved([], left_out)
-    alone = group_folds(labels, [str(place) for place in range(len(groups))], _FOLDS, job.recipe.seed)
+    alone = group_folds(
+        labels, [str(place) for place in range(len(groups))], _FOLDS, job.recipe.seed
+    )
     chances = out_of_fold(known.turned, targets, alone, solution.strength, False, near=solution)
     return Solved(_audit(LeftOut(chances, truths), left_out), left_out)
 
@@ -90,7 +96,10 @@ def _audit(alone: LeftOut, grouped: LeftOut) -> list[dict[str, Any]]:
         ("random folds", alone, "near-copies of a picture may be on both sides"),
         ("folds by group", grouped, "near-copies, or what the data groups, stay together"),
     ):
-        hits, count = int((left_out.chances.argmax(1) == left_out.truths).sum()), len(left_out.truths)
+        hits, count = (
+            int((left_out.chances.argmax(1) == left_out.truths).sum()),
+            len(left_out.truths),
+        )
         score = Score(hits / count, *wilson(hits, count), count)
         console.say(f"accuracy of a probe inside the training images, {name}: {score}")
         found.append({"name": name, "score": asdict(score), "meaning": meaning})

@@ -57,7 +57,14 @@ class Job:
             return shown(self.model, samples, self.scanned.pixels, self.recipe.seed)
         transform = training(spec, framing, self.recipe.augment)
         joined = mosaic(spec, framing, self.recipe.augment)
-        return Pictures(samples, self.scanned.pixels, transform, self.model.task.encode, self.recipe.seed, joined)
+        return Pictures(
+            samples,
+            self.scanned.pixels,
+            transform,
+            self.model.task.encode,
+            self.recipe.seed,
+            joined,
+        )
 
     def places(self, split: str) -> list[int]:
         return [index for index, sample in enumerate(self.table.samples) if sample.split == split]
@@ -66,5 +73,3 @@ class Job:
         """Takes a decision for the user: said, reasoned, written down."""
         self.recipe = with_settings(self.recipe, {field: value})
         note_choice(self.run, field, value, reason)
-
-

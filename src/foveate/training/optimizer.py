@@ -21,7 +21,9 @@ def optimizer(model: Model, recipe: TrainingRecipe) -> torch.optim.Optimizer:
     """
     groups = _groups(model, recipe)
     if recipe.optimizer == "sgd":
-        return torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum, nesterov=recipe.momentum > 0, fused=True)
+        return torch.optim.SGD(
+            groups, lr=recipe.lr, momentum=recipe.momentum, nesterov=recipe.momentum > 0, fused=True
+        )
     kind = torch.optim.AdamW if recipe.optimizer == "adamw" else torch.optim.Adam
     return kind(groups, lr=recipe.lr, fused=True)
 
@@ -53,7 +55,11 @@ class Anchor:
 
     def __init__(self, model: Model, strength: float) -> None:
         self.strength = strength
-        moving = [parameter for parameter in model.backbone.parameters() if parameter.requires_grad] if strength else []
+        moving = (
+            [parameter for parameter in model.backbone.parameters() if parameter.requires_grad]
+            if strength
+            else []
+        )
         self.starts = {parameter: parameter.detach().clone() for parameter in moving}
 
     @torch.no_grad()
@@ -69,7 +75,9 @@ def _groups(model: Model, recipe: TrainingRecipe) -> list[dict[str, Any]]:
     """Parameters by level and by whether they decay; biases, norms and other vectors (of any shape) do not, and a backbone that is
     pulled towards its start is not pulled towards 0 as well."""
     levels = _levels(model) if model.tuning.layerwise else {}
-    anchored = {id(parameter) for parameter in model.backbone.parameters()} if recipe.l2_sp else set()
+    anchored = (
+        {id(parameter) for parameter in model.backbone.parameters()} if recipe.l2_sp else set()
+    )
     groups: dict[tuple[int, bool], list[nn.Parameter]] = {}
     for parameter in model.parameters():
         if parameter.requires_grad:
@@ -90,16 +98,25 @@ def _levels(model: Model) -> dict[int, int]:
     blocks = model.backbone.blocks()
     count = len(blocks)
     ratio = min(1.0, _LEVELS / max(1, count - 1))
-    levels = {id(parameter): round((count - 1) * ratio) for parameter in model.backbone.parameters()}
+    levels = {
+        id(parameter): round((count - 1) * ratio) for parameter in model.backbone.parameters()
+    }
     for place, block in enumerate(blocks):
-        levels.update({id(parameter): round((count - 1 - place) * ratio) for parameter in block.parameters()})
+        levels.update(
+            {id(parameter): round((count - 1 - place) * ratio) for parameter in block.parameters()}
+        )
     return levels
 
 
 def flat(chosen: torch.optim.Optimizer) -> dict[str, Tensor]:
     """What it remembers, by name."""
     state = chosen.state_dict()["state"]
-    return {f"{place}.{name}": value for place, slots in state.items() for name, value in slots.items() if value is not None}
+    return {
+        f"{place}.{name}": value
+        for place, slots in state.items()
+        for name, value in slots.items()
+        if value is not None
+    }
 
 
 def restore(chosen: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:

@@ -20,8 +20,12 @@ from foveate.types import Batch
 from foveate.utils.device import Way, fastest, ways
 
 _MEASURED = 8  # images in a step that is timed
-_WORTH_MEASURING = 2000 * 224**2  # pixels to push through, all epochs together: below, timing costs more than it gains
-_WORTH_ROUNDING = 1000 * 224**2  # pixels from which features of a frozen backbone may be rounded for speed
+_WORTH_MEASURING = (
+    2000 * 224**2
+)  # pixels to push through, all epochs together: below, timing costs more than it gains
+_WORTH_ROUNDING = (
+    1000 * 224**2
+)  # pixels from which features of a frozen backbone may be rounded for speed
 _LONG = 1000  # steps from which TrivialAugment is worth its noise
 _SAFETY = 0.8  # of a time budget is planned for; the rest is saving and noise
 _LOOK = 1 / 3  # of a training step is what looking at an image costs
@@ -47,7 +51,9 @@ def _choose_way(job: Job) -> None:
         job.choose(*choice)
 
 
-def choose_way(model: Model, pictures: Pictures, recipe: Recipe, device: torch.device) -> list[tuple[str, Any, str]]:
+def choose_way(
+    model: Model, pictures: Pictures, recipe: Recipe, device: torch.device
+) -> list[tuple[str, Any, str]]:
     """Precision and memory format, with reasons: as asked, or measured on a few steps where there are enough of them to care."""
     asked, steps = recipe.training, model.tuning.needs_steps
     pixels = len(pictures) * (asked.epochs if steps else 1) * model.backbone.input.size**2
@@ -59,10 +65,15 @@ def choose_way(model: Model, pictures: Pictures, recipe: Recipe, device: torch.d
         way, why = candidates[0], "too few images to be worth measuring"
     else:
         way, why = fastest(candidates, _timed_step(model, pictures, device, steps))
-    return [("training.precision", way.precision, why), ("training.channels_last", way.channels_last, why)]
+    return [
+        ("training.precision", way.precision, why),
+        ("training.channels_last", way.channels_last, why),
+    ]
 
 
-def _timed_step(model: Model, pictures: Pictures, device: torch.device, with_gradients: bool) -> Callable[[Way], None]:
+def _timed_step(
+    model: Model, pictures: Pictures, device: torch.device, with_gradients: bool
+) -> Callable[[Way], None]:
     """A function that runs a few training images through the model as the given way does, and leaves no trace."""
     batch = next(iter(loader(pictures, Order(len(pictures), _MEASURED), workers=0)))
 
@@ -73,7 +84,9 @@ def _timed_step(model: Model, pictures: Pictures, device: torch.device, with_gra
     return step
 
 
-def tried(model: Model, batch: Batch, way: Way, device: torch.device, with_gradients: bool = True) -> None:
+def tried(
+    model: Model, batch: Batch, way: Way, device: torch.device, with_gradients: bool = True
+) -> None:
     """What a step computes, and nothing of what it leaves; the model is where it should be, and in eval mode."""
     with torch.set_grad_enabled(with_gradients), way.autocast(device), torch.random.fork_rng():
         part = batch.to(device, memory_format=way.layout)
@@ -97,9 +110,14 @@ def cut_to_time(job: Job) -> None:
     given = min(left, math.inf if training.minutes is None else 60 * training.minutes)
     epochs = max(1, min(training.epochs, int(_SAFETY * given / seconds)))
     if job.deadline is not None and _SAFETY * left < min(_LEAST_EPOCHS, training.epochs) * seconds:
-        raise TooLittleTime(f"an epoch takes {seconds:.0f} s, {max(0, left):.0f} s are left", hint="give more --minutes")
+        raise TooLittleTime(
+            f"an epoch takes {seconds:.0f} s, {max(0, left):.0f} s are left",
+            hint="give more --minutes",
+        )
     if epochs < training.epochs:
-        job.choose("training.epochs", epochs, f"{seconds:.0f} s an epoch, {given / 60:.1f} minutes given")
+        job.choose(
+            "training.epochs", epochs, f"{seconds:.0f} s an epoch, {given / 60:.1f} minutes given"
+        )
 
 
 def _epoch_seconds(job: Job) -> float:
@@ -110,7 +128,11 @@ def _epoch_seconds(job: Job) -> float:
     start = time.perf_counter()
     step(way)
     images = len(job.places("train"))
-    return (time.perf_counter() - start) / min(_MEASURED, images) * (images + _LOOK * len(job.places("val")))
+    return (
+        (time.perf_counter() - start)
+        / min(_MEASURED, images)
+        * (images + _LOOK * len(job.places("val")))
+    )
 
 
 def _choose_policy(job: Job) -> None:
@@ -120,9 +142,13 @@ def _choose_policy(job: Job) -> None:
         return
     steps = training.epochs * len(Order(len(job.places("train")), training.batch_size))
     if steps >= _LONG:
-        job.choose("augment.policy", "trivial", f"{steps} steps are enough to gain from distorted pictures")
+        job.choose(
+            "augment.policy", "trivial", f"{steps} steps are enough to gain from distorted pictures"
+        )
     else:
-        job.choose("augment.policy", "none", f"{steps} steps are too few to gain from distorted pictures")
+        job.choose(
+            "augment.policy", "none", f"{steps} steps are too few to gain from distorted pictures"
+        )
 
 
 def _choose_layer_decay(job: Job) -> None:
@@ -132,10 +158,24 @@ def _choose_layer_decay(job: Job) -> None:
     if job.recipe.training.layer_decay is not None or not (tuning.needs_steps and tuning.layerwise):
         return
     if job.recipe.backbone.weights == "none":
-        job.choose("training.layer_decay", 1.0, "all layers of a random network have as much to learn")
+        job.choose(
+            "training.layer_decay", 1.0, "all layers of a random network have as much to learn"
+        )
     elif wants_features(job):
-        job.choose("training.layer_decay", 0.75, "the head is solved on the features as they are: early layers move little")
+        job.choose(
+            "training.layer_decay",
+            0.75,
+            "the head is solved on the features as they are: early layers move little",
+        )
     elif any(hasattr(module, "running_mean") for module in job.model.backbone.modules()):
-        job.choose("training.layer_decay", 1.0, "a convolutional network with a random head adapts best when all layers move alike")
+        job.choose(
+            "training.layer_decay",
+            1.0,
+            "a convolutional network with a random head adapts best when all layers move alike",
+        )
     else:
-        job.choose("training.layer_decay", 0.75, "networks without batch normalisation adapt best when early layers move little")
+        job.choose(
+            "training.layer_decay",
+            0.75,
+            "networks without batch normalisation adapt best when early layers move little",
+        )

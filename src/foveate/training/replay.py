@@ -26,8 +26,16 @@ def replay(step: Path | str, device: str = "cpu") -> tuple[float, float]:
     folder, place = Path(step), device_of(device)
     kept, run = badsteps.read(folder), Run.open(folder.absolute().parents[1])
     recipe = with_settings(run.recipe(), {"training.tensorboard": False})
-    model = learner(recipe) if recipe.task.name in OBJECTIVES.names() else build(recipe, run.classes())
-    nothing = Pictures((), Pixels(1, "whole", keep=False), evaluation(model.backbone.input, "whole"), lambda truth, size: {}, 0)
+    model = (
+        learner(recipe) if recipe.task.name in OBJECTIVES.names() else build(recipe, run.classes())
+    )
+    nothing = Pictures(
+        (),
+        Pixels(1, "whole", keep=False),
+        evaluation(model.backbone.input, "whole"),
+        lambda truth, size: {},
+        0,
+    )
     earlier, start = earlier_run(recipe), recipe.start
     teacher = Teacher(earlier, start, place) if earlier and start.distill else None
     return Trainer(model, recipe, run, nothing, None, place, teacher=teacher).again(kept)

@@ -29,7 +29,9 @@ def read(recipe: Recipe, names_alone: bool = False) -> Table:
         raise UsageError("no data was named", hint="foveate fit FOLDER")
     table = read_table(Path(recipe.data.path), recipe.data.format)
     summary = FORMATS.load(table.format).summary
-    console.say(f"data: {recipe.data.path}, read as {summary}: {len(table.samples)} images, {_kinds(table)}")
+    console.say(
+        f"data: {recipe.data.path}, read as {summary}: {len(table.samples)} images, {_kinds(table)}"
+    )
     for note in table.notes:
         console.warn(note)
     _tell_boxes(table)
@@ -41,7 +43,9 @@ def read(recipe: Recipe, names_alone: bool = False) -> Table:
 
 def _kinds(table: Table) -> str:
     """How many classes, or sentences."""
-    sentences = sum(len(sample.truth.sentences) for sample in table.samples if isinstance(sample.truth, Text))
+    sentences = sum(
+        len(sample.truth.sentences) for sample in table.samples if isinstance(sample.truth, Text)
+    )
     if table.samples and isinstance(table.samples[0].truth, Picture):
         return "no labels"
     return f"{sentences} sentences" if sentences else f"{len(table.classes)} classes"
@@ -64,8 +68,12 @@ def settled(recipe: Recipe, table: Table) -> tuple[Recipe, list[tuple[str, Any, 
     """The recipe with format, task and the task's own settings decided."""
     found: list[tuple[str, Any, str]] = []
     if recipe.data.format == "auto":
-        found.append(("data.format", table.format, "it looks like " + FORMATS.load(table.format).summary))
-    recipe = with_settings(recipe, {"data.path": str(Path(recipe.data.path).resolve()), "data.format": table.format})
+        found.append(
+            ("data.format", table.format, "it looks like " + FORMATS.load(table.format).summary)
+        )
+    recipe = with_settings(
+        recipe, {"data.path": str(Path(recipe.data.path).resolve()), "data.format": table.format}
+    )
     name = family_of(recipe.backbone.name).settled(recipe.backbone.name)
     if name != recipe.backbone.name:
         recipe = with_settings(recipe, {"backbone.name": name})
@@ -96,7 +104,13 @@ def settled(recipe: Recipe, table: Table) -> tuple[Recipe, list[tuple[str, Any, 
         found.append(("training.norm", *choose_norms(recipe)))
         recipe = with_settings(recipe, {"training.norm": found[-1][1]})
     if steps and recipe.backbone.weights == "none" and not recipe.stated("training.head_start"):
-        found.append(("training.head_start", "random", "the features of random weights are not yet what a head could be solved on"))
+        found.append(
+            (
+                "training.head_start",
+                "random",
+                "the features of random weights are not yet what a head could be solved on",
+            )
+        )
         recipe = with_settings(recipe, {"training.head_start": "random"})
     for field, value, reason in tuning.settle(recipe.tuning.settings, table.classes):
         found.append((f"tuning.{field}", value, reason))
@@ -108,7 +122,9 @@ def settled(recipe: Recipe, table: Table) -> tuple[Recipe, list[tuple[str, Any, 
     return recipe, found
 
 
-def _suggestions(recipe: Recipe, task: type[Task], tuning: type[Tuning]) -> dict[str, tuple[Any, str]]:
+def _suggestions(
+    recipe: Recipe, task: type[Task], tuning: type[Tuning]
+) -> dict[str, tuple[Any, str]]:
     """field -> value and reason; what the tuning says counts more than what the backbone says, and that more than the task."""
     backbone, how = recipe.backbone.name, recipe.tuning.name
     found: dict[str, tuple[Any, str]] = {}
@@ -118,7 +134,11 @@ def _suggestions(recipe: Recipe, task: type[Task], tuning: type[Tuning]) -> dict
         (tuning.suggests, f"suits the tuning {how}"),
     ):
         found |= {field: (value, reason) for field, value in suggested.items()}
-    return {field: pair for field, pair in found.items() if _means_something(field, pair[0], recipe, task)}
+    return {
+        field: pair
+        for field, pair in found.items()
+        if _means_something(field, pair[0], recipe, task)
+    }
 
 
 def _means_something(field: str, value: Any, recipe: Recipe, task: type[Task]) -> bool:
@@ -132,9 +152,13 @@ def _means_something(field: str, value: Any, recipe: Recipe, task: type[Task]) -
 def _refuse_other_truths(truths: Sequence[Any], name: str) -> None:
     task = TASKS.load(name)
     takes = task.truths or (task.answer,)
-    odd = next((truth for truth in truths if truth is not None and not isinstance(truth, takes)), None)
+    odd = next(
+        (truth for truth in truths if truth is not None and not isinstance(truth, takes)), None
+    )
     if odd is not None:
-        kinds, fitting = (", ".join(kind.__name__.lower() for kind in kinds) for kinds in (takes, [type(odd)]))
+        kinds, fitting = (
+            ", ".join(kind.__name__.lower() for kind in kinds) for kinds in (takes, [type(odd)])
+        )
         what = f"the task {name!r} learns from {kinds}, and this data has {fitting}"
         raise UsageError(what, where="task", hint="leave --task out, or give other data")
 
@@ -144,7 +168,9 @@ def _task_for(truths: Sequence[Any]) -> str:
     if truths and isinstance(truths[0], Picture):
         hint = "--task generate paints more like these, foveate pretrain learns from them; or put each class into a folder"
         raise UsageError("these pictures have no labels", where="task", hint=hint)
-    fitting = [name for name in TASKS.names() if truths and isinstance(truths[0], TASKS.load(name).answer)]
+    fitting = [
+        name for name in TASKS.names() if truths and isinstance(truths[0], TASKS.load(name).answer)
+    ]
     if len(fitting) != 1:
         hint = "--task " + "|".join(fitting or TASKS.names())
         raise UsageError("the data does not say which task this is", where="task", hint=hint)
@@ -157,8 +183,15 @@ def refuse_untaught(table: Table, task: str, known: Collection[str] = ()) -> Non
     if not table.samples or TASKS.load(task).answer not in (Labels, Boxes):
         return
     taught = {name for sample in table.of("train") for name in label_names(sample)} | set(known)
-    if len(taught) < (1 if isinstance(table.samples[0].truth, Boxes) else 2) and not table.multilabel:
-        what = f"only one class has training images: {next(iter(taught))!r}" if taught else "there are no training images"
+    if (
+        len(taught) < (1 if isinstance(table.samples[0].truth, Boxes) else 2)
+        and not table.multilabel
+    ):
+        what = (
+            f"only one class has training images: {next(iter(taught))!r}"
+            if taught
+            else "there are no training images"
+        )
         raise DataError(what, where=table.root, hint="give images of another class")
     for name in sorted(set(table.classes) - taught):
         console.warn(f"the class {name!r} has no training image: it will never be the answer")

@@ -42,8 +42,17 @@ class Pace:
 
     def numbers(self) -> dict[str, Any]:
         hours = self.epochs * self.epoch_seconds / 3600
-        about = {"images_per_second": round(self.rate, 1), "epoch_seconds": round(self.epoch_seconds, 1), "hours": round(hours, 3)}
-        return {**about, "images": self.images, "epochs": self.epochs, "memory_gigabytes": round(self.memory / 1e9, 2)}
+        about = {
+            "images_per_second": round(self.rate, 1),
+            "epoch_seconds": round(self.epoch_seconds, 1),
+            "hours": round(hours, 3),
+        }
+        return {
+            **about,
+            "images": self.images,
+            "epochs": self.epochs,
+            "memory_gigabytes": round(self.memory / 1e9, 2),
+        }
 
     def lines(self) -> list[str]:
         told = self.numbers()
@@ -55,20 +64,28 @@ class Pace:
         ]
 
 
-def paced(model: Model, pictures: Pictures, recipe: Recipe, device: torch.device, gradients: bool = True) -> Pace:
+def paced(
+    model: Model, pictures: Pictures, recipe: Recipe, device: torch.device, gradients: bool = True
+) -> Pace:
     """Times reading and steps after the first batch, in eval mode, which moves no statistics: no trace is left in the model.
     Without `gradients` it is looking alone that is timed."""
     way = Way(recipe.training.precision, bool(recipe.training.channels_last))
     model.eval().to(device=device, memory_format=way.layout)  # type: ignore[call-overload]
     order = Order(len(pictures), min(recipe.training.batch_size, len(pictures)))
     workers = helpers(len(order)) if recipe.data.workers is None else recipe.data.workers
-    batches = chain(*(loader(pictures, order, workers) for _ in range(2)))  # twice: there may be but one
+    batches = chain(
+        *(loader(pictures, order, workers) for _ in range(2))
+    )  # twice: there may be but one
     tried(model, next(batches), way, device, gradients)
     start, seen = time.perf_counter(), 0
-    for batch in islice(batches, 1 + _AHEAD * workers):  # more than the loader had ready before the clock ran
+    for batch in islice(
+        batches, 1 + _AHEAD * workers
+    ):  # more than the loader had ready before the clock ran
         tried(model, batch, way, device, gradients)
         seen += len(batch)
-    return Pace(seen / (time.perf_counter() - start), len(pictures), recipe.training.epochs, _held(device))
+    return Pace(
+        seen / (time.perf_counter() - start), len(pictures), recipe.training.epochs, _held(device)
+    )
 
 
 def _held(device: torch.device) -> int:

@@ -24,7 +24,12 @@ from foveate.errors import Diverged, Interrupted, RunError, WeightsError
 from foveate.inference.microbatch import Portions
 from foveate.modeling.model import Model
 from foveate.recipe import Recipe
-from foveate.run.checkpoints import Checkpoint, newest_checkpoint, refuse_small_disk, save_checkpoint
+from foveate.run.checkpoints import (
+    Checkpoint,
+    newest_checkpoint,
+    refuse_small_disk,
+    save_checkpoint,
+)
 from foveate.run.folder import Run, note_choice
 from foveate.training import bad_steps as badsteps
 from foveate.training.optimizer import Anchor, factor, flat, optimizer, restore, set_rate
@@ -99,7 +104,11 @@ class Trainer:
         self.anchor = Anchor(model, recipe.training.l2_sp)
         self.live = model.changed()
         self.buffers = [tensor for name, tensor in model.named_buffers() if name in self.live]
-        self.average = {name: tensor.clone() for name, tensor in self.live.items()} if recipe.training.ema else {}
+        self.average = (
+            {name: tensor.clone() for name, tensor in self.live.items()}
+            if recipe.training.ema
+            else {}
+        )
         self.kept: dict[str, Tensor] = {}
         self.state = State(processes=self.team.size)
         self.portions = Portions(recipe.training.micro_batch, self._fewer)
@@ -156,7 +165,9 @@ class Trainer:
             self.optimizer.step()
             self.anchor.pull(self.optimizer)
             self.model.tuning.stepped(self.model, self.state.step, self.steps)
-            self.model.task.stepped(self.model.backbone, self.model.head, self.state.step, self.steps)
+            self.model.task.stepped(
+                self.model.backbone, self.model.head, self.state.step, self.steps
+            )
             self.team.average(tensor for tensor in self.buffers if tensor.is_floating_point())
             self._follow()
             self.state.bad, self.state.loss_sum = 0, self.state.loss_sum + loss
@@ -169,7 +180,9 @@ class Trainer:
     def pushed(self, batch: Batch, before: list[tuple[Tensor, Tensor]]) -> tuple[float, float]:
         """The gradients of a step, clipped; gives its loss and their norm. `before`: buffers and what they held. Where memory is
         exhausted it begins again with half as many images at once; the step is of as many as ever."""
-        seeded = torch.default_generator.manual_seed if self.device.type == "cpu" else torch.manual_seed  # the latter takes 3 ms
+        seeded = (
+            torch.default_generator.manual_seed if self.device.type == "cpu" else torch.manual_seed
+        )  # the latter takes 3 ms
         while True:
             seeded(key(self.recipe.seed, "step", self.state.step))
             try:
@@ -181,7 +194,9 @@ class Trainer:
         loss = self._shared(loss)
         self._hold_backbone()
         self.model.tuning.add_gradients(self.model)
-        return loss, float(torch.nn.utils.clip_grad_norm_(self._moving(), self.recipe.training.clip or math.inf))
+        return loss, float(
+            torch.nn.utils.clip_grad_norm_(self._moving(), self.recipe.training.clip or math.inf)
+        )
 
     def again(self, kept: badsteps.Kept) -> tuple[float, float]:
         """The loss of a step that was not taken, and the norm of its gradient, as they were then."""
@@ -230,17 +245,30 @@ class Trainer:
         """The mean of gradients and loss over all processes."""
         if self.team.size == 1:
             return loss
-        self.team.average(parameter.grad for parameter in self._moving() if parameter.grad is not None)
-        found = torch.tensor(loss, dtype=torch.float64 if self.device.type == "cpu" else torch.float32, device=self.device)
+        self.team.average(
+            parameter.grad for parameter in self._moving() if parameter.grad is not None
+        )
+        found = torch.tensor(
+            loss,
+            dtype=torch.float64 if self.device.type == "cpu" else torch.float32,
+            device=self.device,
+        )
         self.team.average([found])
         return float(found)
 
-    def _undo(self, before: list[tuple[Tensor, Tensor]], batch: Batch, loss: float, norm: float) -> None:
+    def _undo(
+        self, before: list[tuple[Tensor, Tensor]], batch: Batch, loss: float, norm: float
+    ) -> None:
         self._forget(before)
         self.state.bad += 1
         names = [self.pictures.name_of(index) for index in batch.indices.tolist()]
         if self.team.leads and self.state.bad == 1:
-            about = {"step": self.state.step, "epoch": self.state.epoch, "loss": repr(loss), "norm": repr(norm)}
+            about = {
+                "step": self.state.step,
+                "epoch": self.state.epoch,
+                "loss": repr(loss),
+                "norm": repr(norm),
+            }
             about |= {"most": self.portions.most, "pictures": names}
             badsteps.keep(self.run, self.model, batch, about)
         if self.state.bad >= self.recipe.training.bad_steps:
@@ -265,7 +293,9 @@ class Trainer:
                 mean.copy_(self.live[name])
 
     def _to_keep(self) -> dict[str, Tensor]:
-        return {name: tensor.detach().clone() for name, tensor in (self.average or self.live).items()}
+        return {
+            name: tensor.detach().clone() for name, tensor in (self.average or self.live).items()
+        }
 
     # --- validation
 
@@ -273,12 +303,19 @@ class Trainer:
         """Scores the weights that would be kept, and keeps them when they are the best so far."""
         training = self.recipe.training
         rate = training.lr * factor(training, self.state.step - 1, self.steps)
-        row: dict[str, Any] = {"train_loss": self.state.loss_sum / max(1, self.state.done), "lr": rate}
+        row: dict[str, Any] = {
+            "train_loss": self.state.loss_sum / max(1, self.state.done),
+            "lr": rate,
+        }
         if self.judge is None:
             self.kept, self.state.best_epoch = self._to_keep(), self.state.epoch
         else:
             with self._averaged():  # with the average in place there is no moment to save
-                found = self.judge.judge(self.model, lambda: self._signalled(stop)) if self.team.leads else None
+                found = (
+                    self.judge.judge(self.model, lambda: self._signalled(stop))
+                    if self.team.leads
+                    else None
+                )
             found = self.team.told(found)
             self._leave_if_asked(stop)
             if found is not None:
@@ -293,13 +330,21 @@ class Trainer:
             return
         with self._averaged():
             self.model.eval()
-            for number, (title, picture) in enumerate(self.model.task.shown(self.model.backbone, self.model.head)):
-                self.board.add_image(f"{number}: {title}", picture.pixels, self.state.epoch + 1, dataformats="HWC")
+            for number, (title, picture) in enumerate(
+                self.model.task.shown(self.model.backbone, self.model.head)
+            ):
+                self.board.add_image(
+                    f"{number}: {title}", picture.pixels, self.state.epoch + 1, dataformats="HWC"
+                )
             self.model.train()
 
     def _compare(self, found: Judgement) -> None:
         if not self.state.best or found.score > self.state.best:
-            self.state.best, self.state.best_epoch, self.kept = found.score, self.state.epoch, self._to_keep()
+            self.state.best, self.state.best_epoch, self.kept = (
+                found.score,
+                self.state.epoch,
+                self._to_keep(),
+            )
         patience = self.recipe.training.patience
         if patience and self.state.epoch - self.state.best_epoch >= patience:
             self.state.ended = f"no better validation score for {patience} epochs"
@@ -321,9 +366,18 @@ class Trainer:
     def _log(self, row: dict[str, Any]) -> None:
         if not self.team.leads:
             return
-        row = {"epoch": self.state.epoch + 1, "step": self.state.step, **row, "seconds": round(self._seconds(), 2)}
+        row = {
+            "epoch": self.state.epoch + 1,
+            "step": self.state.step,
+            **row,
+            "seconds": round(self._seconds(), 2),
+        }
         self.run.log(row)
-        shown = ", ".join(f"{name} {value:.4g}" for name, value in row.items() if name not in ("epoch", "step", "seconds"))
+        shown = ", ".join(
+            f"{name} {value:.4g}"
+            for name, value in row.items()
+            if name not in ("epoch", "step", "seconds")
+        )
         console.say(f"epoch {row['epoch']}/{self.recipe.training.epochs}: {shown}")
         if self.board is not None:
             for name, value in row.items():
@@ -339,7 +393,12 @@ class Trainer:
     def _save(self) -> None:
         if not self.team.leads:
             return
-        parts = {"model": self.live, "average": self.average, "kept": self.kept, "optimizer": flat(self.optimizer)}
+        parts = {
+            "model": self.live,
+            "average": self.average,
+            "kept": self.kept,
+            "optimizer": flat(self.optimizer),
+        }
         parts["tuning"] = self.model.tuning.memory()
         tensors = {
             f"{part}.{name}": tensor.detach().cpu().contiguous().clone()
@@ -347,13 +406,20 @@ class Trainer:
             for name, tensor in named.items()
         }
         state = {**asdict(self.state), "seconds": self._seconds()}
-        save_checkpoint(self.run.folder, f"step-{self.state.step:09d}-{self.state.epoch:06d}", Checkpoint(tensors, state))
+        save_checkpoint(
+            self.run.folder,
+            f"step-{self.state.step:09d}-{self.state.epoch:06d}",
+            Checkpoint(tensors, state),
+        )
         self.saved = time.monotonic()
         self.state.seconds, self.started = state["seconds"], self.saved
 
     def _checkpoint_bytes(self) -> int:
         """Of the checkpoints to come: the optimiser keeps up to two numbers for each that moves."""
-        live, moving = (sum(tensor.nbytes for tensor in tensors) for tensors in (self.live.values(), self._moving()))
+        live, moving = (
+            sum(tensor.nbytes for tensor in tensors)
+            for tensors in (self.live.values(), self._moving())
+        )
         return (3 if self.average else 2) * live + 2 * moving
 
     def _resume(self) -> None:
@@ -371,7 +437,11 @@ class Trainer:
     def _take_up(self, told: dict[str, Any]) -> None:
         if told.keys() != {each.name for each in fields(State)}:
             hint = "go on with that one, or start a new run with --recipe"
-            raise RunError("this training was begun by another version of Foveate", where=self.run.folder, hint=hint)
+            raise RunError(
+                "this training was begun by another version of Foveate",
+                where=self.run.folder,
+                hint=hint,
+            )
         self.state = State(**told)
         self.portions.most = self.state.most or self.portions.most
         if self.state.processes != self.team.size and self.team.leads:
@@ -390,7 +460,11 @@ class Trainer:
         if self._asked(stop):
             self._save()
             folder = self.run.folder
-            error = Interrupted("stopped as asked; the state is saved", where=folder, hint=f"foveate {self.verb} --resume {folder}")
+            error = Interrupted(
+                "stopped as asked; the state is saved",
+                where=folder,
+                hint=f"foveate {self.verb} --resume {folder}",
+            )
             error.exit_code = 128 + (stop.signal or signal.SIGTERM)
             raise error
 
@@ -408,12 +482,18 @@ class Trainer:
 def _copy(source: dict[str, Tensor], target: dict[str, Tensor]) -> None:
     for name, tensor in source.items():
         if name not in target or target[name].shape != tensor.shape:
-            raise WeightsError("the checkpoint was made by another network", where=name, hint="start a new run")
+            raise WeightsError(
+                "the checkpoint was made by another network", where=name, hint="start a new run"
+            )
         target[name].copy_(tensor)
 
 
 def _part(tensors: dict[str, Tensor], part: str) -> dict[str, Tensor]:
-    return {name.removeprefix(f"{part}."): tensor for name, tensor in tensors.items() if name.startswith(f"{part}.")}
+    return {
+        name.removeprefix(f"{part}."): tensor
+        for name, tensor in tensors.items()
+        if name.startswith(f"{part}.")
+    }
 
 
 def _board(run: Run) -> Any:

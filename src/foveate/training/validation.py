@@ -41,7 +41,11 @@ class Validation(Judge):
     """
 
     def __init__(
-        self, pictures: Pictures, recipe: Recipe, device: torch.device, parts: Mapping[str, Sequence[int]] | None = None
+        self,
+        pictures: Pictures,
+        recipe: Recipe,
+        device: torch.device,
+        parts: Mapping[str, Sequence[int]] | None = None,
     ) -> None:
         self.pictures, self.recipe, self.device, self.parts = pictures, recipe, device, parts or {}
         self.way = Way(recipe.training.precision, bool(recipe.training.channels_last))
@@ -54,11 +58,18 @@ class Validation(Judge):
         scores = scored(found.predictions, self.pictures.samples, model, self.multilabel)
         value = scores.numbers[scores.main].value
         row = {"val_loss": found.loss, f"val_{scores.main}": value}
-        row |= {f"val_{scores.main}_{name}": part for name, part in self._by_part(model, found.predictions).items()}
+        row |= {
+            f"val_{scores.main}_{name}": part
+            for name, part in self._by_part(model, found.predictions).items()
+        }
         return Judgement([value, -found.loss], row)
 
     def _batches(self, asked: Callable[[], bool]) -> Iterator[Batch]:
-        for batch in loader(self.pictures, Order(len(self.pictures), self.recipe.training.batch_size), self.recipe.data.workers):
+        for batch in loader(
+            self.pictures,
+            Order(len(self.pictures), self.recipe.training.batch_size),
+            self.recipe.data.workers,
+        ):
             if asked():
                 return
             yield batch
@@ -68,6 +79,8 @@ class Validation(Judge):
         found = {}
         for name, places in self.parts.items():
             samples = [self.pictures.samples[place] for place in places]
-            scores = scored([predictions[place] for place in places], samples, model, self.multilabel)
+            scores = scored(
+                [predictions[place] for place in places], samples, model, self.multilabel
+            )
             found[name] = scores.numbers[scores.main].value
         return found

@@ -81,9 +81,20 @@ def progress(total: int, label: str) -> Iterator[Bar]:
     if _mode.quiet or not sys.stderr.isatty():
         yield _Lines(total, label)
         return
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
 
-    columns = [TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()]
+    columns = [
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    ]
     with Progress(*columns, console=_rich(sys.stderr), transient=True) as drawn:
         yield _Drawn(drawn, drawn.add_task(label, total=total), label)
 
@@ -113,7 +124,13 @@ def error(found: FoveateError) -> None:
     from rich.text import Text
 
     parts = [found.what, *(f"{word}: {value}" for word, value in _parts(found) if value)]
-    box = Panel(Text(_safe("\n".join(parts), sys.stderr)), title="foveate", title_align="left", border_style="red", expand=False)
+    box = Panel(
+        Text(_safe("\n".join(parts), sys.stderr)),
+        title="foveate",
+        title_align="left",
+        border_style="red",
+        expand=False,
+    )
     _rich(sys.stderr).print(box)
 
 
@@ -133,7 +150,9 @@ def lines(texts: Iterable[str]) -> None:
             _print(text, sys.stdout)
         sys.stdout.flush()
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains when it closes stdout
+        os.dup2(
+            os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
+        )  # or Python complains when it closes stdout
         raise SystemExit(0) from None
 
 

@@ -27,30 +27,46 @@ class Way:
         return torch.channels_last if self.channels_last else torch.contiguous_format
 
     def autocast(self, device: torch.device) -> AbstractContextManager[object]:
-        return torch.autocast(device.type, torch.bfloat16) if self.precision == "bf16" else nullcontext()
+        return (
+            torch.autocast(device.type, torch.bfloat16)
+            if self.precision == "bf16"
+            else nullcontext()
+        )
 
     def __str__(self) -> str:
         return f"{self.precision}{' channels_last' if self.channels_last else ''}"
 
 
-
 def device_of(word: str) -> torch.device:
     """The device that a word means; auto takes an accelerator when there is one. Raises UsageError when it is not there."""
     if word == "auto":
-        word = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+        word = (
+            "cuda"
+            if torch.cuda.is_available()
+            else "mps"
+            if torch.backends.mps.is_available()
+            else "cpu"
+        )
     try:
         torch.empty(0, device=word)
         return torch.device(word)
     except (RuntimeError, AssertionError) as error:
         why = str(error).splitlines()[0]
-        raise UsageError(f"the device {word!r} is not there", where="device", why=why, hint="--device cpu") from None
+        raise UsageError(
+            f"the device {word!r} is not there", where="device", why=why, hint="--device cpu"
+        ) from None
 
 
 def ways(precision: str, channels_last: bool | None) -> list[Way]:
     """What is left to choose from, the plainest first."""
     precisions = ["fp32", "bf16"] if precision == "auto" else [precision]
     layouts = [False, True] if channels_last is None else [channels_last]
-    return [Way(p, layout) for p in precisions for layout in layouts if p == "fp32" or layout or len(layouts) == 1]
+    return [
+        Way(p, layout)
+        for p in precisions
+        for layout in layouts
+        if p == "fp32" or layout or len(layouts) == 1
+    ]
 
 
 def fastest(candidates: list[Way], step: Callable[[Way], None]) -> tuple[Way, str]:

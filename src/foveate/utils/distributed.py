@@ -79,7 +79,11 @@ def team(device: str = "auto") -> Iterator[Team]:
 def _own_gpu(device: str) -> int:
     place, count = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
     if ":" in device:
-        raise UsageError(f"several processes cannot share {device}", where="device", hint="--device cuda gives each its own")
+        raise UsageError(
+            f"several processes cannot share {device}",
+            where="device",
+            hint="--device cuda gives each its own",
+        )
     if place >= count:
         what = f"there are more processes than GPUs ({count})"
         raise UsageError(what, where="torchrun", hint=f"--nproc-per-node {count}, or --device cpu")

@@ -13,12 +13,20 @@ from pathlib import Path
 
 from foveate.errors import DiskFull, RunError, UsageError
 
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # no room on the disk, in the quota, or for a file of this size
-_FULL_WORDS = tuple(os.strerror(code) for code in _FULL)  # safetensors wraps what the system says into words of its own
+_FULL = (
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EFBIG,
+)  # no room on the disk, in the quota, or for a file of this size
+_FULL_WORDS = tuple(
+    os.strerror(code) for code in _FULL
+)  # safetensors wraps what the system says into words of its own
 ASIDE = ".aside-"  # before the names of files that are being written
 
 
-def refuse_taken(folder: Path, what: str = "this folder is taken; nothing is overwritten", hint: str = "") -> None:
+def refuse_taken(
+    folder: Path, what: str = "this folder is taken; nothing is overwritten", hint: str = ""
+) -> None:
     """Raises UsageError when there is something at the path already; an empty folder is free."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UsageError(what, where=folder, hint=hint or "--out ANOTHER_FOLDER")
@@ -52,7 +60,10 @@ def written_aside(path: Path, need: int = 0) -> Iterator[Path]:
 
 def write_rows(path: Path, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """A CSV, there whole or not at all. Raises RunError as `written_aside`."""
-    with written_aside(path) as aside, aside.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file:
+    with (
+        written_aside(path) as aside,
+        aside.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file,
+    ):
         csv.writer(file, lineterminator="\n").writerows([columns, *rows])
 
 
@@ -66,7 +77,9 @@ def made(folder: Path) -> None:
 
 def free_bytes(path: Path) -> int:
     """Of the disk that holds `path`, or will hold it."""
-    return shutil.disk_usage(next(each for each in (path, *path.absolute().parents) if each.exists())).free
+    return shutil.disk_usage(
+        next(each for each in (path, *path.absolute().parents) if each.exists())
+    ).free
 
 
 def unwritten(path: Path, error: Exception, need: int = 0) -> RunError:
@@ -76,12 +89,19 @@ def unwritten(path: Path, error: Exception, need: int = 0) -> RunError:
     needed = f"{need / 1e6:.1f} MB needed, " if need else ""
     why = f"{words} ({needed}{free_bytes(path.parent) / 1e6:.1f} MB free)"
     kind = DiskFull if words in _FULL_WORDS else RunError
-    return kind("this file could not be written", where=path, why=why, hint="make room, then --resume the run")
+    return kind(
+        "this file could not be written",
+        where=path,
+        why=why,
+        hint="make room, then --resume the run",
+    )
 
 
 def _of_the_disk(error: Exception) -> bool:
     """Whether the system has refused to write; safetensors tells of it by a class of its own."""
-    return isinstance(error, OSError) or (type(error).__name__ == "SafetensorError" and "os error" in str(error))
+    return isinstance(error, OSError) or (
+        type(error).__name__ == "SafetensorError" and "os error" in str(error)
+    )
 
 
 def _flush(path: Path) -> None:

@@ -16,7 +16,11 @@ _TRIM_THRESHOLD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -3, -8  # of mallopt(3)
 _LARGE = 2**30  # bytes
 _UNKNOWN = 2**32
 _GROUPS = Path("/sys/fs/cgroup")
-_WORDS = ("can't allocate memory", "out of memory", "ALLOC_FAILED")  # of the processor's allocator, of devices, of CUDA's libraries
+_WORDS = (
+    "can't allocate memory",
+    "out of memory",
+    "ALLOC_FAILED",
+)  # of the processor's allocator, of devices, of CUDA's libraries
 
 
 @cache
@@ -29,7 +33,9 @@ def keep_pages() -> bool:
     if not sys.platform.startswith("linux"):
         return False
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # musl has none
-    return mallopt is not None and all(mallopt(word, _LARGE) for word in (_MMAP_THRESHOLD, _TRIM_THRESHOLD))
+    return mallopt is not None and all(
+        mallopt(word, _LARGE) for word in (_MMAP_THRESHOLD, _TRIM_THRESHOLD)
+    )
 
 
 @cache
@@ -56,10 +62,16 @@ def total() -> int:
 def available() -> int | None:
     """Bytes of memory that a new process could have without swapping, in this container; None where the system does not tell."""
     try:
-        found = re.search(r"MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text(encoding="ascii"))
+        found = re.search(
+            r"MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text(encoding="ascii")
+        )
     except OSError:
         return None
-    return min([int(found[1]) * 1024, *(max(0, limit - used) for limit, used in _containers())]) if found else None
+    return (
+        min([int(found[1]) * 1024, *(max(0, limit - used) for limit, used in _containers())])
+        if found
+        else None
+    )
 
 
 def _containers() -> Iterator[tuple[int, int]]:
@@ -70,14 +82,18 @@ def _containers() -> Iterator[tuple[int, int]]:
         ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "memory/memory.stat"),
     ):
         with suppress(OSError, ValueError):  # there is no such file, or it says "max"
-            forgettable = re.search(r"^(?:total_)?inactive_file (\d+)$", (_GROUPS / kept).read_text(), re.MULTILINE)
+            forgettable = re.search(
+                r"^(?:total_)?inactive_file (\d+)$", (_GROUPS / kept).read_text(), re.MULTILINE
+            )
             used = int((_GROUPS / now).read_text()) - (int(forgettable[1]) if forgettable else 0)
             yield int((_GROUPS / most).read_text()), used
 
 
 def exhausted(error: BaseException) -> bool:
     """Whether this says that there was no memory left, on a device or in the machine."""
-    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and any(word in str(error) for word in _WORDS))
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and any(word in str(error) for word in _WORDS)
+    )
 
 
 def release() -> None:

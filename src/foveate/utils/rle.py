@@ -52,7 +52,9 @@ def decoded(runs: Runs) -> np.ndarray:
     """The (H, W) bool mask of run lengths."""
     from faster_coco_eval.core import mask as coco
 
-    found: np.ndarray = coco.decode({"size": runs["size"], "counts": runs["counts"].encode("ascii")}).view(bool)
+    found: np.ndarray = coco.decode(
+        {"size": runs["size"], "counts": runs["counts"].encode("ascii")}
+    ).view(bool)
     return found
 
 
@@ -75,7 +77,11 @@ def read(segmentation: object, size: tuple[int, int]) -> Runs | None:
         lengths = _lengths(counts) if isinstance(counts, str) else np.array(counts, dtype=np.int64)
         if lengths.sum() != size[0] * size[1] or lengths.min() < 0:
             return None
-        return {"size": list(size), "counts": counts} if isinstance(counts, str) else _compressed(lengths.tolist(), size)
+        return (
+            {"size": list(size), "counts": counts}
+            if isinstance(counts, str)
+            else _compressed(lengths.tolist(), size)
+        )
     except (ValueError, TypeError, KeyError, OverflowError):
         return None
 
@@ -87,10 +93,17 @@ def _lengths(counts: str) -> np.ndarray:
     ends = np.flatnonzero(letters & 32 == 0)
     starts = np.concatenate([[0], ends[:-1] + 1])
     sizes = ends - starts + 1
-    if not len(ends) or ends[-1] != len(letters) - 1 or sizes.max() > 12 or ((letters < 0) | (letters > 63)).any():
+    if (
+        not len(ends)
+        or ends[-1] != len(letters) - 1
+        or sizes.max() > 12
+        or ((letters < 0) | (letters > 63)).any()
+    ):
         raise ValueError("these are no run lengths")
     bits = 5 * (np.arange(len(letters)) - np.repeat(starts, sizes))
-    numbers = np.add.reduceat((letters & 31) << bits, starts) - np.where(letters[ends] & 16, 1 << (5 * sizes), 0)
+    numbers = np.add.reduceat((letters & 31) << bits, starts) - np.where(
+        letters[ends] & 16, 1 << (5 * sizes), 0
+    )
     numbers[1::2], numbers[2::2] = np.cumsum(numbers[1::2]), np.cumsum(numbers[2::2])
     return numbers
 
@@ -103,7 +116,9 @@ def _painted(polygons: list[list[float]], size: tuple[int, int]) -> Runs:
         raise ValueError("a polygon needs three corners, two numbers each")
     reach = _REACH * max(size)
     if not all(-reach <= number <= reach + max(size) for polygon in polygons for number in polygon):
-        raise ValueError(f"a corner of a polygon lies far outside a picture of {size[1]} x {size[0]} px")
+        raise ValueError(
+            f"a corner of a polygon lies far outside a picture of {size[1]} x {size[0]} px"
+        )
     return _plain(coco.merge(coco.frPyObjects(polygons, *size)))
 
 

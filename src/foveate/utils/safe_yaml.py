@@ -7,7 +7,12 @@ from typing import Any
 import yaml
 
 _DEEPEST = 50  # a recipe has four levels
-_OPENS = (yaml.FlowSequenceStartToken, yaml.FlowMappingStartToken, yaml.BlockSequenceStartToken, yaml.BlockMappingStartToken)
+_OPENS = (
+    yaml.FlowSequenceStartToken,
+    yaml.FlowMappingStartToken,
+    yaml.BlockSequenceStartToken,
+    yaml.BlockMappingStartToken,
+)
 _CLOSES = (yaml.FlowSequenceEndToken, yaml.FlowMappingEndToken, yaml.BlockEndToken)
 
 
@@ -40,4 +45,6 @@ def _refuse_endless(text: str) -> None:
         if depth > _DEEPEST:
             raise ValueError(f"it is nested more than {_DEEPEST} levels deep")
         if isinstance(token, yaml.AliasToken):
-            raise ValueError("it refers to parts of itself, which can grow without end: write &name and *name out")
+            raise ValueError(
+                "it refers to parts of itself, which can grow without end: write &name and *name out"
+            )

@@ -54,11 +54,15 @@ def tidied() -> Iterator[None]:
 
 
 @contextmanager
-def _handled(numbers: list[signal.Signals], handler: Callable[[int, object], None]) -> Iterator[None]:
+def _handled(
+    numbers: list[signal.Signals], handler: Callable[[int, object], None]
+) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before: dict[signal.Signals, Any] = {number: signal.signal(number, handler) for number in numbers}
+    before: dict[signal.Signals, Any] = {
+        number: signal.signal(number, handler) for number in numbers
+    }
     try:
         yield
     finally:

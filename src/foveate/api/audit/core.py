@@ -10,7 +10,16 @@ from typing import Any
 import numpy as np
 import torch
 
-from foveate.api.audit.label_errors import Doubt, Forecast, doubts, forecast, known, ranked, redundant, worth_labelling
+from foveate.api.audit.label_errors import (
+    Doubt,
+    Forecast,
+    doubts,
+    forecast,
+    known,
+    ranked,
+    redundant,
+    worth_labelling,
+)
 from foveate.data.discovery import pictures_at
 from foveate.data.formats import read_table
 from foveate.data.image_cache import Pixels
@@ -50,8 +59,15 @@ class AuditResult:
 
     def numbers(self) -> dict[str, Any]:
         points = [{"images": count, **asdict(score)} for count, score in self.forecast.points]
-        more = {"images": self.forecast.more, **asdict(self.forecast.score)} if self.forecast.score else None
-        doubted = [{"path": path, "label": label, "suggested": other} for path, label, other in self.doubted]
+        more = (
+            {"images": self.forecast.more, **asdict(self.forecast.score)}
+            if self.forecast.score
+            else None
+        )
+        doubted = [
+            {"path": path, "label": label, "suggested": other}
+            for path, label, other in self.doubted
+        ]
         counts = {"images": self.count, "strong": self.strong, "redundant": self.alike}
         found = {"folder": str(self.folder), **counts, "doubted": doubted}
         return {**found, "forecast": {"points": points, "more": more}, "next": self.next}
@@ -59,16 +75,30 @@ class AuditResult:
     def lines(self) -> list[str]:
         first = f"{len(self.doubted)} of {self.count} labels to look at, {self.strong} of them with strong doubt"
         told = [f"{first}: {self.folder / 'fixes.csv'}, shown in doubts.png"]
-        told += [f"  {path}: {label}, or rather {other}?" for path, label, other in self.doubted[:5]]
-        told.append(f"{self.alike} images teach nothing new (redundant.csv); the hardest are in hardest.csv")
-        told += [f"accuracy with {count} images: {score.value:.3f}" for count, score in self.forecast.points]
+        told += [
+            f"  {path}: {label}, or rather {other}?" for path, label, other in self.doubted[:5]
+        ]
+        told.append(
+            f"{self.alike} images teach nothing new (redundant.csv); the hardest are in hardest.csv"
+        )
+        told += [
+            f"accuracy with {count} images: {score.value:.3f}"
+            for count, score in self.forecast.points
+        ]
         if self.forecast.score is not None:
             score = self.forecast.score
-            told.append(f"{self.forecast.more} labels more would bring it to {score.value:.3f} [{score.low:.3f}, {score.high:.3f}]")
+            told.append(
+                f"{self.forecast.more} labels more would bring it to {score.value:.3f} [{score.low:.3f}, {score.high:.3f}]"
+            )
         else:
-            told.append("what more labels would bring cannot be told: too few images, or no curve through these points")
+            told.append(
+                "what more labels would bring cannot be told: too few images, or no curve through these points"
+            )
         told += [f"label next: {', '.join(self.next[:5])}, ... (next.csv)"] if self.next else []
-        return [*told, "note: nothing of yours was changed; a doubtful label is often right, and the image unusual"]
+        return [
+            *told,
+            "note: nothing of yours was changed; a doubtful label is often right, and the image unusual",
+        ]
 
 
 def audit(
@@ -88,37 +118,61 @@ def audit(
     folder = out or numbered(run / "audits")
     refuse_taken(folder)
     predictor = load(run, device)
-    table = refuse_other_questions(own_table(predictor.run) if data is None else read_table(data), "an audit")
+    table = refuse_other_questions(
+        own_table(predictor.run) if data is None else read_table(data), "an audit"
+    )
     if len(table.samples) < _LEAST:
-        raise UsageError(f"{len(table.samples)} images are too few to say anything", where=table.root, hint="some dozens at least")
+        raise UsageError(
+            f"{len(table.samples)} images are too few to say anything",
+            where=table.root,
+            hint="some dozens at least",
+        )
     scanned = scanned_aloud(table, predictor.model, predictor.recipe.data)
     features = _features(predictor, scanned.table.samples, scanned.pixels)
-    classes = tuple(sorted({name for sample in scanned.table.samples for name in label_names(sample)}))
+    classes = tuple(
+        sorted({name for sample in scanned.table.samples for name in label_names(sample)})
+    )
     labels = np.array([classes.index(label_names(sample)[0]) for sample in scanned.table.samples])
     groups = [sample.group or sample.key for sample in scanned.table.samples]
     chances, strength = known(features, labels, groups, len(classes), predictor.recipe.seed)
     found, pairs = doubts(chances, labels), redundant(features, _ALIKE)
     told = forecast(features, labels, groups, len(classes), strength, more, predictor.recipe.seed)
     folder.mkdir(parents=True)
-    chosen = _next(predictor, unlabelled, features, labels, len(classes), strength) if unlabelled else []
+    chosen = (
+        _next(predictor, unlabelled, features, labels, len(classes), strength) if unlabelled else []
+    )
     _write(folder, scanned, classes, labels, chances, found, pairs, chosen)
     keys = [sample.key for sample in scanned.table.samples]
-    doubted = [(keys[each.place], classes[labels[each.place]], classes[each.other]) for each in found]
-    return AuditResult(folder, len(keys), doubted, sum(each.strong for each in found), len(pairs), told, chosen)
+    doubted = [
+        (keys[each.place], classes[labels[each.place]], classes[each.other]) for each in found
+    ]
+    return AuditResult(
+        folder, len(keys), doubted, sum(each.strong for each in found), len(pairs), told, chosen
+    )
 
 
 def _features(predictor: Predictor, samples: Sequence[Sample], pixels: Pixels) -> np.ndarray:
     """(N, D): what the head reads, where it says so, else the pooled ones."""
     read = getattr(predictor.model.head, "describe", lambda found: found.pooled)
-    with console.progress(len(samples), "features") as bar, pooled_of(predictor.model, read) as seen:
+    with (
+        console.progress(len(samples), "features") as bar,
+        pooled_of(predictor.model, read) as seen,
+    ):
         predictor.answers(samples, pixels, bar.advance)
     if not seen:
-        raise UsageError("this run reads no pooled features to compare images by", where=predictor.run.folder)
+        raise UsageError(
+            "this run reads no pooled features to compare images by", where=predictor.run.folder
+        )
     return torch.cat(seen).numpy()
 
 
 def _next(
-    predictor: Predictor, place: Path, features: np.ndarray, labels: np.ndarray, classes: int, strength: float
+    predictor: Predictor,
+    place: Path,
+    features: np.ndarray,
+    labels: np.ndarray,
+    classes: int,
+    strength: float,
 ) -> list[str]:
     """The pictures without labels that are worth labelling, by a classifier on all that are labelled."""
     samples = [Sample(path, printable(path)) for path in pictures_at([place])]
@@ -145,15 +199,35 @@ def _write(
     keys = [sample.key for sample in scanned.table.samples]
     own = chances[np.arange(len(labels)), labels]
     named = [(keys[each.place], classes[labels[each.place]], classes[each.other]) for each in found]
-    told = [[f"{each.given:.4f}", f"{each.chance:.4f}", "yes" if each.strong else "no"] for each in found]
+    told = [
+        [f"{each.given:.4f}", f"{each.chance:.4f}", "yes" if each.strong else "no"]
+        for each in found
+    ]
     doubted = [[*names, *row] for names, row in zip(named, told, strict=True)]
-    hardest = [[keys[place], classes[labels[place]], f"{own[place]:.4f}"] for place in ranked(chances, labels)[:_HARD].tolist()]
-    write_rows(folder / "fixes.csv", ["path", "label", "suggested", "chance_of_label", "chance_of_suggested", "strong"], doubted)
+    hardest = [
+        [keys[place], classes[labels[place]], f"{own[place]:.4f}"]
+        for place in ranked(chances, labels)[:_HARD].tolist()
+    ]
+    write_rows(
+        folder / "fixes.csv",
+        ["path", "label", "suggested", "chance_of_label", "chance_of_suggested", "strong"],
+        doubted,
+    )
     write_rows(folder / "hardest.csv", ["path", "label", "chance_of_label"], hardest)
-    write_rows(folder / "redundant.csv", ["path", "like", "cosine"], [[keys[b], keys[a], f"{value:.4f}"] for a, b, value in pairs])
+    write_rows(
+        folder / "redundant.csv",
+        ["path", "like", "cosine"],
+        [[keys[b], keys[a], f"{value:.4f}"] for a, b, value in pairs],
+    )
     if chosen:
         write_rows(folder / "next.csv", ["path"], [[key] for key in chosen])
     if found:
-        shown = [scanned.pixels.read(scanned.table.samples[each.place].path)[0] for each in found[:_SHOWN]]
+        shown = [
+            scanned.pixels.read(scanned.table.samples[each.place].path)[0]
+            for each in found[:_SHOWN]
+        ]
         small = [images.resized(np.ascontiguousarray(pixels), (_SIDE, _SIDE)) for pixels in shown]
-        images.write(tiled(small, [f"{row[1]} / {row[2]}?" for row in doubted[:_SHOWN]]), folder / "doubts.png")
+        images.write(
+            tiled(small, [f"{row[1]} / {row[2]}?" for row in doubted[:_SHOWN]]),
+            folder / "doubts.png",
+        )

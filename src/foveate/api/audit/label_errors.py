@@ -44,7 +44,10 @@ def doubts(chances: np.ndarray, labels: np.ndarray, share: float = 0.1) -> list[
     order = np.lexsort((own - likely, ~strong))
     count = max(int(strong.sum()), round(share * len(labels)))
     chosen = order[:count].tolist()
-    return [Doubt(row, int(best[row]), float(own[row]), float(likely[row]), bool(strong[row])) for row in chosen]
+    return [
+        Doubt(row, int(best[row]), float(own[row]), float(likely[row]), bool(strong[row]))
+        for row in chosen
+    ]
 
 
 def ranked(chances: np.ndarray, labels: np.ndarray) -> np.ndarray:
@@ -62,7 +65,9 @@ def _rivals(chances: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.nda
     return chances[rows, labels], best, chances[rows, best]
 
 
-def known(features: np.ndarray, labels: np.ndarray, groups: Sequence[str], classes: int, seed: int) -> tuple[np.ndarray, float]:
+def known(
+    features: np.ndarray, labels: np.ndarray, groups: Sequence[str], classes: int, seed: int
+) -> tuple[np.ndarray, float]:
     """Features (N, D) -> chances (N, K), each by a classifier on the other folds, no group divided; and its penalty's C."""
     targets = np.eye(classes)[labels]
     found = solve(features, targets, _folds(labels, groups, seed), False)
@@ -86,28 +91,54 @@ class Forecast:
 
 
 def forecast(
-    features: np.ndarray, labels: np.ndarray, groups: Sequence[str], classes: int, strength: float, more: int, seed: int
+    features: np.ndarray,
+    labels: np.ndarray,
+    groups: Sequence[str],
+    classes: int,
+    strength: float,
+    more: int,
+    seed: int,
 ) -> Forecast:
     """Accuracy against the number of images, by classifiers on shares of the data in cross-validation, and where a power law
     through it leads (Hestness et al. 2017). The interval is that of the repetitions: over draws of images like these."""
-    drawn = {share: _accuracies(features, labels, groups, classes, strength, share, seed) for share in SHARES}
+    drawn = {
+        share: _accuracies(features, labels, groups, classes, strength, share, seed)
+        for share in SHARES
+    }
     used = {share: found for share, found in drawn.items() if len(found)}
-    points = [(round(share * (1 - 1 / FOLDS) * len(labels)), _score(found, len(labels))) for share, found in used.items()]
+    points = [
+        (round(share * (1 - 1 / FOLDS) * len(labels)), _score(found, len(labels)))
+        for share, found in used.items()
+    ]
     if len(points) < 3:
         return Forecast(points, more, None, None)
     sizes = np.array([count for count, _ in points], dtype=float)
-    curves = [_power(sizes, np.array([found[place % len(found)] for found in used.values()])) for place in range(FOLDS * REPEATS)]
+    curves = [
+        _power(sizes, np.array([found[place % len(found)] for found in used.values()]))
+        for place in range(FOLDS * REPEATS)
+    ]
     curve = _power(sizes, np.array([score.value for _, score in points]))
     ends = np.array([_at(each, sizes[-1] + more) for each in curves if each is not None])
     if curve is None or len(ends) < FOLDS:
         return Forecast(points, more, None, None)
     value = _at(curve, sizes[-1] + more)
     low, high = np.quantile(ends, [0.025, 0.975])
-    return Forecast(points, more, Score(value, min(float(low), value), max(float(high), value), len(labels)), curve)
+    return Forecast(
+        points,
+        more,
+        Score(value, min(float(low), value), max(float(high), value), len(labels)),
+        curve,
+    )
 
 
 def _accuracies(
-    features: np.ndarray, labels: np.ndarray, groups: Sequence[str], classes: int, strength: float, share: float, seed: int
+    features: np.ndarray,
+    labels: np.ndarray,
+    groups: Sequence[str],
+    classes: int,
+    strength: float,
+    share: float,
+    seed: int,
 ) -> np.ndarray:
     """Of each fold of each repetition; empty where a class has too few images at this share."""
     fewest = np.bincount(labels).min()
@@ -119,10 +150,14 @@ def _accuracies(
         folds = _folds(labels, groups, seed + repeat)
         for fold in range(FOLDS):
             rest = np.flatnonzero(folds != fold)
-            kept = np.concatenate([_some(rest[labels[rest] == each], share, rng) for each in np.unique(labels)])
+            kept = np.concatenate(
+                [_some(rest[labels[rest] == each], share, rng) for each in np.unique(labels)]
+            )
             marks = np.concatenate([np.zeros(len(kept), int), np.ones((folds == fold).sum(), int)])
             places = np.concatenate([kept, np.flatnonzero(folds == fold)])
-            chances = out_of_fold(features[places], targets[places], marks, strength, False)[marks == 1]
+            chances = out_of_fold(features[places], targets[places], marks, strength, False)[
+                marks == 1
+            ]
             found.append(float((chances.argmax(1) == labels[places][marks == 1]).mean()))
     return np.array(found)
 
@@ -142,7 +177,9 @@ def _power(sizes: np.ndarray, values: np.ndarray) -> tuple[float, float, float] 
     """a, b, c of a - b * size ** -c with 0 <= a <= 1 and b, c >= 0; None where no such curve is found."""
     start = (min(0.99, float(values.max()) + 0.02), 1.0, 0.5)
     bounds = ([0, 0, 0.05], [1, 50, 3])
-    found = least_squares(lambda asked: asked[0] - asked[1] * sizes ** -asked[2] - values, start, bounds=bounds)
+    found = least_squares(
+        lambda asked: asked[0] - asked[1] * sizes ** -asked[2] - values, start, bounds=bounds
+    )
     return (float(found.x[0]), float(found.x[1]), float(found.x[2])) if found.success else None
 
 

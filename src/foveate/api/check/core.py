@@ -12,7 +12,16 @@ from typing import TYPE_CHECKING
 from foveate.api.check.inspection import Look, looked, sizes
 from foveate.api.check.page import write_page
 from foveate.api.check.result import _ORDER, CheckResult, _told
-from foveate.api.check.rules import UNCOMPARED, Balance, balance, by_features, by_thumbnails, classes, copies, groups
+from foveate.api.check.rules import (
+    UNCOMPARED,
+    Balance,
+    balance,
+    by_features,
+    by_thumbnails,
+    classes,
+    copies,
+    groups,
+)
 from foveate.data.discovery import Inventory, find_images, inventory
 from foveate.data.formats import FORMATS, read_table
 from foveate.data.issues import Findings, Remark, collecting
@@ -30,7 +39,13 @@ _EVERY = 5.0  # seconds between lines of a long listing
 _UNREAD = "none"  # the format of data that no format can read
 
 
-def check(recipe: Recipe, out: Path | None = None, most: int = 20_000, plan: bool = True, command: str = "") -> CheckResult:
+def check(
+    recipe: Recipe,
+    out: Path | None = None,
+    most: int = 20_000,
+    plan: bool = True,
+    command: str = "",
+) -> CheckResult:
     """Reads the data that the recipe names as `fit` would, and tells what is wrong with it; a page, a CSV of all places and a JSON
     file go to the new folder `out`, checks/NAME-N by default. Nothing of the user's is changed, and no network is needed.
 
@@ -47,13 +62,18 @@ def check(recipe: Recipe, out: Path | None = None, most: int = 20_000, plan: boo
         places = _drawn(len(table.samples), most, recipe.seed)
         looks, rate = _seen(table, places, found)
         whole = [place for place in places if looks[place] is not None]
-        readable, seen = [table.samples[place] for place in whole], [look for look in looks if look is not None]
+        readable, seen = (
+            [table.samples[place] for place in whole],
+            [look for look in looks if look is not None],
+        )
         _compared(recipe, readable, seen, found)
         groups(table.samples, found)
         counted = balance(table, looks)
         classes(table, found, counted)
         _say(found, counted, sizes(seen))
-        estimate, unplanned = _planned(recipe, table, readable, rate, folder, found) if plan else (None, "")
+        estimate, unplanned = (
+            _planned(recipe, table, readable, rate, folder, found) if plan else (None, "")
+        )
     result = CheckResult(
         folder=folder,
         data=recipe.data.path,
@@ -80,7 +100,9 @@ def _free(out: Path | None, data: Path) -> Path:
     refuse_taken(folder)
     if data.is_dir() and folder.resolve().is_relative_to(data.resolve()):
         hint = f"--out ../{folder.name}"
-        raise UsageError("the report would lie in the data, which is never changed", where=folder, hint=hint)
+        raise UsageError(
+            "the report would lie in the data, which is never changed", where=folder, hint=hint
+        )
     return folder
 
 
@@ -122,7 +144,9 @@ def _drawn(count: int, most: int, seed: int) -> list[int]:
     """Places of the pictures that are opened."""
     if not 0 < most < count:
         return list(range(count))
-    console.say(f"{most} of {count} pictures are opened and compared, drawn with seed {seed}; --images 0 opens all")
+    console.say(
+        f"{most} of {count} pictures are opened and compared, drawn with seed {seed}; --images 0 opens all"
+    )
     return sorted(random.Random(seed).sample(range(count), most))
 
 
@@ -130,14 +154,21 @@ def _seen(table: Table, places: list[int], found: Findings) -> tuple[list[Look |
     """A look for each sample, None for those that were not opened or cannot be read; and pictures a second."""
     start = time.perf_counter()
     with console.progress(len(places), "look") as bar:
-        seen = looked([table.samples[place] for place in places], len(table.classes), found, lambda: bar.advance(1))
+        seen = looked(
+            [table.samples[place] for place in places],
+            len(table.classes),
+            found,
+            lambda: bar.advance(1),
+        )
     looks: list[Look | None] = [None] * len(table.samples)
     for place, look in zip(places, seen, strict=True):
         looks[place] = look
     return looks, len(places) / max(1e-9, time.perf_counter() - start)
 
 
-def _compared(recipe: Recipe, samples: Sequence[Sample], looks: Sequence[Look], found: Findings) -> None:
+def _compared(
+    recipe: Recipe, samples: Sequence[Sample], looks: Sequence[Look], found: Findings
+) -> None:
     """Adds copies: of bytes, of thumbnails and, with a backbone that was named, of features."""
     if not samples:
         return
@@ -172,7 +203,12 @@ def _say(found: Findings, counted: Balance, told: list[tuple[str, str]]) -> None
 
 
 def _planned(
-    recipe: Recipe, table: Table, readable: Sequence[Sample], rate: float, folder: Path, found: Findings
+    recipe: Recipe,
+    table: Table,
+    readable: Sequence[Sample],
+    rate: float,
+    folder: Path,
+    found: Findings,
 ) -> tuple[Planned | None, str]:
     """What a fit would take; or why that cannot be told."""
     if table.format == _UNREAD or not readable:
@@ -188,14 +224,25 @@ def _planned(
     return plan, ""
 
 
-def _write(result: CheckResult, table: Table, readable: Sequence[Sample], recipe: Recipe, command: str) -> None:
+def _write(
+    result: CheckResult, table: Table, readable: Sequence[Sample], recipe: Recipe, command: str
+) -> None:
     result.folder.mkdir(parents=True, exist_ok=True)
     rows = [
-        [finding.kind.gravity, finding.kind.area, str(finding.kind), place.name, place.why, place.like]
+        [
+            finding.kind.gravity,
+            finding.kind.area,
+            str(finding.kind),
+            place.name,
+            place.why,
+            place.like,
+        ]
         for finding in result.findings
         for place in finding.places
     ]
-    write_rows(result.folder / "findings.csv", ["gravity", "area", "what", "place", "why", "like"], rows)
+    write_rows(
+        result.folder / "findings.csv", ["gravity", "area", "what", "place", "why", "like"], rows
+    )
     with written_aside(result.folder / "check.json") as aside:
         aside.write_text(json.dumps(result.numbers(), indent=1), encoding="utf-8")
     write_page(result, table, readable, recipe, command)

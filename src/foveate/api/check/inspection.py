@@ -22,11 +22,22 @@ from foveate.types import Sample
 
 CONVERTED = Kind("pictures of other values than 8-bit RGB or grey, converted", "note", "files")
 CLEAR = Kind("pictures that are transparent in part, laid on white", "note", "files")
-SEVERAL = Kind("files of several pictures (animations, documents), of which the first counts", "note", "files")
-TURNED = Kind("pictures turned upright by their EXIF: boxes and masks must be those of the upright picture", "note", "files")
+SEVERAL = Kind(
+    "files of several pictures (animations, documents), of which the first counts", "note", "files"
+)
+TURNED = Kind(
+    "pictures turned upright by their EXIF: boxes and masks must be those of the upright picture",
+    "note",
+    "files",
+)
 MISNAMED = Kind("files whose content is not what their name says", "note", "files")
 FLAT = Kind("pictures of one flat colour", "warning", "files", "remove them, if they show nothing")
-FAINT = Kind("pictures that use a small part of their 16 bits, so that all is nearly one grey", "warning", "files", "stretch them")
+FAINT = Kind(
+    "pictures that use a small part of their 16 bits, so that all is nearly one grey",
+    "warning",
+    "files",
+    "stretch them",
+)
 TINY = Kind("pictures with a side below 32 px", "note", "files")
 LONG = Kind("pictures more than four times as long as wide", "note", "files")
 UNFIT = Kind(
@@ -41,8 +52,24 @@ _SMALL, _LONG = 32, 4
 _FLAT, _FAINT = 2, 24  # grey levels between the darkest and the brightest part
 _GREY = 8  # levels that the channels of a grey picture differ by at the most
 _AT_ONCE = 1000  # pictures that are handed to the readers together
-_CONTENT = {".jpg": "JPEG", ".jpeg": "JPEG", ".jfif": "JPEG", ".tif": "TIFF", ".tiff": "TIFF", ".pgm": "PPM", ".pbm": "PPM"}
-_MODES = {"CMYK": "CMYK", "P": "a palette", "PA": "a palette", "1": "1 bit", "F": "fractions", "I": "32 bits", "YCbCr": "YCbCr"}
+_CONTENT = {
+    ".jpg": "JPEG",
+    ".jpeg": "JPEG",
+    ".jfif": "JPEG",
+    ".tif": "TIFF",
+    ".tiff": "TIFF",
+    ".pgm": "PPM",
+    ".pbm": "PPM",
+}
+_MODES = {
+    "CMYK": "CMYK",
+    "P": "a palette",
+    "PA": "a palette",
+    "1": "1 bit",
+    "F": "fractions",
+    "I": "32 bits",
+    "YCbCr": "YCbCr",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +87,10 @@ class Look:
 
 
 def looked(
-    samples: Sequence[Sample], classes: int, found: Findings, advance: Callable[[], None] = lambda: None
+    samples: Sequence[Sample],
+    classes: int,
+    found: Findings,
+    advance: Callable[[], None] = lambda: None,
 ) -> list[Look | None]:
     """A look at each sample's picture, None where it cannot be read; what is odd about it is added to `found`. `classes`: how many
     a mask may show."""
@@ -68,7 +98,9 @@ def looked(
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         for start in range(0, len(samples), _AT_ONCE):
             part = samples[start : start + _AT_ONCE]
-            for sample, seen in zip(part, pool.map(lambda each: _looked(each, classes), part), strict=True):
+            for sample, seen in zip(
+                part, pool.map(lambda each: _looked(each, classes), part), strict=True
+            ):
                 look, refusals = seen
                 for place, error in refusals:
                     found.refused(error, place)
@@ -89,7 +121,9 @@ def _looked(sample: Sample, classes: int) -> tuple[Look | None, list[tuple[str, 
         return None, [(sample.key, error)]
     channels = pixels.astype(np.int16)
     grey = bool((channels.max(axis=2) - channels.min(axis=2)).max() <= _GREY)
-    counted, refused = _pixels(sample.truth, classes) if isinstance(sample.truth, Regions) else (None, [])
+    counted, refused = (
+        _pixels(sample.truth, classes) if isinstance(sample.truth, Regions) else (None, [])
+    )
     look = Look(facts, digest, gray_thumbnail(pixels), tint(pixels), grey, size, counted)
     return look, [(str(error.where or sample.key), error) for error in refused]
 
@@ -127,7 +161,11 @@ def _note(sample: Sample, look: Look, found: Findings) -> None:
     if isinstance(sample.truth, Boxes):
         problems = refitted(sample.truth, facts.size)[1]
         if problems:
-            found.add(UNFIT, key, why=f"{problems.total()} of {len(sample.truth.names)} boxes, {width} x {height} px")
+            found.add(
+                UNFIT,
+                key,
+                why=f"{problems.total()} of {len(sample.truth.names)} boxes, {width} x {height} px",
+            )
 
 
 def sizes(looks: Sequence[Look]) -> list[tuple[str, str]]:

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 import numpy as np
 
 from foveate.api.check.result import CheckResult
-from foveate.api.check.result import CheckResult
 from foveate.data.formats import FORMATS
 from foveate.data.issues import Place, Remark
 from foveate.errors import FoveateError
@@ -26,7 +25,9 @@ _SIDE = 144  # px of a thumbnail's long side
 _ORDER = ("error", "warning", "note")
 
 
-def write_page(result: CheckResult, table: Table, readable: Sequence[Sample], recipe: Recipe, command: str) -> None:
+def write_page(
+    result: CheckResult, table: Table, readable: Sequence[Sample], recipe: Recipe, command: str
+) -> None:
     """check.html in the result's folder. `readable`: samples that can be shown."""
     album = _Album(table, readable)
     counted, unit = result.balance, result.balance.unit
@@ -35,13 +36,18 @@ def write_page(result: CheckResult, table: Table, readable: Sequence[Sample], re
     rows = []
     for name, counts in counted.rows.items():
         total = sum(counts.values())
-        parts = [counts.get(split, 0) for split in counted.splits] if len(counted.splits) > 1 else []
+        parts = (
+            [counts.get(split, 0) for split in counted.splits] if len(counted.splits) > 1 else []
+        )
         pictures = album.pictures([sample.key for sample in chosen.get(name, ())])
         rows.append(ClassRow(name, [*parts, total], total / max(1, most), pictures))
     page = CheckPage(
         title=printable(recipe.data.path),
         command=command,
-        counts={gravity: sum(each.kind.gravity == gravity for each in result.findings) for gravity in _ORDER},
+        counts={
+            gravity: sum(each.kind.gravity == gravity for each in result.findings)
+            for gravity in _ORDER
+        },
         troubles=[album.trouble(finding) for finding in result.findings],
         facts=[*_facts(result), *result.sizes],
         plan=result.plan,
@@ -57,7 +63,12 @@ def write_page(result: CheckResult, table: Table, readable: Sequence[Sample], re
 
 def _facts(result: CheckResult) -> list[tuple[str, str]]:
     known = result.read_as in FORMATS.names()
-    facts = [("read as", FORMATS.load(result.read_as).summary if known else "nothing that a fit could read")]
+    facts = [
+        (
+            "read as",
+            FORMATS.load(result.read_as).summary if known else "nothing that a fit could read",
+        )
+    ]
     if result.listing is not None:
         facts.append(("files", f"{result.listing.files} in {result.listing.folders} folders"))
     opened = f"{result.images}, of which {result.looked} were opened"
@@ -71,7 +82,9 @@ def _examples(table: Table, readable: Sequence[Sample], seed: int) -> dict[str, 
         return {"": order[: 2 * _EXAMPLES]}
     found: dict[str, list[Sample]] = {name: [] for name in table.classes[:_CLASSES]}
     for sample in order:
-        for name in dict.fromkeys(sample.truth.names) if isinstance(sample.truth, Labels | Boxes) else ():
+        for name in (
+            dict.fromkeys(sample.truth.names) if isinstance(sample.truth, Labels | Boxes) else ()
+        ):
             if name in found and len(found[name]) < _EXAMPLES:
                 found[name].append(sample)
     return found if any(found.values()) else {"": order[: 2 * _EXAMPLES]}

@@ -52,8 +52,17 @@ class CheckResult:
     def numbers(self) -> dict[str, Any]:
         listing = None
         if self.listing is not None:
-            listing = {"files": self.listing.files, "folders": self.listing.folders, "pictures": self.listing.pictures}
-        counts = {"images": self.images, "looked_at": self.looked, "unreadable": self.unreadable, "listing": listing}
+            listing = {
+                "files": self.listing.files,
+                "folders": self.listing.folders,
+                "pictures": self.listing.pictures,
+            }
+        counts = {
+            "images": self.images,
+            "looked_at": self.looked,
+            "unreadable": self.unreadable,
+            "listing": listing,
+        }
         return {
             "folder": str(self.folder),
             "data": self.data,
@@ -70,17 +79,35 @@ class CheckResult:
         }
 
     def lines(self) -> list[str]:
-        told = [line for finding in self.findings if finding.kind.area == "machine" for line in _told(finding)]
+        told = [
+            line
+            for finding in self.findings
+            if finding.kind.area == "machine"
+            for line in _told(finding)
+        ]
         told += [f"{name}: {value}" for name, value in self.plan]
-        told += [f"what a fit would take cannot be told: {self.unplanned}"] if self.unplanned else []
-        counts = ", ".join(_counted(self.count(gravity), gravity) for gravity in _ORDER) if self.findings else "no fault was found"
-        told.append(f"{counts}: {self.folder / 'check.html'}, every place in findings.csv; nothing of yours was changed")
-        return told if self.exit_code == CODES["error"] else [*told, f"next: foveate fit {self.data}"]
+        told += (
+            [f"what a fit would take cannot be told: {self.unplanned}"] if self.unplanned else []
+        )
+        counts = (
+            ", ".join(_counted(self.count(gravity), gravity) for gravity in _ORDER)
+            if self.findings
+            else "no fault was found"
+        )
+        told.append(
+            f"{counts}: {self.folder / 'check.html'}, every place in findings.csv; nothing of yours was changed"
+        )
+        return (
+            told if self.exit_code == CODES["error"] else [*told, f"next: foveate fit {self.data}"]
+        )
 
 
 def _row(finding: Remark) -> dict[str, Any]:
     kind = finding.kind
-    first = [{"place": place.name, "why": place.why, "like": place.like} for place in finding.places[:FIRST]]
+    first = [
+        {"place": place.name, "why": place.why, "like": place.like}
+        for place in finding.places[:FIRST]
+    ]
     about = {"gravity": kind.gravity, "area": kind.area, "what": str(kind), "hint": kind.hint}
     return {**about, "count": finding.times, "first": first}
 
@@ -92,7 +119,11 @@ def _told(finding: Remark) -> list[str]:
     if kind.gravity == "note":
         return [head]
     told = [head, *(f"  {place}" for place in finding.places[:_SAID])]
-    told += [f"  ... and {finding.times - _SAID} more"] if finding.times > _SAID and len(finding.places) > _SAID else []
+    told += (
+        [f"  ... and {finding.times - _SAID} more"]
+        if finding.times > _SAID and len(finding.places) > _SAID
+        else []
+    )
     return told + ([f"  try: {kind.hint}"] if kind.hint else [])
 
 

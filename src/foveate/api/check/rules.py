@@ -19,16 +19,35 @@ _TOGETHER = "keep them in one split; where the data names none, foveate fit does
 SAME_ACROSS = Kind("the same file in two splits: figures flatter", "error", "copies", _TOGETHER)
 SAME_OTHER = Kind("the same file with different labels", "error", "copies", "decide for one")
 SAME = Kind("the same file again", "note", "copies")
-GROUP_ACROSS = Kind("groups that lie in more than one split: figures flatter", "error", "copies", "give each group one split")
+GROUP_ACROSS = Kind(
+    "groups that lie in more than one split: figures flatter",
+    "error",
+    "copies",
+    "give each group one split",
+)
 UNUSED = Kind("classes that no image has", "warning", "classes")
 ONE = Kind("there is one class only: nothing can be told apart", "error", "classes")
-UNSCORED = Kind("classes that a split for measuring lacks: figures say nothing of them", "warning", "classes")
-FEW = Kind("classes with fewer than 10 images to learn from", "warning", "classes", "collect more; figures of these will be rough")
-RARE = Kind("classes with less than a tenth of the images of the largest", "warning", "classes", "look at macro F1, not accuracy")
+UNSCORED = Kind(
+    "classes that a split for measuring lacks: figures say nothing of them", "warning", "classes"
+)
+FEW = Kind(
+    "classes with fewer than 10 images to learn from",
+    "warning",
+    "classes",
+    "collect more; figures of these will be rough",
+)
+RARE = Kind(
+    "classes with less than a tenth of the images of the largest",
+    "warning",
+    "classes",
+    "look at macro F1, not accuracy",
+)
 BARE = Kind("images without any object", "note", "labels")
 
 _FEW, _RARE = 10, 10
-_ALIKE_FEATURES = 0.95  # cosine by EfficientNet-Lite0: .96 for a mirrored photo, below .94 for any two of a shop
+_ALIKE_FEATURES = (
+    0.95  # cosine by EfficientNet-Lite0: .96 for a mirrored photo, below .94 for any two of a shop
+)
 
 
 @dataclass(frozen=True)
@@ -52,7 +71,12 @@ def by_thumbnails(looks: Sequence[Look], least: float) -> Likeness:
         rows,
         least,
         Kind("near-copies in two splits: figures flatter", "warning", "copies", _TOGETHER),
-        Kind("near-copies with different labels", "warning", "copies", "look at both: is one of them mislabelled?"),
+        Kind(
+            "near-copies with different labels",
+            "warning",
+            "copies",
+            "look at both: is one of them mislabelled?",
+        ),
         Kind("near-copies of an image before", "note", "copies"),
         np.stack([look.tint for look in looks]),
     )
@@ -64,8 +88,18 @@ def by_features(features: np.ndarray) -> Likeness:
     return Likeness(
         rows.astype(np.float32),
         _ALIKE_FEATURES,
-        Kind("nearly the same to the backbone, in two splits: figures flatter", "warning", "copies", _TOGETHER),
-        Kind("nearly the same to the backbone, with different labels", "warning", "copies", "look at both: is one mislabelled?"),
+        Kind(
+            "nearly the same to the backbone, in two splits: figures flatter",
+            "warning",
+            "copies",
+            _TOGETHER,
+        ),
+        Kind(
+            "nearly the same to the backbone, with different labels",
+            "warning",
+            "copies",
+            "look at both: is one mislabelled?",
+        ),
         Kind("nearly the same to the backbone as an image before", "note", "copies"),
     )
 
@@ -73,12 +107,22 @@ def by_features(features: np.ndarray) -> Likeness:
 UNCOMPARED = Kind("pictures were not compared by features", "note", "copies")
 
 
-def copies(samples: Sequence[Sample], digests: Sequence[str], ways: Sequence[Likeness], found: Findings) -> None:
+def copies(
+    samples: Sequence[Sample], digests: Sequence[str], ways: Sequence[Likeness], found: Findings
+) -> None:
     """Adds exact copies and, by each of the `ways`, near ones. Of a pair that lies in two splits the one outside train is named."""
-    splits, labels = _codes([sample.split for sample in samples]), _codes([_label(sample) for sample in samples])
-    classes_ = _codes([_label(sample) if isinstance(sample.truth, Labels) else None for sample in samples])
+    splits, labels = (
+        _codes([sample.split for sample in samples]),
+        _codes([_label(sample) for sample in samples]),
+    )
+    classes_ = _codes(
+        [_label(sample) if isinstance(sample.truth, Labels) else None for sample in samples]
+    )
     same, first, partners = _codes(list(digests)), dict[int, int](), _Partners(splits, labels)
-    pairs = np.array([(first.setdefault(code, place), place) for place, code in enumerate(same.tolist())], dtype=np.int64).T
+    pairs = np.array(
+        [(first.setdefault(code, place), place) for place, code in enumerate(same.tolist())],
+        dtype=np.int64,
+    ).T
     partners.add(*pairs[:, pairs[0] != pairs[1]])
     partners.tell(samples, (SAME_ACROSS, SAME_OTHER, SAME), found)
     for way in ways:
@@ -117,13 +161,18 @@ class _Partners:
 
     def add(self, near: np.ndarray, far: np.ndarray) -> None:
         """P pairs: those before, and those that are like them."""
-        across, other = self._splits[near] != self._splits[far], self._labels[near] != self._labels[far]
+        across, other = (
+            self._splits[near] != self._splits[far],
+            self._labels[near] != self._labels[far],
+        )
         for first, chosen in zip(self._first, (across, other, ~across & ~other), strict=True):
             places, spots = np.unique(far[chosen], return_index=True)
             for place, partner in zip(places.tolist(), near[chosen][spots].tolist(), strict=True):
                 first.setdefault(place, partner)
 
-    def tell(self, samples: Sequence[Sample], kinds: tuple[Kind, Kind, Kind], found: Findings) -> None:
+    def tell(
+        self, samples: Sequence[Sample], kinds: tuple[Kind, Kind, Kind], found: Findings
+    ) -> None:
         """Adds them under their kinds, each image once."""
         for kind, first in zip(kinds, self._first, strict=True):
             told = set[str]()
@@ -138,7 +187,10 @@ class _Partners:
 
 def _names(one: Sample, two: Sample) -> str:
     """The labels of both, where they differ."""
-    names = [", ".join(sample.truth.names[:3]) if isinstance(sample.truth, Labels) else "" for sample in (one, two)]
+    names = [
+        ", ".join(sample.truth.names[:3]) if isinstance(sample.truth, Labels) else ""
+        for sample in (one, two)
+    ]
     return f"{names[0] or '–'} / {names[1] or '–'}" if names[0] != names[1] else ""
 
 
@@ -171,11 +223,19 @@ class Balance:
         """Columns, and a row a class."""
         names = [split or "no split" for split in self.splits]
         columns = ["class", *names, "all"] if len(names) > 1 else ["class", self.unit]
-        rows = [[name, *(f"{counts.get(split, 0)}" for split in self.splits)] for name, counts in self.rows.items()]
-        return columns, [[*row, str(sum(map(int, row[1:])))] for row in rows] if len(names) > 1 else rows
+        rows = [
+            [name, *(f"{counts.get(split, 0)}" for split in self.splits)]
+            for name, counts in self.rows.items()
+        ]
+        return columns, [[*row, str(sum(map(int, row[1:])))] for row in rows] if len(
+            names
+        ) > 1 else rows
 
     def numbers(self) -> dict[str, Any]:
-        return {name: {split or "none": count for split, count in counts.items()} for name, counts in self.rows.items()}
+        return {
+            name: {split or "none": count for split, count in counts.items()}
+            for name, counts in self.rows.items()
+        }
 
 
 def balance(table: Table, looks: Sequence[Look | None]) -> Balance:
@@ -196,7 +256,9 @@ def balance(table: Table, looks: Sequence[Look | None]) -> Balance:
             for name, count in zip(table.classes, pixels, strict=False):
                 rows[name][split] += count
     order = [split for split in ("train", "val", "test", "") if split in splits]
-    first, second = ({name: dict(counts) for name, counts in each.items()} for each in (rows, shown))
+    first, second = (
+        {name: dict(counts) for name, counts in each.items()} for each in (rows, shown)
+    )
     return Balance(unit, first, second, tuple(order))
 
 
@@ -204,25 +266,48 @@ def classes(table: Table, found: Findings, counted: Balance) -> None:
     """Adds what is amiss with the classes. Of pixels only which classes there are is judged, not how many they have; of names
     alone, nothing but the names."""
     _twins(table.classes, found)
-    named, judged = "train" in counted.splits, counted.rows if counted.unit == "pixels" else counted.images
+    named, judged = (
+        "train" in counted.splits,
+        counted.rows if counted.unit == "pixels" else counted.images,
+    )
     taught = {name: counts.get("train", 0) + counts.get("", 0) for name, counts in judged.items()}
-    most, measured = max(taught.values(), default=0), [split for split in counted.splits if split in ("val", "test")]
+    most, measured = (
+        max(taught.values(), default=0),
+        [split for split in counted.splits if split in ("val", "test")],
+    )
     for name, counts in judged.items() if table.samples else ():
         if not sum(counts.values()):
             found.add(UNUSED, name)
         elif named and not taught[name]:
             if not found.has(UNTAUGHT, name):
-                found.add(UNTAUGHT, name, why=", ".join(f"{count} in {split}" for split, count in counts.items()))
+                found.add(
+                    UNTAUGHT,
+                    name,
+                    why=", ".join(f"{count} in {split}" for split, count in counts.items()),
+                )
         else:
-            _sparse(name, counts, 0 if counted.unit == "pixels" else taught[name], most, measured if named else [], found)
+            _sparse(
+                name,
+                counts,
+                0 if counted.unit == "pixels" else taught[name],
+                most,
+                measured if named else [],
+                found,
+            )
     if table.samples and len(counted.rows) == 1 and counted.unit == "images":
         found.add(ONE, next(iter(counted.rows)))
-    bare = [sample.key for sample in table.samples if isinstance(sample.truth, Boxes) and not sample.truth.names]
+    bare = [
+        sample.key
+        for sample in table.samples
+        if isinstance(sample.truth, Boxes) and not sample.truth.names
+    ]
     for key in bare:
         found.add(BARE, key)
 
 
-def _sparse(name: str, counts: dict[str, int], own: int, most: int, measured: list[str], found: Findings) -> None:
+def _sparse(
+    name: str, counts: dict[str, int], own: int, most: int, measured: list[str], found: Findings
+) -> None:
     """What a class that can be learnt lacks. `own`: its images to learn from, 0 where they are not counted."""
     lacking = [split for split in measured if not counts.get(split)]
     if lacking:

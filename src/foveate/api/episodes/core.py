@@ -30,7 +30,15 @@ _QUICK = {"training.channels_last": True}  # as in a race
 class EpisodesResult:
     """`accuracy`: the mean over episodes. `what`: the backbone and the tuning, in words. `cautions`: what it cannot promise."""
 
-    columns: ClassVar[list[str]] = ["backbone", "tuning", "ways", "shots", "queries", "episodes", "accuracy"]
+    columns: ClassVar[list[str]] = [
+        "backbone",
+        "tuning",
+        "ways",
+        "shots",
+        "queries",
+        "episodes",
+        "accuracy",
+    ]
     what: tuple[str, str]
     asked: tuple[int, int, int]
     accuracy: Score
@@ -44,7 +52,13 @@ class EpisodesResult:
 
     def numbers(self) -> dict[str, Any]:
         ways, shots, queries = self.asked
-        about = {"backbone": self.what[0], "tuning": self.what[1], "ways": ways, "shots": shots, "queries": queries}
+        about = {
+            "backbone": self.what[0],
+            "tuning": self.what[1],
+            "ways": ways,
+            "shots": shots,
+            "queries": queries,
+        }
         return {**about, "accuracy": asdict(self.accuracy), "cautions": self.cautions}
 
     def lines(self) -> list[str]:
@@ -78,13 +92,17 @@ def episodes(
     table = refuse_other_questions(read(recipe), "an episode")
     recipe = settled(recipe, table)[0]
     labels = _names(table)
-    next(drawn(labels, ways, shots, queries, 1, recipe.seed))  # refuses before features are computed
+    next(
+        drawn(labels, ways, shots, queries, 1, recipe.seed)
+    )  # refuses before features are computed
     model = _opened(recipe, run, ways)
     scanned = scanned_aloud(table, model, recipe.data)
     labels = _names(scanned.table)
     with console.progress(len(labels), "features") as bar:
         features = features_of(model, scanned, recipe, device_of(recipe.device), bar.advance)
-    found = mean_of(accuracies(model.cpu(), features, drawn(labels, ways, shots, queries, count, recipe.seed)))
+    found = mean_of(
+        accuracies(model.cpu(), features, drawn(labels, ways, shots, queries, count, recipe.seed))
+    )
     cautions = [] if run is None else _known_already(Run.open(run), scanned)
     what = str(run) if run else f"{recipe.backbone.name} ({model.backbone.origin})"
     return EpisodesResult((what, recipe.tuning.name), (ways, shots, queries), found, cautions)
@@ -96,7 +114,9 @@ def _of_run(recipe: Recipe, run: Path | None, words: dict[str, Any]) -> Recipe:
         return recipe
     odd = sorted({"backbone", "weights", "size"} & words.keys())
     if odd:
-        raise UsageError(f"--run brings its own backbone: --{odd[0]} cannot be named beside it", where=run)
+        raise UsageError(
+            f"--run brings its own backbone: --{odd[0]} cannot be named beside it", where=run
+        )
     return with_settings(recipe, {"backbone": Run.open(run).recipe().backbone.model_dump()})
 
 
@@ -113,10 +133,21 @@ def _opened(recipe: Recipe, run: Path | None, ways: int) -> Model:
 def _known_already(run: Run, scanned: Scanned) -> list[str]:
     """What makes the figure flatter than it would be on new classes."""
     trained = {row["sha256"] for row in run.splits() if row["split"] == "train"}
-    seen, known = sum(digest in trained for digest in scanned.hashes), sorted(set(run.classes()) & set(_names(scanned.table)))
-    found = [f"{seen} of these {len(scanned.hashes)} images were trained on (byte for byte): the figure flatters"] if seen else []
+    seen, known = (
+        sum(digest in trained for digest in scanned.hashes),
+        sorted(set(run.classes()) & set(_names(scanned.table))),
+    )
+    found = (
+        [
+            f"{seen} of these {len(scanned.hashes)} images were trained on (byte for byte): the figure flatters"
+        ]
+        if seen
+        else []
+    )
     if known:
-        found.append(f"the run was trained on {len(known)} of these classes, such as {known[0]!r}: new classes will be harder")
+        found.append(
+            f"the run was trained on {len(known)} of these classes, such as {known[0]!r}: new classes will be harder"
+        )
     return found
 
 

@@ -30,26 +30,36 @@ class Episode:
     asked: np.ndarray
 
 
-def episodes(labels: Sequence[str], ways: int, shots: int, queries: int, count: int, seed: int) -> Iterator[Episode]:
+def episodes(
+    labels: Sequence[str], ways: int, shots: int, queries: int, count: int, seed: int
+) -> Iterator[Episode]:
     """`count` episodes of `ways` classes that have enough images, drawn with the seed.
 
     Raises UsageError where fewer classes have `shots` + `queries` images, or when there is nothing to tell apart.
     """
     if min(ways - 1, shots, queries, count) < 1:
-        raise UsageError(f"an episode needs 2 ways, 1 shot and 1 query at least, got {ways}, {shots} and {queries}")
+        raise UsageError(
+            f"an episode needs 2 ways, 1 shot and 1 query at least, got {ways}, {shots} and {queries}"
+        )
     sizes = Counter(labels)
     if len(sizes) < ways:
-        raise UsageError(f"there are {len(sizes)} classes, {ways} ways are asked for", hint="fewer ways")
+        raise UsageError(
+            f"there are {len(sizes)} classes, {ways} ways are asked for", hint="fewer ways"
+        )
     enough = sorted(name for name, size in sizes.items() if size >= shots + queries)
     if len(enough) < ways:
         small = min(sizes, key=lambda name: (sizes[name], name))
         what = f"{len(enough)} classes have {shots} + {queries} images, {ways} ways are asked for"
-        raise UsageError(what, why=f"{small!r} has {sizes[small]}", hint="fewer ways, shots or queries")
+        raise UsageError(
+            what, why=f"{small!r} has {sizes[small]}", hint="fewer ways, shots or queries"
+        )
     places = {name: np.flatnonzero(np.array(labels) == name) for name in enough}
     draw = np.random.default_rng(seed)
     for _ in range(count):
         chosen = draw.choice(len(enough), ways, replace=False)
-        drawn = np.stack([draw.permutation(places[enough[way]])[: shots + queries] for way in chosen])
+        drawn = np.stack(
+            [draw.permutation(places[enough[way]])[: shots + queries] for way in chosen]
+        )
         yield Episode(drawn[:, :shots].ravel(), drawn[:, shots:].ravel())
 
 
@@ -62,7 +72,9 @@ def accuracies(model: Model, features: np.ndarray, found: Iterable[Episode]) -> 
         taught = np.repeat(np.arange(ways), len(episode.known) // ways)
         folds = np.tile(np.arange(len(episode.known) // ways) % _FOLDS, ways)
         known = Known(features[episode.known], np.eye(ways)[taught], folds)
-        right.append(float((solved_answers(model, known, features[episode.asked]).argmax(1) == truth).mean()))
+        right.append(
+            float((solved_answers(model, known, features[episode.asked]).argmax(1) == truth).mean())
+        )
     return np.array(right)
 
 

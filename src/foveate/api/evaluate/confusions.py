@@ -17,7 +17,9 @@ _CELLS, _PICTURES = 24, 8  # that are shown
 _SIDE = 96  # px
 
 
-def confused(predictor: Predictor, samples: Sequence[Sample], predictions: Sequence[Any], pixels: Pixels) -> list[Cell]:
+def confused(
+    predictor: Predictor, samples: Sequence[Sample], predictions: Sequence[Any], pixels: Pixels
+) -> list[Cell]:
     """Of answers with one class each; nothing of others."""
     if predictor.model.task.answer is not Labels or predictor.multilabel:
         return []
@@ -27,6 +29,14 @@ def confused(predictor: Predictor, samples: Sequence[Sample], predictions: Seque
             found.setdefault((label_names(sample)[0], prediction.names[0]), []).append(sample)
     frequent = sorted(found.items(), key=lambda each: (-len(each[1]), each[0]))[:_CELLS]
     return [
-        Cell(truth, answer, len(own), [(each.key, images.thumbnail(pixels.read(each.path)[0], _SIDE)) for each in own[:_PICTURES]])
+        Cell(
+            truth,
+            answer,
+            len(own),
+            [
+                (each.key, images.thumbnail(pixels.read(each.path)[0], _SIDE))
+                for each in own[:_PICTURES]
+            ],
+        )
         for (truth, answer), own in frequent
     ]

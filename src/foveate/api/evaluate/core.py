@@ -76,7 +76,11 @@ class EvaluateResult:
         values = {name: score.value for name, score in self.scores.numbers.items()}
         main = self.scores.numbers[self.scores.main]
         extra = {"low": main.low, "high": main.high, "count": main.count, "skipped": self.skipped}
-        about = {"run": str(self.run), "split": self.split, "report": str(self.folder / "report.html")}
+        about = {
+            "run": str(self.run),
+            "split": self.split,
+            "report": str(self.folder / "report.html"),
+        }
         found: dict[str, Any] = {**about, **values, **extra}
         if self.ood is not None:
             found["ood"] = {"data": self.ood.name, "auroc": asdict(self.ood.auroc)}
@@ -86,7 +90,12 @@ class EvaluateResult:
             found["slices"] = slice_rows(self.slices)
         if self.shifted is None or self.shift is None:
             return found
-        return {**found, "shifted": self.shifted.numbers(), "drop": asdict(self.shift.drop), "per_class": self.shift.per_class}
+        return {
+            **found,
+            "shifted": self.shifted.numbers(),
+            "drop": asdict(self.shift.drop),
+            "per_class": self.shift.per_class,
+        }
 
     def lines(self) -> list[str]:
         found = [f"on {_WORDS[self.split]}:"]
@@ -97,12 +106,19 @@ class EvaluateResult:
         found += slice_lines(self.slices, self.scores.main)
         found += [f"note: {caution}" for caution in self.cautions]
         if self.shifted is not None and self.shift is not None:
-            found += ["on the other data:", *self.shifted.lines()[1:-1], *lines(self.shift, self.scores.main)]
+            found += [
+                "on the other data:",
+                *self.shifted.lines()[1:-1],
+                *lines(self.shift, self.scores.main),
+            ]
             found += [f"report of the other data: {self.shifted.folder / 'report.html'}"]
         return [*found, f"report: {self.folder / 'report.html'}"]
 
     def _repr_html_(self) -> str:
-        rows = "".join(f"<tr><td>{name}</td><td>{score}</td></tr>" for name, score in self.scores.numbers.items())
+        rows = "".join(
+            f"<tr><td>{name}</td><td>{score}</td></tr>"
+            for name, score in self.scores.numbers.items()
+        )
         return f"<table><caption>{_WORDS[self.split]}</caption>{rows}</table>"
 
 
@@ -133,7 +149,9 @@ def evaluate(
     home = _evaluated(run, data, split, format, device, strict, command, beside)
     if shift is None:
         return home
-    away = _evaluated(run, shift, "auto", format, device, strict, command, _Beside(None, False, None, lang), home)
+    away = _evaluated(
+        run, shift, "auto", format, device, strict, command, _Beside(None, False, None, lang), home
+    )
     return replace(home, shift=away.shift, shifted=away, seconds=home.seconds + away.seconds)
 
 
@@ -151,7 +169,9 @@ def _evaluated(
     """`home`: what these images are compared with."""
     start = time.perf_counter()
     predictor = load(run, device)
-    table = own_table(predictor.run) if data is None else other_table(predictor.classes, data, format)
+    table = (
+        own_table(predictor.run) if data is None else other_table(predictor.classes, data, format)
+    )
     split, table = chosen(table, split)
     recipe = predictor.recipe.data.model_copy(update={"strict": strict})
     scanned = scanned_aloud(table, predictor.model, recipe)
@@ -160,11 +180,21 @@ def _evaluated(
         looking = time.perf_counter()
         found = predictor.answers(samples, scanned.pixels, bar.advance)
         looking = time.perf_counter() - looking
-    strangers = told_apart(predictor, found.predictions, beside.ood) if beside.ood is not None else None
+    strangers = (
+        told_apart(predictor, found.predictions, beside.ood) if beside.ood is not None else None
+    )
     metric = judged(found.predictions, samples, predictor.model, predictor.multilabel)
     scores = metric.compute()
-    spoilt = robust(predictor, samples, scanned.pixels, scores.numbers[scores.main]) if beside.corrupt else None
-    parts = sliced(predictor, samples, found.predictions, beside.slices, scores.numbers[scores.main]) if beside.slices else []
+    spoilt = (
+        robust(predictor, samples, scanned.pixels, scores.numbers[scores.main])
+        if beside.corrupt
+        else None
+    )
+    parts = (
+        sliced(predictor, samples, found.predictions, beside.slices, scores.numbers[scores.main])
+        if beside.slices
+        else []
+    )
     cautions = _cautions(predictor, scanned, split, own=data is None)
     shift = between(home.metric, home.scores, metric, scores) if home else None
     cautions += differences(shift) if shift else []
@@ -172,10 +202,17 @@ def _evaluated(
     _save(folder, samples, found.predictions, scores, predictor)
     about = (Path(run), folder, split, scores, cautions, len(scanned.skipped), metric, looking)
     result = EvaluateResult(*about, 0.0, shift, None, strangers, spoilt, parts)
-    page = _page(predictor, result, scanned, found.predictions, command, beside.lang or predictor.recipe.lang)
+    page = _page(
+        predictor, result, scanned, found.predictions, command, beside.lang or predictor.recipe.lang
+    )
     write(page, folder / "report.html")
     if data is None:
-        write_card(page, predictor.recipe.task.name, predictor.recipe.backbone.name, predictor.run.folder / "README.md")
+        write_card(
+            page,
+            predictor.recipe.task.name,
+            predictor.recipe.backbone.name,
+            predictor.run.folder / "README.md",
+        )
     return replace(result, seconds=time.perf_counter() - start)
 
 
@@ -186,18 +223,28 @@ def _cautions(predictor: Predictor, scanned: Scanned, split: str, own: bool) -> 
     count = len(scanned.hashes)
     found = list(predictor.run.outcome().get("cautions", [])) if own else []
     if seen:
-        found.append(f"{seen} of these {count} images were trained on (byte for byte): the figure flatters")
+        found.append(
+            f"{seen} of these {count} images were trained on (byte for byte): the figure flatters"
+        )
     adapted_to = set(predictor.run.adapted().get("sha256", []))
     met = sum(digest in adapted_to for digest in scanned.hashes)
     if met:
         found.append(f"the run was adapted to {met} of these {count} images, without their labels")
     if split == "val" and own and predictor.model.tuning.needs_steps:
-        found.append("the validation images also chose which weights were kept: expect a little less on new images")
+        found.append(
+            "the validation images also chose which weights were kept: expect a little less on new images"
+        )
     if split == "val" and own and _leaderboard(predictor.run):
-        found.append("the validation images also chose the tuning: expect a little less on new images")
+        found.append(
+            "the validation images also chose the tuning: expect a little less on new images"
+        )
     if predictor.model.task.answer is Denoised:
-        hint = f"foveate generate {predictor.run.folder} --against DATA compares them with real ones"
-        found.append(f"this tells how well noise is taken off, not how good the pictures are that it makes: {hint}")
+        hint = (
+            f"foveate generate {predictor.run.folder} --against DATA compares them with real ones"
+        )
+        found.append(
+            f"this tells how well noise is taken off, not how good the pictures are that it makes: {hint}"
+        )
     if count < 100:
         found.append(f"{count} images are few: the interval says how little they can tell")
     if own:
@@ -216,9 +263,15 @@ def _leaderboard(run: Run) -> list[dict[str, Any]]:
 def parts_told(outcome: dict[str, Any]) -> list[tuple[str, str]]:
     """How old and new validation images fared, before and after a run that went on from another; nothing for any other run."""
     before, after = (outcome.get("parts", {}).get(word, {}) for word in ("before", "after"))
-    scores = {name: Score(row["value"], row["low"], row["high"], row["count"]) for name, row in after.items()}
+    scores = {
+        name: Score(row["value"], row["low"], row["high"], row["count"])
+        for name, row in after.items()
+    }
     return [
-        (f"{name} validation images", f"{after[name]['number']} {before[name]['value']:.3f} before, {score} after")
+        (
+            f"{name} validation images",
+            f"{after[name]['number']} {before[name]['value']:.3f} before, {score} after",
+        )
         for name, score in scores.items()
     ]
 
@@ -231,7 +284,11 @@ def _moved(tuning: str, outcome: dict[str, Any]) -> str:
 def _adapted(run: Run) -> list[tuple[str, str]]:
     """How a run was adapted to images from elsewhere; nothing for any other run."""
     about = run.adapted()
-    return [("adapted", f"{about['how']}, to {about['images']} images without labels")] if about else []
+    return (
+        [("adapted", f"{about['how']}, to {about['images']} images without labels")]
+        if about
+        else []
+    )
 
 
 def _free_folder(run: Run, name: str) -> Path:
@@ -243,9 +300,18 @@ def _free_folder(run: Run, name: str) -> Path:
     return folder
 
 
-def _save(folder: Path, samples: Sequence[Sample], predictions: Sequence[Any], scores: Scores, predictor: Predictor) -> None:
+def _save(
+    folder: Path,
+    samples: Sequence[Sample],
+    predictions: Sequence[Any],
+    scores: Scores,
+    predictor: Predictor,
+) -> None:
     """Every number can be rebuilt from predictions.jsonl."""
-    with written_aside(folder / "predictions.jsonl") as aside, aside.open("w", encoding="utf-8") as file:
+    with (
+        written_aside(folder / "predictions.jsonl") as aside,
+        aside.open("w", encoding="utf-8") as file,
+    ):
         for sample, prediction in zip(samples, predictions, strict=True):
             row = {"path": sample.key, "truth": _truth_row(sample, predictor.classes)}
             row |= prediction.row(predictor.classes, predictor.multilabel)
@@ -255,11 +321,20 @@ def _save(folder: Path, samples: Sequence[Sample], predictions: Sequence[Any], s
 
 def _truth_row(sample: Sample, classes: tuple[str, ...]) -> Any:
     truth: Any = sample.truth
-    return list(label_names(sample)) if truth is None or isinstance(truth, Labels) else truth.row(classes)["answer"]
+    return (
+        list(label_names(sample))
+        if truth is None or isinstance(truth, Labels)
+        else truth.row(classes)["answer"]
+    )
 
 
 def _page(
-    predictor: Predictor, result: EvaluateResult, scanned: Scanned, predictions: Sequence[Any], command: str, lang: str
+    predictor: Predictor,
+    result: EvaluateResult,
+    scanned: Scanned,
+    predictions: Sequence[Any],
+    command: str,
+    lang: str,
 ) -> Page:
     run, recipe = predictor.run, predictor.recipe
     outcome = run.outcome()
@@ -278,14 +353,23 @@ def _page(
             ("licence of the weights", outcome.get("licence", "not stated")),
             ("tuning", _moved(recipe.tuning.name, outcome)),
             ("seed", str(recipe.seed)),
-            ("trained", f"{outcome['epochs']} epochs, {outcome['seconds']:.0f} s: {outcome['reason']}"),
+            (
+                "trained",
+                f"{outcome['epochs']} epochs, {outcome['seconds']:.0f} s: {outcome['reason']}",
+            ),
             *([("goes on from", recipe.start.run)] if recipe.start.run else []),
             *_adapted(run),
             *parts_told(outcome),
         ],
-        choices=[(row["field"], console.shortened(row["value"]), row["reason"]) for row in run.read_json("choices.json")],
+        choices=[
+            (row["field"], console.shortened(row["value"]), row["reason"])
+            for row in run.read_json("choices.json")
+        ],
         cautions=result.cautions,
-        comparisons=[Comparison(row["name"], Score(**row["score"]), row["meaning"]) for row in outcome["audit"]],
+        comparisons=[
+            Comparison(row["name"], Score(**row["score"]), row["meaning"])
+            for row in outcome["audit"]
+        ],
         ladder=_leaderboard(run),
         curves=run.logged(),
         mistakes=worst,
@@ -299,5 +383,8 @@ def _page(
         confused=confused(predictor, scanned.table.samples, predictions, scanned.pixels),
         asks=predictor.model.task.asks,
         lang=lang,
-        environment={**{k: str(v) for k, v in told.items() if k not in ("versions", "command")}, **told["versions"]},
+        environment={
+            **{k: str(v) for k, v in told.items() if k not in ("versions", "command")},
+            **told["versions"],
+        },
     )

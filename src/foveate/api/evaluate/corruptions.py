@@ -48,7 +48,9 @@ def _defocus_blur(image: Array, strength: int, rng: np.random.Generator) -> Arra
     reach = int(np.ceil(radius))
     rows, columns = np.mgrid[-reach : reach + 1, -reach : reach + 1]
     disk = scipy.ndimage.gaussian_filter((rows**2 + columns**2 <= radius**2).astype(float), soft)
-    return _each(image, lambda channel: scipy.ndimage.convolve(channel, disk / disk.sum(), mode="reflect"))
+    return _each(
+        image, lambda channel: scipy.ndimage.convolve(channel, disk / disk.sum(), mode="reflect")
+    )
 
 
 def _motion_blur(image: Array, strength: int, rng: np.random.Generator) -> Array:
@@ -56,10 +58,15 @@ def _motion_blur(image: Array, strength: int, rng: np.random.Generator) -> Array
     angle, line = rng.uniform(-np.pi / 4, np.pi / 4), np.zeros((length, length))
     steps = np.linspace(-(length - 1) / 2, (length - 1) / 2, 4 * length)
     middle = (length - 1) / 2
-    rows, columns = (middle + steps * np.sin(angle)).round().astype(int), (middle + steps * np.cos(angle)).round().astype(int)
+    rows, columns = (
+        (middle + steps * np.sin(angle)).round().astype(int),
+        (middle + steps * np.cos(angle)).round().astype(int),
+    )
     spread = (3, 5, 8, 12, 15)[strength - 1] * _scale(image)
     np.maximum.at(line, (rows, columns), np.exp(-0.5 * (steps / max(spread, 0.5)) ** 2))
-    return _each(image, lambda channel: scipy.ndimage.convolve(channel, line / line.sum(), mode="reflect"))
+    return _each(
+        image, lambda channel: scipy.ndimage.convolve(channel, line / line.sum(), mode="reflect")
+    )
 
 
 def _fog(image: Array, strength: int, rng: np.random.Generator) -> Array:
@@ -68,7 +75,9 @@ def _fog(image: Array, strength: int, rng: np.random.Generator) -> Array:
     clouds, side = np.zeros(image.shape[:2]), max(image.shape[:2])
     for level in range(1, int(np.log2(side)) + 1):
         coarse = rng.random((2**level, 2**level))
-        fine = scipy.ndimage.zoom(coarse, (image.shape[0] / 2**level, image.shape[1] / 2**level), order=1)
+        fine = scipy.ndimage.zoom(
+            coarse, (image.shape[0] / 2**level, image.shape[1] / 2**level), order=1
+        )
         fine = fine[: image.shape[0], : image.shape[1]]
         clouds += fine / fall**level
     clouds = (clouds - clouds.min()) / max(np.ptp(clouds), 1e-6)
@@ -91,13 +100,20 @@ def _contrast(image: Array, strength: int, rng: np.random.Generator) -> Array:
 def _pixelate(image: Array, strength: int, rng: np.random.Generator) -> Array:
     share = (0.6, 0.5, 0.4, 0.3, 0.25)[strength - 1]
     small = [max(1, round(side * share)) for side in image.shape[:2]]
-    rows, columns = (np.arange(side) * part // side for side, part in zip(image.shape[:2], small, strict=True))
+    rows, columns = (
+        np.arange(side) * part // side for side, part in zip(image.shape[:2], small, strict=True)
+    )
     pixels = resized((255 * image).round().astype(np.uint8), (small[0], small[1]))
     return pixels[rows][:, columns].astype(np.float32) / 255
 
 
 def _jpeg(image: Array, strength: int, rng: np.random.Generator) -> Array:
-    return jpeg((255 * image).round().astype(np.uint8), (25, 18, 15, 10, 7)[strength - 1]).astype(np.float32) / 255
+    return (
+        jpeg((255 * image).round().astype(np.uint8), (25, 18, 15, 10, 7)[strength - 1]).astype(
+            np.float32
+        )
+        / 255
+    )
 
 
 def _scale(image: Array) -> float:

@@ -34,7 +34,13 @@ def told_apart(predictor: Predictor, own: Sequence[object], other: Path) -> Stra
 
 
 def _outside(answers: Sequence[object]) -> np.ndarray:
-    return np.array([answer.sure.outside for answer in answers if isinstance(answer, Labels) and answer.sure is not None])
+    return np.array(
+        [
+            answer.sure.outside
+            for answer in answers
+            if isinstance(answer, Labels) and answer.sure is not None
+        ]
+    )
 
 
 def _area(home: np.ndarray, away: np.ndarray) -> float:

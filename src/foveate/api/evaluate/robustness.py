@@ -39,34 +39,58 @@ class Corrupted:
         return {"measure": self.measure, "mean": self.mean, "clean": self.clean.value, "rows": rows}
 
     def lines(self) -> list[str]:
-        worst = sorted(self.rows, key=lambda name: np.mean([score.value for score in self.rows[name]]))
-        told = [f"under {len(self.rows)} corruptions: mean {self.measure} {self.mean:.3f}, {self.clean.value:.3f} without"]
-        return [*told, *(f"  {name}: {', '.join(f'{score.value:.3f}' for score in self.rows[name])}" for name in worst)]
+        worst = sorted(
+            self.rows, key=lambda name: np.mean([score.value for score in self.rows[name]])
+        )
+        told = [
+            f"under {len(self.rows)} corruptions: mean {self.measure} {self.mean:.3f}, {self.clean.value:.3f} without"
+        ]
+        return [
+            *told,
+            *(
+                f"  {name}: {', '.join(f'{score.value:.3f}' for score in self.rows[name])}"
+                for name in worst
+            ),
+        ]
 
 
-def robust(predictor: Predictor, samples: Sequence[Sample], pixels: Pixels, clean: Score) -> Corrupted:
+def robust(
+    predictor: Predictor, samples: Sequence[Sample], pixels: Pixels, clean: Score
+) -> Corrupted:
     """Every corruption at every strength, of the square that the network sees."""
     rows, main = dict[str, list[Score]](), ""
     with console.progress(len(CORRUPTIONS) * len(STRENGTHS) * len(samples), "corrupt") as bar:
         for name in CORRUPTIONS:
             for strength in STRENGTHS:
                 pictures = _spoilt(predictor, samples, pixels, name, strength)
-                batches = loader(pictures, Order(len(pictures), predictor.recipe.training.batch_size))
-                found = answers(predictor.model, pictures, batches, predictor.device, predictor.way, bar.advance)
-                scores = judged(found.predictions, samples, predictor.model, predictor.multilabel).compute()
+                batches = loader(
+                    pictures, Order(len(pictures), predictor.recipe.training.batch_size)
+                )
+                found = answers(
+                    predictor.model, pictures, batches, predictor.device, predictor.way, bar.advance
+                )
+                scores = judged(
+                    found.predictions, samples, predictor.model, predictor.multilabel
+                ).compute()
                 main = scores.main
                 rows.setdefault(name, []).append(scores.numbers[main])
     return Corrupted(main, clean, rows)
 
 
-def _spoilt(predictor: Predictor, samples: Sequence[Sample], pixels: Pixels, name: str, strength: int) -> Pictures:
+def _spoilt(
+    predictor: Predictor, samples: Sequence[Sample], pixels: Pixels, name: str, strength: int
+) -> Pictures:
     """The pictures as the network would see them, spoilt; chance comes from torch's generator, which is seeded for each of them."""
     spec, task = predictor.model.backbone.input, predictor.model.task
     plain = evaluation(spec, task.framing)
 
-    def transform(values: np.ndarray, size: tuple[int, int], target: Target) -> tuple[Tensor, View, Target]:
+    def transform(
+        values: np.ndarray, size: tuple[int, int], target: Target
+    ) -> tuple[Tensor, View, Target]:
         image, view, moved = plain(values, size, target)
-        spoilt = corrupted(image.permute(1, 2, 0).numpy(), name, strength, int(torch.randint(2**31, ())))
+        spoilt = corrupted(
+            image.permute(1, 2, 0).numpy(), name, strength, int(torch.randint(2**31, ()))
+        )
         return as_image(spoilt).as_subclass(Tensor), view, moved
 
     return Pictures(samples, pixels, Unscaled(transform, spec), task.encode, predictor.recipe.seed)

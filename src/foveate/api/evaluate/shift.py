@@ -12,9 +12,18 @@ from foveate.types import Scores
 def between(home: Metric, here: Scores, away: Metric, there: Scores) -> Shift:
     """The drop of the main number with its interval, and that of each class, the largest first."""
     counts = (here.numbers[here.main].count, there.numbers[there.main].count)
-    rows = [_row(one, other, home.per_class) for one, other in zip(here.per_class, there.per_class, strict=True)]
+    rows = [
+        _row(one, other, home.per_class)
+        for one, other in zip(here.per_class, there.per_class, strict=True)
+    ]
     rows.sort(key=lambda row: (row["drop"] is None, -(row["drop"] or 0.0)))
-    return Shift(home.per_class, here.numbers[here.main], there.numbers[there.main], drop(home, away, counts), rows)
+    return Shift(
+        home.per_class,
+        here.numbers[here.main],
+        there.numbers[there.main],
+        drop(home, away, counts),
+        rows,
+    )
 
 
 def _row(here: dict[str, Any], there: dict[str, Any], key: str) -> dict[str, Any]:
@@ -37,7 +46,10 @@ def differences(shift: Shift) -> list[str]:
 def lines(shift: Shift, main: str) -> list[str]:
     """The drop, and the classes that lose most."""
     worst = [row for row in shift.per_class if (row["drop"] or 0) > 0][:5]
-    told = [f"  {row['class']}: {shift.measure} {row['home']:.3f} here, {row['away']:.3f} there" for row in worst]
+    told = [
+        f"  {row['class']}: {shift.measure} {row['home']:.3f} here, {row['away']:.3f} there"
+        for row in worst
+    ]
     verdict = "" if shift.drop.low is not None and shift.drop.low > 0 else ", within the noise"
     found = [f"{main} drops by {shift.drop}{verdict}: {shift.home} here, {shift.away} there"]
     return [*found, *(["classes that lose most:", *told] if told else [])]

@@ -32,17 +32,30 @@ class Slice:
     worse: bool
 
 
-def sliced(predictor: Predictor, samples: Sequence[Sample], predictions: Sequence[Any], table: Path, whole: Score) -> list[Slice]:
+def sliced(
+    predictor: Predictor,
+    samples: Sequence[Sample],
+    predictions: Sequence[Any],
+    table: Path,
+    whole: Score,
+) -> list[Slice]:
     """The smallest slice first; images are matched by their path, or by their name where that is told of one alone.
 
     Raises DataError for a table that says nothing of these images."""
     about = _matched(samples, traits(table))
     if not any(about):
         hint = "paths count from the folder of the table"
-        raise DataError("this table names none of these images", where=printable(table), why=f"such as {samples[0].key}", hint=hint)
+        raise DataError(
+            "this table names none of these images",
+            where=printable(table),
+            why=f"such as {samples[0].key}",
+            hint=hint,
+        )
     missing = sum(not each for each in about)
     if missing:
-        console.warn(f"the table says nothing of {missing} of {len(samples)} images: they are in no slice")
+        console.warn(
+            f"the table says nothing of {missing} of {len(samples)} images: they are in no slice"
+        )
     found = []
     for column in next(each for each in about if each):
         words = _binned(column, [each.get(column, "") for each in about])
@@ -51,7 +64,9 @@ def sliced(predictor: Predictor, samples: Sequence[Sample], predictions: Sequenc
             pairs = [predictions[place] for place in own], [samples[place] for place in own]
             scores = scored(*pairs, predictor.model, predictor.multilabel)
             score = scores.numbers[scores.main]
-            found.append(Slice(column, value, score, score.high is not None and score.high < whole.value))
+            found.append(
+                Slice(column, value, score, score.high is not None and score.high < whole.value)
+            )
     return sorted(found, key=lambda each: (each.score.count, each.column, each.value))
 
 
@@ -59,12 +74,23 @@ def rows(slices: Sequence[Slice]) -> list[dict[str, Any]]:
     found = []
     for each in slices:
         score = asdict(each.score)
-        found.append({"column": each.column, "value": each.value, "score": score.pop("value"), **score, "worse": each.worse})
+        found.append(
+            {
+                "column": each.column,
+                "value": each.value,
+                "score": score.pop("value"),
+                **score,
+                "worse": each.worse,
+            }
+        )
     return found
 
 
 def lines(slices: Sequence[Slice], main: str) -> list[str]:
-    told = [f"  {each.column} = {each.value}: {each.score}{', below the average' if each.worse else ''}" for each in slices]
+    told = [
+        f"  {each.column} = {each.value}: {each.score}{', below the average' if each.worse else ''}"
+        for each in slices
+    ]
     return [f"{main} by slice, the smallest first:", *told] if told else []
 
 
@@ -72,7 +98,9 @@ def _matched(samples: Sequence[Sample], known: dict[Path, dict[str, str]]) -> li
     places = {path.resolve(): cells for path, cells in known.items()}
     names = [path.name for path in known]
     alone = {path.name: cells for path, cells in known.items() if names.count(path.name) == 1}
-    return [places.get(sample.path.resolve()) or alone.get(sample.path.name, {}) for sample in samples]
+    return [
+        places.get(sample.path.resolve()) or alone.get(sample.path.name, {}) for sample in samples
+    ]
 
 
 def _binned(column: str, words: list[str]) -> list[str]:
@@ -87,4 +115,7 @@ def _binned(column: str, words: list[str]) -> list[str]:
     ends = np.nanquantile(numbers, np.linspace(0, 1, _QUARTERS + 1))
     places = np.searchsorted(ends[1:-1], numbers, side="right")
     titles = [f"{one:g} to {other:g}" for one, other in pairwise(ends)]
-    return ["" if np.isnan(number) else titles[place] for number, place in zip(numbers, places.tolist(), strict=True)]
+    return [
+        "" if np.isnan(number) else titles[place]
+        for number, place in zip(numbers, places.tolist(), strict=True)
+    ]

@@ -27,12 +27,17 @@ _SENTENCES = 12  # pictures with a map for each word, which are larger
 _HEATED = 12  # pictures beside what speaks for the answer
 _THUMBNAIL, _GAP = 192, 6  # px
 _WIDE = 640  # px, of truth and answer side by side
-_WORD, _WORDS = 104, 11  # px of a picture that shows where a word was looked for, and how many words at the most
+_WORD, _WORDS = (
+    104,
+    11,
+)  # px of a picture that shows where a word was looked for, and how many words at the most
 
 _Judged = list[tuple[float, Sample, Any]]
 
 
-def ranked(scanned: Scanned, predictions: Sequence[Any], predictor: Predictor) -> tuple[list[Mistake], list[Mistake]]:
+def ranked(
+    scanned: Scanned, predictions: Sequence[Any], predictor: Predictor
+) -> tuple[list[Mistake], list[Mistake]]:
     """The worst answers, worst first, and the best ones, which only sentences have: they are never quite right. How well noise was
     taken off a picture shows nothing."""
     task = predictor.model.task
@@ -57,7 +62,11 @@ def made(predictor: Predictor) -> list[Mistake]:
     model = predictor.model
     shown = model.task.shown(model.backbone, model.head)
     return [
-        Mistake(f"made {place}", images.thumbnail(picture.pixels, _THUMBNAIL), [("asked", sentence)] if sentence else [])
+        Mistake(
+            f"made {place}",
+            images.thumbnail(picture.pixels, _THUMBNAIL),
+            [("asked", sentence)] if sentence else [],
+        )
         for place, (sentence, picture) in enumerate(shown)
         if picture.pixels is not None
     ]
@@ -77,7 +86,9 @@ def _picture(sample: Sample, prediction: Any, predictor: Predictor) -> Mistake:
         return _worded(sample, prediction, full)
     left = drawn(full, sample.truth, predictor.classes)
     right = drawn(full, predictor.sure(prediction), predictor.classes)
-    return Mistake(sample.key, images.thumbnail(side_by_side(left, right, ("truth", "answer")), _WIDE), [])
+    return Mistake(
+        sample.key, images.thumbnail(side_by_side(left, right, ("truth", "answer")), _WIDE), []
+    )
 
 
 def _with_heat(sample: Sample, predictor: Predictor) -> np.ndarray:
@@ -90,7 +101,9 @@ def _with_heat(sample: Sample, predictor: Predictor) -> np.ndarray:
         map_ = EXPLAINERS.load(USUAL)().explain(subject.asked(questions[0]))
     except UsageError:
         return pixels
-    return np.concatenate([pixels, np.full((_THUMBNAIL, _GAP, 3), 255, np.uint8), over(pixels, map_)], 1)
+    return np.concatenate(
+        [pixels, np.full((_THUMBNAIL, _GAP, 3), 255, np.uint8), over(pixels, map_)], 1
+    )
 
 
 def _worded(sample: Sample, prediction: Text, full: Any) -> Mistake:

@@ -14,7 +14,15 @@ from torch import Tensor
 from foveate.api.explain.nearest import Known, Near
 from foveate.data.discovery import pictures_at
 from foveate.errors import BrokenImage, UsageError
-from foveate.explainability.faithfulness import Curves, Described, Faith, Subject, over, randomised, sameness
+from foveate.explainability.faithfulness import (
+    Curves,
+    Described,
+    Faith,
+    Subject,
+    over,
+    randomised,
+    sameness,
+)
 from foveate.explainability.methods import EXPLAINERS, Explainer
 from foveate.images import codec as images
 from foveate.images.sheets import stacked, tiled
@@ -64,9 +72,21 @@ class Why:
         return f"{told}; {self.doubt}" if self.doubt else told
 
     def row(self) -> dict[str, Any]:
-        about = {"path": self.path, "question": self.question, "chance": self.chance, "how": self.how, **self.faith.row()}
+        about = {
+            "path": self.path,
+            "question": self.question,
+            "chance": self.chance,
+            "how": self.how,
+            **self.faith.row(),
+        }
         near = {"nearest": [each.row() for each in self.nearest]} if self.nearest else {}
-        return {**about, "same_with_random_weights": self.same, "doubt": self.doubt, "alt": self.alt(), **near}
+        return {
+            **about,
+            "same_with_random_weights": self.same,
+            "doubt": self.doubt,
+            "alt": self.alt(),
+            **near,
+        }
 
 
 @dataclass(frozen=True)
@@ -86,18 +106,44 @@ class ExplainResult:
         told = []
         for how in dict.fromkeys(each.how for each in self.found):
             own = [each for each in self.found if each.how == how]
-            means = [float(np.mean([getattr(each.faith, name) for each in own])) for name in ("insertion", "deletion")]
-            better, same = sum(each.faith.better for each in own), float(np.mean([each.same for each in own]))
-            told.append([how, str(len(own)), *(f"{mean:.3f}" for mean in means), f"{better} of {len(own)}", f"{same:+.2f}"])
+            means = [
+                float(np.mean([getattr(each.faith, name) for each in own]))
+                for name in ("insertion", "deletion")
+            ]
+            better, same = (
+                sum(each.faith.better for each in own),
+                float(np.mean([each.same for each in own])),
+            )
+            told.append(
+                [
+                    how,
+                    str(len(own)),
+                    *(f"{mean:.3f}" for mean in means),
+                    f"{better} of {len(own)}",
+                    f"{same:+.2f}",
+                ]
+            )
         return told
 
     def numbers(self) -> dict[str, Any]:
-        return {"folder": str(self.folder), "explanations": [each.row() for each in self.found], "skipped": len(self.skipped)}
+        return {
+            "folder": str(self.folder),
+            "explanations": [each.row() for each in self.found],
+            "skipped": len(self.skipped),
+        }
 
     def lines(self) -> list[str]:
         doubted = sum(bool(each.doubt) for each in self.found)
-        note = f"note: {doubted} of {len(self.found)} maps are not to be believed, each says why" if doubted else ""
-        return [*([note] if note else []), f"sheets: {self.folder}", f"numbers: {self.folder / 'explanations.jsonl'}"]
+        note = (
+            f"note: {doubted} of {len(self.found)} maps are not to be believed, each says why"
+            if doubted
+            else ""
+        )
+        return [
+            *([note] if note else []),
+            f"sheets: {self.folder}",
+            f"numbers: {self.folder / 'explanations.jsonl'}",
+        ]
 
 
 def explain(
@@ -136,7 +182,12 @@ def explain(
                 console.warn(f"skipped {printable(path)}: {error.why or error.what}")
                 skipped.append((printable(path), error.why or error.what))
             else:
-                alt = "; ".join([*(each.alt() for each in whys), *(f"like {each.key} ({each.label})" for each in near)])
+                alt = "; ".join(
+                    [
+                        *(each.alt() for each in whys),
+                        *(f"like {each.key} ({each.label})" for each in near),
+                    ]
+                )
                 sheet = stacked(sheet, known.strip(near)) if known else sheet
                 images.write(sheet, folder / f"{place:04d}-{path.stem}.png", {"alt": alt})
                 found += [replace(why, nearest=tuple(near)) for why in whys]
@@ -147,7 +198,11 @@ def explain(
 
 
 def _explained(
-    predictor: Predictor, other: Model, path: Path, explainers: dict[str, Explainer], texts: tuple[str, ...]
+    predictor: Predictor,
+    other: Model,
+    path: Path,
+    explainers: dict[str, Explainer],
+    texts: tuple[str, ...],
 ) -> tuple[list[Why], np.ndarray]:
     sample = Sample(path, printable(path))
     subject = Subject.of(predictor, sample)
@@ -155,12 +210,22 @@ def _explained(
     questions = subject.questions()[: len(texts) or _QUESTIONS]
     if not questions:
         kind = predictor.model.task.answer.__name__.lower()
-        raise UsageError(f"there is nothing to explain about this answer ({kind})", where=path, hint="another picture or run")
-    whys = [why for question in questions for why in _whys(subject, question, other, sample.key, explainers)]
+        raise UsageError(
+            f"there is nothing to explain about this answer ({kind})",
+            where=path,
+            hint="another picture or run",
+        )
+    whys = [
+        why
+        for question in questions
+        for why in _whys(subject, question, other, sample.key, explainers)
+    ]
     return whys, _sheet(subject, whys, len(explainers))
 
 
-def _whys(subject: Subject, question: Question, other: Model, path: str, explainers: dict[str, Explainer]) -> list[Why]:
+def _whys(
+    subject: Subject, question: Question, other: Model, path: str, explainers: dict[str, Explainer]
+) -> list[Why]:
     curves = Curves(subject, question)
     chance = float(subject.chances(question, subject.batch.images)[0])
     found = []
@@ -183,4 +248,8 @@ def _sheet(subject: Subject, whys: list[Why], across: int) -> np.ndarray:
 
 
 def _title(why: Why) -> str:
-    return f"{why.how}: {why.doubt}" if why.doubt else f"{why.how}: in {why.faith.insertion:.2f}, out {why.faith.deletion:.2f}"
+    return (
+        f"{why.how}: {why.doubt}"
+        if why.doubt
+        else f"{why.how}: in {why.faith.insertion:.2f}, out {why.faith.deletion:.2f}"
+    )

@@ -55,15 +55,21 @@ class Known:
         """Of at most 2,000 training images, drawn by the run's seed. Raises UsageError where there are none, or no features."""
         model = predictor.model
         if Provides.POOLED not in model.backbone.provides:
-            raise UsageError("this run's backbone has no vector of a picture to compare", where="--nearest")
+            raise UsageError(
+                "this run's backbone has no vector of a picture to compare", where="--nearest"
+            )
         train = [sample for sample in own_table(predictor.run).samples if sample.split == "train"]
         drawn = np.random.default_rng(predictor.recipe.seed).permutation(len(train))[:_MOST]
         pixels = Pixels(model.backbone.input.size, model.task.framing, keep=True)
         samples = readable([train[place] for place in sorted(drawn.tolist())], pixels)
         if not samples:
-            raise UsageError("the run's training images are not there", where="--nearest", hint="leave it out")
+            raise UsageError(
+                "the run's training images are not there", where="--nearest", hint="leave it out"
+            )
         with console.progress(len(samples), "training images") as bar:
-            features = pooled(model.backbone, samples, pixels, model.task.framing, predictor.device, bar.advance)
+            features = pooled(
+                model.backbone, samples, pixels, model.task.framing, predictor.device, bar.advance
+            )
         middle = features.mean(0)
         return cls(predictor, samples, functional.normalize(features - middle, dim=1), middle)
 
@@ -81,5 +87,9 @@ class Known:
 
     @staticmethod
     def strip(near: Sequence[Near]) -> np.ndarray:
-        pictures = [images.resized(images.read(each.path, _SIDE)[0], (_SIDE, _SIDE)) for each in near]
-        return tiled(pictures, [f"{each.label} {each.alike:.2f}".strip() for each in near], len(near))
+        pictures = [
+            images.resized(images.read(each.path, _SIDE)[0], (_SIDE, _SIDE)) for each in near
+        ]
+        return tiled(
+            pictures, [f"{each.label} {each.alike:.2f}".strip() for each in near], len(near)
+        )

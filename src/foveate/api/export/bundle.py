@@ -52,7 +52,9 @@ class Graph(nn.Module):
         return cls(model.backbone, model.head, model.task.portable).eval()
 
     def named(self, images: Tensor) -> dict[str, Tensor]:
-        return self.portable(self.backbone, self.head, (images.float() / 255 - self.mean) / self.std)
+        return self.portable(
+            self.backbone, self.head, (images.float() / 255 - self.mean) / self.std
+        )
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         return tuple(self.named(images).values())
@@ -90,7 +92,11 @@ class Leaving:
 
 def leaving(folder: Path) -> Leaving:
     """A finished run, or a pre-trained backbone. Raises UsageError where there are no images to compare on."""
-    return _backbone(Run.open(folder)) if Run.open(folder).pretrained else _answering(load(folder, "cpu"))
+    return (
+        _backbone(Run.open(folder))
+        if Run.open(folder).pretrained
+        else _answering(load(folder, "cpu"))
+    )
 
 
 def _answering(predictor: Predictor) -> Leaving:
@@ -99,7 +105,9 @@ def _answering(predictor: Predictor) -> Leaving:
     chosen = next((part for part in (table.of("val"), table.of("test"), train) if part), ())[:_MOST]
     if not chosen:
         hint = "a run that saw images"
-        raise UsageError("this run has no images to compare the file on", where=predictor.run.folder, hint=hint)
+        raise UsageError(
+            "this run has no images to compare the file on", where=predictor.run.folder, hint=hint
+        )
     graph = Graph.of(predictor)
     with torch.inference_mode():  # what cannot leave says so before pictures are read
         graph(torch.zeros(1, 3, *[model.backbone.input.size] * 2, dtype=torch.uint8))
@@ -134,7 +142,10 @@ def _backbone(run: Run) -> Leaving:
 
     @torch.inference_mode()
     def own() -> list[Embedding]:
-        found = [graph.named(torch.from_numpy(seen(place, size, "crop").squares[0][None]))["pooled"] for place in places]
+        found = [
+            graph.named(torch.from_numpy(seen(place, size, "crop").squares[0][None]))["pooled"]
+            for place in places
+        ]
         return [Embedding(each[0].numpy()) for each in found]
 
     mine = own()
@@ -144,9 +155,26 @@ def _backbone(run: Run) -> Leaving:
         same = _nearest(answers) == nearest
         return _KEPT, Score(float(same.mean()), count=len(same))
 
-    about = {**_about(run, "embed"), "classes": [], "multilabel": False, "size": size, "framing": "crop", "threshold": 0.0}
+    about = {
+        **_about(run, "embed"),
+        "classes": [],
+        "multilabel": False,
+        "size": size,
+        "framing": "crop",
+        "threshold": 0.0,
+    }
     drawn = [train[place].content() for place in _drawn(len(train), recipe.seed)]
-    return Leaving(run, graph, lambda outputs: {}, about, places, [entry.key for entry in entries], drawn, lambda: mine, judged)
+    return Leaving(
+        run,
+        graph,
+        lambda outputs: {},
+        about,
+        places,
+        [entry.key for entry in entries],
+        drawn,
+        lambda: mine,
+        judged,
+    )
 
 
 def _drawn(count: int, seed: int) -> list[int]:
@@ -178,8 +206,17 @@ _PICTURES = {
 
 
 def _about(run: Run, task: str) -> dict[str, Any]:
-    known = {"format": FORMAT, "made_by": f"foveate {__version__}", "run": run.folder.resolve().name, "task": task}
-    about = {"backbone": run.recipe().backbone.name, "licence": run.outcome().get("licence", "not stated"), "precision": "fp32"}
+    known = {
+        "format": FORMAT,
+        "made_by": f"foveate {__version__}",
+        "run": run.folder.resolve().name,
+        "task": task,
+    }
+    about = {
+        "backbone": run.recipe().backbone.name,
+        "licence": run.outcome().get("licence", "not stated"),
+        "precision": "fp32",
+    }
     return {**known, **about, "parts": {}}
 
 
@@ -195,6 +232,8 @@ def _about_answers(predictor: Predictor) -> dict[str, Any]:
         "framing": framing,
         "pictures": _PICTURES[framing],
         "threshold": predictor.threshold,
-        "calibration": None if known is None else {**known.row(), "familiar": packed(known.familiar)},
+        "calibration": None
+        if known is None
+        else {**known.row(), "familiar": packed(known.familiar)},
         **model.task.told(),
     }

@@ -62,7 +62,9 @@ class Answering(File):
 
     def lines(self) -> list[str]:
         apart = ", ".join(f"{name} {value:.1e}" for name, value in self.parity.items())
-        speed = ", ".join(f"{1000 * seconds:.1f} ms for {batch}" for batch, seconds in self.latency.items())
+        speed = ", ".join(
+            f"{1000 * seconds:.1f} ms for {batch}" for batch, seconds in self.latency.items()
+        )
         told = f"  furthest from the run: {apart}; {self.measure} {self.score}, the run's own {self.torch}"
         return [f"{super().lines()[0]}, {speed}", told]
 
@@ -76,17 +78,33 @@ class ExportResult:
     refused: list[str]
 
     def numbers(self) -> dict[str, Any]:
-        return {"folder": str(self.folder), "files": [file.row() for file in self.files], "refused": self.refused}
+        return {
+            "folder": str(self.folder),
+            "files": [file.row() for file in self.files],
+            "refused": self.refused,
+        }
 
     def lines(self) -> list[str]:
         found = [line for file in self.files for line in file.lines()]
         found += [f"not kept: {why}" for why in self.refused]
         found.append(f"manifest: {self.folder / 'manifest.json'}")
-        return [*found, *(f"next: foveate predict {file.path} IMAGES" for file in self.files[:1] if isinstance(file, Answering))]
+        return [
+            *found,
+            *(
+                f"next: foveate predict {file.path} IMAGES"
+                for file in self.files[:1]
+                if isinstance(file, Answering)
+            ),
+        ]
 
 
 def export(
-    run: Path, to: str = "onnx", int8: bool = False, max_drop: float = 0.01, alone: bool = False, out: Path | None = None
+    run: Path,
+    to: str = "onnx",
+    int8: bool = False,
+    max_drop: float = 0.01,
+    alone: bool = False,
+    out: Path | None = None,
 ) -> ExportResult:
     """Writes the file, compares its outputs with the run's on its validation images (else its test or training images), and its
     main number; a file beyond the tolerance is removed. `int8` makes a second one, which is kept where the number drops by less
@@ -103,7 +121,9 @@ def export(
     found = leaving(run)
     folder.mkdir(parents=True, exist_ok=True)
     console.say(f"writing {path.name}")
-    with TemporaryDirectory(prefix=ASIDE, dir=folder) as aside:  # nothing gets its name before it has answered
+    with TemporaryDirectory(
+        prefix=ASIDE, dir=folder
+    ) as aside:  # nothing gets its name before it has answered
         inside = Path(aside) / path.name
         files: Sequence[File]
         if isinstance(maker, Runtime):
@@ -120,9 +140,15 @@ def export(
 
 def _refuse_asked(maker: Exporter, to: str, int8: bool, alone: bool) -> None:
     if int8 and not isinstance(maker, SmallRuntime):
-        raise UsageError(f"{to} is not written with 8 bits here", where="--int8", hint="--to onnx --int8")
+        raise UsageError(
+            f"{to} is not written with 8 bits here", where="--int8", hint="--to onnx --int8"
+        )
     if alone and isinstance(maker, Runtime):
-        raise UsageError(f"{to} holds whole networks, with what was added merged", where="--alone", hint="--to torch --alone")
+        raise UsageError(
+            f"{to} holds whole networks, with what was added merged",
+            where="--alone",
+            hint="--to torch --alone",
+        )
 
 
 def _listed(folder: Path, files: Sequence[File]) -> None:
@@ -138,7 +164,11 @@ def _listed(folder: Path, files: Sequence[File]) -> None:
 
 
 def _weights(maker: Weights, to: str, found: Leaving, path: Path, alone: bool) -> File:
-    tensors = read_tensors(found.run.folder / "model.safetensors", own=True) if alone else found.graph.state_dict()
+    tensors = (
+        read_tensors(found.run.folder / "model.safetensors", own=True)
+        if alone
+        else found.graph.state_dict()
+    )
     maker.write_tensors(tensors, {**found.about, "alone": alone}, path)
     return File(path, to, "fp32", path.stat().st_size, checksum(path))
 
@@ -160,10 +190,16 @@ def _answered(
     maker.write(Program(found.graph, example, {"images": (0,)}, list(outputs)), about, path)
     for name, step in steps.items():
         told = {"format": FORMAT, "part": name, "of": path.name}
-        maker.write(Program(step.module, step.example, step.free, [step.output]), told, path.with_name(parts[name]))
+        maker.write(
+            Program(step.module, step.example, step.free, [step.output]),
+            told,
+            path.with_name(parts[name]),
+        )
     arithmetic = READERS.load(about["task"]).arithmetic
     if arithmetic is not None:
-        path.with_name(f"{path.stem}-answers.py").write_text(inspect.getsource(arithmetic), encoding="utf-8")
+        path.with_name(f"{path.stem}-answers.py").write_text(
+            inspect.getsource(arithmetic), encoding="utf-8"
+        )
     judge = _Judge(found, steps)
     files = [judge.judged(path, to, "fp32")]
     _refuse_other(files[0], judge, final)
@@ -179,7 +215,12 @@ def _refuse_other(file: Answering, judge: _Judge, where: Path) -> None:
         return
     apart = ", ".join(f"{name} by {value:.2g}" for name, value in file.parity.items())
     why = f"it differs in {apart}, most on {judge.worst}; {file.measure} {file.score.value:.4f}, the run's {file.torch.value:.4f}"
-    raise RunError("the exported file does not answer as the run does, and is not kept", where=where, why=why, hint="another --to")
+    raise RunError(
+        "the exported file does not answer as the run does, and is not kept",
+        where=where,
+        why=why,
+        hint="another --to",
+    )
 
 
 def _small(
@@ -194,7 +235,10 @@ def _small(
     if drop < most:
         return found, ""
     into.unlink()
-    return None, f"{into.name}: {found.measure} drops by {drop:.4f}, to {found.score.value:.4f}; --max-drop {most} allows less"
+    return (
+        None,
+        f"{into.name}: {found.measure} drops by {drop:.4f}, to {found.score.value:.4f}; --max-drop {most} allows less",
+    )
 
 
 class _Judge:
@@ -215,9 +259,16 @@ class _Judge:
             answers += theirs.told(pictures)
             self._compare(theirs, pictures, self.found.keys[part], parity)
         score = self.found.judged(answers)[1]
-        latency = {batch: _timed(theirs, self._seen(self.found.places[0]), batch) for batch in (1, _BATCH)}
+        latency = {
+            batch: _timed(theirs, self._seen(self.found.places[0]), batch) for batch in (1, _BATCH)
+        }
         files = [path, *(path.with_name(name) for name in theirs.about["parts"].values())]
-        size = sum(each.stat().st_size for file in files for each in {file, file.with_suffix(".bin")} if each.is_file())
+        size = sum(
+            each.stat().st_size
+            for file in files
+            for each in {file, file.with_suffix(".bin")}
+            if each.is_file()
+        )
         about = path, runtime, precision, size, checksum(path)
         return Answering(*about, self.measure, parity, self.own, score, latency)
 
@@ -225,12 +276,25 @@ class _Judge:
         return seen(place, self.found.side, self.found.framing)
 
     @torch.inference_mode()
-    def _compare(self, theirs: Exported, pictures: Sequence[Seen], keys: Sequence[str], parity: dict[str, float]) -> None:
+    def _compare(
+        self,
+        theirs: Exported,
+        pictures: Sequence[Seen],
+        keys: Sequence[str],
+        parity: dict[str, float],
+    ) -> None:
         """Raises the differences in `parity`: chances as they are, others by their greatest value."""
-        squares = [(key, square) for key, picture in zip(keys, pictures, strict=True) for square in picture.squares]
+        squares = [
+            (key, square)
+            for key, picture in zip(keys, pictures, strict=True)
+            for square in picture.squares
+        ]
         for start in range(0, len(squares), _AT_ONCE):
             names, part = zip(*squares[start : start + _AT_ONCE], strict=True)
-            ours, other = self.found.graph.named(torch.from_numpy(np.stack(part))), theirs.outputs(part)
+            ours, other = (
+                self.found.graph.named(torch.from_numpy(np.stack(part))),
+                theirs.outputs(part),
+            )
             for name, tensor in ours.items():
                 apart = _apart(name, tensor.numpy(), other[name]).reshape(len(part), -1).max(1)
                 parity[name] = max(parity.get(name, 0.0), float(apart.max()))
@@ -241,8 +305,12 @@ class _Judge:
     def _parity_of_steps(self, theirs: Exported) -> dict[str, float]:
         found = {}
         for name, step in self.steps.items():
-            told = theirs.reader.parts[name]({key: tensor.numpy() for key, tensor in step.example.items()})[step.output]
-            found[step.output] = float(_apart(step.output, step.module(*step.example.values()).numpy(), told).max())
+            told = theirs.reader.parts[name](
+                {key: tensor.numpy() for key, tensor in step.example.items()}
+            )[step.output]
+            found[step.output] = float(
+                _apart(step.output, step.module(*step.example.values()).numpy(), told).max()
+            )
         return found
 
     def calibrating(self) -> Iterator[np.ndarray]:
@@ -255,7 +323,9 @@ class _Judge:
 
 
 def _apart(name: str, ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
-    found: np.ndarray = np.abs(ours - theirs) / (1.0 if name == "scores" else max(1e-6, float(np.abs(ours).max())))
+    found: np.ndarray = np.abs(ours - theirs) / (
+        1.0 if name == "scores" else max(1e-6, float(np.abs(ours).max()))
+    )
     return found
 
 

@@ -16,7 +16,11 @@ from foveate.utils import console
 
 
 def fit(
-    recipe: Recipe | None, out: Path | None = None, resume: Path | None = None, command: str = "", started: float | None = None
+    recipe: Recipe | None,
+    out: Path | None = None,
+    resume: Path | None = None,
+    command: str = "",
+    started: float | None = None,
 ) -> FitResult:
     """Reads, splits, adapts, saves and evaluates; the run folder holds everything.
 

@@ -29,7 +29,9 @@ from foveate.utils import console
 from foveate.utils.files import written_aside
 
 AUTO = "auto"
-_PATIENCE = 2  # rungs in a row without a gain: the first dear one often waits behind one that does not pay
+_PATIENCE = (
+    2  # rungs in a row without a gain: the first dear one often waits behind one that does not pay
+)
 _ENDING = 2.0  # seconds for what nobody measured: writing weights, copying the winner
 _UNKNOWN = 0.25  # of the budget is kept for the end while nobody knows what an evaluation costs
 _LOOKS = 3  # passes over the validation images that a rung may need after its last step
@@ -49,9 +51,20 @@ class Rung:
         if self.result is None or self.result.evaluation is None:
             return {"tuning": self.tuning, "note": self.note}
         scores, outcome = self.result.evaluation.scores, self.result.outcome
-        main, size = scores.numbers[scores.main], (self.result.run / "model.safetensors").stat().st_size
-        gained = {} if self.gain is None else {"gain": self.gain.value, "gain_low": self.gain.low, "gain_high": self.gain.high}
-        told = {"trained": outcome["parameters"]["trained"], "megabytes": size / 1e6, "seconds": outcome["seconds"]}
+        main, size = (
+            scores.numbers[scores.main],
+            (self.result.run / "model.safetensors").stat().st_size,
+        )
+        gained = (
+            {}
+            if self.gain is None
+            else {"gain": self.gain.value, "gain_low": self.gain.low, "gain_high": self.gain.high}
+        )
+        told = {
+            "trained": outcome["parameters"]["trained"],
+            "megabytes": size / 1e6,
+            "seconds": outcome["seconds"],
+        }
         found = {"tuning": self.tuning, scores.main: main.value, "low": main.low, "high": main.high}
         return {**found, **gained, **told, "note": self.note}
 
@@ -60,7 +73,15 @@ class Rung:
 class LadderResult(FitResult):
     """The winner's result, and the `leaderboard`: a row a rung, the cheapest first."""
 
-    columns: ClassVar[list[str]] = ["tuning", "validation", "gain", "trained", "MB", "seconds", "note"]
+    columns: ClassVar[list[str]] = [
+        "tuning",
+        "validation",
+        "gain",
+        "trained",
+        "MB",
+        "seconds",
+        "note",
+    ]
     leaderboard: list[Rung]
 
     @property
@@ -69,14 +90,20 @@ class LadderResult(FitResult):
 
     def numbers(self) -> dict[str, Any]:
         rows = [rung.row() for rung in self.leaderboard]
-        return {**super().numbers(), "tuning": Run(self.run).recipe().tuning.name, "leaderboard": rows}
+        return {
+            **super().numbers(),
+            "tuning": Run(self.run).recipe().tuning.name,
+            "leaderboard": rows,
+        }
 
 
 def _cells(rung: Rung) -> list[str]:
     if rung.result is None or rung.result.evaluation is None:
         return [rung.tuning, "", "", "", "", "", rung.note]
     row, scores = rung.row(), rung.result.evaluation.scores
-    gained = f"{rung.gain.value:+.3f} [{rung.gain.low:+.3f}, {rung.gain.high:+.3f}]" if rung.gain else ""
+    gained = (
+        f"{rung.gain.value:+.3f} [{rung.gain.low:+.3f}, {rung.gain.high:+.3f}]" if rung.gain else ""
+    )
     size = [f"{row['trained']:,}", f"{row['megabytes']:.2f}", f"{row['seconds']:.0f}"]
     return [rung.tuning, str(scores.numbers[scores.main]), gained, *size, rung.note]
 
@@ -95,7 +122,11 @@ class Clock:
 def climb(recipe: Recipe, out: Path | None, command: str, started: float) -> FitResult:
     """A new ladder in a new run folder. Raises UsageError for settings that no ladder can have."""
     if recipe.tuning.settings:
-        raise UsageError("the ladder takes no settings of a tuning", where="tuning", hint="--tuning lora --set tuning.rank=4")
+        raise UsageError(
+            "the ladder takes no settings of a tuning",
+            where="tuning",
+            hint="--tuning lora --set tuning.rank=4",
+        )
     Run.refuse_taken(out)
     table = read(recipe)
     run = Run.create(out, f"{Path(recipe.data.path).resolve().stem}-{AUTO}")
@@ -109,7 +140,9 @@ def climb_on(run: Run, command: str, started: float) -> FitResult:
     recipe = run.recipe()
     with run.locked():
         run.sweep()
-        return _Climb(run, recipe, read(recipe), command, Clock(recipe.training.minutes, started)).whole()
+        return _Climb(
+            run, recipe, read(recipe), command, Clock(recipe.training.minutes, started)
+        ).whole()
 
 
 class _Climb:
@@ -117,7 +150,9 @@ class _Climb:
 
     def __init__(self, run: Run, recipe: Recipe, table: Table, command: str, clock: Clock) -> None:
         self.run, self.table, self.command, self.clock = run, table, command, clock
-        self.recipe = with_settings(recipe, {"training.minutes": None})  # the clock counts for all rungs together
+        self.recipe = with_settings(
+            recipe, {"training.minutes": None}
+        )  # the clock counts for all rungs together
         self.rungs: list[Rung] = []
         self.best: Rung | None = None
         self.ground: Ground | None = None
@@ -130,7 +165,12 @@ class _Climb:
             groups = list(_groups())
             for place, names in enumerate(groups):
                 if idle >= _PATIENCE:
-                    self.rungs.append(Rung(" or ".join(names), note=f"not tried: {_PATIENCE} rungs in a row gained nothing"))
+                    self.rungs.append(
+                        Rung(
+                            " or ".join(names),
+                            note=f"not tried: {_PATIENCE} rungs in a row gained nothing",
+                        )
+                    )
                 else:
                     gained = self._step(names, len(groups) - place)
                     idle = idle if gained is None else 0 if gained else idle + 1
@@ -151,7 +191,9 @@ class _Climb:
         before = self.best.result
         assert before is not None
         assert before.evaluation is not None
-        rung.gain = gain(rung.result.evaluation.metric, before.evaluation.metric, _images(rung.result.evaluation))
+        rung.gain = gain(
+            rung.result.evaluation.metric, before.evaluation.metric, _images(rung.result.evaluation)
+        )
         if rung.gain.low is None or not rung.gain.low > 0:
             rung.note = f"no gain over {self.best.tuning} beyond the noise"
             return False
@@ -183,13 +225,20 @@ class _Climb:
         deadline = self._deadline(left)
         if self.best is not None and self.ground is not None and deadline is not None:
             self._refuse_hopeless(self.ground, deadline)
-        elif self.best is None and deadline is not None:  # the first rung is taken whatever it costs: some answer must be given
-            recipe = with_settings(recipe, {"training.minutes": max(1.0, deadline - time.monotonic()) / 60})
+        elif (
+            self.best is None and deadline is not None
+        ):  # the first rung is taken whatever it costs: some answer must be given
+            recipe = with_settings(
+                recipe, {"training.minutes": max(1.0, deadline - time.monotonic()) / 60}
+            )
             deadline = None
         job = prepared(recipe, self.table, folder, self.command, self.ground)
         self.ground = job.ground
         if not job.places("val"):
-            raise DataError("the ladder compares on validation images, and there are none", hint="--set data.val=0.15")
+            raise DataError(
+                "the ladder compares on validation images, and there are none",
+                hint="--set data.val=0.15",
+            )
         job.deadline = deadline
         with job.run.locked():
             return self._noted(adapted(job, self.command, ["val"]))
@@ -197,7 +246,9 @@ class _Climb:
     def _picked_up(self, run: Run) -> FitResult:
         """A rung of a ladder that was interrupted."""
         if run.finished:
-            return FitResult(run.folder, evaluate(run.folder, split="val", command=self.command), run.outcome())
+            return FitResult(
+                run.folder, evaluate(run.folder, split="val", command=self.command), run.outcome()
+            )
         with run.locked():
             run.sweep()
             return adapted(reopened(run), self.command, ["val"])
@@ -221,14 +272,20 @@ class _Climb:
         """Seconds for the rung's own validation and for the winner's test."""
         assert self.ground is not None
         splits = [sample.split for sample in self.ground.scanned.table.samples]
-        return self.look * (_LOOKS * splits.count("val") + splits.count("test")) + 2 * self.ending + _ENDING
+        return (
+            self.look * (_LOOKS * splits.count("val") + splits.count("test"))
+            + 2 * self.ending
+            + _ENDING
+        )
 
     def _refuse_hopeless(self, ground: Ground, deadline: float) -> None:
         """A training of three epochs costs at least three looks at every image: known before anything is built."""
         images = len(ground.scanned.table.of("train"))
         least, there = 3 * self.look * images, deadline - time.monotonic()
         if there < least:
-            raise TooLittleTime(f"three epochs take {least:.0f} s at least, {max(0, there):.0f} s are left")
+            raise TooLittleTime(
+                f"three epochs take {least:.0f} s at least, {max(0, there):.0f} s are left"
+            )
 
     def _folder(self, name: str) -> Path:
         return self.run.folder / "rungs" / name
@@ -241,12 +298,24 @@ class _Climb:
         self.best.note = ", ".join(part for part in (self.best.note, "chosen") if part)
         self.best.result = replace(self.best.result, run=self.run.folder)
         tested = any(row["split"] == "test" for row in Run(folder).splits())
-        self._take(folder, without={"lock", "checkpoints"} if tested else {"lock", "checkpoints", "evaluations"})
+        self._take(
+            folder,
+            without={"lock", "checkpoints"} if tested else {"lock", "checkpoints", "evaluations"},
+        )
         tried = ", ".join(rung.tuning for rung in self.rungs if rung.result)
-        note_choice(self.run, "tuning", name, f"the cheapest whose gain over those below it is beyond the noise, of {tried}")
-        evaluation = evaluate(self.run.folder, split="test" if tested else "val", command=self.command)
+        note_choice(
+            self.run,
+            "tuning",
+            name,
+            f"the cheapest whose gain over those below it is beyond the noise, of {tried}",
+        )
+        evaluation = evaluate(
+            self.run.folder, split="test" if tested else "val", command=self.command
+        )
         if self.clock.left() < 0:
-            console.warn(f"the time was up {-self.clock.left():.0f} s ago: the cheapest answer takes longer than was given")
+            console.warn(
+                f"the time was up {-self.clock.left():.0f} s ago: the cheapest answer takes longer than was given"
+            )
         return LadderResult(self.run.folder, evaluation, self.best.result.outcome, self.rungs)
 
     def _take(self, folder: Path, without: set[str]) -> None:
@@ -265,6 +334,10 @@ def _images(evaluation: EvaluateResult) -> int:
 
 def _groups() -> Iterator[list[str]]:
     """Names of tunings by rung, the cheapest first."""
-    rungs = {name: rung for name in TUNINGS.names() if (rung := TUNINGS.load(name).rung) is not None}
-    for _, names in groupby(sorted(rungs, key=lambda name: rungs[name]), key=lambda name: int(rungs[name])):
+    rungs = {
+        name: rung for name in TUNINGS.names() if (rung := TUNINGS.load(name).rung) is not None
+    }
+    for _, names in groupby(
+        sorted(rungs, key=lambda name: rungs[name]), key=lambda name: int(rungs[name])
+    ):
         yield list(names)

@@ -53,8 +53,18 @@ class FitResult:
     def numbers(self) -> dict[str, Any]:
         scores = {} if self.evaluation is None else self.evaluation.numbers()
         measured = self.outcome.get("parts", {})
-        parts = {f"{word}_{name}": row["value"] for word, rows in measured.items() for name, row in rows.items()}
-        return {**scores, **parts, "run": str(self.run), "seconds": self.outcome["seconds"], "epochs": self.outcome["epochs"]}
+        parts = {
+            f"{word}_{name}": row["value"]
+            for word, rows in measured.items()
+            for name, row in rows.items()
+        }
+        return {
+            **scores,
+            **parts,
+            "run": str(self.run),
+            "seconds": self.outcome["seconds"],
+            "epochs": self.outcome["epochs"],
+        }
 
     def lines(self) -> list[str]:
         told = self.evaluation.lines() if self.evaluation else []
@@ -62,15 +72,23 @@ class FitResult:
         if not self.outcome["images"]:
             told = [f"no image was seen: foveate evaluate {self.run} DATA says what it is worth"]
         if set(self.outcome["images"]) == {"train"}:
-            told = [f"every image was trained on: foveate evaluate {self.run} OTHER_DATA says what it is worth"]
+            told = [
+                f"every image was trained on: foveate evaluate {self.run} OTHER_DATA says what it is worth"
+            ]
         paints = self.evaluation is not None and self.evaluation.metric.reads is Denoised
-        return [f"run: {self.run}", *told, f"next: foveate {f'generate {self.run}' if paints else f'predict {self.run} IMAGES'}"]
+        return [
+            f"run: {self.run}",
+            *told,
+            f"next: foveate {f'generate {self.run}' if paints else f'predict {self.run} IMAGES'}",
+        ]
 
     def _repr_html_(self) -> str:
         return f"<p>{self.run}</p>" + (self.evaluation._repr_html_() if self.evaluation else "")
 
 
-def prepared(recipe: Recipe, table: Table, out: Path | None, command: str, ground: Ground | None = None) -> Job:
+def prepared(
+    recipe: Recipe, table: Table, out: Path | None, command: str, ground: Ground | None = None
+) -> Job:
     """Everything up to the first step; the run folder is made when nothing can be wrong with the words any more.
 
     `ground`: that of another job on the same pictures, which are not read again then.
@@ -120,7 +138,10 @@ def _grounded(recipe: Recipe, table: Table, model: Model) -> Ground:
     scanned = replace(scanned, table=table)
     if recipe.data.shots is None:
         return Ground(scanned, groups, how)
-    return Ground(*few(scanned, groups, recipe.data.shots, recipe.seed), f"{how}; {recipe.data.shots} a class to train on")
+    return Ground(
+        *few(scanned, groups, recipe.data.shots, recipe.seed),
+        f"{how}; {recipe.data.shots} a class to train on",
+    )
 
 
 def reopened(run: Run, recipe: Recipe | None = None) -> Job:
@@ -135,9 +156,15 @@ def reopened(run: Run, recipe: Recipe | None = None) -> Job:
     changed = [sample.key for sample, digest in now if known[sample.key] != digest]
     if changed or len(scanned.hashes) < len(known):
         hint = "a run can only go on with the same pictures: start a new one"
-        raise RunError("the pictures have changed since this run began", where=changed[0] if changed else table.root, hint=hint)
+        raise RunError(
+            "the pictures have changed since this run began",
+            where=changed[0] if changed else table.root,
+            hint=hint,
+        )
     groups = [sample.group or "" for sample in scanned.table.samples]
-    return Job(recipe, run, model, Ground(scanned, groups, "as written down"), device_of(recipe.device))
+    return Job(
+        recipe, run, model, Ground(scanned, groups, "as written down"), device_of(recipe.device)
+    )
 
 
 def adapted(job: Job, command: str, splits: Sequence[Split] = ("val", "test")) -> FitResult:
@@ -158,12 +185,27 @@ def adapted(job: Job, command: str, splits: Sequence[Split] = ("val", "test")) -
     if after != before:
         raise RunError("frozen weights moved: this is a bug in Foveate", where=job.run.folder)
     job.run.write_tensors("model.safetensors", outcome.tensors)
-    told = {key: value for key, value in asdict(replace(outcome, tensors={})).items() if key != "tensors"}
+    told = {
+        key: value
+        for key, value in asdict(replace(outcome, tensors={})).items()
+        if key != "tensors"
+    }
     counts = Counter(str(sample.split) for sample in job.table.samples)
-    told |= {"frozen": after, "origin": job.model.backbone.origin, "images": dict(counts), "audit": solved.audit}
-    told |= {"cautions": _cautions(job, solved.audit), "threshold": _threshold(job), "parameters": _parameters(job.model)}
+    told |= {
+        "frozen": after,
+        "origin": job.model.backbone.origin,
+        "images": dict(counts),
+        "audit": solved.audit,
+    }
+    told |= {
+        "cautions": _cautions(job, solved.audit),
+        "threshold": _threshold(job),
+        "parameters": _parameters(job.model),
+    }
     told["licence"] = family_of(job.recipe.backbone.name).licence(job.recipe.backbone.name)
-    told["calibration"] = _calibrated(job, None if job.model.tuning.needs_steps else solved.left_out)
+    told["calibration"] = _calibrated(
+        job, None if job.model.tuning.needs_steps else solved.left_out
+    )
     if at_first:
         told["parts"] = {"before": at_first, "after": _by_part(job)}
     job.run.finish(told)
@@ -172,8 +214,16 @@ def adapted(job: Job, command: str, splits: Sequence[Split] = ("val", "test")) -
 
 def _split_rows(job: Job) -> list[dict[str, str]]:
     return [
-        {"path": sample.key, "split": str(sample.split), "group": group, "label": "|".join(label_names(sample)), "sha256": digest}
-        for sample, group, digest in zip(job.table.samples, job.groups, job.scanned.hashes, strict=True)
+        {
+            "path": sample.key,
+            "split": str(sample.split),
+            "group": group,
+            "label": "|".join(label_names(sample)),
+            "sha256": digest,
+        }
+        for sample, group, digest in zip(
+            job.table.samples, job.groups, job.scanned.hashes, strict=True
+        )
     ]
 
 
@@ -190,7 +240,9 @@ def _trained(job: Job) -> Outcome:
         job.recipe,
         job.run,
         train,
-        Validation(val, job.recipe, job.device, parts(val.samples, run) if run else {}) if len(val) else None,
+        Validation(val, job.recipe, job.device, parts(val.samples, run) if run else {})
+        if len(val)
+        else None,
         job.device,
         teacher=Teacher(run, start, job.device) if run and start.distill else None,
         deadline=job.deadline,
@@ -205,17 +257,26 @@ def _by_part(job: Job) -> dict[str, dict[str, Any]]:
         return {}
     found = _answers(job, pictures)
     scores = {
-        name: scored([found[place] for place in places], [pictures.samples[place] for place in places], job.model, _multilabel(job))
+        name: scored(
+            [found[place] for place in places],
+            [pictures.samples[place] for place in places],
+            job.model,
+            _multilabel(job),
+        )
         for name, places in parts(pictures.samples, run).items()
     }
-    return {name: {"number": each.main, **asdict(each.numbers[each.main])} for name, each in scores.items()}
+    return {
+        name: {"number": each.main, **asdict(each.numbers[each.main])}
+        for name, each in scores.items()
+    }
 
 
 def _answers(job: Job, pictures: Pictures) -> list[Any]:
     """To the pictures, by the model as it is now; it is on the CPU afterwards."""
     batches = loader(pictures, Order(len(pictures), job.recipe.training.batch_size))
     way = Way("fp32", bool(job.recipe.training.channels_last))
-    found = answers(job.model.to(job.device, memory_format=way.layout), pictures, batches, job.device, way)  # type: ignore[call-overload]
+    model = job.model.to(job.device, memory_format=way.layout)  # type: ignore[call-overload]
+    found = answers(model, pictures, batches, job.device, way)
     job.model.cpu()
     return found.predictions
 
@@ -233,19 +294,31 @@ def _calibrated(job: Job, left_out: LeftOut | None) -> dict[str, Any] | None:
         return None
     drawn = np.random.default_rng(job.recipe.seed).permutation(len(train))[:_FAMILIAR]
     known = [train[place] for place in sorted(drawn.tolist())]
-    parts = [_seen(job, shown(job.model, samples, job.scanned.pixels, job.recipe.seed)) for samples in (known, val)]
+    parts = [
+        _seen(job, shown(job.model, samples, job.scanned.pixels, job.recipe.seed))
+        for samples in (known, val)
+    ]
     (_, features), (predictions, theirs) = parts
     classes = job.model.classes
     scores = np.stack([answer.scores for answer in predictions]).astype(float)
     truths = np.array([classes.index(label_names(sample)[0]) for sample in val])
     temperature = fitted(scores, truths)
     if left_out is not None:
-        temperature = fitted(np.concatenate([scores, left_out.chances]), np.concatenate([truths, left_out.truths]))
+        temperature = fitted(
+            np.concatenate([scores, left_out.chances]), np.concatenate([truths, left_out.truths])
+        )
     found = Calibration.learnt(scores, truths, theirs, Familiar.of(features), temperature)
     job.run.write_json(CALIBRATION, found.row())
-    tensors = {name: torch.from_numpy(getattr(found.familiar, name)).half() for name in ("middle", "directions")}
+    tensors = {
+        name: torch.from_numpy(getattr(found.familiar, name)).half()
+        for name in ("middle", "directions")
+    }
     job.run.write_tensors(FAMILIAR, tensors)
-    return {"temperature": temperature, "images": len(val), "left_out": 0 if left_out is None else len(left_out.truths)}
+    return {
+        "temperature": temperature,
+        "images": len(val),
+        "left_out": 0 if left_out is None else len(left_out.truths),
+    }
 
 
 def _seen(job: Job, pictures: Pictures) -> tuple[list[Any], np.ndarray]:
@@ -257,7 +330,10 @@ def _seen(job: Job, pictures: Pictures) -> tuple[list[Any], np.ndarray]:
 def _parameters(model: Model) -> dict[str, int]:
     """How many there are, and how many of them were trained."""
     both = [(parameter.numel(), parameter.requires_grad) for parameter in model.parameters()]
-    return {"trained": sum(count for count, moves in both if moves), "all": sum(count for count, _ in both)}
+    return {
+        "trained": sum(count for count, moves in both if moves),
+        "all": sum(count for count, _ in both),
+    }
 
 
 def _threshold(job: Job) -> float | None:
@@ -265,7 +341,9 @@ def _threshold(job: Job) -> float | None:
     pictures = job.pictures("val")
     if job.model.task.answer is not Boxes or not len(pictures):
         return None
-    return float(scored(_answers(job, pictures), pictures.samples, job.model, False).tables["threshold"])
+    return float(
+        scored(_answers(job, pictures), pictures.samples, job.model, False).tables["threshold"]
+    )
 
 
 # --- what it is worth
@@ -279,7 +357,9 @@ def _cautions(job: Job, audit: list[dict[str, Any]]) -> list[str]:
         splits.setdefault(group, set()).add(str(sample.split))
     torn = sum(len(places) > 1 for places in splits.values())
     if torn:
-        found.append(f"{torn} groups of near-copies lie on both sides of the split that the data names: the figures flatter")
+        found.append(
+            f"{torn} groups of near-copies lie on both sides of the split that the data names: the figures flatter"
+        )
     if audit:
         random, grouped = (row["score"]["value"] for row in audit)
         found.append(
@@ -292,5 +372,8 @@ def _cautions(job: Job, audit: list[dict[str, Any]]) -> list[str]:
 def _evaluated(job: Job, command: str, splits: Sequence[Split]) -> EvaluateResult | None:
     """Scores the saved run, as anyone would load it, on those splits that hold images; the last one is the headline."""
     there = [split for split in splits if job.places(split)]
-    results = [evaluate(job.run.folder, split=split, device=str(job.device), command=command) for split in there]
+    results = [
+        evaluate(job.run.folder, split=split, device=str(job.device), command=command)
+        for split in there
+    ]
     return results[-1] if results else None

@@ -11,24 +11,45 @@ from foveate.modeling.backbones import family_of
 from foveate.recipe import Recipe, with_settings
 from foveate.run.folder import Run, note_choice
 
-FREE = ("data.workers", "data.keep_pixels", "data.strict", "training.save_minutes", "training.tensorboard", "device", "lang")
+FREE = (
+    "data.workers",
+    "data.keep_pixels",
+    "data.strict",
+    "training.save_minutes",
+    "training.tensorboard",
+    "device",
+    "lang",
+)
 _OPEN = (None, "", "auto", "default")  # values that leave it to the run
-_CUT = ("training.epochs", "training.batch_size")  # to the time that was given, to the pictures that there are
+_CUT = (
+    "training.epochs",
+    "training.batch_size",
+)  # to the time that was given, to the pictures that there are
 
 
-def going_on(run: Run, asked: Recipe | None, free: tuple[str, ...] = FREE, note: bool = True) -> Recipe:
+def going_on(
+    run: Run, asked: Recipe | None, free: tuple[str, ...] = FREE, note: bool = True
+) -> Recipe:
     """The recipe of an unfinished run, with those of the `asked` fields that are `free`: they move no weight, and are noted.
 
     Raises UsageError, with each difference, where other fields are asked to be what they were not when it began.
     """
     own = run.recipe()
     found = list(_differences(run, asked, own)) if asked is not None else []
-    other = [f"{field} is {had!r}, not {value!r}" for field, value, had in found if field not in free]
+    other = [
+        f"{field} is {had!r}, not {value!r}" for field, value, had in found if field not in free
+    ]
     if other:
         hint = "leave these words out, or start a new run"
-        raise UsageError("a run goes on as it began", where=run.folder, why="; ".join(other), hint=hint)
+        raise UsageError(
+            "a run goes on as it began", where=run.folder, why="; ".join(other), hint=hint
+        )
     for field, value, had in found if note else []:
-        exact = "; another device computes otherwise: not bit for bit what it would have been" if field == "device" else ""
+        exact = (
+            "; another device computes otherwise: not bit for bit what it would have been"
+            if field == "device"
+            else ""
+        )
         note_choice(run, field, value, f"asked for when it went on, {had!r} before{exact}")
     return with_settings(own, {field: value for field, value, _ in found})
 
@@ -53,13 +74,17 @@ def _same(field: str, value: Any, had: Any, decided: bool) -> bool:
         return bool(family_of(value).settled(value) == had)
     if field in _CUT:
         return decided and had is not None and bool(value > had)
-    return decided and section in ("task", "tuning") and field != section  # a file of words, which was read
+    return (
+        decided and section in ("task", "tuning") and field != section
+    )  # a file of words, which was read
 
 
 def _flat(content: dict[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
     """Dotted fields and values; the name of a choice stands for it."""
     for name, value in content.items():
-        field = f"{above}{name}" if name != "name" or above not in ("task.", "tuning.") else above[:-1]
+        field = (
+            f"{above}{name}" if name != "name" or above not in ("task.", "tuning.") else above[:-1]
+        )
         if isinstance(value, dict) and above == "":
             yield from _flat(value, f"{name}.")
         else:

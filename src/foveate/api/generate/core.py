@@ -29,7 +29,10 @@ from foveate.version import __version__
 
 _AT_ONCE = 16  # pictures
 _THUMBNAIL = 128  # px of a picture in the grid
-_SHOWN, _ACROSS = 96, 12  # pictures in the grid at the most, evenly taken from all, and in a row of it
+_SHOWN, _ACROSS = (
+    96,
+    12,
+)  # pictures in the grid at the most, evenly taken from all, and in a row of it
 _NOTE = "made by a network, and shows nothing that was there"
 
 
@@ -83,7 +86,9 @@ class Wish:
     features: str = "tf_efficientnet_lite0"
 
 
-def generate(run: Path | str, wish: Wish | None = None, out: Path | None = None, device: str = "auto") -> GenerateResult:
+def generate(
+    run: Path | str, wish: Wish | None = None, out: Path | None = None, device: str = "auto"
+) -> GenerateResult:
     """Paints, with a finished run of the task generate, or with a pretrained painter by its name; the folder `out` is new.
 
     The same seed gives the same picture, whatever else is painted beside it. Raises UsageError for a run of another task, sentences
@@ -94,13 +99,19 @@ def generate(run: Path | str, wish: Wish | None = None, out: Path | None = None,
     folder = out or numbered(Path(run) / "pictures" if Path(run).is_dir() else Path("pictures"))
     refuse_taken(folder)
     artist = _told(_artist(run, device), wish)
-    sentences = [sentence for sentence in wish.sentences or artist.sentences for _ in range(wish.count)]
+    sentences = [
+        sentence for sentence in wish.sentences or artist.sentences for _ in range(wish.count)
+    ]
     for sentence in dict.fromkeys(sentences):
         if artist.reader is not None:
             artist.reader.refuse_unknown(sentence)
     original = _Original.of(wish, artist.painter) if wish.picture is not None else None
     made = _all(artist, sentences, wish, original)
-    distances = compared(made, wish.against, artist.painter.input, wish.features, device) if wish.against is not None else None
+    distances = (
+        compared(made, wish.against, artist.painter.input, wish.features, device)
+        if wish.against is not None
+        else None
+    )
     whole = made if original is None else [original.with_part(pixels) for pixels in made]
     _written(folder, whole, sentences, artist, wish)
     if distances is not None:
@@ -110,13 +121,22 @@ def generate(run: Path | str, wish: Wish | None = None, out: Path | None = None,
 
 def _refuse(wish: Wish) -> None:
     if wish.mask is not None and wish.picture is None:
-        raise UsageError("a mask wants a picture", where="--mask", hint="--picture FILE --mask FILE")
+        raise UsageError(
+            "a mask wants a picture", where="--mask", hint="--picture FILE --mask FILE"
+        )
     if wish.strength is not None and not 0 < wish.strength <= 1:
-        raise UsageError(f"the strength lies above 0 and is 1 at the most, not {wish.strength}", where="--strength")
+        raise UsageError(
+            f"the strength lies above 0 and is 1 at the most, not {wish.strength}",
+            where="--strength",
+        )
     if wish.strength is not None and wish.picture is None:
-        raise UsageError("the strength is that of changing a picture", where="--strength", hint="--picture FILE")
+        raise UsageError(
+            "the strength is that of changing a picture", where="--strength", hint="--picture FILE"
+        )
     if wish.against is not None and wish.picture is not None:
-        raise UsageError("pictures that began from another one say nothing of the painter", where="--against")
+        raise UsageError(
+            "pictures that began from another one say nothing of the painter", where="--against"
+        )
 
 
 def _artist(run: Path | str, device: str) -> Artist:
@@ -124,7 +144,10 @@ def _artist(run: Path | str, device: str) -> Artist:
     if family is not None:
         painter = family.open(str(run), "auto").eval().to(device_of(device))
         if not isinstance(painter, Painter) or not painter.reads:
-            raise UsageError(f"{run!r} cannot paint before it has learnt to", hint="foveate fit DATA --task generate")
+            raise UsageError(
+                f"{run!r} cannot paint before it has learnt to",
+                hint="foveate fit DATA --task generate",
+            )
         return Artist(painter, painter.embed, str(run), [""], 30, 7.5)
     predictor = load(run, device)
     model, task = predictor.model, predictor.model.task
@@ -139,7 +162,9 @@ def _artist(run: Path | str, device: str) -> Artist:
 
     asked, reader = task.settings, model.head if isinstance(model.head, Reader) else None
     sentences = asked.examples or [asked.prompt]
-    return Artist(painter, read, predictor.run.folder.name, sentences, asked.steps, asked.guidance, reader)
+    return Artist(
+        painter, read, predictor.run.folder.name, sentences, asked.steps, asked.guidance, reader
+    )
 
 
 def _told(artist: Artist, wish: Wish) -> Artist:
@@ -153,14 +178,32 @@ def _family(name: str) -> Any:
     return family_of(name) if ":" in name or not ("/" in name or name.startswith(".")) else None
 
 
-def _all(artist: Artist, sentences: list[str], wish: Wish, original: _Original | None) -> list[np.ndarray]:
+def _all(
+    artist: Artist, sentences: list[str], wish: Wish, original: _Original | None
+) -> list[np.ndarray]:
     """(S, S, 3) uint8 for each sentence."""
-    parts, spec, found = even_parts(len(sentences), _AT_ONCE), artist.painter.input, list[np.ndarray]()
+    parts, spec, found = (
+        even_parts(len(sentences), _AT_ONCE),
+        artist.painter.input,
+        list[np.ndarray](),
+    )
     with console.progress(artist.steps * len(parts), "paint") as bar:
         for part in parts:
-            asked, seeds = sentences[part], [wish.seed + place for place in range(len(sentences))[part]]
+            asked, seeds = (
+                sentences[part],
+                [wish.seed + place for place in range(len(sentences))[part]],
+            )
             ground = original.ground(artist.painter, len(asked)) if original else None
-            made = painted(artist.painter, artist.read, asked, seeds, artist.steps, artist.guidance, ground, bar.advance)
+            made = painted(
+                artist.painter,
+                artist.read,
+                asked,
+                seeds,
+                artist.steps,
+                artist.guidance,
+                ground,
+                bar.advance,
+            )
             found += as_pixels(made, spec.mean, spec.std)
     return found
 
@@ -195,24 +238,43 @@ class _Original:
         return Ground(clean, self.strength, wanted.to(device))
 
     def with_part(self, made: np.ndarray) -> np.ndarray:
-        return made if self.part is None or self.mask is None else filled(self.pixels, self.mask, self.part, made)
+        return (
+            made
+            if self.part is None or self.mask is None
+            else filled(self.pixels, self.mask, self.part, made)
+        )
 
 
-def _written(folder: Path, made: list[np.ndarray], sentences: list[str], artist: Artist, wish: Wish) -> None:
+def _written(
+    folder: Path, made: list[np.ndarray], sentences: list[str], artist: Artist, wish: Wish
+) -> None:
     """PNGs that say how they were made, a grid, and a table that `fit` reads."""
     folder.mkdir(parents=True)
     rows = []
     for place, (pixels, sentence) in enumerate(zip(made, sentences, strict=True)):
-        told = {"prompt": sentence, "seed": str(wish.seed + place), "model": artist.name, "steps": str(artist.steps)}
-        told |= {"guidance": str(artist.guidance), "software": f"foveate {__version__}", "note": _NOTE}
+        told = {
+            "prompt": sentence,
+            "seed": str(wish.seed + place),
+            "model": artist.name,
+            "steps": str(artist.steps),
+        }
+        told |= {
+            "guidance": str(artist.guidance),
+            "software": f"foveate {__version__}",
+            "note": _NOTE,
+        }
         name = f"{place:04d}.png"
         images.write(pixels, folder / name, told)
         rows.append({"path": name, "text": sentence or "a picture", "seed": wish.seed + place})
     shown = np.unique(np.linspace(0, len(made) - 1, _SHOWN).round().astype(int)).tolist()
-    grid = tiled([_seen(made[place]) for place in shown], [sentences[place] for place in shown], _ACROSS)
+    grid = tiled(
+        [_seen(made[place]) for place in shown], [sentences[place] for place in shown], _ACROSS
+    )
     images.write(grid, folder / "grid.png", {"note": _NOTE, "model": artist.name})
     with written_aside(folder / "pictures.jsonl") as aside:
-        aside.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+        aside.write_text(
+            "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8"
+        )
 
 
 def _seen(pixels: np.ndarray) -> np.ndarray:

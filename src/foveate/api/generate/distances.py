@@ -40,37 +40,65 @@ class Distances:
         return {**painted, "features": self.features, "real": self.real, "compare": self.rows}
 
     def lines(self) -> list[str]:
-        found = [f"from {self.real} real pictures, by the features of {self.features} (numbers of other features are others):"]
+        found = [
+            f"from {self.real} real pictures, by the features of {self.features} (numbers of other features are others):"
+        ]
         for name, row in self.rows.items():
-            found.append(f"  {name}: KID {row['kid']:.4f} ± {row['kid_spread']:.4f}, FID {row['fid']:.1f} (n = {row['count']:.0f})")
+            found.append(
+                f"  {name}: KID {row['kid']:.4f} ± {row['kid_spread']:.4f}, FID {row['fid']:.1f} (n = {row['count']:.0f})"
+            )
         return found
 
 
-def compared(made: Sequence[np.ndarray], real: Path, spec: InputSpec, features: str, device: str) -> Distances:
+def compared(
+    made: Sequence[np.ndarray], real: Path, spec: InputSpec, features: str, device: str
+) -> Distances:
     """Painted pictures (S, S, 3) uint8 against those in the folder `real`, which are brought to the painter's square first; beside
     it what noise has, and what real pictures have among themselves. Raises DataError for fewer than ten on either side."""
     if not real.is_dir():
-        raise UsageError("real pictures to compare with lie in a folder", where=real, hint="--against FOLDER")
+        raise UsageError(
+            "real pictures to compare with lie in a folder", where=real, hint="--against FOLDER"
+        )
     files = list(find_images(real))
     chosen = sorted(np.random.default_rng(0).permutation(len(files))[:_MOST].tolist())
     theirs = [pixels for place in chosen if (pixels := _square(files[place], spec)) is not None]
-    for count, what, hint in ((len(made), "painted", "a larger --count"), (len(theirs), "real", "another folder")):
+    for count, what, hint in (
+        (len(made), "painted", "a larger --count"),
+        (len(theirs), "real", "another folder"),
+    ):
         if count < _LEAST:
-            raise DataError(f"{count} {what} pictures are too few to compare", where=real, hint=hint)
+            raise DataError(
+                f"{count} {what} pictures are too few to compare", where=real, hint=hint
+            )
     backbone = family_of(features).open(features, "auto").eval().to(device_of(device))
     if Provides.POOLED not in backbone.provides:
-        raise UsageError(f"{features!r} describes no pictures", where="--features", hint="tf_efficientnet_lite0")
-    noise = np.random.default_rng(0).integers(0, 256, (len(made), spec.size, spec.size, 3), dtype=np.uint8)
+        raise UsageError(
+            f"{features!r} describes no pictures", where="--features", hint="tf_efficientnet_lite0"
+        )
+    noise = np.random.default_rng(0).integers(
+        0, 256, (len(made), spec.size, spec.size, 3), dtype=np.uint8
+    )
     known = _described(theirs, backbone)
     halves = known[::2], known[1::2]
-    pairs = {"painted": (_described(made, backbone), known), "real": halves, "noise": (_described(list(noise), backbone), known)}
+    pairs = {
+        "painted": (_described(made, backbone), known),
+        "real": halves,
+        "noise": (_described(list(noise), backbone), known),
+    }
     if min(len(made), len(theirs)) < known.shape[1]:
-        console.warn(f"FID is too high with fewer than {known.shape[1]} pictures: compare those of equal numbers alone")
+        console.warn(
+            f"FID is too high with fewer than {known.shape[1]} pictures: compare those of equal numbers alone"
+        )
     return Distances(features, len(theirs), {name: _row(*pair) for name, pair in pairs.items()})
 
 
 def _row(ours: np.ndarray, theirs: np.ndarray) -> dict[str, float]:
-    return {"kid": kid(ours, theirs), "kid_spread": kid_spread(ours, theirs), "fid": fid(ours, theirs), "count": float(len(ours))}
+    return {
+        "kid": kid(ours, theirs),
+        "kid_spread": kid_spread(ours, theirs),
+        "fid": fid(ours, theirs),
+        "count": float(len(ours)),
+    }
 
 
 def _square(file: Path, spec: InputSpec) -> np.ndarray | None:
@@ -87,9 +115,15 @@ def _square(file: Path, spec: InputSpec) -> np.ndarray | None:
 @torch.inference_mode()
 def _described(pictures: Sequence[np.ndarray], backbone: Backbone) -> np.ndarray:
     """(N, D)."""
-    device, transform, found = next(backbone.parameters()).device, evaluation(backbone.input, "crop"), []
+    device, transform, found = (
+        next(backbone.parameters()).device,
+        evaluation(backbone.input, "crop"),
+        [],
+    )
     for part in even_parts(len(pictures), _AT_ONCE):
-        shown = torch.stack([transform(pixels, pixels.shape[:2], {})[0] for pixels in pictures[part]])
+        shown = torch.stack(
+            [transform(pixels, pixels.shape[:2], {})[0] for pixels in pictures[part]]
+        )
         pooled = backbone(backbone.input.seen(shown.to(device)), {Provides.POOLED}).pooled
         assert pooled is not None
         found.append(pooled.float().cpu().numpy())

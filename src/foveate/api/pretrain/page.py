@@ -30,7 +30,10 @@ def nearest(guard: Guard, model: Model, pictures: Unlabelled) -> list[list[np.nd
     alike = (alike @ alike.T).fill_diagonal_(-2.0)
     asked = np.linspace(0, len(alike) - 1, min(_ROWS, len(alike))).round().astype(int).tolist()
     places = alike[asked].topk(min(_NEAREST, len(alike) - 1), dim=1).indices.tolist()
-    shown = {place: _thumbnail(pictures, place) for place in {*asked, *(place for row in places for place in row)}}
+    shown = {
+        place: _thumbnail(pictures, place)
+        for place in {*asked, *(place for row in places for place in row)}
+    }
     return [[shown[place] for place in (one, *row)] for one, row in zip(asked, places, strict=True)]
 
 
@@ -55,7 +58,13 @@ def painted(model: Model, train: Pictures, device: torch.device) -> list[list[np
 def pixels(image: Tensor, spec: InputSpec) -> np.ndarray:
     """(3, S, S) normalised -> (S, S, 3) uint8."""
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (spec.mean, spec.std))
-    values: np.ndarray = ((image.cpu() * std + mean).clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
+    values: np.ndarray = (
+        ((image.cpu() * std + mean).clamp(0, 1) * 255)
+        .round()
+        .to(torch.uint8)
+        .permute(1, 2, 0)
+        .numpy()
+    )
     return values
 
 
@@ -75,17 +84,27 @@ def page_of(
         verdict=verdict,
         measures=[(name, told["start"][name], told["end"][name]) for name in told["start"]],
         facts=[
-            ("images", f"{recipe.data.path}: " + ", ".join(f"{count} {split}" for split, count in told["images"].items())),
+            (
+                "images",
+                f"{recipe.data.path}: "
+                + ", ".join(f"{count} {split}" for split, count in told["images"].items()),
+            ),
             ("objective", recipe.task.name),
             ("backbone", f"{recipe.backbone.name} ({told['origin']})"),
             ("tuning", recipe.tuning.name),
             ("seed", str(recipe.seed)),
             ("trained", f"{told['epochs']} epochs, {told['seconds']:.0f} s: {told['reason']}"),
         ],
-        choices=[(row["field"], str(row["value"]), row["reason"]) for row in run.read_json("choices.json")],
+        choices=[
+            (row["field"], str(row["value"]), row["reason"])
+            for row in run.read_json("choices.json")
+        ],
         curves=[{"epoch": 0, **told["start"]}, *run.logged()],
         neighbours=neighbours,
         sheet=sheet,
         lang=recipe.lang,
-        environment={**{k: str(v) for k, v in around.items() if k not in ("versions", "command")}, **around["versions"]},
+        environment={
+            **{k: str(v) for k, v in around.items() if k not in ("versions", "command")},
+            **around["versions"],
+        },
     )

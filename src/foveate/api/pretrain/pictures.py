@@ -40,7 +40,9 @@ class Unlabelled:
     pixels: Pixels
 
 
-def gathered(recipe: Recipe, labelled: Path | None, model: Model, into: Path) -> tuple[Unlabelled, str]:
+def gathered(
+    recipe: Recipe, labelled: Path | None, model: Model, into: Path
+) -> tuple[Unlabelled, str]:
     """Lists the pictures at the recipe's path, and those of the guard, in the folder `into`; says where the latter come from.
 
     They are the images of `labelled`, data with one class an image; or without it a part of the pictures, drawn by the seed. They
@@ -48,7 +50,11 @@ def gathered(recipe: Recipe, labelled: Path | None, model: Model, into: Path) ->
     """
     root = Path(recipe.data.path)
     if not root.exists():
-        raise DataError("there is nothing at this path", where=printable(root), hint="give a folder of pictures, or .tar shards")
+        raise DataError(
+            "there is nothing at this path",
+            where=printable(root),
+            hint="give a folder of pictures, or .tar shards",
+        )
     pixels = Pixels(model.backbone.input.size, "crop", recipe.data.keep_pixels)
     if labelled:
         pairs, how = _of_labelled(labelled, recipe)
@@ -57,7 +63,9 @@ def gathered(recipe: Recipe, labelled: Path | None, model: Model, into: Path) ->
     whole = [(entry, name) for entry, name in pairs if _readable(entry, pixels, recipe.data.strict)]
     held = Catalogue.listed(into / HELD, (entry for entry, _ in whole))
     theirs = {_place(entry) for entry, _ in whole}
-    train = Catalogue.listed(into / TRAIN, (entry for entry in entries(root) if _place(entry) not in theirs))
+    train = Catalogue.listed(
+        into / TRAIN, (entry for entry in entries(root) if _place(entry) not in theirs)
+    )
     labels = _numbered([name for _, name in whole]) if labelled else None
     found = Unlabelled(train, held, labels, pixels)
     _refuse_little(found, root)
@@ -80,13 +88,18 @@ def _of_labelled(data: Path, recipe: Recipe) -> tuple[list[tuple[Entry, str]], s
     table = refuse_other_questions(read_table(data), "a guard with labels")
     told = [sample for sample in table.samples if sample.split != "test"]
     drawn = sorted(np.random.default_rng(recipe.seed).permutation(len(told))[:_MOST].tolist())
-    pairs = [(Entry(told[place].key, told[place].path.absolute()), label_names(told[place])[0]) for place in drawn]
+    pairs = [
+        (Entry(told[place].key, told[place].path.absolute()), label_names(told[place])[0])
+        for place in drawn
+    ]
     return pairs, f"{{}} images with labels, of {data}"
 
 
 def _of_all(root: Path, recipe: Recipe) -> tuple[list[tuple[Entry, str]], str]:
     count = min(_MOST, max(_LEAST, round(recipe.data.val * sum(1 for _ in entries(root)))))
-    drawn = heapq.nsmallest(count, entries(root), key=lambda entry: key(recipe.seed, "held out", entry.key))
+    drawn = heapq.nsmallest(
+        count, entries(root), key=lambda entry: key(recipe.seed, "held out", entry.key)
+    )
     pairs = [(entry, "") for entry in sorted(drawn, key=lambda entry: entry.key)]
     return pairs, "{} of the pictures, without labels: --labels DATA would tell more"
 
@@ -109,12 +122,18 @@ def _numbered(names: list[str]) -> np.ndarray:
 
 def _refuse_little(found: Unlabelled, root: Path) -> None:
     if len(found.train) < 2:
-        what = f"{len(found.train)} pictures are left to learn from, {len(found.held)} being held out"
+        what = (
+            f"{len(found.train)} pictures are left to learn from, {len(found.held)} being held out"
+        )
         raise DataError(what, where=printable(root), hint="give some hundreds at least")
     if len(found.held) < 2:
-        raise DataError("there are not two images to look at while it learns", where=printable(root))
+        raise DataError(
+            "there are not two images to look at while it learns", where=printable(root)
+        )
     if _all_alike(found.train[place] for place in sampled(found.train, _LOOKED_AT)):
-        raise DataError("all these images look the same: there is nothing to tell apart", where=printable(root))
+        raise DataError(
+            "all these images look the same: there is nothing to tell apart", where=printable(root)
+        )
     if len(found.held) < 10 * _LEAST:
         console.warn(f"{len(found.held)} held-out images can tell little: their intervals are wide")
 

@@ -31,13 +31,22 @@ class RestyleResult:
 
     def numbers(self) -> dict[str, Any]:
         before, after = self.found.style
-        told = {"style_loss_before": before, "style_loss": after, "lowered": 1 - after / before, "content_loss": self.found.content}
+        told = {
+            "style_loss_before": before,
+            "style_loss": after,
+            "lowered": 1 - after / before,
+            "content_loss": self.found.content,
+        }
         return {"file": str(self.file), "beside": str(self.beside), **told}
 
     def lines(self) -> list[str]:
         told = self.numbers()
         how = f"{told['style_loss_before']:.3g} to {told['style_loss']:.3g} ({told['lowered']:.1%} lower)"
-        return [f"the style's loss went from {how}", f"picture: {self.file}", f"side by side: {self.beside}"]
+        return [
+            f"the style's loss went from {how}",
+            f"picture: {self.file}",
+            f"side by side: {self.beside}",
+        ]
 
 
 def restyle(
@@ -55,22 +64,44 @@ def restyle(
     """Writes `out`, whose long side has `size` px, and NAME-beside.png. `weight`: of the style against the content. Raises
     UsageError where a file is taken, BrokenImage for what is no picture."""
     if out.suffix.lower() != ".png":
-        raise UsageError("the picture is written as a PNG", where=out, hint=f"--out {out.with_suffix('.png')}")
+        raise UsageError(
+            "the picture is written as a PNG", where=out, hint=f"--out {out.with_suffix('.png')}"
+        )
     beside = out.with_name(f"{out.stem}-beside.png")
     for file in (out, beside):
         refuse_taken(file)
     pixels = [images.thumbnail(images.read(file)[0], size) for file in (content, style)]
     network = family_of(backbone).open(backbone, weights).eval()
     if Provides.MAPS not in network.provides:
-        raise UsageError(f"the backbone {backbone!r} has no maps to compare", where="--backbone", hint="tf_efficientnet_lite0")
+        raise UsageError(
+            f"the backbone {backbone!r} has no maps to compare",
+            where="--backbone",
+            hint="tf_efficientnet_lite0",
+        )
     where = device_of(device)
-    one, other = (torch.from_numpy(each.copy()).permute(2, 0, 1).float().div(255).to(where) for each in pixels)
+    one, other = (
+        torch.from_numpy(each.copy()).permute(2, 0, 1).float().div(255).to(where) for each in pixels
+    )
     with console.progress(steps, "restyle") as bar:
-        found = restyled(network.to(where), one, other, steps=steps, weight=weight, advance=lambda text: bar.advance(1, text))
+        found = restyled(
+            network.to(where),
+            one,
+            other,
+            steps=steps,
+            weight=weight,
+            advance=lambda text: bar.advance(1, text),
+        )
     made = (255 * found.image).round().to(torch.uint8).permute(1, 2, 0).cpu().numpy()
-    about = {"model": backbone, "steps": str(steps), "weight": str(weight), "software": f"foveate {__version__}"}
+    about = {
+        "model": backbone,
+        "steps": str(steps),
+        "weight": str(weight),
+        "software": f"foveate {__version__}",
+    }
     out.parent.mkdir(parents=True, exist_ok=True)
-    images.write(np.ascontiguousarray(made), out, {**about, "content": content.name, "style": style.name})
+    images.write(
+        np.ascontiguousarray(made), out, {**about, "content": content.name, "style": style.name}
+    )
     left = side_by_side(pixels[0], pixels[1], ("content", "style"))
     images.write(side_by_side(left, made, ("", "")), beside)
     return RestyleResult(out, beside, found)

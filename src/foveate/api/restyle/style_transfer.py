@@ -18,7 +18,9 @@ from foveate.types import Features, Provides
 
 _MAPS = frozenset({Provides.MAPS})
 _RATE = 0.02  # of pixels in [0, 1], a step at first; it falls to nothing along a cosine
-_DEPTHS = 3  # maps that are compared, from the finest on: the deeper ones know things rather than manners
+_DEPTHS = (
+    3  # maps that are compared, from the finest on: the deeper ones know things rather than manners
+)
 _SHIFT = 8  # px by which the picture is moved before each look: strides leave a grid in it else
 _SMOOTH = 0.05  # weight of differences between neighbours
 _TINY = 1e-12
@@ -42,7 +44,12 @@ def correlations(maps: Sequence[Tensor]) -> list[Tensor]:
 def style_loss(maps: Sequence[Tensor], style: Sequence[Tensor]) -> Tensor:
     """The mean over maps of the squared difference of correlations, each as a share of the style's own square."""
     pairs = zip(correlations(maps), style, strict=True)
-    return torch.stack([(mine - theirs).square().sum() / theirs.square().sum().clamp(min=_TINY) for mine, theirs in pairs]).mean()
+    return torch.stack(
+        [
+            (mine - theirs).square().sum() / theirs.square().sum().clamp(min=_TINY)
+            for mine, theirs in pairs
+        ]
+    ).mean()
 
 
 def restyled(
@@ -58,7 +65,9 @@ def restyled(
     the content."""
     backbone.requires_grad_(False)
     spec, shape = backbone.input, (1, 3, 1, 1)
-    mean, deviation = (torch.tensor(values, device=content.device).view(shape) for values in (spec.mean, spec.std))
+    mean, deviation = (
+        torch.tensor(values, device=content.device).view(shape) for values in (spec.mean, spec.std)
+    )
 
     def seen(image: Tensor) -> list[Tensor]:
         features: Features = backbone((image[None] - mean) / deviation, _MAPS)
@@ -89,14 +98,20 @@ def restyled(
     with torch.no_grad():
         begun, ended = style_loss(first, wanted), seen(image)
         content_loss = functional.mse_loss(ended[middle], first[middle]) / power
-        return Restyled(image.detach(), (float(begun), float(style_loss(ended, wanted))), float(content_loss))
+        return Restyled(
+            image.detach(), (float(begun), float(style_loss(ended, wanted))), float(content_loss)
+        )
 
 
 def _recoloured(content: Tensor, style: Tensor) -> Tensor:
     """The content with the mean and deviation of each of the style's colours: from there the way is shorter."""
-    (deviation, mean), (wanted, middle) = (torch.std_mean(each, dim=(1, 2), keepdim=True) for each in (content, style))
+    (deviation, mean), (wanted, middle) = (
+        torch.std_mean(each, dim=(1, 2), keepdim=True) for each in (content, style)
+    )
     return ((content - mean) / deviation.clamp(min=1e-3) * wanted + middle).clamp(0, 1)
 
 
 def _roughness(image: Tensor) -> Tensor:
-    return (image[:, 1:] - image[:, :-1]).abs().mean() + (image[:, :, 1:] - image[:, :, :-1]).abs().mean()
+    return (image[:, 1:] - image[:, :-1]).abs().mean() + (
+        image[:, :, 1:] - image[:, :, :-1]
+    ).abs().mean()

@@ -25,7 +25,10 @@ def between(start: Tensors, end: Tensors, share: float) -> Tensors:
     themselves, bit for bit. Counters, which have no average, are those of the end."""
     if share in (0, 1):
         return end if share else start
-    return {name: torch.lerp(start[name], tensor, share) if tensor.is_floating_point() else tensor for name, tensor in end.items()}
+    return {
+        name: torch.lerp(start[name], tensor, share) if tensor.is_floating_point() else tensor
+        for name, tensor in end.items()
+    }
 
 
 def same(one: Tensors, other: Tensors) -> bool:
@@ -34,21 +37,29 @@ def same(one: Tensors, other: Tensors) -> bool:
 
 def refuse_strangers(found: Tensors, own: Tensors, where: object) -> None:
     """Raises WeightsError when the tensors at `where` are not those of the network: others by name, or of another shape."""
-    odd = sorted(found.keys() ^ own.keys()) or [name for name in own if found[name].shape != own[name].shape]
+    odd = sorted(found.keys() ^ own.keys()) or [
+        name for name in own if found[name].shape != own[name].shape
+    ]
     if odd:
         why = f"{len(odd)} of {len(own)} tensors do not fit, first {odd[0]!r}"
-        raise WeightsError("the weights of this run cannot be averaged with the others", where=where, why=why)
+        raise WeightsError(
+            "the weights of this run cannot be averaged with the others", where=where, why=why
+        )
 
 
 @torch.no_grad()
-def measured_statistics(model: Model, batches: Iterable[Batch], device: torch.device, way: Way) -> Tensors:
+def measured_statistics(
+    model: Model, batches: Iterable[Batch], device: torch.device, way: Way
+) -> Tensors:
     """The statistics of batch normalisation as the weights in the model make them, in one pass over the `batches`, by name.
 
     Each is the mean over the batches (SWA, Izmailov et al. 2018, section 3.2). Only what learnt its statistics in training does so
     here: those that were kept from pretraining are part of the fixed network. All else is in eval mode, as for an answer.
     """
     model.train()
-    learning: dict[str, Any] = {name: module for name, module in model.named_modules() if _learns(module)}
+    learning: dict[str, Any] = {
+        name: module for name, module in model.named_modules() if _learns(module)
+    }
     model.eval()
     momenta = {name: module.momentum for name, module in learning.items()}
     for module in learning.values():
@@ -62,7 +73,10 @@ def measured_statistics(model: Model, batches: Iterable[Batch], device: torch.de
     for name, module in learning.items():
         module.momentum = momenta[name]
         module.eval()
-        found[f"{name}.running_mean"], found[f"{name}.running_var"] = module.running_mean, module.running_var
+        found[f"{name}.running_mean"], found[f"{name}.running_var"] = (
+            module.running_mean,
+            module.running_var,
+        )
     return {name: tensor.cpu().clone() for name, tensor in found.items()}
 
 

@@ -47,15 +47,25 @@ class Point:
 
     @property
     def name(self) -> str:
-        return " + ".join(run.name for run in self.runs) if self.alpha is None else f"{self.alpha:.3g}"
+        return (
+            " + ".join(run.name for run in self.runs) if self.alpha is None else f"{self.alpha:.3g}"
+        )
 
     @property
     def remark(self) -> str:
-        return ", ".join(word for word in (self.note, "statistics measured anew" if self.measured else "") if word)
+        return ", ".join(
+            word
+            for word in (self.note, "statistics measured anew" if self.measured else "")
+            if word
+        )
 
     def row(self) -> dict[str, Any]:
         """JSON-able."""
-        what = {"runs": [str(run) for run in self.runs]} if self.alpha is None else {"alpha": self.alpha}
+        what = (
+            {"runs": [str(run) for run in self.runs]}
+            if self.alpha is None
+            else {"alpha": self.alpha}
+        )
         elsewhere = {} if self.shifted is None else {"shifted": asdict(self.shifted)}
         found = {"validation": asdict(self.validation), "loss": self.loss, **elsewhere}
         return {**what, **found, "measured": self.measured, "note": self.note}
@@ -67,11 +77,20 @@ class Averager:
     def __init__(self, job: Job, shifted: Scanned | None) -> None:
         self.device, self.way = job.device, Way("fp32", bool(job.recipe.training.channels_last))
         self.model = job.model.to(device=self.device, memory_format=self.way.layout)  # type: ignore[call-overload]
-        self.batch_size, self.multilabel = job.recipe.training.batch_size, bool(job.recipe.task.settings.get("multilabel"))
+        self.batch_size, self.multilabel = (
+            job.recipe.training.batch_size,
+            bool(job.recipe.task.settings.get("multilabel")),
+        )
         self.train, self.val = job.pictures("train"), job.pictures("val")
-        self.shifted = shown(self.model, shifted.table.samples, shifted.pixels, job.recipe.seed) if shifted else None
+        self.shifted = (
+            shown(self.model, shifted.table.samples, shifted.pixels, job.recipe.seed)
+            if shifted
+            else None
+        )
 
-    def average(self, start: Tensors, end: Tensors, share: float, runs: Runs, alpha: float | None = None) -> tuple[Point, Tensors]:
+    def average(
+        self, start: Tensors, end: Tensors, share: float, runs: Runs, alpha: float | None = None
+    ) -> tuple[Point, Tensors]:
         """(1 - share) * start + share * end, and what it is worth.
 
         Statistics of batch normalisation are averaged like weights; between the two they are measured anew as well, on the training
@@ -82,9 +101,15 @@ class Averager:
         tensors = between(start, end, share)
         point = self._validated(tensors, runs, alpha)
         if not same(tensors, start) and not same(tensors, end):
-            statistics = measured_statistics(self.model, self._batches(self.train), self.device, self.way)
+            statistics = measured_statistics(
+                self.model, self._batches(self.train), self.device, self.way
+            )
             measured = tensors | statistics
-            other = replace(self._validated(measured, runs, alpha), measured=True) if statistics else point
+            other = (
+                replace(self._validated(measured, runs, alpha), measured=True)
+                if statistics
+                else point
+            )
             if other.rank > point.rank:
                 point, tensors = other, measured
         return self._elsewhere(point, tensors), tensors
@@ -97,7 +122,9 @@ class Averager:
         answered, judge = self._judged(tensors, self.val)
         scores = judge.compute()
         main = scores.numbers[scores.main]
-        return Point(runs, alpha, scores.main, main, answered.loss, threshold=scores.tables.get("threshold"))
+        return Point(
+            runs, alpha, scores.main, main, answered.loss, threshold=scores.tables.get("threshold")
+        )
 
     def _elsewhere(self, point: Point, tensors: Tensors) -> Point:
         """With its score on the shifted images, which take no part in any choice."""

@@ -66,25 +66,42 @@ class SoupResult:
     @property
     def columns(self) -> list[str]:
         point = self.tried.points[0]
-        return ["average", f"validation {point.metric}", *(["shifted"] if point.shifted else []), "note"]
+        return [
+            "average",
+            f"validation {point.metric}",
+            *(["shifted"] if point.shifted else []),
+            "note",
+        ]
 
     @property
     def rows(self) -> list[list[str]]:
         return [
-            [point.name, str(point.validation), *([str(point.shifted)] if point.shifted else []), point.remark]
+            [
+                point.name,
+                str(point.validation),
+                *([str(point.shifted)] if point.shifted else []),
+                point.remark,
+            ]
             for point in self.tried.points
         ]
 
     def numbers(self) -> dict[str, Any]:
         curve = _told(self.tried, self.gain)
-        return {**self.evaluation.numbers(), **curve, "run": str(self.run), "seconds": round(self.seconds, 2)}
+        return {
+            **self.evaluation.numbers(),
+            **curve,
+            "run": str(self.run),
+            "seconds": round(self.seconds, 2),
+        }
 
     def lines(self) -> list[str]:
         told = [f"run: {self.run}", f"curve: {self.run / 'curve.svg'}"]
         if self.gain is not None:
             plain, more = self.tried.points[self.tried.plain], self.gain
             what = plain.name if plain.alpha is None else "the end"
-            told.append(f"on the shifted data: {more.value:+.3f} [{more.low:+.3f}, {more.high:+.3f}] over {what} (paired)")
+            told.append(
+                f"on the shifted data: {more.value:+.3f} [{more.low:+.3f}, {more.high:+.3f}] over {what} (paired)"
+            )
         return [*told, *self.evaluation.lines(), f"next: foveate predict {self.run} IMAGES"]
 
 
@@ -115,13 +132,19 @@ def soup(
     job = replace(reopened(first), device=device_of(device))
     refuse_other_frozen(job)
     averager = Averager(job, None if shifted is None else _scanned(job, shifted, format, strict))
-    tried = _interpolated(averager, job, steps) if len(opened_runs) == 1 else _greedy(averager, job, opened_runs)
+    tried = (
+        _interpolated(averager, job, steps)
+        if len(opened_runs) == 1
+        else _greedy(averager, job, opened_runs)
+    )
     gained = _gain(tried)
     run = Run.create(out, f"{first.folder.name}-soup")
     with run.locked():
         _write(run, job, tried, gained, command, time.perf_counter() - began)
         there = [split for split in ("val", "test") if job.places(split)]
-        evaluation = [evaluate(run.folder, split=split, device=device, command=command) for split in there][-1]
+        evaluation = [
+            evaluate(run.folder, split=split, device=device, command=command) for split in there
+        ][-1]
     return SoupResult(run.folder, tried, gained, evaluation, time.perf_counter() - began)
 
 
@@ -132,7 +155,9 @@ def _scanned(job: Job, shifted: Path, format: str, strict: bool) -> Scanned:
     trained = {job.scanned.hashes[place] for place in job.places("train")}
     seen = sum(digest in trained for digest in scanned.hashes)
     if seen:
-        console.warn(f"{seen} of these {len(scanned.hashes)} images were trained on (byte for byte): the figure flatters")
+        console.warn(
+            f"{seen} of these {len(scanned.hashes)} images were trained on (byte for byte): the figure flatters"
+        )
     return scanned
 
 
@@ -149,7 +174,9 @@ def _interpolated(averager: Averager, job: Job, steps: int) -> Tried:
                 best, kept = place, tensors
             bar.advance()
     reason = f"{_best_of(points[best], job)}: {_said(points[best])}, the start {_said(points[0])}, the end {_said(points[-1])}"
-    return Tried(_marked(points, best), best, steps, kept, ("soup.alpha", points[best].alpha, reason))
+    return Tried(
+        _marked(points, best), best, steps, kept, ("soup.alpha", points[best].alpha, reason)
+    )
 
 
 def _greedy(averager: Averager, job: Job, runs: list[Run]) -> Tried:
@@ -163,7 +190,9 @@ def _greedy(averager: Averager, job: Job, runs: list[Run]) -> Tried:
         best, kept = 0, end_of(Run(points[0].runs[0]), job)
         for single in points[1:]:
             together = (*points[best].runs, *single.runs)
-            point, tensors = averager.average(kept, end_of(Run(single.runs[0]), job), 1 / len(together), together)
+            point, tensors = averager.average(
+                kept, end_of(Run(single.runs[0]), job), 1 / len(together), together
+            )
             joins = point.rank >= points[best].rank
             points.append(point if joins else replace(point, note=_WORSE))
             if joins:
@@ -177,7 +206,9 @@ def _greedy(averager: Averager, job: Job, runs: list[Run]) -> Tried:
 def _marked(points: list[Point], best: int) -> list[Point]:
     """The points, of which the best is noted as chosen."""
     note = ", ".join(word for word in (points[best].note, "chosen") if word)
-    return [replace(point, note=note) if place == best else point for place, point in enumerate(points)]
+    return [
+        replace(point, note=note) if place == best else point for place, point in enumerate(points)
+    ]
 
 
 def _best_of(point: Point, job: Job) -> str:
@@ -190,7 +221,12 @@ def _said(point: Point) -> str:
 
 def _gain(tried: Tried) -> Score | None:
     best, plain = tried.points[tried.best], tried.points[tried.plain]
-    if tried.best == tried.plain or best.judge is None or plain.judge is None or best.shifted is None:
+    if (
+        tried.best == tried.plain
+        or best.judge is None
+        or plain.judge is None
+        or best.shifted is None
+    ):
         return None
     return gain(best.judge, plain.judge, best.shifted.count)
 
@@ -202,7 +238,9 @@ def _told(tried: Tried, gained: Score | None) -> dict[str, Any]:
     return found if gained is None else {**found, "shifted_gain": asdict(gained)}
 
 
-def _write(run: Run, job: Job, tried: Tried, gained: Score | None, command: str, seconds: float) -> None:
+def _write(
+    run: Run, job: Job, tried: Tried, gained: Score | None, command: str, seconds: float
+) -> None:
     """What a fit would have written; without epochs, because there were none."""
     first, best = job.run, tried.points[tried.best]
     run.carry_over(first, command)
@@ -210,11 +248,24 @@ def _write(run: Run, job: Job, tried: Tried, gained: Score | None, command: str,
     run.write_json("curve.json", _told(tried, gained))
     run.write_text("curve.svg", _drawn(tried))
     run.write_tensors("model.safetensors", tried.tensors)
-    run.write_text("recipe.yaml", first.recipe().to_yaml())  # without it a folder is no run: it comes when the rest is there
-    kept = {key: value for key, value in first.outcome().items() if key not in ("checksums", "parts")}
-    what = f"alpha {best.name} between start and end of" if best.alpha is not None else "greedy soup:"
+    run.write_text(
+        "recipe.yaml", first.recipe().to_yaml()
+    )  # without it a folder is no run: it comes when the rest is there
+    kept = {
+        key: value for key, value in first.outcome().items() if key not in ("checksums", "parts")
+    }
+    what = (
+        f"alpha {best.name} between start and end of" if best.alpha is not None else "greedy soup:"
+    )
     reason = f"an average of weights, {what} {' + '.join(map(str, best.runs))}"
-    new = {"epochs": 0, "best_epoch": -1, "steps": 0, "seconds": seconds, "reason": reason, "threshold": best.threshold}
+    new = {
+        "epochs": 0,
+        "best_epoch": -1,
+        "steps": 0,
+        "seconds": seconds,
+        "reason": reason,
+        "threshold": best.threshold,
+    }
     run.finish({**kept, **new})
 
 
@@ -223,14 +274,27 @@ def _drawn(tried: Tried) -> str:
     number of runs in the average."""
     point = tried.points[0]
     across = "alpha" if point.alpha is not None else "runs in the average"
-    labels = (f"validation {point.metric}", f"shifted {point.metric}") if point.shifted else (across, f"validation {point.metric}")
+    labels = (
+        (f"validation {point.metric}", f"shifted {point.metric}")
+        if point.shifted
+        else (across, f"validation {point.metric}")
+    )
     groups: dict[str, list[plots.Spot]] = {"averages": [], "single runs": [], "left out": []}
     for each in tried.points:
-        group = "left out" if each.note == _WORSE else "averages" if each.alpha is not None or len(each.runs) > 1 else "single runs"
+        group = (
+            "left out"
+            if each.note == _WORSE
+            else "averages"
+            if each.alpha is not None or len(each.runs) > 1
+            else "single runs"
+        )
         groups[group].append(_spot(each))
     if point.alpha is None:
         groups["averages"].insert(0, _spot(point))
-    marked = {word: [_spot(each) for each in tried.points if word in each.note.split(", ")] for word in ("start", "end", "chosen")}
+    marked = {
+        word: [_spot(each) for each in tried.points if word in each.note.split(", ")]
+        for word in ("start", "end", "chosen")
+    }
     return plots.averages({**groups, **marked}, *labels)
 
 

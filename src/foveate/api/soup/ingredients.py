@@ -33,8 +33,12 @@ def opened(folders: Sequence[Path]) -> list[Run]:
         run.refuse_as_start()
         run.check()
         if not any(row["split"] == "val" for row in run.splits()):
-            hint = "fit with --set data.val=0.15: an average is chosen on images that trained nothing"
-            raise DataError("this run has no validation images to choose by", where=run.folder, hint=hint)
+            hint = (
+                "fit with --set data.val=0.15: an average is chosen on images that trained nothing"
+            )
+            raise DataError(
+                "this run has no validation images to choose by", where=run.folder, hint=hint
+            )
     if len(runs) == 1:
         _refuse_startless(runs[0])
     for other in runs[1:]:
@@ -49,7 +53,10 @@ def _refuse_startless(run: Run) -> None:
     if TASKS.load(recipe.task.name).answer is not Labels:
         what = f"a run of the task {recipe.task.name!r} began with a random head: there is no start to average it with"
     elif not TUNINGS.load(recipe.tuning.name).needs_steps:
-        what, hint = "this run never left its start: there is nothing to average", "fit with a tuning that trains, such as full"
+        what, hint = (
+            "this run never left its start: there is nothing to average",
+            "fit with a tuning that trains, such as full",
+        )
     elif recipe.training.head_start != "probe":
         what = "this run began with a random head: there is no start to average it with"
         hint = f"fit with --set training.head_start=probe, or {hint}"
@@ -60,7 +67,11 @@ def _refuse_startless(run: Run) -> None:
 def _refuse_unlike(first: Run, other: Run) -> None:
     if first.classes() != other.classes():
         strangers = sorted({*first.classes()} ^ {*other.classes()})
-        why = f"classes that only one of them knows: {', '.join(strangers)}" if strangers else "its classes have another order"
+        why = (
+            f"classes that only one of them knows: {', '.join(strangers)}"
+            if strangers
+            else "its classes have another order"
+        )
         raise _unlike(other, f"{why}; the first is {first.folder}", "fit the runs on the same data")
     ours, theirs = _facts(first), _facts(other)
     odd = [name for name in ours | theirs if ours.get(name) != theirs.get(name)]
@@ -79,25 +90,45 @@ def _facts(run: Run) -> dict[str, Any]:
         "task": TASKS.load(recipe.task.name).Settings(**recipe.task.settings),
         "tuning": TUNINGS.load(recipe.tuning.name).Settings(**recipe.tuning.settings),
     }
-    facts = {f"{section}.{name}": value for section, settings in sections.items() for name, value in settings.model_dump().items()}
-    drawn = {"the seed of its random weights": recipe.seed} if recipe.backbone.weights == "none" else {}
-    frozen = {"the origin of its weights": outcome["origin"], "the fingerprint of its frozen weights": outcome["frozen"]}
+    facts = {
+        f"{section}.{name}": value
+        for section, settings in sections.items()
+        for name, value in settings.model_dump().items()
+    }
+    drawn = (
+        {"the seed of its random weights": recipe.seed} if recipe.backbone.weights == "none" else {}
+    )
+    frozen = {
+        "the origin of its weights": outcome["origin"],
+        "the fingerprint of its frozen weights": outcome["frozen"],
+    }
     return {**names, **facts, **drawn, **frozen, "start.run": recipe.start.run}
 
 
 def _refuse_other_splits(first: Run, other: Run) -> None:
     """A picture that one run was validated on must not be one that another was trained on: it would choose what knows it."""
-    ours, theirs = ({row["path"]: (row["split"], row["sha256"]) for row in run.splits()} for run in (first, other))
+    ours, theirs = (
+        {row["path"]: (row["split"], row["sha256"]) for row in run.splits()}
+        for run in (first, other)
+    )
     odd = sorted(path for path in ours.keys() | theirs.keys() if ours.get(path) != theirs.get(path))
     if odd:
         there, here = (known.get(odd[0], ("unknown", ""))[0] for known in (theirs, ours))
-        first_one = f"{odd[0]!r} is {there} there and {here}" if there != here else f"{odd[0]!r} is another file"
+        first_one = (
+            f"{odd[0]!r} is {there} there and {here}"
+            if there != here
+            else f"{odd[0]!r} is another file"
+        )
         hint = "fit the runs with one seed, or on data with folders train, val and test"
-        raise _unlike(other, f"the splits differ in {len(odd)} pictures: {first_one} in {first.folder}", hint)
+        raise _unlike(
+            other, f"the splits differ in {len(odd)} pictures: {first_one} in {first.folder}", hint
+        )
 
 
 def _unlike(other: Run, why: str, hint: str) -> UsageError:
-    return UsageError("this run cannot be averaged with the first one", where=other.folder, why=why, hint=hint)
+    return UsageError(
+        "this run cannot be averaged with the first one", where=other.folder, why=why, hint=hint
+    )
 
 
 def end_of(run: Run, job: Job) -> Tensors:
@@ -113,10 +144,16 @@ def start_of(job: Job) -> Tensors:
     `job` has a fresh model. Raises RunError when the backbone's weights are not those of then.
     """
     outcome = job.run.outcome()
-    if not outcome["frozen"] and outcome["origin"] != job.model.backbone.origin:  # all of it moved: no fingerprint can tell
+    if (
+        not outcome["frozen"] and outcome["origin"] != job.model.backbone.origin
+    ):  # all of it moved: no fingerprint can tell
         raise other_weights(job.run, job.model)
-    with tempfile.TemporaryDirectory() as folder:  # solving writes down a choice, and the run is not to be touched
-        solving = replace(job, run=Run(Path(folder)), recipe=with_settings(job.recipe, {"data.audit": False}))
+    with (
+        tempfile.TemporaryDirectory() as folder
+    ):  # solving writes down a choice, and the run is not to be touched
+        solving = replace(
+            job, run=Run(Path(folder)), recipe=with_settings(job.recipe, {"data.audit": False})
+        )
         solve_head(solving, features_of(solving))
     return {name: tensor.detach().cpu().clone() for name, tensor in job.model.changed().items()}
 

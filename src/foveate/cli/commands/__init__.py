@@ -20,10 +20,21 @@ _AFTER = ("generate", "restyle", "convert", "runs", "models", "demo")
 @cache
 def verbs() -> dict[str, str]:
     """Every verb and its sentence, in the order of a story; nothing is imported."""
-    files = {file.stem: file for file in Path(__file__).parent.glob("*.py") if not file.stem.startswith("_")}
+    files = {
+        file.stem: file
+        for file in Path(__file__).parent.glob("*.py")
+        if not file.stem.startswith("_")
+    }
     others = sorted(files.keys() - {*_ORDER, *_AFTER})
-    names = [*(name for name in _ORDER if name in files), *others, *(name for name in _AFTER if name in files)]
-    return {name: ast.get_docstring(ast.parse(files[name].read_text(encoding="utf-8"))) or "" for name in names}
+    names = [
+        *(name for name in _ORDER if name in files),
+        *others,
+        *(name for name in _AFTER if name in files),
+    ]
+    return {
+        name: ast.get_docstring(ast.parse(files[name].read_text(encoding="utf-8"))) or ""
+        for name in names
+    }
 
 
 def command_of(verb: str) -> click.Command:

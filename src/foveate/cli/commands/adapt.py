@@ -29,7 +29,9 @@ def made() -> click.Command:
         from foveate.api.adapt import adapt
 
         settings = assigned(words.pop("set_"))
-        shown(adapt(run, listed_paths(images), settings=settings, command=typed(), **words), as_json)
+        shown(
+            adapt(run, listed_paths(images), settings=settings, command=typed(), **words), as_json
+        )
 
     params: list[click.Parameter] = [
         path_argument("run"),

@@ -22,9 +22,21 @@ def made() -> click.Command:
     params: list[click.Parameter] = [
         path_argument("run"),
         path_argument("data", required=False),
-        option("--unlabelled", type=place, metavar="IMAGES", help="Pictures without labels: which are worth labelling?"),
-        option("--more", default=200, type=click.IntRange(min=1), help="Labels that a forecast is asked for. Default: 200."),
+        option(
+            "--unlabelled",
+            type=place,
+            metavar="IMAGES",
+            help="Pictures without labels: which are worth labelling?",
+        ),
+        option(
+            "--more",
+            default=200,
+            type=click.IntRange(min=1),
+            help="Labels that a forecast is asked for. Default: 200.",
+        ),
         option("--out", type=place, help="The folder to make; default: RUN/audits/N."),
         option("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps."),
     ]
-    return command("audit", __doc__, run, params, "foveate audit runs/photos-probe-1 --unlabelled inbox")
+    return command(
+        "audit", __doc__, run, params, "foveate audit runs/photos-probe-1 --unlabelled inbox"
+    )

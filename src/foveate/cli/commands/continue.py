@@ -7,7 +7,17 @@ from typing import Any
 
 import click
 
-from foveate.cli.options import STARTED, assigned, command, named_options, out_option, path_argument, set_option, shown, typed
+from foveate.cli.options import (
+    STARTED,
+    assigned,
+    command,
+    named_options,
+    out_option,
+    path_argument,
+    set_option,
+    shown,
+    typed,
+)
 from foveate.utils import console
 
 _WORDS = {
@@ -37,4 +47,10 @@ def made() -> click.Command:
         *named_options(_WORDS, kept="start."),
         set_option("Any field of the recipe; the rest is as in RUN."),
     ]
-    return command("continue", __doc__, run, params, "foveate continue runs/photos-lora-1 new_photos --replay 0.2")
+    return command(
+        "continue",
+        __doc__,
+        run,
+        params,
+        "foveate continue runs/photos-lora-1 new_photos --replay 0.2",
+    )

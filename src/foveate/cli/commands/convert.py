@@ -21,7 +21,14 @@ def made() -> click.Command:
     params: list[click.Parameter] = [
         path_argument("data"),
         option("--to", required=True, metavar="FORMAT", help="coco, yolo, voc or boxes_table."),
-        option("--out", required=True, type=click.Path(path_type=Path), help="The new folder; images are copied into it."),
+        option(
+            "--out",
+            required=True,
+            type=click.Path(path_type=Path),
+            help="The new folder; images are copied into it.",
+        ),
         option("--format", default="auto", help="How DATA lies on disk; auto looks."),
     ]
-    return command("convert", __doc__, run, params, "foveate convert bccd --to coco --out bccd_coco")
+    return command(
+        "convert", __doc__, run, params, "foveate convert bccd --to coco --out bccd_coco"
+    )

@@ -17,5 +17,7 @@ def made() -> click.Command:
 
         shown(demo(out), as_json)
 
-    out = option("--out", type=click.Path(path_type=Path), help="A new folder; default: foveate-demo.")
+    out = option(
+        "--out", type=click.Path(path_type=Path), help="A new folder; default: foveate-demo."
+    )
     return command("demo", __doc__, run, [out], "foveate demo")

@@ -23,12 +23,33 @@ def made() -> click.Command:
     least = click.IntRange(min=1)
     params: list[click.Parameter] = [
         path_argument("data"),
-        option("--run", type=click.Path(path_type=Path), metavar="RUN", help="Features of this run; default: of --backbone."),
-        option("--ways", default=5, type=click.IntRange(min=2), help="Classes in an episode. Default: 5."),
-        option("--shots", default=1, type=least, help="Images of each class that teach. Default: 1."),
-        option("--queries", default=15, type=least, help="Images of each class that are asked. Default: 15."),
+        option(
+            "--run",
+            type=click.Path(path_type=Path),
+            metavar="RUN",
+            help="Features of this run; default: of --backbone.",
+        ),
+        option(
+            "--ways",
+            default=5,
+            type=click.IntRange(min=2),
+            help="Classes in an episode. Default: 5.",
+        ),
+        option(
+            "--shots", default=1, type=least, help="Images of each class that teach. Default: 1."
+        ),
+        option(
+            "--queries",
+            default=15,
+            type=least,
+            help="Images of each class that are asked. Default: 15.",
+        ),
         option("--count", default=600, type=least, help="Episodes. Default: 600."),
-        option("--tuning", default="centroid", help="How: centroid, ridge, lpplus, knn, probe. Default: centroid."),
+        option(
+            "--tuning",
+            default="centroid",
+            help="How: centroid, ridge, lpplus, knn, probe. Default: centroid.",
+        ),
         *recipe_options(("backbone", "weights", "size", "format", "strict", "seed", "device")),
     ]
     return command("episodes", __doc__, run, params, "foveate episodes photos --ways 5 --shots 1")

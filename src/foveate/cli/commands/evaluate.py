@@ -25,13 +25,38 @@ def made() -> click.Command:
     params: list[click.Parameter] = [
         path_argument("run"),
         path_argument("data", required=False),
-        option("--split", type=click.Choice(_SPLITS), default="auto", help="Which images; auto: test, else val, else all."),
-        option("--ood", type=click.Path(path_type=Path), metavar="DATA", help="Pictures of other things: are they told apart?"),
-        option("--corrupt", is_flag=True, help="With noise, blur, fog and bad JPEG too, in five strengths."),
+        option(
+            "--split",
+            type=click.Choice(_SPLITS),
+            default="auto",
+            help="Which images; auto: test, else val, else all.",
+        ),
+        option(
+            "--ood",
+            type=click.Path(path_type=Path),
+            metavar="DATA",
+            help="Pictures of other things: are they told apart?",
+        ),
+        option(
+            "--corrupt",
+            is_flag=True,
+            help="With noise, blur, fog and bad JPEG too, in five strengths.",
+        ),
         option("--slices", type=click.Path(path_type=Path), metavar="TABLE", help=_SLICES),
-        option("--lang", type=click.Choice(languages()), help="Language of the report.  Default: as in the run."),
-        option("--shift", type=click.Path(path_type=Path), metavar="DATA", help="Images from elsewhere: what is lost there."),
+        option(
+            "--lang",
+            type=click.Choice(languages()),
+            help="Language of the report.  Default: as in the run.",
+        ),
+        option(
+            "--shift",
+            type=click.Path(path_type=Path),
+            metavar="DATA",
+            help="Images from elsewhere: what is lost there.",
+        ),
         option("--format", default="auto", help="How the data lies on disk; auto looks."),
         *common(),
     ]
-    return command("evaluate", __doc__, run, params, "foveate evaluate runs/photos-probe-1 new_photos")
+    return command(
+        "evaluate", __doc__, run, params, "foveate evaluate runs/photos-probe-1 new_photos"
+    )

@@ -14,7 +14,9 @@ _TEXT = "A sentence to ask about, of a run from CLIP or its kin; several times f
 
 
 def made() -> click.Command:
-    def run(run: Path, places: tuple[Path, ...], how: tuple[str, ...], as_json: bool, **words: Any) -> None:
+    def run(
+        run: Path, places: tuple[Path, ...], how: tuple[str, ...], as_json: bool, **words: Any
+    ) -> None:
         console.setup(json=as_json)
         from foveate.api.explain.core import DEFAULT, explain
 
@@ -23,10 +25,30 @@ def made() -> click.Command:
     params: list[click.Parameter] = [
         path_argument("run"),
         path_argument("places", nargs=-1, required=True, metavar="IMAGES"),
-        option("--how", multiple=True, help=f"A way{listed('explainer')}; several times for several. Default: gradcam, hirescam."),
+        option(
+            "--how",
+            multiple=True,
+            help=f"A way{listed('explainer')}; several times for several. Default: gradcam, hirescam.",
+        ),
         option("--text", "texts", multiple=True, help=_TEXT),
-        option("--nearest", type=click.IntRange(0), default=0, metavar="N", help="N training images below that are most like it."),
-        option("--out", type=click.Path(path_type=Path), help="The folder to make; default: RUN/explanations/N."),
+        option(
+            "--nearest",
+            type=click.IntRange(0),
+            default=0,
+            metavar="N",
+            help="N training images below that are most like it.",
+        ),
+        option(
+            "--out",
+            type=click.Path(path_type=Path),
+            help="The folder to make; default: RUN/explanations/N.",
+        ),
         *common(),
     ]
-    return command("explain", __doc__, run, params, "foveate explain runs/photos-probe-1 new_photos --how gradcam --how occlusion")
+    return command(
+        "explain",
+        __doc__,
+        run,
+        params,
+        "foveate explain runs/photos-probe-1 new_photos --how gradcam --how occlusion",
+    )

@@ -25,7 +25,9 @@ from foveate.utils import console
 
 
 def made() -> click.Command:
-    def run(data: Path | None, out: Path | None, resume: Path | None, as_json: bool, **words: Any) -> None:
+    def run(
+        data: Path | None, out: Path | None, resume: Path | None, as_json: bool, **words: Any
+    ) -> None:
         console.setup(json=as_json)
         recipe, settings = words.pop("recipe"), words.pop("set_")
         from foveate.api.fit.core import fit
@@ -42,7 +44,11 @@ def made() -> click.Command:
         path_argument("data", required=False),
         out_option(),
         resume_option(),
-        option("--recipe", type=click.Path(path_type=Path), help="A YAML file with all settings; words beside it count more."),
+        option(
+            "--recipe",
+            type=click.Path(path_type=Path),
+            help="A YAML file with all settings; words beside it count more.",
+        ),
         set_option("Any field of the recipe: --set training.ema=0."),
         *recipe_options(),
     ]

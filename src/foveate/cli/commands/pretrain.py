@@ -23,7 +23,19 @@ from foveate.cli.options import (
 from foveate.errors import UsageError
 from foveate.utils import console
 
-_WORDS = ("backbone", "weights", "size", "tuning", "epochs", "minutes", "batch_size", "lr", "strict", "seed", "device")
+_WORDS = (
+    "backbone",
+    "weights",
+    "size",
+    "tuning",
+    "epochs",
+    "minutes",
+    "batch_size",
+    "lr",
+    "strict",
+    "seed",
+    "device",
+)
 
 
 def made() -> click.Command:
@@ -36,7 +48,9 @@ def made() -> click.Command:
         if images is None and others["resume"] is None:
             raise UsageError("no images were named", hint="foveate pretrain FOLDER")
         settings = assigned(words.pop("set_"))
-        given = {word: value for word, value in {**words, "task": objective}.items() if value is not None}
+        given = {
+            word: value for word, value in {**words, "task": objective}.items() if value is not None
+        }
         found = pretrain(recipe_from(images, given, settings), command=typed(), **others)
         if found is not None:  # by the first of several processes
             shown(found, as_json)
@@ -44,11 +58,26 @@ def made() -> click.Command:
     params: list[click.Parameter] = [
         path_argument("images", required=False),
         option("--objective", help=f"How{listed('objective')}. Default: lejepa."),
-        option("--labels", type=click.Path(path_type=Path), metavar="DATA", help="Labelled images to judge by alone."),
+        option(
+            "--labels",
+            type=click.Path(path_type=Path),
+            metavar="DATA",
+            help="Labelled images to judge by alone.",
+        ),
         out_option(),
         resume_option(),
-        option("--dry-run", is_flag=True, help="Say how fast it would go and what it would take, and stop."),
+        option(
+            "--dry-run",
+            is_flag=True,
+            help="Say how fast it would go and what it would take, and stop.",
+        ),
         *recipe_options(_WORDS),
         set_option("Any field of the recipe: --set task.narrow=0."),
     ]
-    return command("pretrain", __doc__, run, params, "foveate pretrain pictures --backbone resnet18 --weights none")
+    return command(
+        "pretrain",
+        __doc__,
+        run,
+        params,
+        "foveate pretrain pictures --backbone resnet18 --weights none",
+    )

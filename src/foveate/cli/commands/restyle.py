@@ -21,12 +21,46 @@ def made() -> click.Command:
     params: list[click.Parameter] = [
         path_argument("content"),
         path_argument("style"),
-        option("--out", type=click.Path(path_type=Path), default=Path("restyled.png"), help="A PNG. Default: restyled.png."),
-        option("--backbone", default="tf_efficientnet_lite0", help="Whose features are compared. Default: tf_efficientnet_lite0."),
-        option("--weights", default="auto", help="Its weights: auto, hub, offline or a file. Default: auto."),
-        option("--size", default=256, type=click.IntRange(min=32), help="Long side of the picture, px. Default: 256."),
-        option("--steps", default=300, type=click.IntRange(min=1), help="Steps of the pixels. Default: 300."),
-        option("--weight", default=100.0, type=click.FloatRange(min=0), help="Of the style against the content. Default: 100."),
+        option(
+            "--out",
+            type=click.Path(path_type=Path),
+            default=Path("restyled.png"),
+            help="A PNG. Default: restyled.png.",
+        ),
+        option(
+            "--backbone",
+            default="tf_efficientnet_lite0",
+            help="Whose features are compared. Default: tf_efficientnet_lite0.",
+        ),
+        option(
+            "--weights",
+            default="auto",
+            help="Its weights: auto, hub, offline or a file. Default: auto.",
+        ),
+        option(
+            "--size",
+            default=256,
+            type=click.IntRange(min=32),
+            help="Long side of the picture, px. Default: 256.",
+        ),
+        option(
+            "--steps",
+            default=300,
+            type=click.IntRange(min=1),
+            help="Steps of the pixels. Default: 300.",
+        ),
+        option(
+            "--weight",
+            default=100.0,
+            type=click.FloatRange(min=0),
+            help="Of the style against the content. Default: 100.",
+        ),
         option("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps."),
     ]
-    return command("restyle", __doc__, run, params, "foveate restyle photo.jpg painting.jpg --out photo-painted.png")
+    return command(
+        "restyle",
+        __doc__,
+        run,
+        params,
+        "foveate restyle photo.jpg painting.jpg --out photo-painted.png",
+    )

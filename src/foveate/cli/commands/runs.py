@@ -17,4 +17,6 @@ def made() -> click.Command:
 
         shown(runs(folder), as_json)
 
-    return command("runs", __doc__, run, [path_argument("folder", default=Path("runs"))], "foveate runs")
+    return command(
+        "runs", __doc__, run, [path_argument("folder", default=Path("runs"))], "foveate runs"
+    )

@@ -21,9 +21,21 @@ def made() -> click.Command:
     params: list[click.Parameter] = [
         path_argument("runs", nargs=-1, required=True, metavar="RUN [RUN ...]"),
         out_option("NAME-soup-N"),
-        option("--shifted", type=click.Path(path_type=Path), metavar="DATA", help="Data to score averages on; chooses nothing."),
-        option("--steps", default=10, type=click.IntRange(min=1), help="From the start of a single run to its end. Default: 10."),
+        option(
+            "--shifted",
+            type=click.Path(path_type=Path),
+            metavar="DATA",
+            help="Data to score averages on; chooses nothing.",
+        ),
+        option(
+            "--steps",
+            default=10,
+            type=click.IntRange(min=1),
+            help="From the start of a single run to its end. Default: 10.",
+        ),
         option("--format", default="auto", help="How the shifted data lies on disk; auto looks."),
         *common(),
     ]
-    return command("soup", __doc__, run, params, "foveate soup runs/photos-full-1 --shifted other_camera")
+    return command(
+        "soup", __doc__, run, params, "foveate soup runs/photos-full-1 --shifted other_camera"
+    )

@@ -29,7 +29,11 @@ class Format(ABC):
 
     def write(self, table: Table, folder: Path) -> tuple[str, ...]:
         """Lays `table` out in `folder`, which is empty; images are copied. Returns notes on what it could not hold."""
-        raise UsageError("this format cannot be written", why=f"it is {self.summary}", hint="one of: " + ", ".join(writable()))
+        raise UsageError(
+            "this format cannot be written",
+            why=f"it is {self.summary}",
+            hint="one of: " + ", ".join(writable()),
+        )
 
 
 FORMATS: Shelf[Format] = Shelf("foveate.data.formats", Format, "format")
@@ -45,7 +49,9 @@ def writer(name: str) -> Format:
     if name not in FORMATS.names():
         raise UnknownName(name, writable(), kind="format that can be written")
     if name not in writable():
-        raise UsageError(f"the format {name!r} cannot be written", hint="one of: " + ", ".join(writable()))
+        raise UsageError(
+            f"the format {name!r} cannot be written", hint="one of: " + ", ".join(writable())
+        )
     return FORMATS.load(name)()
 
 
@@ -55,15 +61,24 @@ def read_table(path: Path, name: str = "auto") -> Table:
     Raises UsageError when the path is missing (near names suggested), DataError when no format or several recognise it.
     """
     if not path.exists():
-        near = near_names(path.name, [entry.name for entry in path.parent.iterdir()]) if path.parent.is_dir() else []
-        hint = f"did you mean {str(path.parent / near[0])!r}?" if near else "give a folder of images or a table"
+        near = (
+            near_names(path.name, [entry.name for entry in path.parent.iterdir()])
+            if path.parent.is_dir()
+            else []
+        )
+        hint = (
+            f"did you mean {str(path.parent / near[0])!r}?"
+            if near
+            else "give a folder of images or a table"
+        )
         raise UsageError("there is nothing at this path", where=path, hint=hint)
     if name != "auto":
         return FORMATS.load(name)().read(path)
     found = [word for word in FORMATS.names() if FORMATS.load(word)().sniff(path)]
     if len(found) != 1:
         raise DataError(
-            f"{'several formats fit' if found else 'no format fits'} this data" + (f": {', '.join(found)}" if found else ""),
+            f"{'several formats fit' if found else 'no format fits'} this data"
+            + (f": {', '.join(found)}" if found else ""),
             where=path,
             hint="name one with --format " + "|".join(found or FORMATS.names()),
         )

@@ -50,7 +50,12 @@ class Gathering:
     stated: int = 0  # boxes, before the audit
 
     def take(
-        self, path: Path, raw: Raw, split: Split | None = None, group: str | None = None, stated: tuple[int, int] | None = None
+        self,
+        path: Path,
+        raw: Raw,
+        split: Split | None = None,
+        group: str | None = None,
+        stated: tuple[int, int] | None = None,
     ) -> None:
         """An image and its boxes in pixels. `stated`: its (H, W) if the annotations say; else the head of the file does."""
         key = self.key(path)
@@ -59,8 +64,12 @@ class Gathering:
             return
         if thorough() and stated is not None:
             self._compare(path, key, stated)
-        outlined = any(raw.masks)  # a mask must be of the picture's own size, whatever the annotations say
-        measured = self.measured(path) if stated is None or outlined or not is_there(path) else stated
+        outlined = any(
+            raw.masks
+        )  # a mask must be of the picture's own size, whatever the annotations say
+        measured = (
+            self.measured(path) if stated is None or outlined or not is_there(path) else stated
+        )
         if outlined and stated not in (None, measured):
             raw.masks.clear()
         if measured is not None:
@@ -75,7 +84,11 @@ class Gathering:
         with suppress(BrokenImage):
             height, width = size(path)
             if (height, width) != stated:
-                self.findings.add(OTHER_SIZE, key, why=f"{stated[1]} x {stated[0]} px stated, {width} x {height} px")
+                self.findings.add(
+                    OTHER_SIZE,
+                    key,
+                    why=f"{stated[1]} x {stated[0]} px stated, {width} x {height} px",
+                )
 
     def measured(self, path: Path) -> tuple[int, int] | None:
         """The (H, W) of an image; None, and counted, when it is missing or broken."""
@@ -100,12 +113,25 @@ class Gathering:
         where = printable(self.root)
         if not samples:
             why = "; ".join(notes) or "no image is named"
-            raise DataError("there are no images with boxes here", where=where, why=why, hint="check where the images lie")
-        if self.stated and not any(isinstance(sample.truth, Boxes) and sample.truth.names for sample in samples):
+            raise DataError(
+                "there are no images with boxes here",
+                where=where,
+                why=why,
+                hint="check where the images lie",
+            )
+        if self.stated and not any(
+            isinstance(sample.truth, Boxes) and sample.truth.names for sample in samples
+        ):
             hint = "are the numbers pixels or fractions, as this format wants them?"
-            raise DataError("not one of the boxes can be used", where=where, why="; ".join(notes), hint=hint)
+            raise DataError(
+                "not one of the boxes can be used", where=where, why="; ".join(notes), hint=hint
+            )
         if not names:
-            raise DataError("there are no classes here", where=where, why=f"{len(samples)} images, not one object in them")
+            raise DataError(
+                "there are no classes here",
+                where=where,
+                why=f"{len(samples)} images, not one object in them",
+            )
         return Table(samples=samples, classes=names, format=format, root=self.root, notes=notes)
 
 
@@ -127,9 +153,16 @@ def classes_beside(folder: Path, used: Iterable[str], notes: list[str]) -> list[
         stated = [class_name(line) for line in listed.read_text(encoding="utf-8-sig").splitlines()]
     except (OSError, UnicodeDecodeError) as error:
         why = str(error)
-        raise DataError("this list of classes cannot be read", where=printable(listed), why=why, hint="save it in UTF-8") from None
+        raise DataError(
+            "this list of classes cannot be read",
+            where=printable(listed),
+            why=why,
+            hint="save it in UTF-8",
+        ) from None
     extra = [name for name in found if name not in set(stated)]
-    notes += [f"the class {name!r} is not in {CLASSES}: put behind those that are" for name in extra]
+    notes += [
+        f"the class {name!r} is not in {CLASSES}: put behind those that are" for name in extra
+    ]
     return [name for name in (*stated, *extra) if name]
 
 
@@ -147,7 +180,11 @@ class Placed:
 
     def rows(self) -> Iterator[tuple[list[float], str, bool]]:
         """x0, y0, x1, y1; the class; whether it is a crowd."""
-        crowd = [False] * len(self.boxes.names) if self.boxes.crowd is None else self.boxes.crowd.tolist()
+        crowd = (
+            [False] * len(self.boxes.names)
+            if self.boxes.crowd is None
+            else self.boxes.crowd.tolist()
+        )
         return zip(self.boxes.xyxy.tolist(), self.boxes.names, crowd, strict=True)
 
 
@@ -187,7 +224,9 @@ def _places(keys: list[str], notes: list[str]) -> dict[str, PurePosixPath]:
         taken.add(_stem_of(place))
         places[key] = place
         if place != wanted:
-            renamed.add("images renamed, because another one has the same name without its ending", key)
+            renamed.add(
+                "images renamed, because another one has the same name without its ending", key
+            )
     notes += renamed.notes()
     return places
 
@@ -197,7 +236,9 @@ def _safe_parts(key: str) -> list[str]:
 
     Hidden files would not be found again, so they are hidden no more.
     """
-    parts = [printed(re.sub(r"^\.", "_", part)) for part in key.split("/") if part not in ("", ".", "..")]
+    parts = [
+        printed(re.sub(r"^\.", "_", part)) for part in key.split("/") if part not in ("", ".", "..")
+    ]
     return parts[1:] if re.fullmatch("[A-Za-z]:", parts[0]) else parts
 
 
@@ -219,12 +260,28 @@ def _stem_of(place: PurePosixPath) -> str:
 
 def lost(table: Table, crowd: str = "", group: bool = False, split: str = "") -> list[str]:
     """Notes on what a format cannot hold and this table has: `crowd`, `split`: what becomes of it; `group`: it is lost."""
-    crowds = sum(int(s.truth.crowd.sum()) for s in table.samples if isinstance(s.truth, Boxes) and s.truth.crowd is not None)
+    crowds = sum(
+        int(s.truth.crowd.sum())
+        for s in table.samples
+        if isinstance(s.truth, Boxes) and s.truth.crowd is not None
+    )
     groups = sum(sample.group is not None for sample in table.samples)
     unsplit = sum(sample.split is None for sample in table.samples)
-    notes = [f"{crowds} boxes are marked as a crowd, which this format cannot hold: {crowd}"] if crowds and crowd else []
-    notes += [f"{groups} images have a group, which this format cannot hold: lost"] if groups and group else []
-    return notes + ([f"{unsplit} images have no split, which this format cannot hold: {split}"] if unsplit and split else [])
+    notes = (
+        [f"{crowds} boxes are marked as a crowd, which this format cannot hold: {crowd}"]
+        if crowds and crowd
+        else []
+    )
+    notes += (
+        [f"{groups} images have a group, which this format cannot hold: lost"]
+        if groups and group
+        else []
+    )
+    return notes + (
+        [f"{unsplit} images have no split, which this format cannot hold: {split}"]
+        if unsplit and split
+        else []
+    )
 
 
 def write_classes(table: Table, folder: Path) -> None:

@@ -14,7 +14,13 @@ from foveate.errors import DataError
 from foveate.types import Split
 from foveate.utils.paths import printable
 
-_OTHER_TASKS = ("captions", "person_keypoints", "panoptic", "stuff", "image_info")  # of the same images, in COCO's own folder
+_OTHER_TASKS = (
+    "captions",
+    "person_keypoints",
+    "panoptic",
+    "stuff",
+    "image_info",
+)  # of the same images, in COCO's own folder
 _HEAD = 65_536  # bytes that are looked at to recognise a file
 _LISTS = re.compile(rb'"(images|annotations|categories)"\s*:\s*\[')
 ORDER: tuple[Split | None, ...] = ("train", "val", "test", None)
@@ -60,13 +66,17 @@ def lists_of(file: Path, keys: tuple[str, ...], what: str) -> dict[str, list[dic
     try:
         content = json.loads(file.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, RecursionError) as error:
-        raise DataError("this is not a file of JSON", where=printable(file), why=str(error)) from None
+        raise DataError(
+            "this is not a file of JSON", where=printable(file), why=str(error)
+        ) from None
     for key in keys:
         entries = content.get(key) if isinstance(content, dict) else None
         if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
             why = f"it has no list {key!r} of objects"
             hint = f"it needs {', '.join(keys[:-1])} and {keys[-1]}"
-            raise DataError(f"this is not a file of COCO {what}", where=printable(file), why=why, hint=hint)
+            raise DataError(
+                f"this is not a file of COCO {what}", where=printable(file), why=why, hint=hint
+            )
     return {key: content[key] for key in keys}
 
 

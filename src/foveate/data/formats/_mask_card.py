@@ -50,7 +50,11 @@ class Card:
 
 def is_card(path: Path) -> bool:
     """Whether a YAML file speaks of images and masks; a data.yaml of YOLO names its classes in `names`."""
-    if path.suffix.lower() not in (".yaml", ".yml") or not path.is_file() or path.stat().st_size > _LARGEST:
+    if (
+        path.suffix.lower() not in (".yaml", ".yml")
+        or not path.is_file()
+        or path.stat().st_size > _LARGEST
+    ):
         return False
     try:
         content = _content(path)
@@ -67,10 +71,18 @@ def read_card(path: Path) -> Card:
             raise UnknownName(str(key), _KEYS, kind="key of a data set card", where=printable(path))
     for key in ("images", "masks"):
         if key not in content:
-            raise DataError(f"the card has no {key!r}", where=printable(path), hint=f"{key}: {{train: a folder, val: another}}")
+            raise DataError(
+                f"the card has no {key!r}",
+                where=printable(path),
+                hint=f"{key}: {{train: a folder, val: another}}",
+            )
     root = path.parent / str(content.get("path") or ".")
     if not root.is_dir():
-        raise DataError("the card's path is not a folder", where=printable(path), why=f"there is no {printable(root)!r}")
+        raise DataError(
+            "the card's path is not a folder",
+            where=printable(path),
+            why=f"there is no {printable(root)!r}",
+        )
     return Card(
         root=root,
         images=list(_pictures(root, content["images"], "images", path)),
@@ -83,9 +95,15 @@ def _content(path: Path) -> dict[Any, Any]:
     try:
         content = plain(path.read_text(encoding="utf-8-sig"))
     except (ValueError, OSError) as error:
-        raise DataError("this file is not plain YAML", where=printable(path), why=str(error)) from None
+        raise DataError(
+            "this file is not plain YAML", where=printable(path), why=str(error)
+        ) from None
     if not isinstance(content, dict):
-        raise DataError("this card is not a list of keys", where=printable(path), hint="its keys are: " + ", ".join(_KEYS))
+        raise DataError(
+            "this card is not a list of keys",
+            where=printable(path),
+            hint="its keys are: " + ", ".join(_KEYS),
+        )
     return content
 
 
@@ -95,9 +113,15 @@ def _pictures(root: Path, places: object, key: str, card: Path) -> Iterator[Foun
     for word, place in by_split.items():
         split = None if word is None else split_named(str(word))
         if word is not None and split is None:
-            raise DataError(f"no split is called {str(word)!r}", where=f"{printable(card)}, {key}", hint="one of: train, val, test")
+            raise DataError(
+                f"no split is called {str(word)!r}",
+                where=f"{printable(card)}, {key}",
+                hint="one of: train, val, test",
+            )
         if not isinstance(place, str):
-            raise DataError(f"{key} wants a folder or a pattern", where=printable(card), why=f"got {place!r}")
+            raise DataError(
+                f"{key} wants a folder or a pattern", where=printable(card), why=f"got {place!r}"
+            )
         yield from _matching(root, place, split, f"{printable(card)}, {key}")
 
 
@@ -106,7 +130,12 @@ def _matching(root: Path, place: str, split: Split | None, where: str) -> Iterat
     fixed = next((count for count, part in enumerate(parts) if _WILD & set(part)), len(parts))
     base, pattern = root.joinpath(*parts[:fixed]), "/".join(parts[fixed:])
     if not base.is_dir():
-        raise DataError("there is no such folder", where=where, why=printable(base), hint="paths count from `path` in the card")
+        raise DataError(
+            "there is no such folder",
+            where=where,
+            why=printable(base),
+            hint="paths count from `path` in the card",
+        )
     found = sorted(base.glob(pattern)) if pattern else find_images(base)
     files = [file for file in found if is_image(file) and file.is_file()]
     if not files:
@@ -118,15 +147,26 @@ def _classes(content: dict[Any, Any], card: Path) -> ClassList | None:
     names, ignored = content.get("classes"), content.get("ignore") or []
     where = printable(card)
     if not isinstance(ignored, list) or not all(type(value) is int for value in ignored):
-        raise DataError("ignore wants a list of values", where=where, why=f"got {ignored!r}", hint="ignore: [11]")
+        raise DataError(
+            "ignore wants a list of values",
+            where=where,
+            why=f"got {ignored!r}",
+            hint="ignore: [11]",
+        )
     if names is None:
         if ignored:
-            raise DataError("ignore needs classes beside it", where=where, hint="classes: [sky, road]")
+            raise DataError(
+                "ignore needs classes beside it", where=where, hint="classes: [sky, road]"
+            )
         return None
     if isinstance(names, list):
-        return class_list({value: _word(name, where) for value, name in enumerate(names)}, where, ignored)
+        return class_list(
+            {value: _word(name, where) for value, name in enumerate(names)}, where, ignored
+        )
     if isinstance(names, dict) and all(type(value) is int for value in names):
-        return class_list({value: _word(name, where) for value, name in names.items()}, where, ignored)
+        return class_list(
+            {value: _word(name, where) for value, name in names.items()}, where, ignored
+        )
     if isinstance(names, dict) and all(_is_colour(colour) for colour in names.values()):
         by_value = {value: _word(name, where) for value, name in enumerate(names)}
         colours = [(red, green, blue) for red, green, blue in names.values()]
@@ -138,7 +178,11 @@ def _classes(content: dict[Any, Any], card: Path) -> ClassList | None:
 
 
 def _is_colour(colour: object) -> bool:
-    return isinstance(colour, list) and len(colour) == 3 and all(type(value) is int and 0 <= value <= 255 for value in colour)
+    return (
+        isinstance(colour, list)
+        and len(colour) == 3
+        and all(type(value) is int and 0 <= value <= 255 for value in colour)
+    )
 
 
 def _word(name: object, where: str) -> str:

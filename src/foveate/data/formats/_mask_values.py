@@ -99,7 +99,9 @@ _UNKNOWN = -2
 
 def _placed(values: np.ndarray, places: dict[int, int]) -> np.ndarray:
     """The place of every value, _UNKNOWN where it has none."""
-    if values.dtype.itemsize <= 2 and values.size > 65536:  # a table is faster than a search for each pixel
+    if (
+        values.dtype.itemsize <= 2 and values.size > 65536
+    ):  # a table is faster than a search for each pixel
         return np.asarray(_placed(np.arange(np.iinfo(values.dtype).max + 1), places)[values])
     keys = np.array(sorted(places), dtype=np.int64)
     found = np.minimum(np.searchsorted(keys, values), len(keys) - 1)
@@ -122,25 +124,41 @@ def _size(shape: tuple[int, ...]) -> str:
 
 
 def _no_class(value: int, path: Path, source: str) -> DataError:
-    hint = f"list it in {source}" if source else "masks beyond the sample hold it too: " + HOW_TO_NAME
-    return DataError(f"the value {value} of this mask is no class", where=printable(path), hint=hint)
+    hint = (
+        f"list it in {source}" if source else "masks beyond the sample hold it too: " + HOW_TO_NAME
+    )
+    return DataError(
+        f"the value {value} of this mask is no class", where=printable(path), hint=hint
+    )
 
 
 # --- class lists
 
 
 def class_list(
-    names: dict[int, str], source: str, ignored: Iterable[int] = (), colours: Iterable[tuple[int, int, int]] = ()
+    names: dict[int, str],
+    source: str,
+    ignored: Iterable[int] = (),
+    colours: Iterable[tuple[int, int, int]] = (),
 ) -> ClassList:
     """Names by value, checked. Those that start with '-', or mean void, are ignored, and so are the values `ignored`."""
     bare = {value: name.strip().removeprefix("-").strip() for value, name in names.items()}
-    skipped = {value for value, name in names.items() if name.strip().startswith("-") or bare[value].casefold() in _VOID}
+    skipped = {
+        value
+        for value, name in names.items()
+        if name.strip().startswith("-") or bare[value].casefold() in _VOID
+    }
     kept = [name for value, name in bare.items() if value not in {*skipped, *ignored}]
     if not kept or not all(kept):
-        raise DataError("this class list is empty" if not kept else "a class has no name", where=source)
+        raise DataError(
+            "this class list is empty" if not kept else "a class has no name", where=source
+        )
     if twice := [name for name, count in Counter(kept).items() if count > 1]:
         raise DataError(f"two classes are called {twice[0]!r}", where=source)
-    packed = {red << 16 | green << 8 | blue: value for value, (red, green, blue) in zip(names, colours, strict=False)}
+    packed = {
+        red << 16 | green << 8 | blue: value
+        for value, (red, green, blue) in zip(names, colours, strict=False)
+    }
     return ClassList(bare, frozenset({*skipped, *ignored}), source, packed)
 
 
@@ -150,8 +168,15 @@ def find_class_list(root: Path) -> ClassList | None:
         if (root / name).is_file():
             try:
                 return reader(root / name)
-            except (OSError, ValueError, csv.Error, RecursionError) as error:  # ValueError: JSON, bytes that are no UTF-8, numbers
-                raise DataError("this class list cannot be read", where=printable(root / name), why=str(error)) from None
+            except (
+                OSError,
+                ValueError,
+                csv.Error,
+                RecursionError,
+            ) as error:  # ValueError: JSON, bytes that are no UTF-8, numbers
+                raise DataError(
+                    "this class list cannot be read", where=printable(root / name), why=str(error)
+                ) from None
     return None
 
 
@@ -178,7 +203,13 @@ def _from_labelmap(path: Path) -> ClassList:
 
 
 def _from_csv(path: Path) -> ClassList:
-    rows = [row for row in csv.reader(path.read_text(encoding="utf-8-sig").splitlines(), skipinitialspace=True) if any(row)]
+    rows = [
+        row
+        for row in csv.reader(
+            path.read_text(encoding="utf-8-sig").splitlines(), skipinitialspace=True
+        )
+        if any(row)
+    ]
     if not rows or [cell.strip().casefold() for cell in rows[0][:4]] != ["name", "r", "g", "b"]:
         raise ValueError("its first line reads name,r,g,b")
     return _coloured([row[0] for row in rows[1:]], [row[1:4] for row in rows[1:]], path)
@@ -191,7 +222,11 @@ def _coloured(names: list[str], cells: list[list[str]], path: Path) -> ClassList
             raise ValueError(f"the colour of {name!r} is not three numbers from 0 to 255")
     if twice := [colour for colour, count in Counter(colours).items() if count > 1]:
         raise ValueError(f"two classes have the colour {twice[0]}")
-    return class_list(dict(enumerate(names)), printable(path), colours=[(red, green, blue) for red, green, blue in colours])
+    return class_list(
+        dict(enumerate(names)),
+        printable(path),
+        colours=[(red, green, blue) for red, green, blue in colours],
+    )
 
 
 _READERS: dict[str, Callable[[Path], ClassList]] = {
@@ -232,7 +267,9 @@ class _Seen:
         self.count += 1
 
     def _count(self, kind: str, counts: Counter[int], found: np.ndarray, path: Path) -> None:
-        for value, pixels in zip(*(part.tolist() for part in np.unique(found, return_counts=True)), strict=True):
+        for value, pixels in zip(
+            *(part.tolist() for part in np.unique(found, return_counts=True)), strict=True
+        ):
             counts[value] += pixels
             self.first.setdefault((kind, value), path)
 
@@ -247,14 +284,22 @@ def learn(masks: list[Path], known: ClassList | None) -> tuple[Meaning, list[str
         hint = "say which colour is which class in a file class_dict.csv beside the folders: name,r,g,b, then sky,128,128,128"
         raise DataError("these masks are in colour", where=printable(seen.in_colour), hint=hint)
     kind: Literal["values", "smeared"] = "smeared" if _is_smeared(seen) else "values"
-    notes = ["the masks are JPEGs, which smear the values: brighter than 127 counts as 255, the rest as 0"] * (kind == "smeared")
+    notes = [
+        "the masks are JPEGs, which smear the values: brighter than 127 counts as 255, the rest as 0"
+    ] * (kind == "smeared")
     values = {0, 255} if kind == "smeared" else set(seen.values)
-    return _named(seen, values, known, kind, notes) if known else _unnamed(seen, values, kind, notes, about)
+    return (
+        _named(seen, values, known, kind, notes)
+        if known
+        else _unnamed(seen, values, kind, notes, about)
+    )
 
 
 def _seen(masks: list[Path], coloured: bool) -> _Seen:
     seen, problem = _Seen(), ""
-    places = sorted({round(place) for place in np.linspace(0, len(masks) - 1, min(len(masks), _SAMPLE))})
+    places = sorted(
+        {round(place) for place in np.linspace(0, len(masks) - 1, min(len(masks), _SAMPLE))}
+    )
     for place in places:
         try:
             seen.add(masks[place], coloured)
@@ -267,14 +312,25 @@ def _seen(masks: list[Path], coloured: bool) -> _Seen:
 
 def _is_smeared(seen: _Seen) -> bool:
     """Whether these are JPEGs of black and white."""
-    ends = sum(pixels for value, pixels in seen.values.items() if value <= _SMEAR or value >= 255 - _SMEAR)
-    return seen.lossy and len(seen.values) > 2 and max(seen.values) > 255 - _SMEAR and ends >= 0.95 * seen.values.total()
+    ends = sum(
+        pixels for value, pixels in seen.values.items() if value <= _SMEAR or value >= 255 - _SMEAR
+    )
+    return (
+        seen.lossy
+        and len(seen.values) > 2
+        and max(seen.values) > 255 - _SMEAR
+        and ends >= 0.95 * seen.values.total()
+    )
 
 
 def _by_colours(seen: _Seen, known: ClassList) -> bool:
     """Whether the masks speak in colours: they fit the colour map, or they do not fit as values."""
     fit = set(seen.colours) <= set(known.colours) and len(seen.colours) > 1
-    return fit or seen.in_colour is not None or not set(seen.values) <= {*known.names, *known.ignored, _EDGE}
+    return (
+        fit
+        or seen.in_colour is not None
+        or not set(seen.values) <= {*known.names, *known.ignored, _EDGE}
+    )
 
 
 def _colours(seen: _Seen, known: ClassList, about: str) -> tuple[Meaning, list[str]]:
@@ -284,21 +340,35 @@ def _colours(seen: _Seen, known: ClassList, about: str) -> tuple[Meaning, list[s
         rgb = (odd[0] >> 16, odd[0] >> 8 & 255, odd[0] & 255)
         if share > 0.5:
             why = f"{share:.0%} of the pixels of {about} have colours that are not on the list, such as {rgb}"
-            raise DataError("these colours are not those of the class list", where=known.source, why=why)
+            raise DataError(
+                "these colours are not those of the class list", where=known.source, why=why
+            )
         notes.append(
             f"{len(odd)} colours ({share:.2%} of the pixels in {about}) are not in {Path(known.source).name} and are ignored: "
             f"{rgb} in {printable(seen.first['colours', odd[0]].name)!r}, ..."
         )
-    places = {colour: kept.index(value) if value in kept else IGNORED for colour, value in known.colours.items()}
-    return Meaning(tuple(known.names[value] for value in kept), places, known.source, "colours"), notes
+    places = {
+        colour: kept.index(value) if value in kept else IGNORED
+        for colour, value in known.colours.items()
+    }
+    return Meaning(
+        tuple(known.names[value] for value in kept), places, known.source, "colours"
+    ), notes
 
 
 def _named(
-    seen: _Seen, values: set[int], known: ClassList, kind: Literal["values", "smeared"], notes: list[str]
+    seen: _Seen,
+    values: set[int],
+    known: ClassList,
+    kind: Literal["values", "smeared"],
+    notes: list[str],
 ) -> tuple[Meaning, list[str]]:
     kept = known.kept
     classes = tuple(known.names[value] for value in kept)
-    places = {value: kept.index(value) if value in kept else IGNORED for value in {*known.names, *known.ignored}}
+    places = {
+        value: kept.index(value) if value in kept else IGNORED
+        for value in {*known.names, *known.ignored}
+    }
     if len(known.names) == 1 and values <= {0, 1, 255} and known.names.get(0) != BACKGROUND:
         notes.append(f"the one class {classes[0]!r} is what is not 0; 0 is {BACKGROUND!r}")
         return Meaning((BACKGROUND, *classes), {0: 0, 1: 1, 255: 1}, known.source, kind), notes
@@ -307,14 +377,19 @@ def _named(
     elif _EDGE not in places:
         places[_EDGE] = IGNORED
         if _EDGE in values:
-            notes.append(f"the value {_EDGE} is not in {Path(known.source).name} and is ignored, as in Pascal VOC")
+            notes.append(
+                f"the value {_EDGE} is not in {Path(known.source).name} and is ignored, as in Pascal VOC"
+            )
     if odd := sorted(values - set(places)):
         where = printable(seen.first["values", odd[0]])
-        hint = f"add a line for it, or -void to ignore it: the list has {len(known.names)} names, for the values " + (
-            f"{min(known.names)} to {max(known.names)}"
+        hint = (
+            f"add a line for it, or -void to ignore it: the list has {len(known.names)} names, for the values "
+            + (f"{min(known.names)} to {max(known.names)}")
         )
         with each():
-            raise DataError(f"the value {odd[0]} of this mask is not in {known.source}", where=where, hint=hint)
+            raise DataError(
+                f"the value {odd[0]} of this mask is not in {known.source}", where=where, hint=hint
+            )
     return Meaning(classes, places, known.source, kind), notes
 
 
@@ -322,7 +397,9 @@ def _unnamed(
     seen: _Seen, values: set[int], kind: Literal["values", "smeared"], notes: list[str], about: str
 ) -> tuple[Meaning, list[str]]:
     if values <= {0, 1} or values <= {0, 255}:
-        notes.append(f"the masks hold {' and '.join(map(str, sorted(values)))} ({about}): read as {BACKGROUND} and foreground")
+        notes.append(
+            f"the masks hold {' and '.join(map(str, sorted(values)))} ({about}): read as {BACKGROUND} and foreground"
+        )
         return Meaning((BACKGROUND, "foreground"), {0: 0, 1: 1, 255: 1}, "", kind), notes
     places: dict[int, int] = {}
     if _EDGE in values and max(values - {_EDGE}) < _FEW:
@@ -335,7 +412,9 @@ def _unnamed(
         raise DataError("these masks do not look like classes", where=where, why=why, hint=hint)
     shown = range(max(values) + 1) if max(values) < _FEW else sorted(values)
     places |= {value: place for place, value in enumerate(shown)}
-    notes.append(f"the classes have no names: the masks hold the values {_listed(values)} ({about}); {HOW_TO_NAME}")
+    notes.append(
+        f"the classes have no names: the masks hold the values {_listed(values)} ({about}); {HOW_TO_NAME}"
+    )
     return Meaning(tuple(f"class {value}" for value in shown), places, "", kind), notes
 
 

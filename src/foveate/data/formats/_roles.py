@@ -10,7 +10,16 @@ _MASKS = (
     "segmentationclass", "groundtruth", "segmentations", "segmentation", "annotations", "annotation", "annots", "annot",
     "masks", "mask", "labels", "label", "gt",
 )  # fmt: skip
-_SPLITS = ("training", "train", "validation", "valid", "val", "dev", "testing", "test")  # the longer of two that begin alike first
+_SPLITS = (
+    "training",
+    "train",
+    "validation",
+    "valid",
+    "val",
+    "dev",
+    "testing",
+    "test",
+)  # the longer of two that begin alike first
 
 
 def said_by(name: str) -> tuple[Split | None, str | None] | None:

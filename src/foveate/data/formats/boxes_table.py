@@ -17,7 +17,18 @@ from foveate.data.boxes import Raw, class_name
 from foveate.data.formats import Format
 from foveate.data.formats._boxed import Gathering, classes_beside, copied, write_classes
 from foveate.data.issues import each
-from foveate.data.records import ALIASES, CORNERS, Record, has_boxes, is_table, place_of, records, row_of, split_of, word_of
+from foveate.data.records import (
+    ALIASES,
+    CORNERS,
+    Record,
+    has_boxes,
+    is_table,
+    place_of,
+    records,
+    row_of,
+    split_of,
+    word_of,
+)
 from foveate.errors import DataError
 from foveate.types import Split, Table
 from foveate.utils.paths import printable
@@ -38,15 +49,22 @@ class BoxesTable(Format):
     def read(self, path: Path) -> Table:
         """The table at `path`; of its images only the heads are read. Raises DataError, with the line where there is one."""
         path = _table_at(path)
-        images = _images(records(path, _ALIASES, ("path",) if is_table(path) and has_boxes(path) else _REQUIRED), path)
+        images = _images(
+            records(path, _ALIASES, ("path",) if is_table(path) and has_boxes(path) else _REQUIRED),
+            path,
+        )
         if not images:
             raise DataError("this table has no rows", where=printable(path))
         gathering = Gathering(path.parent)
         for image in images:
             gathering.take(image.path, image.raw, image.split, image.group)
         used = [name for image in images for name in image.raw.names]
-        if used and all(abs(number) <= 1 for image in images for corners in image.raw.xyxy for number in corners):
-            gathering.notes.append("all corners lie between 0 and 1: should they be fractions of width and height, write pixels")
+        if used and all(
+            abs(number) <= 1 for image in images for corners in image.raw.xyxy for number in corners
+        ):
+            gathering.notes.append(
+                "all corners lie between 0 and 1: should they be fractions of width and height, write pixels"
+            )
         return gathering.table(classes_beside(path.parent, used, gathering.notes), "boxes_table")
 
     def write(self, table: Table, folder: Path) -> tuple[str, ...]:
@@ -92,7 +110,9 @@ def _take(number: int, cells: dict[str, Any], table: Path, images: dict[str, _Im
     """Adds a row to the image that it names."""
     path, key = place_of(cells["path"], table, number)
     where = row_of(table, number)
-    row = _Image(number, path, split_of(cells.get("split"), where), word_of(cells.get("group")) or None)
+    row = _Image(
+        number, path, split_of(cells.get("split"), where), word_of(cells.get("group")) or None
+    )
     image = images.setdefault(key, row)
     with each():
         _refuse_contradiction(image, row, key, table)
@@ -111,7 +131,11 @@ def _refuse_contradiction(image: _Image, row: _Image, key: str, table: Path) -> 
         one, other = getattr(image, name), getattr(row, name)
         if one != other:
             where = f"{printable(table)}, rows {image.number} and {row.number}"
-            raise DataError(f"two rows contradict each other on the {name} of {key!r}", where=where, why=f"{one!r} and {other!r}")
+            raise DataError(
+                f"two rows contradict each other on the {name} of {key!r}",
+                where=where,
+                why=f"{one!r} and {other!r}",
+            )
 
 
 def _numbers(cells: list[Any], where: str) -> tuple[float, float, float, float]:
@@ -119,7 +143,9 @@ def _numbers(cells: list[Any], where: str) -> tuple[float, float, float, float]:
         x0, y0, x1, y1 = (float(cell) for cell in cells)
     except (TypeError, ValueError, OverflowError):
         why = "x0, y0, x1, y1 are " + ", ".join(repr(str(cell))[:40] for cell in cells)
-        raise DataError("the corners of this box are not four numbers", where=where, why=why) from None
+        raise DataError(
+            "the corners of this box are not four numbers", where=where, why=why
+        ) from None
     return x0, y0, x1, y1
 
 

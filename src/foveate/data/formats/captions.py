@@ -48,8 +48,12 @@ class Captions(Format):
             raise DataError("this table has no rows", where=printable(path))
         rows = present(_merged(rows, path), path, notes)
         notes += without_split(rows)
-        samples = tuple(Sample(row.path, row.key, Text(row.sentences), row.split, row.group) for row in rows)
-        return Table(samples=samples, classes=(), format="captions", root=path.parent, notes=tuple(notes))
+        samples = tuple(
+            Sample(row.path, row.key, Text(row.sentences), row.split, row.group) for row in rows
+        )
+        return Table(
+            samples=samples, classes=(), format="captions", root=path.parent, notes=tuple(notes)
+        )
 
 
 @dataclass(frozen=True)
@@ -65,10 +69,18 @@ def sentences_of(cell: Any, where: str) -> tuple[str, ...]:
     """The sentences of a cell, each once, blanks made one. Raises DataError for none, for an empty one and for what is no text."""
     found = cell if isinstance(cell, list) else [cell]
     if not found or not all(isinstance(each, str) for each in found):
-        raise DataError("this text is neither a sentence nor a list of them", where=where, why=f"got {str(cell)[:80]}")
+        raise DataError(
+            "this text is neither a sentence nor a list of them",
+            where=where,
+            why=f"got {str(cell)[:80]}",
+        )
     sentences = [" ".join(each.split()) for each in found]
     if not all(sentences):
-        raise DataError("this image has an empty sentence", where=where, hint="write one, or leave the image out")
+        raise DataError(
+            "this image has an empty sentence",
+            where=where,
+            hint="write one, or leave the image out",
+        )
     return tuple(dict.fromkeys(sentences))
 
 
@@ -80,6 +92,12 @@ def _merged(rows: list[_Row], table: Path) -> list[_Row]:
         with each():
             if (first.split, first.group) != (row.split, row.group):
                 where = f"{printable(table)}, rows {first.number} and {row.number}"
-                raise DataError(f"two rows put {row.key!r} into different splits or groups", where=where, hint="let them agree")
-        kept[row.key] = replace(first, sentences=tuple(dict.fromkeys(first.sentences + row.sentences)))
+                raise DataError(
+                    f"two rows put {row.key!r} into different splits or groups",
+                    where=where,
+                    hint="let them agree",
+                )
+        kept[row.key] = replace(
+            first, sentences=tuple(dict.fromkeys(first.sentences + row.sentences))
+        )
     return [kept[key] for key in sorted(kept)]

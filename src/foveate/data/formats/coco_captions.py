@@ -12,7 +12,13 @@ from typing import Any, ClassVar
 from foveate.data.discovery import listed
 from foveate.data.formats import Format
 from foveate.data.formats._boxed import is_there
-from foveate.data.formats._coco_files import annotation_files, image_folders, lists_of, root_of, split_of
+from foveate.data.formats._coco_files import (
+    annotation_files,
+    image_folders,
+    lists_of,
+    root_of,
+    split_of,
+)
 from foveate.data.formats.captions import sentences_of
 from foveate.data.issues import Kind, Place, Remark, each
 from foveate.errors import DataError
@@ -35,26 +41,47 @@ class CocoCaptions(Format):
         """The table of one file, or of all files of a folder. Raises DataError with the file."""
         files = _files(path) or [path]
         if path.is_dir() and files == [path]:
-            raise DataError("there are no COCO captions here", where=printable(path), hint="give the .json file itself")
+            raise DataError(
+                "there are no COCO captions here",
+                where=printable(path),
+                hint="give the .json file itself",
+            )
         root = root_of(path)
         found, notes = dict[str, Sample](), list[str]()
         for file in files:
             found |= _samples(file, root, notes)
         if not found:
             why = "; ".join(notes) or "no annotations"
-            raise DataError("there is no image with a sentence here", where=printable(path), why=why)
-        return Table(tuple(found[key] for key in sorted(found)), (), "coco_captions", root, notes=tuple(notes))
+            raise DataError(
+                "there is no image with a sentence here", where=printable(path), why=why
+            )
+        return Table(
+            tuple(found[key] for key in sorted(found)),
+            (),
+            "coco_captions",
+            root,
+            notes=tuple(notes),
+        )
 
 
 def _files(path: Path) -> list[Path]:
     if path.is_file():
         return [path] if _is_captions(path) else []
-    folders = [path, *(child for child in listed(path) if child.is_dir() and child.name.casefold() == "annotations")]
+    folders = [
+        path,
+        *(
+            child
+            for child in listed(path)
+            if child.is_dir() and child.name.casefold() == "annotations"
+        ),
+    ]
     return sorted(file for folder in folders for file in listed(folder) if _is_captions(file))
 
 
 def _is_captions(file: Path) -> bool:
-    return file.suffix.lower() == ".json" and file.is_file() and file.stem.casefold().startswith(_STEM)
+    return (
+        file.suffix.lower() == ".json" and file.is_file() and file.stem.casefold().startswith(_STEM)
+    )
 
 
 def _samples(file: Path, root: Path, notes: list[str]) -> dict[str, Sample]:
@@ -66,12 +93,17 @@ def _samples(file: Path, root: Path, notes: list[str]) -> dict[str, Sample]:
         with each():
             image = entry.get("image_id")
             if not isinstance(image, int | str):
-                raise DataError("an entry has no 'image_id'", where=where, why=f"got {image!r}"[:200])
+                raise DataError(
+                    "an entry has no 'image_id'", where=where, why=f"got {image!r}"[:200]
+                )
             sentences.setdefault(image, []).extend(sentences_of(entry.get("caption"), where))
     folders, found, missing = list(image_folders(file, root)), dict[str, Sample](), list[Place]()
     for entry in content["images"]:
         number = entry.get("id")
-        own, name = sentences.get(number) if isinstance(number, int | str) else None, str(entry.get("file_name", ""))
+        own, name = (
+            sentences.get(number) if isinstance(number, int | str) else None,
+            str(entry.get("file_name", "")),
+        )
         path = next((folder / name for folder in folders if name and is_there(folder / name)), None)
         missing += [Place(name)] if path is None else []
         if own and path is not None:

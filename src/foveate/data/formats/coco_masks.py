@@ -47,22 +47,44 @@ class CocoMasks(Format):
         files = [_File.of(file) for file in _files(path)]
         used = {file.names[shape["category_id"]] for file in files for shape in file.shapes()}
         if not used:
-            raise DataError("no object here has a mask", where=printable(path), hint="for boxes, use --format coco")
-        order = list(dict.fromkeys(name for file in files for name in file.names.values() if name != _BACKGROUND))
+            raise DataError(
+                "no object here has a mask",
+                where=printable(path),
+                hint="for boxes, use --format coco",
+            )
+        order = list(
+            dict.fromkeys(
+                name for file in files for name in file.names.values() if name != _BACKGROUND
+            )
+        )
         classes = (_BACKGROUND, *(name for name in order if name in used))
-        notes = [f"no object is a {name!r}: the class is left out" for name in order if name not in used]
+        notes = [
+            f"no object is a {name!r}: the class is left out" for name in order if name not in used
+        ]
         root = path if path.is_dir() else path.parent
         samples = [sample for file in files for sample in file.samples(root, classes, notes)]
         if not samples:
-            raise DataError("the images of these annotations are missing", where=printable(path), why=notes[-1])
+            raise DataError(
+                "the images of these annotations are missing", where=printable(path), why=notes[-1]
+            )
         notes += [note for file in files for note in file.notes]
-        return Table(tuple(sorted(samples, key=lambda sample: sample.key)), classes, "coco_masks", root, notes=tuple(notes))
+        return Table(
+            tuple(sorted(samples, key=lambda sample: sample.key)),
+            classes,
+            "coco_masks",
+            root,
+            notes=tuple(notes),
+        )
 
 
 def _files(path: Path) -> list[Path]:
     files = [path] if path.is_file() else annotation_files(path)
     if not files:
-        raise DataError("there are no COCO annotations here", where=printable(path), hint="give the .json file itself")
+        raise DataError(
+            "there are no COCO annotations here",
+            where=printable(path),
+            hint="give the .json file itself",
+        )
     return files
 
 
@@ -81,8 +103,14 @@ class _File:
     def of(cls, path: Path) -> _File:
         try:
             content = json.loads(path.read_text(encoding="utf-8-sig"))
-            names = {int(item["id"]): str(item["name"]) for item in sorted(content["categories"], key=lambda item: item["id"])}
-            pictures = [{**_named(item), **{side: int(item[side]) for side in ("height", "width")}} for item in content["images"]]
+            names = {
+                int(item["id"]): str(item["name"])
+                for item in sorted(content["categories"], key=lambda item: item["id"])
+            }
+            pictures = [
+                {**_named(item), **{side: int(item[side]) for side in ("height", "width")}}
+                for item in content["images"]
+            ]
             by_image: dict[int, list[dict[str, Any]]] = {picture["id"]: [] for picture in pictures}
             bare = 0
             for shape in content["annotations"]:
@@ -90,9 +118,19 @@ class _File:
                     _refuse_unknown(shape, names, by_image, path)
                     bare += not shape.get("segmentation")
                     by_image[shape["image_id"]] += [shape] if shape.get("segmentation") else []
-        except (OSError, ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
+        except (
+            OSError,
+            ValueError,
+            TypeError,
+            KeyError,
+            AttributeError,
+            OverflowError,
+            RecursionError,
+        ) as error:
             why = f"it has no {error}" if isinstance(error, KeyError) else str(error)
-            raise DataError("this is not a file of COCO annotations", where=printable(path), why=why) from None
+            raise DataError(
+                "this is not a file of COCO annotations", where=printable(path), why=why
+            ) from None
         file = cls(path, pictures, names, by_image, split_of(path))
         if bare:
             told = f"{bare} objects in {path.name!r} have a box only: they are background here"
@@ -104,7 +142,11 @@ class _File:
 
     def samples(self, root: Path, classes: tuple[str, ...], notes: list[str]) -> Iterator[Sample]:
         missing = []
-        beside = self.path.parent.parent if self.path.parent.name.casefold() == "annotations" else self.path.parent
+        beside = (
+            self.path.parent.parent
+            if self.path.parent.name.casefold() == "annotations"
+            else self.path.parent
+        )
         folders = [*image_folders(self.path, root), *image_folders(self.path, beside)]
         for picture in self.images:
             path = _picture_path(folders, picture["file_name"])
@@ -115,9 +157,17 @@ class _File:
             with each():
                 _refuse_other_size(path, size)
             ordered = sorted(self.by_image[picture["id"]], key=_area, reverse=True)
-            shapes = tuple((classes.index(self.names[shape["category_id"]]), shape["segmentation"]) for shape in ordered)
+            shapes = tuple(
+                (classes.index(self.names[shape["category_id"]]), shape["segmentation"])
+                for shape in ordered
+            )
             key = printable(path.relative_to(root) if path.is_relative_to(root) else path)
-            yield Sample(path, key, Regions(partial(painted, shapes, size, f"{printable(self.path)}, {key}")), self.split)
+            yield Sample(
+                path,
+                key,
+                Regions(partial(painted, shapes, size, f"{printable(self.path)}, {key}")),
+                self.split,
+            )
         if missing:
             shown = ", ".join(map(repr, missing[:3])) + (", ..." if len(missing) > 3 else "")
             told = f"{len(missing)} of {len(self.images)} images of {self.path.name!r} are missing and dropped: {shown}"
@@ -144,7 +194,9 @@ def painted(shapes: tuple[Shape, ...], size: tuple[int, int], where: str) -> np.
             mask[_inside(shape, size)] = place
         except (ValueError, TypeError, KeyError, IndexError, OverflowError) as error:
             why = f"it fits no picture of {size[1]} x {size[0]} px: {error}"
-            raise DataError("a shape of this image cannot be painted", where=where, why=why) from None
+            raise DataError(
+                "a shape of this image cannot be painted", where=where, why=why
+            ) from None
     return mask
 
 
@@ -160,10 +212,16 @@ def _inside(shape: Any, size: tuple[int, int]) -> np.ndarray:
     return decoded(runs)
 
 
-def _refuse_unknown(shape: dict[str, Any], names: dict[int, str], images_: Collection[int], path: Path) -> None:
+def _refuse_unknown(
+    shape: dict[str, Any], names: dict[int, str], images_: Collection[int], path: Path
+) -> None:
     where = f"{printable(path)}, annotation {shape.get('id', '?')}"
     if shape["category_id"] not in names:
-        raise DataError(f"no category has the id {shape['category_id']!r}", where=where, hint="add it to categories")
+        raise DataError(
+            f"no category has the id {shape['category_id']!r}",
+            where=where,
+            hint="add it to categories",
+        )
     if shape["image_id"] not in images_:
         raise DataError(f"no image has the id {shape['image_id']!r}", where=where)
 
@@ -178,5 +236,9 @@ def _refuse_other_size(path: Path, size: tuple[int, int]) -> None:
     except BrokenImage:  # skipped, and counted, when it is read
         return
     if got != size:
-        why = f"the image is {got[1]} x {got[0]} px, its annotations are for {size[1]} x {size[0]} px"
-        raise DataError("an image is not as large as its annotations say", where=printable(path), why=why)
+        why = (
+            f"the image is {got[1]} x {got[0]} px, its annotations are for {size[1]} x {size[0]} px"
+        )
+        raise DataError(
+            "an image is not as large as its annotations say", where=printable(path), why=why
+        )

@@ -17,9 +17,20 @@ from foveate.predictions import Labels
 from foveate.types import Sample, Split, Table
 from foveate.utils.paths import printable
 
-_DESCRIPTIONS = ("data.yaml", "data.yml", "dataset.yaml", "dataset.yml", "boxes.csv", "_annotations.coco.json")
+_DESCRIPTIONS = (
+    "data.yaml",
+    "data.yml",
+    "dataset.yaml",
+    "dataset.yml",
+    "boxes.csv",
+    "_annotations.coco.json",
+)
 _CARDS = (".yaml", ".yml", ".json")
-_TAKEN = Kind("classes of a split that are spelt otherwise than in the split before it, taken for the same", "warning", "classes")
+_TAKEN = Kind(
+    "classes of a split that are spelt otherwise than in the split before it, taken for the same",
+    "warning",
+    "classes",
+)
 _EMPTY = Kind("folders without pictures, skipped", "warning", "classes")
 _LOOSE = Kind("pictures in no class folder, skipped", "warning")
 _UNNAMED = Kind("files in class folders that are not named like a picture, skipped")
@@ -34,19 +45,32 @@ class Folder(Format):
             places = _places(path) if path.is_dir() else []
             classes = [folder for place in places for folder in place.classes]
             alone = len(classes) == 1
-            return not _is_described(path, alone) and any(_is_class(folder, alone) for folder in classes)
+            return not _is_described(path, alone) and any(
+                _is_class(folder, alone) for folder in classes
+            )
         except DataError:
             return False
 
     def read(self, path: Path) -> Table:
         """The table of the pictures under `path`. Raises DataError when there are none, or when the class folders lie deeper."""
         if not path.is_dir():
-            raise DataError("this is not a folder", where=printable(path), hint="give the folder above the class folders")
+            raise DataError(
+                "this is not a folder",
+                where=printable(path),
+                hint="give the folder above the class folders",
+            )
         places = _places(path)
         notes = _beside(path, places)
         spelling = _Spelling()
         samples = [sample for place in places for sample in _samples(path, place, spelling, notes)]
-        classes = sorted({name for sample in samples if isinstance(sample.truth, Labels) for name in sample.truth.names})
+        classes = sorted(
+            {
+                name
+                for sample in samples
+                if isinstance(sample.truth, Labels)
+                for name in sample.truth.names
+            }
+        )
         _refuse_too_few(path, classes)
         return Table(
             samples=tuple(sorted(samples, key=lambda sample: sample.key)),
@@ -77,7 +101,10 @@ def _places(root: Path) -> list[_Place]:
     bearing = [child for child in listed(root) if child.is_dir() and _bears(child)]
     splits = {child: split for child in bearing if (split := split_named(child.name))}
     if splits and (len(splits) == len(bearing) or len(set(splits.values())) > 1):
-        return sorted((_place(child, split) for child, split in splits.items()), key=lambda place: _ORDER.index(place.split))
+        return sorted(
+            (_place(child, split) for child, split in splits.items()),
+            key=lambda place: _ORDER.index(place.split),
+        )
     return [_place(root, None)]
 
 
@@ -97,7 +124,10 @@ def _place(folder: Path, split: Split | None) -> _Place:
 def _is_described(root: Path, alone: bool) -> bool:
     """Whether a file says what the folders mean, so that they are no classes; beside a lone folder any such file does."""
     files = [file for file in listed(root) if file.is_file()]
-    return any(file.name.lower() in _DESCRIPTIONS or (alone and file.suffix.lower() in _CARDS) for file in files)
+    return any(
+        file.name.lower() in _DESCRIPTIONS or (alone and file.suffix.lower() in _CARDS)
+        for file in files
+    )
 
 
 def _is_class(folder: Path, alone: bool) -> bool:
@@ -123,7 +153,10 @@ def _bears(folder: Path) -> bool:
 
 
 def _samples(root: Path, place: _Place, spelling: _Spelling, notes: list[str]) -> Iterator[Sample]:
-    names = {folder: spelling.of(printable(folder.name), place.split, own) for folder, own in _owned(place)}
+    names = {
+        folder: spelling.of(printable(folder.name), place.split, own)
+        for folder, own in _owned(place)
+    }
     spelling.close()
     for folder in place.classes:
         others, truth = 0, Labels((names[folder],))  # one for all: there may be a million of them
@@ -162,7 +195,11 @@ class _Spelling:
             self._note(_TAKEN, f"the class {name!r} in {split} is taken for {known!r}", name)
             return known
         if known is not None:
-            self._note(TWINS, f"{known!r} and {name!r} differ in case or spaces only, and are kept as two classes", name)
+            self._note(
+                TWINS,
+                f"{known!r} and {name!r} differ in case or spaces only, and are kept as two classes",
+                name,
+            )
         elif self._known:
             told = f"the class {name!r} is in {split} but not in the splits before it: it cannot be learnt there"
             self._note(UNTAUGHT, told, name)
@@ -188,12 +225,19 @@ def _beside(root: Path, places: list[_Place]) -> list[str]:
     notes = []
     if places[0].split is not None:
         used = {place.folder for place in places}
-        extra = [printable(child.name) for child in listed(root) if child.is_dir() and child not in used]
+        extra = [
+            printable(child.name) for child in listed(root) if child.is_dir() and child not in used
+        ]
         notes += [f"the folder {name!r} beside the split folders is skipped" for name in extra]
         notes += _loose(sum(is_image(child) and child.is_file() for child in listed(root)), root)
     for place in places:
         empty = [printable(folder.relative_to(root)) for folder in place.empty]
-        notes += [Remark(f"the folder {name!r} is skipped: it holds no pictures", _EMPTY, 1, (Place(name),)) for name in empty]
+        notes += [
+            Remark(
+                f"the folder {name!r} is skipped: it holds no pictures", _EMPTY, 1, (Place(name),)
+            )
+            for name in empty
+        ]
         notes += _loose(place.loose, place.folder)
     return notes
 
@@ -211,8 +255,14 @@ def _refuse_too_few(root: Path, classes: list[str]) -> None:
     where = printable(root)
     if not classes:
         hint = "put the pictures of each class into a folder with its name"
-        why = "it holds pictures, but in no class folders" if _bears(root) else "no file in it is named like a picture"
-        raise DataError("there are no labelled images in this folder", where=where, why=why, hint=hint)
+        why = (
+            "it holds pictures, but in no class folders"
+            if _bears(root)
+            else "no file in it is named like a picture"
+        )
+        raise DataError(
+            "there are no labelled images in this folder", where=where, why=why, hint=hint
+        )
     inner = listed(root) if len(classes) == 1 else []
     inner = [child for child in inner if child.is_dir() and len(_place(child, None).classes) > 1]
     if inner:

@@ -24,7 +24,14 @@ from typing import ClassVar
 from foveate.data.discovery import find_images, is_image, listed
 from foveate.data.formats import Format
 from foveate.data.formats._mask_card import Card, Found, is_card, read_card
-from foveate.data.formats._mask_values import BACKGROUND, ClassList, find_class_list, learn, read_layers, read_mask
+from foveate.data.formats._mask_values import (
+    BACKGROUND,
+    ClassList,
+    find_class_list,
+    learn,
+    read_layers,
+    read_mask,
+)
 from foveate.data.formats._roles import said_by
 from foveate.data.issues import Kind, Place, Remark, each
 from foveate.data.splits import split_named
@@ -34,7 +41,19 @@ from foveate.predictions import Regions
 from foveate.types import Sample, Split, Table
 from foveate.utils.paths import printable
 
-_ENDINGS = ("_groundtruth", "_segmentation", "_annotation", "_labels", "_label", "_masks", "_mask", "_annot", "_seg", "_gt", "_l")
+_ENDINGS = (
+    "_groundtruth",
+    "_segmentation",
+    "_annotation",
+    "_labels",
+    "_label",
+    "_masks",
+    "_mask",
+    "_annot",
+    "_seg",
+    "_gt",
+    "_l",
+)
 _DEEPEST = 3  # folders below the root that may say what they hold: data/train/images
 _NAMED = 3  # files that a note names
 _BARE = Kind("images have no mask and are dropped", "warning")
@@ -59,17 +78,32 @@ class Masks(Format):
         pairing = _paired(card)
         if not pairing.pairs:
             why = f"{len(card.images)} images and {len(card.masks)} masks, of which no two have the same name"
-            raise DataError("no image here has a mask", where=printable(path), why=why, hint="images/1.jpg and masks/1.png")
-        notes, known = [*pairing.notes, *_unequal(pairing.pairs)], card.known or find_class_list(card.root)
+            raise DataError(
+                "no image here has a mask",
+                where=printable(path),
+                why=why,
+                hint="images/1.jpg and masks/1.png",
+            )
+        notes, known = (
+            [*pairing.notes, *_unequal(pairing.pairs)],
+            card.known or find_class_list(card.root),
+        )
         if pairing.by_class:
             classes, truths = _layers(pairing.pairs, known)
         else:
             meaning, remarks = learn([pair.masks[0].path for pair in pairing.pairs], known)
             classes, notes = meaning.classes, [*notes, *remarks]
-            truths = [Regions(partial(read_mask, pair.masks[0].path, meaning)) for pair in pairing.pairs]
+            truths = [
+                Regions(partial(read_mask, pair.masks[0].path, meaning)) for pair in pairing.pairs
+            ]
         splits = _listed_splits(card.root)
         samples = [
-            Sample(pair.image.path, _key(pair.image.path, card.root), truth, pair.image.split or splits.get(pair.image.parts[-1]))
+            Sample(
+                pair.image.path,
+                _key(pair.image.path, card.root),
+                truth,
+                pair.image.split or splits.get(pair.image.parts[-1]),
+            )
             for pair, truth in zip(pairing.pairs, truths, strict=True)
         ]
         return Table(
@@ -91,7 +125,11 @@ def _key(path: Path, root: Path) -> str:
 def _card_of(root: Path) -> Card:
     """What a card of this folder would say, from the names of its folders. A folder without masks is not looked through."""
     if not root.is_dir():
-        raise DataError("this is neither a folder nor a card", where=printable(root), hint="give the folder above images and masks")
+        raise DataError(
+            "this is neither a folder nor a card",
+            where=printable(root),
+            hint="give the folder above images and masks",
+        )
     places = list(_places(root, None, None, _DEEPEST))
     if not any(role == "mask" for _, _, role in places):
         return Card(root, [], [])
@@ -99,23 +137,35 @@ def _card_of(root: Path) -> Card:
     for folder, split, role in places:
         inner = {other for other, _, _ in places if folder in other.parents}
         found[role] += _pictures(folder, split, role is None, inner)
-    splits = {image.split for image in found["image"]}  # what lies loose counts only where no folder says that it holds images
-    images = found["image"] + [image for image in found[None] if image.split is not None and image.split not in splits]
+    splits = {
+        image.split for image in found["image"]
+    }  # what lies loose counts only where no folder says that it holds images
+    images = found["image"] + [
+        image for image in found[None] if image.split is not None and image.split not in splits
+    ]
     return Card(root, images or found[None], found["mask"])
 
 
-def _places(folder: Path, split: Split | None, role: str | None, depth: int) -> Iterator[tuple[Path, Split | None, str | None]]:
+def _places(
+    folder: Path, split: Split | None, role: str | None, depth: int
+) -> Iterator[tuple[Path, Split | None, str | None]]:
     """Folders that hold pictures, with the split and the role ('image', 'mask') that their names and those above them say."""
     yield folder, split, role
     for child in listed(folder) if depth else []:
         said = said_by(child.name) if child.is_dir() else None
-        if said is not None and not (said[0] and split) and not (said[1] and role):  # a class may be called 'label'
+        if (
+            said is not None and not (said[0] and split) and not (said[1] and role)
+        ):  # a class may be called 'label'
             yield from _places(child, said[0] or split, said[1] or role, depth - 1)
 
 
 def _pictures(folder: Path, split: Split | None, flat: bool, inner: set[Path]) -> Iterator[Found]:
     """The pictures of a folder; those below another folder with a role belong to it."""
-    files = (file for file in listed(folder) if is_image(file) and file.is_file()) if flat else find_images(folder)
+    files = (
+        (file for file in listed(folder) if is_image(file) and file.is_file())
+        if flat
+        else find_images(folder)
+    )
     for file in files:
         if not inner.intersection(file.parents):
             yield Found(file, split, file.relative_to(folder).with_suffix("").parts)
@@ -128,7 +178,9 @@ def _listed_splits(root: Path) -> dict[str, Split]:
         file = root / "ImageSets" / "Segmentation" / f"{name}.txt"
         split = split_named(name)
         if file.is_file() and split:
-            splits |= dict.fromkeys(file.read_text(encoding="utf-8", errors="replace").split(), split)
+            splits |= dict.fromkeys(
+                file.read_text(encoding="utf-8", errors="replace").split(), split
+            )
     return splits
 
 
@@ -151,7 +203,10 @@ class _Pairing:
 def _paired(card: Card) -> _Pairing:
     """Each image with its mask, or with its masks by class, whichever gives more pairs; the rest is noted."""
     whole = _matches(card, {})
-    layers = _matches(card, {mask: replace(mask, parts=mask.parts[1:]) for mask in card.masks if len(mask.parts) > 1})
+    layers = _matches(
+        card,
+        {mask: replace(mask, parts=mask.parts[1:]) for mask in card.masks if len(mask.parts) > 1},
+    )
     by_class = len(layers) > len(whole)
     pairs = layers if by_class else [_Pair(pair.image, pair.masks[:1]) for pair in whole]
     pairing = _Pairing(pairs, by_class)
@@ -165,7 +220,11 @@ def _paired(card: Card) -> _Pairing:
     ):
         if left:
             keys = [_key(found.path, card.root) for found in left]
-            pairing.notes.append(Remark(f"{len(left)} {kind}: {_names(keys)}", kind, len(left), tuple(map(Place, keys))))
+            pairing.notes.append(
+                Remark(
+                    f"{len(left)} {kind}: {_names(keys)}", kind, len(left), tuple(map(Place, keys))
+                )
+            )
     return pairing
 
 
@@ -199,7 +258,10 @@ def _unequal(pairs: list[_Pair]) -> list[str]:
     broken = 0
     for pair in pairs:
         try:
-            wanted, sizes = images.size(pair.image.path), [images.size(mask.path) for mask in pair.masks]
+            wanted, sizes = (
+                images.size(pair.image.path),
+                [images.size(mask.path) for mask in pair.masks],
+            )
         except BrokenImage:  # skipped, and named, when it is read
             broken += 1
             continue
@@ -213,19 +275,27 @@ def _refuse_unequal(image: Path, wanted: tuple[int, int], mask: Path, got: tuple
     if got != wanted:
         why = f"the mask is {got[1]} x {got[0]} px, its image {printable(image.name)!r} {wanted[1]} x {wanted[0]} px"
         hint = "export the masks at the size of the images, or resize them without smoothing (nearest neighbour)"
-        raise DataError("a mask is not as large as its image", where=printable(mask), why=why, hint=hint)
+        raise DataError(
+            "a mask is not as large as its image", where=printable(mask), why=why, hint=hint
+        )
 
 
 def _layers(pairs: list[_Pair], known: ClassList | None) -> tuple[tuple[str, ...], list[Regions]]:
     """Classes, with the background first, and truths made of a mask for each class."""
     found = sorted({mask.parts[0] for pair in pairs for mask in pair.masks})
-    classes = [known.names[value] for value in known.kept] if known else [printable(name) for name in found if name != BACKGROUND]
+    classes = (
+        [known.names[value] for value in known.kept]
+        if known
+        else [printable(name) for name in found if name != BACKGROUND]
+    )
     classes = [BACKGROUND, *(name for name in classes if name != BACKGROUND)]
     for name in map(printable, found):
         if known and name not in classes:
             near = near_names(name, classes)
             hint = f"did you mean {near[0]!r}?" if near else "one of: " + ", ".join(classes)
-            raise DataError(f"the folder {name!r} is not in the class list", where=known.source, hint=hint)
+            raise DataError(
+                f"the folder {name!r} is not in the class list", where=known.source, hint=hint
+            )
     truths = []
     for pair in pairs:
         layers = sorted((classes.index(printable(mask.parts[0])), mask.path) for mask in pair.masks)

@@ -23,14 +23,25 @@ class Names(Format):
         try:
             lines = path.read_text(encoding="utf-8-sig").splitlines()
         except (OSError, UnicodeDecodeError) as error:
-            raise DataError("this list of names cannot be read", where=printable(path), why=str(error)) from None
+            raise DataError(
+                "this list of names cannot be read", where=printable(path), why=str(error)
+            ) from None
         first: dict[str, int] = {}
         for number, name in enumerate((line.strip() for line in lines), start=1):
             if name in first:
                 why = f"it stands in lines {first[name]} and {number}"
-                raise DataError(f"the class {name!r} is named twice", where=printable(path), why=why, hint="remove one of them")
+                raise DataError(
+                    f"the class {name!r} is named twice",
+                    where=printable(path),
+                    why=why,
+                    hint="remove one of them",
+                )
             if name:
                 first[name] = number
         if not first:
-            raise DataError("there is no name in this file", where=printable(path), hint="write a class in each line")
+            raise DataError(
+                "there is no name in this file",
+                where=printable(path),
+                hint="write a class in each line",
+            )
         return Table(samples=(), classes=tuple(first), format="names", root=path.parent)

@@ -24,11 +24,24 @@ class Pictures(Format):
 
     def read(self, path: Path) -> Table:
         """All pictures under `path`. Raises DataError where there are none."""
-        samples = [Sample(file, printable(file.relative_to(path)), Picture()) for file in find_images(path)]
+        samples = [
+            Sample(file, printable(file.relative_to(path)), Picture()) for file in find_images(path)
+        ]
         if not samples:
             raise DataError("there are no pictures in this folder", where=printable(path))
         return Table(tuple(sorted(samples, key=lambda sample: sample.key)), (), "pictures", path)
 
 
 def _is_card(file: Path) -> bool:
-    return file.suffix.lower() in (".csv", ".tsv", ".json", ".jsonl", ".ndjson", ".parquet", ".yaml", ".yml", ".xml", ".txt")
+    return file.suffix.lower() in (
+        ".csv",
+        ".tsv",
+        ".json",
+        ".jsonl",
+        ".ndjson",
+        ".parquet",
+        ".yaml",
+        ".yml",
+        ".xml",
+        ".txt",
+    )

@@ -66,7 +66,13 @@ class _Row(Named):
     labels: tuple[str, ...]
 
     def sample(self) -> Sample:
-        return Sample(path=self.path, key=self.key, truth=Labels(self.labels), split=self.split, group=self.group)
+        return Sample(
+            path=self.path,
+            key=self.key,
+            truth=Labels(self.labels),
+            split=self.split,
+            group=self.group,
+        )
 
 
 # --- records -> rows
@@ -78,8 +84,12 @@ def _row(record: Record, table: Path) -> _Row:
 
 def _labels(cell: object, where: str) -> tuple[str, ...]:
     """The labels of one cell, each once, in its order."""
-    if isinstance(cell, dict) or (isinstance(cell, list) and any(isinstance(item, dict | list) for item in cell)):
-        raise DataError("this label is neither a word nor a list of words", where=where, why=f"got {cell!r}")
+    if isinstance(cell, dict) or (
+        isinstance(cell, list) and any(isinstance(item, dict | list) for item in cell)
+    ):
+        raise DataError(
+            "this label is neither a word nor a list of words", where=where, why=f"got {cell!r}"
+        )
     if isinstance(cell, Parted):
         cell = cell.replace(";", "|").split("|")
     words = [word_of(item) for item in (cell if isinstance(cell, list) else [cell])]
@@ -100,7 +110,9 @@ def _merged(rows: list[_Row], multilabel: bool, table: Path, notes: list[str]) -
             with each():
                 kept[row.key] = _united(first, row, multilabel, table)
     if repeated:
-        told = f"{len(repeated)} rows name an image that an earlier row names: " + ("united" if multilabel else "dropped")
+        told = f"{len(repeated)} rows name an image that an earlier row names: " + (
+            "united" if multilabel else "dropped"
+        )
         notes.append(Remark(told, _REPEATED, len(repeated), tuple(repeated)))
     return [kept[key] for key in sorted(kept)]
 
@@ -125,5 +137,7 @@ def _remarks(rows: list[_Row], multilabel: bool) -> list[str]:
     bare, several = sum(not row.labels for row in rows), sum(len(row.labels) > 1 for row in rows)
     notes = []
     if multilabel:
-        notes.append(f"read as multi-label: {several} images hold several labels and {bare} hold none")
+        notes.append(
+            f"read as multi-label: {several} images hold several labels and {bare} hold none"
+        )
     return notes + without_split(rows)

@@ -17,7 +17,14 @@ from xml.parsers import expat
 from foveate.data.boxes import Raw, class_name, printed
 from foveate.data.discovery import find_files, find_images, listed
 from foveate.data.formats import Format
-from foveate.data.formats._boxed import NO_BOX, Gathering, Placed, classes_beside, copied, write_classes
+from foveate.data.formats._boxed import (
+    NO_BOX,
+    Gathering,
+    Placed,
+    classes_beside,
+    copied,
+    write_classes,
+)
 from foveate.data.issues import Kind, each
 from foveate.errors import DataError
 from foveate.types import Split, Table
@@ -26,7 +33,10 @@ from foveate.utils.paths import printable
 _XML, _IMAGES, _LISTS = "Annotations", "JPEGImages", "ImageSets/Main"
 _SPLITS: tuple[Split, ...] = ("train", "val", "test")
 _UNKNOWN = Kind("names in ImageSets/Main without an annotation, passed over", "warning")
-_FROM_ZERO = Kind("boxes that begin at 0, where Pascal VOC counts from 1: all of its boxes may be off by a pixel", "warning")
+_FROM_ZERO = Kind(
+    "boxes that begin at 0, where Pascal VOC counts from 1: all of its boxes may be off by a pixel",
+    "warning",
+)
 _BARE = Kind("images without an annotation file, left out", "warning")
 
 
@@ -43,19 +53,38 @@ class Voc(Format):
         """The table of the annotations. Raises DataError with the file where there is one."""
         roots = _roots(path)
         if len(roots) != 1:
-            why = "it has no folder Annotations with .xml files" if not roots else ", ".join(map(printable, roots)) + " have"
+            why = (
+                "it has no folder Annotations with .xml files"
+                if not roots
+                else ", ".join(map(printable, roots)) + " have"
+            )
             hint = "give the folder above Annotations"
-            raise DataError("this is not one Pascal VOC folder", where=printable(path), why=why, hint=hint)
+            raise DataError(
+                "this is not one Pascal VOC folder", where=printable(path), why=why, hint=hint
+            )
         root, gathering = roots[0], Gathering(roots[0])
         annotations, images = _child(root, _XML), _child(root, _IMAGES) or _child(root, "images")
         assert annotations is not None
-        files = {_stem(file, annotations): file for file in find_files(annotations) if file.suffix.lower() == ".xml"}
+        files = {
+            _stem(file, annotations): file
+            for file in find_files(annotations)
+            if file.suffix.lower() == ".xml"
+        }
         found = _by_stem(images) if images else {}
         splits, used = _splits(root, set(files), gathering), list[str]()
         for stem, file in files.items():
             with each():
-                used += _take(file, stem, found.pop(stem, None), images or root / _IMAGES, splits.get(stem), gathering)
-        for bare in (file for file in found.values() if gathering.key(file) not in gathering.samples):
+                used += _take(
+                    file,
+                    stem,
+                    found.pop(stem, None),
+                    images or root / _IMAGES,
+                    splits.get(stem),
+                    gathering,
+                )
+        for bare in (
+            file for file in found.values() if gathering.key(file) not in gathering.samples
+        ):
             gathering.findings.add(_BARE, gathering.key(bare))
         return gathering.table(classes_beside(root, used, gathering.notes), "voc")
 
@@ -69,7 +98,11 @@ class Voc(Format):
             _annotation(image).write(file, encoding="utf-8")
         (folder / _LISTS).mkdir(parents=True)
         for split in _SPLITS:
-            lines = [f"{image.place.with_suffix('')}\n" for image in images if image.sample.split == split]
+            lines = [
+                f"{image.place.with_suffix('')}\n"
+                for image in images
+                if image.sample.split == split
+            ]
             if lines:
                 (folder / _LISTS / f"{split}.txt").write_text("".join(lines), encoding="utf-8")
         write_classes(table, folder)
@@ -83,16 +116,29 @@ def _roots(path: Path) -> list[Path]:
     """The folder itself, or those directly in it, that have annotations."""
     if not path.is_dir():
         return []
-    return [path] if _holds_xml(path) else [child for child in listed(path) if child.is_dir() and _holds_xml(child)]
+    return (
+        [path]
+        if _holds_xml(path)
+        else [child for child in listed(path) if child.is_dir() and _holds_xml(child)]
+    )
 
 
 def _holds_xml(folder: Path) -> bool:
     annotations = _child(folder, _XML)
-    return annotations is not None and any(file.suffix.lower() == ".xml" for file in find_files(annotations))
+    return annotations is not None and any(
+        file.suffix.lower() == ".xml" for file in find_files(annotations)
+    )
 
 
 def _child(folder: Path, name: str) -> Path | None:
-    return next((child for child in listed(folder) if child.name.casefold() == name.casefold() and child.is_dir()), None)
+    return next(
+        (
+            child
+            for child in listed(folder)
+            if child.name.casefold() == name.casefold() and child.is_dir()
+        ),
+        None,
+    )
 
 
 def _stem(file: Path, folder: Path) -> str:
@@ -112,7 +158,12 @@ def _splits(root: Path, stems: set[str], gathering: Gathering) -> dict[str, Spli
             if stem not in stems:
                 gathering.findings.add(_UNKNOWN, stem)
             elif splits.setdefault(stem, split) != split:
-                gathering.findings.add(Kind(f"names in {split}.txt that an earlier split has, too, and keeps", "error"), stem)
+                gathering.findings.add(
+                    Kind(
+                        f"names in {split}.txt that an earlier split has, too, and keeps", "error"
+                    ),
+                    stem,
+                )
     return splits
 
 
@@ -121,18 +172,32 @@ def _lines(file: Path) -> Iterator[str]:
         text = file.read_text(encoding="utf-8-sig") if file.is_file() else ""
     except (OSError, UnicodeDecodeError) as error:
         why = str(error)
-        raise DataError("this list of images cannot be read", where=printable(file), why=why, hint="save it in UTF-8") from None
+        raise DataError(
+            "this list of images cannot be read",
+            where=printable(file),
+            why=why,
+            hint="save it in UTF-8",
+        ) from None
     return (line for line in text.split("\n") if line.strip())
 
 
 # --- XML -> boxes
 
 
-def _take(file: Path, stem: str, image: Path | None, folder: Path, split: Split | None, gathering: Gathering) -> list[str]:
+def _take(
+    file: Path,
+    stem: str,
+    image: Path | None,
+    folder: Path,
+    split: Split | None,
+    gathering: Gathering,
+) -> list[str]:
     """Adds the image that `file` describes: the one called like it, or else the one that it names. Returns its classes."""
     tree = _parsed(file)
     if image is None:
-        image = (folder / stem).with_name(PurePosixPath(_text(tree, "filename").replace("\\", "/")).name or f"{file.stem}.jpg")
+        image = (folder / stem).with_name(
+            PurePosixPath(_text(tree, "filename").replace("\\", "/")).name or f"{file.stem}.jpg"
+        )
     raw = Raw()
     for thing in tree.iterfind("object"):
         with each():
@@ -142,7 +207,9 @@ def _take(file: Path, stem: str, image: Path | None, folder: Path, split: Split 
             if (box := thing.find("bndbox")) is None:
                 gathering.findings.add(NO_BOX, gathering.key(image))
             else:
-                raw.add(corners := _corners(box, file), name, _text(thing, "difficult") not in ("", "0"))
+                raw.add(
+                    corners := _corners(box, file), name, _text(thing, "difficult") not in ("", "0")
+                )
                 if -1 in corners[:2]:
                     gathering.findings.add(_FROM_ZERO, gathering.key(image))
     width, height = (_size(tree, name) for name in ("width", "height"))
@@ -164,12 +231,19 @@ def _parsed(file: Path) -> ElementTree.Element:
         return builder.close()
     except (expat.ExpatError, OSError, ValueError, LookupError) as error:
         hint = "open it in a browser to see the place, or remove it with its image"
-        raise DataError("this annotation is not valid XML", where=printable(file), why=str(error), hint=hint) from None
+        raise DataError(
+            "this annotation is not valid XML", where=printable(file), why=str(error), hint=hint
+        ) from None
 
 
 def _refuse_doctype(file: Path) -> None:
     why = "it could define entities that read other files or grow without end"
-    raise DataError("this annotation has a DOCTYPE", where=printable(file), why=why, hint="remove the line; VOC needs none")
+    raise DataError(
+        "this annotation has a DOCTYPE",
+        where=printable(file),
+        why=why,
+        hint="remove the line; VOC needs none",
+    )
 
 
 def _text(element: ElementTree.Element, name: str) -> str:
@@ -188,7 +262,9 @@ def _corners(box: ElementTree.Element, file: Path) -> tuple[float, float, float,
         x0, y0, x1, y1 = map(float, texts)
     except ValueError:
         why = "xmin, ymin, xmax, ymax are " + ", ".join(map(repr, texts))
-        raise DataError("the corners of an object are not four numbers", where=printable(file), why=why) from None
+        raise DataError(
+            "the corners of an object are not four numbers", where=printable(file), why=why
+        ) from None
     (x0, x1), (y0, y1) = _from_zero(x0, x1), _from_zero(y0, y1)
     return x0, y0, x1, y1
 
@@ -212,7 +288,10 @@ def _annotation(image: Placed) -> ElementTree.ElementTree[ElementTree.Element]:
         thing = ElementTree.SubElement(tree, "object")
         _add(thing, name=name, difficult=int(crowd))
         corners = {"xmin": x0 + 1, "ymin": y0 + 1, "xmax": x1, "ymax": y1}
-        _add(ElementTree.SubElement(thing, "bndbox"), **{corner: _number(value) for corner, value in corners.items()})
+        _add(
+            ElementTree.SubElement(thing, "bndbox"),
+            **{corner: _number(value) for corner, value in corners.items()},
+        )
     ElementTree.indent(tree)
     return ElementTree.ElementTree(tree)
 

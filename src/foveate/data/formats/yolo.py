@@ -57,7 +57,11 @@ class Yolo(Format):
         labels = {image: _labels_of(image) for image, _ in images}
         if images and not any(labels.values()):
             looked = printable(_beside_images(images[0][0]))
-            raise DataError("no image has a label file", where=printable(card), why=f"there is no {looked}, for one")
+            raise DataError(
+                "no image has a label file",
+                where=printable(card),
+                why=f"there is no {looked}, for one",
+            )
         for image, split in images:
             with each():
                 _take(image, labels[image], split, names, "kpt_shape" in content, gathering)
@@ -80,7 +84,9 @@ class Yolo(Format):
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_text("".join(_lines_of(image, table.classes)), encoding="utf-8")
         content["names"] = dict(enumerate(table.classes))
-        (folder / "data.yaml").write_text(yaml.safe_dump(content, allow_unicode=True, sort_keys=False), encoding="utf-8")
+        (folder / "data.yaml").write_text(
+            yaml.safe_dump(content, allow_unicode=True, sort_keys=False), encoding="utf-8"
+        )
         return tuple(notes)
 
 
@@ -94,7 +100,11 @@ def _cards(path: Path) -> list[Path]:
 
 
 def _is_card(file: Path) -> bool:
-    if file.suffix.lower() not in (".yaml", ".yml") or not file.is_file() or file.stat().st_size > _LARGEST:
+    if (
+        file.suffix.lower() not in (".yaml", ".yml")
+        or not file.is_file()
+        or file.stat().st_size > _LARGEST
+    ):
         return False
     text = file.read_text(encoding="utf-8-sig", errors="replace")
     return all(pattern.search(text) for pattern in _KEYS.values())
@@ -105,8 +115,17 @@ def _card_at(path: Path) -> Path:
         return path
     cards = _cards(path)
     if len(cards) != 1:
-        why = "several do: " + ", ".join(card.name for card in cards) if cards else "no .yaml file names classes and images"
-        raise DataError("this folder has not one data.yaml", where=printable(path), why=why, hint="give the .yaml file itself")
+        why = (
+            "several do: " + ", ".join(card.name for card in cards)
+            if cards
+            else "no .yaml file names classes and images"
+        )
+        raise DataError(
+            "this folder has not one data.yaml",
+            where=printable(path),
+            why=why,
+            hint="give the .yaml file itself",
+        )
     return cards[0]
 
 
@@ -116,7 +135,9 @@ def _content(card: Path) -> dict[str, Any]:
         content = plain(text)
     except ValueError as error:
         hint = "no tags such as !!python are allowed"
-        raise DataError("this file is not plain YAML", where=where, why=str(error), hint=hint) from None
+        raise DataError(
+            "this file is not plain YAML", where=where, why=str(error), hint=hint
+        ) from None
     if not isinstance(content, dict) or "names" not in content:
         raise DataError("this file names no classes", where=where, hint="names: [cat, dog]")
     return {str(key): value for key, value in content.items()}
@@ -125,17 +146,33 @@ def _content(card: Path) -> dict[str, Any]:
 def _names(content: dict[str, Any], card: Path) -> dict[int, str]:
     """Class number -> name, in the order of numbers."""
     names = content["names"]
-    pairs = enumerate(names) if isinstance(names, list) else names.items() if isinstance(names, dict) else ()
-    found = {number: class_name(name) for number, name in pairs if type(number) is int and type(name) in (str, int, float)}
+    pairs = (
+        enumerate(names)
+        if isinstance(names, list)
+        else names.items()
+        if isinstance(names, dict)
+        else ()
+    )
+    found = {
+        number: class_name(name)
+        for number, name in pairs
+        if type(number) is int and type(name) in (str, int, float)
+    }
     if not found or len(found) != len(names) or not all(found.values()):
         hint = "names: [cat, dog], or {0: cat, 1: dog}; a word such as no or yes in quotes"
-        raise DataError("names is not a list of words, nor a number and a word for each class", where=printable(card), hint=hint)
+        raise DataError(
+            "names is not a list of words, nor a number and a word for each class",
+            where=printable(card),
+            hint=hint,
+        )
     return dict(sorted(found.items()))
 
 
 def _remarks(content: dict[str, Any], names: dict[int, str], card: Path) -> list[str]:
     unread = [key for key in content if key not in _READ and split_named(key) is None]
-    notes = [f"passed over in {card.name}, nothing of it is run: {', '.join(unread)}"] if unread else []
+    notes = (
+        [f"passed over in {card.name}, nothing of it is run: {', '.join(unread)}"] if unread else []
+    )
     if "nc" in content and content["nc"] != len(names):
         notes.append(f"nc and names disagree in {card.name}: the {len(names)} names count")
     if "kpt_shape" in content:
@@ -146,24 +183,41 @@ def _remarks(content: dict[str, Any], names: dict[int, str], card: Path) -> list
 # --- images and labels
 
 
-def _images(content: dict[str, Any], card: Path, gathering: Gathering) -> Iterator[tuple[Path, Split]]:
+def _images(
+    content: dict[str, Any], card: Path, gathering: Gathering
+) -> Iterator[tuple[Path, Split]]:
     """All images, split by split. A place that is not there is noted; DataError when none is."""
-    stated = [(split, place) for key, value in content.items() if (split := split_named(key)) for place in _listed(value, card)]
+    stated = [
+        (split, place)
+        for key, value in content.items()
+        if (split := split_named(key))
+        for place in _listed(value, card)
+    ]
     bases = [card.parent / content["path"]] if isinstance(content.get("path"), str) else []
     missing = []
     for split, place in sorted(stated, key=lambda pair: _SPLITS.index(pair[0])):
         tries = [base / place for base in (*bases, card.parent)]
-        tries.append(card.parent / place.removeprefix("../"))  # Roboflow writes ../train/images for train/images
+        tries.append(
+            card.parent / place.removeprefix("../")
+        )  # Roboflow writes ../train/images for train/images
         found = next((folder for folder in tries if folder.is_dir() or is_there(folder)), None)
         if found is None:
             missing.append(f"{split}: {place!r}")
             continue
-        for image in find_images(found) if found.is_dir() else _lines(found, [found.parent, *bases, card.parent]):
+        for image in (
+            find_images(found)
+            if found.is_dir()
+            else _lines(found, [found.parent, *bases, card.parent])
+        ):
             yield image, split
     if len(missing) == len(stated):
         entries = [entry.name for entry in listed(card.parent) if entry.is_dir()]
         near = [name for _, place in stated for name in near_names(PurePath(place).name, entries)]
-        hint = f"did you mean {near[0]!r}?" if near else f"paths count from `path`, or from {printable(card.parent)!r}"
+        hint = (
+            f"did you mean {near[0]!r}?"
+            if near
+            else f"paths count from `path`, or from {printable(card.parent)!r}"
+        )
         why = "not there: " + ", ".join(missing) if missing else "it states no train, val or test"
         raise DataError("data.yaml leads to no images", where=printable(card), why=why, hint=hint)
     gathering.notes += [f"a place of images is not there, passed over: {text}" for text in missing]
@@ -173,7 +227,9 @@ def _listed(value: object, card: Path) -> list[str]:
     places = value if isinstance(value, list) else [] if value is None else [value]
     named = [place for place in places if isinstance(place, str)]
     if len(named) < len(places):
-        raise DataError("train, val and test want a folder or a list of folders", where=printable(card))
+        raise DataError(
+            "train, val and test want a folder or a list of folders", where=printable(card)
+        )
     return [place for place in named if place]
 
 
@@ -188,11 +244,16 @@ def _text(file: Path) -> str:
     try:
         return file.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError("this file cannot be read as text", where=printable(file), why=str(error)) from None
+        raise DataError(
+            "this file cannot be read as text", where=printable(file), why=str(error)
+        ) from None
 
 
 def _labels_of(image: Path) -> Path | None:
-    return next((file for file in (_beside_images(image), image.with_suffix(".txt")) if is_there(file)), None)
+    return next(
+        (file for file in (_beside_images(image), image.with_suffix(".txt")) if is_there(file)),
+        None,
+    )
 
 
 def _beside_images(image: Path) -> Path:
@@ -205,7 +266,14 @@ def _beside_images(image: Path) -> Path:
     return Path(*parts).with_suffix(".txt")
 
 
-def _take(image: Path, labels: Path | None, split: Split, names: dict[int, str], points: bool, gathering: Gathering) -> None:
+def _take(
+    image: Path,
+    labels: Path | None,
+    split: Split,
+    names: dict[int, str],
+    points: bool,
+    gathering: Gathering,
+) -> None:
     size = gathering.measured(image)
     if size is None:
         return
@@ -213,7 +281,9 @@ def _take(image: Path, labels: Path | None, split: Split, names: dict[int, str],
     for number, line in enumerate(_text(labels).splitlines() if labels else [], start=1):
         with each():
             if line.strip():
-                values = _numbers(line, names, points, f"{printable(labels or image)}, line {number}")
+                values = _numbers(
+                    line, names, points, f"{printable(labels or image)}, line {number}"
+                )
                 outlines += len(values) > 5
                 raw.add(_corners(values[1:], size), names[int(values[0])])
     if labels is None:
@@ -228,15 +298,24 @@ def _numbers(line: str, names: dict[int, str], points: bool, where: str) -> list
     try:
         values = [float(word) for word in line.split()]
     except ValueError:
-        raise DataError("this label is not made of numbers", where=where, why=f"got {line.strip()[:80]!r}") from None
+        raise DataError(
+            "this label is not made of numbers", where=where, why=f"got {line.strip()[:80]!r}"
+        ) from None
     if not values[0].is_integer() or int(values[0]) not in names:
         why = f"the classes are {min(names)} to {max(names)}"
-        raise DataError(f"no class has the number {line.split()[0]}", where=where, why=why, hint="check `names` in data.yaml")
+        raise DataError(
+            f"no class has the number {line.split()[0]}",
+            where=where,
+            why=why,
+            hint="check `names` in data.yaml",
+        )
     if points and len(values) > 5:
         values = values[:5]
     if len(values) < 5 or len(values) % 2 == 0:
         hint = "class, centre x, centre y, width, height; or class and at least three points x, y"
-        raise DataError(f"this label has {len(values)} numbers", where=where, why="a box has 5", hint=hint)
+        raise DataError(
+            f"this label has {len(values)} numbers", where=where, why="a box has 5", hint=hint
+        )
     return values
 
 
@@ -247,7 +326,12 @@ def _corners(values: list[float], size: tuple[int, int]) -> tuple[float, float, 
         return math.nan, math.nan, math.nan, math.nan
     if len(values) == 4:
         x, y, wide, high = values
-        return (x - wide / 2) * width, (y - high / 2) * height, (x + wide / 2) * width, (y + high / 2) * height
+        return (
+            (x - wide / 2) * width,
+            (y - high / 2) * height,
+            (x + wide / 2) * width,
+            (y + high / 2) * height,
+        )
     xs, ys = values[::2], values[1::2]
     return min(xs) * width, min(ys) * height, max(xs) * width, max(ys) * height
 
@@ -256,5 +340,10 @@ def _lines_of(image: Placed, classes: tuple[str, ...]) -> Iterator[str]:
     height, width = image.size
     places = {name: place for place, name in enumerate(classes)}
     for (x0, y0, x1, y1), name, _ in image.rows():
-        numbers = ((x0 + x1) / 2 / width, (y0 + y1) / 2 / height, (x1 - x0) / width, (y1 - y0) / height)
+        numbers = (
+            (x0 + x1) / 2 / width,
+            (y0 + y1) / 2 / height,
+            (x1 - x0) / width,
+            (y1 - y0) / height,
+        )
         yield f"{places[name]} {' '.join(map(repr, numbers))}\n"

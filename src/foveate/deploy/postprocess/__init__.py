@@ -47,10 +47,16 @@ class Reader(ABC):
 
     def __init__(self, about: dict[str, Any], parts: Mapping[str, Run]) -> None:
         self.about, self.parts = about, parts
-        self.classes, self.multilabel, self.side = tuple(about["classes"]), bool(about["multilabel"]), int(about["size"])
+        self.classes, self.multilabel, self.side = (
+            tuple(about["classes"]),
+            bool(about["multilabel"]),
+            int(about["size"]),
+        )
 
     @abstractmethod
-    def read(self, outputs: dict[str, np.ndarray], frames: Sequence[Frame], asked: Asked) -> list[Any]:
+    def read(
+        self, outputs: dict[str, np.ndarray], frames: Sequence[Frame], asked: Asked
+    ) -> list[Any]:
         """An answer for each of B squares; `outputs`: of the first graph, B first."""
 
 
@@ -62,4 +68,6 @@ class PlaceReader(Reader):
         """As of a PlaceTask."""
 
 
-READERS: Shelf[Reader] = Shelf("foveate.deploy.postprocess", Reader, "task of an exported file", "readers")
+READERS: Shelf[Reader] = Shelf(
+    "foveate.deploy.postprocess", Reader, "task of an exported file", "readers"
+)

@@ -7,7 +7,14 @@ import numpy as np
 
 
 def objects_of(
-    boxes: np.ndarray, scores: np.ndarray, *, least: float, candidates: int, suppress: float, alone: bool, most: int
+    boxes: np.ndarray,
+    scores: np.ndarray,
+    *,
+    least: float,
+    candidates: int,
+    suppress: float,
+    alone: bool,
+    most: int,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(A, 4) and (A, K) of one square -> (N, 4), (N,) and (N,) places of classes, the surest first.
 
@@ -22,13 +29,17 @@ def objects_of(
     return boxes[kept[:most]], values[kept[:most]], classes[kept[:most]]
 
 
-def in_picture(boxes: np.ndarray, view: tuple[float, ...], size: tuple[int, int], side: int) -> np.ndarray:
+def in_picture(
+    boxes: np.ndarray, view: tuple[float, ...], size: tuple[int, int], side: int
+) -> np.ndarray:
     """(N, 4) on a square of `side` px that shows the rectangle `view` -> pixels of the upright picture of `size` (H, W), cut at its
     edges."""
     corner = np.array([view[0], view[1]] * 2, np.float32)
     scale = np.array([(view[2] - view[0]) / side, (view[3] - view[1]) / side] * 2, np.float32)
     height, width = size
-    found: np.ndarray = np.clip(boxes * scale + corner, 0, [width, height, width, height]).astype(np.float32)
+    found: np.ndarray = np.clip(boxes * scale + corner, 0, [width, height, width, height]).astype(
+        np.float32
+    )
     return found
 
 
@@ -39,7 +50,10 @@ def _kept(boxes: np.ndarray, classes: np.ndarray, suppress: float) -> np.ndarray
     for place in range(len(boxes)):
         if stays[place]:
             behind = slice(place + 1, None)
-            low, high = np.maximum(boxes[place, :2], boxes[behind, :2]), np.minimum(boxes[place, 2:], boxes[behind, 2:])
+            low, high = (
+                np.maximum(boxes[place, :2], boxes[behind, :2]),
+                np.minimum(boxes[place, 2:], boxes[behind, 2:]),
+            )
             shared = (high - low).clip(0).prod(1)
             overlap = shared / np.maximum(areas[place] + areas[behind] - shared, 1e-9)
             stays[behind] &= ~((overlap > suppress) & (classes[behind] == classes[place]))

@@ -19,11 +19,15 @@ def mask_of(logits: np.ndarray, shown: float, size: tuple[int, int]) -> np.ndarr
         seen = logits[:, low : lower[-1] + 1, :columns]
         wide = seen[..., left] * (1 - across) + seen[..., right] * across
         down = down[:, None]
-        found[start:end] = (wide[:, upper - low] * (1 - down) + wide[:, lower - low] * down).argmax(0)
+        found[start:end] = (wide[:, upper - low] * (1 - down) + wide[:, lower - low] * down).argmax(
+            0
+        )
     return found
 
 
-def _between(cells: int, pixels: int, start: int, end: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _between(
+    cells: int, pixels: int, start: int, end: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """For the pixels `start` to `end` of `pixels` that are laid over `cells`: the cells before and behind each pixel's middle, and
     how near it is to the second one, 0 to 1."""
     places = np.maximum((np.arange(start, end) + 0.5) * (cells / pixels) - 0.5, 0)

@@ -9,20 +9,34 @@ import numpy as np
 
 
 def written(
-    logs: Callable[[np.ndarray], np.ndarray], *, opening: Sequence[int], end: int, banned: Sequence[int], most: int, beams: int
+    logs: Callable[[np.ndarray], np.ndarray],
+    *,
+    opening: Sequence[int],
+    end: int,
+    banned: Sequence[int],
+    most: int,
+    beams: int,
 ) -> tuple[list[int], float]:
     """The numbers of a sentence, without its end, and the geometric mean of their probabilities, its end's included.
 
     `logs`: (b, T) int64 -> (b, V), log probabilities of the next number. A sentence begins with `opening`, which is no part of the
     answer, has at most `most` numbers and none of those that are `banned`.
     """
-    found, chances = _greedy(logs, opening, end, banned, most) if beams == 1 else _searched(logs, opening, end, banned, most, beams)
+    found, chances = (
+        _greedy(logs, opening, end, banned, most)
+        if beams == 1
+        else _searched(logs, opening, end, banned, most, beams)
+    )
     numbers = found[: found.index(end)] if end in found else found
     return numbers, float(np.exp(np.clip(chances[: len(numbers) + 1], -50, None).mean()))
 
 
 def _greedy(
-    logs: Callable[[np.ndarray], np.ndarray], opening: Sequence[int], end: int, banned: Sequence[int], most: int
+    logs: Callable[[np.ndarray], np.ndarray],
+    opening: Sequence[int],
+    end: int,
+    banned: Sequence[int],
+    most: int,
 ) -> tuple[list[int], list[float]]:
     found, chances = list[int](), list[float]()
     while len(found) < most and end not in found:
@@ -33,7 +47,12 @@ def _greedy(
 
 
 def _searched(
-    logs: Callable[[np.ndarray], np.ndarray], opening: Sequence[int], end: int, banned: Sequence[int], most: int, beams: int
+    logs: Callable[[np.ndarray], np.ndarray],
+    opening: Sequence[int],
+    end: int,
+    banned: Sequence[int],
+    most: int,
+    beams: int,
 ) -> tuple[list[int], list[float]]:
     """Running sentences are (sum of logs, numbers, their renormalised logs); finished ones come with the mean of their logs."""
     running: list[tuple[float, list[int], list[float]]] = [(0.0, [], [])]
@@ -44,7 +63,11 @@ def _searched(
         order = np.argsort(-sums, axis=None, kind="stable")[: 2 * beams]
         places = list(zip(*np.unravel_index(order, sums.shape), strict=True))
         grown = [
-            (float(sums[beam, number]), [*running[beam][1], int(number)], [*running[beam][2], float(normal[beam, number])])
+            (
+                float(sums[beam, number]),
+                [*running[beam][1], int(number)],
+                [*running[beam][2], float(normal[beam, number])],
+            )
             for beam, number in places
         ]
         ended = [each for each in grown[:beams] if each[1][-1] == end or length == most]
@@ -62,5 +85,7 @@ def _next(
     """(b, V) logs without those that are banned, and the same with probabilities that add up to 1 again."""
     told = logs(np.array(sentences, np.int64)).astype(np.float32)
     told[:, list(banned)] = -np.inf
-    rest = np.log(np.exp(told - told.max(1, keepdims=True)).sum(1, keepdims=True)) + told.max(1, keepdims=True)
+    rest = np.log(np.exp(told - told.max(1, keepdims=True)).sum(1, keepdims=True)) + told.max(
+        1, keepdims=True
+    )
     return told, told - rest

@@ -20,7 +20,9 @@ class Caption(Reader):
         super().__init__(about, parts)
         self.words = Words(about["words"])
 
-    def read(self, outputs: dict[str, np.ndarray], frames: Sequence[Frame], asked: Asked) -> list[Text]:
+    def read(
+        self, outputs: dict[str, np.ndarray], frames: Sequence[Frame], asked: Asked
+    ) -> list[Text]:
         return [self._about(each) for each in outputs["before"]]
 
     def _about(self, before: np.ndarray) -> Text:
@@ -28,7 +30,9 @@ class Caption(Reader):
 
         def logs(numbers: np.ndarray) -> np.ndarray:
             same = np.broadcast_to(before, (len(numbers), *before.shape))
-            return self.parts["words"]({"before": np.ascontiguousarray(same), "numbers": numbers})["logs"]
+            return self.parts["words"]({"before": np.ascontiguousarray(same), "numbers": numbers})[
+                "logs"
+            ]
 
         numbers, sure = _sentences.written(logs, **self.about["search"])
         return Text((self.words.decode(numbers),), sure, tuple(map(self.words.word, numbers)))

@@ -19,24 +19,37 @@ class Classify(Reader):
     def __init__(self, about: dict[str, Any], parts: Mapping[str, Run]) -> None:
         super().__init__(about, parts)
         known = about.get("calibration")
-        self.calibration = None if known is None else Calibration.of(known, _familiar(known["familiar"]))
+        self.calibration = (
+            None if known is None else Calibration.of(known, _familiar(known["familiar"]))
+        )
 
-    def read(self, outputs: dict[str, np.ndarray], frames: Sequence[Frame], asked: Asked) -> list[Labels]:
+    def read(
+        self, outputs: dict[str, np.ndarray], frames: Sequence[Frame], asked: Asked
+    ) -> list[Labels]:
         answers = [Labels(self._names(row), row.astype(np.float32)) for row in outputs["scores"]]
         if self.calibration is None:
             return answers
-        return self.calibration.told(answers, outputs["pooled"], self.classes, asked.coverage, asked.risk)
+        return self.calibration.told(
+            answers, outputs["pooled"], self.classes, asked.coverage, asked.risk
+        )
 
     def _names(self, scores: np.ndarray) -> tuple[str, ...]:
         if self.multilabel:
-            return tuple(name for name, score in zip(self.classes, scores.tolist(), strict=True) if score >= _HOLDS)
+            return tuple(
+                name
+                for name, score in zip(self.classes, scores.tolist(), strict=True)
+                if score >= _HOLDS
+            )
         return (self.classes[int(scores.argmax())],)
 
 
 def packed(familiar: Familiar) -> dict[str, str]:
     """Its arrays as text, in half precision, as a run keeps them."""
     arrays = {"middle": familiar.middle, "directions": familiar.directions}
-    return {name: base64.b64encode(array.astype(np.float16).tobytes()).decode() for name, array in arrays.items()}
+    return {
+        name: base64.b64encode(array.astype(np.float16).tobytes()).decode()
+        for name, array in arrays.items()
+    }
 
 
 def _familiar(texts: dict[str, str]) -> Familiar:

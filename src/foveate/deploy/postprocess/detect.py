@@ -16,7 +16,9 @@ from foveate.predictions import Boxes
 class Detect(PlaceReader):
     arithmetic: ClassVar[ModuleType] = _boxes
 
-    def read(self, outputs: dict[str, np.ndarray], frames: Sequence[Frame], asked: Asked) -> list[Boxes]:
+    def read(
+        self, outputs: dict[str, np.ndarray], frames: Sequence[Frame], asked: Asked
+    ) -> list[Boxes]:
         parts = zip(outputs["boxes"], outputs["scores"], frames, strict=True)
         return [self._of(*part, asked.threshold) for part in parts]
 

@@ -11,5 +11,7 @@ from foveate.predictions import Embedding
 
 
 class Embed(Reader):
-    def read(self, outputs: dict[str, np.ndarray], frames: Sequence[Frame], asked: Asked) -> list[Embedding]:
+    def read(
+        self, outputs: dict[str, np.ndarray], frames: Sequence[Frame], asked: Asked
+    ) -> list[Embedding]:
         return [Embedding(row.astype(np.float32)) for row in outputs["pooled"]]

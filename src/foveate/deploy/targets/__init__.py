@@ -76,7 +76,9 @@ class SmallRuntime(Runtime):
     """One that writes weights and activations of 8 bits too."""
 
     @abstractmethod
-    def shrink(self, path: Path, batches: Iterator[np.ndarray], about: dict[str, Any], into: Path) -> None:
+    def shrink(
+        self, path: Path, batches: Iterator[np.ndarray], about: dict[str, Any], into: Path
+    ) -> None:
         """The file `path`, which takes images, with 8 bits, their ranges taken from the batches, as `into`."""
 
 
@@ -86,15 +88,22 @@ def program_of(program: Program) -> Any:
 
     batch = torch.export.Dim("batch", min=1, max=_MOST)
     shapes = tuple(
-        {axis: batch if axis == 0 else torch.export.Dim(f"{name}_{axis}", min=1, max=_MOST) for axis in program.free[name]}
+        {
+            axis: batch if axis == 0 else torch.export.Dim(f"{name}_{axis}", min=1, max=_MOST)
+            for axis in program.free[name]
+        }
         for name in program.example
     )
     try:
-        return torch.export.export(program.module, tuple(program.example.values()), dynamic_shapes=shapes)
+        return torch.export.export(
+            program.module, tuple(program.example.values()), dynamic_shapes=shapes
+        )
     except (RuntimeError, ValueError, TypeError, NotImplementedError) as error:
         why = f"{type(error).__name__}: {str(error).strip().splitlines()[0][:200]}"
         hint = "another --backbone, or another task.head"
-        raise UsageError("torch cannot write down this network's steps", where="--to", why=why, hint=hint) from None
+        raise UsageError(
+            "torch cannot write down this network's steps", where="--to", why=why, hint=hint
+        ) from None
 
 
 EXPORTERS: Shelf[Exporter] = Shelf("foveate.deploy.targets", Exporter, "runtime", "exporters")
@@ -108,4 +117,11 @@ def threads() -> int:
 
 def exporter_of(path: Path) -> Exporter | None:
     """The one whose files end like this."""
-    return next((made() for made in map(EXPORTERS.load, EXPORTERS.names()) if path.name.endswith(made.suffix)), None)
+    return next(
+        (
+            made()
+            for made in map(EXPORTERS.load, EXPORTERS.names())
+            if path.name.endswith(made.suffix)
+        ),
+        None,
+    )

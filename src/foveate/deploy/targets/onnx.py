@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 
 _OPSET = 20
 _POOLED, _PRODUCTS = "pooled", ("Conv", "ConvTranspose", "Gemm", "MatMul")
-_OUTSIDE = b"\n\x08location"  # the key of a tensor that lies in another file, as the format writes it
+_OUTSIDE = (
+    b"\n\x08location"  # the key of a tensor that lies in another file, as the format writes it
+)
 
 
 class Onnx(SmallRuntime):
@@ -29,8 +31,13 @@ class Onnx(SmallRuntime):
 
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of the exporter's own insides
-            words: dict[str, Any] = {"input_names": list(program.example), "output_names": program.outputs}
-            made = torch.onnx.export(program_of(program), dynamo=True, opset_version=_OPSET, verbose=False, **words)
+            words: dict[str, Any] = {
+                "input_names": list(program.example),
+                "output_names": program.outputs,
+            }
+            made = torch.onnx.export(
+                program_of(program), dynamo=True, opset_version=_OPSET, verbose=False, **words
+            )
         assert made is not None
         made.model.metadata_props[KEY] = json.dumps(about, ensure_ascii=False)
         made.save(str(path), external_data=False)
@@ -48,13 +55,19 @@ class Onnx(SmallRuntime):
         options = onnxruntime.SessionOptions()
         options.log_severity_level, options.intra_op_num_threads = 4, threads()
         try:
-            session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+            session = onnxruntime.InferenceSession(
+                content, options, providers=["CPUExecutionProvider"]
+            )
         except Exception as error:  # its errors share no parent but Exception
             why = str(error).splitlines()[0][:200]
-            raise WeightsError("this file cannot be opened", where=path, why=why, hint="foveate export RUN") from None
+            raise WeightsError(
+                "this file cannot be opened", where=path, why=why, hint="foveate export RUN"
+            ) from None
         text = session.get_modelmeta().custom_metadata_map.get(KEY)
         if text is None:
-            raise UsageError("this file was not made by foveate export", where=path, hint="foveate export RUN")
+            raise UsageError(
+                "this file was not made by foveate export", where=path, hint="foveate export RUN"
+            )
         names = [output.name for output in session.get_outputs()]
 
         def run(inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -62,7 +75,9 @@ class Onnx(SmallRuntime):
 
         return Opened(json.loads(text), run)
 
-    def shrink(self, path: Path, batches: Iterator[np.ndarray], about: dict[str, Any], into: Path) -> None:
+    def shrink(
+        self, path: Path, batches: Iterator[np.ndarray], about: dict[str, Any], into: Path
+    ) -> None:
         """Static quantisation (Jacob et al. 2018): QDQ, weights by channel. What costs little time stays as it is, for 256 steps of
         chances or of coordinates cost answers: what comes after the last product, and where pooled features are an output, the
         head that reads them."""
@@ -70,7 +85,12 @@ class Onnx(SmallRuntime):
         import logging
 
         import onnx
-        from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+        from onnxruntime.quantization import (
+            CalibrationDataReader,
+            QuantFormat,
+            QuantType,
+            quantize_static,
+        )
         from onnxruntime.quantization.shape_inference import quant_pre_process
 
         class Reader(CalibrationDataReader):  # type: ignore[misc]
@@ -83,10 +103,16 @@ class Onnx(SmallRuntime):
         try:
             logging.getLogger().setLevel(logging.ERROR)  # it warns of what was done before
             quant_pre_process(str(path), str(ready), skip_symbolic_shape=True)
-            kinds = {"activation_type": QuantType.QUInt8, "weight_type": QuantType.QInt8, "quant_format": QuantFormat.QDQ}
+            kinds = {
+                "activation_type": QuantType.QUInt8,
+                "weight_type": QuantType.QInt8,
+                "quant_format": QuantFormat.QDQ,
+            }
             graph = onnx.load(str(ready)).graph
             kept = sorted(_tails(graph) | _heads(graph))
-            quantize_static(str(ready), str(into), Reader(), per_channel=True, nodes_to_exclude=kept, **kinds)
+            quantize_static(
+                str(ready), str(into), Reader(), per_channel=True, nodes_to_exclude=kept, **kinds
+            )
         finally:
             logging.getLogger().setLevel(level)
             ready.unlink(missing_ok=True)

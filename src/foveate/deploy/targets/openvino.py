@@ -42,9 +42,18 @@ class OpenVino(Runtime):
             compiled = core.compile_model(model, "CPU", wanted)
         except RuntimeError as error:
             why = str(error).strip().splitlines()[-1][:200]
-            raise WeightsError("this file cannot be opened", where=path, why=why, hint="foveate export RUN --to openvino") from None
+            raise WeightsError(
+                "this file cannot be opened",
+                where=path,
+                why=why,
+                hint="foveate export RUN --to openvino",
+            ) from None
         if not model.has_rt_info(KEY):
-            raise UsageError("this file was not made by foveate export", where=path, hint="foveate export RUN --to openvino")
+            raise UsageError(
+                "this file was not made by foveate export",
+                where=path,
+                hint="foveate export RUN --to openvino",
+            )
         names = [output.get_any_name() for output in model.outputs]
 
         def run(inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -11,7 +11,10 @@ from foveate.deploy.targets import KEY, Weights
 if TYPE_CHECKING:
     from torch import Tensor
 
-_WRAPPED, _BARE = "backbone.network.", "backbone."  # as Foveate holds a library's network, and as the file has it
+_WRAPPED, _BARE = (
+    "backbone.network.",
+    "backbone.",
+)  # as Foveate holds a library's network, and as the file has it
 
 
 class Torch(Weights):
@@ -23,5 +26,8 @@ class Torch(Weights):
     def write_tensors(self, tensors: dict[str, Tensor], about: dict[str, Any], path: Path) -> None:
         from safetensors.torch import save_file
 
-        named = {name.replace(_WRAPPED, _BARE, 1): tensor.contiguous().clone() for name, tensor in tensors.items()}
+        named = {
+            name.replace(_WRAPPED, _BARE, 1): tensor.contiguous().clone()
+            for name, tensor in tensors.items()
+        }
         save_file(named, path, metadata={KEY: json.dumps(about, ensure_ascii=False)})

@@ -54,7 +54,9 @@ class Metric(ABC):
             return [self._places[name] for name in names]
         except KeyError as error:
             why = f"it knows {len(self.classes)}"
-            raise DataError(f"{who} names a class that the run does not know: {error.args[0]!r}", why=why) from None
+            raise DataError(
+                f"{who} names a class that the run does not know: {error.args[0]!r}", why=why
+            ) from None
 
 
 def with_interval(value: float, ends: tuple[float, float], count: int) -> Score:
@@ -89,7 +91,9 @@ def drop(home: Metric, away: Metric, counts: tuple[int, int]) -> Score:
 METRICS: Shelf[Metric] = Shelf("foveate.evaluation.metrics", Metric, "metric")
 
 
-def metric_for(answer: type[Prediction], classes: tuple[str, ...], multilabel: bool = False) -> Metric:
+def metric_for(
+    answer: type[Prediction], classes: tuple[str, ...], multilabel: bool = False
+) -> Metric:
     """The metric that reads this type of answer."""
     for name in METRICS.names():
         metric = METRICS.load(name)

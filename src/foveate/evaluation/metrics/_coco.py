@@ -31,7 +31,9 @@ class Objects:
 
     def part(self, chosen: np.ndarray) -> Objects:
         masks = None if self.masks is None else self.masks[chosen]
-        return Objects(self.xywh[chosen], self.places[chosen], self.scores[chosen], self.crowd[chosen], masks)
+        return Objects(
+            self.xywh[chosen], self.places[chosen], self.scores[chosen], self.crowd[chosen], masks
+        )
 
     def shapes(self, kind: Kind) -> Any:
         """What COCO compares: boxes or run lengths."""
@@ -65,7 +67,9 @@ def overlaps_of(answers: Objects, truths: Objects, kind: Kind = "bbox") -> np.nd
 
     if not len(answers.places) or not len(truths.places):
         return np.zeros((len(answers.places), len(truths.places)))
-    return np.asarray(coco.iou(answers.shapes(kind), truths.shapes(kind), truths.crowd.astype(int).tolist()))
+    return np.asarray(
+        coco.iou(answers.shapes(kind), truths.shapes(kind), truths.crowd.astype(int).tolist())
+    )
 
 
 def hits_of(answers: Objects, truths: Objects, kind: Kind) -> tuple[np.ndarray, np.ndarray]:
@@ -74,7 +78,9 @@ def hits_of(answers: Objects, truths: Objects, kind: Kind) -> tuple[np.ndarray, 
     ignored = np.zeros_like(hits)
     for place in np.intersect1d(truths.places, answers.places):
         mine, theirs = answers.places == place, truths.part(truths.places == place)
-        hits[:, mine], ignored[:, mine] = matched(overlaps_of(answers.part(mine), theirs, kind), theirs.crowd)
+        hits[:, mine], ignored[:, mine] = matched(
+            overlaps_of(answers.part(mine), theirs, kind), theirs.crowd
+        )
     return hits, ignored
 
 
@@ -86,7 +92,10 @@ def judged(
     from faster_coco_eval import COCO, COCOeval_faster
 
     frame = {
-        "images": [{"id": number, **_extent(pair)} for number, pair in enumerate(zip(truths, answers, strict=True), 1)],
+        "images": [
+            {"id": number, **_extent(pair)}
+            for number, pair in enumerate(zip(truths, answers, strict=True), 1)
+        ],
         "categories": [{"id": place, "name": name} for place, name in enumerate(classes, 1)],
     }
     sides = (COCO(frame | {"annotations": _annotations(side, kind)}) for side in (truths, answers))
@@ -108,8 +117,22 @@ def _annotations(images: list[Objects], kind: Kind) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     for number, each in enumerate(images, 1):
         parts = each.xywh.tolist(), each.places.tolist(), each.scores.tolist(), each.crowd.tolist()
-        masks = each.masks if kind == "segm" and each.masks is not None else [None] * len(each.places)
+        masks = (
+            each.masks if kind == "segm" and each.masks is not None else [None] * len(each.places)
+        )
         for box, place, score, crowd, mask in zip(*parts, masks, strict=True):
-            row = {"image_id": number, "category_id": place + 1, "bbox": box, "score": score, "iscrowd": int(crowd)}
-            rows.append(row | {"area": box[2] * box[3]} if mask is None else row | {"area": area(mask), "segmentation": mask})
-    return [row | {"id": number} for number, row in enumerate(rows, 1)]  # 0 would read as 'unmatched'
+            row = {
+                "image_id": number,
+                "category_id": place + 1,
+                "bbox": box,
+                "score": score,
+                "iscrowd": int(crowd),
+            }
+            rows.append(
+                row | {"area": box[2] * box[3]}
+                if mask is None
+                else row | {"area": area(mask), "segmentation": mask}
+            )
+    return [
+        row | {"id": number} for number, row in enumerate(rows, 1)
+    ]  # 0 would read as 'unmatched'

@@ -56,7 +56,9 @@ class BoxMetric(Metric):
         self._answers: list[Objects] = []
         self._hits: list[np.ndarray] = []  # (T, D) bool an image
         self._ignored: list[np.ndarray] = []
-        self._drawn: list[tuple[np.ndarray, np.ndarray] | None] = []  # the same two by masks, None where they are not known
+        self._drawn: list[
+            tuple[np.ndarray, np.ndarray] | None
+        ] = []  # the same two by masks, None where they are not known
         self._threshold = _UNTUNED
 
     def update(self, prediction: Boxes, truth: Boxes) -> None:
@@ -65,7 +67,10 @@ class BoxMetric(Metric):
         truths, answers = self._truth(truth), self._answer(prediction)
         sizes = {tuple(mask["size"]) for each in (truth, prediction) for mask in each.masks or ()}
         if len(sizes) > 1:
-            raise DataError("the masks of an image are of different sizes", why=f"(height, width): {sorted(sizes)}")
+            raise DataError(
+                "the masks of an image are of different sizes",
+                why=f"(height, width): {sorted(sizes)}",
+            )
         hits, ignored = hits_of(answers, truths, "bbox")
         known = answers.masks is not None and (truths.masks is not None or not len(truths.places))
         self._drawn.append(hits_of(answers, truths, "segm") if known else None)
@@ -86,17 +91,27 @@ class BoxMetric(Metric):
         Raises DataError without updates and without a true box.
         """
         if not self._truths:
-            raise DataError("there is nothing to score", why="no image has both an answer and true boxes")
+            raise DataError(
+                "there is nothing to score", why="no image has both an answer and true boxes"
+            )
         boxes, images = self._true_boxes()
         if not len(boxes):
-            raise DataError("there is nothing to score", why="no image has a true box that is not a crowd")
+            raise DataError(
+                "there is nothing to score", why="no image has a true box that is not a crowd"
+            )
         precision, recall = judged(self._truths, self._answers, self.classes)
         ranked = _Ranked.of(self._answers, self._hits, self._ignored)
         self._threshold, f1 = ranked.best(len(boxes))
-        values = {"map": precision[..., 0], "map_50": precision[0, :, :, 0], "map_75": precision[_AT_75, :, :, 0]}
+        values = {
+            "map": precision[..., 0],
+            "map_50": precision[0, :, :, 0],
+            "map_75": precision[_AT_75, :, :, 0],
+        }
         values |= {f"map_{area}": precision[..., place] for place, area in enumerate(_AREAS, 1)}
         values["mar_100"] = recall[..., 0]
-        numbers = _numbers(values, _drawn(ranked, boxes, images, len(self._truths)), len(self._truths))
+        numbers = _numbers(
+            values, _drawn(ranked, boxes, images, len(self._truths)), len(self._truths)
+        )
         numbers["f1"] = Score(f1, count=len(self._truths))
         curves = zip(self.classes, precision[0, :, :, 0].T.round(4).tolist(), strict=True)
         tables = {
@@ -105,7 +120,9 @@ class BoxMetric(Metric):
             "confusion": self._confusion().tolist(),
             "pr": {name: curve for name, curve in curves if curve[0] >= 0},
         }
-        rows = self._rows(precision[..., 0], ranked, np.bincount(boxes, minlength=len(self.classes)))
+        rows = self._rows(
+            precision[..., 0], ranked, np.bincount(boxes, minlength=len(self.classes))
+        )
         if drawn := [found for found in self._drawn if found is not None]:
             numbers |= self._mask_numbers(drawn, boxes, images, rows)
         return Scores(numbers, rows, tables)
@@ -119,13 +136,18 @@ class BoxMetric(Metric):
 
     def resampler(self) -> Callable[[np.ndarray], float]:
         boxes, images = self._true_boxes()
-        means = _means_of(_curves(_Ranked.of(self._answers, self._hits, self._ignored), boxes, images), len(self._truths))
+        means = _means_of(
+            _curves(_Ranked.of(self._answers, self._hits, self._ignored), boxes, images),
+            len(self._truths),
+        )
         return lambda places: float(means(places)[0])
 
     def _true_boxes(self) -> tuple[np.ndarray, np.ndarray]:
         """(G,) classes and (G,) images of the true boxes, without crowds."""
         boxes = np.concatenate([truth.places[~truth.crowd] for truth in self._truths])
-        return boxes, np.repeat(np.arange(len(self._truths)), [(~truth.crowd).sum() for truth in self._truths])
+        return boxes, np.repeat(
+            np.arange(len(self._truths)), [(~truth.crowd).sum() for truth in self._truths]
+        )
 
     def _truth(self, boxes: Boxes) -> Objects:
         return self._read(boxes, "the truth", np.ones(len(boxes.names)))
@@ -137,7 +159,11 @@ class BoxMetric(Metric):
         scores = np.asarray(boxes.scores, dtype=np.float64)
         if not np.isfinite(scores).all():
             hint = "a lower learning rate, or fp32"
-            raise DataError("the model's scores are not finite numbers", why="its weights or activations overflowed", hint=hint)
+            raise DataError(
+                "the model's scores are not finite numbers",
+                why="its weights or activations overflowed",
+                hint=hint,
+            )
         if ((scores < 0) | (scores > 1)).any():
             why = f"they reach from {scores.min()} to {scores.max()}"
             raise DataError("the scores of a prediction must lie in [0, 1]", why=why)
@@ -151,21 +177,36 @@ class BoxMetric(Metric):
         count = len(boxes.names)
         xyxy = np.asarray(boxes.xyxy, dtype=np.float64)
         if xyxy.shape != (count, 4) and (count or xyxy.size):
-            raise DataError(f"{who} needs four numbers for each of {count} boxes, it has shape {xyxy.shape}")
+            raise DataError(
+                f"{who} needs four numbers for each of {count} boxes, it has shape {xyxy.shape}"
+            )
         xyxy = xyxy.reshape(count, 4)
         low, high = xyxy[:, :2], xyxy[:, 2:]
         if not np.isfinite(xyxy).all() or (low > high).any():
             odd = xyxy[~(np.isfinite(xyxy).all(1) & (low <= high).all(1))][0].tolist()
-            raise DataError(f"{who} has a box that is none: {odd}", why="x0 <= x1 and y0 <= y1 must be finite numbers")
-        crowd = np.zeros(count, dtype=bool) if boxes.crowd is None else np.asarray(boxes.crowd, dtype=bool)
+            raise DataError(
+                f"{who} has a box that is none: {odd}",
+                why="x0 <= x1 and y0 <= y1 must be finite numbers",
+            )
+        crowd = (
+            np.zeros(count, dtype=bool)
+            if boxes.crowd is None
+            else np.asarray(boxes.crowd, dtype=bool)
+        )
         places = np.array(self.places_of(boxes.names, who), dtype=np.int64)
         if boxes.masks is not None and len(boxes.masks) != count:
-            raise DataError(f"{who} needs a mask for each of {count} boxes, it has {len(boxes.masks)}")
+            raise DataError(
+                f"{who} needs a mask for each of {count} boxes, it has {len(boxes.masks)}"
+            )
         masks = None if boxes.masks is None else np.array(boxes.masks, dtype=object)
         return Objects(np.concatenate([low, high - low], axis=1), places, scores, crowd, masks)
 
     def _mask_numbers(
-        self, drawn: list[tuple[np.ndarray, np.ndarray]], boxes: np.ndarray, images: np.ndarray, rows: list[dict[str, Any]]
+        self,
+        drawn: list[tuple[np.ndarray, np.ndarray]],
+        boxes: np.ndarray,
+        images: np.ndarray,
+        rows: list[dict[str, Any]],
     ) -> dict[str, Score]:
         """Nothing where an image has no masks; else the rows of the classes get theirs. `boxes`, `images`: as `_drawn` wants."""
         count = len(self._truths)
@@ -174,8 +215,12 @@ class BoxMetric(Metric):
         precision = judged(self._truths, self._answers, self.classes, "segm")[0][..., 0]
         for place, row in enumerate(rows):
             row["mask_map"] = _mean(precision[:, :, place])
-        ends = _drawn(_Ranked.of(self._answers, *map(list, zip(*drawn, strict=True))), boxes, images, count)
-        found = _numbers({"map": precision, "map_50": precision[0], "map_75": precision[_AT_75]}, ends, count)
+        ends = _drawn(
+            _Ranked.of(self._answers, *map(list, zip(*drawn, strict=True))), boxes, images, count
+        )
+        found = _numbers(
+            {"map": precision, "map_50": precision[0], "map_75": precision[_AT_75]}, ends, count
+        )
         return {f"mask_{name}": score for name, score in found.items()}
 
     def _pairs(self, answers: Objects, truths: Objects) -> tuple[np.ndarray, np.ndarray]:
@@ -184,7 +229,9 @@ class BoxMetric(Metric):
         answers = answers.part(answers.scores >= self._threshold)
         crowds, truths = truths.part(truths.crowd), truths.part(~truths.crowd)
         overlaps, background = overlaps_of(answers, truths), len(self.classes)
-        excused = ((overlaps_of(answers, crowds) >= _SAME) & (answers.places[:, None] == crowds.places)).any(1)
+        excused = (
+            (overlaps_of(answers, crowds) >= _SAME) & (answers.places[:, None] == crowds.places)
+        ).any(1)
         taken, rows, columns = np.full(len(truths.places), background), [], []
         free = np.ones(len(truths.places), dtype=bool)
         for place, row, excuse in zip(answers.places, overlaps, excused, strict=True):
@@ -195,7 +242,9 @@ class BoxMetric(Metric):
             elif not excuse:
                 rows.append(background)
                 columns.append(place)
-        return np.concatenate([truths.places, rows]).astype(np.int64), np.concatenate([taken, columns]).astype(np.int64)
+        return np.concatenate([truths.places, rows]).astype(np.int64), np.concatenate(
+            [taken, columns]
+        ).astype(np.int64)
 
     def _confusion(self) -> np.ndarray:
         """(K + 1, K + 1) int64 objects at the threshold, rows of truth by columns of answers, the background last."""
@@ -206,7 +255,9 @@ class BoxMetric(Metric):
             np.add.at(counts, rows * side + columns, 1)
         return counts.reshape(side, side)
 
-    def _rows(self, precision: np.ndarray, ranked: _Ranked, true: np.ndarray) -> list[dict[str, Any]]:
+    def _rows(
+        self, precision: np.ndarray, ranked: _Ranked, true: np.ndarray
+    ) -> list[dict[str, Any]]:
         """`precision`: (T, R, K). `true`: (K,) boxes."""
         counted = ~ranked.ignored[0] & (ranked.scores >= self._threshold)
         size = len(self.classes)
@@ -238,7 +289,9 @@ class _Ranked:
     ignored: np.ndarray
 
     @classmethod
-    def of(cls, answers: list[Objects], hits: list[np.ndarray], ignored: list[np.ndarray]) -> _Ranked:
+    def of(
+        cls, answers: list[Objects], hits: list[np.ndarray], ignored: list[np.ndarray]
+    ) -> _Ranked:
         scores = np.concatenate([each.scores for each in answers])
         order = np.argsort(-scores, kind="stable")
         images = np.repeat(np.arange(len(answers)), [len(each.scores) for each in answers])
@@ -250,7 +303,9 @@ class _Ranked:
         """The threshold of the score where F1 at IoU 0.5 is greatest, of several the highest; and that F1."""
         counted = ~self.ignored[0]
         scores, right = self.scores[counted], np.cumsum(self.hits[0, counted])
-        ends = np.flatnonzero(np.diff(scores, append=-1))  # answers of one score stand or fall together
+        ends = np.flatnonzero(
+            np.diff(scores, append=-1)
+        )  # answers of one score stand or fall together
         f1 = 2 * right[ends] / (ends + 1 + boxes)
         if not f1.any():
             return _UNTUNED, 0.0
@@ -272,8 +327,14 @@ class _Curve:
         self._steps = np.flatnonzero(hits.any(0))
         seen = slice(0, int(self._steps[-1]) + 1 if len(self._steps) else 0)
         counted = ~ranked.ignored[:, mine][:, seen]
-        self._counted = counted[:1] if counted.all() else counted  # without crowds all limits count the same
-        self._images, self._hits, self._boxes = ranked.images[mine][seen], hits[:, self._steps], boxes
+        self._counted = (
+            counted[:1] if counted.all() else counted
+        )  # without crowds all limits count the same
+        self._images, self._hits, self._boxes = (
+            ranked.images[mine][seen],
+            hits[:, self._steps],
+            boxes,
+        )
         self.work = self._counted.size + self._hits.size
 
     def measured(self, weights: np.ndarray) -> np.ndarray:
@@ -285,17 +346,24 @@ class _Curve:
             return np.zeros((2, len(LIMITS)))
         drawn = weights[self._images]
         found = np.cumsum(self._hits * drawn[self._steps], axis=1)
-        precision = found / np.maximum(1, np.cumsum(self._counted * drawn, axis=1)[:, self._steps])  # nothing seen: nothing found
+        precision = found / np.maximum(
+            1, np.cumsum(self._counted * drawn, axis=1)[:, self._steps]
+        )  # nothing seen: nothing found
         envelope = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
         recall = found / total
         reached = np.diff(np.searchsorted(_RECALLS, recall, side="right"), axis=1, prepend=0)
         return np.stack([(envelope * reached).sum(1) / len(_RECALLS), recall[:, -1]])
 
 
-def _numbers(values: dict[str, np.ndarray], drawn: dict[str, tuple[float, float]], count: int) -> dict[str, Score]:
+def _numbers(
+    values: dict[str, np.ndarray], drawn: dict[str, tuple[float, float]], count: int
+) -> dict[str, Score]:
     """`values`: what each number is the mean of, -1 where undefined. `drawn`: percentiles of resamples."""
     means = {name: mean for name, table in values.items() if (mean := _mean(table)) is not None}
-    return {name: with_interval(mean, _mirrored(mean, drawn.get(name, _UNKNOWN)), count) for name, mean in means.items()}
+    return {
+        name: with_interval(mean, _mirrored(mean, drawn.get(name, _UNKNOWN)), count)
+        for name, mean in means.items()
+    }
 
 
 def _mirrored(value: float, ends: tuple[float, float]) -> tuple[float, float]:
@@ -307,7 +375,9 @@ def _mirrored(value: float, ends: tuple[float, float]) -> tuple[float, float]:
     return max(low, 0.0), min(high, 1.0)
 
 
-def _drawn(ranked: _Ranked, boxes: np.ndarray, images: np.ndarray, count: int) -> dict[str, tuple[float, float]]:
+def _drawn(
+    ranked: _Ranked, boxes: np.ndarray, images: np.ndarray, count: int
+) -> dict[str, tuple[float, float]]:
     """Percentiles of resamples of map, map_50, map_75 and mar_100. `boxes`, `images`: (G,) classes and images of the true
     boxes; `count`: images."""
     curves = _curves(ranked, boxes, images)

@@ -17,7 +17,9 @@ from foveate.types import Score, Scores
 
 _ROUNDS = 400
 _FEWEST_ROUNDS = 100
-_WORK = 100_000_000  # images x classes x rounds that a bootstrap of rankings may cost: a second or two
+_WORK = (
+    100_000_000  # images x classes x rounds that a bootstrap of rankings may cost: a second or two
+)
 
 
 class LabelMetric(Metric):
@@ -68,54 +70,91 @@ class LabelMetric(Metric):
         average_precision and auroc, None where undefined; precision and recall of nothing are 0. `tables`, not for
         multi-label: `confusion`, K rows of truth by K columns of answers, and `classes`. Raises DataError without updates."""
         if not self._truths:
-            raise DataError("there is nothing to score", why="no image has both an answer and a true label")
+            raise DataError(
+                "there is nothing to score", why="no image has both an answer and a true label"
+            )
         if self.multilabel:
-            return _many(self.classes, self._held(self._truths), self._held(self._answers), self._all_scores())
+            return _many(
+                self.classes,
+                self._held(self._truths),
+                self._held(self._answers),
+                self._all_scores(),
+            )
         truths, answers = (np.array(places)[:, 0] for places in (self._truths, self._answers))
         found = _single(self.classes, truths, answers, self._all_scores())
         if len(self._sets) == len(truths):
-            covered = [self.classes[place] in names for place, names in zip(truths, self._sets, strict=True)]
+            covered = [
+                self.classes[place] in names
+                for place, names in zip(truths, self._sets, strict=True)
+            ]
             found.numbers.update(_of_sets(covered, self._sets))
         return found
 
     def resampler(self) -> Callable[[np.ndarray], float]:
         if not self.multilabel:
-            hits = np.array([truth == answer for truth, answer in zip(self._truths, self._answers, strict=True)])
+            hits = np.array(
+                [truth == answer for truth, answer in zip(self._truths, self._answers, strict=True)]
+            )
             return lambda places: float(hits[places].mean())
-        truth, answer, scores = self._held(self._truths), self._held(self._answers), self._all_scores()
+        truth, answer, scores = (
+            self._held(self._truths),
+            self._held(self._answers),
+            self._all_scores(),
+        )
         if scores is None:
-            return lambda places: float(_set_means(*(held[places].sum(0) for held in (truth, answer, truth & answer)))[0])
-        rankings = [_Ranking(truth[:, place], scores[:, place]) for place in range(len(self.classes))]
-        return lambda places: float(_resampled_areas(rankings, np.bincount(places, minlength=len(truth)))[0])
+            return lambda places: float(
+                _set_means(*(held[places].sum(0) for held in (truth, answer, truth & answer)))[0]
+            )
+        rankings = [
+            _Ranking(truth[:, place], scores[:, place]) for place in range(len(self.classes))
+        ]
+        return lambda places: float(
+            _resampled_areas(rankings, np.bincount(places, minlength=len(truth)))[0]
+        )
 
     def _all_scores(self) -> np.ndarray | None:
         """(N, K) float64; None unless every answer has scores."""
         rows = [row for row in self._scores if row is not None]
-        return np.stack(rows).astype(np.float64) if rows and len(rows) == len(self._truths) else None
+        return (
+            np.stack(rows).astype(np.float64) if rows and len(rows) == len(self._truths) else None
+        )
 
     def badness(self, prediction: Labels, truth: Labels) -> float:
         """The confidence of a wrong answer, in [0, 1]; for multi-label that of the class most surely wrong, said or left out.
         Without scores 1 when wrong. Raises DataError as `update` does."""
-        truths, answers = set(self._found(truth, "the truth")), set(self._found(prediction, "the prediction"))
+        truths, answers = (
+            set(self._found(truth, "the truth")),
+            set(self._found(prediction, "the prediction")),
+        )
         if truths == answers:
             return 0.0
         if prediction.scores is None:
             return 1.0
         scores = self._checked(prediction.scores)
         wrong = truths ^ answers if self.multilabel else answers
-        return float(max(scores[place] if place in answers else 1 - scores[place] for place in wrong))
+        return float(
+            max(scores[place] if place in answers else 1 - scores[place] for place in wrong)
+        )
 
     def _found(self, labels: Labels, who: str) -> list[int]:
         if not self.multilabel and len(labels.names) != 1:
-            raise DataError(f"{who} must name one class, it names {len(labels.names)}", where=labels.names)
+            raise DataError(
+                f"{who} must name one class, it names {len(labels.names)}", where=labels.names
+            )
         return self.places_of(labels.names, who)
 
     def _checked(self, scores: np.ndarray) -> np.ndarray:
         if scores.shape != (len(self.classes),):
-            raise DataError(f"a prediction needs a score for each of {len(self.classes)} classes, it has shape {scores.shape}")
+            raise DataError(
+                f"a prediction needs a score for each of {len(self.classes)} classes, it has shape {scores.shape}"
+            )
         if not np.isfinite(scores).all():
             hint = "a lower learning rate, or fp32"
-            raise DataError("the model's scores are not finite numbers", why="its weights or activations overflowed", hint=hint)
+            raise DataError(
+                "the model's scores are not finite numbers",
+                why="its weights or activations overflowed",
+                hint=hint,
+            )
         return scores
 
     def _held(self, places: list[list[int]]) -> np.ndarray:
@@ -126,14 +165,24 @@ class LabelMetric(Metric):
         return held
 
 
-def _single(classes: tuple[str, ...], truth: np.ndarray, answer: np.ndarray, scores: np.ndarray | None) -> Scores:
+def _single(
+    classes: tuple[str, ...], truth: np.ndarray, answer: np.ndarray, scores: np.ndarray | None
+) -> Scores:
     """`truth`, `answer`: (N,) places in classes. `scores`: (N, K) or None."""
     size, count = len(classes), len(truth)
     hits = answer == truth
-    totals = np.bincount(truth, minlength=size), np.bincount(answer, minlength=size), np.bincount(truth[hits], minlength=size)
+    totals = (
+        np.bincount(truth, minlength=size),
+        np.bincount(answer, minlength=size),
+        np.bincount(truth[hits], minlength=size),
+    )
     numbers = {"accuracy": _share(hits)}
-    values = dict(zip(("balanced_accuracy", "macro_f1", "weighted_f1"), _means(*totals), strict=True))
-    read: list[Callable[[np.ndarray], np.ndarray]] = [lambda places: _means(*_counted(truth, answer, places, size))]
+    values = dict(
+        zip(("balanced_accuracy", "macro_f1", "weighted_f1"), _means(*totals), strict=True)
+    )
+    read: list[Callable[[np.ndarray], np.ndarray]] = [
+        lambda places: _means(*_counted(truth, answer, places, size))
+    ]
     if scores is not None:
         chances = np.clip(scores[np.arange(count), truth], np.finfo(np.float64).eps, 1)
         losses = -np.log(chances)
@@ -143,7 +192,9 @@ def _single(classes: tuple[str, ...], truth: np.ndarray, answer: np.ndarray, sco
             ranking = _Ranking(truth == 1, scores[:, 1])
             values |= zip(("auroc", "average_precision"), ranking.areas(), strict=True)
             read.append(lambda places: ranking.areas(np.bincount(places, minlength=count)))
-    drawn = bootstraps(lambda places: np.concatenate([part(places) for part in read]), count, rounds=_ROUNDS)
+    drawn = bootstraps(
+        lambda places: np.concatenate([part(places) for part in read]), count, rounds=_ROUNDS
+    )
     for (name, value), ends in zip(values.items(), drawn, strict=True):
         if name == "log_loss" and scores is not None and size > 5:
             numbers["top_5"] = _share(_in_top(5, scores, truth))
@@ -155,7 +206,10 @@ def _single(classes: tuple[str, ...], truth: np.ndarray, answer: np.ndarray, sco
     confusion = np.bincount(truth * size + answer, minlength=size * size).reshape(size, size)
     tables: dict[str, Any] = {"confusion": confusion.tolist(), "classes": list(classes)}
     if scores is not None:
-        tables |= {"reliability": reliability(sure, hits), "risk": [part.tolist() for part in risks(sure, hits)]}
+        tables |= {
+            "reliability": reliability(sure, hits),
+            "risk": [part.tolist() for part in risks(sure, hits)],
+        }
     return Scores(numbers, _rows(classes, *totals), tables)
 
 
@@ -165,7 +219,9 @@ def _of_sets(covered: list[bool], sets: list[tuple[str, ...]]) -> dict[str, Scor
     return {"set_coverage": _share(np.array(covered)), "set_size": sizes}
 
 
-def _many(classes: tuple[str, ...], truth: np.ndarray, answer: np.ndarray, scores: np.ndarray | None) -> Scores:
+def _many(
+    classes: tuple[str, ...], truth: np.ndarray, answer: np.ndarray, scores: np.ndarray | None
+) -> Scores:
     """`truth`, `answer`: (N, K) bool. `scores`: (N, K) or None."""
     count, size = truth.shape
     both = truth & answer
@@ -189,9 +245,15 @@ def _many(classes: tuple[str, ...], truth: np.ndarray, answer: np.ndarray, score
         return _set_means(weights @ truth_f, weights @ answer_f, weights @ both_f)
 
     read.append(sets)
-    drawn = bootstraps(lambda places: np.concatenate([part(places) for part in read]), count, rounds=rounds)
+    drawn = bootstraps(
+        lambda places: np.concatenate([part(places) for part in read]), count, rounds=rounds
+    )
     pairs = zip(values.items(), drawn, strict=True)
-    numbers = {name: with_interval(value, ends, count) for (name, value), ends in pairs if not math.isnan(value)}
+    numbers = {
+        name: with_interval(value, ends, count)
+        for (name, value), ends in pairs
+        if not math.isnan(value)
+    }
     numbers["exact_match"] = _share((truth == answer).all(1))
     return Scores(numbers, rows)
 
@@ -206,7 +268,9 @@ class _Ranking:
         self._order = np.argsort(-scores, kind="stable")
         self._positive = positive[self._order].astype(np.float64)
         sorted_scores = scores[self._order]
-        self._ends = np.append(np.flatnonzero(np.diff(sorted_scores)), len(scores) - 1)  # images of one score count as one step
+        self._ends = np.append(
+            np.flatnonzero(np.diff(sorted_scores)), len(scores) - 1
+        )  # images of one score count as one step
 
     def areas(self, weights: np.ndarray | None = None) -> np.ndarray:
         """(2,): the area under the ROC curve (trapezoids) and the average precision (steps); nan where undefined.
@@ -223,15 +287,23 @@ class _Ranking:
         precision = found / np.maximum(seen, 1)  # nothing seen yet is nothing gained
         false = seen - found
         missed = np.diff(false, prepend=0)
-        area = (missed * (found - gained / 2)).sum() / (positives * negatives) if negatives else np.nan
+        area = (
+            (missed * (found - gained / 2)).sum() / (positives * negatives) if negatives else np.nan
+        )
         return np.array([area, (gained * precision).sum() / positives])
 
 
-def _counted(truth: np.ndarray, answer: np.ndarray, places: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _counted(
+    truth: np.ndarray, answer: np.ndarray, places: np.ndarray, size: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(K,) true, answered and rightly answered images of each class in a resample: the margins of its confusion matrix."""
     truth, answer = truth[places], answer[places]
     right = truth[truth == answer]
-    return np.bincount(truth, minlength=size), np.bincount(answer, minlength=size), np.bincount(right, minlength=size)
+    return (
+        np.bincount(truth, minlength=size),
+        np.bincount(answer, minlength=size),
+        np.bincount(right, minlength=size),
+    )
 
 
 def _over(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
@@ -243,7 +315,9 @@ def _means(true: np.ndarray, answered: np.ndarray, right: np.ndarray) -> np.ndar
     """(3,): balanced accuracy, macro F1, weighted F1; each class by its (K,) counts."""
     f1 = _over(2 * right, true + answered)
     recall = _over(right, true)
-    return np.array([recall[true > 0].mean(), f1[true + answered > 0].mean(), (f1 * true).sum() / true.sum()])
+    return np.array(
+        [recall[true > 0].mean(), f1[true + answered > 0].mean(), (f1 * true).sum() / true.sum()]
+    )
 
 
 def _set_means(true: np.ndarray, answered: np.ndarray, right: np.ndarray) -> np.ndarray:
@@ -277,7 +351,9 @@ def _share(hits: np.ndarray) -> Score:
     return Score(right / count, *wilson(right, count), count)
 
 
-def _rows(classes: tuple[str, ...], true: np.ndarray, answered: np.ndarray, right: np.ndarray) -> list[dict[str, Any]]:
+def _rows(
+    classes: tuple[str, ...], true: np.ndarray, answered: np.ndarray, right: np.ndarray
+) -> list[dict[str, Any]]:
     columns = (_over(right, answered), _over(right, true), _over(2 * right, true + answered), true)
     keys = ("class", "precision", "recall", "f1", "count")
     lists = (column.tolist() for column in columns)

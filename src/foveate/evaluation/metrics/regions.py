@@ -18,10 +18,17 @@ from foveate.predictions import IGNORED, Regions
 from foveate.types import Scores
 
 _TOLERANCE = 0.0075  # of the image's diagonal, how far apart two outlines may lie
-_STEPS = ((0, 1), (1, 0), (1, 1), (1, -1))  # to half of a pixel's eight neighbours: the other half sees it from there
+_STEPS = (
+    (0, 1),
+    (1, 0),
+    (1, 1),
+    (1, -1),
+)  # to half of a pixel's eight neighbours: the other half sees it from there
 _ROUNDS = 400
 _FEWEST_ROUNDS = 100
-_WORK = 400_000_000  # images x counts of a class x rounds that a bootstrap may cost: a second or two
+_WORK = (
+    400_000_000  # images x counts of a class x rounds that a bootstrap may cost: a second or two
+)
 
 
 class RegionMetric(Metric):
@@ -45,8 +52,12 @@ class RegionMetric(Metric):
     def __init__(self, classes: tuple[str, ...], multilabel: bool = False) -> None:
         super().__init__(classes, multilabel)
         self._confusion = np.zeros((len(classes), len(classes)), dtype=np.int64)
-        self._pixels: list[np.ndarray] = []  # (3, K) int64 an image: true, answered, rightly answered
-        self._outlines: list[np.ndarray] = []  # (K,) boundary F1 an image, nan where the class has no pixel
+        self._pixels: list[
+            np.ndarray
+        ] = []  # (3, K) int64 an image: true, answered, rightly answered
+        self._outlines: list[
+            np.ndarray
+        ] = []  # (K,) boundary F1 an image, nan where the class has no pixel
 
     def update(self, prediction: Regions, truth: Regions) -> None:
         """One image. Raises DataError for masks of different sizes, for what is not (H, W) integers, and for a class that the
@@ -56,14 +67,20 @@ class RegionMetric(Metric):
         pixels = _margins(confusion)
         self._confusion += confusion
         self._pixels.append(pixels)
-        self._outlines.append(_boundary_f1(answer, true, np.flatnonzero(pixels[:2].any(0)), len(self.classes)))
+        self._outlines.append(
+            _boundary_f1(answer, true, np.flatnonzero(pixels[:2].any(0)), len(self.classes))
+        )
 
     def compute(self) -> Scores:
         """The numbers listed above. `per_class`: class, iou, dice, precision, recall, boundary_f1, count (true pixels); None
         where undefined. `tables`: `confusion`, K rows of truth by K columns of answers in pixels, and `classes`. Raises DataError
         without updates and when all pixels are ignored."""
         if not self._confusion.any():
-            why = "every pixel is marked as ignored" if self._pixels else "no image has both an answer and a true mask"
+            why = (
+                "every pixel is marked as ignored"
+                if self._pixels
+                else "no image has both an answer and a true mask"
+            )
             raise DataError("there is nothing to score", why=why)
         flat, means = self._flat(), self._resampled_means()
         rounds = int(np.clip(_WORK // flat.size, _FEWEST_ROUNDS, _ROUNDS))
@@ -71,7 +88,11 @@ class RegionMetric(Metric):
         count, size = len(flat), len(self.classes)
         values = means(np.arange(count))
         found = zip(names, values, bootstraps(means, count, rounds=rounds), strict=True)
-        numbers = {name: with_interval(value, ends, count) for name, value, ends in found if not math.isnan(value)}
+        numbers = {
+            name: with_interval(value, ends, count)
+            for name, value, ends in found
+            if not math.isnan(value)
+        }
         tables = {"confusion": self._confusion.tolist(), "classes": list(self.classes)}
         return Scores(numbers, _rows(self.classes, flat.sum(0).reshape(5, size)), tables)
 
@@ -83,7 +104,9 @@ class RegionMetric(Metric):
         """A row an image, 5 x K: true, answered, right, boundary F1, whether there is one; a resample is a weighted sum of rows."""
         outlines = np.stack(self._outlines)
         seen = ~np.isnan(outlines)
-        rows = np.concatenate([np.stack(self._pixels), np.where(seen, outlines, 0)[:, None], seen[:, None]], axis=1)
+        rows = np.concatenate(
+            [np.stack(self._pixels), np.where(seen, outlines, 0)[:, None], seen[:, None]], axis=1
+        )
         return rows.reshape(len(rows), -1)
 
     def _resampled_means(self) -> Callable[[np.ndarray], np.ndarray]:
@@ -103,16 +126,23 @@ class RegionMetric(Metric):
 
     def _read(self, prediction: Regions, truth: Regions) -> tuple[np.ndarray, np.ndarray]:
         """Both masks, (H, W) int64, -1 in both where the truth is ignored."""
-        answer, true = self._checked(prediction.mask, "the prediction", 0), self._checked(truth.mask, "the truth", IGNORED)
+        answer, true = (
+            self._checked(prediction.mask, "the prediction", 0),
+            self._checked(truth.mask, "the truth", IGNORED),
+        )
         if answer.shape != true.shape:
             sizes = [" x ".join(map(str, mask.shape)) for mask in (answer, true)]
-            raise DataError(f"the prediction's mask has {sizes[0]} pixels (height x width), the truth's has {sizes[1]}")
+            raise DataError(
+                f"the prediction's mask has {sizes[0]} pixels (height x width), the truth's has {sizes[1]}"
+            )
         return np.where(true == IGNORED, IGNORED, answer), true
 
     def _checked(self, mask: np.ndarray, who: str, least: int) -> np.ndarray:
         mask = np.asarray(mask)
         if mask.ndim != 2 or mask.dtype.kind not in "biu":
-            raise DataError(f"{who} needs a mask of (H, W) integers, it has shape {mask.shape} and holds {mask.dtype}")
+            raise DataError(
+                f"{who} needs a mask of (H, W) integers, it has shape {mask.shape} and holds {mask.dtype}"
+            )
         if mask.size and not least <= int(mask.min()) <= int(mask.max()) < len(self.classes):
             why = f"its mask reaches from {mask.min()} to {mask.max()}, the classes from 0 to {len(self.classes) - 1}"
             raise DataError(f"{who} has pixels of a class that the run does not know", why=why)
@@ -122,7 +152,9 @@ class RegionMetric(Metric):
 def _counted(answer: np.ndarray, true: np.ndarray, size: int) -> np.ndarray:
     """(K, K) int64 pixels, rows of truth by columns of answers."""
     cared = true != IGNORED
-    return np.bincount(true[cared] * size + answer[cared], minlength=size * size).reshape(size, size)
+    return np.bincount(true[cared] * size + answer[cared], minlength=size * size).reshape(
+        size, size
+    )
 
 
 def _margins(confusion: np.ndarray) -> np.ndarray:
@@ -130,7 +162,9 @@ def _margins(confusion: np.ndarray) -> np.ndarray:
     return np.stack([confusion.sum(1), confusion.sum(0), np.diag(confusion)])
 
 
-def _each(true: np.ndarray, answered: np.ndarray, right: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _each(
+    true: np.ndarray, answered: np.ndarray, right: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     """(K,) intersection over union and (K,) Dice, nan for a class without a pixel."""
     return _over(right, true + answered - right), _over(2 * right, true + answered)
 
@@ -142,7 +176,9 @@ def _means(sums: np.ndarray) -> np.ndarray:
         return np.full(4, np.nan)
     iou, dice = _each(true, answered, right)
     foreground = dice[1] if len(dice) == 2 else np.nanmean(dice)
-    return np.array([np.nanmean(iou), foreground, right.sum() / true.sum(), np.nanmean(_over(outlines, seen))])
+    return np.array(
+        [np.nanmean(iou), foreground, right.sum() / true.sum(), np.nanmean(_over(outlines, seen))]
+    )
 
 
 def _over(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
@@ -152,10 +188,20 @@ def _over(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
 
 def _rows(classes: tuple[str, ...], sums: np.ndarray) -> list[dict[str, Any]]:
     true, answered, right, outlines, seen = sums
-    shares = (*_each(true, answered, right), _over(right, answered), _over(right, true), _over(outlines, seen))
+    shares = (
+        *_each(true, answered, right),
+        _over(right, answered),
+        _over(right, true),
+        _over(outlines, seen),
+    )
     keys = ("class", "iou", "dice", "precision", "recall", "boundary_f1", "count")
-    columns = ([None if math.isnan(value) else value for value in share.tolist()] for share in shares)
-    return [dict(zip(keys, row, strict=True)) for row in zip(classes, *columns, true.astype(int).tolist(), strict=True)]
+    columns = (
+        [None if math.isnan(value) else value for value in share.tolist()] for share in shares
+    )
+    return [
+        dict(zip(keys, row, strict=True))
+        for row in zip(classes, *columns, true.astype(int).tolist(), strict=True)
+    ]
 
 
 def _outline(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -171,7 +217,9 @@ def _outline(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.argwhere(edge), mask[edge]
 
 
-def _boundary_f1(answer: np.ndarray, true: np.ndarray, present: np.ndarray, size: int) -> np.ndarray:
+def _boundary_f1(
+    answer: np.ndarray, true: np.ndarray, present: np.ndarray, size: int
+) -> np.ndarray:
     """(K,) by class, nan for the classes that are not `present`."""
     reach = math.ceil(_TOLERANCE * math.hypot(*true.shape))
     (answered, answer_places), (wanted, true_places) = _outline(answer), _outline(true)
@@ -191,5 +239,7 @@ def _near(points: np.ndarray, others: np.ndarray, reach: int) -> float:
     from scipy.spatial import cKDTree
 
     tree = cKDTree(others, compact_nodes=False, balanced_tree=False)
-    limit = math.sqrt(reach**2 + 0.5)  # squared distances are whole numbers, and the tree's limit is exclusive
+    limit = math.sqrt(
+        reach**2 + 0.5
+    )  # squared distances are whole numbers, and the tree's limit is exclusive
     return float(np.isfinite(tree.query(points, distance_upper_bound=limit)[0]).mean())

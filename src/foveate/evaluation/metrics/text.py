@@ -35,12 +35,18 @@ def words_of(sentence: str) -> list[str]:
 
 def grams(items: Sequence[str], most: int) -> Grams:
     """How often each run of 1 to `most` items occurs."""
-    return Counter(tuple(items[start : start + n]) for n in range(1, most + 1) for start in range(len(items) - n + 1))
+    return Counter(
+        tuple(items[start : start + n])
+        for n in range(1, most + 1)
+        for start in range(len(items) - n + 1)
+    )
 
 
 def by_length(counted: Grams, most: int = _MOST) -> list[int]:
     """How many n-grams were counted, of 1 to `most` items."""
-    return [sum(count for gram, count in counted.items() if len(gram) == n) for n in range(1, most + 1)]
+    return [
+        sum(count for gram, count in counted.items() if len(gram) == n) for n in range(1, most + 1)
+    ]
 
 
 class TextMetric(Metric):
@@ -73,7 +79,10 @@ class TextMetric(Metric):
         """The numbers listed above. Raises DataError without updates."""
         means, count = self._means(), len(self._answers)
         found = zip(_NAMES, means(np.arange(count)), bootstraps(means, count), strict=True)
-        return Scores({name: with_interval(float(value), ends, count) for name, value, ends in found}, share=False)
+        return Scores(
+            {name: with_interval(float(value), ends, count) for name, value, ends in found},
+            share=False,
+        )
 
     def resampler(self) -> Callable[[np.ndarray], float]:
         means = self._means()
@@ -86,14 +95,23 @@ class TextMetric(Metric):
     def _means(self) -> Callable[[np.ndarray], np.ndarray]:
         """All numbers of a resample."""
         if not self._answers:
-            raise DataError("there is nothing to score", why="no image has both an answer and a true sentence")
+            raise DataError(
+                "there is nothing to score", why="no image has both an answer and a true sentence"
+            )
         pairs = list(zip(self._answers, self._truths, strict=True))
-        single = np.stack([ciders(self._answers, self._truths), [rouge_l(*pair) for pair in pairs]], 1)
-        shared, letters = np.stack([_bleu_counts(*pair) for pair in pairs]), np.stack([_chrf_counts(*pair) for pair in pairs])
+        single = np.stack(
+            [ciders(self._answers, self._truths), [rouge_l(*pair) for pair in pairs]], 1
+        )
+        shared, letters = (
+            np.stack([_bleu_counts(*pair) for pair in pairs]),
+            np.stack([_chrf_counts(*pair) for pair in pairs]),
+        )
 
         def means(places: np.ndarray) -> np.ndarray:
             cider, rouge = single[places].mean(0)
-            return np.array([cider, *_bleus(shared[places].sum(0)), rouge, _chrf(letters[places].sum(0))])
+            return np.array(
+                [cider, *_bleus(shared[places].sum(0)), rouge, _chrf(letters[places].sum(0))]
+            )
 
         return means
 
@@ -101,7 +119,9 @@ class TextMetric(Metric):
 def _read(prediction: Text, truth: Text) -> tuple[list[str], list[list[str]]]:
     if not truth.sentences:
         raise DataError("this image has no true sentence")
-    return words_of(prediction.sentences[0] if prediction.sentences else ""), [words_of(each) for each in truth.sentences]
+    return words_of(prediction.sentences[0] if prediction.sentences else ""), [
+        words_of(each) for each in truth.sentences
+    ]
 
 
 # --- CIDEr
@@ -114,7 +134,10 @@ def ciders(answers: Sequence[list[str]], truths: Sequence[Sequence[list[str]]]) 
     rarity, found = _Rarity(images, math.log(len(truths))), []
     for answer, each in zip(answers, known, strict=True):
         mine = rarity.weighed(grams(answer, _MOST))
-        alike = [_alike(mine, rarity.weighed(one)) * _near(len(answer), by_length(one)[0]) for one in each]
+        alike = [
+            _alike(mine, rarity.weighed(one)) * _near(len(answer), by_length(one)[0])
+            for one in each
+        ]
         found.append(10 * np.mean(alike))
     return np.array(found)
 
@@ -139,13 +162,24 @@ def _near(length: int, true: int) -> float:
     return math.exp(-((length - true) ** 2) / (2 * _SIGMA**2))
 
 
-def _alike(answer: list[dict[tuple[str, ...], float]], truth: list[dict[tuple[str, ...], float]]) -> float:
+def _alike(
+    answer: list[dict[tuple[str, ...], float]], truth: list[dict[tuple[str, ...], float]]
+) -> float:
     """The mean over n of the cosines, counts clipped to those of the reference."""
     found = 0.0
     for one, other in zip(answer, truth, strict=True):
-        norm = math.sqrt(sum(value**2 for value in one.values()) * sum(value**2 for value in other.values()))
+        norm = math.sqrt(
+            sum(value**2 for value in one.values()) * sum(value**2 for value in other.values())
+        )
         if norm:
-            found += sum(min(value, other[gram]) * other[gram] for gram, value in one.items() if gram in other) / norm
+            found += (
+                sum(
+                    min(value, other[gram]) * other[gram]
+                    for gram, value in one.items()
+                    if gram in other
+                )
+                / norm
+            )
     return found / _MOST
 
 

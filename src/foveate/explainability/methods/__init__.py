@@ -36,4 +36,6 @@ class Explainer(ABC):
 
 
 USUAL = "hirescam"  # in reports
-EXPLAINERS: Shelf[Explainer] = Shelf("foveate.explainability.methods", Explainer, "explainer", "explainers")
+EXPLAINERS: Shelf[Explainer] = Shelf(
+    "foveate.explainability.methods", Explainer, "explainer", "explainers"
+)

@@ -53,7 +53,11 @@ def layers(asked: Asked) -> list[Layer]:
         if grids and grids[0] is not None and grids[1] is not None and bool(grids[1].any()):
             found.append(Layer(grids[0].float(), grids[1].float()))
     if not found:
-        raise UsageError("this network has no layer with places to look at", where="--how", hint="--how occlusion, which takes any")
+        raise UsageError(
+            "this network has no layer with places to look at",
+            where="--how",
+            hint="--how occlusion, which takes any",
+        )
     return found
 
 
@@ -67,7 +71,14 @@ def _parts(backbone: Any) -> list[nn.Module]:
     """The blocks, and what a block that is a stack holds."""
     found: list[nn.Module] = []
     for block in backbone.blocks():
-        stack = next((each for each in block.children() if isinstance(each, nn.Sequential | nn.ModuleList) and len(each)), None)
+        stack = next(
+            (
+                each
+                for each in block.children()
+                if isinstance(each, nn.Sequential | nn.ModuleList) and len(each)
+            ),
+            None,
+        )
         inner = list(block.children()) if isinstance(block, nn.Sequential) else list(stack or [])
         found += [*inner, block]
     return list(dict.fromkeys(found))

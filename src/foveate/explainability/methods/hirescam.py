@@ -16,12 +16,19 @@ class HiResCAM(Explainer):
     """Grad-CAM takes the mean of the gradient over all places first, which says nothing where a head reads the greatest value or a
     grid; heads on maps of several depths are seen at each, and the mean is taken of what they say."""
 
-    summary: ClassVar[str] = "places on which the answer depends, at several depths, with their sign"
+    summary: ClassVar[str] = (
+        "places on which the answer depends, at several depths, with their sign"
+    )
 
     def explain(self, asked: Asked) -> Tensor:
         maps = [_map(layer) for layer in deepest(asked, DEPTHS)]
         size = maps[-1].shape[-2:]
-        wide = [functional.interpolate(each[None, None], size, mode="bilinear", align_corners=False)[0, 0] for each in maps]
+        wide = [
+            functional.interpolate(each[None, None], size, mode="bilinear", align_corners=False)[
+                0, 0
+            ]
+            for each in maps
+        ]
         return torch.stack(wide).mean(0)
 
 

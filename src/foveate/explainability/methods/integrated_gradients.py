@@ -22,6 +22,8 @@ class IntegratedGradients(Explainer):
         need("explain", "captum")
         from captum.attr import IntegratedGradients as Captum
 
-        found = Captum(asked.score).attribute(asked.image, baselines=0, n_steps=_STEPS, internal_batch_size=_AT_ONCE)
+        found = Captum(asked.score).attribute(
+            asked.image, baselines=0, n_steps=_STEPS, internal_batch_size=_AT_ONCE
+        )
         summed = found.detach().sum(1, keepdim=True).float()
         return functional.avg_pool2d(summed, _CELL, ceil_mode=True)[0, 0].clamp(min=0)

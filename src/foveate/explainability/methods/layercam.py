@@ -20,7 +20,12 @@ class LayerCAM(Explainer):
     def explain(self, asked: Asked) -> Tensor:
         maps = [_map(layer) for layer in deepest(asked, DEPTHS)]
         size = maps[-1].shape[-2:]
-        wide = [functional.interpolate(each[None, None], size, mode="bilinear", align_corners=False)[0, 0] for each in maps]
+        wide = [
+            functional.interpolate(each[None, None], size, mode="bilinear", align_corners=False)[
+                0, 0
+            ]
+            for each in maps
+        ]
         first = wide[0] / wide[0].max().clamp(min=1e-12)
         others = [torch.tanh(_SHARP * each / each.max().clamp(min=1e-12)) for each in wide[1:]]
         return torch.stack([first, *others]).amax(0)

@@ -11,7 +11,11 @@ from torch import Tensor
 from foveate.errors import need
 from foveate.explainability.methods import Asked, Explainer
 
-_CELLS, _WIDE, _AT_ONCE = 14, 3, 16  # cells along a side, cells that are covered along each, pictures at once
+_CELLS, _WIDE, _AT_ONCE = (
+    14,
+    3,
+    16,
+)  # cells along a side, cells that are covered along each, pictures at once
 
 
 class Occlusion(Explainer):
@@ -25,6 +29,10 @@ class Occlusion(Explainer):
         square = min(asked.image.shape[-1], _WIDE * cell)
         with torch.no_grad():
             found: Tensor = Captum(asked.score).attribute(
-                asked.image, (3, square, square), strides=(3, cell, cell), baselines=0, perturbations_per_eval=_AT_ONCE
+                asked.image,
+                (3, square, square),
+                strides=(3, cell, cell),
+                baselines=0,
+                perturbations_per_eval=_AT_ONCE,
             )
         return found[0].mean(0).float().clamp(min=0)

@@ -22,7 +22,11 @@ class Rollout(Explainer):
         count = seen[0].shape[-1] if seen else 0
         if len(seen) < 2 or any(each.shape[-2:] != (count, count) for each in seen):
             hint = "--how gradcam, or a plain Vision Transformer such as vit_small_patch16_224"
-            raise UsageError("rollout follows attention through a plain Transformer, and this is none", where="--how", hint=hint)
+            raise UsageError(
+                "rollout follows attention through a plain Transformer, and this is none",
+                where="--how",
+                hint=hint,
+            )
         eye = torch.eye(count, device=seen[0].device)
         reached = eye
         for each in seen:
@@ -41,7 +45,9 @@ def _attention(asked: Asked) -> list[Tensor]:
         found.append(output[0].detach())
 
     every: list[Any] = list(asked.backbone.modules())
-    holders = [module for module in every if hasattr(module, "fused_attn") and hasattr(module, "attn_drop")]
+    holders = [
+        module for module in every if hasattr(module, "fused_attn") and hasattr(module, "attn_drop")
+    ]
     fused = [module.fused_attn for module in holders]
     hooks = [module.attn_drop.register_forward_hook(keep) for module in holders]
     try:

@@ -50,7 +50,11 @@ class Backbone(nn.Module, ABC):
 
     def save_memory(self) -> None:
         """From now on activations are computed again in the backward pass; raises UsageError where that cannot be."""
-        raise UsageError("this backbone cannot compute activations again", where="training.checkpointing", hint="a smaller batch")
+        raise UsageError(
+            "this backbone cannot compute activations again",
+            where="training.checkpointing",
+            hint="a smaller batch",
+        )
 
     def patches(self) -> tuple[int, int]:
         """Patches along a side of the network's square, and the side of each, px; raises UsageError where it reads none."""
@@ -126,12 +130,23 @@ class Painter(Backbone):
     reads: bool
 
     def forward(self, images: Tensor, wants: Collection[Provides]) -> Features:
-        raise UsageError("this network paints pictures, and describes none", where="backbone.name", hint="--task generate")
+        raise UsageError(
+            "this network paints pictures, and describes none",
+            where="backbone.name",
+            hint="--task generate",
+        )
 
     def probe(self, images: Tensor) -> None:
         count, where = len(images), images.device
-        said = Said(torch.zeros(count, 1, self.said_width, device=where), torch.ones(count, 1, dtype=torch.bool, device=where))
-        self.answer(torch.zeros(count, *self.canvas, device=where), torch.full((count,), 0.5, device=where), said)
+        said = Said(
+            torch.zeros(count, 1, self.said_width, device=where),
+            torch.ones(count, 1, dtype=torch.bool, device=where),
+        )
+        self.answer(
+            torch.zeros(count, *self.canvas, device=where),
+            torch.full((count,), 0.5, device=where),
+            said,
+        )
 
     def still(self) -> list[nn.Module]:
         return []
@@ -249,7 +264,9 @@ class Family(ABC):
         """What is known about one backbone, without its weights."""
 
     @abstractmethod
-    def open(self, name: str, weights: str, size: int | None = None, drop_path: float = 0.0) -> Backbone:
+    def open(
+        self, name: str, weights: str, size: int | None = None, drop_path: float = 0.0
+    ) -> Backbone:
         """The backbone with its weights: 'auto' (offline package if installed, else hub), 'hub', 'offline', 'none' or a file.
 
         `size` asks for another input side, `drop_path` for stochastic depth. Raises
@@ -266,4 +283,9 @@ def family_of(name: str) -> Family:
     for family in families:
         if family.knows(name):
             return family
-    raise UnknownName(name, [known for family in families for known in family.names()], kind="backbone", where="backbone.name")
+    raise UnknownName(
+        name,
+        [known for family in families for known in family.names()],
+        kind="backbone",
+        where="backbone.name",
+    )

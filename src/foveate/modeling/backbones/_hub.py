@@ -41,7 +41,9 @@ class PlacedFamily(Family):
 def not_had(what: str, error: Exception, hint: str) -> WeightsError:
     """The hub's client raises errors of its own, of requests, of httpx and plain OSErrors: one sentence for all of them."""
     lost = isinstance(error, LocalEntryNotFoundError) and not is_offline_mode()
-    return (HubUnreachable if lost else WeightsError)(f"{what} could not be had from the hub", why=first_line(error), hint=hint)
+    return (HubUnreachable if lost else WeightsError)(
+        f"{what} could not be had from the hub", why=first_line(error), hint=hint
+    )
 
 
 def first_line(error: Exception) -> str:

@@ -21,8 +21,14 @@ from foveate.predictions import Boxes, Prediction, Regions
 from foveate.types import Features, InputSpec, Provides
 
 _FILES = ("model.safetensors", "pytorch_model.bin")
-_MADE_ANEW = ("position_ids", "box_bias")  # tensors of older files that follow from the configuration
-_MEAN, _STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)  # of CLIP, which both begin from
+_MADE_ANEW = (
+    "position_ids",
+    "box_bias",
+)  # tensors of older files that follow from the configuration
+_MEAN, _STD = (
+    (0.48145466, 0.4578275, 0.40821073),
+    (0.26862954, 0.26130258, 0.27577711),
+)  # of CLIP, which both begin from
 
 
 class NativeNetwork(NativeBackbone):
@@ -39,7 +45,9 @@ class NativeNetwork(NativeBackbone):
         self.network, self.place, self.origin = network, place, origin
         self.input = InputSpec(_fitting(size or vision.image_size, vision.patch_size), _MEAN, _STD)
         self.width = self.token_width = vision.hidden_size
-        self.register_buffer("questions", torch.zeros(0, network.config.projection_dim), persistent=False)
+        self.register_buffer(
+            "questions", torch.zeros(0, network.config.projection_dim), persistent=False
+        )
 
     @staticmethod
     @abstractmethod
@@ -75,11 +83,24 @@ class NativeNetwork(NativeBackbone):
             words = AutoTokenizer.from_pretrained(self.place, trust_remote_code=False)
         except Exception as error:
             if not Path(self.place).is_dir():
-                raise not_had(f"the tokenizer of {self.place!r}", error, "a folder with its files: --backbone hf:FOLDER") from None
-            what, hint = "this folder lacks the tokenizer of its text network", "put its files there (tokenizer.json, ...)"
+                raise not_had(
+                    f"the tokenizer of {self.place!r}",
+                    error,
+                    "a folder with its files: --backbone hf:FOLDER",
+                ) from None
+            what, hint = (
+                "this folder lacks the tokenizer of its text network",
+                "put its files there (tokenizer.json, ...)",
+            )
             raise WeightsError(what, where=self.place, why=first_line(error), hint=hint) from None
         longest = text.max_position_embeddings
-        return words(sentences, padding="max_length", truncation=True, max_length=longest, return_tensors="pt")
+        return words(
+            sentences,
+            padding="max_length",
+            truncation=True,
+            max_length=longest,
+            return_tensors="pt",
+        )
 
 
 class Owl(NativeNetwork):
@@ -93,7 +114,10 @@ class Owl(NativeNetwork):
 
     def embed(self, ids: Tensor, mask: Tensor) -> Tensor:
         """Of length 1, so that each sentence counts alike in the average (Radford et al. 2021, section 3.1.4)."""
-        return functional.normalize(_pooled(self.network.owlv2.get_text_features(input_ids=ids, attention_mask=mask)), dim=-1)
+        return functional.normalize(
+            _pooled(self.network.owlv2.get_text_features(input_ids=ids, attention_mask=mask)),
+            dim=-1,
+        )
 
     def found(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Boxes (B, A, 4) in pixels of the square, logits (B, A, K)."""
@@ -120,9 +144,14 @@ class ClipSeg(NativeNetwork):
     def found(self, images: Tensor) -> Tensor:
         """Logits (B, K, H, W): of each class against all else, so that one of the classes has to be the rest."""
         layers = self.network.config.extract_layers
-        seen = self.network.clip.vision_model(images, output_hidden_states=True, interpolate_pos_encoding=True).hidden_states
+        seen = self.network.clip.vision_model(
+            images, output_hidden_states=True, interpolate_pos_encoding=True
+        ).hidden_states
         taken = [seen[layer + 1] for layer in layers]
-        each = (self.network.decoder(taken, question.expand(len(images), -1)).logits for question in self.questions)
+        each = (
+            self.network.decoder(taken, question.expand(len(images), -1)).logits
+            for question in self.questions
+        )
         return torch.stack([logits.reshape(len(images), *images.shape[-2:]) for logits in each], 1)
 
 
@@ -138,7 +167,9 @@ def _pooled(found: Any) -> Tensor:
 def _fitting(size: int, patch: int) -> int:
     if size % patch:
         what = f"this backbone divides a picture into squares of {patch} px"
-        raise UsageError(what, where="backbone.size", hint=f"--size {max(patch, round(size / patch) * patch)}")
+        raise UsageError(
+            what, where="backbone.size", hint=f"--size {max(patch, round(size / patch) * patch)}"
+        )
     return size
 
 
@@ -150,16 +181,32 @@ def config_of(place: str) -> Any:
     from transformers import AutoConfig
 
     if _is_path(place) and not (Path(place).expanduser() / "config.json").is_file():
-        raise UsageError("there is no config.json in this folder", where=place, hint=f"a folder with config.json and {_FILES[0]}")
+        raise UsageError(
+            "there is no config.json in this folder",
+            where=place,
+            hint=f"a folder with config.json and {_FILES[0]}",
+        )
     try:
-        config = AutoConfig.from_pretrained(str(Path(place).expanduser()) if _is_path(place) else place, trust_remote_code=False)
+        config = AutoConfig.from_pretrained(
+            str(Path(place).expanduser()) if _is_path(place) else place, trust_remote_code=False
+        )
     except Exception as error:
         if _is_path(place):
-            raise UsageError("transformers cannot read this configuration", where=place, why=first_line(error)) from None
-        raise not_had(f"the configuration of {place!r}", error, "a folder with its files: --backbone hf:FOLDER") from None
+            raise UsageError(
+                "transformers cannot read this configuration", where=place, why=first_line(error)
+            ) from None
+        raise not_had(
+            f"the configuration of {place!r}",
+            error,
+            "a folder with its files: --backbone hf:FOLDER",
+        ) from None
     if config.model_type not in KINDS:
         hint = f"one of: {', '.join(KINDS)}; foveate models lists other backbones"
-        raise UsageError(f"networks of the kind {config.model_type!r} do not find things by their names", where=place, hint=hint)
+        raise UsageError(
+            f"networks of the kind {config.model_type!r} do not find things by their names",
+            where=place,
+            hint=hint,
+        )
     return config
 
 
@@ -174,8 +221,14 @@ def filled(network: Any, place: str, weights: str) -> str:
     if weights == "offline":
         what = f"no offline package holds weights of {place!r}"
         raise UsageError(what, where="backbone.weights", hint="--backbone hf:FOLDER")
-    path, origin = (Path(weights).expanduser(), f"file: {Path(weights).name}") if weights not in ("auto", "hub") else _usual(place)
-    tensors = {name: tensor for name, tensor in read_tensors(path).items() if not name.endswith(_MADE_ANEW)}
+    path, origin = (
+        (Path(weights).expanduser(), f"file: {Path(weights).name}")
+        if weights not in ("auto", "hub")
+        else _usual(place)
+    )
+    tensors = {
+        name: tensor for name, tensor in read_tensors(path).items() if not name.endswith(_MADE_ANEW)
+    }
     fill(network, tensors, path)
     return origin
 
@@ -185,7 +238,11 @@ def _usual(place: str) -> tuple[Path, str]:
     if _is_path(place):
         file = next((folder / name for name in _FILES if (folder / name).is_file()), None)
         if file is None:
-            raise UsageError(f"this folder holds no {_FILES[0]}", where=folder, hint="--weights FILE, or --weights none (random)")
+            raise UsageError(
+                f"this folder holds no {_FILES[0]}",
+                where=folder,
+                hint="--weights FILE, or --weights none (random)",
+            )
         return file, f"folder: {folder.name}/{file.name}"
     from huggingface_hub import hf_hub_download
 

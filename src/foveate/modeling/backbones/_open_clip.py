@@ -23,7 +23,13 @@ from foveate.modeling.weights import fill, read_tensors
 PREFIX = "clip:"  # timm has networks of the same names
 CONFIG = "open_clip_config.json"
 _FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
-_BEST = ("datacomp_xl", "laion2b", "webli", "laion400m", "openai")  # training sets, the most accurate of the free licences first
+_BEST = (
+    "datacomp_xl",
+    "laion2b",
+    "webli",
+    "laion400m",
+    "openai",
+)  # training sets, the most accurate of the free licences first
 
 
 @dataclass(frozen=True)
@@ -45,8 +51,14 @@ def every_name() -> tuple[str, ...]:
     """Those with a text network of the transformers library are left out: not even its shape is known without the hub."""
     import open_clip
 
-    own = [name for name in open_clip.list_models() if "hf_model_name" not in open_clip.get_model_config(name)["text_cfg"]]
-    tagged = [f"{name}.{tag}" for name in own for tag in open_clip.list_pretrained_tags_by_model(name)]
+    own = [
+        name
+        for name in open_clip.list_models()
+        if "hf_model_name" not in open_clip.get_model_config(name)["text_cfg"]
+    ]
+    tagged = [
+        f"{name}.{tag}" for name in own for tag in open_clip.list_pretrained_tags_by_model(name)
+    ]
     return tuple(sorted(PREFIX + name for name in (*own, *tagged)))
 
 
@@ -65,7 +77,9 @@ def plan_of(name: str) -> Plan:
     source = open_clip.get_pretrained_cfg(architecture, tag)
     model = open_clip.get_model_config(architecture)
     model["quick_gelu"] = source.get("quick_gelu", model.get("quick_gelu", False))
-    return Plan(f"{architecture}.{tag}" if tag else architecture, model, _pixels(source), source or None)
+    return Plan(
+        f"{architecture}.{tag}" if tag else architecture, model, _pixels(source), source or None
+    )
 
 
 def _pixels(stated: dict[str, Any]) -> dict[str, tuple[float, ...]]:
@@ -82,7 +96,10 @@ def _is_path(word: str) -> bool:
 
 def _best(tags: Sequence[str]) -> str:
     """The tag of the best training set, the first of several; '' where there is none."""
-    ranks = {tag: next((rank for rank, start in enumerate(_BEST) if tag.startswith(start)), len(_BEST)) for tag in tags}
+    ranks = {
+        tag: next((rank for rank, start in enumerate(_BEST) if tag.startswith(start)), len(_BEST))
+        for tag in tags
+    }
     return min(ranks, key=lambda tag: ranks[tag], default="")
 
 
@@ -90,9 +107,17 @@ def _plan_in(folder: Path) -> Plan:
     """Raises UsageError where the folder or its configuration is missing, or says nothing that can be built."""
     file = folder / CONFIG
     if not folder.is_dir():
-        raise UsageError("there is no folder at this path", where=folder, hint=f"a folder with {CONFIG} and {_FILES[0]}")
+        raise UsageError(
+            "there is no folder at this path",
+            where=folder,
+            hint=f"a folder with {CONFIG} and {_FILES[0]}",
+        )
     if not file.is_file():
-        raise UsageError(f"this folder holds no {CONFIG}", where=folder, hint="save the model in open_clip's format")
+        raise UsageError(
+            f"this folder holds no {CONFIG}",
+            where=folder,
+            hint="save the model in open_clip's format",
+        )
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
         model, pixels = content["model_cfg"], _pixels(content.get("preprocess_cfg") or {})
@@ -100,7 +125,11 @@ def _plan_in(folder: Path) -> Plan:
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise _unbuildable(file, error) from None
     if elsewhere:
-        raise UsageError("the text network of this folder is one of the transformers library", where=file, why=f"{elsewhere!r}")
+        raise UsageError(
+            "the text network of this folder is one of the transformers library",
+            where=file,
+            why=f"{elsewhere!r}",
+        )
     return Plan(folder.resolve().name, model, pixels, folder=folder)
 
 
@@ -119,7 +148,11 @@ def built(plan: Plan, size: int | None, drop_path: float) -> Any:
 
 def _described(plan: Plan, size: int | None, drop_path: float) -> dict[str, Any]:
     """The plan's model as CustomTextCLIP takes it, without CoCa's decoder, which writes captions and embeds nothing."""
-    model = {word: value for word, value in deepcopy(plan.model).items() if word not in ("custom_text", "multimodal_cfg")}
+    model = {
+        word: value
+        for word, value in deepcopy(plan.model).items()
+        if word not in ("custom_text", "multimodal_cfg")
+    }
     vision = model["vision_cfg"]
     vision |= {"timm_model_pretrained": False, "patch_dropout": 0.0, "output_tokens": False}
     model["text_cfg"]["output_tokens"] = False
@@ -128,7 +161,10 @@ def _described(plan: Plan, size: int | None, drop_path: float) -> dict[str, Any]
         vision["image_size"] = size
     if drop_path:
         if not vision.get("timm_model_name"):
-            raise UsageError(f"the backbone {plan.label!r} has no stochastic depth", hint="--set training.drop_path=0")
+            raise UsageError(
+                f"the backbone {plan.label!r} has no stochastic depth",
+                hint="--set training.drop_path=0",
+            )
         vision["timm_drop_path"] = drop_path
     return model
 
@@ -183,11 +219,19 @@ def filled(network: Any, plan: Plan, weights: str) -> str:
 def _in_folder(plan: Plan, weights: str) -> tuple[Path, str]:
     assert plan.folder is not None
     if weights == "hub":
-        raise UsageError("a folder's weights do not come from the hub", where="backbone.weights", hint="--weights auto")
+        raise UsageError(
+            "a folder's weights do not come from the hub",
+            where="backbone.weights",
+            hint="--weights auto",
+        )
     for name in _FILES:
         if (plan.folder / name).is_file():
             return plan.folder / name, f"folder: {plan.label}/{name}"
-    raise UsageError(f"this folder holds no {_FILES[0]}", where=plan.folder, hint="--weights FILE, or --weights none (random)")
+    raise UsageError(
+        f"this folder holds no {_FILES[0]}",
+        where=plan.folder,
+        hint="--weights FILE, or --weights none (random)",
+    )
 
 
 def _from_hub(plan: Plan) -> tuple[Path, str]:
@@ -213,7 +257,9 @@ def _translated(network: Any, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     except (KeyError, ValueError, RuntimeError, AttributeError):
         return tensors  # not a file of this architecture: `fill` says what does not fit
     own = dict(network.named_parameters(recurse=False))
-    scalars = [name for name in own if name in tensors and own[name].numel() == tensors[name].numel()]
+    scalars = [
+        name for name in own if name in tensors and own[name].numel() == tensors[name].numel()
+    ]
     return tensors | {name: tensors[name].reshape(own[name].shape) for name in scalars}
 
 
@@ -223,7 +269,10 @@ def tokenizer(plan: Plan) -> Any:
     from open_clip.tokenizer import HFTokenizer, SimpleTokenizer
 
     text = plan.model["text_cfg"]
-    options = {"context_length": text.get("context_length", 77), **(text.get("tokenizer_kwargs") or {})}
+    options = {
+        "context_length": text.get("context_length", 77),
+        **(text.get("tokenizer_kwargs") or {}),
+    }
     name = text.get("hf_tokenizer_name")
     if not name:
         return SimpleTokenizer(**options)
@@ -234,5 +283,8 @@ def tokenizer(plan: Plan) -> Any:
         if plan.folder is None:
             hint = f"a folder with the tokenizer's files: --backbone {PREFIX}FOLDER"
             raise not_had(f"the tokenizer {name!r}", error, hint) from None
-        what, hint = "this folder lacks the tokenizer of its text network", f"put the files of {name!r} there (tokenizer.json, ...)"
+        what, hint = (
+            "this folder lacks the tokenizer of its text network",
+            f"put the files of {name!r} there (tokenizer.json, ...)",
+        )
         raise WeightsError(what, where=plan.folder, why=first_line(error), hint=hint) from None

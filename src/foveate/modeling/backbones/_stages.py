@@ -6,7 +6,9 @@ from collections.abc import Collection, Sequence
 
 from torch import nn
 
-_PLAIN_MAPS = 4  # maps of one size taken from a network without a pyramid (ViT), evenly spaced in depth
+_PLAIN_MAPS = (
+    4  # maps of one size taken from a network without a pyramid (ViT), evenly spaced in depth
+)
 
 
 def maps_taken(strides: Sequence[int]) -> list[int]:
@@ -27,5 +29,7 @@ def opened(network: nn.Module, wrappers: Collection[str] = ()) -> list[nn.Module
         if name in wrappers:
             found += opened(child)
         else:
-            found += child.children() if isinstance(child, nn.Sequential | nn.ModuleList) else [child]
+            found += (
+                child.children() if isinstance(child, nn.Sequential | nn.ModuleList) else [child]
+            )
     return [part for part in found if any(True for _ in part.parameters())]

@@ -1,7 +1,7 @@
 """BLIP, of the transformers library: a Vision Transformer and the decoder that writes about what it sees (Li et al. 2022).
 
-    blip:Salesforce/blip-image-captioning-base      a model of the hub
-    blip:FOLDER                                     a folder with config.json, model.safetensors and the tokenizer's files
+blip:Salesforce/blip-image-captioning-base      a model of the hub
+blip:FOLDER                                     a folder with config.json, model.safetensors and the tokenizer's files
 """
 
 from __future__ import annotations
@@ -42,20 +42,39 @@ class BlipFamily(PlacedFamily):
         with torch.device("meta"):
             count = sum(parameter.numel() for parameter in _network(config).parameters())
         provides = tuple(sorted(word.value for word in _PROVIDES))
-        return Card(name, count, self.licence(name), config.vision_config.image_size, provides, offline=False)
+        return Card(
+            name,
+            count,
+            self.licence(name),
+            config.vision_config.image_size,
+            provides,
+            offline=False,
+        )
 
-    def open(self, name: str, weights: str, size: int | None = None, drop_path: float = 0.0) -> BlipBackbone:
+    def open(
+        self, name: str, weights: str, size: int | None = None, drop_path: float = 0.0
+    ) -> BlipBackbone:
         if drop_path:
-            raise UsageError(f"the backbone {name!r} has no stochastic depth", hint="--set training.drop_path=0")
+            raise UsageError(
+                f"the backbone {name!r} has no stochastic depth", hint="--set training.drop_path=0"
+            )
         place = self.place(name)
         if weights in ("auto", "hub"):
             network, origin = _had("BlipForConditionalGeneration", place), self.origin(name)
         else:
-            network, origin = _network(_had("AutoConfig", place)), "random, as asked with --weights none"
+            network, origin = (
+                _network(_had("AutoConfig", place)),
+                "random, as asked with --weights none",
+            )
             if weights != "none":
                 fill(network, read_tensors(Path(weights).expanduser()), weights)
                 origin = f"file: {Path(weights).name}"
-        return BlipBackbone(network, BlipWords(_had("AutoTokenizer", place), network.config.text_config), size, origin)
+        return BlipBackbone(
+            network,
+            BlipWords(_had("AutoTokenizer", place), network.config.text_config),
+            size,
+            origin,
+        )
 
 
 class BlipWords(Subwords):
@@ -71,22 +90,38 @@ class BlipBackbone(WritingBackbone):
 
     def __init__(self, network: Any, vocabulary: BlipWords, size: int | None, origin: str) -> None:
         super().__init__()
-        self.network, self.vocabulary, self.origin, self.provides = network, vocabulary, origin, _PROVIDES
+        self.network, self.vocabulary, self.origin, self.provides = (
+            network,
+            vocabulary,
+            origin,
+            _PROVIDES,
+        )
         plan = network.config.vision_config
         side = size or plan.image_size
         if side % plan.patch_size:
             hint = f"--size {max(1, side // plan.patch_size) * plan.patch_size}"
-            raise UsageError(f"BLIP wants a size that {plan.patch_size} divides, not {side}", where="backbone.size", hint=hint)
+            raise UsageError(
+                f"BLIP wants a size that {plan.patch_size} divides, not {side}",
+                where="backbone.size",
+                hint=hint,
+            )
         self.input = InputSpec(side, _MEAN, _STD)
         self.width = self.token_width = plan.hidden_size
         self.map_widths, self.map_strides = (plan.hidden_size,), (plan.patch_size,)
 
     def blocks(self) -> list[nn.Module]:
         vision = self.network.vision_model
-        return [vision.embeddings, *opened(vision.encoder), vision.post_layernorm, self.network.text_decoder]
+        return [
+            vision.embeddings,
+            *opened(vision.encoder),
+            vision.post_layernorm,
+            self.network.text_decoder,
+        ]
 
     def forward(self, images: Tensor, wants: Collection[Provides]) -> Features:
-        every: Tensor = self.network.vision_model(images, interpolate_pos_encoding=True).last_hidden_state
+        every: Tensor = self.network.vision_model(
+            images, interpolate_pos_encoding=True
+        ).last_hidden_state
         tokens, side = every[:, 1:], images.shape[-1] // self.map_strides[0]
         found = Features(native=every if Provides.WORDS in wants else None)
         if Provides.POOLED in wants:
@@ -104,16 +139,24 @@ class BlipBackbone(WritingBackbone):
     def search(self, memory: Tensor, opening: Sequence[int], most: int, beams: int) -> Found:
         given = torch.tensor(list(opening), device=memory.device).expand(len(memory), -1)
         there = torch.ones(memory.shape[:2], dtype=torch.long, device=memory.device)
-        seen = {"input_ids": given, "encoder_hidden_states": memory, "encoder_attention_mask": there}
+        seen = {
+            "input_ids": given,
+            "encoder_hidden_states": memory,
+            "encoder_attention_mask": there,
+        }
         return searched(self.network.text_decoder, self.vocabulary, most, beams, **seen)
 
     def looks(self, memory: Tensor, numbers: Sequence[int]) -> Tensor:
         """Attention to the picture, the mean over layers and heads."""
-        seen = self._decoded(memory, torch.tensor([list(numbers)], device=memory.device), output_attentions=True).cross_attentions
+        seen = self._decoded(
+            memory, torch.tensor([list(numbers)], device=memory.device), output_attentions=True
+        ).cross_attentions
         return torch.stack([layer[0].float().mean(0) for layer in seen]).mean(0)
 
     def _decoded(self, memory: Tensor, numbers: Tensor, **more: bool) -> Any:
-        return self.network.text_decoder(input_ids=numbers, encoder_hidden_states=memory, return_dict=True, **more)
+        return self.network.text_decoder(
+            input_ids=numbers, encoder_hidden_states=memory, return_dict=True, **more
+        )
 
 
 def _network(config: Any) -> Any:
@@ -131,7 +174,11 @@ def _had(kind: str, place: str) -> Any:
     try:
         return getattr(transformers, kind).from_pretrained(place, local_files_only=here)
     except (OSError, ValueError, KeyError) as error:
-        hint = "a folder with config.json, model.safetensors and a tokenizer: --backbone blip:FOLDER"
+        hint = (
+            "a folder with config.json, model.safetensors and a tokenizer: --backbone blip:FOLDER"
+        )
         if not here:
             raise not_had(f"BLIP's {place!r}", error, hint) from None
-        raise WeightsError("this BLIP cannot be opened", where=place, why=first_line(error), hint=hint) from None
+        raise WeightsError(
+            "this BLIP cannot be opened", where=place, why=first_line(error), hint=hint
+        ) from None

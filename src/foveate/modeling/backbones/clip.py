@@ -1,8 +1,8 @@
 """CLIP and SigLIP, by open_clip: images and sentences in one space (Radford et al. 2021, Zhai et al. 2023).
 
-    clip:ViT-B-32              an architecture, with the pretrained weights that suit it best
-    clip:ViT-B-32.openai       the same with the weights of this tag of open_clip's
-    clip:FOLDER                a folder in open_clip's format: open_clip_config.json beside open_clip_model.safetensors
+clip:ViT-B-32              an architecture, with the pretrained weights that suit it best
+clip:ViT-B-32.openai       the same with the weights of this tag of open_clip's
+clip:FOLDER                a folder in open_clip's format: open_clip_config.json beside open_clip_model.safetensors
 """
 
 from __future__ import annotations
@@ -17,7 +17,18 @@ from torch import Tensor, nn
 
 from foveate.errors import WeightsError
 from foveate.modeling.backbones import Card, Family, TextBackbone
-from foveate.modeling.backbones._open_clip import CONFIG, PREFIX, Plan, built, every_name, filled, plan_of, side, stages, tokenizer
+from foveate.modeling.backbones._open_clip import (
+    CONFIG,
+    PREFIX,
+    Plan,
+    built,
+    every_name,
+    filled,
+    plan_of,
+    side,
+    stages,
+    tokenizer,
+)
 from foveate.modeling.backbones._stages import maps_taken, opened
 from foveate.types import Features, InputSpec, Provides
 
@@ -45,11 +56,15 @@ class ClipFamily(Family):
             offline=False,
         )
 
-    def open(self, name: str, weights: str, size: int | None = None, drop_path: float = 0.0) -> ClipBackbone:
+    def open(
+        self, name: str, weights: str, size: int | None = None, drop_path: float = 0.0
+    ) -> ClipBackbone:
         plan = plan_of(name)
         network = built(plan, size, drop_path)
         origin = filled(network, plan, weights)
-        if size and hasattr(network.visual, "trunk"):  # timm's networks learn positions at one size; they are stretched afterwards
+        if size and hasattr(
+            network.visual, "trunk"
+        ):  # timm's networks learn positions at one size; they are stretched afterwards
             network.visual.set_input_size(size)
         return ClipBackbone(network, plan, origin)
 
@@ -61,10 +76,17 @@ class ClipBackbone(TextBackbone):
 
     def __init__(self, whole: Any, plan: Plan, origin: str) -> None:
         super().__init__()
-        self.network, self.text, self.log_scale, self.offset = whole.visual, whole.text, whole.logit_scale, whole.logit_bias
+        self.network, self.text, self.log_scale, self.offset = (
+            whole.visual,
+            whole.text,
+            whole.logit_scale,
+            whole.logit_bias,
+        )
         self.origin, self.provides, self._plan = origin, _PROVIDES, plan
         mean, std = plan.pixels["mean"], plan.pixels["std"]
-        self.input = InputSpec(side(self.network), (mean[0], mean[1], mean[2]), (std[0], std[1], std[2]))
+        self.input = InputSpec(
+            side(self.network), (mean[0], mean[1], mean[2]), (std[0], std[1], std[2])
+        )
         found = stages(self.network)
         self._taken = maps_taken([stride for _, stride in found])
         self.map_widths = tuple(found[index][0] for index in self._taken)
@@ -78,7 +100,9 @@ class ClipBackbone(TextBackbone):
 
     @property
     def logit_bias(self) -> Tensor:
-        return cast(Tensor, self.log_scale.new_zeros(()) if self.offset is None else self.offset.squeeze())
+        return cast(
+            Tensor, self.log_scale.new_zeros(()) if self.offset is None else self.offset.squeeze()
+        )
 
     def blocks(self) -> list[nn.Module]:
         return opened(self.network, wrappers=("trunk", "transformer"))
@@ -90,7 +114,8 @@ class ClipBackbone(TextBackbone):
         found = self.network.forward_intermediates(
             images,
             indices=self._taken,
-            normalize_intermediates=getattr(self.network, "attn_pool", None) is None,  # CoCa normalises after its pooling
+            normalize_intermediates=getattr(self.network, "attn_pool", None)
+            is None,  # CoCa normalises after its pooling
             intermediates_only=not pooled,
         )
         maps = found["image_intermediates"]
@@ -114,7 +139,9 @@ class ClipBackbone(TextBackbone):
         if int(ids.max()) >= self._table.num_embeddings:
             what = f"the text network knows {self._table.num_embeddings} tokens, its tokenizer gave number {int(ids.max())}"
             hint = f"name its own tokenizer in {CONFIG} (text_cfg: hf_tokenizer_name)"
-            raise WeightsError(what, where=self._plan.label, why="they were not made for each other", hint=hint)
+            raise WeightsError(
+                what, where=self._plan.label, why="they were not made for each other", hint=hint
+            )
         return ids.to(self._table.weight.device)
 
     def embed_tokens(self, ids: Tensor) -> Tensor:

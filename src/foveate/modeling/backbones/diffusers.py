@@ -1,7 +1,7 @@
 """Painters of the diffusers library: latent diffusion with one text encoder, as Stable Diffusion 1 and 2 (Rombach et al. 2022).
 
-    diffusers:stable-diffusion-v1-5/stable-diffusion-v1-5      a model of the hub
-    diffusers:FOLDER                                           a folder with model_index.json
+diffusers:stable-diffusion-v1-5/stable-diffusion-v1-5      a model of the hub
+diffusers:FOLDER                                           a folder with model_index.json
 """
 
 from __future__ import annotations
@@ -26,7 +26,9 @@ _PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
 class DiffusersFamily(PlacedFamily):
     summary: ClassVar[str] = "painters of the diffusers library"
     prefix: ClassVar[str] = "diffusers:"
-    known: ClassVar[dict[str, str]] = {"stable-diffusion-v1-5/stable-diffusion-v1-5": "creativeml-openrail-m"}
+    known: ClassVar[dict[str, str]] = {
+        "stable-diffusion-v1-5/stable-diffusion-v1-5": "creativeml-openrail-m"
+    }
 
     def names(self) -> list[str]:
         return [self.prefix + name for name in self.known] if find_spec("diffusers") else []
@@ -38,12 +40,24 @@ class DiffusersFamily(PlacedFamily):
     def card(self, name: str) -> Card:
         painter = self.open(name, "auto")
         count = sum(parameter.numel() for parameter in painter.parameters())
-        return Card(name, count, self.licence(name), painter.input.size, (Provides.NOISE.value,), offline=False)
+        return Card(
+            name,
+            count,
+            self.licence(name),
+            painter.input.size,
+            (Provides.NOISE.value,),
+            offline=False,
+        )
 
-    def open(self, name: str, weights: str, size: int | None = None, drop_path: float = 0.0) -> Painter:
+    def open(
+        self, name: str, weights: str, size: int | None = None, drop_path: float = 0.0
+    ) -> Painter:
         pipeline, origin = _pipeline(self.place(name)), self.origin(name)
         if weights == "none":
-            pipeline.unet, origin = type(pipeline.unet).from_config(pipeline.unet.config), f"random; the other parts from {origin}"
+            pipeline.unet, origin = (
+                type(pipeline.unet).from_config(pipeline.unet.config),
+                f"random; the other parts from {origin}",
+            )
         return PipelinePainter(pipeline, size, origin)
 
 
@@ -56,8 +70,16 @@ class PipelinePainter(Painter):
         from diffusers import DDPMScheduler
 
         super().__init__()
-        self.network, self.autoencoder, self.text = pipeline.unet, pipeline.vae, pipeline.text_encoder
-        self.tokenizer, self.origin, self.provides = pipeline.tokenizer, origin, frozenset({Provides.NOISE})
+        self.network, self.autoencoder, self.text = (
+            pipeline.unet,
+            pipeline.vae,
+            pipeline.text_encoder,
+        )
+        self.tokenizer, self.origin, self.provides = (
+            pipeline.tokenizer,
+            origin,
+            frozenset({Provides.NOISE}),
+        )
         plan: Any = DDPMScheduler.from_config(pipeline.scheduler.config)  # type: ignore[no-untyped-call]
         self.register_buffer("signal", plan.alphas_cumprod.clone(), persistent=False)
         self.kind = plan.config.prediction_type
@@ -73,7 +95,11 @@ class PipelinePainter(Painter):
         step = scale * 2 ** (len(self.network.config.block_out_channels) - 1)
         if side % step:
             hint = f"--size {max(step, side // step * step)}"
-            raise UsageError(f"this painter wants a size that {step} divides, not {side}", where="backbone.size", hint=hint)
+            raise UsageError(
+                f"this painter wants a size that {step} divides, not {side}",
+                where="backbone.size",
+                hint=hint,
+            )
 
     def blocks(self) -> list[nn.Module]:
         return list(self.network.children())
@@ -83,11 +109,16 @@ class PipelinePainter(Painter):
 
     @torch.no_grad()
     def packed(self, images: Tensor) -> Tensor:
-        found: Tensor = self.autoencoder.encode(images).latent_dist.mean * self.autoencoder.config.scaling_factor
+        found: Tensor = (
+            self.autoencoder.encode(images).latent_dist.mean
+            * self.autoencoder.config.scaling_factor
+        )
         return found
 
     def unpacked(self, clean: Tensor) -> Tensor:
-        found: Tensor = self.autoencoder.decode(clean / self.autoencoder.config.scaling_factor).sample
+        found: Tensor = self.autoencoder.decode(
+            clean / self.autoencoder.config.scaling_factor
+        ).sample
         return found.clamp(-1, 1)
 
     def mixed(self, clean: Tensor, noise: Tensor, time: Tensor) -> Tensor:
@@ -113,7 +144,13 @@ class PipelinePainter(Painter):
     @torch.no_grad()
     def embed(self, sentences: Sequence[str]) -> Said:
         most = min(self.tokenizer.model_max_length, self.text.config.max_position_embeddings)
-        ids = self.tokenizer(list(sentences), padding="max_length", truncation=True, max_length=most, return_tensors="pt").input_ids
+        ids = self.tokenizer(
+            list(sentences),
+            padding="max_length",
+            truncation=True,
+            max_length=most,
+            return_tensors="pt",
+        ).input_ids
         words = self.text(ids.to(self.signal.device))[0]
         return Said(words, torch.ones(words.shape[:2], dtype=torch.bool, device=words.device))
 
@@ -127,7 +164,9 @@ class PipelinePainter(Painter):
 
     def _shares(self, time: Tensor) -> tuple[Tensor, Tensor]:
         """Of the picture and of the noise, whose squares add up to 1; at time 0 there is no noise at all."""
-        signal = torch.where(time > 0, self.signal[self._places(time)], torch.ones_like(time))[:, None, None, None]
+        signal = torch.where(time > 0, self.signal[self._places(time)], torch.ones_like(time))[
+            :, None, None, None
+        ]
         return signal.sqrt(), (1 - signal).sqrt()
 
 
@@ -146,12 +185,16 @@ def _pipeline(place: str) -> Any:
     except (OSError, ValueError, KeyError) as error:
         hint = "a folder with model_index.json and weights in .safetensors, or painter_small, which learns from nothing"
         if here:
-            raise WeightsError("this pipeline cannot be opened", where=place, why=first_line(error), hint=hint) from None
+            raise WeightsError(
+                "this pipeline cannot be opened", where=place, why=first_line(error), hint=hint
+            ) from None
         raise not_had(f"the pipeline {place!r}", error, hint) from None
     why = _other(found)
     if why:
         hint = "one like Stable Diffusion 1 or 2"
-        raise UsageError("this kind of pipeline cannot be tuned here", where=place, why=why, hint=hint)
+        raise UsageError(
+            "this kind of pipeline cannot be tuned here", where=place, why=why, hint=hint
+        )
     return found
 
 

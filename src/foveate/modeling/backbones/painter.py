@@ -41,7 +41,9 @@ class PainterFamily(Family):
             count = sum(parameter.numel() for parameter in _network(name, _SIZE).parameters())
         return Card(name, count, "Apache-2.0", _SIZE, (Provides.NOISE.value,), offline=True)
 
-    def open(self, name: str, weights: str, size: int | None = None, drop_path: float = 0.0) -> Painter:
+    def open(
+        self, name: str, weights: str, size: int | None = None, drop_path: float = 0.0
+    ) -> Painter:
         if name not in _CHANNELS:
             raise UnknownName(name, list(_CHANNELS), kind="painter", where="backbone.name")
         network = _network(name, size or _SIZE)
@@ -86,7 +88,9 @@ class FlowPainter(Painter):
     def answer(self, seen: Tensor, time: Tensor, said: Said) -> Tensor:
         counted = said.there[..., None].to(said.words)
         mean = (said.words * counted).sum(1) / counted.sum(1).clamp(min=1)
-        found: Tensor = self.network(seen, _STEPS * time, said.words, class_labels=mean, encoder_attention_mask=said.there).sample
+        found: Tensor = self.network(
+            seen, _STEPS * time, said.words, class_labels=mean, encoder_attention_mask=said.there
+        ).sample
         return found
 
     def parted(self, seen: Tensor, answer: Tensor, time: Tensor) -> tuple[Tensor, Tensor]:
@@ -111,7 +115,11 @@ def _network(name: str, size: int) -> Any:
     halved = 2 ** (len(sides) - 1)
     if size % halved:
         hint = f"--size {size // halved * halved} or {-(-size // halved) * halved}"
-        raise UsageError(f"a painter cannot halve {size} px {len(sides) - 1} times", where="backbone.size", hint=hint)
+        raise UsageError(
+            f"a painter cannot halve {size} px {len(sides) - 1} times",
+            where="backbone.size",
+            hint=hint,
+        )
     channels = [_CHANNELS[name] * min(4, 2**place) for place in range(len(sides))]
     looks = [side <= _LOOKS for side in sides]
     return UNet2DConditionModel(  # type: ignore[no-untyped-call]

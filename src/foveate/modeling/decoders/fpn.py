@@ -11,7 +11,9 @@ from foveate.modeling.decoders import Decoder
 class Fpn(Decoder):
     def __init__(self, widths: tuple[int, ...], width: int) -> None:
         super().__init__(widths, width)
-        self.layers = FPNDecoder([0, 0, *widths], pyramid_channels=width, segmentation_channels=width, dropout=0.1)
+        self.layers = FPNDecoder(
+            [0, 0, *widths], pyramid_channels=width, segmentation_channels=width, dropout=0.1
+        )
         self.out_width = width
 
     def forward(self, maps: list[Tensor]) -> Tensor:

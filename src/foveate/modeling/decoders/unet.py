@@ -18,10 +18,14 @@ class Unet(Decoder):
     def __init__(self, widths: tuple[int, ...], width: int) -> None:
         super().__init__(widths, width)
         fine = max(_LEAST, width // 8)
-        self.layers = UnetDecoder([0, *widths], [2 * width, width, width // 2, max(fine, width // 4), fine])
+        self.layers = UnetDecoder(
+            [0, *widths], [2 * width, width, width // 2, max(fine, width // 4), fine]
+        )
         self.out_width = fine
 
     def forward(self, maps: list[Tensor]) -> Tensor:
         batch, _, height, width = maps[0].shape
-        stub = maps[0].new_empty(batch, 0, 2 * height, 2 * width)  # the library reads the size of the picture off it
+        stub = maps[0].new_empty(
+            batch, 0, 2 * height, 2 * width
+        )  # the library reads the size of the picture off it
         return self.layers([stub, *maps])  # type: ignore[no-any-return]

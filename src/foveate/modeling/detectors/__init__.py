@@ -103,7 +103,11 @@ def tower(width: int, depth: int) -> nn.Sequential:
     """(B, width, h, w) -> the same shape: `depth` convolutions."""
     layers: list[nn.Module] = []
     for _ in range(depth):
-        layers += [nn.Conv2d(width, width, 3, padding=1, bias=False), normalised(width), nn.ReLU(inplace=True)]
+        layers += [
+            nn.Conv2d(width, width, 3, padding=1, bias=False),
+            normalised(width),
+            nn.ReLU(inplace=True),
+        ]
     return nn.Sequential(*layers)
 
 
@@ -121,7 +125,10 @@ class Branch(nn.Module):
 
     def forward(self, maps: list[Tensor]) -> Tensor:
         found = (self.last(self.tower(level)) for level in maps)
-        return torch.cat([each.permute(0, 2, 3, 1).flatten(1).unflatten(1, (-1, self.values)) for each in found], 1)
+        return torch.cat(
+            [each.permute(0, 2, 3, 1).flatten(1).unflatten(1, (-1, self.values)) for each in found],
+            1,
+        )
 
 
 def class_loss(kind: str | None, logits: Tensor, wanted: Tensor) -> Tensor:

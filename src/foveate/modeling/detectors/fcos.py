@@ -9,7 +9,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from foveate.modeling.detectors import PRIOR, Branch, Detector, Terms, Truth, box_overlap_loss, class_loss
+from foveate.modeling.detectors import (
+    PRIOR,
+    Branch,
+    Detector,
+    Terms,
+    Truth,
+    box_overlap_loss,
+    class_loss,
+)
 
 _RADIUS = 1.5  # strides from an object's centre within which points are responsible for it
 _RANGE = (4, 8)  # strides: a level is responsible for objects whose farthest side is between these
@@ -38,7 +46,9 @@ class Network(nn.Module):
         self.classify = Branch(width, depth, 1, classes, PRIOR)
         self.measure = Branch(width, depth, 1, 5)
 
-    def forward(self, maps: list[Tensor], size: tuple[int, int], truths: list[Truth] | None = None) -> Output:
+    def forward(
+        self, maps: list[Tensor], size: tuple[int, int], truths: list[Truth] | None = None
+    ) -> Output:
         points, strides = _points(maps, size)
         measured = self.measure(maps)
         sides = functional.softplus(measured[..., :4])  # the paper's exponential, without its leaps
@@ -56,31 +66,50 @@ class Fcos(Detector):
         matched = [_matched(output, truth, self.first, self.last) for truth in truths]
         wanted = torch.zeros_like(output.logits)
         found = output.boxes()
-        classes, boxes, centred = output.logits.new_zeros(()), output.logits.sum() * 0, output.logits.sum() * 0
+        classes, boxes, centred = (
+            output.logits.new_zeros(()),
+            output.logits.sum() * 0,
+            output.logits.sum() * 0,
+        )
         count, weight = 0, 0.0
         for image, (truth, places) in enumerate(zip(truths, matched, strict=True)):
             inside = places >= 0
             owners = places[inside]
             wanted[image, inside, truth.classes[owners]] = 1
             share = _centredness(output.points[inside], truth.boxes[owners])
-            boxes = boxes + (self._box_loss(output, found, image, inside, truth.boxes[owners]) * share).sum()
+            boxes = (
+                boxes
+                + (self._box_loss(output, found, image, inside, truth.boxes[owners]) * share).sum()
+            )
             logits = output.centred[image, inside].float()
-            centred = centred + functional.binary_cross_entropy_with_logits(logits, share, reduction="sum")
+            centred = centred + functional.binary_cross_entropy_with_logits(
+                logits, share, reduction="sum"
+            )
             count, weight = count + len(owners), weight + float(share.sum())
         classes = class_loss(self.terms.classes, output.logits.float(), wanted.float())
-        return {"class": classes / max(1, count), "box": boxes / max(1.0, weight), "centre": centred / max(1, count)}
+        return {
+            "class": classes / max(1, count),
+            "box": boxes / max(1.0, weight),
+            "centre": centred / max(1, count),
+        }
 
     def places(self, output: Output) -> tuple[Tensor, Tensor]:
-        scores = (output.logits.float().sigmoid() * output.centred.float().sigmoid()[..., None]).sqrt()
+        scores = (
+            output.logits.float().sigmoid() * output.centred.float().sigmoid()[..., None]
+        ).sqrt()
         return output.boxes().float(), scores
 
-    def _box_loss(self, output: Output, found: Tensor, image: int, inside: Tensor, wanted: Tensor) -> Tensor:
+    def _box_loss(
+        self, output: Output, found: Tensor, image: int, inside: Tensor, wanted: Tensor
+    ) -> Tensor:
         """(N,) for the points that are inside an object."""
         if self.terms.boxes == "giou":
             return box_overlap_loss(found[image, inside].float(), wanted)
         points, strides = output.points[inside], output.strides[inside]
         sides = torch.cat([points - wanted[:, :2], wanted[:, 2:] - points], 1) / strides[:, None]
-        return functional.smooth_l1_loss(output.sides[image, inside].float(), sides, reduction="none").sum(1)
+        return functional.smooth_l1_loss(
+            output.sides[image, inside].float(), sides, reduction="none"
+        ).sum(1)
 
 
 def _points(maps: list[Tensor], size: tuple[int, int]) -> tuple[Tensor, Tensor]:

@@ -15,7 +15,9 @@ from foveate.modeling.detectors import Draws, Truth, faster_rcnn, tower
 
 _SIDE = 14  # cells along each side of the second look
 _CELLS = 2 * _SIDE  # along each side of a mask
-_TAUGHT = 32  # proposals of an image that teach masks; training samples no more, validation has up to 300
+_TAUGHT = (
+    32  # proposals of an image that teach masks; training samples no more, validation has up to 300
+)
 
 
 @dataclass(frozen=True)
@@ -47,10 +49,16 @@ class Draw(nn.Module):
 class Network(faster_rcnn.Network):
     def __init__(self, classes: int, width: int, depth: int) -> None:
         super().__init__(classes, width, depth)
-        self.draw = Draw(classes, width, 2 * depth)  # the paper: two layers for boxes, four for masks
+        self.draw = Draw(
+            classes, width, 2 * depth
+        )  # the paper: two layers for boxes, four for masks
 
-    def forward(self, maps: list[Tensor], size: tuple[int, int], truths: list[Truth] | None = None) -> Output:
-        return Output(**vars(super().forward(maps, size, truths)), draw=partial(self.draw, maps[:4], size))
+    def forward(
+        self, maps: list[Tensor], size: tuple[int, int], truths: list[Truth] | None = None
+    ) -> Output:
+        return Output(
+            **vars(super().forward(maps, size, truths)), draw=partial(self.draw, maps[:4], size)
+        )
 
 
 class MaskRcnn(faster_rcnn.FasterRcnn, Draws):
@@ -66,16 +74,22 @@ class MaskRcnn(faster_rcnn.FasterRcnn, Draws):
 
     def masks(self, output: Output, image: int, boxes: Tensor, classes: Tensor) -> Tensor:
         asked = [boxes if place == image else boxes[:0] for place in range(len(output.places))]
-        return output.draw(asked)[torch.arange(len(classes), device=classes.device), classes].sigmoid()
+        return output.draw(asked)[
+            torch.arange(len(classes), device=classes.device), classes
+        ].sigmoid()
 
 
 def _mask_loss(output: Output, truths: list[Truth]) -> Tensor:
     """Cross entropy of the cells, over the proposals that hold an object, each with the mask of the object's class."""
     places, wanted, classes = [], [], []
-    for each, truth, owner in zip(output.places, truths, faster_rcnn.owners(output.places, truths), strict=True):
+    for each, truth, owner in zip(
+        output.places, truths, faster_rcnn.owners(output.places, truths), strict=True
+    ):
         masks = torch.zeros(0, 1, 1, device=each.device) if truth.masks is None else truth.masks
         inside = (owner >= 0).nonzero()[:, 0]
-        inside = inside[(masks > 0).flatten(1).any(1)[owner[inside]]][:_TAUGHT]  # reduced pictures lose the masks of small objects
+        inside = inside[(masks > 0).flatten(1).any(1)[owner[inside]]][
+            :_TAUGHT
+        ]  # reduced pictures lose the masks of small objects
         places.append(each[inside])
         wanted.append(_cells(masks, owner[inside], each[inside]))
         classes.append(truth.classes[owner[inside]])

@@ -23,7 +23,9 @@ class Output:
 
 
 class Network(nn.Module):
-    def forward(self, found: tuple[Tensor, Tensor], size: tuple[int, int], truths: list[Truth] | None = None) -> Output:
+    def forward(
+        self, found: tuple[Tensor, Tensor], size: tuple[int, int], truths: list[Truth] | None = None
+    ) -> Output:
         return Output(*found)
 
 
@@ -38,10 +40,14 @@ class Native(Detector):
         """0 where nobody learns from it. Raises UsageError in a training."""
         if torch.is_grad_enabled():
             hint = "--tuning zeroshot, or a backbone with maps and --set task.head=fcos"
-            raise UsageError("what the backbone finds by itself is not trained", where="task.head", hint=hint)
+            raise UsageError(
+                "what the backbone finds by itself is not trained", where="task.head", hint=hint
+            )
         return {"loss": output.logits.sum() * 0}
 
     def places(self, output: Output) -> tuple[Tensor, Tensor]:
         """A place says one thing at most: the class that it is surest of."""
         logits = output.logits.float()
-        return output.boxes.float(), logits.sigmoid() * functional.one_hot(logits.argmax(2), logits.shape[2])
+        return output.boxes.float(), logits.sigmoid() * functional.one_hot(
+            logits.argmax(2), logits.shape[2]
+        )

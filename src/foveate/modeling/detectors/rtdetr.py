@@ -21,7 +21,9 @@ from foveate.modeling.detectors import PRIOR, Detector, Terms, Truth
 from foveate.modeling.pyramid import normalised
 
 _QUERIES = 100  # the paper takes 300, for the crowded pictures of COCO
-_DENOISED = 100  # queries that start from a disturbed truth while training (DN-DETR, Li et al. 2022)
+_DENOISED = (
+    100  # queries that start from a disturbed truth while training (DN-DETR, Li et al. 2022)
+)
 _HEAD = 16  # channels of an attention head
 
 
@@ -48,19 +50,28 @@ class Network(nn.Module):
 
         super().__init__()
         self.config = _config(classes, width, depth)
-        self.model = cast(Any, RTDetrV2Model(self.config))  # parts of it are replaced by others of the same use
+        self.model = cast(
+            Any, RTDetrV2Model(self.config)
+        )  # parts of it are replaced by others of the same use
         _renew(self.model)
-        self.model.backbone, self.model.encoder_input_proj = nn.Identity(), nn.ModuleList()  # the pyramid is in their place
+        self.model.backbone, self.model.encoder_input_proj = (
+            nn.Identity(),
+            nn.ModuleList(),
+        )  # the pyramid is in their place
         self.model.enc_score_head, self.model.enc_bbox_head = _score(width, classes), _Move(width)
         self.model.decoder.class_embed = nn.ModuleList(_score(width, classes) for _ in range(depth))
         self.model.decoder.bbox_embed = nn.ModuleList(_Move(width) for _ in range(depth))
 
-    def forward(self, maps: list[Tensor], size: tuple[int, int], truths: list[Truth] | None = None) -> Output:
+    def forward(
+        self, maps: list[Tensor], size: tuple[int, int], truths: list[Truth] | None = None
+    ) -> Output:
         maps = _doubling(maps)
         encoded = self.model.encoder(maps).last_hidden_state
         with torch.autocast(maps[0].device.type, enabled=False):  # bf16 knows places to 1/256 only
             # `inputs_embeds` tells the device alone, where the encoder's answer is given
-            self.config.num_queries = min(_QUERIES, sum(level.shape[-2] * level.shape[-1] for level in maps))
+            self.config.num_queries = min(
+                _QUERIES, sum(level.shape[-2] * level.shape[-1] for level in maps)
+            )
             found = self.model(
                 None,
                 inputs_embeds=maps[0],
@@ -68,7 +79,13 @@ class Network(nn.Module):
                 labels=None if truths is None else _labels(truths, size),
             )
         first = found.enc_topk_logits, found.enc_topk_bboxes
-        return Output(found.intermediate_logits, found.intermediate_reference_points, *first, found.denoising_meta_values, size)
+        return Output(
+            found.intermediate_logits,
+            found.intermediate_reference_points,
+            *first,
+            found.denoising_meta_values,
+            size,
+        )
 
 
 class RtDetr(Detector):
@@ -79,7 +96,11 @@ class RtDetr(Detector):
     def __init__(self, classes: int, width: int, depth: int, terms: Terms) -> None:
         if terms != Terms():
             what = "the detector rtdetr learns with the losses of its paper alone: varifocal for classes, L1 and GIoU for boxes"
-            raise UsageError(what, where="task.class_loss, task.box_loss", hint="leave both out, or --set task.head=fcos")
+            raise UsageError(
+                what,
+                where="task.class_loss, task.box_loss",
+                hint="leave both out, or --set task.head=fcos",
+            )
         super().__init__(classes, width, depth, terms)
 
     def network(self) -> nn.Module:
@@ -89,7 +110,9 @@ class RtDetr(Detector):
         """Every layer of the decoder, its starting places, and the disturbed truths, each by the same three terms."""
         from transformers.loss.loss_rt_detr import RTDetrForObjectDetectionLoss
 
-        if not bool(output.boxes.isfinite().all()):  # the matcher would fail; the loop knows what to do
+        if not bool(
+            output.boxes.isfinite().all()
+        ):  # the matcher would fail; the loop knows what to do
             return {"class": output.logits.sum() * torch.nan}
         _, losses, _ = RTDetrForObjectDetectionLoss(  # type: ignore[no-untyped-call]
             output.logits[:, -1].float(),
@@ -104,7 +127,10 @@ class RtDetr(Detector):
             output.noise,
         )
         kinds = {"class": "loss_vfl", "box": "loss_bbox", "overlap": "loss_giou"}
-        parts = {name: [value for key, value in losses.items() if key.startswith(kind)] for name, kind in kinds.items()}
+        parts = {
+            name: [value for key, value in losses.items() if key.startswith(kind)]
+            for name, kind in kinds.items()
+        }
         return {name: torch.stack(values).sum() for name, values in parts.items()}
 
     def places(self, output: Output) -> tuple[Tensor, Tensor]:
@@ -123,7 +149,9 @@ class _Move(nn.Module):
         last = nn.Linear(width, 4)
         nn.init.zeros_(last.weight)
         nn.init.zeros_(last.bias)
-        self.layers = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU(), last)
+        self.layers = nn.Sequential(
+            nn.Linear(width, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU(), last
+        )
 
     def forward(self, queries: Tensor) -> Tensor:
         return self.layers(queries)  # type: ignore[no-any-return]
@@ -140,7 +168,12 @@ def _config(classes: int, width: int, depth: int) -> Any:
     """What transformers needs to know. Its backbone is made as small as it can be, because it is thrown away."""
     from transformers import RTDetrResNetConfig, RTDetrV2Config
 
-    unused: dict[str, Any] = {"embedding_size": 8, "hidden_sizes": [8] * 4, "depths": [1] * 4, "out_indices": [2, 3, 4]}
+    unused: dict[str, Any] = {
+        "embedding_size": 8,
+        "hidden_sizes": [8] * 4,
+        "depths": [1] * 4,
+        "out_indices": [2, 3, 4],
+    }
     wanted: dict[str, Any] = {
         "num_labels": classes,
         "num_queries": _QUERIES,
@@ -155,7 +188,9 @@ def _config(classes: int, width: int, depth: int) -> Any:
         "decoder_attention_heads": width // _HEAD,
         "decoder_layers": depth,
     }
-    return RTDetrV2Config(backbone_config=RTDetrResNetConfig(layer_type="basic", **unused), **wanted)
+    return RTDetrV2Config(
+        backbone_config=RTDetrResNetConfig(layer_type="basic", **unused), **wanted
+    )
 
 
 def _renew(model: Any) -> None:
@@ -165,7 +200,9 @@ def _renew(model: Any) -> None:
         place, _, last = name.rpartition(".")
         if isinstance(module, nn.BatchNorm2d):
             setattr(model.get_submodule(place), last, normalised(module.num_features))
-        elif isinstance(module, nn.Linear | nn.Conv2d) and "encoder_attn" not in name:  # that one looks around from the start
+        elif (
+            isinstance(module, nn.Linear | nn.Conv2d) and "encoder_attn" not in name
+        ):  # that one looks around from the start
             module.reset_parameters()
     for layer in (model.enc_output[0], *model.decoder.query_pos_head.layers):
         nn.init.xavier_uniform_(layer.weight)
@@ -176,7 +213,9 @@ def _doubling(maps: list[Tensor]) -> list[Tensor]:
     height, width = maps[-1].shape[-2:]
     shapes = [(height << power, width << power) for power in reversed(range(len(maps)))]
     return [
-        each if each.shape[-2:] == shape else functional.interpolate(each, shape, mode="bilinear", align_corners=False)
+        each
+        if each.shape[-2:] == shape
+        else functional.interpolate(each, shape, mode="bilinear", align_corners=False)
         for each, shape in zip(maps, shapes, strict=True)
     ]
 
@@ -187,7 +226,8 @@ def _labels(truths: list[Truth], size: tuple[int, int]) -> list[dict[str, Tensor
     return [
         {
             "class_labels": truth.classes,
-            "boxes": box_convert(truth.boxes, "xyxy", "cxcywh") / truth.boxes.new_tensor([width, height, width, height]),
+            "boxes": box_convert(truth.boxes, "xyxy", "cxcywh")
+            / truth.boxes.new_tensor([width, height, width, height]),
         }
         for truth in truths
     ]

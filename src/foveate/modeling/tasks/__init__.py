@@ -77,7 +77,9 @@ class Task(ABC):
         self.settings, self.classes = settings, classes
 
     @classmethod
-    def settle(cls, settings: dict[str, Any], truths: Sequence[Any], classes: tuple[str, ...], facts: Facts) -> list[Settled]:
+    def settle(
+        cls, settings: dict[str, Any], truths: Sequence[Any], classes: tuple[str, ...], facts: Facts
+    ) -> list[Settled]:
         """What the settings left open, read off the training truths; said to the user and written into the recipe."""
         return []
 
@@ -115,7 +117,9 @@ class Task(ABC):
         """What a file for another runtime answers to normalised images (B, 3, S, S), by name: the task's file in foveate.readers
         makes answers of it. Raises UsageError for what cannot leave the house."""
         what = f"answers of the type {self.answer.__name__.lower()} cannot be exported"
-        raise UsageError(what, where="task", hint="a run that classifies, detects, segments or writes")
+        raise UsageError(
+            what, where="task", hint="a run that classifies, detects, segments or writes"
+        )
 
     def steps(self, head: nn.Module, outputs: dict[str, Tensor]) -> dict[str, Step]:
         """The graphs that its reader needs besides, by name; `outputs`: of `portable` for two or more pictures."""

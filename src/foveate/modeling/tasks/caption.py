@@ -36,14 +36,30 @@ _PICTURE = 1024  # tokens of a picture that a small decoder has positions for
 
 
 class CaptionSettings(TaskSettings):
-    decoder: str = Field(_SMALL, description="small: from nothing; hf:FOLDER, hf:NAME: a language model; native: the backbone's")
-    words: list[str] = Field(default_factory=list, description="vocabulary of the small decoder; default: that of the sentences")
+    decoder: str = Field(
+        _SMALL,
+        description="small: from nothing; hf:FOLDER, hf:NAME: a language model; native: the backbone's",
+    )
+    words: list[str] = Field(
+        default_factory=list,
+        description="vocabulary of the small decoder; default: that of the sentences",
+    )
     width: int = Field(256, ge=64, description="width of the small decoder")
     depth: int = Field(4, ge=1, description="blocks of the small decoder")
     dropout: float = Field(0.1, ge=0, lt=1, description="dropout in the small decoder")
-    frozen: bool = Field(False, description="leave a pretrained decoder as it is, and train what leads the picture to it")
-    prefix: int = Field(0, ge=0, description="learnt tokens between picture and words (prefix tuning, Li & Liang 2021)")
-    prompt: str = Field("", description="words that begin every sentence, such as 'a photo of'; they are no part of the answer")
+    frozen: bool = Field(
+        False,
+        description="leave a pretrained decoder as it is, and train what leads the picture to it",
+    )
+    prefix: int = Field(
+        0,
+        ge=0,
+        description="learnt tokens between picture and words (prefix tuning, Li & Liang 2021)",
+    )
+    prompt: str = Field(
+        "",
+        description="words that begin every sentence, such as 'a photo of'; they are no part of the answer",
+    )
     most: int = Field(40, ge=1, description="words (or subwords) of a sentence at the most")
     beams: int = Field(3, ge=1, description="beams of the search for the best sentence; 1 = greedy")
     smoothing: float = Field(0.1, ge=0, lt=1, description="label smoothing of the words")
@@ -76,14 +92,22 @@ class Caption(Task):
             self.needs = frozenset({Provides.WORDS})
             return  # the vocabulary is the backbone's
         self.folder = "" if settings.decoder == _SMALL else settings.decoder.removeprefix(_HF)
-        self.vocabulary = pretrained_words(self.folder) if self.folder else vocabulary_of(settings.words)
+        self.vocabulary = (
+            pretrained_words(self.folder) if self.folder else vocabulary_of(settings.words)
+        )
 
     @classmethod
-    def settle(cls, settings: dict[str, Any], truths: Sequence[Any], classes: tuple[str, ...], facts: Facts) -> list[Settled]:
+    def settle(
+        cls, settings: dict[str, Any], truths: Sequence[Any], classes: tuple[str, ...], facts: Facts
+    ) -> list[Settled]:
         if settings.get("words") or settings.get("decoder", _SMALL) != _SMALL:
             return []
-        words = Words.of(sentence for truth in truths if isinstance(truth, Text) for sentence in truth.sentences)
-        return [("words", words, f"the {len(words)} words and marks of the sentences to learn from")]
+        words = Words.of(
+            sentence for truth in truths if isinstance(truth, Text) for sentence in truth.sentences
+        )
+        return [
+            ("words", words, f"the {len(words)} words and marks of the sentences to learn from")
+        ]
 
     def head(self, backbone: Backbone) -> nn.Module:
         asked = self.settings
@@ -94,7 +118,9 @@ class Caption(Task):
         if self.folder:
             decoder = pretrained_decoder(self.folder)
         else:
-            decoder = small_decoder(words, asked.width, asked.depth, asked.dropout, _PICTURE + asked.most)
+            decoder = small_decoder(
+                words, asked.width, asked.depth, asked.dropout, _PICTURE + asked.most
+            )
         return Writer(backbone.map_widths[-1], decoder, words, asked.prompt, asked.prefix)
 
     def begin(self, backbone: Backbone, head: nn.Module) -> None:
@@ -107,7 +133,9 @@ class Caption(Task):
         numbers = [*self.vocabulary.encode(sentence), self.vocabulary.end]
         if len(numbers) > self.settings.most + 1:
             what = f"a sentence has {len(numbers) - 1} words, more than the {self.settings.most} that fit"
-            raise DataError(what, where=sentence[:60], hint=f"--set task.most={len(numbers) - 1}, or shorten it")
+            raise DataError(
+                what, where=sentence[:60], hint=f"--set task.most={len(numbers) - 1}, or shorten it"
+            )
         return {"text": torch.tensor(numbers)}
 
     def loss(self, output: Written, batch: Batch) -> dict[str, Tensor]:
@@ -115,11 +143,18 @@ class Caption(Task):
         assert output.logits is not None
         assert output.numbers is not None
         flat, asked = output.logits.float().flatten(0, 1), output.numbers.flatten()
-        return {"loss": functional.cross_entropy(flat, asked, ignore_index=NOTHING, label_smoothing=self.settings.smoothing)}
+        return {
+            "loss": functional.cross_entropy(
+                flat, asked, ignore_index=NOTHING, label_smoothing=self.settings.smoothing
+            )
+        }
 
     def decode(self, output: Written, batch: Batch) -> list[Text]:
         """The sentences found by beam search, and where the decoder looked for each of their words."""
-        found, answers = output.writer.write(output.memory, self.settings.most, self.settings.beams), []
+        found, answers = (
+            output.writer.write(output.memory, self.settings.most, self.settings.beams),
+            [],
+        )
         for place, (numbers, sure) in enumerate(zip(*found, strict=True)):
             words = tuple(map(self.vocabulary.word, numbers))
             looks = self._looks(output, place, numbers, batch) if numbers else None
@@ -131,32 +166,55 @@ class Caption(Task):
         tokenizers are programs of other libraries."""
         if not isinstance(head, Writer) or self.folder:
             hint = "a run with --set task.decoder=small"
-            raise UsageError("a pretrained decoder cannot be exported", where="task.decoder", hint=hint)
+            raise UsageError(
+                "a pretrained decoder cannot be exported", where="task.decoder", hint=hint
+            )
         return {"before": head.shown(backbone(images, self.needs))}
 
     def steps(self, head: nn.Module, outputs: dict[str, Tensor]) -> dict[str, Step]:
         """words: `before` (b, P, D) and numbers (b, T) int64 -> logs (b, V), the log probabilities of the next number."""
         assert isinstance(head, Writer)
-        numbers = torch.tensor([[*head.opening, *range(self.vocabulary.size)[-3:]]] * len(outputs["before"]))
-        return {"words": Step(NextWord(head), {**outputs, "numbers": numbers}, {"before": (0,), "numbers": (0, 1)}, "logs")}
+        numbers = torch.tensor(
+            [[*head.opening, *range(self.vocabulary.size)[-3:]]] * len(outputs["before"])
+        )
+        return {
+            "words": Step(
+                NextWord(head),
+                {**outputs, "numbers": numbers},
+                {"before": (0,), "numbers": (0, 1)},
+                "logs",
+            )
+        }
 
     def told(self) -> dict[str, Any]:
         asked, words = self.settings, self.vocabulary
         assert isinstance(words, Words)
         opening = [words.start, *words.encode(asked.prompt)]
-        searched = {"opening": opening, "end": words.end, "banned": words.banned, "most": asked.most, "beams": asked.beams}
+        searched = {
+            "opening": opening,
+            "end": words.end,
+            "banned": words.banned,
+            "most": asked.most,
+            "beams": asked.beams,
+        }
         return {"words": asked.words, "search": searched}
 
     def questions(self, output: Written, batch: Batch) -> list[Question]:
         """Why each word of the sentence that is written; punctuation asks nothing."""
         numbers = output.writer.write(output.memory, self.settings.most, self.settings.beams)[0][0]
         words = [(place, self.vocabulary.word(number)) for place, number in enumerate(numbers)]
-        return [self._question(numbers[: place + 1], word) for place, word in words if any(map(str.isalnum, word))]
+        return [
+            self._question(numbers[: place + 1], word)
+            for place, word in words
+            if any(map(str.isalnum, word))
+        ]
 
     @staticmethod
     def _question(numbers: list[int], word: str) -> Question:
         def logs(output: Written) -> Tensor:
-            asked = torch.tensor(numbers, device=output.memory.device).expand(len(output.memory), -1)
+            asked = torch.tensor(numbers, device=output.memory.device).expand(
+                len(output.memory), -1
+            )
             logits = output.writer.teach(output.memory, asked)[:, -1]
             return logits.float().log_softmax(1)[:, numbers[-1]]
 
@@ -164,8 +222,14 @@ class Caption(Task):
 
     def _looks(self, output: Written, place: int, numbers: list[int], batch: Batch) -> np.ndarray:
         """(T, h, w) float16: over the picture, without the padding that made it a square."""
-        cells = output.writer.looks(output.memory[place : place + 1], numbers).reshape(1, len(numbers), *output.grid)
-        square = functional.interpolate(cells, (_GRID, _GRID), mode="bilinear", align_corners=False)[0]
+        cells = output.writer.looks(output.memory[place : place + 1], numbers).reshape(
+            1, len(numbers), *output.grid
+        )
+        square = functional.interpolate(
+            cells, (_GRID, _GRID), mode="bilinear", align_corners=False
+        )[0]
         side = float(batch.views[place, 2] - batch.views[place, 0])
-        height, width = (max(1, round(_GRID * float(length) / side)) for length in batch.sizes[place])
+        height, width = (
+            max(1, round(_GRID * float(length) / side)) for length in batch.sizes[place]
+        )
         return square[:, :height, :width].cpu().numpy().astype(np.float16)

@@ -25,10 +25,16 @@ _UNBALANCED = 2.0  # times the smallest class: from here the largest one would d
 
 
 class ClassifySettings(TaskSettings):
-    multilabel: bool = Field(False, description="any number of classes may hold at once; read off the labels")
-    loss: Literal["cross_entropy", "focal"] = Field("cross_entropy", description="what is minimised; focal: Lin et al. 2017")
+    multilabel: bool = Field(
+        False, description="any number of classes may hold at once; read off the labels"
+    )
+    loss: Literal["cross_entropy", "focal"] = Field(
+        "cross_entropy", description="what is minimised; focal: Lin et al. 2017"
+    )
     gamma: float = Field(2.0, ge=0, description="focal loss: how much sure answers are discounted")
-    smoothing: float = Field(0.1, ge=0, lt=1, description="label smoothing (Szegedy et al. 2016); not for multi-label")
+    smoothing: float = Field(
+        0.1, ge=0, lt=1, description="label smoothing (Szegedy et al. 2016); not for multi-label"
+    )
     dropout: float = Field(0.0, ge=0, lt=1, description="dropout before the head")
     reads: Literal["auto", "pooled", "maps"] = Field(
         "auto",
@@ -36,7 +42,8 @@ class ClassifySettings(TaskSettings):
         "and a head that is solved",
     )
     class_weights: list[float] | Literal["auto", "none"] = Field(
-        "auto", description="weight of each class in the loss; auto: inverse frequency where sizes differ twofold"
+        "auto",
+        description="weight of each class in the loss; auto: inverse frequency where sizes differ twofold",
     )
 
 
@@ -76,7 +83,14 @@ class LinearHead(nn.Module):
         assert features.pooled is not None
         if not features.maps:
             return features.pooled
-        found = [features.pooled, *(summary for each in features.maps for summary in (each.amax((2, 3)), _deviation(each)))]
+        found = [
+            features.pooled,
+            *(
+                summary
+                for each in features.maps
+                for summary in (each.amax((2, 3)), _deviation(each))
+            ),
+        ]
         found += [_cells(each) for each in features.maps[-_DEEPEST:]]
         together = torch.cat([part.float() for part in found], 1)
         return together.sign() * ((together.abs() + _SOFT).sqrt() - math.sqrt(_SOFT))
@@ -114,13 +128,21 @@ class Classify(Task):
 
     @property
     def needs(self) -> frozenset[Provides]:  # type: ignore[override]
-        return frozenset({Provides.POOLED, Provides.MAPS} if self.settings.reads == "maps" else {Provides.POOLED})
+        return frozenset(
+            {Provides.POOLED, Provides.MAPS} if self.settings.reads == "maps" else {Provides.POOLED}
+        )
 
     @classmethod
-    def settle(cls, settings: dict[str, Any], truths: Sequence[Any], classes: tuple[str, ...], facts: Facts) -> list[Settled]:
+    def settle(
+        cls, settings: dict[str, Any], truths: Sequence[Any], classes: tuple[str, ...], facts: Facts
+    ) -> list[Settled]:
         found: list[Settled] = []
         if "multilabel" not in settings:
-            why = "some images hold several labels or none" if facts.multilabel else "every image holds one label"
+            why = (
+                "some images hold several labels or none"
+                if facts.multilabel
+                else "every image holds one label"
+            )
             found.append(("multilabel", facts.multilabel, why))
         if settings.get("class_weights", "auto") == "auto":
             found.append(("class_weights", *_balance(truths, classes, facts.multilabel)))
@@ -135,12 +157,20 @@ class Classify(Task):
     def encode(self, truth: Labels, size: tuple[int, int]) -> Target:
         """(K,) float32: 1 for the classes that hold."""
         places = [self.classes.index(name) for name in truth.names if name in self.classes]
-        return {"labels": torch.zeros(len(self.classes)).index_fill_(0, torch.tensor(places, dtype=torch.int64), 1.0)}
+        return {
+            "labels": torch.zeros(len(self.classes)).index_fill_(
+                0, torch.tensor(places, dtype=torch.int64), 1.0
+            )
+        }
 
     def loss(self, output: Tensor, batch: Batch) -> dict[str, Tensor]:
         targets = torch.stack([target["labels"] for target in batch.targets])
         output = output.float()  # validation computes the loss outside of autocast
-        losses = self._by_label(output, targets) if self.settings.multilabel else self._by_image(output, targets)
+        losses = (
+            self._by_label(output, targets)
+            if self.settings.multilabel
+            else self._by_image(output, targets)
+        )
         return {"loss": losses.mean()}
 
     def decode(self, output: Tensor, batch: Batch | None) -> list[Labels]:
@@ -152,7 +182,10 @@ class Classify(Task):
         features = backbone(images, self.needs | {Provides.POOLED})
         assert features.pooled is not None
         logits = head(features)
-        return {"scores": logits.sigmoid() if self.settings.multilabel else logits.softmax(1), "pooled": features.pooled}
+        return {
+            "scores": logits.sigmoid() if self.settings.multilabel else logits.softmax(1),
+            "pooled": features.pooled,
+        }
 
     def questions(self, output: Tensor, batch: Batch) -> list[Question]:
         """Why each class that was answered: the surest alone, where one holds."""
@@ -164,18 +197,28 @@ class Classify(Task):
         place = self.classes.index(name)
 
         def chance(found: Tensor) -> Tensor:
-            return (found.float().sigmoid() if self.settings.multilabel else found.float().softmax(1))[:, place]
+            return (
+                found.float().sigmoid() if self.settings.multilabel else found.float().softmax(1)
+            )[:, place]
 
         return Question(name, lambda found: found[:, place].float(), chance)
 
     def _names(self, scores: Tensor) -> tuple[str, ...]:
         if self.settings.multilabel:
-            return tuple(name for name, score in zip(self.classes, scores.tolist(), strict=True) if score >= 0.5)
+            return tuple(
+                name
+                for name, score in zip(self.classes, scores.tolist(), strict=True)
+                if score >= 0.5
+            )
         return (self.classes[int(scores.argmax())],)
 
     def _weights(self, output: Tensor) -> Tensor:
         given = self.settings.class_weights
-        return output.new_ones(len(self.classes)) if isinstance(given, str) else output.new_tensor(given)
+        return (
+            output.new_ones(len(self.classes))
+            if isinstance(given, str)
+            else output.new_tensor(given)
+        )
 
     def _by_image(self, output: Tensor, targets: Tensor) -> Tensor:
         """(B,) cross entropy against soft targets; the class weight of an image is that of its (mixed) true classes."""
@@ -189,7 +232,9 @@ class Classify(Task):
 
     def _by_label(self, output: Tensor, targets: Tensor) -> Tensor:
         """(B, K) binary cross entropy; a positive label counts by its class weight."""
-        losses = functional.binary_cross_entropy_with_logits(output, targets, reduction="none", pos_weight=self._weights(output))
+        losses = functional.binary_cross_entropy_with_logits(
+            output, targets, reduction="none", pos_weight=self._weights(output)
+        )
         if self.settings.loss == "focal":
             sure = torch.where(targets > 0.5, output.sigmoid(), 1 - output.sigmoid())
             losses = losses * (1 - sure) ** self.settings.gamma
@@ -205,12 +250,21 @@ def _reading(images: int, solved: bool) -> tuple[str, str]:
     return "maps", f"{images} images are few: maps of every depth say more"
 
 
-def _balance(truths: Sequence[Labels], classes: tuple[str, ...], multilabel: bool) -> tuple[list[float] | str, str]:
+def _balance(
+    truths: Sequence[Labels], classes: tuple[str, ...], multilabel: bool
+) -> tuple[list[float] | str, str]:
     """Weights inverse to frequency (at most 10), with mean 1 over the images; 'none' where the classes are about as large."""
     counts = Counter(name for truth in truths for name in truth.names)
     sizes = [counts[name] for name in classes]
     if multilabel or min(sizes) == 0 or max(sizes) < _UNBALANCED * min(sizes):
-        return "none", "multi-label" if multilabel else f"the classes hold {min(sizes)} to {max(sizes)} images"
+        return (
+            "none",
+            "multi-label"
+            if multilabel
+            else f"the classes hold {min(sizes)} to {max(sizes)} images",
+        )
     raw = [min(10.0, sum(sizes) / (len(sizes) * size)) for size in sizes]
     mean = sum(weight * size for weight, size in zip(raw, sizes, strict=True)) / sum(sizes)
-    return [round(weight / mean, 4) for weight in raw], f"unbalanced: the classes hold {min(sizes)} to {max(sizes)} images"
+    return [
+        round(weight / mean, 4) for weight in raw
+    ], f"unbalanced: the classes hold {min(sizes)} to {max(sizes)} images"

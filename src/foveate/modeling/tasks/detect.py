@@ -16,7 +16,16 @@ from foveate.data.transforms import ObjectMasks
 from foveate.errors import UsageError
 from foveate.images.preprocessing import joined_boxes
 from foveate.modeling.backbones import Backbone
-from foveate.modeling.detectors import DETECTORS, LEAST, MOST, Candidates, Detector, Draws, Terms, Truth
+from foveate.modeling.detectors import (
+    DETECTORS,
+    LEAST,
+    MOST,
+    Candidates,
+    Detector,
+    Draws,
+    Terms,
+    Truth,
+)
 from foveate.modeling.pyramid import FeaturePyramid
 from foveate.modeling.tasks import Facts, PlaceSettings, PlaceTask, Question, Settled, TaskSettings
 from foveate.predictions import Boxes
@@ -27,12 +36,34 @@ _ASKED = 3  # boxes that are explained
 
 
 class DetectSettings(PlaceSettings):
-    head: str = Field("fcos", description="fcos, retinanet, faster_rcnn, rtdetr; mask_rcnn draws too; native: the backbone finds")
-    width: int = Field(128, ge=32, multiple_of=32, description="channels of the pyramid and the head; the papers take 256")
-    depth: int = Field(2, ge=1, le=8, description="layers of each branch, or of rtdetr's decoder; the papers take 4 to 6")
-    class_loss: Literal["focal", "cross_entropy"] | None = Field(None, description="loss of the classes; default: the paper's")
-    box_loss: Literal["giou", "smooth_l1"] | None = Field(None, description="loss of the boxes; default: the paper's")
-    suppress: float = Field(0.6, gt=0, le=1, description="overlap from which the surer of two boxes of a class stays alone (NMS)")
+    head: str = Field(
+        "fcos",
+        description="fcos, retinanet, faster_rcnn, rtdetr; mask_rcnn draws too; native: the backbone finds",
+    )
+    width: int = Field(
+        128,
+        ge=32,
+        multiple_of=32,
+        description="channels of the pyramid and the head; the papers take 256",
+    )
+    depth: int = Field(
+        2,
+        ge=1,
+        le=8,
+        description="layers of each branch, or of rtdetr's decoder; the papers take 4 to 6",
+    )
+    class_loss: Literal["focal", "cross_entropy"] | None = Field(
+        None, description="loss of the classes; default: the paper's"
+    )
+    box_loss: Literal["giou", "smooth_l1"] | None = Field(
+        None, description="loss of the boxes; default: the paper's"
+    )
+    suppress: float = Field(
+        0.6,
+        gt=0,
+        le=1,
+        description="overlap from which the surer of two boxes of a class stays alone (NMS)",
+    )
     most: int = Field(100, ge=1, description="boxes an image, or a window, at the most")
 
 
@@ -43,7 +74,11 @@ class DetectionHead(nn.Module):
         super().__init__()
         shape = detector.first, detector.last, detector.width
         reads_maps = detector.needs is Provides.MAPS
-        self.pyramid = FeaturePyramid(backbone.map_widths, backbone.map_strides, *shape) if reads_maps else None
+        self.pyramid = (
+            FeaturePyramid(backbone.map_widths, backbone.map_strides, *shape)
+            if reads_maps
+            else None
+        )
         self.network = detector.network()
         self.truths = truths
 
@@ -70,18 +105,32 @@ class Detect(PlaceTask):
     def __init__(self, settings: Any, classes: tuple[str, ...]) -> None:
         super().__init__(settings, classes)
         terms = Terms(settings.class_loss, settings.box_loss)
-        self.detector = DETECTORS.load(settings.head)(len(classes), settings.width, settings.depth, terms)
+        self.detector = DETECTORS.load(settings.head)(
+            len(classes), settings.width, settings.depth, terms
+        )
 
     @classmethod
-    def settle(cls, settings: dict[str, Any], truths: Sequence[Any], classes: tuple[str, ...], facts: Facts) -> list[Settled]:
+    def settle(
+        cls, settings: dict[str, Any], truths: Sequence[Any], classes: tuple[str, ...], facts: Facts
+    ) -> list[Settled]:
         head = settings.get("head", DetectSettings().head)
         bare = sum(bool(truth.names) and truth.masks is None for truth in truths)
-        if issubclass(DETECTORS.load(head), Draws) and (bare or not any(truth.names for truth in truths)):
+        if issubclass(DETECTORS.load(head), Draws) and (
+            bare or not any(truth.names for truth in truths)
+        ):
             why = f"{bare} of {len(truths)} training images have objects without a mask"
             hint = "--set task.head=faster_rcnn learns boxes; COCO files hold masks as segmentation"
-            raise UsageError(f"{head} learns from a mask for each object", where="task.head", why=why, hint=hint)
+            raise UsageError(
+                f"{head} learns from a mask for each object", where="task.head", why=why, hint=hint
+            )
         if "head" not in settings and any(truth.masks for truth in truths):
-            return [("head", head, "it learns boxes; the data has masks too, which --set task.head=mask_rcnn learns")]
+            return [
+                (
+                    "head",
+                    head,
+                    "it learns boxes; the data has masks too, which --set task.head=mask_rcnn learns",
+                )
+            ]
         return []
 
     def head(self, backbone: Backbone) -> nn.Module:
@@ -96,8 +145,13 @@ class Detect(PlaceTask):
         learnt = isinstance(self.detector, Draws) and (truth.masks or not truth.names)
         masks = {"masks": _masks(truth, known, size)} if learnt else {}
         return masks | {
-            "boxes": tv_tensors.BoundingBoxes(corners, format="XYXY", canvas_size=size, clamping_mode=None),
-            "classes": torch.tensor([self.classes.index(name) for name in truth.names if name in self.classes], dtype=torch.int64),
+            "boxes": tv_tensors.BoundingBoxes(
+                corners, format="XYXY", canvas_size=size, clamping_mode=None
+            ),
+            "classes": torch.tensor(
+                [self.classes.index(name) for name in truth.names if name in self.classes],
+                dtype=torch.int64,
+            ),
             "crowd": torch.from_numpy(crowd[known]),
         }
 
@@ -108,10 +162,16 @@ class Detect(PlaceTask):
         """Boxes in pixels of the upright originals, the surest first."""
         found = self.detector.candidates(output)
         side, answers = batch.images.shape[-1], []
-        for image, (each, view, size) in enumerate(zip(found, batch.views, batch.sizes, strict=True)):
+        for image, (each, view, size) in enumerate(
+            zip(found, batch.views, batch.sizes, strict=True)
+        ):
             kept = self._kept(each)[: self.settings.most]
             each = Candidates(each.boxes[kept], each.scores[kept], each.classes[kept])
-            cells = self.detector.masks(output, image, each.boxes, each.classes) if isinstance(self.detector, Draws) else None
+            cells = (
+                self.detector.masks(output, image, each.boxes, each.classes)
+                if isinstance(self.detector, Draws)
+                else None
+            )
             answers.append(self._boxes(each, cells, view, size, side))
         return answers
 
@@ -123,14 +183,20 @@ class Detect(PlaceTask):
 
     def told(self) -> dict[str, Any]:
         asked = self.settings
-        chosen = {"suppress": asked.suppress, "alone": not self.detector.suppresses, "most": asked.most}
+        chosen = {
+            "suppress": asked.suppress,
+            "alone": not self.detector.suppresses,
+            "most": asked.most,
+        }
         return {"objects": {"least": LEAST, "candidates": MOST, **chosen}}
 
     def questions(self, output: Any, batch: Batch) -> list[Question]:
         """Why there is each of the surest boxes."""
         found = self.detector.candidates(output)[0]
         kept = self._kept(found)[:_ASKED].tolist()
-        return [self._question(found.boxes[place].detach(), int(found.classes[place])) for place in kept]
+        return [
+            self._question(found.boxes[place].detach(), int(found.classes[place])) for place in kept
+        ]
 
     def _question(self, box: Tensor, place: int) -> Question:
         def chance(output: Any) -> Tensor:
@@ -149,7 +215,9 @@ class Detect(PlaceTask):
             return batched_nms(found.boxes, found.scores, found.classes, self.settings.suppress)  # type: ignore[no-any-return]
         return found.scores.argsort(descending=True, stable=True)
 
-    def _boxes(self, found: Candidates, cells: Tensor | None, view: Tensor, size: Tensor, side: int) -> Boxes:
+    def _boxes(
+        self, found: Candidates, cells: Tensor | None, view: Tensor, size: Tensor, side: int
+    ) -> Boxes:
         """`cells`: (N, M, M) in [0, 1], the masks of the boxes."""
         scale = ((view[2:] - view[:2]) / side).repeat(2)
         corners = (found.boxes.float().cpu() * scale + view[:2].repeat(2)).numpy()
@@ -158,7 +226,12 @@ class Detect(PlaceTask):
         names = tuple(self.classes[place] for place in found.classes.tolist())
         drawn = [] if cells is None else zip(cells.float().cpu().numpy(), corners, strict=True)
         masks = tuple(stretched(each, box, (height, width)) for each, box in drawn)
-        return Boxes(inside, names, found.scores.float().cpu().numpy(), masks=None if cells is None else masks)
+        return Boxes(
+            inside,
+            names,
+            found.scores.float().cpu().numpy(),
+            masks=None if cells is None else masks,
+        )
 
     def join(self, parts: Sequence[tuple[tuple[int, int], Boxes]], size: tuple[int, int]) -> Boxes:
         return joined_boxes(parts, size, self.settings.suppress)
@@ -169,12 +242,23 @@ def truths_of(batch: Batch) -> list[Truth]:
     found = []
     for target in batch.targets:
         masks = target["masks"].as_subclass(Tensor)[~target["crowd"]] if "masks" in target else None
-        found.append(Truth(target["boxes"].as_subclass(Tensor)[~target["crowd"]], target["classes"][~target["crowd"]], masks))
+        found.append(
+            Truth(
+                target["boxes"].as_subclass(Tensor)[~target["crowd"]],
+                target["classes"][~target["crowd"]],
+                masks,
+            )
+        )
     return found
 
 
 def _masks(truth: Boxes, known: list[bool], size: tuple[int, int]) -> ObjectMasks:
     """(N, H, W) uint8."""
-    inside = [decoded(mask) for mask, wanted in zip(truth.masks or (), known, strict=True) if wanted]
-    return ObjectMasks(torch.from_numpy(np.stack(inside).astype(np.uint8)) if inside else torch.zeros(0, *size, dtype=torch.uint8))
-
+    inside = [
+        decoded(mask) for mask, wanted in zip(truth.masks or (), known, strict=True) if wanted
+    ]
+    return ObjectMasks(
+        torch.from_numpy(np.stack(inside).astype(np.uint8))
+        if inside
+        else torch.zeros(0, *size, dtype=torch.uint8)
+    )

@@ -26,14 +26,32 @@ _POWER = 1e-6  # of what is asked, at the least
 
 
 class GenerateSettings(TaskSettings):
-    prompt: str = Field("", description="of all pictures that have neither class nor sentence, such as 'a photo of sks dog'")
-    words: list[str] = Field(default_factory=list, description="classes or words that the painter knows; default: the data's")
-    names: bool = Field(False, description="whether these are names of classes; default: what the data has")
+    prompt: str = Field(
+        "",
+        description="of all pictures that have neither class nor sentence, such as 'a photo of sks dog'",
+    )
+    words: list[str] = Field(
+        default_factory=list,
+        description="classes or words that the painter knows; default: the data's",
+    )
+    names: bool = Field(
+        False, description="whether these are names of classes; default: what the data has"
+    )
     most: int = Field(40, ge=1, description="words of a sentence at the most")
-    silent: float = Field(0.1, ge=0, lt=1, description="share of pictures shown without their sentence (Ho & Salimans 2022)")
-    examples: list[str] = Field(default_factory=list, description="sentences of pictures in reports; default: some of the data's")
+    silent: float = Field(
+        0.1,
+        ge=0,
+        lt=1,
+        description="share of pictures shown without their sentence (Ho & Salimans 2022)",
+    )
+    examples: list[str] = Field(
+        default_factory=list,
+        description="sentences of pictures in reports; default: some of the data's",
+    )
     steps: int = Field(30, ge=1, description="steps from noise to picture")
-    guidance: float = Field(3.0, ge=0, description="how far to go towards what the sentence says; 1 = as learnt")
+    guidance: float = Field(
+        3.0, ge=0, description="how far to go towards what the sentence says; 1 = as learnt"
+    )
 
 
 @dataclass
@@ -69,24 +87,39 @@ class Generate(Task):
     settings: GenerateSettings
 
     @classmethod
-    def settle(cls, settings: dict[str, Any], truths: Sequence[Any], classes: tuple[str, ...], facts: Facts) -> list[Settled]:
+    def settle(
+        cls, settings: dict[str, Any], truths: Sequence[Any], classes: tuple[str, ...], facts: Facts
+    ) -> list[Settled]:
         prompt = settings.get("prompt", "")
-        sentences = list(dict.fromkeys(sentence for truth in truths for sentence in _sentences(truth, prompt)))
+        sentences = list(
+            dict.fromkeys(sentence for truth in truths for sentence in _sentences(truth, prompt))
+        )
         names = any(isinstance(truth, Labels) for truth in truths)
         found: list[Settled] = []
         if "words" not in settings:
             words = list(classes) if names else Words.of(sentences)
             what = "classes" if names else "words and marks of the sentences"
-            found += [("names", names, "this is how the data tells them"), ("words", words, f"the {len(words)} {what} of the data")]
+            found += [
+                ("names", names, "this is how the data tells them"),
+                ("words", words, f"the {len(words)} {what} of the data"),
+            ]
         if "examples" not in settings:
-            found.append(("examples", sentences[:: max(1, len(sentences) // _EXAMPLES)][:_EXAMPLES], "some of the data's"))
+            found.append(
+                (
+                    "examples",
+                    sentences[:: max(1, len(sentences) // _EXAMPLES)][:_EXAMPLES],
+                    "some of the data's",
+                )
+            )
         return found
 
     def head(self, backbone: Backbone) -> nn.Module:
         assert isinstance(backbone, Painter)
         asked = self.settings
         vocabulary = (Names if asked.names else Words)(asked.words)
-        return nn.Identity() if backbone.reads else Reader(vocabulary, backbone.said_width, asked.most)
+        return (
+            nn.Identity() if backbone.reads else Reader(vocabulary, backbone.said_width, asked.most)
+        )
 
     def begin(self, backbone: Backbone, head: nn.Module) -> None:
         assert isinstance(backbone, Painter)
@@ -100,7 +133,9 @@ class Generate(Task):
         count = 0 if self.settings.names else len(Words(()).encode(sentence))
         if count > self.settings.most:
             what = f"a sentence has {count} words, more than the {self.settings.most} that are read"
-            raise DataError(what, where=sentence[:60], hint=f"--set task.most={count}, or shorten it")
+            raise DataError(
+                what, where=sentence[:60], hint=f"--set task.most={count}, or shorten it"
+            )
         return {"sentence": sentence}
 
     def forward(self, backbone: Backbone, head: nn.Module, batch: Batch) -> Noised:
@@ -111,14 +146,32 @@ class Generate(Task):
         sentences = [target.get("sentence", self.settings.prompt) for target in batch.targets]
         if torch.is_grad_enabled():
             silent = torch.rand(len(sentences)) < self.settings.silent
-            sentences = ["" if each else sentence for each, sentence in zip(silent.tolist(), sentences, strict=True)]
-            draws = [(backbone.times(len(clean)).to(clean.device), torch.randn(clean.shape).to(clean.device))]
+            sentences = [
+                "" if each else sentence
+                for each, sentence in zip(silent.tolist(), sentences, strict=True)
+            ]
+            draws = [
+                (
+                    backbone.times(len(clean)).to(clean.device),
+                    torch.randn(clean.shape).to(clean.device),
+                )
+            ]
         else:
-            noise = torch.stack([torch.randn(clean.shape[1:], generator=_seeded(int(index))) for index in batch.indices])
-            draws = [(torch.full((len(clean),), time, device=clean.device), noise.to(clean.device)) for time in _TIMES]
+            noise = torch.stack(
+                [
+                    torch.randn(clean.shape[1:], generator=_seeded(int(index)))
+                    for index in batch.indices
+                ]
+            )
+            draws = [
+                (torch.full((len(clean),), time, device=clean.device), noise.to(clean.device))
+                for time in _TIMES
+            ]
         said = self.read(backbone, head, sentences)
         asked = [backbone.asked(clean, noise, time) for time, noise in draws]
-        answers = [backbone.answer(backbone.mixed(clean, noise, time), time, said) for time, noise in draws]
+        answers = [
+            backbone.answer(backbone.mixed(clean, noise, time), time, said) for time, noise in draws
+        ]
         return Noised(torch.stack(asked), torch.stack(answers))
 
     @staticmethod
@@ -142,8 +195,17 @@ class Generate(Task):
         def read(asked: Sequence[str]) -> Said:
             return self.read(backbone, head, asked)
 
-        images = painted(backbone, read, sentences, range(len(sentences)), self.settings.steps, self.settings.guidance)
-        return list(zip(sentences, map(Picture, as_pixels(images, spec.mean, spec.std)), strict=True))
+        images = painted(
+            backbone,
+            read,
+            sentences,
+            range(len(sentences)),
+            self.settings.steps,
+            self.settings.guidance,
+        )
+        return list(
+            zip(sentences, map(Picture, as_pixels(images, spec.mean, spec.std)), strict=True)
+        )
 
 
 def _sentences(truth: Any, prompt: str) -> tuple[str, ...]:

@@ -32,17 +32,27 @@ _LOSSES: dict[str, Callable[[], nn.Module]] = {
 
 
 class SegmentSettings(PlaceSettings):
-    head: str = Field("deeplab", description="decoder: deeplab, fpn, segformer, unet, upernet, dpt; native: the backbone paints")
+    head: str = Field(
+        "deeplab",
+        description="decoder: deeplab, fpn, segformer, unet, upernet, dpt; native: the backbone paints",
+    )
     width: int = Field(128, ge=16, multiple_of=8, description="channels of the decoder")
-    loss: str = Field("cross_entropy+dice", description="cross_entropy, dice, focal, lovasz, or a sum of them joined by +")
-    dropout: float = Field(0.0, ge=0, lt=1, description="dropout of whole channels before the classifier")
+    loss: str = Field(
+        "cross_entropy+dice",
+        description="cross_entropy, dice, focal, lovasz, or a sum of them joined by +",
+    )
+    dropout: float = Field(
+        0.0, ge=0, lt=1, description="dropout of whole channels before the classifier"
+    )
 
     @field_validator("loss")
     @classmethod
     def _known(cls, value: str) -> str:
         unknown = set(value.split("+")) - set(_LOSSES)
         if unknown:
-            raise ValueError(f"no loss is called {sorted(unknown)[0]!r}: {', '.join(_LOSSES)}, or a sum such as cross_entropy+dice")
+            raise ValueError(
+                f"no loss is called {sorted(unknown)[0]!r}: {', '.join(_LOSSES)}, or a sum such as cross_entropy+dice"
+            )
         return value
 
 
@@ -61,7 +71,9 @@ class SegmentationHead(nn.Module):
         """Raises UsageError where a single image teaches nothing."""
         if self.training and self.decoder.pools and len(batch) == 1:
             hint = "--batch-size 2 or more, or a decoder that does not pool, such as --set task.head=fpn"
-            raise UsageError("this decoder cannot learn from one image at once", where="task.head", hint=hint)
+            raise UsageError(
+                "this decoder cannot learn from one image at once", where="task.head", hint=hint
+            )
         return self.painted(features, _square(batch.images))
 
     def painted(self, features: Features, size: tuple[int, int]) -> Tensor:
@@ -76,7 +88,9 @@ class NativeHead(nn.Module):
         return self.painted(features, _square(batch.images))
 
     def painted(self, features: Features, size: tuple[int, int]) -> Tensor:
-        return functional.interpolate(features.native.float(), size, mode="bilinear", align_corners=False)
+        return functional.interpolate(
+            features.native.float(), size, mode="bilinear", align_corners=False
+        )
 
 
 def _square(images: Tensor) -> tuple[int, int]:
@@ -108,12 +122,17 @@ class Segment(PlaceTask):
         masks = torch.stack([target["mask"].as_subclass(Tensor) for target in batch.targets])
         if bool((masks == IGNORED).all()):
             return {"loss": output.sum() * 0}
-        return {name: _LOSSES[name]()(output.float(), masks) for name in self.settings.loss.split("+")}
+        return {
+            name: _LOSSES[name]()(output.float(), masks) for name in self.settings.loss.split("+")
+        }
 
     def decode(self, output: Tensor, batch: Batch) -> list[Regions]:
         """Masks of the upright originals, int16: the logits are stretched to their size, then the greatest wins."""
         parts = zip(output.float(), batch.views, batch.sizes, strict=True)
-        masks = (_unframed(logits, view, size).argmax(0).to(torch.int16).cpu().numpy() for logits, view, size in parts)
+        masks = (
+            _unframed(logits, view, size).argmax(0).to(torch.int16).cpu().numpy()
+            for logits, view, size in parts
+        )
         return [Regions(mask).packed() for mask in masks]
 
     def portable(self, backbone: Backbone, head: nn.Module, images: Tensor) -> dict[str, Tensor]:
@@ -137,7 +156,9 @@ class Segment(PlaceTask):
 
         return Question(self.classes[place], score, chance)
 
-    def join(self, parts: Sequence[tuple[tuple[int, int], Regions]], size: tuple[int, int]) -> Regions:
+    def join(
+        self, parts: Sequence[tuple[tuple[int, int], Regions]], size: tuple[int, int]
+    ) -> Regions:
         return joined_regions(parts, size)
 
 

@@ -79,7 +79,13 @@ class Tuning(ABC):
         the head can describe features: before any step, or in the place of all."""
         into_head(model.head, known.solution)
         tried = ", ".join(f"{c:g}: {loss:.3f}" for c, loss in known.solution.tried.items())
-        return [("head.C", known.solution.strength, f"least log loss over {len(set(known.folds))} folds by group ({tried})")]
+        return [
+            (
+                "head.C",
+                known.solution.strength,
+                f"least log loss over {len(set(known.folds))} folds by group ({tried})",
+            )
+        ]
 
     def expect(self, model: Adaptable, tensors: Mapping[str, Tensor]) -> None:  # noqa: B027
         """Before a run's tensors are put in: may shape what is as large as the run had training images."""
@@ -88,7 +94,11 @@ class Tuning(ABC):
         """Folds added parameters into the weights, so that the network is the plain one again."""
         if self.unmergeable:
             what = f"what the tuning {type(self).__module__.rpartition('.')[2]!r} adds cannot be folded into the network"
-            raise UsageError(what, why=self.unmergeable, hint="use it as it is, or fit with a tuning that merges, such as lora")
+            raise UsageError(
+                what,
+                why=self.unmergeable,
+                hint="use it as it is, or fit with a tuning that merges, such as lora",
+            )
 
     # --- what some need while they train
 

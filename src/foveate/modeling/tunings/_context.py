@@ -20,10 +20,14 @@ _SPREAD = 0.02  # of random first words, as the paper has it
 
 class ContextSettings(PromptSettings):
     prompts: str | dict[str, str | list[str]] | None = Field(
-        None, description="a .yaml or .json file that maps each class to the words after the learnt ones; default: its name"
+        None,
+        description="a .yaml or .json file that maps each class to the words after the learnt ones; default: its name",
     )
     context: int = Field(4, ge=1, description="learnt words before each class's name")
-    start: str = Field("a photo of a", description="what the learnt words begin as, as far as it goes; empty: random")
+    start: str = Field(
+        "a photo of a",
+        description="what the learnt words begin as, as far as it goes; empty: random",
+    )
 
 
 def phrases(classes: Sequence[str], settings: ContextSettings) -> list[str]:
@@ -31,8 +35,13 @@ def phrases(classes: Sequence[str], settings: ContextSettings) -> list[str]:
     if settings.prompts is None:
         return [spoken(name) for name in classes]
     assert isinstance(settings.prompts, dict)
-    found = [[text] if isinstance(text, str) else text for text in (settings.prompts[name] for name in classes)]
-    several = next((name for name, texts in zip(classes, found, strict=True) if len(texts) > 1), None)
+    found = [
+        [text] if isinstance(text, str) else text
+        for text in (settings.prompts[name] for name in classes)
+    ]
+    several = next(
+        (name for name, texts in zip(classes, found, strict=True) if len(texts) > 1), None
+    )
     if several is not None:
         what = f"the class {several!r} has several prompts, and learnt words stand before one"
         raise UsageError(what, where="tuning.prompts", hint=f"{several}: {spoken(several)}")
@@ -54,12 +63,28 @@ class Slots(nn.Module):
         self.first, self.room = _begins(backbone), room
         padding = backbone.tokenise([""])[0, -1]
         if room >= ids.shape[1] or bool((ids[:, ids.shape[1] - room :] != padding).any()):
-            why, hint = f"of {ids.shape[1]} tokens the longest name leaves fewer than {room}", "--set tuning.context=2"
-            raise UsageError("there is no room for so many learnt words", where="tuning.context", why=why, hint=hint)
-        filler = ids[:, self.first : self.first + 1].expand(-1, room)  # an ordinary word: neither the end of a sentence nor padding
+            why, hint = (
+                f"of {ids.shape[1]} tokens the longest name leaves fewer than {room}",
+                "--set tuning.context=2",
+            )
+            raise UsageError(
+                "there is no room for so many learnt words",
+                where="tuning.context",
+                why=why,
+                hint=hint,
+            )
+        filler = ids[:, self.first : self.first + 1].expand(
+            -1, room
+        )  # an ordinary word: neither the end of a sentence nor padding
         kept = ids.shape[1] - room
-        self.register_buffer("ids", torch.cat([ids[:, : self.first], filler, ids[:, self.first : kept]], 1), persistent=False)
-        self.register_buffer("words", backbone.embed_tokens(ids[:, :kept]).detach().clone(), persistent=False)
+        self.register_buffer(
+            "ids",
+            torch.cat([ids[:, : self.first], filler, ids[:, self.first : kept]], 1),
+            persistent=False,
+        )
+        self.register_buffer(
+            "words", backbone.embed_tokens(ids[:, :kept]).detach().clone(), persistent=False
+        )
 
     def forward(self, context: Tensor) -> Tensor:
         """(M, W) for all classes or (K, M, W) -> (K, L, W)."""

@@ -24,7 +24,9 @@ class ShotTuning(Tuning):
         head: Any = model.head
         if not hasattr(head, "linear"):
             hint = "--tuning head trains it; full, last and lora the backbone too"
-            raise UsageError("this task's head cannot be solved in closed form", where="tuning", hint=hint)
+            raise UsageError(
+                "this task's head cannot be solved in closed form", where="tuning", hint=hint
+            )
         model.backbone.requires_grad_(False)
         head.requires_grad_(True)
         head.unit = self.unit
@@ -38,7 +40,14 @@ class ShotTuning(Tuning):
         fit, choices = self.fitter(known)
         solution, scale = solved(known, fit, self.unit, self.usual)
         into_head(model.head, solution)
-        return [*choices, ("head.scale", scale, f"least log loss of left-out images; {self.usual:g} where none can be left out")]
+        return [
+            *choices,
+            (
+                "head.scale",
+                scale,
+                f"least log loss of left-out images; {self.usual:g} where none can be left out",
+            ),
+        ]
 
 
 def refuse_several(known: Known) -> None:

@@ -34,10 +34,14 @@ def _convolves(module: nn.Module) -> bool:
 
 def is_norm(module: nn.Module) -> bool:
     """A normalisation with a scale of its own."""
-    return "norm" in type(module).__name__.lower() and isinstance(getattr(module, "weight", None), nn.Parameter)
+    return "norm" in type(module).__name__.lower() and isinstance(
+        getattr(module, "weight", None), nn.Parameter
+    )
 
 
-def called(backbone: Backbone, fits: Callable[[nn.Module], bool], lacks: str, hint: str = "--tuning full") -> list[str]:
+def called(
+    backbone: Backbone, fits: Callable[[nn.Module], bool], lacks: str, hint: str = "--tuning full"
+) -> list[str]:
     """Names of the fitting modules that a forward pass calls; raises UsageError, which says what the backbone `lacks`.
 
     Some networks read a layer's weight without calling the layer (the fused attention of BEiT and EVA): what is put in the place of

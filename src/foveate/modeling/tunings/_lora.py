@@ -30,4 +30,10 @@ class LoraTuning(PeftTuning):
     def config(self, model: Adaptable, targets: list[str]) -> Any:
         own = self.settings
         alpha: Any = own.alpha  # peft writes int and takes any number
-        return LoraConfig(r=own.rank, lora_alpha=alpha, lora_dropout=own.dropout, target_modules=targets, **self.variant)
+        return LoraConfig(
+            r=own.rank,
+            lora_alpha=alpha,
+            lora_dropout=own.dropout,
+            target_modules=targets,
+            **self.variant,
+        )

@@ -40,8 +40,12 @@ class PeftTuning(Tuning):
         config = self.config(model, self.targets(model))
         model.backbone.requires_grad_(False)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # peft warns about layer types that were left out on purpose
-            self.tuner = PEFT_TYPE_TO_TUNER_MAPPING[config.peft_type](model.backbone, config, ADAPTER)
+            warnings.simplefilter(
+                "ignore"
+            )  # peft warns about layer types that were left out on purpose
+            self.tuner = PEFT_TYPE_TO_TUNER_MAPPING[config.peft_type](
+                model.backbone, config, ADAPTER
+            )
         model.head.requires_grad_(True)
 
     def merge(self, model: Adaptable) -> None:

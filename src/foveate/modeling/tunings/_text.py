@@ -28,13 +28,16 @@ TEMPLATES = ["a photo of a {}.", "a photo of the {}.", "a picture of a {}.", "{}
 
 class PromptSettings(TuningSettings):
     prompts: str | dict[str, str | list[str]] | None = Field(
-        None, description="a .yaml or .json file that maps each class to a sentence, or to several, in the place of templates"
+        None,
+        description="a .yaml or .json file that maps each class to a sentence, or to several, in the place of templates",
     )
 
 
 class TextSettings(PromptSettings):
     templates: list[str] = Field(
-        TEMPLATES, min_length=1, description="sentences with {} for the name of a class; their embeddings are averaged"
+        TEMPLATES,
+        min_length=1,
+        description="sentences with {} for the name of a class; their embeddings are averaged",
     )
 
 
@@ -55,7 +58,9 @@ class CosineHead(nn.Module):
 
     def forward(self, features: Features, batch: Batch | None = None) -> Tensor:
         assert features.pooled is not None
-        with torch.autocast(features.pooled.device.type, enabled=False):  # a scale of 100 lets the rounding of bf16 decide
+        with torch.autocast(
+            features.pooled.device.type, enabled=False
+        ):  # a scale of 100 lets the rounding of bf16 decide
             return self.logits(functional.normalize(features.pooled.float(), dim=1))
 
     def compared(self, images: Tensor, text: Tensor) -> Tensor:
@@ -146,7 +151,11 @@ def settled_prompts(settings: dict[str, Any], classes: Sequence[str]) -> list[Ch
     for template in settings.get("templates", []):
         if "{}" not in str(template):
             hint = "a photo of a {}."
-            raise UsageError(f"the template {template!r} has no place for a name", where="tuning.templates", hint=hint)
+            raise UsageError(
+                f"the template {template!r} has no place for a name",
+                where="tuning.templates",
+                hint=hint,
+            )
     if found is not None:
         _refuse_unfit(found, classes)
     return [("prompts", found, f"read from {given}")] if isinstance(given, str) else []
@@ -155,9 +164,15 @@ def settled_prompts(settings: dict[str, Any], classes: Sequence[str]) -> list[Ch
 def sentences(classes: Sequence[str], settings: TextSettings) -> list[list[str]]:
     """For each class what it is asked for with; underscores in names are spaces."""
     if settings.prompts is None:
-        return [[template.replace("{}", spoken(name)) for template in settings.templates] for name in classes]
+        return [
+            [template.replace("{}", spoken(name)) for template in settings.templates]
+            for name in classes
+        ]
     assert isinstance(settings.prompts, dict)
-    return [[text] if isinstance(text, str) else list(text) for text in (settings.prompts[name] for name in classes)]
+    return [
+        [text] if isinstance(text, str) else list(text)
+        for text in (settings.prompts[name] for name in classes)
+    ]
 
 
 def spoken(name: str) -> str:
@@ -168,10 +183,16 @@ def text_backbone(model: Adaptable) -> TextBackbone:
     """Raises UsageError for a backbone that embeds no sentences, and for a question that is not about whole images."""
     hint = "--backbone clip:ViT-B-32, or clip:FOLDER (foveate models 'clip:*' lists them)"
     if not isinstance(model.backbone, TextBackbone):
-        raise UsageError("this backbone embeds no sentences, so that names mean nothing to it", where="backbone.name", hint=hint)
+        raise UsageError(
+            "this backbone embeds no sentences, so that names mean nothing to it",
+            where="backbone.name",
+            hint=hint,
+        )
     if not hasattr(model.head, "linear"):
         hint = "--backbone hf:google/owlv2-base-patch16-ensemble finds boxes by name, hf:CIDAS/clipseg-rd64-refined pixels"
-        raise UsageError("a backbone of whole images answers about whole images only", where="tuning", hint=hint)
+        raise UsageError(
+            "a backbone of whole images answers about whole images only", where="tuning", hint=hint
+        )
     if model.multilabel:
         what = "names are compared for the one class that an image shows, and these images have several, or none"
         raise UsageError(what, where="tuning", hint="--tuning probe takes several classes an image")
@@ -181,7 +202,10 @@ def text_backbone(model: Adaptable) -> TextBackbone:
 def embedded(backbone: TextBackbone, classes: list[list[str]]) -> Tensor:
     """(K, D) of length 1: the mean of each class's embeddings of length 1 (Radford et al. 2021, section 3.1.4)."""
     every = [text for each in classes for text in each]
-    chunks = [backbone.embed_text(every[place : place + _AT_ONCE]) for place in range(0, len(every), _AT_ONCE)]
+    chunks = [
+        backbone.embed_text(every[place : place + _AT_ONCE])
+        for place in range(0, len(every), _AT_ONCE)
+    ]
     found = functional.normalize(torch.cat(chunks).float(), dim=-1)
     parts = torch.split(found, [len(each) for each in classes])
     return functional.normalize(torch.stack([part.mean(0) for part in parts]), dim=-1)
@@ -195,13 +219,25 @@ def _read(file: Path) -> dict[str, Any]:
         text = file.read_text(encoding="utf-8")
         found, root = plain(text), yaml.compose(text, Loader=yaml.SafeLoader)
     except ValueError as error:
-        raise UsageError("this prompt file is neither YAML nor JSON", where=file, why=str(error).replace("\n", " ")[:200]) from None
+        raise UsageError(
+            "this prompt file is neither YAML nor JSON",
+            where=file,
+            why=str(error).replace("\n", " ")[:200],
+        ) from None
     if not isinstance(root, yaml.MappingNode) or not isinstance(found, dict):
-        raise UsageError("a prompt file maps each class to a sentence or several", where=file, hint="cat: a photo of a cat.")
+        raise UsageError(
+            "a prompt file maps each class to a sentence or several",
+            where=file,
+            hint="cat: a photo of a cat.",
+        )
     names = [str(key.value) for key, _ in root.value]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
-        raise UsageError(f"the class {twice!r} stands here twice", where=file, hint=f"{twice}: [one sentence, another]")
+        raise UsageError(
+            f"the class {twice!r} stands here twice",
+            where=file,
+            hint=f"{twice}: [one sentence, another]",
+        )
     return {str(name): value for name, value in found.items()}
 
 
@@ -214,4 +250,8 @@ def _refuse_unfit(prompts: dict[str, Any], classes: Sequence[str]) -> None:
         texts = given if isinstance(given, list) else [given]
         if not texts or not all(isinstance(text, str) and text.strip() for text in texts):
             hint = f"{name}: a photo of a {name}."
-            raise UsageError(f"the class {name!r} has no prompt, or an empty one", where="tuning.prompts", hint=hint)
+            raise UsageError(
+                f"the class {name!r} has no prompt, or an empty one",
+                where="tuning.prompts",
+                hint=hint,
+            )

@@ -50,7 +50,9 @@ class TipHead(TextHead):
         return features.pooled.float()
 
     def logits(self, images: Tensor) -> Tensor:
-        return super().logits(images) + self.alpha * votes(images, self.keys, self.owners, len(self.text), self.beta)
+        return super().logits(images) + self.alpha * votes(
+            images, self.keys, self.owners, len(self.text), self.beta
+        )
 
 
 class TipTuning(TextTuning):
@@ -60,12 +62,16 @@ class TipTuning(TextTuning):
 
     @torch.no_grad()
     def head(self, backbone: TextBackbone, classes: Sequence[str]) -> TipHead:
-        return TipHead(backbone, embedded(backbone, sentences(classes, self.settings)), self.trained)
+        return TipHead(
+            backbone, embedded(backbone, sentences(classes, self.settings)), self.trained
+        )
 
     def expect(self, model: Adaptable, tensors: Mapping[str, Tensor]) -> None:
         head: Any = model.head
         if "head.keys" in tensors:
-            head.hold(torch.zeros_like(tensors["head.keys"]), torch.zeros_like(tensors["head.owners"]))
+            head.hold(
+                torch.zeros_like(tensors["head.keys"]), torch.zeros_like(tensors["head.owners"])
+            )
 
     @torch.no_grad()
     def solve(self, model: Adaptable, known: Known) -> list[Choice]:
@@ -85,13 +91,17 @@ class TipTuning(TextTuning):
         return [("head.alpha", alpha, why), ("head.beta", beta, why)]
 
 
-def votes(images: Tensor, keys: Tensor, owners: Tensor, classes: int, beta: Tensor | float) -> Tensor:
+def votes(
+    images: Tensor, keys: Tensor, owners: Tensor, classes: int, beta: Tensor | float
+) -> Tensor:
     """(B, D), (N, D), (N,) -> (B, K): how near the images of each class are."""
     nearness = (-beta * (1 - images @ keys.T)).exp()
     return nearness @ functional.one_hot(owners, classes).to(nearness.dtype)
 
 
-def _left_out(images: Tensor, owners: Tensor, plain: Tensor, folds: np.ndarray) -> dict[tuple[float, float], float]:
+def _left_out(
+    images: Tensor, owners: Tensor, plain: Tensor, folds: np.ndarray
+) -> dict[tuple[float, float], float]:
     """(alpha, beta) -> mean log loss over images that the cache does not hold; empty where there is one fold.
 
     `plain`: (N, K) logits by the sentences alone.

@@ -15,12 +15,17 @@ from foveate.modeling.tunings._peft import PeftTuning
 
 _WARM, _COOL = 0.1, 0.3  # shares of the steps before ranks fall and after they have fallen
 _PENALTY = 0.5  # weight of the distance from orthogonality, as in the paper's experiments
-_PARTS = ("exp_avg_ipt", "exp_avg_unc")  # what peft's allocator averages: importance and its uncertainty, by parameter
+_PARTS = (
+    "exp_avg_ipt",
+    "exp_avg_unc",
+)  # what peft's allocator averages: importance and its uncertainty, by parameter
 
 
 class AdaloraSettings(TuningSettings):
     rank: int = Field(8, ge=1, description="mean rank of the updates in the end")
-    start_rank: int = Field(12, ge=1, description="rank of every update in the beginning; more than rank")
+    start_rank: int = Field(
+        12, ge=1, description="rank of every update in the beginning; more than rank"
+    )
     alpha: float = Field(16.0, gt=0, description="scale of the updates")
 
 
@@ -39,8 +44,17 @@ class Adalora(PeftTuning):
 
     def add_gradients(self, model: Adaptable) -> None:
         """The gradient of the mean over all A and B of |A Aᵀ - 1| or |Bᵀ B - 1| (equation 4 of the paper)."""
-        parts = [(name, value) for name, value in model.backbone.named_parameters() if "lora_A" in name or "lora_B" in name]
-        penalty = torch.stack([_skew(value @ value.T if "lora_A" in name else value.T @ value) for name, value in parts]).mean()
+        parts = [
+            (name, value)
+            for name, value in model.backbone.named_parameters()
+            if "lora_A" in name or "lora_B" in name
+        ]
+        penalty = torch.stack(
+            [
+                _skew(value @ value.T if "lora_A" in name else value.T @ value)
+                for name, value in parts
+            ]
+        ).mean()
         (_PENALTY * penalty).backward()  # type: ignore[no-untyped-call]
 
     def stepped(self, model: Adaptable, step: int, steps: int) -> None:
@@ -52,8 +66,14 @@ class Adalora(PeftTuning):
 
     def memory(self) -> dict[str, Tensor]:
         config, allocator = self._parts()
-        found = {f"{part}/{name}": value for part in _PARTS for name, value in getattr(allocator, part).items()}
-        return found | {f"kept/{name}": torch.tensor(kept) for name, kept in (config.rank_pattern or {}).items()}
+        found = {
+            f"{part}/{name}": value
+            for part in _PARTS
+            for name, value in getattr(allocator, part).items()
+        }
+        return found | {
+            f"kept/{name}": torch.tensor(kept) for name, kept in (config.rank_pattern or {}).items()
+        }
 
     def remember(self, memory: Mapping[str, Tensor]) -> None:
         config, allocator = self._parts()
@@ -70,5 +90,7 @@ class Adalora(PeftTuning):
 
 
 def _skew(square: Tensor) -> Tensor:
-    distance: Tensor = torch.linalg.matrix_norm(square - torch.eye(len(square), device=square.device))
+    distance: Tensor = torch.linalg.matrix_norm(
+        square - torch.eye(len(square), device=square.device)
+    )
     return distance

@@ -25,7 +25,11 @@ class _BesideMlp(nn.Module):
         self.mlp, self.scale = mlp, settings.scale
         self.down, self.up = nn.Linear(outer, settings.width), nn.Linear(settings.width, outer)
         nn.init.kaiming_uniform_(self.down.weight, a=math.sqrt(5))
-        for zero in (self.down.bias, self.up.weight, self.up.bias):  # it starts as if it were not there
+        for zero in (
+            self.down.bias,
+            self.up.weight,
+            self.up.bias,
+        ):  # it starts as if it were not there
             nn.init.zeros_(zero)
 
     def forward(self, x: Tensor, *more: Any, **named: Any) -> Tensor:
@@ -40,18 +44,34 @@ class AdaptFormer(Tuning):
     settings: AdaptFormerSettings
 
     def apply(self, model: Adaptable) -> None:
-        names = called(model.backbone, lambda module: _width(module) is not None, "MLP of a Transformer block", "--tuning lora")
+        names = called(
+            model.backbone,
+            lambda module: _width(module) is not None,
+            "MLP of a Transformer block",
+            "--tuning lora",
+        )
         model.backbone.requires_grad_(False)
         for name in names:
             parent, _, last = name.rpartition(".")
             mlp = model.backbone.get_submodule(name)
-            setattr(model.backbone.get_submodule(parent), last, _BesideMlp(mlp, cast(int, _width(mlp)), self.settings))
+            setattr(
+                model.backbone.get_submodule(parent),
+                last,
+                _BesideMlp(mlp, cast(int, _width(mlp)), self.settings),
+            )
         model.head.requires_grad_(True)
 
 
 def _width(module: nn.Module) -> int | None:
     """D of an MLP that reads and gives (..., D); None for anything else."""
-    first, last = getattr(module, "fc1", getattr(module, "fc1_g", None)), getattr(module, "fc2", None)
-    if isinstance(first, nn.Linear) and isinstance(last, nn.Linear) and first.in_features == last.out_features:
+    first, last = (
+        getattr(module, "fc1", getattr(module, "fc1_g", None)),
+        getattr(module, "fc2", None),
+    )
+    if (
+        isinstance(first, nn.Linear)
+        and isinstance(last, nn.Linear)
+        and first.in_features == last.out_features
+    ):
         return first.in_features
     return None

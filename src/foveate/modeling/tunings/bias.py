@@ -14,7 +14,11 @@ class Bias(Tuning):
     suggests: ClassVar[dict[str, Any]] = {"training.lr": 1e-2}
 
     def apply(self, model: Adaptable) -> None:
-        biases = [value for name, value in model.backbone.named_parameters() if name.rpartition(".")[2].endswith("bias")]
+        biases = [
+            value
+            for name, value in model.backbone.named_parameters()
+            if name.rpartition(".")[2].endswith("bias")
+        ]
         if not biases:
             raise UsageError("this backbone has no bias", where="tuning", hint="--tuning lora")
         model.backbone.requires_grad_(False)

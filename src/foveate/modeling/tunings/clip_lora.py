@@ -14,11 +14,25 @@ from torch.nn.utils import parametrize
 from foveate.errors import UsageError
 from foveate.modeling.backbones import TextBackbone
 from foveate.modeling.tunings import Adaptable, TuningSettings
-from foveate.modeling.tunings._text import CosineHead, LiveHead, TextSettings, TextTuning, embedded, sentences
+from foveate.modeling.tunings._text import (
+    CosineHead,
+    LiveHead,
+    TextSettings,
+    TextTuning,
+    embedded,
+    sentences,
+)
 
 _WHOLE = "in_proj_weight"  # queries, keys and values one below the other, a parameter of the attention itself
 _APART = ("q_proj_weight", "k_proj_weight", "v_proj_weight")
-_LAYERS = {"qkv": 3, "kv": 2, "q": 1, "q_proj": 1, "k_proj": 1, "v_proj": 1}  # linear layers of an attention: matrices in each
+_LAYERS = {
+    "qkv": 3,
+    "kv": 2,
+    "q": 1,
+    "q_proj": 1,
+    "k_proj": 1,
+    "v_proj": 1,
+}  # linear layers of an attention: matrices in each
 
 
 class ClipLoraSettings(TextSettings):
@@ -27,7 +41,7 @@ class ClipLoraSettings(TextSettings):
     templates: list[str] = Field(
         ["a photo of a {}."],
         min_length=1,
-        description="sentences with {} for the name; every step embeds them all for every class"
+        description="sentences with {} for the name; every step embeds them all for every class",
     )
 
 
@@ -76,9 +90,16 @@ class ClipLora(TextTuning):
             found = list(_projections(network))
             if not found:
                 hint = "--tuning coop, which leaves the networks as they are"
-                raise UsageError(f"the network of the {what} has no attention", where="tuning", hint=hint)
+                raise UsageError(
+                    f"the network of the {what} has no attention", where="tuning", hint=hint
+                )
             for module, name, parts in found:
-                update = _Update(getattr(module, name), parts, self.settings.rank, self.settings.alpha / self.settings.rank)
+                update = _Update(
+                    getattr(module, name),
+                    parts,
+                    self.settings.rank,
+                    self.settings.alpha / self.settings.rank,
+                )
                 parametrize.register_parametrization(module, name, update)
 
     def merge(self, model: Adaptable) -> None:

@@ -25,15 +25,22 @@ class _Head(AskingHead):
         super().__init__(backbone)
         self.slots, self.context = slots, nn.Parameter(context)
         middle = max(1, backbone.width // _NARROW)
-        self.shift = nn.Sequential(nn.Linear(backbone.width, middle), nn.ReLU(), nn.Linear(middle, context.shape[1]))
+        self.shift = nn.Sequential(
+            nn.Linear(backbone.width, middle), nn.ReLU(), nn.Linear(middle, context.shape[1])
+        )
 
     def logits(self, images: Tensor) -> Tensor:
         """Image by image: the sentences of one are as many as other tunings have for all."""
-        return self.compared(images, torch.stack([self._classes(self.context + shift) for shift in self.shift(images)]))
+        return self.compared(
+            images,
+            torch.stack([self._classes(self.context + shift) for shift in self.shift(images)]),
+        )
 
     def _classes(self, context: Tensor) -> Tensor:
         """(M, W) -> (K, D)."""
-        return functional.normalize(self.backbone.embed_words(self.slots(context), self.slots.ids).float(), dim=1)
+        return functional.normalize(
+            self.backbone.embed_words(self.slots(context), self.slots.ids).float(), dim=1
+        )
 
 
 class Cocoop(TextTuning):

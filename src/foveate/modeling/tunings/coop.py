@@ -16,7 +16,9 @@ from foveate.modeling.tunings._text import CosineHead, LiveHead, TextTuning
 
 
 class CoopSettings(ContextSettings):
-    per_class: bool = Field(False, description="every class learns words of its own: where images are many")
+    per_class: bool = Field(
+        False, description="every class learns words of its own: where images are many"
+    )
 
 
 class _Head(LiveHead):
@@ -25,7 +27,9 @@ class _Head(LiveHead):
         self.slots, self.context = slots, nn.Parameter(context)
 
     def embedded(self) -> Tensor:
-        return functional.normalize(self.backbone.embed_words(self.slots(self.context), self.slots.ids).float(), dim=1)
+        return functional.normalize(
+            self.backbone.embed_words(self.slots(self.context), self.slots.ids).float(), dim=1
+        )
 
 
 class Coop(TextTuning):
@@ -43,4 +47,8 @@ class Coop(TextTuning):
     def head(self, backbone: TextBackbone, classes: Sequence[str]) -> CosineHead:
         slots = Slots(backbone, phrases(classes, self.settings), self.settings.context)
         context = first_words(backbone, self.settings)
-        return _Head(backbone, slots, context.repeat(len(classes), 1, 1) if self.settings.per_class else context)
+        return _Head(
+            backbone,
+            slots,
+            context.repeat(len(classes), 1, 1) if self.settings.per_class else context,
+        )

@@ -19,7 +19,9 @@ from foveate.modeling.tunings._lora import LoraSettings, LoraTuning
 class ExPLoRASettings(LoraSettings):
     rank: int = Field(32, ge=1, description="rank of each update")
     alpha: float = Field(64.0, gt=0, description="the update is scaled by alpha / rank")
-    blocks: int = Field(1, ge=1, description="how many blocks, counted from the output, move as a whole")
+    blocks: int = Field(
+        1, ge=1, description="how many blocks, counted from the output, move as a whole"
+    )
 
 
 class ExPLoRA(LoraTuning):
@@ -28,11 +30,18 @@ class ExPLoRA(LoraTuning):
 
     def targets(self, model: Adaptable) -> list[str]:
         inside = {id(module) for block in self._whole(model) for module in block.modules()}
-        return called(model.backbone, lambda module: self.fits(module) and id(module) not in inside, self.lacks)
+        return called(
+            model.backbone,
+            lambda module: self.fits(module) and id(module) not in inside,
+            self.lacks,
+        )
 
     def apply(self, model: Adaptable) -> None:
         super().apply(model)
-        for module in [*self._whole(model), *(module for module in model.backbone.modules() if is_norm(module))]:
+        for module in [
+            *self._whole(model),
+            *(module for module in model.backbone.modules() if is_norm(module)),
+        ]:
             module.requires_grad_(True)
 
     def _whole(self, model: Adaptable) -> list[nn.Module]:

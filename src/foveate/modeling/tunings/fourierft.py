@@ -14,7 +14,9 @@ from foveate.modeling.tunings._peft import PeftTuning
 
 
 class FourierSettings(TuningSettings):
-    frequencies: int = Field(1000, ge=1, description="coefficients of each layer (fewer where its matrix is smaller)")
+    frequencies: int = Field(
+        1000, ge=1, description="coefficients of each layer (fewer where its matrix is smaller)"
+    )
     scaling: float = Field(150.0, gt=0, description="factor of the update")
 
 
@@ -28,7 +30,10 @@ class FourierFt(PeftTuning):
         return is_linear(module)
 
     def config(self, model: Adaptable, targets: list[str]) -> Any:
-        sizes = {name: max(value.numel() for value in model.backbone.get_submodule(name).parameters()) for name in targets}
+        sizes = {
+            name: max(value.numel() for value in model.backbone.get_submodule(name).parameters())
+            for name in targets
+        }
         few = {name: size for name, size in sizes.items() if size < self.settings.frequencies}
         return FourierFTConfig(
             n_frequency=self.settings.frequencies,

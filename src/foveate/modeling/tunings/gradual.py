@@ -10,7 +10,9 @@ from foveate.modeling.tunings import Adaptable, Tuning, TuningSettings
 
 
 class GradualSettings(TuningSettings):
-    share: float = Field(0.5, gt=0, le=1, description="share of the epochs after which every block moves")
+    share: float = Field(
+        0.5, gt=0, le=1, description="share of the epochs after which every block moves"
+    )
 
 
 class Gradual(Tuning):

@@ -20,7 +20,9 @@ _LEAST = 1e-4  # the chance of a class that no neighbour votes for
 
 
 class KnnSettings(TuningSettings):
-    k: int = Field(NEIGHBOURS, ge=1, description="neighbours that vote; all images where there are fewer")
+    k: int = Field(
+        NEIGHBOURS, ge=1, description="neighbours that vote; all images where there are fewer"
+    )
 
 
 class NeighbourHead(nn.Module):
@@ -52,7 +54,11 @@ class Knn(Tuning):
 
     def apply(self, model: Adaptable) -> None:
         if not hasattr(model.head, "describe"):
-            raise UsageError("nearest neighbours answer about whole images only", where="tuning", hint="--tuning full")
+            raise UsageError(
+                "nearest neighbours answer about whole images only",
+                where="tuning",
+                hint="--tuning full",
+            )
         model.backbone.requires_grad_(False)
         model.head = NeighbourHead(model.head, len(model.classes), self.settings.k)
 
@@ -60,7 +66,9 @@ class Knn(Tuning):
         refuse_several(known)
         head: Any = model.head
         head.middle.copy_(torch.from_numpy(known.features.mean(0)))
-        head.hold(torch.from_numpy(known.features) - head.middle, torch.from_numpy(known.targets).float())
+        head.hold(
+            torch.from_numpy(known.features) - head.middle, torch.from_numpy(known.targets).float()
+        )
         return []
 
     def expect(self, model: Adaptable, tensors: Mapping[str, Tensor]) -> None:

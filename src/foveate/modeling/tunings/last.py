@@ -11,7 +11,9 @@ from foveate.modeling.tunings import Adaptable, Tuning, TuningSettings
 
 
 class LastSettings(TuningSettings):
-    blocks: int = Field(2, ge=1, description="how many blocks, counted from the output, move with the head")
+    blocks: int = Field(
+        2, ge=1, description="how many blocks, counted from the output, move with the head"
+    )
 
 
 class Last(Tuning):
@@ -23,7 +25,9 @@ class Last(Tuning):
         blocks = model.backbone.blocks()
         if self.settings.blocks > len(blocks):
             raise UsageError(
-                f"the backbone has {len(blocks)} blocks, not {self.settings.blocks}", where="tuning.blocks", hint="--tuning full"
+                f"the backbone has {len(blocks)} blocks, not {self.settings.blocks}",
+                where="tuning.blocks",
+                hint="--tuning full",
             )
         model.backbone.requires_grad_(False)
         for block in blocks[-self.settings.blocks :]:

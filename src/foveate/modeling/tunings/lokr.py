@@ -30,4 +30,6 @@ class Lokr(PeftTuning):
 
     def config(self, model: Adaptable, targets: list[str]) -> Any:
         alpha: Any = self.settings.alpha
-        return LoKrConfig(r=self.settings.rank, alpha=alpha, use_effective_conv2d=True, target_modules=targets)
+        return LoKrConfig(
+            r=self.settings.rank, alpha=alpha, use_effective_conv2d=True, target_modules=targets
+        )

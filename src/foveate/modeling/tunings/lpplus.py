@@ -20,4 +20,6 @@ class LpPlus(ShotTuning):
 
     def fitter(self, known: Known) -> tuple[Fitter, list[Choice]]:
         alpha = best_scale(known, centroids, self.unit)
-        return lpplus(alpha), [("head.alpha", alpha, "the class means alone lose least with it on left-out images")]
+        return lpplus(alpha), [
+            ("head.alpha", alpha, "the class means alone lose least with it on left-out images")
+        ]

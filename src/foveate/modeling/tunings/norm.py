@@ -17,7 +17,11 @@ class Norm(Tuning):
     def apply(self, model: Adaptable) -> None:
         layers = [module for module in model.backbone.modules() if is_norm(module)]
         if not layers:
-            raise UsageError("this backbone has no normalisation layer with a scale", where="tuning", hint="--tuning bias")
+            raise UsageError(
+                "this backbone has no normalisation layer with a scale",
+                where="tuning",
+                hint="--tuning bias",
+            )
         model.backbone.requires_grad_(False)
         for layer in layers:
             for value in layer.parameters(recurse=False):

@@ -28,15 +28,23 @@ _NOT_HERE = {  # these train whole layers under another name, need a language mo
 
 
 class PeftSettings(TuningSettings):
-    method: str = Field("hra", description="peft's word for the method, such as hra, oft, miss, randlora, road, waveft")
-    layers: Literal["linear", "plain", "all"] = Field(
-        "linear", description="where it stands: linear layers; plain: ungrouped convolutions too; all: depthwise ones as well"
+    method: str = Field(
+        "hra",
+        description="peft's word for the method, such as hra, oft, miss, randlora, road, waveft",
     )
-    options: dict[str, Any] = Field({}, description="arguments of the method's configuration in peft")
+    layers: Literal["linear", "plain", "all"] = Field(
+        "linear",
+        description="where it stands: linear layers; plain: ungrouped convolutions too; all: depthwise ones as well",
+    )
+    options: dict[str, Any] = Field(
+        {}, description="arguments of the method's configuration in peft"
+    )
 
 
 class Peft(PeftTuning):
-    unmergeable: ClassVar[str] = "not every method of peft can do it, and not every one does it right"
+    unmergeable: ClassVar[str] = (
+        "not every method of peft can do it, and not every one does it right"
+    )
     Settings: ClassVar[type[TuningSettings]] = PeftSettings
     settings: PeftSettings
 
@@ -48,15 +56,23 @@ class Peft(PeftTuning):
         return _KINDS[self.settings.layers][1]
 
     def config(self, model: Adaptable, targets: list[str]) -> Any:
-        known = {kind.value.lower(): kind for kind in PEFT_TYPE_TO_TUNER_MAPPING if _stands_on_layers(kind)}
+        known = {
+            kind.value.lower(): kind
+            for kind in PEFT_TYPE_TO_TUNER_MAPPING
+            if _stands_on_layers(kind)
+        }
         kind = known.get(self.settings.method.lower())
         if kind is None:
-            raise UnknownName(self.settings.method, known, kind="method of peft", where="tuning.method")
+            raise UnknownName(
+                self.settings.method, known, kind="method of peft", where="tuning.method"
+            )
         try:
             configuration: Any = PEFT_TYPE_TO_CONFIG_MAPPING[kind]
             return configuration(target_modules=targets, **self.settings.options)
         except (TypeError, ValueError) as error:
-            raise UsageError("peft does not take these options", where="tuning.options", why=_first_line(error)) from None
+            raise UsageError(
+                "peft does not take these options", where="tuning.options", why=_first_line(error)
+            ) from None
 
     def apply(self, model: Adaptable) -> None:
         """Some methods find out only in a forward pass that a layer is not for them: one is made here."""
@@ -65,8 +81,18 @@ class Peft(PeftTuning):
             side = model.backbone.input.size
             with torch.inference_mode():
                 model.backbone.eval().probe(torch.zeros(1, 3, side, side))
-        except (ValueError, TypeError, RuntimeError, NotImplementedError, AttributeError, KeyError) as error:
-            what, where = "this method of peft cannot stand in this backbone", f"tuning.method={self.settings.method}"
+        except (
+            ValueError,
+            TypeError,
+            RuntimeError,
+            NotImplementedError,
+            AttributeError,
+            KeyError,
+        ) as error:
+            what, where = (
+                "this method of peft cannot stand in this backbone",
+                f"tuning.method={self.settings.method}",
+            )
             hint = "--set tuning.layers=linear, or --tuning lora"
             raise UsageError(what, where=where, why=_first_line(error), hint=hint) from None
 

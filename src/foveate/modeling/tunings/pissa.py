@@ -20,7 +20,11 @@ _ITERATIONS = 4  # of the randomised singular value decomposition (Halko et al. 
 
 
 class PissaSettings(TuningSettings):
-    rank: int = Field(8, ge=1, description="how many singular directions of each weight are trained (fewer in narrow layers)")
+    rank: int = Field(
+        8,
+        ge=1,
+        description="how many singular directions of each weight are trained (fewer in narrow layers)",
+    )
 
 
 class _Principal(nn.Module):
@@ -58,7 +62,9 @@ class Pissa(Tuning):
         for name in names:
             layer = model.backbone.get_submodule(name)
             weight: Tensor = layer.weight  # type: ignore[assignment]
-            parametrize.register_parametrization(layer, "weight", _Principal(weight, self.settings.rank))
+            parametrize.register_parametrization(
+                layer, "weight", _Principal(weight, self.settings.rank)
+            )
         model.head.requires_grad_(True)
 
     def merge(self, model: Adaptable) -> None:

@@ -15,6 +15,8 @@ class Probe(Tuning):
     def apply(self, model: Adaptable) -> None:
         if not hasattr(model.head, "linear"):
             hint = "--tuning head trains it; full, last and lora the backbone too"
-            raise UsageError("this task's head cannot be solved in closed form", where="tuning", hint=hint)
+            raise UsageError(
+                "this task's head cannot be solved in closed form", where="tuning", hint=hint
+            )
         model.backbone.requires_grad_(False)
         model.head.requires_grad_(True)

@@ -11,5 +11,10 @@ from foveate.modeling.tunings._few_shot import ShotTuning
 class Ridge(ShotTuning):
     def fitter(self, known: Known) -> tuple[Fitter, list[Choice]]:
         penalty, tried = best_penalty(known, self.unit)
-        why = ", ".join(f"{each:.3g}: {error:.3f}" for each, error in tried.items()) or "no fold can tell"
-        return ridge(penalty), [("head.penalty", penalty, f"least squared error of left-out images ({why})")]
+        why = (
+            ", ".join(f"{each:.3g}: {error:.3f}" for each, error in tried.items())
+            or "no fold can tell"
+        )
+        return ridge(penalty), [
+            ("head.penalty", penalty, f"least squared error of left-out images ({why})")
+        ]

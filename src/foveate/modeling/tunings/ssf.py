@@ -46,7 +46,11 @@ class Ssf(Tuning):
     suggests: ClassVar[dict[str, Any]] = {"training.lr": 3e-3}
 
     def apply(self, model: Adaptable) -> None:
-        names = called(model.backbone, lambda module: is_any(module) or is_norm(module), "layer that could be scaled")
+        names = called(
+            model.backbone,
+            lambda module: is_any(module) or is_norm(module),
+            "layer that could be scaled",
+        )
         model.backbone.requires_grad_(False)
         for name in names:
             _scale(model.backbone.get_submodule(name))
@@ -65,4 +69,6 @@ def _scale(layer: nn.Module) -> None:
     factor = nn.Parameter(torch.ones(len(weight)))
     parametrize.register_parametrization(layer, "weight", _Scaled(factor))
     if getattr(layer, "bias", None) is not None:
-        parametrize.register_parametrization(layer, "bias", _Shifted(factor, nn.Parameter(torch.zeros(len(weight)))))
+        parametrize.register_parametrization(
+            layer, "bias", _Shifted(factor, nn.Parameter(torch.zeros(len(weight))))
+        )

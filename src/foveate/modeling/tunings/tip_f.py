@@ -11,10 +11,17 @@ from foveate.modeling.tunings._tip import TipTuning
 
 class TipF(TipTuning):
     trained: ClassVar[bool] = True
-    suggests: ClassVar[dict[str, Any]] = {**TipTuning.suggests, "task.smoothing": 0.0, "training.lr": 1e-3, "training.epochs": 20}
+    suggests: ClassVar[dict[str, Any]] = {
+        **TipTuning.suggests,
+        "task.smoothing": 0.0,
+        "training.lr": 1e-3,
+        "training.epochs": 20,
+    }
 
     def begin_epoch(self, model: Adaptable, epoch: int, epochs: int) -> None:
         head: Any = model.head
         if not len(head.keys):
             hint = "--set training.head_start=probe"
-            raise UsageError("the cache holds no training image", where="training.head_start", hint=hint)
+            raise UsageError(
+                "the cache holds no training image", where="training.head_start", hint=hint
+            )

@@ -16,7 +16,11 @@ from foveate.modeling.tunings._text import TextHead, TextTuning, embedded, sente
 class ZeroShot(TextTuning):
     needs_steps: ClassVar[bool] = False
     needs_images: ClassVar[bool] = False
-    suggests: ClassVar[dict[str, Any]] = {**TextTuning.suggests, "task.head": "native", "backbone.size": None}
+    suggests: ClassVar[dict[str, Any]] = {
+        **TextTuning.suggests,
+        "task.head": "native",
+        "backbone.size": None,
+    }
 
     def apply(self, model: Adaptable) -> None:
         if not isinstance(model.backbone, NativeBackbone):

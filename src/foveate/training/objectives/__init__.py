@@ -19,8 +19,15 @@ from foveate.types import Batch, Provides, Target
 
 
 class ObjectiveSettings(TaskSettings):
-    area: float = Field(0.2, gt=0, le=1, description="smallest share of the image's area that a view shows")
-    colours: float = Field(0.5, ge=0, le=1, description="strength of the random colours of views: light, contrast, hue, grey")
+    area: float = Field(
+        0.2, gt=0, le=1, description="smallest share of the image's area that a view shows"
+    )
+    colours: float = Field(
+        0.5,
+        ge=0,
+        le=1,
+        description="strength of the random colours of views: light, contrast, hue, grey",
+    )
 
 
 class Objective(Task):

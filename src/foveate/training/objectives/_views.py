@@ -59,7 +59,11 @@ class Projector(nn.Module):
         widths = [width, *[hidden] * (layers - 1)]
         parts: list[nn.Module] = []
         for here, there in pairwise(widths):
-            parts += [nn.Linear(here, there, bias=False), nn.BatchNorm1d(there), nn.ReLU(inplace=True)]
+            parts += [
+                nn.Linear(here, there, bias=False),
+                nn.BatchNorm1d(there),
+                nn.ReLU(inplace=True),
+            ]
         super().__init__()
         self.layers = nn.Sequential(*parts, nn.Linear(widths[-1], out))
 

@@ -21,14 +21,24 @@ _BOTTLENECK = 128
 
 
 class DINOSettings(ObjectiveSettings):
-    area: float = Field(0.3, gt=0, le=1, description="smallest share of the image's area that a wide view shows")
-    narrow: int = Field(4, ge=0, description="smaller views beside the two wide ones, which the student alone sees")
+    area: float = Field(
+        0.3, gt=0, le=1, description="smallest share of the image's area that a wide view shows"
+    )
+    narrow: int = Field(
+        4, ge=0, description="smaller views beside the two wide ones, which the student alone sees"
+    )
     prototypes: int = Field(1024, ge=2, description="answers to choose from")
     hidden: int = Field(512, ge=1, description="width of the projector's middle layers")
     student_temperature: float = Field(0.1, gt=0, description="of the student's answers")
-    teacher_temperature: float = Field(0.05, gt=0, description="of the teacher's, which are sharper")
-    momentum: float = Field(0.99, ge=0, le=1, description="of the teacher at first; it ends at 1, along a cosine")
-    centre_momentum: float = Field(0.9, ge=0, lt=1, description="of the mean answer, which is taken off the teacher's")
+    teacher_temperature: float = Field(
+        0.05, gt=0, description="of the teacher's, which are sharper"
+    )
+    momentum: float = Field(
+        0.99, ge=0, le=1, description="of the teacher at first; it ends at 1, along a cosine"
+    )
+    centre_momentum: float = Field(
+        0.9, ge=0, lt=1, description="of the mean answer, which is taken off the teacher's"
+    )
 
 
 class Answers(nn.Module):
@@ -38,7 +48,11 @@ class Answers(nn.Module):
         super().__init__()
         hidden = settings.hidden
         self.layers = nn.Sequential(
-            nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, hidden), nn.GELU(), nn.Linear(hidden, _BOTTLENECK)
+            nn.Linear(width, hidden),
+            nn.GELU(),
+            nn.Linear(hidden, hidden),
+            nn.GELU(),
+            nn.Linear(hidden, _BOTTLENECK),
         )
         self.prototypes = nn.Parameter(torch.randn(settings.prototypes, _BOTTLENECK))
 
@@ -96,7 +110,9 @@ class DINO(Objective):
         pair, slow = cast(Pair, head), 1 - self.settings.momentum
         share = slow * 0.5 * (1 + math.cos(math.pi * step / steps))
         for follower, leader in ((pair.eyes, backbone), (pair.teacher, pair.student)):
-            for mean, live in zip(follower.state_dict().values(), leader.state_dict().values(), strict=True):
+            for mean, live in zip(
+                follower.state_dict().values(), leader.state_dict().values(), strict=True
+            ):
                 if mean.is_floating_point():
                     mean.lerp_(live, share)
                 else:

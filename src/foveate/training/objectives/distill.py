@@ -24,11 +24,19 @@ _EVEN = 0.99  # momentum of the teacher's mean and deviation
 
 
 class DistillSettings(ObjectiveSettings):
-    teacher: str = Field("tf_efficientnet_lite0", description="a backbone; foveate models lists them")
+    teacher: str = Field(
+        "tf_efficientnet_lite0", description="a backbone; foveate models lists them"
+    )
     teacher_weights: str = Field("auto", description="auto, hub, offline, or a file")
-    area: float = Field(0.3, gt=0, le=1, description="smallest share of the image's area that a view shows")
+    area: float = Field(
+        0.3, gt=0, le=1, description="smallest share of the image's area that a view shows"
+    )
     colours: float = Field(0.3, ge=0, le=1, description="strength of the random colours of views")
-    maps: float = Field(1.0, ge=0, description="weight of agreement on the three deepest maps, place by place, beside the vector")
+    maps: float = Field(
+        1.0,
+        ge=0,
+        description="weight of agreement on the three deepest maps, place by place, beside the vector",
+    )
 
 
 @dataclass
@@ -51,7 +59,9 @@ class Lesson(nn.Module):
         super().__init__()
         self.teacher = teacher
         self.vector = nn.Linear(student.width, teacher.width)
-        pairs = list(zip(reversed(student.map_widths), reversed(teacher.map_widths), strict=False))  # the deepest first
+        pairs = list(
+            zip(reversed(student.map_widths), reversed(teacher.map_widths), strict=False)
+        )  # the deepest first
         self.maps = nn.ModuleList(nn.Conv2d(*pair, 1) for pair in pairs[:_DEPTHS])
         factor, shift = between(student.input, teacher.input)
         for name, tensor in (("factor", factor), ("shift", shift)):
@@ -95,11 +105,17 @@ class Distill(Objective):
         lesson = cast(Lesson, head)
         vectors, maps = lesson.told(batch.images)
         found = backbone(batch.images, self.needs)
-        painted = [paint(one) for paint, one in zip(lesson.maps, reversed(found.maps), strict=False)]
-        return Lessons((lesson.vector(found.pooled), vectors), list(zip(painted, reversed(maps), strict=False)))
+        painted = [
+            paint(one) for paint, one in zip(lesson.maps, reversed(found.maps), strict=False)
+        ]
+        return Lessons(
+            (lesson.vector(found.pooled), vectors), list(zip(painted, reversed(maps), strict=False))
+        )
 
     def loss(self, output: Lessons, batch: Batch) -> dict[str, Tensor]:
-        elsewhere = torch.stack([_unlike(_as_large(said, told), told) for said, told in output.maps]).mean()
+        elsewhere = torch.stack(
+            [_unlike(_as_large(said, told), told) for said, told in output.maps]
+        ).mean()
         return {"vector": _unlike(*output.vectors), "maps": self.settings.maps * elsewhere}
 
 
@@ -114,6 +130,7 @@ def _unlike(said: Tensor, told: Tensor) -> Tensor:
 def between(one: InputSpec, other: InputSpec) -> tuple[Tensor, Tensor]:
     """Factor and shift, (1, 3, 1, 1), from pixels normalised for the one network to those for the other."""
     (mean, std), (theirs, spread) = (
-        (torch.tensor(spec.mean).view(1, 3, 1, 1), torch.tensor(spec.std).view(1, 3, 1, 1)) for spec in (one, other)
+        (torch.tensor(spec.mean).view(1, 3, 1, 1), torch.tensor(spec.std).view(1, 3, 1, 1))
+        for spec in (one, other)
     )
     return std / spread, (mean - theirs) / spread

@@ -19,11 +19,19 @@ from foveate.training.objectives import ObjectiveSettings
 from foveate.training.objectives._views import Compared, Projector
 from foveate.types import Batch
 
-_REACH, _KNOTS = 5.0, 17  # the characteristic functions are compared at so many points of [-reach, reach]
+_REACH, _KNOTS = (
+    5.0,
+    17,
+)  # the characteristic functions are compared at so many points of [-reach, reach]
 
 
 class LeJEPASettings(ObjectiveSettings):
-    regularity: float = Field(0.05, gt=0, lt=1, description="weight of the distribution, the rest is that of the prediction")
+    regularity: float = Field(
+        0.05,
+        gt=0,
+        lt=1,
+        description="weight of the distribution, the rest is that of the prediction",
+    )
     directions: int = Field(256, ge=1, description="random directions in a step")
     narrow: int = Field(2, ge=0, description="smaller views beside the two wide ones")
     hidden: int = Field(512, ge=1, description="width of the projector's middle layers")
@@ -42,8 +50,13 @@ class LeJEPA(Compared):
     def loss(self, output: Tensor, batch: Batch) -> dict[str, Tensor]:
         projected, weight = output.float(), self.settings.regularity
         aim = projected[: self.wide].mean(0)
-        odd = torch.stack([unlike_normal(each, self.settings.directions) for each in projected]).mean()
-        return {"prediction": (1 - weight) * (projected - aim).square().mean(), "regularity": weight * odd}
+        odd = torch.stack(
+            [unlike_normal(each, self.settings.directions) for each in projected]
+        ).mean()
+        return {
+            "prediction": (1 - weight) * (projected - aim).square().mean(),
+            "regularity": weight * odd,
+        }
 
 
 def unlike_normal(features: Tensor, directions: int) -> Tensor:

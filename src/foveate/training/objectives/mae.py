@@ -20,9 +20,13 @@ _EPSILON = 1e-6  # in the deviation of a patch
 
 
 class MAESettings(ObjectiveSettings):
-    area: float = Field(0.2, gt=0, le=1, description="smallest share of the image's area that a view shows")
+    area: float = Field(
+        0.2, gt=0, le=1, description="smallest share of the image's area that a view shows"
+    )
     colours: float = Field(0.0, ge=0, le=1, description="strength of the random colours of views")
-    hidden_share: float = Field(0.75, gt=0, lt=1, description="share of the patches that are left out")
+    hidden_share: float = Field(
+        0.75, gt=0, lt=1, description="share of the patches that are left out"
+    )
     width: int = Field(192, ge=_HEADS, multiple_of=_HEADS, description="width of the decoder")
     depth: int = Field(2, ge=1, description="blocks of the decoder")
 
@@ -37,9 +41,17 @@ class Decoder(nn.Module):
         self.missing = nn.Parameter(0.02 * torch.randn(1, 1, settings.width))
         self.places = nn.Parameter(0.02 * torch.randn(1, count**2, settings.width))
         layer = nn.TransformerEncoderLayer(
-            settings.width, _HEADS, 4 * settings.width, 0.0, "gelu", batch_first=True, norm_first=True
+            settings.width,
+            _HEADS,
+            4 * settings.width,
+            0.0,
+            "gelu",
+            batch_first=True,
+            norm_first=True,
         )
-        self.blocks = nn.TransformerEncoder(layer, settings.depth, nn.LayerNorm(settings.width), enable_nested_tensor=False)
+        self.blocks = nn.TransformerEncoder(
+            layer, settings.depth, nn.LayerNorm(settings.width), enable_nested_tensor=False
+        )
         self.leave = nn.Linear(settings.width, 3 * side**2)
 
     def forward(self, tokens: Tensor, kept: Tensor) -> Tensor:
@@ -65,7 +77,9 @@ class MAE(Objective):
         count = backbone.patches()[0] ** 2
         order = drawn(len(batch.images), count).argsort(1).to(batch.images.device)
         kept = order[:, : max(1, round((1 - self.settings.hidden_share) * count))]
-        hidden = torch.ones(len(batch.images), count, device=batch.images.device).scatter_(1, kept, 0.0)
+        hidden = torch.ones(len(batch.images), count, device=batch.images.device).scatter_(
+            1, kept, 0.0
+        )
         return head(backbone.seen(batch.images, kept), kept), hidden
 
     def loss(self, output: tuple[Tensor, Tensor], batch: Batch) -> dict[str, Tensor]:
@@ -83,7 +97,11 @@ class MAE(Objective):
         mean, deviation = light(own)
         filled = torch.where(hidden[..., None] > 0, found * deviation + mean, own)
         blank = own * (1 - hidden[..., None])
-        fold: dict[str, Any] = {"output_size": batch.images.shape[-2:], "kernel_size": side, "stride": side}
+        fold: dict[str, Any] = {
+            "output_size": batch.images.shape[-2:],
+            "kernel_size": side,
+            "stride": side,
+        }
         seen, whole = (functional.fold(each.transpose(1, 2), **fold) for each in (blank, filled))
         return seen, whole
 

@@ -16,7 +16,9 @@ from foveate.types import Batch
 
 
 class SimCLRSettings(ObjectiveSettings):
-    temperature: float = Field(0.2, gt=0, description="of the similarities; small ones look at the hardest pairs")
+    temperature: float = Field(
+        0.2, gt=0, description="of the similarities; small ones look at the hardest pairs"
+    )
     hidden: int = Field(512, ge=1, description="width of the projector's middle layer")
     width: int = Field(128, ge=1, description="width of what is compared")
 

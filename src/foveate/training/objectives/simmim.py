@@ -21,9 +21,13 @@ from foveate.utils.distributed import drawn
 
 
 class SimMIMSettings(ObjectiveSettings):
-    area: float = Field(0.5, gt=0, le=1, description="smallest share of the image's area that a view shows")
+    area: float = Field(
+        0.5, gt=0, le=1, description="smallest share of the image's area that a view shows"
+    )
     colours: float = Field(0.0, ge=0, le=1, description="strength of the random colours of views")
-    hidden_share: float = Field(0.6, gt=0, lt=1, description="share of the squares that are blanked")
+    hidden_share: float = Field(
+        0.6, gt=0, lt=1, description="share of the squares that are blanked"
+    )
     cells: int = Field(7, ge=2, description="squares along a side of the picture")
 
 
@@ -37,14 +41,18 @@ class SimMIM(Objective):
 
     def head(self, backbone: Backbone) -> nn.Module:
         stride = backbone.map_strides[-1]
-        return nn.Sequential(nn.Conv2d(backbone.map_widths[-1], 3 * stride**2, 1), nn.PixelShuffle(stride))
+        return nn.Sequential(
+            nn.Conv2d(backbone.map_widths[-1], 3 * stride**2, 1), nn.PixelShuffle(stride)
+        )
 
     def forward(self, backbone: Backbone, head: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
         """What was painted (B, 3, S, S), and 1 where it had to be (B, 1, S, S)."""
         hidden = blanked(batch.images, self.settings.cells, self.settings.hidden_share)
         painted = head(backbone(batch.images * (1 - hidden), self.needs).maps[-1])
         side = batch.images.shape[-2:]
-        return functional.interpolate(painted, side, mode="bilinear") if painted.shape[-2:] != side else painted, hidden
+        return functional.interpolate(painted, side, mode="bilinear") if painted.shape[
+            -2:
+        ] != side else painted, hidden
 
     def loss(self, output: tuple[Tensor, Tensor], batch: Batch) -> dict[str, Tensor]:
         painted, hidden = output
@@ -61,7 +69,9 @@ def blanked(images: Tensor, cells: int, share: float) -> Tensor:
     """(B, 1, H, W), 1 on a `share` of the squares of each image; drawn from torch's generator."""
     count = max(1, round(share * cells**2))
     order = drawn(len(images), cells**2).argsort(1).to(images.device)
-    marks = torch.zeros(len(images), cells**2, device=images.device).scatter_(1, order[:, :count], 1.0)
+    marks = torch.zeros(len(images), cells**2, device=images.device).scatter_(
+        1, order[:, :count], 1.0
+    )
     side = math.ceil(images.shape[-1] / cells)
     wide = marks.view(-1, 1, cells, cells).repeat_interleave(side, 2).repeat_interleave(side, 3)
     return wide[..., : images.shape[-2], : images.shape[-1]]

@@ -19,7 +19,9 @@ _EPSILON = 1e-4  # in the square root of the variance, as in the paper
 
 class VICRegSettings(ObjectiveSettings):
     invariance: float = Field(25.0, ge=0, description="weight of agreement")
-    variance: float = Field(25.0, ge=0, description="weight of a deviation of at least 1 in each number")
+    variance: float = Field(
+        25.0, ge=0, description="weight of a deviation of at least 1 in each number"
+    )
     covariance: float = Field(1.0, ge=0, description="weight of uncorrelated numbers")
     width: int = Field(1024, ge=2, description="width of the projector and of what is compared")
 
@@ -39,7 +41,8 @@ class VICReg(Compared):
         return {
             "invariance": weights.invariance * functional.mse_loss(one, other),
             "variance": weights.variance * torch.stack([too_even(each) for each in asked]).mean(),
-            "covariance": weights.covariance * torch.stack([correlated(each) for each in asked]).sum(),
+            "covariance": weights.covariance
+            * torch.stack([correlated(each) for each in asked]).sum(),
         }
 
 

@@ -46,4 +46,6 @@ class Adaptation(ABC):
         """
 
 
-ADAPTATIONS: Shelf[Adaptation] = Shelf("foveate.training.test_time", Adaptation, "adaptation", "adaptations")
+ADAPTATIONS: Shelf[Adaptation] = Shelf(
+    "foveate.training.test_time", Adaptation, "adaptation", "adaptations"
+)

@@ -23,7 +23,9 @@ class Moments:
 
     @classmethod
     def none(cls, like: Tensor) -> Moments:
-        return cls(torch.zeros_like(like, dtype=torch.float64), torch.zeros_like(like, dtype=torch.float64))
+        return cls(
+            torch.zeros_like(like, dtype=torch.float64), torch.zeros_like(like, dtype=torch.float64)
+        )
 
     def add(self, mean: Tensor, variance: Tensor, count: int) -> None:
         self.mean_sum += count * mean.double()
@@ -41,11 +43,17 @@ class Moments:
 
 def with_statistics(network: nn.Module) -> dict[str, Any]:
     """The normalisations that hold statistics of earlier images, by name: batch normalisation, frozen or not."""
-    return {name: module for name, module in network.named_modules() if getattr(module, "running_mean", None) is not None}
+    return {
+        name: module
+        for name, module in network.named_modules()
+        if getattr(module, "running_mean", None) is not None
+    }
 
 
 @torch.no_grad()
-def measured(network: nn.Module, batches: Iterable[Batch], like: dict[str, Moments] | None = None) -> dict[str, Moments]:
+def measured(
+    network: nn.Module, batches: Iterable[Batch], like: dict[str, Moments] | None = None
+) -> dict[str, Moments]:
     """The moments of what arrives at each normalisation with statistics. With `like` what arrives is moved to those moments a batch
     at a time before it goes on, so that the layers behind see what they will see when all before them are mended."""
     modules = with_statistics(network)
@@ -68,7 +76,9 @@ class _Watch:
 
     def __call__(self, module: Any, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
         images = inputs[0]
-        variance, mean = torch.var_mean(images.float(), dim=[axis for axis in range(images.dim()) if axis != 1], correction=0)
+        variance, mean = torch.var_mean(
+            images.float(), dim=[axis for axis in range(images.dim()) if axis != 1], correction=0
+        )
         self.moments.add(mean, variance, len(images))
         if self.like is None:
             return None
@@ -79,7 +89,9 @@ class _Watch:
 
 
 @torch.no_grad()
-def align(network: nn.Module, home: dict[str, Moments], away: dict[str, Moments], share: float) -> None:
+def align(
+    network: nn.Module, home: dict[str, Moments], away: dict[str, Moments], share: float
+) -> None:
     """Puts statistics into the network under which the images `away` are normalised as those at `home` were: the deviation times
     the ratio of the two, the mean moved accordingly. `share`: how much of the way, 0 to 1.
 

@@ -31,7 +31,11 @@ class AdaBN(Adaptation):
     def adapt(self, network: nn.Module, home: Feed, away: Feed) -> None:
         if not with_statistics(network):
             why = "its normalisations look at one image at a time, as those of Transformers do"
-            raise UsageError("this network holds no statistics that could be measured anew", why=why, hint="--how tent")
+            raise UsageError(
+                "this network holds no statistics that could be measured anew",
+                why=why,
+                hint="--how tent",
+            )
         realign(network, home, away, self.settings.prior)
 
 

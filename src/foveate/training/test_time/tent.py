@@ -41,7 +41,9 @@ class Tent(Adaptation):
     def adapt(self, network: nn.Module, home: Feed, away: Feed) -> None:
         moving = list(_scales_and_shifts(network))
         if not moving:
-            raise UsageError("this network has no normalisation with a scale and a shift that could be trained")
+            raise UsageError(
+                "this network has no normalisation with a scale and a shift that could be trained"
+            )
         if with_statistics(network):
             realign(network, home, away, self.settings.prior)
         network.requires_grad_(False)
@@ -57,7 +59,10 @@ class Tent(Adaptation):
 
 
 def _scales_and_shifts(network: nn.Module) -> list[nn.Parameter]:
-    live = [*with_statistics(network).values(), *(module for module in network.modules() if isinstance(module, _PLAIN))]
+    live = [
+        *with_statistics(network).values(),
+        *(module for module in network.modules() if isinstance(module, _PLAIN)),
+    ]
     return [parameter for module in live for parameter in module.parameters(recurse=False)]
 
 
