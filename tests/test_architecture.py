@@ -10,6 +10,7 @@ import pytest
 SOURCE = Path(__file__).parents[1] / "src" / "foveate"
 PACKAGES = [  # a module imports from its own package or from those above it in this list
     "errors",
+    "messages",
     "version",
     "utils",
     "predictions",

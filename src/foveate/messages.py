@@ -1,0 +1,109 @@
+"""Sentences for the user that reports also give in other languages.
+
+A message has an id, its English text beside the code that says it, and the values of its placeholders. Translations are keyed by
+the id, never by the English text, so that rewording the English breaks nothing: `translations/LANGUAGE/PART.json` maps the ids
+that begin with `PART.` to texts with the same placeholders. Another language is one more folder.
+
+    Message("caution.seen", "{seen:image|images} of {count} took part in training", seen=1, count=20)
+
+`{seen:image|images}` is the number with the right form of the noun ("1 image", "3 images"); translations may write `{seen}`.
+"""
+
+from __future__ import annotations
+
+import json
+import string
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from foveate.errors import UnknownName
+
+_FOLDER = Path(__file__).parent / "translations"
+
+
+class Message:
+    """A sentence with an id; `str` gives the English text, `in_language` any other.
+
+    Two messages are equal when their ids and values are.
+    """
+
+    def __init__(self, id: str, english: str, **values: Any) -> None:
+        self.id, self.english, self.values = id, english, values
+
+    def __str__(self) -> str:
+        return self.in_language("en")
+
+    def __repr__(self) -> str:
+        return f"Message({self.id!r}, {str(self)!r})"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Message) and (self.id, self.values) == (other.id, other.values)
+
+    def __hash__(self) -> int:
+        return hash(self.id)
+
+    def in_language(self, language: str) -> str:
+        """The sentence in `language`; in English where it has no translation.
+
+        Raises:
+            UnknownName: there is no such language.
+        """
+        text = translations(language).get(self.id, self.english)
+        return _Sentence(language).vformat(text, (), self.values)
+
+    def row(self) -> dict[str, Any]:
+        """What JSON files of a run keep of it; `message_from` reads it back."""
+        values = {k: v.row() if isinstance(v, Message) else v for k, v in self.values.items()}
+        return {"id": self.id, "text": self.english, "values": values}
+
+
+def message_from(row: dict[str, Any]) -> Message:
+    """The message that `Message.row` wrote down."""
+    values = {k: message_from(v) if isinstance(v, dict) else v for k, v in row["values"].items()}
+    return Message(row["id"], row["text"], **values)
+
+
+def languages() -> list[str]:
+    """Codes of the languages that reports can be written in, English first."""
+    return ["en", *sorted(entry.name for entry in _FOLDER.iterdir() if entry.is_dir())]
+
+
+@cache
+def translations(language: str) -> dict[str, str]:
+    """Text by message id; empty for English, whose texts stand in the code.
+
+    Raises:
+        UnknownName: there is no such language.
+    """
+    if language not in languages():
+        raise UnknownName(language, languages(), kind="language", where="lang")
+    texts: dict[str, str] = {}
+    for file in sorted((_FOLDER / language).glob("*.json")):
+        texts |= json.loads(file.read_text(encoding="utf-8"))
+    return texts
+
+
+def translator(language: str) -> Callable[..., str]:
+    """`translate(id, english, **values)` for templates: the text in `language`."""
+
+    def translate(id: str, english: str, **values: Any) -> str:
+        return Message(id, english, **values).in_language(language)
+
+    return translate
+
+
+class _Sentence(string.Formatter):
+    """str.format, with `{n:image|images}`, and with messages as values in the same language."""
+
+    def __init__(self, language: str) -> None:
+        self.language = language
+
+    def format_field(self, value: Any, format_spec: str) -> str:
+        if isinstance(value, Message):
+            return value.in_language(self.language)
+        if "|" in format_spec:
+            one, many = format_spec.split("|")
+            return f"{value:,} {one if value == 1 else many}"
+        return str(super().format_field(value, format_spec))
