@@ -28,9 +28,9 @@ import torch
 
 import foveate
 from foveate.data.formats import read_table
-from foveate.evaluation.intervals import paired_gain
+from foveate.evaluation.intervals import paired_bootstrap
 from foveate.evaluation.metrics.text import TextMetric, ciders, words_of
-from foveate.modeling.model import build
+from foveate.modeling.model import build_model
 from foveate.predictions import Text
 from foveate.recipe import Recipe, with_settings
 from foveate.types import Sample, Table
@@ -163,7 +163,7 @@ class Parts:
 
     @property
     def sentences(self) -> list[str]:
-        return [sample.truth.sentences[0] for sample in self.known]
+        return [sample.target.sentences[0] for sample in self.known]
 
 
 def report(name: str, table: Path, seed: int, run: Path) -> dict[str, Any]:
@@ -202,7 +202,7 @@ def report(name: str, table: Path, seed: int, run: Path) -> dict[str, Any]:
         scores = scored(said, parts.asked)
         row |= {f"{word}_{number}": scores[number] for number in NUMBERS}
     for word in ("frequent", "nearest"):
-        row[f"gain_{word}"] = list(paired_gain(own["ours"], own[word]))
+        row[f"gain_{word}"] = list(paired_bootstrap(own["ours"], own[word]))
     return row
 
 
@@ -226,8 +226,8 @@ def nearest(read: Table, parts: Parts, size: int) -> list[int]:
         "task": "caption",
         "tuning": "head",
     }
-    listed = [sample.truth.sentences[0] for sample in read.samples]
-    model = build(with_settings(Recipe(), {**settings, "task.words": listed[:1]}), ())
+    listed = [sample.target.sentences[0] for sample in read.samples]
+    model = build_model(with_settings(Recipe(), {**settings, "task.words": listed[:1]}), ())
     known, asked = (features(model, samples, "whole") for samples in (parts.known, parts.asked))
     middle = known.mean(0)
     known, asked = (torch.nn.functional.normalize(part - middle, dim=1) for part in (known, asked))
@@ -236,14 +236,14 @@ def nearest(read: Table, parts: Parts, size: int) -> list[int]:
 
 def each(answers: list[Text], asked: list[Sample]) -> np.ndarray:
     """CIDEr of every picture."""
-    truths = [[words_of(sentence) for sentence in sample.truth.sentences] for sample in asked]
+    truths = [[words_of(sentence) for sentence in sample.target.sentences] for sample in asked]
     return ciders([words_of(answer.sentences[0]) for answer in answers], truths)
 
 
 def scored(answers: list[Text], asked: list[Sample]) -> dict[str, float]:
     metric = TextMetric()
     for answer, sample in zip(answers, asked, strict=True):
-        metric.update(answer, sample.truth)
+        metric.update(answer, sample.target)
     found = metric.compute().numbers
     return {number: found[number].value for number in NUMBERS}
 

@@ -66,7 +66,7 @@ def measured(
     right = [
         sample.path
         for sample, answer in zip(samples, answers, strict=True)
-        if answer.prediction.names == sample.truth.names
+        if answer.prediction.names == sample.target.names
     ]
     chosen = [
         right[place]

@@ -174,7 +174,7 @@ def small(data: Path, out: Path, tuning: str) -> dict[str, Any]:
     shutil.rmtree(run / "export", ignore_errors=True)
     told = foveate.export(run, int8=True, max_drop=1.0)
     samples = read_table(data / "clothing" / "validation").samples
-    truths = [sample.truth.names[0] for sample in samples]
+    truths = [sample.target.names[0] for sample in samples]
     paths = [sample.path for sample in samples]
     row: dict[str, Any] = {"count": len(paths), "calibrated": told.files[1].parity}
     for word, place in (("torch", run), ("onnx", told.files[0].path), ("int8", told.files[1].path)):

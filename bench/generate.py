@@ -70,7 +70,7 @@ def digits(_data: Path, out: Path) -> Path:
         folder = out / ("digits" if place % 2 else "digits-other") / str(found.target[index])
         folder.mkdir(parents=True, exist_ok=True)
         grey = (found.images[index] * 255 / 16).round().astype(np.uint8)
-        images.write(np.repeat(grey[..., None], 3, 2), folder / f"{index:04d}.png")
+        images.write_image(np.repeat(grey[..., None], 3, 2), folder / f"{index:04d}.png")
     return out / "digits"
 
 
@@ -151,7 +151,7 @@ def recognised(folder: Path, made: Path, names: list[str]) -> dict[str, Any]:
     def read(place: Path) -> np.ndarray:
         return np.stack(
             [
-                images.resized(images.read(file)[0], (8, 8)).mean(-1).ravel() / 255
+                images.resize(images.read_image(file)[0], (8, 8)).mean(-1).ravel() / 255
                 for file in find_images(place)
             ]
         )
@@ -176,7 +176,7 @@ def recognised(folder: Path, made: Path, names: list[str]) -> dict[str, Any]:
 def read_made(made: Path, count: int) -> np.ndarray:
     files = [made / f"{place:04d}.png" for place in range(count)]
     return np.stack(
-        [images.resized(images.read(file)[0], (8, 8)).mean(-1).ravel() / 255 for file in files]
+        [images.resize(images.read_image(file)[0], (8, 8)).mean(-1).ravel() / 255 for file in files]
     )
 
 

@@ -25,12 +25,12 @@ import foveate
 from foveate.modeling.backbones import family_of
 from foveate.run.folder import Run
 from foveate.types import Provides
-from foveate.utils.device import Way
+from foveate.utils.device import ComputeMode
 from spine import Rows, words
 
 BATCH, STEPS, SIDE = 128, 20, 224
 WORKERS = (0, None)  # None: as many as Foveate takes
-WAYS = [Way("fp32", False), Way("fp32", True), Way("bf16", True)]
+WAYS = [ComputeMode("fp32", False), ComputeMode("fp32", True), ComputeMode("bf16", True)]
 
 
 def draw(folder: Path, count: int) -> None:
@@ -67,22 +67,22 @@ def epoch(backbone: str, pictures: Path, workers: int | None, epochs: int, seed:
             out=Path(folder) / "run",
             **said,
         )
-        ends = [row["seconds"] for row in Run(fitted.run).logged()]
+        ends = [row["seconds"] for row in Run(fitted.run).read_metrics()]
     return float(sum(1 for _ in pictures.rglob("*.jpg")) / (ends[-1] - ends[-2]))
 
 
-def steps(backbone: str, way: Way, compiled: bool) -> tuple[float, float]:
+def steps(backbone: str, way: ComputeMode, compiled: bool) -> tuple[float, float]:
     """Images a second, and the seconds until the third step was done."""
     device = torch.device("cuda")
     network: Any = (
         family_of(backbone)
         .open(backbone, "none", SIDE, 0.0)
         .train()
-        .to(device=device, memory_format=way.layout)
+        .to(device=device, memory_format=way.memory_format)
     )
     head = torch.nn.Linear(network.width, 2, device=device)
     optimizer = torch.optim.AdamW([*network.parameters(), *head.parameters()], fused=True)
-    images = torch.randn(BATCH, 3, SIDE, SIDE, device=device).contiguous(memory_format=way.layout)
+    images = torch.randn(BATCH, 3, SIDE, SIDE, device=device).contiguous(memory_format=way.memory_format)
     truth = torch.zeros(BATCH, dtype=torch.long, device=device)
 
     def forward(images: torch.Tensor) -> torch.Tensor:

@@ -15,18 +15,18 @@ from statistics import mean
 import numpy as np
 import torch
 
-from foveate.data.dataset import Pictures
-from foveate.data.duplicates import near_copies
+from foveate.data.dataset import ImageDataset
+from foveate.data.duplicates import near_duplicates
 from foveate.data.formats import read_table
 from foveate.data.scan import scan
 from foveate.data.splits import group_folds
-from foveate.data.transforms import evaluation
+from foveate.data.transforms import evaluation_transform
 from foveate.evaluation.intervals import wilson
-from foveate.inference.features import described
+from foveate.inference.features import head_features
 from foveate.modeling.classifiers.logistic import solve
-from foveate.modeling.model import build
+from foveate.modeling.model import build_model
 from foveate.recipe import Recipe, with_settings
-from foveate.utils.device import Way
+from foveate.utils.device import ComputeMode
 
 FOLDS = 5
 LIKENESS = (0.99, 0.97, 0.95, 0.9, 0.85, 0.8)
@@ -41,19 +41,19 @@ def main() -> None:
     options = parser.parse_args()
     table = read_table(options.folder)
     task = {"name": "classify", "reads": "maps", "multilabel": False, "class_weights": "none"}
-    model = build(
+    model = build_model(
         with_settings(Recipe(), {"backbone.weights": "offline", "task": task}), table.classes
     )
     scanned = scan(table, model.backbone.input.size, "crop", Recipe().data)
-    transform = evaluation(model.backbone.input, model.task.framing)
-    pictures = Pictures(scanned.table.samples, scanned.pixels, transform, model.task.encode, 0)
+    transform = evaluation_transform(model.backbone.input, model.task.framing)
+    pictures = ImageDataset(scanned.table.samples, scanned.pixels, transform, model.task.encode, 0)
     place = {
         "batch_size": 32,
         "device": torch.device("cpu"),
-        "way": Way("fp32", channels_last=True),
+        "way": ComputeMode("fp32", channels_last=True),
     }
-    features = described(model, pictures, scanned.hashes, **place).numpy()
-    labels = [sample.truth.names for sample in scanned.table.samples]
+    features = head_features(model, pictures, scanned.hashes, **place).numpy()
+    labels = [sample.target.names for sample in scanned.table.samples]
     targets = np.eye(len(table.classes))[[table.classes.index(names[0]) for names in labels]]
 
     def accuracy(groups: list[str], seed: int) -> float:
@@ -67,7 +67,7 @@ def main() -> None:
     )
     for likeness in (None, *LIKENESS):
         clusters = (
-            np.arange(len(labels)) if likeness is None else near_copies(scanned.thumbs, likeness)
+            np.arange(len(labels)) if likeness is None else near_duplicates(scanned.thumbnails, likeness)
         )
         found = [accuracy([str(cluster) for cluster in clusters], seed) for seed in options.seeds]
         low, high = wilson(mean(found) * len(labels), len(labels))

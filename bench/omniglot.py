@@ -29,8 +29,8 @@ from torchvision.transforms import v2
 import foveate
 from foveate.api.episodes.protocol import accuracies, episodes, mean_of, solved_answers
 from foveate.evaluation.intervals import wilson
-from foveate.modeling.classifiers.logistic import Known
-from foveate.modeling.model import Model, build
+from foveate.modeling.classifiers.logistic import LabeledFeatures
+from foveate.modeling.model import Model, build_model
 from foveate.recipe import Recipe, with_settings
 from foveate.types import Provides
 from spine import Rows, words
@@ -133,7 +133,7 @@ def answers(known: np.ndarray, asked: np.ndarray) -> np.ndarray:
     model = head(len(known))
     return np.asarray(
         solved_answers(
-            model, Known(known, np.eye(len(known)), np.zeros(len(known), int)), asked
+            model, LabeledFeatures(known, np.eye(len(known)), np.zeros(len(known), int)), asked
         ).argmax(1)
     )
 
@@ -141,7 +141,7 @@ def answers(known: np.ndarray, asked: np.ndarray) -> np.ndarray:
 def head(ways: int) -> Model:
     task = {"name": "classify", "reads": "pooled"}
     backbone = {"backbone.name": SETTINGS["backbone.name"], "backbone.weights": "none"}
-    return build(
+    return build_model(
         with_settings(Recipe(), {**backbone, "tuning": "centroid", "task": task}),
         tuple(map(str, range(ways))),
     )

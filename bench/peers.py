@@ -58,7 +58,7 @@ def photographs(source: Path, folder: Path, count: int) -> Path:
     order = chance.permutation(len(found))
     for place in range(0 if folder.is_dir() else count):
         path = found[order[place % len(found)]]
-        pixels, whole = images.read(path)
+        pixels, whole = images.read_image(path)
         share = chance.uniform(0.6, 1) ** 0.5
         height, width = (round(share * side) for side in whole)
         y, x = (
@@ -68,7 +68,7 @@ def photographs(source: Path, folder: Path, count: int) -> Path:
         size = (LONG, SHORT) if height > width else (SHORT, LONG)
         file = folder / path.parent.name / f"{place:05d}.jpg"
         file.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(images.resized(pixels[y : y + height, x : x + width], size)).save(
+        Image.fromarray(images.resize(pixels[y : y + height, x : x + width], size)).save(
             file, quality=90
         )
     return folder
@@ -81,7 +81,7 @@ def start_weights(folder: Path, file: Path) -> Path:
     torch.manual_seed(0)
     network = timm.create_model("resnet18")
     seen = np.stack(
-        [images.read(path, 224)[0][:224, :224] for path in sorted(folder.rglob("*.jpg"))[:FEW]]
+        [images.read_image(path, 224)[0][:224, :224] for path in sorted(folder.rglob("*.jpg"))[:FEW]]
     )
     for module in network.modules():
         if isinstance(module, torch.nn.BatchNorm2d):

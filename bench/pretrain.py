@@ -26,15 +26,15 @@ import numpy as np
 import torch
 
 import foveate
-from foveate.data.dataset import Pictures
+from foveate.data.dataset import ImageDataset
 from foveate.data.discovery import find_images
 from foveate.data.formats import read_table
-from foveate.data.image_cache import Pixels
-from foveate.data.loading import Order, loader
-from foveate.data.transforms import Framing, evaluation
+from foveate.data.image_cache import ImageCache
+from foveate.data.loading import BatchSampler, make_loader
+from foveate.data.transforms import Framing, evaluation_transform
 from foveate.evaluation.intervals import wilson
-from foveate.modeling.classifiers.knn import votes
-from foveate.modeling.model import build
+from foveate.modeling.classifiers.knn import knn_vote
+from foveate.modeling.model import build_model
 from foveate.recipe import Recipe, with_settings
 from foveate.run.folder import Run
 from foveate.types import Provides, Sample
@@ -63,16 +63,16 @@ def knn(backbone: str, weights: str, size: int, train: Path, test: Path) -> tupl
         "tuning": "probe",
     }
     known, asked = read_table(train), read_table(test)
-    model = build(with_settings(Recipe(), settings), known.classes)
+    model = build_model(with_settings(Recipe(), settings), known.classes)
     found = [features(model, table.samples) for table in (known, asked)]
     middle = found[0].mean(0)
     truths = [
-        torch.tensor([known.classes.index(sample.truth.names[0]) for sample in table.samples])
+        torch.tensor([known.classes.index(sample.target.names[0]) for sample in table.samples])
         for table in (known, asked)
     ]
     answers = torch.eye(len(known.classes))[truths[0]]
     parts = torch.cat(
-        [votes(part - middle, found[0] - middle, answers) for part in found[1].split(256)]
+        [knn_vote(part - middle, found[0] - middle, answers) for part in found[1].split(256)]
     )
     return float((parts.argmax(1) == truths[1]).float().mean()), len(truths[1])
 
@@ -81,11 +81,11 @@ def knn(backbone: str, weights: str, size: int, train: Path, test: Path) -> tupl
 def features(model: Any, samples: Sequence[Sample], framing: Framing = "crop") -> torch.Tensor:
     """(N, D): the pooled ones of the model's backbone."""
     model.eval()
-    pixels = Pixels(model.backbone.input.size, framing, keep=False)
-    pictures = Pictures(
-        samples, pixels, evaluation(model.backbone.input, framing), lambda truth, size: {}, 0
+    pixels = ImageCache(model.backbone.input.size, framing, keep=False)
+    pictures = ImageDataset(
+        samples, pixels, evaluation_transform(model.backbone.input, framing), lambda truth, size: {}, 0
     )
-    batches = loader(pictures, Order(len(pictures), 128))
+    batches = make_loader(pictures, BatchSampler(len(pictures), 128))
     return torch.cat(
         [model.backbone(batch.images, {Provides.POOLED}).pooled.float() for batch in batches]
     )
@@ -96,11 +96,11 @@ def few(train: Path, test: Path, seed: int, into: Path) -> Path:
     known, asked, rng = read_table(train), read_table(test), np.random.default_rng(seed)
     lines = ["path\tlabel\tsplit"]
     for name in known.classes:
-        own = [sample for sample in known.samples if sample.truth.names[0] == name]
+        own = [sample for sample in known.samples if sample.target.names[0] == name]
         lines += [
             f"{own[place].path}\t{name}\ttrain" for place in rng.permutation(len(own))[:LABELS]
         ]
-    lines += [f"{sample.path}\t{sample.truth.names[0]}\ttest" for sample in asked.samples]
+    lines += [f"{sample.path}\t{sample.target.names[0]}\ttest" for sample in asked.samples]
     into.write_text("\n".join(lines), encoding="utf-8")
     return into
 

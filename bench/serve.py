@@ -39,7 +39,7 @@ import torch
 
 import foveate
 from foveate.data.discovery import find_images
-from foveate.inference.predictor import load
+from foveate.inference.predictor import load_predictor
 from spine import Rows, words
 
 CLIENTS, CROWD, TURNS, BATCH, ROOM = 16, 160, 5, 32, 64
@@ -192,7 +192,7 @@ def crowd(
 
 
 def speed(run: Path, paths: list[Path], contents: list[bytes], port: int) -> dict[str, Any]:
-    predictor, bare, served = load(run, "cpu"), list[float](), list[float]()
+    predictor, bare, served = load_predictor(run, "cpu"), list[float](), list[float]()
     for turn in range(TURNS + 1):
         start = time.perf_counter()
         list(predictor.predict(paths, batch_size=BATCH))

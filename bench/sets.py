@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from foveate.data.duplicates import gray_thumbnail, near_copies
+from foveate.data.duplicates import gray_thumbnail, near_duplicates
 from foveate.data.formats import read_table
 from foveate.data.splits import make_splits
 from foveate.images import codec as images
@@ -22,14 +22,14 @@ from foveate.recipe import DataRecipe
 def materialise(source: Path, out: Path, test: float, seed: int) -> None:
     """Links every image of `source` into out/train or out/test; nothing is copied."""
     table = read_table(source)
-    thumbs = np.stack([gray_thumbnail(images.read(sample.path)[0]) for sample in table.samples])
-    clusters = near_copies(thumbs, DataRecipe().near_duplicates)
-    labels = [sample.truth.names for sample in table.samples]
+    thumbs = np.stack([gray_thumbnail(images.read_image(sample.path)[0]) for sample in table.samples])
+    clusters = near_duplicates(thumbs, DataRecipe().near_duplicates)
+    labels = [sample.target.names for sample in table.samples]
     groups = [f"near-copies {cluster}" for cluster in clusters]
     for sample, split in zip(
         table.samples, make_splits(labels, groups, 0, test, seed), strict=True
     ):
-        link = out / split / sample.truth.names[0] / sample.path.name
+        link = out / split / sample.target.names[0] / sample.path.name
         link.parent.mkdir(parents=True, exist_ok=True)
         link.symlink_to(sample.path.resolve())
     print(

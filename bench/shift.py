@@ -31,7 +31,7 @@ import foveate
 from foveate.data.discovery import find_images
 from foveate.evaluation.intervals import bootstraps
 from foveate.images import codec as images
-from foveate.training.test_time import ADAPTATIONS
+from foveate.training.test_time import TEST_TIME_METHODS
 from small_clip import named, parted
 from spine import Rows, sets, words
 
@@ -82,7 +82,7 @@ def brain_mri(train: Path, test: Path, into: Path) -> Case:
         for number, path in enumerate(sorted(find_images(folder))):
             target = away / folder.name / path.parent.name / f"{number}.png"
             target.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(scanned_otherwise(images.read(path)[0], number)).save(target)
+            Image.fromarray(scanned_otherwise(images.read_image(path)[0], number)).save(target)
     return Case(train, test, away / test.name, sorted(find_images(away / train.name)))
 
 
@@ -106,7 +106,7 @@ def measured(case: Case, way: str, seed: int, size: int, epochs: int, into: Path
     run = foveate.fit(case.taught, out=into / "run", tuning=way, settings=settings, **said).run
     drop = foveate.evaluate(run, case.home, shift=case.away)
     found = {"home": hits(drop.folder), "away": hits(drop.shifted.folder)}  # type: ignore[union-attr]
-    for how in ADAPTATIONS.names():
+    for how in TEST_TIME_METHODS.names():
         adapted = foveate.adapt(run, case.unlabelled, how=how, out=into / how).run
         found[how] = hits(foveate.evaluate(adapted, case.away).folder)
     return found

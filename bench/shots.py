@@ -21,17 +21,17 @@ from scipy.stats import t
 
 from foveate.api.episodes.protocol import solved_answers
 from foveate.api.models.comparison import targets_of
-from foveate.data.scan import Scanned
-from foveate.data.splits import clusters, few, group_folds
+from foveate.data.scan import ScannedTable
+from foveate.data.splits import duplicate_groups, group_folds, subsample_shots
 from foveate.data.tables import label_names
-from foveate.inference.engine import scanned_aloud
-from foveate.inference.features import features_of
-from foveate.modeling.classifiers.logistic import Known
-from foveate.modeling.model import build
+from foveate.inference.engine import scan_with_progress
+from foveate.inference.features import backbone_features
+from foveate.modeling.classifiers.logistic import LabeledFeatures
+from foveate.modeling.model import build_model
 from foveate.recipe import Recipe, with_settings
-from foveate.training.resolve import read, settled
+from foveate.training.resolve import read_data, resolve_recipe
 from foveate.types import Table
-from foveate.utils.device import device_of
+from foveate.utils.device import resolve_device
 from spine import Rows, sets, words
 
 SHOTS = (1, 2, 4, 8, 16)
@@ -46,14 +46,14 @@ class Bench:
 
     def __init__(self, train: Path, test: Path) -> None:
         self.recipes = {way: self._recipe(train, way) for way in WAYS if way != PIXELS}
-        self.model = build(self.recipes["probe"][0], self.recipes["probe"][1].classes)
+        self.model = build_model(self.recipes["probe"][0], self.recipes["probe"][1].classes)
         table = self.recipes["probe"][1]
         taught = table.with_samples(
             tuple(replace(sample, split="train") for sample in table.samples)
         )
-        self.train = scanned_aloud(taught, self.model, self.data)
-        self.test = scanned_aloud(read(self._said(test)), self.model, self.data)
-        self.groups = clusters(self.train, self.data)
+        self.train = scan_with_progress(taught, self.model, self.data)
+        self.test = scan_with_progress(read_data(self._said(test)), self.model, self.data)
+        self.groups = duplicate_groups(self.train, self.data)
         self.known: dict[str, tuple[np.ndarray, np.ndarray]] = {}
 
     @property
@@ -71,43 +71,43 @@ class Bench:
 
     def _recipe(self, train: Path, way: str) -> tuple[Recipe, Table]:
         recipe = with_settings(self._said(train), {"tuning": way})
-        table = read(recipe)
-        return settled(recipe, table)[0], table
+        table = read_data(recipe)
+        return resolve_recipe(recipe, table)[0], table
 
     def accuracy(self, way: str, shots: int, seed: int) -> float:
-        drawn, groups = few(self.train, self.groups, shots, seed)
+        drawn, groups = subsample_shots(self.train, self.groups, shots, seed)
         truths = targets_of(self.test.table).argmax(1)
         found = self._on_pixels(drawn) if way == PIXELS else self._solved(way, drawn, groups, seed)
         return float((found == truths).mean())
 
-    def _solved(self, way: str, drawn: Scanned, groups: list[str], seed: int) -> np.ndarray:
+    def _solved(self, way: str, drawn: ScannedTable, groups: list[str], seed: int) -> np.ndarray:
         recipe, table = self.recipes[way]
-        model = build(recipe, table.classes)
+        model = build_model(recipe, table.classes)
         taught, asked = self._features(recipe.task.settings["reads"])
         place = {digest: index for index, digest in enumerate(self.train.hashes)}
         rows = taught[[place[digest] for digest in drawn.hashes]]
         folds = group_folds(
             [label_names(sample) for sample in drawn.table.samples], groups, _FOLDS, seed
         )
-        return solved_answers(model, Known(rows, targets_of(drawn.table), folds), asked).argmax(1)
+        return solved_answers(model, LabeledFeatures(rows, targets_of(drawn.table), folds), asked).argmax(1)
 
     def _features(self, reads: str) -> tuple[np.ndarray, np.ndarray]:
         if reads not in self.known:
             recipe = with_settings(self.recipes["probe"][0], {"task.reads": reads})
-            model = build(recipe, self.recipes["probe"][1].classes)
+            model = build_model(recipe, self.recipes["probe"][1].classes)
             both = (
-                features_of(model, scanned, recipe, device_of("cpu"))
+                backbone_features(model, scanned, recipe, resolve_device("cpu"))
                 for scanned in (self.train, self.test)
             )
             self.known[reads] = (next(both), next(both))
         return self.known[reads]
 
-    def _on_pixels(self, drawn: Scanned) -> np.ndarray:
+    def _on_pixels(self, drawn: ScannedTable) -> np.ndarray:
         nearest = (thumbnails(self.test) @ thumbnails(drawn).T).argmax(1)
         return np.asarray(targets_of(drawn.table).argmax(1)[nearest])
 
 
-def thumbnails(scanned: Scanned) -> np.ndarray:
+def thumbnails(scanned: ScannedTable) -> np.ndarray:
     """(N, 3072) rows of mean 0 and length 1."""
     rows = np.stack(
         [_thumbnail(scanned.pixels.read(sample.path)[0]) for sample in scanned.table.samples]

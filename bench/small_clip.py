@@ -119,7 +119,7 @@ def parted(names: list[str]) -> tuple[list[str], list[str], list[str]]:
 
 def pictures(folder: Path, rows: list[dict[str, Any]]) -> Tensor:
     """(N, 3, SIDE, SIDE) uint8."""
-    found = [images.read(folder / row["image"], SIDE)[0] for row in rows]
+    found = [images.read_image(folder / row["image"], SIDE)[0] for row in rows]
     return torch.from_numpy(np.stack(found)).permute(0, 3, 1, 2).contiguous()
 
 

@@ -88,8 +88,8 @@ def main() -> None:
     stages, epochs = Stages(), []
     for place, name, stage in (
         (data, "scan", "decode"),
-        (data.Pictures, "__getitem__", "transform"),
-        (data.Pictures, "collated", "transform"),
+        (data.ImageDataset, "__getitem__", "transform"),
+        (data.ImageDataset, "collated", "transform"),
         (InputSpec, "seen", "transform"),
         (splits, "near_copies", "near-copies"),
         (data, "near_copies", "near-copies"),

@@ -23,8 +23,13 @@ from sklearn.datasets import load_digits
 
 import foveate
 from foveate.data.formats import read_table
-from foveate.evaluation.calibration import Calibration, Familiar, calibration_error, sharpened
-from foveate.evaluation.calibration import fitted as fitted_temperature
+from foveate.evaluation.calibration import (
+    Calibration,
+    FeatureSpace,
+    apply_temperature,
+    calibration_error,
+)
+from foveate.evaluation.calibration import fit_temperature as fitted_temperature
 from foveate.images import codec as images
 from spine import Rows, sets, words
 
@@ -62,8 +67,8 @@ def sure(parts: tuple[Path, Path], seed: int, run: Path) -> dict[str, Any]:
     ]
     classes = foveate.load(run).classes
     scores = np.stack([answer.scores for answer in answers]).astype(float)
-    truths = np.array([classes.index(sample.truth.names[0]) for sample in samples])
-    plain = sharpened(scores, 1 / temperature)
+    truths = np.array([classes.index(sample.target.names[0]) for sample in samples])
+    plain = apply_temperature(scores, 1 / temperature)
     before = calibration_error(plain.max(1), plain.argmax(1) == truths)
     row = {"count": len(samples), "accuracy": told["accuracy"], "temperature": temperature}
     row |= {"ece_before": before, "ece_after": told["expected_calibration_error"]}
@@ -76,7 +81,7 @@ def sure(parts: tuple[Path, Path], seed: int, run: Path) -> dict[str, Any]:
 
 
 def coverages(scores: np.ndarray, truths: np.ndarray, seed: int) -> list[float]:
-    nothing, found = Familiar(np.zeros(1), np.zeros((1, 1))), []
+    nothing, found = FeatureSpace(np.zeros(1), np.zeros((1, 1))), []
     for split in range(SPLITS):
         order = np.random.default_rng([seed, split]).permutation(len(truths))
         one, other = order[: len(order) // 2], order[len(order) // 2 :]
@@ -84,7 +89,7 @@ def coverages(scores: np.ndarray, truths: np.ndarray, seed: int) -> list[float]:
         calibration = Calibration.learnt(
             scores[one], truths[one], np.zeros((len(one), 1)), nothing, temperature
         )
-        among = calibration.among(sharpened(scores[other], calibration.temperature), COVERAGE)
+        among = calibration.among(apply_temperature(scores[other], calibration.temperature), COVERAGE)
         found.append(float(among[np.arange(len(other)), truths[other]].mean()))
     return found
 
@@ -92,7 +97,7 @@ def coverages(scores: np.ndarray, truths: np.ndarray, seed: int) -> list[float]:
 def digits(folder: Path) -> Path:
     folder.mkdir(exist_ok=True)
     for place, grey in enumerate(load_digits().images):
-        images.write(
+        images.write_image(
             np.repeat((grey * 255 / 16).round().astype(np.uint8)[..., None], 3, 2),
             folder / f"{place:04d}.png",
         )
@@ -103,14 +108,14 @@ def errors(parts: tuple[Path, Path], seed: int, run: Path) -> dict[str, Any]:
     data = run.with_name(f"{run.name}-data")
     shutil.rmtree(data, ignore_errors=True)
     samples = read_table(parts[0]).samples
-    classes = sorted({sample.truth.names[0] for sample in samples})
+    classes = sorted({sample.target.names[0] for sample in samples})
     rng = np.random.default_rng(seed)
     wrong, planted = (
         set(rng.permutation(len(samples))[: round(WRONG * len(samples))].tolist()),
         set(),
     )
     for place, sample in enumerate(samples):
-        name = sample.truth.names[0]
+        name = sample.target.names[0]
         label = (
             str(rng.choice([each for each in classes if each != name])) if place in wrong else name
         )

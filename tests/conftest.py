@@ -1,8 +1,10 @@
-"""Small pictures that carry a real, learnable difference, and a cache of our own."""
+"""Small images that carry a real, learnable difference, and a cache of our own."""
 
 from __future__ import annotations
 
+import itertools
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 os.environ.setdefault(
@@ -19,9 +21,28 @@ from foveate.utils import console
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 
 
+@pytest.fixture(scope="session", autouse=True)
+def no_flush():
+    """No test pulls the plug, and flushing every file to the disk takes an eighth of the time.
+
+    That everything is flushed, and in which order, is tested in processes of their own, which
+    `strace` watches (test_trust_kill.py).
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda handle: None if os.fstat(handle) else None)
+        yield
+
+
+@pytest.fixture(scope="session")
+def caches(tmp_path_factory) -> Iterator[Path]:
+    """Names of folders that are not there yet, one for each test."""
+    root = tmp_path_factory.mktemp("caches")
+    return (root / str(number) for number in itertools.count())
+
+
 @pytest.fixture(autouse=True)
-def cache(tmp_path_factory, monkeypatch):
-    monkeypatch.setenv("FOVEATE_CACHE", str(tmp_path_factory.mktemp("cache")))
+def cache(caches, monkeypatch):
+    monkeypatch.setenv("FOVEATE_CACHE", str(next(caches)))
 
 
 @pytest.fixture(autouse=True)

@@ -11,15 +11,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
-from foveate.api.fit.pipeline import _trained, prepared, reopened
+from foveate.api.fit import pipeline
+from foveate.api.fit.pipeline import FitResult, _trained, adapted, prepared, reopened
 from foveate.api.fit.resume import going_on
-from foveate.data.dataset import Pictures
-from foveate.data.loading import Order, loader
+from foveate.data.dataset import ImageDataset
+from foveate.data.loading import BatchSampler, make_loader
 from foveate.predictions import Boxes
 from foveate.recipe import Recipe
 from foveate.run.folder import Run
-from foveate.training.resolve import read
+from foveate.training.resolve import read_data
 from foveate.training.trainer import Outcome
 from foveate.types import Batch
 from foveate.utils import rle as masks
@@ -27,16 +29,34 @@ from foveate.utils import rle as masks
 
 def trained(recipe: Recipe, folder: Path) -> Outcome:
     """What `fit` does up to the last step: nothing is evaluated."""
-    job = prepared(recipe, read(recipe), folder, "")
+    job = prepared(recipe, read_data(recipe), folder, "")
     with job.run.locked():
         return _trained(job)
+
+
+def fit_unevaluated(recipe: Recipe, folder: Path) -> FitResult:
+    """Fit and finish a run, without the scores and reports that `fit` ends with.
+
+    They take a second, more than a small training: for tests that look at the run alone.
+    """
+    job = prepared(recipe, read_data(recipe), folder, "")
+    with job.run.locked():
+        return adapted(job, "", splits=())
+
+
+@contextlib.contextmanager
+def evaluation_left_out() -> Iterator[None]:
+    """The same for `foveate.fit` and the command line: what is fitted inside is not evaluated."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pipeline, "_evaluated", lambda *_: None)
+        yield
 
 
 def gone_on(folder: Path, asked: Recipe | None = None) -> Outcome:
     """The same of --resume."""
     run = Run.open(folder)
     with run.locked():
-        run.sweep()
+        run.remove_partial_files()
         return _trained(reopened(run, going_on(run, asked)))
 
 
@@ -51,9 +71,9 @@ class Memory:
         return pixels, (self.times * pixels.shape[0], self.times * pixels.shape[1])
 
 
-def batches(pictures: Pictures, order: Order) -> Iterator[Batch]:
+def batches(pictures: ImageDataset, order: BatchSampler) -> Iterator[Batch]:
     """As the network wants them, without a device to go to."""
-    return (batch.ready() for batch in loader(pictures, order))
+    return (batch.normalized() for batch in make_loader(pictures, order))
 
 
 def refereed(pairs: list[tuple[Boxes, Boxes]], names: Sequence[str], kind: str = "bbox") -> Any:

@@ -71,7 +71,7 @@ def main(seed: int, times: int, folder: Path) -> None:
             "warned": warned,
         }
         print(json.dumps({**row, "whole": found is None or whole(found)}), flush=True)
-        run.sweep()
+        run.remove_partial_files()
         step = max(step, last + 1, -1 if found is None else found.state["step"] + 1)
 
 

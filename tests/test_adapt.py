@@ -18,7 +18,7 @@ from foveate.api.adapt import AdaptResult
 from foveate.api.fit.core import fit
 from foveate.cli import main as cli
 from foveate.errors import FoveateError, UsageError
-from foveate.inference.predictor import load
+from foveate.inference.predictor import load_predictor
 from foveate.modeling.weights import read_tensors
 from foveate.recipe import with_settings
 from foveate.run.folder import Run
@@ -96,7 +96,7 @@ def test_only_normalisations_move(run, unlabelled, tmp_path):
         found = foveate.adapt(run, unlabelled, how=how, out=tmp_path / how)
         moved = read_tensors(found.run / "adapted.safetensors", own=True)
         assert {name.rpartition(".")[2] for name in moved} == parts
-        network = load(run).model
+        network = load_predictor(run).model
         norms = {
             name for name, module in network.named_modules() if hasattr(module, "running_mean")
         }
@@ -105,15 +105,15 @@ def test_only_normalisations_move(run, unlabelled, tmp_path):
 
 def test_home_images_change_nothing(run, stripes):
     """The statistics of home in the place of those of home; `unlike` ones that the pretraining left stay unlike."""
-    predictor = load(run, "cpu")
+    predictor = load_predictor(run, "cpu")
     table = foveate.verbs.evaluate.own_table(Run.open(run))
     samples = table.of("train")
     pixels = foveate.verbs.evaluate.scanned_aloud(
         table, predictor.model, predictor.recipe.data
     ).pixels
-    pictures = predictor.pictures(samples, pixels)
+    pictures = predictor.dataset(samples, pixels)
     batch = [
-        each.ready()
+        each.normalized()
         for each in foveate.data.loader(pictures, foveate.data.Order(len(pictures), len(pictures)))
     ]
     before = {name: tensor.clone() for name, tensor in predictor.model.state_dict().items()}
@@ -186,7 +186,7 @@ def test_few_images_say_little(run, unlabelled, tmp_path):
         )
         for prior in (0, 4)
     )
-    start = load(run, "cpu").model.state_dict()
+    start = load_predictor(run, "cpu").model.state_dict()
     for name, tensor in whole.items():
         between = (
             (tensor + start[name]) / 2 if name.endswith("mean") else (tensor * start[name]).sqrt()

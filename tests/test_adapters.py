@@ -13,11 +13,11 @@ from PIL import Image
 
 from conftest import striped
 from foveate.api.fit.core import fit
-from foveate.data.loading import Order, loader
+from foveate.data.loading import BatchSampler, make_loader
 from foveate.errors import Interrupted, UnknownName, UsageError, WeightsError
-from foveate.inference.engine import shown
-from foveate.inference.predictor import load
-from foveate.modeling.model import build
+from foveate.inference.engine import eval_dataset
+from foveate.inference.predictor import load_predictor
+from foveate.modeling.model import build_model
 from foveate.modeling.tunings import TUNINGS
 from foveate.modeling.weights import read_tensors
 from foveate.recipe import Recipe, with_settings
@@ -106,27 +106,27 @@ def vit(stripes, weights, tuning: str, **more) -> Recipe:
 def learnt(recipe: Recipe, folder, fall: float) -> Run:
     """A finished run whose loss has fallen by a share of the first epoch's."""
     run = Run(fit(recipe, folder).run)
-    losses = [row["train_loss"] for row in run.logged()]
+    losses = [row["train_loss"] for row in run.read_metrics()]
     assert losses[-1] < (1 - fall) * losses[0]
     return run
 
 
 def logits(model, run: Run) -> torch.Tensor:
     """Of the run's own validation images."""
-    from foveate.inference.engine import scanned_aloud
+    from foveate.inference.engine import scan_with_progress
 
     recipe = run.recipe()
-    scanned = scanned_aloud(own_table(run), model, recipe.data)
-    pictures = shown(model, scanned.table.of("val"), scanned.pixels, 0)
+    scanned = scan_with_progress(own_table(run), model, recipe.data)
+    pictures = eval_dataset(model, scanned.table.in_split("val"), scanned.pixels, 0)
     with torch.inference_mode():
         return torch.cat(
-            [model.eval()(batch.ready()) for batch in loader(pictures, Order(len(pictures), 8))]
+            [model.eval()(batch.normalized()) for batch in make_loader(pictures, BatchSampler(len(pictures), 8))]
         )
 
 
 def assert_merging_changes_nothing(run: Run) -> None:
-    model = build(run.recipe(), run.classes())
-    model.put(read_tensors(run.folder / "model.safetensors"))
+    model = build_model(run.recipe(), run.classes())
+    model.load_tensors(read_tensors(run.folder / "model.safetensors"))
     before = logits(model, run)
     if model.tuning.unmergeable:
         with pytest.raises(UsageError, match="cannot be folded"):
@@ -135,7 +135,7 @@ def assert_merging_changes_nothing(run: Run) -> None:
         model.merge()
     scale = before.abs().max()
     assert float((logits(model, run) - before).abs().max() / scale) < 1e-5
-    assert float((logits(load(run.folder, "cpu").model, run) - before).abs().max() / scale) < 1e-5
+    assert float((logits(load_predictor(run.folder, "cpu").model, run) - before).abs().max() / scale) < 1e-5
 
 
 @pytest.mark.skipif(not OFFLINE, reason="needs the extra 'offline': pretrained weights")
@@ -192,17 +192,17 @@ def test_t1_what_a_tuning_remembers_survives_a_resume(
 
 
 def test_deep_prompts_are_more_than_shallow_ones(stripes, pretrained_vit):
-    deep = build(
+    deep = build_model(
         with_settings(vit(stripes, pretrained_vit, "vpt"), {"task": "classify"}), ("a", "b")
     )
-    shallow = build(
+    shallow = build_model(
         with_settings(
             vit(stripes, pretrained_vit, "vpt"), {"task": "classify", "tuning.deep": False}
         ),
         ("a", "b"),
     )
     counts = [
-        sum(value.numel() for name, value in model.changed().items() if "prompts" in name)
+        sum(value.numel() for name, value in model.trained_tensors().items() if "prompts" in name)
         for model in (deep, shallow)
     ]
     assert counts[0] == len(deep.backbone.network.blocks) * counts[1]
@@ -219,7 +219,7 @@ def test_a_fused_layer_is_not_pretended_to_be_adapted():
             "task": "classify",
         },
     )
-    model = build(with_settings(recipe, {"tuning": "lora"}), ("a", "b"))
+    model = build_model(with_settings(recipe, {"tuning": "lora"}), ("a", "b"))
     for name, value in model.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(value, std=0.02)
@@ -234,21 +234,21 @@ def test_a_fused_layer_is_not_pretended_to_be_adapted():
 def test_bad_words_get_a_sentence(stripes, pretrained_vit, tmp_path):
     base = with_settings(vit(stripes, pretrained_vit, "peft"), {"task": "classify"})
     with pytest.raises(UnknownName, match="no method of peft is called 'hraa'") as unknown:
-        build(with_settings(base, {"tuning.method": "hraa"}), ("a", "b"))
+        build_model(with_settings(base, {"tuning.method": "hraa"}), ("a", "b"))
     assert "hra" in str(unknown.value.hint)
     with pytest.raises(UsageError, match="does not take these options"):
-        build(with_settings(base, {"tuning.options": {"rr": 3}}), ("a", "b"))
+        build_model(with_settings(base, {"tuning.options": {"rr": 3}}), ("a", "b"))
     with pytest.raises(UsageError, match="cannot stand in this backbone"):
-        build(with_settings(base, {"tuning.method": "vblora"}), ("a", "b"))
+        build_model(with_settings(base, {"tuning.method": "vblora"}), ("a", "b"))
 
 
 def test_an_adapter_of_another_backbone_is_refused(stripes, pretrained_vit, tmp_path):
     run = fit(vit(stripes, pretrained_vit, "lora", **{"training.epochs": 1}), tmp_path / "run").run
-    other = build(
+    other = build_model(
         with_settings(
             Run(run).recipe(), {"backbone.name": "test_vit2", "backbone.weights": "none"}
         ),
         ("lying", "upright"),
     )
     with pytest.raises(WeightsError, match="do not belong to this model"):
-        other.put(read_tensors(run / "model.safetensors"))
+        other.load_tensors(read_tensors(run / "model.safetensors"))

@@ -8,10 +8,10 @@ import torch
 from torch.utils.data._utils.pin_memory import pin_memory
 from torchvision.transforms.v2 import functional
 
-from foveate.data.dataset import Pictures
-from foveate.data.loading import Order, loader
+from foveate.data.dataset import ImageDataset
+from foveate.data.loading import BatchSampler, make_loader
 from foveate.data.multicrop import Crops, views
-from foveate.data.transforms import evaluation, mixed, training
+from foveate.data.transforms import evaluation_transform, mix_batch, training_transform
 from foveate.predictions import Labels
 from foveate.recipe import AugmentRecipe
 from foveate.types import Batch, InputSpec, Sample
@@ -20,11 +20,11 @@ from helpers import Memory
 SPEC = InputSpec(32, (0.5, 0.4, 0.3), (0.25, 0.2, 0.3))
 
 
-def pictures(transform, count: int = 6) -> Pictures:
+def pictures(transform, count: int = 6) -> ImageDataset:
     rng = np.random.default_rng(0)
     pixels = [rng.integers(0, 256, (40, 50, 3), dtype=np.uint8) for _ in range(count)]
     samples = [Sample(str(place), str(place), Labels(("a",))) for place in range(count)]
-    return Pictures(
+    return ImageDataset(
         samples,
         Memory(pixels),
         transform,
@@ -33,8 +33,8 @@ def pictures(transform, count: int = 6) -> Pictures:
     )
 
 
-def one(shown: Pictures, workers: int = 0) -> Batch:
-    return next(iter(loader(shown, Order(len(shown), len(shown)), workers)))
+def one(shown: ImageDataset, workers: int = 0) -> Batch:
+    return next(iter(make_loader(shown, BatchSampler(len(shown), len(shown)), workers)))
 
 
 def wanted(images: torch.Tensor) -> torch.Tensor:
@@ -46,7 +46,7 @@ def wanted(images: torch.Tensor) -> torch.Tensor:
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 def test_bytes_travel_and_become_what_the_library_makes_of_them(workers, layout):
-    batch = one(pictures(evaluation(SPEC, "crop")), workers)
+    batch = one(pictures(evaluation_transform(SPEC, "crop")), workers)
     assert batch.images.dtype == torch.uint8
     there = batch.to("cpu", memory_format=layout)
     assert torch.equal(there.images, wanted(batch.images))
@@ -54,35 +54,35 @@ def test_bytes_travel_and_become_what_the_library_makes_of_them(workers, layout)
     assert batch.images.dtype == torch.uint8  # what was there is as it was
     again = there.to("cpu")
     assert torch.equal(again.images, there.images)
-    part = batch.part(slice(2, 5))
+    part = batch.subset(slice(2, 5))
     assert torch.equal(part.to("cpu").images, there.images[2:5])
 
 
 def test_a_loader_may_pin_what_it_gives(monkeypatch):
     """Where there is a GPU it asks for that; there is none here to ask it."""
     monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: tensor + 1)
-    batch = one(pictures(evaluation(SPEC, "crop")))
+    batch = one(pictures(evaluation_transform(SPEC, "crop")))
     pinned = pin_memory(batch)
     assert torch.equal(pinned.images, batch.images + 1)
     assert pinned.spec is SPEC
 
 
 def test_what_is_erased_has_the_mean_colour_and_travels_as_it_is():
-    batch = one(pictures(training(SPEC, "crop", AugmentRecipe(policy="none", erase=1.0))))
+    batch = one(pictures(training_transform(SPEC, "crop", AugmentRecipe(policy="none", erase=1.0))))
     assert batch.images.dtype == torch.float32
-    assert (batch.ready().images == batch.images).all()
+    assert (batch.normalized().images == batch.images).all()
     assert all(bool((image == 0).all(0).any()) for image in batch.images)
 
 
 def test_pictures_are_mixed_as_numbers():
     """The mean of two bytes may be none."""
-    batch = one(pictures(training(SPEC, "crop", AugmentRecipe(policy="none"))))
+    batch = one(pictures(training_transform(SPEC, "crop", AugmentRecipe(policy="none"))))
     torch.manual_seed(0)
-    together = mixed(batch, AugmentRecipe(mixup=0.5))
+    together = mix_batch(batch, AugmentRecipe(mixup=0.5))
     torch.manual_seed(0)
-    numbers = mixed(batch.ready(), AugmentRecipe(mixup=0.5))
+    numbers = mix_batch(batch.normalized(), AugmentRecipe(mixup=0.5))
     assert torch.equal(together.to("cpu").images, numbers.images)
-    assert mixed(batch, AugmentRecipe()) is batch
+    assert mix_batch(batch, AugmentRecipe()) is batch
 
 
 def test_other_views_go_along():

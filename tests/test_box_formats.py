@@ -46,7 +46,7 @@ def wrote(path: Path, content: object) -> Path:
 def told(table) -> dict[str, tuple]:
     """key -> corners, names, split."""
     return {
-        sample.key: (sample.truth.xyxy.tolist(), sample.truth.names, sample.split)
+        sample.key: (sample.target.xyxy.tolist(), sample.target.names, sample.split)
         for sample in table.samples
     }
 
@@ -153,9 +153,9 @@ def test_t30_voc_counts_from_one_and_includes_the_last(tmp_path):
         ("dog", "cat"),
         "train",
     )
-    assert table.samples[0].truth.crowd.tolist() == [False, True]
+    assert table.samples[0].target.crowd.tolist() == [False, True]
     assert told(table)["JPEGImages/b.jpg"] == ([], (), "val")
-    assert table.samples[1].truth.xyxy.shape == (0, 4)
+    assert table.samples[1].target.xyxy.shape == (0, 4)
     assert "passed over: 1 ('nobody')" in notes(table)
 
 
@@ -222,8 +222,8 @@ def test_bad_voc_says_why(tmp_path, text, message):
 def test_blood_cells(place):
     table = read_table(place)
     assert (table.format, table.classes) == ("voc", ("Platelets", "RBC", "WBC"))
-    assert [len(table.of(split)) for split in ("train", "val")] == [205, 87]
-    assert sum(len(sample.truth.names) for sample in table.samples) == 3943  # grep -c '<object>'
+    assert [len(table.in_split(split)) for split in ("train", "val")] == [205, 87]
+    assert sum(len(sample.target.names) for sample in table.samples) == 3943  # grep -c '<object>'
     assert told(table)["JPEGImages/BloodImage_00000.jpg"][0][0] == [259, 176, 491, 376]
     assert sniffers(place) == ["voc"]
 
@@ -256,7 +256,7 @@ def test_coco_file(tmp_path):
     table = read_table(wrote(two(tmp_path) / "boxes.json", coco()))
     assert (table.format, table.classes) == ("coco", ("zebra", "dog"))  # by id
     assert told(table)["a.jpg"] == ([[0, 1.5, 10, 21.5], [5, 5, 6, 6]], ("dog", "zebra"), None)
-    assert table.samples[0].truth.crowd.tolist() == [False, True]
+    assert table.samples[0].target.crowd.tolist() == [False, True]
     assert told(table)["b.jpg"] == ([], (), None)
     assert "kept and not held against an answer: 1 ('a.jpg')" in notes(table)
 
@@ -501,7 +501,7 @@ def test_table_of_boxes(tmp_path):
     table = read_table(wrote(two(tmp_path) / "any.csv", text))
     assert (table.format, table.classes, table.multilabel) == ("boxes_table", ("cat", "dog"), False)
     assert told(table)["a.jpg"] == ([[0, 1.5, 10, 20], [1, 1, 2, 2]], ("dog", "cat"), "train")
-    assert (table.samples[0].group, table.samples[0].truth.crowd.tolist()) == ("p1", [False, True])
+    assert (table.samples[0].group, table.samples[0].target.crowd.tolist()) == ("p1", [False, True])
     assert told(table)["b.jpg"] == ([], (), "val")
     assert sniffers(tmp_path / "any.csv") == ["boxes_table"]
 

@@ -192,7 +192,7 @@ def test_the_truth_as_an_answer_is_perfect(seed, objects):
     )
     confusion = np.array(found.tables["confusion"])
     assert (confusion == np.diag(np.diag(confusion))).all()
-    assert metric.badness(Boxes(truths[0].xyxy, truths[0].names, np.ones(objects)), truths[0]) == 0
+    assert metric.sample_losses(Boxes(truths[0].xyxy, truths[0].names, np.ones(objects)), truths[0]) == 0
 
 
 @settings(max_examples=25, deadline=None)
@@ -221,7 +221,7 @@ def test_the_confusion_matrix_by_hand():
         np.array([0.9, 0.8, 0.7, 0.6]),
     )
     metric = collected([(said, truth)])
-    assert metric.badness(said, truth) == pytest.approx(4 + 4 / 5)
+    assert metric.sample_losses(said, truth) == pytest.approx(4 + 4 / 5)
     assert np.array(metric.compute().tables["confusion"]).tolist() == [
         [0, 1, 0, 0, 0],
         [0, 0, 0, 0, 0],
@@ -236,12 +236,12 @@ def test_a_worse_answer_ranks_higher():
     truth = image(rng, 5, 0, crowd=0)[1]
     kept = [Boxes(truth.xyxy[:count], truth.names[:count], np.ones(count)) for count in range(6)]
     metric = metric_for(Boxes, NAMES)
-    found = [metric.badness(answer, truth) for answer in kept]
+    found = [metric.sample_losses(answer, truth) for answer in kept]
     assert found == sorted(found, reverse=True)
     assert found[-1] == 0
     small = Boxes(truth.xyxy[:1], truth.names[:1])
-    assert metric.badness(kept[0], small) < metric.badness(kept[4], truth) + 1
-    assert metric.badness(kept[0], small) > metric.badness(kept[4], truth), (
+    assert metric.sample_losses(kept[0], small) < metric.sample_losses(kept[4], truth) + 1
+    assert metric.sample_losses(kept[0], small) > metric.sample_losses(kept[4], truth), (
         "one of one is worse than one of five"
     )
 

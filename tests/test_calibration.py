@@ -18,18 +18,18 @@ from foveate.cli import main as cli
 from foveate.errors import UsageError
 from foveate.evaluation.calibration import (
     Calibration,
-    Familiar,
+    FeatureSpace,
+    apply_temperature,
     calibration_error,
-    error_by_chance,
-    fitted,
+    expected_error_if_calibrated,
+    fit_temperature,
     reliability,
-    risks,
-    sharpened,
+    risk_coverage_curve,
 )
-from foveate.inference.predictor import load
-from foveate.run.folder import CALIBRATION, FAMILIAR, Run
+from foveate.inference.predictor import load_predictor
+from foveate.run.folder import CALIBRATION_FILE, FEATURE_SPACE_FILE, Run
 
-FAMILIAR_ = Familiar(np.zeros(4), np.eye(4)[:2])
+FAMILIAR_ = FeatureSpace(np.zeros(4), np.eye(4)[:2])
 
 
 def drawn(count: int, seed: int, temperature: float = 1.0, classes: int = 5):
@@ -43,7 +43,7 @@ def drawn(count: int, seed: int, temperature: float = 1.0, classes: int = 5):
 
 def learnt(scores, truths):
     return Calibration.learnt(
-        scores, truths, np.zeros((len(truths), 4)), FAMILIAR_, fitted(scores, truths)
+        scores, truths, np.zeros((len(truths), 4)), FAMILIAR_, fit_temperature(scores, truths)
     )
 
 
@@ -56,7 +56,7 @@ def test_the_calibration_error_and_what_chance_makes_of_it():
     ) == pytest.approx(0.15)
     sizes = (100, 10_000)
     drawn_ = [np.random.default_rng(size).uniform(0.2, 1, size) for size in sizes]
-    small, large = (error_by_chance(each) for each in drawn_)
+    small, large = (expected_error_if_calibrated(each) for each in drawn_)
     assert small > 0.05
     assert large < 0.015
     rng = np.random.default_rng(7)
@@ -67,9 +67,9 @@ def test_the_calibration_error_and_what_chance_makes_of_it():
 @pytest.mark.parametrize("wrong", [0.4, 1.0, 2.5])
 def test_the_temperature_undoes_what_was_told_wrongly(wrong):
     told, truths = drawn(6000, 0, wrong)
-    assert fitted(told, truths) == pytest.approx(1 / wrong, rel=0.08)
-    assert sharpened(told, 1.0) == pytest.approx(told)
-    assert sharpened(told, 1 / wrong) == pytest.approx(drawn(6000, 0)[0], abs=1e-6)
+    assert fit_temperature(told, truths) == pytest.approx(1 / wrong, rel=0.08)
+    assert apply_temperature(told, 1.0) == pytest.approx(told)
+    assert apply_temperature(told, 1 / wrong) == pytest.approx(drawn(6000, 0)[0], abs=1e-6)
 
 
 @pytest.mark.parametrize("coverage", [0.8, 0.9, 0.95])
@@ -79,7 +79,7 @@ def test_sets_cover_what_was_asked(coverage):
     for seed in range(20):
         scores, truths = drawn(1200, seed)
         calibration = learnt(scores[:400], truths[:400])
-        among = calibration.among(sharpened(scores[400:], calibration.temperature), coverage)
+        among = calibration.among(apply_temperature(scores[400:], calibration.temperature), coverage)
         found.append(among[np.arange(800), truths[400:]].mean())
     assert np.mean(found) == pytest.approx(coverage, abs=0.02)
 
@@ -98,21 +98,21 @@ def test_doubt_by_hand():
             np.stack([np.linspace(0.5, 0.4, 100), np.arange(100) % 2], 1),
         ]
     )
-    calibration = replace(learnt(*drawn(40, 0)), sure=sure)
+    calibration = replace(learnt(*drawn(40, 0)), uncertainty=sure)
     assert calibration.doubt_below(0.012) == pytest.approx(0.9)
     assert calibration.doubt_below(0.5) == 0.0
     assert calibration.doubt_below(0.001) is None
 
 
 def test_what_lies_outside():
-    assert FAMILIAR_.outside(
+    assert FAMILIAR_.residual(
         np.array([[3.0, 4, 0, 0], [0, 0, 1, 0], [1, 0, 0, 1]])
     ) == pytest.approx([0, 1, 0.5])
     rng = np.random.default_rng(0)
     flat = rng.normal(size=(200, 3)) @ rng.normal(size=(3, 20)) + 5
-    found = Familiar.of(flat)
-    assert found.outside(flat).max() < 1e-9
-    assert found.outside(rng.normal(size=(200, 20)) + 5).mean() > 0.5
+    found = FeatureSpace.of(flat)
+    assert found.residual(flat).max() < 1e-9
+    assert found.residual(rng.normal(size=(200, 20)) + 5).mean() > 0.5
 
 
 def test_bins_and_risks_by_hand():
@@ -122,7 +122,7 @@ def test_bins_and_risks_by_hand():
         {"confidence": pytest.approx(0.55), "accuracy": 1.0, "count": 1},
         {"confidence": pytest.approx(0.93), "accuracy": 0.5, "count": 2},
     ]
-    share, wrong = risks(confidence, right)
+    share, wrong = risk_coverage_curve(confidence, right)
     assert share.tolist() == [0.25, 0.5, 0.75, 1.0]
     assert wrong == pytest.approx([0, 0.5, 1 / 3, 0.25])
 
@@ -173,7 +173,7 @@ def test_a_run_knows_how_sure_it_is(run, strangers, capsys):
         "images"
     ]  # the temperature of a probe is also that of training images which it was solved without
     assert run.outcome["calibration"]["left_out"] == counts["train"]
-    assert (run.run / FAMILIAR).is_file()
+    assert (run.run / FEATURE_SPACE_FILE).is_file()
     assert cli._run(["evaluate", str(run.run), "--ood", str(strangers), "--json"]) == 0
     told = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert told["ood"]["auroc"]["value"] > 0.7  # of features that nobody has trained
@@ -197,12 +197,12 @@ def test_a_run_knows_how_sure_it_is(run, strangers, capsys):
 def test_answers_carry_sets_doubts_and_oddness(run, strangers, tmp_path):
     sure = foveate.predict(run.run, strangers, coverage=0.5, risk=0.9)
     wary = foveate.predict(run.run, strangers, coverage=0.99, risk=0.0001)
-    assert np.mean([len(answer.prediction.sure.among) for answer in sure]) <= np.mean(
-        [len(answer.prediction.sure.among) for answer in wary]
+    assert np.mean([len(answer.prediction.uncertainty.prediction_set) for answer in sure]) <= np.mean(
+        [len(answer.prediction.uncertainty.prediction_set) for answer in wary]
     )
-    assert all(answer.prediction.sure.abstain for answer in wary)
-    assert not any(answer.prediction.sure.abstain for answer in sure)
-    assert np.mean([answer.prediction.sure.odd for answer in sure]) > 0.7
+    assert all(answer.prediction.uncertainty.abstain for answer in wary)
+    assert not any(answer.prediction.uncertainty.abstain for answer in sure)
+    assert np.mean([answer.prediction.uncertainty.ood_percentile for answer in sure]) > 0.7
     assert (
         cli._run(
             [
@@ -220,7 +220,7 @@ def test_answers_carry_sets_doubts_and_oddness(run, strangers, tmp_path):
     with (tmp_path / "answers.csv").open() as file:
         row = next(csv.DictReader(file))
     assert json.loads(row["set"]) == list(
-        foveate.predict(run.run, strangers)[0].prediction.sure.among
+        foveate.predict(run.run, strangers)[0].prediction.uncertainty.prediction_set
     )
     assert row["abstain"] in ("True", "False")
     for words in ({"coverage": 1.0}, {"risk": 0.0}):
@@ -230,7 +230,7 @@ def test_answers_carry_sets_doubts_and_oddness(run, strangers, tmp_path):
 
 def test_temperatures_leave_the_answers_alone(run):
     """The same classes with and without, and the chances of the calibrated ones are those of the scaled logits."""
-    predictor = load(run.run, "cpu")
+    predictor = load_predictor(run.run, "cpu")
     paths = sorted(Path(Run.open(run.run).recipe().data.path).rglob("*.*"))[:12]
     scaled = [answer.prediction for answer in predictor.predict(paths)]
     temperature = predictor.calibration.temperature
@@ -238,7 +238,7 @@ def test_temperatures_leave_the_answers_alone(run):
     raw = [answer.prediction for answer in predictor.predict(paths)]
     assert [each.names for each in scaled] == [each.names for each in raw]
     assert np.stack([each.scores for each in scaled]) == pytest.approx(
-        sharpened(np.stack([each.scores for each in raw]).astype(float), temperature), abs=1e-5
+        apply_temperature(np.stack([each.scores for each in raw]).astype(float), temperature), abs=1e-5
     )
 
 
@@ -252,7 +252,7 @@ def test_few_images_and_other_questions_are_not_calibrated(stripes, tmp_path, st
     }
     few = foveate.fit(stripes, out=tmp_path / "few", **words)
     assert few.outcome["calibration"] is None
-    assert not (few.run / CALIBRATION).exists()
+    assert not (few.run / CALIBRATION_FILE).exists()
     assert "set" not in foveate.predict(few.run, strangers)[0].row()
     with pytest.raises(UsageError, match="does not know what is familiar"):
         foveate.evaluate(few.run, ood=strangers)

@@ -21,10 +21,10 @@ from foveate.data.formats import read_table
 from foveate.errors import DataError, FoveateError, UsageError, WeightsError
 from foveate.evaluation.metrics import METRICS
 from foveate.evaluation.metrics.text import TextMetric, ciders, rouge_l, words_of
-from foveate.inference.predictor import load
-from foveate.modeling.model import build
+from foveate.inference.predictor import load_predictor
+from foveate.modeling.model import build_model
 from foveate.modeling.tokenizer import Words
-from foveate.modeling.weights import fingerprint
+from foveate.modeling.weights import weights_fingerprint
 from foveate.predictions import Text
 from foveate.recipe import Recipe, with_settings
 
@@ -127,7 +127,7 @@ def test_a_resample_is_a_set_of_its_own(sentences):
     )
     places = np.array([0, 0, 7, 20])
     assert metric.resampler()(places) == pytest.approx(each[places].mean())
-    assert metric.badness(Text((truths[0][0],)), Text(tuple(truths[0]))) == 0
+    assert metric.sample_losses(Text((truths[0][0],)), Text(tuple(truths[0]))) == 0
     assert METRICS.load("text").reads is Text
     with pytest.raises(DataError, match="nothing to score"):
         TextMetric().compute()
@@ -155,7 +155,7 @@ def test_tables_of_sentences(tmp_path):
     for name in ("t.jsonl", "t.csv"):
         table = read_table(tmp_path / name)
         assert table.format == "captions"
-        assert [sample.truth.sentences for sample in table.samples] == [
+        assert [sample.target.sentences for sample in table.samples] == [
             ("One box.", "A box."),
             ("Two boxes.",),
         ]
@@ -204,7 +204,7 @@ def test_coco_captions(tmp_path):
     (tmp_path / "annotations" / "captions_train2017.json").write_text(json.dumps(content))
     table = read_table(tmp_path)
     assert table.format == "coco_captions"
-    assert [(sample.key, sample.truth.sentences, sample.split) for sample in table.samples] == [
+    assert [(sample.key, sample.target.sentences, sample.split) for sample in table.samples] == [
         ("train2017/1.png", ("A.", "B."), "train"),
         ("train2017/2.png", ("C.",), "train"),
     ]
@@ -306,9 +306,9 @@ def test_predictions_carry_where_was_looked(run, striped_world):
         iter(foveate.predict(run.run, [next(striped_world.parent.glob("*.png"))], device="cpu"))
     )
     text = answer.prediction
-    assert text.looks.shape[0] == len(text.words)
-    assert text.looks.shape[1] == text.looks.shape[2]  # a square picture
-    assert np.isfinite(text.looks).all()
+    assert text.attention_maps.shape[0] == len(text.tokens)
+    assert text.attention_maps.shape[1] == text.attention_maps.shape[2]  # a square picture
+    assert np.isfinite(text.attention_maps).all()
     assert answer.row()["answer"] == text.sentences[0]
     assert "looks" not in answer.row()
 
@@ -316,7 +316,7 @@ def test_predictions_carry_where_was_looked(run, striped_world):
 @torch.inference_mode()
 def test_greedy_search_with_a_cache_is_the_search_without(run, striped_world):
     """Word after word, the whole sentence read anew each time."""
-    model = load(run.run, "cpu").model
+    model = load_predictor(run.run, "cpu").model
     images = torch.randn(3, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     writer, words = model.head, model.task.vocabulary
     features = model.backbone(images, model.task.needs)
@@ -340,7 +340,7 @@ def test_greedy_search_with_a_cache_is_the_search_without(run, striped_world):
 
 
 def test_more_beams_are_never_less_sure(run, striped_world):
-    model = load(run.run, "cpu").model
+    model = load_predictor(run.run, "cpu").model
     images = torch.randn(4, 3, 64, 64, generator=torch.Generator().manual_seed(1))
     with torch.inference_mode():
         memory = model.head(
@@ -413,12 +413,12 @@ def test_a_frozen_language_model_stays_as_it_is(language, striped_world, tmp_pat
         "beams": 1,
     }
     recipe = words_for(striped_world, **{"task": task, "training.epochs": 2})
-    before = fingerprint(build(recipe, ()).head.decoder.state_dict())
+    before = weights_fingerprint(build_model(recipe, ()).head.decoder.state_dict())
     result = fit(recipe, tmp_path / "run")
-    model = load(result.run, "cpu").model
-    assert fingerprint(model.head.decoder.state_dict()) == before
+    model = load_predictor(result.run, "cpu").model
+    assert weights_fingerprint(model.head.decoder.state_dict()) == before
     assert model.head.prefix.shape == (3, 32)
-    assert not torch.equal(model.head.prefix, build(recipe, ()).head.prefix)
+    assert not torch.equal(model.head.prefix, build_model(recipe, ()).head.prefix)
     assert model.head.opening == [0, *model.task.vocabulary.encode("a photo of")]
     assert all(
         not answer.row()["answer"].startswith("a photo of")
@@ -441,7 +441,7 @@ def test_wrong_words_are_one_sentence(striped_world, tmp_path, settings, error, 
 
 def test_a_decoder_without_words_says_where_they_come_from():
     with pytest.raises(FoveateError, match="knows no word"):
-        build(
+        build_model(
             with_settings(
                 Recipe(),
                 {
@@ -543,7 +543,7 @@ def test_blip_writes_what_the_library_writes(blip):
         "task": {"name": "caption", "decoder": "native", "beams": 1, "most": 8},
         "tuning": "full",
     }
-    model = build(with_settings(Recipe(), settings), ()).eval()
+    model = build_model(with_settings(Recipe(), settings), ()).eval()
     theirs = BlipForConditionalGeneration.from_pretrained(blip).eval()
     images = torch.randn(3, 3, 32, 32)
     with torch.inference_mode():
@@ -588,8 +588,8 @@ def test_lora_teaches_blip_and_saves_the_adapter_alone(blip, striped_world, tmp_
         iter(foveate.predict(found.run, [next(striped_world.parent.rglob("*.png"))], device="cpu"))
     ).prediction
     assert answer.sentences[0]
-    assert answer.looks.shape[0] == len(answer.words)
-    assert load(found.run).model.head.__class__.__name__ == "OwnWriter"
+    assert answer.attention_maps.shape[0] == len(answer.tokens)
+    assert load_predictor(found.run).model.head.__class__.__name__ == "OwnWriter"
 
 
 def test_who_cannot_write_is_told_so(striped_world, blip, tmp_path):

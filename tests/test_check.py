@@ -32,11 +32,11 @@ from foveate.data import boxes, formats
 from foveate.data import discovery as listing
 from foveate.data import issues as findings
 from foveate.data.boxes import CLIPPED, CROWD, INVERTED, NO_AREA, NOT_FINITE, OUTSIDE, REPEATED
-from foveate.data.duplicates import near_copies
+from foveate.data.duplicates import near_duplicates
 from foveate.data.formats import read_table
-from foveate.data.issues import Findings, collecting, each
+from foveate.data.issues import IssueLog, collecting, skip_and_record
 from foveate.data.scan import scan
-from foveate.data.splits import clusters
+from foveate.data.splits import duplicate_groups
 from foveate.errors import DataError, UsageError
 from foveate.predictions import Labels
 from foveate.recipe import Recipe, recipe_from
@@ -55,11 +55,11 @@ def places(result: CheckResult, what: str) -> dict[str, str]:
     """Place -> why, of the kind of problem whose words begin so."""
     found = [finding for finding in result.findings if finding.kind.startswith(what)]
     assert len(found) <= 1
-    return {place.name: place.why for finding in found for place in finding.places}
+    return {place.name: place.why for finding in found for place in finding.locations}
 
 
 def times(result: CheckResult, what: str) -> int:
-    return sum(finding.times for finding in result.findings if finding.kind.startswith(what))
+    return sum(finding.count for finding in result.findings if finding.kind.startswith(what))
 
 
 def tree(root: Path) -> dict[str, str]:
@@ -297,7 +297,7 @@ def test_t28_what_a_listing_passes_over_is_reported(tmp_path):
     }
     assert places(result, "pictures in formats that are not read") == {"dog/phone.HEIC": ".heic"}
     assert result.images == 32  # ten each, the one that a link leads to, and eleven again
-    assert (result.listing.files, result.listing.pictures) == (
+    assert (result.listing.files, result.listing.images) == (
         22,
         21,
     )  # the pipe and links to nowhere are no files
@@ -677,7 +677,7 @@ def test_t30_masks(tmp_path):
         for finding in result.findings
         if finding.kind.startswith("the value … of this mask")
     )
-    assert {Path(place.name).name for place in odd_value.places} == {"b.png"}
+    assert {Path(place.name).name for place in odd_value.locations} == {"b.png"}
     assert next(iter(places(result, "a mask is not as large as its image"))).endswith("masks/c.png")
     assert next(iter(places(result, "this picture cannot be decoded"))).endswith("masks/d.png")
     assert set(places(result, "images have no mask")) == {"images/e.png"}
@@ -708,7 +708,7 @@ def test_t32_copies_across_splits_and_classes(tmp_path):
     assert places(result, "near-copies in two splits") == {"val/cat/near.jpg": ""}
     assert places(result, "near-copies with different labels") == {"train/dog/4.png": "dog / cat"}
     assert set(places(result, "near-copies of an image before")) == {"train/dog/nearly.jpg"}
-    likes = {place.name: place.like for finding in result.findings for place in finding.places}
+    likes = {place.name: place.like for finding in result.findings for place in finding.locations}
     assert likes["val/cat/near.jpg"] == "train/cat/3.png"
     assert likes["train/dog/4.png"] == "train/cat/alike.jpg"
     assert result.exit_code == 4
@@ -738,7 +738,7 @@ def test_t32_a_mirrored_photo_is_found_by_features_alone(tmp_path):
     result = checked(root, tmp_path / "out", backbone="tf_efficientnet_lite0", device="cpu")
     (finding,) = (finding for finding in result.findings if finding.kind.area == "copies")
     assert finding.kind == "nearly the same to the backbone, in two splits: figures flatter"
-    assert [(place.name, place.like) for place in finding.places] == [
+    assert [(place.name, place.like) for place in finding.locations] == [
         ("validation/hat/mirror.jpg", f"train/hat/{first.name}")
     ]
 
@@ -758,7 +758,7 @@ def test_pairs_are_those_of_the_clusters():
     rng = np.random.default_rng(0)
     thumbs = rng.random((30, 32, 32)).astype(np.float32)
     thumbs[20:25] = thumbs[3] + 0.01 * rng.random((5, 32, 32)).astype(np.float32)
-    clusters = near_copies(thumbs, 0.97)
+    clusters = near_duplicates(thumbs, 0.97)
     assert len(set(clusters.tolist())) == 25
     assert set(np.flatnonzero(clusters == clusters[3]).tolist()) == {3, 20, 21, 22, 23, 24}
 
@@ -775,12 +775,12 @@ def test_t32_a_test_image_that_many_training_images_are_like_is_told_once():
         Sample(Path(str(number)), str(number), Labels(("cat",)), split)
         for number, split in enumerate(splits)
     ]
-    found = Findings()
+    found = IssueLog()
     checking.copies(
         samples, [look.digest for look in looks], [checking.by_thumbnails(looks, 0.97)], found
     )
     told = {
-        remark.kind: (remark.times, [place.name for place in remark.places])
+        remark.kind: (remark.count, [place.name for place in remark.locations])
         for remark in found.notes()
     }
     assert told == {
@@ -798,41 +798,41 @@ def test_t32_more_copies_than_are_kept_are_each_counted_once():
         for number in range(count)
     ]
     samples = [Sample(Path(str(number)), str(number), Labels(("cat",))) for number in range(count)]
-    found = Findings()
+    found = IssueLog()
     checking.copies(
         samples, [look.digest for look in looks], [checking.by_thumbnails(looks, 0.97)], found
     )
     (remark,) = found.notes()
     assert remark.kind == "near-copies of an image before"
-    assert remark.times == count - 1
-    assert len(remark.places) == findings.KEPT
+    assert remark.count == count - 1
+    assert len(remark.locations) == findings.KEPT
 
 
 # --- the contract by which formats tell of every label
 
 
 def test_each_raises_outside_and_counts_inside():
-    with pytest.raises(DataError), each():
+    with pytest.raises(DataError), skip_and_record():
         raise DataError("label 'x' is 3 too long", where="a.txt")
     with collecting() as found:
         for place in ("a.txt", "b.txt", "b.txt"):
-            with each():
+            with skip_and_record():
                 raise DataError(f"label {place!r} is 3 too long", where=place)
-        with collecting() as inner, each():
+        with collecting() as inner, skip_and_record():
             raise DataError("elsewhere")
     (remark,) = found.notes()
     assert remark.kind == "label … is … too long"
-    assert remark.times == 2  # a place that is looked at twice is one
+    assert remark.count == 2  # a place that is looked at twice is one
     assert [note.kind for note in inner.notes()] == ["elsewhere"]
 
 
 def test_many_places_are_counted_and_the_first_are_kept():
-    found = Findings()
+    found = IssueLog()
     for number in range(findings.KEPT + 50):
         found.add(listing.CLUTTER, str(number))
     (remark,) = found.notes()
-    assert remark.times == findings.KEPT + 50
-    assert len(remark.places) == findings.KEPT
+    assert remark.count == findings.KEPT + 50
+    assert len(remark.locations) == findings.KEPT
 
 
 # --- T28: a folder of many files
@@ -848,10 +848,10 @@ def test_t28_many_files_are_listed_in_bounded_memory(tmp_path):
 
     def peak(root: Path) -> int:
         tracemalloc.start()
-        counted = listing.inventory(root, Findings())
+        counted = listing.inventory(root, IssueLog())
         most = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
-        assert counted.pictures == counted.files == int(root.name)
+        assert counted.images == counted.files == int(root.name)
         return most
 
     small, large = made(300), made(30_000)
@@ -888,7 +888,7 @@ def test_data_that_no_format_reads_is_looked_at_all_the_same(tmp_path):
     (tmp_path / "data" / "about.json").write_text("{}")
     result = checked(tmp_path / "data", tmp_path / "out")
     assert any(
-        finding.kind.gravity == "error" and finding.kind.area == "labels"
+        finding.kind.severity == "error" and finding.kind.area == "labels"
         for finding in result.findings
     )
     assert set(places(result, "this picture is empty")) == {"deep/deeper/2.png"}
@@ -953,7 +953,7 @@ def test_every_kind_of_problem_has_its_words_in_chinese():
         ),
     ]
     kinds = {
-        value for room in rooms for value in vars(room).values() if isinstance(value, findings.Kind)
+        value for room in rooms for value in vars(room).values() if isinstance(value, findings.IssueKind)
     }
     assert len(kinds) > 60
     assert [kind for kind in kinds if say(kind) == kind] == []
@@ -1022,4 +1022,4 @@ def test_one_shape_in_two_colours_is_no_copy(tmp_path):
             Image.fromarray(pixels).save(tmp_path / "data" / name / f"{place}.png")
     assert checked(tmp_path / "data", tmp_path / "out").exit_code == 0
     scanned = scan(read_table(tmp_path / "data"), 32, "crop", Recipe().data)
-    assert len(set(clusters(scanned, Recipe().data))) == 20
+    assert len(set(duplicate_groups(scanned, Recipe().data))) == 20

@@ -9,20 +9,20 @@ from torch.nn import functional
 
 from conftest import SHARED
 from foveate.api.fit.core import fit
-from foveate.modeling.tasks import TASKS, Facts
+from foveate.modeling.tasks import TASKS, DataFacts
 from foveate.modeling.tasks.classify import LinearHead, _cells
 from foveate.predictions import Labels
 from foveate.recipe import Recipe, with_settings
 from foveate.types import Batch, Features, Provides
 
 CLASSES = ("a", "b", "c")
-SOLVED, TRAINED = Facts(multilabel=False, solved=True), Facts(multilabel=False, solved=False)
+SOLVED, TRAINED = DataFacts(multilabel=False, solved=True), DataFacts(multilabel=False, solved=False)
 
 
-def settled(truths: list[Labels], facts: Facts, **settings) -> dict:
+def settled(truths: list[Labels], facts: DataFacts, **settings) -> dict:
     return {
         field: value
-        for field, value, _ in TASKS.load("classify").settle(settings, truths, CLASSES, facts)
+        for field, value, _ in TASKS.load("classify").resolve_settings(settings, truths, CLASSES, facts)
     }
 
 

@@ -18,8 +18,8 @@ from foveate.api.fit.core import fit
 from foveate.api.models.core import models
 from foveate.errors import HubUnreachable, MissingExtra, UnknownName, UsageError, WeightsError
 from foveate.modeling.backbones import FAMILIES, TextBackbone
-from foveate.modeling.model import build
-from foveate.modeling.weights import fingerprint
+from foveate.modeling.model import build_model
+from foveate.modeling.weights import weights_fingerprint
 from foveate.recipe import with_settings
 from foveate.run.folder import Run
 from foveate.types import Provides
@@ -107,7 +107,7 @@ def test_embeddings_are_those_of_open_clip(family, folders, kind):
     ids = open_clip.get_tokenizer(f"local-dir:{folders[kind]}")(list(WORDS))
     with torch.inference_mode():
         assert torch.equal(ours(images, {Provides.POOLED}).pooled, theirs.encode_image(images))
-        assert torch.equal(ours.tokenise(WORDS), ids)
+        assert torch.equal(ours.tokenize(WORDS), ids)
         assert torch.equal(ours.embed_text(WORDS), theirs.encode_text(ids))
         assert torch.equal(ours.embed_words(ours.embed_tokens(ids), ids), theirs.encode_text(ids))
         assert ours.logit_scale == theirs.logit_scale.exp()
@@ -149,7 +149,7 @@ def test_blocks_hold_the_image_network_and_nothing_of_the_text(family, folders, 
 
 def test_learnt_words_take_the_place_of_the_table(family, folders):
     ours = opened(family, folders["vit"])
-    ids = ours.tokenise(WORDS)
+    ids = ours.tokenize(WORDS)
     words = ours.embed_tokens(ids).detach()
     context = torch.zeros(words.shape[-1], requires_grad=True)
     prompted = torch.cat([words[:, :1], context.expand(len(ids), 1, -1), words[:, 2:]], 1)
@@ -189,7 +189,7 @@ def test_random_weights_follow_the_seed(family, folders):
     drawn = []
     for seed in (0, 0, 1):
         torch.manual_seed(seed)
-        drawn.append(fingerprint(opened(family, folders["vit"], "none").state_dict()))
+        drawn.append(weights_fingerprint(opened(family, folders["vit"], "none").state_dict()))
     assert drawn[0] == drawn[1] != drawn[2]
 
 
@@ -225,7 +225,7 @@ def test_models_lists_them_with_their_facts(family):
 )
 def test_names_that_mean_nothing_are_refused_with_near_ones(quick, name, error, says):
     with pytest.raises(error, match=says):
-        build(
+        build_model(
             with_settings(
                 quick, {"backbone.name": name, "task": "classify", "backbone.size": None}
             ),

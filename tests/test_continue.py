@@ -15,7 +15,7 @@ from foveate.api.evaluate.core import evaluate
 from foveate.api.fit.core import fit
 from foveate.cli.main import _run
 from foveate.errors import RunError, UsageError
-from foveate.inference.predictor import load
+from foveate.inference.predictor import load_predictor
 from foveate.modeling.weights import read_tensors
 from foveate.recipe import with_settings
 from foveate.run.folder import Run
@@ -88,12 +88,12 @@ def test_a_new_class_is_learnt_beside_the_old_ones(first, plain, tmp_path):
     assert numbers["before_new"] < 0.5  # a class that it cannot name but by chance
     assert numbers["after_new"] > 0.5
     assert numbers["after_old"] >= numbers["before_old"] - 0.25
-    rows = run.logged()
+    rows = run.read_metrics()
     assert all(
         {"val_accuracy", "val_accuracy_old", "val_accuracy_new"} <= row.keys() for row in rows
     )
     assert any("before" in line and "after" in line for line in result.lines())
-    assert set(load(run.folder, "cpu").classes) == {"lying", "upright", "plain"}
+    assert set(load_predictor(run.folder, "cpu").classes) == {"lying", "upright", "plain"}
 
 
 def test_old_images_stay_in_their_splits(first, plain, tmp_path):
@@ -122,7 +122,7 @@ def test_without_replay_the_forgetting_is_measured(first, plain, tmp_path):
         row["path"].startswith("earlier:") and row["split"] == "train"
         for row in Run(result.run).splits()
     )
-    last = Run(result.run).logged()[-1]
+    last = Run(result.run).read_metrics()[-1]
     assert (
         last["val_accuracy_old"] < result.numbers()["before_old"]
     )  # nobody showed it a stripe any more
@@ -138,7 +138,7 @@ def test_a_teacher_keeps_answers_that_training_would_move(first):
     shown, unseen = (batch_of(torch.randn(16, 3, 32, 32, generator=generator)) for _ in range(2))
     moved = []
     for taught in (False, True):
-        student = load(first, "cpu").model.requires_grad_(True)
+        student = load_predictor(first, "cpu").model.requires_grad_(True)
         optimizer = torch.optim.SGD(student.parameters(), lr=0.005)
         for _ in range(40):
             output = student(shown)
@@ -160,7 +160,7 @@ def batch_of(images):
 
 def test_a_teacher_asks_nothing_of_its_own_answers(first):
     run = Run(first)
-    predictor = load(first, "cpu")
+    predictor = load_predictor(first, "cpu")
     batch = batch_of(torch.randn(4, 3, 32, 32))
     start = run.recipe().start.model_copy(update={"distill": 1.0})
     teacher = Teacher(run, start, torch.device("cpu"))
@@ -220,7 +220,7 @@ def test_it_can_go_on_twice_and_nothing_before_is_touched(first, plain, tmp_path
     ).run
     assert Run(third).classes() == ("lying", "upright", "plain")
     assert any(row["path"].startswith("earlier:earlier:") for row in Run(third).splits())
-    assert load(third, "cpu").classes == ("lying", "upright", "plain")
+    assert load_predictor(third, "cpu").classes == ("lying", "upright", "plain")
     after = read_tensors(first / "model.safetensors")
     assert all(torch.equal(before[name], after[name]) for name in before)
 

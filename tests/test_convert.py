@@ -87,17 +87,17 @@ def same(before: Table, after: Table, way: tuple[str, ...]) -> None:
     assert len({sample.key for sample in after.samples}) == len(ones)
     for content, one in ones.items():
         other = others[content]
-        assert other.truth.names == one.truth.names
+        assert other.target.names == one.target.names
         if "yolo" in way:
-            np.testing.assert_allclose(other.truth.xyxy, one.truth.xyxy, atol=1e-3, rtol=0)
-            assert (other.split, other.group, other.truth.crowd.any()) == (
+            np.testing.assert_allclose(other.target.xyxy, one.target.xyxy, atol=1e-3, rtol=0)
+            assert (other.split, other.group, other.target.crowd.any()) == (
                 one.split or "train",
                 None,
                 False,
             )
         else:
-            np.testing.assert_array_equal(other.truth.xyxy, one.truth.xyxy)
-            np.testing.assert_array_equal(other.truth.crowd, one.truth.crowd)
+            np.testing.assert_array_equal(other.target.xyxy, one.target.xyxy)
+            np.testing.assert_array_equal(other.target.crowd, one.target.crowd)
             assert (other.split, other.group) == (one.split, one.group)
 
 
@@ -167,7 +167,7 @@ def test_nothing_is_written_outside(tmp_path):
     ]
     table = table.with_samples(
         tuple(
-            Sample(s.path, key, s.truth, s.split)
+            Sample(s.path, key, s.target, s.split)
             for s, key in zip(table.samples, evil, strict=True)
         )
     )

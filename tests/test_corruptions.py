@@ -11,7 +11,7 @@ import pytest
 import foveate
 from foveate.api.evaluate.corruptions import CORRUPTIONS, STRENGTHS, corrupted
 from foveate.cli import main as cli
-from foveate.images.codec import jpeg
+from foveate.images.codec import encode_jpeg
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +60,7 @@ def test_definitions_by_hand():
         assert (
             np.abs(corrupted(grey, blur, 5, seed=0).astype(int) - 128) <= 1
         ).all()  # nothing to blur
-    assert (corrupted(half, "jpeg", 3, seed=0) == jpeg(half, 15)).all()
+    assert (corrupted(half, "jpeg", 3, seed=0) == encode_jpeg(half, 15)).all()
     assert (
         len(
             np.unique(

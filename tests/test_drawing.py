@@ -261,7 +261,7 @@ def test_real_cells():
         for item in root.iter("object")
     ]
     names = tuple(item.findtext("name") for item in root.iter("object"))
-    pixels = images.read(SHARED / "bccd/BCCD/JPEGImages/BloodImage_00001.jpg")[0]
+    pixels = images.read_image(SHARED / "bccd/BCCD/JPEGImages/BloodImage_00001.jpg")[0]
     shown = list(drawing._drawn(boxes_of(*corners, names=names), 0, ("RBC", "WBC")))
     assert len(drawing._labelled(shown, (640, 480))) == len(names) == 19
     assert (drawing.with_boxes(pixels, boxes_of(*corners, names=names), 0) != pixels).any(

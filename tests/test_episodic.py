@@ -15,8 +15,8 @@ from conftest import striped
 from foveate.api.episodes.protocol import accuracies, episodes, mean_of, solved_answers
 from foveate.cli import main as cli
 from foveate.errors import DataError, UsageError
-from foveate.modeling.classifiers.logistic import Known
-from foveate.modeling.model import build
+from foveate.modeling.classifiers.logistic import LabeledFeatures
+from foveate.modeling.model import build_model
 from foveate.recipe import Recipe, with_settings
 
 TINY = {"backbone": "test_efficientnet", "weights": "none", "size": 32}
@@ -31,7 +31,7 @@ def model_of(tuning: str, ways: int):
         "tuning": tuning,
     }
     recipe = with_settings(Recipe(), {**words, "task": {"name": "classify", "reads": "pooled"}})
-    return build(recipe, tuple(map(str, range(ways))))
+    return build_model(recipe, tuple(map(str, range(ways))))
 
 
 def features_of(spread: float, width: int) -> np.ndarray:
@@ -83,7 +83,7 @@ def test_one_shot_is_the_nearest_image():
         known, asked = features[episode.known], features[episode.asked]
         middle = known.mean(0)
         reference = cdist(asked - middle, known - middle, "cosine").argmin(1)
-        found = solved_answers(model, Known(known, np.eye(5), np.zeros(5)), asked).argmax(1)
+        found = solved_answers(model, LabeledFeatures(known, np.eye(5), np.zeros(5)), asked).argmax(1)
         assert found.tolist() == reference.tolist()
 
 

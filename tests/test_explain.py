@@ -14,11 +14,17 @@ from PIL import Image
 import foveate
 from foveate.cli import main as cli
 from foveate.errors import FoveateError, UnknownName, UsageError
-from foveate.explainability.faithfulness import Curves, Faith, Subject, randomised, sameness
-from foveate.explainability.methods import EXPLAINERS, Asked
+from foveate.explainability.faithfulness import (
+    Curves,
+    ExplainTarget,
+    Faithfulness,
+    randomization_similarity,
+    randomize_weights,
+)
+from foveate.explainability.methods import EXPLAINERS, ExplainRequest
 from foveate.explainability.methods._layers import layers
-from foveate.inference.predictor import load
-from foveate.modeling.model import build
+from foveate.inference.predictor import load_predictor
+from foveate.modeling.model import build_model
 from foveate.recipe import Recipe, with_settings
 from foveate.types import Batch, Sample
 
@@ -80,9 +86,9 @@ def resnet(spots, tmp_path_factory):
 
 
 def subjects(run: Path, files):
-    predictor = load(run, "cpu")
+    predictor = load_predictor(run, "cpu")
     for file in files:
-        yield file, Subject.of(predictor, Sample(Path(file), file))
+        yield file, ExplainTarget.of(predictor, Sample(Path(file), file))
 
 
 # --- where the evidence is
@@ -124,18 +130,18 @@ def test_a_map_that_ignores_the_weights_is_found_out(resnet, spots):
     """Edges of the picture as a map: the same from any network."""
 
     class Edges:
-        def explain(self, asked: Asked):
+        def explain(self, asked: ExplainRequest):
             return (asked.image[0, :, 1:, 1:] - asked.image[0, :, :-1, :-1]).abs().sum(0)
 
     gradcam, found = EXPLAINERS.load("gradcam")(), []
     for _, subject in subjects(resnet, [str(spots[0] / name / "1.png") for name in COLOURS]):
-        question, other = subject.questions()[0], randomised(subject.model)
+        question, other = subject.questions()[0], randomize_weights(subject.model)
         assert (
-            sameness(Edges(), subject, question, Edges().explain(subject.asked(question)), other)
+            randomization_similarity(Edges(), subject, question, Edges().explain(subject.asked(question)), other)
             > 0.99
         )
         found.append(
-            sameness(
+            randomization_similarity(
                 gradcam, subject, question, gradcam.explain(subject.asked(question)).detach(), other
             )
         )
@@ -152,7 +158,7 @@ def test_gradcam_is_cam_where_the_head_is_linear():
         "task": {"name": "classify", "reads": "pooled"},
         "tuning": "full",
     }
-    model = build(with_settings(Recipe(), settings), ("a", "b"))
+    model = build_model(with_settings(Recipe(), settings), ("a", "b"))
     batch = Batch(
         torch.randn(1, 3, SIDE, SIDE),
         [{}],
@@ -160,7 +166,7 @@ def test_gradcam_is_cam_where_the_head_is_linear():
         torch.full((1, 2), SIDE),
         torch.zeros(1, dtype=torch.long),
     )
-    subject = Subject(model, batch)
+    subject = ExplainTarget(model, batch)
     question = subject.questions()[0]
     with torch.no_grad():
         maps = model.backbone.network.forward_features(batch.images)[0]
@@ -190,7 +196,7 @@ def test_every_family_has_layers_with_places(name):
         "task": "classify",
         "tuning": "full",
     }
-    model = build(with_settings(Recipe(), settings), ("a", "b"))
+    model = build_model(with_settings(Recipe(), settings), ("a", "b"))
     batch = Batch(
         torch.randn(1, 3, side, side),
         [{}],
@@ -198,7 +204,7 @@ def test_every_family_has_layers_with_places(name):
         torch.full((1, 2), side),
         torch.zeros(1, dtype=torch.long),
     )
-    subject = Subject(model, batch)
+    subject = ExplainTarget(model, batch)
     found = layers(subject.asked(subject.questions()[0]))
     assert all(layer.output.shape == layer.gradient.shape for layer in found)
     assert found[0].output.shape[-1] >= found[-1].output.shape[-1] >= 2
@@ -211,7 +217,7 @@ def test_rollout_by_hand():
         "task": "classify",
         "tuning": "full",
     }
-    model = build(with_settings(Recipe(), settings), ("a", "b"))
+    model = build_model(with_settings(Recipe(), settings), ("a", "b"))
     image = torch.randn(1, 3, SIDE, SIDE)
     network = model.backbone.network
     seen, tokens = [], network._pos_embed(network.patch_embed(image))
@@ -241,7 +247,7 @@ def test_rollout_by_hand():
     batch = Batch(
         image, [{}], torch.zeros(1, 4), torch.full((1, 2), SIDE), torch.zeros(1, dtype=torch.long)
     )
-    subject = Subject(model, batch)
+    subject = ExplainTarget(model, batch)
     found = EXPLAINERS.load("rollout")().explain(subject.asked(subject.questions()[0]))
     torch.testing.assert_close(
         found.flatten(), whole[0, 1:] if count > found.numel() else whole.mean(0)
@@ -270,11 +276,11 @@ def test_curves_of_a_known_score():
         def __call__(self, batch):
             return batch.images[:, 0, :, :half].mean((1, 2))
 
-    curves = Curves(Subject(Left(), batch), question)
+    curves = Curves(ExplainTarget(Left(), batch), question)
     left = torch.cat([torch.ones(14, 7), torch.zeros(14, 7)], 1)
     assert curves.faith(left).deletion == pytest.approx(0.25, abs=1e-4)
     assert curves.faith(1 - left).deletion == pytest.approx(0.75, abs=1e-4)
-    assert Faith(0.2, 0.7, (0.1, 0.05)).gain == pytest.approx(0.4)
+    assert Faithfulness(0.2, 0.7, (0.1, 0.05)).gain == pytest.approx(0.4)
 
 
 # --- other tasks
@@ -295,7 +301,7 @@ def test_words_boxes_and_regions_can_be_asked_about(resnet):
             "task": task,
             "tuning": "full",
         }
-        model = build(with_settings(Recipe(), settings), classes)
+        model = build_model(with_settings(Recipe(), settings), classes)
         batch = Batch(
             torch.randn(1, 3, SIDE, SIDE),
             [{}],
@@ -303,7 +309,7 @@ def test_words_boxes_and_regions_can_be_asked_about(resnet):
             torch.full((1, 2), SIDE),
             torch.zeros(1, dtype=torch.long),
         )
-        subject = Subject(model, batch)
+        subject = ExplainTarget(model, batch)
         questions = subject.questions()
         assert questions
         for question in questions[:2]:

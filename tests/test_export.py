@@ -15,7 +15,7 @@ from conftest import stripes_folder
 from foveate.api import export as verb
 from foveate.api.export import bundle as _leaving
 from foveate.cli import main as cli
-from foveate.deploy.runtime import opened, square
+from foveate.deploy.runtime import open_exported, square
 from foveate.deploy.targets import EXPORTERS, Runtime, exporter_of
 from foveate.errors import RunError, UnknownName, UsageError, WeightsError
 from foveate.run.folder import Run
@@ -94,7 +94,7 @@ def test_a_file_answers_as_the_run_does(run, files, pictures, to):
 
 
 def test_it_carries_what_it_takes(run, files):
-    found = opened(files["onnx"])
+    found = open_exported(files["onnx"])
     assert found.classes == ("lying", "upright")
     assert found.about["size"] == 32
     assert found.about["task"] == "classify"
@@ -116,7 +116,7 @@ def test_it_carries_what_it_takes(run, files):
 
 @pytest.mark.parametrize("count", [1, 2, 7, 33])
 def test_any_number_at_once(files, pictures, count):
-    found = opened(files["onnx"])
+    found = open_exported(files["onnx"])
     squares = [square(pictures / "0.png", 32)] * count
     assert found.outputs(squares)["scores"].shape == (count, 2)
 
@@ -196,7 +196,7 @@ def test_eight_bits_are_kept_where_they_cost_little(run, tmp_path, pictures, cap
     assert [row["precision"] for row in told["files"]] == ["fp32", "int8"]
     assert told["files"][1]["size"] < told["files"][0]["size"]
     small = tmp_path / "kept" / told["files"][1]["path"]
-    assert opened(small).about["precision"] == "int8"
+    assert open_exported(small).about["precision"] == "int8"
     assert len(rows(small, pictures)) == 8
     kinds = {node.op_type for node in onnx.load(small).graph.node}
     assert "QuantizeLinear" in kinds

@@ -20,11 +20,11 @@ from foveate.api.fit.core import fit
 from foveate.cli import main as cli
 from foveate.data.formats import read_table
 from foveate.deploy.postprocess import _boxes, _regions, _sentences
-from foveate.deploy.runtime import opened, seen
+from foveate.deploy.runtime import open_exported, preprocess
 from foveate.errors import UsageError, WeightsError
 from foveate.images import codec as images
 from foveate.images.preprocessing import view_of
-from foveate.inference.predictor import load
+from foveate.inference.predictor import load_predictor
 from foveate.modeling.tasks.detect import Detect
 from foveate.modeling.tasks.segment import _unframed
 from foveate.utils.rle import encoded
@@ -57,8 +57,8 @@ def masks(tmp_path_factory) -> Path:
         )
         x, y = int(rng.integers(0, width - 30)), int(rng.integers(0, height - 30))
         pixels[y : y + 30, x : x + 30], mask[y : y + 30, x : x + 30] = 230, 255
-        images.write(pixels, root / "images" / f"{number}.png")
-        images.write(mask, root / "masks" / f"{number}.png")
+        images.write_image(pixels, root / "images" / f"{number}.png")
+        images.write_image(mask, root / "masks" / f"{number}.png")
     return root
 
 
@@ -118,7 +118,7 @@ def test_boxes_through_windows_leave(shapes, tmp_path):
     }
     run = fit(tiny(shapes, **settings), tmp_path / "run").run
     path = foveate.export(run).files[0].path
-    assert len(seen(pictures_in(shapes)[0], 48, "windows").squares) > 1
+    assert len(preprocess(pictures_in(shapes)[0], 48, "windows").squares) > 1
     assert the_same_boxes(rows(run, pictures_in(shapes)), rows(path, pictures_in(shapes))) > 5
 
 
@@ -133,7 +133,7 @@ def test_the_arithmetic_of_boxes_is_the_tasks(alone):
     task.detector.suppresses = not alone
     found = task.detector.__class__.candidates(_Given(boxes, scores), None)[0]
     kept = task._kept(found)[:50]
-    asked = task.told()["objects"]
+    asked = task.export_metadata()["objects"]
     places, values, classes = _boxes.objects_of(boxes.numpy(), scores.numpy(), **asked)
     ours = sorted(
         zip(
@@ -247,7 +247,7 @@ def test_sentences_leave(written, striped_world, tmp_path, to):  # noqa: F811
 @pytest.mark.parametrize("beams", [1, 2, 3, 5])
 def test_the_search_is_the_librarys(written, beams):  # noqa: F811
     """From random starting points, where many sentences are about as good."""
-    writer = load(written.run, "cpu").model.head
+    writer = load_predictor(written.run, "cpu").model.head
     words = writer.vocabulary
     memory = 2 * torch.randn(6, 4, writer.width, generator=torch.Generator().manual_seed(1))
     asked = {
@@ -281,7 +281,7 @@ def test_a_part_elsewhere_is_refused(written, tmp_path):  # noqa: F811
         model.metadata_props[0].value = json.dumps({**about, "parts": {"words": place}})
         onnx.save(model, tmp_path / "moved.onnx")
         with pytest.raises(WeightsError, match="outside of its folder"):
-            opened(tmp_path / "moved.onnx")
+            open_exported(tmp_path / "moved.onnx")
 
 
 # --- vectors
@@ -356,8 +356,8 @@ def test_weights_leave_by_the_librarys_names(stripes, tmp_path):
     }
     network.load_state_dict(own)
     picture = next((stripes / "upright").glob("*.png"))
-    model = load(run, "cpu").model.eval()
-    square = torch.from_numpy(seen(picture, 32, "crop").squares[0])[None].float() / 255
+    model = load_predictor(run, "cpu").model.eval()
+    square = torch.from_numpy(preprocess(picture, 32, "crop").squares[0])[None].float() / 255
     with torch.inference_mode():
         ours = model.backbone(
             (square - tensors["mean"]) / tensors["std"], {foveate.types.Provides.POOLED}

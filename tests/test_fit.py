@@ -25,8 +25,8 @@ from foveate.errors import BrokenImage, DataError, RunError, UnknownName, UsageE
 from foveate.modeling.weights import read_tensors
 from foveate.recipe import Recipe, load_recipe, with_settings
 from foveate.run.folder import Run
-from foveate.training.planning import choose_norms, choose_way
-from foveate.utils.device import Way
+from foveate.training.planning import choose_mode, choose_norms
+from foveate.utils.device import ComputeMode
 
 PROBE = {"tuning": "probe"}
 
@@ -57,30 +57,30 @@ def test_a_probe_on_pretrained_weights_equals_scikit_learn(digits, tmp_path):
     accuracy = found.evaluation.scores.numbers["accuracy"]
     assert accuracy.count == 90
     assert accuracy.value > 0.6
-    from foveate.data.dataset import Pictures
-    from foveate.data.image_cache import Pixels
-    from foveate.inference.features import described
-    from foveate.inference.predictor import load
+    from foveate.data.dataset import ImageDataset
+    from foveate.data.image_cache import ImageCache
+    from foveate.inference.features import head_features
+    from foveate.inference.predictor import load_predictor
 
-    predictor = load(tmp_path / "run", "cpu")
+    predictor = load_predictor(tmp_path / "run", "cpu")
     from foveate.run.lineage import own_table
 
     table = own_table(Run(tmp_path / "run"))
     parts = {}
     for split in ("train", "test"):
-        samples = table.of(split)
-        pictures: Pictures = predictor.pictures(
-            samples, Pixels(predictor.model.backbone.input.size, "crop", True)
+        samples = table.in_split(split)
+        pictures: ImageDataset = predictor.dataset(
+            samples, ImageCache(predictor.model.backbone.input.size, "crop", True)
         )
-        features = described(
+        features = head_features(
             predictor.model,
             pictures,
             [split],
             batch_size=32,
             device=predictor.device,
-            way=Way("fp32", True),
+            way=ComputeMode("fp32", True),
         ).numpy()
-        parts[split] = features, [sample.truth.names[0] for sample in samples]
+        parts[split] = features, [sample.target.names[0] for sample in samples]
     spread = parts["train"][0].std(0)
 
     def standard(features: np.ndarray) -> np.ndarray:
@@ -134,7 +134,7 @@ def test_features_are_rounded_where_there_are_many(monkeypatch, images, offered)
         tuning=SimpleNamespace(needs_steps=False),
         backbone=SimpleNamespace(input=SimpleNamespace(size=224)),
     )
-    choose_way(model, range(images), Recipe(), torch.device("cpu"))
+    choose_mode(model, range(images), Recipe(), torch.device("cpu"))
     assert ("bf16" in asked) == offered
 
 

@@ -24,7 +24,7 @@ def put(root: Path, *names: str) -> Path:
 
 
 def truths(table):
-    return {sample.key: (sample.truth.names, sample.split) for sample in table.samples}
+    return {sample.key: (sample.target.names, sample.split) for sample in table.samples}
 
 
 def notes(table) -> str:

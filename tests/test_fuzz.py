@@ -130,9 +130,9 @@ def test_t41_any_bytes_are_a_picture_or_a_sentence():
 
     def body(content):
         for reader in (
-            lambda: images.read(content, 8),
-            lambda: images.size(content),
-            lambda: images.read_index(content),
+            lambda: images.read_image(content, 8),
+            lambda: images.read_size(content),
+            lambda: images.read_index_mask(content),
         ):
             try:
                 found = reader()
@@ -174,10 +174,10 @@ def table_of(tmp_path):
 def looked_at(table):
     for sample in table.samples:
         assert sample.key
-        if isinstance(sample.truth, Boxes):
-            assert np.isfinite(sample.truth.xyxy).all()
-        if isinstance(sample.truth, Regions):  # masks are read when they are needed
-            assert sample.truth.mask.ndim == 2
+        if isinstance(sample.target, Boxes):
+            assert np.isfinite(sample.target.xyxy).all()
+        if isinstance(sample.target, Regions):  # masks are read when they are needed
+            assert sample.target.mask.ndim == 2
 
 
 numbers = st.one_of(

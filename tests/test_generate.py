@@ -26,12 +26,12 @@ from foveate.errors import (
     WeightsError,
 )
 from foveate.evaluation.fid import fid, kid
-from foveate.inference.predictor import load
-from foveate.modeling.backbones import Said, family_of
+from foveate.inference.predictor import load_predictor
+from foveate.modeling.backbones import Conditioning, family_of
 from foveate.modeling.diffusion import Ground, Names, Reader, painted
 from foveate.modeling.tokenizer import Words
 from foveate.modeling.weights import read_tensors
-from foveate.predictions import Picture
+from foveate.predictions import ImagePrediction
 from foveate.run.folder import Run
 
 pytest.importorskip("diffusers", reason="needs the extra 'generate'")
@@ -145,14 +145,14 @@ def test_a_class_is_painted_in_its_colour(learnt, tmp_path):
     assert (far.argmin(1) == np.repeat([0, 1], 12)).mean() > 0.9
     assert learnt.evaluation.scores.main == "explained"
     assert learnt.evaluation.scores.numbers["explained"].value > 0.7
-    rows = Run.open(learnt.run).logged()
+    rows = Run.open(learnt.run).read_metrics()
     assert rows[-1]["val_explained"] > rows[0]["val_explained"] + 0.2
 
 
 def test_what_was_held_out_is_judged_with_the_same_noise_each_time(learnt, coloured):
     one, other = (foveate.evaluate(learnt.run).scores.numbers["explained"].value for _ in range(2))
     assert one == other
-    assert load(learnt.run).run.outcome()["images"]["test"] > 0
+    assert load_predictor(learnt.run).run.outcome()["images"]["test"] > 0
     assert (
         "Pictures that it makes"
         in next((learnt.run / "evaluations").glob("test/report.html")).read_text()
@@ -174,7 +174,7 @@ def test_a_seed_is_a_picture(learnt, tmp_path):
     assert (told["prompt"], told["seed"], told["model"]) == ("red", "6", learnt.run.name)
     assert "shows nothing that was there" in told["note"]
     rows = read_table(tmp_path / "three" / "pictures.jsonl").samples  # it can be learnt from
-    assert [row.truth.sentences for row in rows] == [("red",)] * 3
+    assert [row.target.sentences for row in rows] == [("red",)] * 3
 
 
 def test_sentences_teach_colours_too(coloured, tmp_path):
@@ -208,7 +208,7 @@ def test_sentences_teach_colours_too(coloured, tmp_path):
 
 def test_pictures_without_labels_are_enough(coloured, tmp_path):
     assert read_table(coloured / "red").format == "pictures"
-    assert isinstance(read_table(coloured / "red").samples[0].truth, Picture)
+    assert isinstance(read_table(coloured / "red").samples[0].target, ImagePrediction)
     settings = {"data.near_duplicates": 1, "task.prompt": "a photo of sks", "data.test": 0}
     found = foveate.fit(
         coloured / "red",
@@ -275,7 +275,7 @@ def test_steps_are_those_of_ddim(pipeline):
             clean = (theirs - (1 - here).sqrt() * answer) / here.sqrt()
             theirs = there.sqrt() * clean + (1 - there).sqrt() * answer
         mine = painted(painter, painter.embed, ["a b c"], [3], 5, 1.0)
-        torch.testing.assert_close(mine, painter.unpacked(theirs), atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(mine, painter.decode(theirs), atol=1e-4, rtol=1e-4)
 
 
 def test_names_are_taken_as_they_are_written():
@@ -288,7 +288,7 @@ def test_names_are_taken_as_they_are_written():
 def test_what_is_silent_says_nothing_but_its_end():
     reader = Reader(Words(["red", "blue"]), 8, 4)
     said = reader(["", "red blue"])
-    assert isinstance(said, Said)
+    assert isinstance(said, Conditioning)
     assert said.there.sum(1).tolist() == [1, 3]
 
 
@@ -391,7 +391,7 @@ def test_a_hole_in_red_is_filled_with_red(learnt, tmp_path):
 
 def test_what_lies_under_a_mask_is_not_seen(learnt):
     """Painted anew, two pictures that differ under the mask alone come out alike."""
-    model = load(learnt.run, "cpu").model
+    model = load_predictor(learnt.run, "cpu").model
     inside = torch.zeros(1, 1, SIDE, SIDE)
     inside[..., 4:12, 4:12] = 1
     clean = torch.rand(1, 3, SIDE, SIDE)

@@ -13,12 +13,12 @@ import torch
 import foveate
 from conftest import stripes_folder
 from foveate.api.fit.core import fit
-from foveate.data.dataset import Pictures
-from foveate.data.loading import Order, loader
-from foveate.data.transforms import evaluation
+from foveate.data.dataset import ImageDataset
+from foveate.data.loading import BatchSampler, make_loader
+from foveate.data.transforms import evaluation_transform
 from foveate.errors import UsageError
 from foveate.images import codec as images
-from foveate.inference.predictor import load
+from foveate.inference.predictor import load_predictor
 from foveate.recipe import with_settings
 from foveate.run.folder import Run
 from foveate.training.objectives import OBJECTIVES
@@ -51,7 +51,7 @@ def test_a_gpu_learns_and_answers_as_the_processor_does(
         assert result.numbers()["accuracy"] > 0.8
     pictures = sorted(stripes.rglob("*.png"))
     there, here = (
-        [answer.row() for answer in load(tmp_path / "run", device).predict(pictures)]
+        [answer.row() for answer in load_predictor(tmp_path / "run", device).predict(pictures)]
         for device in ("cuda", "cpu")
     )
     assert [row["answer"] for row in there] == [row["answer"] for row in here]
@@ -100,7 +100,7 @@ def test_every_objective_learns_on_a_gpu(tmp_path, objective):
         settings=settings,
         **words,
     )
-    rows = Run(found.run).logged()
+    rows = Run(found.run).read_metrics()
     assert len(rows) == found.outcome["epochs"] >= 1
     assert all(row["train_loss"] == row["train_loss"] for row in rows)
 
@@ -153,13 +153,13 @@ def test_a_gpu_paints_what_the_processor_paints(stripes, tmp_path):
     settings = {"training.precision": "bf16", "data.audit": False, "data.near_duplicates": 1}
     words = {"size": 16, "batch_size": 16, "epochs": 60, "device": "cuda"}
     found = foveate.fit(stripes, task="generate", out=tmp_path / "run", settings=settings, **words)
-    rows = Run(found.run).logged()
+    rows = Run(found.run).read_metrics()
     assert rows[-1]["val_explained"] > rows[0]["val_explained"] + 0.2
     for device in ("cuda", "cpu"):
         foveate.generate(found.run, count=4, out=tmp_path / device, device=device)
     there, here = (
         np.stack(
-            [images.read(file)[0] for file in sorted((tmp_path / device).glob("0*.png"))]
+            [images.read_image(file)[0] for file in sorted((tmp_path / device).glob("0*.png"))]
         ).astype(int)
         for device in ("cuda", "cpu")
     )
@@ -200,7 +200,7 @@ def test_a_gpu_writes_what_it_sees(stripes, tmp_path):
     )
     asked = sorted(stripes.rglob("*.png"))
     there, here = (
-        [row.prediction.sentences for row in load(found.run, device).predict(asked)]
+        [row.prediction.sentences for row in load_predictor(found.run, device).predict(asked)]
         for device in ("cuda", "cpu")
     )
     assert sum(one == other for one, other in zip(there, here, strict=True)) > 0.9 * len(asked)
@@ -236,10 +236,10 @@ def test_bytes_become_on_a_gpu_what_they_become_here(workers):
         for place in range(6)
     ]
     samples = [Sample(str(place), str(place)) for place in range(6)]
-    shown = Pictures(samples, Memory(pixels), evaluation(spec, "crop"), lambda truth, size: {}, 0)
-    (batch,) = loader(shown, Order(6, 6), workers)
+    shown = ImageDataset(samples, Memory(pixels), evaluation_transform(spec, "crop"), lambda truth, size: {}, 0)
+    (batch,) = make_loader(shown, BatchSampler(6, 6), workers)
     assert batch.images.dtype == torch.uint8
     assert batch.images.is_pinned()
     torch.testing.assert_close(
-        batch.to("cuda").images.cpu(), batch.ready().images, rtol=0, atol=1e-5
+        batch.to("cuda").images.cpu(), batch.normalized().images, rtol=0, atol=1e-5
     )

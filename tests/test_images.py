@@ -63,7 +63,7 @@ def turned(orientation: int, format: str, **options: object) -> bytes:
     ],
 )
 def test_t23_every_orientation_gives_the_same_picture(format, options, orientation):
-    pixels, size = images.read(turned(orientation, format, **options))
+    pixels, size = images.read_image(turned(orientation, format, **options))
     assert size == (48, 80)
     difference = np.abs(pixels.astype(int) - upright()).max()
     assert difference <= (12 if format == "JPEG" else 0)
@@ -72,17 +72,17 @@ def test_t23_every_orientation_gives_the_same_picture(format, options, orientati
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("format", ["PNG", "JPEG", "TIFF"])
 def test_short_side_keeps_the_original_size(format, orientation):
-    pixels, size = images.read(turned(orientation, format), short_side=12)
+    pixels, size = images.read_image(turned(orientation, format), short_side=12)
     assert size == (48, 80)
     assert pixels.shape == (12, 20, 3)
 
 
 def test_draft_is_used_and_remembers_the_size():
     source = encoded(Image.fromarray(upright(801, 1203)), "JPEG", quality=95)
-    pixels, size = images.read(source, short_side=100)
+    pixels, size = images.read_image(source, short_side=100)
     assert size == (801, 1203)
     assert pixels.shape == (100, 150, 3)
-    whole, _ = images.read(source)
+    whole, _ = images.read_image(source)
     exact = np.asarray(Image.fromarray(whole).resize((150, 100), Image.Resampling.BICUBIC)).astype(
         int
     )
@@ -90,7 +90,7 @@ def test_draft_is_used_and_remembers_the_size():
 
 
 def test_small_pictures_grow_to_the_short_side():
-    assert images.read(encoded(Image.fromarray(upright(5, 7)), "PNG"), short_side=20)[0].shape == (
+    assert images.read_image(encoded(Image.fromarray(upright(5, 7)), "PNG"), short_side=20)[0].shape == (
         20,
         28,
         3,
@@ -100,7 +100,7 @@ def test_small_pictures_grow_to_the_short_side():
 @pytest.mark.parametrize("format", ["PNG", "TIFF"])
 def test_t24_sixteen_bits_keep_256_levels(format):
     ramp = np.arange(65536, dtype=np.uint16).reshape(256, 256)
-    pixels, _ = images.read(encoded(Image.fromarray(ramp), format))
+    pixels, _ = images.read_image(encoded(Image.fromarray(ramp), format))
     assert len(np.unique(pixels)) == 256
     assert (pixels[..., 0] == np.rint(ramp / 257)).all()
     assert (pixels[..., 0] == pixels[..., 2]).all()
@@ -109,10 +109,10 @@ def test_t24_sixteen_bits_keep_256_levels(format):
 def test_t24_big_endian_and_wide_integers():
     ramp = np.linspace(0, 65535, 64 * 64).reshape(64, 64)
     big = Image.frombytes("I;16B", (64, 64), ramp.astype(">u2").tobytes())
-    assert images.read(encoded(big, "TIFF"))[0].max() == 255
-    wide = images.read(encoded(Image.fromarray((ramp * 1000).astype(np.int32)), "TIFF"))[0]
+    assert images.read_image(encoded(big, "TIFF"))[0].max() == 255
+    wide = images.read_image(encoded(Image.fromarray((ramp * 1000).astype(np.int32)), "TIFF"))[0]
     assert (wide.min(), wide.max()) == (0, 255)
-    small = images.read(encoded(Image.fromarray(np.full((4, 4), 7, dtype=np.int32)), "TIFF"))[0]
+    small = images.read_image(encoded(Image.fromarray(np.full((4, 4), 7, dtype=np.int32)), "TIFF"))[0]
     assert (small == 7).all()
 
 
@@ -126,21 +126,21 @@ def test_t24_big_endian_and_wide_integers():
     ],
 )
 def test_t24_float_tiff(values, expected):
-    pixels, _ = images.read(encoded(Image.fromarray(np.array([values], dtype=np.float32)), "TIFF"))
+    pixels, _ = images.read_image(encoded(Image.fromarray(np.array([values], dtype=np.float32)), "TIFF"))
     assert pixels[0, :, 0].tolist() == expected
 
 
 def test_t24_cmyk_comes_out_in_colour():
     picture = Image.new("RGB", (16, 16), (200, 30, 40)).convert("CMYK")
-    pixels, _ = images.read(encoded(picture, "JPEG", quality=95))
+    pixels, _ = images.read_image(encoded(picture, "JPEG", quality=95))
     assert np.abs(pixels.astype(int) - [200, 30, 40]).max() <= 6
 
 
 def test_t24_transparency_lies_on_white():
     clear = {"LA": (0, 0), "RGBA": (0, 0, 0, 0)}
     for mode, colour in clear.items():
-        assert (images.read(encoded(Image.new(mode, (4, 4), colour), "PNG"))[0] == 255).all(), mode
-    half = images.read(encoded(Image.new("RGBA", (4, 4), (255, 0, 0, 128)), "PNG"))[0]
+        assert (images.read_image(encoded(Image.new(mode, (4, 4), colour), "PNG"))[0] == 255).all(), mode
+    half = images.read_image(encoded(Image.new("RGBA", (4, 4), (255, 0, 0, 128)), "PNG"))[0]
     assert half[0, 0].tolist() == [255, 127, 127]
 
 
@@ -148,20 +148,20 @@ def test_t24_palette_with_transparency():
     picture = Image.new("P", (4, 4), 0)
     picture.putpalette([10, 20, 30, 40, 50, 60])
     picture.putpixel((1, 0), 1)
-    pixels, _ = images.read(encoded(picture, "PNG", transparency=bytes([0, 255])))
+    pixels, _ = images.read_image(encoded(picture, "PNG", transparency=bytes([0, 255])))
     assert pixels[0, 0].tolist() == [255, 255, 255]
     assert pixels[0, 1].tolist() == [40, 50, 60]
 
 
 def test_t24_one_bit():
     picture = Image.fromarray(np.array([[0, 255], [255, 0]], dtype=np.uint8)).convert("1")
-    assert images.read(encoded(picture, "PNG"))[0][..., 1].tolist() == [[0, 255], [255, 0]]
+    assert images.read_image(encoded(picture, "PNG"))[0][..., 1].tolist() == [[0, 255], [255, 0]]
 
 
 @pytest.mark.parametrize("format", ["GIF", "TIFF"])
 def test_t25_first_frame_counts(format):
     frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
-    pixels, _ = images.read(encoded(frames[0], format, save_all=True, append_images=frames[1:]))
+    pixels, _ = images.read_image(encoded(frames[0], format, save_all=True, append_images=frames[1:]))
     assert pixels[4, 4].tolist() == [255, 0, 0]
 
 
@@ -174,7 +174,7 @@ def test_t21_damaged_files_are_named(tmp_path):
     }.items():
         (tmp_path / name).write_bytes(content)
         with pytest.raises(BrokenImage, match=name) as caught:
-            images.read(tmp_path / name)
+            images.read_image(tmp_path / name)
         assert caught.value.why
         assert caught.value.hint
 
@@ -184,7 +184,7 @@ def test_t28_what_is_no_file_is_refused_without_waiting(tmp_path):
     (tmp_path / "folder.jpg").mkdir()
     for name in ("pipe.jpg", "folder.jpg", "absent.jpg"):
         with pytest.raises(BrokenImage, match=name):
-            images.read(tmp_path / name)
+            images.read_image(tmp_path / name)
 
 
 @pytest.mark.parametrize(
@@ -192,7 +192,7 @@ def test_t28_what_is_no_file_is_refused_without_waiting(tmp_path):
 )  # above the limit, and above the double where Pillow itself raises
 def test_t26_bombs_are_refused(side):
     with pytest.raises(BrokenImage, match="too large"):
-        images.read(header_only(side))
+        images.read_image(header_only(side))
 
 
 def header_only(side: int) -> bytes:
@@ -203,12 +203,12 @@ def header_only(side: int) -> bytes:
 
 def test_t26_a_sliver_does_not_grow_beyond_measure():
     with pytest.raises(BrokenImage, match="too large"):
-        images.read(encoded(Image.new("L", (20_000, 1)), "PNG"), short_side=256)
+        images.read_image(encoded(Image.new("L", (20_000, 1)), "PNG"), short_side=256)
 
 
 def test_eps_starts_no_program():
     with pytest.raises(BrokenImage):
-        images.read(encoded(Image.new("RGB", (8, 8)), "EPS"))
+        images.read_image(encoded(Image.new("RGB", (8, 8)), "EPS"))
 
 
 def test_t21_any_cut_is_a_broken_image_or_a_picture():
@@ -216,7 +216,7 @@ def test_t21_any_cut_is_a_broken_image_or_a_picture():
         whole = encoded(Image.fromarray(upright()), format)
         for cut in range(1, len(whole), max(1, len(whole) // 25)):
             try:
-                assert images.read(whole[:cut])[0].dtype == np.uint8
+                assert images.read_image(whole[:cut])[0].dtype == np.uint8
             except BrokenImage:
                 continue
 
@@ -225,7 +225,7 @@ def test_warning_filters_survive_threads():
     source = turned(6, "TIFF")
     before = list(warnings.filters)
     threads = [
-        threading.Thread(target=lambda: [images.read(source) for _ in range(20)]) for _ in range(8)
+        threading.Thread(target=lambda: [images.read_image(source) for _ in range(20)]) for _ in range(8)
     ]
     for thread in threads:
         thread.start()
@@ -257,7 +257,7 @@ def test_t28_find_images_skips_clutter_and_survives_cycles(tmp_path):
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("format", ["PNG", "JPEG", "TIFF", "WEBP"])
 def test_t23_the_header_tells_the_upright_size(format, orientation):
-    assert images.size(turned(orientation, format)) == (48, 80)
+    assert images.read_size(turned(orientation, format)) == (48, 80)
 
 
 def test_the_header_of_a_png_may_speak_at_its_end():
@@ -266,16 +266,16 @@ def test_the_header_of_a_png_may_speak_at_its_end():
     chunk = whole[start : start + 12 + int.from_bytes(whole[start : start + 4], "big")]
     end = whole.index(b"IEND") - 4
     moved = whole[:start] + whole[start + len(chunk) : end] + chunk + whole[end:]
-    assert images.read(moved)[1] == images.size(moved) == (48, 80)
+    assert images.read_image(moved)[1] == images.read_size(moved) == (48, 80)
 
 
 def test_the_size_of_a_cut_picture_comes_without_its_pixels(tmp_path):
     whole = encoded(Image.fromarray(upright(400, 600)), "PNG")
     (tmp_path / "cut.png").write_bytes(whole[: len(whole) // 2])
-    assert images.size(tmp_path / "cut.png") == (400, 600)
+    assert images.read_size(tmp_path / "cut.png") == (400, 600)
     (tmp_path / "text.png").write_bytes(b"no picture")
     with pytest.raises(BrokenImage, match=r"text\.png"):
-        images.size(tmp_path / "text.png")
+        images.read_size(tmp_path / "text.png")
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -286,27 +286,27 @@ def test_t23_masks_are_read_as_they_are(orientation):
         picture = picture.transpose(STORED[orientation])
     exif = Image.Exif()
     exif[0x0112] = orientation
-    assert (images.read_index(encoded(picture, "PNG", exif=exif)) == values % 251).all()
+    assert (images.read_index_mask(encoded(picture, "PNG", exif=exif)) == values % 251).all()
     picture.putpalette([7, 7, 9] * 256)
-    assert (images.read_index(encoded(picture, "PNG", exif=exif)) == values % 251).all()
+    assert (images.read_index_mask(encoded(picture, "PNG", exif=exif)) == values % 251).all()
     assert (
-        images.read_index(encoded(Image.merge("RGB", [picture.convert("L")] * 3), "PNG")) == 7
+        images.read_index_mask(encoded(Image.merge("RGB", [picture.convert("L")] * 3), "PNG")) == 7
     ).all()
 
 
 def test_masks_of_other_depths():
     deep = np.array([[0, 1, 65535]], dtype=np.uint16)
-    assert images.read_index(encoded(Image.fromarray(deep), "PNG")).tolist() == deep.tolist()
-    assert images.read_index(encoded(Image.fromarray(deep), "TIFF")).tolist() == deep.tolist()
-    assert images.read_index(
+    assert images.read_index_mask(encoded(Image.fromarray(deep), "PNG")).tolist() == deep.tolist()
+    assert images.read_index_mask(encoded(Image.fromarray(deep), "TIFF")).tolist() == deep.tolist()
+    assert images.read_index_mask(
         encoded(Image.fromarray(np.array([[True, False]])), "PNG")
     ).tolist() == [[1, 0]]
-    assert images.read_index(
+    assert images.read_index_mask(
         encoded(Image.merge("LA", [Image.new("L", (2, 1), 9)] * 2), "PNG")
     ).tolist() == [[9, 9]]
     for picture in (Image.new("RGB", (4, 4), "red"), Image.new("F", (4, 4), 0.5)):
         with pytest.raises(BrokenImage, match="instead of class numbers"):
-            images.read_index(encoded(picture, "TIFF"))
+            images.read_index_mask(encoded(picture, "TIFF"))
 
 
 def test_small_tools(tmp_path):

@@ -16,22 +16,22 @@ from torch import Tensor
 
 import foveate
 from foveate.data.boxes import refitted
-from foveate.data.dataset import Pictures
+from foveate.data.dataset import ImageDataset
 from foveate.data.formats import FORMATS, read_table
-from foveate.data.loading import Order
+from foveate.data.loading import BatchSampler
 from foveate.data.mosaic import mosaic
-from foveate.data.tables import renamed
-from foveate.data.transforms import ObjectMasks, evaluation, training
+from foveate.data.tables import remap_classes
+from foveate.data.transforms import ObjectMasks, evaluation_transform, training_transform
 from foveate.errors import DataError, UsageError
 from foveate.evaluation.metrics import metric_for
 from foveate.images import drawing
-from foveate.inference.writers import save
+from foveate.inference.writers import write_folder
 from foveate.modeling.backbones import FAMILIES
 from foveate.modeling.model import Model
-from foveate.modeling.tasks import TASKS, Facts
+from foveate.modeling.tasks import TASKS, DataFacts
 from foveate.modeling.tunings import TuningSettings
 from foveate.modeling.tunings.full import Full
-from foveate.predictions import Answer, Boxes
+from foveate.predictions import Boxes, ImageResult
 from foveate.recipe import AugmentRecipe, Recipe, TrainingRecipe, with_settings
 from foveate.training.optimizer import optimizer, set_rate
 from foveate.types import Batch, InputSpec, Sample, Table
@@ -105,19 +105,19 @@ def test_masks_are_learnt():
         Full(TuningSettings()),
         keep_norms=False,
     )
-    shown = Pictures(
+    shown = ImageDataset(
         samples[:-16],
         Memory(pixels),
-        training(SPEC, "whole", AugmentRecipe(policy="none", crop=0.8)),
+        training_transform(SPEC, "whole", AugmentRecipe(policy="none", crop=0.8)),
         job.encode,
         0,
     )
     taught(model, shown, epochs=4)
-    held_out = Pictures(samples[-16:], Memory(pixels), evaluation(SPEC, "whole"), job.encode, 0)
+    held_out = ImageDataset(samples[-16:], Memory(pixels), evaluation_transform(SPEC, "whole"), job.encode, 0)
     pairs = list(
         zip(
             answered(model.eval(), held_out),
-            [sample.truth for sample in held_out.samples],
+            [sample.target for sample in held_out.samples],
             strict=True,
         )
     )
@@ -131,16 +131,16 @@ def test_masks_are_learnt():
     assert metric.compute().numbers["mask_map_50"].value > 0.5
 
 
-def taught(model: Model, shown: Pictures, epochs: int) -> None:
+def taught(model: Model, shown: ImageDataset, epochs: int) -> None:
     recipe, steps, step = (
         TrainingRecipe(lr=4e-3, layer_decay=1.0),
-        epochs * len(Order(len(shown), 4)),
+        epochs * len(BatchSampler(len(shown), 4)),
         0,
     )
     moving = optimizer(model, recipe)
     model.train()
     for epoch in range(epochs):
-        for batch in batches(shown, Order(len(shown), 4, seed=0, epoch=epoch)):
+        for batch in batches(shown, BatchSampler(len(shown), 4, seed=0, epoch=epoch)):
             set_rate(moving, recipe, step, steps)
             moving.zero_grad()
             sum(model.task.loss(model(batch), batch).values()).backward()
@@ -149,10 +149,10 @@ def taught(model: Model, shown: Pictures, epochs: int) -> None:
 
 
 @torch.inference_mode()
-def answered(model: Model, pictures: Pictures) -> list[Boxes]:
+def answered(model: Model, pictures: ImageDataset) -> list[Boxes]:
     return [
         answer
-        for batch in batches(pictures, Order(len(pictures), 4))
+        for batch in batches(pictures, BatchSampler(len(pictures), 4))
         for answer in model.task.decode(model(batch), batch)
     ]
 
@@ -160,7 +160,7 @@ def answered(model: Model, pictures: Pictures) -> list[Boxes]:
 def best_overlaps(answer: Boxes, truth: Boxes) -> list[tuple[str, float, float]]:
     """For each true object its class, and the IoU of the best mask, and of its filled box, among as many answers as there are
     objects, of its class."""
-    sure = answer.chosen(np.arange(len(answer.names)) < len(truth.names))
+    sure = answer.select(np.arange(len(answer.names)) < len(truth.names))
     found = []
     for name, runs in zip(truth.names, truth.masks, strict=True):
         wanted = masks.decoded(runs)
@@ -203,13 +203,13 @@ def test_the_head_fits_every_backbone(name, side):
         truth_of([shape_in(0, 5, 5, 30, size), shape_in(1, 40, 10, 25, size)], [0, 1]),
         Boxes(np.zeros((0, 4), np.float32), ()),
     ]
-    transform = evaluation(InputSpec(side, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)), "whole")
+    transform = evaluation_transform(InputSpec(side, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)), "whole")
     seen = [
         transform(np.full((*size, 3), 99, np.uint8), size, job.encode(truth, size))
         for truth in truths
     ]
     batch = Batch(
-        transform.spec.seen(torch.stack([each[0] for each in seen])),
+        transform.spec.normalize(torch.stack([each[0] for each in seen])),
         [each[2] for each in seen],
         torch.tensor([each[1] for each in seen]),
         torch.tensor([size, size]),
@@ -258,7 +258,7 @@ def test_a_batch_without_objects_teaches_no_mask_and_breaks_nothing():
 
 
 def settled(settings: dict[str, Any], truths: list[Boxes]):
-    return TASKS.load("detect").settle(settings, truths, NAMES, Facts(False, False))
+    return TASKS.load("detect").resolve_settings(settings, truths, NAMES, DataFacts(False, False))
 
 
 def test_masks_that_are_not_there_are_asked_for_and_those_that_are_are_told_of():
@@ -305,7 +305,7 @@ def test_augmented_masks_stay_on_their_object(framing, reduced):
     recipe = AugmentRecipe(
         policy="none", color=0, rotate=20, scale=0.2, crop=0.6, flip=0.5, flip_vertical=0.5
     )
-    kinds = evaluation(SPEC, framing), *[training(SPEC, framing, recipe)] * 10
+    kinds = evaluation_transform(SPEC, framing), *[training_transform(SPEC, framing, recipe)] * 10
     for seed, transform in enumerate(kinds):
         torch.manual_seed(seed)
         job = TASKS.make("detect", {"head": "mask_rcnn"}, ("a", "b", "c", "d"))
@@ -500,10 +500,10 @@ def coco_file(root: Path, forms: tuple[str, ...], change: Any = None) -> tuple[P
 def same(table: Table, truths: list[Boxes]) -> None:
     assert len(table.samples) == len(truths)
     for sample, truth in zip(table.samples, truths, strict=True):
-        assert sample.truth.names == truth.names
-        assert sample.truth.crowd.tolist() == truth.crowd.tolist()
-        np.testing.assert_allclose(sample.truth.xyxy, truth.xyxy)
-        assert (sample.truth.masks or ()) == truth.masks
+        assert sample.target.names == truth.names
+        assert sample.target.crowd.tolist() == truth.crowd.tolist()
+        np.testing.assert_allclose(sample.target.xyxy, truth.xyxy)
+        assert (sample.target.masks or ()) == truth.masks
 
 
 @pytest.mark.parametrize(
@@ -545,8 +545,8 @@ def test_one_object_without_a_mask_leaves_boxes_alone(tmp_path, odd):
         tmp_path, ("polygons",), lambda content: content["annotations"][0].update(segmentation=odd)
     )
     table = read_table(path)
-    assert [sample.truth.masks for sample in table.samples] == [None] * 3
-    assert [sample.truth.names for sample in table.samples] == [truth.names for truth in truths]
+    assert [sample.target.masks for sample in table.samples] == [None] * 3
+    assert [sample.target.names for sample in table.samples] == [truth.names for truth in truths]
     assert any(
         "no mask of the image's size, so that boxes alone are read: 1 ('0.png')" in note
         for note in table.notes
@@ -558,7 +558,7 @@ def test_masks_for_another_size_are_not_taken(tmp_path):
         tmp_path, ("polygons",), lambda content: content["images"][1].update(width=440, height=300)
     )
     table = read_table(path)
-    assert all(sample.truth.masks is None for sample in table.samples)
+    assert all(sample.target.masks is None for sample in table.samples)
     assert any("boxes alone are read: 1 ('1.png')" in note for note in table.notes)
 
 
@@ -568,13 +568,13 @@ def test_dropped_boxes_take_their_masks_along(tmp_path):
         content["annotations"][3].update(bbox=[20, 9, 99, 15])  # clipped
 
     path, truths = coco_file(tmp_path, ("polygons",), change)
-    first, second, _ = (sample.truth for sample in read_table(path).samples)
+    first, second, _ = (sample.target for sample in read_table(path).samples)
     assert (first.names, first.masks) == (("square",), truths[0].masks[1:])
     assert (second.xyxy[1].tolist(), second.masks) == ([20, 9, 44, 24], truths[1].masks)
     assert refitted(truths[0], (30, 44))[0].masks == truths[0].masks
     assert refitted(truths[0], (99, 99))[0].masks is None
-    other, _ = renamed(read_table(path), ("square",))
-    assert [sample.truth.masks for sample in other.samples[:2]] == [
+    other, _ = remap_classes(read_table(path), ("square",))
+    assert [sample.target.masks for sample in other.samples[:2]] == [
         truths[0].masks[1:],
         truths[1].masks[1:],
     ]
@@ -690,10 +690,10 @@ def test_answers_become_coco_files(tmp_path):
         [0, 1],
         scores=np.array([0.9, 0.4]),
     )
-    sure = truth.chosen(np.array([True, False]))
+    sure = truth.select(np.array([True, False]))
     assert (sure.names, sure.masks) == (("disc",), truth.masks[:1])
     assert [row["mask"] for row in truth.row(NAMES)["answer"]] == list(truth.masks)
-    save([Answer(str(tmp_path / "a.png"), truth, classes=NAMES)], "coco", tmp_path / "out")
+    write_folder([ImageResult(str(tmp_path / "a.png"), truth, classes=NAMES)], "coco", tmp_path / "out")
     rows = json.loads((tmp_path / "out/predictions.json").read_text())["annotations"]
     assert [(row["segmentation"], row["area"]) for row in rows] == [
         (mask, masks.area(mask)) for mask in truth.masks

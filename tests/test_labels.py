@@ -8,7 +8,7 @@ from sklearn import metrics as reference
 
 from foveate.errors import DataError
 from foveate.evaluation.intervals import bootstrap, wilson
-from foveate.evaluation.metrics import METRICS, gain, metric_for
+from foveate.evaluation.metrics import METRICS, metric_for, paired_difference
 from foveate.evaluation.metrics.labels import LabelMetric
 from foveate.predictions import Labels
 
@@ -124,10 +124,10 @@ def test_badness_is_the_confidence_of_what_is_wrong():
     single, several = (
         metric_for(Labels, ("a", "b", "c"), multilabel) for multilabel in (False, True)
     )
-    assert single.badness(Labels(("b",), scores), Labels(("b",))) == 0
-    assert single.badness(Labels(("b",), scores), Labels(("a",))) == pytest.approx(0.7)
+    assert single.sample_losses(Labels(("b",), scores), Labels(("b",))) == 0
+    assert single.sample_losses(Labels(("b",), scores), Labels(("a",))) == pytest.approx(0.7)
     scores = np.array([0.6, 0.9, 0.3], np.float32)
-    assert several.badness(Labels(("a", "b"), scores), Labels(("b", "c"))) == pytest.approx(0.7)
+    assert several.sample_losses(Labels(("a", "b"), scores), Labels(("b", "c"))) == pytest.approx(0.7)
 
 
 @pytest.mark.parametrize("multilabel", [False, True])
@@ -149,10 +149,10 @@ def test_a_gain_is_measured_on_the_same_images():
     for number in range(60):
         ours.update(Labels(("a" if number < 50 else "b",)), Labels(("a",)))
         theirs.update(Labels(("a" if number < 40 else "b",)), Labels(("a",)))
-    found = gain(ours, theirs, 60)
+    found = paired_difference(ours, theirs, 60)
     assert found.value == pytest.approx(10 / 60)
     assert 0.05 < found.low < found.value < found.high < 0.3
-    same = gain(ours, ours, 60)
+    same = paired_difference(ours, ours, 60)
     assert (same.value, same.low, same.high) == (0, 0, 0)
 
 

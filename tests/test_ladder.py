@@ -10,7 +10,7 @@ import pytest
 from foveate.api.fit.core import fit
 from foveate.api.fit.ladder import LadderResult
 from foveate.errors import DataError, Interrupted, UsageError
-from foveate.inference.predictor import load
+from foveate.inference.predictor import load_predictor
 from foveate.modeling.weights import read_tensors
 from foveate.recipe import with_settings
 from foveate.run.folder import Run
@@ -41,7 +41,7 @@ def test_the_winner_is_the_run_and_the_test_images_are_its_own(rungs, tmp_path):
     gaining = [row for row in tried if row.get("gain_low") is not None and row["gain_low"] > 0]
     assert chosen[0] == (gaining[-1] if gaining else tried[0])  # the last that gained is the best
     assert (
-        load(result.run, "cpu").recipe.tuning.name
+        load_predictor(result.run, "cpu").recipe.tuning.name
         == chosen[0]["tuning"]
         == result.numbers()["tuning"]
     )
@@ -105,7 +105,7 @@ def test_t1_an_interrupted_ladder_goes_on_to_the_same_end(rungs, tmp_path, monke
 
     def stopped(self, batch):
         own(self, batch)
-        if self.model.tuning.rung == 2 and self.state.step == 2:
+        if self.model.tuning.ladder_rank == 2 and self.state.step == 2:
             self._save()
             raise Interrupted("as a test asked", hint="another place")
 

@@ -77,8 +77,8 @@ def test_layouts(tmp_path, image, answer, split):
     (sample,) = table.samples
     assert (sample.key, sample.split) == (image.removeprefix("data/../"), split)
     assert table.classes == ("class 0", "class 1", "class 2")
-    assert sample.truth.mask.tolist() == [[0, 1], [2, 2]]
-    assert pickle.loads(pickle.dumps(sample)).truth.mask.dtype == np.int64
+    assert sample.target.mask.tolist() == [[0, 1], [2, 2]]
+    assert pickle.loads(pickle.dumps(sample)).target.mask.dtype == np.int64
     assert "have no names" in notes(table)
 
 
@@ -145,11 +145,11 @@ def test_a_folder_of_masks_per_class(tmp_path):
     pair(tmp_path, "images/2.png", "masks/cat/2.png", [[0, 1, 0]])
     table = read_table(tmp_path)
     assert table.classes == ("background", "cat", "dog")
-    assert [sample.truth.mask.tolist() for sample in table.samples] == [[[1, 2, 2]], [[0, 1, 0]]]
+    assert [sample.target.mask.tolist() for sample in table.samples] == [[[1, 2, 2]], [[0, 1, 0]]]
     (tmp_path / "classes.txt").write_text("dog\ncow\ncat\n")
     table = read_table(tmp_path)
     assert table.classes == ("background", "dog", "cow", "cat")
-    assert table.samples[0].truth.mask.tolist() == [[3, 3, 1]]
+    assert table.samples[0].target.mask.tolist() == [[3, 3, 1]]
     (tmp_path / "classes.txt").write_text("dogs\ncat\n")
     with pytest.raises(DataError, match=r"'dog' is not in the class list.*did you mean 'dogs'"):
         read_table(tmp_path)
@@ -162,7 +162,7 @@ def test_a_folder_of_masks_per_class(tmp_path):
 def test_black_and_white(tmp_path, values, wanted):
     table = read_table(pair(tmp_path, "images/1.png", "masks/1.png", [values]))
     assert table.classes == ("background", "foreground")
-    assert table.samples[0].truth.mask.tolist() == [wanted]
+    assert table.samples[0].target.mask.tolist() == [wanted]
     assert "read as background and foreground" in notes(table)
 
 
@@ -201,7 +201,7 @@ def test_class_lists(tmp_path, name, text, classes, wanted):
     (tmp_path / name).write_text(text, encoding="utf-8")
     table = read_table(tmp_path)
     assert table.classes == classes
-    assert table.samples[0].truth.mask.tolist() == [wanted]
+    assert table.samples[0].target.mask.tolist() == [wanted]
     assert f"255 is not in {name} and is ignored" in notes(table)
 
 
@@ -217,7 +217,7 @@ def test_names_for_black_and_white(tmp_path, text, classes, wanted, rows):
     pair(tmp_path, "images/1.png", "masks/1.png", [rows])
     (tmp_path / "classes.txt").write_text(text)
     table = read_table(tmp_path)
-    assert (table.classes, table.samples[0].truth.mask.tolist()) == (classes, [wanted])
+    assert (table.classes, table.samples[0].target.mask.tolist()) == (classes, [wanted])
 
 
 @pytest.mark.parametrize(
@@ -258,7 +258,7 @@ def test_masks_in_colour(tmp_path):
     )
     table = read_table(tmp_path)
     assert table.classes == ("Sky", "Car")
-    assert table.samples[0].truth.mask.tolist() == [[0, 1, -1, -1]]
+    assert table.samples[0].target.mask.tolist() == [[0, 1, -1, -1]]
     assert (
         "1 colours (25.00% of the pixels in 1 of 1 masks) are not in class_dict.csv and are ignored: (9, 9, 9) in '1.png'"
         in notes(table)
@@ -274,7 +274,7 @@ def test_a_palette_whose_colours_are_on_the_list_speaks_in_colours(tmp_path):
     (tmp_path / "labelmap.txt").write_text(
         "b:0,37,74::\na:222,3,40::\nc:111,148,185::\n"
     )  # the colours of 0, 2 and 1
-    assert read_table(tmp_path).samples[0].truth.mask.tolist() == [[0, 2, 1]]
+    assert read_table(tmp_path).samples[0].target.mask.tolist() == [[0, 2, 1]]
 
 
 def test_jpegs_of_black_and_white(tmp_path):
@@ -283,7 +283,7 @@ def test_jpegs_of_black_and_white(tmp_path):
     (tmp_path / "masks").mkdir()
     Image.fromarray(disc).save(tmp_path / "masks/1.jpg", quality=85)
     table = read_table(tmp_path)
-    assert (table.samples[0].truth.mask == (disc > 0)).mean() > 0.999
+    assert (table.samples[0].target.mask == (disc > 0)).mean() > 0.999
     assert "which smear the values" in notes(table)
 
 
@@ -315,9 +315,9 @@ def test_a_value_beyond_the_sample_is_no_class(tmp_path):
     with pytest.raises(
         DataError, match=r"the value 3 of this mask is no class.*masks/001\.png.*classes\.txt"
     ):
-        _ = table.samples[1].truth.mask
+        _ = table.samples[1].target.mask
     with pytest.raises(BrokenImage, match=r"masks/002\.png"):
-        _ = table.samples[2].truth.mask
+        _ = table.samples[2].target.mask
 
 
 def test_lists_of_pascal_voc_give_splits(tmp_path):
@@ -327,7 +327,7 @@ def test_lists_of_pascal_voc_give_splits(tmp_path):
     (tmp_path / "ImageSets/Segmentation/val.txt").write_text("b\n")
     table = read_table(tmp_path, "masks")
     assert [sample.split for sample in table.samples] == [None, "val"]
-    assert table.samples[0].truth.mask.tolist() == [[0, 15, -1]]
+    assert table.samples[0].target.mask.tolist() == [[0, 15, -1]]
     assert "255 is ignored" in notes(table)
 
 
@@ -350,7 +350,7 @@ def test_a_card(tmp_path):
     table = read_table(path)
     assert (table.classes, table.format) == (("a", "b"), "masks")
     assert [sample.key.rsplit("/", 2)[-2:] for sample in table.samples] == [["frames", "1.png"]]
-    assert table.samples[0].truth.mask.tolist() == [[0, 1, -1, -1]]
+    assert table.samples[0].target.mask.tolist() == [[0, 1, -1, -1]]
 
 
 def test_a_card_with_colours_or_sparse_values(tmp_path):
@@ -358,11 +358,11 @@ def test_a_card_with_colours_or_sparse_values(tmp_path):
     places = "images: {val: frames}\nmasks: {val: answers}\n"
     assert read_table(card(tmp_path / "c.yaml", places + "classes: {0: sky, 7: road}\n")).samples[
         0
-    ].truth.mask.tolist() == [[0, 1]]
+    ].target.mask.tolist() == [[0, 1]]
     table = read_table(
         card(tmp_path / "c.yaml", places + "classes: {road: [7, 7, 7], sky: [0, 0, 0]}\n")
     )
-    assert (table.classes, table.samples[0].truth.mask.tolist()) == (("road", "sky"), [[1, 0]])
+    assert (table.classes, table.samples[0].target.mask.tolist()) == (("road", "sky"), [[1, 0]])
     (tmp_path / "classes.txt").write_text("\n".join("abcdefgh"))
     assert read_table(card(tmp_path / "c.yaml", places)).classes == tuple("abcdefgh")
 
@@ -447,8 +447,8 @@ def test_coco_polygons_and_run_lengths(tmp_path):
     ]
     wanted = np.ones((4, 6), dtype=int)
     wanted[1:3, 1:3] = 2  # the smaller one on top
-    assert pickle.loads(pickle.dumps(table.samples[0])).truth.mask.tolist() == wanted.tolist()
-    assert not table.samples[1].truth.mask.any()
+    assert pickle.loads(pickle.dumps(table.samples[0])).target.mask.tolist() == wanted.tolist()
+    assert not table.samples[1].target.mask.any()
     assert "1 objects in 'instances_val2017.json' have a box only" in notes(table)
     assert "no object is a 'cow'" in notes(table)
     assert len(read_table(path, "coco_masks").samples) == 2
@@ -460,7 +460,7 @@ def test_compressed_run_lengths(tmp_path):
     inside = np.zeros((4, 6), dtype=bool)
     inside[2, 3:] = True
     coco(tmp_path, annotations=[{"image_id": 2, "category_id": 4, "segmentation": encoded(inside)}])
-    assert (read_table(tmp_path, "coco_masks").samples[1].truth.mask == inside).all()
+    assert (read_table(tmp_path, "coco_masks").samples[1].target.mask == inside).all()
 
 
 @pytest.mark.parametrize(
@@ -496,7 +496,7 @@ def test_coco_that_cannot_be_painted(tmp_path):
         ],
     )
     with pytest.raises(DataError, match=r"cannot be painted.*images/1\.png"):
-        _ = read_table(tmp_path, "coco_masks").samples[0].truth.mask
+        _ = read_table(tmp_path, "coco_masks").samples[0].target.mask
 
 
 def test_coco_without_its_images(tmp_path):
@@ -516,7 +516,7 @@ def test_coco_without_its_images(tmp_path):
 @pytest.mark.skipif(not (SHARED / "camvid").is_dir(), reason="no shared/data/camvid")
 def test_camvid_by_its_card(tmp_path):
     table = read_table(card(tmp_path / "camvid.yaml", CARD.format(path=SHARED / "camvid")))
-    assert (len(table.of("train")), len(table.of("val")), len(table.classes), table.notes) == (
+    assert (len(table.in_split("train")), len(table.in_split("val")), len(table.classes), table.notes) == (
         367,
         101,
         11,
@@ -524,9 +524,9 @@ def test_camvid_by_its_card(tmp_path):
     )
     found = np.zeros(12, dtype=int)
     for sample in table.samples[::20]:
-        stored = np.asarray(Image.open(sample.truth.stored.args[0]))
-        assert (sample.truth.mask == np.where(stored == 11, -1, stored.astype(int))).all()
-        found += np.bincount(sample.truth.mask.ravel() + 1, minlength=12)
+        stored = np.asarray(Image.open(sample.target.source.args[0]))
+        assert (sample.target.mask == np.where(stored == 11, -1, stored.astype(int))).all()
+        found += np.bincount(sample.target.mask.ravel() + 1, minlength=12)
     assert (found > 0).all()
 
 
@@ -546,7 +546,7 @@ def test_membranes():
     assert formats_that_fit(SHARED / "em_membrane") == ["masks"]
     table = read_table(SHARED / "em_membrane")
     assert (len(table.samples), table.classes) == (30, ("background", "foreground"))
-    assert all(set(np.unique(sample.truth.mask)) == {0, 1} for sample in table.samples)
+    assert all(set(np.unique(sample.target.mask)) == {0, 1} for sample in table.samples)
     assert (
-        0.7 < np.mean([sample.truth.mask.mean() for sample in table.samples]) < 0.85
+        0.7 < np.mean([sample.target.mask.mean() for sample in table.samples]) < 0.85
     )  # white is the inside of cells

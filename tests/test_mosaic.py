@@ -12,15 +12,15 @@ import torch
 from PIL import Image
 
 from foveate.api.fit.core import fit
-from foveate.data.dataset import Pictures
-from foveate.data.loading import Order, loader
+from foveate.data.dataset import ImageDataset
+from foveate.data.loading import BatchSampler, make_loader
 from foveate.data.mosaic import Mosaic, mosaic, refuse_placeless
-from foveate.data.transforms import training
+from foveate.data.transforms import training_transform
 from foveate.errors import Interrupted, UsageError
 from foveate.modeling.tasks.detect import Detect, DetectSettings
 from foveate.modeling.tasks.segment import Segment, SegmentSettings
 from foveate.modeling.weights import read_tensors
-from foveate.predictions import IGNORED, Boxes, Labels, Regions
+from foveate.predictions import IGNORE_INDEX, Boxes, Labels, Regions
 from foveate.recipe import AugmentRecipe, Recipe, with_settings
 from foveate.training import trainer
 from foveate.types import InputSpec, Sample
@@ -61,11 +61,11 @@ def shown(
     chance: float = 1.0,
     times: int = 1,
     **augment: Any,
-) -> Pictures:
+) -> ImageDataset:
     recipe = AugmentRecipe(policy="none", **{"crop": 1.0, "flip": 0.0, "mosaic": chance, **augment})
     samples = [Sample(Path(str(index)), str(index), truth) for index, truth in enumerate(truths)]
-    transform = training(SPEC, task.framing, recipe)
-    return Pictures(
+    transform = training_transform(SPEC, task.framing, recipe)
+    return ImageDataset(
         samples,
         Memory(pictures, times),
         transform,
@@ -77,7 +77,7 @@ def shown(
 
 def detection(
     count: int, head: str = "fcos", chance: float = 1.0, times: int = 1, **augment: Any
-) -> Pictures:
+) -> ImageDataset:
     pictures, boxes, channels = scenes(count)
     masks = [encoded(picture.any(2).repeat(times, 0).repeat(times, 1)) for picture in pictures]
     truths = [
@@ -130,23 +130,23 @@ def test_masks_agree_with_pixels(view):
     truths = []
     for picture in pictures:
         mask = np.where(picture.any(2), picture.argmax(2), 3)
-        mask[:10, :10] = IGNORED
+        mask[:10, :10] = IGNORE_INDEX
         truths.append(Regions(mask.astype(np.int64)))
     made = shown(Segment(SegmentSettings(view=view), (*NAMES, "ground")), pictures, truths)
     for index in range(6):
         image, target, _, _, _ = made[0, index]
         mask = target["mask"]
-        assert set(mask.unique().tolist()) <= {IGNORED, 0, 1, 2, 3}
+        assert set(mask.unique().tolist()) <= {IGNORE_INDEX, 0, 1, 2, 3}
         found = torch.where(image.amax(0) > 127, image.argmax(0), 3)
-        assert (found == mask)[mask != IGNORED].float().mean() > 0.97
-        assert (mask == IGNORED).float().mean() < 0.1
+        assert (found == mask)[mask != IGNORE_INDEX].float().mean() > 0.97
+        assert (mask == IGNORE_INDEX).float().mean() < 0.1
 
 
 def test_the_same_key_gives_the_same_picture():
     """Whoever reads it, whenever; another epoch gives another."""
     pictures = detection(8, chance=0.5, crop=0.5, flip=0.5)
     inline, apart = (
-        list(loader(pictures, Order(8, 4, seed=0, epoch=3), workers)) for workers in (0, 2)
+        list(make_loader(pictures, BatchSampler(8, 4, seed=0, epoch=3), workers)) for workers in (0, 2)
     )
     for one, other in zip(inline, apart, strict=True):
         assert torch.equal(one.images, other.images)

@@ -12,10 +12,10 @@ import torch
 from PIL import Image
 
 from foveate.data import image_cache as pixels
-from foveate.data.dataset import Pictures
-from foveate.data.image_cache import Pixels
-from foveate.data.loading import Order, loader
-from foveate.data.transforms import evaluation
+from foveate.data.dataset import ImageDataset
+from foveate.data.image_cache import ImageCache
+from foveate.data.loading import BatchSampler, make_loader
+from foveate.data.transforms import evaluation_transform
 from foveate.images import codec as images
 from foveate.types import InputSpec, Sample
 from foveate.utils import memory
@@ -37,12 +37,12 @@ def cramped(monkeypatch, tmp_path):
     """Memory for two pictures and a bit."""
     monkeypatch.setattr(memory, "total", lambda: 4 * (2 * ONE + 100))
     monkeypatch.setenv("FOVEATE_CACHE", str(tmp_path / "cache"))
-    return Pixels(SIDE, "crop", keep=True)
+    return ImageCache(SIDE, "crop", keep=True)
 
 
 def decodes(monkeypatch):
     """The pictures that are decoded from here on."""
-    seen, own = [], images.read
+    seen, own = [], images.read_image
     monkeypatch.setattr(
         images, "read", lambda source, *said: (seen.append(source), own(source, *said))[1]
     )
@@ -71,15 +71,15 @@ def test_loader_processes_read_there_too(cramped, pictures, monkeypatch):
     whole = [cramped.read(path)[0].copy() for path in pictures]
     monkeypatch.setattr(images, "read", full)  # nothing is decoded any more
     samples = [Sample(path, path.name) for path in pictures]
-    shown = Pictures(
+    shown = ImageDataset(
         samples,
         cramped,
-        evaluation(InputSpec(SIDE, (0, 0, 0), (1, 1, 1)), "crop"),
+        evaluation_transform(InputSpec(SIDE, (0, 0, 0), (1, 1, 1)), "crop"),
         lambda truth, size: {},
         0,
     )
     for workers in (2, 0):
-        found = torch.cat([batch.images for batch in loader(shown, Order(len(shown), 4), workers)])
+        found = torch.cat([batch.images for batch in make_loader(shown, BatchSampler(len(shown), 4), workers)])
         assert (found.permute(0, 2, 3, 1).numpy() == np.stack(whole)).all()
 
 
@@ -108,7 +108,7 @@ def test_a_disk_without_room_costs_time_and_not_the_result(
 
 
 def test_nothing_is_kept_where_that_is_not_wanted(pictures, monkeypatch):
-    decoded, own = decodes(monkeypatch), Pixels(SIDE, "crop", keep=False)
+    decoded, own = decodes(monkeypatch), ImageCache(SIDE, "crop", keep=False)
     for _ in range(2):
         own.read(pictures[0])
     assert len(decoded) == 2
@@ -127,4 +127,4 @@ def test_memory_is_that_of_the_container(monkeypatch, tmp_path):
     (tmp_path / "memory.max").write_text(f"{2**27}\n")
     assert memory.total() == 2**27
     assert memory.available() == 2**27 - 5
-    assert pixels.MEMORY_SHARE * memory.total() == Pixels(SIDE, "crop", keep=True).room
+    assert pixels.MEMORY_SHARE * memory.total() == ImageCache(SIDE, "crop", keep=True).room

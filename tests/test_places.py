@@ -15,18 +15,18 @@ from torchvision import tv_tensors
 from foveate.api.evaluate.core import evaluate
 from foveate.api.fit.core import fit
 from foveate.api.predict import predict
-from foveate.data.dataset import Windows
-from foveate.data.transforms import evaluation, training
+from foveate.data.dataset import TiledDataset
+from foveate.data.transforms import evaluation_transform, training_transform
 from foveate.errors import UsageError
 from foveate.images import codec as images
-from foveate.inference.predictor import load
+from foveate.inference.predictor import load_predictor
 from foveate.modeling.backbones import FAMILIES
 from foveate.modeling.decoders import DECODERS
 from foveate.modeling.detectors import DETECTORS
-from foveate.modeling.model import build
+from foveate.modeling.model import build_model
 from foveate.modeling.tasks import TASKS
-from foveate.modeling.weights import fingerprint
-from foveate.predictions import IGNORED, Boxes, Regions
+from foveate.modeling.weights import weights_fingerprint
+from foveate.predictions import IGNORE_INDEX, Boxes, Regions
 from foveate.recipe import AugmentRecipe, Recipe, load_recipe, with_settings
 from foveate.types import Batch, InputSpec, Provides, Sample
 
@@ -137,7 +137,7 @@ def test_losses_of_pixels_are_least_where_the_answer_is_right(loss):
     batch = made_up(32)
     masks = torch.stack([target["mask"].as_subclass(torch.Tensor) for target in batch.targets])
     right = 18 * torch.nn.functional.one_hot(masks.clamp(min=0), 3).permute(0, 3, 1, 2).float() - 9
-    careless = torch.where((masks == IGNORED)[:, None], 50 * torch.randn_like(right), right)
+    careless = torch.where((masks == IGNORE_INDEX)[:, None], 50 * torch.randn_like(right), right)
     values = [
         float(sum(made.loss(output, batch).values()).detach())
         for output in (right, careless, right.roll(1, 1))
@@ -161,7 +161,7 @@ def test_bad_words():
 def test_one_image_at_once_trains_or_is_refused_in_words(head):
     backbone = FAMILIES.load("timm")().open("test_resnet", "none", 64)
     made = TASKS.make("segment", {"head": head, "width": 32}, ("a", "b", "c"))
-    network, batch = made.head(backbone), made_up(64).part(slice(0, 1))
+    network, batch = made.head(backbone), made_up(64).subset(slice(0, 1))
     if DECODERS.load(head).pools:
         with pytest.raises(UsageError, match="one image at once"):
             network(backbone(batch.images, made.needs), batch)
@@ -187,7 +187,7 @@ def painted(height: int, width: int) -> tuple[np.ndarray, np.ndarray, np.ndarray
 )
 def test_masks_and_boxes_stay_on_their_pixels(framing, augment):
     pixels, box, mask = painted(100, 140)
-    transform = training(SPEC, framing, AugmentRecipe(**{"crop": 0.3, "flip": 0.5, **augment}))
+    transform = training_transform(SPEC, framing, AugmentRecipe(**{"crop": 0.3, "flip": 0.5, **augment}))
     segment, detect = (
         TASKS.make("segment", {"view": framing}, ("a", "b")),
         TASKS.make("detect", {}, ("thing",)),
@@ -200,9 +200,9 @@ def test_masks_and_boxes_stay_on_their_pixels(framing, augment):
         }
         torch.manual_seed(seed)
         image, _, moved = transform(pixels, (100, 140), target)
-        bright, marked = SPEC.seen(image).amax(0).numpy() > 0.35, moved["mask"].numpy() == 1
+        bright, marked = SPEC.normalize(image).amax(0).numpy() > 0.35, moved["mask"].numpy() == 1
         assert (bright & ~marked).sum() + (marked & ~bright).sum() <= 0.15 * max(40, marked.sum())
-        assert set(np.unique(moved["mask"].numpy())) <= {IGNORED, 0, 1}
+        assert set(np.unique(moved["mask"].numpy())) <= {IGNORE_INDEX, 0, 1}
         if len(moved["boxes"]) and not augment.get("rotate"):
             rows, columns = marked.nonzero()
             around = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
@@ -212,7 +212,7 @@ def test_masks_and_boxes_stay_on_their_pixels(framing, augment):
 
 
 def test_an_object_that_nearly_leaves_the_picture_is_gone():
-    transform = training(SPEC, "whole", AugmentRecipe(crop=0.05, flip=0))
+    transform = training_transform(SPEC, "whole", AugmentRecipe(crop=0.05, flip=0))
     detect = TASKS.make("detect", {}, ("thing",))
     pixels, box, _ = painted(100, 140)
     counts = set()
@@ -231,10 +231,10 @@ def test_an_object_that_nearly_leaves_the_picture_is_gone():
 def test_padding_is_nobodys_class_and_masks_come_back_at_their_size():
     segment = TASKS.make("segment", {}, ("a", "b"))
     pixels, _, mask = painted(100, 140)
-    image, view, moved = evaluation(SPEC, "whole")(
+    image, view, moved = evaluation_transform(SPEC, "whole")(
         pixels, (100, 140), segment.encode(Regions(mask), (100, 140))
     )
-    assert bool((moved["mask"][46:] == IGNORED).all())
+    assert bool((moved["mask"][46:] == IGNORE_INDEX).all())
     logits = (
         torch.nn.functional.one_hot(moved["mask"].as_subclass(torch.Tensor).clamp(min=0), 2)
         .permute(2, 0, 1)[None]
@@ -260,13 +260,13 @@ def test_windows_join_to_the_picture(tmp_path, size):
     )
     Image.fromarray((255 * mask).astype(np.uint8)).save(tmp_path / "a.png")
     task = TASKS.make("segment", {"view": "windows"}, ("dark", "bright"))
-    from foveate.data.image_cache import Pixels
+    from foveate.data.image_cache import ImageCache
 
     samples = [Sample(tmp_path / "a.png", "a.png", Regions(mask))]
-    windows = Windows(
+    windows = TiledDataset(
         samples,
-        Pixels(64, "windows", True),
-        evaluation(SPEC, "windows"),
+        ImageCache(64, "windows", True),
+        evaluation_transform(SPEC, "windows"),
         task.encode,
         0,
         64,
@@ -276,12 +276,12 @@ def test_windows_join_to_the_picture(tmp_path, size):
     for place in range(len(windows)):
         image, target, view, shape, _ = windows[0, place]
         shown = target["mask"].as_subclass(torch.Tensor)
-        assert bool(((shown == IGNORED) | (shown == (image[0] > 127))).all())
+        assert bool(((shown == IGNORE_INDEX) | (shown == (image[0] > 127))).all())
         logits = torch.stack([255 - image[0].float(), image[0].float()])[None]
         answers += task.decode(
             logits, Batch(image[None], [target], view[None], shape[None], torch.arange(1))
         )
-    assert (windows.joined(answers)[0].mask == mask).all()
+    assert (windows.merge_predictions(answers)[0].mask == mask).all()
 
 
 def test_boxes_of_windows_join_without_fragments():
@@ -376,7 +376,7 @@ def test_boxes_from_files_to_report(tmp_path, capsys):
     )
     assert {"name", "xyxy"} <= {name for row in rows for truth in row["truth"] for name in truth}
     assert "By class" in (folder / "report.html").read_text()
-    predictor = load(tmp_path / "run")
+    predictor = load_predictor(tmp_path / "run")
     assert 0 <= predictor.threshold <= 1
     for answer in predict(tmp_path / "run", [data / "JPEGImages"]):
         assert all(row["score"] >= predictor.threshold for row in answer.row()["answer"])
@@ -392,8 +392,8 @@ def test_every_tuning_adapts_boxes_and_masks(task, tuning):
         "task": task, "tuning": tuning, "backbone.name": "test_efficientnet", "backbone.weights": "none", "backbone.size": 64,
         "task.width": 32, "training.norm": "keep",
     }  # fmt: skip
-    model = build(with_settings(Recipe(), settings), ("a", "b", "c"))
-    batch, frozen = made_up(64), fingerprint(model.frozen()) if model.frozen() else ""
+    model = build_model(with_settings(Recipe(), settings), ("a", "b", "c"))
+    batch, frozen = made_up(64), weights_fingerprint(model.frozen_tensors()) if model.frozen_tensors() else ""
     moving = torch.optim.AdamW(
         [parameter for parameter in model.parameters() if parameter.requires_grad], 1e-3
     )
@@ -406,10 +406,10 @@ def test_every_tuning_adapts_boxes_and_masks(task, tuning):
         moving.step()
         losses.append(float(loss.detach()))
     assert min(losses[1:]) < losses[0]
-    assert (fingerprint(model.frozen()) if model.frozen() else "") == frozen
+    assert (weights_fingerprint(model.frozen_tensors()) if model.frozen_tensors() else "") == frozen
     assert bool(frozen) == (tuning not in ("full", "gradual"))
-    again = build(with_settings(Recipe(), settings), ("a", "b", "c"))
-    again.put(model.changed())
+    again = build_model(with_settings(Recipe(), settings), ("a", "b", "c"))
+    again.load_tensors(model.trained_tensors())
     with torch.inference_mode():
         rows = [
             each.task.decode(each.eval()(batch), batch)[0].row(("a", "b", "c"))
@@ -426,7 +426,7 @@ def test_a_head_without_a_closed_form_is_no_probe():
         "backbone.weights": "none",
     }
     with pytest.raises(UsageError, match="closed form") as caught:
-        build(with_settings(Recipe(), settings), ("a",))
+        build_model(with_settings(Recipe(), settings), ("a",))
     assert "head" in str(caught.value.hint)
 
 
@@ -496,7 +496,7 @@ def test_masks_from_files_to_report(tmp_path):
 def test_packed_masks_are_small_and_the_same():
     mask = np.zeros((1000, 1000), np.int16)
     mask[200:700, 300:800] = 3
-    packed = Regions(mask).packed()
+    packed = Regions(mask).compressed()
     assert (packed.mask == mask).all()
     assert packed.mask.dtype == mask.dtype
     assert len(pickle.dumps(packed)) < 20_000  # two megabytes as they are
@@ -504,57 +504,57 @@ def test_packed_masks_are_small_and_the_same():
 
 
 def test_t29_classes_of_other_masks_are_matched_by_name(tmp_path):
-    from foveate.data.tables import renamed
+    from foveate.data.tables import remap_classes
     from foveate.types import Table
 
     mask = np.array([[0, 1], [2, -1]])
     table = Table((Sample(Path("a"), "a", Regions(mask)),), ("sky", "car", "tree"), "masks", Path())
-    moved, notes = renamed(table, ("tree", "sky"))
-    assert moved.samples[0].truth.mask.tolist() == [[1, -1], [0, -1]]
+    moved, notes = remap_classes(table, ("tree", "sky"))
+    assert moved.samples[0].target.mask.tolist() == [[1, -1], [0, -1]]
     assert "'car'" in notes[0]
 
 
 def test_t29_boxes_of_unknown_classes_are_left_out(tmp_path):
-    from foveate.data.tables import renamed
+    from foveate.data.tables import remap_classes
     from foveate.types import Table
 
     boxes = Boxes(np.array([[0, 0, 5, 5], [1, 1, 4, 4]], np.float32), ("cat", "dog"))
-    moved, notes = renamed(
+    moved, notes = remap_classes(
         Table((Sample(Path("a"), "a", boxes),), ("cat", "dog"), "voc", Path()), ("dog",)
     )
-    assert moved.samples[0].truth.names == ("dog",)
+    assert moved.samples[0].target.names == ("dog",)
     assert "1 boxes left out" in notes[0]
 
 
 def test_answers_as_files(tmp_path):
-    from foveate.inference.writers import save
-    from foveate.predictions import Answer
+    from foveate.inference.writers import write_folder
+    from foveate.predictions import ImageResult
 
     pixels, box, mask = painted(100, 140)
-    images.write(pixels, tmp_path / "a.png")
+    images.write_image(pixels, tmp_path / "a.png")
     (tmp_path / "other").mkdir()
-    images.write(pixels, tmp_path / "other" / "a.png")
+    images.write_image(pixels, tmp_path / "other" / "a.png")
     paths = [str(tmp_path / "a.png"), str(tmp_path / "other" / "a.png")]
     boxes = [
-        Answer(path, Boxes(box, ("b",), np.array([0.9], np.float32)), None, ("a", "b"))
+        ImageResult(path, Boxes(box, ("b",), np.array([0.9], np.float32)), None, ("a", "b"))
         for path in paths
     ]
-    regions = [Answer(path, Regions(mask), None, ("a", "b")) for path in paths]
-    save(boxes, "yolo", tmp_path / "yolo")
+    regions = [ImageResult(path, Regions(mask), None, ("a", "b")) for path in paths]
+    write_folder(boxes, "yolo", tmp_path / "yolo")
     assert (
         tmp_path / "yolo" / "a-2.txt"
     ).read_text() == "1 0.392857 0.400000 0.357143 0.400000 0.900000\n"
-    save(boxes, "coco", tmp_path / "coco")
+    write_folder(boxes, "coco", tmp_path / "coco")
     content = json.loads((tmp_path / "coco" / "predictions.json").read_text())
     assert content["annotations"][0]["bbox"] == [30, 20, 50, 40]
-    save(regions, "masks", tmp_path / "masks")
-    assert (images.read_index(tmp_path / "masks" / "a.png") == mask).all()
-    save(regions, "pictures", tmp_path / "pictures")
+    write_folder(regions, "masks", tmp_path / "masks")
+    assert (images.read_index_mask(tmp_path / "masks" / "a.png") == mask).all()
+    write_folder(regions, "pictures", tmp_path / "pictures")
     assert len(list((tmp_path / "pictures").iterdir())) == 2
     with pytest.raises(UsageError, match="taken"):
-        save(boxes, "yolo", tmp_path / "yolo")
+        write_folder(boxes, "yolo", tmp_path / "yolo")
     with pytest.raises(UsageError, match="masks cannot hold"):
-        save(boxes, "masks", tmp_path / "new")
+        write_folder(boxes, "masks", tmp_path / "new")
     assert not (tmp_path / "new").exists()
 
 

@@ -25,18 +25,18 @@ import foveate
 from conftest import stripes_folder
 from foveate.api.fit.core import fit
 from foveate.cli import main as cli
-from foveate.data.image_cache import Pixels
+from foveate.data.image_cache import ImageCache
 from foveate.data.streaming import Catalogue, Entry, Stream, entries
-from foveate.data.transforms import evaluation
+from foveate.data.transforms import evaluation_transform
 from foveate.errors import DataError, FoveateError, Interrupted, UsageError
-from foveate.inference.predictor import load
-from foveate.modeling.model import build
-from foveate.modeling.weights import fingerprint, read_tensors
+from foveate.inference.predictor import load_predictor
+from foveate.modeling.model import build_model
+from foveate.modeling.weights import read_tensors, weights_fingerprint
 from foveate.recipe import Recipe, with_settings
-from foveate.run.folder import BACKBONE, Run
+from foveate.run.folder import BACKBONE_FILE, Run
 from foveate.training import trainer
 from foveate.training.collapse_guard import Measures, collapsed, knn_hits, linear_hits, rank, spread
-from foveate.training.objectives import OBJECTIVES, learner
+from foveate.training.objectives import OBJECTIVES, objective_task
 from foveate.training.objectives.dino import agreement
 from foveate.training.objectives.distill import between
 from foveate.training.objectives.lejepa import unlike_normal
@@ -44,9 +44,9 @@ from foveate.training.objectives.mae import light, patched
 from foveate.training.objectives.simclr import contrast
 from foveate.training.objectives.simmim import blanked
 from foveate.training.objectives.vicreg import correlated, too_even
-from foveate.training.planning import tried
+from foveate.training.planning import time_step
 from foveate.types import Batch, InputSpec
-from foveate.utils.device import Way
+from foveate.utils.device import ComputeMode
 
 SIDE = 32
 QUICK = {
@@ -80,7 +80,7 @@ def trained(quick, tmp_path_factory) -> Path:
     run = fit(
         with_settings(quick, {"training.epochs": 12, "training.lr": 3e-3}), folder / "run"
     ).run
-    save_file(load(run, "cpu").model.backbone.network.state_dict(), folder / "trained.safetensors")
+    save_file(load_predictor(run, "cpu").model.backbone.network.state_dict(), folder / "trained.safetensors")
     return folder / "trained.safetensors"
 
 
@@ -207,7 +207,7 @@ def model_of(objective: str, **more):
         "training.norm": "learn",
         **more,
     }
-    return learner(with_settings(Recipe(), words))
+    return objective_task(with_settings(Recipe(), words))
 
 
 def batch_of(model, count: int = 8) -> Batch:
@@ -237,7 +237,7 @@ def test_every_objective_reaches_the_whole_backbone_and_falls(objective, precisi
     optimizer = torch.optim.AdamW(moving, lr=1e-3)
     for step in range(8):
         torch.manual_seed(1)  # the same patches and directions in every step
-        with Way(precision, False).autocast(torch.device("cpu")):
+        with ComputeMode(precision, False).autocast(torch.device("cpu")):
             loss = sum(model.task.loss(model(batch), batch).values())
         optimizer.zero_grad()
         loss.backward()
@@ -249,7 +249,7 @@ def test_every_objective_reaches_the_whole_backbone_and_falls(objective, precisi
             ]
             assert len(reached) > 0.9 * len(list(model.backbone.parameters()))
         optimizer.step()
-        model.task.stepped(model.backbone, model.head, step, 100)
+        model.task.after_step(model.backbone, model.head, step, 100)
         losses.append(loss.item())
     assert losses[-1] < losses[0]
     assert all(
@@ -265,7 +265,7 @@ def test_steps_can_be_timed_where_a_network_keeps_things_between_passes():
     for target in batch.targets:
         target["wide"] = torch.randn(1, 3, 64, 64)
     for _ in range(2):  # the second met the first one's graph
-        tried(model, batch, Way("fp32", False), torch.device("cpu"))
+        time_step(model, batch, ComputeMode("fp32", False), torch.device("cpu"))
 
 
 def test_a_teacher_follows_slowly_and_stands_still_at_the_end():
@@ -274,10 +274,10 @@ def test_a_teacher_follows_slowly_and_stands_still_at_the_end():
     with torch.no_grad():
         next(iter(model.backbone.parameters())).add_(1.0)
     before = next(iter(pair.eyes.parameters())).clone()
-    model.task.stepped(model.backbone, pair, 0, 10)
+    model.task.after_step(model.backbone, pair, 0, 10)
     moved = next(iter(pair.eyes.parameters())) - before
     assert torch.allclose(moved, torch.full_like(moved, 0.01), atol=1e-5)
-    model.task.stepped(model.backbone, pair, 10, 10)
+    model.task.after_step(model.backbone, pair, 10, 10)
     assert torch.equal(next(iter(pair.eyes.parameters())), before + moved)
 
 
@@ -357,9 +357,9 @@ def test_harm_is_noticed_and_taken_back(trained, pictures, labelled, tmp_path):
     assert found.verdict.word == "did not help"
     assert found.verdict.rolled_back
     assert found.start["knn_accuracy"] > 0.9
-    assert len(Run(found.run).logged()) < 12
-    network = build(_supervised(found.run), ("lying", "upright")).backbone.network
-    assert fingerprint(network.state_dict()) == fingerprint(read_tensors(trained))
+    assert len(Run(found.run).read_metrics()) < 12
+    network = build_model(_supervised(found.run), ("lying", "upright")).backbone.network
+    assert weights_fingerprint(network.state_dict()) == weights_fingerprint(read_tensors(trained))
     page = (found.run / "report.html").read_text(encoding="utf-8")
     assert "did not help" in page
     assert page.count("<img") > 20
@@ -372,11 +372,11 @@ def _supervised(run: Path) -> Recipe:
 
 
 def test_a_loss_that_is_no_number_leaves_what_was_good(trained, pictures, tmp_path, monkeypatch):
-    real, calls = trainer.mixed, []
+    real, calls = trainer.mix_batch, []
 
     def poisoned(batch, recipe):
         calls.append(1)
-        batch = real(batch, recipe).ready()
+        batch = real(batch, recipe).normalized()
         return batch if len(calls) <= 4 else replace(batch, images=batch.images * float("nan"))
 
     monkeypatch.setattr(trainer, "mixed", poisoned)
@@ -391,7 +391,7 @@ def test_a_loss_that_is_no_number_leaves_what_was_good(trained, pictures, tmp_pa
     found = foveate.pretrain(pictures, objective="simclr", out=tmp_path / "run", **words)
     assert "no finite number" in found.outcome["reason"]
     assert all(
-        tensor.isfinite().all() for tensor in read_tensors(found.run / BACKBONE, own=True).values()
+        tensor.isfinite().all() for tensor in read_tensors(found.run / BACKBONE_FILE, own=True).values()
     )
 
 
@@ -431,7 +431,7 @@ def test_the_run_is_a_backbone(pictures, labelled, tmp_path, capsys, monkeypatch
         labelled, backbone="run", tuning="full", epochs=1, device="cpu", out=tmp_path / "fitted"
     )
     monkeypatch.undo()
-    assert load(fitted.run, "cpu").model.backbone.input.size == 32
+    assert load_predictor(fitted.run, "cpu").model.backbone.input.size == 32
     assert foveate.predict(fitted.run, labelled)[0].prediction.names
     rows = {
         row["run"].rsplit("/", 1)[1]: row["score"]
@@ -517,7 +517,7 @@ def test_two_processes_learn_what_one_does(pictures, tmp_path):
     last = torchrun("-m", "foveate", *words, "--out", str(tmp_path / "two"))
     assert json.loads(last)["run"] == str(tmp_path / "two")
     losses = [
-        [row["train_loss"] for row in Run(tmp_path / name).logged()] for name in ("one", "two")
+        [row["train_loss"] for row in Run(tmp_path / name).read_metrics()] for name in ("one", "two")
     ]
     assert len(losses[0]) == len(losses[1]) == 2
     assert losses[1] == pytest.approx(losses[0], abs=1e-5)
@@ -588,8 +588,8 @@ def test_shards_and_tables_are_read_like_folders(pictures, tmp_path):
         streams.append(
             Stream(
                 catalogue,
-                Pixels(SIDE, "crop", keep=False),
-                evaluation(InputSpec(SIDE, (0, 0, 0), (1, 1, 1)), "crop"),
+                ImageCache(SIDE, "crop", keep=False),
+                evaluation_transform(InputSpec(SIDE, (0, 0, 0), (1, 1, 1)), "crop"),
                 0,
             )
         )
@@ -620,8 +620,8 @@ def test_a_broken_picture_gives_its_place_to_the_next(pictures, tmp_path, capsys
     first.write_bytes(b"\x89PNG nothing more")
     stream = Stream(
         Catalogue.listed(tmp_path / "list.jsonl", entries(folder)),
-        Pixels(SIDE, "crop", keep=False),
-        evaluation(InputSpec(SIDE, (0, 0, 0), (1, 1, 1)), "crop"),
+        ImageCache(SIDE, "crop", keep=False),
+        evaluation_transform(InputSpec(SIDE, (0, 0, 0), (1, 1, 1)), "crop"),
         0,
     )
     assert torch.equal(stream[0, 0][0], stream[0, 1][0])
@@ -646,7 +646,7 @@ def test_low_rank_pretraining_leaves_a_plain_backbone(trained, pictures, tmp_pat
         pictures, objective="vicreg", out=tmp_path / "run", settings={"tuning.rank": 2}, **words
     )
     assert found.verdict.word in ("cannot tell", "did not help")
-    network = build(_supervised(found.run), ("a", "b")).backbone.network
+    network = build_model(_supervised(found.run), ("a", "b")).backbone.network
     before, after = read_tensors(trained), network.state_dict()
     assert before.keys() == after.keys()
     assert sum(not torch.equal(before[name], after[name]) for name in before) > 5
@@ -675,10 +675,10 @@ def test_t1_resume_is_exact(pictures, labelled, tmp_path, monkeypatch):
     assert stopped.value.hint == f"foveate pretrain --resume {tmp_path / 'cut'}"
     monkeypatch.setattr(trainer.Trainer, "_asked", real)
     with pytest.raises(FoveateError, match="not finished"):
-        build(_supervised(tmp_path / "cut"), ("a", "b"))
+        build_model(_supervised(tmp_path / "cut"), ("a", "b"))
     again = foveate.pretrain(resume=tmp_path / "cut")
     one, other = (
-        fingerprint(read_tensors(run / BACKBONE, own=True)) for run in (whole.run, again.run)
+        weights_fingerprint(read_tensors(run / BACKBONE_FILE, own=True)) for run in (whole.run, again.run)
     )
     assert one == other
 
@@ -724,7 +724,7 @@ def test_bad_words_and_bad_pictures_are_one_sentence(pictures, labelled, quick, 
         foveate.fit(labelled, backbone=str(fitted), out=tmp_path / "again")
     with pytest.raises(UsageError, match="the run has its own"):
         foveate.fit(labelled, backbone=str(out), weights="hub", out=tmp_path / "again")
-    (out / BACKBONE).write_bytes(b"other")
+    (out / BACKBONE_FILE).write_bytes(b"other")
     with pytest.raises(FoveateError, match="damaged"):
         foveate.fit(labelled, backbone=str(out), out=tmp_path / "again")
 

@@ -17,8 +17,8 @@ from conftest import SHARED, stripes_folder
 from foveate.api.models.comparison import drawn, judged
 from foveate.cli import main as cli
 from foveate.errors import DataError, UnknownName, UsageError, WeightsError
-from foveate.evaluation.intervals import bootstrap, paired_gain
-from foveate.modeling.classifiers.knn import votes
+from foveate.evaluation.intervals import bootstrap, paired_bootstrap
+from foveate.modeling.classifiers.knn import knn_vote
 from foveate.predictions import Labels
 from foveate.types import Sample, Table
 
@@ -148,7 +148,7 @@ def test_votes_equal_a_plain_loop():
         np.eye(3)[rng.integers(0, 3, 90)],
         rng.normal(size=(7, 8)),
     )
-    tallies = votes(*(torch.from_numpy(each) for each in (asked, known, answers))).numpy()
+    tallies = knn_vote(*(torch.from_numpy(each) for each in (asked, known, answers))).numpy()
     for row, found in zip(asked, tallies, strict=True):
         cosines = [
             float(row @ other / np.linalg.norm(row) / np.linalg.norm(other)) for other in known
@@ -173,7 +173,7 @@ def test_the_draw_keeps_shares_classes_and_groups():
     )
     found = drawn(table, 80, seed=0)
     counts = {
-        name: sum(sample.truth.names == (name,) for sample in found.samples)
+        name: sum(sample.target.names == (name,) for sample in found.samples)
         for name in table.classes
     }
     assert counts["cat"] == pytest.approx(60, abs=5)
@@ -197,7 +197,7 @@ def test_the_paired_bootstrap_equals_drawing_the_images(kind):
     if kind == "right or wrong":
         ours, theirs = ours < 0.8, theirs < 0.7
     differences = ours.astype(float) - theirs.astype(float)
-    mean, *ends = paired_gain(ours, theirs)
+    mean, *ends = paired_bootstrap(ours, theirs)
     assert mean == pytest.approx(differences.mean())
     np.testing.assert_allclose(
         ends, bootstrap(lambda places: differences[places].mean(), 150, rounds=4000), atol=0.01
@@ -208,17 +208,17 @@ def test_the_paired_bootstrap_knows_what_pairs_share():
     """Two models that err on the same hard images differ less surely in an unpaired comparison."""
     hard = np.arange(200) < 100
     ours, theirs = ~hard, ~hard & (np.arange(200) < 190)
-    mean, low, high = paired_gain(ours, theirs)
+    mean, low, high = paired_bootstrap(ours, theirs)
     assert 0 < low < mean < high < 0.1
-    assert paired_gain(ours, ours) == (0, 0, 0)
-    assert paired_gain(ours, theirs) == paired_gain(ours, theirs)
-    assert paired_gain(theirs, ours)[0] == -mean
+    assert paired_bootstrap(ours, ours) == (0, 0, 0)
+    assert paired_bootstrap(ours, theirs) == paired_bootstrap(ours, theirs)
+    assert paired_bootstrap(theirs, ours)[0] == -mean
 
 
 @pytest.mark.parametrize("shapes", [((3,), (4,)), ((3, 1), (3, 1)), ((0,), (0,))])
 def test_the_paired_bootstrap_wants_the_same_images(shapes):
     with pytest.raises(ValueError, match="same images"):
-        paired_gain(np.zeros(shapes[0]), np.zeros(shapes[1]))
+        paired_bootstrap(np.zeros(shapes[0]), np.zeros(shapes[1]))
 
 
 # --- what it refuses

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from foveate.data.dataset import Pictures
-from foveate.data.loading import Order
-from foveate.data.transforms import evaluation, training
+from foveate.data.dataset import ImageDataset
+from foveate.data.loading import BatchSampler
+from foveate.data.transforms import evaluation_transform, training_transform
 from foveate.errors import UsageError
 from foveate.modeling.backbones import FAMILIES
 from foveate.modeling.detectors import DETECTORS, Candidates, Terms, Truth
@@ -208,7 +208,7 @@ def scene(rng: np.random.Generator) -> tuple[np.ndarray, Boxes]:
     return pixels, Boxes(np.array([[x, y, x + side, y + side]], np.float32), (NAMES[channel],))
 
 
-def learnt(pixels: list[np.ndarray], samples: list[Sample], epochs: int) -> tuple[Model, Pictures]:
+def learnt(pixels: list[np.ndarray], samples: list[Sample], epochs: int) -> tuple[Model, ImageDataset]:
     """As the trainer does it, without a run folder; the last 16 pictures are held out."""
     torch.manual_seed(0)
     backbone = FAMILIES.load("timm")().open("test_resnet", "none", 64)
@@ -219,34 +219,34 @@ def learnt(pixels: list[np.ndarray], samples: list[Sample], epochs: int) -> tupl
         keep_norms=False,
     )
     task, spec = model.task, backbone.input
-    shown = Pictures(
+    shown = ImageDataset(
         samples[:-16],
         Memory(pixels),
-        training(spec, "whole", AugmentRecipe(policy="none", crop=1.0)),
+        training_transform(spec, "whole", AugmentRecipe(policy="none", crop=1.0)),
         task.encode,
         0,
     )
     recipe = TrainingRecipe(lr=2e-3, layer_decay=1.0, epochs=epochs)
-    moving, steps, step = optimizer(model, recipe), epochs * len(Order(len(shown), 8)), 0
+    moving, steps, step = optimizer(model, recipe), epochs * len(BatchSampler(len(shown), 8)), 0
     model.train()
     for epoch in range(epochs):
-        for batch in batches(shown, Order(len(shown), 8, seed=0, epoch=epoch)):
+        for batch in batches(shown, BatchSampler(len(shown), 8, seed=0, epoch=epoch)):
             set_rate(moving, recipe, step, steps)
             moving.zero_grad()
             sum(task.loss(model(batch), batch).values()).backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             moving.step()
             step += 1
-    return model.eval(), Pictures(
-        samples[-16:], Memory(pixels), evaluation(spec, "whole"), task.encode, 0
+    return model.eval(), ImageDataset(
+        samples[-16:], Memory(pixels), evaluation_transform(spec, "whole"), task.encode, 0
     )
 
 
 @torch.inference_mode()
-def answered(model: Model, pictures: Pictures) -> list[Boxes]:
+def answered(model: Model, pictures: ImageDataset) -> list[Boxes]:
     return [
         answer
-        for batch in batches(pictures, Order(len(pictures), 8))
+        for batch in batches(pictures, BatchSampler(len(pictures), 8))
         for answer in model.task.decode(model(batch), batch)
     ]
 
@@ -260,7 +260,7 @@ def test_objects_of_new_pictures_are_found_and_named():
         6,
     )
     pairs = [
-        (answer, sample.truth)
+        (answer, sample.target)
         for answer, sample in zip(answered(model, held_out), held_out.samples, strict=True)
     ]
     assert (

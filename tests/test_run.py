@@ -98,9 +98,9 @@ def test_t12_a_log_line_cut_off_is_passed_over(run):
     run.log({"epoch": 1, "a": 2})
     with (run.folder / "metrics.jsonl").open("a") as file:
         file.write('{"epoch": 2, "a"')
-    assert run.logged() == [{"epoch": 1, "a": 2}]
+    assert run.read_metrics() == [{"epoch": 1, "a": 2}]
     run.log({"epoch": 2, "a": 3})  # is not lost to the line before
-    assert run.logged() == [{"epoch": 1, "a": 2}, {"epoch": 2, "a": 3}]
+    assert run.read_metrics() == [{"epoch": 1, "a": 2}, {"epoch": 2, "a": 3}]
 
 
 def test_t10_an_error_inside_leaves_nothing(tmp_path):

@@ -625,13 +625,13 @@ def written(path: Path, pixels: np.ndarray) -> Path:
 
 def test_where_an_answer_comes_from(port, run, pictures):
     """The map of `foveate explain`, scaled, over the square that the network saw."""
-    from foveate.explainability.faithfulness import Subject
+    from foveate.explainability.faithfulness import ExplainTarget
     from foveate.explainability.methods import EXPLAINERS, USUAL
     from foveate.types import Sample
 
     status, found, _ = told(port, "/explain?model=stripes-run", pictures[0].read_bytes())
     assert status == 200
-    subject = Subject.of(foveate.load(run, device="cpu"), Sample(pictures[0], "a"))
+    subject = ExplainTarget.of(foveate.load(run, device="cpu"), Sample(pictures[0], "a"))
     question = subject.questions()[0]
     map_ = EXPLAINERS.load(USUAL)().explain(subject.asked(question)).numpy()
     assert (found["question"], found["how"], found["view"]) == (

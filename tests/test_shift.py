@@ -15,7 +15,7 @@ from conftest import striped
 from foveate.api.fit.core import fit
 from foveate.cli import main as cli
 from foveate.errors import FoveateError
-from foveate.evaluation.intervals import apart
+from foveate.evaluation.intervals import two_sample_difference
 from foveate.recipe import with_settings
 
 
@@ -96,7 +96,7 @@ def test_what_cannot_be_compared_is_refused_before_anything_runs(run, stripes, t
 def test_the_interval_is_that_of_two_samples():
     """Against the normal approximation of a difference of two independent shares."""
     hits = np.arange(400) < 320, np.arange(300) < 180
-    low, high = apart(
+    low, high = two_sample_difference(
         *(lambda places, own=own: float(own[places].mean()) for own in hits),
         (400, 300),
         rounds=4000,

@@ -13,7 +13,7 @@ from sklearn.neighbors import KNeighborsClassifier, NearestCentroid
 
 from foveate.api.fit.core import fit
 from foveate.errors import UsageError
-from foveate.inference.predictor import load
+from foveate.inference.predictor import load_predictor
 from foveate.modeling.classifiers.few_shot import (
     best_penalty,
     best_scale,
@@ -22,9 +22,9 @@ from foveate.modeling.classifiers.few_shot import (
     ridge,
     solved,
 )
-from foveate.modeling.classifiers.knn import votes
-from foveate.modeling.classifiers.logistic import Known
-from foveate.modeling.model import build
+from foveate.modeling.classifiers.knn import knn_vote
+from foveate.modeling.classifiers.logistic import LabeledFeatures
+from foveate.modeling.model import build_model
 from foveate.recipe import Recipe, with_settings
 from foveate.types import Features
 
@@ -32,7 +32,7 @@ CLASSES = 4
 HEADS = ["centroid", "knn", "lpplus", "ridge"]
 
 
-def blobs(each: int, spread: float, seed: int = 0, width: int = 12) -> Known:
+def blobs(each: int, spread: float, seed: int = 0, width: int = 12) -> LabeledFeatures:
     """`each` images of four classes round four points, always the same ones; folds that leave some of every class."""
     middles, noise = (
         np.random.default_rng(7).normal(size=(CLASSES, width)),
@@ -40,7 +40,7 @@ def blobs(each: int, spread: float, seed: int = 0, width: int = 12) -> Known:
     )
     answers = np.repeat(np.arange(CLASSES), each)
     features = middles[answers] + spread * noise.normal(size=(len(answers), width))
-    return Known(features.astype(np.float32), np.eye(CLASSES)[answers], np.arange(len(answers)) % 5)
+    return LabeledFeatures(features.astype(np.float32), np.eye(CLASSES)[answers], np.arange(len(answers)) % 5)
 
 
 def logits(solution, features: np.ndarray, unit: bool) -> np.ndarray:
@@ -78,7 +78,7 @@ def test_votes_are_those_of_scikit_learn():
     reference = KNeighborsClassifier(7, metric="cosine", weights=weigh).fit(
         known.features, known.targets.argmax(1)
     )
-    found = votes(*(torch.from_numpy(each) for each in (asked, known.features, known.targets)), 7)
+    found = knn_vote(*(torch.from_numpy(each) for each in (asked, known.features, known.targets)), 7)
     np.testing.assert_allclose(found.numpy(), reference.predict_proba(asked), atol=1e-5)
 
 
@@ -115,7 +115,7 @@ def test_a_single_image_of_each_class_leaves_none_out():
 
 def test_a_class_without_an_image_is_never_the_answer():
     known = blobs(6, 1.0)
-    without = Known(known.features[6:], known.targets[6:], known.folds[6:])
+    without = LabeledFeatures(known.features[6:], known.targets[6:], known.folds[6:])
     for fitter in (centroids, ridge(1.0), lpplus(1.0)):
         assert 0 not in logits(solved(without, fitter, True, 1.0)[0], known.features, True).argmax(
             1
@@ -141,7 +141,7 @@ def test_a_run_is_loaded_as_it_was_solved(tiny, tmp_path, head):
     """Its head comes back tensor by tensor, those that are as large as the training set too."""
     result = fit(with_settings(tiny, {"tuning": head}), tmp_path / "run")
     assert result.numbers()["accuracy"] > 0.6  # of two classes; even a random network sees stripes
-    model = load(result.run, "cpu").model
+    model = load_predictor(result.run, "cpu").model
     features = torch.randn(5, model.backbone.width)
     found = model.head(
         Features(
@@ -149,11 +149,11 @@ def test_a_run_is_loaded_as_it_was_solved(tiny, tmp_path, head):
         )
     )
     assert found.shape == (5, 2)
-    again = build(
+    again = build_model(
         with_settings(tiny, {"tuning": head, "task": json.loads(json.dumps(_task(result.run)))}),
         ("lying", "upright"),
     )
-    again.put(model.changed())
+    again.load_tensors(model.trained_tensors())
     assert all(
         torch.equal(one, other)
         for one, other in zip(again.state_dict().values(), model.state_dict().values(), strict=True)
@@ -175,11 +175,11 @@ def test_several_classes_an_image_are_refused(head):
         "task": "classify",
         "tuning": head,
     }
-    model = build(with_settings(Recipe(), words), ("a", "b", "c", "d"))
+    model = build_model(with_settings(Recipe(), words), ("a", "b", "c", "d"))
     known = blobs(3, 1.0)
     with pytest.raises(UsageError, match="one class an image"):
-        model.tuning.solve(
-            model, Known(known.features, known.targets, known.folds, multilabel=True)
+        model.tuning.fit_head(
+            model, LabeledFeatures(known.features, known.targets, known.folds, multilabel=True)
         )
 
 
@@ -192,4 +192,4 @@ def test_boxes_are_refused():
     }
     for head in HEADS:
         with pytest.raises(UsageError):
-            build(with_settings(Recipe(), {**words, "tuning": head}), ("a", "b"))
+            build_model(with_settings(Recipe(), {**words, "tuning": head}), ("a", "b"))

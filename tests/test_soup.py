@@ -25,13 +25,13 @@ from foveate.api.soup.candidates import Averager
 from foveate.api.soup.core import SoupResult, _interpolated, soup
 from foveate.api.soup.ingredients import start_of
 from foveate.cli import main as cli
-from foveate.data.loading import Order, loader
+from foveate.data.loading import BatchSampler, make_loader
 from foveate.errors import DataError, FoveateError, RunError, UsageError, WeightsError
-from foveate.modeling.model import build
+from foveate.modeling.model import build_model
 from foveate.modeling.weights import read_tensors
 from foveate.recipe import Recipe, with_settings
 from foveate.run.folder import Run
-from foveate.utils.device import Way
+from foveate.utils.device import ComputeMode
 from foveate.utils.files import checksum
 
 NETWORK = {"backbone.name": "test_efficientnet", "backbone.size": 32, "device": "cpu"}
@@ -90,7 +90,7 @@ class World:
             {**words, "task": "classify", "task.reads": "pooled", "backbone.weights": "none"},
         )
         save_file(
-            build(drawn, ("lying", "upright")).backbone.network.state_dict(),
+            build_model(drawn, ("lying", "upright")).backbone.network.state_dict(),
             self.root / "weights.safetensors",
         )
         return self.root / "weights.safetensors"
@@ -163,9 +163,9 @@ def test_an_average_lies_between_and_is_the_ends_at_the_ends():
 
 def test_statistics_are_those_of_pytorch(world):
     job = reopened(Run(world.first))
-    model, device, way = job.model, torch.device("cpu"), Way("fp32", False)
+    model, device, way = job.model, torch.device("cpu"), ComputeMode("fp32", False)
     batches = [
-        batch.ready() for batch in loader(job.pictures("train"), Order(len(job.places("train")), 8))
+        batch.normalized() for batch in make_loader(job.dataset("train"), BatchSampler(len(job.indices("train")), 8))
     ]
     frozen = {
         name: tensor.clone()
@@ -199,7 +199,7 @@ def test_statistics_that_were_kept_are_not_measured(world):
     recipe = with_settings(Run(world.first).recipe(), {"training.norm": "keep"})
     assert (
         measured_statistics(
-            build(recipe, ("lying", "upright")), [], torch.device("cpu"), Way("fp32", False)
+            build_model(recipe, ("lying", "upright")), [], torch.device("cpu"), ComputeMode("fp32", False)
         )
         == {}
     )

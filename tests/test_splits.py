@@ -12,9 +12,9 @@ import pytest
 from PIL import Image
 from scipy.sparse.csgraph import connected_components
 
-from foveate.data.duplicates import agreeing, gray_thumbnail, near_copies, tint
-from foveate.data.scan import Scanned
-from foveate.data.splits import few, group_folds, make_splits, split_named
+from foveate.data.duplicates import colors_agree, gray_thumbnail, near_duplicates, tint
+from foveate.data.scan import ScannedTable
+from foveate.data.splits import group_folds, make_splits, split_from_name, subsample_shots
 from foveate.errors import DataError, UsageError
 from foveate.images import codec as images
 from foveate.predictions import Labels
@@ -130,7 +130,7 @@ def test_near_copies_finds_copies_and_nothing_else():
     noise = np.random.default_rng(0)
     base = noise.uniform(0, 255, (40, 32, 32)).astype(np.float32)
     copies = (base[:10] * 0.8 + 10 + noise.normal(0, 2, (10, 32, 32))).astype(np.float32)
-    clusters = near_copies(np.concatenate([base, copies]), 0.97)
+    clusters = near_duplicates(np.concatenate([base, copies]), 0.97)
     assert clusters.dtype == np.int64
     assert clusters.tolist() == [*range(40), *range(10)]
 
@@ -151,7 +151,7 @@ def drawings() -> dict[str, np.ndarray]:
         "grey": grey,
         "warm": warm,
         "dark": (red * 0.6).astype(np.uint8),
-        "jpeg": images.jpeg(red, 40),
+        "jpeg": images.encode_jpeg(red, 40),
     }
 
 
@@ -160,11 +160,11 @@ def test_one_shape_in_two_colours_is_two_pictures():
     thumbs, tints = (
         np.stack([each(pixels) for pixels in found.values()]) for each in (gray_thumbnail, tint)
     )
-    assert near_copies(thumbs, 0.97).tolist() == [0] * 6  # by grey levels alone
+    assert near_duplicates(thumbs, 0.97).tolist() == [0] * 6  # by grey levels alone
     near, far = np.array([0, 0, 0, 0, 0, 1]), np.array([1, 2, 3, 4, 5, 2])
-    assert agreeing(tints, near, far).tolist() == [False, True, True, True, True, True]
+    assert colors_agree(tints, near, far).tolist() == [False, True, True, True, True, True]
     apart = np.array([0, 1, 3, 4, 5])  # a grey picture may be a copy of both, and would join them
-    assert near_copies(thumbs[apart], 0.97, tints[apart]).tolist() == [0, 1, 0, 0, 0]
+    assert near_duplicates(thumbs[apart], 0.97, tints[apart]).tolist() == [0, 1, 0, 0, 0]
     flat = np.stack(
         [
             np.full((40, 40, 3), colour, np.uint8)
@@ -173,26 +173,26 @@ def test_one_shape_in_two_colours_is_two_pictures():
     )
     thumbs, tints = (np.stack([each(pixels) for pixels in flat]) for each in (gray_thumbnail, tint))
     assert (thumbs[0] == thumbs[1]).all()
-    assert near_copies(thumbs, 0.97, tints).tolist() == [0, 1, 0]
+    assert near_duplicates(thumbs, 0.97, tints).tolist() == [0, 1, 0]
 
 
 def test_flat_pictures_join_only_their_equals():
     flat = np.stack([np.full((32, 32), value, dtype=np.float32) for value in (0, 255, 0, 7, 255)])
-    assert near_copies(flat, 0.9).tolist() == [0, 1, 0, 2, 1]
-    assert near_copies(flat[:0], 0.9).tolist() == []
+    assert near_duplicates(flat, 0.9).tolist() == [0, 1, 0, 2, 1]
+    assert near_duplicates(flat[:0], 0.9).tolist() == []
 
 
 def test_equal_pictures_join_even_at_likeness_one():
     base = np.random.default_rng(0).uniform(0, 255, (3, 32, 32)).astype(np.float32)
-    assert near_copies(np.concatenate([base, base]), 1.0).tolist() == [0, 1, 2, 0, 1, 2]
+    assert near_duplicates(np.concatenate([base, base]), 1.0).tolist() == [0, 1, 2, 0, 1, 2]
 
 
 def test_blocks_do_not_change_the_clusters(monkeypatch):
     thumbs = np.random.default_rng(1).uniform(0, 255, (50, 32, 32)).astype(np.float32)
     thumbs[25:] = thumbs[:25] + np.random.default_rng(2).normal(0, 15, (25, 32, 32))
-    whole = near_copies(thumbs, 0.95)
+    whole = near_duplicates(thumbs, 0.95)
     monkeypatch.setattr("foveate.data.duplicates._ENTRIES", 150)
-    assert (near_copies(thumbs, 0.95) == whole).all()
+    assert (near_duplicates(thumbs, 0.95) == whole).all()
     assert whole.max() == 24
 
 
@@ -210,14 +210,14 @@ def test_the_bound_misses_no_pair(monkeypatch, likeness, many):
     rows /= np.linalg.norm(rows, axis=1, keepdims=True)
     expected = connected_components(rows @ rows.T >= likeness)[1]
     monkeypatch.setattr("foveate.data.duplicates._MANY", many)
-    assert (near_copies(thumbs.astype(np.float32), likeness) == expected).all()
+    assert (near_duplicates(thumbs.astype(np.float32), likeness) == expected).all()
     assert 1 < expected.max() + 1 < 300
 
 
 def test_thumbnails_and_words():
     thumb = gray_thumbnail(np.full((100, 60, 3), 128, dtype=np.uint8))
     assert (thumb.shape, thumb.dtype, float(thumb.mean())) == ((32, 32), np.uint8, 128.0)
-    assert [split_named(word) for word in ("Training", "valid", "DEV", "testing", "cat")] == [
+    assert [split_from_name(word) for word in ("Training", "valid", "DEV", "testing", "cat")] == [
         "train",
         "val",
         "val",
@@ -226,7 +226,7 @@ def test_thumbnails_and_words():
     ]
 
 
-def shown(groups: list[str], labels: list[str]) -> Scanned:
+def shown(groups: list[str], labels: list[str]) -> ScannedTable:
     samples = tuple(
         Sample(
             Path(f"{n}.png"), f"{n}.png", Labels((label,)), split="test" if n % 5 == 4 else "train"
@@ -234,7 +234,7 @@ def shown(groups: list[str], labels: list[str]) -> Scanned:
         for n, label in enumerate(labels)
     )
     table = Table(samples, tuple(sorted(set(labels))), "table", Path())
-    return Scanned(
+    return ScannedTable(
         table, tuple(map(str, range(len(labels)))), np.zeros((len(labels), 2, 2)), None, ()
     )
 
@@ -244,27 +244,27 @@ def test_shots_are_drawn_by_class_and_from_different_groups():
     groups = [
         f"{label}{n // 8}" for n, label in enumerate(labels)
     ]  # five of each class, four pictures in each
-    found, kept = few(shown(groups, labels), groups, 4, 0)
+    found, kept = subsample_shots(shown(groups, labels), groups, 4, 0)
     taught = [
         (sample, group)
         for sample, group in zip(found.table.samples, kept, strict=True)
         if sample.split == "train"
     ]
-    assert Counter(sample.truth.names[0] for sample, _ in taught) == {"a": 4, "b": 4}
+    assert Counter(sample.target.names[0] for sample, _ in taught) == {"a": 4, "b": 4}
     assert len({group for _, group in taught}) == 8
     assert sum(sample.split == "test" for sample in found.table.samples) == 8
     assert [sample.key for sample in found.table.samples] == [
         f"{digest}.png" for digest in found.hashes
     ]
-    again, other = (few(shown(groups, labels), groups, 4, seed)[0].hashes for seed in (0, 1))
+    again, other = (subsample_shots(shown(groups, labels), groups, 4, seed)[0].hashes for seed in (0, 1))
     assert again == found.hashes != other
 
 
 def test_more_shots_than_images_is_one_sentence():
     labels = ["a", "b"] * 5 + ["a"] * 5
     with pytest.raises(DataError, match="'b' has 4 training images, 5 are asked for"):
-        few(shown(labels, labels), labels, 5, 0)
+        subsample_shots(shown(labels, labels), labels, 5, 0)
     several = shown(["x"] * 4, ["a", "b", "a", "b"])
-    odd = tuple(replace(sample, truth=Labels(("a", "b"))) for sample in several.table.samples)
+    odd = tuple(replace(sample, target=Labels(("a", "b"))) for sample in several.table.samples)
     with pytest.raises(DataError, match="where every image has one"):
-        few(replace(several, table=several.table.with_samples(odd)), ["x"] * 4, 1, 0)
+        subsample_shots(replace(several, table=several.table.with_samples(odd)), ["x"] * 4, 1, 0)

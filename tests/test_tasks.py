@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torchvision import tv_tensors
 
-from foveate.data.dataset import Pictures
-from foveate.data.loading import Order
-from foveate.data.transforms import evaluation, training
+from foveate.data.dataset import ImageDataset
+from foveate.data.loading import BatchSampler
+from foveate.data.transforms import evaluation_transform, training_transform
 from foveate.modeling.backbones import FAMILIES, Backbone
 from foveate.modeling.model import Model
 from foveate.modeling.tasks import Task
@@ -23,7 +23,7 @@ from foveate.modeling.tunings.full import Full
 from foveate.predictions import Boxes, Text
 from foveate.recipe import AugmentRecipe, TrainingRecipe
 from foveate.training.optimizer import optimizer, set_rate
-from foveate.types import Batch, Features, InputSpec, Provides, Sample, Target
+from foveate.types import Batch, Features, InputSpec, Provides, Sample, TargetTensors
 from helpers import Memory, batches
 
 SIDE = 64
@@ -48,13 +48,13 @@ class Detect(Task):
     """One box an image, as four numbers of the network's square, from the finest and coarsest maps."""
 
     needs = frozenset({Provides.MAPS})
-    answer: ClassVar[type[Boxes]] = Boxes
+    prediction_type: ClassVar[type[Boxes]] = Boxes
     framing: ClassVar[str] = "whole"
 
     def head(self, backbone: Backbone) -> nn.Module:
         return _BoxHead(backbone.map_widths[-2])
 
-    def encode(self, truth: Boxes, size: tuple[int, int]) -> Target:
+    def encode(self, truth: Boxes, size: tuple[int, int]) -> TargetTensors:
         boxes = tv_tensors.BoundingBoxes(
             torch.from_numpy(truth.xyxy), format="XYXY", canvas_size=size
         )
@@ -95,13 +95,13 @@ class Caption(Task):
     """Sentences of two words, written a word at a time; the truth is read while training (teacher forcing)."""
 
     needs = frozenset({Provides.TOKENS})
-    answer: ClassVar[type[Text]] = Text
+    prediction_type: ClassVar[type[Text]] = Text
     WORDS: ClassVar[tuple[str, ...]] = ("<start>", "red", "green", "blue", "square")
 
     def head(self, backbone: Backbone) -> nn.Module:
         return _Writer(backbone.token_width, len(self.WORDS))
 
-    def encode(self, truth: Text, size: tuple[int, int]) -> Target:
+    def encode(self, truth: Text, size: tuple[int, int]) -> TargetTensors:
         return {
             "words": torch.tensor([self.WORDS.index(word) for word in truth.sentences[0].split()])
         }
@@ -140,7 +140,7 @@ class _Writer(nn.Module):
 
 def learnt(
     task: Task, truths: list[Any], scenes: list[np.ndarray], epochs: int
-) -> tuple[Model, Pictures]:
+) -> tuple[Model, ImageDataset]:
     """The house's parts put together by hand, as the trainer does; the last 16 pictures are held out."""
     torch.manual_seed(0)
     backbone = FAMILIES.load("timm")().open("test_resnet", "none", SIDE)
@@ -148,22 +148,22 @@ def learnt(
     samples = [Sample(str(index), str(index), truth) for index, truth in enumerate(truths)]
     augment = AugmentRecipe(policy="none", crop=1.0)
     spec = backbone.input
-    shown = Pictures(
-        samples[:-16], Memory(scenes), training(spec, task.framing, augment), task.encode, 0
+    shown = ImageDataset(
+        samples[:-16], Memory(scenes), training_transform(spec, task.framing, augment), task.encode, 0
     )
     recipe = TrainingRecipe(lr=3e-3, layer_decay=1.0, epochs=epochs)
-    moving, steps = optimizer(model, recipe), epochs * len(Order(len(shown), 16))
+    moving, steps = optimizer(model, recipe), epochs * len(BatchSampler(len(shown), 16))
     model.train()
     step = 0
     for epoch in range(epochs):
-        for batch in batches(shown, Order(len(shown), 16, seed=0, epoch=epoch)):
+        for batch in batches(shown, BatchSampler(len(shown), 16, seed=0, epoch=epoch)):
             set_rate(moving, recipe, step, steps)
             moving.zero_grad()
             sum(task.loss(model(batch), batch).values()).backward()
             moving.step()
             step += 1
-    return model.eval(), Pictures(
-        samples[-16:], Memory(scenes), evaluation(spec, task.framing), task.encode, 0
+    return model.eval(), ImageDataset(
+        samples[-16:], Memory(scenes), evaluation_transform(spec, task.framing), task.encode, 0
     )
 
 
@@ -175,10 +175,10 @@ def made() -> tuple[list[np.ndarray], list[np.ndarray], list[str]]:
 
 
 @torch.inference_mode()
-def answered(model: Model, pictures: Pictures) -> list[Any]:
+def answered(model: Model, pictures: ImageDataset) -> list[Any]:
     return [
         answer
-        for batch in batches(pictures, Order(len(pictures), 5))
+        for batch in batches(pictures, BatchSampler(len(pictures), 5))
         for answer in model.task.decode(model(batch), batch)
     ]
 
@@ -188,7 +188,7 @@ def test_boxes_come_back_in_the_pixels_of_the_original(made):
     truths = [Boxes(box[None], ("square",)) for box in boxes]
     model, held_out = learnt(Detect(None, ("square",)), truths, pixels, epochs=14)
     overlaps = [
-        iou(answer.xyxy[0], sample.truth.xyxy[0])
+        iou(answer.xyxy[0], sample.target.xyxy[0])
         for answer, sample in zip(answered(model, held_out), held_out.samples, strict=True)
     ]
     assert np.mean(overlaps) > 0.45  # boxes at random overlap by about 0.05
@@ -208,7 +208,7 @@ def test_sentences_are_written_without_the_truth(made):
     assert all(text.sentences[0].endswith("square") for text in found)
     assert (
         np.mean(
-            [text == sample.truth for text, sample in zip(found, held_out.samples, strict=True)]
+            [text == sample.target for text, sample in zip(found, held_out.samples, strict=True)]
         )
         > 0.8
     )  # 1/3 by chance
@@ -219,7 +219,7 @@ def test_whole_views_bring_boxes_back_exactly():
     spec = InputSpec(SIDE, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
     pixels = np.zeros((50, 200, 3), np.uint8)
     pixels[10:30, 100:140] = 255
-    image, view, _ = evaluation(spec, "whole")(pixels, (100, 400), {})  # decoded at half its size
+    image, view, _ = evaluation_transform(spec, "whole")(pixels, (100, 400), {})  # decoded at half its size
     rows, columns = np.nonzero(image[0].numpy() > 127)
     seen = np.array([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]) / SIDE
     scale = np.array([view[2] - view[0], view[3] - view[1]])
@@ -229,7 +229,7 @@ def test_whole_views_bring_boxes_back_exactly():
 
 def test_augmented_boxes_stay_on_their_object():
     spec = InputSpec(SIDE, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
-    transform = training(spec, "whole", AugmentRecipe(rotate=10, scale=0.1, flip=0.5))
+    transform = training_transform(spec, "whole", AugmentRecipe(rotate=10, scale=0.1, flip=0.5))
     task = Detect(None, ("square",))
     for seed in range(12):
         torch.manual_seed(seed)

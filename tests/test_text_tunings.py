@@ -18,11 +18,11 @@ import foveate
 from foveate.api.evaluate.core import evaluate
 from foveate.api.fit.core import fit
 from foveate.errors import UsageError
-from foveate.inference.predictor import load
-from foveate.modeling.classifiers.logistic import Known
-from foveate.modeling.model import build
+from foveate.inference.predictor import load_predictor
+from foveate.modeling.classifiers.logistic import LabeledFeatures
+from foveate.modeling.model import build_model
 from foveate.modeling.tunings import TUNINGS
-from foveate.modeling.weights import fingerprint, read_tensors
+from foveate.modeling.weights import read_tensors, weights_fingerprint
 from foveate.recipe import Recipe, with_settings
 from foveate.run.folder import Run
 from foveate.types import Features
@@ -172,7 +172,7 @@ def test_zero_shot_is_open_clips_own_and_better_than_chance(shapes, clip, zero):
     templates = [lambda name, text=text: text.replace("{}", name) for text in TEMPLATES]
     words = open_clip.build_zero_shot_classifier(model, tokenizer, spoken, templates)
     images, truth = pictures(shapes)
-    loaded = load(zero.run, "cpu").model
+    loaded = load_predictor(zero.run, "cpu").model
     with torch.inference_mode():
         theirs = model.logit_scale.exp() * model.encode_image(images, normalize=True) @ words
         torch.testing.assert_close(
@@ -202,13 +202,13 @@ def test_a_few_images_teach_it_more(shapes, clip, zero, tmp_path, tuning):
 def assert_merging_changes_nothing(run: Path, images: torch.Tensor) -> None:
     """The merged network is the plain one by name, with the same answers."""
     opened = Run.open(run)
-    model = build(opened.recipe(), opened.classes())
-    model.put(read_tensors(run / "model.safetensors", own=True))
+    model = build_model(opened.recipe(), opened.classes())
+    model.load_tensors(read_tensors(run / "model.safetensors", own=True))
     with torch.inference_mode():
         before = model.head(model.backbone(images, model.task.needs))
         model.merge()
         after = model.head(model.backbone(images, model.task.needs))
-    plain = build(with_settings(opened.recipe(), {"tuning": "probe"}), opened.classes())
+    plain = build_model(with_settings(opened.recipe(), {"tuning": "probe"}), opened.classes())
     assert set(model.backbone.state_dict()) == set(plain.backbone.state_dict())
     own, came = model.backbone.state_dict(), plain.backbone.state_dict()
     moved = {name.rpartition(".")[2] for name in own if not torch.equal(own[name], came[name])}
@@ -224,13 +224,13 @@ def test_what_is_frozen_stays_and_what_is_saved_is_enough(shapes, clip, tuning):
     asked = with_settings(
         recipe(shapes, clip, tuning), {"task": "classify", "task.multilabel": False}
     )
-    model, images = build(asked, CLASSES), torch.randn(6, 3, 32, 32)
+    model, images = build_model(asked, CLASSES), torch.randn(6, 3, 32, 32)
     if "tip" in tuning:
         features = torch.randn(12, 32).numpy()
-        model.tuning.solve(
-            model, Known(features, np.eye(len(CLASSES))[np.arange(12) % 9], np.arange(12) % 3)
+        model.tuning.fit_head(
+            model, LabeledFeatures(features, np.eye(len(CLASSES))[np.arange(12) % 9], np.arange(12) % 3)
         )
-    before = fingerprint(model.frozen())
+    before = weights_fingerprint(model.frozen_tensors())
     moving = [parameter for parameter in model.parameters() if parameter.requires_grad]
     assert bool(moving) == model.tuning.needs_steps
     for _ in range(2 if moving else 0):
@@ -241,9 +241,9 @@ def test_what_is_frozen_stays_and_what_is_saved_is_enough(shapes, clip, tuning):
         ).backward()
         assert all(parameter.grad is not None for parameter in moving)
         optimizer.step()
-    assert fingerprint(model.frozen()) == before
-    again = build(asked, CLASSES)
-    again.put({name: tensor.clone() for name, tensor in model.eval().changed().items()})
+    assert weights_fingerprint(model.frozen_tensors()) == before
+    again = build_model(asked, CLASSES)
+    again.load_tensors({name: tensor.clone() for name, tensor in model.eval().trained_tensors().items()})
     with torch.inference_mode():
         assert torch.equal(
             *(each.head(each.backbone(images, each.task.needs)) for each in (model, again))
@@ -252,9 +252,9 @@ def test_what_is_frozen_stays_and_what_is_saved_is_enough(shapes, clip, tuning):
 
 def test_the_cache_votes_as_the_paper_says(shapes, clip):
     """Equations 4 to 6 of Tip-Adapter, written out image by image."""
-    model = build(with_settings(recipe(shapes, clip, "tip"), {"task": "classify"}), CLASSES)
+    model = build_model(with_settings(recipe(shapes, clip, "tip"), {"task": "classify"}), CLASSES)
     features, owners = torch.randn(10, 32), torch.arange(10) % 9
-    model.tuning.solve(model, Known(features.numpy(), np.eye(9)[owners.numpy()], np.arange(10) % 2))
+    model.tuning.fit_head(model, LabeledFeatures(features.numpy(), np.eye(9)[owners.numpy()], np.arange(10) % 2))
     model.head.alpha.fill_(1.5)
     model.head.beta.fill_(3.0)
     image = torch.randn(1, 32)
@@ -269,7 +269,7 @@ def test_the_cache_votes_as_the_paper_says(shapes, clip):
 
 def test_learnt_words_stand_where_words_stood(shapes, clip):
     """Before a step, 'a photo of a' and a name are that sentence."""
-    model = build(with_settings(recipe(shapes, clip, "coop"), {"task": "classify"}), CLASSES)
+    model = build_model(with_settings(recipe(shapes, clip, "coop"), {"task": "classify"}), CLASSES)
     with torch.inference_mode():
         said = model.backbone.embed_text(
             [f"a photo of a {name.replace('_', ' ')}." for name in CLASSES]
@@ -277,7 +277,7 @@ def test_learnt_words_stand_where_words_stood(shapes, clip):
         torch.testing.assert_close(
             model.head.embedded(), functional.normalize(said, dim=1), rtol=1e-4, atol=1e-5
         )
-    own = build(
+    own = build_model(
         with_settings(recipe(shapes, clip, "coop"), {"task": "classify", "tuning.per_class": True}),
         CLASSES,
     )
@@ -346,7 +346,7 @@ def test_words_that_cannot_be_asked_get_a_sentence(shapes, clip, tmp_path, tunin
 @pytest.mark.parametrize("tuning", BY_TEXT)
 def test_several_classes_an_image_are_refused(shapes, clip, tuning):
     with pytest.raises(UsageError, match="the one class that an image shows"):
-        build(
+        build_model(
             with_settings(
                 recipe(shapes, clip, tuning), {"task": "classify", "task.multilabel": True}
             ),

@@ -11,13 +11,13 @@ from safetensors.torch import save_file
 from foveate.api.fit.core import fit
 from foveate.errors import Interrupted
 from foveate.modeling.backbones import FAMILIES
-from foveate.modeling.model import build
+from foveate.modeling.model import build_model
 from foveate.modeling.weights import read_tensors
 from foveate.recipe import Recipe, TrainingRecipe, with_settings
 from foveate.run.folder import Run
 from foveate.training import trainer
 from foveate.training.optimizer import factor, optimizer
-from foveate.training.validation import Judgement
+from foveate.training.validation import ValidationResult
 from foveate.types import Batch
 
 
@@ -33,7 +33,7 @@ def test_it_learns_what_a_coin_does_not_know(stripes, quick, tmp_path):
         },
     )
     found = fit(recipe, tmp_path / "run")
-    rows = Run(tmp_path / "run").logged()
+    rows = Run(tmp_path / "run").read_metrics()
     assert rows[-1]["train_loss"] < 0.75 * rows[0]["train_loss"]
     assert found.evaluation.scores.numbers["accuracy"].value >= 0.8
 
@@ -45,7 +45,7 @@ def test_the_best_epoch_is_kept(quick, tmp_path, monkeypatch):
     real = trainer.Trainer._compare
 
     def told(self, score):
-        real(self, Judgement([next(scores), 0.0]))
+        real(self, ValidationResult([next(scores), 0.0]))
         kept.append({key: value.clone() for key, value in self._to_keep().items()})
 
     monkeypatch.setattr(trainer.Trainer, "_compare", told)
@@ -78,7 +78,7 @@ def test_accumulation_is_the_same_gradient(quick, tmp_path):
 def test_the_head_moves_alone_at_first(quick, tmp_path):
     """One epoch in which the backbone stands still to the bit, but for statistics; the next one moves it."""
     words = {"training.head_epochs": 1, "training.ema": 0, "training.norm": "keep"}
-    start = build(
+    start = build_model(
         quick if quick.task.name != "auto" else with_settings(quick, {"task": "classify"}),
         ("lying", "upright"),
     ).state_dict()
@@ -98,7 +98,7 @@ def test_activations_computed_again_are_the_same_gradient_in_less_memory(quick, 
     found = []
     for again in (False, True):
         words = {"backbone.name": name, "task": "classify", "training.checkpointing": again}
-        model = build(with_settings(quick, words), ("a", "b")).train()
+        model = build_model(with_settings(quick, words), ("a", "b")).train()
         kept: list[int] = []
         torch.manual_seed(0)
         images, targets = (
@@ -152,7 +152,7 @@ def test_rates_fall_towards_the_input_but_never_to_nothing(name):
             "training.layer_decay": 0.75,
         },
     )
-    model = build(recipe, ("a", "b"))
+    model = build_model(recipe, ("a", "b"))
     groups = optimizer(model, recipe.training).param_groups
     scale = {id(parameter): group["scale"] for group in groups for parameter in group["params"]}
     decay = {

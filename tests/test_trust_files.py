@@ -25,7 +25,7 @@ from safetensors.torch import save_file
 
 from foveate.data import streaming as catalogue
 from foveate.data.streaming import Catalogue, entries
-from foveate.deploy.runtime import opened
+from foveate.deploy.runtime import open_exported
 from foveate.errors import BrokenImage, DataError, FoveateError, UsageError, WeightsError
 from foveate.images import codec as images
 from foveate.modeling import weights
@@ -140,7 +140,7 @@ def test_t33_an_exported_file_and_a_run_take_no_pickle(tmp_path):
     for name in ("a.onnx", "a.xml"):
         (tmp_path / name).write_bytes(content)
         with pytest.raises(FoveateError):
-            opened(tmp_path / name)
+            open_exported(tmp_path / name)
     run = Run.create(tmp_path / "run", "x")
     (run.folder / "finished.json").write_bytes(content)
     with pytest.raises(FoveateError):
@@ -300,7 +300,7 @@ def test_t36_bombs_and_crowds_cost_little(tmp_path, monkeypatch):
     assert time.perf_counter() - start < 20
     monkeypatch.setattr(catalogue, "_LARGEST", 10)
     with pytest.raises(BrokenImage):
-        images.read(listed[0].content())
+        images.read_image(listed[0].content())
     assert list(entries(tmp_path / "a.tar")) == []  # beyond what a picture may have
 
 

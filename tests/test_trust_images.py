@@ -23,15 +23,15 @@ import foveate
 from conftest import striped, stripes_folder
 from foveate.api.fit.core import fit
 from foveate.cli import main as cli
-from foveate.data.dataset import Pictures
+from foveate.data.dataset import ImageDataset
 from foveate.data.discovery import find_images
-from foveate.data.image_cache import Pixels
-from foveate.data.transforms import evaluation, training
+from foveate.data.image_cache import ImageCache
+from foveate.data.transforms import evaluation_transform, training_transform
 from foveate.deploy.runtime import square
 from foveate.errors import DataError, FoveateError
 from foveate.images import codec as images
-from foveate.inference.engine import shown
-from foveate.inference.predictor import load
+from foveate.inference.engine import eval_dataset
+from foveate.inference.predictor import load_predictor
 from foveate.modeling.tasks import TASKS
 from foveate.predictions import Boxes, Labels
 from foveate.recipe import AugmentRecipe, with_settings
@@ -60,7 +60,7 @@ def run(quick, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def engine(run):
-    return RunEngine("run", load(run, "cpu"))
+    return RunEngine("run", load_predictor(run, "cpu"))
 
 
 def seen(engine, content, path):
@@ -69,17 +69,17 @@ def seen(engine, content, path):
     model, spec = engine.predictor.model, engine.predictor.model.backbone.input
     sample, pixels = (
         Sample(path, path.name, Labels(("lying",))),
-        Pixels(spec.size, model.task.framing, True),
+        ImageCache(spec.size, model.task.framing, True),
     )
     graph = torch.from_numpy(square(content, spec.size)).float() / 255
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (spec.mean, spec.std))
     return {
-        "training": Pictures(
-            [sample], pixels, training(spec, model.task.framing, STILL), model.task.encode, 0
+        "training": ImageDataset(
+            [sample], pixels, training_transform(spec, model.task.framing, STILL), model.task.encode, 0
         )[0, 0][0],
-        "validation": shown(model, [sample], pixels, 0)[0, 0][0],
+        "validation": eval_dataset(model, [sample], pixels, 0)[0, 0][0],
         "predict": engine.predictor.pictures(
-            [sample], Pixels(spec.size, model.task.framing, False)
+            [sample], ImageCache(spec.size, model.task.framing, False)
         )[0, 0][0],
         "serve": engine.decode(content).item[0],
         "file": square(path, spec.size),
@@ -105,7 +105,7 @@ def test_t23_all_eight_orientations_are_one_picture_everywhere(engine, tmp_path,
         found = seen(engine, content, tmp_path / f"{orientation}.{format.lower()}")
         first = alike(found)
         spec = engine.predictor.model.backbone.input
-        torch.testing.assert_close(found["exported"], spec.seen(first), rtol=0, atol=1e-6)
+        torch.testing.assert_close(found["exported"], spec.normalize(first), rtol=0, atol=1e-6)
         assert (found["file"] == first.numpy()).all()
         known = first if known is None else known
         apart = int((first.int() - known.int()).abs().max())
@@ -128,13 +128,13 @@ def test_t23_boxes_and_masks_lie_where_they_lay(tmp_path, format):
     for orientation in range(1, 9):
         path = tmp_path / f"{orientation}.x"
         path.write_bytes(turned(orientation, format))
-        for transform in (evaluation(spec, "whole"), training(spec, "whole", STILL)):
-            pixels = Pixels(spec.size, "whole", keep=False)
-            _, target, _, size, _ = Pictures(
+        for transform in (evaluation_transform(spec, "whole"), training_transform(spec, "whole", STILL)):
+            pixels = ImageCache(spec.size, "whole", keep=False)
+            _, target, _, size, _ = ImageDataset(
                 [Sample(path, "x", truth)], pixels, transform, task.encode, 0
             )[0, 0]
             places.add((tuple(target["boxes"].flatten().tolist()), tuple(size.tolist())))
-        assert images.size(path) == (48, 80)
+        assert images.read_size(path) == (48, 80)
     assert len(places) == 1
 
 
@@ -181,7 +181,7 @@ def test_t24_odd_modes_are_the_same_everywhere(engine, tmp_path):
         found = seen(engine, content, tmp_path / name)
         first = alike(found)
         assert float(first.float().std()) > 5, name  # it is a picture, not one colour
-        seeing = engine.predictor.model.backbone.input.seen
+        seeing = engine.predictor.model.backbone.input.normalize
         torch.testing.assert_close(found["exported"], seeing(first), rtol=0, atol=1e-6, msg=name)
 
 
@@ -196,7 +196,7 @@ def test_t25_the_first_frame_counts_wherever_there_are_several(engine, tmp_path)
     }
     for format, options in animated.items():
         content = encoded(frames[0], format, save_all=True, append_images=frames[1:], **options)
-        pixels, _ = images.read(content)
+        pixels, _ = images.read_image(content)
         assert np.abs(pixels.astype(int) - [255, 0, 0]).max() <= 2, format
         alike(seen(engine, content, tmp_path / f"{format}.bin"))
 
@@ -399,7 +399,7 @@ def test_t28_what_is_no_picture_is_passed_over_or_told(quick, tmp_path, capsys):
     } | {"upright/outside.png"}
     for odd in ("pipe.png", "zero.png", "self.png", "folder.png"):
         with pytest.raises(FoveateError, match=odd):
-            images.read(data / "lying" / odd)
+            images.read_image(data / "lying" / odd)
     capsys.readouterr()
 
 

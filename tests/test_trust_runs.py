@@ -22,8 +22,8 @@ from conftest import stripes_folder
 from foveate.api.fit import pipeline as _fitting
 from foveate.api.fit.core import fit
 from foveate.cli import main as cli
-from foveate.data.dataset import Pictures
-from foveate.data.loading import Order, loader
+from foveate.data.dataset import ImageDataset
+from foveate.data.loading import BatchSampler, make_loader
 from foveate.errors import DiskFull, Diverged, FoveateError, Interrupted, RunError, UsageError
 from foveate.inference import features
 from foveate.modeling.model import Model
@@ -35,7 +35,7 @@ from foveate.run.folder import Run
 from foveate.training import trainer
 from foveate.training.bad_steps import FOLDER
 from foveate.training.replay import replay
-from foveate.training.resolve import read
+from foveate.training.resolve import read_data
 from foveate.utils import files
 from foveate.utils.memory import exhausted
 from helpers import gone_on, trained
@@ -68,9 +68,9 @@ def whole(hard, tmp_path_factory):
 
 
 def watched(patch, shown):
-    real = Pictures.__getitem__
+    real = ImageDataset.__getitem__
     patch.setattr(
-        Pictures, "__getitem__", lambda self, place: (shown.append(place), real(self, place))[1]
+        ImageDataset, "__getitem__", lambda self, place: (shown.append(place), real(self, place))[1]
     )
 
 
@@ -122,7 +122,7 @@ def same(one, other):
     ]
     assert states[0] == states[1]
     rows = [
-        [{k: v for k, v in row.items() if k != "seconds"} for row in Run(folder).logged()]
+        [{k: v for k, v in row.items() if k != "seconds"} for row in Run(folder).read_metrics()]
         for folder in (one, other)
     ]
     assert rows[0] == rows[1]
@@ -392,12 +392,12 @@ def test_t10_a_full_disk_keeps_the_checkpoint_before(tmp_path):
 
 def test_t10_log_report_and_cache(tmp_path, monkeypatch):
     run = Run.create(tmp_path / "run", "x")
-    run.log({"epoch": 1})
+    run.append_metrics({"epoch": 1})
     run.write_text("report.html", "old")
     (run.folder / "metrics.jsonl").write_bytes(b"\n" * 2_000_000)
     with files_of(2_000_000):
         with pytest.raises(DiskFull, match=r"metrics\.jsonl"):
-            run.log({"epoch": 2})
+            run.append_metrics({"epoch": 2})
         with pytest.raises(DiskFull, match=r"report\.html"):
             run.write_text("report.html", "new" * 1_000_000)
         features._keep(
@@ -443,7 +443,7 @@ def test_t11_the_room_that_is_asked_for_is_enough(hard, whole):
     """What a checkpoint takes is no more than what was reckoned before the first step."""
     job = _fitting.reopened(Run(whole[0]))
     reckoned = trainer.Trainer(
-        job.model, job.recipe, job.run, job.pictures("train"), None, job.device
+        job.model, job.recipe, job.run, job.dataset("train"), None, job.device
     )._checkpoint_bytes()
     sizes = [
         sum(file.stat().st_size for file in folder.iterdir())
@@ -580,7 +580,7 @@ def test_t17_a_step_that_is_no_number_leaves_no_trace_and_can_be_seen_again(
 
     def spoiled(self, batch):
         if self.state.step == 2:
-            batch = batch.ready()
+            batch = batch.normalized()
             batch.images[1, 0, 3, 3] = float("nan")
             before.update(
                 {name: tensor.clone() for name, tensor in {**self.live, **self.average}.items()}
@@ -630,7 +630,7 @@ def test_t17_it_stops_after_some_in_a_row_and_names_the_pictures(quick, tmp_path
         trainer,
         "mixed",
         lambda batch, recipe: replace(
-            batch.ready(), images=torch.full(batch.images.shape, math.inf)
+            batch.normalized(), images=torch.full(batch.images.shape, math.inf)
         ),
     )
     with pytest.raises(Diverged, match=r"no finite number 2 times in a row.*\.png.*bad_steps"):
@@ -709,7 +709,7 @@ def test_t19_one_image_that_is_too_much_is_a_sentence(
     assert not exhausted(RuntimeError("shapes do not fit"))
 
 
-class Mortal(Pictures):
+class Mortal(ImageDataset):
     """Kills the process that reads its seventh picture, unless it is the main one."""
 
     def __getitem__(self, place):
@@ -719,11 +719,11 @@ class Mortal(Pictures):
 
 
 def test_t20_a_loader_process_that_dies_is_replaced(quick, tmp_path, capsys):
-    job = _fitting.prepared(quick, read(quick), tmp_path / "run", "")
-    own = job.pictures("train")
+    job = _fitting.prepared(quick, read_data(quick), tmp_path / "run", "")
+    own = job.dataset("train")
     pictures = Mortal(own.samples, own.pixels, own.transform, own.encode, own.seed)
-    order = [Order(len(own), 3, seed=1) for _ in range(2)]
-    found, known = list(loader(pictures, order[0], 2)), list(loader(own, order[1], 0))
+    order = [BatchSampler(len(own), 3, seed=1) for _ in range(2)]
+    found, known = list(make_loader(pictures, order[0], 2)), list(make_loader(own, order[1], 0))
     assert [batch.indices.tolist() for batch in found] == [
         batch.indices.tolist() for batch in known
     ]
@@ -734,9 +734,9 @@ def test_t20_a_loader_process_that_dies_is_replaced(quick, tmp_path, capsys):
 
 
 def test_t20_what_a_transform_says_is_not_taken_for_that(quick, tmp_path):
-    job = _fitting.prepared(quick, read(quick), tmp_path / "run", "")
-    own = job.pictures("train")
-    broken = Pictures(
+    job = _fitting.prepared(quick, read_data(quick), tmp_path / "run", "")
+    own = job.dataset("train")
+    broken = ImageDataset(
         own.samples,
         own.pixels,
         lambda *_: (_ for _ in ()).throw(RuntimeError("mine")),
@@ -744,7 +744,7 @@ def test_t20_what_a_transform_says_is_not_taken_for_that(quick, tmp_path):
         0,
     )
     with pytest.raises(RuntimeError, match="mine"):
-        list(loader(broken, Order(len(own), 3), 2))
+        list(make_loader(broken, BatchSampler(len(own), 3), 2))
 
 
 def test_t16_a_checkpoint_of_another_version_is_refused_in_words(hard, tmp_path, monkeypatch):

@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from foveate.errors import UnknownName, UsageError
-from foveate.modeling.classifiers.logistic import Known
-from foveate.modeling.model import build
+from foveate.modeling.classifiers.logistic import LabeledFeatures
+from foveate.modeling.model import build_model
 from foveate.modeling.tunings import TUNINGS
-from foveate.modeling.weights import fingerprint
+from foveate.modeling.weights import weights_fingerprint
 from foveate.recipe import Recipe, with_settings
 from foveate.types import Batch
 
@@ -48,8 +48,8 @@ def trained(model, size: int, steps: int = 3):
         part = batch(size)
         with torch.inference_mode():
             features = model.head.describe(model.backbone(part.images, model.task.needs)).clone()
-        model.tuning.solve(
-            model, Known(features.numpy(), np.eye(3)[np.arange(6) % 3], np.arange(6) // 3)
+        model.tuning.fit_head(
+            model, LabeledFeatures(features.numpy(), np.eye(3)[np.arange(6) % 3], np.arange(6) // 3)
         )
         return model.eval()
     optimizer = torch.optim.SGD(moving, lr=0.05)
@@ -88,21 +88,21 @@ PAIRS = [
 )
 def test_what_a_backbone_cannot_take_is_refused_with_a_way_out(name, tuning):
     with pytest.raises(UsageError) as refusal:
-        build(recipe(name, tuning), CLASSES)
+        build_model(recipe(name, tuning), CLASSES)
     assert refusal.value.hint
 
 
 @pytest.mark.parametrize(("name", "tuning"), PAIRS)
 def test_frozen_means_frozen_and_the_rest_moves_and_is_saved(name, tuning):
-    model = build(recipe(name, tuning), CLASSES)
+    model = build_model(recipe(name, tuning), CLASSES)
     before, moved = (
-        fingerprint(model.frozen()),
-        {key: value.clone() for key, value in model.changed().items()},
+        weights_fingerprint(model.frozen_tensors()),
+        {key: value.clone() for key, value in model.trained_tensors().items()},
     )
-    kept = model.frozen()
+    kept = model.frozen_tensors()
     trained(model, model.backbone.input.size, steps=4)
-    assert fingerprint(model.frozen()) == before
-    after = model.changed()
+    assert weights_fingerprint(model.frozen_tensors()) == before
+    after = model.trained_tensors()
     assert set(kept) | set(after) == set(model.state_dict())
     parameters = dict(model.named_parameters())
     still = [key for key in after if key in parameters and torch.equal(after[key], moved[key])]
@@ -110,9 +110,9 @@ def test_frozen_means_frozen_and_the_rest_moves_and_is_saved(name, tuning):
         0 if tuning in ("probe", "head") else 0.8 * len(after)
     )  # branches that start at zero pass no gradient on
 
-    again = build(recipe(name, tuning), CLASSES)
-    assert fingerprint(again.frozen()) == before
-    again.put({key: value.clone() for key, value in after.items()})
+    again = build_model(recipe(name, tuning), CLASSES)
+    assert weights_fingerprint(again.frozen_tensors()) == before
+    again.load_tensors({key: value.clone() for key, value in after.items()})
     part = batch(model.backbone.input.size, seed=9)
     with torch.inference_mode():
         assert torch.equal(model(part), again(part))
@@ -125,25 +125,25 @@ def test_frozen_means_frozen_and_the_rest_moves_and_is_saved(name, tuning):
 
 def _assert_merged(model, before, part, plain):
     model.merge()
-    assert set(model.backbone.state_dict()) == set(build(plain, CLASSES).backbone.state_dict())
+    assert set(model.backbone.state_dict()) == set(build_model(plain, CLASSES).backbone.state_dict())
     torch.testing.assert_close(
         model(part), before, rtol=1e-4, atol=1e-4
     )  # random networks blow up rounding: see test_adapters
 
 
 def test_last_moves_exactly_the_last_blocks():
-    model = build(with_settings(recipe("test_efficientnet", "last"), {"tuning.blocks": 1}), CLASSES)
+    model = build_model(with_settings(recipe("test_efficientnet", "last"), {"tuning.blocks": 1}), CLASSES)
     blocks = model.backbone.blocks()
     assert all(parameter.requires_grad for parameter in blocks[-1].parameters())
     assert not any(
         parameter.requires_grad for block in blocks[:-1] for parameter in block.parameters()
     )
     with pytest.raises(UsageError, match="blocks"):
-        build(with_settings(recipe("test_efficientnet", "last"), {"tuning.blocks": 99}), CLASSES)
+        build_model(with_settings(recipe("test_efficientnet", "last"), {"tuning.blocks": 99}), CLASSES)
 
 
 def test_frozen_norms_rest_and_live_ones_learn():
-    model = build(
+    model = build_model(
         with_settings(recipe("test_resnet", "last"), {"tuning.blocks": 1}), CLASSES
     ).train()
     norms = [module for module in model.modules() if isinstance(module, torch.nn.BatchNorm2d)]
@@ -153,6 +153,6 @@ def test_frozen_norms_rest_and_live_ones_learn():
 
 def test_settings_are_checked():
     with pytest.raises(UnknownName, match="rank"):
-        build(with_settings(recipe("test_resnet", "lora"), {"tuning.ranks": 4}), CLASSES)
+        build_model(with_settings(recipe("test_resnet", "lora"), {"tuning.ranks": 4}), CLASSES)
     with pytest.raises(UnknownName, match="lora"):
-        build(recipe("test_resnet", "lara"), CLASSES)
+        build_model(recipe("test_resnet", "lara"), CLASSES)

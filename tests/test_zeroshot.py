@@ -17,8 +17,8 @@ from foveate.api.evaluate.core import evaluate
 from foveate.api.fit.core import fit
 from foveate.cli import main as cli
 from foveate.errors import DataError, FoveateError, UnknownName, UsageError
-from foveate.inference.predictor import load
-from foveate.modeling.model import build
+from foveate.inference.predictor import load_predictor
+from foveate.modeling.model import build_model
 from foveate.modeling.tunings._text import TEMPLATES
 from foveate.recipe import Recipe, with_settings
 from foveate.run.folder import Run
@@ -205,7 +205,7 @@ def test_the_classifier_is_open_clips_own(shapes, clip_folder, tmp_path):
     run = fit(
         said(shapes, clip_folder, **{"data.val": 0.2, "data.test": 0.2}), tmp_path / "run"
     ).run
-    model, backbone = load(run, "cpu").model, load(run, "cpu").model.backbone
+    model, backbone = load_predictor(run, "cpu").model, load_predictor(run, "cpu").model.backbone
     own = open_clip.CustomTextCLIP(**CONFIG)
     from safetensors.torch import load_file
 
@@ -269,7 +269,7 @@ def test_bad_words_are_one_sentence(shapes, clip_folder, tmp_path):
         "tuning": "zeroshot",
     }
     with pytest.raises(UsageError, match="embeds no sentences"):
-        build(with_settings(Recipe(), words), ("a", "b"))
+        build_model(with_settings(Recipe(), words), ("a", "b"))
 
 
 # --- networks that find things by name
@@ -359,7 +359,7 @@ def test_owlv2_finds_what_the_library_finds(owl_folder):
     """Boxes and logits of the library's own forward pass, post-processed by its own processor."""
     from transformers.models.owlv2.image_processing_owlv2 import Owlv2ImageProcessor
 
-    model = build(native(owl_folder, "detect"), ("red circle", "blue circle"))
+    model = build_model(native(owl_folder, "detect"), ("red circle", "blue circle"))
     images = torch.randn(2, 3, SIDE, SIDE)
     own = model.backbone
     ids = own._tokenised(["a red circle", "a blue circle"])
@@ -380,7 +380,7 @@ def test_owlv2_finds_what_the_library_finds(owl_folder):
 
 
 def test_clipseg_paints_what_the_library_paints(clipseg_folder):
-    model = build(native(clipseg_folder, "segment"), ("red circle", "background"))
+    model = build_model(native(clipseg_folder, "segment"), ("red circle", "background"))
     images, own = torch.randn(2, 3, SIDE, SIDE), model.backbone
     with torch.inference_mode():
         found = own(images, {Provides.NATIVE}).native
@@ -392,7 +392,7 @@ def test_clipseg_paints_what_the_library_paints(clipseg_folder):
 
 
 def test_what_finds_by_itself_is_not_trained(owl_folder):
-    model = build(
+    model = build_model(
         with_settings(native(owl_folder, "detect"), {"tuning": "full"}),
         ("red circle", "blue circle"),
     )
@@ -402,12 +402,12 @@ def test_what_finds_by_itself_is_not_trained(owl_folder):
 
 def test_folders_that_are_not_such_a_network(tmp_path, owl_folder):
     with pytest.raises(UsageError, match=r"no config.json"):
-        build(native(tmp_path, "detect"), ("a",))
+        build_model(native(tmp_path, "detect"), ("a",))
     (tmp_path / "config.json").write_text('{"model_type": "bert"}')
     with pytest.raises(UsageError, match="do not find things by their names"):
-        build(native(tmp_path, "detect"), ("a",))
+        build_model(native(tmp_path, "detect"), ("a",))
     with pytest.raises(UsageError, match="squares of 8 px"):
-        build(with_settings(native(owl_folder, "detect"), {"backbone.size": 36}), ("a",))
+        build_model(with_settings(native(owl_folder, "detect"), {"backbone.size": 36}), ("a",))
 
 
 def test_sentences_can_be_asked_about(shapes, clip_folder, tmp_path):

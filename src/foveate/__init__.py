@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from foveate.api.runs import RunsResult
     from foveate.api.soup.core import SoupResult
     from foveate.inference.predictor import Predictor
-    from foveate.predictions import Answer
+    from foveate.predictions import ImageResult
     from foveate.recipe import Recipe
 
 __all__ = [
@@ -164,7 +164,7 @@ def evaluate(
     )
 
 
-def predict(run: Place, images: Place | Iterable[Place], **options: Any) -> list[Answer]:
+def predict(run: Place, images: Place | Iterable[Place], **options: Any) -> list[ImageResult]:
     """Answers for pictures and for the pictures in folders; options: device, strict, batch_size, coverage, risk."""
     from foveate.api.predict import predict as answer
 
@@ -326,7 +326,7 @@ def convert(data: Place, to: str, out: Place, format: str = "auto") -> ConvertRe
 
 def load(run: Place, device: str = "auto") -> Predictor:
     """The predictor of a finished run, to be asked again and again."""
-    from foveate.inference.predictor import load as opened
+    from foveate.inference.predictor import load_predictor as opened
 
     return opened(Path(run), device)
 

@@ -24,8 +24,8 @@ class Labels:
 
     names: tuple[str, ...]
     scores: np.ndarray | None = None
-    sure: Sureness | None = None
-    left_out: ClassVar[str] = "{} images left out"
+    uncertainty: Uncertainty | None = None
+    dropped_text: ClassVar[str] = "{} images left out"
 
     def in_classes(
         self, theirs: tuple[str, ...], ours: tuple[str, ...]
@@ -42,7 +42,7 @@ class Labels:
         )
         if multilabel:
             return {"answer": list(self.names), "scores": scores}
-        sure = {} if self.sure is None else self.sure.row()
+        sure = {} if self.uncertainty is None else self.uncertainty.row()
         return {
             "answer": self.names[0],
             "confidence": scores.get(self.names[0]),
@@ -52,18 +52,18 @@ class Labels:
 
 
 @dataclass(frozen=True)
-class Sureness:
+class Uncertainty:
     """`among`: the classes of which the true one is one, with the chance that was asked. `abstain`: whether the confidence is too
     low to answer at the risk that was asked. `outside`: the share of the image's features, in [0, 1], that lies in no direction of
     the training images', and `odd` the share of validation images of which less did."""
 
-    among: tuple[str, ...]
+    prediction_set: tuple[str, ...]
     abstain: bool
-    outside: float
-    odd: float
+    residual: float
+    ood_percentile: float
 
     def row(self) -> dict[str, Any]:
-        return {"set": list(self.among), "abstain": self.abstain, "ood": self.odd}
+        return {"set": list(self.prediction_set), "abstain": self.abstain, "ood": self.ood_percentile}
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ class Boxes:
     scores: np.ndarray | None = None
     crowd: np.ndarray | None = None
     masks: tuple[Runs, ...] | None = None
-    left_out: ClassVar[str] = "{} boxes left out"
+    dropped_text: ClassVar[str] = "{} boxes left out"
 
     def row(self, classes: tuple[str, ...], multilabel: bool = False) -> dict[str, Any]:
         """JSON-able: an object a box, in pixels, the surest first."""
@@ -99,9 +99,9 @@ class Boxes:
         import numpy as np
 
         known = np.array([name in ours for name in self.names], dtype=bool)
-        return self.chosen(known), int((~known).sum())
+        return self.select(known), int((~known).sum())
 
-    def chosen(self, kept: np.ndarray) -> Boxes:
+    def select(self, kept: np.ndarray) -> Boxes:
         """Some of the boxes; `kept`: (N,) bool."""
         scores, crowd = (
             None if values is None else values[kept] for values in (self.scores, self.crowd)
@@ -120,20 +120,20 @@ class Regions:
     """A class for every pixel. `stored`: (H, W) integers, places in the run's classes at the original size, -1 where nobody
     cares; or a function that reads them, because the masks of a large data set do not fit into memory."""
 
-    stored: np.ndarray | Callable[[], np.ndarray]
-    left_out: ClassVar[str] = "pixels of other classes do not count"
+    source: np.ndarray | Callable[[], np.ndarray]
+    dropped_text: ClassVar[str] = "pixels of other classes do not count"
 
     @property
     def mask(self) -> np.ndarray:
         """(H, W) integers. Raises BrokenImage when it has to be read and cannot be."""
-        return self.stored() if callable(self.stored) else self.stored
+        return self.source() if callable(self.source) else self.source
 
     def in_classes(self, theirs: tuple[str, ...], ours: tuple[str, ...]) -> tuple[Regions, int]:
         """As for Labels: pixels of unknown classes are IGNORED. Counted are the classes, for the mask is not read."""
-        places = [ours.index(name) if name in ours else IGNORED for name in theirs]
-        return Regions(partial(_renumbered, self, tuple(places))), places.count(IGNORED)
+        places = [ours.index(name) if name in ours else IGNORE_INDEX for name in theirs]
+        return Regions(partial(_renumbered, self, tuple(places))), places.count(IGNORE_INDEX)
 
-    def packed(self) -> Regions:
+    def compressed(self) -> Regions:
         """The same, compressed until it is read: some kilobytes for a picture of a megapixel."""
         mask = self.mask
         return Regions(
@@ -173,9 +173,9 @@ class Text:
 
     sentences: tuple[str, ...]
     score: float | None = None
-    words: tuple[str, ...] = ()
-    looks: np.ndarray | None = None
-    left_out: ClassVar[str] = "{} images left out"
+    tokens: tuple[str, ...] = ()
+    attention_maps: np.ndarray | None = None
+    dropped_text: ClassVar[str] = "{} images left out"
 
     def in_classes(self, theirs: tuple[str, ...], ours: tuple[str, ...]) -> tuple[Text, int]:
         """As for Labels; sentences name no classes."""
@@ -192,13 +192,13 @@ class Text:
 
 
 @dataclass(frozen=True)
-class Picture:
+class ImagePrediction:
     """An image as an answer, or as its own truth: then `pixels` is None, for the file has them. `pixels`: (H, W, 3) uint8."""
 
     pixels: np.ndarray | None = None
-    left_out: ClassVar[str] = "{} images left out"
+    dropped_text: ClassVar[str] = "{} images left out"
 
-    def in_classes(self, theirs: tuple[str, ...], ours: tuple[str, ...]) -> tuple[Picture, int]:
+    def in_classes(self, theirs: tuple[str, ...], ours: tuple[str, ...]) -> tuple[ImagePrediction, int]:
         """As for Labels; pictures name no classes."""
         return self, 0
 
@@ -208,7 +208,7 @@ class Picture:
 
 
 @dataclass(frozen=True)
-class Denoised:
+class DenoisingResult:
     """How well noise was taken off an image: the share of it that was told from the picture, 1 for all, below 0 for worse than
     saying nothing."""
 
@@ -229,11 +229,11 @@ class Embedding:
         return {"answer": self.vector.tolist()}
 
 
-Prediction = Labels | Boxes | Regions | Text | Picture | Denoised
+Prediction = Labels | Boxes | Regions | Text | ImagePrediction | DenoisingResult
 
 
 @dataclass(frozen=True)
-class Answer:
+class ImageResult:
     """One picture's answer, or the reason why there is none."""
 
     path: str
@@ -249,5 +249,5 @@ class Answer:
         return {"path": self.path, **self.prediction.row(self.classes, self.multilabel)}
 
 
-IGNORED = -1
+IGNORE_INDEX = -1
 """The class of pixels that nobody cares about."""

@@ -43,7 +43,7 @@ class Sample:
 
     path: Path
     key: str
-    truth: Prediction | None = None
+    target: Prediction | None = None
     split: Split | None = None
     group: str | None = None
 
@@ -62,7 +62,7 @@ class Table:
     multilabel: bool = False
     notes: tuple[str, ...] = ()
 
-    def of(self, split: Split) -> tuple[Sample, ...]:
+    def in_split(self, split: Split) -> tuple[Sample, ...]:
         return tuple(sample for sample in self.samples if sample.split == split)
 
     def with_samples(self, samples: tuple[Sample, ...]) -> Table:
@@ -72,7 +72,7 @@ class Table:
         return replace(self, classes=classes)
 
 
-VIEWS = (
+VIEW_KEYS = (
     "wide",
     "narrow",
 )  # entries of a target that are views of the image: (V, 3, s, s), in the same form as it
@@ -86,7 +86,7 @@ class InputSpec:
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
 
-    def seen(self, images: Tensor) -> Tensor:
+    def normalize(self, images: Tensor) -> Tensor:
         """(..., 3, H, W) uint8 -> float32, normalised, laid out in memory as it was."""
         found = images.float()
         mean, std = (found.new_tensor(each).view(3, 1, 1) for each in (self.mean, self.std))
@@ -96,12 +96,12 @@ class InputSpec:
         return found
 
 
-Target = dict[str, Any]
+TargetTensors = dict[str, Any]
 """A truth as tensors: {'labels': (K,) float32}, or {'boxes': tv_tensors.BoundingBoxes (N, 4), 'classes': (N,) int64, 'crowd':
 (N,) bool} and perhaps 'masks': transforms.ObjectMasks (N, H, W) uint8, or {'mask': tv_tensors.Mask (H, W) int64}, or what else
 a task encodes."""
 
-OF_OBJECTS = frozenset({"boxes", "classes", "crowd", "masks"})
+OBJECT_KEYS = frozenset({"boxes", "classes", "crowd", "masks"})
 """The entries of a target with a row for each object: an object that leaves the picture leaves all of them."""
 
 
@@ -118,7 +118,7 @@ class Batch:
     """
 
     images: Tensor
-    targets: list[Target]
+    targets: list[TargetTensors]
     views: Tensor
     sizes: Tensor
     indices: Tensor
@@ -127,7 +127,7 @@ class Batch:
     def __len__(self) -> int:
         return self.images.shape[0]
 
-    def part(self, cut: slice) -> Batch:
+    def subset(self, cut: slice) -> Batch:
         """Some of the images."""
         parts: dict[str, Any] = {
             name: getattr(self, name)[cut]
@@ -143,19 +143,19 @@ class Batch:
         ]
         return replace(
             self, images=self.images.to(device, non_blocking=True, **options), targets=targets
-        ).ready()
+        ).normalized()
 
     def pin_memory(self) -> Batch:
         """The same batch with images in memory that a GPU reads by itself, while the program goes on; a DataLoader asks for it."""
         return replace(self, images=self.images.pin_memory())
 
-    def ready(self) -> Batch:
+    def normalized(self) -> Batch:
         """The same batch where it is, with images as the network wants them."""
         if self.spec is None:
             return self
-        seen = self.spec.seen
+        seen = self.spec.normalize
         targets = [
-            {name: seen(value) if name in VIEWS else value for name, value in target.items()}
+            {name: seen(value) if name in VIEW_KEYS else value for name, value in target.items()}
             for target in self.targets
         ]
         return replace(self, images=seen(self.images), targets=targets, spec=None)
@@ -174,7 +174,7 @@ class Features:
     tokens: Tensor | None = None
     native: Any = None
 
-    def one(self, place: int) -> Features:
+    def of_image(self, place: int) -> Features:
         """Of one image of the batch, which stays one; without what is `native`."""
         pooled, tokens = (
             None if each is None else each[place : place + 1] for each in (self.pooled, self.tokens)
@@ -205,7 +205,7 @@ class Scores:
     numbers: dict[str, Score]
     per_class: list[dict[str, Any]] = field(default_factory=list)
     tables: dict[str, Any] = field(default_factory=dict)
-    share: bool = True
+    as_percent: bool = True
 
     @property
     def main(self) -> str:

@@ -11,17 +11,17 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from foveate.data.issues import Kind
+from foveate.data.issues import IssueKind
 from foveate.predictions import Boxes
 from foveate.utils.rle import Runs, read
 
-NOT_FINITE = Kind("boxes with a corner that is not a finite number, dropped", "error")
-INVERTED = Kind("boxes with corners the wrong way round, swapped back", "warning")
-NO_AREA = Kind("boxes without an area, dropped", "error")
-OUTSIDE = Kind("boxes that lie outside their image, dropped", "error")
-CLIPPED = Kind("boxes that reach out of their image, clipped", "warning")
-REPEATED = Kind("boxes that repeat another one exactly, dropped", "warning")
-CROWD = Kind("boxes round a crowd or a difficult object, kept and not held against an answer")
+NOT_FINITE = IssueKind("boxes with a corner that is not a finite number, dropped", "error")
+INVERTED = IssueKind("boxes with corners the wrong way round, swapped back", "warning")
+NO_AREA = IssueKind("boxes without an area, dropped", "error")
+OUTSIDE = IssueKind("boxes that lie outside their image, dropped", "error")
+CLIPPED = IssueKind("boxes that reach out of their image, clipped", "warning")
+REPEATED = IssueKind("boxes that repeat another one exactly, dropped", "warning")
+CROWD = IssueKind("boxes round a crowd or a difficult object, kept and not held against an answer")
 
 _ROUNDING = 0.01  # px; fractions with six digits put a box that touches the border of a large picture so far outside
 _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff\ufffe\uffff]")

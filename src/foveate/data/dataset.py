@@ -13,28 +13,28 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from foveate.data.image_cache import Pixels, source_of
+from foveate.data.image_cache import ImageCache, source_of
 from foveate.data.mosaic import Mosaic
-from foveate.data.transforms import Transform, Unscaled, cut
+from foveate.data.transforms import DeferredNormalize, Transform, crop_target
 from foveate.images import codec as images
-from foveate.images.preprocessing import corners_of
-from foveate.types import Batch, Sample, Target
+from foveate.images.preprocessing import tile_corners
+from foveate.types import Batch, Sample, TargetTensors
 
-Place = tuple[int, int]  # (epoch, index into the samples)
+SampleIndex = tuple[int, int]  # (epoch, index into the samples)
 Item = tuple[
-    torch.Tensor, Target, torch.Tensor, torch.Tensor, int
+    torch.Tensor, TargetTensors, torch.Tensor, torch.Tensor, int
 ]  # of Pictures: image, target, view, size, index
-Encode = Callable[[object, tuple[int, int]], Target]
+Encode = Callable[[object, tuple[int, int]], TargetTensors]
 Join = Callable[[Sequence[tuple[tuple[int, int], Any]], tuple[int, int]], Any]
 
 
-class Pictures(Dataset[Item]):
+class ImageDataset(Dataset[Item]):
     """Samples made ready; an item is asked for as (epoch, index). With a `mosaic`, some are shown together with three others."""
 
     def __init__(
         self,
         samples: Sequence[Sample],
-        pixels: Pixels,
+        pixels: ImageCache,
         transform: Transform,
         encode: Encode,
         seed: int,
@@ -56,11 +56,11 @@ class Pictures(Dataset[Item]):
         """What the picture at this place is called."""
         return self.samples[index].key
 
-    def __getitem__(self, place: Place) -> Item:
+    def __getitem__(self, place: SampleIndex) -> Item:
         epoch, index = place
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(
-                key(self.seed, epoch, index)
+                seed_from(self.seed, epoch, index)
             )  # no GPU: to seed one that sleeps takes 3 ms
             if self.mosaic is not None and self.mosaic.wanted():
                 others = torch.randint(len(self.samples), (3,)).tolist()
@@ -72,15 +72,15 @@ class Pictures(Dataset[Item]):
             image, view, target = self.transform(pixels, size, target)
         return image, target, torch.tensor(view), torch.tensor(size), index
 
-    def _read(self, index: int) -> tuple[np.ndarray, tuple[int, int], Target]:
+    def _read(self, index: int) -> tuple[np.ndarray, tuple[int, int], TargetTensors]:
         sample = self.samples[index]
         pixels, size = self.pixels.read(sample.path)
-        return pixels, size, self.encode(sample.truth, size) if sample.truth is not None else {}
+        return pixels, size, self.encode(sample.target, size) if sample.target is not None else {}
 
-    def collated(self, items: Sequence[Item]) -> Batch:
+    def collate(self, items: Sequence[Item]) -> Batch:
         """Items as one batch."""
         images, targets, views, sizes, indices = zip(*items, strict=True)
-        spec = self.transform.spec if isinstance(self.transform, Unscaled) else None
+        spec = self.transform.spec if isinstance(self.transform, DeferredNormalize) else None
         return Batch(
             torch.stack(images),
             list(targets),
@@ -90,12 +90,12 @@ class Pictures(Dataset[Item]):
             spec,
         )
 
-    def joined(self, answers: Sequence[Any]) -> list[Any]:
+    def merge_predictions(self, answers: Sequence[Any]) -> list[Any]:
         """An answer for each sample, in their order, from those for each item."""
         return list(answers)
 
 
-class Windows(Pictures):
+class TiledDataset(ImageDataset):
     """Samples seen through windows: an item is a square of `side` px, cut out of a picture at full resolution.
 
     Neighbours overlap by a quarter at least. `join` makes one answer of those to the windows of a picture. `places`: the sample
@@ -105,7 +105,7 @@ class Windows(Pictures):
     def __init__(
         self,
         samples: Sequence[Sample],
-        pixels: Pixels,
+        pixels: ImageCache,
         transform: Transform,
         encode: Encode,
         seed: int,
@@ -114,33 +114,33 @@ class Windows(Pictures):
     ) -> None:
         super().__init__(samples, pixels, transform, encode, seed)
         self.side, self.join = side, join
-        self.sizes = [images.size(source_of(sample.path)) for sample in samples]
-        self.places = [
+        self.sizes = [images.read_size(source_of(sample.path)) for sample in samples]
+        self.tiles = [
             (index, (x, y))
             for index, size in enumerate(self.sizes)
-            for x, y in corners_of(size, side)
+            for x, y in tile_corners(size, side)
         ]
 
     def __len__(self) -> int:
-        return len(self.places)
+        return len(self.tiles)
 
-    def __getitem__(self, place: Place) -> Item:
-        index, (x, y) = self.places[place[1]]
+    def __getitem__(self, place: SampleIndex) -> Item:
+        index, (x, y) = self.tiles[place[1]]
         pixels, _, target = self._read(index)
         part = pixels[y : y + self.side, x : x + self.side]
         image, view, target = self.transform(
-            part, part.shape[:2], cut(target, x, y, part.shape[:2])
+            part, part.shape[:2], crop_target(target, x, y, part.shape[:2])
         )
         return image, target, torch.tensor(view), torch.tensor(part.shape[:2]), index
 
-    def joined(self, answers: Sequence[Any]) -> list[Any]:
+    def merge_predictions(self, answers: Sequence[Any]) -> list[Any]:
         parts: list[list[tuple[tuple[int, int], Any]]] = [[] for _ in self.samples]
-        for (index, corner), answer in zip(self.places, answers, strict=True):
+        for (index, corner), answer in zip(self.tiles, answers, strict=True):
             parts[index].append((corner, answer))
         return [self.join(found, size) for found, size in zip(parts, self.sizes, strict=True)]
 
 
-def key(*parts: object) -> int:
+def seed_from(*parts: object) -> int:
     """A 63-bit seed from any words and numbers, the same on every machine."""
     return (
         int.from_bytes(

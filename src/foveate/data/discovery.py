@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from foveate.data.issues import Findings, Kind, each
+from foveate.data.issues import IssueKind, IssueLog, skip_and_record
 from foveate.errors import DataError, UsageError, near_names
 from foveate.utils.paths import printable
 
@@ -51,31 +51,31 @@ _FOREIGN = frozenset(
 )
 _ENDINGS = 100  # different endings that are counted apart
 
-UNLISTED = Kind(
+UNLISTED = IssueKind(
     "this folder cannot be listed", "error", "files", "chmod u+rx the folder, or leave it out"
 )
-LOOP = Kind("links that lead back to a folder above them, not followed", "note", "files")
-AGAIN = Kind(
+LOOP = IssueKind("links that lead back to a folder above them, not followed", "note", "files")
+AGAIN = IssueKind(
     "links to another folder of the same data: its pictures are there twice",
     "warning",
     "files",
     "remove them",
 )
-BROKEN_LINK = Kind(
+BROKEN_LINK = IssueKind(
     "links that lead nowhere", "warning", "files", "copy what they should lead to, or remove them"
 )
-OUTSIDE = Kind(
+OUTSIDE = IssueKind(
     "links that lead out of the folder: a copy of it would lack these files", "note", "files"
 )
-SPECIAL = Kind("pipes, sockets and devices, passed over", "warning", "files", "remove them")
-CLUTTER = Kind("hidden files and the clutter of file managers, left out", "note", "files")
-FOREIGN = Kind(
+SPECIAL = IssueKind("pipes, sockets and devices, passed over", "warning", "files", "remove them")
+CLUTTER = IssueKind("hidden files and the clutter of file managers, left out", "note", "files")
+FOREIGN = IssueKind(
     "pictures in formats that are not read, left out",
     "warning",
     "files",
     "save them as JPEG or PNG",
 )
-NOT_UTF8 = Kind("names that are not UTF-8: their bytes are written as \\xNN", "note", "files")
+NOT_UTF8 = IssueKind("names that are not UTF-8: their bytes are written as \\xNN", "note", "files")
 
 
 def is_image(path: Path) -> bool:
@@ -123,7 +123,7 @@ def _unlisted(folder: Path | str, error: OSError) -> DataError:
 
 def _walk(folder: Path, seen: set[tuple[int, int]]) -> Iterator[Path]:
     names, folders = list[str](), set[str]()
-    with each():
+    with skip_and_record():
         for name, is_folder in _scanned(folder, seen):
             names.append(name)
             folders.update([name] if is_folder else [])
@@ -137,7 +137,7 @@ def _walk(folder: Path, seen: set[tuple[int, int]]) -> Iterator[Path]:
 
 def _holds(folder: Path, seen: set[tuple[int, int]]) -> bool:
     inner = []
-    with each():
+    with skip_and_record():
         for name, is_folder in _scanned(folder, seen):
             if not is_folder and is_image(Path(name)):
                 return True
@@ -187,12 +187,12 @@ class Inventory:
 
     files: int = 0
     folders: int = 0
-    pictures: int = 0
+    images: int = 0
     endings: Counter[str] = field(default_factory=Counter)
 
 
 def inventory(
-    root: Path, found: Findings, advance: Callable[[int], None] = lambda count: None
+    root: Path, found: IssueLog, advance: Callable[[int], None] = lambda count: None
 ) -> Inventory:
     """Counts all that lies under `root`, and adds to `found` what a listing passes over in silence. Only folders that are still to
     be looked into are held in memory, however many files there are."""
@@ -231,7 +231,7 @@ def _count(
     root: Path,
     top: Path,
     counted: Inventory,
-    found: Findings,
+    found: IssueLog,
     waiting: list[str],
     seen: set[tuple[int, int]],
 ) -> None:
@@ -254,7 +254,7 @@ def _count(
         found.add(SPECIAL, key)
 
 
-def _leads_on(entry: os.DirEntry[str], key: str, top: Path, found: Findings) -> bool:
+def _leads_on(entry: os.DirEntry[str], key: str, top: Path, found: IssueLog) -> bool:
     """Whether a link leads to something that is not counted anyway; where it leads is noted."""
     target = Path(os.path.realpath(entry.path))
     if not (_says(entry.is_dir) or _says(entry.is_file) or target.exists()):
@@ -268,22 +268,22 @@ def _leads_on(entry: os.DirEntry[str], key: str, top: Path, found: Findings) -> 
     return True
 
 
-def _count_file(name: str, key: str, counted: Inventory, found: Findings) -> None:
+def _count_file(name: str, key: str, counted: Inventory, found: IssueLog) -> None:
     ending = (
         f".{name.rpartition('.')[2].lower()}" if "." in name else ""
     )  # a Path would leave the names of all files interned
     counted.files += 1
-    counted.pictures += ending in EXTENSIONS
+    counted.images += ending in EXTENSIONS
     if ending in counted.endings or len(counted.endings) < _ENDINGS:
         counted.endings[ending] += 1
     if ending in _FOREIGN:
         found.add(FOREIGN, key, why=ending)
 
 
-def pictures_at(places: Iterable[Path]) -> Iterator[Path]:
+def images_at(paths: Iterable[Path]) -> Iterator[Path]:
     """Files as they are named, folders with all pictures in them. Raises UsageError for a path that is not there, and for a folder
     without pictures."""
-    for place in places:
+    for place in paths:
         if place.is_dir():
             found = list(find_images(place))
             if not found:

@@ -9,7 +9,7 @@ from typing import cast
 import numpy as np
 from PIL import Image
 
-SIDE = 32  # pixels of a thumbnail's side
+THUMBNAIL_SIZE = 32  # pixels of a thumbnail's side
 
 
 _ENTRIES = 4_000_000  # of a block of likenesses: 16 MB as float32
@@ -38,7 +38,7 @@ _SAME_TINT = 0.5  # cosine of the tints of two pictures, from which their colour
 def gray_thumbnail(pixels: np.ndarray) -> np.ndarray:
     """(H, W, 3) uint8 -> (32, 32) uint8 grey levels, each the mean of the area that it covers."""
     return np.asarray(
-        Image.fromarray(pixels).convert("L").resize((SIDE, SIDE), Image.Resampling.BOX)
+        Image.fromarray(pixels).convert("L").resize((THUMBNAIL_SIZE, THUMBNAIL_SIZE), Image.Resampling.BOX)
     )
 
 
@@ -52,7 +52,7 @@ def tint(pixels: np.ndarray) -> np.ndarray:
     return (np.stack([red - green, blue - (red + green) // 2]) // 2).astype(np.int8)
 
 
-def near_copies(thumbs: np.ndarray, likeness: float, tints: np.ndarray | None = None) -> np.ndarray:
+def near_duplicates(thumbs: np.ndarray, likeness: float, tints: np.ndarray | None = None) -> np.ndarray:
     """(N, 32, 32) grey levels -> (N,) int64: the cluster of each picture, numbered by first appearance.
 
     Two pictures are joined when the Pearson correlation of their pixels is at least `likeness`, or when they are equal; with
@@ -66,13 +66,13 @@ def near_copies(thumbs: np.ndarray, likeness: float, tints: np.ndarray | None = 
             else np.concatenate([_flat(thumbs), _flat(tints).view(np.uint8)], 1)
         )
     )
-    rows = standardised(thumbs)
-    for edges in alike(rows, likeness):
-        clusters = _joined(clusters, edges if tints is None else edges[:, agreeing(tints, *edges)])
+    rows = standardize(thumbs)
+    for edges in similar_pairs(rows, likeness):
+        clusters = _joined(clusters, edges if tints is None else edges[:, colors_agree(tints, *edges)])
     return _numbered(clusters)
 
 
-def agreeing(tints: np.ndarray, near: np.ndarray, far: np.ndarray) -> np.ndarray:
+def colors_agree(tints: np.ndarray, near: np.ndarray, far: np.ndarray) -> np.ndarray:
     """(P,) bool: whether the colours of pairs do not contradict each other, as a red and a blue drawing of one shape do. A picture
     without colours agrees with all: it may be a copy that has lost them."""
     one, other = (_flat(tints)[places].astype(np.float32) for places in (near, far))
@@ -92,23 +92,23 @@ def _equals(thumbs: np.ndarray) -> list[int]:
     return [first.setdefault(thumb.tobytes(), index) for index, thumb in enumerate(thumbs)]
 
 
-def standardised(thumbs: np.ndarray) -> np.ndarray:
+def standardize(thumbs: np.ndarray) -> np.ndarray:
     """(N, 1024) float32 rows of mean 0 and length 1, so that a product of two is their correlation; flat rows are 0."""
-    rows = np.array(thumbs.reshape(len(thumbs), SIDE * SIDE), dtype=np.float32)
+    rows = np.array(thumbs.reshape(len(thumbs), THUMBNAIL_SIZE * THUMBNAIL_SIZE), dtype=np.float32)
     rows -= rows.mean(axis=1, keepdims=True)
     lengths = np.sqrt(np.einsum("nd,nd->n", rows, rows))[:, None]
-    rows *= np.where(lengths <= _PLAIN * SIDE, 0, 1 / np.maximum(lengths, _PLAIN))
+    rows *= np.where(lengths <= _PLAIN * THUMBNAIL_SIZE, 0, 1 / np.maximum(lengths, _PLAIN))
     return rows
 
 
-def alike(rows: np.ndarray, likeness: float) -> Iterator[np.ndarray]:
+def similar_pairs(rows: np.ndarray, likeness: float) -> Iterator[np.ndarray]:
     """(N, D) float32 rows of length 1 -> pairs (2, P) whose product is at least `likeness`, block by block; the first of a pair
     comes before the second.
 
     Of thumbnails no pair is missed, and few are computed in full: the product of two rows is that of their 8 x 8 means and of what
     these leave over, and the latter is at most the product of its lengths (Cauchy-Schwarz).
     """
-    coarse = _bounding(rows) if rows.shape[1] == SIDE**2 else rows
+    coarse = _bounding(rows) if rows.shape[1] == THUMBNAIL_SIZE**2 else rows
     step = max(1, _ENTRIES // max(1, len(rows)))
     for start in range(0, len(rows), step):
         bound = coarse[start : start + step] @ coarse[start:].T
@@ -125,9 +125,9 @@ def alike(rows: np.ndarray, likeness: float) -> Iterator[np.ndarray]:
 
 def _bounding(rows: np.ndarray) -> np.ndarray:
     """(N, 65) whose products are nowhere below those of rows of length 1: the means of 4 x 4 cells, and the length of the rest."""
-    cells = rows.reshape(len(rows), 8, SIDE // 8, 8, SIDE // 8).mean((2, 4)).reshape(
+    cells = rows.reshape(len(rows), 8, THUMBNAIL_SIZE // 8, 8, THUMBNAIL_SIZE // 8).mean((2, 4)).reshape(
         len(rows), 64
-    ) * (SIDE // 8)
+    ) * (THUMBNAIL_SIZE // 8)
     rest = np.sqrt(np.maximum(0, np.einsum("nd,nd->n", rows, rows) - np.square(cells).sum(1)))
     return np.concatenate([cells, rest[:, None]], 1)
 

@@ -14,7 +14,7 @@ import numpy as np
 from torch.utils.data import get_worker_info
 
 from foveate.images import codec as images
-from foveate.images.preprocessing import Framing, sides_of
+from foveate.images.preprocessing import Framing, resized_sides
 from foveate.utils import memory
 from foveate.utils.files import cache_folder
 
@@ -24,19 +24,19 @@ _DISK_SHARE = 0.5  # of what was free on the disk when the first picture was put
 Decoded = tuple[np.ndarray, tuple[int, int]]  # (h, w, 3) uint8, and (H, W) of the upright original
 
 
-class Stored(Protocol):
+class StoredImage(Protocol):
     """A picture that is no file of its own."""
 
     def content(self) -> Path | bytes:
         """What the decoder reads."""
 
 
-def source_of(place: Path | Stored) -> Path | bytes:
+def source_of(place: Path | StoredImage) -> Path | bytes:
     """What the decoder reads."""
     return place if isinstance(place, Path) else place.content()
 
 
-class Pixels:
+class ImageCache:
     """Decoded pictures, kept while there is room; a picture is always decoded the same way.
 
     `size`: side of the network's square, px. Where it shows the central square, the short side is brought to it; where it
@@ -44,20 +44,20 @@ class Pixels:
     """
 
     def __init__(self, size: int, framing: Framing, keep: bool) -> None:
-        self.sides = sides_of(size, framing)
+        self.sides = resized_sides(size, framing)
         self.room = int(MEMORY_SHARE * memory.total()) if keep else 0
         self.overflow = Overflow() if keep else None
-        self._kept: dict[Path | Stored, Decoded] = {}
+        self._kept: dict[Path | StoredImage, Decoded] = {}
 
-    def read(self, place: Path | Stored) -> Decoded:
+    def read(self, place: Path | StoredImage) -> Decoded:
         """(h, w, 3) uint8, and (H, W) of the upright original; raises BrokenImage."""
         found = self._kept.get(place) or (self.overflow and self.overflow.get(place))
         if not found:
-            found = images.read(source_of(place), *self.sides)
+            found = images.read_image(source_of(place), *self.sides)
             self._keep(place, found)
         return found
 
-    def _keep(self, place: Path | Stored, found: Decoded) -> None:
+    def _keep(self, place: Path | StoredImage, found: Decoded) -> None:
         if get_worker_info() is not None:  # a loader process forgets at the end of the epoch
             return
         if found[0].nbytes <= self.room:
@@ -73,7 +73,7 @@ class Overflow:
     nothing can be written there any more, or half of the disk's room is taken, further pictures are not kept."""
 
     def __init__(self) -> None:
-        self._places: dict[Path | Stored, tuple[int, tuple[int, ...], tuple[int, int]]] = {}
+        self._places: dict[Path | StoredImage, tuple[int, tuple[int, ...], tuple[int, int]]] = {}
         self._lock = threading.Lock()  # a scan puts from several threads
         self._file: int | None = None  # its descriptor
         self._end = self._left = 0
@@ -81,7 +81,7 @@ class Overflow:
             os, "pread"
         )  # reads from processes that were forked off would move a shared position otherwise
 
-    def put(self, place: Path | Stored, found: Decoded) -> None:
+    def put(self, place: Path | StoredImage, found: Decoded) -> None:
         pixels, size = np.ascontiguousarray(found[0]), found[1]
         with self._lock:
             try:
@@ -98,7 +98,7 @@ class Overflow:
             self._places[place] = self._end, pixels.shape, size
             self._end, self._left = self._end + pixels.nbytes, self._left - pixels.nbytes
 
-    def get(self, place: Path | Stored) -> Decoded | None:
+    def get(self, place: Path | StoredImage) -> Decoded | None:
         found = self._places.get(place)
         if found is None or self._file is None:
             return None

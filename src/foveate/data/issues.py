@@ -16,7 +16,7 @@ from typing import Literal
 
 from foveate.errors import BrokenImage, DataError
 
-Gravity = Literal["note", "warning", "error"]
+Severity = Literal["note", "warning", "error"]
 Area = Literal["files", "labels", "classes", "copies", "machine"]
 FIRST = 5  # places of a kind that are told
 KEPT = 1000  # places of a kind that are remembered; all are counted
@@ -26,24 +26,24 @@ _PARTICULAR = re.compile(
 )  # what differs between two complaints of one kind
 
 
-class Kind(str):
+class IssueKind(str):
     """A kind of problem, in words that hold for all of its places. `gravity`: an error is lost or makes figures wrong, a warning
     costs something, a note is good to know. `area`: what it is about. `hint`: what to do."""
 
-    gravity: Gravity
+    severity: Severity
     area: Area
     hint: str
 
     def __new__(
-        cls, text: str, gravity: Gravity = "note", area: Area = "labels", hint: str = ""
-    ) -> Kind:
+        cls, text: str, gravity: Severity = "note", area: Area = "labels", hint: str = ""
+    ) -> IssueKind:
         kind = super().__new__(cls, text)
-        kind.gravity, kind.area, kind.hint = gravity, area, hint
+        kind.severity, kind.area, kind.hint = gravity, area, hint
         return kind
 
 
 @dataclass(frozen=True)
-class Place:
+class Location:
     """Where a problem was met: an image by its key, a file with its line; why, or how; and the key of another image that it is
     like."""
 
@@ -56,46 +56,46 @@ class Place:
         return ": ".join([self.name, *told, *([self.why] if self.why else [])])
 
 
-TWINS = Kind(
+TWINS = IssueKind(
     "classes that differ in case or spaces only, kept as two",
     "warning",
     "classes",
     "rename one if they are the same",
 )
-UNTAUGHT = Kind(
+UNTAUGHT = IssueKind(
     "classes that no image to learn from has: they cannot be the answer", "warning", "classes"
 )
 
 
-class Remark(str):
+class Issue(str):
     """A sentence for the user that also says which kind of problem it is, how often it was met and where."""
 
-    kind: Kind
-    times: int
-    places: tuple[Place, ...]
+    kind: IssueKind
+    count: int
+    locations: tuple[Location, ...]
 
     def __new__(
-        cls, text: str, kind: Kind, times: int = 1, places: tuple[Place, ...] = ()
-    ) -> Remark:
+        cls, text: str, kind: IssueKind, times: int = 1, places: tuple[Location, ...] = ()
+    ) -> Issue:
         remark = super().__new__(cls, text)
-        remark.kind, remark.times, remark.places = kind, times, places
+        remark.kind, remark.count, remark.locations = kind, times, places
         return remark
 
 
-class Findings:
+class IssueLog:
     """How often each problem was met, and in which images."""
 
     def __init__(self) -> None:
-        self._counts: Counter[Kind] = Counter()
-        self._places: dict[Kind, dict[str, Place]] = {}
+        self._counts: Counter[IssueKind] = Counter()
+        self._places: dict[IssueKind, dict[str, Location]] = {}
 
     def add(self, problem: str, key: str, count: int = 1, why: str = "", like: str = "") -> None:
         """`count` more of a problem, at the place `key`; of very many places the first are kept."""
-        kind = problem if isinstance(problem, Kind) else Kind(problem)
+        kind = problem if isinstance(problem, IssueKind) else IssueKind(problem)
         self._counts[kind] += count
         places = self._places.setdefault(kind, {})
         if len(places) < KEPT:
-            places.setdefault(key, Place(key, why, like))
+            places.setdefault(key, Location(key, why, like))
 
     def refused(self, error: DataError, place: str = "") -> None:
         """What a format, or the decoder, has refused; twice at the same place is once."""
@@ -103,8 +103,8 @@ class Findings:
         words = _PARTICULAR.sub("…", error.what).rstrip(" :…")
         kind = (
             error.what
-            if isinstance(error.what, Kind)
-            else Kind(words, "error", area, error.hint or "")
+            if isinstance(error.what, IssueKind)
+            else IssueKind(words, "error", area, error.hint or "")
         )
         place = place or str(error.where or "")
         if place not in self._places.get(kind, ()):
@@ -113,25 +113,25 @@ class Findings:
 
     def noted(self, note: str) -> None:
         """A note of a table: a remark with its places, or a plain sentence."""
-        if not isinstance(note, Remark):
+        if not isinstance(note, Issue):
             self.add(note, "")
             return
-        self._counts[note.kind] += note.times
+        self._counts[note.kind] += note.count
         places = self._places.setdefault(note.kind, {})
-        for place in note.places[: KEPT - len(places)]:
+        for place in note.locations[: KEPT - len(places)]:
             places.setdefault(place.name, place)
 
-    def has(self, kind: Kind, key: str) -> bool:
+    def has(self, kind: IssueKind, key: str) -> bool:
         """Whether a problem is known at a place, among those that are kept."""
         return key in self._places.get(kind, ())
 
     def __contains__(self, kind: object) -> bool:
         return kind in self._counts
 
-    def notes(self) -> tuple[Remark, ...]:
+    def notes(self) -> tuple[Issue, ...]:
         """A sentence a problem: what, how many, and the first images."""
         return tuple(
-            Remark(
+            Issue(
                 f"{kind}: {count} ({shown(list(self._places[kind]))})",
                 kind,
                 count,
@@ -148,13 +148,13 @@ def shown(names: list[str]) -> str:
     )
 
 
-_collected: ContextVar[Findings | None] = ContextVar("collected", default=None)
+_collected: ContextVar[IssueLog | None] = ContextVar("collected", default=None)
 
 
 @contextmanager
-def collecting() -> Iterator[Findings]:
+def collecting() -> Iterator[IssueLog]:
     """What formats find inside, and what they would refuse, one by one, outside."""
-    found = Findings()
+    found = IssueLog()
     token = _collected.set(found)
     try:
         yield found
@@ -162,19 +162,19 @@ def collecting() -> Iterator[Findings]:
         _collected.reset(token)
 
 
-def findings() -> Findings:
+def issue_log() -> IssueLog:
     """Those that are being collected; else new ones."""
     found = _collected.get()
-    return Findings() if found is None else found
+    return IssueLog() if found is None else found
 
 
-def thorough() -> bool:
+def is_collecting() -> bool:
     """Whether findings are being collected: then a look at every file is worth its time."""
     return _collected.get() is not None
 
 
 @contextmanager
-def each() -> Iterator[None]:
+def skip_and_record() -> Iterator[None]:
     """Round what concerns one thing of many: a DataError in it is raised as ever; inside `collecting` it is counted, and that one
     thing is left out."""
     try:

@@ -11,12 +11,12 @@ from itertools import pairwise
 import torch
 from torch.utils.data import DataLoader
 
-from foveate.data.dataset import Pictures, Place, key
+from foveate.data.dataset import ImageDataset, SampleIndex, seed_from
 from foveate.types import Batch
 from foveate.utils import console
 from foveate.utils.distributed import Team
 
-_HELPERS = 8  # loader processes at the most
+MAX_WORKERS = 8  # loader processes at the most
 
 
 _DEAD = (
@@ -27,17 +27,17 @@ _DEAD = (
 )
 
 
-def even_parts(count: int, most: int) -> list[slice]:
+def even_slices(count: int, max_size: int) -> list[slice]:
     """`count` things in parts of about one size, `most` at the most. No part of one where two were allowed: a batch
     normalisation has nothing to learn from a single image, and refuses it."""
-    parts = -(-count // most)
-    if most > 1 and count > 1 and count // parts < 2:
+    parts = -(-count // max_size)
+    if max_size > 1 and count > 1 and count // parts < 2:
         parts = count // 2
     bounds = [place * count // parts for place in range(parts + 1)] if parts else [0]
     return [slice(start, end) for start, end in pairwise(bounds)]
 
 
-class Order:
+class BatchSampler:
     """Batches of (epoch, index): shuffled by (seed, epoch), or in the order of the samples. `start` skips batches. `team`: of each
     batch, the share of this process."""
 
@@ -61,27 +61,27 @@ class Order:
         self.team = team or Team()
 
     def __len__(self) -> int:
-        return len(even_parts(self.count, self.batch_size)) - self.start
+        return len(even_slices(self.count, self.batch_size)) - self.start
 
-    def __iter__(self) -> Iterator[list[Place]]:
+    def __iter__(self) -> Iterator[list[SampleIndex]]:
         order = list(range(self.count))
         if self.seed is not None:
-            generator = torch.Generator().manual_seed(key(self.seed, "order", self.epoch))
+            generator = torch.Generator().manual_seed(seed_from(self.seed, "order", self.epoch))
             order = torch.randperm(self.count, generator=generator).tolist()
-        for part in even_parts(self.count, self.batch_size)[self.start :]:
+        for part in even_slices(self.count, self.batch_size)[self.start :]:
             yield [(self.epoch, index) for index in self.team.share(order[part])]
 
 
-def loader(pictures: Pictures, order: Order, workers: int | None = None) -> Iterable[Batch]:
+def make_loader(dataset: ImageDataset, sampler: BatchSampler, workers: int | None = None) -> Iterable[Batch]:
     """Batches in the given order, as often as they are asked for; with `workers` (default: `helpers`) the order and the pixels are
     the same. Where a loader process dies, mostly for want of shared memory, the rest is read by this one, and that is said."""
-    return _Loader(pictures, order, helpers(len(order)) if workers is None else workers)
+    return _Loader(dataset, sampler, default_num_workers(len(sampler)) if workers is None else workers)
 
 
 @dataclass(frozen=True)
 class _Loader:
-    pictures: Pictures
-    order: Order
+    pictures: ImageDataset
+    order: BatchSampler
     workers: int
 
     def __iter__(self) -> Iterator[Batch]:
@@ -100,20 +100,20 @@ class _Loader:
             yield from _batches(self.pictures, list(self.order)[given:], 0)
 
 
-def _batches(pictures: Pictures, order: Iterable[list[Place]], count: int) -> DataLoader[Batch]:
+def _batches(pictures: ImageDataset, order: Iterable[list[SampleIndex]], count: int) -> DataLoader[Batch]:
     return DataLoader(
         pictures,  # type: ignore[arg-type]
         batch_sampler=order,
         num_workers=count,
         multiprocessing_context="fork" if count and sys.platform == "linux" else None,
-        collate_fn=pictures.collated,
+        collate_fn=pictures.collate,
         pin_memory=torch.cuda.is_available(),
     )
 
 
-def helpers(batches: int) -> int:
+def default_num_workers(batches: int) -> int:
     """Loader processes that so many batches are worth: a GPU waits for one process alone (bench/gpu.py), a processor has no core to
     spare. None where processes cannot be forked, which asks more of the caller's program."""
     if sys.platform != "linux" or not torch.cuda.is_available():
         return 0
-    return max(0, min(_HELPERS, len(os.sched_getaffinity(0)) - 1, batches // 2))
+    return max(0, min(MAX_WORKERS, len(os.sched_getaffinity(0)) - 1, batches // 2))

@@ -14,14 +14,14 @@ import torch
 from torchvision import tv_tensors
 from torchvision.transforms.v2 import functional
 
-from foveate.data.transforms import cut, resized, shifted
+from foveate.data.transforms import crop_target, resize_target, shift_target
 from foveate.errors import UsageError
 from foveate.images.preprocessing import SPARE, Framing
 from foveate.predictions import Boxes, Regions
 from foveate.recipe import AugmentRecipe
-from foveate.types import OF_OBJECTS, InputSpec, Target
+from foveate.types import OBJECT_KEYS, InputSpec, TargetTensors
 
-Shown = tuple[np.ndarray, tuple[int, int], Target]
+Shown = tuple[np.ndarray, tuple[int, int], TargetTensors]
 """(pixels (h, w, 3) uint8, (H, W), target): what a Transform takes"""
 
 _LEAST = 0.25  # of the square's side: the narrowest quarter
@@ -51,10 +51,10 @@ class Mosaic:
         for shown, ((top, bottom), (left, right)) in zip(pictures, quarters, strict=True):
             pixels, target = self._quarter(shown, bottom - top, right - left)
             square[top:bottom, left:right] = pixels
-            targets.append(shifted(target, [left, top, self.side - right, self.side - bottom]))
+            targets.append(shift_target(target, [left, top, self.side - right, self.side - bottom]))
         return square, (self.side, self.side), _together(targets)
 
-    def _quarter(self, shown: Shown, height: int, width: int) -> tuple[np.ndarray, Target]:
+    def _quarter(self, shown: Shown, height: int, width: int) -> tuple[np.ndarray, TargetTensors]:
         """A window of this size, anywhere in the picture at the scale at which it fills the window."""
         pixels, _, target = shown
         scale = max(height / pixels.shape[0], width / pixels.shape[1])
@@ -69,7 +69,7 @@ class Mosaic:
             for whole, part in zip(shape, (height, width), strict=True)
         )
         window = functional.crop(image, y, x, height, width).permute(1, 2, 0).numpy()
-        return window, cut(resized(target, shape), x, y, (height, width))
+        return window, crop_target(resize_target(target, shape), x, y, (height, width))
 
 
 def mosaic(spec: InputSpec, framing: Framing, recipe: AugmentRecipe) -> Mosaic | None:
@@ -92,13 +92,13 @@ def refuse_placeless(recipe: AugmentRecipe, answer: type) -> None:
         )
 
 
-def _together(targets: list[Target]) -> Target:
+def _together(targets: list[TargetTensors]) -> TargetTensors:
     """The objects of all, in their order; a class for every pixel, each from the quarter that it lies in."""
-    joined: Target = {}
+    joined: TargetTensors = {}
     for name, first in targets[0].items():
         values = [target[name] for target in targets]
         # beyond its quarter a mask is IGNORED, which is below every class
-        value = torch.cat(values) if name in OF_OBJECTS else torch.stack(values).amax(0)
+        value = torch.cat(values) if name in OBJECT_KEYS else torch.stack(values).amax(0)
         joined[name] = (
             tv_tensors.wrap(value, like=first) if isinstance(first, tv_tensors.TVTensor) else value
         )

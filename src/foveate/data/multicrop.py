@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 from torchvision.transforms import v2
 
-from foveate.data.transforms import Transform, Unscaled, as_image
+from foveate.data.transforms import DeferredNormalize, Transform, as_image
 from foveate.images.preprocessing import View
-from foveate.types import InputSpec, Target
+from foveate.types import InputSpec, TargetTensors
 
 _GREY, _BLUR = 0.2, 0.3  # chances
 _BLUR_FROM = 64  # px: a smaller view has nothing to blur
@@ -40,16 +40,16 @@ def views(spec: InputSpec, crops: Crops, narrow_side: int) -> Transform:
     narrow = _one(narrow_side, crops.narrow_area, crops.colours)
 
     def transform(
-        pixels: np.ndarray, size: tuple[int, int], target: Target
-    ) -> tuple[Tensor, View, Target]:
+        pixels: np.ndarray, size: tuple[int, int], target: TargetTensors
+    ) -> tuple[Tensor, View, TargetTensors]:
         image = as_image(pixels)
         first, *others = (wide(image) for _ in range(crops.wide))
-        found: Target = {"wide": torch.stack(others)} if others else {}
+        found: TargetTensors = {"wide": torch.stack(others)} if others else {}
         if crops.narrow:
             found["narrow"] = torch.stack([narrow(image) for _ in range(crops.narrow)])
         return first, (0.0, 0.0, float(spec.size), float(spec.size)), found
 
-    return Unscaled(transform, spec)
+    return DeferredNormalize(transform, spec)
 
 
 def _one(side: int, area: tuple[float, float], colours: float) -> Callable[[Any], Tensor]:

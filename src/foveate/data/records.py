@@ -12,8 +12,8 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any, TypeVar
 
-from foveate.data.issues import Kind, Place, Remark, each
-from foveate.data.splits import split_named
+from foveate.data.issues import Issue, IssueKind, Location, skip_and_record
+from foveate.data.splits import split_from_name
 from foveate.errors import DataError, near_names
 from foveate.types import Sample, Split
 from foveate.utils.paths import printable
@@ -31,7 +31,7 @@ CORNERS = {
     "y1": ("y1", "ymax", "y_max"),
 }
 TEXTS = ("text", "texts", "caption", "captions", "sentence", "sentences")
-MISSING = Kind("images that are missing, dropped with their rows", "error")
+MISSING = IssueKind("images that are missing, dropped with their rows", "error")
 _GLANCE = 100  # records that are looked at before the names of the columns are told
 
 Aliases = dict[str, tuple[str, ...]]
@@ -157,7 +157,7 @@ def _read_lines(path: Path) -> Iterator[Record]:
         with path.open(encoding="utf-8-sig") as file:
             for number, line in enumerate(file, start=1):
                 cells = None
-                with each():
+                with skip_and_record():
                     cells = _object(line, number, path) if line.strip() else None
                 if cells is not None:
                     yield number, cells
@@ -318,8 +318,8 @@ def present(rows: list[R], table: Path, notes: list[str]) -> list[R]:
         )
     if missing:
         told = f"{len(missing)} of {len(rows)} images are missing and dropped: {names}"
-        places = tuple(Place(row.key, row_of(table, row.number)) for row in missing)
-        notes.append(Remark(told, MISSING, len(missing), places))
+        places = tuple(Location(row.key, row_of(table, row.number)) for row in missing)
+        notes.append(Issue(told, MISSING, len(missing), places))
     gone = {row.key for row in missing}
     return [row for row in rows if row.key not in gone]
 
@@ -333,7 +333,7 @@ def word_of(cell: object) -> str:
 
 def split_of(cell: object, where: str) -> Split | None:
     word = word_of(cell)
-    split = split_named(word)
+    split = split_from_name(word)
     if word and split is None:
         raise DataError(
             f"no split is called {word!r}", where=where, hint="one of: train, val, test"

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from foveate.data.duplicates import gray_thumbnail, tint
-from foveate.data.image_cache import Pixels
+from foveate.data.image_cache import ImageCache
 from foveate.data.tables import label_names
 from foveate.errors import BrokenImage, DataError
 from foveate.images import codec as images
@@ -22,25 +22,25 @@ from foveate.utils import console
 
 
 @dataclass(frozen=True)
-class Scanned:
+class ScannedTable:
     """The pictures that can be read. `hashes`: SHA-256 of each file. `thumbs`: (N, 32, 32) uint8 grey. `skipped`: path and why.
     `tints`: (N, 2, 64) int8, their colours, where they are known."""
 
     table: Table
     hashes: tuple[str, ...]
-    thumbs: np.ndarray
-    pixels: Pixels
+    thumbnails: np.ndarray
+    pixels: ImageCache
     skipped: tuple[tuple[str, str], ...]
     tints: np.ndarray | None = None
 
-    def part(self, places: Sequence[int], table: Table) -> Scanned:
+    def subset(self, places: Sequence[int], table: Table) -> ScannedTable:
         """The pictures at these places; `table` is theirs."""
         hashes, tints = (
             tuple(self.hashes[place] for place in places),
             None if self.tints is None else self.tints[list(places)],
         )
         return replace(
-            self, table=table, hashes=hashes, thumbs=self.thumbs[list(places)], tints=tints
+            self, table=table, hashes=hashes, thumbnails=self.thumbnails[list(places)], tints=tints
         )
 
 
@@ -50,12 +50,12 @@ def scan(
     framing: Framing,
     recipe: DataRecipe,
     advance: Callable[[], None] = lambda: None,
-) -> Scanned:
+) -> ScannedTable:
     """Opens every picture once. A broken one is left out and named, or raised when the recipe is strict.
 
     Raises DataError when nothing is left, or when a class has lost all its pictures.
     """
-    pixels = Pixels(size, framing, recipe.keep_pixels)
+    pixels = ImageCache(size, framing, recipe.keep_pixels)
 
     def look(sample: Sample) -> tuple[str, np.ndarray, np.ndarray] | BrokenImage:
         try:
@@ -82,19 +82,19 @@ def scan(
         if isinstance(found, BrokenImage)
     ]
     _refuse_lost_classes(table, [sample for sample, _ in whole])
-    return Scanned(
+    return ScannedTable(
         table=table.with_samples(tuple(sample for sample, _ in whole)),
         hashes=tuple(found[0] for _, found in whole),
-        thumbs=np.stack([found[1] for _, found in whole]),
+        thumbnails=np.stack([found[1] for _, found in whole]),
         tints=np.stack([found[2] for _, found in whole]),
         pixels=pixels,
         skipped=tuple((sample.key, error.why or error.what) for sample, error in broken),
     )
 
 
-def imageless(table: Table) -> Scanned:
+def without_images(table: Table) -> ScannedTable:
     """A table of names alone, as `scan` would give it."""
-    return Scanned(table, (), np.empty((0, 32, 32), np.uint8), Pixels(1, "whole", keep=False), ())
+    return ScannedTable(table, (), np.empty((0, 32, 32), np.uint8), ImageCache(1, "whole", keep=False), ())
 
 
 def _refuse_lost_classes(table: Table, left: list[Sample]) -> None:
@@ -112,8 +112,8 @@ def _refuse_lost_classes(table: Table, left: list[Sample]) -> None:
         )
 
 
-def broken(
-    samples: Sequence[Sample], pixels: Pixels, strict: bool = False
+def unreadable(
+    samples: Sequence[Sample], pixels: ImageCache, strict: bool = False
 ) -> dict[Path, BrokenImage]:
     """The paths of pictures that cannot be read, and why; the first one is raised when strict."""
     found = {}
@@ -127,9 +127,9 @@ def broken(
     return found
 
 
-def readable(samples: Sequence[Sample], pixels: Pixels, strict: bool = False) -> list[Sample]:
+def readable(samples: Sequence[Sample], pixels: ImageCache, strict: bool = False) -> list[Sample]:
     """Those whose pictures can be read; the others are named, or raise when strict."""
-    errors = broken(samples, pixels, strict)
+    errors = unreadable(samples, pixels, strict)
     for sample in samples:
         if sample.path in errors:
             console.warn(

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from foveate.data.duplicates import near_copies
-from foveate.data.scan import Scanned
+from foveate.data.duplicates import near_duplicates
+from foveate.data.scan import ScannedTable
 from foveate.data.tables import label_names
 from foveate.errors import DataError, UsageError
 from foveate.predictions import Labels
@@ -29,7 +29,7 @@ _WORDS: dict[str, Split] = {
 }  # fmt: skip
 
 
-def split_named(word: str) -> Split | None:
+def split_from_name(word: str) -> Split | None:
     """The split that a folder or a cell called `word` means ('Training' -> 'train'); None when it means none."""
     return _WORDS.get(word.strip().casefold())
 
@@ -164,11 +164,11 @@ def _fill_empty(bundles: list[_Bundle], places: dict[str, int], count: int) -> N
                 break
 
 
-def clusters(scanned: Scanned, recipe: DataRecipe) -> list[str]:
+def duplicate_groups(scanned: ScannedTable, recipe: DataRecipe) -> list[str]:
     """The name of the group of each picture: near-copies and what the table groups belong together, in chains."""
-    likeness, count = recipe.near_duplicates, len(scanned.thumbs)
+    likeness, count = recipe.near_duplicates, len(scanned.thumbnails)
     alike = (
-        near_copies(scanned.thumbs, likeness, scanned.tints) if likeness < 1 else np.arange(count)
+        near_duplicates(scanned.thumbnails, likeness, scanned.tints) if likeness < 1 else np.arange(count)
     )
     stated = [sample.group for sample in scanned.table.samples]
     if any(stated):
@@ -180,7 +180,7 @@ def clusters(scanned: Scanned, recipe: DataRecipe) -> list[str]:
     ]
 
 
-def divided(table: Table, groups: list[str], recipe: DataRecipe, seed: int) -> tuple[Table, str]:
+def split_table(table: Table, groups: list[str], recipe: DataRecipe, seed: int) -> tuple[Table, str]:
     """The table with a split for every sample, and a sentence that says how.
 
     Splits that the data names are kept. Where it names train and test only, validation is taken out of train.
@@ -221,14 +221,14 @@ def _with_splits(table: Table, splits: Sequence[Split]) -> Table:
     )
 
 
-def few(scanned: Scanned, groups: list[str], shots: int, seed: int) -> tuple[Scanned, list[str]]:
+def subsample_shots(scanned: ScannedTable, groups: list[str], shots: int, seed: int) -> tuple[ScannedTable, list[str]]:
     """The pictures, and their groups, with `shots` training images of each class: of different groups as long as there are any.
 
     Raises DataError where a class has fewer, or an image has not exactly one class.
     """
     samples = scanned.table.samples
     if any(
-        not isinstance(sample.truth, Labels) or len(label_names(sample)) != 1 for sample in samples
+        not isinstance(sample.target, Labels) or len(label_names(sample)) != 1 for sample in samples
     ):
         raise DataError(
             "so many images of each class can only be drawn where every image has one",
@@ -251,4 +251,4 @@ def few(scanned: Scanned, groups: list[str], shots: int, seed: int) -> tuple[Sca
         kept.update(sorted(own, key=lambda place: copies[place])[:shots])
     places = sorted(kept)
     table = scanned.table.with_samples(tuple(samples[place] for place in places))
-    return scanned.part(places, table), [groups[place] for place in places]
+    return scanned.subset(places, table), [groups[place] for place in places]

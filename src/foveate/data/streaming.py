@@ -11,13 +11,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from foveate.data.dataset import Pictures
+from foveate.data.dataset import ImageDataset
 from foveate.data.discovery import find_images, is_image
-from foveate.data.image_cache import Pixels
+from foveate.data.image_cache import ImageCache
 from foveate.data.records import ALIASES, is_table, place_of, records
 from foveate.data.transforms import Transform
 from foveate.errors import BrokenImage, DataError
-from foveate.types import Target
+from foveate.types import TargetTensors
 from foveate.utils import console
 from foveate.utils.files import written_aside
 from foveate.utils.paths import printable
@@ -126,12 +126,12 @@ def _of_shard(shard: Path, name: str) -> Iterator[Entry]:
         ) from None
 
 
-class Stream(Pictures):
+class Stream(ImageDataset):
     """The pictures of a catalogue, read as they are asked for. One that cannot be read gives its place to the next one, and is
     named once."""
 
     def __init__(
-        self, catalogue: Catalogue, pixels: Pixels, transform: Transform, seed: int
+        self, catalogue: Catalogue, pixels: ImageCache, transform: Transform, seed: int
     ) -> None:
         super().__init__((), pixels, transform, lambda truth, size: {}, seed)
         self.catalogue, self.broken = catalogue, dict[int, str]()
@@ -142,7 +142,7 @@ class Stream(Pictures):
     def name_of(self, index: int) -> str:
         return self.catalogue[index].key
 
-    def _read(self, index: int) -> tuple[np.ndarray, tuple[int, int], Target]:
+    def _read(self, index: int) -> tuple[np.ndarray, tuple[int, int], TargetTensors]:
         for step in range(min(_TRIES, len(self))):
             place = (index + step) % len(self)
             entry = self.catalogue[place]

@@ -17,11 +17,11 @@ from foveate.utils import console
 def label_names(sample: Sample) -> tuple[str, ...]:
     """The classes that a sample shows, each once; none where its truth does not name them."""
     return (
-        tuple(dict.fromkeys(sample.truth.names)) if isinstance(sample.truth, Labels | Boxes) else ()
+        tuple(dict.fromkeys(sample.target.names)) if isinstance(sample.target, Labels | Boxes) else ()
     )
 
 
-def renamed(table: Table, classes: tuple[str, ...]) -> tuple[Table, list[str]]:
+def remap_classes(table: Table, classes: tuple[str, ...]) -> tuple[Table, list[str]]:
     """The table of other data in the classes of a run, matched by name, and what that cost in words.
 
     Images of an unknown class, boxes of unknown classes and pixels of unknown classes are left out of the truth.
@@ -32,20 +32,20 @@ def renamed(table: Table, classes: tuple[str, ...]) -> tuple[Table, list[str]]:
     which = f"the run knows no class {', '.join(map(repr, strange))}"
     kept, lost = [], Counter[str]()
     for sample in table.samples:
-        truth: Any = sample.truth
+        truth: Any = sample.target
         moved, count = truth.in_classes(table.classes, classes)
-        lost[truth.left_out] += count
+        lost[truth.dropped_text] += count
         if moved is not None:
-            kept.append(replace(sample, truth=moved))
+            kept.append(replace(sample, target=moved))
     notes = [f"{words.format(count)}: {which}" for words, count in lost.items() if count]
     return replace(table, samples=tuple(kept), classes=classes), notes
 
 
-def refuse_other_questions(table: Table, who: str) -> Table:
+def require_single_label(table: Table, who: str) -> Table:
     """The table, where each image has one class; `who` wants that. Raises DataError for anything else."""
     hint = "foveate fit DATA --backbone NAME says what a backbone is worth"
     odd = next(
-        (sample.truth for sample in table.samples if not isinstance(sample.truth, Labels)), None
+        (sample.target for sample in table.samples if not isinstance(sample.target, Labels)), None
     )
     if odd is not None:
         raise DataError(
@@ -62,13 +62,13 @@ def refuse_other_questions(table: Table, who: str) -> Table:
     return table
 
 
-def other_table(classes: tuple[str, ...], data: Path, format: str) -> Table:
+def read_matching_table(classes: tuple[str, ...], data: Path, format: str) -> Table:
     """Another table; its classes are matched to those of a run by name, and what is of unknown classes is left out, aloud."""
     table = read_table(data, format)
     console.say(f"data: {data}, {table.format}, {len(table.samples)} images")
     for note in table.notes:
         console.warn(note)
-    table, losses = renamed(table, classes)
+    table, losses = remap_classes(table, classes)
     for loss in losses:
         console.warn(loss)
     if not table.samples:
@@ -80,7 +80,7 @@ def other_table(classes: tuple[str, ...], data: Path, format: str) -> Table:
     return table
 
 
-def chosen(table: Table, split: str) -> tuple[str, Table]:
+def select_split(table: Table, split: str) -> tuple[str, Table]:
     """The images to score. Auto never falls back to training images of a run's own data: there is nothing to learn there."""
     if split == "auto":
         present = {sample.split for sample in table.samples}

@@ -17,17 +17,24 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional
 
 from foveate.images.codec import with_long_side
-from foveate.images.preprocessing import Framing, View, laid, middle, squared, view_of
-from foveate.predictions import IGNORED
+from foveate.images.preprocessing import (
+    Framing,
+    View,
+    center_crop_window,
+    place_on_square,
+    to_square,
+    view_of,
+)
+from foveate.predictions import IGNORE_INDEX
 from foveate.recipe import AugmentRecipe
-from foveate.types import OF_OBJECTS, Batch, InputSpec, Target
+from foveate.types import OBJECT_KEYS, Batch, InputSpec, TargetTensors
 
-Transform = Callable[[np.ndarray, tuple[int, int], Target], tuple[Tensor, View, Target]]
+Transform = Callable[[np.ndarray, tuple[int, int], TargetTensors], tuple[Tensor, View, TargetTensors]]
 """(pixels (h, w, 3) uint8, (H, W) of the original, target) -> image (3, size, size), what it shows, target"""
 
 
 @dataclass(frozen=True)
-class Unscaled:
+class DeferredNormalize:
     """A Transform whose images, and views in the targets, are bytes still; `spec` makes them what the network wants to see, later
     and elsewhere (Batch.to): they are a quarter of the way there."""
 
@@ -35,8 +42,8 @@ class Unscaled:
     spec: InputSpec
 
     def __call__(
-        self, pixels: np.ndarray, size: tuple[int, int], target: Target
-    ) -> tuple[Tensor, View, Target]:
+        self, pixels: np.ndarray, size: tuple[int, int], target: TargetTensors
+    ) -> tuple[Tensor, View, TargetTensors]:
         return self.work(pixels, size, target)
 
 
@@ -44,32 +51,32 @@ class ObjectMasks(tv_tensors.Mask):  # type: ignore[misc]
     """(N, H, W) uint8, 1 where an object is. A kind of its own, because nothing lies beyond the picture's edge: 0, not IGNORED."""
 
 
-_FILL = {tv_tensors.Image: 0, tv_tensors.Mask: IGNORED, ObjectMasks: 0}
+_FILL = {tv_tensors.Image: 0, tv_tensors.Mask: IGNORE_INDEX, ObjectMasks: 0}
 _VISIBLE = 1 / 3  # of an object's area that a window must show for it to count
 
 
-def evaluation(spec: InputSpec, framing: Framing) -> Transform:
+def evaluation_transform(spec: InputSpec, framing: Framing) -> Transform:
     """No chance in it: the central square, or the whole picture padded to the square; the target goes along.
 
     The central square is not cropped further, as ImageNet's evaluation does: what people photograph reaches the edges.
     """
 
     def transform(
-        pixels: np.ndarray, size: tuple[int, int], target: Target
-    ) -> tuple[Tensor, View, Target]:
+        pixels: np.ndarray, size: tuple[int, int], target: TargetTensors
+    ) -> tuple[Tensor, View, TargetTensors]:
         image, moved = (
-            as_image(squared(pixels, spec.size, framing)),
+            as_image(to_square(pixels, spec.size, framing)),
             _scaled(target, pixels.shape[:2], size),
         )
         moved = _laid(
-            moved, laid((pixels.shape[0], pixels.shape[1]), spec.size, framing), spec.size, framing
+            moved, place_on_square((pixels.shape[0], pixels.shape[1]), spec.size, framing), spec.size, framing
         )
         return image.as_subclass(Tensor), view_of(size, spec.size, framing), moved
 
-    return Unscaled(transform, spec)
+    return DeferredNormalize(transform, spec)
 
 
-def training(spec: InputSpec, framing: Framing, recipe: AugmentRecipe) -> Transform:
+def training_transform(spec: InputSpec, framing: Framing, recipe: AugmentRecipe) -> Transform:
     """Augmented; draws from torch's generator, which the caller seeds for each image."""
     spatial = v2.Compose(_spatial(spec, framing, recipe))
     policy = _policy(recipe)
@@ -79,20 +86,20 @@ def training(spec: InputSpec, framing: Framing, recipe: AugmentRecipe) -> Transf
     erase = v2.RandomErasing(recipe.erase) if recipe.erase else None
 
     def transform(
-        pixels: np.ndarray, size: tuple[int, int], target: Target
-    ) -> tuple[Tensor, View, Target]:
+        pixels: np.ndarray, size: tuple[int, int], target: TargetTensors
+    ) -> tuple[Tensor, View, TargetTensors]:
         image, moved = spatial(as_image(pixels), _scaled(target, pixels.shape[:2], size))
         image = colours(image) if _has_places(moved) else policy(colours(image))
         view = (0.0, 0.0, float(spec.size), float(spec.size))
         image = image.as_subclass(Tensor)
-        return erase(spec.seen(image)) if erase else image, view, moved
+        return erase(spec.normalize(image)) if erase else image, view, moved
 
     return (
-        transform if erase else Unscaled(transform, spec)
+        transform if erase else DeferredNormalize(transform, spec)
     )  # what is erased has the mean colour, which is no byte
 
 
-def mixed(batch: Batch, recipe: AugmentRecipe) -> Batch:
+def mix_batch(batch: Batch, recipe: AugmentRecipe) -> Batch:
     """Mixup (Zhang et al. 2018) or CutMix (Yun et al. 2019) of a batch whose targets are labels alone; drawn from torch's
     generator. Where both are asked for, a coin decides."""
     if (
@@ -101,7 +108,7 @@ def mixed(batch: Batch, recipe: AugmentRecipe) -> Batch:
         or any(set(target) != {"labels"} for target in batch.targets)
     ):
         return batch
-    batch = batch.ready()
+    batch = batch.normalized()
     cut = bool(recipe.cutmix) and (not recipe.mixup or bool(torch.rand(()) < 0.5))
     alpha = recipe.cutmix if cut else recipe.mixup
     share = float(torch.distributions.Beta(alpha, alpha).sample())
@@ -226,28 +233,28 @@ def _policy(recipe: AugmentRecipe) -> Callable[[Tensor], Tensor]:
     return made
 
 
-def _has_places(target: Target) -> bool:
+def _has_places(target: TargetTensors) -> bool:
     return any(
         isinstance(value, tv_tensors.BoundingBoxes | tv_tensors.Mask) for value in target.values()
     )
 
 
-def _scaled(target: Target, decoded: tuple[int, ...], size: tuple[int, int]) -> Target:
+def _scaled(target: TargetTensors, decoded: tuple[int, ...], size: tuple[int, int]) -> TargetTensors:
     """The target of an original of `size` (height, width) in the pixels of the `decoded`, perhaps smaller picture."""
-    return resized(target, [decoded[0], decoded[1]]) if decoded[:2] != size else target
+    return resize_target(target, [decoded[0], decoded[1]]) if decoded[:2] != size else target
 
 
-def cut(target: Target, x: int, y: int, size: tuple[int, ...]) -> Target:
+def crop_target(target: TargetTensors, x: int, y: int, size: tuple[int, ...]) -> TargetTensors:
     """The target of a window of `size` (height, width) whose upper left corner is at (x, y)."""
     return _seen(_each(target, lambda value: functional.crop(value, y, x, size[0], size[1])))
 
 
-def shifted(target: Target, edges: list[int]) -> Target:
+def shift_target(target: TargetTensors, edges: list[int]) -> TargetTensors:
     """Boxes and masks along with a picture that gains so many pixels on its left, top, right and bottom edge."""
     return _each(target, lambda value: functional.pad(value, edges, fill=_FILL[_kind(value)]))
 
 
-def resized(target: Target, size: list[int]) -> Target:
+def resize_target(target: TargetTensors, size: list[int]) -> TargetTensors:
     """Boxes and masks along with a picture that becomes `size` (height, width)."""
     return _each(target, lambda value: _stretched(value, size))
 
@@ -263,14 +270,14 @@ def _stretched(value: Any, size: list[int]) -> Any:
     return tv_tensors.wrap(moved[0], like=value)
 
 
-def _each(target: Target, moved: Callable[[Any], Any]) -> Target:
+def _each(target: TargetTensors, moved: Callable[[Any], Any]) -> TargetTensors:
     places = (tv_tensors.BoundingBoxes, tv_tensors.Mask)
     return {
         name: moved(value) if isinstance(value, places) else value for name, value in target.items()
     }
 
 
-def _seen(target: Target) -> Target:
+def _seen(target: TargetTensors) -> TargetTensors:
     """Without the objects of which less than a third is left in the picture; the others end at its edge."""
     if "boxes" not in target:
         return target
@@ -278,7 +285,7 @@ def _seen(target: Target) -> Target:
     inside = functional.clamp_bounding_boxes(boxes, clamping_mode="hard")
     kept = (_areas(inside) >= _VISIBLE * _areas(boxes)) & (_areas(inside) > 0)
     return {
-        name: _rows(value, kept) if name in OF_OBJECTS else value
+        name: _rows(value, kept) if name in OBJECT_KEYS else value
         for name, value in {**target, "boxes": inside}.items()
     }
 
@@ -292,7 +299,7 @@ def _rows(value: Tensor, kept: Tensor) -> Tensor:
     )
 
 
-def _drop_unseen(image: Tensor, target: Target) -> tuple[Tensor, Target]:
+def _drop_unseen(image: Tensor, target: TargetTensors) -> tuple[Tensor, TargetTensors]:
     """Before the picture is padded: afterwards what was cut off would seem to lie in the padding."""
     return image, _seen(target)
 
@@ -315,12 +322,12 @@ def as_image(pixels: np.ndarray) -> tv_tensors.Image:
     return tv_tensors.Image(torch.from_numpy(pixels).permute(2, 0, 1))
 
 
-def _laid(target: Target, shape: tuple[int, int], square: int, framing: Framing) -> Target:
+def _laid(target: TargetTensors, shape: tuple[int, int], square: int, framing: Framing) -> TargetTensors:
     """The target along with a picture that is laid on the network's square at this (height, width)."""
-    target = resized(target, list(shape))
+    target = resize_target(target, list(shape))
     if framing != "crop":
-        return shifted(target, [0, 0, square - shape[1], square - shape[0]])
-    window = *middle(*shape, square), square, square
+        return shift_target(target, [0, 0, square - shape[1], square - shape[0]])
+    window = *center_crop_window(*shape, square), square, square
     return _each(target, lambda value: functional.crop(value, *window))
 
 

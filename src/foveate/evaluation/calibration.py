@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from foveate.evaluation.intervals import wilson
-from foveate.predictions import Labels, Sureness
+from foveate.predictions import Labels, Uncertainty
 
 COVERAGE, RISK = 0.9, 0.1  # of sets, and of answers that are given, unless others are asked
 LEAST = 30  # validation images below which nothing is said
@@ -26,7 +26,7 @@ _LISTS = ("strange", "outside", "sure")
 
 
 @dataclass(frozen=True)
-class Familiar:
+class FeatureSpace:
     """The directions in which features of training images differ from each other. `middle`: (D,), `directions`: (P, D) of length 1.
 
     A picture of another kind has features that lead elsewhere, whatever the classifier makes of them (ViM, Wang et al. 2022)."""
@@ -35,13 +35,13 @@ class Familiar:
     directions: np.ndarray
 
     @classmethod
-    def of(cls, features: np.ndarray) -> Familiar:
+    def of(cls, features: np.ndarray) -> FeatureSpace:
         """(N, D) of training images, N at least 8."""
         middle = features.mean(0)
         found = np.linalg.svd(features - middle, full_matrices=False)[2]
         return cls(middle, found[: min(_DIRECTIONS, len(features) // 4, features.shape[1] // 4)])
 
-    def outside(self, features: np.ndarray) -> np.ndarray:
+    def residual(self, features: np.ndarray) -> np.ndarray:
         """(N, D) -> (N,) in [0, 1]: the share of the squared distance from the middle that none of the directions explains."""
         apart = features - self.middle
         inside = np.square(apart @ self.directions.T).sum(1)
@@ -59,7 +59,7 @@ class Calibration:
     strange: np.ndarray
     outside: np.ndarray
     sure: np.ndarray
-    familiar: Familiar
+    familiar: FeatureSpace
 
     @classmethod
     def learnt(
@@ -67,17 +67,17 @@ class Calibration:
         scores: np.ndarray,
         truths: np.ndarray,
         features: np.ndarray,
-        familiar: Familiar,
+        familiar: FeatureSpace,
         temperature: float,
     ) -> Calibration:
         """From chances (N, K) before scaling, places of true classes (N,) and features (N, D)."""
-        scaled = sharpened(scores, temperature)
+        scaled = apply_temperature(scores, temperature)
         best = scaled.argmax(1)
         order = np.argsort(-scaled.max(1), kind="stable")
         sure = np.stack([scaled.max(1), best == truths], 1)[order]
         strange = 1 - scaled[np.arange(len(truths)), truths]
         return cls(
-            temperature, np.sort(strange), np.sort(familiar.outside(features)), sure, familiar
+            temperature, np.sort(strange), np.sort(familiar.residual(features)), sure, familiar
         )
 
     def among(self, scores: np.ndarray, coverage: float = COVERAGE) -> np.ndarray:
@@ -113,17 +113,17 @@ class Calibration:
         """The answers with chances that hold, and with what is sure about each; `features`: (N, D) of their images."""
         if not answers:
             return []
-        scores = sharpened(np.stack([_scores(answer) for answer in answers]), self.temperature)
+        scores = apply_temperature(np.stack([_scores(answer) for answer in answers]), self.temperature)
         limit, among = self.doubt_below(risk), self.among(scores, coverage)
-        outside = self.familiar.outside(features)
+        outside = self.familiar.residual(features)
         odd = np.searchsorted(self.outside, outside, side="left") / len(self.outside)
         found = []
         for answer, row, own, *strange in zip(
             answers, scores, among, outside.tolist(), odd.tolist(), strict=True
         ):
             names = tuple(name for name, there in zip(classes, own, strict=True) if there)
-            sure = Sureness(names, limit is None or bool(row.max() < limit), *strange)
-            found.append(replace(answer, scores=row.astype(np.float32), sure=sure))
+            sure = Uncertainty(names, limit is None or bool(row.max() < limit), *strange)
+            found.append(replace(answer, scores=row.astype(np.float32), uncertainty=sure))
         return found
 
     def row(self) -> dict[str, Any]:
@@ -132,7 +132,7 @@ class Calibration:
         return {"temperature": self.temperature, **lists}
 
     @classmethod
-    def of(cls, row: dict[str, Any], familiar: Familiar) -> Calibration:
+    def of(cls, row: dict[str, Any], familiar: FeatureSpace) -> Calibration:
         strange, outside, sure = (np.array(row[name], dtype=float) for name in _LISTS)
         return cls(float(row["temperature"]), strange, outside, sure, familiar)
 
@@ -149,13 +149,13 @@ def _log_softmax(logits: np.ndarray) -> np.ndarray:
     return found
 
 
-def sharpened(scores: np.ndarray, temperature: float) -> np.ndarray:
+def apply_temperature(scores: np.ndarray, temperature: float) -> np.ndarray:
     """(N, K) chances -> the same from logits divided by the temperature."""
     found: np.ndarray = np.exp(_log_softmax(np.log(np.clip(scores, _TINY, 1)) / temperature))
     return found
 
 
-def fitted(scores: np.ndarray, truths: np.ndarray) -> float:
+def fit_temperature(scores: np.ndarray, truths: np.ndarray) -> float:
     """The temperature of the least log loss."""
     from scipy.optimize import minimize_scalar
 
@@ -195,7 +195,7 @@ def calibration_error(confidence: np.ndarray, hits: np.ndarray) -> float:
     return float(np.abs(gaps).sum() / len(hits))
 
 
-def error_by_chance(confidence: np.ndarray) -> float:
+def expected_error_if_calibrated(confidence: np.ndarray) -> float:
     """(N,) -> the mean of that error where answers are right exactly as often as they say: N images fill no bin evenly."""
     rng = np.random.default_rng(0)
     return float(
@@ -208,7 +208,7 @@ def error_by_chance(confidence: np.ndarray) -> float:
     )
 
 
-def risks(confidence: np.ndarray, right: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def risk_coverage_curve(confidence: np.ndarray, right: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The share that is answered, from the surest answer to all, and the share of wrong ones among these."""
     order = np.argsort(-confidence, kind="stable")
     counts = np.arange(1, len(order) + 1)

@@ -50,7 +50,7 @@ def bootstraps(
     return [_ends(column[~np.isnan(column)]) for column in drawn.T]
 
 
-def apart(
+def two_sample_difference(
     one: Callable[[np.ndarray], float],
     other: Callable[[np.ndarray], float],
     counts: tuple[int, int],
@@ -65,7 +65,7 @@ def apart(
     return _ends(drawn[~np.isnan(drawn)])
 
 
-def paired_gain(
+def paired_bootstrap(
     ours: np.ndarray, theirs: np.ndarray, seed: int = 0, rounds: int = 2000
 ) -> tuple[float, float, float]:
     """Mean of `ours` minus `theirs`, (N,) scores of the same images in the same order, and the 95 % ends of its bootstrap.

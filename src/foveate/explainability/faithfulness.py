@@ -19,13 +19,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from foveate.data.image_cache import Pixels
-from foveate.data.loading import Order, even_parts, loader
+from foveate.data.image_cache import ImageCache
+from foveate.data.loading import BatchSampler, even_slices, make_loader
 from foveate.data.transforms import as_pixels
 from foveate.errors import UsageError
-from foveate.explainability.methods import Asked, Explainer
-from foveate.images.codec import resized
-from foveate.images.heatmaps import overlay
+from foveate.explainability.methods import Explainer, ExplainRequest
+from foveate.images import heatmaps
+from foveate.images.codec import resize
 from foveate.inference.predictor import Predictor
 from foveate.modeling.backbones import TextBackbone
 from foveate.modeling.model import Model
@@ -42,7 +42,7 @@ _DEVIATION = 0.02  # of random weights
 
 
 @dataclass(frozen=True)
-class Faith:
+class Faithfulness:
     """Areas under curves of the answer's chance, in [0, 1]. `deletion`: cells are covered in the map's order, low is good;
     `insertion`: they are shown, high is good. `random`: the mean of insertion less deletion over random orders, and their
     deviation."""
@@ -68,7 +68,7 @@ class Faith:
 
 
 @dataclass(frozen=True)
-class Subject:
+class ExplainTarget:
     """One picture before a model. `batch`: it alone."""
 
     model: Model
@@ -81,27 +81,27 @@ class Subject:
         views, sizes = one.views.expand(count, -1), one.sizes.expand(count, -1)
         return self.model(Batch(images, targets, views, sizes, one.indices.expand(count)))
 
-    def asked(self, question: Question) -> Asked:
-        return Asked(
+    def asked(self, question: Question) -> ExplainRequest:
+        return ExplainRequest(
             self.batch.images,
             lambda images: question.score(self.output(images)),
             self.model.backbone,
         )
 
     @classmethod
-    def of(cls, predictor: Predictor, sample: Sample) -> Subject:
+    def of(cls, predictor: Predictor, sample: Sample) -> ExplainTarget:
         """Raises BrokenImage."""
-        pixels = Pixels(
+        pixels = ImageCache(
             predictor.model.backbone.input.size, predictor.model.task.framing, keep=True
         )
-        pictures = predictor.pictures([sample], pixels)
-        batch = next(iter(loader(pictures, Order(len(pictures), 1))))
+        pictures = predictor.dataset([sample], pixels)
+        batch = next(iter(make_loader(pictures, BatchSampler(len(pictures), 1))))
         return cls(predictor.model, batch.to(predictor.device))
 
     def pixels(self, side: int) -> np.ndarray:
         """(side, side, 3) uint8: the picture as the network sees it."""
         spec = self.model.backbone.input
-        return resized(as_pixels(self.batch.images, spec.mean, spec.std)[0], (side, side))
+        return resize(as_pixels(self.batch.images, spec.mean, spec.std)[0], (side, side))
 
     @torch.no_grad()
     def questions(self) -> list[Question]:
@@ -110,13 +110,13 @@ class Subject:
     @torch.no_grad()
     def chances(self, question: Question, images: Tensor) -> np.ndarray:
         parts = [
-            question.chance(self.output(images[part])) for part in even_parts(len(images), _AT_ONCE)
+            question.chance(self.output(images[part])) for part in even_slices(len(images), _AT_ONCE)
         ]
         return torch.cat(parts).float().cpu().numpy()
 
 
 @dataclass(frozen=True)
-class Described(Subject):
+class TextTarget(ExplainTarget):
     """One picture before sentences: how much more it is like each than like a picture of nothing, as the backbone embeds both."""
 
     sentences: tuple[str, ...] = ()
@@ -154,7 +154,7 @@ class Described(Subject):
         return Question(sentence, score, lambda output: score(output).sigmoid())
 
 
-def over(pixels: np.ndarray, map_: Tensor) -> np.ndarray:
+def overlay(pixels: np.ndarray, map_: Tensor) -> np.ndarray:
     """The map (h, w) laid over the picture (S, S, 3)."""
     wide = functional.interpolate(
         map_[None, None].detach().float().cpu(),
@@ -162,7 +162,7 @@ def over(pixels: np.ndarray, map_: Tensor) -> np.ndarray:
         mode="bilinear",
         align_corners=False,
     )
-    return overlay(pixels, wide[0, 0].numpy())
+    return heatmaps.overlay(pixels, wide[0, 0].numpy())
 
 
 def cells(map_: Tensor) -> np.ndarray:
@@ -179,7 +179,7 @@ def cells(map_: Tensor) -> np.ndarray:
 class Curves:
     """Deletion and insertion for one question; what random orders do is measured once."""
 
-    def __init__(self, subject: Subject, question: Question, seed: int = 0) -> None:
+    def __init__(self, subject: ExplainTarget, question: Question, seed: int = 0) -> None:
         self.subject, self.question = subject, question
         self.image = subject.batch.images
         self.blurred = _blurred(self.image)
@@ -188,8 +188,8 @@ class Curves:
         differences = [insertion - deletion for deletion, insertion in areas]
         self.random = float(np.mean(differences)), float(np.std(differences, ddof=1))
 
-    def faith(self, map_: Tensor) -> Faith:
-        return Faith(*self._areas(np.argsort(-cells(map_).ravel(), kind="stable")), self.random)
+    def faith(self, map_: Tensor) -> Faithfulness:
+        return Faithfulness(*self._areas(np.argsort(-cells(map_).ravel(), kind="stable")), self.random)
 
     def _areas(self, order: np.ndarray) -> tuple[float, float]:
         """Under deletion's curve, and under insertion's."""
@@ -217,7 +217,7 @@ def _blurred(image: Tensor) -> Tensor:
     return found
 
 
-def randomised(model: Model, seed: int = 0) -> Model:
+def randomize_weights(model: Model, seed: int = 0) -> Model:
     """A copy whose weights are noise, its statistics of batch normalisation included in what is kept: layers stay in scale."""
     found = copy.deepcopy(model)
     source = torch.Generator().manual_seed(seed)
@@ -230,8 +230,8 @@ def randomised(model: Model, seed: int = 0) -> Model:
     return found
 
 
-def sameness(
-    explainer: Explainer, subject: Subject, question: Question, map_: Tensor, other: Model
+def randomization_similarity(
+    explainer: Explainer, subject: ExplainTarget, question: Question, map_: Tensor, other: Model
 ) -> float:
     """Spearman's correlation of the map with that of a model with random weights, in [-1, 1]; 1: the weights do not matter."""
     theirs = explainer.explain(replace(subject, model=other).asked(question))

@@ -40,7 +40,7 @@ _UPRIGHT = {
 }
 
 
-def read(
+def read_image(
     source: Path | bytes, short_side: int | None = None, long_side: int | None = None
 ) -> tuple[np.ndarray, tuple[int, int]]:
     """The upright picture, (H, W, 3) uint8 RGB, and the (height, width) of the upright original.
@@ -53,7 +53,7 @@ def read(
         return _decoded(image, short_side, where)
 
 
-def size(source: Path | bytes) -> tuple[int, int]:
+def read_size(source: Path | bytes) -> tuple[int, int]:
     """The (height, width) that `read` would give, from the file's header: no pixel is decoded. Raises BrokenImage."""
     with _picture(source) as (image, _):
         file: IO[bytes] | None = getattr(image, "fp", None)
@@ -65,7 +65,7 @@ def size(source: Path | bytes) -> tuple[int, int]:
         return (width, height) if turned else (height, width)
 
 
-def read_index(source: Path | bytes) -> np.ndarray:
+def read_index_mask(source: Path | bytes) -> np.ndarray:
     """The numbers that a mask holds, (H, W) integers, upright: places in the palette, or grey values of 1, 8, 16 or 32 bits.
 
     Nothing is converted. A colour picture counts if its three channels are equal. Raises BrokenImage.
@@ -95,12 +95,12 @@ def read_index(source: Path | bytes) -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class Facts:
+class ImageHeader:
     """What the head of a file says. `size`: upright (height, width). `format`: JPEG, MPO, PNG, ...; `mode`: Pillow's word for its
     values (RGB, CMYK, P, I;16, F, ...). `deep`: 16 bits a channel. `several`: an animation or a document of more than one picture.
     `clear`: some of it is transparent, or may be. `turned`: EXIF turns or mirrors it."""
 
-    size: tuple[int, int]
+    read_size: tuple[int, int]
     format: str
     mode: str
     deep: bool
@@ -109,12 +109,12 @@ class Facts:
     turned: bool
 
 
-def facts(source: Path | bytes) -> Facts:
+def read_header(source: Path | bytes) -> ImageHeader:
     """What the head of a file says of its picture: no pixel is decoded, but where `size` must. Raises BrokenImage."""
-    upright = size(source)
+    upright = read_size(source)
     with _picture(source) as (image, _):
-        return Facts(
-            size=upright,
+        return ImageHeader(
+            read_size=upright,
             format=str(image.format),
             mode=image.mode,
             deep=";16" in image.mode
@@ -148,24 +148,24 @@ def thumbnail(pixels: np.ndarray, side: int) -> np.ndarray:
     return np.asarray(picture.resize(with_long_side(picture.size, side), Image.Resampling.BICUBIC))
 
 
-def write(pixels: np.ndarray, path: Path, told: Mapping[str, str] | None = None) -> None:
+def write_image(pixels: np.ndarray, path: Path, metadata: Mapping[str, str] | None = None) -> None:
     """(H, W, 3) uint8 as a file; its ending says the format. `told`: what a PNG says of itself, names and texts."""
     picture = Image.fromarray(pixels)
-    if not told:
+    if not metadata:
         picture.save(path)
         return
     notes = PngInfo()
-    for name, text in told.items():
+    for name, text in metadata.items():
         notes.add_itxt(name, text)
     picture.save(path, pnginfo=notes)
 
 
-def resized(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+def resize(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """(H, W, 3) uint8 or (H, W) -> `size`, (height, width); grey values in between are made for both."""
     return np.array(Image.fromarray(pixels).resize(size[::-1], Image.Resampling.BICUBIC))
 
 
-def jpeg(pixels: np.ndarray, quality: int) -> np.ndarray:
+def encode_jpeg(pixels: np.ndarray, quality: int) -> np.ndarray:
     """(H, W, 3) uint8 as it comes back from a JPEG file of this quality, 1 to 95."""
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, format="JPEG", quality=quality)

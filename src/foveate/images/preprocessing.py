@@ -11,7 +11,7 @@ from typing import Literal
 
 import numpy as np
 
-from foveate.images.codec import resized, with_long_side, with_short_side
+from foveate.images.codec import resize, with_long_side, with_short_side
 from foveate.predictions import Boxes, Regions
 from foveate.utils.rle import Runs, decoded, placed
 
@@ -22,7 +22,7 @@ SPARE = 2  # times the network's side: what a picture is reduced to at most, so 
 _STEP = 0.75  # of its side: how far a window is from the next at the most
 
 
-def sides_of(size: int, framing: Framing) -> tuple[int | None, int | None]:
+def resized_sides(size: int, framing: Framing) -> tuple[int | None, int | None]:
     """The short and the long side to which a picture is decoded for a network's square of `size`."""
     return {"crop": (size, None), "whole": (None, SPARE * size), "windows": (None, None)}[framing]
 
@@ -37,31 +37,31 @@ def view_of(size: tuple[int, ...], square: int, framing: Framing) -> View:
     return (width - side) / 2, (height - side) / 2, (width + side) / 2, (height + side) / 2
 
 
-def laid(size: tuple[int, int], square: int, framing: Framing) -> tuple[int, int]:
+def place_on_square(size: tuple[int, int], square: int, framing: Framing) -> tuple[int, int]:
     """The height and width that a decoded picture, or a window, has on a network's `square`."""
     if framing == "crop":
         return with_short_side(size, square)
     return with_long_side(size, square) if framing == "whole" else size
 
 
-def middle(height: int, width: int, side: int) -> tuple[int, int]:
+def center_crop_window(height: int, width: int, side: int) -> tuple[int, int]:
     """The upper left corner, (top, left), of the central square."""
     return round((height - side) / 2), round((width - side) / 2)
 
 
-def squared(pixels: np.ndarray, square: int, framing: Framing) -> np.ndarray:
+def to_square(pixels: np.ndarray, square: int, framing: Framing) -> np.ndarray:
     """(h, w, 3) uint8 as it was decoded, or a window -> (square, square, 3): the middle of it; or all of it in the upper left, on
     black."""
-    height, width = laid((pixels.shape[0], pixels.shape[1]), square, framing)
+    height, width = place_on_square((pixels.shape[0], pixels.shape[1]), square, framing)
     if (height, width) != pixels.shape[:2]:
-        pixels = resized(pixels, (height, width))
+        pixels = resize(pixels, (height, width))
     if framing == "crop":
-        top, left = middle(height, width, square)
+        top, left = center_crop_window(height, width, square)
         return pixels[top : top + square, left : left + square]
     return np.pad(pixels, ((0, square - height), (0, square - width), (0, 0)))
 
 
-def corners_of(size: tuple[int, ...], side: int) -> list[tuple[int, int]]:
+def tile_corners(size: tuple[int, ...], side: int) -> list[tuple[int, int]]:
     """The upper left corners, (x, y), of the windows of `side` that cover a picture; neighbours overlap by a quarter at least."""
     return [(x, y) for y in _starts(size[0], side) for x in _starts(size[1], side)]
 
@@ -75,7 +75,7 @@ def _starts(length: int, side: int) -> list[int]:
 # --- one answer of those to the windows of a picture, each with the (x, y) of its upper left corner
 
 
-def joined_regions(
+def merge_region_tiles(
     parts: Sequence[tuple[tuple[int, int], Regions]], size: tuple[int, int]
 ) -> Regions:
     """Every pixel from the window in whose middle it lies deepest: at their edges networks see least."""
@@ -87,7 +87,7 @@ def joined_regions(
         place = slice(y, y + height), slice(x, x + width)
         better = inner > depth[place]
         mask[place][better], depth[place][better] = seen[better], inner[better]
-    return Regions(mask).packed()
+    return Regions(mask).compressed()
 
 
 def _depth(height: int, width: int) -> np.ndarray:
@@ -98,7 +98,7 @@ def _depth(height: int, width: int) -> np.ndarray:
     ).astype(float)
 
 
-def joined_boxes(
+def merge_box_tiles(
     parts: Sequence[tuple[tuple[int, int], Boxes]], size: tuple[int, int], suppress: float
 ) -> Boxes:
     """The boxes of all windows, the surest first. Of an object that several windows see, whole or in part, the surest box

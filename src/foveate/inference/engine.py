@@ -9,39 +9,39 @@ from typing import Any
 
 import torch
 
-from foveate.data.dataset import Pictures, Windows
-from foveate.data.image_cache import Pixels
-from foveate.data.scan import Scanned, scan
-from foveate.data.transforms import evaluation
+from foveate.data.dataset import ImageDataset, TiledDataset
+from foveate.data.image_cache import ImageCache
+from foveate.data.scan import ScannedTable, scan
+from foveate.data.transforms import evaluation_transform
 from foveate.evaluation.metrics import Metric, metric_for
-from foveate.inference.microbatch import Portions
+from foveate.inference.microbatch import MicroBatcher
 from foveate.modeling.model import Model
-from foveate.modeling.tasks import PlaceTask
+from foveate.modeling.tasks import SpatialTask
 from foveate.recipe import DataRecipe
 from foveate.types import Batch, Features, Sample, Scores, Table
 from foveate.utils import console
-from foveate.utils.device import Way
+from foveate.utils.device import ComputeMode
 
 
 @dataclass
-class Answers:
+class BatchPredictions:
     """`predictions` in the order of the samples. `loss`: mean over the images that have a truth; nan when none has."""
 
     predictions: list[Any] = field(default_factory=list)
     loss: float = float("nan")
 
 
-def shown(model: Model, samples: Sequence[Sample], pixels: Pixels, seed: int) -> Pictures:
+def eval_dataset(model: Model, samples: Sequence[Sample], cache: ImageCache, seed: int) -> ImageDataset:
     """Samples as the model sees them when it answers."""
     spec, task = model.backbone.input, model.task
-    transform = evaluation(spec, task.framing)
-    if isinstance(task, PlaceTask) and task.framing == "windows":
-        return Windows(samples, pixels, transform, task.encode, seed, spec.size, task.join)
-    return Pictures(samples, pixels, transform, task.encode, seed)
+    transform = evaluation_transform(spec, task.framing)
+    if isinstance(task, SpatialTask) and task.framing == "windows":
+        return TiledDataset(samples, cache, transform, task.encode, seed, spec.size, task.merge_tiles)
+    return ImageDataset(samples, cache, transform, task.encode, seed)
 
 
 @contextmanager
-def pooled_of(
+def collect_pooled(
     model: Model, read: Callable[[Features], torch.Tensor | None] = lambda found: found.pooled
 ) -> Iterator[list[torch.Tensor]]:
     """A list that takes up the pooled features, (B, D) on the CPU, of whatever the backbone is asked meanwhile, where they are
@@ -67,22 +67,22 @@ def pooled_of(
 
 
 @torch.inference_mode()
-def answers(
+def predict_dataset(
     model: Model,
-    pictures: Pictures,
+    dataset: ImageDataset,
     batches: Iterable[Batch],
     device: torch.device,
-    way: Way,
+    mode: ComputeMode,
     advance: Callable[[int], None] = lambda count: None,
-) -> Answers:
+) -> BatchPredictions:
     """Runs the model over the `batches` of all `pictures`, in eval mode; the answers are decoded on the CPU in fp32."""
     was_training = model.training
     model.eval()
-    found, total, count, portions = Answers(), 0.0, 0, Portions()
+    found, total, count, portions = BatchPredictions(), 0.0, 0, MicroBatcher()
 
     def asked(part: Batch) -> tuple[Batch, Any]:
-        part = part.to(device, memory_format=way.layout)
-        with way.autocast(device):
+        part = part.to(device, memory_format=mode.memory_format)
+        with mode.autocast(device):
             return part, model(part)
 
     for batch in batches:
@@ -93,31 +93,31 @@ def answers(
                 count += len(part)
             advance(len(part))
     model.train(was_training)
-    if len(found.predictions) == len(pictures):  # fewer when it was asked to stop
-        found.predictions = pictures.joined(found.predictions)
+    if len(found.predictions) == len(dataset):  # fewer when it was asked to stop
+        found.predictions = dataset.merge_predictions(found.predictions)
     found.loss = total / count if count else float("nan")
     return found
 
 
-def judged(
+def score_predictions(
     predictions: Iterable[Any], samples: Iterable[Sample], model: Model, multilabel: bool
 ) -> Metric:
     """The metric that reads this task's answers, told of every sample that has a truth."""
-    metric = metric_for(model.task.answer, model.task.classes, multilabel)
+    metric = metric_for(model.task.prediction_type, model.task.classes, multilabel)
     for prediction, sample in zip(predictions, samples, strict=True):
-        if sample.truth is not None:
-            metric.update(prediction, sample.truth)
+        if sample.target is not None:
+            metric.update(prediction, sample.target)
     return metric
 
 
-def scored(
+def compute_scores(
     predictions: Iterable[Any], samples: Iterable[Sample], model: Model, multilabel: bool
 ) -> Scores:
     """What that metric says."""
-    return judged(predictions, samples, model, multilabel).compute()
+    return score_predictions(predictions, samples, model, multilabel).compute()
 
 
-def scanned_aloud(table: Table, model: Model, recipe: DataRecipe) -> Scanned:
+def scan_with_progress(table: Table, model: Model, recipe: DataRecipe) -> ScannedTable:
     """The pictures that can be read, as the model sees them; those that cannot are named."""
     with console.progress(len(table.samples), "read") as bar:
         scanned = scan(

@@ -17,34 +17,34 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from foveate.data.dataset import Pictures
-from foveate.data.image_cache import Pixels
-from foveate.data.loading import Order, loader
-from foveate.data.scan import Scanned
-from foveate.data.transforms import evaluation
+from foveate.data.dataset import ImageDataset
+from foveate.data.image_cache import ImageCache
+from foveate.data.loading import BatchSampler, make_loader
+from foveate.data.scan import ScannedTable
+from foveate.data.transforms import evaluation_transform
 from foveate.images.preprocessing import Framing
-from foveate.inference.engine import shown
-from foveate.inference.microbatch import Portions
+from foveate.inference.engine import eval_dataset
+from foveate.inference.microbatch import MicroBatcher
 from foveate.modeling.backbones import Backbone
 from foveate.modeling.model import Model
-from foveate.modeling.weights import fingerprint
+from foveate.modeling.weights import weights_fingerprint
 from foveate.recipe import Recipe
 from foveate.types import Batch, Provides, Sample
-from foveate.utils.device import Way
+from foveate.utils.device import ComputeMode
 from foveate.utils.files import cache_folder
 
 _AT_ONCE = 64
 _VERSION = 3  # of what is computed; a change of the decoder, the evaluation transform or what a head describes raises it
 
 
-def described(
+def head_features(
     model: Model,
-    pictures: Pictures,
+    pictures: ImageDataset,
     hashes: Sequence[str],
     *,
     batch_size: int,
     device: torch.device,
-    way: Way,
+    way: ComputeMode,
     advance: Callable[[int], None] = lambda count: None,
 ) -> Tensor:
     """(N, D) float32 on the CPU: what the model's head makes of its backbone's features before it weighs them, for the
@@ -61,20 +61,20 @@ def described(
 
 
 @torch.inference_mode()
-def pooled(
+def pooled_features(
     backbone: Backbone,
     samples: Sequence[Sample],
-    pixels: Pixels,
+    pixels: ImageCache,
     framing: Framing,
     device: torch.device,
     advance: Callable[[int], None] = lambda count: None,
 ) -> Tensor:
     """(N, D) float32 on the CPU: the vectors of pictures that can be read, by a backbone in eval mode on the device."""
-    pictures = Pictures(
-        samples, pixels, evaluation(backbone.input, framing), lambda truth, size: {}, 0
+    pictures = ImageDataset(
+        samples, pixels, evaluation_transform(backbone.input, framing), lambda truth, size: {}, 0
     )
     found = []
-    for batch in loader(pictures, Order(len(samples), _AT_ONCE)):
+    for batch in make_loader(pictures, BatchSampler(len(samples), _AT_ONCE)):
         vectors = backbone(batch.to(device).images, {Provides.POOLED}).pooled
         assert vectors is not None
         found.append(vectors.float().cpu())
@@ -84,42 +84,42 @@ def pooled(
 
 def _computed(
     model: Model,
-    pictures: Pictures,
+    pictures: ImageDataset,
     batch_size: int,
     device: torch.device,
-    way: Way,
+    way: ComputeMode,
     advance: Callable[[int], None],
 ) -> Tensor:
     # before inference mode begins: weights that are moved in it could not be trained afterwards
-    model.eval().to(device=device, memory_format=way.layout)  # type: ignore[call-overload]
-    found, portions = [], Portions()
+    model.eval().to(device=device, memory_format=way.memory_format)  # type: ignore[call-overload]
+    found, portions = [], MicroBatcher()
 
     def described(part: Batch) -> Tensor:
         features = model.backbone(
-            part.to(device, memory_format=way.layout).images, model.task.needs
+            part.to(device, memory_format=way.memory_format).images, model.task.needs
         )
         # one image's maps stay in a processor's caches: it takes half the time; a GPU is better off with all at once
         parts = (
-            [features.one(place) for place in range(len(part))]
+            [features.of_image(place) for place in range(len(part))]
             if device.type == "cpu"
             else [features]
         )
         return torch.cat([model.head.describe(each) for each in parts]).float().cpu()  # type: ignore[operator]
 
     with torch.inference_mode(), way.autocast(device):
-        for batch in loader(pictures, Order(len(pictures), batch_size)):
+        for batch in make_loader(pictures, BatchSampler(len(pictures), batch_size)):
             for part, features in portions.each(batch, described):
                 found.append(features)
                 advance(len(part))
     return torch.cat(found)
 
 
-def _name(model: Model, hashes: Sequence[str], way: Way) -> str:
+def _name(model: Model, hashes: Sequence[str], way: ComputeMode) -> str:
     backbone = model.backbone
     seen = f"{backbone.input} {sorted(need.value for need in model.task.needs)} {type(model.head).__name__}"
     seen += " bf16" if way.precision == "bf16" else ""
     digest = hashlib.blake2b(
-        f"{_VERSION} {seen} {torch.__version__} {fingerprint(backbone.state_dict())}".encode(),
+        f"{_VERSION} {seen} {torch.__version__} {weights_fingerprint(backbone.state_dict())}".encode(),
         digest_size=16,
     )
     digest.update("\n".join(hashes).encode())
@@ -147,21 +147,21 @@ def _keep(file: Path, features: Tensor) -> None:
             aside.unlink()
 
 
-def features_of(
+def backbone_features(
     model: Model,
-    scanned: Scanned,
+    scanned: ScannedTable,
     recipe: Recipe,
     device: torch.device,
     advance: Callable[[int], None] = lambda count: None,
 ) -> np.ndarray:
     """(N, D) float32 of the scanned pictures; from the cache where they are known."""
-    found = described(
+    found = head_features(
         model,
-        shown(model, scanned.table.samples, scanned.pixels, recipe.seed),
+        eval_dataset(model, scanned.table.samples, scanned.pixels, recipe.seed),
         scanned.hashes,
         batch_size=recipe.training.batch_size,
         device=device,
-        way=Way("fp32", bool(recipe.training.channels_last)),
+        way=ComputeMode("fp32", bool(recipe.training.channels_last)),
         advance=advance,
     )
     return found.numpy()

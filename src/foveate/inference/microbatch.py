@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 
-from foveate.data.loading import even_parts
+from foveate.data.loading import even_slices
 from foveate.types import Batch
 from foveate.utils import console
 from foveate.utils.memory import exhausted, release
@@ -13,24 +13,24 @@ from foveate.utils.memory import exhausted, release
 T = TypeVar("T")
 
 
-class Portions:
+class MicroBatcher:
     """`most`: images at once; None = as many as come. `told`: is given each new number, and the one that was too large."""
 
     def __init__(
         self, most: int | None = None, told: Callable[[int, int], None] | None = None
     ) -> None:
-        self.most, self.told = most, told or _said
+        self.max_images, self.told = most, told or _said
 
     def of(self, count: int) -> list[slice]:
         """`count` images in portions of about one size."""
-        return even_parts(count, self.most or max(1, count))
+        return even_slices(count, self.max_images or max(1, count))
 
     def halve(self, error: Exception, count: int) -> None:
         """After a portion of `count` images took too much. Raises the error where that was not it, or one image is too much."""
         if count < 2 or not exhausted(error):
             raise error
-        self.most = count // 2
-        self.told(self.most, count)
+        self.max_images = count // 2
+        self.told(self.max_images, count)
         release()
 
     def each(self, batch: Batch, work: Callable[[Batch], T]) -> Iterator[tuple[Batch, T]]:
@@ -38,7 +38,7 @@ class Portions:
         start = 0
         while start < len(batch):
             place = self.of(len(batch) - start)[0]
-            part = batch.part(slice(start, start + place.stop))
+            part = batch.subset(slice(start, start + place.stop))
             try:
                 found = work(part)
             except Exception as error:

@@ -9,20 +9,20 @@ from typing import Any
 
 import torch
 
-from foveate.data.dataset import Pictures
-from foveate.data.image_cache import Pixels
-from foveate.data.loading import Order, loader
-from foveate.data.scan import broken
+from foveate.data.dataset import ImageDataset
+from foveate.data.image_cache import ImageCache
+from foveate.data.loading import BatchSampler, make_loader
+from foveate.data.scan import unreadable
 from foveate.errors import RunError, UsageError
-from foveate.evaluation.calibration import COVERAGE, RISK, Calibration, Familiar
-from foveate.inference.engine import Answers, answers, pooled_of, shown
-from foveate.modeling.model import Model, build
-from foveate.modeling.weights import fingerprint, read_tensors
-from foveate.predictions import Answer, Boxes, Labels
+from foveate.evaluation.calibration import COVERAGE, RISK, Calibration, FeatureSpace
+from foveate.inference.engine import BatchPredictions, collect_pooled, eval_dataset, predict_dataset
+from foveate.modeling.model import Model, build_model
+from foveate.modeling.weights import read_tensors, weights_fingerprint
+from foveate.predictions import Boxes, ImageResult, Labels
 from foveate.recipe import Recipe
-from foveate.run.folder import ADAPTED, CALIBRATION, FAMILIAR, Run
+from foveate.run.folder import ADAPTED_FILE, CALIBRATION_FILE, FEATURE_SPACE_FILE, Run
 from foveate.types import Batch, Sample
-from foveate.utils.device import Way, device_of
+from foveate.utils.device import ComputeMode, resolve_device
 from foveate.utils.paths import printable
 
 
@@ -36,38 +36,38 @@ class Predictor:
         self.classes = model.task.classes
         self.multilabel = bool(recipe.task.settings.get("multilabel"))
         self.threshold = float(run.outcome().get("threshold") or 0.0)
-        self.way = Way("fp32", bool(recipe.training.channels_last))
-        self.model.to(device=device, memory_format=self.way.layout)  # type: ignore[call-overload]
+        self.way = ComputeMode("fp32", bool(recipe.training.channels_last))
+        self.model.to(device=device, memory_format=self.way.memory_format)  # type: ignore[call-overload]
         self.coverage, self.risk = COVERAGE, RISK
         self.calibration = _calibration(run)
 
-    def pictures(self, samples: Sequence[Sample], pixels: Pixels) -> Pictures:
+    def dataset(self, samples: Sequence[Sample], pixels: ImageCache) -> ImageDataset:
         """Samples as this run's network sees them."""
-        return shown(self.model, samples, pixels, self.recipe.seed)
+        return eval_dataset(self.model, samples, pixels, self.recipe.seed)
 
-    def answers(
+    def predict_samples(
         self,
         samples: Sequence[Sample],
-        pixels: Pixels,
+        pixels: ImageCache,
         advance: Callable[[int], None] = lambda count: None,
-    ) -> Answers:
+    ) -> BatchPredictions:
         """Answers in the order of the samples; every picture must be readable."""
-        pictures = self.pictures(samples, pixels)
-        return self.answered(
+        pictures = self.dataset(samples, pixels)
+        return self.predict_dataset(
             pictures,
-            loader(pictures, Order(len(pictures), self.recipe.training.batch_size)),
+            make_loader(pictures, BatchSampler(len(pictures), self.recipe.training.batch_size)),
             advance,
         )
 
-    def answered(
+    def predict_dataset(
         self,
-        pictures: Pictures,
+        pictures: ImageDataset,
         batches: Iterable[Batch],
         advance: Callable[[int], None] = lambda count: None,
-    ) -> Answers:
+    ) -> BatchPredictions:
         """The same for the `batches` of all `pictures`."""
-        with pooled_of(self.model) as seen:
-            found = answers(self.model, pictures, batches, self.device, self.way, advance)
+        with collect_pooled(self.model) as seen:
+            found = predict_dataset(self.model, pictures, batches, self.device, self.way, advance)
         if self.calibration is not None and found.predictions:
             features = torch.cat(seen).numpy()
             found.predictions = self.calibration.told(
@@ -75,35 +75,35 @@ class Predictor:
             )
         return found
 
-    def sure(self, prediction: Any) -> Any:
+    def with_uncertainty(self, prediction: Any) -> Any:
         """The answer without the boxes below the threshold that was best on the validation images."""
         if not isinstance(prediction, Boxes) or prediction.scores is None:
             return prediction
-        return prediction.chosen(prediction.scores >= self.threshold)
+        return prediction.select(prediction.scores >= self.threshold)
 
     def predict(
         self, paths: Iterable[Path], *, strict: bool = False, batch_size: int = 32
-    ) -> Iterator[Answer]:
+    ) -> Iterator[ImageResult]:
         """An answer for each picture, in order. A broken one is answered with its error, or raised when strict."""
         waiting = iter(paths)
         while chunk := list(islice(waiting, batch_size)):
             yield from self._chunk(chunk, strict)
 
-    def _chunk(self, paths: list[Path], strict: bool) -> Iterator[Answer]:
+    def _chunk(self, paths: list[Path], strict: bool) -> Iterator[ImageResult]:
         samples = [Sample(path, printable(path)) for path in dict.fromkeys(paths)]
-        pixels = Pixels(self.model.backbone.input.size, self.model.task.framing, keep=True)
-        found = broken(samples, pixels, strict)
+        pixels = ImageCache(self.model.backbone.input.size, self.model.task.framing, keep=True)
+        found = unreadable(samples, pixels, strict)
         errors = {path: error.brief for path, error in found.items()}
         whole = [sample for sample in samples if sample.path not in errors]
-        answered = map(self.sure, self.answers(whole, pixels).predictions)
+        answered = map(self.with_uncertainty, self.predict_samples(whole, pixels).predictions)
         told = dict(zip((sample.path for sample in whole), answered, strict=True))
         for path in paths:
-            yield Answer(
+            yield ImageResult(
                 printable(path), told.get(path), errors.get(path), self.classes, self.multilabel
             )
 
 
-def load(run: Path | str, device: str = "auto", merge: bool = True) -> Predictor:
+def load_predictor(run: Path | str, device: str = "auto", merge: bool = True) -> Predictor:
     """The predictor of a finished run. `merge`: whether added parameters are folded in; of an adapted run they always are.
 
     Raises UsageError when there is no run, RunError when it is unfinished, damaged, or when the backbone's frozen weights are
@@ -111,33 +111,33 @@ def load(run: Path | str, device: str = "auto", merge: bool = True) -> Predictor
     """
     opened = Run.open(Path(run))
     outcome = opened.outcome()
-    if opened.pretrained:
+    if opened.is_pretraining:
         hint = f"foveate fit DATA --backbone {opened.folder}"
         raise UsageError(
             "this run is a backbone, and answers nothing yet", where=opened.folder, hint=hint
         )
-    opened.check()
+    opened.verify()
     recipe, classes = opened.recipe(), opened.classes()
-    model = build(recipe, classes, weights=None if outcome["frozen"] else "none")
-    if outcome["frozen"] and fingerprint(model.frozen()) != outcome["frozen"]:
+    model = build_model(recipe, classes, weights=None if outcome["frozen"] else "none")
+    if outcome["frozen"] and weights_fingerprint(model.frozen_tensors()) != outcome["frozen"]:
         raise other_weights(opened, model)
-    model.put(read_tensors(opened.folder / "model.safetensors", own=True))
-    if not model.tuning.unmergeable and (merge or opened.adapted()):
+    model.load_tensors(read_tensors(opened.folder / "model.safetensors", own=True))
+    if not model.tuning.unmergeable and (merge or opened.adaptation()):
         model.merge()
-    if opened.adapted():
-        model.adjust(read_tensors(opened.folder / ADAPTED, own=True))
-    return Predictor(opened, recipe, model, device_of(device))
+    if opened.adaptation():
+        model.adjust(read_tensors(opened.folder / ADAPTED_FILE, own=True))
+    return Predictor(opened, recipe, model, resolve_device(device))
 
 
 def _calibration(run: Run) -> Calibration | None:
     """None where there is none, and where the network was adapted afterwards: its answers are others now."""
-    if run.adapted() or not (run.folder / CALIBRATION).is_file():
+    if run.adaptation() or not (run.folder / CALIBRATION_FILE).is_file():
         return None
     known = {
         name: tensor.float().numpy()
-        for name, tensor in read_tensors(run.folder / FAMILIAR, own=True).items()
+        for name, tensor in read_tensors(run.folder / FEATURE_SPACE_FILE, own=True).items()
     }
-    return Calibration.of(run.read_json(CALIBRATION), Familiar(**known))
+    return Calibration.of(run.read_json(CALIBRATION_FILE), FeatureSpace(**known))
 
 
 def other_weights(run: Run, model: Model) -> RunError:

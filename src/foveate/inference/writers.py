@@ -15,13 +15,13 @@ import numpy as np
 from foveate.errors import UsageError
 from foveate.images import codec as images
 from foveate.images.drawing import drawn
-from foveate.predictions import Answer, Boxes, Regions
+from foveate.predictions import Boxes, ImageResult, Regions
 from foveate.utils import console
 from foveate.utils.files import refuse_taken, written_aside
 from foveate.utils.rle import area, encoded
 
 _COLUMNS = ["path", "answer", "confidence", "scores", "set", "abstain", "ood", "error"]
-Named = list[tuple[str, Answer]]
+Named = list[tuple[str, ImageResult]]
 """(a name that no other picture has, the answer)"""
 
 
@@ -38,7 +38,7 @@ class Counted:
             yield row
 
 
-def written(answers: Iterable[Answer], form: str, out: Path | None) -> Counted:
+def write_stream(answers: Iterable[ImageResult], form: str, out: Path | None) -> Counted:
     """Writes answers as JSON lines or CSV to stdout as they come, or to the file `out` complete or not at all; in one of FORMS into
     the folder `out`. Raises UsageError as `save` does, and when a folder has no name."""
     if form not in FORMS:
@@ -52,7 +52,7 @@ def written(answers: Iterable[Answer], form: str, out: Path | None) -> Counted:
         return counted
     if out is None:
         raise UsageError(f"--format {form} writes a folder", hint=f"--out FOLDER --format {form}")
-    counted = Counted(answer.row() for answer in save(answers, form, out))
+    counted = Counted(answer.row() for answer in write_folder(answers, form, out))
     console.say(f"{len(list(counted)) - counted.errors} answers in {out}")
     return counted
 
@@ -84,7 +84,7 @@ def _write_lines(lines: Iterable[str], out: Path | None) -> None:
         file.writelines(f"{line}\n" for line in lines)
 
 
-def save(answers: Iterable[Answer], form: str, folder: Path) -> list[Answer]:
+def write_folder(answers: Iterable[ImageResult], form: str, folder: Path) -> list[ImageResult]:
     """Writes the answers into a new folder, in one of FORMS; gives them back. Pictures that could not be read are left out.
 
     Raises UsageError when the folder is taken, or when the answers are of a kind that this form does not hold.
@@ -103,11 +103,11 @@ def save(answers: Iterable[Answer], form: str, folder: Path) -> list[Answer]:
     return found
 
 
-def _fits(answers: list[Answer], kinds: tuple[type, ...]) -> bool:
+def _fits(answers: list[ImageResult], kinds: tuple[type, ...]) -> bool:
     return all(isinstance(answer.prediction, kinds) for answer in answers)
 
 
-def _named(answers: list[Answer]) -> Named:
+def _named(answers: list[ImageResult]) -> Named:
     """Each picture's own stem, with a number where two have the same."""
     taken: set[str] = set()
     found = []
@@ -124,8 +124,8 @@ def _named(answers: list[Answer]) -> Named:
 
 def _pictures(named: Named, folder: Path, classes: tuple[str, ...]) -> None:
     for name, answer in named:
-        images.write(
-            drawn(images.read(Path(answer.path))[0], answer.prediction, classes),
+        images.write_image(
+            drawn(images.read_image(Path(answer.path))[0], answer.prediction, classes),
             folder / f"{name}.jpg",
         )
 
@@ -134,14 +134,14 @@ def _masks(named: Named, folder: Path, classes: tuple[str, ...]) -> None:
     """A PNG a picture, whose values are places in classes.txt."""
     kind = np.uint8 if len(classes) <= 256 else np.uint16
     for name, answer in named:
-        images.write(answer.prediction.mask.astype(kind), folder / f"{name}.png")
+        images.write_image(answer.prediction.mask.astype(kind), folder / f"{name}.png")
     _write_classes(folder, classes)
 
 
 def _yolo(named: Named, folder: Path, classes: tuple[str, ...]) -> None:
     """A text file a picture: class, middle, width and height as shares of the picture's, score."""
     for name, answer in named:
-        height, width = images.size(Path(answer.path))
+        height, width = images.read_size(Path(answer.path))
         boxes: Boxes = answer.prediction
         lines = [
             f"{classes.index(word)} {(x0 + x1) / 2 / width:.6f} {(y0 + y1) / 2 / height:.6f} {(x1 - x0) / width:.6f} "
@@ -158,7 +158,7 @@ def _coco(named: Named, folder: Path, classes: tuple[str, ...]) -> None:
     """predictions.json: images, categories and annotations with scores; masks as run lengths, those of regions a class each."""
     pictures, found = [], list[dict[str, Any]]()
     for number, (_, answer) in enumerate(named, start=1):
-        height, width = images.size(Path(answer.path))
+        height, width = images.read_size(Path(answer.path))
         pictures.append({"id": number, "file_name": answer.path, "height": height, "width": width})
         rows = (_box_rows if isinstance(answer.prediction, Boxes) else _mask_rows)(
             answer.prediction, classes

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from foveate.errors import UnknownName, UsageError
-from foveate.modeling.backbones import Painter, Said
+from foveate.modeling.backbones import Conditioning, DiffusionBackbone
 from foveate.modeling.tokenizer import END, UNKNOWN, Words
 
 _HIGHEST = 0.98  # time of the first look, where painters that divide by what is left of the picture still can
@@ -41,7 +41,7 @@ class Reader(nn.Module):
         self.table = nn.Embedding(vocabulary.size, width)
         self.places = nn.Parameter(0.02 * torch.randn(most + 1, width))
 
-    def forward(self, sentences: Sequence[str]) -> Said:
+    def forward(self, sentences: Sequence[str]) -> Conditioning:
         """An empty sentence is its end alone."""
         where = self.places.device
         numbers = [
@@ -51,7 +51,7 @@ class Reader(nn.Module):
         padded = pad_sequence(numbers, True, END)
         lengths = torch.tensor([len(each) for each in numbers], device=where)
         there = torch.arange(padded.shape[1], device=where) < lengths[:, None]
-        return Said(self.table(padded) + self.places[: padded.shape[1]], there)
+        return Conditioning(self.table(padded) + self.places[: padded.shape[1]], there)
 
     def refuse_unknown(self, sentence: str) -> None:
         """Raises UnknownName for a name, or a sentence of names alone, that was not learnt, UsageError for one that is too long."""
@@ -79,8 +79,8 @@ class Ground:
 
 @torch.inference_mode()
 def painted(
-    painter: Painter,
-    read: Callable[[Sequence[str]], Said],
+    painter: DiffusionBackbone,
+    read: Callable[[Sequence[str]], Conditioning],
     sentences: Sequence[str],
     seeds: Sequence[int],
     steps: int,
@@ -110,20 +110,20 @@ def painted(
     seen = (
         noise
         if ground is None or ground.begin >= 1
-        else painter.mixed(ground.clean, noise, _all(times[0], noise))
+        else painter.add_noise(ground.clean, noise, _all(times[0], noise))
     )
     for time, after in pairwise(times):
         now = _all(time, noise)
-        answer = painter.answer(seen, now, said)
+        answer = painter.denoise(seen, now, said)
         if empty is not None:
-            nothing = painter.answer(seen, now, empty)
+            nothing = painter.denoise(seen, now, empty)
             answer = nothing + guidance * (answer - nothing)
-        seen = painter.mixed(*painter.parted(seen, answer, now), _all(after, noise))
+        seen = painter.add_noise(*painter.predict_x0_eps(seen, answer, now), _all(after, noise))
         if ground is not None and ground.open is not None:
-            kept = painter.mixed(ground.clean, noise, _all(after, noise))
+            kept = painter.add_noise(ground.clean, noise, _all(after, noise))
             seen = kept + ground.open * (seen - kept)
         advance(1)
-    return painter.unpacked(seen)
+    return painter.decode(seen)
 
 
 def _all(time: float, like: Tensor) -> Tensor:

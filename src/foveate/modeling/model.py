@@ -25,7 +25,7 @@ class Model(nn.Module):
         self.backbone, self.head = backbone, task.head(backbone)
         self.task, self.tuning, self.keep_norms = task, tuning, keep_norms
         tuning.apply(self)
-        task.begin(backbone, self.head)
+        task.prepare(backbone, self.head)
         self._changing = frozenset(self._may_change())
 
     def forward(self, batch: Batch) -> Any:
@@ -50,22 +50,22 @@ class Model(nn.Module):
     def multilabel(self) -> bool:
         return bool(getattr(self.task.settings, "multilabel", False))
 
-    def changed(self) -> dict[str, Tensor]:
+    def trained_tensors(self) -> dict[str, Tensor]:
         """The tensors that training may move: parameters with gradients, buffers of live modules, and the whole head."""
         return {
             name: tensor for name, tensor in self.state_dict().items() if name in self._changing
         }
 
-    def frozen(self) -> dict[str, Tensor]:
+    def frozen_tensors(self) -> dict[str, Tensor]:
         """All other tensors: they come with the backbone's weights."""
         return {
             name: tensor for name, tensor in self.state_dict().items() if name not in self._changing
         }
 
-    def put(self, tensors: dict[str, Tensor]) -> None:
+    def load_tensors(self, tensors: dict[str, Tensor]) -> None:
         """Copies what `changed` gave; raises WeightsError when a tensor is missing, unknown or of another shape."""
-        self.tuning.expect(self, tensors)
-        own = self.changed()
+        self.tuning.prepare_for_tensors(self, tensors)
+        own = self.trained_tensors()
         odd = sorted(own.keys() ^ tensors.keys()) or [
             name for name in own if own[name].shape != tensors[name].shape
         ]
@@ -111,7 +111,7 @@ class Model(nn.Module):
                 yield name
 
 
-def build(recipe: Recipe, classes: tuple[str, ...], *, weights: str | None = None) -> Model:
+def build_model(recipe: Recipe, classes: tuple[str, ...], *, weights: str | None = None) -> Model:
     """The model that a settled recipe describes, on the CPU, in eval mode; new parameters are drawn with the recipe's seed.
 
     `weights` replaces the recipe's. Raises UnknownName, UsageError (a pair that does not fit) and WeightsError.

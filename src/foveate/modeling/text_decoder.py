@@ -147,19 +147,19 @@ class OwnWriter(nn.Module):
     def teach(self, memory: Tensor, numbers: Tensor) -> Tensor:
         """As Writer's."""
         opening = torch.tensor(self.opening, device=memory.device).expand(len(memory), -1)
-        said: Tensor = self._whose[0].say(
+        said: Tensor = self._whose[0].next_token_logits(
             memory, torch.cat([opening, numbers[:, :-1].clamp(min=0)], 1)
         )
         return said[:, len(self.opening) - 1 :]
 
     def write(self, memory: Tensor, most: int, beams: int) -> Found:
-        found: Found = self._whose[0].search(memory.float(), self.opening, most, beams)
+        found: Found = self._whose[0].generate(memory.float(), self.opening, most, beams)
         return found
 
     def looks(self, memory: Tensor, numbers: list[int]) -> Tensor:
         """As Writer's: of the tokens that lie in the grid."""
         side = math.isqrt(memory.shape[1])
-        seen: Tensor = self._whose[0].looks(memory.float(), [*self.opening, *numbers[:-1]])
+        seen: Tensor = self._whose[0].attention_maps(memory.float(), [*self.opening, *numbers[:-1]])
         pictured = seen[len(self.opening) - 1 :, -side * side :]
         return pictured / pictured.sum(1, keepdim=True).clamp(min=1e-9)
 

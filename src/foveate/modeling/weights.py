@@ -129,7 +129,7 @@ def _unwrapped(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return tensors
 
 
-def fill(
+def load_into(
     network: nn.Module, tensors: Mapping[str, Tensor], where: object, spare: tuple[str, ...] = ()
 ) -> None:
     """Copies `tensors` into the network by name; every tensor of the network must be there with its shape.
@@ -172,7 +172,7 @@ def _shapes(name: str, own: Mapping[str, Tensor], tensors: Mapping[str, Tensor])
     )
 
 
-def fingerprint(tensors: Mapping[str, Tensor]) -> str:
+def weights_fingerprint(tensors: Mapping[str, Tensor]) -> str:
     """A hash of names, types, shapes and bytes, hexadecimal: equal exactly when the tensors are equal."""
     digest = hashlib.blake2b(digest_size=16)
     for name in sorted(tensors):

@@ -47,11 +47,12 @@ from foveate.utils.files import (
     unwritten,
     written_aside,
 )
+from foveate.utils.invocation import current_invocation
 
 _TOLD = ("foveate", "torch", "torchvision", "timm", "peft", "scikit-learn", "numpy", "pillow")
-ADAPTED, BACKBONE = "adapted.safetensors", "backbone.safetensors"
-CALIBRATION, FAMILIAR = "calibration.json", "familiar.safetensors"
-_SUMMED = (*FIXED, "model.safetensors", ADAPTED, BACKBONE, CALIBRATION, FAMILIAR)
+ADAPTED_FILE, BACKBONE_FILE = "adapted.safetensors", "backbone.safetensors"
+CALIBRATION_FILE, FEATURE_SPACE_FILE = "calibration.json", "familiar.safetensors"
+_SUMMED = (*FIXED, "model.safetensors", ADAPTED_FILE, BACKBONE_FILE, CALIBRATION_FILE, FEATURE_SPACE_FILE)
 _OUTCOME = "finished.json"
 _COLUMNS = ("path", "split", "group", "label", "sha256")
 SplitRow = dict[str, str]
@@ -67,13 +68,13 @@ class Run:
     @classmethod
     def create(cls, folder: Path | None, name: str) -> Run:
         """A new folder: the one asked for, or runs/NAME-1, -2, ...; raises UsageError when it holds something already."""
-        cls.refuse_taken(folder)
+        cls.require_free(folder)
         folder = folder or numbered(Path("runs"), f"{name}-")
         made(folder)
         return cls(folder)
 
     @staticmethod
-    def refuse_taken(folder: Path | None) -> None:
+    def require_free(folder: Path | None) -> None:
         """Raises UsageError when there is something at the path already."""
         if folder is not None:
             hint = f"--resume {folder} to go on with it, or name another folder"
@@ -102,7 +103,7 @@ class Run:
         return (self.folder / "finished.json").is_file()
 
     @property
-    def trained(self) -> bool:
+    def has_checkpoint(self) -> bool:
         """Whether a training has saved something to go on from."""
         return bool(checkpoint_folders(self.folder))
 
@@ -122,39 +123,39 @@ class Run:
             raise self._damaged(_OUTCOME)
         return found
 
-    def adapted(self) -> dict[str, Any]:
+    def adaptation(self) -> dict[str, Any]:
         """How, and for which images, the finished network was adapted afterwards; nothing where it was not."""
         return (
             dict(self.read_json("adapted.json")) if (self.folder / "adapted.json").is_file() else {}
         )
 
-    def refuse_as_start(self) -> None:
+    def require_continuable(self) -> None:
         """Raises UsageError for a run that nothing can go on from: one that was adapted, for what was learnt is in the run that it
         was made from; and a pre-training, which has no answers to go on with."""
-        what, about = "nothing goes on from this run", self.adapted()
+        what, about = "nothing goes on from this run", self.adaptation()
         if about:
             why = "it was adapted to images from elsewhere, without labels"
             hint = f"name the run that it was made from: {about['run']}"
             raise UsageError(what, where=self.folder, why=why, hint=hint)
-        if self.pretrained:
+        if self.is_pretraining:
             hint = f"foveate fit DATA --backbone {self.folder}"
             raise UsageError(
                 what, where=self.folder, why="it is a backbone, and answers nothing yet", hint=hint
             )
 
-    def carry_over(self, first: Run, command: str) -> None:
+    def carry_over(self, first: Run) -> None:
         """Takes over what a run that is made from another one has in common with it; recipe and weights are still to come."""
         self.write_json("classes.json", list(first.classes()))
         self.write_splits(first.splits())
-        self.write_json("environment.json", environment(command))
+        self.write_json("environment.json", environment())
         self.write_json("choices.json", first.read_json("choices.json"))
 
     @property
-    def pretrained(self) -> bool:
+    def is_pretraining(self) -> bool:
         """Whether it is a pre-training: a backbone, and no answers."""
-        return (self.folder / BACKBONE).is_file()
+        return (self.folder / BACKBONE_FILE).is_file()
 
-    def check(self) -> None:
+    def verify(self) -> None:
         """Raises RunError when a file differs from what was written when the run finished."""
         outcome = self.outcome()
         known = outcome.pop("checksums")
@@ -230,7 +231,7 @@ class Run:
             raise self._damaged(path.name)
         return rows
 
-    def log(self, row: dict[str, Any]) -> None:
+    def append_metrics(self, row: dict[str, Any]) -> None:
         """Adds a line to metrics.jsonl; one that was cut off by a crash stays a line of its own. Raises DiskFull."""
         path = self.folder / "metrics.jsonl"
         try:
@@ -241,7 +242,7 @@ class Run:
         except OSError as error:
             raise unwritten(path, error) from None
 
-    def logged(self) -> list[dict[str, Any]]:
+    def read_metrics(self) -> list[dict[str, Any]]:
         """The lines of metrics.jsonl; the last one for an epoch that was run again after a resume."""
         path = self.folder / "metrics.jsonl"
         rows: dict[int, dict[str, Any]] = {}
@@ -276,7 +277,7 @@ class Run:
         finally:
             lock.unlink(missing_ok=True)
 
-    def sweep(self) -> None:
+    def remove_partial_files(self) -> None:
         """Removes what an interrupted write left behind."""
         for stray in list(self.folder.rglob(f"{ASIDE}*")):
             shutil.rmtree(stray) if stray.is_dir() else stray.unlink(missing_ok=True)
@@ -285,14 +286,14 @@ class Run:
 # --- below
 
 
-def environment(command: str) -> dict[str, Any]:
+def environment() -> dict[str, Any]:
     """What a run ran on."""
     versions = {}
     for package in _TOLD:
         with suppress(PackageNotFoundError):
             versions[package] = version(package)
     return {
-        "command": command,
+        "command": current_invocation().command,
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "python": platform.python_version(),
         "system": platform.platform(),

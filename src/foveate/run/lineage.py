@@ -7,10 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from foveate.data.dataset import key
+from foveate.data.dataset import seed_from
 from foveate.data.formats import read_table
-from foveate.data.scan import Scanned
-from foveate.data.splits import divided
+from foveate.data.scan import ScannedTable
+from foveate.data.splits import split_table
 from foveate.errors import RunError, UsageError
 from foveate.predictions import Labels
 from foveate.recipe import Recipe, StartRecipe
@@ -48,7 +48,7 @@ def earlier_run(recipe: Recipe) -> Run | None:
     if not recipe.start.run:
         return None
     run = Run.open(Path(recipe.start.run))
-    run.refuse_as_start()
+    run.require_continuable()
     run.outcome()
     return run
 
@@ -61,7 +61,7 @@ def with_earlier(table: Table, recipe: Recipe) -> Table:
         return table
     older = own_table(run)
     classes = (*older.classes, *(name for name in table.classes if name not in older.classes))
-    answers = {type(sample.truth) for sample in (*table.samples, *older.samples)}
+    answers = {type(sample.target) for sample in (*table.samples, *older.samples)}
     if len(answers) > 1:
         raise UsageError(
             "the new data asks another question than the run",
@@ -90,13 +90,13 @@ def with_earlier(table: Table, recipe: Recipe) -> Table:
 
 
 def _in_classes(sample: Sample, theirs: tuple[str, ...], ours: tuple[str, ...]) -> Sample:
-    truth: Any = sample.truth
-    return sample if truth is None else replace(sample, truth=truth.in_classes(theirs, ours)[0])
+    truth: Any = sample.target
+    return sample if truth is None else replace(sample, target=truth.in_classes(theirs, ours)[0])
 
 
 def _replayed(older: Table, start: StartRecipe, seed: int, grouped: bool) -> list[Sample]:
     """All held-out pictures, and the share of the training pictures that the seed draws; with their groups where `grouped`."""
-    drawn = sorted(older.of("train"), key=lambda sample: key(seed, "replay", sample.key))
+    drawn = sorted(older.in_split("train"), key=lambda sample: seed_from(seed, "replay", sample.key))
     kept = {sample.key for sample in drawn[: round(start.replay * len(drawn))]}
     samples = [sample for sample in older.samples if sample.split != "train" or sample.key in kept]
     return [
@@ -109,9 +109,9 @@ def is_earlier(sample: Sample) -> bool:
     return sample.key.startswith(_MARK)
 
 
-def divided_beside(
-    scanned: Scanned, groups: list[str], recipe: Recipe, run: Run
-) -> tuple[Scanned, list[str], str]:
+def split_beside_earlier(
+    scanned: ScannedTable, groups: list[str], recipe: Recipe, run: Run
+) -> tuple[ScannedTable, list[str], str]:
     """Splits for the new pictures. Those of the earlier run stay where they were, their near-copies among the new ones go where
     they are, and a new file that is one of its files, byte for byte, is left out."""
     known = {row["sha256"] for row in run.splits()}
@@ -128,7 +128,7 @@ def divided_beside(
             where=recipe.data.path,
         )
     table = scanned.table.with_samples(tuple(samples[place] for place in fresh))
-    made, how = divided(table, [groups[place] for place in fresh], recipe.data, recipe.seed)
+    made, how = split_table(table, [groups[place] for place in fresh], recipe.data, recipe.seed)
     held: dict[str, Split] = {
         groups[place]: split
         for place in kept
@@ -141,7 +141,7 @@ def divided_beside(
     joined = tuple(
         replace(samples[place], split=splits.get(place, samples[place].split)) for place in kept
     )
-    found = scanned.part(kept, scanned.table.with_samples(joined))
+    found = scanned.subset(kept, scanned.table.with_samples(joined))
     left_out = len(samples) - len(kept)
     known_already = (
         f"; {left_out} new files that the earlier run knows are left out" if left_out else ""
@@ -153,11 +153,11 @@ def divided_beside(
     )
 
 
-def parts(samples: Sequence[Sample], run: Run) -> dict[str, list[int]]:
+def old_and_new(samples: Sequence[Sample], run: Run) -> dict[str, list[int]]:
     """Places of the samples that are old and new: of the earlier run's classes and of new ones, or, where there are no new
     classes, of its pictures and of new ones."""
     classes = set(run.classes())
-    named = [set(sample.truth.names) for sample in samples if isinstance(sample.truth, Labels)]
+    named = [set(sample.target.names) for sample in samples if isinstance(sample.target, Labels)]
     grown = any(not names <= classes for names in named)
     old = (
         [names <= classes for names in named]

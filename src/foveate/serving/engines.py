@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from foveate.deploy.runtime import Exported, Seen, opened
+from foveate.deploy.runtime import ExportedModel, PreprocessedImage, open_exported
 from foveate.errors import UsageError
 
 if TYPE_CHECKING:
-    from foveate.data.dataset import Pictures
+    from foveate.data.dataset import ImageDataset
     from foveate.inference.predictor import Predictor
     from foveate.types import Sample
 
@@ -47,20 +47,20 @@ class Engine(ABC):
 
 
 class FileEngine(Engine):
-    def __init__(self, name: str, exported: Exported) -> None:
+    def __init__(self, name: str, exported: ExportedModel) -> None:
         self.name, self.exported, self.classes = name, exported, exported.classes
         self.about = {
             key: exported.about[key] for key in ("task", "backbone", "licence", "precision")
         }
         self.about["explains"] = False
 
-    def decode(self, content: bytes) -> Seen:
+    def decode(self, content: bytes) -> PreprocessedImage:
         return self.exported.seen(content)
 
-    def answer(self, pictures: Sequence[Seen]) -> list[dict[str, Any]]:
+    def answer(self, pictures: Sequence[PreprocessedImage]) -> list[dict[str, Any]]:
         return [
             found.row(self.classes, self.exported.multilabel)
-            for found in self.exported.told(pictures)
+            for found in self.exported.metadata(pictures)
         ]
 
 
@@ -87,7 +87,7 @@ class Given:
 
 class RunEngine(Engine):
     def __init__(self, name: str, predictor: Predictor) -> None:
-        from foveate.data.image_cache import Pixels
+        from foveate.data.image_cache import ImageCache
 
         self.name, self.predictor = name, predictor
         self.classes, recipe = self.predictor.classes, self.predictor.recipe
@@ -101,7 +101,7 @@ class RunEngine(Engine):
         self.about["explains"] = recipe.task.name == "classify"
         model = self.predictor.model
         self.windows = model.task.framing == "windows"
-        self.pixels = Pixels(model.backbone.input.size, model.task.framing, keep=False)
+        self.pixels = ImageCache(model.backbone.input.size, model.task.framing, keep=False)
 
     def decode(self, content: bytes) -> Held:
         found = self.pixels.read(Held(content))
@@ -112,27 +112,27 @@ class RunEngine(Engine):
         return Held(item=self._pictures([Held(found=found)])[0, 0])
 
     def answer(self, pictures: Sequence[Held]) -> list[dict[str, Any]]:
-        from foveate.data.loading import even_parts
+        from foveate.data.loading import even_slices
 
         if self.windows:
-            answers = self.predictor.answers(_samples(pictures), cast(Any, Given()))
+            answers = self.predictor.predict_samples(_samples(pictures), cast(Any, Given()))
         else:
             items = [(*each.item[:-1], place) for place, each in enumerate(pictures)]
-            parts = even_parts(len(items), self.predictor.recipe.training.batch_size)
+            parts = even_slices(len(items), self.predictor.recipe.training.batch_size)
             shown = self._pictures(pictures)
-            answers = self.predictor.answered(
-                shown, (shown.collated(items[part]) for part in parts)
+            answers = self.predictor.predict_dataset(
+                shown, (shown.collate(items[part]) for part in parts)
             )
         return [
-            self.predictor.sure(each).row(self.classes, self.predictor.multilabel)
+            self.predictor.with_uncertainty(each).row(self.classes, self.predictor.multilabel)
             for each in answers.predictions
         ]
 
     def explain(self, content: bytes) -> dict[str, Any]:
-        from foveate.explainability.faithfulness import Subject
+        from foveate.explainability.faithfulness import ExplainTarget
         from foveate.explainability.methods import EXPLAINERS, USUAL
 
-        subject = Subject.of(self.predictor, _samples([Held(content)])[0])
+        subject = ExplainTarget.of(self.predictor, _samples([Held(content)])[0])
         questions = subject.questions()
         if not questions:
             return super().explain(content)
@@ -145,8 +145,8 @@ class RunEngine(Engine):
             "view": subject.batch.views[0].tolist(),
         }
 
-    def _pictures(self, pictures: Sequence[Held]) -> Pictures:
-        return self.predictor.pictures(_samples(pictures), cast(Any, Given()))
+    def _pictures(self, pictures: Sequence[Held]) -> ImageDataset:
+        return self.predictor.dataset(_samples(pictures), cast(Any, Given()))
 
 
 def _samples(pictures: Sequence[Held]) -> list[Sample]:
@@ -168,7 +168,7 @@ def engines(places: Sequence[Path], device: str) -> dict[str, Engine]:
     runs = [place for place in places if not place.is_file()]
     predictors = dict(zip(runs, _loaded(runs, device), strict=True))
     return {
-        name: FileEngine(name, opened(place))
+        name: FileEngine(name, open_exported(place))
         if place.is_file()
         else RunEngine(name, predictors[place])
         for name, place in zip(names, places, strict=True)

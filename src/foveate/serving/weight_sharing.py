@@ -8,8 +8,8 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from foveate.inference.predictor import Predictor, load
-from foveate.modeling.weights import fingerprint
+from foveate.inference.predictor import Predictor, load_predictor
+from foveate.modeling.weights import weights_fingerprint
 from foveate.run.folder import Run
 
 Known = dict[tuple[str, str, tuple[int, ...]], Tensor]
@@ -21,7 +21,7 @@ def loaded(places: Sequence[Path], device: str) -> list[Predictor]:
     backbones = [Run.open(place).recipe().backbone.model_dump_json() for place in places]
     several, known, found = Counter(backbones), Known(), []
     for place, backbone in zip(places, backbones, strict=True):
-        found.append(load(place, device, merge=several[backbone] == 1))
+        found.append(load_predictor(place, device, merge=several[backbone] == 1))
         if len(places) > 1:
             share(found[-1].model.backbone, known)
     return found
@@ -32,7 +32,7 @@ def share(network: nn.Module, known: Known) -> int:
     the bytes that this saved. The network must not be trained any more: what changes in one would change in all."""
     saved = 0
     for tensor in (*network.parameters(), *network.buffers()):
-        key = fingerprint({"": tensor}), str(tensor.device), tensor.stride()
+        key = weights_fingerprint({"": tensor}), str(tensor.device), tensor.stride()
         first = known.setdefault(key, tensor.data)
         if first.data_ptr() != tensor.data_ptr():
             saved += tensor.nbytes

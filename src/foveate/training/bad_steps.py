@@ -43,10 +43,10 @@ def keep(run: Run, model: Model, batch: Batch, about: dict[str, Any]) -> None:
     folder = run.folder / FOLDER
     if folder.is_dir() and len(list(folder.iterdir())) >= _MOST:
         return
-    batch = batch.ready()
+    batch = batch.normalized()
     parts = {
-        "weights": model.changed(),
-        "memory": model.tuning.memory(),
+        "weights": model.trained_tensors(),
+        "memory": model.tuning.state(),
         "batch": {name: getattr(batch, name) for name in _FIELDS},
     }
     words: list[dict[str, Any]] = []

@@ -14,14 +14,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from foveate.data.dataset import Pictures
-from foveate.data.loading import Order, loader
-from foveate.evaluation.intervals import paired_gain
+from foveate.data.dataset import ImageDataset
+from foveate.data.loading import BatchSampler, make_loader
+from foveate.evaluation.intervals import paired_bootstrap
 from foveate.modeling.classifiers.knn import NEIGHBOURS, weighted
 from foveate.modeling.model import Model
-from foveate.training.validation import Judge, Judgement
+from foveate.training.validation import ValidationResult, Validator
 from foveate.types import Provides, Score
-from foveate.utils.device import Way
+from foveate.utils.device import ComputeMode
 
 _WANTS = frozenset({Provides.POOLED})
 _RANK, _SPREAD = 0.25, 0.1  # of what they were at the start: below, the features have collapsed
@@ -62,7 +62,7 @@ class Measures:
         return Measures(self.rank, self.spread, self.found[places], knn, linear)
 
 
-class Guard(Judge):
+class CollapseGuard(Validator):
     """Scores the backbone by its features of held-out images, and ends a training that does harm.
 
     `held`: the images as they are; `copies`: the same, as two wide views of little distortion. `labels`: (N,) places of their
@@ -72,11 +72,11 @@ class Guard(Judge):
 
     def __init__(
         self,
-        held: Pictures,
-        copies: Pictures,
+        held: ImageDataset,
+        copies: ImageDataset,
         labels: np.ndarray | None,
         device: torch.device,
-        way: Way,
+        way: ComputeMode,
         size: int,
         random: bool,
     ) -> None:
@@ -87,14 +87,14 @@ class Guard(Judge):
         self.start: Measures | None = None
         self.worse = self.epochs = 0
 
-    def begin(self, model: Model, logged: Sequence[dict[str, Any]]) -> None:
+    def measure_start(self, model: Model, logged: Sequence[dict[str, Any]]) -> None:
         """Looks at the model as it is before the first step; `logged`: the epochs that a resumed run has behind it."""
         self.start = self.measured(model)
         self.worse, self.epochs = 0, len(logged)
         for row in logged:
             self.worse = self.worse + 1 if row.get(_HARM) else 0
 
-    def judge(self, model: Model, asked: Callable[[], bool]) -> Judgement | None:
+    def validate(self, model: Model, asked: Callable[[], bool]) -> ValidationResult | None:
         assert self.start is not None
         now = self.measured(model)
         if asked():
@@ -106,14 +106,14 @@ class Guard(Judge):
         known = now.part(self.choosing).knn
         self.epochs += 1  # without labels the last epoch that did no harm is kept
         score = [float(not harm), float(self.epochs if known is None else known.mean())]
-        return Judgement(score, {**now.row(), _HARM: bool(harm)}, ended)
+        return ValidationResult(score, {**now.row(), _HARM: bool(harm)}, ended)
 
     @torch.inference_mode()
     def measured(self, model: Model) -> Measures:
         was_training = model.training
         model.eval()
         features = self.features(model)
-        batches = (batch.ready() for batch in self._batches(self.copies))
+        batches = (batch.normalized() for batch in self._batches(self.copies))
         views = [
             (batch.images, torch.stack([each["wide"][0] for each in batch.targets]))
             for batch in batches
@@ -133,19 +133,19 @@ class Guard(Judge):
     def features(self, model: Model) -> Tensor:
         """(N, D) of the held-out images, by a model in eval mode."""
         return torch.cat(
-            [self._pooled(model, batch.ready().images) for batch in self._batches(self.held)]
+            [self._pooled(model, batch.normalized().images) for batch in self._batches(self.held)]
         )
 
     def _pooled(self, model: Model, images: Tensor) -> Tensor:
         with self.way.autocast(self.device):
             found = model.backbone(
-                images.to(self.device, memory_format=self.way.layout), _WANTS
+                images.to(self.device, memory_format=self.way.memory_format), _WANTS
             ).pooled
         assert found is not None
         return torch.as_tensor(found).float().cpu()
 
-    def _batches(self, pictures: Pictures) -> Any:
-        return loader(pictures, Order(len(pictures), self.size))
+    def _batches(self, pictures: ImageDataset) -> Any:
+        return make_loader(pictures, BatchSampler(len(pictures), self.size))
 
 
 def rank(features: Tensor) -> float:
@@ -209,9 +209,9 @@ def collapsed(now: Measures, start: Measures, random: bool) -> str:
 
 def fallen(now: Measures, start: Measures) -> str:
     """Why these features are worse than those of the start, beyond the noise of the images; empty where they are not."""
-    name, more, low, high = "self-retrieval", *paired_gain(now.found, start.found)
+    name, more, low, high = "self-retrieval", *paired_bootstrap(now.found, start.found)
     if now.knn is not None and start.knn is not None:
-        name, more, low, high = "k-NN accuracy", *paired_gain(now.knn, start.knn)
+        name, more, low, high = "k-NN accuracy", *paired_bootstrap(now.knn, start.knn)
     return f"{name} {more:+.3f} [{low:+.3f}, {high:+.3f}] against the start" if high < 0 else ""
 
 
@@ -219,5 +219,5 @@ def gained(now: Measures, start: Measures) -> Score | None:
     """What k-NN accuracy has gained, with a paired interval; None without labels."""
     if now.knn is None or start.knn is None:
         return None
-    more, low, high = paired_gain(now.knn, start.knn)
+    more, low, high = paired_bootstrap(now.knn, start.knn)
     return Score(more, low, high, len(now.knn))

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from foveate.errors import UsageError, WeightsError
-from foveate.modeling.model import Model, build
+from foveate.modeling.model import Model, build_model
 from foveate.modeling.weights import read_tensors
 from foveate.predictions import Labels
 from foveate.recipe import Recipe, StartRecipe
@@ -15,7 +15,7 @@ from foveate.run.folder import Run
 from foveate.types import Batch
 
 
-def take_over(model: Model, recipe: Recipe, run: Run) -> None:
+def initialize_from_run(model: Model, recipe: Recipe, run: Run) -> None:
     """Puts the earlier run's weights into the model; rows of the head for new classes stay as they were drawn.
 
     Raises UsageError when the recipe asks for another backbone or tuning, WeightsError when a tensor does not fit.
@@ -37,8 +37,8 @@ def take_over(model: Model, recipe: Recipe, run: Run) -> None:
                 hint=hint,
             )
     tensors = read_tensors(run.folder / "model.safetensors", own=True)
-    model.tuning.expect(model, tensors)
-    own_tensors = model.changed()
+    model.tuning.prepare_for_tensors(model, tensors)
+    own_tensors = model.trained_tensors()
     with torch.no_grad():
         for name, tensor in tensors.items():
             mine = own_tensors.get(name)
@@ -60,14 +60,14 @@ class Teacher:
 
     def __init__(self, run: Run, start: StartRecipe, device: torch.device) -> None:
         recipe, classes = run.recipe(), run.classes()
-        model = build(recipe, classes, weights=None if run.outcome()["frozen"] else "none")
-        model.put(read_tensors(run.folder / "model.safetensors", own=True))
+        model = build_model(recipe, classes, weights=None if run.outcome()["frozen"] else "none")
+        model.load_tensors(read_tensors(run.folder / "model.safetensors", own=True))
         self.model, self.start, self.multilabel = (
             model.to(device),
             start,
             bool(recipe.task.settings.get("multilabel")),
         )
-        if model.task.answer is not Labels:
+        if model.task.prediction_type is not Labels:
             raise UsageError(
                 "only classes of whole images can be distilled",
                 where="start.distill",

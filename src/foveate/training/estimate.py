@@ -12,31 +12,31 @@ from typing import Any
 import numpy as np
 import torch
 
-from foveate.data.dataset import Pictures
-from foveate.data.image_cache import MEMORY_SHARE, Pixels
-from foveate.data.issues import Findings, Kind
+from foveate.data.dataset import ImageDataset
+from foveate.data.image_cache import MEMORY_SHARE, ImageCache
+from foveate.data.issues import IssueKind, IssueLog
 from foveate.errors import DataError, UsageError
-from foveate.inference.engine import shown
-from foveate.inference.features import pooled
+from foveate.inference.engine import eval_dataset
+from foveate.inference.features import pooled_features
 from foveate.modeling.backbones import family_of
-from foveate.modeling.model import Model, build
+from foveate.modeling.model import Model, build_model
 from foveate.recipe import Recipe, with_settings
-from foveate.training.planning import choose_way
-from foveate.training.resolve import settled
+from foveate.training.planning import choose_mode
+from foveate.training.resolve import resolve_recipe
 from foveate.training.throughput import Pace, paced
 from foveate.types import Provides, Sample, Table
 from foveate.utils import console
-from foveate.utils.device import device_of
+from foveate.utils.device import resolve_device
 from foveate.utils.files import cache_folder
 from foveate.utils.memory import available, keep_pages, total
 
-MEMORY = Kind(
+MEMORY = IssueKind(
     "this fit may need more memory than is free",
     "warning",
     "machine",
     "a smaller --batch-size or --size",
 )
-DISK = Kind(
+DISK = IssueKind(
     "this fit needs more room than is free on the disk",
     "error",
     "machine",
@@ -113,15 +113,15 @@ def planned(recipe: Recipe, table: Table, readable: Sequence[Sample], rate: floa
 
     The network has random weights, so none are needed. Raises what the parts raise: UsageError for words that do not fit.
     """
-    device = device_of(recipe.device)
-    recipe, _ = settled(recipe, table)
-    model = build(recipe, table.classes, weights="none")
+    device = resolve_device(recipe.device)
+    recipe, _ = resolve_recipe(recipe, table)
+    model = build_model(recipe, table.classes, weights="none")
     counts = _divided(table, recipe)
     taught = _taught(table, readable)
-    pictures = shown(
+    pictures = eval_dataset(
         model,
         taught,
-        Pixels(model.backbone.input.size, model.task.framing, keep=False),
+        ImageCache(model.backbone.input.size, model.task.framing, keep=False),
         recipe.seed,
     )
     recipe = _with_way(recipe, model, pictures, device)
@@ -150,18 +150,18 @@ def _taught(table: Table, readable: Sequence[Sample]) -> list[Sample]:
     taught = [
         sample
         for sample in readable
-        if sample.truth is not None and (not named or sample.split in (None, "train"))
+        if sample.target is not None and (not named or sample.split in (None, "train"))
     ]
     if not taught:
         raise DataError("there is no image to learn from", where=table.root)
     return taught
 
 
-def _with_way(recipe: Recipe, model: Model, pictures: Pictures, device: torch.device) -> Recipe:
+def _with_way(recipe: Recipe, model: Model, pictures: ImageDataset, device: torch.device) -> Recipe:
     """The recipe with precision and memory format: measured as a fit does, but for a processor, where that alone takes half a
     minute of a detector's; a fit may find a way there that is up to twice as fast."""
     if device.type != "cpu":
-        found = choose_way(model, pictures, recipe, device)
+        found = choose_mode(model, pictures, recipe, device)
         return with_settings(recipe, {field: value for field, value, _ in found})
     asked = recipe.training
     precision = "fp32" if asked.precision == "auto" else asked.precision
@@ -175,16 +175,16 @@ def features(recipe: Recipe, samples: Sequence[Sample]) -> np.ndarray:
     """(N, D) float32: what the recipe's backbone makes of pictures that can be read. Raises UsageError for one that describes none,
     and WeightsError."""
     keep_pages()
-    asked, device = recipe.backbone, device_of(recipe.device)
+    asked, device = recipe.backbone, resolve_device(recipe.device)
     backbone = family_of(asked.name).open(asked.name, asked.weights, asked.size)
     if Provides.POOLED not in backbone.provides:
         raise UsageError(
             f"the backbone {asked.name!r} gives no vector of a picture to compare by",
             where="backbone.name",
         )
-    pixels = Pixels(backbone.input.size, "crop", keep=False)
+    pixels = ImageCache(backbone.input.size, "crop", keep=False)
     with console.progress(len(samples), "features") as bar:
-        return pooled(
+        return pooled_features(
             backbone.eval().to(device), samples, pixels, "crop", device, bar.advance
         ).numpy()
 
@@ -219,7 +219,7 @@ def _seconds(
 
 def _room(model: Model, steps: bool, images: int) -> int:
     """Bytes of a run folder, while it is written, and of cached features."""
-    moving = sum(tensor.nbytes for tensor in model.changed().values())
+    moving = sum(tensor.nbytes for tensor in model.trained_tensors().values())
     width = (
         sum(parameter.shape[-1] for parameter in model.head.parameters() if parameter.ndim == 2)
         or 1000
@@ -229,7 +229,7 @@ def _room(model: Model, steps: bool, images: int) -> int:
     )
 
 
-def fits(plan: Planned, place: Path, found: Findings) -> None:
+def fits(plan: Planned, place: Path, found: IssueLog) -> None:
     """Adds what this machine lacks for a fit that writes its run at `place`."""
     free = available()
     if torch.device(plan.device).type == "cpu" and free is not None and plan.memory > free:

@@ -10,14 +10,14 @@ import numpy as np
 from foveate.data.splits import group_folds
 from foveate.data.tables import label_names
 from foveate.evaluation.intervals import wilson
-from foveate.inference.features import described
-from foveate.modeling.classifiers.logistic import Known, out_of_fold
+from foveate.inference.features import head_features
+from foveate.modeling.classifiers.logistic import LabeledFeatures, out_of_fold
 from foveate.predictions import Labels
 from foveate.run.folder import note_choice
 from foveate.training.job import Job
 from foveate.types import Score
 from foveate.utils import console
-from foveate.utils.device import Way
+from foveate.utils.device import ComputeMode
 
 _FOLDS = 5
 
@@ -31,62 +31,62 @@ class LeftOut:
 
 
 @dataclass(frozen=True)
-class Solved:
+class HeadFit:
     """`audit`: of the split, rows; `left_out`: where a probe with one class an image was solved."""
 
     audit: list[dict[str, Any]] = field(default_factory=list)
     left_out: LeftOut | None = None
 
 
-def wants_features(job: Job) -> bool:
-    solvable = hasattr(job.model.head, "describe") and job.model.task.answer is Labels
+def needs_features(job: Job) -> bool:
+    solvable = hasattr(job.model.head, "describe") and job.model.task.prediction_type is Labels
     return solvable and (
         not job.model.tuning.needs_steps or job.recipe.training.head_start == "probe"
     )
 
 
-def features_of(job: Job) -> np.ndarray:
+def head_training_features(job: Job) -> np.ndarray:
     """(N, D) of the training images, by the backbone as it came."""
-    pictures = job.pictures("train")
+    pictures = job.dataset("train")
     with console.progress(len(pictures), "features") as bar:
-        found = described(
+        found = head_features(
             job.model,
             pictures,
-            [job.scanned.hashes[place] for place in job.places("train")],
+            [job.scanned.hashes[place] for place in job.indices("train")],
             batch_size=job.recipe.training.batch_size,
             device=job.device,
-            way=Way(job.recipe.training.precision, bool(job.recipe.training.channels_last)),
+            way=ComputeMode(job.recipe.training.precision, bool(job.recipe.training.channels_last)),
             advance=bar.advance,
         )
     return found.numpy()
 
 
-def solve_head(job: Job, features: np.ndarray) -> Solved:
+def fit_head(job: Job, features: np.ndarray) -> HeadFit:
     """Has the tuning put the closed-form solution into the head."""
-    samples = job.table.of("train")
+    samples = job.table.in_split("train")
     targets = np.stack(
-        [job.model.task.encode(sample.truth, (1, 1))["labels"].numpy() for sample in samples]
+        [job.model.task.encode(sample.target, (1, 1))["labels"].numpy() for sample in samples]
     )
     multilabel = bool(job.recipe.task.settings.get("multilabel"))
-    groups = [job.groups[place] for place in job.places("train")]
+    groups = [job.groups[place] for place in job.indices("train")]
     labels = [label_names(sample) for sample in samples]
     folds = group_folds(labels, groups, _FOLDS, job.recipe.seed)
-    known = Known(features, targets, folds, multilabel)
-    choices = job.model.tuning.solve(job.model, known)
+    known = LabeledFeatures(features, targets, folds, multilabel)
+    choices = job.model.tuning.fit_head(job.model, known)
     for choice in choices:
         note_choice(job.run, *choice)
     if multilabel or not any(field == "head.C" for field, *_ in choices):
-        return Solved()
+        return HeadFit()
     truths, solution = targets.argmax(1), known.solution
     assert solution.left_out is not None
     left_out = LeftOut(solution.left_out, truths)
     if not job.recipe.data.audit or len(set(groups)) == len(groups):
-        return Solved([], left_out)
+        return HeadFit([], left_out)
     alone = group_folds(
         labels, [str(place) for place in range(len(groups))], _FOLDS, job.recipe.seed
     )
     chances = out_of_fold(known.turned, targets, alone, solution.strength, False, near=solution)
-    return Solved(_audit(LeftOut(chances, truths), left_out), left_out)
+    return HeadFit(_audit(LeftOut(chances, truths), left_out), left_out)
 
 
 def _audit(alone: LeftOut, grouped: LeftOut) -> list[dict[str, Any]]:

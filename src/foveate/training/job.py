@@ -7,11 +7,11 @@ from typing import Any
 
 import torch
 
-from foveate.data.dataset import Pictures
+from foveate.data.dataset import ImageDataset
 from foveate.data.mosaic import mosaic
-from foveate.data.scan import Scanned
-from foveate.data.transforms import training
-from foveate.inference.engine import shown
+from foveate.data.scan import ScannedTable
+from foveate.data.transforms import training_transform
+from foveate.inference.engine import eval_dataset
 from foveate.modeling.model import Model
 from foveate.recipe import Recipe, with_settings
 from foveate.run.folder import Run, note_choice
@@ -19,10 +19,10 @@ from foveate.types import Table
 
 
 @dataclass(frozen=True)
-class Ground:
+class PreparedData:
     """What every fit on the same pictures stands on. `groups`: a name for each sample; `how`: the splits in words."""
 
-    scanned: Scanned
+    scanned: ScannedTable
     groups: list[str]
     how: str
 
@@ -34,30 +34,30 @@ class Job:
     recipe: Recipe
     run: Run
     model: Model
-    ground: Ground
+    data: PreparedData
     device: torch.device
     deadline: float | None = None
 
     @property
-    def scanned(self) -> Scanned:
-        return self.ground.scanned
+    def scanned(self) -> ScannedTable:
+        return self.data.scanned
 
     @property
     def groups(self) -> list[str]:
-        return self.ground.groups
+        return self.data.groups
 
     @property
     def table(self) -> Table:
         return self.scanned.table
 
-    def pictures(self, split: str, augmented: bool = False) -> Pictures:
+    def dataset(self, split: str, augmented: bool = False) -> ImageDataset:
         spec, framing = self.model.backbone.input, self.model.task.framing
         samples = [sample for sample in self.table.samples if sample.split == split]
         if not augmented:
-            return shown(self.model, samples, self.scanned.pixels, self.recipe.seed)
-        transform = training(spec, framing, self.recipe.augment)
+            return eval_dataset(self.model, samples, self.scanned.pixels, self.recipe.seed)
+        transform = training_transform(spec, framing, self.recipe.augment)
         joined = mosaic(spec, framing, self.recipe.augment)
-        return Pictures(
+        return ImageDataset(
             samples,
             self.scanned.pixels,
             transform,
@@ -66,7 +66,7 @@ class Job:
             joined,
         )
 
-    def places(self, split: str) -> list[int]:
+    def indices(self, split: str) -> list[int]:
         return [index for index, sample in enumerate(self.table.samples) if sample.split == split]
 
     def choose(self, field: str, value: Any, reason: str) -> None:

@@ -9,15 +9,15 @@ from typing import Any
 
 import torch
 
-from foveate.data.dataset import Pictures
-from foveate.data.loading import Order, loader
+from foveate.data.dataset import ImageDataset
+from foveate.data.loading import BatchSampler, make_loader
 from foveate.errors import TooLittleTime
 from foveate.modeling.model import Model
 from foveate.recipe import Recipe
-from foveate.training.head_init import wants_features
+from foveate.training.head_init import needs_features
 from foveate.training.job import Job
 from foveate.types import Batch
-from foveate.utils.device import Way, fastest, ways
+from foveate.utils.device import ComputeMode, candidate_modes, fastest_mode
 
 _MEASURED = 8  # images in a step that is timed
 _WORTH_MEASURING = (
@@ -34,7 +34,7 @@ _LEAST_EPOCHS = 3  # that fit before a deadline: fewer say nothing about a way t
 
 def plan(job: Job) -> None:
     """Decides precision, memory format, augmentation and layer-wise rates."""
-    _choose_way(job)
+    _choose_mode(job)
     _choose_policy(job)
     _choose_layer_decay(job)
 
@@ -46,25 +46,25 @@ def choose_norms(recipe: Recipe) -> tuple[str, str]:
     return "keep", "the pretrained statistics serve better than those of a few images"
 
 
-def _choose_way(job: Job) -> None:
-    for choice in choose_way(job.model, job.pictures("train"), job.recipe, job.device):
+def _choose_mode(job: Job) -> None:
+    for choice in choose_mode(job.model, job.dataset("train"), job.recipe, job.device):
         job.choose(*choice)
 
 
-def choose_way(
-    model: Model, pictures: Pictures, recipe: Recipe, device: torch.device
+def choose_mode(
+    model: Model, pictures: ImageDataset, recipe: Recipe, device: torch.device
 ) -> list[tuple[str, Any, str]]:
     """Precision and memory format, with reasons: as asked, or measured on a few steps where there are enough of them to care."""
     asked, steps = recipe.training, model.tuning.needs_steps
     pixels = len(pictures) * (asked.epochs if steps else 1) * model.backbone.input.size**2
     rounded = steps or pixels >= _WORTH_ROUNDING
-    candidates = ways(asked.precision if rounded else "fp32", asked.channels_last)
+    candidates = candidate_modes(asked.precision if rounded else "fp32", asked.channels_last)
     if not len(pictures):
         way, why = candidates[0], "there is no image to measure on"
     elif len(candidates) > 1 and pixels < _WORTH_MEASURING and steps:
         way, why = candidates[0], "too few images to be worth measuring"
     else:
-        way, why = fastest(candidates, _timed_step(model, pictures, device, steps))
+        way, why = fastest_mode(candidates, _timed_step(model, pictures, device, steps))
     return [
         ("training.precision", way.precision, why),
         ("training.channels_last", way.channels_last, why),
@@ -72,24 +72,24 @@ def choose_way(
 
 
 def _timed_step(
-    model: Model, pictures: Pictures, device: torch.device, with_gradients: bool
-) -> Callable[[Way], None]:
+    model: Model, pictures: ImageDataset, device: torch.device, with_gradients: bool
+) -> Callable[[ComputeMode], None]:
     """A function that runs a few training images through the model as the given way does, and leaves no trace."""
-    batch = next(iter(loader(pictures, Order(len(pictures), _MEASURED), workers=0)))
+    batch = next(iter(make_loader(pictures, BatchSampler(len(pictures), _MEASURED), workers=0)))
 
-    def step(way: Way) -> None:
-        model.to(device=device, memory_format=way.layout)  # type: ignore[call-overload]
-        tried(model, batch, way, device, with_gradients)
+    def step(way: ComputeMode) -> None:
+        model.to(device=device, memory_format=way.memory_format)  # type: ignore[call-overload]
+        time_step(model, batch, way, device, with_gradients)
 
     return step
 
 
-def tried(
-    model: Model, batch: Batch, way: Way, device: torch.device, with_gradients: bool = True
+def time_step(
+    model: Model, batch: Batch, way: ComputeMode, device: torch.device, with_gradients: bool = True
 ) -> None:
     """What a step computes, and nothing of what it leaves; the model is where it should be, and in eval mode."""
     with torch.set_grad_enabled(with_gradients), way.autocast(device), torch.random.fork_rng():
-        part = batch.to(device, memory_format=way.layout)
+        part = batch.to(device, memory_format=way.memory_format)
         loss: Any = sum(model.task.loss(model(part), part).values())
     if with_gradients:
         loss.backward()
@@ -122,16 +122,16 @@ def cut_to_time(job: Job) -> None:
 
 def _epoch_seconds(job: Job) -> float:
     """Of training and validation, measured on one step."""
-    way = Way(job.recipe.training.precision, bool(job.recipe.training.channels_last))
-    step = _timed_step(job.model, job.pictures("train"), job.device, True)
+    way = ComputeMode(job.recipe.training.precision, bool(job.recipe.training.channels_last))
+    step = _timed_step(job.model, job.dataset("train"), job.device, True)
     step(way)
     start = time.perf_counter()
     step(way)
-    images = len(job.places("train"))
+    images = len(job.indices("train"))
     return (
         (time.perf_counter() - start)
         / min(_MEASURED, images)
-        * (images + _LOOK * len(job.places("val")))
+        * (images + _LOOK * len(job.indices("val")))
     )
 
 
@@ -140,7 +140,7 @@ def _choose_policy(job: Job) -> None:
     training = job.recipe.training
     if job.recipe.augment.policy != "auto" or not job.model.tuning.needs_steps:
         return
-    steps = training.epochs * len(Order(len(job.places("train")), training.batch_size))
+    steps = training.epochs * len(BatchSampler(len(job.indices("train")), training.batch_size))
     if steps >= _LONG:
         job.choose(
             "augment.policy", "trivial", f"{steps} steps are enough to gain from distorted pictures"
@@ -161,7 +161,7 @@ def _choose_layer_decay(job: Job) -> None:
         job.choose(
             "training.layer_decay", 1.0, "all layers of a random network have as much to learn"
         )
-    elif wants_features(job):
+    elif needs_features(job):
         job.choose(
             "training.layer_decay",
             0.75,

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from foveate.data.dataset import Pictures
-from foveate.data.image_cache import Pixels
-from foveate.data.transforms import evaluation
-from foveate.modeling.model import build
+from foveate.data.dataset import ImageDataset
+from foveate.data.image_cache import ImageCache
+from foveate.data.transforms import evaluation_transform
+from foveate.modeling.model import build_model
 from foveate.recipe import with_settings
 from foveate.run.folder import Run
 from foveate.run.lineage import earlier_run
 from foveate.training import bad_steps as badsteps
 from foveate.training.continual import Teacher
-from foveate.training.objectives import OBJECTIVES, learner
+from foveate.training.objectives import OBJECTIVES, objective_task
 from foveate.training.trainer import Trainer
-from foveate.utils.device import device_of
+from foveate.utils.device import resolve_device
 
 
 def replay(step: Path | str, device: str = "cpu") -> tuple[float, float]:
@@ -23,16 +23,16 @@ def replay(step: Path | str, device: str = "cpu") -> tuple[float, float]:
 
     Raises UsageError where nothing was kept, RunError where it is damaged.
     """
-    folder, place = Path(step), device_of(device)
+    folder, place = Path(step), resolve_device(device)
     kept, run = badsteps.read(folder), Run.open(folder.absolute().parents[1])
     recipe = with_settings(run.recipe(), {"training.tensorboard": False})
     model = (
-        learner(recipe) if recipe.task.name in OBJECTIVES.names() else build(recipe, run.classes())
+        objective_task(recipe) if recipe.task.name in OBJECTIVES.names() else build_model(recipe, run.classes())
     )
-    nothing = Pictures(
+    nothing = ImageDataset(
         (),
-        Pixels(1, "whole", keep=False),
-        evaluation(model.backbone.input, "whole"),
+        ImageCache(1, "whole", keep=False),
+        evaluation_transform(model.backbone.input, "whole"),
         lambda truth, size: {},
         0,
     )

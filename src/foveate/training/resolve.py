@@ -12,9 +12,9 @@ from foveate.data.mosaic import refuse_placeless
 from foveate.data.tables import label_names
 from foveate.errors import DataError, UsageError
 from foveate.modeling.backbones import family_of
-from foveate.modeling.tasks import TASKS, Facts, Task
+from foveate.modeling.tasks import TASKS, DataFacts, Task
 from foveate.modeling.tunings import TUNINGS, Tuning
-from foveate.predictions import Boxes, Labels, Picture, Text
+from foveate.predictions import Boxes, ImagePrediction, Labels, Text
 from foveate.recipe import Recipe, with_settings, with_suggestions
 from foveate.run.lineage import with_earlier
 from foveate.training.planning import choose_norms
@@ -22,7 +22,7 @@ from foveate.types import Table
 from foveate.utils import console
 
 
-def read(recipe: Recipe, names_alone: bool = False) -> Table:
+def read_data(recipe: Recipe, names_alone: bool = False) -> Table:
     """The data that the recipe names, said aloud; with the pictures of the run that it goes on from. `names_alone`: whether there
     may be classes without any image."""
     if not recipe.data.path:
@@ -44,9 +44,9 @@ def read(recipe: Recipe, names_alone: bool = False) -> Table:
 def _kinds(table: Table) -> str:
     """How many classes, or sentences."""
     sentences = sum(
-        len(sample.truth.sentences) for sample in table.samples if isinstance(sample.truth, Text)
+        len(sample.target.sentences) for sample in table.samples if isinstance(sample.target, Text)
     )
-    if table.samples and isinstance(table.samples[0].truth, Picture):
+    if table.samples and isinstance(table.samples[0].target, ImagePrediction):
         return "no labels"
     return f"{sentences} sentences" if sentences else f"{len(table.classes)} classes"
 
@@ -56,15 +56,15 @@ def _tell_boxes(table: Table) -> None:
     boxes: Counter[str] = Counter()
     pictures: Counter[str] = Counter()
     for sample in table.samples:
-        if isinstance(sample.truth, Boxes):
-            boxes.update(sample.truth.names)
-            pictures.update(set(sample.truth.names))
+        if isinstance(sample.target, Boxes):
+            boxes.update(sample.target.names)
+            pictures.update(set(sample.target.names))
     if boxes:
         rows = [[name, str(boxes[name]), str(pictures[name])] for name in table.classes]
         console.table(["class", "boxes", "images"], rows)
 
 
-def settled(recipe: Recipe, table: Table) -> tuple[Recipe, list[tuple[str, Any, str]]]:
+def resolve_recipe(recipe: Recipe, table: Table) -> tuple[Recipe, list[tuple[str, Any, str]]]:
     """The recipe with format, task and the task's own settings decided."""
     found: list[tuple[str, Any, str]] = []
     if recipe.data.format == "auto":
@@ -74,10 +74,10 @@ def settled(recipe: Recipe, table: Table) -> tuple[Recipe, list[tuple[str, Any, 
     recipe = with_settings(
         recipe, {"data.path": str(Path(recipe.data.path).resolve()), "data.format": table.format}
     )
-    name = family_of(recipe.backbone.name).settled(recipe.backbone.name)
+    name = family_of(recipe.backbone.name).resolve_name(recipe.backbone.name)
     if name != recipe.backbone.name:
         recipe = with_settings(recipe, {"backbone.name": name})
-    truths = [sample.truth for sample in table.samples if sample.split in (None, "train")]
+    truths = [sample.target for sample in table.samples if sample.split in (None, "train")]
     if recipe.task.name == "auto":
         name, why = "classify", "there are names alone"
         if table.samples:
@@ -86,9 +86,9 @@ def settled(recipe: Recipe, table: Table) -> tuple[Recipe, list[tuple[str, Any, 
         recipe = with_settings(recipe, {"task": {"name": name, **recipe.task.settings}})
     task = TASKS.load(recipe.task.name)
     _refuse_other_truths(truths, recipe.task.name)
-    refuse_placeless(recipe.augment, task.answer)
+    refuse_placeless(recipe.augment, task.prediction_type)
     if not recipe.stated("tuning"):
-        name, why = task.suggests["tuning"], f"suits the task {recipe.task.name}"
+        name, why = task.default_overrides["tuning"], f"suits the task {recipe.task.name}"
         if not table.samples:
             name, why = "zeroshot", "there are names alone"
         found.append(("tuning", name, why))
@@ -112,11 +112,11 @@ def settled(recipe: Recipe, table: Table) -> tuple[Recipe, list[tuple[str, Any, 
             )
         )
         recipe = with_settings(recipe, {"training.head_start": "random"})
-    for field, value, reason in tuning.settle(recipe.tuning.settings, table.classes):
+    for field, value, reason in tuning.resolve_settings(recipe.tuning.settings, table.classes):
         found.append((f"tuning.{field}", value, reason))
         recipe = with_settings(recipe, {f"tuning.{field}": value})
-    facts = Facts(table.multilabel, solved=not steps)
-    for field, value, reason in task.settle(recipe.task.settings, truths, table.classes, facts):
+    facts = DataFacts(table.multilabel, solved=not steps)
+    for field, value, reason in task.resolve_settings(recipe.task.settings, truths, table.classes, facts):
         found.append((f"task.{field}", value, reason))
         recipe = with_settings(recipe, {f"task.{field}": value})
     return recipe, found
@@ -129,9 +129,9 @@ def _suggestions(
     backbone, how = recipe.backbone.name, recipe.tuning.name
     found: dict[str, tuple[Any, str]] = {}
     for suggested, reason in (
-        (task.suggests, f"suits the task {recipe.task.name}"),
-        (family_of(backbone).suggests(backbone, how), f"suits {how} of {backbone}"),
-        (tuning.suggests, f"suits the tuning {how}"),
+        (task.default_overrides, f"suits the task {recipe.task.name}"),
+        (family_of(backbone).default_overrides(backbone, how), f"suits {how} of {backbone}"),
+        (tuning.default_overrides, f"suits the tuning {how}"),
     ):
         found |= {field: (value, reason) for field, value in suggested.items()}
     return {
@@ -151,7 +151,7 @@ def _means_something(field: str, value: Any, recipe: Recipe, task: type[Task]) -
 
 def _refuse_other_truths(truths: Sequence[Any], name: str) -> None:
     task = TASKS.load(name)
-    takes = task.truths or (task.answer,)
+    takes = task.target_types or (task.prediction_type,)
     odd = next(
         (truth for truth in truths if truth is not None and not isinstance(truth, takes)), None
     )
@@ -165,11 +165,11 @@ def _refuse_other_truths(truths: Sequence[Any], name: str) -> None:
 
 def _task_for(truths: Sequence[Any]) -> str:
     """The task whose answers look like these truths."""
-    if truths and isinstance(truths[0], Picture):
+    if truths and isinstance(truths[0], ImagePrediction):
         hint = "--task generate paints more like these, foveate pretrain learns from them; or put each class into a folder"
         raise UsageError("these pictures have no labels", where="task", hint=hint)
     fitting = [
-        name for name in TASKS.names() if truths and isinstance(truths[0], TASKS.load(name).answer)
+        name for name in TASKS.names() if truths and isinstance(truths[0], TASKS.load(name).prediction_type)
     ]
     if len(fitting) != 1:
         hint = "--task " + "|".join(fitting or TASKS.names())
@@ -177,14 +177,14 @@ def _task_for(truths: Sequence[Any]) -> str:
     return fitting[0]
 
 
-def refuse_untaught(table: Table, task: str, known: Collection[str] = ()) -> None:
+def check_trainable_classes(table: Table, task: str, known: Collection[str] = ()) -> None:
     """A class that no training image shows cannot be learnt, unless an earlier run has: `known`. Fewer than two classes of whole
     images are no question, where they are one."""
-    if not table.samples or TASKS.load(task).answer not in (Labels, Boxes):
+    if not table.samples or TASKS.load(task).prediction_type not in (Labels, Boxes):
         return
-    taught = {name for sample in table.of("train") for name in label_names(sample)} | set(known)
+    taught = {name for sample in table.in_split("train") for name in label_names(sample)} | set(known)
     if (
-        len(taught) < (1 if isinstance(table.samples[0].truth, Boxes) else 2)
+        len(taught) < (1 if isinstance(table.samples[0].target, Boxes) else 2)
         and not table.multilabel
     ):
         what = (

@@ -11,12 +11,12 @@ from typing import Any
 
 import torch
 
-from foveate.data.dataset import Pictures
-from foveate.data.loading import Order, helpers, loader
+from foveate.data.dataset import ImageDataset
+from foveate.data.loading import BatchSampler, default_num_workers, make_loader
 from foveate.modeling.model import Model
 from foveate.recipe import Recipe
-from foveate.training.planning import tried
-from foveate.utils.device import Way
+from foveate.training.planning import time_step
+from foveate.utils.device import ComputeMode
 
 _AHEAD = 4  # batches a loader process: twice what it reads ahead
 _SAFETY = 0.9  # of the minutes that were given are planned for
@@ -65,23 +65,23 @@ class Pace:
 
 
 def paced(
-    model: Model, pictures: Pictures, recipe: Recipe, device: torch.device, gradients: bool = True
+    model: Model, pictures: ImageDataset, recipe: Recipe, device: torch.device, gradients: bool = True
 ) -> Pace:
     """Times reading and steps after the first batch, in eval mode, which moves no statistics: no trace is left in the model.
     Without `gradients` it is looking alone that is timed."""
-    way = Way(recipe.training.precision, bool(recipe.training.channels_last))
-    model.eval().to(device=device, memory_format=way.layout)  # type: ignore[call-overload]
-    order = Order(len(pictures), min(recipe.training.batch_size, len(pictures)))
-    workers = helpers(len(order)) if recipe.data.workers is None else recipe.data.workers
+    way = ComputeMode(recipe.training.precision, bool(recipe.training.channels_last))
+    model.eval().to(device=device, memory_format=way.memory_format)  # type: ignore[call-overload]
+    order = BatchSampler(len(pictures), min(recipe.training.batch_size, len(pictures)))
+    workers = default_num_workers(len(order)) if recipe.data.workers is None else recipe.data.workers
     batches = chain(
-        *(loader(pictures, order, workers) for _ in range(2))
+        *(make_loader(pictures, order, workers) for _ in range(2))
     )  # twice: there may be but one
-    tried(model, next(batches), way, device, gradients)
+    time_step(model, next(batches), way, device, gradients)
     start, seen = time.perf_counter(), 0
     for batch in islice(
         batches, 1 + _AHEAD * workers
     ):  # more than the loader had ready before the clock ran
-        tried(model, batch, way, device, gradients)
+        time_step(model, batch, way, device, gradients)
         seen += len(batch)
     return Pace(
         seen / (time.perf_counter() - start), len(pictures), recipe.training.epochs, _held(device)

@@ -17,11 +17,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from foveate.data.dataset import Pictures, key
-from foveate.data.loading import Order, loader
-from foveate.data.transforms import mixed
+from foveate.data.dataset import ImageDataset, seed_from
+from foveate.data.loading import BatchSampler, make_loader
+from foveate.data.transforms import mix_batch
 from foveate.errors import Diverged, Interrupted, RunError, WeightsError
-from foveate.inference.microbatch import Portions
+from foveate.inference.microbatch import MicroBatcher
 from foveate.modeling.model import Model
 from foveate.recipe import Recipe
 from foveate.run.checkpoints import (
@@ -33,10 +33,10 @@ from foveate.run.checkpoints import (
 from foveate.run.folder import Run, note_choice
 from foveate.training import bad_steps as badsteps
 from foveate.training.optimizer import Anchor, factor, flat, optimizer, restore, set_rate
-from foveate.training.validation import Judge, Judgement
+from foveate.training.validation import ValidationResult, Validator
 from foveate.types import Batch
 from foveate.utils import console
-from foveate.utils.device import Way
+from foveate.utils.device import ComputeMode
 from foveate.utils.distributed import Team
 from foveate.utils.signals import Stop, asked
 
@@ -86,8 +86,8 @@ class Trainer:
         model: Model,
         recipe: Recipe,
         run: Run,
-        train: Pictures,
-        judge: Judge | None,
+        train: ImageDataset,
+        judge: Validator | None,
         device: torch.device,
         *,
         teacher: Callable[[Any, Batch], Tensor] | None = None,
@@ -98,11 +98,11 @@ class Trainer:
         self.judge, self.teacher, self.deadline = judge, teacher, deadline
         self.team, self.verb = team or Team(), verb
         self.recipe, self.run, self.device, self.pictures = recipe, run, device, train
-        self.way = Way(recipe.training.precision, bool(recipe.training.channels_last))
-        self.model = model.to(device=device, memory_format=self.way.layout)  # type: ignore[call-overload]
+        self.way = ComputeMode(recipe.training.precision, bool(recipe.training.channels_last))
+        self.model = model.to(device=device, memory_format=self.way.memory_format)  # type: ignore[call-overload]
         self.optimizer = optimizer(model, recipe.training)
         self.anchor = Anchor(model, recipe.training.l2_sp)
-        self.live = model.changed()
+        self.live = model.trained_tensors()
         self.buffers = [tensor for name, tensor in model.named_buffers() if name in self.live]
         self.average = (
             {name: tensor.clone() for name, tensor in self.live.items()}
@@ -111,8 +111,8 @@ class Trainer:
         )
         self.kept: dict[str, Tensor] = {}
         self.state = State(processes=self.team.size)
-        self.portions = Portions(recipe.training.micro_batch, self._fewer)
-        self.epoch_steps = len(Order(len(train), recipe.training.batch_size))
+        self.portions = MicroBatcher(recipe.training.micro_batch, self._fewer)
+        self.epoch_steps = len(BatchSampler(len(train), recipe.training.batch_size))
         self.steps = recipe.training.epochs * self.epoch_steps
         self.started = self.saved = time.monotonic()
         self.board = _board(run) if recipe.training.tensorboard and self.team.leads else None
@@ -142,12 +142,12 @@ class Trainer:
     def _epoch(self, stop: Stop) -> None:
         training = self.recipe.training
         places = {"seed": self.recipe.seed, "epoch": self.state.epoch, "start": self.state.done}
-        order = Order(len(self.pictures), training.batch_size, **places, team=self.team)
+        order = BatchSampler(len(self.pictures), training.batch_size, **places, team=self.team)
         self.model.tuning.begin_epoch(self.model, self.state.epoch, training.epochs)
         self.model.train()
         title = f"epoch {self.state.epoch + 1}/{training.epochs}"
         with console.progress(len(order) * training.batch_size, title) as bar:
-            for batch in loader(self.pictures, order, self.recipe.data.workers):
+            for batch in make_loader(self.pictures, order, self.recipe.data.workers):
                 self._step(batch)
                 bar.advance(len(batch), f"loss {self.state.loss_sum / self.state.done:.3f}")
                 self._leave_if_asked(stop)
@@ -164,8 +164,8 @@ class Trainer:
         if math.isfinite(loss) and math.isfinite(norm):
             self.optimizer.step()
             self.anchor.pull(self.optimizer)
-            self.model.tuning.stepped(self.model, self.state.step, self.steps)
-            self.model.task.stepped(
+            self.model.tuning.after_step(self.model, self.state.step, self.steps)
+            self.model.task.after_step(
                 self.model.backbone, self.model.head, self.state.step, self.steps
             )
             self.team.average(tensor for tensor in self.buffers if tensor.is_floating_point())
@@ -184,9 +184,9 @@ class Trainer:
             torch.default_generator.manual_seed if self.device.type == "cpu" else torch.manual_seed
         )  # the latter takes 3 ms
         while True:
-            seeded(key(self.recipe.seed, "step", self.state.step))
+            seeded(seed_from(self.recipe.seed, "step", self.state.step))
             try:
-                loss = self._gradients(mixed(batch, self.recipe.augment))
+                loss = self._gradients(mix_batch(batch, self.recipe.augment))
                 break
             except Exception as error:
                 self.portions.halve(error, len(batch))
@@ -201,9 +201,9 @@ class Trainer:
     def again(self, kept: badsteps.Kept) -> tuple[float, float]:
         """The loss of a step that was not taken, and the norm of its gradient, as they were then."""
         self.state.step, self.state.epoch = int(kept.about["step"]), int(kept.about["epoch"])
-        self.portions.most = kept.about["most"]
-        self.model.put(kept.weights)
-        self.model.tuning.remember(kept.memory)
+        self.portions.max_images = kept.about["most"]
+        self.model.load_tensors(kept.weights)
+        self.model.tuning.load_state(kept.memory)
         self.model.tuning.begin_epoch(self.model, self.state.epoch, self.recipe.training.epochs)
         self.model.train()
         with torch.random.fork_rng():
@@ -230,7 +230,7 @@ class Trainer:
         """Adds up the gradients of the batch, a micro-batch at a time; gives the mean loss."""
         total = 0.0
         for place in self.portions.of(len(batch)):
-            part = batch.part(place).to(self.device, memory_format=self.way.layout)
+            part = batch.subset(place).to(self.device, memory_format=self.way.memory_format)
             with self.way.autocast(self.device):
                 output = self.model(part)
                 losses = self.model.task.loss(output, part)
@@ -269,7 +269,7 @@ class Trainer:
                 "loss": repr(loss),
                 "norm": repr(norm),
             }
-            about |= {"most": self.portions.most, "pictures": names}
+            about |= {"most": self.portions.max_images, "pictures": names}
             badsteps.keep(self.run, self.model, batch, about)
         if self.state.bad >= self.recipe.training.bad_steps:
             raise Diverged(
@@ -312,7 +312,7 @@ class Trainer:
         else:
             with self._averaged():  # with the average in place there is no moment to save
                 found = (
-                    self.judge.judge(self.model, lambda: self._signalled(stop))
+                    self.judge.validate(self.model, lambda: self._signalled(stop))
                     if self.team.leads
                     else None
                 )
@@ -331,14 +331,14 @@ class Trainer:
         with self._averaged():
             self.model.eval()
             for number, (title, picture) in enumerate(
-                self.model.task.shown(self.model.backbone, self.model.head)
+                self.model.task.sample_images(self.model.backbone, self.model.head)
             ):
                 self.board.add_image(
                     f"{number}: {title}", picture.pixels, self.state.epoch + 1, dataformats="HWC"
                 )
             self.model.train()
 
-    def _compare(self, found: Judgement) -> None:
+    def _compare(self, found: ValidationResult) -> None:
         if not self.state.best or found.score > self.state.best:
             self.state.best, self.state.best_epoch, self.kept = (
                 found.score,
@@ -348,7 +348,7 @@ class Trainer:
         patience = self.recipe.training.patience
         if patience and self.state.epoch - self.state.best_epoch >= patience:
             self.state.ended = f"no better validation score for {patience} epochs"
-        self.state.ended = found.ended or self.state.ended
+        self.state.ended = found.stop_reason or self.state.ended
 
     @contextmanager
     def _averaged(self) -> Iterator[None]:
@@ -372,7 +372,7 @@ class Trainer:
             **row,
             "seconds": round(self._seconds(), 2),
         }
-        self.run.log(row)
+        self.run.append_metrics(row)
         shown = ", ".join(
             f"{name} {value:.4g}"
             for name, value in row.items()
@@ -399,7 +399,7 @@ class Trainer:
             "kept": self.kept,
             "optimizer": flat(self.optimizer),
         }
-        parts["tuning"] = self.model.tuning.memory()
+        parts["tuning"] = self.model.tuning.state()
         tensors = {
             f"{part}.{name}": tensor.detach().cpu().contiguous().clone()
             for part, named in parts.items()
@@ -431,7 +431,7 @@ class Trainer:
         _copy(_part(found.tensors, "average"), self.average)
         self.kept = _part(found.tensors, "kept")
         restore(self.optimizer, _part(found.tensors, "optimizer"))
-        self.model.tuning.remember(_part(found.tensors, "tuning"))
+        self.model.tuning.load_state(_part(found.tensors, "tuning"))
         console.say(f"resumed at epoch {self.state.epoch + 1}, step {self.state.step}")
 
     def _take_up(self, told: dict[str, Any]) -> None:
@@ -443,7 +443,7 @@ class Trainer:
                 hint=hint,
             )
         self.state = State(**told)
-        self.portions.most = self.state.most or self.portions.most
+        self.portions.max_images = self.state.most or self.portions.max_images
         if self.state.processes != self.team.size and self.team.leads:
             why = f"it went on after {self.state.processes}: from here on not what it would have been, bit for bit"
             note_choice(self.run, "processes", self.team.size, why)

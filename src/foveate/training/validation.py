@@ -9,32 +9,32 @@ from typing import Any
 
 import torch
 
-from foveate.data.dataset import Pictures
-from foveate.data.loading import Order, loader
-from foveate.inference.engine import answers, scored
+from foveate.data.dataset import ImageDataset
+from foveate.data.loading import BatchSampler, make_loader
+from foveate.inference.engine import compute_scores, predict_dataset
 from foveate.modeling.model import Model
 from foveate.recipe import Recipe
 from foveate.types import Batch
-from foveate.utils.device import Way
+from foveate.utils.device import ComputeMode
 
 
 @dataclass(frozen=True)
-class Judgement:
+class ValidationResult:
     """`score`: what counts, the most important number first, the greater the better. `row`: what is logged of it. `ended`: why the
     training should end now; empty where it should go on."""
 
     score: list[float]
     row: dict[str, Any] = field(default_factory=dict)
-    ended: str = ""
+    stop_reason: str = ""
 
 
-class Judge(ABC):
+class Validator(ABC):
     @abstractmethod
-    def judge(self, model: Model, asked: Callable[[], bool]) -> Judgement | None:
+    def validate(self, model: Model, asked: Callable[[], bool]) -> ValidationResult | None:
         """Looks at the model in eval mode, and leaves it as it was; None where it was `asked` to stop before it was done."""
 
 
-class Validation(Judge):
+class MetricValidator(Validator):
     """The task's main number on the images of the validation, and at a tie the loss.
 
     `parts`: places of some of the images under a name, whose number is logged beside that of all.
@@ -42,32 +42,32 @@ class Validation(Judge):
 
     def __init__(
         self,
-        pictures: Pictures,
+        pictures: ImageDataset,
         recipe: Recipe,
         device: torch.device,
         parts: Mapping[str, Sequence[int]] | None = None,
     ) -> None:
         self.pictures, self.recipe, self.device, self.parts = pictures, recipe, device, parts or {}
-        self.way = Way(recipe.training.precision, bool(recipe.training.channels_last))
+        self.way = ComputeMode(recipe.training.precision, bool(recipe.training.channels_last))
         self.multilabel = bool(recipe.task.settings.get("multilabel"))
 
-    def judge(self, model: Model, asked: Callable[[], bool]) -> Judgement | None:
-        found = answers(model, self.pictures, self._batches(asked), self.device, self.way)
+    def validate(self, model: Model, asked: Callable[[], bool]) -> ValidationResult | None:
+        found = predict_dataset(model, self.pictures, self._batches(asked), self.device, self.way)
         if asked():
             return None
-        scores = scored(found.predictions, self.pictures.samples, model, self.multilabel)
+        scores = compute_scores(found.predictions, self.pictures.samples, model, self.multilabel)
         value = scores.numbers[scores.main].value
         row = {"val_loss": found.loss, f"val_{scores.main}": value}
         row |= {
             f"val_{scores.main}_{name}": part
             for name, part in self._by_part(model, found.predictions).items()
         }
-        return Judgement([value, -found.loss], row)
+        return ValidationResult([value, -found.loss], row)
 
     def _batches(self, asked: Callable[[], bool]) -> Iterator[Batch]:
-        for batch in loader(
+        for batch in make_loader(
             self.pictures,
-            Order(len(self.pictures), self.recipe.training.batch_size),
+            BatchSampler(len(self.pictures), self.recipe.training.batch_size),
             self.recipe.data.workers,
         ):
             if asked():
@@ -79,7 +79,7 @@ class Validation(Judge):
         found = {}
         for name, places in self.parts.items():
             samples = [self.pictures.samples[place] for place in places]
-            scores = scored(
+            scores = compute_scores(
                 [predictions[place] for place in places], samples, model, self.multilabel
             )
             found[name] = scores.numbers[scores.main].value

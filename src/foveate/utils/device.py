@@ -16,14 +16,14 @@ _ROUNDS = 2
 
 
 @dataclass(frozen=True)
-class Way:
+class ComputeMode:
     """How to compute."""
 
     precision: str  # "fp32" or "bf16"
     channels_last: bool
 
     @property
-    def layout(self) -> torch.memory_format:
+    def memory_format(self) -> torch.memory_format:
         return torch.channels_last if self.channels_last else torch.contiguous_format
 
     def autocast(self, device: torch.device) -> AbstractContextManager[object]:
@@ -37,7 +37,7 @@ class Way:
         return f"{self.precision}{' channels_last' if self.channels_last else ''}"
 
 
-def device_of(word: str) -> torch.device:
+def resolve_device(word: str) -> torch.device:
     """The device that a word means; auto takes an accelerator when there is one. Raises UsageError when it is not there."""
     if word == "auto":
         word = (
@@ -57,26 +57,26 @@ def device_of(word: str) -> torch.device:
         ) from None
 
 
-def ways(precision: str, channels_last: bool | None) -> list[Way]:
+def candidate_modes(precision: str, channels_last: bool | None) -> list[ComputeMode]:
     """What is left to choose from, the plainest first."""
     precisions = ["fp32", "bf16"] if precision == "auto" else [precision]
     layouts = [False, True] if channels_last is None else [channels_last]
     return [
-        Way(p, layout)
+        ComputeMode(p, layout)
         for p in precisions
         for layout in layouts
         if p == "fp32" or layout or len(layouts) == 1
     ]
 
 
-def fastest(candidates: list[Way], step: Callable[[Way], None]) -> tuple[Way, str]:
+def fastest_mode(candidates: list[ComputeMode], step: Callable[[ComputeMode], None]) -> tuple[ComputeMode, str]:
     """The way whose `step` takes least time, and the measurement in words. The first keeps its place unless beaten by 15 %.
 
     Runs are interleaved and the least times compared, because other programs share the machine, and only add to them.
     """
     if len(candidates) == 1:
         return candidates[0], "as asked"
-    times: dict[Way, list[float]] = {way: [] for way in candidates}
+    times: dict[ComputeMode, list[float]] = {way: [] for way in candidates}
     for round_ in range(_ROUNDS + 1):
         for way in candidates:
             start = time.perf_counter()

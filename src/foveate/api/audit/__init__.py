@@ -1,0 +1,47 @@
+"""audit RUN [DATA]: find likely label errors, redundant images and images worth labeling."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from foveate.utils.invocation import entry_point
+from foveate.utils.paths import PathLike, as_path
+
+if TYPE_CHECKING:
+    from foveate.api.audit.core import AuditResult
+
+
+@entry_point
+def audit(
+    run: PathLike,
+    data: PathLike | None = None,
+    *,
+    unlabeled: PathLike | None = None,
+    extra_labels: int = 200,
+    out: PathLike | None = None,
+    device: str = "auto",
+) -> "AuditResult":
+    """Find likely label errors, redundant and hard images, and images worth labeling.
+
+    Every image is judged by a classifier on the features of the run that was not fitted to it.
+    Nothing in your data is changed.
+
+    Args:
+        run: Run folder.
+        data: Other single-label classification data. Default: the run's own images.
+        unlabeled: Unlabeled images, to rank by how much labeling them would help.
+        extra_labels: Number of extra labels to extrapolate the learning curve to.
+        out: Folder to create. Default: RUN/audits/N.
+        device: auto, cpu, cuda, cuda:1 or mps.
+
+    Raises:
+        UsageError: The run has another task, or there are too few images.
+        DataError: The data is not single-label classification data.
+    """
+    from foveate.api.audit import core
+    from foveate.utils.files import numbered, refuse_taken
+
+    folder = as_path(out) or numbered(Path(run) / "audits")
+    refuse_taken(folder)
+    predictor, scanned = core.scan_labeled(Path(run), as_path(data), device)
+    features = core.LabeledFeatures.of(predictor, scanned)
+    return core.write_audit(folder, predictor, features, as_path(unlabeled), extra_labels)

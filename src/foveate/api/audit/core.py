@@ -13,28 +13,21 @@ import torch
 from foveate.api.audit.label_errors import (
     Doubt,
     Forecast,
-    doubts,
-    forecast,
-    known,
     ranked,
-    redundant,
     worth_labelling,
 )
-from foveate.data.discovery import pictures_at
-from foveate.data.formats import read_table
-from foveate.data.image_cache import Pixels
-from foveate.data.scan import Scanned, readable
-from foveate.data.tables import label_names, refuse_other_questions
+from foveate.data.discovery import images_at
+from foveate.data.image_cache import ImageCache
+from foveate.data.scan import ScannedTable, readable
 from foveate.errors import UsageError
 from foveate.images import codec as images
 from foveate.images.sheets import tiled
-from foveate.inference.engine import pooled_of, scanned_aloud
-from foveate.inference.predictor import Predictor, load
+from foveate.inference.engine import collect_pooled
+from foveate.inference.predictor import Predictor
 from foveate.modeling.classifiers.logistic import out_of_fold
-from foveate.run.lineage import own_table
 from foveate.types import Sample
 from foveate.utils import console
-from foveate.utils.files import numbered, refuse_taken, write_rows
+from foveate.utils.files import write_rows
 from foveate.utils.paths import printable
 
 _SHOWN, _SIDE = 40, 128  # doubtful labels on the sheet, px of each
@@ -101,24 +94,12 @@ class AuditResult:
         ]
 
 
-def audit(
-    run: Path,
-    data: Path | None = None,
-    unlabelled: Path | None = None,
-    more: int = 200,
-    out: Path | None = None,
-    device: str = "auto",
-) -> AuditResult:
-    """Asks what the features of a finished run say of its own images, or of other `data` with one class an image: every image is
-    judged by a classifier that has not seen it. `unlabelled`: pictures of which some are worth labelling. `more`: labels that a
-    forecast is asked for. Nothing of the user's is changed.
-
-    Raises UsageError for runs of other tasks, DataError for other data.
-    """
-    folder = out or numbered(run / "audits")
-    refuse_taken(folder)
-    predictor = load(run, device)
-    table = refuse_other_questions(
+def scan_labeled(
+    run: Path, data: Path | None, device: str
+) -> tuple[Predictor, ScannedTable]:
+    """Open the run and scan its own images, or `data`. Raises UsageError for too few images."""
+    predictor = load_predictor(run, device)
+    table = require_single_label(
         own_table(predictor.run) if data is None else read_table(data), "an audit"
     )
     if len(table.samples) < _LEAST:
@@ -127,38 +108,66 @@ def audit(
             where=table.root,
             hint="some dozens at least",
         )
-    scanned = scanned_aloud(table, predictor.model, predictor.recipe.data)
-    features = _features(predictor, scanned.table.samples, scanned.pixels)
-    classes = tuple(
-        sorted({name for sample in scanned.table.samples for name in label_names(sample)})
-    )
-    labels = np.array([classes.index(label_names(sample)[0]) for sample in scanned.table.samples])
-    groups = [sample.group or sample.key for sample in scanned.table.samples]
-    chances, strength = known(features, labels, groups, len(classes), predictor.recipe.seed)
+    return predictor, scan_with_progress(table, predictor.model, predictor.recipe.data)
+
+
+@dataclass(frozen=True)
+class LabeledFeatures:
+    """Features (N, D), class indices (N,) and groups of N images, and the names of the K classes."""
+
+    scanned: ScannedTable
+    features: np.ndarray
+    labels: np.ndarray
+    groups: list[str]
+    classes: tuple[str, ...]
+
+    @classmethod
+    def of(cls, predictor: Predictor, scanned: ScannedTable) -> LabeledFeatures:
+        """Compute the features of all images."""
+        samples = scanned.table.samples
+        features = pooled_features(predictor, samples, scanned.pixels)
+        classes = tuple(sorted({name for sample in samples for name in label_names(sample)}))
+        labels = np.array([classes.index(label_names(sample)[0]) for sample in samples])
+        groups = [sample.group or sample.key for sample in samples]
+        return cls(scanned, features, labels, groups, classes)
+
+
+def write_audit(
+    folder: Path,
+    predictor: Predictor,
+    data: LabeledFeatures,
+    unlabeled: Path | None,
+    extra_labels: int,
+) -> AuditResult:
+    """Judge the labels, extrapolate the learning curve, and write the tables to the new `folder`."""
+    features, labels, classes = data.features, data.labels, data.classes
+    seed = predictor.recipe.seed
+    chances, strength = known(features, labels, data.groups, len(classes), seed)
     found, pairs = doubts(chances, labels), redundant(features, _ALIKE)
-    told = forecast(features, labels, groups, len(classes), strength, more, predictor.recipe.seed)
+    curve = forecast(features, labels, data.groups, len(classes), strength, extra_labels, seed)
     folder.mkdir(parents=True)
     chosen = (
-        _next(predictor, unlabelled, features, labels, len(classes), strength) if unlabelled else []
+        choose_next(predictor, unlabeled, features, labels, len(classes), strength)
+        if unlabeled
+        else []
     )
-    _write(folder, scanned, classes, labels, chances, found, pairs, chosen)
-    keys = [sample.key for sample in scanned.table.samples]
+    write_tables(folder, data.scanned, classes, labels, chances, found, pairs, chosen)
+    keys = [sample.key for sample in data.scanned.table.samples]
     doubted = [
         (keys[each.place], classes[labels[each.place]], classes[each.other]) for each in found
     ]
-    return AuditResult(
-        folder, len(keys), doubted, sum(each.strong for each in found), len(pairs), told, chosen
-    )
+    strong = sum(each.strong for each in found)
+    return AuditResult(folder, len(keys), doubted, strong, len(pairs), curve, chosen)
 
 
-def _features(predictor: Predictor, samples: Sequence[Sample], pixels: Pixels) -> np.ndarray:
+def pooled_features(predictor: Predictor, samples: Sequence[Sample], pixels: ImageCache) -> np.ndarray:
     """(N, D): what the head reads, where it says so, else the pooled ones."""
     read = getattr(predictor.model.head, "describe", lambda found: found.pooled)
     with (
         console.progress(len(samples), "features") as bar,
-        pooled_of(predictor.model, read) as seen,
+        collect_pooled(predictor.model, read) as seen,
     ):
-        predictor.answers(samples, pixels, bar.advance)
+        predictor.predict_samples(samples, pixels, bar.advance)
     if not seen:
         raise UsageError(
             "this run reads no pooled features to compare images by", where=predictor.run.folder
@@ -166,7 +175,7 @@ def _features(predictor: Predictor, samples: Sequence[Sample], pixels: Pixels) -
     return torch.cat(seen).numpy()
 
 
-def _next(
+def choose_next(
     predictor: Predictor,
     place: Path,
     features: np.ndarray,
@@ -175,10 +184,10 @@ def _next(
     strength: float,
 ) -> list[str]:
     """The pictures without labels that are worth labelling, by a classifier on all that are labelled."""
-    samples = [Sample(path, printable(path)) for path in pictures_at([place])]
-    pixels = Pixels(predictor.model.backbone.input.size, predictor.model.task.framing, keep=True)
+    samples = [Sample(path, printable(path)) for path in images_at([place])]
+    pixels = ImageCache(predictor.model.backbone.input.size, predictor.model.task.framing, keep=True)
     read = readable(samples, pixels)
-    theirs = _features(predictor, read, pixels)
+    theirs = pooled_features(predictor, read, pixels)
     both = np.concatenate([features, theirs])
     targets = np.concatenate([np.eye(classes)[labels], np.zeros((len(theirs), classes))])
     marks = np.concatenate([np.zeros(len(features), int), np.ones(len(theirs), int)])
@@ -186,9 +195,9 @@ def _next(
     return [read[each].key for each in worth_labelling(chances, theirs, min(_HARD, len(read)))]
 
 
-def _write(
+def write_tables(
     folder: Path,
-    scanned: Scanned,
+    scanned: ScannedTable,
     classes: tuple[str, ...],
     labels: np.ndarray,
     chances: np.ndarray,
@@ -226,8 +235,8 @@ def _write(
             scanned.pixels.read(scanned.table.samples[each.place].path)[0]
             for each in found[:_SHOWN]
         ]
-        small = [images.resized(np.ascontiguousarray(pixels), (_SIDE, _SIDE)) for pixels in shown]
-        images.write(
+        small = [images.resize(np.ascontiguousarray(pixels), (_SIDE, _SIDE)) for pixels in shown]
+        images.write_image(
             tiled(small, [f"{row[1]} / {row[2]}?" for row in doubted[:_SHOWN]]),
             folder / "doubts.png",
         )

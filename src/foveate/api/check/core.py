@@ -24,7 +24,7 @@ from foveate.api.check.rules import (
 )
 from foveate.data.discovery import Inventory, find_images, inventory
 from foveate.data.formats import FORMATS, read_table
-from foveate.data.issues import Findings, Remark, collecting
+from foveate.data.issues import Issue, IssueLog, collecting
 from foveate.errors import DataError, FoveateError, UsageError
 from foveate.recipe import Recipe
 from foveate.types import Sample, Table
@@ -39,27 +39,28 @@ _EVERY = 5.0  # seconds between lines of a long listing
 _UNREAD = "none"  # the format of data that no format can read
 
 
-def check(
-    recipe: Recipe,
-    out: Path | None = None,
-    most: int = 20_000,
-    plan: bool = True,
-    command: str = "",
+def check_data(
+    recipe: Recipe, out: Path | None, max_images: int, plan: bool
 ) -> CheckResult:
-    """Reads the data that the recipe names as `fit` would, and tells what is wrong with it; a page, a CSV of all places and a JSON
-    file go to the new folder `out`, checks/NAME-N by default. Nothing of the user's is changed, and no network is needed.
+    """Read the data that the recipe names as `fit` would, and report what is wrong with it.
 
-    `most`: pictures to open, drawn with the recipe's seed where there are more; 0 for all. `plan`: whether to measure what a fit
-    would take. A backbone that the recipe states compares the pictures by its features, too.
+    A page, a CSV of all findings and a JSON file go to the new folder `out`.
 
-    Raises UsageError for a path that is not there, or for a folder that is taken or lies in the data.
+    Args:
+        recipe: Names the data. A backbone that it states compares the images by its features, too.
+        out: Folder to create.
+        max_images: Images to open, drawn with the recipe's seed where there are more; 0 = all.
+        plan: Whether to measure what a fit would take.
+
+    Raises:
+        UsageError: The path does not exist, or the folder exists or lies in the data.
     """
     start, data = time.perf_counter(), Path(recipe.data.path)
     folder = _free(out, data)
     with collecting() as found:
         listing = _listed(data, found) if data.is_dir() else None
         table = _read(recipe, found)
-        places = _drawn(len(table.samples), most, recipe.seed)
+        places = _drawn(len(table.samples), max_images, recipe.seed)
         looks, rate = _seen(table, places, found)
         whole = [place for place in places if looks[place] is not None]
         readable, seen = (
@@ -90,7 +91,7 @@ def check(
         unplanned=unplanned,
         seconds=time.perf_counter() - start,
     )
-    _write(result, table, readable, recipe, command)
+    _write(result, table, readable, recipe)
     return result
 
 
@@ -106,7 +107,7 @@ def _free(out: Path | None, data: Path) -> Path:
     return folder
 
 
-def _listed(data: Path, found: Findings) -> Inventory:
+def _listed(data: Path, found: IssueLog) -> Inventory:
     said = time.monotonic()
 
     def advance(files: int) -> None:
@@ -116,12 +117,12 @@ def _listed(data: Path, found: Findings) -> Inventory:
             said = time.monotonic()
 
     listing = inventory(data, found, advance)
-    told = f"{listing.files} files in {listing.folders} folders, {listing.pictures} of them named like pictures"
+    told = f"{listing.files} files in {listing.folders} folders, {listing.images} of them named like pictures"
     console.say(f"data: {printable(data)}: {told}")
     return listing
 
 
-def _read(recipe: Recipe, found: Findings) -> Table:
+def _read(recipe: Recipe, found: IssueLog) -> Table:
     """The table, with what its format has noted; where it cannot be read, the pictures that there are."""
     data = Path(recipe.data.path)
     try:
@@ -133,7 +134,7 @@ def _read(recipe: Recipe, found: Findings) -> Table:
         return Table(samples, (), _UNREAD, data)
     known = {each.kind for each in found.notes()}
     for note in table.notes:
-        if not (isinstance(note, Remark) and note.kind in known):
+        if not (isinstance(note, Issue) and note.kind in known):
             found.noted(note)
     summary = FORMATS.load(table.format).summary
     console.say(f"read as {summary}: {len(table.samples)} images, {len(table.classes)} classes")
@@ -150,7 +151,7 @@ def _drawn(count: int, most: int, seed: int) -> list[int]:
     return sorted(random.Random(seed).sample(range(count), most))
 
 
-def _seen(table: Table, places: list[int], found: Findings) -> tuple[list[Look | None], float]:
+def _seen(table: Table, places: list[int], found: IssueLog) -> tuple[list[Look | None], float]:
     """A look for each sample, None for those that were not opened or cannot be read; and pictures a second."""
     start = time.perf_counter()
     with console.progress(len(places), "look") as bar:
@@ -167,7 +168,7 @@ def _seen(table: Table, places: list[int], found: Findings) -> tuple[list[Look |
 
 
 def _compared(
-    recipe: Recipe, samples: Sequence[Sample], looks: Sequence[Look], found: Findings
+    recipe: Recipe, samples: Sequence[Sample], looks: Sequence[Look], found: IssueLog
 ) -> None:
     """Adds copies: of bytes, of thumbnails and, with a backbone that was named, of features."""
     if not samples:
@@ -185,12 +186,12 @@ def _compared(
     copies(samples, [look.digest for look in looks], ways, found)
 
 
-def _graded(found: Findings) -> tuple[Remark, ...]:
+def _graded(found: IssueLog) -> tuple[Issue, ...]:
     """The gravest first."""
-    return tuple(sorted(found.notes(), key=lambda each: _ORDER.index(each.kind.gravity)))
+    return tuple(sorted(found.notes(), key=lambda each: _ORDER.index(each.kind.severity)))
 
 
-def _say(found: Findings, counted: Balance, told: list[tuple[str, str]]) -> None:
+def _say(found: IssueLog, counted: Balance, told: list[tuple[str, str]]) -> None:
     """What is known before the plan, which takes longer than all the rest."""
     columns, rows = counted.table()
     if rows:
@@ -208,7 +209,7 @@ def _planned(
     readable: Sequence[Sample],
     rate: float,
     folder: Path,
-    found: Findings,
+    found: IssueLog,
 ) -> tuple[Planned | None, str]:
     """What a fit would take; or why that cannot be told."""
     if table.format == _UNREAD or not readable:
@@ -225,12 +226,12 @@ def _planned(
 
 
 def _write(
-    result: CheckResult, table: Table, readable: Sequence[Sample], recipe: Recipe, command: str
+    result: CheckResult, table: Table, readable: Sequence[Sample], recipe: Recipe
 ) -> None:
     result.folder.mkdir(parents=True, exist_ok=True)
     rows = [
         [
-            finding.kind.gravity,
+            finding.kind.severity,
             finding.kind.area,
             str(finding.kind),
             place.name,
@@ -238,11 +239,11 @@ def _write(
             place.like,
         ]
         for finding in result.findings
-        for place in finding.places
+        for place in finding.locations
     ]
     write_rows(
         result.folder / "findings.csv", ["gravity", "area", "what", "place", "why", "like"], rows
     )
     with written_aside(result.folder / "check.json") as aside:
         aside.write_text(json.dumps(result.numbers(), indent=1), encoding="utf-8")
-    write_page(result, table, readable, recipe, command)
+    write_page(result, table, readable, recipe)

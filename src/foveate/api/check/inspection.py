@@ -13,34 +13,34 @@ import numpy as np
 
 from foveate.data.boxes import refitted
 from foveate.data.duplicates import gray_thumbnail, tint
-from foveate.data.issues import Findings, Kind
+from foveate.data.issues import IssueKind, IssueLog
 from foveate.errors import BrokenImage, DataError
 from foveate.images import codec as images
-from foveate.images.codec import Facts
+from foveate.images.codec import ImageHeader
 from foveate.predictions import Boxes, Regions
 from foveate.types import Sample
 
-CONVERTED = Kind("pictures of other values than 8-bit RGB or grey, converted", "note", "files")
-CLEAR = Kind("pictures that are transparent in part, laid on white", "note", "files")
-SEVERAL = Kind(
+CONVERTED = IssueKind("pictures of other values than 8-bit RGB or grey, converted", "note", "files")
+CLEAR = IssueKind("pictures that are transparent in part, laid on white", "note", "files")
+SEVERAL = IssueKind(
     "files of several pictures (animations, documents), of which the first counts", "note", "files"
 )
-TURNED = Kind(
+TURNED = IssueKind(
     "pictures turned upright by their EXIF: boxes and masks must be those of the upright picture",
     "note",
     "files",
 )
-MISNAMED = Kind("files whose content is not what their name says", "note", "files")
-FLAT = Kind("pictures of one flat colour", "warning", "files", "remove them, if they show nothing")
-FAINT = Kind(
+MISNAMED = IssueKind("files whose content is not what their name says", "note", "files")
+FLAT = IssueKind("pictures of one flat colour", "warning", "files", "remove them, if they show nothing")
+FAINT = IssueKind(
     "pictures that use a small part of their 16 bits, so that all is nearly one grey",
     "warning",
     "files",
     "stretch them",
 )
-TINY = Kind("pictures with a side below 32 px", "note", "files")
-LONG = Kind("pictures more than four times as long as wide", "note", "files")
-UNFIT = Kind(
+TINY = IssueKind("pictures with a side below 32 px", "note", "files")
+LONG = IssueKind("pictures more than four times as long as wide", "note", "files")
+UNFIT = IssueKind(
     "pictures whose boxes reach out of them: the annotations state another size",
     "error",
     "labels",
@@ -77,7 +77,7 @@ class Look:
     """One picture. `digest`: SHA-256 of its bytes; `thumb`: (32, 32) uint8 grey, `tint`: (2, 64) int8, as in splits; `grey`: no
     colours; `bytes`: of the file; `pixels`: of each class, where a mask says so."""
 
-    facts: Facts
+    facts: ImageHeader
     digest: str
     thumb: np.ndarray
     tint: np.ndarray
@@ -89,7 +89,7 @@ class Look:
 def looked(
     samples: Sequence[Sample],
     classes: int,
-    found: Findings,
+    found: IssueLog,
     advance: Callable[[], None] = lambda: None,
 ) -> list[Look | None]:
     """A look at each sample's picture, None where it cannot be read; what is odd about it is added to `found`. `classes`: how many
@@ -114,15 +114,15 @@ def looked(
 def _looked(sample: Sample, classes: int) -> tuple[Look | None, list[tuple[str, DataError]]]:
     """The look, and what was refused, with its place."""
     try:
-        facts = images.facts(sample.path)
-        pixels, _ = images.read(sample.path, short_side=_SIDE)
+        facts = images.read_header(sample.path)
+        pixels, _ = images.read_image(sample.path, short_side=_SIDE)
         digest, size = images.content_hash(sample.path), sample.path.stat().st_size
     except BrokenImage as error:
         return None, [(sample.key, error)]
     channels = pixels.astype(np.int16)
     grey = bool((channels.max(axis=2) - channels.min(axis=2)).max() <= _GREY)
     counted, refused = (
-        _pixels(sample.truth, classes) if isinstance(sample.truth, Regions) else (None, [])
+        _pixels(sample.target, classes) if isinstance(sample.target, Regions) else (None, [])
     )
     look = Look(facts, digest, gray_thumbnail(pixels), tint(pixels), grey, size, counted)
     return look, [(str(error.where or sample.key), error) for error in refused]
@@ -137,9 +137,9 @@ def _pixels(truth: Regions, classes: int) -> tuple[np.ndarray | None, list[DataE
     return np.bincount(mask[mask >= 0].ravel(), minlength=classes), []
 
 
-def _note(sample: Sample, look: Look, found: Findings) -> None:
+def _note(sample: Sample, look: Look, found: IssueLog) -> None:
     facts, key = look.facts, sample.key
-    height, width = facts.size
+    height, width = facts.read_size
     spread = int(look.thumb.max()) - int(look.thumb.min())
     deep = facts.deep or facts.mode in ("I", "F")
     values = "16 bits a channel" if facts.deep else _MODES.get(facts.mode, "")
@@ -153,18 +153,18 @@ def _note(sample: Sample, look: Look, found: Findings) -> None:
         (named != content, MISNAMED, f"{named}, not {content}"),
         (spread <= _FLAT, FLAT, f"{width} x {height} px"),
         (deep and _FLAT < spread <= _FAINT, FAINT, f"{spread} of 256 levels"),
-        (min(facts.size) < _SMALL, TINY, f"{width} x {height} px"),
-        (max(facts.size) > _LONG * min(facts.size), LONG, f"{width} x {height} px"),
+        (min(facts.read_size) < _SMALL, TINY, f"{width} x {height} px"),
+        (max(facts.read_size) > _LONG * min(facts.read_size), LONG, f"{width} x {height} px"),
     ):
         if odd:
             found.add(kind, key, why=why)
-    if isinstance(sample.truth, Boxes):
-        problems = refitted(sample.truth, facts.size)[1]
+    if isinstance(sample.target, Boxes):
+        problems = refitted(sample.target, facts.read_size)[1]
         if problems:
             found.add(
                 UNFIT,
                 key,
-                why=f"{problems.total()} of {len(sample.truth.names)} boxes, {width} x {height} px",
+                why=f"{problems.total()} of {len(sample.target.names)} boxes, {width} x {height} px",
             )
 
 
@@ -172,7 +172,7 @@ def sizes(looks: Sequence[Look]) -> list[tuple[str, str]]:
     """Sizes, colours and formats in words: what, and how it is."""
     if not looks:
         return []
-    sides = np.array([look.facts.size for look in looks])
+    sides = np.array([look.facts.read_size for look in looks])
     (height, width), count = Counter(map(tuple, sides.tolist())).most_common(1)[0]
     shorter, longer = np.sort(sides, axis=1).T
     grey = sum(look.grey for look in looks)

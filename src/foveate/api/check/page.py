@@ -9,7 +9,7 @@ import numpy as np
 
 from foveate.api.check.result import CheckResult
 from foveate.data.formats import FORMATS
-from foveate.data.issues import Place, Remark
+from foveate.data.issues import Issue, Location
 from foveate.errors import FoveateError
 from foveate.images import codec as images
 from foveate.images.drawing import drawn
@@ -18,6 +18,7 @@ from foveate.recipe import Recipe
 from foveate.reporting.pages import Card, CheckPage, ClassRow, Trouble, write_check
 from foveate.types import Sample, Table
 from foveate.utils.paths import printable
+from foveate.utils.invocation import current_invocation
 
 _SHOWN = 6  # places of a problem
 _CLASSES, _EXAMPLES = 40, 5  # rows with pictures, and pictures of each
@@ -26,7 +27,7 @@ _ORDER = ("error", "warning", "note")
 
 
 def write_page(
-    result: CheckResult, table: Table, readable: Sequence[Sample], recipe: Recipe, command: str
+    result: CheckResult, table: Table, readable: Sequence[Sample], recipe: Recipe
 ) -> None:
     """check.html in the result's folder. `readable`: samples that can be shown."""
     album = _Album(table, readable)
@@ -43,9 +44,9 @@ def write_page(
         rows.append(ClassRow(name, [*parts, total], total / max(1, most), pictures))
     page = CheckPage(
         title=printable(recipe.data.path),
-        command=command,
+        command=current_invocation().command,
         counts={
-            gravity: sum(each.kind.gravity == gravity for each in result.findings)
+            gravity: sum(each.kind.severity == gravity for each in result.findings)
             for gravity in _ORDER
         },
         troubles=[album.trouble(finding) for finding in result.findings],
@@ -55,7 +56,7 @@ def write_page(
         unit=unit,
         splits=[split or "no split" for split in counted.splits] if len(counted.splits) > 1 else [],
         classes=rows,
-        examples=[album.card(Place(sample.key, _said(sample))) for sample in chosen.get("", ())],
+        examples=[album.card(Location(sample.key, _said(sample))) for sample in chosen.get("", ())],
         lang=recipe.lang,
     )
     write_check(page, result.folder / "check.html")
@@ -83,7 +84,7 @@ def _examples(table: Table, readable: Sequence[Sample], seed: int) -> dict[str, 
     found: dict[str, list[Sample]] = {name: [] for name in table.classes[:_CLASSES]}
     for sample in order:
         for name in (
-            dict.fromkeys(sample.truth.names) if isinstance(sample.truth, Labels | Boxes) else ()
+            dict.fromkeys(sample.target.names) if isinstance(sample.target, Labels | Boxes) else ()
         ):
             if name in found and len(found[name]) < _EXAMPLES:
                 found[name].append(sample)
@@ -91,7 +92,7 @@ def _examples(table: Table, readable: Sequence[Sample], seed: int) -> dict[str, 
 
 
 def _said(sample: Sample) -> str:
-    return sample.truth.sentences[0] if isinstance(sample.truth, Text) else ""
+    return sample.target.sentences[0] if isinstance(sample.target, Text) else ""
 
 
 class _Album:
@@ -102,12 +103,12 @@ class _Album:
         self._classes = table.classes
         self._made: dict[str, np.ndarray | None] = {}
 
-    def trouble(self, finding: Remark) -> Trouble:
+    def trouble(self, finding: Issue) -> Trouble:
         kind = finding.kind
-        cards = [self.card(place) for place in finding.places[:_SHOWN] if place.name]
-        return Trouble(kind.gravity, str(kind), finding.times, kind.hint, cards)
+        cards = [self.card(place) for place in finding.locations[:_SHOWN] if place.name]
+        return Trouble(kind.severity, str(kind), finding.count, kind.hint, cards)
 
-    def card(self, place: Place) -> Card:
+    def card(self, place: Location) -> Card:
         return Card(place.name, place.why, place.like, self.pictures([place.name, place.like]))
 
     def pictures(self, keys: Sequence[str]) -> list[tuple[str, np.ndarray]]:
@@ -121,11 +122,11 @@ class _Album:
 
     def _small(self, sample: Sample) -> np.ndarray | None:
         try:
-            if not isinstance(sample.truth, Boxes | Regions):
-                return images.thumbnail(images.read(sample.path, short_side=_SIDE)[0], _SIDE)
-            whole = images.read(sample.path)[0]
-            if isinstance(sample.truth, Regions) and sample.truth.mask.shape != whole.shape[:2]:
+            if not isinstance(sample.target, Boxes | Regions):
+                return images.thumbnail(images.read_image(sample.path, short_side=_SIDE)[0], _SIDE)
+            whole = images.read_image(sample.path)[0]
+            if isinstance(sample.target, Regions) and sample.target.mask.shape != whole.shape[:2]:
                 return images.thumbnail(whole, _SIDE)
-            return images.thumbnail(drawn(whole, sample.truth, self._classes), 2 * _SIDE)
+            return images.thumbnail(drawn(whole, sample.target, self._classes), 2 * _SIDE)
         except FoveateError:  # its mask, say
             return None

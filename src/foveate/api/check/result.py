@@ -8,12 +8,12 @@ from typing import Any
 
 from foveate.api.check.rules import Balance
 from foveate.data.discovery import Inventory
-from foveate.data.issues import FIRST, Gravity, Remark
+from foveate.data.issues import FIRST, Issue, Severity
 
-CODES: dict[Gravity, int] = {"error": 4, "warning": 3, "note": 0}
+CODES: dict[Severity, int] = {"error": 4, "warning": 3, "note": 0}
 
 
-_ORDER: tuple[Gravity, ...] = ("error", "warning", "note")
+_ORDER: tuple[Severity, ...] = ("error", "warning", "note")
 
 
 _SAID = 3  # places of a problem that are said in a terminal
@@ -32,7 +32,7 @@ class CheckResult:
     images: int
     looked: int
     unreadable: int
-    findings: tuple[Remark, ...]
+    findings: tuple[Issue, ...]
     balance: Balance
     sizes: list[tuple[str, str]]
     plan: list[tuple[str, str]]
@@ -43,11 +43,11 @@ class CheckResult:
     @property
     def exit_code(self) -> int:
         """4 with an error, 3 with a warning, 0 with notes or nothing."""
-        return max((CODES[finding.kind.gravity] for finding in self.findings), default=0)
+        return max((CODES[finding.kind.severity] for finding in self.findings), default=0)
 
-    def count(self, gravity: Gravity) -> int:
+    def count(self, gravity: Severity) -> int:
         """Kinds of problems of this gravity."""
-        return sum(finding.kind.gravity == gravity for finding in self.findings)
+        return sum(finding.kind.severity == gravity for finding in self.findings)
 
     def numbers(self) -> dict[str, Any]:
         listing = None
@@ -55,7 +55,7 @@ class CheckResult:
             listing = {
                 "files": self.listing.files,
                 "folders": self.listing.folders,
-                "pictures": self.listing.pictures,
+                "pictures": self.listing.images,
             }
         counts = {
             "images": self.images,
@@ -102,26 +102,26 @@ class CheckResult:
         )
 
 
-def _row(finding: Remark) -> dict[str, Any]:
+def _row(finding: Issue) -> dict[str, Any]:
     kind = finding.kind
     first = [
         {"place": place.name, "why": place.why, "like": place.like}
-        for place in finding.places[:FIRST]
+        for place in finding.locations[:FIRST]
     ]
-    about = {"gravity": kind.gravity, "area": kind.area, "what": str(kind), "hint": kind.hint}
-    return {**about, "count": finding.times, "first": first}
+    about = {"gravity": kind.severity, "area": kind.area, "what": str(kind), "hint": kind.hint}
+    return {**about, "count": finding.count, "first": first}
 
 
-def _told(finding: Remark) -> list[str]:
+def _told(finding: Issue) -> list[str]:
     """An error or a warning with its first places; a note in one line."""
     kind = finding.kind
-    head = f"{kind.gravity}: {kind}" + (f": {finding.times}" if finding.places[0].name else "")
-    if kind.gravity == "note":
+    head = f"{kind.severity}: {kind}" + (f": {finding.count}" if finding.locations[0].name else "")
+    if kind.severity == "note":
         return [head]
-    told = [head, *(f"  {place}" for place in finding.places[:_SAID])]
+    told = [head, *(f"  {place}" for place in finding.locations[:_SAID])]
     told += (
-        [f"  ... and {finding.times - _SAID} more"]
-        if finding.times > _SAID and len(finding.places) > _SAID
+        [f"  ... and {finding.count - _SAID} more"]
+        if finding.count > _SAID and len(finding.locations) > _SAID
         else []
     )
     return told + ([f"  try: {kind.hint}"] if kind.hint else [])

@@ -10,39 +10,39 @@ from typing import Any
 import numpy as np
 
 from foveate.api.check.inspection import Look
-from foveate.data.duplicates import agreeing, alike, standardised
-from foveate.data.issues import TWINS, UNTAUGHT, Findings, Kind
+from foveate.data.duplicates import colors_agree, similar_pairs, standardize
+from foveate.data.issues import TWINS, UNTAUGHT, IssueKind, IssueLog
 from foveate.predictions import Boxes, Labels, Regions
 from foveate.types import Sample, Table
 
 _TOGETHER = "keep them in one split; where the data names none, foveate fit does"
-SAME_ACROSS = Kind("the same file in two splits: figures flatter", "error", "copies", _TOGETHER)
-SAME_OTHER = Kind("the same file with different labels", "error", "copies", "decide for one")
-SAME = Kind("the same file again", "note", "copies")
-GROUP_ACROSS = Kind(
+SAME_ACROSS = IssueKind("the same file in two splits: figures flatter", "error", "copies", _TOGETHER)
+SAME_OTHER = IssueKind("the same file with different labels", "error", "copies", "decide for one")
+SAME = IssueKind("the same file again", "note", "copies")
+GROUP_ACROSS = IssueKind(
     "groups that lie in more than one split: figures flatter",
     "error",
     "copies",
     "give each group one split",
 )
-UNUSED = Kind("classes that no image has", "warning", "classes")
-ONE = Kind("there is one class only: nothing can be told apart", "error", "classes")
-UNSCORED = Kind(
+UNUSED = IssueKind("classes that no image has", "warning", "classes")
+ONE = IssueKind("there is one class only: nothing can be told apart", "error", "classes")
+UNSCORED = IssueKind(
     "classes that a split for measuring lacks: figures say nothing of them", "warning", "classes"
 )
-FEW = Kind(
+FEW = IssueKind(
     "classes with fewer than 10 images to learn from",
     "warning",
     "classes",
     "collect more; figures of these will be rough",
 )
-RARE = Kind(
+RARE = IssueKind(
     "classes with less than a tenth of the images of the largest",
     "warning",
     "classes",
     "look at macro F1, not accuracy",
 )
-BARE = Kind("images without any object", "note", "labels")
+BARE = IssueKind("images without any object", "note", "labels")
 
 _FEW, _RARE = 10, 10
 _ALIKE_FEATURES = (
@@ -58,26 +58,26 @@ class Likeness:
 
     rows: np.ndarray
     least: float
-    across: Kind
-    other: Kind
-    within: Kind
+    across: IssueKind
+    other: IssueKind
+    within: IssueKind
     tints: np.ndarray | None = None
 
 
 def by_thumbnails(looks: Sequence[Look], least: float) -> Likeness:
     """Pearson correlation of thumbnails, and their colours."""
-    rows = standardised(np.stack([look.thumb for look in looks]))
+    rows = standardize(np.stack([look.thumb for look in looks]))
     return Likeness(
         rows,
         least,
-        Kind("near-copies in two splits: figures flatter", "warning", "copies", _TOGETHER),
-        Kind(
+        IssueKind("near-copies in two splits: figures flatter", "warning", "copies", _TOGETHER),
+        IssueKind(
             "near-copies with different labels",
             "warning",
             "copies",
             "look at both: is one of them mislabelled?",
         ),
-        Kind("near-copies of an image before", "note", "copies"),
+        IssueKind("near-copies of an image before", "note", "copies"),
         np.stack([look.tint for look in looks]),
     )
 
@@ -88,27 +88,27 @@ def by_features(features: np.ndarray) -> Likeness:
     return Likeness(
         rows.astype(np.float32),
         _ALIKE_FEATURES,
-        Kind(
+        IssueKind(
             "nearly the same to the backbone, in two splits: figures flatter",
             "warning",
             "copies",
             _TOGETHER,
         ),
-        Kind(
+        IssueKind(
             "nearly the same to the backbone, with different labels",
             "warning",
             "copies",
             "look at both: is one mislabelled?",
         ),
-        Kind("nearly the same to the backbone as an image before", "note", "copies"),
+        IssueKind("nearly the same to the backbone as an image before", "note", "copies"),
     )
 
 
-UNCOMPARED = Kind("pictures were not compared by features", "note", "copies")
+UNCOMPARED = IssueKind("pictures were not compared by features", "note", "copies")
 
 
 def copies(
-    samples: Sequence[Sample], digests: Sequence[str], ways: Sequence[Likeness], found: Findings
+    samples: Sequence[Sample], digests: Sequence[str], ways: Sequence[Likeness], found: IssueLog
 ) -> None:
     """Adds exact copies and, by each of the `ways`, near ones. Of a pair that lies in two splits the one outside train is named."""
     splits, labels = (
@@ -116,7 +116,7 @@ def copies(
         _codes([_label(sample) for sample in samples]),
     )
     classes_ = _codes(
-        [_label(sample) if isinstance(sample.truth, Labels) else None for sample in samples]
+        [_label(sample) if isinstance(sample.target, Labels) else None for sample in samples]
     )
     same, first, partners = _codes(list(digests)), dict[int, int](), _Partners(splits, labels)
     pairs = np.array(
@@ -127,10 +127,10 @@ def copies(
     partners.tell(samples, (SAME_ACROSS, SAME_OTHER, SAME), found)
     for way in ways:
         partners = _Partners(splits, classes_)
-        for near, far in alike(way.rows, way.least):
+        for near, far in similar_pairs(way.rows, way.least):
             kept = same[near] != same[far]
             if way.tints is not None:
-                kept &= agreeing(way.tints, near, far)
+                kept &= colors_agree(way.tints, near, far)
             partners.add(near[kept], far[kept])
         partners.tell(samples, (way.across, way.other, way.within), found)
 
@@ -144,10 +144,10 @@ def _codes(values: Sequence[object]) -> np.ndarray:
 def _label(sample: Sample) -> object:
     """What must be the same for the same file: the classes of an image, those of the boxes in it; sentences and masks may differ.
     Of near-copies the boxes may differ, too: one may show a moment later."""
-    if isinstance(sample.truth, Labels):
-        return tuple(sorted(sample.truth.names))
-    if isinstance(sample.truth, Boxes):
-        return tuple(sorted(Counter(sample.truth.names).items()))
+    if isinstance(sample.target, Labels):
+        return tuple(sorted(sample.target.names))
+    if isinstance(sample.target, Boxes):
+        return tuple(sorted(Counter(sample.target.names).items()))
     return None
 
 
@@ -171,7 +171,7 @@ class _Partners:
                 first.setdefault(place, partner)
 
     def tell(
-        self, samples: Sequence[Sample], kinds: tuple[Kind, Kind, Kind], found: Findings
+        self, samples: Sequence[Sample], kinds: tuple[IssueKind, IssueKind, IssueKind], found: IssueLog
     ) -> None:
         """Adds them under their kinds, each image once."""
         for kind, first in zip(kinds, self._first, strict=True):
@@ -188,13 +188,13 @@ class _Partners:
 def _names(one: Sample, two: Sample) -> str:
     """The labels of both, where they differ."""
     names = [
-        ", ".join(sample.truth.names[:3]) if isinstance(sample.truth, Labels) else ""
+        ", ".join(sample.target.names[:3]) if isinstance(sample.target, Labels) else ""
         for sample in (one, two)
     ]
     return f"{names[0] or '–'} / {names[1] or '–'}" if names[0] != names[1] else ""
 
 
-def groups(samples: Sequence[Sample], found: Findings) -> None:
+def groups(samples: Sequence[Sample], found: IssueLog) -> None:
     """Adds groups of the data that its splits divide."""
     places: dict[str, dict[str, str]] = {}
     for sample in samples:
@@ -244,13 +244,13 @@ def balance(table: Table, looks: Sequence[Look | None]) -> Balance:
     unit, splits = "images", dict.fromkeys((sample.split or "") for sample in table.samples)
     for sample, look in zip(table.samples, looks, strict=True):
         split = sample.split or ""
-        if isinstance(sample.truth, Labels | Boxes):
-            unit = "boxes" if isinstance(sample.truth, Boxes) else "images"
-            for name in sample.truth.names:
+        if isinstance(sample.target, Labels | Boxes):
+            unit = "boxes" if isinstance(sample.target, Boxes) else "images"
+            for name in sample.target.names:
                 rows[name][split] += 1
-            for name in set(sample.truth.names):
+            for name in set(sample.target.names):
                 shown[name][split] += 1
-        elif isinstance(sample.truth, Regions):
+        elif isinstance(sample.target, Regions):
             unit = "pixels"
             pixels = [] if look is None or look.pixels is None else look.pixels.tolist()
             for name, count in zip(table.classes, pixels, strict=False):
@@ -262,7 +262,7 @@ def balance(table: Table, looks: Sequence[Look | None]) -> Balance:
     return Balance(unit, first, second, tuple(order))
 
 
-def classes(table: Table, found: Findings, counted: Balance) -> None:
+def classes(table: Table, found: IssueLog, counted: Balance) -> None:
     """Adds what is amiss with the classes. Of pixels only which classes there are is judged, not how many they have; of names
     alone, nothing but the names."""
     _twins(table.classes, found)
@@ -299,14 +299,14 @@ def classes(table: Table, found: Findings, counted: Balance) -> None:
     bare = [
         sample.key
         for sample in table.samples
-        if isinstance(sample.truth, Boxes) and not sample.truth.names
+        if isinstance(sample.target, Boxes) and not sample.target.names
     ]
     for key in bare:
         found.add(BARE, key)
 
 
 def _sparse(
-    name: str, counts: dict[str, int], own: int, most: int, measured: list[str], found: Findings
+    name: str, counts: dict[str, int], own: int, most: int, measured: list[str], found: IssueLog
 ) -> None:
     """What a class that can be learnt lacks. `own`: its images to learn from, 0 where they are not counted."""
     lacking = [split for split in measured if not counts.get(split)]
@@ -318,7 +318,7 @@ def _sparse(
         found.add(RARE, name, why=f"{own} images, the largest has {most}")
 
 
-def _twins(names: Sequence[str], found: Findings) -> None:
+def _twins(names: Sequence[str], found: IssueLog) -> None:
     first: dict[str, str] = {}
     for name in names:
         twin = first.setdefault("".join(name.split()).casefold(), name)

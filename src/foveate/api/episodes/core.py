@@ -8,20 +8,20 @@ from typing import Any, ClassVar
 
 from foveate.api.episodes.protocol import accuracies, mean_of
 from foveate.api.episodes.protocol import episodes as drawn
-from foveate.data.scan import Scanned
-from foveate.data.tables import label_names, refuse_other_questions
+from foveate.data.scan import ScannedTable
+from foveate.data.tables import label_names, require_single_label
 from foveate.errors import UsageError
-from foveate.inference.engine import scanned_aloud
-from foveate.inference.features import features_of
-from foveate.inference.predictor import load
-from foveate.modeling.model import Model, build
+from foveate.inference.engine import scan_with_progress
+from foveate.inference.features import backbone_features
+from foveate.inference.predictor import load_predictor
+from foveate.modeling.model import Model, build_model
 from foveate.modeling.tunings import TUNINGS
 from foveate.recipe import Recipe, recipe_from, with_settings
 from foveate.run.folder import Run
-from foveate.training.resolve import read, settled
+from foveate.training.resolve import read_data, resolve_recipe
 from foveate.types import Score, Table
 from foveate.utils import console
-from foveate.utils.device import device_of
+from foveate.utils.device import resolve_device
 
 _QUICK = {"training.channels_last": True}  # as in a race
 
@@ -66,43 +66,42 @@ class EpisodesResult:
         return [told, *(f"note: {caution}" for caution in self.cautions)]
 
 
-def episodes(
-    data: Path,
-    *,
-    run: Path | None = None,
-    ways: int = 5,
-    shots: int = 1,
-    queries: int = 15,
-    count: int = 600,
-    words: dict[str, Any] | None = None,
-) -> EpisodesResult:
-    """Draws `count` episodes from the classes of the data: `shots` images of each of `ways` classes teach a head on frozen
-    features, `queries` others of each are answered (Vinyals et al. 2016).
+@dataclass(frozen=True)
+class Protocol:
+    """`shots` images of each of `ways` classes train a head; `queries` others of each are tested."""
 
-    The features are those of the finished `run`, or of the backbone that the `words` of a recipe name; the tuning, `centroid`
-    unless `words` say otherwise, is one that is solved. Raises UsageError for too few classes or images, for a tuning that takes
-    steps, and for a backbone beside a run; DataError for data other than one class an image.
-    """
-    words = {"tuning": "centroid", **(words or {})}
-    tuning = TUNINGS.load(words["tuning"])
+    ways: int
+    shots: int
+    queries: int
+    count: int
+
+
+def episodes_recipe(data: Path, run: Path | None, options: dict[str, Any]) -> Recipe:
+    """Return the recipe. Raises UsageError for a tuning that needs gradient steps."""
+    tuning = TUNINGS.load(options["tuning"])
     if tuning.needs_steps or tuning.knows_classes:
         hint = "--tuning centroid, ridge, lpplus, knn or probe"
-        raise UsageError(f"an episode cannot use {words['tuning']!r}", where="tuning", hint=hint)
-    recipe = with_settings(_of_run(recipe_from(data, words, {}), run, words), _QUICK)
-    table = refuse_other_questions(read(recipe), "an episode")
-    recipe = settled(recipe, table)[0]
-    labels = _names(table)
-    next(
-        drawn(labels, ways, shots, queries, 1, recipe.seed)
-    )  # refuses before features are computed
+        raise UsageError(f"an episode cannot use {options['tuning']!r}", where="tuning", hint=hint)
+    return with_settings(_of_run(recipe_from(data, options, {}), run, options), _QUICK)
+
+
+def run_episodes(recipe: Recipe, run: Path | None, protocol: Protocol) -> EpisodesResult:
+    """Draw the episodes, fit a head in each on frozen features, and average the accuracies.
+
+    The features are those of the finished `run`, or of the backbone of the recipe.
+    """
+    ways, shots, queries = protocol.ways, protocol.shots, protocol.queries
+    table = require_single_label(read_data(recipe), "an episode")
+    recipe = resolve_recipe(recipe, table)[0]
+    labels, seed = _names(table), recipe.seed
+    next(drawn(labels, ways, shots, queries, 1, seed))  # refuses before features are computed
     model = _opened(recipe, run, ways)
-    scanned = scanned_aloud(table, model, recipe.data)
-    labels = _names(scanned.table)
+    scanned = scan_with_progress(table, model, recipe.data)
+    labels, device = _names(scanned.table), resolve_device(recipe.device)
     with console.progress(len(labels), "features") as bar:
-        features = features_of(model, scanned, recipe, device_of(recipe.device), bar.advance)
-    found = mean_of(
-        accuracies(model.cpu(), features, drawn(labels, ways, shots, queries, count, recipe.seed))
-    )
+        features = backbone_features(model, scanned, recipe, device, bar.advance)
+    tasks = drawn(labels, ways, shots, queries, protocol.count, seed)
+    found = mean_of(accuracies(model.cpu(), features, tasks))
     cautions = [] if run is None else _known_already(Run.open(run), scanned)
     what = str(run) if run else f"{recipe.backbone.name} ({model.backbone.origin})"
     return EpisodesResult((what, recipe.tuning.name), (ways, shots, queries), found, cautions)
@@ -115,7 +114,7 @@ def _of_run(recipe: Recipe, run: Path | None, words: dict[str, Any]) -> Recipe:
     odd = sorted({"backbone", "weights", "size"} & words.keys())
     if odd:
         raise UsageError(
-            f"--run brings its own backbone: --{odd[0]} cannot be named beside it", where=run
+            f"--run and --{odd[0]} are mutually exclusive", where=run
         )
     return with_settings(recipe, {"backbone": Run.open(run).recipe().backbone.model_dump()})
 
@@ -124,13 +123,13 @@ def _opened(recipe: Recipe, run: Path | None, ways: int) -> Model:
     """A model of so many nameless classes; with the run's backbone, as the run adapted it."""
     classes = tuple(map(str, range(ways)))
     if run is None:
-        return build(recipe, classes)
-    model = build(recipe, classes, weights="none")
-    model.backbone = load(run, "cpu").model.backbone
+        return build_model(recipe, classes)
+    model = build_model(recipe, classes, weights="none")
+    model.backbone = load_predictor(run, "cpu").model.backbone
     return model
 
 
-def _known_already(run: Run, scanned: Scanned) -> list[str]:
+def _known_already(run: Run, scanned: ScannedTable) -> list[str]:
     """What makes the figure flatter than it would be on new classes."""
     trained = {row["sha256"] for row in run.splits() if row["split"] == "train"}
     seen, known = (

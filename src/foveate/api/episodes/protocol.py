@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from foveate.errors import UsageError
-from foveate.modeling.classifiers.logistic import Known
+from foveate.modeling.classifiers.logistic import LabeledFeatures
 from foveate.modeling.model import Model
 from foveate.types import Score
 
@@ -71,16 +71,16 @@ def accuracies(model: Model, features: np.ndarray, found: Iterable[Episode]) -> 
         truth = np.repeat(np.arange(ways), len(episode.asked) // ways)
         taught = np.repeat(np.arange(ways), len(episode.known) // ways)
         folds = np.tile(np.arange(len(episode.known) // ways) % _FOLDS, ways)
-        known = Known(features[episode.known], np.eye(ways)[taught], folds)
+        known = LabeledFeatures(features[episode.known], np.eye(ways)[taught], folds)
         right.append(
             float((solved_answers(model, known, features[episode.asked]).argmax(1) == truth).mean())
         )
     return np.array(right)
 
 
-def solved_answers(model: Model, known: Known, asked: np.ndarray) -> np.ndarray:
+def solved_answers(model: Model, known: LabeledFeatures, asked: np.ndarray) -> np.ndarray:
     """(Q, W) logits of described features (Q, D), by the head as the model's tuning solves it from the known ones."""
-    model.tuning.solve(model, known)
+    model.tuning.fit_head(model, known)
     head: Any = model.head
     own, head.describe = head.describe, _as_they_are
     try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from foveate.data.image_cache import Pixels
+from foveate.data.image_cache import ImageCache
 from foveate.data.tables import label_names
 from foveate.images import codec as images
 from foveate.inference.predictor import Predictor
@@ -18,14 +18,14 @@ _SIDE = 96  # px
 
 
 def confused(
-    predictor: Predictor, samples: Sequence[Sample], predictions: Sequence[Any], pixels: Pixels
+    predictor: Predictor, samples: Sequence[Sample], predictions: Sequence[Any], pixels: ImageCache
 ) -> list[Cell]:
     """Of answers with one class each; nothing of others."""
-    if predictor.model.task.answer is not Labels or predictor.multilabel:
+    if predictor.model.task.prediction_type is not Labels or predictor.multilabel:
         return []
     found: dict[tuple[str, str], list[Sample]] = {}
     for sample, prediction in zip(samples, predictions, strict=True):
-        if sample.truth is not None and label_names(sample) != tuple(prediction.names):
+        if sample.target is not None and label_names(sample) != tuple(prediction.names):
             found.setdefault((label_names(sample)[0], prediction.names[0]), []).append(sample)
     frequent = sorted(found.items(), key=lambda each: (-len(each[1]), each[0]))[:_CELLS]
     return [

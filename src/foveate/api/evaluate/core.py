@@ -18,12 +18,12 @@ from foveate.api.evaluate.slices import lines as slice_lines
 from foveate.api.evaluate.slices import rows as slice_rows
 from foveate.api.evaluate.worst_cases import made, ranked
 from foveate.data.formats import read_table
-from foveate.data.scan import Scanned
-from foveate.data.tables import chosen, label_names, other_table
+from foveate.data.scan import ScannedTable
+from foveate.data.tables import label_names, read_matching_table, select_split
 from foveate.evaluation.metrics import Metric
-from foveate.inference.engine import judged, scanned_aloud
-from foveate.inference.predictor import Predictor, load
-from foveate.predictions import Denoised, Labels
+from foveate.inference.engine import scan_with_progress, score_predictions
+from foveate.inference.predictor import Predictor, load_predictor
+from foveate.predictions import DenoisingResult, Labels
 from foveate.reporting.model_card import write_card
 from foveate.reporting.pages import Comparison, Page, Shift, Strangers, write
 from foveate.run.folder import Run
@@ -31,6 +31,7 @@ from foveate.run.lineage import own_table
 from foveate.types import Sample, Score, Scores
 from foveate.utils import console
 from foveate.utils.files import written_aside
+from foveate.utils.invocation import current_invocation
 
 _WORDS = {
     "test": "test images, held out from training and from every choice",
@@ -41,8 +42,18 @@ _WORDS = {
 
 
 @dataclass(frozen=True)
-class _Beside:
-    """What is looked at beside the numbers."""
+class Source:
+    """The data to evaluate on: `path` is None for the run's own images; `split` may be auto."""
+
+    path: Path | None
+    split: str
+    format: str
+    strict: bool
+
+
+@dataclass(frozen=True)
+class Extras:
+    """What is measured beside the metrics, and the language of the report (None: the run's)."""
 
     ood: Path | None
     corrupt: bool
@@ -122,91 +133,70 @@ class EvaluateResult:
         return f"<table><caption>{_WORDS[self.split]}</caption>{rows}</table>"
 
 
-def evaluate(
-    run: Path,
-    data: Path | None = None,
-    split: str = "auto",
-    format: str = "auto",
-    device: str = "auto",
-    strict: bool = False,
-    command: str = "",
-    shift: Path | None = None,
-    ood: Path | None = None,
-    corrupt: bool = False,
-    slices: Path | None = None,
-    lang: str | None = None,
+def evaluate_run(
+    run: Path, source: Source, device: str, extras: Extras, shift: Path | None
 ) -> EvaluateResult:
-    """Scores a finished run on its own held-out images, or on other data; with `shift` on that data too, and says what is lost.
-
-    `split`: auto takes test, else val, else all. `format`: of all data that is named. `ood`: pictures of other things, with or
-    without labels: how well they are told apart. `corrupt`: with
-    noise, blur, fog and bad JPEG too, in five strengths. `slices`: a table with what else there is to say of the images, by which
-    they are parted. `lang`: of the report; None = the run's. Raises UsageError, DataError and RunError as `load` and formats do.
-    """
-    beside = _Beside(ood, corrupt, slices, lang)
+    """Evaluate a run; where `shift` is given, on that data too, with the difference of both."""
     if shift is not None:
-        read_table(shift, format)  # what is wrong with it is said before anything runs
-    home = _evaluated(run, data, split, format, device, strict, command, beside)
+        read_table(shift, source.format)  # its errors are raised before anything runs
+    home = _evaluate(run, source, device, extras)
     if shift is None:
         return home
-    away = _evaluated(
-        run, shift, "auto", format, device, strict, command, _Beside(None, False, None, lang), home
-    )
+    plain = Extras(None, False, None, extras.lang)
+    away = _evaluate(run, replace(source, path=shift, split="auto"), device, plain, home)
     return replace(home, shift=away.shift, shifted=away, seconds=home.seconds + away.seconds)
 
 
-def _evaluated(
+def _evaluate(
     run: Path,
-    data: Path | None,
-    split: str,
-    format: str,
+    source: Source,
     device: str,
-    strict: bool,
-    command: str,
-    beside: _Beside,
+    extras: Extras,
     home: EvaluateResult | None = None,
 ) -> EvaluateResult:
     """`home`: what these images are compared with."""
     start = time.perf_counter()
-    predictor = load(run, device)
+    predictor = load_predictor(run, device)
     table = (
-        own_table(predictor.run) if data is None else other_table(predictor.classes, data, format)
+        own_table(predictor.run)
+        if source.path is None
+        else read_matching_table(predictor.classes, source.path, source.format)
     )
-    split, table = chosen(table, split)
-    recipe = predictor.recipe.data.model_copy(update={"strict": strict})
-    scanned = scanned_aloud(table, predictor.model, recipe)
+    split, table = select_split(table, source.split)
+    recipe = predictor.recipe.data.model_copy(update={"strict": source.strict})
+    scanned = scan_with_progress(table, predictor.model, recipe)
     samples = scanned.table.samples
     with console.progress(len(samples), "evaluate") as bar:
         looking = time.perf_counter()
-        found = predictor.answers(samples, scanned.pixels, bar.advance)
+        found = predictor.predict_samples(samples, scanned.pixels, bar.advance)
         looking = time.perf_counter() - looking
     strangers = (
-        told_apart(predictor, found.predictions, beside.ood) if beside.ood is not None else None
+        told_apart(predictor, found.predictions, extras.ood) if extras.ood is not None else None
     )
-    metric = judged(found.predictions, samples, predictor.model, predictor.multilabel)
+    metric = score_predictions(found.predictions, samples, predictor.model, predictor.multilabel)
     scores = metric.compute()
     spoilt = (
         robust(predictor, samples, scanned.pixels, scores.numbers[scores.main])
-        if beside.corrupt
+        if extras.corrupt
         else None
     )
     parts = (
-        sliced(predictor, samples, found.predictions, beside.slices, scores.numbers[scores.main])
-        if beside.slices
+        sliced(predictor, samples, found.predictions, extras.slices, scores.numbers[scores.main])
+        if extras.slices
         else []
     )
-    cautions = _cautions(predictor, scanned, split, own=data is None)
+    cautions = _cautions(predictor, scanned, split, own=source.path is None)
     shift = between(home.metric, home.scores, metric, scores) if home else None
     cautions += differences(shift) if shift else []
-    folder = _free_folder(predictor.run, split if data is None else data.stem)
+    folder = _free_folder(predictor.run, split if source.path is None else source.path.stem)
     _save(folder, samples, found.predictions, scores, predictor)
     about = (Path(run), folder, split, scores, cautions, len(scanned.skipped), metric, looking)
     result = EvaluateResult(*about, 0.0, shift, None, strangers, spoilt, parts)
     page = _page(
-        predictor, result, scanned, found.predictions, command, beside.lang or predictor.recipe.lang
+        predictor, result, scanned, found.predictions, extras.lang or predictor.recipe.lang
     )
     write(page, folder / "report.html")
-    if data is None:
+    if source.path is None:
         write_card(
             page,
             predictor.recipe.task.name,
@@ -216,7 +206,7 @@ def _evaluated(
     return replace(result, seconds=time.perf_counter() - start)
 
 
-def _cautions(predictor: Predictor, scanned: Scanned, split: str, own: bool) -> list[str]:
+def _cautions(predictor: Predictor, scanned: ScannedTable, split: str, own: bool) -> list[str]:
     """What the figure cannot promise, in words."""
     trained = {row["sha256"] for row in predictor.run.splits() if row["split"] == "train"}
     seen = sum(digest in trained for digest in scanned.hashes)
@@ -226,7 +216,7 @@ def _cautions(predictor: Predictor, scanned: Scanned, split: str, own: bool) -> 
         found.append(
             f"{seen} of these {count} images were trained on (byte for byte): the figure flatters"
         )
-    adapted_to = set(predictor.run.adapted().get("sha256", []))
+    adapted_to = set(predictor.run.adaptation().get("sha256", []))
     met = sum(digest in adapted_to for digest in scanned.hashes)
     if met:
         found.append(f"the run was adapted to {met} of these {count} images, without their labels")
@@ -238,9 +228,9 @@ def _cautions(predictor: Predictor, scanned: Scanned, split: str, own: bool) -> 
         found.append(
             "the validation images also chose the tuning: expect a little less on new images"
         )
-    if predictor.model.task.answer is Denoised:
+    if predictor.model.task.prediction_type is DenoisingResult:
         hint = (
-            f"foveate generate {predictor.run.folder} --against DATA compares them with real ones"
+            f"foveate generate {predictor.run.folder} --reference DATA compares them with real ones"
         )
         found.append(
             f"this tells how well noise is taken off, not how good the pictures are that it makes: {hint}"
@@ -283,7 +273,7 @@ def _moved(tuning: str, outcome: dict[str, Any]) -> str:
 
 def _adapted(run: Run) -> list[tuple[str, str]]:
     """How a run was adapted to images from elsewhere; nothing for any other run."""
-    about = run.adapted()
+    about = run.adaptation()
     return (
         [("adapted", f"{about['how']}, to {about['images']} images without labels")]
         if about
@@ -320,7 +310,7 @@ def _save(
 
 
 def _truth_row(sample: Sample, classes: tuple[str, ...]) -> Any:
-    truth: Any = sample.truth
+    truth: Any = sample.target
     return (
         list(label_names(sample))
         if truth is None or isinstance(truth, Labels)
@@ -331,9 +321,8 @@ def _truth_row(sample: Sample, classes: tuple[str, ...]) -> Any:
 def _page(
     predictor: Predictor,
     result: EvaluateResult,
-    scanned: Scanned,
+    scanned: ScannedTable,
     predictions: Sequence[Any],
-    command: str,
     lang: str,
 ) -> Page:
     run, recipe = predictor.run, predictor.recipe
@@ -342,7 +331,7 @@ def _page(
     worst, best = ranked(scanned, predictions, predictor)
     return Page(
         title=run.folder.name,
-        command=command or told["command"],
+        command=current_invocation().command or told["command"],
         split=result.split,
         scores=result.scores,
         facts=[
@@ -371,7 +360,7 @@ def _page(
             for row in outcome["audit"]
         ],
         ladder=_leaderboard(run),
-        curves=run.logged(),
+        curves=run.read_metrics(),
         mistakes=worst,
         best=best,
         made=made(predictor),
@@ -381,7 +370,7 @@ def _page(
         corrupted=result.corrupted.numbers() if result.corrupted else None,
         slices=slice_rows(result.slices),
         confused=confused(predictor, scanned.table.samples, predictions, scanned.pixels),
-        asks=predictor.model.task.asks,
+        asks=predictor.model.task.question,
         lang=lang,
         environment={
             **{k: str(v) for k, v in told.items() if k not in ("versions", "command")},

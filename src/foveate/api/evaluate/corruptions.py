@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import scipy  # its parts are imported when they are named
 
-from foveate.images.codec import jpeg, resized
+from foveate.images.codec import encode_jpeg, resize
 
 Array = Any  # numpy's arrays; its stubs lose the type at every operator
 Corruption = Callable[[Array, int, np.random.Generator], Array]
@@ -103,13 +103,13 @@ def _pixelate(image: Array, strength: int, rng: np.random.Generator) -> Array:
     rows, columns = (
         np.arange(side) * part // side for side, part in zip(image.shape[:2], small, strict=True)
     )
-    pixels = resized((255 * image).round().astype(np.uint8), (small[0], small[1]))
+    pixels = resize((255 * image).round().astype(np.uint8), (small[0], small[1]))
     return pixels[rows][:, columns].astype(np.float32) / 255
 
 
 def _jpeg(image: Array, strength: int, rng: np.random.Generator) -> Array:
     return (
-        jpeg((255 * image).round().astype(np.uint8), (25, 18, 15, 10, 7)[strength - 1]).astype(
+        encode_jpeg((255 * image).round().astype(np.uint8), (25, 18, 15, 10, 7)[strength - 1]).astype(
             np.float32
         )
         / 255

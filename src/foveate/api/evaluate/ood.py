@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from foveate.data.discovery import pictures_at
+from foveate.data.discovery import images_at
 from foveate.errors import UsageError
 from foveate.evaluation.metrics import with_interval
 from foveate.inference.predictor import Predictor
@@ -23,7 +23,7 @@ def told_apart(predictor: Predictor, own: Sequence[object], other: Path) -> Stra
     if len(home) < len(own) or not len(own):
         hint = "a run with one class an image and at least 30 validation images"
         raise UsageError("this run does not know what is familiar to it", where="--ood", hint=hint)
-    found = list(predictor.predict(pictures_at([other])))
+    found = list(predictor.predict(images_at([other])))
     broken = sum(answer.prediction is None for answer in found)
     if broken:
         console.warn(f"{broken} of {len(found)} other pictures could not be read")
@@ -36,9 +36,9 @@ def told_apart(predictor: Predictor, own: Sequence[object], other: Path) -> Stra
 def _outside(answers: Sequence[object]) -> np.ndarray:
     return np.array(
         [
-            answer.sure.outside
+            answer.uncertainty.residual
             for answer in answers
-            if isinstance(answer, Labels) and answer.sure is not None
+            if isinstance(answer, Labels) and answer.uncertainty is not None
         ]
     )
 

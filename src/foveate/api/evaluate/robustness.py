@@ -11,14 +11,14 @@ import torch
 from torch import Tensor
 
 from foveate.api.evaluate.corruptions import CORRUPTIONS, STRENGTHS, corrupted
-from foveate.data.dataset import Pictures
-from foveate.data.image_cache import Pixels
-from foveate.data.loading import Order, loader
-from foveate.data.transforms import Unscaled, as_image, evaluation
+from foveate.data.dataset import ImageDataset
+from foveate.data.image_cache import ImageCache
+from foveate.data.loading import BatchSampler, make_loader
+from foveate.data.transforms import DeferredNormalize, as_image, evaluation_transform
 from foveate.images.preprocessing import View
-from foveate.inference.engine import answers, judged
+from foveate.inference.engine import predict_dataset, score_predictions
 from foveate.inference.predictor import Predictor
-from foveate.types import Sample, Score, Target
+from foveate.types import Sample, Score, TargetTensors
 from foveate.utils import console
 
 
@@ -55,7 +55,7 @@ class Corrupted:
 
 
 def robust(
-    predictor: Predictor, samples: Sequence[Sample], pixels: Pixels, clean: Score
+    predictor: Predictor, samples: Sequence[Sample], pixels: ImageCache, clean: Score
 ) -> Corrupted:
     """Every corruption at every strength, of the square that the network sees."""
     rows, main = dict[str, list[Score]](), ""
@@ -63,13 +63,13 @@ def robust(
         for name in CORRUPTIONS:
             for strength in STRENGTHS:
                 pictures = _spoilt(predictor, samples, pixels, name, strength)
-                batches = loader(
-                    pictures, Order(len(pictures), predictor.recipe.training.batch_size)
+                batches = make_loader(
+                    pictures, BatchSampler(len(pictures), predictor.recipe.training.batch_size)
                 )
-                found = answers(
+                found = predict_dataset(
                     predictor.model, pictures, batches, predictor.device, predictor.way, bar.advance
                 )
-                scores = judged(
+                scores = score_predictions(
                     found.predictions, samples, predictor.model, predictor.multilabel
                 ).compute()
                 main = scores.main
@@ -78,19 +78,19 @@ def robust(
 
 
 def _spoilt(
-    predictor: Predictor, samples: Sequence[Sample], pixels: Pixels, name: str, strength: int
-) -> Pictures:
+    predictor: Predictor, samples: Sequence[Sample], pixels: ImageCache, name: str, strength: int
+) -> ImageDataset:
     """The pictures as the network would see them, spoilt; chance comes from torch's generator, which is seeded for each of them."""
     spec, task = predictor.model.backbone.input, predictor.model.task
-    plain = evaluation(spec, task.framing)
+    plain = evaluation_transform(spec, task.framing)
 
     def transform(
-        values: np.ndarray, size: tuple[int, int], target: Target
-    ) -> tuple[Tensor, View, Target]:
+        values: np.ndarray, size: tuple[int, int], target: TargetTensors
+    ) -> tuple[Tensor, View, TargetTensors]:
         image, view, moved = plain(values, size, target)
         spoilt = corrupted(
             image.permute(1, 2, 0).numpy(), name, strength, int(torch.randint(2**31, ()))
         )
         return as_image(spoilt).as_subclass(Tensor), view, moved
 
-    return Pictures(samples, pixels, Unscaled(transform, spec), task.encode, predictor.recipe.seed)
+    return ImageDataset(samples, pixels, DeferredNormalize(transform, spec), task.encode, predictor.recipe.seed)

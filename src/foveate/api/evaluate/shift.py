@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from foveate.evaluation.metrics import Metric, drop
+from foveate.evaluation.metrics import Metric, unpaired_difference
 from foveate.reporting.pages import Shift
 from foveate.types import Scores
 
@@ -21,7 +21,7 @@ def between(home: Metric, here: Scores, away: Metric, there: Scores) -> Shift:
         home.per_class,
         here.numbers[here.main],
         there.numbers[there.main],
-        drop(home, away, counts),
+        unpaired_difference(home, away, counts),
         rows,
     )
 

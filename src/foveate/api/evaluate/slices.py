@@ -12,7 +12,7 @@ import numpy as np
 
 from foveate.data.records import traits
 from foveate.errors import DataError
-from foveate.inference.engine import scored
+from foveate.inference.engine import compute_scores
 from foveate.inference.predictor import Predictor
 from foveate.types import Sample, Score
 from foveate.utils import console
@@ -62,7 +62,7 @@ def sliced(
         for value in sorted(set(words) - {""}):
             own = [place for place, word in enumerate(words) if word == value]
             pairs = [predictions[place] for place in own], [samples[place] for place in own]
-            scores = scored(*pairs, predictor.model, predictor.multilabel)
+            scores = compute_scores(*pairs, predictor.model, predictor.multilabel)
             score = scores.numbers[scores.main]
             found.append(
                 Slice(column, value, score, score.high is not None and score.high < whole.value)

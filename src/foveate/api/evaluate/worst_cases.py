@@ -7,18 +7,18 @@ from typing import Any
 
 import numpy as np
 
-from foveate.data.scan import Scanned
+from foveate.data.scan import ScannedTable
 from foveate.data.tables import label_names
 from foveate.errors import UsageError
 from foveate.evaluation.metrics import metric_for
-from foveate.explainability.faithfulness import Subject, over
+from foveate.explainability.faithfulness import ExplainTarget, overlay
 from foveate.explainability.methods import EXPLAINERS, USUAL
 from foveate.images import codec as images
 from foveate.images.drawing import drawn
 from foveate.images.heatmaps import sheet
 from foveate.images.sheets import side_by_side
 from foveate.inference.predictor import Predictor, confidence
-from foveate.predictions import Denoised, Labels, Text
+from foveate.predictions import DenoisingResult, Labels, Text
 from foveate.reporting.pages import Mistake
 from foveate.types import Sample
 
@@ -36,23 +36,23 @@ _Judged = list[tuple[float, Sample, Any]]
 
 
 def ranked(
-    scanned: Scanned, predictions: Sequence[Any], predictor: Predictor
+    scanned: ScannedTable, predictions: Sequence[Any], predictor: Predictor
 ) -> tuple[list[Mistake], list[Mistake]]:
     """The worst answers, worst first, and the best ones, which only sentences have: they are never quite right. How well noise was
     taken off a picture shows nothing."""
     task = predictor.model.task
-    if task.answer is Denoised:
+    if task.prediction_type is DenoisingResult:
         return [], []
-    metric = metric_for(task.answer, predictor.classes, predictor.multilabel)
+    metric = metric_for(task.prediction_type, predictor.classes, predictor.multilabel)
     found = [
-        (metric.badness(prediction, sample.truth), sample, prediction)
+        (metric.sample_losses(prediction, sample.target), sample, prediction)
         for sample, prediction in zip(scanned.table.samples, predictions, strict=True)
-        if sample.truth is not None
+        if sample.target is not None
     ]
     found.sort(key=lambda each: (-each[0], each[1].key))
     worst = [each for each in found if each[0] > 0]
-    if task.answer is not Text:
-        most = _HEATED if task.answer is Labels else _MOST
+    if task.prediction_type is not Text:
+        most = _HEATED if task.prediction_type is Labels else _MOST
         return _shown(worst[:most], predictor), []
     return _shown(worst[:_SENTENCES], predictor), _shown(found[::-1][:_BEST], predictor)
 
@@ -60,7 +60,7 @@ def ranked(
 def made(predictor: Predictor) -> list[Mistake]:
     """What the network makes by itself, each under what it was to show."""
     model = predictor.model
-    shown = model.task.shown(model.backbone, model.head)
+    shown = model.task.sample_images(model.backbone, model.head)
     return [
         Mistake(
             f"made {place}",
@@ -81,11 +81,11 @@ def _picture(sample: Sample, prediction: Any, predictor: Predictor) -> Mistake:
         answer = f"{', '.join(prediction.names) or 'none'} ({confidence(prediction):.0%})"
         told = [("answer", answer), ("truth", ", ".join(label_names(sample)) or "none")]
         return Mistake(sample.key, _with_heat(sample, predictor), told)
-    full, _ = images.read(sample.path)
+    full, _ = images.read_image(sample.path)
     if isinstance(prediction, Text):
         return _worded(sample, prediction, full)
-    left = drawn(full, sample.truth, predictor.classes)
-    right = drawn(full, predictor.sure(prediction), predictor.classes)
+    left = drawn(full, sample.target, predictor.classes)
+    right = drawn(full, predictor.with_uncertainty(prediction), predictor.classes)
     return Mistake(
         sample.key, images.thumbnail(side_by_side(left, right, ("truth", "answer")), _WIDE), []
     )
@@ -93,7 +93,7 @@ def _picture(sample: Sample, prediction: Any, predictor: Predictor) -> Mistake:
 
 def _with_heat(sample: Sample, predictor: Predictor) -> np.ndarray:
     """The picture as the network sees it, and where its answer came from, where the network can be looked into."""
-    subject = Subject.of(predictor, sample)
+    subject = ExplainTarget.of(predictor, sample)
     pixels, questions = subject.pixels(_THUMBNAIL), subject.questions()
     if not questions:
         return pixels
@@ -102,14 +102,14 @@ def _with_heat(sample: Sample, predictor: Predictor) -> np.ndarray:
     except UsageError:
         return pixels
     return np.concatenate(
-        [pixels, np.full((_THUMBNAIL, _GAP, 3), 255, np.uint8), over(pixels, map_)], 1
+        [pixels, np.full((_THUMBNAIL, _GAP, 3), 255, np.uint8), overlay(pixels, map_)], 1
     )
 
 
 def _worded(sample: Sample, prediction: Text, full: Any) -> Mistake:
     """The picture, and where the network looked before it wrote each word."""
-    truth = sample.truth.sentences if isinstance(sample.truth, Text) else ()
+    truth = sample.target.sentences if isinstance(sample.target, Text) else ()
     told = [("answer", prediction.sentences[0] or "nothing"), ("truth", " / ".join(truth))]
-    if prediction.looks is None:
+    if prediction.attention_maps is None:
         return Mistake(sample.key, images.thumbnail(full, _THUMBNAIL), told)
-    return Mistake(sample.key, sheet(full, prediction.looks, prediction.words, _WORD, _WORDS), told)
+    return Mistake(sample.key, sheet(full, prediction.attention_maps, prediction.tokens, _WORD, _WORDS), told)

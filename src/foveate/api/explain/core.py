@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -12,33 +12,31 @@ import numpy as np
 from torch import Tensor
 
 from foveate.api.explain.nearest import Known, Near
-from foveate.data.discovery import pictures_at
+from foveate.data.discovery import images_at
 from foveate.errors import BrokenImage, UsageError
 from foveate.explainability.faithfulness import (
     Curves,
-    Described,
-    Faith,
-    Subject,
-    over,
-    randomised,
-    sameness,
+    ExplainTarget,
+    Faithfulness,
+    TextTarget,
+    overlay,
+    randomization_similarity,
+    randomize_weights,
 )
 from foveate.explainability.methods import EXPLAINERS, Explainer
-from foveate.images import codec as images
+from foveate.images import codec as image_io
 from foveate.images.sheets import stacked, tiled
-from foveate.inference.predictor import Predictor, load
+from foveate.inference.predictor import Predictor, load_predictor
 from foveate.modeling.model import Model
 from foveate.modeling.tasks import Question
-from foveate.run.folder import Run
 from foveate.types import Sample
-from foveate.utils import console
-from foveate.utils.files import numbered, refuse_taken
+from foveate.utils import console, log
+from foveate.utils.files import write_text
 from foveate.utils.paths import printable
 
 _SIDE = 224  # px of a picture in a sheet
 _QUESTIONS = 3  # of a picture, at the most
 _LIKE_RANDOM = 0.5  # correlation with the map of random weights from which a map is doubted
-DEFAULT = ("gradcam", "hirescam")
 
 
 @dataclass(frozen=True)
@@ -51,7 +49,7 @@ class Why:
     chance: float
     how: str
     map: Tensor
-    faith: Faith
+    faith: Faithfulness
     same: float
     nearest: tuple[Near, ...] = ()
 
@@ -146,40 +144,39 @@ class ExplainResult:
         ]
 
 
-def explain(
-    run: Path,
-    places: Iterable[Path],
-    how: Sequence[str] = DEFAULT,
-    out: Path | None = None,
-    device: str = "auto",
-    strict: bool = False,
-    texts: Sequence[str] = (),
-    nearest: int = 0,
-) -> ExplainResult:
-    """Explains the answers of a finished run to files and to all pictures in folders: one sheet a picture, with a row for each
-    question (the class, a box, a word) and a column for each way.
+@dataclass(frozen=True)
+class Request:
+    """What to explain and how: `texts` replace the questions of the task, where there are any."""
 
-    `texts`: sentences to ask about in the place of the run's own questions, where its backbone embeds sentences. `nearest`: so many
-    training images stand below, those whose features are nearest. Raises UsageError for ways that the network does not take, and
-    where a task has nothing to explain.
-    """
-    folder = out or numbered(run / "explanations")
-    refuse_taken(folder)
-    explainers = {name: EXPLAINERS.load(name)() for name in how}
-    paths = list(pictures_at(places))
-    predictor = load(run, device)
-    other, found, skipped = randomised(predictor.model), list[Why](), list[tuple[str, str]]()
-    known = Known.of(predictor) if nearest else None
+    explainers: dict[str, Explainer]
+    texts: tuple[str, ...]
+    nearest: int
+    strict: bool
+
+
+def create_explainers(names: Iterable[str]) -> dict[str, Explainer]:
+    """Create the explainers of these names. Raises UnknownName."""
+    return {name: EXPLAINERS.load(name)() for name in names}
+
+
+def explain_images(
+    run: Path, images: Iterable[Path], request: Request, folder: Path, device: str
+) -> ExplainResult:
+    """Explain the predictions for files and folders; sheets and numbers go to the new `folder`."""
+    paths = list(images_at(images))
+    predictor = load_predictor(run, device)
+    other, found, skipped = randomize_weights(predictor.model), list[Why](), list[tuple[str, str]]()
+    known = Known.of(predictor) if request.nearest else None
     folder.mkdir(parents=True)
     with console.progress(len(paths), "explain") as bar:
-        for place, path in enumerate(paths):
+        for index, path in enumerate(paths):
             try:
-                whys, sheet = _explained(predictor, other, path, explainers, tuple(texts))
-                near = known.nearest(path, nearest) if known else []
+                whys, sheet = _explained(predictor, other, path, request)
+                near = known.nearest(path, request.nearest) if known else []
             except BrokenImage as error:
-                if strict:
+                if request.strict:
                     raise
-                console.warn(f"skipped {printable(path)}: {error.why or error.what}")
+                log.warning(f"skipped {printable(path)}: {error.why or error.what}")
                 skipped.append((printable(path), error.why or error.what))
             else:
                 alt = "; ".join(
@@ -189,11 +186,11 @@ def explain(
                     ]
                 )
                 sheet = stacked(sheet, known.strip(near)) if known else sheet
-                images.write(sheet, folder / f"{place:04d}-{path.stem}.png", {"alt": alt})
+                image_io.write_image(sheet, folder / f"{index:04d}-{path.stem}.png", {"alt": alt})
                 found += [replace(why, nearest=tuple(near)) for why in whys]
             bar.advance(1)
     text = "".join(json.dumps(each.row(), ensure_ascii=False) + "\n" for each in found)
-    Run(folder).write_text("explanations.jsonl", text)
+    write_text(folder / "explanations.jsonl", text)
     return ExplainResult(folder, found, skipped)
 
 
@@ -201,15 +198,14 @@ def _explained(
     predictor: Predictor,
     other: Model,
     path: Path,
-    explainers: dict[str, Explainer],
-    texts: tuple[str, ...],
+    request: Request,
 ) -> tuple[list[Why], np.ndarray]:
     sample = Sample(path, printable(path))
-    subject = Subject.of(predictor, sample)
-    subject = Described(subject.model, subject.batch, texts) if texts else subject
-    questions = subject.questions()[: len(texts) or _QUESTIONS]
+    subject = ExplainTarget.of(predictor, sample)
+    subject = TextTarget(subject.model, subject.batch, request.texts) if request.texts else subject
+    questions = subject.questions()[: len(request.texts) or _QUESTIONS]
     if not questions:
-        kind = predictor.model.task.answer.__name__.lower()
+        kind = predictor.model.task.prediction_type.__name__.lower()
         raise UsageError(
             f"there is nothing to explain about this answer ({kind})",
             where=path,
@@ -218,31 +214,31 @@ def _explained(
     whys = [
         why
         for question in questions
-        for why in _whys(subject, question, other, sample.key, explainers)
+        for why in _whys(subject, question, other, sample.key, request.explainers)
     ]
-    return whys, _sheet(subject, whys, len(explainers))
+    return whys, _sheet(subject, whys, len(request.explainers))
 
 
 def _whys(
-    subject: Subject, question: Question, other: Model, path: str, explainers: dict[str, Explainer]
+    subject: ExplainTarget, question: Question, other: Model, path: str, explainers: dict[str, Explainer]
 ) -> list[Why]:
     curves = Curves(subject, question)
     chance = float(subject.chances(question, subject.batch.images)[0])
     found = []
     for how, explainer in explainers.items():
         map_ = explainer.explain(subject.asked(question)).detach().float().cpu()
-        same = sameness(explainer, subject, question, map_, other)
+        same = randomization_similarity(explainer, subject, question, map_, other)
         found.append(Why(path, question.name, chance, how, map_, curves.faith(map_), same))
     return found
 
 
-def _sheet(subject: Subject, whys: list[Why], across: int) -> np.ndarray:
+def _sheet(subject: ExplainTarget, whys: list[Why], across: int) -> np.ndarray:
     """A row for each question: the picture as the network sees it, then each map over it, with what it is worth."""
     pixels = subject.pixels(_SIDE)
     pictures, titles = list[np.ndarray](), list[str]()
     for first in range(0, len(whys), across):
         row = whys[first : first + across]
-        pictures += [pixels, *(over(pixels, why.map) for why in row)]
+        pictures += [pixels, *(overlay(pixels, why.map) for why in row)]
         titles += [f"{row[0].question} ({row[0].chance:.0%})", *(_title(why) for why in row)]
     return tiled(pictures, titles, across + 1)
 

@@ -11,13 +11,13 @@ import numpy as np
 from torch import Tensor
 from torch.nn import functional
 
-from foveate.data.image_cache import Pixels
+from foveate.data.image_cache import ImageCache
 from foveate.data.scan import readable
 from foveate.data.tables import label_names
 from foveate.errors import UsageError
 from foveate.images import codec as images
 from foveate.images.sheets import tiled
-from foveate.inference.features import pooled
+from foveate.inference.features import pooled_features
 from foveate.inference.predictor import Predictor
 from foveate.run.lineage import own_table
 from foveate.types import Provides, Sample
@@ -60,14 +60,14 @@ class Known:
             )
         train = [sample for sample in own_table(predictor.run).samples if sample.split == "train"]
         drawn = np.random.default_rng(predictor.recipe.seed).permutation(len(train))[:_MOST]
-        pixels = Pixels(model.backbone.input.size, model.task.framing, keep=True)
+        pixels = ImageCache(model.backbone.input.size, model.task.framing, keep=True)
         samples = readable([train[place] for place in sorted(drawn.tolist())], pixels)
         if not samples:
             raise UsageError(
                 "the run's training images are not there", where="--nearest", hint="leave it out"
             )
         with console.progress(len(samples), "training images") as bar:
-            features = pooled(
+            features = pooled_features(
                 model.backbone, samples, pixels, model.task.framing, predictor.device, bar.advance
             )
         middle = features.mean(0)
@@ -75,8 +75,8 @@ class Known:
 
     def nearest(self, path: Path, count: int) -> list[Near]:
         model, sample = self.predictor.model, Sample(path, printable(path))
-        pixels = Pixels(model.backbone.input.size, model.task.framing, keep=False)
-        found = pooled(model.backbone, [sample], pixels, model.task.framing, self.predictor.device)
+        pixels = ImageCache(model.backbone.input.size, model.task.framing, keep=False)
+        found = pooled_features(model.backbone, [sample], pixels, model.task.framing, self.predictor.device)
         asked = functional.normalize(found - self.middle, dim=1)
         alike, places = (asked @ self.features.T)[0].topk(min(count, len(self.samples)))
         chosen = [self.samples[place] for place in places.tolist()]
@@ -88,7 +88,7 @@ class Known:
     @staticmethod
     def strip(near: Sequence[Near]) -> np.ndarray:
         pictures = [
-            images.resized(images.read(each.path, _SIDE)[0], (_SIDE, _SIDE)) for each in near
+            images.resize(images.read_image(each.path, _SIDE)[0], (_SIDE, _SIDE)) for each in near
         ]
         return tiled(
             pictures, [f"{each.label} {each.alike:.2f}".strip() for each in near], len(near)

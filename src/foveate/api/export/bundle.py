@@ -14,13 +14,13 @@ from torch import Tensor, nn
 from foveate.api.pretrain.pictures import HELD, TRAIN
 from foveate.data.streaming import Catalogue
 from foveate.deploy.postprocess.classify import packed
-from foveate.deploy.runtime import FORMAT, seen
+from foveate.deploy.runtime import FORMAT, preprocess
 from foveate.errors import UsageError
 from foveate.images.preprocessing import Framing
-from foveate.inference.engine import scanned_aloud, scored
-from foveate.inference.predictor import Predictor, load
+from foveate.inference.engine import compute_scores, scan_with_progress
+from foveate.inference.predictor import Predictor, load_predictor
 from foveate.modeling.backbones import Backbone, family_of
-from foveate.modeling.tasks import Step
+from foveate.modeling.tasks import ExportStep
 from foveate.predictions import Embedding
 from foveate.run.folder import Run
 from foveate.run.lineage import own_table
@@ -49,7 +49,7 @@ class Graph(nn.Module):
     def of(cls, predictor: Predictor) -> Graph:
         model = predictor.model
         model.to(memory_format=torch.contiguous_format)
-        return cls(model.backbone, model.head, model.task.portable).eval()
+        return cls(model.backbone, model.head, model.task.export_outputs).eval()
 
     def named(self, images: Tensor) -> dict[str, Tensor]:
         return self.portable(
@@ -68,7 +68,7 @@ class Leaving:
 
     run: Run
     graph: Graph
-    steps: Callable[[dict[str, Tensor]], dict[str, Step]]
+    steps: Callable[[dict[str, Tensor]], dict[str, ExportStep]]
     about: dict[str, Any]
     places: list[Any]
     keys: list[str]
@@ -82,7 +82,7 @@ class Leaving:
 
     def examples(self) -> list[np.ndarray]:
         """Two squares, (3, S, S) uint8."""
-        return [seen(self.places[place], self.side, self.framing).squares[0] for place in (0, -1)]
+        return [preprocess(self.places[place], self.side, self.framing).squares[0] for place in (0, -1)]
 
     @property
     def framing(self) -> Framing:
@@ -94,15 +94,15 @@ def leaving(folder: Path) -> Leaving:
     """A finished run, or a pre-trained backbone. Raises UsageError where there are no images to compare on."""
     return (
         _backbone(Run.open(folder))
-        if Run.open(folder).pretrained
-        else _answering(load(folder, "cpu"))
+        if Run.open(folder).is_pretraining
+        else _answering(load_predictor(folder, "cpu"))
     )
 
 
 def _answering(predictor: Predictor) -> Leaving:
     model, table = predictor.model, own_table(predictor.run)
-    train = table.of("train")
-    chosen = next((part for part in (table.of("val"), table.of("test"), train) if part), ())[:_MOST]
+    train = table.in_split("train")
+    chosen = next((part for part in (table.in_split("val"), table.in_split("test"), train) if part), ())[:_MOST]
     if not chosen:
         hint = "a run that saw images"
         raise UsageError(
@@ -111,22 +111,22 @@ def _answering(predictor: Predictor) -> Leaving:
     graph = Graph.of(predictor)
     with torch.inference_mode():  # what cannot leave says so before pictures are read
         graph(torch.zeros(1, 3, *[model.backbone.input.size] * 2, dtype=torch.uint8))
-    scanned = scanned_aloud(table.with_samples(chosen), model, predictor.recipe.data)
+    scanned = scan_with_progress(table.with_samples(chosen), model, predictor.recipe.data)
     samples = scanned.table.samples
 
     def judged(answers: Sequence[Any]) -> tuple[str, Score]:
-        scores = scored(answers, samples, model, predictor.multilabel)
+        scores = compute_scores(answers, samples, model, predictor.multilabel)
         return scores.main, scores.numbers[scores.main]
 
     return Leaving(
         predictor.run,
         graph,
-        lambda outputs: model.task.steps(model.head, outputs),
+        lambda outputs: model.task.export_steps(model.head, outputs),
         _about_answers(predictor),
         [sample.path for sample in samples],
         [sample.key for sample in samples],
         [train[place].path for place in _drawn(len(train), predictor.recipe.seed)],
-        lambda: predictor.answers(samples, scanned.pixels).predictions,
+        lambda: predictor.predict_samples(samples, scanned.pixels).predictions,
         judged,
     )
 
@@ -143,7 +143,7 @@ def _backbone(run: Run) -> Leaving:
     @torch.inference_mode()
     def own() -> list[Embedding]:
         found = [
-            graph.named(torch.from_numpy(seen(place, size, "crop").squares[0][None]))["pooled"]
+            graph.named(torch.from_numpy(preprocess(place, size, "crop").squares[0][None]))["pooled"]
             for place in places
         ]
         return [Embedding(each[0].numpy()) for each in found]
@@ -235,5 +235,5 @@ def _about_answers(predictor: Predictor) -> dict[str, Any]:
         "calibration": None
         if known is None
         else {**known.row(), "familiar": packed(known.familiar)},
-        **model.task.told(),
+        **model.task.export_metadata(),
     }

@@ -15,15 +15,28 @@ import numpy as np
 import torch
 
 from foveate.api.export.bundle import Leaving, leaving
-from foveate.deploy.postprocess import READERS
-from foveate.deploy.runtime import FORMAT, Exported, Seen, opened, seen
-from foveate.deploy.targets import EXPORTERS, Exporter, Program, Runtime, SmallRuntime, Weights
+from foveate.deploy.postprocess import POSTPROCESSORS
+from foveate.deploy.runtime import (
+    FORMAT,
+    ExportedModel,
+    PreprocessedImage,
+    open_exported,
+    preprocess,
+)
+from foveate.deploy.targets import (
+    EXPORTERS,
+    Exporter,
+    ExportProgram,
+    QuantizableRuntime,
+    Runtime,
+    Weights,
+)
 from foveate.errors import BrokenImage, RunError, UsageError
-from foveate.modeling.tasks import Step
+from foveate.modeling.tasks import ExportStep
 from foveate.modeling.weights import read_tensors
 from foveate.run.folder import Run
 from foveate.types import Score
-from foveate.utils import console
+from foveate.utils import log
 from foveate.utils.files import ASIDE, checksum, refuse_taken
 
 TOLERANCE = 1e-4  # of chances and of the main number; of other outputs, of their greatest value
@@ -98,57 +111,59 @@ class ExportResult:
         ]
 
 
-def export(
-    run: Path,
-    to: str = "onnx",
-    int8: bool = False,
-    max_drop: float = 0.01,
-    alone: bool = False,
-    out: Path | None = None,
-) -> ExportResult:
-    """Writes the file, compares its outputs with the run's on its validation images (else its test or training images), and its
-    main number; a file beyond the tolerance is removed. `int8` makes a second one, which is kept where the number drops by less
-    than `max_drop`. `alone`: for torch, the tensors that training changed, such as an adapter's, without the network that they
-    belong to.
+def create_exporter(to: str, int8: bool, trained_only: bool) -> Exporter:
+    """Create the exporter. Raises UsageError where it cannot write what is requested."""
+    exporter = EXPORTERS.load(to)()
+    if int8 and not isinstance(exporter, QuantizableRuntime):
+        raise UsageError(
+            f"{to} is not written with 8 bits here", where="--int8", hint="--to onnx --int8"
+        )
+    if trained_only and isinstance(exporter, Runtime):
+        raise UsageError(
+            f"{to} holds whole networks, with what was added merged",
+            where="--trained-only",
+            hint="--to torch --trained-only",
+        )
+    return exporter
 
-    Raises UsageError for tasks and networks that a runtime cannot hold, RunError for a file that answers otherwise.
+
+def export_run(
+    run: Path,
+    maker: Exporter,
+    to: str,
+    folder: Path,
+    max_drop: float | None,
+    trained_only: bool,
+) -> ExportResult:
+    """Write the file to `folder`, and compare it with the run: what differs is not kept.
+
+    Args:
+        run: Run folder.
+        maker: Writes the file.
+        to: Name of the target.
+        folder: Folder of the files.
+        max_drop: Largest accepted drop of the main metric of an 8-bit file; None writes none.
+        trained_only: Write only the tensors that training changed.
     """
-    maker = EXPORTERS.load(to)()
-    _refuse_asked(maker, to, int8, alone)
-    folder = out or run / "export"
-    path = folder / f"{Path(run).resolve().name}{'-added' if alone else ''}{maker.suffix}"
+    path = folder / f"{run.resolve().name}{'-added' if trained_only else ''}{maker.suffix}"
     refuse_taken(path, "this file is there already; nothing is overwritten")
     found = leaving(run)
     folder.mkdir(parents=True, exist_ok=True)
-    console.say(f"writing {path.name}")
-    with TemporaryDirectory(
-        prefix=ASIDE, dir=folder
-    ) as aside:  # nothing gets its name before it has answered
+    log.info(f"writing {path.name}")
+    # nothing gets its name before it has been checked
+    with TemporaryDirectory(prefix=ASIDE, dir=folder) as aside:
         inside = Path(aside) / path.name
         files: Sequence[File]
         if isinstance(maker, Runtime):
-            files, refused = _answered(maker, to, found, inside, path, max_drop if int8 else None)
+            files, refused = _answered(maker, to, found, inside, path, max_drop)
         else:
             assert isinstance(maker, Weights)
-            files, refused = [_weights(maker, to, found, inside, alone)], list[str]()
+            files, refused = [_weights(maker, to, found, inside, trained_only)], list[str]()
         for each in sorted(Path(aside).iterdir()):
             each.replace(folder / each.name)
     files = [replace(file, path=folder / file.path.name) for file in files]
     _listed(folder, files)
     return ExportResult(folder, files, refused)
-
-
-def _refuse_asked(maker: Exporter, to: str, int8: bool, alone: bool) -> None:
-    if int8 and not isinstance(maker, SmallRuntime):
-        raise UsageError(
-            f"{to} is not written with 8 bits here", where="--int8", hint="--to onnx --int8"
-        )
-    if alone and isinstance(maker, Runtime):
-        raise UsageError(
-            f"{to} holds whole networks, with what was added merged",
-            where="--alone",
-            hint="--to torch --alone",
-        )
 
 
 def _listed(folder: Path, files: Sequence[File]) -> None:
@@ -187,15 +202,15 @@ def _answered(
     parts = {name: f"{path.stem}-{name}{path.suffix}" for name in steps}
     about = {**found.about, "parts": parts}
     example = {"images": torch.zeros(2, 3, found.side, found.side, dtype=torch.uint8)}
-    maker.write(Program(found.graph, example, {"images": (0,)}, list(outputs)), about, path)
+    maker.write(ExportProgram(found.graph, example, {"images": (0,)}, list(outputs)), about, path)
     for name, step in steps.items():
         told = {"format": FORMAT, "part": name, "of": path.name}
         maker.write(
-            Program(step.module, step.example, step.free, [step.output]),
+            ExportProgram(step.module, step.example, step.free, [step.output]),
             told,
             path.with_name(parts[name]),
         )
-    arithmetic = READERS.load(about["task"]).arithmetic
+    arithmetic = POSTPROCESSORS.load(about["task"]).arithmetic
     if arithmetic is not None:
         path.with_name(f"{path.stem}-answers.py").write_text(
             inspect.getsource(arithmetic), encoding="utf-8"
@@ -203,7 +218,7 @@ def _answered(
     judge = _Judge(found, steps)
     files = [judge.judged(path, to, "fp32")]
     _refuse_other(files[0], judge, final)
-    if most is None or not isinstance(maker, SmallRuntime):
+    if most is None or not isinstance(maker, QuantizableRuntime):
         return files, []
     kept, why = _small(maker, files[0], judge, {**about, "precision": "int8"}, most)
     return [*files, *([kept] if kept else [])], [why] if why else []
@@ -224,12 +239,12 @@ def _refuse_other(file: Answering, judge: _Judge, where: Path) -> None:
 
 
 def _small(
-    maker: SmallRuntime, file: Answering, judge: _Judge, about: dict[str, Any], most: float
+    maker: QuantizableRuntime, file: Answering, judge: _Judge, about: dict[str, Any], most: float
 ) -> tuple[Answering | None, str]:
     """The file of 8 bits; or why there is none."""
     into = file.path.with_name(f"{file.path.stem}-int8{file.path.suffix}")
-    console.say(f"writing {into.name}")
-    maker.shrink(file.path, judge.calibrating(), about, into)
+    log.info(f"writing {into.name}")
+    maker.quantize(file.path, judge.calibrating(), about, into)
     found = judge.judged(into, file.runtime, "int8")
     drop = file.score.value - found.score.value
     if drop < most:
@@ -244,19 +259,19 @@ def _small(
 class _Judge:
     """The images that a file has to answer as the run does; read anew for each file, a few at once."""
 
-    def __init__(self, found: Leaving, steps: dict[str, Step]) -> None:
+    def __init__(self, found: Leaving, steps: dict[str, ExportStep]) -> None:
         self.found, self.steps, self.worst = found, steps, ""
         self.measure, self.own = found.judged(found.own())
 
     def judged(self, path: Path, runtime: str, precision: str) -> Answering:
-        theirs = opened(path)
+        theirs = open_exported(path)
         theirs.threshold = 0.0  # the metric wants the doubtful boxes too
         answers, parity = list[Any](), self._parity_of_steps(theirs)
         self.furthest = -1.0
         for start in range(0, len(self.found.places), _AT_ONCE):
             part = slice(start, start + _AT_ONCE)
             pictures = [self._seen(place) for place in self.found.places[part]]
-            answers += theirs.told(pictures)
+            answers += theirs.metadata(pictures)
             self._compare(theirs, pictures, self.found.keys[part], parity)
         score = self.found.judged(answers)[1]
         latency = {
@@ -272,14 +287,14 @@ class _Judge:
         about = path, runtime, precision, size, checksum(path)
         return Answering(*about, self.measure, parity, self.own, score, latency)
 
-    def _seen(self, place: Any) -> Seen:
-        return seen(place, self.found.side, self.found.framing)
+    def _seen(self, place: Any) -> PreprocessedImage:
+        return preprocess(place, self.found.side, self.found.framing)
 
     @torch.inference_mode()
     def _compare(
         self,
-        theirs: Exported,
-        pictures: Sequence[Seen],
+        theirs: ExportedModel,
+        pictures: Sequence[PreprocessedImage],
         keys: Sequence[str],
         parity: dict[str, float],
     ) -> None:
@@ -302,7 +317,7 @@ class _Judge:
                     self.furthest, self.worst = float(apart.max()), names[int(apart.argmax())]
 
     @torch.inference_mode()
-    def _parity_of_steps(self, theirs: Exported) -> dict[str, float]:
+    def _parity_of_steps(self, theirs: ExportedModel) -> dict[str, float]:
         found = {}
         for name, step in self.steps.items():
             told = theirs.reader.parts[name](
@@ -329,12 +344,12 @@ def _apart(name: str, ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
     return found
 
 
-def _timed(theirs: Exported, picture: Any, count: int) -> float:
+def _timed(theirs: ExportedModel, picture: Any, count: int) -> float:
     """Seconds for the answers to so many pictures that are decoded."""
-    theirs.told([picture] * count)
+    theirs.metadata([picture] * count)
     times = []
     for _ in range(_ROUNDS):
         start = time.perf_counter()
-        theirs.told([picture] * count)
+        theirs.metadata([picture] * count)
         times.append(time.perf_counter() - start)
     return median(times)

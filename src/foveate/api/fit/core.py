@@ -2,52 +2,45 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 
 from foveate.api.fit.ladder import AUTO, climb, climb_on
 from foveate.api.fit.pipeline import FitResult, adapted, prepared, reopened
 from foveate.api.fit.resume import going_on
-from foveate.errors import UsageError
 from foveate.recipe import Recipe
 from foveate.run.folder import Run
-from foveate.training.resolve import read
-from foveate.utils import console
+from foveate.training.resolve import read_data
+from foveate.utils import log
+from foveate.utils.invocation import current_invocation
 
 
-def fit(
-    recipe: Recipe | None,
-    out: Path | None = None,
-    resume: Path | None = None,
-    command: str = "",
-    started: float | None = None,
-) -> FitResult:
-    """Reads, splits, adapts, saves and evaluates; the run folder holds everything.
+def fit_recipe(recipe: Recipe, out: Path | None = None, resume: Path | None = None) -> FitResult:
+    """Read, split, train, save and evaluate; the run folder holds everything.
 
-    `resume` goes on with an unfinished run, by its own recipe: of `recipe` it takes what moves no weight, and refuses what differs
-    otherwise. `started`: the moment of time.monotonic() from which a time
-    budget counts; now by default. Raises what the parts raise: UsageError, DataError, WeightsError, RunError, Interrupted.
+    Args:
+        recipe: What to do, resolved or not.
+        out: Run folder to create.
+        resume: Unfinished run to resume by its own recipe: of `recipe` it takes what does not
+            affect the weights, and refuses what differs otherwise.
     """
-    started = time.monotonic() if started is None else started
+    started = current_invocation().started
     if resume is not None:
-        return _resumed(Run.open(resume), recipe, command, started)
-    if recipe is None:
-        raise UsageError("no data was named", hint="foveate fit FOLDER")
+        return _resume(Run.open(resume), recipe, started)
     if recipe.tuning.name == AUTO:
-        return climb(recipe, out, command, started)
-    Run.refuse_taken(out)
-    job = prepared(recipe, read(recipe, names_alone=True), out, command)
+        return climb(recipe, out, started)
+    Run.require_free(out)
+    job = prepared(recipe, read_data(recipe, names_alone=True), out)
     with job.run.locked():
-        return adapted(job, command)
+        return adapted(job)
 
 
-def _resumed(run: Run, asked: Recipe | None, command: str, started: float) -> FitResult:
+def _resume(run: Run, requested: Recipe, started: float) -> FitResult:
     if run.finished:
-        console.say(f"{run.folder} is finished: nothing to do")
+        log.info(f"{run.folder} is finished: nothing to do")
         return FitResult(run.folder, None, run.outcome())
     if run.recipe().tuning.name == AUTO:
-        going_on(run, asked, free=())
-        return climb_on(run, command, started)
+        going_on(run, requested, free=())
+        return climb_on(run, started)
     with run.locked():
-        run.sweep()
-        return adapted(reopened(run, going_on(run, asked)), command)
+        run.remove_partial_files()
+        return adapted(reopened(run, going_on(run, requested)))

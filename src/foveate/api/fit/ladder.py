@@ -15,15 +15,16 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any, ClassVar
 
-from foveate.api.evaluate.core import EvaluateResult, evaluate
+from foveate.api.evaluate import evaluate
+from foveate.api.evaluate.core import EvaluateResult
 from foveate.api.fit.pipeline import FitResult, adapted, prepared, reopened
 from foveate.errors import DataError, Interrupted, TooLittleTime, UsageError
-from foveate.evaluation.metrics import gain
+from foveate.evaluation.metrics import paired_difference
 from foveate.modeling.tunings import TUNINGS
 from foveate.recipe import Recipe, with_settings
 from foveate.run.folder import Run, note_choice
-from foveate.training.job import Ground
-from foveate.training.resolve import read
+from foveate.training.job import PreparedData
+from foveate.training.resolve import read_data
 from foveate.types import Score, Table
 from foveate.utils import console
 from foveate.utils.files import written_aside
@@ -119,7 +120,7 @@ class Clock:
         return self.end - time.monotonic()
 
 
-def climb(recipe: Recipe, out: Path | None, command: str, started: float) -> FitResult:
+def climb(recipe: Recipe, out: Path | None, started: float) -> FitResult:
     """A new ladder in a new run folder. Raises UsageError for settings that no ladder can have."""
     if recipe.tuning.settings:
         raise UsageError(
@@ -127,35 +128,35 @@ def climb(recipe: Recipe, out: Path | None, command: str, started: float) -> Fit
             where="tuning",
             hint="--tuning lora --set tuning.rank=4",
         )
-    Run.refuse_taken(out)
-    table = read(recipe)
+    Run.require_free(out)
+    table = read_data(recipe)
     run = Run.create(out, f"{Path(recipe.data.path).resolve().stem}-{AUTO}")
     run.write_text("recipe.yaml", recipe.to_yaml(stated=True))
     with run.locked():
-        return _Climb(run, recipe, table, command, Clock(recipe.training.minutes, started)).whole()
+        return _Climb(run, recipe, table, Clock(recipe.training.minutes, started)).whole()
 
 
-def climb_on(run: Run, command: str, started: float) -> FitResult:
+def climb_on(run: Run, started: float) -> FitResult:
     """Goes on with a ladder that was interrupted: rungs that are finished count, an unfinished one is resumed."""
     recipe = run.recipe()
     with run.locked():
-        run.sweep()
+        run.remove_partial_files()
         return _Climb(
-            run, recipe, read(recipe), command, Clock(recipe.training.minutes, started)
+            run, recipe, read_data(recipe), Clock(recipe.training.minutes, started)
         ).whole()
 
 
 class _Climb:
     """One ladder on its way up."""
 
-    def __init__(self, run: Run, recipe: Recipe, table: Table, command: str, clock: Clock) -> None:
-        self.run, self.table, self.command, self.clock = run, table, command, clock
+    def __init__(self, run: Run, recipe: Recipe, table: Table, clock: Clock) -> None:
+        self.run, self.table, self.clock = run, table, clock
         self.recipe = with_settings(
             recipe, {"training.minutes": None}
         )  # the clock counts for all rungs together
         self.rungs: list[Rung] = []
         self.best: Rung | None = None
-        self.ground: Ground | None = None
+        self.ground: PreparedData | None = None
         self.look = 0.0  # seconds the network needs for an image, measured on the first rung
         self.ending = _ENDING  # seconds of an evaluation beside that
 
@@ -191,7 +192,7 @@ class _Climb:
         before = self.best.result
         assert before is not None
         assert before.evaluation is not None
-        rung.gain = gain(
+        rung.gain = paired_difference(
             rung.result.evaluation.metric, before.evaluation.metric, _images(rung.result.evaluation)
         )
         if rung.gain.low is None or not rung.gain.low > 0:
@@ -232,26 +233,26 @@ class _Climb:
                 recipe, {"training.minutes": max(1.0, deadline - time.monotonic()) / 60}
             )
             deadline = None
-        job = prepared(recipe, self.table, folder, self.command, self.ground)
-        self.ground = job.ground
-        if not job.places("val"):
+        job = prepared(recipe, self.table, folder, self.ground)
+        self.ground = job.data
+        if not job.indices("val"):
             raise DataError(
                 "the ladder compares on validation images, and there are none",
                 hint="--set data.val=0.15",
             )
         job.deadline = deadline
         with job.run.locked():
-            return self._noted(adapted(job, self.command, ["val"]))
+            return self._noted(adapted(job, ["val"]))
 
     def _picked_up(self, run: Run) -> FitResult:
         """A rung of a ladder that was interrupted."""
         if run.finished:
             return FitResult(
-                run.folder, evaluate(run.folder, split="val", command=self.command), run.outcome()
+                run.folder, evaluate(run.folder, split="val"), run.outcome()
             )
         with run.locked():
-            run.sweep()
-            return adapted(reopened(run), self.command, ["val"])
+            run.remove_partial_files()
+            return adapted(reopened(run), ["val"])
 
     def _noted(self, result: FitResult) -> FitResult:
         """What an evaluation costs, from the first one."""
@@ -278,9 +279,9 @@ class _Climb:
             + _ENDING
         )
 
-    def _refuse_hopeless(self, ground: Ground, deadline: float) -> None:
+    def _refuse_hopeless(self, ground: PreparedData, deadline: float) -> None:
         """A training of three epochs costs at least three looks at every image: known before anything is built."""
-        images = len(ground.scanned.table.of("train"))
+        images = len(ground.scanned.table.in_split("train"))
         least, there = 3 * self.look * images, deadline - time.monotonic()
         if there < least:
             raise TooLittleTime(
@@ -310,7 +311,7 @@ class _Climb:
             f"the cheapest whose gain over those below it is beyond the noise, of {tried}",
         )
         evaluation = evaluate(
-            self.run.folder, split="test" if tested else "val", command=self.command
+            self.run.folder, split="test" if tested else "val"
         )
         if self.clock.left() < 0:
             console.warn(
@@ -335,7 +336,7 @@ def _images(evaluation: EvaluateResult) -> int:
 def _groups() -> Iterator[list[str]]:
     """Names of tunings by rung, the cheapest first."""
     rungs = {
-        name: rung for name in TUNINGS.names() if (rung := TUNINGS.load(name).rung) is not None
+        name: rung for name in TUNINGS.names() if (rung := TUNINGS.load(name).ladder_rank) is not None
     }
     for _, names in groupby(
         sorted(rungs, key=lambda name: rungs[name]), key=lambda name: int(rungs[name])

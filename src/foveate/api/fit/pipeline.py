@@ -12,32 +12,45 @@ from typing import Any
 import numpy as np
 import torch
 
-from foveate.api.evaluate.core import EvaluateResult, evaluate, parts_told
-from foveate.data.dataset import Pictures
-from foveate.data.loading import Order, loader
-from foveate.data.scan import imageless
-from foveate.data.splits import clusters, divided, few
+from foveate.api.evaluate import evaluate
+from foveate.api.evaluate.core import EvaluateResult, parts_told
+from foveate.data.dataset import ImageDataset
+from foveate.data.loading import BatchSampler, make_loader
+from foveate.data.scan import without_images
+from foveate.data.splits import duplicate_groups, split_table, subsample_shots
 from foveate.data.tables import label_names
 from foveate.errors import RunError
-from foveate.evaluation.calibration import LEAST, Calibration, Familiar, fitted
-from foveate.inference.engine import answers, pooled_of, scanned_aloud, scored, shown
+from foveate.evaluation.calibration import LEAST, Calibration, FeatureSpace, fit_temperature
+from foveate.inference.engine import (
+    collect_pooled,
+    compute_scores,
+    eval_dataset,
+    predict_dataset,
+    scan_with_progress,
+)
 from foveate.modeling.backbones import family_of
-from foveate.modeling.model import Model, build
-from foveate.modeling.weights import fingerprint
-from foveate.predictions import Boxes, Denoised, Labels
+from foveate.modeling.model import Model, build_model
+from foveate.modeling.weights import weights_fingerprint
+from foveate.predictions import Boxes, DenoisingResult, Labels
 from foveate.recipe import Recipe
-from foveate.run.folder import CALIBRATION, FAMILIAR, Run, environment, note_choice
-from foveate.run.lineage import divided_beside, earlier_run, own_table, parts
-from foveate.training.continual import Teacher, take_over
-from foveate.training.head_init import LeftOut, Solved, features_of, solve_head, wants_features
-from foveate.training.job import Ground, Job
+from foveate.run.folder import CALIBRATION_FILE, FEATURE_SPACE_FILE, Run, environment, note_choice
+from foveate.run.lineage import earlier_run, old_and_new, own_table, split_beside_earlier
+from foveate.training.continual import Teacher, initialize_from_run
+from foveate.training.head_init import (
+    HeadFit,
+    LeftOut,
+    fit_head,
+    head_training_features,
+    needs_features,
+)
+from foveate.training.job import Job, PreparedData
 from foveate.training.planning import cut_to_time, plan
-from foveate.training.resolve import refuse_untaught, settled
+from foveate.training.resolve import check_trainable_classes, resolve_recipe
 from foveate.training.trainer import Outcome, Trainer
-from foveate.training.validation import Validation
+from foveate.training.validation import MetricValidator
 from foveate.types import Split, Table
 from foveate.utils import console
-from foveate.utils.device import Way, device_of
+from foveate.utils.device import ComputeMode, resolve_device
 
 _FAMILIAR = 256  # training images whose features are called familiar
 
@@ -75,7 +88,7 @@ class FitResult:
             told = [
                 f"every image was trained on: foveate evaluate {self.run} OTHER_DATA says what it is worth"
             ]
-        paints = self.evaluation is not None and self.evaluation.metric.reads is Denoised
+        paints = self.evaluation is not None and self.evaluation.metric.reads is DenoisingResult
         return [
             f"run: {self.run}",
             *told,
@@ -87,24 +100,24 @@ class FitResult:
 
 
 def prepared(
-    recipe: Recipe, table: Table, out: Path | None, command: str, ground: Ground | None = None
+    recipe: Recipe, table: Table, out: Path | None, ground: PreparedData | None = None
 ) -> Job:
     """Everything up to the first step; the run folder is made when nothing can be wrong with the words any more.
 
     `ground`: that of another job on the same pictures, which are not read again then.
     """
-    Run.refuse_taken(out)
-    device = device_of(recipe.device)
-    recipe, choices = settled(recipe, table)
+    Run.require_free(out)
+    device = resolve_device(recipe.device)
+    recipe, choices = resolve_recipe(recipe, table)
     model = _built(recipe, table)
     console.say(f"backbone: {recipe.backbone.name}, weights from {model.backbone.origin}")
     ground = ground or _grounded(recipe, table, model)
     earlier = earlier_run(recipe)
     known = table.classes if model.tuning.knows_classes else earlier.classes() if earlier else ()
-    refuse_untaught(ground.scanned.table, recipe.task.name, known)
+    check_trainable_classes(ground.scanned.table, recipe.task.name, known)
     run = Run.create(out, f"{Path(recipe.data.path).resolve().stem}-{recipe.tuning.name}")
     job = Job(recipe, run, model, ground, device)
-    run.write_json("environment.json", environment(command))
+    run.write_json("environment.json", environment())
     run.write_json("classes.json", list(table.classes))
     run.write_splits(_split_rows(job))
     counts = Counter(sample.split for sample in job.table.samples)
@@ -121,25 +134,25 @@ def _built(recipe: Recipe, table: Table) -> Model:
     """The model, where the recipe says so with the weights of the run that it goes on from."""
     run = earlier_run(recipe)
     if run is None:
-        return build(recipe, table.classes)
-    model = build(recipe, table.classes, weights=None if run.outcome()["frozen"] else "none")
-    take_over(model, recipe, run)
+        return build_model(recipe, table.classes)
+    model = build_model(recipe, table.classes, weights=None if run.outcome()["frozen"] else "none")
+    initialize_from_run(model, recipe, run)
     return model
 
 
-def _grounded(recipe: Recipe, table: Table, model: Model) -> Ground:
+def _grounded(recipe: Recipe, table: Table, model: Model) -> PreparedData:
     if not table.samples:
-        return Ground(imageless(table), [], "there is no image to divide")
-    scanned, run = scanned_aloud(table, model, recipe.data), earlier_run(recipe)
-    groups = clusters(scanned, recipe.data)
+        return PreparedData(without_images(table), [], "there is no image to divide")
+    scanned, run = scan_with_progress(table, model, recipe.data), earlier_run(recipe)
+    groups = duplicate_groups(scanned, recipe.data)
     if run is not None:
-        return Ground(*divided_beside(scanned, groups, recipe, run))
-    table, how = divided(scanned.table, groups, recipe.data, recipe.seed)
+        return PreparedData(*split_beside_earlier(scanned, groups, recipe, run))
+    table, how = split_table(scanned.table, groups, recipe.data, recipe.seed)
     scanned = replace(scanned, table=table)
     if recipe.data.shots is None:
-        return Ground(scanned, groups, how)
-    return Ground(
-        *few(scanned, groups, recipe.data.shots, recipe.seed),
+        return PreparedData(scanned, groups, how)
+    return PreparedData(
+        *subsample_shots(scanned, groups, recipe.data.shots, recipe.seed),
         f"{how}; {recipe.data.shots} a class to train on",
     )
 
@@ -150,7 +163,7 @@ def reopened(run: Run, recipe: Recipe | None = None) -> Job:
     recipe = recipe or run.recipe()
     table = own_table(run)
     model = _built(recipe, table.with_classes(run.classes()))
-    scanned = scanned_aloud(table, model, recipe.data)
+    scanned = scan_with_progress(table, model, recipe.data)
     known = {row["path"]: row["sha256"] for row in run.splits()}
     now = zip(scanned.table.samples, scanned.hashes, strict=True)
     changed = [sample.key for sample, digest in now if known[sample.key] != digest]
@@ -163,25 +176,25 @@ def reopened(run: Run, recipe: Recipe | None = None) -> Job:
         )
     groups = [sample.group or "" for sample in scanned.table.samples]
     return Job(
-        recipe, run, model, Ground(scanned, groups, "as written down"), device_of(recipe.device)
+        recipe, run, model, PreparedData(scanned, groups, "as written down"), resolve_device(recipe.device)
     )
 
 
-def adapted(job: Job, command: str, splits: Sequence[Split] = ("val", "test")) -> FitResult:
+def adapted(job: Job, splits: Sequence[Split] = ("val", "test")) -> FitResult:
     """Solves, trains, saves, evaluates on `splits`. Raises TooLittleTime when a training cannot end before the job's deadline."""
     start = time.perf_counter()
     at_first = _by_part(job)
-    frozen = job.model.frozen()
-    before = fingerprint(frozen) if frozen else ""
-    features = features_of(job) if wants_features(job) else None
-    solved = solve_head(job, features) if features is not None else Solved()
-    if not job.run.trained:
+    frozen = job.model.frozen_tensors()
+    before = weights_fingerprint(frozen) if frozen else ""
+    features = head_training_features(job) if needs_features(job) else None
+    solved = fit_head(job, features) if features is not None else HeadFit()
+    if not job.run.has_checkpoint:
         cut_to_time(job)
         job.run.write_text("recipe.yaml", job.recipe.to_yaml())
     outcome = _trained(job) if job.model.tuning.needs_steps else _solved(job, start)
     job.model.cpu()
-    job.model.put(outcome.tensors)
-    after = fingerprint(job.model.frozen()) if frozen else ""
+    job.model.load_tensors(outcome.tensors)
+    after = weights_fingerprint(job.model.frozen_tensors()) if frozen else ""
     if after != before:
         raise RunError("frozen weights moved: this is a bug in Foveate", where=job.run.folder)
     job.run.write_tensors("model.safetensors", outcome.tensors)
@@ -209,7 +222,7 @@ def adapted(job: Job, command: str, splits: Sequence[Split] = ("val", "test")) -
     if at_first:
         told["parts"] = {"before": at_first, "after": _by_part(job)}
     job.run.finish(told)
-    return FitResult(job.run.folder, _evaluated(job, command, splits), told)
+    return FitResult(job.run.folder, _evaluated(job, splits), told)
 
 
 def _split_rows(job: Job) -> list[dict[str, str]]:
@@ -228,19 +241,19 @@ def _split_rows(job: Job) -> list[dict[str, str]]:
 
 
 def _solved(job: Job, start: float) -> Outcome:
-    tensors = {name: tensor.detach().clone() for name, tensor in job.model.changed().items()}
+    tensors = {name: tensor.detach().clone() for name, tensor in job.model.trained_tensors().items()}
     return Outcome(tensors, 0, -1, 0, time.perf_counter() - start, "solved in closed form")
 
 
 def _trained(job: Job) -> Outcome:
-    train, val = job.pictures("train", augmented=True), job.pictures("val")
+    train, val = job.dataset("train", augmented=True), job.dataset("val")
     run, start = earlier_run(job.recipe), job.recipe.start
     trainer = Trainer(
         job.model,
         job.recipe,
         job.run,
         train,
-        Validation(val, job.recipe, job.device, parts(val.samples, run) if run else {})
+        MetricValidator(val, job.recipe, job.device, old_and_new(val.samples, run) if run else {})
         if len(val)
         else None,
         job.device,
@@ -252,18 +265,18 @@ def _trained(job: Job) -> Outcome:
 
 def _by_part(job: Job) -> dict[str, dict[str, Any]]:
     """The main number on old and on new validation images, where the run goes on from another: what is forgotten is measured."""
-    run, pictures = earlier_run(job.recipe), job.pictures("val")
+    run, pictures = earlier_run(job.recipe), job.dataset("val")
     if run is None or not len(pictures):
         return {}
     found = _answers(job, pictures)
     scores = {
-        name: scored(
+        name: compute_scores(
             [found[place] for place in places],
             [pictures.samples[place] for place in places],
             job.model,
             _multilabel(job),
         )
-        for name, places in parts(pictures.samples, run).items()
+        for name, places in old_and_new(pictures.samples, run).items()
     }
     return {
         name: {"number": each.main, **asdict(each.numbers[each.main])}
@@ -271,12 +284,12 @@ def _by_part(job: Job) -> dict[str, dict[str, Any]]:
     }
 
 
-def _answers(job: Job, pictures: Pictures) -> list[Any]:
+def _answers(job: Job, pictures: ImageDataset) -> list[Any]:
     """To the pictures, by the model as it is now; it is on the CPU afterwards."""
-    batches = loader(pictures, Order(len(pictures), job.recipe.training.batch_size))
-    way = Way("fp32", bool(job.recipe.training.channels_last))
-    model = job.model.to(job.device, memory_format=way.layout)  # type: ignore[call-overload]
-    found = answers(model, pictures, batches, job.device, way)
+    batches = make_loader(pictures, BatchSampler(len(pictures), job.recipe.training.batch_size))
+    way = ComputeMode("fp32", bool(job.recipe.training.channels_last))
+    model = job.model.to(job.device, memory_format=way.memory_format)  # type: ignore[call-overload]
+    found = predict_dataset(model, pictures, batches, job.device, way)
     job.model.cpu()
     return found.predictions
 
@@ -289,31 +302,31 @@ def _calibrated(job: Job, left_out: LeftOut | None) -> dict[str, Any] | None:
     """Writes what validation images say of the answers' chances, and what is familiar of training images; None where there are too
     few of them, or several classes may hold. `left_out`: of a classifier that is the same but for some images, which says more of
     the temperature, being several times as many."""
-    val, train = job.pictures("val").samples, job.pictures("train").samples
-    if job.model.task.answer is not Labels or _multilabel(job) or min(len(val), len(train)) < LEAST:
+    val, train = job.dataset("val").samples, job.dataset("train").samples
+    if job.model.task.prediction_type is not Labels or _multilabel(job) or min(len(val), len(train)) < LEAST:
         return None
     drawn = np.random.default_rng(job.recipe.seed).permutation(len(train))[:_FAMILIAR]
     known = [train[place] for place in sorted(drawn.tolist())]
     parts = [
-        _seen(job, shown(job.model, samples, job.scanned.pixels, job.recipe.seed))
+        _seen(job, eval_dataset(job.model, samples, job.scanned.pixels, job.recipe.seed))
         for samples in (known, val)
     ]
     (_, features), (predictions, theirs) = parts
     classes = job.model.classes
     scores = np.stack([answer.scores for answer in predictions]).astype(float)
     truths = np.array([classes.index(label_names(sample)[0]) for sample in val])
-    temperature = fitted(scores, truths)
+    temperature = fit_temperature(scores, truths)
     if left_out is not None:
-        temperature = fitted(
+        temperature = fit_temperature(
             np.concatenate([scores, left_out.chances]), np.concatenate([truths, left_out.truths])
         )
-    found = Calibration.learnt(scores, truths, theirs, Familiar.of(features), temperature)
-    job.run.write_json(CALIBRATION, found.row())
+    found = Calibration.learnt(scores, truths, theirs, FeatureSpace.of(features), temperature)
+    job.run.write_json(CALIBRATION_FILE, found.row())
     tensors = {
         name: torch.from_numpy(getattr(found.familiar, name)).half()
         for name in ("middle", "directions")
     }
-    job.run.write_tensors(FAMILIAR, tensors)
+    job.run.write_tensors(FEATURE_SPACE_FILE, tensors)
     return {
         "temperature": temperature,
         "images": len(val),
@@ -321,9 +334,9 @@ def _calibrated(job: Job, left_out: LeftOut | None) -> dict[str, Any] | None:
     }
 
 
-def _seen(job: Job, pictures: Pictures) -> tuple[list[Any], np.ndarray]:
+def _seen(job: Job, pictures: ImageDataset) -> tuple[list[Any], np.ndarray]:
     """Answers and pooled features (N, D)."""
-    with pooled_of(job.model) as seen:
+    with collect_pooled(job.model) as seen:
         return _answers(job, pictures), torch.cat(seen).numpy()
 
 
@@ -338,11 +351,11 @@ def _parameters(model: Model) -> dict[str, int]:
 
 def _threshold(job: Job) -> float | None:
     """The score from which boxes are shown, the best on the validation images; None for other answers."""
-    pictures = job.pictures("val")
-    if job.model.task.answer is not Boxes or not len(pictures):
+    pictures = job.dataset("val")
+    if job.model.task.prediction_type is not Boxes or not len(pictures):
         return None
     return float(
-        scored(_answers(job, pictures), pictures.samples, job.model, False).tables["threshold"]
+        compute_scores(_answers(job, pictures), pictures.samples, job.model, False).tables["threshold"]
     )
 
 
@@ -369,11 +382,11 @@ def _cautions(job: Job, audit: list[dict[str, Any]]) -> list[str]:
     return found
 
 
-def _evaluated(job: Job, command: str, splits: Sequence[Split]) -> EvaluateResult | None:
+def _evaluated(job: Job, splits: Sequence[Split]) -> EvaluateResult | None:
     """Scores the saved run, as anyone would load it, on those splits that hold images; the last one is the headline."""
-    there = [split for split in splits if job.places(split)]
+    there = [split for split in splits if job.indices(split)]
     results = [
-        evaluate(job.run.folder, split=split, device=str(job.device), command=command)
+        evaluate(job.run.folder, split=split, device=str(job.device))
         for split in there
     ]
     return results[-1] if results else None

@@ -71,7 +71,7 @@ def _same(field: str, value: Any, had: Any, decided: bool) -> bool:
     if field == "data.path":
         return bool(str(Path(str(value)).resolve()) == had)
     if field == "backbone.name":
-        return bool(family_of(value).settled(value) == had)
+        return bool(family_of(value).resolve_name(value) == had)
     if field in _CUT:
         return decided and had is not None and bool(value > had)
     return (

@@ -13,18 +13,17 @@ import torch
 
 from foveate.api.generate.distances import Distances, compared
 from foveate.api.generate.inpainting import Hole, filled, hole
-from foveate.data.loading import even_parts
-from foveate.data.transforms import as_pixels, evaluation
+from foveate.data.loading import even_slices
+from foveate.data.transforms import as_pixels, evaluation_transform
 from foveate.errors import UsageError
 from foveate.images import codec as images
 from foveate.images.sheets import tiled
-from foveate.inference.predictor import load
-from foveate.modeling.backbones import Painter, Said, family_of
+from foveate.inference.predictor import load_predictor
+from foveate.modeling.backbones import Conditioning, DiffusionBackbone, family_of
 from foveate.modeling.diffusion import Ground, Reader, painted
-from foveate.run.folder import Run
 from foveate.utils import console
-from foveate.utils.device import device_of
-from foveate.utils.files import numbered, refuse_taken, written_aside
+from foveate.utils.device import resolve_device
+from foveate.utils.files import numbered, refuse_taken, write_json, written_aside
 from foveate.version import __version__
 
 _AT_ONCE = 16  # pictures
@@ -40,8 +39,8 @@ _NOTE = "made by a network, and shows nothing that was there"
 class Artist:
     """A painter and what it is asked with. `name`: what is written into its pictures."""
 
-    painter: Painter
-    read: Callable[[Sequence[str]], Said]
+    painter: DiffusionBackbone
+    read: Callable[[Sequence[str]], Conditioning]
     name: str
     sentences: list[str]
     steps: int
@@ -68,96 +67,88 @@ class GenerateResult:
 
 
 @dataclass(frozen=True)
-class Wish:
-    """What is asked. `sentences`: of the pictures, the run's examples where there are none; `count`: pictures of each sentence;
-    `seed`: of the first picture, each other one has the next. `picture`: one to begin from, at `strength` 0 (as it is) to 1
-    (anew); with a `mask` only its white part is painted. `against`: real pictures to compare with, by the features of `features`.
-    """
+class Request:
+    """What to generate: the options of `foveate.generate`, which explains them."""
 
-    sentences: Sequence[str] = ()
-    count: int = 1
-    seed: int = 0
-    steps: int | None = None
-    guidance: float | None = None
-    picture: Path | None = None
-    mask: Path | None = None
-    strength: float | None = None
-    against: Path | None = None
-    features: str = "tf_efficientnet_lite0"
+    prompts: Sequence[str]
+    count: int
+    seed: int
+    steps: int | None
+    guidance: float | None
+    image: Path | None
+    mask: Path | None
+    strength: float | None
+    reference: Path | None
+    feature_backbone: str
 
 
-def generate(
-    run: Path | str, wish: Wish | None = None, out: Path | None = None, device: str = "auto"
+def generate_images(
+    run: Path | str, request: Request, out: Path | None, device: str
 ) -> GenerateResult:
-    """Paints, with a finished run of the task generate, or with a pretrained painter by its name; the folder `out` is new.
-
-    The same seed gives the same picture, whatever else is painted beside it. Raises UsageError for a run of another task, sentences
-    that cannot be read and settings that do not fit, DataError for a mask of another size or without white.
-    """
-    wish = wish or Wish()
-    _refuse(wish)
+    """Generate the images and write them, with a grid and a table, to the new folder `out`."""
+    _refuse(request)
     folder = out or numbered(Path(run) / "pictures" if Path(run).is_dir() else Path("pictures"))
     refuse_taken(folder)
-    artist = _told(_artist(run, device), wish)
-    sentences = [
-        sentence for sentence in wish.sentences or artist.sentences for _ in range(wish.count)
+    artist = _told(_artist(run, device), request)
+    prompts = [
+        prompt for prompt in request.prompts or artist.sentences for _ in range(request.count)
     ]
-    for sentence in dict.fromkeys(sentences):
+    for prompt in dict.fromkeys(prompts):
         if artist.reader is not None:
-            artist.reader.refuse_unknown(sentence)
-    original = _Original.of(wish, artist.painter) if wish.picture is not None else None
-    made = _all(artist, sentences, wish, original)
+            artist.reader.refuse_unknown(prompt)
+    original = _Original.of(request, artist.painter) if request.image is not None else None
+    made = _all(artist, prompts, request, original)
     distances = (
-        compared(made, wish.against, artist.painter.input, wish.features, device)
-        if wish.against is not None
+        compared(made, request.reference, artist.painter.input, request.feature_backbone, device)
+        if request.reference is not None
         else None
     )
     whole = made if original is None else [original.with_part(pixels) for pixels in made]
-    _written(folder, whole, sentences, artist, wish)
+    _written(folder, whole, prompts, artist, request)
     if distances is not None:
-        Run(folder).write_json("distances.json", distances.numbers())
+        write_json(folder / "distances.json", distances.numbers())
     return GenerateResult(folder, len(made), distances)
 
 
-def _refuse(wish: Wish) -> None:
-    if wish.mask is not None and wish.picture is None:
+def _refuse(request: Request) -> None:
+    if request.mask is not None and request.image is None:
         raise UsageError(
-            "a mask wants a picture", where="--mask", hint="--picture FILE --mask FILE"
+            "--mask requires --image", where="--mask", hint="--image FILE --mask FILE"
         )
-    if wish.strength is not None and not 0 < wish.strength <= 1:
+    if request.strength is not None and not 0 < request.strength <= 1:
         raise UsageError(
-            f"the strength lies above 0 and is 1 at the most, not {wish.strength}",
+            f"the strength lies above 0 and is 1 at the most, not {request.strength}",
             where="--strength",
         )
-    if wish.strength is not None and wish.picture is None:
+    if request.strength is not None and request.image is None:
         raise UsageError(
-            "the strength is that of changing a picture", where="--strength", hint="--picture FILE"
+            "the strength is that of changing a picture", where="--strength", hint="--image FILE"
         )
-    if wish.against is not None and wish.picture is not None:
+    if request.reference is not None and request.image is not None:
         raise UsageError(
-            "pictures that began from another one say nothing of the painter", where="--against"
+            "pictures that began from another one say nothing of the painter", where="--reference"
         )
 
 
 def _artist(run: Path | str, device: str) -> Artist:
     family = None if Path(run).exists() else _family(str(run))
     if family is not None:
-        painter = family.open(str(run), "auto").eval().to(device_of(device))
-        if not isinstance(painter, Painter) or not painter.reads:
+        painter = family.open(str(run), "auto").eval().to(resolve_device(device))
+        if not isinstance(painter, DiffusionBackbone) or not painter.reads:
             raise UsageError(
                 f"{run!r} cannot paint before it has learnt to",
                 hint="foveate fit DATA --task generate",
             )
         return Artist(painter, painter.embed, str(run), [""], 30, 7.5)
-    predictor = load(run, device)
+    predictor = load_predictor(run, device)
     model, task = predictor.model, predictor.model.task
     painter = model.backbone
-    if not isinstance(painter, Painter):
-        what = f"this run answers with {task.answer.__name__.lower()}, and paints nothing"
+    if not isinstance(painter, DiffusionBackbone):
+        what = f"this run answers with {task.prediction_type.__name__.lower()}, and paints nothing"
         raise UsageError(what, where=run, hint="foveate fit DATA --task generate")
 
-    def read(sentences: Sequence[str]) -> Said:
-        said: Said = task.read(painter, model.head, sentences)  # type: ignore[attr-defined]
+    def read(sentences: Sequence[str]) -> Conditioning:
+        said: Conditioning = task.read(painter, model.head, sentences)  # type: ignore[attr-defined]
         return said
 
     asked, reader = task.settings, model.head if isinstance(model.head, Reader) else None
@@ -167,10 +158,10 @@ def _artist(run: Path | str, device: str) -> Artist:
     )
 
 
-def _told(artist: Artist, wish: Wish) -> Artist:
+def _told(artist: Artist, request: Request) -> Artist:
     """With the steps and the guidance that are wished for."""
-    guidance = artist.guidance if wish.guidance is None else wish.guidance
-    return replace(artist, steps=wish.steps or artist.steps, guidance=guidance)
+    guidance = artist.guidance if request.guidance is None else request.guidance
+    return replace(artist, steps=request.steps or artist.steps, guidance=guidance)
 
 
 def _family(name: str) -> Any:
@@ -179,11 +170,11 @@ def _family(name: str) -> Any:
 
 
 def _all(
-    artist: Artist, sentences: list[str], wish: Wish, original: _Original | None
+    artist: Artist, sentences: list[str], request: Request, original: _Original | None
 ) -> list[np.ndarray]:
     """(S, S, 3) uint8 for each sentence."""
     parts, spec, found = (
-        even_parts(len(sentences), _AT_ONCE),
+        even_slices(len(sentences), _AT_ONCE),
         artist.painter.input,
         list[np.ndarray](),
     )
@@ -191,7 +182,7 @@ def _all(
         for part in parts:
             asked, seeds = (
                 sentences[part],
-                [wish.seed + place for place in range(len(sentences))[part]],
+                [request.seed + place for place in range(len(sentences))[part]],
             )
             ground = original.ground(artist.painter, len(asked)) if original else None
             made = painted(
@@ -218,19 +209,19 @@ class _Original:
     strength: float
 
     @classmethod
-    def of(cls, wish: Wish, painter: Painter) -> _Original:
-        assert wish.picture is not None
-        pixels, _ = images.read(wish.picture)
-        if wish.mask is None:
-            return cls(pixels, None, None, wish.strength or 0.5)
-        mask = images.read(wish.mask)[0].max(-1) >= 128
-        return cls(pixels, mask, hole(pixels, mask, painter.input.size), wish.strength or 1.0)
+    def of(cls, request: Request, painter: DiffusionBackbone) -> _Original:
+        assert request.image is not None
+        pixels, _ = images.read_image(request.image)
+        if request.mask is None:
+            return cls(pixels, None, None, request.strength or 0.5)
+        mask = images.read_image(request.mask)[0].max(-1) >= 128
+        return cls(pixels, mask, hole(pixels, mask, painter.input.size), request.strength or 1.0)
 
-    def ground(self, painter: Painter, count: int) -> Ground:
+    def ground(self, painter: DiffusionBackbone, count: int) -> Ground:
         device = next(painter.parameters()).device
         pixels = self.pixels if self.part is None else self.part.pixels
-        image, _, _ = evaluation(painter.input, "crop")(pixels, pixels.shape[:2], {})
-        clean = painter.packed(painter.input.seen(image[None].to(device))).expand(count, -1, -1, -1)
+        image, _, _ = evaluation_transform(painter.input, "crop")(pixels, pixels.shape[:2], {})
+        clean = painter.encode(painter.input.normalize(image[None].to(device))).expand(count, -1, -1, -1)
         if self.part is None:
             return Ground(clean, self.strength)
         wanted = torch.from_numpy(self.part.open).float()[None, None]
@@ -246,7 +237,7 @@ class _Original:
 
 
 def _written(
-    folder: Path, made: list[np.ndarray], sentences: list[str], artist: Artist, wish: Wish
+    folder: Path, made: list[np.ndarray], sentences: list[str], artist: Artist, request: Request
 ) -> None:
     """PNGs that say how they were made, a grid, and a table that `fit` reads."""
     folder.mkdir(parents=True)
@@ -254,7 +245,7 @@ def _written(
     for place, (pixels, sentence) in enumerate(zip(made, sentences, strict=True)):
         told = {
             "prompt": sentence,
-            "seed": str(wish.seed + place),
+            "seed": str(request.seed + place),
             "model": artist.name,
             "steps": str(artist.steps),
         }
@@ -264,13 +255,13 @@ def _written(
             "note": _NOTE,
         }
         name = f"{place:04d}.png"
-        images.write(pixels, folder / name, told)
-        rows.append({"path": name, "text": sentence or "a picture", "seed": wish.seed + place})
+        images.write_image(pixels, folder / name, told)
+        rows.append({"path": name, "text": sentence or "a picture", "seed": request.seed + place})
     shown = np.unique(np.linspace(0, len(made) - 1, _SHOWN).round().astype(int)).tolist()
     grid = tiled(
         [_seen(made[place]) for place in shown], [sentences[place] for place in shown], _ACROSS
     )
-    images.write(grid, folder / "grid.png", {"note": _NOTE, "model": artist.name})
+    images.write_image(grid, folder / "grid.png", {"note": _NOTE, "model": artist.name})
     with written_aside(folder / "pictures.jsonl") as aside:
         aside.write_text(
             "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8"

@@ -11,15 +11,15 @@ import numpy as np
 import torch
 
 from foveate.data.discovery import find_images
-from foveate.data.loading import even_parts
-from foveate.data.transforms import evaluation
+from foveate.data.loading import even_slices
+from foveate.data.transforms import evaluation_transform
 from foveate.errors import BrokenImage, DataError, UsageError
 from foveate.evaluation.fid import fid, kid, kid_spread
 from foveate.images import codec as images
 from foveate.modeling.backbones import Backbone, family_of
 from foveate.types import InputSpec, Provides
 from foveate.utils import console
-from foveate.utils.device import device_of
+from foveate.utils.device import resolve_device
 
 _MOST = 2000  # real pictures
 _LEAST = 10
@@ -57,7 +57,7 @@ def compared(
     it what noise has, and what real pictures have among themselves. Raises DataError for fewer than ten on either side."""
     if not real.is_dir():
         raise UsageError(
-            "real pictures to compare with lie in a folder", where=real, hint="--against FOLDER"
+            "real pictures to compare with lie in a folder", where=real, hint="--reference FOLDER"
         )
     files = list(find_images(real))
     chosen = sorted(np.random.default_rng(0).permutation(len(files))[:_MOST].tolist())
@@ -70,10 +70,10 @@ def compared(
             raise DataError(
                 f"{count} {what} pictures are too few to compare", where=real, hint=hint
             )
-    backbone = family_of(features).open(features, "auto").eval().to(device_of(device))
+    backbone = family_of(features).open(features, "auto").eval().to(resolve_device(device))
     if Provides.POOLED not in backbone.provides:
         raise UsageError(
-            f"{features!r} describes no pictures", where="--features", hint="tf_efficientnet_lite0"
+            f"{features!r} describes no pictures", where="--feature-backbone", hint="tf_efficientnet_lite0"
         )
     noise = np.random.default_rng(0).integers(
         0, 256, (len(made), spec.size, spec.size, 3), dtype=np.uint8
@@ -104,11 +104,11 @@ def _row(ours: np.ndarray, theirs: np.ndarray) -> dict[str, float]:
 def _square(file: Path, spec: InputSpec) -> np.ndarray | None:
     """The picture as a painter sees it; None where it cannot be read."""
     try:
-        pixels, _ = images.read(file)
+        pixels, _ = images.read_image(file)
     except BrokenImage as error:
         console.warn(f"skipped {file.name}: {error.why or error.what}")
         return None
-    image, _, _ = evaluation(spec, "crop")(pixels, pixels.shape[:2], {})
+    image, _, _ = evaluation_transform(spec, "crop")(pixels, pixels.shape[:2], {})
     return np.ascontiguousarray(image.permute(1, 2, 0).numpy())
 
 
@@ -117,14 +117,14 @@ def _described(pictures: Sequence[np.ndarray], backbone: Backbone) -> np.ndarray
     """(N, D)."""
     device, transform, found = (
         next(backbone.parameters()).device,
-        evaluation(backbone.input, "crop"),
+        evaluation_transform(backbone.input, "crop"),
         [],
     )
-    for part in even_parts(len(pictures), _AT_ONCE):
+    for part in even_slices(len(pictures), _AT_ONCE):
         shown = torch.stack(
             [transform(pixels, pixels.shape[:2], {})[0] for pixels in pictures[part]]
         )
-        pooled = backbone(backbone.input.seen(shown.to(device)), {Provides.POOLED}).pooled
+        pooled = backbone(backbone.input.normalize(shown.to(device)), {Provides.POOLED}).pooled
         assert pooled is not None
         found.append(pooled.float().cpu().numpy())
     return np.concatenate(found)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from foveate.errors import DataError
-from foveate.images.codec import resized
+from foveate.images.codec import resize
 
 _ROUND = 1.5  # sides of the square, in sides of what is to be painted: the painter sees what is beside it
 
@@ -44,8 +44,8 @@ def hole(pixels: np.ndarray, mask: np.ndarray, side: int) -> Hole:
         for places, whole in ((columns, mask.shape[1]), (rows, mask.shape[0]))
     )
     shown, wanted = (_cut(values, x, y, length) for values in (pixels, mask))
-    small = resized(wanted.astype(np.uint8) * 255, (side, side)) > 0
-    return Hole(resized(shown, (side, side)), small, (x, y, length))
+    small = resize(wanted.astype(np.uint8) * 255, (side, side)) > 0
+    return Hole(resize(shown, (side, side)), small, (x, y, length))
 
 
 def _start(places: np.ndarray, length: int, whole: int) -> int:
@@ -65,7 +65,7 @@ def _cut(values: np.ndarray, x: int, y: int, length: int) -> np.ndarray:
 def filled(pixels: np.ndarray, mask: np.ndarray, hole: Hole, painted: np.ndarray) -> np.ndarray:
     """The picture with the `painted` square (S, S, 3) uint8 in it where the mask is white; every other pixel is as it was."""
     x, y, length = hole.place
-    whole = resized(painted, (length, length))
+    whole = resize(painted, (length, length))
     found, inside = pixels.copy(), _cut(mask, x, y, length)
     height, width = (
         min(length, limit - start) for limit, start in zip(mask.shape, (y, x), strict=True)

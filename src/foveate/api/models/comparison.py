@@ -13,7 +13,7 @@ import torch
 from foveate.data.splits import group_folds, make_splits
 from foveate.data.tables import label_names
 from foveate.errors import DataError
-from foveate.modeling.classifiers.knn import votes
+from foveate.modeling.classifiers.knn import knn_vote
 from foveate.modeling.classifiers.logistic import solve
 from foveate.types import Table
 
@@ -75,7 +75,7 @@ def judged(features: np.ndarray, targets: np.ndarray, folds: np.ndarray) -> Judg
         standard = (features - solution.middle) / solution.scale
         chances[asked] = softmax(standard[asked] @ solution.weight.T + solution.bias, axis=1)
         rows, known = torch.from_numpy(standard), torch.from_numpy(~asked)
-        tallies[asked] = votes(
+        tallies[asked] = knn_vote(
             rows[~known], rows[known], torch.from_numpy(targets[~asked]).to(rows)
         ).numpy()
     truth = targets.argmax(1)

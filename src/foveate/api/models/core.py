@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
 from fnmatch import fnmatch
 from typing import Any, ClassVar
 
 from foveate.errors import UnknownName
-from foveate.modeling.backbones import FAMILIES, Card, Family
+from foveate.modeling.backbones import FAMILIES, Family, ModelInfo
 
 _MOST = 40  # cards at once: each one builds the network without its weights
 _SUGGESTED = (
@@ -34,7 +34,7 @@ class ModelsResult:
     """`cards` of the names that match; `more`: how many names there are beyond them."""
 
     columns: ClassVar[list[str]] = ["name", "parameters", "licence", "input", "provides", "offline"]
-    cards: list[Card]
+    cards: list[ModelInfo]
     more: int
 
     @property
@@ -59,19 +59,20 @@ class ModelsResult:
         return [more] if self.more else []
 
 
-def models(*words: str) -> ModelsResult:
-    """The backbones whose name holds one of the `words` (or fits it, where it has a *); without a word a few good starts.
+def list_models(patterns: Sequence[str]) -> ModelsResult:
+    """List the backbones whose names match one of the patterns; without any, good starting points.
 
-    Raises UnknownName with near names when nothing fits a word.
+    Raises:
+        UnknownName: No name matches a pattern.
     """
     names = families()
     found = (
-        list(dict.fromkeys(name for word in words for name in fitting(word, names)))
-        if words
+        list(dict.fromkeys(name for pattern in patterns for name in fitting(pattern, names)))
+        if patterns
         else suggested(names)
     )
-    cards = [names[name].card(name) for name in found[:_MOST]]
-    return ModelsResult(cards, (len(found) if words else len(names)) - len(cards))
+    cards = [names[name].info(name) for name in found[:_MOST]]
+    return ModelsResult(cards, (len(found) if patterns else len(names)) - len(cards))
 
 
 def families() -> dict[str, Family]:

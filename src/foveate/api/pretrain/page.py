@@ -10,21 +10,22 @@ from torch import Tensor
 from torch.nn import functional
 
 from foveate.api.pretrain.pictures import Unlabelled
-from foveate.data.dataset import Pictures
-from foveate.data.loading import Order, loader
+from foveate.data.dataset import ImageDataset
+from foveate.data.loading import BatchSampler, make_loader
 from foveate.images import codec as images
 from foveate.modeling.model import Model
 from foveate.recipe import Recipe
 from foveate.reporting.pages import LearningPage
 from foveate.run.folder import Run
-from foveate.training.collapse_guard import Guard
+from foveate.training.collapse_guard import CollapseGuard
 from foveate.types import InputSpec
+from foveate.utils.invocation import current_invocation
 
 _ROWS, _NEAREST = 8, 6
 _SIDE = 96  # px
 
 
-def nearest(guard: Guard, model: Model, pictures: Unlabelled) -> list[list[np.ndarray]]:
+def nearest(guard: CollapseGuard, model: Model, pictures: Unlabelled) -> list[list[np.ndarray]]:
     """Rows of thumbnails: a held-out image, and those among the others that the backbone finds most alike."""
     alike = functional.normalize(guard.features(model.eval()), dim=1)
     alike = (alike @ alike.T).fill_diagonal_(-2.0)
@@ -42,9 +43,9 @@ def _thumbnail(pictures: Unlabelled, place: int) -> np.ndarray:
 
 
 @torch.inference_mode()
-def painted(model: Model, train: Pictures, device: torch.device) -> list[list[np.ndarray]]:
+def painted(model: Model, train: ImageDataset, device: torch.device) -> list[list[np.ndarray]]:
     """Rows of an image, what was shown of it, and what was painted; none where the objective paints nothing."""
-    batch = next(iter(loader(train, Order(len(train), _ROWS), workers=0))).to(device)
+    batch = next(iter(make_loader(train, BatchSampler(len(train), _ROWS), workers=0))).to(device)
     objective: Any = model.task
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -75,12 +76,11 @@ def page_of(
     told: dict[str, Any],
     neighbours: list[list[np.ndarray]],
     sheet: list[list[np.ndarray]],
-    command: str,
 ) -> LearningPage:
     around = run.read_json("environment.json")
     return LearningPage(
         title=run.folder.name,
-        command=command or around["command"],
+        command=current_invocation().command or around["command"],
         verdict=verdict,
         measures=[(name, told["start"][name], told["end"][name]) for name in told["start"]],
         facts=[
@@ -99,7 +99,7 @@ def page_of(
             (row["field"], str(row["value"]), row["reason"])
             for row in run.read_json("choices.json")
         ],
-        curves=[{"epoch": 0, **told["start"]}, *run.logged()],
+        curves=[{"epoch": 0, **told["start"]}, *run.read_metrics()],
         neighbours=neighbours,
         sheet=sheet,
         lang=recipe.lang,

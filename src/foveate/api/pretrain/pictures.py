@@ -9,12 +9,12 @@ from pathlib import Path
 
 import numpy as np
 
-from foveate.data.dataset import key
+from foveate.data.dataset import seed_from
 from foveate.data.duplicates import gray_thumbnail
 from foveate.data.formats import read_table
-from foveate.data.image_cache import Pixels
+from foveate.data.image_cache import ImageCache
 from foveate.data.streaming import Catalogue, Entry, entries, sampled
-from foveate.data.tables import label_names, refuse_other_questions
+from foveate.data.tables import label_names, require_single_label
 from foveate.errors import BrokenImage, DataError
 from foveate.modeling.model import Model
 from foveate.recipe import Recipe
@@ -37,7 +37,7 @@ class Unlabelled:
     train: Catalogue
     held: Catalogue
     labels: np.ndarray | None
-    pixels: Pixels
+    pixels: ImageCache
 
 
 def gathered(
@@ -55,7 +55,7 @@ def gathered(
             where=printable(root),
             hint="give a folder of pictures, or .tar shards",
         )
-    pixels = Pixels(model.backbone.input.size, "crop", recipe.data.keep_pixels)
+    pixels = ImageCache(model.backbone.input.size, "crop", recipe.data.keep_pixels)
     if labelled:
         pairs, how = _of_labelled(labelled, recipe)
     else:
@@ -75,7 +75,7 @@ def gathered(
 def reopened(run: Run, recipe: Recipe, model: Model) -> Unlabelled:
     """What a run that was stopped had listed."""
     labels = run.read_json(LABELS)
-    pixels = Pixels(model.backbone.input.size, "crop", recipe.data.keep_pixels)
+    pixels = ImageCache(model.backbone.input.size, "crop", recipe.data.keep_pixels)
     train, held = (Catalogue(run.folder / name) for name in (TRAIN, HELD))
     return Unlabelled(train, held, None if labels is None else np.array(labels), pixels)
 
@@ -85,7 +85,7 @@ def _place(entry: Entry) -> tuple[Path, int]:
 
 
 def _of_labelled(data: Path, recipe: Recipe) -> tuple[list[tuple[Entry, str]], str]:
-    table = refuse_other_questions(read_table(data), "a guard with labels")
+    table = require_single_label(read_table(data), "a guard with labels")
     told = [sample for sample in table.samples if sample.split != "test"]
     drawn = sorted(np.random.default_rng(recipe.seed).permutation(len(told))[:_MOST].tolist())
     pairs = [
@@ -98,13 +98,13 @@ def _of_labelled(data: Path, recipe: Recipe) -> tuple[list[tuple[Entry, str]], s
 def _of_all(root: Path, recipe: Recipe) -> tuple[list[tuple[Entry, str]], str]:
     count = min(_MOST, max(_LEAST, round(recipe.data.val * sum(1 for _ in entries(root)))))
     drawn = heapq.nsmallest(
-        count, entries(root), key=lambda entry: key(recipe.seed, "held out", entry.key)
+        count, entries(root), key=lambda entry: seed_from(recipe.seed, "held out", entry.key)
     )
     pairs = [(entry, "") for entry in sorted(drawn, key=lambda entry: entry.key)]
     return pairs, "{} of the pictures, without labels: --labels DATA would tell more"
 
 
-def _readable(entry: Entry, pixels: Pixels, strict: bool) -> bool:
+def _readable(entry: Entry, pixels: ImageCache, strict: bool) -> bool:
     try:
         pixels.read(entry)
     except BrokenImage as error:
@@ -140,7 +140,7 @@ def _refuse_little(found: Unlabelled, root: Path) -> None:
 
 def _all_alike(some: Iterable[Entry]) -> bool:
     """Those that cannot be read say nothing here."""
-    pixels, thumbs = Pixels(32, "crop", keep=False), []
+    pixels, thumbs = ImageCache(32, "crop", keep=False), []
     for entry in some:
         try:
             thumbs.append(gray_thumbnail(pixels.read(entry)[0]))

@@ -13,10 +13,10 @@ from foveate.api.restyle.style_transfer import Restyled, restyled
 from foveate.errors import UsageError
 from foveate.images import codec as images
 from foveate.images.sheets import side_by_side
-from foveate.modeling.backbones import family_of
+from foveate.modeling.backbones import Backbone, family_of
 from foveate.types import Provides
 from foveate.utils import console
-from foveate.utils.device import device_of
+from foveate.utils.device import resolve_device
 from foveate.utils.files import refuse_taken
 from foveate.version import __version__
 
@@ -49,59 +49,73 @@ class RestyleResult:
         ]
 
 
-def restyle(
-    content: Path,
-    style: Path,
-    out: Path = Path("restyled.png"),
-    *,
-    backbone: str = "tf_efficientnet_lite0",
-    weights: str = "auto",
-    size: int = 256,
-    steps: int = 300,
-    weight: float = 100.0,
-    device: str = "auto",
-) -> RestyleResult:
-    """Writes `out`, whose long side has `size` px, and NAME-beside.png. `weight`: of the style against the content. Raises
-    UsageError where a file is taken, BrokenImage for what is no picture."""
+@dataclass(frozen=True)
+class Transfer:
+    """`size`: longer side of the result, px; `weight`: of the style loss."""
+
+    content: Path
+    style: Path
+    size: int
+    steps: int
+    weight: float
+
+
+def output_files(out: Path) -> tuple[Path, Path]:
+    """Return the files to write. Raises UsageError where one exists, or `out` is not a PNG."""
     if out.suffix.lower() != ".png":
         raise UsageError(
-            "the picture is written as a PNG", where=out, hint=f"--out {out.with_suffix('.png')}"
+            "the image is written as a PNG", where=out, hint=f"--out {out.with_suffix('.png')}"
         )
-    beside = out.with_name(f"{out.stem}-beside.png")
-    for file in (out, beside):
+    files = out, out.with_name(f"{out.stem}-beside.png")
+    for file in files:
         refuse_taken(file)
-    pixels = [images.thumbnail(images.read(file)[0], size) for file in (content, style)]
-    network = family_of(backbone).open(backbone, weights).eval()
+    return files
+
+
+def open_backbone(name: str, weights: str, device: str) -> Backbone:
+    """Open the backbone on the device. Raises UsageError where it has no feature maps."""
+    network = family_of(name).open(name, weights).eval()
     if Provides.MAPS not in network.provides:
         raise UsageError(
-            f"the backbone {backbone!r} has no maps to compare",
+            f"the backbone {name!r} has no maps to compare",
             where="--backbone",
             hint="tf_efficientnet_lite0",
         )
-    where = device_of(device)
-    one, other = (
-        torch.from_numpy(each.copy()).permute(2, 0, 1).float().div(255).to(where) for each in pixels
+    return network.to(resolve_device(device))
+
+
+def restyle_image(
+    transfer: Transfer, network: Backbone, backbone: str, files: tuple[Path, Path]
+) -> RestyleResult:
+    """Optimize the image, and write it and the sheet of all three to `files`."""
+    out, beside = files
+    paths = (transfer.content, transfer.style)
+    pixels = [images.thumbnail(images.read_image(file)[0], transfer.size) for file in paths]
+    device = next(network.parameters()).device
+    content, style = (
+        torch.from_numpy(each.copy()).permute(2, 0, 1).float().div(255).to(device)
+        for each in pixels
     )
-    with console.progress(steps, "restyle") as bar:
+    with console.progress(transfer.steps, "restyle") as bar:
         found = restyled(
-            network.to(where),
-            one,
-            other,
-            steps=steps,
-            weight=weight,
+            network,
+            content,
+            style,
+            steps=transfer.steps,
+            weight=transfer.weight,
             advance=lambda text: bar.advance(1, text),
         )
-    made = (255 * found.image).round().to(torch.uint8).permute(1, 2, 0).cpu().numpy()
+    result = (255 * found.image).round().to(torch.uint8).permute(1, 2, 0).cpu().numpy()
     about = {
         "model": backbone,
-        "steps": str(steps),
-        "weight": str(weight),
+        "steps": str(transfer.steps),
+        "weight": str(transfer.weight),
         "software": f"foveate {__version__}",
+        "content": transfer.content.name,
+        "style": transfer.style.name,
     }
     out.parent.mkdir(parents=True, exist_ok=True)
-    images.write(
-        np.ascontiguousarray(made), out, {**about, "content": content.name, "style": style.name}
-    )
+    images.write_image(np.ascontiguousarray(result), out, about)
     left = side_by_side(pixels[0], pixels[1], ("content", "style"))
-    images.write(side_by_side(left, made, ("", "")), beside)
+    images.write_image(side_by_side(left, result, ("", "")), beside)
     return RestyleResult(out, beside, found)

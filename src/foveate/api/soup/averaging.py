@@ -15,7 +15,7 @@ from torch import Tensor
 from foveate.errors import WeightsError
 from foveate.modeling.model import Model
 from foveate.types import Batch
-from foveate.utils.device import Way
+from foveate.utils.device import ComputeMode
 
 Tensors = dict[str, Tensor]
 
@@ -49,7 +49,7 @@ def refuse_strangers(found: Tensors, own: Tensors, where: object) -> None:
 
 @torch.no_grad()
 def measured_statistics(
-    model: Model, batches: Iterable[Batch], device: torch.device, way: Way
+    model: Model, batches: Iterable[Batch], device: torch.device, way: ComputeMode
 ) -> Tensors:
     """The statistics of batch normalisation as the weights in the model make them, in one pass over the `batches`, by name.
 
@@ -68,7 +68,7 @@ def measured_statistics(
         module.train()
     for batch in batches if learning else ():
         with way.autocast(device):
-            model(batch.to(device, memory_format=way.layout))
+            model(batch.to(device, memory_format=way.memory_format))
     found = {}
     for name, module in learning.items():
         module.momentum = momenta[name]

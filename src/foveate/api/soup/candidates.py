@@ -8,14 +8,19 @@ from pathlib import Path
 from typing import Any
 
 from foveate.api.soup.averaging import Tensors, between, measured_statistics, same
-from foveate.data.dataset import Pictures
-from foveate.data.loading import Order, loader
-from foveate.data.scan import Scanned
+from foveate.data.dataset import ImageDataset
+from foveate.data.loading import BatchSampler, make_loader
+from foveate.data.scan import ScannedTable
 from foveate.evaluation.metrics import Metric
-from foveate.inference.engine import Answers, answers, judged, shown
+from foveate.inference.engine import (
+    BatchPredictions,
+    eval_dataset,
+    predict_dataset,
+    score_predictions,
+)
 from foveate.training.job import Job
 from foveate.types import Batch, Score
-from foveate.utils.device import Way
+from foveate.utils.device import ComputeMode
 
 Runs = tuple[Path, ...]
 
@@ -74,16 +79,16 @@ class Point:
 class Averager:
     """Makes averages of weights for the job's model and scores them, on its validation images and on `shifted` ones."""
 
-    def __init__(self, job: Job, shifted: Scanned | None) -> None:
-        self.device, self.way = job.device, Way("fp32", bool(job.recipe.training.channels_last))
-        self.model = job.model.to(device=self.device, memory_format=self.way.layout)  # type: ignore[call-overload]
+    def __init__(self, job: Job, shifted: ScannedTable | None) -> None:
+        self.device, self.way = job.device, ComputeMode("fp32", bool(job.recipe.training.channels_last))
+        self.model = job.model.to(device=self.device, memory_format=self.way.memory_format)  # type: ignore[call-overload]
         self.batch_size, self.multilabel = (
             job.recipe.training.batch_size,
             bool(job.recipe.task.settings.get("multilabel")),
         )
-        self.train, self.val = job.pictures("train"), job.pictures("val")
+        self.train, self.val = job.dataset("train"), job.dataset("val")
         self.shifted = (
-            shown(self.model, shifted.table.samples, shifted.pixels, job.recipe.seed)
+            eval_dataset(self.model, shifted.table.samples, shifted.pixels, job.recipe.seed)
             if shifted
             else None
         )
@@ -134,10 +139,10 @@ class Averager:
         scores = judge.compute()
         return replace(point, shifted=scores.numbers[scores.main], judge=judge)
 
-    def _judged(self, tensors: Tensors, pictures: Pictures) -> tuple[Answers, Metric]:
-        self.model.put(tensors)
-        answered = answers(self.model, pictures, self._batches(pictures), self.device, self.way)
-        return answered, judged(answered.predictions, pictures.samples, self.model, self.multilabel)
+    def _judged(self, tensors: Tensors, pictures: ImageDataset) -> tuple[BatchPredictions, Metric]:
+        self.model.load_tensors(tensors)
+        answered = predict_dataset(self.model, pictures, self._batches(pictures), self.device, self.way)
+        return answered, score_predictions(answered.predictions, pictures.samples, self.model, self.multilabel)
 
-    def _batches(self, pictures: Pictures) -> Iterable[Batch]:
-        return loader(pictures, Order(len(pictures), self.batch_size))
+    def _batches(self, pictures: ImageDataset) -> Iterable[Batch]:
+        return make_loader(pictures, BatchSampler(len(pictures), self.batch_size))

@@ -20,22 +20,23 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from foveate.api.evaluate.core import EvaluateResult, evaluate
+from foveate.api.evaluate import evaluate
+from foveate.api.evaluate.core import EvaluateResult, Source
 from foveate.api.fit.pipeline import reopened
 from foveate.api.soup.averaging import Tensors
 from foveate.api.soup.candidates import Averager, Point
 from foveate.api.soup.ingredients import end_of, opened, refuse_other_frozen, start_of
-from foveate.data.scan import Scanned
-from foveate.data.tables import chosen, other_table
+from foveate.data.scan import ScannedTable
+from foveate.data.tables import read_matching_table, select_split
 from foveate.errors import UsageError
-from foveate.evaluation.metrics import gain
-from foveate.inference.engine import scanned_aloud
+from foveate.evaluation.metrics import paired_difference
+from foveate.inference.engine import scan_with_progress
 from foveate.reporting import plots
 from foveate.run.folder import Run, note_choice
 from foveate.training.job import Job
 from foveate.types import Score
 from foveate.utils import console
-from foveate.utils.device import device_of
+from foveate.utils.device import resolve_device
 
 _WORSE = "left out"
 
@@ -105,33 +106,28 @@ class SoupResult:
         return [*told, *self.evaluation.lines(), f"next: foveate predict {self.run} IMAGES"]
 
 
-def soup(
-    runs: Sequence[Path],
-    out: Path | None = None,
-    shifted: Path | None = None,
-    *,
-    steps: int = 10,
-    format: str = "auto",
-    device: str = "auto",
-    strict: bool = False,
-    command: str = "",
+def average_runs(
+    runs: Sequence[Path], out: Path | None, shift: Source | None, steps: int, device: str
 ) -> SoupResult:
-    """Averages the weights of `runs` and writes the average that is best on their validation images as the new run `out`.
+    """Average the runs, and write the best average as the new run `out`.
 
-    One run: `steps` steps from its start to its end. Several: a greedy soup. `shifted`: other data of the same classes, read as
-    `format`, on which every average is scored as well; neither it nor the test images choose anything. The runs are not changed.
-
-    Raises UsageError for runs that cannot be averaged, WeightsError where their tensors differ, and what `evaluate` raises.
+    Args:
+        runs: Run folders: of one run, points between its start and its end; of several, a greedy
+            soup.
+        out: Run folder to create.
+        shift: Other data on which every average is scored as well; it chooses nothing.
+        steps: Number of interpolation steps of a single run.
+        device: Device to compute on.
     """
     began = time.perf_counter()
-    Run.refuse_taken(out)
+    Run.require_free(out)
     if steps < 1:
-        raise UsageError("a curve has one step at least", where="steps", hint="--steps 10")
+        raise UsageError("a curve has at least one step", where="steps", hint="--steps 10")
     opened_runs = opened(runs)
     first = opened_runs[0]
-    job = replace(reopened(first), device=device_of(device))
+    job = replace(reopened(first), device=resolve_device(device))
     refuse_other_frozen(job)
-    averager = Averager(job, None if shifted is None else _scanned(job, shifted, format, strict))
+    averager = Averager(job, None if shift is None else _scanned(job, shift))
     tried = (
         _interpolated(averager, job, steps)
         if len(opened_runs) == 1
@@ -140,19 +136,20 @@ def soup(
     gained = _gain(tried)
     run = Run.create(out, f"{first.folder.name}-soup")
     with run.locked():
-        _write(run, job, tried, gained, command, time.perf_counter() - began)
-        there = [split for split in ("val", "test") if job.places(split)]
-        evaluation = [
-            evaluate(run.folder, split=split, device=device, command=command) for split in there
-        ][-1]
+        _write(run, job, tried, gained, time.perf_counter() - began)
+        there = [split for split in ("val", "test") if job.indices(split)]
+        evaluation = [evaluate(run.folder, split=split, device=device) for split in there][-1]
     return SoupResult(run.folder, tried, gained, evaluation, time.perf_counter() - began)
 
 
-def _scanned(job: Job, shifted: Path, format: str, strict: bool) -> Scanned:
+def _scanned(job: Job, shift: Source) -> ScannedTable:
     """The images that `evaluate` would score; those that a run was trained on are counted, aloud."""
-    _, table = chosen(other_table(job.model.task.classes, shifted, format), "auto")
-    scanned = scanned_aloud(table, job.model, job.recipe.data.model_copy(update={"strict": strict}))
-    trained = {job.scanned.hashes[place] for place in job.places("train")}
+    assert shift.path is not None
+    classes = job.model.task.classes
+    table = read_matching_table(classes, shift.path, shift.format)
+    _, table = select_split(table, shift.split)
+    scanned = scan_with_progress(table, job.model, job.recipe.data.model_copy(update={"strict": shift.strict}))
+    trained = {job.scanned.hashes[place] for place in job.indices("train")}
     seen = sum(digest in trained for digest in scanned.hashes)
     if seen:
         console.warn(
@@ -212,7 +209,7 @@ def _marked(points: list[Point], best: int) -> list[Point]:
 
 
 def _best_of(point: Point, job: Job) -> str:
-    return f"best {point.metric} on the {len(job.places('val'))} validation images, then least loss"
+    return f"best {point.metric} on the {len(job.indices('val'))} validation images, then least loss"
 
 
 def _said(point: Point) -> str:
@@ -228,7 +225,7 @@ def _gain(tried: Tried) -> Score | None:
         or best.shifted is None
     ):
         return None
-    return gain(best.judge, plain.judge, best.shifted.count)
+    return paired_difference(best.judge, plain.judge, best.shifted.count)
 
 
 def _told(tried: Tried, gained: Score | None) -> dict[str, Any]:
@@ -239,11 +236,11 @@ def _told(tried: Tried, gained: Score | None) -> dict[str, Any]:
 
 
 def _write(
-    run: Run, job: Job, tried: Tried, gained: Score | None, command: str, seconds: float
+    run: Run, job: Job, tried: Tried, gained: Score | None, seconds: float
 ) -> None:
     """What a fit would have written; without epochs, because there were none."""
     first, best = job.run, tried.points[tried.best]
-    run.carry_over(first, command)
+    run.carry_over(first)
     note_choice(run, *tried.choice)
     run.write_json("curve.json", _told(tried, gained))
     run.write_text("curve.svg", _drawn(tried))

@@ -13,11 +13,11 @@ from foveate.errors import DataError, UsageError
 from foveate.inference.predictor import other_weights
 from foveate.modeling.tasks import TASKS
 from foveate.modeling.tunings import TUNINGS
-from foveate.modeling.weights import fingerprint, read_tensors
+from foveate.modeling.weights import read_tensors, weights_fingerprint
 from foveate.predictions import Labels
 from foveate.recipe import with_settings
 from foveate.run.folder import Run
-from foveate.training.head_init import features_of, solve_head
+from foveate.training.head_init import fit_head, head_training_features
 from foveate.training.job import Job
 
 
@@ -30,8 +30,8 @@ def opened(folders: Sequence[Path]) -> list[Run]:
         raise UsageError("no run was named", hint="foveate soup RUN [RUN ...]")
     runs = [Run.open(folder) for folder in folders]
     for run in runs:
-        run.refuse_as_start()
-        run.check()
+        run.require_continuable()
+        run.verify()
         if not any(row["split"] == "val" for row in run.splits()):
             hint = (
                 "fit with --set data.val=0.15: an average is chosen on images that trained nothing"
@@ -50,7 +50,7 @@ def _refuse_startless(run: Run) -> None:
     """One run is averaged with its start, which has to be a network that answers."""
     recipe = run.recipe()
     what, hint = "", "name several runs of the same data and backbone: foveate soup RUN RUN"
-    if TASKS.load(recipe.task.name).answer is not Labels:
+    if TASKS.load(recipe.task.name).prediction_type is not Labels:
         what = f"a run of the task {recipe.task.name!r} began with a random head: there is no start to average it with"
     elif not TUNINGS.load(recipe.tuning.name).needs_steps:
         what, hint = (
@@ -134,7 +134,7 @@ def _unlike(other: Run, why: str, hint: str) -> UsageError:
 def end_of(run: Run, job: Job) -> Tensors:
     """The weights that a run ended with."""
     found = read_tensors(run.folder / "model.safetensors", own=True)
-    refuse_strangers(found, job.model.changed(), run.folder)
+    refuse_strangers(found, job.model.trained_tensors(), run.folder)
     return found
 
 
@@ -154,12 +154,12 @@ def start_of(job: Job) -> Tensors:
         solving = replace(
             job, run=Run(Path(folder)), recipe=with_settings(job.recipe, {"data.audit": False})
         )
-        solve_head(solving, features_of(solving))
-    return {name: tensor.detach().cpu().clone() for name, tensor in job.model.changed().items()}
+        fit_head(solving, head_training_features(solving))
+    return {name: tensor.detach().cpu().clone() for name, tensor in job.model.trained_tensors().items()}
 
 
 def refuse_other_frozen(job: Job) -> None:
     """Raises RunError when the weights that stood still are not those that the run was trained with."""
     frozen = job.run.outcome()["frozen"]
-    if frozen and fingerprint(job.model.frozen()) != frozen:
+    if frozen and weights_fingerprint(job.model.frozen_tensors()) != frozen:
         raise other_weights(job.run, job.model)

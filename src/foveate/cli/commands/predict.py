@@ -24,9 +24,9 @@ def made() -> click.Command:
     ) -> None:
         console.setup(json=True)  # stdout belongs to the answers
         from foveate.api.predict import predict
-        from foveate.inference.writers import written
+        from foveate.inference.writers import write_stream
 
-        counted = written(predict(run, listed_paths(images), **words), format, out)
+        counted = write_stream(predict(run, listed_paths(images), **words), format, out)
         if counted.errors:
             console.warn(f"{counted.errors} of {counted.rows} images could not be read")
         if as_json:

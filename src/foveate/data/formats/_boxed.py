@@ -11,23 +11,23 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from foveate.data.boxes import Raw, class_name, cleaned, printed
-from foveate.data.issues import Findings, Kind, findings, thorough
+from foveate.data.issues import IssueKind, IssueLog, is_collecting, issue_log
 from foveate.data.records import without_split
 from foveate.errors import BrokenImage, DataError, UsageError
-from foveate.images.codec import size
+from foveate.images.codec import read_size
 from foveate.predictions import Boxes
 from foveate.types import Sample, Split, Table
 from foveate.utils.paths import printable
 
-MISSING = Kind("images that are missing, dropped with their boxes", "error")
-UNREADABLE = Kind("images whose size cannot be read, dropped with their boxes", "error", "files")
-OTHER_SIZE = Kind(
+MISSING = IssueKind("images that are missing, dropped with their boxes", "error")
+UNREADABLE = IssueKind("images whose size cannot be read, dropped with their boxes", "error", "files")
+OTHER_SIZE = IssueKind(
     "images whose annotations state another size than they have",
     "warning",
     hint="were they drawn before the image was resized, or turned by EXIF? boxes must be those of the upright image",
 )
-TWICE = Kind("images that are named twice, kept as named first", "warning")
-NO_BOX = Kind("objects without a box, dropped", "error")
+TWICE = IssueKind("images that are named twice, kept as named first", "warning")
+NO_BOX = IssueKind("objects without a box, dropped", "error")
 CLASSES = "classes.txt"
 
 _IMAGE_FOLDERS = frozenset({"images", "jpegimages"})
@@ -44,7 +44,7 @@ class Gathering:
     """
 
     root: Path
-    findings: Findings = field(default_factory=findings)
+    findings: IssueLog = field(default_factory=issue_log)
     notes: list[str] = field(default_factory=list)
     samples: dict[str, Sample] = field(default_factory=dict)
     stated: int = 0  # boxes, before the audit
@@ -62,7 +62,7 @@ class Gathering:
         if key in self.samples:
             self.findings.add(TWICE, key)
             return
-        if thorough() and stated is not None:
+        if is_collecting() and stated is not None:
             self._compare(path, key, stated)
         outlined = any(
             raw.masks
@@ -82,7 +82,7 @@ class Gathering:
     def _compare(self, path: Path, key: str, stated: tuple[int, int]) -> None:
         """Whether the annotations speak of the image as it is. One that cannot be read is found when it is opened."""
         with suppress(BrokenImage):
-            height, width = size(path)
+            height, width = read_size(path)
             if (height, width) != stated:
                 self.findings.add(
                     OTHER_SIZE,
@@ -96,7 +96,7 @@ class Gathering:
             self.findings.add(MISSING, self.key(path))
             return None
         try:
-            return size(path)
+            return read_size(path)
         except BrokenImage as error:
             self.findings.add(UNREADABLE, self.key(path), why=error.why or error.what)
         return None
@@ -120,7 +120,7 @@ class Gathering:
                 hint="check where the images lie",
             )
         if self.stated and not any(
-            isinstance(sample.truth, Boxes) and sample.truth.names for sample in samples
+            isinstance(sample.target, Boxes) and sample.target.names for sample in samples
         ):
             hint = "are the numbers pixels or fractions, as this format wants them?"
             raise DataError(
@@ -197,7 +197,7 @@ def copied(table: Table, folder: Path, notes: list[str]) -> list[Placed]:
     gathering, placed = Gathering(table.root), []
     places = _places([sample.key for sample in table.samples], notes)
     for sample in table.samples:
-        if not isinstance(sample.truth, Boxes):
+        if not isinstance(sample.target, Boxes):
             why = f"this is {table.format!r} data without boxes"
             raise UsageError("only boxes can be written", where=printable(table.root), why=why)
         measured = gathering.measured(sample.path)
@@ -205,7 +205,7 @@ def copied(table: Table, folder: Path, notes: list[str]) -> list[Placed]:
             target = folder / places[sample.key]
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(sample.path, target)
-            placed.append(Placed(sample, places[sample.key], measured, sample.truth))
+            placed.append(Placed(sample, places[sample.key], measured, sample.target))
     notes += gathering.findings.notes()
     return placed
 
@@ -217,7 +217,7 @@ def _places(keys: list[str], notes: list[str]) -> dict[str, PurePosixPath]:
     if len(heads) == 1 and heads <= _IMAGE_FOLDERS:
         parts = {key: names[1:] for key, names in parts.items()}
     taken: set[str] = set()
-    places, renamed = {}, Findings()
+    places, renamed = {}, IssueLog()
     for key, names in parts.items():
         wanted = PurePosixPath(*names)
         place = _free(wanted, taken)
@@ -261,9 +261,9 @@ def _stem_of(place: PurePosixPath) -> str:
 def lost(table: Table, crowd: str = "", group: bool = False, split: str = "") -> list[str]:
     """Notes on what a format cannot hold and this table has: `crowd`, `split`: what becomes of it; `group`: it is lost."""
     crowds = sum(
-        int(s.truth.crowd.sum())
+        int(s.target.crowd.sum())
         for s in table.samples
-        if isinstance(s.truth, Boxes) and s.truth.crowd is not None
+        if isinstance(s.target, Boxes) and s.target.crowd is not None
     )
     groups = sum(sample.group is not None for sample in table.samples)
     unsplit = sum(sample.split is None for sample in table.samples)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from foveate.data.discovery import listed
-from foveate.data.splits import split_named
+from foveate.data.splits import split_from_name
 from foveate.errors import DataError
 from foveate.types import Split
 from foveate.utils.paths import printable
@@ -36,7 +36,7 @@ def annotation_files(path: Path) -> list[Path]:
 
 
 def _may_hold(name: str) -> bool:
-    return name.casefold() in ("annotations", "labels") or split_named(name) is not None
+    return name.casefold() in ("annotations", "labels") or split_from_name(name) is not None
 
 
 def _is_annotations(file: Path) -> bool:
@@ -50,7 +50,7 @@ def _is_annotations(file: Path) -> bool:
 def split_of(file: Path) -> Split | None:
     """instances_train2017.json, valid/_annotations.coco.json: what the name says, or the folder's."""
     words = re.findall("[a-z]+", file.stem.casefold())
-    found = (split_named(word) for word in (*reversed(words), file.parent.name))
+    found = (split_from_name(word) for word in (*reversed(words), file.parent.name))
     return next((split for split in found if split), None)
 
 

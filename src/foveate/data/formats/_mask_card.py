@@ -20,7 +20,7 @@ from typing import Any
 
 from foveate.data.discovery import find_images, is_image
 from foveate.data.formats._mask_values import ClassList, class_list, find_class_list
-from foveate.data.splits import split_named
+from foveate.data.splits import split_from_name
 from foveate.errors import DataError, UnknownName
 from foveate.types import Split
 from foveate.utils.paths import printable
@@ -111,7 +111,7 @@ def _pictures(root: Path, places: object, key: str, card: Path) -> Iterator[Foun
     """The pictures of a folder or a pattern, or of one for each split."""
     by_split = places if isinstance(places, dict) else {None: places}
     for word, place in by_split.items():
-        split = None if word is None else split_named(str(word))
+        split = None if word is None else split_from_name(str(word))
         if word is not None and split is None:
             raise DataError(
                 f"no split is called {str(word)!r}",

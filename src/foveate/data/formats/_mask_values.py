@@ -22,10 +22,10 @@ from typing import Literal
 
 import numpy as np
 
-from foveate.data.issues import each
+from foveate.data.issues import skip_and_record
 from foveate.errors import BrokenImage, DataError
 from foveate.images import codec as images
-from foveate.predictions import IGNORED
+from foveate.predictions import IGNORE_INDEX
 from foveate.utils.paths import printable
 
 BACKGROUND = "background"
@@ -67,9 +67,9 @@ class Meaning:
 def read_mask(path: Path, meaning: Meaning) -> np.ndarray:
     """(H, W) int64 places. Raises BrokenImage, and DataError for a value that is no class."""
     if meaning.kind == "colours":
-        found = _placed(_packed(images.read(path)[0]), meaning.places)
-        return np.where(found == _UNKNOWN, IGNORED, found)
-    values = images.read_index(path)
+        found = _placed(_packed(images.read_image(path)[0]), meaning.places)
+        return np.where(found == _UNKNOWN, IGNORE_INDEX, found)
+    values = images.read_index_mask(path)
     if meaning.kind == "smeared":
         values = _sharpened(values)
     found = _placed(values, meaning.places)
@@ -82,7 +82,7 @@ def read_layers(layers: tuple[tuple[int, Path], ...]) -> np.ndarray:
     """(H, W) int64: one binary mask a class, as (place, file); later ones win, pixels of none are place 0."""
     mask: np.ndarray | None = None
     for place, path in layers:
-        values = images.read_index(path)
+        values = images.read_index_mask(path)
         inside = values >= 128 if path.suffix.lower() in _LOSSY else values > 0
         mask = np.zeros(inside.shape, dtype=np.int64) if mask is None else mask
         if mask.shape != inside.shape:
@@ -254,11 +254,11 @@ class _Seen:
 
     def add(self, path: Path, coloured: bool) -> None:
         try:
-            values: np.ndarray | None = images.read_index(path)
+            values: np.ndarray | None = images.read_index_mask(path)
         except BrokenImage:
             values = None  # in colour, or broken: the next line tells
         if values is None or coloured:
-            self._count("colours", self.colours, _packed(images.read(path)[0]), path)
+            self._count("colours", self.colours, _packed(images.read_image(path)[0]), path)
         if values is None:
             self.in_colour = self.in_colour or path
         else:
@@ -348,7 +348,7 @@ def _colours(seen: _Seen, known: ClassList, about: str) -> tuple[Meaning, list[s
             f"{rgb} in {printable(seen.first['colours', odd[0]].name)!r}, ..."
         )
     places = {
-        colour: kept.index(value) if value in kept else IGNORED
+        colour: kept.index(value) if value in kept else IGNORE_INDEX
         for colour, value in known.colours.items()
     }
     return Meaning(
@@ -366,7 +366,7 @@ def _named(
     kept = known.kept
     classes = tuple(known.names[value] for value in kept)
     places = {
-        value: kept.index(value) if value in kept else IGNORED
+        value: kept.index(value) if value in kept else IGNORE_INDEX
         for value in {*known.names, *known.ignored}
     }
     if len(known.names) == 1 and values <= {0, 1, 255} and known.names.get(0) != BACKGROUND:
@@ -375,7 +375,7 @@ def _named(
     if sorted(known.names) == [0, 1] and values <= {0, 255} and 255 not in known.ignored:
         places[255] = places[1]
     elif _EDGE not in places:
-        places[_EDGE] = IGNORED
+        places[_EDGE] = IGNORE_INDEX
         if _EDGE in values:
             notes.append(
                 f"the value {_EDGE} is not in {Path(known.source).name} and is ignored, as in Pascal VOC"
@@ -386,7 +386,7 @@ def _named(
             f"add a line for it, or -void to ignore it: the list has {len(known.names)} names, for the values "
             + (f"{min(known.names)} to {max(known.names)}")
         )
-        with each():
+        with skip_and_record():
             raise DataError(
                 f"the value {odd[0]} of this mask is not in {known.source}", where=where, hint=hint
             )
@@ -404,7 +404,7 @@ def _unnamed(
     places: dict[int, int] = {}
     if _EDGE in values and max(values - {_EDGE}) < _FEW:
         notes.append(f"the value {_EDGE} is ignored, as in Pascal VOC")
-        places, values = {_EDGE: IGNORED}, values - {_EDGE}
+        places, values = {_EDGE: IGNORE_INDEX}, values - {_EDGE}
     if len(values) > _FEW or min(values) < 0:
         why = f"{about} hold {len(values)} different values, from {min(values)} to {max(values)}"
         hint = "a mask is a PNG that holds the number of a class in each pixel; one mask for each object is not read here"

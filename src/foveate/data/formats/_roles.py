@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from foveate.data.splits import split_named
+from foveate.data.splits import split_from_name
 from foveate.types import Split
 
 _IMAGES = ("jpegimages", "images", "image", "imgs", "img")
@@ -30,5 +30,5 @@ def said_by(name: str) -> tuple[Split | None, str | None] | None:
             rest = word.removeprefix(split) if word.startswith(split) else word.removesuffix(split)
             role = "image" if rest in _IMAGES else "mask" if rest in _MASKS else None
             if role or (split and not rest):
-                return split_named(split), role
+                return split_from_name(split), role
     return None

@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 from foveate.data.boxes import Raw, class_name
 from foveate.data.formats import Format
 from foveate.data.formats._boxed import Gathering, classes_beside, copied, write_classes
-from foveate.data.issues import each
+from foveate.data.issues import skip_and_record
 from foveate.data.records import (
     ALIASES,
     CORNERS,
@@ -101,7 +101,7 @@ class _Image:
 def _images(rows: Iterable[Record], table: Path) -> list[_Image]:
     images: dict[str, _Image] = {}
     for number, cells in rows:
-        with each():
+        with skip_and_record():
             _take(number, cells, table, images)
     return list(images.values())
 
@@ -114,7 +114,7 @@ def _take(number: int, cells: dict[str, Any], table: Path, images: dict[str, _Im
         number, path, split_of(cells.get("split"), where), word_of(cells.get("group")) or None
     )
     image = images.setdefault(key, row)
-    with each():
+    with skip_and_record():
         _refuse_contradiction(image, row, key, table)
     name = class_name(word_of(cells.get("label")))
     corners = [cells.get(corner) for corner in CORNERS]

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from foveate.data.formats import Format
-from foveate.data.issues import each
+from foveate.data.issues import skip_and_record
 from foveate.data.records import (
     ALIASES,
     TEXTS,
@@ -42,7 +42,7 @@ class Captions(Format):
         """The table at `path`; its images are looked for beside it. Raises DataError, with the line where there is one."""
         rows, notes = list[_Row](), list[str]()
         for record in records(path, _COLUMNS, ("path", "text")):
-            with each():
+            with skip_and_record():
                 rows.append(_row(record, path))
         if not rows:
             raise DataError("this table has no rows", where=printable(path))
@@ -89,7 +89,7 @@ def _merged(rows: list[_Row], table: Path) -> list[_Row]:
     kept: dict[str, _Row] = {}
     for row in rows:
         first = kept.setdefault(row.key, row)
-        with each():
+        with skip_and_record():
             if (first.split, first.group) != (row.split, row.group):
                 where = f"{printable(table)}, rows {first.number} and {row.number}"
                 raise DataError(

@@ -26,17 +26,17 @@ from foveate.data.formats._coco_files import (
     root_of,
     split_of,
 )
-from foveate.data.issues import Kind, Place, Remark, each, shown
+from foveate.data.issues import Issue, IssueKind, Location, shown, skip_and_record
 from foveate.errors import DataError
 from foveate.predictions import Boxes
 from foveate.types import Table
 from foveate.utils.paths import printable
 from foveate.utils.rle import area
 
-_ORPHANS = Kind("annotations of images that are not listed, dropped", "error")
-_FEW_CORNERS = Kind("outlines with fewer than three corners, which have no inside", "warning")
-_GAPS = Kind("files whose category ids have gaps: the classes go by name, in the order of the ids")
-_MASKLESS = Kind(
+_ORPHANS = IssueKind("annotations of images that are not listed, dropped", "error")
+_FEW_CORNERS = IssueKind("outlines with fewer than three corners, which have no inside", "warning")
+_GAPS = IssueKind("files whose category ids have gaps: the classes go by name, in the order of the ids")
+_MASKLESS = IssueKind(
     "images with an object that has no mask of the image's size, so that boxes alone are read",
     "warning",
 )
@@ -102,14 +102,14 @@ def _take(file: Path, root: Path, gathering: Gathering) -> list[str]:
         )
     pictures: dict[Any, Entry] = {}
     for entry in content["images"]:
-        with each():
+        with skip_and_record():
             if pictures.setdefault(_id(entry, "id", where), entry) is not entry:
                 raise DataError(f"two images have the id {entry['id']!r}", where=where)
     raws = {number: Raw() for number in pictures}
     used = _drawn(content["annotations"], names, raws, pictures, where, gathering)
     folders, split = list(image_folders(file, root)), split_of(file)
     for number, entry in pictures.items():
-        with each():
+        with skip_and_record():
             group = entry.get("group")
             gathering.take(
                 _place(entry, folders, where),
@@ -133,7 +133,7 @@ def _drawn(
     used, orphans = set[str](), 0
     for entry in annotations:
         place = f"{where}, annotation {entry.get('id', '?')}"
-        with each():
+        with skip_and_record():
             name, number = _name(entry, names, place), _id(entry, "image_id", place)
             used.add(name)
             if number not in raws:
@@ -164,23 +164,23 @@ def _drawn(
 def _all_or_no_masks(gathering: Gathering) -> None:
     """Masks of some of the objects would teach, and measure, that the others have none."""
     truths = {
-        key: sample.truth
+        key: sample.target
         for key, sample in gathering.samples.items()
-        if isinstance(sample.truth, Boxes)
+        if isinstance(sample.target, Boxes)
     }
     bare = [key for key, truth in truths.items() if truth.names and truth.masks is None]
     if bare and any(truth.masks for truth in truths.values()):
         gathering.notes.append(
-            Remark(
+            Issue(
                 f"{_MASKLESS}: {len(bare)} ({shown(bare)})",
                 _MASKLESS,
                 len(bare),
-                tuple(map(Place, bare)),
+                tuple(map(Location, bare)),
             )
         )
         for key, truth in truths.items():
             gathering.samples[key] = replace(
-                gathering.samples[key], truth=replace(truth, masks=None)
+                gathering.samples[key], target=replace(truth, masks=None)
             )
 
 
@@ -197,7 +197,7 @@ def _names(categories: list[Entry], file: Path) -> dict[Any, str]:
     """Category id -> class, in the order of ids; two ids of one name are one class."""
     names: dict[Any, str] = {}
     for entry in categories:
-        with each():
+        with skip_and_record():
             number, name = _id(entry, "id", printable(file)), class_name(entry.get("name", ""))
             if not name:
                 raise DataError(f"the category {number!r} has no name", where=printable(file))

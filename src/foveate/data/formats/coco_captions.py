@@ -20,14 +20,14 @@ from foveate.data.formats._coco_files import (
     split_of,
 )
 from foveate.data.formats.captions import sentences_of
-from foveate.data.issues import Kind, Place, Remark, each
+from foveate.data.issues import Issue, IssueKind, Location, skip_and_record
 from foveate.errors import DataError
 from foveate.predictions import Text
 from foveate.types import Sample, Table
 from foveate.utils.paths import printable
 
 _STEM = "captions"
-_MISSING = Kind("images that are missing, dropped with their sentences", "error")
+_MISSING = IssueKind("images that are missing, dropped with their sentences", "error")
 
 
 class CocoCaptions(Format):
@@ -90,14 +90,14 @@ def _samples(file: Path, root: Path, notes: list[str]) -> dict[str, Sample]:
     sentences: dict[Any, list[str]] = {}
     for place, entry in enumerate(content["annotations"]):
         where = f"{printable(file)}, annotation {entry.get('id', place)}"
-        with each():
+        with skip_and_record():
             image = entry.get("image_id")
             if not isinstance(image, int | str):
                 raise DataError(
                     "an entry has no 'image_id'", where=where, why=f"got {image!r}"[:200]
                 )
             sentences.setdefault(image, []).extend(sentences_of(entry.get("caption"), where))
-    folders, found, missing = list(image_folders(file, root)), dict[str, Sample](), list[Place]()
+    folders, found, missing = list(image_folders(file, root)), dict[str, Sample](), list[Location]()
     for entry in content["images"]:
         number = entry.get("id")
         own, name = (
@@ -105,11 +105,11 @@ def _samples(file: Path, root: Path, notes: list[str]) -> dict[str, Sample]:
             str(entry.get("file_name", "")),
         )
         path = next((folder / name for folder in folders if name and is_there(folder / name)), None)
-        missing += [Place(name)] if path is None else []
+        missing += [Location(name)] if path is None else []
         if own and path is not None:
             key = printable(path.relative_to(root) if path.is_relative_to(root) else path)
             found[key] = Sample(path, key, Text(tuple(dict.fromkeys(own))), split_of(file))
     if missing:
         told = f"{len(missing)} of {len(content['images'])} images of {file.name} are missing and dropped"
-        notes.append(Remark(told, _MISSING, len(missing), tuple(missing)))
+        notes.append(Issue(told, _MISSING, len(missing), tuple(missing)))
     return found

@@ -19,7 +19,7 @@ import numpy as np
 from foveate.data.formats import Format
 from foveate.data.formats._boxed import is_there
 from foveate.data.formats._coco_files import annotation_files, image_folders, split_of
-from foveate.data.issues import Kind, Place, Remark, each
+from foveate.data.issues import Issue, IssueKind, Location, skip_and_record
 from foveate.errors import BrokenImage, DataError
 from foveate.images import codec as images
 from foveate.predictions import Regions
@@ -28,8 +28,8 @@ from foveate.utils.paths import printable
 from foveate.utils.rle import decoded, read
 
 _BACKGROUND = "background"
-_MISSING = Kind("images that are missing, dropped with their masks", "error")
-_BOX_ONLY = Kind("objects with a box only, which are background here", "warning")
+_MISSING = IssueKind("images that are missing, dropped with their masks", "error")
+_BOX_ONLY = IssueKind("objects with a box only, which are background here", "warning")
 
 Shape = tuple[int, Any]
 """The place of a class, and COCO's segmentation: [[x0, y0, ...], ...] or {'size': [H, W], 'counts': text or numbers}"""
@@ -114,7 +114,7 @@ class _File:
             by_image: dict[int, list[dict[str, Any]]] = {picture["id"]: [] for picture in pictures}
             bare = 0
             for shape in content["annotations"]:
-                with each():
+                with skip_and_record():
                     _refuse_unknown(shape, names, by_image, path)
                     bare += not shape.get("segmentation")
                     by_image[shape["image_id"]] += [shape] if shape.get("segmentation") else []
@@ -134,7 +134,7 @@ class _File:
         file = cls(path, pictures, names, by_image, split_of(path))
         if bare:
             told = f"{bare} objects in {path.name!r} have a box only: they are background here"
-            file.notes.append(Remark(told, _BOX_ONLY, bare, (Place(path.name),)))
+            file.notes.append(Issue(told, _BOX_ONLY, bare, (Location(path.name),)))
         return file
 
     def shapes(self) -> Iterator[dict[str, Any]]:
@@ -154,7 +154,7 @@ class _File:
                 missing.append(picture["file_name"])
                 continue
             size = (picture["height"], picture["width"])
-            with each():
+            with skip_and_record():
                 _refuse_other_size(path, size)
             ordered = sorted(self.by_image[picture["id"]], key=_area, reverse=True)
             shapes = tuple(
@@ -171,7 +171,7 @@ class _File:
         if missing:
             shown = ", ".join(map(repr, missing[:3])) + (", ..." if len(missing) > 3 else "")
             told = f"{len(missing)} of {len(self.images)} images of {self.path.name!r} are missing and dropped: {shown}"
-            notes.append(Remark(told, _MISSING, len(missing), tuple(map(Place, missing))))
+            notes.append(Issue(told, _MISSING, len(missing), tuple(map(Location, missing))))
 
 
 def _area(shape: dict[str, Any]) -> float:
@@ -232,7 +232,7 @@ def _picture_path(folders: list[Path], name: str) -> Path | None:
 
 def _refuse_other_size(path: Path, size: tuple[int, int]) -> None:
     try:
-        got = images.size(path)
+        got = images.read_size(path)
     except BrokenImage:  # skipped, and counted, when it is read
         return
     if got != size:

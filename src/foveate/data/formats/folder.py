@@ -10,8 +10,8 @@ from typing import ClassVar
 from foveate.data.discovery import find_files, holds_images, is_image, listed
 from foveate.data.formats import Format
 from foveate.data.formats._roles import said_by
-from foveate.data.issues import TWINS, UNTAUGHT, Kind, Place, Remark
-from foveate.data.splits import split_named
+from foveate.data.issues import TWINS, UNTAUGHT, Issue, IssueKind, Location
+from foveate.data.splits import split_from_name
 from foveate.errors import DataError
 from foveate.predictions import Labels
 from foveate.types import Sample, Split, Table
@@ -26,14 +26,14 @@ _DESCRIPTIONS = (
     "_annotations.coco.json",
 )
 _CARDS = (".yaml", ".yml", ".json")
-_TAKEN = Kind(
+_TAKEN = IssueKind(
     "classes of a split that are spelt otherwise than in the split before it, taken for the same",
     "warning",
     "classes",
 )
-_EMPTY = Kind("folders without pictures, skipped", "warning", "classes")
-_LOOSE = Kind("pictures in no class folder, skipped", "warning")
-_UNNAMED = Kind("files in class folders that are not named like a picture, skipped")
+_EMPTY = IssueKind("folders without pictures, skipped", "warning", "classes")
+_LOOSE = IssueKind("pictures in no class folder, skipped", "warning")
+_UNNAMED = IssueKind("files in class folders that are not named like a picture, skipped")
 _ORDER: tuple[Split | None, ...] = (None, "train", "val", "test")
 
 
@@ -67,8 +67,8 @@ class Folder(Format):
             {
                 name
                 for sample in samples
-                if isinstance(sample.truth, Labels)
-                for name in sample.truth.names
+                if isinstance(sample.target, Labels)
+                for name in sample.target.names
             }
         )
         _refuse_too_few(path, classes)
@@ -99,7 +99,7 @@ def _places(root: Path) -> list[_Place]:
     'car' is a vehicle.
     """
     bearing = [child for child in listed(root) if child.is_dir() and _bears(child)]
-    splits = {child: split for child in bearing if (split := split_named(child.name))}
+    splits = {child: split for child in bearing if (split := split_from_name(child.name))}
     if splits and (len(splits) == len(bearing) or len(set(splits.values())) > 1):
         return sorted(
             (_place(child, split) for child, split in splits.items()),
@@ -134,7 +134,7 @@ def _is_class(folder: Path, alone: bool) -> bool:
     """Whether a folder of pictures may be a class, by its name (train2017 is COCO's training images), or, where there is no
     other, by what it holds: a folder that holds nothing but JPEGImages is the root of other data."""
     name = folder.name.casefold()
-    if _holds_other(name) or (name[-4:].isdecimal() and split_named(name[:-4])):
+    if _holds_other(name) or (name[-4:].isdecimal() and split_from_name(name[:-4])):
         return False
     if not alone:
         return True
@@ -163,13 +163,13 @@ def _samples(root: Path, place: _Place, spelling: _Spelling, notes: list[str]) -
         for file in find_files(folder):
             if is_image(file):
                 key = printable(file.relative_to(root))
-                yield Sample(path=file, key=key, truth=truth, split=place.split)
+                yield Sample(path=file, key=key, target=truth, split=place.split)
             else:
                 others += 1
         if others:
             name = printable(folder.relative_to(root))
             told = f"{_files(others)} in {name} skipped: not named like a picture"
-            notes.append(Remark(told, _UNNAMED, others, (Place(name),)))
+            notes.append(Issue(told, _UNNAMED, others, (Location(name),)))
 
 
 def _owned(place: _Place) -> Iterator[tuple[Path, frozenset[str]]]:
@@ -207,8 +207,8 @@ class _Spelling:
         self._folded.setdefault(_fold(name), name)
         return name
 
-    def _note(self, kind: Kind, sentence: str, name: str) -> None:
-        self.notes.append(Remark(sentence, kind, 1, (Place(name, sentence),)))
+    def _note(self, kind: IssueKind, sentence: str, name: str) -> None:
+        self.notes.append(Issue(sentence, kind, 1, (Location(name, sentence),)))
 
     def close(self) -> None:
         """Ends a split: its names are known to the next one."""
@@ -233,8 +233,8 @@ def _beside(root: Path, places: list[_Place]) -> list[str]:
     for place in places:
         empty = [printable(folder.relative_to(root)) for folder in place.empty]
         notes += [
-            Remark(
-                f"the folder {name!r} is skipped: it holds no pictures", _EMPTY, 1, (Place(name),)
+            Issue(
+                f"the folder {name!r} is skipped: it holds no pictures", _EMPTY, 1, (Location(name),)
             )
             for name in empty
         ]
@@ -244,7 +244,7 @@ def _beside(root: Path, places: list[_Place]) -> list[str]:
 
 def _loose(count: int, folder: Path) -> list[str]:
     told = f"{_files(count)} skipped: directly in {printable(folder.name)!r}, in no class folder"
-    return [Remark(told, _LOOSE, count, (Place(printable(folder.name)),))] if count else []
+    return [Issue(told, _LOOSE, count, (Location(printable(folder.name)),))] if count else []
 
 
 def _files(count: int) -> str:

@@ -33,8 +33,8 @@ from foveate.data.formats._mask_values import (
     read_mask,
 )
 from foveate.data.formats._roles import said_by
-from foveate.data.issues import Kind, Place, Remark, each
-from foveate.data.splits import split_named
+from foveate.data.issues import Issue, IssueKind, Location, skip_and_record
+from foveate.data.splits import split_from_name
 from foveate.errors import BrokenImage, DataError, near_names
 from foveate.images import codec as images
 from foveate.predictions import Regions
@@ -56,9 +56,9 @@ _ENDINGS = (
 )
 _DEEPEST = 3  # folders below the root that may say what they hold: data/train/images
 _NAMED = 3  # files that a note names
-_BARE = Kind("images have no mask and are dropped", "warning")
-_ALONE = Kind("masks have no image and are skipped", "warning")
-_SECOND = Kind("images have a second mask, which is skipped", "warning")
+_BARE = IssueKind("images have no mask and are dropped", "warning")
+_ALONE = IssueKind("masks have no image and are skipped", "warning")
+_SECOND = IssueKind("images have a second mask, which is skipped", "warning")
 
 Key = tuple[Split | None, tuple[str, ...]]
 
@@ -176,7 +176,7 @@ def _listed_splits(root: Path) -> dict[str, Split]:
     splits: dict[str, Split] = {}
     for name in ("train", "val", "test"):
         file = root / "ImageSets" / "Segmentation" / f"{name}.txt"
-        split = split_named(name)
+        split = split_from_name(name)
         if file.is_file() and split:
             splits |= dict.fromkeys(
                 file.read_text(encoding="utf-8", errors="replace").split(), split
@@ -221,8 +221,8 @@ def _paired(card: Card) -> _Pairing:
         if left:
             keys = [_key(found.path, card.root) for found in left]
             pairing.notes.append(
-                Remark(
-                    f"{len(left)} {kind}: {_names(keys)}", kind, len(left), tuple(map(Place, keys))
+                Issue(
+                    f"{len(left)} {kind}: {_names(keys)}", kind, len(left), tuple(map(Location, keys))
                 )
             )
     return pairing
@@ -259,14 +259,14 @@ def _unequal(pairs: list[_Pair]) -> list[str]:
     for pair in pairs:
         try:
             wanted, sizes = (
-                images.size(pair.image.path),
-                [images.size(mask.path) for mask in pair.masks],
+                images.read_size(pair.image.path),
+                [images.read_size(mask.path) for mask in pair.masks],
             )
         except BrokenImage:  # skipped, and named, when it is read
             broken += 1
             continue
         for mask, got in zip(pair.masks, sizes, strict=True):
-            with each():
+            with skip_and_record():
                 _refuse_unequal(pair.image.path, wanted, mask.path, got)
     return [f"{broken} images or their masks cannot be opened"] if broken else []
 

@@ -8,7 +8,7 @@ from typing import ClassVar
 from foveate.data.discovery import find_images, is_image, listed
 from foveate.data.formats import Format
 from foveate.errors import DataError
-from foveate.predictions import Picture
+from foveate.predictions import ImagePrediction
 from foveate.types import Sample, Table
 from foveate.utils.paths import printable
 
@@ -25,7 +25,7 @@ class Pictures(Format):
     def read(self, path: Path) -> Table:
         """All pictures under `path`. Raises DataError where there are none."""
         samples = [
-            Sample(file, printable(file.relative_to(path)), Picture()) for file in find_images(path)
+            Sample(file, printable(file.relative_to(path)), ImagePrediction()) for file in find_images(path)
         ]
         if not samples:
             raise DataError("there are no pictures in this folder", where=printable(path))

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from foveate.data.formats import Format
-from foveate.data.issues import Kind, Place, Remark, each
+from foveate.data.issues import Issue, IssueKind, Location, skip_and_record
 from foveate.data.records import (
     ALIASES,
     Named,
@@ -30,7 +30,7 @@ from foveate.types import Sample, Table
 from foveate.utils.paths import printable
 
 _REQUIRED = ("path", "label")
-_REPEATED = Kind("rows that name an image which an earlier row names", "warning")
+_REPEATED = IssueKind("rows that name an image which an earlier row names", "warning")
 
 
 class TableFile(Format):
@@ -43,7 +43,7 @@ class TableFile(Format):
         """The table at `path`; its images are looked for beside it. Raises DataError, with the line where there is one."""
         rows, notes = list[_Row](), list[str]()
         for record in records(path, ALIASES, _REQUIRED):
-            with each():
+            with skip_and_record():
                 rows.append(_row(record, path))
         if not rows:
             raise DataError("this table has no rows", where=printable(path))
@@ -69,7 +69,7 @@ class _Row(Named):
         return Sample(
             path=self.path,
             key=self.key,
-            truth=Labels(self.labels),
+            target=Labels(self.labels),
             split=self.split,
             group=self.group,
         )
@@ -102,18 +102,18 @@ def _labels(cell: object, where: str) -> tuple[str, ...]:
 def _merged(rows: list[_Row], multilabel: bool, table: Path, notes: list[str]) -> list[_Row]:
     """One row for each image, sorted by key. Equal rows are one; several rows of a multi-label image add up."""
     kept: dict[str, _Row] = {}
-    repeated: list[Place] = []
+    repeated: list[Location] = []
     for row in rows:
         first = kept.setdefault(row.key, row)
         if first is not row:
-            repeated.append(Place(row.key, row_of(table, row.number)))
-            with each():
+            repeated.append(Location(row.key, row_of(table, row.number)))
+            with skip_and_record():
                 kept[row.key] = _united(first, row, multilabel, table)
     if repeated:
         told = f"{len(repeated)} rows name an image that an earlier row names: " + (
             "united" if multilabel else "dropped"
         )
-        notes.append(Remark(told, _REPEATED, len(repeated), tuple(repeated)))
+        notes.append(Issue(told, _REPEATED, len(repeated), tuple(repeated)))
     return [kept[key] for key in sorted(kept)]
 
 

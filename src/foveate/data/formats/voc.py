@@ -25,19 +25,19 @@ from foveate.data.formats._boxed import (
     copied,
     write_classes,
 )
-from foveate.data.issues import Kind, each
+from foveate.data.issues import IssueKind, skip_and_record
 from foveate.errors import DataError
 from foveate.types import Split, Table
 from foveate.utils.paths import printable
 
 _XML, _IMAGES, _LISTS = "Annotations", "JPEGImages", "ImageSets/Main"
 _SPLITS: tuple[Split, ...] = ("train", "val", "test")
-_UNKNOWN = Kind("names in ImageSets/Main without an annotation, passed over", "warning")
-_FROM_ZERO = Kind(
+_UNKNOWN = IssueKind("names in ImageSets/Main without an annotation, passed over", "warning")
+_FROM_ZERO = IssueKind(
     "boxes that begin at 0, where Pascal VOC counts from 1: all of its boxes may be off by a pixel",
     "warning",
 )
-_BARE = Kind("images without an annotation file, left out", "warning")
+_BARE = IssueKind("images without an annotation file, left out", "warning")
 
 
 class Voc(Format):
@@ -73,7 +73,7 @@ class Voc(Format):
         found = _by_stem(images) if images else {}
         splits, used = _splits(root, set(files), gathering), list[str]()
         for stem, file in files.items():
-            with each():
+            with skip_and_record():
                 used += _take(
                     file,
                     stem,
@@ -159,7 +159,7 @@ def _splits(root: Path, stems: set[str], gathering: Gathering) -> dict[str, Spli
                 gathering.findings.add(_UNKNOWN, stem)
             elif splits.setdefault(stem, split) != split:
                 gathering.findings.add(
-                    Kind(
+                    IssueKind(
                         f"names in {split}.txt that an earlier split has, too, and keeps", "error"
                     ),
                     stem,
@@ -200,7 +200,7 @@ def _take(
         )
     raw = Raw()
     for thing in tree.iterfind("object"):
-        with each():
+        with skip_and_record():
             name = class_name(_text(thing, "name"))
             if not name:
                 raise DataError("an object has no name", where=printable(file))

@@ -19,8 +19,8 @@ from foveate.data.boxes import Raw, class_name
 from foveate.data.discovery import find_images, listed
 from foveate.data.formats import Format
 from foveate.data.formats._boxed import Gathering, Placed, copied, is_there, lost
-from foveate.data.issues import Kind, each
-from foveate.data.splits import split_named
+from foveate.data.issues import IssueKind, skip_and_record
+from foveate.data.splits import split_from_name
 from foveate.errors import DataError, near_names
 from foveate.types import Split, Table
 from foveate.utils.paths import printable
@@ -33,8 +33,8 @@ _KEYS = {
     "train or val": re.compile(r"^['\"]?(train|val|valid|validation|test)['\"]?\s*:", re.MULTILINE),
 }
 _READ = frozenset({"path", "names", "nc", "kpt_shape"})
-_OUTLINES = Kind("outlines turned into the box round them")
-_BARE = Kind("images without a label file, taken for images without objects")
+_OUTLINES = IssueKind("outlines turned into the box round them")
+_BARE = IssueKind("images without a label file, taken for images without objects")
 _SPLITS: tuple[Split, ...] = ("train", "val", "test")
 
 
@@ -63,7 +63,7 @@ class Yolo(Format):
                 why=f"there is no {looked}, for one",
             )
         for image, split in images:
-            with each():
+            with skip_and_record():
                 _take(image, labels[image], split, names, "kpt_shape" in content, gathering)
         return gathering.table(names.values(), "yolo")
 
@@ -169,7 +169,7 @@ def _names(content: dict[str, Any], card: Path) -> dict[int, str]:
 
 
 def _remarks(content: dict[str, Any], names: dict[int, str], card: Path) -> list[str]:
-    unread = [key for key in content if key not in _READ and split_named(key) is None]
+    unread = [key for key in content if key not in _READ and split_from_name(key) is None]
     notes = (
         [f"passed over in {card.name}, nothing of it is run: {', '.join(unread)}"] if unread else []
     )
@@ -190,7 +190,7 @@ def _images(
     stated = [
         (split, place)
         for key, value in content.items()
-        if (split := split_named(key))
+        if (split := split_from_name(key))
         for place in _listed(value, card)
     ]
     bases = [card.parent / content["path"]] if isinstance(content.get("path"), str) else []
@@ -279,7 +279,7 @@ def _take(
         return
     raw, outlines = Raw(), 0
     for number, line in enumerate(_text(labels).splitlines() if labels else [], start=1):
-        with each():
+        with skip_and_record():
             if line.strip():
                 values = _numbers(
                     line, names, points, f"{printable(labels or image)}, line {number}"

@@ -31,7 +31,7 @@ class Frame:
 
 
 @dataclass(frozen=True)
-class Asked:
+class PredictOptions:
     """`coverage`, `risk`: as of a Predictor. `threshold`: score below which a box is none."""
 
     coverage: float = COVERAGE
@@ -39,7 +39,7 @@ class Asked:
     threshold: float = 0.0
 
 
-class Reader(ABC):
+class PostProcessor(ABC):
     """`about`: what the file says of itself; `parts`: the graphs beside the first one, by name. `arithmetic`: a module of NumPy
     alone that says how outputs become answers, where that is more than reading them."""
 
@@ -55,19 +55,19 @@ class Reader(ABC):
 
     @abstractmethod
     def read(
-        self, outputs: dict[str, np.ndarray], frames: Sequence[Frame], asked: Asked
+        self, outputs: dict[str, np.ndarray], frames: Sequence[Frame], asked: PredictOptions
     ) -> list[Any]:
         """An answer for each of B squares; `outputs`: of the first graph, B first."""
 
 
-class PlaceReader(Reader):
+class SpatialPostProcessor(PostProcessor):
     """Of a task whose answers lie somewhere in the picture: it may look through windows."""
 
     @abstractmethod
-    def join(self, parts: Sequence[tuple[tuple[int, int], Any]], size: tuple[int, int]) -> Any:
+    def merge_tiles(self, parts: Sequence[tuple[tuple[int, int], Any]], size: tuple[int, int]) -> Any:
         """As of a PlaceTask."""
 
 
-READERS: Shelf[Reader] = Shelf(
-    "foveate.deploy.postprocess", Reader, "task of an exported file", "readers"
+POSTPROCESSORS: Shelf[PostProcessor] = Shelf(
+    "foveate.deploy.postprocess", PostProcessor, "task of an exported file", "readers"
 )

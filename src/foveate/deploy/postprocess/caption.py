@@ -8,12 +8,12 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from foveate.deploy.postprocess import Asked, Frame, Reader, Run, _sentences
+from foveate.deploy.postprocess import Frame, PostProcessor, PredictOptions, Run, _sentences
 from foveate.modeling.tokenizer import Words
 from foveate.predictions import Text
 
 
-class Caption(Reader):
+class Caption(PostProcessor):
     arithmetic: ClassVar[ModuleType] = _sentences
 
     def __init__(self, about: dict[str, Any], parts: Mapping[str, Run]) -> None:
@@ -21,7 +21,7 @@ class Caption(Reader):
         self.words = Words(about["words"])
 
     def read(
-        self, outputs: dict[str, np.ndarray], frames: Sequence[Frame], asked: Asked
+        self, outputs: dict[str, np.ndarray], frames: Sequence[Frame], asked: PredictOptions
     ) -> list[Text]:
         return [self._about(each) for each in outputs["before"]]
 

@@ -8,14 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from foveate.deploy.postprocess import Asked, Frame, Reader, Run
-from foveate.evaluation.calibration import Calibration, Familiar
+from foveate.deploy.postprocess import Frame, PostProcessor, PredictOptions, Run
+from foveate.evaluation.calibration import Calibration, FeatureSpace
 from foveate.predictions import Labels
 
 _HOLDS = 0.5  # the score from which a class holds, where several may
 
 
-class Classify(Reader):
+class Classify(PostProcessor):
     def __init__(self, about: dict[str, Any], parts: Mapping[str, Run]) -> None:
         super().__init__(about, parts)
         known = about.get("calibration")
@@ -24,7 +24,7 @@ class Classify(Reader):
         )
 
     def read(
-        self, outputs: dict[str, np.ndarray], frames: Sequence[Frame], asked: Asked
+        self, outputs: dict[str, np.ndarray], frames: Sequence[Frame], asked: PredictOptions
     ) -> list[Labels]:
         answers = [Labels(self._names(row), row.astype(np.float32)) for row in outputs["scores"]]
         if self.calibration is None:
@@ -43,7 +43,7 @@ class Classify(Reader):
         return (self.classes[int(scores.argmax())],)
 
 
-def packed(familiar: Familiar) -> dict[str, str]:
+def packed(familiar: FeatureSpace) -> dict[str, str]:
     """Its arrays as text, in half precision, as a run keeps them."""
     arrays = {"middle": familiar.middle, "directions": familiar.directions}
     return {
@@ -52,9 +52,9 @@ def packed(familiar: Familiar) -> dict[str, str]:
     }
 
 
-def _familiar(texts: dict[str, str]) -> Familiar:
+def _familiar(texts: dict[str, str]) -> FeatureSpace:
     middle, directions = (_unpacked(texts[name]) for name in ("middle", "directions"))
-    return Familiar(middle, directions.reshape(-1, len(middle)))
+    return FeatureSpace(middle, directions.reshape(-1, len(middle)))
 
 
 def _unpacked(text: str) -> np.ndarray:

@@ -8,22 +8,22 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from foveate.deploy.postprocess import Asked, Frame, PlaceReader, _regions
-from foveate.images.preprocessing import joined_regions
+from foveate.deploy.postprocess import Frame, PredictOptions, SpatialPostProcessor, _regions
+from foveate.images.preprocessing import merge_region_tiles
 from foveate.predictions import Regions
 
 
-class Segment(PlaceReader):
+class Segment(SpatialPostProcessor):
     arithmetic: ClassVar[ModuleType] = _regions
 
     def read(
-        self, outputs: dict[str, np.ndarray], frames: Sequence[Frame], asked: Asked
+        self, outputs: dict[str, np.ndarray], frames: Sequence[Frame], asked: PredictOptions
     ) -> list[Regions]:
         pairs = zip(outputs["logits"], frames, strict=True)
         return [
-            Regions(_regions.mask_of(logits, frame.view[2], frame.size)).packed()
+            Regions(_regions.mask_of(logits, frame.view[2], frame.size)).compressed()
             for logits, frame in pairs
         ]
 
-    def join(self, parts: Sequence[tuple[tuple[int, int], Any]], size: tuple[int, int]) -> Regions:
-        return joined_regions(parts, size)
+    def merge_tiles(self, parts: Sequence[tuple[tuple[int, int], Any]], size: tuple[int, int]) -> Regions:
+        return merge_region_tiles(parts, size)

@@ -27,7 +27,7 @@ _MOST = 4096  # pictures at once, and of what else may have any length
 
 
 @dataclass(frozen=True)
-class Program:
+class ExportProgram:
     """What is written. `module`: the tensors of `example`, in their order -> a tensor, or a tuple of them, called `outputs`.
     `free`: the axes, by the inputs' names, that may have any length; the first one of each input is that of the pictures."""
 
@@ -38,7 +38,7 @@ class Program:
 
 
 @dataclass(frozen=True)
-class Opened:
+class LoadedProgram:
     """`about`: the JSON text, read. `run`: inputs by name -> outputs by name, B first in all of them."""
 
     about: dict[str, Any]
@@ -64,25 +64,25 @@ class Runtime(Exporter):
     """One whose files answer."""
 
     @abstractmethod
-    def write(self, program: Program, about: dict[str, Any], path: Path) -> None:
+    def write(self, program: ExportProgram, about: dict[str, Any], path: Path) -> None:
         """Raises UsageError for what this runtime cannot hold."""
 
     @abstractmethod
-    def open(self, path: Path) -> Opened:
+    def open(self, path: Path) -> LoadedProgram:
         """Raises UsageError for a file that is none of ours, WeightsError for one that is damaged or leads outside of itself."""
 
 
-class SmallRuntime(Runtime):
+class QuantizableRuntime(Runtime):
     """One that writes weights and activations of 8 bits too."""
 
     @abstractmethod
-    def shrink(
+    def quantize(
         self, path: Path, batches: Iterator[np.ndarray], about: dict[str, Any], into: Path
     ) -> None:
         """The file `path`, which takes images, with 8 bits, their ranges taken from the batches, as `into`."""
 
 
-def program_of(program: Program) -> Any:
+def program_of(program: ExportProgram) -> Any:
     """The same as torch's own. Raises UsageError for a network whose steps depend on what it sees."""
     import torch
 

@@ -8,7 +8,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from foveate.deploy.targets import KEY, Opened, Program, SmallRuntime, program_of, threads
+from foveate.deploy.targets import (
+    KEY,
+    ExportProgram,
+    LoadedProgram,
+    QuantizableRuntime,
+    program_of,
+    threads,
+)
 from foveate.errors import UsageError, WeightsError, need
 
 if TYPE_CHECKING:
@@ -21,11 +28,11 @@ _OUTSIDE = (
 )
 
 
-class Onnx(SmallRuntime):
+class Onnx(QuantizableRuntime):
     summary: ClassVar[str] = "ONNX, for ONNX Runtime and many others"
     suffix: ClassVar[str] = ".onnx"
 
-    def write(self, program: Program, about: dict[str, Any], path: Path) -> None:
+    def write(self, program: ExportProgram, about: dict[str, Any], path: Path) -> None:
         need("export", "onnx", "onnxscript")
         import torch
 
@@ -42,7 +49,7 @@ class Onnx(SmallRuntime):
         made.model.metadata_props[KEY] = json.dumps(about, ensure_ascii=False)
         made.save(str(path), external_data=False)
 
-    def open(self, path: Path) -> Opened:
+    def open(self, path: Path) -> LoadedProgram:
         """Tensors that lie in other files are refused, wherever these are: reading them has been a way out of the folder
         (CVE-2022-25882, CVE-2024-27318), and our files hold everything themselves."""
         need("export", "onnxruntime")
@@ -73,9 +80,9 @@ class Onnx(SmallRuntime):
         def run(inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
             return dict(zip(names, session.run(names, inputs), strict=True))
 
-        return Opened(json.loads(text), run)
+        return LoadedProgram(json.loads(text), run)
 
-    def shrink(
+    def quantize(
         self, path: Path, batches: Iterator[np.ndarray], about: dict[str, Any], into: Path
     ) -> None:
         """Static quantisation (Jacob et al. 2018): QDQ, weights by channel. What costs little time stays as it is, for 256 steps of

@@ -7,7 +7,7 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from foveate.deploy.targets import KEY, Opened, Program, Runtime, program_of, threads
+from foveate.deploy.targets import KEY, ExportProgram, LoadedProgram, Runtime, program_of, threads
 from foveate.errors import UsageError, WeightsError, need
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ class OpenVino(Runtime):
     summary: ClassVar[str] = "OpenVINO, for Intel's and other processors"
     suffix: ClassVar[str] = ".xml"
 
-    def write(self, program: Program, about: dict[str, Any], path: Path) -> None:
+    def write(self, program: ExportProgram, about: dict[str, Any], path: Path) -> None:
         need("export", "openvino")
         import openvino
 
@@ -31,7 +31,7 @@ class OpenVino(Runtime):
         model.set_rt_info(json.dumps(about, ensure_ascii=False), KEY)
         openvino.save_model(model, path, compress_to_fp16=False)
 
-    def open(self, path: Path) -> Opened:
+    def open(self, path: Path) -> LoadedProgram:
         need("export", "openvino")
         import openvino
 
@@ -60,4 +60,4 @@ class OpenVino(Runtime):
             found = compiled(inputs)
             return {name: found[place] for place, name in enumerate(names)}
 
-        return Opened(json.loads(str(model.get_rt_info(KEY).astype(str))), run)
+        return LoadedProgram(json.loads(str(model.get_rt_info(KEY).astype(str))), run)

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from foveate.errors import DataError
-from foveate.evaluation.intervals import apart, bootstrap
+from foveate.evaluation.intervals import bootstrap, two_sample_difference
 from foveate.predictions import Prediction
 from foveate.registry import Shelf
 from foveate.types import Score, Scores
@@ -39,7 +39,7 @@ class Metric(ABC):
         """Numbers over all updates so far; raises DataError when there were none."""
 
     @abstractmethod
-    def badness(self, prediction: Any, truth: Any) -> float:
+    def sample_losses(self, prediction: Any, truth: Any) -> float:
         """How bad the answer to one image is: 0 when all of it is right, and higher is worse. Ranks images for a report; the
         scale is each metric's own. Changes nothing that `compute` says."""
 
@@ -48,7 +48,7 @@ class Metric(ABC):
         """A function that gives the main number of `compute` on a resample of the images: (M,) places of updates, of which some
         occur several times and some not at all; nan where it is undefined there."""
 
-    def places_of(self, names: Iterable[str], who: str) -> list[int]:
+    def indices_of(self, names: Iterable[str], who: str) -> list[int]:
         """Places of class names in `classes`; raises DataError, which begins with `who`, for a class that the run does not know."""
         try:
             return [self._places[name] for name in names]
@@ -67,7 +67,7 @@ def with_interval(value: float, ends: tuple[float, float], count: int) -> Score:
     return Score(float(value), min(low, float(value)), max(high, float(value)), count)
 
 
-def gain(ours: Metric, theirs: Metric, count: int, rounds: int = 1000) -> Score:
+def paired_difference(ours: Metric, theirs: Metric, count: int, rounds: int = 1000) -> Score:
     """How much more `ours` has in the main number than `theirs`, over updates with the same `count` images in the same order.
 
     The interval is a paired bootstrap's: both are measured on the same resamples, so that what the images have in common,
@@ -81,11 +81,11 @@ def gain(ours: Metric, theirs: Metric, count: int, rounds: int = 1000) -> Score:
     return Score(difference(np.arange(count)), *bootstrap(difference, count, rounds=rounds), count)
 
 
-def drop(home: Metric, away: Metric, counts: tuple[int, int]) -> Score:
+def unpaired_difference(home: Metric, away: Metric, counts: tuple[int, int]) -> Score:
     """How much less `away` has in the main number than `home`, over other images: `counts` of both. Its count is that of `away`."""
     here, there = home.resampler(), away.resampler()
     value = here(np.arange(counts[0])) - there(np.arange(counts[1]))
-    return with_interval(value, apart(here, there, counts), counts[1])
+    return with_interval(value, two_sample_difference(here, there, counts), counts[1])
 
 
 METRICS: Shelf[Metric] = Shelf("foveate.evaluation.metrics", Metric, "metric")

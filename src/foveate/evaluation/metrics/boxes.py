@@ -127,7 +127,7 @@ class BoxMetric(Metric):
             numbers |= self._mask_numbers(drawn, boxes, images, rows)
         return Scores(numbers, rows, tables)
 
-    def badness(self, prediction: Boxes, truth: Boxes) -> float:
+    def sample_losses(self, prediction: Boxes, truth: Boxes) -> float:
         """How many objects are missed, invented or taken for another class, at IoU 0.5 and the threshold that the last `compute`
         found (0.5 before); of equal numbers the greater share of all objects is worse. Raises DataError as `update` does."""
         rows, columns = self._pairs(self._answer(prediction), self._truth(truth))
@@ -193,7 +193,7 @@ class BoxMetric(Metric):
             if boxes.crowd is None
             else np.asarray(boxes.crowd, dtype=bool)
         )
-        places = np.array(self.places_of(boxes.names, who), dtype=np.int64)
+        places = np.array(self.indices_of(boxes.names, who), dtype=np.int64)
         if boxes.masks is not None and len(boxes.masks) != count:
             raise DataError(
                 f"{who} needs a mask for each of {count} boxes, it has {len(boxes.masks)}"

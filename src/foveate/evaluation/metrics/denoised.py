@@ -10,7 +10,7 @@ import numpy as np
 from foveate.errors import DataError
 from foveate.evaluation.intervals import bootstrap
 from foveate.evaluation.metrics import Metric, with_interval
-from foveate.predictions import Denoised
+from foveate.predictions import DenoisingResult
 from foveate.types import Scores
 
 
@@ -20,14 +20,14 @@ class DenoisedMetric(Metric):
     like more. The truth is the image itself, and is not looked at here.
     """
 
-    reads = Denoised
+    reads = DenoisingResult
     per_class = "explained"
 
     def __init__(self, classes: tuple[str, ...] = (), multilabel: bool = False) -> None:
         super().__init__(classes, multilabel)
         self._shares: list[float] = []
 
-    def update(self, prediction: Denoised, truth: Any) -> None:
+    def update(self, prediction: DenoisingResult, truth: Any) -> None:
         self._shares.append(prediction.explained)
 
     def compute(self) -> Scores:
@@ -37,7 +37,7 @@ class DenoisedMetric(Metric):
         ends = bootstrap(lambda places: float(shares[places].mean()), count)
         return Scores({"explained": with_interval(float(shares.mean()), ends, count)})
 
-    def badness(self, prediction: Denoised, truth: Any) -> float:
+    def sample_losses(self, prediction: DenoisingResult, truth: Any) -> float:
         """The share that was not told."""
         return max(0.0, 1 - prediction.explained)
 

@@ -9,7 +9,12 @@ from typing import Any
 import numpy as np
 
 from foveate.errors import DataError
-from foveate.evaluation.calibration import calibration_error, error_by_chance, reliability, risks
+from foveate.evaluation.calibration import (
+    calibration_error,
+    expected_error_if_calibrated,
+    reliability,
+    risk_coverage_curve,
+)
 from foveate.evaluation.intervals import bootstraps, wilson
 from foveate.evaluation.metrics import Metric, with_interval
 from foveate.predictions import Labels
@@ -62,8 +67,8 @@ class LabelMetric(Metric):
         self._truths.append(truths)
         self._answers.append(answers)
         self._scores.append(scores)
-        if prediction.sure is not None:
-            self._sets.append(prediction.sure.among)
+        if prediction.uncertainty is not None:
+            self._sets.append(prediction.uncertainty.prediction_set)
 
     def compute(self) -> Scores:
         """The numbers listed above. `per_class`: class, precision, recall, f1, count (true images), and for multi-label
@@ -119,7 +124,7 @@ class LabelMetric(Metric):
             np.stack(rows).astype(np.float64) if rows and len(rows) == len(self._truths) else None
         )
 
-    def badness(self, prediction: Labels, truth: Labels) -> float:
+    def sample_losses(self, prediction: Labels, truth: Labels) -> float:
         """The confidence of a wrong answer, in [0, 1]; for multi-label that of the class most surely wrong, said or left out.
         Without scores 1 when wrong. Raises DataError as `update` does."""
         truths, answers = (
@@ -141,7 +146,7 @@ class LabelMetric(Metric):
             raise DataError(
                 f"{who} must name one class, it names {len(labels.names)}", where=labels.names
             )
-        return self.places_of(labels.names, who)
+        return self.indices_of(labels.names, who)
 
     def _checked(self, scores: np.ndarray) -> np.ndarray:
         if scores.shape != (len(self.classes),):
@@ -202,13 +207,13 @@ def _single(
     if scores is not None:
         sure = scores[np.arange(count), answer]
         numbers["expected_calibration_error"] = Score(calibration_error(sure, hits), count=count)
-        numbers["calibration_error_by_chance"] = Score(error_by_chance(sure), count=count)
+        numbers["calibration_error_by_chance"] = Score(expected_error_if_calibrated(sure), count=count)
     confusion = np.bincount(truth * size + answer, minlength=size * size).reshape(size, size)
     tables: dict[str, Any] = {"confusion": confusion.tolist(), "classes": list(classes)}
     if scores is not None:
         tables |= {
             "reliability": reliability(sure, hits),
-            "risk": [part.tolist() for part in risks(sure, hits)],
+            "risk": [part.tolist() for part in risk_coverage_curve(sure, hits)],
         }
     return Scores(numbers, _rows(classes, *totals), tables)
 

@@ -14,7 +14,7 @@ import numpy as np
 from foveate.errors import DataError
 from foveate.evaluation.intervals import bootstraps
 from foveate.evaluation.metrics import Metric, with_interval
-from foveate.predictions import IGNORED, Regions
+from foveate.predictions import IGNORE_INDEX, Regions
 from foveate.types import Scores
 
 _TOLERANCE = 0.0075  # of the image's diagonal, how far apart two outlines may lie
@@ -118,7 +118,7 @@ class RegionMetric(Metric):
 
         return means
 
-    def badness(self, prediction: Regions, truth: Regions) -> float:
+    def sample_losses(self, prediction: Regions, truth: Regions) -> float:
         """1 - the mean intersection over union of the classes in this image, in [0, 1]. Raises DataError as `update` does."""
         answer, true = self._read(prediction, truth)
         iou = _each(*_margins(_counted(answer, true, len(self.classes))))[0]
@@ -128,14 +128,14 @@ class RegionMetric(Metric):
         """Both masks, (H, W) int64, -1 in both where the truth is ignored."""
         answer, true = (
             self._checked(prediction.mask, "the prediction", 0),
-            self._checked(truth.mask, "the truth", IGNORED),
+            self._checked(truth.mask, "the truth", IGNORE_INDEX),
         )
         if answer.shape != true.shape:
             sizes = [" x ".join(map(str, mask.shape)) for mask in (answer, true)]
             raise DataError(
                 f"the prediction's mask has {sizes[0]} pixels (height x width), the truth's has {sizes[1]}"
             )
-        return np.where(true == IGNORED, IGNORED, answer), true
+        return np.where(true == IGNORE_INDEX, IGNORE_INDEX, answer), true
 
     def _checked(self, mask: np.ndarray, who: str, least: int) -> np.ndarray:
         mask = np.asarray(mask)
@@ -151,7 +151,7 @@ class RegionMetric(Metric):
 
 def _counted(answer: np.ndarray, true: np.ndarray, size: int) -> np.ndarray:
     """(K, K) int64 pixels, rows of truth by columns of answers."""
-    cared = true != IGNORED
+    cared = true != IGNORE_INDEX
     return np.bincount(true[cared] * size + answer[cared], minlength=size * size).reshape(
         size, size
     )
@@ -211,7 +211,7 @@ def _outline(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     for down, right in _STEPS:
         here = slice(0, height - down), slice(max(0, -right), width - max(0, right))
         there = slice(down, height), slice(max(0, right), width + min(0, right))
-        differ = (mask[here] != mask[there]) & (mask[here] != IGNORED) & (mask[there] != IGNORED)
+        differ = (mask[here] != mask[there]) & (mask[here] != IGNORE_INDEX) & (mask[there] != IGNORE_INDEX)
         edge[here] |= differ
         edge[there] |= differ
     return np.argwhere(edge), mask[edge]

@@ -81,14 +81,14 @@ class TextMetric(Metric):
         found = zip(_NAMES, means(np.arange(count)), bootstraps(means, count), strict=True)
         return Scores(
             {name: with_interval(float(value), ends, count) for name, value, ends in found},
-            share=False,
+            as_percent=False,
         )
 
     def resampler(self) -> Callable[[np.ndarray], float]:
         means = self._means()
         return lambda places: float(means(places)[0])
 
-    def badness(self, prediction: Text, truth: Text) -> float:
+    def sample_losses(self, prediction: Text, truth: Text) -> float:
         """1 - ROUGE-L of this image, in [0, 1]."""
         return 1 - rouge_l(*_read(prediction, truth))
 

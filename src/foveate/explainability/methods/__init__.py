@@ -14,7 +14,7 @@ from foveate.registry import Shelf
 
 
 @dataclass(frozen=True)
-class Asked:
+class ExplainRequest:
     """`image`: (1, 3, S, S) normalised. `score`: (V, 3, S, S), variants of the picture -> (V,) how much they speak for the answer;
     gradients may flow. `backbone`: the network inside it, in eval mode, for those that look at its layers."""
 
@@ -30,7 +30,7 @@ class Explainer(ABC):
     asks: ClassVar[bool] = True
 
     @abstractmethod
-    def explain(self, asked: Asked) -> Tensor:
+    def explain(self, asked: ExplainRequest) -> Tensor:
         """(h, w) float32 over the network's square, the greater the more a place speaks for the answer. Raises UsageError for a
         backbone that it cannot look into."""
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from foveate.errors import UsageError
-from foveate.explainability.methods import Asked
+from foveate.explainability.methods import ExplainRequest
 
 DEPTHS = 3  # of different sizes, the deepest ones, where several are looked at
 _LEAST = 2  # cells along a side: a single one has no place
@@ -27,7 +27,7 @@ class Layer:
     gradient: Tensor
 
 
-def layers(asked: Asked) -> list[Layer]:
+def layers(asked: ExplainRequest) -> list[Layer]:
     """From the input to the output of the network, those on whose places the score depends. Raises UsageError where there is none.
 
     In the last block of a Transformer that answers with its class token no other token counts any more: the block before it is
@@ -61,7 +61,7 @@ def layers(asked: Asked) -> list[Layer]:
     return found
 
 
-def deepest(asked: Asked, count: int) -> list[Layer]:
+def deepest(asked: ExplainRequest, count: int) -> list[Layer]:
     """The last layer of each size of the grid, the coarsest first, `count` at the most."""
     last = {layer.output.shape[-1]: layer for layer in layers(asked)}
     return [last[side] for side in sorted(last)[:count]]

@@ -6,14 +6,14 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from foveate.explainability.methods import Asked, Explainer
+from foveate.explainability.methods import Explainer, ExplainRequest
 from foveate.explainability.methods._layers import layers
 
 
 class GradCAM(Explainer):
     summary: ClassVar[str] = "where channels lie on which the answer depends"
 
-    def explain(self, asked: Asked) -> Tensor:
+    def explain(self, asked: ExplainRequest) -> Tensor:
         last = layers(asked)[-1]
         weights = last.gradient.mean((1, 2), keepdim=True)
         return (weights * last.output).sum(0).clamp(min=0)

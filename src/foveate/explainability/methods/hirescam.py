@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from foveate.explainability.methods import Asked, Explainer
+from foveate.explainability.methods import Explainer, ExplainRequest
 from foveate.explainability.methods._layers import DEPTHS, Layer, deepest
 
 
@@ -20,7 +20,7 @@ class HiResCAM(Explainer):
         "places on which the answer depends, at several depths, with their sign"
     )
 
-    def explain(self, asked: Asked) -> Tensor:
+    def explain(self, asked: ExplainRequest) -> Tensor:
         maps = [_map(layer) for layer in deepest(asked, DEPTHS)]
         size = maps[-1].shape[-2:]
         wide = [

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from foveate.errors import need
-from foveate.explainability.methods import Asked, Explainer
+from foveate.explainability.methods import Explainer, ExplainRequest
 
 _STEPS, _AT_ONCE = 32, 8
 _CELL = 8  # px, whose pixels are added up: single ones are noise to the eye
@@ -18,7 +18,7 @@ _CELL = 8  # px, whose pixels are added up: single ones are noise to the eye
 class IntegratedGradients(Explainer):
     summary: ClassVar[str] = "pixels that change the answer on the way from a blank picture"
 
-    def explain(self, asked: Asked) -> Tensor:
+    def explain(self, asked: ExplainRequest) -> Tensor:
         need("explain", "captum")
         from captum.attr import IntegratedGradients as Captum
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from foveate.explainability.methods import Asked, Explainer
+from foveate.explainability.methods import Explainer, ExplainRequest
 from foveate.explainability.methods._layers import DEPTHS, Layer, deepest
 
 _SHARP = 2.0  # equation 8: finer maps are stretched by tanh
@@ -17,7 +17,7 @@ _SHARP = 2.0  # equation 8: finer maps are stretched by tanh
 class LayerCAM(Explainer):
     summary: ClassVar[str] = "places on which the answer depends, at several depths"
 
-    def explain(self, asked: Asked) -> Tensor:
+    def explain(self, asked: ExplainRequest) -> Tensor:
         maps = [_map(layer) for layer in deepest(asked, DEPTHS)]
         size = maps[-1].shape[-2:]
         wide = [

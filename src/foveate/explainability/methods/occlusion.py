@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from foveate.errors import need
-from foveate.explainability.methods import Asked, Explainer
+from foveate.explainability.methods import Explainer, ExplainRequest
 
 _CELLS, _WIDE, _AT_ONCE = (
     14,
@@ -21,7 +21,7 @@ _CELLS, _WIDE, _AT_ONCE = (
 class Occlusion(Explainer):
     summary: ClassVar[str] = "squares without which the answer is weaker"
 
-    def explain(self, asked: Asked) -> Tensor:
+    def explain(self, asked: ExplainRequest) -> Tensor:
         need("explain", "captum")
         from captum.attr import Occlusion as Captum
 

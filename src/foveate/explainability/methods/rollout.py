@@ -10,14 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from foveate.errors import UsageError
-from foveate.explainability.methods import Asked, Explainer
+from foveate.explainability.methods import Explainer, ExplainRequest
 
 
 class Rollout(Explainer):
     summary: ClassVar[str] = "where the network gathers what it knows, whatever is asked"
     asks: ClassVar[bool] = False
 
-    def explain(self, asked: Asked) -> Tensor:
+    def explain(self, asked: ExplainRequest) -> Tensor:
         seen = _attention(asked)
         count = seen[0].shape[-1] if seen else 0
         if len(seen) < 2 or any(each.shape[-2:] != (count, count) for each in seen):
@@ -37,7 +37,7 @@ class Rollout(Explainer):
         return row[prefix:].reshape(side, side).float()
 
 
-def _attention(asked: Asked) -> list[Tensor]:
+def _attention(asked: ExplainRequest) -> list[Tensor]:
     """(heads, N, N) of each layer; timm's attention fuses what is wanted here, unless it is told not to."""
     found: list[Tensor] = []
 

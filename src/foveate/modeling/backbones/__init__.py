@@ -60,7 +60,7 @@ class Backbone(nn.Module, ABC):
         """Patches along a side of the network's square, and the side of each, px; raises UsageError where it reads none."""
         raise patchless()
 
-    def seen(self, images: Tensor, kept: Tensor) -> Tensor:
+    def attention(self, images: Tensor, kept: Tensor) -> Tensor:
         """images (B, 3, H, W) of which only the patches `kept` (B, K) int64 are read -> tokens (B, K, D), as MAE needs them."""
         raise patchless()
 
@@ -90,11 +90,11 @@ class TextBackbone(Backbone):
 
     def embed_text(self, sentences: Sequence[str]) -> Tensor:
         """(K, D), not normalised; gradients may flow. Raises WeightsError where the tokenizer's files are missing."""
-        ids = self.tokenise(sentences)
+        ids = self.tokenize(sentences)
         return self.embed_words(self.embed_tokens(ids), ids)
 
     @abstractmethod
-    def tokenise(self, sentences: Sequence[str]) -> Tensor:
+    def tokenize(self, sentences: Sequence[str]) -> Tensor:
         """(K, L) int64 with the model's own tokenizer: begun, ended, padded and cut as it was trained."""
 
     @abstractmethod
@@ -110,14 +110,14 @@ class TextBackbone(Backbone):
 
 
 @dataclass
-class Said:
+class Conditioning:
     """What pictures are to show. `words`: (B, L, W) embeddings; `there`: (B, L) bool, which of them are no padding."""
 
     words: Tensor
     there: Tensor
 
 
-class Painter(Backbone):
+class DiffusionBackbone(Backbone):
     """A network that takes noise off pictures: it provides NOISE, and describes nothing.
 
     Letters: B pictures, C, h, w of the space it paints in, L words, W width of a word. Times (B,) go from 0, the picture, to 1,
@@ -138,11 +138,11 @@ class Painter(Backbone):
 
     def probe(self, images: Tensor) -> None:
         count, where = len(images), images.device
-        said = Said(
+        said = Conditioning(
             torch.zeros(count, 1, self.said_width, device=where),
             torch.ones(count, 1, dtype=torch.bool, device=where),
         )
-        self.answer(
+        self.denoise(
             torch.zeros(count, *self.canvas, device=where),
             torch.full((count,), 0.5, device=where),
             said,
@@ -152,11 +152,11 @@ class Painter(Backbone):
         return []
 
     @abstractmethod
-    def packed(self, images: Tensor) -> Tensor:
+    def encode(self, images: Tensor) -> Tensor:
         """(B, 3, S, S) normalised -> (B, C, h, w), without gradients."""
 
     @abstractmethod
-    def unpacked(self, clean: Tensor) -> Tensor:
+    def decode(self, clean: Tensor) -> Tensor:
         """(B, C, h, w) -> (B, 3, S, S) normalised."""
 
     def times(self, count: int) -> Tensor:
@@ -164,27 +164,27 @@ class Painter(Backbone):
         return torch.rand(count)
 
     @abstractmethod
-    def mixed(self, clean: Tensor, noise: Tensor, time: Tensor) -> Tensor:
+    def add_noise(self, clean: Tensor, noise: Tensor, time: Tensor) -> Tensor:
         """What there is to see at these times."""
 
     @abstractmethod
-    def asked(self, clean: Tensor, noise: Tensor, time: Tensor) -> Tensor:
+    def target(self, clean: Tensor, noise: Tensor, time: Tensor) -> Tensor:
         """The right answer to what is seen then."""
 
     @abstractmethod
-    def answer(self, seen: Tensor, time: Tensor, said: Said) -> Tensor:
+    def denoise(self, seen: Tensor, time: Tensor, said: Conditioning) -> Tensor:
         """The network's."""
 
     @abstractmethod
-    def parted(self, seen: Tensor, answer: Tensor, time: Tensor) -> tuple[Tensor, Tensor]:
+    def predict_x0_eps(self, seen: Tensor, answer: Tensor, time: Tensor) -> tuple[Tensor, Tensor]:
         """The clean picture and the noise that this answer takes what is seen for."""
 
-    def embed(self, sentences: Sequence[str]) -> Said:
+    def embed(self, sentences: Sequence[str]) -> Conditioning:
         """Of a painter that `reads`. An empty sentence says nothing."""
         raise UsageError("this painter reads no sentences by itself", where="backbone.name")
 
 
-class WritingBackbone(Backbone):
+class CaptioningBackbone(Backbone):
     """A backbone that writes about pictures by itself: it provides WORDS, in `native`, whose last h * w tokens lie in a grid.
 
     Letters: B images, N tokens of a picture, D width, T numbers of a sentence, V of the vocabulary. `vocabulary`: its words.
@@ -194,18 +194,18 @@ class WritingBackbone(Backbone):
 
     def probe(self, images: Tensor) -> None:
         memory = self(images, self.provides).native
-        self.say(memory, torch.full((len(images), 1), self.vocabulary.start, device=images.device))
+        self.next_token_logits(memory, torch.full((len(images), 1), self.vocabulary.start, device=images.device))
 
     @abstractmethod
-    def say(self, memory: Tensor, numbers: Tensor) -> Tensor:
+    def next_token_logits(self, memory: Tensor, numbers: Tensor) -> Tensor:
         """(B, N, D), (B, T) -> logits (B, T, V) of the number behind each."""
 
     @abstractmethod
-    def search(self, memory: Tensor, opening: Sequence[int], most: int, beams: int) -> Found:
+    def generate(self, memory: Tensor, opening: Sequence[int], most: int, beams: int) -> Found:
         """Sentences of at most `most` numbers behind the opening."""
 
     @abstractmethod
-    def looks(self, memory: Tensor, numbers: Sequence[int]) -> Tensor:
+    def attention_maps(self, memory: Tensor, numbers: Sequence[int]) -> Tensor:
         """(1, N, D), T numbers -> (T, N): where in the picture it looked when it read each, sums at most 1."""
 
 
@@ -218,12 +218,12 @@ class NativeBackbone(Backbone):
     answer: ClassVar[type[Prediction]]
 
     @abstractmethod
-    def ask(self, classes: Sequence[Sequence[str]]) -> None:
+    def set_queries(self, classes: Sequence[Sequence[str]]) -> None:
         """The K classes to look for from now on, each in one sentence or several, whose embeddings are averaged."""
 
 
 @dataclass(frozen=True)
-class Card:
+class ModelInfo:
     """A row of `foveate models`. `parameters`: a count, without a head. `size`: input side in pixels."""
 
     name: str
@@ -247,20 +247,20 @@ class Family(ABC):
         """Whether `name` is this family's to open, or to refuse with a reason: one that is listed, or one that holds a path."""
         return name in self.names()
 
-    def settled(self, name: str) -> str:
+    def resolve_name(self, name: str) -> str:
         """The name as a recipe keeps it: one that holds a path means the same from another folder."""
         return name
 
-    def suggests(self, name: str, tuning: str) -> dict[str, Any]:
+    def default_overrides(self, name: str, tuning: str) -> dict[str, Any]:
         """Values of the recipe's dotted fields that suit a backbone under a tuning, as tasks and tunings have them."""
         return {}
 
     def licence(self, name: str) -> str:
         """Of the weights."""
-        return self.card(name).licence
+        return self.info(name).licence
 
     @abstractmethod
-    def card(self, name: str) -> Card:
+    def info(self, name: str) -> ModelInfo:
         """What is known about one backbone, without its weights."""
 
     @abstractmethod

@@ -22,7 +22,7 @@ class PlacedFamily(Family):
     def knows(self, name: str) -> bool:
         return name.startswith(self.prefix)
 
-    def settled(self, name: str) -> str:
+    def resolve_name(self, name: str) -> str:
         folder = Path(self.place(name)).expanduser()
         return self.prefix + str(folder.resolve()) if folder.is_dir() else name
 

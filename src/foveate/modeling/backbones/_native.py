@@ -16,7 +16,7 @@ from foveate.errors import UsageError, WeightsError
 from foveate.modeling.backbones import NativeBackbone
 from foveate.modeling.backbones._hub import first_line, not_had
 from foveate.modeling.backbones._stages import opened
-from foveate.modeling.weights import fill, read_tensors
+from foveate.modeling.weights import load_into, read_tensors
 from foveate.predictions import Boxes, Prediction, Regions
 from foveate.types import Features, InputSpec, Provides
 
@@ -65,7 +65,7 @@ class NativeNetwork(NativeBackbone):
     def blocks(self) -> list[nn.Module]:
         return opened(self.network)
 
-    def ask(self, classes: Sequence[Sequence[str]]) -> None:
+    def set_queries(self, classes: Sequence[Sequence[str]]) -> None:
         tokens = self._tokenised([sentence for each in classes for sentence in each])
         with torch.no_grad():
             embedded = self.embed(tokens["input_ids"], tokens["attention_mask"])
@@ -229,7 +229,7 @@ def filled(network: Any, place: str, weights: str) -> str:
     tensors = {
         name: tensor for name, tensor in read_tensors(path).items() if not name.endswith(_MADE_ANEW)
     }
-    fill(network, tensors, path)
+    load_into(network, tensors, path)
     return origin
 
 

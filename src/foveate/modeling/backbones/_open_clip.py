@@ -18,7 +18,7 @@ from torch import Tensor
 
 from foveate.errors import MissingExtra, UnknownName, UsageError, WeightsError
 from foveate.modeling.backbones._hub import first_line, not_had
-from foveate.modeling.weights import fill, read_tensors
+from foveate.modeling.weights import load_into, read_tensors
 
 PREFIX = "clip:"  # timm has networks of the same names
 CONFIG = "open_clip_config.json"
@@ -212,7 +212,7 @@ def filled(network: Any, plan: Plan, weights: str) -> str:
     else:
         path = Path(weights).expanduser()
         origin = f"file: {path.name}"
-    fill(network, _translated(network, read_tensors(path)), path)
+    load_into(network, _translated(network, read_tensors(path)), path)
     return origin
 
 

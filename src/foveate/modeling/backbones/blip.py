@@ -14,12 +14,12 @@ import torch
 from torch import Tensor, nn
 
 from foveate.errors import UsageError, WeightsError
-from foveate.modeling.backbones import Card, WritingBackbone
+from foveate.modeling.backbones import CaptioningBackbone, ModelInfo
 from foveate.modeling.backbones._hub import PlacedFamily, first_line, not_had
 from foveate.modeling.backbones._stages import opened
 from foveate.modeling.text_decoder import Found, searched, without_bars
 from foveate.modeling.tokenizer import Subwords
-from foveate.modeling.weights import fill, read_tensors
+from foveate.modeling.weights import load_into, read_tensors
 from foveate.types import Features, InputSpec, Provides
 
 _PROVIDES = frozenset({Provides.POOLED, Provides.MAPS, Provides.TOKENS, Provides.WORDS})
@@ -37,12 +37,12 @@ class BlipFamily(PlacedFamily):
     def names(self) -> list[str]:
         return [self.prefix + name for name in self.known]
 
-    def card(self, name: str) -> Card:
+    def info(self, name: str) -> ModelInfo:
         config = _had("AutoConfig", self.place(name))
         with torch.device("meta"):
             count = sum(parameter.numel() for parameter in _network(config).parameters())
         provides = tuple(sorted(word.value for word in _PROVIDES))
-        return Card(
+        return ModelInfo(
             name,
             count,
             self.licence(name),
@@ -67,7 +67,7 @@ class BlipFamily(PlacedFamily):
                 "random, as asked with --weights none",
             )
             if weights != "none":
-                fill(network, read_tensors(Path(weights).expanduser()), weights)
+                load_into(network, read_tensors(Path(weights).expanduser()), weights)
                 origin = f"file: {Path(weights).name}"
         return BlipBackbone(
             network,
@@ -85,7 +85,7 @@ class BlipWords(Subwords):
         self.start, self.end = plan.bos_token_id, plan.sep_token_id
 
 
-class BlipBackbone(WritingBackbone):
+class BlipBackbone(CaptioningBackbone):
     """`network`: the whole model of the library."""
 
     def __init__(self, network: Any, vocabulary: BlipWords, size: int | None, origin: str) -> None:
@@ -132,11 +132,11 @@ class BlipBackbone(WritingBackbone):
             found.maps = [tokens.transpose(1, 2).reshape(len(tokens), -1, side, side)]
         return found
 
-    def say(self, memory: Tensor, numbers: Tensor) -> Tensor:
+    def next_token_logits(self, memory: Tensor, numbers: Tensor) -> Tensor:
         found: Tensor = self._decoded(memory, numbers).logits
         return found
 
-    def search(self, memory: Tensor, opening: Sequence[int], most: int, beams: int) -> Found:
+    def generate(self, memory: Tensor, opening: Sequence[int], most: int, beams: int) -> Found:
         given = torch.tensor(list(opening), device=memory.device).expand(len(memory), -1)
         there = torch.ones(memory.shape[:2], dtype=torch.long, device=memory.device)
         seen = {
@@ -146,7 +146,7 @@ class BlipBackbone(WritingBackbone):
         }
         return searched(self.network.text_decoder, self.vocabulary, most, beams, **seen)
 
-    def looks(self, memory: Tensor, numbers: Sequence[int]) -> Tensor:
+    def attention_maps(self, memory: Tensor, numbers: Sequence[int]) -> Tensor:
         """Attention to the picture, the mean over layers and heads."""
         seen = self._decoded(
             memory, torch.tensor([list(numbers)], device=memory.device), output_attentions=True

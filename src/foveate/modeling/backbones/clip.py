@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from foveate.errors import WeightsError
-from foveate.modeling.backbones import Card, Family, TextBackbone
+from foveate.modeling.backbones import Family, ModelInfo, TextBackbone
 from foveate.modeling.backbones._open_clip import (
     CONFIG,
     PREFIX,
@@ -44,10 +44,10 @@ class ClipFamily(Family):
     def knows(self, name: str) -> bool:
         return name.startswith(PREFIX)
 
-    def card(self, name: str) -> Card:
+    def info(self, name: str) -> ModelInfo:
         with torch.device("meta"):
             network = built(plan_of(name), size=None, drop_path=0.0)
-        return Card(
+        return ModelInfo(
             name=name,
             parameters=sum(parameter.numel() for parameter in network.parameters()),
             licence="not stated",
@@ -134,7 +134,7 @@ class ClipBackbone(TextBackbone):
     def _table(self) -> Any:
         return self.text.token_embedding
 
-    def tokenise(self, sentences: Sequence[str]) -> Tensor:
+    def tokenize(self, sentences: Sequence[str]) -> Tensor:
         ids: Tensor = self.tokenizer(list(sentences))
         if int(ids.max()) >= self._table.num_embeddings:
             what = f"the text network knows {self._table.num_embeddings} tokens, its tokenizer gave number {int(ids.max())}"

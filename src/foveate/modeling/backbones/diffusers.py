@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from foveate.errors import UsageError, WeightsError, need
-from foveate.modeling.backbones import Card, Painter, Said
+from foveate.modeling.backbones import Conditioning, DiffusionBackbone, ModelInfo
 from foveate.modeling.backbones._hub import PlacedFamily, first_line, not_had
 from foveate.modeling.text_decoder import without_bars
 from foveate.types import InputSpec, Provides
@@ -33,14 +33,14 @@ class DiffusersFamily(PlacedFamily):
     def names(self) -> list[str]:
         return [self.prefix + name for name in self.known] if find_spec("diffusers") else []
 
-    def suggests(self, name: str, tuning: str) -> dict[str, Any]:
+    def default_overrides(self, name: str, tuning: str) -> dict[str, Any]:
         """The usual rates: a pipeline knows how to paint, and forgets it at those of small painters."""
         return {"training.lr": 1e-5 if tuning == "full" else 1e-4}
 
-    def card(self, name: str) -> Card:
+    def info(self, name: str) -> ModelInfo:
         painter = self.open(name, "auto")
         count = sum(parameter.numel() for parameter in painter.parameters())
-        return Card(
+        return ModelInfo(
             name,
             count,
             self.licence(name),
@@ -51,7 +51,7 @@ class DiffusersFamily(PlacedFamily):
 
     def open(
         self, name: str, weights: str, size: int | None = None, drop_path: float = 0.0
-    ) -> Painter:
+    ) -> DiffusionBackbone:
         pipeline, origin = _pipeline(self.place(name)), self.origin(name)
         if weights == "none":
             pipeline.unet, origin = (
@@ -61,7 +61,7 @@ class DiffusersFamily(PlacedFamily):
         return PipelinePainter(pipeline, size, origin)
 
 
-class PipelinePainter(Painter):
+class PipelinePainter(DiffusionBackbone):
     """Paints in the latents of an autoencoder. `network`: the U-Net; the autoencoder and the text encoder stay as they are."""
 
     reads = True
@@ -108,32 +108,32 @@ class PipelinePainter(Painter):
         return [self.autoencoder, self.text]
 
     @torch.no_grad()
-    def packed(self, images: Tensor) -> Tensor:
+    def encode(self, images: Tensor) -> Tensor:
         found: Tensor = (
             self.autoencoder.encode(images).latent_dist.mean
             * self.autoencoder.config.scaling_factor
         )
         return found
 
-    def unpacked(self, clean: Tensor) -> Tensor:
+    def decode(self, clean: Tensor) -> Tensor:
         found: Tensor = self.autoencoder.decode(
             clean / self.autoencoder.config.scaling_factor
         ).sample
         return found.clamp(-1, 1)
 
-    def mixed(self, clean: Tensor, noise: Tensor, time: Tensor) -> Tensor:
+    def add_noise(self, clean: Tensor, noise: Tensor, time: Tensor) -> Tensor:
         here, there = self._shares(time)
         return here * clean + there * noise
 
-    def asked(self, clean: Tensor, noise: Tensor, time: Tensor) -> Tensor:
+    def target(self, clean: Tensor, noise: Tensor, time: Tensor) -> Tensor:
         here, there = self._shares(time)
         return {"epsilon": noise, "sample": clean}.get(self.kind, here * noise - there * clean)
 
-    def answer(self, seen: Tensor, time: Tensor, said: Said) -> Tensor:
+    def denoise(self, seen: Tensor, time: Tensor, said: Conditioning) -> Tensor:
         found: Tensor = self.network(seen, self._places(time), said.words).sample
         return found
 
-    def parted(self, seen: Tensor, answer: Tensor, time: Tensor) -> tuple[Tensor, Tensor]:
+    def predict_x0_eps(self, seen: Tensor, answer: Tensor, time: Tensor) -> tuple[Tensor, Tensor]:
         here, there = self._shares(time)
         if self.kind == "epsilon":
             return (seen - there * answer) / here.clamp(min=1e-4), answer
@@ -142,7 +142,7 @@ class PipelinePainter(Painter):
         return here * seen - there * answer, there * seen + here * answer
 
     @torch.no_grad()
-    def embed(self, sentences: Sequence[str]) -> Said:
+    def embed(self, sentences: Sequence[str]) -> Conditioning:
         most = min(self.tokenizer.model_max_length, self.text.config.max_position_embeddings)
         ids = self.tokenizer(
             list(sentences),
@@ -152,7 +152,7 @@ class PipelinePainter(Painter):
             return_tensors="pt",
         ).input_ids
         words = self.text(ids.to(self.signal.device))[0]
-        return Said(words, torch.ones(words.shape[:2], dtype=torch.bool, device=words.device))
+        return Conditioning(words, torch.ones(words.shape[:2], dtype=torch.bool, device=words.device))
 
     def save_memory(self) -> None:
         self.network.enable_gradient_checkpointing()

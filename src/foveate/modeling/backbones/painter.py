@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from foveate.errors import UnknownName, UsageError, need
-from foveate.modeling.backbones import Card, Family, Painter, Said
-from foveate.modeling.weights import fill, read_tensors
+from foveate.modeling.backbones import Conditioning, DiffusionBackbone, Family, ModelInfo
+from foveate.modeling.weights import load_into, read_tensors
 from foveate.types import InputSpec, Provides
 
 _CHANNELS = {"painter_small": 32, "painter_base": 64, "painter_large": 128}
@@ -32,29 +32,29 @@ class PainterFamily(Family):
     def knows(self, name: str) -> bool:
         return name in _CHANNELS
 
-    def suggests(self, name: str, tuning: str) -> dict[str, Any]:
+    def default_overrides(self, name: str, tuning: str) -> dict[str, Any]:
         """Half of the rate at which small ones learn fastest: a half more in width made that one diverge."""
         return {"training.lr": _RATE * _CHANNELS["painter_small"] / _CHANNELS[name]}
 
-    def card(self, name: str) -> Card:
+    def info(self, name: str) -> ModelInfo:
         with torch.device("meta"):
             count = sum(parameter.numel() for parameter in _network(name, _SIZE).parameters())
-        return Card(name, count, "Apache-2.0", _SIZE, (Provides.NOISE.value,), offline=True)
+        return ModelInfo(name, count, "Apache-2.0", _SIZE, (Provides.NOISE.value,), offline=True)
 
     def open(
         self, name: str, weights: str, size: int | None = None, drop_path: float = 0.0
-    ) -> Painter:
+    ) -> DiffusionBackbone:
         if name not in _CHANNELS:
             raise UnknownName(name, list(_CHANNELS), kind="painter", where="backbone.name")
         network = _network(name, size or _SIZE)
         if weights in ("auto", "none", "offline", "hub"):  # there are no others
             return FlowPainter(network, size or _SIZE, "random: painters learn from nothing")
         file = Path(weights).expanduser()
-        fill(network, read_tensors(file), file)
+        load_into(network, read_tensors(file), file)
         return FlowPainter(network, size or _SIZE, f"file: {file.name}")
 
 
-class FlowPainter(Painter):
+class FlowPainter(DiffusionBackbone):
     """Noise and picture lie on a straight line; the network answers with the direction from the picture to the noise."""
 
     reads = False
@@ -69,23 +69,23 @@ class FlowPainter(Painter):
     def blocks(self) -> list[nn.Module]:
         return list(self.network.children())
 
-    def packed(self, images: Tensor) -> Tensor:
+    def encode(self, images: Tensor) -> Tensor:
         return images
 
-    def unpacked(self, clean: Tensor) -> Tensor:
+    def decode(self, clean: Tensor) -> Tensor:
         return clean.clamp(-1, 1)
 
     def times(self, count: int) -> Tensor:
         """Times in the middle more often, where most is left to learn (Esser et al. 2024, section 3.1: mean 0, deviation 1)."""
         return torch.randn(count).sigmoid()
 
-    def mixed(self, clean: Tensor, noise: Tensor, time: Tensor) -> Tensor:
+    def add_noise(self, clean: Tensor, noise: Tensor, time: Tensor) -> Tensor:
         return clean + _wide(time) * (noise - clean)
 
-    def asked(self, clean: Tensor, noise: Tensor, time: Tensor) -> Tensor:
+    def target(self, clean: Tensor, noise: Tensor, time: Tensor) -> Tensor:
         return noise - clean
 
-    def answer(self, seen: Tensor, time: Tensor, said: Said) -> Tensor:
+    def denoise(self, seen: Tensor, time: Tensor, said: Conditioning) -> Tensor:
         counted = said.there[..., None].to(said.words)
         mean = (said.words * counted).sum(1) / counted.sum(1).clamp(min=1)
         found: Tensor = self.network(
@@ -93,7 +93,7 @@ class FlowPainter(Painter):
         ).sample
         return found
 
-    def parted(self, seen: Tensor, answer: Tensor, time: Tensor) -> tuple[Tensor, Tensor]:
+    def predict_x0_eps(self, seen: Tensor, answer: Tensor, time: Tensor) -> tuple[Tensor, Tensor]:
         return seen - _wide(time) * answer, seen + (1 - _wide(time)) * answer
 
     def save_memory(self) -> None:

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import ClassVar
 
 from foveate.errors import UsageError
-from foveate.modeling.backbones import Backbone, Card, Family, family_of
-from foveate.modeling.weights import fill, read_tensors
-from foveate.run.folder import BACKBONE, Run
+from foveate.modeling.backbones import Backbone, Family, ModelInfo, family_of
+from foveate.modeling.weights import load_into, read_tensors
+from foveate.run.folder import BACKBONE_FILE, Run
 
 
 class RunFamily(Family):
@@ -20,12 +20,12 @@ class RunFamily(Family):
     def knows(self, name: str) -> bool:
         return (Path(name) / "recipe.yaml").is_file()
 
-    def settled(self, name: str) -> str:
+    def resolve_name(self, name: str) -> str:
         return str(Path(name).resolve())
 
-    def card(self, name: str) -> Card:
+    def info(self, name: str) -> ModelInfo:
         own = _opened(name).recipe().backbone
-        return family_of(own.name).card(own.name)
+        return family_of(own.name).info(own.name)
 
     def open(
         self, name: str, weights: str, size: int | None = None, drop_path: float = 0.0
@@ -40,8 +40,8 @@ class RunFamily(Family):
             raise UsageError(
                 f"--weights {weights} cannot be had for a run", where=run.folder, hint=hint
             )
-        run.check()
-        fill(backbone, read_tensors(run.folder / BACKBONE, own=True), run.folder / BACKBONE)
+        run.verify()
+        load_into(backbone, read_tensors(run.folder / BACKBONE_FILE, own=True), run.folder / BACKBONE_FILE)
         backbone.origin = f"run: {run.folder.resolve().name}, {run.outcome()['origin']}"
         return backbone
 
@@ -50,7 +50,7 @@ def _opened(name: str) -> Run:
     """A finished pre-training; raises UsageError and RunError for any other run."""
     run = Run.open(Path(name))
     run.outcome()
-    if not run.pretrained:
+    if not run.is_pretraining:
         hint = "foveate continue RUN DATA goes on from a run that was fitted"
         raise UsageError("this run was fitted, not pre-trained", where=run.folder, hint=hint)
     return run

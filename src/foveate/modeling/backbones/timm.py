@@ -16,10 +16,10 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from foveate.errors import MissingExtra, UnknownName, UsageError
-from foveate.modeling.backbones import Backbone, Card, Family, patchless
+from foveate.modeling.backbones import Backbone, Family, ModelInfo, patchless
 from foveate.modeling.backbones._hub import not_had
 from foveate.modeling.backbones._stages import maps_taken, opened
-from foveate.modeling.weights import fill, read_tensors
+from foveate.modeling.weights import load_into, read_tensors
 from foveate.types import Features, InputSpec, Provides
 
 _PROVIDES = frozenset({Provides.POOLED, Provides.MAPS, Provides.TOKENS})
@@ -31,11 +31,11 @@ class TimmFamily(Family):
     def names(self) -> list[str]:
         return sorted({*timm.list_models(), *timm.list_models(pretrained=True)})
 
-    def card(self, name: str) -> Card:
+    def info(self, name: str) -> ModelInfo:
         with torch.device("meta"):
             network = _network(name, pretrained=False, size=None, drop_path=0.0)
         config = network.pretrained_cfg
-        return Card(
+        return ModelInfo(
             name=name,
             parameters=sum(parameter.numel() for parameter in network.parameters()),
             licence=config.get("license") or "not stated",
@@ -102,7 +102,7 @@ class TimmBackbone(Backbone):
     def patches(self) -> tuple[int, int]:
         return self._plain().patch_embed.grid_size[0], self._plain().patch_embed.patch_size[0]
 
-    def seen(self, images: Tensor, kept: Tensor) -> Tensor:
+    def attention(self, images: Tensor, kept: Tensor) -> Tensor:
         network = self._plain()
         every = network._pos_embed(network.patch_embed(images))
         first = every[:, : network.num_prefix_tokens]
@@ -192,7 +192,7 @@ def _filled(network: Any, name: str, weights: str) -> str:
     path = Path(weights).expanduser()
     classifier = network.pretrained_cfg.get("classifier") or ()
     spare = (classifier,) if isinstance(classifier, str) else tuple(classifier)
-    fill(network, _translated(network, read_tensors(path)), path, spare)
+    load_into(network, _translated(network, read_tensors(path)), path, spare)
     return f"file: {path.name}"
 
 
@@ -218,7 +218,7 @@ def _from_package(network: Any, name: str) -> str:
         raise MissingExtra(package, "offline")
     tensors = read()
     own = network.state_dict()
-    fill(network, dict(zip(own, tensors.values(), strict=False)), package)
+    load_into(network, dict(zip(own, tensors.values(), strict=False)), package)
     return f"package: {package} {version(package)} (ImageNet)"
 
 

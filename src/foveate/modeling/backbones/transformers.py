@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import torch
 
 from foveate.errors import UsageError
-from foveate.modeling.backbones import Card, Family
+from foveate.modeling.backbones import Family, ModelInfo
 from foveate.modeling.backbones._native import KINDS, NativeNetwork, config_of, filled
 from foveate.types import Provides
 
@@ -35,11 +35,11 @@ class TransformersFamily(Family):
     def knows(self, name: str) -> bool:
         return name.startswith(PREFIX)
 
-    def card(self, name: str) -> Card:
+    def info(self, name: str) -> ModelInfo:
         config = config_of(name.removeprefix(PREFIX))
         with torch.device("meta"):
             network: Any = KINDS[config.model_type].model()(config)
-        return Card(
+        return ModelInfo(
             name=name,
             parameters=sum(parameter.numel() for parameter in network.parameters()),
             licence=_KNOWN.get(name.removeprefix(PREFIX), "not stated"),

@@ -11,7 +11,7 @@ import numpy as np
 from scipy.special import log_softmax
 from threadpoolctl import threadpool_limits
 
-from foveate.modeling.classifiers.logistic import Known, Solution
+from foveate.modeling.classifiers.logistic import LabeledFeatures, Solution
 
 Fitter = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
 """features (N, D) and targets (N, K) -> weights (K, D) and bias (K,): scores, whose scale means nothing."""
@@ -25,7 +25,7 @@ PENALTIES = 10.0 ** np.arange(
 _ITERATIONS = 300  # of LP++: the loss hardly moves any more
 
 
-def solved(known: Known, fit: Fitter, unit: bool, usual: float) -> tuple[Solution, float]:
+def solved(known: LabeledFeatures, fit: Fitter, unit: bool, usual: float) -> tuple[Solution, float]:
     """The fitter's classifier of all images, with logits instead of scores, and the factor between them: that of least log loss
     on left-out folds, `usual` where no fold can tell. `unit`: features are brought to length 1 after centring (CL2N, Wang et al.
     2019)."""
@@ -59,7 +59,7 @@ def ridge(penalty: float) -> Fitter:
     return fit
 
 
-def best_penalty(known: Known, unit: bool) -> tuple[float, dict[float, float]]:
+def best_penalty(known: LabeledFeatures, unit: bool) -> tuple[float, dict[float, float]]:
     """The penalty of least mean squared error on left-out folds, and the errors of all; 1 where no fold can tell."""
     tried = {}
     with threadpool_limits(1):
@@ -97,7 +97,7 @@ def lpplus(alpha: float) -> Fitter:
     return fit
 
 
-def best_scale(known: Known, fit: Fitter, unit: bool, usual: float = USUAL) -> float:
+def best_scale(known: LabeledFeatures, fit: Fitter, unit: bool, usual: float = USUAL) -> float:
     """The factor of least log loss that turns the fitter's scores into logits, on left-out folds; `usual` where none can tell."""
     with threadpool_limits(1):
         found = list(_left_out(known, fit, unit))
@@ -133,7 +133,7 @@ def _every_class(
     return weight, bias
 
 
-def _left_out(known: Known, fit: Fitter, unit: bool) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def _left_out(known: LabeledFeatures, fit: Fitter, unit: bool) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Scores and targets of each fold, by what the others know; folds with a class that the others lack tell nothing."""
     for fold in np.unique(known.folds):
         left = known.folds != fold

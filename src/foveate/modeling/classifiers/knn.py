@@ -10,7 +10,7 @@ NEIGHBOURS = 20  # the k of DINO (Caron et al. 2021)
 _TEMPERATURE = 0.07  # of cosines in a vote (Wu et al. 2018)
 
 
-def votes(asked: Tensor, known: Tensor, answers: Tensor, count: int = NEIGHBOURS) -> Tensor:
+def knn_vote(asked: Tensor, known: Tensor, answers: Tensor, count: int = NEIGHBOURS) -> Tensor:
     """asked (Q, D), known (N, D) with answers (N, K) -> (Q, K): the share of each class in the votes of the `count` nearest, all
     where there are fewer. A vote weighs exp(cosine / 0.07)."""
     cosines = functional.normalize(asked, dim=1) @ functional.normalize(known, dim=1).T

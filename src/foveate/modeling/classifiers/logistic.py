@@ -26,7 +26,7 @@ Plane = tuple[np.ndarray, np.ndarray]  # (K, R) coefficients and (K,) bias
 
 
 @dataclass(frozen=True)
-class Known:
+class LabeledFeatures:
     """Training images as a frozen backbone describes them. `features`: (N, D) float32. `targets`: (N, K) in {0, 1}. `folds`: (N,)
     int, by which settings are chosen: no group is in two. `multilabel`: whether several classes may hold at once."""
 

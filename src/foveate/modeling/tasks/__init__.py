@@ -12,16 +12,16 @@ from torch import Tensor, nn
 
 from foveate.errors import UsageError
 from foveate.modeling.backbones import Backbone
-from foveate.predictions import Picture, Prediction
+from foveate.predictions import ImagePrediction, Prediction
 from foveate.registry import Shelf
-from foveate.types import Batch, Provides, Target
+from foveate.types import Batch, Provides, TargetTensors
 
 Settled = tuple[str, Any, str]
 """A setting that was chosen for the user: its field, its value, the reason."""
 
 
 @dataclass(frozen=True)
-class Facts:
+class DataFacts:
     """`multilabel`: the data gives several labels an image. `solved`: the tuning solves the head in closed form."""
 
     multilabel: bool
@@ -39,7 +39,7 @@ class Question:
 
 
 @dataclass(frozen=True)
-class Step:
+class ExportStep:
     """A graph beside the first one. `module`: the tensors of `example`, in their order -> a tensor called `output`. `free`: the
     axes, by the inputs' names, that may have any length."""
 
@@ -66,19 +66,19 @@ class Task(ABC):
     """
 
     needs: frozenset[Provides]
-    answer: ClassVar[type[Prediction]]
-    truths: ClassVar[tuple[type, ...]] = ()
-    asks: ClassVar[str] = "What is there to see?"
+    prediction_type: ClassVar[type[Prediction]]
+    target_types: ClassVar[tuple[type, ...]] = ()
+    question: ClassVar[str] = "What is there to see?"
     framing: Literal["crop", "whole", "windows"] = "crop"
-    suggests: ClassVar[dict[str, Any]] = {"tuning": "full"}
+    default_overrides: ClassVar[dict[str, Any]] = {"tuning": "full"}
     Settings: ClassVar[type[TaskSettings]] = TaskSettings
 
     def __init__(self, settings: Any, classes: tuple[str, ...]) -> None:
         self.settings, self.classes = settings, classes
 
     @classmethod
-    def settle(
-        cls, settings: dict[str, Any], truths: Sequence[Any], classes: tuple[str, ...], facts: Facts
+    def resolve_settings(
+        cls, settings: dict[str, Any], truths: Sequence[Any], classes: tuple[str, ...], facts: DataFacts
     ) -> list[Settled]:
         """What the settings left open, read off the training truths; said to the user and written into the recipe."""
         return []
@@ -87,18 +87,18 @@ class Task(ABC):
     def head(self, backbone: Backbone) -> nn.Module:
         """A module called as head(features, batch) -> output; batch.targets may be read while training (teacher forcing)."""
 
-    def begin(self, backbone: Backbone, head: nn.Module) -> None:  # noqa: B027
+    def prepare(self, backbone: Backbone, head: nn.Module) -> None:  # noqa: B027
         """Once, when the tuning has changed what it changes: may copy the backbone into the head."""
 
     def forward(self, backbone: Backbone, head: nn.Module, batch: Batch) -> Any:
         """The output that `loss` and `decode` read. A task that looks at several views of an image asks the backbone more often."""
         return head(backbone(batch.images, self.needs), batch)
 
-    def stepped(self, backbone: Backbone, head: nn.Module, step: int, steps: int) -> None:  # noqa: B027
+    def after_step(self, backbone: Backbone, head: nn.Module, step: int, steps: int) -> None:  # noqa: B027
         """After each step of the optimiser, 0 <= step < steps: may move what follows the weights, such as a teacher."""
 
     @abstractmethod
-    def encode(self, truth: Any, size: tuple[int, int]) -> Target:
+    def encode(self, truth: Any, size: tuple[int, int]) -> TargetTensors:
         """A truth as tensors that augmentation can move along with the picture; `size`: (H, W) of the upright original."""
 
     @abstractmethod
@@ -113,39 +113,39 @@ class Task(ABC):
         """What can be asked about the answer to one picture, the most important question first; of most tasks nothing."""
         return []
 
-    def portable(self, backbone: Backbone, head: nn.Module, images: Tensor) -> dict[str, Tensor]:
+    def export_outputs(self, backbone: Backbone, head: nn.Module, images: Tensor) -> dict[str, Tensor]:
         """What a file for another runtime answers to normalised images (B, 3, S, S), by name: the task's file in foveate.readers
         makes answers of it. Raises UsageError for what cannot leave the house."""
-        what = f"answers of the type {self.answer.__name__.lower()} cannot be exported"
+        what = f"answers of the type {self.prediction_type.__name__.lower()} cannot be exported"
         raise UsageError(
             what, where="task", hint="a run that classifies, detects, segments or writes"
         )
 
-    def steps(self, head: nn.Module, outputs: dict[str, Tensor]) -> dict[str, Step]:
+    def export_steps(self, head: nn.Module, outputs: dict[str, Tensor]) -> dict[str, ExportStep]:
         """The graphs that its reader needs besides, by name; `outputs`: of `portable` for two or more pictures."""
         return {}
 
-    def told(self) -> dict[str, Any]:
+    def export_metadata(self) -> dict[str, Any]:
         """What its reader needs to know, JSON-able."""
         return {}
 
-    def shown(self, backbone: Backbone, head: nn.Module) -> list[tuple[str, Picture]]:
+    def sample_images(self, backbone: Backbone, head: nn.Module) -> list[tuple[str, ImagePrediction]]:
         """Pictures of its own making, and what they are to show, for reports; most tasks make none. The model is in eval mode."""
         return []
 
 
-class PlaceSettings(TaskSettings):
+class SpatialSettings(TaskSettings):
     view: Literal["whole", "windows"] = Field(
         "whole",
         description="whole: pictures are scaled to the network's square; windows: squares at full resolution, for large pictures",
     )
 
 
-class PlaceTask(Task):
+class SpatialTask(Task):
     """A task whose answers lie somewhere in the picture: it reads maps, and can look at large pictures through windows."""
 
     needs: frozenset[Provides] = frozenset({Provides.MAPS})
-    suggests: ClassVar[dict[str, Any]] = {
+    default_overrides: ClassVar[dict[str, Any]] = {
         "tuning": "full",
         "backbone.size": 512,
         "augment.policy": "none",
@@ -155,14 +155,14 @@ class PlaceTask(Task):
         "training.epochs": 40,
         "training.patience": 0,
     }
-    Settings: ClassVar[type[TaskSettings]] = PlaceSettings
+    Settings: ClassVar[type[TaskSettings]] = SpatialSettings
 
     def __init__(self, settings: Any, classes: tuple[str, ...]) -> None:
         super().__init__(settings, classes)
         self.framing = settings.view
 
     @abstractmethod
-    def join(self, parts: Sequence[tuple[tuple[int, int], Any]], size: tuple[int, int]) -> Any:
+    def merge_tiles(self, parts: Sequence[tuple[tuple[int, int], Any]], size: tuple[int, int]) -> Any:
         """The answer to a picture of `size` (H, W) from those to its windows, each with the (x, y) of its upper left corner."""
 
 

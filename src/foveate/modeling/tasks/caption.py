@@ -13,8 +13,8 @@ from torch.nn import functional
 
 from foveate.errors import DataError, UsageError
 from foveate.images.preprocessing import Framing
-from foveate.modeling.backbones import Backbone, WritingBackbone
-from foveate.modeling.tasks import Facts, Question, Settled, Step, Task, TaskSettings
+from foveate.modeling.backbones import Backbone, CaptioningBackbone
+from foveate.modeling.tasks import DataFacts, ExportStep, Question, Settled, Task, TaskSettings
 from foveate.modeling.text_decoder import (
     NOTHING,
     NextWord,
@@ -28,7 +28,7 @@ from foveate.modeling.text_decoder import (
 )
 from foveate.modeling.tokenizer import Vocabulary, Words
 from foveate.predictions import Text
-from foveate.types import Batch, Provides, Target
+from foveate.types import Batch, Provides, TargetTensors
 
 _SMALL, _NATIVE, _HF = "small", "native", "hf:"
 _GRID = 56  # cells along the square in which attention is kept
@@ -69,10 +69,10 @@ class Caption(Task):
     """Reads the coarsest maps, so that every backbone will do; or leaves the writing to the backbone."""
 
     needs: frozenset[Provides] = frozenset({Provides.MAPS})
-    answer: ClassVar[type[Text]] = Text
-    asks: ClassVar[str] = "What is there to say about a picture?"
+    prediction_type: ClassVar[type[Text]] = Text
+    question: ClassVar[str] = "What is there to say about a picture?"
     framing: Framing = "whole"
-    suggests: ClassVar[dict[str, Any]] = {
+    default_overrides: ClassVar[dict[str, Any]] = {
         "tuning": "head",
         "augment.policy": "none",
         "augment.flip": 0.0,  # left and right are words
@@ -97,8 +97,8 @@ class Caption(Task):
         )
 
     @classmethod
-    def settle(
-        cls, settings: dict[str, Any], truths: Sequence[Any], classes: tuple[str, ...], facts: Facts
+    def resolve_settings(
+        cls, settings: dict[str, Any], truths: Sequence[Any], classes: tuple[str, ...], facts: DataFacts
     ) -> list[Settled]:
         if settings.get("words") or settings.get("decoder", _SMALL) != _SMALL:
             return []
@@ -111,7 +111,7 @@ class Caption(Task):
 
     def head(self, backbone: Backbone) -> nn.Module:
         asked = self.settings
-        if isinstance(backbone, WritingBackbone) and self.native:
+        if isinstance(backbone, CaptioningBackbone) and self.native:
             self.vocabulary = backbone.vocabulary
             return OwnWriter(backbone, asked.prompt)
         words = self.vocabulary
@@ -123,11 +123,11 @@ class Caption(Task):
             )
         return Writer(backbone.map_widths[-1], decoder, words, asked.prompt, asked.prefix)
 
-    def begin(self, backbone: Backbone, head: nn.Module) -> None:
+    def prepare(self, backbone: Backbone, head: nn.Module) -> None:
         if self.settings.frozen and isinstance(head, Writer):
             head.decoder.requires_grad_(False)
 
-    def encode(self, truth: Text, size: tuple[int, int]) -> Target:
+    def encode(self, truth: Text, size: tuple[int, int]) -> TargetTensors:
         """One of the sentences, drawn from torch's generator, and its end. Raises DataError for one that is too long."""
         sentence = truth.sentences[int(torch.randint(len(truth.sentences), ()))]
         numbers = [*self.vocabulary.encode(sentence), self.vocabulary.end]
@@ -161,7 +161,7 @@ class Caption(Task):
             answers.append(Text((self.vocabulary.decode(numbers),), sure, words, looks))
         return answers
 
-    def portable(self, backbone: Backbone, head: nn.Module, images: Tensor) -> dict[str, Tensor]:
+    def export_outputs(self, backbone: Backbone, head: nn.Module, images: Tensor) -> dict[str, Tensor]:
         """before (B, P, D): the picture, and the learnt tokens behind it. Raises UsageError for pretrained decoders, whose
         tokenizers are programs of other libraries."""
         if not isinstance(head, Writer) or self.folder:
@@ -171,14 +171,14 @@ class Caption(Task):
             )
         return {"before": head.shown(backbone(images, self.needs))}
 
-    def steps(self, head: nn.Module, outputs: dict[str, Tensor]) -> dict[str, Step]:
+    def export_steps(self, head: nn.Module, outputs: dict[str, Tensor]) -> dict[str, ExportStep]:
         """words: `before` (b, P, D) and numbers (b, T) int64 -> logs (b, V), the log probabilities of the next number."""
         assert isinstance(head, Writer)
         numbers = torch.tensor(
             [[*head.opening, *range(self.vocabulary.size)[-3:]]] * len(outputs["before"])
         )
         return {
-            "words": Step(
+            "words": ExportStep(
                 NextWord(head),
                 {**outputs, "numbers": numbers},
                 {"before": (0,), "numbers": (0, 1)},
@@ -186,7 +186,7 @@ class Caption(Task):
             )
         }
 
-    def told(self) -> dict[str, Any]:
+    def export_metadata(self) -> dict[str, Any]:
         asked, words = self.settings, self.vocabulary
         assert isinstance(words, Words)
         opening = [words.start, *words.encode(asked.prompt)]

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from foveate.modeling.backbones import Backbone
-from foveate.modeling.tasks import Facts, Question, Settled, Task, TaskSettings
+from foveate.modeling.tasks import DataFacts, Question, Settled, Task, TaskSettings
 from foveate.predictions import Labels
-from foveate.types import Batch, Features, Provides, Target
+from foveate.types import Batch, Features, Provides, TargetTensors
 
 _FEW = 2000  # training images up to which maps are read: they help most where labels are few, and cost the solver time
 _GRID = 3  # cells along each side, of the deepest maps
@@ -119,9 +119,9 @@ def _deviation(maps: Tensor) -> Tensor:
 
 
 class Classify(Task):
-    answer: ClassVar[type[Labels]] = Labels
-    asks: ClassVar[str] = "Which class does a picture belong to?"
-    suggests: ClassVar[dict[str, Any]] = {"tuning": "probe"}
+    prediction_type: ClassVar[type[Labels]] = Labels
+    question: ClassVar[str] = "Which class does a picture belong to?"
+    default_overrides: ClassVar[dict[str, Any]] = {"tuning": "probe"}
     Settings: ClassVar[type[TaskSettings]] = ClassifySettings
 
     settings: ClassifySettings
@@ -133,8 +133,8 @@ class Classify(Task):
         )
 
     @classmethod
-    def settle(
-        cls, settings: dict[str, Any], truths: Sequence[Any], classes: tuple[str, ...], facts: Facts
+    def resolve_settings(
+        cls, settings: dict[str, Any], truths: Sequence[Any], classes: tuple[str, ...], facts: DataFacts
     ) -> list[Settled]:
         found: list[Settled] = []
         if "multilabel" not in settings:
@@ -154,7 +154,7 @@ class Classify(Task):
         widths = backbone.map_widths if Provides.MAPS in self.needs else ()
         return LinearHead(backbone.width, widths, len(self.classes), self.settings.dropout)
 
-    def encode(self, truth: Labels, size: tuple[int, int]) -> Target:
+    def encode(self, truth: Labels, size: tuple[int, int]) -> TargetTensors:
         """(K,) float32: 1 for the classes that hold."""
         places = [self.classes.index(name) for name in truth.names if name in self.classes]
         return {
@@ -177,7 +177,7 @@ class Classify(Task):
         scores = output.float().sigmoid() if self.settings.multilabel else output.float().softmax(1)
         return [Labels(self._names(row), row.cpu().numpy()) for row in scores]
 
-    def portable(self, backbone: Backbone, head: nn.Module, images: Tensor) -> dict[str, Tensor]:
+    def export_outputs(self, backbone: Backbone, head: nn.Module, images: Tensor) -> dict[str, Tensor]:
         """scores (B, K), and pooled (B, D)."""
         features = backbone(images, self.needs | {Provides.POOLED})
         assert features.pooled is not None

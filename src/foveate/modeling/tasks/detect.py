@@ -14,7 +14,7 @@ from torchvision.ops import batched_nms, box_iou
 
 from foveate.data.transforms import ObjectMasks
 from foveate.errors import UsageError
-from foveate.images.preprocessing import joined_boxes
+from foveate.images.preprocessing import merge_box_tiles
 from foveate.modeling.backbones import Backbone
 from foveate.modeling.detectors import (
     DETECTORS,
@@ -27,15 +27,22 @@ from foveate.modeling.detectors import (
     Truth,
 )
 from foveate.modeling.pyramid import FeaturePyramid
-from foveate.modeling.tasks import Facts, PlaceSettings, PlaceTask, Question, Settled, TaskSettings
+from foveate.modeling.tasks import (
+    DataFacts,
+    Question,
+    Settled,
+    SpatialSettings,
+    SpatialTask,
+    TaskSettings,
+)
 from foveate.predictions import Boxes
-from foveate.types import Batch, Features, Provides, Target
+from foveate.types import Batch, Features, Provides, TargetTensors
 from foveate.utils.rle import decoded, stretched
 
 _ASKED = 3  # boxes that are explained
 
 
-class DetectSettings(PlaceSettings):
+class DetectSettings(SpatialSettings):
     head: str = Field(
         "fcos",
         description="fcos, retinanet, faster_rcnn, rtdetr; mask_rcnn draws too; native: the backbone finds",
@@ -91,9 +98,9 @@ class DetectionHead(nn.Module):
         return self.network(found, size, truths)
 
 
-class Detect(PlaceTask):
-    answer: ClassVar[type[Boxes]] = Boxes
-    asks: ClassVar[str] = "Where are things of these classes, and which are they?"
+class Detect(SpatialTask):
+    prediction_type: ClassVar[type[Boxes]] = Boxes
+    question: ClassVar[str] = "Where are things of these classes, and which are they?"
     Settings: ClassVar[type[TaskSettings]] = DetectSettings
 
     settings: DetectSettings
@@ -110,8 +117,8 @@ class Detect(PlaceTask):
         )
 
     @classmethod
-    def settle(
-        cls, settings: dict[str, Any], truths: Sequence[Any], classes: tuple[str, ...], facts: Facts
+    def resolve_settings(
+        cls, settings: dict[str, Any], truths: Sequence[Any], classes: tuple[str, ...], facts: DataFacts
     ) -> list[Settled]:
         head = settings.get("head", DetectSettings().head)
         bare = sum(bool(truth.names) and truth.masks is None for truth in truths)
@@ -136,7 +143,7 @@ class Detect(PlaceTask):
     def head(self, backbone: Backbone) -> nn.Module:
         return DetectionHead(backbone, self.detector, truths_of)
 
-    def encode(self, truth: Boxes, size: tuple[int, int]) -> Target:
+    def encode(self, truth: Boxes, size: tuple[int, int]) -> TargetTensors:
         """boxes (N, 4) that may be moved out of the picture; classes (N,) int64; crowd (N,) bool; masks (N, H, W) where they are
         known, and learnt."""
         known = [name in self.classes for name in truth.names]
@@ -175,13 +182,13 @@ class Detect(PlaceTask):
             answers.append(self._boxes(each, cells, view, size, side))
         return answers
 
-    def portable(self, backbone: Backbone, head: nn.Module, images: Tensor) -> dict[str, Tensor]:
+    def export_outputs(self, backbone: Backbone, head: nn.Module, images: Tensor) -> dict[str, Tensor]:
         """boxes (B, A, 4) in pixels of the square, and scores (B, A, K)."""
         assert isinstance(head, DetectionHead)
         boxes, scores = self.detector.places(head.seen(backbone(images, self.needs), images))
         return {"boxes": boxes, "scores": scores}
 
-    def told(self) -> dict[str, Any]:
+    def export_metadata(self) -> dict[str, Any]:
         asked = self.settings
         chosen = {
             "suppress": asked.suppress,
@@ -233,8 +240,8 @@ class Detect(PlaceTask):
             masks=None if cells is None else masks,
         )
 
-    def join(self, parts: Sequence[tuple[tuple[int, int], Boxes]], size: tuple[int, int]) -> Boxes:
-        return joined_boxes(parts, size, self.settings.suppress)
+    def merge_tiles(self, parts: Sequence[tuple[tuple[int, int], Boxes]], size: tuple[int, int]) -> Boxes:
+        return merge_box_tiles(parts, size, self.settings.suppress)
 
 
 def truths_of(batch: Batch) -> list[Truth]:

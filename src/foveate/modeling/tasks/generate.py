@@ -13,12 +13,12 @@ from torch.nn import functional
 
 from foveate.data.transforms import as_pixels
 from foveate.errors import DataError
-from foveate.modeling.backbones import Backbone, Painter, Said
+from foveate.modeling.backbones import Backbone, Conditioning, DiffusionBackbone
 from foveate.modeling.diffusion import Names, Reader, painted
-from foveate.modeling.tasks import Facts, Settled, Task, TaskSettings
+from foveate.modeling.tasks import DataFacts, Settled, Task, TaskSettings
 from foveate.modeling.tokenizer import Words
-from foveate.predictions import Denoised, Labels, Picture, Text
-from foveate.types import Batch, Provides, Target
+from foveate.predictions import DenoisingResult, ImagePrediction, Labels, Text
+from foveate.types import Batch, Provides, TargetTensors
 
 _TIMES = (0.1, 0.3, 0.5, 0.7, 0.9)  # of the looks by which it is judged
 _EXAMPLES = 16
@@ -66,10 +66,10 @@ class Generate(Task):
     """Its head reads sentences, where the painter does not."""
 
     needs: frozenset[Provides] = frozenset({Provides.NOISE})
-    answer: ClassVar[type[Denoised]] = Denoised
-    asks: ClassVar[str] = "What do new pictures of this kind look like?"
-    truths: ClassVar[tuple[type, ...]] = (Labels, Text, Picture)
-    suggests: ClassVar[dict[str, Any]] = {
+    prediction_type: ClassVar[type[DenoisingResult]] = DenoisingResult
+    question: ClassVar[str] = "What do new pictures of this kind look like?"
+    target_types: ClassVar[tuple[type, ...]] = (Labels, Text, ImagePrediction)
+    default_overrides: ClassVar[dict[str, Any]] = {
         "tuning": "full",
         "backbone.name": "painter_small",
         "augment.policy": "none",
@@ -87,8 +87,8 @@ class Generate(Task):
     settings: GenerateSettings
 
     @classmethod
-    def settle(
-        cls, settings: dict[str, Any], truths: Sequence[Any], classes: tuple[str, ...], facts: Facts
+    def resolve_settings(
+        cls, settings: dict[str, Any], truths: Sequence[Any], classes: tuple[str, ...], facts: DataFacts
     ) -> list[Settled]:
         prompt = settings.get("prompt", "")
         sentences = list(
@@ -114,19 +114,19 @@ class Generate(Task):
         return found
 
     def head(self, backbone: Backbone) -> nn.Module:
-        assert isinstance(backbone, Painter)
+        assert isinstance(backbone, DiffusionBackbone)
         asked = self.settings
         vocabulary = (Names if asked.names else Words)(asked.words)
         return (
             nn.Identity() if backbone.reads else Reader(vocabulary, backbone.said_width, asked.most)
         )
 
-    def begin(self, backbone: Backbone, head: nn.Module) -> None:
-        assert isinstance(backbone, Painter)
+    def prepare(self, backbone: Backbone, head: nn.Module) -> None:
+        assert isinstance(backbone, DiffusionBackbone)
         for part in backbone.still():
             part.requires_grad_(False)
 
-    def encode(self, truth: Any, size: tuple[int, int]) -> Target:
+    def encode(self, truth: Any, size: tuple[int, int]) -> TargetTensors:
         """One of the sentences, drawn from torch's generator. Raises DataError for one that is too long."""
         sentences = _sentences(truth, self.settings.prompt)
         sentence = sentences[int(torch.randint(len(sentences), ()))]
@@ -141,8 +141,8 @@ class Generate(Task):
     def forward(self, backbone: Backbone, head: nn.Module, batch: Batch) -> Noised:
         """To learn from, at one time each, drawn at random; without gradients, where it is judged, at several, with noise that is
         always the same for a picture."""
-        assert isinstance(backbone, Painter)
-        clean = backbone.packed(batch.images)
+        assert isinstance(backbone, DiffusionBackbone)
+        clean = backbone.encode(batch.images)
         sentences = [target.get("sentence", self.settings.prompt) for target in batch.targets]
         if torch.is_grad_enabled():
             silent = torch.rand(len(sentences)) < self.settings.silent
@@ -168,31 +168,31 @@ class Generate(Task):
                 for time in _TIMES
             ]
         said = self.read(backbone, head, sentences)
-        asked = [backbone.asked(clean, noise, time) for time, noise in draws]
+        asked = [backbone.target(clean, noise, time) for time, noise in draws]
         answers = [
-            backbone.answer(backbone.mixed(clean, noise, time), time, said) for time, noise in draws
+            backbone.denoise(backbone.add_noise(clean, noise, time), time, said) for time, noise in draws
         ]
         return Noised(torch.stack(asked), torch.stack(answers))
 
     @staticmethod
-    def read(backbone: Painter, head: nn.Module, sentences: Sequence[str]) -> Said:
+    def read(backbone: DiffusionBackbone, head: nn.Module, sentences: Sequence[str]) -> Conditioning:
         return backbone.embed(sentences) if backbone.reads else head(sentences)
 
     def loss(self, output: Noised, batch: Batch) -> dict[str, Tensor]:
         return {"loss": functional.mse_loss(output.answer.float(), output.asked.float())}
 
-    def decode(self, output: Noised, batch: Batch) -> list[Denoised]:
+    def decode(self, output: Noised, batch: Batch) -> list[DenoisingResult]:
         """How much of what was asked the answers hold, over all times."""
         dims = (0, 2, 3, 4)
         asked, wrong = output.asked.float(), output.answer.float() - output.asked.float()
         shares = 1 - wrong.square().sum(dims) / asked.square().sum(dims).clamp(min=_POWER)
-        return [Denoised(float(share)) for share in shares]
+        return [DenoisingResult(float(share)) for share in shares]
 
-    def shown(self, backbone: Backbone, head: nn.Module) -> list[tuple[str, Picture]]:
-        assert isinstance(backbone, Painter)
+    def sample_images(self, backbone: Backbone, head: nn.Module) -> list[tuple[str, ImagePrediction]]:
+        assert isinstance(backbone, DiffusionBackbone)
         sentences, spec = self.settings.examples or [self.settings.prompt], backbone.input
 
-        def read(asked: Sequence[str]) -> Said:
+        def read(asked: Sequence[str]) -> Conditioning:
             return self.read(backbone, head, asked)
 
         images = painted(
@@ -204,7 +204,7 @@ class Generate(Task):
             self.settings.guidance,
         )
         return list(
-            zip(sentences, map(Picture, as_pixels(images, spec.mean, spec.std)), strict=True)
+            zip(sentences, map(ImagePrediction, as_pixels(images, spec.mean, spec.std)), strict=True)
         )
 
 

@@ -14,24 +14,24 @@ from torch.nn import functional
 from torchvision import tv_tensors
 
 from foveate.errors import UsageError
-from foveate.images.preprocessing import joined_regions
+from foveate.images.preprocessing import merge_region_tiles
 from foveate.modeling.backbones import Backbone
 from foveate.modeling.decoders import DECODERS
 from foveate.modeling.pyramid import Pyramid
-from foveate.modeling.tasks import PlaceSettings, PlaceTask, Question, TaskSettings
-from foveate.predictions import IGNORED, Regions
-from foveate.types import Batch, Features, Provides, Target
+from foveate.modeling.tasks import Question, SpatialSettings, SpatialTask, TaskSettings
+from foveate.predictions import IGNORE_INDEX, Regions
+from foveate.types import Batch, Features, Provides, TargetTensors
 
 _ASKED = 3  # classes that are explained
 _LOSSES: dict[str, Callable[[], nn.Module]] = {
-    "cross_entropy": lambda: nn.CrossEntropyLoss(ignore_index=IGNORED),
-    "dice": lambda: losses.DiceLoss("multiclass", ignore_index=IGNORED),
-    "focal": lambda: losses.FocalLoss("multiclass", ignore_index=IGNORED),
-    "lovasz": lambda: losses.LovaszLoss("multiclass", ignore_index=IGNORED),
+    "cross_entropy": lambda: nn.CrossEntropyLoss(ignore_index=IGNORE_INDEX),
+    "dice": lambda: losses.DiceLoss("multiclass", ignore_index=IGNORE_INDEX),
+    "focal": lambda: losses.FocalLoss("multiclass", ignore_index=IGNORE_INDEX),
+    "lovasz": lambda: losses.LovaszLoss("multiclass", ignore_index=IGNORE_INDEX),
 }
 
 
-class SegmentSettings(PlaceSettings):
+class SegmentSettings(SpatialSettings):
     head: str = Field(
         "deeplab",
         description="decoder: deeplab, fpn, segformer, unet, upernet, dpt; native: the backbone paints",
@@ -98,9 +98,9 @@ def _square(images: Tensor) -> tuple[int, int]:
     return images.shape[-2], images.shape[-1]
 
 
-class Segment(PlaceTask):
-    answer: ClassVar[type[Regions]] = Regions
-    asks: ClassVar[str] = "Which class does every pixel belong to?"
+class Segment(SpatialTask):
+    prediction_type: ClassVar[type[Regions]] = Regions
+    question: ClassVar[str] = "Which class does every pixel belong to?"
     Settings: ClassVar[type[TaskSettings]] = SegmentSettings
 
     settings: SegmentSettings
@@ -114,13 +114,13 @@ class Segment(PlaceTask):
             return NativeHead()
         return SegmentationHead(backbone, self.settings, len(self.classes))
 
-    def encode(self, truth: Regions, size: tuple[int, int]) -> Target:
+    def encode(self, truth: Regions, size: tuple[int, int]) -> TargetTensors:
         return {"mask": tv_tensors.Mask(torch.from_numpy(truth.mask.astype(np.int64)))}
 
     def loss(self, output: Tensor, batch: Batch) -> dict[str, Tensor]:
         """Each named loss over the pixels that somebody cares about; 0 where there are none."""
         masks = torch.stack([target["mask"].as_subclass(Tensor) for target in batch.targets])
-        if bool((masks == IGNORED).all()):
+        if bool((masks == IGNORE_INDEX).all()):
             return {"loss": output.sum() * 0}
         return {
             name: _LOSSES[name]()(output.float(), masks) for name in self.settings.loss.split("+")
@@ -133,9 +133,9 @@ class Segment(PlaceTask):
             _unframed(logits, view, size).argmax(0).to(torch.int16).cpu().numpy()
             for logits, view, size in parts
         )
-        return [Regions(mask).packed() for mask in masks]
+        return [Regions(mask).compressed() for mask in masks]
 
-    def portable(self, backbone: Backbone, head: nn.Module, images: Tensor) -> dict[str, Tensor]:
+    def export_outputs(self, backbone: Backbone, head: nn.Module, images: Tensor) -> dict[str, Tensor]:
         """logits (B, K, S, S)."""
         assert isinstance(head, SegmentationHead | NativeHead)
         return {"logits": head.painted(backbone(images, self.needs), _square(images)).float()}
@@ -156,10 +156,10 @@ class Segment(PlaceTask):
 
         return Question(self.classes[place], score, chance)
 
-    def join(
+    def merge_tiles(
         self, parts: Sequence[tuple[tuple[int, int], Regions]], size: tuple[int, int]
     ) -> Regions:
-        return joined_regions(parts, size)
+        return merge_region_tiles(parts, size)
 
 
 def _unframed(logits: Tensor, view: Tensor, size: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from foveate.errors import UsageError
 from foveate.modeling.backbones import Backbone
-from foveate.modeling.classifiers.logistic import Known, Solution
+from foveate.modeling.classifiers.logistic import LabeledFeatures, Solution
 from foveate.registry import Shelf
 
 Choice = tuple[str, Any, str]
@@ -53,17 +53,17 @@ class Tuning(ABC):
     needs_steps: ClassVar[bool] = True
     layerwise: ClassVar[bool] = True
     unmergeable: ClassVar[str] = ""
-    rung: ClassVar[float | None] = None
+    ladder_rank: ClassVar[float | None] = None
     knows_classes: ClassVar[bool] = False
     needs_images: ClassVar[bool] = True
-    suggests: ClassVar[dict[str, Any]] = {}
+    default_overrides: ClassVar[dict[str, Any]] = {}
     Settings: ClassVar[type[TuningSettings]] = TuningSettings
 
     def __init__(self, settings: Any) -> None:
         self.settings = settings
 
     @classmethod
-    def settle(cls, settings: dict[str, Any], classes: Sequence[str]) -> list[Choice]:
+    def resolve_settings(cls, settings: dict[str, Any], classes: Sequence[str]) -> list[Choice]:
         """What the settings left open, or only pointed to (a file); said to the user and written into the recipe."""
         return []
 
@@ -74,7 +74,7 @@ class Tuning(ABC):
         What has a gradient afterwards is what a run saves. Raises UsageError for a backbone that it cannot be applied to.
         """
 
-    def solve(self, model: Adaptable, known: Known) -> list[Choice]:
+    def fit_head(self, model: Adaptable, known: LabeledFeatures) -> list[Choice]:
         """Puts into the head what follows from the training images without a step; gives what was chosen on the way. Asked where
         the head can describe features: before any step, or in the place of all."""
         into_head(model.head, known.solution)
@@ -87,7 +87,7 @@ class Tuning(ABC):
             )
         ]
 
-    def expect(self, model: Adaptable, tensors: Mapping[str, Tensor]) -> None:  # noqa: B027
+    def prepare_for_tensors(self, model: Adaptable, tensors: Mapping[str, Tensor]) -> None:  # noqa: B027
         """Before a run's tensors are put in: may shape what is as large as the run had training images."""
 
     def merge(self, model: Adaptable) -> None:
@@ -108,14 +108,14 @@ class Tuning(ABC):
     def add_gradients(self, model: Adaptable) -> None:  # noqa: B027
         """After each backward pass: may add the gradient of a penalty of its own."""
 
-    def stepped(self, model: Adaptable, step: int, steps: int) -> None:  # noqa: B027
+    def after_step(self, model: Adaptable, step: int, steps: int) -> None:  # noqa: B027
         """After each step of the optimiser, 0 <= step < steps; gradients are still there."""
 
-    def memory(self) -> dict[str, Tensor]:
+    def state(self) -> dict[str, Tensor]:
         """What it remembers from step to step; saved in checkpoints, so that a resumed run is the same run."""
         return {}
 
-    def remember(self, memory: Mapping[str, Tensor]) -> None:  # noqa: B027
+    def load_state(self, memory: Mapping[str, Tensor]) -> None:  # noqa: B027
         """Takes back what `memory` gave."""
 
 

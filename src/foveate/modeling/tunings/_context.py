@@ -59,9 +59,9 @@ class Slots(nn.Module):
 
     def __init__(self, backbone: TextBackbone, names: Sequence[str], room: int) -> None:
         super().__init__()
-        ids = backbone.tokenise([f"{name}." for name in names])
+        ids = backbone.tokenize([f"{name}." for name in names])
         self.first, self.room = _begins(backbone), room
-        padding = backbone.tokenise([""])[0, -1]
+        padding = backbone.tokenize([""])[0, -1]
         if room >= ids.shape[1] or bool((ids[:, ids.shape[1] - room :] != padding).any()):
             why, hint = (
                 f"of {ids.shape[1]} tokens the longest name leaves fewer than {room}",
@@ -95,7 +95,7 @@ class Slots(nn.Module):
 @torch.no_grad()
 def first_words(backbone: TextBackbone, settings: ContextSettings) -> Tensor:
     """(M, W): the embeddings of the words that `start` holds, and random ones after them."""
-    ids, nothing = backbone.tokenise([settings.start]), backbone.tokenise([""])
+    ids, nothing = backbone.tokenize([settings.start]), backbone.tokenize([""])
     words = backbone.embed_tokens(ids)[0]
     own = int((ids != nothing[0, -1]).sum() - (nothing != nothing[0, -1]).sum())
     found = torch.randn(settings.context, words.shape[1]) * _SPREAD
@@ -106,5 +106,5 @@ def first_words(backbone: TextBackbone, settings: ContextSettings) -> Tensor:
 
 def _begins(backbone: TextBackbone) -> int:
     """1 where every sentence begins with the same token, 0 elsewhere."""
-    one, other = backbone.tokenise(["red", "square"])
+    one, other = backbone.tokenize(["red", "square"])
     return int(one[0] == other[0])

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from foveate.errors import UsageError
 from foveate.modeling.classifiers.few_shot import USUAL, Fitter, solved
-from foveate.modeling.classifiers.logistic import Known
+from foveate.modeling.classifiers.logistic import LabeledFeatures
 from foveate.modeling.tunings import Adaptable, Choice, Tuning, into_head
 
 _ONE = "--tuning probe takes several classes an image"
@@ -32,10 +32,10 @@ class ShotTuning(Tuning):
         head.unit = self.unit
 
     @abstractmethod
-    def fitter(self, known: Known) -> tuple[Fitter, list[Choice]]:
+    def fitter(self, known: LabeledFeatures) -> tuple[Fitter, list[Choice]]:
         """The formula, and what was chosen for it."""
 
-    def solve(self, model: Adaptable, known: Known) -> list[Choice]:
+    def fit_head(self, model: Adaptable, known: LabeledFeatures) -> list[Choice]:
         refuse_several(known)
         fit, choices = self.fitter(known)
         solution, scale = solved(known, fit, self.unit, self.usual)
@@ -50,6 +50,6 @@ class ShotTuning(Tuning):
         ]
 
 
-def refuse_several(known: Known) -> None:
+def refuse_several(known: LabeledFeatures) -> None:
     if known.multilabel:
         raise UsageError("this tuning takes one class an image", where="tuning", hint=_ONE)

@@ -126,12 +126,12 @@ class TextTuning(Tuning):
 
     layerwise: ClassVar[bool] = False
     knows_classes: ClassVar[bool] = True
-    suggests: ClassVar[dict[str, Any]] = {"task.reads": "pooled"}
+    default_overrides: ClassVar[dict[str, Any]] = {"task.reads": "pooled"}
     Settings: ClassVar[type[TuningSettings]] = TextSettings
     settings: Any
 
     @classmethod
-    def settle(cls, settings: dict[str, Any], classes: Sequence[str]) -> list[Choice]:
+    def resolve_settings(cls, settings: dict[str, Any], classes: Sequence[str]) -> list[Choice]:
         return settled_prompts(settings, classes)
 
     def apply(self, model: Adaptable) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from foveate.modeling.backbones import TextBackbone
-from foveate.modeling.classifiers.logistic import Known
+from foveate.modeling.classifiers.logistic import LabeledFeatures
 from foveate.modeling.tunings import Adaptable, Choice
 from foveate.modeling.tunings._text import TextHead, TextTuning, embedded, sentences
 from foveate.types import Features
@@ -66,7 +66,7 @@ class TipTuning(TextTuning):
             backbone, embedded(backbone, sentences(classes, self.settings)), self.trained
         )
 
-    def expect(self, model: Adaptable, tensors: Mapping[str, Tensor]) -> None:
+    def prepare_for_tensors(self, model: Adaptable, tensors: Mapping[str, Tensor]) -> None:
         head: Any = model.head
         if "head.keys" in tensors:
             head.hold(
@@ -74,7 +74,7 @@ class TipTuning(TextTuning):
             )
 
     @torch.no_grad()
-    def solve(self, model: Adaptable, known: Known) -> list[Choice]:
+    def fit_head(self, model: Adaptable, known: LabeledFeatures) -> list[Choice]:
         head: Any = model.head
         images = functional.normalize(torch.from_numpy(known.features).to(head.text.device), dim=1)
         owners = torch.from_numpy(known.targets.argmax(1)).to(images.device)

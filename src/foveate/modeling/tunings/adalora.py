@@ -57,14 +57,14 @@ class Adalora(PeftTuning):
         ).mean()
         (_PENALTY * penalty).backward()  # type: ignore[no-untyped-call]
 
-    def stepped(self, model: Adaptable, step: int, steps: int) -> None:
+    def after_step(self, model: Adaptable, step: int, steps: int) -> None:
         config, allocator = self._parts()
         config.total_step = steps
         config.tinit, config.tfinal = int(_WARM * steps), int(_COOL * steps)
         allocator.set_total_step(steps)
         self.tuner.update_and_allocate(step)
 
-    def memory(self) -> dict[str, Tensor]:
+    def state(self) -> dict[str, Tensor]:
         config, allocator = self._parts()
         found = {
             f"{part}/{name}": value
@@ -75,7 +75,7 @@ class Adalora(PeftTuning):
             f"kept/{name}": torch.tensor(kept) for name, kept in (config.rank_pattern or {}).items()
         }
 
-    def remember(self, memory: Mapping[str, Tensor]) -> None:
+    def load_state(self, memory: Mapping[str, Tensor]) -> None:
         config, allocator = self._parts()
         for key, value in memory.items():
             part, _, name = key.partition("/")

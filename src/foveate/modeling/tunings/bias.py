@@ -10,8 +10,8 @@ from foveate.modeling.tunings import Adaptable, Tuning
 
 class Bias(Tuning):
     layerwise: ClassVar[bool] = False
-    rung: ClassVar[float | None] = 3.5
-    suggests: ClassVar[dict[str, Any]] = {"training.lr": 1e-2}
+    ladder_rank: ClassVar[float | None] = 3.5
+    default_overrides: ClassVar[dict[str, Any]] = {"training.lr": 1e-2}
 
     def apply(self, model: Adaptable) -> None:
         biases = [

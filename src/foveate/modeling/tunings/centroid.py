@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 from foveate.modeling.classifiers.few_shot import Fitter, centroids
-from foveate.modeling.classifiers.logistic import Known
+from foveate.modeling.classifiers.logistic import LabeledFeatures
 from foveate.modeling.tunings import Choice
 from foveate.modeling.tunings._few_shot import ShotTuning
 
 
 class Centroid(ShotTuning):
     unit: ClassVar[bool] = True
-    suggests: ClassVar[dict[str, Any]] = {"task.reads": "pooled"}
+    default_overrides: ClassVar[dict[str, Any]] = {"task.reads": "pooled"}
 
-    def fitter(self, known: Known) -> tuple[Fitter, list[Choice]]:
+    def fitter(self, known: LabeledFeatures) -> tuple[Fitter, list[Choice]]:
         return centroids, []

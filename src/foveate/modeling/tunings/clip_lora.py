@@ -70,8 +70,8 @@ class _Head(LiveHead):
 
 
 class ClipLora(TextTuning):
-    suggests: ClassVar[dict[str, Any]] = {
-        **TextTuning.suggests,
+    default_overrides: ClassVar[dict[str, Any]] = {
+        **TextTuning.default_overrides,
         "task.smoothing": 0.0,
         "training.lr": 2e-4,
         "training.weight_decay": 0.01,

@@ -44,8 +44,8 @@ class _Head(AskingHead):
 
 
 class Cocoop(TextTuning):
-    suggests: ClassVar[dict[str, Any]] = {
-        **TextTuning.suggests,
+    default_overrides: ClassVar[dict[str, Any]] = {
+        **TextTuning.default_overrides,
         "task.smoothing": 0.0,
         "training.optimizer": "sgd",
         "training.lr": 2e-3,

@@ -33,8 +33,8 @@ class _Head(LiveHead):
 
 
 class Coop(TextTuning):
-    suggests: ClassVar[dict[str, Any]] = {
-        **TextTuning.suggests,
+    default_overrides: ClassVar[dict[str, Any]] = {
+        **TextTuning.default_overrides,
         "task.smoothing": 0.0,
         "training.optimizer": "sgd",
         "training.lr": 2e-3,

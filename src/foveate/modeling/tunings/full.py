@@ -8,7 +8,7 @@ from foveate.modeling.tunings import Adaptable, Tuning
 
 
 class Full(Tuning):
-    rung: ClassVar[float | None] = 5
+    ladder_rank: ClassVar[float | None] = 5
 
     def apply(self, model: Adaptable) -> None:
         model.backbone.requires_grad_(True)

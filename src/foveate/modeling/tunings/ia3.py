@@ -14,7 +14,7 @@ from foveate.modeling.tunings._peft import PeftTuning
 
 class Ia3(PeftTuning):
     lacks: ClassVar[str] = "linear layer and no convolution"
-    suggests: ClassVar[dict[str, Any]] = {"training.lr": 3e-3}
+    default_overrides: ClassVar[dict[str, Any]] = {"training.lr": 3e-3}
 
     @staticmethod
     def fits(module: nn.Module) -> bool:

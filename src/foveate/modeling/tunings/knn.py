@@ -10,8 +10,8 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from foveate.errors import UsageError
-from foveate.modeling.classifiers.knn import NEIGHBOURS, votes
-from foveate.modeling.classifiers.logistic import Known
+from foveate.modeling.classifiers.knn import NEIGHBOURS, knn_vote
+from foveate.modeling.classifiers.logistic import LabeledFeatures
 from foveate.modeling.tunings import Adaptable, Choice, Tuning, TuningSettings
 from foveate.modeling.tunings._few_shot import refuse_several
 from foveate.types import Batch, Features
@@ -44,12 +44,12 @@ class NeighbourHead(nn.Module):
 
     def forward(self, features: Features, batch: Batch | None = None) -> Tensor:
         asked = self.describe(features).float() - self.middle
-        return votes(asked, self.known, self.answers, self.k).clamp(min=_LEAST).log()
+        return knn_vote(asked, self.known, self.answers, self.k).clamp(min=_LEAST).log()
 
 
 class Knn(Tuning):
     needs_steps: ClassVar[bool] = False
-    suggests: ClassVar[dict[str, Any]] = {"task.reads": "pooled"}
+    default_overrides: ClassVar[dict[str, Any]] = {"task.reads": "pooled"}
     Settings: ClassVar[type[TuningSettings]] = KnnSettings
 
     def apply(self, model: Adaptable) -> None:
@@ -62,7 +62,7 @@ class Knn(Tuning):
         model.backbone.requires_grad_(False)
         model.head = NeighbourHead(model.head, len(model.classes), self.settings.k)
 
-    def solve(self, model: Adaptable, known: Known) -> list[Choice]:
+    def fit_head(self, model: Adaptable, known: LabeledFeatures) -> list[Choice]:
         refuse_several(known)
         head: Any = model.head
         head.middle.copy_(torch.from_numpy(known.features.mean(0)))
@@ -71,7 +71,7 @@ class Knn(Tuning):
         )
         return []
 
-    def expect(self, model: Adaptable, tensors: Mapping[str, Tensor]) -> None:
+    def prepare_for_tensors(self, model: Adaptable, tensors: Mapping[str, Tensor]) -> None:
         head: Any = model.head
         stored = tensors.get("head.known")
         if stored is not None and stored.ndim == 2:

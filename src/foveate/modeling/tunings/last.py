@@ -17,7 +17,7 @@ class LastSettings(TuningSettings):
 
 
 class Last(Tuning):
-    rung: ClassVar[float | None] = 2
+    ladder_rank: ClassVar[float | None] = 2
     Settings: ClassVar[type[TuningSettings]] = LastSettings
     settings: LastSettings
 

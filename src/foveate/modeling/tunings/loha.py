@@ -21,7 +21,7 @@ class LohaSettings(TuningSettings):
 class Loha(PeftTuning):
     lacks: ClassVar[str] = "linear layer and no convolution"
     Settings: ClassVar[type[TuningSettings]] = LohaSettings
-    suggests: ClassVar[dict[str, Any]] = {"training.lr": 3e-3}
+    default_overrides: ClassVar[dict[str, Any]] = {"training.lr": 3e-3}
     settings: LohaSettings
 
     @staticmethod

@@ -8,4 +8,4 @@ from foveate.modeling.tunings._lora import LoraTuning
 
 
 class Lora(LoraTuning):
-    rung: ClassVar[float | None] = 4
+    ladder_rank: ClassVar[float | None] = 4

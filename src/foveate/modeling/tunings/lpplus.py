@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 from foveate.modeling.classifiers.few_shot import Fitter, best_scale, centroids, lpplus
-from foveate.modeling.classifiers.logistic import Known
+from foveate.modeling.classifiers.logistic import LabeledFeatures
 from foveate.modeling.tunings import Choice
 from foveate.modeling.tunings._few_shot import ShotTuning
 
@@ -16,9 +16,9 @@ from foveate.modeling.tunings._few_shot import ShotTuning
 class LpPlus(ShotTuning):
     unit: ClassVar[bool] = True
     usual: ClassVar[float] = 1.0  # what it descends to are logits
-    suggests: ClassVar[dict[str, Any]] = {"task.reads": "pooled"}
+    default_overrides: ClassVar[dict[str, Any]] = {"task.reads": "pooled"}
 
-    def fitter(self, known: Known) -> tuple[Fitter, list[Choice]]:
+    def fitter(self, known: LabeledFeatures) -> tuple[Fitter, list[Choice]]:
         alpha = best_scale(known, centroids, self.unit)
         return lpplus(alpha), [
             ("head.alpha", alpha, "the class means alone lose least with it on left-out images")

@@ -11,8 +11,8 @@ from foveate.modeling.tunings._layers import is_norm
 
 class Norm(Tuning):
     layerwise: ClassVar[bool] = False
-    rung: ClassVar[float | None] = 3
-    suggests: ClassVar[dict[str, Any]] = {"training.lr": 1e-2}
+    ladder_rank: ClassVar[float | None] = 3
+    default_overrides: ClassVar[dict[str, Any]] = {"training.lr": 1e-2}
 
     def apply(self, model: Adaptable) -> None:
         layers = [module for module in model.backbone.modules() if is_norm(module)]

@@ -52,7 +52,7 @@ class _Principal(nn.Module):
 
 class Pissa(Tuning):
     layerwise: ClassVar[bool] = False
-    suggests: ClassVar[dict[str, Any]] = {"training.lr": 3e-3}
+    default_overrides: ClassVar[dict[str, Any]] = {"training.lr": 3e-3}
     Settings: ClassVar[type[TuningSettings]] = PissaSettings
     settings: PissaSettings
 

@@ -9,7 +9,7 @@ from foveate.modeling.tunings import Adaptable, Tuning
 
 
 class Probe(Tuning):
-    rung: ClassVar[float | None] = 1
+    ladder_rank: ClassVar[float | None] = 1
     needs_steps: ClassVar[bool] = False
 
     def apply(self, model: Adaptable) -> None:

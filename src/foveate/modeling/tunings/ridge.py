@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from foveate.modeling.classifiers.few_shot import Fitter, best_penalty, ridge
-from foveate.modeling.classifiers.logistic import Known
+from foveate.modeling.classifiers.logistic import LabeledFeatures
 from foveate.modeling.tunings import Choice
 from foveate.modeling.tunings._few_shot import ShotTuning
 
 
 class Ridge(ShotTuning):
-    def fitter(self, known: Known) -> tuple[Fitter, list[Choice]]:
+    def fitter(self, known: LabeledFeatures) -> tuple[Fitter, list[Choice]]:
         penalty, tried = best_penalty(known, self.unit)
         why = (
             ", ".join(f"{each:.3g}: {error:.3f}" for each, error in tried.items())

@@ -9,4 +9,4 @@ from foveate.modeling.tunings._lora import LoraTuning
 
 class RsLora(LoraTuning):
     variant: ClassVar[dict[str, Any]] = {"use_rslora": True}
-    suggests: ClassVar[dict[str, Any]] = {"training.lr": 3e-3}
+    default_overrides: ClassVar[dict[str, Any]] = {"training.lr": 3e-3}

@@ -11,8 +11,8 @@ from foveate.modeling.tunings._tip import TipTuning
 
 class TipF(TipTuning):
     trained: ClassVar[bool] = True
-    suggests: ClassVar[dict[str, Any]] = {
-        **TipTuning.suggests,
+    default_overrides: ClassVar[dict[str, Any]] = {
+        **TipTuning.default_overrides,
         "task.smoothing": 0.0,
         "training.lr": 1e-3,
         "training.epochs": 20,

@@ -16,8 +16,8 @@ from foveate.modeling.tunings._text import TextHead, TextTuning, embedded, sente
 class ZeroShot(TextTuning):
     needs_steps: ClassVar[bool] = False
     needs_images: ClassVar[bool] = False
-    suggests: ClassVar[dict[str, Any]] = {
-        **TextTuning.suggests,
+    default_overrides: ClassVar[dict[str, Any]] = {
+        **TextTuning.default_overrides,
         "task.head": "native",
         "backbone.size": None,
     }
@@ -27,7 +27,7 @@ class ZeroShot(TextTuning):
             super().apply(model)
             return
         model.backbone.requires_grad_(False)
-        model.backbone.ask(sentences(model.classes, self.settings))
+        model.backbone.set_queries(sentences(model.classes, self.settings))
 
     @torch.no_grad()
     def head(self, backbone: TextBackbone, classes: Sequence[str]) -> TextHead:

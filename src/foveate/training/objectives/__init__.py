@@ -12,10 +12,10 @@ from foveate.data.multicrop import Crops
 from foveate.modeling.backbones import Backbone
 from foveate.modeling.model import Model, _put_together
 from foveate.modeling.tasks import Task, TaskSettings
-from foveate.predictions import Picture
+from foveate.predictions import ImagePrediction
 from foveate.recipe import Recipe
 from foveate.registry import Shelf
-from foveate.types import Batch, Provides, Target
+from foveate.types import Batch, Provides, TargetTensors
 
 
 class ObjectiveSettings(TaskSettings):
@@ -39,8 +39,8 @@ class Objective(Task):
 
     needs: frozenset[Provides] = frozenset({Provides.POOLED})
     wide: ClassVar[int] = 2  # views at the network's size
-    answer: ClassVar[type[Picture]] = Picture
-    suggests: ClassVar[dict[str, Any]] = {}
+    prediction_type: ClassVar[type[ImagePrediction]] = ImagePrediction
+    default_overrides: ClassVar[dict[str, Any]] = {}
     suggests_anew: ClassVar[dict[str, Any]] = {}  # beside these, from random weights
     Settings: ClassVar[type[TaskSettings]] = ObjectiveSettings
 
@@ -50,13 +50,13 @@ class Objective(Task):
         own = self.settings
         return Crops(self.wide, (own.area, 1.0), getattr(own, "narrow", 0), colours=own.colours)
 
-    def encode(self, truth: Any, size: tuple[int, int]) -> Target:
+    def encode(self, truth: Any, size: tuple[int, int]) -> TargetTensors:
         return {}
 
     def decode(self, output: Any, batch: Batch) -> list[Any]:
         return []
 
-    def painted(self, output: Any, batch: Batch) -> tuple[Tensor, Tensor] | None:
+    def reconstructions(self, output: Any, batch: Batch) -> tuple[Tensor, Tensor] | None:
         """What the network saw and made of it, (B, 3, S, S) each, normalised as the images are; None where it paints nothing."""
         return None
 
@@ -73,6 +73,6 @@ class Objective(Task):
 OBJECTIVES: Shelf[Objective] = Shelf("foveate.training.objectives", Objective, "objective")
 
 
-def learner(recipe: Recipe) -> Model:
+def objective_task(recipe: Recipe) -> Model:
     """As `build`, for a recipe whose task is an objective: learning from images alone."""
     return _put_together(recipe, OBJECTIVES.make(recipe.task.name, recipe.task.settings, ()), None)

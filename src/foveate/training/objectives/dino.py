@@ -75,7 +75,7 @@ class Pair(nn.Module):
 
 
 class DINO(Objective):
-    suggests: ClassVar[dict[str, Any]] = {"training.batch_size": 128}
+    default_overrides: ClassVar[dict[str, Any]] = {"training.batch_size": 128}
     Settings: ClassVar[type[DINOSettings]] = DINOSettings
 
     settings: DINOSettings
@@ -83,7 +83,7 @@ class DINO(Objective):
     def head(self, backbone: Backbone) -> nn.Module:
         return Pair(backbone.width, self.settings)
 
-    def begin(self, backbone: Backbone, head: nn.Module) -> None:
+    def prepare(self, backbone: Backbone, head: nn.Module) -> None:
         pair = cast(Pair, head)
         pair.eyes = copy.deepcopy(backbone).requires_grad_(False)
         pair.teacher.requires_grad_(False)
@@ -105,7 +105,7 @@ class DINO(Objective):
         return {"loss": agreement(output[0].float() / self.settings.student_temperature, output[1])}
 
     @torch.no_grad()
-    def stepped(self, backbone: Backbone, head: nn.Module, step: int, steps: int) -> None:
+    def after_step(self, backbone: Backbone, head: nn.Module, step: int, steps: int) -> None:
         """The teacher follows; at the end it stands still."""
         pair, slow = cast(Pair, head), 1 - self.settings.momentum
         share = slow * 0.5 * (1 + math.cos(math.pi * step / steps))

@@ -88,7 +88,7 @@ class Lesson(nn.Module):
 class Distill(Objective):
     wide: ClassVar[int] = 1
     needs = _BOTH
-    suggests: ClassVar[dict[str, Any]] = {"training.batch_size": 64}
+    default_overrides: ClassVar[dict[str, Any]] = {"training.batch_size": 64}
     suggests_anew: ClassVar[dict[str, Any]] = {"training.lr": 3e-3}
     Settings: ClassVar[type[DistillSettings]] = DistillSettings
 
@@ -98,7 +98,7 @@ class Distill(Objective):
         name, weights = self.settings.teacher, self.settings.teacher_weights
         return Lesson(backbone, family_of(name).open(name, weights, backbone.input.size))
 
-    def begin(self, backbone: Backbone, head: nn.Module) -> None:
+    def prepare(self, backbone: Backbone, head: nn.Module) -> None:
         cast(Lesson, head).teacher.requires_grad_(False)
 
     def forward(self, backbone: Backbone, head: nn.Module, batch: Batch) -> Lessons:

@@ -39,7 +39,7 @@ class LeJEPASettings(ObjectiveSettings):
 
 
 class LeJEPA(Compared):
-    suggests: ClassVar[dict[str, Any]] = {"training.batch_size": 128}
+    default_overrides: ClassVar[dict[str, Any]] = {"training.batch_size": 128}
     Settings: ClassVar[type[LeJEPASettings]] = LeJEPASettings
 
     settings: LeJEPASettings

@@ -64,7 +64,7 @@ class Decoder(nn.Module):
 
 class MAE(Objective):
     wide: ClassVar[int] = 1
-    suggests: ClassVar[dict[str, Any]] = {"training.batch_size": 128}
+    default_overrides: ClassVar[dict[str, Any]] = {"training.batch_size": 128}
     Settings: ClassVar[type[MAESettings]] = MAESettings
 
     settings: MAESettings
@@ -80,7 +80,7 @@ class MAE(Objective):
         hidden = torch.ones(len(batch.images), count, device=batch.images.device).scatter_(
             1, kept, 0.0
         )
-        return head(backbone.seen(batch.images, kept), kept), hidden
+        return head(backbone.attention(batch.images, kept), kept), hidden
 
     def loss(self, output: tuple[Tensor, Tensor], batch: Batch) -> dict[str, Tensor]:
         painted, hidden = output
@@ -89,7 +89,7 @@ class MAE(Objective):
         wrong = (painted.float() - (own - mean) / deviation).square().mean(2)
         return {"loss": (wrong * hidden).sum() / hidden.sum()}
 
-    def painted(self, output: tuple[Tensor, Tensor], batch: Batch) -> tuple[Tensor, Tensor]:
+    def reconstructions(self, output: tuple[Tensor, Tensor], batch: Batch) -> tuple[Tensor, Tensor]:
         """The patches that were left out, with the brightness and contrast that they have: the decoder is not asked for them."""
         found, hidden = output
         side = _side(found)

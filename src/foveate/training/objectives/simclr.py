@@ -24,7 +24,7 @@ class SimCLRSettings(ObjectiveSettings):
 
 
 class SimCLR(Compared):
-    suggests: ClassVar[dict[str, Any]] = {"training.batch_size": 256}
+    default_overrides: ClassVar[dict[str, Any]] = {"training.batch_size": 256}
     Settings: ClassVar[type[SimCLRSettings]] = SimCLRSettings
 
     settings: SimCLRSettings

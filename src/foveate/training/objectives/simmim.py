@@ -34,7 +34,7 @@ class SimMIMSettings(ObjectiveSettings):
 class SimMIM(Objective):
     wide: ClassVar[int] = 1
     needs = frozenset({Provides.MAPS})
-    suggests: ClassVar[dict[str, Any]] = {"training.batch_size": 128}
+    default_overrides: ClassVar[dict[str, Any]] = {"training.batch_size": 128}
     Settings: ClassVar[type[SimMIMSettings]] = SimMIMSettings
 
     settings: SimMIMSettings
@@ -59,7 +59,7 @@ class SimMIM(Objective):
         wrong = (painted.float() - batch.images).abs() * hidden
         return {"loss": wrong.sum() / (3 * hidden.sum()).clamp(min=1)}
 
-    def painted(self, output: tuple[Tensor, Tensor], batch: Batch) -> tuple[Tensor, Tensor]:
+    def reconstructions(self, output: tuple[Tensor, Tensor], batch: Batch) -> tuple[Tensor, Tensor]:
         found, hidden = output
         seen = batch.images * (1 - hidden)
         return seen, seen + found * hidden

@@ -27,7 +27,7 @@ class VICRegSettings(ObjectiveSettings):
 
 
 class VICReg(Compared):
-    suggests: ClassVar[dict[str, Any]] = {"training.batch_size": 256}
+    default_overrides: ClassVar[dict[str, Any]] = {"training.batch_size": 256}
     Settings: ClassVar[type[VICRegSettings]] = VICRegSettings
 
     settings: VICRegSettings

@@ -20,7 +20,7 @@ class AdaptationSettings(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
-class Adaptation(ABC):
+class TestTimeMethod(ABC):
     """One way; it never sees a label of the new images.
 
     `needs_classes`: whether it can only work where the network answers with one class an image.
@@ -46,6 +46,6 @@ class Adaptation(ABC):
         """
 
 
-ADAPTATIONS: Shelf[Adaptation] = Shelf(
-    "foveate.training.test_time", Adaptation, "adaptation", "adaptations"
+TEST_TIME_METHODS: Shelf[TestTimeMethod] = Shelf(
+    "foveate.training.test_time", TestTimeMethod, "adaptation", "adaptations"
 )

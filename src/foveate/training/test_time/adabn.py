@@ -14,7 +14,7 @@ from pydantic import Field
 from torch import nn
 
 from foveate.errors import UsageError
-from foveate.training.test_time import Adaptation, AdaptationSettings, Feed
+from foveate.training.test_time import AdaptationSettings, Feed, TestTimeMethod
 from foveate.training.test_time._statistics import align, measured, with_statistics
 
 
@@ -22,7 +22,7 @@ class AdaBNSettings(AdaptationSettings):
     prior: float = Field(16, ge=0, description="images that the statistics of home count as")
 
 
-class AdaBN(Adaptation):
+class AdaBN(TestTimeMethod):
     Settings: ClassVar[type[AdaptationSettings]] = AdaBNSettings
 
     settings: AdaBNSettings

@@ -16,7 +16,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from foveate.errors import UsageError
-from foveate.training.test_time import Adaptation, Feed
+from foveate.training.test_time import Feed, TestTimeMethod
 from foveate.training.test_time._statistics import with_statistics
 from foveate.training.test_time.adabn import AdaBNSettings, realign
 
@@ -28,7 +28,7 @@ class TentSettings(AdaBNSettings):
     epochs: int = Field(3, ge=1, description="passes over the new images")
 
 
-class Tent(Adaptation):
+class Tent(TestTimeMethod):
     needs_classes = True
     Settings: ClassVar[type[TentSettings]] = TentSettings
 

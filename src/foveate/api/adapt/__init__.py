@@ -1,0 +1,61 @@
+"""adapt RUN IMAGES: adapt a finished run to unlabeled images from another domain, as a new run."""
+
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from foveate.utils.invocation import entry_point
+from foveate.utils.paths import PathLike, as_path, as_paths
+
+if TYPE_CHECKING:
+    from foveate.api.adapt.core import AdaptResult
+
+
+@entry_point
+def adapt(
+    run: PathLike,
+    images: PathLike | Iterable[PathLike],
+    *,
+    out: PathLike | None = None,
+    method: str = "adabn",
+    settings: dict[str, Any] | None = None,
+    device: str = "auto",
+    strict: bool = False,
+) -> "AdaptResult":
+    """Adapt a finished run to unlabeled images from another domain.
+
+    The result is a new run; `run` itself is not changed. The images that it was trained on must
+    still exist, because the new ones are compared with them.
+
+    Args:
+        run: Run folder.
+        images: Image files and folders to adapt to.
+        out: Run folder to create. Default: runs/NAME-METHOD-N.
+        method: Adaptation method.
+        settings: Settings of the method, such as {"prior": 64}.
+        device: auto, cpu, cuda, cuda:1 or mps.
+        strict: Stop at the first unreadable image instead of skipping and reporting it.
+
+    Raises:
+        UsageError: The run is adapted already, or the method cannot adapt it.
+        RunError: The training images of the run are gone.
+        DataError: No image can be read.
+    """
+    from foveate.api.adapt import core
+    from foveate.run.folder import Run
+
+    began = time.perf_counter()
+    Run.require_free(as_path(out))
+    adaptation = core.create_adaptation(method, settings)
+    first, predictor = core.open_source(Path(run), adaptation, method, device)
+    home, away = core.scan_domains(first, as_paths(images), predictor, strict)
+    before, metric = core.predict_all(predictor, away, home)
+    moved = core.run_adaptation(adaptation, predictor, home, away)
+    after, _ = core.predict_all(predictor, away, home)
+    new = Run.create(as_path(out), f"{first.folder.name}-{method}")
+    with new.locked():
+        core.write_run(new, first, moved, core.describe(adaptation, method, first, away))
+    seconds = time.perf_counter() - began
+    counts = len(away.hashes), len(away.skipped)
+    return core.AdaptResult(new.folder, method, *counts, before, after, metric, seconds)

@@ -1,0 +1,41 @@
+"""continue RUN DATA: adds images, or classes, to what a finished run has learnt, and measures what it forgets."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from foveate.errors import UsageError
+from foveate.modeling.tunings import TUNINGS
+from foveate.recipe import CONTINUE_OPTIONS, Recipe, recipe_from, with_settings
+from foveate.run.folder import Run
+
+
+def continued_recipe(
+    run: Path, data: Path, options: dict[str, Any], settings: dict[str, Any] | None
+) -> Recipe:
+    """Return the recipe of the new run: that of `run`, with the new data and what the user set.
+
+    Raises UsageError for a run that cannot be continued, RunError for an unfinished one.
+    """
+    earlier = Run.open(run)
+    earlier.require_continuable()
+    earlier.outcome()
+    recipe = earlier.recipe()
+    fresh: dict[str, Any] = {
+        "data.path": str(data),
+        "data.format": "auto",
+        "start.run": str(run.resolve()),
+    }
+    fresh["training.head_start"] = "random"  # the head is there already
+    if "class_weights" in recipe.task.settings:
+        fresh["task.class_weights"] = "auto"
+    recipe = with_settings(recipe, fresh)
+    recipe = recipe_from(None, options, settings, recipe, names=CONTINUE_OPTIONS)
+    if not TUNINGS.load(recipe.tuning.name).needs_steps and recipe.start.replay < 1:
+        why = "its head is solved anew on all images, and would know nothing of those that are not shown"
+        hint = "--replay 1, or fit with a tuning that trains, such as lora"
+        raise UsageError(
+            "a probe needs all its old images to go on", where="start.replay", why=why, hint=hint
+        )
+    return recipe

@@ -1,0 +1,31 @@
+"""convert DATA: write a dataset with boxes in another format."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from foveate.utils.invocation import entry_point
+from foveate.utils.paths import PathLike
+
+if TYPE_CHECKING:
+    from foveate.api.convert.core import ConvertResult
+
+
+@entry_point
+def convert(data: PathLike, to: str, out: PathLike, *, format: str = "auto") -> "ConvertResult":
+    """Convert a dataset with boxes to another format.
+
+    The boxes are read back from the new folder and counted. The data itself is not changed.
+
+    Args:
+        data: Dataset to convert.
+        to: Format to write: coco, yolo, voc or boxes_table.
+        out: Folder to create; the images are copied into it.
+        format: Format of the dataset.
+
+    Raises:
+        UsageError: The folder exists, or the format cannot be written.
+        DataError: The data cannot be read.
+    """
+    from foveate.api.convert import core
+
+    return core.write_dataset(core.read_boxes(Path(data), to, Path(out), format), to, Path(out))

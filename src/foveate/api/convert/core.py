@@ -1,0 +1,166 @@
+"""convert DATA: the same images and boxes in another format."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from foveate.data.boxes import refitted
+from foveate.data.formats import Format
+from foveate.data.issues import IssueLog
+from foveate.errors import BrokenImage, DataError, UsageError
+from foveate.images import codec as images
+from foveate.predictions import Boxes
+from foveate.types import Split, Table
+from foveate.utils.files import refuse_taken
+
+_SPLITS: tuple[Split | None, ...] = ("train", "val", "test", None)
+
+
+@dataclass(frozen=True)
+class ConvertResult:
+    """What the new folder holds. `images`: how many each split has. `boxes`: how many each class has, in their order."""
+
+    folder: Path
+    format: str
+    images: dict[str, int]
+    boxes: dict[str, int]
+    notes: tuple[str, ...] = field(default=())
+
+    def numbers(self) -> dict[str, Any]:
+        counts = {"images": self.images, "boxes": self.boxes}
+        return {
+            "folder": str(self.folder),
+            "format": self.format,
+            **counts,
+            "notes": list(self.notes),
+        }
+
+    def lines(self) -> list[str]:
+        splits = ", ".join(f"{count} {split}" for split, count in self.images.items())
+        return [
+            f"{self.folder}: {sum(self.images.values())} images ({splits}), {sum(self.boxes.values())} boxes of"
+            f" {len(self.boxes)} classes, read back and counted",
+            f"next: foveate fit {self.folder}",
+        ]
+
+
+def read_boxes(data: Path, to: str, out: Path, format: str) -> Table:
+    """Read the data. Raises UsageError first where it could not be written."""
+    writer(to)
+    require_separate_folder(data, out)
+    table = fit_boxes(read_table(data, format))
+    if format == "auto":
+        reason = f"{len(table.samples)} images, {len(table.classes)} classes"
+        log.choice("format", table.format, reason)
+    return table
+
+
+def write_dataset(table: Table, to: str, out: Path) -> ConvertResult:
+    """Write the data, and read it back: nothing is kept that would not hold the same boxes."""
+    target = writer(to)
+    with written_aside(out) as aside:
+        aside.mkdir()
+        notes = (*table.notes, *target.write(table, aside))
+        again = read_back(target, aside, out)
+        notes += lost_masks(table, again)
+        require_same_boxes(table, again)
+    for note in notes:
+        log.warning(note)
+    return ConvertResult(out, to, *count_by_split_and_class(again), notes)
+
+
+def require_separate_folder(data: Path, out: Path) -> None:
+    refuse_taken(out, hint="name another folder")
+    if data.is_dir() and out.resolve().is_relative_to(data.resolve()):
+        raise UsageError(
+            "the new folder would lie in the data",
+            where=out,
+            hint="name a folder beside it; data is never changed",
+        )
+
+
+def fit_boxes(table: Table) -> Table:
+    """Without images that cannot be read, and with boxes inside the images as they are: annotations may state other sizes."""
+    findings, samples = IssueLog(), []
+    if not table.samples:
+        raise UsageError("there is no image to convert", where=table.root)
+    for sample in table.samples:
+        if not isinstance(sample.target, Boxes):
+            why = f"this is {table.format!r} data, without boxes"
+            raise UsageError(
+                "only boxes can be converted",
+                where=table.root,
+                why=why,
+                hint="name another format with --format",
+            )
+        try:
+            boxes, problems = refitted(sample.target, images.size(sample.path))
+        except BrokenImage:
+            findings.add("images that cannot be read, left out", sample.key)
+            continue
+        for problem, count in problems.items():
+            findings.add(problem, sample.key, count)
+        samples.append(replace(sample, target=boxes))
+    return replace(table, samples=tuple(samples), notes=(*table.notes, *findings.notes()))
+
+
+def read_back(target: Format, aside: Path, out: Path) -> Table:
+    try:
+        return target.read(aside)
+    except DataError as error:
+        why = str(error)
+        raise DataError(
+            "what was written cannot be read again",
+            where=out,
+            why=why,
+            hint="a bug: please report it",
+        ) from None
+
+
+def require_same_boxes(table: Table, again: Table) -> None:
+    """Splits may differ: YOLO has no images without one."""
+    (_, before), (_, after) = count_by_split_and_class(table), count_by_split_and_class(again)
+    if (
+        before != after
+        or table.classes != again.classes
+        or len(table.samples) != len(again.samples)
+    ):
+        why = f"boxes before: {before}, after: {after}"
+        raise DataError(
+            "the new data would not hold the same boxes",
+            where=again.root,
+            why=why,
+            hint="a bug: please report it",
+        )
+
+
+def lost_masks(table: Table, again: Table) -> tuple[str, ...]:
+    before, after = (
+        sum(len(getattr(sample.target, "masks", None) or ()) for sample in each.samples)
+        for each in (table, again)
+    )
+    return (
+        (
+            f"{before - after} objects have a mask, which this format cannot hold: their boxes are kept",
+        )
+        if before > after
+        else ()
+    )
+
+
+def count_by_split_and_class(table: Table) -> tuple[dict[str, int], dict[str, int]]:
+    """Images by split, boxes by class."""
+    splits = Counter(sample.split for sample in table.samples)
+    names = Counter(
+        name
+        for sample in table.samples
+        if isinstance(sample.target, Boxes)
+        for name in sample.target.names
+    )
+    by_split: dict[str, int] = {
+        split or "no split": splits[split] for split in _SPLITS if splits[split]
+    }
+    return by_split, {name: names[name] for name in table.classes}

@@ -1,0 +1,46 @@
+"""predict RUN IMAGES: predictions of a run or an exported file."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from foveate.utils.invocation import entry_point
+from foveate.utils.paths import PathLike, as_paths
+
+if TYPE_CHECKING:
+    from foveate.predictions import ImageResult
+
+
+@entry_point
+def predict(
+    run: PathLike,
+    images: PathLike | Iterable[PathLike],
+    *,
+    coverage: float = 0.9,
+    risk: float = 0.1,
+    batch_size: int = 32,
+    device: str = "auto",
+    strict: bool = False,
+) -> "list[ImageResult]":
+    """Predict classes, boxes, masks or captions for images.
+
+    Args:
+        run: Run folder, or a file that `foveate export` wrote.
+        images: Image files and folders.
+        coverage: Probability with which the set of classes contains the true one, if the run was
+            calibrated.
+        risk: Highest error rate that is accepted; less certain predictions abstain.
+        batch_size: Images per forward pass.
+        device: auto, cpu, cuda, cuda:1 or mps.
+        strict: Stop at the first unreadable image instead of skipping and reporting it.
+
+    Returns:
+        One result for each image, in order.
+
+    Raises:
+        UsageError: A path does not exist; nothing is predicted then.
+    """
+    from foveate.api.predict.core import open_predictor
+
+    predictor, paths = open_predictor(Path(run), as_paths(images), coverage, risk, device)
+    return list(predictor.predict(paths, strict=strict, batch_size=batch_size))

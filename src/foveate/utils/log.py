@@ -1,0 +1,54 @@
+"""What the library reports while it works: records of the logger "foveate".
+
+The command line prints them (`foveate.utils.console`). In Python, warnings reach the standard error stream as
+those of any library, and `logging.basicConfig(level="INFO")` shows the rest.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+_LONGEST = 300  # characters of a value in a message; choices.json has it in full
+
+logger = logging.getLogger("foveate")
+
+
+def info(text: str) -> None:
+    """Report progress or a result."""
+    logger.info("%s", text)
+
+
+def warning(text: str) -> None:
+    """Report something that the user should know and that does not stop the work."""
+    logger.warning("%s", text)
+
+
+def choice(field: str, value: Any, reason: str) -> None:
+    """Report a setting that was chosen for the user, with the reason."""
+    info(f"chosen: {field} = {shorten(value)} ({reason})")
+
+
+def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Report rows of text; a handler can draw them from the attributes `columns` and `rows` of the record."""
+    text = "\n".join("\t".join(row) for row in (columns, *rows))
+    logger.info("%s", text, extra={"columns": columns, "rows": rows})
+
+
+def shorten(value: Any) -> str:
+    """Return a value as text of at most 300 characters."""
+    text = str(value)
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
+
+
+@contextmanager
+def errors_only() -> Iterator[None]:
+    """Report nothing in this block but errors, as in all but the first of several processes."""
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)

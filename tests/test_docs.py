@@ -1,0 +1,151 @@
+"""The documentation: every command in it parses, every plug-in that it shows works, the notebooks
+run, and the reference is complete."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import numpy as np
+import pytest
+from PIL import Image
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+sys.path.insert(0, str(DOCS))
+
+import hooks  # noqa: E402  (docs/hooks.py, which builds the reference pages)
+
+PAGES = [
+    ROOT / "README.md",
+    *sorted(page for page in DOCS.rglob("*.md") if "log" not in page.relative_to(DOCS).parts),
+]
+BLOCK = re.compile(r"^( *)```(?:bash|console|sh)[^\n]*\n(.*?)^\1```", re.MULTILINE | re.DOTALL)
+
+
+def command_lines(page: Path) -> Iterator[str]:
+    """The lines of shell blocks that call Foveate, without prompts and continuation marks."""
+    for _, block in BLOCK.findall(page.read_text(encoding="utf-8")):
+        for line in block.replace("\\\n", " ").splitlines():
+            for part in re.split(r"&&|\|(?!\|)|;", line.strip().removeprefix("$ ")):
+                if re.match(r"\s*(\S+=\S+\s+)*(python -m )?foveate\s", f"{part} "):
+                    yield part.strip()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_command_in_the_documentation_parses(page):
+    """The command exists, and so do its options; nothing is run and no file has to be there."""
+    group = hooks.command_group()
+    for line in command_lines(page):
+        words = shlex.split(line, comments=True)
+        words = words[next(i for i, word in enumerate(words) if word == "foveate") + 1 :]
+        if ">" in words:
+            words = words[: words.index(">")]
+        context = group.make_context("foveate", list(words), resilient_parsing=True)
+        if not words or words[0].startswith("-"):
+            continue
+        name, command, rest = group.resolve_command(context, words)
+        assert command is not None, line
+        _without_file_checks(command)
+        try:
+            command.make_context(name, rest, parent=context)
+        except click.exceptions.Exit:  # --help
+            continue
+        except click.ClickException as error:
+            raise AssertionError(f"{page.name}: {line}: {error.format_message()}") from error
+
+
+def _without_file_checks(command: click.Command) -> None:
+    for parameter in command.params:
+        if isinstance(parameter.type, click.Path):
+            parameter.type.exists = False
+
+
+def test_the_commands_of_the_readme_are_found():
+    assert sum(1 for _ in command_lines(ROOT / "README.md")) >= 5
+
+
+def test_every_recipe_note_names_a_field():
+    assert set(hooks.recipe_notes()) <= {field.name for field in hooks.recipe_fields()}
+
+
+@pytest.mark.parametrize("name", hooks.GENERATED)
+def test_generated_pages_are_complete(name):
+    text = hooks.GENERATED[name]()
+    assert len(text.splitlines()) > 40
+    assert "None ||" not in text
+
+
+def test_pages_include_files_that_exist():
+    for page in PAGES:
+        for name in re.findall(r'--8<-- "([^":]+)', page.read_text(encoding="utf-8")):
+            assert (ROOT / name).is_file(), f"{page.name} includes {name}"
+
+
+def install(source: Path, into: Path) -> None:
+    """What pip install does for the entry points of a package: a folder with metadata."""
+    project = tomllib.loads((source / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    folder = into / f"{project['name'].replace('-', '_')}-{project['version']}.dist-info"
+    folder.mkdir(parents=True)
+    lines = [f"Metadata-Version: 2.1\nName: {project['name']}\nVersion: {project['version']}\n"]
+    (folder / "METADATA").write_text("".join(lines), encoding="utf-8")
+    groups = [
+        f"[{group}]\n" + "".join(f"{name} = {module}\n" for name, module in points.items())
+        for group, points in project["entry-points"].items()
+    ]
+    (folder / "entry_points.txt").write_text("\n".join(groups), encoding="utf-8")
+
+
+def write_grades(folder: Path) -> None:
+    """Sixty squares in three shades, listed in labels.txt."""
+    rng = np.random.default_rng(0)
+    folder.mkdir()
+    lines = []
+    for index in range(60):
+        grade = index % 3
+        pixels = rng.normal(60 + 70 * grade, 20, (32, 32, 3)).clip(0, 255).astype(np.uint8)
+        Image.fromarray(pixels).save(folder / f"{index}.png")
+        lines.append(f"{index}.png\t{grade}-{('none', 'mild', 'severe')[grade]}\n")
+    (folder / "labels.txt").write_text("".join(lines), encoding="utf-8")
+
+
+USE_PLUGINS = """
+import json
+import numpy as np
+import foveate
+fitted = foveate.fit("grades", task="grade", backbone="tiny_cnn", tuning="stem", epochs=2,
+                     batch_size=16, settings={"task.rank_weight": 0.5, "augment.policy": "none"})
+scores = foveate.evaluate(fitted.run).scores
+assert list(scores.numbers)[:2] == ["within_one", "accuracy"], scores.numbers
+foveate.export(fitted.run, "npz", out="exported")
+import pathlib
+archive = next(pathlib.Path("exported").glob("*.npz"))
+assert any(name.startswith("backbone.stages.0") for name in np.load(archive).files)
+"""
+
+
+def test_the_example_plugins_work(tmp_path):
+    """A fit that takes its format, task, metric, backbone and tuning from examples/plugins, then
+    an export and an explanation by plug-ins of the same package."""
+    source = ROOT / "examples" / "plugins"
+    install(source, tmp_path / "site")
+    write_grades(tmp_path / "grades")
+    paths = [str(source), str(tmp_path / "site"), str(ROOT / "src")]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}
+    for command in (
+        [sys.executable, "-c", USE_PLUGINS],
+        [sys.executable, "-m", "foveate", "explain", "runs/grades-stem-1", "grades/0.png"]
+        + [hooks.option_of("explain", "gradcam"), "gradient", "--out", "explained"],
+    ):
+        done = subprocess.run(
+            command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=250
+        )
+        assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    assert list((tmp_path / "explained").iterdir())
