@@ -29,7 +29,7 @@ import torch
 import foveate
 from foveate.data.formats import read_table
 from foveate.evaluation.intervals import paired_bootstrap
-from foveate.evaluation.metrics.text import TextMetric, ciders, words_of
+from foveate.evaluation.metrics.text import TextMetric, cider_scores, tokenize
 from foveate.modeling.model import build_model
 from foveate.predictions import Text
 from foveate.recipe import Recipe, with_settings
@@ -208,12 +208,12 @@ def report(name: str, table: Path, seed: int, run: Path) -> dict[str, Any]:
 
 def most_frequent(sentences: list[str]) -> str:
     """Of those that are equally frequent, the one with the best mean CIDEr against all others."""
-    plain = [" ".join(words_of(sentence)) for sentence in sentences]
+    plain = [" ".join(tokenize(sentence)) for sentence in sentences]
     counted = Counter(plain)
     best = [sentence for sentence, count in counted.items() if count == max(counted.values())]
     split = [sentence.split() for sentence in plain]
     means = [
-        ciders([sentence.split()] * len(split), [[words] for words in split]).mean()
+        cider_scores([sentence.split()] * len(split), [[words] for words in split]).mean()
         for sentence in best
     ]
     return best[int(np.argmax(means))]
@@ -236,8 +236,8 @@ def nearest(read: Table, parts: Parts, size: int) -> list[int]:
 
 def each(answers: list[Text], asked: list[Sample]) -> np.ndarray:
     """CIDEr of every picture."""
-    truths = [[words_of(sentence) for sentence in sample.target.sentences] for sample in asked]
-    return ciders([words_of(answer.sentences[0]) for answer in answers], truths)
+    truths = [[tokenize(sentence) for sentence in sample.target.sentences] for sample in asked]
+    return cider_scores([tokenize(answer.sentences[0]) for answer in answers], truths)
 
 
 def scored(answers: list[Text], asked: list[Sample]) -> dict[str, float]:

@@ -104,7 +104,7 @@ def generated(way: str, folder: Path, seed: int, minutes: float, run: Path) -> d
     }
     best = min(tried, key=lambda guidance: tried[guidance])
     told = foveate.generate(
-        run, names, count=EACH, out=made, device="cpu", against=real, guidance=best
+        run, names, count=EACH, out=made, device="cpu", reference=real, guidance=best
     )
     assert told.distances is not None
     row: dict[str, Any] = {
@@ -139,7 +139,7 @@ def choosing(run: Path, names: list[str], guidance: float, real: Path) -> float:
     """KID of a few pictures, of other seeds than those reported, to the validation part."""
     made = run.parent / f"{run.name}-made-{guidance}"
     told = foveate.generate(
-        run, names, count=FEW, out=made, device="cpu", against=real, guidance=guidance, seed=10_000
+        run, names, count=FEW, out=made, device="cpu", reference=real, guidance=guidance, seed=10_000
     )
     assert told.distances is not None
     return float(told.distances.rows["painted"]["kid"])

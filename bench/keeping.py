@@ -53,7 +53,7 @@ def soup(data: Path, seed: int, into: Path) -> list[dict[str, Any]]:
     case = emoji(data / "emoji", seed, False, into)
     found = foveate.soup(
         [fitted(case.taught, 96, seed, into / "run")],
-        shifted=case.away,
+        shift=case.away,
         out=into / "soup",
         device="cpu",
     )

@@ -40,7 +40,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     options = parser.parse_args()
     table = read_table(options.folder)
-    task = {"name": "classify", "reads": "maps", "multilabel": False, "class_weights": "none"}
+    task = {"name": "classify", "features": "maps", "multilabel": False, "class_weights": "none"}
     model = build_model(
         with_settings(Recipe(), {"backbone.weights": "offline", "task": task}), table.classes
     )

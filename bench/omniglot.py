@@ -139,7 +139,7 @@ def answers(known: np.ndarray, asked: np.ndarray) -> np.ndarray:
 
 
 def head(ways: int) -> Model:
-    task = {"name": "classify", "reads": "pooled"}
+    task = {"name": "classify", "features": "pooled"}
     backbone = {"backbone.name": SETTINGS["backbone.name"], "backbone.weights": "none"}
     return build_model(
         with_settings(Recipe(), {**backbone, "tuning": "centroid", "task": task}),

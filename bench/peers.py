@@ -144,7 +144,7 @@ class Bench:
             return
         own, pooled = (
             self.fit(self.photos, "probe"),
-            self.fit(self.photos, "probe", "task.reads=pooled"),
+            self.fit(self.photos, "probe", "task.features=pooled"),
         )
         full, frozen = self.loop("textbook", 2), self.loop("textbook", 2, "--head")
         assert full is not None

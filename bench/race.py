@@ -2,7 +2,7 @@
 
     python bench/race.py --data DATA --out OUT [--sets clothing] [--seeds 0] [--images 400] [--threads 2]
 
-Each race is one `foveate models --race` in a process of its own, with an empty cache. Every backbone's row lands in OUT/race.jsonl
+Each race is one `foveate models --compare` in a process of its own, with an empty cache. Every backbone's row lands in OUT/race.jsonl
 at the end of its race, and a race that is there is not run again.
 """
 
@@ -33,7 +33,7 @@ def raced(
     said = [
         "models",
         *backbones,
-        "--race",
+        "--compare",
         str(data),
         "--seed",
         str(seed),

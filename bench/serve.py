@@ -104,9 +104,9 @@ def started(runs: list[Path], threads: int) -> tuple[subprocess.Popen[bytes], in
         *map(str, runs),
         "--port",
         "0",
-        "--batch",
+        "--max-batch",
         str(BATCH),
-        "--room",
+        "--max-queue",
         str(ROOM),
     ]
     log = Path(tempfile.mkstemp(suffix=".log")[1])

@@ -107,7 +107,7 @@ def measured(case: Case, way: str, seed: int, size: int, epochs: int, into: Path
     drop = foveate.evaluate(run, case.home, shift=case.away)
     found = {"home": hits(drop.folder), "away": hits(drop.shifted.folder)}  # type: ignore[union-attr]
     for how in TEST_TIME_METHODS.names():
-        adapted = foveate.adapt(run, case.unlabelled, how=how, out=into / how).run
+        adapted = foveate.adapt(run, case.unlabelled, method=how, out=into / how).run
         found[how] = hits(foveate.evaluate(adapted, case.away).folder)
     return found
 

@@ -83,7 +83,7 @@ class Bench:
     def _solved(self, way: str, drawn: ScannedTable, groups: list[str], seed: int) -> np.ndarray:
         recipe, table = self.recipes[way]
         model = build_model(recipe, table.classes)
-        taught, asked = self._features(recipe.task.settings["reads"])
+        taught, asked = self._features(recipe.task.settings["features"])
         place = {digest: index for index, digest in enumerate(self.train.hashes)}
         rows = taught[[place[digest] for digest in drawn.hashes]]
         folds = group_folds(
@@ -93,7 +93,7 @@ class Bench:
 
     def _features(self, reads: str) -> tuple[np.ndarray, np.ndarray]:
         if reads not in self.known:
-            recipe = with_settings(self.recipes["probe"][0], {"task.reads": reads})
+            recipe = with_settings(self.recipes["probe"][0], {"task.features": reads})
             model = build_model(recipe, self.recipes["probe"][1].classes)
             both = (
                 backbone_features(model, scanned, recipe, resolve_device("cpu"))

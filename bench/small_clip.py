@@ -353,7 +353,7 @@ def measured(
     start = time.process_time()
     model = trained(folder, taught, way, epochs, seed)
     seconds = time.process_time() - start
-    backbone = FAMILIES.load("clip")().open(f"clip:{saved(model, way, where)}", "auto").eval()
+    backbone = FAMILIES.get("clip")().open(f"clip:{saved(model, way, where)}", "auto").eval()
     read = words_of(taught)
     composed = np.array([set(plain(row["name"]).split()) <= read for row in asked])
     return {

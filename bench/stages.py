@@ -101,7 +101,7 @@ def main() -> None:
         (judging, "answers", "validation"),
         (judging, "scored", "metric"),
         (features, "_computed", "backbone"),
-        (LinearHead, "describe", "describe"),
+        (LinearHead, "feature_vector", "describe"),
         (_fitting, "solve_head", "head"),
     ):
         stages.wrap(place, name, stage)

@@ -86,10 +86,10 @@ def coverages(scores: np.ndarray, truths: np.ndarray, seed: int) -> list[float]:
         order = np.random.default_rng([seed, split]).permutation(len(truths))
         one, other = order[: len(order) // 2], order[len(order) // 2 :]
         temperature = fitted_temperature(scores[one], truths[one])
-        calibration = Calibration.learnt(
+        calibration = Calibration.fit(
             scores[one], truths[one], np.zeros((len(one), 1)), nothing, temperature
         )
-        among = calibration.among(apply_temperature(scores[other], calibration.temperature), COVERAGE)
+        among = calibration.prediction_sets(apply_temperature(scores[other], calibration.temperature), COVERAGE)
         found.append(float(among[np.arange(len(other)), truths[other]].mean()))
     return found
 

@@ -153,8 +153,7 @@ def type_text(field: FieldInfo) -> str:
     for bound in field.metadata:
         text = limits.get(type(bound).__name__)
         if text:
-            value = next(iter(vars(bound).values())) if vars(bound) else None
-            value = value if value is not None else getattr(bound, type(bound).__name__.lower())
+            value = getattr(bound, type(bound).__name__.lower())
             words += ", " + text.format(value)
     return words
 

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import miniatures  # noqa: F401  timm knows them from here on
 from foveate.recipe import Recipe, with_settings
 from foveate.utils import console
 

@@ -14,14 +14,17 @@ from torch import nn
 
 import foveate
 from conftest import striped
-from foveate.api.adapt import AdaptResult
-from foveate.api.fit.core import fit
+from foveate.api.adapt.core import AdaptResult
+from foveate.api.fit.core import fit_recipe
 from foveate.cli import main as cli
+from foveate.data.loading import BatchSampler, make_loader
 from foveate.errors import FoveateError, UsageError
+from foveate.inference.engine import scan_with_progress
 from foveate.inference.predictor import load_predictor
 from foveate.modeling.weights import read_tensors
 from foveate.recipe import with_settings
 from foveate.run.folder import Run
+from foveate.run.lineage import own_table
 from foveate.training.test_time._statistics import align, measured
 from foveate.training.test_time.tent import entropy
 
@@ -57,13 +60,13 @@ def asked(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def run(quick, tmp_path_factory) -> Path:
     words = {"training.epochs": 12, "training.lr": 3e-3, "training.norm": "learn"}
-    return fit(with_settings(quick, words), tmp_path_factory.mktemp("runs") / "run").run
+    return fit_recipe(with_settings(quick, words), tmp_path_factory.mktemp("runs") / "run").run
 
 
 @pytest.mark.parametrize("how", ["adabn", "tent"])
 def test_what_was_lost_elsewhere_is_won_back(run, unlabelled, asked, tmp_path, how):
     files = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
-    found = foveate.adapt(run, unlabelled, how=how, out=tmp_path / "adapted")
+    found = foveate.adapt(run, unlabelled, method=how, out=tmp_path / "adapted")
     assert isinstance(found, AdaptResult)
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == files
     home, lost, won = (
@@ -93,8 +96,8 @@ def test_only_normalisations_move(run, unlabelled, tmp_path):
         "adabn": {"running_mean", "running_var"},
         "tent": {"running_mean", "running_var", "weight", "bias"},
     }.items():
-        found = foveate.adapt(run, unlabelled, how=how, out=tmp_path / how)
-        moved = read_tensors(found.run / "adapted.safetensors", own=True)
+        found = foveate.adapt(run, unlabelled, method=how, out=tmp_path / how)
+        moved = read_tensors(found.run / "adapted.safetensors", verbatim=True)
         assert {name.rpartition(".")[2] for name in moved} == parts
         network = load_predictor(run).model
         norms = {
@@ -106,15 +109,15 @@ def test_only_normalisations_move(run, unlabelled, tmp_path):
 def test_home_images_change_nothing(run, stripes):
     """The statistics of home in the place of those of home; `unlike` ones that the pretraining left stay unlike."""
     predictor = load_predictor(run, "cpu")
-    table = foveate.verbs.evaluate.own_table(Run.open(run))
+    table = own_table(Run.open(run))
     samples = table.of("train")
-    pixels = foveate.verbs.evaluate.scanned_aloud(
+    pixels = scan_with_progress(
         table, predictor.model, predictor.recipe.data
     ).pixels
     pictures = predictor.dataset(samples, pixels)
     batch = [
         each.normalized()
-        for each in foveate.data.loader(pictures, foveate.data.Order(len(pictures), len(pictures)))
+        for each in make_loader(pictures, BatchSampler(len(pictures), len(pictures)))
     ]
     before = {name: tensor.clone() for name, tensor in predictor.model.state_dict().items()}
     home = measured(predictor.model, batch)
@@ -182,7 +185,7 @@ def test_few_images_say_little(run, unlabelled, tmp_path):
         read_tensors(
             foveate.adapt(run, few, out=tmp_path / str(prior), settings={"prior": prior}).run
             / "adapted.safetensors",
-            own=True,
+            verbatim=True,
         )
         for prior in (0, 4)
     )
@@ -206,16 +209,16 @@ def test_entropy_is_that_of_scipy():
 @pytest.fixture
 def transformer(quick, tmp_path) -> Path:
     words = {"backbone.name": "test_vit", "backbone.size": 32, "training.epochs": 1}
-    return fit(with_settings(quick, words), tmp_path / "transformer").run
+    return fit_recipe(with_settings(quick, words), tmp_path / "transformer").run
 
 
 def test_a_transformer_has_no_statistics_but_becomes_surer(transformer, unlabelled, tmp_path):
     with pytest.raises(UsageError, match="holds no statistics") as error:
         foveate.adapt(transformer, unlabelled, out=tmp_path / "adapted")
-    assert error.value.hint == "--how tent"
+    assert error.value.hint == "--method tent"
     assert not (tmp_path / "adapted").exists()
     found = foveate.adapt(
-        transformer, unlabelled, how="tent", out=tmp_path / "adapted", settings={"lr": 1e-3}
+        transformer, unlabelled, method="tent", out=tmp_path / "adapted", settings={"lr": 1e-3}
     )
     assert found.after.entropy < found.before.entropy
 
@@ -259,10 +262,10 @@ def test_the_words_on_the_screen(run, unlabelled, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (["--how", "adabm"], "no adaptation is called 'adabm' try: did you mean 'adabn'?"),
+        (["--method", "adabm"], "no adaptation is called 'adabm' try: did you mean 'adabn'?"),
         (["--set", "prio=3"], "prio"),
         (["--set", "prior=-1"], "greater than or equal to 0"),
-        (["--how", "tent", "--set", "epochs=0"], "greater than or equal to 1"),
+        (["--method", "tent", "--set", "epochs=0"], "greater than or equal to 1"),
     ],
 )
 def test_wrong_words_are_refused_before_anything_is_read(
@@ -282,7 +285,7 @@ def test_what_cannot_be_adapted_is_refused(run, unlabelled, stripes, quick, tmp_
         lambda: foveate.adapt(adapted, unlabelled, out=tmp_path / "twice"),
         lambda: foveate.continue_(adapted, stripes, out=tmp_path / "twice"),
         lambda: foveate.soup(adapted, out=tmp_path / "twice"),
-        lambda: fit(with_settings(quick, {"start.run": str(adapted)}), tmp_path / "twice"),
+        lambda: fit_recipe(with_settings(quick, {"start.run": str(adapted)}), tmp_path / "twice"),
     ):
         with pytest.raises(UsageError, match="nothing goes on from this run") as error:
             go_on()
@@ -306,7 +309,7 @@ def test_several_classes_an_image_cannot_be_made_surer(quick, stripes, unlabelle
             "task.multilabel": True,
         },
     )
-    run = fit(recipe, tmp_path / "several").run
+    run = fit_recipe(recipe, tmp_path / "several").run
     with pytest.raises(UsageError, match="one class an image"):
-        foveate.adapt(run, unlabelled, how="tent")
+        foveate.adapt(run, unlabelled, method="tent")
     assert foveate.adapt(run, unlabelled, out=tmp_path / "adapted").before.entropy is None

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from conftest import striped
-from foveate.api.fit.core import fit
+from foveate.api.fit.core import fit_recipe
 from foveate.data.loading import BatchSampler, make_loader
 from foveate.errors import Interrupted, UnknownName, UsageError, WeightsError
 from foveate.inference.engine import eval_dataset
@@ -29,7 +29,7 @@ ADDS = {"adaptformer", "vpt", "vera", "fourierft", "peft"}  # what a convolution
 SPEAKING = {"tip_f", "coop", "cocoop", "clip_lora"}  # what wants sentences: test_text_tunings
 TRANSFORMERS = sorted(ADDS | {"lora", "dora", "pissa", "ssf", "adalora", "loha", "bias"})
 CONVOLUTIONS = sorted(
-    name for name in set(TUNINGS.names()) - ADDS - SPEAKING if TUNINGS.load(name).needs_steps
+    name for name in set(TUNINGS.names()) - ADDS - SPEAKING if TUNINGS.get(name).needs_steps
 )
 
 
@@ -81,7 +81,7 @@ def pretrained_vit(stripes, tmp_path_factory):
             "training.patience": 0,
         },
     )
-    assert fit(recipe, folder / "run").numbers()["accuracy"] >= 0.75
+    assert fit_recipe(recipe, folder / "run").numbers()["accuracy"] >= 0.75
     tensors = read_tensors(folder / "run" / "model.safetensors")
     from safetensors.torch import save_file
 
@@ -105,7 +105,7 @@ def vit(stripes, weights, tuning: str, **more) -> Recipe:
 
 def learnt(recipe: Recipe, folder, fall: float) -> Run:
     """A finished run whose loss has fallen by a share of the first epoch's."""
-    run = Run(fit(recipe, folder).run)
+    run = Run(fit_recipe(recipe, folder).run)
     losses = [row["train_loss"] for row in run.read_metrics()]
     assert losses[-1] < (1 - fall) * losses[0]
     return run
@@ -177,13 +177,13 @@ def test_t1_what_a_tuning_remembers_survives_a_resume(
     stripes, pretrained_vit, tmp_path, monkeypatch, tuning
 ):
     recipe = vit(stripes, pretrained_vit, tuning, **{"training.l2_sp": 0.05, "training.epochs": 4})
-    whole = fit(recipe, tmp_path / "whole").run
+    whole = fit_recipe(recipe, tmp_path / "whole").run
     stop = interrupted_at(6, monkeypatch)
     next(stop)
     with pytest.raises(Interrupted):
-        fit(recipe, tmp_path / "cut")
+        fit_recipe(recipe, tmp_path / "cut")
     next(stop, None)
-    fit(recipe, resume=tmp_path / "cut")
+    fit_recipe(recipe, resume=tmp_path / "cut")
     one, other = (
         read_tensors(folder / "model.safetensors") for folder in (whole, tmp_path / "cut")
     )
@@ -243,7 +243,7 @@ def test_bad_words_get_a_sentence(stripes, pretrained_vit, tmp_path):
 
 
 def test_an_adapter_of_another_backbone_is_refused(stripes, pretrained_vit, tmp_path):
-    run = fit(vit(stripes, pretrained_vit, "lora", **{"training.epochs": 1}), tmp_path / "run").run
+    run = fit_recipe(vit(stripes, pretrained_vit, "lora", **{"training.epochs": 1}), tmp_path / "run").run
     other = build_model(
         with_settings(
             Run(run).recipe(), {"backbone.name": "test_vit2", "backbone.weights": "none"}

@@ -163,7 +163,7 @@ def test_an_audit_finds_what_was_planted(faulty, tmp_path, capsys):
             [
                 "audit",
                 str(run),
-                "--unlabelled",
+                "--unlabeled",
                 str(inbox),
                 "--out",
                 str(tmp_path / "audit"),

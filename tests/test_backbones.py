@@ -32,7 +32,7 @@ NETWORKS = [
 
 @pytest.fixture(scope="module")
 def family():
-    return FAMILIES.load("timm")()
+    return FAMILIES.get("timm")()
 
 
 @pytest.mark.parametrize(("name", "side"), NETWORKS)
@@ -165,5 +165,5 @@ def test_cards_need_no_weights(family):
     assert card.parameters == sum(
         parameter.numel() for parameter in family.open(card.name, "none").parameters()
     )
-    assert card.licence == "apache-2.0"
+    assert card.license == "apache-2.0"
     assert card.size == 224

@@ -56,7 +56,7 @@ def notes(table) -> str:
 
 
 def sniffers(path: Path) -> list[str]:
-    return [name for name in FORMATS.names() if FORMATS.load(name)().sniff(path)]
+    return [name for name in FORMATS.names() if FORMATS.get(name)().sniff(path)]
 
 
 # --- the audit
@@ -170,7 +170,7 @@ def test_voc_one_level_down_and_no_guessing(tmp_path):
     assert list(told(table)) == ["JPEGImages/a.jpg"]
     voc(tmp_path / "in" / "VOC2012", a=annotation(thing()))
     with pytest.raises(DataError, match=r"not one Pascal VOC folder.*VOC2007.*VOC2012"):
-        FORMATS.load("voc")().read(tmp_path / "in")
+        FORMATS.get("voc")().read(tmp_path / "in")
 
 
 def test_voc_missing_bare_and_unsized(tmp_path):
@@ -352,7 +352,7 @@ def entry(**changes) -> list[dict]:
 )
 def test_bad_coco_says_why(tmp_path, content, message):
     with pytest.raises(DataError, match=message):
-        FORMATS.load("coco")().read(wrote(two(tmp_path) / "x.json", content))
+        FORMATS.get("coco")().read(wrote(two(tmp_path) / "x.json", content))
 
 
 def test_t30_coco_numbers_that_are_none(tmp_path):
@@ -570,4 +570,4 @@ def test_a_card_of_masks_is_not_yolo(tmp_path):
         tmp_path / "camvid.yaml",
         yaml.safe_dump({"images": "images", "masks": "masks", "classes": ["a"]}),
     )
-    assert not FORMATS.load("yolo")().sniff(path)
+    assert not FORMATS.get("yolo")().sniff(path)

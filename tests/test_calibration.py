@@ -23,7 +23,7 @@ from foveate.evaluation.calibration import (
     calibration_error,
     expected_error_if_calibrated,
     fit_temperature,
-    reliability,
+    reliability_bins,
     risk_coverage_curve,
 )
 from foveate.inference.predictor import load_predictor
@@ -42,7 +42,7 @@ def drawn(count: int, seed: int, temperature: float = 1.0, classes: int = 5):
 
 
 def learnt(scores, truths):
-    return Calibration.learnt(
+    return Calibration.fit(
         scores, truths, np.zeros((len(truths), 4)), FAMILIAR_, fit_temperature(scores, truths)
     )
 
@@ -79,15 +79,15 @@ def test_sets_cover_what_was_asked(coverage):
     for seed in range(20):
         scores, truths = drawn(1200, seed)
         calibration = learnt(scores[:400], truths[:400])
-        among = calibration.among(apply_temperature(scores[400:], calibration.temperature), coverage)
+        among = calibration.prediction_sets(apply_temperature(scores[400:], calibration.temperature), coverage)
         found.append(among[np.arange(800), truths[400:]].mean())
     assert np.mean(found) == pytest.approx(coverage, abs=0.02)
 
 
 def test_too_few_images_promise_nothing():
     scores, truths = drawn(5, 0)
-    assert learnt(scores, truths).among(scores, 0.9).all()
-    assert not learnt(*drawn(40, 0)).among(scores, 0.9).all()
+    assert learnt(scores, truths).prediction_sets(scores, 0.9).all()
+    assert not learnt(*drawn(40, 0)).prediction_sets(scores, 0.9).all()
 
 
 def test_doubt_by_hand():
@@ -99,9 +99,9 @@ def test_doubt_by_hand():
         ]
     )
     calibration = replace(learnt(*drawn(40, 0)), uncertainty=sure)
-    assert calibration.doubt_below(0.012) == pytest.approx(0.9)
-    assert calibration.doubt_below(0.5) == 0.0
-    assert calibration.doubt_below(0.001) is None
+    assert calibration.abstention_threshold(0.012) == pytest.approx(0.9)
+    assert calibration.abstention_threshold(0.5) == 0.0
+    assert calibration.abstention_threshold(0.001) is None
 
 
 def test_what_lies_outside():
@@ -110,14 +110,14 @@ def test_what_lies_outside():
     ) == pytest.approx([0, 1, 0.5])
     rng = np.random.default_rng(0)
     flat = rng.normal(size=(200, 3)) @ rng.normal(size=(3, 20)) + 5
-    found = FeatureSpace.of(flat)
+    found = FeatureSpace.fit(flat)
     assert found.residual(flat).max() < 1e-9
     assert found.residual(rng.normal(size=(200, 20)) + 5).mean() > 0.5
 
 
 def test_bins_and_risks_by_hand():
     confidence, right = np.array([0.95, 0.91, 0.33, 0.55]), np.array([True, False, True, True])
-    assert reliability(confidence, right) == [
+    assert reliability_bins(confidence, right) == [
         {"confidence": pytest.approx(0.33), "accuracy": 1.0, "count": 1},
         {"confidence": pytest.approx(0.55), "accuracy": 1.0, "count": 1},
         {"confidence": pytest.approx(0.93), "accuracy": 0.5, "count": 2},
@@ -129,13 +129,13 @@ def test_bins_and_risks_by_hand():
 
 def test_a_calibration_comes_back_from_json():
     first = learnt(*drawn(60, 3))
-    again = Calibration.of(json.loads(json.dumps(first.row())), FAMILIAR_)
+    again = Calibration.from_row(json.loads(json.dumps(first.row())), FAMILIAR_)
     scores, _ = drawn(50, 4)
     assert again.temperature == first.temperature
     assert (
-        again.among(scores, 0.9) == first.among(scores, 0.9)
+        again.prediction_sets(scores, 0.9) == first.prediction_sets(scores, 0.9)
     ).mean() > 0.98  # five digits are kept
-    assert again.doubt_below(0.3) == pytest.approx(first.doubt_below(0.3), abs=1e-4)
+    assert again.abstention_threshold(0.3) == pytest.approx(first.abstention_threshold(0.3), abs=1e-4)
 
 
 # --- through a run

@@ -15,15 +15,15 @@ from torchmetrics.text import BLEUScore, CHRFScore
 
 import foveate
 from conftest import striped
-from foveate.api.fit.core import fit
+from foveate.api.fit.core import fit_recipe
 from foveate.cli import main as cli
 from foveate.data.formats import read_table
 from foveate.errors import DataError, FoveateError, UsageError, WeightsError
 from foveate.evaluation.metrics import METRICS
-from foveate.evaluation.metrics.text import TextMetric, ciders, rouge_l, words_of
+from foveate.evaluation.metrics.text import TextMetric, cider_scores, rouge_l, tokenize
 from foveate.inference.predictor import load_predictor
 from foveate.modeling.model import build_model
-from foveate.modeling.tokenizer import Words
+from foveate.modeling.tokenizer import WordTokenizer
 from foveate.modeling.weights import weights_fingerprint
 from foveate.predictions import Text
 from foveate.recipe import Recipe, with_settings
@@ -71,14 +71,14 @@ def sentences():
 def test_cider_by_hand():
     """Two images, "a red box" and "a blue box": what both have weighs nothing, all else ln 2."""
     truths = [[["a", "red", "box"]], [["a", "blue", "box"]]]
-    assert ciders([["a", "red", "box"], ["a", "red", "box"]], truths) == pytest.approx(
+    assert cider_scores([["a", "red", "box"], ["a", "red", "box"]], truths) == pytest.approx(
         [7.5, 0.0]
     )  # there are no runs of four words
     gauss = math.exp(-1 / 72)  # a word too few, sigma 6
-    assert ciders([["red", "box"], []], truths) == pytest.approx(
+    assert cider_scores([["red", "box"], []], truths) == pytest.approx(
         [10 * (1 + math.sqrt(0.5)) / 4 * gauss, 0.0]
     )
-    repeated = ciders([["red"] * 3, ["a"]], truths)[
+    repeated = cider_scores([["red"] * 3, ["a"]], truths)[
         0
     ]  # counted once: that is what the D stands for
     assert repeated == pytest.approx(10 * (3 * 1 / (3 * 1)) / 4 / 3 * 1)
@@ -111,7 +111,7 @@ def test_rouge_is_the_longest_common_subsequence():
 
 
 def test_case_and_punctuation_count_nothing():
-    assert words_of("It's TWO boxes, not 3!") == ["it's", "two", "boxes", "not", "3"]
+    assert tokenize("It's TWO boxes, not 3!") == ["it's", "two", "boxes", "not", "3"]
     assert scores(["A red box."], [["a Red box"]])["bleu_1"].value == 1
 
 
@@ -121,14 +121,14 @@ def test_a_resample_is_a_set_of_its_own(sentences):
     metric = TextMetric()
     for answer, truth in zip(answers, truths, strict=True):
         metric.update(Text((answer,)), Text(tuple(truth)))
-    each = ciders(
-        [words_of(answer) for answer in answers],
-        [[words_of(one) for one in truth] for truth in truths],
+    each = cider_scores(
+        [tokenize(answer) for answer in answers],
+        [[tokenize(one) for one in truth] for truth in truths],
     )
     places = np.array([0, 0, 7, 20])
     assert metric.resampler()(places) == pytest.approx(each[places].mean())
     assert metric.sample_losses(Text((truths[0][0],)), Text(tuple(truths[0]))) == 0
-    assert METRICS.load("text").reads is Text
+    assert METRICS.get("text").reads is Text
     with pytest.raises(DataError, match="nothing to score"):
         TextMetric().compute()
 
@@ -219,7 +219,7 @@ def test_coco_captions(tmp_path):
 
 
 def test_words_come_back():
-    words = Words(Words.of(["There is a box, (a RED one)!", "It's two boxes."]))
+    words = WordTokenizer(WordTokenizer.build_vocabulary(["There is a box, (a RED one)!", "It's two boxes."]))
     assert (
         words.decode(words.encode("There is a box, (a red one)!")) == "there is a box, (a red one)!"
     )
@@ -271,7 +271,7 @@ def run(striped_world, tmp_path_factory):
         "augment.color": 0.0,
         "task.smoothing": 0.0,
     }
-    return fit(words_for(striped_world, **words), tmp_path_factory.mktemp("runs") / "run")
+    return fit_recipe(words_for(striped_world, **words), tmp_path_factory.mktemp("runs") / "run")
 
 
 def test_sentences_about_new_pictures_are_true(run, striped_world):
@@ -414,7 +414,7 @@ def test_a_frozen_language_model_stays_as_it_is(language, striped_world, tmp_pat
     }
     recipe = words_for(striped_world, **{"task": task, "training.epochs": 2})
     before = weights_fingerprint(build_model(recipe, ()).head.decoder.state_dict())
-    result = fit(recipe, tmp_path / "run")
+    result = fit_recipe(recipe, tmp_path / "run")
     model = load_predictor(result.run, "cpu").model
     assert weights_fingerprint(model.head.decoder.state_dict()) == before
     assert model.head.prefix.shape == (3, 32)
@@ -436,7 +436,7 @@ def test_a_frozen_language_model_stays_as_it_is(language, striped_world, tmp_pat
 )
 def test_wrong_words_are_one_sentence(striped_world, tmp_path, settings, error, words):
     with pytest.raises(error, match=words):
-        fit(words_for(striped_world, **settings), tmp_path / "run")
+        fit_recipe(words_for(striped_world, **settings), tmp_path / "run")
 
 
 def test_a_decoder_without_words_says_where_they_come_from():
@@ -594,7 +594,7 @@ def test_lora_teaches_blip_and_saves_the_adapter_alone(blip, striped_world, tmp_
 
 def test_who_cannot_write_is_told_so(striped_world, blip, tmp_path):
     with pytest.raises(UsageError, match="needs words"):
-        fit(
+        fit_recipe(
             with_settings(
                 Recipe(),
                 {

@@ -25,7 +25,7 @@ from browser import NAMES, Browser
 from conftest import SHARED, striped, stripes_folder
 from foveate.api.check import inspection as looking
 from foveate.api.check import rules as checking
-from foveate.api.check.core import check
+from foveate.api.check.core import check_data
 from foveate.api.check.result import CheckResult
 from foveate.cli import main as cli
 from foveate.data import boxes, formats
@@ -48,7 +48,7 @@ from foveate.types import Sample
 def checked(data: Path, out: Path, **words) -> CheckResult:
     """A check without its plan, which takes a network."""
     images = words.pop("images", 20_000)
-    return check(recipe_from(data, words, {}), out, images, plan=False)
+    return check_data(recipe_from(data, words, {}), out, images, plan=False)
 
 
 def places(result: CheckResult, what: str) -> dict[str, str]:
@@ -334,7 +334,7 @@ def test_t22_nothing_is_written_into_the_data(tmp_path, monkeypatch):
         checked(root, root / "check")
     monkeypatch.chdir(root)
     with pytest.raises(UsageError, match="would lie in the data"):
-        check(recipe_from(".", {}, {}), plan=False)
+        check_data(recipe_from(".", {}, {}), None, 20_000, plan=False)
 
 
 # --- T29: classes
@@ -603,7 +603,7 @@ def test_names_alone_and_pictures_alone(tmp_path):
     for number in range(12):
         (tmp_path / "data").mkdir(exist_ok=True)
         noise(number).save(tmp_path / "data" / f"{number}.png")
-    result = check(recipe_from(tmp_path / "data", {}, {}), tmp_path / "out")
+    result = check_data(recipe_from(tmp_path / "data", {}, {}), tmp_path / "out", 20_000, plan=True)
     assert result.findings == ()
     assert "these pictures have no labels" in result.unplanned
 
@@ -905,7 +905,7 @@ def test_a_plan_is_measured_and_told(tmp_path):
         "epochs": 2,
         "device": "cpu",
     }
-    result = check(recipe_from(root, words, {}), tmp_path / "out")
+    result = check_data(recipe_from(root, words, {}), tmp_path / "out", 20_000, plan=True)
     assert result.estimate is not None
     assert result.estimate["images"] == {"train": 12, "val": 2, "test": 2}
     assert set(result.estimate["seconds"]) == {"reading", "training", "scoring"}
@@ -927,9 +927,9 @@ def test_a_plan_is_measured_and_told(tmp_path):
         file.write_bytes(b"")
     assert (
         "no image to learn from"
-        in check(recipe_from(parted, words, {}), tmp_path / "untaught").unplanned
+        in check_data(recipe_from(parted, words, {}), tmp_path / "untaught", 20_000, plan=True).unplanned
     )
-    broken = check(recipe_from(root, {**words, "tuning": "no such"}, {}), tmp_path / "other")
+    broken = check_data(recipe_from(root, {**words, "tuning": "no such"}, {}), tmp_path / "other", 20_000, plan=True)
     assert "no tuning is called" in broken.unplanned
 
 

@@ -8,7 +8,7 @@ import torch
 from torch.nn import functional
 
 from conftest import SHARED
-from foveate.api.fit.core import fit
+from foveate.api.fit.core import fit_recipe
 from foveate.modeling.tasks import TASKS, DataFacts
 from foveate.modeling.tasks.classify import LinearHead, _cells
 from foveate.predictions import Labels
@@ -16,13 +16,13 @@ from foveate.recipe import Recipe, with_settings
 from foveate.types import Batch, Features, Provides
 
 CLASSES = ("a", "b", "c")
-SOLVED, TRAINED = DataFacts(multilabel=False, solved=True), DataFacts(multilabel=False, solved=False)
+SOLVED, TRAINED = DataFacts(multilabel=False, closed_form=True), DataFacts(multilabel=False, closed_form=False)
 
 
 def settled(truths: list[Labels], facts: DataFacts, **settings) -> dict:
     return {
         field: value
-        for field, value, _ in TASKS.load("classify").resolve_settings(settings, truths, CLASSES, facts)
+        for field, value, _ in TASKS.get("classify").resolve_settings(settings, truths, CLASSES, facts)
     }
 
 
@@ -33,12 +33,12 @@ def truths(*counts: int) -> list[Labels]:
 
 
 def test_a_head_reads_maps_where_it_is_solved_on_few_images():
-    assert settled(truths(9, 9, 9), SOLVED)["reads"] == "maps"
-    assert settled(truths(9, 9, 9), TRAINED)["reads"] == "pooled"
-    assert settled(truths(900, 900, 900), SOLVED)["reads"] == "pooled"
-    assert "reads" not in settled(truths(9, 9, 9), SOLVED, reads="pooled")
-    for reads, needs in (("maps", {Provides.POOLED, Provides.MAPS}), ("pooled", {Provides.POOLED})):
-        assert TASKS.make("classify", {"reads": reads}, CLASSES).needs == needs
+    assert settled(truths(9, 9, 9), SOLVED)["features"] == "maps"
+    assert settled(truths(9, 9, 9), TRAINED)["features"] == "pooled"
+    assert settled(truths(900, 900, 900), SOLVED)["features"] == "pooled"
+    assert "features" not in settled(truths(9, 9, 9), SOLVED, features="pooled")
+    for features, needs in (("maps", {Provides.POOLED, Provides.MAPS}), ("pooled", {Provides.POOLED})):
+        assert TASKS.create("classify", {"features": features}, CLASSES).needs == needs
 
 
 def test_classes_are_weighted_where_they_differ_twofold():
@@ -66,7 +66,7 @@ def test_maps_are_described_by_their_greatest_values_deviations_and_layout():
     ]
     pooled = torch.randn(2, 7, generator=generator)
     head = LinearHead(7, (2, 3, 4, 5), 3, 0.0)
-    found = head.describe(Features(pooled=pooled, maps=maps)).numpy()
+    found = head.feature_vector(Features(pooled=pooled, maps=maps)).numpy()
     parts = [pooled.numpy()]
     for each in maps:
         parts += [each.numpy().max((2, 3)), each.numpy().std((2, 3))]
@@ -82,7 +82,7 @@ def test_maps_are_described_by_their_greatest_values_deviations_and_layout():
     )
     assert head(Features(pooled=pooled, maps=maps)).shape == (2, 3)
     np.testing.assert_array_equal(
-        LinearHead(7, (), 3, 0.0).describe(Features(pooled=pooled)), pooled
+        LinearHead(7, (), 3, 0.0).feature_vector(Features(pooled=pooled)), pooled
     )
 
 
@@ -105,16 +105,16 @@ def test_losses_equal_those_of_torch():
     generator = torch.Generator().manual_seed(0)
     logits, places = torch.randn(8, 3, generator=generator), torch.arange(8) % 3
     labels = functional.one_hot(places, 3).float()
-    plain = TASKS.make("classify", {"smoothing": 0.1, "class_weights": "none"}, CLASSES)
+    plain = TASKS.create("classify", {"smoothing": 0.1, "class_weights": "none"}, CLASSES)
     assert loss(plain, logits, labels) == pytest.approx(
         float(functional.cross_entropy(logits, places, label_smoothing=0.1)), rel=1e-5
     )
-    focal = TASKS.make("classify", {"smoothing": 0.0, "loss": "focal", "gamma": 2.0}, CLASSES)
+    focal = TASKS.create("classify", {"smoothing": 0.0, "loss": "focal", "gamma": 2.0}, CLASSES)
     chances = logits.softmax(1)[torch.arange(8), places]
     assert loss(focal, logits, labels) == pytest.approx(
         float((-((1 - chances) ** 2) * chances.log()).mean()), rel=1e-5
     )
-    many = TASKS.make("classify", {"multilabel": True, "class_weights": [1.0, 2.0, 3.0]}, CLASSES)
+    many = TASKS.create("classify", {"multilabel": True, "class_weights": [1.0, 2.0, 3.0]}, CLASSES)
     reference = functional.binary_cross_entropy_with_logits(
         logits, labels, pos_weight=torch.tensor([1.0, 2.0, 3.0])
     )
@@ -135,7 +135,7 @@ def test_maps_say_more_than_the_pooled_vector(tmp_path):
     }
     words |= {"training.channels_last": True, "data.audit": False, "device": "cpu"}
     found = {
-        reads: fit(with_settings(Recipe(), {**words, "task.reads": reads}), tmp_path / reads)
+        reads: fit_recipe(with_settings(Recipe(), {**words, "task.features": reads}), tmp_path / reads)
         .evaluation.scores.numbers["log_loss"]
         .value
         for reads in ("pooled", "maps")

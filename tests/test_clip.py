@@ -13,9 +13,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from foveate.api.evaluate.core import evaluate
-from foveate.api.fit.core import fit
-from foveate.api.models.core import models
+from foveate.api.evaluate import evaluate
+from foveate.api.fit.core import fit_recipe
+from foveate.api.models import models
 from foveate.errors import HubUnreachable, MissingExtra, UnknownName, UsageError, WeightsError
 from foveate.modeling.backbones import FAMILIES, TextBackbone
 from foveate.modeling.model import build_model
@@ -92,7 +92,7 @@ def folders(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def family():
-    return FAMILIES.load("clip")()
+    return FAMILIES.get("clip")()
 
 
 def opened(family, folder: Path, weights: str = "auto", size: int | None = None) -> TextBackbone:
@@ -109,7 +109,7 @@ def test_embeddings_are_those_of_open_clip(family, folders, kind):
         assert torch.equal(ours(images, {Provides.POOLED}).pooled, theirs.encode_image(images))
         assert torch.equal(ours.tokenize(WORDS), ids)
         assert torch.equal(ours.embed_text(WORDS), theirs.encode_text(ids))
-        assert torch.equal(ours.embed_words(ours.embed_tokens(ids), ids), theirs.encode_text(ids))
+        assert torch.equal(ours.encode_embeddings(ours.embed_tokens(ids), ids), theirs.encode_text(ids))
         assert ours.logit_scale == theirs.logit_scale.exp()
         assert ours.logit_bias == (-10 if kind == "siglip" else 0)
     assert ours.input.mean == (0.5, 0.4, 0.3)
@@ -153,11 +153,11 @@ def test_learnt_words_take_the_place_of_the_table(family, folders):
     words = ours.embed_tokens(ids).detach()
     context = torch.zeros(words.shape[-1], requires_grad=True)
     prompted = torch.cat([words[:, :1], context.expand(len(ids), 1, -1), words[:, 2:]], 1)
-    ours.embed_words(prompted, ids).sum().backward()
+    ours.encode_embeddings(prompted, ids).sum().backward()
     assert context.grad.abs().sum() > 0
     with torch.inference_mode():
         assert torch.equal(
-            ours.embed_text(WORDS), ours.embed_words(words, ids)
+            ours.embed_text(WORDS), ours.encode_embeddings(words, ids)
         )  # and the table is its own again
 
 
@@ -197,13 +197,13 @@ def test_random_weights_follow_the_seed(family, folders):
 
 
 def test_a_tag_decides_preprocessing_and_activations_with_any_weights(family):
-    from foveate.modeling.backbones._open_clip import plan_of
+    from foveate.modeling.backbones._open_clip import resolve_config
 
-    assert plan_of("clip:ViT-B-32").label == "ViT-B-32.datacomp_xl_s13b_b90k"
-    assert not plan_of("clip:ViT-B-32").model["quick_gelu"]
-    assert plan_of("clip:ViT-B-32.openai").model["quick_gelu"]
-    assert plan_of("clip:ViT-B-16-SigLIP").pixels["mean"] == (0.5, 0.5, 0.5)
-    assert plan_of("clip:ViT-S-16").source is None
+    assert resolve_config("clip:ViT-B-32").label == "ViT-B-32.datacomp_xl_s13b_b90k"
+    assert not resolve_config("clip:ViT-B-32").model["quick_gelu"]
+    assert resolve_config("clip:ViT-B-32.openai").model["quick_gelu"]
+    assert resolve_config("clip:ViT-B-16-SigLIP").pixels["mean"] == (0.5, 0.5, 0.5)
+    assert resolve_config("clip:ViT-S-16").source is None
 
 
 def test_models_lists_them_with_their_facts(family):
@@ -244,7 +244,7 @@ def test_without_the_extra_nothing_is_listed_and_only_clip_is_missed(family, mon
 
 
 def test_other_backbones_do_not_import_open_clip():
-    ask = "from foveate.modeling.backbones import FAMILIES; known = FAMILIES.load('clip')().knows('resnet18')"
+    ask = "from foveate.modeling.backbones import FAMILIES; known = FAMILIES.get('clip')().knows('resnet18')"
     subprocess.run(
         [
             sys.executable,
@@ -372,7 +372,7 @@ def test_a_fit_freezes_saves_and_loads(folders, quick, tmp_path, tuning):
         "tuning": tuning,
         "training.epochs": 1,
     }
-    found = fit(with_settings(quick, words), tmp_path / "run")
+    found = fit_recipe(with_settings(quick, words), tmp_path / "run")
     start = load_file(folders["vit"] / "open_clip_model.safetensors")
     kept = load_file(tmp_path / "run" / "model.safetensors")
     assert bool(Run.open(found.run).outcome()["frozen"]) == (tuning != "full")

@@ -11,8 +11,8 @@ from PIL import Image
 
 from conftest import striped
 from foveate.api.continue_ import continue_
-from foveate.api.evaluate.core import evaluate
-from foveate.api.fit.core import fit
+from foveate.api.evaluate import evaluate
+from foveate.api.fit.core import fit_recipe
 from foveate.cli.main import _run
 from foveate.errors import RunError, UsageError
 from foveate.inference.predictor import load_predictor
@@ -50,7 +50,7 @@ def first(stripes, tmp_path_factory):
         "augment.crop": 1,
     }
     recipe = with_settings(Recipe(), {"data.path": str(stripes), **settings})
-    return fit(recipe, tmp_path_factory.mktemp("runs") / "first").run
+    return fit_recipe(recipe, tmp_path_factory.mktemp("runs") / "first").run
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +81,7 @@ QUICK = {"training.epochs": 6}
 
 
 def test_a_new_class_is_learnt_beside_the_old_ones(first, plain, tmp_path):
-    result = continue_(first, plain, tmp_path / "run", QUICK)
+    result = continue_(first, plain, out=tmp_path / "run", settings=QUICK)
     run = Run(result.run)
     assert run.classes() == ("lying", "upright", "plain")
     numbers = result.numbers()
@@ -97,7 +97,7 @@ def test_a_new_class_is_learnt_beside_the_old_ones(first, plain, tmp_path):
 
 
 def test_old_images_stay_in_their_splits(first, plain, tmp_path):
-    run = Run(continue_(first, plain, tmp_path / "run", {**QUICK, "training.epochs": 1}).run)
+    run = Run(continue_(first, plain, out=tmp_path / "run", settings={**QUICK, "training.epochs": 1}).run)
     old = {row["path"]: row["split"] for row in Run(first).splits()}
     mine = {
         row["path"].removeprefix("earlier:"): row["split"]
@@ -115,8 +115,8 @@ def test_without_replay_the_forgetting_is_measured(first, plain, tmp_path):
     result = continue_(
         first,
         plain,
-        tmp_path / "run",
-        {"training.epochs": 12, "training.lr": 3e-3, "start.replay": 0},
+        out=tmp_path / "run",
+        settings={"training.epochs": 12, "training.lr": 3e-3, "start.replay": 0},
     )
     assert not any(
         row["path"].startswith("earlier:") and row["split"] == "train"
@@ -181,8 +181,8 @@ def test_more_images_of_known_classes(first, tmp_path):
     result = continue_(
         first,
         more_stripes(tmp_path / "more", 8, seed=3),
-        tmp_path / "run",
-        {**QUICK, "start.replay": 0.5},
+        out=tmp_path / "run",
+        settings={**QUICK, "start.replay": 0.5},
     )
     assert Run(result.run).classes() == Run(first).classes()
     assert {"before_old", "after_old", "before_new", "after_new"} <= result.numbers().keys()
@@ -199,24 +199,24 @@ def test_the_same_folder_with_more_in_it_counts_old_files_once(first, stripes, t
     grown = tmp_path / "stripes"
     shutil.copytree(stripes, grown)
     more_stripes(grown, 4, seed=4)
-    run = Run(continue_(first, grown, tmp_path / "run", {**QUICK, "training.epochs": 1}).run)
+    run = Run(continue_(first, grown, out=tmp_path / "run", settings={**QUICK, "training.epochs": 1}).run)
     digests = [row["sha256"] for row in run.splits()]
     assert len(digests) == len(set(digests))
     assert sum(not row["path"].startswith("earlier:") for row in run.splits()) == 8
     with pytest.raises(UsageError, match="belongs to the earlier run already"):
-        continue_(first, stripes, tmp_path / "again")
+        continue_(first, stripes, out=tmp_path / "again")
 
 
 def test_it_can_go_on_twice_and_nothing_before_is_touched(first, plain, tmp_path):
     before = {
         name: value.clone() for name, value in read_tensors(first / "model.safetensors").items()
     }
-    second = continue_(first, plain, tmp_path / "second", {**QUICK, "training.epochs": 1}).run
+    second = continue_(first, plain, out=tmp_path / "second", settings={**QUICK, "training.epochs": 1}).run
     third = continue_(
         second,
         more_stripes(tmp_path / "more", 8, seed=6),
-        tmp_path / "third",
-        {**QUICK, "training.epochs": 1},
+        out=tmp_path / "third",
+        settings={**QUICK, "training.epochs": 1},
     ).run
     assert Run(third).classes() == ("lying", "upright", "plain")
     assert any(row["path"].startswith("earlier:earlier:") for row in Run(third).splits())
@@ -226,25 +226,25 @@ def test_it_can_go_on_twice_and_nothing_before_is_touched(first, plain, tmp_path
 
 
 def test_a_probe_is_solved_anew_with_all_images(quick, plain, tmp_path):
-    base = fit(with_settings(quick, {"tuning": "probe", "data.val": 0.25}), tmp_path / "probe").run
-    result = continue_(base, plain, tmp_path / "run")
+    base = fit_recipe(with_settings(quick, {"tuning": "probe", "data.val": 0.25}), tmp_path / "probe").run
+    result = continue_(base, plain, out=tmp_path / "run")
     assert result.numbers()["after_new"] > 0.5
     with pytest.raises(UsageError, match="needs all its old images"):
-        continue_(base, plain, tmp_path / "not", {"start.replay": 0.5})
+        continue_(base, plain, out=tmp_path / "not", settings={"start.replay": 0.5})
 
 
 def test_what_cannot_go_on(first, plain, tmp_path):
     with pytest.raises(UsageError, match="another backbone"):
-        continue_(first, plain, tmp_path / "a", {"backbone.name": "test_resnet"})
+        continue_(first, plain, out=tmp_path / "a", settings={"backbone.name": "test_resnet"})
     with pytest.raises(UsageError, match="another tuning"):
-        continue_(first, plain, tmp_path / "b", {"tuning": "lora"})
+        continue_(first, plain, out=tmp_path / "b", settings={"tuning": "lora"})
     with pytest.raises(UsageError, match="no run at this path"):
-        continue_(tmp_path / "nowhere", plain, tmp_path / "c")
+        continue_(tmp_path / "nowhere", plain, out=tmp_path / "c")
     unfinished = tmp_path / "unfinished"
     shutil.copytree(first, unfinished)
     (unfinished / "finished.json").unlink()
     with pytest.raises(RunError, match="not finished"):
-        continue_(unfinished, plain, tmp_path / "d")
+        continue_(unfinished, plain, out=tmp_path / "d")
     assert not any((tmp_path / name).exists() for name in "abcd")
 
 

@@ -103,15 +103,15 @@ def same(before: Table, after: Table, way: tuple[str, ...]) -> None:
 
 def written(table: Table, name: str, folder: Path) -> tuple[Table, tuple[str, ...]]:
     folder.mkdir()
-    notes = FORMATS.load(name)().write(table, folder)
-    assert [word for word in FORMATS.names() if FORMATS.load(word)().sniff(folder)] == [name]
+    notes = FORMATS.get(name)().write(table, folder)
+    assert [word for word in FORMATS.names() if FORMATS.get(word)().sniff(folder)] == [name]
     return read_table(folder), notes
 
 
 def test_who_can_be_written():
     assert tuple(writable()) == FOUR
     with pytest.raises(UsageError, match=r"cannot be written.*a folder per class.*coco"):
-        Format.write(FORMATS.load("folder")(), None, Path())
+        Format.write(FORMATS.get("folder")(), None, Path())
 
 
 @pytest.mark.parametrize(
@@ -174,9 +174,9 @@ def test_nothing_is_written_outside(tmp_path):
     for name in FOUR:
         inner = tmp_path / name / "deep"
         inner.mkdir(parents=True)
-        FORMATS.load(name)().write(table, inner)
+        FORMATS.get(name)().write(table, inner)
         assert list((tmp_path / name).iterdir()) == [inner]
-        assert len(FORMATS.load(name)().read(inner).samples) == len(table.samples)
+        assert len(FORMATS.get(name)().read(inner).samples) == len(table.samples)
     assert not list(Path("/etc").glob("[0-9].jpg"))
 
 
@@ -244,7 +244,7 @@ def test_broken_images_and_wrong_sizes_are_left_out_and_said(tmp_path):
 
 def test_a_lossy_writer_is_found_out(tmp_path, monkeypatch):
     written(zoo(tmp_path / "made"), "coco", tmp_path / "c")
-    yolo = FORMATS.load("yolo")
+    yolo = FORMATS.get("yolo")
     whole = yolo.write
     monkeypatch.setattr(
         yolo,

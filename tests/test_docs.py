@@ -46,8 +46,8 @@ def test_every_command_in_the_documentation_parses(page):
     for line in command_lines(page):
         words = shlex.split(line, comments=True)
         words = words[next(i for i, word in enumerate(words) if word == "foveate") + 1 :]
-        if ">" in words:
-            words = words[: words.index(">")]
+        end = next((i for i, word in enumerate(words) if word in (">", ">>", "&")), len(words))
+        words = words[:end]
         context = group.make_context("foveate", list(words), resilient_parsing=True)
         if not words or words[0].startswith("-"):
             continue
@@ -141,11 +141,48 @@ def test_the_example_plugins_work(tmp_path):
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}
     for command in (
         [sys.executable, "-c", USE_PLUGINS],
-        [sys.executable, "-m", "foveate", "explain", "runs/grades-stem-1", "grades/0.png"]
-        + [hooks.option_of("explain", "gradcam"), "gradient", "--out", "explained"],
+        [
+            *(sys.executable, "-m", "foveate", "explain", "runs/grades-stem-1", "grades/0.png"),
+            *(hooks.option_of("explain", "gradcam"), "gradient", "--out", "explained"),
+        ],
     ):
         done = subprocess.run(
             command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=250
         )
         assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     assert list((tmp_path / "explained").iterdir())
+
+
+QUICK = {  # the parameters of each notebook, so small that all three take less than a minute
+    "classify": "EACH, SIZE, BACKBONE = 12, 64, 'tf_efficientnet_lite0'",
+    "detect": "COUNT, SIZE, EPOCHS, BACKBONE = 20, 64, 1, 'test_efficientnet'",
+    "segment": "COUNT, SIZE, EPOCHS, BACKBONE = 20, 64, 1, 'test_efficientnet'",
+}
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("name", QUICK)
+def test_a_notebook_runs(name, tmp_path, monkeypatch):
+    """With other parameters than in the file, where tiny networks have random weights."""
+    nbformat = pytest.importorskip("nbformat")
+    client = pytest.importorskip("nbclient")
+    book = nbformat.read(ROOT / "examples" / "notebooks" / f"{name}.ipynb", as_version=4)
+    parameters = [cell for cell in book.cells if "parameters" in cell.metadata.get("tags", [])]
+    assert len(parameters) == 1
+    parameters[0].source = QUICK[name]
+    if "test_" in QUICK[name]:
+        for cell in book.cells:
+            cell.source = cell.source.replace(
+                "backbone=BACKBONE,", "backbone=BACKBONE, weights='none',"
+            )
+    paths = [str(ROOT / "src"), str(ROOT / "examples")]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(paths))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    client.NotebookClient(book, timeout=200, resources={"metadata": {"path": tmp_path}}).execute()
+    assert all(
+        not cell.get("outputs")
+        for cell in nbformat.read(
+            ROOT / "examples" / "notebooks" / f"{name}.ipynb", as_version=4
+        ).cells
+    ), "commit notebooks without outputs"

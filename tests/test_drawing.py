@@ -78,7 +78,7 @@ def test_only_boxes_and_labels_change(height, width, rows, scored):
     )
     pixels = ground(height, width)
     before = pixels.copy()
-    drawn = drawing.with_boxes(pixels, boxes, 0.5)
+    drawn = drawing.draw_boxes(pixels, boxes, 0.5)
     assert (pixels == before).all()
     assert (drawn.shape, drawn.dtype) == (pixels.shape, np.uint8)
     assert not (drawn != pixels).any(axis=2)[~allowed(pixels.shape, boxes, 0.5)].any()
@@ -98,10 +98,10 @@ def test_only_boxes_and_labels_change(height, width, rows, scored):
 def test_every_box_leaves_a_trace(xyxy):
     pixels = np.full((48, 64, 3), 77, dtype=np.uint8)
     x, y = min(max(xyxy[0], 0), 63), min(max(xyxy[3] - 1, 0), 47)
-    drawn = drawing.with_boxes(pixels, boxes_of(xyxy, names=[""]), 0)
+    drawn = drawing.draw_boxes(pixels, boxes_of(xyxy, names=[""]), 0)
     assert (drawn != pixels).any()
-    assert (drawn[y, x] == drawing.colour(0)).all() or (
-        drawn[min(y + 1, 47), x] == drawing.colour(0)
+    assert (drawn[y, x] == drawing.class_color(0)).all() or (
+        drawn[min(y + 1, 47), x] == drawing.class_color(0)
     ).all()
 
 
@@ -113,22 +113,22 @@ def test_no_boxes_and_boxes_below_the_threshold_leave_the_picture_alone():
         boxes_of((70, 5, 90, 20)),
         boxes_of((5, 5, np.nan, 20)),
     ):
-        assert (drawing.with_boxes(pixels, boxes, 0.5) == pixels).all()
+        assert (drawing.draw_boxes(pixels, boxes, 0.5) == pixels).all()
 
 
 def test_a_class_keeps_its_colour():
     pixels = np.zeros((100, 100, 3), dtype=np.uint8)
-    drawn = drawing.with_boxes(
+    drawn = drawing.draw_boxes(
         pixels, boxes_of((10, 40, 90, 90), names=["dog"]), 0, classes=("cat", "dog")
     )
-    assert tuple(drawn[60, 10]) == drawing.colour(1)
-    assert len({drawing.colour(place) for place in range(60)}) == 60
+    assert tuple(drawn[60, 10]) == drawing.class_color(1)
+    assert len({drawing.class_color(place) for place in range(60)}) == 60
 
 
 def test_the_first_ten_colours_are_apart():
     """In plain RGB, as a guard against a slip; how the colour-blind see them was computed once (see the docstring)."""
     pairs = itertools.combinations(
-        [np.array(drawing.colour(place), dtype=float) for place in range(10)], 2
+        [np.array(drawing.class_color(place), dtype=float) for place in range(10)], 2
     )
     assert min(np.linalg.norm(one - other) for one, other in pairs) > 60
 
@@ -144,15 +144,15 @@ def test_letters_stand_out_from_their_plate(place):
 
     dark, light = sorted(
         luminance(colour)
-        for colour in (drawing.colour(place), lettering._contrast(drawing.colour(place)))
+        for colour in (drawing.class_color(place), lettering.contrasting_color(drawing.class_color(place)))
     )
     assert (light + 0.05) / (dark + 0.05) >= 4.5  # WCAG AA
 
 
 @pytest.mark.parametrize("word", WORDS)
 def test_any_script_can_be_a_label(word):
-    text = lettering._fitted(word, 12, 150)
-    assert text == "" or lettering._extent([text], 12)[0] <= 150
+    text = lettering.fit_text(word, 12, 150)
+    assert text == "" or lettering.text_extent([text], 12)[0] <= 150
     assert sheets.side_by_side(ground(30, 50), ground(40, 20), (word, word)).dtype == np.uint8
     assert {ord(char) for char in text} - {32} <= lettering._face(text).glyphs
 
@@ -160,9 +160,9 @@ def test_any_script_can_be_a_label(word):
 def test_what_no_font_has_is_written_out(monkeypatch):
     monkeypatch.setattr(lettering, "_font_files", lambda: drawing_files()[:1])
     lettering._face.cache_clear()
-    assert lettering._fitted("猫 1", 12, 500) == "\\u732b 1"
+    assert lettering.fit_text("猫 1", 12, 500) == "\\u732b 1"
     assert (
-        lettering._fitted("ab\u200dc\ufe0f", 12, 500).replace("\u200d", "").replace("\ufe0f", "")
+        lettering.fit_text("ab\u200dc\ufe0f", 12, 500).replace("\u200d", "").replace("\ufe0f", "")
         == "abc"
     )
     lettering._face.cache_clear()
@@ -194,7 +194,7 @@ def test_regions_change_no_input(height, width, classes, word):
         np.random.default_rng(1).integers(-1, max(classes, 1), (height, width)),
     )
     before = pixels.copy(), mask.copy()
-    drawn = drawing.with_regions(pixels, mask, tuple(f"{word} {place}" for place in range(classes)))
+    drawn = drawing.draw_regions(pixels, mask, tuple(f"{word} {place}" for place in range(classes)))
     assert (pixels == before[0]).all()
     assert (mask == before[1]).all()
     assert (drawn.shape, drawn.dtype) == (pixels.shape, np.uint8)
@@ -203,19 +203,19 @@ def test_regions_change_no_input(height, width, classes, word):
 def test_regions_leave_the_background_and_the_ignored_alone():
     pixels, mask = ground(60, 90), np.zeros((60, 90), dtype=np.int64)
     mask[:20], mask[40:] = -1, 1
-    drawn = drawing.with_regions(pixels, mask, ("background", "road"))
+    drawn = drawing.draw_regions(pixels, mask, ("background", "road"))
     assert (drawn[:40] == pixels[:40]).all()
-    assert (drawn[40] == drawing.colour(1)).all()  # the border, in full colour
-    expected = np.rint((pixels[50].astype(float) + drawing.colour(1)) / 2)
+    assert (drawn[40] == drawing.class_color(1)).all()  # the border, in full colour
+    expected = np.rint((pixels[50].astype(float) + drawing.class_color(1)) / 2)
     assert np.abs(drawn[50] - expected).max() <= 1
     assert (
-        drawing.with_regions(pixels, np.zeros((60, 90), dtype=int), ("background",)) == pixels
+        drawing.draw_regions(pixels, np.zeros((60, 90), dtype=int), ("background",)) == pixels
     ).all()
 
 
 def test_the_legend_counts_what_it_leaves_out():
     mask = np.arange(200 * 200).reshape(200, 200) // 1000
-    drawn = drawing.with_regions(
+    drawn = drawing.draw_regions(
         np.full((200, 200, 3), 128, dtype=np.uint8),
         mask,
         tuple(f"class number {place}" for place in range(40)),
@@ -233,12 +233,12 @@ def test_an_answer_is_drawn_by_its_kind():
     )
     regions = Regions(lambda: mask)
     assert (
-        drawing.drawn(pixels, boxes, ("RBC",)) == drawing.with_boxes(pixels, boxes, 0, ("RBC",))
+        drawing.draw_prediction(pixels, boxes, ("RBC",)) == drawing.draw_boxes(pixels, boxes, 0, ("RBC",))
     ).all()
     assert (
-        drawing.drawn(pixels, regions, ("a", "b")) == drawing.with_regions(pixels, mask, ("a", "b"))
+        drawing.draw_prediction(pixels, regions, ("a", "b")) == drawing.draw_regions(pixels, mask, ("a", "b"))
     ).all()
-    assert (drawing.drawn(pixels, Labels(("a",)), ("a",)) == drawing.drawn(pixels, None, ())).all()
+    assert (drawing.draw_prediction(pixels, Labels(("a",)), ("a",)) == drawing.draw_prediction(pixels, None, ())).all()
 
 
 def test_side_by_side_keeps_both_pictures():
@@ -264,6 +264,6 @@ def test_real_cells():
     pixels = images.read_image(SHARED / "bccd/BCCD/JPEGImages/BloodImage_00001.jpg")[0]
     shown = list(drawing._drawn(boxes_of(*corners, names=names), 0, ("RBC", "WBC")))
     assert len(drawing._labelled(shown, (640, 480))) == len(names) == 19
-    assert (drawing.with_boxes(pixels, boxes_of(*corners, names=names), 0) != pixels).any(
+    assert (drawing.draw_boxes(pixels, boxes_of(*corners, names=names), 0) != pixels).any(
         axis=2
     ).mean() < 0.2

@@ -30,7 +30,7 @@ def model_of(tuning: str, ways: int):
         "backbone.size": 32,
         "tuning": tuning,
     }
-    recipe = with_settings(Recipe(), {**words, "task": {"name": "classify", "reads": "pooled"}})
+    recipe = with_settings(Recipe(), {**words, "task": {"name": "classify", "features": "pooled"}})
     return build_model(recipe, tuple(map(str, range(ways))))
 
 

@@ -103,7 +103,7 @@ def test_maps_point_at_the_only_evidence(resnet, spots, how):
     files = [str(root / name / f"{place}.png") for name in COLOURS for place in range(4)]
     for file, subject in subjects(resnet, files):
         question = subject.questions()[0]
-        found = EXPLAINERS.load(how)().explain(subject.asked(question)).detach()
+        found = EXPLAINERS.get(how)().explain(subject.asked(question)).detach()
         quarters = torch.nn.functional.adaptive_avg_pool2d(found[None, None].float(), 2)[0, 0]
         hits += divmod(int(quarters.argmax()), 2) == corners[file]
         faithful += Curves(subject, question).faith(found).gain > 0
@@ -133,7 +133,7 @@ def test_a_map_that_ignores_the_weights_is_found_out(resnet, spots):
         def explain(self, asked: ExplainRequest):
             return (asked.image[0, :, 1:, 1:] - asked.image[0, :, :-1, :-1]).abs().sum(0)
 
-    gradcam, found = EXPLAINERS.load("gradcam")(), []
+    gradcam, found = EXPLAINERS.get("gradcam")(), []
     for _, subject in subjects(resnet, [str(spots[0] / name / "1.png") for name in COLOURS]):
         question, other = subject.questions()[0], randomize_weights(subject.model)
         assert (
@@ -155,7 +155,7 @@ def test_gradcam_is_cam_where_the_head_is_linear():
     """Behind global average pooling both are the class's weights times the maps (Zhou et al. 2016)."""
     settings = {
         "backbone": {"name": "resnet10t", "weights": "none", "size": SIDE},
-        "task": {"name": "classify", "reads": "pooled"},
+        "task": {"name": "classify", "features": "pooled"},
         "tuning": "full",
     }
     model = build_model(with_settings(Recipe(), settings), ("a", "b"))
@@ -171,10 +171,10 @@ def test_gradcam_is_cam_where_the_head_is_linear():
     with torch.no_grad():
         maps = model.backbone.network.forward_features(batch.images)[0]
     weights = (
-        model.head.linear.weight[model.classes.index(question.name)] / model.head.scale
+        model.head.linear.weight[model.classes.index(question.name)] / model.head.std
     ).detach()
     cam = (weights[:, None, None] * maps).sum(0).clamp(min=0)
-    found = EXPLAINERS.load("gradcam")().explain(subject.asked(question))
+    found = EXPLAINERS.get("gradcam")().explain(subject.asked(question))
     torch.testing.assert_close(found / found.max(), cam / cam.max(), rtol=1e-4, atol=1e-5)
 
 
@@ -248,7 +248,7 @@ def test_rollout_by_hand():
         image, [{}], torch.zeros(1, 4), torch.full((1, 2), SIDE), torch.zeros(1, dtype=torch.long)
     )
     subject = ExplainTarget(model, batch)
-    found = EXPLAINERS.load("rollout")().explain(subject.asked(subject.questions()[0]))
+    found = EXPLAINERS.get("rollout")().explain(subject.asked(subject.questions()[0]))
     torch.testing.assert_close(
         found.flatten(), whole[0, 1:] if count > found.numel() else whole.mean(0)
     )
@@ -260,7 +260,7 @@ def test_rollout_by_hand():
 def test_curves_of_a_known_score():
     """The score is the mean of the left half: an order that begins there loses it in half the steps."""
 
-    from foveate.modeling.tasks import Question
+    from foveate.modeling.tasks import ExplainableScore
 
     batch = Batch(
         torch.ones(1, 3, SIDE - 8, SIDE - 8),
@@ -270,7 +270,7 @@ def test_curves_of_a_known_score():
         torch.zeros(1, dtype=torch.long),
     )
     half = (SIDE - 8) // 2
-    question = Question("left", lambda found: found, lambda found: found)
+    question = ExplainableScore("left", lambda found: found, lambda found: found)
 
     class Left:
         def __call__(self, batch):
@@ -313,7 +313,7 @@ def test_words_boxes_and_regions_can_be_asked_about(resnet):
         questions = subject.questions()
         assert questions
         for question in questions[:2]:
-            found = EXPLAINERS.load("gradcam")().explain(subject.asked(question))
+            found = EXPLAINERS.get("gradcam")().explain(subject.asked(question))
             assert found.ndim == 2
             assert bool(found.isfinite().all())
             assert 0 <= float(subject.chances(question, batch.images)[0]) <= 1
@@ -334,9 +334,9 @@ def test_sheets_and_numbers(resnet, spots, tmp_path, capsys):
         "explain",
         str(resnet),
         *files,
-        "--how",
+        "--method",
         "gradcam",
-        "--how",
+        "--method",
         "occlusion",
         "--out",
         str(tmp_path / "why"),
@@ -364,9 +364,9 @@ def test_sheets_and_numbers(resnet, spots, tmp_path, capsys):
 def test_ways_that_are_unknown_or_do_not_fit(resnet, spots, tmp_path):
     file = spots[0] / "red" / "0.png"
     with pytest.raises(UnknownName, match="gradcam"):
-        foveate.explain(resnet, file, how=["gradkam"], out=tmp_path / "why")
+        foveate.explain(resnet, file, methods=["gradkam"], out=tmp_path / "why")
     with pytest.raises(UsageError, match="plain Transformer"):
-        foveate.explain(resnet, file, how=["rollout"], out=tmp_path / "other")
+        foveate.explain(resnet, file, methods=["rollout"], out=tmp_path / "other")
     with pytest.raises(UsageError, match="nothing at this path"):
         foveate.explain(resnet, spots[0] / "nowhere.png", out=tmp_path / "third")
 
@@ -377,7 +377,7 @@ def test_ways_that_are_unknown_or_do_not_fit(resnet, spots, tmp_path):
 def test_nearest_training_images_stand_below(resnet, spots, tmp_path):
     files = [spots[0] / name / "3.png" for name in COLOURS]
     found = foveate.explain(
-        resnet, files, how=["gradcam"], out=tmp_path / "why", device="cpu", nearest=5
+        resnet, files, methods=["gradcam"], out=tmp_path / "why", device="cpu", nearest=5
     ).found
     for why, name in zip(found, COLOURS, strict=True):
         assert len(why.nearest) == 5
@@ -388,7 +388,7 @@ def test_nearest_training_images_stand_below(resnet, spots, tmp_path):
             sum(each.label == name for each in why.nearest) >= 4
         )  # a picture of the training is nearest to itself
     alone = foveate.explain(
-        resnet, files[:1], how=["gradcam"], out=tmp_path / "alone", device="cpu"
+        resnet, files[:1], methods=["gradcam"], out=tmp_path / "alone", device="cpu"
     )
     with (
         Image.open(tmp_path / "why" / "0000-3.png") as tall,

@@ -12,8 +12,8 @@ from PIL import Image
 
 import foveate
 from conftest import stripes_folder
-from foveate.api import export as verb
 from foveate.api.export import bundle as _leaving
+from foveate.api.export import core as verb
 from foveate.cli import main as cli
 from foveate.deploy.runtime import open_exported, square
 from foveate.deploy.targets import EXPORTERS, Runtime, exporter_of
@@ -24,7 +24,7 @@ from helpers import bare
 onnx = pytest.importorskip("onnx", reason="needs the extra 'export'")
 pytest.importorskip("onnxruntime", reason="needs the extra 'export'")
 pytest.importorskip("openvino", reason="needs the extra 'export'")
-RUNTIMES = [name for name in EXPORTERS.names() if issubclass(EXPORTERS.load(name), Runtime)]
+RUNTIMES = [name for name in EXPORTERS.names() if issubclass(EXPORTERS.get(name), Runtime)]
 WORDS = {"backbone": "test_efficientnet", "weights": "none", "size": 32, "device": "cpu"}
 SETTINGS = {"data.near_duplicates": 1, "data.audit": False, "data.val": 0.3, "data.test": 0.1}
 

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 
 import foveate
 from conftest import stripes_folder
-from foveate.api.fit.core import fit
+from foveate.api.fit.core import fit_recipe
 from foveate.cli import main as cli
 from foveate.data.formats import read_table
 from foveate.deploy.postprocess import _boxes, _regions, _sentences
@@ -26,7 +26,7 @@ from foveate.images import codec as images
 from foveate.images.preprocessing import view_of
 from foveate.inference.predictor import load_predictor
 from foveate.modeling.tasks.detect import Detect
-from foveate.modeling.tasks.segment import _unframed
+from foveate.modeling.tasks.segment import _to_original
 from foveate.utils.rle import encoded
 from helpers import bare
 from test_caption import run as written  # noqa: F401
@@ -87,7 +87,7 @@ def the_same_boxes(ours: list[dict], theirs: list[dict]) -> int:
 
 @pytest.mark.parametrize(("head", "to"), [("fcos", "openvino"), ("retinanet", "onnx")])
 def test_boxes_leave(shapes, tmp_path, head, to):
-    run = fit(
+    run = fit_recipe(
         tiny(
             shapes,
             **{
@@ -111,12 +111,12 @@ def test_boxes_through_windows_leave(shapes, tmp_path):
     settings = {
         "task": "detect",
         "task.depth": 1,
-        "task.view": "windows",
+        "task.framing": "windows",
         "backbone.size": 48,
         "training.epochs": 4,
         "training.lr": 3e-3,
     }
-    run = fit(tiny(shapes, **settings), tmp_path / "run").run
+    run = fit_recipe(tiny(shapes, **settings), tmp_path / "run").run
     path = foveate.export(run).files[0].path
     assert len(preprocess(pictures_in(shapes)[0], 48, "windows").squares) > 1
     assert the_same_boxes(rows(run, pictures_in(shapes)), rows(path, pictures_in(shapes))) > 5
@@ -168,7 +168,7 @@ def test_nothing_found_is_nothing(shapes):
     [("faster_rcnn", "looks at likely places again"), ("rtdetr", "cannot write down")],
 )
 def test_what_cannot_leave_says_so(shapes, tmp_path, head, words):
-    run = fit(
+    run = fit_recipe(
         tiny(
             shapes, **{"task": "detect", "task.head": head, "task.depth": 1, "training.epochs": 1}
         ),
@@ -184,7 +184,7 @@ def test_what_cannot_leave_says_so(shapes, tmp_path, head, words):
 
 @pytest.mark.parametrize(("head", "to"), [("unet", "onnx"), ("deeplab", "openvino")])
 def test_regions_leave(masks, tmp_path, head, to):
-    run = fit(
+    run = fit_recipe(
         tiny(masks, **{"task.head": head, "training.epochs": 5, "training.lr": 3e-3}),
         tmp_path / "run",
     ).run
@@ -202,7 +202,7 @@ def test_regions_leave(masks, tmp_path, head, to):
 def test_the_arithmetic_of_regions_is_the_tasks(size):
     logits = torch.randn(3, 64, 64, generator=torch.Generator().manual_seed(0))
     view = torch.tensor(view_of(size, 64, "whole"))
-    ours = _unframed(logits, view, torch.tensor(size)).argmax(0).numpy()
+    ours = _to_original(logits, view, torch.tensor(size)).argmax(0).numpy()
     found = _regions.mask_of(logits.numpy(), float(view[2]), size)
     assert found.shape == size
     assert (found != ours).mean() < 1e-4
@@ -364,7 +364,7 @@ def test_weights_leave_by_the_librarys_names(stripes, tmp_path):
         ).pooled
         theirs = network.eval()((square - tensors["mean"]) / tensors["std"])
     assert torch.allclose(ours, theirs, atol=1e-5)
-    alone = foveate.export(run, "torch", alone=True).files[0]
+    alone = foveate.export(run, "torch", trained_only=True).files[0]
     assert alone.size < merged.size / 2
     assert any("lora" in name for name in load_file(alone.path))
     assert not any("lora" in name for name in tensors)
@@ -377,14 +377,14 @@ def test_weights_leave_by_the_librarys_names(stripes, tmp_path):
     with pytest.raises(UsageError, match="weights alone answer nothing"):
         foveate.predict(merged.path, [picture])
     with pytest.raises(UsageError, match="merged"):
-        foveate.export(run, "onnx", alone=True)
+        foveate.export(run, "onnx", trained_only=True)
 
 
 # --- without Foveate
 
 
 def test_what_lies_beside_a_file_needs_numpy_alone(masks, tmp_path):
-    run = fit(tiny(masks, **{"training.epochs": 1}), tmp_path / "run").run
+    run = fit_recipe(tiny(masks, **{"training.epochs": 1}), tmp_path / "run").run
     path = foveate.export(run).files[0].path
     picture = pictures_in(masks)[0]
     done = bare(["predict", str(path), str(picture)], tmp_path)
@@ -412,7 +412,7 @@ assert not [name for name in sys.modules if name.split(".")[0] in ("torch", "fov
 
 def test_boxes_in_eight_bits(shapes, tmp_path):
     """Coordinates and chances stay in 32 bits, so that little is lost; what is lost is measured."""
-    run = fit(
+    run = fit_recipe(
         tiny(
             shapes,
             **{"task": "detect", "task.depth": 1, "training.epochs": 30, "training.lr": 3e-3},

@@ -19,8 +19,8 @@ from sklearn.preprocessing import FunctionTransformer
 
 import foveate
 from conftest import SHARED, striped, stripes_folder
-from foveate.api.evaluate.core import evaluate
-from foveate.api.fit.core import fit
+from foveate.api.evaluate import evaluate
+from foveate.api.fit.core import fit_recipe
 from foveate.errors import BrokenImage, DataError, RunError, UnknownName, UsageError, WeightsError
 from foveate.modeling.weights import read_tensors
 from foveate.recipe import Recipe, load_recipe, with_settings
@@ -37,10 +37,10 @@ def rows(path: Path) -> list[dict]:
 
 @pytest.fixture(scope="module")
 def digits(tmp_path_factory) -> Path:
-    from foveate.api.demo import _write_digits
+    from foveate.api.demo.core import write_digits
 
     folder = tmp_path_factory.mktemp("data") / "digits"
-    _write_digits(folder)
+    write_digits(folder)
     return folder
 
 
@@ -53,7 +53,7 @@ def test_a_probe_on_pretrained_weights_equals_scikit_learn(digits, tmp_path):
         "backbone.size": 64,
         "training.channels_last": True,
     }
-    found = fit(with_settings(Recipe(), words), tmp_path / "run")
+    found = fit_recipe(with_settings(Recipe(), words), tmp_path / "run")
     accuracy = found.evaluation.scores.numbers["accuracy"]
     assert accuracy.count == 90
     assert accuracy.value > 0.6
@@ -102,10 +102,10 @@ def test_training_starts_from_the_solved_head(quick, tmp_path, channels_last):
         "training.head_start": "probe",
         "training.channels_last": channels_last,
         "training.lr": 1e-12,
-        "task.reads": "pooled",
+        "task.features": "pooled",
     }
-    fit(with_settings(quick, words), tmp_path / "full")
-    fit(with_settings(quick, {**words, **PROBE}), tmp_path / "probe")
+    fit_recipe(with_settings(quick, words), tmp_path / "full")
+    fit_recipe(with_settings(quick, {**words, **PROBE}), tmp_path / "probe")
     found, solved = (
         read_tensors(tmp_path / name / "model.safetensors")["head.linear.weight"]
         for name in ("full", "probe")
@@ -143,7 +143,7 @@ def rows_of_choices(run: Path) -> list[dict]:
 
 
 def test_every_number_can_be_rebuilt_from_the_predictions(stripes, quick, tmp_path):
-    found = fit(with_settings(quick, {"data.test": 0.4}), tmp_path / "run")
+    found = fit_recipe(with_settings(quick, {"data.test": 0.4}), tmp_path / "run")
     answers = rows(found.evaluation.folder / "predictions.jsonl")
     truth, answer = [row["truth"][0] for row in answers], [row["answer"] for row in answers]
     scores = json.loads((found.evaluation.folder / "scores.json").read_text())
@@ -162,9 +162,9 @@ def test_every_number_can_be_rebuilt_from_the_predictions(stripes, quick, tmp_pa
 
 
 def test_a_run_says_all_and_its_recipe_reruns_it(quick, tmp_path):
-    first = fit(with_settings(quick, {"seed": 3}), tmp_path / "first")
+    first = fit_recipe(with_settings(quick, {"seed": 3}), tmp_path / "first")
     recipe = load_recipe(tmp_path / "first" / "recipe.yaml")
-    second = fit(recipe, tmp_path / "second")
+    second = fit_recipe(recipe, tmp_path / "second")
     for name in ("recipe.yaml", "splits.csv", "classes.json", "model.safetensors"):
         assert (tmp_path / "first" / name).read_bytes() == (
             tmp_path / "second" / name
@@ -180,7 +180,7 @@ def test_t32_splits_keep_groups_and_copies_together(quick, tmp_path):
     data = stripes_folder(tmp_path / "data", each=12)
     for picture in sorted(data.rglob("*.png")):  # every picture twice
         (picture.parent / f"copy-{picture.name}").write_bytes(picture.read_bytes())
-    fit(with_settings(quick, {"data.path": str(data)}), tmp_path / "run")
+    fit_recipe(with_settings(quick, {"data.path": str(data)}), tmp_path / "run")
     places = defaultdict(set)
     for row in Run(tmp_path / "run").splits():
         places[Path(row["path"]).name.removeprefix("copy-"), Path(row["path"]).parent].add(
@@ -200,7 +200,7 @@ def test_a_table_with_groups_and_several_labels(quick, tmp_path):
             pixels = striped(rng, "upright" in labels) // (3 if "dark" in labels else 1)
             Image.fromarray(pixels.astype(np.uint8)).save(tmp_path / f"{number}.png")
             writer.writerow([f"{number}.png", "|".join(labels), f"patient {number // 4}"])
-    found = fit(
+    found = fit_recipe(
         with_settings(quick, {"data.path": str(tmp_path / "table.csv"), **PROBE}), tmp_path / "run"
     )
     assert found.evaluation.scores.main == "mean_average_precision"
@@ -217,7 +217,7 @@ def test_a_table_with_groups_and_several_labels(quick, tmp_path):
 
 def test_t29_classes_are_matched_by_name_not_by_order(quick, tmp_path):
     """The other data has a class that sorts first and that the run does not know."""
-    fit(with_settings(quick, PROBE), tmp_path / "run")
+    fit_recipe(with_settings(quick, PROBE), tmp_path / "run")
     other = stripes_folder(tmp_path / "other", each=6, seed=5)
     (other / "aaa").mkdir()
     Image.fromarray(np.zeros((40, 40, 3), np.uint8)).save(other / "aaa" / "1.png")
@@ -229,13 +229,13 @@ def test_t29_classes_are_matched_by_name_not_by_order(quick, tmp_path):
 
 
 def test_evaluating_on_training_images_is_said(stripes, quick, tmp_path):
-    fit(with_settings(quick, PROBE), tmp_path / "run")
+    fit_recipe(with_settings(quick, PROBE), tmp_path / "run")
     found = evaluate(tmp_path / "run", stripes)
     assert any("were trained on" in caution for caution in found.cautions)
     assert not any(
         "chose" in caution for caution in evaluate(tmp_path / "run", split="val").cautions
     )
-    fit(quick, tmp_path / "full")
+    fit_recipe(quick, tmp_path / "full")
     assert any("chose" in caution for caution in evaluate(tmp_path / "full", split="val").cautions)
     assert "What this figure cannot promise" in (found.folder / "report.html").read_text()
 
@@ -244,11 +244,11 @@ def test_t21_broken_images_are_skipped_counted_and_named(quick, tmp_path, capsys
     data = stripes_folder(tmp_path / "data")
     (data / "lying" / "03.png").write_bytes(b"not a picture")
     recipe = with_settings(quick, {"data.path": str(data), **PROBE})
-    fit(recipe, tmp_path / "run")
+    fit_recipe(recipe, tmp_path / "run")
     assert "skipped lying/03.png" in capsys.readouterr().out
     assert len(Run(tmp_path / "run").splits()) == 31
     with pytest.raises(BrokenImage, match=r"03\.png"):
-        fit(with_settings(recipe, {"data.strict": True}), tmp_path / "strict")
+        fit_recipe(with_settings(recipe, {"data.strict": True}), tmp_path / "strict")
     assert not (tmp_path / "strict").exists()
 
 
@@ -258,11 +258,11 @@ def test_other_bad_data(quick, tmp_path):
     for picture in (one / "upright").iterdir():
         picture.unlink()
     with pytest.raises(DataError, match="one class"):
-        fit(with_settings(quick, {"data.path": str(one)}), tmp_path / "run")
+        fit_recipe(with_settings(quick, {"data.path": str(one)}), tmp_path / "run")
     for picture in (stripes_folder(tmp_path / "all") / "lying").iterdir():
         picture.write_bytes(b"broken")
     with pytest.raises(DataError, match="'lying' can be read"):
-        fit(with_settings(quick, {"data.path": str(tmp_path / "all")}), tmp_path / "run")
+        fit_recipe(with_settings(quick, {"data.path": str(tmp_path / "all")}), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
@@ -281,16 +281,16 @@ def test_other_bad_data(quick, tmp_path):
 )
 def test_wrong_words_leave_nothing_behind(quick, tmp_path, settings, error, match):
     with pytest.raises(error, match=match):
-        fit(with_settings(quick, settings), tmp_path / "run")
+        fit_recipe(with_settings(quick, settings), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
 def test_runs_are_never_overwritten_nor_mixed_up(quick, tmp_path):
-    fit(with_settings(quick, PROBE), tmp_path / "run")
+    fit_recipe(with_settings(quick, PROBE), tmp_path / "run")
     with pytest.raises(UsageError, match="never overwritten"):
-        fit(quick, tmp_path / "run")
+        fit_recipe(quick, tmp_path / "run")
     with pytest.raises(UsageError, match="did you mean"):
-        fit(quick, resume=tmp_path / "rum")
+        fit_recipe(quick, resume=tmp_path / "rum")
     weights = tmp_path / "run" / "model.safetensors"
     content = bytearray(weights.read_bytes())
     content[-1] ^= 1
@@ -305,9 +305,9 @@ def test_a_file_of_weights_that_changed_is_refused(quick, tmp_path):
     from foveate.modeling.backbones import FAMILIES
 
     file = tmp_path / "weights.safetensors"
-    family = FAMILIES.load("timm")()
+    family = FAMILIES.get("timm")()
     save_file(family.open("test_efficientnet", "none", 32).network.state_dict(), file)
-    fit(with_settings(quick, {"backbone.weights": str(file), **PROBE}), tmp_path / "run")
+    fit_recipe(with_settings(quick, {"backbone.weights": str(file), **PROBE}), tmp_path / "run")
     save_file(family.open("test_efficientnet", "none", 32).network.state_dict(), file)
     with pytest.raises(RunError, match="not those"):
         foveate.load(tmp_path / "run")
@@ -318,7 +318,7 @@ def test_a_file_of_weights_that_changed_is_refused(quick, tmp_path):
 
 def test_training_and_predicting_see_the_same_pixels(stripes, quick, tmp_path):
     """The answers of evaluate and of predict, for the same files, are the same numbers."""
-    found = fit(with_settings(quick, PROBE), tmp_path / "run")
+    found = fit_recipe(with_settings(quick, PROBE), tmp_path / "run")
     saved = rows(found.evaluation.folder / "predictions.jsonl")
     again = foveate.predict(
         tmp_path / "run", [stripes / row["path"] for row in saved], device="cpu"
@@ -332,7 +332,7 @@ def test_t22_user_files_are_never_touched(quick, tmp_path):
     before = {
         path: (path.read_bytes(), path.stat().st_mtime_ns) for path in sorted(data.rglob("*.png"))
     }
-    fit(with_settings(quick, {"data.path": str(data)}), tmp_path / "run")
+    fit_recipe(with_settings(quick, {"data.path": str(data)}), tmp_path / "run")
     assert {
         path: (path.read_bytes(), path.stat().st_mtime_ns) for path in sorted(data.rglob("*.png"))
     } == before
@@ -346,11 +346,11 @@ def test_t31_features_come_from_the_cache_and_a_damaged_cache_is_passed_over(
     counted = []
     real = features._computed
     monkeypatch.setattr(features, "_computed", lambda *args: (counted.append(1), real(*args))[1])
-    found = [fit(with_settings(quick, PROBE), tmp_path / str(number)) for number in range(2)]
+    found = [fit_recipe(with_settings(quick, PROBE), tmp_path / str(number)) for number in range(2)]
     assert len(counted) == 1
     for file in features.cache_folder().iterdir():
         file.write_bytes(b"damaged")
-    found.append(fit(with_settings(quick, PROBE), tmp_path / "third"))
+    found.append(fit_recipe(with_settings(quick, PROBE), tmp_path / "third"))
     assert len(counted) == 2
     assert len({result.evaluation.scores.numbers["log_loss"].value for result in found}) == 1
 
@@ -379,7 +379,7 @@ def test_brain_mri_says_both_figures(tmp_path):
         "backbone.size": 96,
         "data.near_duplicates": 0.9,
     }
-    found = fit(with_settings(Recipe(), words), tmp_path / "run")
+    found = fit_recipe(with_settings(Recipe(), words), tmp_path / "run")
     audit = found.outcome["audit"]
     assert [row["name"] for row in audit] == ["random folds", "folds by group"]
     text = (found.evaluation.folder / "report.html").read_text()

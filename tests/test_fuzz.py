@@ -317,8 +317,8 @@ def test_t41_no_format_falls_over_what_it_looks_at(table_of, tmp_path):
         name, content = pair
         table_of(name, content)
         for form in FORMATS.names():
-            assert FORMATS.load(form)().sniff(tmp_path) in (True, False)
-            assert FORMATS.load(form)().sniff(tmp_path / name) in (True, False)
+            assert FORMATS.get(form)().sniff(tmp_path) in (True, False)
+            assert FORMATS.get(form)().sniff(tmp_path / name) in (True, False)
         (tmp_path / name).unlink()
 
     fuzzed(

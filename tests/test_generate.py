@@ -28,8 +28,13 @@ from foveate.errors import (
 from foveate.evaluation.fid import fid, kid
 from foveate.inference.predictor import load_predictor
 from foveate.modeling.backbones import Conditioning, family_of
-from foveate.modeling.diffusion import Ground, Names, Reader, painted
-from foveate.modeling.tokenizer import Words
+from foveate.modeling.diffusion import (
+    ClassNameTokenizer,
+    ConditioningEncoder,
+    InitialImage,
+    generate_images,
+)
+from foveate.modeling.tokenizer import WordTokenizer
 from foveate.modeling.weights import read_tensors
 from foveate.predictions import ImagePrediction
 from foveate.run.folder import Run
@@ -274,22 +279,22 @@ def test_steps_are_those_of_ddim(pipeline):
             )
             clean = (theirs - (1 - here).sqrt() * answer) / here.sqrt()
             theirs = there.sqrt() * clean + (1 - there).sqrt() * answer
-        mine = painted(painter, painter.embed, ["a b c"], [3], 5, 1.0)
+        mine = generate_images(painter, painter.embed, ["a b c"], [3], 5, 1.0)
         torch.testing.assert_close(mine, painter.decode(theirs), atol=1e-4, rtol=1e-4)
 
 
 def test_names_are_taken_as_they_are_written():
-    names = Names(["A", "a", "b, c", "d"])
+    names = ClassNameTokenizer(["A", "a", "b, c", "d"])
     assert len({*names.encode("A"), *names.encode("a"), *names.encode("b, c")}) == 3
     assert names.encode("A, d") == [*names.encode("A"), *names.encode("d")]
     assert names.encode("") == []
 
 
 def test_what_is_silent_says_nothing_but_its_end():
-    reader = Reader(Words(["red", "blue"]), 8, 4)
+    reader = ConditioningEncoder(WordTokenizer(["red", "blue"]), 8, 4)
     said = reader(["", "red blue"])
     assert isinstance(said, Conditioning)
-    assert said.there.sum(1).tolist() == [1, 3]
+    assert said.mask.sum(1).tolist() == [1, 3]
 
 
 # --- adapters
@@ -365,7 +370,7 @@ def test_every_pixel_beside_the_mask_stays(learnt, tmp_path, size, corner):
     foveate.generate(
         learnt.run,
         "red",
-        picture=tmp_path / "picture.png",
+        image=tmp_path / "picture.png",
         mask=tmp_path / "mask.png",
         steps=4,
         out=tmp_path / "made",
@@ -383,7 +388,7 @@ def test_a_hole_in_red_is_filled_with_red(learnt, tmp_path):
     mask = np.zeros((SIDE, SIDE), np.uint8)
     mask[4:12, 4:12] = 255
     Image.fromarray(mask).save(tmp_path / "mask.png")
-    files = {"picture": tmp_path / "picture.png", "mask": tmp_path / "mask.png"}
+    files = {"image": tmp_path / "picture.png", "mask": tmp_path / "mask.png"}
     foveate.generate(learnt.run, "", out=tmp_path / "made", guidance=1.0, device="cpu", **files)
     inside = pixels_of(tmp_path / "made" / "0000.png")[4:12, 4:12].mean((0, 1))
     assert inside[0] > inside[2] + 60
@@ -401,7 +406,7 @@ def test_what_lies_under_a_mask_is_not_seen(learnt):
         return model.head(sentences)
 
     found = [
-        painted(model.backbone, read, ["red"], [0], 6, 2.0, Ground(each, open=inside))
+        generate_images(model.backbone, read, ["red"], [0], 6, 2.0, InitialImage(each, inpaint_mask=inside))
         for each in (clean, others)
     ]
     torch.testing.assert_close(found[0] * inside, found[1] * inside)
@@ -416,7 +421,7 @@ def test_a_little_noise_changes_a_picture_little(learnt, tmp_path):
         foveate.generate(
             learnt.run,
             "red",
-            picture=tmp_path / "picture.png",
+            image=tmp_path / "picture.png",
             strength=strength,
             out=tmp_path / str(place),
             device="cpu",
@@ -480,9 +485,9 @@ def test_distances_name_whose_they_are(learnt, coloured, tmp_path, monkeypatch, 
         "10",
         "--guidance",
         "1",
-        "--against",
+        "--reference",
         str(coloured),
-        "--features",
+        "--feature-backbone",
         "test_efficientnet",
     ]
     assert cli._run([*words, "--out", str(tmp_path / "made"), "--device", "cpu", "--json"]) == 0
@@ -561,18 +566,18 @@ def test_the_style_comes_nearer(tmp_path):
 @pytest.mark.parametrize(
     ("words", "kind", "said"),
     [
-        ({"sentences": "green"}, UnknownName, "green"),
+        ({"prompts": "green"}, UnknownName, "green"),
         ({"strength": 0.5}, UsageError, "strength is that of changing a picture"),
-        ({"mask": "mask.png"}, UsageError, "a mask wants a picture"),
-        ({"picture": "picture.png", "strength": 2.0}, UsageError, "1 at the most"),
+        ({"mask": "mask.png"}, UsageError, "--mask requires --image"),
+        ({"image": "picture.png", "strength": 2.0}, UsageError, "1 at the most"),
         (
-            {"picture": "picture.png", "mask": "small.png"},
+            {"image": "picture.png", "mask": "small.png"},
             DataError,
             "the mask has 8 by 8 px, the picture 16 by 16",
         ),
-        ({"picture": "picture.png", "mask": "black.png"}, DataError, "nothing to paint"),
-        ({"picture": "words.png"}, FoveateError, "picture"),
-        ({"against": "nowhere"}, UsageError, "in a folder"),
+        ({"image": "picture.png", "mask": "black.png"}, DataError, "nothing to paint"),
+        ({"image": "words.png"}, FoveateError, "picture"),
+        ({"reference": "nowhere"}, UsageError, "in a folder"),
     ],
 )
 def test_wishes_that_cannot_be_met(learnt, tmp_path, words, kind, said):
@@ -585,12 +590,12 @@ def test_wishes_that_cannot_be_met(learnt, tmp_path, words, kind, said):
         Image.fromarray(np.full((side, side, 3), value, np.uint8)).save(tmp_path / name)
     (tmp_path / "words.png").write_text("no picture")
     given = {
-        name: tmp_path / value if isinstance(value, str) and name != "sentences" else value
+        name: tmp_path / value if isinstance(value, str) and name != "prompts" else value
         for name, value in words.items()
     }
     with pytest.raises(kind, match=said):
         foveate.generate(
-            learnt.run, given.pop("sentences", ()), out=tmp_path / "made", device="cpu", **given
+            learnt.run, given.pop("prompts", ()), out=tmp_path / "made", device="cpu", **given
         )
     assert not (tmp_path / "made").exists()
 

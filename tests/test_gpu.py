@@ -12,7 +12,7 @@ import torch
 
 import foveate
 from conftest import stripes_folder
-from foveate.api.fit.core import fit
+from foveate.api.fit.core import fit_recipe
 from foveate.data.dataset import ImageDataset
 from foveate.data.loading import BatchSampler, make_loader
 from foveate.data.transforms import evaluation_transform
@@ -46,7 +46,7 @@ def test_a_gpu_learns_and_answers_as_the_processor_does(
     }
     if tuning == "full":
         words |= {"training.epochs": 12, "training.lr": 3e-3}
-    result = fit(with_settings(quick, words), tmp_path / "run")
+    result = fit_recipe(with_settings(quick, words), tmp_path / "run")
     if tuning == "full":
         assert result.numbers()["accuracy"] > 0.8
     pictures = sorted(stripes.rglob("*.png"))
@@ -69,7 +69,7 @@ def test_boxes_on_a_gpu(tmp_path, detector):
         "device": "cuda",
         "training.precision": "bf16",
     }
-    result = fit(tiny(data, **words), tmp_path / "run")
+    result = fit_recipe(tiny(data, **words), tmp_path / "run")
     assert 0 <= result.numbers()["map"] <= 1
 
 
@@ -211,14 +211,14 @@ def test_a_gpu_writes_what_it_sees(stripes, tmp_path):
 
 @gpu
 def test_a_gpu_explains_as_the_processor_does(quick, stripes, tmp_path):
-    run = fit(
+    run = fit_recipe(
         with_settings(quick, {"training.epochs": 12, "training.lr": 3e-3, "device": "cuda"}),
         tmp_path / "run",
     ).run
     asked = sorted(stripes.rglob("*.png"))[:2]
     there, here = (
         foveate.explain(
-            run, asked, how=["gradcam", "occlusion"], device=device, out=tmp_path / device
+            run, asked, methods=["gradcam", "occlusion"], device=device, out=tmp_path / device
         ).found
         for device in ("cuda", "cpu")
     )

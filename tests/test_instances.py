@@ -82,7 +82,7 @@ def scene(rng: np.random.Generator) -> tuple[np.ndarray, Boxes]:
 
 
 def task(**changed: Any):
-    return TASKS.make("detect", {"head": "mask_rcnn", "width": 32, **changed}, NAMES)
+    return TASKS.create("detect", {"head": "mask_rcnn", "width": 32, **changed}, NAMES)
 
 
 def overlap(one: np.ndarray, two: np.ndarray) -> float:
@@ -100,7 +100,7 @@ def test_masks_are_learnt():
     samples = [Sample(str(place), str(place), truth) for place, truth in enumerate(truths)]
     job = task(depth=1)
     model = Model(
-        FAMILIES.load("timm")().open("test_resnet", "none", SIDE),
+        FAMILIES.get("timm")().open("test_resnet", "none", SIDE),
         job,
         Full(TuningSettings()),
         keep_norms=False,
@@ -193,7 +193,7 @@ def test_the_head_fits_every_backbone(name, side):
     torch.manual_seed(0)
     job = task(depth=1)
     model = Model(
-        FAMILIES.load("timm")().open(name, "none", side),
+        FAMILIES.get("timm")().open(name, "none", side),
         job,
         Full(TuningSettings()),
         keep_norms=False,
@@ -235,7 +235,7 @@ def test_the_head_fits_every_backbone(name, side):
 def test_a_batch_without_objects_teaches_no_mask_and_breaks_nothing():
     job = task(depth=1)
     model = Model(
-        FAMILIES.load("timm")().open("test_resnet", "none", 64),
+        FAMILIES.get("timm")().open("test_resnet", "none", 64),
         job,
         Full(TuningSettings()),
         keep_norms=False,
@@ -258,7 +258,7 @@ def test_a_batch_without_objects_teaches_no_mask_and_breaks_nothing():
 
 
 def settled(settings: dict[str, Any], truths: list[Boxes]):
-    return TASKS.load("detect").resolve_settings(settings, truths, NAMES, DataFacts(False, False))
+    return TASKS.get("detect").resolve_settings(settings, truths, NAMES, DataFacts(False, False))
 
 
 def test_masks_that_are_not_there_are_asked_for_and_those_that_are_are_told_of():
@@ -308,7 +308,7 @@ def test_augmented_masks_stay_on_their_object(framing, reduced):
     kinds = evaluation_transform(SPEC, framing), *[training_transform(SPEC, framing, recipe)] * 10
     for seed, transform in enumerate(kinds):
         torch.manual_seed(seed)
-        job = TASKS.make("detect", {"head": "mask_rcnn"}, ("a", "b", "c", "d"))
+        job = TASKS.create("detect", {"head": "mask_rcnn"}, ("a", "b", "c", "d"))
         truth = truth_of(inside, [0] * 4)
         image, _, moved = transform(
             pixels,
@@ -343,7 +343,7 @@ def test_a_mosaic_keeps_every_mask_on_its_object(framing):
     """Four pictures of one object each, in a colour of its own; one has none."""
     colours, job = (
         np.array([(255, 0, 0), (0, 255, 0), (0, 0, 255)], np.uint8),
-        TASKS.make("detect", {"head": "mask_rcnn"}, ("a", "b", "c")),
+        TASKS.create("detect", {"head": "mask_rcnn"}, ("a", "b", "c")),
     )
     pictures = [
         (
@@ -669,18 +669,18 @@ def test_masks_are_drawn_under_their_boxes():
     size = (60, 90)
     truth = truth_of([shape_in(0, 5, 5, 40, size), shape_in(1, 45, 12, 40, size)], [0, 1])
     pixels = np.full((*size, 3), 100, np.uint8)
-    drawn = drawing.with_boxes(pixels, truth, 0, NAMES)
-    middle = np.rint((np.array(drawing.colour(1)) + 100) / 2)
+    drawn = drawing.draw_boxes(pixels, truth, 0, NAMES)
+    middle = np.rint((np.array(drawing.class_color(1)) + 100) / 2)
     assert np.abs(drawn[40, 65] - middle).max() <= 1
-    assert (drawn[25, 5] == drawing.colour(0)).all()
+    assert (drawn[25, 5] == drawing.class_color(0)).all()
     assert (drawn[50, 2] == 100).all()
     assert (pixels == 100).all()
-    small = drawing.with_boxes(pixels[:30], truth, 0, NAMES)  # masks of another size are left out
+    small = drawing.draw_boxes(pixels[:30], truth, 0, NAMES)  # masks of another size are left out
     assert (
-        small == drawing.with_boxes(pixels[:30], Boxes(truth.xyxy, truth.names), 0, NAMES)
+        small == drawing.draw_boxes(pixels[:30], Boxes(truth.xyxy, truth.names), 0, NAMES)
     ).all()
     unsure = Boxes(truth.xyxy, truth.names, np.array([0.2, 0.9]), masks=truth.masks)
-    assert (drawing.with_boxes(pixels, unsure, 0.5, NAMES)[25, 25] == 100).all()
+    assert (drawing.draw_boxes(pixels, unsure, 0.5, NAMES)[25, 25] == 100).all()
 
 
 def test_answers_become_coco_files(tmp_path):
@@ -713,7 +713,7 @@ def test_the_whole_way(tmp_path, quick):
             Sample(tmp_path / "data" / f"{number:02d}.png", f"{number:02d}.png", truth, split)
         )
     (tmp_path / "coco").mkdir()
-    FORMATS.load("coco")().write(
+    FORMATS.get("coco")().write(
         Table(tuple(samples), NAMES, "made", tmp_path / "data"), tmp_path / "coco"
     )
     words = {
@@ -739,6 +739,6 @@ def test_the_whole_way(tmp_path, quick):
 
 
 def fitted(recipe: Recipe, out: Path):
-    from foveate.api.fit.core import fit
+    from foveate.api.fit.core import fit_recipe
 
-    return fit(recipe, out)
+    return fit_recipe(recipe, out)

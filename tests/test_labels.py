@@ -116,7 +116,7 @@ def test_the_bootstrap_covers_a_mean():
 
 
 def test_every_metric_names_what_it_reads():
-    assert all(isinstance(METRICS.load(name).reads, type) for name in METRICS.names())
+    assert all(isinstance(METRICS.get(name).reads, type) for name in METRICS.names())
 
 
 def test_badness_is_the_confidence_of_what_is_wrong():

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from foveate.api.fit.core import fit
+from foveate.api.fit.core import fit_recipe
 from foveate.api.fit.ladder import LadderResult
 from foveate.errors import DataError, Interrupted, UsageError
 from foveate.inference.predictor import load_predictor
@@ -30,7 +30,7 @@ def rows_of(folder):
 
 
 def test_the_winner_is_the_run_and_the_test_images_are_its_own(rungs, tmp_path):
-    result = fit(rungs, tmp_path / "run")
+    result = fit_recipe(rungs, tmp_path / "run")
     assert isinstance(result, LadderResult)
     rows = rows_of(result.run)
     assert [row["tuning"] for row in rows][:2] == ["probe", "last"]
@@ -63,7 +63,7 @@ def test_the_winner_is_the_run_and_the_test_images_are_its_own(rungs, tmp_path):
 
 
 def test_two_rungs_without_a_gain_end_it(rungs, tmp_path):
-    rows = fit(
+    rows = fit_recipe(
         with_settings(rungs, {"training.epochs": 1, "training.lr": 1e-7, "data.test": 0}),
         tmp_path / "run",
     ).numbers()["leaderboard"]
@@ -74,7 +74,7 @@ def test_two_rungs_without_a_gain_end_it(rungs, tmp_path):
 def test_a_budget_too_small_for_the_first_rung_still_gives_the_cheapest_answer(
     rungs, tmp_path, capsys
 ):
-    result = fit(with_settings(rungs, {"training.minutes": 0.001}), tmp_path / "run")
+    result = fit_recipe(with_settings(rungs, {"training.minutes": 0.001}), tmp_path / "run")
     assert result.numbers()["tuning"] == "probe"
     assert all("not tried" in row["note"] for row in rows_of(result.run)[1:])
     assert "takes longer than was given" in capsys.readouterr().out
@@ -82,7 +82,7 @@ def test_a_budget_too_small_for_the_first_rung_still_gives_the_cheapest_answer(
 
 def test_a_budget_is_kept_by_leaving_rungs_out_and_cutting_epochs(rungs, tmp_path):
     started = time.monotonic()
-    result = fit(
+    result = fit_recipe(
         with_settings(
             rungs, {"training.minutes": 0.25, "training.epochs": 10_000, "training.patience": 0}
         ),
@@ -100,7 +100,7 @@ def test_a_budget_is_kept_by_leaving_rungs_out_and_cutting_epochs(rungs, tmp_pat
 def test_t1_an_interrupted_ladder_goes_on_to_the_same_end(rungs, tmp_path, monkeypatch):
     from foveate.training.trainer import Trainer
 
-    whole = fit(rungs, tmp_path / "whole")
+    whole = fit_recipe(rungs, tmp_path / "whole")
     own = Trainer._step
 
     def stopped(self, batch):
@@ -111,10 +111,10 @@ def test_t1_an_interrupted_ladder_goes_on_to_the_same_end(rungs, tmp_path, monke
 
     monkeypatch.setattr(Trainer, "_step", stopped)
     with pytest.raises(Interrupted) as stop:
-        fit(rungs, tmp_path / "cut")
+        fit_recipe(rungs, tmp_path / "cut")
     assert str(tmp_path / "cut") in stop.value.hint
     monkeypatch.setattr(Trainer, "_step", own)
-    again = fit(rungs, resume=tmp_path / "cut")
+    again = fit_recipe(rungs, resume=tmp_path / "cut")
     told = ("tuning", "accuracy", "gain", "note")
     assert [[row.get(name) for name in told] for row in rows_of(again.run)] == [
         [row.get(name) for name in told] for row in rows_of(whole.run)
@@ -132,12 +132,12 @@ def test_t1_an_interrupted_ladder_goes_on_to_the_same_end(rungs, tmp_path, monke
 )
 def test_what_no_ladder_can_have(rungs, tmp_path, settings, error, words):
     with pytest.raises(error, match=words):
-        fit(with_settings(rungs, settings), tmp_path / "run")
+        fit_recipe(with_settings(rungs, settings), tmp_path / "run")
 
 
 def test_a_taken_folder_is_left_alone(rungs, tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "mine.txt").write_text("mine")
     with pytest.raises(UsageError, match="taken"):
-        fit(rungs, tmp_path / "run")
+        fit_recipe(rungs, tmp_path / "run")
     assert [entry.name for entry in (tmp_path / "run").iterdir()] == ["mine.txt"]

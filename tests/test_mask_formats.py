@@ -46,7 +46,7 @@ def pair(root: Path, image: str, answer: str, rows: list[list[int]]) -> Path:
 
 
 def formats_that_fit(path: Path) -> list[str]:
-    return [name for name in FORMATS.names() if FORMATS.load(name)().sniff(path)]
+    return [name for name in FORMATS.names() if FORMATS.get(name)().sniff(path)]
 
 
 def notes(table) -> str:

@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from foveate.api.fit.core import fit
+from foveate.api.fit.core import fit_recipe
 from foveate.data.dataset import ImageDataset
 from foveate.data.loading import BatchSampler, make_loader
 from foveate.data.mosaic import Mosaic, mosaic, refuse_placeless
@@ -132,7 +132,7 @@ def test_masks_agree_with_pixels(view):
         mask = np.where(picture.any(2), picture.argmax(2), 3)
         mask[:10, :10] = IGNORE_INDEX
         truths.append(Regions(mask.astype(np.int64)))
-    made = shown(Segment(SegmentSettings(view=view), (*NAMES, "ground")), pictures, truths)
+    made = shown(Segment(SegmentSettings(framing=view), (*NAMES, "ground")), pictures, truths)
     for index in range(6):
         image, target, _, _, _ = made[0, index]
         mask = target["mask"]
@@ -209,7 +209,7 @@ def test_a_task_without_places_refuses():
 
 def test_fit_refuses_before_it_reads_a_picture(quick, tmp_path):
     with pytest.raises(UsageError, match="truths have places"):
-        fit(with_settings(quick, {"augment.mosaic": 0.5}), tmp_path / "run")
+        fit_recipe(with_settings(quick, {"augment.mosaic": 0.5}), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
@@ -228,7 +228,7 @@ def test_t1_resume_is_exact(tmp_path, monkeypatch):
         "training.epochs": 2, "training.batch_size": 4, "training.precision": "fp32", "training.channels_last": False,
         "device": "cpu", "task.width": 32, "data.near_duplicates": 1, "augment.mosaic": 0.6,
     })  # fmt: skip
-    fit(recipe, tmp_path / "whole")
+    fit_recipe(recipe, tmp_path / "whole")
     looked, real = [], trainer.Trainer._asked
 
     def asked(self, stop):
@@ -239,7 +239,7 @@ def test_t1_resume_is_exact(tmp_path, monkeypatch):
 
     monkeypatch.setattr(trainer.Trainer, "_asked", asked)
     with pytest.raises(Interrupted):
-        fit(recipe, tmp_path / "cut")
-    fit(None, resume=tmp_path / "cut")
+        fit_recipe(recipe, tmp_path / "cut")
+    fit_recipe(None, resume=tmp_path / "cut")
     one, other = (read_tensors(tmp_path / name / "model.safetensors") for name in ("whole", "cut"))
     assert all(torch.equal(one[key], other[key]) for key in one)

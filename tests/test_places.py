@@ -12,8 +12,8 @@ import torch
 from PIL import Image
 from torchvision import tv_tensors
 
-from foveate.api.evaluate.core import evaluate
-from foveate.api.fit.core import fit
+from foveate.api.evaluate import evaluate
+from foveate.api.fit.core import fit_recipe
 from foveate.api.predict import predict
 from foveate.data.dataset import TiledDataset
 from foveate.data.transforms import evaluation_transform, training_transform
@@ -40,7 +40,7 @@ BACKBONES = {
     "swin_tiny_patch4_window7_224": 112,
 }
 LEARNT = [
-    name for name in DETECTORS.names() if DETECTORS.load(name).needs is Provides.MAPS
+    name for name in DETECTORS.names() if DETECTORS.get(name).needs is Provides.MAPS
 ]  # the rest finds by itself
 HEADS = [("segment", name) for name in DECODERS.names()] + [("detect", name) for name in LEARNT]
 HEADS.remove(("detect", "mask_rcnn")) if ("detect", "mask_rcnn") in HEADS else None
@@ -50,7 +50,7 @@ SPEC = InputSpec(64, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 @pytest.fixture(scope="module", params=BACKBONES)
 def backbone(request):
     torch.manual_seed(0)
-    return FAMILIES.load("timm")().open(request.param, "none", BACKBONES[request.param])
+    return FAMILIES.get("timm")().open(request.param, "none", BACKBONES[request.param])
 
 
 def made_up(side: int) -> Batch:
@@ -79,7 +79,7 @@ def made_up(side: int) -> Batch:
 @pytest.mark.parametrize(("task", "head"), HEADS)
 def test_every_head_trains_on_every_kind_of_backbone(backbone, task, head):
     torch.manual_seed(0)
-    made = TASKS.make(task, {"head": head, "width": 32}, ("a", "b", "c"))
+    made = TASKS.create(task, {"head": head, "width": 32}, ("a", "b", "c"))
     network = made.head(backbone)
     batch = made_up(backbone.input.size)
     moving = torch.optim.AdamW([*network.parameters(), *backbone.parameters()], 1e-3)
@@ -122,8 +122,8 @@ def test_every_head_trains_on_every_kind_of_backbone(backbone, task, head):
 @pytest.mark.parametrize("head", ["fcos", "retinanet", "faster_rcnn"])
 def test_losses_by_name(head, settings):
     torch.manual_seed(0)
-    backbone = FAMILIES.load("timm")().open("test_resnet", "none", 64)
-    made = TASKS.make(
+    backbone = FAMILIES.get("timm")().open("test_resnet", "none", 64)
+    made = TASKS.create(
         "detect", {"head": head, "width": 32, "depth": 1, **settings}, ("a", "b", "c")
     )
     batch, network = made_up(64), made.head(backbone)
@@ -133,7 +133,7 @@ def test_losses_by_name(head, settings):
 
 @pytest.mark.parametrize("loss", ["cross_entropy", "dice", "focal", "lovasz", "cross_entropy+dice"])
 def test_losses_of_pixels_are_least_where_the_answer_is_right(loss):
-    made = TASKS.make("segment", {"loss": loss}, ("a", "b", "c"))
+    made = TASKS.create("segment", {"loss": loss}, ("a", "b", "c"))
     batch = made_up(32)
     masks = torch.stack([target["mask"].as_subclass(torch.Tensor) for target in batch.targets])
     right = 18 * torch.nn.functional.one_hot(masks.clamp(min=0), 3).permute(0, 3, 1, 2).float() - 9
@@ -148,21 +148,21 @@ def test_losses_of_pixels_are_least_where_the_answer_is_right(loss):
 
 def test_bad_words():
     with pytest.raises(UsageError, match=r"loss.*no loss is called 'dise'"):
-        TASKS.make("segment", {"loss": "cross_entropy+dise"}, ("a", "b"))
+        TASKS.create("segment", {"loss": "cross_entropy+dise"}, ("a", "b"))
     with pytest.raises(UsageError, match="yolo"):
-        TASKS.make("detect", {"head": "yolo"}, ("a",))
+        TASKS.create("detect", {"head": "yolo"}, ("a",))
     with pytest.raises(UsageError, match="unett"):
-        TASKS.make("segment", {"head": "unett"}, ("a", "b")).head(
-            FAMILIES.load("timm")().open("test_resnet", "none", 64)
+        TASKS.create("segment", {"head": "unett"}, ("a", "b")).head(
+            FAMILIES.get("timm")().open("test_resnet", "none", 64)
         )
 
 
 @pytest.mark.parametrize("head", DECODERS.names())
 def test_one_image_at_once_trains_or_is_refused_in_words(head):
-    backbone = FAMILIES.load("timm")().open("test_resnet", "none", 64)
-    made = TASKS.make("segment", {"head": head, "width": 32}, ("a", "b", "c"))
+    backbone = FAMILIES.get("timm")().open("test_resnet", "none", 64)
+    made = TASKS.create("segment", {"head": head, "width": 32}, ("a", "b", "c"))
     network, batch = made.head(backbone), made_up(64).subset(slice(0, 1))
-    if DECODERS.load(head).pools:
+    if DECODERS.get(head).pools:
         with pytest.raises(UsageError, match="one image at once"):
             network(backbone(batch.images, made.needs), batch)
     else:
@@ -189,8 +189,8 @@ def test_masks_and_boxes_stay_on_their_pixels(framing, augment):
     pixels, box, mask = painted(100, 140)
     transform = training_transform(SPEC, framing, AugmentRecipe(**{"crop": 0.3, "flip": 0.5, **augment}))
     segment, detect = (
-        TASKS.make("segment", {"view": framing}, ("a", "b")),
-        TASKS.make("detect", {}, ("thing",)),
+        TASKS.create("segment", {"view": framing}, ("a", "b")),
+        TASKS.create("detect", {}, ("thing",)),
     )
     seen = 0
     for seed in range(20):
@@ -213,7 +213,7 @@ def test_masks_and_boxes_stay_on_their_pixels(framing, augment):
 
 def test_an_object_that_nearly_leaves_the_picture_is_gone():
     transform = training_transform(SPEC, "whole", AugmentRecipe(crop=0.05, flip=0))
-    detect = TASKS.make("detect", {}, ("thing",))
+    detect = TASKS.create("detect", {}, ("thing",))
     pixels, box, _ = painted(100, 140)
     counts = set()
     for seed in range(30):
@@ -229,7 +229,7 @@ def test_an_object_that_nearly_leaves_the_picture_is_gone():
 
 
 def test_padding_is_nobodys_class_and_masks_come_back_at_their_size():
-    segment = TASKS.make("segment", {}, ("a", "b"))
+    segment = TASKS.create("segment", {}, ("a", "b"))
     pixels, _, mask = painted(100, 140)
     image, view, moved = evaluation_transform(SPEC, "whole")(
         pixels, (100, 140), segment.encode(Regions(mask), (100, 140))
@@ -259,7 +259,7 @@ def test_windows_join_to_the_picture(tmp_path, size):
         .repeat(10, 1)[: size[0], : size[1]]
     )
     Image.fromarray((255 * mask).astype(np.uint8)).save(tmp_path / "a.png")
-    task = TASKS.make("segment", {"view": "windows"}, ("dark", "bright"))
+    task = TASKS.create("segment", {"framing": "windows"}, ("dark", "bright"))
     from foveate.data.image_cache import ImageCache
 
     samples = [Sample(tmp_path / "a.png", "a.png", Regions(mask))]
@@ -286,7 +286,7 @@ def test_windows_join_to_the_picture(tmp_path, size):
 
 def test_boxes_of_windows_join_without_fragments():
     """A network that boxes everything bright: objects across windows come back whole and once, neighbours stay two."""
-    task = TASKS.make("detect", {"view": "windows"}, ("a", "b"))
+    task = TASKS.create("detect", {"framing": "windows"}, ("a", "b"))
     true = np.array([[50, 30, 80, 55], [10, 10, 22, 20], [24, 10, 36, 20]], np.float32)
     parts = []
     for x in (0, 36):
@@ -317,11 +317,11 @@ def test_boxes_through_windows_from_files_to_report(tmp_path):
     settings = {
         "task": "detect",
         "task.depth": 1,
-        "task.view": "windows",
+        "task.framing": "windows",
         "backbone.size": 48,
         "training.epochs": 1,
     }
-    result = fit(tiny(data, **settings), tmp_path / "run")
+    result = fit_recipe(tiny(data, **settings), tmp_path / "run")
     assert "map" in result.evaluation.scores.numbers
     for answer in predict(tmp_path / "run", [data / "JPEGImages"]):
         assert all(
@@ -364,7 +364,7 @@ def tiny(data: Path, **settings) -> Recipe:
 
 def test_boxes_from_files_to_report(tmp_path, capsys):
     data = write_voc(tmp_path / "shapes")
-    result = fit(tiny(data, **{"task": "detect", "task.depth": 1}), tmp_path / "run")
+    result = fit_recipe(tiny(data, **{"task": "detect", "task.depth": 1}), tmp_path / "run")
     assert "class\tboxes\timages" in capsys.readouterr().out
     folder = result.evaluation.folder
     scores = json.loads((folder / "scores.json").read_text())
@@ -432,7 +432,7 @@ def test_a_head_without_a_closed_form_is_no_probe():
 
 def test_a_task_suggests_and_the_user_decides(tmp_path):
     data = write_voc(tmp_path / "shapes", 12)
-    fit(
+    fit_recipe(
         tiny(data, **{"training.epochs": 1, "augment.color": 0.0, "task.depth": 1, "data.test": 0}),
         tmp_path / "run",
     )
@@ -479,7 +479,7 @@ def test_masks_from_files_to_report(tmp_path):
         Image.fromarray(pixels).save(tmp_path / "data" / "images" / f"{number}.png")
         Image.fromarray(mask).save(tmp_path / "data" / "masks" / f"{number}.png")
     before = {file: file.read_bytes() for file in (tmp_path / "data").rglob("*.png")}
-    result = fit(
+    result = fit_recipe(
         tiny(
             tmp_path / "data",
             **{"training.epochs": 8, "task.width": 64, "training.lr": 3e-3, "training.ema": 0},
@@ -564,7 +564,7 @@ def test_the_ladder_of_boxes_begins_with_the_head(tmp_path):
         tiny(write_voc(tmp_path / "shapes", 16)),
         {"tuning": "auto", "training.epochs": 1, "data.val": 0.3},
     )
-    result = fit(recipe, tmp_path / "run")
+    result = fit_recipe(recipe, tmp_path / "run")
     rows = json.loads((tmp_path / "run" / "leaderboard.json").read_text())
     assert [row["tuning"] for row in rows][:2] == ["head", "last"]
     assert all("map" in row for row in rows if "seconds" in row)

@@ -23,7 +23,7 @@ from torch.nn import functional
 
 import foveate
 from conftest import stripes_folder
-from foveate.api.fit.core import fit
+from foveate.api.fit.core import fit_recipe
 from foveate.cli import main as cli
 from foveate.data.image_cache import ImageCache
 from foveate.data.streaming import Catalogue, Entry, Stream, entries
@@ -77,7 +77,7 @@ def labelled(tmp_path_factory) -> Path:
 def trained(quick, tmp_path_factory) -> Path:
     """Weights of a network that tells stripes apart."""
     folder = tmp_path_factory.mktemp("weights")
-    run = fit(
+    run = fit_recipe(
         with_settings(quick, {"training.epochs": 12, "training.lr": 3e-3}), folder / "run"
     ).run
     save_file(load_predictor(run, "cpu").model.backbone.network.state_dict(), folder / "trained.safetensors")
@@ -117,7 +117,7 @@ def test_losses_are_those_of_lightly():
     """The numbers of lightly 1.6.0 (NTXentLoss, VICRegLoss, DINOLoss at a teacher temperature of 0.05) for the same draws."""
     torch.manual_seed(0)
     one, other = torch.randn(32, 16), torch.randn(32, 16)
-    vicreg = OBJECTIVES.make("vicreg", {}, ())
+    vicreg = OBJECTIVES.create("vicreg", {}, ())
     assert float(contrast(one, other, 0.2)) == pytest.approx(5.166583, rel=1e-5)
     assert float(sum(vicreg.loss(torch.stack([one, other]), None).values())) == pytest.approx(
         58.992615, rel=1e-5
@@ -391,7 +391,7 @@ def test_a_loss_that_is_no_number_leaves_what_was_good(trained, pictures, tmp_pa
     found = foveate.pretrain(pictures, objective="simclr", out=tmp_path / "run", **words)
     assert "no finite number" in found.outcome["reason"]
     assert all(
-        tensor.isfinite().all() for tensor in read_tensors(found.run / BACKBONE_FILE, own=True).values()
+        tensor.isfinite().all() for tensor in read_tensors(found.run / BACKBONE_FILE, verbatim=True).values()
     )
 
 
@@ -678,7 +678,7 @@ def test_t1_resume_is_exact(pictures, labelled, tmp_path, monkeypatch):
         build_model(_supervised(tmp_path / "cut"), ("a", "b"))
     again = foveate.pretrain(resume=tmp_path / "cut")
     one, other = (
-        weights_fingerprint(read_tensors(run / BACKBONE_FILE, own=True)) for run in (whole.run, again.run)
+        weights_fingerprint(read_tensors(run / BACKBONE_FILE, verbatim=True)) for run in (whole.run, again.run)
     )
     assert one == other
 
@@ -719,7 +719,7 @@ def test_bad_words_and_bad_pictures_are_one_sentence(pictures, labelled, quick, 
         with pytest.raises(UsageError, match="nothing goes on from this run"):
             go_on(out)
     assert foveate.pretrain(resume=out).verdict == found.verdict  # it is finished: nothing is done
-    fitted = fit(quick, tmp_path / "fitted").run
+    fitted = fit_recipe(quick, tmp_path / "fitted").run
     with pytest.raises(UsageError, match="was fitted, not pre-trained"):
         foveate.fit(labelled, backbone=str(fitted), out=tmp_path / "again")
     with pytest.raises(UsageError, match="the run has its own"):

@@ -34,7 +34,7 @@ def blobs(count: int, apart: float, seed: int = 0) -> tuple[np.ndarray, np.ndarr
 
 
 def test_ranks_tiny_networks(stripes):
-    found = foveate.models(*TINY, race=stripes, size=32)
+    found = foveate.models(*TINY, compare=stripes, size=32)
     rows = found.numbers()["race"]
     assert {row["backbone"] for row in rows} == {"test_resnet", "test_efficientnet", "test_vit"}
     order = [(-row["linear"]["value"], row["log_loss"]) for row in rows]
@@ -53,17 +53,17 @@ def test_ranks_tiny_networks(stripes):
 
 def test_the_same_seed_gives_the_same_race_with_and_without_a_cache(stripes, monkeypatch):
     first, again = (
-        foveate.models("test_efficientnet:none", race=stripes, size=32) for _ in range(2)
+        foveate.models("test_efficientnet:none", compare=stripes, size=32) for _ in range(2)
     )
     monkeypatch.setenv("FOVEATE_CACHE", str(stripes / "lying" / "00.png"))
-    fresh = foveate.models("test_efficientnet:none", race=stripes, size=32)
+    fresh = foveate.models("test_efficientnet:none", compare=stripes, size=32)
     rows = [{**found.numbers()["race"][0], "seconds": 0} for found in (first, again, fresh)]
     assert rows[0] == rows[1] == rows[2]
 
 
 def test_other_sizes_of_input_meet_the_same_images_and_folds(stripes, capsys):
     sizes = {"test_resnet": 160, "vit_tiny_patch16_224": 224}
-    found = foveate.models(*(f"{name}:none" for name in sizes), race=stripes, images=12)
+    found = foveate.models(*(f"{name}:none" for name in sizes), compare=stripes, images=12)
     assert {finish.entry.card.size for finish in found.finishes} == set(sizes.values())
     assert len({len(finish.judged.linear) for finish in found.finishes}) == 1
 
@@ -73,7 +73,7 @@ def test_in_a_terminal(stripes, capsys):
         "models",
         *TINY[:2],
         "test_vit:nowhere.safetensors",
-        "--race",
+        "--compare",
         str(stripes),
         "--size",
         "32",
@@ -110,7 +110,7 @@ def test_images_of_the_test_split_are_left_alone(tmp_path, capsys):
     stripes_folder(tmp_path / "train", each=6)
     for picture in stripes_folder(tmp_path / "test", each=4, seed=1).rglob("*.png"):
         picture.write_bytes(b"whoever opens this stumbles")
-    found = foveate.models("test_efficientnet:none", race=tmp_path, size=32, strict=True)
+    found = foveate.models("test_efficientnet:none", compare=tmp_path, size=32, strict=True)
     assert found.finishes[0].linear.count == 12
     assert "8 test images are left alone" in capsys.readouterr().out
 
@@ -226,9 +226,9 @@ def test_the_paired_bootstrap_wants_the_same_images(shapes):
 
 def test_refuses_words_that_mean_nothing_or_too_much(stripes):
     with pytest.raises(UnknownName, match="test_resnet"):
-        foveate.models("test_resnett", race=stripes)
+        foveate.models("test_resnett", compare=stripes)
     with pytest.raises(UsageError, match="too many for one race"):
-        foveate.models("resnet*", race=stripes)
+        foveate.models("resnet*", compare=stripes)
 
 
 @pytest.fixture
@@ -257,14 +257,14 @@ def test_refuses_what_has_no_class_an_image(pictures):
         [f"images/{n}.png,{label}" for n, label in enumerate(("cat", "dog", "cat|dog", "cat"))],
     )
     with pytest.raises(DataError, match="one class an image"):
-        foveate.models(*TINY, race=several)
+        foveate.models(*TINY, compare=several)
     boxes = written(
         pictures, "path,label,x0,y0,x1,y1", [f"images/{n}.png,cat,1,1,9,9" for n in range(4)]
     )
     with pytest.raises(DataError, match="not boxes"):
-        foveate.models(*TINY, race=boxes)
+        foveate.models(*TINY, compare=boxes)
     with pytest.raises(DataError, match="not regions"):
-        foveate.models(*TINY, race=pictures, format="masks")
+        foveate.models(*TINY, compare=pictures, format="masks")
 
 
 def test_refuses_one_class_and_one_group(pictures):
@@ -274,17 +274,17 @@ def test_refuses_one_class_and_one_group(pictures):
         [f"images/{n}.png,{'cd'[n == 3]},{'test' if n == 3 else ''}" for n in range(4)],
     )
     with pytest.raises(DataError, match="two classes at least"):
-        foveate.models("test_vit:none", race=tested)
+        foveate.models("test_vit:none", compare=tested)
     together = written(
         pictures, "path,label,group", [f"images/{n}.png,{'cd'[n % 2]},patient" for n in range(4)]
     )
     with pytest.raises(DataError, match="of one group"):
-        foveate.models("test_vit:none", race=together, size=32)
+        foveate.models("test_vit:none", compare=together, size=32)
 
 
 def test_without_any_weights_there_is_no_race(stripes):
     with pytest.raises(WeightsError, match="no weights for any") as found:
-        foveate.models("test_vit:nowhere.pt", "test_resnet:offline", race=stripes)
+        foveate.models("test_vit:nowhere.pt", "test_resnet:offline", compare=stripes)
     assert "test_resnet" in found.value.why or "nowhere.pt" in found.value.why
 
 
@@ -301,7 +301,7 @@ def test_a_hub_that_does_not_answer_is_asked_once(stripes, monkeypatch):
 
     monkeypatch.setattr(timm, "create_model", cut_off)
     found = foveate.models(
-        "test_vit", "test_resnet:hub", "test_efficientnet:none", race=stripes, size=32
+        "test_vit", "test_resnet:hub", "test_efficientnet:none", compare=stripes, size=32
     )
     assert len(tried) == 1
     assert len(found.skipped) == 2
@@ -317,7 +317,7 @@ def test_imagenet_weights_win_on_photographs():
         pytest.skip("the clothing set is not on this machine")
     words = ("tf_efficientnet_lite0:none", "test_resnet:none", "tf_efficientnet_lite0:offline")
     first, *others = foveate.models(
-        *words, race=SHARED / "clothing" / "train", images=120, size=96
+        *words, compare=SHARED / "clothing" / "train", images=120, size=96
     ).finishes
     assert first.entry.weights == "offline"
     assert not any(other.within_noise for other in others)

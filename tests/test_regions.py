@@ -291,6 +291,6 @@ def test_precision_and_recall_are_drawn(count):
 def test_large_counts_are_short_in_a_cell(count, text):
     assert plots._short(count) == text
     assert (
-        words_of(plots.confusion(np.array([[count, 0], [0, 1]]), ["a", "background"]))
+        words_of(plots.confusion_matrix(np.array([[count, 0], [0, 1]]), ["a", "background"]))
         == 2 + 2 + 2 + 2
     )

@@ -16,8 +16,8 @@ import foveate
 from browser import NAMES, Browser
 from foveate.errors import UnknownName
 from foveate.reporting.i18n import _known, languages, speaker
-from foveate.reporting.model_card import write_card
-from foveate.reporting.pages import Cell, Comparison, Mistake, Page, write
+from foveate.reporting.model_card import write_model_card
+from foveate.reporting.pages import Comparison, ConfusionCell, EvaluationPage, Example, write_report
 from foveate.types import Score, Scores
 
 TEMPLATES = sorted((Path(foveate.__file__).parent / "reporting" / "templates").glob("*.html.j2"))
@@ -55,11 +55,11 @@ LADDER = [
 
 
 @pytest.fixture
-def page() -> Page:
+def page() -> EvaluationPage:
     rows = [
         {"class": name, "precision": 0.5, "recall": None, "f1": 1.0, "count": 3} for name in CLASSES
     ]
-    return Page(
+    return EvaluationPage(
         title="run",
         command="foveate fit 'my data' --tuning full",
         split="test",
@@ -80,7 +80,7 @@ def page() -> Page:
             {"epoch": 2, "train_loss": 0.8},
         ],
         mistakes=[
-            Mistake(
+            Example(
                 "a/<b>.jpg",
                 np.zeros((20, 30, 3), np.uint8),
                 [("answer", "猫 (97%)"), ("truth", CLASSES[0])],
@@ -92,7 +92,7 @@ def page() -> Page:
 
 
 def read(page, path) -> Reader:
-    write(page, path)
+    write_report(page, path)
     reader = Reader()
     reader.feed(path.read_text(encoding="utf-8"))
     return reader
@@ -136,13 +136,13 @@ def test_many_classes_are_cut_to_the_most_confused(page, tmp_path):
     matrix = np.eye(60, dtype=int) * 5
     matrix[3, 7] = 4
     tables = {"confusion": matrix.tolist(), "classes": [f"class {number}" for number in range(60)]}
-    write(replace(page, scores=Scores(page.scores.numbers, [], tables)), tmp_path / "report.html")
+    write_report(replace(page, scores=Scores(page.scores.numbers, [], tables)), tmp_path / "report.html")
     assert (tmp_path / "report.html").stat().st_size < 2_000_000
 
 
 def test_the_same_page_gives_the_same_bytes(page, tmp_path):
-    write(page, tmp_path / "one.html")
-    write(page, tmp_path / "two.html")
+    write_report(page, tmp_path / "one.html")
+    write_report(page, tmp_path / "two.html")
     assert (tmp_path / "one.html").read_bytes() == (tmp_path / "two.html").read_bytes()
 
 
@@ -151,7 +151,7 @@ def test_the_same_page_gives_the_same_bytes(page, tmp_path):
 
 def test_cells_hold_their_pictures(page, tmp_path):
     cells = [
-        Cell(
+        ConfusionCell(
             "cat",
             "<b>dog</b>",
             7,
@@ -214,7 +214,7 @@ def test_values_are_carried_over(page, tmp_path):
         "3 of these 90 images were trained on (byte for byte): the figure flatters"
     ).startswith("这 90 张图片中有 3 张")
     assert say("a sentence that nobody has translated") == "a sentence that nobody has translated"
-    write(
+    write_report(
         replace(
             page,
             lang="zh",
@@ -226,7 +226,7 @@ def test_values_are_carried_over(page, tmp_path):
     for words in ('lang="zh"', "12 张图片太少", "混淆矩阵", "准确率"):
         assert words in text
     with pytest.raises(UnknownName, match="en, zh"):
-        write(replace(page, lang="xx"), tmp_path / "other.html")
+        write_report(replace(page, lang="xx"), tmp_path / "other.html")
     assert not (tmp_path / "other.html").exists()
 
 
@@ -244,7 +244,7 @@ def test_a_card_is_what_the_hub_reads(page, tmp_path):
             ("data", "/home/someone/pictures"),
         ],
     )
-    write_card(told, "classify", "resnet18", tmp_path / "README.md")
+    write_model_card(told, "classify", "resnet18", tmp_path / "README.md")
     card = ModelCard.load(tmp_path / "README.md")
     assert card.data.license == "apache-2.0"
     assert card.data.pipeline_tag == "image-classification"

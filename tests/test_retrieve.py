@@ -13,7 +13,7 @@ from PIL import Image
 import foveate
 from foveate.cli import main as cli
 from foveate.errors import DataError, UsageError
-from foveate.evaluation.retrieval import belonging, ranks, recalls
+from foveate.evaluation.retrieval import ranks, recall_at_cutoffs, relevance_matrix
 from foveate.modeling.backbones import family_of
 from test_clip import KINDS, saved
 
@@ -49,12 +49,12 @@ def test_ranks_by_hand():
     assert ranks(alike, own).tolist() == [0, 1, 2]  # a tie is lost
     own[2, 1] = True
     assert ranks(alike, own).tolist() == [0, 1, 1]  # the nearest of two right ones counts
-    assert [score.value for score in recalls(np.array([0, 1, 5, 12]))] == [0.25, 0.5, 0.75]
+    assert [score.value for score in recall_at_cutoffs(np.array([0, 1, 5, 12]))] == [0.25, 0.5, 0.75]
     assert ranks(torch.zeros(3, 3), torch.eye(3, dtype=torch.bool)).tolist() == [2, 2, 2]
 
 
 def test_a_shared_sentence_belongs_to_all():
-    assert belonging([["a", "b"], ["a"]], ["a", "b"]).tolist() == [[True, True], [True, False]]
+    assert relevance_matrix([["a", "b"], ["a"]], ["a", "b"]).tolist() == [[True, True], [True, False]]
 
 
 def test_both_ways_are_what_the_embeddings_say(clip, told):

@@ -43,7 +43,7 @@ def objects(count: int, side: int = 96) -> Truth:
 
 def made(classes: int = 3) -> tuple[Any, Any]:
     torch.manual_seed(0)
-    detector = DETECTORS.load("rtdetr")(classes, 32, 2, Terms())
+    detector = DETECTORS.get("rtdetr")(classes, 32, 2, Terms())
     return detector, detector.network()
 
 
@@ -69,7 +69,7 @@ def test_it_reads_any_backbone(name):
     """Gradients reach the first block; what is found lies where it can be, the surest first."""
     side = BACKBONES[name]
     detector, network = made()
-    backbone = FAMILIES.load("timm")().open(name, "none", side)
+    backbone = FAMILIES.get("timm")().open(name, "none", side)
     pyramid = FeaturePyramid(
         backbone.map_widths, backbone.map_strides, detector.first, detector.last, detector.width
     )
@@ -211,7 +211,7 @@ def scene(rng: np.random.Generator) -> tuple[np.ndarray, Boxes]:
 def learnt(pixels: list[np.ndarray], samples: list[Sample], epochs: int) -> tuple[Model, ImageDataset]:
     """As the trainer does it, without a run folder; the last 16 pictures are held out."""
     torch.manual_seed(0)
-    backbone = FAMILIES.load("timm")().open("test_resnet", "none", 64)
+    backbone = FAMILIES.get("timm")().open("test_resnet", "none", 64)
     model = Model(
         backbone,
         Detect(DetectSettings(head="rtdetr", width=32), NAMES),

@@ -120,7 +120,7 @@ def port(run, tmp_path_factory) -> Iterator[int]:
     file = foveate.export(run, out=tmp_path_factory.mktemp("file")).files[0].path
     folder, renamed = file.parent, file.rename(file.with_name("stripes-file.onnx"))
     server, port = started(
-        folder, run, renamed, room=ROOM, body_mb=CAP / 1e6, seconds=SECONDS, batch=4
+        folder, run, renamed, max_queue=ROOM, max_body_mb=CAP / 1e6, request_timeout=SECONDS, max_batch=4
     )
     yield port
     assert server.poll() is None  # whatever was done to it, it lives
@@ -498,7 +498,7 @@ def test_what_nobody_waits_for_is_not_answered():
 
 def test_t39_told_to_stop_it_finishes_what_runs(run, pictures, tmp_path):
     """A request is on its way when the signal comes: ready goes 503 at once, the request is answered, and then it ends."""
-    server, port = started(tmp_path, run, seconds=10, grace=20)
+    server, port = started(tmp_path, run, request_timeout=10, grace=20)
     body = pictures[0].read_bytes()
     head = f"POST /predict HTTP/1.1\r\nHost: a\r\nContent-Length: {len(body)}\r\n\r\n".encode()
     with socket.create_connection(("127.0.0.1", port)) as door:
@@ -596,7 +596,7 @@ def test_windows_are_served(pictures, tmp_path):
             tmp_path / "data" / "images" / f"{number}.png",
             np.where(mask[..., None], 220, 30).astype(np.uint8).repeat(3, 2),
         )
-    settings = {**SETTINGS, "task.view": "windows", "task.width": 16}
+    settings = {**SETTINGS, "task.framing": "windows", "task.width": 16}
     run = foveate.fit(
         tmp_path / "data",
         task="segment",
@@ -633,7 +633,7 @@ def test_where_an_answer_comes_from(port, run, pictures):
     assert status == 200
     subject = ExplainTarget.of(foveate.load(run, device="cpu"), Sample(pictures[0], "a"))
     question = subject.questions()[0]
-    map_ = EXPLAINERS.load(USUAL)().explain(subject.asked(question)).numpy()
+    map_ = EXPLAINERS.get(USUAL)().explain(subject.asked(question)).numpy()
     assert (found["question"], found["how"], found["view"]) == (
         question.name,
         USUAL,

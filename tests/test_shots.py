@@ -11,7 +11,7 @@ from scipy.special import log_softmax, softmax
 from sklearn.linear_model import Ridge
 from sklearn.neighbors import KNeighborsClassifier, NearestCentroid
 
-from foveate.api.fit.core import fit
+from foveate.api.fit.core import fit_recipe
 from foveate.errors import UsageError
 from foveate.inference.predictor import load_predictor
 from foveate.modeling.classifiers.few_shot import (
@@ -132,14 +132,14 @@ def tiny(stripes) -> Recipe:
     }
     return with_settings(
         Recipe(),
-        {**words, "data.val": 0.25, "data.test": 0.25, "task.reads": "maps", "device": "cpu"},
+        {**words, "data.val": 0.25, "data.test": 0.25, "task.features": "maps", "device": "cpu"},
     )
 
 
 @pytest.mark.parametrize("head", HEADS)
 def test_a_run_is_loaded_as_it_was_solved(tiny, tmp_path, head):
     """Its head comes back tensor by tensor, those that are as large as the training set too."""
-    result = fit(with_settings(tiny, {"tuning": head}), tmp_path / "run")
+    result = fit_recipe(with_settings(tiny, {"tuning": head}), tmp_path / "run")
     assert result.numbers()["accuracy"] > 0.6  # of two classes; even a random network sees stripes
     model = load_predictor(result.run, "cpu").model
     features = torch.randn(5, model.backbone.width)

@@ -17,12 +17,13 @@ from torch.optim.swa_utils import update_bn
 
 import foveate
 from conftest import striped
-from foveate.api.evaluate.core import evaluate
-from foveate.api.fit.core import fit
+from foveate.api.evaluate import evaluate
+from foveate.api.fit.core import fit_recipe
 from foveate.api.fit.pipeline import reopened
+from foveate.api.soup import soup
 from foveate.api.soup.averaging import between, measured_statistics, same
 from foveate.api.soup.candidates import Averager
-from foveate.api.soup.core import SoupResult, _interpolated, soup
+from foveate.api.soup.core import SoupResult, _interpolated
 from foveate.api.soup.ingredients import start_of
 from foveate.cli import main as cli
 from foveate.data.loading import BatchSampler, make_loader
@@ -87,7 +88,7 @@ class World:
         """Random ones, but the same for every seed."""
         drawn = with_settings(
             Recipe(),
-            {**words, "task": "classify", "task.reads": "pooled", "backbone.weights": "none"},
+            {**words, "task": "classify", "task.features": "pooled", "backbone.weights": "none"},
         )
         save_file(
             build_model(drawn, ("lying", "upright")).backbone.network.state_dict(),
@@ -96,7 +97,7 @@ class World:
         return self.root / "weights.safetensors"
 
     def fitted(self, name: str, settings: dict) -> Path:
-        fit(with_settings(self.recipe, settings), self.root / name)
+        fit_recipe(with_settings(self.recipe, settings), self.root / name)
         return self.root / name
 
 
@@ -111,7 +112,7 @@ def world(tmp_path_factory) -> World:
 def curve(world) -> SoupResult:
     """The first run, from its start to its end."""
     before = sums(world.first)
-    found = soup([world.first], world.root / "curve", world.far, steps=4)
+    found = soup([world.first], out=world.root / "curve", shift=world.far, steps=4)
     assert sums(world.first) == before
     return found
 
@@ -214,7 +215,7 @@ def test_the_end_of_the_curve_is_the_run_and_its_start_the_probe(world, curve):
     assert [points[0].note.split(", ")[0], points[-1].note.split(", ")[0]] == ["start", "end"]
     for point, run in (
         (points[-1], world.first),
-        (points[0], world.fitted("probe", {"tuning": "probe", "task.reads": "pooled"})),
+        (points[0], world.fitted("probe", {"tuning": "probe", "task.features": "pooled"})),
     ):
         scored = evaluate(run, split="val", device="cpu").scores.numbers["accuracy"]
         assert point.validation == scored
@@ -233,7 +234,7 @@ def test_the_start_is_the_backbone_as_it_came_and_the_solved_head(world):
 
 
 def test_a_curve_of_one_step_chooses_an_end_bit_for_bit(world, tmp_path):
-    found = soup([world.first], tmp_path / "new", steps=1)
+    found = soup([world.first], out=tmp_path / "new", steps=1)
     ends = start_of(reopened(Run(world.first))), weights(world.first)
     assert same(weights(tmp_path / "new"), ends[found.tried.best])
     assert not any(point.measured for point in found.tried.points)
@@ -247,7 +248,7 @@ def test_validation_alone_chooses(world, curve):
     assert row["field"] == "soup.alpha"
     assert row["value"] == best.alpha
     assert "validation" in row["reason"]
-    other = soup([world.first], world.root / "unshifted", steps=4)
+    other = soup([world.first], out=world.root / "unshifted", steps=4)
     assert same(weights(other.run), weights(curve.run))
     assert other.gain is None
 
@@ -290,7 +291,7 @@ def test_the_new_run_is_a_run(world, curve):
 )
 def test_tunings_that_train_a_part(world, tmp_path, words):
     run = world.root / f"part-{words['tuning']}"
-    fit(
+    fit_recipe(
         with_settings(
             world.recipe,
             {
@@ -302,7 +303,7 @@ def test_tunings_that_train_a_part(world, tmp_path, words):
         ),
         run,
     )
-    found = soup([run], tmp_path / "new", steps=2)
+    found = soup([run], out=tmp_path / "new", steps=2)
     scored = evaluate(run, split="val", device="cpu").scores.numbers["accuracy"]
     assert found.tried.points[-1].validation.value == pytest.approx(scored.value)
     assert Run(found.run).outcome()["frozen"] == Run(run).outcome()["frozen"] != ""
@@ -312,7 +313,7 @@ def test_tunings_that_train_a_part(world, tmp_path, words):
 
 
 def test_a_run_with_itself_is_that_run(world, tmp_path):
-    found = soup([world.first, world.first], tmp_path / "new")
+    found = soup([world.first, world.first], out=tmp_path / "new")
     assert same(weights(found.run), weights(world.first))
     assert found.tried.points[-1].note == "chosen"
     assert found.tried.choice[1] == [str(world.first)] * 2
@@ -321,7 +322,7 @@ def test_a_run_with_itself_is_that_run(world, tmp_path):
 def test_a_soup_is_no_worse_than_its_best_run(world, tmp_path):
     before = sums(world.first), sums(world.second)
     found = foveate.soup(
-        [world.first, world.second], out=tmp_path / "new", shifted=world.far, device="cpu"
+        [world.first, world.second], out=tmp_path / "new", shift=world.far, device="cpu"
     )
     assert (sums(world.first), sums(world.second)) == before
     first, second, both = found.tried.points
@@ -362,7 +363,7 @@ def refused(
     kind: type[FoveateError], runs: list[Path], tmp_path: Path, *words: str, **options: object
 ) -> None:
     with pytest.raises(kind) as error:
-        soup(runs, tmp_path / "new", **options)
+        soup(runs, out=tmp_path / "new", **options)
     assert all(word in str(error.value) for word in words), str(error.value)
     assert not (tmp_path / "new").exists()
 
@@ -453,7 +454,7 @@ def test_tensors_of_another_network(world, copied, tmp_path):
 def test_no_validation_images(world, tmp_path):
     run = world.root / "unvalidated"
     data = pictures(world.root / "trained", {"train": 8, "test": 4})
-    fit(
+    fit_recipe(
         with_settings(world.recipe, {"data.path": str(data), "data.val": 0, "training.epochs": 1}),
         run,
     )
@@ -462,7 +463,7 @@ def test_no_validation_images(world, tmp_path):
 
 def test_taken_unfinished_damaged_and_missing_runs(world, copied, tmp_path):
     with pytest.raises(UsageError, match="taken"):
-        soup([world.first], world.second)
+        soup([world.first], out=world.second)
     refused(UsageError, [tmp_path / "none"], tmp_path, "no run at this path")
     refused(UsageError, [], tmp_path, "no run was named")
     refused(UsageError, [world.first], tmp_path, "step", steps=0)

@@ -143,7 +143,7 @@ def learnt(
 ) -> tuple[Model, ImageDataset]:
     """The house's parts put together by hand, as the trainer does; the last 16 pictures are held out."""
     torch.manual_seed(0)
-    backbone = FAMILIES.load("timm")().open("test_resnet", "none", SIDE)
+    backbone = FAMILIES.get("timm")().open("test_resnet", "none", SIDE)
     model = Model(backbone, task, Full(TuningSettings()), keep_norms=False)
     samples = [Sample(str(index), str(index), truth) for index, truth in enumerate(truths)]
     augment = AugmentRecipe(policy="none", crop=1.0)

@@ -15,8 +15,8 @@ from safetensors.torch import save_file
 from torch.nn import functional
 
 import foveate
-from foveate.api.evaluate.core import evaluate
-from foveate.api.fit.core import fit
+from foveate.api.evaluate import evaluate
+from foveate.api.fit.core import fit_recipe
 from foveate.errors import UsageError
 from foveate.inference.predictor import load_predictor
 from foveate.modeling.classifiers.logistic import LabeledFeatures
@@ -138,7 +138,7 @@ def recipe(shapes, clip, tuning: str, **more) -> Recipe:
 
 @pytest.fixture(scope="module")
 def zero(shapes, clip, tmp_path_factory):
-    return fit(
+    return fit_recipe(
         recipe(shapes, clip, "zeroshot", **{"tuning.templates": TEMPLATES}),
         tmp_path_factory.mktemp("zero") / "run",
     )
@@ -185,7 +185,7 @@ def test_zero_shot_is_open_clips_own_and_better_than_chance(shapes, clip, zero):
 
 @pytest.mark.parametrize("tuning", BY_TEXT[1:])
 def test_a_few_images_teach_it_more(shapes, clip, zero, tmp_path, tuning):
-    found = fit(recipe(shapes, clip, tuning, **FEW[tuning]), tmp_path / "run")
+    found = fit_recipe(recipe(shapes, clip, tuning, **FEW[tuning]), tmp_path / "run")
     assert found.numbers()["log_loss"] < zero.numbers()["log_loss"]
     if tuning == "clip_lora":
         assert found.numbers()["accuracy"] > zero.numbers()["accuracy"]
@@ -193,7 +193,7 @@ def test_a_few_images_teach_it_more(shapes, clip, zero, tmp_path, tuning):
         evaluate(found.run, split="test").scores.numbers["accuracy"].value
         == found.numbers()["accuracy"]
     )
-    kept = read_tensors(found.run / "model.safetensors", own=True)
+    kept = read_tensors(found.run / "model.safetensors", verbatim=True)
     assert not any(name.startswith("backbone.") and "parametrizations" not in name for name in kept)
     if tuning == "clip_lora":
         assert_merging_changes_nothing(found.run, pictures(shapes)[0][:8])
@@ -203,7 +203,7 @@ def assert_merging_changes_nothing(run: Path, images: torch.Tensor) -> None:
     """The merged network is the plain one by name, with the same answers."""
     opened = Run.open(run)
     model = build_model(opened.recipe(), opened.classes())
-    model.load_tensors(read_tensors(run / "model.safetensors", own=True))
+    model.load_tensors(read_tensors(run / "model.safetensors", verbatim=True))
     with torch.inference_mode():
         before = model.head(model.backbone(images, model.task.needs))
         model.merge()
@@ -291,7 +291,7 @@ def test_a_class_needs_no_training_image(shapes, clip, tmp_path, capsys):
     root = Path(shutil.copytree(shapes, tmp_path / "data"))
     shutil.rmtree(root / "train" / "red_square")
     shutil.rmtree(root / "val")
-    found = fit(
+    found = fit_recipe(
         recipe(root, clip, "zeroshot", **{"data.val": 0, "tuning.templates": TEMPLATES}),
         tmp_path / "run",
     )
@@ -301,7 +301,7 @@ def test_a_class_needs_no_training_image(shapes, clip, tmp_path, capsys):
 
 
 def test_a_cache_goes_on_with_more_images(shapes, clip, tmp_path):
-    first = fit(recipe(shapes, clip, "tip"), tmp_path / "first").run
+    first = fit_recipe(recipe(shapes, clip, "tip"), tmp_path / "first").run
     more, rng = tmp_path / "more", np.random.default_rng(7)
     for name in (*CLASSES, "red_star"):
         (more / name).mkdir(parents=True)
@@ -314,7 +314,7 @@ def test_a_cache_goes_on_with_more_images(shapes, clip, tmp_path):
             first, more, out=tmp_path / "second", settings={"data.near_duplicates": 1}
         ).run
     )
-    kept = read_tensors(run.folder / "model.safetensors", own=True)
+    kept = read_tensors(run.folder / "model.safetensors", verbatim=True)
     assert run.classes()[-1] == "red_star"
     assert (
         len(kept["head.keys"]) == len(kept["head.owners"]) == run.outcome()["images"]["train"] > 36
@@ -338,7 +338,7 @@ def test_words_that_cannot_be_asked_get_a_sentence(shapes, clip, tmp_path, tunin
         shapes, clip, tuning, **{f"tuning.{word}": value for word, value in settings.items()}
     )
     with pytest.raises(UsageError, match=says) as told:
-        fit(asked, tmp_path / "run")
+        fit_recipe(asked, tmp_path / "run")
     assert told.value.hint
     assert not (tmp_path / "run").exists()
 
@@ -356,7 +356,7 @@ def test_several_classes_an_image_are_refused(shapes, clip, tuning):
 
 def test_a_cache_that_nothing_was_put_into_is_not_trained(shapes, clip, tmp_path):
     with pytest.raises(UsageError, match="holds no training image"):
-        fit(recipe(shapes, clip, "tip_f", **{"training.head_start": "random"}), tmp_path / "run")
+        fit_recipe(recipe(shapes, clip, "tip_f", **{"training.head_start": "random"}), tmp_path / "run")
 
 
 def test_every_tuning_of_the_shelf_is_here():

@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from foveate.api.fit.core import fit
+from foveate.api.fit.core import fit_recipe
 from foveate.errors import Interrupted
 from foveate.modeling.backbones import FAMILIES
 from foveate.modeling.model import build_model
@@ -32,7 +32,7 @@ def test_it_learns_what_a_coin_does_not_know(stripes, quick, tmp_path):
             "training.lr": 0.003,
         },
     )
-    found = fit(recipe, tmp_path / "run")
+    found = fit_recipe(recipe, tmp_path / "run")
     rows = Run(tmp_path / "run").read_metrics()
     assert rows[-1]["train_loss"] < 0.75 * rows[0]["train_loss"]
     assert found.evaluation.scores.numbers["accuracy"].value >= 0.8
@@ -49,7 +49,7 @@ def test_the_best_epoch_is_kept(quick, tmp_path, monkeypatch):
         kept.append({key: value.clone() for key, value in self._to_keep().items()})
 
     monkeypatch.setattr(trainer.Trainer, "_compare", told)
-    found = fit(
+    found = fit_recipe(
         with_settings(quick, {"training.epochs": 4, "training.patience": 2}), tmp_path / "run"
     )
     saved = read_tensors(tmp_path / "run" / "model.safetensors")
@@ -69,7 +69,7 @@ def test_accumulation_is_the_same_gradient(quick, tmp_path):
             "training.epochs": 1,
             "training.micro_batch": micro,
         }
-        fit(with_settings(quick, words), tmp_path / str(micro))
+        fit_recipe(with_settings(quick, words), tmp_path / str(micro))
         losses.append(read_tensors(tmp_path / str(micro) / "model.safetensors"))
     difference = max(float((losses[0][key] - losses[1][key]).abs().max()) for key in losses[0])
     assert difference < 2e-5
@@ -83,11 +83,11 @@ def test_the_head_moves_alone_at_first(quick, tmp_path):
         ("lying", "upright"),
     ).state_dict()
     for epochs, moves in ((1, False), (2, True)):
-        run = fit(
+        run = fit_recipe(
             with_settings(quick, {**words, "training.epochs": epochs, "data.val": 0}),
             tmp_path / str(epochs),
         ).run
-        now = read_tensors(run / "model.safetensors", own=True)
+        now = read_tensors(run / "model.safetensors", verbatim=True)
         moved = {name for name, tensor in now.items() if not torch.equal(tensor, start[name])}
         assert any(name.startswith("head.") for name in moved)
         assert any(name.startswith("backbone.") for name in moved) == moves
@@ -123,7 +123,7 @@ def test_activations_computed_again_are_the_same_gradient_in_less_memory(quick, 
 
 
 def test_time_is_kept(quick, tmp_path):
-    found = fit(
+    found = fit_recipe(
         with_settings(quick, {"training.epochs": 5000, "training.minutes": 0.05}), tmp_path / "run"
     )
     assert found.outcome["seconds"] < 8
@@ -179,7 +179,7 @@ def test_distorted_pictures_only_in_a_long_training(quick, tmp_path, epochs, pol
             trainer.Trainer, "train", lambda self: (_ for _ in ()).throw(Interrupted("enough"))
         )
         with pytest.raises(Interrupted):
-            fit(with_settings(quick, words), tmp_path / "run")
+            fit_recipe(with_settings(quick, words), tmp_path / "run")
     assert Run(tmp_path / "run").recipe().augment.policy == policy
 
 
@@ -199,9 +199,9 @@ def test_early_layers_are_spared_where_the_head_is_solved_or_there_is_no_batch_n
     words = {"training.epochs": 1, "training.head_start": start}
     if name:
         file = tmp_path / "weights.safetensors"
-        save_file(FAMILIES.load("timm")().open(name, "none", 32).network.state_dict(), file)
+        save_file(FAMILIES.get("timm")().open(name, "none", 32).network.state_dict(), file)
         words |= {"backbone.name": name, "backbone.weights": str(file)}
-    fit(with_settings(quick, words), tmp_path / "run")
+    fit_recipe(with_settings(quick, words), tmp_path / "run")
     assert Run(tmp_path / "run").recipe().training.layer_decay == decay
 
 
@@ -214,15 +214,15 @@ def test_a_head_on_random_weights_begins_at_random(stripes, tmp_path):
         "training.epochs": 1,
         "device": "cpu",
     }
-    fit(with_settings(Recipe(), words), tmp_path / "run")
+    fit_recipe(with_settings(Recipe(), words), tmp_path / "run")
     assert Run(tmp_path / "run").recipe().training.head_start == "random"
     assert json.loads((tmp_path / "run" / "metrics.jsonl").read_text())["train_loss"] < 2
-    fit(with_settings(Recipe(), {**words, "training.head_start": "probe"}), tmp_path / "stated")
+    fit_recipe(with_settings(Recipe(), {**words, "training.head_start": "probe"}), tmp_path / "stated")
     assert Run(tmp_path / "stated").recipe().training.head_start == "probe"
 
 
 def test_tensorboard_by_flag(quick, tmp_path):
-    fit(
+    fit_recipe(
         with_settings(quick, {"training.tensorboard": True, "training.epochs": 1}), tmp_path / "run"
     )
     assert list((tmp_path / "run" / "tensorboard").iterdir())

@@ -21,7 +21,7 @@ from PIL import Image
 
 import foveate
 from conftest import striped, stripes_folder
-from foveate.api.fit.core import fit
+from foveate.api.fit.core import fit_recipe
 from foveate.cli import main as cli
 from foveate.data.dataset import ImageDataset
 from foveate.data.discovery import find_images
@@ -52,7 +52,7 @@ STILL = AugmentRecipe(policy="none", crop=1, flip=0)  # training's pipeline with
 
 @pytest.fixture(scope="module")
 def run(quick, tmp_path_factory):
-    return fit(
+    return fit_recipe(
         with_settings(quick, {"tuning": "probe", "data.audit": False}),
         tmp_path_factory.mktemp("runs") / "run",
     ).run
@@ -121,7 +121,7 @@ def test_t23_all_eight_orientations_are_one_picture_everywhere(engine, tmp_path,
 @pytest.mark.parametrize("format", ["PNG", "JPEG", "WEBP", "TIFF"])
 def test_t23_boxes_and_masks_lie_where_they_lay(tmp_path, format):
     """Boxes count from the upright picture: the network sees them at the same place in all eight, and so does who reads the answer."""
-    task = TASKS.make("detect", {}, ("a",))
+    task = TASKS.create("detect", {}, ("a",))
     spec = RunSpec()
     truth = Boxes(np.array([[10, 5, 40, 30]], np.float32), ("a",))
     places = set()
@@ -225,7 +225,7 @@ def test_t22_no_verb_writes_beside_the_pictures(quick, tmp_path, capsys):
     (data / "upright" / "turned.jpg").write_bytes(turned(6, "JPEG"))
     before = fingerprints(tmp_path / "data")
     run, new = tmp_path / "run", tmp_path / "new"
-    fit(with_settings(quick, {"data.path": str(data), "tuning": "probe"}), run)
+    fit_recipe(with_settings(quick, {"data.path": str(data), "tuning": "probe"}), run)
     for words in (
         ["evaluate", run, data],
         ["predict", run, data, "--format", "csv", "--out", new / "answers.csv"],
@@ -335,7 +335,7 @@ def test_t27_any_name_comes_through(quick, named, tmp_path, capsys):
         "data.val": 0.25,
         "data.test": 0.25,
     }
-    result = fit(with_settings(quick, words), tmp_path / "run")
+    result = fit_recipe(with_settings(quick, words), tmp_path / "run")
     run = Run(tmp_path / "run")
     assert run.classes() == ("猫", "🐕 & <b>dog")
     rows = run.splits()
@@ -389,7 +389,7 @@ def test_t28_what_is_no_picture_is_passed_over_or_told(quick, tmp_path, capsys):
         (data / clutter).parent.mkdir(exist_ok=True)
         (data / clutter).write_bytes(b"x")
     (data / "lying" / "folder.png").mkdir()
-    fit(
+    fit_recipe(
         with_settings(quick, {"data.path": str(data), "tuning": "probe", "data.audit": False}),
         tmp_path / "run",
     )
@@ -431,7 +431,7 @@ def test_t29_classes_are_matched_by_name_in_validation_too(quick, tmp_path, caps
                 tmp_path / "data" / place / f"{number}.png"
             )
     (tmp_path / "data" / "train" / "empty").mkdir()
-    fit(
+    fit_recipe(
         with_settings(
             quick, {"data.path": str(tmp_path / "data"), "tuning": "probe", "data.audit": False}
         ),
@@ -458,7 +458,7 @@ def test_t31_what_was_computed_is_known_by_bytes_and_not_by_names_or_times(
     monkeypatch.setattr(features, "_computed", lambda *args: (counted.append(1), real(*args))[1])
 
     def fitted(name, **words):
-        fit(
+        fit_recipe(
             with_settings(
                 quick,
                 {

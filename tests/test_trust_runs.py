@@ -20,7 +20,7 @@ from torch.utils.data import get_worker_info
 import foveate
 from conftest import stripes_folder
 from foveate.api.fit import pipeline as _fitting
-from foveate.api.fit.core import fit
+from foveate.api.fit.core import fit_recipe
 from foveate.cli import main as cli
 from foveate.data.dataset import ImageDataset
 from foveate.data.loading import BatchSampler, make_loader
@@ -29,7 +29,7 @@ from foveate.inference import features
 from foveate.modeling.model import Model
 from foveate.modeling.weights import read_tensors
 from foveate.recipe import with_settings
-from foveate.run import folder as rooms
+from foveate.run import checkpoints
 from foveate.run.checkpoints import Checkpoint, newest_checkpoint, save_checkpoint
 from foveate.run.folder import Run
 from foveate.training import trainer
@@ -146,9 +146,9 @@ def test_t1_resume_is_exact(hard, whole, tmp_path, monkeypatch, after):
 
 def test_t1_resume_is_exact_with_sgd_and_in_the_finished_run(hard, tmp_path, monkeypatch):
     recipe = with_settings(hard, {"training.optimizer": "sgd"})
-    whole = fit(recipe, tmp_path / "whole")
-    interrupted(monkeypatch, 4, lambda: fit(recipe, tmp_path / "cut"))
-    again = fit(recipe, resume=tmp_path / "cut")
+    whole = fit_recipe(recipe, tmp_path / "whole")
+    interrupted(monkeypatch, 4, lambda: fit_recipe(recipe, tmp_path / "cut"))
+    again = fit_recipe(recipe, resume=tmp_path / "cut")
     one, other = (read_tensors(tmp_path / name / "model.safetensors") for name in ("whole", "cut"))
     assert all(torch.equal(one[name], other[name]) for name in one)
     assert whole.evaluation.scores == again.evaluation.scores
@@ -207,7 +207,7 @@ def test_t4_a_resume_by_other_words_is_refused(hard, tmp_path, monkeypatch):
         ({"data.path": str(tmp_path)}, "data.path"),
     ):
         with pytest.raises(UsageError, match=said):
-            fit(with_settings(hard, words), resume=tmp_path / "cut")
+            fit_recipe(with_settings(hard, words), resume=tmp_path / "cut")
     assert {
         path: path.read_bytes() for path in sorted((tmp_path / "cut").rglob("*")) if path.is_file()
     } == before
@@ -235,7 +235,7 @@ def test_t5_twice_in_a_row_and_when_it_is_finished(hard, whole, tmp_path, monkey
     interrupted(monkeypatch, 3, lambda: gone_on(tmp_path / "cut"))
     gone_on(tmp_path / "cut")
     same(whole[0], tmp_path / "cut")
-    fit(hard, resume=tmp_path / "cut")  # all epochs are done: it is evaluated and closed
+    fit_recipe(hard, resume=tmp_path / "cut")  # all epochs are done: it is evaluated and closed
     before = (tmp_path / "cut" / "finished.json").read_bytes()
     assert cli._run(["fit", "--resume", str(tmp_path / "cut")]) == 0
     assert "is finished: nothing to do" in capsys.readouterr().out
@@ -247,7 +247,7 @@ def test_t6_a_mistyped_run_is_never_begun_anew(hard, tmp_path, monkeypatch, caps
     assert cli._run(["fit", str(hard.data.path), "--resume", str(tmp_path / "cats-ful-1")]) == 2
     assert "ts-full-1'?" in capsys.readouterr().err
     with pytest.raises(UsageError, match=f"did you mean '{tmp_path / 'cats-full-1'}'"):
-        fit(None, resume=tmp_path / "cats-ful-1")
+        fit_recipe(None, resume=tmp_path / "cats-ful-1")
     assert [entry.name for entry in tmp_path.iterdir()] == ["cats-full-1"]
 
 
@@ -297,7 +297,7 @@ def test_t12_what_a_training_was_begun_with_may_not_change(hard, tmp_path, monke
     ):
         file.unlink() if harmed is None else file.write_bytes(harmed)
         with pytest.raises(FoveateError):
-            fit(None, resume=tmp_path / "cut")
+            fit_recipe(None, resume=tmp_path / "cut")
     file.write_bytes(content)
     gone_on(tmp_path / "cut")
 
@@ -311,7 +311,7 @@ def test_t12_pictures_that_changed_stop_a_resume(quick, tmp_path, monkeypatch):
     )
     (pictures / "lying" / "00.png").write_bytes((pictures / "upright" / "00.png").read_bytes())
     with pytest.raises(RunError, match="changed"):
-        fit(None, resume=tmp_path / "run")
+        fit_recipe(None, resume=tmp_path / "run")
 
 
 def test_t12_each_file_of_a_finished_run(quick, tmp_path):
@@ -323,9 +323,9 @@ def test_t12_each_file_of_a_finished_run(quick, tmp_path):
         "data.val": 0.5,
         "data.test": 0,
         "data.audit": False,
-        "task.reads": "pooled",
+        "task.features": "pooled",
     }
-    run = fit(with_settings(quick, words), tmp_path / "run").run
+    run = fit_recipe(with_settings(quick, words), tmp_path / "run").run
     asked = sorted(pictures.rglob("*.png"))[:4]
 
     def told():
@@ -432,7 +432,7 @@ def test_t10_a_training_that_met_a_full_disk_goes_on_when_there_is_room(
 
 def test_t11_no_step_is_taken_where_the_checkpoints_will_not_fit(hard, tmp_path, monkeypatch):
     asked = []
-    monkeypatch.setattr(rooms, "free_bytes", lambda path: (asked.append(path), 11_000_000)[1])
+    monkeypatch.setattr(checkpoints, "free_bytes", lambda path: (asked.append(path), 11_000_000)[1])
     monkeypatch.setattr(trainer.Trainer, "_step", lambda *_: pytest.fail("a step"))
     with pytest.raises(DiskFull, match=r"3 checkpoints of \d+ MB and the logs may take"):
         trained(hard, tmp_path / "run")
@@ -517,7 +517,7 @@ PHASES = {  # where the signal comes: when it is called for the n-th time
     "warm-up": (("foveate.api.fit.pipeline", "plan"), 1),
     "step": (("foveate.training.trainer", "Trainer._gradients"), 4),
     "validation": (("foveate.training.trainer", "_copy"), 1),
-    "checkpoint": (("foveate.run.folder", "checksum"), 2),
+    "checkpoint": (("foveate.run.checkpoints", "checksum"), 2),
     "evaluation": (("foveate.api.fit.pipeline", "evaluate"), 1),
 }
 
@@ -538,7 +538,7 @@ def test_t14_a_signal_in_every_phase(quick, tmp_path, phase):
 
 
 def test_t14_a_signal_in_an_export_leaves_no_file(quick, tmp_path):
-    fit(with_settings(quick, {"tuning": "probe", "data.audit": False}), tmp_path / "run")
+    fit_recipe(with_settings(quick, {"tuning": "probe", "data.audit": False}), tmp_path / "run")
     done = struck(
         ["export", tmp_path / "run", "--out", tmp_path / "files"],
         ("foveate.deploy.targets.onnx", "Onnx.open"),
@@ -634,7 +634,7 @@ def test_t17_it_stops_after_some_in_a_row_and_names_the_pictures(quick, tmp_path
         ),
     )
     with pytest.raises(Diverged, match=r"no finite number 2 times in a row.*\.png.*bad_steps"):
-        fit(with_settings(quick, {"training.bad_steps": 2}), tmp_path / "run")
+        fit_recipe(with_settings(quick, {"training.bad_steps": 2}), tmp_path / "run")
     assert not Run(tmp_path / "run").finished
     assert len(list((tmp_path / "run" / FOLDER).iterdir())) == 1
 
@@ -685,7 +685,7 @@ def test_t19_it_comes_late_and_is_remembered_by_a_resume(hard, tmp_path, monkeyp
 
 
 def test_t19_answers_come_in_portions(quick, stripes, tmp_path, monkeypatch):
-    run = fit(quick, tmp_path / "run").run
+    run = fit_recipe(quick, tmp_path / "run").run
     pictures = sorted(stripes.rglob("*.png"))
     before = [answer.row() for answer in foveate.predict(run, pictures, device="cpu")]
     cramped(monkeypatch, 3)
@@ -699,7 +699,7 @@ def test_t19_answers_come_in_portions(quick, stripes, tmp_path, monkeypatch):
 def test_t19_one_image_that_is_too_much_is_a_sentence(
     quick, stripes, tmp_path, monkeypatch, capsys
 ):
-    run = fit(quick, tmp_path / "run").run
+    run = fit_recipe(quick, tmp_path / "run").run
     cramped(monkeypatch, 0)
     assert cli._run(["predict", str(run), str(stripes), "--device", "cpu"]) == 1
     assert "memory is exhausted" in capsys.readouterr().err

@@ -47,7 +47,7 @@ def trained(model, size: int, steps: int = 3):
     if not moving:
         part = batch(size)
         with torch.inference_mode():
-            features = model.head.describe(model.backbone(part.images, model.task.needs)).clone()
+            features = model.head.feature_vector(model.backbone(part.images, model.task.needs)).clone()
         model.tuning.fit_head(
             model, LabeledFeatures(features.numpy(), np.eye(3)[np.arange(6) % 3], np.arange(6) // 3)
         )

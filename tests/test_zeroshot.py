@@ -13,8 +13,8 @@ from safetensors.torch import save_file
 from torch.nn import functional
 
 import foveate
-from foveate.api.evaluate.core import evaluate
-from foveate.api.fit.core import fit
+from foveate.api.evaluate import evaluate
+from foveate.api.fit.core import fit_recipe
 from foveate.cli import main as cli
 from foveate.errors import DataError, FoveateError, UnknownName, UsageError
 from foveate.inference.predictor import load_predictor
@@ -114,7 +114,7 @@ def said(data: Path, clip: Path, **more) -> Recipe:
 
 def test_names_are_enough(shapes, clip_folder, tmp_path):
     """Far above chance (1 in 6) without a training image, and the same when the run is loaded."""
-    result = fit(said(shapes, clip_folder), tmp_path / "run")
+    result = fit_recipe(said(shapes, clip_folder), tmp_path / "run")
     assert result.numbers()["accuracy"] > 0.6
     again = evaluate(result.run, shapes, device="cpu").numbers()["accuracy"]
     assert again > 0.6
@@ -148,7 +148,7 @@ def test_names_without_an_image_are_a_run(shapes, clip_folder, tmp_path, capsys)
         in printed.err
     )
     assert Run(tmp_path / "run").classes() == tuple(name.replace(" ", "_") for name in NAMES)
-    taught = fit(said(shapes, clip_folder), tmp_path / "taught").run
+    taught = fit_recipe(said(shapes, clip_folder), tmp_path / "taught").run
     assert evaluate(tmp_path / "run", shapes, device="cpu").numbers()["accuracy"] > 0.6
     for mine, theirs in zip(
         *(foveate.predict(run, shapes) for run in (tmp_path / "run", taught)), strict=True
@@ -170,7 +170,7 @@ def test_bad_lists_of_names_are_one_sentence(clip_folder, tmp_path, content, sen
     file = tmp_path / "names.txt"
     file.write_bytes(content.encode("latin-1"))
     with pytest.raises(DataError, match=sentence):
-        fit(said(file, clip_folder), tmp_path / "run")
+        fit_recipe(said(file, clip_folder), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
@@ -181,17 +181,17 @@ def test_names_alone_teach_nothing_else(clip_folder, tmp_path):
         with pytest.raises(
             UsageError, match=f"{tuning!r} learns from images, and there are names alone"
         ):
-            fit(said(file, clip_folder, tuning=tuning), tmp_path / "run")
+            fit_recipe(said(file, clip_folder, tuning=tuning), tmp_path / "run")
     with pytest.raises(DataError, match="names here, and no image"):
-        fit(said(file, clip_folder, tuning="auto"), tmp_path / "run")
+        fit_recipe(said(file, clip_folder, tuning="auto"), tmp_path / "run")
     with pytest.raises(DataError, match="names here, and no image"):
         foveate.episodes(file)
     with pytest.raises(FoveateError, match="no image"):
-        foveate.models("resnet18:none", race=file)
+        foveate.models("resnet18:none", compare=file)
     with pytest.raises(FoveateError, match="no image"):
         foveate.convert(file, "coco", tmp_path / "coco")
     with pytest.raises(UsageError, match="embeds no sentences"):
-        fit(
+        fit_recipe(
             with_settings(
                 Recipe(),
                 {"data.path": str(file), "backbone.name": "test_vit", "backbone.weights": "none"},
@@ -202,7 +202,7 @@ def test_names_alone_teach_nothing_else(clip_folder, tmp_path):
 
 
 def test_the_classifier_is_open_clips_own(shapes, clip_folder, tmp_path):
-    run = fit(
+    run = fit_recipe(
         said(shapes, clip_folder, **{"data.val": 0.2, "data.test": 0.2}), tmp_path / "run"
     ).run
     model, backbone = load_predictor(run, "cpu").model, load_predictor(run, "cpu").model.backbone
@@ -228,7 +228,7 @@ def test_prompts_of_a_file_stand_in_the_recipe(shapes, clip_folder, tmp_path):
     file.write_text(
         "\n".join(f"{name.replace(' ', '_')}: [a photo of a {name}., '{name}']" for name in NAMES)
     )
-    run = fit(said(shapes, clip_folder, **{"tuning.prompts": str(file)}), tmp_path / "run").run
+    run = fit_recipe(said(shapes, clip_folder, **{"tuning.prompts": str(file)}), tmp_path / "run").run
     file.unlink()
     assert Run(run).recipe().tuning.settings["prompts"]["red_circle"] == [
         "a photo of a red circle.",
@@ -251,17 +251,17 @@ def test_bad_prompt_files_are_one_sentence(shapes, clip_folder, tmp_path, conten
     file = tmp_path / "prompts.yaml"
     file.write_text(content)
     with pytest.raises(UsageError, match=sentence):
-        fit(said(shapes, clip_folder, **{"tuning.prompts": str(file)}), tmp_path / "run")
+        fit_recipe(said(shapes, clip_folder, **{"tuning.prompts": str(file)}), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
 def test_bad_words_are_one_sentence(shapes, clip_folder, tmp_path):
     with pytest.raises(UsageError, match="no prompt file"):
-        fit(said(shapes, clip_folder, **{"tuning.prompts": "nowhere.yaml"}), tmp_path / "run")
+        fit_recipe(said(shapes, clip_folder, **{"tuning.prompts": "nowhere.yaml"}), tmp_path / "run")
     with pytest.raises(UsageError, match="no place for a name"):
-        fit(said(shapes, clip_folder, **{"tuning.templates": ["a photo"]}), tmp_path / "run")
+        fit_recipe(said(shapes, clip_folder, **{"tuning.templates": ["a photo"]}), tmp_path / "run")
     with pytest.raises(UnknownName, match="red_circel"):
-        fit(said(shapes, clip_folder, **{"tuning.prompts": {"red_circel": "a"}}), tmp_path / "run")
+        fit_recipe(said(shapes, clip_folder, **{"tuning.prompts": {"red_circel": "a"}}), tmp_path / "run")
     words = {
         "backbone.name": "test_vit",
         "backbone.weights": "none",
@@ -412,14 +412,14 @@ def test_folders_that_are_not_such_a_network(tmp_path, owl_folder):
 
 def test_sentences_can_be_asked_about(shapes, clip_folder, tmp_path):
     """What a picture says to a sentence about it is more than what it says to one about another; the map says where."""
-    run = fit(said(shapes, clip_folder), tmp_path / "run").run
+    run = fit_recipe(said(shapes, clip_folder), tmp_path / "run").run
     own, other = (
         sorted(folder for folder in shapes.iterdir() if folder.is_dir())[place] for place in (0, 1)
     )
     pictures = sorted(own.iterdir())[:4]
     sentences = [f"a photo of a {folder.name.replace('_', ' ')}." for folder in (own, other)]
     found = foveate.explain(
-        run, pictures, how=["occlusion"], texts=sentences, out=tmp_path / "why", device="cpu"
+        run, pictures, methods=["occlusion"], texts=sentences, out=tmp_path / "why", device="cpu"
     ).found
     assert [why.question for why in found] == sentences * 4
     right, wrong = (

@@ -61,10 +61,8 @@ class UnknownName(UsageError):
     """A name that is not on a list: says which list, and the nearest names on it."""
 
     def __init__(self, name: str, known: Iterable[str], *, kind: str, where: object = None) -> None:
-        near = near_names(name, known)
-        super().__init__(
-            f"no {kind} is called {name!r}", where=where, hint=hint_of_names(near, known, kind)
-        )
+        hint = did_you_mean(name, known) or _one_of(known, kind)
+        super().__init__(f"no {kind} is called {name!r}", where=where, hint=hint)
 
 
 class DataError(FoveateError):
@@ -120,7 +118,7 @@ class Interrupted(FoveateError):
 
 
 def near_names(name: str, known: Iterable[str], most: int = 3) -> list[str]:
-    """The known names that look like `name`, nearest first; compared without regard to case."""
+    """Return the known names that resemble `name`, nearest first, without regard to case."""
     by_folded = {candidate.casefold(): candidate for candidate in known}
     return [
         by_folded[match]
@@ -128,12 +126,14 @@ def near_names(name: str, known: Iterable[str], most: int = 3) -> list[str]:
     ]
 
 
-def hint_of_names(near: list[str], known: Iterable[str], kind: str) -> str:
-    if near:
-        return "did you mean " + " or ".join(repr(name) for name in near) + "?"
-    listed = sorted(known)
-    return (
-        f"one of: {', '.join(listed)}"
-        if len(listed) <= 20
-        else f"one of the {len(listed)} {kind}s that are listed"
-    )
+def did_you_mean(name: str, known: Iterable[str]) -> str | None:
+    """Return a hint with the known names nearest to `name`; None where none resembles it."""
+    near = near_names(name, known)
+    return f"did you mean {' or '.join(map(repr, near))}?" if near else None
+
+
+def _one_of(known: Iterable[str], kind: str) -> str:
+    names = sorted(known)
+    if len(names) <= 20:
+        return f"one of: {', '.join(names)}"
+    return f"one of the {len(names)} {kind}s that are listed"

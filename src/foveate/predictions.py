@@ -1,4 +1,8 @@
-"""TODO-DOC foveate.predictions."""
+"""Predictions, by type of task; a target is a prediction without scores.
+
+Letters: K classes of a run, in the order of classes.json; N objects; H, W size of the upright
+original; (x0, y0, x1, y1) corners in its pixels.
+"""
 
 from __future__ import annotations
 
@@ -10,52 +14,70 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from foveate.utils.rle import Runs
+from foveate.utils.rle import Runs, encoded
+
+IGNORE_INDEX = -1
+"""The class index of pixels that are neither trained on nor scored."""
 
 
 @dataclass(frozen=True)
 class Labels:
-    """Classes of a whole image, by name.
+    """The class of an image, or its classes.
 
-    `names`: the classes that hold (one, or any number for multi-label). `scores`: (K,) float32 in [0, 1], the probability of
-    each of the run's classes in the order of classes.json; None in a truth. `sure`: what validation images say of
-    this answer.
+    Attributes:
+        names: Class names; one, or any number for multi-label data.
+        scores: (K,) float32 in [0, 1], the probability of each class; None in a target.
+        uncertainty: What the validation images tell about this prediction, if calibrated.
+        dropped_text: How to report images that `in_classes` drops.
     """
 
     names: tuple[str, ...]
     scores: np.ndarray | None = None
     uncertainty: Uncertainty | None = None
-    dropped_text: ClassVar[str] = "{} images left out"
+    dropped_text: ClassVar[str] = "{count:image|images} left out"
 
     def in_classes(
         self, theirs: tuple[str, ...], ours: tuple[str, ...]
     ) -> tuple[Labels | None, int]:
-        """A truth of other data in the classes of a run, matched by name, and how much of it was of unknown ones, which `left_out`
-        puts in words; None where nothing is left."""
+        """Convert a target of other data to the classes of a run, which are matched by name.
+
+        Args:
+            theirs: Classes of the other data.
+            ours: Classes of the run.
+
+        Returns:
+            The target, None if nothing is left of it; and how much was dropped for unknown classes.
+        """
         known = set(self.names) <= set(ours)
         return (self, 0) if known else (None, 1)
 
     def row(self, classes: tuple[str, ...], multilabel: bool) -> dict[str, Any]:
-        """JSON-able: one answer and its confidence, or all answers; with the score of every class."""
+        """Return a JSON-able row: the class with its confidence, or all classes; all scores."""
         scores = (
             {} if self.scores is None else dict(zip(classes, map(float, self.scores), strict=True))
         )
         if multilabel:
             return {"answer": list(self.names), "scores": scores}
-        sure = {} if self.uncertainty is None else self.uncertainty.row()
+        uncertainty = {} if self.uncertainty is None else self.uncertainty.row()
         return {
             "answer": self.names[0],
             "confidence": scores.get(self.names[0]),
             "scores": scores,
-            **sure,
+            **uncertainty,
         }
 
 
 @dataclass(frozen=True)
 class Uncertainty:
-    """`among`: the classes of which the true one is one, with the chance that was asked. `abstain`: whether the confidence is too
-    low to answer at the risk that was asked. `outside`: the share of the image's features, in [0, 1], that lies in no direction of
-    the training images', and `odd` the share of validation images of which less did."""
+    """The calibrated uncertainty of a classification.
+
+    Attributes:
+        prediction_set: Classes that contain the true one with the requested coverage.
+        abstain: Whether the confidence is too low to answer at the requested risk.
+        residual: Share of the image's features, in [0, 1], outside the subspace that the training
+            images span.
+        ood_percentile: Share of the validation images with a smaller residual, in [0, 1].
+    """
 
     prediction_set: tuple[str, ...]
     abstain: bool
@@ -63,15 +85,25 @@ class Uncertainty:
     ood_percentile: float
 
     def row(self) -> dict[str, Any]:
-        return {"set": list(self.prediction_set), "abstain": self.abstain, "ood": self.ood_percentile}
+        """Return the JSON-able part of a row of predictions."""
+        return {
+            "set": list(self.prediction_set),
+            "abstain": self.abstain,
+            "ood": self.ood_percentile,
+        }
 
 
 @dataclass(frozen=True)
 class Boxes:
-    """Objects in an image. `xyxy`: (N, 4) float32, pixels of the upright original picture, x0 <= x1 and y0 <= y1.
+    """The objects in an image.
 
-    `names`: (N) class names. `scores`: (N,) float32 in [0, 1], None in a truth. `crowd`: (N,) bool, boxes round a group, which
-    no answer has to find and none is blamed for. `masks`: N masks of the size of that picture, None where only boxes are known.
+    Attributes:
+        xyxy: (N, 4) float32, corners in pixels of the upright original, x0 <= x1 and y0 <= y1.
+        names: N class names.
+        scores: (N,) float32 in [0, 1]; None in a target.
+        crowd: (N,) bool, COCO's iscrowd: boxes around a group, ignored when matching.
+        masks: N masks of the size of the original; None if only boxes are known.
+        dropped_text: How to report boxes that `in_classes` drops.
     """
 
     xyxy: np.ndarray
@@ -79,153 +111,167 @@ class Boxes:
     scores: np.ndarray | None = None
     crowd: np.ndarray | None = None
     masks: tuple[Runs, ...] | None = None
-    dropped_text: ClassVar[str] = "{} boxes left out"
+    dropped_text: ClassVar[str] = "{count:box|boxes} left out"
 
     def row(self, classes: tuple[str, ...], multilabel: bool = False) -> dict[str, Any]:
-        """JSON-able: an object a box, in pixels, the surest first."""
-        pairs = zip(self.names, self.xyxy, strict=True)
+        """Return a JSON-able row: the objects, by descending score."""
         rows: list[dict[str, Any]] = [
-            {"name": name, "xyxy": list(map(float, box))} for name, box in pairs
+            {"name": name, "xyxy": list(map(float, box))}
+            for name, box in zip(self.names, self.xyxy, strict=True)
         ]
-        for field_, values in (("score", self.scores), ("crowd", self.crowd)):
+        for key, values in (("score", self.scores), ("crowd", self.crowd)):
             for row, value in zip(rows, [] if values is None else values.tolist(), strict=False):
-                row[field_] = value
+                row[key] = value
         for row, mask in zip(rows, self.masks or (), strict=False):
             row["mask"] = mask
         return {"answer": rows}
 
     def in_classes(self, theirs: tuple[str, ...], ours: tuple[str, ...]) -> tuple[Boxes, int]:
-        """As for Labels: without the boxes of unknown classes."""
-        import numpy as np
-
+        """Convert a target to the classes of a run, as for Labels: unknown classes are dropped."""
         known = np.array([name in ours for name in self.names], dtype=bool)
         return self.select(known), int((~known).sum())
 
     def select(self, kept: np.ndarray) -> Boxes:
-        """Some of the boxes; `kept`: (N,) bool."""
-        scores, crowd = (
-            None if values is None else values[kept] for values in (self.scores, self.crowd)
+        """Return some of the objects. `kept`: (N,) bool."""
+        names, masks = np.array(self.names, dtype=object), self.masks
+        return Boxes(
+            xyxy=self.xyxy[kept],
+            names=tuple(names[kept]),
+            scores=None if self.scores is None else self.scores[kept],
+            crowd=None if self.crowd is None else self.crowd[kept],
+            masks=None if masks is None else tuple(masks[i] for i in np.flatnonzero(kept)),
         )
-        names = tuple(name for name, keep in zip(self.names, kept, strict=True) if keep)
-        masks = (
-            None
-            if self.masks is None
-            else tuple(mask for mask, keep in zip(self.masks, kept, strict=True) if keep)
-        )
-        return Boxes(self.xyxy[kept], names, scores, crowd, masks)
 
 
 @dataclass(frozen=True)
 class Regions:
-    """A class for every pixel. `stored`: (H, W) integers, places in the run's classes at the original size, -1 where nobody
-    cares; or a function that reads them, because the masks of a large data set do not fit into memory."""
+    """A class for every pixel.
+
+    Attributes:
+        source: (H, W) integers, class indices at the size of the original, or IGNORE_INDEX; or a
+            function that reads them, because the masks of a large dataset do not fit into memory.
+        dropped_text: How to report classes that `in_classes` drops.
+    """
 
     source: np.ndarray | Callable[[], np.ndarray]
-    dropped_text: ClassVar[str] = "pixels of other classes do not count"
+    dropped_text: ClassVar[str] = "pixels of other classes are ignored"
 
     @property
     def mask(self) -> np.ndarray:
-        """(H, W) integers. Raises BrokenImage when it has to be read and cannot be."""
+        """(H, W) integers. Raises BrokenImage if it has to be read and cannot be."""
         return self.source() if callable(self.source) else self.source
 
     def in_classes(self, theirs: tuple[str, ...], ours: tuple[str, ...]) -> tuple[Regions, int]:
-        """As for Labels: pixels of unknown classes are IGNORED. Counted are the classes, for the mask is not read."""
-        places = [ours.index(name) if name in ours else IGNORE_INDEX for name in theirs]
-        return Regions(partial(_renumbered, self, tuple(places))), places.count(IGNORE_INDEX)
+        """Convert a target to the classes of a run: pixels of unknown classes are ignored.
+
+        What is counted are unknown classes, not pixels: the mask is not read.
+        """
+        indices = [ours.index(name) if name in ours else IGNORE_INDEX for name in theirs]
+        return Regions(partial(_remapped, self, tuple(indices))), indices.count(IGNORE_INDEX)
 
     def compressed(self) -> Regions:
-        """The same, compressed until it is read: some kilobytes for a picture of a megapixel."""
+        """Return the same regions, compressed until read: some kilobytes for a megapixel."""
         mask = self.mask
-        return Regions(
-            partial(_unpacked, zlib.compress(mask.tobytes(), 1), mask.shape, mask.dtype.str)
-        )
+        packed = zlib.compress(mask.tobytes(), 1)
+        return Regions(partial(_decompressed, packed, mask.shape, mask.dtype.str))
 
     def row(self, classes: tuple[str, ...], multilabel: bool = False) -> dict[str, Any]:
-        """JSON-able: class -> its pixels as run lengths in COCO's compressed form; classes without a pixel are left out."""
-        from foveate.utils.rle import encoded
-
+        """Return a JSON-able row: each class that occurs, with COCO's compressed run lengths."""
         mask = self.mask
-        found = {name: encoded(mask == place) for place, name in enumerate(classes)}
-        return {"answer": {name: runs for name, runs in found.items() if runs is not None}}
+        runs = {name: encoded(mask == index) for index, name in enumerate(classes)}
+        return {"answer": {name: run for name, run in runs.items() if run is not None}}
 
 
-def _renumbered(regions: Regions, places: tuple[int, ...]) -> np.ndarray:
-    """The mask with each class at its new place."""
-    import numpy as np
-
+def _remapped(regions: Regions, indices: tuple[int, ...]) -> np.ndarray:
+    """Read a mask and replace each class index by the one at its position in `indices`."""
     mask = regions.mask
-    return np.where(mask >= 0, np.array(places)[mask.clip(min=0)], mask)
+    return np.where(mask >= 0, np.array(indices)[mask.clip(min=0)], mask)
 
 
-def _unpacked(content: bytes, shape: tuple[int, ...], kind: str) -> np.ndarray:
-    import numpy as np
-
-    return np.frombuffer(zlib.decompress(content), dtype=kind).reshape(shape)
+def _decompressed(content: bytes, shape: tuple[int, ...], dtype: str) -> np.ndarray:
+    return np.frombuffer(zlib.decompress(content), dtype=dtype).reshape(shape)
 
 
 @dataclass(frozen=True)
 class Text:
-    """Sentences about an image; several in a truth are alternatives.
+    """Text about an image.
 
-    Of an answer: `score`, in [0, 1], the geometric mean of its words' probabilities; `words`, the T pieces that were written one
-    after the other, and `looks`, (T, h, w) float16 over the upright picture, where the network looked before it wrote each.
+    Attributes:
+        sentences: One sentence; several in a target are alternatives.
+        score: Geometric mean of the token probabilities, in [0, 1]; None in a target.
+        tokens: The T pieces that were generated one after the other.
+        attention_maps: (T, h, w) float16 over the upright image: the attention while each token
+            was generated.
+        dropped_text: How to report images that `in_classes` drops.
     """
 
     sentences: tuple[str, ...]
     score: float | None = None
     tokens: tuple[str, ...] = ()
     attention_maps: np.ndarray | None = None
-    dropped_text: ClassVar[str] = "{} images left out"
+    dropped_text: ClassVar[str] = "{count:image|images} left out"
 
     def in_classes(self, theirs: tuple[str, ...], ours: tuple[str, ...]) -> tuple[Text, int]:
-        """As for Labels; sentences name no classes."""
+        """Return the target itself: text has no classes."""
         return self, 0
 
     def row(self, classes: tuple[str, ...], multilabel: bool = False) -> dict[str, Any]:
-        """JSON-able: the sentence, or all of them, and how sure it is."""
+        """Return a JSON-able row: the sentence or sentences, and the confidence."""
         answer = self.sentences[0] if len(self.sentences) == 1 else list(self.sentences)
-        return (
-            {"answer": answer}
-            if self.score is None
-            else {"answer": answer, "confidence": self.score}
-        )
+        confidence = {} if self.score is None else {"confidence": self.score}
+        return {"answer": answer, **confidence}
 
 
 @dataclass(frozen=True)
 class ImagePrediction:
-    """An image as an answer, or as its own truth: then `pixels` is None, for the file has them. `pixels`: (H, W, 3) uint8."""
+    """An image as a prediction; or as its own target.
+
+    Attributes:
+        pixels: (H, W, 3) uint8; None in a target, whose pixels are in the image file.
+        dropped_text: How to report images that `in_classes` drops.
+    """
 
     pixels: np.ndarray | None = None
-    dropped_text: ClassVar[str] = "{} images left out"
+    dropped_text: ClassVar[str] = "{count:image|images} left out"
 
-    def in_classes(self, theirs: tuple[str, ...], ours: tuple[str, ...]) -> tuple[ImagePrediction, int]:
-        """As for Labels; pictures name no classes."""
+    def in_classes(
+        self, theirs: tuple[str, ...], ours: tuple[str, ...]
+    ) -> tuple[ImagePrediction, int]:
+        """Return the target itself: it has no classes."""
         return self, 0
 
     def row(self, classes: tuple[str, ...], multilabel: bool = False) -> dict[str, Any]:
-        """There is nothing to say."""
+        """Return an empty row: the pixels are written to a file."""
         return {"answer": None}
 
 
 @dataclass(frozen=True)
 class DenoisingResult:
-    """How well noise was taken off an image: the share of it that was told from the picture, 1 for all, below 0 for worse than
-    saying nothing."""
+    """How well a denoiser predicted the noise of an image.
+
+    Attributes:
+        explained: Explained share of the noise: 1 for all, below 0 for worse than predicting none.
+    """
 
     explained: float
 
     def row(self, classes: tuple[str, ...], multilabel: bool = False) -> dict[str, Any]:
+        """Return a JSON-able row."""
         return {"answer": self.explained}
 
 
 @dataclass(frozen=True)
 class Embedding:
-    """Where an image lies among others: a backbone's pooled vector, (D,) float32."""
+    """The position of an image in feature space.
+
+    Attributes:
+        vector: (D,) float32, the pooled features of a backbone.
+    """
 
     vector: np.ndarray
 
     def row(self, classes: tuple[str, ...], multilabel: bool = False) -> dict[str, Any]:
-        """JSON-able."""
+        """Return a JSON-able row."""
         return {"answer": self.vector.tolist()}
 
 
@@ -234,7 +280,15 @@ Prediction = Labels | Boxes | Regions | Text | ImagePrediction | DenoisingResult
 
 @dataclass(frozen=True)
 class ImageResult:
-    """One picture's answer, or the reason why there is none."""
+    """The prediction for an image, or the reason why there is none.
+
+    Attributes:
+        path: The image, as the user named it.
+        prediction: A `Prediction` or an `Embedding`; None if the image cannot be read.
+        error: Why there is no prediction.
+        classes: Classes of the run.
+        multilabel: Whether an image may have several classes, or none.
+    """
 
     path: str
     prediction: Any = None
@@ -243,11 +297,7 @@ class ImageResult:
     multilabel: bool = False
 
     def row(self) -> dict[str, Any]:
-        """JSON-able: path, answer, confidence, scores; or path and error."""
+        """Return a JSON-able row: path and prediction, or path and error."""
         if self.prediction is None:
             return {"path": self.path, "error": self.error}
         return {"path": self.path, **self.prediction.row(self.classes, self.multilabel)}
-
-
-IGNORE_INDEX = -1
-"""The class of pixels that nobody cares about."""

@@ -5,6 +5,7 @@ A recipe is written to `recipe.yaml` in the run folder with everything decided, 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,7 +19,7 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", validate_assignment=True)
 
 
-class Choice(BaseModel):
+class PluginChoice(BaseModel):
     """A name on a shelf and the settings that this shelf file declares for itself (checked there)."""
 
     model_config = ConfigDict(extra="allow", validate_assignment=True)
@@ -233,13 +234,13 @@ class StartRecipe(Section):
 
 class Recipe(Section):
     data: DataRecipe = Field(default_factory=DataRecipe)
-    task: Choice = Field(
-        default_factory=lambda: Choice(name="auto"),
+    task: PluginChoice = Field(
+        default_factory=lambda: PluginChoice(name="auto"),
         description="what is asked; auto reads it off the labels",
     )
     backbone: BackboneRecipe = Field(default_factory=BackboneRecipe)
-    tuning: Choice = Field(
-        default_factory=lambda: Choice(name="default"),
+    tuning: PluginChoice = Field(
+        default_factory=lambda: PluginChoice(name="default"),
         description="which weights move, and how; default = probe for classes, full for boxes and masks; auto = the ladder: from the cheapest on, as long as it pays",
     )
     training: TrainingRecipe = Field(default_factory=TrainingRecipe)
@@ -256,14 +257,14 @@ class Recipe(Section):
             if part not in section.model_fields_set:
                 return False
             section = getattr(section, part)
-        return not (isinstance(section, Choice) and section.name == "default")
+        return not (isinstance(section, PluginChoice) and section.name == "default")
 
     def to_yaml(self, stated: bool = False) -> str:
         """All fields; or those alone that are `stated`, where each of several fits decides the rest for itself."""
         return written(self.model_dump(mode="json", exclude_unset=stated))
 
 
-WORDS = {
+SHORT_OPTIONS = {
     "format": "data.format",
     "shots": "data.shots",
     "strict": "data.strict",
@@ -282,7 +283,10 @@ WORDS = {
     "device": "device",
     "lang": "lang",
 }
-"""The short words of the command line and of Python, and the field of the recipe that each one means."""
+"""The short option names of the command line and of Python, and the field that each one sets."""
+
+CONTINUE_OPTIONS = {"replay": "start.replay", "distill": "start.distill", **SHORT_OPTIONS}
+"""Those of `foveate continue`."""
 
 
 def field_of(dotted: str) -> tuple[Any, str]:
@@ -299,17 +303,33 @@ def default_of(dotted: str) -> Any:
     value: Any = Recipe()
     for part in dotted.split("."):
         value = getattr(value, part)
-    return value.name if isinstance(value, Choice) else value
+    return value.name if isinstance(value, PluginChoice) else value
 
 
 def recipe_from(
-    data: object, words: dict[str, Any], settings: dict[str, Any], base: Recipe | None = None
+    data: object,
+    options: Mapping[str, Any],
+    settings: Mapping[str, Any],
+    base: Recipe | None = None,
+    names: Mapping[str, str] = SHORT_OPTIONS,
 ) -> Recipe:
-    """The recipe that words mean: `base`, then the short `words`, then the dotted `settings`, which count most."""
-    unknown = [word for word in words if word not in WORDS]
+    """Build a recipe from what the user set.
+
+    Args:
+        data: Path of the data; None leaves that of `base`.
+        options: Values by short option name.
+        settings: Values by dotted field name; they override `options`.
+        base: Recipe to start from; all defaults if None.
+        names: Short option names and the fields that they set.
+
+    Raises:
+        UnknownName: There is no such option or field.
+        UsageError: A value is invalid.
+    """
+    unknown = [option for option in options if option not in names]
     if unknown:
-        raise UnknownName(unknown[0], WORDS, kind="setting")
-    assigned = {WORDS[word]: value for word, value in words.items()}
+        raise UnknownName(unknown[0], names, kind="option")
+    assigned = {names[option]: value for option, value in options.items()}
     if data is not None:
         assigned["data.path"] = str(data)
     return with_settings(base or Recipe(), {**assigned, **settings})
@@ -373,11 +393,11 @@ def _assign(content: dict[str, Any], dotted: str, value: Any) -> None:
     if (
         model is Recipe
         and model.model_fields.get(last)
-        and model.model_fields[last].annotation is Choice
+        and model.model_fields[last].annotation is PluginChoice
     ):
         if isinstance(value, str):
             value = place[last] if place.get(last, {}).get("name") == value else {"name": value}
-    elif model is not Choice and last not in model.model_fields:
+    elif model is not PluginChoice and last not in model.model_fields:
         raise UnknownName(last, model.model_fields, kind="field", where=dotted)
     place[last] = value
 
@@ -391,7 +411,7 @@ def _step_into(
     if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
         raise UsageError(f"{section} has no fields of its own", where=dotted)
     return place.setdefault(
-        section, {"name": default_of(section)} if inner is Choice else {}
+        section, {"name": default_of(section)} if inner is PluginChoice else {}
     ), inner
 
 

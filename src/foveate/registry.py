@@ -19,7 +19,7 @@ from foveate.errors import UnknownName, UsageError
 T = TypeVar("T")
 
 
-class Shelf(Generic[T]):
+class Registry(Generic[T]):
     """The plug-ins of one folder, each a subclass of `contract`.
 
     `package` is the dotted name of the folder, `kind` the singular word for messages ("tuning"); `group`: the last part of the
@@ -34,7 +34,7 @@ class Shelf(Generic[T]):
         """Every word this shelf answers to, sorted; nothing is imported."""
         return sorted({*self._files(), *self._outside()})
 
-    def load(self, name: str) -> type[T]:
+    def get(self, name: str) -> type[T]:
         """The class behind `name`; raises UnknownName with near names."""
         if name in self._files():
             module = importlib.import_module(f"{self.package}.{name}")
@@ -44,9 +44,9 @@ class Shelf(Generic[T]):
             raise UnknownName(name, self.names(), kind=self.kind)
         return self._class_in(module)
 
-    def make(self, name: str, settings: dict[str, Any], *args: Any) -> T:
+    def create(self, name: str, settings: dict[str, Any], *args: Any) -> T:
         """The plug-in `name`, made with its own checked settings and `args`."""
-        plugin: Any = self.load(name)
+        plugin: Any = self.get(name)
         return cast(T, plugin(checked_settings(plugin, name, self.kind, settings), *args))
 
     def _files(self) -> set[str]:

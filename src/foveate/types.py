@@ -1,58 +1,226 @@
-"""Every shape that travels through the house, stated once.
+"""Shared data types, and the shapes of the tensors in them.
 
-Letters: B images in a batch, C channels, H height, W width, N tokens (or boxes), D width of a feature, K classes.
+Letters: B images in a batch, C channels, H height, W width, N tokens (or boxes), D feature width,
+K classes.
 
-A truth and a prediction are the same type: a truth is a prediction without scores. A metric compares the two.
+A target and a prediction have the same type: a target is a prediction without scores. A metric
+compares the two.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
+from foveate.messages import Message
 from foveate.predictions import Prediction
 
 if TYPE_CHECKING:
+    import numpy as np
     from torch import Tensor
 
-
 Split = Literal["train", "val", "test"]
+Severity = Literal["note", "warning", "error"]
+Area = Literal["files", "labels", "classes", "copies", "machine"]
+"""What an issue concerns; `machine`: what a fit would need of the computer."""
+
+OBJECT_KEYS = frozenset({"boxes", "classes", "crowd", "masks"})
+"""Entries of a target with one row per object: an object outside a crop is removed from all."""
+
+VIEW_KEYS = ("wide", "narrow")
+"""Entries of a target that are further views of the image: (V, 3, s, s), in the same form as it."""
+
+TargetTensors = dict[str, Any]
+"""A target as tensors: {'labels': (K,) float32}; or {'boxes': tv_tensors.BoundingBoxes (N, 4),
+'classes': (N,) int64, 'crowd': (N,) bool}, perhaps with 'masks': transforms.ObjectMasks (N, H, W);
+or {'mask': tv_tensors.Mask (H, W) int64}; or whatever else a task encodes."""
+
+
+class Decision(NamedTuple):
+    """A setting that Foveate chose for the user.
+
+    Attributes:
+        field: The recipe field, dotted ("training.epochs").
+        value: The chosen value.
+        reason: Why, in one clause. It is printed, and recorded in choices.json.
+    """
+
+    field: str
+    value: Any
+    reason: str
 
 
 class Provides(Enum):
-    """What a backbone can give; a task names the one that it needs."""
+    """What a backbone can compute; a task names the one that it needs."""
 
-    POOLED = "pooled"  # (B, D): one vector an image
-    MAPS = "maps"  # [(B, C_i, H/s_i, W/s_i)]: a pyramid, finest first
-    TOKENS = "tokens"  # (B, N, D): a sequence, prefix tokens left out
-    TEXT = "text"  # embeds sentences into the same space as images
-    NOISE = "noise"  # takes noise off pictures, and describes none
-    WORDS = "words"  # writes about pictures: (B, N, D), what its decoder sees of them
-    NATIVE = "native"  # answers about classes in words: boxes (B, A, 4) with logits (B, A, K), or pixels' logits (B, K, h, w)
+    POOLED = "pooled"  # (B, D): one vector per image
+    MAPS = "maps"  # [(B, C_i, H/s_i, W/s_i)]: a feature pyramid, finest first
+    TOKENS = "tokens"  # (B, N, D): a sequence, without prefix tokens
+    TEXT = "text"  # embeds text into the same space as images
+    NOISE = "noise"  # a denoiser: no features of images
+    WORDS = "words"  # generates text; (B, N, D): what its decoder attends to
+    # its own predictions for classes given as text: boxes (B, A, 4) with logits (B, A, K), or
+    # logits (B, K, h, w) of pixels
+    NATIVE = "native"
+
+
+class StoredImage(ABC):
+    """An image that is not a file of its own: bytes in memory, or a member of an archive."""
+
+    @abstractmethod
+    def content(self) -> Path | bytes:
+        """Return what the decoder reads."""
+
+    def decoded(self) -> tuple[np.ndarray, tuple[int, int]] | None:
+        """Return (h, w, 3) uint8 pixels and the (H, W) of the original, if already decoded."""
+        return None
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One image on disk and what is known about it.
+    """One image and its annotation.
 
-    `key` names it in reports and saved predictions: the path relative to the data's root, with forward slashes.
-    `group`: images that belong together (a patient, a video); a split never divides a group.
+    Attributes:
+        path: The image file; or an image that is not a file, when serving.
+        key: Its name in reports and saved predictions: the path relative to the root of the data,
+            with forward slashes.
+        target: Its annotation; None if it has none.
+        split: The split that the data assign it to.
+        group: Images that belong together (a patient, a video) share it; no split divides a group.
     """
 
-    path: Path
+    path: Path | StoredImage
     key: str
     target: Prediction | None = None
     split: Split | None = None
     group: str | None = None
 
+    @property
+    def source(self) -> Path | bytes:
+        """What the decoder reads."""
+        return self.path.content() if isinstance(self.path, StoredImage) else self.path
+
+    @property
+    def file(self) -> Path:
+        """The image file.
+
+        Raises:
+            ValueError: The image is not a file.
+        """
+        if isinstance(self.path, StoredImage):
+            raise ValueError(f"{self.key} is not a file")
+        return self.path
+
+
+@dataclass(frozen=True)
+class IssueKind:
+    """A kind of problem of a dataset.
+
+    Attributes:
+        id: Its name in files and translations ("missing_images").
+        text: The problem in English, in words that hold for every occurrence.
+        severity: An error loses images or makes scores wrong, a warning costs something, a note is
+            good to know.
+        area: What it concerns.
+        hint: What to do about it; may be empty.
+    """
+
+    id: str
+    text: str
+    severity: Severity = "note"
+    area: Area = "labels"
+    hint: str = ""
+
+    @property
+    def message(self) -> Message:
+        """The text, to be translated."""
+        return Message(f"issues.{self.id}", _literal(self.text))
+
+    @property
+    def hint_message(self) -> Message:
+        """The hint, to be translated."""
+        return Message(f"issues.{self.id}.hint", _literal(self.hint))
+
+    def __str__(self) -> str:
+        return self.text
+
+
+@dataclass(frozen=True)
+class Location:
+    """Where a problem occurs.
+
+    Attributes:
+        name: The key of an image, a file with a line, a class, ...
+        why: The reason, or the particulars; may be empty.
+        like: The key of another image that this one resembles; may be empty.
+    """
+
+    name: str
+    why: str = ""
+    like: str = ""
+
+    def __str__(self) -> str:
+        parts = [self.name, f"like {self.like}" if self.like else "", self.why]
+        return ": ".join(part for part in parts if part)
+
+
+@dataclass(frozen=True)
+class Issue:
+    """A problem of a dataset, or a remark on it, as users read it.
+
+    Attributes:
+        kind: The kind of problem.
+        message: One sentence on all occurrences.
+        occurrences: How often it occurs.
+        locations: Where; of very many occurrences the first ones. None for a remark on all of the
+            data.
+    """
+
+    kind: IssueKind
+    message: Message
+    occurrences: int = 1
+    locations: tuple[Location, ...] = ()
+
+    @property
+    def title(self) -> Message:
+        """The heading above its locations; the whole message for an issue without locations."""
+        return self.kind.message if self.locations else self.message
+
+    def __str__(self) -> str:
+        return str(self.message)
+
+
+def remark(id: str, text: str, severity: Severity = "note", **values: Any) -> Issue:
+    """Return an issue of all of the data, in a sentence of its own.
+
+    Args:
+        id: Its name in files and translations, without the part before the dot.
+        text: The sentence, with placeholders for `values` as in `Message`.
+        severity: As of its kind.
+        values: The values of the placeholders.
+    """
+    return Issue(IssueKind(id, text, severity), Message(f"issues.{id}", text, **values))
+
+
+def _literal(text: str) -> str:
+    """A text without placeholders as a template: braces stay braces."""
+    return text.replace("{", "{{").replace("}", "}}")
+
 
 @dataclass(frozen=True)
 class Table:
-    """What a format read: samples, class names in order, and what there is to say about them.
+    """A dataset as its format reads it.
 
-    `classes` is sorted unless the format states an order. `notes` are sentences for the user: what was skipped or guessed.
+    Attributes:
+        samples: The images, sorted by key.
+        classes: Class names; sorted, unless the format states an order.
+        format: The name of the format.
+        root: What the keys of samples are relative to.
+        multilabel: Whether an image may have several classes, or none.
+        notes: Remarks for the user: what was skipped or assumed.
     """
 
     samples: tuple[Sample, ...]
@@ -60,61 +228,59 @@ class Table:
     format: str
     root: Path
     multilabel: bool = False
-    notes: tuple[str, ...] = ()
+    notes: tuple[Issue, ...] = ()
 
     def in_split(self, split: Split) -> tuple[Sample, ...]:
+        """Return the samples of a split."""
         return tuple(sample for sample in self.samples if sample.split == split)
 
     def with_samples(self, samples: tuple[Sample, ...]) -> Table:
+        """Return the same table with other samples."""
         return replace(self, samples=samples)
 
     def with_classes(self, classes: tuple[str, ...]) -> Table:
+        """Return the same table with other classes."""
         return replace(self, classes=classes)
-
-
-VIEW_KEYS = (
-    "wide",
-    "narrow",
-)  # entries of a target that are views of the image: (V, 3, s, s), in the same form as it
 
 
 @dataclass(frozen=True)
 class InputSpec:
-    """What a network wants to see. `size`: the square's side in pixels. `mean`, `std`: per RGB channel, of pixels in [0, 1]."""
+    """The input that a network expects.
+
+    Attributes:
+        size: Side of the square, px.
+        mean: Mean of each RGB channel, of pixels in [0, 1].
+        std: Standard deviation of each RGB channel.
+    """
 
     size: int
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
 
     def normalize(self, images: Tensor) -> Tensor:
-        """(..., 3, H, W) uint8 -> float32, normalised, laid out in memory as it was."""
-        found = images.float()
-        mean, std = (found.new_tensor(each).view(3, 1, 1) for each in (self.mean, self.std))
-        # one after the other where they stay in a processor's caches; a GPU is better off with all at once
-        for part in found if found.device.type == "cpu" and found.ndim > 3 else (found,):
+        """Turn (..., 3, H, W) uint8 into normalized float32, in the same memory format."""
+        pixels = images.float()
+        mean, std = (pixels.new_tensor(values).view(3, 1, 1) for values in (self.mean, self.std))
+        # image by image on a CPU, where each stays in the caches; a GPU is faster with all at once
+        for part in pixels if pixels.device.type == "cpu" and pixels.ndim > 3 else (pixels,):
             part.mul_(1 / 255).sub_(mean).div_(std)
-        return found
-
-
-TargetTensors = dict[str, Any]
-"""A truth as tensors: {'labels': (K,) float32}, or {'boxes': tv_tensors.BoundingBoxes (N, 4), 'classes': (N,) int64, 'crowd':
-(N,) bool} and perhaps 'masks': transforms.ObjectMasks (N, H, W) uint8, or {'mask': tv_tensors.Mask (H, W) int64}, or what else
-a task encodes."""
-
-OBJECT_KEYS = frozenset({"boxes", "classes", "crowd", "masks"})
-"""The entries of a target with a row for each object: an object that leaves the picture leaves all of them."""
+        return pixels
 
 
 @dataclass
 class Batch:
-    """What the network is fed.
+    """The input of a network.
 
-    `images`: (B, 3, H, W) float32, normalised; or uint8 as they come from a loader, with the `spec` of what is still to be done to
-    them, and to other views in the targets: `to` sees to it, where bytes have become a quarter of the way.
-    `targets`: B dictionaries of tensors, empty where there is no truth.
-    `views`: (B, 4) float32, the rectangle (x0, y0, x1, y1) of the upright original, in its pixels, that the network sees:
-    an answer in network coordinates is mapped back with it. It may reach outside the picture (padding).
-    `sizes`: (B, 2) int64, height and width of the upright original. `indices`: (B,) int64, places in the list of samples.
+    Attributes:
+        images: (B, 3, H, W) float32, normalized; or uint8 with a `spec`, as a loader delivers them:
+            bytes are a quarter of the transfer to a GPU, and `to` normalizes them there.
+        targets: B dictionaries of tensors, empty for images without a target.
+        views: (B, 4) float32, the rectangle (x0, y0, x1, y1) of the upright original, px, that the
+            network sees. Predictions in network coordinates are mapped back with it. It may reach
+            beyond the image (padding).
+        sizes: (B, 2) int64, height and width of the upright original.
+        indices: (B,) int64, indices into the samples.
+        spec: The normalization that images, and views in the targets, still need.
     """
 
     images: Tensor
@@ -127,18 +293,26 @@ class Batch:
     def __len__(self) -> int:
         return self.images.shape[0]
 
-    def subset(self, cut: slice) -> Batch:
-        """Some of the images."""
-        parts: dict[str, Any] = {
-            name: getattr(self, name)[cut]
-            for name in ("images", "targets", "views", "sizes", "indices")
-        }
-        return replace(self, **parts)
+    def subset(self, part: slice) -> Batch:
+        """Return some of the images, with all that belongs to them."""
+        return replace(
+            self,
+            images=self.images[part],
+            targets=self.targets[part],
+            views=self.views[part],
+            sizes=self.sizes[part],
+            indices=self.indices[part],
+        )
 
     def to(self, device: Any, **options: Any) -> Batch:
-        """The same batch elsewhere, ready for the network; `options` (memory_format) go to the images."""
+        """Return the batch on a device, normalized.
+
+        Args:
+            device: Target of the images and targets.
+            options: Further arguments of `Tensor.to` for the images (memory_format).
+        """
         targets = [
-            {name: _moved(value, device) for name, value in target.items()}
+            {name: _to_device(value, device) for name, value in target.items()}
             for target in self.targets
         ]
         return replace(
@@ -146,45 +320,60 @@ class Batch:
         ).normalized()
 
     def pin_memory(self) -> Batch:
-        """The same batch with images in memory that a GPU reads by itself, while the program goes on; a DataLoader asks for it."""
+        """Return the batch with its images in page-locked memory, which a GPU reads on its own.
+
+        A DataLoader calls it by this name.
+        """
         return replace(self, images=self.images.pin_memory())
 
     def normalized(self) -> Batch:
-        """The same batch where it is, with images as the network wants them."""
+        """Return the batch with the normalization of `spec` applied, if it is still to be done."""
         if self.spec is None:
             return self
-        seen = self.spec.normalize
+        normalize = self.spec.normalize
         targets = [
-            {name: seen(value) if name in VIEW_KEYS else value for name, value in target.items()}
+            {
+                name: normalize(value) if name in VIEW_KEYS else value
+                for name, value in target.items()
+            }
             for target in self.targets
         ]
-        return replace(self, images=seen(self.images), targets=targets, spec=None)
+        return replace(self, images=normalize(self.images), targets=targets, spec=None)
 
 
-def _moved(value: Any, device: Any) -> Any:
+def _to_device(value: Any, device: Any) -> Any:
     return value.to(device, non_blocking=True) if hasattr(value, "to") else value
 
 
 @dataclass
 class Features:
-    """What a backbone gives; only what was wanted is filled in. Shapes as in `Provides`."""
+    """The output of a backbone; only what was requested is set. Shapes as in `Provides`."""
 
     pooled: Tensor | None = None
     maps: list[Tensor] = field(default_factory=list)
     tokens: Tensor | None = None
     native: Any = None
 
-    def of_image(self, place: int) -> Features:
-        """Of one image of the batch, which stays one; without what is `native`."""
-        pooled, tokens = (
-            None if each is None else each[place : place + 1] for each in (self.pooled, self.tokens)
+    def of_image(self, index: int) -> Features:
+        """Return the features of one image, as a batch of one, without `native`."""
+        part = slice(index, index + 1)
+        return Features(
+            pooled=None if self.pooled is None else self.pooled[part],
+            maps=[level[part] for level in self.maps],
+            tokens=None if self.tokens is None else self.tokens[part],
         )
-        return Features(pooled, [each[place : place + 1] for each in self.maps], tokens)
 
 
 @dataclass(frozen=True)
 class Score:
-    """A number with its uncertainty. `low`, `high`: a 95 % interval. `count`: the images (or boxes) behind it."""
+    """A metric value and its uncertainty.
+
+    Attributes:
+        value: The estimate.
+        low: Lower end of the 95 % interval, if one was computed.
+        high: Upper end of it.
+        count: Number of images (or boxes) that it is computed from.
+    """
 
     value: float
     low: float | None = None
@@ -199,8 +388,14 @@ class Score:
 
 @dataclass(frozen=True)
 class Scores:
-    """All that a metric computed. `numbers`: by metric name, the main one first. `per_class`: a row a class.
-    `tables`: anything larger, JSON-able (the confusion matrix). `share`: whether the main number reads as percent."""
+    """Everything that a metric computed.
+
+    Attributes:
+        numbers: Scores by metric name, the main one first.
+        per_class: One row per class.
+        tables: Larger results, JSON-able (the confusion matrix).
+        as_percent: Whether the main score reads as a percentage.
+    """
 
     numbers: dict[str, Score]
     per_class: list[dict[str, Any]] = field(default_factory=list)
@@ -209,4 +404,5 @@ class Scores:
 
     @property
     def main(self) -> str:
+        """Name of the main score."""
         return next(iter(self.numbers))

@@ -19,7 +19,7 @@ class GradeMetric(Metric):
     """`within_one`: the share of images at most one step off; `mean_absolute_error`: steps."""
 
     reads: ClassVar[type] = Grade
-    per_class: ClassVar[str] = "within_one"
+    class_score: ClassVar[str] = "within_one"
 
     def __init__(self, classes: tuple[str, ...], multilabel: bool = False) -> None:
         super().__init__(classes, multilabel)

@@ -16,7 +16,9 @@ class StemSettings(TuningSettings):
 
 class Stem(Tuning):
     layerwise: ClassVar[bool] = False  # one learning rate for all trainable weights
-    default_overrides: ClassVar[dict[str, Any]] = {"training.lr": 3e-4}  # unless the user sets another
+    default_overrides: ClassVar[dict[str, Any]] = {
+        "training.lr": 3e-4
+    }  # unless the user sets another
     Settings: ClassVar[type[TuningSettings]] = StemSettings
 
     def apply(self, model: Adaptable) -> None:

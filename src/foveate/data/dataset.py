@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from foveate.data.image_cache import ImageCache, source_of
+from foveate.data.image_cache import ImageCache
 from foveate.data.mosaic import Mosaic
 from foveate.data.transforms import DeferredNormalize, Transform, crop_target
 from foveate.images import codec as images
@@ -114,7 +114,7 @@ class TiledDataset(ImageDataset):
     ) -> None:
         super().__init__(samples, pixels, transform, encode, seed)
         self.side, self.join = side, join
-        self.sizes = [images.read_size(source_of(sample.path)) for sample in samples]
+        self.sizes = [images.read_size(sample.source) for sample in samples]
         self.tiles = [
             (index, (x, y))
             for index, size in enumerate(self.sizes)

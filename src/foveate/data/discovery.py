@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from foveate.data.issues import IssueKind, IssueLog, skip_and_record
-from foveate.errors import DataError, UsageError, near_names
-from foveate.utils.paths import printable
+from foveate.errors import DataError, UsageError
+from foveate.utils.paths import did_you_mean_path, printable
 
 EXTENSIONS = frozenset(
     {
@@ -292,14 +292,5 @@ def images_at(paths: Iterable[Path]) -> Iterator[Path]:
         elif place.exists():
             yield place
         else:
-            near = (
-                near_names(place.name, [entry.name for entry in place.parent.iterdir()])
-                if place.parent.is_dir()
-                else []
-            )
-            hint = (
-                f"did you mean {str(place.parent / near[0])!r}?"
-                if near
-                else "give pictures or folders of pictures"
-            )
+            hint = did_you_mean_path(place) or "give images or folders of images"
             raise UsageError("there is nothing at this path", where=place, hint=hint)

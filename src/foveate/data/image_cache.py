@@ -1,4 +1,7 @@
-"""Decoded pictures, kept: in memory while they fit into a share of it, then in a file without a name, and decoded again beyond."""
+"""A cache of decoded images: in memory up to a share of it, then in an unnamed file on disk.
+
+What fits into neither is decoded again each time.
+"""
 
 from __future__ import annotations
 
@@ -8,111 +11,116 @@ import tempfile
 import threading
 import weakref
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 from torch.utils.data import get_worker_info
 
-from foveate.images import codec as images
+from foveate.images.codec import read_image
 from foveate.images.preprocessing import Framing, resized_sides
+from foveate.types import StoredImage
 from foveate.utils import memory
 from foveate.utils.files import cache_folder
 
-MEMORY_SHARE = 0.25  # of the memory that this process may have: what decoded pixels may take of it
-_DISK_SHARE = 0.5  # of what was free on the disk when the first picture was put there
+MEMORY_SHARE = 0.25  # of the memory that this process may use: the most that decoded pixels take
+_DISK_SHARE = 0.5  # of the free disk space when the first image is written: the most that is used
 
 Decoded = tuple[np.ndarray, tuple[int, int]]  # (h, w, 3) uint8, and (H, W) of the upright original
 
 
-class StoredImage(Protocol):
-    """A picture that is no file of its own."""
-
-    def content(self) -> Path | bytes:
-        """What the decoder reads."""
-
-
-def source_of(place: Path | StoredImage) -> Path | bytes:
-    """What the decoder reads."""
-    return place if isinstance(place, Path) else place.content()
-
-
 class ImageCache:
-    """Decoded pictures, kept while there is room; a picture is always decoded the same way.
+    """Decodes images, always in the same way, and keeps the pixels while there is space.
 
-    `size`: side of the network's square, px. Where it shows the central square, the short side is brought to it; where it
-    shows the whole, pictures of more than twice its side are reduced to that; where it looks through windows, they stay.
+    Images are reduced as the framing allows: "crop" brings the short side to the size of the
+    network, "whole" reduces a long side of more than twice that size to it, "windows" keeps images
+    whole.
+
+    Args:
+        size: Side of the network's input, px.
+        framing: How an image is fitted to that square.
+        keep: Whether to keep decoded images at all.
     """
 
     def __init__(self, size: int, framing: Framing, keep: bool) -> None:
         self.sides = resized_sides(size, framing)
-        self.room = int(MEMORY_SHARE * memory.total()) if keep else 0
+        self.free_bytes = int(MEMORY_SHARE * memory.total()) if keep else 0
         self.overflow = Overflow() if keep else None
         self._kept: dict[Path | StoredImage, Decoded] = {}
 
-    def read(self, place: Path | StoredImage) -> Decoded:
-        """(h, w, 3) uint8, and (H, W) of the upright original; raises BrokenImage."""
-        found = self._kept.get(place) or (self.overflow and self.overflow.get(place))
-        if not found:
-            found = images.read_image(source_of(place), *self.sides)
-            self._keep(place, found)
-        return found
+    def read(self, path: Path | StoredImage) -> Decoded:
+        """Return (h, w, 3) uint8 pixels, and the (H, W) of the upright original.
 
-    def _keep(self, place: Path | StoredImage, found: Decoded) -> None:
-        if get_worker_info() is not None:  # a loader process forgets at the end of the epoch
+        Raises:
+            BrokenImage: The image cannot be decoded.
+        """
+        if isinstance(path, StoredImage) and (decoded := path.decoded()) is not None:
+            return decoded
+        image = self._kept.get(path) or (self.overflow and self.overflow.get(path))
+        if not image:
+            source = path.content() if isinstance(path, StoredImage) else path
+            image = read_image(source, *self.sides)
+            self._keep(path, image)
+        return image
+
+    def _keep(self, path: Path | StoredImage, image: Decoded) -> None:
+        if get_worker_info() is not None:  # the memory of a worker ends with the epoch
             return
-        if found[0].nbytes <= self.room:
-            self.room -= found[0].nbytes
-            self._kept[place] = found
+        if image[0].nbytes <= self.free_bytes:
+            self.free_bytes -= image[0].nbytes
+            self._kept[path] = image
         elif self.overflow is not None:
-            self.room = 0  # from here on everything goes to the file: small pictures do not squeeze in one by one
-            self.overflow.put(place, found)
+            # from here on everything goes to the file: small images do not squeeze in one by one
+            self.free_bytes = 0
+            self.overflow.put(path, image)
 
 
 class Overflow:
-    """Decoded pictures one after the other in a file of the cache folder that has no name and is gone with the process. Where
-    nothing can be written there any more, or half of the disk's room is taken, further pictures are not kept."""
+    """Decoded images, one after the other, in an unnamed file of the cache folder.
+
+    The file vanishes with the process. Once the folder cannot be written to, or half of the free
+    disk space is used, further images are not kept.
+    """
 
     def __init__(self) -> None:
-        self._places: dict[Path | StoredImage, tuple[int, tuple[int, ...], tuple[int, int]]] = {}
-        self._lock = threading.Lock()  # a scan puts from several threads
+        # offset in the file, shape of the pixels, (H, W) of the original
+        self._entries: dict[Path | StoredImage, tuple[int, tuple[int, ...], tuple[int, int]]] = {}
+        self._lock = threading.Lock()  # a scan writes from several threads
         self._file: int | None = None  # its descriptor
         self._end = self._left = 0
-        self._open = hasattr(
-            os, "pread"
-        )  # reads from processes that were forked off would move a shared position otherwise
+        # without pread, reads in forked workers would move the file position that they share
+        self._usable = hasattr(os, "pread")
 
-    def put(self, place: Path | StoredImage, found: Decoded) -> None:
-        pixels, size = np.ascontiguousarray(found[0]), found[1]
+    def put(self, path: Path | StoredImage, image: Decoded) -> None:
+        """Append an image, if there is space for it."""
+        pixels, size = np.ascontiguousarray(image[0]), image[1]
         with self._lock:
             try:
-                file = self._begun()
-                if (
-                    file is None
-                    or pixels.nbytes > self._left
-                    or os.pwrite(file, pixels.data, self._end) < pixels.nbytes
-                ):
+                file = self._open()
+                if file is None or pixels.nbytes > self._left:
+                    return
+                if os.pwrite(file, pixels.data, self._end) < pixels.nbytes:
                     return
             except OSError:  # a full disk costs time, not the result
-                self._open = False
+                self._usable = False
                 return
-            self._places[place] = self._end, pixels.shape, size
+            self._entries[path] = self._end, pixels.shape, size
             self._end, self._left = self._end + pixels.nbytes, self._left - pixels.nbytes
 
-    def get(self, place: Path | StoredImage) -> Decoded | None:
-        found = self._places.get(place)
-        if found is None or self._file is None:
+    def get(self, path: Path | StoredImage) -> Decoded | None:
+        """Return an image that was kept; None otherwise."""
+        entry = self._entries.get(path)
+        if entry is None or self._file is None:
             return None
-        start, shape, size = found
-        content = os.pread(self._file, int(np.prod(shape)), start)
+        offset, shape, size = entry
+        content = os.pread(self._file, int(np.prod(shape)), offset)
         return np.frombuffer(bytearray(content), np.uint8).reshape(shape), size
 
-    def _begun(self) -> int | None:
-        """The file; None where there shall be none."""
-        if self._open and self._file is None:
+    def _open(self) -> int | None:
+        """Return the descriptor of the file, created on first use; None if unusable."""
+        if self._usable and self._file is None:
             folder = cache_folder()
             folder.mkdir(parents=True, exist_ok=True)
             self._left = int(_DISK_SHARE * shutil.disk_usage(folder).free)
             self._file, name = tempfile.mkstemp(dir=folder)
             weakref.finalize(self, os.close, self._file)
             Path(name).unlink()
-        return self._file if self._open else None
+        return self._file if self._usable else None

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 
 from foveate.data.dataset import ImageDataset, SampleIndex, seed_from
 from foveate.types import Batch
-from foveate.utils import console
+from foveate.utils import log
 from foveate.utils.distributed import Team
 
 MAX_WORKERS = 8  # loader processes at the most
@@ -94,7 +94,7 @@ class _Loader:
             if not self.workers or not any(word in str(error) for word in _DEAD):
                 raise
             why = str(error).splitlines()[0].rstrip(".")
-            console.warn(
+            log.warning(
                 f"a loader process died, mostly a sign of too little shared memory (/dev/shm): this one reads on ({why})"
             )
             yield from _batches(self.pictures, list(self.order)[given:], 0)

@@ -16,7 +16,7 @@ from torchvision.transforms.v2 import functional
 
 from foveate.data.transforms import crop_target, resize_target, shift_target
 from foveate.errors import UsageError
-from foveate.images.preprocessing import SPARE, Framing
+from foveate.images.preprocessing import MAX_OVERSIZE, Framing
 from foveate.predictions import Boxes, Regions
 from foveate.recipe import AugmentRecipe
 from foveate.types import OBJECT_KEYS, InputSpec, TargetTensors
@@ -77,7 +77,7 @@ def mosaic(spec: InputSpec, framing: Framing, recipe: AugmentRecipe) -> Mosaic |
     if not recipe.mosaic:
         return None
     return Mosaic(
-        recipe.mosaic, spec.size * (1 if framing == "windows" else SPARE), framing != "windows"
+        recipe.mosaic, spec.size * (1 if framing == "windows" else MAX_OVERSIZE), framing != "windows"
     )
 
 

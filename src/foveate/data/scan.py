@@ -18,7 +18,7 @@ from foveate.images import codec as images
 from foveate.images.preprocessing import Framing
 from foveate.recipe import DataRecipe
 from foveate.types import Sample, Table
-from foveate.utils import console
+from foveate.utils import log
 
 
 @dataclass(frozen=True)
@@ -132,7 +132,7 @@ def readable(samples: Sequence[Sample], pixels: ImageCache, strict: bool = False
     errors = unreadable(samples, pixels, strict)
     for sample in samples:
         if sample.path in errors:
-            console.warn(
+            log.warning(
                 f"skipped {sample.key}: {errors[sample.path].why or errors[sample.path].what}"
             )
     return [sample for sample in samples if sample.path not in errors]

@@ -17,8 +17,8 @@ from foveate.data.image_cache import ImageCache
 from foveate.data.records import ALIASES, is_table, place_of, records
 from foveate.data.transforms import Transform
 from foveate.errors import BrokenImage, DataError
-from foveate.types import TargetTensors
-from foveate.utils import console
+from foveate.types import StoredImage, TargetTensors
+from foveate.utils import log
 from foveate.utils.files import written_aside
 from foveate.utils.paths import printable
 
@@ -28,7 +28,7 @@ _TRIES = 16  # pictures in a row that may be broken
 
 
 @dataclass(frozen=True)
-class Entry:
+class Entry(StoredImage):
     """A picture: a file, or so many bytes from an offset in a shard. `key` names it."""
 
     key: str
@@ -151,7 +151,7 @@ class Stream(ImageDataset):
             except BrokenImage as error:
                 if place not in self.broken:
                     self.broken[place] = error.why or error.what
-                    console.warn(f"skipped {entry.key}: {self.broken[place]}")
+                    log.warning(f"skipped {entry.key}: {self.broken[place]}")
         raise DataError(
             f"{_TRIES} pictures in a row cannot be read", where=self.catalogue[index].key
         )

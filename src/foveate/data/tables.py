@@ -11,7 +11,7 @@ from foveate.data.formats import read_table
 from foveate.errors import DataError
 from foveate.predictions import Boxes, Labels
 from foveate.types import Sample, Table
-from foveate.utils import console
+from foveate.utils import log
 
 
 def label_names(sample: Sample) -> tuple[str, ...]:
@@ -65,12 +65,12 @@ def require_single_label(table: Table, who: str) -> Table:
 def read_matching_table(classes: tuple[str, ...], data: Path, format: str) -> Table:
     """Another table; its classes are matched to those of a run by name, and what is of unknown classes is left out, aloud."""
     table = read_table(data, format)
-    console.say(f"data: {data}, {table.format}, {len(table.samples)} images")
+    log.info(f"data: {data}, {table.format}, {len(table.samples)} images")
     for note in table.notes:
-        console.warn(note)
+        log.warning(note)
     table, losses = remap_classes(table, classes)
     for loss in losses:
-        console.warn(loss)
+        log.warning(loss)
     if not table.samples:
         raise DataError(
             "no image of this data has a class that the run knows",

@@ -147,7 +147,7 @@ def open_exported(path: Path) -> ExportedModel:
             hint=f"foveate predict {path.with_name(about['of'])}",
         )
     parts = {name: _opened(_beside(path, file)).run for name, file in about["parts"].items()}
-    return ExportedModel(path, found, POSTPROCESSORS.load(about["task"])(about, parts))
+    return ExportedModel(path, found, POSTPROCESSORS.get(about["task"])(about, parts))
 
 
 def _opened(path: Path) -> LoadedProgram:

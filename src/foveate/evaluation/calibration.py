@@ -15,7 +15,7 @@ from foveate.evaluation.intervals import wilson
 from foveate.predictions import Labels, Uncertainty
 
 COVERAGE, RISK = 0.9, 0.1  # of sets, and of answers that are given, unless others are asked
-LEAST = 30  # validation images below which nothing is said
+MIN_IMAGES = 30  # validation images below which nothing is said
 _SHARPEST, _FLATTEST = 0.05, 20.0  # temperatures
 _BINS = 15  # of the calibration error, as in the paper
 _ROUNDS = 200
@@ -35,7 +35,7 @@ class FeatureSpace:
     directions: np.ndarray
 
     @classmethod
-    def of(cls, features: np.ndarray) -> FeatureSpace:
+    def fit(cls, features: np.ndarray) -> FeatureSpace:
         """(N, D) of training images, N at least 8."""
         middle = features.mean(0)
         found = np.linalg.svd(features - middle, full_matrices=False)[2]
@@ -56,13 +56,13 @@ class Calibration:
     (N, 2), the confidence of each answer, the greatest first, and 1 where it was right."""
 
     temperature: float
-    strange: np.ndarray
-    outside: np.ndarray
-    sure: np.ndarray
-    familiar: FeatureSpace
+    nonconformity: np.ndarray
+    residuals: np.ndarray
+    ranked_confidence: np.ndarray
+    feature_space: FeatureSpace
 
     @classmethod
-    def learnt(
+    def fit(
         cls,
         scores: np.ndarray,
         truths: np.ndarray,
@@ -80,19 +80,19 @@ class Calibration:
             temperature, np.sort(strange), np.sort(familiar.residual(features)), sure, familiar
         )
 
-    def among(self, scores: np.ndarray, coverage: float = COVERAGE) -> np.ndarray:
+    def prediction_sets(self, scores: np.ndarray, coverage: float = COVERAGE) -> np.ndarray:
         """(N, K) calibrated chances -> (N, K) bool, sets that hold the true class with this chance where pictures are like those of
         the validation (split conformal prediction: Sadinle et al. 2019). All classes where there are too few of those."""
-        rank = int(np.ceil((len(self.strange) + 1) * coverage))
-        limit = np.inf if rank > len(self.strange) else self.strange[rank - 1]
+        rank = int(np.ceil((len(self.nonconformity) + 1) * coverage))
+        limit = np.inf if rank > len(self.nonconformity) else self.nonconformity[rank - 1]
         found: np.ndarray = 1 - scores <= limit + 1e-12
         return found
 
-    def doubt_below(self, risk: float) -> float | None:
+    def abstention_threshold(self, risk: float) -> float | None:
         """The confidence from which on the answers were wrong at most with this chance, by the upper end of Wilson's interval; 0
         where that holds for all answers, None where it holds for none."""
-        counts = np.arange(1, len(self.sure) + 1)
-        wrong = np.cumsum(1 - self.sure[:, 1])
+        counts = np.arange(1, len(self.ranked_confidence) + 1)
+        wrong = np.cumsum(1 - self.ranked_confidence[:, 1])
         ends = np.array(
             [wilson(float(each), int(count))[1] for each, count in zip(wrong, counts, strict=True)]
         )
@@ -100,9 +100,13 @@ class Calibration:
         if not len(good):
             return None
         last = int(good[-1])
-        return 0.0 if last == len(self.sure) - 1 else float(self.sure[last, 0])
+        return (
+            0.0
+            if last == len(self.ranked_confidence) - 1
+            else float(self.ranked_confidence[last, 0])
+        )
 
-    def told(
+    def annotate(
         self,
         answers: Sequence[Labels],
         features: np.ndarray,
@@ -113,10 +117,12 @@ class Calibration:
         """The answers with chances that hold, and with what is sure about each; `features`: (N, D) of their images."""
         if not answers:
             return []
-        scores = apply_temperature(np.stack([_scores(answer) for answer in answers]), self.temperature)
-        limit, among = self.doubt_below(risk), self.among(scores, coverage)
-        outside = self.familiar.residual(features)
-        odd = np.searchsorted(self.outside, outside, side="left") / len(self.outside)
+        scores = apply_temperature(
+            np.stack([_scores(answer) for answer in answers]), self.temperature
+        )
+        limit, among = self.abstention_threshold(risk), self.prediction_sets(scores, coverage)
+        outside = self.feature_space.residual(features)
+        odd = np.searchsorted(self.residuals, outside, side="left") / len(self.residuals)
         found = []
         for answer, row, own, *strange in zip(
             answers, scores, among, outside.tolist(), odd.tolist(), strict=True
@@ -132,7 +138,7 @@ class Calibration:
         return {"temperature": self.temperature, **lists}
 
     @classmethod
-    def of(cls, row: dict[str, Any], familiar: FeatureSpace) -> Calibration:
+    def from_row(cls, row: dict[str, Any], familiar: FeatureSpace) -> Calibration:
         strange, outside, sure = (np.array(row[name], dtype=float) for name in _LISTS)
         return cls(float(row["temperature"]), strange, outside, sure, familiar)
 
@@ -171,7 +177,7 @@ def fit_temperature(scores: np.ndarray, truths: np.ndarray) -> float:
     )
 
 
-def reliability(
+def reliability_bins(
     confidence: np.ndarray, right: np.ndarray, bins: int = 10
 ) -> list[dict[str, float]]:
     """(N,), (N,) bool -> for each bin of equal width with answers in it: mean confidence, share that was right, count."""

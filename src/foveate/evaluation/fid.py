@@ -25,7 +25,7 @@ def _kernel(ours: Array, theirs: Array) -> Array:
     return found
 
 
-def kid_spread(ours: Array, theirs: Array, seed: int = 0, rounds: int = 100) -> float:
+def kid_std(ours: Array, theirs: Array, seed: int = 0, rounds: int = 100) -> float:
     """The standard deviation of the kernel distance over random halves of both sets, by the root of two, as a half varies more."""
     rng = np.random.default_rng(seed)
     halves = (

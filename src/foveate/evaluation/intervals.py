@@ -1,4 +1,4 @@
-"""How far a number can be trusted: 95 % intervals of shares and of anything that can be computed again on a resample."""
+"""95 % confidence intervals: Wilson's for proportions, bootstraps for any other statistic."""
 
 from __future__ import annotations
 
@@ -7,84 +7,134 @@ from collections.abc import Callable
 
 import numpy as np
 
-_Z = 1.959963984540054  # the 97.5 % quantile of the normal distribution
-_ENDS = (2.5, 97.5)  # percent
+_Z = 1.959963984540054  # 97.5 % quantile of the normal distribution
+_PERCENTILES = (2.5, 97.5)
 
 
 def wilson(successes: float, count: int) -> tuple[float, float]:
-    """The 95 % score interval of a share, `successes` of `count`, both ends in [0, 1] (Wilson 1927).
+    """Return the 95 % score interval of a proportion (Wilson 1927).
 
-    Holds for few images and for shares near 0 and 1, where the textbook interval fails. Nothing counted: (0, 1).
+    It holds for few images and for proportions near 0 and 1, where the normal approximation fails.
+
+    Args:
+        successes: Number of successes, in [0, count].
+        count: Number of trials. Without any, the interval is (0, 1).
+
+    Returns:
+        The lower and the upper end, both in [0, 1].
     """
+    # scipy.stats.binomtest(...).proportion_ci(method="wilson") gives the same to 1e-15 (tested),
+    # but needs 1 ms instead of 1 us, and calibration asks once per validation image.
     if count < 1:
         return 0.0, 1.0
-    share, square = successes / count, _Z * _Z / count
-    middle = (share + square / 2) / (1 + square)
-    reach = math.sqrt(square * (share * (1 - share) + square / 4)) / (1 + square)
-    low = (
-        0.0 if successes <= 0 else max(0.0, middle - reach)
-    )  # exact where rounding would leave 1e-17
-    high = 1.0 if successes >= count else min(1.0, middle + reach)
+    proportion, square = successes / count, _Z * _Z / count
+    center = (proportion + square / 2) / (1 + square)
+    radius = math.sqrt(square * (proportion * (1 - proportion) + square / 4)) / (1 + square)
+    # exactly 0 and 1 at the ends, where rounding would leave 1e-17
+    low = 0.0 if successes <= 0 else max(0.0, center - radius)
+    high = 1.0 if successes >= count else min(1.0, center + radius)
     return low, high
 
 
 def bootstrap(
     statistic: Callable[[np.ndarray], float], count: int, seed: int = 0, rounds: int = 400
 ) -> tuple[float, float]:
-    """The 95 % percentile interval of `statistic` over resamples of `count` images (Efron 1979).
+    """Return the 95 % percentile interval of a statistic over resamples of images (Efron 1979).
 
-    `statistic` is given (count,) int64 places in [0, count), drawn with replacement. Rounds in which it is nan are
-    skipped; (nan, nan) when all are.
+    Args:
+        statistic: Function of the (count,) int64 indices in [0, count) of a resample, drawn with
+            replacement. Rounds in which it is nan are skipped.
+        count: Number of images.
+        seed: Seed of the resamples.
+        rounds: Number of resamples.
+
+    Returns:
+        The lower and the upper end; (nan, nan) when the statistic is nan in all rounds.
+
+    Raises:
+        ValueError: `count` or `rounds` is below 1.
     """
-    return bootstraps(lambda places: np.array([statistic(places)]), count, seed, rounds)[0]
+    return bootstraps(lambda indices: np.array([statistic(indices)]), count, seed, rounds)[0]
 
 
 def bootstraps(
     statistics: Callable[[np.ndarray], np.ndarray], count: int, seed: int = 0, rounds: int = 400
 ) -> list[tuple[float, float]]:
-    """As `bootstrap`, for M statistics of the same resamples: `statistics` returns (M,) floats, the answer is M intervals."""
+    """Return the intervals of M statistics over the same resamples; otherwise as `bootstrap`.
+
+    Args:
+        statistics: As for `bootstrap`, returning (M,) floats.
+        count: Number of images.
+        seed: Seed of the resamples.
+        rounds: Number of resamples.
+    """
+    # scipy.stats.bootstrap(method="percentile") draws the same resamples and gives the same ends
+    # for one statistic, but returns nan where a single round is nan, and takes one statistic at a
+    # time.
     if count < 1 or rounds < 1:
         raise ValueError(f"a bootstrap needs images and rounds, got {count} and {rounds}")
-    draw = np.random.default_rng(seed)
-    drawn = np.stack([statistics(draw.integers(0, count, count)) for _ in range(rounds)])
-    return [_ends(column[~np.isnan(column)]) for column in drawn.T]
+    rng = np.random.default_rng(seed)
+    values = np.stack([statistics(rng.integers(0, count, count)) for _ in range(rounds)])
+    return [_percentile_interval(column[~np.isnan(column)]) for column in values.T]
 
 
 def two_sample_difference(
-    one: Callable[[np.ndarray], float],
-    other: Callable[[np.ndarray], float],
+    first: Callable[[np.ndarray], float],
+    second: Callable[[np.ndarray], float],
     counts: tuple[int, int],
     seed: int = 0,
     rounds: int = 1000,
 ) -> tuple[float, float]:
-    """The 95 % percentile interval of `one` minus `other`, statistics of two independent sets of `counts` images, each resampled
-    for itself (the two-sample bootstrap, Efron & Tibshirani 1993, section 8.3)."""
-    draw = np.random.default_rng(seed)
-    pairs = [[draw.integers(0, count, count) for count in counts] for _ in range(rounds)]
-    drawn = np.array([one(first) - other(second) for first, second in pairs])
-    return _ends(drawn[~np.isnan(drawn)])
+    """Return the 95 % percentile interval of `first` minus `second`.
+
+    They are statistics of two independent sets of images, each of which is resampled by itself (the
+    two-sample bootstrap, Efron & Tibshirani 1993, section 8.3).
+
+    Args:
+        first: Function of the indices of a resample of the first set, as for `bootstrap`.
+        second: The same for the second set.
+        counts: Number of images in each set.
+        seed: Seed of the resamples.
+        rounds: Number of resamples.
+    """
+    rng = np.random.default_rng(seed)
+    pairs = [[rng.integers(0, count, count) for count in counts] for _ in range(rounds)]
+    values = np.array([first(one) - second(other) for one, other in pairs])
+    return _percentile_interval(values[~np.isnan(values)])
 
 
 def paired_bootstrap(
     ours: np.ndarray, theirs: np.ndarray, seed: int = 0, rounds: int = 2000
 ) -> tuple[float, float, float]:
-    """Mean of `ours` minus `theirs`, (N,) scores of the same images in the same order, and the 95 % ends of its bootstrap.
+    """Return the mean of `ours` minus `theirs` and its 95 % bootstrap interval.
 
-    Pairs are drawn: what makes an image hard for both counts for neither. Images of equal differences are alike, so that only
-    how often each difference is drawn has to be: a multinomial draw a round, whatever N is. Raises ValueError for other shapes.
+    Pairs are drawn: what makes an image hard for both counts for neither. Images with equal
+    differences are interchangeable, so that a round only has to draw how often each difference
+    occurs: one multinomial draw, whatever N is.
+
+    Args:
+        ours: (N,) scores of images.
+        theirs: (N,) scores of the same images in the same order.
+        seed: Seed of the resamples.
+        rounds: Number of resamples.
+
+    Returns:
+        The mean, the lower and the upper end.
+
+    Raises:
+        ValueError: The shapes differ, or are not (N,) with N > 0.
     """
     if ours.shape != theirs.shape or ours.ndim != 1 or not len(ours):
-        raise ValueError(
-            f"a paired bootstrap needs scores of the same images, got shapes {ours.shape} and {theirs.shape}"
-        )
+        shapes = f"{ours.shape} and {theirs.shape}"
+        raise ValueError(f"a paired bootstrap needs scores of the same images, got shapes {shapes}")
     differences = ours.astype(np.float64) - theirs.astype(np.float64)
     values, counts = np.unique(differences, return_counts=True)
-    drawn = np.random.default_rng(seed).multinomial(len(ours), counts / len(ours), size=rounds)
-    return float(differences.mean()), *_ends(drawn @ values / len(ours))
+    draws = np.random.default_rng(seed).multinomial(len(ours), counts / len(ours), size=rounds)
+    return float(differences.mean()), *_percentile_interval(draws @ values / len(ours))
 
 
-def _ends(values: np.ndarray) -> tuple[float, float]:
+def _percentile_interval(values: np.ndarray) -> tuple[float, float]:
     if not values.size:
         return math.nan, math.nan
-    low, high = np.percentile(values, _ENDS)
+    low, high = np.percentile(values, _PERCENTILES)
     return float(low), float(high)

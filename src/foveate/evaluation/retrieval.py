@@ -15,7 +15,7 @@ from torch.nn import functional
 from foveate.evaluation.intervals import wilson
 from foveate.types import Score
 
-CUTS = (1, 5, 10)
+CUTOFFS = (1, 5, 10)
 
 
 def ranks(alike: Tensor, own: Tensor) -> np.ndarray:
@@ -26,18 +26,18 @@ def ranks(alike: Tensor, own: Tensor) -> np.ndarray:
     return found
 
 
-def recalls(found: np.ndarray) -> list[Score]:
+def recall_at_cutoffs(found: np.ndarray) -> list[Score]:
     """The share of those whose right one is among the first 1, 5 and 10, with Wilson's interval."""
-    hits = [int((found < cut).sum()) for cut in CUTS]
+    hits = [int((found < cut).sum()) for cut in CUTOFFS]
     return [Score(count / len(found), *wilson(count, len(found)), len(found)) for count in hits]
 
 
-def likeness(pictures: Tensor, sentences: Tensor) -> Tensor:
+def cosine_similarities(pictures: Tensor, sentences: Tensor) -> Tensor:
     """(I, D), (K, D) -> (I, K) cosines."""
     return functional.normalize(pictures, dim=1) @ functional.normalize(sentences, dim=1).T
 
 
-def belonging(theirs: Sequence[Sequence[str]], sentences: Sequence[str]) -> Tensor:
+def relevance_matrix(theirs: Sequence[Sequence[str]], sentences: Sequence[str]) -> Tensor:
     """Each picture's sentences, and all different ones -> (I, K) bool; a sentence of several pictures belongs to all of them."""
     places = {sentence: place for place, sentence in enumerate(sentences)}
     found = torch.zeros(len(theirs), len(sentences), dtype=torch.bool)

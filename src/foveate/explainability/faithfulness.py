@@ -29,7 +29,7 @@ from foveate.images.codec import resize
 from foveate.inference.predictor import Predictor
 from foveate.modeling.backbones import TextBackbone
 from foveate.modeling.model import Model
-from foveate.modeling.tasks import Question
+from foveate.modeling.tasks import ExplainableScore
 from foveate.types import Batch, Provides, Sample
 
 _CELLS = 14
@@ -81,7 +81,7 @@ class ExplainTarget:
         views, sizes = one.views.expand(count, -1), one.sizes.expand(count, -1)
         return self.model(Batch(images, targets, views, sizes, one.indices.expand(count)))
 
-    def asked(self, question: Question) -> ExplainRequest:
+    def asked(self, question: ExplainableScore) -> ExplainRequest:
         return ExplainRequest(
             self.batch.images,
             lambda images: question.score(self.output(images)),
@@ -104,13 +104,13 @@ class ExplainTarget:
         return resize(as_pixels(self.batch.images, spec.mean, spec.std)[0], (side, side))
 
     @torch.no_grad()
-    def questions(self) -> list[Question]:
-        return self.model.task.questions(self.output(self.batch.images), self.batch)
+    def questions(self) -> list[ExplainableScore]:
+        return self.model.task.explainable_scores(self.output(self.batch.images), self.batch)
 
     @torch.no_grad()
-    def chances(self, question: Question, images: Tensor) -> np.ndarray:
+    def chances(self, question: ExplainableScore, images: Tensor) -> np.ndarray:
         parts = [
-            question.chance(self.output(images[part])) for part in even_slices(len(images), _AT_ONCE)
+            question.probability(self.output(images[part])) for part in even_slices(len(images), _AT_ONCE)
         ]
         return torch.cat(parts).float().cpu().numpy()
 
@@ -128,7 +128,7 @@ class TextTarget(ExplainTarget):
         return functional.normalize(pooled.float(), dim=1)
 
     @torch.no_grad()
-    def questions(self) -> list[Question]:
+    def questions(self) -> list[ExplainableScore]:
         backbone = self.model.backbone
         if not isinstance(backbone, TextBackbone):
             hint = "a run from a backbone such as clip:ViT-B-32"
@@ -145,13 +145,13 @@ class TextTarget(ExplainTarget):
             for sentence, own in zip(self.sentences, known[:-1], strict=True)
         ]
 
-    def _question(self, sentence: str, towards: Tensor) -> Question:
+    def _question(self, sentence: str, towards: Tensor) -> ExplainableScore:
         scale = float(self.model.backbone.logit_scale)  # type: ignore[arg-type]
 
         def score(output: Tensor) -> Tensor:
             return scale * output @ towards
 
-        return Question(sentence, score, lambda output: score(output).sigmoid())
+        return ExplainableScore(sentence, score, lambda output: score(output).sigmoid())
 
 
 def overlay(pixels: np.ndarray, map_: Tensor) -> np.ndarray:
@@ -162,7 +162,7 @@ def overlay(pixels: np.ndarray, map_: Tensor) -> np.ndarray:
         mode="bilinear",
         align_corners=False,
     )
-    return heatmaps.overlay(pixels, wide[0, 0].numpy())
+    return heatmaps.heat_overlay(pixels, wide[0, 0].numpy())
 
 
 def cells(map_: Tensor) -> np.ndarray:
@@ -179,7 +179,7 @@ def cells(map_: Tensor) -> np.ndarray:
 class Curves:
     """Deletion and insertion for one question; what random orders do is measured once."""
 
-    def __init__(self, subject: ExplainTarget, question: Question, seed: int = 0) -> None:
+    def __init__(self, subject: ExplainTarget, question: ExplainableScore, seed: int = 0) -> None:
         self.subject, self.question = subject, question
         self.image = subject.batch.images
         self.blurred = _blurred(self.image)
@@ -231,7 +231,7 @@ def randomize_weights(model: Model, seed: int = 0) -> Model:
 
 
 def randomization_similarity(
-    explainer: Explainer, subject: ExplainTarget, question: Question, map_: Tensor, other: Model
+    explainer: Explainer, subject: ExplainTarget, question: ExplainableScore, map_: Tensor, other: Model
 ) -> float:
     """Spearman's correlation of the map with that of a model with random weights, in [-1, 1]; 1: the weights do not matter."""
     theirs = explainer.explain(replace(subject, model=other).asked(question))

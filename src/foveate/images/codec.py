@@ -100,13 +100,13 @@ class ImageHeader:
     values (RGB, CMYK, P, I;16, F, ...). `deep`: 16 bits a channel. `several`: an animation or a document of more than one picture.
     `clear`: some of it is transparent, or may be. `turned`: EXIF turns or mirrors it."""
 
-    read_size: tuple[int, int]
+    size: tuple[int, int]
     format: str
     mode: str
-    deep: bool
-    several: bool
-    clear: bool
-    turned: bool
+    is_16_bit: bool
+    is_multi_frame: bool
+    has_transparency: bool
+    exif_transformed: bool
 
 
 def read_header(source: Path | bytes) -> ImageHeader:
@@ -114,14 +114,14 @@ def read_header(source: Path | bytes) -> ImageHeader:
     upright = read_size(source)
     with _picture(source) as (image, _):
         return ImageHeader(
-            read_size=upright,
+            size=upright,
             format=str(image.format),
             mode=image.mode,
-            deep=";16" in image.mode
+            is_16_bit=";16" in image.mode
             or any(";16" in str(part[3]) for part in getattr(image, "tile", ())),
-            several=bool(getattr(image, "is_animated", False)),
-            clear=image.has_transparency_data,
-            turned=_orientation(image, Image.Image.getexif) > 1,
+            is_multi_frame=bool(getattr(image, "is_animated", False)),
+            has_transparency=image.has_transparency_data,
+            exif_transformed=_orientation(image, Image.Image.getexif) > 1,
         )
 
 

@@ -16,7 +16,15 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageDraw
 
-from foveate.images.text import _PLATE, Colour, Rectangle, _contrast, _extent, _fitted, _plate
+from foveate.images.text import (
+    LABEL_COLOR,
+    Color,
+    Rectangle,
+    contrasting_color,
+    draw_text_rows,
+    fit_text,
+    text_extent,
+)
 from foveate.predictions import Boxes, Prediction, Regions
 from foveate.utils.rle import decoded
 
@@ -40,7 +48,7 @@ _LEGEND = 14  # letters: the short side of a picture that has room for a legend
 _SMALLEST = 9  # letters below so many pixels cannot be read
 
 
-def colour(place: int) -> Colour:
+def class_color(place: int) -> Color:
     """The colour of the class at `place`, always the same."""
     if place < len(_FIRST):
         return (
@@ -53,16 +61,16 @@ def colour(place: int) -> Colour:
     return round(red * 255), round(green * 255), round(blue * 255)
 
 
-def drawn(pixels: np.ndarray, answer: Prediction | None, classes: Sequence[str]) -> np.ndarray:
+def draw_prediction(pixels: np.ndarray, answer: Prediction | None, classes: Sequence[str]) -> np.ndarray:
     """(H, W, 3) uint8 with the boxes or the regions of an answer or a truth; as it is where there is nothing to draw."""
     if isinstance(answer, Boxes):
-        return with_boxes(pixels, answer, 0, classes)
+        return draw_boxes(pixels, answer, 0, classes)
     return (
-        with_regions(pixels, answer.mask, classes) if isinstance(answer, Regions) else pixels.copy()
+        draw_regions(pixels, answer.mask, classes) if isinstance(answer, Regions) else pixels.copy()
     )
 
 
-def with_boxes(
+def draw_boxes(
     pixels: np.ndarray, boxes: Boxes, threshold: float, classes: Sequence[str] = ()
 ) -> np.ndarray:
     """(H, W, 3) uint8 -> the same with the boxes whose score reaches `threshold`, or all of a truth, the surest on top; under them
@@ -73,38 +81,38 @@ def with_boxes(
     classes = classes or sorted(set(boxes.names))
     picture = Image.fromarray(_with_masks(pixels, boxes, threshold, classes))
     shown = [box for box in _drawn(boxes, threshold, classes) if _visible(box.edge, picture.size)]
-    draw, width = ImageDraw.Draw(picture), _line(picture.size)
+    draw, width = ImageDraw.Draw(picture), line_width(picture.size)
     for box in shown:
         _frame(draw, box, width)
     for box, spot, text in _labelled(shown, picture.size):
-        _plate(draw, spot, [(text, box.colour)], _letters(picture.size))
+        draw_text_rows(draw, spot, [(text, box.colour)], font_size(picture.size))
     return np.array(picture)
 
 
-def with_regions(pixels: np.ndarray, mask: np.ndarray, classes: Sequence[str]) -> np.ndarray:
+def draw_regions(pixels: np.ndarray, mask: np.ndarray, classes: Sequence[str]) -> np.ndarray:
     """(H, W, 3) uint8 and (H, W) places -> half-transparent colours, full ones at the borders, and a legend.
 
     `background` and what nobody cares about (-1) stay as they are. The legend names the largest classes.
     """
     places = [place for place in range(len(classes)) if classes[place] != _BACKGROUND]
-    table = np.array([colour(place) for place in range(len(classes))], dtype=np.float32).reshape(
+    table = np.array([class_color(place) for place in range(len(classes))], dtype=np.float32).reshape(
         -1, 3
     )
     painted = np.isin(mask, places)
     counts = np.bincount(mask[painted], minlength=len(classes))
     picture = _painted(pixels, mask, painted, table)
     largest = sorted((place for place in places if counts[place]), key=lambda place: -counts[place])
-    return _with_legend(picture, [(classes[place], colour(place)) for place in largest])
+    return _with_legend(picture, [(classes[place], class_color(place)) for place in largest])
 
 
 # --- sizes, which go by the side of a square of the same area
 
 
-def _line(size: tuple[int, int]) -> int:
+def line_width(size: tuple[int, int]) -> int:
     return max(1, round(math.sqrt(size[0] * size[1]) / 210))
 
 
-def _letters(size: tuple[int, int]) -> int:
+def font_size(size: tuple[int, int]) -> int:
     return max(_SMALLEST, round(min(math.sqrt(size[0] * size[1]) / 36, min(size) / 6)))
 
 
@@ -115,7 +123,7 @@ def _letters(size: tuple[int, int]) -> int:
 class _Drawn:
     edge: Rectangle
     text: str
-    colour: Colour
+    colour: Color
     crowd: bool
 
 
@@ -152,8 +160,8 @@ def _shown(boxes: Boxes, threshold: float) -> list[int]:
     ]
 
 
-def _colour_of(name: str, classes: Sequence[str]) -> Colour:
-    return colour(classes.index(name) if name in classes else len(classes))
+def _colour_of(name: str, classes: Sequence[str]) -> Color:
+    return class_color(classes.index(name) if name in classes else len(classes))
 
 
 def _with_masks(
@@ -180,11 +188,11 @@ def _frame(draw: ImageDraw.ImageDraw, box: _Drawn, width: int) -> None:
     inner = (x0 + width, y0 + width, x1 - width, y1 - width)
     dash = 4 * width if box.crowd else max(x1 - x0, y1 - y0)
     if width >= 3 and min(inner[2] - inner[0], inner[3] - inner[1]) > width:
-        _lines(draw, inner, width // 3, dash, _between(box.colour, _contrast(box.colour)))
+        _lines(draw, inner, width // 3, dash, _between(box.colour, contrasting_color(box.colour)))
     _lines(draw, outer, min(width, max(1, min(x1 - x0, y1 - y0) // 2)), dash, box.colour)
 
 
-def _lines(draw: ImageDraw.ImageDraw, edge: Rectangle, width: int, dash: int, fill: Colour) -> None:
+def _lines(draw: ImageDraw.ImageDraw, edge: Rectangle, width: int, dash: int, fill: Color) -> None:
     """Filled bars of `dash` pixels, as far apart. Pillow's own outline of a rectangle one pixel high is two pixels high."""
     x0, y0, x1, y1 = edge
     for start in range(x0, x1, 2 * dash):
@@ -197,7 +205,7 @@ def _lines(draw: ImageDraw.ImageDraw, edge: Rectangle, width: int, dash: int, fi
         draw.rectangle((x1 - width, start, x1 - 1, end), fill=fill)
 
 
-def _between(one: Colour, other: Colour) -> Colour:
+def _between(one: Color, other: Color) -> Color:
     return (one[0] + other[0]) // 2, (one[1] + other[1]) // 2, (one[2] + other[2]) // 2
 
 
@@ -212,15 +220,15 @@ def _labelled(boxes: list[_Drawn], size: tuple[int, int]) -> list[tuple[_Drawn, 
     would hide more than a third of a small picture: the colour of the box still names its class.
     """
     letters, taken, labelled = (
-        _letters(size),
+        font_size(size),
         list[Rectangle](),
         list[tuple[_Drawn, Rectangle, str]](),
     )
     left = size[0] * size[1] * _HIDDEN
     first = {box.colour: box for box in boxes}  # the last of each, which is the topmost
     for box in [*first.values(), *(box for box in reversed(boxes) if box is not first[box.colour])]:
-        text = _fitted(box.text, letters, size[0])
-        width, height = _extent([text], letters)
+        text = fit_text(box.text, letters, size[0])
+        width, height = text_extent([text], letters)
         if not text or height > size[1] or (labelled and width * height > left):
             continue
         x0, y0, x1, y1 = _clipped(box.edge, size)
@@ -253,7 +261,7 @@ def _painted(
     picture[painted] = np.rint(
         _OPACITY * table[places[painted]] + (1 - _OPACITY) * pixels[painted]
     ).astype(np.uint8)
-    border = painted & _border(places, _line((places.shape[1], places.shape[0])))
+    border = painted & _border(places, line_width((places.shape[1], places.shape[0])))
     picture[border] = table[places[border]].astype(np.uint8)
     return picture
 
@@ -271,20 +279,20 @@ def _border(mask: np.ndarray, width: int) -> np.ndarray:
     return border
 
 
-def _with_legend(pixels: np.ndarray, entries: list[tuple[str, Colour]]) -> np.ndarray:
+def _with_legend(pixels: np.ndarray, entries: list[tuple[str, Color]]) -> np.ndarray:
     """A plate in the lower left corner. The entries left out are counted; a very small picture has no room for any."""
     picture = Image.fromarray(pixels)
-    letters = _letters(picture.size)
+    letters = font_size(picture.size)
     if not entries or min(picture.size) < _LEGEND * letters:
         return pixels
-    rows = [(_fitted(name, letters, picture.width // 2), ground) for name, ground in entries]
-    width = _extent([text for text, _ in rows], letters)[0] + round(1.2 * letters)  # the swatch
+    rows = [(fit_text(name, letters, picture.width // 2), ground) for name, ground in entries]
+    width = text_extent([text for text, _ in rows], letters)[0] + round(1.2 * letters)  # the swatch
     tall = min(0.9 * picture.height, _HIDDEN * picture.height * picture.width / width)
-    room = max(1, int(tall) // _extent(["x"], letters)[1])
+    room = max(1, int(tall) // text_extent(["x"], letters)[1])
     if len(rows) > room:
-        rows = [*rows[: room - 1], (f"and {len(rows) - room + 1} more", _PLATE)]
-    spot = (0, picture.height - _extent(["x"] * len(rows), letters)[1], width, picture.height)
-    _plate(ImageDraw.Draw(picture), spot, rows, letters, swatch=True)
+        rows = [*rows[: room - 1], (f"and {len(rows) - room + 1} more", LABEL_COLOR)]
+    spot = (0, picture.height - text_extent(["x"] * len(rows), letters)[1], width, picture.height)
+    draw_text_rows(ImageDraw.Draw(picture), spot, rows, letters, swatch=True)
     return np.array(picture)
 
 

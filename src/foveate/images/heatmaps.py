@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from foveate.images.codec import thumbnail
-from foveate.images.sheets import tiled
+from foveate.images.sheets import image_grid
 
 _HEAT = 0.6  # how much of a picture under heat is heat
 _SCALE = (
@@ -32,7 +32,7 @@ def spotlight(pixels: np.ndarray, seen: np.ndarray) -> np.ndarray:
     return np.asarray(pixels * (_DIM + (1 - _DIM) * light[..., None])).round().astype(np.uint8)
 
 
-def overlay(pixels: np.ndarray, seen: np.ndarray) -> np.ndarray:
+def heat_overlay(pixels: np.ndarray, seen: np.ndarray) -> np.ndarray:
     """(H, W, 3) uint8 and (H, W) of any scale, at least 0 -> the picture, greyed, under colours, dark for
     little and bright for much."""
     share = np.asarray(seen, dtype=np.float32) / max(float(seen.max()), 1e-12)
@@ -50,11 +50,11 @@ def _coloured(share: np.ndarray) -> np.ndarray:
     )
 
 
-def sheet(
+def attention_sheet(
     pixels: np.ndarray, maps: np.ndarray, words: Sequence[str], side: int, most: int
 ) -> np.ndarray:
     """The picture, and then for each of the first `most` words where it was looked for: `maps` (T, h, w). (H', W', 3) uint8 of
     pictures of at most `side` px, six in a row, each under its word."""
     small = thumbnail(pixels, side)
     pictures = [small, *(spotlight(small, seen) for seen in maps[:most])]
-    return tiled(pictures, ["", *words[: len(pictures) - 1]], _ACROSS)
+    return image_grid(pictures, ["", *words[: len(pictures) - 1]], _ACROSS)

@@ -18,13 +18,13 @@ from foveate.utils.rle import Runs, decoded, placed
 Framing = Literal["crop", "whole", "windows"]
 """What a network sees of a picture: the central square; all of it, padded to a square; or squares of it at full resolution."""
 View = tuple[float, float, float, float]
-SPARE = 2  # times the network's side: what a picture is reduced to at most, so that windows cut out of it stay sharp
+MAX_OVERSIZE = 2  # times the network's side: what a picture is reduced to at most, so that windows cut out of it stay sharp
 _STEP = 0.75  # of its side: how far a window is from the next at the most
 
 
 def resized_sides(size: int, framing: Framing) -> tuple[int | None, int | None]:
     """The short and the long side to which a picture is decoded for a network's square of `size`."""
-    return {"crop": (size, None), "whole": (None, SPARE * size), "windows": (None, None)}[framing]
+    return {"crop": (size, None), "whole": (None, MAX_OVERSIZE * size), "windows": (None, None)}[framing]
 
 
 def view_of(size: tuple[int, ...], square: int, framing: Framing) -> View:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from PIL import ImageDraw, ImageFont
 
-Colour = tuple[int, int, int]
+Color = tuple[int, int, int]
 
 
 Rectangle = tuple[int, int, int, int]
@@ -22,20 +22,20 @@ _VARIANTS = frozenset(
 )  # selectors: the emoji's or the text's form of the sign before
 
 
-_PAPER, _INK, _PLATE = (255, 255, 255), (34, 34, 34), (255, 255, 255)
+WHITE, TEXT_COLOR, LABEL_COLOR = (255, 255, 255), (34, 34, 34), (255, 255, 255)
 
 
-def _plate(
+def draw_text_rows(
     draw: ImageDraw.ImageDraw,
     spot: Rectangle,
-    rows: list[tuple[str, Colour]],
+    rows: list[tuple[str, Color]],
     letters: int,
     swatch: bool = False,
 ) -> None:
     """Rows of text on a filled rectangle: in the colour of the row, or white with a swatch of it."""
     x0, y0, x1, y1 = spot
     height = (y1 - y0) / len(rows)
-    draw.rectangle((x0, y0, x1 - 1, y1 - 1), fill=_PLATE if swatch else rows[0][1])
+    draw.rectangle((x0, y0, x1 - 1, y1 - 1), fill=LABEL_COLOR if swatch else rows[0][1])
     for number, (text, ground) in enumerate(rows):
         middle, start = y0 + (number + 0.5) * height, x0 + _margin(letters)
         if swatch:
@@ -47,8 +47,8 @@ def _plate(
         draw.text(
             (start, middle),
             text,
-            _INK if swatch else _contrast(ground),
-            _font(text, letters),
+            TEXT_COLOR if swatch else contrasting_color(ground),
+            font_for(text, letters),
             anchor="lm",
         )
 
@@ -57,26 +57,26 @@ def _margin(letters: int) -> int:
     return max(2, round(letters / 4))
 
 
-def _extent(texts: list[str], letters: int) -> tuple[int, int]:
+def text_extent(texts: list[str], letters: int) -> tuple[int, int]:
     """Width and height in pixels of rows of text with their margins."""
-    width = max(math.ceil(_font(text, letters).getlength(text)) for text in texts)
+    width = max(math.ceil(font_for(text, letters).getlength(text)) for text in texts)
     return width + 2 * _margin(letters), math.ceil(1.35 * letters) * len(texts)
 
 
-def _fitted(text: str, letters: int, width: int) -> str:
+def fit_text(text: str, letters: int, width: int) -> str:
     """One line of text that can be drawn, cut to so many pixels with an ellipsis; '' when not even a letter fits."""
     line = _drawable(" ".join(text.split()))
-    if not line or _extent([line], letters)[0] <= width:
+    if not line or text_extent([line], letters)[0] <= width:
         return line
     low, high = 0, len(line) - 1  # the most letters that fit, by halving
     while low < high:
         middle = (low + high + 1) // 2
-        fits = _extent([line[:middle] + "…"], letters)[0] <= width
+        fits = text_extent([line[:middle] + "…"], letters)[0] <= width
         low, high = (middle, high) if fits else (low, middle - 1)
     return line[:low].rstrip() + "…" if low else ""
 
 
-def _contrast(ground: Colour) -> Colour:
+def contrasting_color(ground: Color) -> Color:
     """Black or white, whichever stands out more (WCAG 2.1: relative luminance, of which 0.179 is equally far from both)."""
     linear = [
         value / 12.92 if value <= 0.04045 else ((value + 0.055) / 1.055) ** 2.4
@@ -118,7 +118,7 @@ def _drawable(text: str) -> str:
     return "".join(parts)
 
 
-def _font(text: str, letters: int) -> ImageFont.FreeTypeFont:
+def font_for(text: str, letters: int) -> ImageFont.FreeTypeFont:
     return _opened(_face(text).path, letters)
 
 

@@ -19,7 +19,7 @@ from foveate.modeling.model import Model
 from foveate.modeling.tasks import SpatialTask
 from foveate.recipe import DataRecipe
 from foveate.types import Batch, Features, Sample, Scores, Table
-from foveate.utils import console
+from foveate.utils import console, log
 from foveate.utils.device import ComputeMode
 
 
@@ -41,7 +41,7 @@ def eval_dataset(model: Model, samples: Sequence[Sample], cache: ImageCache, see
 
 
 @contextmanager
-def collect_pooled(
+def collect_features(
     model: Model, read: Callable[[Features], torch.Tensor | None] = lambda found: found.pooled
 ) -> Iterator[list[torch.Tensor]]:
     """A list that takes up the pooled features, (B, D) on the CPU, of whatever the backbone is asked meanwhile, where they are
@@ -67,7 +67,7 @@ def collect_pooled(
 
 
 @torch.inference_mode()
-def predict_dataset(
+def predict_batches(
     model: Model,
     dataset: ImageDataset,
     batches: Iterable[Batch],
@@ -124,5 +124,5 @@ def scan_with_progress(table: Table, model: Model, recipe: DataRecipe) -> Scanne
             table, model.backbone.input.size, model.task.framing, recipe, lambda: bar.advance(1)
         )
     for key, why in scanned.skipped:
-        console.warn(f"skipped {key}: {why}")
+        log.warning(f"skipped {key}: {why}")
     return scanned

@@ -104,7 +104,7 @@ def _computed(
             if device.type == "cpu"
             else [features]
         )
-        return torch.cat([model.head.describe(each) for each in parts]).float().cpu()  # type: ignore[operator]
+        return torch.cat([model.head.feature_vector(each) for each in parts]).float().cpu()  # type: ignore[operator]
 
     with torch.inference_mode(), way.autocast(device):
         for batch in make_loader(pictures, BatchSampler(len(pictures), batch_size)):

@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from foveate.data.loading import even_slices
 from foveate.types import Batch
-from foveate.utils import console
+from foveate.utils import log
 from foveate.utils.memory import exhausted, release
 
 T = TypeVar("T")
@@ -49,4 +49,4 @@ class MicroBatcher:
 
 
 def _said(now: int, before: int) -> None:
-    console.warn(f"memory is exhausted by {before} images at once: going on with {now}")
+    log.warning(f"memory is exhausted by {before} images at once: going on with {now}")

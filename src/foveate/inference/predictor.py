@@ -15,7 +15,7 @@ from foveate.data.loading import BatchSampler, make_loader
 from foveate.data.scan import unreadable
 from foveate.errors import RunError, UsageError
 from foveate.evaluation.calibration import COVERAGE, RISK, Calibration, FeatureSpace
-from foveate.inference.engine import BatchPredictions, collect_pooled, eval_dataset, predict_dataset
+from foveate.inference.engine import BatchPredictions, collect_features, eval_dataset, predict_batches
 from foveate.modeling.model import Model, build_model
 from foveate.modeling.weights import read_tensors, weights_fingerprint
 from foveate.predictions import Boxes, ImageResult, Labels
@@ -66,11 +66,11 @@ class Predictor:
         advance: Callable[[int], None] = lambda count: None,
     ) -> BatchPredictions:
         """The same for the `batches` of all `pictures`."""
-        with collect_pooled(self.model) as seen:
-            found = predict_dataset(self.model, pictures, batches, self.device, self.way, advance)
+        with collect_features(self.model) as seen:
+            found = predict_batches(self.model, pictures, batches, self.device, self.way, advance)
         if self.calibration is not None and found.predictions:
             features = torch.cat(seen).numpy()
-            found.predictions = self.calibration.told(
+            found.predictions = self.calibration.annotate(
                 found.predictions, features, self.classes, self.coverage, self.risk
             )
         return found
@@ -121,11 +121,11 @@ def load_predictor(run: Path | str, device: str = "auto", merge: bool = True) ->
     model = build_model(recipe, classes, weights=None if outcome["frozen"] else "none")
     if outcome["frozen"] and weights_fingerprint(model.frozen_tensors()) != outcome["frozen"]:
         raise other_weights(opened, model)
-    model.load_tensors(read_tensors(opened.folder / "model.safetensors", own=True))
+    model.load_tensors(read_tensors(opened.folder / "model.safetensors", verbatim=True))
     if not model.tuning.unmergeable and (merge or opened.adaptation()):
         model.merge()
     if opened.adaptation():
-        model.adjust(read_tensors(opened.folder / ADAPTED_FILE, own=True))
+        model.replace_tensors(read_tensors(opened.folder / ADAPTED_FILE, verbatim=True))
     return Predictor(opened, recipe, model, resolve_device(device))
 
 
@@ -135,9 +135,9 @@ def _calibration(run: Run) -> Calibration | None:
         return None
     known = {
         name: tensor.float().numpy()
-        for name, tensor in read_tensors(run.folder / FEATURE_SPACE_FILE, own=True).items()
+        for name, tensor in read_tensors(run.folder / FEATURE_SPACE_FILE, verbatim=True).items()
     }
-    return Calibration.of(run.read_json(CALIBRATION_FILE), FeatureSpace(**known))
+    return Calibration.from_row(run.read_json(CALIBRATION_FILE), FeatureSpace(**known))
 
 
 def other_weights(run: Run, model: Model) -> RunError:

@@ -14,10 +14,10 @@ import numpy as np
 
 from foveate.errors import UsageError
 from foveate.images import codec as images
-from foveate.images.drawing import drawn
+from foveate.images.drawing import draw_prediction
 from foveate.predictions import Boxes, ImageResult, Regions
-from foveate.utils import console
-from foveate.utils.files import refuse_taken, written_aside
+from foveate.utils import console, log
+from foveate.utils.files import refuse_taken, write_text, written_aside
 from foveate.utils.rle import area, encoded
 
 _COLUMNS = ["path", "answer", "confidence", "scores", "set", "abstain", "ood", "error"]
@@ -53,7 +53,7 @@ def write_stream(answers: Iterable[ImageResult], form: str, out: Path | None) ->
     if out is None:
         raise UsageError(f"--format {form} writes a folder", hint=f"--out FOLDER --format {form}")
     counted = Counted(answer.row() for answer in write_folder(answers, form, out))
-    console.say(f"{len(list(counted)) - counted.errors} answers in {out}")
+    log.info(f"{len(list(counted)) - counted.errors} answers in {out}")
     return counted
 
 
@@ -125,7 +125,7 @@ def _named(answers: list[ImageResult]) -> Named:
 def _pictures(named: Named, folder: Path, classes: tuple[str, ...]) -> None:
     for name, answer in named:
         images.write_image(
-            drawn(images.read_image(Path(answer.path))[0], answer.prediction, classes),
+            draw_prediction(images.read_image(Path(answer.path))[0], answer.prediction, classes),
             folder / f"{name}.jpg",
         )
 
@@ -150,7 +150,7 @@ def _yolo(named: Named, folder: Path, classes: tuple[str, ...]) -> None:
                 boxes.names, boxes.xyxy, _scores(boxes), strict=True
             )
         ]
-        _write(folder / f"{name}.txt", "".join(lines))
+        write_text(folder / f"{name}.txt", "".join(lines))
     _write_classes(folder, classes)
 
 
@@ -169,7 +169,7 @@ def _coco(named: Named, folder: Path, classes: tuple[str, ...]) -> None:
         ]
     categories = [{"id": place, "name": name} for place, name in enumerate(classes, start=1)]
     content = {"images": pictures, "categories": categories, "annotations": found}
-    _write(folder / "predictions.json", json.dumps(content, ensure_ascii=False))
+    write_text(folder / "predictions.json", json.dumps(content, ensure_ascii=False))
 
 
 def _box_rows(boxes: Boxes, classes: tuple[str, ...]) -> list[dict[str, Any]]:
@@ -212,16 +212,11 @@ def _mask_rows(regions: Regions, classes: tuple[str, ...]) -> list[dict[str, Any
 
 
 def _write_classes(folder: Path, classes: tuple[str, ...]) -> None:
-    _write(folder / "classes.txt", "".join(f"{name}\n" for name in classes))
+    write_text(folder / "classes.txt", "".join(f"{name}\n" for name in classes))
 
 
 def _scores(boxes: Boxes) -> list[float]:
     return [1.0] * len(boxes.names) if boxes.scores is None else list(map(float, boxes.scores))
-
-
-def _write(path: Path, text: str) -> None:
-    with written_aside(path) as aside:
-        aside.write_text(text, encoding="utf-8")
 
 
 FORMS: dict[str, tuple[tuple[type, ...], Callable[[Named, Path, tuple[str, ...]], None]]] = {

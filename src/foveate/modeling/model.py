@@ -77,7 +77,7 @@ class Model(nn.Module):
             )
         self.load_state_dict(tensors, strict=False)
 
-    def adjust(self, tensors: dict[str, Tensor]) -> None:
+    def replace_tensors(self, tensors: dict[str, Tensor]) -> None:
         """Replaces tensors of the merged network, those that an adaptation has moved; raises WeightsError when one is unknown or of
         another shape."""
         own = self.state_dict()
@@ -116,14 +116,14 @@ def build_model(recipe: Recipe, classes: tuple[str, ...], *, weights: str | None
 
     `weights` replaces the recipe's. Raises UnknownName, UsageError (a pair that does not fit) and WeightsError.
     """
-    return _put_together(
-        recipe, TASKS.make(recipe.task.name, recipe.task.settings, classes), weights
+    return assemble_model(
+        recipe, TASKS.create(recipe.task.name, recipe.task.settings, classes), weights
     )
 
 
-def _put_together(recipe: Recipe, task: Task, weights: str | None) -> Model:
+def assemble_model(recipe: Recipe, task: Task, weights: str | None) -> Model:
     keep_pages()
-    tuning = TUNINGS.make(recipe.tuning.name, recipe.tuning.settings)
+    tuning = TUNINGS.create(recipe.tuning.name, recipe.tuning.settings)
     asked = recipe.backbone
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
@@ -141,7 +141,7 @@ def _put_together(recipe: Recipe, task: Task, weights: str | None) -> Model:
                 hint="foveate models lists what each backbone provides",
             )
         if recipe.training.checkpointing:
-            backbone.save_memory()
+            backbone.enable_checkpointing()
         return Model(backbone, task, tuning, recipe.training.norm == "keep").eval()
 
 

@@ -65,7 +65,7 @@ class FeaturePyramid(nn.Module):
         inner = tuple(first * 2**power for power in range(int(math.log2(32 // first)) + 1))
         self.pyramid = Pyramid(widths, strides, inner)
         self.paths = fpn.FeaturePyramidNetwork(
-            list(self.pyramid.widths), width, norm_layer=normalised
+            list(self.pyramid.widths), width, norm_layer=group_norm
         )
         beyond = int(math.log2(last // 32))
         self.beyond = nn.ModuleList(
@@ -80,7 +80,7 @@ class FeaturePyramid(nn.Module):
         return found
 
 
-def normalised(width: int) -> nn.Module:
+def group_norm(width: int) -> nn.Module:
     """Group normalisation: small batches are no trouble to it."""
     return nn.GroupNorm(width // _IN_GROUP, width)
 

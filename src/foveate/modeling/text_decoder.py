@@ -18,49 +18,49 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from foveate.errors import UsageError, WeightsError
-from foveate.modeling.tokenizer import Subwords, Vocabulary, Words
+from foveate.modeling.tokenizer import SubwordTokenizer, Tokenizer, WordTokenizer
 from foveate.types import Batch, Features
 
 _HEAD = 64  # width of an attention head
 _SPARE = 64  # positions of a small decoder beyond picture and sentence, for prompts
-Found = tuple[list[list[int]], list[float]]
+GeneratedTokens = tuple[list[list[int]], list[float]]
 """Sentences as numbers, and how sure each is: the geometric mean of its words' probabilities."""
-NOTHING = -100  # where no word is asked for: cross entropy's own mark
+IGNORE_ID = -100  # where no word is asked for: cross entropy's own mark
 
 
 @dataclass
-class Written:
+class CaptionOutput:
     """`memory`: (B, N, D), what the decoder sees of the pictures, `grid` (h, w) of which h * w = N. `logits`: (B, T, V) at the
     places where the sentences' `numbers` (B, T) are asked for, NOTHING in padding; None where there is no truth."""
 
     memory: Tensor
     grid: tuple[int, int]
-    writer: Writer | OwnWriter
+    decoder: CaptionDecoder | NativeCaptionDecoder
     logits: Tensor | None = None
-    numbers: Tensor | None = None
+    target_ids: Tensor | None = None
 
 
-class Writer(nn.Module):
+class CaptionDecoder(nn.Module):
     """Coarsest maps -> tokens -> a decoder. `decoder`: a causal language model of the transformers library; `prefix`: how many
     learnt tokens stand between picture and words; `prompt`: words that begin every sentence."""
 
     def __init__(
-        self, channels: int, decoder: Any, vocabulary: Vocabulary, prompt: str, prefix: int
+        self, channels: int, decoder: Any, vocabulary: Tokenizer, prompt: str, prefix: int
     ) -> None:
         super().__init__()
-        self.vocabulary, self.decoder = vocabulary, decoder
+        self.tokenizer, self.decoder = vocabulary, decoder
         width = self.width = int(decoder.get_input_embeddings().embedding_dim)
         self.project = nn.Sequential(
             nn.LayerNorm(channels), nn.Linear(channels, width), nn.GELU(), nn.Linear(width, width)
         )
         self.prefix = nn.Parameter(0.02 * torch.randn(prefix, width)) if prefix else None
-        self.opening = [vocabulary.start, *vocabulary.encode(prompt)]
+        self.prompt_ids = [vocabulary.start, *vocabulary.encode(prompt)]
 
-    def forward(self, features: Features, batch: Batch) -> Written:
+    def forward(self, features: Features, batch: Batch) -> CaptionOutput:
         last = features.maps[-1]
-        return _taught(Written(self._memory(last), (last.shape[-2], last.shape[-1]), self), batch)
+        return _taught(CaptionOutput(self._memory(last), (last.shape[-2], last.shape[-1]), self), batch)
 
-    def shown(self, features: Features) -> Tensor:
+    def prefix_embeddings(self, features: Features) -> Tensor:
         """(B, N + P, D): picture and learnt tokens, before any word."""
         return self._with_learnt(self._memory(features.maps[-1]))
 
@@ -76,7 +76,7 @@ class Writer(nn.Module):
             return memory
         return torch.cat([memory, self.prefix.to(memory).expand(len(memory), -1, -1)], 1)
 
-    def teach(self, memory: Tensor, numbers: Tensor) -> Tensor:
+    def teacher_forced_logits(self, memory: Tensor, numbers: Tensor) -> Tensor:
         """Each word is asked for after the true words before it."""
         before = self._before(memory)
         words = self.decoder.get_input_embeddings()(numbers[:, :-1].clamp(min=0))
@@ -86,21 +86,21 @@ class Writer(nn.Module):
     def _before(self, memory: Tensor) -> Tensor:
         """(B, N + P, D): picture, learnt tokens, opening words."""
         opening = self.decoder.get_input_embeddings()(
-            torch.tensor(self.opening, device=memory.device)
+            torch.tensor(self.prompt_ids, device=memory.device)
         )
         return torch.cat(
             [self._with_learnt(memory), opening.to(memory).expand(len(memory), -1, -1)], 1
         )
 
-    def write(self, memory: Tensor, most: int, beams: int) -> Found:
+    def generate(self, memory: Tensor, most: int, beams: int) -> GeneratedTokens:
         """Sentences of at most `most` numbers, by beam search (greedy with one beam)."""
         before = self._before(memory.float())
         there = torch.ones(before.shape[:2], dtype=torch.long, device=before.device)
-        return searched(
-            self.decoder, self.vocabulary, most, beams, inputs_embeds=before, attention_mask=there
+        return beam_search(
+            self.decoder, self.tokenizer, most, beams, inputs_embeds=before, attention_mask=there
         )
 
-    def looks(self, memory: Tensor, numbers: list[int]) -> Tensor:
+    def attention_maps(self, memory: Tensor, numbers: list[int]) -> Tensor:
         """(T, N): where in one picture, `memory` (1, N, D), the decoder looked before it wrote each number: attention, the mean
         over layers and heads, of which the picture's part is brought to a sum of 1."""
         before = self._before(memory.float())
@@ -115,11 +115,11 @@ class Writer(nn.Module):
         return pictured / pictured.sum(1, keepdim=True).clamp(min=1e-9)
 
 
-class NextWord(nn.Module):
+class NextTokenStep(nn.Module):
     """One step of a Writer, for other runtimes: before (b, P, D) and numbers (b, T), the opening words among them -> (b, V) log
     probabilities of the next number."""
 
-    def __init__(self, writer: Writer) -> None:
+    def __init__(self, writer: CaptionDecoder) -> None:
         super().__init__()
         self.decoder = writer.decoder
 
@@ -131,48 +131,48 @@ class NextWord(nn.Module):
         return logits[:, -1].float().log_softmax(1)
 
 
-class OwnWriter(nn.Module):
+class NativeCaptionDecoder(nn.Module):
     """The head where the backbone writes by itself (a WritingBackbone, which it looks at and does not hold): nothing is added."""
 
     def __init__(self, backbone: Any, prompt: str) -> None:
         super().__init__()
         self._whose = [backbone]  # in a list: its weights are the model's already
-        self.opening = [backbone.vocabulary.start, *backbone.vocabulary.encode(prompt)]
+        self.prompt_ids = [backbone.vocabulary.start, *backbone.vocabulary.encode(prompt)]
 
-    def forward(self, features: Features, batch: Batch) -> Written:
+    def forward(self, features: Features, batch: Batch) -> CaptionOutput:
         memory: Tensor = features.native
         side = math.isqrt(memory.shape[1])
-        return _taught(Written(memory, (side, side), self), batch)
+        return _taught(CaptionOutput(memory, (side, side), self), batch)
 
-    def teach(self, memory: Tensor, numbers: Tensor) -> Tensor:
+    def teacher_forced_logits(self, memory: Tensor, numbers: Tensor) -> Tensor:
         """As Writer's."""
-        opening = torch.tensor(self.opening, device=memory.device).expand(len(memory), -1)
+        opening = torch.tensor(self.prompt_ids, device=memory.device).expand(len(memory), -1)
         said: Tensor = self._whose[0].next_token_logits(
             memory, torch.cat([opening, numbers[:, :-1].clamp(min=0)], 1)
         )
-        return said[:, len(self.opening) - 1 :]
+        return said[:, len(self.prompt_ids) - 1 :]
 
-    def write(self, memory: Tensor, most: int, beams: int) -> Found:
-        found: Found = self._whose[0].generate(memory.float(), self.opening, most, beams)
+    def generate(self, memory: Tensor, most: int, beams: int) -> GeneratedTokens:
+        found: GeneratedTokens = self._whose[0].generate(memory.float(), self.prompt_ids, most, beams)
         return found
 
-    def looks(self, memory: Tensor, numbers: list[int]) -> Tensor:
+    def attention_maps(self, memory: Tensor, numbers: list[int]) -> Tensor:
         """As Writer's: of the tokens that lie in the grid."""
         side = math.isqrt(memory.shape[1])
-        seen: Tensor = self._whose[0].attention_maps(memory.float(), [*self.opening, *numbers[:-1]])
-        pictured = seen[len(self.opening) - 1 :, -side * side :]
+        seen: Tensor = self._whose[0].attention_maps(memory.float(), [*self.prompt_ids, *numbers[:-1]])
+        pictured = seen[len(self.prompt_ids) - 1 :, -side * side :]
         return pictured / pictured.sum(1, keepdim=True).clamp(min=1e-9)
 
 
-def _taught(found: Written, batch: Batch) -> Written:
+def _taught(found: CaptionOutput, batch: Batch) -> CaptionOutput:
     """With what the writer says where the true sentences are known."""
     if all(batch.targets):
-        found.numbers = pad_sequence([target["text"] for target in batch.targets], True, NOTHING)
-        found.logits = found.writer.teach(found.memory, found.numbers)
+        found.target_ids = pad_sequence([target["text"] for target in batch.targets], True, IGNORE_ID)
+        found.logits = found.decoder.teacher_forced_logits(found.memory, found.target_ids)
     return found
 
 
-def searched(decoder: Any, words: Vocabulary, most: int, beams: int, **given: Tensor) -> Found:
+def beam_search(decoder: Any, words: Tokenizer, most: int, beams: int, **given: Tensor) -> GeneratedTokens:
     """What a language model of the transformers library writes behind what it is `given`."""
     found = decoder.generate(
         **given,
@@ -181,7 +181,7 @@ def searched(decoder: Any, words: Vocabulary, most: int, beams: int, **given: Te
         do_sample=False,
         eos_token_id=words.end,
         pad_token_id=words.end,
-        suppress_tokens=words.banned or None,
+        suppress_tokens=words.suppressed or None,
         return_dict_in_generate=True,
         output_scores=True,
     )
@@ -193,7 +193,7 @@ def searched(decoder: Any, words: Vocabulary, most: int, beams: int, **given: Te
     return numbers, [math.exp(float(row.clamp(min=-50).mean())) for row in sure]
 
 
-def small_decoder(vocabulary: Vocabulary, width: int, depth: int, dropout: float, room: int) -> Any:
+def build_small_decoder(vocabulary: Tokenizer, width: int, depth: int, dropout: float, room: int) -> Any:
     """GPT-2's architecture with random weights; `room`: positions for picture and sentence."""
     from transformers import GPT2Config, GPT2LMHeadModel
 
@@ -218,7 +218,7 @@ def small_decoder(vocabulary: Vocabulary, width: int, depth: int, dropout: float
     return GPT2LMHeadModel(config)
 
 
-def pretrained_decoder(folder: str) -> Any:
+def load_pretrained_decoder(folder: str) -> Any:
     """A causal language model from a folder or the hub; raises WeightsError where it cannot be had."""
     from transformers import AutoModelForCausalLM
 
@@ -227,14 +227,14 @@ def pretrained_decoder(folder: str) -> Any:
     )
 
 
-def pretrained_words(folder: str) -> Subwords:
+def load_pretrained_tokenizer(folder: str) -> SubwordTokenizer:
     """Its tokenizer; raises WeightsError where it cannot be had."""
     from transformers import AutoTokenizer
 
-    return Subwords(_opened(AutoTokenizer.from_pretrained, folder))
+    return SubwordTokenizer(_opened(AutoTokenizer.from_pretrained, folder))
 
 
-def without_bars() -> None:
+def disable_progress_bars() -> None:
     """The transformers library draws bars while it reads weights, whoever asked."""
     from transformers.utils import logging
 
@@ -242,7 +242,7 @@ def without_bars() -> None:
 
 
 def _opened(open_: Callable[..., Any], folder: str) -> Any:
-    without_bars()
+    disable_progress_bars()
     try:
         return open_(folder, local_files_only=Path(folder).is_dir())
     except (OSError, ValueError) as error:
@@ -267,7 +267,7 @@ def _places(height: int, width: int, size: int) -> Tensor:
     return torch.nn.functional.pad(found, (0, size - found.shape[1]))
 
 
-def vocabulary_of(words: list[str]) -> Words:
+def word_tokenizer(words: list[str]) -> WordTokenizer:
     """The listed words; raises UsageError where there are none."""
     if not words:
         raise UsageError(
@@ -275,4 +275,4 @@ def vocabulary_of(words: list[str]) -> Words:
             where="task.words",
             hint="foveate fit lists those of the training sentences",
         )
-    return Words(words)
+    return WordTokenizer(words)

@@ -12,7 +12,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from foveate.errors import UsageError, WeightsError, near_names
+from foveate.errors import UsageError, WeightsError
+from foveate.utils.paths import did_you_mean_path
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -33,25 +34,18 @@ save_file(tensors, sys.argv[2])
 """
 
 
-def read_tensors(path: Path, own: bool = False) -> dict[str, Tensor]:
+def read_tensors(path: Path, verbatim: bool = False) -> dict[str, Tensor]:
     """The tensors in a .safetensors, .pt, .pth or .bin file, by name; wrappers ('module.', 'state_dict') are taken off, but not in
     a file of our `own`, where a run may have trained nothing beside its backbone.
 
     Raises UsageError when the path or its ending is wrong, WeightsError when the file is damaged or holds code.
     """
     if not path.is_file():
-        near = (
-            near_names(path.name, [entry.name for entry in path.parent.iterdir()])
-            if path.parent.is_dir()
-            else []
-        )
         raise UsageError(
-            "there is no weights file at this path",
-            where=path,
-            hint=f"did you mean {near[0]!r}?" if near else None,
+            "there is no weights file at this path", where=path, hint=did_you_mean_path(path)
         )
     if path.suffix == ".safetensors":
-        return _read_safetensors(path) if own else _unwrapped(_read_safetensors(path))
+        return _read_safetensors(path) if verbatim else _unwrapped(_read_safetensors(path))
     if path.suffix in (".pt", ".pth", ".bin"):
         return _unwrapped(_read_torch(path))
     raise UsageError(
@@ -130,7 +124,7 @@ def _unwrapped(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def load_into(
-    network: nn.Module, tensors: Mapping[str, Tensor], where: object, spare: tuple[str, ...] = ()
+    network: nn.Module, tensors: Mapping[str, Tensor], where: object, ignored: tuple[str, ...] = ()
 ) -> None:
     """Copies `tensors` into the network by name; every tensor of the network must be there with its shape.
 
@@ -146,7 +140,7 @@ def load_into(
         for name in tensors
         if name not in own
         and name.split(".")[0] in parts
-        and not name.startswith(tuple(f"{word}." for word in spare))
+        and not name.startswith(tuple(f"{word}." for word in ignored))
     ]
     for found, what in (
         (bent, "another shape"),

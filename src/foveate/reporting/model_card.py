@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from foveate.reporting.pages import Page, said
-from foveate.utils.files import written_aside
+from foveate.reporting.pages import EvaluationPage, said
+from foveate.utils.files import write_text
 from foveate.version import __version__
 
 _PIPELINES = {  # the Hub's names of tasks
@@ -22,7 +22,7 @@ foveate.predict("{name}", ["picture.jpg"])
 ```"""
 
 
-def write_card(page: Page, task: str, backbone: str, path: Path) -> None:
+def write_model_card(page: EvaluationPage, task: str, backbone: str, path: Path) -> None:
     """Writes `path`: what the run answers, how well, on what, what that cannot promise, and whose weights it holds."""
     main = page.scores.numbers[page.scores.main]
     interval = "" if main.low is None else f" (95 % interval {main.low:.3f} to {main.high:.3f})"
@@ -45,15 +45,14 @@ def write_card(page: Page, task: str, backbone: str, path: Path) -> None:
         _USE.format(name=page.title),
         f"Made by `{page.command}` with Foveate {__version__}.",
     ]
-    with written_aside(path) as aside:
-        aside.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+    write_text(path, "\n\n".join(parts) + "\n")
 
 
 def _cell(value: str) -> str:
     return value.replace("|", "\\|").replace("\n", " ")
 
 
-def _metadata(page: Page, task: str, backbone: str) -> str:
+def _metadata(page: EvaluationPage, task: str, backbone: str) -> str:
     from huggingface_hub import EvalResult, ModelCardData
 
     results = [
@@ -77,7 +76,7 @@ def _metadata(page: Page, task: str, backbone: str) -> str:
     return data.to_yaml()
 
 
-def _result(page: Page, name: str, value: float, task: str) -> dict[str, Any]:
+def _result(page: EvaluationPage, name: str, value: float, task: str) -> dict[str, Any]:
     about = {
         "task_type": _PIPELINES.get(task, "other"),
         "dataset_type": "images",

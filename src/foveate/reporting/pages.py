@@ -11,7 +11,7 @@ import numpy as np
 from foveate.images.codec import to_data_uri
 from foveate.reporting.i18n import speaker
 from foveate.types import Score, Scores
-from foveate.utils.files import written_aside
+from foveate.utils.files import write_text
 
 _WRITTEN = {
     "map": "mAP",
@@ -33,7 +33,7 @@ _SPLITS = {
 
 
 @dataclass(frozen=True)
-class Mistake:
+class Example:
     """A bad answer. `pixels`: (H, W, 3) uint8, a thumbnail. `told`: what to say of it, names and values."""
 
     key: str
@@ -68,7 +68,7 @@ class Shift:
 
 
 @dataclass(frozen=True)
-class Strangers:
+class OodResult:
     """How well images of other data are told from the run's own. `name`: of that data; `auroc`: 0.5 = not at all, 1 = always."""
 
     name: str
@@ -76,7 +76,7 @@ class Strangers:
 
 
 @dataclass(frozen=True)
-class Cell:
+class ConfusionCell:
     """Images of one class that got the answer of another. `pictures`: some of them, key and thumbnail (H, W, 3) uint8."""
 
     truth: str
@@ -86,7 +86,7 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class Page:
+class EvaluationPage:
     """What a report says.
 
     `asks`: the question that the run answers; `lang`: of the words; `facts`: name and value; `choices`: field, value, reason;
@@ -107,22 +107,22 @@ class Page:
     comparisons: list[Comparison]
     ladder: list[dict[str, Any]]
     curves: list[dict[str, Any]]
-    mistakes: list[Mistake]
+    mistakes: list[Example]
     skipped: list[tuple[str, str]]
     environment: dict[str, str]
     shift: Shift | None = None
-    best: list[Mistake] = field(default_factory=list)
-    made: list[Mistake] = field(default_factory=list)
-    ood: Strangers | None = None
+    best: list[Example] = field(default_factory=list)
+    made: list[Example] = field(default_factory=list)
+    ood: OodResult | None = None
     corrupted: dict[str, Any] | None = None
     slices: list[dict[str, Any]] = field(default_factory=list)
-    confused: list[Cell] = field(default_factory=list)
+    confused: list[ConfusionCell] = field(default_factory=list)
     asks: str = ""
     lang: str = "en"
 
 
 @dataclass(frozen=True)
-class LearningPage:
+class PretrainingPage:
     """What a report of a pre-training says. `measures`: name, at the start, at the end; `neighbours`: rows of pictures, an image
     and those that are nearest to it; `sheet`: rows of pictures as they are, as the network saw them, and as it painted them."""
 
@@ -140,7 +140,7 @@ class LearningPage:
 
 
 @dataclass(frozen=True)
-class Card:
+class CheckExample:
     """A place of a problem. `like`: another image, or nothing; `pictures`: of both, key and thumbnail (H, W, 3) uint8; none where
     it is no image, or cannot be read."""
 
@@ -151,14 +151,14 @@ class Card:
 
 
 @dataclass(frozen=True)
-class Trouble:
+class IssueRow:
     """A kind of problem: how often it was met, what to do, and its first places."""
 
     gravity: str
     what: str
     count: int
     hint: str
-    cards: list[Card]
+    cards: list[CheckExample]
 
 
 @dataclass(frozen=True)
@@ -179,18 +179,18 @@ class CheckPage:
     title: str
     command: str
     counts: dict[str, int]
-    troubles: list[Trouble]
+    troubles: list[IssueRow]
     facts: list[tuple[str, str]]
     plan: list[tuple[str, str]]
     unplanned: str
     unit: str
     splits: list[str]
     classes: list[ClassRow]
-    examples: list[Card]
+    examples: list[CheckExample]
     lang: str = "en"
 
 
-def write_check(page: CheckPage, path: Path) -> None:
+def write_check_report(page: CheckPage, path: Path) -> None:
     """Renders the page to `path`, complete or not at all."""
 
     def shown(pictures: list[tuple[str, np.ndarray]]) -> list[tuple[str, str]]:
@@ -199,11 +199,11 @@ def write_check(page: CheckPage, path: Path) -> None:
     _render("check.html.j2", path, page, shown=shown)
 
 
-def write_learning(page: LearningPage, path: Path) -> None:
+def write_pretraining_report(page: PretrainingPage, path: Path) -> None:
     """Renders the page to `path`, complete or not at all."""
     from foveate.reporting import plots
 
-    curves = plots.learning(page.curves) if page.curves else ""
+    curves = plots.pretraining_curves(page.curves) if page.curves else ""
     rows = [
         [[to_data_uri(picture) for picture in row] for row in part]
         for part in (page.neighbours, page.sheet)
@@ -211,7 +211,7 @@ def write_learning(page: LearningPage, path: Path) -> None:
     _render("pretraining.html.j2", path, page, curves=curves, neighbours=rows[0], sheet=rows[1])
 
 
-def write(page: Page, path: Path) -> None:
+def write_report(page: EvaluationPage, path: Path) -> None:
     """Renders the page to `path`, complete or not at all."""
     from foveate.reporting import plots
 
@@ -230,14 +230,14 @@ def write(page: Page, path: Path) -> None:
             (cell, [(key, to_data_uri(pixels)) for key, pixels in cell.pictures])
             for cell in page.confused
         ],
-        confusion=plots.confusion(np.array(tables["confusion"]), tables["classes"])
+        confusion=plots.confusion_matrix(np.array(tables["confusion"]), tables["classes"])
         if "confusion" in tables
         else "",
-        sureness=plots.sureness(tables["reliability"], tables["risk"])
+        sureness=plots.reliability_and_risk(tables["reliability"], tables["risk"])
         if "reliability" in tables
         else "",
         precision=plots.pr_curves(tables["pr"]) if "pr" in tables else "",
-        curves=plots.curves(page.curves) if page.curves else "",
+        curves=plots.training_curves(page.curves) if page.curves else "",
         columns=list(
             dict.fromkeys(
                 name
@@ -258,7 +258,7 @@ def _parts_answered(risk: list[list[float]]) -> list[tuple[float, float]]:
 
 
 def _render(
-    template: str, path: Path, page: Page | LearningPage | CheckPage, **content: Any
+    template: str, path: Path, page: EvaluationPage | PretrainingPage | CheckPage, **content: Any
 ) -> None:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
@@ -273,8 +273,7 @@ def _render(
     say = speaker(page.lang)
     engine.filters["said"] = lambda name: say(said(name))
     text = engine.get_template(template).render(page=page, _=say, **content)
-    with written_aside(path) as aside:
-        aside.write_text(text, encoding="utf-8")
+    write_text(path, text)
 
 
 def said(name: str) -> str:

@@ -47,7 +47,7 @@ _LOOKS: dict[str, dict[str, Any]] = {  # of the averages of weights, the later o
 Spot = tuple[Score, Score]  # across and up
 
 
-def confusion(matrix: np.ndarray, classes: list[str]) -> str:
+def confusion_matrix(matrix: np.ndarray, classes: list[str]) -> str:
     """(K, K) counts, rows the truth -> SVG. Colour is the share of the row. With many classes the most confused ones are drawn."""
     title = ""
     if len(classes) > _SHOWN:
@@ -132,7 +132,7 @@ def _recalled(precision: Any) -> tuple[np.ndarray, Any]:
     return np.linspace(0, 1, len(precision)), precision
 
 
-def curves(rows: list[dict[str, Any]]) -> str:
+def training_curves(rows: list[dict[str, Any]]) -> str:
     """Rows of metrics.jsonl -> SVG: losses on the left, validation numbers on the right."""
     figure = Figure(figsize=(9, 3.2))
     left, right = figure.subplots(1, 2)
@@ -149,7 +149,7 @@ def curves(rows: list[dict[str, Any]]) -> str:
     return _svg(figure)
 
 
-def sureness(bins: list[dict[str, float]], risk: list[list[float]]) -> str:
+def reliability_and_risk(bins: list[dict[str, float]], risk: list[list[float]]) -> str:
     """Left, a reliability diagram: what was right against how sure it was, dots as large as there are answers. Right, the share of
     wrong answers against the share that is answered, the surest first."""
     figure = Figure(figsize=(8.4, 3.4))
@@ -174,7 +174,7 @@ def sureness(bins: list[dict[str, float]], risk: list[list[float]]) -> str:
     return _svg(figure)
 
 
-def learning(rows: list[dict[str, Any]]) -> str:
+def pretraining_curves(rows: list[dict[str, Any]]) -> str:
     """Rows of metrics.jsonl of a pre-training -> SVG: the loss, what neighbours know, and how many directions features fill."""
     figure = Figure(figsize=(9.6, 3.0))
     shown = (("train_loss",), ("knn_accuracy", "linear_accuracy", "self_retrieval"), ("rank",))
@@ -195,7 +195,7 @@ def _line(axes: Any, rows: list[dict[str, Any]], name: str, colour: str) -> None
         axes.plot(*zip(*points, strict=True), color=colour, marker="o", markersize=3, label=name)
 
 
-def averages(groups: dict[str, list[Spot]], across: str, up: str) -> str:
+def weight_averages(groups: dict[str, list[Spot]], across: str, up: str) -> str:
     """Averages of weights by what they are ('averages', 'single runs', 'left out', 'start', 'end', 'chosen') -> SVG. What is marked
     shows its 95 % intervals."""
     figure = Figure(figsize=(6.4, 4.4))

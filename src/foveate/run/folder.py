@@ -32,22 +32,26 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from foveate.errors import RunError, UsageError, near_names
+from foveate.errors import RunError, UsageError
 from foveate.recipe import Recipe, load_recipe
 from foveate.run.checkpoints import FIXED, checkpoint_folders
 from foveate.run.lock import _refuse_living, _taken
-from foveate.utils import console
+from foveate.utils import log
 from foveate.utils.files import (
     ASIDE,
     checksum,
     checksums,
     made,
     numbered,
+    read_json,
     refuse_taken,
     unwritten,
+    write_json,
+    write_text,
     written_aside,
 )
 from foveate.utils.invocation import current_invocation
+from foveate.utils.paths import did_you_mean_path
 
 _TOLD = ("foveate", "torch", "torchvision", "timm", "peft", "scikit-learn", "numpy", "pillow")
 ADAPTED_FILE, BACKBONE_FILE = "adapted.safetensors", "backbone.safetensors"
@@ -84,17 +88,7 @@ class Run:
     def open(cls, folder: Path) -> Run:
         """An existing run; raises UsageError with near names when there is none at this path."""
         if not (folder / "recipe.yaml").is_file():
-            others = (
-                [entry.name for entry in folder.parent.iterdir() if entry.is_dir()]
-                if folder.parent.is_dir()
-                else []
-            )
-            near = near_names(folder.name, [name for name in others if name != folder.name])
-            hint = (
-                f"did you mean {str(folder.parent / near[0])!r}?"
-                if near
-                else "foveate runs lists what there is"
-            )
+            hint = did_you_mean_path(folder) or "foveate runs lists the runs that exist"
             raise UsageError("there is no run at this path", where=folder, hint=hint)
         return cls(folder)
 
@@ -183,20 +177,13 @@ class Run:
         )
 
     def read_json(self, name: str) -> Any:
-        path = self.folder / name
-        try:
-            return json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError, RecursionError) as error:
-            raise RunError(
-                "this file of the run cannot be read", where=path, why=str(error)
-            ) from None
+        return read_json(self.folder / name)
 
     def write_json(self, name: str, content: Any) -> None:
-        self.write_text(name, json.dumps(content, ensure_ascii=False, indent=1) + "\n")
+        write_json(self.folder / name, content)
 
     def write_text(self, name: str, text: str) -> None:
-        with written_aside(self.folder / name) as aside:
-            aside.write_text(text, encoding="utf-8")
+        write_text(self.folder / name, text)
 
     def write_tensors(self, name: str, tensors: dict[str, Any]) -> None:
         from safetensors.torch import save_file
@@ -309,6 +296,6 @@ def _digest(outcome: dict[str, Any]) -> str:
 
 def note_choice(run: Run, field: str, value: Any, reason: str) -> None:
     """Says a decision and adds it to choices.json."""
-    console.choice(field, value, reason)
+    log.choice(field, value, reason)
     rows = run.read_json("choices.json") if (run.folder / "choices.json").is_file() else []
     run.write_json("choices.json", [*rows, {"field": field, "value": value, "reason": reason}])

@@ -12,6 +12,7 @@ import numpy as np
 
 from foveate.deploy.runtime import ExportedModel, PreprocessedImage, open_exported
 from foveate.errors import UsageError
+from foveate.types import StoredImage
 
 if TYPE_CHECKING:
     from foveate.data.dataset import ImageDataset
@@ -65,7 +66,7 @@ class FileEngine(Engine):
 
 
 @dataclass(frozen=True, eq=False)
-class Held:
+class Held(StoredImage):
     """A picture in memory, in the place of a path. `found`: what was decoded, and the size of the upright original; `item`: what
     the network is shown of it, where that is one square."""
 
@@ -136,7 +137,7 @@ class RunEngine(Engine):
         questions = subject.questions()
         if not questions:
             return super().explain(content)
-        map_ = EXPLAINERS.load(USUAL)().explain(subject.asked(questions[0])).detach().float().cpu()
+        map_ = EXPLAINERS.get(USUAL)().explain(subject.asked(questions[0])).detach().float().cpu()
         shares = (map_ / map_.max().clamp(min=_TINY)).double().numpy().round(3)
         return {
             "question": questions[0].name,

@@ -18,7 +18,7 @@ from foveate.modeling.model import Model
 from foveate.modeling.weights import read_tensors
 from foveate.run.folder import Run
 from foveate.types import Batch
-from foveate.utils.files import written_aside
+from foveate.utils.files import read_json, written_aside
 
 FOLDER = "bad_steps"
 _MOST = 3  # steps of a run: the first ones tell the most
@@ -79,8 +79,8 @@ def read(folder: Path) -> Kept:
         raise UsageError(
             "there is no step here that was kept", where=folder, hint=f"RUN/{FOLDER}/step-N"
         )
-    about, parts = dict(Run(folder).read_json(_ABOUT)), dict[str, dict[str, Tensor]]()
-    for name, tensor in read_tensors(folder / _TENSORS, own=True).items():
+    about, parts = dict(read_json(folder / _ABOUT)), dict[str, dict[str, Tensor]]()
+    for name, tensor in read_tensors(folder / _TENSORS, verbatim=True).items():
         part, _, rest = name.partition("/")
         parts.setdefault(part, {})[rest] = tensor
     try:

@@ -36,7 +36,7 @@ def initialize_from_run(model: Model, recipe: Recipe, run: Run) -> None:
                 why=why,
                 hint=hint,
             )
-    tensors = read_tensors(run.folder / "model.safetensors", own=True)
+    tensors = read_tensors(run.folder / "model.safetensors", verbatim=True)
     model.tuning.prepare_for_tensors(model, tensors)
     own_tensors = model.trained_tensors()
     with torch.no_grad():
@@ -61,7 +61,7 @@ class Teacher:
     def __init__(self, run: Run, start: StartRecipe, device: torch.device) -> None:
         recipe, classes = run.recipe(), run.classes()
         model = build_model(recipe, classes, weights=None if run.outcome()["frozen"] else "none")
-        model.load_tensors(read_tensors(run.folder / "model.safetensors", own=True))
+        model.load_tensors(read_tensors(run.folder / "model.safetensors", verbatim=True))
         self.model, self.start, self.multilabel = (
             model.to(device),
             start,

@@ -16,7 +16,7 @@ from foveate.predictions import Labels
 from foveate.run.folder import note_choice
 from foveate.training.job import Job
 from foveate.types import Score
-from foveate.utils import console
+from foveate.utils import console, log
 from foveate.utils.device import ComputeMode
 
 _FOLDS = 5
@@ -39,7 +39,7 @@ class HeadFit:
 
 
 def needs_features(job: Job) -> bool:
-    solvable = hasattr(job.model.head, "describe") and job.model.task.prediction_type is Labels
+    solvable = hasattr(job.model.head, "feature_vector") and job.model.task.prediction_type is Labels
     return solvable and (
         not job.model.tuning.needs_steps or job.recipe.training.head_start == "probe"
     )
@@ -101,6 +101,6 @@ def _audit(alone: LeftOut, grouped: LeftOut) -> list[dict[str, Any]]:
             len(left_out.truths),
         )
         score = Score(hits / count, *wilson(hits, count), count)
-        console.say(f"accuracy of a probe inside the training images, {name}: {score}")
+        log.info(f"accuracy of a probe inside the training images, {name}: {score}")
         found.append({"name": name, "score": asdict(score), "meaning": meaning})
     return found

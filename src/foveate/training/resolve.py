@@ -19,7 +19,7 @@ from foveate.recipe import Recipe, with_settings, with_suggestions
 from foveate.run.lineage import with_earlier
 from foveate.training.planning import choose_norms
 from foveate.types import Table
-from foveate.utils import console
+from foveate.utils import log
 
 
 def read_data(recipe: Recipe, names_alone: bool = False) -> Table:
@@ -28,12 +28,12 @@ def read_data(recipe: Recipe, names_alone: bool = False) -> Table:
     if not recipe.data.path:
         raise UsageError("no data was named", hint="foveate fit FOLDER")
     table = read_table(Path(recipe.data.path), recipe.data.format)
-    summary = FORMATS.load(table.format).summary
-    console.say(
+    summary = FORMATS.get(table.format).summary
+    log.info(
         f"data: {recipe.data.path}, read as {summary}: {len(table.samples)} images, {_kinds(table)}"
     )
     for note in table.notes:
-        console.warn(note)
+        log.warning(note)
     _tell_boxes(table)
     if not (table.samples or names_alone):
         hint = "foveate fit --tuning zeroshot needs none"
@@ -61,7 +61,7 @@ def _tell_boxes(table: Table) -> None:
             pictures.update(set(sample.target.names))
     if boxes:
         rows = [[name, str(boxes[name]), str(pictures[name])] for name in table.classes]
-        console.table(["class", "boxes", "images"], rows)
+        log.table(["class", "boxes", "images"], rows)
 
 
 def resolve_recipe(recipe: Recipe, table: Table) -> tuple[Recipe, list[tuple[str, Any, str]]]:
@@ -69,7 +69,7 @@ def resolve_recipe(recipe: Recipe, table: Table) -> tuple[Recipe, list[tuple[str
     found: list[tuple[str, Any, str]] = []
     if recipe.data.format == "auto":
         found.append(
-            ("data.format", table.format, "it looks like " + FORMATS.load(table.format).summary)
+            ("data.format", table.format, "it looks like " + FORMATS.get(table.format).summary)
         )
     recipe = with_settings(
         recipe, {"data.path": str(Path(recipe.data.path).resolve()), "data.format": table.format}
@@ -84,7 +84,7 @@ def resolve_recipe(recipe: Recipe, table: Table) -> tuple[Recipe, list[tuple[str
             name, why = _task_for(truths), "this is what the truths answer"
         found.append(("task", name, why))
         recipe = with_settings(recipe, {"task": {"name": name, **recipe.task.settings}})
-    task = TASKS.load(recipe.task.name)
+    task = TASKS.get(recipe.task.name)
     _refuse_other_truths(truths, recipe.task.name)
     refuse_placeless(recipe.augment, task.prediction_type)
     if not recipe.stated("tuning"):
@@ -93,7 +93,7 @@ def resolve_recipe(recipe: Recipe, table: Table) -> tuple[Recipe, list[tuple[str
             name, why = "zeroshot", "there are names alone"
         found.append(("tuning", name, why))
         recipe = with_settings(recipe, {"tuning": {"name": name, **recipe.tuning.settings}})
-    tuning = TUNINGS.load(recipe.tuning.name)
+    tuning = TUNINGS.get(recipe.tuning.name)
     if tuning.needs_images and not table.samples:
         what = f"the tuning {recipe.tuning.name!r} learns from images, and there are names alone"
         raise UsageError(what, where="tuning", hint="--tuning zeroshot, or give images too")
@@ -115,7 +115,7 @@ def resolve_recipe(recipe: Recipe, table: Table) -> tuple[Recipe, list[tuple[str
     for field, value, reason in tuning.resolve_settings(recipe.tuning.settings, table.classes):
         found.append((f"tuning.{field}", value, reason))
         recipe = with_settings(recipe, {f"tuning.{field}": value})
-    facts = DataFacts(table.multilabel, solved=not steps)
+    facts = DataFacts(table.multilabel, closed_form=not steps)
     for field, value, reason in task.resolve_settings(recipe.task.settings, truths, table.classes, facts):
         found.append((f"task.{field}", value, reason))
         recipe = with_settings(recipe, {f"task.{field}": value})
@@ -150,7 +150,7 @@ def _means_something(field: str, value: Any, recipe: Recipe, task: type[Task]) -
 
 
 def _refuse_other_truths(truths: Sequence[Any], name: str) -> None:
-    task = TASKS.load(name)
+    task = TASKS.get(name)
     takes = task.target_types or (task.prediction_type,)
     odd = next(
         (truth for truth in truths if truth is not None and not isinstance(truth, takes)), None
@@ -169,7 +169,7 @@ def _task_for(truths: Sequence[Any]) -> str:
         hint = "--task generate paints more like these, foveate pretrain learns from them; or put each class into a folder"
         raise UsageError("these pictures have no labels", where="task", hint=hint)
     fitting = [
-        name for name in TASKS.names() if truths and isinstance(truths[0], TASKS.load(name).prediction_type)
+        name for name in TASKS.names() if truths and isinstance(truths[0], TASKS.get(name).prediction_type)
     ]
     if len(fitting) != 1:
         hint = "--task " + "|".join(fitting or TASKS.names())
@@ -180,7 +180,7 @@ def _task_for(truths: Sequence[Any]) -> str:
 def check_trainable_classes(table: Table, task: str, known: Collection[str] = ()) -> None:
     """A class that no training image shows cannot be learnt, unless an earlier run has: `known`. Fewer than two classes of whole
     images are no question, where they are one."""
-    if not table.samples or TASKS.load(task).prediction_type not in (Labels, Boxes):
+    if not table.samples or TASKS.get(task).prediction_type not in (Labels, Boxes):
         return
     taught = {name for sample in table.in_split("train") for name in label_names(sample)} | set(known)
     if (
@@ -194,4 +194,4 @@ def check_trainable_classes(table: Table, task: str, known: Collection[str] = ()
         )
         raise DataError(what, where=table.root, hint="give images of another class")
     for name in sorted(set(table.classes) - taught):
-        console.warn(f"the class {name!r} has no training image: it will never be the answer")
+        log.warning(f"the class {name!r} has no training image: it will never be the answer")

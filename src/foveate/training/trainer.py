@@ -35,7 +35,7 @@ from foveate.training import bad_steps as badsteps
 from foveate.training.optimizer import Anchor, factor, flat, optimizer, restore, set_rate
 from foveate.training.validation import ValidationResult, Validator
 from foveate.types import Batch
-from foveate.utils import console
+from foveate.utils import console, log
 from foveate.utils.device import ComputeMode
 from foveate.utils.distributed import Team
 from foveate.utils.signals import Stop, asked
@@ -378,7 +378,7 @@ class Trainer:
             for name, value in row.items()
             if name not in ("epoch", "step", "seconds")
         )
-        console.say(f"epoch {row['epoch']}/{self.recipe.training.epochs}: {shown}")
+        log.info(f"epoch {row['epoch']}/{self.recipe.training.epochs}: {shown}")
         if self.board is not None:
             for name, value in row.items():
                 self.board.add_scalar(name, value, row["epoch"])
@@ -423,7 +423,7 @@ class Trainer:
         return (3 if self.average else 2) * live + 2 * moving
 
     def _resume(self) -> None:
-        found = newest_checkpoint(self.run.folder, console.warn)
+        found = newest_checkpoint(self.run.folder, log.warning)
         if found is None:
             return
         self._take_up(found.state)
@@ -432,7 +432,7 @@ class Trainer:
         self.kept = _part(found.tensors, "kept")
         restore(self.optimizer, _part(found.tensors, "optimizer"))
         self.model.tuning.load_state(_part(found.tensors, "tuning"))
-        console.say(f"resumed at epoch {self.state.epoch + 1}, step {self.state.step}")
+        log.info(f"resumed at epoch {self.state.epoch + 1}, step {self.state.step}")
 
     def _take_up(self, told: dict[str, Any]) -> None:
         if told.keys() != {each.name for each in fields(State)}:

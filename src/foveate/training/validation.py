@@ -11,7 +11,7 @@ import torch
 
 from foveate.data.dataset import ImageDataset
 from foveate.data.loading import BatchSampler, make_loader
-from foveate.inference.engine import compute_scores, predict_dataset
+from foveate.inference.engine import compute_scores, predict_batches
 from foveate.modeling.model import Model
 from foveate.recipe import Recipe
 from foveate.types import Batch
@@ -52,7 +52,7 @@ class MetricValidator(Validator):
         self.multilabel = bool(recipe.task.settings.get("multilabel"))
 
     def validate(self, model: Model, asked: Callable[[], bool]) -> ValidationResult | None:
-        found = predict_dataset(model, self.pictures, self._batches(asked), self.device, self.way)
+        found = predict_batches(model, self.pictures, self._batches(asked), self.device, self.way)
         if asked():
             return None
         scores = compute_scores(found.predictions, self.pictures.samples, model, self.multilabel)

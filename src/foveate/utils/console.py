@@ -1,8 +1,13 @@
-"""The only room that prints: sentences, tables, progress, errors. Plain lines when there is no terminal."""
+"""All terminal output: messages, tables, progress, errors. Plain lines where there is no terminal.
+
+Only this module prints. The library reports through `foveate.utils.log`; on the command line `command_line`
+prints its records.
+"""
 
 from __future__ import annotations
 
 import json
+import logging
 import os
 import sys
 import time
@@ -10,66 +15,96 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any, TextIO
 
 from foveate.errors import FoveateError
+from foveate.utils import log
 
-_LONGEST = 300  # letters of a value that are said; it is written down as a whole
-_EVERY = 10.0  # seconds between lines of progress in a log
+_INTERVAL = 10.0  # seconds between progress lines in a log
 
 
 @dataclass
 class _Mode:
     json: bool = False
-    quiet: bool = False
 
 
 _mode = _Mode()
 
 
-def setup(*, json: bool = False, quiet: bool = False) -> None:
-    """`json`: everything but the last line goes to stderr. `quiet`: nothing is said but errors."""
-    _mode.json, _mode.quiet = json, quiet
+def setup(*, json: bool = False) -> None:
+    """Set where messages go: to stdout, or with `json` to stderr, so that stdout holds data alone."""
+    _mode.json = json
+
+
+@contextmanager
+def command_line() -> Iterator[None]:
+    """Print what the library reports, in this block."""
+    logger, handler = log.logger, _Handler()
+    before = logger.level, logger.propagate
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    logger.propagate = False  # whatever a dependency has set up, each record is printed once
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.level, logger.propagate = before
+
+
+class _Handler(logging.Handler):
+    """Prints records as lines, and those that carry a table as a table."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if hasattr(record, "columns"):
+            table(record.columns, record.rows)  # type: ignore[attr-defined]
+        elif record.levelno >= logging.WARNING:
+            say(f"note: {record.getMessage()}")
+        else:
+            say(record.getMessage())
 
 
 def say(text: str) -> None:
-    if not _mode.quiet:
-        _print(text, _stream())
-
-
-def choice(field: str, value: Any, reason: str) -> None:
-    """A decision taken for the user, with its reason."""
-    say(f"chosen: {field} = {shortened(value)} ({reason})")
-
-
-def shortened(value: Any) -> str:
-    """A value in words, cut where it would fill a screen."""
-    said = str(value)
-    return said if len(said) <= _LONGEST else f"{said[:_LONGEST]}..."
-
-
-def warn(text: str) -> None:
-    say(f"note: {text}")
+    """Print a line for the user."""
+    _print(text, _stream())
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Rows of text, drawn in a terminal, parted by tabs in a pipe."""
-    if not _stream().isatty():
+    """Print rows of text: drawn in a terminal, separated by tabs in a pipe.
+
+    A terminal that is too narrow even for the longest words gets a block of lines for each row, so that no
+    text is lost and paths and commands stay whole.
+    """
+    stream = _stream()
+    if not stream.isatty():
         for row in (columns, *rows):
             say("\t".join(row))
         return
     from rich.box import SIMPLE
+    from rich.measure import Measurement
     from rich.table import Table
     from rich.text import Text
 
-    drawn = Table(*columns, box=SIMPLE)
+    console = _rich(stream)
+    drawn = Table(box=SIMPLE)
+    for column in columns:
+        drawn.add_column(column, overflow="fold")
     for row in rows:
-        drawn.add_row(*(Text(_safe(cell, _stream())) for cell in row))
-    _rich(_stream()).print(drawn)
+        drawn.add_row(*(Text(_encodable(cell, stream)) for cell in row))
+    width = Measurement.get(console, console.options.update(width=10_000), drawn).minimum
+    if width <= console.width:
+        console.print(drawn)
+        return
+    for row in rows:
+        say("")
+        for column, cell in zip(columns, row, strict=True):
+            if cell:
+                say(f"{column}: {cell}")
+    say("")
 
 
 class Bar(ABC):
-    """Counts `n` things done; `text` says how it goes."""
+    """Counts `n` steps done; `text` describes the state."""
 
     @abstractmethod
     def advance(self, n: int = 1, text: str = "") -> None: ...
@@ -77,8 +112,9 @@ class Bar(ABC):
 
 @contextmanager
 def progress(total: int, label: str) -> Iterator[Bar]:
-    """A bar in a terminal; in a log a line every 10 seconds."""
-    if _mode.quiet or not sys.stderr.isatty():
+    """Show progress: a bar in a terminal or notebook, elsewhere a report every 10 seconds."""
+    quiet = not log.logger.isEnabledFor(logging.WARNING)
+    if quiet or not (sys.stderr.isatty() or _in_notebook()):
         yield _Lines(total, label)
         return
     from rich.progress import (
@@ -99,6 +135,13 @@ def progress(total: int, label: str) -> Iterator[Bar]:
         yield _Drawn(drawn, drawn.add_task(label, total=total), label)
 
 
+def _in_notebook() -> bool:
+    """Whether this is a Jupyter kernel that can draw a bar."""
+    shell = sys.modules.get("IPython")
+    kernel = shell is not None and type(shell.get_ipython()).__name__ == "ZMQInteractiveShell"
+    return kernel and find_spec("ipywidgets") is not None
+
+
 class _Drawn(Bar):
     def __init__(self, drawn: Any, task: Any, label: str) -> None:
         self.drawn, self.task, self.label = drawn, task, label
@@ -109,50 +152,46 @@ class _Drawn(Bar):
 
 class _Lines(Bar):
     def __init__(self, total: int, label: str) -> None:
-        self.total, self.label, self.done, self.said = total, label, 0, time.monotonic()
+        self.total, self.label, self.done, self.reported = total, label, 0, time.monotonic()
 
     def advance(self, n: int = 1, text: str = "") -> None:
         self.done += n
-        if time.monotonic() - self.said > _EVERY:
-            self.said = time.monotonic()
-            say(f"{self.label}: {min(self.done, self.total)}/{self.total} {text}".rstrip())
+        if time.monotonic() - self.reported > _INTERVAL:
+            self.reported = time.monotonic()
+            log.info(f"{self.label}: {min(self.done, self.total)}/{self.total} {text}".rstrip())
 
 
-def error(found: FoveateError) -> None:
-    """One box on stderr: what, where, why, what to try."""
-    from rich.panel import Panel
+def error(raised: FoveateError) -> None:
+    """Print an error on stderr: what, where, why, and what to try.
+
+    Each part is one line that is never wrapped or framed, so that paths and commands can be searched and
+    copied; a terminal wraps long ones itself.
+    """
+    parts = (("where", raised.where), ("why", raised.why), ("try", raised.hint))
+    lines = [raised.what, *(f"  {name}: {value}" for name, value in parts if value)]
+    text = _encodable("\n".join(lines), sys.stderr)
+    if not sys.stderr.isatty():
+        _print(f"error: {text}", sys.stderr)
+        return
     from rich.text import Text
 
-    parts = [found.what, *(f"{word}: {value}" for word, value in _parts(found) if value)]
-    box = Panel(
-        Text(_safe("\n".join(parts), sys.stderr)),
-        title="foveate",
-        title_align="left",
-        border_style="red",
-        expand=False,
-    )
-    _rich(sys.stderr).print(box)
-
-
-def _parts(found: FoveateError) -> list[tuple[str, object]]:
-    return [("where", found.where), ("why", found.why), ("try", found.hint)]
+    _rich(sys.stderr).print(Text.assemble(("error: ", "bold red"), text), soft_wrap=True)
 
 
 def final_json(content: dict[str, Any]) -> None:
-    """The last line of a verb under --json."""
+    """Print the last line of a command under --json."""
     lines([json.dumps(content, default=str)])
 
 
 def lines(texts: Iterable[str]) -> None:
-    """Data for other programs, on stdout. A reader that goes away ends the program quietly."""
+    """Print data for other programs on stdout. A reader that goes away ends the program quietly."""
     try:
         for text in texts:
             _print(text, sys.stdout)
         sys.stdout.flush()
     except BrokenPipeError:
-        os.dup2(
-            os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
-        )  # or Python complains when it closes stdout
+        # or Python complains when it closes stdout
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(0) from None
 
 
@@ -161,11 +200,11 @@ def _stream() -> TextIO:
 
 
 def _print(text: str, stream: TextIO) -> None:
-    print(_safe(text, stream), file=stream, flush=True)
+    print(_encodable(text, stream), file=stream, flush=True)
 
 
-def _safe(text: str, stream: TextIO) -> str:
-    """What the stream cannot write is written as \\xNN."""
+def _encodable(text: str, stream: TextIO) -> str:
+    """The text with what the stream cannot write as \\xNN."""
     encoding = stream.encoding or "utf-8"
     return text.encode(encoding, "backslashreplace").decode(encoding)
 

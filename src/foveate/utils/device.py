@@ -1,4 +1,8 @@
-"""Arithmetic and memory format, chosen by timing: bf16 doubles a ResNet's speed and slows an EfficientNet on the same CPU."""
+"""Devices, precision and memory format: what to compute on, and how.
+
+The mode is chosen by timing: bf16 doubles the speed of a ResNet and slows an EfficientNet down on
+the same CPU.
+"""
 
 from __future__ import annotations
 
@@ -6,85 +10,128 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
 
 import torch
 
 from foveate.errors import UsageError
 
-_GAIN = 0.15  # a change of arithmetic must save this share of the time to be worth a surprise
-_ROUNDS = 2
+_MIN_SPEEDUP = 0.15  # share of the time that a change of precision must save to be worth it
+_ROUNDS = 2  # timed runs of each mode, after one that warms up
+
+T = TypeVar("T")
+
+
+class ComputeSettings(Protocol):
+    """The fields of a recipe's `training` section that say how to compute."""
+
+    precision: Any
+    channels_last: Any
 
 
 @dataclass(frozen=True)
 class ComputeMode:
-    """How to compute."""
+    """How to compute.
 
-    precision: str  # "fp32" or "bf16"
+    Attributes:
+        precision: "fp32" or "bf16" (autocast; the weights stay float32).
+        channels_last: whether images and convolution weights are NHWC in memory.
+    """
+
+    precision: str
     channels_last: bool
+
+    @classmethod
+    def for_training(cls, settings: ComputeSettings) -> ComputeMode:
+        """Return the mode of a recipe whose precision and memory format are resolved."""
+        return cls(settings.precision, bool(settings.channels_last))
+
+    @classmethod
+    def for_inference(cls, settings: ComputeSettings) -> ComputeMode:
+        """Return the mode that a trained model predicts in: float32, same memory format."""
+        return cls("fp32", bool(settings.channels_last))
 
     @property
     def memory_format(self) -> torch.memory_format:
         return torch.channels_last if self.channels_last else torch.contiguous_format
 
     def autocast(self, device: torch.device) -> AbstractContextManager[object]:
-        return (
-            torch.autocast(device.type, torch.bfloat16)
-            if self.precision == "bf16"
-            else nullcontext()
-        )
+        """Return the context in which a forward pass and its loss are computed."""
+        if self.precision == "bf16":
+            return torch.autocast(device.type, torch.bfloat16)
+        return nullcontext()
 
     def __str__(self) -> str:
         return f"{self.precision}{' channels_last' if self.channels_last else ''}"
 
 
-def resolve_device(word: str) -> torch.device:
-    """The device that a word means; auto takes an accelerator when there is one. Raises UsageError when it is not there."""
-    if word == "auto":
-        word = (
-            "cuda"
-            if torch.cuda.is_available()
-            else "mps"
-            if torch.backends.mps.is_available()
-            else "cpu"
-        )
+def to_device(value: T, device: torch.device, mode: ComputeMode) -> T:
+    """Move a model (in place), a batch or a tensor to a device, in the memory format of `mode`."""
+    moved: T = value.to(device, memory_format=mode.memory_format)  # type: ignore[attr-defined]
+    return moved
+
+
+def resolve_device(name: str) -> torch.device:
+    """Return the device of that name; "auto" takes an accelerator if there is one.
+
+    Raises:
+        UsageError: The device is not available.
+    """
+    if name == "auto":
+        name = _best_device()
     try:
-        torch.empty(0, device=word)
-        return torch.device(word)
+        torch.empty(0, device=name)
+        return torch.device(name)
     except (RuntimeError, AssertionError) as error:
         why = str(error).splitlines()[0]
-        raise UsageError(
-            f"the device {word!r} is not there", where="device", why=why, hint="--device cpu"
-        ) from None
+        what, hint = f"the device {name!r} is not available", "--device cpu"
+        raise UsageError(what, where="device", why=why, hint=hint) from None
+
+
+def _best_device() -> str:
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
 def candidate_modes(precision: str, channels_last: bool | None) -> list[ComputeMode]:
-    """What is left to choose from, the plainest first."""
+    """Return the modes that the settings leave open, the default first.
+
+    Where the memory format is open, bf16 is tried in channels_last alone.
+
+    Args:
+        precision: "auto", "fp32" or "bf16".
+        channels_last: The memory format; None leaves it open.
+    """
     precisions = ["fp32", "bf16"] if precision == "auto" else [precision]
-    layouts = [False, True] if channels_last is None else [channels_last]
+    formats = [False, True] if channels_last is None else [channels_last]
     return [
-        ComputeMode(p, layout)
-        for p in precisions
-        for layout in layouts
-        if p == "fp32" or layout or len(layouts) == 1
+        ComputeMode(precision, last)
+        for precision in precisions
+        for last in formats
+        if precision == "fp32" or last or len(formats) == 1
     ]
 
 
-def fastest_mode(candidates: list[ComputeMode], step: Callable[[ComputeMode], None]) -> tuple[ComputeMode, str]:
-    """The way whose `step` takes least time, and the measurement in words. The first keeps its place unless beaten by 15 %.
+def fastest_mode(
+    candidates: list[ComputeMode], step: Callable[[ComputeMode], None]
+) -> tuple[ComputeMode, str]:
+    """Return the mode whose `step` takes the least time, and the measurement in words.
 
-    Runs are interleaved and the least times compared, because other programs share the machine, and only add to them.
+    The first candidate is kept unless another one is faster by 15 %. Runs are interleaved and the
+    least times compared, because other programs share the machine, and can only add to them.
     """
     if len(candidates) == 1:
-        return candidates[0], "as asked"
-    times: dict[ComputeMode, list[float]] = {way: [] for way in candidates}
+        return candidates[0], "as set"
+    times: dict[ComputeMode, list[float]] = {mode: [] for mode in candidates}
     for round_ in range(_ROUNDS + 1):
-        for way in candidates:
+        for mode in candidates:
             start = time.perf_counter()
-            step(way)
+            step(mode)
             if round_:  # the first one warms up
-                times[way].append(time.perf_counter() - start)
-    least = {way: min(found) for way, found in times.items()}
-    best = min(least, key=lambda way: least[way])
-    if least[best] > (1 - _GAIN) * least[candidates[0]]:
+                times[mode].append(time.perf_counter() - start)
+    least = {mode: min(seconds) for mode, seconds in times.items()}
+    best = min(least, key=lambda mode: least[mode])
+    if least[best] > (1 - _MIN_SPEEDUP) * least[candidates[0]]:
         best = candidates[0]
-    return best, "measured: " + ", ".join(f"{way} {1000 * least[way]:.0f} ms" for way in candidates)
+    return best, "measured: " + ", ".join(f"{mode} {1000 * least[mode]:.0f} ms" for mode in least)

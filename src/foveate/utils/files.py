@@ -5,11 +5,13 @@ from __future__ import annotations
 import csv
 import errno
 import hashlib
+import json
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from foveate.errors import DiskFull, RunError, UsageError
 
@@ -65,6 +67,25 @@ def write_rows(path: Path, columns: Sequence[str], rows: Iterable[Sequence[str]]
         aside.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file,
     ):
         csv.writer(file, lineterminator="\n").writerows([columns, *rows])
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file. Raises RunError where that is not possible."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise RunError("cannot read this file", where=path, why=str(error)) from None
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file, completely or not at all."""
+    with written_aside(path) as aside:
+        aside.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write a JSON file, completely or not at all."""
+    write_text(path, json.dumps(content, ensure_ascii=False, indent=1) + "\n")
 
 
 def made(folder: Path) -> None:

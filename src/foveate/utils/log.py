@@ -16,14 +16,14 @@ _LONGEST = 300  # characters of a value in a message; choices.json has it in ful
 logger = logging.getLogger("foveate")
 
 
-def info(text: str) -> None:
+def info(message: object) -> None:
     """Report progress or a result."""
-    logger.info("%s", text)
+    logger.info("%s", message)
 
 
-def warning(text: str) -> None:
+def warning(message: object) -> None:
     """Report something that the user should know and that does not stop the work."""
-    logger.warning("%s", text)
+    logger.warning("%s", message)
 
 
 def choice(field: str, value: Any, reason: str) -> None:

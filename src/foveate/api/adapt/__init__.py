@@ -43,13 +43,15 @@ def adapt(
         DataError: No image can be read.
     """
     from foveate.api.adapt import core
+    from foveate.data.discovery import images_at
     from foveate.run.folder import Run
 
     began = time.perf_counter()
     Run.require_free(as_path(out))
     adaptation = core.create_adaptation(method, settings)
+    paths = list(dict.fromkeys(images_at(as_paths(images))))
     first, predictor = core.open_source(Path(run), adaptation, method, device)
-    home, away = core.scan_domains(first, as_paths(images), predictor, strict)
+    home, away = core.scan_domains(first, paths, predictor, strict)
     before, metric = core.predict_all(predictor, away, home)
     moved = core.run_adaptation(adaptation, predictor, home, away)
     after, _ = core.predict_all(predictor, away, home)

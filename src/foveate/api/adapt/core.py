@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,6 @@ from scipy.stats import entropy as entropies
 from torch import Tensor
 
 from foveate.data.dataset import ImageDataset
-from foveate.data.discovery import images_at
 from foveate.data.loading import BatchSampler, make_loader
 from foveate.data.scan import ScannedTable
 from foveate.errors import UsageError
@@ -120,7 +119,7 @@ class AdaptResult:
 
 def create_adaptation(method: str, settings: dict[str, Any] | None) -> TestTimeMethod:
     """Create the adaptation that is called `method`, with its own settings."""
-    return TEST_TIME_METHODS.make(method, settings or {})
+    return TEST_TIME_METHODS.create(method, settings or {})
 
 
 def open_source(
@@ -135,10 +134,9 @@ def open_source(
 
 
 def scan_domains(
-    first: Run, images: Iterable[Path], predictor: Predictor, strict: bool
+    first: Run, paths: Sequence[Path], predictor: Predictor, strict: bool
 ) -> tuple[ScannedTable, ScannedTable]:
-    """Scan the images of the run and the new ones, given as files and folders."""
-    paths = list(dict.fromkeys(images_at(images)))
+    """Scan the images of the run and the new ones."""
     recipe = predictor.recipe.data.model_copy(update={"strict": strict})
     table = own_table(first)
     home = scan_with_progress(table, predictor.model, recipe)
@@ -223,7 +221,7 @@ def write_run(
     new.carry_over(first)
     new.write_json("adapted.json", about)
     new.write_tensors(
-        "model.safetensors", read_tensors(first.folder / "model.safetensors", own=True)
+        "model.safetensors", read_tensors(first.folder / "model.safetensors", verbatim=True)
     )
     new.write_tensors(ADAPTED_FILE, moved)
     new.write_text(

@@ -13,18 +13,25 @@ import torch
 from foveate.api.audit.label_errors import (
     Doubt,
     Forecast,
+    doubts,
+    forecast,
+    known,
     ranked,
+    redundant,
     worth_labelling,
 )
 from foveate.data.discovery import images_at
+from foveate.data.formats import read_table
 from foveate.data.image_cache import ImageCache
 from foveate.data.scan import ScannedTable, readable
+from foveate.data.tables import label_names, require_single_label
 from foveate.errors import UsageError
 from foveate.images import codec as images
-from foveate.images.sheets import tiled
-from foveate.inference.engine import collect_pooled
-from foveate.inference.predictor import Predictor
+from foveate.images.sheets import image_grid
+from foveate.inference.engine import collect_features, scan_with_progress
+from foveate.inference.predictor import Predictor, load_predictor
 from foveate.modeling.classifiers.logistic import out_of_fold
+from foveate.run.lineage import own_table
 from foveate.types import Sample
 from foveate.utils import console
 from foveate.utils.files import write_rows
@@ -165,7 +172,7 @@ def pooled_features(predictor: Predictor, samples: Sequence[Sample], pixels: Ima
     read = getattr(predictor.model.head, "describe", lambda found: found.pooled)
     with (
         console.progress(len(samples), "features") as bar,
-        collect_pooled(predictor.model, read) as seen,
+        collect_features(predictor.model, read) as seen,
     ):
         predictor.predict_samples(samples, pixels, bar.advance)
     if not seen:
@@ -237,6 +244,6 @@ def write_tables(
         ]
         small = [images.resize(np.ascontiguousarray(pixels), (_SIDE, _SIDE)) for pixels in shown]
         images.write_image(
-            tiled(small, [f"{row[1]} / {row[2]}?" for row in doubted[:_SHOWN]]),
+            image_grid(small, [f"{row[1]} / {row[2]}?" for row in doubted[:_SHOWN]]),
             folder / "doubts.png",
         )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 import time
 from collections.abc import Sequence
@@ -28,8 +27,8 @@ from foveate.data.issues import Issue, IssueLog, collecting
 from foveate.errors import DataError, FoveateError, UsageError
 from foveate.recipe import Recipe
 from foveate.types import Sample, Table
-from foveate.utils import console
-from foveate.utils.files import numbered, refuse_taken, write_rows, written_aside
+from foveate.utils import console, log
+from foveate.utils.files import numbered, refuse_taken, write_json, write_rows
 from foveate.utils.paths import printable
 
 if TYPE_CHECKING:
@@ -113,12 +112,12 @@ def _listed(data: Path, found: IssueLog) -> Inventory:
     def advance(files: int) -> None:
         nonlocal said
         if time.monotonic() - said > _EVERY:
-            console.say(f"list: {files} files")
+            log.info(f"list: {files} files")
             said = time.monotonic()
 
     listing = inventory(data, found, advance)
     told = f"{listing.files} files in {listing.folders} folders, {listing.images} of them named like pictures"
-    console.say(f"data: {printable(data)}: {told}")
+    log.info(f"data: {printable(data)}: {told}")
     return listing
 
 
@@ -136,8 +135,8 @@ def _read(recipe: Recipe, found: IssueLog) -> Table:
     for note in table.notes:
         if not (isinstance(note, Issue) and note.kind in known):
             found.noted(note)
-    summary = FORMATS.load(table.format).summary
-    console.say(f"read as {summary}: {len(table.samples)} images, {len(table.classes)} classes")
+    summary = FORMATS.get(table.format).summary
+    log.info(f"read as {summary}: {len(table.samples)} images, {len(table.classes)} classes")
     return table
 
 
@@ -145,7 +144,7 @@ def _drawn(count: int, most: int, seed: int) -> list[int]:
     """Places of the pictures that are opened."""
     if not 0 < most < count:
         return list(range(count))
-    console.say(
+    log.info(
         f"{most} of {count} pictures are opened and compared, drawn with seed {seed}; --images 0 opens all"
     )
     return sorted(random.Random(seed).sample(range(count), most))
@@ -181,7 +180,7 @@ def _compared(
         try:
             ways.append(by_features(features(recipe, samples)))
         except FoveateError as error:  # the rest can be told without
-            console.warn(f"{UNCOMPARED}: {error}")
+            log.warning(f"{UNCOMPARED}: {error}")
             found.add(UNCOMPARED, recipe.backbone.name, why=str(error))
     copies(samples, [look.digest for look in looks], ways, found)
 
@@ -195,12 +194,12 @@ def _say(found: IssueLog, counted: Balance, told: list[tuple[str, str]]) -> None
     """What is known before the plan, which takes longer than all the rest."""
     columns, rows = counted.table()
     if rows:
-        console.table(columns, rows)
+        log.table(columns, rows)
     for name, value in told:
-        console.say(f"{name}: {value}")
+        log.info(f"{name}: {value}")
     for finding in _graded(found):
         for line in _told(finding):
-            console.say(line)
+            log.info(line)
 
 
 def _planned(
@@ -214,7 +213,7 @@ def _planned(
     """What a fit would take; or why that cannot be told."""
     if table.format == _UNREAD or not readable:
         return None, "there is nothing that a fit could read"
-    console.say("measuring what a fit would take, with random weights; --no-plan leaves it out")
+    log.info("measuring what a fit would take, with random weights; --no-plan leaves it out")
     from foveate.training.estimate import fits, planned
 
     try:
@@ -244,6 +243,5 @@ def _write(
     write_rows(
         result.folder / "findings.csv", ["gravity", "area", "what", "place", "why", "like"], rows
     )
-    with written_aside(result.folder / "check.json") as aside:
-        aside.write_text(json.dumps(result.numbers(), indent=1), encoding="utf-8")
+    write_json(result.folder / "check.json", result.numbers())
     write_page(result, table, readable, recipe)

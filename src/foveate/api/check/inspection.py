@@ -139,27 +139,27 @@ def _pixels(truth: Regions, classes: int) -> tuple[np.ndarray | None, list[DataE
 
 def _note(sample: Sample, look: Look, found: IssueLog) -> None:
     facts, key = look.facts, sample.key
-    height, width = facts.read_size
+    height, width = facts.size
     spread = int(look.thumb.max()) - int(look.thumb.min())
-    deep = facts.deep or facts.mode in ("I", "F")
-    values = "16 bits a channel" if facts.deep else _MODES.get(facts.mode, "")
+    deep = facts.is_16_bit or facts.mode in ("I", "F")
+    values = "16 bits a channel" if facts.is_16_bit else _MODES.get(facts.mode, "")
     content = _CONTENT.get(ending := Path(key).suffix.lower(), ending[1:].upper())
     named = {"MPO": "JPEG"}.get(facts.format, facts.format)
     for odd, kind, why in (
         (values, CONVERTED, values),
-        (facts.clear, CLEAR, facts.mode),
-        (facts.several, SEVERAL, facts.format),
-        (facts.turned, TURNED, f"{width} x {height} px upright"),
+        (facts.has_transparency, CLEAR, facts.mode),
+        (facts.is_multi_frame, SEVERAL, facts.format),
+        (facts.exif_transformed, TURNED, f"{width} x {height} px upright"),
         (named != content, MISNAMED, f"{named}, not {content}"),
         (spread <= _FLAT, FLAT, f"{width} x {height} px"),
         (deep and _FLAT < spread <= _FAINT, FAINT, f"{spread} of 256 levels"),
-        (min(facts.read_size) < _SMALL, TINY, f"{width} x {height} px"),
-        (max(facts.read_size) > _LONG * min(facts.read_size), LONG, f"{width} x {height} px"),
+        (min(facts.size) < _SMALL, TINY, f"{width} x {height} px"),
+        (max(facts.size) > _LONG * min(facts.size), LONG, f"{width} x {height} px"),
     ):
         if odd:
             found.add(kind, key, why=why)
     if isinstance(sample.target, Boxes):
-        problems = refitted(sample.target, facts.read_size)[1]
+        problems = refitted(sample.target, facts.size)[1]
         if problems:
             found.add(
                 UNFIT,
@@ -172,7 +172,7 @@ def sizes(looks: Sequence[Look]) -> list[tuple[str, str]]:
     """Sizes, colours and formats in words: what, and how it is."""
     if not looks:
         return []
-    sides = np.array([look.facts.read_size for look in looks])
+    sides = np.array([look.facts.size for look in looks])
     (height, width), count = Counter(map(tuple, sides.tolist())).most_common(1)[0]
     shorter, longer = np.sort(sides, axis=1).T
     grey = sum(look.grey for look in looks)

@@ -12,13 +12,13 @@ from foveate.data.formats import FORMATS
 from foveate.data.issues import Issue, Location
 from foveate.errors import FoveateError
 from foveate.images import codec as images
-from foveate.images.drawing import drawn
+from foveate.images.drawing import draw_prediction
 from foveate.predictions import Boxes, Labels, Regions, Text
 from foveate.recipe import Recipe
-from foveate.reporting.pages import Card, CheckPage, ClassRow, Trouble, write_check
+from foveate.reporting.pages import CheckExample, CheckPage, ClassRow, IssueRow, write_check_report
 from foveate.types import Sample, Table
-from foveate.utils.paths import printable
 from foveate.utils.invocation import current_invocation
+from foveate.utils.paths import printable
 
 _SHOWN = 6  # places of a problem
 _CLASSES, _EXAMPLES = 40, 5  # rows with pictures, and pictures of each
@@ -59,7 +59,7 @@ def write_page(
         examples=[album.card(Location(sample.key, _said(sample))) for sample in chosen.get("", ())],
         lang=recipe.lang,
     )
-    write_check(page, result.folder / "check.html")
+    write_check_report(page, result.folder / "check.html")
 
 
 def _facts(result: CheckResult) -> list[tuple[str, str]]:
@@ -67,7 +67,7 @@ def _facts(result: CheckResult) -> list[tuple[str, str]]:
     facts = [
         (
             "read as",
-            FORMATS.load(result.read_as).summary if known else "nothing that a fit could read",
+            FORMATS.get(result.read_as).summary if known else "nothing that a fit could read",
         )
     ]
     if result.listing is not None:
@@ -103,13 +103,13 @@ class _Album:
         self._classes = table.classes
         self._made: dict[str, np.ndarray | None] = {}
 
-    def trouble(self, finding: Issue) -> Trouble:
+    def trouble(self, finding: Issue) -> IssueRow:
         kind = finding.kind
         cards = [self.card(place) for place in finding.locations[:_SHOWN] if place.name]
-        return Trouble(kind.severity, str(kind), finding.count, kind.hint, cards)
+        return IssueRow(kind.severity, str(kind), finding.count, kind.hint, cards)
 
-    def card(self, place: Location) -> Card:
-        return Card(place.name, place.why, place.like, self.pictures([place.name, place.like]))
+    def card(self, place: Location) -> CheckExample:
+        return CheckExample(place.name, place.why, place.like, self.pictures([place.name, place.like]))
 
     def pictures(self, keys: Sequence[str]) -> list[tuple[str, np.ndarray]]:
         found = [(key, self._thumbnail(key)) for key in keys]
@@ -127,6 +127,6 @@ class _Album:
             whole = images.read_image(sample.path)[0]
             if isinstance(sample.target, Regions) and sample.target.mask.shape != whole.shape[:2]:
                 return images.thumbnail(whole, _SIDE)
-            return images.thumbnail(drawn(whole, sample.target, self._classes), 2 * _SIDE)
+            return images.thumbnail(draw_prediction(whole, sample.target, self._classes), 2 * _SIDE)
         except FoveateError:  # its mask, say
             return None

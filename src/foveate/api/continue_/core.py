@@ -31,8 +31,8 @@ def continued_recipe(
     if "class_weights" in recipe.task.settings:
         fresh["task.class_weights"] = "auto"
     recipe = with_settings(recipe, fresh)
-    recipe = recipe_from(None, options, settings, recipe, names=CONTINUE_OPTIONS)
-    if not TUNINGS.load(recipe.tuning.name).needs_steps and recipe.start.replay < 1:
+    recipe = recipe_from(None, options, settings or {}, recipe, names=CONTINUE_OPTIONS)
+    if not TUNINGS.get(recipe.tuning.name).needs_steps and recipe.start.replay < 1:
         why = "its head is solved anew on all images, and would know nothing of those that are not shown"
         hint = "--replay 1, or fit with a tuning that trains, such as lora"
         raise UsageError(

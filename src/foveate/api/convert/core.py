@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from foveate.data.boxes import refitted
-from foveate.data.formats import Format
+from foveate.data.formats import Format, read_table, writer
 from foveate.data.issues import IssueLog
 from foveate.errors import BrokenImage, DataError, UsageError
 from foveate.images import codec as images
 from foveate.predictions import Boxes
 from foveate.types import Split, Table
-from foveate.utils.files import refuse_taken
+from foveate.utils import log
+from foveate.utils.files import refuse_taken, written_aside
 
 _SPLITS: tuple[Split | None, ...] = ("train", "val", "test", None)
 

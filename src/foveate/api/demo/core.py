@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from foveate.api.fit.core import fit_recipe
 from foveate.api.fit.pipeline import FitResult
+from foveate.api.predict import predict
 from foveate.images import codec as images
+from foveate.recipe import Recipe, with_settings
+from foveate.run.folder import Run
+from foveate.utils import log
+from foveate.utils.files import refuse_taken
 
 _SIDE = 64  # px of a written digit; the scans have 8
 _EACH = 60  # images of each digit

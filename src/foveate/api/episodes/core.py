@@ -78,7 +78,7 @@ class Protocol:
 
 def episodes_recipe(data: Path, run: Path | None, options: dict[str, Any]) -> Recipe:
     """Return the recipe. Raises UsageError for a tuning that needs gradient steps."""
-    tuning = TUNINGS.load(options["tuning"])
+    tuning = TUNINGS.get(options["tuning"])
     if tuning.needs_steps or tuning.knows_classes:
         hint = "--tuning centroid, ridge, lpplus, knn or probe"
         raise UsageError(f"an episode cannot use {options['tuning']!r}", where="tuning", hint=hint)

@@ -10,7 +10,7 @@ from foveate.data.tables import label_names
 from foveate.images import codec as images
 from foveate.inference.predictor import Predictor
 from foveate.predictions import Labels
-from foveate.reporting.pages import Cell
+from foveate.reporting.pages import ConfusionCell
 from foveate.types import Sample
 
 _CELLS, _PICTURES = 24, 8  # that are shown
@@ -19,7 +19,7 @@ _SIDE = 96  # px
 
 def confused(
     predictor: Predictor, samples: Sequence[Sample], predictions: Sequence[Any], pixels: ImageCache
-) -> list[Cell]:
+) -> list[ConfusionCell]:
     """Of answers with one class each; nothing of others."""
     if predictor.model.task.prediction_type is not Labels or predictor.multilabel:
         return []
@@ -29,7 +29,7 @@ def confused(
             found.setdefault((label_names(sample)[0], prediction.names[0]), []).append(sample)
     frequent = sorted(found.items(), key=lambda each: (-len(each[1]), each[0]))[:_CELLS]
     return [
-        Cell(
+        ConfusionCell(
             truth,
             answer,
             len(own),

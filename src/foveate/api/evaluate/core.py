@@ -24,13 +24,13 @@ from foveate.evaluation.metrics import Metric
 from foveate.inference.engine import scan_with_progress, score_predictions
 from foveate.inference.predictor import Predictor, load_predictor
 from foveate.predictions import DenoisingResult, Labels
-from foveate.reporting.model_card import write_card
-from foveate.reporting.pages import Comparison, Page, Shift, Strangers, write
+from foveate.reporting.model_card import write_model_card
+from foveate.reporting.pages import Comparison, EvaluationPage, OodResult, Shift, write_report
 from foveate.run.folder import Run
 from foveate.run.lineage import own_table
 from foveate.types import Sample, Score, Scores
-from foveate.utils import console
-from foveate.utils.files import written_aside
+from foveate.utils import console, log
+from foveate.utils.files import write_json, written_aside
 from foveate.utils.invocation import current_invocation
 
 _WORDS = {
@@ -79,7 +79,7 @@ class EvaluateResult:
     seconds: float
     shift: Shift | None = None
     shifted: EvaluateResult | None = None
-    ood: Strangers | None = None
+    ood: OodResult | None = None
     corrupted: Corrupted | None = None
     slices: list[Slice] = field(default_factory=list)
 
@@ -195,9 +195,9 @@ def _evaluate(
     page = _page(
         predictor, result, scanned, found.predictions, extras.lang or predictor.recipe.lang
     )
-    write(page, folder / "report.html")
+    write_report(page, folder / "report.html")
     if source.path is None:
-        write_card(
+        write_model_card(
             page,
             predictor.recipe.task.name,
             predictor.recipe.backbone.name,
@@ -306,7 +306,7 @@ def _save(
             row = {"path": sample.key, "truth": _truth_row(sample, predictor.classes)}
             row |= prediction.row(predictor.classes, predictor.multilabel)
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
-    Run(folder).write_json("scores.json", asdict(scores))
+    write_json(folder / "scores.json", asdict(scores))
 
 
 def _truth_row(sample: Sample, classes: tuple[str, ...]) -> Any:
@@ -324,12 +324,12 @@ def _page(
     scanned: ScannedTable,
     predictions: Sequence[Any],
     lang: str,
-) -> Page:
+) -> EvaluationPage:
     run, recipe = predictor.run, predictor.recipe
     outcome = run.outcome()
     told = run.read_json("environment.json")
     worst, best = ranked(scanned, predictions, predictor)
-    return Page(
+    return EvaluationPage(
         title=run.folder.name,
         command=current_invocation().command or told["command"],
         split=result.split,
@@ -351,7 +351,7 @@ def _page(
             *parts_told(outcome),
         ],
         choices=[
-            (row["field"], console.shortened(row["value"]), row["reason"])
+            (row["field"], log.shorten(row["value"]), row["reason"])
             for row in run.read_json("choices.json")
         ],
         cautions=result.cautions,

@@ -12,11 +12,11 @@ from foveate.errors import UsageError
 from foveate.evaluation.metrics import with_interval
 from foveate.inference.predictor import Predictor
 from foveate.predictions import Labels
-from foveate.reporting.pages import Strangers
-from foveate.utils import console
+from foveate.reporting.pages import OodResult
+from foveate.utils import log
 
 
-def told_apart(predictor: Predictor, own: Sequence[object], other: Path) -> Strangers:
+def told_apart(predictor: Predictor, own: Sequence[object], other: Path) -> OodResult:
     """The area under the ROC curve of how much of the features lies outside of what is familiar, of the run's own pictures,
     answered already, against those of `other`. Raises UsageError for a run that was not calibrated."""
     home = _outside(own)
@@ -26,11 +26,11 @@ def told_apart(predictor: Predictor, own: Sequence[object], other: Path) -> Stra
     found = list(predictor.predict(images_at([other])))
     broken = sum(answer.prediction is None for answer in found)
     if broken:
-        console.warn(f"{broken} of {len(found)} other pictures could not be read")
+        log.warning(f"{broken} of {len(found)} other pictures could not be read")
     away = _outside([answer.prediction for answer in found])
     if not len(away):
         raise UsageError("none of the other pictures can be read", where=other, hint="--ood FOLDER")
-    return Strangers(other.name, with_interval(_area(home, away), _interval(home, away), len(away)))
+    return OodResult(other.name, with_interval(_area(home, away), _interval(home, away), len(away)))
 
 
 def _outside(answers: Sequence[object]) -> np.ndarray:

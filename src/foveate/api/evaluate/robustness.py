@@ -16,7 +16,7 @@ from foveate.data.image_cache import ImageCache
 from foveate.data.loading import BatchSampler, make_loader
 from foveate.data.transforms import DeferredNormalize, as_image, evaluation_transform
 from foveate.images.preprocessing import View
-from foveate.inference.engine import predict_dataset, score_predictions
+from foveate.inference.engine import predict_batches, score_predictions
 from foveate.inference.predictor import Predictor
 from foveate.types import Sample, Score, TargetTensors
 from foveate.utils import console
@@ -66,7 +66,7 @@ def robust(
                 batches = make_loader(
                     pictures, BatchSampler(len(pictures), predictor.recipe.training.batch_size)
                 )
-                found = predict_dataset(
+                found = predict_batches(
                     predictor.model, pictures, batches, predictor.device, predictor.way, bar.advance
                 )
                 scores = score_predictions(

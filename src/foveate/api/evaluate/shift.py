@@ -13,12 +13,12 @@ def between(home: Metric, here: Scores, away: Metric, there: Scores) -> Shift:
     """The drop of the main number with its interval, and that of each class, the largest first."""
     counts = (here.numbers[here.main].count, there.numbers[there.main].count)
     rows = [
-        _row(one, other, home.per_class)
+        _row(one, other, home.class_score)
         for one, other in zip(here.per_class, there.per_class, strict=True)
     ]
     rows.sort(key=lambda row: (row["drop"] is None, -(row["drop"] or 0.0)))
     return Shift(
-        home.per_class,
+        home.class_score,
         here.numbers[here.main],
         there.numbers[there.main],
         unpaired_difference(home, away, counts),

@@ -15,7 +15,7 @@ from foveate.errors import DataError
 from foveate.inference.engine import compute_scores
 from foveate.inference.predictor import Predictor
 from foveate.types import Sample, Score
-from foveate.utils import console
+from foveate.utils import log
 from foveate.utils.paths import printable
 
 _MOST = 20  # values of a column; numbers beyond that are cut into quarters
@@ -53,7 +53,7 @@ def sliced(
         )
     missing = sum(not each for each in about)
     if missing:
-        console.warn(
+        log.warning(
             f"the table says nothing of {missing} of {len(samples)} images: they are in no slice"
         )
     found = []
@@ -110,7 +110,7 @@ def _binned(column: str, words: list[str]) -> list[str]:
     try:
         numbers = np.array([float(word) if word else np.nan for word in words])
     except ValueError:
-        console.warn(f"the column {column!r} has {len(set(words))} values: too many to slice by")
+        log.warning(f"the column {column!r} has {len(set(words))} values: too many to slice by")
         return [""] * len(words)
     ends = np.nanquantile(numbers, np.linspace(0, 1, _QUARTERS + 1))
     places = np.searchsorted(ends[1:-1], numbers, side="right")

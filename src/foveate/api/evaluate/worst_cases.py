@@ -14,12 +14,12 @@ from foveate.evaluation.metrics import metric_for
 from foveate.explainability.faithfulness import ExplainTarget, overlay
 from foveate.explainability.methods import EXPLAINERS, USUAL
 from foveate.images import codec as images
-from foveate.images.drawing import drawn
-from foveate.images.heatmaps import sheet
+from foveate.images.drawing import draw_prediction
+from foveate.images.heatmaps import attention_sheet
 from foveate.images.sheets import side_by_side
 from foveate.inference.predictor import Predictor, confidence
 from foveate.predictions import DenoisingResult, Labels, Text
-from foveate.reporting.pages import Mistake
+from foveate.reporting.pages import Example
 from foveate.types import Sample
 
 _MOST, _BEST = 24, 6  # pictures
@@ -37,7 +37,7 @@ _Judged = list[tuple[float, Sample, Any]]
 
 def ranked(
     scanned: ScannedTable, predictions: Sequence[Any], predictor: Predictor
-) -> tuple[list[Mistake], list[Mistake]]:
+) -> tuple[list[Example], list[Example]]:
     """The worst answers, worst first, and the best ones, which only sentences have: they are never quite right. How well noise was
     taken off a picture shows nothing."""
     task = predictor.model.task
@@ -57,12 +57,12 @@ def ranked(
     return _shown(worst[:_SENTENCES], predictor), _shown(found[::-1][:_BEST], predictor)
 
 
-def made(predictor: Predictor) -> list[Mistake]:
+def made(predictor: Predictor) -> list[Example]:
     """What the network makes by itself, each under what it was to show."""
     model = predictor.model
     shown = model.task.sample_images(model.backbone, model.head)
     return [
-        Mistake(
+        Example(
             f"made {place}",
             images.thumbnail(picture.pixels, _THUMBNAIL),
             [("asked", sentence)] if sentence else [],
@@ -72,21 +72,21 @@ def made(predictor: Predictor) -> list[Mistake]:
     ]
 
 
-def _shown(chosen: _Judged, predictor: Predictor) -> list[Mistake]:
+def _shown(chosen: _Judged, predictor: Predictor) -> list[Example]:
     return [_picture(sample, prediction, predictor) for _, sample, prediction in chosen]
 
 
-def _picture(sample: Sample, prediction: Any, predictor: Predictor) -> Mistake:
+def _picture(sample: Sample, prediction: Any, predictor: Predictor) -> Example:
     if isinstance(prediction, Labels):
         answer = f"{', '.join(prediction.names) or 'none'} ({confidence(prediction):.0%})"
         told = [("answer", answer), ("truth", ", ".join(label_names(sample)) or "none")]
-        return Mistake(sample.key, _with_heat(sample, predictor), told)
+        return Example(sample.key, _with_heat(sample, predictor), told)
     full, _ = images.read_image(sample.path)
     if isinstance(prediction, Text):
         return _worded(sample, prediction, full)
-    left = drawn(full, sample.target, predictor.classes)
-    right = drawn(full, predictor.with_uncertainty(prediction), predictor.classes)
-    return Mistake(
+    left = draw_prediction(full, sample.target, predictor.classes)
+    right = draw_prediction(full, predictor.with_uncertainty(prediction), predictor.classes)
+    return Example(
         sample.key, images.thumbnail(side_by_side(left, right, ("truth", "answer")), _WIDE), []
     )
 
@@ -98,7 +98,7 @@ def _with_heat(sample: Sample, predictor: Predictor) -> np.ndarray:
     if not questions:
         return pixels
     try:
-        map_ = EXPLAINERS.load(USUAL)().explain(subject.asked(questions[0]))
+        map_ = EXPLAINERS.get(USUAL)().explain(subject.asked(questions[0]))
     except UsageError:
         return pixels
     return np.concatenate(
@@ -106,10 +106,10 @@ def _with_heat(sample: Sample, predictor: Predictor) -> np.ndarray:
     )
 
 
-def _worded(sample: Sample, prediction: Text, full: Any) -> Mistake:
+def _worded(sample: Sample, prediction: Text, full: Any) -> Example:
     """The picture, and where the network looked before it wrote each word."""
     truth = sample.target.sentences if isinstance(sample.target, Text) else ()
     told = [("answer", prediction.sentences[0] or "nothing"), ("truth", " / ".join(truth))]
     if prediction.attention_maps is None:
-        return Mistake(sample.key, images.thumbnail(full, _THUMBNAIL), told)
-    return Mistake(sample.key, sheet(full, prediction.attention_maps, prediction.tokens, _WORD, _WORDS), told)
+        return Example(sample.key, images.thumbnail(full, _THUMBNAIL), told)
+    return Example(sample.key, attention_sheet(full, prediction.attention_maps, prediction.tokens, _WORD, _WORDS), told)

@@ -25,10 +25,10 @@ from foveate.explainability.faithfulness import (
 )
 from foveate.explainability.methods import EXPLAINERS, Explainer
 from foveate.images import codec as image_io
-from foveate.images.sheets import stacked, tiled
+from foveate.images.sheets import image_grid, stack
 from foveate.inference.predictor import Predictor, load_predictor
 from foveate.modeling.model import Model
-from foveate.modeling.tasks import Question
+from foveate.modeling.tasks import ExplainableScore
 from foveate.types import Sample
 from foveate.utils import console, log
 from foveate.utils.files import write_text
@@ -156,7 +156,7 @@ class Request:
 
 def create_explainers(names: Iterable[str]) -> dict[str, Explainer]:
     """Create the explainers of these names. Raises UnknownName."""
-    return {name: EXPLAINERS.load(name)() for name in names}
+    return {name: EXPLAINERS.get(name)() for name in names}
 
 
 def explain_images(
@@ -185,7 +185,7 @@ def explain_images(
                         *(f"like {each.key} ({each.label})" for each in near),
                     ]
                 )
-                sheet = stacked(sheet, known.strip(near)) if known else sheet
+                sheet = stack(sheet, known.strip(near)) if known else sheet
                 image_io.write_image(sheet, folder / f"{index:04d}-{path.stem}.png", {"alt": alt})
                 found += [replace(why, nearest=tuple(near)) for why in whys]
             bar.advance(1)
@@ -220,7 +220,7 @@ def _explained(
 
 
 def _whys(
-    subject: ExplainTarget, question: Question, other: Model, path: str, explainers: dict[str, Explainer]
+    subject: ExplainTarget, question: ExplainableScore, other: Model, path: str, explainers: dict[str, Explainer]
 ) -> list[Why]:
     curves = Curves(subject, question)
     chance = float(subject.chances(question, subject.batch.images)[0])
@@ -240,7 +240,7 @@ def _sheet(subject: ExplainTarget, whys: list[Why], across: int) -> np.ndarray:
         row = whys[first : first + across]
         pictures += [pixels, *(overlay(pixels, why.map) for why in row)]
         titles += [f"{row[0].question} ({row[0].chance:.0%})", *(_title(why) for why in row)]
-    return tiled(pictures, titles, across + 1)
+    return image_grid(pictures, titles, across + 1)
 
 
 def _title(why: Why) -> str:

@@ -16,7 +16,7 @@ from foveate.data.scan import readable
 from foveate.data.tables import label_names
 from foveate.errors import UsageError
 from foveate.images import codec as images
-from foveate.images.sheets import tiled
+from foveate.images.sheets import image_grid
 from foveate.inference.features import pooled_features
 from foveate.inference.predictor import Predictor
 from foveate.run.lineage import own_table
@@ -90,6 +90,6 @@ class Known:
         pictures = [
             images.resize(images.read_image(each.path, _SIDE)[0], (_SIDE, _SIDE)) for each in near
         ]
-        return tiled(
+        return image_grid(
             pictures, [f"{each.label} {each.alike:.2f}".strip() for each in near], len(near)
         )

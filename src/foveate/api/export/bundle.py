@@ -234,6 +234,6 @@ def _about_answers(predictor: Predictor) -> dict[str, Any]:
         "threshold": predictor.threshold,
         "calibration": None
         if known is None
-        else {**known.row(), "familiar": packed(known.familiar)},
+        else {**known.row(), "familiar": packed(known.feature_space)},
         **model.task.export_metadata(),
     }

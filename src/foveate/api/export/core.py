@@ -34,10 +34,9 @@ from foveate.deploy.targets import (
 from foveate.errors import BrokenImage, RunError, UsageError
 from foveate.modeling.tasks import ExportStep
 from foveate.modeling.weights import read_tensors
-from foveate.run.folder import Run
 from foveate.types import Score
 from foveate.utils import log
-from foveate.utils.files import ASIDE, checksum, refuse_taken
+from foveate.utils.files import ASIDE, checksum, read_json, refuse_taken, write_json
 
 TOLERANCE = 1e-4  # of chances and of the main number; of other outputs, of their greatest value
 _AT_ONCE = 8  # squares whose outputs are compared: those of places are large
@@ -113,7 +112,7 @@ class ExportResult:
 
 def create_exporter(to: str, int8: bool, trained_only: bool) -> Exporter:
     """Create the exporter. Raises UsageError where it cannot write what is requested."""
-    exporter = EXPORTERS.load(to)()
+    exporter = EXPORTERS.get(to)()
     if int8 and not isinstance(exporter, QuantizableRuntime):
         raise UsageError(
             f"{to} is not written with 8 bits here", where="--int8", hint="--to onnx --int8"
@@ -169,10 +168,10 @@ def export_run(
 def _listed(folder: Path, files: Sequence[File]) -> None:
     """Adds the files to the manifest; those that are gone are left out."""
     manifest, rows = folder / "manifest.json", [file.row() for file in files]
-    known = Run(folder).read_json(manifest.name) if manifest.is_file() else []
+    known = read_json(manifest) if manifest.is_file() else []
     names = {row["path"] for row in rows}
     others = [row for row in known if row["path"] not in names and (folder / row["path"]).is_file()]
-    Run(folder).write_json(manifest.name, [*others, *rows])
+    write_json(manifest, [*others, *rows])
 
 
 # --- weights
@@ -180,7 +179,7 @@ def _listed(folder: Path, files: Sequence[File]) -> None:
 
 def _weights(maker: Weights, to: str, found: Leaving, path: Path, alone: bool) -> File:
     tensors = (
-        read_tensors(found.run.folder / "model.safetensors", own=True)
+        read_tensors(found.run.folder / "model.safetensors", verbatim=True)
         if alone
         else found.graph.state_dict()
     )
@@ -206,11 +205,11 @@ def _answered(
     for name, step in steps.items():
         told = {"format": FORMAT, "part": name, "of": path.name}
         maker.write(
-            ExportProgram(step.module, step.example, step.free, [step.output]),
+            ExportProgram(step.module, step.example, step.dynamic_axes, [step.output]),
             told,
             path.with_name(parts[name]),
         )
-    arithmetic = POSTPROCESSORS.load(about["task"]).arithmetic
+    arithmetic = POSTPROCESSORS.get(about["task"]).arithmetic
     if arithmetic is not None:
         path.with_name(f"{path.stem}-answers.py").write_text(
             inspect.getsource(arithmetic), encoding="utf-8"

@@ -26,7 +26,7 @@ from foveate.run.folder import Run, note_choice
 from foveate.training.job import PreparedData
 from foveate.training.resolve import read_data
 from foveate.types import Score, Table
-from foveate.utils import console
+from foveate.utils import log
 from foveate.utils.files import written_aside
 
 AUTO = "auto"
@@ -207,7 +207,7 @@ class _Climb:
         refusal: UsageError | None = None
         for name in names:
             try:
-                console.say(f"rung {name}:")
+                log.info(f"rung {name}:")
                 return Rung(name, self._fitted(name, left))
             except UsageError as error:
                 refusal = error
@@ -314,7 +314,7 @@ class _Climb:
             self.run.folder, split="test" if tested else "val"
         )
         if self.clock.left() < 0:
-            console.warn(
+            log.warning(
                 f"the time was up {-self.clock.left():.0f} s ago: the cheapest answer takes longer than was given"
             )
         return LadderResult(self.run.folder, evaluation, self.best.result.outcome, self.rungs)
@@ -336,7 +336,7 @@ def _images(evaluation: EvaluateResult) -> int:
 def _groups() -> Iterator[list[str]]:
     """Names of tunings by rung, the cheapest first."""
     rungs = {
-        name: rung for name in TUNINGS.names() if (rung := TUNINGS.load(name).ladder_rank) is not None
+        name: rung for name in TUNINGS.names() if (rung := TUNINGS.get(name).ladder_rank) is not None
     }
     for _, names in groupby(
         sorted(rungs, key=lambda name: rungs[name]), key=lambda name: int(rungs[name])

@@ -20,12 +20,12 @@ from foveate.data.scan import without_images
 from foveate.data.splits import duplicate_groups, split_table, subsample_shots
 from foveate.data.tables import label_names
 from foveate.errors import RunError
-from foveate.evaluation.calibration import LEAST, Calibration, FeatureSpace, fit_temperature
+from foveate.evaluation.calibration import MIN_IMAGES, Calibration, FeatureSpace, fit_temperature
 from foveate.inference.engine import (
-    collect_pooled,
+    collect_features,
     compute_scores,
     eval_dataset,
-    predict_dataset,
+    predict_batches,
     scan_with_progress,
 )
 from foveate.modeling.backbones import family_of
@@ -49,7 +49,7 @@ from foveate.training.resolve import check_trainable_classes, resolve_recipe
 from foveate.training.trainer import Outcome, Trainer
 from foveate.training.validation import MetricValidator
 from foveate.types import Split, Table
-from foveate.utils import console
+from foveate.utils import log
 from foveate.utils.device import ComputeMode, resolve_device
 
 _FAMILIAR = 256  # training images whose features are called familiar
@@ -110,7 +110,7 @@ def prepared(
     device = resolve_device(recipe.device)
     recipe, choices = resolve_recipe(recipe, table)
     model = _built(recipe, table)
-    console.say(f"backbone: {recipe.backbone.name}, weights from {model.backbone.origin}")
+    log.info(f"backbone: {recipe.backbone.name}, weights from {model.backbone.origin}")
     ground = ground or _grounded(recipe, table, model)
     earlier = earlier_run(recipe)
     known = table.classes if model.tuning.knows_classes else earlier.classes() if earlier else ()
@@ -215,7 +215,7 @@ def adapted(job: Job, splits: Sequence[Split] = ("val", "test")) -> FitResult:
         "threshold": _threshold(job),
         "parameters": _parameters(job.model),
     }
-    told["licence"] = family_of(job.recipe.backbone.name).licence(job.recipe.backbone.name)
+    told["licence"] = family_of(job.recipe.backbone.name).license(job.recipe.backbone.name)
     told["calibration"] = _calibrated(
         job, None if job.model.tuning.needs_steps else solved.left_out
     )
@@ -289,7 +289,7 @@ def _answers(job: Job, pictures: ImageDataset) -> list[Any]:
     batches = make_loader(pictures, BatchSampler(len(pictures), job.recipe.training.batch_size))
     way = ComputeMode("fp32", bool(job.recipe.training.channels_last))
     model = job.model.to(job.device, memory_format=way.memory_format)  # type: ignore[call-overload]
-    found = predict_dataset(model, pictures, batches, job.device, way)
+    found = predict_batches(model, pictures, batches, job.device, way)
     job.model.cpu()
     return found.predictions
 
@@ -303,7 +303,7 @@ def _calibrated(job: Job, left_out: LeftOut | None) -> dict[str, Any] | None:
     few of them, or several classes may hold. `left_out`: of a classifier that is the same but for some images, which says more of
     the temperature, being several times as many."""
     val, train = job.dataset("val").samples, job.dataset("train").samples
-    if job.model.task.prediction_type is not Labels or _multilabel(job) or min(len(val), len(train)) < LEAST:
+    if job.model.task.prediction_type is not Labels or _multilabel(job) or min(len(val), len(train)) < MIN_IMAGES:
         return None
     drawn = np.random.default_rng(job.recipe.seed).permutation(len(train))[:_FAMILIAR]
     known = [train[place] for place in sorted(drawn.tolist())]
@@ -320,10 +320,10 @@ def _calibrated(job: Job, left_out: LeftOut | None) -> dict[str, Any] | None:
         temperature = fit_temperature(
             np.concatenate([scores, left_out.chances]), np.concatenate([truths, left_out.truths])
         )
-    found = Calibration.learnt(scores, truths, theirs, FeatureSpace.of(features), temperature)
+    found = Calibration.fit(scores, truths, theirs, FeatureSpace.fit(features), temperature)
     job.run.write_json(CALIBRATION_FILE, found.row())
     tensors = {
-        name: torch.from_numpy(getattr(found.familiar, name)).half()
+        name: torch.from_numpy(getattr(found.feature_space, name)).half()
         for name in ("middle", "directions")
     }
     job.run.write_tensors(FEATURE_SPACE_FILE, tensors)
@@ -336,7 +336,7 @@ def _calibrated(job: Job, left_out: LeftOut | None) -> dict[str, Any] | None:
 
 def _seen(job: Job, pictures: ImageDataset) -> tuple[list[Any], np.ndarray]:
     """Answers and pooled features (N, D)."""
-    with collect_pooled(job.model) as seen:
+    with collect_features(job.model) as seen:
         return _answers(job, pictures), torch.cat(seen).numpy()
 
 

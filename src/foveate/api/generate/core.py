@@ -17,13 +17,13 @@ from foveate.data.loading import even_slices
 from foveate.data.transforms import as_pixels, evaluation_transform
 from foveate.errors import UsageError
 from foveate.images import codec as images
-from foveate.images.sheets import tiled
+from foveate.images.sheets import image_grid
 from foveate.inference.predictor import load_predictor
 from foveate.modeling.backbones import Conditioning, DiffusionBackbone, family_of
-from foveate.modeling.diffusion import Ground, Reader, painted
+from foveate.modeling.diffusion import ConditioningEncoder, InitialImage, generate_images
 from foveate.utils import console
 from foveate.utils.device import resolve_device
-from foveate.utils.files import numbered, refuse_taken, write_json, written_aside
+from foveate.utils.files import numbered, refuse_taken, write_json, write_text
 from foveate.version import __version__
 
 _AT_ONCE = 16  # pictures
@@ -45,7 +45,7 @@ class Artist:
     sentences: list[str]
     steps: int
     guidance: float
-    reader: Reader | None = None
+    reader: ConditioningEncoder | None = None
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ def generate_images(
     ]
     for prompt in dict.fromkeys(prompts):
         if artist.reader is not None:
-            artist.reader.refuse_unknown(prompt)
+            artist.reader.check_prompt(prompt)
     original = _Original.of(request, artist.painter) if request.image is not None else None
     made = _all(artist, prompts, request, original)
     distances = (
@@ -134,12 +134,12 @@ def _artist(run: Path | str, device: str) -> Artist:
     family = None if Path(run).exists() else _family(str(run))
     if family is not None:
         painter = family.open(str(run), "auto").eval().to(resolve_device(device))
-        if not isinstance(painter, DiffusionBackbone) or not painter.reads:
+        if not isinstance(painter, DiffusionBackbone) or not painter.encodes_text:
             raise UsageError(
                 f"{run!r} cannot paint before it has learnt to",
                 hint="foveate fit DATA --task generate",
             )
-        return Artist(painter, painter.embed, str(run), [""], 30, 7.5)
+        return Artist(painter, painter.encode_prompts, str(run), [""], 30, 7.5)
     predictor = load_predictor(run, device)
     model, task = predictor.model, predictor.model.task
     painter = model.backbone
@@ -151,7 +151,7 @@ def _artist(run: Path | str, device: str) -> Artist:
         said: Conditioning = task.read(painter, model.head, sentences)  # type: ignore[attr-defined]
         return said
 
-    asked, reader = task.settings, model.head if isinstance(model.head, Reader) else None
+    asked, reader = task.settings, model.head if isinstance(model.head, ConditioningEncoder) else None
     sentences = asked.examples or [asked.prompt]
     return Artist(
         painter, read, predictor.run.folder.name, sentences, asked.steps, asked.guidance, reader
@@ -185,7 +185,7 @@ def _all(
                 [request.seed + place for place in range(len(sentences))[part]],
             )
             ground = original.ground(artist.painter, len(asked)) if original else None
-            made = painted(
+            made = generate_images(
                 artist.painter,
                 artist.read,
                 asked,
@@ -217,16 +217,16 @@ class _Original:
         mask = images.read_image(request.mask)[0].max(-1) >= 128
         return cls(pixels, mask, hole(pixels, mask, painter.input.size), request.strength or 1.0)
 
-    def ground(self, painter: DiffusionBackbone, count: int) -> Ground:
+    def ground(self, painter: DiffusionBackbone, count: int) -> InitialImage:
         device = next(painter.parameters()).device
         pixels = self.pixels if self.part is None else self.part.pixels
         image, _, _ = evaluation_transform(painter.input, "crop")(pixels, pixels.shape[:2], {})
         clean = painter.encode(painter.input.normalize(image[None].to(device))).expand(count, -1, -1, -1)
         if self.part is None:
-            return Ground(clean, self.strength)
+            return InitialImage(clean, self.strength)
         wanted = torch.from_numpy(self.part.open).float()[None, None]
         wanted = torch.nn.functional.adaptive_max_pool2d(wanted, clean.shape[-2:])
-        return Ground(clean, self.strength, wanted.to(device))
+        return InitialImage(clean, self.strength, wanted.to(device))
 
     def with_part(self, made: np.ndarray) -> np.ndarray:
         return (
@@ -258,14 +258,12 @@ def _written(
         images.write_image(pixels, folder / name, told)
         rows.append({"path": name, "text": sentence or "a picture", "seed": request.seed + place})
     shown = np.unique(np.linspace(0, len(made) - 1, _SHOWN).round().astype(int)).tolist()
-    grid = tiled(
+    grid = image_grid(
         [_seen(made[place]) for place in shown], [sentences[place] for place in shown], _ACROSS
     )
     images.write_image(grid, folder / "grid.png", {"note": _NOTE, "model": artist.name})
-    with written_aside(folder / "pictures.jsonl") as aside:
-        aside.write_text(
-            "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8"
-        )
+    lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    write_text(folder / "pictures.jsonl", "".join(lines))
 
 
 def _seen(pixels: np.ndarray) -> np.ndarray:

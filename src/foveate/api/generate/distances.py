@@ -14,11 +14,11 @@ from foveate.data.discovery import find_images
 from foveate.data.loading import even_slices
 from foveate.data.transforms import evaluation_transform
 from foveate.errors import BrokenImage, DataError, UsageError
-from foveate.evaluation.fid import fid, kid, kid_spread
+from foveate.evaluation.fid import fid, kid, kid_std
 from foveate.images import codec as images
 from foveate.modeling.backbones import Backbone, family_of
 from foveate.types import InputSpec, Provides
-from foveate.utils import console
+from foveate.utils import log
 from foveate.utils.device import resolve_device
 
 _MOST = 2000  # real pictures
@@ -86,7 +86,7 @@ def compared(
         "noise": (_described(list(noise), backbone), known),
     }
     if min(len(made), len(theirs)) < known.shape[1]:
-        console.warn(
+        log.warning(
             f"FID is too high with fewer than {known.shape[1]} pictures: compare those of equal numbers alone"
         )
     return Distances(features, len(theirs), {name: _row(*pair) for name, pair in pairs.items()})
@@ -95,7 +95,7 @@ def compared(
 def _row(ours: np.ndarray, theirs: np.ndarray) -> dict[str, float]:
     return {
         "kid": kid(ours, theirs),
-        "kid_spread": kid_spread(ours, theirs),
+        "kid_spread": kid_std(ours, theirs),
         "fid": fid(ours, theirs),
         "count": float(len(ours)),
     }
@@ -106,7 +106,7 @@ def _square(file: Path, spec: InputSpec) -> np.ndarray | None:
     try:
         pixels, _ = images.read_image(file)
     except BrokenImage as error:
-        console.warn(f"skipped {file.name}: {error.why or error.what}")
+        log.warning(f"skipped {file.name}: {error.why or error.what}")
         return None
     image, _, _ = evaluation_transform(spec, "crop")(pixels, pixels.shape[:2], {})
     return np.ascontiguousarray(image.permute(1, 2, 0).numpy())

@@ -18,7 +18,7 @@ def models(*names: str) -> "ModelsResult": ...
 def models(*names: str, compare: PathLike, **options: Any) -> "RaceResult": ...
 
 
-@entry_point
+@entry_point  # type: ignore[misc]  # `options` above are those of the comparison
 def models(
     *names: str,
     compare: PathLike | None = None,

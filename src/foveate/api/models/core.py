@@ -43,7 +43,7 @@ class ModelsResult:
             [
                 card.name,
                 millions(card.parameters),
-                card.licence,
+                card.license,
                 f"{card.size} px",
                 ", ".join(card.provides),
                 "yes" if card.offline else "",
@@ -77,7 +77,7 @@ def list_models(patterns: Sequence[str]) -> ModelsResult:
 
 def families() -> dict[str, Family]:
     """Every backbone's name, and the family that opens it."""
-    known = [FAMILIES.load(word)() for word in FAMILIES.names()]
+    known = [FAMILIES.get(word)() for word in FAMILIES.names()]
     return {name: family for family in known for name in family.names()}
 
 

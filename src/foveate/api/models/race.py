@@ -1,4 +1,4 @@
-"""models --race DATA: what backbones are worth on given images, before any of them is trained."""
+"""models --compare DATA: what backbones are worth on given images, before any of them is trained."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from foveate.modeling.tasks import TASKS, DataFacts
 from foveate.recipe import Recipe, with_settings
 from foveate.training.resolve import read_data
 from foveate.types import Score, Table
-from foveate.utils import console
+from foveate.utils import console, log
 from foveate.utils.device import resolve_device
 
 _MOST = 14  # backbones at once, as many as are suggested: with more it is no matter of minutes
@@ -204,7 +204,7 @@ def _raceable(table: Table) -> Table:
             "a race wants images of two classes at least, test images aside", where=table.root
         )
     if len(samples) < len(table.samples):
-        console.say(f"{len(table.samples) - len(samples)} test images are left alone")
+        log.info(f"{len(table.samples) - len(samples)} test images are left alone")
     return table.with_samples(samples)
 
 
@@ -212,7 +212,7 @@ def _drawn_aloud(table: Table, images: int, seed: int) -> Table:
     chosen = drawn(table, images, seed)
     if len(chosen.samples) < len(table.samples):
         share = f"{len(chosen.samples)} of {len(table.samples)} images"
-        console.say(
+        log.info(
             f"{share}, drawn by class, groups as a whole, seed {seed}; --images 0 takes all"
         )
     return chosen
@@ -222,11 +222,11 @@ def _task(table: Table) -> dict[str, Any]:
     """One class an image, read as `fit` would read so many images with a probe."""
     given = {"multilabel": False, "class_weights": "none"}
     truths = [sample.target for sample in table.samples]
-    found = TASKS.load("classify").resolve_settings(
-        given, truths, table.classes, DataFacts(multilabel=False, solved=True)
+    found = TASKS.get("classify").resolve_settings(
+        given, truths, table.classes, DataFacts(multilabel=False, closed_form=True)
     )
     for name, value, reason in found:
-        console.choice(f"task.{name}", value, reason)
+        log.choice(f"task.{name}", value, reason)
     return {"name": "classify", **given, **{name: value for name, value, _ in found}}
 
 
@@ -268,9 +268,9 @@ def _opened(
         except FoveateError as error:  # the names are known: it is the weights
             unreachable = unreachable or isinstance(error, HubUnreachable)
             skipped.append((entry, str(error)))
-            console.warn(f"skipped {entry.card.name}:{entry.weights}: {error}")
+            log.warning(f"skipped {entry.card.name}:{entry.weights}: {error}")
         else:
-            console.say(f"{entry.card.name}: weights from {model.backbone.origin}")
+            log.info(f"{entry.card.name}: weights from {model.backbone.origin}")
             yield entry, model
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from foveate.data.discovery import images_at
-from foveate.deploy.runtime import Exported, opened
+from foveate.deploy.runtime import ExportedModel, open_exported
 from foveate.errors import UsageError
 from foveate.utils import log
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 def open_predictor(
     run: Path, images: Iterable[Path], coverage: float, risk: float, device: str
-) -> tuple[Predictor | Exported, list[Path]]:
+) -> tuple[Predictor | ExportedModel, list[Path]]:
     """Open a run or an exported file, and list the images in files and folders.
 
     Where the run was calibrated, sets of classes hold the true one with the probability `coverage`,
@@ -34,7 +34,7 @@ def open_predictor(
                 where=f"--{name}",
                 hint=f"--{name} 0.9" if name == "coverage" else f"--{name} 0.1",
             )
-    predictor = opened(run) if run.is_file() else _load(run, device)
+    predictor = open_exported(run) if run.is_file() else _load(run, device)
     predictor.coverage, predictor.risk = coverage, risk
     log.info(f"{len(paths)} images, {len(predictor.classes)} classes")
     return predictor, paths

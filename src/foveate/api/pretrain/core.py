@@ -23,7 +23,7 @@ from foveate.errors import Diverged, RunError, UsageError
 from foveate.modeling.model import Model
 from foveate.modeling.weights import weights_fingerprint
 from foveate.recipe import Recipe, with_settings, with_suggestions
-from foveate.reporting.pages import write_learning
+from foveate.reporting.pages import write_pretraining_report
 from foveate.run.folder import BACKBONE_FILE, Run, environment, note_choice
 from foveate.training.collapse_guard import CollapseGuard, Measures, collapsed, fallen, gained
 from foveate.training.objectives import OBJECTIVES, objective_task
@@ -31,7 +31,7 @@ from foveate.training.planning import choose_mode
 from foveate.training.throughput import Pace, paced
 from foveate.training.trainer import Outcome, Trainer
 from foveate.types import Score
-from foveate.utils import console
+from foveate.utils import log
 from foveate.utils.device import ComputeMode, resolve_device
 from foveate.utils.distributed import Team, alone, team
 
@@ -123,7 +123,7 @@ def settled(recipe: Recipe) -> tuple[Recipe, list[tuple[str, Any, str]]]:
         else "pretrained weights are to be kept in reach"
     )
     suggestions: dict[str, tuple[Any, str]] = {}
-    objective = OBJECTIVES.load(name)
+    objective = OBJECTIVES.get(name)
     for values, why in (
         (_USUAL, "usual for pre-training"),
         (_FROM_RANDOM if random else _FROM_PRETRAINED, reason),
@@ -159,9 +159,8 @@ def pretrain_recipe(
         DataError: There are too few images, or all are alike.
         Interrupted: A signal asked to stop.
     """
-    with team(Run.open(resume).recipe().device if resume else recipe.device) as processes:
-        if not processes.leads:
-            console.setup(quiet=True)
+    device = Run.open(resume).recipe().device if resume else recipe.device
+    with team(device) as processes, nullcontext() if processes.leads else log.errors_only():
         begun: Run | Pace | PretrainResult | None = None
         if processes.leads:
             begun = (
@@ -189,7 +188,7 @@ def _unfinished(folder: Path) -> Run | PretrainResult:
         raise UsageError(
             "this run is no pre-training", where=folder, hint="foveate runs lists what there is"
         )
-    console.say(f"{run.folder} is finished: nothing to do")
+    log.info(f"{run.folder} is finished: nothing to do")
     verdict = dict(told["verdict"])
     gain = Score(**verdict.pop("gain")) if verdict["gain"] else verdict.pop("gain")
     return PretrainResult(
@@ -204,7 +203,7 @@ def _begun(
     Run.require_free(out)
     recipe, choices = settled(recipe)
     model = objective_task(recipe)
-    console.say(f"backbone: {recipe.backbone.name}, weights from {model.backbone.origin}")
+    log.info(f"backbone: {recipe.backbone.name}, weights from {model.backbone.origin}")
     with tempfile.TemporaryDirectory() as lists:
         pictures, how = gathered(recipe, labels, model, Path(lists))
         recipe, more = _fitted(recipe, pictures, size)
@@ -278,7 +277,7 @@ def _learnt(run: Run, recipe: Recipe, processes: Team) -> PretrainResult | None:
     with alone():
         sheet, neighbours = painted(model, train, device), nearest(guard, model, pictures)
     told = _written(run, model.cpu(), guard, end, verdict, outcome)
-    write_learning(
+    write_pretraining_report(
         page_of(run, recipe, asdict(verdict), told, neighbours, sheet),
         run.folder / "report.html",
     )
@@ -334,7 +333,7 @@ def _trained(trainer: Trainer, start: dict[str, Tensor]) -> Outcome:
     except Diverged as error:
         state = trainer.state
         reason = f"{error.what}: {error.hint}"
-        console.warn(reason)
+        log.warning(reason)
         return Outcome(
             trainer.kept or start, state.epoch, state.best_epoch, state.step, state.seconds, reason
         )

@@ -15,7 +15,7 @@ from foveate.data.loading import BatchSampler, make_loader
 from foveate.images import codec as images
 from foveate.modeling.model import Model
 from foveate.recipe import Recipe
-from foveate.reporting.pages import LearningPage
+from foveate.reporting.pages import PretrainingPage
 from foveate.run.folder import Run
 from foveate.training.collapse_guard import CollapseGuard
 from foveate.types import InputSpec
@@ -76,9 +76,9 @@ def page_of(
     told: dict[str, Any],
     neighbours: list[list[np.ndarray]],
     sheet: list[list[np.ndarray]],
-) -> LearningPage:
+) -> PretrainingPage:
     around = run.read_json("environment.json")
-    return LearningPage(
+    return PretrainingPage(
         title=run.folder.name,
         command=current_invocation().command or around["command"],
         verdict=verdict,

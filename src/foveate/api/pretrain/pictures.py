@@ -19,7 +19,7 @@ from foveate.errors import BrokenImage, DataError
 from foveate.modeling.model import Model
 from foveate.recipe import Recipe
 from foveate.run.folder import Run
-from foveate.utils import console
+from foveate.utils import log
 from foveate.utils.paths import printable
 
 TRAIN, HELD, LABELS = "train.jsonl", "held.jsonl", "labels.json"
@@ -110,7 +110,7 @@ def _readable(entry: Entry, pixels: ImageCache, strict: bool) -> bool:
     except BrokenImage as error:
         if strict:
             raise
-        console.warn(f"skipped {entry.key}: {error.why or error.what}")
+        log.warning(f"skipped {entry.key}: {error.why or error.what}")
         return False
     return True
 
@@ -135,7 +135,7 @@ def _refuse_little(found: Unlabelled, root: Path) -> None:
             "all these images look the same: there is nothing to tell apart", where=printable(root)
         )
     if len(found.held) < 10 * _LEAST:
-        console.warn(f"{len(found.held)} held-out images can tell little: their intervals are wide")
+        log.warning(f"{len(found.held)} held-out images can tell little: their intervals are wide")
 
 
 def _all_alike(some: Iterable[Entry]) -> bool:

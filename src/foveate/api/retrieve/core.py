@@ -16,7 +16,13 @@ from foveate.data.image_cache import ImageCache
 from foveate.data.loading import even_slices
 from foveate.data.scan import readable
 from foveate.errors import DataError, UsageError
-from foveate.evaluation.retrieval import CUTS, belonging, likeness, ranks, recalls
+from foveate.evaluation.retrieval import (
+    CUTOFFS,
+    cosine_similarities,
+    ranks,
+    recall_at_cutoffs,
+    relevance_matrix,
+)
 from foveate.inference.features import pooled_features
 from foveate.inference.predictor import load_predictor
 from foveate.modeling.backbones import TextBackbone, family_of
@@ -39,7 +45,7 @@ class RetrieveResult:
     columns: ClassVar[list[str]] = [
         "asked with",
         "to find among",
-        *(f"recall@{cut}" for cut in CUTS),
+        *(f"recall@{cut}" for cut in CUTOFFS),
         "chance@1",
     ]
     what: str
@@ -62,7 +68,7 @@ class RetrieveResult:
         scores = {
             name: {
                 "among": count,
-                **{f"recall_{cut}": asdict(score) for cut, score in zip(CUTS, each, strict=True)},
+                **{f"recall_{cut}": asdict(score) for cut, score in zip(CUTOFFS, each, strict=True)},
             }
             for name, (count, each) in self.found.items()
         }
@@ -118,7 +124,7 @@ def embed(recipe: Recipe, run: Path | None, captions: bool) -> Index:
 
 def find_nearest(index: Index, queries: Sequence[str], top: int) -> RetrieveResult:
     """Find the `top` images nearest to each query, by cosine."""
-    alike = likeness(index.images, _said(index.backbone, queries)).T
+    alike = cosine_similarities(index.images, _said(index.backbone, queries)).T
     best = [row.topk(min(top, len(index.samples))) for row in alike]
     near = [
         [(index.samples[row].key, float(value)) for value, row in zip(*each, strict=True)]
@@ -131,13 +137,13 @@ def measure_recall(index: Index) -> RetrieveResult:
     """Measure recall at 1, 5 and 10 in both directions (Karpathy & Fei-Fei 2015)."""
     theirs = [sample.target.sentences for sample in index.samples if isinstance(sample.target, Text)]
     every = list(dict.fromkeys(sentence for own in theirs for sentence in own))
-    alike = likeness(index.images, _said(index.backbone, every))
-    own = belonging(theirs, every)
+    alike = cosine_similarities(index.images, _said(index.backbone, every))
+    own = relevance_matrix(theirs, every)
     return RetrieveResult(
         index.what,
         {
-            "pictures_to_sentences": (len(every), recalls(ranks(alike, own))),
-            "sentences_to_pictures": (len(theirs), recalls(ranks(alike.T, own.T))),
+            "pictures_to_sentences": (len(every), recall_at_cutoffs(ranks(alike, own))),
+            "sentences_to_pictures": (len(theirs), recall_at_cutoffs(ranks(alike.T, own.T))),
         },
     )
 

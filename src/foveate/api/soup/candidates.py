@@ -15,7 +15,7 @@ from foveate.evaluation.metrics import Metric
 from foveate.inference.engine import (
     BatchPredictions,
     eval_dataset,
-    predict_dataset,
+    predict_batches,
     score_predictions,
 )
 from foveate.training.job import Job
@@ -141,7 +141,7 @@ class Averager:
 
     def _judged(self, tensors: Tensors, pictures: ImageDataset) -> tuple[BatchPredictions, Metric]:
         self.model.load_tensors(tensors)
-        answered = predict_dataset(self.model, pictures, self._batches(pictures), self.device, self.way)
+        answered = predict_batches(self.model, pictures, self._batches(pictures), self.device, self.way)
         return answered, score_predictions(answered.predictions, pictures.samples, self.model, self.multilabel)
 
     def _batches(self, pictures: ImageDataset) -> Iterable[Batch]:

@@ -34,8 +34,8 @@ from foveate.inference.engine import scan_with_progress
 from foveate.reporting import plots
 from foveate.run.folder import Run, note_choice
 from foveate.training.job import Job
-from foveate.types import Score
-from foveate.utils import console
+from foveate.types import Score, Split
+from foveate.utils import console, log
 from foveate.utils.device import resolve_device
 
 _WORSE = "left out"
@@ -137,7 +137,8 @@ def average_runs(
     run = Run.create(out, f"{first.folder.name}-soup")
     with run.locked():
         _write(run, job, tried, gained, time.perf_counter() - began)
-        there = [split for split in ("val", "test") if job.indices(split)]
+        splits: tuple[Split, ...] = ("val", "test")
+        there = [split for split in splits if job.indices(split)]
         evaluation = [evaluate(run.folder, split=split, device=device) for split in there][-1]
     return SoupResult(run.folder, tried, gained, evaluation, time.perf_counter() - began)
 
@@ -152,7 +153,7 @@ def _scanned(job: Job, shift: Source) -> ScannedTable:
     trained = {job.scanned.hashes[place] for place in job.indices("train")}
     seen = sum(digest in trained for digest in scanned.hashes)
     if seen:
-        console.warn(
+        log.warning(
             f"{seen} of these {len(scanned.hashes)} images were trained on (byte for byte): the figure flatters"
         )
     return scanned
@@ -292,7 +293,7 @@ def _drawn(tried: Tried) -> str:
         word: [_spot(each) for each in tried.points if word in each.note.split(", ")]
         for word in ("start", "end", "chosen")
     }
-    return plots.averages({**groups, **marked}, *labels)
+    return plots.weight_averages({**groups, **marked}, *labels)
 
 
 def _spot(point: Point) -> plots.Spot:

@@ -50,9 +50,9 @@ def _refuse_startless(run: Run) -> None:
     """One run is averaged with its start, which has to be a network that answers."""
     recipe = run.recipe()
     what, hint = "", "name several runs of the same data and backbone: foveate soup RUN RUN"
-    if TASKS.load(recipe.task.name).prediction_type is not Labels:
+    if TASKS.get(recipe.task.name).prediction_type is not Labels:
         what = f"a run of the task {recipe.task.name!r} began with a random head: there is no start to average it with"
-    elif not TUNINGS.load(recipe.tuning.name).needs_steps:
+    elif not TUNINGS.get(recipe.tuning.name).needs_steps:
         what, hint = (
             "this run never left its start: there is nothing to average",
             "fit with a tuning that trains, such as full",
@@ -87,8 +87,8 @@ def _facts(run: Run) -> dict[str, Any]:
     names = {"task.name": recipe.task.name, "tuning.name": recipe.tuning.name}
     sections = {  # with the settings that nobody stated
         "backbone": recipe.backbone,
-        "task": TASKS.load(recipe.task.name).Settings(**recipe.task.settings),
-        "tuning": TUNINGS.load(recipe.tuning.name).Settings(**recipe.tuning.settings),
+        "task": TASKS.get(recipe.task.name).Settings(**recipe.task.settings),
+        "tuning": TUNINGS.get(recipe.tuning.name).Settings(**recipe.tuning.settings),
     }
     facts = {
         f"{section}.{name}": value
@@ -133,7 +133,7 @@ def _unlike(other: Run, why: str, hint: str) -> UsageError:
 
 def end_of(run: Run, job: Job) -> Tensors:
     """The weights that a run ended with."""
-    found = read_tensors(run.folder / "model.safetensors", own=True)
+    found = read_tensors(run.folder / "model.safetensors", verbatim=True)
     refuse_strangers(found, job.model.trained_tensors(), run.folder)
     return found
 

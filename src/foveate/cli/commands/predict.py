@@ -1,70 +1,63 @@
-"""Answers for images: files, folders, or - for a list of paths on stdin."""
+"""foveate predict: the results are written as they come."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 
-from foveate.cli.options import command, common, listed_paths, option, path_argument
-from foveate.utils import console
+from foveate.api.predict import predict
+from foveate.cli.command import Command
+from foveate.utils import console, log
 
 FOLDERS = ["pictures", "coco", "yolo", "masks"]
 
 
-def made() -> click.Command:
-    def run(
-        run: Path,
-        images: tuple[Path, ...],
-        format: str,
-        out: Path | None,
-        as_json: bool,
-        **words: Any,
-    ) -> None:
-        console.setup(json=True)  # stdout belongs to the answers
-        from foveate.api.predict import predict
-        from foveate.inference.writers import write_stream
+def _write_predictions(
+    run: Path,
+    images: Sequence[Path],
+    coverage: float,
+    risk: float,
+    batch_size: int,
+    device: str,
+    strict: bool,
+    format: str,
+    out: Path | None,
+    as_json: bool,
+) -> None:
+    console.setup(json=True)  # stdout belongs to the predictions
+    from foveate.api.predict.core import open_predictor
+    from foveate.inference.writers import write_stream
 
-        counted = write_stream(predict(run, listed_paths(images), **words), format, out)
-        if counted.errors:
-            console.warn(f"{counted.errors} of {counted.rows} images could not be read")
-        if as_json:
-            console.final_json({"run": str(run), "images": counted.rows, "skipped": counted.errors})
+    predictor, paths = open_predictor(run, images, coverage, risk, device)
+    results = predictor.predict(paths, strict=strict, batch_size=batch_size)
+    counted = write_stream(results, format, out)
+    if counted.errors:
+        log.warning(f"{counted.errors} of {counted.rows} images could not be read")
+    if as_json:
+        numbers: dict[str, Any] = {"images": counted.rows, "skipped": counted.errors}
+        console.final_json({"run": str(run), **numbers})
 
-    params: list[click.Parameter] = [
-        path_argument("run"),
-        path_argument("images", nargs=-1, required=True),
-        option(
-            "--format",
+
+COMMAND = Command(
+    predict,
+    "foveate predict runs/photos-probe-1 new_photos --format csv",
+    types={"batch_size": click.IntRange(min=1)},
+    extra=(
+        click.Option(
+            ["--format"],
             type=click.Choice(["jsonl", "csv", *FOLDERS]),
             default="jsonl",
-            help="JSON lines or CSV; or a folder of drawn pictures, COCO JSON, YOLO text or index masks.",
+            help="JSON lines or CSV; or a folder of annotated images, COCO JSON, YOLO text files or "
+            "index masks. Default: jsonl.",
         ),
-        option(
-            "--out",
+        click.Option(
+            ["--out"],
             type=click.Path(path_type=Path),
-            help="A file for the answers instead of stdout; or the folder.",
+            help="File, or folder for the folder formats, to write. Default: stdout.",
         ),
-        option(
-            "--coverage",
-            default=0.9,
-            type=float,
-            help="Chance that a set of classes holds the true one. Default: 0.9.",
-        ),
-        option(
-            "--risk",
-            default=0.1,
-            type=float,
-            help="Share of wrong answers above which to abstain. Default: 0.1.",
-        ),
-        option("--batch-size", default=32, type=click.IntRange(min=1), help="Images at once."),
-        *common(),
-    ]
-    return command(
-        "predict",
-        __doc__,
-        run,
-        params,
-        "foveate predict runs/photos-probe-1 new_photos --format csv",
-    )
+    ),
+    run=_write_predictions,
+)

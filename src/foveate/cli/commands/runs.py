@@ -1,22 +1,6 @@
-"""A table of what was tried, the best first."""
+"""foveate runs."""
 
-from __future__ import annotations
+from foveate.api.runs import runs
+from foveate.cli.command import Command
 
-from pathlib import Path
-
-import click
-
-from foveate.cli.options import command, path_argument, shown
-from foveate.utils import console
-
-
-def made() -> click.Command:
-    def run(folder: Path, as_json: bool) -> None:
-        console.setup(json=as_json)
-        from foveate.api.runs import runs
-
-        shown(runs(folder), as_json)
-
-    return command(
-        "runs", __doc__, run, [path_argument("folder", default=Path("runs"))], "foveate runs"
-    )
+COMMAND = Command(runs, "foveate runs")

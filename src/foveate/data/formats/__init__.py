@@ -9,9 +9,10 @@ from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import ClassVar
 
-from foveate.errors import DataError, UnknownName, UsageError, near_names
-from foveate.registry import Shelf
+from foveate.errors import DataError, UnknownName, UsageError
+from foveate.registry import Registry
 from foveate.types import Table
+from foveate.utils.paths import did_you_mean_path
 
 
 class Format(ABC):
@@ -36,12 +37,12 @@ class Format(ABC):
         )
 
 
-FORMATS: Shelf[Format] = Shelf("foveate.data.formats", Format, "format")
+FORMATS: Registry[Format] = Registry("foveate.data.formats", Format, "format")
 
 
 def writable() -> list[str]:
     """The formats that can be written."""
-    return [name for name in FORMATS.names() if FORMATS.load(name).write is not Format.write]
+    return [name for name in FORMATS.names() if FORMATS.get(name).write is not Format.write]
 
 
 def writer(name: str) -> Format:
@@ -52,7 +53,7 @@ def writer(name: str) -> Format:
         raise UsageError(
             f"the format {name!r} cannot be written", hint="one of: " + ", ".join(writable())
         )
-    return FORMATS.load(name)()
+    return FORMATS.get(name)()
 
 
 def read_table(path: Path, name: str = "auto") -> Table:
@@ -61,20 +62,11 @@ def read_table(path: Path, name: str = "auto") -> Table:
     Raises UsageError when the path is missing (near names suggested), DataError when no format or several recognise it.
     """
     if not path.exists():
-        near = (
-            near_names(path.name, [entry.name for entry in path.parent.iterdir()])
-            if path.parent.is_dir()
-            else []
-        )
-        hint = (
-            f"did you mean {str(path.parent / near[0])!r}?"
-            if near
-            else "give a folder of images or a table"
-        )
+        hint = did_you_mean_path(path) or "give a folder of images or a table"
         raise UsageError("there is nothing at this path", where=path, hint=hint)
     if name != "auto":
-        return FORMATS.load(name)().read(path)
-    found = [word for word in FORMATS.names() if FORMATS.load(word)().sniff(path)]
+        return FORMATS.get(name)().read(path)
+    found = [word for word in FORMATS.names() if FORMATS.get(word)().sniff(path)]
     if len(found) != 1:
         raise DataError(
             f"{'several formats fit' if found else 'no format fits'} this data"
@@ -82,4 +74,4 @@ def read_table(path: Path, name: str = "auto") -> Table:
             where=path,
             hint="name one with --format " + "|".join(found or FORMATS.names()),
         )
-    return FORMATS.load(found[0])().read(path)
+    return FORMATS.get(found[0])().read(path)

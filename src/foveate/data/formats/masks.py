@@ -35,7 +35,7 @@ from foveate.data.formats._mask_values import (
 from foveate.data.formats._roles import said_by
 from foveate.data.issues import Issue, IssueKind, Location, skip_and_record
 from foveate.data.splits import split_from_name
-from foveate.errors import BrokenImage, DataError, near_names
+from foveate.errors import BrokenImage, DataError, did_you_mean
 from foveate.images import codec as images
 from foveate.predictions import Regions
 from foveate.types import Sample, Split, Table
@@ -291,8 +291,7 @@ def _layers(pairs: list[_Pair], known: ClassList | None) -> tuple[tuple[str, ...
     classes = [BACKGROUND, *(name for name in classes if name != BACKGROUND)]
     for name in map(printable, found):
         if known and name not in classes:
-            near = near_names(name, classes)
-            hint = f"did you mean {near[0]!r}?" if near else "one of: " + ", ".join(classes)
+            hint = did_you_mean(name, classes) or "one of: " + ", ".join(classes)
             raise DataError(
                 f"the folder {name!r} is not in the class list", where=known.source, hint=hint
             )

@@ -21,7 +21,7 @@ from foveate.data.formats import Format
 from foveate.data.formats._boxed import Gathering, Placed, copied, is_there, lost
 from foveate.data.issues import IssueKind, skip_and_record
 from foveate.data.splits import split_from_name
-from foveate.errors import DataError, near_names
+from foveate.errors import DataError, did_you_mean
 from foveate.types import Split, Table
 from foveate.utils.paths import printable
 from foveate.utils.safe_yaml import plain
@@ -212,12 +212,9 @@ def _images(
             yield image, split
     if len(missing) == len(stated):
         entries = [entry.name for entry in listed(card.parent) if entry.is_dir()]
-        near = [name for _, place in stated for name in near_names(PurePath(place).name, entries)]
-        hint = (
-            f"did you mean {near[0]!r}?"
-            if near
-            else f"paths count from `path`, or from {printable(card.parent)!r}"
-        )
+        hints = (did_you_mean(PurePath(place).name, entries) for _, place in stated)
+        otherwise = f"paths count from `path`, or from {printable(card.parent)!r}"
+        hint = next(filter(None, hints), otherwise)
         why = "not there: " + ", ".join(missing) if missing else "it states no train, val or test"
         raise DataError("data.yaml leads to no images", where=printable(card), why=why, hint=hint)
     gathering.notes += [f"a place of images is not there, passed over: {text}" for text in missing]

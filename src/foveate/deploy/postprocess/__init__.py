@@ -16,7 +16,7 @@ import numpy as np
 
 from foveate.evaluation.calibration import COVERAGE, RISK
 from foveate.images.preprocessing import View
-from foveate.registry import Shelf
+from foveate.registry import Registry
 
 Run = Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]]
 """Inputs by name -> outputs by name"""
@@ -68,6 +68,6 @@ class SpatialPostProcessor(PostProcessor):
         """As of a PlaceTask."""
 
 
-POSTPROCESSORS: Shelf[PostProcessor] = Shelf(
+POSTPROCESSORS: Registry[PostProcessor] = Registry(
     "foveate.deploy.postprocess", PostProcessor, "task of an exported file", "readers"
 )

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from foveate.deploy.postprocess import Frame, PostProcessor, PredictOptions, Run, _sentences
-from foveate.modeling.tokenizer import Words
+from foveate.modeling.tokenizer import WordTokenizer
 from foveate.predictions import Text
 
 
@@ -18,7 +18,7 @@ class Caption(PostProcessor):
 
     def __init__(self, about: dict[str, Any], parts: Mapping[str, Run]) -> None:
         super().__init__(about, parts)
-        self.words = Words(about["words"])
+        self.words = WordTokenizer(about["words"])
 
     def read(
         self, outputs: dict[str, np.ndarray], frames: Sequence[Frame], asked: PredictOptions
@@ -35,4 +35,4 @@ class Caption(PostProcessor):
             ]
 
         numbers, sure = _sentences.written(logs, **self.about["search"])
-        return Text((self.words.decode(numbers),), sure, tuple(map(self.words.word, numbers)))
+        return Text((self.words.decode(numbers),), sure, tuple(map(self.words.token, numbers)))

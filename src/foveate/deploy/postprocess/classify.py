@@ -20,7 +20,7 @@ class Classify(PostProcessor):
         super().__init__(about, parts)
         known = about.get("calibration")
         self.calibration = (
-            None if known is None else Calibration.of(known, _familiar(known["familiar"]))
+            None if known is None else Calibration.from_row(known, _familiar(known["familiar"]))
         )
 
     def read(
@@ -29,7 +29,7 @@ class Classify(PostProcessor):
         answers = [Labels(self._names(row), row.astype(np.float32)) for row in outputs["scores"]]
         if self.calibration is None:
             return answers
-        return self.calibration.told(
+        return self.calibration.annotate(
             answers, outputs["pooled"], self.classes, asked.coverage, asked.risk
         )
 

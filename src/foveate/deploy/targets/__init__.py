@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from foveate.errors import UsageError
-from foveate.registry import Shelf
+from foveate.registry import Registry
 
 if TYPE_CHECKING:
     import numpy as np
@@ -106,7 +106,7 @@ def program_of(program: ExportProgram) -> Any:
         ) from None
 
 
-EXPORTERS: Shelf[Exporter] = Shelf("foveate.deploy.targets", Exporter, "runtime", "exporters")
+EXPORTERS: Registry[Exporter] = Registry("foveate.deploy.targets", Exporter, "runtime", "exporters")
 
 
 def threads() -> int:
@@ -120,7 +120,7 @@ def exporter_of(path: Path) -> Exporter | None:
     return next(
         (
             made()
-            for made in map(EXPORTERS.load, EXPORTERS.names())
+            for made in map(EXPORTERS.get, EXPORTERS.names())
             if path.name.endswith(made.suffix)
         ),
         None,

@@ -1,4 +1,4 @@
-"""Predictions against truth -> numbers. The only place where a metric is computed."""
+"""Metrics: predictions against targets. The only place where a score is computed."""
 
 from __future__ import annotations
 
@@ -12,55 +12,80 @@ import numpy as np
 from foveate.errors import DataError
 from foveate.evaluation.intervals import bootstrap, two_sample_difference
 from foveate.predictions import Prediction
-from foveate.registry import Shelf
+from foveate.registry import Registry
 from foveate.types import Score, Scores
 
 
 class Metric(ABC):
-    """Collects pairs with `update`, answers with `compute`, ranks single answers with `badness`.
+    """Base class of metrics: `update` with each image, then `compute`.
 
-    `reads`: the Prediction type that it compares. `per_class`: the key of a class's row that says how well it is found. Made with
-    the run's class names in order.
+    Attributes:
+        reads: The prediction type that it compares.
+        class_score: The column of `Scores.per_class` that says how well a class is recognized.
+        classes: Class names of the run, in order.
+        multilabel: Whether an image may have any number of classes.
     """
 
     reads: ClassVar[type]
-    per_class: ClassVar[str]
+    class_score: ClassVar[str]
 
     def __init__(self, classes: tuple[str, ...], multilabel: bool = False) -> None:
         self.classes, self.multilabel = classes, multilabel
-        self._places = {name: place for place, name in enumerate(classes)}
+        self._index = {name: index for index, name in enumerate(classes)}
 
     @abstractmethod
-    def update(self, prediction: Any, truth: Any) -> None:
-        """One image: both arguments are of the type `reads`."""
+    def update(self, prediction: Any, target: Any) -> None:
+        """Add one image; both arguments are of the type `reads`."""
 
     @abstractmethod
     def compute(self) -> Scores:
-        """Numbers over all updates so far; raises DataError when there were none."""
+        """Return the scores of all images so far.
+
+        Raises:
+            DataError: There were none.
+        """
 
     @abstractmethod
-    def sample_losses(self, prediction: Any, truth: Any) -> float:
-        """How bad the answer to one image is: 0 when all of it is right, and higher is worse. Ranks images for a report; the
-        scale is each metric's own. Changes nothing that `compute` says."""
+    def sample_losses(self, prediction: Any, target: Any) -> float:
+        """Return how wrong the prediction of one image is, to rank images in a report.
+
+        0 means that all of it is right, and higher is worse; the scale is each metric's own. It
+        changes nothing that `compute` returns.
+        """
 
     @abstractmethod
     def resampler(self) -> Callable[[np.ndarray], float]:
-        """A function that gives the main number of `compute` on a resample of the images: (M,) places of updates, of which some
-        occur several times and some not at all; nan where it is undefined there."""
+        """Return a function that computes the main score on a resample of the images.
+
+        Its argument are the (M,) indices of updates, some repeated and some absent; it returns nan
+        where the score is undefined there.
+        """
 
     def indices_of(self, names: Iterable[str], who: str) -> list[int]:
-        """Places of class names in `classes`; raises DataError, which begins with `who`, for a class that the run does not know."""
+        """Return the indices of class names in `classes`.
+
+        Args:
+            names: Class names.
+            who: Where they stand, such as "the target"; the error begins with it.
+
+        Raises:
+            DataError: The run does not know one of the classes.
+        """
         try:
-            return [self._places[name] for name in names]
+            return [self._index[name] for name in names]
         except KeyError as error:
-            why = f"it knows {len(self.classes)}"
             raise DataError(
-                f"{who} names a class that the run does not know: {error.args[0]!r}", why=why
+                f"{who} names a class that the run does not know: {error.args[0]!r}",
+                why=f"it knows {len(self.classes)}",
             ) from None
 
 
 def with_interval(value: float, ends: tuple[float, float], count: int) -> Score:
-    """An interval always holds its value: rare classes that resamples miss can push it aside. One without width is dropped."""
+    """Return a score with its interval.
+
+    The interval is widened to hold its value, which resamples that miss rare classes can push
+    outside. One that is nan or has no width is dropped.
+    """
     low, high = ends
     if math.isnan(low) or low == high:
         return Score(float(value), count=count)
@@ -68,35 +93,52 @@ def with_interval(value: float, ends: tuple[float, float], count: int) -> Score:
 
 
 def paired_difference(ours: Metric, theirs: Metric, count: int, rounds: int = 1000) -> Score:
-    """How much more `ours` has in the main number than `theirs`, over updates with the same `count` images in the same order.
+    """Return the main score of `ours` minus that of `theirs`, on the same images.
 
-    The interval is a paired bootstrap's: both are measured on the same resamples, so that what the images have in common,
-    that some are hard, counts for neither.
+    The interval is that of a paired bootstrap: both are scored on the same resamples, so that what
+    makes an image hard for both counts for neither.
+
+    Args:
+        ours: Metric that was updated with `count` images.
+        theirs: Metric that was updated with the same images in the same order.
+        count: Number of images.
+        rounds: Number of resamples.
     """
-    mine, other = ours.resampler(), theirs.resampler()
+    score_ours, score_theirs = ours.resampler(), theirs.resampler()
 
-    def difference(places: np.ndarray) -> float:
-        return mine(places) - other(places)
+    def difference(indices: np.ndarray) -> float:
+        return score_ours(indices) - score_theirs(indices)
 
     return Score(difference(np.arange(count)), *bootstrap(difference, count, rounds=rounds), count)
 
 
-def unpaired_difference(home: Metric, away: Metric, counts: tuple[int, int]) -> Score:
-    """How much less `away` has in the main number than `home`, over other images: `counts` of both. Its count is that of `away`."""
-    here, there = home.resampler(), away.resampler()
-    value = here(np.arange(counts[0])) - there(np.arange(counts[1]))
-    return with_interval(value, two_sample_difference(here, there, counts), counts[1])
+def unpaired_difference(source: Metric, shifted: Metric, counts: tuple[int, int]) -> Score:
+    """Return the main score of `source` minus that of `shifted`, on different images.
+
+    Args:
+        source: Metric of the images of the run's own domain.
+        shifted: Metric of images of another domain.
+        counts: Number of images of both; the returned score has the count of `shifted`.
+    """
+    score_source, score_shifted = source.resampler(), shifted.resampler()
+    value = score_source(np.arange(counts[0])) - score_shifted(np.arange(counts[1]))
+    ends = two_sample_difference(score_source, score_shifted, counts)
+    return with_interval(value, ends, counts[1])
 
 
-METRICS: Shelf[Metric] = Shelf("foveate.evaluation.metrics", Metric, "metric")
+METRICS: Registry[Metric] = Registry("foveate.evaluation.metrics", Metric, "metric")
 
 
 def metric_for(
-    answer: type[Prediction], classes: tuple[str, ...], multilabel: bool = False
+    prediction_type: type[Prediction], classes: tuple[str, ...], multilabel: bool = False
 ) -> Metric:
-    """The metric that reads this type of answer."""
+    """Return a new metric that reads this prediction type.
+
+    Raises:
+        LookupError: There is none.
+    """
     for name in METRICS.names():
-        metric = METRICS.load(name)
-        if metric.reads is answer:
+        metric = METRICS.get(name)
+        if metric.reads is prediction_type:
             return metric(classes, multilabel)
-    raise LookupError(f"no metric reads {answer.__name__}")
+    raise LookupError(f"no metric reads {prediction_type.__name__}")

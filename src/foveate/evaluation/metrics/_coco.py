@@ -1,6 +1,6 @@
-"""Objects matched as COCO matches them, by their boxes or by their masks; and COCO's own tables of precision and recall.
+"""Matching of objects by COCO's rule, by boxes or masks, and COCO's tables of precision and recall.
 
-Letters: D answers, G true objects, N either, T limits of the IoU, R recalls, K classes.
+Letters: D predictions, G target objects, N either, T thresholds of the IoU, R recalls, K classes.
 """
 
 from __future__ import annotations
@@ -12,127 +12,151 @@ import numpy as np
 
 from foveate.utils.rle import area
 
-LIMITS = np.linspace(0.5, 0.95, 10)
-MOST = 100  # answers of one class in one image that COCO looks at
+IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)
+MAX_DETECTIONS = 100  # predictions of one class in one image that COCO looks at
 
-Kind = Literal["bbox", "segm"]
+IouType = Literal["bbox", "segm"]
 
 
 @dataclass(frozen=True)
 class Objects:
-    """One image's objects. `xywh`: (N, 4) float64 boxes. `places`: (N,) int64 classes. `scores`: (N,) float64. `crowd`: (N,) bool.
-    `masks`: (N,) Runs, or None where only boxes are known."""
+    """The objects of one image.
+
+    Attributes:
+        xywh: (N, 4) float64 boxes, pixels.
+        classes: (N,) int64 class indices.
+        scores: (N,) float64.
+        crowd: (N,) bool, COCO iscrowd.
+        masks: (N,) Runs, or None where only boxes are known.
+    """
 
     xywh: np.ndarray
-    places: np.ndarray
+    classes: np.ndarray
     scores: np.ndarray
     crowd: np.ndarray
     masks: np.ndarray | None = None
 
-    def part(self, chosen: np.ndarray) -> Objects:
-        masks = None if self.masks is None else self.masks[chosen]
+    def subset(self, rows: np.ndarray) -> Objects:
+        """Return some of the objects; `rows` are indices or (N,) bool."""
+        masks = None if self.masks is None else self.masks[rows]
         return Objects(
-            self.xywh[chosen], self.places[chosen], self.scores[chosen], self.crowd[chosen], masks
+            self.xywh[rows], self.classes[rows], self.scores[rows], self.crowd[rows], masks
         )
 
-    def shapes(self, kind: Kind) -> Any:
-        """What COCO compares: boxes or run lengths."""
+    def shapes(self, kind: IouType) -> Any:
+        """Return what COCO compares: boxes, or run lengths."""
         if kind == "bbox" or self.masks is None:
             return self.xywh
         return [{**mask, "counts": mask["counts"].encode("ascii")} for mask in self.masks]
 
 
-def matched(overlaps: np.ndarray, crowd: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(T, D) bool, twice: whether an answer found a true box, and whether it is ignored for having found but a crowd.
+def match(ious: np.ndarray, crowd: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Match predictions to target objects of one class in one image.
 
-    `overlaps`: (D, G) of one class in one image, the surest answer first; `crowd`: (G,). COCO's rule: each answer takes the
-    free box that it overlaps most, of equals the last; a crowd takes any number of answers.
+    COCO's rule: each prediction takes the unmatched object that it overlaps most, of equal ones the
+    last; a crowd takes any number of predictions.
+
+    Args:
+        ious: (D, G), by descending score of the predictions.
+        crowd: (G,) bool.
+
+    Returns:
+        Two (T, D) bool: whether a prediction matches an object, and whether it is ignored because
+        it matches only a crowd.
     """
-    shape = (len(LIMITS), len(overlaps))
+    shape = (len(IOU_THRESHOLDS), len(ious))
     hits, ignored = np.zeros(shape, dtype=bool), np.zeros(shape, dtype=bool)
-    free, limits = np.ones((len(LIMITS), len(crowd)), dtype=bool), np.arange(len(LIMITS))
-    for answer in np.flatnonzero((overlaps >= LIMITS[0]).any(1)):
-        enough = overlaps[answer] >= LIMITS[:, None]
-        nearest = np.where(enough & free & ~crowd, overlaps[answer], 0)
-        best = len(crowd) - 1 - nearest[:, ::-1].argmax(1)
-        hit = nearest[limits, best] > 0
-        free[limits[hit], best[hit]] = False
-        hits[:, answer], ignored[:, answer] = hit, ~hit & (enough & crowd).any(1)
+    free = np.ones((len(IOU_THRESHOLDS), len(crowd)), dtype=bool)
+    rows = np.arange(len(IOU_THRESHOLDS))
+    for prediction in np.flatnonzero((ious >= IOU_THRESHOLDS[0]).any(1)):
+        enough = ious[prediction] >= IOU_THRESHOLDS[:, None]
+        candidates = np.where(enough & free & ~crowd, ious[prediction], 0)
+        best = len(crowd) - 1 - candidates[:, ::-1].argmax(1)
+        hit = candidates[rows, best] > 0
+        free[rows[hit], best[hit]] = False
+        hits[:, prediction] = hit
+        ignored[:, prediction] = ~hit & (enough & crowd).any(1)
     return hits, ignored
 
 
-def overlaps_of(answers: Objects, truths: Objects, kind: Kind = "bbox") -> np.ndarray:
-    """(D, G) float64: intersection over union; over the answer's own area where the truth is a crowd."""
+def iou_matrix(predictions: Objects, targets: Objects, kind: IouType = "bbox") -> np.ndarray:
+    """Return (D, G) float64 IoUs; for a crowd the intersection over the prediction's own area."""
     from faster_coco_eval.core import mask as coco
 
-    if not len(answers.places) or not len(truths.places):
-        return np.zeros((len(answers.places), len(truths.places)))
-    return np.asarray(
-        coco.iou(answers.shapes(kind), truths.shapes(kind), truths.crowd.astype(int).tolist())
-    )
+    if not len(predictions.classes) or not len(targets.classes):
+        return np.zeros((len(predictions.classes), len(targets.classes)))
+    crowd = targets.crowd.astype(int).tolist()
+    return np.asarray(coco.iou(predictions.shapes(kind), targets.shapes(kind), crowd))
 
 
-def hits_of(answers: Objects, truths: Objects, kind: Kind) -> tuple[np.ndarray, np.ndarray]:
-    """(T, D) bool, twice: as `matched` says, over all classes of an image."""
-    hits = np.zeros((len(LIMITS), len(answers.places)), dtype=bool)
+def match_image(
+    predictions: Objects, targets: Objects, kind: IouType
+) -> tuple[np.ndarray, np.ndarray]:
+    """Match the objects of one image, each class by itself; returns as `match`."""
+    hits = np.zeros((len(IOU_THRESHOLDS), len(predictions.classes)), dtype=bool)
     ignored = np.zeros_like(hits)
-    for place in np.intersect1d(truths.places, answers.places):
-        mine, theirs = answers.places == place, truths.part(truths.places == place)
-        hits[:, mine], ignored[:, mine] = matched(
-            overlaps_of(answers.part(mine), theirs, kind), theirs.crowd
-        )
+    for index in np.intersect1d(targets.classes, predictions.classes):
+        own, targets_of_class = predictions.classes == index, targets.classes == index
+        objects = targets.subset(targets_of_class)
+        ious = iou_matrix(predictions.subset(own), objects, kind)
+        hits[:, own], ignored[:, own] = match(ious, objects.crowd)
     return hits, ignored
 
 
-def judged(
-    truths: list[Objects], answers: list[Objects], classes: tuple[str, ...], kind: Kind = "bbox"
+def coco_tables(
+    targets: list[Objects],
+    predictions: list[Objects],
+    classes: tuple[str, ...],
+    kind: IouType = "bbox",
 ) -> tuple[np.ndarray, np.ndarray]:
-    """COCO's own tables, precision (T, R, K, 4) and recall (T, K, 4); the last axis: all areas, small, medium, large. -1 where
-    there is no true box."""
+    """Return COCO's own tables: precision (T, R, K, 4) and recall (T, K, 4).
+
+    The last axis is all areas, small, medium, large. -1 where there is no target object.
+    """
     from faster_coco_eval import COCO, COCOeval_faster
 
-    frame = {
-        "images": [
-            {"id": number, **_extent(pair)}
-            for number, pair in enumerate(zip(truths, answers, strict=True), 1)
-        ],
-        "categories": [{"id": place, "name": name} for place, name in enumerate(classes, 1)],
-    }
-    sides = (COCO(frame | {"annotations": _annotations(side, kind)}) for side in (truths, answers))
-    judge = COCOeval_faster(*sides, iouType=kind)
-    judge.params.maxDets = [MOST]
-    judge.evaluate()
-    judge.accumulate()
-    return np.asarray(judge.eval["precision"])[..., 0], np.asarray(judge.eval["recall"])[..., 0]
+    images = [
+        {"id": number, **_image_size(pair)}
+        for number, pair in enumerate(zip(targets, predictions, strict=True), 1)
+    ]
+    categories = [{"id": number, "name": name} for number, name in enumerate(classes, 1)]
+    frame = {"images": images, "categories": categories}
+    ground_truth, detections = (
+        COCO(frame | {"annotations": _annotations(objects, kind)})
+        for objects in (targets, predictions)
+    )
+    evaluation = COCOeval_faster(ground_truth, detections, iouType=kind)
+    evaluation.params.maxDets = [MAX_DETECTIONS]
+    evaluation.evaluate()
+    evaluation.accumulate()
+    precision, recall = (np.asarray(evaluation.eval[name]) for name in ("precision", "recall"))
+    return precision[..., 0], recall[..., 0]
 
 
-def _extent(pair: tuple[Objects, Objects]) -> dict[str, int]:
-    """The image's sides, which COCO asks for where there are masks."""
+def _image_size(pair: tuple[Objects, Objects]) -> dict[str, int]:
+    """Height and width of the image, which COCO needs for masks."""
     sizes = [mask["size"] for each in pair if each.masks is not None for mask in each.masks]
     height, width = sizes[0] if sizes else (1, 1)
     return {"height": height, "width": width}
 
 
-def _annotations(images: list[Objects], kind: Kind) -> list[dict[str, Any]]:
+def _annotations(images: list[Objects], kind: IouType) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
-    for number, each in enumerate(images, 1):
-        parts = each.xywh.tolist(), each.places.tolist(), each.scores.tolist(), each.crowd.tolist()
-        masks = (
-            each.masks if kind == "segm" and each.masks is not None else [None] * len(each.places)
-        )
-        for box, place, score, crowd, mask in zip(*parts, masks, strict=True):
+    for number, objects in enumerate(images, 1):
+        count = len(objects.classes)
+        with_masks = kind == "segm" and objects.masks is not None
+        masks = objects.masks if with_masks else [None] * count
+        columns = (objects.xywh, objects.classes, objects.scores, objects.crowd)
+        lists = (column.tolist() for column in columns)
+        for box, index, score, crowd, mask in zip(*lists, masks, strict=True):
             row = {
+                "id": len(rows) + 1,  # 0 would read as 'unmatched'
                 "image_id": number,
-                "category_id": place + 1,
+                "category_id": index + 1,
                 "bbox": box,
                 "score": score,
                 "iscrowd": int(crowd),
+                "area": box[2] * box[3] if mask is None else area(mask),
             }
-            rows.append(
-                row | {"area": box[2] * box[3]}
-                if mask is None
-                else row | {"area": area(mask), "segmentation": mask}
-            )
-    return [
-        row | {"id": number} for number, row in enumerate(rows, 1)
-    ]  # 0 would read as 'unmatched'
+            rows.append(row if mask is None else row | {"segmentation": mask})
+    return rows

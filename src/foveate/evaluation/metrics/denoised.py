@@ -15,13 +15,14 @@ from foveate.types import Scores
 
 
 class DenoisedMetric(Metric):
-    """`explained`: the mean share of the noise that was told from the picture, at most 1 (1 - the squared error of the answers over
-    the square of what was asked). Higher is better; of two painters the better one is not always the one whose pictures people
-    like more. The truth is the image itself, and is not looked at here.
+    """`explained`: the mean share of the noise that was told from the picture, at most 1 (1 - the
+    squared error of the answers over the square of what was asked). Higher is better; of two
+    painters the better one is not always the one whose pictures people like more. The truth is the
+    image itself, and is not looked at here.
     """
 
     reads = DenoisingResult
-    per_class = "explained"
+    class_score = "explained"
 
     def __init__(self, classes: tuple[str, ...] = (), multilabel: bool = False) -> None:
         super().__init__(classes, multilabel)

@@ -1,9 +1,13 @@
-"""Classes of whole images: accuracy, F1, ranking and calibration, with intervals; one class an image or any number."""
+"""Classification of whole images: accuracy, F1, ranking and calibration, with intervals.
+
+Letters: N images, K classes, M statistics.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,7 +16,7 @@ from foveate.errors import DataError
 from foveate.evaluation.calibration import (
     calibration_error,
     expected_error_if_calibrated,
-    reliability,
+    reliability_bins,
     risk_coverage_curve,
 )
 from foveate.evaluation.intervals import bootstraps, wilson
@@ -21,127 +25,152 @@ from foveate.predictions import Labels
 from foveate.types import Score, Scores
 
 _ROUNDS = 400
-_FEWEST_ROUNDS = 100
-_WORK = (
-    100_000_000  # images x classes x rounds that a bootstrap of rankings may cost: a second or two
+_MIN_ROUNDS = 100
+_WORK = 100_000_000  # images x classes x rounds of a bootstrap of rankings: a second or two
+_SINGLE_LABEL_ORDER = (
+    "accuracy",
+    "balanced_accuracy",
+    "macro_f1",
+    "weighted_f1",
+    "top_5",
+    "log_loss",
+    "auroc",
+    "average_precision",
+    "expected_calibration_error",
+    "calibration_error_by_chance",
 )
 
 
 class LabelMetric(Metric):
-    """Compares Labels with Labels; agrees with scikit-learn to 1e-9. All numbers are in [0, 1] but `log_loss` (nats).
+    """Compares Labels with Labels; agrees with scikit-learn to 1e-9.
 
-    One class an image, in this order:
-    `accuracy`; `balanced_accuracy`, the mean recall of the classes in the truth; `macro_f1`, the mean F1 of the classes in
-    truth or answers; `weighted_f1`, weighted by true images; `top_5`, only with more than five classes; `log_loss`;
-    `auroc` and `average_precision`, only with two classes, of which classes[1] is the positive one;
-    `expected_calibration_error`, 15 bins of equal width over the confidence of the answer (Guo et al. 2017);
-    `calibration_error_by_chance`, its mean where as many answers are right exactly as often as they say; where every
-    answer has one, `set_coverage`, the share of sets that hold the true class, and `set_size`, the mean number of classes in a set.
+    All scores are in [0, 1] except `log_loss` (nats). With one class per image, in this order:
 
-    Any number of classes an image, in this order: `mean_average_precision`, the mean over the classes that have a true
-    image; `auroc`, the mean over the classes that have images with and without; `macro_f1`, as above (scikit-learn's
-    zero_division=nan); `micro_f1`, over all pairs of image and class; `exact_match`, the share of images with no class
-    wrong. The F1s and the exact match read `names`, the first two read `scores`.
+    - `accuracy`;
+    - `balanced_accuracy`: the mean recall of the classes among the targets;
+    - `macro_f1`: the mean F1 of the classes among targets or predictions;
+    - `weighted_f1`: the same, weighted by target images;
+    - `top_5`: only with more than five classes;
+    - `log_loss`;
+    - `auroc`, `average_precision`: only with two classes, of which classes[1] is the positive one;
+    - `expected_calibration_error`: 15 bins of equal width over the confidence (Guo et al. 2017);
+    - `calibration_error_by_chance`: its mean if predictions were right exactly as often as their
+      confidence says;
+    - `set_coverage`, `set_size`: where every prediction has a prediction set, the proportion of
+      sets that contain the true class, and the mean number of classes in a set.
 
-    What is undefined is left out, never nan: ranking where the truth holds one class only, and everything that reads scores
-    where a prediction has none. Shares have Wilson intervals, the others percentile bootstraps over images. A bootstrap
-    whose resamples do not vary (one image, or all right) says nothing and is left out, and so is that of the calibration
-    error, which resampling biases upwards.
+    With any number of classes per image, in this order:
+
+    - `mean_average_precision`: the mean over the classes that have a target image;
+    - `auroc`: the mean over the classes that have images with and without them;
+    - `macro_f1`: as above (scikit-learn's zero_division=nan);
+    - `micro_f1`: over all pairs of image and class;
+    - `exact_match`: the proportion of images with no class wrong.
+
+    The F1s and the exact match read `names`, the first two read `scores`.
+
+    What is undefined is left out, never nan: rankings where the targets have one class only, and
+        all
+    that reads scores where a prediction has none. Proportions have Wilson intervals, the others
+    percentile bootstraps over images. A bootstrap whose resamples do not vary (one image, or all
+    right) says nothing and is left out, and so is that of the calibration error, which resampling
+    biases upwards.
     """
 
     reads = Labels
-    per_class = "recall"
+    class_score = "recall"
 
     def __init__(self, classes: tuple[str, ...], multilabel: bool = False) -> None:
         super().__init__(classes, multilabel)
-        self._truths: list[list[int]] = []
-        self._answers: list[list[int]] = []
+        self._targets: list[list[int]] = []  # class indices of each image
+        self._predicted: list[list[int]] = []
         self._scores: list[np.ndarray | None] = []
         self._sets: list[tuple[str, ...]] = []
 
-    def update(self, prediction: Labels, truth: Labels) -> None:
-        """One image. Raises DataError for a class that the run does not know, for two names where one is due, and for
-        scores that are not K finite numbers."""
-        truths, answers = self._found(truth, "the truth"), self._found(prediction, "the prediction")
+    def update(self, prediction: Labels, target: Labels) -> None:
+        """Add one image.
+
+        Raises:
+            DataError: A class is unknown, there are several names where one is due, or the scores
+                are not K finite numbers.
+        """
+        targets = self._class_indices(target, "the target")
+        predicted = self._class_indices(prediction, "the prediction")
         scores = None if prediction.scores is None else self._checked(prediction.scores)
-        self._truths.append(truths)
-        self._answers.append(answers)
+        self._targets.append(targets)
+        self._predicted.append(predicted)
         self._scores.append(scores)
         if prediction.uncertainty is not None:
             self._sets.append(prediction.uncertainty.prediction_set)
 
     def compute(self) -> Scores:
-        """The numbers listed above. `per_class`: class, precision, recall, f1, count (true images), and for multi-label
-        average_precision and auroc, None where undefined; precision and recall of nothing are 0. `tables`, not for
-        multi-label: `confusion`, K rows of truth by K columns of answers, and `classes`. Raises DataError without updates."""
-        if not self._truths:
-            raise DataError(
-                "there is nothing to score", why="no image has both an answer and a true label"
-            )
+        """Return the scores listed above.
+
+        Returns:
+            `per_class`: class, precision, recall, f1, count (target images), and for multi-label
+            average_precision and auroc, None where undefined; precision and recall of nothing are
+            0. `tables`, not for multi-label: `classes`, `confusion` (K target rows by K predicted
+            columns), and where there are scores `reliability` and `risk`.
+
+        Raises:
+            DataError: There were no updates.
+        """
+        if not self._targets:
+            raise DataError("there is nothing to score", why="no image has a label")
+        scores = self._all_scores()
         if self.multilabel:
-            return _many(
-                self.classes,
-                self._held(self._truths),
-                self._held(self._answers),
-                self._all_scores(),
-            )
-        truths, answers = (np.array(places)[:, 0] for places in (self._truths, self._answers))
-        found = _single(self.classes, truths, answers, self._all_scores())
-        if len(self._sets) == len(truths):
-            covered = [
-                self.classes[place] in names
-                for place, names in zip(truths, self._sets, strict=True)
-            ]
-            found.numbers.update(_of_sets(covered, self._sets))
-        return found
+            target, predicted = self._one_hot(self._targets), self._one_hot(self._predicted)
+            return _multilabel(self.classes, target, predicted, scores)
+        target, predicted = (np.array(rows)[:, 0] for rows in (self._targets, self._predicted))
+        result = _single_label(self.classes, target, predicted, scores)
+        if len(self._sets) == len(target):
+            result.numbers.update(_set_scores([self.classes[i] for i in target], self._sets))
+        return result
 
     def resampler(self) -> Callable[[np.ndarray], float]:
+        """Return the accuracy on a resample; with multi-label the mAP, without scores macro F1."""
         if not self.multilabel:
-            hits = np.array(
-                [truth == answer for truth, answer in zip(self._truths, self._answers, strict=True)]
-            )
-            return lambda places: float(hits[places].mean())
-        truth, answer, scores = (
-            self._held(self._truths),
-            self._held(self._answers),
-            self._all_scores(),
-        )
+            pairs = zip(self._targets, self._predicted, strict=True)
+            hits = np.array([target == predicted for target, predicted in pairs])
+            return lambda indices: float(hits[indices].mean())
+        target, predicted = self._one_hot(self._targets), self._one_hot(self._predicted)
+        scores = self._all_scores()
         if scores is None:
-            return lambda places: float(
-                _set_means(*(held[places].sum(0) for held in (truth, answer, truth & answer)))[0]
-            )
-        rankings = [
-            _Ranking(truth[:, place], scores[:, place]) for place in range(len(self.classes))
-        ]
-        return lambda places: float(
-            _resampled_areas(rankings, np.bincount(places, minlength=len(truth)))[0]
-        )
 
-    def _all_scores(self) -> np.ndarray | None:
-        """(N, K) float64; None unless every answer has scores."""
-        rows = [row for row in self._scores if row is not None]
-        return (
-            np.stack(rows).astype(np.float64) if rows and len(rows) == len(self._truths) else None
-        )
+            def macro_f1(indices: np.ndarray) -> float:
+                members = (target, predicted, target & predicted)
+                return float(_multilabel_f1s(*(each[indices].sum(0) for each in members))[0])
 
-    def sample_losses(self, prediction: Labels, truth: Labels) -> float:
-        """The confidence of a wrong answer, in [0, 1]; for multi-label that of the class most surely wrong, said or left out.
-        Without scores 1 when wrong. Raises DataError as `update` does."""
-        truths, answers = (
-            set(self._found(truth, "the truth")),
-            set(self._found(prediction, "the prediction")),
-        )
-        if truths == answers:
+            return macro_f1
+        ranking = _multilabel_ranking(target, [*map(_RankedScores, target.T, scores.T)])
+        return lambda indices: float(ranking.on_resample(indices)[0])
+
+    def sample_losses(self, prediction: Labels, target: Labels) -> float:
+        """Return the confidence of a wrong prediction, in [0, 1]; 1 without scores.
+
+        For multi-label it is that of the class that is most confidently wrong, predicted or left
+        out.
+
+        Raises:
+            DataError: As `update`.
+        """
+        targets = set(self._class_indices(target, "the target"))
+        predicted = set(self._class_indices(prediction, "the prediction"))
+        if targets == predicted:
             return 0.0
         if prediction.scores is None:
             return 1.0
         scores = self._checked(prediction.scores)
-        wrong = truths ^ answers if self.multilabel else answers
-        return float(
-            max(scores[place] if place in answers else 1 - scores[place] for place in wrong)
-        )
+        wrong = targets ^ predicted if self.multilabel else predicted
+        return float(max(scores[i] if i in predicted else 1 - scores[i] for i in wrong))
 
-    def _found(self, labels: Labels, who: str) -> list[int]:
+    def _all_scores(self) -> np.ndarray | None:
+        """(N, K) float64; None unless every prediction has scores."""
+        rows = [row for row in self._scores if row is not None]
+        complete = rows and len(rows) == len(self._targets)
+        return np.stack(rows).astype(np.float64) if complete else None
+
+    def _class_indices(self, labels: Labels, who: str) -> list[int]:
         if not self.multilabel and len(labels.names) != 1:
             raise DataError(
                 f"{who} must name one class, it names {len(labels.names)}", where=labels.names
@@ -151,221 +180,276 @@ class LabelMetric(Metric):
     def _checked(self, scores: np.ndarray) -> np.ndarray:
         if scores.shape != (len(self.classes),):
             raise DataError(
-                f"a prediction needs a score for each of {len(self.classes)} classes, it has shape {scores.shape}"
+                f"a prediction needs a score for each of {len(self.classes)} classes",
+                why=f"its scores have shape {scores.shape}",
             )
         if not np.isfinite(scores).all():
-            hint = "a lower learning rate, or fp32"
             raise DataError(
                 "the model's scores are not finite numbers",
                 why="its weights or activations overflowed",
-                hint=hint,
+                hint="a lower learning rate, or fp32",
             )
         return scores
 
-    def _held(self, places: list[list[int]]) -> np.ndarray:
-        """(N, K) bool: which classes hold."""
-        held = np.zeros((len(places), len(self.classes)), dtype=bool)
-        for row, columns in zip(held, places, strict=True):
+    def _one_hot(self, rows: list[list[int]]) -> np.ndarray:
+        """(N, K) bool: which classes each image has."""
+        members = np.zeros((len(rows), len(self.classes)), dtype=bool)
+        for row, columns in zip(members, rows, strict=True):
             row[columns] = True
-        return held
+        return members
 
 
-def _single(
-    classes: tuple[str, ...], truth: np.ndarray, answer: np.ndarray, scores: np.ndarray | None
-) -> Scores:
-    """`truth`, `answer`: (N,) places in classes. `scores`: (N, K) or None."""
-    size, count = len(classes), len(truth)
-    hits = answer == truth
-    totals = (
-        np.bincount(truth, minlength=size),
-        np.bincount(answer, minlength=size),
-        np.bincount(truth[hits], minlength=size),
-    )
-    numbers = {"accuracy": _share(hits)}
-    values = dict(
-        zip(("balanced_accuracy", "macro_f1", "weighted_f1"), _means(*totals), strict=True)
-    )
-    read: list[Callable[[np.ndarray], np.ndarray]] = [
-        lambda places: _means(*_counted(truth, answer, places, size))
-    ]
-    if scores is not None:
-        chances = np.clip(scores[np.arange(count), truth], np.finfo(np.float64).eps, 1)
-        losses = -np.log(chances)
-        values["log_loss"] = losses.mean()
-        read.append(lambda places: losses[places].mean(keepdims=True))
-        if size == 2 and 0 < truth.sum() < count:
-            ranking = _Ranking(truth == 1, scores[:, 1])
-            values |= zip(("auroc", "average_precision"), ranking.areas(), strict=True)
-            read.append(lambda places: ranking.areas(np.bincount(places, minlength=count)))
-    drawn = bootstraps(
-        lambda places: np.concatenate([part(places) for part in read]), count, rounds=_ROUNDS
-    )
-    for (name, value), ends in zip(values.items(), drawn, strict=True):
-        if name == "log_loss" and scores is not None and size > 5:
-            numbers["top_5"] = _share(_in_top(5, scores, truth))
-        numbers[name] = with_interval(value, ends, count)
-    if scores is not None:
-        sure = scores[np.arange(count), answer]
-        numbers["expected_calibration_error"] = Score(calibration_error(sure, hits), count=count)
-        numbers["calibration_error_by_chance"] = Score(expected_error_if_calibrated(sure), count=count)
-    confusion = np.bincount(truth * size + answer, minlength=size * size).reshape(size, size)
-    tables: dict[str, Any] = {"confusion": confusion.tolist(), "classes": list(classes)}
-    if scores is not None:
-        tables |= {
-            "reliability": reliability(sure, hits),
-            "risk": [part.tolist() for part in risk_coverage_curve(sure, hits)],
-        }
-    return Scores(numbers, _rows(classes, *totals), tables)
+@dataclass(frozen=True)
+class _Statistics:
+    """Scores that are computed together.
+
+    Attributes:
+        values: Each by name, on all images; nan where undefined.
+        on_resample: Function of (N,) indices of images that returns the same as (M,).
+    """
+
+    values: dict[str, float]
+    on_resample: Callable[[np.ndarray], np.ndarray]
 
 
-def _of_sets(covered: list[bool], sets: list[tuple[str, ...]]) -> dict[str, Score]:
-    """How often the true class was in the set, and how large the sets were."""
-    sizes = Score(float(np.mean([len(names) for names in sets])), count=len(sets))
-    return {"set_coverage": _share(np.array(covered)), "set_size": sizes}
+def _with_bootstraps(
+    groups: Sequence[_Statistics], count: int, rounds: int = _ROUNDS
+) -> dict[str, Score]:
+    """Scores with intervals, all from the same resamples; undefined ones are left out."""
 
+    def on_resample(indices: np.ndarray) -> np.ndarray:
+        return np.concatenate([group.on_resample(indices) for group in groups])
 
-def _many(
-    classes: tuple[str, ...], truth: np.ndarray, answer: np.ndarray, scores: np.ndarray | None
-) -> Scores:
-    """`truth`, `answer`: (N, K) bool. `scores`: (N, K) or None."""
-    count, size = truth.shape
-    both = truth & answer
-    totals = truth.sum(0), answer.sum(0), both.sum(0)
-    values: dict[str, float] = {}
-    read: list[Callable[[np.ndarray], np.ndarray]] = []
-    rows, rounds = _rows(classes, *totals), _ROUNDS
-    if scores is not None:
-        rankings = [_Ranking(truth[:, place], scores[:, place]) for place in range(size)]
-        areas = np.stack([ranking.areas() for ranking in rankings])
-        rows = [row | _ranked(*pair) for row, pair in zip(rows, areas.tolist(), strict=True)]
-        values |= zip(("mean_average_precision", "auroc"), _defined_mean(areas)[::-1], strict=True)
-        rounds = int(np.clip(_WORK // (count * size), _FEWEST_ROUNDS, _ROUNDS))
-        read.append(lambda places: _resampled_areas(rankings, np.bincount(places, minlength=count)))
-    values |= zip(("macro_f1", "micro_f1"), _set_means(*totals), strict=True)
-    # as floats, because numpy multiplies matrices of integers slowly
-    truth_f, answer_f, both_f = (held.astype(np.float32) for held in (truth, answer, both))
-
-    def sets(places: np.ndarray) -> np.ndarray:
-        weights = np.bincount(places, minlength=count).astype(np.float32)
-        return _set_means(weights @ truth_f, weights @ answer_f, weights @ both_f)
-
-    read.append(sets)
-    drawn = bootstraps(
-        lambda places: np.concatenate([part(places) for part in read]), count, rounds=rounds
-    )
-    pairs = zip(values.items(), drawn, strict=True)
-    numbers = {
+    values = {name: value for group in groups for name, value in group.values.items()}
+    intervals = bootstraps(on_resample, count, rounds=rounds)
+    return {
         name: with_interval(value, ends, count)
-        for (name, value), ends in pairs
+        for (name, value), ends in zip(values.items(), intervals, strict=True)
         if not math.isnan(value)
     }
-    numbers["exact_match"] = _share((truth == answer).all(1))
+
+
+# --- one class per image
+
+
+def _single_label(
+    classes: tuple[str, ...], target: np.ndarray, predicted: np.ndarray, scores: np.ndarray | None
+) -> Scores:
+    """Scores of (N,) class indices; `scores` are (N, K) probabilities or None."""
+    size, count = len(classes), len(target)
+    hits = predicted == target
+    statistics = [_class_averages(target, predicted, size)]
+    numbers = {"accuracy": _proportion(hits)}
+    if scores is not None:
+        statistics.append(_log_loss(target, scores))
+        if size == 2 and 0 < target.sum() < count:
+            statistics.append(_binary_ranking(target, scores))
+        if size > 5:
+            numbers["top_5"] = _proportion(_in_top(5, scores, target))
+    numbers |= _with_bootstraps(statistics, count)
+    confusion = np.bincount(target * size + predicted, minlength=size * size).reshape(size, size)
+    tables: dict[str, Any] = {"confusion": confusion.tolist(), "classes": list(classes)}
+    if scores is not None:
+        confidence = scores[np.arange(count), predicted]
+        error = calibration_error(confidence, hits)
+        by_chance = expected_error_if_calibrated(confidence)
+        numbers["expected_calibration_error"] = Score(error, count=count)
+        numbers["calibration_error_by_chance"] = Score(by_chance, count=count)
+        tables["reliability"] = reliability_bins(confidence, hits)
+        tables["risk"] = [part.tolist() for part in risk_coverage_curve(confidence, hits)]
+    ordered = {name: numbers[name] for name in _SINGLE_LABEL_ORDER if name in numbers}
+    return Scores(ordered, _rows(classes, *_class_counts(target, predicted, size)), tables)
+
+
+def _class_averages(target: np.ndarray, predicted: np.ndarray, size: int) -> _Statistics:
+    def on_resample(indices: np.ndarray) -> np.ndarray:
+        return _averages(*_class_counts(target[indices], predicted[indices], size))
+
+    names = ("balanced_accuracy", "macro_f1", "weighted_f1")
+    values = on_resample(np.arange(len(target)))
+    return _Statistics(dict(zip(names, values, strict=True)), on_resample)
+
+
+def _log_loss(target: np.ndarray, scores: np.ndarray) -> _Statistics:
+    probabilities = scores[np.arange(len(target)), target]
+    losses = -np.log(np.clip(probabilities, np.finfo(np.float64).eps, 1))
+    return _Statistics(
+        {"log_loss": losses.mean()}, lambda indices: losses[indices].mean(keepdims=True)
+    )
+
+
+def _binary_ranking(target: np.ndarray, scores: np.ndarray) -> _Statistics:
+    ranking = _RankedScores(target == 1, scores[:, 1])
+
+    def on_resample(indices: np.ndarray) -> np.ndarray:
+        return ranking.areas(np.bincount(indices, minlength=len(target)))
+
+    names = ("auroc", "average_precision")
+    return _Statistics(dict(zip(names, ranking.areas(), strict=True)), on_resample)
+
+
+def _class_counts(
+    target: np.ndarray, predicted: np.ndarray, size: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(K,) target, predicted and correctly predicted images of each class."""
+    correct = target[target == predicted]
+    target_counts, predicted_counts, correct_counts = (
+        np.bincount(indices, minlength=size) for indices in (target, predicted, correct)
+    )
+    return target_counts, predicted_counts, correct_counts
+
+
+def _averages(target: np.ndarray, predicted: np.ndarray, correct: np.ndarray) -> np.ndarray:
+    """(3,) balanced accuracy, macro F1 and weighted F1 of (K,) counts."""
+    f1 = _divide(2 * correct, target + predicted)
+    recall = _divide(correct, target)
+    return np.array(
+        [
+            recall[target > 0].mean(),
+            f1[target + predicted > 0].mean(),
+            (f1 * target).sum() / target.sum(),
+        ]
+    )
+
+
+def _in_top(most: int, scores: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """(N,) bool: whether the target is among the `most` highest scores.
+
+    Of equal scores the later class wins, as in scikit-learn.
+    """
+    own = scores[np.arange(len(target)), target][:, None]
+    later = np.arange(scores.shape[1]) > target[:, None]
+    return np.asarray(((scores > own) | ((scores == own) & later)).sum(1) < most)
+
+
+def _set_scores(targets: list[str], sets: list[tuple[str, ...]]) -> dict[str, Score]:
+    """How often prediction sets contain the target, and how large they are."""
+    covered = np.array([name in names for name, names in zip(targets, sets, strict=True)])
+    size = Score(float(np.mean([len(names) for names in sets])), count=len(sets))
+    return {"set_coverage": _proportion(covered), "set_size": size}
+
+
+# --- any number of classes per image
+
+
+def _multilabel(
+    classes: tuple[str, ...], target: np.ndarray, predicted: np.ndarray, scores: np.ndarray | None
+) -> Scores:
+    """Scores of (N, K) bool; `scores` are (N, K) probabilities or None."""
+    count, size = target.shape
+    statistics, rounds = [_multilabel_f1(target, predicted)], _ROUNDS
+    rows = _rows(classes, *(each.sum(0) for each in (target, predicted, target & predicted)))
+    if scores is not None:
+        rankings = [*map(_RankedScores, target.T, scores.T)]
+        rows = [row | _ranking_columns(each) for row, each in zip(rows, rankings, strict=True)]
+        statistics.insert(0, _multilabel_ranking(target, rankings))
+        rounds = int(np.clip(_WORK // (count * size), _MIN_ROUNDS, _ROUNDS))
+    numbers = _with_bootstraps(statistics, count, rounds)
+    numbers["exact_match"] = _proportion((target == predicted).all(1))
     return Scores(numbers, rows)
 
 
-class _Ranking:
-    """One class's scores, sorted once, so that a resample costs no sort: its images are weights on the sorted ones.
+def _multilabel_ranking(target: np.ndarray, rankings: list[_RankedScores]) -> _Statistics:
+    def on_resample(indices: np.ndarray) -> np.ndarray:
+        weights = np.bincount(indices, minlength=len(target))
+        return _mean_of_defined(np.stack([each.areas(weights) for each in rankings]))[::-1]
 
-    `positive`: (N,) bool. `scores`: (N,), higher is surer.
-    """
-
-    def __init__(self, positive: np.ndarray, scores: np.ndarray) -> None:
-        self._order = np.argsort(-scores, kind="stable")
-        self._positive = positive[self._order].astype(np.float64)
-        sorted_scores = scores[self._order]
-        self._ends = np.append(
-            np.flatnonzero(np.diff(sorted_scores)), len(scores) - 1
-        )  # images of one score count as one step
-
-    def areas(self, weights: np.ndarray | None = None) -> np.ndarray:
-        """(2,): the area under the ROC curve (trapezoids) and the average precision (steps); nan where undefined.
-
-        `weights`: (N,) how often each image counts.
-        """
-        counts = np.ones(len(self._order)) if weights is None else weights[self._order]
-        found = np.cumsum(counts * self._positive)[self._ends]
-        seen = np.cumsum(counts)[self._ends]
-        positives, negatives = found[-1], seen[-1] - found[-1]
-        if positives == 0:
-            return np.array([np.nan, np.nan])
-        gained = np.diff(found, prepend=0)
-        precision = found / np.maximum(seen, 1)  # nothing seen yet is nothing gained
-        false = seen - found
-        missed = np.diff(false, prepend=0)
-        area = (
-            (missed * (found - gained / 2)).sum() / (positives * negatives) if negatives else np.nan
-        )
-        return np.array([area, (gained * precision).sum() / positives])
+    values = on_resample(np.arange(len(target)))
+    names = ("mean_average_precision", "auroc")
+    return _Statistics(dict(zip(names, values, strict=True)), on_resample)
 
 
-def _counted(
-    truth: np.ndarray, answer: np.ndarray, places: np.ndarray, size: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(K,) true, answered and rightly answered images of each class in a resample: the margins of its confusion matrix."""
-    truth, answer = truth[places], answer[places]
-    right = truth[truth == answer]
-    return (
-        np.bincount(truth, minlength=size),
-        np.bincount(answer, minlength=size),
-        np.bincount(right, minlength=size),
-    )
+def _multilabel_f1(target: np.ndarray, predicted: np.ndarray) -> _Statistics:
+    members = (target, predicted, target & predicted)
+    # as floats, because NumPy multiplies matrices of integers slowly
+    as_floats = [each.astype(np.float32) for each in members]
+
+    def on_resample(indices: np.ndarray) -> np.ndarray:
+        weights = np.bincount(indices, minlength=len(target)).astype(np.float32)
+        return _multilabel_f1s(*(weights @ each for each in as_floats))
+
+    values = _multilabel_f1s(*(each.sum(0) for each in members))
+    return _Statistics(dict(zip(("macro_f1", "micro_f1"), values, strict=True)), on_resample)
 
 
-def _over(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
-    """part / whole, 0 where whole is 0."""
-    return np.asarray(np.divide(part, whole, out=np.zeros(len(part)), where=whole > 0))
-
-
-def _means(true: np.ndarray, answered: np.ndarray, right: np.ndarray) -> np.ndarray:
-    """(3,): balanced accuracy, macro F1, weighted F1; each class by its (K,) counts."""
-    f1 = _over(2 * right, true + answered)
-    recall = _over(right, true)
-    return np.array(
-        [recall[true > 0].mean(), f1[true + answered > 0].mean(), (f1 * true).sum() / true.sum()]
-    )
-
-
-def _set_means(true: np.ndarray, answered: np.ndarray, right: np.ndarray) -> np.ndarray:
-    """(2,): macro F1 and micro F1; nan where neither truth nor answers hold any class."""
-    both = true + answered
+def _multilabel_f1s(target: np.ndarray, predicted: np.ndarray, correct: np.ndarray) -> np.ndarray:
+    """(2,) macro F1 and micro F1 of (K,) counts; nan where there is no class at all."""
+    both = target + predicted
     if not both.any():
         return np.array([np.nan, np.nan])
-    return np.array([_over(2 * right, both)[both > 0].mean(), 2 * right.sum() / both.sum()])
+    return np.array([_divide(2 * correct, both)[both > 0].mean(), 2 * correct.sum() / both.sum()])
 
 
-def _defined_mean(areas: np.ndarray) -> np.ndarray:
-    """(2,): the mean of each column of (K, 2), nans left out; nan where a column holds nothing else."""
+def _mean_of_defined(areas: np.ndarray) -> np.ndarray:
+    """(2,) means of the columns of (K, 2) without nan; nan where a column has nothing else."""
     known = ~np.isnan(areas)
     sums, counts = np.where(known, areas, 0).sum(0), known.sum(0)
     return np.asarray(np.divide(sums, counts, out=np.full(2, np.nan), where=counts > 0))
 
 
-def _resampled_areas(rankings: list[_Ranking], weights: np.ndarray) -> np.ndarray:
-    return _defined_mean(np.stack([ranking.areas(weights) for ranking in rankings]))[::-1]
+# --- both
 
 
-def _in_top(most: int, scores: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """(N,) bool: whether the true class is among the `most` surest; of equal ones the later class wins, as in scikit-learn."""
-    own = scores[np.arange(len(truth)), truth][:, None]
-    later = np.arange(scores.shape[1]) > truth[:, None]
-    return np.asarray(((scores > own) | ((scores == own) & later)).sum(1) < most)
+class _RankedScores:
+    """The scores of one class, sorted once: a resample only changes the weights of its images.
+
+    Args:
+        positive: (N,) bool, which images have the class.
+        scores: (N,) of the class.
+    """
+
+    def __init__(self, positive: np.ndarray, scores: np.ndarray) -> None:
+        self._order = np.argsort(-scores, kind="stable")
+        self._positive = positive[self._order].astype(np.float64)
+        # images with equal scores are one step of the curve: the index of the last one of each
+        steps = np.flatnonzero(np.diff(scores[self._order]))
+        self._step_ends = np.append(steps, len(scores) - 1)
+
+    def areas(self, weights: np.ndarray | None = None) -> np.ndarray:
+        """Return (2,): the area under the ROC curve (trapezoids) and the average precision (steps).
+
+        Args:
+            weights: (N,) how often each image counts; default: once.
+
+        Returns:
+            nan where undefined.
+        """
+        counts = np.ones(len(self._order)) if weights is None else weights[self._order]
+        true_positives = np.cumsum(counts * self._positive)[self._step_ends]
+        retrieved = np.cumsum(counts)[self._step_ends]
+        positives, negatives = true_positives[-1], retrieved[-1] - true_positives[-1]
+        if positives == 0:
+            return np.array([np.nan, np.nan])
+        gains = np.diff(true_positives, prepend=0)
+        precision = true_positives / np.maximum(retrieved, 1)  # 0 / 0 is 0
+        false_positives = np.diff(retrieved - true_positives, prepend=0)
+        trapezoids = (false_positives * (true_positives - gains / 2)).sum()
+        auroc = trapezoids / (positives * negatives) if negatives else np.nan
+        return np.array([auroc, (gains * precision).sum() / positives])
 
 
-def _share(hits: np.ndarray) -> Score:
-    right, count = int(hits.sum()), len(hits)
-    return Score(right / count, *wilson(right, count), count)
+def _divide(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+    """part / whole, 0 where whole is 0."""
+    return np.asarray(np.divide(part, whole, out=np.zeros(len(part)), where=whole > 0))
+
+
+def _proportion(hits: np.ndarray) -> Score:
+    successes, count = int(hits.sum()), len(hits)
+    return Score(successes / count, *wilson(successes, count), count)
 
 
 def _rows(
-    classes: tuple[str, ...], true: np.ndarray, answered: np.ndarray, right: np.ndarray
+    classes: tuple[str, ...], target: np.ndarray, predicted: np.ndarray, correct: np.ndarray
 ) -> list[dict[str, Any]]:
-    columns = (_over(right, answered), _over(right, true), _over(2 * right, true + answered), true)
+    """A row for each class, of (K,) counts."""
+    precision, recall = _divide(correct, predicted), _divide(correct, target)
+    f1 = _divide(2 * correct, target + predicted)
     keys = ("class", "precision", "recall", "f1", "count")
-    lists = (column.tolist() for column in columns)
-    return [dict(zip(keys, row, strict=True)) for row in zip(classes, *lists, strict=True)]
+    columns = (column.tolist() for column in (precision, recall, f1, target))
+    return [dict(zip(keys, row, strict=True)) for row in zip(classes, *columns, strict=True)]
 
 
-def _ranked(auroc: float, precision: float) -> dict[str, float | None]:
-    """The columns that rankings add to a class's row."""
-    found = {"average_precision": precision, "auroc": auroc}
-    return {name: None if math.isnan(value) else value for name, value in found.items()}
+def _ranking_columns(ranking: _RankedScores) -> dict[str, float | None]:
+    auroc, precision = ranking.areas().tolist()
+    columns = {"average_precision": precision, "auroc": auroc}
+    return {name: None if math.isnan(value) else value for name, value in columns.items()}

@@ -32,22 +32,26 @@ _WORK = (
 
 
 class RegionMetric(Metric):
-    """Compares Regions with Regions; agrees with scikit-learn to 1e-9. All numbers are in [0, 1]; pixels that the truth marks
-    as ignored count nowhere.
+    """Compares Regions with Regions; agrees with scikit-learn to 1e-9. All numbers are in [0, 1];
+    pixels that the truth marks as ignored count nowhere.
 
-    In this order: `mean_iou`, the mean intersection over union of the classes with a pixel in truth or answers; `dice`, the
-    mean over the same classes of twice the intersection over the sum, and with exactly two classes that of the foreground
-    alone, classes[1]; `pixel_accuracy`; `boundary_f1`, which asks how much of an answer's outline lies near the true one, how
-    much of the true one near the answer's, and takes the harmonic mean (Csurka et al. 2013): by class and image with a pixel
-    of the class, averaged over images and then over classes. Near is 0.0075 of the image's diagonal, rounded up to whole
-    pixels as DAVIS does (Perazzi et al. 2016). Outlines are the pixels of a class beside one of another, corners included;
-    the picture's edge and ignored pixels make none, and where neither side has an outline they agree.
+    In this order: `mean_iou`, the mean intersection over union of the classes with a pixel in truth
+        or answers; `dice`, the
+    mean over the same classes of twice the intersection over the sum, and with exactly two classes
+    that of the foreground alone, classes[1]; `pixel_accuracy`; `boundary_f1`, which asks how much
+    of an answer's outline lies near the true one, how much of the true one near the answer's, and
+    takes the harmonic mean (Csurka et al. 2013): by class and image with a pixel of the class,
+    averaged over images and then over classes. Near is 0.0075 of the image's diagonal, rounded up
+    to whole pixels as DAVIS does (Perazzi et al. 2016). Outlines are the pixels of a class beside
+    one of another, corners included; the picture's edge and ignored pixels make none, and where
+    neither side has an outline they agree.
 
-    All have percentile bootstraps over images. `dice` is left out where the foreground never occurs. Only counts are kept.
+    All have percentile bootstraps over images. `dice` is left out where the foreground never
+    occurs. Only counts are kept.
     """
 
     reads = Regions
-    per_class = "iou"
+    class_score = "iou"
 
     def __init__(self, classes: tuple[str, ...], multilabel: bool = False) -> None:
         super().__init__(classes, multilabel)
@@ -60,8 +64,8 @@ class RegionMetric(Metric):
         ] = []  # (K,) boundary F1 an image, nan where the class has no pixel
 
     def update(self, prediction: Regions, truth: Regions) -> None:
-        """One image. Raises DataError for masks of different sizes, for what is not (H, W) integers, and for a class that the
-        run does not know."""
+        """One image. Raises DataError for masks of different sizes, for what is not (H, W)
+        integers, and for a class that the run does not know."""
         answer, true = self._read(prediction, truth)
         confusion = _counted(answer, true, len(self.classes))
         pixels = _margins(confusion)
@@ -72,9 +76,10 @@ class RegionMetric(Metric):
         )
 
     def compute(self) -> Scores:
-        """The numbers listed above. `per_class`: class, iou, dice, precision, recall, boundary_f1, count (true pixels); None
-        where undefined. `tables`: `confusion`, K rows of truth by K columns of answers in pixels, and `classes`. Raises DataError
-        without updates and when all pixels are ignored."""
+        """The numbers listed above. `per_class`: class, iou, dice, precision, recall, boundary_f1,
+        count (true pixels); None where undefined. `tables`: `confusion`, K rows of truth by K
+        columns of answers in pixels, and `classes`. Raises DataError without updates and when all
+        pixels are ignored."""
         if not self._confusion.any():
             why = (
                 "every pixel is marked as ignored"
@@ -101,7 +106,8 @@ class RegionMetric(Metric):
         return lambda places: float(means(places)[0])
 
     def _flat(self) -> np.ndarray:
-        """A row an image, 5 x K: true, answered, right, boundary F1, whether there is one; a resample is a weighted sum of rows."""
+        """A row an image, 5 x K: true, answered, right, boundary F1, whether there is one; a
+        resample is a weighted sum of rows."""
         outlines = np.stack(self._outlines)
         seen = ~np.isnan(outlines)
         rows = np.concatenate(
@@ -119,7 +125,8 @@ class RegionMetric(Metric):
         return means
 
     def sample_losses(self, prediction: Regions, truth: Regions) -> float:
-        """1 - the mean intersection over union of the classes in this image, in [0, 1]. Raises DataError as `update` does."""
+        """1 - the mean intersection over union of the classes in this image, in [0, 1]. Raises
+        DataError as `update` does."""
         answer, true = self._read(prediction, truth)
         iou = _each(*_margins(_counted(answer, true, len(self.classes))))[0]
         return float(1 - np.nanmean(iou)) if not np.isnan(iou).all() else 0.0
@@ -170,7 +177,8 @@ def _each(
 
 
 def _means(sums: np.ndarray) -> np.ndarray:
-    """(4,): mean IoU, Dice, pixel accuracy, boundary F1, of (5, K) sums over images; nan where undefined."""
+    """(4,): mean IoU, Dice, pixel accuracy, boundary F1, of (5, K) sums over images; nan where
+    undefined."""
     true, answered, right, outlines, seen = sums
     if not true.any():
         return np.full(4, np.nan)
@@ -205,13 +213,18 @@ def _rows(classes: tuple[str, ...], sums: np.ndarray) -> list[dict[str, Any]]:
 
 
 def _outline(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(N, 2) pixels that touch another class and (N,) their classes. `mask`: (H, W), all its classes in one pass."""
+    """(N, 2) pixels that touch another class and (N,) their classes. `mask`: (H, W), all its
+    classes in one pass."""
     edge = np.zeros(mask.shape, dtype=bool)
     height, width = mask.shape
     for down, right in _STEPS:
         here = slice(0, height - down), slice(max(0, -right), width - max(0, right))
         there = slice(down, height), slice(max(0, right), width + min(0, right))
-        differ = (mask[here] != mask[there]) & (mask[here] != IGNORE_INDEX) & (mask[there] != IGNORE_INDEX)
+        differ = (
+            (mask[here] != mask[there])
+            & (mask[here] != IGNORE_INDEX)
+            & (mask[there] != IGNORE_INDEX)
+        )
         edge[here] |= differ
         edge[there] |= differ
     return np.argwhere(edge), mask[edge]
@@ -235,7 +248,8 @@ def _boundary_f1(
 
 
 def _near(points: np.ndarray, others: np.ndarray, reach: int) -> float:
-    """The share of `points` with one of `others` within `reach` pixels; a tree, because outlines are thin and pictures large."""
+    """The share of `points` with one of `others` within `reach` pixels; a tree, because outlines
+    are thin and pictures large."""
     from scipy.spatial import cKDTree
 
     tree = cKDTree(others, compact_nodes=False, balanced_tree=False)

@@ -1,4 +1,5 @@
-"""Sentences against sentences: CIDEr-D, BLEU, ROUGE-L and chrF, without a network and without word lists.
+"""Sentences against sentences: CIDEr-D, BLEU, ROUGE-L and chrF, without a network and without word
+lists.
 
 Letters: I images, n the length of an n-gram.
 """
@@ -28,12 +29,12 @@ _ROUGE_BETA, _CHRF_BETA = 1.2, 2.0  # how much more recall weighs than precision
 _NAMES = ("cider", "bleu_1", "bleu_2", "bleu_3", "bleu_4", "rouge_l", "chrf")
 
 
-def words_of(sentence: str) -> list[str]:
+def tokenize(sentence: str) -> list[str]:
     """Its words in lower case, without punctuation, as COCO's evaluation counts them."""
     return _WORD.findall(sentence.casefold())
 
 
-def grams(items: Sequence[str], most: int) -> Grams:
+def count_ngrams(items: Sequence[str], most: int) -> Grams:
     """How often each run of 1 to `most` items occurs."""
     return Counter(
         tuple(items[start : start + n])
@@ -42,7 +43,7 @@ def grams(items: Sequence[str], most: int) -> Grams:
     )
 
 
-def by_length(counted: Grams, most: int = _MOST) -> list[int]:
+def totals_by_length(counted: Grams, most: int = _MOST) -> list[int]:
     """How many n-grams were counted, of 1 to `most` items."""
     return [
         sum(count for gram, count in counted.items() if len(gram) == n) for n in range(1, most + 1)
@@ -52,17 +53,21 @@ def by_length(counted: Grams, most: int = _MOST) -> list[int]:
 class TextMetric(Metric):
     """Compares Text with Text: the answer's one sentence with all sentences of the truth.
 
-    In this order: `cider`, CIDEr-D (Vedantam et al. 2015, section 4 and equation 7), 0 to 10, in which n-grams weigh the more the
-    fewer images have them in their true sentences; `bleu_1` to `bleu_4` (Papineni et al. 2002), of all images together, without
-    smoothing, with the nearest reference's length; `rouge_l` (Lin 2004), with beta 1.2 and the best precision and recall over the
-    references, as COCO's evaluation has it; `chrf` (Popovic 2015), of 1 to 6 characters, beta 2, of all images together. All but
-    the first are in [0, 1]. Words are compared in lower case and without punctuation; nothing is stemmed.
+    In this order: `cider`, CIDEr-D (Vedantam et al. 2015, section 4 and equation 7), 0 to 10, in
+        which n-grams weigh the more the
+    fewer images have them in their true sentences; `bleu_1` to `bleu_4` (Papineni et al. 2002), of
+    all images together, without smoothing, with the nearest reference's length; `rouge_l` (Lin
+    2004), with beta 1.2 and the best precision and recall over the references, as COCO's evaluation
+    has it; `chrf` (Popovic 2015), of 1 to 6 characters, beta 2, of all images together. All but the
+    first are in [0, 1]. Words are compared in lower case and without punctuation; nothing is
+    stemmed.
 
-    All have percentile bootstraps over images; the weights of CIDEr's n-grams stay those of the whole set.
+    All have percentile bootstraps over images; the weights of CIDEr's n-grams stay those of the
+    whole set.
     """
 
     reads = Text
-    per_class = "cider"
+    class_score = "cider"
 
     def __init__(self, classes: tuple[str, ...] = (), multilabel: bool = False) -> None:
         super().__init__(classes, multilabel)
@@ -100,7 +105,7 @@ class TextMetric(Metric):
             )
         pairs = list(zip(self._answers, self._truths, strict=True))
         single = np.stack(
-            [ciders(self._answers, self._truths), [rouge_l(*pair) for pair in pairs]], 1
+            [cider_scores(self._answers, self._truths), [rouge_l(*pair) for pair in pairs]], 1
         )
         shared, letters = (
             np.stack([_bleu_counts(*pair) for pair in pairs]),
@@ -119,23 +124,23 @@ class TextMetric(Metric):
 def _read(prediction: Text, truth: Text) -> tuple[list[str], list[list[str]]]:
     if not truth.sentences:
         raise DataError("this image has no true sentence")
-    return words_of(prediction.sentences[0] if prediction.sentences else ""), [
-        words_of(each) for each in truth.sentences
+    return tokenize(prediction.sentences[0] if prediction.sentences else ""), [
+        tokenize(each) for each in truth.sentences
     ]
 
 
 # --- CIDEr
 
 
-def ciders(answers: Sequence[list[str]], truths: Sequence[Sequence[list[str]]]) -> np.ndarray:
+def cider_scores(answers: Sequence[list[str]], truths: Sequence[Sequence[list[str]]]) -> np.ndarray:
     """(I,) CIDEr-D of each image; how rare an n-gram is, is counted over the `truths`."""
-    known = [[grams(words, _MOST) for words in each] for each in truths]
+    known = [[count_ngrams(words, _MOST) for words in each] for each in truths]
     images = Counter(gram for each in known for gram in set().union(*each))
     rarity, found = _Rarity(images, math.log(len(truths))), []
     for answer, each in zip(answers, known, strict=True):
-        mine = rarity.weighed(grams(answer, _MOST))
+        mine = rarity.weighed(count_ngrams(answer, _MOST))
         alike = [
-            _alike(mine, rarity.weighed(one)) * _near(len(answer), by_length(one)[0])
+            _alike(mine, rarity.weighed(one)) * _near(len(answer), totals_by_length(one)[0])
             for one in each
         ]
         found.append(10 * np.mean(alike))
@@ -144,13 +149,15 @@ def ciders(answers: Sequence[list[str]], truths: Sequence[Sequence[list[str]]]) 
 
 @dataclass(frozen=True)
 class _Rarity:
-    """`images`: in how many images' true sentences each n-gram occurs; `whole`: the logarithm of the number of images."""
+    """`images`: in how many images' true sentences each n-gram occurs; `whole`: the logarithm of
+    the number of images."""
 
     images: Grams
     whole: float
 
     def weighed(self, counted: Grams) -> list[dict[tuple[str, ...], float]]:
-        """TF-IDF by length of n-gram. One that no truth has counts as in a single image, as in the reference code."""
+        """TF-IDF by length of n-gram. One that no truth has counts as in a single image, as in the
+        reference code."""
         parts: list[dict[tuple[str, ...], float]] = [{} for _ in range(_MOST)]
         for gram, count in counted.items():
             parts[len(gram) - 1][gram] = count * (self.whole - math.log(max(1, self.images[gram])))
@@ -187,12 +194,15 @@ def _alike(
 
 
 def _bleu_counts(answer: list[str], truths: list[list[str]]) -> np.ndarray:
-    """(10,): right n-grams of 1 to 4 words, all of the answer's, its length, that of the nearest reference (the shorter of two)."""
-    mine, most = grams(answer, _MOST), Counter[tuple[str, ...]]()
+    """(10,): right n-grams of 1 to 4 words, all of the answer's, its length, that of the nearest
+    reference (the shorter of two)."""
+    mine, most = count_ngrams(answer, _MOST), Counter[tuple[str, ...]]()
     for truth in truths:
-        most |= grams(truth, _MOST)
+        most |= count_ngrams(truth, _MOST)
     nearest = min((abs(len(truth) - len(answer)), len(truth)) for truth in truths)[1]
-    return np.array([*by_length(mine & most), *by_length(mine), len(answer), nearest], dtype=float)
+    return np.array(
+        [*totals_by_length(mine & most), *totals_by_length(mine), len(answer), nearest], dtype=float
+    )
 
 
 def _bleus(counts: np.ndarray) -> Iterator[float]:
@@ -231,12 +241,13 @@ def _longest_common(one: Sequence[str], other: Sequence[str]) -> int:
 
 
 def _chrf_counts(answer: list[str], truths: list[list[str]]) -> np.ndarray:
-    """(18,): right, answered and true n-grams of 1 to 6 characters, against the reference that it is nearest to."""
-    mine = grams("".join(answer), _CHARACTERS)
+    """(18,): right, answered and true n-grams of 1 to 6 characters, against the reference that it
+    is nearest to."""
+    mine = count_ngrams("".join(answer), _CHARACTERS)
     found = []
     for truth in truths:
-        theirs = grams("".join(truth), _CHARACTERS)
-        rows = [by_length(each, _CHARACTERS) for each in (mine & theirs, mine, theirs)]
+        theirs = count_ngrams("".join(truth), _CHARACTERS)
+        rows = [totals_by_length(each, _CHARACTERS) for each in (mine & theirs, mine, theirs)]
         found.append(np.array(rows, dtype=float).ravel())
     return max(found, key=_chrf)
 

@@ -10,7 +10,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from foveate.modeling.backbones import Backbone
-from foveate.registry import Shelf
+from foveate.registry import Registry
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,6 @@ class Explainer(ABC):
 
 
 USUAL = "hirescam"  # in reports
-EXPLAINERS: Shelf[Explainer] = Shelf(
+EXPLAINERS: Registry[Explainer] = Registry(
     "foveate.explainability.methods", Explainer, "explainer", "explainers"
 )

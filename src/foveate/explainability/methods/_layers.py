@@ -55,8 +55,8 @@ def layers(asked: ExplainRequest) -> list[Layer]:
     if not found:
         raise UsageError(
             "this network has no layer with places to look at",
-            where="--how",
-            hint="--how occlusion, which takes any",
+            where="--method",
+            hint="--method occlusion, which takes any",
         )
     return found
 

@@ -21,10 +21,10 @@ class Rollout(Explainer):
         seen = _attention(asked)
         count = seen[0].shape[-1] if seen else 0
         if len(seen) < 2 or any(each.shape[-2:] != (count, count) for each in seen):
-            hint = "--how gradcam, or a plain Vision Transformer such as vit_small_patch16_224"
+            hint = "--method gradcam, or a plain Vision Transformer such as vit_small_patch16_224"
             raise UsageError(
                 "rollout follows attention through a plain Transformer, and this is none",
-                where="--how",
+                where="--method",
                 hint=hint,
             )
         eye = torch.eye(count, device=seen[0].device)

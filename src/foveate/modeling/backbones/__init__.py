@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from foveate.errors import UnknownName, UsageError
-from foveate.modeling.text_decoder import Found
-from foveate.modeling.tokenizer import Vocabulary
+from foveate.modeling.text_decoder import GeneratedTokens
+from foveate.modeling.tokenizer import Tokenizer
 from foveate.predictions import Prediction
-from foveate.registry import Shelf
+from foveate.registry import Registry
 from foveate.types import Features, InputSpec, Provides
 
 
@@ -48,7 +48,7 @@ class Backbone(nn.Module, ABC):
         """Passes once through all layers that it may call, for those who look which these are."""
         self(images, self.provides)
 
-    def save_memory(self) -> None:
+    def enable_checkpointing(self) -> None:
         """From now on activations are computed again in the backward pass; raises UsageError where that cannot be."""
         raise UsageError(
             "this backbone cannot compute activations again",
@@ -56,16 +56,16 @@ class Backbone(nn.Module, ABC):
             hint="a smaller batch",
         )
 
-    def patches(self) -> tuple[int, int]:
+    def patch_grid(self) -> tuple[int, int]:
         """Patches along a side of the network's square, and the side of each, px; raises UsageError where it reads none."""
-        raise patchless()
+        raise no_patches_error()
 
-    def attention(self, images: Tensor, kept: Tensor) -> Tensor:
+    def encode_visible(self, images: Tensor, kept: Tensor) -> Tensor:
         """images (B, 3, H, W) of which only the patches `kept` (B, K) int64 are read -> tokens (B, K, D), as MAE needs them."""
-        raise patchless()
+        raise no_patches_error()
 
 
-def patchless() -> UsageError:
+def no_patches_error() -> UsageError:
     hint = "a plain Vision Transformer, such as vit_small_patch16_224, or --objective simmim, which takes any network"
     return UsageError("this backbone cannot leave patches out", where="backbone.name", hint=hint)
 
@@ -91,7 +91,7 @@ class TextBackbone(Backbone):
     def embed_text(self, sentences: Sequence[str]) -> Tensor:
         """(K, D), not normalised; gradients may flow. Raises WeightsError where the tokenizer's files are missing."""
         ids = self.tokenize(sentences)
-        return self.embed_words(self.embed_tokens(ids), ids)
+        return self.encode_embeddings(self.embed_tokens(ids), ids)
 
     @abstractmethod
     def tokenize(self, sentences: Sequence[str]) -> Tensor:
@@ -102,7 +102,7 @@ class TextBackbone(Backbone):
         """(K, L) -> (K, L, W): the table of token embeddings, without positions."""
 
     @abstractmethod
-    def embed_words(self, words: Tensor, ids: Tensor) -> Tensor:
+    def encode_embeddings(self, words: Tensor, ids: Tensor) -> Tensor:
         """(K, L, W) -> (K, D): the text network on these embeddings in the place of its table's, as learnt prompts need it.
 
         `ids` (K, L) says where a sentence ends and what is padding.
@@ -113,8 +113,8 @@ class TextBackbone(Backbone):
 class Conditioning:
     """What pictures are to show. `words`: (B, L, W) embeddings; `there`: (B, L) bool, which of them are no padding."""
 
-    words: Tensor
-    there: Tensor
+    embeddings: Tensor
+    mask: Tensor
 
 
 class DiffusionBackbone(Backbone):
@@ -125,9 +125,9 @@ class DiffusionBackbone(Backbone):
     tuning moves.
     """
 
-    canvas: tuple[int, int, int]
-    said_width: int
-    reads: bool
+    latent_shape: tuple[int, int, int]
+    conditioning_width: int
+    encodes_text: bool
 
     def forward(self, images: Tensor, wants: Collection[Provides]) -> Features:
         raise UsageError(
@@ -139,16 +139,16 @@ class DiffusionBackbone(Backbone):
     def probe(self, images: Tensor) -> None:
         count, where = len(images), images.device
         said = Conditioning(
-            torch.zeros(count, 1, self.said_width, device=where),
+            torch.zeros(count, 1, self.conditioning_width, device=where),
             torch.ones(count, 1, dtype=torch.bool, device=where),
         )
         self.denoise(
-            torch.zeros(count, *self.canvas, device=where),
+            torch.zeros(count, *self.latent_shape, device=where),
             torch.full((count,), 0.5, device=where),
             said,
         )
 
-    def still(self) -> list[nn.Module]:
+    def frozen_modules(self) -> list[nn.Module]:
         return []
 
     @abstractmethod
@@ -159,7 +159,7 @@ class DiffusionBackbone(Backbone):
     def decode(self, clean: Tensor) -> Tensor:
         """(B, C, h, w) -> (B, 3, S, S) normalised."""
 
-    def times(self, count: int) -> Tensor:
+    def sample_times(self, count: int) -> Tensor:
         """(count,), drawn to learn at, from torch's generator."""
         return torch.rand(count)
 
@@ -179,7 +179,7 @@ class DiffusionBackbone(Backbone):
     def predict_x0_eps(self, seen: Tensor, answer: Tensor, time: Tensor) -> tuple[Tensor, Tensor]:
         """The clean picture and the noise that this answer takes what is seen for."""
 
-    def embed(self, sentences: Sequence[str]) -> Conditioning:
+    def encode_prompts(self, sentences: Sequence[str]) -> Conditioning:
         """Of a painter that `reads`. An empty sentence says nothing."""
         raise UsageError("this painter reads no sentences by itself", where="backbone.name")
 
@@ -190,18 +190,18 @@ class CaptioningBackbone(Backbone):
     Letters: B images, N tokens of a picture, D width, T numbers of a sentence, V of the vocabulary. `vocabulary`: its words.
     """
 
-    vocabulary: Vocabulary
+    tokenizer: Tokenizer
 
     def probe(self, images: Tensor) -> None:
         memory = self(images, self.provides).native
-        self.next_token_logits(memory, torch.full((len(images), 1), self.vocabulary.start, device=images.device))
+        self.next_token_logits(memory, torch.full((len(images), 1), self.tokenizer.start, device=images.device))
 
     @abstractmethod
     def next_token_logits(self, memory: Tensor, numbers: Tensor) -> Tensor:
         """(B, N, D), (B, T) -> logits (B, T, V) of the number behind each."""
 
     @abstractmethod
-    def generate(self, memory: Tensor, opening: Sequence[int], most: int, beams: int) -> Found:
+    def generate(self, memory: Tensor, opening: Sequence[int], most: int, beams: int) -> GeneratedTokens:
         """Sentences of at most `most` numbers behind the opening."""
 
     @abstractmethod
@@ -215,7 +215,7 @@ class NativeBackbone(Backbone):
     `answer`: what it says about an image, Boxes or Regions.
     """
 
-    answer: ClassVar[type[Prediction]]
+    prediction_type: ClassVar[type[Prediction]]
 
     @abstractmethod
     def set_queries(self, classes: Sequence[Sequence[str]]) -> None:
@@ -228,7 +228,7 @@ class ModelInfo:
 
     name: str
     parameters: int
-    licence: str
+    license: str
     size: int
     provides: tuple[str, ...]
     offline: bool
@@ -255,9 +255,9 @@ class Family(ABC):
         """Values of the recipe's dotted fields that suit a backbone under a tuning, as tasks and tunings have them."""
         return {}
 
-    def licence(self, name: str) -> str:
+    def license(self, name: str) -> str:
         """Of the weights."""
-        return self.info(name).licence
+        return self.info(name).license
 
     @abstractmethod
     def info(self, name: str) -> ModelInfo:
@@ -274,12 +274,12 @@ class Family(ABC):
         """
 
 
-FAMILIES: Shelf[Family] = Shelf("foveate.modeling.backbones", Family, "backbone family")
+FAMILIES: Registry[Family] = Registry("foveate.modeling.backbones", Family, "backbone family")
 
 
 def family_of(name: str) -> Family:
     """The first family on the shelf that knows the backbone; raises UnknownName with near names."""
-    families = [FAMILIES.load(word)() for word in FAMILIES.names()]
+    families = [FAMILIES.get(word)() for word in FAMILIES.names()]
     for family in families:
         if family.knows(name):
             return family

@@ -14,8 +14,8 @@ from torchvision.ops import box_convert
 
 from foveate.errors import UsageError, WeightsError
 from foveate.modeling.backbones import NativeBackbone
-from foveate.modeling.backbones._hub import first_line, not_had
-from foveate.modeling.backbones._stages import opened
+from foveate.modeling.backbones._hub import first_line, hub_error
+from foveate.modeling.backbones._stages import flatten_blocks
 from foveate.modeling.weights import load_into, read_tensors
 from foveate.predictions import Boxes, Prediction, Regions
 from foveate.types import Features, InputSpec, Provides
@@ -31,7 +31,7 @@ _MEAN, _STD = (
 )  # of CLIP, which both begin from
 
 
-class NativeNetwork(NativeBackbone):
+class OpenVocabularyBackbone(NativeBackbone):
     """What the two share. `network`: the whole model of the library; `place`: the folder or the name on the hub."""
 
     map_widths: tuple[int, ...] = ()
@@ -42,7 +42,7 @@ class NativeNetwork(NativeBackbone):
     def __init__(self, network: Any, place: str, origin: str, size: int | None) -> None:
         super().__init__()
         vision = network.config.vision_config
-        self.network, self.place, self.origin = network, place, origin
+        self.network, self.location, self.origin = network, place, origin
         self.input = InputSpec(_fitting(size or vision.image_size, vision.patch_size), _MEAN, _STD)
         self.width = self.token_width = vision.hidden_size
         self.register_buffer(
@@ -51,7 +51,7 @@ class NativeNetwork(NativeBackbone):
 
     @staticmethod
     @abstractmethod
-    def model() -> Any:
+    def model_class() -> Any:
         """The library's class."""
 
     @abstractmethod
@@ -59,11 +59,11 @@ class NativeNetwork(NativeBackbone):
         """(S, L) token numbers -> (S, D) of the sentences."""
 
     @abstractmethod
-    def found(self, images: Tensor) -> Any:
+    def predict(self, images: Tensor) -> Any:
         """What `Provides.NATIVE` says, for the questions that were asked."""
 
     def blocks(self) -> list[nn.Module]:
-        return opened(self.network)
+        return flatten_blocks(self.network)
 
     def set_queries(self, classes: Sequence[Sequence[str]]) -> None:
         tokens = self._tokenised([sentence for each in classes for sentence in each])
@@ -73,18 +73,18 @@ class NativeNetwork(NativeBackbone):
         self.questions = torch.stack([part.mean(0) for part in parts])
 
     def forward(self, images: Tensor, wants: Collection[Provides]) -> Features:
-        return Features(native=self.found(images) if Provides.NATIVE in wants else None)
+        return Features(native=self.predict(images) if Provides.NATIVE in wants else None)
 
     def _tokenised(self, sentences: list[str]) -> Any:
         from transformers import AutoTokenizer
 
         text = self.network.config.text_config
         try:
-            words = AutoTokenizer.from_pretrained(self.place, trust_remote_code=False)
+            words = AutoTokenizer.from_pretrained(self.location, trust_remote_code=False)
         except Exception as error:
-            if not Path(self.place).is_dir():
-                raise not_had(
-                    f"the tokenizer of {self.place!r}",
+            if not Path(self.location).is_dir():
+                raise hub_error(
+                    f"the tokenizer of {self.location!r}",
                     error,
                     "a folder with its files: --backbone hf:FOLDER",
                 ) from None
@@ -92,7 +92,7 @@ class NativeNetwork(NativeBackbone):
                 "this folder lacks the tokenizer of its text network",
                 "put its files there (tokenizer.json, ...)",
             )
-            raise WeightsError(what, where=self.place, why=first_line(error), hint=hint) from None
+            raise WeightsError(what, where=self.location, why=first_line(error), hint=hint) from None
         longest = text.max_position_embeddings
         return words(
             sentences,
@@ -103,11 +103,11 @@ class NativeNetwork(NativeBackbone):
         )
 
 
-class Owl(NativeNetwork):
-    answer: ClassVar[type[Prediction]] = Boxes
+class Owlv2Backbone(OpenVocabularyBackbone):
+    prediction_type: ClassVar[type[Prediction]] = Boxes
 
     @staticmethod
-    def model() -> Any:
+    def model_class() -> Any:
         from transformers import Owlv2ForObjectDetection
 
         return Owlv2ForObjectDetection
@@ -119,7 +119,7 @@ class Owl(NativeNetwork):
             dim=-1,
         )
 
-    def found(self, images: Tensor) -> tuple[Tensor, Tensor]:
+    def predict(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Boxes (B, A, 4) in pixels of the square, logits (B, A, K)."""
         stretched = images.shape[-1] != self.network.config.vision_config.image_size
         grid = self.network.image_embedder(images, interpolate_pos_encoding=stretched)[0]
@@ -129,11 +129,11 @@ class Owl(NativeNetwork):
         return box_convert(boxes, "cxcywh", "xyxy") * images.shape[-1], logits
 
 
-class ClipSeg(NativeNetwork):
-    answer: ClassVar[type[Prediction]] = Regions
+class ClipSegBackbone(OpenVocabularyBackbone):
+    prediction_type: ClassVar[type[Prediction]] = Regions
 
     @staticmethod
-    def model() -> Any:
+    def model_class() -> Any:
         from transformers import CLIPSegForImageSegmentation
 
         return CLIPSegForImageSegmentation
@@ -141,7 +141,7 @@ class ClipSeg(NativeNetwork):
     def embed(self, ids: Tensor, mask: Tensor) -> Tensor:
         return _pooled(self.network.clip.get_text_features(input_ids=ids, attention_mask=mask))
 
-    def found(self, images: Tensor) -> Tensor:
+    def predict(self, images: Tensor) -> Tensor:
         """Logits (B, K, H, W): of each class against all else, so that one of the classes has to be the rest."""
         layers = self.network.config.extract_layers
         seen = self.network.clip.vision_model(
@@ -155,7 +155,7 @@ class ClipSeg(NativeNetwork):
         return torch.stack([logits.reshape(len(images), *images.shape[-2:]) for logits in each], 1)
 
 
-KINDS: dict[str, type[NativeNetwork]] = {"owlv2": Owl, "clipseg": ClipSeg}
+BACKBONE_CLASSES: dict[str, type[OpenVocabularyBackbone]] = {"owlv2": Owlv2Backbone, "clipseg": ClipSegBackbone}
 
 
 def _pooled(found: Any) -> Tensor:
@@ -176,7 +176,7 @@ def _fitting(size: int, patch: int) -> int:
 # --- from a name to a configuration and weights
 
 
-def config_of(place: str) -> Any:
+def load_config(place: str) -> Any:
     """Raises UsageError for a folder or a model that is of no kind in KINDS, WeightsError where the hub cannot be reached."""
     from transformers import AutoConfig
 
@@ -195,13 +195,13 @@ def config_of(place: str) -> Any:
             raise UsageError(
                 "transformers cannot read this configuration", where=place, why=first_line(error)
             ) from None
-        raise not_had(
+        raise hub_error(
             f"the configuration of {place!r}",
             error,
             "a folder with its files: --backbone hf:FOLDER",
         ) from None
-    if config.model_type not in KINDS:
-        hint = f"one of: {', '.join(KINDS)}; foveate models lists other backbones"
+    if config.model_type not in BACKBONE_CLASSES:
+        hint = f"one of: {', '.join(BACKBONE_CLASSES)}; foveate models lists other backbones"
         raise UsageError(
             f"networks of the kind {config.model_type!r} do not find things by their names",
             where=place,
@@ -214,7 +214,7 @@ def _is_path(place: str) -> bool:
     return place.startswith((".", "~", "/")) or "\\" in place or Path(place).is_dir()
 
 
-def filled(network: Any, place: str, weights: str) -> str:
+def load_weights(network: Any, place: str, weights: str) -> str:
     """Puts the weights in; gives the sentence that says where they came from."""
     if weights == "none":
         return "random, as asked with --weights none"
@@ -250,4 +250,4 @@ def _usual(place: str) -> tuple[Path, str]:
     try:
         return Path(hf_hub_download(place, _FILES[0])), f"hub: {place}"
     except Exception as error:
-        raise not_had(f"the weights of {place!r}", error, hint) from None
+        raise hub_error(f"the weights of {place!r}", error, hint) from None

@@ -17,7 +17,7 @@ from typing import Any
 from torch import Tensor
 
 from foveate.errors import MissingExtra, UnknownName, UsageError, WeightsError
-from foveate.modeling.backbones._hub import first_line, not_had
+from foveate.modeling.backbones._hub import first_line, hub_error
 from foveate.modeling.weights import load_into, read_tensors
 
 PREFIX = "clip:"  # timm has networks of the same names
@@ -33,7 +33,7 @@ _BEST = (
 
 
 @dataclass(frozen=True)
-class Plan:
+class ModelConfig:
     """What a name stands for, in words its `label`.
 
     `model`: open_clip's model_cfg. `pixels`: mean and std. `source`: where its weights lie on the hub, or the local `folder`.
@@ -47,7 +47,7 @@ class Plan:
 
 
 @cache
-def every_name() -> tuple[str, ...]:
+def model_names() -> tuple[str, ...]:
     """Those with a text network of the transformers library are left out: not even its shape is known without the hub."""
     import open_clip
 
@@ -62,14 +62,14 @@ def every_name() -> tuple[str, ...]:
     return tuple(sorted(PREFIX + name for name in (*own, *tagged)))
 
 
-def plan_of(name: str) -> Plan:
+def resolve_config(name: str) -> ModelConfig:
     if not find_spec("open_clip"):
         raise MissingExtra("open-clip-torch", "clip")
     word = name.removeprefix(PREFIX)
-    if name not in every_name():
+    if name not in model_names():
         if _is_path(word):
             return _plan_in(Path(word).expanduser())
-        raise UnknownName(name, every_name(), kind="backbone", where="backbone.name")
+        raise UnknownName(name, model_names(), kind="backbone", where="backbone.name")
     import open_clip
 
     architecture, _, tag = word.partition(".")
@@ -77,7 +77,7 @@ def plan_of(name: str) -> Plan:
     source = open_clip.get_pretrained_cfg(architecture, tag)
     model = open_clip.get_model_config(architecture)
     model["quick_gelu"] = source.get("quick_gelu", model.get("quick_gelu", False))
-    return Plan(
+    return ModelConfig(
         f"{architecture}.{tag}" if tag else architecture, model, _pixels(source), source or None
     )
 
@@ -103,7 +103,7 @@ def _best(tags: Sequence[str]) -> str:
     return min(ranks, key=lambda tag: ranks[tag], default="")
 
 
-def _plan_in(folder: Path) -> Plan:
+def _plan_in(folder: Path) -> ModelConfig:
     """Raises UsageError where the folder or its configuration is missing, or says nothing that can be built."""
     file = folder / CONFIG
     if not folder.is_dir():
@@ -130,13 +130,13 @@ def _plan_in(folder: Path) -> Plan:
             where=file,
             why=f"{elsewhere!r}",
         )
-    return Plan(folder.resolve().name, model, pixels, folder=folder)
+    return ModelConfig(folder.resolve().name, model, pixels, folder=folder)
 
 
 # --- from a plan to a network
 
 
-def built(plan: Plan, size: int | None, drop_path: float) -> Any:
+def build_network(plan: ModelConfig, size: int | None, drop_path: float) -> Any:
     """Two networks with random weights, as two modules even where open_clip keeps the text's parts beside the image's."""
     import open_clip
 
@@ -146,7 +146,7 @@ def built(plan: Plan, size: int | None, drop_path: float) -> Any:
         raise _unbuildable(plan.folder or plan.label, error) from None
 
 
-def _described(plan: Plan, size: int | None, drop_path: float) -> dict[str, Any]:
+def _described(plan: ModelConfig, size: int | None, drop_path: float) -> dict[str, Any]:
     """The plan's model as CustomTextCLIP takes it, without CoCa's decoder, which writes captions and embeds nothing."""
     model = {
         word: value
@@ -182,12 +182,12 @@ def _refuse_size(vision: dict[str, Any], size: int) -> None:
         raise UsageError(what, where="backbone.size", hint=f"--set backbone.size={own}")
 
 
-def side(visual: Any) -> int:
+def image_size(visual: Any) -> int:
     size = visual.image_size
     return int(size if isinstance(size, int) else size[-1])
 
 
-def stages(visual: Any) -> list[tuple[int, int]]:
+def stage_shapes(visual: Any) -> list[tuple[int, int]]:
     """Channels and stride of every stage that can give a map, in the order of forward_intermediates."""
     if hasattr(visual, "trunk"):
         return [(stage["num_chs"], stage["reduction"]) for stage in visual.trunk.feature_info]
@@ -200,7 +200,7 @@ def stages(visual: Any) -> list[tuple[int, int]]:
 # --- weights and tokenizer
 
 
-def filled(network: Any, plan: Plan, weights: str) -> str:
+def load_weights(network: Any, plan: ModelConfig, weights: str) -> str:
     """Puts the weights in; gives the sentence that says where they came from."""
     if weights == "none":
         return "random, as asked with --weights none"
@@ -216,7 +216,7 @@ def filled(network: Any, plan: Plan, weights: str) -> str:
     return origin
 
 
-def _in_folder(plan: Plan, weights: str) -> tuple[Path, str]:
+def _in_folder(plan: ModelConfig, weights: str) -> tuple[Path, str]:
     assert plan.folder is not None
     if weights == "hub":
         raise UsageError(
@@ -234,7 +234,7 @@ def _in_folder(plan: Plan, weights: str) -> tuple[Path, str]:
     )
 
 
-def _from_hub(plan: Plan) -> tuple[Path, str]:
+def _from_hub(plan: ModelConfig) -> tuple[Path, str]:
     import open_clip
 
     hint = f"give a local file with --weights FILE, a folder with --backbone {PREFIX}FOLDER, or --weights none"
@@ -243,7 +243,7 @@ def _from_hub(plan: Plan) -> tuple[Path, str]:
     try:
         return Path(open_clip.download_pretrained(plan.source)), f"hub: {plan.label}"
     except Exception as error:
-        raise not_had(f"the weights of {plan.label!r}", error, hint) from None
+        raise hub_error(f"the weights of {plan.label!r}", error, hint) from None
 
 
 def _translated(network: Any, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -263,7 +263,7 @@ def _translated(network: Any, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return tensors | {name: tensors[name].reshape(own[name].shape) for name in scalars}
 
 
-def tokenizer(plan: Plan) -> Any:
+def load_tokenizer(plan: ModelConfig) -> Any:
     """The folder's own, the architecture's from the hub, or where none is named the one that comes with open_clip; code that a
     folder brings along is never run."""
     from open_clip.tokenizer import HFTokenizer, SimpleTokenizer
@@ -282,7 +282,7 @@ def tokenizer(plan: Plan) -> Any:
     except Exception as error:
         if plan.folder is None:
             hint = f"a folder with the tokenizer's files: --backbone {PREFIX}FOLDER"
-            raise not_had(f"the tokenizer {name!r}", error, hint) from None
+            raise hub_error(f"the tokenizer {name!r}", error, hint) from None
         what, hint = (
             "this folder lacks the tokenizer of its text network",
             f"put the files of {name!r} there (tokenizer.json, ...)",

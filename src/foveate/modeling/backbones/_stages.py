@@ -11,7 +11,7 @@ _PLAIN_MAPS = (
 )
 
 
-def maps_taken(strides: Sequence[int]) -> list[int]:
+def select_map_stages(strides: Sequence[int]) -> list[int]:
     """Which stages give maps, by the stride of each: all of a pyramid, some of a plain stack of blocks."""
     if len(set(strides)) > 1 or len(strides) <= _PLAIN_MAPS:
         return list(range(len(strides)))
@@ -19,7 +19,7 @@ def maps_taken(strides: Sequence[int]) -> list[int]:
     return [round(step * place) - 1 for place in range(1, _PLAIN_MAPS + 1)]
 
 
-def opened(network: nn.Module, wrappers: Collection[str] = ()) -> list[nn.Module]:
+def flatten_blocks(network: nn.Module, wrappers: Collection[str] = ()) -> list[nn.Module]:
     """The children of a network that hold parameters, from input to output; a stack of layers is opened, one level deep.
 
     `wrappers`: names of children that are not blocks but hold the network's stacks.
@@ -27,7 +27,7 @@ def opened(network: nn.Module, wrappers: Collection[str] = ()) -> list[nn.Module
     found: list[nn.Module] = []
     for name, child in network.named_children():
         if name in wrappers:
-            found += opened(child)
+            found += flatten_blocks(child)
         else:
             found += (
                 child.children() if isinstance(child, nn.Sequential | nn.ModuleList) else [child]

@@ -15,10 +15,10 @@ from torch import Tensor, nn
 
 from foveate.errors import UsageError, WeightsError
 from foveate.modeling.backbones import CaptioningBackbone, ModelInfo
-from foveate.modeling.backbones._hub import PlacedFamily, first_line, not_had
-from foveate.modeling.backbones._stages import opened
-from foveate.modeling.text_decoder import Found, searched, without_bars
-from foveate.modeling.tokenizer import Subwords
+from foveate.modeling.backbones._hub import HubFamily, first_line, hub_error
+from foveate.modeling.backbones._stages import flatten_blocks
+from foveate.modeling.text_decoder import GeneratedTokens, beam_search, disable_progress_bars
+from foveate.modeling.tokenizer import SubwordTokenizer
 from foveate.modeling.weights import load_into, read_tensors
 from foveate.types import Features, InputSpec, Provides
 
@@ -26,26 +26,26 @@ _PROVIDES = frozenset({Provides.POOLED, Provides.MAPS, Provides.TOKENS, Provides
 _MEAN, _STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 
 
-class BlipFamily(PlacedFamily):
+class BlipFamily(HubFamily):
     summary: ClassVar[str] = "networks that write about pictures, of the transformers library"
     prefix: ClassVar[str] = "blip:"
-    known: ClassVar[dict[str, str]] = {
+    licenses: ClassVar[dict[str, str]] = {
         "Salesforce/blip-image-captioning-base": "bsd-3-clause",
         "Salesforce/blip-image-captioning-large": "bsd-3-clause",
     }
 
     def names(self) -> list[str]:
-        return [self.prefix + name for name in self.known]
+        return [self.prefix + name for name in self.licenses]
 
     def info(self, name: str) -> ModelInfo:
-        config = _had("AutoConfig", self.place(name))
+        config = _had("AutoConfig", self.location(name))
         with torch.device("meta"):
             count = sum(parameter.numel() for parameter in _network(config).parameters())
         provides = tuple(sorted(word.value for word in _PROVIDES))
         return ModelInfo(
             name,
             count,
-            self.licence(name),
+            self.license(name),
             config.vision_config.image_size,
             provides,
             offline=False,
@@ -58,7 +58,7 @@ class BlipFamily(PlacedFamily):
             raise UsageError(
                 f"the backbone {name!r} has no stochastic depth", hint="--set training.drop_path=0"
             )
-        place = self.place(name)
+        place = self.location(name)
         if weights in ("auto", "hub"):
             network, origin = _had("BlipForConditionalGeneration", place), self.origin(name)
         else:
@@ -71,26 +71,26 @@ class BlipFamily(PlacedFamily):
                 origin = f"file: {Path(weights).name}"
         return BlipBackbone(
             network,
-            BlipWords(_had("AutoTokenizer", place), network.config.text_config),
+            BlipTokenizer(_had("AutoTokenizer", place), network.config.text_config),
             size,
             origin,
         )
 
 
-class BlipWords(Subwords):
+class BlipTokenizer(SubwordTokenizer):
     """BERT's subwords, with the numbers by which BLIP begins and ends."""
 
     def __init__(self, tokenizer: Any, plan: Any) -> None:
-        self._tokenizer, self.size, self.banned = tokenizer, plan.vocab_size, []
+        self._tokenizer, self.size, self.suppressed = tokenizer, plan.vocab_size, []
         self.start, self.end = plan.bos_token_id, plan.sep_token_id
 
 
 class BlipBackbone(CaptioningBackbone):
     """`network`: the whole model of the library."""
 
-    def __init__(self, network: Any, vocabulary: BlipWords, size: int | None, origin: str) -> None:
+    def __init__(self, network: Any, vocabulary: BlipTokenizer, size: int | None, origin: str) -> None:
         super().__init__()
-        self.network, self.vocabulary, self.origin, self.provides = (
+        self.network, self.tokenizer, self.origin, self.provides = (
             network,
             vocabulary,
             origin,
@@ -113,7 +113,7 @@ class BlipBackbone(CaptioningBackbone):
         vision = self.network.vision_model
         return [
             vision.embeddings,
-            *opened(vision.encoder),
+            *flatten_blocks(vision.encoder),
             vision.post_layernorm,
             self.network.text_decoder,
         ]
@@ -136,7 +136,7 @@ class BlipBackbone(CaptioningBackbone):
         found: Tensor = self._decoded(memory, numbers).logits
         return found
 
-    def generate(self, memory: Tensor, opening: Sequence[int], most: int, beams: int) -> Found:
+    def generate(self, memory: Tensor, opening: Sequence[int], most: int, beams: int) -> GeneratedTokens:
         given = torch.tensor(list(opening), device=memory.device).expand(len(memory), -1)
         there = torch.ones(memory.shape[:2], dtype=torch.long, device=memory.device)
         seen = {
@@ -144,7 +144,7 @@ class BlipBackbone(CaptioningBackbone):
             "encoder_hidden_states": memory,
             "encoder_attention_mask": there,
         }
-        return searched(self.network.text_decoder, self.vocabulary, most, beams, **seen)
+        return beam_search(self.network.text_decoder, self.tokenizer, most, beams, **seen)
 
     def attention_maps(self, memory: Tensor, numbers: Sequence[int]) -> Tensor:
         """Attention to the picture, the mean over layers and heads."""
@@ -169,7 +169,7 @@ def _had(kind: str, place: str) -> Any:
     """What the library opens at this place; raises WeightsError where there is none."""
     import transformers
 
-    without_bars()
+    disable_progress_bars()
     here = Path(place).is_dir()
     try:
         return getattr(transformers, kind).from_pretrained(place, local_files_only=here)
@@ -178,7 +178,7 @@ def _had(kind: str, place: str) -> Any:
             "a folder with config.json, model.safetensors and a tokenizer: --backbone blip:FOLDER"
         )
         if not here:
-            raise not_had(f"BLIP's {place!r}", error, hint) from None
+            raise hub_error(f"BLIP's {place!r}", error, hint) from None
         raise WeightsError(
             "this BLIP cannot be opened", where=place, why=first_line(error), hint=hint
         ) from None

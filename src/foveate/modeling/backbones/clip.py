@@ -20,16 +20,16 @@ from foveate.modeling.backbones import Family, ModelInfo, TextBackbone
 from foveate.modeling.backbones._open_clip import (
     CONFIG,
     PREFIX,
-    Plan,
-    built,
-    every_name,
-    filled,
-    plan_of,
-    side,
-    stages,
-    tokenizer,
+    ModelConfig,
+    build_network,
+    image_size,
+    load_tokenizer,
+    load_weights,
+    model_names,
+    resolve_config,
+    stage_shapes,
 )
-from foveate.modeling.backbones._stages import maps_taken, opened
+from foveate.modeling.backbones._stages import flatten_blocks, select_map_stages
 from foveate.types import Features, InputSpec, Provides
 
 _PROVIDES = frozenset({Provides.POOLED, Provides.MAPS, Provides.TOKENS, Provides.TEXT})
@@ -39,19 +39,19 @@ class ClipFamily(Family):
     summary: ClassVar[str] = "images and sentences in one space, of the open_clip library"
 
     def names(self) -> list[str]:
-        return list(every_name()) if find_spec("open_clip") else []
+        return list(model_names()) if find_spec("open_clip") else []
 
     def knows(self, name: str) -> bool:
         return name.startswith(PREFIX)
 
     def info(self, name: str) -> ModelInfo:
         with torch.device("meta"):
-            network = built(plan_of(name), size=None, drop_path=0.0)
+            network = build_network(resolve_config(name), size=None, drop_path=0.0)
         return ModelInfo(
             name=name,
             parameters=sum(parameter.numel() for parameter in network.parameters()),
-            licence="not stated",
-            size=side(network.visual),
+            license="not stated",
+            size=image_size(network.visual),
             provides=tuple(sorted(word.value for word in _PROVIDES)),
             offline=False,
         )
@@ -59,9 +59,9 @@ class ClipFamily(Family):
     def open(
         self, name: str, weights: str, size: int | None = None, drop_path: float = 0.0
     ) -> ClipBackbone:
-        plan = plan_of(name)
-        network = built(plan, size, drop_path)
-        origin = filled(network, plan, weights)
+        plan = resolve_config(name)
+        network = build_network(plan, size, drop_path)
+        origin = load_weights(network, plan, weights)
         if size and hasattr(
             network.visual, "trunk"
         ):  # timm's networks learn positions at one size; they are stretched afterwards
@@ -74,7 +74,7 @@ class ClipBackbone(TextBackbone):
 
     network: Any
 
-    def __init__(self, whole: Any, plan: Plan, origin: str) -> None:
+    def __init__(self, whole: Any, plan: ModelConfig, origin: str) -> None:
         super().__init__()
         self.network, self.text, self.log_scale, self.offset = (
             whole.visual,
@@ -85,10 +85,10 @@ class ClipBackbone(TextBackbone):
         self.origin, self.provides, self._plan = origin, _PROVIDES, plan
         mean, std = plan.pixels["mean"], plan.pixels["std"]
         self.input = InputSpec(
-            side(self.network), (mean[0], mean[1], mean[2]), (std[0], std[1], std[2])
+            image_size(self.network), (mean[0], mean[1], mean[2]), (std[0], std[1], std[2])
         )
-        found = stages(self.network)
-        self._taken = maps_taken([stride for _, stride in found])
+        found = stage_shapes(self.network)
+        self._taken = select_map_stages([stride for _, stride in found])
         self.map_widths = tuple(found[index][0] for index in self._taken)
         self.map_strides = tuple(found[index][1] for index in self._taken)
         self.token_width = self.map_widths[-1]
@@ -105,7 +105,7 @@ class ClipBackbone(TextBackbone):
         )
 
     def blocks(self) -> list[nn.Module]:
-        return opened(self.network, wrappers=("trunk", "transformer"))
+        return flatten_blocks(self.network, wrappers=("trunk", "transformer"))
 
     def forward(self, images: Tensor, wants: Collection[Provides]) -> Features:
         pooled = Provides.POOLED in wants
@@ -128,7 +128,7 @@ class ClipBackbone(TextBackbone):
     @cached_property
     def tokenizer(self) -> Any:
         """Opened on first use: a classifier of images needs none."""
-        return tokenizer(self._plan)
+        return load_tokenizer(self._plan)
 
     @property
     def _table(self) -> Any:
@@ -147,7 +147,7 @@ class ClipBackbone(TextBackbone):
     def embed_tokens(self, ids: Tensor) -> Tensor:
         return cast(Tensor, self._table(ids))
 
-    def embed_words(self, words: Tensor, ids: Tensor) -> Tensor:
+    def encode_embeddings(self, words: Tensor, ids: Tensor) -> Tensor:
         """The text network runs as it is, so that masks and pooling stay open_clip's; its table alone answers otherwise."""
         hook = self._table.register_forward_hook(lambda *_: words)
         try:

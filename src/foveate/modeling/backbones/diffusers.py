@@ -16,22 +16,22 @@ from torch import Tensor, nn
 
 from foveate.errors import UsageError, WeightsError, need
 from foveate.modeling.backbones import Conditioning, DiffusionBackbone, ModelInfo
-from foveate.modeling.backbones._hub import PlacedFamily, first_line, not_had
-from foveate.modeling.text_decoder import without_bars
+from foveate.modeling.backbones._hub import HubFamily, first_line, hub_error
+from foveate.modeling.text_decoder import disable_progress_bars
 from foveate.types import InputSpec, Provides
 
 _PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
 
 
-class DiffusersFamily(PlacedFamily):
+class DiffusersFamily(HubFamily):
     summary: ClassVar[str] = "painters of the diffusers library"
     prefix: ClassVar[str] = "diffusers:"
-    known: ClassVar[dict[str, str]] = {
+    licenses: ClassVar[dict[str, str]] = {
         "stable-diffusion-v1-5/stable-diffusion-v1-5": "creativeml-openrail-m"
     }
 
     def names(self) -> list[str]:
-        return [self.prefix + name for name in self.known] if find_spec("diffusers") else []
+        return [self.prefix + name for name in self.licenses] if find_spec("diffusers") else []
 
     def default_overrides(self, name: str, tuning: str) -> dict[str, Any]:
         """The usual rates: a pipeline knows how to paint, and forgets it at those of small painters."""
@@ -43,7 +43,7 @@ class DiffusersFamily(PlacedFamily):
         return ModelInfo(
             name,
             count,
-            self.licence(name),
+            self.license(name),
             painter.input.size,
             (Provides.NOISE.value,),
             offline=False,
@@ -52,19 +52,19 @@ class DiffusersFamily(PlacedFamily):
     def open(
         self, name: str, weights: str, size: int | None = None, drop_path: float = 0.0
     ) -> DiffusionBackbone:
-        pipeline, origin = _pipeline(self.place(name)), self.origin(name)
+        pipeline, origin = _pipeline(self.location(name)), self.origin(name)
         if weights == "none":
             pipeline.unet, origin = (
                 type(pipeline.unet).from_config(pipeline.unet.config),
                 f"random; the other parts from {origin}",
             )
-        return PipelinePainter(pipeline, size, origin)
+        return LatentDiffusion(pipeline, size, origin)
 
 
-class PipelinePainter(DiffusionBackbone):
+class LatentDiffusion(DiffusionBackbone):
     """Paints in the latents of an autoencoder. `network`: the U-Net; the autoencoder and the text encoder stay as they are."""
 
-    reads = True
+    encodes_text = True
 
     def __init__(self, pipeline: Any, size: int | None, origin: str) -> None:
         from diffusers import DDPMScheduler
@@ -87,8 +87,8 @@ class PipelinePainter(DiffusionBackbone):
         side = size or scale * self.network.config.sample_size
         self._refuse_odd(side, scale)
         self.input = InputSpec(side, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
-        self.canvas = (self.network.config.in_channels, side // scale, side // scale)
-        self.said_width = self.network.config.cross_attention_dim
+        self.latent_shape = (self.network.config.in_channels, side // scale, side // scale)
+        self.conditioning_width = self.network.config.cross_attention_dim
         self.width, self.token_width, self.map_widths, self.map_strides = 0, 0, (), ()
 
     def _refuse_odd(self, side: int, scale: int) -> None:
@@ -104,7 +104,7 @@ class PipelinePainter(DiffusionBackbone):
     def blocks(self) -> list[nn.Module]:
         return list(self.network.children())
 
-    def still(self) -> list[nn.Module]:
+    def frozen_modules(self) -> list[nn.Module]:
         return [self.autoencoder, self.text]
 
     @torch.no_grad()
@@ -130,7 +130,7 @@ class PipelinePainter(DiffusionBackbone):
         return {"epsilon": noise, "sample": clean}.get(self.kind, here * noise - there * clean)
 
     def denoise(self, seen: Tensor, time: Tensor, said: Conditioning) -> Tensor:
-        found: Tensor = self.network(seen, self._places(time), said.words).sample
+        found: Tensor = self.network(seen, self._places(time), said.embeddings).sample
         return found
 
     def predict_x0_eps(self, seen: Tensor, answer: Tensor, time: Tensor) -> tuple[Tensor, Tensor]:
@@ -142,7 +142,7 @@ class PipelinePainter(DiffusionBackbone):
         return here * seen - there * answer, there * seen + here * answer
 
     @torch.no_grad()
-    def embed(self, sentences: Sequence[str]) -> Conditioning:
+    def encode_prompts(self, sentences: Sequence[str]) -> Conditioning:
         most = min(self.tokenizer.model_max_length, self.text.config.max_position_embeddings)
         ids = self.tokenizer(
             list(sentences),
@@ -154,7 +154,7 @@ class PipelinePainter(DiffusionBackbone):
         words = self.text(ids.to(self.signal.device))[0]
         return Conditioning(words, torch.ones(words.shape[:2], dtype=torch.bool, device=words.device))
 
-    def save_memory(self) -> None:
+    def enable_checkpointing(self) -> None:
         self.network.enable_gradient_checkpointing()
 
     signal: Tensor
@@ -177,7 +177,7 @@ def _pipeline(place: str) -> Any:
     from diffusers.utils import logging
 
     logging.disable_progress_bar()
-    without_bars()
+    disable_progress_bars()
     opened: Any = DiffusionPipeline.from_pretrained
     here = Path(place).is_dir()
     try:
@@ -188,7 +188,7 @@ def _pipeline(place: str) -> Any:
             raise WeightsError(
                 "this pipeline cannot be opened", where=place, why=first_line(error), hint=hint
             ) from None
-        raise not_had(f"the pipeline {place!r}", error, hint) from None
+        raise hub_error(f"the pipeline {place!r}", error, hint) from None
     why = _other(found)
     if why:
         hint = "one like Stable Diffusion 1 or 2"

@@ -41,7 +41,7 @@ class RunFamily(Family):
                 f"--weights {weights} cannot be had for a run", where=run.folder, hint=hint
             )
         run.verify()
-        load_into(backbone, read_tensors(run.folder / BACKBONE_FILE, own=True), run.folder / BACKBONE_FILE)
+        load_into(backbone, read_tensors(run.folder / BACKBONE_FILE, verbatim=True), run.folder / BACKBONE_FILE)
         backbone.origin = f"run: {run.folder.resolve().name}, {run.outcome()['origin']}"
         return backbone
 

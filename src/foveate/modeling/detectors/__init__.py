@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torchvision.ops import generalized_box_iou_loss, sigmoid_focal_loss
 
-from foveate.modeling.pyramid import normalised
-from foveate.registry import Shelf
+from foveate.modeling.pyramid import group_norm
+from foveate.registry import Registry
 from foveate.types import Provides
 
 
@@ -96,7 +96,7 @@ class Draws(ABC):
 LEAST, MOST = 0.01, 1000  # score of a candidate, and candidates of an image
 PRIOR = -4.6  # the logit of 0.01, where a network starts whose places nearly all see no object (RetinaNet, Lin et al. 2017)
 
-DETECTORS: Shelf[Detector] = Shelf("foveate.modeling.detectors", Detector, "detector")
+DETECTORS: Registry[Detector] = Registry("foveate.modeling.detectors", Detector, "detector")
 
 
 def tower(width: int, depth: int) -> nn.Sequential:
@@ -105,7 +105,7 @@ def tower(width: int, depth: int) -> nn.Sequential:
     for _ in range(depth):
         layers += [
             nn.Conv2d(width, width, 3, padding=1, bias=False),
-            normalised(width),
+            group_norm(width),
             nn.ReLU(inplace=True),
         ]
     return nn.Sequential(*layers)

@@ -18,7 +18,7 @@ from torchvision.ops import box_convert
 
 from foveate.errors import UsageError
 from foveate.modeling.detectors import PRIOR, Detector, Terms, Truth
-from foveate.modeling.pyramid import normalised
+from foveate.modeling.pyramid import group_norm
 
 _QUERIES = 100  # the paper takes 300, for the crowded pictures of COCO
 _DENOISED = (
@@ -199,7 +199,7 @@ def _renew(model: Any) -> None:
     for name, module in list(model.named_modules()):
         place, _, last = name.rpartition(".")
         if isinstance(module, nn.BatchNorm2d):
-            setattr(model.get_submodule(place), last, normalised(module.num_features))
+            setattr(model.get_submodule(place), last, group_norm(module.num_features))
         elif (
             isinstance(module, nn.Linear | nn.Conv2d) and "encoder_attn" not in name
         ):  # that one looks around from the start

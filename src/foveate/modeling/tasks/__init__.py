@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from foveate.errors import UsageError
 from foveate.modeling.backbones import Backbone
 from foveate.predictions import ImagePrediction, Prediction
-from foveate.registry import Shelf
+from foveate.registry import Registry
 from foveate.types import Batch, Provides, TargetTensors
 
 Settled = tuple[str, Any, str]
@@ -25,17 +25,17 @@ class DataFacts:
     """`multilabel`: the data gives several labels an image. `solved`: the tuning solves the head in closed form."""
 
     multilabel: bool
-    solved: bool
+    closed_form: bool
 
 
 @dataclass(frozen=True)
-class Question:
+class ExplainableScore:
     """Something about one picture's answer that can be explained. `name`: in words. `score`: the output for V variants of the
     picture -> (V,), through which gradients flow; `chance`: the same in [0, 1], for curves."""
 
     name: str
     score: Callable[[Any], Tensor]
-    chance: Callable[[Any], Tensor]
+    probability: Callable[[Any], Tensor]
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class ExportStep:
 
     module: nn.Module
     example: dict[str, Tensor]
-    free: dict[str, tuple[int, ...]]
+    dynamic_axes: dict[str, tuple[int, ...]]
     output: str
 
 
@@ -109,7 +109,7 @@ class Task(ABC):
     def decode(self, output: Any, batch: Batch) -> list[Any]:
         """B answers of the type `answer`, in the coordinates of the upright originals."""
 
-    def questions(self, output: Any, batch: Batch) -> list[Question]:
+    def explainable_scores(self, output: Any, batch: Batch) -> list[ExplainableScore]:
         """What can be asked about the answer to one picture, the most important question first; of most tasks nothing."""
         return []
 
@@ -135,7 +135,7 @@ class Task(ABC):
 
 
 class SpatialSettings(TaskSettings):
-    view: Literal["whole", "windows"] = Field(
+    framing: Literal["whole", "windows"] = Field(
         "whole",
         description="whole: pictures are scaled to the network's square; windows: squares at full resolution, for large pictures",
     )
@@ -166,4 +166,4 @@ class SpatialTask(Task):
         """The answer to a picture of `size` (H, W) from those to its windows, each with the (x, y) of its upper left corner."""
 
 
-TASKS: Shelf[Task] = Shelf("foveate.modeling.tasks", Task, "task")
+TASKS: Registry[Task] = Registry("foveate.modeling.tasks", Task, "task")

@@ -14,19 +14,26 @@ from torch.nn import functional
 from foveate.errors import DataError, UsageError
 from foveate.images.preprocessing import Framing
 from foveate.modeling.backbones import Backbone, CaptioningBackbone
-from foveate.modeling.tasks import DataFacts, ExportStep, Question, Settled, Task, TaskSettings
-from foveate.modeling.text_decoder import (
-    NOTHING,
-    NextWord,
-    OwnWriter,
-    Writer,
-    Written,
-    pretrained_decoder,
-    pretrained_words,
-    small_decoder,
-    vocabulary_of,
+from foveate.modeling.tasks import (
+    DataFacts,
+    ExplainableScore,
+    ExportStep,
+    Settled,
+    Task,
+    TaskSettings,
 )
-from foveate.modeling.tokenizer import Vocabulary, Words
+from foveate.modeling.text_decoder import (
+    IGNORE_ID,
+    CaptionDecoder,
+    CaptionOutput,
+    NativeCaptionDecoder,
+    NextTokenStep,
+    build_small_decoder,
+    load_pretrained_decoder,
+    load_pretrained_tokenizer,
+    word_tokenizer,
+)
+from foveate.modeling.tokenizer import Tokenizer, WordTokenizer
 from foveate.predictions import Text
 from foveate.types import Batch, Provides, TargetTensors
 
@@ -40,18 +47,18 @@ class CaptionSettings(TaskSettings):
         _SMALL,
         description="small: from nothing; hf:FOLDER, hf:NAME: a language model; native: the backbone's",
     )
-    words: list[str] = Field(
+    vocabulary: list[str] = Field(
         default_factory=list,
         description="vocabulary of the small decoder; default: that of the sentences",
     )
     width: int = Field(256, ge=64, description="width of the small decoder")
     depth: int = Field(4, ge=1, description="blocks of the small decoder")
     dropout: float = Field(0.1, ge=0, lt=1, description="dropout in the small decoder")
-    frozen: bool = Field(
+    freeze_decoder: bool = Field(
         False,
         description="leave a pretrained decoder as it is, and train what leads the picture to it",
     )
-    prefix: int = Field(
+    prefix_tokens: int = Field(
         0,
         ge=0,
         description="learnt tokens between picture and words (prefix tuning, Li & Liang 2021)",
@@ -60,7 +67,7 @@ class CaptionSettings(TaskSettings):
         "",
         description="words that begin every sentence, such as 'a photo of'; they are no part of the answer",
     )
-    most: int = Field(40, ge=1, description="words (or subwords) of a sentence at the most")
+    max_words: int = Field(40, ge=1, description="words (or subwords) of a sentence at the most")
     beams: int = Field(3, ge=1, description="beams of the search for the best sentence; 1 = greedy")
     smoothing: float = Field(0.1, ge=0, lt=1, description="label smoothing of the words")
 
@@ -83,7 +90,7 @@ class Caption(Task):
     Settings: ClassVar[type[TaskSettings]] = CaptionSettings
 
     settings: CaptionSettings
-    vocabulary: Vocabulary
+    tokenizer: Tokenizer
 
     def __init__(self, settings: Any, classes: tuple[str, ...]) -> None:
         super().__init__(settings, classes)
@@ -92,8 +99,8 @@ class Caption(Task):
             self.needs = frozenset({Provides.WORDS})
             return  # the vocabulary is the backbone's
         self.folder = "" if settings.decoder == _SMALL else settings.decoder.removeprefix(_HF)
-        self.vocabulary = (
-            pretrained_words(self.folder) if self.folder else vocabulary_of(settings.words)
+        self.tokenizer = (
+            load_pretrained_tokenizer(self.folder) if self.folder else word_tokenizer(settings.words)
         )
 
     @classmethod
@@ -102,7 +109,7 @@ class Caption(Task):
     ) -> list[Settled]:
         if settings.get("words") or settings.get("decoder", _SMALL) != _SMALL:
             return []
-        words = Words.of(
+        words = WordTokenizer.build_vocabulary(
             sentence for truth in truths if isinstance(truth, Text) for sentence in truth.sentences
         )
         return [
@@ -112,74 +119,74 @@ class Caption(Task):
     def head(self, backbone: Backbone) -> nn.Module:
         asked = self.settings
         if isinstance(backbone, CaptioningBackbone) and self.native:
-            self.vocabulary = backbone.vocabulary
-            return OwnWriter(backbone, asked.prompt)
-        words = self.vocabulary
+            self.tokenizer = backbone.tokenizer
+            return NativeCaptionDecoder(backbone, asked.prompt)
+        words = self.tokenizer
         if self.folder:
-            decoder = pretrained_decoder(self.folder)
+            decoder = load_pretrained_decoder(self.folder)
         else:
-            decoder = small_decoder(
-                words, asked.width, asked.depth, asked.dropout, _PICTURE + asked.most
+            decoder = build_small_decoder(
+                words, asked.width, asked.depth, asked.dropout, _PICTURE + asked.max_words
             )
-        return Writer(backbone.map_widths[-1], decoder, words, asked.prompt, asked.prefix)
+        return CaptionDecoder(backbone.map_widths[-1], decoder, words, asked.prompt, asked.prefix_tokens)
 
     def prepare(self, backbone: Backbone, head: nn.Module) -> None:
-        if self.settings.frozen and isinstance(head, Writer):
+        if self.settings.freeze_decoder and isinstance(head, CaptionDecoder):
             head.decoder.requires_grad_(False)
 
     def encode(self, truth: Text, size: tuple[int, int]) -> TargetTensors:
         """One of the sentences, drawn from torch's generator, and its end. Raises DataError for one that is too long."""
         sentence = truth.sentences[int(torch.randint(len(truth.sentences), ()))]
-        numbers = [*self.vocabulary.encode(sentence), self.vocabulary.end]
-        if len(numbers) > self.settings.most + 1:
-            what = f"a sentence has {len(numbers) - 1} words, more than the {self.settings.most} that fit"
+        numbers = [*self.tokenizer.encode(sentence), self.tokenizer.end]
+        if len(numbers) > self.settings.max_words + 1:
+            what = f"a sentence has {len(numbers) - 1} words, more than the {self.settings.max_words} that fit"
             raise DataError(
                 what, where=sentence[:60], hint=f"--set task.most={len(numbers) - 1}, or shorten it"
             )
         return {"text": torch.tensor(numbers)}
 
-    def loss(self, output: Written, batch: Batch) -> dict[str, Tensor]:
+    def loss(self, output: CaptionOutput, batch: Batch) -> dict[str, Tensor]:
         """Cross entropy of the words, their ends included."""
         assert output.logits is not None
-        assert output.numbers is not None
-        flat, asked = output.logits.float().flatten(0, 1), output.numbers.flatten()
+        assert output.target_ids is not None
+        flat, asked = output.logits.float().flatten(0, 1), output.target_ids.flatten()
         return {
             "loss": functional.cross_entropy(
-                flat, asked, ignore_index=NOTHING, label_smoothing=self.settings.smoothing
+                flat, asked, ignore_index=IGNORE_ID, label_smoothing=self.settings.smoothing
             )
         }
 
-    def decode(self, output: Written, batch: Batch) -> list[Text]:
+    def decode(self, output: CaptionOutput, batch: Batch) -> list[Text]:
         """The sentences found by beam search, and where the decoder looked for each of their words."""
         found, answers = (
-            output.writer.write(output.memory, self.settings.most, self.settings.beams),
+            output.decoder.generate(output.memory, self.settings.max_words, self.settings.beams),
             [],
         )
         for place, (numbers, sure) in enumerate(zip(*found, strict=True)):
-            words = tuple(map(self.vocabulary.word, numbers))
+            words = tuple(map(self.tokenizer.token, numbers))
             looks = self._looks(output, place, numbers, batch) if numbers else None
-            answers.append(Text((self.vocabulary.decode(numbers),), sure, words, looks))
+            answers.append(Text((self.tokenizer.decode(numbers),), sure, words, looks))
         return answers
 
     def export_outputs(self, backbone: Backbone, head: nn.Module, images: Tensor) -> dict[str, Tensor]:
         """before (B, P, D): the picture, and the learnt tokens behind it. Raises UsageError for pretrained decoders, whose
         tokenizers are programs of other libraries."""
-        if not isinstance(head, Writer) or self.folder:
+        if not isinstance(head, CaptionDecoder) or self.folder:
             hint = "a run with --set task.decoder=small"
             raise UsageError(
                 "a pretrained decoder cannot be exported", where="task.decoder", hint=hint
             )
-        return {"before": head.shown(backbone(images, self.needs))}
+        return {"before": head.prefix_embeddings(backbone(images, self.needs))}
 
     def export_steps(self, head: nn.Module, outputs: dict[str, Tensor]) -> dict[str, ExportStep]:
         """words: `before` (b, P, D) and numbers (b, T) int64 -> logs (b, V), the log probabilities of the next number."""
-        assert isinstance(head, Writer)
+        assert isinstance(head, CaptionDecoder)
         numbers = torch.tensor(
-            [[*head.opening, *range(self.vocabulary.size)[-3:]]] * len(outputs["before"])
+            [[*head.prompt_ids, *range(self.tokenizer.size)[-3:]]] * len(outputs["before"])
         )
         return {
             "words": ExportStep(
-                NextWord(head),
+                NextTokenStep(head),
                 {**outputs, "numbers": numbers},
                 {"before": (0,), "numbers": (0, 1)},
                 "logs",
@@ -187,22 +194,22 @@ class Caption(Task):
         }
 
     def export_metadata(self) -> dict[str, Any]:
-        asked, words = self.settings, self.vocabulary
-        assert isinstance(words, Words)
+        asked, words = self.settings, self.tokenizer
+        assert isinstance(words, WordTokenizer)
         opening = [words.start, *words.encode(asked.prompt)]
         searched = {
             "opening": opening,
             "end": words.end,
-            "banned": words.banned,
-            "most": asked.most,
+            "banned": words.suppressed,
+            "most": asked.max_words,
             "beams": asked.beams,
         }
-        return {"words": asked.words, "search": searched}
+        return {"words": asked.vocabulary, "search": searched}
 
-    def questions(self, output: Written, batch: Batch) -> list[Question]:
+    def explainable_scores(self, output: CaptionOutput, batch: Batch) -> list[ExplainableScore]:
         """Why each word of the sentence that is written; punctuation asks nothing."""
-        numbers = output.writer.write(output.memory, self.settings.most, self.settings.beams)[0][0]
-        words = [(place, self.vocabulary.word(number)) for place, number in enumerate(numbers)]
+        numbers = output.decoder.generate(output.memory, self.settings.max_words, self.settings.beams)[0][0]
+        words = [(place, self.tokenizer.token(number)) for place, number in enumerate(numbers)]
         return [
             self._question(numbers[: place + 1], word)
             for place, word in words
@@ -210,19 +217,19 @@ class Caption(Task):
         ]
 
     @staticmethod
-    def _question(numbers: list[int], word: str) -> Question:
-        def logs(output: Written) -> Tensor:
+    def _question(numbers: list[int], word: str) -> ExplainableScore:
+        def logs(output: CaptionOutput) -> Tensor:
             asked = torch.tensor(numbers, device=output.memory.device).expand(
                 len(output.memory), -1
             )
-            logits = output.writer.teach(output.memory, asked)[:, -1]
+            logits = output.decoder.teacher_forced_logits(output.memory, asked)[:, -1]
             return logits.float().log_softmax(1)[:, numbers[-1]]
 
-        return Question(word, logs, lambda output: logs(output).exp())
+        return ExplainableScore(word, logs, lambda output: logs(output).exp())
 
-    def _looks(self, output: Written, place: int, numbers: list[int], batch: Batch) -> np.ndarray:
+    def _looks(self, output: CaptionOutput, place: int, numbers: list[int], batch: Batch) -> np.ndarray:
         """(T, h, w) float16: over the picture, without the padding that made it a square."""
-        cells = output.writer.looks(output.memory[place : place + 1], numbers).reshape(
+        cells = output.decoder.attention_maps(output.memory[place : place + 1], numbers).reshape(
             1, len(numbers), *output.grid
         )
         square = functional.interpolate(

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from foveate.modeling.backbones import Backbone
-from foveate.modeling.tasks import DataFacts, Question, Settled, Task, TaskSettings
+from foveate.modeling.tasks import DataFacts, ExplainableScore, Settled, Task, TaskSettings
 from foveate.predictions import Labels
 from foveate.types import Batch, Features, Provides, TargetTensors
 
@@ -36,7 +36,7 @@ class ClassifySettings(TaskSettings):
         0.1, ge=0, lt=1, description="label smoothing (Szegedy et al. 2016); not for multi-label"
     )
     dropout: float = Field(0.0, ge=0, lt=1, description="dropout before the head")
-    reads: Literal["auto", "pooled", "maps"] = Field(
+    features: Literal["auto", "pooled", "maps"] = Field(
         "auto",
         description="what the head reads: pooled = one vector, maps = maps of every depth too; auto: maps for up to 2,000 images "
         "and a head that is solved",
@@ -54,9 +54,9 @@ class LinearHead(nn.Module):
     vector, none for the vector alone.
     """
 
-    middle: Tensor
-    scale: Tensor
-    unit = False
+    mean: Tensor
+    std: Tensor
+    l2_normalize = False
 
     def __init__(self, width: int, widths: tuple[int, ...], classes: int, dropout: float) -> None:
         super().__init__()
@@ -69,11 +69,11 @@ class LinearHead(nn.Module):
         nn.init.zeros_(self.linear.bias)
 
     def forward(self, features: Features, batch: Batch | None = None) -> Tensor:
-        standard = (self.describe(features) - self.middle) / self.scale
-        standard = functional.normalize(standard, dim=1) if self.unit else standard
+        standard = (self.feature_vector(features) - self.mean) / self.std
+        standard = functional.normalize(standard, dim=1) if self.l2_normalize else standard
         return cast(Tensor, self.linear(self.dropout(standard)))
 
-    def describe(self, features: Features) -> Tensor:
+    def feature_vector(self, features: Features) -> Tensor:
         """(B, D): the pooled vector alone; or with the greatest value and the deviation of every map and the means of the
         cells of a grid over the deepest ones, all as signed square roots.
 
@@ -129,7 +129,7 @@ class Classify(Task):
     @property
     def needs(self) -> frozenset[Provides]:  # type: ignore[override]
         return frozenset(
-            {Provides.POOLED, Provides.MAPS} if self.settings.reads == "maps" else {Provides.POOLED}
+            {Provides.POOLED, Provides.MAPS} if self.settings.features == "maps" else {Provides.POOLED}
         )
 
     @classmethod
@@ -147,7 +147,7 @@ class Classify(Task):
         if settings.get("class_weights", "auto") == "auto":
             found.append(("class_weights", *_balance(truths, classes, facts.multilabel)))
         if settings.get("reads", "auto") == "auto":
-            found.append(("reads", *_reading(len(truths), facts.solved)))
+            found.append(("reads", *_reading(len(truths), facts.closed_form)))
         return found
 
     def head(self, backbone: Backbone) -> nn.Module:
@@ -187,13 +187,13 @@ class Classify(Task):
             "pooled": features.pooled,
         }
 
-    def questions(self, output: Tensor, batch: Batch) -> list[Question]:
+    def explainable_scores(self, output: Tensor, batch: Batch) -> list[ExplainableScore]:
         """Why each class that was answered: the surest alone, where one holds."""
         scores = self.decode(output, batch)[0]
         names = scores.names if self.settings.multilabel else scores.names[:1]
         return [self._question(name) for name in names]
 
-    def _question(self, name: str) -> Question:
+    def _question(self, name: str) -> ExplainableScore:
         place = self.classes.index(name)
 
         def chance(found: Tensor) -> Tensor:
@@ -201,7 +201,7 @@ class Classify(Task):
                 found.float().sigmoid() if self.settings.multilabel else found.float().softmax(1)
             )[:, place]
 
-        return Question(name, lambda found: found[:, place].float(), chance)
+        return ExplainableScore(name, lambda found: found[:, place].float(), chance)
 
     def _names(self, scores: Tensor) -> tuple[str, ...]:
         if self.settings.multilabel:

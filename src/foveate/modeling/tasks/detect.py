@@ -29,7 +29,7 @@ from foveate.modeling.detectors import (
 from foveate.modeling.pyramid import FeaturePyramid
 from foveate.modeling.tasks import (
     DataFacts,
-    Question,
+    ExplainableScore,
     Settled,
     SpatialSettings,
     SpatialTask,
@@ -65,13 +65,13 @@ class DetectSettings(SpatialSettings):
     box_loss: Literal["giou", "smooth_l1"] | None = Field(
         None, description="loss of the boxes; default: the paper's"
     )
-    suppress: float = Field(
+    nms_iou: float = Field(
         0.6,
         gt=0,
         le=1,
         description="overlap from which the surer of two boxes of a class stays alone (NMS)",
     )
-    most: int = Field(100, ge=1, description="boxes an image, or a window, at the most")
+    max_boxes: int = Field(100, ge=1, description="boxes an image, or a window, at the most")
 
 
 class DetectionHead(nn.Module):
@@ -90,9 +90,9 @@ class DetectionHead(nn.Module):
         self.truths = truths
 
     def forward(self, features: Features, batch: Batch) -> Any:
-        return self.seen(features, batch.images, self.truths(batch) if self.training else None)
+        return self.from_features(features, batch.images, self.truths(batch) if self.training else None)
 
-    def seen(self, features: Features, images: Tensor, truths: list[Truth] | None = None) -> Any:
+    def from_features(self, features: Features, images: Tensor, truths: list[Truth] | None = None) -> Any:
         size = (images.shape[-2], images.shape[-1])
         found = features.native if self.pyramid is None else self.pyramid(features.maps, size)
         return self.network(found, size, truths)
@@ -112,7 +112,7 @@ class Detect(SpatialTask):
     def __init__(self, settings: Any, classes: tuple[str, ...]) -> None:
         super().__init__(settings, classes)
         terms = Terms(settings.class_loss, settings.box_loss)
-        self.detector = DETECTORS.load(settings.head)(
+        self.detector = DETECTORS.get(settings.head)(
             len(classes), settings.width, settings.depth, terms
         )
 
@@ -122,7 +122,7 @@ class Detect(SpatialTask):
     ) -> list[Settled]:
         head = settings.get("head", DetectSettings().head)
         bare = sum(bool(truth.names) and truth.masks is None for truth in truths)
-        if issubclass(DETECTORS.load(head), Draws) and (
+        if issubclass(DETECTORS.get(head), Draws) and (
             bare or not any(truth.names for truth in truths)
         ):
             why = f"{bare} of {len(truths)} training images have objects without a mask"
@@ -141,7 +141,7 @@ class Detect(SpatialTask):
         return []
 
     def head(self, backbone: Backbone) -> nn.Module:
-        return DetectionHead(backbone, self.detector, truths_of)
+        return DetectionHead(backbone, self.detector, targets_of)
 
     def encode(self, truth: Boxes, size: tuple[int, int]) -> TargetTensors:
         """boxes (N, 4) that may be moved out of the picture; classes (N,) int64; crowd (N,) bool; masks (N, H, W) where they are
@@ -163,7 +163,7 @@ class Detect(SpatialTask):
         }
 
     def loss(self, output: Any, batch: Batch) -> dict[str, Tensor]:
-        return self.detector.loss(output, truths_of(batch))
+        return self.detector.loss(output, targets_of(batch))
 
     def decode(self, output: Any, batch: Batch) -> list[Boxes]:
         """Boxes in pixels of the upright originals, the surest first."""
@@ -172,7 +172,7 @@ class Detect(SpatialTask):
         for image, (each, view, size) in enumerate(
             zip(found, batch.views, batch.sizes, strict=True)
         ):
-            kept = self._kept(each)[: self.settings.most]
+            kept = self._kept(each)[: self.settings.max_boxes]
             each = Candidates(each.boxes[kept], each.scores[kept], each.classes[kept])
             cells = (
                 self.detector.masks(output, image, each.boxes, each.classes)
@@ -185,19 +185,19 @@ class Detect(SpatialTask):
     def export_outputs(self, backbone: Backbone, head: nn.Module, images: Tensor) -> dict[str, Tensor]:
         """boxes (B, A, 4) in pixels of the square, and scores (B, A, K)."""
         assert isinstance(head, DetectionHead)
-        boxes, scores = self.detector.places(head.seen(backbone(images, self.needs), images))
+        boxes, scores = self.detector.places(head.from_features(backbone(images, self.needs), images))
         return {"boxes": boxes, "scores": scores}
 
     def export_metadata(self) -> dict[str, Any]:
         asked = self.settings
         chosen = {
-            "suppress": asked.suppress,
+            "suppress": asked.nms_iou,
             "alone": not self.detector.suppresses,
-            "most": asked.most,
+            "most": asked.max_boxes,
         }
         return {"objects": {"least": LEAST, "candidates": MOST, **chosen}}
 
-    def questions(self, output: Any, batch: Batch) -> list[Question]:
+    def explainable_scores(self, output: Any, batch: Batch) -> list[ExplainableScore]:
         """Why there is each of the surest boxes."""
         found = self.detector.candidates(output)[0]
         kept = self._kept(found)[:_ASKED].tolist()
@@ -205,7 +205,7 @@ class Detect(SpatialTask):
             self._question(found.boxes[place].detach(), int(found.classes[place])) for place in kept
         ]
 
-    def _question(self, box: Tensor, place: int) -> Question:
+    def _question(self, box: Tensor, place: int) -> ExplainableScore:
         def chance(output: Any) -> Tensor:
             """The surest of the candidates, each as far as it lies on the box and is of its class (as D-RISE has it)."""
             scores = []
@@ -214,12 +214,12 @@ class Detect(SpatialTask):
                 scores.append((each.scores * near).max() if len(near) else each.scores.sum())
             return torch.stack(scores)
 
-        return Question(self.classes[place], chance, chance)
+        return ExplainableScore(self.classes[place], chance, chance)
 
     def _kept(self, found: Candidates) -> Tensor:
         """Places of the candidates that are objects, the surest first."""
         if self.detector.suppresses:
-            return batched_nms(found.boxes, found.scores, found.classes, self.settings.suppress)  # type: ignore[no-any-return]
+            return batched_nms(found.boxes, found.scores, found.classes, self.settings.nms_iou)  # type: ignore[no-any-return]
         return found.scores.argsort(descending=True, stable=True)
 
     def _boxes(
@@ -241,10 +241,10 @@ class Detect(SpatialTask):
         )
 
     def merge_tiles(self, parts: Sequence[tuple[tuple[int, int], Boxes]], size: tuple[int, int]) -> Boxes:
-        return merge_box_tiles(parts, size, self.settings.suppress)
+        return merge_box_tiles(parts, size, self.settings.nms_iou)
 
 
-def truths_of(batch: Batch) -> list[Truth]:
+def targets_of(batch: Batch) -> list[Truth]:
     """The objects to be found; those in crowds teach nothing."""
     found = []
     for target in batch.targets:

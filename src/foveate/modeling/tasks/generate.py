@@ -14,9 +14,9 @@ from torch.nn import functional
 from foveate.data.transforms import as_pixels
 from foveate.errors import DataError
 from foveate.modeling.backbones import Backbone, Conditioning, DiffusionBackbone
-from foveate.modeling.diffusion import Names, Reader, painted
+from foveate.modeling.diffusion import ClassNameTokenizer, ConditioningEncoder, generate_images
 from foveate.modeling.tasks import DataFacts, Settled, Task, TaskSettings
-from foveate.modeling.tokenizer import Words
+from foveate.modeling.tokenizer import WordTokenizer
 from foveate.predictions import DenoisingResult, ImagePrediction, Labels, Text
 from foveate.types import Batch, Provides, TargetTensors
 
@@ -30,21 +30,21 @@ class GenerateSettings(TaskSettings):
         "",
         description="of all pictures that have neither class nor sentence, such as 'a photo of sks dog'",
     )
-    words: list[str] = Field(
+    vocabulary: list[str] = Field(
         default_factory=list,
         description="classes or words that the painter knows; default: the data's",
     )
-    names: bool = Field(
+    class_conditional: bool = Field(
         False, description="whether these are names of classes; default: what the data has"
     )
-    most: int = Field(40, ge=1, description="words of a sentence at the most")
-    silent: float = Field(
+    max_words: int = Field(40, ge=1, description="words of a sentence at the most")
+    condition_dropout: float = Field(
         0.1,
         ge=0,
         lt=1,
         description="share of pictures shown without their sentence (Ho & Salimans 2022)",
     )
-    examples: list[str] = Field(
+    example_prompts: list[str] = Field(
         default_factory=list,
         description="sentences of pictures in reports; default: some of the data's",
     )
@@ -55,11 +55,11 @@ class GenerateSettings(TaskSettings):
 
 
 @dataclass
-class Noised:
+class DenoisingOutput:
     """(T, B, C, h, w) each, of T times: what was asked, and the network's answer."""
 
-    asked: Tensor
-    answer: Tensor
+    target: Tensor
+    prediction: Tensor
 
 
 class Generate(Task):
@@ -97,7 +97,7 @@ class Generate(Task):
         names = any(isinstance(truth, Labels) for truth in truths)
         found: list[Settled] = []
         if "words" not in settings:
-            words = list(classes) if names else Words.of(sentences)
+            words = list(classes) if names else WordTokenizer.build_vocabulary(sentences)
             what = "classes" if names else "words and marks of the sentences"
             found += [
                 ("names", names, "this is how the data tells them"),
@@ -116,43 +116,43 @@ class Generate(Task):
     def head(self, backbone: Backbone) -> nn.Module:
         assert isinstance(backbone, DiffusionBackbone)
         asked = self.settings
-        vocabulary = (Names if asked.names else Words)(asked.words)
+        vocabulary = (ClassNameTokenizer if asked.class_conditional else WordTokenizer)(asked.vocabulary)
         return (
-            nn.Identity() if backbone.reads else Reader(vocabulary, backbone.said_width, asked.most)
+            nn.Identity() if backbone.encodes_text else ConditioningEncoder(vocabulary, backbone.conditioning_width, asked.max_words)
         )
 
     def prepare(self, backbone: Backbone, head: nn.Module) -> None:
         assert isinstance(backbone, DiffusionBackbone)
-        for part in backbone.still():
+        for part in backbone.frozen_modules():
             part.requires_grad_(False)
 
     def encode(self, truth: Any, size: tuple[int, int]) -> TargetTensors:
         """One of the sentences, drawn from torch's generator. Raises DataError for one that is too long."""
         sentences = _sentences(truth, self.settings.prompt)
         sentence = sentences[int(torch.randint(len(sentences), ()))]
-        count = 0 if self.settings.names else len(Words(()).encode(sentence))
-        if count > self.settings.most:
-            what = f"a sentence has {count} words, more than the {self.settings.most} that are read"
+        count = 0 if self.settings.class_conditional else len(WordTokenizer(()).encode(sentence))
+        if count > self.settings.max_words:
+            what = f"a sentence has {count} words, more than the {self.settings.max_words} that are read"
             raise DataError(
                 what, where=sentence[:60], hint=f"--set task.most={count}, or shorten it"
             )
         return {"sentence": sentence}
 
-    def forward(self, backbone: Backbone, head: nn.Module, batch: Batch) -> Noised:
+    def forward(self, backbone: Backbone, head: nn.Module, batch: Batch) -> DenoisingOutput:
         """To learn from, at one time each, drawn at random; without gradients, where it is judged, at several, with noise that is
         always the same for a picture."""
         assert isinstance(backbone, DiffusionBackbone)
         clean = backbone.encode(batch.images)
         sentences = [target.get("sentence", self.settings.prompt) for target in batch.targets]
         if torch.is_grad_enabled():
-            silent = torch.rand(len(sentences)) < self.settings.silent
+            silent = torch.rand(len(sentences)) < self.settings.condition_dropout
             sentences = [
                 "" if each else sentence
                 for each, sentence in zip(silent.tolist(), sentences, strict=True)
             ]
             draws = [
                 (
-                    backbone.times(len(clean)).to(clean.device),
+                    backbone.sample_times(len(clean)).to(clean.device),
                     torch.randn(clean.shape).to(clean.device),
                 )
             ]
@@ -167,35 +167,35 @@ class Generate(Task):
                 (torch.full((len(clean),), time, device=clean.device), noise.to(clean.device))
                 for time in _TIMES
             ]
-        said = self.read(backbone, head, sentences)
+        said = self.condition(backbone, head, sentences)
         asked = [backbone.target(clean, noise, time) for time, noise in draws]
         answers = [
             backbone.denoise(backbone.add_noise(clean, noise, time), time, said) for time, noise in draws
         ]
-        return Noised(torch.stack(asked), torch.stack(answers))
+        return DenoisingOutput(torch.stack(asked), torch.stack(answers))
 
     @staticmethod
-    def read(backbone: DiffusionBackbone, head: nn.Module, sentences: Sequence[str]) -> Conditioning:
-        return backbone.embed(sentences) if backbone.reads else head(sentences)
+    def condition(backbone: DiffusionBackbone, head: nn.Module, sentences: Sequence[str]) -> Conditioning:
+        return backbone.encode_prompts(sentences) if backbone.encodes_text else head(sentences)
 
-    def loss(self, output: Noised, batch: Batch) -> dict[str, Tensor]:
-        return {"loss": functional.mse_loss(output.answer.float(), output.asked.float())}
+    def loss(self, output: DenoisingOutput, batch: Batch) -> dict[str, Tensor]:
+        return {"loss": functional.mse_loss(output.prediction.float(), output.target.float())}
 
-    def decode(self, output: Noised, batch: Batch) -> list[DenoisingResult]:
+    def decode(self, output: DenoisingOutput, batch: Batch) -> list[DenoisingResult]:
         """How much of what was asked the answers hold, over all times."""
         dims = (0, 2, 3, 4)
-        asked, wrong = output.asked.float(), output.answer.float() - output.asked.float()
+        asked, wrong = output.target.float(), output.prediction.float() - output.target.float()
         shares = 1 - wrong.square().sum(dims) / asked.square().sum(dims).clamp(min=_POWER)
         return [DenoisingResult(float(share)) for share in shares]
 
     def sample_images(self, backbone: Backbone, head: nn.Module) -> list[tuple[str, ImagePrediction]]:
         assert isinstance(backbone, DiffusionBackbone)
-        sentences, spec = self.settings.examples or [self.settings.prompt], backbone.input
+        sentences, spec = self.settings.example_prompts or [self.settings.prompt], backbone.input
 
         def read(asked: Sequence[str]) -> Conditioning:
-            return self.read(backbone, head, asked)
+            return self.condition(backbone, head, asked)
 
-        images = painted(
+        images = generate_images(
             backbone,
             read,
             sentences,

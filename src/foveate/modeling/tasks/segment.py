@@ -18,7 +18,7 @@ from foveate.images.preprocessing import merge_region_tiles
 from foveate.modeling.backbones import Backbone
 from foveate.modeling.decoders import DECODERS
 from foveate.modeling.pyramid import Pyramid
-from foveate.modeling.tasks import Question, SpatialSettings, SpatialTask, TaskSettings
+from foveate.modeling.tasks import ExplainableScore, SpatialSettings, SpatialTask, TaskSettings
 from foveate.predictions import IGNORE_INDEX, Regions
 from foveate.types import Batch, Features, Provides, TargetTensors
 
@@ -61,7 +61,7 @@ class SegmentationHead(nn.Module):
 
     def __init__(self, backbone: Backbone, settings: SegmentSettings, classes: int) -> None:
         super().__init__()
-        decoder = DECODERS.load(settings.head)
+        decoder = DECODERS.get(settings.head)
         self.pyramid = Pyramid(backbone.map_widths, backbone.map_strides, decoder.strides)
         self.decoder = decoder(self.pyramid.widths, settings.width)
         self.dropout = nn.Dropout2d(settings.dropout)
@@ -74,9 +74,9 @@ class SegmentationHead(nn.Module):
             raise UsageError(
                 "this decoder cannot learn from one image at once", where="task.head", hint=hint
             )
-        return self.painted(features, _square(batch.images))
+        return self.logits(features, _square(batch.images))
 
-    def painted(self, features: Features, size: tuple[int, int]) -> Tensor:
+    def logits(self, features: Features, size: tuple[int, int]) -> Tensor:
         found = self.classify(self.dropout(self.decoder(self.pyramid(features.maps, size))))
         return functional.interpolate(found, size, mode="bilinear", align_corners=False)
 
@@ -85,9 +85,9 @@ class NativeHead(nn.Module):
     """The backbone's own logits (B, K, h, w), stretched to the network's square."""
 
     def forward(self, features: Features, batch: Batch) -> Tensor:
-        return self.painted(features, _square(batch.images))
+        return self.logits(features, _square(batch.images))
 
-    def painted(self, features: Features, size: tuple[int, int]) -> Tensor:
+    def logits(self, features: Features, size: tuple[int, int]) -> Tensor:
         return functional.interpolate(
             features.native.float(), size, mode="bilinear", align_corners=False
         )
@@ -130,7 +130,7 @@ class Segment(SpatialTask):
         """Masks of the upright originals, int16: the logits are stretched to their size, then the greatest wins."""
         parts = zip(output.float(), batch.views, batch.sizes, strict=True)
         masks = (
-            _unframed(logits, view, size).argmax(0).to(torch.int16).cpu().numpy()
+            _to_original(logits, view, size).argmax(0).to(torch.int16).cpu().numpy()
             for logits, view, size in parts
         )
         return [Regions(mask).compressed() for mask in masks]
@@ -138,23 +138,23 @@ class Segment(SpatialTask):
     def export_outputs(self, backbone: Backbone, head: nn.Module, images: Tensor) -> dict[str, Tensor]:
         """logits (B, K, S, S)."""
         assert isinstance(head, SegmentationHead | NativeHead)
-        return {"logits": head.painted(backbone(images, self.needs), _square(images)).float()}
+        return {"logits": head.logits(backbone(images, self.needs), _square(images)).float()}
 
-    def questions(self, output: Tensor, batch: Batch) -> list[Question]:
+    def explainable_scores(self, output: Tensor, batch: Batch) -> list[ExplainableScore]:
         """Why the pixels of each class that was found are of it, the largest first."""
         best = output[0].argmax(0)
         counts = torch.bincount(best.flatten(), minlength=len(self.classes))
         found = [place for place in counts.argsort(descending=True).tolist() if counts[place]]
         return [self._question(place, best == place) for place in found[:_ASKED]]
 
-    def _question(self, place: int, inside: Tensor) -> Question:
+    def _question(self, place: int, inside: Tensor) -> ExplainableScore:
         def score(found: Tensor) -> Tensor:
             return found[:, place, inside].float().mean(1)
 
         def chance(found: Tensor) -> Tensor:
             return found.float().softmax(1)[:, place, inside].mean(1)
 
-        return Question(self.classes[place], score, chance)
+        return ExplainableScore(self.classes[place], score, chance)
 
     def merge_tiles(
         self, parts: Sequence[tuple[tuple[int, int], Regions]], size: tuple[int, int]
@@ -162,7 +162,7 @@ class Segment(SpatialTask):
         return merge_region_tiles(parts, size)
 
 
-def _unframed(logits: Tensor, view: Tensor, size: Tensor) -> Tensor:
+def _to_original(logits: Tensor, view: Tensor, size: Tensor) -> Tensor:
     """(K, S, S) of the square that shows `view` -> (K, H, W) of the original, without the padding."""
     height, width = size.tolist()
     shown = float(view[2] - view[0])

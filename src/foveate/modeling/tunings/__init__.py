@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from foveate.errors import UsageError
 from foveate.modeling.backbones import Backbone
 from foveate.modeling.classifiers.logistic import LabeledFeatures, Solution
-from foveate.registry import Shelf
+from foveate.registry import Registry
 
 Choice = tuple[str, Any, str]
 """What was chosen for the user: a field, its value, the reason."""
@@ -122,10 +122,10 @@ class Tuning(ABC):
 def into_head(head: Any, solution: Solution) -> None:
     """A linear head with the weights of a solution."""
     with torch.no_grad():
-        head.middle.copy_(torch.from_numpy(solution.middle))
-        head.scale.copy_(torch.from_numpy(solution.scale))
+        head.mean.copy_(torch.from_numpy(solution.middle))
+        head.std.copy_(torch.from_numpy(solution.scale))
         head.linear.weight.copy_(torch.from_numpy(solution.weight))
         head.linear.bias.copy_(torch.from_numpy(solution.bias))
 
 
-TUNINGS: Shelf[Tuning] = Shelf("foveate.modeling.tunings", Tuning, "tuning")
+TUNINGS: Registry[Tuning] = Registry("foveate.modeling.tunings", Tuning, "tuning")

@@ -29,7 +29,7 @@ class ShotTuning(Tuning):
             )
         model.backbone.requires_grad_(False)
         head.requires_grad_(True)
-        head.unit = self.unit
+        head.l2_normalize = self.unit
 
     @abstractmethod
     def fitter(self, known: LabeledFeatures) -> tuple[Fitter, list[Choice]]:

@@ -126,7 +126,7 @@ class TextTuning(Tuning):
 
     layerwise: ClassVar[bool] = False
     knows_classes: ClassVar[bool] = True
-    default_overrides: ClassVar[dict[str, Any]] = {"task.reads": "pooled"}
+    default_overrides: ClassVar[dict[str, Any]] = {"task.features": "pooled"}
     Settings: ClassVar[type[TuningSettings]] = TextSettings
     settings: Any
 

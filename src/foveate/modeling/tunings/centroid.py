@@ -12,7 +12,7 @@ from foveate.modeling.tunings._few_shot import ShotTuning
 
 class Centroid(ShotTuning):
     unit: ClassVar[bool] = True
-    default_overrides: ClassVar[dict[str, Any]] = {"task.reads": "pooled"}
+    default_overrides: ClassVar[dict[str, Any]] = {"task.features": "pooled"}
 
     def fitter(self, known: LabeledFeatures) -> tuple[Fitter, list[Choice]]:
         return centroids, []

@@ -39,7 +39,7 @@ class _Head(AskingHead):
     def _classes(self, context: Tensor) -> Tensor:
         """(M, W) -> (K, D)."""
         return functional.normalize(
-            self.backbone.embed_words(self.slots(context), self.slots.ids).float(), dim=1
+            self.backbone.encode_embeddings(self.slots(context), self.slots.ids).float(), dim=1
         )
 
 

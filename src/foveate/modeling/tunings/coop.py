@@ -28,7 +28,7 @@ class _Head(LiveHead):
 
     def embedded(self) -> Tensor:
         return functional.normalize(
-            self.backbone.embed_words(self.slots(self.context), self.slots.ids).float(), dim=1
+            self.backbone.encode_embeddings(self.slots(self.context), self.slots.ids).float(), dim=1
         )
 
 

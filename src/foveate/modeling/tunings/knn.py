@@ -26,34 +26,34 @@ class KnnSettings(TuningSettings):
 
 
 class NeighbourHead(nn.Module):
-    """Features -> log chances (B, K). `known`: (N, D), features of training images less their `middle` (D,); `answers`: (N, K)."""
+    """Features -> log chances (B, K). `known`: (N, D), features of training images less their `mean` (D,); `answers`: (N, K)."""
 
-    middle: Tensor
+    mean: Tensor
     known: Tensor
     answers: Tensor
 
     def __init__(self, described: Any, classes: int, k: int) -> None:
         super().__init__()
-        self.describe, self.k = described.describe, k
-        self.register_buffer("middle", torch.zeros_like(described.middle))
-        self.register_buffer("known", torch.zeros(1, len(described.middle)))
+        self.feature_vector, self.k = described.feature_vector, k
+        self.register_buffer("mean", torch.zeros_like(described.mean))
+        self.register_buffer("known", torch.zeros(1, len(described.mean)))
         self.register_buffer("answers", torch.full((1, classes), 1 / classes))
 
     def hold(self, known: Tensor, answers: Tensor) -> None:
         self.known, self.answers = known, answers
 
     def forward(self, features: Features, batch: Batch | None = None) -> Tensor:
-        asked = self.describe(features).float() - self.middle
+        asked = self.feature_vector(features).float() - self.mean
         return knn_vote(asked, self.known, self.answers, self.k).clamp(min=_LEAST).log()
 
 
 class Knn(Tuning):
     needs_steps: ClassVar[bool] = False
-    default_overrides: ClassVar[dict[str, Any]] = {"task.reads": "pooled"}
+    default_overrides: ClassVar[dict[str, Any]] = {"task.features": "pooled"}
     Settings: ClassVar[type[TuningSettings]] = KnnSettings
 
     def apply(self, model: Adaptable) -> None:
-        if not hasattr(model.head, "describe"):
+        if not hasattr(model.head, "feature_vector"):
             raise UsageError(
                 "nearest neighbours answer about whole images only",
                 where="tuning",
@@ -65,9 +65,9 @@ class Knn(Tuning):
     def fit_head(self, model: Adaptable, known: LabeledFeatures) -> list[Choice]:
         refuse_several(known)
         head: Any = model.head
-        head.middle.copy_(torch.from_numpy(known.features.mean(0)))
+        head.mean.copy_(torch.from_numpy(known.features.mean(0)))
         head.hold(
-            torch.from_numpy(known.features) - head.middle, torch.from_numpy(known.targets).float()
+            torch.from_numpy(known.features) - head.mean, torch.from_numpy(known.targets).float()
         )
         return []
 

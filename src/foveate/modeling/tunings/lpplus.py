@@ -16,7 +16,7 @@ from foveate.modeling.tunings._few_shot import ShotTuning
 class LpPlus(ShotTuning):
     unit: ClassVar[bool] = True
     usual: ClassVar[float] = 1.0  # what it descends to are logits
-    default_overrides: ClassVar[dict[str, Any]] = {"task.reads": "pooled"}
+    default_overrides: ClassVar[dict[str, Any]] = {"task.features": "pooled"}
 
     def fitter(self, known: LabeledFeatures) -> tuple[Fitter, list[Choice]]:
         alpha = best_scale(known, centroids, self.unit)

@@ -10,11 +10,11 @@ from torch import Tensor, nn
 
 from foveate.data.multicrop import Crops
 from foveate.modeling.backbones import Backbone
-from foveate.modeling.model import Model, _put_together
+from foveate.modeling.model import Model, assemble_model
 from foveate.modeling.tasks import Task, TaskSettings
 from foveate.predictions import ImagePrediction
 from foveate.recipe import Recipe
-from foveate.registry import Shelf
+from foveate.registry import Registry
 from foveate.types import Batch, Provides, TargetTensors
 
 
@@ -70,9 +70,9 @@ class Objective(Task):
     def loss(self, output: Any, batch: Batch) -> dict[str, Tensor]: ...
 
 
-OBJECTIVES: Shelf[Objective] = Shelf("foveate.training.objectives", Objective, "objective")
+OBJECTIVES: Registry[Objective] = Registry("foveate.training.objectives", Objective, "objective")
 
 
 def objective_task(recipe: Recipe) -> Model:
     """As `build`, for a recipe whose task is an objective: learning from images alone."""
-    return _put_together(recipe, OBJECTIVES.make(recipe.task.name, recipe.task.settings, ()), None)
+    return assemble_model(recipe, OBJECTIVES.create(recipe.task.name, recipe.task.settings, ()), None)

@@ -70,17 +70,17 @@ class MAE(Objective):
     settings: MAESettings
 
     def head(self, backbone: Backbone) -> nn.Module:
-        return Decoder(backbone.token_width, backbone.patches(), self.settings)
+        return Decoder(backbone.token_width, backbone.patch_grid(), self.settings)
 
     def forward(self, backbone: Backbone, head: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
         """What was painted (B, N, 3 * side * side), and 1 for the patches that had not been read (B, N)."""
-        count = backbone.patches()[0] ** 2
+        count = backbone.patch_grid()[0] ** 2
         order = drawn(len(batch.images), count).argsort(1).to(batch.images.device)
         kept = order[:, : max(1, round((1 - self.settings.hidden_share) * count))]
         hidden = torch.ones(len(batch.images), count, device=batch.images.device).scatter_(
             1, kept, 0.0
         )
-        return head(backbone.attention(batch.images, kept), kept), hidden
+        return head(backbone.encode_visible(batch.images, kept), kept), hidden
 
     def loss(self, output: tuple[Tensor, Tensor], batch: Batch) -> dict[str, Tensor]:
         painted, hidden = output

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from pydantic import BaseModel, ConfigDict
 from torch import nn
 
-from foveate.registry import Shelf
+from foveate.registry import Registry
 from foveate.types import Batch
 
 Feed = Callable[[int], Iterator[Batch]]
@@ -46,6 +46,6 @@ class TestTimeMethod(ABC):
         """
 
 
-TEST_TIME_METHODS: Shelf[TestTimeMethod] = Shelf(
+TEST_TIME_METHODS: Registry[TestTimeMethod] = Registry(
     "foveate.training.test_time", TestTimeMethod, "adaptation", "adaptations"
 )

@@ -34,7 +34,7 @@ class AdaBN(TestTimeMethod):
             raise UsageError(
                 "this network holds no statistics that could be measured anew",
                 why=why,
-                hint="--how tent",
+                hint="--method tent",
             )
         realign(network, home, away, self.settings.prior)
 

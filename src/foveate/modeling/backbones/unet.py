@@ -23,7 +23,7 @@ _RATE = 1e-3  # of painter_small; wider ones want less, as Adam's steps add up o
 _STEPS = 1000.0  # scale of time as diffusers embeds it
 
 
-class PainterFamily(Family):
+class FlowUNetFamily(Family):
     summary: ClassVar[str] = "small networks that learn to paint from nothing"
 
     def names(self) -> list[str]:
@@ -48,22 +48,22 @@ class PainterFamily(Family):
             raise UnknownName(name, list(_CHANNELS), kind="painter", where="backbone.name")
         network = _network(name, size or _SIZE)
         if weights in ("auto", "none", "offline", "hub"):  # there are no others
-            return FlowPainter(network, size or _SIZE, "random: painters learn from nothing")
+            return FlowUNet(network, size or _SIZE, "random: painters learn from nothing")
         file = Path(weights).expanduser()
         load_into(network, read_tensors(file), file)
-        return FlowPainter(network, size or _SIZE, f"file: {file.name}")
+        return FlowUNet(network, size or _SIZE, f"file: {file.name}")
 
 
-class FlowPainter(DiffusionBackbone):
+class FlowUNet(DiffusionBackbone):
     """Noise and picture lie on a straight line; the network answers with the direction from the picture to the noise."""
 
-    reads = False
-    said_width = _SAID
+    encodes_text = False
+    conditioning_width = _SAID
 
     def __init__(self, network: Any, size: int, origin: str) -> None:
         super().__init__()
         self.network, self.origin, self.provides = network, origin, frozenset({Provides.NOISE})
-        self.input, self.canvas = InputSpec(size, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)), (3, size, size)
+        self.input, self.latent_shape = InputSpec(size, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)), (3, size, size)
         self.width, self.token_width, self.map_widths, self.map_strides = 0, 0, (), ()
 
     def blocks(self) -> list[nn.Module]:
@@ -75,7 +75,7 @@ class FlowPainter(DiffusionBackbone):
     def decode(self, clean: Tensor) -> Tensor:
         return clean.clamp(-1, 1)
 
-    def times(self, count: int) -> Tensor:
+    def sample_times(self, count: int) -> Tensor:
         """Times in the middle more often, where most is left to learn (Esser et al. 2024, section 3.1: mean 0, deviation 1)."""
         return torch.randn(count).sigmoid()
 
@@ -86,17 +86,17 @@ class FlowPainter(DiffusionBackbone):
         return noise - clean
 
     def denoise(self, seen: Tensor, time: Tensor, said: Conditioning) -> Tensor:
-        counted = said.there[..., None].to(said.words)
-        mean = (said.words * counted).sum(1) / counted.sum(1).clamp(min=1)
+        counted = said.mask[..., None].to(said.embeddings)
+        mean = (said.embeddings * counted).sum(1) / counted.sum(1).clamp(min=1)
         found: Tensor = self.network(
-            seen, _STEPS * time, said.words, class_labels=mean, encoder_attention_mask=said.there
+            seen, _STEPS * time, said.embeddings, class_labels=mean, encoder_attention_mask=said.mask
         ).sample
         return found
 
     def predict_x0_eps(self, seen: Tensor, answer: Tensor, time: Tensor) -> tuple[Tensor, Tensor]:
         return seen - _wide(time) * answer, seen + (1 - _wide(time)) * answer
 
-    def save_memory(self) -> None:
+    def enable_checkpointing(self) -> None:
         self.network.enable_gradient_checkpointing()
 
 
