@@ -74,7 +74,7 @@ def measured(way: str, train: Path, test: Path, said: list[str], threads: int) -
 
 
 def summary(rows: list[dict[str, Any]]) -> str:
-    """The table of docs/benchmarks.md: a row a way and set, the best mean first, and what the ladder picked."""
+    """The table of docs/benchmarks: a row a way and set, the best mean first, and what the ladder picked."""
     lines = [
         "| set | way | accuracy, mean | by seed | 95 % interval of one run | trained | MB | seconds | of the processor |"
     ]

@@ -227,7 +227,7 @@ def nearest(read: Table, parts: Parts, size: int) -> list[int]:
         "tuning": "head",
     }
     listed = [sample.target.sentences[0] for sample in read.samples]
-    model = build_model(with_settings(Recipe(), {**settings, "task.words": listed[:1]}), ())
+    model = build_model(with_settings(Recipe(), {**settings, "task.vocabulary": listed[:1]}), ())
     known, asked = (features(model, samples, "whole") for samples in (parts.known, parts.asked))
     middle = known.mean(0)
     known, asked = (torch.nn.functional.normalize(part - middle, dim=1) for part in (known, asked))

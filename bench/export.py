@@ -104,7 +104,7 @@ def chosen(data: Path, folder: Path) -> Path:
 def apart(name: str, few: Path, run: Path) -> dict[str, Any]:
     shutil.rmtree(run, ignore_errors=True)
     settings = {"data.val": 0.5, "data.test": 0, "data.near_duplicates": 1}
-    settings |= {"training.head_start": "random", "training.precision": "fp32"}
+    settings |= {"training.head_init": "random", "training.precision": "fp32"}
     words: dict[str, Any] = {
         "tuning": "full",
         "weights": "none",

@@ -94,7 +94,7 @@ def generated(way: str, folder: Path, seed: int, minutes: float, run: Path) -> d
         "device": "cpu",
     }
     found = foveate.fit(
-        folder, task="generate", out=run, settings={"data.audit": False}, seed=seed, **said
+        folder, task="generate", out=run, settings={"data.leakage_audit": False}, seed=seed, **said
     )
     names = sorted(child.name for child in folder.iterdir())
     made = run.parent / f"{run.name}-made"

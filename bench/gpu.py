@@ -48,7 +48,7 @@ def epoch(backbone: str, pictures: Path, workers: int | None, epochs: int, seed:
     settings |= {
         "training.precision": "bf16",
         "training.channels_last": True,
-        "training.head_start": "random",
+        "training.head_init": "random",
     }
     with tempfile.TemporaryDirectory() as folder:
         said: dict[str, Any] = {

@@ -48,7 +48,7 @@ SETTINGS = {
     "data.test": 0,
     "training.batch_size": 64,
     "training.lr": 2e-3,
-    "training.head_start": "random",
+    "training.head_init": "random",
     "augment": {"policy": "none", "crop": 0.75, "flip": 0, "rotate": 15, "scale": 0.15},
 }
 PUBLISHED = [  # errors on the 20 runs of methods that were taught by 30 alphabets, and by 5: arXiv 1902.03477, table 1
@@ -218,7 +218,7 @@ def measured(folder: Path, run: Path, seed: int, epochs: int) -> dict[str, Any]:
 
 
 def summary(rows: list[dict[str, Any]]) -> str:
-    """The tables of docs/benchmarks.md. The interval of the error is Wilson's, of 400 images."""
+    """The tables of docs/benchmarks. The interval of the error is Wilson's, of 400 images."""
     lines = ["| method | error, 30 alphabets | error, 5 alphabets |", "|---|---|---|"]
     lines += [f"| {' | '.join(row)} |" for row in PUBLISHED]
     for row in rows:

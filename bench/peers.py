@@ -286,7 +286,7 @@ def per_image(epochs: list[dict[str, float]], count: int) -> dict[str, Any]:
 
 
 def summary(rows: list[dict[str, Any]], threads: int) -> str:
-    """What docs/benchmarks.md holds: ratios turn by turn, by the clock; medians, with the least and the greatest."""
+    """What docs/benchmarks holds: ratios turn by turn, by the clock; medians, with the least and the greatest."""
     by = {
         what: [row for row in rows if row["threads"] == threads and row["what"] == what]
         for what in ("full", "probe", "start")

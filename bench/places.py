@@ -137,7 +137,7 @@ def measured(
 
 
 def summary(rows: list[dict[str, Any]]) -> str:
-    """The table of docs/benchmarks.md."""
+    """The table of docs/benchmarks."""
     lines = [
         "| set | weights | number | mean | by seed | minutes of training, median |",
         "|---|---|---|---|---|---|",

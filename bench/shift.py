@@ -120,7 +120,7 @@ def hits(evaluation: Path) -> str:
 
 
 def summary(rows: list[dict[str, Any]]) -> str:
-    """The table of docs/benchmarks.md: accuracies over all images of all seeds, and the share of the drop that is won back."""
+    """The table of docs/benchmarks: accuracies over all images of all seeds, and the share of the drop that is won back."""
     lines = [
         "| set | way | images | home | away | drop | adapted by | away | won back | share of the drop |",
         "|---|" + "---|" * 9,

@@ -29,7 +29,8 @@ from foveate.inference.features import backbone_features
 from foveate.modeling.classifiers.logistic import LabeledFeatures
 from foveate.modeling.model import build_model
 from foveate.recipe import Recipe, with_settings
-from foveate.training.resolve import read_data, resolve_recipe
+from foveate.training.data import read_data
+from foveate.training.resolve import resolve_recipe
 from foveate.types import Table
 from foveate.utils.device import resolve_device
 from spine import Rows, sets, words

@@ -136,7 +136,7 @@ class Rows:
 
 
 def summary(rows: list[dict[str, Any]]) -> str:
-    """The table of docs/benchmarks.md: mean accuracy, each seed's, and the interval of the pooled images."""
+    """The table of docs/benchmarks: mean accuracy, each seed's, and the interval of the pooled images."""
     lines = [
         "| set | way | accuracy, mean | by seed | 95 % interval of one run | seconds, median |",
         "|---|---|---|---|---|---|",

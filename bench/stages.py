@@ -105,13 +105,13 @@ def main() -> None:
         (_fitting, "solve_head", "head"),
     ):
         stages.wrap(place, name, stage)
-    close = trainer.Trainer._close_epoch
+    close = trainer.Trainer._end_epoch
 
     def closed(own: Trainer) -> None:
         close(own)
         epochs.append(stages.taken())
 
-    Trainer._close_epoch = closed  # type: ignore[method-assign]
+    Trainer._end_epoch = closed  # type: ignore[method-assign]
     settings: dict[str, Any] = {
         "data.val": 0,
         "data.test": 0,

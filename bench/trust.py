@@ -37,7 +37,7 @@ _TINY = [
         "--epochs",
         "8",
     ),
-    *("--device", "cpu", "--set", "training.head_start=random"),
+    *("--device", "cpu", "--set", "training.head_init=random"),
 ]
 _FULL = """
 import json, sys, torch
@@ -162,7 +162,7 @@ def told_to_stop(folder: Path) -> None:
         waits.append(time.perf_counter() - start)
         codes[process.returncode] += 1
         left = (
-            [path.name for path in run.rglob("*") if "aside" in path.name or path.name == "lock"]
+            [path.name for path in run.rglob("*") if "aside" in path.name or path.name == "lock.json"]
             if run.exists()
             else []
         )

@@ -101,7 +101,8 @@ def commands_page() -> str:
     ]
     for name, command in commands():
         usage = " ".join(["foveate", name, *command.collect_usage_pieces(click.Context(command))])
-        about = inspect.cleandoc(command.help or "").replace("\f", "")
+        about = inspect.cleandoc(command.help or "")
+        about = f"{about}\n{command.epilog or ''}".replace("\b", "")
         text, _, example = about.partition("Example:")
         parts.append(f"## foveate {name} {{ #{name} }}\n")
         parts.append(f"{escape(text.strip())}\n")
@@ -117,7 +118,7 @@ def option_row(option: click.Option) -> list[str]:
     names = [f"`{name}`" for name in (*option.opts, *option.secondary_opts)]
     if not option.is_flag and not option.count:
         metavar = option.make_metavar(click.Context(click.Command("x")))
-        names[-1] = f"`{option.opts[-1]} {metavar}`"
+        names[-1] = f"`{option.opts[-1]} {metavar.replace(' RANGE', '')}`"
     return [", ".join(names), escape(" ".join((option.help or "").split()))]
 
 
@@ -220,7 +221,7 @@ def recipe_page() -> str:
             meaning += f"<br>*When to change it:* {notes[field.name]}"
         sections.setdefault(section, []).append([name, field.type, field.default, meaning])
     parts = [RECIPE_INTRODUCTION]
-    for section, rows in sections.items():
+    for section, rows in sorted(sections.items(), key=lambda pair: pair[0] == "general"):
         parts += [f"## {section}\n", table(["field", "type", "default", "meaning"], rows)]
     return "\n".join(parts)
 

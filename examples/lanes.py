@@ -1,11 +1,12 @@
-"""Lane lines: segmentation, then a curve through the pixels of each line.
+"""Lane lines: segmentation, and a curve through the pixels of each line.
 
     python examples/lanes.py OUT [--count 160] [--epochs 12]
 
-Draws roads of its own (no public lane set lies beside this project): two or three lines that bend towards a vanishing point, some
-dashed, in noise, shade and glare, with things that look like lines and are none. Trains `foveate fit` on masks with a class for the
-lines, turns every answer into curves x = a y^2 + b y + c, and prints how far they lie from the true ones, in pixels across, for
-roads that no training saw, with the share of lines that were found.
+Draws its own roads, because there is no public data set of lanes beside this project: two or three
+lines that bend towards a vanishing point, some dashed, with noise, shadow and glare, and with
+things that look like lines but are none. Trains `foveate fit` on masks of the lines, turns every
+predicted mask into curves x = a y^2 + b y + c, and prints how far they are from the true ones, in
+pixels across, for roads that were not used for training, with the share of lines that were found.
 """
 
 from __future__ import annotations
@@ -21,23 +22,24 @@ import foveate
 
 HEIGHT, WIDTH, HORIZON = 192, 256, 60
 NEAR = 8.0  # px across: a curve closer than this on average has found the line
-FAR = 20  # px below the horizon: what lies nearer to it is not read
-SMALLEST = 40  # pixels of a line, before a curve is laid through them
+FAR = 20  # px below the horizon: what lies nearer to the horizon is not evaluated
+SMALLEST = 40  # pixels of a line, from which a curve is fitted to them
 
 
 def road(rng: np.random.Generator) -> tuple[Image.Image, Image.Image, list[np.ndarray]]:
-    """A picture, its mask (255 on lines), and the true (a, b, c) of each line."""
-    picture = Image.new(
+    """An image, its mask (255 on lines), and the true (a, b, c) of each line."""
+    image = Image.new(
         "RGB", (WIDTH, HEIGHT), tuple(int(value) for value in rng.integers(120, 220, 3))
     )
     mask = Image.new("L", (WIDTH, HEIGHT), 0)
-    paint, mark = ImageDraw.Draw(picture), ImageDraw.Draw(mask)
-    grey = int(rng.integers(50, 110))
-    paint.rectangle([0, HORIZON, WIDTH, HEIGHT], fill=(grey, grey, grey + int(rng.integers(-8, 8))))
-    for _ in range(3):  # kerbs and shadows: straight and level, no lane lines
+    on_image, on_mask = ImageDraw.Draw(image), ImageDraw.Draw(mask)
+    gray = int(rng.integers(50, 110))
+    asphalt = (gray, gray, gray + int(rng.integers(-8, 8)))
+    on_image.rectangle([0, HORIZON, WIDTH, HEIGHT], fill=asphalt)
+    for _ in range(3):  # curbs and shadows: straight and horizontal, not lane lines
         y = int(rng.integers(HORIZON, HEIGHT))
         shade = int(rng.integers(20, 200))
-        paint.line(
+        on_image.line(
             [0, y, WIDTH, y + int(rng.integers(-12, 12))],
             fill=(shade, shade, shade),
             width=int(rng.integers(1, 4)),
@@ -49,64 +51,70 @@ def road(rng: np.random.Generator) -> tuple[Image.Image, Image.Image, list[np.nd
         curve = np.array(
             [bend, slope - 2 * bend * HORIZON, vanishing - slope * HORIZON + bend * HORIZON**2]
         )
-        _draw(paint, mark, curve, rng)
+        draw_line(on_image, on_mask, curve, rng)
         curves.append(curve)
-    pixels = np.asarray(picture, np.float32) * rng.uniform(0.6, 1.1)
-    pixels += (
-        rng.normal(0, 10, pixels.shape) + np.linspace(0, rng.uniform(-40, 40), WIDTH)[None, :, None]
-    )
+    pixels = np.asarray(image, np.float32) * rng.uniform(0.6, 1.1)
+    noise = rng.normal(0, 10, pixels.shape)
+    pixels += noise + np.linspace(0, rng.uniform(-40, 40), WIDTH)[None, :, None]  # glare
     return Image.fromarray(pixels.clip(0, 255).astype(np.uint8)), mask, curves
 
 
-def _draw(
-    paint: ImageDraw.ImageDraw,
-    mark: ImageDraw.ImageDraw,
+def draw_line(
+    on_image: ImageDraw.ImageDraw,
+    on_mask: ImageDraw.ImageDraw,
     curve: np.ndarray,
     rng: np.random.Generator,
 ) -> None:
-    """The paint may be dashed; the mask is the whole line, because that is what a driver needs."""
-    dash, phase, colour = rng.uniform(0, 1) < 0.5, rng.uniform(0, 20), int(rng.integers(170, 255))
+    """The line may be dashed; the mask is the whole line, because that is what a driver needs."""
+    dashed, phase, shade = rng.uniform(0, 1) < 0.5, rng.uniform(0, 20), int(rng.integers(170, 255))
     for y in range(HORIZON + 6, HEIGHT):
         x, half = float(np.polyval(curve, y)), 0.6 + 2.6 * (y - HORIZON) / (HEIGHT - HORIZON)
-        if not dash or (y + phase) % 24 < 15:
-            paint.line([x - half, y, x + half, y], fill=(colour, colour, colour))
-        mark.line([x - half, y, x + half, y], fill=255)
+        if not dashed or (y + phase) % 24 < 15:
+            on_image.line([x - half, y, x + half, y], fill=(shade, shade, shade))
+        on_mask.line([x - half, y, x + half, y], fill=255)
 
 
 def write(folder: Path, count: int, seed: int) -> list[list[np.ndarray]]:
+    """Write `count` roads into images/ and masks/; returns the true curves of each."""
     rng = np.random.default_rng(seed)
-    truths = []
+    targets = []
     for name in ("images", "masks"):
         (folder / name).mkdir(parents=True, exist_ok=True)
     for number in range(count):
-        picture, mask, curves = road(rng)
-        picture.save(folder / "images" / f"{number:03d}.png")
+        image, mask, curves = road(rng)
+        image.save(folder / "images" / f"{number:03d}.png")
         mask.save(folder / "masks" / f"{number:03d}.png")
-        truths.append(curves)
-    return truths
+        targets.append(curves)
+    return targets
 
 
-def curves_of(mask: np.ndarray) -> list[np.ndarray]:
-    """(H, W) bool -> (a, b, c) of each connected line, by least squares over its pixels; near the horizon lines run together."""
+def fit_curves(mask: np.ndarray) -> list[np.ndarray]:
+    """(H, W) bool -> (a, b, c) of each connected line, by least squares over its pixels.
+
+    Pixels near the horizon are left out, because lines run together there.
+    """
     below = np.arange(len(mask))[:, None] >= HORIZON + FAR
     lines, count = label(mask & below, np.ones((3, 3)))
-    found = []
+    curves = []
     for line in range(1, count + 1):
         y, x = np.nonzero(lines == line)
         if len(y) >= SMALLEST and np.ptp(y) > 20:
-            found.append(np.polyfit(y, x, 2))
-    return found
+            curves.append(np.polyfit(y, x, 2))
+    return curves
 
 
-def distances(found: list[np.ndarray], true: list[np.ndarray]) -> list[float]:
-    """For each true line the mean distance across to the nearest curve; infinite where there is none."""
+def distances(predicted: list[np.ndarray], targets: list[np.ndarray]) -> list[float]:
+    """For each true line the mean distance across to the nearest curve; infinite without one."""
     rows = np.arange(HORIZON + FAR, HEIGHT)
     return [
         min(
-            (float(np.abs(np.polyval(f, rows) - np.polyval(t, rows)).mean()) for f in found),
+            (
+                float(np.abs(np.polyval(curve, rows) - np.polyval(target, rows)).mean())
+                for curve in predicted
+            ),
             default=np.inf,
         )
-        for t in true
+        for target in targets
     ]
 
 
@@ -119,34 +127,25 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=12)
     options = parser.parse_args()
     write(options.out / "roads", options.count, seed=0)
-    truths = write(options.out / "unseen", 60, seed=1)
-    settings = {"data.test": 0, "data.near_duplicates": 1, "backbone.weights": "offline"}
+    targets = write(options.out / "unseen", 60, seed=1)
     fitted = foveate.fit(
         options.out / "roads",
         out=options.out / "run",
         size=256,
         epochs=options.epochs,
-        settings=settings,
+        settings={"data.test": 0, "data.near_duplicates": 1, "backbone.weights": "offline"},
     )
-    found = [
-        answer.prediction.mask == 1
-        for answer in foveate.predict(fitted.run, options.out / "unseen" / "images")
-    ]
-    away = np.array(
-        [
-            d
-            for mask, true in zip(found, truths, strict=True)
-            for d in distances(curves_of(mask), true)
-        ]
-    )
-    near = away < NEAR
-    extra = sum(
-        max(0, len(curves_of(mask)) - len(true)) for mask, true in zip(found, truths, strict=True)
-    )
+    predictions = foveate.predict(fitted.run, options.out / "unseen" / "images")
+    curves = [fit_curves(each.prediction.mask == 1) for each in predictions]
+    pairs = list(zip(curves, targets, strict=True))
+    errors = np.array([error for pair in pairs for error in distances(*pair)])
+    near = errors < NEAR
+    extra = sum(max(0, len(predicted) - len(true)) for predicted, true in pairs)
     print(
-        f"{near.sum()} of {len(away)} lines found ({near.mean():.1%}), on average {away[near].mean():.2f} px from the true curve"
+        f"{near.sum()} of {len(errors)} lines found ({near.mean():.1%}), "
+        f"on average {errors[near].mean():.2f} px from the true curve"
     )
-    print(f"{extra} curves too many on {len(truths)} roads of {WIDTH} x {HEIGHT} px")
+    print(f"{extra} curves too many on {len(targets)} roads of {WIDTH} x {HEIGHT} px")
 
 
 if __name__ == "__main__":

@@ -48,8 +48,9 @@ def cache(caches, monkeypatch):
 
 @pytest.fixture(autouse=True)
 def plain_console():
-    """A verb under --json turns the console of its process; the next test wants it as it was."""
-    yield
+    """Print what the library reports as the command line does."""
+    with console.command_line():
+        yield
     console.setup()
 
 
@@ -92,7 +93,7 @@ def quick(stripes) -> Recipe:
             "tuning": "full",
             "training.epochs": 2,
             "training.batch_size": 8,
-            "training.head_start": "random",
+            "training.head_init": "random",
             "training.channels_last": False,
             "training.precision": "fp32",
             "device": "cpu",

@@ -21,13 +21,13 @@ from foveate.data.loading import BatchSampler, make_loader
 from foveate.predictions import Boxes
 from foveate.recipe import Recipe
 from foveate.run.folder import Run
-from foveate.training.resolve import read_data
-from foveate.training.trainer import Outcome
+from foveate.training.data import read_data
+from foveate.training.trainer import TrainingResult
 from foveate.types import Batch
 from foveate.utils import rle as masks
 
 
-def trained(recipe: Recipe, folder: Path) -> Outcome:
+def trained(recipe: Recipe, folder: Path) -> TrainingResult:
     """What `fit` does up to the last step: nothing is evaluated."""
     job = prepared(recipe, read_data(recipe), folder, "")
     with job.run.locked():
@@ -52,7 +52,7 @@ def evaluation_left_out() -> Iterator[None]:
         yield
 
 
-def gone_on(folder: Path, asked: Recipe | None = None) -> Outcome:
+def gone_on(folder: Path, asked: Recipe | None = None) -> TrainingResult:
     """The same of --resume."""
     run = Run.open(folder)
     with run.locked():
@@ -116,7 +116,7 @@ def _rows(images: list[Boxes], names: Sequence[str], kind: str) -> list[dict[str
             if kind == "bbox":
                 row |= {"bbox": [box[0], box[1], width, height], "area": width * height}
             else:
-                row |= {"segmentation": boxes.masks[place], "area": masks.area(boxes.masks[place])}
+                row |= {"segmentation": boxes.masks[place], "area": masks.rle_area(boxes.masks[place])}
             rows.append(row)
     return rows
 

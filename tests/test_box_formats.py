@@ -462,7 +462,7 @@ def test_t30_bad_labels_say_why(tmp_path, label, message):
         ),
         (
             "train: x\nnames: &a [cat]\nmore: [*a, *a]\n",
-            "not plain YAML.*refers to parts of itself",
+            "not plain YAML.*has references",
         ),
         (
             "train: image/train\nnames: [cat]\n",

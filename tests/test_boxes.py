@@ -101,20 +101,19 @@ def test_the_numbers_equal_pycocotools(seed):
 @pytest.mark.parametrize("seed", range(4))
 def test_a_resample_of_every_image_once_is_coco_again(seed):
     """The bootstrap has matches and running sums of its own; with each image drawn once it must say what pycocotools says."""
-    from foveate.evaluation.metrics import boxes as room
+    from foveate.evaluation.metrics.boxes import _Curve, _Ranked
 
     metric, judge = collected(some(seed)), refereed(some(seed), NAMES)
-    truths = metric._truths
-    places = np.concatenate([each.places[~each.crowd] for each in truths])
-    images = np.repeat(np.arange(len(truths)), [(~each.crowd).sum() for each in truths])
-    ranked = room._Ranked.of(metric._answers, metric._hits, metric._ignored)
-    for place in np.unique(places):
-        found = room._Curve(ranked, place, images[places == place]).measured(np.ones(len(truths)))
+    classes, images = metric._target_boxes()
+    count = len(metric._targets)
+    ranked = _Ranked.of(metric._predictions, metric._matches)
+    for index in np.unique(classes):
+        found = _Curve(ranked, index, images[classes == index]).measure(np.ones(count))
         assert found[0] == pytest.approx(
-            judge.eval["precision"][:, :, place, 0, -1].mean(1), abs=1e-6
+            judge.eval["precision"][:, :, index, 0, -1].mean(1), abs=1e-6
         )
-        assert found[1] == pytest.approx(judge.eval["recall"][:, place, 0, -1], abs=1e-6)
-    assert metric.resampler()(np.arange(len(truths))) == pytest.approx(judge.stats[0], abs=1e-6)
+        assert found[1] == pytest.approx(judge.eval["recall"][:, index, 0, -1], abs=1e-6)
+    assert metric.resampler()(np.arange(count)) == pytest.approx(judge.stats[0], abs=1e-6)
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -192,7 +191,7 @@ def test_the_truth_as_an_answer_is_perfect(seed, objects):
     )
     confusion = np.array(found.tables["confusion"])
     assert (confusion == np.diag(np.diag(confusion))).all()
-    assert metric.sample_losses(Boxes(truths[0].xyxy, truths[0].names, np.ones(objects)), truths[0]) == 0
+    assert metric.sample_loss(Boxes(truths[0].xyxy, truths[0].names, np.ones(objects)), truths[0]) == 0
 
 
 @settings(max_examples=25, deadline=None)
@@ -221,7 +220,7 @@ def test_the_confusion_matrix_by_hand():
         np.array([0.9, 0.8, 0.7, 0.6]),
     )
     metric = collected([(said, truth)])
-    assert metric.sample_losses(said, truth) == pytest.approx(4 + 4 / 5)
+    assert metric.sample_loss(said, truth) == pytest.approx(4 + 4 / 5)
     assert np.array(metric.compute().tables["confusion"]).tolist() == [
         [0, 1, 0, 0, 0],
         [0, 0, 0, 0, 0],
@@ -236,12 +235,12 @@ def test_a_worse_answer_ranks_higher():
     truth = image(rng, 5, 0, crowd=0)[1]
     kept = [Boxes(truth.xyxy[:count], truth.names[:count], np.ones(count)) for count in range(6)]
     metric = metric_for(Boxes, NAMES)
-    found = [metric.sample_losses(answer, truth) for answer in kept]
+    found = [metric.sample_loss(answer, truth) for answer in kept]
     assert found == sorted(found, reverse=True)
     assert found[-1] == 0
     small = Boxes(truth.xyxy[:1], truth.names[:1])
-    assert metric.sample_losses(kept[0], small) < metric.sample_losses(kept[4], truth) + 1
-    assert metric.sample_losses(kept[0], small) > metric.sample_losses(kept[4], truth), (
+    assert metric.sample_loss(kept[0], small) < metric.sample_loss(kept[4], truth) + 1
+    assert metric.sample_loss(kept[0], small) > metric.sample_loss(kept[4], truth), (
         "one of one is worse than one of five"
     )
 
@@ -272,7 +271,7 @@ BOX = np.array([[0, 0, 5, 5]], dtype=np.float32)
         (Boxes(BOX, ("ant",), np.array([np.nan])), "finite"),
         (Boxes(BOX, ("ant",), np.array([1.5])), "in \\[0, 1\\]"),
         (Boxes(BOX, ("ant",)), "score"),
-        (Boxes(BOX[:, [2, 1, 0, 3]], ("ant",), np.ones(1)), "prediction has a box that is none"),
+        (Boxes(BOX[:, [2, 1, 0, 3]], ("ant",), np.ones(1)), "the prediction has an invalid box"),
         (Boxes(BOX + np.inf, ("ant",), np.ones(1)), "finite"),
         (Boxes(BOX[:, :3], ("ant",), np.ones(1)), "four numbers"),
     ],

@@ -144,7 +144,7 @@ def test_a_calibration_comes_back_from_json():
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     data = stripes_folder(tmp_path_factory.mktemp("many") / "data", each=120)
-    settings = {"data.near_duplicates": 1, "data.audit": False, "data.val": 0.25}
+    settings = {"data.near_duplicates": 1, "data.leakage_audit": False, "data.val": 0.25}
     words = {
         "backbone": "test_efficientnet",
         "weights": "none",

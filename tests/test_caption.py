@@ -127,7 +127,7 @@ def test_a_resample_is_a_set_of_its_own(sentences):
     )
     places = np.array([0, 0, 7, 20])
     assert metric.resampler()(places) == pytest.approx(each[places].mean())
-    assert metric.sample_losses(Text((truths[0][0],)), Text(tuple(truths[0]))) == 0
+    assert metric.sample_loss(Text((truths[0][0],)), Text(tuple(truths[0]))) == 0
     assert METRICS.get("text").reads is Text
     with pytest.raises(DataError, match="nothing to score"):
         TextMetric().compute()
@@ -256,7 +256,7 @@ def striped_world(tmp_path_factory) -> Path:
 def words_for(data: Path, **more):
     quick = {
         "data.path": str(data), "backbone.name": "test_resnet", "backbone.weights": "none", "backbone.size": 64, "device": "cpu",
-        "task": {"name": "caption", "width": 64, "depth": 2, "dropout": 0.0, "most": 12, "beams": 2}, "tuning": "full",
+        "task": {"name": "caption", "width": 64, "depth": 2, "dropout": 0.0, "max_words": 12, "beams": 2}, "tuning": "full",
         "training.precision": "fp32", "training.channels_last": False, "training.batch_size": 16, "data.near_duplicates": 1,
     }  # fmt: skip
     return with_settings(Recipe(), {**quick, **more})
@@ -318,22 +318,22 @@ def test_greedy_search_with_a_cache_is_the_search_without(run, striped_world):
     """Word after word, the whole sentence read anew each time."""
     model = load_predictor(run.run, "cpu").model
     images = torch.randn(3, 3, 64, 64, generator=torch.Generator().manual_seed(0))
-    writer, words = model.head, model.task.vocabulary
+    writer, words = model.head, model.task.tokenizer
     features = model.backbone(images, model.task.needs)
     memory = writer(features, type("Batch", (), {"targets": [{}]})()).memory
-    written, sure = writer.write(memory, 12, 1)
+    written, sure = writer.generate(memory, 12, 1)
     for place in range(3):
-        seen, numbers, chances = writer._before(memory[place : place + 1]), [], []
+        seen, numbers, chances = writer._context(memory[place : place + 1]), [], []
         for _ in range(12):
-            chance = writer.decoder(inputs_embeds=seen).logits[0, -1]
-            chance[words.banned] = -math.inf
+            chance = writer.language_model(inputs_embeds=seen).logits[0, -1]
+            chance[words.suppressed] = -math.inf
             chance = chance.softmax(-1)
             numbers.append(int(chance.argmax()))
             chances.append(math.log(float(chance.max())))
             if numbers[-1] == words.end:
                 break
             seen = torch.cat(
-                [seen, writer.decoder.get_input_embeddings()(torch.tensor([[numbers[-1]]]))], 1
+                [seen, writer.language_model.get_input_embeddings()(torch.tensor([[numbers[-1]]]))], 1
             )
         assert written[place] == [number for number in numbers if number != words.end]
         assert sure[place] == pytest.approx(math.exp(np.mean(chances)), rel=1e-3)
@@ -346,7 +346,7 @@ def test_more_beams_are_never_less_sure(run, striped_world):
         memory = model.head(
             model.backbone(images, model.task.needs), type("Batch", (), {"targets": [{}]})()
         ).memory
-        one, many = (model.head.write(memory, 12, beams)[1] for beams in (1, 8))
+        one, many = (model.head.generate(memory, 12, beams)[1] for beams in (1, 8))
     assert np.mean(many) >= np.mean(one) - 1e-3
 
 
@@ -406,20 +406,20 @@ def test_a_frozen_language_model_stays_as_it_is(language, striped_world, tmp_pat
     task = {
         "name": "caption",
         "decoder": f"hf:{language}",
-        "frozen": True,
-        "prefix": 3,
+        "freeze_decoder": True,
+        "prefix_tokens": 3,
         "prompt": "a photo of",
-        "most": 12,
+        "max_words": 12,
         "beams": 1,
     }
     recipe = words_for(striped_world, **{"task": task, "training.epochs": 2})
-    before = weights_fingerprint(build_model(recipe, ()).head.decoder.state_dict())
+    before = weights_fingerprint(build_model(recipe, ()).head.language_model.state_dict())
     result = fit_recipe(recipe, tmp_path / "run")
     model = load_predictor(result.run, "cpu").model
-    assert weights_fingerprint(model.head.decoder.state_dict()) == before
+    assert weights_fingerprint(model.head.language_model.state_dict()) == before
     assert model.head.prefix.shape == (3, 32)
     assert not torch.equal(model.head.prefix, build_model(recipe, ()).head.prefix)
-    assert model.head.opening == [0, *model.task.vocabulary.encode("a photo of")]
+    assert model.head.prompt_ids == [0, *model.task.tokenizer.encode("a photo of")]
     assert all(
         not answer.row()["answer"].startswith("a photo of")
         for answer in foveate.predict(result.run, striped_world.parent, device="cpu")
@@ -429,9 +429,9 @@ def test_a_frozen_language_model_stays_as_it_is(language, striped_world, tmp_pat
 @pytest.mark.parametrize(
     ("settings", "error", "words"),
     [
-        ({"task.most": 3}, DataError, "more than the 3 that fit"),
-        ({"task.width": 100}, UsageError, "no multiple of 64"),
-        ({"task.decoder": "hf:/nowhere/at/all"}, WeightsError, "language model cannot be opened"),
+        ({"task.max_words": 3}, DataError, "the limit is 3"),
+        ({"task.width": 100}, UsageError, "not a multiple of 64"),
+        ({"task.decoder": "hf:/nowhere/at/all"}, WeightsError, "language model cannot be loaded"),
     ],
 )
 def test_wrong_words_are_one_sentence(striped_world, tmp_path, settings, error, words):
@@ -440,7 +440,7 @@ def test_wrong_words_are_one_sentence(striped_world, tmp_path, settings, error, 
 
 
 def test_a_decoder_without_words_says_where_they_come_from():
-    with pytest.raises(FoveateError, match="knows no word"):
+    with pytest.raises(FoveateError, match="vocabulary of the decoder is empty"):
         build_model(
             with_settings(
                 Recipe(),
@@ -540,7 +540,7 @@ def test_blip_writes_what_the_library_writes(blip):
 
     settings = {
         "backbone": {"name": f"blip:{blip}"},
-        "task": {"name": "caption", "decoder": "native", "beams": 1, "most": 8},
+        "task": {"name": "caption", "decoder": "native", "beams": 1, "max_words": 8},
         "tuning": "full",
     }
     model = build_model(with_settings(Recipe(), settings), ()).eval()
@@ -548,7 +548,7 @@ def test_blip_writes_what_the_library_writes(blip):
     images = torch.randn(3, 3, 32, 32)
     with torch.inference_mode():
         memory = model.backbone(images, model.task.needs).native
-        mine, sure = model.head.write(memory, 8, 1)
+        mine, sure = model.head.generate(memory, 8, 1)
         found = theirs.generate(pixel_values=images, max_new_tokens=8, num_beams=1, do_sample=False)
         ends = [row[1:].tolist() for row in found]
     assert [numbers[: len(end)] for numbers, end in zip(mine, ends, strict=True)] == [
@@ -589,7 +589,7 @@ def test_lora_teaches_blip_and_saves_the_adapter_alone(blip, striped_world, tmp_
     ).prediction
     assert answer.sentences[0]
     assert answer.attention_maps.shape[0] == len(answer.tokens)
-    assert load_predictor(found.run).model.head.__class__.__name__ == "OwnWriter"
+    assert load_predictor(found.run).model.head.__class__.__name__ == "NativeCaptionDecoder"
 
 
 def test_who_cannot_write_is_told_so(striped_world, blip, tmp_path):
@@ -606,11 +606,11 @@ def test_who_cannot_write_is_told_so(striped_world, blip, tmp_path):
             ),
             tmp_path / "run",
         )
-    with pytest.raises(WeightsError, match="cannot be opened"):
+    with pytest.raises(WeightsError, match="cannot be loaded"):
         foveate.fit(
             striped_world, task="caption", backbone=f"blip:{tmp_path}", out=tmp_path / "run"
         )
-    with pytest.raises(UsageError, match="a size that 8 divides"):
+    with pytest.raises(UsageError, match="a multiple of 8 px"):
         foveate.fit(
             striped_world, task="caption", backbone=f"blip:{blip}", size=36, out=tmp_path / "run"
         )

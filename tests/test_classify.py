@@ -10,7 +10,7 @@ from torch.nn import functional
 from conftest import SHARED
 from foveate.api.fit.core import fit_recipe
 from foveate.modeling.tasks import TASKS, DataFacts
-from foveate.modeling.tasks.classify import LinearHead, _cells
+from foveate.modeling.tasks.classify import LinearHead, _cell_means
 from foveate.predictions import Labels
 from foveate.recipe import Recipe, with_settings
 from foveate.types import Batch, Features, Provides
@@ -54,7 +54,7 @@ def test_classes_are_weighted_where_they_differ_twofold():
 def test_cells_are_means_over_a_grid(size):
     maps = torch.randn(2, 5, *size)
     assert torch.allclose(
-        _cells(maps), torch.nn.functional.adaptive_avg_pool2d(maps, 3).flatten(1), atol=1e-6
+        _cell_means(maps), torch.nn.functional.adaptive_avg_pool2d(maps, 3).flatten(1), atol=1e-6
     )
 
 
@@ -133,7 +133,7 @@ def test_maps_say_more_than_the_pooled_vector(tmp_path):
         "backbone.weights": "offline",
         "backbone.size": 160,
     }
-    words |= {"training.channels_last": True, "data.audit": False, "device": "cpu"}
+    words |= {"training.channels_last": True, "data.leakage_audit": False, "device": "cpu"}
     found = {
         reads: fit_recipe(with_settings(Recipe(), {**words, "task.features": reads}), tmp_path / reads)
         .evaluation.scores.numbers["log_loss"]

@@ -1,19 +1,30 @@
-"""The words in a terminal: speed, exit codes, boxes, JSON."""
+"""The command line: speed, help, exit codes, errors, logging, JSON."""
 
 from __future__ import annotations
 
+import inspect
 import json
+import logging
 import os
+import re
+import struct
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+import foveate as package
 from foveate.cli import main as cli
+from foveate.cli.command import parse_docstring
+from foveate.cli.commands import command_names, get_command
 from foveate.cli.commands.predict import FOLDERS
-from foveate.recipe import WORDS
+from foveate.recipe import SHORT_OPTIONS
+from foveate.utils import console, log
+from foveate.utils.invocation import Invocation, current_invocation, entry_point, invocation
 
 PROGRAM = [sys.executable, "-c", "from foveate.cli.main import main; main()"]
+WIDTHS = (40, 80, 200)
 
 
 def foveate(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -27,6 +38,28 @@ def foveate(*words: str, **environment: str) -> subprocess.CompletedProcess[str]
     )
 
 
+def in_terminal(columns: int, *command: str) -> str:
+    """What a command prints in a terminal of this width, without the codes of colors and cursor."""
+    fcntl, pty, termios = (pytest.importorskip(name) for name in ("fcntl", "pty", "termios"))
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+    environment = {name: value for name, value in os.environ.items() if name != "COLUMNS"}
+    environment |= {"TERM": "xterm-256color"}
+    process = subprocess.Popen(
+        command, stdin=theirs, stdout=theirs, stderr=theirs, env=environment, close_fds=True
+    )
+    os.close(theirs)
+    output = b""
+    try:
+        while chunk := os.read(ours, 65536):
+            output += chunk
+    except OSError:  # on Linux the end of a terminal is an error
+        pass
+    process.wait(60)
+    os.close(ours)
+    return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", output.decode()).replace("\r", "")
+
+
 def run(*words: str) -> int:
     """In this process: the exit code."""
     return cli._run(list(words))
@@ -36,20 +69,9 @@ def test_help_answers_at_once_and_without_torch():
     code = "import sys; from foveate.cli.main import _run; _run(['--help']); print([m for m in ('torch','numpy','pydantic','rich') if m in sys.modules])"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.splitlines()[-1] == "[]"
-    assert all(
-        verb in found.stdout
-        for verb in (
-            "fit",
-            "evaluate",
-            "predict",
-            "soup",
-            "episodes",
-            "convert",
-            "runs",
-            "models",
-            "demo",
-        )
-    )
+    assert "Usage: foveate COMMAND" in found.stdout
+    for name in command_names():
+        assert re.search(rf"^  {name} +[A-Z]", found.stdout, re.MULTILINE)
 
     def seconds(*command: str) -> float:
         """Of processor time: what else runs on the machine is not our doing."""
@@ -61,16 +83,67 @@ def test_help_answers_at_once_and_without_torch():
     assert min(seconds(*PROGRAM, "--help") for _ in range(7)) < 0.150
 
 
-@pytest.mark.parametrize(
-    "verb", ["fit", "evaluate", "predict", "soup", "episodes", "convert", "runs", "models", "demo"]
-)
-def test_every_verb_explains_itself(verb, capsys):
-    assert run(verb, "--help") == 0
-    told = capsys.readouterr().out
-    assert "Example: foveate" in told
-    assert "--json" in told
-    if verb == "fit":
-        assert all(f"--{word.replace('_', '-')}" in told for word in WORDS)
+def test_every_command_explains_itself_without_torch():
+    code = (
+        "import sys; from foveate.cli.main import _run; from foveate.cli.commands import command_names\n"
+        "for name in command_names(): print('=' * 9, name); assert _run([name, '--help']) == 0\n"
+        "print('=' * 9, [m for m in ('torch', 'numpy', 'rich') if m in sys.modules])"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    *pages, loaded = found.stdout.split("=" * 9)[1:]
+    assert loaded.strip() == "[]"
+    assert [page.split()[0] for page in pages] == command_names()
+    for page in pages:
+        assert "Example: foveate" in page
+        assert "--json" in page
+    fit = next(page for page in pages if page.split()[0] == "fit")
+    assert all(f"--{name.replace('_', '-')}" in fit for name in SHORT_OPTIONS)
+
+
+@pytest.mark.parametrize("name", command_names())
+def test_an_option_is_declared_once(name):
+    """All parameters are described; options, arguments, defaults and texts come from the function."""
+    command = get_command(name)
+    described = parse_docstring(inspect.unwrap(command.function)).parameters
+    signature = inspect.signature(command.function)
+    assert list(described) == list(signature.parameters)
+    params = {param.name: param for param in command.build(name).params}
+    for parameter in signature.parameters.values():
+        if parameter.kind is parameter.VAR_KEYWORD:
+            assert command.recipe_options
+            continue
+        param = params[parameter.name]
+        variadic = parameter.kind is parameter.VAR_POSITIONAL
+        assert param.required == (parameter.default is parameter.empty and not variadic)
+        if param.param_type_name == "option" and parameter.name != "settings":
+            assert param.default == (None if param.required else parameter.default)
+            assert param.help[0].isupper() or param.help.startswith("auto,")
+        help_ = getattr(param, "help", "") or ""
+        assert help_.count("Default:") <= 1
+    summary = command.docstring.summary
+    assert summary[0].isupper()
+    assert summary.endswith(".")
+
+
+def test_public_functions_are_imported_when_they_are_used():
+    code = (
+        "import sys, foveate; assert 'fit' in dir(foveate); before = set(sys.modules)\n"
+        "print('torch' in sys.modules, 'numpy' in sys.modules, 'pydantic' in sys.modules)\n"
+        "print(foveate.fit.__name__, 'torch' in sys.modules)\n"
+        "try: foveate.fitt\n"
+        "except AttributeError as error: print(error)"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.splitlines() == [
+        "False False False",
+        "fit False",
+        "module 'foveate' has no attribute 'fitt'",
+    ]
+    for name in package.__all__:
+        assert getattr(package, name) is not None
+    functions = {name for name in package.__all__ if not name.startswith("_")}
+    commands = {name if name != "continue" else "continue_" for name in command_names()}
+    assert functions == (commands | {"load"}) - {"serve"}
 
 
 @pytest.mark.parametrize(
@@ -97,19 +170,131 @@ def test_wrong_words_exit_with_2_and_a_hint(words, hint, capsys, tmp_path, monke
     monkeypatch.chdir(tmp_path)
     assert run(*words) == 2
     told = capsys.readouterr().err
-    assert hint in " ".join(told.replace("│", " ").split())
+    assert told.startswith("error: ")
+    assert hint in told
     assert "Traceback" not in told
     assert not list(tmp_path.iterdir())
 
 
+@pytest.fixture
+def mistyped(tmp_path) -> tuple[list[str], Path, Path]:
+    """Arguments with a long path that is not there, that path, and the one beside it that is."""
+    folder = tmp_path / ("long_" * 20) / "with spaces and ümlauts"
+    folder.mkdir(parents=True)
+    (folder / "recipe_of_today.yaml").touch()
+    missing = folder / "recipe_of_todya.yaml"
+    return ["fit", "photos", "--recipe", str(missing)], missing, folder / "recipe_of_today.yaml"
+
+
+@pytest.mark.parametrize("columns", WIDTHS)
+def test_an_error_is_lines_that_can_be_searched_and_copied(mistyped, columns):
+    words, missing, beside = mistyped
+    expected = [
+        "error: there is no recipe file at this path",
+        f"  where: {missing}",
+        f"  try: did you mean {str(beside)!r}?",
+    ]
+    assert foveate(*words, COLUMNS=str(columns)).stderr.splitlines() == expected
+    assert in_terminal(columns, *PROGRAM, *words).splitlines() == expected
+
+
+ROWS = [
+    ["/data/photos/of/many/birds-full-12", "accuracy 0.953 [0.941, 0.962]", ""],
+    ["foveate fit photos --tuning full", "a note of several words that may be wrapped", "x"],
+]
+
+
+@pytest.mark.parametrize("columns", WIDTHS)
+def test_a_table_loses_no_text(columns):
+    code = f"from foveate.utils import console; console.table(['name', 'score', 'more'], {ROWS!r})"
+    drawn = in_terminal(columns, sys.executable, "-c", code)
+    cells = [cell for row in ROWS for cell in row]
+    for word in (word for cell in ["name", "score", *cells] for word in cell.split()):
+        assert word in drawn, drawn
+    piped = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "COLUMNS": str(columns)},
+    )
+    assert piped.stdout.splitlines() == [
+        "\t".join(row) for row in (["name", "score", "more"], *ROWS)
+    ]
+
+
+def test_a_table_too_wide_for_its_terminal_becomes_lines():
+    code = f"from foveate.utils import console; console.table(['name', 'score', 'more'], {ROWS!r})"
+    drawn = in_terminal(40, sys.executable, "-c", code)
+    assert f"name: {ROWS[0][0]}\nscore: {ROWS[0][1]}\n\nname: {ROWS[1][0]}" in drawn
+
+
 def test_a_bug_is_called_a_bug(capsys, monkeypatch):
-    monkeypatch.setattr("foveate.api.runs.runs", lambda folder: 1 / 0)
+    monkeypatch.setattr("foveate.api.runs.core.list_runs", lambda folder: 1 / 0)
     monkeypatch.delenv("FOVEATE_DEBUG", raising=False)
     assert run("runs") == 1
     assert "ZeroDivisionError" in capsys.readouterr().err
     monkeypatch.setenv("FOVEATE_DEBUG", "1")
     with pytest.raises(ZeroDivisionError):
         run("runs")
+
+
+REPORTS = (
+    "from foveate.utils import console, log\n"
+    "log.info('reading'); log.choice('size', 3, 'few images'); log.warning('one is broken')\n"
+    "log.table(['a', 'b'], [['1', '2']])\n"
+    "with console.progress(3, 'steps') as bar: bar.advance()\n"
+)
+
+
+def test_in_python_the_library_reports_by_logging():
+    def printed(code: str) -> tuple[str, str]:
+        found = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        )
+        return found.stdout, found.stderr
+
+    assert printed(REPORTS) == ("", "one is broken\n")
+    setup = "import logging; logging.basicConfig(level='INFO', format='%(name)s %(message)s')\n"
+    assert printed(setup + REPORTS)[1].splitlines() == [
+        "foveate reading",
+        "foveate chosen: size = 3 (few images)",
+        "foveate one is broken",
+        "foveate a\tb",
+        "1\t2",
+    ]
+    quiet = "import logging; logging.getLogger('foveate').addHandler(logging.NullHandler())\n"
+    assert printed(quiet + REPORTS) == ("", "")
+
+
+def test_a_run_records_the_call_of_the_user():
+    @entry_point
+    def outer() -> Invocation:
+        return inner()
+
+    @entry_point
+    def inner() -> Invocation:
+        return current_invocation()
+
+    assert outer().command == "foveate.outer(...)"
+    assert inner().command == "foveate.inner(...)"
+    with invocation("foveate fit photos", started=5.0):
+        assert outer() == Invocation("foveate fit photos", 5.0)
+    assert current_invocation().command == ""
+
+
+def test_on_the_command_line_reports_are_printed(capsys):
+    assert logging.getLogger("foveate").level == logging.INFO  # the fixture of all tests
+    console.setup(json=True)
+    log.info("reading")
+    log.warning("one is broken")
+    with log.errors_only():
+        log.warning("nobody reads this")
+    assert capsys.readouterr() == ("", "reading\nnote: one is broken\n")
+    console.setup()
+    log.table(["a", "b"], [["1", "2"]])
+    log.choice("size", 3, "few images")
+    assert capsys.readouterr().out == "a\tb\n1\t2\nchosen: size = 3 (few images)\n"
 
 
 def test_t27_names_that_look_like_markup_or_cannot_be_printed(stripes, tmp_path):
@@ -204,13 +389,13 @@ def test_models_lists_names_with_their_facts(capsys):
     cards = json.loads(capsys.readouterr().out.splitlines()[-1])["models"]
     card = next(card for card in cards if card["name"] == "tf_efficientnet_lite0")
     assert card["offline"]
-    assert card["licence"] == "apache-2.0"
+    assert card["license"] == "apache-2.0"
     assert 3e6 < card["parameters"] < 4e6
 
 
 def test_the_folders_that_answers_can_fill_are_those_that_can_be_written():
-    from foveate.inference.writers import FORMS
+    from foveate.inference.writers import FORMATS
 
     assert (
-        list(FORMS) == FOLDERS
+        list(FORMATS) == FOLDERS
     )  # the words are named twice, because predict --help imports nothing heavy

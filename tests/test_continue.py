@@ -19,7 +19,7 @@ from foveate.inference.predictor import load_predictor
 from foveate.modeling.weights import read_tensors
 from foveate.recipe import with_settings
 from foveate.run.folder import Run
-from foveate.run.lineage import own_table
+from foveate.run.lineage import read_run_table
 from foveate.training.continual import Teacher
 from foveate.types import Batch
 
@@ -39,7 +39,7 @@ def first(stripes, tmp_path_factory):
     settings |= {
         "training.epochs": 30,
         "training.batch_size": 8,
-        "training.head_start": "random",
+        "training.head_init": "random",
         "training.precision": "fp32",
     }
     settings |= {
@@ -105,7 +105,7 @@ def test_old_images_stay_in_their_splits(first, plain, tmp_path):
         if row["path"].startswith("earlier:")
     }
     assert mine == old
-    assert {sample.split for sample in own_table(run).samples} == {"train", "val", "test"}
+    assert {sample.split for sample in read_run_table(run).samples} == {"train", "val", "test"}
     assert evaluate(run.folder, split="test").scores.numbers["accuracy"].count == sum(
         row["split"] == "test" for row in run.splits()
     )

@@ -208,7 +208,7 @@ def test_wrong_words(tmp_path):
         foveate.convert(tmp_path / "c", "cocoo", tmp_path / "out")
     with pytest.raises(UsageError, match="'folder' cannot be written"):
         foveate.convert(tmp_path / "c", "folder", tmp_path / "out")
-    with pytest.raises(UsageError, match="taken"):
+    with pytest.raises(UsageError, match="already exists"):
         foveate.convert(tmp_path / "c", "yolo", tmp_path / "made")
     with pytest.raises(UsageError, match="in the data"):
         foveate.convert(tmp_path / "c", "yolo", tmp_path / "c" / "new")

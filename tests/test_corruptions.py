@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import foveate
-from foveate.api.evaluate.corruptions import CORRUPTIONS, STRENGTHS, corrupted
+from foveate.api.evaluate.corruptions import CORRUPTIONS, SEVERITIES, corrupt
 from foveate.cli import main as cli
 from foveate.images.codec import encode_jpeg
 
@@ -25,11 +25,11 @@ def picture() -> np.ndarray:
 @pytest.mark.parametrize("name", CORRUPTIONS)
 def test_each_strength_spoils_more(picture, name):
     apart = []
-    for strength in STRENGTHS:
-        found = corrupted(picture, name, strength, seed=3)
+    for strength in SEVERITIES:
+        found = corrupt(picture, name, strength, seed=3)
         assert found.shape == picture.shape
         assert found.dtype == np.uint8
-        assert (corrupted(picture, name, strength, seed=3) == found).all()
+        assert (corrupt(picture, name, strength, seed=3) == found).all()
         apart.append(np.abs(found.astype(float) - picture).mean())
     assert apart[0] > 0.5
     assert apart[-1] > 1.1 * apart[0]
@@ -40,31 +40,31 @@ def test_each_strength_spoils_more(picture, name):
     "name", ["gaussian_noise", "shot_noise", "impulse_noise", "motion_blur", "fog"]
 )
 def test_chance_comes_from_the_seed_alone(picture, name):
-    assert (corrupted(picture, name, 3, seed=1) != corrupted(picture, name, 3, seed=2)).any()
+    assert (corrupt(picture, name, 3, seed=1) != corrupt(picture, name, 3, seed=2)).any()
 
 
 def test_definitions_by_hand():
     grey = np.full((64, 64, 3), 128, np.uint8)
-    noise = corrupted(grey, "gaussian_noise", 2, seed=0).astype(float) / 255
+    noise = corrupt(grey, "gaussian_noise", 2, seed=0).astype(float) / 255
     assert noise.std() == pytest.approx(0.12, abs=0.005)
-    salt = corrupted(grey, "impulse_noise", 5, seed=0)
+    salt = corrupt(grey, "impulse_noise", 5, seed=0)
     assert ((salt == 0) | (salt == 255)).mean() == pytest.approx(0.27, abs=0.01)
-    photons = corrupted(grey, "shot_noise", 1, seed=0).astype(float) / 255
+    photons = corrupt(grey, "shot_noise", 1, seed=0).astype(float) / 255
     assert photons.std() == pytest.approx(np.sqrt(0.5 / 60), abs=0.005)
-    assert (corrupted(grey, "brightness", 1, seed=0) == round(128 + 25.5)).all()
+    assert (corrupt(grey, "brightness", 1, seed=0) == round(128 + 25.5)).all()
     half = np.concatenate([grey, grey // 2], 1)
-    assert np.ptp(corrupted(half, "contrast", 5, seed=0)[..., 0].astype(int)) == pytest.approx(
+    assert np.ptp(corrupt(half, "contrast", 5, seed=0)[..., 0].astype(int)) == pytest.approx(
         0.05 * 64, abs=1
     )
     for blur in ("defocus_blur", "motion_blur"):
         assert (
-            np.abs(corrupted(grey, blur, 5, seed=0).astype(int) - 128) <= 1
+            np.abs(corrupt(grey, blur, 5, seed=0).astype(int) - 128) <= 1
         ).all()  # nothing to blur
-    assert (corrupted(half, "jpeg", 3, seed=0) == encode_jpeg(half, 15)).all()
+    assert (corrupt(half, "jpeg", 3, seed=0) == encode_jpeg(half, 15)).all()
     assert (
         len(
             np.unique(
-                corrupted(
+                corrupt(
                     np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8),
                     "pixelate",
                     5,
@@ -90,7 +90,7 @@ def test_what_is_left_under_corruption(stripes, tmp_path, capsys):
     told = json.loads(capsys.readouterr().out.splitlines()[-1])
     rows = told["corrupted"]["rows"]
     assert list(rows) == list(CORRUPTIONS)
-    assert all(len(scores) == len(STRENGTHS) for scores in rows.values())
+    assert all(len(scores) == len(SEVERITIES) for scores in rows.values())
     values = [score["value"] for scores in rows.values() for score in scores]
     assert told["corrupted"]["mean"] == pytest.approx(np.mean(values))
     assert told["corrupted"]["clean"] == told["accuracy"]

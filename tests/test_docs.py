@@ -3,6 +3,8 @@ run, and the reference is complete."""
 
 from __future__ import annotations
 
+import ast
+import importlib
 import os
 import re
 import shlex
@@ -10,12 +12,15 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import click
 import numpy as np
 import pytest
 from PIL import Image
+
+import foveate
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -68,6 +73,42 @@ def _without_file_checks(command: click.Command) -> None:
             parameter.type.exists = False
 
 
+FIELD = re.compile(r"\b((?:data|backbone|training|augment|start|task|tuning)\.[a-z_0-9]+)\b")
+NOT_FIELDS = {"data.yaml", "backbone.safetensors"}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_setting_in_the_documentation_exists(page):
+    """Dotted names in code, such as training.ema: fields of the recipe or settings of a plug-in."""
+    text = page.read_text(encoding="utf-8")
+    code = re.findall(r"`([^`\n]+)`", text) + [block for _, block in BLOCK.findall(text)]
+    named = {name for part in code for name in FIELD.findall(part)} - NOT_FIELDS
+    assert named <= known_settings()
+
+
+@cache
+def known_settings() -> set[str]:
+    known = {field.name for field in hooks.recipe_fields()}
+    for title, section in hooks.SECTION_OF.items():
+        for _, plugin in hooks.plugins_in(hooks.PLUGIN_FOLDERS[title]):
+            known |= {f"{section}.{field.name}" for field in hooks.fields_of(plugin.Settings, "")}
+    return known
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_python_in_the_documentation_is_valid_and_imports_what_exists(page):
+    text = page.read_text(encoding="utf-8")
+    for block in re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL):
+        if "--8<--" in block:
+            continue
+        for node in ast.walk(ast.parse(block)):
+            if isinstance(node, ast.ImportFrom) and str(node.module).startswith("foveate"):
+                module = importlib.import_module(str(node.module))
+                assert not [alias.name for alias in node.names if not hasattr(module, alias.name)]
+            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+                assert node.value.id != "foveate" or hasattr(foveate, node.attr), node.attr
+
+
 def test_the_commands_of_the_readme_are_found():
     assert sum(1 for _ in command_lines(ROOT / "README.md")) >= 5
 
@@ -87,6 +128,24 @@ def test_pages_include_files_that_exist():
     for page in PAGES:
         for name in re.findall(r'--8<-- "([^":]+)', page.read_text(encoding="utf-8")):
             assert (ROOT / name).is_file(), f"{page.name} includes {name}"
+
+
+def test_the_base_classes_in_the_table_of_plugins_exist():
+    text = (DOCS / "how-to" / "plug-ins.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| [^|]+ \| ([^|]+) \| ([^|]+) \| ([^|]+) \|$", text, re.MULTILINE)
+    rows = [[re.findall(r"`([^`]+)`", cell) for cell in row] for row in rows]
+    rows = [row for row in rows if row[1]]
+    assert len(rows) >= 10
+    for folders, groups, bases in rows:
+        modules = [importlib.import_module("foveate." + each.replace("/", ".")) for each in folders]
+        assert all(any(hasattr(module, base) for module in modules) for base in bases), bases
+        found = {
+            f"foveate.{value.group}"
+            for module in modules
+            for value in vars(module).values()
+            if hasattr(value, "group") and hasattr(value, "contract")
+        }
+        assert set(groups) <= found
 
 
 def install(source: Path, into: Path) -> None:

@@ -48,11 +48,11 @@ def allowed(shape, boxes: Boxes, threshold: float) -> np.ndarray:
     size, inside = (shape[1], shape[0]), np.zeros(shape[:2], dtype=bool)
     shown = [
         box
-        for box in drawing._drawn(boxes, threshold, sorted(set(boxes.names)))
-        if drawing._visible(box.edge, size)
+        for box in drawing._styled_boxes(boxes, threshold, sorted(set(boxes.names)))
+        if drawing._is_visible(box.edge, size)
     ]
-    for x0, y0, x1, y1 in [drawing._clipped(box.edge, size) for box in shown] + [
-        spot for _, spot, _ in drawing._labelled(shown, size)
+    for x0, y0, x1, y1 in [drawing._clip(box.edge, size) for box in shown] + [
+        spot for _, spot, _ in drawing._place_labels(shown, size)
     ]:
         assert 0 <= x0 <= x1 <= size[0]
         assert 0 <= y0 <= y1 <= size[1]
@@ -180,7 +180,7 @@ def test_labels_never_lie_on_each_other():
     )
     spots = [
         spot
-        for _, spot, _ in drawing._labelled(list(drawing._drawn(boxes, 0, ["RBC"])), (600, 600))
+        for _, spot, _ in drawing._place_labels(list(drawing._styled_boxes(boxes, 0, ["RBC"])), (600, 600))
     ]
     assert len(spots) > 20
     assert not any(drawing._overlap(one, other) for one, other in itertools.combinations(spots, 2))
@@ -262,8 +262,8 @@ def test_real_cells():
     ]
     names = tuple(item.findtext("name") for item in root.iter("object"))
     pixels = images.read_image(SHARED / "bccd/BCCD/JPEGImages/BloodImage_00001.jpg")[0]
-    shown = list(drawing._drawn(boxes_of(*corners, names=names), 0, ("RBC", "WBC")))
-    assert len(drawing._labelled(shown, (640, 480))) == len(names) == 19
+    shown = list(drawing._styled_boxes(boxes_of(*corners, names=names), 0, ("RBC", "WBC")))
+    assert len(drawing._place_labels(shown, (640, 480))) == len(names) == 19
     assert (drawing.draw_boxes(pixels, boxes_of(*corners, names=names), 0) != pixels).any(
         axis=2
     ).mean() < 0.2

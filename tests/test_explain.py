@@ -1,4 +1,4 @@
-"""Maps of what speaks for an answer: where the evidence was planted they must point at it, and doubt themselves where they are wrong."""
+"""Explanations: maps point at planted evidence, and the tests of faithfulness find the wrong ones."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ import foveate
 from foveate.cli import main as cli
 from foveate.errors import FoveateError, UnknownName, UsageError
 from foveate.explainability.faithfulness import (
-    Curves,
     ExplainTarget,
     Faithfulness,
+    FaithfulnessCurves,
     randomization_similarity,
     randomize_weights,
 )
 from foveate.explainability.methods import EXPLAINERS, ExplainRequest
-from foveate.explainability.methods._layers import layers
+from foveate.explainability.methods._layers import spatial_layers
 from foveate.inference.predictor import load_predictor
 from foveate.modeling.model import build_model
 from foveate.recipe import Recipe, with_settings
@@ -58,11 +58,11 @@ def spots(tmp_path_factory) -> tuple[Path, dict[str, tuple[int, int]]]:
 def taught(root: Path, run: Path, backbone: str, **more):
     settings = {
         "data.near_duplicates": 1,
-        "data.audit": False,
+        "data.leakage_audit": False,
         "training.ema": 0.9,
         "augment.crop": 1.0,
         "augment.policy": "none",
-        "training.head_start": "random",
+        "training.head_init": "random",
     }
     words = {
         "backbone": backbone,
@@ -85,10 +85,10 @@ def resnet(spots, tmp_path_factory):
     return found.run
 
 
-def subjects(run: Path, files):
+def targets(run: Path, files):
     predictor = load_predictor(run, "cpu")
     for file in files:
-        yield file, ExplainTarget.of(predictor, Sample(Path(file), file))
+        yield file, ExplainTarget.from_sample(predictor, Sample(Path(file), file))
 
 
 # --- where the evidence is
@@ -101,12 +101,12 @@ def test_maps_point_at_the_only_evidence(resnet, spots, how):
     root, corners = spots
     hits = faithful = 0
     files = [str(root / name / f"{place}.png") for name in COLOURS for place in range(4)]
-    for file, subject in subjects(resnet, files):
-        question = subject.questions()[0]
-        found = EXPLAINERS.get(how)().explain(subject.asked(question)).detach()
+    for file, target in targets(resnet, files):
+        score = target.explainable_scores()[0]
+        found = EXPLAINERS.get(how)().explain(target.request(score)).detach()
         quarters = torch.nn.functional.adaptive_avg_pool2d(found[None, None].float(), 2)[0, 0]
         hits += divmod(int(quarters.argmax()), 2) == corners[file]
-        faithful += Curves(subject, question).faith(found).gain > 0
+        faithful += FaithfulnessCurves(target, score).measure(found).gain > 0
     assert hits >= 11
     assert faithful >= 11
 
@@ -114,16 +114,16 @@ def test_maps_point_at_the_only_evidence(resnet, spots, how):
 def test_what_points_elsewhere_is_no_better_than_random(resnet, spots):
     root, corners = spots
     file = str(root / "red" / "0.png")
-    ((_, subject),) = subjects(resnet, [file])
-    curves = Curves(subject, subject.questions()[0])
+    ((_, target),) = targets(resnet, [file])
+    curves = FaithfulnessCurves(target, target.explainable_scores()[0])
     right, wrong = torch.zeros(14, 14), torch.zeros(14, 14)
     row, column = corners[file]
     right[7 * row : 7 * row + 7, 7 * column : 7 * column + 7] = 1
     wrong[7 * (1 - row) : 7 * (1 - row) + 7, 7 * column : 7 * column + 7] = 1
-    assert curves.faith(right).better
-    assert not curves.faith(wrong).better
-    assert curves.faith(right).insertion > curves.faith(wrong).insertion
-    assert curves.faith(right).deletion < curves.faith(wrong).deletion
+    assert curves.measure(right).better_than_random
+    assert not curves.measure(wrong).better_than_random
+    assert curves.measure(right).insertion > curves.measure(wrong).insertion
+    assert curves.measure(right).deletion < curves.measure(wrong).deletion
 
 
 def test_a_map_that_ignores_the_weights_is_found_out(resnet, spots):
@@ -134,15 +134,17 @@ def test_a_map_that_ignores_the_weights_is_found_out(resnet, spots):
             return (asked.image[0, :, 1:, 1:] - asked.image[0, :, :-1, :-1]).abs().sum(0)
 
     gradcam, found = EXPLAINERS.get("gradcam")(), []
-    for _, subject in subjects(resnet, [str(spots[0] / name / "1.png") for name in COLOURS]):
-        question, other = subject.questions()[0], randomize_weights(subject.model)
+    for _, target in targets(resnet, [str(spots[0] / name / "1.png") for name in COLOURS]):
+        score, other = target.explainable_scores()[0], randomize_weights(target.model)
         assert (
-            randomization_similarity(Edges(), subject, question, Edges().explain(subject.asked(question)), other)
+            randomization_similarity(
+                Edges(), target, score, Edges().explain(target.request(score)), other
+            )
             > 0.99
         )
         found.append(
             randomization_similarity(
-                gradcam, subject, question, gradcam.explain(subject.asked(question)).detach(), other
+                gradcam, target, score, gradcam.explain(target.request(score)).detach(), other
             )
         )
     assert np.mean(found) < 0.8
@@ -166,15 +168,13 @@ def test_gradcam_is_cam_where_the_head_is_linear():
         torch.full((1, 2), SIDE),
         torch.zeros(1, dtype=torch.long),
     )
-    subject = ExplainTarget(model, batch)
-    question = subject.questions()[0]
+    target = ExplainTarget(model, batch)
+    score = target.explainable_scores()[0]
     with torch.no_grad():
         maps = model.backbone.network.forward_features(batch.images)[0]
-    weights = (
-        model.head.linear.weight[model.classes.index(question.name)] / model.head.std
-    ).detach()
+    weights = (model.head.linear.weight[model.classes.index(score.name)] / model.head.std).detach()
     cam = (weights[:, None, None] * maps).sum(0).clamp(min=0)
-    found = EXPLAINERS.get("gradcam")().explain(subject.asked(question))
+    found = EXPLAINERS.get("gradcam")().explain(target.request(score))
     torch.testing.assert_close(found / found.max(), cam / cam.max(), rtol=1e-4, atol=1e-5)
 
 
@@ -204,8 +204,8 @@ def test_every_family_has_layers_with_places(name):
         torch.full((1, 2), side),
         torch.zeros(1, dtype=torch.long),
     )
-    subject = ExplainTarget(model, batch)
-    found = layers(subject.asked(subject.questions()[0]))
+    target = ExplainTarget(model, batch)
+    found = spatial_layers(target.request(target.explainable_scores()[0]))
     assert all(layer.output.shape == layer.gradient.shape for layer in found)
     assert found[0].output.shape[-1] >= found[-1].output.shape[-1] >= 2
     assert all(float(layer.gradient.abs().max()) > 0 for layer in found)
@@ -247,8 +247,8 @@ def test_rollout_by_hand():
     batch = Batch(
         image, [{}], torch.zeros(1, 4), torch.full((1, 2), SIDE), torch.zeros(1, dtype=torch.long)
     )
-    subject = ExplainTarget(model, batch)
-    found = EXPLAINERS.get("rollout")().explain(subject.asked(subject.questions()[0]))
+    target = ExplainTarget(model, batch)
+    found = EXPLAINERS.get("rollout")().explain(target.request(target.explainable_scores()[0]))
     torch.testing.assert_close(
         found.flatten(), whole[0, 1:] if count > found.numel() else whole.mean(0)
     )
@@ -270,16 +270,16 @@ def test_curves_of_a_known_score():
         torch.zeros(1, dtype=torch.long),
     )
     half = (SIDE - 8) // 2
-    question = ExplainableScore("left", lambda found: found, lambda found: found)
+    score = ExplainableScore("left", lambda found: found, lambda found: found)
 
     class Left:
         def __call__(self, batch):
             return batch.images[:, 0, :, :half].mean((1, 2))
 
-    curves = Curves(ExplainTarget(Left(), batch), question)
+    curves = FaithfulnessCurves(ExplainTarget(Left(), batch), score)
     left = torch.cat([torch.ones(14, 7), torch.zeros(14, 7)], 1)
-    assert curves.faith(left).deletion == pytest.approx(0.25, abs=1e-4)
-    assert curves.faith(1 - left).deletion == pytest.approx(0.75, abs=1e-4)
+    assert curves.measure(left).deletion == pytest.approx(0.25, abs=1e-4)
+    assert curves.measure(1 - left).deletion == pytest.approx(0.75, abs=1e-4)
     assert Faithfulness(0.2, 0.7, (0.1, 0.05)).gain == pytest.approx(0.4)
 
 
@@ -292,7 +292,13 @@ def test_words_boxes_and_regions_can_be_asked_about(resnet):
         ({"name": "detect", "width": 32}, ("cat", "dog")),
         ({"name": "segment", "head": "fpn"}, ("sky", "road")),
         (
-            {"name": "caption", "words": ["a", "red", "spot"], "width": 64, "depth": 1, "most": 4},
+            {
+                "name": "caption",
+                "vocabulary": ["a", "red", "spot"],
+                "width": 64,
+                "depth": 1,
+                "max_words": 4,
+            },
             (),
         ),
     ):
@@ -309,17 +315,17 @@ def test_words_boxes_and_regions_can_be_asked_about(resnet):
             torch.full((1, 2), SIDE),
             torch.zeros(1, dtype=torch.long),
         )
-        subject = ExplainTarget(model, batch)
-        questions = subject.questions()
-        assert questions
-        for question in questions[:2]:
-            found = EXPLAINERS.get("gradcam")().explain(subject.asked(question))
+        target = ExplainTarget(model, batch)
+        scores = target.explainable_scores()
+        assert scores
+        for score in scores[:2]:
+            found = EXPLAINERS.get("gradcam")().explain(target.request(score))
             assert found.ndim == 2
             assert bool(found.isfinite().all())
-            assert 0 <= float(subject.chances(question, batch.images)[0]) <= 1
+            assert 0 <= float(target.probabilities(score, batch.images)[0]) <= 1
 
 
-# --- the verb
+# --- the command
 
 
 def test_sheets_and_numbers(resnet, spots, tmp_path, capsys):
@@ -357,7 +363,7 @@ def test_sheets_and_numbers(resnet, spots, tmp_path, capsys):
     sheet = Image.open(tmp_path / "why" / "0000-0.png")
     assert sheet.width > 3 * 224
     assert "red" in sheet.text["alt"]
-    with pytest.raises(UsageError, match="nothing is overwritten"):
+    with pytest.raises(UsageError, match="already exists"):
         foveate.explain(resnet, files[0], out=tmp_path / "why")
 
 
@@ -365,7 +371,7 @@ def test_ways_that_are_unknown_or_do_not_fit(resnet, spots, tmp_path):
     file = spots[0] / "red" / "0.png"
     with pytest.raises(UnknownName, match="gradcam"):
         foveate.explain(resnet, file, methods=["gradkam"], out=tmp_path / "why")
-    with pytest.raises(UsageError, match="plain Transformer"):
+    with pytest.raises(UsageError, match="plain Vision Transformer"):
         foveate.explain(resnet, file, methods=["rollout"], out=tmp_path / "other")
     with pytest.raises(UsageError, match="nothing at this path"):
         foveate.explain(resnet, spots[0] / "nowhere.png", out=tmp_path / "third")
@@ -411,7 +417,7 @@ def test_training_images_that_are_gone_are_one_sentence(spots, tmp_path):
 
 
 def test_sentences_are_for_backbones_that_embed_them(resnet, spots, tmp_path):
-    with pytest.raises(UsageError, match="embeds pictures alone"):
+    with pytest.raises(UsageError, match="need a backbone that embeds text"):
         foveate.explain(
             resnet, spots[0] / "red" / "0.png", texts=["a red square"], out=tmp_path / "why"
         )

@@ -15,8 +15,8 @@ from conftest import stripes_folder
 from foveate.api.export import bundle as _leaving
 from foveate.api.export import core as verb
 from foveate.cli import main as cli
-from foveate.deploy.runtime import open_exported, square
-from foveate.deploy.targets import EXPORTERS, Runtime, exporter_of
+from foveate.deploy.runtime import load_square, open_exported
+from foveate.deploy.targets import EXPORTERS, RuntimeExporter, exporter_for
 from foveate.errors import RunError, UnknownName, UsageError, WeightsError
 from foveate.run.folder import Run
 from helpers import bare
@@ -24,9 +24,9 @@ from helpers import bare
 onnx = pytest.importorskip("onnx", reason="needs the extra 'export'")
 pytest.importorskip("onnxruntime", reason="needs the extra 'export'")
 pytest.importorskip("openvino", reason="needs the extra 'export'")
-RUNTIMES = [name for name in EXPORTERS.names() if issubclass(EXPORTERS.get(name), Runtime)]
+RUNTIMES = [name for name in EXPORTERS.names() if issubclass(EXPORTERS.get(name), RuntimeExporter)]
 WORDS = {"backbone": "test_efficientnet", "weights": "none", "size": 32, "device": "cpu"}
-SETTINGS = {"data.near_duplicates": 1, "data.audit": False, "data.val": 0.3, "data.test": 0.1}
+SETTINGS = {"data.near_duplicates": 1, "data.leakage_audit": False, "data.val": 0.3, "data.test": 0.1}
 
 
 @pytest.fixture(scope="module")
@@ -96,10 +96,10 @@ def test_a_file_answers_as_the_run_does(run, files, pictures, to):
 def test_it_carries_what_it_takes(run, files):
     found = open_exported(files["onnx"])
     assert found.classes == ("lying", "upright")
-    assert found.about["size"] == 32
-    assert found.about["task"] == "classify"
-    assert found.about["licence"] == Run(run).outcome()["licence"]
-    assert found.reader.calibration is not None
+    assert found.metadata["size"] == 32
+    assert found.metadata["task"] == "classify"
+    assert found.metadata["license"] == Run(run).outcome()["license"]
+    assert found.postprocessor.calibration is not None
     model = onnx.load(files["onnx"], load_external_data=False)
     assert [
         dimension.dim_param or dimension.dim_value
@@ -117,8 +117,8 @@ def test_it_carries_what_it_takes(run, files):
 @pytest.mark.parametrize("count", [1, 2, 7, 33])
 def test_any_number_at_once(files, pictures, count):
     found = open_exported(files["onnx"])
-    squares = [square(pictures / "0.png", 32)] * count
-    assert found.outputs(squares)["scores"].shape == (count, 2)
+    squares = [load_square(pictures / "0.png", 32)] * count
+    assert found.run(np.stack(squares))["scores"].shape == (count, 2)
 
 
 def test_torch_is_not_needed(files, pictures, tmp_path):
@@ -196,7 +196,7 @@ def test_eight_bits_are_kept_where_they_cost_little(run, tmp_path, pictures, cap
     assert [row["precision"] for row in told["files"]] == ["fp32", "int8"]
     assert told["files"][1]["size"] < told["files"][0]["size"]
     small = tmp_path / "kept" / told["files"][1]["path"]
-    assert open_exported(small).about["precision"] == "int8"
+    assert open_exported(small).metadata["precision"] == "int8"
     assert len(rows(small, pictures)) == 8
     kinds = {node.op_type for node in onnx.load(small).graph.node}
     assert "QuantizeLinear" in kinds
@@ -235,7 +235,7 @@ def test_a_file_that_answers_otherwise_is_removed(run, tmp_path, monkeypatch):
 
 
 def test_nothing_is_overwritten(run, files):
-    with pytest.raises(UsageError, match="nothing is overwritten"):
+    with pytest.raises(UsageError, match="already exists"):
         foveate.export(run, out=files["onnx"].parent)
     with pytest.raises(UnknownName, match="onnx"):
         foveate.export(run, "onx")
@@ -246,7 +246,7 @@ def test_nothing_is_overwritten(run, files):
 def test_damaged_and_foreign_files_are_one_sentence(files, pictures, tmp_path):
     cut = tmp_path / "cut.onnx"
     cut.write_bytes(files["onnx"].read_bytes()[:5000])
-    with pytest.raises(WeightsError, match="cannot be opened"):
+    with pytest.raises(WeightsError, match="cannot open this file"):
         foveate.predict(cut, pictures)
     foreign, value = (
         tmp_path / "foreign.onnx",
@@ -262,13 +262,13 @@ def test_damaged_and_foreign_files_are_one_sentence(files, pictures, tmp_path):
         ),
         foreign,
     )
-    with pytest.raises(UsageError, match="not made by foveate export"):
+    with pytest.raises(UsageError, match="foveate export did not write this file"):
         foveate.predict(foreign, pictures)
-    with pytest.raises(UsageError, match="no exported file"):
+    with pytest.raises(UsageError, match="not an exported file"):
         foveate.predict(pictures / "0.png", pictures)
     bare = tmp_path / "model.xml"
     bare.write_text("<net></net>", encoding="utf-8")
-    with pytest.raises(WeightsError, match="cannot be opened"):
+    with pytest.raises(WeightsError, match="cannot open this file"):
         foveate.predict(bare, pictures)
 
 
@@ -291,4 +291,4 @@ def test_a_run_without_its_images_says_so(tmp_path):
     shutil.rmtree(root)
     with pytest.raises(foveate.errors.FoveateError):
         foveate.export(found.run)
-    assert exporter_of(Path("model.pt")) is None
+    assert exporter_for(Path("model.pt")) is None

@@ -19,7 +19,7 @@ from conftest import stripes_folder
 from foveate.api.fit.core import fit_recipe
 from foveate.cli import main as cli
 from foveate.data.formats import read_table
-from foveate.deploy.postprocess import _boxes, _regions, _sentences
+from foveate.deploy.postprocess import _beam_search, _boxes, _regions
 from foveate.deploy.runtime import open_exported, preprocess
 from foveate.errors import UsageError, WeightsError
 from foveate.images import codec as images
@@ -27,7 +27,7 @@ from foveate.images.preprocessing import view_of
 from foveate.inference.predictor import load_predictor
 from foveate.modeling.tasks.detect import Detect
 from foveate.modeling.tasks.segment import _to_original
-from foveate.utils.rle import encoded
+from foveate.utils.rle import encode_rle
 from helpers import bare
 from test_caption import run as written  # noqa: F401
 from test_caption import striped_world  # noqa: F401
@@ -129,12 +129,12 @@ def test_the_arithmetic_of_boxes_is_the_tasks(alone):
     corners = torch.rand(400, 2, generator=generator) * 80
     boxes = torch.cat([corners, corners + 5 + torch.rand(400, 2, generator=generator) * 40], 1)
     scores = (torch.rand(400, 3, generator=generator) * 50).round() / 50
-    task = Detect(Detect.Settings(suppress=0.4, most=50), ("a", "b", "c"))
-    task.detector.suppresses = not alone
+    task = Detect(Detect.Settings(nms_iou=0.4, max_boxes=50), ("a", "b", "c"))
+    task.detector.needs_nms = not alone
     found = task.detector.__class__.candidates(_Given(boxes, scores), None)[0]
-    kept = task._kept(found)[:50]
-    asked = task.export_metadata()["objects"]
-    places, values, classes = _boxes.objects_of(boxes.numpy(), scores.numpy(), **asked)
+    kept = task._keep(found)[:50]
+    asked = task.export_metadata()["boxes"]
+    places, values, classes = _boxes.select_boxes(boxes.numpy(), scores.numpy(), **asked)
     ours = sorted(
         zip(
             found.scores[kept].tolist(),
@@ -150,22 +150,28 @@ class _Given:
     def __init__(self, boxes: torch.Tensor, scores: torch.Tensor) -> None:
         self.both = boxes[None], scores[None]
 
-    def places(self, output):
+    def dense_predictions(self, output):
         return self.both
 
 
 def test_nothing_found_is_nothing(shapes):
     boxes, scores = np.zeros((7, 4), np.float32), np.zeros((7, 2), np.float32)
-    asked = {"least": 0.01, "candidates": 10, "suppress": 0.5, "alone": False, "most": 5}
-    assert [len(each) for each in _boxes.objects_of(boxes, scores, **asked)] == [0, 0, 0]
+    asked = {
+        "min_score": 0.01,
+        "max_candidates": 10,
+        "nms": True,
+        "nms_iou": 0.5,
+        "max_boxes": 5,
+    }
+    assert [len(each) for each in _boxes.select_boxes(boxes, scores, **asked)] == [0, 0, 0]
     assert (
-        len(_boxes.objects_of(boxes, scores + 0.5, **asked)[0]) == 5
+        len(_boxes.select_boxes(boxes, scores + 0.5, **asked)[0]) == 5
     )  # boxes without an area suppress nothing
 
 
 @pytest.mark.parametrize(
     ("head", "words"),
-    [("faster_rcnn", "looks at likely places again"), ("rtdetr", "cannot write down")],
+    [("faster_rcnn", "looks at likely places again"), ("rtdetr", "cannot trace this network")],
 )
 def test_what_cannot_leave_says_so(shapes, tmp_path, head, words):
     run = fit_recipe(
@@ -203,7 +209,7 @@ def test_the_arithmetic_of_regions_is_the_tasks(size):
     logits = torch.randn(3, 64, 64, generator=torch.Generator().manual_seed(0))
     view = torch.tensor(view_of(size, 64, "whole"))
     ours = _to_original(logits, view, torch.tensor(size)).argmax(0).numpy()
-    found = _regions.mask_of(logits.numpy(), float(view[2]), size)
+    found = _regions.class_mask(logits.numpy(), float(view[2]), size)
     assert found.shape == size
     assert (found != ours).mean() < 1e-4
 
@@ -216,16 +222,16 @@ def test_run_lengths_are_those_of_the_library():
         for share in (0.01, 0.5, 0.99):
             mask = rng.random(shape) < share
             theirs = coco.encode(np.asfortranarray(mask.astype(np.uint8)))["counts"].decode()
-            assert (encoded(mask) or {"counts": theirs})["counts"] == theirs
+            assert (encode_rle(mask) or {"counts": theirs})["counts"] == theirs
 
 
 # --- sentences
 
 
 @pytest.mark.parametrize("to", ["onnx", "openvino"])
-def test_sentences_leave(written, striped_world, tmp_path, to):  # noqa: F811
+def test_captions_are_exported(written, striped_world, tmp_path, to):  # noqa: F811
     told = foveate.export(written.run, to, out=tmp_path).files[0]
-    assert {"before", "logs"} == set(told.parity)
+    assert {"prefix", "log_probs"} == set(told.parity)
     assert told.score.value == pytest.approx(told.torch.value, abs=1e-4)
     assert told.score.value > 4
     paths = pictures_in(striped_world)[::5]
@@ -239,36 +245,36 @@ def test_sentences_leave(written, striped_world, tmp_path, to):  # noqa: F811
         assert [json.loads(line) for line in done.stdout.splitlines()] == json.loads(
             json.dumps(theirs)
         ), done.stderr
-    part = told.path.with_stem("run-words")
+    part = told.path.with_stem("run-decoder")
     with pytest.raises(UsageError, match="is a part of run"):
         foveate.predict(part, paths)
 
 
 @pytest.mark.parametrize("beams", [1, 2, 3, 5])
-def test_the_search_is_the_librarys(written, beams):  # noqa: F811
-    """From random starting points, where many sentences are about as good."""
-    writer = load_predictor(written.run, "cpu").model.head
-    words = writer.vocabulary
-    memory = 2 * torch.randn(6, 4, writer.width, generator=torch.Generator().manual_seed(1))
-    asked = {
-        "opening": writer.opening,
-        "end": words.end,
-        "banned": words.banned,
-        "most": 9,
+def test_beam_search_is_that_of_the_library(written, beams):  # noqa: F811
+    """From random prefixes, where many sentences are about as good."""
+    decoder = load_predictor(written.run, "cpu").model.head
+    tokenizer, language_model = decoder.tokenizer, decoder.language_model
+    memory = 2 * torch.randn(6, 4, decoder.width, generator=torch.Generator().manual_seed(1))
+    settings = {
+        "prompt_ids": decoder.prompt_ids,
+        "end": tokenizer.end,
+        "suppressed": tokenizer.suppressed,
+        "max_tokens": 9,
         "beams": beams,
     }
     with torch.inference_mode():
-        numbers, sure = writer.write(memory, 9, beams)
-        for place, before in enumerate(memory):
+        expected_ids, confidences = decoder.generate(memory, 9, beams)
+        for index, prefix in enumerate(memory):
 
-            def logs(sentences: np.ndarray, before=before) -> np.ndarray:
-                known = writer.decoder.get_input_embeddings()(torch.from_numpy(sentences))
-                inputs = torch.cat([before.expand(len(sentences), -1, -1), known], 1)
-                return writer.decoder(inputs_embeds=inputs).logits[:, -1].log_softmax(1).numpy()
+            def next_log_probs(ids: np.ndarray, prefix=prefix) -> np.ndarray:
+                known = language_model.get_input_embeddings()(torch.from_numpy(ids))
+                inputs = torch.cat([prefix.expand(len(ids), -1, -1), known], 1)
+                return language_model(inputs_embeds=inputs).logits[:, -1].log_softmax(1).numpy()
 
-            found, chance = _sentences.written(logs, **asked)
-            assert found == numbers[place]
-            assert chance == pytest.approx(sure[place], rel=1e-3)
+            ids, confidence = _beam_search.generate(next_log_probs, **settings)
+            assert ids == expected_ids[index]
+            assert confidence == pytest.approx(confidences[index], rel=1e-3)
 
 
 def test_a_part_elsewhere_is_refused(written, tmp_path):  # noqa: F811
@@ -277,10 +283,10 @@ def test_a_part_elsewhere_is_refused(written, tmp_path):  # noqa: F811
     path = foveate.export(written.run, out=tmp_path / "out").files[0].path
     model = onnx.load(path)
     about = json.loads(model.metadata_props[0].value)
-    for place in ("../run-words.onnx", "/etc/passwd"):
-        model.metadata_props[0].value = json.dumps({**about, "parts": {"words": place}})
+    for place in ("../run-decoder.onnx", "/etc/passwd"):
+        model.metadata_props[0].value = json.dumps({**about, "parts": {"decoder": place}})
         onnx.save(model, tmp_path / "moved.onnx")
-        with pytest.raises(WeightsError, match="outside of its folder"):
+        with pytest.raises(WeightsError, match="outside its folder"):
             open_exported(tmp_path / "moved.onnx")
 
 
@@ -333,7 +339,7 @@ def test_weights_leave_by_the_librarys_names(stripes, tmp_path):
     """Merged, they fill the library's own network, which then sees what the run sees; alone, they are the adapter."""
     settings = {
         "data.near_duplicates": 1,
-        "data.audit": False,
+        "data.leakage_audit": False,
         "training.precision": "fp32",
         "training.channels_last": False,
     }
@@ -370,11 +376,11 @@ def test_weights_leave_by_the_librarys_names(stripes, tmp_path):
     assert not any("lora" in name for name in tensors)
     with safe_open(alone.path, "pt") as file:
         about = json.loads(file.metadata()["foveate"])
-    assert about["alone"] is True
+    assert about["trained_only"] is True
     assert about["classes"] == ["lying", "upright"]
     table = json.loads((run / "export" / "manifest.json").read_text())
     assert {row["path"] for row in table} == {"run.safetensors", "run-added.safetensors"}
-    with pytest.raises(UsageError, match="weights alone answer nothing"):
+    with pytest.raises(UsageError, match="cannot make predictions"):
         foveate.predict(merged.path, [picture])
     with pytest.raises(UsageError, match="merged"):
         foveate.export(run, "onnx", trained_only=True)
@@ -394,10 +400,10 @@ import sys
 import numpy as np
 sys.path.insert(0, {str(path.parent)!r})
 import importlib
-answers = importlib.import_module("run-answers")
+postprocess = importlib.import_module("run-postprocess")
 logits = np.zeros((2, 64, 64), np.float32)
 logits[1, 10:20] = 1
-mask = answers.mask_of(logits, 64.0, (64, 64))
+mask = postprocess.class_mask(logits, 64.0, (64, 64))
 assert mask.sum() == 640, mask.sum()
 assert not [name for name in sys.modules if name.split(".")[0] in ("torch", "foveate", "PIL")]
 """

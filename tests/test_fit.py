@@ -25,7 +25,7 @@ from foveate.errors import BrokenImage, DataError, RunError, UnknownName, UsageE
 from foveate.modeling.weights import read_tensors
 from foveate.recipe import Recipe, load_recipe, with_settings
 from foveate.run.folder import Run
-from foveate.training.planning import choose_mode, choose_norms
+from foveate.training.planning import choose_mode, choose_norm_statistics
 from foveate.utils.device import ComputeMode
 
 PROBE = {"tuning": "probe"}
@@ -63,9 +63,9 @@ def test_a_probe_on_pretrained_weights_equals_scikit_learn(digits, tmp_path):
     from foveate.inference.predictor import load_predictor
 
     predictor = load_predictor(tmp_path / "run", "cpu")
-    from foveate.run.lineage import own_table
+    from foveate.run.lineage import read_run_table
 
-    table = own_table(Run(tmp_path / "run"))
+    table = read_run_table(Run(tmp_path / "run"))
     parts = {}
     for split in ("train", "test"):
         samples = table.in_split(split)
@@ -78,7 +78,7 @@ def test_a_probe_on_pretrained_weights_equals_scikit_learn(digits, tmp_path):
             [split],
             batch_size=32,
             device=predictor.device,
-            way=ComputeMode("fp32", True),
+            mode=ComputeMode("fp32", True),
         ).numpy()
         parts[split] = features, [sample.target.names[0] for sample in samples]
     spread = parts["train"][0].std(0)
@@ -99,7 +99,7 @@ def test_a_probe_on_pretrained_weights_equals_scikit_learn(digits, tmp_path):
 def test_training_starts_from_the_solved_head(quick, tmp_path, channels_last):
     """In both memory formats; a rate of next to nothing leaves the head where it was solved."""
     words = {
-        "training.head_start": "probe",
+        "training.head_init": "probe",
         "training.channels_last": channels_last,
         "training.lr": 1e-12,
         "task.features": "pooled",
@@ -118,7 +118,7 @@ def test_training_starts_from_the_solved_head(quick, tmp_path, channels_last):
     [("hub", "keep"), ("offline", "keep"), ("none", "learn")],
 )
 def test_pretrained_statistics_are_kept(weights, chosen):
-    assert choose_norms(with_settings(Recipe(), {"backbone.weights": weights}))[0] == chosen
+    assert choose_norm_statistics(with_settings(Recipe(), {"backbone.weights": weights}))[0] == chosen
 
 
 @pytest.mark.parametrize(("images", "offered"), [(500, False), (1000, True)])
@@ -287,7 +287,7 @@ def test_wrong_words_leave_nothing_behind(quick, tmp_path, settings, error, matc
 
 def test_runs_are_never_overwritten_nor_mixed_up(quick, tmp_path):
     fit_recipe(with_settings(quick, PROBE), tmp_path / "run")
-    with pytest.raises(UsageError, match="never overwritten"):
+    with pytest.raises(UsageError, match="already exists"):
         fit_recipe(quick, tmp_path / "run")
     with pytest.raises(UsageError, match="did you mean"):
         fit_recipe(quick, resume=tmp_path / "rum")
@@ -362,7 +362,7 @@ def test_python_words(stripes, tmp_path):
         backbone="test_efficientnet",
         weights="none",
         size=32,
-        settings={"data.audit": False},
+        settings={"data.leakage_audit": False},
     )
     assert "<table" in found._repr_html_()
     assert foveate.runs(tmp_path).rows[0][0] == str(tmp_path / "run")
@@ -380,7 +380,7 @@ def test_brain_mri_says_both_figures(tmp_path):
         "data.near_duplicates": 0.9,
     }
     found = fit_recipe(with_settings(Recipe(), words), tmp_path / "run")
-    audit = found.outcome["audit"]
+    audit = found.outcome["leakage_audit"]
     assert [row["name"] for row in audit] == ["random folds", "folds by group"]
     text = (found.evaluation.folder / "report.html").read_text()
     assert all(f"{row['score']['value']:.3f}" in text for row in audit)

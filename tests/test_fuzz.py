@@ -29,7 +29,7 @@ from foveate.recipe import load_recipe, parse_assignment, with_settings
 from foveate.run.checkpoints import Checkpoint, newest_checkpoint, save_checkpoint
 from foveate.run.folder import Run
 from foveate.serving import kserve as v2
-from foveate.serving.requests import Refused
+from foveate.serving.requests import RequestError
 
 SECONDS = float(os.environ.get("FOVEATE_FUZZ_SECONDS", "8"))
 PARTS = 18  # targets that share them
@@ -433,16 +433,16 @@ def test_t41_requests():
         content, behind, length = asked
         body = json.dumps(content).encode()
         try:
-            found, pictures = v2.asked(
+            found, pictures = v2.parse_request(
                 body + behind, str(len(body)) if length == "right" else length, 4
             )
-        except Refused:
+        except RequestError:
             return
         assert isinstance(found, dict)
         assert all(isinstance(each, bytes) for each in pictures)
         try:
             v2._wanted(found, {"answer": None, "scores": None}, False)
-        except Refused:
+        except RequestError:
             return
 
     fuzzed(
@@ -453,14 +453,14 @@ def test_t41_requests():
     )
     fuzzed(
         st.tuples(st.binary(max_size=40), header),
-        lambda pair: _quietly(lambda: v2.asked(pair[0], pair[1], 4)),
+        lambda pair: _quietly(lambda: v2.parse_request(pair[0], pair[1], 4)),
     )
 
 
 def _quietly(call):
     try:
         call()
-    except Refused:
+    except RequestError:
         return
 
 
@@ -502,5 +502,5 @@ def test_t41_what_crashed_once(table_of, name, format, content):
 
 @pytest.mark.parametrize("header", ["²", "9" * 5000])
 def test_t41_lengths_that_crashed_once(header):
-    with pytest.raises(Refused, match="longer than the body"):
-        v2.asked(b"{}", header, 4)
+    with pytest.raises(RequestError, match="longer than the body"):
+        v2.parse_request(b"{}", header, 4)

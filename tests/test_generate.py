@@ -1,4 +1,4 @@
-"""Painters: what they learn, what a seed promises, what a mask protects, what a distance means; and one picture like another."""
+"""Image generators: what they learn, what a seed promises, what a mask protects, what a distance means; and one picture like another."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def coloured(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def learnt(coloured, tmp_path_factory):
-    settings = {"training.ema": 0.9, "data.near_duplicates": 1, "data.audit": False}
+    settings = {"training.ema": 0.9, "data.near_duplicates": 1, "data.leakage_audit": False}
     return foveate.fit(
         coloured,
         task="generate",
@@ -192,7 +192,7 @@ def test_sentences_teach_colours_too(coloured, tmp_path):
     found = foveate.fit(
         tmp_path / "data.jsonl", task="generate", out=tmp_path / "run", settings=settings, **QUICK
     )
-    assert set(Run.open(found.run).recipe().task.settings["words"]) == {
+    assert set(Run.open(found.run).recipe().task.settings["vocabulary"]) == {
         "a",
         "square",
         "red",
@@ -222,7 +222,7 @@ def test_pictures_without_labels_are_enough(coloured, tmp_path):
         settings=settings,
         **{**QUICK, "epochs": 1},
     )
-    assert Run.open(found.run).recipe().task.settings["examples"] == ["a photo of sks"]
+    assert Run.open(found.run).recipe().task.settings["example_prompts"] == ["a photo of sks"]
     with pytest.raises(UsageError, match=r"have no labels.*--task generate"):
         foveate.fit(coloured / "red", out=tmp_path / "other")
 
@@ -240,47 +240,47 @@ def test_tensorboard_shows_what_it_makes(coloured, tmp_path):
     assert len(events.Images("1: red")) == 2
 
 
-# --- the arithmetic of painters
+# --- the arithmetic of diffusion
 
 
 @pytest.mark.parametrize("kind", ["epsilon", "v_prediction", "sample", "flow"])
 def test_the_right_answer_parts_picture_and_noise(kind, pipeline):
-    painter = (
-        family_of("painter_small").open("painter_small", "none", SIDE)
+    backbone = (
+        family_of("unet_small").open("unet_small", "none", SIDE)
         if kind == "flow"
         else family_of("diffusers:").open(f"diffusers:{pipeline}", "auto")
     )
-    painter.kind = kind
-    clean, noise = torch.randn(2, 5, *painter.canvas)
+    backbone.prediction_type = kind
+    clean, noise = torch.randn(2, 5, *backbone.latent_shape)
     time = torch.tensor([0.1, 0.3, 0.5, 0.7, 0.9])
-    seen = painter.mixed(clean, noise, time)
-    found = painter.parted(seen, painter.asked(clean, noise, time), time)
+    seen = backbone.add_noise(clean, noise, time)
+    found = backbone.predict_x0_eps(seen, backbone.target(clean, noise, time), time)
     torch.testing.assert_close(found[0], clean, atol=1e-3, rtol=1e-3)
     torch.testing.assert_close(found[1], noise, atol=1e-3, rtol=1e-3)
-    torch.testing.assert_close(painter.mixed(clean, noise, torch.zeros(5)), clean)
+    torch.testing.assert_close(backbone.add_noise(clean, noise, torch.zeros(5)), clean)
 
 
 def test_steps_are_those_of_ddim(pipeline):
     """Against diffusers' own scheduler, which starts at the same places."""
     from diffusers import DDIMScheduler
 
-    painter = family_of("diffusers:").open(f"diffusers:{pipeline}", "auto").eval()
+    backbone = family_of("diffusers:").open(f"diffusers:{pipeline}", "auto").eval()
     schedule = DDIMScheduler.from_pretrained(pipeline, subfolder="scheduler", set_alpha_to_one=True)
     places = [round(time * 999) for time in np.linspace(0.98, 0, 6)[:-1]]
-    seen = torch.randn(painter.canvas, generator=torch.Generator().manual_seed(3))[None]
+    seen = torch.randn(backbone.latent_shape, generator=torch.Generator().manual_seed(3))[None]
     with torch.inference_mode():
-        said = painter.embed(["a b c"])
+        said = backbone.encode_prompts(["a b c"])
         theirs = seen
         for place, after in pairwise([*places, -1]):
-            answer = painter.network(theirs, place, said.words).sample
+            answer = backbone.network(theirs, place, said.embeddings).sample
             here, there = (
                 schedule.alphas_cumprod[place],
                 schedule.alphas_cumprod[after] if after >= 0 else torch.tensor(1.0),
             )
             clean = (theirs - (1 - here).sqrt() * answer) / here.sqrt()
             theirs = there.sqrt() * clean + (1 - there).sqrt() * answer
-        mine = generate_images(painter, painter.embed, ["a b c"], [3], 5, 1.0)
-        torch.testing.assert_close(mine, painter.decode(theirs), atol=1e-4, rtol=1e-4)
+        mine = generate_images(backbone, backbone.encode_prompts, ["a b c"], [3], 5, 1.0)
+        torch.testing.assert_close(mine, backbone.decode(theirs), atol=1e-4, rtol=1e-4)
 
 
 def test_names_are_taken_as_they_are_written():
@@ -544,7 +544,7 @@ def test_the_style_comes_nearer(tmp_path):
         foveate.restyle(
             tmp_path / "content.png", tmp_path / "style.png", out=tmp_path / "other.jpg"
         )
-    with pytest.raises(UsageError, match="nothing is overwritten"):
+    with pytest.raises(UsageError, match="already exists"):
         foveate.restyle(tmp_path / "content.png", tmp_path / "style.png", out=tmp_path / "made.png")
     found = foveate.restyle(
         tmp_path / "content.png",
@@ -612,7 +612,7 @@ def test_what_paints_nothing_is_told_so(stripes, tmp_path):
     with pytest.raises(UsageError, match="paints nothing"):
         foveate.generate(found.run)
     with pytest.raises(UsageError, match="before it has learnt to"):
-        foveate.generate("painter_small")
+        foveate.generate("unet_small")
     with pytest.raises(UsageError, match="needs noise"):
         foveate.fit(
             stripes,
@@ -622,13 +622,13 @@ def test_what_paints_nothing_is_told_so(stripes, tmp_path):
             out=tmp_path / "other",
         )
     with pytest.raises(UsageError, match="provides noise"):
-        foveate.fit(stripes, backbone="painter_small", out=tmp_path / "other")
+        foveate.fit(stripes, backbone="unet_small", out=tmp_path / "other")
 
 
-def test_settings_of_painters_are_checked(coloured, stripes, tmp_path, pipeline):
-    with pytest.raises(UsageError, match="cannot halve 33 px"):
+def test_settings_of_generators_are_checked(coloured, stripes, tmp_path, pipeline):
+    with pytest.raises(UsageError, match="a multiple of 4 px, got 33"):
         foveate.fit(coloured, task="generate", size=33, out=tmp_path / "run")
-    with pytest.raises(UsageError, match="a size that 4 divides"):
+    with pytest.raises(UsageError, match="a multiple of 4 px"):
         foveate.fit(
             coloured,
             task="generate",
@@ -637,7 +637,7 @@ def test_settings_of_painters_are_checked(coloured, stripes, tmp_path, pipeline)
             out=tmp_path / "run",
         )
     (tmp_path / "empty").mkdir()
-    with pytest.raises(WeightsError, match="cannot be opened"):
+    with pytest.raises(WeightsError, match="cannot be loaded"):
         foveate.fit(
             coloured,
             task="generate",
@@ -647,7 +647,7 @@ def test_settings_of_painters_are_checked(coloured, stripes, tmp_path, pipeline)
     (tmp_path / "long.jsonl").write_text(
         json.dumps({"path": str(next(coloured.rglob("*.png"))), "text": "red " * 50})
     )
-    with pytest.raises(DataError, match="more than the 40"):
+    with pytest.raises(DataError, match="the limit is 40"):
         foveate.fit(
             tmp_path / "long.jsonl",
             task="generate",

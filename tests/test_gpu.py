@@ -150,7 +150,7 @@ def test_too_few_gpus_are_one_sentence(tmp_path):
 
 @gpu
 def test_a_gpu_paints_what_the_processor_paints(stripes, tmp_path):
-    settings = {"training.precision": "bf16", "data.audit": False, "data.near_duplicates": 1}
+    settings = {"training.precision": "bf16", "data.leakage_audit": False, "data.near_duplicates": 1}
     words = {"size": 16, "batch_size": 16, "epochs": 60, "device": "cuda"}
     found = foveate.fit(stripes, task="generate", out=tmp_path / "run", settings=settings, **words)
     rows = Run(found.run).read_metrics()

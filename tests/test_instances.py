@@ -33,7 +33,7 @@ from foveate.modeling.tunings import TuningSettings
 from foveate.modeling.tunings.full import Full
 from foveate.predictions import Boxes, ImageResult
 from foveate.recipe import AugmentRecipe, Recipe, TrainingRecipe, with_settings
-from foveate.training.optimizer import optimizer, set_rate
+from foveate.training.optimizer import build_optimizer, set_learning_rate
 from foveate.types import Batch, InputSpec, Sample, Table
 from foveate.utils import rle as masks
 from helpers import Memory, batches, refereed
@@ -58,7 +58,7 @@ def box_of(mask: np.ndarray) -> list[int]:
 
 def truth_of(inside: list[np.ndarray], kinds: list[int], **more: Any) -> Boxes:
     corners = np.array([box_of(mask) for mask in inside], np.float32).reshape(-1, 4)
-    runs = tuple(masks.placed(mask, 0, 0, mask.shape) for mask in inside)
+    runs = tuple(masks.encode_rle_at(mask, 0, 0, mask.shape) for mask in inside)
     return Boxes(corners, tuple(NAMES[kind] for kind in kinds), masks=runs, **more)
 
 
@@ -137,11 +137,11 @@ def taught(model: Model, shown: ImageDataset, epochs: int) -> None:
         epochs * len(BatchSampler(len(shown), 4)),
         0,
     )
-    moving = optimizer(model, recipe)
+    moving = build_optimizer(model, recipe)
     model.train()
     for epoch in range(epochs):
         for batch in batches(shown, BatchSampler(len(shown), 4, seed=0, epoch=epoch)):
-            set_rate(moving, recipe, step, steps)
+            set_learning_rate(moving, recipe, step, steps)
             moving.zero_grad()
             sum(model.task.loss(model(batch), batch).values()).backward()
             moving.step()
@@ -163,9 +163,9 @@ def best_overlaps(answer: Boxes, truth: Boxes) -> list[tuple[str, float, float]]
     sure = answer.select(np.arange(len(answer.names)) < len(truth.names))
     found = []
     for name, runs in zip(truth.names, truth.masks, strict=True):
-        wanted = masks.decoded(runs)
+        wanted = masks.decode_rle(runs)
         drawn = [
-            overlap(masks.decoded(mask), wanted) if said == name else 0.0
+            overlap(masks.decode_rle(mask), wanted) if said == name else 0.0
             for said, mask in zip(sure.names, sure.masks, strict=True)
         ]
         if not any(drawn):
@@ -216,7 +216,7 @@ def test_the_head_fits_every_backbone(name, side):
         torch.arange(2),
     )
     losses = job.loss(model(batch), batch)
-    assert set(losses) == {"place", "place_box", "class", "box", "mask"}
+    assert set(losses) == {"objectness", "proposal_box", "class", "box", "mask"}
     sum(losses.values()).backward()
     drawers = [parameter for name, parameter in model.head.named_parameters() if "draw" in name]
     assert drawers
@@ -266,7 +266,7 @@ def test_masks_that_are_not_there_are_asked_for_and_those_that_are_are_told_of()
     bare = Boxes(masked.xyxy, masked.names)
     with pytest.raises(
         UsageError,
-        match=r"mask_rcnn learns from a mask for each object.*1 of 2 training images.*faster_rcnn",
+        match=r"mask_rcnn needs a mask for each object.*1 of 2 training images.*faster_rcnn",
     ):
         settled({"head": "mask_rcnn"}, [masked, bare])
     assert settled({"head": "mask_rcnn"}, [masked, Boxes(np.zeros((0, 4)), ())]) == []
@@ -393,14 +393,14 @@ def test_a_part_at_a_corner_is_what_coco_makes_of_the_whole(height, width, seed)
     )
     whole = np.zeros((height, width), bool)
     whole[top : top + part.shape[0], left : left + part.shape[1]] = part
-    runs = masks.placed(part, top, left, (height, width))
+    runs = masks.encode_rle_at(part, top, left, (height, width))
     assert (
         runs["counts"].encode()
         == referee.encode(np.asfortranarray(whole, dtype=np.uint8))["counts"]
     )
-    assert (masks.decoded(runs) == whole).all()
-    assert masks.area(runs) == whole.sum()
-    assert masks.read(runs, (height, width)) == runs
+    assert (masks.decode_rle(runs) == whole).all()
+    assert masks.rle_area(runs) == whole.sum()
+    assert masks.parse_segmentation(runs, (height, width)) == runs
 
 
 @settings(max_examples=40, deadline=None)
@@ -411,8 +411,8 @@ def test_cells_are_stretched_as_torch_would(seed):
     cells = rng.random((7, 7)).astype(np.float32)
     x0, y0 = rng.uniform(-20, 50, 2)
     x1, y1 = x0 + rng.uniform(0.5, 60), y0 + rng.uniform(0.5, 60)
-    found = masks.decoded(
-        masks.stretched(cells, np.array([x0, y0, x1, y1], np.float32), (height, width))
+    found = masks.decode_rle(
+        masks.paste_mask(cells, np.array([x0, y0, x1, y1], np.float32), (height, width))
     )
     y = ((torch.arange(height) + 0.5 - y0) / (y1 - y0) * 2 - 1).float()
     x = ((torch.arange(width) + 0.5 - x0) / (x1 - x0) * 2 - 1).float()
@@ -425,7 +425,7 @@ def test_cells_are_stretched_as_torch_would(seed):
     clear = np.abs(sampled - 0.5) > 1e-4
     assert (found == (sampled >= 0.5) & box)[clear].all()
     for odd in ((np.nan, 0, 5, 5), (-np.inf, 0, np.inf, 9), (99, 99, 120, 120), (3, 3, 3, 3)):
-        assert masks.stretched(cells, np.array(odd), (height, width))["size"] == [height, width]
+        assert masks.paste_mask(cells, np.array(odd), (height, width))["size"] == [height, width]
 
 
 # --- files
@@ -519,7 +519,7 @@ def test_masks_survive_coco_there_and_back(tmp_path, forms):
     same(read_table(tmp_path / "again"), truths)
     entries = json.loads((tmp_path / "again/annotations/instances.json").read_text())["annotations"]
     assert [entry["area"] for entry in entries] == [
-        masks.area(mask) for truth in truths for mask in truth.masks
+        masks.rle_area(mask) for truth in truths for mask in truth.masks
     ]
     lost = foveate.convert(path, "voc", tmp_path / "voc")
     assert any(
@@ -540,7 +540,7 @@ def test_masks_survive_coco_there_and_back(tmp_path, forms):
     ids=str,
 )  # fmt: skip
 def test_one_object_without_a_mask_leaves_boxes_alone(tmp_path, odd):
-    assert masks.read(odd, (30, 44)) is None
+    assert masks.parse_segmentation(odd, (30, 44)) is None
     path, truths = coco_file(
         tmp_path, ("polygons",), lambda content: content["annotations"][0].update(segmentation=odd)
     )
@@ -696,7 +696,7 @@ def test_answers_become_coco_files(tmp_path):
     write_folder([ImageResult(str(tmp_path / "a.png"), truth, classes=NAMES)], "coco", tmp_path / "out")
     rows = json.loads((tmp_path / "out/predictions.json").read_text())["annotations"]
     assert [(row["segmentation"], row["area"]) for row in rows] == [
-        (mask, masks.area(mask)) for mask in truth.masks
+        (mask, masks.rle_area(mask)) for mask in truth.masks
     ]
 
 

@@ -124,10 +124,10 @@ def test_badness_is_the_confidence_of_what_is_wrong():
     single, several = (
         metric_for(Labels, ("a", "b", "c"), multilabel) for multilabel in (False, True)
     )
-    assert single.sample_losses(Labels(("b",), scores), Labels(("b",))) == 0
-    assert single.sample_losses(Labels(("b",), scores), Labels(("a",))) == pytest.approx(0.7)
+    assert single.sample_loss(Labels(("b",), scores), Labels(("b",))) == 0
+    assert single.sample_loss(Labels(("b",), scores), Labels(("a",))) == pytest.approx(0.7)
     scores = np.array([0.6, 0.9, 0.3], np.float32)
-    assert several.sample_losses(Labels(("a", "b"), scores), Labels(("b", "c"))) == pytest.approx(0.7)
+    assert several.sample_loss(Labels(("a", "b"), scores), Labels(("b", "c"))) == pytest.approx(0.7)
 
 
 @pytest.mark.parametrize("multilabel", [False, True])

@@ -21,7 +21,7 @@ def rungs(quick):
     """A recipe whose rungs take a second each."""
     return with_settings(
         quick,
-        {"tuning": "auto", "training.epochs": 3, "training.head_start": "probe", "data.val": 0.25},
+        {"tuning": "auto", "training.epochs": 3, "training.head_init": "probe", "data.val": 0.25},
     )
 
 
@@ -138,6 +138,6 @@ def test_what_no_ladder_can_have(rungs, tmp_path, settings, error, words):
 def test_a_taken_folder_is_left_alone(rungs, tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "mine.txt").write_text("mine")
-    with pytest.raises(UsageError, match="taken"):
+    with pytest.raises(UsageError, match="already exists"):
         fit_recipe(rungs, tmp_path / "run")
     assert [entry.name for entry in (tmp_path / "run").iterdir()] == ["mine.txt"]

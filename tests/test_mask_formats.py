@@ -455,11 +455,11 @@ def test_coco_polygons_and_run_lengths(tmp_path):
 
 
 def test_compressed_run_lengths(tmp_path):
-    from foveate.utils.rle import encoded
+    from foveate.utils.rle import encode_rle
 
     inside = np.zeros((4, 6), dtype=bool)
     inside[2, 3:] = True
-    coco(tmp_path, annotations=[{"image_id": 2, "category_id": 4, "segmentation": encoded(inside)}])
+    coco(tmp_path, annotations=[{"image_id": 2, "category_id": 4, "segmentation": encode_rle(inside)}])
     assert (read_table(tmp_path, "coco_masks").samples[1].target.mask == inside).all()
 
 

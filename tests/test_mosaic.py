@@ -24,7 +24,7 @@ from foveate.predictions import IGNORE_INDEX, Boxes, Labels, Regions
 from foveate.recipe import AugmentRecipe, Recipe, with_settings
 from foveate.training import trainer
 from foveate.types import InputSpec, Sample
-from foveate.utils.rle import encoded
+from foveate.utils.rle import encode_rle
 from helpers import Memory
 
 SPEC = InputSpec(96, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
@@ -79,7 +79,7 @@ def detection(
     count: int, head: str = "fcos", chance: float = 1.0, times: int = 1, **augment: Any
 ) -> ImageDataset:
     pictures, boxes, channels = scenes(count)
-    masks = [encoded(picture.any(2).repeat(times, 0).repeat(times, 1)) for picture in pictures]
+    masks = [encode_rle(picture.any(2).repeat(times, 0).repeat(times, 1)) for picture in pictures]
     truths = [
         Boxes(
             times * box[None],
@@ -229,7 +229,7 @@ def test_t1_resume_is_exact(tmp_path, monkeypatch):
         "device": "cpu", "task.width": 32, "data.near_duplicates": 1, "augment.mosaic": 0.6,
     })  # fmt: skip
     fit_recipe(recipe, tmp_path / "whole")
-    looked, real = [], trainer.Trainer._asked
+    looked, real = [], trainer.Trainer._stop_requested
 
     def asked(self, stop):
         looked.append(stop)

@@ -34,7 +34,7 @@ def images(tmp_path):
 @pytest.fixture
 def cramped(monkeypatch, tmp_path):
     """Memory for two images and a bit."""
-    monkeypatch.setattr(memory, "total", lambda: 4 * (2 * ONE + 100))
+    monkeypatch.setattr(memory, "total_memory", lambda: 4 * (2 * ONE + 100))
     monkeypatch.setenv("FOVEATE_CACHE", str(tmp_path / "cache"))
     return ImageCache(SIDE, "crop", keep=True)
 
@@ -115,17 +115,17 @@ def test_nothing_is_kept_unless_requested(images, monkeypatch):
 
 def test_memory_is_that_of_the_container(monkeypatch, tmp_path):
     monkeypatch.setattr(memory, "_GROUPS", tmp_path)
-    machine = memory.total()
+    machine = memory.total_memory()
     assert machine > 2**28
     (tmp_path / "memory.max").write_text("max\n")
     (tmp_path / "memory.current").write_text("905\n")
     (tmp_path / "memory.stat").write_text(
         "anon 5\nactive_file 0\ninactive_file 900\n"
     )  # files that were read do not count
-    assert memory.total() == machine
+    assert memory.total_memory() == machine
     (tmp_path / "memory.max").write_text(f"{2**27}\n")
-    assert memory.total() == 2**27
-    assert memory.available() == 2**27 - 5
+    assert memory.total_memory() == 2**27
+    assert memory.available_memory() == 2**27 - 5
     assert (
-        image_cache.MEMORY_SHARE * memory.total() == ImageCache(SIDE, "crop", keep=True).free_bytes
+        image_cache.MEMORY_SHARE * memory.total_memory() == ImageCache(SIDE, "crop", keep=True).free_bytes
     )

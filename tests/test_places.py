@@ -162,7 +162,7 @@ def test_one_image_at_once_trains_or_is_refused_in_words(head):
     backbone = FAMILIES.get("timm")().open("test_resnet", "none", 64)
     made = TASKS.create("segment", {"head": head, "width": 32}, ("a", "b", "c"))
     network, batch = made.head(backbone), made_up(64).subset(slice(0, 1))
-    if DECODERS.get(head).pools:
+    if DECODERS.get(head).needs_batch_statistics:
         with pytest.raises(UsageError, match="one image at once"):
             network(backbone(batch.images, made.needs), batch)
     else:
@@ -390,7 +390,7 @@ def test_every_tuning_adapts_boxes_and_masks(task, tuning):
     """What is frozen stays bit for bit; what moves learns; what is saved brings the answers back."""
     settings = {
         "task": task, "tuning": tuning, "backbone.name": "test_efficientnet", "backbone.weights": "none", "backbone.size": 64,
-        "task.width": 32, "training.norm": "keep",
+        "task.width": 32, "training.batch_norm": "keep",
     }  # fmt: skip
     model = build_model(with_settings(Recipe(), settings), ("a", "b", "c"))
     batch, frozen = made_up(64), weights_fingerprint(model.frozen_tensors()) if model.frozen_tensors() else ""
@@ -454,15 +454,15 @@ def test_a_task_suggests_and_the_user_decides(tmp_path):
 
 def test_a_recipe_knows_what_was_stated():
     recipe = Recipe()
-    assert not recipe.stated("training.epochs")
-    assert not with_settings(recipe, {"tuning.blocks": 1}).stated("tuning")  # how, but not which
+    assert not recipe.is_set("training.epochs")
+    assert not with_settings(recipe, {"tuning.blocks": 1}).is_set("tuning")  # how, but not which
     recipe = with_settings(
         recipe, {"training.epochs": recipe.training.epochs, "tuning": "last", "tuning.blocks": 1}
     )
-    assert recipe.stated("training.epochs")
-    assert recipe.stated("tuning")
-    assert not recipe.stated("training.lr")
-    assert with_settings(recipe, {"training.lr": 1e-4}).stated("training.epochs")
+    assert recipe.is_set("training.epochs")
+    assert recipe.is_set("tuning")
+    assert not recipe.is_set("training.lr")
+    assert with_settings(recipe, {"training.lr": 1e-4}).is_set("training.epochs")
 
 
 def test_masks_from_files_to_report(tmp_path):
@@ -551,7 +551,7 @@ def test_answers_as_files(tmp_path):
     assert (images.read_index_mask(tmp_path / "masks" / "a.png") == mask).all()
     write_folder(regions, "pictures", tmp_path / "pictures")
     assert len(list((tmp_path / "pictures").iterdir())) == 2
-    with pytest.raises(UsageError, match="taken"):
+    with pytest.raises(UsageError, match="already exists"):
         write_folder(boxes, "yolo", tmp_path / "yolo")
     with pytest.raises(UsageError, match="masks cannot hold"):
         write_folder(boxes, "masks", tmp_path / "new")

@@ -35,15 +35,22 @@ from foveate.modeling.weights import read_tensors, weights_fingerprint
 from foveate.recipe import Recipe, with_settings
 from foveate.run.folder import BACKBONE_FILE, Run
 from foveate.training import trainer
-from foveate.training.collapse_guard import Measures, collapsed, knn_hits, linear_hits, rank, spread
+from foveate.training.collapse_guard import (
+    FeatureQuality,
+    collapse_reason,
+    effective_rank,
+    feature_spread,
+    knn_hits,
+    linear_hits,
+)
 from foveate.training.objectives import OBJECTIVES, objective_task
-from foveate.training.objectives.dino import agreement
-from foveate.training.objectives.distill import between
-from foveate.training.objectives.lejepa import unlike_normal
-from foveate.training.objectives.mae import light, patched
-from foveate.training.objectives.simclr import contrast
-from foveate.training.objectives.simmim import blanked
-from foveate.training.objectives.vicreg import correlated, too_even
+from foveate.training.objectives.dino import dino_loss
+from foveate.training.objectives.distill import renormalization
+from foveate.training.objectives.lejepa import sigreg
+from foveate.training.objectives.mae import patch_statistics, patchify
+from foveate.training.objectives.simclr import nt_xent
+from foveate.training.objectives.simmim import random_mask
+from foveate.training.objectives.vicreg import covariance_loss, variance_loss
 from foveate.training.planning import time_step
 from foveate.types import Batch, InputSpec
 from foveate.utils.device import ComputeMode
@@ -98,7 +105,7 @@ def test_contrast_is_the_paper_sum():
         partner = (place + 5) % 10
         among = [np.exp(alike[place][k]) for k in range(10) if k != place]
         losses.append(-np.log(np.exp(alike[place][partner]) / sum(among)))
-    assert float(contrast(one, other, heat)) == pytest.approx(np.mean(losses), rel=1e-5)
+    assert float(nt_xent(one, other, heat)) == pytest.approx(np.mean(losses), rel=1e-5)
 
 
 def test_variance_and_covariance_are_numpys():
@@ -107,8 +114,8 @@ def test_variance_and_covariance_are_numpys():
     )
     covariance = np.cov(features.numpy().T)
     lacking = np.maximum(0, 1 - np.sqrt(np.diag(covariance) + 1e-4)).mean()
-    assert float(too_even(features)) == pytest.approx(lacking, rel=1e-4)
-    assert float(correlated(features)) == pytest.approx(
+    assert float(variance_loss(features)) == pytest.approx(lacking, rel=1e-4)
+    assert float(covariance_loss(features)) == pytest.approx(
         (covariance**2).sum() / 6 - (np.diag(covariance) ** 2).sum() / 6, rel=1e-3
     )
 
@@ -118,12 +125,12 @@ def test_losses_are_those_of_lightly():
     torch.manual_seed(0)
     one, other = torch.randn(32, 16), torch.randn(32, 16)
     vicreg = OBJECTIVES.create("vicreg", {}, ())
-    assert float(contrast(one, other, 0.2)) == pytest.approx(5.166583, rel=1e-5)
+    assert float(nt_xent(one, other, 0.2)) == pytest.approx(5.166583, rel=1e-5)
     assert float(sum(vicreg.loss(torch.stack([one, other]), None).values())) == pytest.approx(
         58.992615, rel=1e-5
     )
     student, teacher = torch.randn(4, 8, 16), torch.randn(2, 8, 16)
-    assert float(agreement(student / 0.1, (teacher / 0.05).softmax(-1))) == pytest.approx(
+    assert float(dino_loss(student / 0.1, (teacher / 0.05).softmax(-1))) == pytest.approx(
         20.176531, rel=1e-5
     )
 
@@ -137,12 +144,12 @@ def test_the_distance_from_a_normal_is_the_integral():
         return apart * np.exp(-(t**2) / 2) / np.sqrt(2 * np.pi)
 
     wanted = 60 * quad(inside, -5, 5)[0]
-    assert float(unlike_normal(torch.tensor(sample)[:, None].float(), 8)) == pytest.approx(
+    assert float(sigreg(torch.tensor(sample)[:, None].float(), 8)) == pytest.approx(
         wanted, rel=0.02
     )
     torch.manual_seed(0)
     normal, twisted = torch.randn(512, 16), torch.randn(512, 16) * torch.linspace(0.1, 3, 16)
-    assert float(unlike_normal(normal, 64)) < 0.5 < float(unlike_normal(twisted, 64))
+    assert float(sigreg(normal, 64)) < 0.5 < float(sigreg(twisted, 64))
 
 
 def test_agreement_is_the_mean_over_other_views():
@@ -155,25 +162,25 @@ def test_agreement_is_the_mean_over_other_views():
         for b in range(6)
         if s != t
     ]
-    assert float(agreement(student, chances)) == pytest.approx(np.mean(losses), rel=1e-5)
+    assert float(dino_loss(student, chances)) == pytest.approx(np.mean(losses), rel=1e-5)
 
 
 def test_patches_lie_row_by_row_and_fold_back():
     images = torch.randn(2, 3, 8, 12)
-    patches = patched(images, 4)
+    patches = patchify(images, 4)
     assert patches.shape == (2, 6, 48)
     assert torch.equal(patches[0, 4].view(3, 4, 4), images[0, :, 4:8, 4:8])
-    mean, deviation = light(patches)
+    mean, deviation = patch_statistics(patches)
     even = (patches - mean) / deviation
     assert torch.allclose(even.mean(2), torch.zeros(2, 6), atol=1e-5)
     assert torch.allclose(even.var(2), torch.ones(2, 6), atol=1e-4)
 
 
 def test_blanked_squares_are_the_share_that_was_asked():
-    marks = blanked(torch.zeros(3, 3, 28, 28), 7, 0.6)
+    marks = random_mask(torch.zeros(3, 3, 28, 28), 7, 0.6)
     assert marks.shape == (3, 1, 28, 28)
     assert torch.allclose(marks.mean((1, 2, 3)), torch.tensor(29 / 49))
-    assert blanked(torch.zeros(1, 3, 30, 30), 7, 0.5).shape == (1, 1, 30, 30)
+    assert random_mask(torch.zeros(1, 3, 30, 30), 7, 0.5).shape == (1, 1, 30, 30)
 
 
 def test_pixels_are_moved_from_one_normalisation_to_another():
@@ -186,7 +193,7 @@ def test_pixels_are_moved_from_one_normalisation_to_another():
         (raw - torch.tensor(spec.mean).view(1, 3, 1, 1)) / torch.tensor(spec.std).view(1, 3, 1, 1)
         for spec in (one, other)
     )
-    factor, shift = between(one, other)
+    factor, shift = renormalization(one, other)
     assert torch.allclose(mine * factor + shift, theirs, atol=1e-6)
 
 
@@ -204,7 +211,7 @@ def model_of(objective: str, **more):
         "backbone.size": SIDE,
         "task": {"name": objective, **own},
         "tuning": "full",
-        "training.norm": "learn",
+        "training.batch_norm": "learn",
         **more,
     }
     return objective_task(with_settings(Recipe(), words))
@@ -295,7 +302,7 @@ def test_paintings_keep_what_was_shown():
 
 
 def test_a_network_without_patches_is_told_another_way():
-    with pytest.raises(UsageError, match="cannot leave patches out") as error:
+    with pytest.raises(UsageError, match="cannot skip patches") as error:
         model_of("mae", **{"backbone.name": "test_efficientnet"})
     assert "simmim" in error.value.hint
 
@@ -306,11 +313,11 @@ def test_a_network_without_patches_is_told_another_way():
 def test_measures_of_features():
     torch.manual_seed(0)
     even = torch.randn(400, 8)
-    assert rank(even) > 7.5
-    assert rank(even[:, :1] * torch.ones(1, 8)) == pytest.approx(1, abs=0.01)
-    assert rank(torch.full((4, 4), float("nan"))) != rank(even)
-    assert spread(even) == pytest.approx(1, abs=0.05)
-    assert spread(torch.ones(400, 8) + 1e-4 * even) < 0.001
+    assert effective_rank(even) > 7.5
+    assert effective_rank(even[:, :1] * torch.ones(1, 8)) == pytest.approx(1, abs=0.01)
+    assert effective_rank(torch.full((4, 4), float("nan"))) != effective_rank(even)
+    assert feature_spread(even) == pytest.approx(1, abs=0.05)
+    assert feature_spread(torch.ones(400, 8) + 1e-4 * even) < 0.001
     groups = torch.eye(4).repeat_interleave(30, 0) + 0.1 * torch.randn(120, 4)
     assert knn_hits(groups, np.arange(4).repeat(30)).mean() > 0.95
     assert linear_hits(groups, np.arange(4).repeat(30)).mean() > 0.95
@@ -342,10 +349,10 @@ def test_left_out_is_left_out():
     ],
 )
 def test_collapse_is_told(end, word):
-    start, now = (Measures(r, s, np.ones(4, bool)) for r, s in ((24.0, 0.9), end))
-    told = collapsed(now, start, random=False)
+    start, now = (FeatureQuality(r, s, np.ones(4, bool)) for r, s in ((24.0, 0.9), end))
+    told = collapse_reason(now, start, random=False)
     assert (word in told) if word else told == ""
-    assert collapsed(Measures(2.0, 0.05, np.ones(4, bool)), start, random=True) == ""
+    assert collapse_reason(FeatureQuality(2.0, 0.05, np.ones(4, bool)), start, random=True) == ""
 
 
 def test_harm_is_noticed_and_taken_back(trained, pictures, labelled, tmp_path):
@@ -661,7 +668,7 @@ def test_t1_resume_is_exact(pictures, labelled, tmp_path, monkeypatch):
     whole = foveate.pretrain(
         pictures, objective="dino", labels=labelled, out=tmp_path / "whole", **words
     )
-    real, looked = trainer.Trainer._asked, []
+    real, looked = trainer.Trainer._stop_requested, []
 
     def asked(self, stop):
         looked.append(1)
@@ -720,7 +727,7 @@ def test_bad_words_and_bad_pictures_are_one_sentence(pictures, labelled, quick, 
             go_on(out)
     assert foveate.pretrain(resume=out).verdict == found.verdict  # it is finished: nothing is done
     fitted = fit_recipe(quick, tmp_path / "fitted").run
-    with pytest.raises(UsageError, match="was fitted, not pre-trained"):
+    with pytest.raises(UsageError, match="was fitted, not pretrained"):
         foveate.fit(labelled, backbone=str(fitted), out=tmp_path / "again")
     with pytest.raises(UsageError, match="the run has its own"):
         foveate.fit(labelled, backbone=str(out), weights="hub", out=tmp_path / "again")

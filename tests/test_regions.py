@@ -172,7 +172,7 @@ def test_the_truth_as_an_answer_is_perfect(seed, k):
     found = measured(pairs, k)
     assert all(score.value == 1 for score in found.numbers.values())
     metric = metric_for(Regions, NAMES[:k])
-    assert all(metric.sample_losses(Regions(answer), Regions(truth)) == 0 for answer, truth in pairs)
+    assert all(metric.sample_loss(Regions(answer), Regions(truth)) == 0 for answer, truth in pairs)
 
 
 @settings(max_examples=25, deadline=None)
@@ -222,12 +222,12 @@ def test_a_worse_answer_ranks_higher():
     truth = np.arange(100).reshape(10, 10) // 50
     metric = metric_for(Regions, ("a", "b"))
     found = [
-        metric.sample_losses(Regions(np.roll(truth, shift, 0)), Regions(truth)) for shift in range(5)
+        metric.sample_loss(Regions(np.roll(truth, shift, 0)), Regions(truth)) for shift in range(5)
     ]
     assert found == sorted(found)
     assert found[0] == 0
     assert found[1] == pytest.approx(1 - 40 / 60)
-    assert metric.sample_losses(Regions(truth), Regions(np.full((10, 10), -1))) == 0
+    assert metric.sample_loss(Regions(truth), Regions(np.full((10, 10), -1))) == 0
 
 
 MASK = np.zeros((4, 5), dtype=int)
@@ -246,7 +246,7 @@ MASK = np.zeros((4, 5), dtype=int)
 )
 def test_bad_masks_are_refused(answer, truth, words):
     metric = metric_for(Regions, ("a", "b"))
-    for compare in (metric.update, metric.sample_losses):
+    for compare in (metric.update, metric.sample_loss):
         with pytest.raises(DataError, match=words):
             compare(Regions(answer), Regions(truth))
     with pytest.raises(DataError, match="nothing to score"):
@@ -289,7 +289,7 @@ def test_precision_and_recall_are_drawn(count):
     ],
 )
 def test_large_counts_are_short_in_a_cell(count, text):
-    assert plots._short(count) == text
+    assert plots._short_count(count) == text
     assert (
         words_of(plots.confusion_matrix(np.array([[count, 0], [0, 1]]), ["a", "background"]))
         == 2 + 2 + 2 + 2

@@ -14,7 +14,7 @@ from foveate.data.loading import BatchSampler
 from foveate.data.transforms import evaluation_transform, training_transform
 from foveate.errors import UsageError
 from foveate.modeling.backbones import FAMILIES
-from foveate.modeling.detectors import DETECTORS, Candidates, Terms, Truth
+from foveate.modeling.detectors import DETECTORS, Candidates, LossNames, ObjectTargets
 from foveate.modeling.model import Model
 from foveate.modeling.pyramid import FeaturePyramid
 from foveate.modeling.tasks.detect import Detect, DetectSettings
@@ -22,19 +22,19 @@ from foveate.modeling.tunings import TuningSettings
 from foveate.modeling.tunings.full import Full
 from foveate.predictions import Boxes
 from foveate.recipe import AugmentRecipe, TrainingRecipe
-from foveate.training.optimizer import optimizer, set_rate
+from foveate.training.optimizer import build_optimizer, set_learning_rate
 from foveate.types import Provides, Sample
 from helpers import Memory, batches
 
 NAMES = ("red", "green", "blue")
-NOTHING = Truth(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64))
+NOTHING = ObjectTargets(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64))
 
 
-def objects(count: int, side: int = 96) -> Truth:
+def objects(count: int, side: int = 96) -> ObjectTargets:
     """Boxes here and there, of all three classes."""
     generator = torch.Generator().manual_seed(count)
     corners = torch.rand(count, 2, generator=generator) * 0.7
-    return Truth(
+    return ObjectTargets(
         torch.cat([corners, corners + 0.1 + 0.2 * torch.rand(count, 2, generator=generator)], 1)
         * side,
         torch.arange(count) % 3,
@@ -43,7 +43,7 @@ def objects(count: int, side: int = 96) -> Truth:
 
 def made(classes: int = 3) -> tuple[Any, Any]:
     torch.manual_seed(0)
-    detector = DETECTORS.get("rtdetr")(classes, 32, 2, Terms())
+    detector = DETECTORS.get("rtdetr")(classes, 32, 2, LossNames())
     return detector, detector.network()
 
 
@@ -71,7 +71,7 @@ def test_it_reads_any_backbone(name):
     detector, network = made()
     backbone = FAMILIES.get("timm")().open(name, "none", side)
     pyramid = FeaturePyramid(
-        backbone.map_widths, backbone.map_strides, detector.first, detector.last, detector.width
+        backbone.map_widths, backbone.map_strides, detector.min_stride, detector.max_stride, detector.width
     )
     pixels, truths = torch.randn(2, 3, side, side), [objects(1, side), NOTHING]
     output = network(
@@ -80,7 +80,7 @@ def test_it_reads_any_backbone(name):
         truths,
     )
     losses = detector.loss(output, truths)
-    assert losses.keys() == {"class", "box", "overlap"}
+    assert losses.keys() == {"class", "box", "giou"}
     sum(losses.values()).backward()
     assert any(
         bool(parameter.grad.any())
@@ -120,7 +120,7 @@ def test_any_square(side):
 
 def test_one_class():
     detector, network = made(classes=1)
-    truths = [Truth(objects(2).boxes, torch.zeros(2, dtype=torch.int64)), NOTHING]
+    truths = [ObjectTargets(objects(2).boxes, torch.zeros(2, dtype=torch.int64)), NOTHING]
     assert all(
         bool(value.isfinite())
         for value in detector.loss(network(maps(96), (96, 96), truths), truths).values()
@@ -175,7 +175,7 @@ def test_a_loss_without_bounds_is_not_hidden():
 
 @pytest.mark.parametrize("settings", [{"class_loss": "focal"}, {"box_loss": "giou"}])
 def test_other_losses_are_refused(settings):
-    with pytest.raises(UsageError, match="losses of its paper alone"):
+    with pytest.raises(UsageError, match="only the losses of its paper"):
         Detect(DetectSettings(head="rtdetr", **settings), NAMES)
 
 
@@ -187,7 +187,7 @@ def test_nothing_is_suppressed():
         torch.zeros(2, dtype=torch.int64),
     )
     kept = {
-        head: Detect(DetectSettings(head=head), NAMES)._kept(twice).tolist()
+        head: Detect(DetectSettings(head=head), NAMES)._keep(twice).tolist()
         for head in ("rtdetr", "fcos")
     }
     assert kept == {"rtdetr": [1, 0], "fcos": [1]}
@@ -227,11 +227,11 @@ def learnt(pixels: list[np.ndarray], samples: list[Sample], epochs: int) -> tupl
         0,
     )
     recipe = TrainingRecipe(lr=2e-3, layer_decay=1.0, epochs=epochs)
-    moving, steps, step = optimizer(model, recipe), epochs * len(BatchSampler(len(shown), 8)), 0
+    moving, steps, step = build_optimizer(model, recipe), epochs * len(BatchSampler(len(shown), 8)), 0
     model.train()
     for epoch in range(epochs):
         for batch in batches(shown, BatchSampler(len(shown), 8, seed=0, epoch=epoch)):
-            set_rate(moving, recipe, step, steps)
+            set_learning_rate(moving, recipe, step, steps)
             moving.zero_grad()
             sum(task.loss(model(batch), batch).values()).backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)

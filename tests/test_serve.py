@@ -1,4 +1,4 @@
-"""The server: right answers by every door, and bounds that hold whatever comes in."""
+"""The server: correct predictions on every route, and limits that hold whatever comes in."""
 
 from __future__ import annotations
 
@@ -28,18 +28,18 @@ import foveate
 from browser import NAMES, Browser
 from conftest import stripes_folder
 from foveate.predictions import Boxes, Regions
-from foveate.utils.rle import encoded
+from foveate.utils.rle import encode_rle
 
 pytest.importorskip("fastapi", reason="needs the extra 'serve'")
 pytest.importorskip("prometheus_client", reason="needs the extra 'serve'")
 pytest.importorskip("onnxruntime", reason="needs the extra 'export'")
-from foveate.serving.batching import Batcher, Busy, Threads
+from foveate.serving.batching import Batcher, QueueFull, WorkerPools
 
-CAP, SECONDS, ROOM = 200_000, 1.0, 6
+MAX_BYTES, TIMEOUT, MAX_QUEUE = 200_000, 1.0, 6
 WORDS = {"backbone": "test_efficientnet", "weights": "none", "size": 32, "device": "cpu"}
 SETTINGS = {
     "data.near_duplicates": 1,
-    "data.audit": False,
+    "data.leakage_audit": False,
     "data.val": 0.3,
     "data.test": 0.1,
     "training.precision": "fp32",
@@ -116,11 +116,17 @@ def stopped(server: subprocess.Popen) -> int:
 
 @pytest.fixture(scope="module")
 def port(run, tmp_path_factory) -> Iterator[int]:
-    """A run and the file that was exported of it, with little room."""
+    """A run and the file that was exported of it, with a short queue."""
     file = foveate.export(run, out=tmp_path_factory.mktemp("file")).files[0].path
     folder, renamed = file.parent, file.rename(file.with_name("stripes-file.onnx"))
     server, port = started(
-        folder, run, renamed, max_queue=ROOM, max_body_mb=CAP / 1e6, request_timeout=SECONDS, max_batch=4
+        folder,
+        run,
+        renamed,
+        max_queue=MAX_QUEUE,
+        max_body_mb=MAX_BYTES / 1e6,
+        request_timeout=TIMEOUT,
+        max_batch=4,
     )
     yield port
     assert server.poll() is None  # whatever was done to it, it lives
@@ -150,7 +156,7 @@ def raw(port: int, content: bytes, wait: float = 5.0) -> bytes:
             return b""
 
 
-# --- right answers
+# --- predictions
 
 
 @pytest.mark.parametrize("model", ["stripes-run", "stripes-file"])
@@ -241,29 +247,29 @@ def test_a_kept_connection_is_answered_at_once(port):
     assert min(times[1:]) < 0.03
 
 
-# --- what is not taken
+# --- invalid requests
 
 
 @pytest.mark.parametrize(
     ("path", "body", "status", "said"),
     [
         ("/predict", b"no picture", 400, "cannot be decoded"),
-        ("/predict", b"", 400, "no picture in this request"),
+        ("/predict", b"", 400, "contains no image"),
         ("/predict?model=../../etc/passwd", b"x", 404, "no model of this name"),
         ("/v2/models/other/infer", b"{}", 404, "no model of this name"),
-        ("/v2/models/stripes-run/infer", b"{", 400, "no V2 request"),
-        ("/v2/models/stripes-run/infer", b"[" * 100_000, 400, "no V2 request"),
+        ("/v2/models/stripes-run/infer", b"{", 400, "not a V2 inference request"),
+        ("/v2/models/stripes-run/infer", b"[" * 100_000, 400, "not a V2 inference request"),
         (
             "/v2/models/stripes-run/infer",
             b'{"inputs": [{"name": "image", "datatype": "FP32", "shape": [1], "data": [1]}]}',
             400,
-            "encoded pictures",
+            "encoded images",
         ),
         (
             "/v2/models/stripes-run/infer",
             b'{"inputs": [{"name": "image", "datatype": "BYTES", "shape": [2], "data": ["YQ=="]}]}',
             400,
-            "there are 1 pictures",
+            "1 image was sent",
         ),
         (
             "/v2/models/stripes-run/infer",
@@ -275,7 +281,7 @@ def test_a_kept_connection_is_answered_at_once(port):
             "/v2/models/stripes-run/infer",
             b'{"inputs": [{"name": "image", "datatype": "BYTES", "shape": [0], "data": []}]}',
             400,
-            "0 pictures",
+            "send 1 to 4 images",
         ),
     ],
 )
@@ -322,7 +328,7 @@ def test_bytes_behind_the_json_are_counted(port, header, behind):
 
 def test_t38_a_body_is_as_large_as_it_is(port, pictures):
     """Whatever its headers say: told at once, in chunks, with a small length, as a form without a file, as a form of words."""
-    assert told(port, "/predict", b"x" * (CAP + 1))[0] == 413
+    assert told(port, "/predict", b"x" * (MAX_BYTES + 1))[0] == 413
     head = b"POST /predict HTTP/1.1\r\nHost: a\r\n"
     assert b" 413 " in raw(port, head + b"Content-Length: 999999999999\r\n\r\n")
     chunk = b"%x\r\n" % 50_000 + b"y" * 50_000 + b"\r\n"
@@ -353,7 +359,7 @@ def test_t38_slow_bodies_are_cut_off(port, pictures):
     head = b"POST /predict HTTP/1.1\r\nHost: a\r\nContent-Length: 1000\r\n\r\n"
     start = time.perf_counter()
     assert b" 408 " in raw(port, head + b"slow", wait=20)
-    assert time.perf_counter() - start < SECONDS + 5
+    assert time.perf_counter() - start < TIMEOUT + 5
     assert told(port, "/predict", pictures[0].read_bytes())[0] == 200
 
 
@@ -362,7 +368,7 @@ def test_t26_a_bomb_costs_nothing(port, tmp_path):
 
     bomb = tmp_path / "bomb.png"
     Image.new("1", (30_000, 30_000)).save(bomb)
-    assert bomb.stat().st_size < CAP
+    assert bomb.stat().st_size < MAX_BYTES
     status, found, _ = told(port, "/predict", bomb.read_bytes())
     assert status == 400
     assert "pixels" in found["error"]
@@ -379,13 +385,13 @@ def test_t40_nothing_is_fetched_or_opened(port, pictures):
         assert told(port, path)[0] == 404
 
 
-# --- more than there is room for
+# --- a full queue
 
 
-def test_t39_what_has_no_room_is_told_to_come_again(port, run, pictures):
-    """Slow bodies hold all places; others are refused at once, and taken as soon as there is room."""
+def test_t39_a_full_queue_gets_429(port, run, pictures):
+    """Slow bodies fill the queue; others are refused at once, and accepted once it is free."""
     head = b"POST /predict HTTP/1.1\r\nHost: a\r\nContent-Length: 1000\r\n\r\n"
-    doors = [socket.create_connection(("127.0.0.1", port)) for _ in range(ROOM)]
+    doors = [socket.create_connection(("127.0.0.1", port)) for _ in range(MAX_QUEUE)]
     try:
         for door in doors:
             door.sendall(head)
@@ -393,14 +399,16 @@ def test_t39_what_has_no_room_is_told_to_come_again(port, run, pictures):
         status, found, headers = told(port, "/predict?model=stripes-run", pictures[0].read_bytes())
         assert status == 429
         assert headers["retry-after"] == "1"
-        assert "no room" in found["error"]
-        assert 'foveate_inside{model="stripes-run"} 6.0' in told(port, "/metrics")[1]["text"]
+        assert "too many images" in found["error"]
+        assert (
+            'foveate_images_in_flight{model="stripes-run"} 6.0' in told(port, "/metrics")[1]["text"]
+        )
     finally:
         for door in doors:
             door.close()
-    time.sleep(SECONDS + 0.5)
+    time.sleep(TIMEOUT + 0.5)
     assert told(port, "/predict?model=stripes-run", pictures[0].read_bytes())[0] == 200
-    assert 'foveate_inside{model="stripes-run"} 0.0' in told(port, "/metrics")[1]["text"]
+    assert 'foveate_images_in_flight{model="stripes-run"} 0.0' in told(port, "/metrics")[1]["text"]
 
 
 def test_t39_a_flood_is_answered_or_refused(port, run, pictures):
@@ -409,12 +417,12 @@ def test_t39_a_flood_is_answered_or_refused(port, run, pictures):
         found = list(crowd.map(lambda _: told(port, "/predict", body), range(240)))
     assert {status for status, _, _ in found} <= {200, 429}
     good = [row for status, row, _ in found if status == 200]
-    assert len(good) >= ROOM
+    assert len(good) >= MAX_QUEUE
     assert {row["answer"] for row in good} == {right}
 
 
 class Slow:
-    name, classes, about = "slow", ("a",), {"task": "classify"}
+    name, classes, metadata = "slow", ("a",), {"task": "classify"}
 
     def __init__(self) -> None:
         self.sizes: list[int] = []
@@ -422,22 +430,22 @@ class Slow:
     def decode(self, content: bytes) -> bytes:
         return content
 
-    def answer(self, pictures: list[bytes]) -> list[dict]:
-        self.sizes.append(len(pictures))
+    def predict(self, images: list[bytes]) -> list[dict]:
+        self.sizes.append(len(images))
         time.sleep(0.05)
-        if b"bad" in pictures:
+        if b"bad" in images:
             raise RuntimeError("a planted fault")
-        return [{"answer": picture.decode()} for picture in pictures]
+        return [{"answer": image.decode()} for image in images]
 
 
 def test_pictures_are_answered_together_and_each_gets_its_own():
     async def story() -> tuple[list, list]:
         engine = Slow()
-        batcher = Batcher(engine, most=4, wait=0.02, room=20, threads=Threads())
+        batcher = Batcher(engine, max_batch=4, max_wait=0.02, max_queue=20, pools=WorkerPools())
         batcher.start()
-        found = await asyncio.gather(*(batcher.ask(str(place).encode()) for place in range(10)))
-        failed = await asyncio.gather(batcher.ask(b"bad"), return_exceptions=True)
-        after = await batcher.ask(b"fine")
+        found = await asyncio.gather(*(batcher.predict(str(place).encode()) for place in range(10)))
+        failed = await asyncio.gather(batcher.predict(b"bad"), return_exceptions=True)
+        after = await batcher.predict(b"fine")
         await batcher.stop()
         return engine.sizes, [*found, *failed, after]
 
@@ -452,16 +460,16 @@ def test_pictures_are_answered_together_and_each_gets_its_own():
 def test_who_is_alone_does_not_wait_and_a_crowd_stays_together():
     async def story() -> tuple[float, list[int]]:
         engine = Slow()
-        batcher = Batcher(engine, most=8, wait=2.0, room=20, threads=Threads())
+        batcher = Batcher(engine, max_batch=8, max_wait=2.0, max_queue=20, pools=WorkerPools())
         batcher.start()
         start = time.perf_counter()
         for _ in range(3):
-            await batcher.ask(b"alone")
+            await batcher.predict(b"alone")
         seconds = time.perf_counter() - start
 
         async def again() -> None:
             for _ in range(5):
-                await batcher.ask(b"crowd")
+                await batcher.predict(b"crowd")
 
         await asyncio.gather(*(again() for _ in range(4)))
         await batcher.stop()
@@ -476,16 +484,16 @@ def test_who_is_alone_does_not_wait_and_a_crowd_stays_together():
 def test_what_nobody_waits_for_is_not_answered():
     async def story() -> list[int]:
         engine = Slow()
-        batcher = Batcher(engine, most=1, wait=0.0, room=20, threads=Threads())
+        batcher = Batcher(engine, max_batch=1, max_wait=0.0, max_queue=20, pools=WorkerPools())
         batcher.start()
-        asking = [asyncio.ensure_future(batcher.ask(b"x")) for _ in range(6)]
+        asking = [asyncio.ensure_future(batcher.predict(b"x")) for _ in range(6)]
         await asyncio.sleep(0.02)
         for each in asking[1:]:
             each.cancel()
         await asyncio.gather(*asking, return_exceptions=True)
         await asyncio.sleep(0.2)
-        with pytest.raises(Busy):
-            async with batcher.place(21):
+        with pytest.raises(QueueFull):
+            async with batcher.reserve(21):
                 pass
         await batcher.stop()
         return engine.sizes
@@ -493,10 +501,10 @@ def test_what_nobody_waits_for_is_not_answered():
     assert sum(asyncio.run(story())) <= 2
 
 
-# --- the end
+# --- shutdown
 
 
-def test_t39_told_to_stop_it_finishes_what_runs(run, pictures, tmp_path):
+def test_t39_running_requests_are_finished_on_shutdown(run, pictures, tmp_path):
     """A request is on its way when the signal comes: ready goes 503 at once, the request is answered, and then it ends."""
     server, port = started(tmp_path, run, request_timeout=10, grace=20)
     body = pictures[0].read_bytes()
@@ -540,9 +548,9 @@ def test_what_cannot_be_served_is_one_sentence(run, tmp_path, capsys):
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         assert cli._run(["serve", str(run), "--port", str(taken.getsockname()[1])]) == 2
-    assert "cannot be taken" in capsys.readouterr().err
+    assert "cannot bind to" in capsys.readouterr().err
     assert cli._run(["serve", str(run), str(run), "--port", "0"]) == 2
-    assert "two of these" in capsys.readouterr().err
+    assert "two models have the name" in capsys.readouterr().err
 
 
 # --- several runs of one backbone
@@ -550,12 +558,12 @@ def test_what_cannot_be_served_is_one_sentence(run, tmp_path, capsys):
 
 def test_runs_of_one_backbone_hold_it_once(run, pictures, tmp_path):
     """Two probes and a LoRA: frozen tensors have one place in memory, and each run answers as it does alone."""
-    from foveate.serving.engines import engines
+    from foveate.serving.engines import load_engines
 
     data, words = stripes_folder(tmp_path / "stripes", 16), {**WORDS, "settings": SETTINGS}
     probe = foveate.fit(data, tuning="probe", out=tmp_path / "probe", **words).run
     lora = foveate.fit(data, tuning="lora", epochs=1, out=tmp_path / "lora", **words).run
-    found = engines([run, probe, lora], "cpu")
+    found = load_engines([run, probe, lora], "cpu")
     places = [
         {tensor.data_ptr() for tensor in engine.predictor.model.backbone.parameters()}
         for engine in found.values()
@@ -564,7 +572,7 @@ def test_runs_of_one_backbone_hold_it_once(run, pictures, tmp_path):
     assert places[0] < places[2]
     for place, engine in zip((run, probe, lora), found.values(), strict=True):
         alone = [answer.row() for answer in foveate.predict(place, pictures)]
-        ours = engine.answer([engine.decode(path.read_bytes()) for path in pictures])
+        ours = engine.predict([engine.decode(path.read_bytes()) for path in pictures])
         for row, other in zip(ours, alone, strict=True):
             assert row["answer"] == other["answer"]
             assert row["scores"] == pytest.approx(other["scores"], abs=1e-5)
@@ -573,18 +581,18 @@ def test_runs_of_one_backbone_hold_it_once(run, pictures, tmp_path):
 def test_only_equal_tensors_are_shared():
     from torch import nn
 
-    from foveate.serving.weight_sharing import share
+    from foveate.serving.weight_sharing import share_equal_tensors
 
     one, same, other = nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(8, 8)
     same.load_state_dict(one.state_dict())
     known: dict = {}
-    assert [share(each, known) for each in (one, same, other)] == [0, 4 * (64 + 8), 0]
+    assert [share_equal_tensors(each, known) for each in (one, same, other)] == [0, 4 * (64 + 8), 0]
     assert same.weight.data_ptr() == one.weight.data_ptr() != other.weight.data_ptr()
 
 
 def test_windows_are_served(pictures, tmp_path):
     """A run that looks through windows at full resolution."""
-    from foveate.serving.engines import engines
+    from foveate.serving.engines import load_engines
 
     rng = np.random.default_rng(0)
     for folder in ("images", "masks"):
@@ -606,8 +614,8 @@ def test_windows_are_served(pictures, tmp_path):
         **WORDS,
     ).run
     paths = sorted((tmp_path / "data" / "images").iterdir())[:3]
-    engine = engines([run], "cpu")["run"]
-    ours = engine.answer([engine.decode(path.read_bytes()) for path in paths])
+    engine = load_engines([run], "cpu")["run"]
+    ours = engine.predict([engine.decode(path.read_bytes()) for path in paths])
     assert [row["answer"] for row in ours] == [
         answer.row()["answer"] for answer in foveate.predict(run, paths)
     ]
@@ -620,29 +628,29 @@ def written(path: Path, pixels: np.ndarray) -> Path:
     return path
 
 
-# --- why
+# --- explanations
 
 
-def test_where_an_answer_comes_from(port, run, pictures):
+def test_predictions_are_explained(port, run, pictures):
     """The map of `foveate explain`, scaled, over the square that the network saw."""
     from foveate.explainability.faithfulness import ExplainTarget
-    from foveate.explainability.methods import EXPLAINERS, USUAL
+    from foveate.explainability.methods import DEFAULT_EXPLAINER, EXPLAINERS
     from foveate.types import Sample
 
     status, found, _ = told(port, "/explain?model=stripes-run", pictures[0].read_bytes())
     assert status == 200
-    subject = ExplainTarget.of(foveate.load(run, device="cpu"), Sample(pictures[0], "a"))
-    question = subject.questions()[0]
-    map_ = EXPLAINERS.get(USUAL)().explain(subject.asked(question)).numpy()
-    assert (found["question"], found["how"], found["view"]) == (
-        question.name,
-        USUAL,
+    target = ExplainTarget.from_sample(foveate.load(run, device="cpu"), Sample(pictures[0], "a"))
+    score = target.explainable_scores()[0]
+    map_ = EXPLAINERS.get(DEFAULT_EXPLAINER)().explain(target.request(score)).numpy()
+    assert (found["label"], found["method"], found["view"]) == (
+        score.name,
+        DEFAULT_EXPLAINER,
         [0, 0, 40, 40],
     )
     np.testing.assert_allclose(found["map"], map_ / map_.max(), atol=2e-3)
     status, found, _ = told(port, "/explain?model=stripes-file", pictures[0].read_bytes())
-    assert (status, "where an answer comes from" in found["error"]) == (400, True)
-    assert told(port, "/explain", b"x" * (CAP + 1))[0] == 413
+    assert (status, "cannot be explained" in found["error"]) == (400, True)
+    assert told(port, "/explain", b"x" * (MAX_BYTES + 1))[0] == 413
     assert told(port, "/explain", b"no picture")[0] == 400
 
 
@@ -681,23 +689,23 @@ def test_a_picture_on_the_page(port, run, pictures, browser):
         browser.wait_for("document.getElementById('model').value")
         browser.choose("#file", pictures[0])
         said = browser.wait_for(
-            f"document.getElementById('said').textContent.startsWith('{answer}') && document.getElementById('said').textContent"
+            f"document.getElementById('prediction').textContent.startsWith('{answer}') && document.getElementById('prediction').textContent"
         )
         assert "%" in said
         looked_at(browser, width, "page", port)
-        browser.press("#why")
+        browser.press("#explain")
         assert browser.wait_for(
-            "last.map && document.getElementById('looked').textContent"
-        ).startswith("It looked most at the ")
+            "shown.heatmap && document.getElementById('explanation').textContent"
+        ).startswith("Strongest evidence: ")
         assert (
-            browser.wait_for("document.getElementById('why').getAttribute('aria-pressed')")
+            browser.wait_for("document.getElementById('explain').getAttribute('aria-pressed')")
             == "true"
         )
-        looked_at(browser, width, "page-why", port)
+        looked_at(browser, width, "page-heatmap", port)
     browser.press("#language")
     assert browser.wait_for("document.documentElement.lang") == "zh"
-    assert browser.wait_for("document.getElementById('looked').textContent").startswith(
-        "它主要看的是"
+    assert browser.wait_for("document.getElementById('explanation').textContent").startswith(
+        "主要依据的区域："
     )
     looked_at(browser, 390, "page-zh", port)
 
@@ -712,7 +720,7 @@ COPY = """(from => {
 class Truth:
     """An engine that knows the answer."""
 
-    about, classes = {"task": "detect", "explains": False}, ("disc", "square", "ground")
+    metadata, classes = {"task": "detect", "explains": False}, ("disc", "square", "ground")
 
     def __init__(self, name: str, row: dict) -> None:
         self.name, self.row = name, row
@@ -720,8 +728,8 @@ class Truth:
     def decode(self, content: bytes) -> bytes:
         return content
 
-    def answer(self, pictures: list[bytes]) -> list[dict]:
-        return [self.row for _ in pictures]
+    def predict(self, images: list[bytes]) -> list[dict]:
+        return [self.row for _ in images]
 
 
 def scene() -> tuple[np.ndarray, np.ndarray]:
@@ -740,11 +748,11 @@ def serving(*found: Truth) -> Iterator[int]:
     """These engines in a thread of our own."""
     import uvicorn
 
-    from foveate.serving.app import Limits, app_of
+    from foveate.serving.app import Limits, create_app
 
     server = uvicorn.Server(
         uvicorn.Config(
-            app_of({each.name: each for each in found}, Limits()), log_level="error", ws="none"
+            create_app({each.name: each for each in found}, Limits()), log_level="error", ws="none"
         )
     )
     door = socket.socket()
@@ -776,7 +784,7 @@ def test_boxes_and_masks_on_the_page(browser, tmp_path):
         ("disc", "square", "square"),
         np.array([0.97, 0.8, 0.6]),
         None,
-        tuple(map(encoded, parts)),
+        tuple(map(encode_rle, parts)),
     )
     engines = (
         Truth("objects", objects.row(Truth.classes)),
@@ -797,11 +805,12 @@ def test_boxes_and_masks_on_the_page(browser, tmp_path):
             ):
                 browser.wait_for(f"document.getElementById('model').value = '{model}'")
                 browser.wait_for(
-                    "(last = null, document.getElementById('said').textContent = '', true)"
+                    "(shown = null, document.getElementById('prediction').textContent = '', true)"
                 )
                 browser.choose("#file", path)
                 assert (
-                    browser.wait_for("last && document.getElementById('said').textContent") == said
+                    browser.wait_for("shown && document.getElementById('prediction').textContent")
+                    == said
                 )
                 values = browser.wait_for(COPY)
                 seen = np.array(values.split(","), int).reshape(240, 330, 4)[..., :3]

@@ -79,7 +79,7 @@ class World:
         }
         self.recipe = with_settings(
             Recipe(),
-            {**words, "training.norm": "learn", "backbone.weights": str(self._weights(words))},
+            {**words, "training.batch_norm": "learn", "backbone.weights": str(self._weights(words))},
         )
         self.first = self.fitted("first", {})
         self.second = self.fitted("second", {"seed": 1, "training.lr": 3e-4})
@@ -197,7 +197,7 @@ def test_statistics_are_those_of_pytorch(world):
 
 
 def test_statistics_that_were_kept_are_not_measured(world):
-    recipe = with_settings(Run(world.first).recipe(), {"training.norm": "keep"})
+    recipe = with_settings(Run(world.first).recipe(), {"training.batch_norm": "keep"})
     assert (
         measured_statistics(
             build_model(recipe, ("lying", "upright")), [], torch.device("cpu"), ComputeMode("fp32", False)
@@ -298,7 +298,7 @@ def test_tunings_that_train_a_part(world, tmp_path, words):
                 **words,
                 "backbone.weights": "none",
                 "training.epochs": 1,
-                "training.head_start": "probe",
+                "training.head_init": "probe",
             },
         ),
         run,
@@ -371,7 +371,7 @@ def refused(
 @pytest.mark.parametrize(
     ("old", "new", "words"),
     [
-        ("head_start: probe", "head_start: random", ("random head", "training.head_start=probe")),
+        ("head_init: probe", "head_init: random", ("random head", "training.head_init=probe")),
         ("name: full", "name: probe", ("never left its start", "such as full")),
         (
             "name: classify",
@@ -462,7 +462,7 @@ def test_no_validation_images(world, tmp_path):
 
 
 def test_taken_unfinished_damaged_and_missing_runs(world, copied, tmp_path):
-    with pytest.raises(UsageError, match="taken"):
+    with pytest.raises(UsageError, match="already exists"):
         soup([world.first], out=world.second)
     refused(UsageError, [tmp_path / "none"], tmp_path, "no run at this path")
     refused(UsageError, [], tmp_path, "no run was named")

@@ -22,7 +22,7 @@ from foveate.modeling.tunings import TuningSettings
 from foveate.modeling.tunings.full import Full
 from foveate.predictions import Boxes, Text
 from foveate.recipe import AugmentRecipe, TrainingRecipe
-from foveate.training.optimizer import optimizer, set_rate
+from foveate.training.optimizer import build_optimizer, set_learning_rate
 from foveate.types import Batch, Features, InputSpec, Provides, Sample, TargetTensors
 from helpers import Memory, batches
 
@@ -152,12 +152,12 @@ def learnt(
         samples[:-16], Memory(scenes), training_transform(spec, task.framing, augment), task.encode, 0
     )
     recipe = TrainingRecipe(lr=3e-3, layer_decay=1.0, epochs=epochs)
-    moving, steps = optimizer(model, recipe), epochs * len(BatchSampler(len(shown), 16))
+    moving, steps = build_optimizer(model, recipe), epochs * len(BatchSampler(len(shown), 16))
     model.train()
     step = 0
     for epoch in range(epochs):
         for batch in batches(shown, BatchSampler(len(shown), 16, seed=0, epoch=epoch)):
-            set_rate(moving, recipe, step, steps)
+            set_learning_rate(moving, recipe, step, steps)
             moving.zero_grad()
             sum(task.loss(model(batch), batch).values()).backward()
             moving.step()

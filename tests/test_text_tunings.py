@@ -356,7 +356,7 @@ def test_several_classes_an_image_are_refused(shapes, clip, tuning):
 
 def test_a_cache_that_nothing_was_put_into_is_not_trained(shapes, clip, tmp_path):
     with pytest.raises(UsageError, match="holds no training image"):
-        fit_recipe(recipe(shapes, clip, "tip_f", **{"training.head_start": "random"}), tmp_path / "run")
+        fit_recipe(recipe(shapes, clip, "tip_f", **{"training.head_init": "random"}), tmp_path / "run")
 
 
 def test_every_tuning_of_the_shelf_is_here():

@@ -16,7 +16,7 @@ from foveate.modeling.weights import read_tensors
 from foveate.recipe import Recipe, TrainingRecipe, with_settings
 from foveate.run.folder import Run
 from foveate.training import trainer
-from foveate.training.optimizer import factor, optimizer
+from foveate.training.optimizer import build_optimizer, lr_factor
 from foveate.training.validation import ValidationResult
 from foveate.types import Batch
 
@@ -42,7 +42,7 @@ def test_the_best_epoch_is_kept(quick, tmp_path, monkeypatch):
     """Scores are told to fall after the first epoch: its weights must be the ones that are saved."""
     scores = iter([0.9, 0.5, 0.4, 0.3])
     kept = []
-    real = trainer.Trainer._compare
+    real = trainer.Trainer._keep_if_best
 
     def told(self, score):
         real(self, ValidationResult([next(scores), 0.0]))
@@ -77,7 +77,7 @@ def test_accumulation_is_the_same_gradient(quick, tmp_path):
 
 def test_the_head_moves_alone_at_first(quick, tmp_path):
     """One epoch in which the backbone stands still to the bit, but for statistics; the next one moves it."""
-    words = {"training.head_epochs": 1, "training.ema": 0, "training.norm": "keep"}
+    words = {"training.head_epochs": 1, "training.ema": 0, "training.batch_norm": "keep"}
     start = build_model(
         quick if quick.task.name != "auto" else with_settings(quick, {"task": "classify"}),
         ("lying", "upright"),
@@ -97,7 +97,7 @@ def test_the_head_moves_alone_at_first(quick, tmp_path):
 def test_activations_computed_again_are_the_same_gradient_in_less_memory(quick, name):
     found = []
     for again in (False, True):
-        words = {"backbone.name": name, "task": "classify", "training.checkpointing": again}
+        words = {"backbone.name": name, "task": "classify", "training.gradient_checkpointing": again}
         model = build_model(with_settings(quick, words), ("a", "b")).train()
         kept: list[int] = []
         torch.manual_seed(0)
@@ -132,7 +132,7 @@ def test_time_is_kept(quick, tmp_path):
 
 def test_rates_warm_up_and_fall():
     recipe = TrainingRecipe(warmup=0.1)
-    rates = [factor(recipe, step, 100) for step in range(100)]
+    rates = [lr_factor(recipe, step, 100) for step in range(100)]
     assert rates[:10] == sorted(rates[:10])
     assert max(rates) == 1.0
     assert rates[10:] == sorted(rates[10:], reverse=True)
@@ -153,7 +153,7 @@ def test_rates_fall_towards_the_input_but_never_to_nothing(name):
         },
     )
     model = build_model(recipe, ("a", "b"))
-    groups = optimizer(model, recipe.training).param_groups
+    groups = build_optimizer(model, recipe.training).param_groups
     scale = {id(parameter): group["scale"] for group in groups for parameter in group["params"]}
     decay = {
         id(parameter): group["weight_decay"] for group in groups for parameter in group["params"]
@@ -196,7 +196,7 @@ def test_early_layers_are_spared_where_the_head_is_solved_or_there_is_no_batch_n
     quick, tmp_path, name, start, decay
 ):
     """Weights of a file count as pretrained; random ones (None) move alike."""
-    words = {"training.epochs": 1, "training.head_start": start}
+    words = {"training.epochs": 1, "training.head_init": start}
     if name:
         file = tmp_path / "weights.safetensors"
         save_file(FAMILIES.get("timm")().open(name, "none", 32).network.state_dict(), file)
@@ -215,10 +215,10 @@ def test_a_head_on_random_weights_begins_at_random(stripes, tmp_path):
         "device": "cpu",
     }
     fit_recipe(with_settings(Recipe(), words), tmp_path / "run")
-    assert Run(tmp_path / "run").recipe().training.head_start == "random"
+    assert Run(tmp_path / "run").recipe().training.head_init == "random"
     assert json.loads((tmp_path / "run" / "metrics.jsonl").read_text())["train_loss"] < 2
-    fit_recipe(with_settings(Recipe(), {**words, "training.head_start": "probe"}), tmp_path / "stated")
-    assert Run(tmp_path / "stated").recipe().training.head_start == "probe"
+    fit_recipe(with_settings(Recipe(), {**words, "training.head_init": "probe"}), tmp_path / "stated")
+    assert Run(tmp_path / "stated").recipe().training.head_init == "probe"
 
 
 def test_tensorboard_by_flag(quick, tmp_path):

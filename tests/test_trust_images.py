@@ -27,11 +27,11 @@ from foveate.data.dataset import ImageDataset
 from foveate.data.discovery import find_images
 from foveate.data.image_cache import ImageCache
 from foveate.data.transforms import evaluation_transform, training_transform
-from foveate.deploy.runtime import square
+from foveate.deploy.runtime import load_square
 from foveate.errors import DataError, FoveateError
 from foveate.images import codec as images
-from foveate.inference.engine import eval_dataset
 from foveate.inference.predictor import load_predictor
+from foveate.modeling.datasets import eval_dataset
 from foveate.modeling.tasks import TASKS
 from foveate.predictions import Boxes, Labels
 from foveate.recipe import AugmentRecipe, with_settings
@@ -53,7 +53,7 @@ STILL = AugmentRecipe(policy="none", crop=1, flip=0)  # training's pipeline with
 @pytest.fixture(scope="module")
 def run(quick, tmp_path_factory):
     return fit_recipe(
-        with_settings(quick, {"tuning": "probe", "data.audit": False}),
+        with_settings(quick, {"tuning": "probe", "data.leakage_audit": False}),
         tmp_path_factory.mktemp("runs") / "run",
     ).run
 
@@ -71,7 +71,7 @@ def seen(engine, content, path):
         Sample(path, path.name, Labels(("lying",))),
         ImageCache(spec.size, model.task.framing, True),
     )
-    graph = torch.from_numpy(square(content, spec.size)).float() / 255
+    graph = torch.from_numpy(load_square(content, spec.size)).float() / 255
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (spec.mean, spec.std))
     return {
         "training": ImageDataset(
@@ -82,7 +82,7 @@ def seen(engine, content, path):
             [sample], ImageCache(spec.size, model.task.framing, False)
         )[0, 0][0],
         "serve": engine.decode(content).item[0],
-        "file": square(path, spec.size),
+        "file": load_square(path, spec.size),
         "exported": (graph - mean) / std,
     }
 
@@ -330,7 +330,7 @@ def test_t27_any_name_comes_through(quick, named, tmp_path, capsys):
     words = {
         "data.path": str(named),
         "tuning": "probe",
-        "data.audit": False,
+        "data.leakage_audit": False,
         "data.near_duplicates": 1,
         "data.val": 0.25,
         "data.test": 0.25,
@@ -390,7 +390,7 @@ def test_t28_what_is_no_picture_is_passed_over_or_told(quick, tmp_path, capsys):
         (data / clutter).write_bytes(b"x")
     (data / "lying" / "folder.png").mkdir()
     fit_recipe(
-        with_settings(quick, {"data.path": str(data), "tuning": "probe", "data.audit": False}),
+        with_settings(quick, {"data.path": str(data), "tuning": "probe", "data.leakage_audit": False}),
         tmp_path / "run",
     )
     paths = {row["path"] for row in Run(tmp_path / "run").splits()}
@@ -433,7 +433,7 @@ def test_t29_classes_are_matched_by_name_in_validation_too(quick, tmp_path, caps
     (tmp_path / "data" / "train" / "empty").mkdir()
     fit_recipe(
         with_settings(
-            quick, {"data.path": str(tmp_path / "data"), "tuning": "probe", "data.audit": False}
+            quick, {"data.path": str(tmp_path / "data"), "tuning": "probe", "data.leakage_audit": False}
         ),
         tmp_path / "run",
     )
@@ -464,7 +464,7 @@ def test_t31_what_was_computed_is_known_by_bytes_and_not_by_names_or_times(
                 {
                     "data.path": str(data),
                     "tuning": "probe",
-                    "data.audit": False,
+                    "data.leakage_audit": False,
                     "data.near_duplicates": 1,
                     **words,
                 },

@@ -120,12 +120,39 @@ def test_t13_of_several_processes_one_holds_a_run_and_a_dead_one_holds_none(tmp_
         pass
     holder.send_signal(signal.SIGKILL)
     holder.wait()
-    assert (run.folder / "lock").is_file()
+    assert (run.folder / "lock.json").is_file()
     with run.locked():
-        assert json.loads((run.folder / "lock").read_text())["pid"] == os.getpid()
-    assert list(run.folder.iterdir()) == []
+        assert json.loads((run.folder / "lock.json").read_text())["pid"] == os.getpid()
+    assert [entry.name for entry in run.folder.iterdir()] == [".lock"]
     for each in crowd:
         each.communicate()
+
+
+_FORKING_HOLDER = """
+import multiprocessing, os, sys, time
+from pathlib import Path
+from foveate.run.folder import Run
+
+def work(parent):  # as the workers of a loader, which look every few seconds
+    while os.getppid() == parent:
+        time.sleep(0.2)
+
+with Run(Path(sys.argv[1])).locked():
+    multiprocessing.get_context("fork").Process(target=work, args=(os.getpid(),)).start()
+    print("in", flush=True)
+    sys.stdin.readline()
+"""
+
+
+def test_t13_workers_of_a_dead_process_hold_no_run(tmp_path):
+    run = Run.create(tmp_path / "run", "x")
+    holder = python("-c", _FORKING_HOLDER, run.folder, stdin=subprocess.PIPE)
+    assert holder.stdout.readline() == "in\n"
+    holder.send_signal(signal.SIGKILL)
+    holder.wait()
+    with run.locked():
+        pass
+    holder.communicate()
 
 
 _SHOWING = """

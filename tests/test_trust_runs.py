@@ -35,9 +35,9 @@ from foveate.run.folder import Run
 from foveate.training import trainer
 from foveate.training.bad_steps import FOLDER
 from foveate.training.replay import replay
-from foveate.training.resolve import read_data
+from foveate.training.data import read_data
 from foveate.utils import files
-from foveate.utils.memory import exhausted
+from foveate.utils.memory import is_out_of_memory
 from helpers import gone_on, trained
 
 HARD = {  # everything that chance touches
@@ -81,7 +81,7 @@ class Fuse:
 
     after: int
     looked: int = 0
-    real: object = field(default=trainer.Trainer._asked, repr=False)
+    real: object = field(default=trainer.Trainer._stop_requested, repr=False)
 
     def put(self, patch):
         def look(self_, stop):
@@ -158,7 +158,7 @@ def test_t1_a_crash_between_the_portions_of_a_step_costs_that_step_alone(
     hard, whole, tmp_path, monkeypatch
 ):
     """The fifth step dies in its second portion; the checkpoint after the fourth is gone on from."""
-    real, seen = trainer.Trainer._gradients, []
+    real, seen = trainer.Trainer._accumulate_gradients, []
 
     def crashed(self, batch):
         seen.append(batch)
@@ -166,7 +166,7 @@ def test_t1_a_crash_between_the_portions_of_a_step_costs_that_step_alone(
             self.model.task.loss = lambda *_: (_ for _ in ()).throw(ValueError("a crash"))
         return real(self, batch)
 
-    recipe = with_settings(hard, {"training.save_minutes": 1e-9})  # after every step
+    recipe = with_settings(hard, {"training.checkpoint_minutes": 1e-9})  # after every step
     with monkeypatch.context() as patch:
         patch.setattr(trainer.Trainer, "_gradients", crashed)
         with pytest.raises(ValueError, match="a crash"):
@@ -245,7 +245,8 @@ def test_t5_twice_in_a_row_and_when_it_is_finished(hard, whole, tmp_path, monkey
 def test_t6_a_mistyped_run_is_never_begun_anew(hard, tmp_path, monkeypatch, capsys):
     interrupted(monkeypatch, 2, lambda: trained(hard, tmp_path / "cats-full-1"))
     assert cli._run(["fit", str(hard.data.path), "--resume", str(tmp_path / "cats-ful-1")]) == 2
-    assert "ts-full-1'?" in capsys.readouterr().err
+    hint = f"did you mean {str(tmp_path / 'cats-full-1')!r}?"
+    assert f"  try: {hint}\n" in capsys.readouterr().err
     with pytest.raises(UsageError, match=f"did you mean '{tmp_path / 'cats-full-1'}'"):
         fit_recipe(None, resume=tmp_path / "cats-ful-1")
     assert [entry.name for entry in tmp_path.iterdir()] == ["cats-full-1"]
@@ -322,7 +323,7 @@ def test_t12_each_file_of_a_finished_run(quick, tmp_path):
         "tuning": "probe",
         "data.val": 0.5,
         "data.test": 0,
-        "data.audit": False,
+        "data.leakage_audit": False,
         "task.features": "pooled",
     }
     run = fit_recipe(with_settings(quick, words), tmp_path / "run").run
@@ -378,7 +379,7 @@ def test_t10_a_full_disk_keeps_the_checkpoint_before(tmp_path):
     with (
         files_of(2_000_000),
         pytest.raises(
-            DiskFull, match=r"File too large \(4.0 MB needed, .* MB free\).*make room"
+            DiskFull, match=r"File too large \(4.0 MB needed, .* MB free\).*free some space"
         ) as caught,
     ):
         save_checkpoint(
@@ -432,7 +433,7 @@ def test_t10_a_training_that_met_a_full_disk_goes_on_when_there_is_room(
 
 def test_t11_no_step_is_taken_where_the_checkpoints_will_not_fit(hard, tmp_path, monkeypatch):
     asked = []
-    monkeypatch.setattr(checkpoints, "free_bytes", lambda path: (asked.append(path), 11_000_000)[1])
+    monkeypatch.setattr(checkpoints, "free_disk_bytes", lambda path: (asked.append(path), 11_000_000)[1])
     monkeypatch.setattr(trainer.Trainer, "_step", lambda *_: pytest.fail("a step"))
     with pytest.raises(DiskFull, match=r"3 checkpoints of \d+ MB and the logs may take"):
         trained(hard, tmp_path / "run")
@@ -483,7 +484,7 @@ def struck(words, place, number=signal.SIGTERM, at=1):
 
 def words_of(recipe, run):
     sets = {
-        "training.head_start": "random",
+        "training.head_init": "random",
         "training.channels_last": False,
         "training.precision": "fp32",
         "training.batch_size": 8,
@@ -528,7 +529,7 @@ def test_t14_a_signal_in_every_phase(quick, tmp_path, phase):
     done = struck(words_of(quick, tmp_path / "run"), place, at=at)
     assert done.returncode == 143, done.stderr
     assert "stopped" in done.stderr
-    assert not [path for path in tmp_path.rglob("*") if "aside" in path.name or path.name == "lock"]
+    assert not [path for path in tmp_path.rglob("*") if "aside" in path.name or path.name == "lock.json"]
     run = Run(tmp_path / "run")
     if phase in ("step", "validation", "checkpoint"):
         found = newest_checkpoint(run.folder, refused)
@@ -538,7 +539,7 @@ def test_t14_a_signal_in_every_phase(quick, tmp_path, phase):
 
 
 def test_t14_a_signal_in_an_export_leaves_no_file(quick, tmp_path):
-    fit_recipe(with_settings(quick, {"tuning": "probe", "data.audit": False}), tmp_path / "run")
+    fit_recipe(with_settings(quick, {"tuning": "probe", "data.leakage_audit": False}), tmp_path / "run")
     done = struck(
         ["export", tmp_path / "run", "--out", tmp_path / "files"],
         ("foveate.deploy.targets.onnx", "Onnx.open"),
@@ -556,7 +557,7 @@ def test_t15_usr1_saves_and_leaves_and_a_second_ctrl_c_does_not_wait(quick, tmp_
     )  # SLURM
     assert done.returncode == 128 + signal.SIGUSR1, done.stderr
     assert newest_checkpoint(tmp_path / "one", refused).state["step"] == 2
-    real = trainer.Trainer._gradients
+    real = trainer.Trainer._accumulate_gradients
 
     def twice(self, batch):
         os.kill(os.getpid(), signal.SIGINT)
@@ -566,7 +567,7 @@ def test_t15_usr1_saves_and_leaves_and_a_second_ctrl_c_does_not_wait(quick, tmp_
     with monkeypatch.context() as patch:
         patch.setattr(trainer.Trainer, "_gradients", twice)
         assert cli._run(words_of(quick, tmp_path / "two")) == 130
-    assert not list(tmp_path.rglob("lock"))
+    assert not list(tmp_path.rglob("lock.json"))
 
 
 # --- numbers and memory
@@ -605,7 +606,7 @@ def test_t17_a_step_that_is_no_number_leaves_no_trace_and_can_be_seen_again(
 
 def test_t17_what_was_kept_gives_the_very_loss_and_gradient(hard, tmp_path, monkeypatch):
     """A step is called bad though it is none: dropout, mixing and accumulation must come out the same, bit for bit."""
-    real, true = trainer.Trainer.pushed, []
+    real, true = trainer.Trainer.compute_gradients, []
 
     def called_bad(self, batch, before):
         loss, norm = real(self, batch, before)
@@ -634,7 +635,7 @@ def test_t17_it_stops_after_some_in_a_row_and_names_the_pictures(quick, tmp_path
         ),
     )
     with pytest.raises(Diverged, match=r"no finite number 2 times in a row.*\.png.*bad_steps"):
-        fit_recipe(with_settings(quick, {"training.bad_steps": 2}), tmp_path / "run")
+        fit_recipe(with_settings(quick, {"training.max_bad_steps": 2}), tmp_path / "run")
     assert not Run(tmp_path / "run").finished
     assert len(list((tmp_path / "run" / FOLDER).iterdir())) == 1
 
@@ -705,8 +706,8 @@ def test_t19_one_image_that_is_too_much_is_a_sentence(
     assert "memory is exhausted" in capsys.readouterr().err
     with pytest.raises(RuntimeError) as caught:
         torch.empty(2**50)
-    assert exhausted(caught.value)
-    assert not exhausted(RuntimeError("shapes do not fit"))
+    assert is_out_of_memory(caught.value)
+    assert not is_out_of_memory(RuntimeError("shapes do not fit"))
 
 
 class Mortal(ImageDataset):

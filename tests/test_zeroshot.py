@@ -362,7 +362,7 @@ def test_owlv2_finds_what_the_library_finds(owl_folder):
     model = build_model(native(owl_folder, "detect"), ("red circle", "blue circle"))
     images = torch.randn(2, 3, SIDE, SIDE)
     own = model.backbone
-    ids = own._tokenised(["a red circle", "a blue circle"])
+    ids = own._tokenize(["a red circle", "a blue circle"])
     with torch.inference_mode():
         boxes, logits = own(images, {Provides.NATIVE}).native
         asked = {name: ids[name].repeat(2, 1) for name in ("input_ids", "attention_mask")}
@@ -385,7 +385,7 @@ def test_clipseg_paints_what_the_library_paints(clipseg_folder):
     with torch.inference_mode():
         found = own(images, {Provides.NATIVE}).native
         for place, sentence in enumerate(("a red circle", "a background")):
-            ids = own._tokenised([sentence])
+            ids = own._tokenize([sentence])
             asked = {name: ids[name].repeat(2, 1) for name in ("input_ids", "attention_mask")}
             reference = own.network(pixel_values=images, **asked).logits
             torch.testing.assert_close(found[:, place], reference, rtol=1e-4, atol=1e-4)
@@ -404,9 +404,9 @@ def test_folders_that_are_not_such_a_network(tmp_path, owl_folder):
     with pytest.raises(UsageError, match=r"no config.json"):
         build_model(native(tmp_path, "detect"), ("a",))
     (tmp_path / "config.json").write_text('{"model_type": "bert"}')
-    with pytest.raises(UsageError, match="do not find things by their names"):
+    with pytest.raises(UsageError, match="do not predict classes given as text"):
         build_model(native(tmp_path, "detect"), ("a",))
-    with pytest.raises(UsageError, match="squares of 8 px"):
+    with pytest.raises(UsageError, match="a multiple of 8 px"):
         build_model(with_settings(native(owl_folder, "detect"), {"backbone.size": 36}), ("a",))
 
 

@@ -1,4 +1,4 @@
-"""Foveate adapts large pretrained vision models to your own images, and reports honestly what you got.
+"""Foveate adapts large pretrained vision models to your own images, with honest evaluation.
 
 The public functions have the names of the commands: foveate.fit(...), foveate.evaluate(...),
 foveate.predict(...); foveate.continue_(...) carries an underscore because `continue` is a keyword.

@@ -1,18 +1,18 @@
-"""The family tree of errors. Each says what went wrong, where, why, and what to try.
+"""The errors of Foveate. Each says what went wrong, where, why, and what to try.
 
-FoveateError                 exit 1   something failed
-├── UsageError               exit 2   the words are off: a missing path, an unknown name, a bad setting
-│   └── UnknownName          exit 2   a name that no shelf knows; near names are suggested
-├── DataError                exit 1   the images or their labels cannot be used
-│   └── BrokenImage          exit 1   one picture cannot be decoded (skipped and counted unless --strict)
-├── WeightsError             exit 1   a weights file is missing, unsafe, or does not fit the network
-│   └── HubUnreachable       exit 1   the hub does not answer: no other weights from there can be had now
-├── RunError                 exit 1   a run folder is damaged, locked, unfinished, or would be overwritten
-│   ├── Diverged             exit 1   the loss of a training is no number any more
-│   └── DiskFull             exit 3   there is no room for a file; what was there before is whole
-├── MissingExtra             exit 1   an optional package is not installed
-├── TooLittleTime            exit 1   a training does not fit into the time that is left
-└── Interrupted              exit 143 a signal asked to stop; the state is saved and can be resumed
+FoveateError                 exit 1    something failed
+├── UsageError               exit 2    invalid arguments: a missing path, a bad value
+│   └── UnknownName          exit 2    a name that does not exist; near names are suggested
+├── DataError                exit 1    the images or their labels cannot be used
+│   └── BrokenImage          exit 1    an image cannot be decoded (skipped unless --strict)
+├── WeightsError             exit 1    a weights file is missing, unsafe, or does not fit
+│   └── HubUnreachable       exit 1    the hub does not answer
+├── RunError                 exit 1    a run folder is damaged, in use or unfinished
+│   ├── Diverged             exit 1    the loss became NaN or infinite
+│   └── DiskFull             exit 3    no space is left on the disk; existing files are intact
+├── MissingExtra             exit 1    an optional package is not installed
+├── TooLittleTime            exit 1    a training does not fit into the remaining time
+└── Interrupted              exit 143  a signal asked to stop; the state is saved and can be resumed
 """
 
 from __future__ import annotations
@@ -25,21 +25,31 @@ from importlib.util import find_spec
 class FoveateError(Exception):
     """Base of every error that a user can meet.
 
-    Parameters: `what` happened (one clause), `where` (a path or a field), `why` (the cause, if known) and `hint`
-    (the next thing to type or change).
+    Args:
+        what: What happened, in one clause.
+        where: The path or field that it is about.
+        why: The cause, if known.
+        hint: What to type or change next.
+        id: Message id of `what`, where reports list it in other languages.
     """
 
     exit_code = 1
 
     def __init__(
-        self, what: str, *, where: object = None, why: str | None = None, hint: str | None = None
+        self,
+        what: str,
+        *,
+        where: object = None,
+        why: str | None = None,
+        hint: str | None = None,
+        id: str = "",
     ) -> None:
         super().__init__(what)
-        self.what, self.where, self.why, self.hint = what, where, why, hint
+        self.what, self.where, self.why, self.hint, self.id = what, where, why, hint, id
 
     @property
     def brief(self) -> str:
-        """What happened and why, for answers that say elsewhere which picture it was."""
+        """What happened and why, for messages that name the image or file elsewhere."""
         return f"{self.what}: {self.why}" if self.why else self.what
 
     def __str__(self) -> str:
@@ -54,11 +64,20 @@ class FoveateError(Exception):
 
 
 class UsageError(FoveateError):
+    """The arguments are invalid."""
+
     exit_code = 2
 
 
 class UnknownName(UsageError):
-    """A name that is not on a list: says which list, and the nearest names on it."""
+    """A name that does not exist.
+
+    Args:
+        name: What the user gave.
+        known: The names that exist; the nearest are suggested.
+        kind: What the names are, in the singular: "tuning".
+        where: The path or field that it is about.
+    """
 
     def __init__(self, name: str, known: Iterable[str], *, kind: str, where: object = None) -> None:
         hint = did_you_mean(name, known) or _one_of(known, kind)
@@ -66,55 +85,63 @@ class UnknownName(UsageError):
 
 
 class DataError(FoveateError):
-    pass
+    """The images or their labels cannot be used."""
 
 
 class BrokenImage(DataError):
-    pass
+    """An image cannot be decoded."""
 
 
 class WeightsError(FoveateError):
-    pass
+    """A weights file is missing, unsafe, or does not fit the network."""
 
 
 class HubUnreachable(WeightsError):
-    pass
+    """The hub does not answer."""
 
 
 class RunError(FoveateError):
-    pass
+    """A run folder is damaged, in use, unfinished, or already exists."""
 
 
 class Diverged(RunError):
-    pass
+    """The loss became NaN or infinite."""
 
 
 class DiskFull(RunError):
+    """No space is left on the disk."""
+
     exit_code = 3
 
 
 class MissingExtra(FoveateError):
-    """An optional package is absent; `extra` is the word in pip install 'foveate[extra]'."""
+    """An optional package is not installed.
+
+    Args:
+        package: The package.
+        extra: The extra that brings it: pip install 'foveate[extra]'.
+    """
 
     def __init__(self, package: str, extra: str) -> None:
-        super().__init__(
-            f"the package {package!r} is not installed", hint=f"pip install 'foveate[{extra}]'"
-        )
-
-
-def need(extra: str, *packages: str) -> None:
-    """Raises MissingExtra for the first of the packages that is not installed."""
-    for package in packages:
-        if not find_spec(package):
-            raise MissingExtra(package, extra)
+        hint = f"pip install 'foveate[{extra}]'"
+        super().__init__(f"the package {package!r} is not installed", hint=hint)
 
 
 class TooLittleTime(FoveateError):
-    pass
+    """A training does not fit into the remaining time."""
 
 
 class Interrupted(FoveateError):
+    """A signal asked to stop; the state is saved."""
+
     exit_code = 143
+
+
+def require_packages(extra: str, *packages: str) -> None:
+    """Raise MissingExtra for the first of the packages that is not installed."""
+    for package in packages:
+        if not find_spec(package):
+            raise MissingExtra(package, extra)
 
 
 def near_names(name: str, known: Iterable[str], most: int = 3) -> list[str]:

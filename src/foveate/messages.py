@@ -1,12 +1,15 @@
 """Sentences for the user that reports also give in other languages.
 
-A message has an id, its English text beside the code that says it, and the values of its placeholders. Translations are keyed by
-the id, never by the English text, so that rewording the English breaks nothing: `translations/LANGUAGE/PART.json` maps the ids
-that begin with `PART.` to texts with the same placeholders. Another language is one more folder.
+A message has an id, its English text beside the code that reports it, and the values of its
+placeholders. Translations are keyed by the id, never by the English text, so that rewording the
+English breaks nothing: `translations/LANGUAGE/PART.json` maps the ids that begin with `PART.` to
+texts with the same placeholders. Another language is one more folder.
 
-    Message("caution.seen", "{seen:image|images} of {count} took part in training", seen=1, count=20)
+    text = "{seen:image|images} of {count} took part in training"
+    Message("caution.seen", text, seen=1, count=20)
 
-`{seen:image|images}` is the number with the right form of the noun ("1 image", "3 images"); translations may write `{seen}`.
+`{seen:image|images}` is the number with the right form of the noun ("1 image", "3 images");
+translations may write `{seen}`.
 """
 
 from __future__ import annotations
@@ -45,37 +48,37 @@ class Message:
         return hash(self.id)
 
     def in_language(self, language: str) -> str:
-        """The sentence in `language`; in English where it has no translation.
+        """Return the sentence in `language`; in English if it has no translation.
 
         Raises:
-            UnknownName: there is no such language.
+            UnknownName: There is no such language.
         """
         text = translations(language).get(self.id, self.english)
         return _Sentence(language).vformat(text, (), self.values)
 
     def row(self) -> dict[str, Any]:
-        """What JSON files of a run keep of it; `message_from` reads it back."""
+        """Return the message as it is kept in JSON files; `message_from` reads it back."""
         values = {k: v.row() if isinstance(v, Message) else v for k, v in self.values.items()}
         return {"id": self.id, "text": self.english, "values": values}
 
 
 def message_from(row: dict[str, Any]) -> Message:
-    """The message that `Message.row` wrote down."""
+    """Return the message of a row that `Message.row` made."""
     values = {k: message_from(v) if isinstance(v, dict) else v for k, v in row["values"].items()}
     return Message(row["id"], row["text"], **values)
 
 
 def languages() -> list[str]:
-    """Codes of the languages that reports can be written in, English first."""
+    """Return the codes of the languages of reports, English first."""
     return ["en", *sorted(entry.name for entry in _FOLDER.iterdir() if entry.is_dir())]
 
 
 @cache
 def translations(language: str) -> dict[str, str]:
-    """Text by message id; empty for English, whose texts stand in the code.
+    """Return texts by message id; none for English, whose texts are in the code.
 
     Raises:
-        UnknownName: there is no such language.
+        UnknownName: There is no such language.
     """
     if language not in languages():
         raise UnknownName(language, languages(), kind="language", where="lang")
@@ -86,7 +89,7 @@ def translations(language: str) -> dict[str, str]:
 
 
 def translator(language: str) -> Callable[..., str]:
-    """`translate(id, english, **values)` for templates: the text in `language`."""
+    """Return `translate(id, english, **values)`, which gives templates the text in `language`."""
 
     def translate(id: str, english: str, **values: Any) -> str:
         return Message(id, english, **values).in_language(language)

@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from foveate.utils.rle import Runs, encoded
+from foveate.utils.rle import RLE, encode_rle
 
 IGNORE_INDEX = -1
 """The class index of pixels that are neither trained on nor scored."""
@@ -110,7 +110,7 @@ class Boxes:
     names: tuple[str, ...]
     scores: np.ndarray | None = None
     crowd: np.ndarray | None = None
-    masks: tuple[Runs, ...] | None = None
+    masks: tuple[RLE, ...] | None = None
     dropped_text: ClassVar[str] = "{count:box|boxes} left out"
 
     def row(self, classes: tuple[str, ...], multilabel: bool = False) -> dict[str, Any]:
@@ -178,7 +178,7 @@ class Regions:
     def row(self, classes: tuple[str, ...], multilabel: bool = False) -> dict[str, Any]:
         """Return a JSON-able row: each class that occurs, with COCO's compressed run lengths."""
         mask = self.mask
-        runs = {name: encoded(mask == index) for index, name in enumerate(classes)}
+        runs = {name: encode_rle(mask == index) for index, name in enumerate(classes)}
         return {"answer": {name: run for name, run in runs.items() if run is not None}}
 
 

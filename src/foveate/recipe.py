@@ -1,257 +1,289 @@
-"""What the user asked for. Every field is documented beside itself with its unit; --help and the docs read these lines.
+"""A recipe: all settings of a run.
 
-A recipe is written to `recipe.yaml` in the run folder with everything decided, and reruns the run: foveate fit --recipe FILE.
+Each field is documented beside itself, with its unit; `--help` and the documentation are made from
+these descriptions. A recipe is written to `recipe.yaml` in the run folder with all defaults
+resolved, and `foveate fit --recipe FILE` repeats the run.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from foveate.errors import UnknownName, UsageError
-from foveate.utils.safe_yaml import plain, written
+from foveate.utils.paths import did_you_mean_path
+from foveate.utils.safe_yaml import parse_yaml, to_yaml
+
+if TYPE_CHECKING:
+    from foveate.types import Decision
 
 
-class Section(BaseModel):
+class RecipeSection(BaseModel):
+    """A group of fields; unknown fields are refused."""
+
     model_config = ConfigDict(extra="forbid", validate_assignment=True)
 
 
 class PluginChoice(BaseModel):
-    """A name on a shelf and the settings that this shelf file declares for itself (checked there)."""
+    """The name of a plug-in, and its own settings, which the plug-in checks."""
 
     model_config = ConfigDict(extra="allow", validate_assignment=True)
     name: str
 
     @property
     def settings(self) -> dict[str, Any]:
+        """The settings without the name."""
         return dict(self.model_extra or {})
 
 
-class DataRecipe(Section):
-    path: str = Field("", description="folder of images or a table of paths and labels")
-    format: str = Field(
-        "auto", description="how the data lies on disk; auto looks and says what it found"
-    )
+class DataRecipe(RecipeSection):
+    """The dataset, its splits, and how it is read."""
+
+    path: str = Field("", description="dataset: a folder or a table")
+    format: str = Field("auto", description="dataset format; auto detects and reports it")
     val: float = Field(
-        0.15, ge=0, lt=1, description="share of images for validation when the data names no split"
+        0.15, ge=0, lt=1, description="fraction of images for validation, if the data has no split"
     )
     test: float = Field(
         0.15,
         ge=0,
         lt=1,
-        description="share of images for the final test when the data names no split",
+        description="fraction of images for the final test, if the data has no split",
     )
     near_duplicates: float = Field(
         0.97,
         gt=0,
         le=1,
-        description="likeness (0 to 1) from which pictures count as near-copies and stay in one split; 1 = off",
+        description="similarity (0 to 1) from which images count as near-duplicates and stay in "
+        "one split; 1 = off",
     )
     shots: int | None = Field(
         None,
         ge=1,
-        description="train on so many images of each class, drawn with the seed; default: on all",
+        description="training images per class, drawn with the seed; default: all",
     )
     strict: bool = Field(
         False,
-        description="stop at the first image that cannot be read, instead of skipping and naming it",
+        description="stop at the first unreadable image instead of skipping and reporting it",
     )
     workers: int | None = Field(
         None,
         ge=0,
-        description="loader processes; 0 reads in the main process; default: some beside a GPU",
+        description="data loading processes; 0 = in the main process; default: several with a GPU, "
+        "else 0",
     )
-    keep_pixels: bool = Field(
+    cache_images: bool = Field(
         True,
-        description="keep decoded pictures between epochs: up to a quarter of the memory there, the rest in a file on disk",
+        description="keep decoded images between epochs: in memory up to a quarter of it, the rest "
+        "in a file on disk",
     )
-    audit: bool = Field(
-        True, description="measure how much a random split would flatter, where near-copies exist"
+    leakage_audit: bool = Field(
+        True,
+        description="measure how much a random split would overestimate accuracy, if there are "
+        "near-duplicates",
     )
 
 
-class BackboneRecipe(Section):
-    name: str = Field("tf_efficientnet_lite0", description="backbone; foveate models lists them")
+class BackboneRecipe(RecipeSection):
+    """The pretrained network."""
+
+    name: str = Field(
+        "tf_efficientnet_lite0", description="backbone; `foveate models` lists the names"
+    )
     weights: str = Field(
         "auto",
-        description="auto (offline package if installed, else hub), hub, offline, none (random), or a .safetensors/.pt file",
+        description="pretrained weights: auto (offline package if installed, else hub), hub, "
+        "offline, none (random), or a .safetensors or .pt file",
     )
     size: int | None = Field(
-        None,
-        ge=16,
-        description="side of the square the network sees, px; default: the backbone's own",
+        None, ge=16, description="input size: side of the square, px; default: the backbone's own"
     )
 
 
-class TrainingRecipe(Section):
+class TrainingRecipe(RecipeSection):
+    """Optimization, and how it is computed and saved."""
+
     epochs: int = Field(15, ge=1, description="passes over the training images")
     minutes: float | None = Field(
-        None, gt=0, description="time budget, minutes; epochs are cut to fit it"
+        None, gt=0, description="time budget, minutes; the number of epochs is reduced to fit"
     )
-    batch_size: int = Field(32, ge=1, description="images per optimiser step")
+    batch_size: int = Field(32, ge=1, description="images per optimizer step")
     micro_batch: int | None = Field(
         None,
         ge=1,
-        description="images on the device at once; the rest is accumulated; default: batch_size",
+        description="images per forward pass, with gradient accumulation; default: batch_size",
     )
-    optimizer: Literal["adamw", "adam", "sgd"] = Field("adamw", description="optimiser")
+    optimizer: Literal["adamw", "adam", "sgd"] = Field(
+        "adamw", description="optimizer: adamw, adam or sgd"
+    )
     lr: float = Field(
-        1e-3, gt=0, description="peak learning rate of the head and of the last blocks"
+        1e-3, gt=0, description="peak learning rate, of the head and the last backbone blocks"
     )
     layer_decay: float | None = Field(
         None,
         gt=0,
         le=1,
-        description="learning-rate factor per block towards the input (12 steps at most); default: 0.75 where the head is solved or there is no batch normalisation, 1 else and for random weights",
+        description="learning rate factor per block towards the input (at most 12 times); default: "
+        "0.75 with a fitted head or without batch normalization, else (and for random weights) 1",
     )
     weight_decay: float = Field(
         0.05,
         ge=0,
-        description="decoupled decay for adamw, L2 penalty for adam and sgd; not on biases and norms",
+        description="weight decay: decoupled for adamw, L2 penalty for adam and sgd; not applied "
+        "to biases and normalization",
     )
     l2_sp: float = Field(
         0.0,
         ge=0,
-        description="pull of the backbone's moving weights towards where they began, in the place of weight_decay (L2-SP, Li et al. 2018); 0 = off",
+        description="L2 penalty towards the initial backbone weights; replaces weight_decay for "
+        "the backbone (L2-SP, Li et al. 2018); 0 = off",
     )
     momentum: float = Field(0.9, ge=0, lt=1, description="momentum of sgd")
     warmup: float = Field(
-        0.1, ge=0, lt=1, description="share of the steps over which the rate climbs linearly"
+        0.1, ge=0, lt=1, description="fraction of the steps with linear learning rate warm-up"
     )
     schedule: Literal["cosine", "constant"] = Field(
-        "cosine", description="how the learning rate falls after warm-up"
+        "cosine", description="learning rate schedule after the warm-up: cosine or constant"
     )
-    clip: float = Field(1.0, ge=0, description="largest gradient norm; 0 = off")
+    clip_norm: float = Field(1.0, ge=0, description="maximum gradient norm; 0 = no clipping")
     ema: float = Field(
         0.99,
         ge=0,
         lt=1,
-        description="decay of the running average of the weights that is kept; 0 = off",
+        description="decay of the exponential moving average of the weights; 0 = off",
     )
-    head_start: Literal["probe", "random"] = Field(
+    head_init: Literal["probe", "random"] = Field(
         "probe",
-        description="the head's first weights: solved on the frozen backbone's features (LP-FT, Kumar et al. 2022), or random",
+        description="initialization of the head: probe (fitted to frozen features; LP-FT, Kumar et "
+        "al. 2022) or random",
     )
     head_epochs: int = Field(
         0,
         ge=0,
-        description="first epochs in which the head alone moves, so that its random beginning does not disturb the backbone",
+        description="initial epochs with a frozen backbone, so that a random head does not harm it",
     )
-    checkpointing: bool = Field(
+    gradient_checkpointing: bool = Field(
         False,
-        description="compute activations again in the backward pass instead of keeping them: less memory, more time",
+        description="recompute activations in the backward pass: less memory, more time",
     )
-    patience: int = Field(
-        8,
-        ge=0,
-        description="stop after so many epochs without a better validation score; 0 = never",
-    )
-    norm: Literal["auto", "keep", "learn"] = Field(
+    patience: int = Field(8, ge=0, description="early-stopping patience, epochs; 0 = off")
+    batch_norm: Literal["auto", "keep", "learn"] = Field(
         "auto",
-        description="statistics of batch normalisation where it moves: keep the pretrained ones, or learn new ones; auto keeps them, but learns those of random weights",
+        description="batch normalization statistics of the trainable part: keep the pretrained "
+        "ones, or learn new ones; auto keeps them, except for random weights",
     )
     drop_path: float = Field(
-        0.0, ge=0, lt=1, description="stochastic depth in the backbone, where it has it"
+        0.0, ge=0, lt=1, description="stochastic depth rate of the backbone, if it supports it"
     )
     precision: Literal["auto", "fp32", "bf16"] = Field(
-        "auto", description="arithmetic; auto times a few steps of each"
+        "auto", description="arithmetic: fp32 or bf16; auto times a few steps of each"
     )
     channels_last: bool | None = Field(
-        None, description="memory format of images; default: measured together with precision"
+        None,
+        description="use the channels-last memory format; default: measured, as is precision",
     )
-    save_minutes: float = Field(
+    checkpoint_minutes: float = Field(
         10.0,
         gt=0,
-        description="minutes between checkpoints inside an epoch; every epoch's end saves too",
+        description="minutes between checkpoints within an epoch; each epoch ends with one, too",
     )
-    bad_steps: int = Field(
+    max_bad_steps: int = Field(
         5,
         ge=1,
-        description="stop after so many steps in a row with a loss or gradient that is not finite",
+        description="consecutive steps with a NaN or infinite loss or gradient that stop training",
     )
-    tensorboard: bool = Field(False, description="write TensorBoard logs into the run folder")
+    tensorboard: bool = Field(False, description="write TensorBoard logs to the run folder")
 
 
-class AugmentRecipe(Section):
+class AugmentRecipe(RecipeSection):
+    """Random changes of training images."""
+
     policy: Literal["auto", "trivial", "rand", "none"] = Field(
         "auto",
-        description="TrivialAugment, RandAugment, or none; auto: TrivialAugment from 1,000 steps of training",
+        description="augmentation policy: trivial (TrivialAugment), rand (RandAugment) or none; "
+        "auto: TrivialAugment from 1,000 training steps",
     )
     crop: float = Field(
-        0.6,
-        gt=0,
-        le=1,
-        description="smallest share of the area that a random crop keeps; 1 = no random crop",
+        0.6, gt=0, le=1, description="minimum area fraction of random crops; 1 = no random crop"
     )
     flip: float = Field(
-        0.5, ge=0, le=1, description="chance of a left-right flip; 0 where sides have a meaning"
+        0.5,
+        ge=0,
+        le=1,
+        description="probability of a horizontal flip; use 0 if left and right differ in meaning",
     )
     flip_vertical: float = Field(
         0.0,
         ge=0,
         le=1,
-        description="chance of an upside-down flip; for pictures without an up, such as microscopy",
+        description="probability of a vertical flip, for images without an up, such as microscopy",
     )
     color: float = Field(
         0.0,
         ge=0,
         lt=1,
-        description="largest random change of brightness, contrast and saturation, share of each",
+        description="color jitter: maximum relative change of brightness, contrast and saturation",
     )
-    rotate: float = Field(0.0, ge=0, le=180, description="largest random rotation, degrees")
+    rotate: float = Field(0.0, ge=0, le=180, description="maximum rotation, degrees")
     scale: float = Field(
-        0.0, ge=0, lt=1, description="largest random zoom in or out, share of the size"
+        0.0, ge=0, lt=1, description="maximum zoom in or out, as a fraction of the size"
     )
-    erase: float = Field(0.0, ge=0, le=1, description="chance of blanking a random rectangle")
+    erase: float = Field(0.0, ge=0, le=1, description="probability of random erasing")
     mosaic: float = Field(
         0.0,
         ge=0,
         le=1,
-        description="chance of joining a picture with three others in one square; boxes and masks go along",
+        description="probability of a mosaic of four images, with their boxes and masks",
     )
-    mixup: float = Field(0.0, ge=0, description="alpha of mixup; 0 = off")
-    cutmix: float = Field(0.0, ge=0, description="alpha of cutmix; 0 = off")
+    mixup: float = Field(0.0, ge=0, description="alpha of MixUp; 0 = off")
+    cutmix: float = Field(0.0, ge=0, description="alpha of CutMix; 0 = off")
 
 
-class StartRecipe(Section):
+class StartRecipe(RecipeSection):
+    """The run that this one continues (`foveate continue`)."""
+
     run: str = Field(
         "",
-        description="a finished run to go on from: its weights, its classes and its images; empty = none (foveate continue)",
+        description="finished run to continue from: its weights, classes and images; empty = none",
     )
     replay: float = Field(
-        1.0, ge=0, le=1, description="share of that run's training images that are shown again"
+        1.0, ge=0, le=1, description="fraction of the earlier training images that is replayed"
     )
     distill: float = Field(
         0.0,
         ge=0,
-        description="weight of staying with that run's answers to the new images (learning without forgetting, Li & Hoiem 2016); 0 = off",
+        description="weight of the distillation loss towards the earlier predictions on the new "
+        "images (learning without forgetting, Li & Hoiem 2016); 0 = off",
     )
-    temperature: float = Field(2.0, gt=0, description="of the answers that are compared")
+    temperature: float = Field(2.0, gt=0, description="temperature of the distillation loss")
 
 
-class Recipe(Section):
+class Recipe(RecipeSection):
+    """All settings of a run."""
+
     data: DataRecipe = Field(default_factory=DataRecipe)
     task: PluginChoice = Field(
         default_factory=lambda: PluginChoice(name="auto"),
-        description="what is asked; auto reads it off the labels",
+        description="task; auto infers it from the labels",
     )
     backbone: BackboneRecipe = Field(default_factory=BackboneRecipe)
     tuning: PluginChoice = Field(
         default_factory=lambda: PluginChoice(name="default"),
-        description="which weights move, and how; default = probe for classes, full for boxes and masks; auto = the ladder: from the cheapest on, as long as it pays",
+        description="fine-tuning method; auto tries methods from the cheapest on and keeps the "
+        "best; default: probe for classes, full for boxes and masks",
     )
     training: TrainingRecipe = Field(default_factory=TrainingRecipe)
     augment: AugmentRecipe = Field(default_factory=AugmentRecipe)
     start: StartRecipe = Field(default_factory=StartRecipe)
-    seed: int = Field(0, ge=0, description="seed of every random choice")
-    device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps")
-    lang: Literal["en", "zh"] = Field("en", description="language of reports: en, zh")
+    seed: int = Field(0, ge=0, description="seed of all random choices")
+    device: str = Field("auto", description="compute device: auto, cpu, cuda, cuda:1 or mps")
+    lang: Literal["en", "zh"] = Field("en", description="language of reports: en or zh")
 
-    def stated(self, dotted: str) -> bool:
-        """Whether a field was set, by the user or by a decision, or still has its general default."""
+    def is_set(self, dotted: str) -> bool:
+        """Whether a dotted field was set, by the user or by a decision; else it has its default."""
         section: Any = self
         for part in dotted.split("."):
             if part not in section.model_fields_set:
@@ -259,9 +291,13 @@ class Recipe(Section):
             section = getattr(section, part)
         return not (isinstance(section, PluginChoice) and section.name == "default")
 
-    def to_yaml(self, stated: bool = False) -> str:
-        """All fields; or those alone that are `stated`, where each of several fits decides the rest for itself."""
-        return written(self.model_dump(mode="json", exclude_unset=stated))
+    def to_yaml(self, only_set: bool = False) -> str:
+        """Return the recipe as YAML.
+
+        Args:
+            only_set: Leave out fields that are not set, so that they can still be resolved.
+        """
+        return to_yaml(self.model_dump(mode="json", exclude_unset=only_set))
 
 
 SHORT_OPTIONS = {
@@ -283,14 +319,14 @@ SHORT_OPTIONS = {
     "device": "device",
     "lang": "lang",
 }
-"""The short option names of the command line and of Python, and the field that each one sets."""
+"""Short option names, of the command line and of Python, and the field that each sets."""
 
 CONTINUE_OPTIONS = {"replay": "start.replay", "distill": "start.distill", **SHORT_OPTIONS}
-"""Those of `foveate continue`."""
+"""The short options of `foveate continue`."""
 
 
-def field_of(dotted: str) -> tuple[Any, str]:
-    """The annotation and the description of a dotted field: the words of --help come from here."""
+def field_info(dotted: str) -> tuple[Any, str]:
+    """Return the annotation and the description of a dotted field."""
     model: Any = Recipe
     *sections, last = dotted.split(".")
     for section in sections:
@@ -298,8 +334,8 @@ def field_of(dotted: str) -> tuple[Any, str]:
     return model.model_fields[last].annotation, model.model_fields[last].description or ""
 
 
-def default_of(dotted: str) -> Any:
-    """The value of a dotted field in a recipe that nobody touched."""
+def default_value(dotted: str) -> Any:
+    """Return the default of a dotted field; of a plug-in its name."""
     value: Any = Recipe()
     for part in dotted.split("."):
         value = getattr(value, part)
@@ -336,102 +372,119 @@ def recipe_from(
 
 
 def load_recipe(path: Path) -> Recipe:
-    """The recipe in a YAML file; raises UsageError with the field and the near names."""
+    """Load a recipe from a YAML file.
+
+    Raises:
+        UsageError: There is no such file, or it is not a valid recipe.
+    """
     if not path.is_file():
-        raise UsageError("there is no recipe file at this path", where=path)
+        hint = did_you_mean_path(path)
+        raise UsageError("there is no recipe file at this path", where=path, hint=hint)
     try:
-        content = plain(path.read_text(encoding="utf-8"))
+        content = parse_yaml(path.read_text(encoding="utf-8"))
     except (ValueError, OSError) as error:
-        raise UsageError("this recipe is not plain YAML", where=path, why=str(error)) from None
+        raise UsageError("the recipe is not plain YAML", where=path, why=str(error)) from None
     if not isinstance(content, dict):
-        raise UsageError(
-            "a recipe is a mapping of sections", where=path, hint="start from a run's recipe.yaml"
-        )
-    return _validated(content, where=path)
+        hint = "start from the recipe.yaml of a run"
+        raise UsageError("a recipe is a mapping of sections", where=path, hint=hint)
+    return _validate(content, where=path)
 
 
-def with_settings(recipe: Recipe, assignments: dict[str, Any]) -> Recipe:
-    """A copy with dotted fields replaced: {'training.ema': 0, 'tuning.rank': 8, 'tuning': 'lora'}.
+def with_settings(recipe: Recipe, assignments: Mapping[str, Any]) -> Recipe:
+    """Return a copy with dotted fields replaced.
 
-    Changing the name of a choice drops the settings of the old one.
+    Args:
+        recipe: The recipe.
+        assignments: Values by field, such as {"training.ema": 0, "tuning.rank": 8, "tuning":
+            "lora"}. Another plug-in name drops the settings of the previous plug-in.
+
+    Raises:
+        UnknownName: There is no such field.
+        UsageError: A value is invalid.
     """
     content = recipe.model_dump(exclude_unset=True)
     for dotted, value in sorted(assignments.items(), key=lambda item: item[0].count(".")):
         _assign(content, dotted, value)
-    return _validated(content)
+    return _validate(content)
 
 
-def with_suggestions(
-    recipe: Recipe, suggestions: dict[str, tuple[Any, str]]
-) -> tuple[Recipe, list[tuple[str, Any, str]]]:
-    """The recipe with what is suggested, a value and its reason, for dotted fields that nobody stated; and what was taken of it."""
-    taken = [
-        (field, value, reason)
-        for field, (value, reason) in suggestions.items()
-        if not recipe.stated(field)
+def with_defaults(
+    recipe: Recipe, defaults: Mapping[str, tuple[Any, str]]
+) -> tuple[Recipe, list[Decision]]:
+    """Set dotted fields that are not set yet.
+
+    Args:
+        recipe: The recipe.
+        defaults: A value and the reason for it, by field.
+
+    Returns:
+        The recipe, and a decision for each field that was set here.
+    """
+    from foveate.types import Decision
+
+    decisions = [
+        Decision(field, value, reason)
+        for field, (value, reason) in defaults.items()
+        if not recipe.is_set(field)
     ]
-    return with_settings(recipe, {field: value for field, value, _ in taken}), taken
+    return with_settings(recipe, {each.field: each.value for each in decisions}), decisions
 
 
 def parse_assignment(text: str) -> tuple[str, Any]:
-    """'training.ema=0' -> ('training.ema', 0); the value is read as YAML data."""
+    """Parse FIELD=VALUE: 'training.ema=0' -> ('training.ema', 0). The value is YAML."""
     dotted, equals, value = text.partition("=")
     if not equals or not dotted:
-        raise UsageError(f"--set wants field=value, got {text!r}", hint="--set training.ema=0")
+        raise UsageError(f"--set needs FIELD=VALUE, got {text!r}", hint="--set training.ema=0")
     try:
-        return dotted.strip(), plain(value)
+        return dotted.strip(), parse_yaml(value)
     except ValueError:
         raise UsageError(f"--set {dotted}: the value is not YAML", why=f"got {value!r}") from None
 
 
 def _assign(content: dict[str, Any], dotted: str, value: Any) -> None:
     *sections, last = dotted.split(".")
-    place: dict[str, Any] = content
+    target: dict[str, Any] = content
     model: Any = Recipe
     for section in sections:
-        place, model = _step_into(place, model, section, dotted)
-    if (
-        model is Recipe
-        and model.model_fields.get(last)
-        and model.model_fields[last].annotation is PluginChoice
-    ):
+        target, model = _enter(target, model, section, dotted)
+    field = model.model_fields.get(last)
+    if model is Recipe and field is not None and field.annotation is PluginChoice:
         if isinstance(value, str):
-            value = place[last] if place.get(last, {}).get("name") == value else {"name": value}
-    elif model is not PluginChoice and last not in model.model_fields:
+            same = target.get(last, {}).get("name") == value
+            value = target[last] if same else {"name": value}
+    elif model is not PluginChoice and field is None:
         raise UnknownName(last, model.model_fields, kind="field", where=dotted)
-    place[last] = value
+    target[last] = value
 
 
-def _step_into(
-    place: dict[str, Any], model: Any, section: str, dotted: str
+def _enter(
+    target: dict[str, Any], model: Any, section: str, dotted: str
 ) -> tuple[dict[str, Any], Any]:
+    """The content and the model of a section. Raises where there is none of this name."""
     if section not in model.model_fields:
         raise UnknownName(section, model.model_fields, kind="section of the recipe", where=dotted)
     inner = model.model_fields[section].annotation
     if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
         raise UsageError(f"{section} has no fields of its own", where=dotted)
-    return place.setdefault(
-        section, {"name": default_of(section)} if inner is PluginChoice else {}
-    ), inner
+    empty = {"name": default_value(section)} if inner is PluginChoice else {}
+    return target.setdefault(section, empty), inner
 
 
-def _validated(content: dict[str, Any], where: object = None) -> Recipe:
+def _validate(content: dict[str, Any], where: object = None) -> Recipe:
     try:
         return Recipe.model_validate(content)
     except ValidationError as error:
         first = error.errors()[0]
         parts = [str(part) for part in first["loc"]]
+        dotted = ".".join(parts)
         if first["type"] == "extra_forbidden":
-            known = _fields_at(parts[:-1])
-            raise UnknownName(
-                parts[-1], known, kind="field", where=where or ".".join(parts)
-            ) from None
-        raise UsageError(
-            f"{'.'.join(parts)}: {first['msg']}", where=where, why=f"got {first['input']!r}"[:300]
-        ) from None
+            known = _field_names(parts[:-1])
+            raise UnknownName(parts[-1], known, kind="field", where=where or dotted) from None
+        why = f"got {first['input']!r}"[:300]
+        raise UsageError(f"{dotted}: {first['msg']}", where=where, why=why) from None
 
 
-def _fields_at(sections: list[str]) -> list[str]:
+def _field_names(sections: list[str]) -> list[str]:
     model: Any = Recipe
     for section in sections:
         model = model.model_fields[section].annotation

@@ -1,7 +1,16 @@
-"""A shelf: a folder of plug-ins. Names are listed without importing anything; a file is loaded on first use.
+"""Registries of plug-ins: a folder of modules, each with one class.
 
-The file name is the word that a user types. A shelf file defines exactly one concrete class that keeps the shelf's
-contract. Other packages add to a shelf with an entry point in the group `foveate.<shelf>` (`my_lora = "pkg.mod"`).
+The name of the file is the name that a user types. Names are listed without importing anything; a
+module is imported on first use, and defines exactly one concrete subclass of the base class.
+
+Other packages add plug-ins by entry points, whose name is that of the plug-in, and whose value is
+its module:
+
+    [project.entry-points."foveate.tunings"]
+    my_lora = "my_package.my_lora"
+
+The groups are foveate.backbones, decoders, detectors, tasks, tunings, objectives, adaptations
+(test-time methods), formats, metrics, explainers, exporters and postprocessors.
 """
 
 from __future__ import annotations
@@ -20,10 +29,13 @@ T = TypeVar("T")
 
 
 class Registry(Generic[T]):
-    """The plug-ins of one folder, each a subclass of `contract`.
+    """The plug-ins of one folder.
 
-    `package` is the dotted name of the folder, `kind` the singular word for messages ("tuning"); `group`: the last part of the
-    entry-point group, the name of the folder unless something else is said.
+    Args:
+        package: Dotted name of the folder.
+        contract: Base class of the plug-ins.
+        kind: What a plug-in is, in the singular, for messages: "tuning".
+        group: Last part of the entry-point group; by default the name of the folder.
     """
 
     def __init__(self, package: str, contract: type[T], kind: str, group: str = "") -> None:
@@ -31,23 +43,37 @@ class Registry(Generic[T]):
         self.group = group or package.rsplit(".", 1)[1]
 
     def names(self) -> list[str]:
-        """Every word this shelf answers to, sorted; nothing is imported."""
-        return sorted({*self._files(), *self._outside()})
+        """Return the names of all plug-ins, sorted; nothing is imported."""
+        return sorted({*self._files(), *self._entry_points()})
 
     def get(self, name: str) -> type[T]:
-        """The class behind `name`; raises UnknownName with near names."""
+        """Return the class of a plug-in.
+
+        Raises:
+            UnknownName: There is none of this name.
+        """
         if name in self._files():
             module = importlib.import_module(f"{self.package}.{name}")
-        elif name in (outside := self._outside()):
-            module = importlib.import_module(outside[name])
+        elif name in (modules := self._entry_points()):
+            module = importlib.import_module(modules[name])
         else:
             raise UnknownName(name, self.names(), kind=self.kind)
         return self._class_in(module)
 
     def create(self, name: str, settings: dict[str, Any], *args: Any) -> T:
-        """The plug-in `name`, made with its own checked settings and `args`."""
+        """Create a plug-in.
+
+        Args:
+            name: Its name.
+            settings: Its own settings, which are validated.
+            *args: Further arguments of its class.
+
+        Raises:
+            UnknownName: There is no plug-in or no setting of a name.
+            UsageError: The value of a setting is invalid.
+        """
         plugin: Any = self.get(name)
-        return cast(T, plugin(checked_settings(plugin, name, self.kind, settings), *args))
+        return cast(T, plugin(validate_settings(plugin, name, self.kind, settings), *args))
 
     def _files(self) -> set[str]:
         spec = find_spec(self.package)
@@ -55,11 +81,11 @@ class Registry(Generic[T]):
         files = (file for folder in folders for file in Path(folder).glob("*.py"))
         return {file.stem for file in files if not file.stem.startswith("_")}
 
-    def _outside(self) -> dict[str, str]:
+    def _entry_points(self) -> dict[str, str]:
         return {point.name: point.value for point in entry_points(group=f"foveate.{self.group}")}
 
     def _class_in(self, module: ModuleType) -> type[T]:
-        found = [
+        classes = [
             member
             for member in vars(module).values()
             if inspect.isclass(member)
@@ -67,26 +93,32 @@ class Registry(Generic[T]):
             and not inspect.isabstract(member)
             and member.__module__ == module.__name__
         ]
-        if len(found) != 1:
+        if len(classes) != 1:
             raise UsageError(
-                f"the {self.kind} file must define exactly one concrete {self.contract.__name__}, it defines {len(found)}",
+                f"a {self.kind} module must define exactly one concrete subclass of "
+                f"{self.contract.__name__}, it defines {len(classes)}",
                 where=module.__name__,
             )
-        return found[0]
+        return classes[0]
 
 
-def checked_settings(plugin: type, name: str, kind: str, settings: dict[str, Any]) -> Any:
-    """`settings` as the plug-in's own pydantic `Settings`; an unknown or ill-typed one is a UsageError."""
+def validate_settings(plugin: type, name: str, kind: str, settings: dict[str, Any]) -> Any:
+    """Validate the settings of a plug-in by its pydantic class `Settings`.
+
+    Raises:
+        UnknownName: There is no such setting.
+        UsageError: A value is invalid.
+    """
     from pydantic import ValidationError
 
+    model: Any = plugin.Settings  # type: ignore[attr-defined]
     try:
-        return plugin.Settings(**settings)  # type: ignore[attr-defined]
+        return model(**settings)
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"])
-        known = list(plugin.Settings.model_fields)  # type: ignore[attr-defined]
         if first["type"] == "extra_forbidden":
-            raise UnknownName(
-                field, known, kind=f"setting of the {kind} {name!r}", where=f"{kind}.{field}"
-            ) from None
+            about = f"setting of the {kind} {name!r}"
+            known = list(model.model_fields)
+            raise UnknownName(field, known, kind=about, where=f"{kind}.{field}") from None
         raise UsageError(f"{kind}.{field}: {first['msg']}", why=f"got {first['input']!r}") from None

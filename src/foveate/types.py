@@ -117,7 +117,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class IssueKind:
-    """A kind of problem of a dataset.
+    """A kind of problem of a dataset. Kinds with other hints are the same.
 
     Attributes:
         id: Its name in files and translations ("missing_images").
@@ -132,7 +132,7 @@ class IssueKind:
     text: str
     severity: Severity = "note"
     area: Area = "labels"
-    hint: str = ""
+    hint: str = field(default="", compare=False)
 
     @property
     def message(self) -> Message:

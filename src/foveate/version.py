@@ -1,3 +1,3 @@
-"""The version of the package, apart so that any module can read it without importing the public functions."""
+"""The version of the package."""
 
 __version__ = "0.1.0"

@@ -41,7 +41,7 @@ class GradeMetric(Metric):
             }
         )
 
-    def sample_losses(self, prediction: Grade, truth: Labels) -> float:
+    def sample_loss(self, prediction: Grade, truth: Labels) -> float:
         return float(
             abs(self.classes.index(prediction.names[0]) - self.classes.index(truth.names[0]))
         )

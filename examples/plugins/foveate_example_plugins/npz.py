@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from foveate.deploy.targets import Weights
+from foveate.deploy.targets import WeightsExporter
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
-class Npz(Weights):
+class Npz(WeightsExporter):
     summary: ClassVar[str] = "weights as a NumPy archive"
     suffix: ClassVar[str] = ".npz"
 

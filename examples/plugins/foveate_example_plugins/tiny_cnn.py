@@ -8,8 +8,8 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from foveate.modeling.backbones import Backbone, Card, Family
-from foveate.modeling.weights import fill, read_tensors
+from foveate.modeling.backbones import Backbone, Family, ModelInfo
+from foveate.modeling.weights import load_into, read_tensors
 from foveate.types import Features, InputSpec, Provides
 
 _WIDTHS = (16, 32, 64, 128)
@@ -54,9 +54,9 @@ class TinyCnnFamily(Family):
     def names(self) -> list[str]:
         return ["tiny_cnn"]
 
-    def info(self, name: str) -> Card:
+    def info(self, name: str) -> ModelInfo:
         count = sum(parameter.numel() for parameter in TinyCnn(64, "").parameters())
-        return Card(name, count, "Apache-2.0", 64, ("pooled", "maps"), offline=True)
+        return ModelInfo(name, count, "Apache-2.0", 64, ("pooled", "maps"), offline=True)
 
     def open(
         self, name: str, weights: str, size: int | None = None, drop_path: float = 0.0
@@ -65,5 +65,5 @@ class TinyCnnFamily(Family):
             return TinyCnn(size or 64, "random")
         file = Path(weights).expanduser()
         network = TinyCnn(size or 64, f"file: {file.name}")
-        fill(network, read_tensors(file), file)
+        load_into(network, read_tensors(file), file)
         return network

@@ -16,7 +16,7 @@ def load(run: PathLike, device: str = "auto") -> "Predictor":
 
     Args:
         run: Run folder.
-        device: auto, cpu, cuda, cuda:1 or mps.
+        device: Compute device: auto, cpu, cuda, cuda:1 or mps.
 
     Raises:
         UsageError: There is no run at the path.

@@ -1,7 +1,8 @@
 """A command, derived from a public function: its parameters become arguments and options.
 
-Names, types, defaults and help texts come from the signature and the docstring of the function; options of the
-recipe from the descriptions of its fields. A file in `commands/` adds what these do not say.
+Names, types, defaults and help texts come from the signature and the docstring of the function;
+options of the recipe come from the descriptions of its fields. A file in `commands/` adds what
+these do not say.
 """
 
 from __future__ import annotations
@@ -54,8 +55,8 @@ class Command:
         flags: Names of options that differ from the parameter's.
         types: Types that the annotation does not express, such as a range.
         registries: Folders of plug-ins whose names are listed as values of an option.
-        recipe_options: Short options of the recipe; `kept_options` are those of them whose default is
-            the value in RUN.
+        recipe_options: Short options of the recipe.
+        defaults: Their defaults, where they are not those of the recipe.
         extra: Options that the function does not have.
         run: What to call with all values instead of the function.
         details: Further paragraphs of the help.
@@ -68,7 +69,7 @@ class Command:
     types: Mapping[str, Any] = field(default_factory=dict)
     registries: Mapping[str, str] = field(default_factory=dict)
     recipe_options: Collection[str] = ()
-    kept_options: Collection[str] = ()
+    defaults: Mapping[str, str] = field(default_factory=dict)
     extra: Collection[click.Option] = ()
     run: Callable[..., Any] | None = None
     details: str = ""
@@ -141,6 +142,7 @@ class Command:
         return click.Option(
             [flag, name],
             type=self.types.get(name, kind),
+            metavar=_metavar(self.types.get(name)),
             multiple=multiple,
             required=required,
             default=None if required else parameter.default,
@@ -149,35 +151,39 @@ class Command:
 
     def _help(self, name: str) -> str:
         """The text of an option: its docstring, the values that it takes, and its default."""
-        text = self._plain(self.docstring.parameters[name])
-        folder = self.registries.get(name, _REGISTRIES.get(name))
-        if folder is not None and name not in self.types:
-            text = f"{text.rstrip('.')}: {', '.join(plugin_names(folder))}."
+        text, folder = self.docstring.parameters[name], self.registries.get(name)
+        if folder is None and name not in self.types:
+            folder = _REGISTRIES.get(name)
         default = self.parameters[name].default
-        if default in (None, False, (), True, "") or "Default:" in text:
-            return text
-        if default is inspect.Parameter.empty:
-            return f"{text} Required."
-        shown = ", ".join(default) if isinstance(default, tuple) else default
-        return f"{text} Default: {shown}."
+        if default is inspect.Parameter.empty:  # click adds that it is required
+            default = None
+        return self._describe(text, folder, default)
+
+    def _describe(self, text: str, folder: str | None, default: Any) -> str:
+        """A help text: what it is, the plug-ins that it names, and its default, each once."""
+        about, _, known = self._plain(text).partition("Default: ")
+        about = about.strip().rstrip(".")
+        parts = [f"{about[0].upper()}{about[1:]}."]
+        if folder is not None:
+            parts.append(f"One of: {', '.join(plugin_names(folder))}.")
+        if known:
+            parts.append(f"Default: {known.rstrip('.')}.")
+        elif default not in (None, "", ()) and not isinstance(default, bool):
+            parts.append(f"Default: {_default_text(default)}.")
+        return " ".join(parts)
 
     def _recipe_options(self) -> Iterator[click.Option]:
         if not self.recipe_options:
             return
-        from foveate.recipe import CONTINUE_OPTIONS, default_of, field_of
+        from foveate.recipe import CONTINUE_OPTIONS, default_value, field_info
 
         for name in self._recipe_names():
-            annotation, description = field_of(CONTINUE_OPTIONS[name])
-            text = f"{description[0].upper()}{description[1:]}"
-            if name in _REGISTRIES:
-                text = f"{text}: {', '.join(plugin_names(_REGISTRIES[name]))}"
-            default = default_of(CONTINUE_OPTIONS[name])
-            if name in self.kept_options:
-                text = f"{text}. Default: as in RUN."
-            elif default is None or isinstance(default, bool) or "default:" in text.lower():
-                text = f"{text}."
-            else:
-                text = f"{text}. Default: {default}."
+            annotation, description = field_info(CONTINUE_OPTIONS[name])
+            text, _, known = description.partition("; default: ")
+            default = default_value(CONTINUE_OPTIONS[name])
+            known = self.defaults.get(name, known)
+            text = f"{text}. Default: {known}" if known else text
+            text = self._describe(text, _REGISTRIES.get(name), default)
             flag = f"--{name.replace('_', '-')}"
             if annotation is bool:
                 yield click.Option([f"{flag}/--no-{flag[2:]}", name], default=None, help=text)
@@ -198,8 +204,10 @@ class Command:
 
         def replace(match: re.Match[str]) -> str:
             name = match[1]
+            if name in self.recipe_options:
+                return f"--{name.replace('_', '-')}"
             if name not in self.parameters:
-                return name
+                return name if " " in name else f"'{name}'"
             return name.upper() if self.is_argument(name) else f"--{name.replace('_', '-')}"
 
         return re.sub(r"`([^`]+)`", replace, text)
@@ -295,6 +303,19 @@ def _click_type(annotation: Any) -> tuple[Any, bool]:
     if Path in parts:
         return click.Path(path_type=Path), False
     return next((kind for kind in (int, float) if kind in parts), str), False
+
+
+def _metavar(kind: Any) -> str | None:
+    """The metavar of a range, which click calls INTEGER RANGE."""
+    if isinstance(kind, click.IntRange):
+        return "INTEGER"
+    return "FLOAT" if isinstance(kind, click.FloatRange) else None
+
+
+def _default_text(default: Any) -> str:
+    if isinstance(default, tuple):
+        return ", ".join(default)
+    return f"{default:g}" if isinstance(default, float) else str(default)
 
 
 def _parts(annotation: Any) -> tuple[Any, ...]:

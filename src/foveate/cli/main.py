@@ -1,27 +1,28 @@
-"""The program: from arguments to a command, and from an error to an exit code. Nothing heavy is imported before a command runs."""
+"""The program: from arguments to a command, and from an error to an exit code.
+
+Nothing heavy is imported before a command runs.
+"""
 
 from __future__ import annotations
 
 import os
 import sys
-import tempfile
-import traceback
 
 import click
 
 from foveate.cli.commands import command_names, get_command
 from foveate.errors import FoveateError, UsageError, did_you_mean
 from foveate.utils import console
-from foveate.utils.memory import exhausted
-from foveate.utils.signals import Terminated, tidied
+from foveate.utils.memory import is_out_of_memory
+from foveate.utils.signals import Terminated, terminate_cleanly
 from foveate.version import __version__
 
 
 def main() -> None:
     """Run the command line and exit.
 
-    Exit codes: 0 done, 1 failed, 2 invalid arguments, 3 no space left on the disk, 130 and 143 (128 plus its
-    number) stopped by a signal; `foveate check` has its own.
+    Exit codes: 0 done, 1 failed, 2 invalid arguments, 3 no space left on the disk, 130 and 143 (128
+    plus its number) stopped by a signal; `foveate check` has its own.
     """
     sys.exit(_run(sys.argv[1:]))
 
@@ -33,7 +34,7 @@ def _run(arguments: list[str]) -> int:
 
 def _run_command(arguments: list[str]) -> int:
     try:
-        with tidied():
+        with terminate_cleanly():
             return _group().main(arguments, prog_name="foveate", standalone_mode=False) or 0
     except Terminated as ended:
         hint = "foveate runs lists the runs that can be resumed"
@@ -51,7 +52,7 @@ def _run_command(arguments: list[str]) -> int:
     except Exception as error:
         if os.environ.get("FOVEATE_DEBUG") == "1":
             raise
-        return _report(_too_large(error) if exhausted(error) else _bug(error))
+        return _report(_too_large(error) if is_out_of_memory(error) else _bug(error))
 
 
 def _report(error: FoveateError, code: int | None = None) -> int:
@@ -75,11 +76,14 @@ def _translate(error: click.UsageError) -> UsageError:
 
 def _too_large(error: Exception) -> FoveateError:
     why = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
-    hint = "a smaller --batch-size or --size, or --set training.checkpointing=true"
+    hint = "a smaller --batch-size or --size, or --set training.gradient_checkpointing=true"
     return FoveateError("out of memory, even with one image per batch", why=why, hint=hint)
 
 
 def _bug(error: Exception) -> FoveateError:
+    import tempfile
+    import traceback
+
     with tempfile.NamedTemporaryFile(
         "w", prefix="foveate-", suffix=".txt", delete=False, encoding="utf-8"
     ) as file:
@@ -120,7 +124,8 @@ class _Group(click.Group):
 def _group() -> click.Group:
     return _Group(
         help="Adapt large pretrained vision models to your own images, with honest evaluation.\n\n"
-        "\b\nStart with:\n  foveate demo\n  foveate fit FOLDER      (a folder with one subfolder of images per class)",
+        "\b\nStart with:\n  foveate demo\n"
+        "  foveate fit FOLDER    (a folder with one subfolder of images per class)",
         params=[
             click.Option(
                 ["--version"],

@@ -13,7 +13,7 @@ import numpy as np
 
 from foveate.data.issues import IssueKind
 from foveate.predictions import Boxes
-from foveate.utils.rle import Runs, read
+from foveate.utils.rle import RLE, parse_segmentation
 
 NOT_FINITE = IssueKind("boxes with a corner that is not a finite number, dropped", "error")
 INVERTED = IssueKind("boxes with corners the wrong way round, swapped back", "warning")
@@ -97,11 +97,11 @@ def refitted(boxes: Boxes, size: tuple[int, int]) -> tuple[Boxes, Counter[str]]:
 
 def _masks(
     stated: list[object], places: np.ndarray, size: tuple[int, int]
-) -> tuple[Runs, ...] | None:
+) -> tuple[RLE, ...] | None:
     """The masks of the objects at `places`; None when one of them has none that can be read."""
     if not places.size or not any(stated):
         return None
-    known = [mask for place in places if (mask := read(stated[place], size)) is not None]
+    known = [mask for place in places if (mask := parse_segmentation(stated[place], size)) is not None]
     return tuple(known) if len(known) == len(places) else None
 
 

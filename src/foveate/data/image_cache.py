@@ -42,7 +42,7 @@ class ImageCache:
 
     def __init__(self, size: int, framing: Framing, keep: bool) -> None:
         self.sides = resized_sides(size, framing)
-        self.free_bytes = int(MEMORY_SHARE * memory.total()) if keep else 0
+        self.free_bytes = int(MEMORY_SHARE * memory.total_memory()) if keep else 0
         self.overflow = Overflow() if keep else None
         self._kept: dict[Path | StoredImage, Decoded] = {}
 

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 from foveate.data.dataset import ImageDataset, SampleIndex, seed_from
 from foveate.types import Batch
 from foveate.utils import log
-from foveate.utils.distributed import Team
+from foveate.utils.distributed import DistributedContext
 
 MAX_WORKERS = 8  # loader processes at the most
 
@@ -49,7 +49,7 @@ class BatchSampler:
         seed: int | None = None,
         epoch: int = 0,
         start: int = 0,
-        team: Team | None = None,
+        team: DistributedContext | None = None,
     ) -> None:
         self.count, self.batch_size, self.seed, self.epoch, self.start = (
             count,
@@ -58,7 +58,7 @@ class BatchSampler:
             epoch,
             start,
         )
-        self.team = team or Team()
+        self.team = team or DistributedContext()
 
     def __len__(self) -> int:
         return len(even_slices(self.count, self.batch_size)) - self.start

@@ -55,7 +55,7 @@ def scan(
 
     Raises DataError when nothing is left, or when a class has lost all its pictures.
     """
-    pixels = ImageCache(size, framing, recipe.keep_pixels)
+    pixels = ImageCache(size, framing, recipe.cache_images)
 
     def look(sample: Sample) -> tuple[str, np.ndarray, np.ndarray] | BrokenImage:
         try:

@@ -19,7 +19,7 @@ from foveate.data.transforms import Transform
 from foveate.errors import BrokenImage, DataError
 from foveate.types import StoredImage, TargetTensors
 from foveate.utils import log
-from foveate.utils.files import written_aside
+from foveate.utils.files import atomic_write
 from foveate.utils.paths import printable
 
 SHARDS = (".tar",)
@@ -73,7 +73,7 @@ class Catalogue:
     @classmethod
     def listed(cls, file: Path, found: Iterable[Entry]) -> Catalogue:
         """Writes the list, as the entries come."""
-        with written_aside(file) as aside, aside.open("w", encoding="utf-8") as lines:
+        with atomic_write(file) as aside, aside.open("w", encoding="utf-8") as lines:
             for entry in found:
                 lines.write(
                     json.dumps([entry.key, str(entry.path), entry.offset, entry.length]) + "\n"

@@ -1,6 +1,8 @@
-"""How sure an answer is: chances that hold, sets that cover, doubts, and pictures unlike any that were learnt from.
+"""Uncertainty: calibrated probabilities, prediction sets, abstention and out-of-distribution
+images.
 
-Letters: N images, K classes. Everything is learnt on validation images, which the training has not seen, and read from a run.
+Letters: N images, K classes, D width of a feature, P directions. Everything is fitted on validation
+images, which training has not seen, and read from a run.
 """
 
 from __future__ import annotations
@@ -14,46 +16,65 @@ import numpy as np
 from foveate.evaluation.intervals import wilson
 from foveate.predictions import Labels, Uncertainty
 
-COVERAGE, RISK = 0.9, 0.1  # of sets, and of answers that are given, unless others are asked
-MIN_IMAGES = 30  # validation images below which nothing is said
-_SHARPEST, _FLATTEST = 0.05, 20.0  # temperatures
+COVERAGE, RISK = 0.9, 0.1  # defaults: of prediction sets, and of the predictions that are given
+MIN_IMAGES = 30  # validation images that a calibration needs
+_MIN_TEMPERATURE, _MAX_TEMPERATURE = 0.05, 20.0
 _BINS = 15  # of the calibration error, as in the paper
 _ROUNDS = 200
 _TINY = 1e-30
 _DIGITS = 5
-_DIRECTIONS = 64  # of the training images' features at the most, and a quarter of the images and of the features' width
-_LISTS = ("strange", "outside", "sure")
+_MAX_DIRECTIONS = 64  # and at most a quarter of the images and of the features' width
+_ARRAYS = ("nonconformity", "residuals", "ranked_confidence")  # the keys of calibration.json
 
 
 @dataclass(frozen=True)
 class FeatureSpace:
-    """The directions in which features of training images differ from each other. `middle`: (D,), `directions`: (P, D) of length 1.
+    """The subspace in which the features of training images vary.
 
-    A picture of another kind has features that lead elsewhere, whatever the classifier makes of them (ViM, Wang et al. 2022)."""
+    An image of another kind has features outside of it, whatever the classifier makes of them (ViM,
+    Wang et al. 2022).
+
+    Attributes:
+        middle: (D,) mean of the features.
+        directions: (P, D) orthonormal, the first principal components.
+    """
 
     middle: np.ndarray
     directions: np.ndarray
 
     @classmethod
     def fit(cls, features: np.ndarray) -> FeatureSpace:
-        """(N, D) of training images, N at least 8."""
-        middle = features.mean(0)
-        found = np.linalg.svd(features - middle, full_matrices=False)[2]
-        return cls(middle, found[: min(_DIRECTIONS, len(features) // 4, features.shape[1] // 4)])
+        """Fit the space to (N, D) features of training images, N at least 8."""
+        mean = features.mean(0)
+        components = np.linalg.svd(features - mean, full_matrices=False)[2]
+        count = min(_MAX_DIRECTIONS, len(features) // 4, features.shape[1] // 4)
+        return cls(mean, components[:count])
 
     def residual(self, features: np.ndarray) -> np.ndarray:
-        """(N, D) -> (N,) in [0, 1]: the share of the squared distance from the middle that none of the directions explains."""
-        apart = features - self.middle
-        inside = np.square(apart @ self.directions.T).sum(1)
-        found: np.ndarray = (1 - inside / np.square(apart).sum(1).clip(min=_TINY)).clip(0, 1)
-        return found
+        """Return (N,) in [0, 1]: the share of the squared distance from the mean that lies outside.
+
+        Args:
+            features: (N, D).
+        """
+        centered = features - self.middle
+        inside = np.square(centered @ self.directions.T).sum(1)
+        total = np.square(centered).sum(1).clip(min=_TINY)
+        residual: np.ndarray = (1 - inside / total).clip(0, 1)
+        return residual
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """`temperature`: by which logits are divided (Guo et al. 2017). `strange`: (N,) sorted, 1 less the chance of the true class, of
-    the validation images. `outside`: (N,) sorted, the share of their features that lies outside of what is `familiar`. `sure`:
-    (N, 2), the confidence of each answer, the greatest first, and 1 where it was right."""
+    """What validation images say about the predictions of a classifier.
+
+    Attributes:
+        temperature: Divisor of the logits (Guo et al. 2017).
+        nonconformity: (N,) ascending, 1 - the probability of the true class.
+        residuals: (N,) ascending, the share of the features outside of `feature_space`.
+        ranked_confidence: (N, 2), the confidence of each prediction, descending, and 1 where it was
+            right.
+        feature_space: Of the training images.
+    """
 
     temperature: float
     nonconformity: np.ndarray
@@ -65,157 +86,203 @@ class Calibration:
     def fit(
         cls,
         scores: np.ndarray,
-        truths: np.ndarray,
+        targets: np.ndarray,
         features: np.ndarray,
-        familiar: FeatureSpace,
+        feature_space: FeatureSpace,
         temperature: float,
     ) -> Calibration:
-        """From chances (N, K) before scaling, places of true classes (N,) and features (N, D)."""
+        """Fit a calibration to validation images.
+
+        Args:
+            scores: (N, K) probabilities before scaling.
+            targets: (N,) indices of the true classes.
+            features: (N, D).
+            feature_space: Of the training images.
+            temperature: From `fit_temperature`.
+        """
         scaled = apply_temperature(scores, temperature)
-        best = scaled.argmax(1)
         order = np.argsort(-scaled.max(1), kind="stable")
-        sure = np.stack([scaled.max(1), best == truths], 1)[order]
-        strange = 1 - scaled[np.arange(len(truths)), truths]
-        return cls(
-            temperature, np.sort(strange), np.sort(familiar.residual(features)), sure, familiar
-        )
+        ranked = np.stack([scaled.max(1), scaled.argmax(1) == targets], 1)[order]
+        nonconformity = np.sort(1 - scaled[np.arange(len(targets)), targets])
+        residuals = np.sort(feature_space.residual(features))
+        return cls(temperature, nonconformity, residuals, ranked, feature_space)
 
     def prediction_sets(self, scores: np.ndarray, coverage: float = COVERAGE) -> np.ndarray:
-        """(N, K) calibrated chances -> (N, K) bool, sets that hold the true class with this chance where pictures are like those of
-        the validation (split conformal prediction: Sadinle et al. 2019). All classes where there are too few of those."""
-        rank = int(np.ceil((len(self.nonconformity) + 1) * coverage))
-        limit = np.inf if rank > len(self.nonconformity) else self.nonconformity[rank - 1]
-        found: np.ndarray = 1 - scores <= limit + 1e-12
-        return found
+        """Return (N, K) bool: sets that contain the true class with the probability `coverage`.
+
+        That holds for images like the validation images (split conformal prediction, Sadinle et al.
+        2019). A set holds all classes where there are too few validation images.
+
+        Args:
+            scores: (N, K) calibrated probabilities.
+            coverage: In (0, 1).
+        """
+        count = len(self.nonconformity)
+        rank = int(np.ceil((count + 1) * coverage))
+        limit = np.inf if rank > count else self.nonconformity[rank - 1]
+        members: np.ndarray = 1 - scores <= limit + 1e-12
+        return members
 
     def abstention_threshold(self, risk: float) -> float | None:
-        """The confidence from which on the answers were wrong at most with this chance, by the upper end of Wilson's interval; 0
-        where that holds for all answers, None where it holds for none."""
-        counts = np.arange(1, len(self.ranked_confidence) + 1)
+        """Return the confidence below which to abstain.
+
+        From it on, predictions were wrong at most with the probability `risk`, by the upper end of
+        Wilson's interval.
+
+        Returns:
+            0 where that holds for all predictions, None where it holds for none.
+        """
         wrong = np.cumsum(1 - self.ranked_confidence[:, 1])
-        ends = np.array(
-            [wilson(float(each), int(count))[1] for each, count in zip(wrong, counts, strict=True)]
-        )
-        good = np.flatnonzero(ends <= risk)
-        if not len(good):
+        upper = [wilson(float(errors), count)[1] for count, errors in enumerate(wrong, 1)]
+        within = np.flatnonzero(np.array(upper) <= risk)
+        if not len(within):
             return None
-        last = int(good[-1])
-        return (
-            0.0
-            if last == len(self.ranked_confidence) - 1
-            else float(self.ranked_confidence[last, 0])
-        )
+        last = int(within[-1])
+        return 0.0 if last == len(wrong) - 1 else float(self.ranked_confidence[last, 0])
 
     def annotate(
         self,
-        answers: Sequence[Labels],
+        predictions: Sequence[Labels],
         features: np.ndarray,
         classes: tuple[str, ...],
         coverage: float,
         risk: float,
     ) -> list[Labels]:
-        """The answers with chances that hold, and with what is sure about each; `features`: (N, D) of their images."""
-        if not answers:
+        """Return the predictions with calibrated probabilities and their uncertainty.
+
+        Args:
+            predictions: With scores.
+            features: (N, D) of their images.
+            classes: Names in the order of the scores.
+            coverage: Of the prediction sets, in (0, 1).
+            risk: The highest accepted probability of a wrong prediction, in (0, 1).
+        """
+        if not predictions:
             return []
-        scores = apply_temperature(
-            np.stack([_scores(answer) for answer in answers]), self.temperature
-        )
-        limit, among = self.abstention_threshold(risk), self.prediction_sets(scores, coverage)
-        outside = self.feature_space.residual(features)
-        odd = np.searchsorted(self.residuals, outside, side="left") / len(self.residuals)
-        found = []
-        for answer, row, own, *strange in zip(
-            answers, scores, among, outside.tolist(), odd.tolist(), strict=True
+        raw = np.stack([_scores(prediction) for prediction in predictions])
+        scores = apply_temperature(raw, self.temperature)
+        threshold, sets = self.abstention_threshold(risk), self.prediction_sets(scores, coverage)
+        residuals = self.feature_space.residual(features)
+        percentiles = np.searchsorted(self.residuals, residuals, side="left") / len(self.residuals)
+        annotated = []
+        for prediction, row, members, residual, percentile in zip(
+            predictions, scores, sets, residuals.tolist(), percentiles.tolist(), strict=True
         ):
-            names = tuple(name for name, there in zip(classes, own, strict=True) if there)
-            sure = Uncertainty(names, limit is None or bool(row.max() < limit), *strange)
-            found.append(replace(answer, scores=row.astype(np.float32), uncertainty=sure))
-        return found
+            names = tuple(name for name, member in zip(classes, members, strict=True) if member)
+            abstain = threshold is None or bool(row.max() < threshold)
+            uncertainty = Uncertainty(names, abstain, residual, percentile)
+            annotated.append(
+                replace(prediction, scores=row.astype(np.float32), uncertainty=uncertainty)
+            )
+        return annotated
 
     def row(self) -> dict[str, Any]:
-        """JSON-able."""
-        lists = {name: np.round(getattr(self, name), _DIGITS).tolist() for name in _LISTS}
-        return {"temperature": self.temperature, **lists}
+        """Return what calibration.json keeps, JSON-able; without the feature space."""
+        arrays = {name: np.round(getattr(self, name), _DIGITS).tolist() for name in _ARRAYS}
+        return {"temperature": self.temperature, **arrays}
 
     @classmethod
-    def from_row(cls, row: dict[str, Any], familiar: FeatureSpace) -> Calibration:
-        strange, outside, sure = (np.array(row[name], dtype=float) for name in _LISTS)
-        return cls(float(row["temperature"]), strange, outside, sure, familiar)
+    def from_row(cls, row: dict[str, Any], feature_space: FeatureSpace) -> Calibration:
+        """Read what `row` returned."""
+        nonconformity, residuals, ranked = (np.array(row[name], dtype=float) for name in _ARRAYS)
+        temperature = float(row["temperature"])
+        return cls(temperature, nonconformity, residuals, ranked, feature_space)
 
 
-def _scores(answer: Labels) -> np.ndarray:
-    assert answer.scores is not None
-    return answer.scores.astype(float)
+def _scores(prediction: Labels) -> np.ndarray:
+    assert prediction.scores is not None
+    return prediction.scores.astype(float)
 
 
 def _log_softmax(logits: np.ndarray) -> np.ndarray:
     """(N, K) -> (N, K)."""
-    moved = logits - logits.max(1, keepdims=True)
-    found: np.ndarray = moved - np.log(np.exp(moved).sum(1, keepdims=True))
-    return found
+    shifted = logits - logits.max(1, keepdims=True)
+    result: np.ndarray = shifted - np.log(np.exp(shifted).sum(1, keepdims=True))
+    return result
 
 
 def apply_temperature(scores: np.ndarray, temperature: float) -> np.ndarray:
-    """(N, K) chances -> the same from logits divided by the temperature."""
-    found: np.ndarray = np.exp(_log_softmax(np.log(np.clip(scores, _TINY, 1)) / temperature))
-    return found
+    """Return (N, K) probabilities whose logits are divided by the temperature."""
+    logits = np.log(np.clip(scores, _TINY, 1))
+    scaled: np.ndarray = np.exp(_log_softmax(logits / temperature))
+    return scaled
 
 
-def fit_temperature(scores: np.ndarray, truths: np.ndarray) -> float:
-    """The temperature of the least log loss."""
+def fit_temperature(scores: np.ndarray, targets: np.ndarray) -> float:
+    """Return the temperature with the least log loss.
+
+    Args:
+        scores: (N, K) probabilities.
+        targets: (N,) indices of the true classes.
+    """
     from scipy.optimize import minimize_scalar
 
-    logs, rows = np.log(np.clip(scores, _TINY, 1)), np.arange(len(truths))
+    logits, rows = np.log(np.clip(scores, _TINY, 1)), np.arange(len(targets))
 
-    def loss(power: float) -> float:
-        return float(-_log_softmax(logs / np.exp(power))[rows, truths].mean())
+    def loss(log_temperature: float) -> float:
+        return float(-_log_softmax(logits / np.exp(log_temperature))[rows, targets].mean())
 
-    return float(
-        np.exp(
-            minimize_scalar(loss, bounds=(np.log(_SHARPEST), np.log(_FLATTEST)), method="bounded").x
-        )
-    )
+    bounds = (np.log(_MIN_TEMPERATURE), np.log(_MAX_TEMPERATURE))
+    return float(np.exp(minimize_scalar(loss, bounds=bounds, method="bounded").x))
 
 
 def reliability_bins(
-    confidence: np.ndarray, right: np.ndarray, bins: int = 10
+    confidence: np.ndarray, hits: np.ndarray, bins: int = 10
 ) -> list[dict[str, float]]:
-    """(N,), (N,) bool -> for each bin of equal width with answers in it: mean confidence, share that was right, count."""
-    places = np.minimum((confidence * bins).astype(int), bins - 1)
-    inside = [(place, places == place) for place in range(bins)]
+    """Return mean confidence, accuracy and count of each bin of equal width that is not empty.
+
+    Args:
+        confidence: (N,) in [0, 1].
+        hits: (N,) bool, whether the prediction was right.
+        bins: Number of bins.
+    """
+    bin_of = np.minimum((confidence * bins).astype(int), bins - 1)
+    members = (bin_of == index for index in range(bins))
     return [
         {
             "confidence": float(confidence[own].mean()),
-            "accuracy": float(right[own].mean()),
+            "accuracy": float(hits[own].mean()),
             "count": int(own.sum()),
         }
-        for _, own in inside
+        for own in members
         if own.any()
     ]
 
 
 def calibration_error(confidence: np.ndarray, hits: np.ndarray) -> float:
-    """(N,), (N,) bool -> the gap between confidence and accuracy over bins (low, high], weighted by images (Guo et al. 2017)."""
-    bins = np.clip(np.ceil(confidence * _BINS).astype(int) - 1, 0, _BINS - 1)
-    gaps = np.bincount(bins, weights=confidence - hits, minlength=_BINS)
+    """Return the expected calibration error (Guo et al. 2017).
+
+    The gap between confidence and accuracy over 15 bins (low, high], weighted by images.
+
+    Args:
+        confidence: (N,) in [0, 1].
+        hits: (N,) bool, whether the prediction was right.
+    """
+    bin_of = np.clip(np.ceil(confidence * _BINS).astype(int) - 1, 0, _BINS - 1)
+    gaps = np.bincount(bin_of, weights=confidence - hits, minlength=_BINS)
     return float(np.abs(gaps).sum() / len(hits))
 
 
 def expected_error_if_calibrated(confidence: np.ndarray) -> float:
-    """(N,) -> the mean of that error where answers are right exactly as often as they say: N images fill no bin evenly."""
+    """Return the mean calibration error if predictions were right exactly as often as they say.
+
+    It is above 0, because N images fill no bin evenly.
+
+    Args:
+        confidence: (N,) in [0, 1].
+    """
     rng = np.random.default_rng(0)
-    return float(
-        np.mean(
-            [
-                calibration_error(confidence, rng.random(len(confidence)) < confidence)
-                for _ in range(_ROUNDS)
-            ]
-        )
-    )
+    draws = (rng.random(len(confidence)) < confidence for _ in range(_ROUNDS))
+    return float(np.mean([calibration_error(confidence, hits) for hits in draws]))
 
 
-def risk_coverage_curve(confidence: np.ndarray, right: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The share that is answered, from the surest answer to all, and the share of wrong ones among these."""
+def risk_coverage_curve(confidence: np.ndarray, hits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return (N,) coverages and (N,) error rates of the most confident predictions.
+
+    Args:
+        confidence: (N,) in [0, 1].
+        hits: (N,) bool, whether the prediction was right.
+    """
     order = np.argsort(-confidence, kind="stable")
     counts = np.arange(1, len(order) + 1)
-    return counts / len(order), np.cumsum(~right[order]) / counts
+    return counts / len(order), np.cumsum(~hits[order]) / counts

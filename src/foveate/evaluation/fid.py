@@ -1,6 +1,7 @@
-"""How far one set of pictures is from another, by features of a network that is named: KID and FID.
+"""Distances between two sets of images by features of a named network: KID and FID.
 
-Letters: N, M pictures, D width of a feature. The numbers of another network are other numbers: published ones are of Inception's.
+Letters: N, M images, D width of a feature. Another network gives other numbers: published ones use
+Inception's features.
 """
 
 from __future__ import annotations
@@ -11,22 +12,39 @@ Array = np.ndarray
 
 
 def kid(ours: Array, theirs: Array) -> float:
-    """(N, D), (M, D) -> the kernel distance (Binkowski et al. 2018): the squared maximum mean discrepancy of a cubic kernel,
-    unbiased, so that it may lie a little below 0. N and M are at least 2."""
-    inner = [_kernel(each, each) for each in (ours, theirs)]
+    """Return the kernel inception distance (Binkowski et al. 2018).
+
+    The squared maximum mean discrepancy of a cubic kernel; unbiased, so that it may lie a little
+    below 0.
+
+    Args:
+        ours: (N, D) features, N at least 2.
+        theirs: (M, D) features, M at least 2.
+    """
+    kernels = [_kernel(each, each) for each in (ours, theirs)]
     within = [
-        (kernel.sum() - np.trace(kernel)) / (len(kernel) * (len(kernel) - 1)) for kernel in inner
+        (kernel.sum() - np.trace(kernel)) / (len(kernel) * (len(kernel) - 1)) for kernel in kernels
     ]
     return float(sum(within) - 2 * _kernel(ours, theirs).mean())
 
 
 def _kernel(ours: Array, theirs: Array) -> Array:
-    found: Array = (ours.astype(float) @ theirs.astype(float).T / ours.shape[1] + 1) ** 3
-    return found
+    kernel: Array = (ours.astype(float) @ theirs.astype(float).T / ours.shape[1] + 1) ** 3
+    return kernel
 
 
 def kid_std(ours: Array, theirs: Array, seed: int = 0, rounds: int = 100) -> float:
-    """The standard deviation of the kernel distance over random halves of both sets, by the root of two, as a half varies more."""
+    """Return the standard deviation of the KID.
+
+    It is measured over random halves of both sets and divided by the root of two, as a half varies
+    more.
+
+    Args:
+        ours: (N, D) features.
+        theirs: (M, D) features.
+        seed: Seed of the halves.
+        rounds: Number of halves.
+    """
     rng = np.random.default_rng(seed)
     halves = (
         [each[rng.permutation(len(each))[: max(2, len(each) // 2)]] for each in (ours, theirs)]
@@ -36,18 +54,23 @@ def kid_std(ours: Array, theirs: Array, seed: int = 0, rounds: int = 100) -> flo
 
 
 def fid(ours: Array, theirs: Array) -> float:
-    """(N, D), (M, D) -> the Frechet distance of two normal distributions with the means and covariances of the features (Heusel et
-    al. 2017). It is too high with few pictures: compare those of equal numbers alone."""
+    """Return the Fréchet inception distance (Heusel et al. 2017).
+
+    The distance of two normal distributions with the means and covariances of the features. It is
+    too high with few images: compare only sets of equal size.
+
+    Args:
+        ours: (N, D) features.
+        theirs: (M, D) features.
+    """
     means = [each.mean(0) for each in (ours, theirs)]
     one, other = (np.cov(each.astype(float), rowvar=False) for each in (ours, theirs))
-    root = _root(one)
-    between = np.sqrt(np.linalg.eigvalsh(root @ other @ root).clip(min=0)).sum()
-    return float(
-        np.square(means[0] - means[1]).sum() + np.trace(one) + np.trace(other) - 2 * between
-    )
+    root = _matrix_root(one)
+    cross = np.sqrt(np.linalg.eigvalsh(root @ other @ root).clip(min=0)).sum()
+    return float(np.square(means[0] - means[1]).sum() + np.trace(one) + np.trace(other) - 2 * cross)
 
 
-def _root(matrix: Array) -> Array:
+def _matrix_root(matrix: Array) -> Array:
     values, vectors = np.linalg.eigh(matrix)
-    found: Array = (vectors * np.sqrt(values.clip(min=0))) @ vectors.T
-    return found
+    root: Array = (vectors * np.sqrt(values.clip(min=0))) @ vectors.T
+    return root

@@ -1,6 +1,6 @@
-"""Pictures and sentences in one space: which finds which.
+"""Retrieval between images and captions in one embedding space.
 
-Letters: I pictures, K sentences, D width.
+Letters: I images, K captions, D width, Q queries, C candidates.
 """
 
 from __future__ import annotations
@@ -18,29 +18,43 @@ from foveate.types import Score
 CUTOFFS = (1, 5, 10)
 
 
-def ranks(alike: Tensor, own: Tensor) -> np.ndarray:
-    """(A, B) likeness of what asks and what is found, (A, B) bool, what is right -> (A,) int: how many wrong ones are as near as
-    the nearest right one, or nearer. Ties count as lost, so that a model to which all things are alike finds nothing."""
-    best = alike.masked_fill(~own, -torch.inf).max(1, keepdim=True).values
-    found: np.ndarray = ((alike >= best) & ~own).sum(1).numpy()
-    return found
+def ranks(similarities: Tensor, relevant: Tensor) -> np.ndarray:
+    """Return how many wrong candidates are at least as similar as the best relevant one.
+
+    Ties count as lost, so that a model to which all things are alike retrieves nothing.
+
+    Args:
+        similarities: (Q, C) of queries and candidates.
+        relevant: (Q, C) bool.
+
+    Returns:
+        (Q,) int, 0 for the best.
+    """
+    best = similarities.masked_fill(~relevant, -torch.inf).max(1, keepdim=True).values
+    counts: np.ndarray = ((similarities >= best) & ~relevant).sum(1).numpy()
+    return counts
 
 
-def recall_at_cutoffs(found: np.ndarray) -> list[Score]:
-    """The share of those whose right one is among the first 1, 5 and 10, with Wilson's interval."""
-    hits = [int((found < cut).sum()) for cut in CUTOFFS]
-    return [Score(count / len(found), *wilson(count, len(found)), len(found)) for count in hits]
+def recall_at_cutoffs(ranks: np.ndarray) -> list[Score]:
+    """Return the recall at 1, 5 and 10 with Wilson intervals; `ranks` are (Q,), 0 for the best."""
+    hits = [int((ranks < cutoff).sum()) for cutoff in CUTOFFS]
+    return [Score(count / len(ranks), *wilson(count, len(ranks)), len(ranks)) for count in hits]
 
 
-def cosine_similarities(pictures: Tensor, sentences: Tensor) -> Tensor:
-    """(I, D), (K, D) -> (I, K) cosines."""
-    return functional.normalize(pictures, dim=1) @ functional.normalize(sentences, dim=1).T
+def cosine_similarities(images: Tensor, captions: Tensor) -> Tensor:
+    """Return (I, K) cosines of (I, D) and (K, D) embeddings."""
+    return functional.normalize(images, dim=1) @ functional.normalize(captions, dim=1).T
 
 
-def relevance_matrix(theirs: Sequence[Sequence[str]], sentences: Sequence[str]) -> Tensor:
-    """Each picture's sentences, and all different ones -> (I, K) bool; a sentence of several pictures belongs to all of them."""
-    places = {sentence: place for place, sentence in enumerate(sentences)}
-    found = torch.zeros(len(theirs), len(sentences), dtype=torch.bool)
-    for row, own in enumerate(theirs):
-        found[row, [places[sentence] for sentence in own]] = True
-    return found
+def relevance_matrix(captions_of: Sequence[Sequence[str]], captions: Sequence[str]) -> Tensor:
+    """Return (I, K) bool: which of the captions belong to which image.
+
+    Args:
+        captions_of: Captions of each image.
+        captions: The K different ones; one of several images belongs to all of them.
+    """
+    index = {caption: column for column, caption in enumerate(captions)}
+    relevant = torch.zeros(len(captions_of), len(captions), dtype=torch.bool)
+    for row, own in enumerate(captions_of):
+        relevant[row, [index[caption] for caption in own]] = True
+    return relevant

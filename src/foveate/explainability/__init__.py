@@ -1,0 +1,1 @@
+"""Heat maps of the evidence for predictions, and tests of their faithfulness."""

@@ -1,0 +1,1 @@
+"""Inference: the forward pass, cached features, predictors of runs, and files of predictions."""

@@ -1,69 +1,66 @@
-"""A model's answers to pictures, and their loss. The one decode path of training, evaluation and prediction."""
+"""The forward pass of training, evaluation and prediction: images in, predictions and loss out."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import takewhile
 from typing import Any
 
 import torch
 
-from foveate.data.dataset import ImageDataset, TiledDataset
-from foveate.data.image_cache import ImageCache
+from foveate.data.dataset import ImageDataset
+from foveate.data.loading import BatchSampler, make_loader
 from foveate.data.scan import ScannedTable, scan
-from foveate.data.transforms import evaluation_transform
 from foveate.evaluation.metrics import Metric, metric_for
 from foveate.inference.microbatch import MicroBatcher
 from foveate.modeling.model import Model
-from foveate.modeling.tasks import SpatialTask
 from foveate.recipe import DataRecipe
 from foveate.types import Batch, Features, Sample, Scores, Table
 from foveate.utils import console, log
-from foveate.utils.device import ComputeMode
+from foveate.utils.device import ComputeMode, to_device
 
 
 @dataclass
 class BatchPredictions:
-    """`predictions` in the order of the samples. `loss`: mean over the images that have a truth; nan when none has."""
+    """The predictions for a dataset.
+
+    Attributes:
+        predictions: In the order of the samples; fewer if the run was stopped.
+        loss: Mean over the images that have a target; NaN if none has.
+    """
 
     predictions: list[Any] = field(default_factory=list)
     loss: float = float("nan")
 
 
-def eval_dataset(model: Model, samples: Sequence[Sample], cache: ImageCache, seed: int) -> ImageDataset:
-    """Samples as the model sees them when it answers."""
-    spec, task = model.backbone.input, model.task
-    transform = evaluation_transform(spec, task.framing)
-    if isinstance(task, SpatialTask) and task.framing == "windows":
-        return TiledDataset(samples, cache, transform, task.encode, seed, spec.size, task.merge_tiles)
-    return ImageDataset(samples, cache, transform, task.encode, seed)
+def predict_dataset(
+    model: Model,
+    dataset: ImageDataset,
+    batch_size: int,
+    device: torch.device,
+    mode: ComputeMode,
+    *,
+    workers: int | None = None,
+    advance: Callable[[int], None] = lambda count: None,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> BatchPredictions:
+    """Predict for a dataset, in the order of its samples.
 
-
-@contextmanager
-def collect_features(
-    model: Model, read: Callable[[Features], torch.Tensor | None] = lambda found: found.pooled
-) -> Iterator[list[torch.Tensor]]:
-    """A list that takes up the pooled features, (B, D) on the CPU, of whatever the backbone is asked meanwhile, where they are
-    wanted; or what else is `read` off its features."""
-    seen: list[torch.Tensor] = []
-    fresh: list[torch.Tensor] = []
-
-    def look(module: torch.nn.Module, args: Any, found: Features) -> None:
-        values = read(found)
-        fresh[:] = [] if values is None else [values.detach().float().cpu()]
-
-    def keep(module: torch.nn.Module, args: Any, output: Any) -> None:
-        """When the head has answered too: else memory was exhausted, and the same images come again."""
-        seen.extend(fresh)
-        fresh.clear()
-
-    hooks = [model.backbone.register_forward_hook(look), model.register_forward_hook(keep)]
-    try:
-        yield seen
-    finally:
-        for hook in hooks:
-            hook.remove()
+    Args:
+        model: The model, on `device`; its training or evaluation mode is restored.
+        dataset: The samples, as `eval_dataset` returns them.
+        batch_size: Images per forward pass.
+        device: Device of the model.
+        mode: Precision and memory format.
+        workers: Processes that load images; None = as many as are worth it.
+        advance: Called with the number of images of each finished part.
+        should_stop: Asked before each batch; predictions are incomplete if it returns True.
+    """
+    loader = make_loader(dataset, BatchSampler(len(dataset), batch_size), workers)
+    batches = takewhile(lambda _: not should_stop(), loader)
+    return predict_batches(model, dataset, batches, device, mode, advance)
 
 
 @torch.inference_mode()
@@ -75,35 +72,70 @@ def predict_batches(
     mode: ComputeMode,
     advance: Callable[[int], None] = lambda count: None,
 ) -> BatchPredictions:
-    """Runs the model over the `batches` of all `pictures`, in eval mode; the answers are decoded on the CPU in fp32."""
+    """Predict for the batches of a dataset; they are decoded in float32 on the CPU."""
     was_training = model.training
     model.eval()
-    found, total, count, portions = BatchPredictions(), 0.0, 0, MicroBatcher()
+    result, total_loss, count, micro_batcher = BatchPredictions(), 0.0, 0, MicroBatcher()
 
-    def asked(part: Batch) -> tuple[Batch, Any]:
-        part = part.to(device, memory_format=mode.memory_format)
+    def forward(part: Batch) -> tuple[Batch, Any]:
+        part = to_device(part, device, mode)
         with mode.autocast(device):
             return part, model(part)
 
     for batch in batches:
-        for _, (part, output) in portions.each(batch, asked):
-            found.predictions += model.task.decode(output, part)
+        for _, (part, output) in micro_batcher.map(batch, forward):
+            result.predictions += model.task.decode(output, part)
             if all(part.targets):
-                total += float(sum(model.task.loss(output, part).values())) * len(part)
+                total_loss += float(sum(model.task.loss(output, part).values())) * len(part)
                 count += len(part)
             advance(len(part))
     model.train(was_training)
-    if len(found.predictions) == len(dataset):  # fewer when it was asked to stop
-        found.predictions = dataset.merge_predictions(found.predictions)
-    found.loss = total / count if count else float("nan")
-    return found
+    if len(result.predictions) == len(dataset):  # fewer if the batches were cut short
+        result.predictions = dataset.merge_predictions(result.predictions)
+    result.loss = total_loss / count if count else float("nan")
+    return result
+
+
+@contextmanager
+def collect_features(
+    model: Model,
+    select: Callable[[Features], torch.Tensor | None] = lambda features: features.pooled,
+) -> Iterator[list[torch.Tensor]]:
+    """Collect features of the backbone during the forward passes in a block.
+
+    Args:
+        model: The model whose forward passes are observed.
+        select: Returns the tensor to keep, B first, or None: the pooled features by default,
+            where the task needs them.
+
+    Yields:
+        A list that grows by one float32 tensor on the CPU with each forward pass.
+    """
+    collected: list[torch.Tensor] = []
+    latest: list[torch.Tensor] = []
+
+    def store(module: torch.nn.Module, args: Any, features: Features) -> None:
+        tensor = select(features)
+        latest[:] = [] if tensor is None else [tensor.detach().float().cpu()]
+
+    def commit(module: torch.nn.Module, args: Any, output: Any) -> None:
+        # once the head is done: if it runs out of memory, the same images come again
+        collected.extend(latest)
+        latest.clear()
+
+    hooks = [model.backbone.register_forward_hook(store), model.register_forward_hook(commit)]
+    try:
+        yield collected
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def score_predictions(
-    predictions: Iterable[Any], samples: Iterable[Sample], model: Model, multilabel: bool
+    predictions: Iterable[Any], samples: Iterable[Sample], model: Model
 ) -> Metric:
-    """The metric that reads this task's answers, told of every sample that has a truth."""
-    metric = metric_for(model.task.prediction_type, model.task.classes, multilabel)
+    """Return the metric of the task, updated with every sample that has a target."""
+    metric = metric_for(model.task.prediction_type, model.classes, model.multilabel)
     for prediction, sample in zip(predictions, samples, strict=True):
         if sample.target is not None:
             metric.update(prediction, sample.target)
@@ -111,18 +143,18 @@ def score_predictions(
 
 
 def compute_scores(
-    predictions: Iterable[Any], samples: Iterable[Sample], model: Model, multilabel: bool
+    predictions: Iterable[Any], samples: Iterable[Sample], model: Model
 ) -> Scores:
-    """What that metric says."""
-    return score_predictions(predictions, samples, model, multilabel).compute()
+    """Compute the scores of predictions for samples with targets."""
+    return score_predictions(predictions, samples, model).compute()
 
 
 def scan_with_progress(table: Table, model: Model, recipe: DataRecipe) -> ScannedTable:
-    """The pictures that can be read, as the model sees them; those that cannot are named."""
+    """Decode all images at the size that the model needs, and report the unreadable ones."""
     with console.progress(len(table.samples), "read") as bar:
         scanned = scan(
             table, model.backbone.input.size, model.task.framing, recipe, lambda: bar.advance(1)
         )
-    for key, why in scanned.skipped:
-        log.warning(f"skipped {key}: {why}")
+    for key, reason in scanned.skipped:
+        log.warning(f"skipped {key}: {reason}")
     return scanned

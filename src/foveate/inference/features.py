@@ -1,13 +1,14 @@
-"""Features of a frozen backbone, computed once and kept on disk.
+"""Features of frozen backbones, computed once and kept on disk.
 
-A file is named by everything that it depends on: the backbone's weights, what it sees, and the bytes of the pictures.
+A file is named by everything that its content depends on: the weights of the backbone, its input,
+and the bytes of the images.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -23,128 +24,125 @@ from foveate.data.loading import BatchSampler, make_loader
 from foveate.data.scan import ScannedTable
 from foveate.data.transforms import evaluation_transform
 from foveate.images.preprocessing import Framing
-from foveate.inference.engine import eval_dataset
 from foveate.inference.microbatch import MicroBatcher
 from foveate.modeling.backbones import Backbone
+from foveate.modeling.datasets import eval_dataset
 from foveate.modeling.model import Model
 from foveate.modeling.weights import weights_fingerprint
 from foveate.recipe import Recipe
-from foveate.types import Batch, Provides, Sample
-from foveate.utils.device import ComputeMode
+from foveate.types import Batch, Features, Provides, Sample
+from foveate.utils.device import ComputeMode, to_device
 from foveate.utils.files import cache_folder
 
-_AT_ONCE = 64
-_VERSION = 3  # of what is computed; a change of the decoder, the evaluation transform or what a head describes raises it
+_BATCH_SIZE = 64
+# of what is computed: a change of the decoder, the evaluation transform or the features that a head
+# reads raises it
+_VERSION = 3
+_POOLED = frozenset({Provides.POOLED})
+_FP32 = ComputeMode("fp32", channels_last=False)
 
 
-def head_features(
-    model: Model,
-    pictures: ImageDataset,
-    hashes: Sequence[str],
-    *,
-    batch_size: int,
+def _pooled(features: Features, count: int) -> Tensor:
+    assert features.pooled is not None
+    return features.pooled
+
+
+def extract_features(
+    backbone: Backbone,
+    batches: Iterable[Batch],
     device: torch.device,
-    way: ComputeMode,
+    mode: ComputeMode = _FP32,
+    *,
+    needs: frozenset[Provides] = _POOLED,
+    select: Callable[[Features, int], Tensor] = _pooled,
     advance: Callable[[int], None] = lambda count: None,
 ) -> Tensor:
-    """(N, D) float32 on the CPU: what the model's head makes of its backbone's features before it weighs them, for the
-    pictures in their order; from the cache where it is known.
+    """Compute features of images, in the order of the batches.
 
-    `hashes`: SHA-256 of each picture's file. The model is put into eval mode and is not changed otherwise.
+    Args:
+        backbone: The backbone, on `device` and in eval mode.
+        batches: Batches of images, anywhere.
+        device: Device of the backbone.
+        mode: Precision and memory format.
+        needs: The features that the backbone computes.
+        select: Called with the features and the number of images; returns the tensor to keep, B
+            first. The pooled features by default.
+        advance: Called with the number of images of each finished part.
+
+    Returns:
+        (N, D) float32 on the CPU.
     """
-    file = cache_folder() / f"{_name(model, hashes, way)}.safetensors"
-    known = _kept(file, len(hashes))
-    if known is None:
-        known = _computed(model, pictures, batch_size, device, way, advance)
-        _keep(file, known)
-    return known
+    parts, micro_batcher = list[Tensor](), MicroBatcher()
+
+    def forward(part: Batch) -> Tensor:
+        images = to_device(part, device, mode).images
+        return select(backbone(images, needs), len(part)).float().cpu()
+
+    with torch.inference_mode(), mode.autocast(device):
+        for batch in batches:
+            for part, features in micro_batcher.map(batch, forward):
+                parts.append(features)
+                advance(len(part))
+    return torch.cat(parts)
 
 
-@torch.inference_mode()
 def pooled_features(
     backbone: Backbone,
     samples: Sequence[Sample],
-    pixels: ImageCache,
+    cache: ImageCache,
     framing: Framing,
     device: torch.device,
     advance: Callable[[int], None] = lambda count: None,
 ) -> Tensor:
-    """(N, D) float32 on the CPU: the vectors of pictures that can be read, by a backbone in eval mode on the device."""
-    pictures = ImageDataset(
-        samples, pixels, evaluation_transform(backbone.input, framing), lambda truth, size: {}, 0
-    )
-    found = []
-    for batch in make_loader(pictures, BatchSampler(len(samples), _AT_ONCE)):
-        vectors = backbone(batch.to(device).images, {Provides.POOLED}).pooled
-        assert vectors is not None
-        found.append(vectors.float().cpu())
-        advance(len(batch))
-    return torch.cat(found)
+    """Compute the pooled features of readable images.
+
+    Args:
+        backbone: The backbone, on `device` and in eval mode.
+        samples: The images; targets are not needed.
+        cache: Decodes them.
+        framing: How an image is fitted to the input of the backbone.
+        device: Device of the backbone.
+        advance: Called with the number of images of each finished part.
+
+    Returns:
+        (N, D) float32 on the CPU.
+    """
+    transform = evaluation_transform(backbone.input, framing)
+    dataset = ImageDataset(samples, cache, transform, lambda target, size: {}, 0)
+    loader = make_loader(dataset, BatchSampler(len(samples), _BATCH_SIZE))
+    return extract_features(backbone, loader, device, advance=advance)
 
 
-def _computed(
+def head_features(
     model: Model,
-    pictures: ImageDataset,
+    dataset: ImageDataset,
+    hashes: Sequence[str],
+    *,
     batch_size: int,
     device: torch.device,
-    way: ComputeMode,
-    advance: Callable[[int], None],
+    mode: ComputeMode,
+    advance: Callable[[int], None] = lambda count: None,
 ) -> Tensor:
-    # before inference mode begins: weights that are moved in it could not be trained afterwards
-    model.eval().to(device=device, memory_format=way.memory_format)  # type: ignore[call-overload]
-    found, portions = [], MicroBatcher()
+    """Compute the features that the head of a model weighs linearly, or read them from the cache.
 
-    def described(part: Batch) -> Tensor:
-        features = model.backbone(
-            part.to(device, memory_format=way.memory_format).images, model.task.needs
-        )
-        # one image's maps stay in a processor's caches: it takes half the time; a GPU is better off with all at once
-        parts = (
-            [features.of_image(place) for place in range(len(part))]
-            if device.type == "cpu"
-            else [features]
-        )
-        return torch.cat([model.head.feature_vector(each) for each in parts]).float().cpu()  # type: ignore[operator]
+    Args:
+        model: The model; it is put into eval mode and onto `device`, and not changed otherwise.
+        dataset: The images.
+        hashes: SHA-256 of each image file.
+        batch_size: Images per forward pass.
+        device: Device to compute on.
+        mode: Precision and memory format.
+        advance: Called with the number of images of each finished part.
 
-    with torch.inference_mode(), way.autocast(device):
-        for batch in make_loader(pictures, BatchSampler(len(pictures), batch_size)):
-            for part, features in portions.each(batch, described):
-                found.append(features)
-                advance(len(part))
-    return torch.cat(found)
-
-
-def _name(model: Model, hashes: Sequence[str], way: ComputeMode) -> str:
-    backbone = model.backbone
-    seen = f"{backbone.input} {sorted(need.value for need in model.task.needs)} {type(model.head).__name__}"
-    seen += " bf16" if way.precision == "bf16" else ""
-    digest = hashlib.blake2b(
-        f"{_VERSION} {seen} {torch.__version__} {weights_fingerprint(backbone.state_dict())}".encode(),
-        digest_size=16,
-    )
-    digest.update("\n".join(hashes).encode())
-    return digest.hexdigest()
-
-
-def _kept(file: Path, count: int) -> Tensor | None:
-    """The features in the file; None when there are none, or when the file is damaged."""
-    try:
-        found = load_file(file)["features"]
-    except (OSError, SafetensorError, KeyError):
-        return None
-    return found if len(found) == count and bool(found.isfinite().all()) else None
-
-
-def _keep(file: Path, features: Tensor) -> None:
-    """A cache that cannot be written costs time, not the result."""
-    aside = file.with_suffix(f".{os.getpid()}.tmp")
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        save_file({"features": features}, aside)
-        aside.replace(file)
-    except (OSError, SafetensorError):
-        with suppress(OSError):  # where not even the folder could be made
-            aside.unlink()
+    Returns:
+        (N, D) float32 on the CPU, in the order of the dataset.
+    """
+    file = cache_folder() / f"{_cache_key(model, hashes, mode)}.safetensors"
+    features = _read_cache(file, len(hashes))
+    if features is None:
+        features = _head_features(model, dataset, batch_size, device, mode, advance)
+        _write_cache(file, features)
+    return features
 
 
 def backbone_features(
@@ -154,14 +152,81 @@ def backbone_features(
     device: torch.device,
     advance: Callable[[int], None] = lambda count: None,
 ) -> np.ndarray:
-    """(N, D) float32 of the scanned pictures; from the cache where they are known."""
-    found = head_features(
+    """Compute the features of `head_features` for scanned images, in float32.
+
+    Returns:
+        (N, D) float32.
+    """
+    features = head_features(
         model,
         eval_dataset(model, scanned.table.samples, scanned.pixels, recipe.seed),
         scanned.hashes,
         batch_size=recipe.training.batch_size,
         device=device,
-        way=ComputeMode("fp32", bool(recipe.training.channels_last)),
+        mode=ComputeMode.for_inference(recipe.training),
         advance=advance,
     )
-    return found.numpy()
+    return features.numpy()
+
+
+def _head_features(
+    model: Model,
+    dataset: ImageDataset,
+    batch_size: int,
+    device: torch.device,
+    mode: ComputeMode,
+    advance: Callable[[int], None],
+) -> Tensor:
+    # before inference mode begins: weights that are moved in it cannot be trained afterwards
+    to_device(model.eval(), device, mode)
+
+    def describe(features: Features, count: int) -> Tensor:
+        # the maps of one image fit into the caches of a CPU, which takes half the time; a GPU is
+        # faster with all images at once
+        parts = [features.of_image(i) for i in range(count)] if device.type == "cpu" else [features]
+        return torch.cat([model.head.feature_vector(part) for part in parts])  # type: ignore[operator]
+
+    loader = make_loader(dataset, BatchSampler(len(dataset), batch_size))
+    return extract_features(
+        model.backbone,
+        loader,
+        device,
+        mode,
+        needs=model.task.needs,
+        select=describe,
+        advance=advance,
+    )
+
+
+def _cache_key(model: Model, hashes: Sequence[str], mode: ComputeMode) -> str:
+    backbone = model.backbone
+    needs = sorted(need.value for need in model.task.needs)
+    computed = f"{backbone.input} {needs} {type(model.head).__name__}"
+    computed += " bf16" if mode.precision == "bf16" else ""
+    weights = weights_fingerprint(backbone.state_dict())
+    digest = hashlib.blake2b(
+        f"{_VERSION} {computed} {torch.__version__} {weights}".encode(), digest_size=16
+    )
+    digest.update("\n".join(hashes).encode())
+    return digest.hexdigest()
+
+
+def _read_cache(file: Path, count: int) -> Tensor | None:
+    """Return the features in a file; None if it is missing or damaged."""
+    try:
+        features = load_file(file)["features"]
+    except (OSError, SafetensorError, KeyError):
+        return None
+    return features if len(features) == count and bool(features.isfinite().all()) else None
+
+
+def _write_cache(file: Path, features: Tensor) -> None:
+    """Write the features; a cache that cannot be written costs time, not the result."""
+    temporary = file.with_suffix(f".{os.getpid()}.tmp")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        save_file({"features": features}, temporary)
+        temporary.replace(file)
+    except (OSError, SafetensorError):
+        with suppress(OSError):  # the folder itself could not be made
+            temporary.unlink()

@@ -1,4 +1,4 @@
-"""Images in portions that fit into memory: halved when it is exhausted, and smaller from then on."""
+"""Micro-batches that fit into memory: halved when it is exhausted, and smaller from then on."""
 
 from __future__ import annotations
 
@@ -8,45 +8,55 @@ from typing import TypeVar
 from foveate.data.loading import even_slices
 from foveate.types import Batch
 from foveate.utils import log
-from foveate.utils.memory import exhausted, release
+from foveate.utils.memory import is_out_of_memory, release_memory
 
 T = TypeVar("T")
 
 
 class MicroBatcher:
-    """`most`: images at once; None = as many as come. `told`: is given each new number, and the one that was too large."""
+    """Divides batches into parts that fit into memory.
+
+    Args:
+        max_images: Images at once; None = the whole batch.
+        on_shrink: Called with each new maximum, and with the number of images that was too large;
+            logs a warning by default.
+    """
 
     def __init__(
-        self, most: int | None = None, told: Callable[[int, int], None] | None = None
+        self, max_images: int | None = None, on_shrink: Callable[[int, int], None] | None = None
     ) -> None:
-        self.max_images, self.told = most, told or _said
+        self.max_images, self.on_shrink = max_images, on_shrink or _warn
 
-    def of(self, count: int) -> list[slice]:
-        """`count` images in portions of about one size."""
+    def slices(self, count: int) -> list[slice]:
+        """Divide `count` images into parts of about the same size."""
         return even_slices(count, self.max_images or max(1, count))
 
     def halve(self, error: Exception, count: int) -> None:
-        """After a portion of `count` images took too much. Raises the error where that was not it, or one image is too much."""
-        if count < 2 or not exhausted(error):
+        """Halve the maximum after `count` images did not fit into memory.
+
+        Raises:
+            Exception: `error` itself, if it has another cause, or if one image is too large.
+        """
+        if count < 2 or not is_out_of_memory(error):
             raise error
         self.max_images = count // 2
-        self.told(self.max_images, count)
-        release()
+        self.on_shrink(self.max_images, count)
+        release_memory()
 
-    def each(self, batch: Batch, work: Callable[[Batch], T]) -> Iterator[tuple[Batch, T]]:
-        """The portions of a batch, and what `work` made of each."""
+    def map(self, batch: Batch, function: Callable[[Batch], T]) -> Iterator[tuple[Batch, T]]:
+        """Yield the parts of a batch, each with what `function` returns for it."""
         start = 0
         while start < len(batch):
-            place = self.of(len(batch) - start)[0]
-            part = batch.subset(slice(start, start + place.stop))
+            size = self.slices(len(batch) - start)[0].stop
+            part = batch.subset(slice(start, start + size))
             try:
-                found = work(part)
+                result = function(part)
             except Exception as error:
                 self.halve(error, len(part))
                 continue
-            yield part, found
+            yield part, result
             start += len(part)
 
 
-def _said(now: int, before: int) -> None:
-    log.warning(f"memory is exhausted by {before} images at once: going on with {now}")
+def _warn(size: int, previous: int) -> None:
+    log.warning(f"out of memory with {previous} images at once; continuing with {size}")

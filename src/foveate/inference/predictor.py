@@ -1,159 +1,231 @@
-"""A run made ready: pictures in, answers out."""
+"""The predictor of a run: images in, predictions out."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import islice
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
-from foveate.data.dataset import ImageDataset
+from foveate.data.dataset import ImageDataset, Item
 from foveate.data.image_cache import ImageCache
-from foveate.data.loading import BatchSampler, make_loader
-from foveate.data.scan import unreadable
+from foveate.data.loading import BatchSampler, even_slices, make_loader
 from foveate.errors import RunError, UsageError
-from foveate.evaluation.calibration import COVERAGE, RISK, Calibration, FeatureSpace
-from foveate.inference.engine import BatchPredictions, collect_features, eval_dataset, predict_batches
+from foveate.evaluation.calibration import Calibration, FeatureSpace
+from foveate.inference.engine import (
+    BatchPredictions,
+    collect_features,
+    predict_batches,
+)
+from foveate.inference.protocol import ImagePredictor
+from foveate.modeling.datasets import eval_dataset
 from foveate.modeling.model import Model, build_model
-from foveate.modeling.weights import read_tensors, weights_fingerprint
-from foveate.predictions import Boxes, ImageResult, Labels
+from foveate.modeling.weights import read_run_tensors, weights_fingerprint
+from foveate.predictions import Boxes, Labels
 from foveate.recipe import Recipe
-from foveate.run.folder import ADAPTED_FILE, CALIBRATION_FILE, FEATURE_SPACE_FILE, Run
-from foveate.types import Batch, Sample
-from foveate.utils.device import ComputeMode, resolve_device
-from foveate.utils.paths import printable
+from foveate.run.folder import (
+    ADAPTED_FILE,
+    CALIBRATION_FILE,
+    FEATURE_SPACE_FILE,
+    Run,
+)
+from foveate.types import Batch, Sample, StoredImage
+from foveate.utils.device import ComputeMode, resolve_device, to_device
 
 
-class Predictor:
-    """Made by `load`. `model` is in eval mode, its added parameters folded in where that can be and was wanted. `calibration`: what
-    validation images say of its answers, where there were enough of them: then chances hold, sets have the true class in a share
-    `coverage` of images, and it abstains where it would be wrong more often than `risk`."""
+@dataclass(frozen=True, eq=False)
+class DecodedImage(StoredImage):
+    """An image in memory, as the predictor of a run needs it.
+
+    Attributes:
+        source: The file or its content; empty once preprocessed.
+        pixels: Decoded pixels and the (H, W) of the upright original, if tiles are cut out of them.
+        item: What the network sees, if that is one square.
+    """
+
+    source: Path | bytes
+    pixels: tuple[np.ndarray, tuple[int, int]] | None = None
+    item: Item | None = None
+
+    def content(self) -> Path | bytes:
+        return self.source
+
+    def decoded(self) -> tuple[np.ndarray, tuple[int, int]] | None:
+        return self.pixels
+
+    @property
+    def nbytes(self) -> int:
+        pixels = 0 if self.pixels is None else self.pixels[0].nbytes
+        return pixels + (0 if self.item is None else self.item[0].nbytes)
+
+
+class Predictor(ImagePredictor[DecodedImage]):
+    """A finished run that predicts; `load_predictor` creates it.
+
+    Attributes:
+        run: The run folder.
+        recipe: Its recipe.
+        model: The model, in eval mode and on `device`.
+        device: Device to compute on.
+        mode: Precision and memory format.
+        calibration: Fitted to validation images, if there were enough of them. Then probabilities
+            are calibrated, sets have the requested coverage, and uncertain predictions abstain.
+    """
 
     def __init__(self, run: Run, recipe: Recipe, model: Model, device: torch.device) -> None:
-        self.run, self.recipe, self.model, self.device = run, recipe, model, device
-        self.classes = model.task.classes
-        self.multilabel = bool(recipe.task.settings.get("multilabel"))
+        self.run, self.recipe, self.device = run, recipe, device
+        self.classes, self.multilabel = model.classes, model.multilabel
         self.threshold = float(run.outcome().get("threshold") or 0.0)
-        self.way = ComputeMode("fp32", bool(recipe.training.channels_last))
-        self.model.to(device=device, memory_format=self.way.memory_format)  # type: ignore[call-overload]
-        self.coverage, self.risk = COVERAGE, RISK
-        self.calibration = _calibration(run)
+        self.mode = ComputeMode.for_inference(recipe.training)
+        self.model = to_device(model, device, self.mode)
+        self.calibration = _read_calibration(run)
+        self._cache = ImageCache(model.backbone.input.size, model.task.framing, keep=False)
 
-    def dataset(self, samples: Sequence[Sample], pixels: ImageCache) -> ImageDataset:
-        """Samples as this run's network sees them."""
-        return eval_dataset(self.model, samples, pixels, self.recipe.seed)
+    @property
+    def info(self) -> dict[str, Any]:
+        return {
+            "task": self.recipe.task.name,
+            "backbone": self.recipe.backbone.name,
+            "license": self.run.outcome().get("license", "not stated"),
+            "precision": self.mode.precision,
+        }
+
+    def dataset(self, samples: Sequence[Sample], cache: ImageCache) -> ImageDataset:
+        """Return the samples with the preprocessing of this run."""
+        return eval_dataset(self.model, samples, cache, self.recipe.seed)
 
     def predict_samples(
         self,
         samples: Sequence[Sample],
-        pixels: ImageCache,
+        cache: ImageCache,
         advance: Callable[[int], None] = lambda count: None,
     ) -> BatchPredictions:
-        """Answers in the order of the samples; every picture must be readable."""
-        pictures = self.dataset(samples, pixels)
-        return self.predict_dataset(
-            pictures,
-            make_loader(pictures, BatchSampler(len(pictures), self.recipe.training.batch_size)),
-            advance,
-        )
+        """Predict for readable images, with all boxes, also those below the threshold.
 
-    def predict_dataset(
+        Args:
+            samples: The images.
+            cache: Decodes them.
+            advance: Called with the number of images of each finished part.
+        """
+        dataset = self.dataset(samples, cache)
+        sampler = BatchSampler(len(dataset), self.recipe.training.batch_size)
+        return self.predict_batches(dataset, make_loader(dataset, sampler), advance)
+
+    def predict_batches(
         self,
-        pictures: ImageDataset,
+        dataset: ImageDataset,
         batches: Iterable[Batch],
         advance: Callable[[int], None] = lambda count: None,
     ) -> BatchPredictions:
-        """The same for the `batches` of all `pictures`."""
-        with collect_features(self.model) as seen:
-            found = predict_batches(self.model, pictures, batches, self.device, self.way, advance)
-        if self.calibration is not None and found.predictions:
-            features = torch.cat(seen).numpy()
-            found.predictions = self.calibration.annotate(
-                found.predictions, features, self.classes, self.coverage, self.risk
+        """Predict for the batches of a dataset, as `predict_samples` does."""
+        with collect_features(self.model) as features:
+            result = predict_batches(self.model, dataset, batches, self.device, self.mode, advance)
+        if self.calibration is not None and result.predictions:
+            result.predictions = self.calibration.annotate(
+                result.predictions,
+                torch.cat(features).numpy(),
+                self.classes,
+                self.coverage,
+                self.risk,
             )
-        return found
+        return result
 
-    def with_uncertainty(self, prediction: Any) -> Any:
-        """The answer without the boxes below the threshold that was best on the validation images."""
+    def decode(self, source: Path | bytes) -> DecodedImage:
+        image = DecodedImage(source)
+        image = DecodedImage(source, self._cache.read(image))
+        if self.model.task.framing == "windows":
+            # tiles are cut out one at a time: all of them would take many times the memory
+            return image
+        return DecodedImage(b"", item=self._dataset([image])[0, 0])
+
+    def predict_decoded(self, images: Sequence[DecodedImage]) -> list[Any]:
+        if not images:
+            return []
+        dataset = self._dataset(images)
+        items = [
+            (*image.item[:-1], index)
+            for index, image in enumerate(images)
+            if image.item is not None
+        ]
+        batch_size = self.recipe.training.batch_size
+        if items:
+            parts = even_slices(len(items), batch_size)
+            result = self.predict_batches(dataset, (dataset.collate(items[part]) for part in parts))
+        else:
+            sampler = BatchSampler(len(dataset), batch_size)
+            result = self.predict_batches(dataset, make_loader(dataset, sampler))
+        return [self.apply_threshold(prediction) for prediction in result.predictions]
+
+    def apply_threshold(self, prediction: Any) -> Any:
+        """Drop the boxes of a prediction whose score is below the threshold."""
         if not isinstance(prediction, Boxes) or prediction.scores is None:
             return prediction
         return prediction.select(prediction.scores >= self.threshold)
 
-    def predict(
-        self, paths: Iterable[Path], *, strict: bool = False, batch_size: int = 32
-    ) -> Iterator[ImageResult]:
-        """An answer for each picture, in order. A broken one is answered with its error, or raised when strict."""
-        waiting = iter(paths)
-        while chunk := list(islice(waiting, batch_size)):
-            yield from self._chunk(chunk, strict)
-
-    def _chunk(self, paths: list[Path], strict: bool) -> Iterator[ImageResult]:
-        samples = [Sample(path, printable(path)) for path in dict.fromkeys(paths)]
-        pixels = ImageCache(self.model.backbone.input.size, self.model.task.framing, keep=True)
-        found = unreadable(samples, pixels, strict)
-        errors = {path: error.brief for path, error in found.items()}
-        whole = [sample for sample in samples if sample.path not in errors]
-        answered = map(self.with_uncertainty, self.predict_samples(whole, pixels).predictions)
-        told = dict(zip((sample.path for sample in whole), answered, strict=True))
-        for path in paths:
-            yield ImageResult(
-                printable(path), told.get(path), errors.get(path), self.classes, self.multilabel
-            )
+    def _dataset(self, images: Sequence[DecodedImage]) -> ImageDataset:
+        samples = [Sample(image, f"image {index}") for index, image in enumerate(images)]
+        return self.dataset(samples, self._cache)
 
 
 def load_predictor(run: Path | str, device: str = "auto", merge: bool = True) -> Predictor:
-    """The predictor of a finished run. `merge`: whether added parameters are folded in; of an adapted run they always are.
+    """Load the predictor of a finished run.
 
-    Raises UsageError when there is no run, RunError when it is unfinished, damaged, or when the backbone's frozen weights are
-    not those that it was trained with.
+    Args:
+        run: Run folder.
+        device: Name of the device.
+        merge: Whether to fold added parameters (LoRA and similar) into the backbone; those of a run
+            after test-time adaptation always are.
+
+    Raises:
+        UsageError: There is no run at the path, or it is a pretraining run.
+        RunError: The run is unfinished or damaged, or the frozen weights of the backbone are not
+            those that it was trained with.
     """
     opened = Run.open(Path(run))
     outcome = opened.outcome()
     if opened.is_pretraining:
-        hint = f"foveate fit DATA --backbone {opened.folder}"
         raise UsageError(
-            "this run is a backbone, and answers nothing yet", where=opened.folder, hint=hint
+            "this run is a pretrained backbone and cannot make predictions",
+            where=opened.folder,
+            hint=f"foveate fit DATA --backbone {opened.folder}",
         )
     opened.verify()
     recipe, classes = opened.recipe(), opened.classes()
     model = build_model(recipe, classes, weights=None if outcome["frozen"] else "none")
     if outcome["frozen"] and weights_fingerprint(model.frozen_tensors()) != outcome["frozen"]:
-        raise other_weights(opened, model)
-    model.load_tensors(read_tensors(opened.folder / "model.safetensors", verbatim=True))
+        raise weights_mismatch(opened, model)
+    model.load_tensors(read_run_tensors(opened.folder))
     if not model.tuning.unmergeable and (merge or opened.adaptation()):
         model.merge()
     if opened.adaptation():
-        model.replace_tensors(read_tensors(opened.folder / ADAPTED_FILE, verbatim=True))
+        model.replace_tensors(read_run_tensors(opened.folder, ADAPTED_FILE))
     return Predictor(opened, recipe, model, resolve_device(device))
 
 
-def _calibration(run: Run) -> Calibration | None:
-    """None where there is none, and where the network was adapted afterwards: its answers are others now."""
-    if run.adaptation() or not (run.folder / CALIBRATION_FILE).is_file():
-        return None
-    known = {
-        name: tensor.float().numpy()
-        for name, tensor in read_tensors(run.folder / FEATURE_SPACE_FILE, verbatim=True).items()
-    }
-    return Calibration.from_row(run.read_json(CALIBRATION_FILE), FeatureSpace(**known))
-
-
-def other_weights(run: Run, model: Model) -> RunError:
-    """The complaint about a backbone that is not the one that the run was trained with."""
+def weights_mismatch(run: Run, model: Model) -> RunError:
+    """Return the error for backbone weights other than those that a run was trained with."""
     return RunError(
-        "the backbone's weights are not those that this run was trained with",
+        "the weights of the backbone differ from those that this run was trained with",
         where=run.folder,
-        why=f"they come from {model.backbone.origin!r} now",
-        hint="bring back the weights named in recipe.yaml",
+        why=f"they were loaded from {model.backbone.origin!r}",
+        hint="restore the weights that recipe.yaml names",
     )
 
 
 def confidence(prediction: Any) -> float:
-    """How sure an answer is, 0 to 1: the greatest score."""
-    return (
-        float(prediction.scores.max())
-        if isinstance(prediction, Labels) and prediction.scores is not None
-        else 0.0
-    )
+    """Return the largest score of predicted labels, in [0, 1]; 0 for other predictions."""
+    if not isinstance(prediction, Labels) or prediction.scores is None:
+        return 0.0
+    return float(prediction.scores.max())
+
+
+def _read_calibration(run: Run) -> Calibration | None:
+    """Return None if the run has none, or was adapted after it was calibrated."""
+    if run.adaptation() or not (run.folder / CALIBRATION_FILE).is_file():
+        return None
+    tensors = read_run_tensors(run.folder, FEATURE_SPACE_FILE)
+    arrays = {name: tensor.float().numpy() for name, tensor in tensors.items()}
+    return Calibration.from_row(run.read_json(CALIBRATION_FILE), FeatureSpace(**arrays))

@@ -1,4 +1,4 @@
-"""Answers as files that people and other programs read: JSON lines, CSV, pictures, COCO JSON, YOLO text, index masks."""
+"""Files of predictions: JSON lines, CSV, annotated images, COCO JSON, YOLO text, index masks."""
 
 from __future__ import annotations
 
@@ -13,20 +13,21 @@ from typing import Any
 import numpy as np
 
 from foveate.errors import UsageError
-from foveate.images import codec as images
+from foveate.images.codec import read_image, read_size, write_image
 from foveate.images.drawing import draw_prediction
 from foveate.predictions import Boxes, ImageResult, Regions
 from foveate.utils import console, log
-from foveate.utils.files import refuse_taken, write_text, written_aside
-from foveate.utils.rle import area, encoded
+from foveate.utils.files import atomic_write, require_free, write_text
+from foveate.utils.rle import encode_rle, rle_area
 
 _COLUMNS = ["path", "answer", "confidence", "scores", "set", "abstain", "ood", "error"]
-Named = list[tuple[str, ImageResult]]
-"""(a name that no other picture has, the answer)"""
+_LINE_END = "\r\n"  # makes the csv module quote both characters where a file name has one
+NamedResults = list[tuple[str, ImageResult]]  # (a name that is unique among the images, result)
+Writer = Callable[[NamedResults, Path, tuple[str, ...]], None]
 
 
-class Counted:
-    """Passes rows on and counts them."""
+class CountedRows:
+    """Counts rows, and those of unreadable images, as they pass."""
 
     def __init__(self, rows: Iterable[dict[str, Any]]) -> None:
         self.source, self.rows, self.errors = rows, 0, 0
@@ -38,32 +39,91 @@ class Counted:
             yield row
 
 
-def write_stream(answers: Iterable[ImageResult], form: str, out: Path | None) -> Counted:
-    """Writes answers as JSON lines or CSV to stdout as they come, or to the file `out` complete or not at all; in one of FORMS into
-    the folder `out`. Raises UsageError as `save` does, and when a folder has no name."""
-    if form not in FORMS:
-        counted = Counted(answer.row() for answer in answers)
-        _write_lines(
-            _csv(counted)
-            if form == "csv"
-            else (json.dumps(row, ensure_ascii=False) for row in counted),
-            out,
-        )
+def write_stream(results: Iterable[ImageResult], format: str, out: Path | None) -> CountedRows:
+    """Write results as they come, as JSON lines or CSV; or into a folder.
+
+    Args:
+        results: The results; they are read one at a time.
+        format: "jsonl", "csv" or one of `FORMATS`.
+        out: The file, written completely or not at all, or the folder; None = stdout.
+
+    Returns:
+        The number of rows, and of unreadable images among them.
+
+    Raises:
+        UsageError: As `write_folder`; or the format needs a folder and `out` is None.
+    """
+    if format not in FORMATS:
+        counted = CountedRows(result.row() for result in results)
+        json_lines = (json.dumps(row, ensure_ascii=False) for row in counted)
+        _write_lines(_csv_lines(counted) if format == "csv" else json_lines, out)
         return counted
     if out is None:
-        raise UsageError(f"--format {form} writes a folder", hint=f"--out FOLDER --format {form}")
-    counted = Counted(answer.row() for answer in write_folder(answers, form, out))
-    log.info(f"{len(list(counted)) - counted.errors} answers in {out}")
+        raise UsageError(
+            f"--format {format} needs --out, the folder to write",
+            hint=f"--out FOLDER --format {format}",
+        )
+    counted = CountedRows(result.row() for result in write_folder(results, format, out))
+    count = len(list(counted)) - counted.errors
+    log.info(f"wrote {count} {'prediction' if count == 1 else 'predictions'} to {out}")
     return counted
 
 
-_END = "\r\n"  # of a line: what holds one of the two letters, a file's name, is put in quotes
+def write_folder(results: Iterable[ImageResult], format: str, folder: Path) -> list[ImageResult]:
+    """Write results into a new folder; unreadable images are left out.
+
+    Args:
+        results: The results.
+        format: One of `FORMATS`.
+        folder: The folder.
+
+    Returns:
+        The results.
+
+    Raises:
+        UsageError: The folder exists and is not empty, or the format cannot store predictions of
+            this type.
+    """
+    require_free(folder)
+    all_results = list(results)
+    predicted = [result for result in all_results if result.prediction is not None]
+    types, write = FORMATS[format]
+    if not _fits(predicted, types):
+        fitting = [name for name, (types, _) in FORMATS.items() if _fits(predicted, types)]
+        raise UsageError(
+            f"the format {format!r} cannot store predictions of this type",
+            where="--format",
+            hint="--format " + "|".join(["jsonl", "csv", *fitting]),
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    write(_with_names(predicted), folder, predicted[0].classes if predicted else ())
+    return all_results
 
 
-def _csv(rows: Iterable[dict[str, Any]]) -> Iterator[str]:
-    """A header, then a line a row; what is nested is JSON."""
+def _fits(results: list[ImageResult], types: tuple[type, ...]) -> bool:
+    return all(isinstance(result.prediction, types) for result in results)
+
+
+def _with_names(results: list[ImageResult]) -> NamedResults:
+    """Name each image by the stem of its file, with a number where two have the same."""
+    named: dict[str, ImageResult] = {}
+    for result in results:
+        stem, number = Path(result.path).stem, 1
+        name = stem
+        while name in named:
+            number += 1
+            name = f"{stem}-{number}"
+        named[name] = result
+    return list(named.items())
+
+
+# --- lines
+
+
+def _csv_lines(rows: Iterable[dict[str, Any]]) -> Iterator[str]:
+    """Yield a header and a line for each row; nested values are JSON."""
     buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, _COLUMNS, lineterminator=_END)
+    writer = csv.DictWriter(buffer, _COLUMNS, lineterminator=_LINE_END)
     for row in chain([dict(zip(_COLUMNS, _COLUMNS, strict=True))], rows):
         buffer.seek(0)
         buffer.truncate()
@@ -73,80 +133,43 @@ def _csv(rows: Iterable[dict[str, Any]]) -> Iterator[str]:
                 for name, value in row.items()
             }
         )
-        yield buffer.getvalue().removesuffix(_END)
+        yield buffer.getvalue().removesuffix(_LINE_END)
 
 
 def _write_lines(lines: Iterable[str], out: Path | None) -> None:
     if out is None:
         console.lines(lines)
         return
-    with written_aside(out) as aside, aside.open("w", encoding="utf-8") as file:
+    with atomic_write(out) as aside, aside.open("w", encoding="utf-8") as file:
         file.writelines(f"{line}\n" for line in lines)
 
 
-def write_folder(answers: Iterable[ImageResult], form: str, folder: Path) -> list[ImageResult]:
-    """Writes the answers into a new folder, in one of FORMS; gives them back. Pictures that could not be read are left out.
-
-    Raises UsageError when the folder is taken, or when the answers are of a kind that this form does not hold.
-    """
-    refuse_taken(folder)
-    found = list(answers)
-    whole = [answer for answer in found if answer.prediction is not None]
-    holds, write = FORMS[form]
-    if any(not isinstance(answer.prediction, holds) for answer in whole):
-        hint = "--format " + "|".join(
-            ["jsonl", "csv", *(name for name, (kinds, _) in FORMS.items() if _fits(whole, kinds))]
-        )
-        raise UsageError(f"{form} cannot hold answers of this kind", where="--format", hint=hint)
-    folder.mkdir(parents=True, exist_ok=True)
-    write(_named(whole), folder, whole[0].classes if whole else ())
-    return found
+# --- folders
 
 
-def _fits(answers: list[ImageResult], kinds: tuple[type, ...]) -> bool:
-    return all(isinstance(answer.prediction, kinds) for answer in answers)
+def _write_annotated_images(named: NamedResults, folder: Path, classes: tuple[str, ...]) -> None:
+    for name, result in named:
+        pixels, _ = read_image(Path(result.path))
+        write_image(draw_prediction(pixels, result.prediction, classes), folder / f"{name}.jpg")
 
 
-def _named(answers: list[ImageResult]) -> Named:
-    """Each picture's own stem, with a number where two have the same."""
-    taken: set[str] = set()
-    found = []
-    for answer in answers:
-        stem, number = Path(answer.path).stem, 1
-        name = stem
-        while name in taken:
-            number += 1
-            name = f"{stem}-{number}"
-        taken.add(name)
-        found.append((name, answer))
-    return found
-
-
-def _pictures(named: Named, folder: Path, classes: tuple[str, ...]) -> None:
-    for name, answer in named:
-        images.write_image(
-            draw_prediction(images.read_image(Path(answer.path))[0], answer.prediction, classes),
-            folder / f"{name}.jpg",
-        )
-
-
-def _masks(named: Named, folder: Path, classes: tuple[str, ...]) -> None:
-    """A PNG a picture, whose values are places in classes.txt."""
-    kind = np.uint8 if len(classes) <= 256 else np.uint16
-    for name, answer in named:
-        images.write_image(answer.prediction.mask.astype(kind), folder / f"{name}.png")
+def _write_masks(named: NamedResults, folder: Path, classes: tuple[str, ...]) -> None:
+    """Write a PNG for each image, whose values are indices into classes.txt."""
+    dtype = np.uint8 if len(classes) <= 256 else np.uint16
+    for name, result in named:
+        write_image(result.prediction.mask.astype(dtype), folder / f"{name}.png")
     _write_classes(folder, classes)
 
 
-def _yolo(named: Named, folder: Path, classes: tuple[str, ...]) -> None:
-    """A text file a picture: class, middle, width and height as shares of the picture's, score."""
-    for name, answer in named:
-        height, width = images.read_size(Path(answer.path))
-        boxes: Boxes = answer.prediction
+def _write_yolo(named: NamedResults, folder: Path, classes: tuple[str, ...]) -> None:
+    """Write a text file for each image: class, center, width and height in [0, 1], score."""
+    for name, result in named:
+        height, width = read_size(Path(result.path))
+        boxes: Boxes = result.prediction
         lines = [
-            f"{classes.index(word)} {(x0 + x1) / 2 / width:.6f} {(y0 + y1) / 2 / height:.6f} {(x1 - x0) / width:.6f} "
-            f"{(y1 - y0) / height:.6f} {score:.6f}\n"
-            for word, (x0, y0, x1, y1), score in zip(
+            f"{classes.index(label)} {(x0 + x1) / 2 / width:.6f} {(y0 + y1) / 2 / height:.6f} "
+            f"{(x1 - x0) / width:.6f} {(y1 - y0) / height:.6f} {score:.6f}\n"
+            for label, (x0, y0, x1, y1), score in zip(
                 boxes.names, boxes.xyxy, _scores(boxes), strict=True
             )
         ]
@@ -154,28 +177,31 @@ def _yolo(named: Named, folder: Path, classes: tuple[str, ...]) -> None:
     _write_classes(folder, classes)
 
 
-def _coco(named: Named, folder: Path, classes: tuple[str, ...]) -> None:
-    """predictions.json: images, categories and annotations with scores; masks as run lengths, those of regions a class each."""
-    pictures, found = [], list[dict[str, Any]]()
-    for number, (_, answer) in enumerate(named, start=1):
-        height, width = images.read_size(Path(answer.path))
-        pictures.append({"id": number, "file_name": answer.path, "height": height, "width": width})
-        rows = (_box_rows if isinstance(answer.prediction, Boxes) else _mask_rows)(
-            answer.prediction, classes
-        )
-        found += [
-            {"id": len(found) + place, "image_id": number, **row}
-            for place, row in enumerate(rows, start=1)
+def _write_coco(named: NamedResults, folder: Path, classes: tuple[str, ...]) -> None:
+    """Write predictions.json: images, categories, and annotations with scores.
+
+    Masks are run lengths; regions become one annotation for each class.
+    """
+    images, annotations = [], list[dict[str, Any]]()
+    for image_id, (_, result) in enumerate(named, start=1):
+        height, width = read_size(Path(result.path))
+        images.append({"id": image_id, "file_name": result.path, "height": height, "width": width})
+        to_rows = _box_rows if isinstance(result.prediction, Boxes) else _mask_rows
+        annotations += [
+            {"id": number, "image_id": image_id, **row}
+            for number, row in enumerate(
+                to_rows(result.prediction, classes), start=len(annotations) + 1
+            )
         ]
-    categories = [{"id": place, "name": name} for place, name in enumerate(classes, start=1)]
-    content = {"images": pictures, "categories": categories, "annotations": found}
+    categories = [{"id": number, "name": name} for number, name in enumerate(classes, start=1)]
+    content = {"images": images, "categories": categories, "annotations": annotations}
     write_text(folder / "predictions.json", json.dumps(content, ensure_ascii=False))
 
 
 def _box_rows(boxes: Boxes, classes: tuple[str, ...]) -> list[dict[str, Any]]:
     corners = boxes.xyxy.astype(float).tolist()
     masks = [
-        {} if mask is None else {"segmentation": mask, "area": area(mask)}
+        {} if mask is None else {"segmentation": mask, "area": rle_area(mask)}
         for mask in boxes.masks or [None] * len(corners)
     ]
     return [
@@ -194,35 +220,35 @@ def _box_rows(boxes: Boxes, classes: tuple[str, ...]) -> list[dict[str, Any]]:
 
 
 def _mask_rows(regions: Regions, classes: tuple[str, ...]) -> list[dict[str, Any]]:
-    rows = []
-    for place in range(len(classes)):
-        inside = regions.mask == place
+    rows, mask = [], regions.mask
+    for index in range(len(classes)):
+        inside = mask == index
         if inside.any():
             y, x = inside.any(1).nonzero()[0], inside.any(0).nonzero()[0]
-            box = [int(x[0]), int(y[0]), int(x[-1] - x[0] + 1), int(y[-1] - y[0] + 1)]
-            row = {
-                "category_id": place + 1,
-                "segmentation": encoded(inside),
-                "bbox": box,
-                "area": int(inside.sum()),
-                "iscrowd": 1,
-            }
-            rows.append(row)
+            rows.append(
+                {
+                    "category_id": index + 1,
+                    "segmentation": encode_rle(inside),
+                    "bbox": [int(x[0]), int(y[0]), int(x[-1] - x[0] + 1), int(y[-1] - y[0] + 1)],
+                    "area": int(inside.sum()),
+                    "iscrowd": 1,
+                }
+            )
     return rows
-
-
-def _write_classes(folder: Path, classes: tuple[str, ...]) -> None:
-    write_text(folder / "classes.txt", "".join(f"{name}\n" for name in classes))
 
 
 def _scores(boxes: Boxes) -> list[float]:
     return [1.0] * len(boxes.names) if boxes.scores is None else list(map(float, boxes.scores))
 
 
-FORMS: dict[str, tuple[tuple[type, ...], Callable[[Named, Path, tuple[str, ...]], None]]] = {
-    "pictures": ((Boxes, Regions), _pictures),
-    "coco": ((Boxes, Regions), _coco),
-    "yolo": ((Boxes,), _yolo),
-    "masks": ((Regions,), _masks),
+def _write_classes(folder: Path, classes: tuple[str, ...]) -> None:
+    write_text(folder / "classes.txt", "".join(f"{name}\n" for name in classes))
+
+
+FORMATS: dict[str, tuple[tuple[type, ...], Writer]] = {
+    "pictures": ((Boxes, Regions), _write_annotated_images),
+    "coco": ((Boxes, Regions), _write_coco),
+    "yolo": ((Boxes,), _write_yolo),
+    "masks": ((Regions,), _write_masks),
 }
-"""The word of --format -> the kinds of answers that it holds, and what writes it"""
+"""Name for --format -> the types of predictions that it can store, and the function to write it."""

@@ -1,0 +1,1 @@
+"""Models: backbones, task heads, fine-tuning methods and closed-form classifiers."""

@@ -1,6 +1,7 @@
-"""From noise to pictures: the words that say what to paint, and the way there.
+"""Image generation with a diffusion backbone: conditioning and the sampler.
 
-Letters: B pictures, C, h, w of the space that a painter paints in, L words, W width of a word.
+Letters: B images, C, h, w of the space that the backbone denoises in, L tokens of a prompt, W their
+width, S side of an image in px.
 """
 
 from __future__ import annotations
@@ -17,60 +18,78 @@ from foveate.errors import UnknownName, UsageError
 from foveate.modeling.backbones import Conditioning, DiffusionBackbone
 from foveate.modeling.tokenizer import END, UNKNOWN, WordTokenizer
 
-_HIGHEST = 0.98  # time of the first look, where painters that divide by what is left of the picture still can
+# time of the first step: at 1, a predicted noise cannot be turned into an image (division by 0)
+_MAX_START_TIME = 0.98
 
 
 class ClassNameTokenizer(WordTokenizer):
-    """Whole names in the place of words, as they are written: 'A' and 'a' are two. Several stand with commas between them."""
+    """Whole class names as tokens, case-sensitive; a prompt may name several, with commas."""
 
     def encode(self, sentence: str) -> list[int]:
-        parts = (
-            [sentence]
-            if sentence in self._numbers
-            else [part for part in sentence.split(", ") if part]
-        )
-        return [self._numbers.get(part, UNKNOWN) for part in parts]
+        if sentence in self._ids:
+            return [self._ids[sentence]]
+        return [self._ids.get(name, UNKNOWN) for name in sentence.split(", ") if name]
 
 
 class ConditioningEncoder(nn.Module):
-    """Sentences -> Said, for painters that do not read: a table of words and of their places, learnt with the picture."""
+    """Prompts -> Conditioning, for backbones without a text encoder.
 
-    def __init__(self, vocabulary: WordTokenizer, width: int, most: int) -> None:
+    Embeddings of tokens and of their positions, trained with the backbone.
+
+    Args:
+        tokenizer: Its tokenizer.
+        width: W, the width of an embedding.
+        max_words: Greatest number of tokens; further ones are cut off.
+    """
+
+    def __init__(self, tokenizer: WordTokenizer, width: int, max_words: int) -> None:
         super().__init__()
-        self.tokenizer, self.max_words = vocabulary, most
-        self.table = nn.Embedding(vocabulary.size, width)
-        self.places = nn.Parameter(0.02 * torch.randn(most + 1, width))
+        self.tokenizer, self.max_words = tokenizer, max_words
+        self.embedding = nn.Embedding(tokenizer.size, width)
+        self.positions = nn.Parameter(0.02 * torch.randn(max_words + 1, width))
 
-    def forward(self, sentences: Sequence[str]) -> Conditioning:
-        """An empty sentence is its end alone."""
-        where = self.places.device
-        numbers = [
-            torch.tensor([*self.tokenizer.encode(sentence)[: self.max_words], END], device=where)
-            for sentence in sentences
+    def forward(self, prompts: Sequence[str]) -> Conditioning:
+        """Encode B prompts; an empty one is its end token alone."""
+        device = self.positions.device
+        ids = [
+            torch.tensor([*self.tokenizer.encode(prompt)[: self.max_words], END], device=device)
+            for prompt in prompts
         ]
-        padded = pad_sequence(numbers, True, END)
-        lengths = torch.tensor([len(each) for each in numbers], device=where)
-        there = torch.arange(padded.shape[1], device=where) < lengths[:, None]
-        return Conditioning(self.table(padded) + self.places[: padded.shape[1]], there)
+        padded = pad_sequence(ids, True, END)
+        lengths = torch.tensor([len(each) for each in ids], device=device)
+        mask = torch.arange(padded.shape[1], device=device) < lengths[:, None]
+        return Conditioning(self.embedding(padded) + self.positions[: padded.shape[1]], mask)
 
-    def check_prompt(self, sentence: str) -> None:
-        """Raises UnknownName for a name, or a sentence of names alone, that was not learnt, UsageError for one that is too long."""
-        numbers = self.tokenizer.encode(sentence)
-        if numbers and (
-            set(numbers) == {UNKNOWN} or (isinstance(self.tokenizer, ClassNameTokenizer) and UNKNOWN in numbers)
-        ):
-            raise UnknownName(sentence, self.tokenizer.tokens[UNKNOWN + 1 :], kind="thing to paint")
-        if len(numbers) > self.max_words:
-            what = (
-                f"a sentence has {len(numbers)} words, more than the {self.max_words} that were learnt"
+    def check_prompt(self, prompt: str) -> None:
+        """Refuse a prompt that the network has not been trained for.
+
+        Raises:
+            UnknownName: A class name is unknown, or every word is.
+            UsageError: The prompt is too long.
+        """
+        ids = self.tokenizer.encode(prompt)
+        needs_all = isinstance(self.tokenizer, ClassNameTokenizer)
+        if set(ids) == {UNKNOWN} or (needs_all and UNKNOWN in ids):
+            kind = "class" if needs_all else "word"
+            raise UnknownName(prompt, self.tokenizer.tokens[UNKNOWN + 1 :], kind=kind)
+        if len(ids) > self.max_words:
+            raise UsageError(
+                f"the prompt has {len(ids)} words, the limit of this model is {self.max_words}",
+                where=prompt[:60],
+                hint="a shorter prompt",
             )
-            raise UsageError(what, where=sentence[:60], hint="a shorter one")
 
 
 @dataclass(frozen=True)
 class InitialImage:
-    """What is there before anything is painted. `clean`: (B, C, h, w). `begin`: the time to begin at: 1 paints anew, 0 leaves all.
-    `open`: (B, 1, h, w), 1 where to paint and 0 where the picture stays; None = everywhere."""
+    """An image to start from.
+
+    Attributes:
+        clean: (B, C, h, w), the image without noise.
+        start_time: Time to start at, in (0, 1]: 1 generates anew, near 0 little changes.
+        inpaint_mask: (B, 1, h, w), 1 where to generate and 0 where to keep the image; None
+            generates everywhere.
+    """
 
     clean: Tensor
     start_time: float = 1.0
@@ -88,43 +107,56 @@ def generate_images(
     initial: InitialImage | None = None,
     on_step: Callable[[int], None] = lambda count: None,
 ) -> Tensor:
-    """(B, 3, S, S) normalised: a picture for each sentence, from the noise of its seed, wherever and beside whatever it is painted.
+    """Generate an image for each prompt.
 
-    In equal steps of time the network's answer is parted into picture and noise, which are mixed again with less noise: Euler's
-    method for straight lines, and DDIM (Song et al. 2021) for others. `guidance`: how far the answer goes from that to an empty
-    sentence towards that to the sentence and beyond it (Ho & Salimans 2022, as w + 1); 1 asks once alone.
+    In steps of equal time, the output of the network is split into image and noise, which are mixed
+    again with less noise. That is Euler's method for flow matching, and DDIM (Song et al. 2021) for
+    other diffusion models.
+
+    Args:
+        backbone: The denoiser.
+        encode: Turns prompts into conditioning.
+        prompts: B prompts.
+        seeds: Their seeds. The noise of an image depends on its seed only, not on device or batch.
+        steps: Number of steps.
+        guidance: Scale of classifier-free guidance (Ho & Salimans 2022, as w + 1). 1 turns it off,
+            and then each step calls the network once instead of twice.
+        initial: An image to start from.
+        on_step: Called with 1 after each step.
+
+    Returns:
+        (B, 3, S, S), normalized.
     """
     device = next(backbone.parameters()).device
-    noise = torch.stack(
-        [
-            torch.randn(backbone.latent_shape, generator=torch.Generator().manual_seed(seed))
-            for seed in seeds
-        ]
-    ).to(device)
-    said = encode(prompts)
-    empty = encode([""] * len(prompts)) if guidance != 1 else None
-    times = torch.linspace(
-        min(_HIGHEST, 1.0 if initial is None else initial.start_time), 0, steps + 1
-    ).tolist()
-    # painted anew, nothing of what was there may shine through
-    seen = (
+    noise = torch.stack([_noise(backbone.latent_shape, seed) for seed in seeds]).to(device)
+    conditioning = encode(prompts)
+    unconditional = encode([""] * len(prompts)) if guidance != 1 else None
+    start = 1.0 if initial is None else initial.start_time
+    times = torch.linspace(min(_MAX_START_TIME, start), 0, steps + 1).tolist()
+    # generated anew, the image must not show through
+    noisy = (
         noise
-        if initial is None or initial.start_time >= 1
-        else backbone.add_noise(initial.clean, noise, _all(times[0], noise))
+        if initial is None or start >= 1
+        else backbone.add_noise(initial.clean, noise, _expand(times[0], noise))
     )
-    for time, after in pairwise(times):
-        now = _all(time, noise)
-        answer = backbone.denoise(seen, now, said)
-        if empty is not None:
-            nothing = backbone.denoise(seen, now, empty)
-            answer = nothing + guidance * (answer - nothing)
-        seen = backbone.add_noise(*backbone.predict_x0_eps(seen, answer, now), _all(after, noise))
+    for time, next_time in pairwise(times):
+        now, after = _expand(time, noise), _expand(next_time, noise)
+        output = backbone.denoise(noisy, now, conditioning)
+        if unconditional is not None:
+            base = backbone.denoise(noisy, now, unconditional)
+            output = base + guidance * (output - base)
+        noisy = backbone.add_noise(*backbone.predict_x0_eps(noisy, output, now), after)
         if initial is not None and initial.inpaint_mask is not None:
-            kept = backbone.add_noise(initial.clean, noise, _all(after, noise))
-            seen = kept + initial.inpaint_mask * (seen - kept)
+            kept = backbone.add_noise(initial.clean, noise, after)
+            noisy = kept + initial.inpaint_mask * (noisy - kept)
         on_step(1)
-    return backbone.decode(seen)
+    return backbone.decode(noisy)
 
 
-def _all(time: float, like: Tensor) -> Tensor:
+def _noise(shape: tuple[int, ...], seed: int) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def _expand(time: float, like: Tensor) -> Tensor:
+    """(B,): one time for all images."""
     return torch.full((len(like),), time, device=like.device)

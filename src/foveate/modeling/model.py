@@ -1,8 +1,8 @@
-"""The one place where backbone, task and tuning meet."""
+"""The model: where backbone, task and tuning meet."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -14,11 +14,21 @@ from foveate.modeling.tasks import TASKS, Task
 from foveate.modeling.tunings import TUNINGS, Tuning
 from foveate.recipe import Recipe
 from foveate.types import Batch
-from foveate.utils.memory import keep_pages
+from foveate.utils.memory import keep_freed_memory
 
 
 class Model(nn.Module):
-    """A backbone and a head, adapted. Calling it with a Batch gives what the task's loss and decode read."""
+    """A backbone and the head of a task, prepared by a tuning.
+
+    Called with a Batch, it returns what `loss` and `decode` of the task take.
+
+    Args:
+        backbone: The network that computes features.
+        task: Supplies the head, the loss and the decoding.
+        tuning: Freezes parameters and adds others; applied once, here.
+        keep_norms: Whether running statistics of the backbone stay fixed in training too: small
+            batches of few images estimate them badly.
+    """
 
     def __init__(self, backbone: Backbone, task: Task, tuning: Tuning, keep_norms: bool) -> None:
         super().__init__()
@@ -26,17 +36,21 @@ class Model(nn.Module):
         self.task, self.tuning, self.keep_norms = task, tuning, keep_norms
         tuning.apply(self)
         task.prepare(backbone, self.head)
-        self._changing = frozenset(self._may_change())
+        # determined once: a tuning may freeze parameters for some epochs that it trains later
+        self._trained = frozenset(self._trained_names())
 
     def forward(self, batch: Batch) -> Any:
         return self.task.forward(self.backbone, self.head, batch)
 
     def train(self, mode: bool = True) -> Model:
-        """As ever, but what is frozen stays in eval mode: its normalisation must not drift, its dropout must not fire."""
+        """Set the mode; frozen modules stay in eval mode.
+
+        Their normalization must not drift, nor their dropout be active.
+        """
         super().train(mode)
         if mode:
-            _rest(self)
-        if self.keep_norms:  # small batches of few images are a poor source of statistics
+            _set_frozen_to_eval(self)
+        if self.keep_norms:
             for module in self.backbone.modules():
                 if hasattr(module, "running_mean"):
                     module.eval()
@@ -44,123 +58,137 @@ class Model(nn.Module):
 
     @property
     def classes(self) -> tuple[str, ...]:
+        """Class names, in the order of the scores."""
         return self.task.classes
 
     @property
     def multilabel(self) -> bool:
+        """Whether an image may have several classes, or none."""
         return bool(getattr(self.task.settings, "multilabel", False))
 
     def trained_tensors(self) -> dict[str, Tensor]:
-        """The tensors that training may move: parameters with gradients, buffers of live modules, and the whole head."""
-        return {
-            name: tensor for name, tensor in self.state_dict().items() if name in self._changing
-        }
+        """Return the tensors that training may change, by name.
+
+        These are parameters with gradients, buffers of modules with such parameters, and the head.
+        """
+        return {name: value for name, value in self.state_dict().items() if name in self._trained}
 
     def frozen_tensors(self) -> dict[str, Tensor]:
-        """All other tensors: they come with the backbone's weights."""
+        """Return all other tensors by name: those that come with the weights of the backbone."""
         return {
-            name: tensor for name, tensor in self.state_dict().items() if name not in self._changing
+            name: value for name, value in self.state_dict().items() if name not in self._trained
         }
 
     def load_tensors(self, tensors: dict[str, Tensor]) -> None:
-        """Copies what `changed` gave; raises WeightsError when a tensor is missing, unknown or of another shape."""
+        """Load what `trained_tensors` returned.
+
+        Raises:
+            WeightsError: A tensor is missing, unknown or of another shape.
+        """
         self.tuning.prepare_for_tensors(self, tensors)
         own = self.trained_tensors()
-        odd = sorted(own.keys() ^ tensors.keys()) or [
-            name for name in own if own[name].shape != tensors[name].shape
-        ]
-        if odd:
-            raise WeightsError(
-                "these tensors do not belong to this model",
-                where=odd[0],
-                why=f"{len(odd)} do not fit",
-            )
-        self.load_state_dict(tensors, strict=False)
+        self._load(tensors, own, missing=own.keys() - tensors.keys())
 
     def replace_tensors(self, tensors: dict[str, Tensor]) -> None:
-        """Replaces tensors of the merged network, those that an adaptation has moved; raises WeightsError when one is unknown or of
-        another shape."""
-        own = self.state_dict()
-        odd = [
-            name
-            for name, tensor in tensors.items()
-            if name not in own or own[name].shape != tensor.shape
+        """Replace some tensors, those that a test-time adaptation changed; call `merge` before.
+
+        Raises:
+            WeightsError: A tensor is unknown or of another shape.
+        """
+        self._load(tensors, self.state_dict(), missing=frozenset())
+
+    def _load(
+        self,
+        tensors: dict[str, Tensor],
+        own: Mapping[str, Tensor],
+        missing: frozenset[str] | set[str],
+    ) -> None:
+        unknown = tensors.keys() - own.keys()
+        bad = sorted(missing | unknown) or [
+            name for name, tensor in tensors.items() if own[name].shape != tensor.shape
         ]
-        if odd:
+        if bad:
+            problem = "missing or unknown" if missing or unknown else "of another shape"
             raise WeightsError(
                 "these tensors do not belong to this model",
-                where=odd[0],
-                why=f"{len(odd)} do not fit",
+                where=bad[0],
+                why=f"{len(bad)} of {len(own)} tensors are {problem}",
             )
         self.load_state_dict(tensors, strict=False)
 
     def merge(self) -> None:
-        """Folds added parameters into the network, for good: the same answers, a little faster."""
+        """Fold added parameters into the network, for good: equal outputs, a little faster."""
         self.tuning.merge(self)
 
-    def _may_change(self) -> Iterator[str]:
-        """Asked once: a tuning may hold weights still for a while that move later on."""
-        live = {name for name, module in self.named_modules() if _is_live(module)}
+    def _trained_names(self) -> Iterator[str]:
         trained = {name for name, parameter in self.named_parameters() if parameter.requires_grad}
+        modules = {name for name, module in self.named_modules() if _has_trained(module)}
         for name in self.state_dict():
+            owner, _, last = name.rpartition(".")
             if (
                 name in trained
                 or name.startswith("head.")
-                or (_is_buffer(self, name) and name.rpartition(".")[0] in live)
+                or (owner in modules and last in self.get_submodule(owner)._buffers)
             ):
                 yield name
 
 
 def build_model(recipe: Recipe, classes: tuple[str, ...], *, weights: str | None = None) -> Model:
-    """The model that a settled recipe describes, on the CPU, in eval mode; new parameters are drawn with the recipe's seed.
+    """Build the model of a resolved recipe, on the CPU and in eval mode.
 
-    `weights` replaces the recipe's. Raises UnknownName, UsageError (a pair that does not fit) and WeightsError.
+    New parameters are drawn with the seed of the recipe.
+
+    Args:
+        recipe: The recipe.
+        classes: Class names, in the order of the scores.
+        weights: Replaces the backbone weights that the recipe names.
+
+    Raises:
+        UnknownName: There is no such backbone, task or tuning.
+        UsageError: Backbone and task do not fit together.
+        WeightsError: The weights are unavailable or do not fit.
     """
-    return assemble_model(
-        recipe, TASKS.create(recipe.task.name, recipe.task.settings, classes), weights
-    )
+    task = TASKS.create(recipe.task.name, recipe.task.settings, classes)
+    return assemble_model(recipe, task, weights)
 
 
-def assemble_model(recipe: Recipe, task: Task, weights: str | None) -> Model:
-    keep_pages()
+def assemble_model(recipe: Recipe, task: Task, weights: str | None = None) -> Model:
+    """Build a model as `build_model` does, with a task that exists already."""
+    keep_freed_memory()
     tuning = TUNINGS.create(recipe.tuning.name, recipe.tuning.settings)
-    asked = recipe.backbone
+    config = recipe.backbone
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
-        backbone = family_of(asked.name).open(
-            asked.name, weights or asked.weights, asked.size, recipe.training.drop_path
+        backbone = family_of(config.name).open(
+            config.name, weights or config.weights, config.size, recipe.training.drop_path
         )
         if not task.needs <= backbone.provides:
-            given, needed = (
-                ", ".join(sorted(word.value for word in words))
-                for words in (backbone.provides, task.needs)
+            needed, provided = (
+                ", ".join(sorted(feature.value for feature in features))
+                for features in (task.needs, backbone.provides)
             )
             raise UsageError(
-                f"the task {recipe.task.name!r} needs {needed}, the backbone {asked.name!r} provides {given}",
+                f"the task {recipe.task.name!r} needs {needed}, "
+                f"the backbone {config.name!r} provides {provided}",
                 where="backbone.name",
                 hint="foveate models lists what each backbone provides",
             )
-        if recipe.training.checkpointing:
+        if recipe.training.gradient_checkpointing:
             backbone.enable_checkpointing()
-        return Model(backbone, task, tuning, recipe.training.norm == "keep").eval()
+        return Model(backbone, task, tuning, recipe.training.batch_norm == "keep").eval()
 
 
-def _rest(module: nn.Module) -> None:
-    """What is frozen goes into eval mode, and so do statistics that are not saved with a scale or a shift of their own."""
+def _set_frozen_to_eval(module: nn.Module) -> None:
+    """Set frozen modules to eval mode, and running statistics without trained scale or shift."""
     for child in module.children():
         parameters = list(child.parameters())
         frozen = bool(parameters) and not any(parameter.requires_grad for parameter in parameters)
-        if frozen or (hasattr(child, "running_mean") and not _is_live(child)):
+        if frozen or (hasattr(child, "running_mean") and not _has_trained(child)):
             child.eval()
         else:
-            _rest(child)
+            _set_frozen_to_eval(child)
 
 
-def _is_live(module: nn.Module) -> bool:
-    """Whether it holds parameters of its own that move; a normalisation keeps its statistics beside them."""
+def _has_trained(module: nn.Module) -> bool:
+    """Whether a module has trained parameters of its own, not only in its children."""
     return any(parameter.requires_grad for parameter in module.parameters(recurse=False))
-
-
-def _is_buffer(model: nn.Module, name: str) -> bool:
-    place, _, last = name.rpartition(".")
-    return last in model.get_submodule(place)._buffers

@@ -1,8 +1,10 @@
-"""Maps of any backbone -> maps at the strides that a head wants, each exactly twice as large as the next.
+"""Feature maps of any backbone -> maps at the strides that a head needs, each twice the next.
 
-A convolutional pyramid is taken as it is; a plain Transformer, whose maps all have one stride, is spread into a pyramid
-(ViTDet, Li et al. 2022); maps of unpadded networks (Inception) are stretched by the few pixels that they lack.
-Letters: B images, C channels, H, W height and width of the network's square, s a stride.
+The pyramid of a convolutional network is used as it is. A plain Transformer, whose maps all have
+one stride, is expanded into a pyramid (ViTDet, Li et al. 2022). Maps of networks without padding
+(Inception) lack a few pixels, and are resized.
+
+Letters: B images, C channels, H, W height and width of the network's input, s a stride.
 """
 
 from __future__ import annotations
@@ -12,50 +14,76 @@ from typing import Any
 
 from torch import Tensor, nn
 from torch.nn import functional
-from torchvision.ops import feature_pyramid_network as fpn
+from torchvision.ops import FeaturePyramidNetwork
 
-_IN_GROUP = 8  # channels that are normalised together, as in 32 groups of 256 (Wu and He 2018)
+_GROUP = 8  # channels normalized together, as in 32 groups of 256 (Wu and He 2018)
 
 
 class Pyramid(nn.Module):
-    """[(B, C_i, h_i, w_i)] of a backbone -> [(B, widths[j], H/s_j, W/s_j)] for the strides that were `wanted`, finest first.
+    """Bring maps of a backbone to given strides, by resampling only.
 
-    Where the coarsest stride does not divide the square, all maps are stretched alike to what it would take.
+    Where the coarsest stride does not divide the input, all maps are stretched alike to the size
+    that it would need.
+
+    Args:
+        widths: Channels of the maps of the backbone, finest first.
+        strides: Their strides.
+        targets: Strides of the output, finest first.
+
+    Attributes:
+        widths: Channels of the output.
     """
 
     def __init__(
-        self, widths: tuple[int, ...], strides: tuple[int, ...], wanted: tuple[int, ...]
+        self, widths: tuple[int, ...], strides: tuple[int, ...], targets: tuple[int, ...]
     ) -> None:
         super().__init__()
-        self.wanted = wanted
-        self.taken = [
-            _source(strides, stride, place / max(1, len(wanted) - 1))
-            for place, stride in enumerate(wanted)
+        self.strides = targets
+        self.sources = [
+            _source(strides, stride, index / max(1, len(targets) - 1))
+            for index, stride in enumerate(targets)
         ]
-        self.widths = tuple(widths[index] for index in self.taken)
-        moves = [
-            _moved(widths[index], strides[index], stride)
-            for index, stride in zip(self.taken, wanted, strict=True)
-        ]
-        self.moves = nn.ModuleList(moves)
+        self.widths = tuple(widths[source] for source in self.sources)
+        self.resamplers = nn.ModuleList(
+            _resampler(widths[source], strides[source], stride)
+            for source, stride in zip(self.sources, targets, strict=True)
+        )
 
     def forward(self, maps: list[Tensor], size: tuple[int, int]) -> list[Tensor]:
-        """`size`: (H, W)."""
-        coarsest = self.wanted[-1]
-        found = []
-        for index, stride, move in zip(self.taken, self.wanted, self.moves, strict=True):
-            moved = move(maps[index])
+        """Resample the maps.
+
+        Args:
+            maps: [(B, C_i, h_i, w_i)] of the backbone.
+            size: (H, W) of the input.
+
+        Returns:
+            [(B, widths[j], H/s_j, W/s_j)], finest first.
+        """
+        coarsest = self.strides[-1]
+        levels = []
+        for source, stride, resample in zip(
+            self.sources, self.strides, self.resamplers, strict=True
+        ):
+            level = resample(maps[source])
             exact = tuple(-(-side // coarsest) * (coarsest // stride) for side in size)
-            if moved.shape[-2:] != exact:
-                moved = functional.interpolate(moved, exact, mode="bilinear", align_corners=False)
-            found.append(moved)
-        return found
+            if level.shape[-2:] != exact:
+                level = functional.interpolate(level, exact, mode="bilinear", align_corners=False)
+            levels.append(level)
+        return levels
 
 
 class FeaturePyramid(nn.Module):
-    """[(B, C_i, h_i, w_i)] of a backbone -> [(B, width, H/s, W/s)] from the first stride to the last, each twice the one before.
+    """A feature pyramid network with maps of equal width, each stride twice the one before.
 
-    Top-down and lateral paths up to stride 32 (FPN, Lin et al. 2017), strided convolutions beyond (RetinaNet).
+    Lateral and top-down paths up to stride 32 (FPN, Lin et al. 2017), and strided convolutions
+    beyond it (RetinaNet, Lin et al. 2017).
+
+    Args:
+        widths: Channels of the maps of the backbone, finest first.
+        strides: Their strides.
+        first: Finest stride of the output.
+        last: Coarsest stride of the output, at least 32.
+        width: Channels of each map of the output.
     """
 
     def __init__(
@@ -64,38 +92,41 @@ class FeaturePyramid(nn.Module):
         super().__init__()
         inner = tuple(first * 2**power for power in range(int(math.log2(32 // first)) + 1))
         self.pyramid = Pyramid(widths, strides, inner)
-        self.paths = fpn.FeaturePyramidNetwork(
-            list(self.pyramid.widths), width, norm_layer=group_norm
-        )
-        beyond = int(math.log2(last // 32))
-        self.beyond = nn.ModuleList(
-            nn.Conv2d(width, width, 3, stride=2, padding=1) for _ in range(beyond)
+        self.fpn = FeaturePyramidNetwork(list(self.pyramid.widths), width, norm_layer=group_norm)
+        self.extra = nn.ModuleList(
+            nn.Conv2d(width, width, 3, stride=2, padding=1)
+            for _ in range(int(math.log2(last // 32)))
         )
 
     def forward(self, maps: list[Tensor], size: tuple[int, int]) -> list[Tensor]:
-        named: Any = {str(place): each for place, each in enumerate(self.pyramid(maps, size))}
-        found = list(self.paths(named).values())
-        for step in self.beyond:
-            found.append(step(functional.relu(found[-1])))
-        return found
+        """Return [(B, width, H/s, W/s)], finest first; arguments as of `Pyramid`."""
+        inner: Any = {str(index): level for index, level in enumerate(self.pyramid(maps, size))}
+        levels = list(self.fpn(inner).values())
+        for convolution in self.extra:
+            levels.append(convolution(functional.relu(levels[-1])))
+        return levels
 
 
 def group_norm(width: int) -> nn.Module:
-    """Group normalisation: small batches are no trouble to it."""
-    return nn.GroupNorm(width // _IN_GROUP, width)
+    """Return a group normalization layer, which works with batches of any size."""
+    return nn.GroupNorm(width // _GROUP, width)
 
 
-def _source(strides: tuple[int, ...], wanted: int, depth: float) -> int:
-    """Which map serves a stride: the deepest of that stride; in a plain stack one by its depth (0 to 1), early for fine ones."""
+def _source(strides: tuple[int, ...], target: int, depth: float) -> int:
+    """Index of the map that serves a stride: of those with the nearest stride the deepest.
+
+    In a plain stack of blocks, where all strides are equal, its `depth` in [0, 1] decides: fine
+    maps are taken from early blocks.
+    """
     if len(set(strides)) == 1:
         return round(depth * (len(strides) - 1))
-    distances = [abs(math.log2(stride / wanted)) for stride in strides]
+    distances = [abs(math.log2(stride / target)) for stride in strides]
     return max(index for index, distance in enumerate(distances) if distance == min(distances))
 
 
-def _moved(width: int, stride: int, wanted: int) -> nn.Module:
-    """From one stride to another: learnt doublings upwards, the greatest of four downwards."""
-    doublings = round(math.log2(stride / wanted))
+def _resampler(width: int, stride: int, target: int) -> nn.Module:
+    """From one stride to another: transposed convolutions upwards, max pooling downwards."""
+    doublings = round(math.log2(stride / target))
     steps: list[nn.Module] = []
     for _ in range(doublings):
         steps += [nn.ConvTranspose2d(width, width, 2, stride=2), nn.GroupNorm(1, width), nn.GELU()]

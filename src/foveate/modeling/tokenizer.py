@@ -1,4 +1,7 @@
-"""Sentences <-> numbers: a vocabulary of whole words that the training sentences use, or the subwords of a pretrained model."""
+"""Tokenizers: text to token ids and back, by whole words or by the subwords of a pretrained model.
+
+Imports no torch, because exported caption models are run with it too.
+"""
 
 from __future__ import annotations
 
@@ -8,17 +11,22 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-_PIECE = re.compile(r"\w+(?:['’]\w+)*|[^\w\s]")
-_TIGHT = re.compile(
-    r"\s+([.,;:!?%)\]}’])|([(\[{])\s+|\s+(-)\s+"
-)  # punctuation that stands close to what is before or behind it
-_MOST_WORDS = 20_000
-END, START, UNKNOWN = 0, 1, 2
+_WORD = re.compile(r"\w+(?:['’]\w+)*|[^\w\s]")
+# punctuation without a space before it, after it, or on either side
+_TIGHT = re.compile(r"\s+([.,;:!?%)\]}’])|([(\[{])\s+|\s+(-)\s+")
+_MAX_VOCABULARY = 20_000
+END, START, UNKNOWN = 0, 1, 2  # ids of a WordTokenizer
 
 
 class Tokenizer(ABC):
-    """`size`: how many numbers there are; `start`, `end`: those that open and close a sentence; `banned`: those that no answer
-    has."""
+    """Text to token ids and back.
+
+    Attributes:
+        size: Number of ids.
+        start: Id that begins a sequence.
+        end: Id that ends a sequence.
+        suppressed: Ids that are never generated.
+    """
 
     size: int
     start: int
@@ -27,52 +35,46 @@ class Tokenizer(ABC):
 
     @abstractmethod
     def encode(self, sentence: str) -> list[int]:
-        """Without start and end."""
+        """Return the ids of a sentence, without start and end."""
 
     @abstractmethod
-    def decode(self, numbers: Sequence[int]) -> str:
-        """The sentence, without start and end."""
+    def decode(self, ids: Sequence[int]) -> str:
+        """Return the sentence of some ids, without start and end."""
 
     @abstractmethod
-    def token(self, number: int) -> str:
-        """What one number stands for."""
+    def token(self, id: int) -> str:
+        """Return the text of one id."""
 
 
 class WordTokenizer(Tokenizer):
-    """Lower-case words and marks of punctuation, listed; others are unknown."""
+    """Lower-case words and punctuation marks of a given vocabulary; others are unknown."""
 
     start, end = START, END
 
-    def __init__(self, words: Sequence[str]) -> None:
-        self.tokens = ["", "", "…", *words]
+    def __init__(self, vocabulary: Sequence[str]) -> None:
+        self.tokens = ["", "", "…", *vocabulary]
         self.size, self.suppressed = len(self.tokens), [START, UNKNOWN]
-        self._numbers = {word: number for number, word in enumerate(self.tokens) if number > UNKNOWN}
+        self._ids = {token: id for id, token in enumerate(self.tokens) if id > UNKNOWN}
 
     @staticmethod
     def build_vocabulary(sentences: Iterable[str]) -> list[str]:
-        """The words to list, the most frequent first; at most 20,000."""
-        counted = Counter(piece for sentence in sentences for piece in split_words(sentence))
-        return [
-            word
-            for word, _ in sorted(counted.items(), key=lambda pair: (-pair[1], pair[0]))[
-                :_MOST_WORDS
-            ]
-        ]
+        """Return the words of some sentences, the most frequent first, at most 20,000."""
+        counts = Counter(word for sentence in sentences for word in split_words(sentence))
+        ranked = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+        return [word for word, _ in ranked[:_MAX_VOCABULARY]]
 
     def encode(self, sentence: str) -> list[int]:
-        return [self._numbers.get(piece, UNKNOWN) for piece in split_words(sentence)]
+        return [self._ids.get(word, UNKNOWN) for word in split_words(sentence)]
 
-    def decode(self, numbers: Sequence[int]) -> str:
-        return _TIGHT.sub(
-            r"\1\2\3", " ".join(self.tokens[number] for number in numbers if number > START)
-        )
+    def decode(self, ids: Sequence[int]) -> str:
+        return _TIGHT.sub(r"\1\2\3", " ".join(self.tokens[id] for id in ids if id > START))
 
-    def token(self, number: int) -> str:
-        return self.tokens[number]
+    def token(self, id: int) -> str:
+        return self.tokens[id]
 
 
 class SubwordTokenizer(Tokenizer):
-    """Those of a tokenizer of the transformers library."""
+    """A tokenizer of the transformers library."""
 
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer
@@ -83,13 +85,13 @@ class SubwordTokenizer(Tokenizer):
     def encode(self, sentence: str) -> list[int]:
         return list(self._tokenizer(" " + sentence, add_special_tokens=False)["input_ids"])
 
-    def decode(self, numbers: Sequence[int]) -> str:
-        return " ".join(self._tokenizer.decode(numbers, skip_special_tokens=True).split())
+    def decode(self, ids: Sequence[int]) -> str:
+        return " ".join(self._tokenizer.decode(ids, skip_special_tokens=True).split())
 
-    def token(self, number: int) -> str:
-        return str(self._tokenizer.decode([number])).strip()
+    def token(self, id: int) -> str:
+        return str(self._tokenizer.decode([id])).strip()
 
 
 def split_words(sentence: str) -> list[str]:
-    """Its words and punctuation, in lower case."""
-    return _PIECE.findall(sentence.lower())
+    """Split a sentence into lower-case words and punctuation marks."""
+    return _WORD.findall(sentence.lower())

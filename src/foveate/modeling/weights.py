@@ -1,4 +1,7 @@
-"""Weight files without code in them: safetensors as they are, torch files through weights_only in a process of their own."""
+"""Weight files without code in them: safetensors, and torch files read with weights_only.
+
+A torch file is a pickle, so a process of its own reads it.
+"""
 
 from __future__ import annotations
 
@@ -12,45 +15,71 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from foveate.errors import UsageError, WeightsError
-from foveate.utils.paths import did_you_mean_path
+from foveate.errors import UsageError, WeightsError, did_you_mean
+from foveate.run.folder import MODEL_FILE
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-_HEADER_LIMIT = (
-    4_000_000  # bytes: 30,000 tensors; the format allows 100 MB, which take a gigabyte to read
-)
-_SECONDS = 600  # for the reading process
+# bytes: enough for 30,000 tensors; the format allows 100 MB, whose parsing takes a gigabyte
+_MAX_HEADER = 4_000_000
+_TIMEOUT = 600  # seconds, for the process that reads a torch file
 _READ_TORCH_FILE = """
 import sys, torch
 from safetensors.torch import save_file
 content = torch.load(sys.argv[1], map_location="cpu", weights_only=True)
-for word in ("state_dict", "model_state_dict", "model", "teacher", "student"):
-    if isinstance(content, dict) and isinstance(content.get(word), dict):
-        content = content[word]
-tensors = {str(name): value.detach().contiguous().clone() for name, value in content.items() if isinstance(value, torch.Tensor)}
+for key in ("state_dict", "model_state_dict", "model", "teacher", "student"):
+    if isinstance(content, dict) and isinstance(content.get(key), dict):
+        content = content[key]
+tensors = {
+    str(name): value.detach().contiguous().clone()
+    for name, value in content.items()
+    if isinstance(value, torch.Tensor)
+}
 save_file(tensors, sys.argv[2])
 """
 
 
 def read_tensors(path: Path, verbatim: bool = False) -> dict[str, Tensor]:
-    """The tensors in a .safetensors, .pt, .pth or .bin file, by name; wrappers ('module.', 'state_dict') are taken off, but not in
-    a file of our `own`, where a run may have trained nothing beside its backbone.
+    """Read the tensors of a .safetensors, .pt, .pth or .bin file.
 
-    Raises UsageError when the path or its ending is wrong, WeightsError when the file is damaged or holds code.
+    Args:
+        path: The file.
+        verbatim: Keep the names as they are. Otherwise wrappers ("module.", "state_dict") are
+            removed. Files that Foveate wrote need it: all trained tensors of a run may begin with
+            "backbone.".
+
+    Returns:
+        The tensors by name.
+
+    Raises:
+        UsageError: There is no such file, or its extension is unknown.
+        WeightsError: The file is damaged, or contains code.
     """
     if not path.is_file():
+        siblings = path.parent.iterdir() if path.parent.is_dir() else ()
         raise UsageError(
-            "there is no weights file at this path", where=path, hint=did_you_mean_path(path)
+            "there is no weights file at this path",
+            where=path,
+            hint=did_you_mean(path.name, [entry.name for entry in siblings]),
         )
     if path.suffix == ".safetensors":
-        return _read_safetensors(path) if verbatim else _unwrapped(_read_safetensors(path))
+        return _read_safetensors(path) if verbatim else _unwrap(_read_safetensors(path))
     if path.suffix in (".pt", ".pth", ".bin"):
-        return _unwrapped(_read_torch(path))
+        return _unwrap(_read_torch(path))
     raise UsageError(
-        "this is no weights file", where=path, hint="one of: .safetensors, .pt, .pth, .bin"
+        "this is not a weights file", where=path, hint="one of: .safetensors, .pt, .pth, .bin"
     )
+
+
+def read_run_tensors(folder: Path, name: str = MODEL_FILE) -> dict[str, Tensor]:
+    """Read a tensor file that Foveate wrote into a run folder or a checkpoint.
+
+    Raises:
+        UsageError: There is no such file.
+        WeightsError: The file is damaged.
+    """
+    return read_tensors(folder / name, verbatim=True)
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
@@ -65,27 +94,25 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
 
 
 def _check_header(path: Path) -> None:
-    """Refuses a header that is longer than the file, is no JSON, or says a name twice, before anything is allocated."""
+    """Refuse a header that is too long, not JSON, or has a name twice, before allocating memory."""
     size = path.stat().st_size
     with path.open("rb") as file:
         start = file.read(8)
         length = struct.unpack("<Q", start)[0] if len(start) == 8 else size
-        if length > min(size - 8, _HEADER_LIMIT):
+        if length > min(size - 8, _MAX_HEADER):
             raise WeightsError(
-                "this safetensors file is damaged",
-                where=path,
-                why="its header is longer than it can be",
+                "this safetensors file is damaged", where=path, why="its header is too long"
             )
         header = file.read(length)
     try:
-        json.loads(header, object_pairs_hook=_once)
+        json.loads(header, object_pairs_hook=_without_duplicates)
     except (ValueError, RecursionError) as error:
         raise WeightsError(
             "this safetensors file is damaged", where=path, why=f"its header: {error}"
         ) from None
 
 
-def _once(pairs: list[tuple[str, object]]) -> dict[str, object]:
+def _without_duplicates(pairs: list[tuple[str, object]]) -> dict[str, object]:
     content = dict(pairs)
     if len(content) != len(pairs):
         raise ValueError("a name occurs twice")
@@ -93,30 +120,31 @@ def _once(pairs: list[tuple[str, object]]) -> dict[str, object]:
 
 
 def _read_torch(path: Path) -> dict[str, Tensor]:
-    """A torch file is a pickle: another process opens it, allows tensors only, and hands over safetensors."""
+    """Read a torch file in another process, which allows only tensors and returns safetensors."""
     with tempfile.TemporaryDirectory() as folder:
         target = Path(folder) / "tensors.safetensors"
         command = [sys.executable, "-I", "-c", _READ_TORCH_FILE, str(path.resolve()), str(target)]
         try:
             done = subprocess.run(
-                command, capture_output=True, text=True, timeout=_SECONDS, check=False
+                command, capture_output=True, text=True, timeout=_TIMEOUT, check=False
             )
         except subprocess.TimeoutExpired:
-            raise WeightsError("this torch file takes too long to read", where=path) from None
-        if done.returncode != 0 or not target.is_file():
-            why = (done.stderr.strip().splitlines() or ["the reading process died"])[-1]
-            hint = "save the tensors alone as safetensors, and give that file"
             raise WeightsError(
-                "this torch file holds more than tensors, or is damaged",
+                f"this torch file could not be read within {_TIMEOUT} seconds", where=path
+            ) from None
+        if done.returncode != 0 or not target.is_file():
+            why = (done.stderr.strip().splitlines() or ["the process that reads it died"])[-1]
+            raise WeightsError(
+                "this torch file contains more than tensors, or is damaged",
                 where=path,
                 why=why[:300],
-                hint=hint,
+                hint="save only the tensors, as safetensors, and use that file",
             )
         return _read_safetensors(target)
 
 
-def _unwrapped(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Takes off prefixes that every name carries because the network was wrapped when it was saved."""
+def _unwrap(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Remove prefixes that every name has because the network was wrapped when it was saved."""
     for prefix in ("module.", "_orig_mod.", "model.", "backbone."):
         if tensors and all(name.startswith(prefix) for name in tensors):
             tensors = {name.removeprefix(prefix): value for name, value in tensors.items()}
@@ -126,33 +154,40 @@ def _unwrapped(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 def load_into(
     network: nn.Module, tensors: Mapping[str, Tensor], where: object, ignored: tuple[str, ...] = ()
 ) -> None:
-    """Copies `tensors` into the network by name; every tensor of the network must be there with its shape.
+    """Copy tensors into a network by name; it must get all of its tensors, in their shapes.
 
-    Tensors under the names `spare` (an old classifier), and those of parts that the network lacks altogether, are left out.
-    Raises WeightsError and changes nothing when the rest does not fit.
+    Args:
+        network: The network. Nothing changes if the tensors do not fit.
+        tensors: Tensors by name. Those of top-level modules that the network lacks are ignored.
+        where: The source, for error messages.
+        ignored: Modules whose tensors may be superfluous (an old classifier).
+
+    Raises:
+        WeightsError: The tensors do not fit.
     """
     own = network.state_dict()
-    parts = {name.split(".")[0] for name in own}
+    modules = {name.split(".")[0] for name in own}
+    prefixes = tuple(f"{module}." for module in ignored)
     missing = [name for name in own if name not in tensors]
-    bent = [name for name in own if name in tensors and own[name].shape != tensors[name].shape]
-    extra = [
+    mismatched = [
+        name for name in own if name in tensors and own[name].shape != tensors[name].shape
+    ]
+    unexpected = [
         name
         for name in tensors
-        if name not in own
-        and name.split(".")[0] in parts
-        and not name.startswith(tuple(f"{word}." for word in ignored))
+        if name not in own and name.split(".")[0] in modules and not name.startswith(prefixes)
     ]
-    for found, what in (
-        (bent, "another shape"),
-        (missing, "no such tensor"),
-        (extra, "a tensor too many"),
+    for names, problem in (
+        (mismatched, "of another shape"),
+        (missing, "missing"),
+        (unexpected, "unexpected"),
     ):
-        if found:
+        if names:
+            shapes = _shapes(names[0], own, tensors)
             raise WeightsError(
                 "these weights do not fit this backbone",
                 where=where,
-                why=f"{len(found)} of {len(own)} tensors: {what}, first {found[0]!r}"
-                + _shapes(found[0], own, tensors),
+                why=f"{len(names)} of {len(own)} tensors are {problem}, first {names[0]!r}{shapes}",
                 hint="name the backbone that the file was made for with --backbone",
             )
     network.load_state_dict({name: tensors[name] for name in own})
@@ -161,13 +196,14 @@ def load_into(
 def _shapes(name: str, own: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> str:
     if name not in own or name not in tensors:
         return ""
-    return (
-        f" is {tuple(tensors[name].shape)} in the file and {tuple(own[name].shape)} in the network"
-    )
+    return f": {tuple(tensors[name].shape)} in the file, {tuple(own[name].shape)} in the network"
 
 
 def weights_fingerprint(tensors: Mapping[str, Tensor]) -> str:
-    """A hash of names, types, shapes and bytes, hexadecimal: equal exactly when the tensors are equal."""
+    """Return a hexadecimal hash of names, types, shapes and bytes.
+
+    Two are equal exactly if the tensors are.
+    """
     digest = hashlib.blake2b(digest_size=16)
     for name in sorted(tensors):
         tensor = tensors[name].detach().cpu().contiguous()

@@ -1,12 +1,13 @@
-"""The model card of a run: README.md, with the block of metadata that the Hugging Face Hub reads."""
+"""The model card of a run: README.md, with the metadata that the Hugging Face Hub reads."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
-from foveate.reporting.pages import EvaluationPage, said
-from foveate.utils.files import write_text
+from foveate.reporting.evaluation_page import EvaluationPage, images_of
+from foveate.reporting.metric_names import metric_name
+from foveate.utils.files import atomic_write
 from foveate.version import __version__
 
 _PIPELINES = {  # the Hub's names of tasks
@@ -16,36 +17,52 @@ _PIPELINES = {  # the Hub's names of tasks
     "caption": "image-to-text",
     "generate": "unconditional-image-generation",
 }
-_USE = """```python
+_PRIVATE_FACTS = {"report.data"}  # the path of the data: a card is made to be published
+_USAGE = """```python
 import foveate
-foveate.predict("{name}", ["picture.jpg"])
+foveate.predict("{name}", ["image.jpg"])
 ```"""
 
 
 def write_model_card(page: EvaluationPage, task: str, backbone: str, path: Path) -> None:
-    """Writes `path`: what the run answers, how well, on what, what that cannot promise, and whose weights it holds."""
+    """Write the model card, complete or not at all.
+
+    It tells what the run predicts, how well, on what data, what that does not tell, and the license
+    of the weights.
+
+    Args:
+        page: The report of the run.
+        task: Name of the task.
+        backbone: Name of the backbone.
+        path: File to write.
+    """
     main = page.scores.numbers[page.scores.main]
-    interval = "" if main.low is None else f" (95 % interval {main.low:.3f} to {main.high:.3f})"
-    facts = [f"| {name} | {_cell(value)} |" for name, value in page.facts if name != "data"]
+    has_interval = main.low is not None and main.high is not None
+    interval = f" (95 % interval {main.low:.3f} to {main.high:.3f})" if has_interval else ""
+    images = images_of(page.split, main.count)
+    name = str(metric_name(page.scores.main))
+    headline = f"{name[:1].upper()}{name[1:]} {main.value:.3f}{interval} on {images}."
+    facts = [(key, value) for key, value in page.facts if key.id not in _PRIVATE_FACTS]
     rows = [
-        f"| {said(name)} | {score.value:.4f} | {score.count} |"
-        for name, score in page.scores.numbers.items()
+        f"| {metric_name(key)} | {score.value:.4f} | {score.count} |"
+        for key, score in page.scores.numbers.items()
     ]
     parts = [
         f"---\n{_metadata(page, task, backbone)}\n---",
         f"# {page.title}",
-        f"{page.asks} {said(page.scores.main).capitalize()} {main.value:.3f}{interval} on {main.count} {page.split} images.",
-        "## What it is",
-        "\n".join(["| | |", "|---|---|", *facts]),
-        "## How well it does",
-        "\n".join(["| number | value | images |", "|---|---|---|", *rows]),
-        "## What these figures cannot promise",
-        "\n".join(f"- {caution}" for caution in page.cautions) or "Nothing stands out.",
-        "## How to use it",
-        _USE.format(name=page.title),
+        f"{page.question} {headline}".strip(),
+        "## Model",
+        "\n".join(["| | |", "|---|---|", *(f"| {key} | {_cell(str(v))} |" for key, v in facts)]),
+        "## Scores",
+        "\n".join(["| metric | value | images |", "|---|---|---|", *rows]),
+        "## Limitations",
+        "\n".join(f"- {caution}" for caution in page.cautions) or "None are known.",
+        "## Usage",
+        _USAGE.format(name=page.title),
         f"Made by `{page.command}` with Foveate {__version__}.",
     ]
-    write_text(path, "\n\n".join(parts) + "\n")
+    with atomic_write(path) as temporary:
+        temporary.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
 
 
 def _cell(value: str) -> str:
@@ -56,35 +73,29 @@ def _metadata(page: EvaluationPage, task: str, backbone: str) -> str:
     from huggingface_hub import EvalResult, ModelCardData
 
     results = [
-        _result(page, name, score.value, task) for name, score in page.scores.numbers.items()
+        EvalResult(
+            task_type=_PIPELINES.get(task, "other"),
+            dataset_type="images",
+            dataset_name=f"own images ({page.split})",
+            metric_type=name,
+            metric_value=round(score.value, 6),
+            metric_name=str(metric_name(name)),
+        )
+        for name, score in page.scores.numbers.items()
     ]
-    licence = dict(page.facts).get("licence of the weights", "not stated")
-    known: dict[str, Any] = (
-        {"license": licence.lower()}
-        if " " not in licence
-        else {"license": "other", "license_name": licence}
-    )
     data = ModelCardData(
         library_name="foveate",
         pipeline_tag=_PIPELINES.get(task, "other"),
         tags=["foveate", task, backbone],
         metrics=[page.scores.main],
         model_name=page.title,
-        eval_results=[EvalResult(**row) for row in results],
-        **known,
+        eval_results=results,
+        **_license_metadata(page.license),
     )
     return data.to_yaml()
 
 
-def _result(page: EvaluationPage, name: str, value: float, task: str) -> dict[str, Any]:
-    about = {
-        "task_type": _PIPELINES.get(task, "other"),
-        "dataset_type": "images",
-        "dataset_name": f"own images ({page.split})",
-    }
-    return {
-        **about,
-        "metric_type": name,
-        "metric_value": round(value, 6),
-        "metric_name": said(name),
-    }
+def _license_metadata(license: str) -> dict[str, Any]:
+    if not license or " " in license:
+        return {"license": "other", "license_name": license or "not stated"}
+    return {"license": license.lower()}

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from foveate.errors import DiskFull, RunError
-from foveate.utils.files import checksum, checksums, free_bytes, written_aside
+from foveate.utils.files import atomic_write, checksum, checksums, free_disk_bytes
 
-KEEP = 2  # checkpoints of a run
+KEEP_LAST = 2  # checkpoints of a run
 _LOGS = 10_000_000  # bytes that logs, reports and predictions may take
 
 
-FIXED = ("recipe.yaml", "classes.json", "splits.csv")  # what a training was begun with
+FIXED_FILES = ("recipe.yaml", "classes.json", "splits.csv")  # what a training was begun with
 _TENSORS, _STATE, _MANIFEST = "tensors.safetensors", "state.json", "manifest.json"
 
 
@@ -28,7 +28,7 @@ class Checkpoint:
     state: dict[str, Any]
 
 
-def save_checkpoint(folder: Path, name: str, checkpoint: Checkpoint, keep: int = KEEP) -> None:
+def save_checkpoint(folder: Path, name: str, checkpoint: Checkpoint, keep: int = KEEP_LAST) -> None:
     """An immutable folder checkpoints/NAME, complete or absent; older ones beyond `keep` are removed afterwards. It remembers what
     the training was begun with. Raises DiskFull, and RunError."""
     from safetensors.torch import save_file
@@ -36,7 +36,7 @@ def save_checkpoint(folder: Path, name: str, checkpoint: Checkpoint, keep: int =
     place = folder / "checkpoints" / name
     if place.exists():  # the same step was saved before
         return
-    with written_aside(
+    with atomic_write(
         place, sum(tensor.nbytes for tensor in checkpoint.tensors.values())
     ) as aside:
         aside.mkdir()
@@ -44,7 +44,7 @@ def save_checkpoint(folder: Path, name: str, checkpoint: Checkpoint, keep: int =
         (aside / _STATE).write_text(json.dumps(checkpoint.state), encoding="utf-8")
         manifest = {
             "files": {file.name: checksum(file) for file in sorted(aside.iterdir())},
-            "run": checksums(folder, FIXED),
+            "run": checksums(folder, FIXED_FILES),
         }
         (aside / _MANIFEST).write_text(json.dumps(manifest), encoding="utf-8")
     for old in checkpoint_folders(folder)[keep:]:
@@ -86,14 +86,14 @@ def _refuse_changed(folder: Path, fixed: dict[str, str]) -> None:
             raise RunError(what, where=folder / name, why=why, hint=hint)
 
 
-def refuse_small_disk(folder: Path, need: int) -> None:
+def require_disk_space(folder: Path, need: int) -> None:
     """Raises DiskFull where the disk of the run has no room for the checkpoints, of `need` bytes each, of a whole training."""
     free, whole = (
-        free_bytes(folder),
-        (KEEP + 1) * need + _LOGS,
+        free_disk_bytes(folder),
+        (KEEP_LAST + 1) * need + _LOGS,
     )  # one more is there while it is written
     if free < whole:
-        why = f"{free / 1e6:.0f} MB are free, {KEEP + 1} checkpoints of {need / 1e6:.0f} MB and the logs may take {whole / 1e6:.0f}"
+        why = f"{free / 1e6:.0f} MB are free, {KEEP_LAST + 1} checkpoints of {need / 1e6:.0f} MB and the logs may take {whole / 1e6:.0f}"
         what, hint = (
             "there is no room on this disk for what a training writes",
             "make room, or --out ELSEWHERE",

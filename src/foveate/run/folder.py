@@ -1,19 +1,23 @@
-"""The run folder: all that a run was, is and decided. The only room that opens one.
+"""The run folder: everything that a run is, decided and measured. Only this module opens one.
 
-recipe.yaml            what was asked, with everything that was decided; reruns the run
-choices.json           field, value and reason of each decision
+recipe.yaml            every setting, with everything that was decided; reruns the run
+choices.json           field, value and reason of each automatic decision
 classes.json           the class names, in the order of the scores
-splits.csv             path, split, group, label and SHA-256 of every picture
-metrics.jsonl          a line an epoch
+splits.csv             path, split, group, label and SHA-256 of every image
+metrics.jsonl          one line for each epoch
 environment.json       versions, machine, command
 checkpoints/           immutable folders to resume from
-model.safetensors      the tensors that training changed, the best of them
-backbone.safetensors   in the place of the former, of a pre-training: the whole backbone
-train.jsonl, held.jsonl, labels.json   of a pre-training: its pictures, those of its guard, and their classes where they are known
-adapted.safetensors    what was moved afterwards for images from elsewhere (foveate adapt), and adapted.json: how, for which
-finished.json          what the run reached; with the checksums of the files above. Written last
+bad_steps/             the first steps with a loss or gradient that was not finite, for replay
+model.safetensors      the tensors that training changed, from the best epoch
+backbone.safetensors   instead of it, after pretraining: the whole backbone
+train.jsonl, held.jsonl, labels.json   of pretraining: the training images, the held-out ones, and
+                       the labels of the latter where they are known
+calibration.json, feature_space.safetensors   temperature, limits of prediction sets, and features
+                       of training images for out-of-distribution scores
+adapted.safetensors    what `foveate adapt` has changed for another domain, and adapted.json: how
+finished.json          what the run reached, with checksums of the files above; written last
 evaluations/NAME/      predictions.jsonl, scores.json and report.html of one evaluation
-lock                   who is writing here
+.lock, lock.json       which process is writing here
 """
 
 from __future__ import annotations
@@ -24,157 +28,264 @@ import json
 import os
 import platform
 import shutil
-import socket
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable
+from contextlib import AbstractContextManager, suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from foveate.errors import RunError, UsageError
 from foveate.recipe import Recipe, load_recipe
-from foveate.run.checkpoints import FIXED, checkpoint_folders
-from foveate.run.lock import _refuse_living, _taken
+from foveate.run.checkpoints import FIXED_FILES, checkpoint_folders
+from foveate.run.lock import lock_folder
+from foveate.types import Decision
 from foveate.utils import log
 from foveate.utils.files import (
-    ASIDE,
+    PARTIAL_PREFIX,
+    atomic_write,
     checksum,
     checksums,
-    made,
-    numbered,
+    make_folder,
+    next_free_path,
     read_json,
-    refuse_taken,
-    unwritten,
+    require_free,
+    write_error,
     write_json,
     write_text,
-    written_aside,
 )
 from foveate.utils.invocation import current_invocation
 from foveate.utils.paths import did_you_mean_path
 
-_TOLD = ("foveate", "torch", "torchvision", "timm", "peft", "scikit-learn", "numpy", "pillow")
-ADAPTED_FILE, BACKBONE_FILE = "adapted.safetensors", "backbone.safetensors"
-CALIBRATION_FILE, FEATURE_SPACE_FILE = "calibration.json", "familiar.safetensors"
-_SUMMED = (*FIXED, "model.safetensors", ADAPTED_FILE, BACKBONE_FILE, CALIBRATION_FILE, FEATURE_SPACE_FILE)
-_OUTCOME = "finished.json"
-_COLUMNS = ("path", "split", "group", "label", "sha256")
+RECIPE_FILE, DECISIONS_FILE, CLASSES_FILE = "recipe.yaml", "choices.json", "classes.json"
+SPLITS_FILE, METRICS_FILE, ENVIRONMENT_FILE = "splits.csv", "metrics.jsonl", "environment.json"
+MODEL_FILE, BACKBONE_FILE = "model.safetensors", "backbone.safetensors"
+ADAPTED_FILE, ADAPTATION_FILE = "adapted.safetensors", "adapted.json"
+CALIBRATION_FILE, FEATURE_SPACE_FILE = "calibration.json", "feature_space.safetensors"
+OUTCOME_FILE = "finished.json"
+
+_CHECKSUMMED = (  # what a prediction depends on
+    *FIXED_FILES,
+    MODEL_FILE,
+    ADAPTED_FILE,
+    BACKBONE_FILE,
+    CALIBRATION_FILE,
+    FEATURE_SPACE_FILE,
+)
+_SPLIT_COLUMNS = ("path", "split", "group", "label", "sha256")
+_PACKAGES = ("foveate", "torch", "torchvision", "timm", "peft", "scikit-learn", "numpy", "pillow")
+
 SplitRow = dict[str, str]
 """path, split, group, label and sha256, as in splits.csv"""
 
 
 class Run:
-    """One run folder. Files are written aside, flushed and renamed; nothing that is there is overwritten by another run."""
+    """One run folder.
+
+    Files are written aside, flushed and renamed; another run never overwrites them.
+
+    Args:
+        folder: An existing folder; `create` and `open` check it.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     @classmethod
     def create(cls, folder: Path | None, name: str) -> Run:
-        """A new folder: the one asked for, or runs/NAME-1, -2, ...; raises UsageError when it holds something already."""
+        """Create a run folder.
+
+        Args:
+            folder: Its path; None takes the first free one of runs/NAME-1, -2, ...
+            name: The NAME in that path.
+
+        Raises:
+            UsageError: There is something at the path already.
+        """
         cls.require_free(folder)
-        folder = folder or numbered(Path("runs"), f"{name}-")
-        made(folder)
+        folder = folder or next_free_path(Path("runs"), f"{name}-")
+        make_folder(folder)
         return cls(folder)
 
     @staticmethod
     def require_free(folder: Path | None) -> None:
-        """Raises UsageError when there is something at the path already."""
+        """Raise UsageError if there is something at the path of a run to create."""
         if folder is not None:
-            hint = f"--resume {folder} to go on with it, or name another folder"
-            refuse_taken(folder, "this run folder is taken; runs are never overwritten", hint)
+            hint = f"--resume {folder} to continue it, or name another folder"
+            require_free(folder, "the run folder already exists and is not empty", hint)
 
     @classmethod
     def open(cls, folder: Path) -> Run:
-        """An existing run; raises UsageError with near names when there is none at this path."""
-        if not (folder / "recipe.yaml").is_file():
+        """Open an existing run; raise UsageError, with similar names, if there is none."""
+        if not (folder / RECIPE_FILE).is_file():
             hint = did_you_mean_path(folder) or "foveate runs lists the runs that exist"
             raise UsageError("there is no run at this path", where=folder, hint=hint)
         return cls(folder)
 
     @property
     def finished(self) -> bool:
-        return (self.folder / "finished.json").is_file()
+        return (self.folder / OUTCOME_FILE).is_file()
 
     @property
     def has_checkpoint(self) -> bool:
-        """Whether a training has saved something to go on from."""
+        """Whether there is a checkpoint to resume from."""
         return bool(checkpoint_folders(self.folder))
-
-    def recipe(self) -> Recipe:
-        return load_recipe(self.folder / "recipe.yaml")
-
-    def classes(self) -> tuple[str, ...]:
-        return tuple(self.read_json("classes.json"))
-
-    def outcome(self) -> dict[str, Any]:
-        """What finished.json says; raises RunError for a run that did not get so far."""
-        if not self.finished:
-            hint = f"foveate fit --resume {self.folder}"
-            raise RunError("this run is not finished", where=self.folder, hint=hint)
-        found = self.read_json(_OUTCOME)
-        if not isinstance(found, dict) or not isinstance(found.get("checksums"), dict):
-            raise self._damaged(_OUTCOME)
-        return found
-
-    def adaptation(self) -> dict[str, Any]:
-        """How, and for which images, the finished network was adapted afterwards; nothing where it was not."""
-        return (
-            dict(self.read_json("adapted.json")) if (self.folder / "adapted.json").is_file() else {}
-        )
-
-    def require_continuable(self) -> None:
-        """Raises UsageError for a run that nothing can go on from: one that was adapted, for what was learnt is in the run that it
-        was made from; and a pre-training, which has no answers to go on with."""
-        what, about = "nothing goes on from this run", self.adaptation()
-        if about:
-            why = "it was adapted to images from elsewhere, without labels"
-            hint = f"name the run that it was made from: {about['run']}"
-            raise UsageError(what, where=self.folder, why=why, hint=hint)
-        if self.is_pretraining:
-            hint = f"foveate fit DATA --backbone {self.folder}"
-            raise UsageError(
-                what, where=self.folder, why="it is a backbone, and answers nothing yet", hint=hint
-            )
-
-    def carry_over(self, first: Run) -> None:
-        """Takes over what a run that is made from another one has in common with it; recipe and weights are still to come."""
-        self.write_json("classes.json", list(first.classes()))
-        self.write_splits(first.splits())
-        self.write_json("environment.json", environment())
-        self.write_json("choices.json", first.read_json("choices.json"))
 
     @property
     def is_pretraining(self) -> bool:
-        """Whether it is a pre-training: a backbone, and no answers."""
+        """Whether the run is a pretrained backbone, which makes no predictions."""
         return (self.folder / BACKBONE_FILE).is_file()
 
+    def require_continuable(self) -> None:
+        """Raise UsageError for a run that no other run can continue.
+
+        Those are an adapted run, whose training is in the run that it was made from, and a
+        pretraining, which has no predictions to continue with.
+        """
+        message, adaptation = "this run cannot be continued", self.adaptation()
+        if adaptation:
+            why = "it was adapted to another domain, without labels"
+            hint = f"continue the run that it was made from: {adaptation['run']}"
+            raise UsageError(message, where=self.folder, why=why, hint=hint)
+        if self.is_pretraining:
+            why = "it is a pretrained backbone, and makes no predictions yet"
+            hint = f"foveate fit DATA --backbone {self.folder}"
+            raise UsageError(message, where=self.folder, why=why, hint=hint)
+
+    # --- recipe and decisions
+
+    def recipe(self) -> Recipe:
+        return load_recipe(self.folder / RECIPE_FILE)
+
+    def write_recipe(
+        self, recipe: Recipe, decisions: Iterable[Decision] = (), *, only_set: bool = False
+    ) -> None:
+        """Write recipe.yaml, and record the decisions in it.
+
+        Args:
+            recipe: The recipe, resolved.
+            decisions: What was decided since the recipe was last written.
+            only_set: Leave out the fields that were never set, for others to decide.
+        """
+        self.record(decisions)
+        self.write_text(RECIPE_FILE, recipe.to_yaml(only_set))
+
+    def decisions(self) -> list[Decision]:
+        """Return what choices.json says; nothing if there is no such file."""
+        rows = self.read_json(DECISIONS_FILE) if (self.folder / DECISIONS_FILE).is_file() else []
+        return [Decision(**row) for row in rows]
+
+    def record(self, decisions: Iterable[Decision]) -> None:
+        """Log decisions, and add them to choices.json."""
+        decisions = list(decisions)
+        if not decisions:
+            return
+        for decision in decisions:
+            log.choice(*decision)
+        rows = [each._asdict() for each in (*self.decisions(), *decisions)]
+        self.write_json(DECISIONS_FILE, rows)
+
+    # --- data
+
+    def classes(self) -> tuple[str, ...]:
+        return tuple(self.read_json(CLASSES_FILE))
+
+    def splits(self) -> list[SplitRow]:
+        """Read splits.csv; raise RunError if it cannot be read, or if a row is cut off."""
+        path = self.folder / SPLITS_FILE
+        try:
+            with path.open(encoding="utf-8", newline="") as file:
+                rows = list(csv.DictReader(file))
+        except (OSError, ValueError, csv.Error) as error:
+            raise RunError("the file cannot be read", where=path, why=str(error)) from None
+        if any(row.keys() != set(_SPLIT_COLUMNS) or None in row.values() for row in rows):
+            raise self._damaged(SPLITS_FILE)
+        return rows
+
+    def write_splits(self, rows: Iterable[SplitRow]) -> None:
+        with (
+            atomic_write(self.folder / SPLITS_FILE) as unfinished,
+            unfinished.open("w", encoding="utf-8", newline="") as file,
+        ):
+            writer = csv.DictWriter(file, _SPLIT_COLUMNS)
+            writer.writeheader()
+            writer.writerows(rows)
+
+    def write_environment(self) -> None:
+        """Record versions, machine and command of this process."""
+        self.write_json(ENVIRONMENT_FILE, describe_environment())
+
+    def copy_metadata(self, source: Run) -> None:
+        """Take classes, splits and decisions from the run that this one is derived from."""
+        self.write_json(CLASSES_FILE, list(source.classes()))
+        self.write_splits(source.splits())
+        self.write_environment()
+        self.write_json(DECISIONS_FILE, source.read_json(DECISIONS_FILE))
+
+    # --- metrics
+
+    def append_metrics(self, row: dict[str, Any]) -> None:
+        """Add a line to metrics.jsonl; one that a crash cut off stays a line of its own.
+
+        Raises:
+            DiskFull: There is no space for it.
+        """
+        path = self.folder / METRICS_FILE
+        try:
+            with path.open("a+b") as file:
+                file.seek(max(0, file.tell() - 1))
+                gap = b"" if file.read() in (b"", b"\n") else b"\n"
+                file.write(gap + json.dumps(row).encode() + b"\n")
+        except OSError as error:
+            raise write_error(path, error) from None
+
+    def read_metrics(self) -> list[dict[str, Any]]:
+        """Return the rows of metrics.jsonl; the last one of an epoch that was repeated."""
+        path = self.folder / METRICS_FILE
+        text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+        rows: dict[int, dict[str, Any]] = {}
+        for line in text.splitlines():
+            # a line that a crash cut off is no JSON
+            with suppress(ValueError, TypeError, KeyError, RecursionError):
+                row = json.loads(line)
+                rows[row["epoch"]] = row
+        return [rows[epoch] for epoch in sorted(rows)]
+
+    # --- outcome
+
+    def outcome(self) -> dict[str, Any]:
+        """Return what finished.json says; raise RunError if the run is not finished."""
+        if not self.finished:
+            hint = f"foveate fit --resume {self.folder}"
+            raise RunError("this run is not finished", where=self.folder, hint=hint)
+        outcome = self.read_json(OUTCOME_FILE)
+        if not isinstance(outcome, dict) or not isinstance(outcome.get("checksums"), dict):
+            raise self._damaged(OUTCOME_FILE)
+        return outcome
+
+    def finish(self, outcome: dict[str, Any]) -> None:
+        """Write finished.json, last of all, with checksums of what a prediction depends on."""
+        outcome = json.loads(json.dumps(outcome))  # as it will be read
+        sums = {**checksums(self.folder, _CHECKSUMMED), OUTCOME_FILE: _digest(outcome)}
+        self.write_json(OUTCOME_FILE, {**outcome, "checksums": sums})
+
     def verify(self) -> None:
-        """Raises RunError when a file differs from what was written when the run finished."""
+        """Raise RunError if a file is not what it was when the run was finished."""
         outcome = self.outcome()
         known = outcome.pop("checksums")
         for name, digest in known.items():
             path = self.folder / name
-            if (
-                not path.is_file()
-                or (_digest(outcome) if name == _OUTCOME else checksum(path)) != digest
-            ):
+            if not path.is_file():
+                raise self._damaged(name)
+            if (_digest(outcome) if name == OUTCOME_FILE else checksum(path)) != digest:
                 raise self._damaged(name)
 
-    def _damaged(self, name: str) -> RunError:
-        where, why = self.folder / name, "not what was written"
-        return RunError("this run folder is damaged", where=where, why=why, hint="copy it again")
+    def adaptation(self) -> dict[str, Any]:
+        """Return how the finished model was adapted to another domain; empty if it was not."""
+        exists = (self.folder / ADAPTATION_FILE).is_file()
+        return dict(self.read_json(ADAPTATION_FILE)) if exists else {}
 
-    def finish(self, outcome: dict[str, Any]) -> None:
-        """Writes finished.json, last of all, with the checksums of what a prediction depends on."""
-        outcome = json.loads(json.dumps(outcome))  # as it will be read
-        self.write_json(
-            _OUTCOME,
-            {
-                **outcome,
-                "checksums": {**checksums(self.folder, _SUMMED), _OUTCOME: _digest(outcome)},
-            },
-        )
+    # --- files
 
     def read_json(self, name: str) -> Any:
         return read_json(self.folder / name)
@@ -188,95 +299,33 @@ class Run:
     def write_tensors(self, name: str, tensors: dict[str, Any]) -> None:
         from safetensors.torch import save_file
 
-        with written_aside(
-            self.folder / name, sum(tensor.nbytes for tensor in tensors.values())
-        ) as aside:
-            save_file(
-                {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}, aside
-            )
+        size = sum(tensor.nbytes for tensor in tensors.values())
+        with atomic_write(self.folder / name, size) as unfinished:
+            on_cpu = {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}
+            save_file(on_cpu, unfinished)
 
-    def write_splits(self, rows: Iterable[SplitRow]) -> None:
-        with (
-            written_aside(self.folder / "splits.csv") as aside,
-            aside.open("w", encoding="utf-8", newline="") as file,
-        ):
-            writer = csv.DictWriter(file, _COLUMNS)
-            writer.writeheader()
-            writer.writerows(rows)
+    def locked(self) -> AbstractContextManager[None]:
+        """Hold the run in a block: one writer at a time; a lock ends with its process.
 
-    def splits(self) -> list[SplitRow]:
-        """Raises RunError where the file cannot be read, or a row is cut off."""
-        path = self.folder / "splits.csv"
-        try:
-            with path.open(encoding="utf-8", newline="") as file:
-                rows = list(csv.DictReader(file))
-        except (OSError, ValueError, csv.Error) as error:
-            raise RunError(
-                "this file of the run cannot be read", where=path, why=str(error)
-            ) from None
-        if any(row.keys() != set(_COLUMNS) or None in row.values() for row in rows):
-            raise self._damaged(path.name)
-        return rows
-
-    def append_metrics(self, row: dict[str, Any]) -> None:
-        """Adds a line to metrics.jsonl; one that was cut off by a crash stays a line of its own. Raises DiskFull."""
-        path = self.folder / "metrics.jsonl"
-        try:
-            with path.open("a+b") as file:
-                file.seek(max(0, file.tell() - 1))
-                gap = b"" if file.read() in (b"", b"\n") else b"\n"
-                file.write(gap + json.dumps(row).encode() + b"\n")
-        except OSError as error:
-            raise unwritten(path, error) from None
-
-    def read_metrics(self) -> list[dict[str, Any]]:
-        """The lines of metrics.jsonl; the last one for an epoch that was run again after a resume."""
-        path = self.folder / "metrics.jsonl"
-        rows: dict[int, dict[str, Any]] = {}
-        for line in (
-            path.read_text(encoding="utf-8", errors="replace").splitlines()
-            if path.is_file()
-            else []
-        ):
-            with suppress(
-                ValueError, TypeError, KeyError, RecursionError
-            ):  # a line cut off by a crash
-                row = json.loads(line)
-                rows[row["epoch"]] = row
-        return [rows[epoch] for epoch in sorted(rows)]
-
-    @contextmanager
-    def locked(self) -> Iterator[None]:
-        """One writer at a time; the lock of a process that is gone is taken over."""
-        lock, mine = self.folder / "lock", self.folder / f"{ASIDE}{os.getpid()}-lock"
-        mine.write_text(
-            json.dumps({"host": socket.gethostname(), "pid": os.getpid()}), encoding="utf-8"
-        )
-        try:
-            if lock.exists():
-                _refuse_living(lock)
-                lock.unlink(missing_ok=True)
-            _taken(lock, mine)
-        finally:
-            mine.unlink(missing_ok=True)
-        try:
-            yield
-        finally:
-            lock.unlink(missing_ok=True)
+        Raises:
+            RunError: Another process holds it.
+        """
+        return lock_folder(self.folder)
 
     def remove_partial_files(self) -> None:
-        """Removes what an interrupted write left behind."""
-        for stray in list(self.folder.rglob(f"{ASIDE}*")):
-            shutil.rmtree(stray) if stray.is_dir() else stray.unlink(missing_ok=True)
+        """Remove what interrupted writes have left behind."""
+        for path in list(self.folder.rglob(f"{PARTIAL_PREFIX}*")):
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+
+    def _damaged(self, name: str) -> RunError:
+        why, hint = "it is not what was written", "copy the run folder again"
+        return RunError("the run folder is damaged", where=self.folder / name, why=why, hint=hint)
 
 
-# --- below
-
-
-def environment() -> dict[str, Any]:
-    """What a run ran on."""
+def describe_environment() -> dict[str, Any]:
+    """Return command, time, machine and package versions of this process, JSON-able."""
     versions = {}
-    for package in _TOLD:
+    for package in _PACKAGES:
         with suppress(PackageNotFoundError):
             versions[package] = version(package)
     return {
@@ -290,12 +339,5 @@ def environment() -> dict[str, Any]:
 
 
 def _digest(outcome: dict[str, Any]) -> str:
-    """Of what finished.json says, as `check` finds it."""
+    """Return the checksum of finished.json without its checksums."""
     return hashlib.sha256(json.dumps(outcome).encode()).hexdigest()
-
-
-def note_choice(run: Run, field: str, value: Any, reason: str) -> None:
-    """Says a decision and adds it to choices.json."""
-    log.choice(field, value, reason)
-    rows = run.read_json("choices.json") if (run.folder / "choices.json").is_file() else []
-    run.write_json("choices.json", [*rows, {"field": field, "value": value, "reason": reason}])

@@ -20,13 +20,13 @@ from foveate.types import Sample, Split, Table
 _MARK = "earlier:"  # before the keys of its pictures
 
 
-def own_table(run: Run) -> Table:
+def read_run_table(run: Run) -> Table:
     """The pictures that a run knows, with the splits and groups that it wrote down.
 
     Raises RunError when some are not there any more; pictures that it did not know are left out.
     """
     recipe = run.recipe()
-    table = with_earlier(read_table(Path(recipe.data.path), recipe.data.format), recipe)
+    table = add_earlier_samples(read_table(Path(recipe.data.path), recipe.data.format), recipe)
     known = {row["path"]: row for row in run.splits()}
     samples = [
         replace(sample, split=known[sample.key]["split"], group=known[sample.key]["group"])  # type: ignore[arg-type]
@@ -43,7 +43,7 @@ def own_table(run: Run) -> Table:
     return table.with_samples(tuple(samples))
 
 
-def earlier_run(recipe: Recipe) -> Run | None:
+def open_earlier_run(recipe: Recipe) -> Run | None:
     """The finished run that the recipe goes on from; raises UsageError and RunError where there is none at its path."""
     if not recipe.start.run:
         return None
@@ -53,13 +53,13 @@ def earlier_run(recipe: Recipe) -> Run | None:
     return run
 
 
-def with_earlier(table: Table, recipe: Recipe) -> Table:
+def add_earlier_samples(table: Table, recipe: Recipe) -> Table:
     """The table and, where the recipe goes on from a run, its held-out pictures and the replayed share of its training
     pictures. Its classes come first, in their order."""
-    run = earlier_run(recipe)
+    run = open_earlier_run(recipe)
     if run is None:
         return table
-    older = own_table(run)
+    older = read_run_table(run)
     classes = (*older.classes, *(name for name in table.classes if name not in older.classes))
     answers = {type(sample.target) for sample in (*table.samples, *older.samples)}
     if len(answers) > 1:

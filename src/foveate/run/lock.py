@@ -1,55 +1,82 @@
-"""TODO-DOC foveate.run.lock."""
+"""One process at a time in a run folder.
+
+The lock is that of the operating system on the file `.lock` (`filelock`): it ends with the process
+that holds it, however that ends, so that it is never held by two and never has to be removed by
+hand. The file `lock.json` names the holder for the message to others; it decides nothing.
+"""
 
 from __future__ import annotations
 
 import json
 import os
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from foveate.errors import RunError
+from foveate.utils.files import write_error
+
+LOCK_FILES = (".lock", "lock.json")
+_ORPHANS = 10.0  # seconds that workers of a process that was killed may take to end
 
 
-def _taken(lock: Path, mine: Path) -> None:
-    """The file `mine` as the lock too: with its content at once, and by one process alone."""
+@contextmanager
+def lock_folder(folder: Path) -> Iterator[None]:
+    """Hold the lock of a run folder in this block.
+
+    Raises:
+        RunError: Another process holds it.
+    """
+    from filelock import FileLock, Timeout
+
+    lock, owner = FileLock(folder / LOCK_FILES[0]), folder / LOCK_FILES[1]
     try:
         try:
-            os.link(mine, lock)
-        except FileExistsError:
-            raise
-        except OSError:  # a disk without links
-            with lock.open("x", encoding="utf-8") as file:
-                file.write(mine.read_text(encoding="utf-8"))
-    except FileExistsError:
-        _refuse_living(lock)
-        raise RunError(
-            "this run is in use", where=lock.parent, why="another process has just begun"
-        ) from None
-
-
-def _refuse_living(lock: Path) -> None:
+            lock.acquire(timeout=0)
+        except Timeout:
+            # workers that were forked from a dead holder may keep its lock until they notice
+            lock.acquire(timeout=_ORPHANS if _owner_is_dead(owner) else 0)
+    except Timeout:
+        raise _in_use(folder, owner) from None
+    except OSError as error:
+        raise write_error(folder / LOCK_FILES[0], error) from None
     try:
-        owner = dict(json.loads(lock.read_text(encoding="utf-8")))
-        host, pid = str(owner["host"]), int(owner["pid"])
-    except (OSError, ValueError, TypeError, KeyError):  # cut off by a crash
-        return
-    if host != socket.gethostname() or _alive(pid):
-        why = f"process {pid} on {host} is writing here"
-        raise RunError(
-            "this run is in use",
-            where=lock.parent,
-            why=why,
-            hint="wait for it, or remove its file 'lock'",
-        )
+        row = {"host": socket.gethostname(), "pid": os.getpid()}
+        owner.write_text(json.dumps(row), encoding="utf-8")
+        yield
+    finally:
+        owner.unlink(missing_ok=True)
+        lock.release()
 
 
-def _alive(pid: int) -> bool:
-    if pid == os.getpid():
+def _in_use(folder: Path, owner: Path) -> RunError:
+    known = _read_owner(owner)
+    holder = f"process {known[1]} on {known[0]}" if known else "another process"
+    why = f"{holder} is writing here"
+    hint = "wait for it to finish, or stop it"
+    return RunError("this run is in use", where=folder, why=why, hint=hint)
+
+
+def _read_owner(owner: Path) -> tuple[str, int] | None:
+    """Host and process id of the holder; None where the file is missing or cut off."""
+    try:
+        row = json.loads(owner.read_text(encoding="utf-8"))
+        return str(row["host"]), int(row["pid"])
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+
+
+def _owner_is_dead(owner: Path) -> bool:
+    known = _read_owner(owner)
+    if known is None or known[0] != socket.gethostname() or known[1] == os.getpid():
+        return False
+    if os.name == "nt":  # there os.kill would send the process a signal
         return False
     try:
-        os.kill(pid, 0)
+        os.kill(known[1], 0)
     except ProcessLookupError:
-        return False
-    except PermissionError:
         return True
-    return True
+    except OSError:
+        return False
+    return False

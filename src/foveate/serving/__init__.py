@@ -1,1 +1,4 @@
-"""The same answers over HTTP. Pictures come as bytes and nothing else: no address is fetched, no path of a request is opened."""
+"""Predictions over HTTP.
+
+Images come as bytes and nothing else: no URL is fetched, no path in a request is opened.
+"""

@@ -1,4 +1,4 @@
-"""The addresses of the server, and what each answers."""
+"""The server: its routes, and what is done around every request."""
 
 from __future__ import annotations
 
@@ -21,38 +21,57 @@ from starlette.datastructures import Headers, QueryParams
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from foveate.errors import BrokenImage, UsageError
-from foveate.serving import kserve as v2
-from foveate.serving.batching import Batcher, Busy, Threads
+from foveate.serving import kserve
+from foveate.serving.batching import Batcher, QueueFull, WorkerPools
 from foveate.serving.engines import Engine
-from foveate.serving.requests import Refused, body_of, picture_in
+from foveate.serving.requests import RequestError, extract_image, read_body
 from foveate.version import __version__
 
-_OPEN = ("/v2/health/", "/metrics")  # without a token
-_PAGE = ("/", "/page.js", "/painting.js", "/page.css")
-_QUESTIONS = ("/predict", "/explain")
-_EVERY = ((b"x-content-type-options", b"nosniff"),)  # headers of every answer
-_GONE = 499  # the client went away, as nginx writes it
-_POLICY = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; connect-src 'self'; media-src blob:"
-_KINDS = {"js": "text/javascript", "css": "text/css"}
+_WITHOUT_TOKEN = ("/v2/health/", "/metrics")  # beginnings of paths
+_PAGE = ("/", "/page.js", "/drawing.js", "/page.css")
+_IMAGE_ROUTES = ("/predict", "/explain")
+_HEADERS = ((b"x-content-type-options", b"nosniff"),)  # of every response
+_CLIENT_CLOSED_REQUEST = 499  # as nginx logs it
+_CONTENT_SECURITY_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; "
+    "connect-src 'self'; media-src blob:"
+)
+_MEDIA_TYPES = {"js": "text/javascript", "css": "text/css"}
 log = logging.getLogger("foveate.serve")
 
 
 @dataclass(frozen=True)
 class Limits:
-    """`batch`: pictures at once; `wait`: seconds for which a first one waits for others; `room`: pictures inside at the most;
-    `bytes`: of a body; `seconds`: for a body to arrive; `token`: that requests have to bring, empty for none."""
+    """Limits of the server.
 
-    batch: int = 32
-    wait: float = 0.03
-    room: int = 64
-    bytes: int = 20_000_000
-    seconds: float = 20.0
+    Attributes:
+        max_batch: Greatest number of images in a batch.
+        batch_wait: Seconds for which the first image of a batch waits for others.
+        max_queue: Greatest number of images in flight, of each model.
+        max_body_bytes: Greatest size of a request body.
+        body_timeout: Seconds in which a body has to arrive.
+        token: Token that requests must send; empty for none.
+    """
+
+    max_batch: int = 32
+    batch_wait: float = 0.03
+    max_queue: int = 64
+    max_body_bytes: int = 20_000_000
+    body_timeout: float = 20.0
     token: str = ""
 
 
 @dataclass
-class State:
-    """`draining`: nothing new is taken. `running`: requests that are being answered."""
+class ServerState:
+    """The state of a running server.
+
+    Attributes:
+        batchers: Of each model, by its name.
+        limits: The limits.
+        draining: Whether new requests are refused because the server is about to stop.
+        running: Number of requests that are being processed.
+        registry: The metrics for Prometheus.
+    """
 
     batchers: dict[str, Batcher]
     limits: Limits
@@ -63,200 +82,254 @@ class State:
     def __post_init__(self) -> None:
         self.requests = Counter(
             "foveate_requests",
-            "Answers by path and status.",
+            "Responses by path and status.",
             ["path", "status"],
             registry=self.registry,
         )
-        self.times = Histogram(
-            "foveate_seconds", "From the request to its answer.", ["path"], registry=self.registry
+        self.request_seconds = Histogram(
+            "foveate_request_seconds",
+            "Seconds from a request to its response.",
+            ["path"],
+            registry=self.registry,
         )
-        inside = Gauge(
-            "foveate_inside",
-            "Pictures that wait or are being answered.",
+        in_flight = Gauge(
+            "foveate_images_in_flight",
+            "Images that are being read, waiting or being predicted.",
             ["model"],
             registry=self.registry,
         )
         for name, batcher in self.batchers.items():
-            inside.labels(name).set_function(lambda batcher=batcher: batcher.inside)  # type: ignore[misc]
+            in_flight.labels(name).set_function(lambda batcher=batcher: batcher.in_flight)  # type: ignore[misc]
+
+    @property
+    def first_model(self) -> str:
+        """The model of requests that name none."""
+        return next(iter(self.batchers))
+
+    def batcher(self, name: str) -> Batcher:
+        """Return the batcher of a model.
+
+        Raises:
+            RequestError: There is no such model (404).
+        """
+        if name not in self.batchers:
+            raise RequestError(
+                404, f"there is no model of this name; models: {', '.join(self.batchers)}"
+            )
+        return self.batchers[name]
 
 
-def app_of(engines: dict[str, Engine], limits: Limits) -> FastAPI:
-    threads = Threads()
+def create_app(engines: dict[str, Engine], limits: Limits) -> FastAPI:
+    """Create the server.
+
+    Args:
+        engines: The models by name, the default first.
+        limits: The limits.
+
+    Returns:
+        The application; `app.state.foveate` is its ServerState.
+    """
+    pools = WorkerPools()
     batchers = {
-        name: Batcher(engine, limits.batch, limits.wait, limits.room, threads)
+        name: Batcher(engine, limits.max_batch, limits.batch_wait, limits.max_queue, pools)
         for name, engine in engines.items()
     }
-    state = State(batchers, limits)
+    state = ServerState(batchers, limits)
 
     @asynccontextmanager
-    async def life(app: FastAPI) -> AsyncIterator[None]:
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with AsyncExitStack() as stack:
-            stack.callback(threads.stop)
+            stack.callback(pools.stop)
             for batcher in batchers.values():
                 batcher.start()
                 stack.push_async_callback(batcher.stop)
             yield
 
     app = FastAPI(
-        title="Foveate", version=__version__, lifespan=life, docs_url=None, redoc_url=None
+        title="Foveate",
+        description="Predictions of vision models for images.",
+        version=__version__,
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
     )
     app.state.foveate = state
-    app.add_middleware(Guard, state=state)
-    _pages(app, state)
-    _predict(app, state)
-    _protocol(app, state)
+    app.add_middleware(RequestMiddleware, state=state)
+    _add_page(app)
+    _add_metrics(app, state)
+    _add_image_routes(app, state)
+    _add_protocol(app, state)
     return app
 
 
 # --- around every request
 
 
-class Guard:
-    """Refuses what can be refused before anything is read, makes one sentence of what goes wrong, counts, and writes the log."""
+class RequestMiddleware:
+    """Refuses requests early, turns errors into one sentence, counts and logs.
 
-    def __init__(self, app: ASGIApp, state: State) -> None:
+    Args:
+        app: The application.
+        state: The state of the server.
+    """
+
+    def __init__(self, app: ASGIApp, state: ServerState) -> None:
         self.app, self.state = app, state
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        start, number, status = time.perf_counter(), uuid.uuid4().hex[:12], 0
+        start, request_id, status = time.perf_counter(), uuid.uuid4().hex[:12], 0
 
-        async def answer(message: Message) -> None:
+        async def respond(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
                 message["headers"] = [
                     *message["headers"],
-                    *_EVERY,
-                    (b"x-request-id", number.encode()),
+                    *_HEADERS,
+                    (b"x-request-id", request_id.encode()),
                 ]
             await send(message)
 
         self.state.running += 1
         try:
-            await (_refused(self.state, scope) or self.app)(scope, receive, answer)
+            await (_refuse_early(self.state, scope) or self.app)(scope, receive, respond)
         except Exception as error:
-            if status:  # the answer has begun
+            if status:  # the response has begun
                 raise
-            await _told(error, number)(scope, receive, answer)
+            await _error_response(error, request_id)(scope, receive, respond)
         finally:
             self.state.running -= 1
-        self._note(scope, number, status, time.perf_counter() - start)
+        self._record(scope, request_id, status, time.perf_counter() - start)
 
-    def _note(self, scope: Scope, number: str, status: int, seconds: float) -> None:
-        route = getattr(
-            scope.get("route"), "path", scope["path"] if scope["path"] in _QUESTIONS else "other"
-        )
+    def _record(self, scope: Scope, request_id: str, status: int, seconds: float) -> None:
+        # names of unknown paths do not become labels: anybody could make millions of them
+        path = scope["path"] if scope["path"] in _IMAGE_ROUTES else "other"
+        route = getattr(scope.get("route"), "path", path)
         self.state.requests.labels(route, str(status)).inc()
-        self.state.times.labels(route).observe(seconds)
-        about = {"id": number, "method": scope["method"], "path": route, "status": status}
-        log.info(json.dumps({**about, "ms": round(1000 * seconds, 1)}))
+        self.state.request_seconds.labels(route).observe(seconds)
+        entry = {"id": request_id, "method": scope["method"], "path": route, "status": status}
+        log.info(json.dumps({**entry, "ms": round(1000 * seconds, 1)}))
 
 
-def _told(error: Exception, number: str) -> Response:
+def _error_response(error: Exception, request_id: str) -> Response:
     match error:
-        case Refused():
-            return _error(error.status, error.what)
+        case RequestError():
+            return _error(error.status, error.message)
         case BrokenImage() | UsageError():
             return _error(400, error.brief)
-        case Busy():
-            return _busy()
-    log.error(json.dumps({"id": number, "error": "unexpected"}), exc_info=error)
-    return _error(500, f"something went wrong here; the log has it under {number}")
+        case QueueFull():
+            return _queue_full()
+    log.error(json.dumps({"id": request_id, "error": "unexpected"}), exc_info=error)
+    return _error(
+        500, f"an unexpected error occurred; the log of the server has it as {request_id}"
+    )
 
 
-def _refused(state: State, scope: Scope) -> Response | None:
-    """A refusal before anything is read: no token, nothing new is taken, or no room, which under a flood has to cost little."""
+def _refuse_early(state: ServerState, scope: Scope) -> Response | None:
+    """Refuse a request before anything of it is read, which is cheap even in a flood."""
     path: str = scope["path"]
-    if state.limits.token and path not in _PAGE and not path.startswith(_OPEN):
-        given = Headers(scope=scope).get("authorization", "").removeprefix("Bearer ")
-        if not hmac.compare_digest(given.encode(), state.limits.token.encode()):
+    is_open = path.startswith(_WITHOUT_TOKEN)
+    if state.limits.token and not is_open and path not in _PAGE:
+        sent = Headers(scope=scope).get("authorization", "").removeprefix("Bearer ")
+        if not hmac.compare_digest(sent.encode(), state.limits.token.encode()):
             return _error(
                 401,
-                "this server wants a token: Authorization: Bearer TOKEN",
+                "missing or wrong token; send 'Authorization: Bearer TOKEN'",
                 {"www-authenticate": "Bearer"},
             )
-    if state.draining and not path.startswith(_OPEN):
-        return _error(503, "this server is about to stop", {"retry-after": "5"})
-    if path in _QUESTIONS and scope["method"] == "POST":
-        batcher = state.batchers.get(
-            QueryParams(scope["query_string"]).get("model") or next(iter(state.batchers))
-        )
-        return _busy() if batcher is not None and batcher.full else None
+    if state.draining and not is_open:
+        return _error(503, "the server is shutting down", {"retry-after": "5"})
+    if path in _IMAGE_ROUTES and scope["method"] == "POST":
+        name = QueryParams(scope["query_string"]).get("model") or state.first_model
+        batcher = state.batchers.get(name)
+        return _queue_full() if batcher is not None and batcher.is_full else None
     return None
 
 
-def _busy() -> JSONResponse:
-    return _error(429, "there is no room for more pictures just now", {"retry-after": "1"})
+def _queue_full() -> JSONResponse:
+    return _error(429, "too many images in flight; try again later", {"retry-after": "1"})
 
 
-def _error(status: int, what: str, headers: dict[str, str] | None = None) -> JSONResponse:
-    return JSONResponse({"error": what}, status, headers)
+def _error(status: int, message: str, headers: dict[str, str] | None = None) -> JSONResponse:
+    return JSONResponse({"error": message}, status, headers)
 
 
-# --- addresses
+# --- routes
 
 
-def _pages(app: FastAPI, state: State) -> None:
+def _add_page(app: FastAPI) -> None:
     folder = Path(__file__).parent / "static"
 
     @app.get("/", include_in_schema=False)
     async def page() -> Response:
         return HTMLResponse(
             (folder / "page.html").read_text(encoding="utf-8"),
-            headers={"content-security-policy": _POLICY},
+            headers={"content-security-policy": _CONTENT_SECURITY_POLICY},
         )
 
     @app.get("/page.js", include_in_schema=False)
-    @app.get("/painting.js", include_in_schema=False)
+    @app.get("/drawing.js", include_in_schema=False)
     @app.get("/page.css", include_in_schema=False)
-    async def part(request: Request) -> Response:
-        text = (folder / request.url.path.removeprefix("/")).read_text(encoding="utf-8")
-        return Response(text, media_type=_KINDS[request.url.path.rpartition(".")[2]])
+    async def asset(request: Request) -> Response:
+        name = request.url.path.removeprefix("/")
+        text = (folder / name).read_text(encoding="utf-8")
+        return Response(text, media_type=_MEDIA_TYPES[name.rpartition(".")[2]])
 
+
+def _add_metrics(app: FastAPI, state: ServerState) -> None:
     @app.get("/metrics")
     async def metrics() -> Response:
+        """Metrics for Prometheus."""
         return Response(generate_latest(state.registry), media_type="text/plain; version=0.0.4")
 
 
-def _predict(app: FastAPI, state: State) -> None:
+def _add_image_routes(app: FastAPI, state: ServerState) -> None:
     @app.post("/predict")
     async def predict(request: Request, model: str = "") -> Response:
-        """A picture as the body, or as the one file of a form. `model`: where there are several."""
-        return await _about_one(state, request, model, Batcher.ask)
+        """Predict for an image: the request body, or the only file of a form.
+
+        `model` names the model; the first one by default.
+        """
+        return await _respond_to_image(state, request, model, Batcher.predict)
 
     @app.post("/explain")
     async def explain(request: Request, model: str = "") -> Response:
-        """A picture as for /predict; answers where that answer comes from, as a map of numbers."""
-        return await _about_one(
+        """Return the evidence for the prediction of an image, as a map of numbers.
+
+        The image and `model` are sent as for `/predict`.
+        """
+        return await _respond_to_image(
             state,
             request,
             model,
-            lambda batcher, content: batcher.alone(batcher.engine.explain, content),
+            lambda batcher, content: batcher.run_exclusively(batcher.engine.explain, content),
         )
 
 
-async def _about_one(
-    state: State, request: Request, model: str, ask: Callable[[Batcher, bytes], Awaitable[Any]]
+async def _respond_to_image(
+    state: ServerState,
+    request: Request,
+    model: str,
+    process: Callable[[Batcher, bytes], Awaitable[Any]],
 ) -> Response:
-    """What a model says to a request with one picture; the first model where none is named."""
-    batcher = _batcher(state, model or next(iter(state.batchers)))
-    async with batcher.place():
-        body = await body_of(request, state.limits.bytes, state.limits.seconds)
-        content = await picture_in(request, body)
-        found = await _unless_gone(request, [ask(batcher, content)])
-    return (
-        JSONResponse({"model": batcher.engine.name, **found[0]})
-        if found
-        else Response(status_code=_GONE)
-    )
+    """Respond with what `process` returns for the image in a request."""
+    batcher = state.batcher(model or state.first_model)
+    async with batcher.reserve():
+        body = await read_body(request, state.limits.max_body_bytes, state.limits.body_timeout)
+        content = await extract_image(request, body)
+        results = await _unless_disconnected(request, [process(batcher, content)])
+    if not results:
+        return Response(status_code=_CLIENT_CLOSED_REQUEST)
+    return JSONResponse({"model": batcher.engine.name, **results[0]})
 
 
-def _protocol(app: FastAPI, state: State) -> None:
+def _add_protocol(app: FastAPI, state: ServerState) -> None:
     @app.get("/v2")
     async def server() -> dict[str, Any]:
+        """Metadata of the server."""
         return {
             "name": "foveate",
             "version": __version__,
@@ -266,50 +339,62 @@ def _protocol(app: FastAPI, state: State) -> None:
 
     @app.get("/v2/health/live")
     async def live() -> dict[str, bool]:
+        """Whether the server is running."""
         return {"live": True}
 
     @app.get("/v2/health/ready")
     @app.get("/v2/models/{name}/ready")
     async def ready(name: str = "") -> Response:
+        """Whether the server, or a model, accepts requests."""
         if name:
-            _batcher(state, name)
+            state.batcher(name)
         return JSONResponse({"ready": not state.draining}, 503 if state.draining else 200)
 
     @app.get("/v2/models/{name}")
-    async def about(name: str) -> dict[str, Any]:
-        return v2.metadata(_batcher(state, name).engine)
+    async def metadata(name: str) -> dict[str, Any]:
+        """Metadata of a model: inputs, outputs, classes."""
+        return kserve.metadata(state.batcher(name).engine)
 
     @app.post("/v2/models/{name}/infer")
     async def infer(request: Request, name: str) -> Response:
-        batcher, header = _batcher(state, name), request.headers.get(v2.HEADER)
-        async with batcher.place():
-            body = await body_of(request, state.limits.bytes, state.limits.seconds)
-            told, pictures = v2.asked(body, header, state.limits.batch)
-            async with batcher.place(len(pictures) - 1):
-                rows = await _unless_gone(request, [batcher.ask(content) for content in pictures])
+        """Predict for several images."""
+        batcher, header = state.batcher(name), request.headers.get(kserve.HEADER)
+        limits = state.limits
+        async with batcher.reserve():
+            body = await read_body(request, limits.max_body_bytes, limits.body_timeout)
+            content, images = kserve.parse_request(body, header, limits.max_batch)
+            async with batcher.reserve(len(images) - 1):
+                rows = await _unless_disconnected(request, [batcher.predict(i) for i in images])
         if not rows:
-            return Response(status_code=_GONE)
-        content, length = v2.answered(told, batcher.engine, rows, binary=header is not None)
-        kind = "application/octet-stream" if length else "application/json"
-        return Response(content, headers={v2.HEADER: length} if length else None, media_type=kind)
+            return Response(status_code=_CLIENT_CLOSED_REQUEST)
+        response, length = kserve.build_response(
+            content, batcher.engine, rows, binary=header is not None
+        )
+        media_type = "application/octet-stream" if length else "application/json"
+        headers = {kserve.HEADER: length} if length else None
+        return Response(response, headers=headers, media_type=media_type)
 
 
-def _batcher(state: State, name: str) -> Batcher:
-    if name not in state.batchers:
-        raise Refused(404, f"there is no model of this name; there are {', '.join(state.batchers)}")
-    return state.batchers[name]
+async def _unless_disconnected(
+    request: Request, tasks: list[Awaitable[dict[str, Any]]]
+) -> list[dict[str, Any]]:
+    """Return the results of the tasks; they are canceled if the client disconnects.
 
+    Args:
+        request: The request, whose body has been read.
+        tasks: The tasks.
 
-async def _unless_gone(request: Request, questions: list[Any]) -> list[dict[str, Any]]:
-    """The answers; none where the client goes away meanwhile: then nobody computes them any more."""
-    asking: asyncio.Future[Any] = asyncio.gather(*questions)
-    # the body is read: what comes now is the end of the connection
-    leaving: asyncio.Future[Any] = asyncio.ensure_future(request.receive())
+    Returns:
+        The results; none if the client disconnected.
+    """
+    working: asyncio.Future[Any] = asyncio.gather(*tasks)
+    # the body has been read: the next message is the end of the connection
+    disconnected: asyncio.Future[Any] = asyncio.ensure_future(request.receive())
     try:
-        await asyncio.wait({asking, leaving}, return_when=asyncio.FIRST_COMPLETED)
-        found: list[dict[str, Any]] = await asking if asking.done() else []
-        return found
+        await asyncio.wait({working, disconnected}, return_when=asyncio.FIRST_COMPLETED)
+        results: list[dict[str, Any]] = await working if working.done() else []
+        return results
     finally:
-        leaving.cancel()
-        asking.cancel()
-        await asyncio.gather(asking, leaving, return_exceptions=True)
+        disconnected.cancel()
+        working.cancel()
+        await asyncio.gather(working, disconnected, return_exceptions=True)

@@ -1,4 +1,4 @@
-"""Pictures that come one by one, answered several at once; never more wait than there is room for."""
+"""Dynamic batching: images that arrive one by one are predicted together, in a bounded queue."""
 
 from __future__ import annotations
 
@@ -11,142 +11,169 @@ from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 from foveate.serving.engines import Engine
-from foveate.utils.memory import one_arena
+from foveate.utils.memory import use_one_arena
 
 _DECODERS = 4  # threads
-Waiting = tuple[Any, "asyncio.Future[dict[str, Any]]"]
-"""A picture that was made ready, and who waits for its answer."""
+QueuedImage = tuple[Any, "asyncio.Future[dict[str, Any]]"]
+"""A decoded image, and the future of its prediction"""
 
 
-class Busy(Exception):
-    """There is no room for another picture."""
+class QueueFull(Exception):
+    """As many images are in flight as the limit allows."""
 
 
-class Threads:
-    """Those that all models share: some make pictures ready, one answers, with all of torch's threads. Two with half of them each
-    would answer smaller batches, of 8 in the place of 16, which cost a quarter more each picture."""
+class WorkerPools:
+    """The threads that all models share: some decode images, one predicts, with all torch threads.
+
+    Two predicting threads with half of the torch threads each would have smaller batches, of 8
+    instead of 16 images, and an image would cost a quarter more.
+    """
 
     def __init__(self) -> None:
-        one_arena()
-        torch = sys.modules.get("torch")  # files alone need none
-        own = torch.get_num_threads() if torch else 1
-        self.decoders = ThreadPoolExecutor(_DECODERS, "decode", _take, (1,))
-        self.answerer = ThreadPoolExecutor(1, "answer", _take, (own,))
+        use_one_arena()
+        torch = sys.modules.get("torch")  # exported files need none
+        torch_threads = torch.get_num_threads() if torch else 1
+        self.decoders = ThreadPoolExecutor(_DECODERS, "decode", _set_torch_threads, (1,))
+        self.predictor = ThreadPoolExecutor(1, "predict", _set_torch_threads, (torch_threads,))
         self.turn = asyncio.Lock()
 
     def stop(self) -> None:
-        for pool in (self.decoders, self.answerer):
+        """Stop the threads once they have finished what they are doing."""
+        for pool in (self.decoders, self.predictor):
             pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _take(threads: int) -> None:
-    """What a thread does first: it takes so many of torch's threads."""
+def _set_torch_threads(count: int) -> None:
     if "torch" in sys.modules:
-        sys.modules["torch"].set_num_threads(threads)
+        sys.modules["torch"].set_num_threads(count)
 
 
 class Batcher:
-    """`most`: pictures at once; `wait`: seconds for which a first one waits for others; `room`: pictures inside at the most."""
+    """Collects the images of a model into batches.
 
-    def __init__(self, engine: Engine, most: int, wait: float, room: int, threads: Threads) -> None:
-        self.engine, self.most, self.wait, self.room, self.threads = (
-            engine,
-            most,
-            wait,
-            room,
-            threads,
-        )
-        self.inside = 0
-        self._decoding = self._lately = 0
-        self._waiting = deque[Waiting]()
-        self._news = asyncio.Event()  # of what waits or is being decoded
+    Args:
+        engine: The model.
+        max_batch: Greatest number of images in a batch.
+        max_wait: Seconds for which the first image of a batch waits for others.
+        max_queue: Greatest number of images in flight: being read, waiting or being predicted.
+        pools: The threads.
+
+    Attributes:
+        in_flight: The number of images in flight.
+    """
+
+    def __init__(
+        self, engine: Engine, max_batch: int, max_wait: float, max_queue: int, pools: WorkerPools
+    ) -> None:
+        self.engine, self.pools = engine, pools
+        self.max_batch, self.max_wait, self.max_queue = max_batch, max_wait, max_queue
+        self.in_flight = 0
+        self._decoding = 0  # images
+        self._previous = 0  # images that were there when the last batch was done
+        self._queue = deque[QueuedImage]()
+        self._changed = asyncio.Event()  # an image has been decoded, or could not be
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        self._task = asyncio.get_running_loop().create_task(self._work())
+        """Start to predict, in the running event loop."""
+        self._task = asyncio.get_running_loop().create_task(self._run())
 
     async def stop(self) -> None:
+        """Stop to predict."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
 
     @property
-    def full(self) -> bool:
-        return self.inside >= self.room
+    def is_full(self) -> bool:
+        """Whether no further image is accepted."""
+        return self.in_flight >= self.max_queue
 
     @asynccontextmanager
-    async def place(self, count: int = 1) -> AsyncIterator[None]:
-        """Room for pictures, taken before their bytes are read. Raises Busy."""
-        if self.inside + count > self.room:
-            raise Busy
-        self.inside += count
+    async def reserve(self, count: int = 1) -> AsyncIterator[None]:
+        """Count images as in flight, from before their bytes are read.
+
+        Raises:
+            QueueFull: There would be too many of them.
+        """
+        if self.in_flight + count > self.max_queue:
+            raise QueueFull
+        self.in_flight += count
         try:
             yield
         finally:
-            self.inside -= count
+            self.in_flight -= count
 
-    async def ask(self, content: bytes) -> dict[str, Any]:
-        """The answer to one encoded picture, whose place was taken. Raises BrokenImage. Cancelled, it is not answered any more."""
+    async def predict(self, content: bytes) -> dict[str, Any]:
+        """Return the prediction of an encoded image, for which `reserve` was called.
+
+        It is not computed if the task is canceled before its batch begins.
+
+        Raises:
+            BrokenImage: The image cannot be decoded.
+        """
         loop = asyncio.get_running_loop()
         self._decoding += 1
         try:
-            picture = await loop.run_in_executor(self.threads.decoders, self.engine.decode, content)
+            image = await loop.run_in_executor(self.pools.decoders, self.engine.decode, content)
         finally:
             self._decoding -= 1
-            self._news.set()
+            self._changed.set()
         future: asyncio.Future[dict[str, Any]] = loop.create_future()
-        self._waiting.append((picture, future))
+        self._queue.append((image, future))
         return await future
 
-    async def alone(self, work: Callable[[bytes], Any], content: bytes) -> Any:
-        """Other work on one encoded picture, whose place was taken, in its turn among the batches."""
-        async with self.threads.turn:
+    async def run_exclusively(self, function: Callable[[bytes], Any], content: bytes) -> Any:
+        """Call a function on an encoded image, between two batches."""
+        async with self.pools.turn:
             return await asyncio.get_running_loop().run_in_executor(
-                self.threads.answerer, work, content
+                self.pools.predictor, function, content
             )
 
-    async def _work(self) -> None:
+    async def _run(self) -> None:
         while True:
-            while not self._waiting:
-                self._news.clear()
-                await self._news.wait()
-            await self._company()
-            async with self.threads.turn:
-                await self._answer(
-                    [self._waiting.popleft() for _ in range(min(self.most, len(self._waiting)))]
-                )
+            while not self._queue:
+                self._changed.clear()
+                await self._changed.wait()
+            await self._wait_for_others()
+            async with self.pools.turn:
+                count = min(self.max_batch, len(self._queue))
+                await self._predict_batch([self._queue.popleft() for _ in range(count)])
 
-    async def _company(self) -> None:
-        """Waits for those that are being decoded, and for as many as there were a batch ago: who asks without pause comes again,
-        and networks like full batches. Who is alone does not wait, and nobody for a body that is slow to arrive."""
+    async def _wait_for_others(self) -> None:
+        """Wait for images that are being decoded, and for as many as there were a batch ago.
+
+        Clients that send without pause come again, and networks are faster with full batches. A
+        lone request is not delayed, and slow uploads delay nobody.
+        """
         loop = asyncio.get_running_loop()
-        end = loop.time() + self.wait
+        end = loop.time() + self.max_wait
         while (
-            len(self._waiting) < self.most
-            and (self._decoding or len(self._waiting) < self._lately)
+            len(self._queue) < self.max_batch
+            and (self._decoding or len(self._queue) < self._previous)
             and loop.time() < end
         ):
-            self._news.clear()
+            self._changed.clear()
             with suppress(TimeoutError):
                 async with asyncio.timeout_at(end):
-                    await self._news.wait()
+                    await self._changed.wait()
 
-    async def _answer(self, batch: list[Waiting]) -> None:
-        batch = [pair for pair in batch if not pair[1].done()]  # done: nobody waits any more
+    async def _predict_batch(self, batch: list[QueuedImage]) -> None:
+        batch = [pair for pair in batch if not pair[1].done()]  # done: canceled meanwhile
         if not batch:
             return
-        pictures = [picture for picture, _ in batch]
+        images = [image for image, _ in batch]
         try:
-            found = await asyncio.get_running_loop().run_in_executor(
-                self.threads.answerer, self.engine.answer, pictures
+            rows = await asyncio.get_running_loop().run_in_executor(
+                self.pools.predictor, self.engine.predict, images
             )
-        except Exception as error:  # one batch's trouble is that of its pictures, not of the server
+        except Exception as error:  # fails the images of this batch, not the server
             for _, future in batch:
                 if not future.done():
                     future.set_exception(error)
             return
         finally:
-            self._lately = len(batch) + len(self._waiting) + self._decoding
-        for (_, future), row in zip(batch, found, strict=True):
+            self._previous = len(batch) + len(self._queue) + self._decoding
+        for (_, future), row in zip(batch, rows, strict=True):
             if not future.done():
                 future.set_result(row)

@@ -1,7 +1,8 @@
-"""The Open Inference Protocol, version 2: tensors as JSON, or as bytes behind the JSON (Triton's binary extension).
+"""The Open Inference Protocol, version 2: tensors as JSON, or as bytes after the JSON.
 
-A model takes `image`, BYTES [B]: encoded pictures. It gives `answer`, BYTES [B], a JSON text each, and where it classifies
-`scores`, FP32 [B, K].
+The latter is Triton's extension for binary tensor data. A model takes `image`, BYTES [B]: encoded
+images. It returns `answer`, BYTES [B], a JSON text for each, and `scores`, FP32 [B, K], if it
+classifies.
 """
 
 from __future__ import annotations
@@ -15,135 +16,175 @@ from typing import Any
 import numpy as np
 
 from foveate.serving.engines import Engine
-from foveate.serving.requests import Refused
+from foveate.serving.requests import RequestError
 
-_DIGITS = 19  # fewer than so many, in the length of a header: int() refuses thousands, and takes others than those of ASCII
-HEADER = "inference-header-content-length"
+HEADER = "inference-header-content-length"  # with the length of the JSON, if bytes follow it
+# of that length, fewer digits: int() refuses thousands of them
+_MAX_DIGITS = 19
 
 
 def metadata(engine: Engine) -> dict[str, Any]:
-    outputs = [{"name": "answer", "datatype": "BYTES", "shape": [-1]}]
-    if engine.about["task"] == "classify":
-        outputs.append({"name": "scores", "datatype": "FP32", "shape": [-1, len(engine.classes)]})
+    """Return the metadata of a model."""
     inputs = [{"name": "image", "datatype": "BYTES", "shape": [-1]}]
-    about = {
+    outputs = [{"name": "answer", "datatype": "BYTES", "shape": [-1]}]
+    if engine.metadata["task"] == "classify":
+        outputs.append({"name": "scores", "datatype": "FP32", "shape": [-1, len(engine.classes)]})
+    return {
         "name": engine.name,
         "versions": ["1"],
         "platform": "foveate",
         "inputs": inputs,
         "outputs": outputs,
+        "parameters": {**engine.metadata, "classes": list(engine.classes)},
     }
-    return {**about, "parameters": {**engine.about, "classes": list(engine.classes)}}
 
 
-def asked(body: bytes, header: str | None, most: int) -> tuple[dict[str, Any], list[bytes]]:
-    """The request's JSON, and its pictures. Raises Refused."""
-    length = _length(header, body)
+def parse_request(
+    body: bytes, header: str | None, max_images: int
+) -> tuple[dict[str, Any], list[bytes]]:
+    """Parse an inference request.
+
+    Args:
+        body: The body.
+        header: The value of `HEADER`, if there is one.
+        max_images: Greatest number of images.
+
+    Returns:
+        The JSON of the request, and its encoded images.
+
+    Raises:
+        RequestError: The request is invalid (400).
+    """
+    length = _json_length(header, body)
     try:
         request = json.loads(body[:length])
         tensor = next(each for each in request["inputs"] if each["name"] == "image")
-        kind, shape, parameters = tensor["datatype"], tensor["shape"], tensor.get("parameters", {})
-        data = tensor.get("data")
+        datatype, shape, data = tensor["datatype"], tensor["shape"], tensor.get("data")
+        parameters = tensor.get("parameters", {})
     except (ValueError, KeyError, TypeError, AttributeError, StopIteration, RecursionError):
-        raise Refused(400, "this is no V2 request with the input 'image'") from None
-    if (
-        kind != "BYTES"
-        or not isinstance(shape, list)
-        or len(shape) != 1
-        or not isinstance(parameters, dict)
-    ):
-        raise Refused(400, "the input 'image' is BYTES of the shape [B]: encoded pictures")
-    pictures = _binary(body[length:], parameters) if data is None else _texts(data)
-    if [len(pictures)] != shape or not 0 < len(pictures) <= most:
-        raise Refused(
-            400,
-            f"the shape says {shape}, there are {len(pictures)} pictures, and 1 to {most} are taken at once",
+        raise RequestError(
+            400, "this is not a V2 inference request with an input named 'image'"
+        ) from None
+    is_list = isinstance(shape, list) and len(shape) == 1
+    if datatype != "BYTES" or not is_list or not isinstance(parameters, dict):
+        raise RequestError(
+            400, "the input 'image' must have the datatype BYTES and the shape [B]: encoded images"
         )
-    return request, pictures
+    images = _split_bytes(body[length:], parameters) if data is None else _decode_texts(data)
+    count = len(images)
+    if [count] != shape:
+        raise RequestError(
+            400,
+            f"the input 'image' has the shape {shape}, but "
+            f"{count} {'image was' if count == 1 else 'images were'} sent",
+        )
+    if not 0 < count <= max_images:
+        raise RequestError(400, f"send 1 to {max_images} images in a request, not {count}")
+    return request, images
 
 
-def answered(
+def build_response(
     request: dict[str, Any], engine: Engine, rows: list[dict[str, Any]], binary: bool
 ) -> tuple[bytes, str | None]:
-    """The response, and the length of its JSON where bytes follow."""
+    """Build the response to a request.
+
+    Args:
+        request: The JSON of the request.
+        engine: The model.
+        rows: The predictions.
+        binary: Whether outputs are sent as bytes unless the request says otherwise.
+
+    Returns:
+        The body, and the length of its JSON if bytes follow it.
+
+    Raises:
+        RequestError: The request wants an output that does not exist (400).
+    """
     texts = [json.dumps(row, ensure_ascii=False) for row in rows]
     tensors: dict[str, tuple[str, list[int], Any]] = {"answer": ("BYTES", [len(rows)], texts)}
-    if engine.about["task"] == "classify":
+    if engine.metadata["task"] == "classify":
         scores = np.array(
             [[row["scores"][name] for name in engine.classes] for row in rows], np.float32
         )
         tensors["scores"] = ("FP32", list(scores.shape), scores)
-    wanted = _wanted(request, tensors, binary)
-    outputs, behind = [], b""
-    for name, as_bytes in wanted.items():
-        kind, shape, values = tensors[name]
-        row: dict[str, Any] = {"name": name, "datatype": kind, "shape": shape}
+    outputs, after_json = [], b""
+    for name, as_bytes in _requested_outputs(request, tensors, binary).items():
+        datatype, shape, values = tensors[name]
+        output: dict[str, Any] = {"name": name, "datatype": datatype, "shape": shape}
         if as_bytes:
-            packed = (
-                values.tobytes()
-                if kind == "FP32"
-                else b"".join(_sized(text.encode()) for text in values)
-            )
-            row["parameters"], behind = {"binary_data_size": len(packed)}, behind + packed
+            content = _to_bytes(datatype, values)
+            output["parameters"] = {"binary_data_size": len(content)}
+            after_json += content
         else:
-            row["data"] = values.ravel().tolist() if kind == "FP32" else values
-        outputs.append(row)
-    told = {"model_name": engine.name, "model_version": "1", "outputs": outputs}
-    told |= {"id": request["id"]} if isinstance(request.get("id"), str) else {}
-    text = json.dumps(told, ensure_ascii=False).encode()
-    return text + behind, str(len(text)) if behind else None
+            output["data"] = values.ravel().tolist() if datatype == "FP32" else values
+        outputs.append(output)
+    response = {"model_name": engine.name, "model_version": "1", "outputs": outputs}
+    response |= {"id": request["id"]} if isinstance(request.get("id"), str) else {}
+    text = json.dumps(response, ensure_ascii=False).encode()
+    return text + after_json, str(len(text)) if after_json else None
 
 
-def _wanted(request: dict[str, Any], tensors: dict[str, Any], binary: bool) -> dict[str, bool]:
-    """name -> whether as bytes; all where none are named. Raises Refused for a name that is not there."""
+def _requested_outputs(
+    request: dict[str, Any], tensors: dict[str, Any], binary: bool
+) -> dict[str, bool]:
+    """Return the names of the outputs, all by default, and whether each is sent as bytes."""
     named = request.get("outputs") or [{"name": name} for name in tensors]
     try:
-        found = {
+        outputs = {
             each["name"]: bool(each.get("parameters", {}).get("binary_data", binary))
             for each in named
         }
     except (KeyError, TypeError, AttributeError):
-        raise Refused(400, "the outputs of this request cannot be read") from None
-    unknown = [name for name in found if name not in tensors]
+        raise RequestError(400, "the field 'outputs' of the request is invalid") from None
+    unknown = [name for name in outputs if name not in tensors]
     if unknown:
-        raise Refused(400, f"there is no output {unknown[0]!r}; there are {', '.join(tensors)}")
-    return found
+        raise RequestError(
+            400, f"there is no output named {unknown[0]!r}; outputs: {', '.join(tensors)}"
+        )
+    return outputs
 
 
-def _length(header: str | None, body: bytes) -> int:
+def _json_length(header: str | None, body: bytes) -> int:
+    """Return the length of the JSON at the beginning of a body."""
     if header is None:
         return len(body)
-    if not (header.isascii() and header.isdigit() and len(header) < _DIGITS) or int(header) > len(
-        body
-    ):
-        raise Refused(400, "the inference header is longer than the body")
+    # isdigit() alone accepts digits outside ASCII
+    is_number = header.isascii() and header.isdigit() and len(header) < _MAX_DIGITS
+    if not is_number or int(header) > len(body):
+        raise RequestError(
+            400, "the header Inference-Header-Content-Length does not fit the length of the body"
+        )
     return int(header)
 
 
-def _binary(content: bytes, parameters: dict[str, Any]) -> list[bytes]:
-    """Each element behind its length, four bytes, the lowest first."""
-    size, found, place = parameters.get("binary_data_size"), list[bytes](), 0
+def _split_bytes(content: bytes, parameters: dict[str, Any]) -> list[bytes]:
+    """Return the elements of a binary BYTES tensor: each follows its length, a uint32, in bytes."""
+    size, elements, start = parameters.get("binary_data_size"), list[bytes](), 0
     if not isinstance(size, int) or size != len(content):
-        raise Refused(400, "the bytes behind this request are not as many as it says")
-    while place < size:
-        if place + 4 > size:
-            raise Refused(400, "the bytes behind this request end within a length")
-        (length,) = struct.unpack_from("<I", content, place)
-        if place + 4 + length > size:
-            raise Refused(400, "the bytes behind this request end within a picture")
-        found.append(content[place + 4 : place + 4 + length])
-        place += 4 + length
-    return found
+        raise RequestError(400, "'binary_data_size' is not the number of bytes after the JSON")
+    while start < size:
+        if start + 4 > size:
+            raise RequestError(400, "the binary data end within the length of an image")
+        (length,) = struct.unpack_from("<I", content, start)
+        if start + 4 + length > size:
+            raise RequestError(400, "the binary data end within an image")
+        elements.append(content[start + 4 : start + 4 + length])
+        start += 4 + length
+    return elements
 
 
-def _texts(data: Any) -> list[bytes]:
+def _decode_texts(data: Any) -> list[bytes]:
+    """Return the elements of a BYTES tensor in JSON."""
     if not isinstance(data, list) or not all(isinstance(each, str) for each in data):
-        raise Refused(400, "pictures in JSON are a list of base64 texts")
+        raise RequestError(400, "'data' must be a list of images in base64")
     try:
         return [base64.b64decode(each, validate=True) for each in data]
     except (binascii.Error, ValueError):
-        raise Refused(400, "a picture in JSON is no base64 text") from None
+        raise RequestError(400, "an image in 'data' is not valid base64") from None
 
 
-def _sized(content: bytes) -> bytes:
-    return struct.pack("<I", len(content)) + content
+def _to_bytes(datatype: str, values: Any) -> bytes:
+    if datatype == "FP32":
+        return bytes(values.tobytes())
+    elements = [text.encode() for text in values]
+    return b"".join(struct.pack("<I", len(element)) + element for element in elements)

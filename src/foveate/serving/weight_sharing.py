@@ -1,4 +1,4 @@
-"""Runs of one backbone hold it once, whatever was added to it in each."""
+"""Equal weights of several runs in the same memory, such as those of a common backbone."""
 
 from __future__ import annotations
 
@@ -12,28 +12,40 @@ from foveate.inference.predictor import Predictor, load_predictor
 from foveate.modeling.weights import weights_fingerprint
 from foveate.run.folder import Run
 
-Known = dict[tuple[str, str, tuple[int, ...]], Tensor]
+SharedTensors = dict[tuple[str, str, tuple[int, ...]], Tensor]
+"""(fingerprint, device, strides) -> the data that equal tensors share"""
 
 
-def loaded(places: Sequence[Path], device: str) -> list[Predictor]:
-    """The predictors of finished runs. Where several have one backbone, what was added to it (LoRA and its kin) stays beside its
-    weights: folded in, it would make them weights of its own."""
-    backbones = [Run.open(place).recipe().backbone.model_dump_json() for place in places]
-    several, known, found = Counter(backbones), Known(), []
-    for place, backbone in zip(places, backbones, strict=True):
-        found.append(load_predictor(place, device, merge=several[backbone] == 1))
-        if len(places) > 1:
-            share(found[-1].model.backbone, known)
-    return found
+def load_predictors(runs: Sequence[Path], device: str) -> list[Predictor]:
+    """Load finished runs; those with the same backbone hold its weights once.
+
+    Adapters (LoRA and similar) of such runs are not merged: merged weights would differ.
+    """
+    backbones = [Run.open(run).recipe().backbone.model_dump_json() for run in runs]
+    counts, shared, predictors = Counter(backbones), SharedTensors(), list[Predictor]()
+    for run, backbone in zip(runs, backbones, strict=True):
+        predictors.append(load_predictor(run, device, merge=counts[backbone] == 1))
+        if len(runs) > 1:
+            share_equal_tensors(predictors[-1].model.backbone, shared)
+    return predictors
 
 
-def share(network: nn.Module, known: Known) -> int:
-    """Tensors that are equal, bit for bit, to one that is known take its memory from now on; the others are known afterwards. Gives
-    the bytes that this saved. The network must not be trained any more: what changes in one would change in all."""
+def share_equal_tensors(network: nn.Module, shared: SharedTensors) -> int:
+    """Let tensors of a network use the memory of known tensors that are equal, bit for bit.
+
+    The network must not be trained afterwards: what changes in one would change in all.
+
+    Args:
+        network: The network.
+        shared: The known tensors; the others of the network are added.
+
+    Returns:
+        The number of bytes saved.
+    """
     saved = 0
     for tensor in (*network.parameters(), *network.buffers()):
         key = weights_fingerprint({"": tensor}), str(tensor.device), tensor.stride()
-        first = known.setdefault(key, tensor.data)
+        first = shared.setdefault(key, tensor.data)
         if first.data_ptr() != tensor.data_ptr():
             saved += tensor.nbytes
             tensor.data = first

@@ -1,12 +1,13 @@
-"""Steps that were not taken because their loss or gradient was no finite number: what they saw, kept so that it can be seen again.
+"""Steps that were skipped because their loss or gradient was not finite, saved for replay.
 
-bad_steps/step-000000012/     tensors.safetensors: the weights that moved, what the tuning remembered, the batch
-                              step.json: step, epoch, loss, gradient's norm, and the pictures' names
+bad_steps/step-000000012/     tensors.safetensors: trained weights, state of the tuning, batch
+                              step.json: step, epoch, loss, gradient norm, and the images' names
 """
 
 from __future__ import annotations
 
 import json
+from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,85 +16,96 @@ from torch import Tensor
 
 from foveate.errors import RunError, UsageError
 from foveate.modeling.model import Model
-from foveate.modeling.weights import read_tensors
-from foveate.run.folder import Run
+from foveate.modeling.weights import read_run_tensors
 from foveate.types import Batch
-from foveate.utils.files import read_json, written_aside
+from foveate.utils.files import atomic_write, read_json
 
 FOLDER = "bad_steps"
-_MOST = 3  # steps of a run: the first ones tell the most
-_TENSORS, _ABOUT = "tensors.safetensors", "step.json"
-_FIELDS = ("images", "views", "sizes", "indices")
+_MAX_STEPS = 3  # steps of a run that are saved: the first ones tell the most
+_TENSORS, _INFO = "tensors.safetensors", "step.json"
+_BATCH_FIELDS = ("images", "views", "sizes", "indices")
 
 
 @dataclass(frozen=True)
-class Kept:
-    """`weights`: those that moved, and `memory`, what the tuning remembered, as they were before the step."""
+class BadStep:
+    """A skipped step, and the state before it.
 
-    about: dict[str, Any]
+    Attributes:
+        info: what step.json says, without the targets.
+        batch: the images, on the CPU, before MixUp and CutMix.
+        weights: the tensors that training changes.
+        tuning_state: what `Tuning.state` returned.
+    """
+
+    info: dict[str, Any]
     batch: Batch
     weights: dict[str, Tensor]
-    memory: dict[str, Tensor]
+    tuning_state: dict[str, Tensor]
 
 
-def keep(run: Run, model: Model, batch: Batch, about: dict[str, Any]) -> None:
-    """Writes a step down, if it is one of the first of its run."""
+def save_bad_step(run: Path, model: Model, batch: Batch, info: dict[str, Any]) -> None:
+    """Save a step into a run folder, if it is one of the first three.
+
+    Args:
+        run: Run folder.
+        model: The model, with the weights that the step began with.
+        batch: The images of the step.
+        info: JSON-able, with the number of the step as "step".
+    """
     from safetensors.torch import save_file
 
-    folder = run.folder / FOLDER
-    if folder.is_dir() and len(list(folder.iterdir())) >= _MOST:
+    folder = run / FOLDER
+    if folder.is_dir() and len(list(folder.iterdir())) >= _MAX_STEPS:
         return
     batch = batch.normalized()
-    parts = {
+    parts: dict[str, dict[str, Tensor]] = {
         "weights": model.trained_tensors(),
-        "memory": model.tuning.state(),
-        "batch": {name: getattr(batch, name) for name in _FIELDS},
+        "tuning": model.tuning.state(),
+        "batch": {name: getattr(batch, name) for name in _BATCH_FIELDS},
     }
-    words: list[dict[str, Any]] = []
-    for place, target in enumerate(batch.targets):
-        parts[f"target-{place}"] = {
-            name: value.as_subclass(Tensor)
-            for name, value in target.items()
-            if isinstance(value, Tensor)
-        }
-        words.append(
-            {name: value for name, value in target.items() if not isinstance(value, Tensor)}
-        )
-    named = {
-        f"{part}/{name}": tensor for part, those in parts.items() for name, tensor in those.items()
+    plain_targets: list[dict[str, Any]] = []
+    for index, target in enumerate(batch.targets):
+        tensors = {name: each for name, each in target.items() if isinstance(each, Tensor)}
+        parts[f"target-{index}"] = {k: each.as_subclass(Tensor) for k, each in tensors.items()}
+        plain_targets.append({name: target[name] for name in target.keys() - tensors.keys()})
+    flat = {
+        f"{part}/{name}": tensor.detach().cpu().contiguous().clone()
+        for part, named in parts.items()
+        for name, tensor in named.items()
     }
-    tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in named.items()}
-    with written_aside(
-        folder / f"step-{about['step']:09d}", sum(tensor.nbytes for tensor in tensors.values())
-    ) as aside:
-        aside.mkdir()
-        save_file(tensors, aside / _TENSORS)
-        (aside / _ABOUT).write_text(
-            json.dumps({**about, "targets": words}, ensure_ascii=False, indent=1), encoding="utf-8"
-        )
+    text = json.dumps({**info, "targets": plain_targets}, ensure_ascii=False, indent=1)
+    size = sum(tensor.nbytes for tensor in flat.values())
+    with atomic_write(folder / f"step-{info['step']:09d}", size) as unfinished:
+        unfinished.mkdir()
+        save_file(flat, unfinished / _TENSORS)
+        (unfinished / _INFO).write_text(text, encoding="utf-8")
 
 
-def read(folder: Path) -> Kept:
-    """What `keep` has written. Raises UsageError where there is none, RunError where it is damaged."""
-    if not (folder / _ABOUT).is_file():
-        raise UsageError(
-            "there is no step here that was kept", where=folder, hint=f"RUN/{FOLDER}/step-N"
-        )
-    about, parts = dict(read_json(folder / _ABOUT)), dict[str, dict[str, Tensor]]()
-    for name, tensor in read_tensors(folder / _TENSORS, verbatim=True).items():
+def load_bad_step(folder: Path) -> BadStep:
+    """Read a saved step.
+
+    Args:
+        folder: RUN/bad_steps/step-N.
+
+    Raises:
+        UsageError: There is no saved step in this folder.
+        RunError: Its files are damaged.
+    """
+    if not (folder / _INFO).is_file():
+        hint = f"name a folder RUN/{FOLDER}/step-N"
+        raise UsageError("there is no saved step in this folder", where=folder, hint=hint)
+    info = dict(read_json(folder / _INFO))
+    parts: defaultdict[str, dict[str, Tensor]] = defaultdict(dict)
+    for name, tensor in read_run_tensors(folder, _TENSORS).items():
         part, _, rest = name.partition("/")
-        parts.setdefault(part, {})[rest] = tensor
+        parts[part][rest] = tensor
     try:
         targets = [
-            {**parts.get(f"target-{place}", {}), **words}
-            for place, words in enumerate(about.pop("targets"))
+            {**parts[f"target-{index}"], **plain} for index, plain in enumerate(info.pop("targets"))
         ]
-        images, views, sizes, indices = (parts["batch"][name] for name in _FIELDS)
-        return Kept(
-            about,
-            Batch(images, targets, views, sizes, indices),
-            parts["weights"],
-            parts.get("memory", {}),
-        )
+        images, views, sizes, indices = (parts["batch"][name] for name in _BATCH_FIELDS)
+        batch = Batch(images, targets, views, sizes, indices)
+        return BadStep(info, batch, parts["weights"], parts["tuning"])
     except (KeyError, TypeError) as error:
-        raise RunError("this step is damaged", where=folder, why=f"it lacks {error}") from None
+        why = f"{error} is missing"
+        raise RunError("this saved step is damaged", where=folder, why=why) from None

@@ -8,7 +8,7 @@ from torch.nn import functional
 
 from foveate.errors import UsageError, WeightsError
 from foveate.modeling.model import Model, build_model
-from foveate.modeling.weights import read_tensors
+from foveate.modeling.weights import read_run_tensors
 from foveate.predictions import Labels
 from foveate.recipe import Recipe, StartRecipe
 from foveate.run.folder import Run
@@ -36,7 +36,7 @@ def initialize_from_run(model: Model, recipe: Recipe, run: Run) -> None:
                 why=why,
                 hint=hint,
             )
-    tensors = read_tensors(run.folder / "model.safetensors", verbatim=True)
+    tensors = read_run_tensors(run.folder)
     model.tuning.prepare_for_tensors(model, tensors)
     own_tensors = model.trained_tensors()
     with torch.no_grad():
@@ -61,7 +61,7 @@ class Teacher:
     def __init__(self, run: Run, start: StartRecipe, device: torch.device) -> None:
         recipe, classes = run.recipe(), run.classes()
         model = build_model(recipe, classes, weights=None if run.outcome()["frozen"] else "none")
-        model.load_tensors(read_tensors(run.folder / "model.safetensors", verbatim=True))
+        model.load_tensors(read_run_tensors(run.folder))
         self.model, self.start, self.multilabel = (
             model.to(device),
             start,

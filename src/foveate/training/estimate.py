@@ -1,4 +1,4 @@
-"""What a fit of these data would take on this machine: minutes, memory, disk, measured on some pictures with random weights."""
+"""What a fit would take on this machine: time, memory and disk, measured with random weights."""
 
 from __future__ import annotations
 
@@ -14,45 +14,65 @@ import torch
 
 from foveate.data.dataset import ImageDataset
 from foveate.data.image_cache import MEMORY_SHARE, ImageCache
-from foveate.data.issues import IssueKind, IssueLog
+from foveate.data.issues import IssueLog
 from foveate.errors import DataError, UsageError
-from foveate.inference.engine import eval_dataset
 from foveate.inference.features import pooled_features
+from foveate.messages import Message
 from foveate.modeling.backbones import family_of
+from foveate.modeling.datasets import eval_dataset
 from foveate.modeling.model import Model, build_model
 from foveate.recipe import Recipe, with_settings
-from foveate.training.planning import choose_mode
+from foveate.training.planning import VALIDATION_COST, choose_mode
 from foveate.training.resolve import resolve_recipe
-from foveate.training.throughput import Pace, paced
-from foveate.types import Provides, Sample, Table
+from foveate.training.throughput import Throughput, measure_throughput
+from foveate.types import IssueKind, Provides, Sample, Table
 from foveate.utils import console
 from foveate.utils.device import resolve_device
 from foveate.utils.files import cache_folder
-from foveate.utils.memory import available, keep_pages, total
+from foveate.utils.memory import available_memory, keep_freed_memory, total_memory
 
-MEMORY = IssueKind(
-    "this fit may need more memory than is free",
+LOW_MEMORY = IssueKind(
+    "low_memory",
+    "a fit may need more memory than is free",
     "warning",
     "machine",
-    "a smaller --batch-size or --size",
+    "use a smaller --batch-size or --size",
 )
-DISK = IssueKind(
-    "this fit needs more room than is free on the disk",
+LOW_DISK = IssueKind(
+    "low_disk",
+    "a fit needs more disk space than is free",
     "error",
     "machine",
-    "make room, or write elsewhere: --out",
+    "free some space, or write elsewhere with --out",
 )
 
-_LOOK = 1 / 3  # of a step is what looking at an image costs, without its gradients
-_STATES = 5  # weights, their average, the best of them, and two moments of the optimiser: what a checkpoint holds
+_STATES = 5  # of each trained tensor: itself, its average, its best, two moments of the optimizer
 _CHECKPOINTS = 3  # two that are kept, and one that is being written
-_REPORT = 5e6  # bytes of a report with its pictures
-_WIDE = 4 / 3  # sides of a photo: what a decoded picture takes beside the square of the network
+_REPORT_BYTES = 5e6  # of a report with its images
+_ASPECT_RATIO = 4 / 3  # of a photo: pixels kept beside the square of the network
+_PARTS = {
+    "reading": Message("training.time_reading", "reading"),
+    "features": Message("training.time_features", "features"),
+    "training": Message("training.time_training", "training"),
+    "scoring": Message("training.time_scoring", "scoring"),
+}
+
+Row = tuple[Message, Message | str]
+"""Name and value, for a table."""
 
 
 @dataclass(frozen=True)
-class Planned:
-    """`recipe`: what would be done; `images`: of each split; `seconds`: of each part of the fit; `memory`, `disk`: bytes."""
+class FitEstimate:
+    """The cost of a fit.
+
+    Attributes:
+        recipe: the recipe that would be run, resolved.
+        device: where it would train.
+        images: number of images of each split.
+        seconds: time of each part of the fit.
+        memory: peak memory, bytes.
+        disk: size of the run folder while it is written, and of cached features, bytes.
+    """
 
     recipe: Recipe
     device: str
@@ -66,185 +86,191 @@ class Planned:
         return sum(self.seconds.values()) / 60
 
     def numbers(self) -> dict[str, Any]:
-        recipe = self.recipe
-        about = {
-            "task": recipe.task.name,
-            "tuning": recipe.tuning.name,
-            "backbone": recipe.backbone.name,
+        return {
+            "task": self.recipe.task.name,
+            "tuning": self.recipe.tuning.name,
+            "backbone": self.recipe.backbone.name,
             "device": self.device,
-        }
-        spent = {name: round(value, 3) for name, value in self.seconds.items()}
-        sizes = {
+            "images": self.images,
+            "minutes": round(self.minutes, 2),
+            "seconds": {name: round(value, 3) for name, value in self.seconds.items()},
             "memory_gigabytes": round(self.memory / 1e9, 2),
             "disk_megabytes": round(self.disk / 1e6, 1),
         }
-        return {
-            **about,
-            "images": self.images,
-            "minutes": round(self.minutes, 2),
-            "seconds": spent,
-            **sizes,
-        }
 
-    def rows(self) -> list[tuple[str, str]]:
-        """What, and how it is."""
-        epochs = f", {self.recipe.training.epochs} epochs" if "training" in self.seconds else ""
+    def rows(self) -> list[Row]:
+        """Return names and values for a table."""
+        recipe = self.recipe
+        fit = Message(
+            "training.estimated_fit",
+            "{task}, {tuning} of {backbone}, on {device}",
+            task=recipe.task.name,
+            tuning=recipe.tuning.name,
+            backbone=recipe.backbone.name,
+            device=self.device,
+        )
+        if "training" in self.seconds:
+            epochs = recipe.training.epochs
+            text = "{fit}, {epochs:epoch|epochs}"
+            fit = Message("training.estimated_epochs", text, fit=fit, epochs=epochs)
         return [
-            (
-                "fit",
-                f"{self.recipe.task.name}, {self.recipe.tuning.name} of {self.recipe.backbone.name}{epochs}, on {self.device}",
-            ),
-            ("time", f"about {_time(sum(self.seconds.values()))}"),
-            *((name, _time(seconds)) for name, seconds in self.seconds.items()),
-            ("memory", f"about {self.memory / 1e9:.1f} GB"),
-            ("disk", f"about {self.disk / 1e6:.0f} MB"),
+            (Message("training.estimate_of", "fit"), fit),
+            (Message("training.time", "time"), _about(_duration(60 * self.minutes))),
+            *((_PARTS[name], _duration(seconds)) for name, seconds in self.seconds.items()),
+            (Message("training.memory", "memory"), _about(f"{self.memory / 1e9:.1f} GB")),
+            (Message("training.disk", "disk"), _about(f"{self.disk / 1e6:.0f} MB")),
         ]
 
 
-def _time(seconds: float) -> str:
+def _about(value: str) -> Message:
+    return Message("training.about", "about {value}", value=value)
+
+
+def _duration(seconds: float) -> str:
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-def planned(recipe: Recipe, table: Table, readable: Sequence[Sample], rate: float) -> Planned:
-    """Times some steps of the fit that the recipe means on these data. `readable`: samples whose pictures can be read; `rate`: how
-    many pictures a second were read and hashed.
+def estimate_fit(
+    recipe: Recipe, table: Table, readable: Sequence[Sample], images_per_second: float
+) -> FitEstimate:
+    """Time some steps of a fit; the network has random weights, so none are downloaded.
 
-    The network has random weights, so none are needed. Raises what the parts raise: UsageError for words that do not fit.
+    Args:
+        recipe: The recipe that the user would fit with.
+        table: The data.
+        readable: Samples whose images can be read.
+        images_per_second: Rate at which images were read and hashed.
+
+    Raises:
+        UsageError: The settings do not fit together.
+        DataError: There are no training images.
     """
     device = resolve_device(recipe.device)
     recipe, _ = resolve_recipe(recipe, table)
     model = build_model(recipe, table.classes, weights="none")
-    counts = _divided(table, recipe)
-    taught = _taught(table, readable)
-    pictures = eval_dataset(
-        model,
-        taught,
-        ImageCache(model.backbone.input.size, model.task.framing, keep=False),
-        recipe.seed,
-    )
-    recipe = _with_way(recipe, model, pictures, device)
-    steps = model.tuning.needs_steps
-    pace = paced(model, pictures, recipe, device, gradients=steps)
-    seconds = _seconds(counts, pace, recipe.training.epochs, steps, len(table.samples) / rate)
-    side = model.backbone.input.size
-    kept = (
-        min(len(table.samples) * side * side * 3 * _WIDE, MEMORY_SHARE * total())
-        if recipe.data.keep_pixels
-        else 0
-    )
-    return Planned(
+    size, steps, count = model.backbone.input.size, model.tuning.needs_steps, len(table.samples)
+    no_cache = ImageCache(size, model.task.framing, keep=False)
+    dataset = eval_dataset(model, _training_samples(table, readable), no_cache, recipe.seed)
+    recipe = _with_mode(recipe, model, dataset, device)
+    throughput = measure_throughput(model, dataset, recipe, device, gradients=steps)
+    splits = _split_sizes(table, recipe)
+    seconds = _seconds(splits, throughput, recipe.training.epochs, steps)
+    memory = float(throughput.peak_memory)
+    if recipe.data.cache_images:
+        memory += min(count * size**2 * 3 * _ASPECT_RATIO, MEMORY_SHARE * total_memory())
+    return FitEstimate(
         recipe,
         str(device),
-        counts,
-        seconds,
-        int(pace.memory + kept),
-        _room(model, steps, len(table.samples)),
+        splits,
+        {"reading": count / images_per_second, **seconds},
+        int(memory),
+        _disk_bytes(model, steps, count),
     )
 
 
-def _taught(table: Table, readable: Sequence[Sample]) -> list[Sample]:
-    """Those to learn from; where no split is called train, a fit divides them all. Raises DataError where there are none."""
-    named = any(sample.split == "train" for sample in table.samples)
-    taught = [
+def _training_samples(table: Table, readable: Sequence[Sample]) -> list[Sample]:
+    """Return the samples to train on; without a training split, a fit divides them all."""
+    has_split = any(sample.split == "train" for sample in table.samples)
+    samples = [
         sample
         for sample in readable
-        if sample.target is not None and (not named or sample.split in (None, "train"))
+        if sample.target is not None and (not has_split or sample.split in (None, "train"))
     ]
-    if not taught:
-        raise DataError("there is no image to learn from", where=table.root)
-    return taught
+    if not samples:
+        raise DataError("there are no training images", where=table.root)
+    return samples
 
 
-def _with_way(recipe: Recipe, model: Model, pictures: ImageDataset, device: torch.device) -> Recipe:
-    """The recipe with precision and memory format: measured as a fit does, but for a processor, where that alone takes half a
-    minute of a detector's; a fit may find a way there that is up to twice as fast."""
+def _with_mode(
+    recipe: Recipe, model: Model, dataset: ImageDataset, device: torch.device
+) -> Recipe:
+    """Return the recipe with precision and memory format, measured as a fit does.
+
+    But not on a CPU, where that alone takes half a minute for a detector; a fit may find a mode
+    there that is up to twice as fast.
+    """
     if device.type != "cpu":
-        found = choose_mode(model, pictures, recipe, device)
-        return with_settings(recipe, {field: value for field, value, _ in found})
-    asked = recipe.training
-    precision = "fp32" if asked.precision == "auto" else asked.precision
-    layout = True if asked.channels_last is None else asked.channels_last
-    return with_settings(
-        recipe, {"training.precision": precision, "training.channels_last": layout}
-    )
+        decisions = choose_mode(model, dataset, recipe, device)
+        return with_settings(recipe, {each.field: each.value for each in decisions})
+    precision, channels_last = recipe.training.precision, recipe.training.channels_last
+    settings = {
+        "training.precision": "fp32" if precision == "auto" else precision,
+        "training.channels_last": True if channels_last is None else channels_last,
+    }
+    return with_settings(recipe, settings)
 
 
-def features(recipe: Recipe, samples: Sequence[Sample]) -> np.ndarray:
-    """(N, D) float32: what the recipe's backbone makes of pictures that can be read. Raises UsageError for one that describes none,
-    and WeightsError."""
-    keep_pages()
-    asked, device = recipe.backbone, resolve_device(recipe.device)
-    backbone = family_of(asked.name).open(asked.name, asked.weights, asked.size)
+def image_features(recipe: Recipe, samples: Sequence[Sample]) -> np.ndarray:
+    """Return (N, D) float32 features of readable images, by the recipe's backbone.
+
+    Raises:
+        UsageError: The backbone has no pooled features.
+        WeightsError: Its weights are not available.
+    """
+    keep_freed_memory()
+    settings, device = recipe.backbone, resolve_device(recipe.device)
+    backbone = family_of(settings.name).open(settings.name, settings.weights, settings.size)
     if Provides.POOLED not in backbone.provides:
-        raise UsageError(
-            f"the backbone {asked.name!r} gives no vector of a picture to compare by",
-            where="backbone.name",
-        )
-    pixels = ImageCache(backbone.input.size, "crop", keep=False)
+        what = f"the backbone {settings.name!r} has no pooled features to compare images by"
+        raise UsageError(what, where="backbone.name")
+    cache = ImageCache(backbone.input.size, "crop", keep=False)
+    backbone = backbone.eval().to(device)
     with console.progress(len(samples), "features") as bar:
-        return pooled_features(
-            backbone.eval().to(device), samples, pixels, "crop", device, bar.advance
-        ).numpy()
+        features = pooled_features(backbone, samples, cache, "crop", device, bar.advance)
+    return features.numpy()
 
 
-def _divided(table: Table, recipe: Recipe) -> dict[str, int]:
-    """How many images each split would have."""
+def _split_sizes(table: Table, recipe: Recipe) -> dict[str, int]:
+    """Return how many images each split would have."""
     counts = Counter(sample.split for sample in table.samples)
-    total, named = len(table.samples), counts["train"] + counts["val"] + counts["test"]
+    total = len(table.samples)
     if not counts["train"]:
         val, test = round(recipe.data.val * total), round(recipe.data.test * total)
         return {"train": total - val - test, "val": val, "test": test}
-    train = counts["train"] + total - named
-    val = counts["val"] or round(recipe.data.val * train)
-    return {"train": train - (0 if counts["val"] else val), "val": val, "test": counts["test"]}
+    train = total - counts["val"] - counts["test"]
+    if counts["val"]:
+        return {"train": train, "val": counts["val"], "test": counts["test"]}
+    val = round(recipe.data.val * train)
+    return {"train": train - val, "val": val, "test": counts["test"]}
 
 
 def _seconds(
-    counts: dict[str, int], pace: Pace, epochs: int, steps: bool, reading: float
+    splits: dict[str, int], throughput: Throughput, epochs: int, steps: bool
 ) -> dict[str, float]:
-    """Reading, training or features, and scoring, one after the other."""
-    measured = counts["val"] + counts["test"]
+    """Return the time of training, or of features, and of scoring."""
+    scored, rate = 2 * splits["val"] + splits["test"], throughput.images_per_second
     if not steps:
-        return {
-            "reading": reading,
-            "features": counts["train"] / pace.rate,
-            "scoring": (measured + counts["val"]) / pace.rate,
-        }
-    look = _LOOK / pace.rate
-    training = epochs * (counts["train"] / pace.rate + counts["val"] * look)
-    return {"reading": reading, "training": training, "scoring": (measured + counts["val"]) * look}
+        return {"features": splits["train"] / rate, "scoring": scored / rate}
+    training = epochs * (splits["train"] + splits["val"] * VALIDATION_COST) / rate
+    return {"training": training, "scoring": scored * VALIDATION_COST / rate}
 
 
-def _room(model: Model, steps: bool, images: int) -> int:
-    """Bytes of a run folder, while it is written, and of cached features."""
-    moving = sum(tensor.nbytes for tensor in model.trained_tensors().values())
-    width = (
-        sum(parameter.shape[-1] for parameter in model.head.parameters() if parameter.ndim == 2)
-        or 1000
-    )
-    return int(
-        moving * (1 + (_STATES * _CHECKPOINTS if steps else 0)) + 4 * images * width + _REPORT
-    )
+def _disk_bytes(model: Model, steps: bool, images: int) -> int:
+    """Return the size of a run folder while it is written, and of cached features."""
+    trained = sum(tensor.nbytes for tensor in model.trained_tensors().values())
+    copies = 1 + (_STATES * _CHECKPOINTS if steps else 0)
+    width = sum(each.shape[-1] for each in model.head.parameters() if each.ndim == 2) or 1000
+    return int(trained * copies + 4 * images * width + _REPORT_BYTES)
 
 
-def fits(plan: Planned, place: Path, found: IssueLog) -> None:
-    """Adds what this machine lacks for a fit that writes its run at `place`."""
-    free = available()
-    if torch.device(plan.device).type == "cpu" and free is not None and plan.memory > free:
-        found.add(MEMORY, "memory", why=f"{plan.memory / 1e9:.1f} GB, {free / 1e9:.1f} GB are free")
-    for folder in dict.fromkeys((_there(place), _there(cache_folder()))):
-        room = shutil.disk_usage(folder).free
-        if plan.disk > room:
-            found.add(
-                DISK, str(folder), why=f"{plan.disk / 1e6:.0f} MB, {room / 1e6:.0f} MB are free"
-            )
+def add_shortages(estimate: FitEstimate, path: Path, issues: IssueLog) -> None:
+    """Record what this machine lacks for a fit that writes its run at `path`."""
+    free, on_cpu = available_memory(), torch.device(estimate.device).type == "cpu"
+    if on_cpu and free is not None and estimate.memory > free:
+        why = f"{estimate.memory / 1e9:.1f} GB needed, {free / 1e9:.1f} GB free"
+        issues.add(LOW_MEMORY, "memory", why=why)
+    for folder in dict.fromkeys((_existing(path), _existing(cache_folder()))):
+        free = shutil.disk_usage(folder).free
+        if estimate.disk > free:
+            why = f"{estimate.disk / 1e6:.0f} MB needed, {free / 1e6:.0f} MB free"
+            issues.add(LOW_DISK, str(folder), why=why)
 
 
-def _there(place: Path) -> Path:
-    """The nearest folder above that there is."""
-    place = place.absolute()
-    while not place.is_dir():
-        place = place.parent
-    return place
+def _existing(path: Path) -> Path:
+    """Return the nearest parent folder that exists."""
+    path = path.absolute()
+    while not path.is_dir():
+        path = path.parent
+    return path

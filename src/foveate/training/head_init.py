@@ -1,7 +1,11 @@
-"""The head, solved on features of the backbone as it came; and how much a random split of the images would flatter."""
+"""The initial head, fitted to features of the backbone as it came (LP-FT, Kumar et al. 2022).
+
+On the way it measures how optimistic the score of a random split of the images would be.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -11,96 +15,122 @@ from foveate.data.splits import group_folds
 from foveate.data.tables import label_names
 from foveate.evaluation.intervals import wilson
 from foveate.inference.features import head_features
+from foveate.messages import Message
 from foveate.modeling.classifiers.logistic import LabeledFeatures, out_of_fold
 from foveate.predictions import Labels
-from foveate.run.folder import note_choice
 from foveate.training.job import Job
-from foveate.types import Score
+from foveate.types import Decision, Score
 from foveate.utils import console, log
 from foveate.utils.device import ComputeMode
 
-_FOLDS = 5
+_FOLDS = 5  # of the cross-validation that chooses the penalty
+_RANDOM_FOLDS = (
+    Message("training.random_folds", "random folds"),
+    Message("training.random_folds_meaning", "near-duplicates of an image may be on both sides"),
+)
+_GROUP_FOLDS = (
+    Message("training.group_folds", "folds by group"),
+    Message(
+        "training.group_folds_meaning",
+        "near-duplicates, and images that the data group, stay together",
+    ),
+)
 
 
 @dataclass(frozen=True)
-class LeftOut:
-    """Training images before classifiers that were solved without them. `chances`: (N, K); `truths`: (N,) places of classes."""
+class OutOfFold:
+    """Training images, classified by a probe that was fitted without their fold.
 
-    chances: np.ndarray
-    truths: np.ndarray
+    Attributes:
+        probabilities: (N, K).
+        labels: (N,), indices of their classes.
+    """
+
+    probabilities: np.ndarray
+    labels: np.ndarray
+
+    def accuracy(self) -> Score:
+        hits, count = self.probabilities.argmax(1) == self.labels, len(self.labels)
+        correct = int(hits.sum())
+        return Score(correct / count, *wilson(correct, count), count)
 
 
 @dataclass(frozen=True)
 class HeadFit:
-    """`audit`: of the split, rows; `left_out`: where a probe with one class an image was solved."""
+    """What fitting a head has found beside its weights.
 
-    audit: list[dict[str, Any]] = field(default_factory=list)
-    left_out: LeftOut | None = None
+    Attributes:
+        decisions: what the tuning has chosen.
+        leakage_audit: accuracy in random folds and in folds by group, JSON-able rows; empty if it
+            was not measured.
+        out_of_fold: cross-validated probabilities; None unless the head is a single-label probe.
+    """
+
+    decisions: list[Decision] = field(default_factory=list)
+    leakage_audit: list[dict[str, Any]] = field(default_factory=list)
+    out_of_fold: OutOfFold | None = None
 
 
 def needs_features(job: Job) -> bool:
-    solvable = hasattr(job.model.head, "feature_vector") and job.model.task.prediction_type is Labels
-    return solvable and (
-        not job.model.tuning.needs_steps or job.recipe.training.head_start == "probe"
-    )
+    """Whether the head is fitted to features before any step, or instead of all."""
+    model = job.model
+    if not hasattr(model.head, "feature_vector") or model.task.prediction_type is not Labels:
+        return False
+    return not model.tuning.needs_steps or job.recipe.training.head_init == "probe"
 
 
 def head_training_features(job: Job) -> np.ndarray:
-    """(N, D) of the training images, by the backbone as it came."""
-    pictures = job.dataset("train")
-    with console.progress(len(pictures), "features") as bar:
-        found = head_features(
+    """Return (N, D) features of the training images, by the backbone as it came."""
+    dataset = job.dataset("train")
+    with console.progress(len(dataset), "features") as bar:
+        features = head_features(
             job.model,
-            pictures,
-            [job.scanned.hashes[place] for place in job.indices("train")],
+            dataset,
+            [job.scanned.hashes[index] for index in job.indices("train")],
             batch_size=job.recipe.training.batch_size,
             device=job.device,
-            way=ComputeMode(job.recipe.training.precision, bool(job.recipe.training.channels_last)),
+            mode=ComputeMode.for_training(job.recipe.training),
             advance=bar.advance,
         )
-    return found.numpy()
+    return features.numpy()
 
 
 def fit_head(job: Job, features: np.ndarray) -> HeadFit:
-    """Has the tuning put the closed-form solution into the head."""
+    """Let the tuning fit the head of the model, in closed form.
+
+    Args:
+        job: The fit; its model gets the head, nothing is written.
+        features: (N, D) features of the training images.
+    """
+    encode, seed = job.model.task.encode, job.recipe.seed
     samples = job.table.in_split("train")
-    targets = np.stack(
-        [job.model.task.encode(sample.target, (1, 1))["labels"].numpy() for sample in samples]
-    )
-    multilabel = bool(job.recipe.task.settings.get("multilabel"))
-    groups = [job.groups[place] for place in job.indices("train")]
+    targets = np.stack([encode(each.target, (1, 1))["labels"].numpy() for each in samples])
+    groups = [job.groups[index] for index in job.indices("train")]
     labels = [label_names(sample) for sample in samples]
-    folds = group_folds(labels, groups, _FOLDS, job.recipe.seed)
-    known = LabeledFeatures(features, targets, folds, multilabel)
-    choices = job.model.tuning.fit_head(job.model, known)
-    for choice in choices:
-        note_choice(job.run, *choice)
-    if multilabel or not any(field == "head.C" for field, *_ in choices):
-        return HeadFit()
-    truths, solution = targets.argmax(1), known.solution
+    folds = group_folds(labels, groups, _FOLDS, seed)
+    known = LabeledFeatures(features, targets, folds, job.multilabel)
+    decisions = [Decision(*each) for each in job.model.tuning.fit_head(job.model, known)]
+    if job.multilabel or not any(each.field == "head.C" for each in decisions):
+        return HeadFit(decisions)
+    solution, classes = known.solution, targets.argmax(1)
     assert solution.left_out is not None
-    left_out = LeftOut(solution.left_out, truths)
-    if not job.recipe.data.audit or len(set(groups)) == len(groups):
-        return HeadFit([], left_out)
-    alone = group_folds(
-        labels, [str(place) for place in range(len(groups))], _FOLDS, job.recipe.seed
+    by_group = OutOfFold(solution.left_out, classes)
+    if not job.recipe.data.leakage_audit or len(set(groups)) == len(groups):
+        return HeadFit(decisions, [], by_group)
+    singles = [str(index) for index in range(len(groups))]
+    folds = group_folds(labels, singles, _FOLDS, seed)
+    probabilities = out_of_fold(
+        known.turned, targets, folds, solution.strength, False, near=solution
     )
-    chances = out_of_fold(known.turned, targets, alone, solution.strength, False, near=solution)
-    return HeadFit(_audit(LeftOut(chances, truths), left_out), left_out)
+    audit = _audit_rows(OutOfFold(probabilities, classes), by_group)
+    return HeadFit(decisions, audit, by_group)
 
 
-def _audit(alone: LeftOut, grouped: LeftOut) -> list[dict[str, Any]]:
-    """How much a random split would flatter: the same probe, folds that divide groups against folds that do not."""
-    found = []
-    for name, left_out, meaning in (
-        ("random folds", alone, "near-copies of a picture may be on both sides"),
-        ("folds by group", grouped, "near-copies, or what the data groups, stay together"),
-    ):
-        hits, count = (
-            int((left_out.chances.argmax(1) == left_out.truths).sum()),
-            len(left_out.truths),
-        )
-        score = Score(hits / count, *wilson(hits, count), count)
-        log.info(f"accuracy of a probe inside the training images, {name}: {score}")
-        found.append({"name": name, "score": asdict(score), "meaning": meaning})
-    return found
+def _audit_rows(random: OutOfFold, by_group: OutOfFold) -> list[dict[str, Any]]:
+    """Compare the same probe in folds that divide groups and in folds that do not."""
+    rows = []
+    for (name, meaning), result in ((_RANDOM_FOLDS, random), (_GROUP_FOLDS, by_group)):
+        score = result.accuracy()
+        log.info(f"accuracy of a probe on the training images, {name}: {score}")
+        rows.append({"name": name.row(), "score": asdict(score), "meaning": meaning.row()})
+    return rows

@@ -1,35 +1,47 @@
-"""What a fit has in its hands: recipe, run folder, model and pictures."""
+"""What a fit works with: recipe, run folder, model and data."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
 from foveate.data.dataset import ImageDataset
-from foveate.data.mosaic import mosaic
 from foveate.data.scan import ScannedTable
-from foveate.data.transforms import training_transform
-from foveate.inference.engine import eval_dataset
+from foveate.modeling.datasets import eval_dataset, training_dataset
 from foveate.modeling.model import Model
-from foveate.recipe import Recipe, with_settings
-from foveate.run.folder import Run, note_choice
+from foveate.recipe import Recipe
+from foveate.run.folder import Run
 from foveate.types import Table
 
 
 @dataclass(frozen=True)
 class PreparedData:
-    """What every fit on the same pictures stands on. `groups`: a name for each sample; `how`: the splits in words."""
+    """Data that are scanned and split; fits on the same data share it.
+
+    Attributes:
+        scanned: samples with splits, hashes and pixels.
+        groups: name of the group of near-duplicates of each sample.
+        split_reason: where the splits come from, in words.
+    """
 
     scanned: ScannedTable
     groups: list[str]
-    how: str
+    split_reason: str
 
 
 @dataclass
 class Job:
-    """`deadline`: the moment of time.monotonic() when the training must be over; None = none."""
+    """One fit.
+
+    Attributes:
+        recipe: the recipe as far as it is resolved.
+        run: the run folder to write.
+        model: the model to train.
+        data: its data.
+        device: where to train.
+        deadline: moment of `time.monotonic()` when training must be over; None = none.
+    """
 
     recipe: Recipe
     run: Run
@@ -50,26 +62,18 @@ class Job:
     def table(self) -> Table:
         return self.scanned.table
 
-    def dataset(self, split: str, augmented: bool = False) -> ImageDataset:
-        spec, framing = self.model.backbone.input, self.model.task.framing
-        samples = [sample for sample in self.table.samples if sample.split == split]
-        if not augmented:
-            return eval_dataset(self.model, samples, self.scanned.pixels, self.recipe.seed)
-        transform = training_transform(spec, framing, self.recipe.augment)
-        joined = mosaic(spec, framing, self.recipe.augment)
-        return ImageDataset(
-            samples,
-            self.scanned.pixels,
-            transform,
-            self.model.task.encode,
-            self.recipe.seed,
-            joined,
-        )
+    @property
+    def multilabel(self) -> bool:
+        return bool(self.recipe.task.settings.get("multilabel"))
 
     def indices(self, split: str) -> list[int]:
+        """Return the indices of the samples of a split."""
         return [index for index, sample in enumerate(self.table.samples) if sample.split == split]
 
-    def choose(self, field: str, value: Any, reason: str) -> None:
-        """Takes a decision for the user: said, reasoned, written down."""
-        self.recipe = with_settings(self.recipe, {field: value})
-        note_choice(self.run, field, value, reason)
+    def dataset(self, split: str, augmented: bool = False) -> ImageDataset:
+        """Return the images of a split, as for evaluation or `augmented` as for training."""
+        samples = [self.table.samples[index] for index in self.indices(split)]
+        cache, seed = self.scanned.pixels, self.recipe.seed
+        if augmented:
+            return training_dataset(self.model, samples, cache, self.recipe.augment, seed)
+        return eval_dataset(self.model, samples, cache, seed)

@@ -1,4 +1,4 @@
-"""How to compute and how to train, where the recipe leaves it open: measured or reasoned, said, and written down."""
+"""Decisions that need the model and the data: measured on a few steps, or derived from their size."""
 
 from __future__ import annotations
 
@@ -16,166 +16,175 @@ from foveate.modeling.model import Model
 from foveate.recipe import Recipe
 from foveate.training.head_init import needs_features
 from foveate.training.job import Job
-from foveate.types import Batch
-from foveate.utils.device import ComputeMode, candidate_modes, fastest_mode
+from foveate.training.resolve import Resolution
+from foveate.types import Batch, Decision
+from foveate.utils.device import ComputeMode, candidate_modes, fastest_mode, to_device
 
-_MEASURED = 8  # images in a step that is timed
-_WORTH_MEASURING = (
-    2000 * 224**2
-)  # pixels to push through, all epochs together: below, timing costs more than it gains
-_WORTH_ROUNDING = (
-    1000 * 224**2
-)  # pixels from which features of a frozen backbone may be rounded for speed
-_LONG = 1000  # steps from which TrivialAugment is worth its noise
-_SAFETY = 0.8  # of a time budget is planned for; the rest is saving and noise
-_LOOK = 1 / 3  # of a training step is what looking at an image costs
-_LEAST_EPOCHS = 3  # that fit before a deadline: fewer say nothing about a way to train
-
-
-def plan(job: Job) -> None:
-    """Decides precision, memory format, augmentation and layer-wise rates."""
-    _choose_mode(job)
-    _choose_policy(job)
-    _choose_layer_decay(job)
+# input pixels of all epochs together below which timing costs more than it gains
+_MIN_PIXELS_TO_MEASURE = 2000 * 224**2
+# and from which features of a frozen backbone may be rounded to bf16 for speed
+_MIN_PIXELS_FOR_BF16 = 1000 * 224**2
+_TIMED_IMAGES = 8  # images in a step that is timed
+_LONG_TRAINING = 1000  # steps from which TrivialAugment is worth its noise
+_PLANNED_SHARE = 0.8  # of a time budget; the rest is for saving and for noise
+VALIDATION_COST = 1 / 3  # of an image without gradients, in training steps
+_MIN_EPOCHS = 3  # before a deadline: fewer say nothing about a fine-tuning method
 
 
-def choose_norms(recipe: Recipe) -> tuple[str, str]:
-    """Whether batch normalisation learns new statistics: a head that was solved on the old ones does not fit new ones."""
-    if recipe.backbone.weights == "none":
-        return "learn", "random weights have no statistics to keep"
-    return "keep", "the pretrained statistics serve better than those of a few images"
+def plan_training(job: Job) -> tuple[Recipe, list[Decision]]:
+    """Resolve precision, memory format, augmentation and layer-wise learning rates.
 
-
-def _choose_mode(job: Job) -> None:
-    for choice in choose_mode(job.model, job.dataset("train"), job.recipe, job.device):
-        job.choose(*choice)
+    Returns:
+        The recipe of the job, resolved, and what was decided.
+    """
+    resolution = Resolution(job.recipe)
+    for decision in choose_mode(job.model, job.dataset("train"), job.recipe, job.device):
+        resolution.decide(*decision)
+    _resolve_augmentation(resolution, job)
+    _resolve_layer_decay(resolution, job)
+    return resolution.recipe, resolution.decisions
 
 
 def choose_mode(
-    model: Model, pictures: ImageDataset, recipe: Recipe, device: torch.device
-) -> list[tuple[str, Any, str]]:
-    """Precision and memory format, with reasons: as asked, or measured on a few steps where there are enough of them to care."""
-    asked, steps = recipe.training, model.tuning.needs_steps
-    pixels = len(pictures) * (asked.epochs if steps else 1) * model.backbone.input.size**2
-    rounded = steps or pixels >= _WORTH_ROUNDING
-    candidates = candidate_modes(asked.precision if rounded else "fp32", asked.channels_last)
-    if not len(pictures):
-        way, why = candidates[0], "there is no image to measure on"
-    elif len(candidates) > 1 and pixels < _WORTH_MEASURING and steps:
-        way, why = candidates[0], "too few images to be worth measuring"
+    model: Model, dataset: ImageDataset, recipe: Recipe, device: torch.device
+) -> list[Decision]:
+    """Decide precision and memory format.
+
+    They are as set, or measured on a few training steps if there are enough of them to matter.
+
+    Args:
+        model: The model; it is moved to the device and not changed otherwise.
+        dataset: The training images.
+        recipe: The recipe, with these two fields open or set.
+        device: Where to train.
+    """
+    settings, steps = recipe.training, model.tuning.needs_steps
+    pixels = len(dataset) * (settings.epochs if steps else 1) * model.backbone.input.size**2
+    may_round = steps or pixels >= _MIN_PIXELS_FOR_BF16
+    precision = settings.precision if may_round else "fp32"
+    candidates = candidate_modes(precision, settings.channels_last)
+    if not len(dataset):
+        mode, reason = candidates[0], "there is no image to measure on"
+    elif len(candidates) > 1 and pixels < _MIN_PIXELS_TO_MEASURE and steps:
+        mode, reason = candidates[0], "too few images to be worth measuring"
     else:
-        way, why = fastest_mode(candidates, _timed_step(model, pictures, device, steps))
+        mode, reason = fastest_mode(candidates, _timed_step(model, dataset, device, steps))
     return [
-        ("training.precision", way.precision, why),
-        ("training.channels_last", way.channels_last, why),
+        Decision("training.precision", mode.precision, reason),
+        Decision("training.channels_last", mode.channels_last, reason),
     ]
 
 
-def _timed_step(
-    model: Model, pictures: ImageDataset, device: torch.device, with_gradients: bool
-) -> Callable[[ComputeMode], None]:
-    """A function that runs a few training images through the model as the given way does, and leaves no trace."""
-    batch = next(iter(make_loader(pictures, BatchSampler(len(pictures), _MEASURED), workers=0)))
-
-    def step(way: ComputeMode) -> None:
-        model.to(device=device, memory_format=way.memory_format)  # type: ignore[call-overload]
-        time_step(model, batch, way, device, with_gradients)
-
-    return step
-
-
 def time_step(
-    model: Model, batch: Batch, way: ComputeMode, device: torch.device, with_gradients: bool = True
+    model: Model,
+    batch: Batch,
+    mode: ComputeMode,
+    device: torch.device,
+    with_gradients: bool = True,
 ) -> None:
-    """What a step computes, and nothing of what it leaves; the model is where it should be, and in eval mode."""
-    with torch.set_grad_enabled(with_gradients), way.autocast(device), torch.random.fork_rng():
-        part = batch.to(device, memory_format=way.memory_format)
-        loss: Any = sum(model.task.loss(model(part), part).values())
+    """Compute what a training step computes, and leave no trace of it.
+
+    Args:
+        model: The model, on the device and in eval mode.
+        batch: Images to compute on.
+        mode: Precision and memory format.
+        device: Where the model is.
+        with_gradients: Whether to compute the backward pass too.
+    """
+    with torch.set_grad_enabled(with_gradients), mode.autocast(device), torch.random.fork_rng():
+        batch = to_device(batch, device, mode)
+        loss: Any = sum(model.task.loss(model(batch), batch).values())
     if with_gradients:
         loss.backward()
         model.zero_grad(set_to_none=True)
-        model.train().eval()  # drops what LeViT and its kin keep between passes, which leads to the freed graph
+        # LeViT and similar models keep tensors between passes, which lead to the freed graph
+        model.train().eval()
     if device.type != "cpu":  # else the clock stops before the work is done
         torch.accelerator.synchronize(device)
 
 
-def cut_to_time(job: Job) -> None:
-    """Cuts the epochs to the minutes that were given, and to the deadline. Raises TooLittleTime when less than three epochs (or
-    the fewer that were asked) fit before a deadline."""
-    training = job.recipe.training
-    if (training.minutes is None and job.deadline is None) or not job.model.tuning.needs_steps:
-        return
-    seconds = _epoch_seconds(job)
+def limit_epochs(job: Job) -> tuple[Recipe, list[Decision]]:
+    """Reduce the epochs to those that fit into the time budget and before the deadline.
+
+    Returns:
+        The recipe of the job, and the decision if there was one.
+
+    Raises:
+        TooLittleTime: Fewer than three epochs (or than were set) fit before the deadline.
+    """
+    training, resolution = job.recipe.training, Resolution(job.recipe)
+    if not job.model.tuning.needs_steps or (training.minutes is None and job.deadline is None):
+        return job.recipe, []
+    seconds = _measure_epoch(job)
     left = math.inf if job.deadline is None else job.deadline - time.monotonic()
-    given = min(left, math.inf if training.minutes is None else 60 * training.minutes)
-    epochs = max(1, min(training.epochs, int(_SAFETY * given / seconds)))
-    if job.deadline is not None and _SAFETY * left < min(_LEAST_EPOCHS, training.epochs) * seconds:
-        raise TooLittleTime(
-            f"an epoch takes {seconds:.0f} s, {max(0, left):.0f} s are left",
-            hint="give more --minutes",
-        )
+    budget = min(left, math.inf if training.minutes is None else 60 * training.minutes)
+    if job.deadline is not None:
+        if _PLANNED_SHARE * left < min(_MIN_EPOCHS, training.epochs) * seconds:
+            what = f"an epoch takes {seconds:.0f} s, and {max(0, left):.0f} s are left"
+            raise TooLittleTime(what, hint="give more --minutes")
+    epochs = max(1, min(training.epochs, int(_PLANNED_SHARE * budget / seconds)))
     if epochs < training.epochs:
-        job.choose(
-            "training.epochs", epochs, f"{seconds:.0f} s an epoch, {given / 60:.1f} minutes given"
-        )
+        reason = f"an epoch takes {seconds:.0f} s, the budget is {budget / 60:.1f} minutes"
+        resolution.decide("training.epochs", epochs, reason)
+    return resolution.recipe, resolution.decisions
 
 
-def _epoch_seconds(job: Job) -> float:
-    """Of training and validation, measured on one step."""
-    way = ComputeMode(job.recipe.training.precision, bool(job.recipe.training.channels_last))
-    step = _timed_step(job.model, job.dataset("train"), job.device, True)
-    step(way)
+def _timed_step(
+    model: Model, dataset: ImageDataset, device: torch.device, with_gradients: bool
+) -> Callable[[ComputeMode], None]:
+    """Return a function that computes a step on a few training images in a given mode."""
+    batch = next(iter(make_loader(dataset, BatchSampler(len(dataset), _TIMED_IMAGES), workers=0)))
+
+    def step(mode: ComputeMode) -> None:
+        time_step(to_device(model, device, mode), batch, mode, device, with_gradients)
+
+    return step
+
+
+def _measure_epoch(job: Job) -> float:
+    """Return the seconds of an epoch of training and validation, measured on one step."""
+    mode = ComputeMode.for_training(job.recipe.training)
+    step = _timed_step(job.model, job.dataset("train"), job.device, with_gradients=True)
+    step(mode)
     start = time.perf_counter()
-    step(way)
+    step(mode)
     images = len(job.indices("train"))
-    return (
-        (time.perf_counter() - start)
-        / min(_MEASURED, images)
-        * (images + _LOOK * len(job.indices("val")))
-    )
+    per_image = (time.perf_counter() - start) / min(_TIMED_IMAGES, images)
+    return per_image * (images + VALIDATION_COST * len(job.indices("val")))
 
 
-def _choose_policy(job: Job) -> None:
-    """Distorted pictures pay in a long training; a short one has no time for them."""
+def _resolve_augmentation(resolution: Resolution, job: Job) -> None:
+    """Augmentation pays off in a long training; a short one has no time for it."""
     training = job.recipe.training
     if job.recipe.augment.policy != "auto" or not job.model.tuning.needs_steps:
         return
     steps = training.epochs * len(BatchSampler(len(job.indices("train")), training.batch_size))
-    if steps >= _LONG:
-        job.choose(
-            "augment.policy", "trivial", f"{steps} steps are enough to gain from distorted pictures"
-        )
+    if steps >= _LONG_TRAINING:
+        reason = f"{steps} steps: long enough for augmentation to help"
+        resolution.decide("augment.policy", "trivial", reason)
     else:
-        job.choose(
-            "augment.policy", "none", f"{steps} steps are too few to gain from distorted pictures"
-        )
+        reason = f"{steps} steps: too short for augmentation to help"
+        resolution.decide("augment.policy", "none", reason)
 
 
-def _choose_layer_decay(job: Job) -> None:
-    """A solved head is lost when early layers move much, and so are Transformers (BEiT); with a head that begins at random on a
-    convolutional network all layers move alike, as measured (docs/log.md)."""
-    tuning = job.model.tuning
+def _resolve_layer_decay(resolution: Resolution, job: Job) -> None:
+    """Decide how much less early layers learn, as measured (docs/log).
+
+    A fitted head is lost if early layers change much, and so are Transformers (BEiT). With a
+    randomly initialized head, all layers of a convolutional network learn alike.
+    """
+    tuning, name = job.model.tuning, "training.layer_decay"
     if job.recipe.training.layer_decay is not None or not (tuning.needs_steps and tuning.layerwise):
         return
+    has_batch_norm = any(hasattr(each, "running_mean") for each in job.model.backbone.modules())
     if job.recipe.backbone.weights == "none":
-        job.choose(
-            "training.layer_decay", 1.0, "all layers of a random network have as much to learn"
-        )
+        resolution.decide(name, 1.0, "all layers of a random network have as much to learn")
     elif needs_features(job):
-        job.choose(
-            "training.layer_decay",
-            0.75,
-            "the head is solved on the features as they are: early layers move little",
-        )
-    elif any(hasattr(module, "running_mean") for module in job.model.backbone.modules()):
-        job.choose(
-            "training.layer_decay",
-            1.0,
-            "a convolutional network with a random head adapts best when all layers move alike",
-        )
+        reason = "the head is fitted to the features as they are, so early layers change little"
+        resolution.decide(name, 0.75, reason)
+    elif has_batch_norm:
+        reason = "a convolutional network with a random head learns best at equal rates"
+        resolution.decide(name, 1.0, reason)
     else:
-        job.choose(
-            "training.layer_decay",
-            0.75,
-            "networks without batch normalisation adapt best when early layers move little",
-        )
+        reason = "networks without batch normalization learn best if early layers change little"
+        resolution.decide(name, 0.75, reason)

@@ -1,4 +1,4 @@
-"""A step that was not taken, done again: the same weights, pictures and chance give the same loss."""
+"""A skipped step, computed again: same weights, images and random numbers, same loss."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from foveate.data.transforms import evaluation_transform
 from foveate.modeling.model import build_model
 from foveate.recipe import with_settings
 from foveate.run.folder import Run
-from foveate.run.lineage import earlier_run
-from foveate.training import bad_steps as badsteps
+from foveate.run.lineage import open_earlier_run
+from foveate.training.bad_steps import load_bad_step
 from foveate.training.continual import Teacher
 from foveate.training.objectives import OBJECTIVES, objective_task
 from foveate.training.trainer import Trainer
@@ -19,23 +19,30 @@ from foveate.utils.device import resolve_device
 
 
 def replay(step: Path | str, device: str = "cpu") -> tuple[float, float]:
-    """The loss, and the norm of the gradient, of a step that was kept: RUN/bad_steps/step-N. Nothing is written or moved.
+    """Compute a skipped step again; nothing is written or changed.
 
-    Raises UsageError where nothing was kept, RunError where it is damaged.
+    Args:
+        step: Saved step, RUN/bad_steps/step-N.
+        device: Device to compute on; the result is the same bit for bit on the same CPU.
+
+    Returns:
+        The loss, and the norm of the gradient.
+
+    Raises:
+        UsageError: There is no saved step in this folder.
+        RunError: Its files are damaged.
     """
-    folder, place = Path(step), resolve_device(device)
-    kept, run = badsteps.read(folder), Run.open(folder.absolute().parents[1])
+    folder, torch_device = Path(step), resolve_device(device)
+    bad_step, run = load_bad_step(folder), Run.open(folder.absolute().parents[1])
     recipe = with_settings(run.recipe(), {"training.tensorboard": False})
-    model = (
-        objective_task(recipe) if recipe.task.name in OBJECTIVES.names() else build_model(recipe, run.classes())
-    )
-    nothing = ImageDataset(
-        (),
-        ImageCache(1, "whole", keep=False),
-        evaluation_transform(model.backbone.input, "whole"),
-        lambda truth, size: {},
-        0,
-    )
-    earlier, start = earlier_run(recipe), recipe.start
-    teacher = Teacher(earlier, start, place) if earlier and start.distill else None
-    return Trainer(model, recipe, run, nothing, None, place, teacher=teacher).again(kept)
+    if recipe.task.name in OBJECTIVES.names():
+        model = objective_task(recipe)
+    else:
+        model = build_model(recipe, run.classes())
+    transform = evaluation_transform(model.backbone.input, "whole")
+    no_cache = ImageCache(1, "whole", keep=False)
+    no_images = ImageDataset((), no_cache, transform, lambda target, size: {}, 0)
+    earlier, start = open_earlier_run(recipe), recipe.start
+    teacher = Teacher(earlier, start, torch_device) if earlier and start.distill else None
+    trainer = Trainer(model, recipe, run, no_images, None, torch_device, teacher=teacher)
+    return trainer.replay_step(bad_step)

@@ -1,197 +1,266 @@
-"""Words -> data: what was asked for, read; and what the words left open, decided, each time with a reason."""
+"""Resolving a recipe: every field that the user left open is decided, with a reason."""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from foveate.data.formats import FORMATS, read_table
+from foveate.data.formats import FORMATS
 from foveate.data.mosaic import refuse_placeless
-from foveate.data.tables import label_names
-from foveate.errors import DataError, UsageError
+from foveate.errors import UsageError
 from foveate.modeling.backbones import family_of
 from foveate.modeling.tasks import TASKS, DataFacts, Task
 from foveate.modeling.tunings import TUNINGS, Tuning
-from foveate.predictions import Boxes, ImagePrediction, Labels, Text
-from foveate.recipe import Recipe, with_settings, with_suggestions
-from foveate.run.lineage import with_earlier
-from foveate.training.planning import choose_norms
-from foveate.types import Table
-from foveate.utils import log
+from foveate.predictions import ImagePrediction
+from foveate.recipe import Recipe, with_defaults, with_settings
+from foveate.training.objectives import OBJECTIVES
+from foveate.types import Decision, Table
+
+DEFAULT_OBJECTIVE = "lejepa"
+_PRETRAINING: dict[str, Any] = {
+    "training.epochs": 100,
+    "training.patience": 0,
+    "training.ema": 0,
+    "training.head_init": "random",
+    "augment.policy": "none",
+    "training.layer_decay": 1.0,
+}
+_FROM_SCRATCH: dict[str, Any] = {
+    "tuning": "full",
+    "training.batch_norm": "learn",
+    "training.lr": 1e-3,
+}
+_FROM_PRETRAINED: dict[str, Any] = {
+    "tuning": "explora",
+    "training.batch_norm": "keep",
+    "training.lr": 3e-4,
+    "training.l2_sp": 0.01,
+    "training.epochs": 20,
+    "training.head_epochs": 1,
+}
+
+Defaults = Mapping[str, tuple[Any, str]]
+"""A value and the reason for it, by dotted field."""
 
 
-def read_data(recipe: Recipe, names_alone: bool = False) -> Table:
-    """The data that the recipe names, said aloud; with the pictures of the run that it goes on from. `names_alone`: whether there
-    may be classes without any image."""
-    if not recipe.data.path:
-        raise UsageError("no data was named", hint="foveate fit FOLDER")
-    table = read_table(Path(recipe.data.path), recipe.data.format)
-    summary = FORMATS.get(table.format).summary
-    log.info(
-        f"data: {recipe.data.path}, read as {summary}: {len(table.samples)} images, {_kinds(table)}"
-    )
-    for note in table.notes:
-        log.warning(note)
-    _tell_boxes(table)
-    if not (table.samples or names_alone):
-        hint = "foveate fit --tuning zeroshot needs none"
-        raise DataError("there are names here, and no image", where=recipe.data.path, hint=hint)
-    return with_earlier(table, recipe)
+@dataclass
+class Resolution:
+    """A recipe on its way from what the user set to what is done, with the decisions so far."""
+
+    recipe: Recipe
+    decisions: list[Decision] = field(default_factory=list)
+
+    def spell_out(self, name: str, value: Any) -> None:
+        """Set a dotted field to what the user meant; that is no decision."""
+        self.recipe = with_settings(self.recipe, {name: value})
+
+    def decide(self, name: str, value: Any, reason: str) -> None:
+        """Set a dotted field, and remember why."""
+        self.recipe = with_settings(self.recipe, {name: value})
+        self.decisions.append(Decision(name, value, reason))
+
+    def decide_plugin(self, section: str, name: str, reason: str) -> None:
+        """Set the name of a plug-in; the settings that the user gave for it stay."""
+        settings = getattr(self.recipe, section).settings
+        self.recipe = with_settings(self.recipe, {section: {"name": name, **settings}})
+        self.decisions.append(Decision(section, name, reason))
+
+    def decide_settings(self, section: str, decisions: Iterable[Decision]) -> None:
+        """Set settings of the plug-in in a section."""
+        for name, value, reason in decisions:
+            self.decide(f"{section}.{name}", value, reason)
+
+    def decide_defaults(self, defaults: Defaults) -> None:
+        """Set those of the fields that are still open."""
+        self.recipe, decisions = with_defaults(self.recipe, defaults)
+        self.decisions += decisions
 
 
-def _kinds(table: Table) -> str:
-    """How many classes, or sentences."""
-    sentences = sum(
-        len(sample.target.sentences) for sample in table.samples if isinstance(sample.target, Text)
-    )
-    if table.samples and isinstance(table.samples[0].target, ImagePrediction):
-        return "no labels"
-    return f"{sentences} sentences" if sentences else f"{len(table.classes)} classes"
+def resolve_recipe(recipe: Recipe, table: Table) -> tuple[Recipe, list[Decision]]:
+    """Resolve what depends on the data, the backbone and the plug-ins.
+
+    What has to be measured, or depends on the model, follows in `planning`.
+
+    Args:
+        recipe: The recipe that the user asked for.
+        table: The data that it names.
+
+    Returns:
+        The recipe, and what was decided for the user.
+
+    Raises:
+        UsageError: The settings do not fit together, or the task cannot be told from the data.
+    """
+    resolution = Resolution(recipe)
+    _resolve_data(resolution, table)
+    _resolve_backbone(resolution)
+    task, tuning = _resolve_task(resolution, table), _resolve_tuning(resolution, table)
+    resolution.decide_defaults(_plugin_defaults(resolution.recipe, task, tuning))
+    _resolve_training(resolution, tuning)
+    settings = resolution.recipe.tuning.settings
+    resolution.decide_settings("tuning", tuning.resolve_settings(settings, table.classes))
+    facts = DataFacts(table.multilabel, closed_form=not tuning.needs_steps)
+    settings, targets = resolution.recipe.task.settings, _training_targets(table)
+    chosen = task.resolve_settings(settings, targets, table.classes, facts)
+    resolution.decide_settings("task", chosen)
+    return resolution.recipe, resolution.decisions
 
 
-def _tell_boxes(table: Table) -> None:
-    """Boxes and images of each class, before anything is trained."""
-    boxes: Counter[str] = Counter()
-    pictures: Counter[str] = Counter()
-    for sample in table.samples:
-        if isinstance(sample.target, Boxes):
-            boxes.update(sample.target.names)
-            pictures.update(set(sample.target.names))
-    if boxes:
-        rows = [[name, str(boxes[name]), str(pictures[name])] for name in table.classes]
-        log.table(["class", "boxes", "images"], rows)
+def resolve_pretraining(recipe: Recipe) -> tuple[Recipe, list[Decision]]:
+    """Resolve a recipe of pretraining, by the objective and the origin of the weights.
 
-
-def resolve_recipe(recipe: Recipe, table: Table) -> tuple[Recipe, list[tuple[str, Any, str]]]:
-    """The recipe with format, task and the task's own settings decided."""
-    found: list[tuple[str, Any, str]] = []
-    if recipe.data.format == "auto":
-        found.append(
-            ("data.format", table.format, "it looks like " + FORMATS.get(table.format).summary)
-        )
-    recipe = with_settings(
-        recipe, {"data.path": str(Path(recipe.data.path).resolve()), "data.format": table.format}
-    )
-    name = family_of(recipe.backbone.name).resolve_name(recipe.backbone.name)
-    if name != recipe.backbone.name:
-        recipe = with_settings(recipe, {"backbone.name": name})
-    truths = [sample.target for sample in table.samples if sample.split in (None, "train")]
+    Returns:
+        The recipe, and what was decided for the user.
+    """
+    resolution = Resolution(recipe)
     if recipe.task.name == "auto":
-        name, why = "classify", "there are names alone"
+        resolution.decide_plugin("task", DEFAULT_OBJECTIVE, "suits every backbone")
+    else:
+        resolution.decide_plugin("task", recipe.task.name, "as set")
+    name = resolution.recipe.task.name
+    objective = OBJECTIVES.get(name)
+    from_scratch = recipe.backbone.weights == "none"
+    if from_scratch:
+        start, why = _FROM_SCRATCH, "random weights have everything to learn"
+    else:
+        start, why = _FROM_PRETRAINED, "stays close to the pretrained weights"
+    defaults = _with_reason(_PRETRAINING, "usual for pretraining")
+    defaults |= _with_reason(start, why)
+    defaults |= _with_reason(objective.default_overrides, f"suits the objective {name}")
+    if from_scratch:
+        why = f"suits the objective {name} from random weights"
+        defaults |= _with_reason(objective.overrides_from_scratch, why)
+    resolution.decide_defaults(defaults)
+    resolution.spell_out("data.path", str(Path(recipe.data.path).resolve()))
+    return resolution.recipe, resolution.decisions
+
+
+def choose_norm_statistics(recipe: Recipe) -> Decision:
+    """Decide whether batch normalization keeps its statistics or learns new ones.
+
+    A head that is fitted to features under the old statistics does not fit new ones.
+    """
+    name = "training.batch_norm"
+    if recipe.backbone.weights == "none":
+        return Decision(name, "learn", "random weights have no statistics to keep")
+    why = "the pretrained statistics serve better than those of a few images"
+    return Decision(name, "keep", why)
+
+
+def _resolve_data(resolution: Resolution, table: Table) -> None:
+    path, summary = resolution.recipe.data.path, FORMATS.get(table.format).summary
+    resolution.spell_out("data.path", str(Path(path).resolve()))
+    if resolution.recipe.data.format == "auto":
+        resolution.decide("data.format", table.format, f"the data look like {summary}")
+    else:
+        resolution.spell_out("data.format", table.format)
+
+
+def _resolve_backbone(resolution: Resolution) -> None:
+    """Replace a short name of a backbone by its full name."""
+    name = resolution.recipe.backbone.name
+    full_name = family_of(name).resolve_name(name)
+    if full_name != name:
+        resolution.spell_out("backbone.name", full_name)
+
+
+def _resolve_task(resolution: Resolution, table: Table) -> type[Task]:
+    targets = _training_targets(table)
+    if resolution.recipe.task.name == "auto":
         if table.samples:
-            name, why = _task_for(truths), "this is what the truths answer"
-        found.append(("task", name, why))
-        recipe = with_settings(recipe, {"task": {"name": name, **recipe.task.settings}})
-    task = TASKS.get(recipe.task.name)
-    _refuse_other_truths(truths, recipe.task.name)
-    refuse_placeless(recipe.augment, task.prediction_type)
-    if not recipe.stated("tuning"):
-        name, why = task.default_overrides["tuning"], f"suits the task {recipe.task.name}"
-        if not table.samples:
-            name, why = "zeroshot", "there are names alone"
-        found.append(("tuning", name, why))
-        recipe = with_settings(recipe, {"tuning": {"name": name, **recipe.tuning.settings}})
-    tuning = TUNINGS.get(recipe.tuning.name)
+            resolution.decide_plugin("task", _task_for(targets), "matches the type of the labels")
+        else:
+            resolution.decide_plugin("task", "classify", "only class names were given")
+    name = resolution.recipe.task.name
+    task = TASKS.get(name)
+    _check_target_types(targets, name, task)
+    refuse_placeless(resolution.recipe.augment, task.prediction_type)
+    return task
+
+
+def _resolve_tuning(resolution: Resolution, table: Table) -> type[Tuning]:
+    if not resolution.recipe.is_set("tuning"):
+        task = resolution.recipe.task.name
+        if table.samples:
+            default = TASKS.get(task).default_overrides["tuning"]
+            resolution.decide_plugin("tuning", default, f"suits the task {task}")
+        else:
+            resolution.decide_plugin("tuning", "zeroshot", "only class names were given")
+    name = resolution.recipe.tuning.name
+    tuning = TUNINGS.get(name)
     if tuning.needs_images and not table.samples:
-        what = f"the tuning {recipe.tuning.name!r} learns from images, and there are names alone"
+        what = f"the tuning {name!r} learns from images, but only class names were given"
         raise UsageError(what, where="tuning", hint="--tuning zeroshot, or give images too")
-    recipe, taken = with_suggestions(recipe, _suggestions(recipe, task, tuning))
-    found += taken
-    steps = tuning.needs_steps
-    if steps and recipe.training.norm == "auto":
-        found.append(("training.norm", *choose_norms(recipe)))
-        recipe = with_settings(recipe, {"training.norm": found[-1][1]})
-    if steps and recipe.backbone.weights == "none" and not recipe.stated("training.head_start"):
-        found.append(
-            (
-                "training.head_start",
-                "random",
-                "the features of random weights are not yet what a head could be solved on",
-            )
-        )
-        recipe = with_settings(recipe, {"training.head_start": "random"})
-    for field, value, reason in tuning.resolve_settings(recipe.tuning.settings, table.classes):
-        found.append((f"tuning.{field}", value, reason))
-        recipe = with_settings(recipe, {f"tuning.{field}": value})
-    facts = DataFacts(table.multilabel, closed_form=not steps)
-    for field, value, reason in task.resolve_settings(recipe.task.settings, truths, table.classes, facts):
-        found.append((f"task.{field}", value, reason))
-        recipe = with_settings(recipe, {f"task.{field}": value})
-    return recipe, found
+    return tuning
 
 
-def _suggestions(
-    recipe: Recipe, task: type[Task], tuning: type[Tuning]
-) -> dict[str, tuple[Any, str]]:
-    """field -> value and reason; what the tuning says counts more than what the backbone says, and that more than the task."""
-    backbone, how = recipe.backbone.name, recipe.tuning.name
-    found: dict[str, tuple[Any, str]] = {}
-    for suggested, reason in (
-        (task.default_overrides, f"suits the task {recipe.task.name}"),
-        (family_of(backbone).default_overrides(backbone, how), f"suits {how} of {backbone}"),
-        (tuning.default_overrides, f"suits the tuning {how}"),
-    ):
-        found |= {field: (value, reason) for field, value in suggested.items()}
+def _resolve_training(resolution: Resolution, tuning: type[Tuning]) -> None:
+    if not tuning.needs_steps:
+        return
+    recipe = resolution.recipe
+    if recipe.training.batch_norm == "auto":
+        resolution.decide(*choose_norm_statistics(recipe))
+    if recipe.backbone.weights == "none" and not recipe.is_set("training.head_init"):
+        why = "features of random weights are no basis to fit a head on"
+        resolution.decide("training.head_init", "random", why)
+
+
+def _plugin_defaults(recipe: Recipe, task: type[Task], tuning: type[Tuning]) -> Defaults:
+    """Collect what plug-ins prefer; the tuning overrides the backbone, and that the task."""
+    backbone, method = recipe.backbone.name, recipe.tuning.name
+    of_backbone = family_of(backbone).default_overrides(backbone, method)
+    defaults = _with_reason(task.default_overrides, f"suits the task {recipe.task.name}")
+    defaults |= _with_reason(of_backbone, f"suits {method} of {backbone}")
+    defaults |= _with_reason(tuning.default_overrides, f"suits the tuning {method}")
     return {
-        field: pair
-        for field, pair in found.items()
-        if _means_something(field, pair[0], recipe, task)
+        name: default
+        for name, default in defaults.items()
+        if _has_effect(name, default[0], recipe, task)
     }
 
 
-def _means_something(field: str, value: Any, recipe: Recipe, task: type[Task]) -> bool:
-    """Whether a suggestion is one: the task knows the field, or the recipe has it at another value."""
-    section, _, name = field.partition(".")
+def _with_reason(values: Mapping[str, Any], reason: str) -> dict[str, tuple[Any, str]]:
+    return {name: (value, reason) for name, value in values.items()}
+
+
+def _has_effect(name: str, value: Any, recipe: Recipe, task: type[Task]) -> bool:
+    """Whether the task has this setting, or the recipe has another value in this field."""
+    section, _, last = name.partition(".")
     if section == "task":
-        return name in task.Settings.model_fields
-    return bool(getattr(getattr(recipe, section), name, None) != value)
+        return last in task.Settings.model_fields
+    return bool(getattr(getattr(recipe, section), last, None) != value)
 
 
-def _refuse_other_truths(truths: Sequence[Any], name: str) -> None:
-    task = TASKS.get(name)
-    takes = task.target_types or (task.prediction_type,)
-    odd = next(
-        (truth for truth in truths if truth is not None and not isinstance(truth, takes)), None
-    )
-    if odd is not None:
-        kinds, fitting = (
-            ", ".join(kind.__name__.lower() for kind in kinds) for kinds in (takes, [type(odd)])
-        )
-        what = f"the task {name!r} learns from {kinds}, and this data has {fitting}"
-        raise UsageError(what, where="task", hint="leave --task out, or give other data")
+def _training_targets(table: Table) -> list[Any]:
+    return [sample.target for sample in table.samples if sample.split in (None, "train")]
 
 
-def _task_for(truths: Sequence[Any]) -> str:
-    """The task whose answers look like these truths."""
-    if truths and isinstance(truths[0], ImagePrediction):
-        hint = "--task generate paints more like these, foveate pretrain learns from them; or put each class into a folder"
-        raise UsageError("these pictures have no labels", where="task", hint=hint)
+def _task_for(targets: Sequence[Any]) -> str:
+    """Return the task whose predictions are of the type of these targets."""
+    if targets and isinstance(targets[0], ImagePrediction):
+        hint = "put each class into a folder of its own; or use foveate pretrain to learn from "
+        hint += "them, or --task generate to generate similar ones"
+        raise UsageError("these images have no labels", where="task", hint=hint)
     fitting = [
-        name for name in TASKS.names() if truths and isinstance(truths[0], TASKS.get(name).prediction_type)
+        name
+        for name in TASKS.names()
+        if targets and isinstance(targets[0], TASKS.get(name).prediction_type)
     ]
     if len(fitting) != 1:
         hint = "--task " + "|".join(fitting or TASKS.names())
-        raise UsageError("the data does not say which task this is", where="task", hint=hint)
+        raise UsageError("the labels fit more than one task, or none", where="task", hint=hint)
     return fitting[0]
 
 
-def check_trainable_classes(table: Table, task: str, known: Collection[str] = ()) -> None:
-    """A class that no training image shows cannot be learnt, unless an earlier run has: `known`. Fewer than two classes of whole
-    images are no question, where they are one."""
-    if not table.samples or TASKS.get(task).prediction_type not in (Labels, Boxes):
+def _check_target_types(targets: Sequence[Any], name: str, task: type[Task]) -> None:
+    """Raise UsageError if the task cannot learn from a target."""
+    accepted = task.target_types or (task.prediction_type,)
+    others = [each for each in targets if each is not None and not isinstance(each, accepted)]
+    if not others:
         return
-    taught = {name for sample in table.in_split("train") for name in label_names(sample)} | set(known)
-    if (
-        len(taught) < (1 if isinstance(table.samples[0].target, Boxes) else 2)
-        and not table.multilabel
-    ):
-        what = (
-            f"only one class has training images: {next(iter(taught))!r}"
-            if taught
-            else "there are no training images"
-        )
-        raise DataError(what, where=table.root, hint="give images of another class")
-    for name in sorted(set(table.classes) - taught):
-        log.warning(f"the class {name!r} has no training image: it will never be the answer")
+    needed = ", ".join(kind.__name__.lower() for kind in accepted)
+    given = type(others[0]).__name__.lower()
+    what = f"the task {name!r} learns from {needed}, and this data has {given}"
+    raise UsageError(what, where="task", hint="leave out --task, or give other data")

@@ -13,83 +13,102 @@ import torch
 
 from foveate.data.dataset import ImageDataset
 from foveate.data.loading import BatchSampler, default_num_workers, make_loader
+from foveate.messages import Message
 from foveate.modeling.model import Model
 from foveate.recipe import Recipe
 from foveate.training.planning import time_step
-from foveate.utils.device import ComputeMode
+from foveate.utils.device import ComputeMode, to_device
 
-_AHEAD = 4  # batches a loader process: twice what it reads ahead
-_SAFETY = 0.9  # of the minutes that were given are planned for
+_BATCHES_PER_WORKER = 4  # batches that are timed: twice what a worker reads ahead
+_PLANNED_SHARE = 0.9  # of a time budget; the rest is for saving and for noise
 
 
 @dataclass(frozen=True)
-class Pace:
-    """`rate`: images a second, with reading, cutting and a step's gradients. `images`, `epochs`: of the whole training. `memory`:
-    the most bytes that the process, or the GPU, has held so far."""
+class Throughput:
+    """What was measured, and what follows for the whole training.
 
-    rate: float
+    Attributes:
+        images_per_second: rate of reading, augmenting and training.
+        images: training images.
+        epochs: epochs of the recipe.
+        peak_memory: most bytes that the process, or the GPU, has held so far.
+    """
+
+    images_per_second: float
     images: int
     epochs: int
-    memory: int
+    peak_memory: int
 
     @property
     def epoch_seconds(self) -> float:
-        return self.images / self.rate
+        return self.images / self.images_per_second
 
-    def fitting(self, minutes: float) -> int:
-        """Epochs that fit into so many minutes, one at least."""
-        return max(1, int(_SAFETY * 60 * minutes / self.epoch_seconds))
+    def epochs_within(self, minutes: float) -> int:
+        """Return how many epochs fit into a time budget, at least 1."""
+        return max(1, int(_PLANNED_SHARE * 60 * minutes / self.epoch_seconds))
 
     def numbers(self) -> dict[str, Any]:
-        hours = self.epochs * self.epoch_seconds / 3600
-        about = {
-            "images_per_second": round(self.rate, 1),
-            "epoch_seconds": round(self.epoch_seconds, 1),
-            "hours": round(hours, 3),
-        }
         return {
-            **about,
+            "images_per_second": round(self.images_per_second, 1),
+            "epoch_seconds": round(self.epoch_seconds, 1),
+            "hours": round(self.epochs * self.epoch_seconds / 3600, 3),
             "images": self.images,
             "epochs": self.epochs,
-            "memory_gigabytes": round(self.memory / 1e9, 2),
+            "memory_gigabytes": round(self.peak_memory / 1e9, 2),
         }
 
     def lines(self) -> list[str]:
-        told = self.numbers()
+        rate = Message(
+            "training.throughput",
+            "{images_per_second} images per second: {images:image takes|images take} "
+            "{epoch_seconds} s, {epochs:epoch takes|epochs take} {hours} hours",
+            **self.numbers(),
+        )
         return [
-            f"{told['images_per_second']} images a second: {self.images} images take {told['epoch_seconds']} s, "
-            f"{self.epochs} epochs {told['hours']} hours",
-            f"{told['memory_gigabytes']} GB of memory at the most",
+            str(rate),
+            f"{self.numbers()['memory_gigabytes']} GB of memory at most",
             "this was a dry run: nothing was trained or written",
         ]
 
 
-def paced(
-    model: Model, pictures: ImageDataset, recipe: Recipe, device: torch.device, gradients: bool = True
-) -> Pace:
-    """Times reading and steps after the first batch, in eval mode, which moves no statistics: no trace is left in the model.
-    Without `gradients` it is looking alone that is timed."""
-    way = ComputeMode(recipe.training.precision, bool(recipe.training.channels_last))
-    model.eval().to(device=device, memory_format=way.memory_format)  # type: ignore[call-overload]
-    order = BatchSampler(len(pictures), min(recipe.training.batch_size, len(pictures)))
-    workers = default_num_workers(len(order)) if recipe.data.workers is None else recipe.data.workers
-    batches = chain(
-        *(make_loader(pictures, order, workers) for _ in range(2))
-    )  # twice: there may be but one
-    time_step(model, next(batches), way, device, gradients)
-    start, seen = time.perf_counter(), 0
-    for batch in islice(
-        batches, 1 + _AHEAD * workers
-    ):  # more than the loader had ready before the clock ran
-        time_step(model, batch, way, device, gradients)
-        seen += len(batch)
-    return Pace(
-        seen / (time.perf_counter() - start), len(pictures), recipe.training.epochs, _held(device)
-    )
+def measure_throughput(
+    model: Model,
+    dataset: ImageDataset,
+    recipe: Recipe,
+    device: torch.device,
+    gradients: bool = True,
+) -> Throughput:
+    """Time reading and training steps, and leave no trace in the model.
+
+    The first batch warms up and is not timed. The model is in eval mode, so that no statistics
+    change.
+
+    Args:
+        model: The model; it is moved to the device.
+        dataset: The training images.
+        recipe: The recipe, with precision and memory format resolved.
+        device: Where to train.
+        gradients: Whether to time the backward pass too.
+    """
+    mode = ComputeMode.for_training(recipe.training)
+    to_device(model.eval(), device, mode)
+    sampler = BatchSampler(len(dataset), min(recipe.training.batch_size, len(dataset)))
+    workers = recipe.data.workers
+    workers = default_num_workers(len(sampler)) if workers is None else workers
+    # twice: there may be one batch only
+    batches = chain(*(make_loader(dataset, sampler, workers) for _ in range(2)))
+    time_step(model, next(batches), mode, device, gradients)
+    start, images = time.perf_counter(), 0
+    # more batches than the workers had ready before the clock started
+    for batch in islice(batches, 1 + _BATCHES_PER_WORKER * workers):
+        time_step(model, batch, mode, device, gradients)
+        images += len(batch)
+    rate = images / (time.perf_counter() - start)
+    return Throughput(rate, len(dataset), recipe.training.epochs, _peak_memory(device))
 
 
-def _held(device: torch.device) -> int:
+def _peak_memory(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return most if sys.platform == "darwin" else 1024 * most
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak

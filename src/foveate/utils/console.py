@@ -1,12 +1,11 @@
 """All terminal output: messages, tables, progress, errors. Plain lines where there is no terminal.
 
-Only this module prints. The library reports through `foveate.utils.log`; on the command line `command_line`
-prints its records.
+Only this module prints. The library reports through `foveate.utils.log`; on the command line
+`command_line` prints its records.
 """
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import sys
@@ -21,6 +20,7 @@ from typing import Any, TextIO
 from foveate.errors import FoveateError
 from foveate.utils import log
 
+_PADDING = 3  # columns that the drawing of a table takes for each of its own
 _INTERVAL = 10.0  # seconds between progress lines in a log
 
 
@@ -33,14 +33,17 @@ _mode = _Mode()
 
 
 def setup(*, json: bool = False) -> None:
-    """Set where messages go: to stdout, or with `json` to stderr, so that stdout holds data alone."""
+    """Send messages to stdout, or with `json` to stderr, because stdout holds only data then."""
     _mode.json = json
 
 
 @contextmanager
 def command_line() -> Iterator[None]:
-    """Print what the library reports, in this block."""
+    """Print what the library reports, in this block; one inside another changes nothing."""
     logger, handler = log.logger, _Handler()
+    if any(isinstance(each, _Handler) for each in logger.handlers):
+        yield
+        return
     before = logger.level, logger.propagate
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
@@ -72,35 +75,53 @@ def say(text: str) -> None:
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Print rows of text: drawn in a terminal, separated by tabs in a pipe.
 
-    A terminal that is too narrow even for the longest words gets a block of lines for each row, so that no
-    text is lost and paths and commands stay whole.
+    A terminal that is too narrow even for the longest words gets a block of lines for each row, so
+    that no text is lost, and paths and commands stay whole.
     """
     stream = _stream()
     if not stream.isatty():
         for row in (columns, *rows):
             say("\t".join(row))
         return
+    cells = [[_encodable(cell, stream) for cell in row] for row in rows]
+    console = _rich(stream)
+    widths = _column_widths([columns, *cells], console.width - 1 - _PADDING * len(columns))
+    if widths is None:
+        for row in cells:
+            for column, cell in zip(columns, row, strict=True):
+                if cell:
+                    say(f"{column}: {cell}")
+            say("")
+        return
     from rich.box import SIMPLE
-    from rich.measure import Measurement
     from rich.table import Table
     from rich.text import Text
 
-    console = _rich(stream)
     drawn = Table(box=SIMPLE)
-    for column in columns:
-        drawn.add_column(column, overflow="fold")
-    for row in rows:
-        drawn.add_row(*(Text(_encodable(cell, stream)) for cell in row))
-    width = Measurement.get(console, console.options.update(width=10_000), drawn).minimum
-    if width <= console.width:
-        console.print(drawn)
-        return
-    for row in rows:
-        say("")
-        for column, cell in zip(columns, row, strict=True):
-            if cell:
-                say(f"{column}: {cell}")
-    say("")
+    for column, width in zip(columns, widths, strict=True):
+        drawn.add_column(column, width=width)
+    for row in cells:
+        drawn.add_row(*map(Text, row))
+    console.print(drawn)
+
+
+def _column_widths(rows: Sequence[Sequence[str]], total: int) -> list[int] | None:
+    """Widths of columns of together at most `total`, none narrower than its longest word.
+
+    None if there are no such widths.
+    """
+    from rich.cells import cell_len
+
+    least = [
+        max(cell_len(word) for cell in column for word in cell.split() or [""])
+        for column in zip(*rows, strict=True)
+    ]
+    full = [max(map(cell_len, column)) for column in zip(*rows, strict=True)]
+    spare = total - sum(least)
+    if spare < 0:
+        return None
+    share = min(1.0, spare / max(1, sum(full) - sum(least)))
+    return [low + int(share * (high - low)) for low, high in zip(least, full, strict=True)]
 
 
 class Bar(ABC):
@@ -164,8 +185,8 @@ class _Lines(Bar):
 def error(raised: FoveateError) -> None:
     """Print an error on stderr: what, where, why, and what to try.
 
-    Each part is one line that is never wrapped or framed, so that paths and commands can be searched and
-    copied; a terminal wraps long ones itself.
+    Each part is one line that is never wrapped or framed, so that paths and commands can be
+    searched and copied; a terminal wraps long ones itself.
     """
     parts = (("where", raised.where), ("why", raised.why), ("try", raised.hint))
     lines = [raised.what, *(f"  {name}: {value}" for name, value in parts if value)]
@@ -180,6 +201,8 @@ def error(raised: FoveateError) -> None:
 
 def final_json(content: dict[str, Any]) -> None:
     """Print the last line of a command under --json."""
+    import json
+
     lines([json.dumps(content, default=str)])
 
 

@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, and never over others."""
+"""Files that are written completely or not at all, and never over others."""
 
 from __future__ import annotations
 
@@ -15,34 +15,42 @@ from typing import Any
 
 from foveate.errors import DiskFull, RunError, UsageError
 
-_FULL = (
-    errno.ENOSPC,
-    errno.EDQUOT,
-    errno.EFBIG,
-)  # no room on the disk, in the quota, or for a file of this size
-_FULL_WORDS = tuple(
-    os.strerror(code) for code in _FULL
-)  # safetensors wraps what the system says into words of its own
-ASIDE = ".aside-"  # before the names of files that are being written
+# no space on the disk, in the quota, or for a file of this size
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+# safetensors wraps the message of the system into one of its own
+_FULL_MESSAGES = tuple(os.strerror(code) for code in _FULL)
+PARTIAL_PREFIX = ".aside-"  # of names of files that are being written
 
 
-def refuse_taken(
-    folder: Path, what: str = "this folder is taken; nothing is overwritten", hint: str = ""
-) -> None:
-    """Raises UsageError when there is something at the path already; an empty folder is free."""
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UsageError(what, where=folder, hint=hint or "--out ANOTHER_FOLDER")
+def require_free(path: Path, message: str = "", hint: str = "") -> None:
+    """Raise UsageError if there is a file or a folder with content at the path."""
+    if path.is_dir() and not any(path.iterdir()):
+        return
+    if path.exists():
+        what = "the folder already exists and is not empty"
+        if not path.is_dir():
+            what = "the file already exists"
+        raise UsageError(message or what, where=path, hint=hint or "--out ANOTHER_PATH")
 
 
 @contextmanager
-def written_aside(path: Path, need: int = 0) -> Iterator[Path]:
-    """A place to write a file or a folder; afterwards it is flushed to the disk and renamed to `path`. `need`: its bytes, if known.
+def atomic_write(path: Path, need: int = 0) -> Iterator[Path]:
+    """Write a file or a folder aside; it is flushed to the disk and renamed afterwards.
 
-    Raises DiskFull when there is no room, RunError when it cannot be written; what was at `path` is still there then.
+    Args:
+        path: Where the file or folder appears, complete.
+        need: Its size in bytes, if known, for the error.
+
+    Yields:
+        The path to write to.
+
+    Raises:
+        DiskFull: There is no space left; what was at `path` before is still there.
+        RunError: The file cannot be written for another reason.
     """
-    aside = path.with_name(f"{ASIDE}{os.getpid()}-{path.name}")
+    aside = path.with_name(f"{PARTIAL_PREFIX}{os.getpid()}-{path.name}")
     try:
-        made(path.parent)
+        make_folder(path.parent)
         yield aside
         for file in sorted(aside.rglob("*")) if aside.is_dir() else [aside]:
             _flush(file)
@@ -50,9 +58,9 @@ def written_aside(path: Path, need: int = 0) -> Iterator[Path]:
         aside.replace(path)
         _flush(path.parent)
     except Exception as error:
-        if not _of_the_disk(error):
+        if not _is_disk_error(error):
             raise
-        raise unwritten(path, error, need) from None
+        raise write_error(path, error, need) from None
     finally:
         if aside.is_dir():
             shutil.rmtree(aside, ignore_errors=True)
@@ -60,10 +68,21 @@ def written_aside(path: Path, need: int = 0) -> Iterator[Path]:
             aside.unlink(missing_ok=True)
 
 
+def write_text(path: Path, text: str) -> None:
+    """Write a text file atomically, as `atomic_write` does."""
+    with atomic_write(path) as aside:
+        aside.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write a JSON file atomically."""
+    write_text(path, json.dumps(content, ensure_ascii=False, indent=1) + "\n")
+
+
 def write_rows(path: Path, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """A CSV, there whole or not at all. Raises RunError as `written_aside`."""
+    """Write a CSV file atomically."""
     with (
-        written_aside(path) as aside,
+        atomic_write(path) as aside,
         aside.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file,
     ):
         csv.writer(file, lineterminator="\n").writerows([columns, *rows])
@@ -74,52 +93,40 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise RunError("cannot read this file", where=path, why=str(error)) from None
+        raise RunError("the file cannot be read", where=path, why=str(error)) from None
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a text file, completely or not at all."""
-    with written_aside(path) as aside:
-        aside.write_text(text, encoding="utf-8")
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Write a JSON file, completely or not at all."""
-    write_text(path, json.dumps(content, ensure_ascii=False, indent=1) + "\n")
-
-
-def made(folder: Path) -> None:
-    """Makes a folder and those above it; after a power cut they are still there, for each one's parent is flushed too."""
+def make_folder(folder: Path) -> None:
+    """Create a folder and its parents, so that they survive a power cut: each parent is flushed."""
     missing = [each for each in (folder, *folder.parents) if not each.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     for each in reversed(missing):
         _flush(each.parent)
 
 
-def free_bytes(path: Path) -> int:
-    """Of the disk that holds `path`, or will hold it."""
-    return shutil.disk_usage(
-        next(each for each in (path, *path.absolute().parents) if each.exists())
-    ).free
+def free_disk_bytes(path: Path) -> int:
+    """Return the free bytes of the disk that holds `path`, or will hold it."""
+    existing = next(each for each in (path, *path.absolute().parents) if each.exists())
+    return shutil.disk_usage(existing).free
 
 
-def unwritten(path: Path, error: Exception, need: int = 0) -> RunError:
-    """The complaint about a file that could not be written."""
-    said = getattr(error, "strerror", None) or str(error)
-    words = next((words for words in _FULL_WORDS if words in said), said)
+def write_error(path: Path, error: Exception, need: int = 0) -> RunError:
+    """Return the error for a file that could not be written: DiskFull if there is no space."""
+    text = getattr(error, "strerror", None) or str(error)
+    full = next((message for message in _FULL_MESSAGES if message in text), None)
     needed = f"{need / 1e6:.1f} MB needed, " if need else ""
-    why = f"{words} ({needed}{free_bytes(path.parent) / 1e6:.1f} MB free)"
-    kind = DiskFull if words in _FULL_WORDS else RunError
+    why = f"{full or text} ({needed}{free_disk_bytes(path.parent) / 1e6:.1f} MB free)"
+    kind = DiskFull if full else RunError
     return kind(
-        "this file could not be written",
+        "the file could not be written",
         where=path,
         why=why,
-        hint="make room, then --resume the run",
+        hint="free some space, then resume the run with --resume",
     )
 
 
-def _of_the_disk(error: Exception) -> bool:
-    """Whether the system has refused to write; safetensors tells of it by a class of its own."""
+def _is_disk_error(error: Exception) -> bool:
+    """Whether the system refused to write; safetensors raises a class of its own then."""
     return isinstance(error, OSError) or (
         type(error).__name__ == "SafetensorError" and "os error" in str(error)
     )
@@ -136,25 +143,26 @@ def _flush(path: Path) -> None:
 
 
 def checksum(path: Path) -> str:
+    """Return the SHA-256 of a file, in hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def checksums(folder: Path, names: Iterable[str]) -> dict[str, str]:
+    """Return the SHA-256 by name of those files in `folder` that exist."""
+    return {name: checksum(folder / name) for name in names if (folder / name).is_file()}
+
+
 def cache_folder() -> Path:
-    """FOVEATE_CACHE, or `foveate` in the user's cache folder."""
-    stated = os.environ.get("FOVEATE_CACHE")
+    """Return $FOVEATE_CACHE, or `foveate` in the user's cache folder."""
+    explicit = os.environ.get("FOVEATE_CACHE")
     base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    return Path(stated) if stated else Path(base) / "foveate"
+    return Path(explicit) if explicit else Path(base) / "foveate"
 
 
-def numbered(parent: Path, prefix: str = "") -> Path:
-    """The first of parent/1, parent/2, ..., with the prefix before the number, that is not there yet."""
+def next_free_path(parent: Path, prefix: str = "") -> Path:
+    """Return the first of parent/PREFIX1, parent/PREFIX2, ... that does not exist."""
     number = 1
     while (parent / f"{prefix}{number}").exists():
         number += 1
     return parent / f"{prefix}{number}"
-
-
-def checksums(folder: Path, names: Iterable[str]) -> dict[str, str]:
-    """The checksums of those files in `folder` that exist, by name."""
-    return {name: checksum(folder / name) for name in names if (folder / name).is_file()}

@@ -1,4 +1,4 @@
-"""The command or Python call that is running: what a run records of it, and since when its time budget counts."""
+"""The command or Python call that is running, as a run records it, and when it started."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ class Invocation:
     """What the user called.
 
     Attributes:
-        command: The command as typed, or the Python call: "foveate.fit(...)". Empty for internal calls.
+        command: The command as typed, or the Python call: "foveate.fit(...)". Empty for internal
+            calls.
         started: The moment of `time.monotonic()` from which a time budget counts.
     """
 

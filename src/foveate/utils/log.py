@@ -1,7 +1,7 @@
 """What the library reports while it works: records of the logger "foveate".
 
-The command line prints them (`foveate.utils.console`). In Python, warnings reach the standard error stream as
-those of any library, and `logging.basicConfig(level="INFO")` shows the rest.
+The command line prints them (`foveate.utils.console`). In Python, warnings go to stderr as those of
+any library, and `logging.basicConfig(level="INFO")` shows the rest.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def choice(field: str, value: Any, reason: str) -> None:
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Report rows of text; a handler can draw them from the attributes `columns` and `rows` of the record."""
+    """Report rows of text; a handler can draw them from the record's `columns` and `rows`."""
     text = "\n".join("\t".join(row) for row in (columns, *rows))
     logger.info("%s", text, extra={"columns": columns, "rows": rows})
 

@@ -1,8 +1,7 @@
-"""Memory: the C library's allocator, told to keep what it is given back; how much is free; how it is told that there is no more."""
+"""Memory of the process, the machine and the device."""
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import os
 import re
@@ -11,93 +10,104 @@ from collections.abc import Iterator
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -3, -8  # of mallopt(3)
 _LARGE = 2**30  # bytes
 _UNKNOWN = 2**32
 _GROUPS = Path("/sys/fs/cgroup")
-_WORDS = (
-    "can't allocate memory",
-    "out of memory",
-    "ALLOC_FAILED",
-)  # of the processor's allocator, of devices, of CUDA's libraries
+# messages of the CPU allocator, of devices, and of CUDA's libraries
+_MESSAGES = ("can't allocate memory", "out of memory", "ALLOC_FAILED")
 
 
 @cache
-def keep_pages() -> bool:
-    """Lets glibc reuse the memory of freed tensors below 1 GiB; True where it could be told.
+def keep_freed_memory() -> bool:
+    """Let glibc reuse the memory of freed tensors below 1 GiB; return whether that worked.
 
-    By default it hands blocks of that size back to the system at once, and every activation of every batch is then paged
-    in anew: with 600 images of 224 px that cost half the time of a probe (docs/log.md). Up to 1 GiB stays with the process.
+    By default it returns blocks of that size to the system at once, and every activation of every
+    batch is then paged in anew: with 600 images of 224 px that cost half the time of a probe
+    (docs/log.md). Up to 1 GiB stays with the process.
     """
-    if not sys.platform.startswith("linux"):
-        return False
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # musl has none
+    mallopt = _mallopt()
     return mallopt is not None and all(
-        mallopt(word, _LARGE) for word in (_MMAP_THRESHOLD, _TRIM_THRESHOLD)
+        mallopt(option, _LARGE) for option in (_MMAP_THRESHOLD, _TRIM_THRESHOLD)
     )
 
 
 @cache
-def one_arena() -> bool:
-    """Lets all threads that begin from now on allocate where the first one does; True where it could be told.
+def use_one_arena() -> bool:
+    """Let all threads that start from now on share one arena; return whether that worked.
 
-    By default each has an arena of its own, of pieces of 64 MB: what is larger is mapped and unmapped every time, and kept pages
-    lie idle in one thread while another asks for more. A server's network, in a thread, spent a tenth of its time
-    on that (docs/benchmarks.md).
+    By default each has an arena of its own, in pieces of 64 MB: larger blocks are mapped and
+    unmapped every time, and kept pages lie idle in one thread while another asks for more. A
+    server's network, in a thread, spent a tenth of its time on that (docs/benchmarks.md).
     """
-    if not sys.platform.startswith("linux"):
-        return False
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    mallopt = _mallopt()
     return mallopt is not None and bool(mallopt(_ARENA_MAX, 1))
 
 
-def total() -> int:
-    """Bytes of memory that this process may have: of the machine, or of the container around it; 4 GiB where neither tells."""
+def _mallopt() -> Any:
+    """glibc's mallopt(3); None elsewhere (musl has none)."""
+    if not sys.platform.startswith("linux"):
+        return None
+    import ctypes  # takes milliseconds, which --help does not spend
+
+    return getattr(ctypes.CDLL(None), "mallopt", None)
+
+
+def total_memory() -> int:
+    """Return the bytes that this process may use: of the machine, or of its container.
+
+    4 GiB where neither is known.
+    """
     known = hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names
     machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if known else _UNKNOWN
     return min([machine, *(limit for limit, _ in _containers())])
 
 
-def available() -> int | None:
-    """Bytes of memory that a new process could have without swapping, in this container; None where the system does not tell."""
+def available_memory() -> int | None:
+    """Return the bytes that a new process could use without swapping, in this container.
+
+    None where the system does not report it.
+    """
     try:
-        found = re.search(
-            r"MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text(encoding="ascii")
-        )
+        text = Path("/proc/meminfo").read_text(encoding="ascii")
     except OSError:
         return None
-    return (
-        min([int(found[1]) * 1024, *(max(0, limit - used) for limit, used in _containers())])
-        if found
-        else None
-    )
+    match = re.search(r"MemAvailable:\s+(\d+) kB", text)
+    if match is None:
+        return None
+    return min([int(match[1]) * 1024, *(max(0, limit - used) for limit, used in _containers())])
 
 
 def _containers() -> Iterator[tuple[int, int]]:
-    """The limit of memory and what is used of it, bytes, where the container has one (control groups of Linux, version 2 and 1).
-    Files that were read and may be forgotten at once do not count as used."""
-    for most, now, kept in (
+    """Yield the memory limit and the memory in use, bytes, of control groups (Linux, v2 and v1).
+
+    Cached files that can be dropped at once do not count as used.
+    """
+    for limit, usage, statistics in (
         ("memory.max", "memory.current", "memory.stat"),
         ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "memory/memory.stat"),
     ):
-        with suppress(OSError, ValueError):  # there is no such file, or it says "max"
-            forgettable = re.search(
-                r"^(?:total_)?inactive_file (\d+)$", (_GROUPS / kept).read_text(), re.MULTILINE
+        with suppress(OSError, ValueError):  # there is no such file, or it holds "max"
+            cached = re.search(
+                r"^(?:total_)?inactive_file (\d+)$",
+                (_GROUPS / statistics).read_text(),
+                re.MULTILINE,
             )
-            used = int((_GROUPS / now).read_text()) - (int(forgettable[1]) if forgettable else 0)
-            yield int((_GROUPS / most).read_text()), used
+            used = int((_GROUPS / usage).read_text()) - (int(cached[1]) if cached else 0)
+            yield int((_GROUPS / limit).read_text()), used
 
 
-def exhausted(error: BaseException) -> bool:
-    """Whether this says that there was no memory left, on a device or in the machine."""
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error means that no memory was left, on a device or in the machine."""
     return isinstance(error, MemoryError) or (
-        isinstance(error, RuntimeError) and any(word in str(error) for word in _WORDS)
+        isinstance(error, RuntimeError) and any(text in str(error) for text in _MESSAGES)
     )
 
 
-def release() -> None:
-    """Gives back what nobody holds any more."""
+def release_memory() -> None:
+    """Free what is no longer referenced, on the device too."""
     import torch
 
     gc.collect()

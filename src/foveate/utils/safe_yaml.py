@@ -1,4 +1,4 @@
-"""YAML as data: no tags that make objects, nothing that refers to itself and grows without end."""
+"""YAML as data: no tags that create objects, and no references that can grow without end."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 import yaml
 
-_DEEPEST = 50  # a recipe has four levels
+_MAX_DEPTH = 50  # a recipe has four levels
 _OPENS = (
     yaml.FlowSequenceStartToken,
     yaml.FlowMappingStartToken,
@@ -16,35 +16,41 @@ _OPENS = (
 _CLOSES = (yaml.FlowSequenceEndToken, yaml.FlowMappingEndToken, yaml.BlockEndToken)
 
 
-class _Whole(yaml.SafeDumper):
-    """What occurs twice is written twice."""
+class _Dumper(yaml.SafeDumper):
+    """Writes an object that occurs twice twice, instead of a reference."""
 
     def ignore_aliases(self, data: Any) -> bool:
         return True
 
 
-def written(content: Any) -> str:
-    """Mappings, lists, words and numbers as YAML, in their order."""
-    return str(yaml.dump(content, Dumper=_Whole, sort_keys=False, allow_unicode=True))
+def to_yaml(content: Any) -> str:
+    """Return mappings, lists, strings and numbers as YAML, in their order."""
+    return str(yaml.dump(content, Dumper=_Dumper, sort_keys=False, allow_unicode=True))
 
 
-def plain(text: str) -> Any:
-    """What a text of YAML, of which JSON is a part, says: mappings, lists, words and numbers. Raises ValueError with the reason."""
+def parse_yaml(text: str) -> Any:
+    """Parse YAML, or JSON, into mappings, lists, strings and numbers.
+
+    Raises:
+        ValueError: The text is not YAML, or holds tags or references.
+    """
     try:
-        _refuse_endless(text)
+        _refuse_explosions(text)
         return yaml.safe_load(text)
-    except Exception as error:  # a tag with a wrong value makes the library raise nearly anything: KeyError, AttributeError, ...
+    except Exception as error:
+        # a tag with a wrong value makes the library raise nearly anything: KeyError, AttributeError
         raise ValueError(str(error).replace("\n", " ")[:300] or type(error).__name__) from None
 
 
-def _refuse_endless(text: str) -> None:
-    """What costs more than its length: references, and brackets in brackets, which take the library the square of their number."""
+def _refuse_explosions(text: str) -> None:
+    """Refuse what costs more than its length.
+
+    These are references, and nested brackets, which cost the library the square of their number.
+    """
     depth = 0
     for token in yaml.scan(text, yaml.SafeLoader):
         depth += isinstance(token, _OPENS) - isinstance(token, _CLOSES)
-        if depth > _DEEPEST:
-            raise ValueError(f"it is nested more than {_DEEPEST} levels deep")
+        if depth > _MAX_DEPTH:
+            raise ValueError(f"it is nested more than {_MAX_DEPTH} levels deep")
         if isinstance(token, yaml.AliasToken):
-            raise ValueError(
-                "it refers to parts of itself, which can grow without end: write &name and *name out"
-            )
+            raise ValueError("it has references, which can grow without end: write &name out")

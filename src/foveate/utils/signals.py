@@ -1,4 +1,7 @@
-"""Signals that ask to stop: a training saves first, everything else tidies up and leaves. They reach the main thread only."""
+"""Signals that ask to stop: a training saves first, everything else cleans up and exits.
+
+Python delivers signals to the main thread only.
+"""
 
 from __future__ import annotations
 
@@ -10,18 +13,26 @@ from dataclasses import dataclass
 from typing import Any
 
 # USR1 is what SLURM sends before the time is up (--signal=USR1@60); Windows has none
-_ASKING = [signal.SIGTERM, signal.SIGINT, *([signal.SIGUSR1] if hasattr(signal, "SIGUSR1") else [])]
+_SIGNALS = [
+    signal.SIGTERM,
+    signal.SIGINT,
+    *([signal.SIGUSR1] if hasattr(signal, "SIGUSR1") else []),
+]
 
 
 @dataclass
-class Stop:
-    """`signal`: the number of the signal that asked to stop."""
+class StopRequest:
+    """Whether a signal asked to stop.
+
+    Attributes:
+        signal: Number of the signal; None as long as there was none.
+    """
 
     signal: int | None = None
 
 
 class Terminated(SystemExit):
-    """A signal has ended the program; `code` is 128 and its number."""
+    """A signal ended the program; `code` is 128 plus its number."""
 
     def __init__(self, number: int) -> None:
         super().__init__(128 + number)
@@ -29,27 +40,30 @@ class Terminated(SystemExit):
 
 
 @contextmanager
-def asked() -> Iterator[Stop]:
-    """The first signal asks, and whoever looks at the Stop ends when it suits; a second Ctrl-C does not wait."""
-    stop = Stop()
+def stop_requested() -> Iterator[StopRequest]:
+    """Record the first signal in a StopRequest; a second Ctrl-C raises KeyboardInterrupt."""
+    stop = StopRequest()
 
-    def ask(number: int, _: object) -> None:
+    def record(number: int, _: object) -> None:
         if stop.signal is not None and number == signal.SIGINT:
             raise KeyboardInterrupt
         stop.signal = number
 
-    with _handled(_ASKING, ask):
+    with _handled(_SIGNALS, record):
         yield stop
 
 
 @contextmanager
-def tidied() -> Iterator[None]:
-    """Signals that would end the process on the spot raise Terminated, so that locks and half-written files go first."""
+def terminate_cleanly() -> Iterator[None]:
+    """Raise Terminated for signals that would end the process at once.
+
+    Locks and half-written files are removed on the way out.
+    """
 
     def end(number: int, _: object) -> None:
         raise Terminated(number)
 
-    with _handled([number for number in _ASKING if number != signal.SIGINT], end):
+    with _handled([number for number in _SIGNALS if number != signal.SIGINT], end):
         yield
 
 
@@ -66,5 +80,5 @@ def _handled(
     try:
         yield
     finally:
-        for number, known in before.items():
-            signal.signal(number, known)
+        for number, previous in before.items():
+            signal.signal(number, previous)

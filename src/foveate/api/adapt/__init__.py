@@ -34,7 +34,7 @@ def adapt(
         out: Run folder to create. Default: runs/NAME-METHOD-N.
         method: Adaptation method.
         settings: Settings of the method, such as {"prior": 64}.
-        device: auto, cpu, cuda, cuda:1 or mps.
+        device: Compute device: auto, cpu, cuda, cuda:1 or mps.
         strict: Stop at the first unreadable image instead of skipping and reporting it.
 
     Raises:

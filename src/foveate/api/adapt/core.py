@@ -18,10 +18,10 @@ from foveate.data.scan import ScannedTable
 from foveate.errors import UsageError
 from foveate.inference.engine import compute_scores, scan_with_progress
 from foveate.inference.predictor import Predictor, load_predictor
-from foveate.modeling.weights import read_tensors
+from foveate.modeling.weights import read_run_tensors
 from foveate.predictions import Labels
 from foveate.run.folder import ADAPTED_FILE, Run
-from foveate.run.lineage import own_table
+from foveate.run.lineage import read_run_table
 from foveate.training.test_time import TEST_TIME_METHODS, Feed, TestTimeMethod
 from foveate.types import Batch, Sample, Score, Table
 from foveate.utils import console
@@ -138,7 +138,7 @@ def scan_domains(
 ) -> tuple[ScannedTable, ScannedTable]:
     """Scan the images of the run and the new ones."""
     recipe = predictor.recipe.data.model_copy(update={"strict": strict})
-    table = own_table(first)
+    table = read_run_table(first)
     home = scan_with_progress(table, predictor.model, recipe)
     samples = tuple(Sample(path, printable(path)) for path in paths)
     new = Table(samples, table.classes, "pictures", paths[0].parent)
@@ -179,7 +179,6 @@ def predict_all(predictor: Predictor, away: ScannedTable, home: ScannedTable) ->
         predictor.predict_samples(kept, home.pixels).predictions,
         kept,
         predictor.model,
-        predictor.multilabel,
     )
     return Answered(names, entropy, scores.numbers[scores.main]), scores.main
 
@@ -208,7 +207,7 @@ def _feed(predictor: Predictor, pictures: ImageDataset, bar: Bar) -> Feed:
     def batches(epoch: int) -> Iterator[Batch]:
         order = BatchSampler(len(pictures), recipe.training.batch_size, seed=recipe.seed, epoch=epoch)
         for batch in make_loader(pictures, order):
-            yield batch.to(predictor.device, memory_format=predictor.way.memory_format)
+            yield batch.to(predictor.device, memory_format=predictor.mode.memory_format)
             bar.advance(len(batch))
 
     return batches
@@ -218,10 +217,10 @@ def write_run(
     new: Run, first: Run, moved: dict[str, Tensor], about: dict[str, Any]
 ) -> None:
     """The run as it was, and beside it what has moved."""
-    new.carry_over(first)
+    new.copy_metadata(first)
     new.write_json("adapted.json", about)
     new.write_tensors(
-        "model.safetensors", read_tensors(first.folder / "model.safetensors", verbatim=True)
+        "model.safetensors", read_run_tensors(first.folder)
     )
     new.write_tensors(ADAPTED_FILE, moved)
     new.write_text(

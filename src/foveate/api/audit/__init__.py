@@ -31,17 +31,17 @@ def audit(
         unlabeled: Unlabeled images, to rank by how much labeling them would help.
         extra_labels: Number of extra labels to extrapolate the learning curve to.
         out: Folder to create. Default: RUN/audits/N.
-        device: auto, cpu, cuda, cuda:1 or mps.
+        device: Compute device: auto, cpu, cuda, cuda:1 or mps.
 
     Raises:
         UsageError: The run has another task, or there are too few images.
         DataError: The data is not single-label classification data.
     """
     from foveate.api.audit import core
-    from foveate.utils.files import numbered, refuse_taken
+    from foveate.utils.files import next_free_path, require_free
 
-    folder = as_path(out) or numbered(Path(run) / "audits")
-    refuse_taken(folder)
+    folder = as_path(out) or next_free_path(Path(run) / "audits")
+    require_free(folder)
     predictor, scanned = core.scan_labeled(Path(run), as_path(data), device)
     features = core.LabeledFeatures.of(predictor, scanned)
     return core.write_audit(folder, predictor, features, as_path(unlabeled), extra_labels)

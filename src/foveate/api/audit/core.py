@@ -31,7 +31,7 @@ from foveate.images.sheets import image_grid
 from foveate.inference.engine import collect_features, scan_with_progress
 from foveate.inference.predictor import Predictor, load_predictor
 from foveate.modeling.classifiers.logistic import out_of_fold
-from foveate.run.lineage import own_table
+from foveate.run.lineage import read_run_table
 from foveate.types import Sample
 from foveate.utils import console
 from foveate.utils.files import write_rows
@@ -107,7 +107,7 @@ def scan_labeled(
     """Open the run and scan its own images, or `data`. Raises UsageError for too few images."""
     predictor = load_predictor(run, device)
     table = require_single_label(
-        own_table(predictor.run) if data is None else read_table(data), "an audit"
+        read_run_table(predictor.run) if data is None else read_table(data), "an audit"
     )
     if len(table.samples) < _LEAST:
         raise UsageError(
@@ -169,7 +169,7 @@ def write_audit(
 
 def pooled_features(predictor: Predictor, samples: Sequence[Sample], pixels: ImageCache) -> np.ndarray:
     """(N, D): what the head reads, where it says so, else the pooled ones."""
-    read = getattr(predictor.model.head, "describe", lambda found: found.pooled)
+    read = getattr(predictor.model.head, "feature_vector", lambda found: found.pooled)
     with (
         console.progress(len(samples), "features") as bar,
         collect_features(predictor.model, read) as seen,

@@ -21,16 +21,16 @@ def check(
 ) -> "CheckResult":
     """Check images and labels for problems, and estimate the cost of a fit.
 
-    Finds unreadable files, duplicates, leaks between splits, and missing or rare classes. Needs no
-    network and no weights, and changes nothing in the data. A backbone that is named compares the
-    images by its features, too.
+    Finds unreadable files, duplicates, leaks between splits, and missing or rare classes. If a
+    backbone is given, duplicates are found by its features, too; otherwise neither a network
+    connection nor weights are needed. The data is not changed.
 
     Args:
         data: Dataset: a folder or a table.
         out: Folder to create. Default: checks/NAME-N.
         images: Number of images to open; 0 = all.
         plan: Estimate the time, memory and disk space of a fit.
-        settings: Fields of the recipe of the fit, such as {"data.near_duplicates": 0.99}.
+        settings: Values of recipe fields, such as {"data.near_duplicates": 0.99}.
         **options: Short options of the recipe, such as backbone="resnet18".
 
     Raises:

@@ -28,11 +28,11 @@ from foveate.errors import DataError, FoveateError, UsageError
 from foveate.recipe import Recipe
 from foveate.types import Sample, Table
 from foveate.utils import console, log
-from foveate.utils.files import numbered, refuse_taken, write_json, write_rows
+from foveate.utils.files import next_free_path, require_free, write_json, write_rows
 from foveate.utils.paths import printable
 
 if TYPE_CHECKING:
-    from foveate.training.estimate import Planned
+    from foveate.training.estimate import FitEstimate
 
 _EVERY = 5.0  # seconds between lines of a long listing
 _UNREAD = "none"  # the format of data that no format can read
@@ -96,8 +96,8 @@ def check_data(
 
 def _free(out: Path | None, data: Path) -> Path:
     """The folder to make. Raises UsageError where it is taken, or would lie in the data."""
-    folder = out or numbered(Path("checks"), f"{data.resolve().stem}-")
-    refuse_taken(folder)
+    folder = out or next_free_path(Path("checks"), f"{data.resolve().stem}-")
+    require_free(folder)
     if data.is_dir() and folder.resolve().is_relative_to(data.resolve()):
         hint = f"--out ../{folder.name}"
         raise UsageError(
@@ -174,11 +174,11 @@ def _compared(
         return
     likeness = recipe.data.near_duplicates
     ways = [by_thumbnails(looks, likeness)] if likeness < 1 else []
-    if recipe.stated("backbone.name") and recipe.backbone.weights != "none":
-        from foveate.training.estimate import features
+    if recipe.is_set("backbone.name") and recipe.backbone.weights != "none":
+        from foveate.training.estimate import image_features
 
         try:
-            ways.append(by_features(features(recipe, samples)))
+            ways.append(by_features(image_features(recipe, samples)))
         except FoveateError as error:  # the rest can be told without
             log.warning(f"{UNCOMPARED}: {error}")
             found.add(UNCOMPARED, recipe.backbone.name, why=str(error))
@@ -209,18 +209,18 @@ def _planned(
     rate: float,
     folder: Path,
     found: IssueLog,
-) -> tuple[Planned | None, str]:
+) -> tuple[FitEstimate | None, str]:
     """What a fit would take; or why that cannot be told."""
     if table.format == _UNREAD or not readable:
         return None, "there is nothing that a fit could read"
     log.info("measuring what a fit would take, with random weights; --no-plan leaves it out")
-    from foveate.training.estimate import fits, planned
+    from foveate.training.estimate import add_shortages, estimate_fit
 
     try:
-        plan = planned(recipe, table, readable, rate)
+        plan = estimate_fit(recipe, table, readable, rate)
     except FoveateError as error:
         return None, str(error)
-    fits(plan, folder, found)
+    add_shortages(plan, folder, found)
     return plan, ""
 
 

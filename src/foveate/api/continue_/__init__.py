@@ -29,7 +29,7 @@ def continue_(
         run: Run folder to continue from.
         data: New images, with labels of the same type.
         out: Run folder to create. Default: runs/NAME-N.
-        settings: Fields of the recipe, such as {"start.replay": 0.2}; the others are as in `run`.
+        settings: Values of recipe fields, such as {"start.replay": 0.2}; others are as in `run`.
         **options: Short options of the recipe: replay, distill, and those of `fit`.
 
     Raises:

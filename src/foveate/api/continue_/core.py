@@ -27,7 +27,7 @@ def continued_recipe(
         "data.format": "auto",
         "start.run": str(run.resolve()),
     }
-    fresh["training.head_start"] = "random"  # the head is there already
+    fresh["training.head_init"] = "random"  # the head is there already
     if "class_weights" in recipe.task.settings:
         fresh["task.class_weights"] = "auto"
     recipe = with_settings(recipe, fresh)

@@ -15,7 +15,7 @@ from foveate.images import codec as images
 from foveate.predictions import Boxes
 from foveate.types import Split, Table
 from foveate.utils import log
-from foveate.utils.files import refuse_taken, written_aside
+from foveate.utils.files import atomic_write, require_free
 
 _SPLITS: tuple[Split | None, ...] = ("train", "val", "test", None)
 
@@ -62,7 +62,7 @@ def read_boxes(data: Path, to: str, out: Path, format: str) -> Table:
 def write_dataset(table: Table, to: str, out: Path) -> ConvertResult:
     """Write the data, and read it back: nothing is kept that would not hold the same boxes."""
     target = writer(to)
-    with written_aside(out) as aside:
+    with atomic_write(out) as aside:
         aside.mkdir()
         notes = (*table.notes, *target.write(table, aside))
         again = read_back(target, aside, out)
@@ -74,7 +74,7 @@ def write_dataset(table: Table, to: str, out: Path) -> ConvertResult:
 
 
 def require_separate_folder(data: Path, out: Path) -> None:
-    refuse_taken(out, hint="name another folder")
+    require_free(out, hint="name another folder")
     if data.is_dir() and out.resolve().is_relative_to(data.resolve()):
         raise UsageError(
             "the new folder would lie in the data",

@@ -16,7 +16,7 @@ from foveate.images import codec as images
 from foveate.recipe import Recipe, with_settings
 from foveate.run.folder import Run
 from foveate.utils import log
-from foveate.utils.files import refuse_taken
+from foveate.utils.files import require_free
 
 _SIDE = 64  # px of a written digit; the scans have 8
 _EACH = 60  # images of each digit
@@ -47,7 +47,7 @@ def run_demo(out: Path | None) -> DemoResult:
     """Write the digits to the new folder `out`, fit a probe, and predict three test images."""
     start = time.perf_counter()
     folder = out or Path("foveate-demo")
-    refuse_taken(folder, hint="foveate demo --out ANOTHER_FOLDER")
+    require_free(folder, hint="foveate demo --out ANOTHER_FOLDER")
     log.info(
         "1. writing 600 handwritten digits (scikit-learn's digits: scans from UCI) as one folder per class"
     )

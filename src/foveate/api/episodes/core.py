@@ -18,7 +18,8 @@ from foveate.modeling.model import Model, build_model
 from foveate.modeling.tunings import TUNINGS
 from foveate.recipe import Recipe, recipe_from, with_settings
 from foveate.run.folder import Run
-from foveate.training.resolve import read_data, resolve_recipe
+from foveate.training.data import read_data
+from foveate.training.resolve import resolve_recipe
 from foveate.types import Score, Table
 from foveate.utils import console
 from foveate.utils.device import resolve_device

@@ -82,12 +82,12 @@ def solved_answers(model: Model, known: LabeledFeatures, asked: np.ndarray) -> n
     """(Q, W) logits of described features (Q, D), by the head as the model's tuning solves it from the known ones."""
     model.tuning.fit_head(model, known)
     head: Any = model.head
-    own, head.describe = head.describe, _as_they_are
+    own, head.feature_vector = head.feature_vector, _as_they_are
     try:
         with torch.inference_mode():
             return np.asarray(head(torch.from_numpy(np.ascontiguousarray(asked, dtype=np.float32))))
     finally:
-        head.describe = own
+        head.feature_vector = own
 
 
 def mean_of(shares: np.ndarray) -> Score:

@@ -36,9 +36,9 @@ def evaluate(
         corrupt: Evaluate also under noise, blur, fog and JPEG compression, at five severities.
         slices: Table with a column `path` and others, such as site or sex; reports the metrics of
             each subgroup.
-        format: Format of all data that is named.
+        format: Dataset format, of all data that is given.
         lang: Language of the report. Default: that of the run.
-        device: auto, cpu, cuda, cuda:1 or mps.
+        device: Compute device: auto, cpu, cuda, cuda:1 or mps.
         strict: Stop at the first unreadable image instead of skipping and reporting it.
 
     Raises:

@@ -1,4 +1,4 @@
-"""What lies in the cells of a confusion matrix: the pictures of each mistake, the most frequent mistake first."""
+"""Images in the cells of a confusion matrix, the most frequent confusion first."""
 
 from __future__ import annotations
 
@@ -7,36 +7,44 @@ from typing import Any
 
 from foveate.data.image_cache import ImageCache
 from foveate.data.tables import label_names
-from foveate.images import codec as images
+from foveate.images.codec import thumbnail
 from foveate.inference.predictor import Predictor
 from foveate.predictions import Labels
-from foveate.reporting.pages import ConfusionCell
+from foveate.reporting.evaluation_page import ConfusionCell
 from foveate.types import Sample
 
-_CELLS, _PICTURES = 24, 8  # that are shown
+_MAX_CELLS, _MAX_IMAGES = 24, 8
 _SIDE = 96  # px
 
 
-def confused(
-    predictor: Predictor, samples: Sequence[Sample], predictions: Sequence[Any], pixels: ImageCache
+def confusion_cells(
+    predictor: Predictor, samples: Sequence[Sample], predictions: Sequence[Any], cache: ImageCache
 ) -> list[ConfusionCell]:
-    """Of answers with one class each; nothing of others."""
+    """Return the cells off the diagonal; none unless each image has one class.
+
+    Args:
+        predictor: The run.
+        samples: The images.
+        predictions: Of the images.
+        cache: Decodes the images.
+    """
     if predictor.model.task.prediction_type is not Labels or predictor.multilabel:
         return []
-    found: dict[tuple[str, str], list[Sample]] = {}
+    cells: dict[tuple[str, str], list[Sample]] = {}
     for sample, prediction in zip(samples, predictions, strict=True):
         if sample.target is not None and label_names(sample) != tuple(prediction.names):
-            found.setdefault((label_names(sample)[0], prediction.names[0]), []).append(sample)
-    frequent = sorted(found.items(), key=lambda each: (-len(each[1]), each[0]))[:_CELLS]
+            cell = label_names(sample)[0], prediction.names[0]
+            cells.setdefault(cell, []).append(sample)
+    by_count = sorted(cells.items(), key=lambda item: (-len(item[1]), item[0]))
     return [
         ConfusionCell(
-            truth,
-            answer,
-            len(own),
+            target,
+            predicted,
+            len(members),
             [
-                (each.key, images.thumbnail(pixels.read(each.path)[0], _SIDE))
-                for each in own[:_PICTURES]
+                (sample.key, thumbnail(cache.read(sample.path)[0], _SIDE))
+                for sample in members[:_MAX_IMAGES]
             ],
         )
-        for (truth, answer), own in frequent
+        for (target, predicted), members in by_count[:_MAX_CELLS]
     ]

@@ -1,7 +1,8 @@
-"""What cameras, weather and files do to pictures, in five strengths, after the definitions of ImageNet-C (Hendrycks & Dietterich
-2019), whose strengths are for squares of 224 px; lengths go with the side here. Snow, frost and elastic changes are left out.
+"""Corruptions of images at five severities, as ImageNet-C defines them (Hendrycks & Dietterich 2019).
 
-A corruption takes (H, W, 3) float32 in [0, 1], a strength from 1 to 5 and a generator; what it gives is clipped afterwards.
+Its severities are made for squares of 224 px; lengths scale with the side here. Snow, frost and
+elastic transforms are left out. A corruption takes (H, W, 3) float32 in [0, 1], a severity from 1 to
+5 and a generator; its result is clipped afterwards.
 """
 
 from __future__ import annotations
@@ -14,114 +15,119 @@ import scipy  # its parts are imported when they are named
 
 from foveate.images.codec import encode_jpeg, resize
 
-Array = Any  # numpy's arrays; its stubs lose the type at every operator
+Array = Any  # NumPy's arrays; its stubs lose the type at every operator
 Corruption = Callable[[Array, int, np.random.Generator], Array]
-STRENGTHS = (1, 2, 3, 4, 5)
-_SIDE = 224  # px, of the paper's pictures
+SEVERITIES = (1, 2, 3, 4, 5)
+_SIDE = 224  # px, of the paper's images
 
 
-def corrupted(pixels: Array, name: str, strength: int, seed: int) -> Array:
-    """(H, W, 3) uint8 -> the same, corrupted; the same seed gives the same picture."""
+def corrupt(pixels: Array, name: str, severity: int, seed: int) -> Array:
+    """Corrupt an image; the same seed gives the same result.
+
+    Args:
+        pixels: (H, W, 3) uint8.
+        name: One of `CORRUPTIONS`.
+        severity: 1 to 5.
+        seed: Of the randomness.
+    """
     rng = np.random.default_rng(seed)
-    found = CORRUPTIONS[name](pixels.astype(np.float32) / 255, strength, rng)
-    return np.asarray((255 * found.clip(0, 1)).round().astype(np.uint8))
+    corrupted = CORRUPTIONS[name](pixels.astype(np.float32) / 255, severity, rng)
+    return np.asarray((255 * corrupted.clip(0, 1)).round().astype(np.uint8))
 
 
-def _gaussian_noise(image: Array, strength: int, rng: np.random.Generator) -> Array:
-    return image + rng.normal(0, (0.08, 0.12, 0.18, 0.26, 0.38)[strength - 1], image.shape)
+def _gaussian_noise(image: Array, severity: int, rng: np.random.Generator) -> Array:
+    return image + rng.normal(0, (0.08, 0.12, 0.18, 0.26, 0.38)[severity - 1], image.shape)
 
 
-def _shot_noise(image: Array, strength: int, rng: np.random.Generator) -> Array:
-    photons = (60, 25, 12, 5, 3)[strength - 1]
+def _shot_noise(image: Array, severity: int, rng: np.random.Generator) -> Array:
+    photons = (60, 25, 12, 5, 3)[severity - 1]
     return rng.poisson(image * photons) / photons
 
 
-def _impulse_noise(image: Array, strength: int, rng: np.random.Generator) -> Array:
-    share = (0.03, 0.06, 0.09, 0.17, 0.27)[strength - 1]
+def _impulse_noise(image: Array, severity: int, rng: np.random.Generator) -> Array:
+    share = (0.03, 0.06, 0.09, 0.17, 0.27)[severity - 1]
     drawn = rng.random(image.shape)
     return np.where(drawn < share / 2, 0.0, np.where(drawn > 1 - share / 2, 1.0, image))
 
 
-def _defocus_blur(image: Array, strength: int, rng: np.random.Generator) -> Array:
-    wide, soft = ((3, 0.1), (4, 0.5), (6, 0.5), (8, 0.5), (10, 0.5))[strength - 1]
-    radius = max(1.0, wide * _scale(image))
+def _defocus_blur(image: Array, severity: int, rng: np.random.Generator) -> Array:
+    paper_radius, sigma = ((3, 0.1), (4, 0.5), (6, 0.5), (8, 0.5), (10, 0.5))[severity - 1]
+    radius = max(1.0, paper_radius * _scale(image))
     reach = int(np.ceil(radius))
     rows, columns = np.mgrid[-reach : reach + 1, -reach : reach + 1]
-    disk = scipy.ndimage.gaussian_filter((rows**2 + columns**2 <= radius**2).astype(float), soft)
-    return _each(
-        image, lambda channel: scipy.ndimage.convolve(channel, disk / disk.sum(), mode="reflect")
-    )
+    disk = scipy.ndimage.gaussian_filter((rows**2 + columns**2 <= radius**2).astype(float), sigma)
+    return _convolve(image, disk)
 
 
-def _motion_blur(image: Array, strength: int, rng: np.random.Generator) -> Array:
-    length = max(3, round((10, 15, 15, 15, 20)[strength - 1] * _scale(image)))
-    angle, line = rng.uniform(-np.pi / 4, np.pi / 4), np.zeros((length, length))
-    steps = np.linspace(-(length - 1) / 2, (length - 1) / 2, 4 * length)
-    middle = (length - 1) / 2
-    rows, columns = (
-        (middle + steps * np.sin(angle)).round().astype(int),
-        (middle + steps * np.cos(angle)).round().astype(int),
-    )
-    spread = (3, 5, 8, 12, 15)[strength - 1] * _scale(image)
-    np.maximum.at(line, (rows, columns), np.exp(-0.5 * (steps / max(spread, 0.5)) ** 2))
-    return _each(
-        image, lambda channel: scipy.ndimage.convolve(channel, line / line.sum(), mode="reflect")
-    )
+def _motion_blur(image: Array, severity: int, rng: np.random.Generator) -> Array:
+    length = max(3, round((10, 15, 15, 15, 20)[severity - 1] * _scale(image)))
+    angle, kernel = rng.uniform(-np.pi / 4, np.pi / 4), np.zeros((length, length))
+    center = (length - 1) / 2
+    steps = np.linspace(-center, center, 4 * length)
+    rows = (center + steps * np.sin(angle)).round().astype(int)
+    columns = (center + steps * np.cos(angle)).round().astype(int)
+    sigma = (3, 5, 8, 12, 15)[severity - 1] * _scale(image)
+    np.maximum.at(kernel, (rows, columns), np.exp(-0.5 * (steps / max(sigma, 0.5)) ** 2))
+    return _convolve(image, kernel)
 
 
-def _fog(image: Array, strength: int, rng: np.random.Generator) -> Array:
+def _fog(image: Array, severity: int, rng: np.random.Generator) -> Array:
     """Clouds of every size (plasma), the finer the fainter."""
-    weight, fall = ((1.5, 2), (2, 2), (2.5, 1.7), (2.5, 1.5), (3, 1.4))[strength - 1]
-    clouds, side = np.zeros(image.shape[:2]), max(image.shape[:2])
-    for level in range(1, int(np.log2(side)) + 1):
+    weight, decay = ((1.5, 2), (2, 2), (2.5, 1.7), (2.5, 1.5), (3, 1.4))[severity - 1]
+    height, width = image.shape[:2]
+    clouds = np.zeros((height, width))
+    for level in range(1, int(np.log2(max(height, width))) + 1):
         coarse = rng.random((2**level, 2**level))
-        fine = scipy.ndimage.zoom(
-            coarse, (image.shape[0] / 2**level, image.shape[1] / 2**level), order=1
-        )
-        fine = fine[: image.shape[0], : image.shape[1]]
-        clouds += fine / fall**level
+        fine = scipy.ndimage.zoom(coarse, (height / 2**level, width / 2**level), order=1)
+        clouds += fine[:height, :width] / decay**level
     clouds = (clouds - clouds.min()) / max(np.ptp(clouds), 1e-6)
-    most = image.max()
-    return (image + weight * clouds[..., None]) * most / (most + weight)
+    brightest = image.max()
+    return (image + weight * clouds[..., None]) * brightest / (brightest + weight)
 
 
-def _brightness(image: Array, strength: int, rng: np.random.Generator) -> Array:
-    """The value of HSV is raised, hue and saturation stay."""
+def _brightness(image: Array, severity: int, rng: np.random.Generator) -> Array:
+    """The value of HSV is raised; hue and saturation remain."""
     value = image.max(-1, keepdims=True)
-    raised = (value + (0.1, 0.2, 0.3, 0.4, 0.5)[strength - 1]).clip(0, 1)
+    raised = (value + (0.1, 0.2, 0.3, 0.4, 0.5)[severity - 1]).clip(0, 1)
     return np.where(value > 0, image * raised / np.maximum(value, 1e-6), raised)
 
 
-def _contrast(image: Array, strength: int, rng: np.random.Generator) -> Array:
-    middle = image.mean((0, 1), keepdims=True)
-    return middle + (0.4, 0.3, 0.2, 0.1, 0.05)[strength - 1] * (image - middle)
+def _contrast(image: Array, severity: int, rng: np.random.Generator) -> Array:
+    mean = image.mean((0, 1), keepdims=True)
+    return mean + (0.4, 0.3, 0.2, 0.1, 0.05)[severity - 1] * (image - mean)
 
 
-def _pixelate(image: Array, strength: int, rng: np.random.Generator) -> Array:
-    share = (0.6, 0.5, 0.4, 0.3, 0.25)[strength - 1]
-    small = [max(1, round(side * share)) for side in image.shape[:2]]
-    rows, columns = (
-        np.arange(side) * part // side for side, part in zip(image.shape[:2], small, strict=True)
-    )
-    pixels = resize((255 * image).round().astype(np.uint8), (small[0], small[1]))
+def _pixelate(image: Array, severity: int, rng: np.random.Generator) -> Array:
+    share = (0.6, 0.5, 0.4, 0.3, 0.25)[severity - 1]
+    height, width = image.shape[:2]
+    small_height, small_width = (max(1, round(side * share)) for side in (height, width))
+    rows = np.arange(height) * small_height // height
+    columns = np.arange(width) * small_width // width
+    pixels = resize(_as_bytes(image), (small_height, small_width))
     return pixels[rows][:, columns].astype(np.float32) / 255
 
 
-def _jpeg(image: Array, strength: int, rng: np.random.Generator) -> Array:
-    return (
-        encode_jpeg((255 * image).round().astype(np.uint8), (25, 18, 15, 10, 7)[strength - 1]).astype(
-            np.float32
-        )
-        / 255
-    )
+def _jpeg(image: Array, severity: int, rng: np.random.Generator) -> Array:
+    quality = (25, 18, 15, 10, 7)[severity - 1]
+    return encode_jpeg(_as_bytes(image), quality).astype(np.float32) / 255
+
+
+def _as_bytes(image: Array) -> Array:
+    return (255 * image).round().astype(np.uint8)
 
 
 def _scale(image: Array) -> float:
     return float(max(image.shape[:2])) / _SIDE
 
 
-def _each(image: Array, change: Callable[[Array], Array]) -> Array:
-    return np.stack([change(image[..., channel]) for channel in range(3)], -1)
+def _convolve(image: Array, kernel: Array) -> Array:
+    """Each channel with the normalized kernel."""
+    normalized = kernel / kernel.sum()
+    channels = [
+        scipy.ndimage.convolve(image[..., channel], normalized, mode="reflect")
+        for channel in range(3)
+    ]
+    return np.stack(channels, -1)
 
 
 CORRUPTIONS: dict[str, Corruption] = {

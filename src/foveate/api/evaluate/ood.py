@@ -1,4 +1,4 @@
-"""Pictures of other things: does the network know that it does not know them?"""
+"""Out-of-distribution images: can the network tell them from its own?"""
 
 from __future__ import annotations
 
@@ -9,50 +9,67 @@ import numpy as np
 
 from foveate.data.discovery import images_at
 from foveate.errors import UsageError
+from foveate.evaluation.calibration import MIN_IMAGES
 from foveate.evaluation.metrics import with_interval
 from foveate.inference.predictor import Predictor
 from foveate.predictions import Labels
-from foveate.reporting.pages import OodResult
+from foveate.reporting.evaluation_page import OodResult
 from foveate.utils import log
 
 
-def told_apart(predictor: Predictor, own: Sequence[object], other: Path) -> OodResult:
-    """The area under the ROC curve of how much of the features lies outside of what is familiar, of the run's own pictures,
-    answered already, against those of `other`. Raises UsageError for a run that was not calibrated."""
-    home = _outside(own)
-    if len(home) < len(own) or not len(own):
-        hint = "a run with one class an image and at least 30 validation images"
-        raise UsageError("this run does not know what is familiar to it", where="--ood", hint=hint)
-    found = list(predictor.predict(images_at([other])))
-    broken = sum(answer.prediction is None for answer in found)
-    if broken:
-        log.warning(f"{broken} of {len(found)} other pictures could not be read")
-    away = _outside([answer.prediction for answer in found])
-    if not len(away):
-        raise UsageError("none of the other pictures can be read", where=other, hint="--ood FOLDER")
-    return OodResult(other.name, with_interval(_area(home, away), _interval(home, away), len(away)))
+def detect_ood(predictor: Predictor, predictions: Sequence[object], other: Path) -> OodResult:
+    """Return the AUROC of the features' residual, on the run's own images against other ones.
+
+    Args:
+        predictor: A calibrated run.
+        predictions: Of the run's own images.
+        other: Folder with other images.
+
+    Raises:
+        UsageError: The run was not calibrated, or none of the other images can be read.
+    """
+    own = _residuals(predictions)
+    if len(own) < len(predictions) or not len(predictions):
+        raise UsageError(
+            "this run cannot detect out-of-distribution images",
+            where="--ood",
+            why="it was not calibrated",
+            hint=f"a run with one class per image and at least {MIN_IMAGES} validation images",
+        )
+    results = list(predictor.predict(images_at([other])))
+    unreadable = sum(result.prediction is None for result in results)
+    if unreadable:
+        log.warning(f"{unreadable} of {len(results)} out-of-distribution images could not be read")
+    foreign = _residuals([result.prediction for result in results])
+    if not len(foreign):
+        raise UsageError("none of these images can be read", where=other, hint="--ood FOLDER")
+    auroc = with_interval(_auroc(own, foreign), _interval(own, foreign), len(foreign))
+    return OodResult(other.name, auroc)
 
 
-def _outside(answers: Sequence[object]) -> np.ndarray:
+def _residuals(predictions: Sequence[object]) -> np.ndarray:
     return np.array(
         [
-            answer.uncertainty.residual
-            for answer in answers
-            if isinstance(answer, Labels) and answer.uncertainty is not None
+            prediction.uncertainty.residual
+            for prediction in predictions
+            if isinstance(prediction, Labels) and prediction.uncertainty is not None
         ]
     )
 
 
-def _area(home: np.ndarray, away: np.ndarray) -> float:
-    """The chance that more of a stranger's lies outside, ties counting half (Mann & Whitney)."""
-    ordered = np.sort(home)
-    below, upto = np.searchsorted(ordered, away, "left"), np.searchsorted(ordered, away, "right")
-    return float((below + upto).mean() / 2 / len(home))
+def _auroc(own: np.ndarray, foreign: np.ndarray) -> float:
+    """The probability that a foreign residual is the larger one, ties counting half (Mann-Whitney)."""
+    ordered = np.sort(own)
+    below = np.searchsorted(ordered, foreign, "left")
+    up_to = np.searchsorted(ordered, foreign, "right")
+    return float((below + up_to).mean() / 2 / len(own))
 
 
-def _interval(home: np.ndarray, away: np.ndarray, rounds: int = 400) -> tuple[float, float]:
-    """A percentile bootstrap over both."""
+def _interval(own: np.ndarray, foreign: np.ndarray, rounds: int = 400) -> tuple[float, float]:
+    """The 95 % percentile bootstrap over both sets."""
     rng = np.random.default_rng(0)
-    drawn = [_area(rng.choice(home, len(home)), rng.choice(away, len(away))) for _ in range(rounds)]
-    low, high = np.quantile(drawn, [0.025, 0.975])
+    values = [
+        _auroc(rng.choice(own, len(own)), rng.choice(foreign, len(foreign))) for _ in range(rounds)
+    ]
+    low, high = np.quantile(values, [0.025, 0.975])
     return float(low), float(high)

@@ -1,4 +1,4 @@
-"""How much of the main number is left when pictures are noisy, blurred, in fog or badly stored."""
+"""The main score under corruptions: noise, blur, fog, compression."""
 
 from __future__ import annotations
 
@@ -10,87 +10,102 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from foveate.api.evaluate.corruptions import CORRUPTIONS, STRENGTHS, corrupted
+from foveate.api.evaluate.corruptions import CORRUPTIONS, SEVERITIES, corrupt
 from foveate.data.dataset import ImageDataset
 from foveate.data.image_cache import ImageCache
-from foveate.data.loading import BatchSampler, make_loader
 from foveate.data.transforms import DeferredNormalize, as_image, evaluation_transform
 from foveate.images.preprocessing import View
-from foveate.inference.engine import predict_batches, score_predictions
+from foveate.inference.engine import compute_scores, predict_dataset
 from foveate.inference.predictor import Predictor
 from foveate.types import Sample, Score, TargetTensors
 from foveate.utils import console
 
 
 @dataclass(frozen=True)
-class Corrupted:
-    """`measure`: the main number, `clean`: without corruption; `rows`: of each corruption, the number at each strength."""
+class CorruptionResult:
+    """Scores under corruptions.
 
-    measure: str
+    Attributes:
+        metric: Name of the main score.
+        clean: Without corruption.
+        rows: By corruption, at each severity from 1 to 5.
+    """
+
+    metric: str
     clean: Score
     rows: dict[str, list[Score]]
 
     @property
     def mean(self) -> float:
+        """Over all corruptions and severities."""
         return float(np.mean([score.value for scores in self.rows.values() for score in scores]))
 
     def numbers(self) -> dict[str, Any]:
+        """Return a JSON-able dictionary."""
         rows = {name: [asdict(score) for score in scores] for name, scores in self.rows.items()}
-        return {"measure": self.measure, "mean": self.mean, "clean": self.clean.value, "rows": rows}
+        return {"metric": self.metric, "mean": self.mean, "clean": self.clean.value, "rows": rows}
 
     def lines(self) -> list[str]:
-        worst = sorted(
+        """Return lines of text, the worst corruption first."""
+        by_score = sorted(
             self.rows, key=lambda name: np.mean([score.value for score in self.rows[name]])
         )
-        told = [
-            f"under {len(self.rows)} corruptions: mean {self.measure} {self.mean:.3f}, {self.clean.value:.3f} without"
-        ]
+        means = f"mean {self.metric} {self.mean:.3f}, {self.clean.value:.3f} without"
         return [
-            *told,
+            f"under {len(self.rows)} corruptions: {means}",
             *(
                 f"  {name}: {', '.join(f'{score.value:.3f}' for score in self.rows[name])}"
-                for name in worst
+                for name in by_score
             ),
         ]
 
 
-def robust(
-    predictor: Predictor, samples: Sequence[Sample], pixels: ImageCache, clean: Score
-) -> Corrupted:
-    """Every corruption at every strength, of the square that the network sees."""
+def score_corrupted(
+    predictor: Predictor, samples: Sequence[Sample], cache: ImageCache, clean: Score
+) -> CorruptionResult:
+    """Score every corruption at every severity, applied to the network's input.
+
+    Args:
+        predictor: The run.
+        samples: The images.
+        cache: Decodes the images.
+        clean: The main score without corruption.
+    """
     rows, main = dict[str, list[Score]](), ""
-    with console.progress(len(CORRUPTIONS) * len(STRENGTHS) * len(samples), "corrupt") as bar:
+    with console.progress(len(CORRUPTIONS) * len(SEVERITIES) * len(samples), "corrupt") as bar:
         for name in CORRUPTIONS:
-            for strength in STRENGTHS:
-                pictures = _spoilt(predictor, samples, pixels, name, strength)
-                batches = make_loader(
-                    pictures, BatchSampler(len(pictures), predictor.recipe.training.batch_size)
+            for severity in SEVERITIES:
+                result = predict_dataset(
+                    predictor.model,
+                    _corrupted_dataset(predictor, samples, cache, name, severity),
+                    predictor.recipe.training.batch_size,
+                    predictor.device,
+                    predictor.mode,
+                    advance=bar.advance,
                 )
-                found = predict_batches(
-                    predictor.model, pictures, batches, predictor.device, predictor.way, bar.advance
-                )
-                scores = score_predictions(
-                    found.predictions, samples, predictor.model, predictor.multilabel
-                ).compute()
+                scores = compute_scores(result.predictions, samples, predictor.model)
                 main = scores.main
                 rows.setdefault(name, []).append(scores.numbers[main])
-    return Corrupted(main, clean, rows)
+    return CorruptionResult(main, clean, rows)
 
 
-def _spoilt(
-    predictor: Predictor, samples: Sequence[Sample], pixels: ImageCache, name: str, strength: int
+def _corrupted_dataset(
+    predictor: Predictor, samples: Sequence[Sample], cache: ImageCache, name: str, severity: int
 ) -> ImageDataset:
-    """The pictures as the network would see them, spoilt; chance comes from torch's generator, which is seeded for each of them."""
+    """The network's inputs, corrupted.
+
+    Randomness comes from torch's generator, which the dataset seeds for each image.
+    """
     spec, task = predictor.model.backbone.input, predictor.model.task
-    plain = evaluation_transform(spec, task.framing)
+    clean_transform = evaluation_transform(spec, task.framing)
 
     def transform(
-        values: np.ndarray, size: tuple[int, int], target: TargetTensors
+        pixels: np.ndarray, size: tuple[int, int], target: TargetTensors
     ) -> tuple[Tensor, View, TargetTensors]:
-        image, view, moved = plain(values, size, target)
-        spoilt = corrupted(
-            image.permute(1, 2, 0).numpy(), name, strength, int(torch.randint(2**31, ()))
-        )
-        return as_image(spoilt).as_subclass(Tensor), view, moved
+        image, view, tensors = clean_transform(pixels, size, target)
+        seed = int(torch.randint(2**31, ()))
+        corrupted = corrupt(image.permute(1, 2, 0).numpy(), name, severity, seed)
+        return as_image(corrupted).as_subclass(Tensor), view, tensors
 
-    return ImageDataset(samples, pixels, DeferredNormalize(transform, spec), task.encode, predictor.recipe.seed)
+    normalized = DeferredNormalize(transform, spec)
+    return ImageDataset(samples, cache, normalized, task.encode, predictor.recipe.seed)

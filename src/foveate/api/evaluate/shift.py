@@ -1,55 +1,90 @@
-"""evaluate --shift OTHER_DATA: what a run loses on images from elsewhere."""
+"""Domain shift: what a run loses on images of another domain."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from foveate.evaluation.metrics import Metric, unpaired_difference
-from foveate.reporting.pages import Shift
+from foveate.messages import Message
+from foveate.reporting.evaluation_page import Shift
 from foveate.types import Scores
 
+_MAX_CLASSES = 5  # that are printed
 
-def between(home: Metric, here: Scores, away: Metric, there: Scores) -> Shift:
-    """The drop of the main number with its interval, and that of each class, the largest first."""
-    counts = (here.numbers[here.main].count, there.numbers[there.main].count)
-    rows = [
-        _row(one, other, home.class_score)
-        for one, other in zip(here.per_class, there.per_class, strict=True)
-    ]
+
+def compare_domains(
+    source: Metric, source_scores: Scores, shifted: Metric, shifted_scores: Scores
+) -> Shift:
+    """Return the drop of the main score with its interval, and that of each class.
+
+    Args:
+        source: Metric of the run's own images.
+        source_scores: Its scores.
+        shifted: Metric of the images of the other domain.
+        shifted_scores: Its scores.
+    """
+    main, column = source_scores.main, source.class_score
+    own, other = source_scores.numbers[main], shifted_scores.numbers[main]
+    pairs = zip(source_scores.per_class, shifted_scores.per_class, strict=True)
+    rows = [_class_row(*pair, column) for pair in pairs]
     rows.sort(key=lambda row: (row["drop"] is None, -(row["drop"] or 0.0)))
-    return Shift(
-        home.class_score,
-        here.numbers[here.main],
-        there.numbers[there.main],
-        unpaired_difference(home, away, counts),
-        rows,
-    )
+    drop = unpaired_difference(source, shifted, (own.count, other.count))
+    return Shift(column, own, other, drop, rows)
 
 
-def _row(here: dict[str, Any], there: dict[str, Any], key: str) -> dict[str, Any]:
-    """A class; without a drop where one of the two sets shows none of it."""
-    known = all(row["count"] and row[key] is not None for row in (here, there))
-    lost = here[key] - there[key] if known else None
-    found = {"class": here["class"], "home": here[key], "away": there[key], "drop": lost}
-    return {**found, "home_count": here["count"], "away_count": there["count"]}
+def _class_row(source: dict[str, Any], shifted: dict[str, Any], column: str) -> dict[str, Any]:
+    """A class; without a drop where one of the two datasets has no image of it."""
+    known = all(row["count"] and row[column] is not None for row in (source, shifted))
+    return {
+        "class": source["class"],
+        "source": source[column],
+        "shifted": shifted[column],
+        "drop": source[column] - shifted[column] if known else None,
+        "source_count": source["count"],
+        "shifted_count": shifted["count"],
+    }
 
 
-def differences(shift: Shift) -> list[str]:
-    """What the two figures do not have in common."""
-    gone = [row["class"] for row in shift.per_class if not row["away_count"] and row["home_count"]]
-    fresh = [row["class"] for row in shift.per_class if row["away_count"] and not row["home_count"]]
-    both = ((gone, "the other data shows none of"), (fresh, "the run's own images show none of"))
-    told = [f"{what} {len(names)} classes, such as {names[0]!r}" for names, what in both if names]
-    return [f"{sentence}: the two figures ask for different classes" for sentence in told]
+def class_cautions(shift: Shift) -> list[Message]:
+    """Return in which classes the two datasets differ."""
+    rows, cautions = shift.per_class, []
+    missing = [row["class"] for row in rows if row["source_count"] and not row["shifted_count"]]
+    added = [row["class"] for row in rows if row["shifted_count"] and not row["source_count"]]
+    if missing:
+        cautions.append(
+            Message(
+                "caution.classes_missing",
+                "the other data has no image of {count:class|classes}, such as {name}: the two "
+                "scores cover different classes",
+                count=len(missing),
+                name=repr(missing[0]),
+            )
+        )
+    if added:
+        cautions.append(
+            Message(
+                "caution.classes_added",
+                "the run's own images have no image of {count:class|classes}, such as {name}: the "
+                "two scores cover different classes",
+                count=len(added),
+                name=repr(added[0]),
+            )
+        )
+    return cautions
 
 
-def lines(shift: Shift, main: str) -> list[str]:
-    """The drop, and the classes that lose most."""
-    worst = [row for row in shift.per_class if (row["drop"] or 0) > 0][:5]
-    told = [
-        f"  {row['class']}: {shift.measure} {row['home']:.3f} here, {row['away']:.3f} there"
+def shift_lines(shift: Shift, main: str) -> list[str]:
+    """Return the drop, and the classes that lose most, as lines of text."""
+    significant = shift.drop.low is not None and shift.drop.low > 0
+    note = "" if significant else ", within the noise"
+    scores = f"{shift.source} on own images, {shift.shifted} on the other data"
+    lines = [f"{main} drops by {shift.drop}{note}: {scores}"]
+    worst = [row for row in shift.per_class if (row["drop"] or 0) > 0][:_MAX_CLASSES]
+    if worst:
+        lines.append("classes with the largest drop:")
+    lines += [
+        f"  {row['class']}: {shift.metric} {row['source']:.3f} on own images, "
+        f"{row['shifted']:.3f} on the other data"
         for row in worst
     ]
-    verdict = "" if shift.drop.low is not None and shift.drop.low > 0 else ", within the noise"
-    found = [f"{main} drops by {shift.drop}{verdict}: {shift.home} here, {shift.away} there"]
-    return [*found, *(["classes that lose most:", *told] if told else [])]
+    return lines

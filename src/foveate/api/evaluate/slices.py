@@ -1,4 +1,4 @@
-"""The main number on parts of the images, by what a table says of them: who is served worse than the average."""
+"""The main score on subgroups of the images, by the columns of a table."""
 
 from __future__ import annotations
 
@@ -18,13 +18,20 @@ from foveate.types import Sample, Score
 from foveate.utils import log
 from foveate.utils.paths import printable
 
-_MOST = 20  # values of a column; numbers beyond that are cut into quarters
-_QUARTERS = 4
+_MAX_VALUES = 20  # of a column; more numbers are binned
+_BINS = 4
 
 
 @dataclass(frozen=True)
 class Slice:
-    """`worse`: whether the interval of `score` lies below the number on all images."""
+    """A subgroup.
+
+    Attributes:
+        column: Of the table.
+        value: That its images have in the column.
+        score: The main score.
+        worse: Whether the interval of the score lies below the score of all images.
+    """
 
     column: str
     value: str
@@ -32,90 +39,98 @@ class Slice:
     worse: bool
 
 
-def sliced(
+def score_slices(
     predictor: Predictor,
     samples: Sequence[Sample],
     predictions: Sequence[Any],
     table: Path,
-    whole: Score,
+    overall: Score,
 ) -> list[Slice]:
-    """The smallest slice first; images are matched by their path, or by their name where that is told of one alone.
+    """Return the subgroups, the smallest first.
 
-    Raises DataError for a table that says nothing of these images."""
-    about = _matched(samples, traits(table))
-    if not any(about):
-        hint = "paths count from the folder of the table"
+    Images are matched by their path, or by their file name where it is unique in the table.
+
+    Args:
+        predictor: The run.
+        samples: The images.
+        predictions: Of the images.
+        table: File with a column `path` and others.
+        overall: The main score of all images.
+
+    Raises:
+        DataError: The table cannot be read, or names none of these images.
+    """
+    rows = _match(samples, traits(table))
+    if not any(rows):
         raise DataError(
             "this table names none of these images",
             where=printable(table),
             why=f"such as {samples[0].key}",
-            hint=hint,
+            hint="paths are relative to the folder of the table",
         )
-    missing = sum(not each for each in about)
+    missing = sum(not row for row in rows)
     if missing:
-        log.warning(
-            f"the table says nothing of {missing} of {len(samples)} images: they are in no slice"
-        )
-    found = []
-    for column in next(each for each in about if each):
-        words = _binned(column, [each.get(column, "") for each in about])
-        for value in sorted(set(words) - {""}):
-            own = [place for place, word in enumerate(words) if word == value]
-            pairs = [predictions[place] for place in own], [samples[place] for place in own]
-            scores = compute_scores(*pairs, predictor.model, predictor.multilabel)
-            score = scores.numbers[scores.main]
-            found.append(
-                Slice(column, value, score, score.high is not None and score.high < whole.value)
+        log.warning(f"{missing} of {len(samples)} images are not in the table, nor in any subgroup")
+    slices = []
+    for column in next(row for row in rows if row):
+        values = _discrete(column, [row.get(column, "") for row in rows])
+        for value in sorted(set(values) - {""}):
+            members = [index for index, other in enumerate(values) if other == value]
+            scores = compute_scores(
+                [predictions[index] for index in members],
+                [samples[index] for index in members],
+                predictor.model,
             )
-    return sorted(found, key=lambda each: (each.score.count, each.column, each.value))
+            score = scores.numbers[scores.main]
+            worse = score.high is not None and score.high < overall.value
+            slices.append(Slice(column, value, score, worse))
+    return sorted(slices, key=lambda each: (each.score.count, each.column, each.value))
 
 
-def rows(slices: Sequence[Slice]) -> list[dict[str, Any]]:
-    found = []
+def slice_rows(slices: Sequence[Slice]) -> list[dict[str, Any]]:
+    """Return JSON-able rows: column, value, score, low, high, count, worse."""
+    rows = []
     for each in slices:
         score = asdict(each.score)
-        found.append(
-            {
-                "column": each.column,
-                "value": each.value,
-                "score": score.pop("value"),
-                **score,
-                "worse": each.worse,
-            }
-        )
-    return found
+        about = {"column": each.column, "value": each.value, "score": score.pop("value")}
+        rows.append({**about, **score, "worse": each.worse})
+    return rows
 
 
-def lines(slices: Sequence[Slice], main: str) -> list[str]:
-    told = [
-        f"  {each.column} = {each.value}: {each.score}{', below the average' if each.worse else ''}"
+def slice_lines(slices: Sequence[Slice], main: str) -> list[str]:
+    """Return lines of text."""
+    lines = [
+        f"  {each.column} = {each.value}: {each.score}{', below average' if each.worse else ''}"
         for each in slices
     ]
-    return [f"{main} by slice, the smallest first:", *told] if told else []
+    return [f"{main} by subgroup, the smallest first:", *lines] if lines else []
 
 
-def _matched(samples: Sequence[Sample], known: dict[Path, dict[str, str]]) -> list[dict[str, str]]:
-    places = {path.resolve(): cells for path, cells in known.items()}
-    names = [path.name for path in known]
-    alone = {path.name: cells for path, cells in known.items() if names.count(path.name) == 1}
+def _match(samples: Sequence[Sample], table: dict[Path, dict[str, str]]) -> list[dict[str, str]]:
+    """The row of each sample; empty where there is none."""
+    by_path = {path.resolve(): row for path, row in table.items()}
+    names = [path.name for path in table]
+    by_name = {path.name: row for path, row in table.items() if names.count(path.name) == 1}
     return [
-        places.get(sample.path.resolve()) or alone.get(sample.path.name, {}) for sample in samples
+        by_path.get(sample.path.resolve()) or by_name.get(sample.path.name, {})
+        for sample in samples
     ]
 
 
-def _binned(column: str, words: list[str]) -> list[str]:
-    """Values as they are; of many numbers the quarters; nothing of other columns of many values, such as names, said aloud."""
-    if len(set(words)) <= _MOST:
-        return words
+def _discrete(column: str, values: list[str]) -> list[str]:
+    """The values; of many numbers their quarters; nothing of other columns with many values."""
+    if len(set(values)) <= _MAX_VALUES:
+        return values
     try:
-        numbers = np.array([float(word) if word else np.nan for word in words])
+        numbers = np.array([float(value) if value else np.nan for value in values])
     except ValueError:
-        log.warning(f"the column {column!r} has {len(set(words))} values: too many to slice by")
-        return [""] * len(words)
-    ends = np.nanquantile(numbers, np.linspace(0, 1, _QUARTERS + 1))
-    places = np.searchsorted(ends[1:-1], numbers, side="right")
-    titles = [f"{one:g} to {other:g}" for one, other in pairwise(ends)]
+        count = len(set(values))
+        log.warning(f"the column {column!r} has {count} values: too many to form subgroups")
+        return [""] * len(values)
+    edges = np.nanquantile(numbers, np.linspace(0, 1, _BINS + 1))
+    bins = np.searchsorted(edges[1:-1], numbers, side="right")
+    names = [f"{low:g} to {high:g}" for low, high in pairwise(edges)]
     return [
-        "" if np.isnan(number) else titles[place]
-        for number, place in zip(numbers, places.tolist(), strict=True)
+        "" if np.isnan(number) else names[index]
+        for number, index in zip(numbers, bins.tolist(), strict=True)
     ]

@@ -1,4 +1,4 @@
-"""The pictures of a report: the worst answers, and of sentences the best."""
+"""Examples for a report: the worst predictions, of captions the best too, and generated images."""
 
 from __future__ import annotations
 
@@ -12,104 +12,127 @@ from foveate.data.tables import label_names
 from foveate.errors import UsageError
 from foveate.evaluation.metrics import metric_for
 from foveate.explainability.faithfulness import ExplainTarget, overlay
-from foveate.explainability.methods import EXPLAINERS, USUAL
-from foveate.images import codec as images
+from foveate.explainability.methods import DEFAULT_EXPLAINER, EXPLAINERS
+from foveate.images.codec import read_image, thumbnail
 from foveate.images.drawing import draw_prediction
 from foveate.images.heatmaps import attention_sheet
 from foveate.images.sheets import side_by_side
 from foveate.inference.predictor import Predictor, confidence
+from foveate.messages import Message
 from foveate.predictions import DenoisingResult, Labels, Text
-from foveate.reporting.pages import Example
+from foveate.reporting.evaluation_page import Example
 from foveate.types import Sample
 
-_MOST, _BEST = 24, 6  # pictures
-_SENTENCES = 12  # pictures with a map for each word, which are larger
-_HEATED = 12  # pictures beside what speaks for the answer
-_THUMBNAIL, _GAP = 192, 6  # px
-_WIDE = 640  # px, of truth and answer side by side
-_WORD, _WORDS = (
-    104,
-    11,
-)  # px of a picture that shows where a word was looked for, and how many words at the most
+_MAX_EXAMPLES, _MAX_BEST = 24, 6
+_MAX_WITH_ATTENTION = 12  # images with an attention map for each word, which are larger
+_MAX_WITH_HEAT = 12  # images beside a heat map
+_SIDE, _GAP = 192, 6  # px of a thumbnail, and between two
+_PAIR_SIDE = 640  # px of target and prediction side by side
+_WORD_SIDE, _MAX_WORDS = 104, 11  # px of each attention map, and how many
 
-_Judged = list[tuple[float, Sample, Any]]
+_Ranked = list[tuple[float, Sample, Any]]
+_PREDICTED = Message("report.predicted", "predicted")
+_TRUE = Message("report.true", "true")
+_PROMPT = Message("report.prompt", "prompt")
+_NONE = Message("report.none", "none")
 
 
-def ranked(
+def worst_and_best(
     scanned: ScannedTable, predictions: Sequence[Any], predictor: Predictor
 ) -> tuple[list[Example], list[Example]]:
-    """The worst answers, worst first, and the best ones, which only sentences have: they are never quite right. How well noise was
-    taken off a picture shows nothing."""
+    """Return the predictions with the highest loss, and those with the lowest.
+
+    Only captions have best ones, because they are never quite right. How well noise was removed from
+    an image shows nothing.
+
+    Args:
+        scanned: The images.
+        predictions: Of the images.
+        predictor: The run.
+    """
     task = predictor.model.task
     if task.prediction_type is DenoisingResult:
         return [], []
     metric = metric_for(task.prediction_type, predictor.classes, predictor.multilabel)
-    found = [
-        (metric.sample_losses(prediction, sample.target), sample, prediction)
+    ranked = [
+        (metric.sample_loss(prediction, sample.target), sample, prediction)
         for sample, prediction in zip(scanned.table.samples, predictions, strict=True)
         if sample.target is not None
     ]
-    found.sort(key=lambda each: (-each[0], each[1].key))
-    worst = [each for each in found if each[0] > 0]
-    if task.prediction_type is not Text:
-        most = _HEATED if task.prediction_type is Labels else _MOST
-        return _shown(worst[:most], predictor), []
-    return _shown(worst[:_SENTENCES], predictor), _shown(found[::-1][:_BEST], predictor)
+    ranked.sort(key=lambda row: (-row[0], row[1].key))
+    wrong = [row for row in ranked if row[0] > 0]
+    if task.prediction_type is Text:
+        best = ranked[::-1][:_MAX_BEST]
+        return _examples(wrong[:_MAX_WITH_ATTENTION], predictor), _examples(best, predictor)
+    count = _MAX_WITH_HEAT if task.prediction_type is Labels else _MAX_EXAMPLES
+    return _examples(wrong[:count], predictor), []
 
 
-def made(predictor: Predictor) -> list[Example]:
-    """What the network makes by itself, each under what it was to show."""
+def generated_examples(predictor: Predictor) -> list[Example]:
+    """Return images that the network generates, each with its prompt."""
     model = predictor.model
-    shown = model.task.sample_images(model.backbone, model.head)
+    generated = model.task.sample_images(model.backbone, model.head)
     return [
         Example(
-            f"made {place}",
-            images.thumbnail(picture.pixels, _THUMBNAIL),
-            [("asked", sentence)] if sentence else [],
+            f"generated {index}",
+            thumbnail(image.pixels, _SIDE),
+            [(_PROMPT, prompt)] if prompt else [],
         )
-        for place, (sentence, picture) in enumerate(shown)
-        if picture.pixels is not None
+        for index, (prompt, image) in enumerate(generated)
+        if image.pixels is not None
     ]
 
 
-def _shown(chosen: _Judged, predictor: Predictor) -> list[Example]:
-    return [_picture(sample, prediction, predictor) for _, sample, prediction in chosen]
+def _examples(ranked: _Ranked, predictor: Predictor) -> list[Example]:
+    return [_example(sample, prediction, predictor) for _, sample, prediction in ranked]
 
 
-def _picture(sample: Sample, prediction: Any, predictor: Predictor) -> Example:
+def _example(sample: Sample, prediction: Any, predictor: Predictor) -> Example:
     if isinstance(prediction, Labels):
-        answer = f"{', '.join(prediction.names) or 'none'} ({confidence(prediction):.0%})"
-        told = [("answer", answer), ("truth", ", ".join(label_names(sample)) or "none")]
-        return Example(sample.key, _with_heat(sample, predictor), told)
-    full, _ = images.read_image(sample.path)
+        details = [
+            (_PREDICTED, _with_confidence(prediction)),
+            (_TRUE, ", ".join(label_names(sample)) or _NONE),
+        ]
+        return Example(sample.key, _with_heat_map(sample, predictor), details)
+    pixels, _ = read_image(sample.path)
     if isinstance(prediction, Text):
-        return _worded(sample, prediction, full)
-    left = draw_prediction(full, sample.target, predictor.classes)
-    right = draw_prediction(full, predictor.with_uncertainty(prediction), predictor.classes)
-    return Example(
-        sample.key, images.thumbnail(side_by_side(left, right, ("truth", "answer")), _WIDE), []
-    )
+        return _caption_example(sample, prediction, pixels)
+    left = draw_prediction(pixels, sample.target, predictor.classes)
+    right = draw_prediction(pixels, predictor.apply_threshold(prediction), predictor.classes)
+    pair = side_by_side(left, right, ("true", "predicted"))
+    return Example(sample.key, thumbnail(pair, _PAIR_SIDE), [])
 
 
-def _with_heat(sample: Sample, predictor: Predictor) -> np.ndarray:
-    """The picture as the network sees it, and where its answer came from, where the network can be looked into."""
-    subject = ExplainTarget.of(predictor, sample)
-    pixels, questions = subject.pixels(_THUMBNAIL), subject.questions()
-    if not questions:
+def _with_confidence(prediction: Labels) -> Message:
+    names = ", ".join(prediction.names) or _NONE
+    percent = f"{confidence(prediction):.0%}"
+    return Message("report.with_confidence", "{names} ({percent})", names=names, percent=percent)
+
+
+def _with_heat_map(sample: Sample, predictor: Predictor) -> np.ndarray:
+    """The network's input, beside the evidence for the prediction where it can be explained."""
+    target = ExplainTarget.from_sample(predictor, sample)
+    pixels, scores = target.pixels(_SIDE), target.explainable_scores()
+    if not scores:
         return pixels
     try:
-        map_ = EXPLAINERS.get(USUAL)().explain(subject.asked(questions[0]))
-    except UsageError:
+        heat = EXPLAINERS.get(DEFAULT_EXPLAINER)().explain(target.request(scores[0]))
+    except UsageError:  # the network is of another kind
         return pixels
-    return np.concatenate(
-        [pixels, np.full((_THUMBNAIL, _GAP, 3), 255, np.uint8), overlay(pixels, map_)], 1
+    gap = np.full((_SIDE, _GAP, 3), 255, np.uint8)
+    return np.concatenate([pixels, gap, overlay(pixels, heat)], 1)
+
+
+def _caption_example(sample: Sample, prediction: Text, pixels: np.ndarray) -> Example:
+    """The image, and where the network looked before it wrote each word."""
+    references = sample.target.sentences if isinstance(sample.target, Text) else ()
+    details = [
+        (_PREDICTED, prediction.sentences[0] or _NONE),
+        (_TRUE, " / ".join(references)),
+    ]
+    maps, words = prediction.attention_maps, prediction.tokens
+    if maps is None:
+        return Example(sample.key, thumbnail(pixels, _SIDE), details)
+    return Example(
+        sample.key, attention_sheet(pixels, maps, words, _WORD_SIDE, _MAX_WORDS), details
     )
-
-
-def _worded(sample: Sample, prediction: Text, full: Any) -> Example:
-    """The picture, and where the network looked before it wrote each word."""
-    truth = sample.target.sentences if isinstance(sample.target, Text) else ()
-    told = [("answer", prediction.sentences[0] or "nothing"), ("truth", " / ".join(truth))]
-    if prediction.attention_maps is None:
-        return Example(sample.key, images.thumbnail(full, _THUMBNAIL), told)
-    return Example(sample.key, attention_sheet(full, prediction.attention_maps, prediction.tokens, _WORD, _WORDS), told)

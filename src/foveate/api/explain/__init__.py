@@ -35,17 +35,17 @@ def explain(
         texts: Text queries to explain instead of the predictions (CLIP-like backbones only).
         nearest: Number of most similar training images to show below each sheet.
         out: Folder to create. Default: RUN/explanations/N.
-        device: auto, cpu, cuda, cuda:1 or mps.
+        device: Compute device: auto, cpu, cuda, cuda:1 or mps.
         strict: Stop at the first unreadable image instead of skipping and reporting it.
 
     Raises:
         UsageError: The network does not support a method, or the task has nothing to explain.
     """
     from foveate.api.explain.core import Request, create_explainers, explain_images
-    from foveate.utils.files import numbered, refuse_taken
+    from foveate.utils.files import next_free_path, require_free
 
-    folder = as_path(out) or numbered(Path(run) / "explanations")
-    refuse_taken(folder)
+    folder = as_path(out) or next_free_path(Path(run) / "explanations")
+    require_free(folder)
     names, queries = ([each] if isinstance(each, str) else list(each) for each in (methods, texts))
     request = Request(create_explainers(names), tuple(queries), nearest, strict)
     return explain_images(Path(run), as_paths(images), request, folder, device)

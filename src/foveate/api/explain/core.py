@@ -15,9 +15,9 @@ from foveate.api.explain.nearest import Known, Near
 from foveate.data.discovery import images_at
 from foveate.errors import BrokenImage, UsageError
 from foveate.explainability.faithfulness import (
-    Curves,
     ExplainTarget,
     Faithfulness,
+    FaithfulnessCurves,
     TextTarget,
     overlay,
     randomization_similarity,
@@ -56,7 +56,7 @@ class Why:
     @property
     def doubt(self) -> str:
         """Why not to believe the map; empty where there is no reason."""
-        if not self.faith.better:
+        if not self.faith.better_than_random:
             return "no better than random"
         return "like random weights" if self.same > _LIKE_RANDOM else ""
 
@@ -109,7 +109,7 @@ class ExplainResult:
                 for name in ("insertion", "deletion")
             ]
             better, same = (
-                sum(each.faith.better for each in own),
+                sum(each.faith.better_than_random for each in own),
                 float(np.mean([each.same for each in own])),
             )
             told.append(
@@ -201,9 +201,9 @@ def _explained(
     request: Request,
 ) -> tuple[list[Why], np.ndarray]:
     sample = Sample(path, printable(path))
-    subject = ExplainTarget.of(predictor, sample)
+    subject = ExplainTarget.from_sample(predictor, sample)
     subject = TextTarget(subject.model, subject.batch, request.texts) if request.texts else subject
-    questions = subject.questions()[: len(request.texts) or _QUESTIONS]
+    questions = subject.explainable_scores()[: len(request.texts) or _QUESTIONS]
     if not questions:
         kind = predictor.model.task.prediction_type.__name__.lower()
         raise UsageError(
@@ -222,13 +222,13 @@ def _explained(
 def _whys(
     subject: ExplainTarget, question: ExplainableScore, other: Model, path: str, explainers: dict[str, Explainer]
 ) -> list[Why]:
-    curves = Curves(subject, question)
-    chance = float(subject.chances(question, subject.batch.images)[0])
+    curves = FaithfulnessCurves(subject, question)
+    chance = float(subject.probabilities(question, subject.batch.images)[0])
     found = []
     for how, explainer in explainers.items():
-        map_ = explainer.explain(subject.asked(question)).detach().float().cpu()
+        map_ = explainer.explain(subject.request(question)).detach().float().cpu()
         same = randomization_similarity(explainer, subject, question, map_, other)
-        found.append(Why(path, question.name, chance, how, map_, curves.faith(map_), same))
+        found.append(Why(path, question.name, chance, how, map_, curves.measure(map_), same))
     return found
 
 

@@ -19,7 +19,7 @@ from foveate.images import codec as images
 from foveate.images.sheets import image_grid
 from foveate.inference.features import pooled_features
 from foveate.inference.predictor import Predictor
-from foveate.run.lineage import own_table
+from foveate.run.lineage import read_run_table
 from foveate.types import Provides, Sample
 from foveate.utils import console
 from foveate.utils.paths import printable
@@ -58,7 +58,7 @@ class Known:
             raise UsageError(
                 "this run's backbone has no vector of a picture to compare", where="--nearest"
             )
-        train = [sample for sample in own_table(predictor.run).samples if sample.split == "train"]
+        train = [sample for sample in read_run_table(predictor.run).samples if sample.split == "train"]
         drawn = np.random.default_rng(predictor.recipe.seed).permutation(len(train))[:_MOST]
         pixels = ImageCache(model.backbone.input.size, model.task.framing, keep=True)
         samples = readable([train[place] for place in sorted(drawn.tolist())], pixels)

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from foveate.api.pretrain.pictures import HELD, TRAIN
 from foveate.data.streaming import Catalogue
-from foveate.deploy.postprocess.classify import packed
-from foveate.deploy.runtime import FORMAT, preprocess
+from foveate.deploy.postprocess.classify import encode_feature_space
+from foveate.deploy.runtime import FORMAT_VERSION, preprocess
 from foveate.errors import UsageError
 from foveate.images.preprocessing import Framing
 from foveate.inference.engine import compute_scores, scan_with_progress
@@ -23,7 +23,7 @@ from foveate.modeling.backbones import Backbone, family_of
 from foveate.modeling.tasks import ExportStep
 from foveate.predictions import Embedding
 from foveate.run.folder import Run
-from foveate.run.lineage import own_table
+from foveate.run.lineage import read_run_table
 from foveate.types import Provides, Score
 from foveate.version import __version__
 
@@ -100,7 +100,7 @@ def leaving(folder: Path) -> Leaving:
 
 
 def _answering(predictor: Predictor) -> Leaving:
-    model, table = predictor.model, own_table(predictor.run)
+    model, table = predictor.model, read_run_table(predictor.run)
     train = table.in_split("train")
     chosen = next((part for part in (table.in_split("val"), table.in_split("test"), train) if part), ())[:_MOST]
     if not chosen:
@@ -115,7 +115,7 @@ def _answering(predictor: Predictor) -> Leaving:
     samples = scanned.table.samples
 
     def judged(answers: Sequence[Any]) -> tuple[str, Score]:
-        scores = compute_scores(answers, samples, model, predictor.multilabel)
+        scores = compute_scores(answers, samples, model)
         return scores.main, scores.numbers[scores.main]
 
     return Leaving(
@@ -207,14 +207,14 @@ _PICTURES = {
 
 def _about(run: Run, task: str) -> dict[str, Any]:
     known = {
-        "format": FORMAT,
-        "made_by": f"foveate {__version__}",
+        "format": FORMAT_VERSION,
+        "created_by": f"foveate {__version__}",
         "run": run.folder.resolve().name,
         "task": task,
     }
     about = {
         "backbone": run.recipe().backbone.name,
-        "licence": run.outcome().get("licence", "not stated"),
+        "license": run.outcome().get("license", "not stated"),
         "precision": "fp32",
     }
     return {**known, **about, "parts": {}}
@@ -230,10 +230,10 @@ def _about_answers(predictor: Predictor) -> dict[str, Any]:
         "multilabel": predictor.multilabel,
         "size": model.backbone.input.size,
         "framing": framing,
-        "pictures": _PICTURES[framing],
+        "preprocessing": _PICTURES[framing],
         "threshold": predictor.threshold,
         "calibration": None
         if known is None
-        else {**known.row(), "familiar": packed(known.feature_space)},
+        else {**known.row(), "feature_space": encode_feature_space(known.feature_space)},
         **model.task.export_metadata(),
     }

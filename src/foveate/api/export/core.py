@@ -17,7 +17,7 @@ import torch
 from foveate.api.export.bundle import Leaving, leaving
 from foveate.deploy.postprocess import POSTPROCESSORS
 from foveate.deploy.runtime import (
-    FORMAT,
+    FORMAT_VERSION,
     ExportedModel,
     PreprocessedImage,
     open_exported,
@@ -27,16 +27,16 @@ from foveate.deploy.targets import (
     EXPORTERS,
     Exporter,
     ExportProgram,
-    QuantizableRuntime,
-    Runtime,
-    Weights,
+    QuantizableExporter,
+    RuntimeExporter,
+    WeightsExporter,
 )
 from foveate.errors import BrokenImage, RunError, UsageError
 from foveate.modeling.tasks import ExportStep
-from foveate.modeling.weights import read_tensors
+from foveate.modeling.weights import read_run_tensors
 from foveate.types import Score
 from foveate.utils import log
-from foveate.utils.files import ASIDE, checksum, read_json, refuse_taken, write_json
+from foveate.utils.files import PARTIAL_PREFIX, checksum, read_json, require_free, write_json
 
 TOLERANCE = 1e-4  # of chances and of the main number; of other outputs, of their greatest value
 _AT_ONCE = 8  # squares whose outputs are compared: those of places are large
@@ -113,11 +113,11 @@ class ExportResult:
 def create_exporter(to: str, int8: bool, trained_only: bool) -> Exporter:
     """Create the exporter. Raises UsageError where it cannot write what is requested."""
     exporter = EXPORTERS.get(to)()
-    if int8 and not isinstance(exporter, QuantizableRuntime):
+    if int8 and not isinstance(exporter, QuantizableExporter):
         raise UsageError(
             f"{to} is not written with 8 bits here", where="--int8", hint="--to onnx --int8"
         )
-    if trained_only and isinstance(exporter, Runtime):
+    if trained_only and isinstance(exporter, RuntimeExporter):
         raise UsageError(
             f"{to} holds whole networks, with what was added merged",
             where="--trained-only",
@@ -145,18 +145,18 @@ def export_run(
         trained_only: Write only the tensors that training changed.
     """
     path = folder / f"{run.resolve().name}{'-added' if trained_only else ''}{maker.suffix}"
-    refuse_taken(path, "this file is there already; nothing is overwritten")
+    require_free(path)
     found = leaving(run)
     folder.mkdir(parents=True, exist_ok=True)
     log.info(f"writing {path.name}")
     # nothing gets its name before it has been checked
-    with TemporaryDirectory(prefix=ASIDE, dir=folder) as aside:
+    with TemporaryDirectory(prefix=PARTIAL_PREFIX, dir=folder) as aside:
         inside = Path(aside) / path.name
         files: Sequence[File]
-        if isinstance(maker, Runtime):
+        if isinstance(maker, RuntimeExporter):
             files, refused = _answered(maker, to, found, inside, path, max_drop)
         else:
-            assert isinstance(maker, Weights)
+            assert isinstance(maker, WeightsExporter)
             files, refused = [_weights(maker, to, found, inside, trained_only)], list[str]()
         for each in sorted(Path(aside).iterdir()):
             each.replace(folder / each.name)
@@ -177,13 +177,13 @@ def _listed(folder: Path, files: Sequence[File]) -> None:
 # --- weights
 
 
-def _weights(maker: Weights, to: str, found: Leaving, path: Path, alone: bool) -> File:
+def _weights(maker: WeightsExporter, to: str, found: Leaving, path: Path, alone: bool) -> File:
     tensors = (
-        read_tensors(found.run.folder / "model.safetensors", verbatim=True)
+        read_run_tensors(found.run.folder)
         if alone
         else found.graph.state_dict()
     )
-    maker.write_tensors(tensors, {**found.about, "alone": alone}, path)
+    maker.write_tensors(tensors, {**found.about, "trained_only": alone}, path)
     return File(path, to, "fp32", path.stat().st_size, checksum(path))
 
 
@@ -191,7 +191,7 @@ def _weights(maker: Weights, to: str, found: Leaving, path: Path, alone: bool) -
 
 
 def _answered(
-    maker: Runtime, to: str, found: Leaving, path: Path, final: Path, most: float | None
+    maker: RuntimeExporter, to: str, found: Leaving, path: Path, final: Path, most: float | None
 ) -> tuple[list[Answering], list[str]]:
     """The file, its parts and what reads it, and the one of 8 bits where the main number may drop by `most`; and why not, if it
     is not kept. `final`: where it will lie."""
@@ -203,21 +203,21 @@ def _answered(
     example = {"images": torch.zeros(2, 3, found.side, found.side, dtype=torch.uint8)}
     maker.write(ExportProgram(found.graph, example, {"images": (0,)}, list(outputs)), about, path)
     for name, step in steps.items():
-        told = {"format": FORMAT, "part": name, "of": path.name}
+        told = {"format": FORMAT_VERSION, "part": name, "of": path.name}
         maker.write(
             ExportProgram(step.module, step.example, step.dynamic_axes, [step.output]),
             told,
             path.with_name(parts[name]),
         )
-    arithmetic = POSTPROCESSORS.get(about["task"]).arithmetic
+    arithmetic = POSTPROCESSORS.get(about["task"]).numpy_module
     if arithmetic is not None:
-        path.with_name(f"{path.stem}-answers.py").write_text(
+        path.with_name(f"{path.stem}-postprocess.py").write_text(
             inspect.getsource(arithmetic), encoding="utf-8"
         )
     judge = _Judge(found, steps)
     files = [judge.judged(path, to, "fp32")]
     _refuse_other(files[0], judge, final)
-    if most is None or not isinstance(maker, QuantizableRuntime):
+    if most is None or not isinstance(maker, QuantizableExporter):
         return files, []
     kept, why = _small(maker, files[0], judge, {**about, "precision": "int8"}, most)
     return [*files, *([kept] if kept else [])], [why] if why else []
@@ -238,7 +238,7 @@ def _refuse_other(file: Answering, judge: _Judge, where: Path) -> None:
 
 
 def _small(
-    maker: QuantizableRuntime, file: Answering, judge: _Judge, about: dict[str, Any], most: float
+    maker: QuantizableExporter, file: Answering, judge: _Judge, about: dict[str, Any], most: float
 ) -> tuple[Answering | None, str]:
     """The file of 8 bits; or why there is none."""
     into = file.path.with_name(f"{file.path.stem}-int8{file.path.suffix}")
@@ -270,13 +270,13 @@ class _Judge:
         for start in range(0, len(self.found.places), _AT_ONCE):
             part = slice(start, start + _AT_ONCE)
             pictures = [self._seen(place) for place in self.found.places[part]]
-            answers += theirs.metadata(pictures)
+            answers += theirs.predict_decoded(pictures)
             self._compare(theirs, pictures, self.found.keys[part], parity)
         score = self.found.judged(answers)[1]
         latency = {
             batch: _timed(theirs, self._seen(self.found.places[0]), batch) for batch in (1, _BATCH)
         }
-        files = [path, *(path.with_name(name) for name in theirs.about["parts"].values())]
+        files = [path, *(path.with_name(name) for name in theirs.metadata["parts"].values())]
         size = sum(
             each.stat().st_size
             for file in files
@@ -307,7 +307,7 @@ class _Judge:
             names, part = zip(*squares[start : start + _AT_ONCE], strict=True)
             ours, other = (
                 self.found.graph.named(torch.from_numpy(np.stack(part))),
-                theirs.outputs(part),
+                theirs.run(np.stack(part)),
             )
             for name, tensor in ours.items():
                 apart = _apart(name, tensor.numpy(), other[name]).reshape(len(part), -1).max(1)
@@ -319,7 +319,7 @@ class _Judge:
     def _parity_of_steps(self, theirs: ExportedModel) -> dict[str, float]:
         found = {}
         for name, step in self.steps.items():
-            told = theirs.reader.parts[name](
+            told = theirs.postprocessor.graphs[name](
                 {key: tensor.numpy() for key, tensor in step.example.items()}
             )[step.output]
             found[step.output] = float(
@@ -345,10 +345,10 @@ def _apart(name: str, ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
 
 def _timed(theirs: ExportedModel, picture: Any, count: int) -> float:
     """Seconds for the answers to so many pictures that are decoded."""
-    theirs.metadata([picture] * count)
+    theirs.predict_decoded([picture] * count)
     times = []
     for _ in range(_ROUNDS):
         start = time.perf_counter()
-        theirs.metadata([picture] * count)
+        theirs.predict_decoded([picture] * count)
         times.append(time.perf_counter() - start)
     return median(times)

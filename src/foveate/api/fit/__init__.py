@@ -32,7 +32,7 @@ def fit(
         out: Run folder to create. Default: runs/NAME-N.
         resume: Unfinished run to resume.
         recipe: YAML file with settings; other options override it.
-        settings: Fields of the recipe, such as {"training.ema": 0}.
+        settings: Values of recipe fields, such as {"training.ema": 0}.
         **options: Short options of the recipe, such as tuning="lora" or epochs=20.
 
     Raises:
@@ -41,11 +41,14 @@ def fit(
         WeightsError: The weights of the backbone are not available.
         RunError: The run folder is damaged or in use.
     """
-    from foveate.api.fit.core import fit_recipe
     from foveate.recipe import Recipe, load_recipe, recipe_from
 
     if data is None and recipe is None and resume is None:
         raise UsageError("no data was given", hint="foveate fit FOLDER")
     base = recipe if isinstance(recipe, Recipe) or recipe is None else load_recipe(Path(recipe))
     resolved = recipe_from(data, options, settings or {}, base)
+    from foveate.api.fit.core import (
+        fit_recipe,  # takes seconds, which invalid options need not wait
+    )
+
     return fit_recipe(resolved, as_path(out), as_path(resume))

@@ -9,16 +9,18 @@ from foveate.api.fit.pipeline import FitResult, adapted, prepared, reopened
 from foveate.api.fit.resume import going_on
 from foveate.recipe import Recipe
 from foveate.run.folder import Run
-from foveate.training.resolve import read_data
+from foveate.training.data import read_data
 from foveate.utils import log
 from foveate.utils.invocation import current_invocation
 
 
-def fit_recipe(recipe: Recipe, out: Path | None = None, resume: Path | None = None) -> FitResult:
+def fit_recipe(
+    recipe: Recipe | None, out: Path | None = None, resume: Path | None = None
+) -> FitResult:
     """Read, split, train, save and evaluate; the run folder holds everything.
 
     Args:
-        recipe: What to do, resolved or not.
+        recipe: What to do, resolved or not; None only with `resume`.
         out: Run folder to create.
         resume: Unfinished run to resume by its own recipe: of `recipe` it takes what does not
             affect the weights, and refuses what differs otherwise.
@@ -26,15 +28,16 @@ def fit_recipe(recipe: Recipe, out: Path | None = None, resume: Path | None = No
     started = current_invocation().started
     if resume is not None:
         return _resume(Run.open(resume), recipe, started)
+    assert recipe is not None
     if recipe.tuning.name == AUTO:
         return climb(recipe, out, started)
     Run.require_free(out)
-    job = prepared(recipe, read_data(recipe, names_alone=True), out)
+    job = prepared(recipe, read_data(recipe, allow_no_images=True), out)
     with job.run.locked():
         return adapted(job)
 
 
-def _resume(run: Run, requested: Recipe, started: float) -> FitResult:
+def _resume(run: Run, requested: Recipe | None, started: float) -> FitResult:
     if run.finished:
         log.info(f"{run.folder} is finished: nothing to do")
         return FitResult(run.folder, None, run.outcome())

@@ -22,12 +22,13 @@ from foveate.errors import DataError, Interrupted, TooLittleTime, UsageError
 from foveate.evaluation.metrics import paired_difference
 from foveate.modeling.tunings import TUNINGS
 from foveate.recipe import Recipe, with_settings
-from foveate.run.folder import Run, note_choice
+from foveate.run.folder import Run
+from foveate.run.lock import LOCK_FILES
+from foveate.training.data import read_data
 from foveate.training.job import PreparedData
-from foveate.training.resolve import read_data
-from foveate.types import Score, Table
+from foveate.types import Decision, Score, Table
 from foveate.utils import log
-from foveate.utils.files import written_aside
+from foveate.utils.files import atomic_write
 
 AUTO = "auto"
 _PATIENCE = (
@@ -131,7 +132,7 @@ def climb(recipe: Recipe, out: Path | None, started: float) -> FitResult:
     Run.require_free(out)
     table = read_data(recipe)
     run = Run.create(out, f"{Path(recipe.data.path).resolve().stem}-{AUTO}")
-    run.write_text("recipe.yaml", recipe.to_yaml(stated=True))
+    run.write_recipe(recipe, only_set=True)
     with run.locked():
         return _Climb(run, recipe, table, Clock(recipe.training.minutes, started)).whole()
 
@@ -257,8 +258,8 @@ class _Climb:
     def _noted(self, result: FitResult) -> FitResult:
         """What an evaluation costs, from the first one."""
         if not self.look and result.evaluation is not None:
-            self.look = result.evaluation.looking / _images(result.evaluation)
-            self.ending = result.evaluation.seconds - result.evaluation.looking
+            self.look = result.evaluation.inference_seconds / _images(result.evaluation)
+            self.ending = result.evaluation.seconds - result.evaluation.inference_seconds
         return result
 
     def _deadline(self, left: int) -> float | None:
@@ -301,15 +302,11 @@ class _Climb:
         tested = any(row["split"] == "test" for row in Run(folder).splits())
         self._take(
             folder,
-            without={"lock", "checkpoints"} if tested else {"lock", "checkpoints", "evaluations"},
+            without={*LOCK_FILES, "checkpoints", *(() if tested else ("evaluations",))},
         )
         tried = ", ".join(rung.tuning for rung in self.rungs if rung.result)
-        note_choice(
-            self.run,
-            "tuning",
-            name,
-            f"the cheapest whose gain over those below it is beyond the noise, of {tried}",
-        )
+        reason = f"the cheapest whose gain over those below it is beyond the noise, of {tried}"
+        self.run.record([Decision("tuning", name, reason)])
         evaluation = evaluate(
             self.run.folder, split="test" if tested else "val"
         )
@@ -323,7 +320,7 @@ class _Climb:
         """Moves a rung's files into the run, the one that makes it finished last."""
         entries = [entry for entry in folder.iterdir() if entry.name not in without]
         for entry in sorted(entries, key=lambda entry: entry.name == "finished.json"):
-            with written_aside(self.run.folder / entry.name) as aside:
+            with atomic_write(self.run.folder / entry.name) as aside:
                 (shutil.copytree if entry.is_dir() else shutil.copy2)(entry, aside)
         shutil.rmtree(folder)
         self.run.write_json("leaderboard.json", [rung.row() for rung in self.rungs])

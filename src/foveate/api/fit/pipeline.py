@@ -13,9 +13,9 @@ import numpy as np
 import torch
 
 from foveate.api.evaluate import evaluate
-from foveate.api.evaluate.core import EvaluateResult, parts_told
+from foveate.api.evaluate.core import EvaluateResult
+from foveate.api.evaluate.page import old_and_new_scores
 from foveate.data.dataset import ImageDataset
-from foveate.data.loading import BatchSampler, make_loader
 from foveate.data.scan import without_images
 from foveate.data.splits import duplicate_groups, split_table, subsample_shots
 from foveate.data.tables import label_names
@@ -24,33 +24,41 @@ from foveate.evaluation.calibration import MIN_IMAGES, Calibration, FeatureSpace
 from foveate.inference.engine import (
     collect_features,
     compute_scores,
-    eval_dataset,
-    predict_batches,
+    predict_dataset,
     scan_with_progress,
 )
 from foveate.modeling.backbones import family_of
+from foveate.modeling.datasets import eval_dataset
 from foveate.modeling.model import Model, build_model
 from foveate.modeling.weights import weights_fingerprint
 from foveate.predictions import Boxes, DenoisingResult, Labels
 from foveate.recipe import Recipe
-from foveate.run.folder import CALIBRATION_FILE, FEATURE_SPACE_FILE, Run, environment, note_choice
-from foveate.run.lineage import earlier_run, old_and_new, own_table, split_beside_earlier
+from foveate.run.folder import (
+    CALIBRATION_FILE,
+    CLASSES_FILE,
+    FEATURE_SPACE_FILE,
+    MODEL_FILE,
+    Run,
+)
+from foveate.run.lineage import old_and_new, open_earlier_run, read_run_table, split_beside_earlier
 from foveate.training.continual import Teacher, initialize_from_run
+from foveate.training.data import check_trainable_classes
 from foveate.training.head_init import (
     HeadFit,
-    LeftOut,
+    OutOfFold,
     fit_head,
     head_training_features,
     needs_features,
 )
 from foveate.training.job import Job, PreparedData
-from foveate.training.planning import cut_to_time, plan
-from foveate.training.resolve import check_trainable_classes, resolve_recipe
-from foveate.training.trainer import Outcome, Trainer
+from foveate.training.planning import limit_epochs, plan_training
+from foveate.training.resolve import resolve_recipe
+from foveate.training.state import TrainingResult
+from foveate.training.trainer import Trainer
 from foveate.training.validation import MetricValidator
-from foveate.types import Split, Table
+from foveate.types import Decision, Split, Table
 from foveate.utils import log
-from foveate.utils.device import ComputeMode, resolve_device
+from foveate.utils.device import ComputeMode, resolve_device, to_device
 
 _FAMILIAR = 256  # training images whose features are called familiar
 
@@ -81,7 +89,7 @@ class FitResult:
 
     def lines(self) -> list[str]:
         told = self.evaluation.lines() if self.evaluation else []
-        told += [f"{name}: {line}" for name, line in parts_told(self.outcome)]
+        told += [f"{name}: {line}" for name, line in old_and_new_scores(self.outcome)]
         if not self.outcome["images"]:
             told = [f"no image was seen: foveate evaluate {self.run} DATA says what it is worth"]
         if set(self.outcome["images"]) == {"train"}:
@@ -108,31 +116,29 @@ def prepared(
     """
     Run.require_free(out)
     device = resolve_device(recipe.device)
-    recipe, choices = resolve_recipe(recipe, table)
+    recipe, decisions = resolve_recipe(recipe, table)
     model = _built(recipe, table)
     log.info(f"backbone: {recipe.backbone.name}, weights from {model.backbone.origin}")
     ground = ground or _grounded(recipe, table, model)
-    earlier = earlier_run(recipe)
+    earlier = open_earlier_run(recipe)
     known = table.classes if model.tuning.knows_classes else earlier.classes() if earlier else ()
     check_trainable_classes(ground.scanned.table, recipe.task.name, known)
     run = Run.create(out, f"{Path(recipe.data.path).resolve().stem}-{recipe.tuning.name}")
     job = Job(recipe, run, model, ground, device)
-    run.write_json("environment.json", environment())
-    run.write_json("classes.json", list(table.classes))
+    run.write_environment()
+    run.write_json(CLASSES_FILE, list(table.classes))
     run.write_splits(_split_rows(job))
     counts = Counter(sample.split for sample in job.table.samples)
     sizes = [f"{counts[name]} {name}" for name in ("train", "val", "test") if counts[name]]
-    choices.append(("splits", ", ".join(sizes) or "none", ground.how))
-    for choice in choices:
-        note_choice(run, *choice)
-    plan(job)
-    run.write_text("recipe.yaml", job.recipe.to_yaml())
+    decisions.append(Decision("splits", ", ".join(sizes) or "none", ground.split_reason))
+    job.recipe, planned = plan_training(job)
+    run.write_recipe(job.recipe, [*decisions, *planned])
     return job
 
 
 def _built(recipe: Recipe, table: Table) -> Model:
     """The model, where the recipe says so with the weights of the run that it goes on from."""
-    run = earlier_run(recipe)
+    run = open_earlier_run(recipe)
     if run is None:
         return build_model(recipe, table.classes)
     model = build_model(recipe, table.classes, weights=None if run.outcome()["frozen"] else "none")
@@ -143,7 +149,7 @@ def _built(recipe: Recipe, table: Table) -> Model:
 def _grounded(recipe: Recipe, table: Table, model: Model) -> PreparedData:
     if not table.samples:
         return PreparedData(without_images(table), [], "there is no image to divide")
-    scanned, run = scan_with_progress(table, model, recipe.data), earlier_run(recipe)
+    scanned, run = scan_with_progress(table, model, recipe.data), open_earlier_run(recipe)
     groups = duplicate_groups(scanned, recipe.data)
     if run is not None:
         return PreparedData(*split_beside_earlier(scanned, groups, recipe, run))
@@ -161,7 +167,7 @@ def reopened(run: Run, recipe: Recipe | None = None) -> Job:
     """The job of an unfinished run, from what the run wrote down; the pictures must still be the same bytes. `recipe`: that of the
     run, where something in it is otherwise from here on."""
     recipe = recipe or run.recipe()
-    table = own_table(run)
+    table = read_run_table(run)
     model = _built(recipe, table.with_classes(run.classes()))
     scanned = scan_with_progress(table, model, recipe.data)
     known = {row["path"]: row["sha256"] for row in run.splits()}
@@ -188,36 +194,34 @@ def adapted(job: Job, splits: Sequence[Split] = ("val", "test")) -> FitResult:
     before = weights_fingerprint(frozen) if frozen else ""
     features = head_training_features(job) if needs_features(job) else None
     solved = fit_head(job, features) if features is not None else HeadFit()
+    job.run.record(solved.decisions)
     if not job.run.has_checkpoint:
-        cut_to_time(job)
-        job.run.write_text("recipe.yaml", job.recipe.to_yaml())
+        job.recipe, decisions = limit_epochs(job)
+        if job.recipe != job.run.recipe():
+            job.run.write_recipe(job.recipe, decisions)
     outcome = _trained(job) if job.model.tuning.needs_steps else _solved(job, start)
     job.model.cpu()
     job.model.load_tensors(outcome.tensors)
     after = weights_fingerprint(job.model.frozen_tensors()) if frozen else ""
     if after != before:
         raise RunError("frozen weights moved: this is a bug in Foveate", where=job.run.folder)
-    job.run.write_tensors("model.safetensors", outcome.tensors)
-    told = {
-        key: value
-        for key, value in asdict(replace(outcome, tensors={})).items()
-        if key != "tensors"
-    }
+    job.run.write_tensors(MODEL_FILE, outcome.tensors)
+    told = outcome.row()
     counts = Counter(str(sample.split) for sample in job.table.samples)
     told |= {
         "frozen": after,
         "origin": job.model.backbone.origin,
         "images": dict(counts),
-        "audit": solved.audit,
+        "leakage_audit": solved.leakage_audit,
     }
     told |= {
-        "cautions": _cautions(job, solved.audit),
+        "cautions": _cautions(job, solved.leakage_audit),
         "threshold": _threshold(job),
         "parameters": _parameters(job.model),
     }
-    told["licence"] = family_of(job.recipe.backbone.name).license(job.recipe.backbone.name)
+    told["license"] = family_of(job.recipe.backbone.name).license(job.recipe.backbone.name)
     told["calibration"] = _calibrated(
-        job, None if job.model.tuning.needs_steps else solved.left_out
+        job, None if job.model.tuning.needs_steps else solved.out_of_fold
     )
     if at_first:
         told["parts"] = {"before": at_first, "after": _by_part(job)}
@@ -240,14 +244,15 @@ def _split_rows(job: Job) -> list[dict[str, str]]:
     ]
 
 
-def _solved(job: Job, start: float) -> Outcome:
+def _solved(job: Job, start: float) -> TrainingResult:
     tensors = {name: tensor.detach().clone() for name, tensor in job.model.trained_tensors().items()}
-    return Outcome(tensors, 0, -1, 0, time.perf_counter() - start, "solved in closed form")
+    seconds, reason = time.perf_counter() - start, "fitted in closed form"
+    return TrainingResult(tensors, 0, -1, 0, seconds, Message("training.closed_form", reason))
 
 
-def _trained(job: Job) -> Outcome:
+def _trained(job: Job) -> TrainingResult:
     train, val = job.dataset("train", augmented=True), job.dataset("val")
-    run, start = earlier_run(job.recipe), job.recipe.start
+    run, start = open_earlier_run(job.recipe), job.recipe.start
     trainer = Trainer(
         job.model,
         job.recipe,
@@ -265,7 +270,7 @@ def _trained(job: Job) -> Outcome:
 
 def _by_part(job: Job) -> dict[str, dict[str, Any]]:
     """The main number on old and on new validation images, where the run goes on from another: what is forgotten is measured."""
-    run, pictures = earlier_run(job.recipe), job.dataset("val")
+    run, pictures = open_earlier_run(job.recipe), job.dataset("val")
     if run is None or not len(pictures):
         return {}
     found = _answers(job, pictures)
@@ -274,7 +279,6 @@ def _by_part(job: Job) -> dict[str, dict[str, Any]]:
             [found[place] for place in places],
             [pictures.samples[place] for place in places],
             job.model,
-            _multilabel(job),
         )
         for name, places in old_and_new(pictures.samples, run).items()
     }
@@ -286,24 +290,21 @@ def _by_part(job: Job) -> dict[str, dict[str, Any]]:
 
 def _answers(job: Job, pictures: ImageDataset) -> list[Any]:
     """To the pictures, by the model as it is now; it is on the CPU afterwards."""
-    batches = make_loader(pictures, BatchSampler(len(pictures), job.recipe.training.batch_size))
-    way = ComputeMode("fp32", bool(job.recipe.training.channels_last))
-    model = job.model.to(job.device, memory_format=way.memory_format)  # type: ignore[call-overload]
-    found = predict_batches(model, pictures, batches, job.device, way)
+    training, mode = job.recipe.training, ComputeMode.for_inference(job.recipe.training)
+    model = to_device(job.model, job.device, mode)
+    result = predict_dataset(model, pictures, training.batch_size, job.device, mode)
     job.model.cpu()
-    return found.predictions
+    return result.predictions
 
 
-def _multilabel(job: Job) -> bool:
-    return bool(job.recipe.task.settings.get("multilabel"))
-
-
-def _calibrated(job: Job, left_out: LeftOut | None) -> dict[str, Any] | None:
+def _calibrated(job: Job, left_out: OutOfFold | None) -> dict[str, Any] | None:
     """Writes what validation images say of the answers' chances, and what is familiar of training images; None where there are too
     few of them, or several classes may hold. `left_out`: of a classifier that is the same but for some images, which says more of
     the temperature, being several times as many."""
     val, train = job.dataset("val").samples, job.dataset("train").samples
-    if job.model.task.prediction_type is not Labels or _multilabel(job) or min(len(val), len(train)) < MIN_IMAGES:
+    if job.model.task.prediction_type is not Labels or job.model.multilabel:
+        return None
+    if min(len(val), len(train)) < MIN_IMAGES:
         return None
     drawn = np.random.default_rng(job.recipe.seed).permutation(len(train))[:_FAMILIAR]
     known = [train[place] for place in sorted(drawn.tolist())]
@@ -318,7 +319,7 @@ def _calibrated(job: Job, left_out: LeftOut | None) -> dict[str, Any] | None:
     temperature = fit_temperature(scores, truths)
     if left_out is not None:
         temperature = fit_temperature(
-            np.concatenate([scores, left_out.chances]), np.concatenate([truths, left_out.truths])
+            np.concatenate([scores, left_out.probabilities]), np.concatenate([truths, left_out.labels])
         )
     found = Calibration.fit(scores, truths, theirs, FeatureSpace.fit(features), temperature)
     job.run.write_json(CALIBRATION_FILE, found.row())
@@ -330,7 +331,7 @@ def _calibrated(job: Job, left_out: LeftOut | None) -> dict[str, Any] | None:
     return {
         "temperature": temperature,
         "images": len(val),
-        "left_out": 0 if left_out is None else len(left_out.truths),
+        "left_out": 0 if left_out is None else len(left_out.labels),
     }
 
 
@@ -355,7 +356,7 @@ def _threshold(job: Job) -> float | None:
     if job.model.task.prediction_type is not Boxes or not len(pictures):
         return None
     return float(
-        compute_scores(_answers(job, pictures), pictures.samples, job.model, False).tables["threshold"]
+        compute_scores(_answers(job, pictures), pictures.samples, job.model).tables["threshold"]
     )
 
 

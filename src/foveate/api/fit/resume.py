@@ -9,13 +9,14 @@ from typing import Any
 from foveate.errors import UsageError
 from foveate.modeling.backbones import family_of
 from foveate.recipe import Recipe, with_settings
-from foveate.run.folder import Run, note_choice
+from foveate.run.folder import Run
+from foveate.types import Decision
 
 FREE = (
     "data.workers",
-    "data.keep_pixels",
+    "data.cache_images",
     "data.strict",
-    "training.save_minutes",
+    "training.checkpoint_minutes",
     "training.tensorboard",
     "device",
     "lang",
@@ -44,20 +45,20 @@ def going_on(
         raise UsageError(
             "a run goes on as it began", where=run.folder, why="; ".join(other), hint=hint
         )
-    for field, value, had in found if note else []:
-        exact = (
-            "; another device computes otherwise: not bit for bit what it would have been"
-            if field == "device"
-            else ""
-        )
-        note_choice(run, field, value, f"asked for when it went on, {had!r} before{exact}")
+    decisions = []
+    for field, value, had in found:
+        reason = f"set when the run was resumed, {had!r} before"
+        if field == "device":
+            reason += "; from here on no longer bit for bit what it would have been"
+        decisions.append(Decision(field, value, reason))
+    if note:
+        run.record(decisions)
     return with_settings(own, {field: value for field, value, _ in found})
 
 
 def _differences(run: Run, asked: Recipe, own: Recipe) -> Iterator[tuple[str, Any, Any]]:
     """Field, what is asked, what the run has; of the fields that were stated."""
-    rows = run.read_json("choices.json") if (run.folder / "choices.json").is_file() else []
-    decided, known = {row["field"] for row in rows}, dict(_flat(own.model_dump()))
+    decided, known = {each.field for each in run.decisions()}, dict(_flat(own.model_dump()))
     for field, value in _flat(asked.model_dump(exclude_unset=True)):
         had = known.get(field)
         if value in _OPEN or value == had or _same(field, value, had, field in decided):

@@ -45,13 +45,13 @@ def generate(
         reference: Folder of real images to compare with; reports KID and FID.
         feature_backbone: Backbone whose features KID and FID compare.
         out: Folder to create. Default: RUN/pictures/N.
-        device: auto, cpu, cuda, cuda:1 or mps.
+        device: Compute device: auto, cpu, cuda, cuda:1 or mps.
 
     Raises:
         UsageError: The run has another task, or the options do not fit together.
         DataError: The mask has another size than the image, or no white region.
     """
-    from foveate.api.generate.core import Request, generate_images
+    from foveate.api.generate.core import Request, generate_files
 
     request = Request(
         prompts=[prompts] if isinstance(prompts, str) else list(prompts),
@@ -65,4 +65,4 @@ def generate(
         reference=as_path(reference),
         feature_backbone=feature_backbone,
     )
-    return generate_images(run, request, as_path(out), device)
+    return generate_files(run, request, as_path(out), device)

@@ -23,7 +23,7 @@ from foveate.modeling.backbones import Conditioning, DiffusionBackbone, family_o
 from foveate.modeling.diffusion import ConditioningEncoder, InitialImage, generate_images
 from foveate.utils import console
 from foveate.utils.device import resolve_device
-from foveate.utils.files import numbered, refuse_taken, write_json, write_text
+from foveate.utils.files import next_free_path, require_free, write_json, write_text
 from foveate.version import __version__
 
 _AT_ONCE = 16  # pictures
@@ -36,16 +36,16 @@ _NOTE = "made by a network, and shows nothing that was there"
 
 
 @dataclass(frozen=True)
-class Artist:
+class ImageGenerator:
     """A painter and what it is asked with. `name`: what is written into its pictures."""
 
-    painter: DiffusionBackbone
-    read: Callable[[Sequence[str]], Conditioning]
+    backbone: DiffusionBackbone
+    encode: Callable[[Sequence[str]], Conditioning]
     name: str
     sentences: list[str]
     steps: int
     guidance: float
-    reader: ConditioningEncoder | None = None
+    encoder: ConditioningEncoder | None = None
 
 
 @dataclass(frozen=True)
@@ -82,24 +82,24 @@ class Request:
     feature_backbone: str
 
 
-def generate_images(
+def generate_files(
     run: Path | str, request: Request, out: Path | None, device: str
 ) -> GenerateResult:
     """Generate the images and write them, with a grid and a table, to the new folder `out`."""
     _refuse(request)
-    folder = out or numbered(Path(run) / "pictures" if Path(run).is_dir() else Path("pictures"))
-    refuse_taken(folder)
-    artist = _told(_artist(run, device), request)
+    folder = out or next_free_path(Path(run) / "pictures" if Path(run).is_dir() else Path("pictures"))
+    require_free(folder)
+    artist = _told(_load_generator(run, device), request)
     prompts = [
         prompt for prompt in request.prompts or artist.sentences for _ in range(request.count)
     ]
     for prompt in dict.fromkeys(prompts):
-        if artist.reader is not None:
-            artist.reader.check_prompt(prompt)
-    original = _Original.of(request, artist.painter) if request.image is not None else None
+        if artist.encoder is not None:
+            artist.encoder.check_prompt(prompt)
+    original = _Original.of(request, artist.backbone) if request.image is not None else None
     made = _all(artist, prompts, request, original)
     distances = (
-        compared(made, request.reference, artist.painter.input, request.feature_backbone, device)
+        compared(made, request.reference, artist.backbone.input, request.feature_backbone, device)
         if request.reference is not None
         else None
     )
@@ -130,35 +130,35 @@ def _refuse(request: Request) -> None:
         )
 
 
-def _artist(run: Path | str, device: str) -> Artist:
+def _load_generator(run: Path | str, device: str) -> ImageGenerator:
     family = None if Path(run).exists() else _family(str(run))
     if family is not None:
-        painter = family.open(str(run), "auto").eval().to(resolve_device(device))
-        if not isinstance(painter, DiffusionBackbone) or not painter.encodes_text:
+        backbone = family.open(str(run), "auto").eval().to(resolve_device(device))
+        if not isinstance(backbone, DiffusionBackbone) or not backbone.encodes_text:
             raise UsageError(
                 f"{run!r} cannot paint before it has learnt to",
                 hint="foveate fit DATA --task generate",
             )
-        return Artist(painter, painter.encode_prompts, str(run), [""], 30, 7.5)
+        return ImageGenerator(backbone, backbone.encode_prompts, str(run), [""], 30, 7.5)
     predictor = load_predictor(run, device)
     model, task = predictor.model, predictor.model.task
-    painter = model.backbone
-    if not isinstance(painter, DiffusionBackbone):
+    backbone = model.backbone
+    if not isinstance(backbone, DiffusionBackbone):
         what = f"this run answers with {task.prediction_type.__name__.lower()}, and paints nothing"
         raise UsageError(what, where=run, hint="foveate fit DATA --task generate")
 
     def read(sentences: Sequence[str]) -> Conditioning:
-        said: Conditioning = task.read(painter, model.head, sentences)  # type: ignore[attr-defined]
+        said: Conditioning = task.condition(backbone, model.head, sentences)  # type: ignore[attr-defined]
         return said
 
     asked, reader = task.settings, model.head if isinstance(model.head, ConditioningEncoder) else None
-    sentences = asked.examples or [asked.prompt]
-    return Artist(
-        painter, read, predictor.run.folder.name, sentences, asked.steps, asked.guidance, reader
+    sentences = asked.example_prompts or [asked.prompt]
+    return ImageGenerator(
+        backbone, read, predictor.run.folder.name, sentences, asked.steps, asked.guidance, reader
     )
 
 
-def _told(artist: Artist, request: Request) -> Artist:
+def _told(artist: ImageGenerator, request: Request) -> ImageGenerator:
     """With the steps and the guidance that are wished for."""
     guidance = artist.guidance if request.guidance is None else request.guidance
     return replace(artist, steps=request.steps or artist.steps, guidance=guidance)
@@ -170,12 +170,12 @@ def _family(name: str) -> Any:
 
 
 def _all(
-    artist: Artist, sentences: list[str], request: Request, original: _Original | None
+    artist: ImageGenerator, sentences: list[str], request: Request, original: _Original | None
 ) -> list[np.ndarray]:
     """(S, S, 3) uint8 for each sentence."""
     parts, spec, found = (
         even_slices(len(sentences), _AT_ONCE),
-        artist.painter.input,
+        artist.backbone.input,
         list[np.ndarray](),
     )
     with console.progress(artist.steps * len(parts), "paint") as bar:
@@ -184,10 +184,10 @@ def _all(
                 sentences[part],
                 [request.seed + place for place in range(len(sentences))[part]],
             )
-            ground = original.ground(artist.painter, len(asked)) if original else None
+            ground = original.initial_image(artist.backbone, len(asked)) if original else None
             made = generate_images(
-                artist.painter,
-                artist.read,
+                artist.backbone,
+                artist.encode,
                 asked,
                 seeds,
                 artist.steps,
@@ -209,19 +209,19 @@ class _Original:
     strength: float
 
     @classmethod
-    def of(cls, request: Request, painter: DiffusionBackbone) -> _Original:
+    def of(cls, request: Request, backbone: DiffusionBackbone) -> _Original:
         assert request.image is not None
         pixels, _ = images.read_image(request.image)
         if request.mask is None:
             return cls(pixels, None, None, request.strength or 0.5)
         mask = images.read_image(request.mask)[0].max(-1) >= 128
-        return cls(pixels, mask, hole(pixels, mask, painter.input.size), request.strength or 1.0)
+        return cls(pixels, mask, hole(pixels, mask, backbone.input.size), request.strength or 1.0)
 
-    def ground(self, painter: DiffusionBackbone, count: int) -> InitialImage:
-        device = next(painter.parameters()).device
+    def initial_image(self, backbone: DiffusionBackbone, count: int) -> InitialImage:
+        device = next(backbone.parameters()).device
         pixels = self.pixels if self.part is None else self.part.pixels
-        image, _, _ = evaluation_transform(painter.input, "crop")(pixels, pixels.shape[:2], {})
-        clean = painter.encode(painter.input.normalize(image[None].to(device))).expand(count, -1, -1, -1)
+        image, _, _ = evaluation_transform(backbone.input, "crop")(pixels, pixels.shape[:2], {})
+        clean = backbone.encode(backbone.input.normalize(image[None].to(device))).expand(count, -1, -1, -1)
         if self.part is None:
             return InitialImage(clean, self.strength)
         wanted = torch.from_numpy(self.part.open).float()[None, None]
@@ -237,7 +237,7 @@ class _Original:
 
 
 def _written(
-    folder: Path, made: list[np.ndarray], sentences: list[str], artist: Artist, request: Request
+    folder: Path, made: list[np.ndarray], sentences: list[str], artist: ImageGenerator, request: Request
 ) -> None:
     """PNGs that say how they were made, a grid, and a table that `fit` reads."""
     folder.mkdir(parents=True)

@@ -8,22 +8,22 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from foveate.data.discovery import find_images
-from foveate.data.loading import even_slices
+from foveate.data.image_cache import ImageCache
 from foveate.data.transforms import evaluation_transform
 from foveate.errors import BrokenImage, DataError, UsageError
 from foveate.evaluation.fid import fid, kid, kid_std
 from foveate.images import codec as images
+from foveate.inference.features import pooled_features
+from foveate.inference.predictor import DecodedImage
 from foveate.modeling.backbones import Backbone, family_of
-from foveate.types import InputSpec, Provides
+from foveate.types import InputSpec, Provides, Sample
 from foveate.utils import log
 from foveate.utils.device import resolve_device
 
 _MOST = 2000  # real pictures
 _LEAST = 10
-_AT_ONCE = 64
 
 
 @dataclass(frozen=True)
@@ -112,19 +112,12 @@ def _square(file: Path, spec: InputSpec) -> np.ndarray | None:
     return np.ascontiguousarray(image.permute(1, 2, 0).numpy())
 
 
-@torch.inference_mode()
 def _described(pictures: Sequence[np.ndarray], backbone: Backbone) -> np.ndarray:
     """(N, D)."""
-    device, transform, found = (
-        next(backbone.parameters()).device,
-        evaluation_transform(backbone.input, "crop"),
-        [],
-    )
-    for part in even_slices(len(pictures), _AT_ONCE):
-        shown = torch.stack(
-            [transform(pixels, pixels.shape[:2], {})[0] for pixels in pictures[part]]
-        )
-        pooled = backbone(backbone.input.normalize(shown.to(device)), {Provides.POOLED}).pooled
-        assert pooled is not None
-        found.append(pooled.float().cpu().numpy())
-    return np.concatenate(found)
+    samples = [
+        Sample(DecodedImage(b"", (pixels, (pixels.shape[0], pixels.shape[1]))), f"image {index}")
+        for index, pixels in enumerate(pictures)
+    ]
+    cache = ImageCache(backbone.input.size, "crop", keep=False)
+    device = next(backbone.parameters()).device
+    return pooled_features(backbone, samples, cache, "crop", device).numpy()

@@ -42,7 +42,7 @@ def models(
         size: Input size of all compared backbones, px. Default: that of each backbone.
         seed: Seed of the image sample, the folds and random weights.
         format: Format of the images to compare on.
-        device: auto, cpu, cuda, cuda:1 or mps.
+        device: Compute device: auto, cpu, cuda, cuda:1 or mps.
         strict: Stop at the first unreadable image instead of skipping and reporting it.
 
     Raises:

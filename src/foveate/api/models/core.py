@@ -33,7 +33,7 @@ _SUGGESTED = (
 class ModelsResult:
     """`cards` of the names that match; `more`: how many names there are beyond them."""
 
-    columns: ClassVar[list[str]] = ["name", "parameters", "licence", "input", "provides", "offline"]
+    columns: ClassVar[list[str]] = ["name", "parameters", "license", "input", "provides", "offline"]
     cards: list[ModelInfo]
     more: int
 

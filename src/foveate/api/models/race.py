@@ -24,7 +24,7 @@ from foveate.modeling.backbones import ModelInfo
 from foveate.modeling.model import Model, build_model
 from foveate.modeling.tasks import TASKS, DataFacts
 from foveate.recipe import Recipe, with_settings
-from foveate.training.resolve import read_data
+from foveate.training.data import read_data
 from foveate.types import Score, Table
 from foveate.utils import console, log
 from foveate.utils.device import resolve_device

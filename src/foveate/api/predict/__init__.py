@@ -31,7 +31,7 @@ def predict(
             calibrated.
         risk: Highest error rate that is accepted; less certain predictions abstain.
         batch_size: Images per forward pass.
-        device: auto, cpu, cuda, cuda:1 or mps.
+        device: Compute device: auto, cpu, cuda, cuda:1 or mps.
         strict: Stop at the first unreadable image instead of skipping and reporting it.
 
     Returns:

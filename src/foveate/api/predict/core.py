@@ -4,20 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 from foveate.data.discovery import images_at
-from foveate.deploy.runtime import ExportedModel, open_exported
+from foveate.deploy.runtime import open_exported
 from foveate.errors import UsageError
+from foveate.inference.protocol import ImagePredictor
 from foveate.utils import log
-
-if TYPE_CHECKING:
-    from foveate.inference.predictor import Predictor
 
 
 def open_predictor(
     run: Path, images: Iterable[Path], coverage: float, risk: float, device: str
-) -> tuple[Predictor | ExportedModel, list[Path]]:
+) -> tuple[ImagePredictor[Any], list[Path]]:
     """Open a run or an exported file, and list the images in files and folders.
 
     Where the run was calibrated, sets of classes hold the true one with the probability `coverage`,
@@ -34,13 +32,13 @@ def open_predictor(
                 where=f"--{name}",
                 hint=f"--{name} 0.9" if name == "coverage" else f"--{name} 0.1",
             )
-    predictor = open_exported(run) if run.is_file() else _load(run, device)
+    predictor: ImagePredictor[Any] = open_exported(run) if run.is_file() else _load_run(run, device)
     predictor.coverage, predictor.risk = coverage, risk
     log.info(f"{len(paths)} images, {len(predictor.classes)} classes")
     return predictor, paths
 
 
-def _load(run: Path, device: str) -> Predictor:
+def _load_run(run: Path, device: str) -> ImagePredictor[Any]:
     # imports torch, which an exported file does not need
     from foveate.inference.predictor import load_predictor
 

@@ -24,8 +24,8 @@ def pretrain(
 ) -> "PretrainResult":
     """Pretrain a backbone on unlabeled images, and measure whether it helped.
 
-    The best epoch is kept, or the initial backbone where none has helped. Several processes
-    (torchrun) share every batch; the first one returns the result, the others None.
+    The best epoch is kept, or the initial backbone where none has helped. Several processes,
+    started by torchrun, share every batch.
 
     Args:
         images: Folder of images, or tar shards.
@@ -34,11 +34,12 @@ def pretrain(
         out: Run folder to create. Default: runs/NAME-N.
         resume: Unfinished run to resume.
         dry_run: Measure the throughput, estimate the time, and stop.
-        settings: Fields of the recipe, such as {"task.narrow": 0}.
+        settings: Values of recipe fields, such as {"task.narrow": 0}.
         **options: Short options of the recipe, such as backbone="resnet18" or epochs=20.
 
     Returns:
-        The result; with `dry_run` the estimate instead.
+        The result; with `dry_run` the estimate instead; None in all but the first of several
+        processes.
 
     Raises:
         UsageError: The options do not fit together.

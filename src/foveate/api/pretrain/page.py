@@ -10,9 +10,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from foveate.api.pretrain.pictures import Unlabelled
+from foveate.api.pretrain.verdict import Verdict
 from foveate.data.dataset import ImageDataset
 from foveate.data.loading import BatchSampler, make_loader
 from foveate.images import codec as images
+from foveate.messages import message_from
 from foveate.modeling.model import Model
 from foveate.recipe import Recipe
 from foveate.reporting.pages import PretrainingPage
@@ -72,7 +74,7 @@ def pixels(image: Tensor, spec: InputSpec) -> np.ndarray:
 def page_of(
     run: Run,
     recipe: Recipe,
-    verdict: dict[str, Any],
+    verdict: Verdict,
     told: dict[str, Any],
     neighbours: list[list[np.ndarray]],
     sheet: list[list[np.ndarray]],
@@ -81,7 +83,8 @@ def page_of(
     return PretrainingPage(
         title=run.folder.name,
         command=current_invocation().command or around["command"],
-        verdict=verdict,
+        verdict=verdict.headline,
+        explanation=verdict.explanation,
         measures=[(name, told["start"][name], told["end"][name]) for name in told["start"]],
         facts=[
             (
@@ -93,7 +96,7 @@ def page_of(
             ("backbone", f"{recipe.backbone.name} ({told['origin']})"),
             ("tuning", recipe.tuning.name),
             ("seed", str(recipe.seed)),
-            ("trained", f"{told['epochs']} epochs, {told['seconds']:.0f} s: {told['reason']}"),
+            ("trained", f"{told['epochs']} epochs, {told['seconds']:.0f} s: {message_from(told['reason'])}"),
         ],
         choices=[
             (row["field"], str(row["value"]), row["reason"])

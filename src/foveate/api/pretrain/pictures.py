@@ -55,7 +55,7 @@ def gathered(
             where=printable(root),
             hint="give a folder of pictures, or .tar shards",
         )
-    pixels = ImageCache(model.backbone.input.size, "crop", recipe.data.keep_pixels)
+    pixels = ImageCache(model.backbone.input.size, "crop", recipe.data.cache_images)
     if labelled:
         pairs, how = _of_labelled(labelled, recipe)
     else:
@@ -75,7 +75,7 @@ def gathered(
 def reopened(run: Run, recipe: Recipe, model: Model) -> Unlabelled:
     """What a run that was stopped had listed."""
     labels = run.read_json(LABELS)
-    pixels = ImageCache(model.backbone.input.size, "crop", recipe.data.keep_pixels)
+    pixels = ImageCache(model.backbone.input.size, "crop", recipe.data.cache_images)
     train, held = (Catalogue(run.folder / name) for name in (TRAIN, HELD))
     return Unlabelled(train, held, None if labels is None else np.array(labels), pixels)
 

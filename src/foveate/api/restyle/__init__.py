@@ -36,7 +36,7 @@ def restyle(
         size: Longer side of the result, px.
         steps: Optimization steps.
         style_weight: Weight of the style loss, relative to the content loss.
-        device: auto, cpu, cuda, cuda:1 or mps.
+        device: Compute device: auto, cpu, cuda, cuda:1 or mps.
 
     Raises:
         UsageError: A file exists already, or the backbone has no feature maps.

@@ -17,7 +17,7 @@ from foveate.modeling.backbones import Backbone, family_of
 from foveate.types import Provides
 from foveate.utils import console
 from foveate.utils.device import resolve_device
-from foveate.utils.files import refuse_taken
+from foveate.utils.files import require_free
 from foveate.version import __version__
 
 
@@ -68,7 +68,7 @@ def output_files(out: Path) -> tuple[Path, Path]:
         )
     files = out, out.with_name(f"{out.stem}-beside.png")
     for file in files:
-        refuse_taken(file)
+        require_free(file)
     return files
 
 

@@ -32,7 +32,7 @@ def serve(
         max_body_mb: Maximum request body, MB.
         request_timeout: Timeout for receiving a request body, seconds.
         grace: Time to finish requests after a stop signal, seconds.
-        device: auto, cpu, cuda, cuda:1 or mps.
+        device: Compute device: auto, cpu, cuda, cuda:1 or mps.
 
     Raises:
         UsageError: The port is in use, or something cannot be served.

@@ -1,4 +1,4 @@
-"""serve RUN: the same answers over HTTP, and a page to drop a picture on."""
+"""The life of the server: limits, socket, log and signals."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from foveate.errors import UsageError, need
+from foveate.errors import UsageError, require_packages
 from foveate.utils import log
 
 if TYPE_CHECKING:
-    from foveate.serving.app import Limits, State
+    from foveate.serving.app import Limits, ServerState
 
-TOKEN = "FOVEATE_TOKEN"  # of the environment: what requests have to bring
+TOKEN = "FOVEATE_TOKEN"  # environment variable with the token that requests must send
 _PACKAGES = ("fastapi", "uvicorn", "prometheus_client", "python_multipart")
-_BACKLOG = 2048  # connections that wait to be taken
-_LOOK = 0.05  # seconds between looks at what is still running
+_BACKLOG = 2048  # connections that wait to be accepted
+_POLL = 0.05  # seconds
 
 
 def server_limits(
@@ -36,26 +36,26 @@ def server_limits(
     Raises:
         MissingExtra: The extra 'serve' is not installed.
     """
-    need("serve", *_PACKAGES)
+    require_packages("serve", *_PACKAGES)
     from foveate.serving.app import Limits
 
     return Limits(
-        batch=max_batch,
-        wait=batch_wait_ms / 1000,
-        room=max_queue,
-        bytes=int(max_body_mb * 1_000_000),
-        seconds=request_timeout,
+        max_batch=max_batch,
+        batch_wait=batch_wait_ms / 1000,
+        max_queue=max_queue,
+        max_body_bytes=int(max_body_mb * 1_000_000),
+        body_timeout=request_timeout,
         token=os.environ.get(TOKEN, ""),
     )
 
 
 def run_server(
-    places: Sequence[Path], host: str, port: int, limits: Limits, grace: float, device: str
+    paths: Sequence[Path], host: str, port: int, limits: Limits, grace: float, device: str
 ) -> None:
-    """Serve until a signal; after it, no new requests are accepted, and running ones are answered.
+    """Serve until a signal; after it, no new requests are accepted, and running ones are finished.
 
     Args:
-        places: Run folders and exported files.
+        paths: Run folders and exported files.
         host: Address to listen on.
         port: Port to listen on; 0 = any free port.
         limits: Limits of requests and batches.
@@ -67,14 +67,12 @@ def run_server(
     """
     import uvicorn
 
-    from foveate.serving.app import app_of
-    from foveate.serving.engines import engines
+    from foveate.serving.app import create_app
+    from foveate.serving.engines import load_engines
 
-    app = app_of(engines(places, device), limits)
-    door = _door(host, port)
-    logging.getLogger("foveate.serve").setLevel(logging.INFO)
-    if not logging.getLogger("foveate.serve").handlers:
-        logging.getLogger("foveate.serve").addHandler(logging.StreamHandler())
+    app = create_app(load_engines(paths, device), limits)
+    listener = _listen(host, port)
+    _log_requests()
     config = uvicorn.Config(
         app,
         backlog=_BACKLOG,
@@ -82,44 +80,52 @@ def run_server(
         access_log=False,
         timeout_graceful_shutdown=int(grace),
     )
-    log.info(f"serving on http://{host}:{door.getsockname()[1]}")
-    asyncio.run(_until_told(uvicorn.Server(config), door, app.state.foveate, grace))
+    log.info(f"serving on http://{host}:{listener.getsockname()[1]}")
+    asyncio.run(_serve(uvicorn.Server(config), listener, app.state.foveate, grace))
 
 
-def _door(host: str, port: int) -> socket.socket:
-    # TCP by name: asyncio does not send small parts at once through a socket of protocol 0, and answers came 40 ms late
-    door = socket.socket(
-        socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP
-    )
-    door.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+def _log_requests() -> None:
+    """Write the JSON log of requests to stderr, and nowhere else."""
+    requests = logging.getLogger("foveate.serve")
+    requests.setLevel(logging.INFO)
+    requests.propagate = False
+    if not requests.handlers:
+        requests.addHandler(logging.StreamHandler())
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    # TCP explicitly: asyncio does not send small packets at once through a socket of protocol 0,
+    # and responses came 40 ms late
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
-        door.bind((host, port))
-        door.listen(_BACKLOG)  # before it is said that there is a server: who comes early waits
+        listener.bind((host, port))
+        listener.listen(_BACKLOG)  # before the address is reported: early clients wait
     except OSError as error:
-        door.close()
+        listener.close()
         raise UsageError(
-            f"{host}:{port} cannot be taken",
+            f"cannot bind to {host}:{port}",
             why=error.strerror or str(error),
-            hint="--port ANOTHER",
+            hint="--port ANOTHER_PORT",
         ) from None
-    return door
+    return listener
 
 
-async def _until_told(server: Any, door: socket.socket, state: State, grace: float) -> None:
-    loop, told = asyncio.get_running_loop(), asyncio.Event()
+async def _serve(server: Any, listener: socket.socket, state: ServerState, grace: float) -> None:
+    loop, signaled = asyncio.get_running_loop(), asyncio.Event()
+    # uvicorn must not handle signals: new requests are refused first, the server ends later
     server.install_signal_handlers = lambda: None
-    server.capture_signals = (
-        contextlib.nullcontext
-    )  # signals are ours: first nothing new, then the end
-    for each in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(each, told.set)
-    serving = asyncio.ensure_future(server.serve(sockets=[door]))
-    waiting = asyncio.ensure_future(told.wait())
+    server.capture_signals = contextlib.nullcontext
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, signaled.set)
+    serving = asyncio.ensure_future(server.serve(sockets=[listener]))
+    waiting = asyncio.ensure_future(signaled.wait())
     await asyncio.wait({serving, waiting}, return_when=asyncio.FIRST_COMPLETED)
     state.draining = True
     end = loop.time() + grace
     while state.running and loop.time() < end:
-        await asyncio.sleep(_LOOK)
+        await asyncio.sleep(_POLL)
     server.should_exit = True
     waiting.cancel()
     await serving

@@ -32,7 +32,7 @@ def soup(
         shift: Extra dataset to report on; not used for selection.
         steps: Number of interpolation steps from the start of a single run to its end.
         format: Format of the extra dataset.
-        device: auto, cpu, cuda, cuda:1 or mps.
+        device: Compute device: auto, cpu, cuda, cuda:1 or mps.
         strict: Stop at the first unreadable image instead of skipping and reporting it.
 
     Raises:

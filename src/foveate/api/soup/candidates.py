@@ -12,15 +12,11 @@ from foveate.data.dataset import ImageDataset
 from foveate.data.loading import BatchSampler, make_loader
 from foveate.data.scan import ScannedTable
 from foveate.evaluation.metrics import Metric
-from foveate.inference.engine import (
-    BatchPredictions,
-    eval_dataset,
-    predict_batches,
-    score_predictions,
-)
+from foveate.inference.engine import BatchPredictions, predict_dataset, score_predictions
+from foveate.modeling.datasets import eval_dataset
 from foveate.training.job import Job
 from foveate.types import Batch, Score
-from foveate.utils.device import ComputeMode
+from foveate.utils.device import ComputeMode, to_device
 
 Runs = tuple[Path, ...]
 
@@ -80,12 +76,9 @@ class Averager:
     """Makes averages of weights for the job's model and scores them, on its validation images and on `shifted` ones."""
 
     def __init__(self, job: Job, shifted: ScannedTable | None) -> None:
-        self.device, self.way = job.device, ComputeMode("fp32", bool(job.recipe.training.channels_last))
-        self.model = job.model.to(device=self.device, memory_format=self.way.memory_format)  # type: ignore[call-overload]
-        self.batch_size, self.multilabel = (
-            job.recipe.training.batch_size,
-            bool(job.recipe.task.settings.get("multilabel")),
-        )
+        self.device, self.way = job.device, ComputeMode.for_inference(job.recipe.training)
+        self.model = to_device(job.model, self.device, self.way)
+        self.batch_size = job.recipe.training.batch_size
         self.train, self.val = job.dataset("train"), job.dataset("val")
         self.shifted = (
             eval_dataset(self.model, shifted.table.samples, shifted.pixels, job.recipe.seed)
@@ -141,8 +134,8 @@ class Averager:
 
     def _judged(self, tensors: Tensors, pictures: ImageDataset) -> tuple[BatchPredictions, Metric]:
         self.model.load_tensors(tensors)
-        answered = predict_batches(self.model, pictures, self._batches(pictures), self.device, self.way)
-        return answered, score_predictions(answered.predictions, pictures.samples, self.model, self.multilabel)
+        answered = predict_dataset(self.model, pictures, self.batch_size, self.device, self.way)
+        return answered, score_predictions(answered.predictions, pictures.samples, self.model)
 
     def _batches(self, pictures: ImageDataset) -> Iterable[Batch]:
         return make_loader(pictures, BatchSampler(len(pictures), self.batch_size))

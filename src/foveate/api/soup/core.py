@@ -32,9 +32,9 @@ from foveate.errors import UsageError
 from foveate.evaluation.metrics import paired_difference
 from foveate.inference.engine import scan_with_progress
 from foveate.reporting import plots
-from foveate.run.folder import Run, note_choice
+from foveate.run.folder import Run
 from foveate.training.job import Job
-from foveate.types import Score, Split
+from foveate.types import Decision, Score, Split
 from foveate.utils import console, log
 from foveate.utils.device import resolve_device
 
@@ -50,7 +50,7 @@ class Tried:
     best: int
     plain: int
     tensors: Tensors
-    choice: tuple[str, Any, str]
+    choice: Decision
 
 
 @dataclass(frozen=True)
@@ -241,8 +241,8 @@ def _write(
 ) -> None:
     """What a fit would have written; without epochs, because there were none."""
     first, best = job.run, tried.points[tried.best]
-    run.carry_over(first)
-    note_choice(run, *tried.choice)
+    run.copy_metadata(first)
+    run.record([tried.choice])
     run.write_json("curve.json", _told(tried, gained))
     run.write_text("curve.svg", _drawn(tried))
     run.write_tensors("model.safetensors", tried.tensors)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,10 +9,10 @@ from typing import Any
 
 from foveate.api.soup.averaging import Tensors, refuse_strangers
 from foveate.errors import DataError, UsageError
-from foveate.inference.predictor import other_weights
+from foveate.inference.predictor import weights_mismatch
 from foveate.modeling.tasks import TASKS
 from foveate.modeling.tunings import TUNINGS
-from foveate.modeling.weights import read_tensors, weights_fingerprint
+from foveate.modeling.weights import read_run_tensors, weights_fingerprint
 from foveate.predictions import Labels
 from foveate.recipe import with_settings
 from foveate.run.folder import Run
@@ -57,9 +56,9 @@ def _refuse_startless(run: Run) -> None:
             "this run never left its start: there is nothing to average",
             "fit with a tuning that trains, such as full",
         )
-    elif recipe.training.head_start != "probe":
+    elif recipe.training.head_init != "probe":
         what = "this run began with a random head: there is no start to average it with"
-        hint = f"fit with --set training.head_start=probe, or {hint}"
+        hint = f"fit with --set training.head_init=probe, or {hint}"
     if what:
         raise UsageError(what, where=run.folder, hint=hint)
 
@@ -133,7 +132,7 @@ def _unlike(other: Run, why: str, hint: str) -> UsageError:
 
 def end_of(run: Run, job: Job) -> Tensors:
     """The weights that a run ended with."""
-    found = read_tensors(run.folder / "model.safetensors", verbatim=True)
+    found = read_run_tensors(run.folder)
     refuse_strangers(found, job.model.trained_tensors(), run.folder)
     return found
 
@@ -147,14 +146,9 @@ def start_of(job: Job) -> Tensors:
     if (
         not outcome["frozen"] and outcome["origin"] != job.model.backbone.origin
     ):  # all of it moved: no fingerprint can tell
-        raise other_weights(job.run, job.model)
-    with (
-        tempfile.TemporaryDirectory() as folder
-    ):  # solving writes down a choice, and the run is not to be touched
-        solving = replace(
-            job, run=Run(Path(folder)), recipe=with_settings(job.recipe, {"data.audit": False})
-        )
-        fit_head(solving, head_training_features(solving))
+        raise weights_mismatch(job.run, job.model)
+    job = replace(job, recipe=with_settings(job.recipe, {"data.leakage_audit": False}))
+    fit_head(job, head_training_features(job))
     return {name: tensor.detach().cpu().clone() for name, tensor in job.model.trained_tensors().items()}
 
 
@@ -162,4 +156,4 @@ def refuse_other_frozen(job: Job) -> None:
     """Raises RunError when the weights that stood still are not those that the run was trained with."""
     frozen = job.run.outcome()["frozen"]
     if frozen and weights_fingerprint(job.model.frozen_tensors()) != frozen:
-        raise other_weights(job.run, job.model)
+        raise weights_mismatch(job.run, job.model)

@@ -39,9 +39,7 @@ _ORDER = (
 def command_names() -> list[str]:
     """Return the names of all commands, in the order of a workflow."""
     found = {
-        file.stem
-        for file in Path(__file__).parent.glob("*.py")
-        if not file.stem.startswith("_")
+        file.stem for file in Path(__file__).parent.glob("*.py") if not file.stem.startswith("_")
     }
     return [*(name for name in _ORDER if name in found), *sorted(found - {*_ORDER})]
 

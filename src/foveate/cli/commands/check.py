@@ -22,6 +22,6 @@ COMMAND = Command(
         "device",
         "lang",
     ),
-    details="Exit codes: 0 no problems, or notes only; 3 warnings; 4 errors. 1 and 2 mean, as always, "
-    "that the check itself failed or that the arguments are invalid.",
+    details="Exit codes: 0 no problems, or notes only; 3 warnings; 4 errors; 1 the check itself "
+    "failed; 2 invalid arguments.",
 )

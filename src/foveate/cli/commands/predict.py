@@ -50,8 +50,8 @@ COMMAND = Command(
             ["--format"],
             type=click.Choice(["jsonl", "csv", *FOLDERS]),
             default="jsonl",
-            help="JSON lines or CSV; or a folder of annotated images, COCO JSON, YOLO text files or "
-            "index masks. Default: jsonl.",
+            help="Format: JSON lines or CSV; or a folder of annotated images, COCO JSON, YOLO text "
+            "files or index masks. Default: jsonl.",
         ),
         click.Option(
             ["--out"],

@@ -19,4 +19,9 @@ COMMAND = Command(
         "seed",
         "device",
     ),
+    defaults={
+        "tuning": "full from random weights, else explora",
+        "epochs": "100 from random weights, else 20",
+        "lr": "depends on the objective and the weights",
+    },
 )

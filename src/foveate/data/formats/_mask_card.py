@@ -24,7 +24,7 @@ from foveate.data.splits import split_from_name
 from foveate.errors import DataError, UnknownName
 from foveate.types import Split
 from foveate.utils.paths import printable
-from foveate.utils.safe_yaml import plain
+from foveate.utils.safe_yaml import parse_yaml
 
 _KEYS = ("path", "images", "masks", "classes", "ignore")
 _LARGEST = 1_000_000  # bytes; a card is a page
@@ -93,7 +93,7 @@ def read_card(path: Path) -> Card:
 
 def _content(path: Path) -> dict[Any, Any]:
     try:
-        content = plain(path.read_text(encoding="utf-8-sig"))
+        content = parse_yaml(path.read_text(encoding="utf-8-sig"))
     except (ValueError, OSError) as error:
         raise DataError(
             "this file is not plain YAML", where=printable(path), why=str(error)

@@ -31,7 +31,7 @@ from foveate.errors import DataError
 from foveate.predictions import Boxes
 from foveate.types import Table
 from foveate.utils.paths import printable
-from foveate.utils.rle import area
+from foveate.utils.rle import rle_area
 
 _ORPHANS = IssueKind("annotations of images that are not listed, dropped", "error")
 _FEW_CORNERS = IssueKind("outlines with fewer than three corners, which have no inside", "warning")
@@ -303,7 +303,7 @@ def _content_of(
             extent = (
                 {"area": (x1 - x0) * (y1 - y0)}
                 if mask is None
-                else {"area": area(mask), "segmentation": mask}
+                else {"area": rle_area(mask), "segmentation": mask}
             )
             annotations.append({**entry, "bbox": [x0, y0, x1 - x0, y1 - y0], **extent})
     categories = [{"id": number, "name": name} for name, number in ids.items()]

@@ -25,7 +25,7 @@ from foveate.images import codec as images
 from foveate.predictions import Regions
 from foveate.types import Sample, Split, Table
 from foveate.utils.paths import printable
-from foveate.utils.rle import decoded, read
+from foveate.utils.rle import decode_rle, parse_segmentation
 
 _BACKGROUND = "background"
 _MISSING = IssueKind("images that are missing, dropped with their masks", "error")
@@ -206,10 +206,10 @@ def _inside(shape: Any, size: tuple[int, int]) -> np.ndarray:
         shape = [polygon for polygon in shape if len(polygon) >= 6]
         if not shape:
             return np.zeros(size, dtype=bool)
-    runs = read(shape, size)
+    runs = parse_segmentation(shape, size)
     if runs is None:
         raise ValueError("neither polygons nor run lengths of this size")
-    return decoded(runs)
+    return decode_rle(runs)
 
 
 def _refuse_unknown(

@@ -24,7 +24,7 @@ from foveate.data.splits import split_from_name
 from foveate.errors import DataError, did_you_mean
 from foveate.types import Split, Table
 from foveate.utils.paths import printable
-from foveate.utils.safe_yaml import plain
+from foveate.utils.safe_yaml import parse_yaml
 
 _PREFERRED = ("data.yaml", "data.yml", "dataset.yaml", "dataset.yml")
 _LARGEST = 1_000_000  # bytes; a data.yaml is a page
@@ -132,7 +132,7 @@ def _card_at(path: Path) -> Path:
 def _content(card: Path) -> dict[str, Any]:
     text, where = _text(card), printable(card)
     try:
-        content = plain(text)
+        content = parse_yaml(text)
     except ValueError as error:
         hint = "no tags such as !!python are allowed"
         raise DataError(

@@ -1,7 +1,8 @@
-"""What the outputs of an exported file mean: a file for each task that can leave the house. Needs no torch.
+"""Postprocessing: from the outputs of an exported file to predictions. Imports no torch.
 
-The arithmetic of a reader lies in a module of NumPy alone, which is laid beside the exported file: who does without Foveate
-needs no more.
+There is one module for each task that can be exported. Larger computations are in modules of their
+own that need NumPy only; such a module is written beside the exported file, for programs without
+Foveate.
 """
 
 from __future__ import annotations
@@ -18,13 +19,18 @@ from foveate.evaluation.calibration import COVERAGE, RISK
 from foveate.images.preprocessing import View
 from foveate.registry import Registry
 
-Run = Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]]
+RunGraph = Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]]
 """Inputs by name -> outputs by name"""
 
 
 @dataclass(frozen=True)
 class Frame:
-    """What was on a square: `view`, a rectangle of an upright picture, or of a window of it, of this `size`, (H, W)."""
+    """What a square shows.
+
+    Attributes:
+        view: The rectangle (x0, y0, x1, y1) of an upright image, or of a tile of it, px.
+        size: (H, W) of that image or tile.
+    """
 
     view: View
     size: tuple[int, int]
@@ -32,7 +38,7 @@ class Frame:
 
 @dataclass(frozen=True)
 class PredictOptions:
-    """`coverage`, `risk`: as of a Predictor. `threshold`: score below which a box is none."""
+    """Settings of a prediction, as the attributes of an `ImagePredictor`."""
 
     coverage: float = COVERAGE
     risk: float = RISK
@@ -40,34 +46,55 @@ class PredictOptions:
 
 
 class PostProcessor(ABC):
-    """`about`: what the file says of itself; `parts`: the graphs beside the first one, by name. `arithmetic`: a module of NumPy
-    alone that says how outputs become answers, where that is more than reading them."""
+    """Turns the outputs of an exported file into predictions.
 
-    arithmetic: ClassVar[ModuleType | None] = None
+    Args:
+        metadata: The JSON text of the file.
+        graphs: The networks of the files that belong to it, by name.
 
-    def __init__(self, about: dict[str, Any], parts: Mapping[str, Run]) -> None:
-        self.about, self.parts = about, parts
-        self.classes, self.multilabel, self.side = (
-            tuple(about["classes"]),
-            bool(about["multilabel"]),
-            int(about["size"]),
-        )
+    Attributes:
+        numpy_module: The module to write beside the file, if there is one.
+    """
+
+    numpy_module: ClassVar[ModuleType | None] = None
+
+    def __init__(self, metadata: dict[str, Any], graphs: Mapping[str, RunGraph]) -> None:
+        self.metadata, self.graphs = metadata, graphs
+        self.classes = tuple(metadata["classes"])
+        self.multilabel = bool(metadata["multilabel"])
+        self.side = int(metadata["size"])
 
     @abstractmethod
-    def read(
-        self, outputs: dict[str, np.ndarray], frames: Sequence[Frame], asked: PredictOptions
+    def postprocess(
+        self, outputs: dict[str, np.ndarray], frames: Sequence[Frame], options: PredictOptions
     ) -> list[Any]:
-        """An answer for each of B squares; `outputs`: of the first graph, B first."""
+        """Return the predictions for B squares.
+
+        Args:
+            outputs: Of the main file, by name, B first.
+            frames: What each square shows.
+            options: Coverage, risk and threshold.
+        """
 
 
 class SpatialPostProcessor(PostProcessor):
-    """Of a task whose answers lie somewhere in the picture: it may look through windows."""
+    """Postprocessing of a task whose predictions have positions in the image.
+
+    Such a task may see an image in tiles.
+    """
 
     @abstractmethod
-    def merge_tiles(self, parts: Sequence[tuple[tuple[int, int], Any]], size: tuple[int, int]) -> Any:
-        """As of a PlaceTask."""
+    def merge_tiles(
+        self, parts: Sequence[tuple[tuple[int, int], Any]], size: tuple[int, int]
+    ) -> Any:
+        """Merge the predictions for the tiles of an image.
+
+        Args:
+            parts: The upper left corner (x, y) of each tile, and its prediction.
+            size: (H, W) of the image.
+        """
 
 
 POSTPROCESSORS: Registry[PostProcessor] = Registry(
-    "foveate.deploy.postprocess", PostProcessor, "task of an exported file", "readers"
+    "foveate.deploy.postprocess", PostProcessor, "task of an exported file", "postprocessors"
 )

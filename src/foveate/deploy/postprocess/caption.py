@@ -1,4 +1,8 @@
-"""before (B, P, D), what stands before a sentence, and the graph `words`, (b, P, D) and (b, T) numbers -> (b, V) -> sentences."""
+"""Captions from `prefix` (B, P, D), the embeddings before a sentence, by beam search.
+
+The graph `decoder` takes `prefix` (b, P, D) and `ids` (b, T) int64, and returns `log_probs` (b, V)
+of the next id.
+"""
 
 from __future__ import annotations
 
@@ -8,31 +12,39 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from foveate.deploy.postprocess import Frame, PostProcessor, PredictOptions, Run, _sentences
+from foveate.deploy.postprocess import (
+    Frame,
+    PostProcessor,
+    PredictOptions,
+    RunGraph,
+    _beam_search,
+)
 from foveate.modeling.tokenizer import WordTokenizer
 from foveate.predictions import Text
 
 
 class Caption(PostProcessor):
-    arithmetic: ClassVar[ModuleType] = _sentences
+    """Generates a sentence for each square."""
 
-    def __init__(self, about: dict[str, Any], parts: Mapping[str, Run]) -> None:
-        super().__init__(about, parts)
-        self.words = WordTokenizer(about["words"])
+    numpy_module: ClassVar[ModuleType] = _beam_search
 
-    def read(
-        self, outputs: dict[str, np.ndarray], frames: Sequence[Frame], asked: PredictOptions
+    def __init__(self, metadata: dict[str, Any], graphs: Mapping[str, RunGraph]) -> None:
+        super().__init__(metadata, graphs)
+        self.tokenizer = WordTokenizer(metadata["vocabulary"])
+
+    def postprocess(
+        self, outputs: dict[str, np.ndarray], frames: Sequence[Frame], options: PredictOptions
     ) -> list[Text]:
-        return [self._about(each) for each in outputs["before"]]
+        return [self._generate(prefix) for prefix in outputs["prefix"]]
 
-    def _about(self, before: np.ndarray) -> Text:
-        """The sentence behind (P, D)."""
+    def _generate(self, prefix: np.ndarray) -> Text:
+        """Generate the sentence after a prefix, (P, D)."""
 
-        def logs(numbers: np.ndarray) -> np.ndarray:
-            same = np.broadcast_to(before, (len(numbers), *before.shape))
-            return self.parts["words"]({"before": np.ascontiguousarray(same), "numbers": numbers})[
-                "logs"
-            ]
+        def next_log_probs(ids: np.ndarray) -> np.ndarray:
+            repeated = np.broadcast_to(prefix, (len(ids), *prefix.shape))
+            inputs = {"prefix": np.ascontiguousarray(repeated), "ids": ids}
+            return self.graphs["decoder"](inputs)["log_probs"]
 
-        numbers, sure = _sentences.written(logs, **self.about["search"])
-        return Text((self.words.decode(numbers),), sure, tuple(map(self.words.token, numbers)))
+        ids, confidence = _beam_search.generate(next_log_probs, **self.metadata["generation"])
+        tokens = tuple(map(self.tokenizer.token, ids))
+        return Text((self.tokenizer.decode(ids),), confidence, tokens)

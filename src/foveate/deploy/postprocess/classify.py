@@ -1,4 +1,4 @@
-"""scores (B, K), the chance of each class before calibration, and pooled (B, D) -> classes."""
+"""Labels from `scores` (B, K), probabilities before calibration, and `pooled` (B, D) features."""
 
 from __future__ import annotations
 
@@ -8,54 +8,55 @@ from typing import Any
 
 import numpy as np
 
-from foveate.deploy.postprocess import Frame, PostProcessor, PredictOptions, Run
+from foveate.deploy.postprocess import Frame, PostProcessor, PredictOptions, RunGraph
 from foveate.evaluation.calibration import Calibration, FeatureSpace
 from foveate.predictions import Labels
 
-_HOLDS = 0.5  # the score from which a class holds, where several may
+_MULTILABEL_THRESHOLD = 0.5
 
 
 class Classify(PostProcessor):
-    def __init__(self, about: dict[str, Any], parts: Mapping[str, Run]) -> None:
-        super().__init__(about, parts)
-        known = about.get("calibration")
+    """Calibrates the scores, if the run was calibrated."""
+
+    def __init__(self, metadata: dict[str, Any], graphs: Mapping[str, RunGraph]) -> None:
+        super().__init__(metadata, graphs)
+        row = metadata.get("calibration")
         self.calibration = (
-            None if known is None else Calibration.from_row(known, _familiar(known["familiar"]))
+            None
+            if row is None
+            else Calibration.from_row(row, decode_feature_space(row["feature_space"]))
         )
 
-    def read(
-        self, outputs: dict[str, np.ndarray], frames: Sequence[Frame], asked: PredictOptions
+    def postprocess(
+        self, outputs: dict[str, np.ndarray], frames: Sequence[Frame], options: PredictOptions
     ) -> list[Labels]:
-        answers = [Labels(self._names(row), row.astype(np.float32)) for row in outputs["scores"]]
+        labels = [Labels(self._names(row), row.astype(np.float32)) for row in outputs["scores"]]
         if self.calibration is None:
-            return answers
+            return labels
         return self.calibration.annotate(
-            answers, outputs["pooled"], self.classes, asked.coverage, asked.risk
+            labels, outputs["pooled"], self.classes, options.coverage, options.risk
         )
 
     def _names(self, scores: np.ndarray) -> tuple[str, ...]:
-        if self.multilabel:
-            return tuple(
-                name
-                for name, score in zip(self.classes, scores.tolist(), strict=True)
-                if score >= _HOLDS
-            )
-        return (self.classes[int(scores.argmax())],)
+        if not self.multilabel:
+            return (self.classes[int(scores.argmax())],)
+        above = scores >= _MULTILABEL_THRESHOLD
+        return tuple(name for name, holds in zip(self.classes, above, strict=True) if holds)
 
 
-def packed(familiar: FeatureSpace) -> dict[str, str]:
-    """Its arrays as text, in half precision, as a run keeps them."""
-    arrays = {"middle": familiar.middle, "directions": familiar.directions}
+def encode_feature_space(space: FeatureSpace) -> dict[str, str]:
+    """Return its arrays as base64 text, in half precision, in which a run stores them too."""
+    arrays = {"middle": space.middle, "directions": space.directions}
     return {
         name: base64.b64encode(array.astype(np.float16).tobytes()).decode()
         for name, array in arrays.items()
     }
 
 
-def _familiar(texts: dict[str, str]) -> FeatureSpace:
-    middle, directions = (_unpacked(texts[name]) for name in ("middle", "directions"))
+def decode_feature_space(texts: dict[str, str]) -> FeatureSpace:
+    """Return what `encode_feature_space` encoded."""
+    middle, directions = (
+        np.frombuffer(base64.b64decode(texts[name]), np.float16).astype(np.float32)
+        for name in ("middle", "directions")
+    )
     return FeatureSpace(middle, directions.reshape(-1, len(middle)))
-
-
-def _unpacked(text: str) -> np.ndarray:
-    return np.frombuffer(base64.b64decode(text), np.float16).astype(np.float32)

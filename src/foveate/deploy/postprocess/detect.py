@@ -1,4 +1,4 @@
-"""boxes (B, A, 4) on the square and scores (B, A, K) of all places -> objects."""
+"""Boxes from `boxes` (B, A, 4), px of the square, and `scores` (B, A, K) of all anchors."""
 
 from __future__ import annotations
 
@@ -14,19 +14,25 @@ from foveate.predictions import Boxes
 
 
 class Detect(SpatialPostProcessor):
-    arithmetic: ClassVar[ModuleType] = _boxes
+    """Selects boxes by score and non-maximum suppression, and maps them to the image."""
 
-    def read(
-        self, outputs: dict[str, np.ndarray], frames: Sequence[Frame], asked: PredictOptions
+    numpy_module: ClassVar[ModuleType] = _boxes
+
+    def postprocess(
+        self, outputs: dict[str, np.ndarray], frames: Sequence[Frame], options: PredictOptions
     ) -> list[Boxes]:
-        parts = zip(outputs["boxes"], outputs["scores"], frames, strict=True)
-        return [self._of(*part, asked.threshold) for part in parts]
+        squares = zip(outputs["boxes"], outputs["scores"], frames, strict=True)
+        return [self._select(*square, options.threshold) for square in squares]
 
-    def _of(self, boxes: np.ndarray, scores: np.ndarray, frame: Frame, threshold: float) -> Boxes:
-        places, values, classes = _boxes.objects_of(boxes, scores, **self.about["objects"])
-        corners = _boxes.in_picture(places, frame.view, frame.size, self.side)
-        found = Boxes(corners, tuple(self.classes[each] for each in classes.tolist()), values)
-        return found.select(values >= threshold)
+    def _select(
+        self, boxes: np.ndarray, scores: np.ndarray, frame: Frame, threshold: float
+    ) -> Boxes:
+        corners, values, classes = _boxes.select_boxes(boxes, scores, **self.metadata["boxes"])
+        xyxy = _boxes.to_image_pixels(corners, frame.view, frame.size, self.side)
+        names = tuple(self.classes[index] for index in classes.tolist())
+        return Boxes(xyxy, names, values).select(values >= threshold)
 
-    def merge_tiles(self, parts: Sequence[tuple[tuple[int, int], Any]], size: tuple[int, int]) -> Boxes:
-        return merge_box_tiles(parts, size, self.about["objects"]["suppress"])
+    def merge_tiles(
+        self, parts: Sequence[tuple[tuple[int, int], Any]], size: tuple[int, int]
+    ) -> Boxes:
+        return merge_box_tiles(parts, size, self.metadata["boxes"]["nms_iou"])

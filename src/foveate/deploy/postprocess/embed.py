@@ -1,4 +1,4 @@
-"""pooled (B, D) -> a vector for each picture."""
+"""A vector for each image from `pooled` (B, D), the features of a pretrained backbone."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from foveate.predictions import Embedding
 
 
 class Embed(PostProcessor):
-    def read(
-        self, outputs: dict[str, np.ndarray], frames: Sequence[Frame], asked: PredictOptions
+    """Returns the features as they are."""
+
+    def postprocess(
+        self, outputs: dict[str, np.ndarray], frames: Sequence[Frame], options: PredictOptions
     ) -> list[Embedding]:
         return [Embedding(row.astype(np.float32)) for row in outputs["pooled"]]

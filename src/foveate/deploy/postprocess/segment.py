@@ -1,4 +1,4 @@
-"""logits (B, K, S, S) -> the class of every pixel."""
+"""The class of every pixel from `logits` (B, K, S, S)."""
 
 from __future__ import annotations
 
@@ -14,16 +14,19 @@ from foveate.predictions import Regions
 
 
 class Segment(SpatialPostProcessor):
-    arithmetic: ClassVar[ModuleType] = _regions
+    """Resizes the logits to the image, and takes the class with the highest one."""
 
-    def read(
-        self, outputs: dict[str, np.ndarray], frames: Sequence[Frame], asked: PredictOptions
+    numpy_module: ClassVar[ModuleType] = _regions
+
+    def postprocess(
+        self, outputs: dict[str, np.ndarray], frames: Sequence[Frame], options: PredictOptions
     ) -> list[Regions]:
-        pairs = zip(outputs["logits"], frames, strict=True)
         return [
-            Regions(_regions.mask_of(logits, frame.view[2], frame.size)).compressed()
-            for logits, frame in pairs
+            Regions(_regions.class_mask(logits, frame.view[2], frame.size)).compressed()
+            for logits, frame in zip(outputs["logits"], frames, strict=True)
         ]
 
-    def merge_tiles(self, parts: Sequence[tuple[tuple[int, int], Any]], size: tuple[int, int]) -> Regions:
+    def merge_tiles(
+        self, parts: Sequence[tuple[tuple[int, int], Any]], size: tuple[int, int]
+    ) -> Regions:
         return merge_region_tiles(parts, size)

@@ -1,9 +1,10 @@
-"""Other runtimes: a network as a file that answers without Foveate's, or anybody's, Python around it.
+"""Exporters: a network as a file for another runtime.
 
-The first file of a run takes `images`, (B, 3, S, S) uint8: what evaluation shows of pictures, before it is normalised; some tasks
-need a second one. Each carries a JSON text about itself: what it answers, class names, how pictures become squares, what
-validation said, whose weights it holds. Nothing here imports torch before something is written: an exported file is opened where
-there is none.
+The main file of a run takes `images`, (B, 3, S, S) uint8: preprocessed images before normalization.
+Some tasks need a second file. Each file carries a JSON text: the task, class names, preprocessing,
+calibration, the license of the weights.
+
+Nothing here imports torch before a file is written: exported files are opened where there is none.
 """
 
 from __future__ import annotations
@@ -22,75 +23,124 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor, nn
 
-KEY = "foveate"  # of the JSON text
-_MOST = 4096  # pictures at once, and of what else may have any length
+METADATA_KEY = "foveate"  # of the JSON text in a file
+_MAX_LENGTH = 4096  # of the batch and of other axes of any length
 
 
 @dataclass(frozen=True)
 class ExportProgram:
-    """What is written. `module`: the tensors of `example`, in their order -> a tensor, or a tuple of them, called `outputs`.
-    `free`: the axes, by the inputs' names, that may have any length; the first one of each input is that of the pictures."""
+    """A network to write to a file.
+
+    Attributes:
+        module: Takes the tensors of `example` in their order, returns a tensor or a tuple of them.
+        example: Inputs by name.
+        dynamic_axes: By input name, the axes of any length; the first one is the batch.
+        outputs: Names of the outputs.
+    """
 
     module: nn.Module
     example: dict[str, Tensor]
-    free: dict[str, tuple[int, ...]]
+    dynamic_axes: dict[str, tuple[int, ...]]
     outputs: list[str]
 
 
 @dataclass(frozen=True)
 class LoadedProgram:
-    """`about`: the JSON text, read. `run`: inputs by name -> outputs by name, B first in all of them."""
+    """A network that was read from a file.
 
-    about: dict[str, Any]
+    Attributes:
+        metadata: The JSON text in the file.
+        run: Returns outputs by name for inputs by name, B first in all of them.
+    """
+
+    metadata: dict[str, Any]
     run: Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]]
 
 
 class Exporter(ABC):
-    """`suffix`: of its files. `summary`: what they are, in words. It is one of the kinds below."""
+    """Base class of what writes files; plug-ins subclass one of the classes below.
+
+    Attributes:
+        summary: What the files are, for `--help` and the documentation.
+        suffix: Ending of the file names.
+    """
 
     summary: ClassVar[str]
     suffix: ClassVar[str]
 
 
-class Weights(Exporter):
-    """One whose files hold tensors, and answer nothing."""
+class WeightsExporter(Exporter):
+    """Writes tensors, which cannot make predictions on their own."""
 
     @abstractmethod
-    def write_tensors(self, tensors: dict[str, Tensor], about: dict[str, Any], path: Path) -> None:
-        """By the names that they have here."""
+    def write_tensors(
+        self, tensors: dict[str, Tensor], metadata: dict[str, Any], path: Path
+    ) -> None:
+        """Write the tensors of a model.
+
+        Args:
+            tensors: By their names in Foveate.
+            metadata: The JSON text of the file.
+            path: The file.
+        """
 
 
-class Runtime(Exporter):
-    """One whose files answer."""
+class RuntimeExporter(Exporter):
+    """Writes files that a runtime computes predictions with, and opens them."""
 
     @abstractmethod
-    def write(self, program: ExportProgram, about: dict[str, Any], path: Path) -> None:
-        """Raises UsageError for what this runtime cannot hold."""
+    def write(self, program: ExportProgram, metadata: dict[str, Any], path: Path) -> None:
+        """Write a network.
+
+        Args:
+            program: The network.
+            metadata: The JSON text of the file.
+            path: The file.
+
+        Raises:
+            UsageError: The format cannot represent this network.
+        """
 
     @abstractmethod
     def open(self, path: Path) -> LoadedProgram:
-        """Raises UsageError for a file that is none of ours, WeightsError for one that is damaged or leads outside of itself."""
+        """Open a file.
+
+        Raises:
+            UsageError: Foveate did not write the file.
+            WeightsError: The file is damaged, or keeps data elsewhere.
+        """
 
 
-class QuantizableRuntime(Runtime):
-    """One that writes weights and activations of 8 bits too."""
+class QuantizableExporter(RuntimeExporter):
+    """Writes weights and activations of 8 bits, too."""
 
     @abstractmethod
     def quantize(
-        self, path: Path, batches: Iterator[np.ndarray], about: dict[str, Any], into: Path
+        self, path: Path, batches: Iterator[np.ndarray], metadata: dict[str, Any], output: Path
     ) -> None:
-        """The file `path`, which takes images, with 8 bits, their ranges taken from the batches, as `into`."""
+        """Quantize a written file to 8 bits.
+
+        Args:
+            path: The file, which takes `images`.
+            batches: (B, 3, S, S) uint8 images, from which the ranges of activations are taken.
+            metadata: The JSON text of the new file.
+            output: The new file.
+        """
 
 
-def program_of(program: ExportProgram) -> Any:
-    """The same as torch's own. Raises UsageError for a network whose steps depend on what it sees."""
+def trace(program: ExportProgram) -> Any:
+    """Return the network as a `torch.export.ExportedProgram`.
+
+    Raises:
+        UsageError: The control flow of the network depends on its input.
+    """
     import torch
 
-    batch = torch.export.Dim("batch", min=1, max=_MOST)
+    batch = torch.export.Dim("batch", min=1, max=_MAX_LENGTH)
     shapes = tuple(
         {
-            axis: batch if axis == 0 else torch.export.Dim(f"{name}_{axis}", min=1, max=_MOST)
-            for axis in program.free[name]
+            axis: batch if axis == 0 else torch.export.Dim(f"{name}_{axis}", min=1, max=_MAX_LENGTH)
+            for axis in program.dynamic_axes[name]
         }
         for name in program.example
     )
@@ -99,29 +149,24 @@ def program_of(program: ExportProgram) -> Any:
             program.module, tuple(program.example.values()), dynamic_shapes=shapes
         )
     except (RuntimeError, ValueError, TypeError, NotImplementedError) as error:
-        why = f"{type(error).__name__}: {str(error).strip().splitlines()[0][:200]}"
-        hint = "another --backbone, or another task.head"
         raise UsageError(
-            "torch cannot write down this network's steps", where="--to", why=why, hint=hint
+            "torch.export cannot trace this network",
+            where="--to",
+            why=f"{type(error).__name__}: {str(error).strip().splitlines()[0][:200]}",
+            hint="another --backbone, or another task.head",
         ) from None
 
 
 EXPORTERS: Registry[Exporter] = Registry("foveate.deploy.targets", Exporter, "runtime", "exporters")
 
 
-def threads() -> int:
-    """As many as OMP_NUM_THREADS says, which torch minds as well; 0: as the runtime likes."""
-    stated = os.environ.get("OMP_NUM_THREADS", "")
-    return int(stated) if stated.isdigit() else 0
+def num_threads() -> int:
+    """Return OMP_NUM_THREADS, which torch obeys, too; 0 (the default of the runtime) if unset."""
+    value = os.environ.get("OMP_NUM_THREADS", "")
+    return int(value) if value.isdigit() else 0
 
 
-def exporter_of(path: Path) -> Exporter | None:
-    """The one whose files end like this."""
-    return next(
-        (
-            made()
-            for made in map(EXPORTERS.get, EXPORTERS.names())
-            if path.name.endswith(made.suffix)
-        ),
-        None,
-    )
+def exporter_for(path: Path) -> Exporter | None:
+    """Return the exporter whose files have the suffix of `path`, if there is one."""
+    exporters = (EXPORTERS.get(name)() for name in EXPORTERS.names())
+    return next((each for each in exporters if path.name.endswith(each.suffix)), None)

@@ -1,80 +1,89 @@
-"""ONNX files, answered by ONNX Runtime."""
+"""ONNX files, computed by ONNX Runtime."""
 
 from __future__ import annotations
 
 import json
+import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from foveate.deploy.targets import (
-    KEY,
+    METADATA_KEY,
     ExportProgram,
     LoadedProgram,
-    QuantizableRuntime,
-    program_of,
-    threads,
+    QuantizableExporter,
+    num_threads,
+    trace,
 )
-from foveate.errors import UsageError, WeightsError, need
+from foveate.errors import UsageError, WeightsError, require_packages
 
 if TYPE_CHECKING:
     import numpy as np
 
 _OPSET = 20
-_POOLED, _PRODUCTS = "pooled", ("Conv", "ConvTranspose", "Gemm", "MatMul")
-_OUTSIDE = (
-    b"\n\x08location"  # the key of a tensor that lies in another file, as the format writes it
-)
+_POOLED = "pooled"  # the output with the features that a head reads
+_PRODUCTS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+_HINT = "foveate export RUN"
+# the key of a tensor whose data lie in another file, as protobuf encodes it
+_EXTERNAL_DATA = b"\n\x08location"
 
 
-class Onnx(QuantizableRuntime):
-    summary: ClassVar[str] = "ONNX, for ONNX Runtime and many others"
+class Onnx(QuantizableExporter):
+    """Writes ONNX files, and opens them with ONNX Runtime on the CPU."""
+
+    summary: ClassVar[str] = "ONNX, for ONNX Runtime and many other runtimes"
     suffix: ClassVar[str] = ".onnx"
 
-    def write(self, program: ExportProgram, about: dict[str, Any], path: Path) -> None:
-        need("export", "onnx", "onnxscript")
+    def write(self, program: ExportProgram, metadata: dict[str, Any], path: Path) -> None:
+        require_packages("export", "onnx", "onnxscript")
         import torch
 
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of the exporter's own insides
-            words: dict[str, Any] = {
+            warnings.simplefilter("ignore")  # about internals of the exporter
+            names: dict[str, Any] = {
                 "input_names": list(program.example),
                 "output_names": program.outputs,
             }
-            made = torch.onnx.export(
-                program_of(program), dynamo=True, opset_version=_OPSET, verbose=False, **words
+            exported = torch.onnx.export(
+                trace(program), dynamo=True, opset_version=_OPSET, verbose=False, **names
             )
-        assert made is not None
-        made.model.metadata_props[KEY] = json.dumps(about, ensure_ascii=False)
-        made.save(str(path), external_data=False)
+        assert exported is not None
+        exported.model.metadata_props[METADATA_KEY] = json.dumps(metadata, ensure_ascii=False)
+        exported.save(str(path), external_data=False)
 
     def open(self, path: Path) -> LoadedProgram:
-        """Tensors that lie in other files are refused, wherever these are: reading them has been a way out of the folder
-        (CVE-2022-25882, CVE-2024-27318), and our files hold everything themselves."""
-        need("export", "onnxruntime")
+        """Open a file; tensors that lie in other files are refused, wherever those are.
+
+        Reading them has been a way out of the folder (CVE-2022-25882, CVE-2024-27318), and files of
+        Foveate contain everything themselves.
+        """
+        require_packages("export", "onnxruntime")
         import onnxruntime
 
         content = path.read_bytes()
-        if _OUTSIDE in content:
-            hint = "foveate export RUN makes one that does not"
-            raise WeightsError("this file keeps tensors in other files", where=path, hint=hint)
+        if _EXTERNAL_DATA in content:
+            raise WeightsError(
+                "this file keeps tensors in other files, which are not read",
+                where=path,
+                hint=f"{_HINT}, which writes one file",
+            )
         options = onnxruntime.SessionOptions()
-        options.log_severity_level, options.intra_op_num_threads = 4, threads()
+        options.log_severity_level, options.intra_op_num_threads = 4, num_threads()
         try:
             session = onnxruntime.InferenceSession(
                 content, options, providers=["CPUExecutionProvider"]
             )
-        except Exception as error:  # its errors share no parent but Exception
+        except Exception as error:  # its errors share no base class but Exception
             why = str(error).splitlines()[0][:200]
             raise WeightsError(
-                "this file cannot be opened", where=path, why=why, hint="foveate export RUN"
+                "ONNX Runtime cannot open this file", where=path, why=why, hint=_HINT
             ) from None
-        text = session.get_modelmeta().custom_metadata_map.get(KEY)
+        text = session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
         if text is None:
-            raise UsageError(
-                "this file was not made by foveate export", where=path, hint="foveate export RUN"
-            )
+            raise UsageError("foveate export did not write this file", where=path, hint=_HINT)
         names = [output.name for output in session.get_outputs()]
 
         def run(inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -83,14 +92,15 @@ class Onnx(QuantizableRuntime):
         return LoadedProgram(json.loads(text), run)
 
     def quantize(
-        self, path: Path, batches: Iterator[np.ndarray], about: dict[str, Any], into: Path
+        self, path: Path, batches: Iterator[np.ndarray], metadata: dict[str, Any], output: Path
     ) -> None:
-        """Static quantisation (Jacob et al. 2018): QDQ, weights by channel. What costs little time stays as it is, for 256 steps of
-        chances or of coordinates cost answers: what comes after the last product, and where pooled features are an output, the
-        head that reads them."""
-        need("export", "onnx", "onnxruntime")
-        import logging
+        """Quantize statically (Jacob et al. 2018): QDQ format, weights per channel.
 
+        Some nodes stay in float32, because 256 steps of a probability or a coordinate cost accuracy
+        and the nodes take little time: those after the last product, and where pooled features are
+        an output, the head that reads them.
+        """
+        require_packages("export", "onnx", "onnxruntime")
         import onnx
         from onnxruntime.quantization import (
             CalibrationDataReader,
@@ -100,59 +110,69 @@ class Onnx(QuantizableRuntime):
         )
         from onnxruntime.quantization.shape_inference import quant_pre_process
 
-        class Reader(CalibrationDataReader):  # type: ignore[misc]
+        class BatchReader(CalibrationDataReader):  # type: ignore[misc]
             def get_next(self) -> dict[str, np.ndarray] | None:
-                found = next(batches, None)
-                return None if found is None else {"images": found}
+                images = next(batches, None)
+                return None if images is None else {"images": images}
 
-        ready = into.with_suffix(".ready.onnx")
-        level = logging.getLogger().level
+        prepared = output.with_suffix(".prepared.onnx")
         try:
-            logging.getLogger().setLevel(logging.ERROR)  # it warns of what was done before
-            quant_pre_process(str(path), str(ready), skip_symbolic_shape=True)
-            kinds = {
-                "activation_type": QuantType.QUInt8,
-                "weight_type": QuantType.QInt8,
-                "quant_format": QuantFormat.QDQ,
-            }
-            graph = onnx.load(str(ready)).graph
-            kept = sorted(_tails(graph) | _heads(graph))
-            quantize_static(
-                str(ready), str(into), Reader(), per_channel=True, nodes_to_exclude=kept, **kinds
-            )
+            with _errors_only():  # it warns about the preparation that is done here
+                quant_pre_process(str(path), str(prepared), skip_symbolic_shape=True)
+                graph = onnx.load(str(prepared)).graph
+                quantize_static(
+                    str(prepared),
+                    str(output),
+                    BatchReader(),
+                    per_channel=True,
+                    nodes_to_exclude=sorted(_after_products(graph) | _after_pooling(graph)),
+                    activation_type=QuantType.QUInt8,
+                    weight_type=QuantType.QInt8,
+                    quant_format=QuantFormat.QDQ,
+                )
         finally:
-            logging.getLogger().setLevel(level)
-            ready.unlink(missing_ok=True)
-        model = onnx.load(str(into), load_external_data=False)
-        others = [entry for entry in model.metadata_props if entry.key != KEY]
+            prepared.unlink(missing_ok=True)
+        model = onnx.load(str(output), load_external_data=False)
+        others = [entry for entry in model.metadata_props if entry.key != METADATA_KEY]
         del model.metadata_props[:]
         model.metadata_props.extend(others)
-        onnx.helper.set_model_props(model, {KEY: json.dumps(about, ensure_ascii=False)})
-        onnx.save(model, str(into))
+        onnx.helper.set_model_props(model, {METADATA_KEY: json.dumps(metadata, ensure_ascii=False)})
+        onnx.save(model, str(output))
 
 
-def _heads(graph: Any) -> set[str]:
-    """Names of the nodes that are behind the pooled features, where these are an output."""
+@contextmanager
+def _errors_only() -> Iterator[None]:
+    root = logging.getLogger()
+    level = root.level
+    root.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        root.setLevel(level)
+
+
+def _after_pooling(graph: Any) -> set[str]:
+    """Return the names of the nodes behind the pooled features, if these are an output."""
     others = [output.name for output in graph.output if output.name != _POOLED]
-    if len(others) == len(graph.output):
+    if len(others) == len(graph.output) or not others:
         return set()
-    return {node.name for node in graph.node} - _before(graph, [_POOLED]) if others else set()
+    return {node.name for node in graph.node} - _leading_to(graph, [_POOLED])
 
 
-def _tails(graph: Any) -> set[str]:
-    """Names of the nodes that no product comes after."""
+def _after_products(graph: Any) -> set[str]:
+    """Return the names of the nodes that no product follows."""
     products = [node for node in graph.node if node.op_type in _PRODUCTS]
     inputs = [name for node in products for name in node.input]
-    return {node.name for node in graph.node if node not in products} - _before(graph, inputs)
+    return {node.name for node in graph.node if node not in products} - _leading_to(graph, inputs)
 
 
-def _before(graph: Any, wanted: list[str]) -> set[str]:
-    """Names of the nodes that lead to these values."""
-    makers = {output: node for node in graph.node for output in node.output}
-    left, found = list(wanted), set[str]()
-    while left:
-        node = makers.get(left.pop())
-        if node is not None and node.name not in found:
-            found.add(node.name)
-            left += node.input
-    return found
+def _leading_to(graph: Any, values: Iterable[str]) -> set[str]:
+    """Return the names of the nodes that these values are computed from."""
+    producers = {output: node for node in graph.node for output in node.output}
+    remaining, names = list(values), set[str]()
+    while remaining:
+        node = producers.get(remaining.pop())
+        if node is not None and node.name not in names:
+            names.add(node.name)
+            remaining += node.input
+    return names

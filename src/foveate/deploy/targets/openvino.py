@@ -1,4 +1,4 @@
-"""OpenVINO files: a model in .xml, its weights beside it in .bin."""
+"""OpenVINO files: the network in an .xml file, its weights beside it in a .bin file."""
 
 from __future__ import annotations
 
@@ -7,57 +7,61 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from foveate.deploy.targets import KEY, ExportProgram, LoadedProgram, Runtime, program_of, threads
-from foveate.errors import UsageError, WeightsError, need
+from foveate.deploy.targets import (
+    METADATA_KEY,
+    ExportProgram,
+    LoadedProgram,
+    RuntimeExporter,
+    num_threads,
+    trace,
+)
+from foveate.errors import UsageError, WeightsError, require_packages
 
 if TYPE_CHECKING:
     import numpy as np
 
+_HINT = "foveate export RUN --to openvino"
 
-class OpenVino(Runtime):
-    summary: ClassVar[str] = "OpenVINO, for Intel's and other processors"
+
+class OpenVino(RuntimeExporter):
+    """Writes and opens OpenVINO files, in float32."""
+
+    summary: ClassVar[str] = "OpenVINO, for processors by Intel and others"
     suffix: ClassVar[str] = ".xml"
 
-    def write(self, program: ExportProgram, about: dict[str, Any], path: Path) -> None:
-        need("export", "openvino")
+    def write(self, program: ExportProgram, metadata: dict[str, Any], path: Path) -> None:
+        require_packages("export", "openvino")
         import openvino
 
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of the converter's own insides
-            model = openvino.convert_model(program_of(program))
+            warnings.simplefilter("ignore")  # about internals of the converter
+            model = openvino.convert_model(trace(program))
         for ports, names in ((model.inputs, program.example), (model.outputs, program.outputs)):
             for port, name in zip(ports, names, strict=True):
                 port.get_tensor().set_names({name})
-        model.set_rt_info(json.dumps(about, ensure_ascii=False), KEY)
+        model.set_rt_info(json.dumps(metadata, ensure_ascii=False), METADATA_KEY)
         openvino.save_model(model, path, compress_to_fp16=False)
 
     def open(self, path: Path) -> LoadedProgram:
-        need("export", "openvino")
+        require_packages("export", "openvino")
         import openvino
 
         core = openvino.Core()
+        config = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": num_threads()}
         try:
             model = core.read_model(path)
-            wanted = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": threads()}
-            compiled = core.compile_model(model, "CPU", wanted)
+            compiled = core.compile_model(model, "CPU", config)
         except RuntimeError as error:
             why = str(error).strip().splitlines()[-1][:200]
             raise WeightsError(
-                "this file cannot be opened",
-                where=path,
-                why=why,
-                hint="foveate export RUN --to openvino",
+                "OpenVINO cannot open this file", where=path, why=why, hint=_HINT
             ) from None
-        if not model.has_rt_info(KEY):
-            raise UsageError(
-                "this file was not made by foveate export",
-                where=path,
-                hint="foveate export RUN --to openvino",
-            )
+        if not model.has_rt_info(METADATA_KEY):
+            raise UsageError("foveate export did not write this file", where=path, hint=_HINT)
         names = [output.get_any_name() for output in model.outputs]
 
         def run(inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-            found = compiled(inputs)
-            return {name: found[place] for place, name in enumerate(names)}
+            outputs = compiled(inputs)
+            return {name: outputs[index] for index, name in enumerate(names)}
 
-        return LoadedProgram(json.loads(str(model.get_rt_info(KEY).astype(str))), run)
+        return LoadedProgram(json.loads(str(model.get_rt_info(METADATA_KEY).astype(str))), run)

@@ -1,4 +1,4 @@
-"""Weights alone, by the names that they have in the library that they come from: safetensors, for other programs in torch."""
+"""Weights as safetensors, by the names of the library that the network comes from."""
 
 from __future__ import annotations
 
@@ -6,28 +6,28 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from foveate.deploy.targets import KEY, Weights
+from foveate.deploy.targets import METADATA_KEY, WeightsExporter
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-_WRAPPED, _BARE = (
-    "backbone.network.",
-    "backbone.",
-)  # as Foveate holds a library's network, and as the file has it
+_WRAPPED = "backbone.network."  # before the names of a library's network that Foveate wraps
+_UNWRAPPED = "backbone."  # before the same names in the file
 
 
-class Torch(Weights):
-    """`backbone.*` and `head.*`, with added weights merged, and the `mean` and `std` that pictures are normalised by."""
+class Torch(WeightsExporter):
+    """Writes `backbone.*` and `head.*`, with adapters merged, and `mean` and `std` of the input."""
 
-    summary: ClassVar[str] = "weights as safetensors, merged, for other programs in torch"
+    summary: ClassVar[str] = "safetensors weights with adapters merged, for torch programs"
     suffix: ClassVar[str] = ".safetensors"
 
-    def write_tensors(self, tensors: dict[str, Tensor], about: dict[str, Any], path: Path) -> None:
+    def write_tensors(
+        self, tensors: dict[str, Tensor], metadata: dict[str, Any], path: Path
+    ) -> None:
         from safetensors.torch import save_file
 
-        named = {
-            name.replace(_WRAPPED, _BARE, 1): tensor.contiguous().clone()
+        renamed = {
+            name.replace(_WRAPPED, _UNWRAPPED, 1): tensor.contiguous().clone()
             for name, tensor in tensors.items()
         }
-        save_file(named, path, metadata={KEY: json.dumps(about, ensure_ascii=False)})
+        save_file(renamed, path, metadata={METADATA_KEY: json.dumps(metadata, ensure_ascii=False)})

@@ -46,7 +46,7 @@ class Metric(ABC):
         """
 
     @abstractmethod
-    def sample_losses(self, prediction: Any, target: Any) -> float:
+    def sample_loss(self, prediction: Any, target: Any) -> float:
         """Return how wrong the prediction of one image is, to rank images in a report.
 
         0 means that all of it is right, and higher is worse; the scale is each metric's own. It

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from foveate.utils.rle import area
+from foveate.utils.rle import rle_area
 
 IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)
 MAX_DETECTIONS = 100  # predictions of one class in one image that COCO looks at
@@ -27,7 +27,7 @@ class Objects:
         classes: (N,) int64 class indices.
         scores: (N,) float64.
         crowd: (N,) bool, COCO iscrowd.
-        masks: (N,) Runs, or None where only boxes are known.
+        masks: (N,) RLE, or None where only boxes are known.
     """
 
     xywh: np.ndarray
@@ -144,8 +144,8 @@ def _annotations(images: list[Objects], kind: IouType) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     for number, objects in enumerate(images, 1):
         count = len(objects.classes)
-        with_masks = kind == "segm" and objects.masks is not None
-        masks = objects.masks if with_masks else [None] * count
+        known = kind == "segm" and objects.masks is not None
+        masks: Any = objects.masks if known else [None] * count
         columns = (objects.xywh, objects.classes, objects.scores, objects.crowd)
         lists = (column.tolist() for column in columns)
         for box, index, score, crowd, mask in zip(*lists, masks, strict=True):
@@ -156,7 +156,7 @@ def _annotations(images: list[Objects], kind: IouType) -> list[dict[str, Any]]:
                 "bbox": box,
                 "score": score,
                 "iscrowd": int(crowd),
-                "area": box[2] * box[3] if mask is None else area(mask),
+                "area": box[2] * box[3] if mask is None else rle_area(mask),
             }
             rows.append(row if mask is None else row | {"segmentation": mask})
     return rows

@@ -143,7 +143,7 @@ class BoxMetric(Metric):
             numbers |= self._mask_numbers(classes, images, rows)
         return Scores(numbers, rows, self._tables(precision[0, :, :, 0]))
 
-    def sample_losses(self, prediction: Boxes, target: Boxes) -> float:
+    def sample_loss(self, prediction: Boxes, target: Boxes) -> float:
         """Return the number of objects that are missed, invented or of another class.
 
         Measured at IoU 0.5 and the threshold that the last `compute` found (0.5 before). Of equal

@@ -1,4 +1,4 @@
-"""How well noise is taken off pictures that were not learnt from."""
+"""Denoising: how much of the noise a generator recognizes on held-out images."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ from foveate.types import Scores
 
 
 class DenoisedMetric(Metric):
-    """`explained`: the mean share of the noise that was told from the picture, at most 1 (1 - the
-    squared error of the answers over the square of what was asked). Higher is better; of two
-    painters the better one is not always the one whose pictures people like more. The truth is the
-    image itself, and is not looked at here.
+    """Averages the explained share of the noise.
+
+    `explained`: 1 - the squared error of the predictions over the square of their targets, at most
+    1; higher is better. Of two generators the better one here is not always the one whose images
+    people prefer. The target is the image itself and is not read.
     """
 
     reads = DenoisingResult
@@ -28,20 +29,27 @@ class DenoisedMetric(Metric):
         super().__init__(classes, multilabel)
         self._shares: list[float] = []
 
-    def update(self, prediction: DenoisingResult, truth: Any) -> None:
+    def update(self, prediction: DenoisingResult, target: Any) -> None:
+        """Add one image."""
         self._shares.append(prediction.explained)
 
     def compute(self) -> Scores:
+        """Return the mean with its interval.
+
+        Raises:
+            DataError: There were no updates.
+        """
         if not self._shares:
-            raise DataError("there is nothing to score", why="no image has a truth")
+            raise DataError("there is nothing to score", why="there are no images")
         shares, count = np.array(self._shares), len(self._shares)
-        ends = bootstrap(lambda places: float(shares[places].mean()), count)
+        ends = bootstrap(lambda indices: float(shares[indices].mean()), count)
         return Scores({"explained": with_interval(float(shares.mean()), ends, count)})
 
-    def sample_losses(self, prediction: DenoisingResult, truth: Any) -> float:
-        """The share that was not told."""
+    def sample_loss(self, prediction: DenoisingResult, target: Any) -> float:
+        """Return the share of the noise that is not explained."""
         return max(0.0, 1 - prediction.explained)
 
     def resampler(self) -> Callable[[np.ndarray], float]:
+        """Return a function that computes the mean on a resample."""
         shares = np.array(self._shares)
-        return lambda places: float(shares[places].mean())
+        return lambda indices: float(shares[indices].mean())

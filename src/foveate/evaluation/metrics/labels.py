@@ -145,7 +145,7 @@ class LabelMetric(Metric):
         ranking = _multilabel_ranking(target, [*map(_RankedScores, target.T, scores.T)])
         return lambda indices: float(ranking.on_resample(indices)[0])
 
-    def sample_losses(self, prediction: Labels, target: Labels) -> float:
+    def sample_loss(self, prediction: Labels, target: Labels) -> float:
         """Return the confidence of a wrong prediction, in [0, 1]; 1 without scores.
 
         For multi-label it is that of the class that is most confidently wrong, predicted or left

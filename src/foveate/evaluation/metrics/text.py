@@ -1,5 +1,4 @@
-"""Sentences against sentences: CIDEr-D, BLEU, ROUGE-L and chrF, without a network and without word
-lists.
+"""Captioning: CIDEr-D, BLEU, ROUGE-L and chrF, without a network and without word lists.
 
 Letters: I images, n the length of an n-gram.
 """
@@ -20,50 +19,53 @@ from foveate.evaluation.metrics import Metric, with_interval
 from foveate.predictions import Text
 from foveate.types import Scores
 
-Grams = Counter[tuple[str, ...]]
+NGrams = Counter[tuple[str, ...]]
 _WORD = re.compile(r"\w+(?:['’]\w+)*")
-_MOST = 4  # words of an n-gram, of BLEU and CIDEr
-_CHARACTERS = 6  # of an n-gram of chrF
+_MAX_WORDS = 4  # of an n-gram, for BLEU and CIDEr
+_MAX_CHARACTERS = 6  # of an n-gram, for chrF
 _SIGMA = 6.0  # words by which lengths may differ, CIDEr-D
 _ROUGE_BETA, _CHRF_BETA = 1.2, 2.0  # how much more recall weighs than precision
 _NAMES = ("cider", "bleu_1", "bleu_2", "bleu_3", "bleu_4", "rouge_l", "chrf")
 
 
 def tokenize(sentence: str) -> list[str]:
-    """Its words in lower case, without punctuation, as COCO's evaluation counts them."""
+    """Return the words in lower case, without punctuation, as COCO's evaluation counts them."""
     return _WORD.findall(sentence.casefold())
 
 
-def count_ngrams(items: Sequence[str], most: int) -> Grams:
-    """How often each run of 1 to `most` items occurs."""
+def count_ngrams(items: Sequence[str], max_length: int) -> NGrams:
+    """Count each run of 1 to `max_length` items."""
     return Counter(
         tuple(items[start : start + n])
-        for n in range(1, most + 1)
+        for n in range(1, max_length + 1)
         for start in range(len(items) - n + 1)
     )
 
 
-def totals_by_length(counted: Grams, most: int = _MOST) -> list[int]:
-    """How many n-grams were counted, of 1 to `most` items."""
+def totals_by_length(ngrams: NGrams, max_length: int = _MAX_WORDS) -> list[int]:
+    """Return how many n-grams were counted of each length from 1 to `max_length`."""
     return [
-        sum(count for gram, count in counted.items() if len(gram) == n) for n in range(1, most + 1)
+        sum(count for ngram, count in ngrams.items() if len(ngram) == n)
+        for n in range(1, max_length + 1)
     ]
 
 
 class TextMetric(Metric):
-    """Compares Text with Text: the answer's one sentence with all sentences of the truth.
+    """Compares Text with Text: the one predicted caption with all reference captions.
 
-    In this order: `cider`, CIDEr-D (Vedantam et al. 2015, section 4 and equation 7), 0 to 10, in
-        which n-grams weigh the more the
-    fewer images have them in their true sentences; `bleu_1` to `bleu_4` (Papineni et al. 2002), of
-    all images together, without smoothing, with the nearest reference's length; `rouge_l` (Lin
-    2004), with beta 1.2 and the best precision and recall over the references, as COCO's evaluation
-    has it; `chrf` (Popovic 2015), of 1 to 6 characters, beta 2, of all images together. All but the
-    first are in [0, 1]. Words are compared in lower case and without punctuation; nothing is
-    stemmed.
+    In this order:
 
-    All have percentile bootstraps over images; the weights of CIDEr's n-grams stay those of the
-    whole set.
+    - `cider`: CIDEr-D (Vedantam et al. 2015, section 4 and equation 7), 0 to 10, in which an n-gram
+      weighs the more the fewer images have it in their references;
+    - `bleu_1` to `bleu_4` (Papineni et al. 2002): of all images together, without smoothing, with
+      the length of the nearest reference;
+    - `rouge_l` (Lin 2004): with beta 1.2 and the best precision and recall over the references, as
+      in COCO's evaluation;
+    - `chrf` (Popovic 2015): of 1 to 6 characters, beta 2, of all images together.
+
+    All except the first are in [0, 1]. Words are compared in lower case and without punctuation;
+    nothing is stemmed. All have percentile bootstraps over images; the weights of CIDEr's n-grams
+    remain those of the whole set.
     """
 
     reads = Text
@@ -71,157 +73,167 @@ class TextMetric(Metric):
 
     def __init__(self, classes: tuple[str, ...] = (), multilabel: bool = False) -> None:
         super().__init__(classes, multilabel)
-        self._answers: list[list[str]] = []
-        self._truths: list[list[list[str]]] = []
+        self._captions: list[list[str]] = []  # the words of each prediction
+        self._references: list[list[list[str]]] = []
 
-    def update(self, prediction: Text, truth: Text) -> None:
-        """One image. Raises DataError for a truth without a sentence."""
-        answer, true = _read(prediction, truth)
-        self._answers.append(answer)
-        self._truths.append(true)
+    def update(self, prediction: Text, target: Text) -> None:
+        """Add one image.
+
+        Raises:
+            DataError: The target has no caption.
+        """
+        caption, references = _read(prediction, target)
+        self._captions.append(caption)
+        self._references.append(references)
 
     def compute(self) -> Scores:
-        """The numbers listed above. Raises DataError without updates."""
-        means, count = self._means(), len(self._answers)
-        found = zip(_NAMES, means(np.arange(count)), bootstraps(means, count), strict=True)
-        return Scores(
-            {name: with_interval(float(value), ends, count) for name, value, ends in found},
-            as_percent=False,
-        )
+        """Return the scores listed above.
+
+        Raises:
+            DataError: There were no updates.
+        """
+        means, count = self._resampled_means(), len(self._captions)
+        rows = zip(_NAMES, means(np.arange(count)), bootstraps(means, count), strict=True)
+        numbers = {name: with_interval(float(value), ends, count) for name, value, ends in rows}
+        return Scores(numbers, as_percent=False)
 
     def resampler(self) -> Callable[[np.ndarray], float]:
-        means = self._means()
-        return lambda places: float(means(places)[0])
+        """Return a function that computes CIDEr-D on a resample."""
+        means = self._resampled_means()
+        return lambda indices: float(means(indices)[0])
 
-    def sample_losses(self, prediction: Text, truth: Text) -> float:
-        """1 - ROUGE-L of this image, in [0, 1]."""
-        return 1 - rouge_l(*_read(prediction, truth))
+    def sample_loss(self, prediction: Text, target: Text) -> float:
+        """Return 1 - ROUGE-L of this image, in [0, 1]."""
+        return 1 - rouge_l(*_read(prediction, target))
 
-    def _means(self) -> Callable[[np.ndarray], np.ndarray]:
-        """All numbers of a resample."""
-        if not self._answers:
-            raise DataError(
-                "there is nothing to score", why="no image has both an answer and a true sentence"
-            )
-        pairs = list(zip(self._answers, self._truths, strict=True))
-        single = np.stack(
-            [cider_scores(self._answers, self._truths), [rouge_l(*pair) for pair in pairs]], 1
-        )
-        shared, letters = (
-            np.stack([_bleu_counts(*pair) for pair in pairs]),
-            np.stack([_chrf_counts(*pair) for pair in pairs]),
-        )
+    def _resampled_means(self) -> Callable[[np.ndarray], np.ndarray]:
+        """A function of the indices of a resample: (7,) as _NAMES."""
+        if not self._captions:
+            raise DataError("there is nothing to score", why="no image has a caption")
+        pairs = list(zip(self._captions, self._references, strict=True))
+        cider = cider_scores(self._captions, self._references)
+        per_image = np.stack([cider, [rouge_l(*pair) for pair in pairs]], 1)
+        bleu_counts = np.stack([_bleu_counts(*pair) for pair in pairs])
+        chrf_counts = np.stack([_chrf_counts(*pair) for pair in pairs])
 
-        def means(places: np.ndarray) -> np.ndarray:
-            cider, rouge = single[places].mean(0)
-            return np.array(
-                [cider, *_bleus(shared[places].sum(0)), rouge, _chrf(letters[places].sum(0))]
-            )
+        def means(indices: np.ndarray) -> np.ndarray:
+            mean_cider, mean_rouge = per_image[indices].mean(0)
+            bleus = _bleus(bleu_counts[indices].sum(0))
+            return np.array([mean_cider, *bleus, mean_rouge, _chrf(chrf_counts[indices].sum(0))])
 
         return means
 
 
-def _read(prediction: Text, truth: Text) -> tuple[list[str], list[list[str]]]:
-    if not truth.sentences:
-        raise DataError("this image has no true sentence")
-    return tokenize(prediction.sentences[0] if prediction.sentences else ""), [
-        tokenize(each) for each in truth.sentences
-    ]
+def _read(prediction: Text, target: Text) -> tuple[list[str], list[list[str]]]:
+    """The words of the prediction and of each reference."""
+    if not target.sentences:
+        raise DataError("this image has no caption")
+    caption = prediction.sentences[0] if prediction.sentences else ""
+    return tokenize(caption), [tokenize(each) for each in target.sentences]
 
 
 # --- CIDEr
 
 
-def cider_scores(answers: Sequence[list[str]], truths: Sequence[Sequence[list[str]]]) -> np.ndarray:
-    """(I,) CIDEr-D of each image; how rare an n-gram is, is counted over the `truths`."""
-    known = [[count_ngrams(words, _MOST) for words in each] for each in truths]
-    images = Counter(gram for each in known for gram in set().union(*each))
-    rarity, found = _Rarity(images, math.log(len(truths))), []
-    for answer, each in zip(answers, known, strict=True):
-        mine = rarity.weighed(count_ngrams(answer, _MOST))
-        alike = [
-            _alike(mine, rarity.weighed(one)) * _near(len(answer), totals_by_length(one)[0])
-            for one in each
+def cider_scores(
+    captions: Sequence[list[str]], references: Sequence[Sequence[list[str]]]
+) -> np.ndarray:
+    """Return (I,) CIDEr-D of each image; document frequencies are those of the `references`.
+
+    Args:
+        captions: Words of the predicted caption of each image.
+        references: Words of the reference captions of each image.
+    """
+    counted = [[count_ngrams(words, _MAX_WORDS) for words in each] for each in references]
+    images = Counter(ngram for each in counted for ngram in set().union(*each))
+    frequencies, scores = _DocumentFrequencies(images, math.log(len(references))), []
+    for caption, each in zip(captions, counted, strict=True):
+        own = frequencies.tf_idf(count_ngrams(caption, _MAX_WORDS))
+        similarities = [
+            _cosine(own, frequencies.tf_idf(reference))
+            * _length_penalty(len(caption), totals_by_length(reference)[0])
+            for reference in each
         ]
-        found.append(10 * np.mean(alike))
-    return np.array(found)
+        scores.append(10 * np.mean(similarities))
+    return np.array(scores)
 
 
 @dataclass(frozen=True)
-class _Rarity:
-    """`images`: in how many images' true sentences each n-gram occurs; `whole`: the logarithm of
-    the number of images."""
+class _DocumentFrequencies:
+    """Attributes:
+    images: In how many images' references each n-gram occurs.
+    log_count: Logarithm of the number of images.
+    """
 
-    images: Grams
-    whole: float
+    images: NGrams
+    log_count: float
 
-    def weighed(self, counted: Grams) -> list[dict[tuple[str, ...], float]]:
-        """TF-IDF by length of n-gram. One that no truth has counts as in a single image, as in the
-        reference code."""
-        parts: list[dict[tuple[str, ...], float]] = [{} for _ in range(_MOST)]
-        for gram, count in counted.items():
-            parts[len(gram) - 1][gram] = count * (self.whole - math.log(max(1, self.images[gram])))
-        return parts
+    def tf_idf(self, ngrams: NGrams) -> list[dict[tuple[str, ...], float]]:
+        """TF-IDF by length of n-gram.
 
-
-def _near(length: int, true: int) -> float:
-    """The Gaussian that puts back sentences of another length."""
-    return math.exp(-((length - true) ** 2) / (2 * _SIGMA**2))
+        One that no reference has counts as in a single image, as in the reference code.
+        """
+        vectors: list[dict[tuple[str, ...], float]] = [{} for _ in range(_MAX_WORDS)]
+        for ngram, count in ngrams.items():
+            idf = self.log_count - math.log(max(1, self.images[ngram]))
+            vectors[len(ngram) - 1][ngram] = count * idf
+        return vectors
 
 
-def _alike(
-    answer: list[dict[tuple[str, ...], float]], truth: list[dict[tuple[str, ...], float]]
+def _length_penalty(length: int, reference_length: int) -> float:
+    """The Gaussian that lowers the score of captions of another length."""
+    return math.exp(-((length - reference_length) ** 2) / (2 * _SIGMA**2))
+
+
+def _cosine(
+    caption: list[dict[tuple[str, ...], float]], reference: list[dict[tuple[str, ...], float]]
 ) -> float:
     """The mean over n of the cosines, counts clipped to those of the reference."""
-    found = 0.0
-    for one, other in zip(answer, truth, strict=True):
-        norm = math.sqrt(
-            sum(value**2 for value in one.values()) * sum(value**2 for value in other.values())
-        )
+    total = 0.0
+    for one, other in zip(caption, reference, strict=True):
+        squares = [sum(value**2 for value in each.values()) for each in (one, other)]
+        norm = math.sqrt(squares[0] * squares[1])
         if norm:
-            found += (
-                sum(
-                    min(value, other[gram]) * other[gram]
-                    for gram, value in one.items()
-                    if gram in other
-                )
-                / norm
-            )
-    return found / _MOST
+            shared = ((value, other[ngram]) for ngram, value in one.items() if ngram in other)
+            total += sum(min(value, weight) * weight for value, weight in shared) / norm
+    return total / _MAX_WORDS
 
 
 # --- BLEU
 
 
-def _bleu_counts(answer: list[str], truths: list[list[str]]) -> np.ndarray:
-    """(10,): right n-grams of 1 to 4 words, all of the answer's, its length, that of the nearest
-    reference (the shorter of two)."""
-    mine, most = count_ngrams(answer, _MOST), Counter[tuple[str, ...]]()
-    for truth in truths:
-        most |= count_ngrams(truth, _MOST)
-    nearest = min((abs(len(truth) - len(answer)), len(truth)) for truth in truths)[1]
-    return np.array(
-        [*totals_by_length(mine & most), *totals_by_length(mine), len(answer), nearest], dtype=float
-    )
+def _bleu_counts(caption: list[str], references: list[list[str]]) -> np.ndarray:
+    """(10,): matching n-grams of 1 to 4 words, all of the caption's, its length, that of the
+    nearest reference (the shorter of two)."""
+    own, clip = count_ngrams(caption, _MAX_WORDS), Counter[tuple[str, ...]]()
+    for reference in references:
+        clip |= count_ngrams(reference, _MAX_WORDS)
+    gaps = ((abs(len(reference) - len(caption)), len(reference)) for reference in references)
+    counts = [*totals_by_length(own & clip), *totals_by_length(own), len(caption), min(gaps)[1]]
+    return np.array(counts, dtype=float)
 
 
 def _bleus(counts: np.ndarray) -> Iterator[float]:
     """BLEU-1 to BLEU-4 of summed counts."""
-    right, all_, (length, nearest) = counts[:_MOST], counts[_MOST : 2 * _MOST], counts[2 * _MOST :]
+    matching, total = counts[:_MAX_WORDS], counts[_MAX_WORDS : 2 * _MAX_WORDS]
+    length, nearest = counts[2 * _MAX_WORDS :]
     brevity = 1.0 if length > nearest else math.exp(1 - nearest / length) if length else 0.0
-    for n in range(1, _MOST + 1):
-        whole = right[:n].all() and all_[:n].all()
-        yield brevity * math.exp(np.log(right[:n] / all_[:n]).mean()) if whole else 0.0
+    for n in range(1, _MAX_WORDS + 1):
+        defined = matching[:n].all() and total[:n].all()
+        yield brevity * math.exp(np.log(matching[:n] / total[:n]).mean()) if defined else 0.0
 
 
 # --- ROUGE-L
 
 
-def rouge_l(answer: Sequence[str], truths: Sequence[Sequence[str]]) -> float:
-    """By the longest common subsequence of words; in [0, 1]."""
-    common = [_longest_common(answer, truth) for truth in truths]
-    precision = max(length / max(1, len(answer)) for length in common)
-    recall = max(length / max(1, len(truth)) for length, truth in zip(common, truths, strict=True))
+def rouge_l(caption: Sequence[str], references: Sequence[Sequence[str]]) -> float:
+    """Return ROUGE-L, by the longest common subsequence of words; in [0, 1]."""
+    common = [_longest_common(caption, reference) for reference in references]
+    precision = max(length / max(1, len(caption)) for length in common)
+    recall = max(
+        length / max(1, len(reference))
+        for length, reference in zip(common, references, strict=True)
+    )
     if not precision or not recall:
         return 0.0
     return (1 + _ROUGE_BETA**2) * precision * recall / (recall + _ROUGE_BETA**2 * precision)
@@ -230,34 +242,34 @@ def rouge_l(answer: Sequence[str], truths: Sequence[Sequence[str]]) -> float:
 def _longest_common(one: Sequence[str], other: Sequence[str]) -> int:
     row = [0] * (len(other) + 1)
     for word in one:
-        before = row
-        row = [0]
-        for place, rival in enumerate(other):
-            row.append(before[place] + 1 if word == rival else max(before[place + 1], row[place]))
+        previous, row = row, [0]
+        for index, rival in enumerate(other):
+            longer = previous[index] + 1 if word == rival else max(previous[index + 1], row[index])
+            row.append(longer)
     return row[-1]
 
 
 # --- chrF
 
 
-def _chrf_counts(answer: list[str], truths: list[list[str]]) -> np.ndarray:
-    """(18,): right, answered and true n-grams of 1 to 6 characters, against the reference that it
-    is nearest to."""
-    mine = count_ngrams("".join(answer), _CHARACTERS)
-    found = []
-    for truth in truths:
-        theirs = count_ngrams("".join(truth), _CHARACTERS)
-        rows = [totals_by_length(each, _CHARACTERS) for each in (mine & theirs, mine, theirs)]
-        found.append(np.array(rows, dtype=float).ravel())
-    return max(found, key=_chrf)
+def _chrf_counts(caption: list[str], references: list[list[str]]) -> np.ndarray:
+    """(18,): matching, predicted and reference n-grams of 1 to 6 characters, of the best
+    reference."""
+    own = count_ngrams("".join(caption), _MAX_CHARACTERS)
+    rows = []
+    for reference in references:
+        theirs = count_ngrams("".join(reference), _MAX_CHARACTERS)
+        totals = [totals_by_length(each, _MAX_CHARACTERS) for each in (own & theirs, own, theirs)]
+        rows.append(np.array(totals, dtype=float).ravel())
+    return max(rows, key=_chrf)
 
 
 def _chrf(counts: np.ndarray) -> float:
     """The mean over n of the F-scores; lengths that neither side has do not count."""
     scores = []
-    for right, mine, theirs in counts.reshape(3, _CHARACTERS).T:
-        if mine and theirs:
-            precision, recall = right / mine, right / theirs
+    for matching, own, theirs in counts.reshape(3, _MAX_CHARACTERS).T:
+        if own and theirs:
+            precision, recall = matching / own, matching / theirs
             below = _CHRF_BETA**2 * precision + recall
             scores.append((1 + _CHRF_BETA**2) * precision * recall / below if below else 0.0)
     return float(np.mean(scores)) if scores else 0.0

@@ -1,4 +1,7 @@
-"""Which parts of a picture speak for an answer. An explainer knows neither task nor data, but a picture and a number."""
+"""Explanation methods: which parts of an image are evidence for a prediction.
+
+A method knows neither task nor data, only an image and a function that scores it.
+"""
 
 from __future__ import annotations
 
@@ -15,8 +18,13 @@ from foveate.registry import Registry
 
 @dataclass(frozen=True)
 class ExplainRequest:
-    """`image`: (1, 3, S, S) normalised. `score`: (V, 3, S, S), variants of the picture -> (V,) how much they speak for the answer;
-    gradients may flow. `backbone`: the network inside it, in eval mode, for those that look at its layers."""
+    """What to explain.
+
+    Attributes:
+        image: (1, 3, S, S), normalized.
+        score: (V, 3, S, S), variants of the image -> (V,), the score to explain; gradients flow.
+        backbone: The network in `score`, in eval mode, for methods that read its layers.
+    """
 
     image: Tensor
     score: Callable[[Tensor], Tensor]
@@ -24,18 +32,30 @@ class ExplainRequest:
 
 
 class Explainer(ABC):
-    """`summary`: what the map says, for reports. `asks`: whether the map depends on what was asked."""
+    """An explanation method.
+
+    Attributes:
+        summary: What the map shows, for reports.
+    """
 
     summary: ClassVar[str]
-    asks: ClassVar[bool] = True
 
     @abstractmethod
-    def explain(self, asked: ExplainRequest) -> Tensor:
-        """(h, w) float32 over the network's square, the greater the more a place speaks for the answer. Raises UsageError for a
-        backbone that it cannot look into."""
+    def explain(self, request: ExplainRequest) -> Tensor:
+        """Compute a map of the evidence.
+
+        Args:
+            request: What to explain.
+
+        Returns:
+            (h, w) float32 over the square that the network sees; higher is stronger evidence.
+
+        Raises:
+            UsageError: The method cannot read this backbone.
+        """
 
 
-USUAL = "hirescam"  # in reports
+DEFAULT_EXPLAINER = "hirescam"  # of reports and of the server
 EXPLAINERS: Registry[Explainer] = Registry(
-    "foveate.explainability.methods", Explainer, "explainer", "explainers"
+    "foveate.explainability.methods", Explainer, "explanation method", "explainers"
 )

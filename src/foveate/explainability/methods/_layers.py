@@ -1,6 +1,6 @@
-"""What explainers see of a network: the outputs of its blocks, and how a score depends on them.
+"""Activations of a network and the gradients of a score with respect to them.
 
-Letters: C channels, h, w sides of a grid, N tokens.
+Letters: C channels, h and w sides of a grid, N tokens.
 """
 
 from __future__ import annotations
@@ -11,86 +11,105 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from foveate.errors import UsageError
 from foveate.explainability.methods import ExplainRequest
 
-DEPTHS = 3  # of different sizes, the deepest ones, where several are looked at
-_LEAST = 2  # cells along a side: a single one has no place
+DEPTHS = 3  # layers of different sizes, the deepest ones, for methods that combine several
+_MIN_SIDE = 2  # cells: a single one has no position
 
 
 @dataclass(frozen=True)
 class Layer:
-    """The output of a block and the score's gradient there, (C, h, w) each."""
+    """The output of a block and the gradient of the score with respect to it, (C, h, w) each."""
 
     output: Tensor
     gradient: Tensor
 
 
-def layers(asked: ExplainRequest) -> list[Layer]:
-    """From the input to the output of the network, those on whose places the score depends. Raises UsageError where there is none.
+def spatial_layers(request: ExplainRequest) -> list[Layer]:
+    """Return the layers at whose positions the score depends on the output, in order.
 
-    In the last block of a Transformer that answers with its class token no other token counts any more: the block before it is
-    the last one here.
+    In the last block of a Transformer that predicts from its class token, no other token matters;
+    the block before it is the last one here.
+
+    Raises:
+        UsageError: There is no such layer.
     """
     outputs: list[Tensor] = []
 
-    def keep(module: nn.Module, args: Any, output: Any) -> None:
+    def store(module: nn.Module, args: Any, output: Any) -> None:
         if isinstance(output, Tensor) and output.requires_grad:
             outputs.append(output)
 
-    hooks = [block.register_forward_hook(keep) for block in _parts(asked.backbone)]
+    hooks = [block.register_forward_hook(store) for block in _blocks(request.backbone)]
     try:
         with torch.enable_grad():
-            score = asked.score(asked.image.clone().requires_grad_()).sum()
+            score = request.score(request.image.clone().requires_grad_()).sum()
             gradients = torch.autograd.grad(score, outputs, allow_unused=True)
     finally:
         for hook in hooks:
             hook.remove()
-    found = []
+    layers = []
     for output, gradient in zip(outputs, gradients, strict=True):
-        grids = None if gradient is None else (_grid(output.detach()), _grid(gradient))
-        if grids and grids[0] is not None and grids[1] is not None and bool(grids[1].any()):
-            found.append(Layer(grids[0].float(), grids[1].float()))
-    if not found:
+        if gradient is None:
+            continue
+        output_grid, gradient_grid = _to_grid(output.detach()), _to_grid(gradient)
+        if output_grid is not None and gradient_grid is not None and bool(gradient_grid.any()):
+            layers.append(Layer(output_grid.float(), gradient_grid.float()))
+    if not layers:
         raise UsageError(
-            "this network has no layer with places to look at",
+            "this network has no layer with spatial positions",
             where="--method",
-            hint="--method occlusion, which takes any",
+            hint="--method occlusion, which works with every network",
         )
-    return found
+    return layers
 
 
-def deepest(asked: ExplainRequest, count: int) -> list[Layer]:
-    """The last layer of each size of the grid, the coarsest first, `count` at the most."""
-    last = {layer.output.shape[-1]: layer for layer in layers(asked)}
+def deepest_layers(request: ExplainRequest, count: int) -> list[Layer]:
+    """Return the last layer of each grid size, the coarsest first, at most `count` of them."""
+    last = {layer.output.shape[-1]: layer for layer in spatial_layers(request)}
     return [last[side] for side in sorted(last)[:count]]
 
 
-def _parts(backbone: Any) -> list[nn.Module]:
-    """The blocks, and what a block that is a stack holds."""
-    found: list[nn.Module] = []
+def resize_to_finest(maps: list[Tensor]) -> list[Tensor]:
+    """Resize maps (h, w), the coarsest first, to the size of the last one."""
+    size = maps[-1].shape[-2:]
+    return [
+        functional.interpolate(map_[None, None], size, mode="bilinear", align_corners=False)[0, 0]
+        for map_ in maps
+    ]
+
+
+def _blocks(backbone: Any) -> list[nn.Module]:
+    """Return the blocks of a backbone, and the modules in blocks that are stacks."""
+    modules: list[nn.Module] = []
     for block in backbone.blocks():
         stack = next(
             (
-                each
-                for each in block.children()
-                if isinstance(each, nn.Sequential | nn.ModuleList) and len(each)
+                child
+                for child in block.children()
+                if isinstance(child, nn.Sequential | nn.ModuleList) and len(child)
             ),
             None,
         )
         inner = list(block.children()) if isinstance(block, nn.Sequential) else list(stack or [])
-        found += [*inner, block]
-    return list(dict.fromkeys(found))
+        modules += [*inner, block]
+    return list(dict.fromkeys(modules))
 
 
-def _grid(values: Tensor) -> Tensor | None:
-    """(1, C, h, h), (1, h, h, C) or (1, prefix + h * h, C) -> (C, h, h); None for what has no places."""
-    if values.ndim == 4 and values.shape[2] == values.shape[3] >= _LEAST:
+def _to_grid(values: Tensor) -> Tensor | None:
+    """Bring activations to (C, h, h); None if they have no spatial positions.
+
+    Args:
+        values: (1, C, h, h), (1, h, h, C), or (1, prefix + h * h, C).
+    """
+    if values.ndim == 4 and values.shape[2] == values.shape[3] >= _MIN_SIDE:
         return values[0]
-    if values.ndim == 4 and values.shape[1] == values.shape[2] >= _LEAST:
+    if values.ndim == 4 and values.shape[1] == values.shape[2] >= _MIN_SIDE:
         return values[0].permute(2, 0, 1)
-    if values.ndim == 3 and values.shape[1] >= _LEAST**2:
+    if values.ndim == 3 and values.shape[1] >= _MIN_SIDE**2:
         side = math.isqrt(values.shape[1])
         return values[0, -side * side :].T.reshape(-1, side, side)
     return None

@@ -1,4 +1,8 @@
-"""HiResCAM (Draelos & Carin 2020): each place of the maps by as much as the score depends on it there, of several depths."""
+"""HiResCAM (Draelos & Carin 2020): activation times gradient at each position, at several depths.
+
+Grad-CAM first averages the gradient over all positions, which is meaningless where a head reads the
+maximum or a grid. Heads may read maps of several depths; the maps of these are averaged.
+"""
 
 from __future__ import annotations
 
@@ -6,33 +10,27 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from foveate.explainability.methods import Explainer, ExplainRequest
-from foveate.explainability.methods._layers import DEPTHS, Layer, deepest
+from foveate.explainability.methods._layers import (
+    DEPTHS,
+    Layer,
+    deepest_layers,
+    resize_to_finest,
+)
 
 
 class HiResCAM(Explainer):
-    """Grad-CAM takes the mean of the gradient over all places first, which says nothing where a head reads the greatest value or a
-    grid; heads on maps of several depths are seen at each, and the mean is taken of what they say."""
+    """The mean of HiResCAM at several depths."""
 
-    summary: ClassVar[str] = (
-        "places on which the answer depends, at several depths, with their sign"
-    )
+    summary: ClassVar[str] = "positions that support the prediction, at several depths"
 
-    def explain(self, asked: ExplainRequest) -> Tensor:
-        maps = [_map(layer) for layer in deepest(asked, DEPTHS)]
-        size = maps[-1].shape[-2:]
-        wide = [
-            functional.interpolate(each[None, None], size, mode="bilinear", align_corners=False)[
-                0, 0
-            ]
-            for each in maps
-        ]
-        return torch.stack(wide).mean(0)
+    def explain(self, request: ExplainRequest) -> Tensor:
+        maps = [_normalized_map(layer) for layer in deepest_layers(request, DEPTHS)]
+        return torch.stack(resize_to_finest(maps)).mean(0)
 
 
-def _map(layer: Layer) -> Tensor:
-    """In [0, 1]."""
-    found = (layer.gradient * layer.output).sum(0).clamp(min=0)
-    return found / found.max().clamp(min=1e-12)
+def _normalized_map(layer: Layer) -> Tensor:
+    """Return HiResCAM of one layer, scaled to [0, 1]."""
+    map_ = (layer.gradient * layer.output).sum(0).clamp(min=0)
+    return map_ / map_.max().clamp(min=1e-12)

@@ -1,5 +1,7 @@
-"""Integrated gradients (Sundararajan et al. 2017), by captum: the score's change along the way from the mean colour to the picture,
-shared out to the pixels."""
+"""Integrated gradients (Sundararajan et al. 2017), by captum.
+
+The change of the score along the path from the mean color to the image, attributed to its pixels.
+"""
 
 from __future__ import annotations
 
@@ -8,22 +10,27 @@ from typing import ClassVar
 from torch import Tensor
 from torch.nn import functional
 
-from foveate.errors import need
+from foveate.errors import require_packages
 from foveate.explainability.methods import Explainer, ExplainRequest
 
-_STEPS, _AT_ONCE = 32, 8
-_CELL = 8  # px, whose pixels are added up: single ones are noise to the eye
+_STEPS = 32  # of the path
+_BATCH_SIZE = 8
+_CELL = (
+    8  # px: the gradients of single pixels look like noise, so squares of this side are averaged
+)
 
 
 class IntegratedGradients(Explainer):
-    summary: ClassVar[str] = "pixels that change the answer on the way from a blank picture"
+    """Integrated gradients, averaged over small squares."""
 
-    def explain(self, asked: ExplainRequest) -> Tensor:
-        need("explain", "captum")
-        from captum.attr import IntegratedGradients as Captum
+    summary: ClassVar[str] = "pixels that change the prediction, on the way from a blank image"
 
-        found = Captum(asked.score).attribute(
-            asked.image, baselines=0, n_steps=_STEPS, internal_batch_size=_AT_ONCE
+    def explain(self, request: ExplainRequest) -> Tensor:
+        require_packages("explain", "captum")
+        from captum.attr import IntegratedGradients as CaptumIntegratedGradients
+
+        attribution = CaptumIntegratedGradients(request.score).attribute(
+            request.image, baselines=0, n_steps=_STEPS, internal_batch_size=_BATCH_SIZE
         )
-        summed = found.detach().sum(1, keepdim=True).float()
-        return functional.avg_pool2d(summed, _CELL, ceil_mode=True)[0, 0].clamp(min=0)
+        pixels = attribution.detach().sum(1, keepdim=True).float()
+        return functional.avg_pool2d(pixels, _CELL, ceil_mode=True)[0, 0].clamp(min=0)

@@ -1,4 +1,7 @@
-"""Layer-CAM (Jiang et al. 2021): each place of the maps as much as the score depends on it, of several depths."""
+"""Layer-CAM (Jiang et al. 2021): activations times positive gradients, at each position.
+
+The maps of several depths are combined by their maximum.
+"""
 
 from __future__ import annotations
 
@@ -6,29 +9,27 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from foveate.explainability.methods import Explainer, ExplainRequest
-from foveate.explainability.methods._layers import DEPTHS, Layer, deepest
+from foveate.explainability.methods._layers import (
+    DEPTHS,
+    Layer,
+    deepest_layers,
+    resize_to_finest,
+)
 
-_SHARP = 2.0  # equation 8: finer maps are stretched by tanh
+_GAMMA = 2.0  # equation 8: the finer maps are scaled by tanh
 
 
 class LayerCAM(Explainer):
-    summary: ClassVar[str] = "places on which the answer depends, at several depths"
+    """Layer-CAM of several depths."""
 
-    def explain(self, asked: ExplainRequest) -> Tensor:
-        maps = [_map(layer) for layer in deepest(asked, DEPTHS)]
-        size = maps[-1].shape[-2:]
-        wide = [
-            functional.interpolate(each[None, None], size, mode="bilinear", align_corners=False)[
-                0, 0
-            ]
-            for each in maps
-        ]
-        first = wide[0] / wide[0].max().clamp(min=1e-12)
-        others = [torch.tanh(_SHARP * each / each.max().clamp(min=1e-12)) for each in wide[1:]]
-        return torch.stack([first, *others]).amax(0)
+    summary: ClassVar[str] = "positions that the prediction depends on, at several depths"
+
+    def explain(self, request: ExplainRequest) -> Tensor:
+        maps = [_map(layer) for layer in deepest_layers(request, DEPTHS)]
+        first, *others = (map_ / map_.max().clamp(min=1e-12) for map_ in resize_to_finest(maps))
+        return torch.stack([first, *(torch.tanh(_GAMMA * map_) for map_ in others)]).amax(0)
 
 
 def _map(layer: Layer) -> Tensor:

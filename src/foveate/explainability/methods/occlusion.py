@@ -1,5 +1,7 @@
-"""Occlusion (Zeiler & Fergus 2014), by captum: how much of the score is lost when a square is covered. No layer is looked into:
-every network will do."""
+"""Occlusion (Zeiler & Fergus 2014), by captum: how much the score drops if a square is covered.
+
+It reads no layers, so it works with every network.
+"""
 
 from __future__ import annotations
 
@@ -8,31 +10,32 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from foveate.errors import need
+from foveate.errors import require_packages
 from foveate.explainability.methods import Explainer, ExplainRequest
 
-_CELLS, _WIDE, _AT_ONCE = (
-    14,
-    3,
-    16,
-)  # cells along a side, cells that are covered along each, pictures at once
+_CELLS = 14  # steps of the square along a side of the image
+_COVERED = 3  # cells, side of the square that is covered
+_BATCH_SIZE = 16
 
 
 class Occlusion(Explainer):
-    summary: ClassVar[str] = "squares without which the answer is weaker"
+    """Occlusion with squares that overlap, filled with the mean color."""
 
-    def explain(self, asked: ExplainRequest) -> Tensor:
-        need("explain", "captum")
-        from captum.attr import Occlusion as Captum
+    summary: ClassVar[str] = "squares without which the score is lower"
 
-        cell = max(1, asked.image.shape[-1] // _CELLS)
-        square = min(asked.image.shape[-1], _WIDE * cell)
+    def explain(self, request: ExplainRequest) -> Tensor:
+        require_packages("explain", "captum")
+        from captum.attr import Occlusion as CaptumOcclusion
+
+        side = request.image.shape[-1]
+        cell = max(1, side // _CELLS)
+        square = min(side, _COVERED * cell)
         with torch.no_grad():
-            found: Tensor = Captum(asked.score).attribute(
-                asked.image,
+            attribution: Tensor = CaptumOcclusion(request.score).attribute(
+                request.image,
                 (3, square, square),
                 strides=(3, cell, cell),
                 baselines=0,
-                perturbations_per_eval=_AT_ONCE,
+                perturbations_per_eval=_BATCH_SIZE,
             )
-        return found[0].mean(0).float().clamp(min=0)
+        return attribution[0].mean(0).float().clamp(min=0)

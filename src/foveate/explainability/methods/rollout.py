@@ -1,5 +1,8 @@
-"""Attention rollout (Abnar & Zuidema 2020): how far each patch of a plain Vision Transformer reaches the answer. It does not ask
-for what: the map is the same for every answer."""
+"""Attention rollout (Abnar & Zuidema 2020): attention multiplied through the layers.
+
+It measures how much of each patch reaches the prediction of a plain Vision Transformer. The score
+plays no part: the map is the same for every class.
+"""
 
 from __future__ import annotations
 
@@ -14,50 +17,56 @@ from foveate.explainability.methods import Explainer, ExplainRequest
 
 
 class Rollout(Explainer):
-    summary: ClassVar[str] = "where the network gathers what it knows, whatever is asked"
-    asks: ClassVar[bool] = False
+    """Attention rollout to the class token, or to the mean of all tokens where there is none."""
 
-    def explain(self, asked: ExplainRequest) -> Tensor:
-        seen = _attention(asked)
-        count = seen[0].shape[-1] if seen else 0
-        if len(seen) < 2 or any(each.shape[-2:] != (count, count) for each in seen):
-            hint = "--method gradcam, or a plain Vision Transformer such as vit_small_patch16_224"
+    summary: ClassVar[str] = "patches that the network attends to, whatever is explained"
+
+    def explain(self, request: ExplainRequest) -> Tensor:
+        attention = _attention(request)
+        count = attention[0].shape[-1] if attention else 0
+        square = all(layer.shape[-2:] == (count, count) for layer in attention)
+        if len(attention) < 2 or not square:
             raise UsageError(
-                "rollout follows attention through a plain Transformer, and this is none",
+                "rollout needs a plain Vision Transformer, and this backbone is none",
                 where="--method",
-                hint=hint,
+                hint="--method gradcam, or a backbone such as vit_small_patch16_224",
             )
-        eye = torch.eye(count, device=seen[0].device)
-        reached = eye
-        for each in seen:
-            reached = (0.5 * each.mean(0) + 0.5 * eye) @ reached
+        identity = torch.eye(count, device=attention[0].device)
+        rollout = identity
+        for layer in attention:
+            rollout = (0.5 * layer.mean(0) + 0.5 * identity) @ rollout
         side = math.isqrt(count)
         prefix = count - side * side
-        row = reached[0] if prefix else reached.mean(0)
+        row = rollout[0] if prefix else rollout.mean(0)
         return row[prefix:].reshape(side, side).float()
 
 
-def _attention(asked: ExplainRequest) -> list[Tensor]:
-    """(heads, N, N) of each layer; timm's attention fuses what is wanted here, unless it is told not to."""
-    found: list[Tensor] = []
+def _attention(request: ExplainRequest) -> list[Tensor]:
+    """Return the attention (heads, N, N) of each layer.
 
-    def keep(module: nn.Module, args: Any, output: Tensor) -> None:
-        found.append(output[0].detach())
+    Fused attention of timm does not compute the matrix; it is switched off meanwhile.
+    """
+    matrices: list[Tensor] = []
 
-    every: list[Any] = list(asked.backbone.modules())
-    holders = [
-        module for module in every if hasattr(module, "fused_attn") and hasattr(module, "attn_drop")
+    def store(module: nn.Module, args: Any, output: Tensor) -> None:
+        matrices.append(output[0].detach())
+
+    modules: list[Any] = list(request.backbone.modules())
+    layers = [
+        module
+        for module in modules
+        if hasattr(module, "fused_attn") and hasattr(module, "attn_drop")
     ]
-    fused = [module.fused_attn for module in holders]
-    hooks = [module.attn_drop.register_forward_hook(keep) for module in holders]
+    fused = [layer.fused_attn for layer in layers]
+    hooks = [layer.attn_drop.register_forward_hook(store) for layer in layers]
     try:
-        for module in holders:
-            module.fused_attn = False
+        for layer in layers:
+            layer.fused_attn = False
         with torch.no_grad():
-            asked.score(asked.image)
+            request.score(request.image)
     finally:
-        for module, was in zip(holders, fused, strict=True):
-            module.fused_attn = was
+        for layer, value in zip(layers, fused, strict=True):
+            layer.fused_attn = value
         for hook in hooks:
             hook.remove()
-    return found
+    return matrices

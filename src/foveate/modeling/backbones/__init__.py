@@ -1,4 +1,4 @@
-"""Where pretrained eyes come from. A family opens backbones by name; a backbone turns pixels into Features."""
+"""Backbones: networks without a task, and the families that open them by name."""
 
 from __future__ import annotations
 
@@ -21,9 +21,15 @@ from foveate.types import Features, InputSpec, Provides
 class Backbone(nn.Module, ABC):
     """A network without a task.
 
-    `provides`: what `forward` can give. `input`: what it wants to see. `width`: D of the pooled vector. `map_widths`: C_i of
-    the maps, finest first, and `map_strides`: input pixels to a step in each (about: unpadded convolutions lose some at the
-    edges). `token_width`: D of the tokens. `origin`: where the weights came from, as said to the user.
+    Attributes:
+        provides: What `forward` can compute.
+        input: The input that it expects.
+        width: D, the width of the pooled vector.
+        map_widths: Channels C_i of the maps, finest first.
+        map_strides: Their strides, in pixels of the input; approximate for convolutions without
+            padding, which lose some pixels at the borders.
+        token_width: Width of the tokens.
+        origin: Where the weights come from, as shown to the user.
     """
 
     provides: frozenset[Provides]
@@ -36,93 +42,145 @@ class Backbone(nn.Module, ABC):
 
     @abstractmethod
     def blocks(self) -> list[nn.Module]:
-        """Modules of the image's network from input to output; together they hold all of its parameters, except those that lie
-        beside its modules (positions, class tokens, a bare projection)."""
+        """Return the modules of the image network from input to output.
+
+        Together they hold all of its parameters, except those that belong to no module of their own
+        (positions, class tokens, a bare projection).
+        """
 
     @abstractmethod
     def forward(self, images: Tensor, wants: Collection[Provides]) -> Features:
-        """images (B, 3, H, W) float32 normalised -> Features with all that is wanted filled in, in one pass; what is no feature
-        of an image (TEXT) asks for nothing here."""
+        """Compute features in one pass.
+
+        Args:
+            images: (B, 3, H, W) float32, normalized.
+            wants: The features to compute. What is not a feature of an image (TEXT) is ignored.
+        """
 
     def probe(self, images: Tensor) -> None:
-        """Passes once through all layers that it may call, for those who look which these are."""
+        """Call every layer that may be used once, for callers that record which these are."""
         self(images, self.provides)
 
     def enable_checkpointing(self) -> None:
-        """From now on activations are computed again in the backward pass; raises UsageError where that cannot be."""
+        """Recompute activations in the backward pass from now on, to save memory.
+
+        Raises:
+            UsageError: The network does not support it.
+        """
         raise UsageError(
-            "this backbone cannot compute activations again",
-            where="training.checkpointing",
-            hint="a smaller batch",
+            "this backbone does not support activation checkpointing",
+            where="training.gradient_checkpointing",
+            hint="a smaller --batch-size",
         )
 
     def patch_grid(self) -> tuple[int, int]:
-        """Patches along a side of the network's square, and the side of each, px; raises UsageError where it reads none."""
+        """Return the number of patches along a side of the input, and the side of a patch in px.
+
+        Raises:
+            UsageError: The network does not work on patches.
+        """
         raise no_patches_error()
 
-    def encode_visible(self, images: Tensor, kept: Tensor) -> Tensor:
-        """images (B, 3, H, W) of which only the patches `kept` (B, K) int64 are read -> tokens (B, K, D), as MAE needs them."""
+    def encode_visible(self, images: Tensor, visible: Tensor) -> Tensor:
+        """Encode a subset of the patches, as masked autoencoders need it (MAE, He et al. 2022).
+
+        Args:
+            images: (B, 3, H, W), normalized.
+            visible: (B, K) int64, indices of the patches that the network sees.
+
+        Returns:
+            Tokens (B, K, D).
+
+        Raises:
+            UsageError: The network does not work on patches.
+        """
         raise no_patches_error()
 
 
 def no_patches_error() -> UsageError:
-    hint = "a plain Vision Transformer, such as vit_small_patch16_224, or --objective simmim, which takes any network"
-    return UsageError("this backbone cannot leave patches out", where="backbone.name", hint=hint)
+    """Return the error of backbones that cannot encode a subset of patches."""
+    return UsageError(
+        "this backbone cannot skip patches",
+        where="backbone.name",
+        hint="a plain Vision Transformer, such as vit_small_patch16_224, or --objective simmim, "
+        "which works with any network",
+    )
 
 
 class TextBackbone(Backbone):
-    """A backbone that embeds sentences into the space of its pooled vectors: it provides TEXT.
+    """A backbone that embeds text into the space of its pooled vectors: it provides TEXT.
 
-    Letters: K sentences, L tokens in each, W width of a token, D width of the pooled vector. `text`: the network that does it;
-    `blocks` speaks of the images' alone. `logit_scale`, `logit_bias`: scalars, with which scale * cosine + bias of an image and
-    a sentence is the logit that the two belong together; the bias is 0 where the model was trained without one.
+    Letters: K sentences, L tokens in each, W width of a token, D width of the pooled vector.
+
+    Attributes:
+        text: The text network; `blocks` does not include it.
     """
 
     text: nn.Module
 
     @property
     @abstractmethod
-    def logit_scale(self) -> Tensor: ...
+    def logit_scale(self) -> Tensor:
+        """Scalar: scale * cosine + bias is the logit that an image and a sentence match."""
 
     @property
     @abstractmethod
-    def logit_bias(self) -> Tensor: ...
+    def logit_bias(self) -> Tensor:
+        """Scalar; 0 where the model was trained without one."""
 
     def embed_text(self, sentences: Sequence[str]) -> Tensor:
-        """(K, D), not normalised; gradients may flow. Raises WeightsError where the tokenizer's files are missing."""
+        """Return embeddings (K, D), not normalized; gradients may flow.
+
+        Raises:
+            WeightsError: The files of the tokenizer are missing.
+        """
         ids = self.tokenize(sentences)
         return self.encode_embeddings(self.embed_tokens(ids), ids)
 
     @abstractmethod
     def tokenize(self, sentences: Sequence[str]) -> Tensor:
-        """(K, L) int64 with the model's own tokenizer: begun, ended, padded and cut as it was trained."""
+        """Return token ids (K, L) int64, with start and end, padded and cut as in training."""
 
     @abstractmethod
     def embed_tokens(self, ids: Tensor) -> Tensor:
-        """(K, L) -> (K, L, W): the table of token embeddings, without positions."""
+        """Return the token embeddings (K, L, W) of ids (K, L), without positions."""
 
     @abstractmethod
-    def encode_embeddings(self, words: Tensor, ids: Tensor) -> Tensor:
-        """(K, L, W) -> (K, D): the text network on these embeddings in the place of its table's, as learnt prompts need it.
+    def encode_embeddings(self, embeddings: Tensor, ids: Tensor) -> Tensor:
+        """Run the text network on given token embeddings, as learned prompts need it.
 
-        `ids` (K, L) says where a sentence ends and what is padding.
+        Args:
+            embeddings: (K, L, W).
+            ids: (K, L), which show the end of each sentence and its padding.
+
+        Returns:
+            (K, D).
         """
 
 
 @dataclass
 class Conditioning:
-    """What pictures are to show. `words`: (B, L, W) embeddings; `there`: (B, L) bool, which of them are no padding."""
+    """Encoded prompts.
+
+    Attributes:
+        embeddings: (B, L, W).
+        mask: (B, L) bool, False for padding.
+    """
 
     embeddings: Tensor
     mask: Tensor
 
 
 class DiffusionBackbone(Backbone):
-    """A network that takes noise off pictures: it provides NOISE, and describes nothing.
+    """A denoiser: it provides NOISE, and no features.
 
-    Letters: B pictures, C, h, w of the space it paints in, L words, W width of a word. Times (B,) go from 0, the picture, to 1,
-    nothing but noise. `canvas`: (C, h, w). `said_width`: W. `reads`: whether it embeds sentences itself. `still`: parts that no
-    tuning moves.
+    Letters: B images, C, h, w of the space that it denoises in, L tokens of a prompt, W their
+    width. Times (B,) run from 0, the image, to 1, pure noise.
+
+    Attributes:
+        latent_shape: (C, h, w).
+        conditioning_width: W.
+        encodes_text: Whether it has a text encoder, `encode_prompts`.
     """
 
     latent_shape: tuple[int, int, int]
@@ -131,100 +189,129 @@ class DiffusionBackbone(Backbone):
 
     def forward(self, images: Tensor, wants: Collection[Provides]) -> Features:
         raise UsageError(
-            "this network paints pictures, and describes none",
+            "this backbone generates images and computes no features",
             where="backbone.name",
             hint="--task generate",
         )
 
     def probe(self, images: Tensor) -> None:
-        count, where = len(images), images.device
-        said = Conditioning(
-            torch.zeros(count, 1, self.conditioning_width, device=where),
-            torch.ones(count, 1, dtype=torch.bool, device=where),
-        )
+        count, device = len(images), images.device
         self.denoise(
-            torch.zeros(count, *self.latent_shape, device=where),
-            torch.full((count,), 0.5, device=where),
-            said,
+            torch.zeros(count, *self.latent_shape, device=device),
+            torch.full((count,), 0.5, device=device),
+            Conditioning(
+                torch.zeros(count, 1, self.conditioning_width, device=device),
+                torch.ones(count, 1, dtype=torch.bool, device=device),
+            ),
         )
 
     def frozen_modules(self) -> list[nn.Module]:
+        """Return the modules that no tuning trains."""
         return []
 
     @abstractmethod
     def encode(self, images: Tensor) -> Tensor:
-        """(B, 3, S, S) normalised -> (B, C, h, w), without gradients."""
+        """Turn images (B, 3, S, S), normalized, into latents (B, C, h, w), without gradients."""
 
     @abstractmethod
     def decode(self, clean: Tensor) -> Tensor:
-        """(B, C, h, w) -> (B, 3, S, S) normalised."""
+        """Turn latents (B, C, h, w) into images (B, 3, S, S), normalized."""
 
     def sample_times(self, count: int) -> Tensor:
-        """(count,), drawn to learn at, from torch's generator."""
+        """Draw (count,) times to train at, from torch's global generator."""
         return torch.rand(count)
 
     @abstractmethod
     def add_noise(self, clean: Tensor, noise: Tensor, time: Tensor) -> Tensor:
-        """What there is to see at these times."""
+        """Return the noisy latents at these times, all (B, C, h, w)."""
 
     @abstractmethod
     def target(self, clean: Tensor, noise: Tensor, time: Tensor) -> Tensor:
-        """The right answer to what is seen then."""
+        """Return the output that the network is trained for (B, C, h, w)."""
 
     @abstractmethod
-    def denoise(self, seen: Tensor, time: Tensor, said: Conditioning) -> Tensor:
-        """The network's."""
+    def denoise(self, noisy: Tensor, time: Tensor, conditioning: Conditioning) -> Tensor:
+        """Return the output of the network (B, C, h, w)."""
 
     @abstractmethod
-    def predict_x0_eps(self, seen: Tensor, answer: Tensor, time: Tensor) -> tuple[Tensor, Tensor]:
-        """The clean picture and the noise that this answer takes what is seen for."""
+    def predict_x0_eps(self, noisy: Tensor, output: Tensor, time: Tensor) -> tuple[Tensor, Tensor]:
+        """Split noisy latents into clean latents and noise, by the output of the network."""
 
-    def encode_prompts(self, sentences: Sequence[str]) -> Conditioning:
-        """Of a painter that `reads`. An empty sentence says nothing."""
-        raise UsageError("this painter reads no sentences by itself", where="backbone.name")
+    def encode_prompts(self, prompts: Sequence[str]) -> Conditioning:
+        """Encode B prompts; an empty one is unconditional.
+
+        Raises:
+            UsageError: The backbone has no text encoder.
+        """
+        raise UsageError("this backbone has no text encoder", where="backbone.name")
 
 
 class CaptioningBackbone(Backbone):
-    """A backbone that writes about pictures by itself: it provides WORDS, in `native`, whose last h * w tokens lie in a grid.
+    """A backbone with a text decoder of its own: it provides WORDS.
 
-    Letters: B images, N tokens of a picture, D width, T numbers of a sentence, V of the vocabulary. `vocabulary`: its words.
+    Its features are (B, N, D), in `native`; the last h * w tokens lie in a grid.
+
+    Letters: B images, N tokens of an image, D width, T token ids, V size of the vocabulary.
+
+    Attributes:
+        tokenizer: The tokenizer of the decoder.
     """
 
     tokenizer: Tokenizer
 
     def probe(self, images: Tensor) -> None:
         memory = self(images, self.provides).native
-        self.next_token_logits(memory, torch.full((len(images), 1), self.tokenizer.start, device=images.device))
+        ids = torch.full((len(images), 1), self.tokenizer.start, device=images.device)
+        self.next_token_logits(memory, ids)
 
     @abstractmethod
-    def next_token_logits(self, memory: Tensor, numbers: Tensor) -> Tensor:
-        """(B, N, D), (B, T) -> logits (B, T, V) of the number behind each."""
+    def next_token_logits(self, memory: Tensor, ids: Tensor) -> Tensor:
+        """Return logits (B, T, V) of the id after each of `ids` (B, T), for memory (B, N, D)."""
 
     @abstractmethod
-    def generate(self, memory: Tensor, opening: Sequence[int], most: int, beams: int) -> GeneratedTokens:
-        """Sentences of at most `most` numbers behind the opening."""
+    def generate(
+        self, memory: Tensor, prompt_ids: Sequence[int], max_tokens: int, beams: int
+    ) -> GeneratedTokens:
+        """Generate captions of at most `max_tokens` ids after the prompt, by beam search."""
 
     @abstractmethod
-    def attention_maps(self, memory: Tensor, numbers: Sequence[int]) -> Tensor:
-        """(1, N, D), T numbers -> (T, N): where in the picture it looked when it read each, sums at most 1."""
+    def attention_maps(self, memory: Tensor, ids: Sequence[int]) -> Tensor:
+        """Return (T, N): attention to the image when each id was read, with sums of at most 1.
+
+        Args:
+            memory: (1, N, D) of one image.
+            ids: T ids.
+        """
 
 
 class NativeBackbone(Backbone):
-    """A network that finds by itself what it is asked for in words: it provides NATIVE, and nothing before `ask`.
+    """A network that detects or segments classes given as text by itself: it provides NATIVE.
 
-    `answer`: what it says about an image, Boxes or Regions.
+    `set_queries` has to be called before.
+
+    Attributes:
+        prediction_type: What it predicts, Boxes or Regions.
     """
 
     prediction_type: ClassVar[type[Prediction]]
 
     @abstractmethod
     def set_queries(self, classes: Sequence[Sequence[str]]) -> None:
-        """The K classes to look for from now on, each in one sentence or several, whose embeddings are averaged."""
+        """Set the K classes to predict, each as one or several sentences, which are averaged."""
 
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """A row of `foveate models`. `parameters`: a count, without a head. `size`: input side in pixels."""
+    """A row of `foveate models`.
+
+    Attributes:
+        name: Name of the backbone.
+        parameters: Number of parameters, without a head.
+        license: License of the weights.
+        size: Side of the input, px.
+        provides: What it can compute.
+        offline: Whether weights are available without network access.
+    """
 
     name: str
     parameters: int
@@ -235,42 +322,61 @@ class ModelInfo:
 
 
 class Family(ABC):
-    """A source of backbones."""
+    """A source of backbones.
+
+    Attributes:
+        summary: One line for lists.
+    """
 
     summary: ClassVar[str]
 
     @abstractmethod
     def names(self) -> list[str]:
-        """Every backbone that can be listed; none where the package behind the family is not installed."""
+        """Return every backbone that can be listed; none if the package behind it is missing."""
 
     def knows(self, name: str) -> bool:
-        """Whether `name` is this family's to open, or to refuse with a reason: one that is listed, or one that holds a path."""
+        """Whether `name` is for this family to open, or to refuse with a reason.
+
+        By default the listed names are; families may add names that contain a path.
+        """
         return name in self.names()
 
     def resolve_name(self, name: str) -> str:
-        """The name as a recipe keeps it: one that holds a path means the same from another folder."""
+        """Return the name for a recipe: a path in it must be valid from any working directory."""
         return name
 
     def default_overrides(self, name: str, tuning: str) -> dict[str, Any]:
-        """Values of the recipe's dotted fields that suit a backbone under a tuning, as tasks and tunings have them."""
+        """Return recipe values, by dotted field, that suit a backbone under a tuning.
+
+        They are used where the user set none, like those of tasks and tunings.
+        """
         return {}
 
     def license(self, name: str) -> str:
-        """Of the weights."""
+        """Return the license of the weights."""
         return self.info(name).license
 
     @abstractmethod
     def info(self, name: str) -> ModelInfo:
-        """What is known about one backbone, without its weights."""
+        """Describe a backbone, without loading its weights."""
 
     @abstractmethod
     def open(
         self, name: str, weights: str, size: int | None = None, drop_path: float = 0.0
     ) -> Backbone:
-        """The backbone with its weights: 'auto' (offline package if installed, else hub), 'hub', 'offline', 'none' or a file.
+        """Build a backbone and load its weights.
 
-        `size` asks for another input side, `drop_path` for stochastic depth. Raises
-        UnknownName, or WeightsError when the weights cannot be had or do not fit.
+        Args:
+            name: Name of the backbone.
+            weights: 'auto' (an offline package if installed, otherwise the hub), 'hub', 'offline',
+                'none' (random) or a file.
+            size: Another side of the input, px.
+            drop_path: Rate of stochastic depth.
+
+        Raises:
+            UnknownName: There is no such backbone.
+            UsageError: It does not support the size or the rate.
+            WeightsError: The weights are unavailable or do not fit.
         """
 
 
@@ -278,14 +384,14 @@ FAMILIES: Registry[Family] = Registry("foveate.modeling.backbones", Family, "bac
 
 
 def family_of(name: str) -> Family:
-    """The first family on the shelf that knows the backbone; raises UnknownName with near names."""
-    families = [FAMILIES.get(word)() for word in FAMILIES.names()]
+    """Return the first family that knows a backbone.
+
+    Raises:
+        UnknownName: None does; suggests similar names.
+    """
+    families = [FAMILIES.get(family)() for family in FAMILIES.names()]
     for family in families:
         if family.knows(name):
             return family
-    raise UnknownName(
-        name,
-        [known for family in families for known in family.names()],
-        kind="backbone",
-        where="backbone.name",
-    )
+    known = [known for family in families for known in family.names()]
+    raise UnknownName(name, known, kind="backbone", where="backbone.name")

@@ -1,6 +1,7 @@
-"""From a name to open_clip's networks, weights and tokenizer.
+"""Networks, weights and tokenizers of open_clip, from the name of a backbone.
 
-The name alone decides preprocessing and activations: they have to be the same whatever weights are filled in later.
+The name alone decides preprocessing and activations: they must be the same whatever weights are
+loaded later.
 """
 
 from __future__ import annotations
@@ -17,26 +18,27 @@ from typing import Any
 from torch import Tensor
 
 from foveate.errors import MissingExtra, UnknownName, UsageError, WeightsError
+from foveate.modeling.backbones._common import RANDOM, no_drop_path_error, no_offline_error
 from foveate.modeling.backbones._hub import first_line, hub_error
 from foveate.modeling.weights import load_into, read_tensors
 
 PREFIX = "clip:"  # timm has networks of the same names
 CONFIG = "open_clip_config.json"
 _FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
-_BEST = (
-    "datacomp_xl",
-    "laion2b",
-    "webli",
-    "laion400m",
-    "openai",
-)  # training sets, the most accurate of the free licences first
+# training sets of weights with free licenses, the most accurate first
+_BEST_TAGS = ("datacomp_xl", "laion2b", "webli", "laion400m", "openai")
 
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """What a name stands for, in words its `label`.
+    """What the name of a backbone stands for.
 
-    `model`: open_clip's model_cfg. `pixels`: mean and std. `source`: where its weights lie on the hub, or the local `folder`.
+    Attributes:
+        label: A short name for messages.
+        model: The model_cfg of open_clip.
+        pixels: Mean and std of the input.
+        source: Where the weights are on the hub; None if there are none.
+        folder: The local folder, if the name is a path.
     """
 
     label: str
@@ -48,63 +50,75 @@ class ModelConfig:
 
 @cache
 def model_names() -> tuple[str, ...]:
-    """Those with a text network of the transformers library are left out: not even its shape is known without the hub."""
+    """Return the names of all models, with and without tag.
+
+    Models whose text network is of the transformers library are left out: not even their shapes are
+    known without the hub.
+    """
     import open_clip
 
-    own = [
+    models = [
         name
         for name in open_clip.list_models()
         if "hf_model_name" not in open_clip.get_model_config(name)["text_cfg"]
     ]
     tagged = [
-        f"{name}.{tag}" for name in own for tag in open_clip.list_pretrained_tags_by_model(name)
+        f"{name}.{tag}" for name in models for tag in open_clip.list_pretrained_tags_by_model(name)
     ]
-    return tuple(sorted(PREFIX + name for name in (*own, *tagged)))
+    return tuple(sorted(PREFIX + name for name in (*models, *tagged)))
 
 
 def resolve_config(name: str) -> ModelConfig:
+    """Return the configuration of a model or of a folder.
+
+    Raises:
+        MissingExtra: open_clip is not installed.
+        UnknownName: There is no such model.
+        UsageError: The folder or its configuration is missing or unusable.
+    """
     if not find_spec("open_clip"):
         raise MissingExtra("open-clip-torch", "clip")
-    word = name.removeprefix(PREFIX)
+    bare = name.removeprefix(PREFIX)
     if name not in model_names():
-        if _is_path(word):
-            return _plan_in(Path(word).expanduser())
+        if _is_path(bare):
+            return _read_folder(Path(bare).expanduser())
         raise UnknownName(name, model_names(), kind="backbone", where="backbone.name")
     import open_clip
 
-    architecture, _, tag = word.partition(".")
-    tag = tag or _best(open_clip.list_pretrained_tags_by_model(architecture))
+    architecture, _, tag = bare.partition(".")
+    tag = tag or _best_tag(open_clip.list_pretrained_tags_by_model(architecture))
     source = open_clip.get_pretrained_cfg(architecture, tag)
     model = open_clip.get_model_config(architecture)
     model["quick_gelu"] = source.get("quick_gelu", model.get("quick_gelu", False))
-    return ModelConfig(
-        f"{architecture}.{tag}" if tag else architecture, model, _pixels(source), source or None
-    )
+    label = f"{architecture}.{tag}" if tag else architecture
+    return ModelConfig(label, model, _pixels(source), source or None)
 
 
-def _pixels(stated: dict[str, Any]) -> dict[str, tuple[float, ...]]:
-    """Mean and std as stated, or OpenAI's."""
+def _pixels(config: dict[str, Any]) -> dict[str, tuple[float, ...]]:
+    """Mean and std as configured, otherwise those of OpenAI's models."""
     import open_clip
 
-    usual = {"mean": open_clip.OPENAI_DATASET_MEAN, "std": open_clip.OPENAI_DATASET_STD}
-    return {word: tuple(map(float, stated.get(word) or values)) for word, values in usual.items()}
+    defaults = {"mean": open_clip.OPENAI_DATASET_MEAN, "std": open_clip.OPENAI_DATASET_STD}
+    return {key: tuple(map(float, config.get(key) or value)) for key, value in defaults.items()}
 
 
-def _is_path(word: str) -> bool:
-    return word.startswith((".", "~")) or "/" in word or "\\" in word or Path(word).is_dir()
+def _is_path(name: str) -> bool:
+    return name.startswith((".", "~")) or "/" in name or "\\" in name or Path(name).is_dir()
 
 
-def _best(tags: Sequence[str]) -> str:
-    """The tag of the best training set, the first of several; '' where there is none."""
+def _best_tag(tags: Sequence[str]) -> str:
+    """The tag of the best training set, the first of several; '' if there is none."""
     ranks = {
-        tag: next((rank for rank, start in enumerate(_BEST) if tag.startswith(start)), len(_BEST))
+        tag: next(
+            (i for i, start in enumerate(_BEST_TAGS) if tag.startswith(start)), len(_BEST_TAGS)
+        )
         for tag in tags
     }
     return min(ranks, key=lambda tag: ranks[tag], default="")
 
 
-def _plan_in(folder: Path) -> ModelConfig:
-    """Raises UsageError where the folder or its configuration is missing, or says nothing that can be built."""
+def _read_folder(folder: Path) -> ModelConfig:
+    """Raises UsageError where the folder or its configuration is missing or unusable."""
     file = folder / CONFIG
     if not folder.is_dir():
         raise UsageError(
@@ -114,81 +128,90 @@ def _plan_in(folder: Path) -> ModelConfig:
         )
     if not file.is_file():
         raise UsageError(
-            f"this folder holds no {CONFIG}",
+            f"there is no {CONFIG} in this folder",
             where=folder,
-            hint="save the model in open_clip's format",
+            hint="save the model in the format of open_clip",
         )
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
         model, pixels = content["model_cfg"], _pixels(content.get("preprocess_cfg") or {})
-        elsewhere = model["text_cfg"].get("hf_model_name")
+        text_model = model["text_cfg"].get("hf_model_name")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise _unbuildable(file, error) from None
-    if elsewhere:
+    if text_model:
         raise UsageError(
-            "the text network of this folder is one of the transformers library",
+            "text networks of the transformers library are not supported",
             where=file,
-            why=f"{elsewhere!r}",
+            why=f"the configuration names {text_model!r}",
         )
     return ModelConfig(folder.resolve().name, model, pixels, folder=folder)
 
 
-# --- from a plan to a network
+# --- from a configuration to a network
 
 
-def build_network(plan: ModelConfig, size: int | None, drop_path: float) -> Any:
-    """Two networks with random weights, as two modules even where open_clip keeps the text's parts beside the image's."""
+def build_network(config: ModelConfig, size: int | None, drop_path: float) -> Any:
+    """Build an image and a text network with random weights.
+
+    They are separate modules, also where open_clip keeps the parts of the text network beside those
+    of the image network.
+
+    Raises:
+        UsageError: The configuration, the size or the rate is not supported.
+    """
     import open_clip
 
     try:
-        return open_clip.CustomTextCLIP(**_described(plan, size, drop_path))
+        return open_clip.CustomTextCLIP(**_arguments(config, size, drop_path))
     except (TypeError, ValueError, KeyError, AssertionError, RuntimeError) as error:
-        raise _unbuildable(plan.folder or plan.label, error) from None
+        raise _unbuildable(config.folder or config.label, error) from None
 
 
-def _described(plan: ModelConfig, size: int | None, drop_path: float) -> dict[str, Any]:
-    """The plan's model as CustomTextCLIP takes it, without CoCa's decoder, which writes captions and embeds nothing."""
-    model = {
-        word: value
-        for word, value in deepcopy(plan.model).items()
-        if word not in ("custom_text", "multimodal_cfg")
-    }
+def _arguments(config: ModelConfig, size: int | None, drop_path: float) -> dict[str, Any]:
+    """The arguments of CustomTextCLIP, without the caption decoder of CoCa."""
+    model = deepcopy(config.model)
+    for key in ("custom_text", "multimodal_cfg"):
+        model.pop(key, None)
     vision = model["vision_cfg"]
     vision |= {"timm_model_pretrained": False, "patch_dropout": 0.0, "output_tokens": False}
     model["text_cfg"]["output_tokens"] = False
     if size:
-        _refuse_size(vision, size)
+        _check_size(vision, size)
         vision["image_size"] = size
     if drop_path:
         if not vision.get("timm_model_name"):
-            raise UsageError(
-                f"the backbone {plan.label!r} has no stochastic depth",
-                hint="--set training.drop_path=0",
-            )
+            raise no_drop_path_error(config.label)
         vision["timm_drop_path"] = drop_path
     return model
 
 
 def _unbuildable(where: object, error: Exception) -> UsageError:
     why = f"{type(error).__name__}: {first_line(error)}"
-    return UsageError("open_clip can build no model from this description", where=where, why=why)
+    return UsageError("open_clip cannot build this model", where=where, why=why)
 
 
-def _refuse_size(vision: dict[str, Any], size: int) -> None:
-    """CLIP's ResNets pool with learnt positions, which nothing stretches."""
-    own = vision.get("image_size", 224)
-    if isinstance(vision.get("layers"), list) and size != own:
-        what = f"this backbone sees squares of {own} px and no others"
-        raise UsageError(what, where="backbone.size", hint=f"--set backbone.size={own}")
+def _check_size(vision: dict[str, Any], size: int) -> None:
+    """Refuse another size for CLIP's ResNets: positions of their pooling cannot be interpolated."""
+    fixed = vision.get("image_size", 224)
+    if isinstance(vision.get("layers"), list) and size != fixed:
+        raise UsageError(
+            f"the input size of this backbone is fixed at {fixed} px, got {size}",
+            where="backbone.size",
+            hint=f"--size {fixed}",
+        )
 
 
 def image_size(visual: Any) -> int:
+    """Return the side of the input of an image network, px."""
     size = visual.image_size
     return int(size if isinstance(size, int) else size[-1])
 
 
 def stage_shapes(visual: Any) -> list[tuple[int, int]]:
-    """Channels and stride of every stage that can give a map, in the order of forward_intermediates."""
+    """Return (channels, stride) of every stage that can give a map.
+
+    The order is that of forward_intermediates.
+    """
     if hasattr(visual, "trunk"):
         return [(stage["num_chs"], stage["reduction"]) for stage in visual.trunk.feature_info]
     if hasattr(visual, "layer4"):
@@ -200,54 +223,61 @@ def stage_shapes(visual: Any) -> list[tuple[int, int]]:
 # --- weights and tokenizer
 
 
-def load_weights(network: Any, plan: ModelConfig, weights: str) -> str:
-    """Puts the weights in; gives the sentence that says where they came from."""
+def load_weights(network: Any, config: ModelConfig, weights: str) -> str:
+    """Load weights into the network; returns where they come from, as shown to the user.
+
+    Raises:
+        UsageError: There are no such weights.
+        WeightsError: They are unavailable or do not fit.
+    """
     if weights == "none":
-        return "random, as asked with --weights none"
+        return RANDOM
     if weights == "offline":
-        what = f"no offline package holds weights of {plan.label!r}"
-        raise UsageError(what, where="backbone.weights", hint=f"--backbone {PREFIX}FOLDER")
+        raise no_offline_error(config.label, hint=f"--backbone {PREFIX}FOLDER")
     if weights in ("auto", "hub"):
-        path, origin = _in_folder(plan, weights) if plan.folder else _from_hub(plan)
+        path, origin = _find_in_folder(config, weights) if config.folder else _download(config)
     else:
         path = Path(weights).expanduser()
         origin = f"file: {path.name}"
-    load_into(network, _translated(network, read_tensors(path)), path)
+    load_into(network, _convert(network, read_tensors(path)), path)
     return origin
 
 
-def _in_folder(plan: ModelConfig, weights: str) -> tuple[Path, str]:
-    assert plan.folder is not None
+def _find_in_folder(config: ModelConfig, weights: str) -> tuple[Path, str]:
+    assert config.folder is not None
     if weights == "hub":
         raise UsageError(
-            "a folder's weights do not come from the hub",
+            "--weights hub does not apply to a folder",
             where="backbone.weights",
             hint="--weights auto",
         )
     for name in _FILES:
-        if (plan.folder / name).is_file():
-            return plan.folder / name, f"folder: {plan.label}/{name}"
+        if (config.folder / name).is_file():
+            return config.folder / name, f"folder: {config.label}/{name}"
     raise UsageError(
-        f"this folder holds no {_FILES[0]}",
-        where=plan.folder,
+        f"there is no {_FILES[0]} in this folder",
+        where=config.folder,
         hint="--weights FILE, or --weights none (random)",
     )
 
 
-def _from_hub(plan: ModelConfig) -> tuple[Path, str]:
+def _download(config: ModelConfig) -> tuple[Path, str]:
     import open_clip
 
-    hint = f"give a local file with --weights FILE, a folder with --backbone {PREFIX}FOLDER, or --weights none"
-    if plan.source is None:
-        raise WeightsError(f"open_clip knows no pretrained weights of {plan.label!r}", hint=hint)
+    hint = (
+        f"a local file with --weights FILE, a folder with --backbone {PREFIX}FOLDER, "
+        "or --weights none"
+    )
+    if config.source is None:
+        raise WeightsError(f"open_clip has no pretrained weights of {config.label!r}", hint=hint)
     try:
-        return Path(open_clip.download_pretrained(plan.source)), f"hub: {plan.label}"
+        return Path(open_clip.download_pretrained(config.source)), f"hub: {config.label}"
     except Exception as error:
-        raise hub_error(f"the weights of {plan.label!r}", error, hint) from None
+        raise hub_error(f"the weights of {config.label!r}", error, hint) from None
 
 
-def _translated(network: Any, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The file in the names of two separate networks and at this network's size, by the steps that open_clip takes itself."""
+def _convert(network: Any, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors in the names of two separate networks, with positions resized, as open_clip does."""
     from open_clip.convert import convert_state_dict
     from open_clip.model import convert_to_custom_text_state_dict, resize_pos_embed
 
@@ -255,20 +285,27 @@ def _translated(network: Any, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         tensors = convert_to_custom_text_state_dict(convert_state_dict(network, tensors))
         resize_pos_embed(tensors, network)
     except (KeyError, ValueError, RuntimeError, AttributeError):
-        return tensors  # not a file of this architecture: `fill` says what does not fit
-    own = dict(network.named_parameters(recurse=False))
-    scalars = [
-        name for name in own if name in tensors and own[name].numel() == tensors[name].numel()
-    ]
-    return tensors | {name: tensors[name].reshape(own[name].shape) for name in scalars}
+        return tensors  # of another architecture: `load_into` says what does not fit
+    scalars = {
+        name: tensors[name].reshape(parameter.shape)
+        for name, parameter in network.named_parameters(recurse=False)
+        if name in tensors and parameter.numel() == tensors[name].numel()
+    }
+    return tensors | scalars
 
 
-def load_tokenizer(plan: ModelConfig) -> Any:
-    """The folder's own, the architecture's from the hub, or where none is named the one that comes with open_clip; code that a
-    folder brings along is never run."""
+def load_tokenizer(config: ModelConfig) -> Any:
+    """Load the tokenizer of a model.
+
+    It is that of the folder, that of the architecture from the hub, or the one that comes with
+    open_clip. Code in a folder is never run.
+
+    Raises:
+        WeightsError: It is unavailable.
+    """
     from open_clip.tokenizer import HFTokenizer, SimpleTokenizer
 
-    text = plan.model["text_cfg"]
+    text = config.model["text_cfg"]
     options = {
         "context_length": text.get("context_length", 77),
         **(text.get("tokenizer_kwargs") or {}),
@@ -278,13 +315,14 @@ def load_tokenizer(plan: ModelConfig) -> Any:
         return SimpleTokenizer(**options)
     options |= {"tokenizer_mode": text.get("tokenizer_mode"), "trust_remote_code": False}
     try:
-        return HFTokenizer(str(plan.folder or name), **options)
+        return HFTokenizer(str(config.folder or name), **options)
     except Exception as error:
-        if plan.folder is None:
-            hint = f"a folder with the tokenizer's files: --backbone {PREFIX}FOLDER"
+        if config.folder is None:
+            hint = f"a folder with the files of the tokenizer: --backbone {PREFIX}FOLDER"
             raise hub_error(f"the tokenizer {name!r}", error, hint) from None
-        what, hint = (
+        raise WeightsError(
             "this folder lacks the tokenizer of its text network",
-            f"put the files of {name!r} there (tokenizer.json, ...)",
-        )
-        raise WeightsError(what, where=plan.folder, why=first_line(error), hint=hint) from None
+            where=config.folder,
+            why=first_line(error),
+            hint=f"put the files of {name!r} there (tokenizer.json, ...)",
+        ) from None

@@ -1,4 +1,4 @@
-"""How families walk a network: which of its stages give maps, and what counts as a block."""
+"""The structure of a network: which stages give maps, and which modules are blocks."""
 
 from __future__ import annotations
 
@@ -6,30 +6,36 @@ from collections.abc import Collection, Sequence
 
 from torch import nn
 
-_PLAIN_MAPS = (
-    4  # maps of one size taken from a network without a pyramid (ViT), evenly spaced in depth
-)
+# maps taken from a network without a pyramid (ViT), all of one size, evenly spaced in depth
+_PLAIN_MAPS = 4
 
 
 def select_map_stages(strides: Sequence[int]) -> list[int]:
-    """Which stages give maps, by the stride of each: all of a pyramid, some of a plain stack of blocks."""
+    """Return the indices of the stages that give maps, from the stride of each stage.
+
+    All stages of a pyramid do, and some of a plain stack of blocks.
+    """
     if len(set(strides)) > 1 or len(strides) <= _PLAIN_MAPS:
         return list(range(len(strides)))
     step = len(strides) / _PLAIN_MAPS
-    return [round(step * place) - 1 for place in range(1, _PLAIN_MAPS + 1)]
+    return [round(step * count) - 1 for count in range(1, _PLAIN_MAPS + 1)]
 
 
 def flatten_blocks(network: nn.Module, wrappers: Collection[str] = ()) -> list[nn.Module]:
-    """The children of a network that hold parameters, from input to output; a stack of layers is opened, one level deep.
+    """Return the children of a network that have parameters, from input to output.
 
-    `wrappers`: names of children that are not blocks but hold the network's stacks.
+    A Sequential or ModuleList is replaced by its own children, one level deep.
+
+    Args:
+        network: The network.
+        wrappers: Names of children that are no blocks but contain the stacks of blocks.
     """
-    found: list[nn.Module] = []
+    blocks: list[nn.Module] = []
     for name, child in network.named_children():
         if name in wrappers:
-            found += flatten_blocks(child)
+            blocks += flatten_blocks(child)
+        elif isinstance(child, nn.Sequential | nn.ModuleList):
+            blocks += child.children()
         else:
-            found += (
-                child.children() if isinstance(child, nn.Sequential | nn.ModuleList) else [child]
-            )
-    return [part for part in found if any(True for _ in part.parameters())]
+            blocks.append(child)
+    return [block for block in blocks if any(True for _ in block.parameters())]

@@ -1,7 +1,8 @@
-"""BLIP, of the transformers library: a Vision Transformer and the decoder that writes about what it sees (Li et al. 2022).
+"""BLIP of the transformers library: a Vision Transformer with a text decoder (Li et al. 2022).
 
 blip:Salesforce/blip-image-captioning-base      a model of the hub
-blip:FOLDER                                     a folder with config.json, model.safetensors and the tokenizer's files
+blip:FOLDER                                     a folder with config.json, model.safetensors and the
+                                                files of the tokenizer
 """
 
 from __future__ import annotations
@@ -13,8 +14,17 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from foveate.errors import UsageError, WeightsError
+from foveate.errors import WeightsError
 from foveate.modeling.backbones import CaptioningBackbone, ModelInfo
+from foveate.modeling.backbones._common import (
+    CLIP_MEAN,
+    CLIP_STD,
+    RANDOM,
+    check_size,
+    feature_names,
+    no_drop_path_error,
+    parameter_count,
+)
 from foveate.modeling.backbones._hub import HubFamily, first_line, hub_error
 from foveate.modeling.backbones._stages import flatten_blocks
 from foveate.modeling.text_decoder import GeneratedTokens, beam_search, disable_progress_bars
@@ -23,11 +33,12 @@ from foveate.modeling.weights import load_into, read_tensors
 from foveate.types import Features, InputSpec, Provides
 
 _PROVIDES = frozenset({Provides.POOLED, Provides.MAPS, Provides.TOKENS, Provides.WORDS})
-_MEAN, _STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 
 
 class BlipFamily(HubFamily):
-    summary: ClassVar[str] = "networks that write about pictures, of the transformers library"
+    """Captioning networks."""
+
+    summary: ClassVar[str] = "captioning networks (BLIP), of transformers"
     prefix: ClassVar[str] = "blip:"
     licenses: ClassVar[dict[str, str]] = {
         "Salesforce/blip-image-captioning-base": "bsd-3-clause",
@@ -38,16 +49,15 @@ class BlipFamily(HubFamily):
         return [self.prefix + name for name in self.licenses]
 
     def info(self, name: str) -> ModelInfo:
-        config = _had("AutoConfig", self.location(name))
+        config = _from_pretrained("AutoConfig", self.location(name))
         with torch.device("meta"):
-            count = sum(parameter.numel() for parameter in _network(config).parameters())
-        provides = tuple(sorted(word.value for word in _PROVIDES))
+            count = parameter_count(_build(config))
         return ModelInfo(
             name,
             count,
             self.license(name),
             config.vision_config.image_size,
-            provides,
+            feature_names(_PROVIDES),
             offline=False,
         )
 
@@ -55,59 +65,52 @@ class BlipFamily(HubFamily):
         self, name: str, weights: str, size: int | None = None, drop_path: float = 0.0
     ) -> BlipBackbone:
         if drop_path:
-            raise UsageError(
-                f"the backbone {name!r} has no stochastic depth", hint="--set training.drop_path=0"
-            )
-        place = self.location(name)
+            raise no_drop_path_error(name)
+        location = self.location(name)
         if weights in ("auto", "hub"):
-            network, origin = _had("BlipForConditionalGeneration", place), self.origin(name)
+            network = _from_pretrained("BlipForConditionalGeneration", location)
+            origin = self.origin(name)
         else:
-            network, origin = (
-                _network(_had("AutoConfig", place)),
-                "random, as asked with --weights none",
-            )
+            network, origin = _build(_from_pretrained("AutoConfig", location)), RANDOM
             if weights != "none":
                 load_into(network, read_tensors(Path(weights).expanduser()), weights)
                 origin = f"file: {Path(weights).name}"
+        tokenizer = _from_pretrained("AutoTokenizer", location)
         return BlipBackbone(
-            network,
-            BlipTokenizer(_had("AutoTokenizer", place), network.config.text_config),
-            size,
-            origin,
+            network, BlipTokenizer(tokenizer, network.config.text_config), size, origin
         )
 
 
 class BlipTokenizer(SubwordTokenizer):
-    """BERT's subwords, with the numbers by which BLIP begins and ends."""
+    """The subwords of BERT, with the start and end ids of BLIP."""
 
-    def __init__(self, tokenizer: Any, plan: Any) -> None:
-        self._tokenizer, self.size, self.suppressed = tokenizer, plan.vocab_size, []
-        self.start, self.end = plan.bos_token_id, plan.sep_token_id
+    def __init__(self, tokenizer: Any, config: Any) -> None:
+        self._tokenizer, self.size, self.suppressed = tokenizer, config.vocab_size, []
+        self.start, self.end = config.bos_token_id, config.sep_token_id
 
 
 class BlipBackbone(CaptioningBackbone):
-    """`network`: the whole model of the library."""
+    """A BLIP network.
 
-    def __init__(self, network: Any, vocabulary: BlipTokenizer, size: int | None, origin: str) -> None:
+    Args:
+        network: The whole model of the library.
+        tokenizer: The tokenizer of its decoder.
+        size: Side of the input, px; None for that of the configuration.
+        origin: Where the weights come from.
+    """
+
+    def __init__(
+        self, network: Any, tokenizer: BlipTokenizer, size: int | None, origin: str
+    ) -> None:
         super().__init__()
-        self.network, self.tokenizer, self.origin, self.provides = (
-            network,
-            vocabulary,
-            origin,
-            _PROVIDES,
-        )
-        plan = network.config.vision_config
-        side = size or plan.image_size
-        if side % plan.patch_size:
-            hint = f"--size {max(1, side // plan.patch_size) * plan.patch_size}"
-            raise UsageError(
-                f"BLIP wants a size that {plan.patch_size} divides, not {side}",
-                where="backbone.size",
-                hint=hint,
-            )
-        self.input = InputSpec(side, _MEAN, _STD)
-        self.width = self.token_width = plan.hidden_size
-        self.map_widths, self.map_strides = (plan.hidden_size,), (plan.patch_size,)
+        self.network, self.tokenizer = network, tokenizer
+        self.origin, self.provides = origin, _PROVIDES
+        vision = network.config.vision_config
+        side = size or vision.image_size
+        check_size(side, vision.patch_size)
+        self.input = InputSpec(side, CLIP_MEAN, CLIP_STD)
+        self.width = self.token_width = vision.hidden_size
+        self.map_widths, self.map_strides = (vision.hidden_size,), (vision.patch_size,)
 
     def blocks(self) -> list[nn.Module]:
         vision = self.network.vision_model
@@ -119,66 +122,73 @@ class BlipBackbone(CaptioningBackbone):
         ]
 
     def forward(self, images: Tensor, wants: Collection[Provides]) -> Features:
-        every: Tensor = self.network.vision_model(
+        sequence: Tensor = self.network.vision_model(
             images, interpolate_pos_encoding=True
         ).last_hidden_state
-        tokens, side = every[:, 1:], images.shape[-1] // self.map_strides[0]
-        found = Features(native=every if Provides.WORDS in wants else None)
+        tokens, side = sequence[:, 1:], images.shape[-1] // self.map_strides[0]
+        features = Features(native=sequence if Provides.WORDS in wants else None)
         if Provides.POOLED in wants:
-            found.pooled = every[:, 0]
+            features.pooled = sequence[:, 0]
         if Provides.TOKENS in wants:
-            found.tokens = tokens
+            features.tokens = tokens
         if Provides.MAPS in wants:
-            found.maps = [tokens.transpose(1, 2).reshape(len(tokens), -1, side, side)]
-        return found
+            features.maps = [tokens.transpose(1, 2).reshape(len(tokens), -1, side, side)]
+        return features
 
-    def next_token_logits(self, memory: Tensor, numbers: Tensor) -> Tensor:
-        found: Tensor = self._decoded(memory, numbers).logits
-        return found
+    def next_token_logits(self, memory: Tensor, ids: Tensor) -> Tensor:
+        logits: Tensor = self._decode(memory, ids).logits
+        return logits
 
-    def generate(self, memory: Tensor, opening: Sequence[int], most: int, beams: int) -> GeneratedTokens:
-        given = torch.tensor(list(opening), device=memory.device).expand(len(memory), -1)
-        there = torch.ones(memory.shape[:2], dtype=torch.long, device=memory.device)
-        seen = {
-            "input_ids": given,
-            "encoder_hidden_states": memory,
-            "encoder_attention_mask": there,
-        }
-        return beam_search(self.network.text_decoder, self.tokenizer, most, beams, **seen)
+    def generate(
+        self, memory: Tensor, prompt_ids: Sequence[int], max_tokens: int, beams: int
+    ) -> GeneratedTokens:
+        prompt = torch.tensor(list(prompt_ids), device=memory.device).expand(len(memory), -1)
+        mask = torch.ones(memory.shape[:2], dtype=torch.long, device=memory.device)
+        return beam_search(
+            self.network.text_decoder,
+            self.tokenizer,
+            max_tokens,
+            beams,
+            input_ids=prompt,
+            encoder_hidden_states=memory,
+            encoder_attention_mask=mask,
+        )
 
-    def attention_maps(self, memory: Tensor, numbers: Sequence[int]) -> Tensor:
-        """Attention to the picture, the mean over layers and heads."""
-        seen = self._decoded(
-            memory, torch.tensor([list(numbers)], device=memory.device), output_attentions=True
+    def attention_maps(self, memory: Tensor, ids: Sequence[int]) -> Tensor:
+        """Return the cross-attention to the image, the mean over layers and heads."""
+        layers = self._decode(
+            memory, torch.tensor([list(ids)], device=memory.device), output_attentions=True
         ).cross_attentions
-        return torch.stack([layer[0].float().mean(0) for layer in seen]).mean(0)
+        return torch.stack([layer[0].float().mean(0) for layer in layers]).mean(0)
 
-    def _decoded(self, memory: Tensor, numbers: Tensor, **more: bool) -> Any:
+    def _decode(self, memory: Tensor, ids: Tensor, **options: bool) -> Any:
         return self.network.text_decoder(
-            input_ids=numbers, encoder_hidden_states=memory, return_dict=True, **more
+            input_ids=ids, encoder_hidden_states=memory, return_dict=True, **options
         )
 
 
-def _network(config: Any) -> Any:
+def _build(config: Any) -> Any:
     from transformers import BlipForConditionalGeneration
 
     return BlipForConditionalGeneration(config)
 
 
-def _had(kind: str, place: str) -> Any:
-    """What the library opens at this place; raises WeightsError where there is none."""
+def _from_pretrained(class_name: str, location: str) -> Any:
+    """Load an object of the transformers library; raises WeightsError where that fails."""
     import transformers
 
     disable_progress_bars()
-    here = Path(place).is_dir()
+    is_folder = Path(location).is_dir()
     try:
-        return getattr(transformers, kind).from_pretrained(place, local_files_only=here)
+        return getattr(transformers, class_name).from_pretrained(
+            location, local_files_only=is_folder
+        )
     except (OSError, ValueError, KeyError) as error:
         hint = (
             "a folder with config.json, model.safetensors and a tokenizer: --backbone blip:FOLDER"
         )
-        if not here:
-            raise hub_error(f"BLIP's {place!r}", error, hint) from None
+        if not is_folder:
+            raise hub_error(f"the BLIP model {location!r}", error, hint) from None
         raise WeightsError(
-            "this BLIP cannot be opened", where=place, why=first_line(error), hint=hint
+            "this BLIP model cannot be loaded", where=location, why=first_line(error), hint=hint
         ) from None

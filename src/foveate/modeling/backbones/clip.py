@@ -1,8 +1,11 @@
-"""CLIP and SigLIP, by open_clip: images and sentences in one space (Radford et al. 2021, Zhai et al. 2023).
+"""CLIP and SigLIP of open_clip: images and text in one space.
 
-clip:ViT-B-32              an architecture, with the pretrained weights that suit it best
-clip:ViT-B-32.openai       the same with the weights of this tag of open_clip's
-clip:FOLDER                a folder in open_clip's format: open_clip_config.json beside open_clip_model.safetensors
+Radford et al. 2021 (CLIP), Zhai et al. 2023 (SigLIP).
+
+clip:ViT-B-32              an architecture, with its best pretrained weights
+clip:ViT-B-32.openai       the same with the weights of this tag of open_clip
+clip:FOLDER                a folder in the format of open_clip: open_clip_config.json beside
+                           open_clip_model.safetensors
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ from torch import Tensor, nn
 
 from foveate.errors import WeightsError
 from foveate.modeling.backbones import Family, ModelInfo, TextBackbone
+from foveate.modeling.backbones._common import feature_names, parameter_count
 from foveate.modeling.backbones._open_clip import (
     CONFIG,
     PREFIX,
@@ -36,7 +40,9 @@ _PROVIDES = frozenset({Provides.POOLED, Provides.MAPS, Provides.TOKENS, Provides
 
 
 class ClipFamily(Family):
-    summary: ClassVar[str] = "images and sentences in one space, of the open_clip library"
+    """Models that embed images and text into one space."""
+
+    summary: ClassVar[str] = "image and text encoders (CLIP, SigLIP), of the open_clip library"
 
     def names(self) -> list[str]:
         return list(model_names()) if find_spec("open_clip") else []
@@ -49,50 +55,54 @@ class ClipFamily(Family):
             network = build_network(resolve_config(name), size=None, drop_path=0.0)
         return ModelInfo(
             name=name,
-            parameters=sum(parameter.numel() for parameter in network.parameters()),
+            parameters=parameter_count(network),
             license="not stated",
             size=image_size(network.visual),
-            provides=tuple(sorted(word.value for word in _PROVIDES)),
+            provides=feature_names(_PROVIDES),
             offline=False,
         )
 
     def open(
         self, name: str, weights: str, size: int | None = None, drop_path: float = 0.0
     ) -> ClipBackbone:
-        plan = resolve_config(name)
-        network = build_network(plan, size, drop_path)
-        origin = load_weights(network, plan, weights)
-        if size and hasattr(
-            network.visual, "trunk"
-        ):  # timm's networks learn positions at one size; they are stretched afterwards
+        config = resolve_config(name)
+        network = build_network(config, size, drop_path)
+        origin = load_weights(network, config, weights)
+        # networks of timm have learned positions of one size, which are resized after loading
+        if size and hasattr(network.visual, "trunk"):
             network.visual.set_input_size(size)
-        return ClipBackbone(network, plan, origin)
+        return ClipBackbone(network, config, origin)
 
 
 class ClipBackbone(TextBackbone):
-    """open_clip's two networks. `network` is that of the images; its projected embedding is the pooled vector."""
+    """A model of open_clip; the projected embedding of an image is its pooled vector.
+
+    Args:
+        model: A CustomTextCLIP.
+        config: What its name stands for.
+        origin: Where the weights come from.
+
+    Attributes:
+        network: The image network.
+    """
 
     network: Any
 
-    def __init__(self, whole: Any, plan: ModelConfig, origin: str) -> None:
+    def __init__(self, model: Any, config: ModelConfig, origin: str) -> None:
         super().__init__()
-        self.network, self.text, self.log_scale, self.offset = (
-            whole.visual,
-            whole.text,
-            whole.logit_scale,
-            whole.logit_bias,
-        )
-        self.origin, self.provides, self._plan = origin, _PROVIDES, plan
-        mean, std = plan.pixels["mean"], plan.pixels["std"]
+        self.network, self.text = model.visual, model.text
+        self.log_scale, self.offset = model.logit_scale, model.logit_bias
+        self.origin, self.provides, self._config = origin, _PROVIDES, config
+        mean, std = config.pixels["mean"], config.pixels["std"]
         self.input = InputSpec(
             image_size(self.network), (mean[0], mean[1], mean[2]), (std[0], std[1], std[2])
         )
-        found = stage_shapes(self.network)
-        self._taken = select_map_stages([stride for _, stride in found])
-        self.map_widths = tuple(found[index][0] for index in self._taken)
-        self.map_strides = tuple(found[index][1] for index in self._taken)
+        shapes = stage_shapes(self.network)
+        self._stages = select_map_stages([stride for _, stride in shapes])
+        self.map_widths = tuple(shapes[index][0] for index in self._stages)
+        self.map_strides = tuple(shapes[index][1] for index in self._stages)
         self.token_width = self.map_widths[-1]
-        self.width = plan.model["embed_dim"]
+        self.width = config.model["embed_dim"]
 
     @property
     def logit_scale(self) -> Tensor:
@@ -100,9 +110,8 @@ class ClipBackbone(TextBackbone):
 
     @property
     def logit_bias(self) -> Tensor:
-        return cast(
-            Tensor, self.log_scale.new_zeros(()) if self.offset is None else self.offset.squeeze()
-        )
+        bias = self.log_scale.new_zeros(()) if self.offset is None else self.offset.squeeze()
+        return cast(Tensor, bias)
 
     def blocks(self) -> list[nn.Module]:
         return flatten_blocks(self.network, wrappers=("trunk", "transformer"))
@@ -111,45 +120,51 @@ class ClipBackbone(TextBackbone):
         pooled = Provides.POOLED in wants
         if not {Provides.MAPS, Provides.TOKENS} & set(wants):
             return Features(pooled=self.network(images) if pooled else None)
-        found = self.network.forward_intermediates(
+        # the final norm applies to maps, except for CoCa, which normalizes after its pooling
+        normalize = getattr(self.network, "attn_pool", None) is None
+        output = self.network.forward_intermediates(
             images,
-            indices=self._taken,
-            normalize_intermediates=getattr(self.network, "attn_pool", None)
-            is None,  # CoCa normalises after its pooling
+            indices=self._stages,
+            normalize_intermediates=normalize,
             intermediates_only=not pooled,
         )
-        maps = found["image_intermediates"]
+        maps = output["image_intermediates"]
         return Features(
-            pooled=found.get("image_features"),
+            pooled=output.get("image_features"),
             maps=maps if Provides.MAPS in wants else [],
             tokens=maps[-1].flatten(2).transpose(1, 2) if Provides.TOKENS in wants else None,
         )
 
     @cached_property
     def tokenizer(self) -> Any:
-        """Opened on first use: a classifier of images needs none."""
-        return load_tokenizer(self._plan)
+        """The tokenizer, loaded on first use: an image classifier needs none."""
+        return load_tokenizer(self._config)
 
     @property
-    def _table(self) -> Any:
+    def _embedding(self) -> Any:
         return self.text.token_embedding
 
     def tokenize(self, sentences: Sequence[str]) -> Tensor:
         ids: Tensor = self.tokenizer(list(sentences))
-        if int(ids.max()) >= self._table.num_embeddings:
-            what = f"the text network knows {self._table.num_embeddings} tokens, its tokenizer gave number {int(ids.max())}"
-            hint = f"name its own tokenizer in {CONFIG} (text_cfg: hf_tokenizer_name)"
+        size = self._embedding.num_embeddings
+        if int(ids.max()) >= size:
             raise WeightsError(
-                what, where=self._plan.label, why="they were not made for each other", hint=hint
+                "the tokenizer does not belong to the text network",
+                where=self._config.label,
+                why=f"the network has {size} tokens, the tokenizer gave the id {int(ids.max())}",
+                hint=f"name the right tokenizer in {CONFIG} (text_cfg: hf_tokenizer_name)",
             )
-        return ids.to(self._table.weight.device)
+        return ids.to(self._embedding.weight.device)
 
     def embed_tokens(self, ids: Tensor) -> Tensor:
-        return cast(Tensor, self._table(ids))
+        return cast(Tensor, self._embedding(ids))
 
-    def encode_embeddings(self, words: Tensor, ids: Tensor) -> Tensor:
-        """The text network runs as it is, so that masks and pooling stay open_clip's; its table alone answers otherwise."""
-        hook = self._table.register_forward_hook(lambda *_: words)
+    def encode_embeddings(self, embeddings: Tensor, ids: Tensor) -> Tensor:
+        """Run the text network with its embedding layer replaced.
+
+        Masks and pooling thus remain those of open_clip.
+        """
+        hook = self._embedding.register_forward_hook(lambda *_: embeddings)
         try:
             return cast(Tensor, self.text(ids))
         finally:

@@ -1,4 +1,4 @@
-"""Backbones that a pre-training has left in its run folder: --backbone runs/photos-lejepa-1."""
+"""Pretrained backbones of run folders: --backbone runs/photos-lejepa-1."""
 
 from __future__ import annotations
 
@@ -7,11 +7,13 @@ from typing import ClassVar
 
 from foveate.errors import UsageError
 from foveate.modeling.backbones import Backbone, Family, ModelInfo, family_of
-from foveate.modeling.weights import load_into, read_tensors
+from foveate.modeling.weights import load_into, read_run_tensors
 from foveate.run.folder import BACKBONE_FILE, Run
 
 
 class RunFamily(Family):
+    """Backbones that `foveate pretrain` trained."""
+
     summary: ClassVar[str] = "run folders of foveate pretrain"
 
     def names(self) -> list[str]:
@@ -24,33 +26,38 @@ class RunFamily(Family):
         return str(Path(name).resolve())
 
     def info(self, name: str) -> ModelInfo:
-        own = _opened(name).recipe().backbone
-        return family_of(own.name).info(own.name)
+        config = _open_pretraining(name).recipe().backbone
+        return family_of(config.name).info(config.name)
 
     def open(
         self, name: str, weights: str, size: int | None = None, drop_path: float = 0.0
     ) -> Backbone:
-        run = _opened(name)
-        own = run.recipe().backbone
-        backbone = family_of(own.name).open(own.name, "none", size or own.size, drop_path)
+        run = _open_pretraining(name)
+        config = run.recipe().backbone
+        backbone = family_of(config.name).open(config.name, "none", size or config.size, drop_path)
         if weights == "none":
             return backbone
         if weights != "auto":
-            hint = "leave --weights out: the run has its own"
             raise UsageError(
-                f"--weights {weights} cannot be had for a run", where=run.folder, hint=hint
+                f"--weights {weights} does not apply to a run, which has its own weights",
+                where=run.folder,
+                hint="leave --weights out",
             )
         run.verify()
-        load_into(backbone, read_tensors(run.folder / BACKBONE_FILE, verbatim=True), run.folder / BACKBONE_FILE)
+        tensors = read_run_tensors(run.folder, BACKBONE_FILE)
+        load_into(backbone, tensors, run.folder / BACKBONE_FILE)
         backbone.origin = f"run: {run.folder.resolve().name}, {run.outcome()['origin']}"
         return backbone
 
 
-def _opened(name: str) -> Run:
-    """A finished pre-training; raises UsageError and RunError for any other run."""
+def _open_pretraining(name: str) -> Run:
+    """Open a finished pretraining run; raises UsageError or RunError for any other run."""
     run = Run.open(Path(name))
     run.outcome()
     if not run.is_pretraining:
-        hint = "foveate continue RUN DATA goes on from a run that was fitted"
-        raise UsageError("this run was fitted, not pre-trained", where=run.folder, hint=hint)
+        raise UsageError(
+            "this run was fitted, not pretrained",
+            where=run.folder,
+            hint="foveate continue RUN DATA continues a fitted run",
+        )
     return run

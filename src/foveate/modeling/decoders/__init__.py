@@ -1,6 +1,6 @@
-"""Ways to turn a pyramid of maps into a vector for every pixel.
+"""Segmentation decoders: from a pyramid of maps to a feature vector for every pixel.
 
-Letters: B images, C_i channels of the maps, H, W of the network's square, D width of the answer.
+Letters: B images, C_i channels of the maps, H, W of the network's square, D width of the output.
 """
 
 from __future__ import annotations
@@ -14,14 +14,18 @@ from foveate.registry import Registry
 
 
 class Decoder(nn.Module, ABC):
-    """Made with the channels C_i of the maps at its `strides`, finest first, and the width of its own layers.
+    """Base class of decoders, created with the channels of the maps and the width of its own
+    layers.
 
-    `strides`: the maps that it wants. `pools`: whether it normalises a single vector of each image over the batch, so that
-    training needs two at once. `out_width`: D, set when it is made.
+    Attributes:
+        strides: the maps that it reads, finest first.
+        needs_batch_statistics: whether it normalizes one vector per image over the batch, so that
+            training needs two images at once.
+        out_width: D, set by the constructor.
     """
 
     strides: ClassVar[tuple[int, ...]] = (4, 8, 16, 32)
-    pools: ClassVar[bool] = False
+    needs_batch_statistics: ClassVar[bool] = False
     out_width: int
 
     @abstractmethod
@@ -30,7 +34,7 @@ class Decoder(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, maps: list[Tensor]) -> Tensor:
-        """[(B, C_i, H/s_i, W/s_i)] -> (B, D, h, w), of any size; it is stretched to the square afterwards."""
+        """[(B, C_i, H/s_i, W/s_i)] -> (B, D, h, w) of any size, resized to the square later."""
 
 
 DECODERS: Registry[Decoder] = Registry("foveate.modeling.decoders", Decoder, "decoder")

@@ -14,7 +14,7 @@ _RATES = (6, 12, 18)  # of the dilated convolutions, as in the paper for stride 
 
 class DeepLab(Decoder):
     strides: ClassVar[tuple[int, ...]] = (4, 16)
-    pools: ClassVar[bool] = True
+    needs_batch_statistics: ClassVar[bool] = True
 
     def __init__(self, widths: tuple[int, ...], width: int) -> None:
         super().__init__(widths, width)
@@ -23,5 +23,5 @@ class DeepLab(Decoder):
         self.out_width = width
 
     def forward(self, maps: list[Tensor]) -> Tensor:
-        # two finer maps stand first in the library's lists; it does not read them
+        # the library expects two finer maps first and does not read them
         return self.layers([maps[0], maps[0], *maps])  # type: ignore[no-any-return]

@@ -1,4 +1,7 @@
-"""DPT (Ranftl et al. 2021), as built in segmentation_models_pytorch; the pyramid stands for its reassembly of tokens."""
+"""DPT (Ranftl et al. 2021), as built in segmentation_models_pytorch.
+
+The feature pyramid replaces its reassembly of tokens.
+"""
 
 from __future__ import annotations
 

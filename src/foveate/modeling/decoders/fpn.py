@@ -1,4 +1,6 @@
-"""The semantic branch of feature pyramid networks (Kirillov et al. 2019), as built in segmentation_models_pytorch."""
+"""Semantic branch of feature pyramid networks (Kirillov et al. 2019), as built in
+segmentation_models_pytorch.
+"""
 
 from __future__ import annotations
 

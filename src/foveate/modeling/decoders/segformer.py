@@ -16,7 +16,6 @@ class Segformer(Decoder):
 
     def forward(self, maps: list[Tensor]) -> Tensor:
         batch, _, height, width = maps[0].shape
-        stub = maps[0].new_empty(
-            batch, 0, 4 * height, 4 * width
-        )  # the library reads the size of the picture off it
+        # the library only reads the image size from it
+        stub = maps[0].new_empty(batch, 0, 4 * height, 4 * width)
         return self.layers([stub, stub, *maps])  # type: ignore[no-any-return]

@@ -9,7 +9,9 @@ from torch import Tensor
 
 from foveate.modeling.decoders import Decoder
 
-_LEAST = 16  # channels at full resolution: with fewer than classes, the last layer cannot tell them apart
+_MIN_CHANNELS = (
+    16  # at full resolution; with fewer channels than classes the last layer cannot separate them
+)
 
 
 class Unet(Decoder):
@@ -17,7 +19,7 @@ class Unet(Decoder):
 
     def __init__(self, widths: tuple[int, ...], width: int) -> None:
         super().__init__(widths, width)
-        fine = max(_LEAST, width // 8)
+        fine = max(_MIN_CHANNELS, width // 8)
         self.layers = UnetDecoder(
             [0, *widths], [2 * width, width, width // 2, max(fine, width // 4), fine]
         )
@@ -25,7 +27,6 @@ class Unet(Decoder):
 
     def forward(self, maps: list[Tensor]) -> Tensor:
         batch, _, height, width = maps[0].shape
-        stub = maps[0].new_empty(
-            batch, 0, 2 * height, 2 * width
-        )  # the library reads the size of the picture off it
+        # the library only reads the image size from it
+        stub = maps[0].new_empty(batch, 0, 2 * height, 2 * width)
         return self.layers([stub, *maps])  # type: ignore[no-any-return]

@@ -11,7 +11,7 @@ from foveate.modeling.decoders import Decoder
 
 
 class UperNet(Decoder):
-    pools: ClassVar[bool] = True
+    needs_batch_statistics: ClassVar[bool] = True
 
     def __init__(self, widths: tuple[int, ...], width: int) -> None:
         super().__init__(widths, width)
@@ -19,5 +19,5 @@ class UperNet(Decoder):
         self.out_width = width
 
     def forward(self, maps: list[Tensor]) -> Tensor:
-        # two finer maps stand first in the library's lists; it does not read them
+        # the library expects two finer maps first and does not read them
         return self.layers([maps[0], maps[0], *maps])  # type: ignore[no-any-return]

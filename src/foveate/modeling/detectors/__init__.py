@@ -1,7 +1,7 @@
-"""Ways to find objects on a feature pyramid. What the network computes is free of thresholds and suppression.
+"""Detection heads on a feature pyramid; thresholds and suppression come after the network.
 
-Letters: B images, A places (anchors or points), K classes, N objects or candidates. Boxes are x0, y0, x1, y1 in pixels of the
-network's square.
+Letters: B images, A anchors or points, K classes, N objects or candidates, P proposals. Boxes are
+x0, y0, x1, y1 in pixels of the network's square.
 """
 
 from __future__ import annotations
@@ -21,9 +21,12 @@ from foveate.types import Provides
 
 
 @dataclass(frozen=True)
-class Truth:
-    """The objects of an image. `boxes` (N, 4) float32, `classes` (N,) int64, `masks` (N, H, W) uint8 of the network's square, or
-    None where only boxes are known."""
+class ObjectTargets:
+    """The annotated objects of one image.
+
+    `boxes`: (N, 4) float32. `classes`: (N,) int64. `masks`: (N, H, W) uint8 of the network's
+    square; None where only boxes are annotated.
+    """
 
     boxes: Tensor
     classes: Tensor
@@ -32,7 +35,10 @@ class Truth:
 
 @dataclass(frozen=True)
 class Candidates:
-    """What may be an object, before suppression. `boxes` (N, 4), `scores` (N,) in [0, 1], `classes` (N,) int64."""
+    """Detections of one image before non-maximum suppression.
+
+    `boxes`: (N, 4). `scores`: (N,) in [0, 1]. `classes`: (N,) int64.
+    """
 
     boxes: Tensor
     scores: Tensor
@@ -40,67 +46,89 @@ class Candidates:
 
 
 @dataclass(frozen=True)
-class Terms:
-    """How a detector learns. `classes`: "focal" or "cross_entropy"; `boxes`: "giou" or "smooth_l1"; None: as in its paper."""
+class LossNames:
+    """The losses of a detector by name; None: that of its paper.
+
+    `classes`: "focal" or "cross_entropy". `boxes`: "giou" or "smooth_l1".
+    """
 
     classes: str | None = None
     boxes: str | None = None
 
 
 class Detector(ABC):
-    """`first`, `last`: the strides between which it reads the pyramid. `paper`: the losses of its paper; `terms` replace them.
+    """Base class of detectors: the network, its loss, and its candidates.
 
-    `suppresses`: whether several candidates may be one object, so that the surest has to be chosen afterwards.
-    `width`: channels of the pyramid and of its own layers; `depth`: convolutions in each of its branches.
-    `needs`: MAPS for the pyramid, or NATIVE: then its network is called with what the backbone found instead of maps.
+    Attributes:
+        needs: MAPS for the pyramid, or NATIVE: the network is then called with the detections of
+            the backbone instead of maps.
+        min_stride, max_stride: the range of strides of the pyramid levels that it reads.
+        needs_nms: whether several candidates may be one object, so that non-maximum suppression
+            follows.
+        default_losses: the losses of its paper; those that `losses` names replace them.
+        width: channels of the pyramid and of its own layers.
+        depth: convolutions in each of its branches.
     """
 
     needs: ClassVar[Provides] = Provides.MAPS
-    first: ClassVar[int] = 8
-    last: ClassVar[int] = 128
-    suppresses: ClassVar[bool] = True
-    paper: ClassVar[Terms]
+    min_stride: ClassVar[int] = 8
+    max_stride: ClassVar[int] = 128
+    needs_nms: ClassVar[bool] = True
+    default_losses: ClassVar[LossNames]
 
-    def __init__(self, classes: int, width: int, depth: int, terms: Terms) -> None:
+    def __init__(self, classes: int, width: int, depth: int, losses: LossNames) -> None:
         self.classes, self.width, self.depth = classes, width, depth
-        self.terms = Terms(terms.classes or self.paper.classes, terms.boxes or self.paper.boxes)
+        self.losses = LossNames(
+            losses.classes or self.default_losses.classes, losses.boxes or self.default_losses.boxes
+        )
 
     @abstractmethod
     def network(self) -> nn.Module:
-        """A module called as network(maps, size, truths): maps [(B, width, h, w)], size (H, W), truths None or B of Truth
-        (training may sample around them) -> what `loss` and `candidates` read."""
+        """Build the module, called as network(maps, size, targets).
+
+        maps: [(B, width, h, w)]; size: (H, W); targets: None or B ObjectTargets, around which
+        training may sample. It returns what `loss` and `candidates` read.
+        """
 
     @abstractmethod
-    def loss(self, output: Any, truths: list[Truth]) -> dict[str, Tensor]:
-        """Named scalars; their sum is minimised."""
+    def loss(self, output: Any, targets: list[ObjectTargets]) -> dict[str, Tensor]:
+        """Named scalars; their sum is minimized."""
 
     @abstractmethod
-    def places(self, output: Any) -> tuple[Tensor, Tensor]:
-        """boxes (B, A, 4) and scores (B, A, K) in [0, 1] of all places, before any is dropped. Raises UsageError where images have
-        different numbers of them: such a detector has `candidates` of its own."""
+    def dense_predictions(self, output: Any) -> tuple[Tensor, Tensor]:
+        """All boxes (B, A, 4) and scores (B, A, K) in [0, 1], before any is dropped.
+
+        Raises:
+            UsageError: images have different numbers of boxes; such a detector overrides
+                `candidates`.
+        """
 
     def candidates(self, output: Any) -> list[Candidates]:
-        """For each of B images."""
-        return [surest(*each) for each in zip(*self.places(output), strict=True)]
+        """The candidates of each of the B images."""
+        return [top_candidates(*each) for each in zip(*self.dense_predictions(output), strict=True)]
 
 
-class Draws(ABC):
-    """What a detector also is when it says which pixels are an object's, and learns that from masks."""
+class PredictsMasks(ABC):
+    """Mixin of detectors that also predict a mask for each box, and learn it from masks."""
 
     @abstractmethod
     def masks(self, output: Any, image: int, boxes: Tensor, classes: Tensor) -> Tensor:
-        """(N, M, M) in [0, 1] for N boxes (N, 4), those that suppression left in one of B images: how surely the object is in each
-        of the M x M cells that a box is divided into."""
+        """Masks (N, M, M) in [0, 1] for the N boxes that suppression left in one of the B images.
+
+        Each value is the probability that the object covers one of the M x M cells of its box.
+        """
 
 
-LEAST, MOST = 0.01, 1000  # score of a candidate, and candidates of an image
-PRIOR = -4.6  # the logit of 0.01, where a network starts whose places nearly all see no object (RetinaNet, Lin et al. 2017)
+MIN_SCORE, MAX_CANDIDATES = 0.01, 1000  # of a candidate; per image
+# The logit of 0.01: nearly all anchors hold no object, so training starts there (Lin et al.
+# 2017).
+PRIOR_LOGIT = -4.6
 
 DETECTORS: Registry[Detector] = Registry("foveate.modeling.detectors", Detector, "detector")
 
 
-def tower(width: int, depth: int) -> nn.Sequential:
-    """(B, width, h, w) -> the same shape: `depth` convolutions."""
+def conv_tower(width: int, depth: int) -> nn.Sequential:
+    """`depth` convolutions with group normalization: (B, width, h, w) -> the same shape."""
     layers: list[nn.Module] = []
     for _ in range(depth):
         layers += [
@@ -111,41 +139,54 @@ def tower(width: int, depth: int) -> nn.Sequential:
     return nn.Sequential(*layers)
 
 
-class Branch(nn.Module):
-    """(B, width, h, w) of each level -> (B, A, values): `depth` convolutions, shared by the levels, then `each` * values
-    numbers a step."""
+class PredictionBranch(nn.Module):
+    """(B, width, h, w) of each level -> (B, A, values), by `depth` shared convolutions.
 
-    def __init__(self, width: int, depth: int, each: int, values: int, bias: float = 0.0) -> None:
+    `per_cell`: anchors at each cell of a map.
+    """
+
+    def __init__(
+        self, width: int, depth: int, per_cell: int, values: int, bias: float = 0.0
+    ) -> None:
         super().__init__()
         self.values = values
-        self.tower = tower(width, depth)
-        self.last = nn.Conv2d(width, each * values, 3, padding=1)
-        nn.init.normal_(self.last.weight, std=0.01)
-        nn.init.constant_(self.last.bias, bias)  # type: ignore[arg-type]
+        self.tower = conv_tower(width, depth)
+        self.output = nn.Conv2d(width, per_cell * values, 3, padding=1)
+        nn.init.normal_(self.output.weight, std=0.01)
+        nn.init.constant_(self.output.bias, bias)  # type: ignore[arg-type]
 
     def forward(self, maps: list[Tensor]) -> Tensor:
-        found = (self.last(self.tower(level)) for level in maps)
+        outputs = (self.output(self.tower(level)) for level in maps)
         return torch.cat(
-            [each.permute(0, 2, 3, 1).flatten(1).unflatten(1, (-1, self.values)) for each in found],
+            [
+                each.permute(0, 2, 3, 1).flatten(1).unflatten(1, (-1, self.values))
+                for each in outputs
+            ],
             1,
         )
 
 
-def class_loss(kind: str | None, logits: Tensor, wanted: Tensor) -> Tensor:
-    """Sum over (..., K) logits against (..., K) truths in {0, 1}; focal: Lin et al. 2017, alpha 0.25 and gamma 2."""
+def class_loss(kind: str | None, logits: Tensor, targets: Tensor) -> Tensor:
+    """Summed loss of (..., K) logits against (..., K) targets in {0, 1}.
+
+    focal: Lin et al. 2017, alpha 0.25 and gamma 2; otherwise binary cross entropy.
+    """
     if kind == "focal":
-        return sigmoid_focal_loss(logits, wanted, reduction="sum")  # type: ignore[no-any-return]
-    return functional.binary_cross_entropy_with_logits(logits, wanted, reduction="sum")
+        return sigmoid_focal_loss(logits, targets, reduction="sum")  # type: ignore[no-any-return]
+    return functional.binary_cross_entropy_with_logits(logits, targets, reduction="sum")
 
 
-def box_overlap_loss(found: Tensor, wanted: Tensor) -> Tensor:
-    """(N, 4) and (N, 4) boxes -> (N,): 1 - GIoU (Rezatofighi et al. 2019)."""
-    return generalized_box_iou_loss(found, wanted)  # type: ignore[no-any-return]
+def giou_loss(boxes: Tensor, targets: Tensor) -> Tensor:
+    """1 - GIoU (N,) of boxes (N, 4) and their targets (N, 4) (Rezatofighi et al. 2019)."""
+    return generalized_box_iou_loss(boxes, targets)  # type: ignore[no-any-return]
 
 
-def surest(boxes: Tensor, scores: Tensor) -> Candidates:
-    """Candidates from (A, 4) boxes and (A, K) scores: a box may be one of several classes; the MOST surest above LEAST."""
-    places, classes = (scores > LEAST).nonzero(as_tuple=True)
-    values, order = scores[places, classes].sort(descending=True, stable=True)
-    order = order[:MOST]
-    return Candidates(boxes[places[order]], values[:MOST], classes[order])
+def top_candidates(boxes: Tensor, scores: Tensor) -> Candidates:
+    """The MAX_CANDIDATES best above MIN_SCORE, from (A, 4) boxes and (A, K) scores.
+
+    A box may be a candidate for several classes.
+    """
+    indices, classes = (scores > MIN_SCORE).nonzero(as_tuple=True)
+    values, order = scores[indices, classes].sort(descending=True, stable=True)
+    order = order[:MAX_CANDIDATES]
+    return Candidates(boxes[indices[order]], values[:MAX_CANDIDATES], classes[order])

@@ -1,4 +1,4 @@
-"""Faster R-CNN (Ren et al. 2015) on a feature pyramid (Lin et al. 2017): likely places first, then a closer look at each."""
+"""Faster R-CNN (Ren et al. 2015) on a pyramid (Lin et al. 2017): proposals, then their classes."""
 
 from __future__ import annotations
 
@@ -13,196 +13,233 @@ from torchvision.ops import MultiScaleRoIAlign, batched_nms, box_iou, clip_boxes
 
 from foveate.errors import UsageError
 from foveate.modeling.detectors import (
-    Branch,
     Candidates,
     Detector,
-    Terms,
-    Truth,
-    box_overlap_loss,
-    surest,
+    LossNames,
+    ObjectTargets,
+    PredictionBranch,
+    giou_loss,
+    top_candidates,
 )
-from foveate.modeling.detectors._anchors import anchors_of
+from foveate.modeling.detectors._anchors import make_anchors
 
 _SCALES, _RATIOS = (8.0,), (0.5, 1.0, 2.0)
-_PLACES = 300  # proposals that are looked at closely
-_BEFORE = 1000  # of each image, before suppression
-_SUPPRESS = 0.7
-_SAMPLED = {
-    "anchors": (256, 0.5),
-    "places": (128, 0.25),
-}  # how many of an image teach, and how many of them are objects
-_SIDE = 7  # cells along each side of a closer look
+_PROPOSALS = 300  # proposals of an image that the second stage reads
+_BEFORE_NMS = 1000  # proposals of an image before non-maximum suppression
+_NMS_THRESHOLD = 0.7
+# how many of an image are trained on, and the largest share of objects among them
+_SAMPLED = {"anchors": (256, 0.5), "proposals": (128, 0.25)}
+_ROI_SIZE = 7  # cells along each side of a region of interest
 _HIDDEN = 512
-_PLACE_CODER = tools.BoxCoder((1.0, 1.0, 1.0, 1.0))
+_PROPOSAL_CODER = tools.BoxCoder((1.0, 1.0, 1.0, 1.0))
 _BOX_CODER = tools.BoxCoder((10.0, 10.0, 5.0, 5.0))
-_REMAINS = 1e-3  # px: narrower proposals are dropped
+_MIN_SIDE = 1e-3  # px: narrower proposals are dropped
 
 
 @dataclass(frozen=True)
-class Output:
-    """`objectness` (B, A) logits and `moves` (B, A, 4) of `anchors` (A, 4); `places` B of (P, 4) proposals; `logits` (sum P,
-    1 + K), 0 for background, and `shifts` (sum P, K, 4), a box for each class. `size`: (H, W)."""
+class FasterRcnnOutput:
+    """Both stages.
+
+    `objectness`: (B, A) logits. `rpn_deltas`: (B, A, 4), relative to `anchors` (A, 4). `proposals`:
+    B of (P, 4). `logits`: (sum P, 1 + K), index 0 for background. `box_deltas`: (sum P, K, 4), a
+    box for each class. `size`: (H, W).
+    """
 
     objectness: Tensor
-    moves: Tensor
+    rpn_deltas: Tensor
     anchors: Tensor
-    places: list[Tensor]
+    proposals: list[Tensor]
     logits: Tensor
-    shifts: Tensor
+    box_deltas: Tensor
     size: tuple[int, int]
 
 
-class Network(nn.Module):
+class FasterRcnnHead(nn.Module):
     def __init__(self, classes: int, width: int, depth: int) -> None:
         super().__init__()
         self.classes = classes
-        self.propose = Branch(width, 1, len(_SCALES) * len(_RATIOS), 5)
-        self.look = MultiScaleRoIAlign([str(place) for place in range(4)], _SIDE, sampling_ratio=2)
-        layers: list[nn.Module] = [nn.Flatten(), nn.Linear(width * _SIDE**2, _HIDDEN), nn.ReLU()]
+        self.propose = PredictionBranch(width, 1, len(_SCALES) * len(_RATIOS), 5)
+        self.roi_align = MultiScaleRoIAlign(
+            [str(place) for place in range(4)], _ROI_SIZE, sampling_ratio=2
+        )
+        layers: list[nn.Module] = [
+            nn.Flatten(),
+            nn.Linear(width * _ROI_SIZE**2, _HIDDEN),
+            nn.ReLU(),
+        ]
         for _ in range(depth - 1):
             layers += [nn.Linear(_HIDDEN, _HIDDEN), nn.ReLU()]
-        self.think = nn.Sequential(*layers)
-        self.answer = nn.Linear(_HIDDEN, 1 + 5 * classes)
-        nn.init.normal_(self.answer.weight, std=0.01)
-        nn.init.zeros_(self.answer.bias)
+        self.mlp = nn.Sequential(*layers)
+        self.predict = nn.Linear(_HIDDEN, 1 + 5 * classes)
+        nn.init.normal_(self.predict.weight, std=0.01)
+        nn.init.zeros_(self.predict.bias)
 
     def forward(
-        self, maps: list[Tensor], size: tuple[int, int], truths: list[Truth] | None = None
-    ) -> Output:
-        proposed = self.propose(maps).float()
-        anchors = anchors_of(maps, size, _SCALES, _RATIOS)
-        objectness, moves = proposed[..., 0], proposed[..., 1:]
-        steps = [level.shape[-2] * level.shape[-1] * len(_RATIOS) for level in maps]
+        self, maps: list[Tensor], size: tuple[int, int], targets: list[ObjectTargets] | None = None
+    ) -> FasterRcnnOutput:
+        rpn_output = self.propose(maps).float()
+        anchors = make_anchors(maps, size, _SCALES, _RATIOS)
+        objectness, rpn_deltas = rpn_output[..., 0], rpn_output[..., 1:]
+        level_sizes = [level.shape[-2] * level.shape[-1] * len(_RATIOS) for level in maps]
         with torch.no_grad():
-            places = [
-                _proposals(*each, anchors, steps, size)
-                for each in zip(objectness, moves, strict=True)
+            proposals = [
+                _select_proposals(*each, anchors, level_sizes, size)
+                for each in zip(objectness, rpn_deltas, strict=True)
             ]
-            if truths is not None:
-                places = [
-                    _sampled_places(each, truth) for each, truth in zip(places, truths, strict=True)
+            if targets is not None:
+                proposals = [
+                    _sample_proposals(each, truth)
+                    for each, truth in zip(proposals, targets, strict=True)
                 ]
-        named = {str(place): level.float() for place, level in enumerate(maps[:4])}
-        answer = self.answer(self.think(self.look(named, places, [size] * len(places))))
-        logits, shifts = (
-            answer[:, : 1 + self.classes],
-            answer[:, 1 + self.classes :].unflatten(1, (self.classes, 4)),
+        named_maps = {str(place): level.float() for place, level in enumerate(maps[:4])}
+        predict = self.predict(
+            self.mlp(self.roi_align(named_maps, proposals, [size] * len(proposals)))
         )
-        return Output(objectness, moves, anchors, places, logits, shifts, size)
+        logits, box_deltas = (
+            predict[:, : 1 + self.classes],
+            predict[:, 1 + self.classes :].unflatten(1, (self.classes, 4)),
+        )
+        return FasterRcnnOutput(
+            objectness, rpn_deltas, anchors, proposals, logits, box_deltas, size
+        )
 
 
 class FasterRcnn(Detector):
-    first: ClassVar[int] = 4
-    last: ClassVar[int] = 64
-    paper: ClassVar[Terms] = Terms("cross_entropy", "smooth_l1")
+    min_stride: ClassVar[int] = 4
+    max_stride: ClassVar[int] = 64
+    default_losses: ClassVar[LossNames] = LossNames("cross_entropy", "smooth_l1")
 
     def network(self) -> nn.Module:
-        return Network(self.classes, self.width, self.depth)
+        return FasterRcnnHead(self.classes, self.width, self.depth)
 
-    def loss(self, output: Output, truths: list[Truth]) -> dict[str, Tensor]:
-        return {**self._place_loss(output, truths), **self._answer_loss(output, truths)}
+    def loss(self, output: FasterRcnnOutput, targets: list[ObjectTargets]) -> dict[str, Tensor]:
+        return {**self._proposal_loss(output, targets), **self._detection_loss(output, targets)}
 
-    def places(self, output: Output) -> tuple[Tensor, Tensor]:
-        what = "a detector that looks at likely places again looks at more of them in one picture than in another"
+    def dense_predictions(self, output: FasterRcnnOutput) -> tuple[Tensor, Tensor]:
+        what = "a two-stage detector has a different number of proposals in each image"
         raise UsageError(what, where="task.head", hint="--set task.head=fcos or retinanet")
 
-    def candidates(self, output: Output) -> list[Candidates]:
-        counts = [len(places) for places in output.places]
-        found = []
+    def candidates(self, output: FasterRcnnOutput) -> list[Candidates]:
+        counts = [len(places) for places in output.proposals]
+        candidates = []
         split = (
             torch.split(output.logits.float(), counts),
-            torch.split(output.shifts.float(), counts),
+            torch.split(output.box_deltas.float(), counts),
         )
-        parts = zip(output.places, *split, strict=True)
-        for places, logits, shifts in parts:
+        parts = zip(output.proposals, *split, strict=True)
+        for proposals, logits, box_deltas in parts:
             scores = logits.softmax(1)[:, 1:]
-            boxes = _BOX_CODER.decode(shifts.flatten(1), [places])  # (P, K, 4)
-            found.append(surest(boxes.flatten(0, 1), _own_class(scores)))
-        return found
+            boxes = _BOX_CODER.decode(box_deltas.flatten(1), [proposals])  # (P, K, 4)
+            candidates.append(top_candidates(boxes.flatten(0, 1), _one_class_per_box(scores)))
+        return candidates
 
-    def _place_loss(self, output: Output, truths: list[Truth]) -> dict[str, Tensor]:
-        """Whether an anchor holds an object, and where; over a sample of the anchors."""
-        objectness, boxes, count = output.objectness.sum() * 0, output.moves.sum() * 0, 0
-        for logits, moves, truth in zip(output.objectness, output.moves, truths, strict=True):
-            owner = _matched(output.anchors, truth.boxes, 0.7, 0.3, True)
+    def _proposal_loss(
+        self, output: FasterRcnnOutput, targets: list[ObjectTargets]
+    ) -> dict[str, Tensor]:
+        """Objectness and boxes of the first stage, over a sample of the anchors."""
+        objectness, boxes, count = output.objectness.sum() * 0, output.rpn_deltas.sum() * 0, 0
+        for logits, rpn_deltas, target in zip(
+            output.objectness, output.rpn_deltas, targets, strict=True
+        ):
+            owner = _match(output.anchors, target.boxes, 0.7, 0.3, True)
             inside, outside = _sample(owner, *_SAMPLED["anchors"])
-            both = torch.cat([inside, outside])
-            wanted = torch.cat([torch.ones_like(logits[inside]), torch.zeros_like(logits[outside])])
+            sampled = torch.cat([inside, outside])
+            is_object = torch.cat(
+                [torch.ones_like(logits[inside]), torch.zeros_like(logits[outside])]
+            )
             objectness = objectness + functional.binary_cross_entropy_with_logits(
-                logits[both], wanted, reduction="sum"
+                logits[sampled], is_object, reduction="sum"
             )
-            goals = _PLACE_CODER.encode_single(truth.boxes[owner[inside]], output.anchors[inside])
+            target_deltas = _PROPOSAL_CODER.encode_single(
+                target.boxes[owner[inside]], output.anchors[inside]
+            )
             boxes = boxes + functional.smooth_l1_loss(
-                moves[inside], goals, reduction="sum", beta=1 / 9
+                rpn_deltas[inside], target_deltas, reduction="sum", beta=1 / 9
             )
-            count += len(both)
-        return {"place": objectness / max(1, count), "place_box": boxes / max(1, count)}
+            count += len(sampled)
+        return {"objectness": objectness / max(1, count), "proposal_box": boxes / max(1, count)}
 
-    def _answer_loss(self, output: Output, truths: list[Truth]) -> dict[str, Tensor]:
-        """The class of each proposal, and the box of those that hold an object."""
-        pairs = list(zip(owners(output.places, truths), truths, strict=True))
+    def _detection_loss(
+        self, output: FasterRcnnOutput, targets: list[ObjectTargets]
+    ) -> dict[str, Tensor]:
+        """Classes of the proposals, and boxes of those that hold an object."""
+        pairs = list(zip(assign_proposals(output.proposals, targets), targets, strict=True))
         classes = torch.cat(
-            [torch.where(owner >= 0, _at(truth.classes, owner) + 1, 0) for owner, truth in pairs]
+            [
+                torch.where(owner >= 0, _class_of(target.classes, owner) + 1, 0)
+                for owner, target in pairs
+            ]
         )
-        wanted = torch.cat([truth.boxes[owner[owner >= 0]] for owner, truth in pairs])
-        places, inside = torch.cat(output.places), classes > 0
-        shifts = output.shifts[inside, classes[inside] - 1].float()
-        if self.terms.boxes == "giou":
-            boxes = box_overlap_loss(
-                _BOX_CODER.decode_single(shifts, places[inside]).flatten(1), wanted
+        target_boxes = torch.cat([truth.boxes[owner[owner >= 0]] for owner, truth in pairs])
+        proposals, inside = torch.cat(output.proposals), classes > 0
+        box_deltas = output.box_deltas[inside, classes[inside] - 1].float()
+        if self.losses.boxes == "giou":
+            boxes = giou_loss(
+                _BOX_CODER.decode_single(box_deltas, proposals[inside]).flatten(1), target_boxes
             ).sum()
         else:
-            goals = _BOX_CODER.encode_single(wanted, places[inside])
-            boxes = functional.smooth_l1_loss(shifts, goals, reduction="sum", beta=1 / 9)
+            target_deltas = _BOX_CODER.encode_single(target_boxes, proposals[inside])
+            boxes = functional.smooth_l1_loss(
+                box_deltas, target_deltas, reduction="sum", beta=1 / 9
+            )
         losses = functional.cross_entropy(output.logits.float(), classes, reduction="none")
-        if self.terms.classes == "focal":
+        if self.losses.classes == "focal":
             losses = losses * (1 - (-losses).exp()) ** 2
         return {"class": losses.mean(), "box": boxes / max(1, len(classes))}
 
 
-def owners(places: list[Tensor], truths: list[Truth]) -> list[Tensor]:
-    """The object in each proposal (P,) of each image; below 0 for none."""
+def assign_proposals(proposals: list[Tensor], targets: list[ObjectTargets]) -> list[Tensor]:
+    """The object of each proposal, (P,) for each image; negative for none."""
     return [
-        _matched(each, truth.boxes, 0.5, 0.5, False)
-        for each, truth in zip(places, truths, strict=True)
+        _match(each, truth.boxes, 0.5, 0.5, False)
+        for each, truth in zip(proposals, targets, strict=True)
     ]
 
 
-def _own_class(scores: Tensor) -> Tensor:
-    """(P, K) -> (P * K, K): each box stands for its own class alone."""
+def _one_class_per_box(scores: Tensor) -> Tensor:
+    """(P, K) -> (P * K, K): each box counts for its own class only."""
     return torch.diag_embed(scores).flatten(0, 1)
 
 
-def _at(classes: Tensor, owner: Tensor) -> Tensor:
+def _class_of(classes: Tensor, owner: Tensor) -> Tensor:
     """The class of each owner; 0 where there is none."""
     return classes[owner.clamp(min=0)] if len(classes) else torch.zeros_like(owner)
 
 
-def _proposals(
-    logits: Tensor, moves: Tensor, anchors: Tensor, steps: list[int], size: tuple[int, int]
+def _select_proposals(
+    logits: Tensor,
+    rpn_deltas: Tensor,
+    anchors: Tensor,
+    level_sizes: list[int],
+    size: tuple[int, int],
 ) -> Tensor:
-    """(P, 4): the likeliest places of an image, near-copies within a level suppressed."""
+    """The proposals (P, 4) of an image, after suppression within each level."""
     levels = torch.cat(
-        [torch.full((count,), level, device=anchors.device) for level, count in enumerate(steps)]
+        [
+            torch.full((count,), level, device=anchors.device)
+            for level, count in enumerate(level_sizes)
+        ]
     )
-    best = logits.topk(min(_BEFORE, len(logits))).indices
+    best = logits.topk(min(_BEFORE_NMS, len(logits))).indices
     boxes: Tensor = clip_boxes_to_image(
-        _PLACE_CODER.decode_single(moves[best], anchors[best]), size
+        _PROPOSAL_CODER.decode_single(rpn_deltas[best], anchors[best]), size
     )
-    wide = (boxes[:, 2:] - boxes[:, :2]).amin(1) > _REMAINS
+    wide = (boxes[:, 2:] - boxes[:, :2]).amin(1) > _MIN_SIDE
     boxes, best = boxes[wide], best[wide]
-    kept = batched_nms(boxes, logits[best], levels[best], _SUPPRESS)
-    return boxes[kept[:_PLACES]]
+    kept = batched_nms(boxes, logits[best], levels[best], _NMS_THRESHOLD)
+    return boxes[kept[:_PROPOSALS]]
 
 
-def _sampled_places(places: Tensor, truth: Truth) -> Tensor:
-    """Some of the proposals and the true boxes, a quarter objects at the most."""
-    places = torch.cat([places, truth.boxes])
-    return places[torch.cat(_sample(owners([places], [truth])[0], *_SAMPLED["places"]))]
+def _sample_proposals(proposals: Tensor, target: ObjectTargets) -> Tensor:
+    """A sample of the proposals and annotated boxes, at most a quarter of them objects."""
+    proposals = torch.cat([proposals, target.boxes])
+    return proposals[
+        torch.cat(_sample(assign_proposals([proposals], [target])[0], *_SAMPLED["proposals"]))
+    ]
 
 
 def _sample(owner: Tensor, count: int, share: float) -> tuple[Tensor, Tensor]:
-    """Indices of `count` places: at most `share` of them with an object, the rest without."""
+    """Indices of objects and of background, `count` in all, at most `share` of them objects."""
     inside, outside = (
         (owner >= 0).nonzero()[:, 0],
         (owner == tools.Matcher.BELOW_LOW_THRESHOLD).nonzero()[:, 0],
@@ -212,8 +249,13 @@ def _sample(owner: Tensor, count: int, share: float) -> tuple[Tensor, Tensor]:
     return inside, outside
 
 
-def _matched(places: Tensor, boxes: Tensor, high: float, low: float, best_too: bool) -> Tensor:
-    """(A,) int64: the object that each place overlaps by `high` or more; below 0: none, or in between."""
+def _match(candidates: Tensor, boxes: Tensor, high: float, low: float, keep_best: bool) -> Tensor:
+    """(A,) int64: the object whose IoU with each candidate is `high` or more.
+
+    Negative for background (below `low`) or in between.
+    """
     if not len(boxes):
-        return torch.full((len(places),), tools.Matcher.BELOW_LOW_THRESHOLD, device=places.device)
-    return tools.Matcher(high, low, allow_low_quality_matches=best_too)(box_iou(boxes, places))  # type: ignore[no-any-return]
+        return torch.full(
+            (len(candidates),), tools.Matcher.BELOW_LOW_THRESHOLD, device=candidates.device
+        )
+    return tools.Matcher(high, low, allow_low_quality_matches=keep_best)(box_iou(boxes, candidates))  # type: ignore[no-any-return]

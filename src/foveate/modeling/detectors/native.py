@@ -1,4 +1,4 @@
-"""What the backbone finds by itself, asked in words: nothing is learnt here."""
+"""Open-vocabulary detections of the backbone itself; nothing is trained here."""
 
 from __future__ import annotations
 
@@ -10,43 +10,50 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from foveate.errors import UsageError
-from foveate.modeling.detectors import Detector, Terms, Truth
+from foveate.modeling.detectors import Detector, LossNames, ObjectTargets
 from foveate.types import Provides
 
 
 @dataclass(frozen=True)
-class Output:
-    """`boxes` (B, A, 4) and `logits` (B, A, K)."""
+class NativeOutput:
+    """`boxes`: (B, A, 4). `logits`: (B, A, K)."""
 
     boxes: Tensor
     logits: Tensor
 
 
-class Network(nn.Module):
+class NativeHead(nn.Module):
     def forward(
-        self, found: tuple[Tensor, Tensor], size: tuple[int, int], truths: list[Truth] | None = None
-    ) -> Output:
-        return Output(*found)
+        self,
+        predicted: tuple[Tensor, Tensor],
+        size: tuple[int, int],
+        targets: list[ObjectTargets] | None = None,
+    ) -> NativeOutput:
+        return NativeOutput(*predicted)
 
 
 class Native(Detector):
     needs: ClassVar[Provides] = Provides.NATIVE
-    paper: ClassVar[Terms] = Terms()
+    default_losses: ClassVar[LossNames] = LossNames()
 
     def network(self) -> nn.Module:
-        return Network()
+        return NativeHead()
 
-    def loss(self, output: Output, truths: list[Truth]) -> dict[str, Tensor]:
-        """0 where nobody learns from it. Raises UsageError in a training."""
+    def loss(self, output: NativeOutput, targets: list[ObjectTargets]) -> dict[str, Tensor]:
+        """Zero, for validation.
+
+        Raises:
+            UsageError: gradients are enabled, so that a training was begun.
+        """
         if torch.is_grad_enabled():
             hint = "--tuning zeroshot, or a backbone with maps and --set task.head=fcos"
             raise UsageError(
-                "what the backbone finds by itself is not trained", where="task.head", hint=hint
+                "the backbone's own detection head cannot be trained", where="task.head", hint=hint
             )
         return {"loss": output.logits.sum() * 0}
 
-    def places(self, output: Output) -> tuple[Tensor, Tensor]:
-        """A place says one thing at most: the class that it is surest of."""
+    def dense_predictions(self, output: NativeOutput) -> tuple[Tensor, Tensor]:
+        """Each box keeps only its most probable class."""
         logits = output.logits.float()
         return output.boxes.float(), logits.sigmoid() * functional.one_hot(
             logits.argmax(2), logits.shape[2]

@@ -1,4 +1,4 @@
-"""What is asked of an image: a head, a loss, and the way from the network's output to an answer."""
+"""Tasks: what is predicted for an image, with head, loss and decoding."""
 
 from __future__ import annotations
 
@@ -11,18 +11,22 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from foveate.errors import UsageError
+from foveate.images.preprocessing import Framing
+from foveate.messages import Message
 from foveate.modeling.backbones import Backbone
 from foveate.predictions import ImagePrediction, Prediction
 from foveate.registry import Registry
-from foveate.types import Batch, Provides, TargetTensors
-
-Settled = tuple[str, Any, str]
-"""A setting that was chosen for the user: its field, its value, the reason."""
+from foveate.types import Batch, Decision, Provides, TargetTensors
 
 
 @dataclass(frozen=True)
 class DataFacts:
-    """`multilabel`: the data gives several labels an image. `solved`: the tuning solves the head in closed form."""
+    """What a task may need to know to resolve its settings.
+
+    Attributes:
+        multilabel: Images of the data may have several classes, or none.
+        closed_form: The tuning computes the head in closed form.
+    """
 
     multilabel: bool
     closed_form: bool
@@ -30,8 +34,13 @@ class DataFacts:
 
 @dataclass(frozen=True)
 class ExplainableScore:
-    """Something about one picture's answer that can be explained. `name`: in words. `score`: the output for V variants of the
-    picture -> (V,), through which gradients flow; `chance`: the same in [0, 1], for curves."""
+    """A part of the prediction for one image that can be explained, as a differentiable score.
+
+    Attributes:
+        name: Its name for the user: a class, a word.
+        score: Output for V variants of the image -> (V,); gradients flow through it.
+        probability: The same in [0, 1], for curves.
+    """
 
     name: str
     score: Callable[[Any], Tensor]
@@ -40,8 +49,14 @@ class ExplainableScore:
 
 @dataclass(frozen=True)
 class ExportStep:
-    """A graph beside the first one. `module`: the tensors of `example`, in their order -> a tensor called `output`. `free`: the
-    axes, by the inputs' names, that may have any length."""
+    """A second graph of an exported model, which its post-processing calls repeatedly.
+
+    Attributes:
+        module: Takes the tensors of `example` in their order, and returns one tensor.
+        example: Inputs by name.
+        dynamic_axes: Axes of any length, by the name of the input.
+        output: Name of the output.
+    """
 
     module: nn.Module
     example: dict[str, Tensor]
@@ -50,26 +65,36 @@ class ExportStep:
 
 
 class TaskSettings(BaseModel):
+    """Base of the settings of tasks; unknown ones are refused."""
+
     model_config = ConfigDict(extra="forbid")
 
 
 class Task(ABC):
-    """One kind of question.
+    """What is predicted for an image.
 
-    `needs`: what the head reads from the backbone; settings may change it. `answer`: the type of its predictions, and of its truths
-    where `truths` names no others.
-    `asks`: the question, for reports.
-    `framing`: what the network sees of a picture: the central square, the whole (padded to the square), or windows at full
-    resolution, one after the other; settings may change it.
-    `suggests`: values of the recipe's dotted fields that suit it better than the general defaults; taken where the user stated
-    none.
+    Args:
+        settings: An instance of `Settings`.
+        classes: Class names, in the order of the scores.
+
+    Attributes:
+        needs: Features that the head takes from the backbone; may depend on settings.
+        prediction_type: The type of its predictions.
+        target_types: The types of its targets; empty for `prediction_type`.
+        question: What is predicted, as a question, for reports.
+        framing: What the network sees of an image: the central square ("crop"), all of it, padded
+            to a square ("whole"), or squares at full resolution ("windows"); may depend on
+            settings.
+        default_overrides: Recipe values, by dotted field, that suit the task better than the
+            general defaults; used where the user set none.
+        Settings: Its settings.
     """
 
     needs: frozenset[Provides]
     prediction_type: ClassVar[type[Prediction]]
     target_types: ClassVar[tuple[type, ...]] = ()
-    question: ClassVar[str] = "What is there to see?"
-    framing: Literal["crop", "whole", "windows"] = "crop"
+    question: ClassVar[Message] = Message("task.question", "What does the image show?")
+    framing: Framing = "crop"
     default_overrides: ClassVar[dict[str, Any]] = {"tuning": "full"}
     Settings: ClassVar[type[TaskSettings]] = TaskSettings
 
@@ -78,71 +103,135 @@ class Task(ABC):
 
     @classmethod
     def resolve_settings(
-        cls, settings: dict[str, Any], truths: Sequence[Any], classes: tuple[str, ...], facts: DataFacts
-    ) -> list[Settled]:
-        """What the settings left open, read off the training truths; said to the user and written into the recipe."""
+        cls,
+        settings: dict[str, Any],
+        targets: Sequence[Any],
+        classes: tuple[str, ...],
+        facts: DataFacts,
+    ) -> list[Decision]:
+        """Choose settings that the user left open, from the training targets.
+
+        Args:
+            settings: The settings that are set.
+            targets: Targets of the training images.
+            classes: Class names.
+            facts: More on data and tuning.
+
+        Returns:
+            The decisions, with names of settings as fields.
+        """
         return []
 
     @abstractmethod
     def head(self, backbone: Backbone) -> nn.Module:
-        """A module called as head(features, batch) -> output; batch.targets may be read while training (teacher forcing)."""
+        """Build the head, a module called as head(features, batch) -> output.
+
+        It may read batch.targets in training (teacher forcing).
+        """
 
     def prepare(self, backbone: Backbone, head: nn.Module) -> None:  # noqa: B027
-        """Once, when the tuning has changed what it changes: may copy the backbone into the head."""
+        """Prepare training, once the tuning is applied; may copy the backbone into the head."""
 
     def forward(self, backbone: Backbone, head: nn.Module, batch: Batch) -> Any:
-        """The output that `loss` and `decode` read. A task that looks at several views of an image asks the backbone more often."""
+        """Compute the output that `loss` and `decode` take.
+
+        Tasks with several views of an image override it to call the backbone for each.
+        """
         return head(backbone(batch.images, self.needs), batch)
 
     def after_step(self, backbone: Backbone, head: nn.Module, step: int, steps: int) -> None:  # noqa: B027
-        """After each step of the optimiser, 0 <= step < steps: may move what follows the weights, such as a teacher."""
+        """Update what follows the weights, such as a teacher, after each step of the optimizer.
+
+        Args:
+            backbone: The backbone.
+            head: The head.
+            step: 0 <= step < steps.
+            steps: Number of steps of the whole training.
+        """
 
     @abstractmethod
-    def encode(self, truth: Any, size: tuple[int, int]) -> TargetTensors:
-        """A truth as tensors that augmentation can move along with the picture; `size`: (H, W) of the upright original."""
+    def encode(self, target: Any, size: tuple[int, int]) -> TargetTensors:
+        """Turn a target into tensors that augmentation can transform along with the image.
+
+        Args:
+            target: The target.
+            size: (H, W) of the upright original.
+        """
 
     @abstractmethod
     def loss(self, output: Any, batch: Batch) -> dict[str, Tensor]:
-        """Named scalars; their sum is minimised."""
+        """Return named scalars, whose sum is minimized."""
 
     @abstractmethod
     def decode(self, output: Any, batch: Batch) -> list[Any]:
-        """B answers of the type `answer`, in the coordinates of the upright originals."""
+        """Return B predictions, in coordinates of the upright originals."""
 
     def explainable_scores(self, output: Any, batch: Batch) -> list[ExplainableScore]:
-        """What can be asked about the answer to one picture, the most important question first; of most tasks nothing."""
+        """Return what can be explained in the prediction for one image, the most important first.
+
+        None by default.
+        """
         return []
 
-    def export_outputs(self, backbone: Backbone, head: nn.Module, images: Tensor) -> dict[str, Tensor]:
-        """What a file for another runtime answers to normalised images (B, 3, S, S), by name: the task's file in foveate.readers
-        makes answers of it. Raises UsageError for what cannot leave the house."""
-        what = f"answers of the type {self.prediction_type.__name__.lower()} cannot be exported"
+    def export_outputs(
+        self, backbone: Backbone, head: nn.Module, images: Tensor
+    ) -> dict[str, Tensor]:
+        """Compute the outputs of an exported model, by name.
+
+        The file of the task in foveate.deploy.postprocess turns them into predictions.
+
+        Args:
+            backbone: The backbone.
+            head: The head.
+            images: (B, 3, S, S), normalized.
+
+        Raises:
+            UsageError: The task cannot be exported.
+        """
         raise UsageError(
-            what, where="task", hint="a run that classifies, detects, segments or writes"
+            f"predictions of type {self.prediction_type.__name__} cannot be exported",
+            where="task",
+            hint="a run of classify, detect, segment or caption",
         )
 
     def export_steps(self, head: nn.Module, outputs: dict[str, Tensor]) -> dict[str, ExportStep]:
-        """The graphs that its reader needs besides, by name; `outputs`: of `portable` for two or more pictures."""
+        """Return further graphs that the post-processing needs, by name.
+
+        Args:
+            head: The head.
+            outputs: Result of `export_outputs` for two or more images.
+        """
         return {}
 
     def export_metadata(self) -> dict[str, Any]:
-        """What its reader needs to know, JSON-able."""
+        """Return what the post-processing needs to know, JSON-able."""
         return {}
 
-    def sample_images(self, backbone: Backbone, head: nn.Module) -> list[tuple[str, ImagePrediction]]:
-        """Pictures of its own making, and what they are to show, for reports; most tasks make none. The model is in eval mode."""
+    def sample_images(
+        self, backbone: Backbone, head: nn.Module
+    ) -> list[tuple[str, ImagePrediction]]:
+        """Return generated images with their prompts, for reports; none for most tasks.
+
+        The model is in eval mode.
+        """
         return []
 
 
 class SpatialSettings(TaskSettings):
+    """Settings of a SpatialTask."""
+
     framing: Literal["whole", "windows"] = Field(
         "whole",
-        description="whole: pictures are scaled to the network's square; windows: squares at full resolution, for large pictures",
+        description="whole: scale the image to the input size; windows: squares at full "
+        "resolution, for large images",
     )
 
 
 class SpatialTask(Task):
-    """A task whose answers lie somewhere in the picture: it reads maps, and can look at large pictures through windows."""
+    """A task whose predictions have a position in the image.
+
+    It reads maps, and can process large images in windows.
+    """
 
     needs: frozenset[Provides] = frozenset({Provides.MAPS})
     default_overrides: ClassVar[dict[str, Any]] = {
@@ -159,11 +248,18 @@ class SpatialTask(Task):
 
     def __init__(self, settings: Any, classes: tuple[str, ...]) -> None:
         super().__init__(settings, classes)
-        self.framing = settings.view
+        self.framing = settings.framing
 
     @abstractmethod
-    def merge_tiles(self, parts: Sequence[tuple[tuple[int, int], Any]], size: tuple[int, int]) -> Any:
-        """The answer to a picture of `size` (H, W) from those to its windows, each with the (x, y) of its upper left corner."""
+    def merge_tiles(
+        self, parts: Sequence[tuple[tuple[int, int], Any]], size: tuple[int, int]
+    ) -> Any:
+        """Merge the predictions for the windows of an image.
+
+        Args:
+            parts: For each window, (x, y) of its upper left corner and its prediction.
+            size: (H, W) of the image.
+        """
 
 
 TASKS: Registry[Task] = Registry("foveate.modeling.tasks", Task, "task")

@@ -1,8 +1,8 @@
-"""Where the objects are, and what they are."""
+"""Object detection, and instance segmentation with detectors that predict masks."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -15,92 +15,119 @@ from torchvision.ops import batched_nms, box_iou
 from foveate.data.transforms import ObjectMasks
 from foveate.errors import UsageError
 from foveate.images.preprocessing import merge_box_tiles
+from foveate.messages import Message
 from foveate.modeling.backbones import Backbone
 from foveate.modeling.detectors import (
     DETECTORS,
-    LEAST,
-    MOST,
+    MAX_CANDIDATES,
+    MIN_SCORE,
     Candidates,
     Detector,
-    Draws,
-    Terms,
-    Truth,
+    LossNames,
+    ObjectTargets,
+    PredictsMasks,
 )
 from foveate.modeling.pyramid import FeaturePyramid
 from foveate.modeling.tasks import (
     DataFacts,
     ExplainableScore,
-    Settled,
     SpatialSettings,
     SpatialTask,
     TaskSettings,
 )
 from foveate.predictions import Boxes
-from foveate.types import Batch, Features, Provides, TargetTensors
-from foveate.utils.rle import decoded, stretched
+from foveate.types import Batch, Decision, Features, Provides, TargetTensors
+from foveate.utils.rle import decode_rle, paste_mask
 
-_ASKED = 3  # boxes that are explained
+_EXPLAINED = 3  # boxes with the highest scores
 
 
 class DetectSettings(SpatialSettings):
+    """Settings of the task."""
+
     head: str = Field(
         "fcos",
-        description="fcos, retinanet, faster_rcnn, rtdetr; mask_rcnn draws too; native: the backbone finds",
+        description="detector: fcos, retinanet, faster_rcnn or rtdetr; mask_rcnn, which predicts "
+        "masks too; native: the backbone's own",
     )
     width: int = Field(
         128,
         ge=32,
         multiple_of=32,
-        description="channels of the pyramid and the head; the papers take 256",
+        description="channels of the pyramid and the head; 256 in the papers",
     )
     depth: int = Field(
         2,
         ge=1,
         le=8,
-        description="layers of each branch, or of rtdetr's decoder; the papers take 4 to 6",
+        description="layers of each branch, or of the decoder of rtdetr; 4 to 6 in the papers",
     )
     class_loss: Literal["focal", "cross_entropy"] | None = Field(
-        None, description="loss of the classes; default: the paper's"
+        None, description="loss of the classes; default: that of the paper"
     )
     box_loss: Literal["giou", "smooth_l1"] | None = Field(
-        None, description="loss of the boxes; default: the paper's"
+        None, description="loss of the boxes; default: that of the paper"
     )
     nms_iou: float = Field(
         0.6,
         gt=0,
         le=1,
-        description="overlap from which the surer of two boxes of a class stays alone (NMS)",
+        description="IoU from which only the better one of two boxes of a class is kept (NMS)",
     )
-    max_boxes: int = Field(100, ge=1, description="boxes an image, or a window, at the most")
+    max_boxes: int = Field(100, ge=1, description="maximum number of boxes per image or window")
 
 
 class DetectionHead(nn.Module):
-    """Features -> pyramid -> the detector's network."""
+    """Features -> pyramid -> the network of the detector.
 
-    def __init__(self, backbone: Backbone, detector: Detector, truths: Any) -> None:
+    Args:
+        backbone: Supplies maps, or its own predictions.
+        detector: The detector.
+        targets: Returns the objects of a batch, which some detectors need in training.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        detector: Detector,
+        targets: Callable[[Batch], list[ObjectTargets]],
+    ) -> None:
         super().__init__()
-        shape = detector.first, detector.last, detector.width
-        reads_maps = detector.needs is Provides.MAPS
         self.pyramid = (
-            FeaturePyramid(backbone.map_widths, backbone.map_strides, *shape)
-            if reads_maps
+            FeaturePyramid(
+                backbone.map_widths,
+                backbone.map_strides,
+                detector.min_stride,
+                detector.max_stride,
+                detector.width,
+            )
+            if detector.needs is Provides.MAPS
             else None
         )
         self.network = detector.network()
-        self.truths = truths
+        self.targets = targets
 
     def forward(self, features: Features, batch: Batch) -> Any:
-        return self.from_features(features, batch.images, self.truths(batch) if self.training else None)
+        targets = self.targets(batch) if self.training else None
+        return self.from_features(features, batch.images, targets)
 
-    def from_features(self, features: Features, images: Tensor, truths: list[Truth] | None = None) -> Any:
+    def from_features(
+        self, features: Features, images: Tensor, targets: list[ObjectTargets] | None = None
+    ) -> Any:
+        """Return the output of the network; of the images only the size matters."""
         size = (images.shape[-2], images.shape[-1])
-        found = features.native if self.pyramid is None else self.pyramid(features.maps, size)
-        return self.network(found, size, truths)
+        if self.pyramid is None:
+            return self.network(features.native, size, targets)
+        return self.network(self.pyramid(features.maps, size), size, targets)
 
 
 class Detect(SpatialTask):
+    """Object detection."""
+
     prediction_type: ClassVar[type[Boxes]] = Boxes
-    question: ClassVar[str] = "Where are things of these classes, and which are they?"
+    question: ClassVar[Message] = Message(
+        "task.detect.question", "Where are objects of these classes?"
+    )
     Settings: ClassVar[type[TaskSettings]] = DetectSettings
 
     settings: DetectSettings
@@ -111,161 +138,172 @@ class Detect(SpatialTask):
 
     def __init__(self, settings: Any, classes: tuple[str, ...]) -> None:
         super().__init__(settings, classes)
-        terms = Terms(settings.class_loss, settings.box_loss)
+        losses = LossNames(settings.class_loss, settings.box_loss)
         self.detector = DETECTORS.get(settings.head)(
-            len(classes), settings.width, settings.depth, terms
+            len(classes), settings.width, settings.depth, losses
         )
 
     @classmethod
     def resolve_settings(
-        cls, settings: dict[str, Any], truths: Sequence[Any], classes: tuple[str, ...], facts: DataFacts
-    ) -> list[Settled]:
+        cls,
+        settings: dict[str, Any],
+        targets: Sequence[Any],
+        classes: tuple[str, ...],
+        facts: DataFacts,
+    ) -> list[Decision]:
+        """Point out masks that the default head does not use.
+
+        Raises:
+            UsageError: The head needs masks, and images lack them.
+        """
         head = settings.get("head", DetectSettings().head)
-        bare = sum(bool(truth.names) and truth.masks is None for truth in truths)
-        if issubclass(DETECTORS.get(head), Draws) and (
-            bare or not any(truth.names for truth in truths)
-        ):
-            why = f"{bare} of {len(truths)} training images have objects without a mask"
-            hint = "--set task.head=faster_rcnn learns boxes; COCO files hold masks as segmentation"
+        without_masks = sum(bool(target.names) and target.masks is None for target in targets)
+        no_objects = not any(target.names for target in targets)
+        if issubclass(DETECTORS.get(head), PredictsMasks) and (without_masks or no_objects):
             raise UsageError(
-                f"{head} learns from a mask for each object", where="task.head", why=why, hint=hint
+                f"{head} needs a mask for each object",
+                where="task.head",
+                why=f"{without_masks} of {len(targets)} training images have objects without one",
+                hint="--set task.head=faster_rcnn, which learns from boxes; "
+                "in COCO files masks are the field segmentation",
             )
-        if "head" not in settings and any(truth.masks for truth in truths):
-            return [
-                (
-                    "head",
-                    head,
-                    "it learns boxes; the data has masks too, which --set task.head=mask_rcnn learns",
-                )
-            ]
+        if "head" not in settings and any(target.masks for target in targets):
+            reason = (
+                "it predicts boxes; the data also has masks, which --set task.head=mask_rcnn uses"
+            )
+            return [Decision("head", head, reason)]
         return []
 
     def head(self, backbone: Backbone) -> nn.Module:
         return DetectionHead(backbone, self.detector, targets_of)
 
-    def encode(self, truth: Boxes, size: tuple[int, int]) -> TargetTensors:
-        """boxes (N, 4) that may be moved out of the picture; classes (N,) int64; crowd (N,) bool; masks (N, H, W) where they are
-        known, and learnt."""
-        known = [name in self.classes for name in truth.names]
-        crowd = np.zeros(len(known), bool) if truth.crowd is None else truth.crowd
-        corners = torch.from_numpy(truth.xyxy.reshape(-1, 4)[known].astype(np.float32))
-        learnt = isinstance(self.detector, Draws) and (truth.masks or not truth.names)
-        masks = {"masks": _masks(truth, known, size)} if learnt else {}
-        return masks | {
+    def encode(self, target: Boxes, size: tuple[int, int]) -> TargetTensors:
+        """Return boxes (N, 4), classes (N,) int64 and crowd (N,) bool; boxes may leave the image.
+
+        Also masks (N, H, W) where the data has them and the detector needs them.
+        """
+        known = [name in self.classes for name in target.names]
+        indices = [self.classes.index(name) for name in target.names if name in self.classes]
+        crowd = np.zeros(len(known), bool) if target.crowd is None else target.crowd
+        corners = torch.from_numpy(target.xyxy.reshape(-1, 4)[known].astype(np.float32))
+        tensors: TargetTensors = {
             "boxes": tv_tensors.BoundingBoxes(
                 corners, format="XYXY", canvas_size=size, clamping_mode=None
             ),
-            "classes": torch.tensor(
-                [self.classes.index(name) for name in truth.names if name in self.classes],
-                dtype=torch.int64,
-            ),
+            "classes": torch.tensor(indices, dtype=torch.int64),
             "crowd": torch.from_numpy(crowd[known]),
         }
+        if isinstance(self.detector, PredictsMasks) and (target.masks or not target.names):
+            tensors["masks"] = _stack_masks(target, known, size)
+        return tensors
 
     def loss(self, output: Any, batch: Batch) -> dict[str, Tensor]:
         return self.detector.loss(output, targets_of(batch))
 
     def decode(self, output: Any, batch: Batch) -> list[Boxes]:
-        """Boxes in pixels of the upright originals, the surest first."""
-        found = self.detector.candidates(output)
-        side, answers = batch.images.shape[-1], []
-        for image, (each, view, size) in enumerate(
-            zip(found, batch.views, batch.sizes, strict=True)
-        ):
-            kept = self._kept(each)[: self.settings.max_boxes]
-            each = Candidates(each.boxes[kept], each.scores[kept], each.classes[kept])
-            cells = (
-                self.detector.masks(output, image, each.boxes, each.classes)
-                if isinstance(self.detector, Draws)
+        """Return boxes in px of the upright originals, by descending score."""
+        side, predictions = batch.images.shape[-1], []
+        images = zip(self.detector.candidates(output), batch.views, batch.sizes, strict=True)
+        for index, (candidates, view, size) in enumerate(images):
+            kept = self._keep(candidates)[: self.settings.max_boxes]
+            boxes, classes = candidates.boxes[kept], candidates.classes[kept]
+            masks = (
+                self.detector.masks(output, index, boxes, classes)
+                if isinstance(self.detector, PredictsMasks)
                 else None
             )
-            answers.append(self._boxes(each, cells, view, size, side))
-        return answers
+            best = Candidates(boxes, candidates.scores[kept], classes)
+            predictions.append(self._to_original(best, masks, view, size, side))
+        return predictions
 
-    def export_outputs(self, backbone: Backbone, head: nn.Module, images: Tensor) -> dict[str, Tensor]:
-        """boxes (B, A, 4) in pixels of the square, and scores (B, A, K)."""
+    def export_outputs(
+        self, backbone: Backbone, head: nn.Module, images: Tensor
+    ) -> dict[str, Tensor]:
+        """Return boxes (B, A, 4) in px of the input, and scores (B, A, K)."""
         assert isinstance(head, DetectionHead)
-        boxes, scores = self.detector.places(head.from_features(backbone(images, self.needs), images))
+        output = head.from_features(backbone(images, self.needs), images)
+        boxes, scores = self.detector.dense_predictions(output)
         return {"boxes": boxes, "scores": scores}
 
     def export_metadata(self) -> dict[str, Any]:
-        asked = self.settings
-        chosen = {
-            "suppress": asked.nms_iou,
-            "alone": not self.detector.suppresses,
-            "most": asked.max_boxes,
+        return {
+            "boxes": {
+                "min_score": MIN_SCORE,
+                "max_candidates": MAX_CANDIDATES,
+                "nms": self.detector.needs_nms,
+                "nms_iou": self.settings.nms_iou,
+                "max_boxes": self.settings.max_boxes,
+            }
         }
-        return {"objects": {"least": LEAST, "candidates": MOST, **chosen}}
 
     def explainable_scores(self, output: Any, batch: Batch) -> list[ExplainableScore]:
-        """Why there is each of the surest boxes."""
-        found = self.detector.candidates(output)[0]
-        kept = self._kept(found)[:_ASKED].tolist()
+        """Return the scores of the best boxes."""
+        candidates = self.detector.candidates(output)[0]
         return [
-            self._question(found.boxes[place].detach(), int(found.classes[place])) for place in kept
+            self._explainable_score(
+                candidates.boxes[index].detach(), int(candidates.classes[index])
+            )
+            for index in self._keep(candidates)[:_EXPLAINED].tolist()
         ]
 
-    def _question(self, box: Tensor, place: int) -> ExplainableScore:
-        def chance(output: Any) -> Tensor:
-            """The surest of the candidates, each as far as it lies on the box and is of its class (as D-RISE has it)."""
+    def _explainable_score(self, box: Tensor, class_index: int) -> ExplainableScore:
+        def score(output: Any) -> Tensor:
+            """The best candidate of the class, each weighted by its IoU with the box (D-RISE)."""
             scores = []
             for each in self.detector.candidates(output):
-                near = box_iou(each.boxes.detach(), box[None])[:, 0] * (each.classes == place)
-                scores.append((each.scores * near).max() if len(near) else each.scores.sum())
+                overlap = box_iou(each.boxes.detach(), box[None])[:, 0]
+                weighted = each.scores * overlap * (each.classes == class_index)
+                scores.append(weighted.max() if len(weighted) else each.scores.sum())
             return torch.stack(scores)
 
-        return ExplainableScore(self.classes[place], chance, chance)
+        return ExplainableScore(self.classes[class_index], score, score)
 
-    def _kept(self, found: Candidates) -> Tensor:
-        """Places of the candidates that are objects, the surest first."""
-        if self.detector.suppresses:
-            return batched_nms(found.boxes, found.scores, found.classes, self.settings.nms_iou)  # type: ignore[no-any-return]
-        return found.scores.argsort(descending=True, stable=True)
+    def _keep(self, candidates: Candidates) -> Tensor:
+        """Indices of the candidates that are objects, by descending score."""
+        if self.detector.needs_nms:
+            return batched_nms(  # type: ignore[no-any-return]
+                candidates.boxes, candidates.scores, candidates.classes, self.settings.nms_iou
+            )
+        return candidates.scores.argsort(descending=True, stable=True)
 
-    def _boxes(
-        self, found: Candidates, cells: Tensor | None, view: Tensor, size: Tensor, side: int
+    def _to_original(
+        self, candidates: Candidates, masks: Tensor | None, view: Tensor, size: Tensor, side: int
     ) -> Boxes:
-        """`cells`: (N, M, M) in [0, 1], the masks of the boxes."""
+        """Candidates, and their masks (N, M, M) in [0, 1], in px of the upright original."""
         scale = ((view[2:] - view[:2]) / side).repeat(2)
-        corners = (found.boxes.float().cpu() * scale + view[:2].repeat(2)).numpy()
+        corners = (candidates.boxes.float().cpu() * scale + view[:2].repeat(2)).numpy()
         height, width = size.tolist()
-        inside = np.clip(corners, 0, [width, height, width, height]).astype(np.float32)
-        names = tuple(self.classes[place] for place in found.classes.tolist())
-        drawn = [] if cells is None else zip(cells.float().cpu().numpy(), corners, strict=True)
-        masks = tuple(stretched(each, box, (height, width)) for each, box in drawn)
+        encoded = None
+        if masks is not None:
+            pairs = zip(masks.float().cpu().numpy(), corners, strict=True)
+            encoded = tuple(paste_mask(mask, box, (height, width)) for mask, box in pairs)
         return Boxes(
-            inside,
-            names,
-            found.scores.float().cpu().numpy(),
-            masks=None if cells is None else masks,
+            np.clip(corners, 0, [width, height, width, height]).astype(np.float32),
+            tuple(self.classes[index] for index in candidates.classes.tolist()),
+            candidates.scores.float().cpu().numpy(),
+            masks=encoded,
         )
 
-    def merge_tiles(self, parts: Sequence[tuple[tuple[int, int], Boxes]], size: tuple[int, int]) -> Boxes:
+    def merge_tiles(
+        self, parts: Sequence[tuple[tuple[int, int], Boxes]], size: tuple[int, int]
+    ) -> Boxes:
         return merge_box_tiles(parts, size, self.settings.nms_iou)
 
 
-def targets_of(batch: Batch) -> list[Truth]:
-    """The objects to be found; those in crowds teach nothing."""
-    found = []
+def targets_of(batch: Batch) -> list[ObjectTargets]:
+    """Return the objects to learn from, which crowds are not."""
+    targets = []
     for target in batch.targets:
-        masks = target["masks"].as_subclass(Tensor)[~target["crowd"]] if "masks" in target else None
-        found.append(
-            Truth(
-                target["boxes"].as_subclass(Tensor)[~target["crowd"]],
-                target["classes"][~target["crowd"]],
-                masks,
-            )
-        )
-    return found
+        kept = ~target["crowd"]
+        masks = target["masks"].as_subclass(Tensor)[kept] if "masks" in target else None
+        boxes = target["boxes"].as_subclass(Tensor)[kept]
+        targets.append(ObjectTargets(boxes, target["classes"][kept], masks))
+    return targets
 
 
-def _masks(truth: Boxes, known: list[bool], size: tuple[int, int]) -> ObjectMasks:
-    """(N, H, W) uint8."""
-    inside = [
-        decoded(mask) for mask, wanted in zip(truth.masks or (), known, strict=True) if wanted
-    ]
-    return ObjectMasks(
-        torch.from_numpy(np.stack(inside).astype(np.uint8))
-        if inside
-        else torch.zeros(0, *size, dtype=torch.uint8)
-    )
+def _stack_masks(target: Boxes, known: list[bool], size: tuple[int, int]) -> ObjectMasks:
+    """(N, H, W) uint8: the masks of the objects of known classes."""
+    masks = [decode_rle(mask) for mask, keep in zip(target.masks or (), known, strict=True) if keep]
+    if not masks:
+        return ObjectMasks(torch.zeros(0, *size, dtype=torch.uint8))
+    return ObjectMasks(torch.from_numpy(np.stack(masks).astype(np.uint8)))

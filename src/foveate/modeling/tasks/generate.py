@@ -1,4 +1,7 @@
-"""New pictures like those of the data, of a class or after a sentence: a network learns to take noise off (Ho et al. 2020)."""
+"""Image generation, by class, by text or without any prompt: a network learns to denoise.
+
+Ho et al. 2020 (DDPM).
+"""
 
 from __future__ import annotations
 
@@ -13,74 +16,81 @@ from torch.nn import functional
 
 from foveate.data.transforms import as_pixels
 from foveate.errors import DataError
+from foveate.messages import Message
 from foveate.modeling.backbones import Backbone, Conditioning, DiffusionBackbone
 from foveate.modeling.diffusion import ClassNameTokenizer, ConditioningEncoder, generate_images
-from foveate.modeling.tasks import DataFacts, Settled, Task, TaskSettings
-from foveate.modeling.tokenizer import WordTokenizer
+from foveate.modeling.tasks import DataFacts, Task, TaskSettings
+from foveate.modeling.tokenizer import WordTokenizer, split_words
 from foveate.predictions import DenoisingResult, ImagePrediction, Labels, Text
-from foveate.types import Batch, Provides, TargetTensors
+from foveate.types import Batch, Decision, Provides, TargetTensors
 
-_TIMES = (0.1, 0.3, 0.5, 0.7, 0.9)  # of the looks by which it is judged
+_VALIDATION_TIMES = (0.1, 0.3, 0.5, 0.7, 0.9)
 _EXAMPLES = 16
-_POWER = 1e-6  # of what is asked, at the least
+_MIN_POWER = 1e-6  # of a target, where the error is divided by it
 
 
 class GenerateSettings(TaskSettings):
+    """Settings of the task."""
+
     prompt: str = Field(
         "",
-        description="of all pictures that have neither class nor sentence, such as 'a photo of sks dog'",
+        description="prompt of all images without class or caption, such as 'a photo of sks dog'",
     )
     vocabulary: list[str] = Field(
         default_factory=list,
-        description="classes or words that the painter knows; default: the data's",
+        description="words or class names of prompts; default: those of the data",
     )
     class_conditional: bool = Field(
-        False, description="whether these are names of classes; default: what the data has"
+        False, description="whether the vocabulary is class names; default: as the data are"
     )
-    max_words: int = Field(40, ge=1, description="words of a sentence at the most")
+    max_words: int = Field(40, ge=1, description="maximum number of words of a prompt")
     condition_dropout: float = Field(
         0.1,
         ge=0,
         lt=1,
-        description="share of pictures shown without their sentence (Ho & Salimans 2022)",
+        description="share of training images without their prompt, for classifier-free guidance "
+        "(Ho & Salimans 2022)",
     )
     example_prompts: list[str] = Field(
         default_factory=list,
-        description="sentences of pictures in reports; default: some of the data's",
+        description="prompts of the images in reports; default: some of the data",
     )
-    steps: int = Field(30, ge=1, description="steps from noise to picture")
-    guidance: float = Field(
-        3.0, ge=0, description="how far to go towards what the sentence says; 1 = as learnt"
-    )
+    steps: int = Field(30, ge=1, description="steps from noise to image")
+    guidance: float = Field(3.0, ge=0, description="classifier-free guidance scale; 1 = off")
 
 
 @dataclass
 class DenoisingOutput:
-    """(T, B, C, h, w) each, of T times: what was asked, and the network's answer."""
+    """Targets and predictions of the network at T times, (T, B, C, h, w) each."""
 
     target: Tensor
     prediction: Tensor
 
 
 class Generate(Task):
-    """Its head reads sentences, where the painter does not."""
+    """Image generation.
+
+    The head encodes prompts, unless the backbone has a text encoder.
+    """
 
     needs: frozenset[Provides] = frozenset({Provides.NOISE})
     prediction_type: ClassVar[type[DenoisingResult]] = DenoisingResult
-    question: ClassVar[str] = "What do new pictures of this kind look like?"
+    question: ClassVar[Message] = Message(
+        "task.generate.question", "What do new images of this kind look like?"
+    )
     target_types: ClassVar[tuple[type, ...]] = (Labels, Text, ImagePrediction)
     default_overrides: ClassVar[dict[str, Any]] = {
         "tuning": "full",
-        "backbone.name": "painter_small",
+        "backbone.name": "unet_small",
         "augment.policy": "none",
         "augment.crop": 1.0,
-        "augment.flip": 0.0,  # letters, digits and most things have sides
+        "augment.flip": 0.0,  # letters, digits and most things have a left and a right
         "training.batch_size": 64,
         "training.epochs": 200,
         "training.ema": 0.999,
         "training.patience": 0,
         "training.layer_decay": 1.0,
-        "training.head_start": "random",
+        "training.head_init": "random",
     }
     Settings: ClassVar[type[TaskSettings]] = GenerateSettings
 
@@ -88,131 +98,141 @@ class Generate(Task):
 
     @classmethod
     def resolve_settings(
-        cls, settings: dict[str, Any], truths: Sequence[Any], classes: tuple[str, ...], facts: DataFacts
-    ) -> list[Settled]:
-        prompt = settings.get("prompt", "")
-        sentences = list(
-            dict.fromkeys(sentence for truth in truths for sentence in _sentences(truth, prompt))
+        cls,
+        settings: dict[str, Any],
+        targets: Sequence[Any],
+        classes: tuple[str, ...],
+        facts: DataFacts,
+    ) -> list[Decision]:
+        default = settings.get("prompt", "")
+        prompts = list(
+            dict.fromkeys(prompt for target in targets for prompt in _prompts(target, default))
         )
-        names = any(isinstance(truth, Labels) for truth in truths)
-        found: list[Settled] = []
-        if "words" not in settings:
-            words = list(classes) if names else WordTokenizer.build_vocabulary(sentences)
-            what = "classes" if names else "words and marks of the sentences"
-            found += [
-                ("names", names, "this is how the data tells them"),
-                ("words", words, f"the {len(words)} {what} of the data"),
+        decisions: list[Decision] = []
+        if "vocabulary" not in settings:
+            by_class = any(isinstance(target, Labels) for target in targets)
+            words = list(classes) if by_class else WordTokenizer.build_vocabulary(prompts)
+            kind = "classes" if by_class else "words and punctuation marks"
+            decisions += [
+                Decision("class_conditional", by_class, "as the images are labeled"),
+                Decision("vocabulary", words, f"the {len(words)} {kind} of the data"),
             ]
-        if "examples" not in settings:
-            found.append(
-                (
-                    "examples",
-                    sentences[:: max(1, len(sentences) // _EXAMPLES)][:_EXAMPLES],
-                    "some of the data's",
-                )
-            )
-        return found
+        if "example_prompts" not in settings:
+            examples = prompts[:: max(1, len(prompts) // _EXAMPLES)][:_EXAMPLES]
+            decisions.append(Decision("example_prompts", examples, "some of the data"))
+        return decisions
 
     def head(self, backbone: Backbone) -> nn.Module:
         assert isinstance(backbone, DiffusionBackbone)
-        asked = self.settings
-        vocabulary = (ClassNameTokenizer if asked.class_conditional else WordTokenizer)(asked.vocabulary)
-        return (
-            nn.Identity() if backbone.encodes_text else ConditioningEncoder(vocabulary, backbone.conditioning_width, asked.max_words)
+        if backbone.encodes_text:
+            return nn.Identity()
+        settings = self.settings
+        tokenizer = ClassNameTokenizer if settings.class_conditional else WordTokenizer
+        return ConditioningEncoder(
+            tokenizer(settings.vocabulary), backbone.conditioning_width, settings.max_words
         )
 
     def prepare(self, backbone: Backbone, head: nn.Module) -> None:
         assert isinstance(backbone, DiffusionBackbone)
-        for part in backbone.frozen_modules():
-            part.requires_grad_(False)
+        for module in backbone.frozen_modules():
+            module.requires_grad_(False)
 
-    def encode(self, truth: Any, size: tuple[int, int]) -> TargetTensors:
-        """One of the sentences, drawn from torch's generator. Raises DataError for one that is too long."""
-        sentences = _sentences(truth, self.settings.prompt)
-        sentence = sentences[int(torch.randint(len(sentences), ()))]
-        count = 0 if self.settings.class_conditional else len(WordTokenizer(()).encode(sentence))
+    def encode(self, target: Any, size: tuple[int, int]) -> TargetTensors:
+        """Return one of the prompts of an image, drawn from torch's generator.
+
+        Raises:
+            DataError: It is too long.
+        """
+        prompts = _prompts(target, self.settings.prompt)
+        prompt = prompts[int(torch.randint(len(prompts), ()))]
+        count = 0 if self.settings.class_conditional else len(split_words(prompt))
         if count > self.settings.max_words:
-            what = f"a sentence has {count} words, more than the {self.settings.max_words} that are read"
             raise DataError(
-                what, where=sentence[:60], hint=f"--set task.most={count}, or shorten it"
+                f"a caption has {count} words, the limit is {self.settings.max_words}",
+                where=prompt[:60],
+                hint=f"--set task.max_words={count}, or a shorter caption",
             )
-        return {"sentence": sentence}
+        return {"prompt": prompt}
 
     def forward(self, backbone: Backbone, head: nn.Module, batch: Batch) -> DenoisingOutput:
-        """To learn from, at one time each, drawn at random; without gradients, where it is judged, at several, with noise that is
-        always the same for a picture."""
+        """Denoise the images of a batch.
+
+        With gradients, each image is denoised at one random time; without, in validation, at
+        several times, and with noise that is always the same for an image.
+        """
         assert isinstance(backbone, DiffusionBackbone)
         clean = backbone.encode(batch.images)
-        sentences = [target.get("sentence", self.settings.prompt) for target in batch.targets]
+        prompts = [target.get("prompt", self.settings.prompt) for target in batch.targets]
         if torch.is_grad_enabled():
-            silent = torch.rand(len(sentences)) < self.settings.condition_dropout
-            sentences = [
-                "" if each else sentence
-                for each, sentence in zip(silent.tolist(), sentences, strict=True)
-            ]
-            draws = [
-                (
-                    backbone.sample_times(len(clean)).to(clean.device),
-                    torch.randn(clean.shape).to(clean.device),
-                )
-            ]
+            prompts = self._drop_some(prompts)
+            times = [backbone.sample_times(len(clean)).to(clean.device)]
+            noise = torch.randn(clean.shape).to(clean.device)
         else:
-            noise = torch.stack(
+            shape = clean.shape[1:]
+            times = [torch.full((len(clean),), t, device=clean.device) for t in _VALIDATION_TIMES]
+            noise = torch.stack([_fixed_noise(shape, int(i)) for i in batch.indices])
+            noise = noise.to(clean.device)
+        conditioning = self.condition(backbone, head, prompts)
+        return DenoisingOutput(
+            torch.stack([backbone.target(clean, noise, time) for time in times]),
+            torch.stack(
                 [
-                    torch.randn(clean.shape[1:], generator=_seeded(int(index)))
-                    for index in batch.indices
+                    backbone.denoise(backbone.add_noise(clean, noise, time), time, conditioning)
+                    for time in times
                 ]
-            )
-            draws = [
-                (torch.full((len(clean),), time, device=clean.device), noise.to(clean.device))
-                for time in _TIMES
-            ]
-        said = self.condition(backbone, head, sentences)
-        asked = [backbone.target(clean, noise, time) for time, noise in draws]
-        answers = [
-            backbone.denoise(backbone.add_noise(clean, noise, time), time, said) for time, noise in draws
-        ]
-        return DenoisingOutput(torch.stack(asked), torch.stack(answers))
+            ),
+        )
+
+    def _drop_some(self, prompts: list[str]) -> list[str]:
+        dropped = torch.rand(len(prompts)) < self.settings.condition_dropout
+        pairs = zip(prompts, dropped.tolist(), strict=True)
+        return ["" if drop else prompt for prompt, drop in pairs]
 
     @staticmethod
-    def condition(backbone: DiffusionBackbone, head: nn.Module, sentences: Sequence[str]) -> Conditioning:
-        return backbone.encode_prompts(sentences) if backbone.encodes_text else head(sentences)
+    def condition(
+        backbone: DiffusionBackbone, head: nn.Module, prompts: Sequence[str]
+    ) -> Conditioning:
+        """Encode prompts by the text encoder of the backbone, or by the head."""
+        return backbone.encode_prompts(prompts) if backbone.encodes_text else head(prompts)
 
     def loss(self, output: DenoisingOutput, batch: Batch) -> dict[str, Tensor]:
         return {"loss": functional.mse_loss(output.prediction.float(), output.target.float())}
 
     def decode(self, output: DenoisingOutput, batch: Batch) -> list[DenoisingResult]:
-        """How much of what was asked the answers hold, over all times."""
+        """Return the share of the power of the targets that is predicted, over all times."""
         dims = (0, 2, 3, 4)
-        asked, wrong = output.target.float(), output.prediction.float() - output.target.float()
-        shares = 1 - wrong.square().sum(dims) / asked.square().sum(dims).clamp(min=_POWER)
-        return [DenoisingResult(float(share)) for share in shares]
+        target = output.target.float()
+        error = (output.prediction.float() - target).square().sum(dims)
+        explained = 1 - error / target.square().sum(dims).clamp(min=_MIN_POWER)
+        return [DenoisingResult(float(share)) for share in explained]
 
-    def sample_images(self, backbone: Backbone, head: nn.Module) -> list[tuple[str, ImagePrediction]]:
+    def sample_images(
+        self, backbone: Backbone, head: nn.Module
+    ) -> list[tuple[str, ImagePrediction]]:
         assert isinstance(backbone, DiffusionBackbone)
-        sentences, spec = self.settings.example_prompts or [self.settings.prompt], backbone.input
+        prompts = self.settings.example_prompts or [self.settings.prompt]
 
-        def read(asked: Sequence[str]) -> Conditioning:
-            return self.condition(backbone, head, asked)
+        def encode(part: Sequence[str]) -> Conditioning:
+            return self.condition(backbone, head, part)
 
         images = generate_images(
             backbone,
-            read,
-            sentences,
-            range(len(sentences)),
+            encode,
+            prompts,
+            range(len(prompts)),
             self.settings.steps,
             self.settings.guidance,
         )
-        return list(
-            zip(sentences, map(ImagePrediction, as_pixels(images, spec.mean, spec.std)), strict=True)
-        )
+        pixels = as_pixels(images, backbone.input.mean, backbone.input.std)
+        return list(zip(prompts, map(ImagePrediction, pixels), strict=True))
 
 
-def _sentences(truth: Any, prompt: str) -> tuple[str, ...]:
-    if isinstance(truth, Labels):
-        return (", ".join(truth.names),)
-    return truth.sentences if isinstance(truth, Text) else (prompt,)
+def _prompts(target: Any, default: str) -> tuple[str, ...]:
+    """The prompts of an image: its classes, its captions, or the default."""
+    if isinstance(target, Labels):
+        return (", ".join(target.names),)
+    return target.sentences if isinstance(target, Text) else (default,)
 
 
-def _seeded(number: int) -> torch.Generator:
-    return torch.Generator().manual_seed(number)
+def _fixed_noise(shape: tuple[int, ...], seed: int) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))

@@ -1,4 +1,4 @@
-"""Which class every pixel belongs to."""
+"""Semantic segmentation."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from torchvision import tv_tensors
 
 from foveate.errors import UsageError
 from foveate.images.preprocessing import merge_region_tiles
+from foveate.messages import Message
 from foveate.modeling.backbones import Backbone
 from foveate.modeling.decoders import DECODERS
 from foveate.modeling.pyramid import Pyramid
@@ -22,7 +23,7 @@ from foveate.modeling.tasks import ExplainableScore, SpatialSettings, SpatialTas
 from foveate.predictions import IGNORE_INDEX, Regions
 from foveate.types import Batch, Features, Provides, TargetTensors
 
-_ASKED = 3  # classes that are explained
+_EXPLAINED = 3  # classes with the most pixels
 _LOSSES: dict[str, Callable[[], nn.Module]] = {
     "cross_entropy": lambda: nn.CrossEntropyLoss(ignore_index=IGNORE_INDEX),
     "dice": lambda: losses.DiceLoss("multiclass", ignore_index=IGNORE_INDEX),
@@ -32,9 +33,12 @@ _LOSSES: dict[str, Callable[[], nn.Module]] = {
 
 
 class SegmentSettings(SpatialSettings):
+    """Settings of the task."""
+
     head: str = Field(
         "deeplab",
-        description="decoder: deeplab, fpn, segformer, unet, upernet, dpt; native: the backbone paints",
+        description="decoder: deeplab, fpn, segformer, unet, upernet or dpt; native: the "
+        "backbone's own",
     )
     width: int = Field(128, ge=16, multiple_of=8, description="channels of the decoder")
     loss: str = Field(
@@ -47,17 +51,18 @@ class SegmentSettings(SpatialSettings):
 
     @field_validator("loss")
     @classmethod
-    def _known(cls, value: str) -> str:
-        unknown = set(value.split("+")) - set(_LOSSES)
+    def _check_loss(cls, value: str) -> str:
+        unknown = sorted(set(value.split("+")) - set(_LOSSES))
         if unknown:
             raise ValueError(
-                f"no loss is called {sorted(unknown)[0]!r}: {', '.join(_LOSSES)}, or a sum such as cross_entropy+dice"
+                f"no loss is called {unknown[0]!r}: {', '.join(_LOSSES)}, "
+                "or a sum such as cross_entropy+dice"
             )
         return value
 
 
 class SegmentationHead(nn.Module):
-    """Features -> logits (B, K, H, W) of the network's square."""
+    """Features -> logits (B, K, H, W) at the size of the input."""
 
     def __init__(self, backbone: Backbone, settings: SegmentSettings, classes: int) -> None:
         super().__init__()
@@ -68,39 +73,46 @@ class SegmentationHead(nn.Module):
         self.classify = nn.Conv2d(self.decoder.out_width, classes, 1)
 
     def forward(self, features: Features, batch: Batch) -> Tensor:
-        """Raises UsageError where a single image teaches nothing."""
-        if self.training and self.decoder.pools and len(batch) == 1:
-            hint = "--batch-size 2 or more, or a decoder that does not pool, such as --set task.head=fpn"
+        if self.training and self.decoder.needs_batch_statistics and len(batch) == 1:
             raise UsageError(
-                "this decoder cannot learn from one image at once", where="task.head", hint=hint
+                "this decoder needs batches of 2 or more images",
+                where="task.head",
+                hint="--batch-size 2 or more, or a decoder without global pooling, such as "
+                "--set task.head=fpn",
             )
-        return self.logits(features, _square(batch.images))
+        return self.logits(features, _size(batch.images))
 
     def logits(self, features: Features, size: tuple[int, int]) -> Tensor:
-        found = self.classify(self.dropout(self.decoder(self.pyramid(features.maps, size))))
-        return functional.interpolate(found, size, mode="bilinear", align_corners=False)
+        """Return logits (B, K, H, W) for an input of `size` (H, W)."""
+        logits = self.classify(self.dropout(self.decoder(self.pyramid(features.maps, size))))
+        return functional.interpolate(logits, size, mode="bilinear", align_corners=False)
 
 
 class NativeHead(nn.Module):
-    """The backbone's own logits (B, K, h, w), stretched to the network's square."""
+    """The logits (B, K, h, w) of the backbone, resized to the input."""
 
     def forward(self, features: Features, batch: Batch) -> Tensor:
-        return self.logits(features, _square(batch.images))
+        return self.logits(features, _size(batch.images))
 
     def logits(self, features: Features, size: tuple[int, int]) -> Tensor:
+        """Return logits (B, K, H, W) for an input of `size` (H, W)."""
         return functional.interpolate(
             features.native.float(), size, mode="bilinear", align_corners=False
         )
 
 
-def _square(images: Tensor) -> tuple[int, int]:
+def _size(images: Tensor) -> tuple[int, int]:
     """Height and width of (B, 3, H, W)."""
     return images.shape[-2], images.shape[-1]
 
 
 class Segment(SpatialTask):
+    """Semantic segmentation."""
+
     prediction_type: ClassVar[type[Regions]] = Regions
-    question: ClassVar[str] = "Which class does every pixel belong to?"
+    question: ClassVar[Message] = Message(
+        "task.segment.question", "Which class does each pixel belong to?"
+    )
     Settings: ClassVar[type[TaskSettings]] = SegmentSettings
 
     settings: SegmentSettings
@@ -114,47 +126,53 @@ class Segment(SpatialTask):
             return NativeHead()
         return SegmentationHead(backbone, self.settings, len(self.classes))
 
-    def encode(self, truth: Regions, size: tuple[int, int]) -> TargetTensors:
-        return {"mask": tv_tensors.Mask(torch.from_numpy(truth.mask.astype(np.int64)))}
+    def encode(self, target: Regions, size: tuple[int, int]) -> TargetTensors:
+        """Return mask (H, W) int64, IGNORE_INDEX where a pixel does not count."""
+        return {"mask": tv_tensors.Mask(torch.from_numpy(target.mask.astype(np.int64)))}
 
     def loss(self, output: Tensor, batch: Batch) -> dict[str, Tensor]:
-        """Each named loss over the pixels that somebody cares about; 0 where there are none."""
+        """Return each of the losses over pixels that count; 0 if none does."""
         masks = torch.stack([target["mask"].as_subclass(Tensor) for target in batch.targets])
         if bool((masks == IGNORE_INDEX).all()):
             return {"loss": output.sum() * 0}
-        return {
-            name: _LOSSES[name]()(output.float(), masks) for name in self.settings.loss.split("+")
-        }
+        names = self.settings.loss.split("+")
+        return {name: _LOSSES[name]()(output.float(), masks) for name in names}
 
     def decode(self, output: Tensor, batch: Batch) -> list[Regions]:
-        """Masks of the upright originals, int16: the logits are stretched to their size, then the greatest wins."""
-        parts = zip(output.float(), batch.views, batch.sizes, strict=True)
+        """Return masks of the upright originals, int16.
+
+        Logits are resized, not masks, so that outlines are smooth.
+        """
+        images = zip(output.float(), batch.views, batch.sizes, strict=True)
         masks = (
             _to_original(logits, view, size).argmax(0).to(torch.int16).cpu().numpy()
-            for logits, view, size in parts
+            for logits, view, size in images
         )
         return [Regions(mask).compressed() for mask in masks]
 
-    def export_outputs(self, backbone: Backbone, head: nn.Module, images: Tensor) -> dict[str, Tensor]:
-        """logits (B, K, S, S)."""
+    def export_outputs(
+        self, backbone: Backbone, head: nn.Module, images: Tensor
+    ) -> dict[str, Tensor]:
+        """Return logits (B, K, S, S)."""
         assert isinstance(head, SegmentationHead | NativeHead)
-        return {"logits": head.logits(backbone(images, self.needs), _square(images)).float()}
+        return {"logits": head.logits(backbone(images, self.needs), _size(images)).float()}
 
     def explainable_scores(self, output: Tensor, batch: Batch) -> list[ExplainableScore]:
-        """Why the pixels of each class that was found are of it, the largest first."""
-        best = output[0].argmax(0)
-        counts = torch.bincount(best.flatten(), minlength=len(self.classes))
-        found = [place for place in counts.argsort(descending=True).tolist() if counts[place]]
-        return [self._question(place, best == place) for place in found[:_ASKED]]
+        """Return the mean score of the pixels of each predicted class, the largest area first."""
+        predicted = output[0].argmax(0)
+        counts = torch.bincount(predicted.flatten(), minlength=len(self.classes))
+        order = counts.argsort(descending=True).tolist()
+        present = [index for index in order if counts[index]]
+        return [
+            self._explainable_score(index, predicted == index) for index in present[:_EXPLAINED]
+        ]
 
-    def _question(self, place: int, inside: Tensor) -> ExplainableScore:
-        def score(found: Tensor) -> Tensor:
-            return found[:, place, inside].float().mean(1)
-
-        def chance(found: Tensor) -> Tensor:
-            return found.float().softmax(1)[:, place, inside].mean(1)
-
-        return ExplainableScore(self.classes[place], score, chance)
+    def _explainable_score(self, index: int, region: Tensor) -> ExplainableScore:
+        return ExplainableScore(
+            self.classes[index],
+            lambda output: output[:, index, region].float().mean(1),
+            lambda output: output.float().softmax(1)[:, index, region].mean(1),
+        )
 
     def merge_tiles(
         self, parts: Sequence[tuple[tuple[int, int], Regions]], size: tuple[int, int]
@@ -163,9 +181,9 @@ class Segment(SpatialTask):
 
 
 def _to_original(logits: Tensor, view: Tensor, size: Tensor) -> Tensor:
-    """(K, S, S) of the square that shows `view` -> (K, H, W) of the original, without the padding."""
+    """(K, S, S) of an input that shows `view` -> (K, H, W) of the original, without padding."""
     height, width = size.tolist()
-    shown = float(view[2] - view[0])
-    rows, columns = (max(1, round(logits.shape[-1] * side / shown)) for side in (height, width))
+    side = float(view[2] - view[0])
+    rows, columns = (max(1, round(logits.shape[-1] * length / side)) for length in (height, width))
     inside = logits[None, :, :rows, :columns]
     return functional.interpolate(inside, (height, width), mode="bilinear", align_corners=False)[0]

@@ -20,7 +20,7 @@ from foveate.errors import UnknownName, UsageError
 from foveate.modeling.backbones import TextBackbone
 from foveate.modeling.tunings import Adaptable, Choice, Tuning, TuningSettings
 from foveate.types import Batch, Features
-from foveate.utils.safe_yaml import plain
+from foveate.utils.safe_yaml import parse_yaml
 
 _AT_ONCE = 256  # sentences in a pass of the text network
 TEMPLATES = ["a photo of a {}.", "a photo of the {}.", "a picture of a {}.", "{}"]
@@ -217,7 +217,7 @@ def _read(file: Path) -> dict[str, Any]:
         raise UsageError("there is no prompt file at this path", where=file)
     try:
         text = file.read_text(encoding="utf-8")
-        found, root = plain(text), yaml.compose(text, Loader=yaml.SafeLoader)
+        found, root = parse_yaml(text), yaml.compose(text, Loader=yaml.SafeLoader)
     except ValueError as error:
         raise UsageError(
             "this prompt file is neither YAML nor JSON",

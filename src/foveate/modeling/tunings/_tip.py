@@ -44,7 +44,7 @@ class TipHead(TextHead):
         self.keys = nn.Parameter(keys.to(here), requires_grad=self.keys.requires_grad)
         self.owners = owners.to(here)
 
-    def describe(self, features: Features) -> Tensor:
+    def feature_vector(self, features: Features) -> Tensor:
         """(B, D): what the cache is made of."""
         assert features.pooled is not None
         return features.pooled.float()

@@ -21,7 +21,7 @@ class TipF(TipTuning):
     def begin_epoch(self, model: Adaptable, epoch: int, epochs: int) -> None:
         head: Any = model.head
         if not len(head.keys):
-            hint = "--set training.head_start=probe"
+            hint = "--set training.head_init=probe"
             raise UsageError(
-                "the cache holds no training image", where="training.head_start", hint=hint
+                "the cache holds no training image", where="training.head_init", hint=hint
             )

@@ -1,134 +1,144 @@
 "use strict";
-const words = {
-  en: { drop: "Drop a picture here, paste it, or press Enter to choose one", model: "Model", camera: "Use the camera", shoot: "Take the picture",
-        class: "Class", chance: "Chance", share: "Share of the picture", token: "Token", wait: "Looking …", unsure: "not sure", strange: "unlike what it has learnt from",
-        none: "nothing found", lost: "the server does not answer", why: "Where it looked", looked: "It looked most at the ", other: "中文",
-        parts: ["top left", "top", "top right", "left", "centre", "right", "bottom left", "bottom", "bottom right"] },
-  zh: { drop: "把图片拖到这里、粘贴，或按回车选择", model: "模型", camera: "使用相机", shoot: "拍照",
-        class: "类别", chance: "概率", share: "占画面", token: "令牌", wait: "正在识别……", unsure: "没有把握", strange: "与学过的图片不同",
-        none: "没有发现", lost: "服务器没有回应", why: "看了哪里", looked: "它主要看的是", other: "English",
+const TEXTS = {
+  en: { drop: "Drop or paste an image here, or press Enter to choose a file", model: "Model", camera: "Use camera", shoot: "Take photo",
+        class: "Class", probability: "Probability", share: "Share of the image", token: "Access token", wait: "Predicting …",
+        uncertain: "uncertain", unfamiliar: "unlike the training images", none: "Nothing detected", offline: "The server does not respond",
+        explain: "Show heat map", strongest: "Strongest evidence: ", other: "中文",
+        parts: ["top left", "top", "top right", "left", "center", "right", "bottom left", "bottom", "bottom right"] },
+  zh: { drop: "将图片拖放或粘贴到这里，或按回车键选择文件", model: "模型", camera: "使用相机", shoot: "拍照",
+        class: "类别", probability: "概率", share: "占画面比例", token: "访问令牌", wait: "正在预测……",
+        uncertain: "置信度不足", unfamiliar: "与训练图片差异较大", none: "未检测到目标", offline: "服务器没有响应",
+        explain: "显示热力图", strongest: "主要依据的区域：", other: "English",
         parts: ["左上", "上方", "右上", "左侧", "中央", "右侧", "左下", "下方", "右下"] },
 };
-const at = id => document.getElementById(id);
-const say = word => words[language][word];
+const OOD_LIMIT = 0.99; // percentile among validation images from which an image counts as unfamiliar
+const MAX_ROWS = 8; // of the table of scores
+const element = id => document.getElementById(id);
+const text = key => TEXTS[language][key];
 const percent = (share, digits = 0) => (100 * share).toFixed(digits) + " %";
-let language = navigator.language.startsWith("zh") ? "zh" : "en", stream = null, turn = 0;
-let picture = null, last = null; // the file; and what is known of it: image, told, and the map of where the network looked
+let language = navigator.language.startsWith("zh") ? "zh" : "en", stream = null, requestCount = 0;
+let file = null, shown = null; // the image file; and what is known of it: image, response, and heatmap
 
-function speak() {
+function translate() {
   document.documentElement.lang = language;
-  document.querySelectorAll("[data-say]").forEach(each => { each.textContent = say(each.dataset.say); });
-  at("language").textContent = say("other");
-  at("language").lang = language === "zh" ? "en" : "zh";
-  if (stream) at("camera").textContent = say("shoot");
-  if (last) show();
+  document.querySelectorAll("[data-text]").forEach(each => { each.textContent = text(each.dataset.text); });
+  element("language").textContent = text("other");
+  element("language").lang = language === "zh" ? "en" : "zh";
+  if (stream) element("camera").textContent = text("shoot");
+  if (shown) render();
 }
 
-// what the server says, or { error }
-async function asked(address, body) {
-  const headers = at("token").value ? { authorization: "Bearer " + at("token").value } : {};
+// the JSON that the server responds with, or { error }
+async function request(path, body) {
+  const headers = element("token").value ? { authorization: "Bearer " + element("token").value } : {};
   try {
-    const answer = await fetch(address, body ? { method: "POST", body, headers } : { headers });
-    if (answer.status === 401) at("token-part").open = true;
-    return await answer.json();
-  } catch { return { error: say("lost") }; }
+    const response = await fetch(path, body ? { method: "POST", body, headers } : { headers });
+    if (response.status === 401) element("token-details").open = true;
+    return await response.json();
+  } catch { return { error: text("offline") }; }
 }
 
-const about = address => address + "?model=" + encodeURIComponent(at("model").value);
+const withModel = path => path + "?model=" + encodeURIComponent(element("model").value);
 
-async function models() {
-  const told = await asked("v2");
-  if (told.error) { at("said").textContent = told.error; return; }
-  at("said").textContent = "";
-  at("model").replaceChildren(...told.models.map(name => new Option(name, name)));
-  await know();
+async function listModels() {
+  const response = await request("v2");
+  if (response.error) { element("prediction").textContent = response.error; return; }
+  element("prediction").textContent = "";
+  element("model").replaceChildren(...response.models.map(name => new Option(name, name)));
+  await readModel();
 }
 
-// whether the model can say where it looked
-async function know() {
-  const told = await asked("v2/models/" + encodeURIComponent(at("model").value));
-  at("why").dataset.can = told.parameters?.explains ? "yes" : "";
-  if (last) show();
+// reads whether the model can explain its predictions
+async function readModel() {
+  const response = await request("v2/models/" + encodeURIComponent(element("model").value));
+  element("explain").dataset.available = response.parameters?.explains ? "yes" : "";
+  if (shown) render();
 }
 
-async function ask(file) {
-  const mine = ++turn;
-  picture = file;
-  last = null;
-  at("said").textContent = say("wait");
-  at("looked").textContent = "";
-  at("scores").hidden = at("why").hidden = true;
-  const image = await createImageBitmap(picture).catch(() => null), told = await asked(about("predict"), picture);
-  if (mine !== turn) return; // another picture has come meanwhile
-  last = { image, told, map: null };
-  show();
+async function predict(newFile) {
+  const own = ++requestCount;
+  file = newFile;
+  shown = null;
+  element("prediction").textContent = text("wait");
+  element("explanation").textContent = "";
+  element("scores").hidden = element("explain").hidden = true;
+  const image = await createImageBitmap(file).catch(() => null), response = await request(withModel("predict"), file);
+  if (own !== requestCount) return; // another image was chosen meanwhile
+  shown = { image, response, heatmap: null };
+  render();
 }
 
-async function why() {
-  const mine = turn, pressed = at("why").getAttribute("aria-pressed") === "true";
-  if (pressed) { last.map = null; show(); return; }
-  at("looked").textContent = say("wait");
-  const told = await asked(about("explain"), picture);
-  if (mine !== turn) return;
-  if (told.error) { at("looked").textContent = told.error; return; }
-  last.map = told;
-  show();
+async function toggleHeatmap() {
+  const own = requestCount, pressed = element("explain").getAttribute("aria-pressed") === "true";
+  if (pressed) { shown.heatmap = null; render(); return; }
+  element("explanation").textContent = text("wait");
+  const response = await request(withModel("explain"), file);
+  if (own !== requestCount) return;
+  if (response.error) { element("explanation").textContent = response.error; return; }
+  shown.heatmap = response;
+  render();
 }
 
-function show() {
-  const { image, told, map } = last;
-  at("said").textContent = told.error || sentence(told);
-  at("looked").textContent = map ? say("looked") + say("parts")[brightest(map.map)] : "";
-  at("why").hidden = Boolean(told.error) || !at("why").dataset.can;
-  at("why").setAttribute("aria-pressed", String(Boolean(map)));
-  at("shown").hidden = !image;
-  const shares = image ? paint(image, told, map) : [];
-  tabulate(told, shares);
-  at("canvas").setAttribute("aria-label", [at("said").textContent, at("looked").textContent].filter(Boolean).join(". "));
+function render() {
+  const { image, response, heatmap } = shown;
+  element("prediction").textContent = response.error || sentence(response);
+  element("explanation").textContent = heatmap ? text("strongest") + text("parts")[brightestPart(heatmap.map)] : "";
+  element("explain").hidden = Boolean(response.error) || !element("explain").dataset.available;
+  element("explain").setAttribute("aria-pressed", String(Boolean(heatmap)));
+  element("figure").hidden = !image;
+  const shares = image ? draw(image, response, heatmap) : [];
+  fillTable(response, shares);
+  const label = [element("prediction").textContent, element("explanation").textContent].filter(Boolean).join(". ");
+  element("canvas").setAttribute("aria-label", label);
 }
 
-const regions = told => told.answer && typeof told.answer === "object" && !Array.isArray(told.answer) ? told.answer : null;
-const objects = told => Array.isArray(told.answer) && told.answer.every(each => each.xyxy) ? told.answer : [];
-const kinds = told => [...new Set(objects(told).map(each => each.name))];
+const isRegions = answer => Boolean(answer) && typeof answer === "object" && !Array.isArray(answer);
+const regionsOf = response => isRegions(response.answer) ? response.answer : null;
+const boxesOf = response => Array.isArray(response.answer) && response.answer.every(each => each.xyxy) ? response.answer : [];
+const classesOf = response => [...new Set(boxesOf(response).map(each => each.name))];
 
-function sentence(told) {
-  if (typeof told.answer === "string") {
-    const doubts = [told.abstain ? say("unsure") : "", told.ood > 0.99 ? say("strange") : ""].filter(Boolean);
-    return told.answer + (told.confidence == null ? "" : " " + percent(told.confidence)) + (doubts.length ? ` (${doubts.join(", ")})` : "");
+function sentence(response) {
+  const { answer } = response;
+  if (typeof answer === "string") {
+    const doubts = [response.abstain ? text("uncertain") : "", response.ood > OOD_LIMIT ? text("unfamiliar") : ""].filter(Boolean);
+    return answer + (response.confidence == null ? "" : " " + percent(response.confidence)) + (doubts.length ? ` (${doubts.join(", ")})` : "");
   }
-  if (regions(told)) return Object.keys(told.answer).join(", ") || say("none");
-  if (!Array.isArray(told.answer)) return String(told.answer);
-  const names = objects(told).length ? kinds(told).map(name => `${name} × ${objects(told).filter(each => each.name === name).length}`) : told.answer;
-  return names.join(", ") || say("none");
+  if (isRegions(answer)) return Object.keys(answer).join(", ") || text("none");
+  if (!Array.isArray(answer)) return String(answer);
+  const boxes = boxesOf(response), counted = name => `${name} × ${boxes.filter(each => each.name === name).length}`;
+  return (boxes.length ? classesOf(response).map(counted) : answer).join(", ") || text("none");
 }
 
-// gives the share of the picture that each region takes
-function paint(image, told, map) {
-  const canvas = at("canvas"), pen = canvas.getContext("2d");
+// draws the image with everything predicted; returns the share of the image that each region covers
+function draw(image, response, heatmap) {
+  const canvas = element("canvas"), context = canvas.getContext("2d");
   const side = Math.max(image.width, image.height), scale = Math.min(800, Math.max(320, side)) / side;
   canvas.width = Math.max(1, Math.round(image.width * scale));
   canvas.height = Math.max(1, Math.round(image.height * scale));
-  pen.drawImage(image, 0, 0, canvas.width, canvas.height);
-  if (map) paintHeat(pen, map.map, map.view, scale);
-  if (regions(told)) return paintMasks(pen, Object.values(told.answer), Object.keys(told.answer).map((_, place) => place));
-  const places = objects(told).map(each => kinds(told).indexOf(each.name)), masked = objects(told).map((each, place) => [each.mask, places[place]]).filter(each => each[0]);
-  paintMasks(pen, masked.map(each => each[0]), masked.map(each => each[1]));
-  paintBoxes(pen, objects(told), places, scale);
+  context.drawImage(image, 0, 0, canvas.width, canvas.height);
+  if (heatmap) drawHeatmap(context, heatmap.map, heatmap.view, scale);
+  const regions = regionsOf(response);
+  if (regions) return drawMasks(context, Object.values(regions), Object.keys(regions).map((_, index) => index));
+  const boxes = boxesOf(response), indices = boxes.map(each => classesOf(response).indexOf(each.name));
+  const masked = boxes.map((each, index) => [each.mask, indices[index]]).filter(each => each[0]);
+  drawMasks(context, masked.map(each => each[0]), masked.map(each => each[1]));
+  drawBoxes(context, boxes, indices, scale);
   return [];
 }
 
-function tabulate(told, shares) {
-  let rows = Object.entries(told.scores || {}).sort((a, b) => b[1] - a[1]).slice(0, 8);
-  if (regions(told)) rows = Object.keys(told.answer).map((name, place) => [name, shares[place] || 0, colour(place)]);
-  if (objects(told).length) rows = objects(told).map(each => [each.name, each.score, colour(kinds(told).indexOf(each.name))]);
-  at("column").textContent = say(regions(told) ? "share" : "chance");
-  at("scores").hidden = !rows.length;
-  at("scores").tBodies[0].replaceChildren(...rows.map(([name, share, own]) => {
+function fillTable(response, shares) {
+  const regions = regionsOf(response), boxes = boxesOf(response);
+  let rows = Object.entries(response.scores || {}).sort((a, b) => b[1] - a[1]).slice(0, MAX_ROWS);
+  if (regions) rows = Object.keys(regions).map((name, index) => [name, shares[index] || 0, classColor(index)]);
+  if (boxes.length) rows = boxes.map(each => [each.name, each.score, classColor(classesOf(response).indexOf(each.name))]);
+  element("column").textContent = text(regions ? "share" : "probability");
+  element("scores").hidden = !rows.length;
+  element("scores").tBodies[0].replaceChildren(...rows.map(([name, share, color]) => {
     const row = document.createElement("tr"), cells = [document.createElement("td"), document.createElement("td")];
-    if (own) {
+    if (color) {
       const mark = document.createElement("span");
       mark.className = "mark";
-      mark.style.background = css(own);
+      mark.style.background = css(color);
       cells[0].append(mark);
     }
     cells[0].append(name);
@@ -139,15 +149,16 @@ function tabulate(told, shares) {
   }));
 }
 
-async function shoot() {
-  const video = at("video");
+async function useCamera() {
+  const video = element("video");
   if (!stream) {
-    stream = await navigator.mediaDevices.getUserMedia({ video: { facingMode: "environment" } }).catch(error => { at("said").textContent = error.message; return null; });
+    stream = await navigator.mediaDevices.getUserMedia({ video: { facingMode: "environment" } })
+      .catch(error => { element("prediction").textContent = error.message; return null; });
     if (!stream) return;
     video.srcObject = stream;
     video.hidden = false;
     await video.play();
-    at("camera").textContent = say("shoot");
+    element("camera").textContent = text("shoot");
     return;
   }
   const canvas = document.createElement("canvas");
@@ -157,21 +168,30 @@ async function shoot() {
   stream.getTracks().forEach(track => track.stop());
   stream = null;
   video.hidden = true;
-  at("camera").textContent = say("camera");
-  canvas.toBlob(ask, "image/jpeg", 0.92);
+  element("camera").textContent = text("camera");
+  canvas.toBlob(predict, "image/jpeg", 0.92);
 }
 
-const place = at("place");
-place.addEventListener("keydown", event => { if (event.key === "Enter" || event.key === " ") { event.preventDefault(); at("file").click(); } });
-place.addEventListener("dragover", event => { event.preventDefault(); place.classList.add("over"); });
-place.addEventListener("dragleave", () => place.classList.remove("over"));
-place.addEventListener("drop", event => { event.preventDefault(); place.classList.remove("over"); if (event.dataTransfer.files[0]) ask(event.dataTransfer.files[0]); });
-document.addEventListener("paste", event => { if (event.clipboardData.files[0]) ask(event.clipboardData.files[0]); });
-at("file").addEventListener("change", () => { if (at("file").files[0]) ask(at("file").files[0]); at("file").value = ""; });
-at("camera").addEventListener("click", shoot);
-at("why").addEventListener("click", why);
-at("model").addEventListener("change", () => { know(); if (picture) ask(picture); });
-at("language").addEventListener("click", () => { language = language === "en" ? "zh" : "en"; speak(); });
-at("token").addEventListener("change", models);
-speak();
-models();
+const dropZone = element("drop-zone");
+dropZone.addEventListener("keydown", event => {
+  if (event.key === "Enter" || event.key === " ") { event.preventDefault(); element("file").click(); }
+});
+dropZone.addEventListener("dragover", event => { event.preventDefault(); dropZone.classList.add("over"); });
+dropZone.addEventListener("dragleave", () => dropZone.classList.remove("over"));
+dropZone.addEventListener("drop", event => {
+  event.preventDefault();
+  dropZone.classList.remove("over");
+  if (event.dataTransfer.files[0]) predict(event.dataTransfer.files[0]);
+});
+document.addEventListener("paste", event => { if (event.clipboardData.files[0]) predict(event.clipboardData.files[0]); });
+element("file").addEventListener("change", () => {
+  if (element("file").files[0]) predict(element("file").files[0]);
+  element("file").value = "";
+});
+element("camera").addEventListener("click", useCamera);
+element("explain").addEventListener("click", toggleHeatmap);
+element("model").addEventListener("change", () => { readModel(); if (file) predict(file); });
+element("language").addEventListener("click", () => { language = language === "en" ? "zh" : "en"; translate(); });
+element("token").addEventListener("change", listModels);
+translate();
+listModels();

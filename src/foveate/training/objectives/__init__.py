@@ -22,7 +22,7 @@ class ObjectiveSettings(TaskSettings):
     area: float = Field(
         0.2, gt=0, le=1, description="smallest share of the image's area that a view shows"
     )
-    colours: float = Field(
+    color: float = Field(
         0.5,
         ge=0,
         le=1,
@@ -38,17 +38,17 @@ class Objective(Task):
     """
 
     needs: frozenset[Provides] = frozenset({Provides.POOLED})
-    wide: ClassVar[int] = 2  # views at the network's size
+    num_global_views: ClassVar[int] = 2  # views at the network's size
     prediction_type: ClassVar[type[ImagePrediction]] = ImagePrediction
     default_overrides: ClassVar[dict[str, Any]] = {}
-    suggests_anew: ClassVar[dict[str, Any]] = {}  # beside these, from random weights
+    overrides_from_scratch: ClassVar[dict[str, Any]] = {}  # beside these, from random weights
     Settings: ClassVar[type[TaskSettings]] = ObjectiveSettings
 
     @property
     def crops(self) -> Crops:
         """What its views show; smaller ones where a setting `narrow` says how many."""
         own = self.settings
-        return Crops(self.wide, (own.area, 1.0), getattr(own, "narrow", 0), colours=own.colours)
+        return Crops(self.num_global_views, (own.area, 1.0), getattr(own, "narrow", 0), colours=own.colours)
 
     def encode(self, truth: Any, size: tuple[int, int]) -> TargetTensors:
         return {}

@@ -13,43 +13,43 @@ from torch import Tensor, nn
 from foveate.modeling.backbones import Backbone
 from foveate.training.objectives import Objective
 from foveate.types import Batch, Provides
-from foveate.utils.distributed import together
+from foveate.utils.distributed import gather_features
 
 _WANTS = frozenset({Provides.POOLED})
 
 
-def wide(batch: Batch) -> Tensor:
+def global_views(batch: Batch) -> Tensor:
     """(V, B, 3, S, S): all views at the network's size."""
     others = torch.stack([target["wide"] for target in batch.targets], 1)
     return torch.cat([batch.images[None], others])
 
 
-def narrow(batch: Batch) -> Tensor | None:
+def local_views(batch: Batch) -> Tensor | None:
     """(L, B, 3, s, s): the smaller ones; None where there are none."""
     if "narrow" not in batch.targets[0]:
         return None
     return torch.stack([target["narrow"] for target in batch.targets], 1)
 
 
-def pooled(backbone: Backbone, views: Tensor) -> Tensor:
+def pooled_views(backbone: Backbone, views: Tensor) -> Tensor:
     """(V, B, 3, S, S) -> (V, B, D), in one pass, so that batch normalisation sees all of them."""
     found = backbone(views.flatten(0, 1), _WANTS).pooled
     assert found is not None
     return torch.unflatten(found, 0, views.shape[:2])
 
 
-def described(backbone: Backbone, batch: Batch) -> Tensor:
+def view_features(backbone: Backbone, batch: Batch) -> Tensor:
     """(V + L, B, D): every view, the wide ones first."""
-    found, small = pooled(backbone, wide(batch)), narrow(batch)
-    return found if small is None else torch.cat([found, pooled(backbone, small)])
+    found, small = pooled_views(backbone, global_views(batch)), local_views(batch)
+    return found if small is None else torch.cat([found, pooled_views(backbone, small)])
 
 
-class Compared(Objective):
+class ContrastedViews(Objective):
     """Projections of all views are compared, with those of the images that other processes have."""
 
     def forward(self, backbone: Backbone, head: nn.Module, batch: Batch) -> Tensor:
         """(V + L, B, P)."""
-        return together(head(described(backbone, batch)))
+        return gather_features(head(view_features(backbone, batch)))
 
 
 class Projector(nn.Module):

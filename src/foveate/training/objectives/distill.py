@@ -31,8 +31,8 @@ class DistillSettings(ObjectiveSettings):
     area: float = Field(
         0.3, gt=0, le=1, description="smallest share of the image's area that a view shows"
     )
-    colours: float = Field(0.3, ge=0, le=1, description="strength of the random colours of views")
-    maps: float = Field(
+    color: float = Field(0.3, ge=0, le=1, description="strength of the random colours of views")
+    maps_weight: float = Field(
         1.0,
         ge=0,
         description="weight of agreement on the three deepest maps, place by place, beside the vector",
@@ -40,14 +40,14 @@ class DistillSettings(ObjectiveSettings):
 
 
 @dataclass
-class Lessons:
+class DistillOutput:
     """What the student said and the teacher told: vectors (B, D), maps (B, C, h, w) of each depth, the deepest first."""
 
     vectors: tuple[Tensor, Tensor]
     maps: list[tuple[Tensor, Tensor]]
 
 
-class Lesson(nn.Module):
+class DistillHead(nn.Module):
     """The teacher, and from the student's features to the teacher's. `middle`, `spread`: (D,), of the teacher's vectors."""
 
     factor: Tensor
@@ -63,14 +63,14 @@ class Lesson(nn.Module):
             zip(reversed(student.map_widths), reversed(teacher.map_widths), strict=False)
         )  # the deepest first
         self.maps = nn.ModuleList(nn.Conv2d(*pair, 1) for pair in pairs[:_DEPTHS])
-        factor, shift = between(student.input, teacher.input)
+        factor, shift = renormalization(student.input, teacher.input)
         for name, tensor in (("factor", factor), ("shift", shift)):
             self.register_buffer(name, tensor)
         self.register_buffer("middle", torch.zeros(teacher.width))
         self.register_buffer("spread", torch.ones(teacher.width))
 
     @torch.no_grad()
-    def told(self, images: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+    def teacher_features(self, images: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
         """What the teacher says of images that are normalised for the student: vectors (B, D) with mean 0 and deviation 1, maps."""
         images = images * self.factor + self.shift
         side = self.teacher.input.size
@@ -86,37 +86,37 @@ class Lesson(nn.Module):
 
 
 class Distill(Objective):
-    wide: ClassVar[int] = 1
+    num_global_views: ClassVar[int] = 1
     needs = _BOTH
     default_overrides: ClassVar[dict[str, Any]] = {"training.batch_size": 64}
-    suggests_anew: ClassVar[dict[str, Any]] = {"training.lr": 3e-3}
+    overrides_from_scratch: ClassVar[dict[str, Any]] = {"training.lr": 3e-3}
     Settings: ClassVar[type[DistillSettings]] = DistillSettings
 
     settings: DistillSettings
 
     def head(self, backbone: Backbone) -> nn.Module:
         name, weights = self.settings.teacher, self.settings.teacher_weights
-        return Lesson(backbone, family_of(name).open(name, weights, backbone.input.size))
+        return DistillHead(backbone, family_of(name).open(name, weights, backbone.input.size))
 
     def prepare(self, backbone: Backbone, head: nn.Module) -> None:
-        cast(Lesson, head).teacher.requires_grad_(False)
+        cast(DistillHead, head).teacher.requires_grad_(False)
 
-    def forward(self, backbone: Backbone, head: nn.Module, batch: Batch) -> Lessons:
-        lesson = cast(Lesson, head)
-        vectors, maps = lesson.told(batch.images)
+    def forward(self, backbone: Backbone, head: nn.Module, batch: Batch) -> DistillOutput:
+        lesson = cast(DistillHead, head)
+        vectors, maps = lesson.teacher_features(batch.images)
         found = backbone(batch.images, self.needs)
         painted = [
             paint(one) for paint, one in zip(lesson.maps, reversed(found.maps), strict=False)
         ]
-        return Lessons(
+        return DistillOutput(
             (lesson.vector(found.pooled), vectors), list(zip(painted, reversed(maps), strict=False))
         )
 
-    def loss(self, output: Lessons, batch: Batch) -> dict[str, Tensor]:
+    def loss(self, output: DistillOutput, batch: Batch) -> dict[str, Tensor]:
         elsewhere = torch.stack(
             [_unlike(_as_large(said, told), told) for said, told in output.maps]
         ).mean()
-        return {"vector": _unlike(*output.vectors), "maps": self.settings.maps * elsewhere}
+        return {"vector": _unlike(*output.vectors), "maps": self.settings.maps_weight * elsewhere}
 
 
 def _as_large(maps: Tensor, others: Tensor) -> Tensor:
@@ -127,7 +127,7 @@ def _unlike(said: Tensor, told: Tensor) -> Tensor:
     return (1 - functional.cosine_similarity(said.float(), told.float())).mean()
 
 
-def between(one: InputSpec, other: InputSpec) -> tuple[Tensor, Tensor]:
+def renormalization(one: InputSpec, other: InputSpec) -> tuple[Tensor, Tensor]:
     """Factor and shift, (1, 3, 1, 1), from pixels normalised for the one network to those for the other."""
     (mean, std), (theirs, spread) = (
         (torch.tensor(spec.mean).view(1, 3, 1, 1), torch.tensor(spec.std).view(1, 3, 1, 1))

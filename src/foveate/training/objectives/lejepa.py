@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from foveate.modeling.backbones import Backbone
 from foveate.training.objectives import ObjectiveSettings
-from foveate.training.objectives._views import Compared, Projector
+from foveate.training.objectives._views import ContrastedViews, Projector
 from foveate.types import Batch
 
 _REACH, _KNOTS = (
@@ -26,19 +26,19 @@ _REACH, _KNOTS = (
 
 
 class LeJEPASettings(ObjectiveSettings):
-    regularity: float = Field(
+    sigreg_weight: float = Field(
         0.05,
         gt=0,
         lt=1,
         description="weight of the distribution, the rest is that of the prediction",
     )
     directions: int = Field(256, ge=1, description="random directions in a step")
-    narrow: int = Field(2, ge=0, description="smaller views beside the two wide ones")
+    local_views: int = Field(2, ge=0, description="smaller views beside the two wide ones")
     hidden: int = Field(512, ge=1, description="width of the projector's middle layers")
     width: int = Field(64, ge=1, description="width of the projection")
 
 
-class LeJEPA(Compared):
+class LeJEPA(ContrastedViews):
     default_overrides: ClassVar[dict[str, Any]] = {"training.batch_size": 128}
     Settings: ClassVar[type[LeJEPASettings]] = LeJEPASettings
 
@@ -48,10 +48,10 @@ class LeJEPA(Compared):
         return Projector(backbone.width, self.settings.hidden, self.settings.width)
 
     def loss(self, output: Tensor, batch: Batch) -> dict[str, Tensor]:
-        projected, weight = output.float(), self.settings.regularity
-        aim = projected[: self.wide].mean(0)
+        projected, weight = output.float(), self.settings.sigreg_weight
+        aim = projected[: self.num_global_views].mean(0)
         odd = torch.stack(
-            [unlike_normal(each, self.settings.directions) for each in projected]
+            [sigreg(each, self.settings.directions) for each in projected]
         ).mean()
         return {
             "prediction": (1 - weight) * (projected - aim).square().mean(),
@@ -59,7 +59,7 @@ class LeJEPA(Compared):
         }
 
 
-def unlike_normal(features: Tensor, directions: int) -> Tensor:
+def sigreg(features: Tensor, directions: int) -> Tensor:
     """(B, P) -> mean over random directions of the Epps-Pulley statistic: B times the squared distance of the empirical
     characteristic function from that of a standard normal, weighted by the latter. Drawn from torch's generator."""
     drawn = torch.randn(features.shape[1], directions).to(features)

@@ -13,7 +13,7 @@ from torch.nn import functional
 from foveate.modeling.backbones import Backbone
 from foveate.training.objectives import Objective, ObjectiveSettings
 from foveate.types import Batch
-from foveate.utils.distributed import drawn
+from foveate.utils.distributed import rand_share
 
 _HEADS = 4  # of the decoder's attention
 _EPSILON = 1e-6  # in the deviation of a patch
@@ -23,8 +23,8 @@ class MAESettings(ObjectiveSettings):
     area: float = Field(
         0.2, gt=0, le=1, description="smallest share of the image's area that a view shows"
     )
-    colours: float = Field(0.0, ge=0, le=1, description="strength of the random colours of views")
-    hidden_share: float = Field(
+    color: float = Field(0.0, ge=0, le=1, description="strength of the random colours of views")
+    mask_ratio: float = Field(
         0.75, gt=0, lt=1, description="share of the patches that are left out"
     )
     width: int = Field(192, ge=_HEADS, multiple_of=_HEADS, description="width of the decoder")
@@ -63,7 +63,7 @@ class Decoder(nn.Module):
 
 
 class MAE(Objective):
-    wide: ClassVar[int] = 1
+    num_global_views: ClassVar[int] = 1
     default_overrides: ClassVar[dict[str, Any]] = {"training.batch_size": 128}
     Settings: ClassVar[type[MAESettings]] = MAESettings
 
@@ -75,8 +75,8 @@ class MAE(Objective):
     def forward(self, backbone: Backbone, head: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
         """What was painted (B, N, 3 * side * side), and 1 for the patches that had not been read (B, N)."""
         count = backbone.patch_grid()[0] ** 2
-        order = drawn(len(batch.images), count).argsort(1).to(batch.images.device)
-        kept = order[:, : max(1, round((1 - self.settings.hidden_share) * count))]
+        order = rand_share(len(batch.images), count).argsort(1).to(batch.images.device)
+        kept = order[:, : max(1, round((1 - self.settings.mask_ratio) * count))]
         hidden = torch.ones(len(batch.images), count, device=batch.images.device).scatter_(
             1, kept, 0.0
         )
@@ -84,8 +84,8 @@ class MAE(Objective):
 
     def loss(self, output: tuple[Tensor, Tensor], batch: Batch) -> dict[str, Tensor]:
         painted, hidden = output
-        own = patched(batch.images, _side(painted))
-        mean, deviation = light(own)
+        own = patchify(batch.images, _side(painted))
+        mean, deviation = patch_statistics(own)
         wrong = (painted.float() - (own - mean) / deviation).square().mean(2)
         return {"loss": (wrong * hidden).sum() / hidden.sum()}
 
@@ -93,8 +93,8 @@ class MAE(Objective):
         """The patches that were left out, with the brightness and contrast that they have: the decoder is not asked for them."""
         found, hidden = output
         side = _side(found)
-        own = patched(batch.images, side)
-        mean, deviation = light(own)
+        own = patchify(batch.images, side)
+        mean, deviation = patch_statistics(own)
         filled = torch.where(hidden[..., None] > 0, found * deviation + mean, own)
         blank = own * (1 - hidden[..., None])
         fold: dict[str, Any] = {
@@ -106,12 +106,12 @@ class MAE(Objective):
         return seen, whole
 
 
-def patched(images: Tensor, side: int) -> Tensor:
+def patchify(images: Tensor, side: int) -> Tensor:
     """(B, 3, H, W) -> (B, N, 3 * side * side), row by row."""
     return functional.unfold(images, side, stride=side).transpose(1, 2)
 
 
-def light(patches: Tensor) -> tuple[Tensor, Tensor]:
+def patch_statistics(patches: Tensor) -> tuple[Tensor, Tensor]:
     """(B, N, 1) mean and deviation of each patch, without which structure counts and brightness does not (He et al. 2022,
     section 3)."""
     variance, mean = torch.var_mean(patches, dim=2, keepdim=True)

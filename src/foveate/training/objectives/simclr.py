@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from foveate.modeling.backbones import Backbone
 from foveate.training.objectives import ObjectiveSettings
-from foveate.training.objectives._views import Compared, Projector
+from foveate.training.objectives._views import ContrastedViews, Projector
 from foveate.types import Batch
 
 
@@ -23,7 +23,7 @@ class SimCLRSettings(ObjectiveSettings):
     width: int = Field(128, ge=1, description="width of what is compared")
 
 
-class SimCLR(Compared):
+class SimCLR(ContrastedViews):
     default_overrides: ClassVar[dict[str, Any]] = {"training.batch_size": 256}
     Settings: ClassVar[type[SimCLRSettings]] = SimCLRSettings
 
@@ -33,10 +33,10 @@ class SimCLR(Compared):
         return Projector(backbone.width, self.settings.hidden, self.settings.width, layers=2)
 
     def loss(self, output: Tensor, batch: Batch) -> dict[str, Tensor]:
-        return {"loss": contrast(output[0].float(), output[1].float(), self.settings.temperature)}
+        return {"loss": nt_xent(output[0].float(), output[1].float(), self.settings.temperature)}
 
 
-def contrast(one: Tensor, other: Tensor, temperature: float) -> Tensor:
+def nt_xent(one: Tensor, other: Tensor, temperature: float) -> Tensor:
     """(B, P) each -> NT-Xent: cross entropy of each view's partner among the 2 B - 1 other views, by cosine / temperature."""
     both = functional.normalize(torch.cat([one, other]), dim=1)
     alike = (both @ both.T / temperature).fill_diagonal_(float("-inf"))

@@ -17,22 +17,22 @@ from torch.nn import functional
 from foveate.modeling.backbones import Backbone
 from foveate.training.objectives import Objective, ObjectiveSettings
 from foveate.types import Batch, Provides
-from foveate.utils.distributed import drawn
+from foveate.utils.distributed import rand_share
 
 
 class SimMIMSettings(ObjectiveSettings):
     area: float = Field(
         0.5, gt=0, le=1, description="smallest share of the image's area that a view shows"
     )
-    colours: float = Field(0.0, ge=0, le=1, description="strength of the random colours of views")
-    hidden_share: float = Field(
+    color: float = Field(0.0, ge=0, le=1, description="strength of the random colours of views")
+    mask_ratio: float = Field(
         0.6, gt=0, lt=1, description="share of the squares that are blanked"
     )
     cells: int = Field(7, ge=2, description="squares along a side of the picture")
 
 
 class SimMIM(Objective):
-    wide: ClassVar[int] = 1
+    num_global_views: ClassVar[int] = 1
     needs = frozenset({Provides.MAPS})
     default_overrides: ClassVar[dict[str, Any]] = {"training.batch_size": 128}
     Settings: ClassVar[type[SimMIMSettings]] = SimMIMSettings
@@ -47,7 +47,7 @@ class SimMIM(Objective):
 
     def forward(self, backbone: Backbone, head: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
         """What was painted (B, 3, S, S), and 1 where it had to be (B, 1, S, S)."""
-        hidden = blanked(batch.images, self.settings.cells, self.settings.hidden_share)
+        hidden = random_mask(batch.images, self.settings.cells, self.settings.mask_ratio)
         painted = head(backbone(batch.images * (1 - hidden), self.needs).maps[-1])
         side = batch.images.shape[-2:]
         return functional.interpolate(painted, side, mode="bilinear") if painted.shape[
@@ -65,10 +65,10 @@ class SimMIM(Objective):
         return seen, seen + found * hidden
 
 
-def blanked(images: Tensor, cells: int, share: float) -> Tensor:
+def random_mask(images: Tensor, cells: int, share: float) -> Tensor:
     """(B, 1, H, W), 1 on a `share` of the squares of each image; drawn from torch's generator."""
     count = max(1, round(share * cells**2))
-    order = drawn(len(images), cells**2).argsort(1).to(images.device)
+    order = rand_share(len(images), cells**2).argsort(1).to(images.device)
     marks = torch.zeros(len(images), cells**2, device=images.device).scatter_(
         1, order[:, :count], 1.0
     )

@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from foveate.modeling.backbones import Backbone
 from foveate.training.objectives import ObjectiveSettings
-from foveate.training.objectives._views import Compared, Projector
+from foveate.training.objectives._views import ContrastedViews, Projector
 from foveate.types import Batch
 
 _EPSILON = 1e-4  # in the square root of the variance, as in the paper
@@ -26,7 +26,7 @@ class VICRegSettings(ObjectiveSettings):
     width: int = Field(1024, ge=2, description="width of the projector and of what is compared")
 
 
-class VICReg(Compared):
+class VICReg(ContrastedViews):
     default_overrides: ClassVar[dict[str, Any]] = {"training.batch_size": 256}
     Settings: ClassVar[type[VICRegSettings]] = VICRegSettings
 
@@ -40,18 +40,18 @@ class VICReg(Compared):
         weights, asked = self.settings, (one, other)
         return {
             "invariance": weights.invariance * functional.mse_loss(one, other),
-            "variance": weights.variance * torch.stack([too_even(each) for each in asked]).mean(),
+            "variance": weights.variance * torch.stack([variance_loss(each) for each in asked]).mean(),
             "covariance": weights.covariance
-            * torch.stack([correlated(each) for each in asked]).sum(),
+            * torch.stack([covariance_loss(each) for each in asked]).sum(),
         }
 
 
-def too_even(features: Tensor) -> Tensor:
+def variance_loss(features: Tensor) -> Tensor:
     """(B, P) -> mean over the P numbers of what their deviation lacks to 1 (equation 1)."""
     return functional.relu(1 - (features.var(0) + _EPSILON).sqrt()).mean()
 
 
-def correlated(features: Tensor) -> Tensor:
+def covariance_loss(features: Tensor) -> Tensor:
     """(B, P) -> sum of the squared covariances of different numbers, over P (equation 4)."""
     centred = features - features.mean(0)
     covariance = centred.T @ centred / (len(features) - 1)

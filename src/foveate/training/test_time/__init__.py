@@ -16,7 +16,7 @@ Feed = Callable[[int], Iterator[Batch]]
 """Epoch -> all images once, in batches on the network's device, in an order of that epoch's own."""
 
 
-class AdaptationSettings(BaseModel):
+class TestTimeSettings(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
@@ -27,7 +27,7 @@ class TestTimeMethod(ABC):
     """
 
     needs_classes: ClassVar[bool] = False
-    Settings: ClassVar[type[AdaptationSettings]] = AdaptationSettings
+    Settings: ClassVar[type[TestTimeSettings]] = TestTimeSettings
 
     def __init__(self, settings: Any) -> None:
         self.settings = settings
@@ -38,7 +38,7 @@ class TestTimeMethod(ABC):
         """How often it looks at all home images, and at all new ones."""
 
     @abstractmethod
-    def adapt(self, network: nn.Module, home: Feed, away: Feed) -> None:
+    def adapt(self, network: nn.Module, source: Feed, target: Feed) -> None:
         """Changes tensors of the network, which is called with a Batch, in place; it is in eval mode before and after.
 
         `home`: the images that it was trained on; `away`: the new ones. Raises UsageError where it has nothing that this way can

@@ -41,7 +41,7 @@ class Moments:
         return (self.square_sum / self.count - self.mean**2).clamp(min=0)
 
 
-def with_statistics(network: nn.Module) -> dict[str, Any]:
+def norms_with_statistics(network: nn.Module) -> dict[str, Any]:
     """The normalisations that hold statistics of earlier images, by name: batch normalisation, frozen or not."""
     return {
         name: module
@@ -51,12 +51,12 @@ def with_statistics(network: nn.Module) -> dict[str, Any]:
 
 
 @torch.no_grad()
-def measured(
+def measure_moments(
     network: nn.Module, batches: Iterable[Batch], like: dict[str, Moments] | None = None
 ) -> dict[str, Moments]:
     """The moments of what arrives at each normalisation with statistics. With `like` what arrives is moved to those moments a batch
     at a time before it goes on, so that the layers behind see what they will see when all before them are mended."""
-    modules = with_statistics(network)
+    modules = norms_with_statistics(network)
     found = {name: Moments.none(module.running_mean) for name, module in modules.items()}
     with ExitStack() as hooks:
         for name, module in modules.items():
@@ -101,7 +101,7 @@ def align(
     Where the network has learnt its statistics at home, they become those of the images away (AdaBN). Where it has kept those of
     its pretraining, which are not those of home, the difference between the two stays as it was.
     """
-    for name, module in with_statistics(network).items():
+    for name, module in norms_with_statistics(network).items():
         here, there = home[name], away[name]
         ratio = (there.variance + module.eps) / (here.variance + module.eps)
         mean = there.mean - (here.mean - module.running_mean) * ratio.sqrt()

@@ -14,34 +14,34 @@ from pydantic import Field
 from torch import nn
 
 from foveate.errors import UsageError
-from foveate.training.test_time import AdaptationSettings, Feed, TestTimeMethod
-from foveate.training.test_time._statistics import align, measured, with_statistics
+from foveate.training.test_time import Feed, TestTimeMethod, TestTimeSettings
+from foveate.training.test_time._statistics import align, measure_moments, norms_with_statistics
 
 
-class AdaBNSettings(AdaptationSettings):
+class AdaBNSettings(TestTimeSettings):
     prior: float = Field(16, ge=0, description="images that the statistics of home count as")
 
 
 class AdaBN(TestTimeMethod):
-    Settings: ClassVar[type[AdaptationSettings]] = AdaBNSettings
+    Settings: ClassVar[type[TestTimeSettings]] = AdaBNSettings
 
     settings: AdaBNSettings
     passes = (1, 1)
 
     def adapt(self, network: nn.Module, home: Feed, away: Feed) -> None:
-        if not with_statistics(network):
+        if not norms_with_statistics(network):
             why = "its normalisations look at one image at a time, as those of Transformers do"
             raise UsageError(
                 "this network holds no statistics that could be measured anew",
                 why=why,
                 hint="--method tent",
             )
-        realign(network, home, away, self.settings.prior)
+        align_statistics(network, home, away, self.settings.prior)
 
 
-def realign(network: nn.Module, home: Feed, away: Feed, prior: float) -> None:
+def align_statistics(network: nn.Module, home: Feed, away: Feed, prior: float) -> None:
     """Moves all statistics towards those of the images away."""
-    at_home = measured(network, home(0))
-    found = measured(network, away(0), like=at_home)
+    at_home = measure_moments(network, home(0))
+    found = measure_moments(network, away(0), like=at_home)
     count = next(iter(found.values())).count
     align(network, at_home, found, count / (count + prior))

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from foveate.errors import UsageError
 from foveate.training.test_time import Feed, TestTimeMethod
-from foveate.training.test_time._statistics import with_statistics
-from foveate.training.test_time.adabn import AdaBNSettings, realign
+from foveate.training.test_time._statistics import norms_with_statistics
+from foveate.training.test_time.adabn import AdaBNSettings, align_statistics
 
 _PLAIN = (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 
@@ -44,8 +44,8 @@ class Tent(TestTimeMethod):
             raise UsageError(
                 "this network has no normalisation with a scale and a shift that could be trained"
             )
-        if with_statistics(network):
-            realign(network, home, away, self.settings.prior)
+        if norms_with_statistics(network):
+            align_statistics(network, home, away, self.settings.prior)
         network.requires_grad_(False)
         for parameter in moving:
             parameter.requires_grad_(True)
@@ -60,7 +60,7 @@ class Tent(TestTimeMethod):
 
 def _scales_and_shifts(network: nn.Module) -> list[nn.Parameter]:
     live = [
-        *with_statistics(network).values(),
+        *norms_with_statistics(network).values(),
         *(module for module in network.modules() if isinstance(module, _PLAIN)),
     ]
     return [parameter for module in live for parameter in module.parameters(recurse=False)]

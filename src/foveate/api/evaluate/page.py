@@ -1,0 +1,287 @@
+"""The report of an evaluation: facts about the run, cautions about its scores, and examples."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import reduce
+from typing import TYPE_CHECKING, Any
+
+from foveate.api.evaluate.confusions import confusion_cells
+from foveate.api.evaluate.slices import slice_rows
+from foveate.api.evaluate.worst_cases import generated_examples, worst_and_best
+from foveate.data.scan import ScannedTable
+from foveate.inference.predictor import Predictor
+from foveate.messages import Message, message_from
+from foveate.predictions import DenoisingResult
+from foveate.reporting.evaluation_page import Comparison, EvaluationPage
+from foveate.reporting.metric_names import metric_name
+from foveate.reporting.rendering import Text
+from foveate.run.folder import Run
+from foveate.types import Score
+from foveate.utils import log
+from foveate.utils.invocation import current_invocation
+
+if TYPE_CHECKING:
+    from foveate.api.evaluate.core import EvaluateResult
+
+_FEW_IMAGES = 100
+_NOT_STATED = Message("fact.not_stated", "not stated")
+
+
+def build_page(
+    predictor: Predictor,
+    result: EvaluateResult,
+    scanned: ScannedTable,
+    predictions: Sequence[Any],
+    lang: str,
+) -> EvaluationPage:
+    """Return the report of an evaluation.
+
+    Args:
+        predictor: The run.
+        result: What was measured.
+        scanned: The images.
+        predictions: Of the images.
+        lang: Code of the language.
+    """
+    run, samples = predictor.run, scanned.table.samples
+    outcome, environment = run.outcome(), run.read_json("environment.json")
+    worst, best = worst_and_best(scanned, predictions, predictor)
+    return EvaluationPage(
+        title=run.folder.name,
+        command=current_invocation().command or environment["command"],
+        split=result.split,
+        scores=result.scores,
+        facts=_facts(predictor, outcome),
+        license=outcome.get("license", ""),
+        choices=choice_rows(run),
+        cautions=result.cautions,
+        comparisons=_comparisons(outcome),
+        ladder=_ladder(run),
+        curves=run.read_metrics(),
+        worst=worst,
+        best=best,
+        generated=generated_examples(predictor),
+        skipped=list(scanned.skipped),
+        shift=result.shift,
+        ood=result.ood,
+        corrupted=result.corrupted.numbers() if result.corrupted else None,
+        slices=slice_rows(result.slices),
+        confusions=confusion_cells(predictor, samples, predictions, scanned.pixels),
+        question=predictor.model.task.question,
+        lang=lang,
+        environment=environment_row(environment),
+    )
+
+
+def choice_rows(run: Run) -> list[tuple[str, str, str]]:
+    """Return field, value and reason of what was chosen automatically."""
+    rows = run.read_json("choices.json")
+    return [(row["field"], log.shorten(row["value"]), row["reason"]) for row in rows]
+
+
+def environment_row(environment: Mapping[str, Any]) -> dict[str, str]:
+    """Return environment.json as names and values, without the command."""
+    own = {k: str(v) for k, v in environment.items() if k not in ("versions", "command")}
+    return {**own, **environment["versions"]}
+
+
+def cautions_for(
+    predictor: Predictor, scanned: ScannedTable, split: str, own: bool
+) -> list[Message]:
+    """Return what the scores cannot promise.
+
+    Args:
+        predictor: The run.
+        scanned: The images that were evaluated.
+        split: Of the images.
+        own: Whether they are the run's own images.
+    """
+    run, count = predictor.run, len(scanned.hashes)
+    cautions = [message_from(row) for row in run.outcome().get("cautions", [])] if own else []
+    trained = {row["sha256"] for row in run.splits() if row["split"] == "train"}
+    if overlap := sum(digest in trained for digest in scanned.hashes):
+        cautions.append(
+            Message(
+                "caution.trained_on",
+                "{overlap} of these {count:image|images} took part in training (identical files): "
+                "the score is optimistically biased",
+                overlap=overlap,
+                count=count,
+            )
+        )
+    adapted = set(run.adaptation().get("sha256", []))
+    if overlap := sum(digest in adapted for digest in scanned.hashes):
+        cautions.append(
+            Message(
+                "caution.adapted_to",
+                "the run was adapted to {overlap} of these {count:image|images}, without labels",
+                overlap=overlap,
+                count=count,
+            )
+        )
+    if own and split == "val":
+        cautions += _selection_cautions(predictor)
+    if predictor.model.task.prediction_type is DenoisingResult:
+        cautions.append(
+            Message(
+                "caution.denoising",
+                "this score measures how well noise is removed, not how good generated images are: "
+                "foveate generate {run} --reference DATA compares them with real ones",
+                run=str(run.folder),
+            )
+        )
+    if count < _FEW_IMAGES:
+        cautions.append(
+            Message(
+                "caution.few_images",
+                "the score rests on {count:image|images} only: the interval shows how uncertain it "
+                "is",
+                count=count,
+            )
+        )
+    if own:
+        cautions.append(
+            Message(
+                "caution.same_source",
+                "these images come from the same source as the training images; another camera, "
+                "site or season can cost far more than any interval shows: collect images from "
+                "there and run foveate evaluate on them",
+            )
+        )
+    return cautions
+
+
+def _selection_cautions(predictor: Predictor) -> list[Message]:
+    """What validation images have already been used for."""
+    cautions = []
+    if predictor.model.tuning.needs_steps:
+        cautions.append(
+            Message(
+                "caution.selected_weights",
+                "the validation images also selected the weights: expect slightly less on new "
+                "images",
+            )
+        )
+    if _ladder(predictor.run):
+        cautions.append(
+            Message(
+                "caution.selected_tuning",
+                "the validation images also selected the fine-tuning method: expect slightly less "
+                "on new images",
+            )
+        )
+    return cautions
+
+
+def _ladder(run: Run) -> list[dict[str, Any]]:
+    """The fine-tuning methods that were tried; empty unless --tuning auto tried any."""
+    if not (run.folder / "leaderboard.json").is_file():
+        return []
+    rows = run.read_json("leaderboard.json")
+    return [{**row, "note": message_from(row["note"]) if row["note"] else ""} for row in rows]
+
+
+def _comparisons(outcome: dict[str, Any]) -> list[Comparison]:
+    return [
+        Comparison(message_from(row["name"]), Score(**row["score"]), message_from(row["meaning"]))
+        for row in outcome["leakage_audit"]
+    ]
+
+
+def _facts(predictor: Predictor, outcome: dict[str, Any]) -> list[tuple[Message, Text]]:
+    recipe, classes = predictor.recipe, predictor.classes
+    facts: list[tuple[Message, Text]] = [
+        (Message("fact.data", "data"), str(recipe.data.path)),
+        (Message("fact.images", "images"), split_counts(outcome["images"])),
+    ]
+    if classes:
+        facts.append((Message("fact.classes", "classes"), str(len(classes))))
+    backbone = f"{recipe.backbone.name} ({outcome['origin']})"
+    facts += [
+        (Message("fact.backbone", "backbone"), backbone),
+        (
+            Message("fact.license", "license of the weights"),
+            outcome.get("license") or _NOT_STATED,
+        ),
+        (Message("fact.tuning", "fine-tuning"), _tuning(recipe.tuning.name, outcome)),
+        (Message("fact.seed", "random seed"), str(recipe.seed)),
+        (Message("fact.training", "training"), training_summary(outcome)),
+    ]
+    if recipe.start.run:
+        facts.append((Message("fact.start", "continues"), str(recipe.start.run)))
+    if adaptation := predictor.run.adaptation():
+        value = Message(
+            "fact.adaptation_value",
+            "{method}, to {count:unlabeled image|unlabeled images}",
+            method=adaptation["how"],
+            count=adaptation["images"],
+        )
+        facts.append((Message("fact.adaptation", "test-time adaptation"), value))
+    return facts + old_and_new_scores(outcome)
+
+
+def split_counts(counts: dict[str, int]) -> Text:
+    """Return "600 train, 94 test" of a number of images by split."""
+    names = {
+        "train": Message("fact.train", "train"),
+        "val": Message("fact.val", "validation"),
+        "test": Message("fact.test", "test"),
+    }
+    parts: list[Text] = [
+        Message("fact.split_count", "{count} {split}", count=count, split=names.get(split, split))
+        for split, count in counts.items()
+    ]
+    if not parts:
+        return ""
+    return reduce(
+        lambda one, other: Message("fact.list", "{one}, {other}", one=one, other=other), parts
+    )
+
+
+def training_summary(outcome: dict[str, Any]) -> Message:
+    """Return how long training took and why it ended."""
+    return Message(
+        "fact.training_value",
+        "{epochs:epoch|epochs}, {seconds} s: {reason}",
+        epochs=outcome["epochs"],
+        seconds=f"{outcome['seconds']:.0f}",
+        reason=message_from(outcome["reason"]),
+    )
+
+
+def _tuning(name: str, outcome: dict[str, Any]) -> Text:
+    parameters = outcome.get("parameters")
+    if not parameters:
+        return name
+    return Message(
+        "fact.tuning_value",
+        "{tuning}, {trained} of {count:parameter|parameters} trained",
+        tuning=name,
+        trained=f"{parameters['trained']:,}",
+        count=parameters["all"],
+    )
+
+
+def old_and_new_scores(outcome: dict[str, Any]) -> list[tuple[Message, Text]]:
+    """Return the scores of old and new validation images, before and after a continued run.
+
+    Empty for any other run.
+    """
+    parts = outcome.get("parts", {})
+    names = {
+        "old": Message("fact.old_images", "old validation images"),
+        "new": Message("fact.new_images", "new validation images"),
+    }
+    rows: list[tuple[Message, Text]] = []
+    for name, after in parts.get("after", {}).items():
+        before = parts["before"][name]
+        value = Message(
+            "fact.before_after",
+            "{metric} {before} before, {after} after",
+            metric=metric_name(after["number"]),
+            before=f"{before['value']:.3f}",
+            after=str(Score(after["value"], after["low"], after["high"], after["count"])),
+        )
+        rows.append((names[name], value))
+    return rows

@@ -1,0 +1,232 @@
+"""The report of an evaluation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from foveate.messages import Message
+from foveate.reporting.rendering import Text, Thumbnail, render
+from foveate.types import Score, Scores
+
+_COVERAGES = (0.1, 0.25, 0.5, 0.75, 0.9, 1.0)  # rows of the table of risk and coverage
+
+
+def images_of(split: str, count: int) -> Message:
+    """Return "180 test images (...)": the images of a split as terminal and report write them."""
+    if split == "test":
+        return Message(
+            "report.images_test",
+            "{count:test image|test images} (not used for training or model selection)",
+            count=count,
+        )
+    if split == "val":
+        return Message(
+            "report.images_val", "{count:validation image|validation images}", count=count
+        )
+    if split == "train":
+        return Message("report.images_train", "{count:training image|training images}", count=count)
+    return Message("report.images_all", "all {count:image|images} of the data", count=count)
+
+
+@dataclass(frozen=True)
+class Example:
+    """An image with its prediction.
+
+    Attributes:
+        key: Names the image.
+        pixels: (H, W, 3) uint8, a thumbnail.
+        details: Names and values below it.
+    """
+
+    key: str
+    pixels: np.ndarray
+    details: list[tuple[Message, Text]]
+
+    @property
+    def wide(self) -> bool:
+        """Whether the thumbnail is much wider than high."""
+        height, width = self.pixels.shape[:2]
+        return bool(width > 1.5 * height)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The same score measured in another way.
+
+    Attributes:
+        name: Of the way.
+        score: The result.
+        meaning: What it tells.
+    """
+
+    name: Message
+    score: Score
+    meaning: Message
+
+
+@dataclass(frozen=True)
+class Shift:
+    """What a run loses on images of another domain.
+
+    Attributes:
+        metric: What the columns of `per_class` hold.
+        source: The main score on the run's own images.
+        shifted: The main score on the other images.
+        drop: The first minus the second.
+        per_class: Rows of class, source, shifted, drop, source_count, shifted_count, by descending
+            drop.
+    """
+
+    metric: str
+    source: Score
+    shifted: Score
+    drop: Score
+    per_class: list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class OodResult:
+    """How well images of other data are told apart from the run's own.
+
+    Attributes:
+        name: Of the other data.
+        auroc: 0.5 is chance, 1 perfect.
+    """
+
+    name: str
+    auroc: Score
+
+
+@dataclass(frozen=True)
+class ConfusionCell:
+    """Images of one class that were predicted as another.
+
+    Attributes:
+        target: The true class.
+        predicted: The predicted class.
+        count: Number of images.
+        images: Some of them.
+    """
+
+    target: str
+    predicted: str
+    count: int
+    images: list[Thumbnail]
+
+
+@dataclass(frozen=True)
+class EvaluationPage:
+    """What the report of an evaluation shows; empty parts are left out.
+
+    Attributes:
+        title: Name of the run.
+        command: The command that made it.
+        split: Images that were evaluated: test, val, train or all.
+        scores: Of the metric.
+        facts: Name and value of what is known about the run.
+        license: Of the pretrained weights; "" if it is not stated.
+        choices: Field, value and reason of what was chosen automatically.
+        cautions: What the scores cannot promise.
+        comparisons: How much the split matters.
+        ladder: A row for each fine-tuning method that was tried; see `api.fit.ladder`.
+        curves: Rows of metrics.jsonl.
+        worst: Predictions with the highest loss.
+        best: Predictions with the lowest loss, where they tell something.
+        generated: Images that the network generates.
+        skipped: Path and reason of unreadable images.
+        environment: Name and version of what the run used.
+        shift: Comparison with the run's own images.
+        ood: Detection of out-of-distribution images.
+        corrupted: The main score under corruptions.
+        slices: Rows with the main score of subgroups.
+        confusions: Images of the cells of the confusion matrix.
+        question: What the run answers, "" if nothing is said.
+        lang: Code of the language.
+    """
+
+    title: str
+    command: str
+    split: str
+    scores: Scores
+    facts: list[tuple[Message, Text]]
+    license: str
+    choices: list[tuple[str, str, str]]
+    cautions: list[Message]
+    comparisons: list[Comparison]
+    ladder: list[dict[str, Any]]
+    curves: list[dict[str, Any]]
+    worst: list[Example]
+    skipped: list[tuple[str, str]]
+    environment: dict[str, str]
+    shift: Shift | None = None
+    best: list[Example] = field(default_factory=list)
+    generated: list[Example] = field(default_factory=list)
+    ood: OodResult | None = None
+    corrupted: dict[str, Any] | None = None
+    slices: list[dict[str, Any]] = field(default_factory=list)
+    confusions: list[ConfusionCell] = field(default_factory=list)
+    question: Text = ""
+    lang: str = "en"
+
+
+def write_report(page: EvaluationPage, path: Path) -> None:
+    """Write the report of an evaluation, complete or not at all."""
+    from foveate.reporting import plots
+
+    tables = page.scores.tables
+    figures = {"confusion": "", "reliability": "", "precision": "", "training": ""}
+    if "confusion" in tables:
+        matrix = np.array(tables["confusion"])
+        figures["confusion"] = plots.confusion_matrix(matrix, tables["classes"])
+    if "reliability" in tables:
+        figures["reliability"] = plots.reliability_and_risk(tables["reliability"], tables["risk"])
+    if "pr" in tables:
+        figures["precision"] = plots.pr_curves(tables["pr"])
+    if page.curves:
+        figures["training"] = plots.training_curves(page.curves)
+    render(
+        "report.html.j2",
+        path,
+        page,
+        figures=figures,
+        headline=_headline(page),
+        curve_columns=_numeric_columns(page.curves),
+        risks=_risks(*tables["risk"]) if "risk" in tables else [],
+    )
+
+
+def _headline(page: EvaluationPage) -> dict[str, Text]:
+    """The main score and what it was measured on."""
+    score = page.scores.numbers[page.scores.main]
+    scale, digits, unit = (100, 1, " %") if page.scores.as_percent else (1, 2, "")
+
+    def written(value: float) -> str:
+        return f"{scale * value:.{digits}f}"
+
+    images = images_of(page.split, score.count)
+    note = Message("report.measured_on", "on {images}", images=images)
+    if score.low is not None and score.high is not None:
+        note = Message(
+            "report.interval_on",
+            "95 % interval {low} to {high}{unit}, on {images}",
+            low=written(score.low),
+            high=written(score.high),
+            unit=unit,
+            images=images,
+        )
+    return {"value": written(score.value) + unit, "note": note}
+
+
+def _numeric_columns(rows: list[dict[str, Any]]) -> list[str]:
+    names = (name for row in rows for name, value in row.items() if isinstance(value, int | float))
+    return list(dict.fromkeys(names))
+
+
+def _risks(coverage: list[float], risk: list[float]) -> list[tuple[float, float]]:
+    """Coverage and error rate of the most confident tenth, quarter, ... of the predictions."""
+    indices = [int(np.argmin(np.abs(np.array(coverage) - wanted))) for wanted in _COVERAGES]
+    return [(coverage[index], risk[index]) for index in indices]

@@ -1,0 +1,75 @@
+"""Rendering of pages: one HTML file that needs no other file, no network and no script."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from foveate.images.codec import to_data_uri
+from foveate.messages import Message, translator
+from foveate.reporting.metric_names import corruption_name, metric_name
+from foveate.utils.files import atomic_write
+
+Thumbnail = tuple[str, np.ndarray]
+"""Key of an image, and (H, W, 3) uint8."""
+Text = Message | str
+"""What a page shows; a str is the same in every language."""
+
+
+class Page(Protocol):
+    """What all pages have: the code of their language, such as "zh"."""
+
+    @property
+    def lang(self) -> str: ...
+
+
+def render(template: str, path: Path, page: Page, **content: Any) -> None:
+    """Write a page, complete or not at all.
+
+    Templates get `page`, the `content`, and in the language of the page:
+
+    - `t(id, english, **values)`: a translated sentence;
+    - `text(value)`: a Message, or a str as it is;
+    - `metric(name)` and `corruption(name)`: the name as reports write it;
+    - `uri(pixels)`: a `data:` URI of (H, W, 3) uint8.
+
+    Args:
+        template: File name in the folder of templates.
+        path: File to write.
+        page: What it shows.
+        content: What it shows besides.
+
+    Raises:
+        UnknownName: There is no such language.
+    """
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent / "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.globals |= {
+        "t": translator(page.lang),
+        "text": lambda value: in_language(value, page.lang),
+        "metric": _translated(metric_name, page.lang),
+        "corruption": _translated(corruption_name, page.lang),
+        "uri": to_data_uri,
+    }
+    html = environment.get_template(template).render(page=page, **content)
+    with atomic_write(path) as temporary:
+        temporary.write_text(html, encoding="utf-8")
+
+
+def in_language(text: Text, language: str) -> str:
+    """Return a text in a language."""
+    return text.in_language(language) if isinstance(text, Message) else text
+
+
+def _translated(name_of: Callable[[str], Message], language: str) -> Callable[[str], str]:
+    return lambda name: name_of(name).in_language(language)

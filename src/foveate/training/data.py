@@ -1,0 +1,101 @@
+"""The data of a recipe, read, reported and checked before anything is trained."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection
+from pathlib import Path
+
+from foveate.data.formats import FORMATS, read_table
+from foveate.data.tables import label_names
+from foveate.errors import DataError, UsageError
+from foveate.messages import Message
+from foveate.modeling.tasks import TASKS
+from foveate.predictions import Boxes, ImagePrediction, Labels, Text
+from foveate.recipe import Recipe
+from foveate.run.lineage import add_earlier_samples
+from foveate.types import Table
+from foveate.utils import log
+
+
+def read_data(recipe: Recipe, allow_no_images: bool = False) -> Table:
+    """Read the data that a recipe names, and log what they are.
+
+    Args:
+        recipe: The recipe. If it continues a run, images of that run are added.
+        allow_no_images: Whether class names without any image will do.
+
+    Raises:
+        UsageError: The recipe names no data.
+        DataError: The data cannot be read, or hold no images.
+    """
+    if not recipe.data.path:
+        raise UsageError("no data was given", hint="foveate fit FOLDER")
+    table = read_table(Path(recipe.data.path), recipe.data.format)
+    log.info(
+        Message(
+            "training.data",
+            "data: {path}, read as {format}: {images:image|images}, {labels}",
+            path=recipe.data.path,
+            format=FORMATS.get(table.format).summary,
+            images=len(table.samples),
+            labels=_count_labels(table),
+        )
+    )
+    for note in table.notes:
+        log.warning(note)
+    _log_boxes_per_class(table)
+    if not (table.samples or allow_no_images):
+        what = "the data lists class names but no images"
+        hint = "give images, or use --tuning zeroshot, which needs none"
+        raise DataError(what, where=recipe.data.path, hint=hint)
+    return add_earlier_samples(table, recipe)
+
+
+def _count_labels(table: Table) -> Message:
+    """Say how many classes or captions there are."""
+    targets = [sample.target for sample in table.samples]
+    captions = sum(len(target.sentences) for target in targets if isinstance(target, Text))
+    if targets and isinstance(targets[0], ImagePrediction):
+        return Message("training.no_labels", "no labels")
+    if captions:
+        return Message("training.captions", "{count:caption|captions}", count=captions)
+    return Message("training.classes", "{count:class|classes}", count=len(table.classes))
+
+
+def _log_boxes_per_class(table: Table) -> None:
+    boxes: Counter[str] = Counter()
+    images: Counter[str] = Counter()
+    for sample in table.samples:
+        if isinstance(sample.target, Boxes):
+            boxes.update(sample.target.names)
+            images.update(set(sample.target.names))
+    if boxes:
+        rows = [[name, str(boxes[name]), str(images[name])] for name in table.classes]
+        log.table(["class", "boxes", "images"], rows)
+
+
+def check_trainable_classes(table: Table, task: str, known: Collection[str] = ()) -> None:
+    """Check that there are classes to learn; warn about those without training images.
+
+    Args:
+        table: Data with splits.
+        task: Name of the task.
+        known: Classes that an earlier run has learned already.
+
+    Raises:
+        DataError: There is nothing to tell apart: fewer than two classes of images, or no class
+            of boxes.
+    """
+    if not table.samples or TASKS.get(task).prediction_type not in (Labels, Boxes):
+        return
+    in_training = {name for sample in table.in_split("train") for name in label_names(sample)}
+    learned = in_training | set(known)
+    needed = 1 if isinstance(table.samples[0].target, Boxes) else 2
+    if len(learned) < needed and not table.multilabel:
+        what = "there are no training images"
+        if learned:
+            what = f"only one class has training images: {next(iter(learned))!r}"
+        raise DataError(what, where=table.root, hint="add images of another class")
+    for name in sorted(set(table.classes) - learned):
+        log.warning(f"class {name!r} has no training images and can never be predicted")
