@@ -1,14 +1,18 @@
-"""Every way to adapt on the same images, and the ladder that chooses: accuracy, parameters trained, megabytes saved, seconds.
+"""Every way to adapt on the same images, and the ladder that chooses: accuracy, parameters trained,
+megabytes saved, seconds.
 
-    python bench/adapt.py --data DATA --out OUT [--sets clothing] [--ways probe lora ladder] [--seeds 0 1 2] [--threads 1]
+    python bench/adapt.py --data DATA --out OUT [--sets clothing] [--ways probe lora ladder]
+    [--seeds 0 1 2] [--threads 1]
                            [--size 128] [--epochs 5]
-    python bench/adapt.py ... --ways ladder --minutes 1 3 10 --seeds 0      # how well a budget is kept
+    python bench/adapt.py ... --ways ladder --minutes 1 3 10 --seeds 0      # how well a budget is
+    kept
 
-The images are those of bench/spine.py: clothing's own validation folder, and a quarter of brain_mri's Training, are scored at the
-end and choose nothing. Each way holds out 15 % of its training images, by which it keeps its best epoch and the ladder compares;
-all else but size and epochs are the defaults. Times are of a whole process from words to a saved run, with an empty cache: by the
-clock, and of the processor, which other work on the machine disturbs less. Every row lands in OUT/adapt.jsonl at once, and a row
-that is there is not measured again.
+The images are those of bench/spine.py: clothing's own validation folder, and a quarter of
+brain_mri's Training, are scored at the end and choose nothing. Each way holds out 15 % of its
+training images, by which it keeps its best epoch and the ladder compares; all else but size and
+epochs are the defaults. Times are of a whole process from words to a saved run, with an empty
+cache: by the clock, and of the processor, which other work on the machine disturbs less. Every row
+lands in OUT/adapt.jsonl at once, and a row that is there is not measured again.
 """
 
 from __future__ import annotations
@@ -74,7 +78,9 @@ def measured(way: str, train: Path, test: Path, said: list[str], threads: int) -
 
 
 def summary(rows: list[dict[str, Any]]) -> str:
-    """The table of docs/benchmarks: a row a way and set, the best mean first, and what the ladder picked."""
+    """The table of docs/benchmarks: a row a way and set, the best mean first, and what the ladder
+    picked.
+    """
     lines = [
         "| set | way | accuracy, mean | by seed | 95 % interval of one run | trained | MB | seconds | of the processor |"
     ]

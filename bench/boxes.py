@@ -1,10 +1,12 @@
-"""What the numbers of boxes cost: 500 images with 44,000 answers and 7,000 true boxes of 20 classes, made up.
+"""What the numbers of boxes cost: 500 images with 44,000 answers and 7,000 true boxes of 20
+classes, made up.
 
     python bench/boxes.py --out OUT [--repeats 5] [--threads 1]
 
-Foveate's metric (average precisions with bootstraps over images, F1, the confusion of classes, a row a class) in turns with
-pycocotools (average precisions alone), seconds of the processor from boxes in memory to numbers. Both say the same average
-precision, or it ends with an error. Rows land in OUT/boxes.jsonl, and a row that is there is not measured again.
+Foveate's metric (average precisions with bootstraps over images, F1, the confusion of classes, a
+row a class) in turns with pycocotools (average precisions alone), seconds of the processor from
+boxes in memory to numbers. Both say the same average precision, or it ends with an error. Rows land
+in OUT/boxes.jsonl, and a row that is there is not measured again.
 """
 
 from __future__ import annotations
@@ -25,7 +27,9 @@ NAMES = tuple(f"class {place}" for place in range(CLASSES))
 
 
 def made_up() -> list[tuple[Boxes, Boxes]]:
-    """Answers that lie about the true boxes, 7 of 10 in the right class, with scores that mean nothing; and the true boxes."""
+    """Answers that lie about the true boxes, 7 of 10 in the right class, with scores that mean
+    nothing; and the true boxes.
+    """
     rng, pairs = np.random.default_rng(0), []
     for _ in range(IMAGES):
         corners, sides = rng.uniform(0, 500, (TRUE, 2)), rng.uniform(10, 150, (TRUE, 2))

@@ -1,14 +1,19 @@
-"""Sentences about pictures against two easy answers: the most frequent sentence, and that of the nearest training picture.
+"""Sentences about pictures against two easy answers: the most frequent sentence, and that of the
+nearest training picture.
 
-    python bench/caption.py --data DATA --out OUT [--sets nlvr emoji] [--seeds 0 1 2] [--ways report] [--threads 2]
+    python bench/caption.py --data DATA --out OUT [--sets nlvr emoji] [--seeds 0 1 2] [--ways
+    report] [--threads 2]
 
-nlvr: the true sentences of nlvr_dev, whose scenes are divided by scene, so that no scene is in two parts. emoji: the names of the
-drawings of google, each drawing a name of its own. A quarter is the test part, the same for all seeds; the seed divides the rest
-into training and validation and begins the weights. Way `choose` fits every candidate of CANDIDATES with another seed and prints
-its CIDEr on validation, and never sees the test part; CHOSEN is what it found. Way `report` fits CHOSEN and answers the test part.
+nlvr: the true sentences of nlvr_dev, whose scenes are divided by scene, so that no scene is in two
+parts. emoji: the names of the drawings of google, each drawing a name of its own. A quarter is the
+test part, the same for all seeds; the seed divides the rest into training and validation and begins
+the weights. Way `choose` fits every candidate of CANDIDATES with another seed and prints its CIDEr
+on validation, and never sees the test part; CHOSEN is what it found. Way `report` fits CHOSEN and
+answers the test part.
 
-The easy answers know training and validation part alike. Of equally frequent sentences the one with the best mean CIDEr against
-the others is taken; nearest is the cosine of the pretrained backbone's pooled features.
+The easy answers know training and validation part alike. Of equally frequent sentences the one with
+the best mean CIDEr against the others is taken; nearest is the cosine of the pretrained backbone's
+pooled features.
 
 Rows land in OUT/caption.jsonl, and a row that is there is not measured again.
 """

@@ -1,10 +1,13 @@
-"""Whether maps can be believed: insertion less deletion against random orders, on photographs that were classified correctly.
+"""Whether maps can be believed: insertion less deletion against random orders, on photographs that
+were classified correctly.
 
-    python bench/explain.py --data DATA --out OUT [--sets clothing brain_mri] [--ways gradcam ...] [--seeds 0] [--count 100]
+    python bench/explain.py --data DATA --out OUT [--sets clothing brain_mri] [--ways gradcam ...]
+    [--seeds 0] [--count 100]
 
-A probe of EfficientNet-Lite0 and, as `full:gradcam` and `full:hirescam`, all weights trained; so many images of clothing's
-validation folder, or of the test part of brain_mri, drawn by the seed among those that were answered correctly. Told are the
-share of images on which the map is better than the mean of random orders, and on which it is so by two deviations.
+A probe of EfficientNet-Lite0 and, as `full:gradcam` and `full:hirescam`, all weights trained; so
+many images of clothing's validation folder, or of the test part of brain_mri, drawn by the seed
+among those that were answered correctly. Told are the share of images on which the map is better
+than the mean of random orders, and on which it is so by two deviations.
 
 Rows land in OUT/explain.jsonl, and a row that is there is not measured again.
 """
@@ -75,25 +78,25 @@ def measured(
     how = [way.removeprefix("full:") for way in ways]
     told = foveate.explain(run, chosen, methods=how, device="cpu", out=run / "why").found
     return [
-        {"way": way, **of([each for each in told if each.how == name])}
+        {"way": way, **of([each for each in told if each.method == name])}
         for way, name in zip(ways, how, strict=True)
     ]
 
 
 def of(found: list[Any]) -> dict[str, Any]:
-    above = sum(each.faith.gain > 0 for each in found)
+    above = sum(each.faithfulness.gain > 0 for each in found)
     means = {
-        name: float(np.mean([getattr(each.faith, name) for each in found]))
+        name: float(np.mean([getattr(each.faithfulness, name) for each in found]))
         for name in ("insertion", "deletion", "gain")
     }
     shares = {"above": above / len(found), "above_interval": list(wilson(above, len(found)))}
-    sure = sum(each.faith.better for each in found) / len(found)
+    sure = sum(each.faithfulness.better_than_random for each in found) / len(found)
     return {
         "count": len(found),
         **means,
         **shares,
         "better": sure,
-        "same": float(np.mean([each.same for each in found])),
+        "same": float(np.mean([each.randomization_similarity for each in found])),
     }
 
 

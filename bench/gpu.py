@@ -1,11 +1,14 @@
-"""How fast a GPU trains, and what holds it up: images a second of a whole epoch, by loader processes, and of the steps alone.
+"""How fast a GPU trains, and what holds it up: images a second of a whole epoch, by loader
+processes, and of the steps alone.
 
-    python bench/gpu.py --out OUT [--ways resnet50 vit_small_patch16_224] [--seeds 0] [--images 4000] [--epochs 3]
+    python bench/gpu.py --out OUT [--ways resnet50 vit_small_patch16_224] [--seeds 0] [--images
+    4000] [--epochs 3]
 
-The pictures are drawn here (256 px JPEG): what they show does not matter for the time. An epoch's images a second are those of the
-last epoch of `fit --tuning full` at 224 px, in batches of 128, pixels kept after the first. Steps alone take one batch that is on
-the GPU already: forward, backward and AdamW; `compiled` has the forward pass under torch.compile, whose own time is told beside it.
-Needs a GPU. Rows land in OUT/gpu.jsonl.
+The pictures are drawn here (256 px JPEG): what they show does not matter for the time. An epoch's
+images a second are those of the last epoch of `fit --tuning full` at 224 px, in batches of 128,
+pixels kept after the first. Steps alone take one batch that is on the GPU already: forward,
+backward and AdamW; `compiled` has the forward pass under torch.compile, whose own time is told
+beside it. Needs a GPU. Rows land in OUT/gpu.jsonl.
 """
 
 from __future__ import annotations
@@ -82,7 +85,9 @@ def steps(backbone: str, way: ComputeMode, compiled: bool) -> tuple[float, float
     )
     head = torch.nn.Linear(network.width, 2, device=device)
     optimizer = torch.optim.AdamW([*network.parameters(), *head.parameters()], fused=True)
-    images = torch.randn(BATCH, 3, SIDE, SIDE, device=device).contiguous(memory_format=way.memory_format)
+    images = torch.randn(BATCH, 3, SIDE, SIDE, device=device).contiguous(
+        memory_format=way.memory_format
+    )
     truth = torch.zeros(BATCH, dtype=torch.long, device=device)
 
     def forward(images: torch.Tensor) -> torch.Tensor:

@@ -1,13 +1,15 @@
-"""What is kept of what was known: averages of weights on images from elsewhere, and old classes when new ones are learnt.
+"""What is kept of what was known: averages of weights on images from elsewhere, and old classes
+when new ones are learnt.
 
     python bench/keeping.py --data DATA --out OUT [--ways soup forget] [--seeds 0 1 2] [--threads 1]
 
-soup: EfficientNet-Lite0 tuned in full on google's drawings of emoji (bench/shift.py's case), averaged with its start in ten steps;
-each average is scored on the run's validation images, which choose, and on twitter's drawings of names that were never taught,
-which do not.
-forget: seven classes of clothing, then the other three in a run that goes on: with all old training images shown again, with a
-fifth of them, with none, and with none but the first run's answers held to. Scored on clothing's validation folder, old and new
-classes apart. 96 and 128 px, 6 epochs, all else the defaults. Rows land in OUT/keeping.jsonl.
+soup: EfficientNet-Lite0 tuned in full on google's drawings of emoji (bench/shift.py's case),
+averaged with its start in ten steps; each average is scored on the run's validation images, which
+choose, and on twitter's drawings of names that were never taught, which do not. forget: seven
+classes of clothing, then the other three in a run that goes on: with all old training images shown
+again, with a fifth of them, with none, and with none but the first run's answers held to. Scored on
+clothing's validation folder, old and new classes apart. 96 and 128 px, 6 epochs, all else the
+defaults. Rows land in OUT/keeping.jsonl.
 """
 
 from __future__ import annotations
@@ -49,7 +51,9 @@ def fitted(data: Path, size: int, seed: int, out: Path) -> Path:
 
 
 def soup(data: Path, seed: int, into: Path) -> list[dict[str, Any]]:
-    """A row for each average: alpha, accuracy on validation images at home and on the names that were asked away."""
+    """A row for each average: alpha, accuracy on validation images at home and on the names that
+    were asked away.
+    """
     case = emoji(data / "emoji", seed, False, into)
     found = foveate.soup(
         [fitted(case.taught, 96, seed, into / "run")],

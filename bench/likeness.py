@@ -1,9 +1,11 @@
-"""How much a random split flatters: the default probe inside one folder of images, in folds by ever looser near-copy clusters.
+"""How much a random split flatters: the default probe inside one folder of images, in folds by ever
+looser near-copy clusters.
 
     python bench/likeness.py ../shared/data/brain_mri/Training [--seeds 0 1 2]
 
-A likeness of 1 keeps equal files together only; 'random' divides even those. The strength of the penalty is the one that
-cross-validation chooses in the same folds, so all rows are equally (and hardly) optimistic about it.
+A likeness of 1 keeps equal files together only; 'random' divides even those. The strength of the
+penalty is the one that cross-validation chooses in the same folds, so all rows are equally (and
+hardly) optimistic about it.
 """
 
 from __future__ import annotations
@@ -58,7 +60,7 @@ def main() -> None:
 
     def accuracy(groups: list[str], seed: int) -> float:
         folds = group_folds(labels, groups, FOLDS, seed)
-        chances = solve(features, targets, folds, False).left_out
+        chances = solve(features, targets, folds, False).out_of_fold
         assert chances is not None
         return float((chances.argmax(1) == targets.argmax(1)).mean())
 
@@ -67,7 +69,9 @@ def main() -> None:
     )
     for likeness in (None, *LIKENESS):
         clusters = (
-            np.arange(len(labels)) if likeness is None else near_duplicates(scanned.thumbnails, likeness)
+            np.arange(len(labels))
+            if likeness is None
+            else near_duplicates(scanned.thumbnails, likeness)
         )
         found = [accuracy([str(cluster) for cluster in clusters], seed) for seed in options.seeds]
         low, high = wilson(mean(found) * len(labels), len(labels))

@@ -1,13 +1,17 @@
-"""The loops that others show for training a classifier on a folder of images, each as its own library writes it.
+"""The loops that others show for training a classifier on a folder of images, each as its own
+library writes it.
 
     python bench/loops.py textbook FOLDER WEIGHTS [--epochs 2] [--threads 1] [--head]
 
-The ways: textbook (torchvision: ImageFolder, Resize 256, CenterCrop 224, Adam), timm (create_loader, create_optimizer_v2 and the
-steps of its train script), timm_fast (the same, told --channels-last and --amp in bfloat16), transformers (Trainer) and fastai
-(vision_learner, unfrozen). All have batches of 32 without workers, and a ResNet-18 that begins at the tensors of WEIGHTS under a
-new classifier. FOLDER holds a folder per class. `--head`: the textbook loop with a frozen backbone that is run again every epoch.
+The ways: textbook (torchvision: ImageFolder, Resize 256, CenterCrop 224, Adam), timm
+(create_loader, create_optimizer_v2 and the steps of its train script), timm_fast (the same, told
+--channels-last and --amp in bfloat16), transformers (Trainer) and fastai (vision_learner,
+unfrozen). All have batches of 32 without workers, and a ResNet-18 that begins at the tensors of
+WEIGHTS under a new classifier. FOLDER holds a folder per class. `--head`: the textbook loop with a
+frozen backbone that is run again every epoch.
 
-Prints one JSON object: seconds of each epoch by the clock and of the processor, the stages of the textbook loop, and versions.
+Prints one JSON object: seconds of each epoch by the clock and of the processor, the stages of the
+textbook loop, and versions.
 """
 
 from __future__ import annotations
@@ -33,7 +37,9 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 class Clock:
-    """Seconds of each epoch, by the clock and of the processor, and of the latter in the stages of all but the first."""
+    """Seconds of each epoch, by the clock and of the processor, and of the latter in the stages of
+    all but the first.
+    """
 
     def __init__(self) -> None:
         self.epochs: list[dict[str, float]] = []
@@ -113,7 +119,9 @@ def textbook(path: str, weights: str, epochs: int, clock: Clock, head: bool = Fa
 
 
 def timm_script(path: str, weights: str, epochs: int, clock: Clock, fast: bool = False) -> None:
-    """The steps of timm's train.py: its pictures, its optimiser and schedule, a synchronised loss every step."""
+    """The steps of timm's train.py: its pictures, its optimiser and schedule, a synchronised loss
+    every step.
+    """
     from timm.data import create_dataset, create_loader
     from timm.optim import create_optimizer_v2
     from timm.scheduler import create_scheduler_v2

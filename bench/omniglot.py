@@ -1,13 +1,16 @@
-"""Omniglot: a network learns to tell characters apart, then learns new ones from one image each (Lake et al. 2015).
+"""Omniglot: a network learns to tell characters apart, then learns new ones from one image each
+(Lake et al. 2015).
 
     python bench/omniglot.py --data DATA --out OUT [--seeds 0] [--threads 1] [--epochs 6]
 
-`fit` trains a small network from random weights on six background alphabets; each character counts as eight classes, turned by
-quarters and mirrored. Tagalog chose how images are compared, and Early Aramaic gives the episodes; neither was trained on. The 20
-runs of the paper are the test: 20 characters of one alphabet, an image of each by one person, and 20 images by another to name.
+`fit` trains a small network from random weights on six background alphabets; each character counts
+as eight classes, turned by quarters and mirrored. Tagalog chose how images are compared, and Early
+Aramaic gives the episodes; neither was trained on. The 20 runs of the paper are the test: 20
+characters of one alphabet, an image of each by one person, and 20 images by another to name.
 
-An image is described by the mean feature of so many slightly turned, scaled and moved views of it; `centroid` answers. The run
-stays in OUT/omniglot-SEED-EPOCHS; rows land in OUT/omniglot.jsonl, and a row that is there is not measured again.
+An image is described by the mean feature of so many slightly turned, scaled and moved views of it;
+`centroid` answers. The run stays in OUT/omniglot-SEED-EPOCHS; rows land in OUT/omniglot.jsonl, and
+a row that is there is not measured again.
 """
 
 from __future__ import annotations
@@ -51,7 +54,9 @@ SETTINGS = {
     "training.head_init": "random",
     "augment": {"policy": "none", "crop": 0.75, "flip": 0, "rotate": 15, "scale": 0.15},
 }
-PUBLISHED = [  # errors on the 20 runs of methods that were taught by 30 alphabets, and by 5: arXiv 1902.03477, table 1
+# errors on the 20 runs of methods that were taught by 30 alphabets, and by 5: arXiv 1902.03477,
+# table 1
+PUBLISHED = [
     ("people", "4.5 %", ""),
     ("Bayesian program learning (Lake et al. 2015)", "3.3 %", "4.2 %"),
     ("recursive cortical network (George et al. 2017)", "7.3 %", ""),
@@ -70,7 +75,10 @@ def drawn(content: bytes) -> Image.Image:
 
 
 def alphabets(folder: Path) -> dict[str, dict[str, list[Image.Image]]]:
-    """alphabet -> character -> its 20 images. The two archives share Greek and Latin, which count once."""
+    """alphabet -> character -> its 20 images.
+
+    The two archives share Greek and Latin, which count once.
+    """
     found: dict[str, dict[str, list[Image.Image]]] = {}
     for archive in sorted(folder.glob("images_background_small*.zip")):
         with zipfile.ZipFile(archive) as file:

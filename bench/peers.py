@@ -1,22 +1,31 @@
-"""Against the usual loops: textbook torchvision, timm, transformers and fastai, on the same photographs, backbone and weights.
+"""Against the usual loops: textbook torchvision, timm, transformers and fastai, on the same
+photographs, backbone and weights.
 
-    python bench/peers.py --data DATA --out OUT [--ways full probe start stages whole] [--threads 1] [--repeats 5] [--fastai PY]
+    python bench/peers.py --data DATA --out OUT [--ways full probe start stages whole] [--threads 1]
+    [--repeats 5] [--fastai PY]
 
-The photographs: 2,000 crops of clothing's 600 training photographs at 500 x 375 px, JPEG of quality 90; of the sets at hand none
-has so many photographs of more than thumbnail size. The network: a ResNet-18 from random weights of seed 0, whose statistics were
-measured on these photographs; how long a step takes does not hang on what the weights are.
+The photographs: 2,000 crops of clothing's 600 training photographs at 500 x 375 px, JPEG of quality
+90; of the sets at hand none has so many photographs of more than thumbnail size. The network: a
+ResNet-18 from random weights of seed 0, whose statistics were measured on these photographs; how
+long a step takes does not hang on what the weights are.
 
-full    time an image in epochs after the first, every weight trained, in turns. Peers on 64 photographs, Foveate on all, told to
+full    time an image in epochs after the first, every weight trained, in turns. Peers on 64
+photographs, Foveate on all, told to
         distort pictures and to reckon as its run of 20 epochs chooses by itself.
-probe   Foveate's whole process from words to a saved run on the 2,000 photographs with an empty cache, as it chooses by itself and
-        told to read the pooled vector alone, as the loops do; in turns with the second epoch of the textbook loop on 64 of them,
+probe   Foveate's whole process from words to a saved run on the 2,000 photographs with an empty
+cache, as it chooses by itself and
+        told to read the pooled vector alone, as the loops do; in turns with the second epoch of the
+        textbook loop on 64 of them,
         all weights trained and with a frozen backbone, times 2,000 / 64 and 20.
 start   `foveate predict` to its answer, beside a process that imports torch and timm, in turns.
-stages  where the time of the textbook loop and, by bench/stages.py, of a fit and of a probe goes, once.
-whole   Foveate's run of 20 epochs of the 2,000 photographs, every weight trained, once, from words to a saved run.
+stages  where the time of the textbook loop and, by bench/stages.py, of a fit and of a probe goes,
+once.
+whole   Foveate's run of 20 epochs of the 2,000 photographs, every weight trained, once, from words
+to a saved run.
 
-Times are by the clock and of the processor, which other work on the machine disturbs less. Rows land in OUT/peers.jsonl, and a row
-that is there is not measured again. `--fastai`: the interpreter that has it; without, its rows are left out, and it says so.
+Times are by the clock and of the processor, which other work on the machine disturbs less. Rows
+land in OUT/peers.jsonl, and a row that is there is not measured again. `--fastai`: the interpreter
+that has it; without, its rows are left out, and it says so.
 """
 
 from __future__ import annotations
@@ -53,7 +62,9 @@ LIKE_WHOLE = ["training.precision=bf16", "training.channels_last=true", "augment
 
 
 def photographs(source: Path, folder: Path, count: int) -> Path:
-    """Crops of at least 60 % of the area, taken in turn from all photographs; the first ones are the same for every `count`."""
+    """Crops of at least 60 % of the area, taken in turn from all photographs; the first ones are
+    the same for every `count`.
+    """
     chance, found = np.random.default_rng(0), sorted(source.rglob("*.jpg"))
     order = chance.permutation(len(found))
     for place in range(0 if folder.is_dir() else count):
@@ -75,13 +86,18 @@ def photographs(source: Path, folder: Path, count: int) -> Path:
 
 
 def start_weights(folder: Path, file: Path) -> Path:
-    """Random weights whose batch normalisation has seen some of the photographs: else their answers overflow."""
+    """Random weights whose batch normalisation has seen some of the photographs: else their answers
+    overflow.
+    """
     if file.is_file():
         return file
     torch.manual_seed(0)
     network = timm.create_model("resnet18")
     seen = np.stack(
-        [images.read_image(path, 224)[0][:224, :224] for path in sorted(folder.rglob("*.jpg"))[:FEW]]
+        [
+            images.read_image(path, 224)[0][:224, :224]
+            for path in sorted(folder.rglob("*.jpg"))[:FEW]
+        ]
     )
     for module in network.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
@@ -226,7 +242,9 @@ class Bench:
             return dict(json.loads(python(said, self.threads, FOVEATE_CACHE=cache)[0]))
 
     def fit(self, photos: Path, tuning: str, *settings: str) -> dict[str, Any]:
-        """A whole process; its seconds by the clock and of the processor, what it chose, and how it ended."""
+        """A whole process; its seconds by the clock and of the processor, what it chose, and how it
+        ended.
+        """
         said = [
             "fit",
             str(photos),
@@ -286,7 +304,9 @@ def per_image(epochs: list[dict[str, float]], count: int) -> dict[str, Any]:
 
 
 def summary(rows: list[dict[str, Any]], threads: int) -> str:
-    """What docs/benchmarks holds: ratios turn by turn, by the clock; medians, with the least and the greatest."""
+    """What docs/benchmarks holds: ratios turn by turn, by the clock; medians, with the least and
+    the greatest.
+    """
     by = {
         what: [row for row in rows if row["threads"] == threads and row["what"] == what]
         for what in ("full", "probe", "start")
@@ -319,7 +339,9 @@ def summary(rows: list[dict[str, Any]], threads: int) -> str:
 
 
 def probes(rows: list[dict[str, Any]], starts: list[dict[str, Any]], over: str) -> str:
-    """A row of the table: twenty epochs of the textbook over a probe's seconds, with the imports and without."""
+    """A row of the table: twenty epochs of the textbook over a probe's seconds, with the imports
+    and without.
+    """
     imports, cells = {row["repeat"]: row["imports_seconds"] for row in starts}, []
     for less in (dict.fromkeys(imports, 0.0), imports):
         for own in ("seconds", "pooled_seconds"):

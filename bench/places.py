@@ -1,10 +1,13 @@
-"""The figures of detection and segmentation: BCCD, CamVid and EM membranes, pretrained weights against random ones.
+"""The figures of detection and segmentation: BCCD, CamVid and EM membranes, pretrained weights
+against random ones.
 
-    python bench/places.py --data DATA --out OUT [--sets bccd camvid em] [--ways offline none] [--seeds 0 1 2] [--threads 2]
+    python bench/places.py --data DATA --out OUT [--sets bccd camvid em] [--ways offline none]
+    [--seeds 0 1 2] [--threads 2]
 
-Every run trains on all training images with nothing held out, for a number of epochs that was fixed beforehand, and keeps the
-last weights: so the scored images (BCCD's and CamVid's val, the left-out fold of EM) chose nothing. Every row lands in
-OUT/places.jsonl at once, and a row that is there is not measured again.
+Every run trains on all training images with nothing held out, for a number of epochs that was fixed
+beforehand, and keeps the last weights: so the scored images (BCCD's and CamVid's val, the left-out
+fold of EM) chose nothing. Every row lands in OUT/places.jsonl at once, and a row that is there is
+not measured again.
 """
 
 from __future__ import annotations
@@ -34,7 +37,8 @@ CAMVID = [
     "bicyclist",
 ]
 FOLDS = 5
-WORDS = {  # what is said to `foveate fit` beside the data; chosen inside the training images (docs/log.md)
+# what is said to `foveate fit` beside the data; chosen inside the training images (docs/log.md)
+WORDS = {
     "bccd": ["--size", "416", "--epochs", "20"],
     "camvid": ["--size", "480", "--epochs", "20"],
     "em": ["--size", "512", "--epochs", "40", "--set", "augment.flip_vertical=0.5"],
@@ -76,7 +80,9 @@ def _camvid(data: Path, place: Path, split: str) -> Path:
 
 
 def _em(data: Path, place: Path, fold: int, training: bool) -> Path:
-    """Slices of a stack look like their neighbours, so a fold is a run of slices, not every fifth one."""
+    """Slices of a stack look like their neighbours, so a fold is a run of slices, not every fifth
+    one.
+    """
     source, folder = (
         data / "em_membrane" / "train",
         place / f"{fold}-{'train' if training else 'test'}",

@@ -1,17 +1,20 @@
-"""What pictures without labels teach: on CIFAR-10 from nothing, from a teacher, and from a pretrained Vision Transformer.
+"""What pictures without labels teach: on CIFAR-10 from nothing, from a teacher, and from a
+pretrained Vision Transformer.
 
-    python bench/pretrain.py --data DATA --out OUT [--ways resnet vit ...] [--seeds 0] [--minutes 30] [--threads 2]
+    python bench/pretrain.py --data DATA --out OUT [--ways resnet vit ...] [--seeds 0] [--minutes
+    30] [--threads 2]
 
-resnet, vit: the 10,000 training images of cifar10, labels unused, in a small ResNet and a small Vision Transformer (LeViT, whose
-first layers are convolutions). Compared are
-the accuracy of 20 nearest neighbours (features of the training images answer for the test images) before and after, and on 100
-labels, ten of each class, drawn three times, a linear probe on what was learnt with the same network trained from scratch.
-distill: EfficientNet-Lite0 taught to a ResNet-18 on all photos of DATA; a probe on clothing, of the ResNet before and after and of
-the teacher.
-explora:FILE: a DINOv2 ViT-S/14 with the weights in FILE goes on over the training part of brain_mri; the verdict is by the labels
-of bench/sets.py's test part, which nothing else has seen.
+resnet, vit: the 10,000 training images of cifar10, labels unused, in a small ResNet and a small
+Vision Transformer (LeViT, whose first layers are convolutions). Compared are the accuracy of 20
+nearest neighbours (features of the training images answer for the test images) before and after,
+and on 100 labels, ten of each class, drawn three times, a linear probe on what was learnt with the
+same network trained from scratch. distill: EfficientNet-Lite0 taught to a ResNet-18 on all photos
+of DATA; a probe on clothing, of the ResNet before and after and of the teacher. explora:FILE: a
+DINOv2 ViT-S/14 with the weights in FILE goes on over the training part of brain_mri; the verdict is
+by the labels of bench/sets.py's test part, which nothing else has seen.
 
-Rows land in OUT/pretrain.jsonl, and a row that is there is not measured again. The minutes are those of each training.
+Rows land in OUT/pretrain.jsonl, and a row that is there is not measured again. The minutes are
+those of each training.
 """
 
 from __future__ import annotations
@@ -26,18 +29,17 @@ import numpy as np
 import torch
 
 import foveate
-from foveate.data.dataset import ImageDataset
 from foveate.data.discovery import find_images
 from foveate.data.formats import read_table
 from foveate.data.image_cache import ImageCache
-from foveate.data.loading import BatchSampler, make_loader
-from foveate.data.transforms import Framing, evaluation_transform
 from foveate.evaluation.intervals import wilson
+from foveate.images.preprocessing import Framing
+from foveate.inference.features import pooled_features
 from foveate.modeling.classifiers.knn import knn_vote
 from foveate.modeling.model import build_model
 from foveate.recipe import Recipe, with_settings
 from foveate.run.folder import Run
-from foveate.types import Provides, Sample
+from foveate.types import Sample
 from spine import Rows, sets, words
 
 NETWORKS = {"resnet": ("resnet10t", 64, "simclr", 3e-3), "vit": ("levit_128s", 96, "simclr", 1e-3)}
@@ -77,18 +79,10 @@ def knn(backbone: str, weights: str, size: int, train: Path, test: Path) -> tupl
     return float((parts.argmax(1) == truths[1]).float().mean()), len(truths[1])
 
 
-@torch.inference_mode()
 def features(model: Any, samples: Sequence[Sample], framing: Framing = "crop") -> torch.Tensor:
-    """(N, D): the pooled ones of the model's backbone."""
-    model.eval()
-    pixels = ImageCache(model.backbone.input.size, framing, keep=False)
-    pictures = ImageDataset(
-        samples, pixels, evaluation_transform(model.backbone.input, framing), lambda truth, size: {}, 0
-    )
-    batches = make_loader(pictures, BatchSampler(len(pictures), 128))
-    return torch.cat(
-        [model.backbone(batch.images, {Provides.POOLED}).pooled.float() for batch in batches]
-    )
+    """(N, D): the pooled features of the model's backbone."""
+    cache = ImageCache(model.backbone.input.size, framing, keep=False)
+    return pooled_features(model.backbone.eval(), samples, cache, framing, torch.device("cpu"))
 
 
 def few(train: Path, test: Path, seed: int, into: Path) -> Path:

@@ -1,13 +1,18 @@
-"""Names and eight images a class: what each tuning by sentences adds to a small CLIP that has never seen these emoji.
+"""Names and eight images a class: what each tuning by sentences adds to a small CLIP that has never
+seen these emoji.
 
-    python bench/small_clip.py --data DATA --out OUT --ways both --seeds 0            # makes the CLIP of the test
-    python bench/prompts.py --data DATA --out OUT [--ways zeroshot coop ...] [--seeds 0 1 2] [--threads 1]
-    python bench/prompts.py ... --validate 1 --rates 1e-3 1e-2      # how learning rates were chosen, on the CLIP of --validate 1
+    python bench/small_clip.py --data DATA --out OUT --ways both --seeds 0            # makes the
+    CLIP of the test
+    python bench/prompts.py --data DATA --out OUT [--ways zeroshot coop ...] [--seeds 0 1 2]
+    [--threads 1]
+    python bench/prompts.py ... --validate 1 --rates 1e-3 1e-2      # how learning rates were
+    chosen, on the CLIP of --validate 1
 
-The question is the category of an emoji (Animals & Nature, Food & Drink, ...), of those names that bench/small_clip.py left unseen.
-Each seed draws eight names of every category to train on; all others are the test. With --validate the names are those that
-small_clip keeps for validation, and the CLIP is the one that was not trained on them. Rows land in OUT/prompts.jsonl, and a row
-that is there is not measured again.
+The question is the category of an emoji (Animals & Nature, Food & Drink, ...), of those names that
+bench/small_clip.py left unseen. Each seed draws eight names of every category to train on; all
+others are the test. With --validate the names are those that small_clip keeps for validation, and
+the CLIP is the one that was not trained on them. Rows land in OUT/prompts.jsonl, and a row that is
+there is not measured again.
 """
 
 from __future__ import annotations

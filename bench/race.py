@@ -1,9 +1,12 @@
-"""The race of backbones on two sets: ImageNet weights against random ones of four architectures, with the seconds of the race.
+"""The race of backbones on two sets: ImageNet weights against random ones of four architectures,
+with the seconds of the race.
 
-    python bench/race.py --data DATA --out OUT [--sets clothing] [--seeds 0] [--images 400] [--threads 2]
+    python bench/race.py --data DATA --out OUT [--sets clothing] [--seeds 0] [--images 400]
+    [--threads 2]
 
-Each race is one `foveate models --compare` in a process of its own, with an empty cache. Every backbone's row lands in OUT/race.jsonl
-at the end of its race, and a race that is there is not run again.
+Each race is one `foveate models --compare` in a process of its own, with an empty cache. Every
+backbone's row lands in OUT/race.jsonl at the end of its race, and a race that is there is not run
+again.
 """
 
 from __future__ import annotations

@@ -1,14 +1,17 @@
 """How cost grows with the data: probes on 1,000 to 100,000 generated pictures.
 
-    python bench/scale.py --out OUT [--ways 1000 3000 10000 30000 100000] [--threads 1] [--seeds 0] [--room MB] [--plot SVG]
+    python bench/scale.py --out OUT [--ways 1000 3000 10000 30000 100000] [--threads 1] [--seeds 0]
+    [--room MB] [--plot SVG]
 
-The pictures: ten classes of 64 px, a random field of 8 x 8 colours each with a tint of its class, JPEG. The network is a resnet10t
-from random weights at 64 px, because what is to be seen is what grows beside it: reading, near-copies, splits, features, the head.
-Each way is one `foveate fit` in a process of its own with an empty cache; told are seconds by the clock and of the processor, and
-the most memory that the process held at once. `--room`: megabytes that decoded pictures may take of it, in the place of a quarter
-of the machine's.
+The pictures: ten classes of 64 px, a random field of 8 x 8 colours each with a tint of its class,
+JPEG. The network is a resnet10t from random weights at 64 px, because what is to be seen is what
+grows beside it: reading, near-copies, splits, features, the head. Each way is one `foveate fit` in
+a process of its own with an empty cache; told are seconds by the clock and of the processor, and
+the most memory that the process held at once. `--room`: megabytes that decoded pictures may take of
+it, in the place of a quarter of the machine's.
 
-Rows land in OUT/scale.jsonl, and a row that is there is not measured again. `--plot`: where the picture for docs goes.
+Rows land in OUT/scale.jsonl, and a row that is there is not measured again. `--plot`: where the
+picture for docs goes.
 """
 
 from __future__ import annotations
@@ -32,7 +35,9 @@ TINTS = np.random.default_rng(0).integers(0, 56, (CLASSES, 3))
 
 
 def pictures(folder: Path, count: int) -> Path:
-    """The first `count` of the generated pictures, a folder per class; those that are there are kept."""
+    """The first `count` of the generated pictures, a folder per class; those that are there are
+    kept.
+    """
     for place in range(count):
         file = folder / f"class {place % CLASSES}" / f"{place:06d}.jpg"
         if not file.exists():
@@ -93,7 +98,9 @@ def measured(folder: Path, threads: int, seed: int, room: int) -> dict[str, Any]
 
 
 def plot(rows: list[dict[str, Any]], file: Path) -> None:
-    """Seconds of the processor and memory over the number of pictures; a dashed line is what is proportional to it."""
+    """Seconds of the processor and memory over the number of pictures; a dashed line is what is
+    proportional to it.
+    """
     import matplotlib
 
     matplotlib.use("svg")

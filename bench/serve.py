@@ -1,13 +1,17 @@
-"""The server against the bare predictor, under ten times what it can do, and with several runs of one backbone.
+"""The server against the bare predictor, under ten times what it can do, and with several runs of
+one backbone.
 
-    python bench/serve.py --data DATA --out OUT [--ways speed flood storm memory] [--seeds 0] [--minutes 1] [--threads 2]
+    python bench/serve.py --data DATA --out OUT [--ways speed flood storm memory] [--seeds 0]
+    [--minutes 1] [--threads 2]
 
-A probe of EfficientNet-Lite0 on clothing; asked are the pictures of clothing's validation folder. speed: answers a second of
-`predict` in batches of 32 and of the server before 16 clients that ask without pause, in turns, medians of five. flood: ten times
-as many requests a second as the server answers to those 16, spread evenly, for so many minutes: what they get, the slowest
-hundredth of what was taken beside that of one client alone, and the server's memory before, in the middle and after. storm: the
-same of 160 clients that ask again at once when they are refused, as fast as they can. memory: of servers of one run and of
-five of one backbone, after an answer of each. Clients and server share the machine; the clients are one thread.
+A probe of EfficientNet-Lite0 on clothing; asked are the pictures of clothing's validation folder.
+speed: answers a second of `predict` in batches of 32 and of the server before 16 clients that ask
+without pause, in turns, medians of five. flood: ten times as many requests a second as the server
+answers to those 16, spread evenly, for so many minutes: what they get, the slowest hundredth of
+what was taken beside that of one client alone, and the server's memory before, in the middle and
+after. storm: the same of 160 clients that ask again at once when they are refused, as fast as they
+can. memory: of servers of one run and of five of one backbone, after an answer of each. Clients and
+server share the machine; the clients are one thread.
 
 Rows land in OUT/serve.jsonl, and a row that is there is not measured again.
 """
@@ -79,7 +83,9 @@ def main() -> None:
 
 
 def _runs(options: Any, count: int) -> list[Path]:
-    """A probe, and copies of it under other names: what they have in common is their backbone, and heads are not shared."""
+    """A probe, and copies of it under other names: what they have in common is their backbone, and
+    heads are not shared.
+    """
     runs = [options.out / f"serve-clothing-{number}" for number in range(count)]
     if not (runs[0] / "finished.json").is_file():
         foveate.fit(
@@ -155,8 +161,10 @@ class Client:
 def crowd(
     port: int, contents: Sequence[bytes], clients: int, *, seconds: float = 0.0, rate: float = 0.0
 ) -> list[tuple[int, float]]:
-    """Status and seconds of each answer to clients that ask again as soon as they are answered, each picture once, or for so many
-    `seconds`; or no more often than `rate` times a second, all together."""
+    """Status and seconds of each answer to clients that ask again as soon as they are answered,
+    each picture once, or for so many `seconds`; or no more often than `rate` times a second, all
+    together.
+    """
     choose, told, begin = (
         selectors.DefaultSelector(),
         list[tuple[int, float]](),

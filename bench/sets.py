@@ -1,4 +1,5 @@
-"""The splits that the measurements stand on, made once as folders of links: <out>/train/<class>/..., <out>/test/<class>/....
+"""The splits that the measurements stand on, made once as folders of links:
+<out>/train/<class>/..., <out>/test/<class>/....
 
     python bench/sets.py ../shared/data/brain_mri/Training OUT --test 0.25 --seed 0
 
@@ -22,7 +23,9 @@ from foveate.recipe import DataRecipe
 def materialise(source: Path, out: Path, test: float, seed: int) -> None:
     """Links every image of `source` into out/train or out/test; nothing is copied."""
     table = read_table(source)
-    thumbs = np.stack([gray_thumbnail(images.read_image(sample.path)[0]) for sample in table.samples])
+    thumbs = np.stack(
+        [gray_thumbnail(images.read_image(sample.path)[0]) for sample in table.samples]
+    )
     clusters = near_duplicates(thumbs, DataRecipe().near_duplicates)
     labels = [sample.target.names for sample in table.samples]
     groups = [f"near-copies {cluster}" for cluster in clusters]

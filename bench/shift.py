@@ -1,17 +1,21 @@
-"""Images from elsewhere: what a run loses on them, and what adapting to them without a label wins back.
+"""Images from elsewhere: what a run loses on them, and what adapting to them without a label wins
+back.
 
-    python bench/shift.py --data DATA --out OUT [--sets emoji brain_mri] [--ways probe full] [--seeds 0 1 2 3 4] [--threads 1]
+    python bench/shift.py --data DATA --out OUT [--sets emoji brain_mri] [--ways probe full]
+    [--seeds 0 1 2 3 4] [--threads 1]
                            [--size 96] [--epochs 6] [--validate 1]
 
-emoji: the category of a glyph, taught in google's drawings and asked in twitter's. The names are cut in five parts, a part a seed:
-those of one are asked, in both styles, the others taught; adapted is to the twitter drawings of the taught names. The names that
-bench/small_clip.py keeps for validation are always taught, and asked with --validate 1 alone, by which settings were chosen.
-brain_mri: the quarter of bench/sets.py is asked, as it is and as another scanner might give it (darker, blurred, noisy: made here,
-as the set names no scanner); adapted is to the taught images, changed alike.
+emoji: the category of a glyph, taught in google's drawings and asked in twitter's. The names are
+cut in five parts, a part a seed: those of one are asked, in both styles, the others taught; adapted
+is to the twitter drawings of the taught names. The names that bench/small_clip.py keeps for
+validation are always taught, and asked with --validate 1 alone, by which settings were chosen.
+brain_mri: the quarter of bench/sets.py is asked, as it is and as another scanner might give it
+(darker, blurred, noisy: made here, as the set names no scanner); adapted is to the taught images,
+changed alike.
 
-What is measured is `foveate fit`, `evaluate --shift` and `adapt` with their defaults, but for size and the epochs of tunings that
-train. Rows land in OUT/shift.jsonl with a 1 for each image that was answered rightly, and a row that is there is not measured
-again.
+What is measured is `foveate fit`, `evaluate --shift` and `adapt` with their defaults, but for size
+and the epochs of tunings that train. Rows land in OUT/shift.jsonl with a 1 for each image that was
+answered rightly, and a row that is there is not measured again.
 """
 
 from __future__ import annotations
@@ -120,7 +124,9 @@ def hits(evaluation: Path) -> str:
 
 
 def summary(rows: list[dict[str, Any]]) -> str:
-    """The table of docs/benchmarks: accuracies over all images of all seeds, and the share of the drop that is won back."""
+    """The table of docs/benchmarks: accuracies over all images of all seeds, and the share of the
+    drop that is won back.
+    """
     lines = [
         "| set | way | images | home | away | drop | adapted by | away | won back | share of the drop |",
         "|---|" + "---|" * 9,
@@ -137,7 +143,10 @@ def summary(rows: list[dict[str, Any]]) -> str:
 
 
 def by_image(hits: list[str], place: str) -> np.ndarray:
-    """How often each image was answered rightly. The parts of emoji hold other images each, the seeds of brain_mri the same."""
+    """How often each image was answered rightly.
+
+    The parts of emoji hold other images each, the seeds of brain_mri the same.
+    """
     rows = [np.array(list(map(int, each)), dtype=np.float64) for each in hits]
     return np.concatenate(rows) if place == "emoji" else np.mean(rows, axis=0)
 
@@ -149,7 +158,9 @@ def spread(figure: tuple[float, float, float]) -> str:
 def ratios(
     home: np.ndarray, away: np.ndarray, adapted: np.ndarray
 ) -> list[tuple[float, float, float]]:
-    """Each figure with its interval; images are drawn with all their answers, those at home and away being of the same things."""
+    """Each figure with its interval; images are drawn with all their answers, those at home and
+    away being of the same things.
+    """
 
     def figures(places: np.ndarray) -> np.ndarray:
         here, there, after = (float(each[places].mean()) for each in (home, away, adapted))

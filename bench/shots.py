@@ -1,11 +1,13 @@
-"""Few images a class: heads on the features of a frozen backbone, and a nearest neighbour on raw pixels beside them.
+"""Few images a class: heads on the features of a frozen backbone, and a nearest neighbour on raw
+pixels beside them.
 
     python bench/shots.py --data DATA --out OUT [--ways centroid knn pixels ...] [--draws 10]
 
-Each draw takes images of clothing's training folder as `fit --shots` does; the head is solved as `fit` solves it, on features of
-EfficientNet-Lite0 that are computed once, and scored on clothing's validation folder, which chose nothing. `pixels`: the nearest of
-the drawn images by thumbnails of 32 x 32 pixels, each centred and of length 1. Rows land in OUT/shots.jsonl, and a row that is
-there is not measured again.
+Each draw takes images of clothing's training folder as `fit --shots` does; the head is solved as
+`fit` solves it, on features of EfficientNet-Lite0 that are computed once, and scored on clothing's
+validation folder, which chose nothing. `pixels`: the nearest of the drawn images by thumbnails of
+32 x 32 pixels, each centred and of length 1. Rows land in OUT/shots.jsonl, and a row that is there
+is not measured again.
 """
 
 from __future__ import annotations
@@ -90,7 +92,9 @@ class Bench:
         folds = group_folds(
             [label_names(sample) for sample in drawn.table.samples], groups, _FOLDS, seed
         )
-        return solved_answers(model, LabeledFeatures(rows, targets_of(drawn.table), folds), asked).argmax(1)
+        return solved_answers(
+            model, LabeledFeatures(rows, targets_of(drawn.table), folds), asked
+        ).argmax(1)
 
     def _features(self, reads: str) -> tuple[np.ndarray, np.ndarray]:
         if reads not in self.known:
@@ -123,7 +127,9 @@ def _thumbnail(pixels: np.ndarray) -> np.ndarray:
 
 
 def summary(rows: list[dict[str, Any]]) -> str:
-    """Mean accuracy and the 95 % interval of the mean over the draws: t over the deviation of the draws."""
+    """Mean accuracy and the 95 % interval of the mean over the draws: t over the deviation of the
+    draws.
+    """
     lines = [
         "| head | " + " | ".join(f"{shots} a class" for shots in SHOTS) + " |",
         "|---" * (len(SHOTS) + 1) + "|",

@@ -1,16 +1,21 @@
-"""A small CLIP, trained from nothing on emoji (name <-> picture), and how well it finds emoji whose names it never saw.
+"""A small CLIP, trained from nothing on emoji (name <-> picture), and how well it finds emoji whose
+names it never saw.
 
-    python bench/small_clip.py --data DATA --out OUT [--ways both google twitter] [--seeds 0] [--epochs 40] [--threads 1]
-    python bench/small_clip.py ... --validate 1 --ways both one-view no-pictures ...      # how the settings were chosen
+    python bench/small_clip.py --data DATA --out OUT [--ways both google twitter] [--seeds 0]
+    [--epochs 40] [--threads 1]
+    python bench/small_clip.py ... --validate 1 --ways both one-view no-pictures ...      # how the
+    settings were chosen
 
-DATA holds `emoji`. A fifth of the names is unseen: drawn once (SPLIT), in both drawing styles, for every way and seed alike. An
-eighth is for validation: with --validate these names are not trained on but scored, and the unseen ones are not touched. Without
-it they join the training, and the model is saved as OUT/small-clip-WAY-SEED in open_clip's format, opened again with
-`clip:FOLDER`, and scored on the unseen names.
+DATA holds `emoji`. A fifth of the names is unseen: drawn once (SPLIT), in both drawing styles, for
+every way and seed alike. An eighth is for validation: with --validate these names are not trained
+on but scored, and the unseen ones are not touched. Without it they join the training, and the model
+is saved as OUT/small-clip-WAY-SEED in open_clip's format, opened again with `clip:FOLDER`, and
+scored on the unseen names.
 
-A picture is to find its name among all unseen names, a name its picture among all unseen pictures of a style, a picture the one of
-the other style. Ways `google` and `twitter` train on one style, so that the other is as new as the names. Rows land in
-OUT/small-clip.jsonl, and a row that is there is not measured again. --epochs 0 scores random weights, for comparison.
+A picture is to find its name among all unseen names, a name its picture among all unseen pictures
+of a style, a picture the one of the other style. Ways `google` and `twitter` train on one style, so
+that the other is as new as the names. Rows land in OUT/small-clip.jsonl, and a row that is there is
+not measured again. --epochs 0 scores random weights, for comparison.
 """
 
 from __future__ import annotations
@@ -63,10 +68,11 @@ SIDED = {"left", "right", "leftwards", "rightwards", "clock", "arrow", "letter",
 class Way:
     """How a model is trained.
 
-    `styles`: whose pictures. `together`: every name brings its picture of each style in a step, and the two find each other too,
-    with this weight in the loss; 0: one style at random. `jitter`: strength of turns, zooms, shifts and colours. `category`: chance
-    that a name is joined by its category. `dropped`: chance of each word of a name to be left out. `template`: chance of a sentence
-    round the name. `layers`: of the text network.
+    `styles`: whose pictures. `together`: every name brings its picture of each style in a step, and
+    the two find each other too, with this weight in the loss; 0: one style at random. `jitter`:
+    strength of turns, zooms, shifts and colours. `category`: chance that a name is joined by its
+    category. `dropped`: chance of each word of a name to be left out. `template`: chance of a
+    sentence round the name. `layers`: of the text network.
     """
 
     styles: tuple[str, ...] = STYLES
@@ -135,7 +141,9 @@ def plain(name: str) -> str:
 
 
 def sentence(row: dict[str, Any], way: Way, draw: random.Random) -> str:
-    """The name as training reads it: sometimes a short one, without a word, with its category, inside a template."""
+    """The name as training reads it: sometimes a short one, without a word, with its category,
+    inside a template.
+    """
     name = plain(draw.choice(row["short_names"]) if draw.random() < 0.25 else row["name"])
     name = " ".join(word for word in name.split() if draw.random() >= way.dropped) or name
     if draw.random() < way.category:
@@ -151,7 +159,9 @@ def sided(row: dict[str, Any]) -> bool:
 
 
 def jittered(pixels: Tensor, flips: Tensor, strength: float) -> Tensor:
-    """Turned by up to 15 degrees, zoomed, shifted on white, flipped where `flips`, brighter or darker, of other colours."""
+    """Turned by up to 15 degrees, zoomed, shifted on white, flipped where `flips`, brighter or
+    darker, of other colours.
+    """
     count = len(pixels)
 
     def drawn(reach: float, *shape: int) -> Tensor:
@@ -279,8 +289,12 @@ def hits(queries: Tensor, answers: Tensor, top: int) -> np.ndarray:
 
 
 def scores(found: dict[str, Tensor], composed: np.ndarray) -> dict[str, dict[str, float]]:
-    """Every query and answer, with 95 % intervals. `mean`: over the four of names and pictures, its interval over names; also over
-    the names that are `composed` (N,) of words that training has read, and over the others, among the same answers."""
+    """Every query and answer, with 95 % intervals.
+
+    `mean`: over the four of names and pictures, its interval over names; also over the names that
+    are `composed` (N,) of words that training has read, and over the others, among the same
+    answers.
+    """
     pairs = (
         [(style, "name") for style in STYLES]
         + [("name", style) for style in STYLES]
@@ -349,7 +363,9 @@ def measured(
     seed: int,
     where: Path,
 ) -> dict[str, Any]:
-    """Trains on `taught`, saves at `where`, opens it as a user would, scores `asked`; seconds: of the processor, in training."""
+    """Trains on `taught`, saves at `where`, opens it as a user would, scores `asked`; seconds: of
+    the processor, in training.
+    """
     start = time.process_time()
     model = trained(folder, taught, way, epochs, seed)
     seconds = time.process_time() - start

@@ -1,13 +1,17 @@
-"""The figures of the spine: probe and full against the plain tutorial loop, on the same images, backbone and weights.
+"""The figures of the spine: probe and full against the plain tutorial loop, on the same images,
+backbone and weights.
 
-    python bench/spine.py --data DATA --out OUT [--seeds 0 1 2] [--threads 1] [--sets brain_mri] [--ways probe]
+    python bench/spine.py --data DATA --out OUT [--seeds 0 1 2] [--threads 1] [--sets brain_mri]
+    [--ways probe]
 
-DATA holds `clothing` and `brain_mri`. Every row lands in OUT/rows.jsonl at once, and a row that is there is not measured again, so
-a long measurement can be cut and continued. Accuracy is measured on images that no training saw and no choice used:
-clothing's validation folder, and a quarter of brain_mri's Training split off by near-copy cluster.
+DATA holds `clothing` and `brain_mri`. Every row lands in OUT/rows.jsonl at once, and a row that is
+there is not measured again, so a long measurement can be cut and continued. Accuracy is measured on
+images that no training saw and no choice used: clothing's validation folder, and a quarter of
+brain_mri's Training split off by near-copy cluster.
 
-Times: the probe from words to a saved run with an empty cache (decoding, features and solving included), in a process of its own;
-the tutorial's training alone. `ratio` rows interleave one probe with one tutorial epoch, times 20, because machines are noisy.
+Times: the probe from words to a saved run with an empty cache (decoding, features and solving
+included), in a process of its own; the tutorial's training alone. `ratio` rows interleave one probe
+with one tutorial epoch, times 20, because machines are noisy.
 """
 
 from __future__ import annotations
@@ -44,7 +48,9 @@ def sets(data: Path, out: Path) -> dict[str, tuple[Path, Path]]:
 
 
 def python(code: list[str], threads: int, **environment: str) -> tuple[str, float]:
-    """Runs a fresh interpreter; gives its last line and the seconds it took (`spent` tells the processor's)."""
+    """Runs a fresh interpreter; gives its last line and the seconds it took (`spent` tells the
+    processor's).
+    """
     limits = {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
     start = time.perf_counter()
     done = subprocess.run(
@@ -60,7 +66,9 @@ def python(code: list[str], threads: int, **environment: str) -> tuple[str, floa
 
 
 def spent() -> float:
-    """Seconds of processor time of all processes that were run and have ended: what else the machine does counts little in it."""
+    """Seconds of processor time of all processes that were run and have ended: what else the
+    machine does counts little in it.
+    """
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return used.ru_utime + used.ru_stime
 
@@ -83,7 +91,9 @@ def tutorial(
 
 
 def foveate(tuning: str, train: Path, test: Path, seed: int, threads: int) -> dict[str, Any]:
-    """Fits on all training images with the defaults, then scores the test folder; seconds are those of the fit."""
+    """Fits on all training images with the defaults, then scores the test folder; seconds are those
+    of the fit.
+    """
     with tempfile.TemporaryDirectory() as folder:
         cache = {"FOVEATE_CACHE": str(Path(folder) / "cache")}
         program = ["-c", "from foveate.cli.main import main; main()"]
@@ -136,7 +146,9 @@ class Rows:
 
 
 def summary(rows: list[dict[str, Any]]) -> str:
-    """The table of docs/benchmarks: mean accuracy, each seed's, and the interval of the pooled images."""
+    """The table of docs/benchmarks: mean accuracy, each seed's, and the interval of the pooled
+    images.
+    """
     lines = [
         "| set | way | accuracy, mean | by seed | 95 % interval of one run | seconds, median |",
         "|---|---|---|---|---|---|",
@@ -173,7 +185,10 @@ def words(
     threads: int,
     **numbers: float | list[float],
 ) -> argparse.Namespace:
-    """What was typed; the folder of results is there afterwards. `numbers`: options of this bench alone, with their defaults."""
+    """What was typed; the folder of results is there afterwards.
+
+    `numbers`: options of this bench alone, with their defaults.
+    """
     parser = argparse.ArgumentParser(
         description=about, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -1,10 +1,12 @@
 """Where the time of a fit goes, stage by stage; run by bench/peers.py in a process of its own.
 
-    python bench/stages.py FOLDER WEIGHTS full|probe [--threads 1] [--epochs 3] [--set field=value ...]
+    python bench/stages.py FOLDER WEIGHTS full|probe [--threads 1] [--epochs 3] [--set field=value
+    ...]
 
-What is a stage is wrapped in a clock before the fit begins; of a stage inside another one the inner one has the time. Prints one
-JSON object: of each epoch and of what comes after, seconds by the clock and of the processor, and the latter by stage. What comes
-before the first epoch is counted with it.
+What is a stage is wrapped in a clock before the fit begins; of a stage inside another one the inner
+one has the time. Prints one JSON object: of each epoch and of what comes after, seconds by the
+clock and of the processor, and the latter by stage. What comes before the first epoch is counted
+with it.
 """
 
 from __future__ import annotations
@@ -29,6 +31,7 @@ from foveate.inference import features
 from foveate.modeling.tasks.classify import LinearHead
 from foveate.training import trainer
 from foveate.training import validation as judging
+from foveate.training.state import WeightAverage
 from foveate.training.trainer import Trainer
 from foveate.types import InputSpec
 
@@ -93,16 +96,16 @@ def main() -> None:
         (InputSpec, "seen", "transform"),
         (splits, "near_copies", "near-copies"),
         (data, "near_copies", "near-copies"),
-        (Trainer, "_gradients", "forward and backward"),
+        (Trainer, "_accumulate_gradients", "forward and backward"),
         (torch.optim.AdamW, "step", "step"),
-        (torch.nn.utils, "clip_grad_norm_", "clip"),
-        (Trainer, "_follow", "running average"),
+        (trainer, "clip_grad_norm_", "clip"),
+        (WeightAverage, "update", "running average"),
         (Trainer, "_save", "save"),
         (judging, "answers", "validation"),
         (judging, "scored", "metric"),
         (features, "_computed", "backbone"),
         (LinearHead, "feature_vector", "describe"),
-        (_fitting, "solve_head", "head"),
+        (_fitting, "fit_head", "head"),
     ):
         stages.wrap(place, name, stage)
     close = trainer.Trainer._end_epoch

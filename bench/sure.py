@@ -1,10 +1,13 @@
-"""How sure a classifier is, and whether it is right to be: calibration, sets, strangers and planted label errors.
+"""How sure a classifier is, and whether it is right to be: calibration, sets, strangers and planted
+label errors.
 
-    python bench/sure.py --data DATA --out OUT [--sets clothing brain_mri] [--seeds 0 1 2] [--threads 1]
+    python bench/sure.py --data DATA --out OUT [--sets clothing brain_mri] [--seeds 0 1 2]
+    [--threads 1]
 
-The default probe of EfficientNet-Lite0 on the training images of bench/sets.py, calibrated on its own validation images; asked are
-test images that nothing has seen. ECE before is that of the same answers with the temperature taken out. Sets: the test images are
-divided into halves 20 times, one half for the limits and one to count. Strangers: scikit-learn's digits. Errors: of the training
+The default probe of EfficientNet-Lite0 on the training images of bench/sets.py, calibrated on its
+own validation images; asked are test images that nothing has seen. ECE before is that of the same
+answers with the temperature taken out. Sets: the test images are divided into halves 20 times, one
+half for the limits and one to count. Strangers: scikit-learn's digits. Errors: of the training
 images 5 % get another label before the fit; recall is that of the first tenth of the audit's list.
 
 Rows land in OUT/sure.jsonl, and a row that is there is not measured again.
@@ -89,7 +92,9 @@ def coverages(scores: np.ndarray, truths: np.ndarray, seed: int) -> list[float]:
         calibration = Calibration.fit(
             scores[one], truths[one], np.zeros((len(one), 1)), nothing, temperature
         )
-        among = calibration.prediction_sets(apply_temperature(scores[other], calibration.temperature), COVERAGE)
+        among = calibration.prediction_sets(
+            apply_temperature(scores[other], calibration.temperature), COVERAGE
+        )
         found.append(float(among[np.arange(len(other)), truths[other]].mean()))
     return found
 

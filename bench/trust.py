@@ -1,4 +1,5 @@
-"""What a crash costs: kills during saves, a disk that is full, signals in every phase, the order of flushes, the guard's time.
+"""What a crash costs: kills during saves, a disk that is full, signals in every phase, the order of
+flushes, the guard's time.
 
 python bench/trust.py        # Linux; what needs more rights than there are is left out, and said
 """
@@ -162,7 +163,11 @@ def told_to_stop(folder: Path) -> None:
         waits.append(time.perf_counter() - start)
         codes[process.returncode] += 1
         left = (
-            [path.name for path in run.rglob("*") if "aside" in path.name or path.name == "lock.json"]
+            [
+                path.name
+                for path in run.rglob("*")
+                if "aside" in path.name or path.name == "lock.json"
+            ]
             if run.exists()
             else []
         )
@@ -196,7 +201,9 @@ def stripes(root: Path) -> Path:
 
 
 def guard() -> None:
-    """What it costs to be able to take a step back: the buffers copied, the loss and the norm looked at; beside the step itself."""
+    """What it costs to be able to take a step back: the buffers copied, the loss and the norm
+    looked at; beside the step itself.
+    """
     import timm
 
     model = timm.create_model("resnet18", num_classes=10).train()

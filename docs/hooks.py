@@ -85,13 +85,6 @@ def commands() -> Iterator[tuple[str, click.Command]]:
         yield name, command
 
 
-def option_of(command_name: str, word: str) -> str:
-    """The option of a command whose help names `word`, such as an explanation method."""
-    command = dict(commands())[command_name]
-    options = (option for option in command.params if isinstance(option, click.Option))
-    return next(option.opts[0] for option in options if word in (option.help or ""))
-
-
 def commands_page() -> str:
     parts = [
         "# Commands\n",

@@ -29,7 +29,7 @@ from foveate.utils import rle as masks
 
 def trained(recipe: Recipe, folder: Path) -> TrainingResult:
     """What `fit` does up to the last step: nothing is evaluated."""
-    job = prepared(recipe, read_data(recipe), folder, "")
+    job = prepared(recipe, read_data(recipe), folder)
     with job.run.locked():
         return _trained(job)
 
@@ -39,9 +39,9 @@ def fit_unevaluated(recipe: Recipe, folder: Path) -> FitResult:
 
     They take a second, more than a small training: for tests that look at the run alone.
     """
-    job = prepared(recipe, read_data(recipe), folder, "")
+    job = prepared(recipe, read_data(recipe), folder)
     with job.run.locked():
-        return adapted(job, "", splits=())
+        return adapted(job, splits=())
 
 
 @contextlib.contextmanager

@@ -10,7 +10,7 @@ from torchvision.transforms.v2 import functional
 
 from foveate.data.dataset import ImageDataset
 from foveate.data.loading import BatchSampler, make_loader
-from foveate.data.multicrop import Crops, views
+from foveate.data.multicrop import Crops, multicrop_transform
 from foveate.data.transforms import evaluation_transform, mix_batch, training_transform
 from foveate.predictions import Labels
 from foveate.recipe import AugmentRecipe
@@ -86,9 +86,9 @@ def test_pictures_are_mixed_as_numbers():
 
 
 def test_other_views_go_along():
-    batch = one(pictures(views(SPEC, Crops(narrow=2), 16)))
+    batch = one(pictures(multicrop_transform(SPEC, Crops(local_views=2), 16)))
     there = batch.to("cpu")
     for before, after in zip(batch.targets, there.targets, strict=True):
-        for name in ("wide", "narrow"):
+        for name in ("global_views", "local_views"):
             assert before[name].dtype == torch.uint8
             assert torch.equal(after[name], wanted(before[name]))

@@ -98,7 +98,7 @@ def test_doubt_by_hand():
             np.stack([np.linspace(0.5, 0.4, 100), np.arange(100) % 2], 1),
         ]
     )
-    calibration = replace(learnt(*drawn(40, 0)), uncertainty=sure)
+    calibration = replace(learnt(*drawn(40, 0)), ranked_confidence=sure)
     assert calibration.abstention_threshold(0.012) == pytest.approx(0.9)
     assert calibration.abstention_threshold(0.5) == 0.0
     assert calibration.abstention_threshold(0.001) is None
@@ -180,8 +180,8 @@ def test_a_run_knows_how_sure_it_is(run, strangers, capsys):
     assert 0.7 < told["set_coverage"] <= 1
     assert told["set_size"] >= 0.5
     page = (run.run / "evaluations" / "test-2" / "report.html").read_text()
-    assert "How sure it is" in page
-    assert "are told apart" in page
+    assert "Calibration" in page
+    assert "Detection of out-of-distribution images" in page
     rows = [
         json.loads(line)
         for line in (run.run / "evaluations" / "test-2" / "predictions.jsonl")
@@ -224,7 +224,7 @@ def test_answers_carry_sets_doubts_and_oddness(run, strangers, tmp_path):
     )
     assert row["abstain"] in ("True", "False")
     for words in ({"coverage": 1.0}, {"risk": 0.0}):
-        with pytest.raises(UsageError, match="lies between 0 and 1"):
+        with pytest.raises(UsageError, match="must lie between 0 and 1"):
             foveate.predict(run.run, strangers, **words)
 
 
@@ -254,7 +254,7 @@ def test_few_images_and_other_questions_are_not_calibrated(stripes, tmp_path, st
     assert few.outcome["calibration"] is None
     assert not (few.run / CALIBRATION_FILE).exists()
     assert "set" not in foveate.predict(few.run, strangers)[0].row()
-    with pytest.raises(UsageError, match="does not know what is familiar"):
+    with pytest.raises(UsageError, match="cannot detect out-of-distribution images"):
         foveate.evaluate(few.run, ood=strangers)
 
 

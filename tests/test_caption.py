@@ -297,7 +297,7 @@ def test_sentences_about_new_pictures_are_true(run, striped_world):
         metric.update(Text((row["answer"],)), Text(tuple(row["truth"])))
     assert metric.compute().numbers["cider"].value == pytest.approx(numbers["cider"], abs=1e-9)
     page = (run.evaluation.folder / "report.html").read_text(encoding="utf-8")
-    assert "The best answers" in page
+    assert "Best predictions" in page
     assert "CIDEr" in page
 
 
@@ -473,8 +473,8 @@ def test_from_words_to_answers_on_the_command_line(striped_world, tmp_path, caps
         cli._run(["fit", str(striped_world), *network, *small, "--out", str(tmp_path / "run")]) == 0
     )
     said = capsys.readouterr().out
-    assert "84 images, 168 sentences" in said
-    assert "words and marks of the sentences" in said
+    assert "84 images, 168 captions" in said
+    assert "words and punctuation marks of the training captions" in said
     picture = str(next(striped_world.parent.glob("*.png")))
     assert cli._run(["predict", str(tmp_path / "run"), picture, "--device", "cpu"]) == 0
     assert isinstance(json.loads(capsys.readouterr().out.splitlines()[-1])["answer"], str)

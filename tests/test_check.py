@@ -53,13 +53,13 @@ def checked(data: Path, out: Path, **words) -> CheckResult:
 
 def places(result: CheckResult, what: str) -> dict[str, str]:
     """Place -> why, of the kind of problem whose words begin so."""
-    found = [finding for finding in result.findings if finding.kind.startswith(what)]
+    found = [finding for finding in result.issues if finding.kind.startswith(what)]
     assert len(found) <= 1
     return {place.name: place.why for finding in found for place in finding.locations}
 
 
 def times(result: CheckResult, what: str) -> int:
-    return sum(finding.count for finding in result.findings if finding.kind.startswith(what))
+    return sum(finding.count for finding in result.issues if finding.kind.startswith(what))
 
 
 def tree(root: Path) -> dict[str, str]:
@@ -230,7 +230,7 @@ def test_t21_the_other_class_is_clean(odd):
 
 def test_a_clean_set_has_no_findings(tmp_path):
     result = checked(clean_folder(tmp_path / "data", splits=("train", "val")), tmp_path / "out")
-    assert result.findings == ()
+    assert result.issues == ()
     assert result.exit_code == 0
     assert result.balance.rows == {name: {"train": 10, "val": 10} for name in ("cat", "dog")}
     assert "no fault was found" in result.lines()[0]
@@ -433,7 +433,7 @@ def test_t30_labels_of_yolo(tmp_path):
     assert (
         result.balance.rows["cat"]["train"] == 4
     )  # fine, the one swapped back, the known one, corners: nothing sound is lost
-    assert any(finding.startswith("nc and names disagree") for finding in result.findings)
+    assert any(finding.startswith("nc and names disagree") for finding in result.issues)
 
 
 def test_t30_labels_of_coco(tmp_path):
@@ -604,8 +604,8 @@ def test_names_alone_and_pictures_alone(tmp_path):
         (tmp_path / "data").mkdir(exist_ok=True)
         noise(number).save(tmp_path / "data" / f"{number}.png")
     result = check_data(recipe_from(tmp_path / "data", {}, {}), tmp_path / "out", 20_000, plan=True)
-    assert result.findings == ()
-    assert "these pictures have no labels" in result.unplanned
+    assert result.issues == ()
+    assert "these pictures have no labels" in result.no_plan_reason
 
 
 def test_t30_labels_of_tables(tmp_path):
@@ -674,7 +674,7 @@ def test_t30_masks(tmp_path):
     result = checked(root, tmp_path / "out")
     odd_value = next(
         finding
-        for finding in result.findings
+        for finding in result.issues
         if finding.kind.startswith("the value … of this mask")
     )
     assert {Path(place.name).name for place in odd_value.locations} == {"b.png"}
@@ -708,7 +708,7 @@ def test_t32_copies_across_splits_and_classes(tmp_path):
     assert places(result, "near-copies in two splits") == {"val/cat/near.jpg": ""}
     assert places(result, "near-copies with different labels") == {"train/dog/4.png": "dog / cat"}
     assert set(places(result, "near-copies of an image before")) == {"train/dog/nearly.jpg"}
-    likes = {place.name: place.like for finding in result.findings for place in finding.locations}
+    likes = {place.name: place.like for finding in result.issues for place in finding.locations}
     assert likes["val/cat/near.jpg"] == "train/cat/3.png"
     assert likes["train/dog/4.png"] == "train/cat/alike.jpg"
     assert result.exit_code == 4
@@ -732,11 +732,11 @@ def test_t32_a_mirrored_photo_is_found_by_features_alone(tmp_path):
         )
     assert not [
         finding
-        for finding in checked(root, tmp_path / "without").findings
+        for finding in checked(root, tmp_path / "without").issues
         if finding.kind.area == "copies"
     ]
     result = checked(root, tmp_path / "out", backbone="tf_efficientnet_lite0", device="cpu")
-    (finding,) = (finding for finding in result.findings if finding.kind.area == "copies")
+    (finding,) = (finding for finding in result.issues if finding.kind.area == "copies")
     assert finding.kind == "nearly the same to the backbone, in two splits: figures flatter"
     assert [(place.name, place.like) for place in finding.locations] == [
         ("validation/hat/mirror.jpg", f"train/hat/{first.name}")
@@ -858,7 +858,7 @@ def test_t28_many_files_are_listed_in_bounded_memory(tmp_path):
     peak(small)  # what is made once
     assert peak(large) < peak(small) + 200_000  # their names alone are ten times that
     result = checked(large, tmp_path / "out", images=50)
-    assert (result.images, result.looked, result.unreadable) == (30_000, 50, 50)
+    assert (result.images, result.opened, result.unreadable) == (30_000, 50, 50)
     assert times(result, "this picture is empty") == 50
 
 
@@ -889,7 +889,7 @@ def test_data_that_no_format_reads_is_looked_at_all_the_same(tmp_path):
     result = checked(tmp_path / "data", tmp_path / "out")
     assert any(
         finding.kind.severity == "error" and finding.kind.area == "labels"
-        for finding in result.findings
+        for finding in result.issues
     )
     assert set(places(result, "this picture is empty")) == {"deep/deeper/2.png"}
     assert result.exit_code == 4
@@ -927,10 +927,10 @@ def test_a_plan_is_measured_and_told(tmp_path):
         file.write_bytes(b"")
     assert (
         "no image to learn from"
-        in check_data(recipe_from(parted, words, {}), tmp_path / "untaught", 20_000, plan=True).unplanned
+        in check_data(recipe_from(parted, words, {}), tmp_path / "untaught", 20_000, plan=True).no_plan_reason
     )
     broken = check_data(recipe_from(root, {**words, "tuning": "no such"}, {}), tmp_path / "other", 20_000, plan=True)
-    assert "no tuning is called" in broken.unplanned
+    assert "no tuning is called" in broken.no_plan_reason
 
 
 def test_foveate_check_in_python(tmp_path):
@@ -995,7 +995,7 @@ def test_the_page_before_a_browser(tmp_path, lang):
 )
 def test_no_false_alarms_on_real_data(tmp_path, name, code, kinds):
     result = checked(SHARED / name, tmp_path / "out")
-    assert {str(finding.kind) for finding in result.findings} == kinds
+    assert {str(finding.kind) for finding in result.issues} == kinds
     assert result.exit_code == code
     if name == "brain_mri":  # 29 different files are there more than once, 62 files in all
         assert times(result, "the same file again") == 33

@@ -328,12 +328,12 @@ def test_the_whole_story(stripes, tmp_path, capsys, monkeypatch):
     assert len(told.out.splitlines()) == 1
     assert found["run"].startswith("runs")
     assert 0 <= found["accuracy"] <= 1
-    assert "random, as asked" in told.err
+    assert "random, as requested" in told.err
 
     assert run("evaluate", found["run"], str(stripes), "--json") == 0
     told = capsys.readouterr()
     assert json.loads(told.out.splitlines()[-1])["count"] == 32
-    assert "were trained on" in told.err
+    assert "images took part in training" in told.err
 
     (tmp_path / "broken.png").write_bytes(b"no picture")
     assert run("predict", found["run"], str(stripes / "lying"), "broken.png", "--json") == 0

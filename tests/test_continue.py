@@ -203,7 +203,7 @@ def test_the_same_folder_with_more_in_it_counts_old_files_once(first, stripes, t
     digests = [row["sha256"] for row in run.splits()]
     assert len(digests) == len(set(digests))
     assert sum(not row["path"].startswith("earlier:") for row in run.splits()) == 8
-    with pytest.raises(UsageError, match="belongs to the earlier run already"):
+    with pytest.raises(UsageError, match="belong to the earlier run already"):
         continue_(first, stripes, out=tmp_path / "again")
 
 

@@ -96,7 +96,7 @@ def test_what_is_left_under_corruption(stripes, tmp_path, capsys):
     assert told["corrupted"]["clean"] == told["accuracy"]
     assert np.mean(values) < told["accuracy"]
     assert (
-        "Under corruption"
+        "Robustness to corruptions"
         in next((run / "evaluations").glob("*/report.html"))
         .parent.parent.joinpath(stripes.stem, "report.html")
         .read_text()

@@ -353,7 +353,7 @@ def test_sheets_and_numbers(resnet, spots, tmp_path, capsys):
     assert cli._run(words) == 0
     told = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert told["skipped"] == 1
-    assert [row["question"] for row in told["explanations"]] == ["red", "red", "blue", "blue"]
+    assert [row["label"] for row in told["explanations"]] == ["red", "red", "blue", "blue"]
     rows = [
         json.loads(line)
         for line in (tmp_path / "why" / "explanations.jsonl").read_text().splitlines()

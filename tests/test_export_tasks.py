@@ -171,7 +171,7 @@ def test_nothing_found_is_nothing(shapes):
 
 @pytest.mark.parametrize(
     ("head", "words"),
-    [("faster_rcnn", "looks at likely places again"), ("rtdetr", "cannot trace this network")],
+    [("faster_rcnn", "different number of proposals"), ("rtdetr", "cannot trace this network")],
 )
 def test_what_cannot_leave_says_so(shapes, tmp_path, head, words):
     run = fit_recipe(

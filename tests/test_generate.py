@@ -159,7 +159,7 @@ def test_what_was_held_out_is_judged_with_the_same_noise_each_time(learnt, colou
     assert one == other
     assert load_predictor(learnt.run).run.outcome()["images"]["test"] > 0
     assert (
-        "Pictures that it makes"
+        "Generated images"
         in next((learnt.run / "evaluations").glob("test/report.html")).read_text()
     )
 
@@ -576,7 +576,7 @@ def test_the_style_comes_nearer(tmp_path):
             "the mask has 8 by 8 px, the picture 16 by 16",
         ),
         ({"image": "picture.png", "mask": "black.png"}, DataError, "nothing to paint"),
-        ({"image": "words.png"}, FoveateError, "picture"),
+        ({"image": "words.png"}, FoveateError, "cannot be decoded"),
         ({"reference": "nowhere"}, UsageError, "in a folder"),
     ],
 )

@@ -222,8 +222,8 @@ def test_a_gpu_explains_as_the_processor_does(quick, stripes, tmp_path):
         ).found
         for device in ("cuda", "cpu")
     )
-    assert [each.faith.insertion for each in there] == pytest.approx(
-        [each.faith.insertion for each in here], abs=0.05
+    assert [each.faithfulness.insertion for each in there] == pytest.approx(
+        [each.faithfulness.insertion for each in here], abs=0.05
     )
 
 

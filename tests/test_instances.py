@@ -218,10 +218,10 @@ def test_the_head_fits_every_backbone(name, side):
     losses = job.loss(model(batch), batch)
     assert set(losses) == {"objectness", "proposal_box", "class", "box", "mask"}
     sum(losses.values()).backward()
-    drawers = [parameter for name, parameter in model.head.named_parameters() if "draw" in name]
-    assert drawers
+    mask_head = list(model.head.network.mask_head.parameters())
+    assert mask_head
     assert all(
-        parameter.grad is not None and parameter.grad.isfinite().all() for parameter in drawers
+        parameter.grad is not None and parameter.grad.isfinite().all() for parameter in mask_head
     )
     with torch.inference_mode():
         output = model.eval()(batch)
@@ -273,7 +273,7 @@ def test_masks_that_are_not_there_are_asked_for_and_those_that_are_are_told_of()
     assert settled({"head": "fcos"}, [masked]) == settled({}, [bare]) == []
     ((field, head, why),) = settled({}, [masked])
     assert (field, head) == ("head", "fcos")
-    assert "--set task.head=mask_rcnn learns" in why
+    assert "--set task.head=mask_rcnn uses" in why
 
 
 def test_only_a_head_that_draws_carries_masks():
@@ -658,7 +658,7 @@ def test_masks_that_do_not_fit_are_refused():
     )
     with pytest.raises(DataError, match="different sizes"):
         metric_for(Boxes, NAMES).update(one, other)
-    with pytest.raises(DataError, match="a mask for each of 1 boxes"):
+    with pytest.raises(DataError, match="a mask for each of its 1 boxes"):
         metric_for(Boxes, NAMES).update(one, Boxes(one.xyxy, one.names, masks=()))
 
 

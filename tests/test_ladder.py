@@ -54,7 +54,7 @@ def test_the_winner_is_the_run_and_the_test_images_are_its_own(rungs, tmp_path):
     assert result.evaluation is not None
     assert result.evaluation.split == "test"
     report = (result.evaluation.folder / "report.html").read_text()
-    assert "The ladder of tunings" in report
+    assert "Comparison of fine-tuning methods" in report
     assert all(row["tuning"] in report for row in rows)
     assert {row["field"] for row in Run(result.run).read_json("choices.json")} >= {
         "tuning",
@@ -68,7 +68,7 @@ def test_two_rungs_without_a_gain_end_it(rungs, tmp_path):
         tmp_path / "run",
     ).numbers()["leaderboard"]
     assert [row["tuning"] for row in rows if "seconds" in row] == ["probe", "last", "norm"]
-    assert all("2 rungs in a row" in row["note"] for row in rows[3:])
+    assert all("2 methods in a row" in row["note"] for row in rows[3:])
 
 
 def test_a_budget_too_small_for_the_first_rung_still_gives_the_cheapest_answer(

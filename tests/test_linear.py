@@ -7,7 +7,7 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 
 from foveate.modeling.classifiers import logistic as linear
-from foveate.modeling.classifiers.logistic import out_of_fold, solve, turned
+from foveate.modeling.classifiers.logistic import out_of_fold, rotate, solve
 
 
 def blobs(
@@ -31,7 +31,7 @@ def test_equals_scikit_learn(count, width, classes):
         (features - middle) / scale, targets.argmax(1)
     )
     fresh, _ = blobs(50, width, classes, seed=1)
-    logits = (fresh - found.middle) / found.scale @ found.weight.T + found.bias
+    logits = (fresh - found.mean) / found.scale @ found.weight.T + found.bias
     chances = np.exp(logits - logits.max(1, keepdims=True))
     chances /= chances.sum(1, keepdims=True)
     np.testing.assert_allclose(
@@ -46,7 +46,7 @@ def test_what_hardly_varies_is_not_stretched():
     found = solve(features, targets, np.arange(90) % 5, False)
     odd = features.copy()
     odd[:, 0] = 1.0
-    answers = ((odd - found.middle) / found.scale @ found.weight.T + found.bias).argmax(1)
+    answers = ((odd - found.mean) / found.scale @ found.weight.T + found.bias).argmax(1)
     assert (answers == targets.argmax(1)).mean() > 0.9
 
 
@@ -58,7 +58,7 @@ def test_noise_is_regularised_away():
     )
     found = solve(features, targets, np.arange(100) % 5, False)
     chances = 1 / (
-        1 + np.exp(-np.diff((features - found.middle) / found.scale @ found.weight.T + found.bias))
+        1 + np.exp(-np.diff((features - found.mean) / found.scale @ found.weight.T + found.bias))
     )
     assert (
         np.abs(chances - 0.5).max() < 0.2
@@ -70,7 +70,7 @@ def test_a_class_without_images_is_never_the_answer():
     found = solve(
         features, np.concatenate([targets, np.zeros((60, 1))], 1), np.arange(60) % 5, False
     )
-    assert ((features - found.middle) / found.scale @ found.weight.T + found.bias).argmax(
+    assert ((features - found.mean) / found.scale @ found.weight.T + found.bias).argmax(
         1
     ).max() == 2
 
@@ -79,7 +79,7 @@ def test_multilabel_solves_each_label_alone():
     features, targets = blobs(90, 10, 3, apart=4)
     several = np.stack([targets[:, 0], targets[:, 0] + targets[:, 1], np.ones(90)], 1)
     found = solve(features, several, np.arange(90) % 5, True)
-    answers = (features - found.middle) / found.scale @ found.weight.T + found.bias > 0
+    answers = (features - found.mean) / found.scale @ found.weight.T + found.bias > 0
     assert (answers == several).mean() > 0.8
     assert answers[:, 2].all()
 
@@ -88,7 +88,7 @@ def test_multilabel_equals_scikit_learn_label_by_label():
     features, targets = blobs(120, 40, 3)
     several = np.stack([targets[:, 0], targets[:, 0] + targets[:, 1]], 1)
     found = solve(features, several, np.arange(120) % 5, True)
-    rows = (features - found.middle) / found.scale
+    rows = (features - found.mean) / found.scale
     for place in range(2):
         reference = LogisticRegression(C=found.strength, max_iter=2000, tol=1e-8).fit(
             rows, several[:, place]
@@ -103,7 +103,7 @@ def test_multilabel_equals_scikit_learn_label_by_label():
 def test_turned_features_are_the_same_question(count, width):
     features, targets = blobs(count, width, 3)
     folds = np.arange(count) % 5
-    known = turned(features)
+    known = rotate(features)
     assert solve(known, targets, folds, False).tried == solve(features, targets, folds, False).tried
     assert (
         out_of_fold(known, targets, folds, 0.1, False)
@@ -132,25 +132,25 @@ def test_where_it_begins_does_not_leak(classes):
     )
     found = solve(features, targets, folds, False)
     cold = out_of_fold(features, targets, folds, found.strength, False)
-    warm = out_of_fold(features, targets, folds, found.strength, False, near=found)
+    warm = out_of_fold(features, targets, folds, found.strength, False, initial=found)
     assert abs(warm - cold).max() < 0.02
-    assert abs(found.left_out - cold).max() < 0.02
+    assert abs(found.out_of_fold - cold).max() < 0.02
     assert (warm.argmax(1) == targets.argmax(1)).mean() < 1 / classes + 0.1
 
 
 def test_back_and_forth_between_directions_and_features():
     for count, width in ((40, 90), (90, 40)):
-        known = turned(blobs(count, width, 3)[0])
+        known = rotate(blobs(count, width, 3)[0])
         coefficients = np.random.default_rng(0).normal(size=(3, known.rows.shape[1]))
-        assert np.allclose(known.forth(known.back(coefficients)), coefficients, atol=1e-4)
+        assert np.allclose(known.from_features(known.to_features(coefficients)), coefficients, atol=1e-4)
 
 
 def test_many_images_are_turned_in_parts(monkeypatch):
     features = blobs(300, 20, 3)[0]
-    whole = turned(features)
+    whole = rotate(features)
     monkeypatch.setattr(linear, "_AT_ONCE", 64)
-    parts = turned(features)
+    parts = rotate(features)
     assert np.allclose(
         abs(whole.rows), abs(parts.rows), atol=1e-3
     )  # a direction may point the other way
-    assert np.allclose(parts.rows @ parts.turn, (features - parts.middle) / parts.scale, atol=1e-4)
+    assert np.allclose(parts.rows @ parts.rotation, (features - parts.mean) / parts.scale, atol=1e-4)

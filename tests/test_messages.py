@@ -1,11 +1,26 @@
-"""Messages: placeholders, plurals, languages, and that every translation fits its English text."""
+"""Messages: placeholders, plurals, languages, and that translations fit what the source says."""
 
 from __future__ import annotations
 
-import pytest
+import ast
+import string
+from collections.abc import Iterator
+from pathlib import Path
 
+import pytest
+from jinja2 import Environment, nodes
+
+import foveate
+from foveate.data.formats import FORMATS
 from foveate.errors import UnknownName
 from foveate.messages import Message, languages, message_from, translations, translator
+
+SOURCE = Path(foveate.__file__).parent
+OTHERS = languages()[1:]
+BUILT = {"messages.py", "types.py"}  # where messages are built from the ids of other things
+
+
+# --- one message
 
 
 def test_a_noun_agrees_with_its_number():
@@ -29,6 +44,111 @@ def test_an_untranslated_message_is_english_and_an_unknown_language_is_refused()
         translations("xx")
 
 
-@pytest.mark.parametrize("language", languages()[1:])
+# --- all messages of the source
+
+
+class Finder(ast.NodeVisitor):
+    """Ids and English texts of the messages in a file."""
+
+    def __init__(self, file: str) -> None:
+        self.file, self.found = file, list[tuple[str, str]]()
+        self.scopes: list[ast.AST] = []
+
+    def visit_Module(self, node: ast.Module) -> None:
+        self._visit_scope(node)
+
+    def visit_FunctionDef(self, node: ast.FunctionDef) -> None:
+        self._visit_scope(node)
+
+    def _visit_scope(self, node: ast.AST) -> None:
+        self.scopes.append(node)
+        self.generic_visit(node)
+        self.scopes.pop()
+
+    def text(self, node: ast.expr) -> str:
+        """A literal; or a name, which stands for what was assigned to it last before the call."""
+        if isinstance(node, ast.Name):
+            node = next(filter(None, (self._assigned(node, scope) for scope in self.scopes[::-1])))
+        assert isinstance(node, ast.Constant), f"{self.file}:{node.lineno} is no literal"
+        return node.value
+
+    @staticmethod
+    def _assigned(name: ast.Name, scope: ast.AST) -> ast.expr | None:
+        found = [
+            each
+            for each in ast.walk(scope)
+            if isinstance(each, ast.Assign) and each.lineno < name.lineno
+            for target in each.targets
+            if isinstance(target, ast.Name) and target.id == name.id
+        ]
+        return max(found, key=lambda each: each.lineno).value if found else None
+
+    def visit_Call(self, node: ast.Call) -> None:
+        self.generic_visit(node)
+        name = getattr(node.func, "id", getattr(node.func, "attr", ""))
+        keywords = {each.arg: each.value for each in node.keywords}
+        if self.file in BUILT:
+            return
+        if name == "Message" and not isinstance(node.args[0], ast.JoinedStr):
+            self.found.append((self.text(node.args[0]), self.text(node.args[1])))
+        elif name in ("IssueKind", "remark") and node.args:
+            id = f"issues.{self.text(node.args[0])}"
+            self.found.append((id, self.text(node.args[1])))
+            hint = keywords.get("hint") or (node.args[4] if len(node.args) > 4 else None)
+            if hint is not None and name == "IssueKind":
+                self.found.append((f"{id}.hint", self.text(hint)))
+        elif name.endswith(("Error", "Image")) and "id" in keywords:  # an error becomes an issue
+            id = f"issues.{self.text(keywords['id'])}"
+            self.found += [(id, ""), *([(f"{id}.hint", "")] if "hint" in keywords else [])]
+
+
+def all_messages() -> Iterator[tuple[str, str]]:
+    for file in sorted(SOURCE.rglob("*.py")):
+        finder = Finder(file.relative_to(SOURCE).as_posix())
+        finder.visit(ast.parse(file.read_text(encoding="utf-8")))
+        yield from finder.found
+    for file in sorted(SOURCE.rglob("*.j2")):
+        for call in Environment().parse(file.read_text(encoding="utf-8")).find_all(nodes.Call):
+            if isinstance(call.node, nodes.Name) and call.node.name == "t":
+                yield call.args[0].as_const(), call.args[1].as_const()
+    yield from ((f"format.{name}", FORMATS.get(name).summary) for name in FORMATS.names())
+
+
+@pytest.fixture(scope="module")
+def english() -> dict[str, set[str]]:
+    """The texts of each id; of an error none, because what differs in it is cut out."""
+    texts: dict[str, set[str]] = {}
+    for id, text in all_messages():
+        if id:
+            texts.setdefault(id, set()).update({text} - {""})
+    return texts
+
+
+def placeholders(text: str) -> set[str]:
+    return {name.split(".")[0] for _, name, _, _ in string.Formatter().parse(text) if name}
+
+
+def test_an_id_has_one_english_text(english):
+    assert len(english) > 200
+    assert {id: texts for id, texts in english.items() if len(texts) > 1} == {}
+
+
+@pytest.mark.parametrize("language", OTHERS)
+def test_every_message_is_translated_and_no_translation_is_left_over(english, language):
+    known = translations(language)
+    assert sorted(english.keys() - known.keys()) == []
+    assert sorted(known.keys() - english.keys()) == []
+
+
+@pytest.mark.parametrize("language", OTHERS)
+def test_translations_keep_the_placeholders(english, language):
+    for id, text in translations(language).items():
+        for ours in english.get(id, ()):
+            assert placeholders(text) == placeholders(ours), id
+
+
+@pytest.mark.parametrize("language", OTHERS)
 def test_ids_name_the_file_that_they_lie_in(language):
-    assert all("." in key and text for key, text in translations(language).items())
+    for file in (SOURCE / "translations" / language).glob("*.json"):
+        texts = ast.literal_eval(file.read_text(encoding="utf-8"))
+        assert all(key.startswith(f"{file.stem}.") and text for key, text in texts.items())

@@ -237,7 +237,7 @@ def test_t1_resume_is_exact(tmp_path, monkeypatch):
             stop.signal = signal.SIGTERM
         return real(self, stop)
 
-    monkeypatch.setattr(trainer.Trainer, "_asked", asked)
+    monkeypatch.setattr(trainer.Trainer, "_stop_requested", asked)
     with pytest.raises(Interrupted):
         fit_recipe(recipe, tmp_path / "cut")
     fit_recipe(None, resume=tmp_path / "cut")

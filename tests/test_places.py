@@ -163,7 +163,7 @@ def test_one_image_at_once_trains_or_is_refused_in_words(head):
     made = TASKS.create("segment", {"head": head, "width": 32}, ("a", "b", "c"))
     network, batch = made.head(backbone), made_up(64).subset(slice(0, 1))
     if DECODERS.get(head).needs_batch_statistics:
-        with pytest.raises(UsageError, match="one image at once"):
+        with pytest.raises(UsageError, match="batches of 2 or more images"):
             network(backbone(batch.images, made.needs), batch)
     else:
         assert bool(network(backbone(batch.images, made.needs), batch).isfinite().all())
@@ -189,7 +189,7 @@ def test_masks_and_boxes_stay_on_their_pixels(framing, augment):
     pixels, box, mask = painted(100, 140)
     transform = training_transform(SPEC, framing, AugmentRecipe(**{"crop": 0.3, "flip": 0.5, **augment}))
     segment, detect = (
-        TASKS.create("segment", {"view": framing}, ("a", "b")),
+        TASKS.create("segment", {"framing": framing}, ("a", "b")),
         TASKS.create("detect", {}, ("thing",)),
     )
     seen = 0
@@ -270,7 +270,7 @@ def test_windows_join_to_the_picture(tmp_path, size):
         task.encode,
         0,
         64,
-        task.join,
+        task.merge_tiles,
     )
     answers = []
     for place in range(len(windows)):
@@ -305,11 +305,11 @@ def test_boxes_of_windows_join_without_fragments():
                 ),
             )
         )
-    found = task.join(parts, (64, 100))
+    found = task.merge_tiles(parts, (64, 100))
     assert sorted(found.xyxy.tolist()) == sorted(true.tolist())
     assert (np.diff(found.scores) <= 0).all()
     nothing = Boxes(np.zeros((0, 4), np.float32), (), np.zeros(0, np.float32))
-    assert task.join([((0, 0), nothing), ((36, 0), nothing)], (64, 100)).names == ()
+    assert task.merge_tiles([((0, 0), nothing), ((36, 0), nothing)], (64, 100)).names == ()
 
 
 def test_boxes_through_windows_from_files_to_report(tmp_path):
@@ -549,11 +549,11 @@ def test_answers_as_files(tmp_path):
     assert content["annotations"][0]["bbox"] == [30, 20, 50, 40]
     write_folder(regions, "masks", tmp_path / "masks")
     assert (images.read_index_mask(tmp_path / "masks" / "a.png") == mask).all()
-    write_folder(regions, "pictures", tmp_path / "pictures")
-    assert len(list((tmp_path / "pictures").iterdir())) == 2
+    write_folder(regions, "images", tmp_path / "images")
+    assert len(list((tmp_path / "images").iterdir())) == 2
     with pytest.raises(UsageError, match="already exists"):
         write_folder(boxes, "yolo", tmp_path / "yolo")
-    with pytest.raises(UsageError, match="masks cannot hold"):
+    with pytest.raises(UsageError, match="the format 'masks' cannot store"):
         write_folder(boxes, "masks", tmp_path / "new")
     assert not (tmp_path / "new").exists()
 

@@ -35,9 +35,9 @@ from foveate.modeling.weights import read_tensors, weights_fingerprint
 from foveate.recipe import Recipe, with_settings
 from foveate.run.folder import BACKBONE_FILE, Run
 from foveate.training import trainer
-from foveate.training.collapse_guard import (
+from foveate.training.collapse_guard import collapse_reason
+from foveate.training.feature_quality import (
     FeatureQuality,
-    collapse_reason,
     effective_rank,
     feature_spread,
     knn_hits,
@@ -66,7 +66,7 @@ QUICK = {
 }
 OWN = {  # a teacher of random weights; one that stands still, so that the loss has something to fall towards
     "distill": {"teacher": "test_resnet", "teacher_weights": "none"},
-    "dino": {"momentum": 1.0, "centre_momentum": 0.999999},
+    "dino": {"momentum": 1.0, "center_momentum": 0.999999},
 }
 
 
@@ -222,8 +222,12 @@ def batch_of(model, count: int = 8) -> Batch:
     images = torch.randn(count, 3, SIDE, SIDE)
     targets = [
         {
-            "wide": torch.randn(crops.wide - 1, 3, SIDE, SIDE),
-            **({"narrow": torch.randn(crops.narrow, 3, 16, 16)} if crops.narrow else {}),
+            "global_views": torch.randn(crops.global_views - 1, 3, SIDE, SIDE),
+            **(
+                {"local_views": torch.randn(crops.local_views, 3, 16, 16)}
+                if crops.local_views
+                else {}
+            ),
         }
         for _ in range(count)
     ]
@@ -270,7 +274,7 @@ def test_steps_can_be_timed_where_a_network_keeps_things_between_passes():
     model = model_of("simclr", **{"backbone.name": "levit_128s", "backbone.size": 64}).eval()
     batch = replace(batch_of(model), images=torch.randn(8, 3, 64, 64))
     for target in batch.targets:
-        target["wide"] = torch.randn(1, 3, 64, 64)
+        target["global_views"] = torch.randn(1, 3, 64, 64)
     for _ in range(2):  # the second met the first one's graph
         time_step(model, batch, ComputeMode("fp32", False), torch.device("cpu"))
 
@@ -280,12 +284,12 @@ def test_a_teacher_follows_slowly_and_stands_still_at_the_end():
     pair = model.head
     with torch.no_grad():
         next(iter(model.backbone.parameters())).add_(1.0)
-    before = next(iter(pair.eyes.parameters())).clone()
+    before = next(iter(pair.teacher_backbone.parameters())).clone()
     model.task.after_step(model.backbone, pair, 0, 10)
-    moved = next(iter(pair.eyes.parameters())) - before
+    moved = next(iter(pair.teacher_backbone.parameters())) - before
     assert torch.allclose(moved, torch.full_like(moved, 0.01), atol=1e-5)
     model.task.after_step(model.backbone, pair, 10, 10)
-    assert torch.equal(next(iter(pair.eyes.parameters())), before + moved)
+    assert torch.equal(next(iter(pair.teacher_backbone.parameters())), before + moved)
 
 
 def test_paintings_keep_what_was_shown():
@@ -343,16 +347,16 @@ def test_left_out_is_left_out():
     ("end", "word"),
     [
         ((20.0, 0.8), ""),
-        ((2.0, 0.8), "directions"),
+        ((2.0, 0.8), "dimensions"),
         ((20.0, 0.01), "look the same"),
-        ((float("nan"), 0.8), "finite"),
+        ((float("nan"), 0.8), "NaN or infinity"),
     ],
 )
 def test_collapse_is_told(end, word):
     start, now = (FeatureQuality(r, s, np.ones(4, bool)) for r, s in ((24.0, 0.9), end))
-    told = collapse_reason(now, start, random=False)
-    assert (word in told) if word else told == ""
-    assert collapse_reason(FeatureQuality(2.0, 0.05, np.ones(4, bool)), start, random=True) == ""
+    told = collapse_reason(now, start, from_scratch=False)
+    assert (word in str(told)) if word else told is None
+    assert collapse_reason(FeatureQuality(2.0, 0.05, np.ones(4, bool)), start, from_scratch=True) is None
 
 
 def test_harm_is_noticed_and_taken_back(trained, pictures, labelled, tmp_path):
@@ -361,7 +365,7 @@ def test_harm_is_noticed_and_taken_back(trained, pictures, labelled, tmp_path):
     found = foveate.pretrain(
         pictures, objective="simclr", labels=labelled, out=tmp_path / "run", **words
     )
-    assert found.verdict.word == "did not help"
+    assert found.verdict.outcome == "did not help"
     assert found.verdict.rolled_back
     assert found.start["knn_accuracy"] > 0.9
     assert len(Run(found.run).read_metrics()) < 12
@@ -386,7 +390,7 @@ def test_a_loss_that_is_no_number_leaves_what_was_good(trained, pictures, tmp_pa
         batch = real(batch, recipe).normalized()
         return batch if len(calls) <= 4 else replace(batch, images=batch.images * float("nan"))
 
-    monkeypatch.setattr(trainer, "mixed", poisoned)
+    monkeypatch.setattr(trainer, "mix_batch", poisoned)
     words = {
         **QUICK,
         "weights": str(trained),
@@ -396,7 +400,7 @@ def test_a_loss_that_is_no_number_leaves_what_was_good(trained, pictures, tmp_pa
         "batch_size": 10,
     }
     found = foveate.pretrain(pictures, objective="simclr", out=tmp_path / "run", **words)
-    assert "no finite number" in found.outcome["reason"]
+    assert "NaN or infinite" in found.outcome["reason"]["values"]["error"]
     assert all(
         tensor.isfinite().all() for tensor in read_tensors(found.run / BACKBONE_FILE, verbatim=True).values()
     )
@@ -480,7 +484,7 @@ def test_minutes_cut_the_epochs(pictures, tmp_path):
     assert found.outcome["epochs"] < 100
     assert found.outcome["seconds"] < 12
     reasons = {row["field"]: row["reason"] for row in Run(found.run).read_json("choices.json")}
-    assert "0.05 minutes given" in reasons["training.epochs"]
+    assert "the budget is 0.05 minutes" in reasons["training.epochs"]
 
 
 def sharded(pictures: Path, shard: Path) -> Path:
@@ -652,7 +656,7 @@ def test_low_rank_pretraining_leaves_a_plain_backbone(trained, pictures, tmp_pat
     found = foveate.pretrain(
         pictures, objective="vicreg", out=tmp_path / "run", settings={"tuning.rank": 2}, **words
     )
-    assert found.verdict.word in ("cannot tell", "did not help")
+    assert found.verdict.outcome in ("cannot tell", "did not help")
     network = build_model(_supervised(found.run), ("a", "b")).backbone.network
     before, after = read_tensors(trained), network.state_dict()
     assert before.keys() == after.keys()
@@ -663,7 +667,7 @@ def test_t1_resume_is_exact(pictures, labelled, tmp_path, monkeypatch):
     words = {
         **QUICK,
         "batch_size": 20,
-        "settings": {"task.narrow": 0, "task.hidden": 32, "task.prototypes": 32},
+        "settings": {"task.local_views": 0, "task.hidden": 32, "task.prototypes": 32},
     }
     whole = foveate.pretrain(
         pictures, objective="dino", labels=labelled, out=tmp_path / "whole", **words
@@ -676,11 +680,11 @@ def test_t1_resume_is_exact(pictures, labelled, tmp_path, monkeypatch):
             stop.signal = signal.SIGTERM
         return real(self, stop)
 
-    monkeypatch.setattr(trainer.Trainer, "_asked", asked)
+    monkeypatch.setattr(trainer.Trainer, "_stop_requested", asked)
     with pytest.raises(Interrupted) as stopped:
         foveate.pretrain(pictures, objective="dino", labels=labelled, out=tmp_path / "cut", **words)
     assert stopped.value.hint == f"foveate pretrain --resume {tmp_path / 'cut'}"
-    monkeypatch.setattr(trainer.Trainer, "_asked", real)
+    monkeypatch.setattr(trainer.Trainer, "_stop_requested", real)
     with pytest.raises(FoveateError, match="not finished"):
         build_model(_supervised(tmp_path / "cut"), ("a", "b"))
     again = foveate.pretrain(resume=tmp_path / "cut")

@@ -94,12 +94,12 @@ def test_t13_a_note_that_a_dead_process_left_locks_nothing(run, left):
 
 
 def test_t12_a_log_line_cut_off_is_passed_over(run):
-    run.log({"epoch": 1, "a": 1})
-    run.log({"epoch": 1, "a": 2})
+    run.append_metrics({"epoch": 1, "a": 1})
+    run.append_metrics({"epoch": 1, "a": 2})
     with (run.folder / "metrics.jsonl").open("a") as file:
         file.write('{"epoch": 2, "a"')
     assert run.read_metrics() == [{"epoch": 1, "a": 2}]
-    run.log({"epoch": 2, "a": 3})  # is not lost to the line before
+    run.append_metrics({"epoch": 2, "a": 3})  # is not lost to the line before
     assert run.read_metrics() == [{"epoch": 1, "a": 2}, {"epoch": 2, "a": 3}]
 
 

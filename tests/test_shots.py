@@ -20,7 +20,7 @@ from foveate.modeling.classifiers.few_shot import (
     centroids,
     lpplus,
     ridge,
-    solved,
+    solve_few_shot,
 )
 from foveate.modeling.classifiers.knn import knn_vote
 from foveate.modeling.classifiers.logistic import LabeledFeatures
@@ -51,7 +51,7 @@ def logits(solution, features: np.ndarray, unit: bool) -> np.ndarray:
 
 def test_centroids_answer_as_scikit_learn_does():
     known, asked = blobs(8, 1.0), blobs(30, 1.0, seed=1).features
-    found = logits(solved(known, centroids, False, 1.0)[0], asked, False).argmax(1)
+    found = logits(solve_few_shot(known, centroids, False, 1.0)[0], asked, False).argmax(1)
     reference = NearestCentroid().fit(known.features, known.targets.argmax(1))
     assert found.tolist() == reference.predict(asked).tolist()
 
@@ -101,7 +101,7 @@ def test_lpplus_descends_from_the_class_means():
 def test_chances_are_calibrated_on_left_out_images(fitter):
     """About as sure as it is right, on new images: those who know a fold less are a little less sure."""
     known, other = blobs(40, 1.6), blobs(300, 1.6, seed=1)
-    chances = softmax(logits(solved(known, fitter, True, 1.0)[0], other.features, True), axis=1)
+    chances = softmax(logits(solve_few_shot(known, fitter, True, 1.0)[0], other.features, True), axis=1)
     right = (chances.argmax(1) == other.targets.argmax(1)).mean()
     assert 0.5 < right < 0.99
     assert abs(chances.max(1).mean() - right) < 0.12
@@ -117,7 +117,7 @@ def test_a_class_without_an_image_is_never_the_answer():
     known = blobs(6, 1.0)
     without = LabeledFeatures(known.features[6:], known.targets[6:], known.folds[6:])
     for fitter in (centroids, ridge(1.0), lpplus(1.0)):
-        assert 0 not in logits(solved(without, fitter, True, 1.0)[0], known.features, True).argmax(
+        assert 0 not in logits(solve_few_shot(without, fitter, True, 1.0)[0], known.features, True).argmax(
             1
         )
 

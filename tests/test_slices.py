@@ -57,7 +57,7 @@ def test_slices_add_up_to_the_whole(run, stripes, tmp_path):
 def test_many_numbers_are_quartered_and_many_names_are_not_used(
     run, stripes, tmp_path, capsys, monkeypatch
 ):
-    monkeypatch.setattr(_slices, "_MOST", 5)
+    monkeypatch.setattr(_slices, "_MAX_VALUES", 5)
     rows = [
         f"{path},{place * 1.5},{path.parent.name}-{path.stem}"
         for place, path in enumerate(sorted(stripes.rglob("*.png")))

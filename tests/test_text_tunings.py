@@ -275,7 +275,7 @@ def test_learnt_words_stand_where_words_stood(shapes, clip):
             [f"a photo of a {name.replace('_', ' ')}." for name in CLASSES]
         )
         torch.testing.assert_close(
-            model.head.embedded(), functional.normalize(said, dim=1), rtol=1e-4, atol=1e-5
+            model.head.embed_classes(), functional.normalize(said, dim=1), rtol=1e-4, atol=1e-5
         )
     own = build_model(
         with_settings(recipe(shapes, clip, "coop"), {"task": "classify", "tuning.per_class": True}),
@@ -317,7 +317,7 @@ def test_a_cache_goes_on_with_more_images(shapes, clip, tmp_path):
     kept = read_tensors(run.folder / "model.safetensors", verbatim=True)
     assert run.classes()[-1] == "red_star"
     assert (
-        len(kept["head.keys"]) == len(kept["head.owners"]) == run.outcome()["images"]["train"] > 36
+        len(kept["head.keys"]) == len(kept["head.labels"]) == run.outcome()["images"]["train"] > 36
     )
 
 

@@ -46,9 +46,9 @@ def test_the_best_epoch_is_kept(quick, tmp_path, monkeypatch):
 
     def told(self, score):
         real(self, ValidationResult([next(scores), 0.0]))
-        kept.append({key: value.clone() for key, value in self._to_keep().items()})
+        kept.append({key: value.clone() for key, value in self.average.snapshot().items()})
 
-    monkeypatch.setattr(trainer.Trainer, "_compare", told)
+    monkeypatch.setattr(trainer.Trainer, "_keep_if_best", told)
     found = fit_recipe(
         with_settings(quick, {"training.epochs": 4, "training.patience": 2}), tmp_path / "run"
     )
@@ -56,7 +56,7 @@ def test_the_best_epoch_is_kept(quick, tmp_path, monkeypatch):
     assert all(torch.equal(saved[key], kept[0][key]) for key in saved)
     assert len(kept) == 3
     assert found.outcome["best_epoch"] == 0
-    assert "no better" in found.outcome["reason"]
+    assert "no better" in found.outcome["reason"]["text"]
 
 
 def test_accumulation_is_the_same_gradient(quick, tmp_path):

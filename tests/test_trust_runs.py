@@ -34,8 +34,8 @@ from foveate.run.checkpoints import Checkpoint, newest_checkpoint, save_checkpoi
 from foveate.run.folder import Run
 from foveate.training import trainer
 from foveate.training.bad_steps import FOLDER
-from foveate.training.replay import replay
 from foveate.training.data import read_data
+from foveate.training.replay import replay
 from foveate.utils import files
 from foveate.utils.memory import is_out_of_memory
 from helpers import gone_on, trained
@@ -90,7 +90,7 @@ class Fuse:
                 stop.signal = signal.SIGTERM
             return self.real(self_, stop)
 
-        patch.setattr(trainer.Trainer, "_asked", look)
+        patch.setattr(trainer.Trainer, "_stop_requested", look)
 
 
 def interrupted(patch, after, begin):
@@ -168,7 +168,7 @@ def test_t1_a_crash_between_the_portions_of_a_step_costs_that_step_alone(
 
     recipe = with_settings(hard, {"training.checkpoint_minutes": 1e-9})  # after every step
     with monkeypatch.context() as patch:
-        patch.setattr(trainer.Trainer, "_gradients", crashed)
+        patch.setattr(trainer.Trainer, "_accumulate_gradients", crashed)
         with pytest.raises(ValueError, match="a crash"):
             trained(recipe, tmp_path / "cut")
     assert newest_checkpoint(tmp_path / "cut", refused).state["step"] == 4
@@ -226,7 +226,7 @@ def test_t4_another_number_of_processes_is_written_down(hard, tmp_path, monkeypa
     reasons = {
         row["field"]: row["reason"] for row in Run(tmp_path / "cut").read_json("choices.json")
     }
-    assert "after 4" in reasons["processes"]
+    assert "with 4" in reasons["processes"]
     assert "bit for bit" in reasons["processes"]
 
 
@@ -353,7 +353,7 @@ def test_t12_each_file_of_a_finished_run(quick, tmp_path):
         "classes.json",
         "model.safetensors",
         "calibration.json",
-        "familiar.safetensors",
+        "feature_space.safetensors",
         "finished.json",
     }
     assert told() == before
@@ -401,7 +401,7 @@ def test_t10_log_report_and_cache(tmp_path, monkeypatch):
             run.append_metrics({"epoch": 2})
         with pytest.raises(DiskFull, match=r"report\.html"):
             run.write_text("report.html", "new" * 1_000_000)
-        features._keep(
+        features._write_cache(
             tmp_path / "cache" / "f.safetensors", torch.zeros(1_000_000)
         )  # costs time, not the result
     assert (run.folder / "report.html").read_text() == "old"
@@ -445,7 +445,7 @@ def test_t11_the_room_that_is_asked_for_is_enough(hard, whole):
     job = _fitting.reopened(Run(whole[0]))
     reckoned = trainer.Trainer(
         job.model, job.recipe, job.run, job.dataset("train"), None, job.device
-    )._checkpoint_bytes()
+    ).checkpoint_bytes()
     sizes = [
         sum(file.stat().st_size for file in folder.iterdir())
         for folder in (whole[0] / "checkpoints").iterdir()
@@ -515,9 +515,9 @@ def words_of(recipe, run):
 
 PHASES = {  # where the signal comes: when it is called for the n-th time
     "scan": (("foveate.data.scan", "_refuse_lost_classes"), 1),
-    "warm-up": (("foveate.api.fit.pipeline", "plan"), 1),
-    "step": (("foveate.training.trainer", "Trainer._gradients"), 4),
-    "validation": (("foveate.training.trainer", "_copy"), 1),
+    "warm-up": (("foveate.api.fit.pipeline", "plan_training"), 1),
+    "step": (("foveate.training.trainer", "Trainer._accumulate_gradients"), 4),
+    "validation": (("foveate.training.trainer", "Trainer._validate"), 1),
     "checkpoint": (("foveate.run.checkpoints", "checksum"), 2),
     "evaluation": (("foveate.api.fit.pipeline", "evaluate"), 1),
 }
@@ -551,7 +551,7 @@ def test_t14_a_signal_in_an_export_leaves_no_file(quick, tmp_path):
 def test_t15_usr1_saves_and_leaves_and_a_second_ctrl_c_does_not_wait(quick, tmp_path, monkeypatch):
     done = struck(
         words_of(quick, tmp_path / "one"),
-        ("foveate.training.trainer", "Trainer._gradients"),
+        ("foveate.training.trainer", "Trainer._accumulate_gradients"),
         signal.SIGUSR1,
         at=2,
     )  # SLURM
@@ -565,7 +565,7 @@ def test_t15_usr1_saves_and_leaves_and_a_second_ctrl_c_does_not_wait(quick, tmp_
         return real(self, batch)
 
     with monkeypatch.context() as patch:
-        patch.setattr(trainer.Trainer, "_gradients", twice)
+        patch.setattr(trainer.Trainer, "_accumulate_gradients", twice)
         assert cli._run(words_of(quick, tmp_path / "two")) == 130
     assert not list(tmp_path.rglob("lock.json"))
 
@@ -584,12 +584,12 @@ def test_t17_a_step_that_is_no_number_leaves_no_trace_and_can_be_seen_again(
             batch = batch.normalized()
             batch.images[1, 0, 3, 3] = float("nan")
             before.update(
-                {name: tensor.clone() for name, tensor in {**self.live, **self.average}.items()}
+                {name: tensor.clone() for name, tensor in {**self.live, **self.average.tensors}.items()}
             )
         real(self, batch)
         if self.state.step == 3:
             after.update(
-                {name: tensor.clone() for name, tensor in {**self.live, **self.average}.items()}
+                {name: tensor.clone() for name, tensor in {**self.live, **self.average.tensors}.items()}
             )
 
     monkeypatch.setattr(trainer.Trainer, "_step", spoiled)
@@ -598,9 +598,9 @@ def test_t17_a_step_that_is_no_number_leaves_no_trace_and_can_be_seen_again(
     assert all(torch.equal(before[name], after[name]) for name in before)
     assert all(bool(tensor.isfinite().all()) for tensor in outcome.tensors.values())
     (kept,) = (tmp_path / "run" / FOLDER).iterdir()
-    about = json.loads((kept / "step.json").read_text())
-    assert (about["step"], about["loss"], len(about["pictures"])) == (2, "nan", 8)
-    assert about["pictures"][1].endswith(".png")
+    info = json.loads((kept / "step.json").read_text())
+    assert (info["step"], info["loss"], len(info["images"])) == (2, "nan", 8)
+    assert info["images"][1].endswith(".png")
     assert math.isnan(replay(kept)[0])
 
 
@@ -616,25 +616,25 @@ def test_t17_what_was_kept_gives_the_very_loss_and_gradient(hard, tmp_path, monk
         return float("inf"), norm
 
     with monkeypatch.context() as patch:
-        patch.setattr(trainer.Trainer, "pushed", called_bad)
+        patch.setattr(trainer.Trainer, "compute_gradients", called_bad)
         trained(hard, tmp_path / "run")
     (kept,) = (tmp_path / "run" / FOLDER).iterdir()
     assert [replay(kept)] == true
     shutil.copytree(kept, tmp_path / "elsewhere" / "x")
     (kept / "step.json").unlink()
-    with pytest.raises(UsageError, match="no step here"):
+    with pytest.raises(UsageError, match="no saved step"):
         replay(kept)
 
 
 def test_t17_it_stops_after_some_in_a_row_and_names_the_pictures(quick, tmp_path, monkeypatch):
     monkeypatch.setattr(
         trainer,
-        "mixed",
+        "mix_batch",
         lambda batch, recipe: replace(
             batch.normalized(), images=torch.full(batch.images.shape, math.inf)
         ),
     )
-    with pytest.raises(Diverged, match=r"no finite number 2 times in a row.*\.png.*bad_steps"):
+    with pytest.raises(Diverged, match=r"NaN or infinite in 2 steps in a row.*\.png.*bad_steps"):
         fit_recipe(with_settings(quick, {"training.max_bad_steps": 2}), tmp_path / "run")
     assert not Run(tmp_path / "run").finished
     assert len(list((tmp_path / "run" / FOLDER).iterdir())) == 1
@@ -662,9 +662,9 @@ def test_t19_exhausted_memory_halves_what_is_there_at_once_and_not_the_step(
     with monkeypatch.context() as patch:
         cramped(patch, 4)
         trained(with_settings(hard, {"training.micro_batch": 8}), tmp_path / "cramped")
-    most = newest_checkpoint(tmp_path / "cramped", refused).state["most"]
+    most = newest_checkpoint(tmp_path / "cramped", refused).state["max_images"]
     assert most in (3, 4)  # half of 7, or of 8: the epoch has 23 images
-    assert f"training.micro_batch = {most} (memory is exhausted by" in capsys.readouterr().out
+    assert f"training.micro_batch = {most} (out of memory with" in capsys.readouterr().out
     trained(with_settings(hard, {"training.micro_batch": most}), tmp_path / "stated")
     one, other = (
         newest_checkpoint(tmp_path / name, refused).tensors for name in ("cramped", "stated")
@@ -682,7 +682,7 @@ def test_t19_it_comes_late_and_is_remembered_by_a_resume(hard, tmp_path, monkeyp
         assert max(seen[passes:]) <= 4
     state = newest_checkpoint(tmp_path / "cut", refused).state
     assert state["step"] == 9
-    assert state["most"] in (3, 4)
+    assert state["max_images"] in (3, 4)
 
 
 def test_t19_answers_come_in_portions(quick, stripes, tmp_path, monkeypatch):
@@ -703,7 +703,7 @@ def test_t19_one_image_that_is_too_much_is_a_sentence(
     run = fit_recipe(quick, tmp_path / "run").run
     cramped(monkeypatch, 0)
     assert cli._run(["predict", str(run), str(stripes), "--device", "cpu"]) == 1
-    assert "memory is exhausted" in capsys.readouterr().err
+    assert "out of memory, even with one image" in capsys.readouterr().err
     with pytest.raises(RuntimeError) as caught:
         torch.empty(2**50)
     assert is_out_of_memory(caught.value)
@@ -720,7 +720,7 @@ class Mortal(ImageDataset):
 
 
 def test_t20_a_loader_process_that_dies_is_replaced(quick, tmp_path, capsys):
-    job = _fitting.prepared(quick, read_data(quick), tmp_path / "run", "")
+    job = _fitting.prepared(quick, read_data(quick), tmp_path / "run")
     own = job.dataset("train")
     pictures = Mortal(own.samples, own.pixels, own.transform, own.encode, own.seed)
     order = [BatchSampler(len(own), 3, seed=1) for _ in range(2)]
@@ -735,7 +735,7 @@ def test_t20_a_loader_process_that_dies_is_replaced(quick, tmp_path, capsys):
 
 
 def test_t20_what_a_transform_says_is_not_taken_for_that(quick, tmp_path):
-    job = _fitting.prepared(quick, read_data(quick), tmp_path / "run", "")
+    job = _fitting.prepared(quick, read_data(quick), tmp_path / "run")
     own = job.dataset("train")
     broken = ImageDataset(
         own.samples,

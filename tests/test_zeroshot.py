@@ -421,9 +421,9 @@ def test_sentences_can_be_asked_about(shapes, clip_folder, tmp_path):
     found = foveate.explain(
         run, pictures, methods=["occlusion"], texts=sentences, out=tmp_path / "why", device="cpu"
     ).found
-    assert [why.question for why in found] == sentences * 4
+    assert [why.label for why in found] == sentences * 4
     right, wrong = (
-        np.mean([why.chance for why in found if why.question == sentence]) for sentence in sentences
+        np.mean([why.probability for why in found if why.label == sentence]) for sentence in sentences
     )
     assert right > wrong
     assert all(float(why.map.max()) > float(why.map.min()) for why in found)

@@ -30,7 +30,7 @@ Area = Literal["files", "labels", "classes", "copies", "machine"]
 OBJECT_KEYS = frozenset({"boxes", "classes", "crowd", "masks"})
 """Entries of a target with one row per object: an object outside a crop is removed from all."""
 
-VIEW_KEYS = ("wide", "narrow")
+VIEW_KEYS = ("global_views", "local_views")
 """Entries of a target that are further views of the image: (V, 3, s, s), in the same form as it."""
 
 TargetTensors = dict[str, Any]

@@ -246,7 +246,7 @@ def _write_classes(folder: Path, classes: tuple[str, ...]) -> None:
 
 
 FORMATS: dict[str, tuple[tuple[type, ...], Writer]] = {
-    "pictures": ((Boxes, Regions), _write_annotated_images),
+    "images": ((Boxes, Regions), _write_annotated_images),
     "coco": ((Boxes, Regions), _write_coco),
     "yolo": ((Boxes,), _write_yolo),
     "masks": ((Regions,), _write_masks),

@@ -1,4 +1,5 @@
-"""The words of reports in other languages: sentences of ours -> theirs, where {} stands for what differs from case to case."""
+"""The words of reports in other languages: sentences of ours -> theirs, where {} stands for what
+differs from case to case."""
 
 from __future__ import annotations
 
@@ -19,9 +20,11 @@ def languages() -> list[str]:
 
 
 def speaker(language: str) -> Callable[..., str]:
-    """say(sentence, *values): the sentence in that language, its gaps filled; in English what the language has no words for.
+    """say(sentence, *values): the sentence in that language, its gaps filled; in English what the
+    language has no words for.
 
-    A sentence that comes with its values in it already is found by what stands between them. Raises UnknownName."""
+    A sentence that comes with its values in it already is found by what stands between them. Raises
+    UnknownName."""
     if language not in languages():
         raise UnknownName(language, languages(), kind="language", where="lang")
     known = {} if language == "en" else _known(language)

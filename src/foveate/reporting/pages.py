@@ -34,7 +34,8 @@ _SPLITS = {
 
 @dataclass(frozen=True)
 class Example:
-    """A bad answer. `pixels`: (H, W, 3) uint8, a thumbnail. `told`: what to say of it, names and values."""
+    """A bad answer. `pixels`: (H, W, 3) uint8, a thumbnail. `told`: what to say of it, names and
+    values."""
 
     key: str
     pixels: np.ndarray
@@ -57,8 +58,9 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Shift:
-    """What a run loses on images from elsewhere. `home`, `away`: the main number here and there, `drop`: the first less the second.
-    `per_class`: class, home, away, drop and the counts of both, the largest drop first; `measure`: what these columns hold."""
+    """What a run loses on images from elsewhere. `home`, `away`: the main number here and there,
+    `drop`: the first less the second. `per_class`: class, home, away, drop and the counts of both,
+    the largest drop first; `measure`: what these columns hold."""
 
     measure: str
     home: Score
@@ -69,7 +71,8 @@ class Shift:
 
 @dataclass(frozen=True)
 class OodResult:
-    """How well images of other data are told from the run's own. `name`: of that data; `auroc`: 0.5 = not at all, 1 = always."""
+    """How well images of other data are told from the run's own. `name`: of that data; `auroc`: 0.5
+    = not at all, 1 = always."""
 
     name: str
     auroc: Score
@@ -77,7 +80,8 @@ class OodResult:
 
 @dataclass(frozen=True)
 class ConfusionCell:
-    """Images of one class that got the answer of another. `pictures`: some of them, key and thumbnail (H, W, 3) uint8."""
+    """Images of one class that got the answer of another. `pictures`: some of them, key and
+    thumbnail (H, W, 3) uint8."""
 
     truth: str
     answer: str
@@ -89,12 +93,15 @@ class ConfusionCell:
 class EvaluationPage:
     """What a report says.
 
-    `asks`: the question that the run answers; `lang`: of the words; `facts`: name and value; `choices`: field, value, reason;
-    `skipped`: path, why; `ladder`: a row for each tuning that was tried; `curves`: the rows of metrics.jsonl; `cautions`: sentences
-    about what the figure cannot promise; `shift`: what these images lose against others; `best`: good answers, where they tell
-    something; `made`: pictures that the network makes by itself; `ood`: how well images of other data are told apart; `corrupted`:
-    the main number under corruptions; `slices`: the main number on parts of the images, rows; `confused`: what lies in the cells of
-    the confusion matrix. Empty parts are left out.
+    `asks`: the question that the run answers; `lang`: of the words; `facts`: name and value;
+        `choices`: field, value, reason;
+    `skipped`: path, why; `ladder`: a row for each tuning that was tried; `curves`: the rows of
+        metrics.jsonl; `cautions`: sentences
+    about what the figure cannot promise; `shift`: what these images lose against others; `best`:
+    good answers, where they tell something; `made`: pictures that the network makes by itself;
+    `ood`: how well images of other data are told apart; `corrupted`: the main number under
+    corruptions; `slices`: the main number on parts of the images, rows; `confused`: what lies in
+    the cells of the confusion matrix. Empty parts are left out.
     """
 
     title: str
@@ -123,8 +130,9 @@ class EvaluationPage:
 
 @dataclass(frozen=True)
 class PretrainingPage:
-    """What a report of a pre-training says. `measures`: name, at the start, at the end; `neighbours`: rows of pictures, an image
-    and those that are nearest to it; `sheet`: rows of pictures as they are, as the network saw them, and as it painted them."""
+    """What a report of a pre-training says. `measures`: name, at the start, at the end;
+    `neighbours`: rows of pictures, an image and those that are nearest to it; `sheet`: rows of
+    pictures as they are, as the network saw them, and as it painted them."""
 
     title: str
     command: str
@@ -141,8 +149,8 @@ class PretrainingPage:
 
 @dataclass(frozen=True)
 class CheckExample:
-    """A place of a problem. `like`: another image, or nothing; `pictures`: of both, key and thumbnail (H, W, 3) uint8; none where
-    it is no image, or cannot be read."""
+    """A place of a problem. `like`: another image, or nothing; `pictures`: of both, key and
+    thumbnail (H, W, 3) uint8; none where it is no image, or cannot be read."""
 
     name: str
     why: str
@@ -163,7 +171,8 @@ class IssueRow:
 
 @dataclass(frozen=True)
 class ClassRow:
-    """`counts`: of each split, then of all; `share`: of the largest class's, in [0, 1]; `pictures`: examples, as of a card."""
+    """`counts`: of each split, then of all; `share`: of the largest class's, in [0, 1]; `pictures`:
+    examples, as of a card."""
 
     name: str
     counts: list[int]
@@ -173,8 +182,8 @@ class ClassRow:
 
 @dataclass(frozen=True)
 class CheckPage:
-    """What the page of a check says. `counts`: of errors, warnings and notes; `facts`, `plan`: what, and how it is; `unit`: what
-    `classes` count; `splits`: the columns of them."""
+    """What the page of a check says. `counts`: of errors, warnings and notes; `facts`, `plan`:
+    what, and how it is; `unit`: what `classes` count; `splits`: the columns of them."""
 
     title: str
     command: str

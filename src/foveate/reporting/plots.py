@@ -227,7 +227,8 @@ def _style(axes: Axes, grid: bool = False) -> None:
 def _style_by_epoch(axes: Axes) -> None:
     axes.set_xlabel("epoch")
     _style(axes)
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    locator: Any = axes.xaxis.get_major_locator()
+    locator.set_params(integer=True)
     if axes.lines:
         axes.legend(frameon=False)
 

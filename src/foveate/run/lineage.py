@@ -1,4 +1,4 @@
-"""TODO-DOC foveate.run.lineage."""
+"""Runs that continue runs: the data of an earlier run, beside the new data."""
 
 from __future__ import annotations
 
@@ -17,13 +17,16 @@ from foveate.recipe import Recipe, StartRecipe
 from foveate.run.folder import Run
 from foveate.types import Sample, Split, Table
 
-_MARK = "earlier:"  # before the keys of its pictures
+_PREFIX = "earlier:"  # of the keys of samples of the earlier run
 
 
 def read_run_table(run: Run) -> Table:
-    """The pictures that a run knows, with the splits and groups that it wrote down.
+    """Read the data of a run, with the splits and groups that it wrote down.
 
-    Raises RunError when some are not there any more; pictures that it did not know are left out.
+    Images that were added since are left out.
+
+    Raises:
+        RunError: Some images are gone.
     """
     recipe = run.recipe()
     table = add_earlier_samples(read_table(Path(recipe.data.path), recipe.data.format), recipe)
@@ -33,18 +36,23 @@ def read_run_table(run: Run) -> Table:
         for sample in table.samples
         if sample.key in known
     ]
-    if len(samples) < len(known):
-        gone = sorted(known.keys() - {sample.key for sample in samples})
+    missing = sorted(known.keys() - {sample.key for sample in samples})
+    if missing:
         raise RunError(
-            f"{len(gone)} of the run's {len(known)} pictures are not there any more",
+            f"{len(missing)} of the run's {len(known)} images are missing",
             where=table.root,
-            why=f"first {gone[0]!r}",
+            why=f"the first is {missing[0]!r}",
         )
     return table.with_samples(tuple(samples))
 
 
 def open_earlier_run(recipe: Recipe) -> Run | None:
-    """The finished run that the recipe goes on from; raises UsageError and RunError where there is none at its path."""
+    """Open the finished run that a recipe continues; None if it continues none.
+
+    Raises:
+        UsageError: There is no run at its path, or it cannot be continued.
+        RunError: It is not finished.
+    """
     if not recipe.start.run:
         return None
     run = Run.open(Path(recipe.start.run))
@@ -54,118 +62,139 @@ def open_earlier_run(recipe: Recipe) -> Run | None:
 
 
 def add_earlier_samples(table: Table, recipe: Recipe) -> Table:
-    """The table and, where the recipe goes on from a run, its held-out pictures and the replayed share of its training
-    pictures. Its classes come first, in their order."""
+    """Add the images of the run that a recipe continues.
+
+    Those are its held-out images, and the replayed share of its training images. Its classes come
+    first, in their order.
+
+    Args:
+        table: The new data.
+        recipe: The recipe; if it continues no run, the table stays as it is.
+
+    Raises:
+        UsageError: The new data cannot be learned by that run.
+    """
     run = open_earlier_run(recipe)
     if run is None:
         return table
-    older = read_run_table(run)
-    classes = (*older.classes, *(name for name in table.classes if name not in older.classes))
-    answers = {type(sample.target) for sample in (*table.samples, *older.samples)}
-    if len(answers) > 1:
+    earlier = read_run_table(run)
+    new_classes = [name for name in table.classes if name not in earlier.classes]
+    classes = (*earlier.classes, *new_classes)
+    _require_same_labels(table, earlier, bool(new_classes), run)
+    # without groups of their own, near-duplicates are searched for in both together
+    keep_groups = any(sample.group for sample in table.samples)
+    replayed = _replayed_samples(earlier, recipe.start, recipe.seed, keep_groups)
+    samples = [_remap(sample, table.classes, classes) for sample in table.samples]
+    samples += [_remap(sample, earlier.classes, classes) for sample in replayed]
+    return replace(table, samples=tuple(samples), classes=classes)
+
+
+def _require_same_labels(table: Table, earlier: Table, has_new_classes: bool, run: Run) -> None:
+    label_types = {type(sample.target) for sample in (*table.samples, *earlier.samples)}
+    if len(label_types) > 1:
+        what, why = "the new data has another label type than the run", f"the run is {run.folder}"
+        raise UsageError(what, where=table.root, why=why)
+    if has_new_classes and label_types != {Labels}:
         raise UsageError(
-            "the new data asks another question than the run",
-            where=recipe.data.path,
-            why=f"the run is {run.folder}",
+            "new classes can only be added to image classification",
+            where=table.root,
+            why=f"the run knows {', '.join(earlier.classes)}",
+            hint="foveate fit on both datasets together",
         )
-    if len(classes) > len(older.classes) and answers != {Labels}:
-        why = f"the run knows {', '.join(older.classes)}"
-        raise UsageError(
-            "only whole images can get new classes",
-            where=recipe.data.path,
-            why=why,
-            hint="foveate fit both together",
-        )
-    grouped = any(
-        sample.group for sample in table.samples
-    )  # else near-copies are looked for in both together
-    both = [*table.samples, *_replayed(older, recipe.start, recipe.seed, grouped)]
-    sources = [table.classes] * len(table.samples) + [older.classes] * (
-        len(both) - len(table.samples)
-    )
-    moved = [
-        _in_classes(sample, theirs, classes) for sample, theirs in zip(both, sources, strict=True)
-    ]
-    return replace(table, samples=tuple(moved), classes=classes)
 
 
-def _in_classes(sample: Sample, theirs: tuple[str, ...], ours: tuple[str, ...]) -> Sample:
-    truth: Any = sample.target
-    return sample if truth is None else replace(sample, target=truth.in_classes(theirs, ours)[0])
+def _remap(sample: Sample, own: tuple[str, ...], classes: tuple[str, ...]) -> Sample:
+    """Return a sample of a table with its `own` classes, with class indices in `classes`."""
+    target: Any = sample.target
+    return sample if target is None else replace(sample, target=target.in_classes(own, classes)[0])
 
 
-def _replayed(older: Table, start: StartRecipe, seed: int, grouped: bool) -> list[Sample]:
-    """All held-out pictures, and the share of the training pictures that the seed draws; with their groups where `grouped`."""
-    drawn = sorted(older.in_split("train"), key=lambda sample: seed_from(seed, "replay", sample.key))
-    kept = {sample.key for sample in drawn[: round(start.replay * len(drawn))]}
-    samples = [sample for sample in older.samples if sample.split != "train" or sample.key in kept]
+def _replayed_samples(
+    earlier: Table, start: StartRecipe, seed: int, keep_groups: bool
+) -> list[Sample]:
+    """Return all held-out samples, and a share of the training samples, drawn by the seed."""
+    training = earlier.in_split("train")
+    drawn = sorted(training, key=lambda sample: seed_from(seed, "replay", sample.key))
+    replayed = {sample.key for sample in drawn[: round(start.replay * len(drawn))]}
     return [
-        replace(sample, key=_MARK + sample.key, group=sample.group if grouped else None)
-        for sample in samples
+        replace(sample, key=_PREFIX + sample.key, group=sample.group if keep_groups else None)
+        for sample in earlier.samples
+        if sample.split != "train" or sample.key in replayed
     ]
 
 
 def is_earlier(sample: Sample) -> bool:
-    return sample.key.startswith(_MARK)
+    """Whether a sample is from the run that is continued."""
+    return sample.key.startswith(_PREFIX)
 
 
 def split_beside_earlier(
     scanned: ScannedTable, groups: list[str], recipe: Recipe, run: Run
 ) -> tuple[ScannedTable, list[str], str]:
-    """Splits for the new pictures. Those of the earlier run stay where they were, their near-copies among the new ones go where
-    they are, and a new file that is one of its files, byte for byte, is left out."""
+    """Split the new images beside those of the earlier run.
+
+    Images of the earlier run stay in their splits, and new near-duplicates of them go to the same
+    ones. New files that are identical to files of the earlier run are left out.
+
+    Args:
+        scanned: New and earlier images.
+        groups: The group of near-duplicates of each image.
+        recipe: The recipe, with the shares of the splits.
+        run: The earlier run.
+
+    Returns:
+        The images with splits, their groups, and where the splits come from, in words.
+
+    Raises:
+        UsageError: There are no new images.
+    """
     known = {row["sha256"] for row in run.splits()}
     samples = scanned.table.samples
     kept = [
-        place
-        for place, sample in enumerate(samples)
-        if is_earlier(sample) or scanned.hashes[place] not in known
+        index
+        for index, sample in enumerate(samples)
+        if is_earlier(sample) or scanned.hashes[index] not in known
     ]
-    fresh = [place for place in kept if not is_earlier(samples[place])]
-    if not fresh:
-        raise UsageError(
-            "every picture of the new data belongs to the earlier run already",
-            where=recipe.data.path,
-        )
-    table = scanned.table.with_samples(tuple(samples[place] for place in fresh))
-    made, how = split_table(table, [groups[place] for place in fresh], recipe.data, recipe.seed)
-    held: dict[str, Split] = {
-        groups[place]: split
-        for place in kept
-        if is_earlier(samples[place]) and (split := samples[place].split) is not None
+    new = [index for index in kept if not is_earlier(samples[index])]
+    if not new:
+        what = "all images of the new data belong to the earlier run already"
+        raise UsageError(what, where=recipe.data.path)
+    table = scanned.table.with_samples(tuple(samples[index] for index in new))
+    table, reason = split_table(table, [groups[index] for index in new], recipe.data, recipe.seed)
+    fixed: dict[str, Split] = {
+        groups[index]: split
+        for index in kept
+        if is_earlier(samples[index]) and (split := samples[index].split) is not None
     }
     splits = {
-        place: held.get(groups[place], sample.split)
-        for place, sample in zip(fresh, made.samples, strict=True)
+        index: fixed.get(groups[index], sample.split)
+        for index, sample in zip(new, table.samples, strict=True)
     }
-    joined = tuple(
-        replace(samples[place], split=splits.get(place, samples[place].split)) for place in kept
+    merged = tuple(
+        replace(samples[index], split=splits.get(index, samples[index].split)) for index in kept
     )
-    found = scanned.subset(kept, scanned.table.with_samples(joined))
-    left_out = len(samples) - len(kept)
-    known_already = (
-        f"; {left_out} new files that the earlier run knows are left out" if left_out else ""
-    )
-    return (
-        found,
-        [groups[place] for place in kept],
-        f"{how}; the earlier run's pictures stay where they were{known_already}",
-    )
+    reason += "; images of the earlier run keep their splits"
+    duplicates = len(samples) - len(kept)
+    if duplicates:
+        reason += f"; new files that are identical to them are left out ({duplicates})"
+    scanned = scanned.subset(kept, scanned.table.with_samples(merged))
+    return scanned, [groups[index] for index in kept], reason
 
 
 def old_and_new(samples: Sequence[Sample], run: Run) -> dict[str, list[int]]:
-    """Places of the samples that are old and new: of the earlier run's classes and of new ones, or, where there are no new
-    classes, of its pictures and of new ones."""
+    """Return the indices of old and of new samples, by "old" and "new".
+
+    Old are those of the classes of the earlier run; or, if there are no new classes, those of its
+    images. A part without samples is left out.
+    """
     classes = set(run.classes())
-    named = [set(sample.target.names) for sample in samples if isinstance(sample.target, Labels)]
-    grown = any(not names <= classes for names in named)
-    old = (
-        [names <= classes for names in named]
-        if grown
-        else [is_earlier(sample) for sample in samples]
-    )
-    both = {
-        word: [place for place, is_old in enumerate(old) if is_old == (word == "old")]
-        for word in ("old", "new")
+    labels = [set(sample.target.names) for sample in samples if isinstance(sample.target, Labels)]
+    if any(not names <= classes for names in labels):
+        is_old = [names <= classes for names in labels]
+    else:
+        is_old = [is_earlier(sample) for sample in samples]
+    parts = {
+        "old": [index for index, old in enumerate(is_old) if old],
+        "new": [index for index, old in enumerate(is_old) if not old],
     }
-    return {word: places for word, places in both.items() if places}
+    return {name: indices for name, indices in parts.items() if indices}

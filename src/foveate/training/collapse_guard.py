@@ -124,7 +124,7 @@ class CollapseGuard(Validator):
 
 
 def _second_view(batch: Batch) -> Tensor:
-    return torch.stack([target["wide"][0] for target in batch.targets])
+    return torch.stack([target["global_views"][0] for target in batch.targets])
 
 
 def collapse_reason(

@@ -1,4 +1,4 @@
-"""The run that a run goes on from: its pictures beside the new ones, its weights, and its answers as a teacher's."""
+"""Continual learning: the weights of an earlier run to start from, and its model as a teacher."""
 
 from __future__ import annotations
 
@@ -16,74 +16,88 @@ from foveate.types import Batch
 
 
 def initialize_from_run(model: Model, recipe: Recipe, run: Run) -> None:
-    """Puts the earlier run's weights into the model; rows of the head for new classes stay as they were drawn.
+    """Copy the weights of an earlier run into a model.
 
-    Raises UsageError when the recipe asks for another backbone or tuning, WeightsError when a tensor does not fit.
+    Rows of the head for new classes keep their random values.
+
+    Args:
+        model: The model to fill.
+        recipe: Its recipe.
+        run: The earlier run.
+
+    Raises:
+        UsageError: The recipe has another backbone or tuning than the run.
+        WeightsError: A tensor does not fit.
     """
-    theirs = run.recipe()
-    for what, own, other in (
-        ("backbone", recipe.backbone, theirs.backbone),
-        ("tuning", recipe.tuning, theirs.tuning),
+    earlier = run.recipe()
+    for section, own, other in (
+        ("backbone", recipe.backbone, earlier.backbone),
+        ("tuning", recipe.tuning, earlier.tuning),
     ):
         if own != other:
-            why, hint = (
-                f"they belong to the {what} {other.name!r} as it is set there",
-                f"leave the {what} as it is",
-            )
             raise UsageError(
-                f"the weights of the earlier run are of another {what}",
+                f"the weights of the earlier run are of another {section}",
                 where=run.folder,
-                why=why,
-                hint=hint,
+                why=f"they belong to the {section} {other.name!r} with its settings there",
+                hint=f"leave the {section} as it is",
             )
     tensors = read_run_tensors(run.folder)
     model.tuning.prepare_for_tensors(model, tensors)
     own_tensors = model.trained_tensors()
-    with torch.no_grad():
-        for name, tensor in tensors.items():
-            mine = own_tensors.get(name)
-            if (
-                mine is None
-                or mine.shape[1:] != tensor.shape[1:]
-                or (mine.shape != tensor.shape and not name.startswith("head."))
-            ):
-                raise WeightsError(
-                    "the weights of the earlier run do not fit",
-                    where=name,
-                    why="it has other settings",
-                )
-            mine[: len(tensor)].copy_(tensor) if tensor.ndim else mine.copy_(tensor)
+    for name, tensor in tensors.items():
+        _copy_rows(tensor, own_tensors.get(name), name)
+
+
+@torch.no_grad()
+def _copy_rows(source: Tensor, target: Tensor | None, name: str) -> None:
+    """Copy a tensor into the first rows of another one; only the head may have more of them."""
+    fits = target is not None and target.shape[1:] == source.shape[1:]
+    if target is None or not fits or (target.shape != source.shape and name[:5] != "head."):
+        what, why = "the weights of the earlier run do not fit", "it has other settings"
+        raise WeightsError(what, where=name, why=why)
+    if source.ndim:
+        target[: len(source)].copy_(source)
+    else:
+        target.copy_(source)
 
 
 class Teacher:
-    """The earlier run's network, and how far a student has gone from its answers to the same images (Li & Hoiem 2016)."""
+    """Learning without forgetting (Li & Hoiem 2016): a loss that keeps the earlier predictions.
+
+    Args:
+        run: The earlier run, whose model is the teacher.
+        start: Weight of the loss, and temperature.
+        device: Where to compute.
+
+    Raises:
+        UsageError: The task is not image classification.
+    """
 
     def __init__(self, run: Run, start: StartRecipe, device: torch.device) -> None:
         recipe, classes = run.recipe(), run.classes()
         model = build_model(recipe, classes, weights=None if run.outcome()["frozen"] else "none")
         model.load_tensors(read_run_tensors(run.folder))
-        self.model, self.start, self.multilabel = (
-            model.to(device),
-            start,
-            bool(recipe.task.settings.get("multilabel")),
-        )
+        self.model = model.to(device)
+        self.start = start
+        self.multilabel = bool(recipe.task.settings.get("multilabel"))
         if model.task.prediction_type is not Labels:
-            raise UsageError(
-                "only classes of whole images can be distilled",
-                where="start.distill",
-                hint="--set start.distill=0",
-            )
+            what = "distillation is only possible for image classification"
+            raise UsageError(what, where="start.distill", hint="--set start.distill=0")
 
     def __call__(self, output: Tensor, batch: Batch) -> Tensor:
-        """`output`: (B, K) logits of the student, the teacher's classes first. A scalar: the weighted divergence."""
+        """Return the weighted divergence from the teacher, a scalar.
+
+        Args:
+            output: (B, K) logits of the student, the teacher's classes first.
+            batch: The images.
+        """
         with torch.no_grad():
-            taught = self.model(batch).float()
-        own, heat = output[:, : taught.shape[1]].float(), self.start.temperature
+            target = self.model(batch).float()
+        own, temperature = output[:, : target.shape[1]].float(), self.start.temperature
         if self.multilabel:
-            loss = functional.binary_cross_entropy_with_logits(
-                own / heat, (taught / heat).sigmoid()
-            )
+            probabilities = (target / temperature).sigmoid()
+            loss = functional.binary_cross_entropy_with_logits(own / temperature, probabilities)
         else:
-            student, teacher = (own / heat).log_softmax(1), (taught / heat).log_softmax(1)
+            student, teacher = ((logits / temperature).log_softmax(1) for logits in (own, target))
             loss = functional.kl_div(student, teacher, reduction="batchmean", log_target=True)
-        return self.start.distill * heat**2 * loss
+        return self.start.distill * temperature**2 * loss

@@ -183,9 +183,7 @@ def _training_samples(table: Table, readable: Sequence[Sample]) -> list[Sample]:
     return samples
 
 
-def _with_mode(
-    recipe: Recipe, model: Model, dataset: ImageDataset, device: torch.device
-) -> Recipe:
+def _with_mode(recipe: Recipe, model: Model, dataset: ImageDataset, device: torch.device) -> Recipe:
     """Return the recipe with precision and memory format, measured as a fit does.
 
     But not on a CPU, where that alone takes half a minute for a detector; a fit may find a mode

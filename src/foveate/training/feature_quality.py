@@ -113,9 +113,9 @@ def knn_hits(features: Tensor, labels: np.ndarray) -> np.ndarray:
     directions, classes = _normalize(features, labels)
     # below any cosine: an image does not vote for itself
     cosines = (directions @ directions.T).fill_diagonal_(-2.0)
-    count = min(knn_classifier.NEIGHBOURS, len(labels) - 1)
+    count = min(knn_classifier.NUM_NEIGHBORS, len(labels) - 1)
     nearest, indices = cosines.topk(count, dim=1)
-    votes = knn_classifier.weighted(nearest, classes[indices])
+    votes = knn_classifier.weighted_vote(nearest, classes[indices])
     return np.asarray(votes.argmax(1).numpy() == labels)
 
 

@@ -5,7 +5,6 @@ On the way it measures how optimistic the score of a random split of the images 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -113,14 +112,14 @@ def fit_head(job: Job, features: np.ndarray) -> HeadFit:
     if job.multilabel or not any(each.field == "head.C" for each in decisions):
         return HeadFit(decisions)
     solution, classes = known.solution, targets.argmax(1)
-    assert solution.left_out is not None
-    by_group = OutOfFold(solution.left_out, classes)
+    assert solution.out_of_fold is not None
+    by_group = OutOfFold(solution.out_of_fold, classes)
     if not job.recipe.data.leakage_audit or len(set(groups)) == len(groups):
         return HeadFit(decisions, [], by_group)
     singles = [str(index) for index in range(len(groups))]
     folds = group_folds(labels, singles, _FOLDS, seed)
     probabilities = out_of_fold(
-        known.turned, targets, folds, solution.strength, False, near=solution
+        known.rotated, targets, folds, solution.strength, False, initial=solution
     )
     audit = _audit_rows(OutOfFold(probabilities, classes), by_group)
     return HeadFit(decisions, audit, by_group)

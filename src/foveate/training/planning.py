@@ -1,4 +1,4 @@
-"""Decisions that need the model and the data: measured on a few steps, or derived from their size."""
+"""Decisions that need the model and the data: measured on some steps, or derived from sizes."""
 
 from __future__ import annotations
 
@@ -118,10 +118,10 @@ def limit_epochs(job: Job) -> tuple[Recipe, list[Decision]]:
     seconds = _measure_epoch(job)
     left = math.inf if job.deadline is None else job.deadline - time.monotonic()
     budget = min(left, math.inf if training.minutes is None else 60 * training.minutes)
-    if job.deadline is not None:
-        if _PLANNED_SHARE * left < min(_MIN_EPOCHS, training.epochs) * seconds:
-            what = f"an epoch takes {seconds:.0f} s, and {max(0, left):.0f} s are left"
-            raise TooLittleTime(what, hint="give more --minutes")
+    needed = min(_MIN_EPOCHS, training.epochs) * seconds
+    if job.deadline is not None and _PLANNED_SHARE * left < needed:
+        what = f"an epoch takes {seconds:.0f} s, and {max(0, left):.0f} s are left"
+        raise TooLittleTime(what, hint="give more --minutes")
     epochs = max(1, min(training.epochs, int(_PLANNED_SHARE * budget / seconds)))
     if epochs < training.epochs:
         reason = f"an epoch takes {seconds:.0f} s, the budget is {budget / 60:.1f} minutes"

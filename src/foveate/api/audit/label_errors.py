@@ -71,8 +71,8 @@ def known(
     """Features (N, D) -> chances (N, K), each by a classifier on the other folds, no group divided; and its penalty's C."""
     targets = np.eye(classes)[labels]
     found = solve(features, targets, _folds(labels, groups, seed), False)
-    assert found.left_out is not None
-    return found.left_out, found.strength
+    assert found.out_of_fold is not None
+    return found.out_of_fold, found.strength
 
 
 def _folds(labels: np.ndarray, groups: Sequence[str], seed: int) -> np.ndarray:

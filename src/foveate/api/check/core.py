@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from foveate.api.check.inspection import Look, looked, sizes
+from foveate.api.check.inspection import Look, looked, size_rows
 from foveate.api.check.page import write_page
-from foveate.api.check.result import _ORDER, CheckResult, _told
+from foveate.api.check.result import SEVERITIES, CheckResult, issue_lines
 from foveate.api.check.rules import (
     UNCOMPARED,
     Balance,
@@ -70,7 +70,7 @@ def check_data(
         groups(table.samples, found)
         counted = balance(table, looks)
         classes(table, found, counted)
-        _say(found, counted, sizes(seen))
+        _say(found, counted, size_rows(seen))
         estimate, unplanned = (
             _planned(recipe, table, readable, rate, folder, found) if plan else (None, "")
         )
@@ -80,14 +80,14 @@ def check_data(
         read_as=table.format,
         listing=listing,
         images=len(table.samples),
-        looked=len(places),
+        opened=len(places),
         unreadable=len(places) - len(whole),
-        findings=_graded(found),
+        issues=_graded(found),
         balance=counted,
-        sizes=sizes(seen),
+        sizes=size_rows(seen),
         plan=estimate.rows() if estimate else [],
         estimate=estimate.numbers() if estimate else None,
-        unplanned=unplanned,
+        no_plan_reason=unplanned,
         seconds=time.perf_counter() - start,
     )
     _write(result, table, readable, recipe)
@@ -187,7 +187,7 @@ def _compared(
 
 def _graded(found: IssueLog) -> tuple[Issue, ...]:
     """The gravest first."""
-    return tuple(sorted(found.notes(), key=lambda each: _ORDER.index(each.kind.severity)))
+    return tuple(sorted(found.notes(), key=lambda each: SEVERITIES.index(each.kind.severity)))
 
 
 def _say(found: IssueLog, counted: Balance, told: list[tuple[str, str]]) -> None:
@@ -198,7 +198,7 @@ def _say(found: IssueLog, counted: Balance, told: list[tuple[str, str]]) -> None
     for name, value in told:
         log.info(f"{name}: {value}")
     for finding in _graded(found):
-        for line in _told(finding):
+        for line in issue_lines(finding):
             log.info(line)
 
 
@@ -237,7 +237,7 @@ def _write(
             place.why,
             place.like,
         ]
-        for finding in result.findings
+        for finding in result.issues
         for place in finding.locations
     ]
     write_rows(

@@ -168,7 +168,7 @@ def _note(sample: Sample, look: Look, found: IssueLog) -> None:
             )
 
 
-def sizes(looks: Sequence[Look]) -> list[tuple[str, str]]:
+def size_rows(looks: Sequence[Look]) -> list[tuple[str, str]]:
     """Sizes, colours and formats in words: what, and how it is."""
     if not looks:
         return []

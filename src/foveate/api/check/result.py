@@ -13,7 +13,7 @@ from foveate.data.issues import FIRST, Issue, Severity
 CODES: dict[Severity, int] = {"error": 4, "warning": 3, "note": 0}
 
 
-_ORDER: tuple[Severity, ...] = ("error", "warning", "note")
+SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
 
 
 _SAID = 3  # places of a problem that are said in a terminal
@@ -30,24 +30,24 @@ class CheckResult:
     read_as: str
     listing: Inventory | None
     images: int
-    looked: int
+    opened: int
     unreadable: int
-    findings: tuple[Issue, ...]
+    issues: tuple[Issue, ...]
     balance: Balance
     sizes: list[tuple[str, str]]
     plan: list[tuple[str, str]]
     estimate: dict[str, Any] | None
-    unplanned: str
+    no_plan_reason: str
     seconds: float
 
     @property
     def exit_code(self) -> int:
         """4 with an error, 3 with a warning, 0 with notes or nothing."""
-        return max((CODES[finding.kind.severity] for finding in self.findings), default=0)
+        return max((CODES[finding.kind.severity] for finding in self.issues), default=0)
 
     def count(self, gravity: Severity) -> int:
         """Kinds of problems of this gravity."""
-        return sum(finding.kind.severity == gravity for finding in self.findings)
+        return sum(finding.kind.severity == gravity for finding in self.issues)
 
     def numbers(self) -> dict[str, Any]:
         listing = None
@@ -59,7 +59,7 @@ class CheckResult:
             }
         counts = {
             "images": self.images,
-            "looked_at": self.looked,
+            "looked_at": self.opened,
             "unreadable": self.unreadable,
             "listing": listing,
         }
@@ -68,8 +68,8 @@ class CheckResult:
             "data": self.data,
             "format": self.read_as,
             **counts,
-            **{f"{gravity}s": self.count(gravity) for gravity in _ORDER},
-            "findings": [_row(finding) for finding in self.findings],
+            **{f"{gravity}s": self.count(gravity) for gravity in SEVERITIES},
+            "findings": [_row(finding) for finding in self.issues],
             "classes": self.balance.numbers(),
             "unit": self.balance.unit,
             "sizes": dict(self.sizes),
@@ -81,17 +81,17 @@ class CheckResult:
     def lines(self) -> list[str]:
         told = [
             line
-            for finding in self.findings
+            for finding in self.issues
             if finding.kind.area == "machine"
-            for line in _told(finding)
+            for line in issue_lines(finding)
         ]
         told += [f"{name}: {value}" for name, value in self.plan]
         told += (
-            [f"what a fit would take cannot be told: {self.unplanned}"] if self.unplanned else []
+            [f"what a fit would take cannot be told: {self.no_plan_reason}"] if self.no_plan_reason else []
         )
         counts = (
-            ", ".join(_counted(self.count(gravity), gravity) for gravity in _ORDER)
-            if self.findings
+            ", ".join(_counted(self.count(gravity), gravity) for gravity in SEVERITIES)
+            if self.issues
             else "no fault was found"
         )
         told.append(
@@ -112,7 +112,7 @@ def _row(finding: Issue) -> dict[str, Any]:
     return {**about, "count": finding.count, "first": first}
 
 
-def _told(finding: Issue) -> list[str]:
+def issue_lines(finding: Issue) -> list[str]:
     """An error or a warning with its first places; a note in one line."""
     kind = finding.kind
     head = f"{kind.severity}: {kind}" + (f": {finding.count}" if finding.locations[0].name else "")

@@ -98,7 +98,7 @@ def fit_boxes(table: Table) -> Table:
                 hint="name another format with --format",
             )
         try:
-            boxes, problems = refitted(sample.target, images.size(sample.path))
+            boxes, problems = refitted(sample.target, images.read_size(sample.path))
         except BrokenImage:
             findings.add("images that cannot be read, left out", sample.key)
             continue

@@ -7,7 +7,7 @@ from foveate.utils.invocation import entry_point
 from foveate.utils.paths import PathLike, as_path
 
 if TYPE_CHECKING:
-    from foveate.api.evaluate.core import EvaluateResult
+    from foveate.api.evaluate.result import EvaluateResult
 
 
 @entry_point

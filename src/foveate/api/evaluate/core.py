@@ -5,27 +5,27 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from foveate.api.evaluate.cautions import cautions_for
 from foveate.api.evaluate.ood import detect_ood
-from foveate.api.evaluate.page import build_page, cautions_for
-from foveate.api.evaluate.robustness import CorruptionResult, score_corrupted
-from foveate.api.evaluate.shift import class_cautions, compare_domains, shift_lines
-from foveate.api.evaluate.slices import Slice, score_slices, slice_lines, slice_rows
+from foveate.api.evaluate.page import build_page
+from foveate.api.evaluate.result import EvaluateResult
+from foveate.api.evaluate.robustness import score_corrupted
+from foveate.api.evaluate.shift import class_cautions, compare_domains
+from foveate.api.evaluate.slices import score_slices
 from foveate.data.formats import read_table
 from foveate.data.tables import label_names, read_matching_table, select_split
-from foveate.evaluation.metrics import Metric
 from foveate.inference.engine import scan_with_progress, score_predictions
 from foveate.inference.predictor import Predictor, load_predictor
-from foveate.messages import Message
 from foveate.predictions import Labels
-from foveate.reporting.evaluation_page import OodResult, Shift, images_of, write_report
+from foveate.reporting.evaluation_page import write_report
 from foveate.reporting.model_card import write_model_card
 from foveate.run.folder import Run
 from foveate.run.lineage import read_run_table
-from foveate.types import Sample, Scores
+from foveate.types import Sample
 from foveate.utils import console
 from foveate.utils.files import atomic_write, write_json
 
@@ -62,100 +62,6 @@ class Extras:
     corrupt: bool
     slices: Path | None
     lang: str | None
-
-
-@dataclass(frozen=True)
-class EvaluateResult:
-    """The result of an evaluation.
-
-    Attributes:
-        run: Run folder.
-        folder: Holds predictions.jsonl, scores.json and report.html.
-        split: Of the images.
-        scores: Of the images.
-        cautions: What the scores cannot promise.
-        skipped: Number of unreadable images.
-        metric: That computed the scores, for comparisons.
-        inference_seconds: What the network took.
-        seconds: What everything took.
-        shift: Comparison with the images of another domain.
-        shifted: Result of the images of another domain.
-        ood: Detection of out-of-distribution images.
-        corrupted: Scores under corruptions.
-        slices: Scores of subgroups.
-    """
-
-    run: Path
-    folder: Path
-    split: str
-    scores: Scores
-    cautions: list[Message]
-    skipped: int
-    metric: Metric
-    inference_seconds: float
-    seconds: float = 0.0
-    shift: Shift | None = None
-    shifted: EvaluateResult | None = None
-    ood: OodResult | None = None
-    corrupted: CorruptionResult | None = None
-    slices: list[Slice] = field(default_factory=list)
-
-    def numbers(self) -> dict[str, Any]:
-        """Return a JSON-able dictionary."""
-        main = self.scores.numbers[self.scores.main]
-        numbers: dict[str, Any] = {
-            "run": str(self.run),
-            "split": self.split,
-            "report": str(self.folder / "report.html"),
-            **{name: score.value for name, score in self.scores.numbers.items()},
-            "low": main.low,
-            "high": main.high,
-            "count": main.count,
-            "skipped": self.skipped,
-        }
-        if self.ood is not None:
-            numbers["ood"] = {"data": self.ood.name, "auroc": asdict(self.ood.auroc)}
-        if self.corrupted is not None:
-            numbers["corrupted"] = self.corrupted.numbers()
-        if self.slices:
-            numbers["slices"] = slice_rows(self.slices)
-        if self.shifted is not None and self.shift is not None:
-            numbers["shifted"] = self.shifted.numbers()
-            numbers["drop"] = asdict(self.shift.drop)
-            numbers["per_class"] = self.shift.per_class
-        return numbers
-
-    def lines(self) -> list[str]:
-        """Return lines of text for a terminal."""
-        return [*self._score_lines(), f"report: {self.folder / 'report.html'}"]
-
-    def _score_lines(self) -> list[str]:
-        main = self.scores.main
-        lines = [f"on {self._images}:"]
-        lines += [f"  {name}: {score}" for name, score in self.scores.numbers.items()]
-        if self.ood is not None:
-            lines.append(
-                f"  AUROC of out-of-distribution images, {self.ood.name}: {self.ood.auroc}"
-            )
-        lines += self.corrupted.lines() if self.corrupted is not None else []
-        lines += slice_lines(self.slices, main)
-        lines += [f"note: {caution}" for caution in self.cautions]
-        if self.shifted is not None and self.shift is not None:
-            report = self.shifted.folder / "report.html"
-            lines += ["on the other data:", *self.shifted._score_lines()[1:]]
-            lines += [*shift_lines(self.shift, main), f"report of the other data: {report}"]
-        return lines
-
-    @property
-    def _images(self) -> Message:
-        return images_of(self.split, self.scores.numbers[self.scores.main].count)
-
-    def _repr_html_(self) -> str:
-        rows = "".join(
-            f"<tr><td>{name}</td><td>{score}</td></tr>"
-            for name, score in self.scores.numbers.items()
-        )
-        return f"<table><caption>{self._images}</caption>{rows}</table>"
 
 
 def evaluate_run(

@@ -1,8 +1,9 @@
-"""Corruptions of images at five severities, as ImageNet-C defines them (Hendrycks & Dietterich 2019).
+"""Corruptions of images at five severities, as ImageNet-C defines them (Hendrycks & Dietterich
+2019).
 
 Its severities are made for squares of 224 px; lengths scale with the side here. Snow, frost and
-elastic transforms are left out. A corruption takes (H, W, 3) float32 in [0, 1], a severity from 1 to
-5 and a generator; its result is clipped afterwards.
+elastic transforms are left out. A corruption takes (H, W, 3) float32 in [0, 1], a severity from 1
+to 5 and a generator; its result is clipped afterwards.
 """
 
 from __future__ import annotations

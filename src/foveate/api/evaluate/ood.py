@@ -58,7 +58,8 @@ def _residuals(predictions: Sequence[object]) -> np.ndarray:
 
 
 def _auroc(own: np.ndarray, foreign: np.ndarray) -> float:
-    """The probability that a foreign residual is the larger one, ties counting half (Mann-Whitney)."""
+    """The probability that a foreign residual is the larger one, ties counting half
+    (Mann-Whitney)."""
     ordered = np.sort(own)
     below = np.searchsorted(ordered, foreign, "left")
     up_to = np.searchsorted(ordered, foreign, "right")

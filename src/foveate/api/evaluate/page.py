@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import reduce
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from foveate.api.evaluate.confusions import confusion_cells
+from foveate.api.evaluate.result import EvaluateResult
 from foveate.api.evaluate.slices import slice_rows
 from foveate.api.evaluate.worst_cases import generated_examples, worst_and_best
 from foveate.data.scan import ScannedTable
 from foveate.inference.predictor import Predictor
 from foveate.messages import Message, message_from
-from foveate.predictions import DenoisingResult
 from foveate.reporting.evaluation_page import Comparison, EvaluationPage
 from foveate.reporting.metric_names import metric_name
 from foveate.reporting.rendering import Text
@@ -21,10 +21,6 @@ from foveate.types import Score
 from foveate.utils import log
 from foveate.utils.invocation import current_invocation
 
-if TYPE_CHECKING:
-    from foveate.api.evaluate.core import EvaluateResult
-
-_FEW_IMAGES = 100
 _NOT_STATED = Message("fact.not_stated", "not stated")
 
 
@@ -86,100 +82,14 @@ def environment_row(environment: Mapping[str, Any]) -> dict[str, str]:
     return {**own, **environment["versions"]}
 
 
-def cautions_for(
-    predictor: Predictor, scanned: ScannedTable, split: str, own: bool
-) -> list[Message]:
-    """Return what the scores cannot promise.
-
-    Args:
-        predictor: The run.
-        scanned: The images that were evaluated.
-        split: Of the images.
-        own: Whether they are the run's own images.
-    """
-    run, count = predictor.run, len(scanned.hashes)
-    cautions = [message_from(row) for row in run.outcome().get("cautions", [])] if own else []
-    trained = {row["sha256"] for row in run.splits() if row["split"] == "train"}
-    if overlap := sum(digest in trained for digest in scanned.hashes):
-        cautions.append(
-            Message(
-                "caution.trained_on",
-                "{overlap} of these {count:image|images} took part in training (identical files): "
-                "the score is optimistically biased",
-                overlap=overlap,
-                count=count,
-            )
-        )
-    adapted = set(run.adaptation().get("sha256", []))
-    if overlap := sum(digest in adapted for digest in scanned.hashes):
-        cautions.append(
-            Message(
-                "caution.adapted_to",
-                "the run was adapted to {overlap} of these {count:image|images}, without labels",
-                overlap=overlap,
-                count=count,
-            )
-        )
-    if own and split == "val":
-        cautions += _selection_cautions(predictor)
-    if predictor.model.task.prediction_type is DenoisingResult:
-        cautions.append(
-            Message(
-                "caution.denoising",
-                "this score measures how well noise is removed, not how good generated images are: "
-                "foveate generate {run} --reference DATA compares them with real ones",
-                run=str(run.folder),
-            )
-        )
-    if count < _FEW_IMAGES:
-        cautions.append(
-            Message(
-                "caution.few_images",
-                "the score rests on {count:image|images} only: the interval shows how uncertain it "
-                "is",
-                count=count,
-            )
-        )
-    if own:
-        cautions.append(
-            Message(
-                "caution.same_source",
-                "these images come from the same source as the training images; another camera, "
-                "site or season can cost far more than any interval shows: collect images from "
-                "there and run foveate evaluate on them",
-            )
-        )
-    return cautions
-
-
-def _selection_cautions(predictor: Predictor) -> list[Message]:
-    """What validation images have already been used for."""
-    cautions = []
-    if predictor.model.tuning.needs_steps:
-        cautions.append(
-            Message(
-                "caution.selected_weights",
-                "the validation images also selected the weights: expect slightly less on new "
-                "images",
-            )
-        )
-    if _ladder(predictor.run):
-        cautions.append(
-            Message(
-                "caution.selected_tuning",
-                "the validation images also selected the fine-tuning method: expect slightly less "
-                "on new images",
-            )
-        )
-    return cautions
-
-
 def _ladder(run: Run) -> list[dict[str, Any]]:
     """The fine-tuning methods that were tried; empty unless --tuning auto tried any."""
     if not (run.folder / "leaderboard.json").is_file():
         return []
     rows = run.read_json("leaderboard.json")
-    return [{**row, "note": message_from(row["note"]) if row["note"] else ""} for row in rows]
+    messages = [row["note_message"] for row in rows]
+    notes = [message_from(message) if message else "" for message in messages]
+    return [{**row, "note": note} for row, note in zip(rows, notes, strict=True)]
 
 
 def _comparisons(outcome: dict[str, Any]) -> list[Comparison]:
@@ -209,7 +119,7 @@ def _facts(predictor: Predictor, outcome: dict[str, Any]) -> list[tuple[Message,
         (Message("fact.training", "training"), training_summary(outcome)),
     ]
     if recipe.start.run:
-        facts.append((Message("fact.start", "continues"), str(recipe.start.run)))
+        facts.append((Message("fact.start", "continues from"), str(recipe.start.run)))
     if adaptation := predictor.run.adaptation():
         value = Message(
             "fact.adaptation_value",

@@ -112,7 +112,7 @@ def _match(samples: Sequence[Sample], table: dict[Path, dict[str, str]]) -> list
     names = [path.name for path in table]
     by_name = {path.name: row for path, row in table.items() if names.count(path.name) == 1}
     return [
-        by_path.get(sample.path.resolve()) or by_name.get(sample.path.name, {})
+        by_path.get(sample.file.resolve()) or by_name.get(sample.file.name, {})
         for sample in samples
     ]
 

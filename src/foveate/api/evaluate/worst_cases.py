@@ -42,8 +42,8 @@ def worst_and_best(
 ) -> tuple[list[Example], list[Example]]:
     """Return the predictions with the highest loss, and those with the lowest.
 
-    Only captions have best ones, because they are never quite right. How well noise was removed from
-    an image shows nothing.
+    Only captions have best ones, because they are never quite right. How well noise was removed
+    from an image shows nothing.
 
     Args:
         scanned: The images.
@@ -94,7 +94,7 @@ def _example(sample: Sample, prediction: Any, predictor: Predictor) -> Example:
             (_TRUE, ", ".join(label_names(sample)) or _NONE),
         ]
         return Example(sample.key, _with_heat_map(sample, predictor), details)
-    pixels, _ = read_image(sample.path)
+    pixels, _ = read_image(sample.source)
     if isinstance(prediction, Text):
         return _caption_example(sample, prediction, pixels)
     left = draw_prediction(pixels, sample.target, predictor.classes)

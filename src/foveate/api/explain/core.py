@@ -45,20 +45,20 @@ class Why:
     images like this one, where they were asked for."""
 
     path: str
-    question: str
-    chance: float
-    how: str
+    label: str
+    probability: float
+    method: str
     map: Tensor
-    faith: Faithfulness
-    same: float
+    faithfulness: Faithfulness
+    randomization_similarity: float
     nearest: tuple[Near, ...] = ()
 
     @property
     def doubt(self) -> str:
         """Why not to believe the map; empty where there is no reason."""
-        if not self.faith.better_than_random:
+        if not self.faithfulness.better_than_random:
             return "no better than random"
-        return "like random weights" if self.same > _LIKE_RANDOM else ""
+        return "like random weights" if self.randomization_similarity > _LIKE_RANDOM else ""
 
     def alt(self) -> str:
         """What the map shows, in words."""
@@ -66,21 +66,21 @@ class Why:
         rows, columns = np.unravel_index(int(found.argmax()), found.shape)
         height = ("top", "middle", "bottom")[min(2, 3 * int(rows) // found.shape[0])]
         side = ("left", "centre", "right")[min(2, 3 * int(columns) // found.shape[1])]
-        told = f"{self.question} ({self.chance:.0%}): by {self.how}, the {height} {side} speaks for it most"
+        told = f"{self.label} ({self.probability:.0%}): by {self.method}, the {height} {side} speaks for it most"
         return f"{told}; {self.doubt}" if self.doubt else told
 
     def row(self) -> dict[str, Any]:
         about = {
             "path": self.path,
-            "question": self.question,
-            "chance": self.chance,
-            "how": self.how,
-            **self.faith.row(),
+            "label": self.label,
+            "probability": self.probability,
+            "method": self.method,
+            **self.faithfulness.row(),
         }
         near = {"nearest": [each.row() for each in self.nearest]} if self.nearest else {}
         return {
             **about,
-            "same_with_random_weights": self.same,
+            "randomization_similarity": self.randomization_similarity,
             "doubt": self.doubt,
             "alt": self.alt(),
             **near,
@@ -97,20 +97,20 @@ class ExplainResult:
 
     @property
     def columns(self) -> list[str]:
-        return ["how", "maps", "insertion", "deletion", "better than random", "like random weights"]
+        return ["method", "maps", "insertion", "deletion", "better than random", "like random weights"]
 
     @property
     def rows(self) -> list[list[str]]:
         told = []
-        for how in dict.fromkeys(each.how for each in self.found):
-            own = [each for each in self.found if each.how == how]
+        for how in dict.fromkeys(each.method for each in self.found):
+            own = [each for each in self.found if each.method == how]
             means = [
-                float(np.mean([getattr(each.faith, name) for each in own]))
+                float(np.mean([getattr(each.faithfulness, name) for each in own]))
                 for name in ("insertion", "deletion")
             ]
             better, same = (
-                sum(each.faith.better_than_random for each in own),
-                float(np.mean([each.same for each in own])),
+                sum(each.faithfulness.better_than_random for each in own),
+                float(np.mean([each.randomization_similarity for each in own])),
             )
             told.append(
                 [
@@ -239,13 +239,13 @@ def _sheet(subject: ExplainTarget, whys: list[Why], across: int) -> np.ndarray:
     for first in range(0, len(whys), across):
         row = whys[first : first + across]
         pictures += [pixels, *(overlay(pixels, why.map) for why in row)]
-        titles += [f"{row[0].question} ({row[0].chance:.0%})", *(_title(why) for why in row)]
+        titles += [f"{row[0].label} ({row[0].probability:.0%})", *(_title(why) for why in row)]
     return image_grid(pictures, titles, across + 1)
 
 
 def _title(why: Why) -> str:
     return (
-        f"{why.how}: {why.doubt}"
+        f"{why.method}: {why.doubt}"
         if why.doubt
-        else f"{why.how}: in {why.faith.insertion:.2f}, out {why.faith.deletion:.2f}"
+        else f"{why.method}: in {why.faithfulness.insertion:.2f}, out {why.faithfulness.deletion:.2f}"
     )

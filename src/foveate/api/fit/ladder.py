@@ -16,10 +16,11 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from foveate.api.evaluate import evaluate
-from foveate.api.evaluate.core import EvaluateResult
+from foveate.api.evaluate.result import EvaluateResult
 from foveate.api.fit.pipeline import FitResult, adapted, prepared, reopened
 from foveate.errors import DataError, Interrupted, TooLittleTime, UsageError
 from foveate.evaluation.metrics import paired_difference
+from foveate.messages import Message
 from foveate.modeling.tunings import TUNINGS
 from foveate.recipe import Recipe, with_settings
 from foveate.run.folder import Run
@@ -46,12 +47,17 @@ class Rung:
     tuning: str
     result: FitResult | None = None
     gain: Score | None = None
-    note: str = ""
+    note: Message | None = None
+
+    @property
+    def note_text(self) -> str:
+        """The note in English; "" without one."""
+        return "" if self.note is None else str(self.note)
 
     def row(self) -> dict[str, Any]:
         """JSON-able: what the leaderboard says of it."""
         if self.result is None or self.result.evaluation is None:
-            return {"tuning": self.tuning, "note": self.note}
+            return {"tuning": self.tuning, "note": self.note_text}
         scores, outcome = self.result.evaluation.scores, self.result.outcome
         main, size = (
             scores.numbers[scores.main],
@@ -68,7 +74,7 @@ class Rung:
             "seconds": outcome["seconds"],
         }
         found = {"tuning": self.tuning, scores.main: main.value, "low": main.low, "high": main.high}
-        return {**found, **gained, **told, "note": self.note}
+        return {**found, **gained, **told, "note": self.note_text}
 
 
 @dataclass(frozen=True)
@@ -101,13 +107,13 @@ class LadderResult(FitResult):
 
 def _cells(rung: Rung) -> list[str]:
     if rung.result is None or rung.result.evaluation is None:
-        return [rung.tuning, "", "", "", "", "", rung.note]
+        return [rung.tuning, "", "", "", "", "", rung.note_text]
     row, scores = rung.row(), rung.result.evaluation.scores
     gained = (
         f"{rung.gain.value:+.3f} [{rung.gain.low:+.3f}, {rung.gain.high:+.3f}]" if rung.gain else ""
     )
     size = [f"{row['trained']:,}", f"{row['megabytes']:.2f}", f"{row['seconds']:.0f}"]
-    return [rung.tuning, str(scores.numbers[scores.main]), gained, *size, rung.note]
+    return [rung.tuning, str(scores.numbers[scores.main]), gained, *size, rung.note_text]
 
 
 class Clock:
@@ -170,7 +176,11 @@ class _Climb:
                     self.rungs.append(
                         Rung(
                             " or ".join(names),
-                            note=f"not tried: {_PATIENCE} rungs in a row gained nothing",
+                            note=Message(
+                                "ladder.no_gains",
+                                "not tried: {count:method|methods} in a row brought no gain",
+                                count=_PATIENCE,
+                            ),
                         )
                     )
                 else:
@@ -197,9 +207,13 @@ class _Climb:
             rung.result.evaluation.metric, before.evaluation.metric, _images(rung.result.evaluation)
         )
         if rung.gain.low is None or not rung.gain.low > 0:
-            rung.note = f"no gain over {self.best.tuning} beyond the noise"
+            rung.note = Message(
+                "ladder.no_gain",
+                "no significant gain over {tuning}",
+                tuning=self.best.tuning,
+            )
             return False
-        rung.note = f"better than {self.best.tuning}"
+        rung.note = Message("ladder.better", "better than {tuning}", tuning=self.best.tuning)
         self.best = rung
         return True
 
@@ -214,11 +228,13 @@ class _Climb:
                 refusal = error
             except TooLittleTime as error:
                 shutil.rmtree(self._folder(name), ignore_errors=True)
-                return Rung(name, note=f"not tried: {error.what}")
+                note = Message("ladder.not_tried", "not tried: {reason}", reason=error.what)
+                return Rung(name, note=note)
         assert refusal is not None
         if not self.rungs:
             raise refusal
-        return Rung(" or ".join(names), note=f"does not fit: {refusal.what}")
+        note = Message("ladder.unsuitable", "not applicable: {reason}", reason=refusal.what)
+        return Rung(" or ".join(names), note=note)
 
     def _fitted(self, name: str, left: int) -> FitResult:
         folder, recipe = self._folder(name), with_settings(self.recipe, {"tuning": name})
@@ -297,7 +313,10 @@ class _Climb:
         assert self.best is not None
         assert self.best.result is not None
         name, folder = self.best.tuning, self._folder(self.best.tuning)
-        self.best.note = ", ".join(part for part in (self.best.note, "chosen") if part)
+        chosen = Message("ladder.chosen", "chosen")
+        if self.best.note is not None:
+            chosen = Message("ladder.chosen_too", "{note}, chosen", note=self.best.note)
+        self.best.note = chosen
         self.best.result = replace(self.best.result, run=self.run.folder)
         tested = any(row["split"] == "test" for row in Run(folder).splits())
         self._take(
@@ -323,7 +342,11 @@ class _Climb:
             with atomic_write(self.run.folder / entry.name) as aside:
                 (shutil.copytree if entry.is_dir() else shutil.copy2)(entry, aside)
         shutil.rmtree(folder)
-        self.run.write_json("leaderboard.json", [rung.row() for rung in self.rungs])
+        rows = [
+            {**rung.row(), "note_message": rung.note.row() if rung.note else None}
+            for rung in self.rungs
+        ]
+        self.run.write_json("leaderboard.json", rows)
 
 
 def _images(evaluation: EvaluateResult) -> int:

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 
 from foveate.api.evaluate import evaluate
-from foveate.api.evaluate.core import EvaluateResult
 from foveate.api.evaluate.page import old_and_new_scores
+from foveate.api.evaluate.result import EvaluateResult
 from foveate.data.dataset import ImageDataset
 from foveate.data.scan import without_images
 from foveate.data.splits import duplicate_groups, split_table, subsample_shots
@@ -27,6 +27,7 @@ from foveate.inference.engine import (
     predict_dataset,
     scan_with_progress,
 )
+from foveate.messages import Message
 from foveate.modeling.backbones import family_of
 from foveate.modeling.datasets import eval_dataset
 from foveate.modeling.model import Model, build_model
@@ -215,7 +216,7 @@ def adapted(job: Job, splits: Sequence[Split] = ("val", "test")) -> FitResult:
         "leakage_audit": solved.leakage_audit,
     }
     told |= {
-        "cautions": _cautions(job, solved.leakage_audit),
+        "cautions": [each.row() for each in _cautions(job, solved.leakage_audit)],
         "threshold": _threshold(job),
         "parameters": _parameters(job.model),
     }
@@ -363,24 +364,36 @@ def _threshold(job: Job) -> float | None:
 # --- what it is worth
 
 
-def _cautions(job: Job, audit: list[dict[str, Any]]) -> list[str]:
-    """Doubts that belong to the data, whatever is evaluated."""
-    found = []
+def _cautions(job: Job, leakage_audit: list[dict[str, Any]]) -> list[Message]:
+    """Return what the scores cannot promise, whatever is evaluated: doubts about the data."""
+    cautions = []
     splits: dict[str, set[str]] = {}
     for sample, group in zip(job.table.samples, job.groups, strict=True):
         splits.setdefault(group, set()).add(str(sample.split))
-    torn = sum(len(places) > 1 for places in splits.values())
-    if torn:
-        found.append(
-            f"{torn} groups of near-copies lie on both sides of the split that the data names: the figures flatter"
+    divided = sum(len(names) > 1 for names in splits.values())
+    if divided:
+        cautions.append(
+            Message(
+                "caution.divided_groups",
+                "{groups:group of near-duplicates is|groups of near-duplicates are} on both sides "
+                "of the split that the data define: the scores are optimistically biased",
+                groups=divided,
+            )
         )
-    if audit:
-        random, grouped = (row["score"]["value"] for row in audit)
-        found.append(
-            f"a probe reaches {random:.3f} in random folds of the training images and {grouped:.3f} in folds that keep near-copies "
-            f"(or groups) together: a random split of these images would flatter by {random - grouped:+.3f}"
+    if leakage_audit:
+        random, by_group = (row["score"]["value"] for row in leakage_audit)
+        cautions.append(
+            Message(
+                "caution.random_split",
+                "a probe reaches {random:.3f} in random folds of the training images and "
+                "{by_group:.3f} in folds that keep near-duplicates (or groups) together: a random "
+                "split of these images would change the score by {bias:+.3f}",
+                random=random,
+                by_group=by_group,
+                bias=random - by_group,
+            )
         )
-    return found
+    return cautions
 
 
 def _evaluated(job: Job, splits: Sequence[Split]) -> EvaluateResult | None:

@@ -72,7 +72,7 @@ def judged(features: np.ndarray, targets: np.ndarray, folds: np.ndarray) -> Judg
     for fold in np.unique(folds):
         asked = folds == fold
         solution = solve(features[~asked], targets[~asked], folds[~asked], False)
-        standard = (features - solution.middle) / solution.scale
+        standard = (features - solution.mean) / solution.scale
         chances[asked] = softmax(standard[asked] @ solution.weight.T + solution.bias, axis=1)
         rows, known = torch.from_numpy(standard), torch.from_numpy(~asked)
         tallies[asked] = knn_vote(

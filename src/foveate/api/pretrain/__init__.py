@@ -34,7 +34,7 @@ def pretrain(
         out: Run folder to create. Default: runs/NAME-N.
         resume: Unfinished run to resume.
         dry_run: Measure the throughput, estimate the time, and stop.
-        settings: Values of recipe fields, such as {"task.narrow": 0}.
+        settings: Values of recipe fields, such as {"task.local_views": 0}.
         **options: Short options of the recipe, such as backbone="resnet18" or epochs=20.
 
     Returns:

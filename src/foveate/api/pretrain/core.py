@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 
 from foveate.api.fit.resume import going_on
-from foveate.api.pretrain.page import nearest, page_of, painted
+from foveate.api.pretrain.page import build_page, neighbor_rows, reconstruction_rows
 from foveate.api.pretrain.pictures import HELD, LABELS, TRAIN, Unlabelled, gathered, reopened
 from foveate.api.pretrain.verdict import Verdict, decide_verdict, verdict_from
 from foveate.data.dataset import ImageDataset
-from foveate.data.multicrop import Crops, views
+from foveate.data.multicrop import Crops, multicrop_transform
 from foveate.data.streaming import Catalogue, Stream
 from foveate.data.transforms import evaluation_transform
 from foveate.errors import Diverged, RunError, UsageError
@@ -25,7 +25,7 @@ from foveate.messages import Message
 from foveate.modeling.model import Model
 from foveate.modeling.weights import weights_fingerprint
 from foveate.recipe import Recipe
-from foveate.reporting.pages import write_pretraining_report
+from foveate.reporting.pretraining_page import write_pretraining_report
 from foveate.run.folder import BACKBONE_FILE, CLASSES_FILE, Run
 from foveate.training.collapse_guard import CollapseGuard
 from foveate.training.feature_quality import FeatureQuality
@@ -40,7 +40,7 @@ from foveate.utils import log
 from foveate.utils.device import ComputeMode, resolve_device, to_device
 from foveate.utils.distributed import DistributedContext, join_processes, single_process
 
-_GENTLE = Crops(wide=2, wide_area=(0.5, 1.0), colours=0.3)  # of the copies that the guard looks for
+_MILD = Crops(global_views=2, global_area=(0.5, 1.0), color=0.3)  # for the guard's self-retrieval
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,10 @@ def pretrain_recipe(
         Interrupted: A signal asked to stop.
     """
     device = Run.open(resume).recipe().device if resume else recipe.device
-    with join_processes(device) as processes, nullcontext() if processes.is_main else log.errors_only():
+    with (
+        join_processes(device) as processes,
+        nullcontext() if processes.is_main else log.errors_only(),
+    ):
         begun: Run | Throughput | PretrainResult | None = None
         if processes.is_main:
             begun = (
@@ -136,9 +139,7 @@ def _unfinished(folder: Path) -> Run | PretrainResult:
         )
     log.info(f"{run.folder} is finished: nothing to do")
     verdict = verdict_from(told["verdict"])
-    return PretrainResult(
-        run.folder, verdict, told["start"], told["end"], told
-    )
+    return PretrainResult(run.folder, verdict, told["start"], told["end"], told)
 
 
 def _begun(
@@ -202,14 +203,19 @@ def _learnt(run: Run, recipe: Recipe, processes: DistributedContext) -> Pretrain
     device = resolve_device(recipe.device)
     mode = ComputeMode.for_training(recipe.training)
     guard = _guard(model, pictures, recipe, device, mode)
-    start = {name: tensor.detach().cpu().clone() for name, tensor in model.trained_tensors().items()}
+    start = {
+        name: tensor.detach().cpu().clone() for name, tensor in model.trained_tensors().items()
+    }
     frozen = weights_fingerprint(model.frozen_tensors())
     to_device(model, device, mode)
     if processes.is_main:
         guard.measure_start(model, run.read_metrics())
     train = _shown(model, pictures, recipe)
     outcome = _trained(
-        Trainer(model, recipe, run, train, guard, device, distributed=processes, command="pretrain"), start
+        Trainer(
+            model, recipe, run, train, guard, device, distributed=processes, command="pretrain"
+        ),
+        start,
     )
     if not processes.is_main:
         return None
@@ -223,12 +229,11 @@ def _learnt(run: Run, recipe: Recipe, processes: DistributedContext) -> Pretrain
     if verdict.rolled_back:
         model.load_tensors(start)
     with single_process():
-        sheet, neighbours = painted(model, train, device), nearest(guard, model, pictures)
+        reconstructions = reconstruction_rows(model, train, device)
+        neighbors = neighbor_rows(guard, model, pictures)
     told = _written(run, model.cpu(), guard, end, verdict, outcome)
-    write_pretraining_report(
-        page_of(run, recipe, verdict, told, neighbours, sheet),
-        run.folder / "report.html",
-    )
+    page = build_page(run, recipe, verdict, told, neighbors, reconstructions)
+    write_pretraining_report(page, run.folder / "report.html")
     return PretrainResult(run.folder, verdict, told["start"], told["end"], told)
 
 
@@ -239,11 +244,11 @@ def _shown(model: Model, pictures: Unlabelled, recipe: Recipe) -> ImageDataset:
 
 def _views(model: Model) -> Any:
     objective: Any = model.task
-    spec = model.backbone.input
-    return views(spec, objective.crops, narrow_side(model) if objective.crops.narrow else spec.size)
+    spec, crops = model.backbone.input, objective.crops
+    return multicrop_transform(spec, crops, local_size(model) if crops.local_views else spec.size)
 
 
-def narrow_side(model: Model) -> int:
+def local_size(model: Model) -> int:
     """Half the network's side, px, where it takes that; else all of it."""
     half = model.backbone.input.size // 2
     try:
@@ -259,9 +264,13 @@ def _guard(
 ) -> CollapseGuard:
     spec = model.backbone.input
     held = Stream(pictures.held, pictures.pixels, evaluation_transform(spec, "crop"), recipe.seed)
-    copies = Stream(pictures.held, pictures.pixels, views(spec, _GENTLE, spec.size), recipe.seed)
+    copies = Stream(
+        pictures.held, pictures.pixels, multicrop_transform(spec, _MILD, spec.size), recipe.seed
+    )
     random = recipe.backbone.weights == "none"
-    return CollapseGuard(held, copies, pictures.labels, device, way, recipe.training.batch_size, random)
+    return CollapseGuard(
+        held, copies, pictures.labels, device, way, recipe.training.batch_size, random
+    )
 
 
 def _trained(trainer: Trainer, start: dict[str, Tensor]) -> TrainingResult:
@@ -280,7 +289,12 @@ def _trained(trainer: Trainer, start: dict[str, Tensor]) -> TrainingResult:
 
 
 def _written(
-    run: Run, model: Model, guard: CollapseGuard, end: FeatureQuality, verdict: Verdict, outcome: TrainingResult
+    run: Run,
+    model: Model,
+    guard: CollapseGuard,
+    end: FeatureQuality,
+    verdict: Verdict,
+    outcome: TrainingResult,
 ) -> dict[str, Any]:
     """The backbone, plain as any other, and what finished.json says."""
     if not model.tuning.unmergeable:

@@ -1,4 +1,4 @@
-"""What the report of a pre-training shows: numbers, curves, neighbours and paintings."""
+"""The report of pretraining: measures of features, nearest neighbors and reconstructions."""
 
 from __future__ import annotations
 
@@ -6,108 +6,113 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 from torch.nn import functional
 
+from foveate.api.evaluate.page import (
+    choice_rows,
+    environment_row,
+    split_counts,
+    training_summary,
+)
 from foveate.api.pretrain.pictures import Unlabelled
 from foveate.api.pretrain.verdict import Verdict
 from foveate.data.dataset import ImageDataset
 from foveate.data.loading import BatchSampler, make_loader
-from foveate.images import codec as images
-from foveate.messages import message_from
+from foveate.data.transforms import as_pixels
+from foveate.images.codec import thumbnail
+from foveate.messages import Message
 from foveate.modeling.model import Model
 from foveate.recipe import Recipe
-from foveate.reporting.pages import PretrainingPage
-from foveate.run.folder import Run
+from foveate.reporting.pretraining_page import PretrainingPage
+from foveate.run.folder import ENVIRONMENT_FILE, Run
 from foveate.training.collapse_guard import CollapseGuard
-from foveate.types import InputSpec
 from foveate.utils.invocation import current_invocation
 
-_ROWS, _NEAREST = 8, 6
-_SIDE = 96  # px
+_ROWS = 8  # of neighbors, and of reconstructions
+_NEIGHBORS = 6
+_THUMBNAIL_SIZE = 96  # px
 
 
-def nearest(guard: CollapseGuard, model: Model, pictures: Unlabelled) -> list[list[np.ndarray]]:
-    """Rows of thumbnails: a held-out image, and those among the others that the backbone finds most alike."""
-    alike = functional.normalize(guard.features(model.eval()), dim=1)
-    alike = (alike @ alike.T).fill_diagonal_(-2.0)
-    asked = np.linspace(0, len(alike) - 1, min(_ROWS, len(alike))).round().astype(int).tolist()
-    places = alike[asked].topk(min(_NEAREST, len(alike) - 1), dim=1).indices.tolist()
-    shown = {
-        place: _thumbnail(pictures, place)
-        for place in {*asked, *(place for row in places for place in row)}
+def neighbor_rows(guard: CollapseGuard, model: Model, images: Unlabelled) -> list[list[np.ndarray]]:
+    """Return thumbnails of held-out images, each with its nearest neighbors among the others."""
+    directions = functional.normalize(guard.features(model.eval()), dim=1)
+    cosines = (directions @ directions.T).fill_diagonal_(-2.0)
+    count = len(cosines)
+    queries = np.linspace(0, count - 1, min(_ROWS, count)).round().astype(int).tolist()
+    nearest = cosines[queries].topk(min(_NEIGHBORS, count - 1), dim=1).indices.tolist()
+    rows = [[query, *neighbors] for query, neighbors in zip(queries, nearest, strict=True)]
+    thumbnails = {
+        index: thumbnail(images.pixels.read(images.held[index])[0], _THUMBNAIL_SIZE)
+        for index in {index for row in rows for index in row}
     }
-    return [[shown[place] for place in (one, *row)] for one, row in zip(asked, places, strict=True)]
-
-
-def _thumbnail(pictures: Unlabelled, place: int) -> np.ndarray:
-    return images.thumbnail(pictures.pixels.read(pictures.held[place])[0], _SIDE)
+    return [[thumbnails[index] for index in row] for row in rows]
 
 
 @torch.inference_mode()
-def painted(model: Model, train: ImageDataset, device: torch.device) -> list[list[np.ndarray]]:
-    """Rows of an image, what was shown of it, and what was painted; none where the objective paints nothing."""
-    batch = next(iter(make_loader(train, BatchSampler(len(train), _ROWS), workers=0))).to(device)
+def reconstruction_rows(
+    model: Model, dataset: ImageDataset, device: torch.device
+) -> list[list[np.ndarray]]:
+    """Return images, what the network saw of each, and what it reconstructed.
+
+    Empty if the objective reconstructs no images.
+    """
+    loader = make_loader(dataset, BatchSampler(len(dataset), _ROWS), workers=0)
+    batch = next(iter(loader)).to(device)
     objective: Any = model.task
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        found = objective.painted(model.eval()(batch), batch)
-    if found is None:
+        pair = objective.reconstructions(model.eval()(batch), batch)
+    if pair is None:
         return []
     spec = model.backbone.input
-    return [[pixels(each, spec) for each in row] for row in zip(batch.images, *found, strict=True)]
+    columns = [as_pixels(images.cpu(), spec.mean, spec.std) for images in (batch.images, *pair)]
+    return [list(row) for row in zip(*columns, strict=True)]
 
 
-def pixels(image: Tensor, spec: InputSpec) -> np.ndarray:
-    """(3, S, S) normalised -> (S, S, 3) uint8."""
-    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (spec.mean, spec.std))
-    values: np.ndarray = (
-        ((image.cpu() * std + mean).clamp(0, 1) * 255)
-        .round()
-        .to(torch.uint8)
-        .permute(1, 2, 0)
-        .numpy()
-    )
-    return values
-
-
-def page_of(
+def build_page(
     run: Run,
     recipe: Recipe,
     verdict: Verdict,
-    told: dict[str, Any],
-    neighbours: list[list[np.ndarray]],
-    sheet: list[list[np.ndarray]],
+    outcome: dict[str, Any],
+    neighbors: list[list[np.ndarray]],
+    reconstructions: list[list[np.ndarray]],
 ) -> PretrainingPage:
-    around = run.read_json("environment.json")
+    """Collect what the report of pretraining shows.
+
+    Args:
+        run: The run folder.
+        recipe: Its recipe.
+        verdict: Whether it helped.
+        outcome: What finished.json says.
+        neighbors: What `neighbor_rows` returned.
+        reconstructions: What `reconstruction_rows` returned.
+    """
+    environment = run.read_json(ENVIRONMENT_FILE)
+    start, end = outcome["start"], outcome["end"]
+    images = Message(
+        "pretraining.images",
+        "{path}: {splits}",
+        path=recipe.data.path,
+        splits=split_counts(outcome["images"]),
+    )
     return PretrainingPage(
         title=run.folder.name,
-        command=current_invocation().command or around["command"],
+        command=current_invocation().command or environment["command"],
         verdict=verdict.headline,
         explanation=verdict.explanation,
-        measures=[(name, told["start"][name], told["end"][name]) for name in told["start"]],
+        measures=[(name, start[name], end[name]) for name in start],
         facts=[
-            (
-                "images",
-                f"{recipe.data.path}: "
-                + ", ".join(f"{count} {split}" for split, count in told["images"].items()),
-            ),
-            ("objective", recipe.task.name),
-            ("backbone", f"{recipe.backbone.name} ({told['origin']})"),
-            ("tuning", recipe.tuning.name),
-            ("seed", str(recipe.seed)),
-            ("trained", f"{told['epochs']} epochs, {told['seconds']:.0f} s: {message_from(told['reason'])}"),
+            (Message("fact.images", "images"), images),
+            (Message("fact.objective", "objective"), recipe.task.name),
+            (Message("fact.backbone", "backbone"), f"{recipe.backbone.name} ({outcome['origin']})"),
+            (Message("fact.tuning", "fine-tuning"), recipe.tuning.name),
+            (Message("fact.seed", "random seed"), str(recipe.seed)),
+            (Message("fact.training", "training"), training_summary(outcome)),
         ],
-        choices=[
-            (row["field"], str(row["value"]), row["reason"])
-            for row in run.read_json("choices.json")
-        ],
-        curves=[{"epoch": 0, **told["start"]}, *run.read_metrics()],
-        neighbours=neighbours,
-        sheet=sheet,
+        choices=choice_rows(run),
+        curves=[{"epoch": 0, **start}, *run.read_metrics()],
+        neighbors=neighbors,
+        reconstructions=reconstructions,
+        environment=environment_row(environment),
         lang=recipe.lang,
-        environment={
-            **{k: str(v) for k, v in around.items() if k not in ("versions", "command")},
-            **around["versions"],
-        },
     )

@@ -83,7 +83,9 @@ def decide_verdict(
         kept = Message("pretraining.rolled_back", text, reason=worse)
         return Verdict("did not help", kept, gain, True)
     if gain is None:
-        text = "there is no sign of harm, but without labels there can be none of help: --labels DATA"
+        text = (
+            "there is no sign of harm, but without labels there can be none of help: --labels DATA"
+        )
         return Verdict("cannot tell", Message("pretraining.no_labels", text), None, False)
     change = Message(
         "pretraining.gain",
@@ -97,7 +99,9 @@ def decide_verdict(
     if helped:
         return Verdict("helped", change, gain, False)
     if from_scratch:
-        text = "{gain}, within the noise: the new backbone is kept, as it started from random weights"
+        text = (
+            "{gain}, within the noise: the new backbone is kept, as it started from random weights"
+        )
         return Verdict(
             "no difference", Message("pretraining.noise_scratch", text, gain=change), gain, False
         )

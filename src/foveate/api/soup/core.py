@@ -21,7 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from foveate.api.evaluate import evaluate
-from foveate.api.evaluate.core import EvaluateResult, Source
+from foveate.api.evaluate.core import Source
+from foveate.api.evaluate.result import EvaluateResult
 from foveate.api.fit.pipeline import reopened
 from foveate.api.soup.averaging import Tensors
 from foveate.api.soup.candidates import Averager, Point
@@ -173,7 +174,7 @@ def _interpolated(averager: Averager, job: Job, steps: int) -> Tried:
             bar.advance()
     reason = f"{_best_of(points[best], job)}: {_said(points[best])}, the start {_said(points[0])}, the end {_said(points[-1])}"
     return Tried(
-        _marked(points, best), best, steps, kept, ("soup.alpha", points[best].alpha, reason)
+        _marked(points, best), best, steps, kept, Decision("soup.alpha", points[best].alpha, reason)
     )
 
 
@@ -198,7 +199,7 @@ def _greedy(averager: Averager, job: Job, runs: list[Run]) -> Tried:
             bar.advance()
     reason = f"{_best_of(points[best], job)}: {_said(points[best])}, the best run alone {_said(points[0])}"
     value = [str(folder) for folder in points[best].runs]
-    return Tried(_marked(points, best), best, 0, kept, ("soup.runs", value, reason))
+    return Tried(_marked(points, best), best, 0, kept, Decision("soup.runs", value, reason))
 
 
 def _marked(points: list[Point], best: int) -> list[Point]:
@@ -277,7 +278,7 @@ def _drawn(tried: Tried) -> str:
         if point.shifted
         else (across, f"validation {point.metric}")
     )
-    groups: dict[str, list[plots.Spot]] = {"averages": [], "single runs": [], "left out": []}
+    groups: dict[str, list[plots.Point]] = {"averages": [], "single runs": [], "left out": []}
     for each in tried.points:
         group = (
             "left out"
@@ -296,7 +297,7 @@ def _drawn(tried: Tried) -> str:
     return plots.weight_averages({**groups, **marked}, *labels)
 
 
-def _spot(point: Point) -> plots.Spot:
+def _spot(point: Point) -> plots.Point:
     if point.shifted is not None:
         return point.validation, point.shifted
     return Score(float(len(point.runs)) if point.alpha is None else point.alpha), point.validation

@@ -12,7 +12,7 @@ from foveate.api.predict import predict
 from foveate.cli.command import Command
 from foveate.utils import console, log
 
-FOLDERS = ["pictures", "coco", "yolo", "masks"]
+FOLDERS = ["images", "coco", "yolo", "masks"]
 
 
 def _write_predictions(

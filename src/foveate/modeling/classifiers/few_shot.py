@@ -1,6 +1,6 @@
-"""Classifiers from a formula, for a few images of each class: on features of a frozen backbone, without a step.
+"""Closed-form classifiers for a few images per class, on features of a frozen backbone.
 
-Letters: N images, D width of a feature, K classes. Features are centred, targets are one-hot.
+Letters: N images, D width of a feature, K classes. Features are centered, targets are one-hot.
 """
 
 from __future__ import annotations
@@ -14,71 +14,86 @@ from threadpoolctl import threadpool_limits
 from foveate.modeling.classifiers.logistic import LabeledFeatures, Solution
 
 Fitter = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
-"""features (N, D) and targets (N, K) -> weights (K, D) and bias (K,): scores, whose scale means nothing."""
+"""features (N, D) and targets (N, K) -> weights (K, D) and bias (K,) of scores of arbitrary scale.
+"""
 
-_SCALES = 10.0 ** np.arange(-1, 2.51, 0.125)  # that turn scores into logits
-USUAL = 10.0  # where no fold can tell
-_UNKNOWN = -1e4  # the logit of a class without an image
-PENALTIES = 10.0 ** np.arange(
-    -3, 2.1, 0.5
-)  # of ridge regression, in shares of the mean square length of a feature
-_ITERATIONS = 300  # of LP++: the loss hardly moves any more
+_SCALES = 10.0 ** np.arange(-1, 2.51, 0.125)  # candidates, from scores to logits
+DEFAULT_SCALE = 10.0  # if no fold can tell
+_ABSENT_LOGIT = -1e4  # the logit of a class without images
+# of ridge regression, relative to the mean squared length of a feature
+PENALTIES = 10.0 ** np.arange(-3, 2.1, 0.5)
+_ITERATIONS = 300  # of LP++; the loss has converged by then
 
 
-def solved(known: LabeledFeatures, fit: Fitter, unit: bool, usual: float) -> tuple[Solution, float]:
-    """The fitter's classifier of all images, with logits instead of scores, and the factor between them: that of least log loss
-    on left-out folds, `usual` where no fold can tell. `unit`: features are brought to length 1 after centring (CL2N, Wang et al.
-    2019)."""
-    scale = best_scale(known, fit, unit, usual)
+def solve_few_shot(
+    features: LabeledFeatures, fit: Fitter, unit: bool, default_scale: float
+) -> tuple[Solution, float]:
+    """Fit on all images and scale scores to logits.
+
+    Args:
+        features: Features, targets and folds.
+        fit: The closed-form classifier.
+        unit: Scale features to length 1 after centering (CL2N, Wang et al. 2019).
+        default_scale: The scale if no fold can tell.
+
+    Returns:
+        The classifier, and the scale, chosen by log loss on left-out folds.
+    """
+    scale = best_scale(features, fit, unit, default_scale)
     with threadpool_limits(1):
-        middle = known.features.mean(0)
-        weight, bias = _every_class(
-            fit, _centred(known.features, middle, unit), known.targets, scale
+        mean = features.features.mean(0)
+        weight, bias = _all_classes(
+            fit, _center(features.features, mean, unit), features.targets, scale
         )
     solution = Solution(
-        middle, np.ones_like(middle), weight.astype(np.float32), bias.astype(np.float32), scale, {}
+        mean, np.ones_like(mean), weight.astype(np.float32), bias.astype(np.float32), scale, {}
     )
     return solution, scale
 
 
 def centroids(features: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Half the negative squared distance to the mean of each class, up to what all classes share (Snell et al. 2017)."""
+    """Nearest class mean: minus half the squared distance, up to a constant (Snell et al. 2017)."""
     means = targets.T @ features / targets.sum(0)[:, None]
     return means, -0.5 * (means**2).sum(1)
 
 
 def ridge(penalty: float) -> Fitter:
-    """Least squares on one-hot targets with a squared penalty, solved in the space of the images (Rifkin and Lippert 2007)."""
+    """Ridge regression on one-hot targets, in its dual form (Rifkin and Lippert 2007)."""
 
     def fit(features: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         products = features @ features.T
-        shrink = penalty * np.trace(products) / len(products) * np.eye(len(products))
+        penalty_matrix = penalty * np.trace(products) / len(products) * np.eye(len(products))
         share = targets.mean(0)
-        return np.linalg.solve(products + shrink, targets - share).T @ features, share
+        return np.linalg.solve(products + penalty_matrix, targets - share).T @ features, share
 
     return fit
 
 
-def best_penalty(known: LabeledFeatures, unit: bool) -> tuple[float, dict[float, float]]:
-    """The penalty of least mean squared error on left-out folds, and the errors of all; 1 where no fold can tell."""
+def best_penalty(features: LabeledFeatures, unit: bool) -> tuple[float, dict[float, float]]:
+    """The penalty with the lowest squared error on left-out folds, and all errors; 1 if none can
+    tell.
+    """
     tried = {}
     with threadpool_limits(1):
         for penalty in PENALTIES:
-            found = list(_left_out(known, ridge(float(penalty)), unit))
-            if not found:
+            left_out = list(_left_out_scores(features, ridge(float(penalty)), unit))
+            if not left_out:
                 return 1.0, {}
             tried[float(penalty)] = float(
-                np.mean(np.concatenate([((scores - truth) ** 2).sum(1) for scores, truth in found]))
+                np.mean(
+                    np.concatenate([((scores - truth) ** 2).sum(1) for scores, truth in left_out])
+                )
             )
     return min(tried, key=lambda penalty: tried[penalty]), tried
 
 
 def lpplus(alpha: float) -> Fitter:
-    """Logits f (w_k + alpha_k t_k) by block-wise majorise-minimise descent of the cross entropy (LP++, Huang et al. 2024).
+    """Logits f (w_k + alpha_k t_k) by block majorize-minimize descent (LP++, Huang et al. 2024).
 
-    The paper's t_k are embeddings of sentences; here they are the class means. It begins at w = 0 and one `alpha` for all classes.
-    Steps are 1 / L for each block, with L from the bound 1/2 on the curvature of the softmax (Boehning 1992), so that no step can
-    raise the loss: there is no rate to choose.
+    The t_k are text embeddings in the paper and class means here. Descent starts at w = 0 and one
+    `alpha` for all classes. Steps are 1 / L for each block, with L from the bound 1/2 on the
+    curvature of the softmax (Boehning 1992): no step can raise the loss, and there is no learning
+    rate.
     """
 
     def fit(features: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -88,63 +103,72 @@ def lpplus(alpha: float) -> Fitter:
         step = 2 * count / max(float(np.linalg.eigvalsh(features @ features.T)[-1]), 1e-12)
         blend_step = 2 * count / max(float((known**2).sum(0).max()), 1e-12)
         for _ in range(_ITERATIONS):
-            weight -= step * (_slope(features @ weight.T + blend * known, targets).T @ features)
+            weight -= step * (_gradient(features @ weight.T + blend * known, targets).T @ features)
             blend -= blend_step * (
-                _slope(features @ weight.T + blend * known, targets) * known
+                _gradient(features @ weight.T + blend * known, targets) * known
             ).sum(0)
         return weight + blend[:, None] * towards, np.zeros(len(towards))
 
     return fit
 
 
-def best_scale(known: LabeledFeatures, fit: Fitter, unit: bool, usual: float = USUAL) -> float:
-    """The factor of least log loss that turns the fitter's scores into logits, on left-out folds; `usual` where none can tell."""
+def best_scale(
+    features: LabeledFeatures, fit: Fitter, unit: bool, default_scale: float = DEFAULT_SCALE
+) -> float:
+    """The factor from scores to logits with the lowest log loss on left-out folds.
+
+    `default_scale` if no fold can tell.
+    """
     with threadpool_limits(1):
-        found = list(_left_out(known, fit, unit))
-    if not found:
-        return usual
+        left_out = list(_left_out_scores(features, fit, unit))
+    if not left_out:
+        return default_scale
     losses = [
-        sum(-(log_softmax(scale * scores, axis=1) * truth).sum() for scores, truth in found)
+        sum(-(log_softmax(scale * scores, axis=1) * truth).sum() for scores, truth in left_out)
         for scale in _SCALES
     ]
     return float(_SCALES[int(np.argmin(losses))])
 
 
-def _slope(logits: np.ndarray, targets: np.ndarray) -> np.ndarray:
-    """(N, K): of the mean cross entropy by the logits."""
+def _gradient(logits: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    """Gradient (N, K) of the mean cross entropy with respect to the logits."""
     return np.asarray((np.exp(log_softmax(logits, axis=1)) - targets) / len(logits))
 
 
-def _centred(features: np.ndarray, middle: np.ndarray, unit: bool) -> np.ndarray:
-    rows = features.astype(np.float64) - middle
+def _center(features: np.ndarray, mean: np.ndarray, unit: bool) -> np.ndarray:
+    rows = features.astype(np.float64) - mean
     return np.asarray(
         rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12) if unit else rows
     )
 
 
-def _every_class(
+def _all_classes(
     fit: Fitter, features: np.ndarray, targets: np.ndarray, scale: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Logits for all K classes; those without an image are hopeless."""
-    there = targets.sum(0) > 0
-    weight, bias = np.zeros((len(there), features.shape[1])), np.full(len(there), _UNKNOWN)
-    found, shift = fit(features, targets[:, there])
-    weight[there], bias[there] = scale * found, scale * shift
+    """Weights and bias for all K classes; those without images get a very low logit."""
+    present = targets.sum(0) > 0
+    weight, bias = np.zeros((len(present), features.shape[1])), np.full(len(present), _ABSENT_LOGIT)
+    scores, shift = fit(features, targets[:, present])
+    weight[present], bias[present] = scale * scores, scale * shift
     return weight, bias
 
 
-def _left_out(known: LabeledFeatures, fit: Fitter, unit: bool) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Scores and targets of each fold, by what the others know; folds with a class that the others lack tell nothing."""
-    for fold in np.unique(known.folds):
-        left = known.folds != fold
-        there = known.targets[left].sum(0) > 0
-        if there.sum() < 2 or known.targets[~left][:, ~there].any():
+def _left_out_scores(
+    features: LabeledFeatures, fit: Fitter, unit: bool
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Scores and targets of each fold by a fit on the others; folds with an unseen class are
+    skipped.
+    """
+    for fold in np.unique(features.folds):
+        training = features.folds != fold
+        present = features.targets[training].sum(0) > 0
+        if present.sum() < 2 or features.targets[~training][:, ~present].any():
             continue
-        middle = known.features[left].mean(0)
+        mean = features.features[training].mean(0)
         weight, bias = fit(
-            _centred(known.features[left], middle, unit), known.targets[left][:, there]
+            _center(features.features[training], mean, unit), features.targets[training][:, present]
         )
         yield (
-            _centred(known.features[~left], middle, unit) @ weight.T + bias,
-            known.targets[~left][:, there],
+            _center(features.features[~training], mean, unit) @ weight.T + bias,
+            features.targets[~training][:, present],
         )

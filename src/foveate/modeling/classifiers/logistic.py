@@ -1,6 +1,8 @@
-"""A linear classifier solved on fixed features: logistic regression with its regularisation cross-validated.
+"""Logistic regression on fixed features, with cross-validated regularization.
 
-Letters: N images, D width of a feature, R <= min(N, D) directions that the features span, K classes.
+Own L-BFGS in place of scikit-learn's: in coordinates scaled by the curvature it needs a twentieth
+of the steps (docs/log). Letters: N images, D width of a feature, R <= min(N, D) rank of the
+features, K classes.
 """
 
 from __future__ import annotations
@@ -12,23 +14,26 @@ from functools import cached_property
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-STRENGTHS = tuple(
-    10.0**power for power in (-5, -4, -3.5, -3, -2.5, -2, -1.5, -1, 0)
-)  # C of scikit-learn, strongest penalty first
+# C of scikit-learn, strongest penalty first
+STRENGTHS = tuple(10.0**power for power in (-5, -4, -3.5, -3, -2.5, -2, -1.5, -1, 0))
 _ITERATIONS = 1000
-_TOLERANCE = 3e-5  # of the gradient, where each direction counts by the root of its curvature
-_FLAT = 1e-3  # a curvature below is taken for this
+_TOLERANCE = 3e-5  # of the gradient, in coordinates scaled by the root of the curvature
+_MIN_CURVATURE = 1e-3  # lower bound of the curvature
 _FOLDS = 5
-_AT_ONCE = 4096  # images
-_NOTHING = 1e-10  # of the largest square: below, a direction is rounding
+_CHUNK = 4096  # images
+_RANK_TOLERANCE = 1e-10  # of the largest squared singular value: below it is rounding
 
-Plane = tuple[np.ndarray, np.ndarray]  # (K, R) coefficients and (K,) bias
+Linear = tuple[np.ndarray, np.ndarray]  # (K, R) coefficients and (K,) bias
 
 
 @dataclass(frozen=True)
 class LabeledFeatures:
-    """Training images as a frozen backbone describes them. `features`: (N, D) float32. `targets`: (N, K) in {0, 1}. `folds`: (N,)
-    int, by which settings are chosen: no group is in two. `multilabel`: whether several classes may hold at once."""
+    """Features of the training images by a frozen backbone.
+
+    `features`: (N, D) float32. `targets`: (N, K) in {0, 1}. `folds`: (N,) int, for
+    cross-validation; no group is in two of them. `multilabel`: whether an image may have several
+    classes.
+    """
 
     features: np.ndarray
     targets: np.ndarray
@@ -36,252 +41,290 @@ class LabeledFeatures:
     multilabel: bool = False
 
     @cached_property
-    def turned(self) -> Turned:
-        return turned(self.features)
+    def rotated(self) -> RotatedFeatures:
+        return rotate(self.features)
 
     @cached_property
     def solution(self) -> Solution:
-        return solve(self.turned, self.targets, self.folds, self.multilabel)
+        return solve(self.rotated, self.targets, self.folds, self.multilabel)
 
 
 @dataclass(frozen=True)
 class Solution:
-    """`weight` (K, D) and `bias` (K,) act on features minus `middle` (D,), over `scale` (D,). `strength`: the C that was
-    chosen. `tried`: C -> log loss. `left_out`: (N, K) chances of each image by a classifier that was solved without its fold; None
-    where the classifier is no such one."""
+    """A linear classifier: weight (K, D) and bias (K,) on (features - mean) / scale.
 
-    middle: np.ndarray
+    `strength`: the chosen C. `tried`: C -> log loss. `out_of_fold`: (N, K) probabilities of each
+    image by a classifier fitted without its fold; None for classifiers that have none.
+    """
+
+    mean: np.ndarray
     scale: np.ndarray
     weight: np.ndarray
     bias: np.ndarray
     strength: float
     tried: dict[float, float]
-    left_out: np.ndarray | None = None
+    out_of_fold: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
-class Turned:
-    """Features, standardised and turned into the R directions that they span: a penalty on lengths does not see a rotation, and the
-    work is smaller. `rows`: (N, R) float32. `turn`: (R, N) over the `standard` features (N, D), or (R, D) where there are none."""
+class RotatedFeatures:
+    """Standardized features, rotated into the R directions that they span.
 
-    middle: np.ndarray
+    An L2 penalty is invariant to rotation, and the problem is smaller. `rows`: (N, R) float32.
+    `rotation`: (R, N) over the `standardized` features (N, D), or (R, D) if these are None.
+    """
+
+    mean: np.ndarray
     scale: np.ndarray
     rows: np.ndarray
-    turn: np.ndarray
-    standard: np.ndarray | None
+    rotation: np.ndarray
+    standardized: np.ndarray | None
 
-    def back(self, coefficients: np.ndarray) -> np.ndarray:
-        """(K, R) -> (K, D), on standardised features."""
-        found = coefficients @ self.turn
-        return np.asarray(found if self.standard is None else found @ self.standard)
+    def to_features(self, coefficients: np.ndarray) -> np.ndarray:
+        """Coefficients (K, R) as weights (K, D) of the standardized features."""
+        found = coefficients @ self.rotation
+        return np.asarray(found if self.standardized is None else found @ self.standardized)
 
-    def forth(self, weight: np.ndarray) -> np.ndarray:
-        """(K, D), on standardised features -> (K, R): what `back` undoes."""
+    def from_features(self, weight: np.ndarray) -> np.ndarray:
+        """Weights (K, D) of the standardized features as coefficients (K, R)."""
         return np.asarray(
-            (weight if self.standard is None else weight @ self.standard.T) @ self.turn.T
+            (weight if self.standardized is None else weight @ self.standardized.T)
+            @ self.rotation.T
         )
 
 
-def turned(features: np.ndarray) -> Turned:
-    """Features (N, D), as `solve` and `out_of_fold` want them; made once where several ask. Exact: directions of no length are left
-    out. Through the smaller of the two matrices of inner products, because D may be twenty times N."""
-    middle, scale = _standard(features)
+def rotate(features: np.ndarray) -> RotatedFeatures:
+    """Rotate features (N, D) for `solve` and `out_of_fold`.
+
+    Exact; directions of zero length are left out. Uses the smaller of the two Gram matrices,
+    because D may be twenty times N.
+    """
+    mean, scale = _mean_and_scale(features)
     if len(features) < features.shape[1]:
-        standard = (features - middle) / scale
-        exact = standard.astype(np.float64)
-        squares, axes = _directions(exact @ exact.T)
-        return Turned(
-            middle,
+        standardized = (features - mean) / scale
+        exact = standardized.astype(np.float64)
+        squares, axes = _principal_axes(exact @ exact.T)
+        return RotatedFeatures(
+            mean,
             scale,
             (axes * np.sqrt(squares)).astype(np.float32),
             (axes / np.sqrt(squares)).T,
-            standard,
+            standardized,
         )
 
-    def parts() -> Iterator[np.ndarray]:
-        """Standardised and exact, some images at a time: of all at once they would be three times the features."""
-        for start in range(0, len(features), _AT_ONCE):
-            yield ((features[start : start + _AT_ONCE] - middle) / scale).astype(np.float64)
+    def chunks() -> Iterator[np.ndarray]:
+        """Standardized float64 features in chunks; all at once would triple the memory."""
+        for start in range(0, len(features), _CHUNK):
+            yield ((features[start : start + _CHUNK] - mean) / scale).astype(np.float64)
 
-    _, axes = _directions(sum(part.T @ part for part in parts()))
-    return Turned(
-        middle,
+    _, axes = _principal_axes(sum(part.T @ part for part in chunks()))
+    return RotatedFeatures(
+        mean,
         scale,
-        np.concatenate([(part @ axes).astype(np.float32) for part in parts()]),
+        np.concatenate([(part @ axes).astype(np.float32) for part in chunks()]),
         axes.T,
         None,
     )
 
 
-def _directions(products: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The squares and the axes of a matrix of inner products that have a length."""
+def _principal_axes(products: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Nonzero eigenvalues of a Gram matrix, and their eigenvectors."""
     squares, axes = np.linalg.eigh(products)
-    real = squares > _NOTHING * squares[-1]
-    return squares[real], axes[:, real]
+    kept = squares > _RANK_TOLERANCE * squares[-1]
+    return squares[kept], axes[:, kept]
 
 
 def solve(
-    features: np.ndarray | Turned, targets: np.ndarray, folds: np.ndarray, multilabel: bool
+    features: np.ndarray | RotatedFeatures, targets: np.ndarray, folds: np.ndarray, multilabel: bool
 ) -> Solution:
-    """features (N, D) float32, targets (N, K) in {0, 1}, folds (N,) int -> the classifier of least cross-validated log loss."""
-    known = features if isinstance(features, Turned) else turned(features)
-    paths = _paths(known.rows, targets, folds, multilabel)
-    tried = _cross_validated(known.rows, targets, folds, multilabel, paths)
+    """Fit the classifier with the lowest cross-validated log loss.
+
+    Args:
+        features: (N, D) float32, or already rotated.
+        targets: (N, K) in {0, 1}.
+        folds: (N,) int.
+        multilabel: Whether an image may have several classes.
+    """
+    rotated = features if isinstance(features, RotatedFeatures) else rotate(features)
+    paths = _paths(rotated.rows, targets, folds, multilabel)
+    tried = _cross_validate(rotated.rows, targets, folds, multilabel, paths)
     strength = min(tried, key=lambda c: (tried[c], c))
-    solved = {fold: path[STRENGTHS.index(strength)] for fold, path in paths.items()}
-    begun = _mean(list(solved.values())) if solved else None
-    coefficients, bias = _fitted(known.rows, targets, [strength], multilabel, begun)[0]
-    weight = known.back(coefficients).astype(np.float32)
-    left_out = _left_out(known.rows, targets, folds, strength, multilabel, solved, begun)
+    by_fold = {fold: path[STRENGTHS.index(strength)] for fold, path in paths.items()}
+    initial = _average(list(by_fold.values())) if by_fold else None
+    coefficients, bias = _fit_path(rotated.rows, targets, [strength], multilabel, initial)[0]
+    weight = rotated.to_features(coefficients).astype(np.float32)
+    probabilities = _out_of_fold(
+        rotated.rows, targets, folds, strength, multilabel, by_fold, initial
+    )
     return Solution(
-        known.middle, known.scale, weight, bias.astype(np.float32), strength, tried, left_out
+        rotated.mean, rotated.scale, weight, bias.astype(np.float32), strength, tried, probabilities
     )
 
 
 def out_of_fold(
-    features: np.ndarray | Turned,
+    features: np.ndarray | RotatedFeatures,
     targets: np.ndarray,
     folds: np.ndarray,
     strength: float,
     multilabel: bool,
-    near: Solution | None = None,
+    initial: Solution | None = None,
 ) -> np.ndarray:
-    """(N, K) probabilities of each image by a classifier that was solved without the image's fold. `near`: of the same features
-    and strength, over all images: where to begin, which is all that it can change."""
-    known = features if isinstance(features, Turned) else turned(features)
-    begun = None if near is None else (known.forth(near.weight), near.bias)
-    return _left_out(known.rows, targets, folds, strength, multilabel, {}, begun)
+    """Probabilities (N, K) of each image by a classifier fitted without its fold.
+
+    `initial`: a solution for all images with the same features and strength. It only sets the
+    starting point of the optimization.
+    """
+    rotated = features if isinstance(features, RotatedFeatures) else rotate(features)
+    start = None if initial is None else (rotated.from_features(initial.weight), initial.bias)
+    return _out_of_fold(rotated.rows, targets, folds, strength, multilabel, {}, start)
 
 
-def _left_out(
+def _out_of_fold(
     rows: np.ndarray,
     targets: np.ndarray,
     folds: np.ndarray,
     strength: float,
     multilabel: bool,
-    solved: dict[int, Plane],
-    begun: Plane | None,
+    by_fold: dict[int, Linear],
+    initial: Linear | None,
 ) -> np.ndarray:
-    """As `out_of_fold`; `solved`: fold -> the classifier without it, where it is known."""
-    answers = np.zeros(targets.shape)
+    """As `out_of_fold`; `by_fold`: classifiers without a fold that are known already."""
+    probabilities = np.zeros(targets.shape)
     for fold in np.unique(folds).tolist():
-        left = folds != fold
-        plane = (
-            solved.get(fold) or _fitted(rows[left], targets[left], [strength], multilabel, begun)[0]
+        training = folds != fold
+        linear = (
+            by_fold.get(fold)
+            or _fit_path(rows[training], targets[training], [strength], multilabel, initial)[0]
         )
-        answers[~left] = _answers(rows[~left], plane, multilabel)
-    return answers
+        probabilities[~training] = _predict(rows[~training], linear, multilabel)
+    return probabilities
 
 
-def _answers(rows: np.ndarray, plane: Plane, multilabel: bool) -> np.ndarray:
-    """(N, K) chances."""
-    return _probabilities(rows @ plane[0].T + plane[1], multilabel)
+def _predict(rows: np.ndarray, linear: Linear, multilabel: bool) -> np.ndarray:
+    """Probabilities (N, K)."""
+    return _probabilities(rows @ linear[0].T + linear[1], multilabel)
 
 
-def _mean(planes: list[Plane]) -> Plane:
-    weights, biases = zip(*planes, strict=True)
+def _average(linears: list[Linear]) -> Linear:
+    weights, biases = zip(*linears, strict=True)
     return np.mean(weights, axis=0), np.mean(biases, axis=0)
 
 
-def _standard(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(D,) means and (D,) scales: the root of the feature's variance and that of the middle feature. Plain deviations would
-    stretch what hardly varies here a thousandfold, and a picture of another kind, or a backbone that moves, with it."""
+def _mean_and_scale(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Means (D,) and scales (D,): root of the feature's variance plus that of the median feature.
+
+    Plain standard deviations would magnify nearly constant features a thousandfold, and with them
+    any image of another kind, or any change of the backbone.
+    """
     spread = features.std(0)
     return features.mean(0), np.sqrt(spread**2 + np.median(spread) ** 2) + 1e-6
 
 
 def _paths(
     rows: np.ndarray, targets: np.ndarray, folds: np.ndarray, multilabel: bool
-) -> dict[int, list[Plane]]:
-    """Fold -> the classifiers of all strengths without it, of as many folds as are asked, and where anything can be learnt."""
-    kept = [fold for fold in np.unique(folds).tolist() if _teachable(targets[folds != fold])][
-        :_FOLDS
-    ]
+) -> dict[int, list[Linear]]:
+    """Fold -> classifiers of all strengths fitted without it, for the first usable folds."""
+    usable = [
+        fold for fold in np.unique(folds).tolist() if _has_two_classes(targets[folds != fold])
+    ][:_FOLDS]
     return {
-        fold: _fitted(rows[folds != fold], targets[folds != fold], list(STRENGTHS), multilabel)
-        for fold in kept
+        fold: _fit_path(rows[folds != fold], targets[folds != fold], list(STRENGTHS), multilabel)
+        for fold in usable
     }
 
 
-def _cross_validated(
+def _cross_validate(
     rows: np.ndarray,
     targets: np.ndarray,
     folds: np.ndarray,
     multilabel: bool,
-    paths: dict[int, list[Plane]],
+    paths: dict[int, list[Linear]],
 ) -> dict[float, float]:
-    """C -> mean log loss over left-out images."""
+    """C -> mean log loss of left-out images."""
     if not paths:
         return {1e-2: float("nan")}
     losses = np.zeros(len(STRENGTHS))
     for fold, path in paths.items():
-        asked = folds == fold
-        found = [
-            _log_loss(_answers(rows[asked], plane, multilabel), targets[asked], multilabel)
+        held_out = folds == fold
+        fold_losses = [
+            _log_loss(_predict(rows[held_out], plane, multilabel), targets[held_out], multilabel)
             for plane in path
         ]
-        losses += np.array(found) * asked.sum()
+        losses += np.array(fold_losses) * held_out.sum()
     count = int(np.isin(folds, list(paths)).sum())
     return {c: float(loss / count) for c, loss in zip(STRENGTHS, losses, strict=True)}
 
 
-def _teachable(targets: np.ndarray) -> bool:
+def _has_two_classes(targets: np.ndarray) -> bool:
     return bool((targets.sum(0) > 0).sum() > 1)
 
 
-def _fitted(
+def _fit_path(
     rows: np.ndarray,
     targets: np.ndarray,
     strengths: list[float],
     multilabel: bool,
-    begun: Plane | None = None,
-) -> list[Plane]:
-    """(K, R) coefficients and (K,) bias for each C in turn, each started from the one before, the first from what was `begun`."""
-    found = targets.sum(0) > 0
+    initial: Linear | None = None,
+) -> list[Linear]:
+    """Classifiers for each C, each started from the one before, the first from `initial`."""
+    present = targets.sum(0) > 0
     if multilabel:
-        asked = found & (
+        varying = present & (
             targets.sum(0) < len(targets)
-        )  # a label that all images share, or none has, is no question
-        paths = _path(rows, targets[:, asked], strengths, True, _part(begun, asked))
-        return [_placed(path, asked, np.where(found, 20.0, -20.0)) for path in paths]
-    if found.sum() == 2:  # two classes are one question
-        second = _path(
-            rows, targets[:, found][:, 1:], strengths, True, _difference(_part(begun, found))
+        )  # labels that all or no images have need no fit
+        paths = _regularization_path(
+            rows, targets[:, varying], strengths, True, _select_classes(initial, varying)
+        )
+        return [_for_all_classes(path, varying, np.where(present, 20.0, -20.0)) for path in paths]
+    if present.sum() == 2:  # two classes need one logit
+        second = _regularization_path(
+            rows,
+            targets[:, present][:, 1:],
+            strengths,
+            True,
+            _second_minus_first(_select_classes(initial, present)),
         )
         paths = [
             (np.concatenate([-weight, weight]) / 2, np.concatenate([-bias, bias]) / 2)
             for weight, bias in second
         ]
     else:
-        paths = _path(rows, targets[:, found], strengths, False, _part(begun, found))
+        paths = _regularization_path(
+            rows, targets[:, present], strengths, False, _select_classes(initial, present)
+        )
     return [
-        _placed(path, found, np.full(len(found), -20.0)) for path in paths
-    ]  # a class without images gets a hopeless bias
+        _for_all_classes(path, present, np.full(len(present), -20.0)) for path in paths
+    ]  # a class without images gets a very low bias
 
 
-def _part(begun: Plane | None, classes: np.ndarray) -> Plane | None:
-    return begun and (begun[0][classes], begun[1][classes])
+def _select_classes(linear: Linear | None, classes: np.ndarray) -> Linear | None:
+    return linear and (linear[0][classes], linear[1][classes])
 
 
-def _difference(begun: Plane | None) -> Plane | None:
-    """Of two classes, what speaks for the second."""
-    return begun and (begun[0][1:] - begun[0][:1], begun[1][1:] - begun[1][:1])
+def _second_minus_first(linear: Linear | None) -> Linear | None:
+    """The second of two classes minus the first."""
+    return linear and (linear[0][1:] - linear[0][:1], linear[1][1:] - linear[1][:1])
 
 
-def _placed(path: Plane, where: np.ndarray, bias: np.ndarray) -> Plane:
-    """Rows for all K classes, of which `where` were solved."""
-    every, shift = np.zeros((len(where), path[0].shape[1])), bias.copy()
-    every[where], shift[where] = path
-    return every, shift
+def _for_all_classes(linear: Linear, solved: np.ndarray, bias: np.ndarray) -> Linear:
+    """The classifier for all K classes, of which `solved` (K,) bool were fitted."""
+    weight, biases = np.zeros((len(solved), linear[0].shape[1])), bias.copy()
+    weight[solved], biases[solved] = linear
+    return weight, biases
 
 
-def _path(
-    rows: np.ndarray, targets: np.ndarray, strengths: list[float], apart: bool, begun: Plane | None
-) -> list[Plane]:
-    """Least mean log loss + |weight|^2 / (2 C N) by L-BFGS, for each C; of a softmax, or of columns that hold or not, `apart`.
+def _regularization_path(
+    rows: np.ndarray,
+    targets: np.ndarray,
+    strengths: list[float],
+    multilabel: bool,
+    initial: Linear | None,
+) -> list[Linear]:
+    """Minimize mean log loss + |weight|^2 / (2 C N) by L-BFGS for each C.
 
-    The steps are taken where each direction counts by the root of its curvature: lengths of directions differ a hundred
-    thousandfold, and the way down is twenty times as long otherwise (docs/log.md).
+    `multilabel`: independent sigmoids instead of a softmax. Coordinates are scaled by the root of
+    the curvature: lengths of directions differ by a factor of 100,000, and the descent would take
+    twenty times as many steps otherwise (docs/log).
     """
     from scipy.optimize import minimize
 
@@ -289,63 +332,67 @@ def _path(
         return [(np.empty((0, rows.shape[1])), np.empty(0))] * len(strengths)
     squares = np.einsum("nr,nr->r", rows, rows, dtype=np.float64)[:, None] / len(rows)
     weight, bias = (
-        (begun[0].T, begun[1])
-        if begun
+        (initial[0].T, initial[1])
+        if initial
         else (np.zeros((rows.shape[1], targets.shape[1])), np.zeros(targets.shape[1]))
     )
-    found: list[Plane] = []
+    solutions: list[Linear] = []
     with threadpool_limits(1):  # products this small lose more to waiting threads than they gain
         for strength in strengths:
             penalty = 1 / (strength * len(rows))
-            chances = _probabilities(rows @ weight.astype(rows.dtype) + bias, apart)
-            curvature = np.maximum((chances * (1 - chances)).mean(0), _FLAT)
+            probabilities = _probabilities(rows @ weight.astype(rows.dtype) + bias, multilabel)
+            curvature = np.maximum((probabilities * (1 - probabilities)).mean(0), _MIN_CURVATURE)
             units = np.concatenate(
                 [1 / np.sqrt(curvature * squares + penalty), 1 / np.sqrt(curvature)[None]]
             )
             start = (np.concatenate([weight, bias[None]]) / units).ravel()
-            how = {"maxiter": _ITERATIONS, "gtol": _TOLERANCE, "maxls": 50}
-            end = minimize(
-                _loss,
+            options = {"maxiter": _ITERATIONS, "gtol": _TOLERANCE, "maxls": 50}
+            result = minimize(
+                _penalized_loss,
                 start,
-                (rows, targets, penalty, units, apart),
+                (rows, targets, penalty, units, multilabel),
                 "L-BFGS-B",
                 jac=True,
-                options=how,
+                options=options,
             )
-            at = end.x.reshape(units.shape) * units
-            weight, bias = at[:-1], at[-1]
-            found.append((weight.T, bias))
-    return found
+            parameters = result.x.reshape(units.shape) * units
+            weight, bias = parameters[:-1], parameters[-1]
+            solutions.append((weight.T, bias))
+    return solutions
 
 
-def _loss(
-    place: np.ndarray,
+def _penalized_loss(
+    scaled: np.ndarray,
     rows: np.ndarray,
     targets: np.ndarray,
     penalty: float,
     units: np.ndarray,
-    apart: bool,
+    multilabel: bool,
 ) -> tuple[float, np.ndarray]:
-    """The penalised loss at a place that is measured in `units`, (R + 1, K) with the bias last, and its gradient."""
-    at = place.reshape(units.shape) * units
-    loss, chances = _judged(rows @ at[:-1].astype(rows.dtype) + at[-1], targets, apart)
-    errors = (chances - targets) / len(rows)
-    gradient = np.concatenate(
-        [rows.T @ errors.astype(rows.dtype) + penalty * at[:-1], errors.sum(0)[None]]
+    """Penalized loss and its gradient at parameters scaled by `units`, (R + 1, K), bias last."""
+    parameters = scaled.reshape(units.shape) * units
+    loss, probabilities = _loss_and_probabilities(
+        rows @ parameters[:-1].astype(rows.dtype) + parameters[-1], targets, multilabel
     )
-    return loss + penalty / 2 * float((at[:-1] ** 2).sum()), (gradient * units).ravel()
+    errors = (probabilities - targets) / len(rows)
+    gradient = np.concatenate(
+        [rows.T @ errors.astype(rows.dtype) + penalty * parameters[:-1], errors.sum(0)[None]]
+    )
+    return loss + penalty / 2 * float((parameters[:-1] ** 2).sum()), (gradient * units).ravel()
 
 
-def _judged(logits: np.ndarray, targets: np.ndarray, apart: bool) -> tuple[float, np.ndarray]:
-    """Mean log loss of an image, from logits, because chances of 0 would be infinite; and the chances."""
-    if apart:
-        each, chances = np.logaddexp(0, logits).sum(1), _probabilities(logits, True)
-    else:  # what scipy's softmax and logsumexp would both compute, and twice as slowly
-        most = logits.max(1, keepdims=True)
-        shares = np.exp(logits - most)
+def _loss_and_probabilities(
+    logits: np.ndarray, targets: np.ndarray, multilabel: bool
+) -> tuple[float, np.ndarray]:
+    """Mean log loss, computed from logits for numerical stability, and probabilities."""
+    if multilabel:
+        losses, probabilities = np.logaddexp(0, logits).sum(1), _probabilities(logits, True)
+    else:  # scipy's softmax and logsumexp would take twice as long
+        highest = logits.max(1, keepdims=True)
+        shares = np.exp(logits - highest)
         total = shares.sum(1, keepdims=True)
-        each, chances = (np.log(total) + most)[:, 0], shares / total
-    return float((each - (targets * logits).sum(1)).mean()), chances
+        losses, probabilities = (np.log(total) + highest)[:, 0], shares / total
+    return float((losses - (targets * logits).sum(1)).mean()), probabilities
 
 
 def _probabilities(logits: np.ndarray, multilabel: bool) -> np.ndarray:
@@ -354,9 +401,9 @@ def _probabilities(logits: np.ndarray, multilabel: bool) -> np.ndarray:
     return np.asarray(expit(logits) if multilabel else softmax(logits, axis=1))
 
 
-def _log_loss(answers: np.ndarray, targets: np.ndarray, multilabel: bool) -> float:
-    answers = np.clip(answers, 1e-7, 1 - 1e-7)
-    loss = -(targets * np.log(answers)).sum(1)
+def _log_loss(probabilities: np.ndarray, targets: np.ndarray, multilabel: bool) -> float:
+    probabilities = np.clip(probabilities, 1e-7, 1 - 1e-7)
+    loss = -(targets * np.log(probabilities)).sum(1)
     if multilabel:
-        loss -= ((1 - targets) * np.log(1 - answers)).sum(1)
+        loss -= ((1 - targets) * np.log(1 - probabilities)).sum(1)
     return float(loss.mean())

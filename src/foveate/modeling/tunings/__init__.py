@@ -1,4 +1,7 @@
-"""Which weights move, and how. A tuning changes a model that does not know it."""
+"""Fine-tuning methods: which parameters are trainable, and what is added.
+
+A tuning changes a model that does not know about it.
+"""
 
 from __future__ import annotations
 
@@ -14,9 +17,7 @@ from foveate.errors import UsageError
 from foveate.modeling.backbones import Backbone
 from foveate.modeling.classifiers.logistic import LabeledFeatures, Solution
 from foveate.registry import Registry
-
-Choice = tuple[str, Any, str]
-"""What was chosen for the user: a field, its value, the reason."""
+from foveate.types import Decision
 
 
 class TuningSettings(BaseModel):
@@ -24,8 +25,10 @@ class TuningSettings(BaseModel):
 
 
 class Adaptable(Protocol):
-    """What a tuning may touch: a module with these two parts. `classes`: the names that it answers with. `multilabel`: whether
-    several of them may hold for one image."""
+    """What a tuning may change: a model with a backbone and a head.
+
+    `classes`: the class names. `multilabel`: whether an image may have several of them.
+    """
 
     backbone: Backbone
     head: nn.Module
@@ -38,16 +41,20 @@ class Adaptable(Protocol):
 
 
 class Tuning(ABC):
-    """One way to adapt.
+    """Base class of fine-tuning methods.
 
-    `needs_steps`: False when the head is solved on features of the frozen backbone and nothing else moves.
-    `layerwise`: whether learning rates fall towards the input (training.layer_decay).
-    `unmergeable`: why what it adds cannot be folded into the network; empty where it can, with the same answers.
-    `rung`: its place on the ladder of `--tuning auto`, the cheapest first. The whole part counts rungs, of several on one the
-    first that fits the backbone and the task is taken. None: not on the ladder.
-    `knows_classes`: whether it can answer with a class of which it saw no image. `needs_images`: whether it has to see any.
-    `suggests`: values of the recipe's dotted fields that suit it better than the general defaults; fields that the
-    task lacks are skipped.
+    Attributes:
+        needs_steps: False if the head is solved in closed form on features of the frozen backbone.
+        layerwise: whether learning rates fall towards the input (training.layer_decay).
+        unmergeable: why added parameters cannot be merged into the network; empty if they can.
+        ladder_rank: position in the search of `--tuning auto`, cheapest first; None: not part of
+            it.
+            Of several with the same whole part, the first that fits the backbone and the task is
+            tried.
+        knows_classes: whether it can predict a class without a training image.
+        needs_images: whether it needs training images at all.
+        default_overrides: values of dotted recipe fields that suit it better than the general
+            defaults; fields that the task lacks are skipped.
     """
 
     needs_steps: ClassVar[bool] = True
@@ -63,66 +70,77 @@ class Tuning(ABC):
         self.settings = settings
 
     @classmethod
-    def resolve_settings(cls, settings: dict[str, Any], classes: Sequence[str]) -> list[Choice]:
-        """What the settings left open, or only pointed to (a file); said to the user and written into the recipe."""
+    def resolve_settings(cls, settings: dict[str, Any], classes: Sequence[str]) -> list[Decision]:
+        """Decide what the settings leave open, or read what they point to (a file).
+
+        The decisions are printed and written into the recipe.
+        """
         return []
 
     @abstractmethod
     def apply(self, model: Adaptable) -> None:
-        """Freezes, unfreezes or injects; called once on a fresh model, before training as before loading.
+        """Freeze, unfreeze or inject parameters; called once, before training and before loading.
 
-        What has a gradient afterwards is what a run saves. Raises UsageError for a backbone that it cannot be applied to.
+        A run saves the parameters that require gradients afterwards.
+
+        Raises:
+            UsageError: the tuning cannot be applied to this backbone.
         """
 
-    def fit_head(self, model: Adaptable, known: LabeledFeatures) -> list[Choice]:
-        """Puts into the head what follows from the training images without a step; gives what was chosen on the way. Asked where
-        the head can describe features: before any step, or in the place of all."""
-        into_head(model.head, known.solution)
-        tried = ", ".join(f"{c:g}: {loss:.3f}" for c, loss in known.solution.tried.items())
-        return [
-            (
-                "head.C",
-                known.solution.strength,
-                f"least log loss over {len(set(known.folds))} folds by group ({tried})",
-            )
-        ]
+    def fit_head(self, model: Adaptable, features: LabeledFeatures) -> list[Decision]:
+        """Fit the head in closed form on the features of the training images.
+
+        Called before the first step, or instead of all steps.
+
+        Returns:
+            What was chosen on the way, such as the regularization strength.
+        """
+        set_linear_head(model.head, features.solution)
+        tried = ", ".join(f"{c:g}: {loss:.3f}" for c, loss in features.solution.tried.items())
+        reason = f"lowest log loss over {len(set(features.folds))} folds by group ({tried})"
+        return [Decision("head.C", features.solution.strength, reason)]
 
     def prepare_for_tensors(self, model: Adaptable, tensors: Mapping[str, Tensor]) -> None:  # noqa: B027
-        """Before a run's tensors are put in: may shape what is as large as the run had training images."""
+        """Called before the tensors of a run are loaded; may resize what depends on its data."""
 
     def merge(self, model: Adaptable) -> None:
-        """Folds added parameters into the weights, so that the network is the plain one again."""
+        """Merge added parameters into the weights, so that the plain network remains.
+
+        Raises:
+            UsageError: they cannot be merged (`unmergeable`).
+        """
         if self.unmergeable:
-            what = f"what the tuning {type(self).__module__.rpartition('.')[2]!r} adds cannot be folded into the network"
+            name = type(self).__module__.rpartition(".")[2]
+            what = f"the parameters that the tuning {name!r} adds cannot be merged into the network"
             raise UsageError(
                 what,
                 why=self.unmergeable,
-                hint="use it as it is, or fit with a tuning that merges, such as lora",
+                hint="use the run unmerged, or fit with a tuning that merges, such as lora",
             )
 
-    # --- what some need while they train
+    # --- hooks during training
 
     def begin_epoch(self, model: Adaptable, epoch: int, epochs: int) -> None:  # noqa: B027
-        """Before each epoch: may hold weights still that `apply` let move."""
+        """Called before each epoch; may freeze parameters that `apply` unfroze."""
 
     def add_gradients(self, model: Adaptable) -> None:  # noqa: B027
-        """After each backward pass: may add the gradient of a penalty of its own."""
+        """Called after each backward pass; may add the gradient of a penalty."""
 
     def after_step(self, model: Adaptable, step: int, steps: int) -> None:  # noqa: B027
-        """After each step of the optimiser, 0 <= step < steps; gradients are still there."""
+        """Called after each optimizer step, 0 <= step < steps, before gradients are cleared."""
 
     def state(self) -> dict[str, Tensor]:
-        """What it remembers from step to step; saved in checkpoints, so that a resumed run is the same run."""
+        """State beyond the parameters, saved in checkpoints for exact resume."""
         return {}
 
-    def load_state(self, memory: Mapping[str, Tensor]) -> None:  # noqa: B027
-        """Takes back what `memory` gave."""
+    def load_state(self, state: Mapping[str, Tensor]) -> None:  # noqa: B027
+        """Restore what `state` returned."""
 
 
-def into_head(head: Any, solution: Solution) -> None:
-    """A linear head with the weights of a solution."""
+def set_linear_head(head: Any, solution: Solution) -> None:
+    """Copy the weights of `solution` into a linear head."""
     with torch.no_grad():
-        head.mean.copy_(torch.from_numpy(solution.middle))
+        head.mean.copy_(torch.from_numpy(solution.mean))
         head.std.copy_(torch.from_numpy(solution.scale))
         head.linear.weight.copy_(torch.from_numpy(solution.weight))
         head.linear.bias.copy_(torch.from_numpy(solution.bias))

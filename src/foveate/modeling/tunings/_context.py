@@ -1,6 +1,6 @@
-"""Learnt words before a class's name (CoOp, Zhou et al. 2022), for any tokenizer: they are put between a sentence's tokens.
+"""Learned context tokens before class names (CoOp, Zhou et al. 2022), for any tokenizer.
 
-Letters: K classes, L tokens in a sentence, M learnt words, W width of a token.
+Letters: K classes, L tokens in a sentence, M context tokens, W width of a token embedding.
 """
 
 from __future__ import annotations
@@ -13,70 +13,71 @@ from torch import Tensor, nn
 
 from foveate.errors import UsageError
 from foveate.modeling.backbones import TextBackbone
-from foveate.modeling.tunings._text import PromptSettings, spoken
+from foveate.modeling.tunings._text import PromptSettings, humanize
 
-_SPREAD = 0.02  # of random first words, as the paper has it
+_INIT_STD = 0.02  # of random initial context, as in the paper
 
 
 class ContextSettings(PromptSettings):
     prompts: str | dict[str, str | list[str]] | None = Field(
         None,
-        description="a .yaml or .json file that maps each class to the words after the learnt ones; default: its name",
+        description=".yaml or .json file with the text after the context for each class; default: name",
     )
-    context: int = Field(4, ge=1, description="learnt words before each class's name")
+    context: int = Field(4, ge=1, description="learned context tokens before each class name")
     start: str = Field(
         "a photo of a",
-        description="what the learnt words begin as, as far as it goes; empty: random",
+        description="initial context, as far as it goes; empty: random",
     )
 
 
-def phrases(classes: Sequence[str], settings: ContextSettings) -> list[str]:
-    """What stands after the learnt words, for each class."""
+def class_phrases(classes: Sequence[str], settings: ContextSettings) -> list[str]:
+    """The text after the context, for each class."""
     if settings.prompts is None:
-        return [spoken(name) for name in classes]
+        return [humanize(name) for name in classes]
     assert isinstance(settings.prompts, dict)
-    found = [
+    texts = [
         [text] if isinstance(text, str) else text
         for text in (settings.prompts[name] for name in classes)
     ]
     several = next(
-        (name for name, texts in zip(classes, found, strict=True) if len(texts) > 1), None
+        (name for name, texts in zip(classes, texts, strict=True) if len(texts) > 1), None
     )
     if several is not None:
-        what = f"the class {several!r} has several prompts, and learnt words stand before one"
-        raise UsageError(what, where="tuning.prompts", hint=f"{several}: {spoken(several)}")
-    return [texts[0].rstrip(".") for texts in found]
+        what = f"class {several!r} has several prompts; learned context supports one"
+        raise UsageError(what, where="tuning.prompts", hint=f"{several}: {humanize(several)}")
+    return [texts[0].rstrip(".") for texts in texts]
 
 
-class Slots(nn.Module):
-    """The sentences 'NAME.' with room for M words after the token that begins a sentence, where the tokenizer sets one.
+class PromptSlots(nn.Module):
+    """Token embeddings of "NAME." for each class, with M free positions after the start token, if
+    any.
 
-    Made of what the frozen table of tokens says; nothing in it is saved.
+    They are computed from the frozen token table; none is saved.
     """
 
     ids: Tensor
     words: Tensor
 
-    def __init__(self, backbone: TextBackbone, names: Sequence[str], room: int) -> None:
+    def __init__(self, backbone: TextBackbone, names: Sequence[str], num_words: int) -> None:
         super().__init__()
         ids = backbone.tokenize([f"{name}." for name in names])
-        self.first, self.room = _begins(backbone), room
+        self.first, self.num_words = _num_start_tokens(backbone), num_words
         padding = backbone.tokenize([""])[0, -1]
-        if room >= ids.shape[1] or bool((ids[:, ids.shape[1] - room :] != padding).any()):
+        if num_words >= ids.shape[1] or bool((ids[:, ids.shape[1] - num_words :] != padding).any()):
             why, hint = (
-                f"of {ids.shape[1]} tokens the longest name leaves fewer than {room}",
+                f"the longest class name leaves fewer than {num_words} of {ids.shape[1]} tokens",
                 "--set tuning.context=2",
             )
             raise UsageError(
-                "there is no room for so many learnt words",
+                "the class names leave too few tokens for the learned context",
                 where="tuning.context",
                 why=why,
                 hint=hint,
             )
         filler = ids[:, self.first : self.first + 1].expand(
-            -1, room
-        )  # an ordinary word: neither the end of a sentence nor padding
-        kept = ids.shape[1] - room
+            -1, num_words
+        )  # any word token: neither end of text nor padding
+        kept = ids.shape[1] - num_words
         self.register_buffer(
             "ids",
             torch.cat([ids[:, : self.first], filler, ids[:, self.first : kept]], 1),
@@ -93,18 +94,18 @@ class Slots(nn.Module):
 
 
 @torch.no_grad()
-def first_words(backbone: TextBackbone, settings: ContextSettings) -> Tensor:
-    """(M, W): the embeddings of the words that `start` holds, and random ones after them."""
-    ids, nothing = backbone.tokenize([settings.start]), backbone.tokenize([""])
+def initial_words(backbone: TextBackbone, settings: ContextSettings) -> Tensor:
+    """Initial context (M, W): the embeddings of `start`, followed by random ones."""
+    ids, empty = backbone.tokenize([settings.start]), backbone.tokenize([""])
     words = backbone.embed_tokens(ids)[0]
-    own = int((ids != nothing[0, -1]).sum() - (nothing != nothing[0, -1]).sum())
-    found = torch.randn(settings.context, words.shape[1]) * _SPREAD
-    count, first = min(own, settings.context), _begins(backbone)
-    found[:count] = words[first : first + count]
-    return found
+    own = int((ids != empty[0, -1]).sum() - (empty != empty[0, -1]).sum())
+    context = torch.randn(settings.context, words.shape[1]) * _INIT_STD
+    count, first = min(own, settings.context), _num_start_tokens(backbone)
+    context[:count] = words[first : first + count]
+    return context
 
 
-def _begins(backbone: TextBackbone) -> int:
-    """1 where every sentence begins with the same token, 0 elsewhere."""
+def _num_start_tokens(backbone: TextBackbone) -> int:
+    """1 if every sentence begins with the same token, else 0."""
     one, other = backbone.tokenize(["red", "square"])
     return int(one[0] == other[0])

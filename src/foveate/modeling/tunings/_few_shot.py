@@ -1,4 +1,4 @@
-"""What tunings share whose head comes from a formula."""
+"""Base class of tunings whose head is computed in closed form from a few images."""
 
 from __future__ import annotations
 
@@ -6,50 +6,54 @@ from abc import abstractmethod
 from typing import Any, ClassVar
 
 from foveate.errors import UsageError
-from foveate.modeling.classifiers.few_shot import USUAL, Fitter, solved
+from foveate.modeling.classifiers.few_shot import DEFAULT_SCALE, Fitter, solve_few_shot
 from foveate.modeling.classifiers.logistic import LabeledFeatures
-from foveate.modeling.tunings import Adaptable, Choice, Tuning, into_head
+from foveate.modeling.tunings import Adaptable, Tuning, set_linear_head
+from foveate.types import Decision
 
-_ONE = "--tuning probe takes several classes an image"
+_HINT = "--tuning probe supports several classes per image"
 
 
-class ShotTuning(Tuning):
-    """`unit`: whether features are brought to length 1. `usual`: what turns scores into logits where no fold can tell."""
+class FewShotTuning(Tuning):
+    """`l2_normalize`: scale features to length 1.
+
+    `default_scale`: from scores to logits, if no fold can tell.
+    """
 
     needs_steps: ClassVar[bool] = False
-    unit: ClassVar[bool] = False
-    usual: ClassVar[float] = USUAL
+    l2_normalize: ClassVar[bool] = False
+    default_scale: ClassVar[float] = DEFAULT_SCALE
 
     def apply(self, model: Adaptable) -> None:
         head: Any = model.head
         if not hasattr(head, "linear"):
-            hint = "--tuning head trains it; full, last and lora the backbone too"
+            hint = "--tuning head trains the head; full, last and lora also train the backbone"
             raise UsageError(
-                "this task's head cannot be solved in closed form", where="tuning", hint=hint
+                "the head of this task has no closed-form solution", where="tuning", hint=hint
             )
         model.backbone.requires_grad_(False)
         head.requires_grad_(True)
-        head.l2_normalize = self.unit
+        head.l2_normalize = self.l2_normalize
 
     @abstractmethod
-    def fitter(self, known: LabeledFeatures) -> tuple[Fitter, list[Choice]]:
-        """The formula, and what was chosen for it."""
+    def fitter(self, features: LabeledFeatures) -> tuple[Fitter, list[Decision]]:
+        """The classifier, and the decisions made for it."""
 
-    def fit_head(self, model: Adaptable, known: LabeledFeatures) -> list[Choice]:
-        refuse_several(known)
-        fit, choices = self.fitter(known)
-        solution, scale = solved(known, fit, self.unit, self.usual)
-        into_head(model.head, solution)
+    def fit_head(self, model: Adaptable, features: LabeledFeatures) -> list[Decision]:
+        require_single_label(features)
+        fit, choices = self.fitter(features)
+        solution, scale = solve_few_shot(features, fit, self.l2_normalize, self.default_scale)
+        set_linear_head(model.head, solution)
         return [
             *choices,
-            (
+            Decision(
                 "head.scale",
                 scale,
-                f"least log loss of left-out images; {self.usual:g} where none can be left out",
+                f"lowest log loss on left-out images, else {self.default_scale:g}",
             ),
         ]
 
 
-def refuse_several(known: LabeledFeatures) -> None:
-    if known.multilabel:
-        raise UsageError("this tuning takes one class an image", where="tuning", hint=_ONE)
+def require_single_label(features: LabeledFeatures) -> None:
+    if features.multilabel:
+        raise UsageError("this tuning supports one class per image", where="tuning", hint=_HINT)

@@ -1,4 +1,4 @@
-"""Which layers of a backbone a tuning can take hold of."""
+"""Which layers of a backbone a tuning can attach to."""
 
 from __future__ import annotations
 
@@ -16,51 +16,64 @@ def is_linear(module: nn.Module) -> bool:
     return isinstance(module, nn.Linear) and type(module).forward is nn.Linear.forward
 
 
-def is_plain(module: nn.Module) -> bool:
-    """A linear layer or an ungrouped convolution."""
-    return is_linear(module) or (_convolves(module) and bool(module.groups == 1))
+def is_linear_or_conv(module: nn.Module) -> bool:
+    """Whether it is a linear layer or an ungrouped convolution."""
+    return is_linear(module) or (_is_standard_conv(module) and bool(module.groups == 1))
 
 
-def is_any(module: nn.Module) -> bool:
-    """A linear layer or a convolution, depthwise ones too."""
-    return is_linear(module) or _convolves(module)
+def is_linear_or_any_conv(module: nn.Module) -> bool:
+    """Whether it is a linear layer or a convolution, depthwise ones included."""
+    return is_linear(module) or _is_standard_conv(module)
 
 
-def _convolves(module: nn.Module) -> bool:
-    """One that pads or standardises its weights in a way of its own (TensorFlow's "same", NFNets) is left alone: an update beside
-    it would see other pixels, or merge into something else."""
+def _is_standard_conv(module: nn.Module) -> bool:
+    """Whether it is a plain Conv2d.
+
+    Layers that pad or standardize weights in their own way (TensorFlow's "same", NFNets) are left
+    alone: an update beside them would see other pixels, or merge into something else.
+    """
     return isinstance(module, nn.Conv2d) and type(module).forward is nn.Conv2d.forward
 
 
 def is_norm(module: nn.Module) -> bool:
-    """A normalisation with a scale of its own."""
+    """Whether it is a normalization layer with a learned scale."""
     return "norm" in type(module).__name__.lower() and isinstance(
         getattr(module, "weight", None), nn.Parameter
     )
 
 
-def called(
-    backbone: Backbone, fits: Callable[[nn.Module], bool], lacks: str, hint: str = "--tuning full"
+def active_layers(
+    backbone: Backbone, fits: Callable[[nn.Module], bool], kind: str, hint: str = "--tuning full"
 ) -> list[str]:
-    """Names of the fitting modules that a forward pass calls; raises UsageError, which says what the backbone `lacks`.
+    """Names of the modules that fit and that a forward pass calls.
 
-    Some networks read a layer's weight without calling the layer (the fused attention of BEiT and EVA): what is put in the place of
-    such a layer would train nothing, and change the answers only when it is merged.
+    Some networks read the weight of a layer without calling the layer (the fused attention of BEiT
+    and EVA): an adapter on such a layer would train nothing, and change predictions only once
+    merged.
+
+    Args:
+        backbone: The network; it is run once on an empty image.
+        fits: Which modules are wanted.
+        kind: What they are, for the message ("linear layer").
+        hint: What to try when there are none.
+
+    Raises:
+        UsageError: The backbone has no such layer.
     """
     names = {module: name for name, module in backbone.named_modules() if fits(module)}
-    seen: set[nn.Module] = set()
+    called_modules: set[nn.Module] = set()
 
-    def note(module: nn.Module, *_: Any) -> None:
-        seen.add(module)
+    def record(module: nn.Module, *_: Any) -> None:
+        called_modules.add(module)
 
-    hooks = [module.register_forward_hook(note) for module in names]
+    hooks = [module.register_forward_hook(record) for module in names]
     side, was_training = backbone.input.size, backbone.training
     with torch.inference_mode():
         backbone.eval().probe(torch.zeros(1, 3, side, side))
     backbone.train(was_training)
     for hook in hooks:
         hook.remove()
-    found = [name for module, name in names.items() if module in seen]
-    if not found:
-        raise UsageError(f"this backbone has no {lacks}", where="tuning", hint=hint)
-    return found
+    active = [name for module, name in names.items() if module in called_modules]
+    if not active:
+        raise UsageError(f"this backbone has no {kind}", where="tuning", hint=hint)
+    return active

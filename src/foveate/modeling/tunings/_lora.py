@@ -1,4 +1,4 @@
-"""What LoRA and its variants share."""
+"""Base class of LoRA and its variants."""
 
 from __future__ import annotations
 
@@ -18,22 +18,23 @@ class LoraSettings(TuningSettings):
 
 
 class LoraTuning(PeftTuning):
-    """Updates beside linear layers and ungrouped convolutions: a rank cannot be shared out to the groups of a depthwise one.
+    """Low-rank updates of linear layers and ungrouped convolutions.
 
-    `variant`: arguments of peft's LoraConfig that make the variant.
+    Depthwise convolutions are left out: a rank cannot be divided among their groups.
+    `peft_options`: arguments of peft's LoraConfig that select the variant.
     """
 
     Settings: ClassVar[type[TuningSettings]] = LoraSettings
-    variant: ClassVar[dict[str, Any]] = {}
+    peft_options: ClassVar[dict[str, Any]] = {}
     settings: LoraSettings
 
     def config(self, model: Adaptable, targets: list[str]) -> Any:
         own = self.settings
-        alpha: Any = own.alpha  # peft writes int and takes any number
+        alpha: Any = own.alpha  # annotated as int in peft, but any number works
         return LoraConfig(
             r=own.rank,
             lora_alpha=alpha,
             lora_dropout=own.dropout,
             target_modules=targets,
-            **self.variant,
+            **self.peft_options,
         )

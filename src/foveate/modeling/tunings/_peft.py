@@ -1,4 +1,4 @@
-"""Methods of the peft library: added parameters beside or around frozen layers."""
+"""Base class of methods of the peft library: parameters added to frozen layers."""
 
 from __future__ import annotations
 
@@ -11,38 +11,37 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
 from foveate.modeling.tunings import Adaptable, Tuning
-from foveate.modeling.tunings._layers import called, is_plain
+from foveate.modeling.tunings._layers import active_layers, is_linear_or_conv
 
 ADAPTER = "default"  # peft's name of the only adapter
 
 
 class PeftTuning(Tuning):
-    """What the files of peft's methods share. `lacks`: what a backbone has none of when nothing `fits`."""
+    """`layer_kind`: what the backbone lacks when no layer is supported, for the error message."""
 
     layerwise: ClassVar[bool] = False
-    lacks: ClassVar[str] = "linear layer and no ungrouped convolution"
-    tuner: Any  # peft's own object: some methods keep tensors there that all layers share
+    layer_kind: ClassVar[str] = "linear layer and no ungrouped convolution"
+    tuner: Any  # peft's object; some methods keep tensors there that all layers share
 
     @staticmethod
-    def fits(module: nn.Module) -> bool:
-        """Whether the method can stand beside this layer."""
-        return is_plain(module)
+    def supports(module: nn.Module) -> bool:
+        """Whether the method can adapt this layer."""
+        return is_linear_or_conv(module)
 
     def targets(self, model: Adaptable) -> list[str]:
-        """The names of the layers that it stands beside."""
-        return called(model.backbone, self.fits, self.lacks)
+        """Names of the layers that it adapts."""
+        return active_layers(model.backbone, self.supports, self.layer_kind)
 
     @abstractmethod
     def config(self, model: Adaptable, targets: list[str]) -> Any:
-        """peft's configuration for the layers of these names."""
+        """The configuration of peft for these layers."""
 
     def apply(self, model: Adaptable) -> None:
         config = self.config(model, self.targets(model))
         model.backbone.requires_grad_(False)
         with warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore"
-            )  # peft warns about layer types that were left out on purpose
+            # peft warns about layer types that were left out on purpose
+            warnings.simplefilter("ignore")
             self.tuner = PEFT_TYPE_TO_TUNER_MAPPING[config.peft_type](
                 model.backbone, config, ADAPTER
             )

@@ -1,4 +1,4 @@
-"""What tunings share that answer by the names of the classes.
+"""Base classes of tunings that classify by text embeddings of the class names.
 
 Letters: B images, K classes, D width of the space that images and sentences share.
 """
@@ -18,18 +18,18 @@ from torch.nn import functional
 
 from foveate.errors import UnknownName, UsageError
 from foveate.modeling.backbones import TextBackbone
-from foveate.modeling.tunings import Adaptable, Choice, Tuning, TuningSettings
-from foveate.types import Batch, Features
+from foveate.modeling.tunings import Adaptable, Tuning, TuningSettings
+from foveate.types import Batch, Decision, Features
 from foveate.utils.safe_yaml import parse_yaml
 
-_AT_ONCE = 256  # sentences in a pass of the text network
+_CHUNK = 256  # sentences in a pass of the text network
 TEMPLATES = ["a photo of a {}.", "a photo of the {}.", "a picture of a {}.", "{}"]
 
 
 class PromptSettings(TuningSettings):
     prompts: str | dict[str, str | list[str]] | None = Field(
         None,
-        description="a .yaml or .json file that maps each class to a sentence, or to several, in the place of templates",
+        description=".yaml or .json file with one or more sentences per class, instead of templates",
     )
 
 
@@ -37,12 +37,12 @@ class TextSettings(PromptSettings):
     templates: list[str] = Field(
         TEMPLATES,
         min_length=1,
-        description="sentences with {} for the name of a class; their embeddings are averaged",
+        description="sentences with {} for the class name, whose embeddings are averaged",
     )
 
 
 class CosineHead(nn.Module):
-    """Features -> logits (B, K): scale * cosine + bias of the image and each class's sentences, in float32."""
+    """Logits (B, K) = scale * cosine(image, class text) + bias, in float32."""
 
     scale: Tensor
     bias: Tensor
@@ -54,23 +54,23 @@ class CosineHead(nn.Module):
 
     @abstractmethod
     def logits(self, images: Tensor) -> Tensor:
-        """(B, D) of length 1 -> (B, K)."""
+        """Logits (B, K) of image embeddings (B, D) of length 1."""
 
     def forward(self, features: Features, batch: Batch | None = None) -> Tensor:
         assert features.pooled is not None
         with torch.autocast(
             features.pooled.device.type, enabled=False
-        ):  # a scale of 100 lets the rounding of bf16 decide
+        ):  # with a scale of 100, bf16 rounding would decide
             return self.logits(functional.normalize(features.pooled.float(), dim=1))
 
-    def compared(self, images: Tensor, text: Tensor) -> Tensor:
-        """(B, D) and (K, D), or (B, K, D) where every image has sentences of its own, of length 1 -> (B, K)."""
+    def compare(self, images: Tensor, text: Tensor) -> Tensor:
+        """Logits (B, K) of images (B, D) and text (K, D), or (B, K, D) for text of each image."""
         cosines = images @ text.T if text.ndim == 2 else (text @ images[..., None]).squeeze(2)
         return self.scale * cosines + self.bias
 
 
 class TextHead(CosineHead):
-    """`text` (K, D): embeddings that stay as they are."""
+    """Fixed text embeddings, `text` (K, D)."""
 
     text: Tensor
 
@@ -79,50 +79,53 @@ class TextHead(CosineHead):
         self.register_buffer("text", text.detach().clone())
 
     def logits(self, images: Tensor) -> Tensor:
-        return self.compared(images, self.text)
+        return self.compare(images, self.text)
 
 
-class AskingHead(CosineHead):
-    """Asks the text network for embeddings. `backbone` stands beside the head and is no part of it: its tensors are saved once."""
+class TextNetworkHead(CosineHead):
+    """Computes text embeddings with the text network of the backbone.
+
+    The backbone is held in a tuple so that it is not a submodule: its tensors are saved once.
+    """
 
     def __init__(self, backbone: TextBackbone) -> None:
         super().__init__(backbone)
-        self._beside = (backbone,)
+        self._backbone = (backbone,)
 
     @property
     def backbone(self) -> TextBackbone:
-        return self._beside[0]
+        return self._backbone[0]
 
 
-class LiveHead(AskingHead):
-    """Embeddings that move while a run trains; in eval mode they are computed once, and kept until `train` or `eval` is called."""
+class LearnedTextHead(TextNetworkHead):
+    """Trainable text embeddings; in eval mode they are cached until `train` or `eval` is called."""
 
     def __init__(self, backbone: TextBackbone) -> None:
         super().__init__(backbone)
-        self._kept: Tensor | None = None
+        self._cache: Tensor | None = None
 
     @abstractmethod
-    def embedded(self) -> Tensor:
-        """(K, D), each row of length 1; gradients may flow."""
+    def embed_classes(self) -> Tensor:
+        """Text embeddings (K, D) of length 1, with gradients."""
 
     def logits(self, images: Tensor) -> Tensor:
         if self.training or torch.is_grad_enabled():
-            return self.compared(images, self.embedded())
-        if self._kept is None:
-            self._kept = self.embedded()
-        return self.compared(images, self._kept)
+            return self.compare(images, self.embed_classes())
+        if self._cache is None:
+            self._cache = self.embed_classes()
+        return self.compare(images, self._cache)
 
-    def train(self, mode: bool = True) -> LiveHead:
-        self.forget()
+    def train(self, mode: bool = True) -> LearnedTextHead:
+        self.clear_cache()
         return super().train(mode)
 
-    def forget(self) -> None:
-        """After weights or their place have moved."""
-        self._kept = None
+    def clear_cache(self) -> None:
+        """Called after weights have changed or moved to another device."""
+        self._cache = None
 
 
 class TextTuning(Tuning):
-    """Freezes the backbone, and puts a head in the place of the task's that answers by sentences."""
+    """Freezes the backbone and replaces the task's head by one that compares images with text."""
 
     layerwise: ClassVar[bool] = False
     knows_classes: ClassVar[bool] = True
@@ -131,41 +134,49 @@ class TextTuning(Tuning):
     settings: Any
 
     @classmethod
-    def resolve_settings(cls, settings: dict[str, Any], classes: Sequence[str]) -> list[Choice]:
-        return settled_prompts(settings, classes)
+    def resolve_settings(cls, settings: dict[str, Any], classes: Sequence[str]) -> list[Decision]:
+        return resolve_prompts(settings, classes)
 
     def apply(self, model: Adaptable) -> None:
-        backbone = text_backbone(model)
+        backbone = require_text_backbone(model)
         backbone.requires_grad_(False)
         model.head = self.head(backbone, model.classes)
 
     @abstractmethod
     def head(self, backbone: TextBackbone, classes: Sequence[str]) -> CosineHead:
-        """Raises UsageError where the settings do not fit the classes."""
+        """Build the head.
+
+        Raises:
+            UsageError: The settings do not fit the classes.
+        """
 
 
-def settled_prompts(settings: dict[str, Any], classes: Sequence[str]) -> list[Choice]:
-    """The prompts that a file holds, so that the run needs it no more. Raises UsageError for what cannot be asked."""
+def resolve_prompts(settings: dict[str, Any], classes: Sequence[str]) -> list[Decision]:
+    """Read the prompt file, so that the run no longer depends on it.
+
+    Raises:
+        UsageError: A template or a prompt cannot be used.
+    """
     given = settings.get("prompts")
-    found = _read(Path(given)) if isinstance(given, str) else given
+    prompts = _read_prompts(Path(given)) if isinstance(given, str) else given
     for template in settings.get("templates", []):
         if "{}" not in str(template):
             hint = "a photo of a {}."
             raise UsageError(
-                f"the template {template!r} has no place for a name",
+                f"the template {template!r} has no {{}} for the class name",
                 where="tuning.templates",
                 hint=hint,
             )
-    if found is not None:
-        _refuse_unfit(found, classes)
-    return [("prompts", found, f"read from {given}")] if isinstance(given, str) else []
+    if prompts is not None:
+        _check_prompts(prompts, classes)
+    return [Decision("prompts", prompts, f"read from {given}")] if isinstance(given, str) else []
 
 
-def sentences(classes: Sequence[str], settings: TextSettings) -> list[list[str]]:
-    """For each class what it is asked for with; underscores in names are spaces."""
+def class_sentences(classes: Sequence[str], settings: TextSettings) -> list[list[str]]:
+    """The sentences of each class; underscores in names become spaces."""
     if settings.prompts is None:
         return [
-            [template.replace("{}", spoken(name)) for template in settings.templates]
+            [template.replace("{}", humanize(name)) for template in settings.templates]
             for name in classes
         ]
     assert isinstance(settings.prompts, dict)
@@ -175,73 +186,80 @@ def sentences(classes: Sequence[str], settings: TextSettings) -> list[list[str]]
     ]
 
 
-def spoken(name: str) -> str:
+def humanize(name: str) -> str:
     return name.replace("_", " ")
 
 
-def text_backbone(model: Adaptable) -> TextBackbone:
-    """Raises UsageError for a backbone that embeds no sentences, and for a question that is not about whole images."""
+def require_text_backbone(model: Adaptable) -> TextBackbone:
+    """The backbone of `model`, which must embed text.
+
+    Raises:
+        UsageError: It does not, or the task is not single-label classification.
+    """
     hint = "--backbone clip:ViT-B-32, or clip:FOLDER (foveate models 'clip:*' lists them)"
     if not isinstance(model.backbone, TextBackbone):
         raise UsageError(
-            "this backbone embeds no sentences, so that names mean nothing to it",
+            "this tuning needs a backbone with a text encoder",
             where="backbone.name",
             hint=hint,
         )
     if not hasattr(model.head, "linear"):
-        hint = "--backbone hf:google/owlv2-base-patch16-ensemble finds boxes by name, hf:CIDAS/clipseg-rd64-refined pixels"
+        hint = "--backbone hf:google/owlv2-base-patch16-ensemble for boxes, "
+        hint += "hf:CIDAS/clipseg-rd64-refined for masks"
         raise UsageError(
-            "a backbone of whole images answers about whole images only", where="tuning", hint=hint
+            "this backbone embeds whole images and supports classification only",
+            where="tuning",
+            hint=hint,
         )
     if model.multilabel:
-        what = "names are compared for the one class that an image shows, and these images have several, or none"
+        what = "text tunings support one class per image; these images have several, or none"
         raise UsageError(what, where="tuning", hint="--tuning probe takes several classes an image")
     return model.backbone
 
 
-def embedded(backbone: TextBackbone, classes: list[list[str]]) -> Tensor:
-    """(K, D) of length 1: the mean of each class's embeddings of length 1 (Radford et al. 2021, section 3.1.4)."""
+def embed_class_sentences(backbone: TextBackbone, classes: list[list[str]]) -> Tensor:
+    """Class embeddings (K, D) of length 1: the mean of the normalized embeddings of each class's
+    sentences (Radford et al. 2021, section 3.1.4)."""
     every = [text for each in classes for text in each]
     chunks = [
-        backbone.embed_text(every[place : place + _AT_ONCE])
-        for place in range(0, len(every), _AT_ONCE)
+        backbone.embed_text(every[place : place + _CHUNK]) for place in range(0, len(every), _CHUNK)
     ]
-    found = functional.normalize(torch.cat(chunks).float(), dim=-1)
-    parts = torch.split(found, [len(each) for each in classes])
+    embeddings = functional.normalize(torch.cat(chunks).float(), dim=-1)
+    parts = torch.split(embeddings, [len(each) for each in classes])
     return functional.normalize(torch.stack([part.mean(0) for part in parts]), dim=-1)
 
 
-def _read(file: Path) -> dict[str, Any]:
-    """A mapping in YAML, of which JSON is a part; a name that stands there twice is refused."""
+def _read_prompts(file: Path) -> dict[str, Any]:
+    """Read a mapping in YAML or JSON; duplicate class names are refused."""
     if not file.is_file():
-        raise UsageError("there is no prompt file at this path", where=file)
+        raise UsageError("the prompt file does not exist", where=file)
     try:
         text = file.read_text(encoding="utf-8")
-        found, root = parse_yaml(text), yaml.compose(text, Loader=yaml.SafeLoader)
+        prompts, root = parse_yaml(text), yaml.compose(text, Loader=yaml.SafeLoader)
     except ValueError as error:
         raise UsageError(
-            "this prompt file is neither YAML nor JSON",
+            "the prompt file is neither YAML nor JSON",
             where=file,
             why=str(error).replace("\n", " ")[:200],
         ) from None
-    if not isinstance(root, yaml.MappingNode) or not isinstance(found, dict):
+    if not isinstance(root, yaml.MappingNode) or not isinstance(prompts, dict):
         raise UsageError(
-            "a prompt file maps each class to a sentence or several",
+            "a prompt file must map each class to one or more sentences",
             where=file,
             hint="cat: a photo of a cat.",
         )
     names = [str(key.value) for key, _ in root.value]
-    twice = next((name for name in names if names.count(name) > 1), None)
-    if twice is not None:
+    duplicate = next((name for name in names if names.count(name) > 1), None)
+    if duplicate is not None:
         raise UsageError(
-            f"the class {twice!r} stands here twice",
+            f"class {duplicate!r} is listed twice",
             where=file,
-            hint=f"{twice}: [one sentence, another]",
+            hint=f"{duplicate}: [one sentence, another]",
         )
-    return {str(name): value for name, value in found.items()}
+    return {str(name): value for name, value in prompts.items()}
 
 
-def _refuse_unfit(prompts: dict[str, Any], classes: Sequence[str]) -> None:
+def _check_prompts(prompts: dict[str, Any], classes: Sequence[str]) -> None:
     for name in prompts:
         if name not in classes:
             raise UnknownName(name, classes, kind="class", where="tuning.prompts")
@@ -251,7 +269,7 @@ def _refuse_unfit(prompts: dict[str, Any], classes: Sequence[str]) -> None:
         if not texts or not all(isinstance(text, str) and text.strip() for text in texts):
             hint = f"{name}: a photo of a {name}."
             raise UsageError(
-                f"the class {name!r} has no prompt, or an empty one",
+                f"class {name!r} has no prompt, or an empty one",
                 where="tuning.prompts",
                 hint=hint,
             )

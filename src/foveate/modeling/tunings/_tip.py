@@ -1,7 +1,9 @@
-"""A cache of training images beside the sentences (Tip-Adapter, Zhang et al. 2022): what Tip and Tip-F share.
+"""A cache of training images beside the text (Tip-Adapter, Zhang et al. 2022): base of Tip and
+Tip-F.
 
-logits = scale * f W^T + alpha * exp(-beta * (1 - f F^T)) L, with the image f (B, D), the sentences W (K, D), the N training
-images F (N, D), all of length 1, and their classes L (N, K) one-hot (equations 3 to 6).
+logits = scale * f W^T + alpha * exp(-beta * (1 - f F^T)) L, with images f (B, D), class text W (K,
+D), the N training images F (N, D), all of length 1, and their one-hot classes L (N, K) (equations 3
+to 6).
 """
 
 from __future__ import annotations
@@ -16,104 +18,117 @@ from torch.nn import functional
 
 from foveate.modeling.backbones import TextBackbone
 from foveate.modeling.classifiers.logistic import LabeledFeatures
-from foveate.modeling.tunings import Adaptable, Choice
-from foveate.modeling.tunings._text import TextHead, TextTuning, embedded, sentences
-from foveate.types import Features
+from foveate.modeling.tunings import Adaptable
+from foveate.modeling.tunings._text import (
+    TextHead,
+    TextTuning,
+    class_sentences,
+    embed_class_sentences,
+)
+from foveate.types import Decision, Features
 
 _ALPHAS = (0.0, 0.1, 0.3, 1.0, 2.0, 4.0, 8.0, 16.0)
 _BETAS = (0.5, 1.0, 2.0, 4.0, 5.5, 8.0, 12.0, 20.0)
-_USUAL = (1.0, 5.5)  # the paper's, where there are too few images to choose by
+_DEFAULTS = (1.0, 5.5)  # the paper's, used if there are too few images to choose by
 
 
 class TipHead(TextHead):
-    """`keys` (N, D), `owners` (N,): the class of each; empty until images are known."""
+    """`keys` (N, D) and their class indices `labels` (N,); empty until `set_cache`."""
 
-    owners: Tensor
+    labels: Tensor
     alpha: Tensor
     beta: Tensor
 
     def __init__(self, backbone: TextBackbone, text: Tensor, trained: bool) -> None:
         super().__init__(backbone, text)
         self.keys = nn.Parameter(torch.zeros(0, backbone.width), requires_grad=trained)
-        self.register_buffer("owners", torch.zeros(0, dtype=torch.int64))
-        self.register_buffer("alpha", torch.tensor(_USUAL[0]))
-        self.register_buffer("beta", torch.tensor(_USUAL[1]))
+        self.register_buffer("labels", torch.zeros(0, dtype=torch.int64))
+        self.register_buffer("alpha", torch.tensor(_DEFAULTS[0]))
+        self.register_buffer("beta", torch.tensor(_DEFAULTS[1]))
 
-    def hold(self, keys: Tensor, owners: Tensor) -> None:
-        here = self.text.device
-        self.keys = nn.Parameter(keys.to(here), requires_grad=self.keys.requires_grad)
-        self.owners = owners.to(here)
+    def set_cache(self, keys: Tensor, labels: Tensor) -> None:
+        device = self.text.device
+        self.keys = nn.Parameter(keys.to(device), requires_grad=self.keys.requires_grad)
+        self.labels = labels.to(device)
 
     def feature_vector(self, features: Features) -> Tensor:
-        """(B, D): what the cache is made of."""
+        """The features (B, D) that the cache holds."""
         assert features.pooled is not None
         return features.pooled.float()
 
     def logits(self, images: Tensor) -> Tensor:
-        return super().logits(images) + self.alpha * votes(
-            images, self.keys, self.owners, len(self.text), self.beta
+        return super().logits(images) + self.alpha * cache_logits(
+            images, self.keys, self.labels, len(self.text), self.beta
         )
 
 
 class TipTuning(TextTuning):
-    """`trained`: whether the keys move."""
+    """`trained`: whether the keys are trainable."""
 
     trained: ClassVar[bool]
 
     @torch.no_grad()
     def head(self, backbone: TextBackbone, classes: Sequence[str]) -> TipHead:
         return TipHead(
-            backbone, embedded(backbone, sentences(classes, self.settings)), self.trained
+            backbone,
+            embed_class_sentences(backbone, class_sentences(classes, self.settings)),
+            self.trained,
         )
 
     def prepare_for_tensors(self, model: Adaptable, tensors: Mapping[str, Tensor]) -> None:
         head: Any = model.head
         if "head.keys" in tensors:
-            head.hold(
-                torch.zeros_like(tensors["head.keys"]), torch.zeros_like(tensors["head.owners"])
+            head.set_cache(
+                torch.zeros_like(tensors["head.keys"]), torch.zeros_like(tensors["head.labels"])
             )
 
     @torch.no_grad()
-    def fit_head(self, model: Adaptable, known: LabeledFeatures) -> list[Choice]:
+    def fit_head(self, model: Adaptable, features: LabeledFeatures) -> list[Decision]:
         head: Any = model.head
-        images = functional.normalize(torch.from_numpy(known.features).to(head.text.device), dim=1)
-        owners = torch.from_numpy(known.targets.argmax(1)).to(images.device)
+        images = functional.normalize(
+            torch.from_numpy(features.features).to(head.text.device), dim=1
+        )
+        labels = torch.from_numpy(features.targets.argmax(1)).to(images.device)
         plain = TextHead.logits(head, images)
-        losses = _left_out(images, owners, plain, known.folds)
-        alpha, beta = min(losses, key=lambda pair: losses[pair]) if losses else _USUAL
-        head.hold(images, owners)
+        losses = _left_out_losses(images, labels, plain, features.folds)
+        alpha, beta = min(losses, key=lambda pair: losses[pair]) if losses else _DEFAULTS
+        head.set_cache(images, labels)
         head.alpha.fill_(alpha)
         head.beta.fill_(beta)
-        why = "too few images to choose by: the paper's"
+        why = "too few images to choose by; value of the paper"
         if losses:
             both = f"{losses[alpha, beta]:.3f}, {losses[0.0, beta]:.3f} without the cache"
-            why = f"least log loss over {len(set(known.folds))} folds by group: {both}"
-        return [("head.alpha", alpha, why), ("head.beta", beta, why)]
+            why = f"lowest log loss over {len(set(features.folds))} folds by group: {both}"
+        return [Decision("head.alpha", alpha, why), Decision("head.beta", beta, why)]
 
 
-def votes(
-    images: Tensor, keys: Tensor, owners: Tensor, classes: int, beta: Tensor | float
+def cache_logits(
+    images: Tensor, keys: Tensor, labels: Tensor, classes: int, beta: Tensor | float
 ) -> Tensor:
-    """(B, D), (N, D), (N,) -> (B, K): how near the images of each class are."""
+    """Cache logits (B, K) of images (B, D), from keys (N, D) and their class indices (N,)."""
     nearness = (-beta * (1 - images @ keys.T)).exp()
-    return nearness @ functional.one_hot(owners, classes).to(nearness.dtype)
+    return nearness @ functional.one_hot(labels, classes).to(nearness.dtype)
 
 
-def _left_out(
-    images: Tensor, owners: Tensor, plain: Tensor, folds: np.ndarray
+def _left_out_losses(
+    images: Tensor, labels: Tensor, text_logits: Tensor, folds: np.ndarray
 ) -> dict[tuple[float, float], float]:
-    """(alpha, beta) -> mean log loss over images that the cache does not hold; empty where there is one fold.
+    """Mean log loss of left-out images for each (alpha, beta); empty if there is one fold.
 
-    `plain`: (N, K) logits by the sentences alone.
+    `text_logits`: (N, K), of the text alone.
     """
     parts = [torch.from_numpy(folds == fold).to(images.device) for fold in np.unique(folds)]
     if len(parts) < 2:
         return {}
-    found = {}
+    losses = {}
     for beta in _BETAS:
-        voted = torch.empty_like(plain)
-        for out in parts:
-            voted[out] = votes(images[out], images[~out], owners[~out], plain.shape[1], beta)
+        cached = torch.empty_like(text_logits)
+        for held_out in parts:
+            cached[held_out] = cache_logits(
+                images[held_out], images[~held_out], labels[~held_out], text_logits.shape[1], beta
+            )
         for alpha in _ALPHAS:
-            found[alpha, beta] = float(functional.cross_entropy(plain + alpha * voted, owners))
-    return found
+            losses[alpha, beta] = float(
+                functional.cross_entropy(text_logits + alpha * cached, labels)
+            )
+    return losses

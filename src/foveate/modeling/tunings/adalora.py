@@ -1,4 +1,4 @@
-"""LoRA whose ranks are shared out among the layers by importance while it trains (AdaLoRA, Zhang et al. 2023)."""
+"""LoRA that allocates ranks to layers by importance (AdaLoRA, Zhang et al. 2023)."""
 
 from __future__ import annotations
 
@@ -15,17 +15,13 @@ from foveate.modeling.tunings._peft import PeftTuning
 
 _WARM, _COOL = 0.1, 0.3  # shares of the steps before ranks fall and after they have fallen
 _PENALTY = 0.5  # weight of the distance from orthogonality, as in the paper's experiments
-_PARTS = (
-    "exp_avg_ipt",
-    "exp_avg_unc",
-)  # what peft's allocator averages: importance and its uncertainty, by parameter
+# running averages of peft's allocator, by parameter: importance and its uncertainty
+_PARTS = ("exp_avg_ipt", "exp_avg_unc")
 
 
 class AdaloraSettings(TuningSettings):
-    rank: int = Field(8, ge=1, description="mean rank of the updates in the end")
-    start_rank: int = Field(
-        12, ge=1, description="rank of every update in the beginning; more than rank"
-    )
+    rank: int = Field(8, ge=1, description="final mean rank of the updates")
+    start_rank: int = Field(12, ge=1, description="initial rank of every update; larger than rank")
     alpha: float = Field(16.0, gt=0, description="scale of the updates")
 
 
@@ -36,14 +32,14 @@ class Adalora(PeftTuning):
     def config(self, model: Adaptable, targets: list[str]) -> Any:
         own = self.settings
         alpha: Any = own.alpha
-        # the steps are known when training begins: `stepped` puts them in
+        # the number of steps is known when training begins: `after_step` sets it
         return AdaLoraConfig(
-            init_r=max(own.start_rank, own.rank + 1), target_r=own.rank, lora_alpha=alpha, total_step=3, tinit=1, tfinal=1,
-            target_modules=targets,
+            init_r=max(own.start_rank, own.rank + 1), target_r=own.rank, lora_alpha=alpha, total_step=3,
+            tinit=1, tfinal=1, target_modules=targets,
         )  # fmt: skip
 
     def add_gradients(self, model: Adaptable) -> None:
-        """The gradient of the mean over all A and B of |A Aᵀ - 1| or |Bᵀ B - 1| (equation 4 of the paper)."""
+        """Add the gradient of the mean of |A Aᵀ - I| and |Bᵀ B - I| (equation 4)."""
         parts = [
             (name, value)
             for name, value in model.backbone.named_parameters()
@@ -51,7 +47,7 @@ class Adalora(PeftTuning):
         ]
         penalty = torch.stack(
             [
-                _skew(value @ value.T if "lora_A" in name else value.T @ value)
+                _orthogonality_gap(value @ value.T if "lora_A" in name else value.T @ value)
                 for name, value in parts
             ]
         ).mean()
@@ -66,18 +62,18 @@ class Adalora(PeftTuning):
 
     def state(self) -> dict[str, Tensor]:
         config, allocator = self._parts()
-        found = {
+        averages = {
             f"{part}/{name}": value
             for part in _PARTS
             for name, value in getattr(allocator, part).items()
         }
-        return found | {
+        return averages | {
             f"kept/{name}": torch.tensor(kept) for name, kept in (config.rank_pattern or {}).items()
         }
 
-    def load_state(self, memory: Mapping[str, Tensor]) -> None:
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
         config, allocator = self._parts()
-        for key, value in memory.items():
+        for key, value in state.items():
             part, _, name = key.partition("/")
             if part == "kept":
                 config.rank_pattern = {**(config.rank_pattern or {}), name: value.tolist()}
@@ -89,7 +85,7 @@ class Adalora(PeftTuning):
         return next(iter(self.tuner.peft_config.values())), self.tuner.rankallocator
 
 
-def _skew(square: Tensor) -> Tensor:
+def _orthogonality_gap(square: Tensor) -> Tensor:
     distance: Tensor = torch.linalg.matrix_norm(
         square - torch.eye(len(square), device=square.device)
     )

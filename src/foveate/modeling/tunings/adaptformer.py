@@ -9,28 +9,26 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from foveate.modeling.tunings import Adaptable, Tuning, TuningSettings
-from foveate.modeling.tunings._layers import called
+from foveate.modeling.tunings._layers import active_layers
 
 
 class AdaptFormerSettings(TuningSettings):
     width: int = Field(64, ge=1, description="width of the bottleneck")
-    scale: float = Field(0.1, gt=0, description="factor of what the bottleneck adds")
+    scale: float = Field(0.1, gt=0, description="scale of the bottleneck's output")
 
 
 class _BesideMlp(nn.Module):
-    """MLP(x) + scale * up(relu(down(x))), x (..., D) being normalised by the block (equations 2 and 3 of the paper)."""
+    """MLP(x) + scale * up(relu(down(x))) for normalized x (..., D) (equations 2 and 3 of the
+    paper).
+    """
 
     def __init__(self, mlp: nn.Module, outer: int, settings: AdaptFormerSettings) -> None:
         super().__init__()
         self.mlp, self.scale = mlp, settings.scale
         self.down, self.up = nn.Linear(outer, settings.width), nn.Linear(settings.width, outer)
         nn.init.kaiming_uniform_(self.down.weight, a=math.sqrt(5))
-        for zero in (
-            self.down.bias,
-            self.up.weight,
-            self.up.bias,
-        ):  # it starts as if it were not there
-            nn.init.zeros_(zero)
+        for parameter in (self.down.bias, self.up.weight, self.up.bias):  # starts as the identity
+            nn.init.zeros_(parameter)
 
     def forward(self, x: Tensor, *more: Any, **named: Any) -> Tensor:
         beside: Tensor = self.up(self.down(x).relu())
@@ -39,12 +37,14 @@ class _BesideMlp(nn.Module):
 
 class AdaptFormer(Tuning):
     layerwise: ClassVar[bool] = False
-    unmergeable: ClassVar[str] = "a bottleneck with a bend in it is no change of weights"
+    unmergeable: ClassVar[str] = (
+        "the bottleneck is nonlinear and cannot be expressed as a change of weights"
+    )
     Settings: ClassVar[type[TuningSettings]] = AdaptFormerSettings
     settings: AdaptFormerSettings
 
     def apply(self, model: Adaptable) -> None:
-        names = called(
+        names = active_layers(
             model.backbone,
             lambda module: _width(module) is not None,
             "MLP of a Transformer block",
@@ -63,7 +63,7 @@ class AdaptFormer(Tuning):
 
 
 def _width(module: nn.Module) -> int | None:
-    """D of an MLP that reads and gives (..., D); None for anything else."""
+    """D of an MLP from (..., D) to (..., D); None for other modules."""
     first, last = (
         getattr(module, "fc1", getattr(module, "fc1_g", None)),
         getattr(module, "fc2", None),

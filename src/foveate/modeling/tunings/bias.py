@@ -20,7 +20,9 @@ class Bias(Tuning):
             if name.rpartition(".")[2].endswith("bias")
         ]
         if not biases:
-            raise UsageError("this backbone has no bias", where="tuning", hint="--tuning lora")
+            raise UsageError(
+                "this backbone has no bias parameters", where="tuning", hint="--tuning lora"
+            )
         model.backbone.requires_grad_(False)
         for value in biases:
             value.requires_grad_(True)

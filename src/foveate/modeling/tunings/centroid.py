@@ -1,4 +1,5 @@
-"""The nearest class mean: prototypes (Snell et al. 2017) of centred features of length 1 (SimpleShot, Wang et al. 2019)."""
+"""Nearest class mean (Snell et al. 2017) on centered features of length 1 (SimpleShot, Wang et al.
+2019)."""
 
 from __future__ import annotations
 
@@ -6,13 +7,13 @@ from typing import Any, ClassVar
 
 from foveate.modeling.classifiers.few_shot import Fitter, centroids
 from foveate.modeling.classifiers.logistic import LabeledFeatures
-from foveate.modeling.tunings import Choice
-from foveate.modeling.tunings._few_shot import ShotTuning
+from foveate.modeling.tunings._few_shot import FewShotTuning
+from foveate.types import Decision
 
 
-class Centroid(ShotTuning):
-    unit: ClassVar[bool] = True
+class Centroid(FewShotTuning):
+    l2_normalize: ClassVar[bool] = True
     default_overrides: ClassVar[dict[str, Any]] = {"task.features": "pooled"}
 
-    def fitter(self, known: LabeledFeatures) -> tuple[Fitter, list[Choice]]:
+    def fitter(self, features: LabeledFeatures) -> tuple[Fitter, list[Decision]]:
         return centroids, []

@@ -1,4 +1,4 @@
-"""Low-rank updates of queries, keys and values in all attention of both networks (CLIP-LoRA, Zanella & Ben Ayed 2024)."""
+"""LoRA on queries, keys and values of both CLIP encoders (CLIP-LoRA, Zanella & Ben Ayed 2024)."""
 
 from __future__ import annotations
 
@@ -16,23 +16,17 @@ from foveate.modeling.backbones import TextBackbone
 from foveate.modeling.tunings import Adaptable, TuningSettings
 from foveate.modeling.tunings._text import (
     CosineHead,
-    LiveHead,
+    LearnedTextHead,
     TextSettings,
     TextTuning,
-    embedded,
-    sentences,
+    class_sentences,
+    embed_class_sentences,
 )
 
-_WHOLE = "in_proj_weight"  # queries, keys and values one below the other, a parameter of the attention itself
+_WHOLE = "in_proj_weight"  # queries, keys and values stacked in a parameter of the attention module
 _APART = ("q_proj_weight", "k_proj_weight", "v_proj_weight")
-_LAYERS = {
-    "qkv": 3,
-    "kv": 2,
-    "q": 1,
-    "q_proj": 1,
-    "k_proj": 1,
-    "v_proj": 1,
-}  # linear layers of an attention: matrices in each
+# linear layers of attention modules: number of stacked matrices
+_LAYERS = {"qkv": 3, "kv": 2, "q": 1, "q_proj": 1, "k_proj": 1, "v_proj": 1}
 
 
 class ClipLoraSettings(TextSettings):
@@ -41,12 +35,14 @@ class ClipLoraSettings(TextSettings):
     templates: list[str] = Field(
         ["a photo of a {}."],
         min_length=1,
-        description="sentences with {} for the name; every step embeds them all for every class",
+        description="sentences with {} for the class name; each step embeds all of them",
     )
 
 
 class _Update(nn.Module):
-    """(P * O, I) -> the same plus a product of two narrow matrices for each of the P parts (queries, keys, values)."""
+    """Adds a low-rank product to each of the P parts (queries, keys, values) of a (P * O, I)
+    weight.
+    """
 
     def __init__(self, weight: Tensor, parts: int, rank: int, scale: float) -> None:
         super().__init__()
@@ -60,13 +56,13 @@ class _Update(nn.Module):
         return frozen + self.scale * (self.b @ self.a).view_as(frozen)
 
 
-class _Head(LiveHead):
+class _Head(LearnedTextHead):
     def __init__(self, backbone: TextBackbone, asked: list[list[str]]) -> None:
         super().__init__(backbone)
         self.asked = asked
 
-    def embedded(self) -> Tensor:
-        return embedded(self.backbone, self.asked)
+    def embed_classes(self) -> Tensor:
+        return embed_class_sentences(self.backbone, self.asked)
 
 
 class ClipLora(TextTuning):
@@ -81,17 +77,17 @@ class ClipLora(TextTuning):
     Settings: ClassVar[type[TuningSettings]] = ClipLoraSettings
 
     def head(self, backbone: TextBackbone, classes: Sequence[str]) -> CosineHead:
-        return _Head(backbone, sentences(classes, self.settings))
+        return _Head(backbone, class_sentences(classes, self.settings))
 
     def apply(self, model: Adaptable) -> None:
         super().apply(model)
         backbone: Any = model.backbone
-        for network, what in ((backbone.network, "images"), (backbone.text, "sentences")):
+        for network, what in ((backbone.network, "image"), (backbone.text, "text")):
             found = list(_projections(network))
             if not found:
-                hint = "--tuning coop, which leaves the networks as they are"
+                hint = "--tuning coop, which trains no encoder"
                 raise UsageError(
-                    f"the network of the {what} has no attention", where="tuning", hint=hint
+                    f"the {what} encoder has no attention layers", where="tuning", hint=hint
                 )
             for module, name, parts in found:
                 update = _Update(
@@ -107,11 +103,11 @@ class ClipLora(TextTuning):
             for name in list(getattr(module, "parametrizations", {})):
                 parametrize.remove_parametrizations(module, name, leave_parametrized=True)
         head: Any = model.head
-        head.forget()
+        head.clear_cache()
 
 
 def _projections(network: nn.Module) -> Iterator[tuple[nn.Module, str, int]]:
-    """Where weights of queries, keys and values lie: a module, the name of its parameter, how many matrices it holds."""
+    """Weights of queries, keys and values: module, parameter name, number of stacked matrices."""
     for module in network.modules():
         whole = isinstance(getattr(module, _WHOLE, None), nn.Parameter)
         for name in (_WHOLE,) if whole else _APART:

@@ -1,6 +1,7 @@
-"""Learnt words that every image shifts (CoCoOp, Zhou et al. 2022b): word m of image i is v_m + h(i), h a narrow network.
+"""Learned context that depends on the image (CoCoOp, Zhou et al. 2022b).
 
-The text network reads every class anew for every image: B * K sentences a step.
+Context token m of image i is v_m + h(i), with a narrow network h. The text encoder reads every
+class anew for every image: B * K sentences per step.
 """
 
 from __future__ import annotations
@@ -14,30 +15,35 @@ from torch.nn import functional
 
 from foveate.modeling.backbones import TextBackbone
 from foveate.modeling.tunings import TuningSettings
-from foveate.modeling.tunings._context import ContextSettings, Slots, first_words, phrases
-from foveate.modeling.tunings._text import AskingHead, CosineHead, TextTuning
+from foveate.modeling.tunings._context import (
+    ContextSettings,
+    PromptSlots,
+    class_phrases,
+    initial_words,
+)
+from foveate.modeling.tunings._text import CosineHead, TextNetworkHead, TextTuning
 
-_NARROW = 16  # times narrower than the image's vector is the middle of h
+_REDUCTION = 16  # the hidden width of h is that of the image embedding over this
 
 
-class _Head(AskingHead):
-    def __init__(self, backbone: TextBackbone, slots: Slots, context: Tensor) -> None:
+class _Head(TextNetworkHead):
+    def __init__(self, backbone: TextBackbone, slots: PromptSlots, context: Tensor) -> None:
         super().__init__(backbone)
         self.slots, self.context = slots, nn.Parameter(context)
-        middle = max(1, backbone.width // _NARROW)
+        middle = max(1, backbone.width // _REDUCTION)
         self.shift = nn.Sequential(
             nn.Linear(backbone.width, middle), nn.ReLU(), nn.Linear(middle, context.shape[1])
         )
 
     def logits(self, images: Tensor) -> Tensor:
-        """Image by image: the sentences of one are as many as other tunings have for all."""
-        return self.compared(
+        """One image at a time, to bound memory: each has a sentence for every class."""
+        return self.compare(
             images,
             torch.stack([self._classes(self.context + shift) for shift in self.shift(images)]),
         )
 
     def _classes(self, context: Tensor) -> Tensor:
-        """(M, W) -> (K, D)."""
+        """Class embeddings (K, D) for a context (M, W)."""
         return functional.normalize(
             self.backbone.encode_embeddings(self.slots(context), self.slots.ids).float(), dim=1
         )
@@ -57,5 +63,5 @@ class Cocoop(TextTuning):
     Settings: ClassVar[type[TuningSettings]] = ContextSettings
 
     def head(self, backbone: TextBackbone, classes: Sequence[str]) -> CosineHead:
-        slots = Slots(backbone, phrases(classes, self.settings), self.settings.context)
-        return _Head(backbone, slots, first_words(backbone, self.settings))
+        slots = PromptSlots(backbone, class_phrases(classes, self.settings), self.settings.context)
+        return _Head(backbone, slots, initial_words(backbone, self.settings))

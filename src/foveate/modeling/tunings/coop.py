@@ -1,4 +1,4 @@
-"""Learnt words before the names, the same in every class or each class's own (CoOp, Zhou et al. 2022)."""
+"""Learned context before class names, shared or one for each class (CoOp, Zhou et al. 2022)."""
 
 from __future__ import annotations
 
@@ -11,22 +11,25 @@ from torch.nn import functional
 
 from foveate.modeling.backbones import TextBackbone
 from foveate.modeling.tunings import TuningSettings
-from foveate.modeling.tunings._context import ContextSettings, Slots, first_words, phrases
-from foveate.modeling.tunings._text import CosineHead, LiveHead, TextTuning
+from foveate.modeling.tunings._context import (
+    ContextSettings,
+    PromptSlots,
+    class_phrases,
+    initial_words,
+)
+from foveate.modeling.tunings._text import CosineHead, LearnedTextHead, TextTuning
 
 
 class CoopSettings(ContextSettings):
-    per_class: bool = Field(
-        False, description="every class learns words of its own: where images are many"
-    )
+    per_class: bool = Field(False, description="learn a context for each class; needs many images")
 
 
-class _Head(LiveHead):
-    def __init__(self, backbone: TextBackbone, slots: Slots, context: Tensor) -> None:
+class _Head(LearnedTextHead):
+    def __init__(self, backbone: TextBackbone, slots: PromptSlots, context: Tensor) -> None:
         super().__init__(backbone)
         self.slots, self.context = slots, nn.Parameter(context)
 
-    def embedded(self) -> Tensor:
+    def embed_classes(self) -> Tensor:
         return functional.normalize(
             self.backbone.encode_embeddings(self.slots(self.context), self.slots.ids).float(), dim=1
         )
@@ -45,8 +48,8 @@ class Coop(TextTuning):
     Settings: ClassVar[type[TuningSettings]] = CoopSettings
 
     def head(self, backbone: TextBackbone, classes: Sequence[str]) -> CosineHead:
-        slots = Slots(backbone, phrases(classes, self.settings), self.settings.context)
-        context = first_words(backbone, self.settings)
+        slots = PromptSlots(backbone, class_phrases(classes, self.settings), self.settings.context)
+        context = initial_words(backbone, self.settings)
         return _Head(
             backbone,
             slots,

@@ -1,4 +1,4 @@
-"""LoRA for the direction of each weight vector, and a length of its own (DoRA, Liu et al. 2024)."""
+"""LoRA on the direction of each weight vector, with a trained magnitude (DoRA, Liu et al. 2024)."""
 
 from __future__ import annotations
 
@@ -8,4 +8,4 @@ from foveate.modeling.tunings._lora import LoraTuning
 
 
 class Dora(LoraTuning):
-    variant: ClassVar[dict[str, Any]] = {"use_dora": True}
+    peft_options: ClassVar[dict[str, Any]] = {"use_dora": True}

@@ -1,7 +1,7 @@
-"""Low-rank updates on all blocks but the last ones, which move as a whole as all normalisations do.
+"""LoRA on all blocks but the last, which are trained in full like all normalization layers.
 
-Pre-training goes on in a new domain with a tenth of the parameters, and cannot wander far (ExPLoRA, Khanna et al. 2025, arXiv
-2406.10973).
+Continues pretraining in a new domain with a tenth of the parameters (ExPLoRA, Khanna et al. 2025,
+arXiv 2406.10973).
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pydantic import Field
 from torch import nn
 
 from foveate.modeling.tunings import Adaptable, TuningSettings
-from foveate.modeling.tunings._layers import called, is_norm
+from foveate.modeling.tunings._layers import active_layers, is_norm
 from foveate.modeling.tunings._lora import LoraSettings, LoraTuning
 
 
@@ -20,7 +20,7 @@ class ExPLoRASettings(LoraSettings):
     rank: int = Field(32, ge=1, description="rank of each update")
     alpha: float = Field(64.0, gt=0, description="the update is scaled by alpha / rank")
     blocks: int = Field(
-        1, ge=1, description="how many blocks, counted from the output, move as a whole"
+        1, ge=1, description="blocks, counted from the output, that are trained in full"
     )
 
 
@@ -30,10 +30,10 @@ class ExPLoRA(LoraTuning):
 
     def targets(self, model: Adaptable) -> list[str]:
         inside = {id(module) for block in self._whole(model) for module in block.modules()}
-        return called(
+        return active_layers(
             model.backbone,
-            lambda module: self.fits(module) and id(module) not in inside,
-            self.lacks,
+            lambda module: self.supports(module) and id(module) not in inside,
+            self.layer_kind,
         )
 
     def apply(self, model: Adaptable) -> None:

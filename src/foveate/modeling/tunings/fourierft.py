@@ -1,4 +1,4 @@
-"""Updates that have a few learnt coefficients in the frequency domain (FourierFT, Gao et al. 2024); linear layers."""
+"""Updates of linear layers with a few Fourier coefficients (FourierFT, Gao et al. 2024)."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from foveate.modeling.tunings._peft import PeftTuning
 
 class FourierSettings(TuningSettings):
     frequencies: int = Field(
-        1000, ge=1, description="coefficients of each layer (fewer where its matrix is smaller)"
+        1000, ge=1, description="coefficients per layer, fewer for small layers"
     )
-    scaling: float = Field(150.0, gt=0, description="factor of the update")
+    scaling: float = Field(150.0, gt=0, description="scale of the update")
 
 
 class FourierFt(PeftTuning):
-    lacks: ClassVar[str] = "linear layer"
+    layer_kind: ClassVar[str] = "linear layer"
     Settings: ClassVar[type[TuningSettings]] = FourierSettings
     settings: FourierSettings
 
     @staticmethod
-    def fits(module: nn.Module) -> bool:
+    def supports(module: nn.Module) -> bool:
         return is_linear(module)
 
     def config(self, model: Adaptable, targets: list[str]) -> Any:
@@ -39,6 +39,6 @@ class FourierFt(PeftTuning):
             n_frequency=self.settings.frequencies,
             scaling=self.settings.scaling,
             n_frequency_pattern=few,
-            init_weights=True,  # at 0: the solved head is right for the features as they come
+            init_weights=True,  # at 0, so that the solved head still fits the features
             target_modules=targets,
         )

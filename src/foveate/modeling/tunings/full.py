@@ -1,4 +1,4 @@
-"""Every weight moves, those near the input slower where training.layer_decay is below 1."""
+"""Train all parameters, with lower rates near the input where training.layer_decay is below 1."""
 
 from __future__ import annotations
 

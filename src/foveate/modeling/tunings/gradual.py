@@ -1,4 +1,4 @@
-"""Full tuning that begins at the end: the head alone, then a block more each time (gradual unfreezing, Howard & Ruder 2018)."""
+"""Gradual unfreezing: the head first, then block after block (Howard & Ruder 2018)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from foveate.modeling.tunings import Adaptable, Tuning, TuningSettings
 
 class GradualSettings(TuningSettings):
     share: float = Field(
-        0.5, gt=0, le=1, description="share of the epochs after which every block moves"
+        0.5, gt=0, le=1, description="share of the epochs after which all blocks are trained"
     )
 
 
@@ -24,7 +24,7 @@ class Gradual(Tuning):
         model.head.requires_grad_(True)
 
     def begin_epoch(self, model: Adaptable, epoch: int, epochs: int) -> None:
-        """In the first epoch the head moves, with `share` of the epochs over all blocks do, evenly in between."""
+        """Unfreeze blocks evenly: none in the first epoch, all after `share` of the epochs."""
         blocks = model.backbone.blocks()
         open_ = min(1.0, epoch / max(1, round(self.settings.share * epochs)))
         count = round(open_ * len(blocks))

@@ -1,4 +1,4 @@
-"""The head alone, by gradient steps; the backbone is frozen."""
+"""Train only the head, by gradient steps; the backbone is frozen."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A learnt factor for every output of a frozen layer (IA3, Liu et al. 2022), here of linear layers and convolutions."""
+"""A learned scale for every output channel of frozen layers (IA3, Liu et al. 2022)."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from peft import IA3Config
 from torch import nn
 
 from foveate.modeling.tunings import Adaptable
-from foveate.modeling.tunings._layers import is_any
+from foveate.modeling.tunings._layers import is_linear_or_any_conv
 from foveate.modeling.tunings._peft import PeftTuning
 
 
 class Ia3(PeftTuning):
-    lacks: ClassVar[str] = "linear layer and no convolution"
+    layer_kind: ClassVar[str] = "linear layer and no convolution"
     default_overrides: ClassVar[dict[str, Any]] = {"training.lr": 3e-3}
 
     @staticmethod
-    def fits(module: nn.Module) -> bool:
-        return is_any(module)
+    def supports(module: nn.Module) -> bool:
+        return is_linear_or_any_conv(module)
 
     def config(self, model: Adaptable, targets: list[str]) -> Any:
         return IA3Config(target_modules=targets, feedforward_modules=[])

@@ -1,4 +1,4 @@
-"""The last blocks and the head; everything before them is frozen."""
+"""Train the last blocks and the head; everything before them is frozen."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from foveate.modeling.tunings import Adaptable, Tuning, TuningSettings
 
 class LastSettings(TuningSettings):
     blocks: int = Field(
-        2, ge=1, description="how many blocks, counted from the output, move with the head"
+        2, ge=1, description="blocks, counted from the output, that are trained with the head"
     )
 
 

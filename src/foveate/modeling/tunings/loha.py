@@ -1,4 +1,4 @@
-"""Updates that are the Hadamard product of two low-rank ones (LoHa; FedPara, Hyeon-Woo et al. 2022; LyCORIS, Yeh et al. 2024)."""
+"""Hadamard product of two low-rank updates (LoHa; Hyeon-Woo et al. 2022, Yeh et al. 2024)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pydantic import Field
 from torch import nn
 
 from foveate.modeling.tunings import Adaptable, TuningSettings
-from foveate.modeling.tunings._layers import is_any
+from foveate.modeling.tunings._layers import is_linear_or_any_conv
 from foveate.modeling.tunings._peft import PeftTuning
 
 
@@ -19,14 +19,14 @@ class LohaSettings(TuningSettings):
 
 
 class Loha(PeftTuning):
-    lacks: ClassVar[str] = "linear layer and no convolution"
+    layer_kind: ClassVar[str] = "linear layer and no convolution"
     Settings: ClassVar[type[TuningSettings]] = LohaSettings
     default_overrides: ClassVar[dict[str, Any]] = {"training.lr": 3e-3}
     settings: LohaSettings
 
     @staticmethod
-    def fits(module: nn.Module) -> bool:
-        return is_any(module)
+    def supports(module: nn.Module) -> bool:
+        return is_linear_or_any_conv(module)
 
     def config(self, model: Adaptable, targets: list[str]) -> Any:
         alpha: Any = self.settings.alpha

@@ -1,4 +1,4 @@
-"""Updates that are the Kronecker product of a small matrix and a low-rank one (LoKr, LyCORIS, Yeh et al. 2024)."""
+"""Kronecker product of a small and a low-rank matrix as the update (LoKr, Yeh et al. 2024)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pydantic import Field
 from torch import nn
 
 from foveate.modeling.tunings import Adaptable, TuningSettings
-from foveate.modeling.tunings._layers import is_any
+from foveate.modeling.tunings._layers import is_linear_or_any_conv
 from foveate.modeling.tunings._peft import PeftTuning
 
 
@@ -19,14 +19,14 @@ class LokrSettings(TuningSettings):
 
 
 class Lokr(PeftTuning):
-    lacks: ClassVar[str] = "linear layer and no convolution"
+    layer_kind: ClassVar[str] = "linear layer and no convolution"
     Settings: ClassVar[type[TuningSettings]] = LokrSettings
     default_overrides: ClassVar[dict[str, Any]] = {"training.lr": 3e-3}
     settings: LokrSettings
 
     @staticmethod
-    def fits(module: nn.Module) -> bool:
-        return is_any(module)
+    def supports(module: nn.Module) -> bool:
+        return is_linear_or_any_conv(module)
 
     def config(self, model: Adaptable, targets: list[str]) -> Any:
         alpha: Any = self.settings.alpha

@@ -1,4 +1,4 @@
-"""Low-rank updates beside frozen weights (LoRA, Hu et al. 2021), on linear layers and on convolutions."""
+"""Low-rank updates of frozen weights (LoRA, Hu et al. 2021), on linear layers and convolutions."""
 
 from __future__ import annotations
 

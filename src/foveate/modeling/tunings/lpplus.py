@@ -1,6 +1,7 @@
-"""LP++ (Huang et al. 2024): a linear probe that begins at the class means and blends them in, without a rate to choose.
+"""LP++ (Huang et al. 2024): a linear probe blended with class means, without a learning rate.
 
-The paper blends in the embeddings of class names. Here the class means stand in their place, so that every backbone can take it.
+The paper blends in text embeddings of class names; class means replace them here, so that every
+backbone supports it.
 """
 
 from __future__ import annotations
@@ -9,17 +10,19 @@ from typing import Any, ClassVar
 
 from foveate.modeling.classifiers.few_shot import Fitter, best_scale, centroids, lpplus
 from foveate.modeling.classifiers.logistic import LabeledFeatures
-from foveate.modeling.tunings import Choice
-from foveate.modeling.tunings._few_shot import ShotTuning
+from foveate.modeling.tunings._few_shot import FewShotTuning
+from foveate.types import Decision
 
 
-class LpPlus(ShotTuning):
-    unit: ClassVar[bool] = True
-    usual: ClassVar[float] = 1.0  # what it descends to are logits
+class LpPlus(FewShotTuning):
+    l2_normalize: ClassVar[bool] = True
+    default_scale: ClassVar[float] = 1.0  # its scores are logits already
     default_overrides: ClassVar[dict[str, Any]] = {"task.features": "pooled"}
 
-    def fitter(self, known: LabeledFeatures) -> tuple[Fitter, list[Choice]]:
-        alpha = best_scale(known, centroids, self.unit)
+    def fitter(self, features: LabeledFeatures) -> tuple[Fitter, list[Decision]]:
+        alpha = best_scale(features, centroids, self.l2_normalize)
         return lpplus(alpha), [
-            ("head.alpha", alpha, "the class means alone lose least with it on left-out images")
+            Decision(
+                "head.alpha", alpha, "lowest log loss of the class means alone on left-out images"
+            )
         ]

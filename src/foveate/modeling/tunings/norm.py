@@ -1,4 +1,6 @@
-"""Scales and shifts of the normalisation layers, and the head (Frankle et al. 2021; LayerNorm tuning, Basu et al. 2024)."""
+"""Train the scales and shifts of normalization layers, and the head (Frankle et al. 2021; Basu et
+al. 2024).
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,7 @@ class Norm(Tuning):
         layers = [module for module in model.backbone.modules() if is_norm(module)]
         if not layers:
             raise UsageError(
-                "this backbone has no normalisation layer with a scale",
+                "this backbone has no normalization layer with learned scales",
                 where="tuning",
                 hint="--tuning bias",
             )

@@ -1,4 +1,6 @@
-"""Any other method of the peft library by its name there: HRA, OFT, MiSS, RandLoRA, RoAd, WaveFT, DeLoRA, GraLoRA, ..."""
+"""Any other method of the peft library by its name there: HRA, OFT, MiSS, RandLoRA, RoAd, WaveFT,
+DeLoRA, GraLoRA, ...
+"""
 
 from __future__ import annotations
 
@@ -12,17 +14,18 @@ from torch import nn
 
 from foveate.errors import UnknownName, UsageError
 from foveate.modeling.tunings import Adaptable, TuningSettings
-from foveate.modeling.tunings._layers import is_any, is_linear, is_plain
+from foveate.modeling.tunings._layers import is_linear, is_linear_or_any_conv, is_linear_or_conv
 from foveate.modeling.tunings._peft import PeftTuning
 
 _KINDS: dict[str, tuple[Callable[[nn.Module], bool], str]] = {
     "linear": (is_linear, "linear layer"),
-    "plain": (is_plain, "linear layer and no ungrouped convolution"),
-    "all": (is_any, "linear layer and no convolution"),
+    "plain": (is_linear_or_conv, "linear layer and no ungrouped convolution"),
+    "all": (is_linear_or_any_conv, "linear layer and no convolution"),
 }
 
 
-_NOT_HERE = {  # these train whole layers under another name, need a language model, or steps that only their own file makes
+# These train whole layers under another name, need a language model, or steps of their own.
+_UNSUPPORTED = {
     "ADALORA", "ADAPTION_PROMPT", "LN_TUNING", "POLY", "SHADOW", "TRAINABLE_TOKENS", "XLORA",
 }  # fmt: skip
 
@@ -30,36 +33,32 @@ _NOT_HERE = {  # these train whole layers under another name, need a language mo
 class PeftSettings(TuningSettings):
     method: str = Field(
         "hra",
-        description="peft's word for the method, such as hra, oft, miss, randlora, road, waveft",
+        description="name of the method in peft, such as hra, oft, miss, randlora, road, waveft",
     )
     layers: Literal["linear", "plain", "all"] = Field(
         "linear",
-        description="where it stands: linear layers; plain: ungrouped convolutions too; all: depthwise ones as well",
+        description="adapted layers: linear; plain: and ungrouped convolutions; all: and depthwise ones",
     )
-    options: dict[str, Any] = Field(
-        {}, description="arguments of the method's configuration in peft"
-    )
+    options: dict[str, Any] = Field({}, description="arguments of the configuration in peft")
 
 
 class Peft(PeftTuning):
     unmergeable: ClassVar[str] = (
-        "not every method of peft can do it, and not every one does it right"
+        "not every method of peft can be merged, and not every one merges correctly"
     )
     Settings: ClassVar[type[TuningSettings]] = PeftSettings
     settings: PeftSettings
 
-    def fits(self, module: nn.Module) -> bool:  # type: ignore[override]
+    def supports(self, module: nn.Module) -> bool:  # type: ignore[override]
         return _KINDS[self.settings.layers][0](module)
 
     @property
-    def lacks(self) -> str:  # type: ignore[override]
+    def layer_kind(self) -> str:  # type: ignore[override]
         return _KINDS[self.settings.layers][1]
 
     def config(self, model: Adaptable, targets: list[str]) -> Any:
         known = {
-            kind.value.lower(): kind
-            for kind in PEFT_TYPE_TO_TUNER_MAPPING
-            if _stands_on_layers(kind)
+            kind.value.lower(): kind for kind in PEFT_TYPE_TO_TUNER_MAPPING if _adapts_layers(kind)
         }
         kind = known.get(self.settings.method.lower())
         if kind is None:
@@ -71,11 +70,11 @@ class Peft(PeftTuning):
             return configuration(target_modules=targets, **self.settings.options)
         except (TypeError, ValueError) as error:
             raise UsageError(
-                "peft does not take these options", where="tuning.options", why=_first_line(error)
+                "peft rejects these options", where="tuning.options", why=_first_line(error)
             ) from None
 
     def apply(self, model: Adaptable) -> None:
-        """Some methods find out only in a forward pass that a layer is not for them: one is made here."""
+        """Apply it, with one forward pass: some methods reject a layer only then."""
         try:
             super().apply(model)
             side = model.backbone.input.size
@@ -90,17 +89,17 @@ class Peft(PeftTuning):
             KeyError,
         ) as error:
             what, where = (
-                "this method of peft cannot stand in this backbone",
+                "this method of peft does not support this backbone",
                 f"tuning.method={self.settings.method}",
             )
             hint = "--set tuning.layers=linear, or --tuning lora"
             raise UsageError(what, where=where, why=_first_line(error), hint=hint) from None
 
 
-def _stands_on_layers(kind: Any) -> bool:
-    """Whether it changes layers by name, rather than prompts of a language model."""
+def _adapts_layers(kind: Any) -> bool:
+    """Whether it adapts layers by name, rather than prompts of a language model."""
     fields = PEFT_TYPE_TO_CONFIG_MAPPING[kind].__dataclass_fields__
-    return "target_modules" in fields and kind.value not in _NOT_HERE
+    return "target_modules" in fields and kind.value not in _UNSUPPORTED
 
 
 def _first_line(error: Exception) -> str:

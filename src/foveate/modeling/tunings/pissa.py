@@ -1,7 +1,8 @@
-"""LoRA that starts from the principal directions of each weight (PiSSA, Meng et al. 2024), on linear layers and convolutions.
+"""LoRA initialized with the principal singular vectors of each weight (PiSSA, Meng et al. 2024).
 
-In the paper the weight W loses its r greatest singular directions B0 A0 to the update, W - B0 A0 + B A. Here W stays as it is and
-the update is B A - B0 A0: the same function, the same gradients, and frozen weights that are still the backbone's own.
+In the paper the weight W loses its r largest singular directions B0 A0 to the update: W - B0 A0 + B
+A. Here W stays and the update is B A - B0 A0: the same function and gradients, and the frozen
+weights are still those of the backbone.
 """
 
 from __future__ import annotations
@@ -14,24 +15,24 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from foveate.modeling.tunings import Adaptable, Tuning, TuningSettings
-from foveate.modeling.tunings._layers import called, is_plain
+from foveate.modeling.tunings._layers import active_layers, is_linear_or_conv
 
-_ITERATIONS = 4  # of the randomised singular value decomposition (Halko et al. 2011), as in the paper's fast version
+_ITERATIONS = 4  # of the randomized SVD (Halko et al. 2011), as in the paper's fast version
 
 
 class PissaSettings(TuningSettings):
     rank: int = Field(
         8,
         ge=1,
-        description="how many singular directions of each weight are trained (fewer in narrow layers)",
+        description="trained singular directions per weight, fewer in narrow layers",
     )
 
 
 class _Principal(nn.Module):
-    """(O, I) or (O, I, h, w) -> the same, plus what its principal directions have moved.
+    """Adds B A - B0 A0 to a weight (O, I) or (O, I, h, w).
 
-    `start_a`, `start_b`: where they began. They are kept beside the trained ones, because a decomposition that is computed
-    again elsewhere need not give the same signs.
+    `start_a`, `start_b`: A0 and B0. They are saved, because a decomposition computed again on
+    another machine need not have the same signs.
     """
 
     start_a: Tensor
@@ -57,7 +58,9 @@ class Pissa(Tuning):
     settings: PissaSettings
 
     def apply(self, model: Adaptable) -> None:
-        names = called(model.backbone, is_plain, "linear layer and no ungrouped convolution")
+        names = active_layers(
+            model.backbone, is_linear_or_conv, "linear layer and no ungrouped convolution"
+        )
         model.backbone.requires_grad_(False)
         for name in names:
             layer = model.backbone.get_submodule(name)

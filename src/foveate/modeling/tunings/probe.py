@@ -1,4 +1,4 @@
-"""Only the head: the backbone runs once over the images, and the head is solved on its features."""
+"""Linear probe: the head is solved in closed form on features of the frozen backbone."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ class Probe(Tuning):
 
     def apply(self, model: Adaptable) -> None:
         if not hasattr(model.head, "linear"):
-            hint = "--tuning head trains it; full, last and lora the backbone too"
+            hint = "--tuning head trains the head; full, last and lora also train the backbone"
             raise UsageError(
-                "this task's head cannot be solved in closed form", where="tuning", hint=hint
+                "the head of this task has no closed-form solution", where="tuning", hint=hint
             )
         model.backbone.requires_grad_(False)
         model.head.requires_grad_(True)

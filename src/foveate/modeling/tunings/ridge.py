@@ -1,20 +1,20 @@
-"""Ridge regression on one-hot classes, its penalty chosen on left-out folds."""
+"""Ridge regression on one-hot targets, with the penalty chosen on left-out folds."""
 
 from __future__ import annotations
 
 from foveate.modeling.classifiers.few_shot import Fitter, best_penalty, ridge
 from foveate.modeling.classifiers.logistic import LabeledFeatures
-from foveate.modeling.tunings import Choice
-from foveate.modeling.tunings._few_shot import ShotTuning
+from foveate.modeling.tunings._few_shot import FewShotTuning
+from foveate.types import Decision
 
 
-class Ridge(ShotTuning):
-    def fitter(self, known: LabeledFeatures) -> tuple[Fitter, list[Choice]]:
-        penalty, tried = best_penalty(known, self.unit)
+class Ridge(FewShotTuning):
+    def fitter(self, features: LabeledFeatures) -> tuple[Fitter, list[Decision]]:
+        penalty, tried = best_penalty(features, self.l2_normalize)
         why = (
             ", ".join(f"{each:.3g}: {error:.3f}" for each, error in tried.items())
             or "no fold can tell"
         )
         return ridge(penalty), [
-            ("head.penalty", penalty, f"least squared error of left-out images ({why})")
+            Decision("head.penalty", penalty, f"lowest squared error on left-out images ({why})")
         ]

@@ -1,7 +1,7 @@
-"""A factor and a shift for every channel after every layer (SSF, Lian et al. 2022); both fold into the layer.
+"""Scale and shift the output channels of every layer (SSF, Lian et al. 2022); both can be merged.
 
-y = g * (W x + b) + s is a layer with the weight g W and the bias g b + s, and so it is trained: as parametrisations of the
-frozen weight and bias. Normalisations keep their statistics.
+y = g * (W x + b) + s is a layer with weight g W and bias g b + s, and is trained as
+parametrizations of the frozen weight and bias. Normalization layers keep their statistics.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from foveate.modeling.tunings import Adaptable, Tuning
-from foveate.modeling.tunings._layers import called, is_any, is_norm
+from foveate.modeling.tunings._layers import active_layers, is_linear_or_any_conv, is_norm
 
 
 class _Scaled(nn.Module):
-    """(C, ...) -> the same, each of the C rows times its factor."""
+    """Multiplies each of the C rows of a weight (C, ...) by its factor."""
 
     def __init__(self, factor: nn.Parameter) -> None:
         super().__init__()
@@ -28,7 +28,7 @@ class _Scaled(nn.Module):
 
 
 class _Shifted(nn.Module):
-    """(C,) -> (C,): times the factors, which belong to the weight's parametrisation, plus a shift."""
+    """Scales and shifts a bias (C,); the factors belong to the parametrization of the weight."""
 
     factor: nn.Parameter
 
@@ -46,10 +46,10 @@ class Ssf(Tuning):
     default_overrides: ClassVar[dict[str, Any]] = {"training.lr": 3e-3}
 
     def apply(self, model: Adaptable) -> None:
-        names = called(
+        names = active_layers(
             model.backbone,
-            lambda module: is_any(module) or is_norm(module),
-            "layer that could be scaled",
+            lambda module: is_linear_or_any_conv(module) or is_norm(module),
+            "layer that can be scaled",
         )
         model.backbone.requires_grad_(False)
         for name in names:
@@ -63,8 +63,10 @@ class Ssf(Tuning):
 
 
 def _scale(layer: nn.Module) -> None:
-    """Both start as if they were not there: factors at 1, shifts at 0. A layer without a bias gets no shift: the normalisation
-    after it has one."""
+    """Add factors of 1 and shifts of 0.
+
+    A layer without a bias gets no shift: the normalization after it has one.
+    """
     weight: Tensor = layer.weight  # type: ignore[assignment]
     factor = nn.Parameter(torch.ones(len(weight)))
     parametrize.register_parametrization(layer, "weight", _Scaled(factor))

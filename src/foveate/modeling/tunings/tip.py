@@ -1,4 +1,4 @@
-"""Sentences and a cache of the training images; nothing is trained (Tip-Adapter, Zhang et al. 2022)."""
+"""Text and a cache of training images, without training (Tip-Adapter, Zhang et al. 2022)."""
 
 from __future__ import annotations
 

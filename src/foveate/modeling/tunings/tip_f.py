@@ -1,4 +1,4 @@
-"""Sentences and a cache of the training images, whose keys are trained (Tip-Adapter-F, Zhang et al. 2022)."""
+"""Text and a cache of training images with trained keys (Tip-Adapter-F, Zhang et al. 2022)."""
 
 from __future__ import annotations
 
@@ -23,5 +23,5 @@ class TipF(TipTuning):
         if not len(head.keys):
             hint = "--set training.head_init=probe"
             raise UsageError(
-                "the cache holds no training image", where="training.head_init", hint=hint
+                "the cache holds no training images", where="training.head_init", hint=hint
             )

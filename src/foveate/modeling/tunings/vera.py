@@ -1,4 +1,4 @@
-"""One pair of random matrices for all layers, and two learnt vectors for each (VeRA, Kopiczko et al. 2024); linear layers."""
+"""Shared random matrices with two learned vectors per layer (VeRA, Kopiczko et al. 2024)."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ class VeraSettings(TuningSettings):
 
 
 class Vera(PeftTuning):
-    lacks: ClassVar[str] = "linear layer"
+    layer_kind: ClassVar[str] = "linear layer"
     Settings: ClassVar[type[TuningSettings]] = VeraSettings
     settings: VeraSettings
 
     @staticmethod
-    def fits(module: nn.Module) -> bool:
+    def supports(module: nn.Module) -> bool:
         return is_linear(module)
 
     def config(self, model: Adaptable, targets: list[str]) -> Any:

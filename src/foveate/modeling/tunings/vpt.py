@@ -1,4 +1,4 @@
-"""Learnt tokens beside the patches of a plain Vision Transformer (visual prompt tuning, Jia et al. 2022)."""
+"""Visual prompt tuning: learned tokens beside the patches of a plain ViT (Jia et al. 2022)."""
 
 from __future__ import annotations
 
@@ -14,17 +14,18 @@ from foveate.modeling.tunings import Adaptable, Tuning, TuningSettings
 
 
 class VptSettings(TuningSettings):
-    tokens: int = Field(10, ge=1, description="prompts in a layer")
+    tokens: int = Field(10, ge=1, description="prompt tokens per layer")
     deep: bool = Field(
         True,
-        description="prompts of its own for every layer (VPT-deep); false: for the first alone (VPT-shallow)",
+        description="prompts for every layer (VPT-deep); false: only for the first (VPT-shallow)",
     )
 
 
 class _Prompted(nn.Module):
-    """A block that sees prompts between the prefix tokens (class, registers) and the patches, and gives the sequence without them.
+    """A block with prompts between the prefix tokens (class, registers) and the patches.
 
-    `prompts` (P, D), or None: then it sees what the block before made of its own (shallow).
+    `prompts`: (P, D); None: the prompt outputs of the block before (shallow). The returned sequence
+    has no prompts.
     """
 
     def __init__(
@@ -33,27 +34,27 @@ class _Prompted(nn.Module):
         super().__init__()
         self.block, self.prefix, self.prompts = block, prefix, prompts
         self.left: Tensor | None = None
-        self.before = [before]  # in a list: a neighbour, no part of this module
+        self.before = [before]  # in a list, so that it is not a submodule
 
     def forward(self, x: Tensor, *more: Any, **named: Any) -> Tensor:
         if self.prompts is not None:
-            seen = self.prompts.to(x.dtype).expand(len(x), -1, -1)
+            prompts = self.prompts.to(x.dtype).expand(len(x), -1, -1)
         else:
             (before,) = self.before
             assert before is not None
             assert before.left is not None
-            seen, before.left = before.left, None
+            prompts, before.left = before.left, None
         y = self.block(
-            torch.cat([x[:, : self.prefix], seen, x[:, self.prefix :]], 1), *more, **named
+            torch.cat([x[:, : self.prefix], prompts, x[:, self.prefix :]], 1), *more, **named
         )
-        end = self.prefix + seen.shape[1]
+        end = self.prefix + prompts.shape[1]
         self.left = y[:, self.prefix : end]
         return torch.cat([y[:, : self.prefix], y[:, end:]], 1)
 
 
 class Vpt(Tuning):
     layerwise: ClassVar[bool] = False
-    unmergeable: ClassVar[str] = "prompts are more tokens, no change of weights"
+    unmergeable: ClassVar[str] = "prompts are additional tokens, not a change of weights"
     Settings: ClassVar[type[TuningSettings]] = VptSettings
     settings: VptSettings
 
@@ -61,10 +62,10 @@ class Vpt(Tuning):
         network: Any = _plain_transformer(model)
         model.backbone.requires_grad_(False)
         before: _Prompted | None = None
-        for place, block in enumerate(network.blocks):
-            prompts = self._prompts(network) if self.settings.deep or place == 0 else None
+        for index, block in enumerate(network.blocks):
+            prompts = self._prompts(network) if self.settings.deep or index == 0 else None
             before = _Prompted(block, network.num_prefix_tokens, prompts, before)
-            network.blocks[place] = before
+            network.blocks[index] = before
             if hasattr(
                 block.attn, "num_prefix_tokens"
             ):  # rotary positions start after these tokens
@@ -72,7 +73,7 @@ class Vpt(Tuning):
         model.head.requires_grad_(True)
 
     def _prompts(self, network: Any) -> nn.Parameter:
-        """(P, D), drawn as in the paper: uniform between the bounds of a Xavier initialisation of the patch embedding."""
+        """Prompts (P, D), uniform within the Xavier bound of the patch embedding (the paper's)."""
         patch = math.prod(network.patch_embed.patch_size)
         bound = math.sqrt(6 / (3 * patch + network.embed_dim))
         return nn.Parameter(
@@ -81,7 +82,11 @@ class Vpt(Tuning):
 
 
 def _plain_transformer(model: Adaptable) -> nn.Module:
-    """The network whose `blocks` all see one sequence of tokens, wherever they lie in the picture."""
+    """The network of a plain ViT, whose blocks all read one sequence of tokens.
+
+    Raises:
+        UsageError: The backbone is something else.
+    """
     network: Any = getattr(model.backbone, "network", None)
     blocks: Any = getattr(network, "blocks", None)
     stacked = isinstance(blocks, nn.Sequential | nn.ModuleList) and hasattr(
@@ -89,7 +94,7 @@ def _plain_transformer(model: Adaptable) -> nn.Module:
     )
     if not stacked or not all(hasattr(block, "attn") for block in blocks):
         raise UsageError(
-            "prompts are tokens: they need a plain Vision Transformer",
+            "prompt tuning needs a plain Vision Transformer",
             where="tuning",
             hint="--tuning lora",
         )
@@ -98,7 +103,10 @@ def _plain_transformer(model: Adaptable) -> nn.Module:
     ):
         why = "its attention is tied to a fixed grid of patches"
         raise UsageError(
-            "prompts have no place in this backbone", where="tuning", why=why, hint="--tuning lora"
+            "this backbone does not support prompt tokens",
+            where="tuning",
+            why=why,
+            hint="--tuning lora",
         )
     return cast(nn.Module, network)
 

@@ -1,5 +1,6 @@
-"""Nothing is trained: the names of the classes are the head (CLIP, Radford et al. 2021), or the question to a network that
-finds things by name (OWLv2, CLIPSeg)."""
+"""Zero-shot: class names are the head (CLIP, Radford et al. 2021), or the queries of OWLv2 and
+CLIPSeg.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +11,12 @@ import torch
 
 from foveate.modeling.backbones import NativeBackbone, TextBackbone
 from foveate.modeling.tunings import Adaptable
-from foveate.modeling.tunings._text import TextHead, TextTuning, embedded, sentences
+from foveate.modeling.tunings._text import (
+    TextHead,
+    TextTuning,
+    class_sentences,
+    embed_class_sentences,
+)
 
 
 class ZeroShot(TextTuning):
@@ -27,8 +33,10 @@ class ZeroShot(TextTuning):
             super().apply(model)
             return
         model.backbone.requires_grad_(False)
-        model.backbone.set_queries(sentences(model.classes, self.settings))
+        model.backbone.set_queries(class_sentences(model.classes, self.settings))
 
     @torch.no_grad()
     def head(self, backbone: TextBackbone, classes: Sequence[str]) -> TextHead:
-        return TextHead(backbone, embedded(backbone, sentences(classes, self.settings)))
+        return TextHead(
+            backbone, embed_class_sentences(backbone, class_sentences(classes, self.settings))
+        )

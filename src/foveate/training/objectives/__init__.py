@@ -1,4 +1,4 @@
-"""What can be learnt from pictures that nobody has labelled: tasks whose truth is the image itself."""
+"""Self-supervised objectives: tasks whose target is the image itself."""
 
 from __future__ import annotations
 
@@ -19,45 +19,61 @@ from foveate.types import Batch, Provides, TargetTensors
 
 
 class ObjectiveSettings(TaskSettings):
-    area: float = Field(
-        0.2, gt=0, le=1, description="smallest share of the image's area that a view shows"
+    min_area: float = Field(
+        0.2, gt=0, le=1, description="minimum area fraction of the views at the size of the network"
     )
     color: float = Field(
         0.5,
         ge=0,
         le=1,
-        description="strength of the random colours of views: light, contrast, hue, grey",
+        description="strength of random changes of brightness, contrast, saturation and hue",
     )
 
 
 class Objective(Task):
-    """One way to learn. Its head holds what is thrown away afterwards: projectors, decoders, teachers.
+    """A self-supervised objective.
 
-    A batch brings the first wide view of B images as `images`; targets hold 'wide' (V - 1, 3, S, S), the other ones, and 'narrow'
-    (L, 3, s, s), where there are any.
+    Its head holds what is thrown away afterwards: projectors, decoders, teachers.
+
+    In a batch, `images` is the first global view of B images. Targets hold the others as
+    'global_views' (V - 1, 3, S, S), and the smaller ones as 'local_views' (L, 3, s, s), if there
+    are any.
+
+    Attributes:
+        num_global_views: V, views at the size of the network.
+        overrides_from_scratch: settings that suit it when the backbone starts from random weights,
+            beside `default_overrides`.
     """
 
     needs: frozenset[Provides] = frozenset({Provides.POOLED})
-    num_global_views: ClassVar[int] = 2  # views at the network's size
+    num_global_views: ClassVar[int] = 2
     prediction_type: ClassVar[type[ImagePrediction]] = ImagePrediction
     default_overrides: ClassVar[dict[str, Any]] = {}
-    overrides_from_scratch: ClassVar[dict[str, Any]] = {}  # beside these, from random weights
+    overrides_from_scratch: ClassVar[dict[str, Any]] = {}
     Settings: ClassVar[type[TaskSettings]] = ObjectiveSettings
 
     @property
     def crops(self) -> Crops:
-        """What its views show; smaller ones where a setting `narrow` says how many."""
-        own = self.settings
-        return Crops(self.num_global_views, (own.area, 1.0), getattr(own, "narrow", 0), colours=own.colours)
+        """The views of an image; local ones only if a setting `local_views` says how many."""
+        settings = self.settings
+        return Crops(
+            global_views=self.num_global_views,
+            global_area=(settings.min_area, 1.0),
+            local_views=getattr(settings, "local_views", 0),
+            color=settings.color,
+        )
 
-    def encode(self, truth: Any, size: tuple[int, int]) -> TargetTensors:
+    def encode(self, target: Any, size: tuple[int, int]) -> TargetTensors:
         return {}
 
     def decode(self, output: Any, batch: Batch) -> list[Any]:
         return []
 
     def reconstructions(self, output: Any, batch: Batch) -> tuple[Tensor, Tensor] | None:
-        """What the network saw and made of it, (B, 3, S, S) each, normalised as the images are; None where it paints nothing."""
+        """Return what the network saw, and what it reconstructed.
+
+        Both are (B, 3, S, S), normalized as the images are; None if it reconstructs no images.
+        """
         return None
 
     @abstractmethod
@@ -74,5 +90,6 @@ OBJECTIVES: Registry[Objective] = Registry("foveate.training.objectives", Object
 
 
 def objective_task(recipe: Recipe) -> Model:
-    """As `build`, for a recipe whose task is an objective: learning from images alone."""
-    return assemble_model(recipe, OBJECTIVES.create(recipe.task.name, recipe.task.settings, ()), None)
+    """Build the model of a recipe whose task is an objective, as `build_model` for other tasks."""
+    task = OBJECTIVES.create(recipe.task.name, recipe.task.settings, ())
+    return assemble_model(recipe, task, None)

@@ -1,4 +1,7 @@
-"""A student sees any view and says what its own slow average says of the wide ones (DINO, Caron et al. 2021)."""
+"""DINO (Caron et al. 2021): a student predicts, from any view, what its own average says of others.
+
+Letters: B images, V global views, L local views, N vectors, D width of a feature, K prototypes.
+"""
 
 from __future__ import annotations
 
@@ -21,28 +24,28 @@ _BOTTLENECK = 128
 
 
 class DINOSettings(ObjectiveSettings):
-    area: float = Field(
-        0.3, gt=0, le=1, description="smallest share of the image's area that a wide view shows"
+    min_area: float = Field(
+        0.3, gt=0, le=1, description="minimum area fraction of the views at the size of the network"
     )
     local_views: int = Field(
-        4, ge=0, description="smaller views beside the two wide ones, which the student alone sees"
+        4, ge=0, description="smaller views beside the two global ones, for the student only"
     )
-    prototypes: int = Field(1024, ge=2, description="answers to choose from")
-    hidden: int = Field(512, ge=1, description="width of the projector's middle layers")
-    student_temperature: float = Field(0.1, gt=0, description="of the student's answers")
+    prototypes: int = Field(1024, ge=2, description="number of prototypes (outputs)")
+    hidden: int = Field(512, ge=1, description="width of the hidden layers of the projection head")
+    student_temperature: float = Field(0.1, gt=0, description="softmax temperature of the student")
     teacher_temperature: float = Field(
-        0.05, gt=0, description="of the teacher's, which are sharper"
+        0.05, gt=0, description="softmax temperature of the teacher, which is sharper"
     )
     momentum: float = Field(
-        0.99, ge=0, le=1, description="of the teacher at first; it ends at 1, along a cosine"
+        0.99, ge=0, le=1, description="initial momentum of the teacher; it rises to 1 on a cosine"
     )
     center_momentum: float = Field(
-        0.9, ge=0, lt=1, description="of the mean answer, which is taken off the teacher's"
+        0.9, ge=0, lt=1, description="momentum of the center, which is subtracted from the teacher"
     )
 
 
 class ProjectionHead(nn.Module):
-    """(N, D) -> (N, K): three layers, a bottleneck of length 1, and prototypes of length 1 to compare it with."""
+    """(N, D) -> (N, K): three layers, and cosine similarity with the prototypes."""
 
     def __init__(self, width: int, settings: DINOSettings) -> None:
         super().__init__()
@@ -57,21 +60,27 @@ class ProjectionHead(nn.Module):
         self.prototypes = nn.Parameter(torch.randn(settings.prototypes, _BOTTLENECK))
 
     def forward(self, features: Tensor) -> Tensor:
-        found = functional.normalize(self.layers(features), dim=-1)
-        return functional.linear(found, functional.normalize(self.prototypes, dim=1))
+        vectors = functional.normalize(self.layers(features), dim=-1)
+        return functional.linear(vectors, functional.normalize(self.prototypes, dim=1))
 
 
 class StudentTeacher(nn.Module):
-    """The student's head, and the teacher: an average of backbone and head that no gradient reaches."""
+    """The head of the student; and the teacher, an average of backbone and head without gradients.
 
-    centre: Tensor
-    eyes: Backbone
+    Attributes:
+        center: (K,), running mean of the teacher's outputs.
+        teacher_backbone: set by `DINO.prepare`.
+    """
+
+    center: Tensor
+    teacher_backbone: Backbone
 
     def __init__(self, width: int, settings: DINOSettings) -> None:
         super().__init__()
-        self.student, self.teacher = ProjectionHead(width, settings), ProjectionHead(width, settings)
+        self.student = ProjectionHead(width, settings)
+        self.teacher = ProjectionHead(width, settings)
         self.teacher.load_state_dict(self.student.state_dict())
-        self.register_buffer("centre", torch.zeros(settings.prototypes))
+        self.register_buffer("center", torch.zeros(settings.prototypes))
 
 
 class DINO(Objective):
@@ -85,43 +94,55 @@ class DINO(Objective):
 
     def prepare(self, backbone: Backbone, head: nn.Module) -> None:
         pair = cast(StudentTeacher, head)
-        pair.eyes = copy.deepcopy(backbone).requires_grad_(False)
+        pair.teacher_backbone = copy.deepcopy(backbone).requires_grad_(False)
         pair.teacher.requires_grad_(False)
 
     def forward(self, backbone: Backbone, head: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
-        """The student's answers to all views (V + L, B, K), and the teacher's to the wide ones (V, B, K), as chances."""
+        """Return the student's logits (V + L, B, K) and the teacher's probabilities (V, B, K)."""
         pair = cast(StudentTeacher, head)
-        found = view_features(backbone, batch)
+        features = view_features(backbone, batch)
         with torch.no_grad():
-            answers = pair.teacher(pooled_views(pair.eyes, global_views(batch))).float()
-            chances = ((answers - pair.centre) / self.settings.teacher_temperature).softmax(-1)
+            teacher_features = pooled_views(pair.teacher_backbone, global_views(batch))
+            logits = pair.teacher(teacher_features).float()
+            centered = (logits - pair.center) / self.settings.teacher_temperature
+            probabilities = centered.softmax(-1)
             if pair.training:
-                middle = answers.mean((0, 1))
-                current_context().average([middle])
-                pair.centre.lerp_(middle, 1 - self.settings.center_momentum)
-        return pair.student(found), chances
+                mean = logits.mean((0, 1))
+                current_context().average([mean])
+                pair.center.lerp_(mean, 1 - self.settings.center_momentum)
+        return pair.student(features), probabilities
 
     def loss(self, output: tuple[Tensor, Tensor], batch: Batch) -> dict[str, Tensor]:
-        return {"loss": dino_loss(output[0].float() / self.settings.student_temperature, output[1])}
+        logits, probabilities = output
+        scaled = logits.float() / self.settings.student_temperature
+        return {"loss": dino_loss(scaled, probabilities)}
 
     @torch.no_grad()
     def after_step(self, backbone: Backbone, head: nn.Module, step: int, steps: int) -> None:
-        """The teacher follows; at the end it stands still."""
-        pair, slow = cast(StudentTeacher, head), 1 - self.settings.momentum
-        share = slow * 0.5 * (1 + math.cos(math.pi * step / steps))
-        for follower, leader in ((pair.eyes, backbone), (pair.teacher, pair.student)):
-            for mean, live in zip(
-                follower.state_dict().values(), leader.state_dict().values(), strict=True
-            ):
+        """Let the teacher follow the student; at the end it stands still."""
+        pair = cast(StudentTeacher, head)
+        rate = (1 - self.settings.momentum) * 0.5 * (1 + math.cos(math.pi * step / steps))
+        for teacher, student in (
+            (pair.teacher_backbone, backbone),
+            (pair.teacher, pair.student),
+        ):
+            tensors = zip(teacher.state_dict().values(), student.state_dict().values(), strict=True)
+            for mean, live in tensors:
                 if mean.is_floating_point():
-                    mean.lerp_(live, share)
+                    mean.lerp_(live, rate)
                 else:
                     mean.copy_(live)
 
 
-def dino_loss(student: Tensor, chances: Tensor) -> Tensor:
-    """(V + L, B, K) logits and (V, B, K) chances of the first V views -> mean cross entropy over pairs of different views."""
-    said = student.log_softmax(-1)
-    losses = -torch.einsum("tbk,sbk->ts", chances, said) / chances.shape[1]
-    apart = 1 - torch.eye(len(chances), len(said), device=losses.device)
-    return (losses * apart).sum() / apart.sum()
+def dino_loss(student: Tensor, probabilities: Tensor) -> Tensor:
+    """Return the mean cross entropy over pairs of different views.
+
+    Args:
+        student: (V + L, B, K) logits of all views.
+        probabilities: (V, B, K) of the teacher, for the first V views.
+    """
+    log_probabilities = student.log_softmax(-1)
+    losses = -torch.einsum("tbk,sbk->ts", probabilities, log_probabilities)
+    losses = losses / probabilities.shape[1]
+    different = 1 - torch.eye(len(probabilities), len(student), device=losses.device)
+    return (losses * different).sum() / different.sum()

@@ -1,7 +1,9 @@
-"""All views of an image predict their mean, while projections are held to a standard normal (LeJEPA, Balestriero & LeCun
-2025, arXiv 2511.08544): no teacher, no stop of gradients, one weight.
+"""LeJEPA (Balestriero & LeCun 2025, arXiv 2511.08544): views predict their mean.
 
-The distribution is compared along random directions, where a characteristic function tells two distributions apart (the test of
+The projections are regularized towards a standard normal distribution, so that it needs no teacher,
+no stop-gradient, and one weight.
+
+Distributions are compared along random directions by their characteristic functions (the test of
 Epps & Pulley 1983; SIGReg, definition 3 of the paper).
 """
 
@@ -19,22 +21,17 @@ from foveate.training.objectives import ObjectiveSettings
 from foveate.training.objectives._views import ContrastedViews, Projector
 from foveate.types import Batch
 
-_REACH, _KNOTS = (
-    5.0,
-    17,
-)  # the characteristic functions are compared at so many points of [-reach, reach]
+# characteristic functions are compared at this many points in [-_MAX_POINT, _MAX_POINT]
+_MAX_POINT, _POINTS = 5.0, 17
 
 
 class LeJEPASettings(ObjectiveSettings):
     sigreg_weight: float = Field(
-        0.05,
-        gt=0,
-        lt=1,
-        description="weight of the distribution, the rest is that of the prediction",
+        0.05, gt=0, lt=1, description="weight of the regularization; the prediction has the rest"
     )
-    directions: int = Field(256, ge=1, description="random directions in a step")
-    local_views: int = Field(2, ge=0, description="smaller views beside the two wide ones")
-    hidden: int = Field(512, ge=1, description="width of the projector's middle layers")
+    directions: int = Field(256, ge=1, description="random directions per step")
+    local_views: int = Field(2, ge=0, description="smaller views beside the two global ones")
+    hidden: int = Field(512, ge=1, description="width of the hidden layers of the projector")
     width: int = Field(64, ge=1, description="width of the projection")
 
 
@@ -48,25 +45,27 @@ class LeJEPA(ContrastedViews):
         return Projector(backbone.width, self.settings.hidden, self.settings.width)
 
     def loss(self, output: Tensor, batch: Batch) -> dict[str, Tensor]:
-        projected, weight = output.float(), self.settings.sigreg_weight
-        aim = projected[: self.num_global_views].mean(0)
-        odd = torch.stack(
-            [sigreg(each, self.settings.directions) for each in projected]
-        ).mean()
+        projections, weight = output.float(), self.settings.sigreg_weight
+        mean = projections[: self.num_global_views].mean(0)
+        statistics = [sigreg(view, self.settings.directions) for view in projections]
         return {
-            "prediction": (1 - weight) * (projected - aim).square().mean(),
-            "regularity": weight * odd,
+            "prediction": (1 - weight) * (projections - mean).square().mean(),
+            "sigreg": weight * torch.stack(statistics).mean(),
         }
 
 
-def sigreg(features: Tensor, directions: int) -> Tensor:
-    """(B, P) -> mean over random directions of the Epps-Pulley statistic: B times the squared distance of the empirical
-    characteristic function from that of a standard normal, weighted by the latter. Drawn from torch's generator."""
-    drawn = torch.randn(features.shape[1], directions).to(features)
-    along = features @ (drawn / drawn.norm(dim=0))
-    points = torch.linspace(-_REACH, _REACH, _KNOTS, device=features.device)
+def sigreg(projections: Tensor, directions: int) -> Tensor:
+    """Measure how far projections (B, P) are from a standard normal distribution.
+
+    It is the mean Epps-Pulley statistic over random directions, drawn from torch's generator: B
+    times the squared distance of the empirical characteristic function from that of a standard
+    normal, weighted by the latter.
+    """
+    random = torch.randn(projections.shape[1], directions).to(projections)
+    values = projections @ (random / random.norm(dim=0))
+    points = torch.linspace(-_MAX_POINT, _MAX_POINT, _POINTS, device=projections.device)
     normal = (-points.square() / 2).exp()
-    turned = along[..., None] * points
-    apart = (turned.cos().mean(0) - normal).square() + turned.sin().mean(0).square()
+    angles = values[..., None] * points
+    distance = (angles.cos().mean(0) - normal).square() + angles.sin().mean(0).square()
     density = normal / math.sqrt(2 * math.pi)
-    return len(features) * torch.trapezoid(apart * density, points).mean()
+    return len(projections) * torch.trapezoid(distance * density, points).mean()

@@ -1,4 +1,4 @@
-"""Two views of an image find each other among all views of a batch (SimCLR, Chen et al. 2020, equation 1)."""
+"""SimCLR (Chen et al. 2020): two views of an image find each other among all views of a batch."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from foveate.types import Batch
 
 class SimCLRSettings(ObjectiveSettings):
     temperature: float = Field(
-        0.2, gt=0, description="of the similarities; small ones look at the hardest pairs"
+        0.2, gt=0, description="temperature of the similarities; a small one weighs hard pairs most"
     )
-    hidden: int = Field(512, ge=1, description="width of the projector's middle layer")
-    width: int = Field(128, ge=1, description="width of what is compared")
+    hidden: int = Field(512, ge=1, description="width of the hidden layer of the projector")
+    width: int = Field(128, ge=1, description="width of the projection")
 
 
 class SimCLR(ContrastedViews):
@@ -36,9 +36,13 @@ class SimCLR(ContrastedViews):
         return {"loss": nt_xent(output[0].float(), output[1].float(), self.settings.temperature)}
 
 
-def nt_xent(one: Tensor, other: Tensor, temperature: float) -> Tensor:
-    """(B, P) each -> NT-Xent: cross entropy of each view's partner among the 2 B - 1 other views, by cosine / temperature."""
-    both = functional.normalize(torch.cat([one, other]), dim=1)
-    alike = (both @ both.T / temperature).fill_diagonal_(float("-inf"))
-    partner = torch.arange(len(both), device=both.device).roll(len(one))
-    return functional.cross_entropy(alike, partner)
+def nt_xent(first: Tensor, second: Tensor, temperature: float) -> Tensor:
+    """NT-Xent (equation 1) of two views, (B, P) each.
+
+    It is the cross entropy of each view's partner among the 2 B - 1 other views, by their cosine
+    over the temperature.
+    """
+    views = functional.normalize(torch.cat([first, second]), dim=1)
+    logits = (views @ views.T / temperature).fill_diagonal_(float("-inf"))
+    partners = torch.arange(len(views), device=views.device).roll(len(first))
+    return functional.cross_entropy(logits, partners)

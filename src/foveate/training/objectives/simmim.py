@@ -1,7 +1,7 @@
-"""What lies under blanked squares is painted from the rest (SimMIM, Xie et al. 2022), on any backbone.
+"""SimMIM (Xie et al. 2022): masked squares of an image are reconstructed, on any backbone.
 
-The paper blanks the tokens of a Transformer. Here the squares are blanked in the picture, to the mean colour, so that a
-convolutional network can be asked as well (A2MIM, Li et al. 2023).
+The paper masks tokens of a Transformer. Here the squares are masked in the image, with the mean
+color, so that it works for convolutional networks too (A2MIM, Li et al. 2023).
 """
 
 from __future__ import annotations
@@ -21,14 +21,10 @@ from foveate.utils.distributed import rand_share
 
 
 class SimMIMSettings(ObjectiveSettings):
-    area: float = Field(
-        0.5, gt=0, le=1, description="smallest share of the image's area that a view shows"
-    )
-    color: float = Field(0.0, ge=0, le=1, description="strength of the random colours of views")
-    mask_ratio: float = Field(
-        0.6, gt=0, lt=1, description="share of the squares that are blanked"
-    )
-    cells: int = Field(7, ge=2, description="squares along a side of the picture")
+    min_area: float = Field(0.5, gt=0, le=1, description="minimum area fraction of the view")
+    color: float = Field(0.0, ge=0, le=1, description="strength of random color changes")
+    mask_ratio: float = Field(0.6, gt=0, lt=1, description="share of the squares that are masked")
+    grid_size: int = Field(7, ge=2, description="squares along a side of the image")
 
 
 class SimMIM(Objective):
@@ -46,32 +42,37 @@ class SimMIM(Objective):
         )
 
     def forward(self, backbone: Backbone, head: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
-        """What was painted (B, 3, S, S), and 1 where it had to be (B, 1, S, S)."""
-        hidden = random_mask(batch.images, self.settings.cells, self.settings.mask_ratio)
-        painted = head(backbone(batch.images * (1 - hidden), self.needs).maps[-1])
-        side = batch.images.shape[-2:]
-        return functional.interpolate(painted, side, mode="bilinear") if painted.shape[
-            -2:
-        ] != side else painted, hidden
+        """Return the reconstruction (B, 3, S, S), and 1 for masked pixels (B, 1, S, S)."""
+        mask = random_mask(batch.images, self.settings.grid_size, self.settings.mask_ratio)
+        reconstruction = head(backbone(batch.images * (1 - mask), self.needs).maps[-1])
+        size = batch.images.shape[-2:]
+        if reconstruction.shape[-2:] != size:
+            reconstruction = functional.interpolate(reconstruction, size, mode="bilinear")
+        return reconstruction, mask
 
     def loss(self, output: tuple[Tensor, Tensor], batch: Batch) -> dict[str, Tensor]:
-        painted, hidden = output
-        wrong = (painted.float() - batch.images).abs() * hidden
-        return {"loss": wrong.sum() / (3 * hidden.sum()).clamp(min=1)}
+        reconstruction, mask = output
+        error = (reconstruction.float() - batch.images).abs() * mask
+        return {"loss": error.sum() / (3 * mask.sum()).clamp(min=1)}
 
     def reconstructions(self, output: tuple[Tensor, Tensor], batch: Batch) -> tuple[Tensor, Tensor]:
-        found, hidden = output
-        seen = batch.images * (1 - hidden)
-        return seen, seen + found * hidden
+        reconstruction, mask = output
+        visible = batch.images * (1 - mask)
+        return visible, visible + reconstruction * mask
 
 
-def random_mask(images: Tensor, cells: int, share: float) -> Tensor:
-    """(B, 1, H, W), 1 on a `share` of the squares of each image; drawn from torch's generator."""
-    count = max(1, round(share * cells**2))
-    order = rand_share(len(images), cells**2).argsort(1).to(images.device)
-    marks = torch.zeros(len(images), cells**2, device=images.device).scatter_(
-        1, order[:, :count], 1.0
-    )
-    side = math.ceil(images.shape[-1] / cells)
-    wide = marks.view(-1, 1, cells, cells).repeat_interleave(side, 2).repeat_interleave(side, 3)
-    return wide[..., : images.shape[-2], : images.shape[-1]]
+def random_mask(images: Tensor, grid_size: int, mask_ratio: float) -> Tensor:
+    """Return (B, 1, H, W), 1 on random squares of each image, drawn from torch's generator.
+
+    Args:
+        images: (B, 3, H, W).
+        grid_size: Squares along a side.
+        mask_ratio: Share of the squares that are masked.
+    """
+    count = max(1, round(mask_ratio * grid_size**2))
+    order = rand_share(len(images), grid_size**2).argsort(1).to(images.device)
+    squares = torch.zeros(len(images), grid_size**2, device=images.device)
+    squares = squares.scatter_(1, order[:, :count], 1.0).view(-1, 1, grid_size, grid_size)
+    size = math.ceil(images.shape[-1] / grid_size)
+    mask = squares.repeat_interleave(size, 2).repeat_interleave(size, 3)
+    return mask[..., : images.shape[-2], : images.shape[-1]]

@@ -1,4 +1,4 @@
-"""Two views of an image agree, while every number of a projection varies and no two say the same (VICReg, Bardes et al. 2022)."""
+"""VICReg (Bardes et al. 2022): two views agree, and no dimension collapses or repeats another."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ _EPSILON = 1e-4  # in the square root of the variance, as in the paper
 
 
 class VICRegSettings(ObjectiveSettings):
-    invariance: float = Field(25.0, ge=0, description="weight of agreement")
+    invariance: float = Field(25.0, ge=0, description="weight of the agreement of both views")
     variance: float = Field(
-        25.0, ge=0, description="weight of a deviation of at least 1 in each number"
+        25.0, ge=0, description="weight of a standard deviation of at least 1 in each dimension"
     )
-    covariance: float = Field(1.0, ge=0, description="weight of uncorrelated numbers")
-    width: int = Field(1024, ge=2, description="width of the projector and of what is compared")
+    covariance: float = Field(1.0, ge=0, description="weight of uncorrelated dimensions")
+    width: int = Field(1024, ge=2, description="width of the projector and of the projection")
 
 
 class VICReg(ContrastedViews):
@@ -36,23 +36,23 @@ class VICReg(ContrastedViews):
         return Projector(backbone.width, self.settings.width, self.settings.width)
 
     def loss(self, output: Tensor, batch: Batch) -> dict[str, Tensor]:
-        one, other = output[0].float(), output[1].float()
-        weights, asked = self.settings, (one, other)
+        views, weights = (output[0].float(), output[1].float()), self.settings
+        variance = torch.stack([variance_loss(view) for view in views]).mean()
+        covariance = torch.stack([covariance_loss(view) for view in views]).sum()
         return {
-            "invariance": weights.invariance * functional.mse_loss(one, other),
-            "variance": weights.variance * torch.stack([variance_loss(each) for each in asked]).mean(),
-            "covariance": weights.covariance
-            * torch.stack([covariance_loss(each) for each in asked]).sum(),
+            "invariance": weights.invariance * functional.mse_loss(*views),
+            "variance": weights.variance * variance,
+            "covariance": weights.covariance * covariance,
         }
 
 
 def variance_loss(features: Tensor) -> Tensor:
-    """(B, P) -> mean over the P numbers of what their deviation lacks to 1 (equation 1)."""
+    """(B, P) -> mean over P of what the standard deviation lacks to 1 (equation 1)."""
     return functional.relu(1 - (features.var(0) + _EPSILON).sqrt()).mean()
 
 
 def covariance_loss(features: Tensor) -> Tensor:
-    """(B, P) -> sum of the squared covariances of different numbers, over P (equation 4)."""
-    centred = features - features.mean(0)
-    covariance = centred.T @ centred / (len(features) - 1)
+    """(B, P) -> sum of the squared covariances of different dimensions, over P (equation 4)."""
+    centered = features - features.mean(0)
+    covariance = centered.T @ centered / (len(features) - 1)
     return (covariance.square().sum() - covariance.diagonal().square().sum()) / features.shape[1]

@@ -1,4 +1,4 @@
-"""Ways to adapt a finished network to images from elsewhere that nobody has labelled."""
+"""Test-time adaptation: a finished network is adapted to unlabeled images of another domain."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from foveate.registry import Registry
 from foveate.types import Batch
 
 Feed = Callable[[int], Iterator[Batch]]
-"""Epoch -> all images once, in batches on the network's device, in an order of that epoch's own."""
+"""Epoch -> all images once, in batches on the device of the network, in an order of that epoch."""
 
 
 class TestTimeSettings(BaseModel):
@@ -21,9 +21,10 @@ class TestTimeSettings(BaseModel):
 
 
 class TestTimeMethod(ABC):
-    """One way; it never sees a label of the new images.
+    """A method of test-time adaptation; it never sees a label of the new images.
 
-    `needs_classes`: whether it can only work where the network answers with one class an image.
+    Attributes:
+        needs_classes: whether it only works for networks that predict one class per image.
     """
 
     needs_classes: ClassVar[bool] = False
@@ -35,14 +36,19 @@ class TestTimeMethod(ABC):
     @property
     @abstractmethod
     def passes(self) -> tuple[int, int]:
-        """How often it looks at all home images, and at all new ones."""
+        """Number of passes over the source images, and over the target images."""
 
     @abstractmethod
     def adapt(self, network: nn.Module, source: Feed, target: Feed) -> None:
-        """Changes tensors of the network, which is called with a Batch, in place; it is in eval mode before and after.
+        """Change tensors of the network in place.
 
-        `home`: the images that it was trained on; `away`: the new ones. Raises UsageError where it has nothing that this way can
-        change.
+        Args:
+            network: Called with a Batch; in eval mode before and after.
+            source: The images that it was trained on.
+            target: The new images.
+
+        Raises:
+            UsageError: The network has nothing that this method can change.
         """
 
 

@@ -1,9 +1,11 @@
-"""Adaptive batch normalisation (AdaBN, Li et al. 2016, "Revisiting Batch Normalization For Practical Domain Adaptation").
+"""Adaptive batch normalization (AdaBN, Li et al. 2016).
 
-The network stays as it is, but its normalisations take their means and variances from the new images.
+"Revisiting Batch Normalization For Practical Domain Adaptation": the weights stay as they are, but
+normalization layers take their means and variances from the new images.
 
-Few images say little about them: statistics of n images count n / (n + prior), those of home the rest (Schneider et al. 2020,
-"Improving robustness against common corruptions by covariate shift adaptation", equation 2, which mixes variances linearly).
+Few images say little about them: statistics of n images count n / (n + prior), those of the source
+images the rest (Schneider et al. 2020, "Improving robustness against common corruptions by
+covariate shift adaptation", equation 2, which mixes variances linearly).
 """
 
 from __future__ import annotations
@@ -19,7 +21,9 @@ from foveate.training.test_time._statistics import align, measure_moments, norms
 
 
 class AdaBNSettings(TestTimeSettings):
-    prior: float = Field(16, ge=0, description="images that the statistics of home count as")
+    prior: float = Field(
+        16, ge=0, description="number of images that the source statistics count as"
+    )
 
 
 class AdaBN(TestTimeMethod):
@@ -28,20 +32,19 @@ class AdaBN(TestTimeMethod):
     settings: AdaBNSettings
     passes = (1, 1)
 
-    def adapt(self, network: nn.Module, home: Feed, away: Feed) -> None:
+    def adapt(self, network: nn.Module, source: Feed, target: Feed) -> None:
         if not norms_with_statistics(network):
-            why = "its normalisations look at one image at a time, as those of Transformers do"
             raise UsageError(
-                "this network holds no statistics that could be measured anew",
-                why=why,
-                hint="--method tent",
+                "this network has no running statistics to adapt",
+                why="its normalization layers look at one image at a time, as in Transformers",
+                hint="--how tent",
             )
-        align_statistics(network, home, away, self.settings.prior)
+        align_statistics(network, source, target, self.settings.prior)
 
 
-def align_statistics(network: nn.Module, home: Feed, away: Feed, prior: float) -> None:
-    """Moves all statistics towards those of the images away."""
-    at_home = measure_moments(network, home(0))
-    found = measure_moments(network, away(0), like=at_home)
-    count = next(iter(found.values())).count
-    align(network, at_home, found, count / (count + prior))
+def align_statistics(network: nn.Module, source: Feed, target: Feed, prior: float) -> None:
+    """Move all running statistics towards those of the target images."""
+    source_moments = measure_moments(network, source(0))
+    target_moments = measure_moments(network, target(0), like=source_moments)
+    count = next(iter(target_moments.values())).count
+    align(network, source_moments, target_moments, count / (count + prior))

@@ -1,0 +1,105 @@
+"""Cautions: what the scores of an evaluation do not tell."""
+
+from __future__ import annotations
+
+from foveate.data.scan import ScannedTable
+from foveate.inference.predictor import Predictor
+from foveate.messages import Message, message_from
+from foveate.predictions import DenoisingResult
+
+_FEW_IMAGES = 100
+
+
+def cautions_for(
+    predictor: Predictor, scanned: ScannedTable, split: str, own: bool
+) -> list[Message]:
+    """Return the cautions about the scores of a run.
+
+    Args:
+        predictor: The run.
+        scanned: The images that were evaluated.
+        split: Of the images.
+        own: Whether they are the run's own images.
+    """
+    run, count = predictor.run, len(scanned.hashes)
+    cautions = [message_from(row) for row in run.outcome().get("cautions", [])] if own else []
+    cautions += _overlap_cautions(predictor, scanned)
+    if own and split == "val":
+        cautions += _selection_cautions(predictor)
+    if predictor.model.task.prediction_type is DenoisingResult:
+        cautions.append(
+            Message(
+                "caution.denoising",
+                "this score measures how well noise is removed, not how good generated images are: "
+                "foveate generate {run} --reference DATA compares them with real ones",
+                run=str(run.folder),
+            )
+        )
+    if count < _FEW_IMAGES:
+        cautions.append(
+            Message(
+                "caution.few_images",
+                "the score rests on only {count:image|images}: the interval shows how uncertain it "
+                "is",
+                count=count,
+            )
+        )
+    if own:
+        cautions.append(
+            Message(
+                "caution.same_source",
+                "these images come from the same source as the training images; another camera, "
+                "site or season can cost far more than any interval shows: collect images from "
+                "there and run foveate evaluate on them",
+            )
+        )
+    return cautions
+
+
+def _overlap_cautions(predictor: Predictor, scanned: ScannedTable) -> list[Message]:
+    """Whether the run has already learned from these images."""
+    cautions, count = [], len(scanned.hashes)
+    trained = {row["sha256"] for row in predictor.run.splits() if row["split"] == "train"}
+    if overlap := sum(digest in trained for digest in scanned.hashes):
+        cautions.append(
+            Message(
+                "caution.trained_on",
+                "{overlap} of these {count:image|images} took part in training (identical files): "
+                "the score is optimistically biased",
+                overlap=overlap,
+                count=count,
+            )
+        )
+    adapted = set(predictor.run.adaptation().get("sha256", []))
+    if overlap := sum(digest in adapted for digest in scanned.hashes):
+        cautions.append(
+            Message(
+                "caution.adapted_to",
+                "the run was adapted to {overlap} of these {count:image|images}, without labels",
+                overlap=overlap,
+                count=count,
+            )
+        )
+    return cautions
+
+
+def _selection_cautions(predictor: Predictor) -> list[Message]:
+    """What the validation images have already selected."""
+    cautions = []
+    if predictor.model.tuning.needs_steps:
+        cautions.append(
+            Message(
+                "caution.selected_weights",
+                "the validation images also selected the weights: expect slightly less on new "
+                "images",
+            )
+        )
+    if (predictor.run.folder / "leaderboard.json").is_file():
+        cautions.append(
+            Message(
+                "caution.selected_tuning",
+                "the validation images also selected the fine-tuning method: expect slightly less "
+                "on new images",
+            )
+        )
+    return cautions
