@@ -61,7 +61,7 @@ def soup(data: Path, seed: int, into: Path) -> list[dict[str, Any]]:
         out=into / "soup",
         device="cpu",
     )
-    chosen = found.tried.points[found.tried.best]
+    chosen = found.selection.candidates[found.selection.best]
     return [
         {
             "alpha": point.alpha,
@@ -69,7 +69,7 @@ def soup(data: Path, seed: int, into: Path) -> list[dict[str, Any]]:
             "away": point.shifted.value,
             "chosen": point is chosen,
         }  # type: ignore[union-attr]
-        for point in found.tried.points
+        for point in found.selection.candidates
     ]
 
 

@@ -48,7 +48,7 @@ def main() -> None:
     )
     scanned = scan(table, model.backbone.input.size, "crop", Recipe().data)
     transform = evaluation_transform(model.backbone.input, model.task.framing)
-    pictures = ImageDataset(scanned.table.samples, scanned.pixels, transform, model.task.encode, 0)
+    pictures = ImageDataset(scanned.table.samples, scanned.cache, transform, model.task.encode, 0)
     place = {
         "batch_size": 32,
         "device": torch.device("cpu"),

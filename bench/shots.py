@@ -115,7 +115,7 @@ class Bench:
 def thumbnails(scanned: ScannedTable) -> np.ndarray:
     """(N, 3072) rows of mean 0 and length 1."""
     rows = np.stack(
-        [_thumbnail(scanned.pixels.read(sample.path)[0]) for sample in scanned.table.samples]
+        [_thumbnail(scanned.cache.read(sample.path)[0]) for sample in scanned.table.samples]
     )
     rows -= rows.mean(1, keepdims=True)
     return np.asarray(rows / np.linalg.norm(rows, axis=1, keepdims=True))

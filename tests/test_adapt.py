@@ -113,7 +113,7 @@ def test_home_images_change_nothing(run, stripes):
     samples = table.of("train")
     pixels = scan_with_progress(
         table, predictor.model, predictor.recipe.data
-    ).pixels
+    ).cache
     pictures = predictor.dataset(samples, pixels)
     batch = [
         each.normalized()

@@ -117,7 +117,7 @@ def logits(model, run: Run) -> torch.Tensor:
 
     recipe = run.recipe()
     scanned = scan_with_progress(read_run_table(run), model, recipe.data)
-    pictures = eval_dataset(model, scanned.table.in_split("val"), scanned.pixels, 0)
+    pictures = eval_dataset(model, scanned.table.in_split("val"), scanned.cache, 0)
     with torch.inference_mode():
         return torch.cat(
             [model.eval()(batch.normalized()) for batch in make_loader(pictures, BatchSampler(len(pictures), 8))]

@@ -154,6 +154,30 @@ def test_everything_is_read_at_a_glance(file):
             assert node.end_lineno - node.lineno < 60, f"{node.name} is too long"
 
 
+PUBLIC = sorted(file for file in SOURCE.glob("api/*/__init__.py"))
+
+
+@pytest.mark.parametrize("file", PUBLIC, ids=lambda file: file.parent.name)
+def test_a_public_function_is_declared_in_a_light_module(file):
+    """The command line reads its signature, so that importing it may cost nothing."""
+    for node in ast.parse(file.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.Import):
+            assert {alias.name for alias in node.names} <= {"time"}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.module in ("collections.abc", "pathlib", "typing", "foveate.errors") or (
+                node.module.startswith("foveate.utils.")
+            )
+
+
+@pytest.mark.parametrize("file", FILES, ids=relative)
+def test_the_library_reports_by_logging_and_suggests_names_in_one_way(file):
+    text = file.read_text(encoding="utf-8")
+    if package(file) not in ("cli", "utils"):
+        assert "console.say" not in text
+    if relative(file) != "errors.py":
+        assert "get_close_matches" not in text
+
+
 def test_the_readme_marks_two_commands():
     text = (SOURCE.parents[1] / "README.md").read_text(encoding="utf-8")
     assert text.count("<!-- ci -->\n```bash\n") == 2

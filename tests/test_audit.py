@@ -15,14 +15,14 @@ import foveate
 from conftest import stripes_folder
 from foveate.api.audit.label_errors import (
     Forecast,
-    _at,
-    _power,
-    doubts,
-    forecast,
-    known,
-    ranked,
-    redundant,
-    worth_labelling,
+    _fit_power_law,
+    _power_law,
+    extrapolate_accuracy,
+    find_label_issues,
+    find_redundant,
+    out_of_fold_probabilities,
+    rank_by_margin,
+    select_for_labeling,
 )
 from foveate.cli import main as cli
 from foveate.errors import DataError, UsageError
@@ -55,44 +55,44 @@ def test_t32_planted_labels_come_first():
     wrong = rng.permutation(600)[:30]
     labels = true.copy()
     labels[wrong] = (labels[wrong] + rng.integers(1, 4, 30)) % 4
-    chances, _ = known(features, labels, [str(place) for place in range(600)], 4, 0)
-    found = doubts(chances, labels)
+    chances, _ = out_of_fold_probabilities(features, labels, [str(place) for place in range(600)], 4, 0)
+    found = find_label_issues(chances, labels)
     assert len(found) >= 60
-    first = {doubt.place for doubt in found[:60]}
+    first = {doubt.index for doubt in found[:60]}
     assert len(first & set(wrong.tolist())) >= 24
-    right = [doubt for doubt in found if doubt.place in set(wrong.tolist())]
-    assert np.mean([doubt.other == true[doubt.place] for doubt in right]) > 0.8
+    right = [doubt for doubt in found if doubt.index in set(wrong.tolist())]
+    assert np.mean([doubt.suggested == true[doubt.index] for doubt in right]) > 0.8
     assert all(doubt.strong for doubt in found[:15])
-    assert len(set(ranked(chances, labels)[:60].tolist()) & set(wrong.tolist())) >= 24
+    assert len(set(rank_by_margin(chances, labels)[:60].tolist()) & set(wrong.tolist())) >= 24
 
 
 def test_confident_learning_by_hand():
     """The limit of a class is the mean chance of its own images: 0.8 and 0.6 here."""
     chances = np.array([[0.9, 0.1], [0.7, 0.3], [0.2, 0.8], [0.6, 0.4]])
     labels = np.array([0, 0, 1, 1])
-    found = doubts(chances, labels, share=0.5)
-    assert [(doubt.place, doubt.other, doubt.strong) for doubt in found] == [
+    found = find_label_issues(chances, labels, share=0.5)
+    assert [(doubt.index, doubt.suggested, doubt.strong) for doubt in found] == [
         (3, 0, False),
         (1, 1, False),
     ]
     chances[3] = [0.85, 0.15]
-    (first, *_) = doubts(chances, labels, share=0.25)
-    assert (first.place, first.other, first.strong) == (3, 0, True)
-    assert (first.given, first.chance) == pytest.approx((0.15, 0.85))
+    (first, *_) = find_label_issues(chances, labels, share=0.25)
+    assert (first.index, first.suggested, first.strong) == (3, 0, True)
+    assert (first.label_probability, first.suggested_probability) == pytest.approx((0.15, 0.85))
 
 
 def test_power_laws_are_found_again():
     sizes = np.array([100.0, 200, 300, 400])
-    curve = _power(sizes, 0.9 - 2.0 * sizes**-0.5)
-    assert _at(curve, 600) == pytest.approx(0.9 - 2.0 * 600**-0.5, abs=2e-3)
+    curve = _fit_power_law(sizes, 0.9 - 2.0 * sizes**-0.5)
+    assert _power_law(curve, 600) == pytest.approx(0.9 - 2.0 * 600**-0.5, abs=2e-3)
 
 
 def test_a_forecast_holds_on_what_comes():
     """Accuracy at twice the images, foretold from half of them."""
     features, labels = clouds(1600, seed=2, apart=1.6)
     groups = [str(place) for place in range(1600)]
-    found = forecast(features[:800], labels[:800], groups[:800], 4, 0.01, 640, 0)
-    later = forecast(features, labels, groups, 4, 0.01, 1, 0)
+    found = extrapolate_accuracy(features[:800], labels[:800], groups[:800], 4, 0.01, 640, 0)
+    later = extrapolate_accuracy(features, labels, groups, 4, 0.01, 1, 0)
     assert isinstance(found, Forecast)
     assert [count for count, _ in found.points] == [160, 320, 480, 640]
     assert found.score.value == pytest.approx(later.points[-1][1].value, abs=0.03)
@@ -102,18 +102,18 @@ def test_a_forecast_holds_on_what_comes():
 def test_too_few_images_foretell_nothing():
     features, labels = clouds(12)
     assert (
-        forecast(features, labels, [str(place) for place in range(12)], 4, 0.01, 100, 0).score
+        extrapolate_accuracy(features, labels, [str(place) for place in range(12)], 4, 0.01, 100, 0).score
         is None
     )
     features, labels = clouds(24)
-    wide = forecast(features, labels, [str(place) for place in range(24)], 4, 0.01, 100, 0).score
+    wide = extrapolate_accuracy(features, labels, [str(place) for place in range(24)], 4, 0.01, 100, 0).score
     assert wide is None or wide.high - wide.low > 0.2
 
 
 def test_copies_are_redundant_once():
     features, _ = clouds(20)
     twice = np.concatenate([features, features[3:4], features[3:4] * 2])
-    found = redundant(twice, 0.999)
+    found = find_redundant(twice, 0.999)
     assert {second for _, second, _ in found} == {20, 21}
     assert all(value > 0.999 for *_, value in found)
 
@@ -121,8 +121,8 @@ def test_copies_are_redundant_once():
 def test_what_is_unsure_and_unlike_is_labelled_next():
     chances = np.array([[0.99, 0.01], [0.5, 0.5], [0.52, 0.48], [0.98, 0.02], [0.55, 0.45]])
     features = np.array([[1.0, 0], [1, 0.01], [1, 0.0], [0, 1], [0, 1.0]])
-    assert worth_labelling(chances, features, 2)[0] == 1
-    assert set(worth_labelling(chances, features, 5)) == set(range(5))
+    assert select_for_labeling(chances, features, 2)[0] == 1
+    assert set(select_for_labeling(chances, features, 5)) == set(range(5))
 
 
 # --- the command

@@ -15,13 +15,13 @@ from conftest import SHARED
 from foveate.data.boxes import (
     CLIPPED,
     CROWD,
+    DUPLICATE,
     INVERTED,
     NO_AREA,
     NOT_FINITE,
     OUTSIDE,
-    REPEATED,
-    Raw,
-    cleaned,
+    RawBoxes,
+    validate_boxes,
 )
 from foveate.data.formats import FORMATS, read_table
 from foveate.errors import DataError
@@ -52,20 +52,20 @@ def told(table) -> dict[str, tuple]:
 
 
 def notes(table) -> str:
-    return "\n".join(table.notes)
+    return "\n".join(map(str, table.notes))
 
 
 def sniffers(path: Path) -> list[str]:
     return [name for name in FORMATS.names() if FORMATS.get(name)().sniff(path)]
 
 
-# --- the audit
+# --- validation
 
 
-def test_a_sound_box_of_one_pixel_stays():
-    boxes, found = cleaned(Raw([(39, 29, 40, 30)], ["a"], [False]), (30, 40))
+def test_a_box_of_one_pixel_is_valid():
+    boxes, problems = validate_boxes(RawBoxes([(39, 29, 40, 30)], ["a"], [False]), (30, 40))
     assert boxes.xyxy.tolist() == [[39, 29, 40, 30]]
-    assert (boxes.xyxy.dtype, boxes.names, boxes.crowd.tolist(), dict(found)) == (
+    assert (boxes.xyxy.dtype, boxes.names, boxes.crowd.tolist(), dict(problems)) == (
         np.float32,
         ("a",),
         [False],
@@ -74,8 +74,8 @@ def test_a_sound_box_of_one_pixel_stays():
 
 
 def test_no_boxes():
-    boxes, found = cleaned(Raw(), (30, 40))
-    assert (boxes.xyxy.shape, boxes.names, boxes.crowd.shape, dict(found)) == ((0, 4), (), (0,), {})
+    boxes, problems = validate_boxes(RawBoxes(), (30, 40))
+    assert (boxes.xyxy.shape, boxes.names, boxes.crowd.shape, dict(problems)) == ((0, 4), (), (0,), {})
 
 
 @pytest.mark.parametrize(
@@ -93,23 +93,23 @@ def test_no_boxes():
     ],
 )
 def test_t30_each_problem_is_counted_once(corners, problem, kept):
-    boxes, found = cleaned(Raw([(1, 2, 3, 4), corners], ["a", "b"], [False, False]), (30, 40))
+    boxes, problems = validate_boxes(RawBoxes([(1, 2, 3, 4), corners], ["a", "b"], [False, False]), (30, 40))
     assert boxes.xyxy.tolist() == [[1, 2, 3, 4]] + ([kept] if kept else [])
-    assert dict(found) == {problem: 1}
+    assert dict(problems) == {problem: 1}
 
 
-def test_rounding_over_the_border_is_no_problem():
-    boxes, found = cleaned(Raw([(-1e-4, 0, 40.004, 30)], ["a"], [False]), (30, 40))
-    assert (boxes.xyxy.tolist(), dict(found)) == ([[0, 0, 40, 30]], {})
+def test_rounding_beyond_the_border_is_not_a_problem():
+    boxes, problems = validate_boxes(RawBoxes([(-1e-4, 0, 40.004, 30)], ["a"], [False]), (30, 40))
+    assert (boxes.xyxy.tolist(), dict(problems)) == ([[0, 0, 40, 30]], {})
 
 
-def test_t30_copies_and_crowds():
+def test_t30_duplicates_and_crowds():
     same = (1.0, 2.0, 3.0, 4.0)
-    boxes, found = cleaned(
-        Raw([same, same, same, same], ["a", "a", "b", "a"], [False, False, False, True]), (30, 40)
+    boxes, problems = validate_boxes(
+        RawBoxes([same, same, same, same], ["a", "a", "b", "a"], [False, False, False, True]), (30, 40)
     )
     assert (boxes.names, boxes.crowd.tolist()) == (("a", "b", "a"), [False, False, True])
-    assert dict(found) == {REPEATED: 1, CROWD: 1}
+    assert dict(problems) == {DUPLICATE: 1, CROWD: 1}
 
 
 # --- Pascal VOC
@@ -156,20 +156,20 @@ def test_t30_voc_counts_from_one_and_includes_the_last(tmp_path):
     assert table.samples[0].target.crowd.tolist() == [False, True]
     assert told(table)["JPEGImages/b.jpg"] == ([], (), "val")
     assert table.samples[1].target.xyxy.shape == (0, 4)
-    assert "passed over: 1 ('nobody')" in notes(table)
+    assert "without an annotation, skipped: 1 ('nobody')" in notes(table)
 
 
 def test_voc_the_wrong_way_round_keeps_its_pixels(tmp_path):
     table = read_table(voc(tmp_path, a=annotation(thing(corners=(10, 9, 5, 4)))))
     assert told(table)["JPEGImages/a.jpg"][0] == [[4, 3, 10, 9]]
-    assert "swapped back: 1 ('JPEGImages/a.jpg')" in notes(table)
+    assert "swapped corners, put in order: 1 ('JPEGImages/a.jpg')" in notes(table)
 
 
 def test_voc_one_level_down_and_no_guessing(tmp_path):
     table = read_table(voc(tmp_path / "in" / "VOC2007", a=annotation(thing())).parent)
     assert list(told(table)) == ["JPEGImages/a.jpg"]
     voc(tmp_path / "in" / "VOC2012", a=annotation(thing()))
-    with pytest.raises(DataError, match=r"not one Pascal VOC folder.*VOC2007.*VOC2012"):
+    with pytest.raises(DataError, match=r"not a Pascal VOC dataset.*VOC2007.*VOC2012"):
         FORMATS.get("voc")().read(tmp_path / "in")
 
 
@@ -188,10 +188,10 @@ def test_voc_missing_bare_and_unsized(tmp_path):
     assert sorted(told(table)) == ["JPEGImages/a.jpg", "JPEGImages/b.jpg", "JPEGImages/other.png"]
     assert told(table)["JPEGImages/a.jpg"][0] == [[0, 0, 40, 10]]
     assert table.classes == ("dog", "cat")
-    assert "images that are missing, dropped with their boxes: 1 ('JPEGImages/gone.png')" in notes(
+    assert "missing images, dropped with their boxes: 1 ('JPEGImages/gone.png')" in notes(
         table
     )
-    assert "without an annotation file, left out: 1 ('JPEGImages/bare.jpg')" in notes(table)
+    assert "without an annotation file, skipped: 1 ('JPEGImages/bare.jpg')" in notes(table)
     assert "objects without a box, dropped: 1 ('JPEGImages/b.jpg')" in notes(table)
 
 
@@ -209,7 +209,7 @@ OUTSIDE_FILE = '<!DOCTYPE a [<!ENTITY x SYSTEM "file:///etc/passwd">]>'
         ("", "not valid XML"),
         (annotation(thing(corners=("left", 1, 2, 3))), "not four numbers.*a.xml.*'left'"),
         (annotation(thing("")), "an object has no name.*a.xml"),
-        (annotation(), "there are no classes here"),
+        (annotation(), "there are no classes"),
     ],
 )
 def test_bad_voc_says_why(tmp_path, text, message):
@@ -258,7 +258,7 @@ def test_coco_file(tmp_path):
     assert told(table)["a.jpg"] == ([[0, 1.5, 10, 21.5], [5, 5, 6, 6]], ("dog", "zebra"), None)
     assert table.samples[0].target.crowd.tolist() == [False, True]
     assert told(table)["b.jpg"] == ([], (), None)
-    assert "kept and not held against an answer: 1 ('a.jpg')" in notes(table)
+    assert "kept but ignored when matching: 1 ('a.jpg')" in notes(table)
 
 
 @pytest.mark.parametrize(
@@ -307,8 +307,8 @@ def test_coco_orphans_repeats_and_windows_paths(tmp_path):
     table = read_table(wrote(two(tmp_path) / "x.json", content))
     assert list(told(table)) == ["a.jpg", "b.jpg", "in/c.jpg"]
     assert "annotations of images that are not listed, dropped: 1 ('image_id 5')" in notes(table)
-    assert "images that are missing, dropped with their boxes: 1 ('gone.jpg')" in notes(table)
-    assert "named twice, kept as named first: 1 ('a.jpg')" in notes(table)
+    assert "missing images, dropped with their boxes: 1 ('gone.jpg')" in notes(table)
+    assert "listed twice; the first entry is kept: 1 ('a.jpg')" in notes(table)
     assert "objects without a box, dropped: 1 ('a.jpg')" in notes(table)
 
 
@@ -336,7 +336,7 @@ def entry(**changes) -> list[dict]:
         (coco(annotations=entry(bbox="left")), "bbox is not four numbers"),
         (coco(annotations=entry(image_id=1)), "no annotation belongs to an image"),
         (coco(annotations=entry(image_id=[7])), "an entry has no 'image_id'"),
-        (coco(annotations=entry(bbox=[50, 0, 9, 9])), "not one of the boxes can be used.*outside"),
+        (coco(annotations=entry(bbox=[50, 0, 9, 9])), "none of the boxes is valid.*outside"),
         (
             coco(categories=[{"id": 3, "name": "a"}, {"id": 3, "name": "b"}]),
             "two categories have the id 3",
@@ -345,9 +345,9 @@ def entry(**changes) -> list[dict]:
         (coco(images=[{"id": 7}]), "image 7 has no file_name"),
         (coco(images=[{"id": 7, "file_name": "q.jpg"}]), "no images with boxes.*missing.*'q.jpg'"),
         (coco(images=[{"id": 7, "file_name": "q" * 999}]), "no images with boxes.*missing"),
-        ({"images": [], "categories": []}, "no list 'annotations'"),
-        ('{"images": [', "not a file of JSON"),
-        ("[" * 100_000, "not a file of JSON"),
+        ({"images": [], "categories": []}, "no list of objects 'annotations'"),
+        ('{"images": [', "not valid JSON"),
+        ("[" * 100_000, "not valid JSON"),
     ],
 )
 def test_bad_coco_says_why(tmp_path, content, message):
@@ -370,14 +370,14 @@ def test_t30_coco_numbers_that_are_none(tmp_path):
 
 def yolo(
     root: Path,
-    card: str = "train: images/train\nval: images/val\nnames: [cat, dog]\n",
+    content: str = "train: images/train\nval: images/val\nnames: [cat, dog]\n",
     **labels: str,
 ) -> Path:
     for name, text in labels.items():
         split, stem = name.split("_")
         picture(root / "images" / split / f"{stem}.png")
         wrote(root / "labels" / split / f"{stem}.txt", text)
-    wrote(root / "data.yaml", card)
+    wrote(root / "data.yaml", content)
     return root
 
 
@@ -396,8 +396,8 @@ def test_yolo(tmp_path):
     assert (names, split) == (("dog", "cat"), "train")
     assert told(table)["images/val/b.png"] == ([], (), "val")
     assert told(table)["images/val/c.png"][0] == [[0, 0, 20, 30]]
-    assert "turned into the box round them: 1 ('images/val/c.png')" in notes(table)
-    assert "taken for images without objects: 1 ('images/val/bare.jpg')" in notes(table)
+    assert "replaced by their bounding boxes: 1 ('images/val/c.png')" in notes(table)
+    assert "read as images without objects: 1 ('images/val/bare.jpg')" in notes(table)
     assert told(read_table(tmp_path / "data.yaml")) == told(table)
     assert sniffers(tmp_path) == ["yolo"] == sniffers(tmp_path / "data.yaml")
 
@@ -410,21 +410,21 @@ def test_t23_yolo_sees_turned_pictures_upright(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "card",
+    "content",
     [
         "path: ../elsewhere/coco8\ntrain: images/train\nnames: {0: cat, 7: dog}\ndownload: import os; os.remove('/')\n",
         "path: .\ntrain: ../images/train\nnames: {0: cat, 7: dog}\nnc: 9\n",  # as Roboflow writes it
         "train: [list.txt]\nval:\nnames: {7: dog, 0: cat}\n",
     ],
 )
-def test_yolo_cards(tmp_path, card):
-    yolo(tmp_path, card, train_a="7 0.5 0.5 0.5 1")
+def test_yolo_yaml_files(tmp_path, content):
+    yolo(tmp_path, content, train_a="7 0.5 0.5 0.5 1")
     wrote(tmp_path / "list.txt", "./images/train/a.png\n")
     table = read_table(tmp_path)
     assert table.classes == ("cat", "dog")
     assert told(table) == {"images/train/a.png": ([[10, 0, 30, 30]], ("dog",), "train")}
-    assert ("nothing of it is run: download" in notes(table)) == ("download" in card)
-    assert ("nc and names disagree" in notes(table)) == ("nc" in card)
+    assert ("not executed: download" in notes(table)) == ("download" in content)
+    assert ("nc and names disagree" in notes(table)) == ("nc" in content)
 
 
 def test_yolo_labels_beside_key_points_and_missing_places(tmp_path):
@@ -433,19 +433,19 @@ def test_yolo_labels_beside_key_points_and_missing_places(tmp_path):
     wrote(tmp_path / "pets.yml", "train: data\ntest: nowhere\nkpt_shape: [4, 3]\nnames: [cat]\n")
     table = read_table(tmp_path)
     assert told(table) == {"data/a.jpg": ([[10, 0, 30, 30]], ("cat",), "train")}
-    assert "not there, passed over: test: 'nowhere'" in notes(table)
+    assert "does not exist and is skipped: test: 'nowhere'" in notes(table)
 
 
 @pytest.mark.parametrize(
     ("label", "message"),
     [
-        ("2 0.5 0.5 0.5 1", "no class has the number 2.*a.txt, line 1.*0 to 1"),
-        ("-1 0.5 0.5 0.5 1", "no class has the number -1"),
-        ("nan 0.5 0.5 0.5 1", "no class has the number nan"),
+        ("2 0.5 0.5 0.5 1", "no class has the index 2.*a.txt, line 1.*0 to 1"),
+        ("-1 0.5 0.5 0.5 1", "no class has the index -1"),
+        ("nan 0.5 0.5 0.5 1", "no class has the index nan"),
         ("0 0.5 0.5 0.5", "has 4 numbers"),
         ("0 0.5 0.5 0.5 1 0.9", "has 6 numbers"),
-        ("cat 0.5 0.5 0.5 1", "not made of numbers.*line 1"),
-        ("0 20 15 10 10", "not one of the boxes can be used"),
+        ("cat 0.5 0.5 0.5 1", "not a line of numbers.*line 1"),
+        ("0 20 15 10 10", "none of the boxes is valid"),
     ],
 )
 def test_t30_bad_labels_say_why(tmp_path, label, message):
@@ -454,7 +454,7 @@ def test_t30_bad_labels_say_why(tmp_path, label, message):
 
 
 @pytest.mark.parametrize(
-    ("card", "message"),
+    ("content", "message"),
     [
         (
             "train: x\nnames: !!python/object/apply:os.system ['touch hacked']\n",
@@ -468,17 +468,17 @@ def test_t30_bad_labels_say_why(tmp_path, label, message):
             "train: image/train\nnames: [cat]\n",
             "leads to no images.*image/train.*did you mean 'images'|leads to no images",
         ),
-        ("train: [{}]\nnames: [cat]\n", "want a folder"),
-        ("train: images/train\nnames: [cat, no]\n", "names is not a list of words"),
-        ("train: images/train\nnames: 3\n", "names is not a list of words|object of type"),
-        ("train: images/train\nnames: {}\n", "names is not a list of words"),
+        ("train: [{}]\nnames: [cat]\n", "must each be a folder"),
+        ("train: images/train\nnames: [cat, no]\n", "`names` is neither a list"),
+        ("train: images/train\nnames: 3\n", "`names` is neither a list"),
+        ("train: images/train\nnames: {}\n", "`names` is neither a list"),
         ("train: 2022-99-99\nnames: [cat]\n", "not plain YAML"),
     ],
 )
-def test_t37_bad_cards_say_why(tmp_path, card, message, monkeypatch):
+def test_t37_bad_yaml_files_say_why(tmp_path, content, message, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(DataError, match=message):
-        read_table(yolo(tmp_path, card, train_a="0 0.5 0.5 0.5 1"))
+        read_table(yolo(tmp_path, content, train_a="0 0.5 0.5 0.5 1"))
     assert not (tmp_path / "hacked").exists()
 
 
@@ -525,7 +525,7 @@ def test_table_of_boxes_as_json_lines_and_parquet(tmp_path):
         }
 
 
-def test_a_table_without_corners_is_no_table_of_boxes(tmp_path):
+def test_a_table_without_corners_is_not_a_table_of_boxes(tmp_path):
     path = wrote(two(tmp_path) / "t.csv", "path,label,x0\na.jpg,x,1\nb.jpg,y,1\n")
     assert sniffers(path) == ["table"]
     with pytest.raises(DataError, match="no column 'y0'"):
@@ -543,7 +543,7 @@ def test_a_table_without_corners_is_no_table_of_boxes(tmp_path):
             "a.jpg,x,1,2,3,4,train,\na.jpg,x,1,2,3,5,val,",
             "contradict each other on the split of 'a.jpg'",
         ),
-        ("a.jpg,x,1,2,3,4,,maybe", "crowd is yes or no"),
+        ("a.jpg,x,1,2,3,4,,maybe", "neither yes nor no"),
         ("q.jpg,x,1,2,3,4,,", "missing.*'q.jpg'"),
         ("", "no rows"),
     ],
@@ -553,7 +553,7 @@ def test_bad_tables_of_boxes_say_why(tmp_path, rows, message):
         read_table(wrote(two(tmp_path) / "t.csv", f"path,label,x0,y0,x1,y1,split,crowd\n{rows}\n"))
 
 
-# --- who is who
+# --- formats are told apart
 
 
 def test_plain_folders_are_still_folders_of_classes(tmp_path):
@@ -564,7 +564,7 @@ def test_plain_folders_are_still_folders_of_classes(tmp_path):
     assert sniffers(tmp_path / "a") == sniffers(tmp_path / "b") == ["folder"]
 
 
-def test_a_card_of_masks_is_not_yolo(tmp_path):
+def test_a_config_of_masks_is_not_yolo(tmp_path):
     picture(tmp_path / "images/a.jpg")
     path = wrote(
         tmp_path / "camvid.yaml",

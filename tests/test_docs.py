@@ -130,6 +130,14 @@ def test_pages_include_files_that_exist():
             assert (ROOT / name).is_file(), f"{page.name} includes {name}"
 
 
+def test_the_files_named_on_the_architecture_page_exist():
+    text = (DOCS / "architecture.md").read_text(encoding="utf-8")
+    table = text[text.index("## Where is ...?") : text.index("## Promises")]
+    names = re.findall(r"`([a-z_0-9/]+(?:/|\.py|\.html\.j2))`", table)
+    assert len(names) >= 15
+    assert [name for name in names if not (ROOT / "src" / "foveate" / name).exists()] == []
+
+
 def test_the_base_classes_in_the_table_of_plugins_exist():
     text = (DOCS / "how-to" / "plug-ins.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| [^|]+ \| ([^|]+) \| ([^|]+) \| ([^|]+) \|$", text, re.MULTILINE)

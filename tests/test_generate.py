@@ -14,7 +14,7 @@ from torchmetrics.image.fid import _compute_fid
 from torchmetrics.image.kid import poly_mmd
 
 import foveate
-from foveate.api.generate.inpainting import filled, hole
+from foveate.api.generate.inpainting import find_region, paste_region
 from foveate.cli import main as cli
 from foveate.data.formats import read_table
 from foveate.errors import (
@@ -212,7 +212,7 @@ def test_sentences_teach_colours_too(coloured, tmp_path):
 
 
 def test_pictures_without_labels_are_enough(coloured, tmp_path):
-    assert read_table(coloured / "red").format == "pictures"
+    assert read_table(coloured / "red").format == "unlabeled"
     assert isinstance(read_table(coloured / "red").samples[0].target, ImagePrediction)
     settings = {"data.near_duplicates": 1, "task.prompt": "a photo of sks", "data.test": 0}
     found = foveate.fit(
@@ -436,11 +436,11 @@ def test_squares_of_holes_come_back_to_their_place():
     pixels = np.random.default_rng(0).integers(0, 256, (50, 80, 3), dtype=np.uint8)
     mask = np.zeros((50, 80), bool)
     mask[10:20, 60:79] = True
-    found = hole(pixels, mask, 32)
-    x, y, length = found.place
+    found = find_region(pixels, mask, 32)
+    x, y, length = found.box
     assert x + length <= 80
     assert y + length <= 50
-    assert (filled(pixels, mask, found, found.pixels)[~mask] == pixels[~mask]).all()
+    assert (paste_region(pixels, mask, found, found.pixels)[~mask] == pixels[~mask]).all()
     assert length == 32
     assert (found.pixels == pixels[y : y + length, x : x + length]).all()
 
@@ -494,7 +494,7 @@ def test_distances_name_whose_they_are(learnt, coloured, tmp_path, monkeypatch, 
     told = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert told["features"] == "test_efficientnet"
     assert told["real"] == 40
-    assert told["compare"]["noise"]["kid"] > 2 * abs(told["compare"]["painted"]["kid"])
+    assert told["compare"]["noise"]["kid"] > 2 * abs(told["compare"]["generated"]["kid"])
     assert json.loads((tmp_path / "made" / "distances.json").read_text())["kid"] == told["kid"]
 
 

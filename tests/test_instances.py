@@ -15,11 +15,11 @@ from PIL import Image
 from torch import Tensor
 
 import foveate
-from foveate.data.boxes import refitted
+from foveate.data.boxes import revalidate_boxes
 from foveate.data.dataset import ImageDataset
 from foveate.data.formats import FORMATS, read_table
 from foveate.data.loading import BatchSampler
-from foveate.data.mosaic import mosaic
+from foveate.data.mosaic import make_mosaic
 from foveate.data.tables import remap_classes
 from foveate.data.transforms import ObjectMasks, evaluation_transform, training_transform
 from foveate.errors import DataError, UsageError
@@ -366,7 +366,7 @@ def test_a_mosaic_keeps_every_mask_on_its_object(framing):
         )
     for seed in range(8):
         torch.manual_seed(seed)
-        pixels, size, target = mosaic(SPEC, framing, AugmentRecipe(mosaic=1.0)).of(pictures)
+        pixels, size, target = make_mosaic(SPEC, framing, AugmentRecipe(mosaic=1.0)).combine(pictures)
         assert (type(target["masks"]), target["masks"].shape) == (
             ObjectMasks,
             (len(target["classes"]), *size),
@@ -571,8 +571,8 @@ def test_dropped_boxes_take_their_masks_along(tmp_path):
     first, second, _ = (sample.target for sample in read_table(path).samples)
     assert (first.names, first.masks) == (("square",), truths[0].masks[1:])
     assert (second.xyxy[1].tolist(), second.masks) == ([20, 9, 44, 24], truths[1].masks)
-    assert refitted(truths[0], (30, 44))[0].masks == truths[0].masks
-    assert refitted(truths[0], (99, 99))[0].masks is None
+    assert revalidate_boxes(truths[0], (30, 44))[0].masks == truths[0].masks
+    assert revalidate_boxes(truths[0], (99, 99))[0].masks is None
     other, _ = remap_classes(read_table(path), ("square",))
     assert [sample.target.masks for sample in other.samples[:2]] == [
         truths[0].masks[1:],

@@ -17,7 +17,7 @@ from foveate.data.formats.folder import Folder
 from foveate.data.formats.masks import Masks
 from foveate.errors import BrokenImage, DataError, UnknownName
 
-CARD = """
+CONFIG = """
 path: {path}
 images: {{train: train, val: val}}
 masks: {{train: trainannot, val: valannot}}
@@ -50,7 +50,7 @@ def formats_that_fit(path: Path) -> list[str]:
 
 
 def notes(table) -> str:
-    return "\n".join(table.notes)
+    return "\n".join(map(str, table.notes))
 
 
 @pytest.mark.parametrize(
@@ -113,7 +113,7 @@ def test_masks_are_not_taken_for_a_folder_per_class(tmp_path, answers):
     assert not Folder().sniff(tmp_path)
 
 
-def test_what_lacks_its_partner_is_named(tmp_path):
+def test_images_and_masks_without_partners_are_named(tmp_path):
     for number in range(6):
         pair(tmp_path, f"images/{number}.png", f"masks/{number}.png", [[0, 255]])
     for number in range(4):
@@ -123,18 +123,18 @@ def test_what_lacks_its_partner_is_named(tmp_path):
     table = read_table(tmp_path)
     assert [sample.key for sample in table.samples] == ["images/4.png", "images/5.png"]
     assert (
-        "4 images have no mask and are dropped: 'images/0.png', 'images/1.png', 'images/2.png', ..."
+        "images without a mask, dropped: 4 ('images/0.png', 'images/1.png', 'images/2.png', ...)"
         in notes(table)
     )
-    assert "1 masks have no image and are skipped: 'masks/9.png'" in notes(table)
-    assert "1 images have a second mask, which is skipped: 'masks/5.tif'" in notes(table)
+    assert "masks without an image, skipped: 1 ('masks/9.png')" in notes(table)
+    assert "second masks of an image, skipped: 1 ('masks/5.tif')" in notes(table)
 
 
 def test_sizes_are_compared_without_reading_pixels(tmp_path):
     pair(tmp_path, "images/1.png", "masks/1.png", [[0, 1]])
     picture(tmp_path / "images/1.png", 4, 6)
     with pytest.raises(
-        DataError, match=r"not as large.*masks/1\.png.*2 x 1 px, its image '1\.png' 6 x 4 px"
+        DataError, match=r"not have the size.*masks/1\.png.*2 x 1 px, the image '1\.png' has 6 x 4 px"
     ):
         read_table(tmp_path)
 
@@ -225,18 +225,18 @@ def test_names_for_black_and_white(tmp_path, text, classes, wanted, rows):
     [
         ("classes.txt", "a\na\nb\n", "two classes are called 'a'"),
         ("classes.txt", "\n", "is empty"),
-        ("classes.txt", "a\n\nb\n", "a class has no name"),
+        ("classes.txt", "a\n\nb\n", "has no name"),
         (
             "classes.txt",
             "a\nb\n",
-            r"value 2 of this mask is not in .*classes\.txt.*masks/1\.png.*2 names, for the values 0 to 1",
+            r"value 2 of the mask is not in .*classes\.txt.*masks/1\.png.*2 names, for the values 0 to 1",
         ),
         ("classes.json", "{nonsense", "cannot be read"),
         ("classes.json", '{"a": 1}', "cannot be read"),
         ("labelmap.txt", "sky\n", "name:r,g,b::"),
-        ("class_dict.csv", "sky,1,2,3\n", "its first line reads name,r,g,b"),
+        ("class_dict.csv", "sky,1,2,3\n", "its first line must be name,r,g,b"),
         ("class_dict.csv", "name,r,g,b\nsky,1,2,300\n", "0 to 255"),
-        ("class_dict.csv", "name,r,g,b\nsky,1,2,3\nsea,1,2,3\n", "two classes have the colour"),
+        ("class_dict.csv", "name,r,g,b\nsky,1,2,3\nsea,1,2,3\n", "two classes have the color"),
     ],
 )
 def test_bad_class_lists_say_why(tmp_path, name, text, message):
@@ -246,12 +246,12 @@ def test_bad_class_lists_say_why(tmp_path, name, text, message):
         read_table(tmp_path)
 
 
-def test_masks_in_colour(tmp_path):
+def test_masks_in_color(tmp_path):
     picture(tmp_path / "images/1.png", 1, 4)
     (tmp_path / "masks").mkdir()
     colours = np.array([[[128, 128, 128], [64, 0, 128], [0, 0, 0], [9, 9, 9]]], dtype=np.uint8)
     Image.fromarray(colours).save(tmp_path / "masks/1.png")
-    with pytest.raises(DataError, match=r"in colour.*class_dict\.csv"):
+    with pytest.raises(DataError, match=r"in color.*class_dict\.csv"):
         read_table(tmp_path)
     (tmp_path / "class_dict.csv").write_text(
         "name, r, g, b\nSky, 128, 128, 128\nCar, 64, 0, 128\nVoid, 0, 0, 0\n"
@@ -260,7 +260,7 @@ def test_masks_in_colour(tmp_path):
     assert table.classes == ("Sky", "Car")
     assert table.samples[0].target.mask.tolist() == [[0, 1, -1, -1]]
     assert (
-        "1 colours (25.00% of the pixels in 1 of 1 masks) are not in class_dict.csv and are ignored: (9, 9, 9) in '1.png'"
+        "1 color (25.00% of the pixels in 1 of 1 masks) not in class_dict.csv: ignored ((9, 9, 9) in '1.png'"
         in notes(table)
     )
     (tmp_path / "class_dict.csv").write_text("name,r,g,b\na,128,128,128\nb,1,1,1\n")
@@ -268,7 +268,7 @@ def test_masks_in_colour(tmp_path):
         read_table(tmp_path)
 
 
-def test_a_palette_whose_colours_are_on_the_list_speaks_in_colours(tmp_path):
+def test_a_palette_whose_colors_are_listed_is_read_by_color(tmp_path):
     picture(tmp_path / "images/1.png", 1, 3)
     mask(tmp_path / "masks/1.png", [[0, 1, 2]], palette=True)
     (tmp_path / "labelmap.txt").write_text(
@@ -284,15 +284,15 @@ def test_jpegs_of_black_and_white(tmp_path):
     Image.fromarray(disc).save(tmp_path / "masks/1.jpg", quality=85)
     table = read_table(tmp_path)
     assert (table.samples[0].target.mask == (disc > 0)).mean() > 0.999
-    assert "which smear the values" in notes(table)
+    assert "which smear values" in notes(table)
 
 
-def test_what_is_no_mask(tmp_path):
+def test_images_that_are_not_masks(tmp_path):
     rng = np.random.default_rng(0)
     picture(tmp_path / "images/1.png", 64, 64)
     mask(tmp_path / "masks/1.png", rng.integers(0, 256, (64, 64)).tolist())
     with pytest.raises(
-        DataError, match=r"do not look like classes.*1 of 1 masks hold 256 different values"
+        DataError, match=r"do not look like class masks.*1 of 1 masks hold 256 different values"
     ):
         read_table(tmp_path)
     (tmp_path / "masks/1.png").write_bytes(b"no picture")
@@ -300,7 +300,7 @@ def test_what_is_no_mask(tmp_path):
         read_table(tmp_path)
 
 
-def test_a_value_beyond_the_sample_is_no_class(tmp_path):
+def test_a_value_beyond_the_sample_is_not_a_class(tmp_path):
     for number in range(300):
         pair(
             tmp_path,
@@ -311,9 +311,9 @@ def test_a_value_beyond_the_sample_is_no_class(tmp_path):
     (tmp_path / "masks/002.png").write_bytes(b"no picture")
     table = read_table(tmp_path)
     assert table.classes == ("background", "foreground")
-    assert "1 images or their masks cannot be opened" in notes(table)
+    assert "1 image or its mask cannot be opened" in notes(table)
     with pytest.raises(
-        DataError, match=r"the value 3 of this mask is no class.*masks/001\.png.*classes\.txt"
+        DataError, match=r"the value 3 of the mask is not a class.*masks/001\.png.*classes\.txt"
     ):
         _ = table.samples[1].target.mask
     with pytest.raises(BrokenImage, match=r"masks/002\.png"):
@@ -331,18 +331,18 @@ def test_lists_of_pascal_voc_give_splits(tmp_path):
     assert "255 is ignored" in notes(table)
 
 
-# --- cards
+# --- configs
 
 
-def card(path: Path, text: str) -> Path:
+def write(path: Path, text: str) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text)
     return path
 
 
-def test_a_card(tmp_path):
+def test_a_config(tmp_path):
     pair(tmp_path / "data", "frames/1.png", "answers/1_L.png", [[0, 1, 9, 255]])
-    path = card(
+    path = write(
         tmp_path / "in/my.yml",
         "path: ../data\nimages: frames/*.png\nmasks: answers\nclasses: [a, b]\nignore: [9]\n",
     )
@@ -353,18 +353,18 @@ def test_a_card(tmp_path):
     assert table.samples[0].target.mask.tolist() == [[0, 1, -1, -1]]
 
 
-def test_a_card_with_colours_or_sparse_values(tmp_path):
+def test_a_config_with_colors_or_sparse_values(tmp_path):
     pair(tmp_path, "frames/1.png", "answers/1.png", [[0, 7]])
     places = "images: {val: frames}\nmasks: {val: answers}\n"
-    assert read_table(card(tmp_path / "c.yaml", places + "classes: {0: sky, 7: road}\n")).samples[
+    assert read_table(write(tmp_path / "c.yaml", places + "classes: {0: sky, 7: road}\n")).samples[
         0
     ].target.mask.tolist() == [[0, 1]]
     table = read_table(
-        card(tmp_path / "c.yaml", places + "classes: {road: [7, 7, 7], sky: [0, 0, 0]}\n")
+        write(tmp_path / "c.yaml", places + "classes: {road: [7, 7, 7], sky: [0, 0, 0]}\n")
     )
     assert (table.classes, table.samples[0].target.mask.tolist()) == (("road", "sky"), [[1, 0]])
     (tmp_path / "classes.txt").write_text("\n".join("abcdefgh"))
-    assert read_table(card(tmp_path / "c.yaml", places)).classes == tuple("abcdefgh")
+    assert read_table(write(tmp_path / "c.yaml", places)).classes == tuple("abcdefgh")
 
 
 @pytest.mark.parametrize(
@@ -372,36 +372,36 @@ def test_a_card_with_colours_or_sparse_values(tmp_path):
     [
         ("images: a\nmask: b\n", UnknownName, "'mask'.*did you mean 'masks'"),
         ("images: a\n", DataError, "no 'masks'"),
-        ("path: nowhere\nimages: a\nmasks: b\n", DataError, "path is not a folder.*nowhere"),
-        ("images: gone\nmasks: b\n", DataError, "no such folder.*gone"),
-        ("images: a/*.gif\nmasks: b\n", DataError, r"no pictures here.*\*\.gif"),
+        ("path: nowhere\nimages: a\nmasks: b\n", DataError, "path in the config is not a folder.*nowhere"),
+        ("images: gone\nmasks: b\n", DataError, "the folder does not exist.*gone"),
+        ("images: a/*.gif\nmasks: b\n", DataError, r"there are no images.*\*\.gif"),
         ("images: {trian: a}\nmasks: b\n", DataError, "no split is called 'trian'"),
-        ("images: [a]\nmasks: b\n", DataError, "wants a folder"),
+        ("images: [a]\nmasks: b\n", DataError, "neither a folder nor a pattern"),
         ("images: a\nmasks: b\nclasses: [no, yes]\n", DataError, "put it in quotes"),
-        ("images: a\nmasks: b\nclasses: sky\n", DataError, "wants names"),
-        ("images: a\nmasks: b\nclasses: {a: [1, 2, 3], b: [1, 2, 3]}\n", DataError, "same colour"),
+        ("images: a\nmasks: b\nclasses: sky\n", DataError, "not a list of names"),
+        ("images: a\nmasks: b\nclasses: {a: [1, 2, 3], b: [1, 2, 3]}\n", DataError, "same color"),
         ("images: a\nmasks: b\nclasses: [x]\nignore: 11\n", DataError, "list of values"),
-        ("images: a\nmasks: b\nignore: [11]\n", DataError, "needs classes"),
-        ("- a\n", DataError, "not a list of keys"),
+        ("images: a\nmasks: b\nignore: [11]\n", DataError, "requires `classes`"),
+        ("- a\n", DataError, "not a mapping"),
         ("a: [\n", DataError, "not plain YAML"),
         ("images: !!python/object:os.system {}\nmasks: b\n", DataError, "not plain YAML"),
     ],
 )
-def test_bad_cards_say_why(tmp_path, text, error, message):
+def test_bad_configs_say_why(tmp_path, text, error, message):
     pair(tmp_path, "a/1.png", "b/1.png", [[0, 1]])
     with pytest.raises(error, match=message):
-        Masks().read(card(tmp_path / "c.yaml", text))
+        Masks().read(write(tmp_path / "c.yaml", text))
 
 
-def test_a_data_yaml_of_yolo_is_no_card(tmp_path):
+def test_a_data_yaml_of_yolo_is_not_a_config(tmp_path):
     for text in (
         "train: images/train\nval: images/val\nnames: [a]\n",
         "names: [a]\nimages: x\n",
         "[1]",
         "a: [",
     ):
-        assert not Masks().sniff(card(tmp_path / "data.yaml", text))
-    assert Masks().sniff(card(tmp_path / "data.yaml", "images: x\nmask: y\n"))
+        assert not Masks().sniff(write(tmp_path / "data.yaml", text))
+    assert Masks().sniff(write(tmp_path / "data.yaml", "images: x\nmask: y\n"))
 
 
 # --- COCO
@@ -434,7 +434,7 @@ def coco(root: Path, **changes) -> Path:
     }
     picture(root / "images/1.png")
     picture(root / "images/2.png")
-    return card(root / "annotations/instances_val2017.json", json.dumps(content))
+    return write(root / "annotations/instances_val2017.json", json.dumps(content))
 
 
 def test_coco_polygons_and_run_lengths(tmp_path):
@@ -449,7 +449,7 @@ def test_coco_polygons_and_run_lengths(tmp_path):
     wanted[1:3, 1:3] = 2  # the smaller one on top
     assert pickle.loads(pickle.dumps(table.samples[0])).target.mask.tolist() == wanted.tolist()
     assert not table.samples[1].target.mask.any()
-    assert "1 objects in 'instances_val2017.json' have a box only" in notes(table)
+    assert "1 object in 'instances_val2017.json' with a box only" in notes(table)
     assert "no object is a 'cow'" in notes(table)
     assert len(read_table(path, "coco_masks").samples) == 2
 
@@ -466,7 +466,7 @@ def test_compressed_run_lengths(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"annotations": []}, "no object here has a mask.*--format coco"),
+        ({"annotations": []}, "no object has a mask.*--format coco"),
         (
             {
                 "annotations": [
@@ -477,9 +477,9 @@ def test_compressed_run_lengths(tmp_path):
         ),
         (
             {"images": [{"id": 1, "file_name": "1.png", "height": 5, "width": 6}]},
-            "it has no 2|not as large",
+            "it has no 2|not have the size",
         ),
-        ({"categories": 7}, "not a file of COCO"),
+        ({"categories": 7}, "not contain COCO"),
     ],
 )
 def test_bad_coco_says_why(tmp_path, changes, message):
@@ -506,7 +506,7 @@ def test_coco_without_its_images(tmp_path):
         read_table(path, "coco_masks")
     )
     (tmp_path / "images/2.png").unlink()
-    with pytest.raises(DataError, match="are missing"):
+    with pytest.raises(DataError, match="do not exist"):
         read_table(path, "coco_masks")
 
 
@@ -514,8 +514,8 @@ def test_coco_without_its_images(tmp_path):
 
 
 @pytest.mark.skipif(not (SHARED / "camvid").is_dir(), reason="no shared/data/camvid")
-def test_camvid_by_its_card(tmp_path):
-    table = read_table(card(tmp_path / "camvid.yaml", CARD.format(path=SHARED / "camvid")))
+def test_camvid_by_its_config(tmp_path):
+    table = read_table(write(tmp_path / "camvid.yaml", CONFIG.format(path=SHARED / "camvid")))
     assert (len(table.in_split("train")), len(table.in_split("val")), len(table.classes), table.notes) == (
         367,
         101,
@@ -531,7 +531,7 @@ def test_camvid_by_its_card(tmp_path):
 
 
 @pytest.mark.skipif(not (SHARED / "camvid").is_dir(), reason="no shared/data/camvid")
-def test_camvid_without_a_card():
+def test_camvid_without_a_config():
     assert formats_that_fit(SHARED / "camvid") == ["masks"]
     table = read_table(SHARED / "camvid")
     assert len(table.classes) == 12

@@ -14,7 +14,7 @@ from PIL import Image
 from foveate.api.fit.core import fit_recipe
 from foveate.data.dataset import ImageDataset
 from foveate.data.loading import BatchSampler, make_loader
-from foveate.data.mosaic import Mosaic, mosaic, refuse_placeless
+from foveate.data.mosaic import Mosaic, make_mosaic, require_spatial_targets
 from foveate.data.transforms import training_transform
 from foveate.errors import Interrupted, UsageError
 from foveate.modeling.tasks.detect import Detect, DetectSettings
@@ -71,7 +71,7 @@ def shown(
         transform,
         task.encode,
         0,
-        mosaic(SPEC, task.framing, recipe),
+        make_mosaic(SPEC, task.framing, recipe),
     )
 
 
@@ -168,7 +168,7 @@ def test_no_chance_changes_nothing():
 
 
 def test_half_a_chance_is_taken_half_of_the_time():
-    taken = [Mosaic(0.5, 32, True).wanted() for _ in range(400)]
+    taken = [Mosaic(0.5, 32, True).is_drawn() for _ in range(400)]
     assert 140 < sum(taken) < 260
 
 
@@ -199,10 +199,10 @@ def test_slivers_of_objects_are_dropped():
 
 
 def test_a_task_without_places_refuses():
-    refuse_placeless(AugmentRecipe(), Labels)
-    refuse_placeless(AugmentRecipe(mosaic=0.5), Boxes)
+    require_spatial_targets(AugmentRecipe(), Labels)
+    require_spatial_targets(AugmentRecipe(mosaic=0.5), Boxes)
     with pytest.raises(UsageError, match="truths have places"):
-        refuse_placeless(AugmentRecipe(mosaic=0.5), Labels)
+        require_spatial_targets(AugmentRecipe(mosaic=0.5), Labels)
     with pytest.raises(UsageError):
         with_settings(Recipe(), {"augment.mosaic": 1.5})
 

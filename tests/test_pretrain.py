@@ -26,7 +26,7 @@ from conftest import stripes_folder
 from foveate.api.fit.core import fit_recipe
 from foveate.cli import main as cli
 from foveate.data.image_cache import ImageCache
-from foveate.data.streaming import Catalogue, Entry, Stream, entries
+from foveate.data.streaming import Catalogue, Entry, Stream, find_entries
 from foveate.data.transforms import evaluation_transform
 from foveate.errors import DataError, FoveateError, Interrupted, UsageError
 from foveate.inference.predictor import load_predictor
@@ -298,7 +298,7 @@ def test_paintings_keep_what_was_shown():
         batch = batch_of(model)
         with torch.inference_mode():
             output = model(batch)
-            seen, whole = model.task.painted(output, batch)
+            seen, whole = model.task.reconstructions(output, batch)
         shown = (seen == batch.images).all(1, keepdim=True).expand_as(seen)
         assert 0.1 < float(shown.float().mean()) < 0.6
         assert torch.allclose(whole[shown], batch.images[shown], atol=1e-5)
@@ -536,23 +536,23 @@ def test_two_processes_learn_what_one_does(pictures, tmp_path):
 
 _CONTRAST = """
 import torch
-from foveate.utils.distributed import team, together
-from foveate.training.objectives.simclr import contrast
+from foveate.utils.distributed import gather_features, join_processes
+from foveate.training.objectives.simclr import nt_xent
 torch.manual_seed(0)
 weight, images = torch.randn(6, 5), torch.randn(2, 8, 6)
 
 def gradient(views):
     moving = weight.clone().requires_grad_(True)
-    found = together(views @ moving)
-    loss = contrast(found[0], found[1], 0.2)
+    found = gather_features(views @ moving)
+    loss = nt_xent(found[0], found[1], 0.2)
     loss.backward()
     return loss.detach(), moving.grad
 
 alone = gradient(images)
-with team('cpu') as processes:
+with join_processes('cpu') as processes:
     loss, shared = gradient(images[:, processes.rank :: processes.size])
     processes.average([shared])
-    if processes.leads:
+    if processes.is_main:
         print(float((loss - alone[0]).abs()), float((shared - alone[1]).abs().max()), float(alone[1].abs().max()))
 """
 
@@ -595,7 +595,7 @@ def test_shards_and_tables_are_read_like_folders(pictures, tmp_path):
     )
     streams = []
     for source in (pictures, shard, table):
-        catalogue = Catalogue.listed(tmp_path / f"{source.name}.jsonl", entries(source))
+        catalogue = Catalogue.write(tmp_path / f"{source.name}.jsonl", find_entries(source))
         streams.append(
             Stream(
                 catalogue,
@@ -618,7 +618,7 @@ def test_a_list_takes_eight_bytes_a_picture(tmp_path):
     names = [
         Entry(f"{place:07d}.png", Path(f"/pictures/{place:07d}.png")) for place in range(20000)
     ]
-    catalogue = Catalogue.listed(tmp_path / "list.jsonl", iter(names))
+    catalogue = Catalogue.write(tmp_path / "list.jsonl", iter(names))
     assert catalogue.starts.nbytes == 8 * 20001
     assert [catalogue[place] for place in (0, 777, 19999)] == [
         names[place] for place in (0, 777, 19999)
@@ -630,7 +630,7 @@ def test_a_broken_picture_gives_its_place_to_the_next(pictures, tmp_path, capsys
     first = sorted(folder.rglob("*.png"))[0]
     first.write_bytes(b"\x89PNG nothing more")
     stream = Stream(
-        Catalogue.listed(tmp_path / "list.jsonl", entries(folder)),
+        Catalogue.write(tmp_path / "list.jsonl", find_entries(folder)),
         ImageCache(SIDE, "crop", keep=False),
         evaluation_transform(InputSpec(SIDE, (0, 0, 0), (1, 1, 1)), "crop"),
         0,
@@ -699,15 +699,15 @@ def test_bad_words_and_bad_pictures_are_one_sentence(pictures, labelled, quick, 
     with pytest.raises(FoveateError, match="nothing at this path"):
         foveate.pretrain(tmp_path / "nowhere", out=out, **QUICK)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match="0 pictures are left to learn from"):
+    with pytest.raises(DataError, match="too few images to train on: 0"):
         foveate.pretrain(tmp_path / "empty", out=out, **QUICK)
     (tmp_path / "one").mkdir()
     Image.new("RGB", (40, 40)).save(tmp_path / "one" / "1.png")
-    with pytest.raises(DataError, match="left to learn from"):
+    with pytest.raises(DataError, match="too few images to train on"):
         foveate.pretrain(tmp_path / "one", out=out, **QUICK)
     for number in range(60):
         Image.new("RGB", (40, 40), (90, 90, 90)).save(tmp_path / "one" / f"{number}.png")
-    with pytest.raises(DataError, match="all these images look the same"):
+    with pytest.raises(DataError, match="all images look the same"):
         foveate.pretrain(tmp_path / "one", out=out, **QUICK)
     with pytest.raises(FoveateError, match="no objective is called 'lejep'"):
         foveate.pretrain(pictures, objective="lejep", out=out, **QUICK)
@@ -727,7 +727,7 @@ def test_bad_words_and_bad_pictures_are_one_sentence(pictures, labelled, quick, 
         lambda run: foveate.continue_(run, labelled),
         lambda run: foveate.adapt(run, pictures),
     ):
-        with pytest.raises(UsageError, match="nothing goes on from this run"):
+        with pytest.raises(UsageError, match="this run cannot be continued"):
             go_on(out)
     assert foveate.pretrain(resume=out).verdict == found.verdict  # it is finished: nothing is done
     fitted = fit_recipe(quick, tmp_path / "fitted").run

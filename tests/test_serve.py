@@ -66,7 +66,7 @@ def pictures(tmp_path_factory) -> list[Path]:
     )
 
 
-def started(
+def start_server(
     folder: Path, *places: Path, token: str = "", **words: object
 ) -> tuple[subprocess.Popen, int]:
     """`folder`: of its log."""
@@ -95,7 +95,7 @@ def started(
     end = time.monotonic() + 60
     while time.monotonic() < end and server.poll() is None:
         found = re.search(r"serving on http://127.0.0.1:(\d+)", log.read_text(encoding="utf-8"))
-        if found and reached(int(found.group(1))):
+        if found and is_live(int(found.group(1))):
             return server, int(found.group(1))
         time.sleep(0.1)
     server.kill()
@@ -103,13 +103,13 @@ def started(
     raise AssertionError(log.read_text(encoding="utf-8"))
 
 
-def reached(port: int) -> bool:
+def is_live(port: int) -> bool:
     with suppress(OSError):
-        return told(port, "/v2/health/live")[0] == 200
+        return send(port, "/v2/health/live")[0] == 200
     return False
 
 
-def stopped(server: subprocess.Popen) -> int:
+def stop_server(server: subprocess.Popen) -> int:
     server.send_signal(signal.SIGTERM)
     return server.wait(60)
 
@@ -119,7 +119,7 @@ def port(run, tmp_path_factory) -> Iterator[int]:
     """A run and the file that was exported of it, with a short queue."""
     file = foveate.export(run, out=tmp_path_factory.mktemp("file")).files[0].path
     folder, renamed = file.parent, file.rename(file.with_name("stripes-file.onnx"))
-    server, port = started(
+    server, port = start_server(
         folder,
         run,
         renamed,
@@ -130,10 +130,10 @@ def port(run, tmp_path_factory) -> Iterator[int]:
     )
     yield port
     assert server.poll() is None  # whatever was done to it, it lives
-    assert stopped(server) == 0
+    assert stop_server(server) == 0
 
 
-def told(port: int, path: str, body: bytes | None = None, **headers: str) -> tuple[int, dict, dict]:
+def send(port: int, path: str, body: bytes | None = None, **headers: str) -> tuple[int, dict, dict]:
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
     connection.request("POST" if body is not None else "GET", path, body, headers)
     answer = connection.getresponse()
@@ -163,7 +163,7 @@ def raw(port: int, content: bytes, wait: float = 5.0) -> bytes:
 def test_answers_are_those_of_the_run(port, run, pictures, model):
     ours = [answer.row() for answer in foveate.predict(run, pictures)]
     for path, row in zip(pictures, ours, strict=True):
-        status, found, headers = told(port, f"/predict?model={model}", path.read_bytes())
+        status, found, headers = send(port, f"/predict?model={model}", path.read_bytes())
         assert status == 200
         assert found["model"] == model
         assert found["answer"] == row["answer"]
@@ -176,11 +176,11 @@ def test_a_form_does_too(port, pictures):
     edge = "0123456789"
     head = f'--{edge}\r\nContent-Disposition: form-data; name="file"; filename="a.png"\r\nContent-Type: image/png\r\n\r\n'
     body = head.encode() + pictures[0].read_bytes() + f"\r\n--{edge}--\r\n".encode()
-    status, found, _ = told(
+    status, found, _ = send(
         port, "/predict", body, **{"content-type": f"multipart/form-data; boundary={edge}"}
     )
     assert status == 200
-    assert found["answer"] == told(port, "/predict", pictures[0].read_bytes())[1]["answer"]
+    assert found["answer"] == send(port, "/predict", pictures[0].read_bytes())[1]["answer"]
 
 
 def test_the_protocol_in_json(port, run, pictures):
@@ -189,7 +189,7 @@ def test_the_protocol_in_json(port, run, pictures):
     body = json.dumps(
         {"id": "7", "inputs": [{"name": "image", "datatype": "BYTES", "shape": [3], "data": texts}]}
     ).encode()
-    status, found, _ = told(port, "/v2/models/stripes-file/infer", body)
+    status, found, _ = send(port, "/v2/models/stripes-file/infer", body)
     assert status == 200
     assert (found["model_name"], found["id"]) == ("stripes-file", "7")
     outputs = {each["name"]: each for each in found["outputs"]}
@@ -199,11 +199,11 @@ def test_the_protocol_in_json(port, run, pictures):
     ]
     scores = np.array(outputs["scores"]["data"]).reshape(outputs["scores"]["shape"])
     np.testing.assert_allclose(scores, [list(row["scores"].values()) for row in ours], atol=1e-4)
-    about = told(port, "/v2/models/stripes-file")[1]
+    about = send(port, "/v2/models/stripes-file")[1]
     assert about["parameters"]["classes"] == ["lying", "upright"]
-    assert told(port, "/v2")[1]["models"] == ["stripes-run", "stripes-file"]
-    assert told(port, "/v2/health/live")[1] == {"live": True}
-    assert told(port, "/v2/models/stripes-run/ready")[0] == 200
+    assert send(port, "/v2")[1]["models"] == ["stripes-run", "stripes-file"]
+    assert send(port, "/v2/health/live")[1] == {"live": True}
+    assert send(port, "/v2/models/stripes-run/ready")[0] == 200
 
 
 def test_a_client_that_is_not_ours(port, run, pictures):
@@ -286,7 +286,7 @@ def test_a_kept_connection_is_answered_at_once(port):
     ],
 )
 def test_t40_bad_requests_are_one_sentence(port, path, body, status, said):
-    found = told(port, path, body)
+    found = send(port, path, body)
     assert found[0] == status
     assert said in found[1]["error"]
     assert not re.search(r"/(tmp|root|work|home|usr)/|Traceback|\.py", found[1]["error"])
@@ -316,7 +316,7 @@ def test_bytes_behind_the_json_are_counted(port, header, behind):
         }
     ).encode()
     length = str(len(text)) if header == "120" else header
-    status, found, _ = told(
+    status, found, _ = send(
         port,
         "/v2/models/stripes-run/infer",
         text + behind,
@@ -328,7 +328,7 @@ def test_bytes_behind_the_json_are_counted(port, header, behind):
 
 def test_t38_a_body_is_as_large_as_it_is(port, pictures):
     """Whatever its headers say: told at once, in chunks, with a small length, as a form without a file, as a form of words."""
-    assert told(port, "/predict", b"x" * (MAX_BYTES + 1))[0] == 413
+    assert send(port, "/predict", b"x" * (MAX_BYTES + 1))[0] == 413
     head = b"POST /predict HTTP/1.1\r\nHost: a\r\n"
     assert b" 413 " in raw(port, head + b"Content-Length: 999999999999\r\n\r\n")
     chunk = b"%x\r\n" % 50_000 + b"y" * 50_000 + b"\r\n"
@@ -344,15 +344,15 @@ def test_t38_a_body_is_as_large_as_it_is(port, pictures):
         b'--e\r\nContent-Disposition: form-data; name="a"\r\n\r\n' + b"w" * 1000 + b"\r\n--e--\r\n"
     )
     assert (
-        told(port, "/predict", form, **{"content-type": "multipart/form-data; boundary=e"})[0]
+        send(port, "/predict", form, **{"content-type": "multipart/form-data; boundary=e"})[0]
         == 400
     )
-    assert told(port, "/predict", b"x", **{"content-type": "multipart/form-data"})[0] == 400
+    assert send(port, "/predict", b"x", **{"content-type": "multipart/form-data"})[0] == 400
     assert (
-        told(port, "/predict", b"a=b", **{"content-type": "application/x-www-form-urlencoded"})[0]
+        send(port, "/predict", b"a=b", **{"content-type": "application/x-www-form-urlencoded"})[0]
         == 400
     )
-    assert told(port, "/predict", pictures[0].read_bytes())[0] == 200
+    assert send(port, "/predict", pictures[0].read_bytes())[0] == 200
 
 
 def test_t38_slow_bodies_are_cut_off(port, pictures):
@@ -360,7 +360,7 @@ def test_t38_slow_bodies_are_cut_off(port, pictures):
     start = time.perf_counter()
     assert b" 408 " in raw(port, head + b"slow", wait=20)
     assert time.perf_counter() - start < TIMEOUT + 5
-    assert told(port, "/predict", pictures[0].read_bytes())[0] == 200
+    assert send(port, "/predict", pictures[0].read_bytes())[0] == 200
 
 
 def test_t26_a_bomb_costs_nothing(port, tmp_path):
@@ -369,7 +369,7 @@ def test_t26_a_bomb_costs_nothing(port, tmp_path):
     bomb = tmp_path / "bomb.png"
     Image.new("1", (30_000, 30_000)).save(bomb)
     assert bomb.stat().st_size < MAX_BYTES
-    status, found, _ = told(port, "/predict", bomb.read_bytes())
+    status, found, _ = send(port, "/predict", bomb.read_bytes())
     assert status == 400
     assert "pixels" in found["error"]
 
@@ -380,9 +380,9 @@ def test_t40_nothing_is_fetched_or_opened(port, pictures):
         b"file:///etc/passwd",
         str(pictures[0]).encode(),
     ):
-        assert told(port, "/predict", body)[0] == 400
+        assert send(port, "/predict", body)[0] == 400
     for path in ("/../../etc/passwd", "/page.js/../app.py", "/app.py", "/docs"):
-        assert told(port, path)[0] == 404
+        assert send(port, path)[0] == 404
 
 
 # --- a full queue
@@ -396,25 +396,25 @@ def test_t39_a_full_queue_gets_429(port, run, pictures):
         for door in doors:
             door.sendall(head)
         time.sleep(0.3)
-        status, found, headers = told(port, "/predict?model=stripes-run", pictures[0].read_bytes())
+        status, found, headers = send(port, "/predict?model=stripes-run", pictures[0].read_bytes())
         assert status == 429
         assert headers["retry-after"] == "1"
         assert "too many images" in found["error"]
         assert (
-            'foveate_images_in_flight{model="stripes-run"} 6.0' in told(port, "/metrics")[1]["text"]
+            'foveate_images_in_flight{model="stripes-run"} 6.0' in send(port, "/metrics")[1]["text"]
         )
     finally:
         for door in doors:
             door.close()
     time.sleep(TIMEOUT + 0.5)
-    assert told(port, "/predict?model=stripes-run", pictures[0].read_bytes())[0] == 200
-    assert 'foveate_images_in_flight{model="stripes-run"} 0.0' in told(port, "/metrics")[1]["text"]
+    assert send(port, "/predict?model=stripes-run", pictures[0].read_bytes())[0] == 200
+    assert 'foveate_images_in_flight{model="stripes-run"} 0.0' in send(port, "/metrics")[1]["text"]
 
 
 def test_t39_a_flood_is_answered_or_refused(port, run, pictures):
     body, right = pictures[0].read_bytes(), foveate.predict(run, pictures[:1])[0].row()["answer"]
     with ThreadPoolExecutor(24) as crowd:
-        found = list(crowd.map(lambda _: told(port, "/predict", body), range(240)))
+        found = list(crowd.map(lambda _: send(port, "/predict", body), range(240)))
     assert {status for status, _, _ in found} <= {200, 429}
     good = [row for status, row, _ in found if status == 200]
     assert len(good) >= MAX_QUEUE
@@ -506,7 +506,7 @@ def test_what_nobody_waits_for_is_not_answered():
 
 def test_t39_running_requests_are_finished_on_shutdown(run, pictures, tmp_path):
     """A request is on its way when the signal comes: ready goes 503 at once, the request is answered, and then it ends."""
-    server, port = started(tmp_path, run, request_timeout=10, grace=20)
+    server, port = start_server(tmp_path, run, request_timeout=10, grace=20)
     body = pictures[0].read_bytes()
     head = f"POST /predict HTTP/1.1\r\nHost: a\r\nContent-Length: {len(body)}\r\n\r\n".encode()
     with socket.create_connection(("127.0.0.1", port)) as door:
@@ -514,8 +514,8 @@ def test_t39_running_requests_are_finished_on_shutdown(run, pictures, tmp_path):
         time.sleep(0.5)
         server.send_signal(signal.SIGTERM)
         time.sleep(0.5)
-        assert told(port, "/v2/health/ready")[0] == 503
-        status, _, headers = told(port, "/predict", body)
+        assert send(port, "/v2/health/ready")[0] == 503
+        status, _, headers = send(port, "/predict", body)
         assert status == 503
         assert "retry-after" in headers
         door.sendall(body[10:])
@@ -524,21 +524,21 @@ def test_t39_running_requests_are_finished_on_shutdown(run, pictures, tmp_path):
 
 
 def test_tokens(run, pictures, tmp_path):
-    server, port = started(tmp_path, run, token="secret")
+    server, port = start_server(tmp_path, run, token="secret")
     try:
-        assert told(port, "/predict", pictures[0].read_bytes())[0] == 401
+        assert send(port, "/predict", pictures[0].read_bytes())[0] == 401
         assert (
-            told(port, "/predict", pictures[0].read_bytes(), Authorization="Bearer wrong")[0] == 401
+            send(port, "/predict", pictures[0].read_bytes(), Authorization="Bearer wrong")[0] == 401
         )
         assert (
-            told(port, "/predict", pictures[0].read_bytes(), Authorization="Bearer secret")[0]
+            send(port, "/predict", pictures[0].read_bytes(), Authorization="Bearer secret")[0]
             == 200
         )
-        assert told(port, "/v2/health/ready")[0] == 200
+        assert send(port, "/v2/health/ready")[0] == 200
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/") as page:
             assert "default-src 'none'" in page.headers["content-security-policy"]
     finally:
-        assert stopped(server) == 0
+        assert stop_server(server) == 0
 
 
 def test_what_cannot_be_served_is_one_sentence(run, tmp_path, capsys):
@@ -637,7 +637,7 @@ def test_predictions_are_explained(port, run, pictures):
     from foveate.explainability.methods import DEFAULT_EXPLAINER, EXPLAINERS
     from foveate.types import Sample
 
-    status, found, _ = told(port, "/explain?model=stripes-run", pictures[0].read_bytes())
+    status, found, _ = send(port, "/explain?model=stripes-run", pictures[0].read_bytes())
     assert status == 200
     target = ExplainTarget.from_sample(foveate.load(run, device="cpu"), Sample(pictures[0], "a"))
     score = target.explainable_scores()[0]
@@ -648,10 +648,10 @@ def test_predictions_are_explained(port, run, pictures):
         [0, 0, 40, 40],
     )
     np.testing.assert_allclose(found["map"], map_ / map_.max(), atol=2e-3)
-    status, found, _ = told(port, "/explain?model=stripes-file", pictures[0].read_bytes())
+    status, found, _ = send(port, "/explain?model=stripes-file", pictures[0].read_bytes())
     assert (status, "cannot be explained" in found["error"]) == (400, True)
-    assert told(port, "/explain", b"x" * (MAX_BYTES + 1))[0] == 413
-    assert told(port, "/explain", b"no picture")[0] == 400
+    assert send(port, "/explain", b"x" * (MAX_BYTES + 1))[0] == 413
+    assert send(port, "/explain", b"no picture")[0] == 400
 
 
 # --- the page
@@ -670,7 +670,7 @@ def browser(tmp_path) -> Iterator[Browser]:
     found.close()
 
 
-def looked_at(browser: Browser, width: int, name: str, port: int) -> None:
+def check_page(browser: Browser, width: int, name: str, port: int) -> None:
     """Keeps a picture of the page as it is; nothing overlaps, complains, sticks out or comes from elsewhere."""
     seen = browser.look(width)
     (KEPT / f"{name}-{width}.png").write_bytes(seen.screenshot)
@@ -692,7 +692,7 @@ def test_a_picture_on_the_page(port, run, pictures, browser):
             f"document.getElementById('prediction').textContent.startsWith('{answer}') && document.getElementById('prediction').textContent"
         )
         assert "%" in said
-        looked_at(browser, width, "page", port)
+        check_page(browser, width, "page", port)
         browser.press("#explain")
         assert browser.wait_for(
             "shown.heatmap && document.getElementById('explanation').textContent"
@@ -701,13 +701,13 @@ def test_a_picture_on_the_page(port, run, pictures, browser):
             browser.wait_for("document.getElementById('explain').getAttribute('aria-pressed')")
             == "true"
         )
-        looked_at(browser, width, "page-heatmap", port)
+        check_page(browser, width, "page-heatmap", port)
     browser.press("#language")
     assert browser.wait_for("document.documentElement.lang") == "zh"
     assert browser.wait_for("document.getElementById('explanation').textContent").startswith(
         "主要依据的区域："
     )
-    looked_at(browser, 390, "page-zh", port)
+    check_page(browser, 390, "page-zh", port)
 
 
 COPY = """(from => {
@@ -717,8 +717,8 @@ COPY = """(from => {
 })(document.getElementById('canvas'))"""  # the page's own canvas would complain of being read
 
 
-class Truth:
-    """An engine that knows the answer."""
+class FixedEngine:
+    """An engine that always returns the same row."""
 
     metadata, classes = {"task": "detect", "explains": False}, ("disc", "square", "ground")
 
@@ -744,7 +744,7 @@ def scene() -> tuple[np.ndarray, np.ndarray]:
 
 
 @contextmanager
-def serving(*found: Truth) -> Iterator[int]:
+def serving(*found: FixedEngine) -> Iterator[int]:
     """These engines in a thread of our own."""
     import uvicorn
 
@@ -787,8 +787,8 @@ def test_boxes_and_masks_on_the_page(browser, tmp_path):
         tuple(map(encode_rle, parts)),
     )
     engines = (
-        Truth("objects", objects.row(Truth.classes)),
-        Truth("regions", Regions(mask).row(Truth.classes)),
+        FixedEngine("objects", objects.row(FixedEngine.classes)),
+        FixedEngine("regions", Regions(mask).row(FixedEngine.classes)),
     )
     painted = {"objects": np.any(parts, 0), "regions": np.ones(mask.shape, bool)}
     edges = np.zeros(mask.shape, bool)  # strokes and names of boxes
@@ -817,7 +817,7 @@ def test_boxes_and_masks_on_the_page(browser, tmp_path):
                 apart = np.abs(seen - pixels).max(-1) > 3
                 sure = ~edges if model == "objects" else np.ones(mask.shape, bool)
                 assert (apart == painted[model])[sure].mean() > 0.995
-                looked_at(browser, width, f"page-{model}", port)
+                check_page(browser, width, f"page-{model}", port)
             shares = browser.wait_for(
                 "[...document.querySelectorAll('td.n')].map(each => each.textContent).join()"
             )

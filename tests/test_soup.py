@@ -21,10 +21,10 @@ from foveate.api.evaluate import evaluate
 from foveate.api.fit.core import fit_recipe
 from foveate.api.fit.pipeline import reopened
 from foveate.api.soup import soup
-from foveate.api.soup.averaging import between, measured_statistics, same
-from foveate.api.soup.candidates import Averager
-from foveate.api.soup.core import SoupResult, _interpolated
-from foveate.api.soup.ingredients import start_of
+from foveate.api.soup.averaging import equal_tensors, interpolate, recompute_batch_statistics
+from foveate.api.soup.candidates import CandidateScorer
+from foveate.api.soup.core import SoupResult, _interpolate_run
+from foveate.api.soup.ingredients import initial_weights
 from foveate.cli import main as cli
 from foveate.data.loading import BatchSampler, make_loader
 from foveate.errors import DataError, FoveateError, RunError, UsageError, WeightsError
@@ -154,12 +154,12 @@ def finished_again(run: Path) -> Path:
 def test_an_average_lies_between_and_is_the_ends_at_the_ends():
     start = {"w": torch.tensor([0.0, -1.0]), "count": torch.tensor(3)}
     end = {"w": torch.tensor([1.0, 1.0]), "count": torch.tensor(7)}
-    assert between(start, end, 0) is start
-    assert between(start, end, 1) is end
-    middle = between(start, end, 0.25)
+    assert interpolate(start, end, 0) is start
+    assert interpolate(start, end, 1) is end
+    middle = interpolate(start, end, 0.25)
     assert middle["w"].tolist() == [0.25, -0.5]
     assert middle["count"] == 7
-    assert same(between(end, {**end}, 1 / 3), end)
+    assert equal_tensors(interpolate(end, {**end}, 1 / 3), end)
 
 
 def test_statistics_are_those_of_pytorch(world):
@@ -173,7 +173,7 @@ def test_statistics_are_those_of_pytorch(world):
         for name, tensor in model.state_dict().items()
         if "running" not in name and "tracked" not in name
     }
-    found = measured_statistics(model, batches, device, way)
+    found = recompute_batch_statistics(model, batches, device, way)
     assert all(torch.equal(model.state_dict()[name], tensor) for name, tensor in frozen.items())
     assert not any(module.training for module in model.modules())
     again = reopened(Run(world.first)).model
@@ -199,7 +199,7 @@ def test_statistics_are_those_of_pytorch(world):
 def test_statistics_that_were_kept_are_not_measured(world):
     recipe = with_settings(Run(world.first).recipe(), {"training.batch_norm": "keep"})
     assert (
-        measured_statistics(
+        recompute_batch_statistics(
             build_model(recipe, ("lying", "upright")), [], torch.device("cpu"), ComputeMode("fp32", False)
         )
         == {}
@@ -223,7 +223,7 @@ def test_the_end_of_the_curve_is_the_run_and_its_start_the_probe(world, curve):
 
 
 def test_the_start_is_the_backbone_as_it_came_and_the_solved_head(world):
-    start, probe = start_of(reopened(Run(world.first))), weights(world.root / "probe")
+    start, probe = initial_weights(reopened(Run(world.first))), weights(world.root / "probe")
     came = read_tensors(world.root / "weights.safetensors")
     assert all(
         torch.equal(start[f"backbone.network.{name}"], tensor) for name, tensor in came.items()
@@ -235,9 +235,9 @@ def test_the_start_is_the_backbone_as_it_came_and_the_solved_head(world):
 
 def test_a_curve_of_one_step_chooses_an_end_bit_for_bit(world, tmp_path):
     found = soup([world.first], out=tmp_path / "new", steps=1)
-    ends = start_of(reopened(Run(world.first))), weights(world.first)
-    assert same(weights(tmp_path / "new"), ends[found.tried.best])
-    assert not any(point.measured for point in found.tried.points)
+    ends = initial_weights(reopened(Run(world.first))), weights(world.first)
+    assert equal_tensors(weights(tmp_path / "new"), ends[found.selection.best])
+    assert not any(point.recomputed_statistics for point in found.selection.candidates)
 
 
 def test_validation_alone_chooses(world, curve):
@@ -249,14 +249,14 @@ def test_validation_alone_chooses(world, curve):
     assert row["value"] == best.alpha
     assert "validation" in row["reason"]
     other = soup([world.first], out=world.root / "unshifted", steps=4)
-    assert same(weights(other.run), weights(curve.run))
+    assert equal_tensors(weights(other.run), weights(curve.run))
     assert other.gain is None
 
 
 def test_the_better_statistics_are_kept(world, curve, monkeypatch):
     monkeypatch.setattr("foveate.api.soup.candidates.measured_statistics", lambda *_: {})
     job = reopened(Run(world.first))
-    averaged = _interpolated(Averager(job, None), job, 4).points
+    averaged = _interpolate_run(CandidateScorer(job, None), job, 4).candidates
     pairs = list(zip(curve.tried.points, averaged, strict=True))
     assert all(
         better.rank > plain.rank
@@ -305,7 +305,7 @@ def test_tunings_that_train_a_part(world, tmp_path, words):
     )
     found = soup([run], out=tmp_path / "new", steps=2)
     scored = evaluate(run, split="val", device="cpu").scores.numbers["accuracy"]
-    assert found.tried.points[-1].validation.value == pytest.approx(scored.value)
+    assert found.selection.candidates[-1].validation.value == pytest.approx(scored.value)
     assert Run(found.run).outcome()["frozen"] == Run(run).outcome()["frozen"] != ""
 
 
@@ -314,9 +314,9 @@ def test_tunings_that_train_a_part(world, tmp_path, words):
 
 def test_a_run_with_itself_is_that_run(world, tmp_path):
     found = soup([world.first, world.first], out=tmp_path / "new")
-    assert same(weights(found.run), weights(world.first))
-    assert found.tried.points[-1].note == "chosen"
-    assert found.tried.choice[1] == [str(world.first)] * 2
+    assert equal_tensors(weights(found.run), weights(world.first))
+    assert found.selection.candidates[-1].note == "chosen"
+    assert found.selection.decision[1] == [str(world.first)] * 2
 
 
 def test_a_soup_is_no_worse_than_its_best_run(world, tmp_path):
@@ -325,10 +325,10 @@ def test_a_soup_is_no_worse_than_its_best_run(world, tmp_path):
         [world.first, world.second], out=tmp_path / "new", shift=world.far, device="cpu"
     )
     assert (sums(world.first), sums(world.second)) == before
-    first, second, both = found.tried.points
+    first, second, both = found.selection.candidates
     assert first.rank >= second.rank
     assert {first.runs, second.runs} == {(world.first,), (world.second,)}
-    best = found.tried.points[found.tried.best]
+    best = found.selection.candidates[found.selection.best]
     assert best.rank >= first.rank
     assert best is (both if both.rank >= first.rank else first)
     assert both.note == ("chosen" if best is both else "left out")

@@ -14,7 +14,8 @@ from scipy.sparse.csgraph import connected_components
 
 from foveate.data.duplicates import colors_agree, gray_thumbnail, near_duplicates, tint
 from foveate.data.scan import ScannedTable
-from foveate.data.splits import group_folds, make_splits, split_from_name, subsample_shots
+from foveate.data.split_names import split_from_name
+from foveate.data.splits import group_folds, make_splits, subsample_shots
 from foveate.errors import DataError, UsageError
 from foveate.images import codec as images
 from foveate.predictions import Labels
@@ -191,7 +192,7 @@ def test_blocks_do_not_change_the_clusters(monkeypatch):
     thumbs = np.random.default_rng(1).uniform(0, 255, (50, 32, 32)).astype(np.float32)
     thumbs[25:] = thumbs[:25] + np.random.default_rng(2).normal(0, 15, (25, 32, 32))
     whole = near_duplicates(thumbs, 0.95)
-    monkeypatch.setattr("foveate.data.duplicates._ENTRIES", 150)
+    monkeypatch.setattr("foveate.data.duplicates._BLOCK", 150)
     assert (near_duplicates(thumbs, 0.95) == whole).all()
     assert whole.max() == 24
 
@@ -262,9 +263,9 @@ def test_shots_are_drawn_by_class_and_from_different_groups():
 
 def test_more_shots_than_images_is_one_sentence():
     labels = ["a", "b"] * 5 + ["a"] * 5
-    with pytest.raises(DataError, match="'b' has 4 training images, 5 are asked for"):
+    with pytest.raises(DataError, match="'b' has 4 training images, 5 are requested"):
         subsample_shots(shown(labels, labels), labels, 5, 0)
     several = shown(["x"] * 4, ["a", "b", "a", "b"])
     odd = tuple(replace(sample, target=Labels(("a", "b"))) for sample in several.table.samples)
-    with pytest.raises(DataError, match="where every image has one"):
+    with pytest.raises(DataError, match="from images with one class each"):
         subsample_shots(replace(several, table=several.table.with_samples(odd)), ["x"] * 4, 1, 0)

@@ -24,7 +24,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from foveate.data import streaming as catalogue
-from foveate.data.streaming import Catalogue, entries
+from foveate.data.streaming import Catalogue, find_entries
 from foveate.deploy.runtime import open_exported
 from foveate.errors import BrokenImage, DataError, FoveateError, UsageError, WeightsError
 from foveate.images import codec as images
@@ -259,7 +259,7 @@ def test_t36_a_shard_leads_nowhere(tmp_path):
     ]
     (tmp_path / "in").mkdir()
     path = shard(tmp_path / "in" / "a.tar", members)
-    found = list(entries(path))
+    found = list(find_entries(path))
     assert [entry.key for entry in found] == [
         "a.tar/../../climbs.png",
         "a.tar//etc/absolute.png",
@@ -281,27 +281,27 @@ def test_t36_bombs_and_crowds_cost_little(tmp_path, monkeypatch):
     huge[148:156] = b"%06o\0 " % sum(huge[:512])
     (tmp_path / "huge.tar").write_bytes(huge)
     with pytest.raises(DataError, match="unexpected end of data"):
-        list(entries(tmp_path / "huge.tar"))
+        list(find_entries(tmp_path / "huge.tar"))
     with tarfile.open(tmp_path / "zipped.tar", "w:gz") as archive:
         archive.add(tmp_path / "a.tar", "a.png")
     with pytest.raises(DataError, match="without compression"):
-        list(entries(tmp_path / "zipped.tar"))
+        list(find_entries(tmp_path / "zipped.tar"))
     with zipfile.ZipFile(tmp_path / "data.zip", "w") as archive:
         archive.writestr("../../cat/1.png", picture())
     with pytest.raises(DataError, match="no pictures to learn from"):
-        list(entries(tmp_path / "data.zip"))
+        list(find_entries(tmp_path / "data.zip"))
     count = 20_000
     shard(
         tmp_path / "many.tar", ((f"{number}.png", tarfile.REGTYPE, b"x") for number in range(count))
     )
     start = time.perf_counter()
-    listed = Catalogue.listed(tmp_path / "list.jsonl", entries(tmp_path / "many.tar"))
+    listed = Catalogue.write(tmp_path / "list.jsonl", find_entries(tmp_path / "many.tar"))
     assert (len(listed), listed.starts.nbytes) == (count, 8 * (count + 1))
     assert time.perf_counter() - start < 20
     monkeypatch.setattr(catalogue, "_LARGEST", 10)
     with pytest.raises(BrokenImage):
         images.read_image(listed[0].content())
-    assert list(entries(tmp_path / "a.tar")) == []  # beyond what a picture may have
+    assert list(find_entries(tmp_path / "a.tar")) == []  # beyond what a picture may have
 
 
 # --- YAML, and code that runs what it reads

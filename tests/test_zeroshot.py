@@ -142,7 +142,7 @@ def test_names_without_an_image_are_a_run(shapes, clip_folder, tmp_path, capsys)
     assert cli._run(words) == 0
     printed = capsys.readouterr()
     assert json.loads(printed.out.splitlines()[-1])["run"] == str(tmp_path / "run")
-    assert "tuning = zeroshot (there are names alone)" in printed.err
+    assert "tuning = zeroshot (only class names were given)" in printed.err
     assert (
         f"no image was seen: foveate evaluate {tmp_path / 'run'} DATA says what it is worth"
         in printed.err
@@ -179,18 +179,18 @@ def test_names_alone_teach_nothing_else(clip_folder, tmp_path):
     file.write_text("cat\ndog\n")
     for tuning in ("tip", "coop", "probe", "full"):
         with pytest.raises(
-            UsageError, match=f"{tuning!r} learns from images, and there are names alone"
+            UsageError, match=f"{tuning!r} learns from images, but only class names were given"
         ):
             fit_recipe(said(file, clip_folder, tuning=tuning), tmp_path / "run")
-    with pytest.raises(DataError, match="names here, and no image"):
+    with pytest.raises(DataError, match="class names but no images"):
         fit_recipe(said(file, clip_folder, tuning="auto"), tmp_path / "run")
-    with pytest.raises(DataError, match="names here, and no image"):
+    with pytest.raises(DataError, match="class names but no images"):
         foveate.episodes(file)
     with pytest.raises(FoveateError, match="no image"):
         foveate.models("resnet18:none", compare=file)
     with pytest.raises(FoveateError, match="no image"):
         foveate.convert(file, "coco", tmp_path / "coco")
-    with pytest.raises(UsageError, match="embeds no sentences"):
+    with pytest.raises(UsageError, match="needs a backbone with a text encoder"):
         fit_recipe(
             with_settings(
                 Recipe(),
@@ -228,7 +228,9 @@ def test_prompts_of_a_file_stand_in_the_recipe(shapes, clip_folder, tmp_path):
     file.write_text(
         "\n".join(f"{name.replace(' ', '_')}: [a photo of a {name}., '{name}']" for name in NAMES)
     )
-    run = fit_recipe(said(shapes, clip_folder, **{"tuning.prompts": str(file)}), tmp_path / "run").run
+    run = fit_recipe(
+        said(shapes, clip_folder, **{"tuning.prompts": str(file)}), tmp_path / "run"
+    ).run
     file.unlink()
     assert Run(run).recipe().tuning.settings["prompts"]["red_circle"] == [
         "a photo of a red circle.",
@@ -240,10 +242,10 @@ def test_prompts_of_a_file_stand_in_the_recipe(shapes, clip_folder, tmp_path):
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [
-        ("red_circle: a\nred_circle: b\n", "'red_circle' stands here twice"),
+        ("red_circle: a\nred_circle: b\n", "'red_circle' is listed twice"),
         ("black_circle: ''\n", "'black_circle' has no prompt, or an empty one"),
         ("red_circle: a red circle\n", "has no prompt, or an empty one"),
-        ("- red\n", "maps each class to a sentence"),
+        ("- red\n", "must map each class to one or more sentences"),
         ("a: b: c\n", "neither YAML nor JSON"),
     ],
 )
@@ -256,19 +258,23 @@ def test_bad_prompt_files_are_one_sentence(shapes, clip_folder, tmp_path, conten
 
 
 def test_bad_words_are_one_sentence(shapes, clip_folder, tmp_path):
-    with pytest.raises(UsageError, match="no prompt file"):
-        fit_recipe(said(shapes, clip_folder, **{"tuning.prompts": "nowhere.yaml"}), tmp_path / "run")
-    with pytest.raises(UsageError, match="no place for a name"):
+    with pytest.raises(UsageError, match="the prompt file does not exist"):
+        fit_recipe(
+            said(shapes, clip_folder, **{"tuning.prompts": "nowhere.yaml"}), tmp_path / "run"
+        )
+    with pytest.raises(UsageError, match="for the class name"):
         fit_recipe(said(shapes, clip_folder, **{"tuning.templates": ["a photo"]}), tmp_path / "run")
     with pytest.raises(UnknownName, match="red_circel"):
-        fit_recipe(said(shapes, clip_folder, **{"tuning.prompts": {"red_circel": "a"}}), tmp_path / "run")
+        fit_recipe(
+            said(shapes, clip_folder, **{"tuning.prompts": {"red_circel": "a"}}), tmp_path / "run"
+        )
     words = {
         "backbone.name": "test_vit",
         "backbone.weights": "none",
         "task": "classify",
         "tuning": "zeroshot",
     }
-    with pytest.raises(UsageError, match="embeds no sentences"):
+    with pytest.raises(UsageError, match="needs a backbone with a text encoder"):
         build_model(with_settings(Recipe(), words), ("a", "b"))
 
 
@@ -396,7 +402,7 @@ def test_what_finds_by_itself_is_not_trained(owl_folder):
         with_settings(native(owl_folder, "detect"), {"tuning": "full"}),
         ("red circle", "blue circle"),
     )
-    with pytest.raises(UsageError, match="is not trained"):
+    with pytest.raises(UsageError, match="cannot be trained"):
         model.task.detector.loss(None, [])
 
 
@@ -423,7 +429,8 @@ def test_sentences_can_be_asked_about(shapes, clip_folder, tmp_path):
     ).found
     assert [why.label for why in found] == sentences * 4
     right, wrong = (
-        np.mean([why.probability for why in found if why.label == sentence]) for sentence in sentences
+        np.mean([why.probability for why in found if why.label == sentence])
+        for sentence in sentences
     )
     assert right > wrong
     assert all(float(why.map.max()) > float(why.map.min()) for why in found)

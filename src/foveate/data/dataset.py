@@ -62,9 +62,9 @@ class ImageDataset(Dataset[Item]):
             torch.default_generator.manual_seed(
                 seed_from(self.seed, epoch, index)
             )  # no GPU: to seed one that sleeps takes 3 ms
-            if self.mosaic is not None and self.mosaic.wanted():
+            if self.mosaic is not None and self.mosaic.is_drawn():
                 others = torch.randint(len(self.samples), (3,)).tolist()
-                pixels, size, target = self.mosaic.of(
+                pixels, size, target = self.mosaic.combine(
                     [self._read(each) for each in (index, *others)]
                 )
             else:

@@ -1,4 +1,7 @@
-"""TODO-DOC foveate.data.duplicates."""
+"""Near-duplicate images: thumbnails, colors, and clusters of images that are alike.
+
+Letters: N images, P pairs, D width of a row.
+"""
 
 from __future__ import annotations
 
@@ -9,148 +12,175 @@ from typing import cast
 import numpy as np
 from PIL import Image
 
-THUMBNAIL_SIZE = 32  # pixels of a thumbnail's side
+THUMBNAIL_SIZE = 32  # px of a thumbnail's side
+_CELLS = 8  # of the coarse grid, per side
+
+_BLOCK = 4_000_000  # similarities that are computed at once: 16 MB as float32
+_MANY = 0.02  # of the pairs of a block; if more are candidates, computing all of them is faster
+_PAIRS = 4096  # candidates whose similarity is computed at once
+_ROUNDING = 1e-4  # of float32, with a margin
+_UNIFORM = 1e-3  # gray levels; an image that varies less is of one color
+
+# half gray levels that colors must differ by, on average over an image, to mean anything
+_COLORED = 4
+_SAME_TINT = 0.5  # cosine of the tints of two images, from which their colors agree
 
 
-_ENTRIES = 4_000_000  # of a block of likenesses: 16 MB as float32
-
-
-_MANY = 0.02  # of a block's pairs: from here on computing all is faster than picking some
-
-
-_PAIRS = 4096  # whose likeness is computed at once
-
-
-_ROUNDING = 1e-4  # of float32, and to spare
-
-
-_PLAIN = 1e-3  # grey levels; a picture that varies less is one flat colour
-
-
-_COLOURED = (
-    4  # half grey levels that colours must differ by, in the mean of a picture, to say anything
-)
-
-
-_SAME_TINT = 0.5  # cosine of the tints of two pictures, from which their colours are those of one
+# --- what images are compared by
 
 
 def gray_thumbnail(pixels: np.ndarray) -> np.ndarray:
-    """(H, W, 3) uint8 -> (32, 32) uint8 grey levels, each the mean of the area that it covers."""
-    return np.asarray(
-        Image.fromarray(pixels).convert("L").resize((THUMBNAIL_SIZE, THUMBNAIL_SIZE), Image.Resampling.BOX)
-    )
+    """Reduce (H, W, 3) uint8 to (32, 32) uint8 gray levels, each the mean of its area."""
+    size = (THUMBNAIL_SIZE, THUMBNAIL_SIZE)
+    return np.asarray(Image.fromarray(pixels).convert("L").resize(size, Image.Resampling.BOX))
 
 
 def tint(pixels: np.ndarray) -> np.ndarray:
-    """(H, W, 3) uint8 -> (2, 64) int8: of 8 x 8 cells half of what red has more than green, and blue more than both."""
-    red, green, blue = (
-        np.asarray(Image.fromarray(pixels).resize((8, 8), Image.Resampling.BOX), dtype=np.int16)
-        .reshape(64, 3)
-        .T
-    )
+    """Reduce (H, W, 3) uint8 to (2, 64) int8, the colors of 8 x 8 cells.
+
+    Half of red minus green, and half of blue minus the mean of both.
+    """
+    cells = Image.fromarray(pixels).resize((_CELLS, _CELLS), Image.Resampling.BOX)
+    red, green, blue = np.asarray(cells, dtype=np.int16).reshape(_CELLS**2, 3).T
     return (np.stack([red - green, blue - (red + green) // 2]) // 2).astype(np.int8)
 
 
-def near_duplicates(thumbs: np.ndarray, likeness: float, tints: np.ndarray | None = None) -> np.ndarray:
-    """(N, 32, 32) grey levels -> (N,) int64: the cluster of each picture, numbered by first appearance.
+def standardize(thumbnails: np.ndarray) -> np.ndarray:
+    """Turn (N, 32, 32) into (N, 1024) float32 rows of mean 0 and length 1.
 
-    Two pictures are joined when the Pearson correlation of their pixels is at least `likeness`, or when they are equal; with
-    `tints`, (N, 2, 64), not those whose colours contradict each other. A picture of one flat colour has no correlation: it joins
-    only its equals. Chains of likeness make one cluster.
+    The product of two rows is their Pearson correlation. Images of one color become 0.
     """
-    clusters = _numbered(
-        _equals(
-            thumbs
-            if tints is None
-            else np.concatenate([_flat(thumbs), _flat(tints).view(np.uint8)], 1)
-        )
-    )
-    rows = standardize(thumbs)
-    for edges in similar_pairs(rows, likeness):
-        clusters = _joined(clusters, edges if tints is None else edges[:, colors_agree(tints, *edges)])
-    return _numbered(clusters)
+    rows = np.array(thumbnails.reshape(len(thumbnails), THUMBNAIL_SIZE**2), dtype=np.float32)
+    rows -= rows.mean(axis=1, keepdims=True)
+    lengths = np.sqrt(np.einsum("nd,nd->n", rows, rows))[:, None]
+    rows *= np.where(lengths <= _UNIFORM * THUMBNAIL_SIZE, 0, 1 / np.maximum(lengths, _UNIFORM))
+    return rows
+
+
+# --- clusters and pairs
+
+
+def near_duplicates(
+    thumbnails: np.ndarray, threshold: float, tints: np.ndarray | None = None
+) -> np.ndarray:
+    """Cluster images that are alike; chains of similar images make one cluster.
+
+    Two images are alike if they are equal, or if the Pearson correlation of their thumbnails is at
+    least `threshold` and their colors do not contradict each other. An image of one color has no
+    correlation: it joins only its equals.
+
+    Args:
+        thumbnails: (N, 32, 32) gray levels.
+        threshold: The least correlation.
+        tints: (N, 2, 64); without them colors are not compared.
+
+    Returns:
+        (N,) int64, the cluster of each image, numbered by first appearance.
+    """
+    whole = thumbnails if tints is None else _with_tints(thumbnails, tints)
+    clusters = _renumber(_first_equals(whole))
+    for pairs in similar_pairs(standardize(thumbnails), threshold):
+        if tints is not None:
+            pairs = pairs[:, colors_agree(tints, *pairs)]
+        clusters = _unite(clusters, pairs)
+    return _renumber(clusters)
+
+
+def similar_pairs(rows: np.ndarray, threshold: float) -> Iterator[np.ndarray]:
+    """Yield the pairs of rows whose product is at least `threshold`, block by block.
+
+    No pair of thumbnails is missed, and few are computed in full: the product of two rows is that
+    of their 8 x 8 means plus that of the remainders, and the latter is at most the product of their
+    lengths (Cauchy-Schwarz).
+
+    Args:
+        rows: (N, D) float32 of length 1.
+        threshold: The least product.
+
+    Yields:
+        (2, P) indices; the first of a pair is smaller than the second.
+    """
+    coarse = _bounding_rows(rows) if rows.shape[1] == THUMBNAIL_SIZE**2 else rows
+    step = max(1, _BLOCK // max(1, len(rows)))
+    for start in range(0, len(rows), step):
+        bounds = coarse[start : start + step] @ coarse[start:].T
+        candidates = np.flatnonzero(bounds >= threshold - _ROUNDING)
+        if len(candidates) > _MANY * bounds.size:
+            candidates = np.flatnonzero(rows[start : start + step] @ rows[start:].T >= threshold)
+        pairs = np.stack(np.divmod(candidates, bounds.shape[1])) + start
+        pairs = pairs[:, pairs[0] < pairs[1]]
+        for first in range(0, pairs.shape[1], _PAIRS):
+            near, far = pairs[:, first : first + _PAIRS]
+            similar = np.einsum("pd,pd->p", rows[near], rows[far]) >= threshold
+            yield np.stack([near[similar], far[similar]])
 
 
 def colors_agree(tints: np.ndarray, near: np.ndarray, far: np.ndarray) -> np.ndarray:
-    """(P,) bool: whether the colours of pairs do not contradict each other, as a red and a blue drawing of one shape do. A picture
-    without colours agrees with all: it may be a copy that has lost them."""
-    one, other = (_flat(tints)[places].astype(np.float32) for places in (near, far))
+    """Whether the colors of pairs are compatible, unlike a red and a blue drawing of one shape.
+
+    An image without colors agrees with all: it may be a copy that has lost them.
+
+    Args:
+        tints: (N, 2, 64).
+        near: (P,) indices.
+        far: (P,) indices.
+
+    Returns:
+        (P,) bool.
+    """
+    one, other = (_flatten(tints)[indices].astype(np.float32) for indices in (near, far))
     lengths = np.sqrt(np.square(one).sum(1)), np.sqrt(np.square(other).sum(1))
-    coloured = np.minimum(*lengths) > _COLOURED * 8  # 8: the root of the cells
-    return np.asarray(~coloured | ((one * other).sum(1) >= _SAME_TINT * lengths[0] * lengths[1]))
+    # the length of a tint is _CELLS, the root of the number of cells, times their mean difference
+    colored = np.minimum(*lengths) > _COLORED * _CELLS
+    same = (one * other).sum(1) >= _SAME_TINT * lengths[0] * lengths[1]
+    return np.asarray(~colored | same)
 
 
-def _flat(values: np.ndarray) -> np.ndarray:
+def _with_tints(thumbnails: np.ndarray, tints: np.ndarray) -> np.ndarray:
+    return np.concatenate([_flatten(thumbnails), _flatten(tints).view(np.uint8)], 1)
+
+
+def _flatten(values: np.ndarray) -> np.ndarray:
     """(N, ...) -> (N, D)."""
     return values.reshape(len(values), math.prod(values.shape[1:]))
 
 
-def _equals(thumbs: np.ndarray) -> list[int]:
-    """For each picture the first one that equals it."""
+def _first_equals(values: np.ndarray) -> list[int]:
+    """For each image the index of the first one that equals it."""
     first: dict[bytes, int] = {}
-    return [first.setdefault(thumb.tobytes(), index) for index, thumb in enumerate(thumbs)]
+    return [first.setdefault(value.tobytes(), index) for index, value in enumerate(values)]
 
 
-def standardize(thumbs: np.ndarray) -> np.ndarray:
-    """(N, 1024) float32 rows of mean 0 and length 1, so that a product of two is their correlation; flat rows are 0."""
-    rows = np.array(thumbs.reshape(len(thumbs), THUMBNAIL_SIZE * THUMBNAIL_SIZE), dtype=np.float32)
-    rows -= rows.mean(axis=1, keepdims=True)
-    lengths = np.sqrt(np.einsum("nd,nd->n", rows, rows))[:, None]
-    rows *= np.where(lengths <= _PLAIN * THUMBNAIL_SIZE, 0, 1 / np.maximum(lengths, _PLAIN))
-    return rows
+def _bounding_rows(rows: np.ndarray) -> np.ndarray:
+    """(N, 65) rows whose products are upper bounds of those of rows of length 1.
 
-
-def similar_pairs(rows: np.ndarray, likeness: float) -> Iterator[np.ndarray]:
-    """(N, D) float32 rows of length 1 -> pairs (2, P) whose product is at least `likeness`, block by block; the first of a pair
-    comes before the second.
-
-    Of thumbnails no pair is missed, and few are computed in full: the product of two rows is that of their 8 x 8 means and of what
-    these leave over, and the latter is at most the product of its lengths (Cauchy-Schwarz).
+    They are the means of 4 x 4 cells, and the length of the remainder.
     """
-    coarse = _bounding(rows) if rows.shape[1] == THUMBNAIL_SIZE**2 else rows
-    step = max(1, _ENTRIES // max(1, len(rows)))
-    for start in range(0, len(rows), step):
-        bound = coarse[start : start + step] @ coarse[start:].T
-        places = np.flatnonzero(bound >= likeness - _ROUNDING)
-        if len(places) > _MANY * bound.size:
-            places = np.flatnonzero(rows[start : start + step] @ rows[start:].T >= likeness)
-        pairs = np.stack(np.divmod(places, bound.shape[1])) + start
-        pairs = pairs[:, pairs[0] < pairs[1]]
-        for place in range(0, pairs.shape[1], _PAIRS):
-            near, far = pairs[:, place : place + _PAIRS]
-            enough = np.einsum("pd,pd->p", rows[near], rows[far]) >= likeness
-            yield np.stack([near[enough], far[enough]])
+    cell = THUMBNAIL_SIZE // _CELLS
+    means = rows.reshape(len(rows), _CELLS, cell, _CELLS, cell).mean((2, 4))
+    means = means.reshape(len(rows), _CELLS**2) * cell
+    remainder = np.einsum("nd,nd->n", rows, rows) - np.square(means).sum(1)
+    return np.concatenate([means, np.sqrt(np.maximum(0, remainder))[:, None]], 1)
 
 
-def _bounding(rows: np.ndarray) -> np.ndarray:
-    """(N, 65) whose products are nowhere below those of rows of length 1: the means of 4 x 4 cells, and the length of the rest."""
-    cells = rows.reshape(len(rows), 8, THUMBNAIL_SIZE // 8, 8, THUMBNAIL_SIZE // 8).mean((2, 4)).reshape(
-        len(rows), 64
-    ) * (THUMBNAIL_SIZE // 8)
-    rest = np.sqrt(np.maximum(0, np.einsum("nd,nd->n", rows, rows) - np.square(cells).sum(1)))
-    return np.concatenate([cells, rest[:, None]], 1)
-
-
-def _joined(clusters: np.ndarray, edges: np.ndarray) -> np.ndarray:
-    """The clusters after uniting the two ends of every edge (2, P)."""
+def _unite(clusters: np.ndarray, pairs: np.ndarray) -> np.ndarray:
+    """The clusters after uniting those of every pair (2, P)."""
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 
-    ends = clusters[edges]
+    ends = clusters[pairs]
     ends = ends[:, ends[0] != ends[1]]
     if ends.size == 0:
         return clusters
     count = int(clusters.max()) + 1
-    graph = coo_array(
-        (np.ones(ends.shape[1], dtype=bool), (ends[0], ends[1])), shape=(count, count)
-    )
+    edges = np.ones(ends.shape[1], dtype=bool)
+    graph = coo_array((edges, (ends[0], ends[1])), shape=(count, count))
     return cast(np.ndarray, connected_components(graph, directed=False)[1][clusters])
 
 
-def _numbered(clusters: Iterable[int]) -> np.ndarray:
-    """The same partition with ids 0, 1, 2, ... in the order of first appearance."""
-    ids: dict[int, int] = {}
+def _renumber(clusters: Iterable[int]) -> np.ndarray:
+    """The same partition with numbers 0, 1, 2, ... in the order of first appearance."""
+    numbers: dict[int, int] = {}
     return np.array(
-        [ids.setdefault(int(cluster), len(ids)) for cluster in clusters], dtype=np.int64
+        [numbers.setdefault(int(cluster), len(numbers)) for cluster in clusters], dtype=np.int64
     )

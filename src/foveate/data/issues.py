@@ -1,186 +1,174 @@
-"""What is wrong with data: kinds of problems, how often each was met, and where.
+"""Problems of a dataset: what formats and scans record, and what happens to faulty labels.
 
-A label that a format cannot use ends the reading with a DataError. Inside `collecting` it is counted and left out instead, so that
-one look finds all of them: a format puts `each` round what concerns one label, one image or one folder.
+Labels that cannot be used are treated in one of two ways:
+
+- By default (`fit`, `evaluate`, ...) the first DataError ends the reading, so that nothing is
+  trained on data that are not what they seem.
+- Inside `collecting` (`foveate check`) the error is recorded in a log and the faulty thing is
+  skipped, so that one look finds all problems.
+
+Formats need not know which: they put `skip_and_record` around what concerns one label, one image
+or one folder. The log of a `collecting` block is a context variable (like `catch_warnings`):
+it would otherwise be an argument of every function that lists a folder or reads a row.
 """
 
 from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
-from typing import Literal
 
 from foveate.errors import BrokenImage, DataError
+from foveate.messages import Message
+from foveate.types import Area, Issue, IssueKind, Location
 
-Severity = Literal["note", "warning", "error"]
-Area = Literal["files", "labels", "classes", "copies", "machine"]
-FIRST = 5  # places of a kind that are told
-KEPT = 1000  # places of a kind that are remembered; all are counted
-_SHOWN = 3  # names of images in a note
-_PARTICULAR = re.compile(
-    r"'[^']*'|\"[^\"]*\"|(?<![\w.])-?\d[\d.,]*"
-)  # what differs between two complaints of one kind
+MAX_LOCATIONS = 1000  # of a kind that are kept; all are counted
+_MAX_EXAMPLES = 3  # names in a message
+# what differs between two errors of one kind: quoted names and numbers
+_PARTICULARS = re.compile(r"'[^']*'|\"[^\"]*\"|(?<![\w.])-?\d[\d.,]*")
 
-
-class IssueKind(str):
-    """A kind of problem, in words that hold for all of its places. `gravity`: an error is lost or makes figures wrong, a warning
-    costs something, a note is good to know. `area`: what it is about. `hint`: what to do."""
-
-    severity: Severity
-    area: Area
-    hint: str
-
-    def __new__(
-        cls, text: str, gravity: Severity = "note", area: Area = "labels", hint: str = ""
-    ) -> IssueKind:
-        kind = super().__new__(cls, text)
-        kind.severity, kind.area, kind.hint = gravity, area, hint
-        return kind
-
-
-@dataclass(frozen=True)
-class Location:
-    """Where a problem was met: an image by its key, a file with its line; why, or how; and the key of another image that it is
-    like."""
-
-    name: str
-    why: str = ""
-    like: str = ""
-
-    def __str__(self) -> str:
-        told = [f"like {self.like}"] if self.like else []
-        return ": ".join([self.name, *told, *([self.why] if self.why else [])])
-
-
-TWINS = IssueKind(
-    "classes that differ in case or spaces only, kept as two",
+SIMILAR_NAMES = IssueKind(
+    "similar_class_names",
+    "class names that differ only in case or spaces, kept as separate classes",
     "warning",
     "classes",
-    "rename one if they are the same",
+    "rename one if they are the same class",
 )
-UNTAUGHT = IssueKind(
-    "classes that no image to learn from has: they cannot be the answer", "warning", "classes"
+NO_TRAINING_IMAGES = IssueKind(
+    "no_training_images",
+    "classes without training images, which can never be predicted",
+    "warning",
+    "classes",
 )
-
-
-class Issue(str):
-    """A sentence for the user that also says which kind of problem it is, how often it was met and where."""
-
-    kind: IssueKind
-    count: int
-    locations: tuple[Location, ...]
-
-    def __new__(
-        cls, text: str, kind: IssueKind, times: int = 1, places: tuple[Location, ...] = ()
-    ) -> Issue:
-        remark = super().__new__(cls, text)
-        remark.kind, remark.count, remark.locations = kind, times, places
-        return remark
 
 
 class IssueLog:
-    """How often each problem was met, and in which images."""
+    """Counts how often each kind of problem occurs, and keeps the first locations."""
 
     def __init__(self) -> None:
         self._counts: Counter[IssueKind] = Counter()
-        self._places: dict[IssueKind, dict[str, Location]] = {}
+        self._locations: dict[IssueKind, dict[str, Location]] = {}
+        self._remarks: dict[Message, Issue] = {}
 
-    def add(self, problem: str, key: str, count: int = 1, why: str = "", like: str = "") -> None:
-        """`count` more of a problem, at the place `key`; of very many places the first are kept."""
-        kind = problem if isinstance(problem, IssueKind) else IssueKind(problem)
+    def add(
+        self, kind: IssueKind, name: str, count: int = 1, why: str = "", like: str = ""
+    ) -> None:
+        """Count a problem.
+
+        Args:
+            kind: The kind of problem.
+            name: Where it occurs: the key of an image, a file with a line, a class, ...
+            count: How often it occurs there.
+            why: The reason, or the particulars.
+            like: The key of another image that this one resembles.
+        """
         self._counts[kind] += count
-        places = self._places.setdefault(kind, {})
-        if len(places) < KEPT:
-            places.setdefault(key, Location(key, why, like))
+        locations = self._locations.setdefault(kind, {})
+        if len(locations) < MAX_LOCATIONS:
+            locations.setdefault(name, Location(name, why, like))
 
-    def refused(self, error: DataError, place: str = "") -> None:
-        """What a format, or the decoder, has refused; twice at the same place is once."""
-        area: Area = "files" if isinstance(error, BrokenImage) else "labels"
-        words = _PARTICULAR.sub("…", error.what).rstrip(" :…")
-        kind = (
-            error.what
-            if isinstance(error.what, IssueKind)
-            else IssueKind(words, "error", area, error.hint or "")
-        )
-        place = place or str(error.where or "")
-        if place not in self._places.get(kind, ()):
-            told = "" if kind == error.what else error.what
-            self.add(kind, place, why=": ".join(part for part in (told, error.why) if part))
+    def add_error(self, error: DataError, name: str = "") -> None:
+        """Count an error that a format or the decoder raised; once per location.
 
-    def noted(self, note: str) -> None:
-        """A note of a table: a remark with its places, or a plain sentence."""
-        if not isinstance(note, Issue):
-            self.add(note, "")
+        Args:
+            error: Errors that differ only in quoted names and numbers are of one kind.
+            name: Where it occurs; by default where the error says.
+        """
+        name = name or str(error.where or "")
+        kind = _kind_of(error)
+        if name not in self._locations.get(kind, ()):
+            particulars = "" if kind.text == error.what else error.what
+            why = ": ".join(part for part in (particulars, error.why) if part)
+            self.add(kind, name, why=why)
+
+    def include(self, issue: Issue) -> None:
+        """Add an issue with all its occurrences."""
+        if not issue.locations:
+            self._remarks.setdefault(issue.message, issue)
             return
-        self._counts[note.kind] += note.count
-        places = self._places.setdefault(note.kind, {})
-        for place in note.locations[: KEPT - len(places)]:
-            places.setdefault(place.name, place)
+        self._counts[issue.kind] += issue.occurrences
+        locations = self._locations.setdefault(issue.kind, {})
+        for location in issue.locations[: MAX_LOCATIONS - len(locations)]:
+            locations.setdefault(location.name, location)
 
-    def has(self, kind: IssueKind, key: str) -> bool:
-        """Whether a problem is known at a place, among those that are kept."""
-        return key in self._places.get(kind, ())
+    def has(self, kind: IssueKind, name: str) -> bool:
+        """Whether a problem is recorded for a location, among those that are kept."""
+        return name in self._locations.get(kind, ())
 
-    def __contains__(self, kind: object) -> bool:
-        return kind in self._counts
-
-    def notes(self) -> tuple[Issue, ...]:
-        """A sentence a problem: what, how many, and the first images."""
-        return tuple(
-            Issue(
-                f"{kind}: {count} ({shown(list(self._places[kind]))})",
-                kind,
-                count,
-                tuple(self._places[kind].values()),
-            )
+    def issues(self) -> tuple[Issue, ...]:
+        """Return one issue per kind, and the remarks."""
+        counted = (
+            counted_issue(kind, list(self._locations[kind].values()), count)
             for kind, count in self._counts.items()
         )
+        return (*self._remarks.values(), *counted)
 
 
-def shown(names: list[str]) -> str:
-    """The first few names, quoted."""
-    return ", ".join(repr(name) for name in names[:_SHOWN]) + (
-        ", ..." if len(names) > _SHOWN else ""
-    )
+def _kind_of(error: DataError) -> IssueKind:
+    area: Area = "files" if isinstance(error, BrokenImage) else "labels"
+    text = _PARTICULARS.sub("…", error.what).rstrip(" :…")
+    return IssueKind(error.id, text, "error", area, error.hint or "")
 
 
-_collected: ContextVar[IssueLog | None] = ContextVar("collected", default=None)
+def counted_issue(
+    kind: IssueKind, locations: Sequence[Location], count: int | None = None
+) -> Issue:
+    """Return an issue that states its kind, how often it occurs, and the first locations.
+
+    Args:
+        kind: The kind of problem.
+        locations: Where it occurs.
+        count: How often it occurs, if more often than there are locations.
+    """
+    count = len(locations) if count is None else count
+    names = quoted([location.name for location in locations])
+    text = "{kind}: {count} ({names})"
+    message = Message("issues.counted", text, kind=kind.message, count=count, names=names)
+    return Issue(kind, message, count, tuple(locations))
+
+
+def quoted(names: Sequence[str]) -> str:
+    """Return the first few names as text: "'a', 'b', 'c', ..."."""
+    return ", ".join(map(repr, names[:_MAX_EXAMPLES])) + (", ..." * (len(names) > _MAX_EXAMPLES))
+
+
+_current: ContextVar[IssueLog | None] = ContextVar("current_issue_log", default=None)
 
 
 @contextmanager
 def collecting() -> Iterator[IssueLog]:
-    """What formats find inside, and what they would refuse, one by one, outside."""
-    found = IssueLog()
-    token = _collected.set(found)
+    """Record faulty labels instead of stopping at the first; yield the log."""
+    log = IssueLog()
+    token = _current.set(log)
     try:
-        yield found
+        yield log
     finally:
-        _collected.reset(token)
-
-
-def issue_log() -> IssueLog:
-    """Those that are being collected; else new ones."""
-    found = _collected.get()
-    return IssueLog() if found is None else found
+        _current.reset(token)
 
 
 def is_collecting() -> bool:
-    """Whether findings are being collected: then a look at every file is worth its time."""
-    return _collected.get() is not None
+    """Whether problems are being collected: then it is worth the time to look at every file."""
+    return _current.get() is not None
+
+
+def issue_log() -> IssueLog:
+    """Return the log of the `collecting` block around the caller, or a new one outside of any."""
+    log = _current.get()
+    return IssueLog() if log is None else log
 
 
 @contextmanager
 def skip_and_record() -> Iterator[None]:
-    """Round what concerns one thing of many: a DataError in it is raised as ever; inside `collecting` it is counted, and that one
-    thing is left out."""
+    """Skip the rest of this block after a DataError and record it, if `collecting`; else raise it.
+
+    To be put around what concerns one thing of many.
+    """
     try:
         yield
     except DataError as error:
-        found = _collected.get()
-        if found is None:
+        log = _current.get()
+        if log is None:
             raise
-        found.refused(error)
+        log.add_error(error)

@@ -72,10 +72,14 @@ class BatchSampler:
             yield [(self.epoch, index) for index in self.team.share(order[part])]
 
 
-def make_loader(dataset: ImageDataset, sampler: BatchSampler, workers: int | None = None) -> Iterable[Batch]:
+def make_loader(
+    dataset: ImageDataset, sampler: BatchSampler, workers: int | None = None
+) -> Iterable[Batch]:
     """Batches in the given order, as often as they are asked for; with `workers` (default: `helpers`) the order and the pixels are
     the same. Where a loader process dies, mostly for want of shared memory, the rest is read by this one, and that is said."""
-    return _Loader(dataset, sampler, default_num_workers(len(sampler)) if workers is None else workers)
+    return _Loader(
+        dataset, sampler, default_num_workers(len(sampler)) if workers is None else workers
+    )
 
 
 @dataclass(frozen=True)
@@ -100,7 +104,9 @@ class _Loader:
             yield from _batches(self.pictures, list(self.order)[given:], 0)
 
 
-def _batches(pictures: ImageDataset, order: Iterable[list[SampleIndex]], count: int) -> DataLoader[Batch]:
+def _batches(
+    pictures: ImageDataset, order: Iterable[list[SampleIndex]], count: int
+) -> DataLoader[Batch]:
     return DataLoader(
         pictures,  # type: ignore[arg-type]
         batch_sampler=order,

@@ -32,14 +32,14 @@ class Mosaic:
     """`chance`: how often a picture is shown with three others. `side`: of the square, px. `fitted`: whether as much of each
     picture is shown as fills its quarter; else quarters are cut out at full resolution."""
 
-    chance: float
+    probability: float
     side: int
     fitted: bool
 
-    def wanted(self) -> bool:
-        return float(torch.rand(())) < self.chance
+    def is_drawn(self) -> bool:
+        return float(torch.rand(())) < self.probability
 
-    def of(self, pictures: Sequence[Shown]) -> Shown:
+    def combine(self, pictures: Sequence[Shown]) -> Shown:
         """Four pictures -> one. Objects of which less than a third is left are dropped, as at any edge."""
         least = round(_LEAST * self.side)
         y, x = torch.randint(least, self.side - least + 1, (2,)).tolist()
@@ -72,16 +72,18 @@ class Mosaic:
         return window, crop_target(resize_target(target, shape), x, y, (height, width))
 
 
-def mosaic(spec: InputSpec, framing: Framing, recipe: AugmentRecipe) -> Mosaic | None:
+def make_mosaic(spec: InputSpec, framing: Framing, recipe: AugmentRecipe) -> Mosaic | None:
     """What the recipe asks for; None for none. Windows at full resolution are filled exactly, other squares shrink afterwards."""
     if not recipe.mosaic:
         return None
     return Mosaic(
-        recipe.mosaic, spec.size * (1 if framing == "windows" else MAX_OVERSIZE), framing != "windows"
+        recipe.mosaic,
+        spec.size * (1 if framing == "windows" else MAX_OVERSIZE),
+        framing != "windows",
     )
 
 
-def refuse_placeless(recipe: AugmentRecipe, answer: type) -> None:
+def require_spatial_targets(recipe: AugmentRecipe, answer: type) -> None:
     """Only answers with places can be joined: raises UsageError for others."""
     if recipe.mosaic and answer not in (Boxes, Regions):
         what = "mosaic joins four pictures whose truths have places, boxes or masks; the truths of this task have none"

@@ -1,149 +1,163 @@
-"""Files of rows (.csv, .tsv, .jsonl, .ndjson, .parquet) -> records with our own column names."""
+"""Tables of images (.csv, .tsv, .jsonl, .ndjson, .parquet) -> records with standard column names."""
 
 from __future__ import annotations
 
 import csv
 import json
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
-from foveate.data.issues import Issue, IssueKind, Location, skip_and_record
-from foveate.data.splits import split_from_name
+from foveate.data.issues import quoted, skip_and_record
+from foveate.data.split_names import split_from_name
 from foveate.errors import DataError, near_names
-from foveate.types import Sample, Split
+from foveate.messages import Message
+from foveate.types import Issue, IssueKind, Location, Sample, Split, remark
 from foveate.utils.paths import printable
 
-ALIASES = {
+Aliases = dict[str, tuple[str, ...]]
+"""Standard column name -> names that a table may use for it, preferred first."""
+
+ALIASES: Aliases = {
     "path": ("path", "file", "filename", "image", "image_path", "filepath"),
     "label": ("label", "labels", "class", "category"),
     "split": ("split",),
     "group": ("group",),
 }
-CORNERS = {
+CORNERS: Aliases = {
     "x0": ("x0", "xmin", "x_min"),
     "y0": ("y0", "ymin", "y_min"),
     "x1": ("x1", "xmax", "x_max"),
     "y1": ("y1", "ymax", "y_max"),
 }
 TEXTS = ("text", "texts", "caption", "captions", "sentence", "sentences")
-MISSING = IssueKind("images that are missing, dropped with their rows", "error")
-_GLANCE = 100  # records that are looked at before the names of the columns are told
+_STANDARD = frozenset(chain(*ALIASES.values(), *CORNERS.values(), TEXTS, ("crowd",)))
+_MAX_PREVIEW = 100  # records that are read to learn the columns of a table
 
-Aliases = dict[str, tuple[str, ...]]
-Record = tuple[
-    int, dict[str, Any]
-]  # the number of the line (of the row, in Parquet; both from 1) and its cells
+MISSING = IssueKind("missing_images_of_rows", "missing images, dropped with their rows", "error")
 
 
-def records(path: Path, aliases: Aliases, required: tuple[str, ...]) -> Iterator[Record]:
-    """The rows of a table, their cells under our names. Raises DataError, with the line where there is one."""
-    reader = READERS.get(path.suffix.lower())
-    if reader is None:
-        raise DataError(
-            "this is no table", where=printable(path), hint="one of: " + ", ".join(READERS)
-        )
-    return _named(reader(path), path, aliases, required)
+class Record(NamedTuple):
+    """A row of a table.
+
+    Attributes:
+        number: The line; in Parquet the row. Both count from 1.
+        cells: Values by column name.
+        is_header: Whether the cells are only placeholders: the record tells the column names.
+        is_delimited: Whether a cell may hold several labels, separated by | or ; (CSV).
+    """
+
+    number: int
+    cells: dict[str, Any]
+    is_header: bool = False
+    is_delimited: bool = False
 
 
 def is_table(path: Path) -> bool:
-    return path.suffix.lower() in READERS and path.is_file()
+    """Whether `path` is a file with the extension of a table."""
+    return path.suffix.lower() in _READERS and path.is_file()
+
+
+def has_labels(path: Path) -> bool:
+    """Whether a table has a column of labels; False if it cannot be read."""
+    return bool(_columns(path).intersection(ALIASES["label"]))
 
 
 def has_boxes(path: Path) -> bool:
-    """Whether a table has the columns of boxes: path, label and four corners. False, too, when it cannot be read."""
+    """Whether a table has a path, a label and four corners; False if it cannot be read."""
     columns = _columns(path)
-    return all(
-        columns.intersection(names)
-        for names in (ALIASES["path"], ALIASES["label"], *CORNERS.values())
-    )
+    required = (ALIASES["path"], ALIASES["label"], *CORNERS.values())
+    return all(columns.intersection(names) for names in required)
 
 
 def has_texts(path: Path) -> bool:
-    """Whether a table has a path and a text; False, too, when it cannot be read."""
+    """Whether a table has a path and a text; False if it cannot be read."""
     columns = _columns(path)
     return all(columns.intersection(names) for names in (ALIASES["path"], TEXTS))
 
 
-def has_labels(path: Path) -> bool:
-    """Whether a table has a column of labels."""
-    return bool(_columns(path).intersection(ALIASES["label"]))
-
-
 def _columns(path: Path) -> set[str]:
-    """The columns of the first rows that can be read; it is for `read` to say what is wrong with the rest."""
+    """The columns of the first readable records; problems are for `read_records` to report."""
     columns: set[str] = set()
     with suppress(DataError, OSError):
-        for _, cells in islice(READERS[path.suffix.lower()](path), _GLANCE):
-            columns.update(name.strip().casefold() for name in cells)
+        for record in islice(_READERS[path.suffix.lower()](path), _MAX_PREVIEW):
+            columns.update(name.strip().casefold() for name in record.cells)
     return columns
 
 
-def traits(path: Path) -> dict[Path, dict[str, str]]:
-    """What else a table says of its images: of each its cells as text, under the names of columns that are none of ours.
+def read_records(path: Path, aliases: Aliases, required: tuple[str, ...]) -> Iterator[Record]:
+    """Yield the rows of a table under standard column names; other columns are left out.
 
-    Raises DataError where there is no such column."""
+    Args:
+        path: The table.
+        aliases: The columns to read.
+        required: Standard names of columns without which the table is refused.
+
+    Raises:
+        DataError: It is not a table, cannot be read, or lacks a column.
+    """
+    reader = _READERS.get(path.suffix.lower())
+    if reader is None:
+        raise _not_a_table(path)
+    return _with_standard_names(reader(path), path, aliases, required)
+
+
+def read_attributes(path: Path) -> dict[Path, dict[str, str]]:
+    """Read what else a table tells about its images: all columns that are not standard ones.
+
+    Returns:
+        Image path -> column -> cell as text.
+
+    Raises:
+        DataError: It is not a table, or has no further column.
+    """
     if not is_table(path):
+        raise _not_a_table(path)
+    names = [] if path.suffix.lower() == ".parquet" else sorted(_columns(path) - _STANDARD)
+    if not names:
         raise DataError(
-            "this is no table", where=printable(path), hint="one of: " + ", ".join(READERS)
+            "the table has no columns besides the standard ones",
+            where=printable(path),
+            hint="give a .csv, .tsv or .jsonl with the column path and others, such as site or age",
         )
-    ours = {alias for aliases in (*ALIASES.values(), *CORNERS.values(), TEXTS) for alias in aliases}
-    others = [] if path.suffix.lower() == ".parquet" else sorted(_columns(path) - ours)
-    found: dict[Path, dict[str, str]] = {}
-    for number, cells in records(
-        path, {"path": ALIASES["path"], **{name: (name,) for name in others}}, ("path",)
-    ):
-        found[place_of(cells["path"], path, number)[0]] = {
-            name: word_of(cells.get(name)) for name in others
-        }
-    if not others:
-        hint = "a .csv, .tsv or .jsonl with a column path and such as site, sex, year"
-        raise DataError("this table has no column to slice by", where=printable(path), hint=hint)
-    return found
+    aliases = {"path": ALIASES["path"], **{name: (name,) for name in names}}
+    attributes: dict[Path, dict[str, str]] = {}
+    for record in read_records(path, aliases, ("path",)):
+        image, _ = resolve_image(record.cells["path"], path, record.number)
+        attributes[image] = {name: cell_text(record.cells.get(name)) for name in names}
+    return attributes
 
 
-# --- bytes -> records
+def _not_a_table(path: Path) -> DataError:
+    return DataError(
+        "the file is not a table",
+        where=printable(path),
+        hint="give a file with one of these extensions: " + ", ".join(_READERS),
+    )
+
+
+# --- files -> records
 
 
 def _read_csv(path: Path) -> Iterator[Record]:
-    """Lines that are blank, or hold only separators, are left out; one label cell may hold several, parted by | or ;."""
+    """Lines that are blank, or contain only separators, are skipped."""
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             header = next((line for line in file if line.strip()), "")
-            reader = csv.DictReader(
+            rows = csv.DictReader(
                 chain([header], file), delimiter=_delimiter(header, path), strict=True
             )
-            yield 1, dict.fromkeys(reader.fieldnames or [], _HEADER)
-            for cells in reader:
-                if any(cells.values()):
-                    yield (
-                        reader.line_num,
-                        {
-                            name: Parted(cell or "")
-                            for name, cell in cells.items()
-                            if name is not None
-                        },
-                    )
+            yield Record(1, dict.fromkeys(rows.fieldnames or []), is_header=True)
+            for row in rows:
+                if any(row.values()):
+                    cells = {name: cell or "" for name, cell in row.items() if name is not None}
+                    yield Record(rows.line_num, cells, is_delimited=True)
     except (csv.Error, UnicodeDecodeError) as error:
-        raise DataError(
-            "this table cannot be read",
-            where=printable(path),
-            why=str(error),
-            hint="save it in UTF-8",
-        ) from None
-
-
-class Parted(str):
-    """A cell of a CSV, where several labels are parted by | or ;."""
-
-
-_HEADER = (
-    Parted()
-)  # the cells of the header's own record, which only carries the names of the columns
+        raise _unreadable(path, error) from None
 
 
 def _delimiter(header: str, path: Path) -> str:
@@ -152,36 +166,32 @@ def _delimiter(header: str, path: Path) -> str:
     return ";" if ";" in header and "," not in header else ","
 
 
-def _read_lines(path: Path) -> Iterator[Record]:
+def _read_json_lines(path: Path) -> Iterator[Record]:
     try:
         with path.open(encoding="utf-8-sig") as file:
             for number, line in enumerate(file, start=1):
                 cells = None
                 with skip_and_record():
-                    cells = _object(line, number, path) if line.strip() else None
+                    cells = _parse_line(line, number, path) if line.strip() else None
                 if cells is not None:
-                    yield number, cells
+                    yield Record(number, cells)
     except UnicodeDecodeError as error:
-        raise DataError(
-            "this table cannot be read",
-            where=printable(path),
-            why=str(error),
-            hint="save it in UTF-8",
-        ) from None
+        raise _unreadable(path, error) from None
 
 
-def _object(line: str, number: int, path: Path) -> dict[str, Any]:
+def _parse_line(line: str, number: int, path: Path) -> dict[str, Any]:
     try:
         cells = json.loads(line)
     except (ValueError, RecursionError) as error:
         raise DataError(
-            "this line is not JSON", where=row_of(path, number), why=str(error)
+            "the line is not valid JSON", where=row_location(path, number), why=str(error)
         ) from None
     if not isinstance(cells, dict):
         raise DataError(
-            "this line is not a JSON object",
-            where=row_of(path, number),
-            hint='{"path": "a.jpg", "label": "cat"}',
+            "the line is not a JSON object",
+            where=row_location(path, number),
+            why=f"got {line.strip()[:80]}",
+            hint='write one object per line: {"path": "a.jpg", "label": "cat"}',
         )
     return cells
 
@@ -190,92 +200,99 @@ def _read_parquet(path: Path) -> Iterator[Record]:
     import pyarrow
     from pyarrow import parquet
 
-    known = {
-        alias
-        for aliases in (*ALIASES.values(), *CORNERS.values(), TEXTS, ("crowd",))
-        for alias in aliases
-    }
     try:
         table = parquet.ParquetFile(path)
         names = table.schema_arrow.names
-        yield 0, dict.fromkeys(names, _HEADER)
-        wanted = [name for name in names if name.strip().casefold() in known]
-        rows = (row for batch in table.iter_batches(columns=wanted) for row in batch.to_pylist())
-        yield from enumerate(rows, start=1)
+        yield Record(0, dict.fromkeys(names), is_header=True)
+        # other columns may hold anything, encoded images for instance: they are not loaded
+        columns = [name for name in names if name.strip().casefold() in _STANDARD]
+        batches = table.iter_batches(columns=columns)
+        rows = chain.from_iterable(batch.to_pylist() for batch in batches)
+        for number, cells in enumerate(rows, start=1):
+            yield Record(number, cells)
     except (pyarrow.ArrowException, OSError) as error:
         raise DataError(
-            "this Parquet file cannot be read",
+            "the Parquet file cannot be read",
             where=printable(path),
             why=str(error).replace("\n", " "),
         ) from None
 
 
-READERS = {
+def _unreadable(path: Path, error: Exception) -> DataError:
+    return DataError(
+        "the table cannot be read",
+        where=printable(path),
+        why=str(error),
+        hint="save it as plain text in UTF-8",
+    )
+
+
+_READERS: dict[str, Callable[[Path], Iterator[Record]]] = {
     ".csv": _read_csv,
     ".tsv": _read_csv,
-    ".jsonl": _read_lines,
-    ".ndjson": _read_lines,
+    ".jsonl": _read_json_lines,
+    ".ndjson": _read_json_lines,
     ".parquet": _read_parquet,
 }
 
 
-# --- columns and cells
+# --- columns
 
 
-def _named(
-    found: Iterable[Record], path: Path, aliases: Aliases, required: tuple[str, ...]
+def _with_standard_names(
+    records: Iterable[Record], path: Path, aliases: Aliases, required: tuple[str, ...]
 ) -> Iterator[Record]:
-    """The records with our own column names; lines of JSON may each have columns of their own."""
+    """Rename columns; lines of JSON may each have other columns."""
     known: dict[tuple[str, ...], dict[str, str]] = {}
-    for number, cells in found:
-        columns = tuple(cells)
+    for record in records:
+        columns = tuple(record.cells)
         if columns not in known:
-            known[columns] = _chosen(
-                list(columns), row_of(path, number) if known else printable(path), aliases, required
+            where = row_location(path, record.number) if known else printable(path)
+            known[columns] = _match_columns(list(columns), where, aliases, required)
+        if not record.is_header:
+            matches = known[columns]
+            yield record._replace(
+                cells={name: record.cells[column] for name, column in matches.items()}
             )
-        if not all(cell is _HEADER for cell in cells.values()):
-            yield number, {name: cells[column] for name, column in known[columns].items()}
 
 
-def _chosen(
+def _match_columns(
     columns: list[str], where: str, aliases: Aliases, required: tuple[str, ...]
 ) -> dict[str, str]:
-    """Our name -> the column that has it; of several the one whose alias is listed first."""
-    spelt = {column.strip().casefold(): column for column in reversed(columns)}
-    chosen = {
-        name: next(spelt[alias] for alias in words if alias in spelt)
-        for name, words in aliases.items()
-        if any(alias in spelt for alias in words)
-    }
-    for name in required:
-        if name not in chosen:
-            near = [
-                column for alias in aliases[name] for column in near_names(alias, columns, most=1)
-            ]
-            hint = (
-                f"rename {near[0]!r} to {name!r}"
+    """Standard name -> column of the table; of several the one whose alias is preferred."""
+    by_folded = {column.strip().casefold(): column for column in reversed(columns)}
+    matches = {}
+    for name, candidates in aliases.items():
+        present = [by_folded[alias] for alias in candidates if alias in by_folded]
+        if present:
+            matches[name] = present[0]
+        elif name in required:
+            near = [hit for alias in candidates for hit in near_names(alias, columns, most=1)]
+            raise DataError(
+                f"the table has no column {name!r}",
+                where=where,
+                why="its columns are: " + (", ".join(columns) or "none"),
+                hint=f"rename the column {near[0]!r} to {name!r}"
                 if near
-                else f"name a column {' or '.join(aliases[name])}"
+                else f"name the column {' or '.join(candidates)}",
             )
-            why = "the columns are: " + ", ".join(columns)
-            raise DataError(f"the table has no column {name!r}", where=where, why=why, hint=hint)
-    return chosen
+    return matches
 
 
-def place_of(cell: object, table: Path, number: int) -> tuple[Path, str]:
-    """The image that a row names, and its key. Paths count from the folder of the table."""
-    if not isinstance(cell, str) or not cell.strip():
-        raise DataError(
-            "this row names no image", where=row_of(table, number), why=f"its path is {cell!r}"
-        )
-    path = Path(os.path.normpath(table.parent / cell.strip()))
-    root = Path(os.path.normpath(table.parent))
-    return path, printable(path.relative_to(root) if path.is_relative_to(root) else path)
+# --- rows of images
 
 
 @dataclass(frozen=True)
-class Named:
-    """What every row that names an image says of it."""
+class ImageRow:
+    """What every row tells about its image.
+
+    Attributes:
+        number: As in Record.
+        path: The image file.
+        key: Its name, as in Sample.
+        split: The split that the row states.
+        group: The group that the row states.
+    """
 
     number: int
     path: Path
@@ -284,62 +301,106 @@ class Named:
     group: str | None
 
 
-R = TypeVar("R", bound=Named)
+Row = TypeVar("Row", bound=ImageRow)
 
 
-def named_by(record: Record, table: Path) -> tuple[int, Path, str, Split | None, str | None]:
-    """The fields of `Named` in a record; raises DataError with the line."""
-    number, cells = record
-    path, key = place_of(cells["path"], table, number)
-    return (
-        number,
-        path,
-        key,
-        split_of(cells.get("split"), row_of(table, number)),
-        word_of(cells.get("group")) or None,
-    )
+def image_fields(record: Record, table: Path) -> tuple[int, Path, str, Split | None, str | None]:
+    """Return the fields of an `ImageRow`.
+
+    Raises:
+        DataError: The row names no image, or an unknown split.
+    """
+    path, key = resolve_image(record.cells["path"], table, record.number)
+    split = parse_split(record.cells.get("split"), row_location(table, record.number))
+    return record.number, path, key, split, cell_text(record.cells.get("group")) or None
 
 
-def without_split(rows: Sequence[Named | Sample]) -> list[str]:
-    """A note where some images name a split and others none."""
-    unsplit = sum(row.split is None for row in rows)
-    return [f"{unsplit} of {len(rows)} images name no split"] if 0 < unsplit < len(rows) else []
+def resolve_image(cell: object, table: Path, number: int) -> tuple[Path, str]:
+    """Return the path of the image that a row names, and its key.
 
+    Args:
+        cell: The path, relative to the folder of the table.
+        table: The table.
+        number: The row, for messages.
 
-def present(rows: list[R], table: Path, notes: list[str]) -> list[R]:
-    """The rows whose image exists, a note on the others; DataError when none does."""
-    missing = [row for row in rows if not row.path.is_file()]
-    names = ", ".join(repr(row.key) for row in missing[:3]) + (", ..." if len(missing) > 3 else "")
-    if len(missing) == len(rows):
-        why = f"not one of the {len(rows)} images is there: {names}"
-        hint = f"paths count from the folder of the table, {printable(table.parent)!r}"
+    Raises:
+        DataError: The cell is empty, or not text.
+    """
+    if not isinstance(cell, str) or not cell.strip():
         raise DataError(
-            "the images of this table are missing", where=printable(table), why=why, hint=hint
+            "the row names no image",
+            where=row_location(table, number),
+            why=f"its path is {cell!r}",
+            hint="fill in the path, or delete the row",
         )
-    if missing:
-        told = f"{len(missing)} of {len(rows)} images are missing and dropped: {names}"
-        places = tuple(Location(row.key, row_of(table, row.number)) for row in missing)
-        notes.append(Issue(told, MISSING, len(missing), places))
-    gone = {row.key for row in missing}
-    return [row for row in rows if row.key not in gone]
+    path = Path(os.path.normpath(table.parent / cell.strip()))
+    root = Path(os.path.normpath(table.parent))
+    return path, printable(path.relative_to(root) if path.is_relative_to(root) else path)
 
 
-def word_of(cell: object) -> str:
-    """A cell as text: nothing and not-a-number are empty; 3.0 is '3', for a gap in a column of integers makes it floats."""
+def parse_split(cell: object, where: str) -> Split | None:
+    """Return the split that a cell names; None for an empty cell.
+
+    Raises:
+        DataError: The cell is not the name of a split.
+    """
+    name = cell_text(cell)
+    split = split_from_name(name)
+    if name and split is None:
+        raise DataError(
+            f"no split is called {name!r}", where=where, hint="write one of: train, val, test"
+        )
+    return split
+
+
+def cell_text(cell: object) -> str:
+    """Return a cell as text; None and NaN are empty.
+
+    3.0 becomes "3": a gap in a column of integers turns it into floats.
+    """
     if cell is None or cell != cell:
         return ""
     return str(int(cell)) if isinstance(cell, float) and cell.is_integer() else str(cell).strip()
 
 
-def split_of(cell: object, where: str) -> Split | None:
-    word = word_of(cell)
-    split = split_from_name(word)
-    if word and split is None:
-        raise DataError(
-            f"no split is called {word!r}", where=where, hint="one of: train, val, test"
-        )
-    return split
-
-
-def row_of(path: Path, number: int) -> str:
+def row_location(path: Path, number: int) -> str:
+    """Return how messages name a row."""
     return f"{printable(path)}, row {number}"
+
+
+def drop_missing(rows: list[Row], table: Path, notes: list[Issue]) -> list[Row]:
+    """Return the rows whose image exists; add a note on the others.
+
+    Raises:
+        DataError: Not one image exists.
+    """
+    missing = [row for row in rows if not row.path.is_file()]
+    examples = quoted([row.key for row in missing])
+    if len(missing) == len(rows):
+        raise DataError(
+            "the images of the table do not exist",
+            where=printable(table),
+            why=f"none of {len(rows)} paths leads to a file: {examples}",
+            hint=f"paths are relative to the folder of the table, {printable(table.parent)!r}",
+        )
+    if missing:
+        message = Message(
+            "issues.missing_images_of_rows.note",
+            "{count} of {total:image|images} are missing and dropped: {names}",
+            count=len(missing),
+            total=len(rows),
+            names=examples,
+        )
+        locations = tuple(Location(row.key, row_location(table, row.number)) for row in missing)
+        notes.append(Issue(MISSING, message, len(missing), locations))
+    missing_keys = {row.key for row in missing}
+    return [row for row in rows if row.key not in missing_keys]
+
+
+def partial_split_notes(rows: Sequence[ImageRow | Sample]) -> list[Issue]:
+    """Return a note if some images state a split and others do not."""
+    count = sum(row.split is None for row in rows)
+    if not 0 < count < len(rows):
+        return []
+    text = "{count} of {total:image|images} state no split"
+    return [remark("partial_split", text, count=count, total=len(rows))]

@@ -1,12 +1,13 @@
-"""TODO-DOC foveate.data.scan."""
+"""Opening every image once: which can be read, and what duplicates are recognized by."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
@@ -14,33 +15,103 @@ from foveate.data.duplicates import gray_thumbnail, tint
 from foveate.data.image_cache import ImageCache
 from foveate.data.tables import label_names
 from foveate.errors import BrokenImage, DataError
-from foveate.images import codec as images
+from foveate.images.codec import content_hash
 from foveate.images.preprocessing import Framing
 from foveate.recipe import DataRecipe
-from foveate.types import Sample, Table
+from foveate.types import Sample, StoredImage, Table
 from foveate.utils import log
+
+_MAX_THREADS = 8
+_CHUNK = 1000  # images that are handed to the threads at once
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Fingerprint:
+    """What copies of an image are recognized by.
+
+    Attributes:
+        digest: SHA-256 of the file.
+        thumbnail: (32, 32) uint8 grayscale.
+        tint: (2, 64) int8, its colors, as in `duplicates.tint`.
+    """
+
+    digest: str
+    thumbnail: np.ndarray
+    tint: np.ndarray
+
+    @classmethod
+    def of(cls, path: Path, pixels: np.ndarray) -> Fingerprint:
+        """Return the fingerprint of a file that has been decoded to (h, w, 3) uint8.
+
+        Raises:
+            BrokenImage: The file cannot be read.
+        """
+        return cls(content_hash(path), gray_thumbnail(pixels), tint(pixels))
+
+
+def scan_images(
+    samples: Sequence[Sample],
+    inspect: Callable[[Sample], T],
+    strict: bool = False,
+    advance: Callable[[], None] = lambda: None,
+) -> Iterator[T | BrokenImage]:
+    """Inspect every image, in several threads; yield the results in the order of the samples.
+
+    Args:
+        samples: The images.
+        inspect: What to do with each; may raise BrokenImage.
+        strict: Whether to raise the first BrokenImage, instead of yielding it.
+        advance: Called after each image.
+
+    Raises:
+        BrokenImage: An image cannot be read, and `strict`.
+    """
+
+    def attempt(sample: Sample) -> T | BrokenImage:
+        try:
+            return inspect(sample)
+        except BrokenImage as error:
+            if strict:
+                raise
+            return error
+
+    with ThreadPoolExecutor(min(_MAX_THREADS, os.cpu_count() or 1)) as pool:
+        for start in range(0, len(samples), _CHUNK):
+            for result in pool.map(attempt, samples[start : start + _CHUNK]):
+                yield result
+                advance()
 
 
 @dataclass(frozen=True)
 class ScannedTable:
-    """The pictures that can be read. `hashes`: SHA-256 of each file. `thumbs`: (N, 32, 32) uint8 grey. `skipped`: path and why.
-    `tints`: (N, 2, 64) int8, their colours, where they are known."""
+    """The readable images of a table.
+
+    Attributes:
+        table: Their samples.
+        hashes: SHA-256 of each file.
+        thumbnails: (N, 32, 32) uint8 grayscale.
+        pixels: The cache that they were decoded into.
+        skipped: Key of each unreadable image, and why.
+        tints: (N, 2, 64) int8, their colors, if known.
+    """
 
     table: Table
     hashes: tuple[str, ...]
     thumbnails: np.ndarray
-    pixels: ImageCache
+    cache: ImageCache
     skipped: tuple[tuple[str, str], ...]
     tints: np.ndarray | None = None
 
-    def subset(self, places: Sequence[int], table: Table) -> ScannedTable:
-        """The pictures at these places; `table` is theirs."""
-        hashes, tints = (
-            tuple(self.hashes[place] for place in places),
-            None if self.tints is None else self.tints[list(places)],
-        )
+    def subset(self, indices: Sequence[int], table: Table) -> ScannedTable:
+        """Return some of the images; `table` has their samples."""
         return replace(
-            self, table=table, hashes=hashes, thumbnails=self.thumbnails[list(places)], tints=tints
+            self,
+            table=table,
+            hashes=tuple(self.hashes[index] for index in indices),
+            thumbnails=self.thumbnails[list(indices)],
+            tints=None if self.tints is None else self.tints[list(indices)],
         )
 
 
@@ -51,88 +122,90 @@ def scan(
     recipe: DataRecipe,
     advance: Callable[[], None] = lambda: None,
 ) -> ScannedTable:
-    """Opens every picture once. A broken one is left out and named, or raised when the recipe is strict.
+    """Open every image of a table once, and keep the pixels.
 
-    Raises DataError when nothing is left, or when a class has lost all its pictures.
+    Args:
+        table: The dataset.
+        size: Side of the network's input, px.
+        framing: How an image is fitted to that square.
+        recipe: Whether a broken image is an error (`strict`), and whether pixels are cached.
+        advance: Called after each image.
+
+    Raises:
+        BrokenImage: An image cannot be read, and the recipe is strict.
+        DataError: No image can be read, or none of a class.
     """
-    pixels = ImageCache(size, framing, recipe.cache_images)
+    cache = ImageCache(size, framing, recipe.cache_images)
 
-    def look(sample: Sample) -> tuple[str, np.ndarray, np.ndarray] | BrokenImage:
-        try:
-            seen, _ = pixels.read(sample.path)
-            return images.content_hash(sample.path), gray_thumbnail(seen), tint(seen)
-        except BrokenImage as error:
-            if recipe.strict:
-                raise
-            return error
+    def inspect(sample: Sample) -> Fingerprint:
+        pixels, _ = cache.read(sample.path)
+        return Fingerprint.of(sample.file, pixels)
 
-    seen: list[tuple[str, np.ndarray, np.ndarray] | BrokenImage] = []
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        for found in pool.map(look, table.samples):
-            seen.append(found)
-            advance()
-    whole = [
-        (sample, found)
-        for sample, found in zip(table.samples, seen, strict=True)
-        if not isinstance(found, BrokenImage)
-    ]
-    broken = [
-        (sample, found)
-        for sample, found in zip(table.samples, seen, strict=True)
-        if isinstance(found, BrokenImage)
-    ]
-    _refuse_lost_classes(table, [sample for sample, _ in whole])
+    results = list(scan_images(table.samples, inspect, recipe.strict, advance))
+    pairs = list(zip(table.samples, results, strict=True))
+    whole = [(each, result) for each, result in pairs if not isinstance(result, BrokenImage)]
+    broken = [(each, result) for each, result in pairs if isinstance(result, BrokenImage)]
+    _require_every_class(table, [sample for sample, _ in whole])
     return ScannedTable(
         table=table.with_samples(tuple(sample for sample, _ in whole)),
-        hashes=tuple(found[0] for _, found in whole),
-        thumbnails=np.stack([found[1] for _, found in whole]),
-        tints=np.stack([found[2] for _, found in whole]),
-        pixels=pixels,
+        hashes=tuple(fingerprint.digest for _, fingerprint in whole),
+        thumbnails=np.stack([fingerprint.thumbnail for _, fingerprint in whole]),
+        tints=np.stack([fingerprint.tint for _, fingerprint in whole]),
+        cache=cache,
         skipped=tuple((sample.key, error.why or error.what) for sample, error in broken),
     )
 
 
 def without_images(table: Table) -> ScannedTable:
-    """A table of names alone, as `scan` would give it."""
-    return ScannedTable(table, (), np.empty((0, 32, 32), np.uint8), ImageCache(1, "whole", keep=False), ())
+    """Return a table of class names without images as `scan` would."""
+    cache = ImageCache(1, "whole", keep=False)
+    return ScannedTable(table, (), np.empty((0, 32, 32), np.uint8), cache, ())
 
 
-def _refuse_lost_classes(table: Table, left: list[Sample]) -> None:
+def _require_every_class(table: Table, readable: list[Sample]) -> None:
     before, after = (
         {name for sample in samples for name in label_names(sample)}
-        for samples in (table.samples, left)
+        for samples in (table.samples, readable)
     )
     lost = sorted(before - after)
-    if lost or not left:
-        what = (
-            f"no picture of the class {lost[0]!r} can be read" if left else "no picture can be read"
-        )
+    if lost or not readable:
         raise DataError(
-            what, where=table.root, hint="look at the files: foveate needs pictures of every class"
+            f"no image of the class {lost[0]!r} can be read"
+            if readable
+            else "none of the images can be read",
+            where=table.root,
+            hint="run foveate check on the data to see why",
         )
 
 
-def unreadable(
-    samples: Sequence[Sample], pixels: ImageCache, strict: bool = False
-) -> dict[Path, BrokenImage]:
-    """The paths of pictures that cannot be read, and why; the first one is raised when strict."""
-    found = {}
+def find_unreadable(
+    samples: Sequence[Sample], cache: ImageCache, strict: bool = False
+) -> dict[Path | StoredImage, BrokenImage]:
+    """Return the images that cannot be read, and why.
+
+    Raises:
+        BrokenImage: An image cannot be read, and `strict`.
+    """
+    errors = {}
     for sample in samples:
         try:
-            pixels.read(sample.path)
+            cache.read(sample.path)
         except BrokenImage as error:
             if strict:
                 raise
-            found[sample.path] = error
-    return found
+            errors[sample.path] = error
+    return errors
 
 
-def readable(samples: Sequence[Sample], pixels: ImageCache, strict: bool = False) -> list[Sample]:
-    """Those whose pictures can be read; the others are named, or raise when strict."""
-    errors = unreadable(samples, pixels, strict)
+def drop_unreadable(samples: Sequence[Sample], cache: ImageCache, strict: bool = False) -> list[Sample]:
+    """Return the samples whose images can be read; warn of the others.
+
+    Raises:
+        BrokenImage: An image cannot be read, and `strict`.
+    """
+    errors = find_unreadable(samples, cache, strict)
     for sample in samples:
         if sample.path in errors:
-            log.warning(
-                f"skipped {sample.key}: {errors[sample.path].why or errors[sample.path].what}"
-            )
+            error = errors[sample.path]
+            log.warning(f"skipped {sample.key}: {error.why or error.what}")
     return [sample for sample in samples if sample.path not in errors]

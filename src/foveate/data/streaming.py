@@ -1,4 +1,7 @@
-"""Pictures by the million: a list on disk, of which 8 bytes each are in memory; from folders, tables and tar shards."""
+"""Images by the million: a list on disk, of which 8 bytes per image are held in memory.
+
+The images are in folders, tables or tar shards.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ import torch
 from foveate.data.dataset import ImageDataset
 from foveate.data.discovery import find_images, is_image
 from foveate.data.image_cache import ImageCache
-from foveate.data.records import ALIASES, is_table, place_of, records
+from foveate.data.records import ALIASES, is_table, read_records, resolve_image
 from foveate.data.transforms import Transform
 from foveate.errors import BrokenImage, DataError
 from foveate.types import StoredImage, TargetTensors
@@ -23,13 +26,20 @@ from foveate.utils.files import atomic_write
 from foveate.utils.paths import printable
 
 SHARDS = (".tar",)
-_LARGEST = 1 << 29  # bytes of a picture in a shard
-_TRIES = 16  # pictures in a row that may be broken
+_MAX_BYTES = 1 << 29  # of an image in a shard
+_MAX_BROKEN = 16  # images in a row that may be unreadable
 
 
 @dataclass(frozen=True)
 class Entry(StoredImage):
-    """A picture: a file, or so many bytes from an offset in a shard. `key` names it."""
+    """An image file, or a member of a shard.
+
+    Attributes:
+        key: Its name.
+        path: The image, or the shard.
+        offset: Where it starts in the shard, bytes.
+        length: Its size in the shard, bytes; None for an image file.
+    """
 
     key: str
     path: Path
@@ -37,7 +47,11 @@ class Entry(StoredImage):
     length: int | None = None
 
     def content(self) -> Path | bytes:
-        """What the decoder reads. Raises BrokenImage where the shard cannot be read any more."""
+        """Return what the decoder reads.
+
+        Raises:
+            BrokenImage: The shard cannot be read anymore.
+        """
         if self.length is None:
             return self.path
         try:
@@ -46,12 +60,16 @@ class Entry(StoredImage):
                 return file.read(self.length)
         except OSError as error:
             raise BrokenImage(
-                "this shard cannot be read", where=printable(self.path), why=str(error)
+                "the shard cannot be read", where=printable(self.path), why=str(error)
             ) from None
 
 
 class Catalogue:
-    """The pictures of a list on disk, in its order; `file` has a line of JSON each."""
+    """A list of images in a file with one line of JSON per image.
+
+    Args:
+        file: The list, as `write` wrote it.
+    """
 
     def __init__(self, file: Path) -> None:
         self.file = file
@@ -64,99 +82,110 @@ class Catalogue:
     def __len__(self) -> int:
         return len(self.starts) - 1
 
-    def __getitem__(self, place: int) -> Entry:
+    def __getitem__(self, index: int) -> Entry:
         with self.file.open("rb") as lines:
-            lines.seek(int(self.starts[place]))
+            lines.seek(int(self.starts[index]))
             key, path, offset, length = json.loads(lines.readline())
         return Entry(key, Path(path), offset, length)
 
     @classmethod
-    def listed(cls, file: Path, found: Iterable[Entry]) -> Catalogue:
-        """Writes the list, as the entries come."""
+    def write(cls, file: Path, entries: Iterable[Entry]) -> Catalogue:
+        """Write a list of images, one by one; return it."""
         with atomic_write(file) as aside, aside.open("w", encoding="utf-8") as lines:
-            for entry in found:
-                lines.write(
-                    json.dumps([entry.key, str(entry.path), entry.offset, entry.length]) + "\n"
-                )
+            for entry in entries:
+                row = [entry.key, str(entry.path), entry.offset, entry.length]
+                lines.write(json.dumps(row) + "\n")
         return cls(file)
 
 
-def entries(source: Path) -> Iterator[Entry]:
-    """The pictures of a folder (with pictures and shards at any depth), a shard, or a table with a column path, one after the
-    other. Raises DataError for a table or a shard that cannot be read."""
+def find_entries(source: Path) -> Iterator[Entry]:
+    """Find the images of a source, one by one.
+
+    Args:
+        source: A folder (with images and shards at any depth), a shard, or a table with paths.
+
+    Raises:
+        DataError: The source is none of these, or cannot be read.
+    """
     if source.is_dir():
-        yield from _of_folder(source)
+        yield from _in_folder(source)
     elif source.suffix.lower() in SHARDS:
-        yield from _of_shard(source, source.name)
+        yield from _in_shard(source, source.name)
     elif is_table(source):
-        for number, cells in records(source, {"path": ALIASES["path"]}, ("path",)):
-            path, key = place_of(cells["path"], source, number)
+        for record in read_records(source, {"path": ALIASES["path"]}, ("path",)):
+            path, key = resolve_image(record.cells["path"], source, record.number)
             yield Entry(key, path)
     else:
-        hint = "a folder of pictures, .tar shards, or a table with a column path"
         raise DataError(
-            "there are no pictures to learn from here", where=printable(source), hint=hint
+            "this is not a source of images",
+            where=printable(source),
+            hint="give a folder of images, .tar shards, or a table with a column path",
         )
 
 
-def _of_folder(folder: Path) -> Iterator[Entry]:
+def _in_folder(folder: Path) -> Iterator[Entry]:
     for path in find_images(folder):
         yield Entry(printable(path.relative_to(folder)), path.absolute())
     for shard in sorted(folder.rglob("*.tar")):
-        yield from _of_shard(shard, printable(shard.relative_to(folder)))
+        yield from _in_shard(shard, printable(shard.relative_to(folder)))
 
 
-def _of_shard(shard: Path, name: str) -> Iterator[Entry]:
-    """Only plain files whose names end like a picture's; nothing is unpacked, so that no name can lead anywhere."""
+def _in_shard(shard: Path, name: str) -> Iterator[Entry]:
+    """Regular files with the extension of an image.
+
+    Nothing is unpacked, so that no name of a member can lead anywhere.
+    """
     try:
         with tarfile.open(shard, "r:") as archive:
             for member in archive:
                 archive.members = []  # type: ignore[attr-defined]  # it would keep all of them
-                if member.isreg() and 0 < member.size <= _LARGEST and is_image(Path(member.name)):
-                    yield Entry(
-                        f"{name}/{printable(member.name)}",
-                        shard.absolute(),
-                        member.offset_data,
-                        member.size,
-                    )
+                if member.isreg() and 0 < member.size <= _MAX_BYTES and is_image(Path(member.name)):
+                    key = f"{name}/{printable(member.name)}"
+                    yield Entry(key, shard.absolute(), member.offset_data, member.size)
     except (tarfile.TarError, OSError, ValueError) as error:
-        hint = "shards are plain .tar files, without compression"
         raise DataError(
-            "this shard cannot be read", where=printable(shard), why=str(error), hint=hint
+            "the shard cannot be read",
+            where=printable(shard),
+            why=str(error),
+            hint="shards must be .tar files without compression",
         ) from None
 
 
 class Stream(ImageDataset):
-    """The pictures of a catalogue, read as they are asked for. One that cannot be read gives its place to the next one, and is
-    named once."""
+    """The images of a catalogue, read on demand, without targets.
+
+    Unreadable images are replaced by the next readable one and reported once.
+    """
 
     def __init__(
         self, catalogue: Catalogue, pixels: ImageCache, transform: Transform, seed: int
     ) -> None:
-        super().__init__((), pixels, transform, lambda truth, size: {}, seed)
-        self.catalogue, self.broken = catalogue, dict[int, str]()
+        super().__init__((), pixels, transform, lambda target, size: {}, seed)
+        self.catalogue, self.unreadable = catalogue, dict[int, str]()
 
     def __len__(self) -> int:
         return len(self.catalogue)
 
     def name_of(self, index: int) -> str:
+        """Return the key of an image."""
         return self.catalogue[index].key
 
     def _read(self, index: int) -> tuple[np.ndarray, tuple[int, int], TargetTensors]:
-        for step in range(min(_TRIES, len(self))):
-            place = (index + step) % len(self)
-            entry = self.catalogue[place]
+        for step in range(min(_MAX_BROKEN, len(self))):
+            candidate = (index + step) % len(self)
+            entry = self.catalogue[candidate]
             try:
                 return *self.pixels.read(entry), {}
             except BrokenImage as error:
-                if place not in self.broken:
-                    self.broken[place] = error.why or error.what
-                    log.warning(f"skipped {entry.key}: {self.broken[place]}")
+                if candidate not in self.unreadable:
+                    self.unreadable[candidate] = error.why or error.what
+                    log.warning(f"skipped {entry.key}: {self.unreadable[candidate]}")
         raise DataError(
-            f"{_TRIES} pictures in a row cannot be read", where=self.catalogue[index].key
+            f"{_MAX_BROKEN} images in a row cannot be read", where=self.catalogue[index].key
         )
 
 
-def sampled(catalogue: Catalogue, count: int) -> Iterable[int]:
-    """Places spread evenly over the catalogue."""
-    return torch.linspace(0, len(catalogue) - 1, min(count, len(catalogue))).round().long().tolist()
+def spread_indices(catalogue: Catalogue, count: int) -> Iterable[int]:
+    """Return indices spread evenly over a catalogue."""
+    last, count = len(catalogue) - 1, min(count, len(catalogue))
+    return torch.linspace(0, last, count).round().long().tolist()

@@ -1,4 +1,4 @@
-"""TODO-DOC foveate.data.tables."""
+"""Operations on tables: the classes of a sample, data in the classes of a run, choosing a split."""
 
 from __future__ import annotations
 
@@ -10,88 +10,126 @@ from typing import Any
 from foveate.data.formats import read_table
 from foveate.errors import DataError
 from foveate.predictions import Boxes, Labels
-from foveate.types import Sample, Table
+from foveate.types import Issue, Sample, Table, remark
 from foveate.utils import log
 
 
 def label_names(sample: Sample) -> tuple[str, ...]:
-    """The classes that a sample shows, each once; none where its truth does not name them."""
-    return (
-        tuple(dict.fromkeys(sample.target.names)) if isinstance(sample.target, Labels | Boxes) else ()
-    )
+    """Return the classes of a sample, each once; none if its target has no class names."""
+    if not isinstance(sample.target, Labels | Boxes):
+        return ()
+    return tuple(dict.fromkeys(sample.target.names))
 
 
-def remap_classes(table: Table, classes: tuple[str, ...]) -> tuple[Table, list[str]]:
-    """The table of other data in the classes of a run, matched by name, and what that cost in words.
+def read_matching_table(classes: tuple[str, ...], data: Path, format: str) -> Table:
+    """Read other data in the classes of a run, which are matched by name; warn of the others.
 
-    Images of an unknown class, boxes of unknown classes and pixels of unknown classes are left out of the truth.
+    Args:
+        classes: The classes of the run.
+        data: The path of the data.
+        format: The name of its format, or "auto".
+
+    Raises:
+        DataError: The data cannot be read, or no image has a class of the run.
     """
-    strange = sorted(set(table.classes) - set(classes))
+    table = read_table(data, format)
+    log.info(f"data: {data}, read as {table.format}: {len(table.samples)} images")
+    for note in table.notes:
+        log.warning(note)
+    table, notes = remap_classes(table, classes)
+    for note in notes:
+        log.warning(note)
+    if not table.samples:
+        raise DataError(
+            "none of the images has a class of the run",
+            where=data,
+            why="the classes of the run are: " + ", ".join(classes),
+        )
+    return table
+
+
+def remap_classes(table: Table, classes: tuple[str, ...]) -> tuple[Table, list[Issue]]:
+    """Convert other data to the classes of a run, which are matched by name.
+
+    Images, boxes and pixels of unknown classes are left out.
+
+    Args:
+        table: The data.
+        classes: The classes of the run.
+
+    Returns:
+        The converted table, and notes on what was left out.
+    """
     if table.classes == classes:
         return table, []
-    which = f"the run knows no class {', '.join(map(repr, strange))}"
-    kept, lost = [], Counter[str]()
+    kept, dropped = [], Counter[str]()
     for sample in table.samples:
-        truth: Any = sample.target
-        moved, count = truth.in_classes(table.classes, classes)
-        lost[truth.dropped_text] += count
-        if moved is not None:
-            kept.append(replace(sample, target=moved))
-    notes = [f"{words.format(count)}: {which}" for words, count in lost.items() if count]
+        target: Any = sample.target
+        converted, count = target.in_classes(table.classes, classes)
+        dropped[target.dropped_text] += count
+        if converted is not None:
+            kept.append(replace(sample, target=converted))
+    unknown = ", ".join(map(repr, sorted(set(table.classes) - set(classes))))
+    notes = [
+        remark(
+            "unknown_classes",
+            text + " (not classes of the run: {classes})",
+            count=count,
+            classes=unknown,
+        )
+        for text, count in dropped.items()
+        if count
+    ]
     return replace(table, samples=tuple(kept), classes=classes), notes
 
 
 def require_single_label(table: Table, who: str) -> Table:
-    """The table, where each image has one class; `who` wants that. Raises DataError for anything else."""
-    hint = "foveate fit DATA --backbone NAME says what a backbone is worth"
-    odd = next(
-        (sample.target for sample in table.samples if not isinstance(sample.target, Labels)), None
-    )
-    if odd is not None:
-        raise DataError(
-            f"{who} wants a class for each image, not {type(odd).__name__.lower()}",
-            where=table.root,
-            hint=hint,
-        )
+    """Return the table if each image has exactly one class.
+
+    Args:
+        table: The data.
+        who: What requires it, for the message.
+
+    Raises:
+        DataError: It has other targets, or images with several classes or none.
+    """
+    what = f"{who} needs single-label classification data"
+    hint = "to compare backbones on other data: foveate fit DATA --backbone NAME"
+    for sample in table.samples:
+        if not isinstance(sample.target, Labels):
+            why = f"got {type(sample.target).__name__.lower()}"
+            raise DataError(what, where=table.root, why=why, hint=hint)
     if table.multilabel:
-        raise DataError(
-            f"{who} wants one class an image: these images have several, or none",
-            where=table.root,
-            hint=hint,
-        )
-    return table
-
-
-def read_matching_table(classes: tuple[str, ...], data: Path, format: str) -> Table:
-    """Another table; its classes are matched to those of a run by name, and what is of unknown classes is left out, aloud."""
-    table = read_table(data, format)
-    log.info(f"data: {data}, {table.format}, {len(table.samples)} images")
-    for note in table.notes:
-        log.warning(note)
-    table, losses = remap_classes(table, classes)
-    for loss in losses:
-        log.warning(loss)
-    if not table.samples:
-        raise DataError(
-            "no image of this data has a class that the run knows",
-            where=data,
-            why=f"it knows {classes}",
-        )
+        why = "some images have several classes, or none"
+        raise DataError(what, where=table.root, why=why, hint=hint)
     return table
 
 
 def select_split(table: Table, split: str) -> tuple[str, Table]:
-    """The images to score. Auto never falls back to training images of a run's own data: there is nothing to learn there."""
+    """Select the images to score.
+
+    Args:
+        table: The data.
+        split: A split, "all", or "auto": test, or else validation, or else all. With data that a
+            run divided itself, auto never falls back to training images.
+
+    Returns:
+        The name of the split, and its table.
+
+    Raises:
+        DataError: There are no such images.
+    """
     if split == "auto":
         present = {sample.split for sample in table.samples}
-        split = next((word for word in ("test", "val") if word in present), "all")
+        split = next((name for name in ("test", "val") if name in present), "all")
     if not table.samples:
         raise DataError(
-            "this run has no images of its own", where=table.root, hint="foveate evaluate RUN DATA"
+            "the run has no images of its own",
+            where=table.root,
+            hint="name data to evaluate on: foveate evaluate RUN DATA",
         )
     samples = tuple(sample for sample in table.samples if split in ("all", sample.split))
     if not samples:
-        raise DataError(
-            f"there are no {split} images", where=table.root, hint="--split all, or give other data"
-        )
+        hint = "use --split all, or give other data"
+        raise DataError(f"there are no {split} images", where=table.root, hint=hint)
     return split, table.with_samples(samples)

@@ -29,7 +29,9 @@ from foveate.predictions import IGNORE_INDEX
 from foveate.recipe import AugmentRecipe
 from foveate.types import OBJECT_KEYS, Batch, InputSpec, TargetTensors
 
-Transform = Callable[[np.ndarray, tuple[int, int], TargetTensors], tuple[Tensor, View, TargetTensors]]
+Transform = Callable[
+    [np.ndarray, tuple[int, int], TargetTensors], tuple[Tensor, View, TargetTensors]
+]
 """(pixels (h, w, 3) uint8, (H, W) of the original, target) -> image (3, size, size), what it shows, target"""
 
 
@@ -69,7 +71,10 @@ def evaluation_transform(spec: InputSpec, framing: Framing) -> Transform:
             _scaled(target, pixels.shape[:2], size),
         )
         moved = _laid(
-            moved, place_on_square((pixels.shape[0], pixels.shape[1]), spec.size, framing), spec.size, framing
+            moved,
+            place_on_square((pixels.shape[0], pixels.shape[1]), spec.size, framing),
+            spec.size,
+            framing,
         )
         return image.as_subclass(Tensor), view_of(size, spec.size, framing), moved
 
@@ -239,7 +244,9 @@ def _has_places(target: TargetTensors) -> bool:
     )
 
 
-def _scaled(target: TargetTensors, decoded: tuple[int, ...], size: tuple[int, int]) -> TargetTensors:
+def _scaled(
+    target: TargetTensors, decoded: tuple[int, ...], size: tuple[int, int]
+) -> TargetTensors:
     """The target of an original of `size` (height, width) in the pixels of the `decoded`, perhaps smaller picture."""
     return resize_target(target, [decoded[0], decoded[1]]) if decoded[:2] != size else target
 
@@ -322,7 +329,9 @@ def as_image(pixels: np.ndarray) -> tv_tensors.Image:
     return tv_tensors.Image(torch.from_numpy(pixels).permute(2, 0, 1))
 
 
-def _laid(target: TargetTensors, shape: tuple[int, int], square: int, framing: Framing) -> TargetTensors:
+def _laid(
+    target: TargetTensors, shape: tuple[int, int], square: int, framing: Framing
+) -> TargetTensors:
     """The target along with a picture that is laid on the network's square at this (height, width)."""
     target = resize_target(target, list(shape))
     if framing != "crop":

@@ -142,9 +142,7 @@ def score_predictions(
     return metric
 
 
-def compute_scores(
-    predictions: Iterable[Any], samples: Iterable[Sample], model: Model
-) -> Scores:
+def compute_scores(predictions: Iterable[Any], samples: Iterable[Sample], model: Model) -> Scores:
     """Compute the scores of predictions for samples with targets."""
     return score_predictions(predictions, samples, model).compute()
 

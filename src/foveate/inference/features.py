@@ -159,7 +159,7 @@ def backbone_features(
     """
     features = head_features(
         model,
-        eval_dataset(model, scanned.table.samples, scanned.pixels, recipe.seed),
+        eval_dataset(model, scanned.table.samples, scanned.cache, recipe.seed),
         scanned.hashes,
         batch_size=recipe.training.batch_size,
         device=device,

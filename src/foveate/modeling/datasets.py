@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from foveate.data.dataset import ImageDataset, TiledDataset
 from foveate.data.image_cache import ImageCache
-from foveate.data.mosaic import mosaic
+from foveate.data.mosaic import make_mosaic
 from foveate.data.transforms import evaluation_transform, training_transform
 from foveate.modeling.model import Model
 from foveate.modeling.tasks import SpatialTask
@@ -20,7 +20,7 @@ def training_dataset(
     """Return the samples with the augmentation of a recipe."""
     spec, task = model.backbone.input, model.task
     transform = training_transform(spec, task.framing, augment)
-    tiles = mosaic(spec, task.framing, augment)
+    tiles = make_mosaic(spec, task.framing, augment)
     return ImageDataset(samples, cache, transform, task.encode, seed, tiles)
 
 

@@ -17,7 +17,7 @@ _PIPELINES = {  # the Hub's names of tasks
     "caption": "image-to-text",
     "generate": "unconditional-image-generation",
 }
-_PRIVATE_FACTS = {"report.data"}  # the path of the data: a card is made to be published
+_PRIVATE_FACTS = {"fact.data"}  # the path of the data: a card is made to be published
 _USAGE = """```python
 import foveate
 foveate.predict("{name}", ["image.jpg"])

@@ -73,7 +73,7 @@ class Job:
     def dataset(self, split: str, augmented: bool = False) -> ImageDataset:
         """Return the images of a split, as for evaluation or `augmented` as for training."""
         samples = [self.table.samples[index] for index in self.indices(split)]
-        cache, seed = self.scanned.pixels, self.recipe.seed
+        cache, seed = self.scanned.cache, self.recipe.seed
         if augmented:
             return training_dataset(self.model, samples, cache, self.recipe.augment, seed)
         return eval_dataset(self.model, samples, cache, seed)

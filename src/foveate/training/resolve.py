@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from foveate.data.formats import FORMATS
-from foveate.data.mosaic import refuse_placeless
+from foveate.data.mosaic import require_spatial_targets
 from foveate.errors import UsageError
 from foveate.modeling.backbones import family_of
 from foveate.modeling.tasks import TASKS, DataFacts, Task
@@ -176,7 +176,7 @@ def _resolve_task(resolution: Resolution, table: Table) -> type[Task]:
     name = resolution.recipe.task.name
     task = TASKS.get(name)
     _check_target_types(targets, name, task)
-    refuse_placeless(resolution.recipe.augment, task.prediction_type)
+    require_spatial_targets(resolution.recipe.augment, task.prediction_type)
     return task
 
 

@@ -43,13 +43,13 @@ def adapt(
         DataError: No image can be read.
     """
     from foveate.api.adapt import core
-    from foveate.data.discovery import images_at
+    from foveate.data.discovery import find_images_at
     from foveate.run.folder import Run
 
     began = time.perf_counter()
     Run.require_free(as_path(out))
     adaptation = core.create_adaptation(method, settings)
-    paths = list(dict.fromkeys(images_at(as_paths(images))))
+    paths = list(dict.fromkeys(find_images_at(as_paths(images))))
     first, predictor = core.open_source(Path(run), adaptation, method, device)
     home, away = core.scan_domains(first, paths, predictor, strict)
     before, metric = core.predict_all(predictor, away, home)

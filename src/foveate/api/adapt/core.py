@@ -1,4 +1,6 @@
-"""adapt RUN IMAGES: a finished run, adapted to images from elsewhere that nobody has labelled, as a run of its own."""
+"""adapt RUN IMAGES: a finished run, adapted to images from elsewhere that nobody has labelled, as a
+run of its own.
+"""
 
 from __future__ import annotations
 
@@ -33,8 +35,12 @@ _FEW = 64  # images: below, their statistics say little
 
 @dataclass(frozen=True)
 class Answered:
-    """What the network answers to the new images. `names`: of each, its classes; `entropy`: mean, in nats; empty and None where the
-    task has no classes of whole images, or several an image. `home`: the main number on the run's own held-out images."""
+    """What the network answers to the new images.
+
+    `names`: of each, its classes; `entropy`: mean, in nats; empty and None where the task has no
+    classes of whole images, or several an image. `home`: the main number on the run's own held-out
+    images.
+    """
 
     names: list[str]
     entropy: float | None
@@ -43,8 +49,10 @@ class Answered:
 
 @dataclass(frozen=True)
 class AdaptResult:
-    """`run`: the new run folder; `how`: the adaptation; `images`: how many it adapted to, `skipped`: those that cannot be read;
-    `before` and `after`: what was answered. `metric`: the name of the home number."""
+    """`run`: the new run folder; `how`: the adaptation; `images`: how many it adapted to,
+    `skipped`: those that cannot be read; `before` and `after`: what was answered. `metric`: the
+    name of the home number.
+    """
 
     run: Path
     how: str
@@ -141,11 +149,13 @@ def scan_domains(
     table = read_run_table(first)
     home = scan_with_progress(table, predictor.model, recipe)
     samples = tuple(Sample(path, printable(path)) for path in paths)
-    new = Table(samples, table.classes, "pictures", paths[0].parent)
+    new = Table(samples, table.classes, "unlabeled", paths[0].parent)
     return home, scan_with_progress(new, predictor.model, recipe)
 
 
-def describe(adaptation: TestTimeMethod, method: str, first: Run, away: ScannedTable) -> dict[str, Any]:
+def describe(
+    adaptation: TestTimeMethod, method: str, first: Run, away: ScannedTable
+) -> dict[str, Any]:
     """The content of adapted.json: how, from which run and to which images."""
     return {
         "how": method,
@@ -164,9 +174,11 @@ def require_suitable(adaptation: TestTimeMethod, method: str, predictor: Predict
         raise UsageError(what, where=predictor.run.folder, hint="--method adabn")
 
 
-def predict_all(predictor: Predictor, away: ScannedTable, home: ScannedTable) -> tuple[Answered, str]:
+def predict_all(
+    predictor: Predictor, away: ScannedTable, home: ScannedTable
+) -> tuple[Answered, str]:
     """What the network answers as it is now, and the name of its main number."""
-    found = predictor.predict_samples(away.table.samples, away.pixels).predictions
+    found = predictor.predict_samples(away.table.samples, away.cache).predictions
     names = ["|".join(each.names) or "none" for each in found if isinstance(each, Labels)]
     chances = np.array([each.scores for each in found if isinstance(each, Labels)])
     entropy = (
@@ -176,7 +188,7 @@ def predict_all(predictor: Predictor, away: ScannedTable, home: ScannedTable) ->
     if not kept:
         return Answered(names, entropy, None), ""
     scores = compute_scores(
-        predictor.predict_samples(kept, home.pixels).predictions,
+        predictor.predict_samples(kept, home.cache).predictions,
         kept,
         predictor.model,
     )
@@ -189,8 +201,8 @@ def run_adaptation(
     """Adapts the predictor's model; gives the tensors that are others now, by name."""
     model = predictor.model
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    taught = predictor.dataset(home.table.in_split("train"), home.pixels)
-    new = predictor.dataset(away.table.samples, away.pixels)
+    taught = predictor.dataset(home.table.in_split("train"), home.cache)
+    new = predictor.dataset(away.table.samples, away.cache)
     passes = adaptation.passes
     with console.progress(passes[0] * len(taught) + passes[1] * len(new), "adapt") as bar:
         adaptation.adapt(model, _feed(predictor, taught, bar), _feed(predictor, new, bar))
@@ -205,7 +217,9 @@ def _feed(predictor: Predictor, pictures: ImageDataset, bar: Bar) -> Feed:
     recipe = predictor.recipe
 
     def batches(epoch: int) -> Iterator[Batch]:
-        order = BatchSampler(len(pictures), recipe.training.batch_size, seed=recipe.seed, epoch=epoch)
+        order = BatchSampler(
+            len(pictures), recipe.training.batch_size, seed=recipe.seed, epoch=epoch
+        )
         for batch in make_loader(pictures, order):
             yield batch.to(predictor.device, memory_format=predictor.mode.memory_format)
             bar.advance(len(batch))
@@ -213,15 +227,11 @@ def _feed(predictor: Predictor, pictures: ImageDataset, bar: Bar) -> Feed:
     return batches
 
 
-def write_run(
-    new: Run, first: Run, moved: dict[str, Tensor], about: dict[str, Any]
-) -> None:
+def write_run(new: Run, first: Run, moved: dict[str, Tensor], about: dict[str, Any]) -> None:
     """The run as it was, and beside it what has moved."""
     new.copy_metadata(first)
     new.write_json("adapted.json", about)
-    new.write_tensors(
-        "model.safetensors", read_run_tensors(first.folder)
-    )
+    new.write_tensors("model.safetensors", read_run_tensors(first.folder))
     new.write_tensors(ADAPTED_FILE, moved)
     new.write_text(
         "recipe.yaml", first.recipe().to_yaml()

@@ -1,4 +1,4 @@
-"""audit RUN: which labels to doubt, which images teach nothing new, what more labels would bring, which to label next."""
+"""audit RUN: likely label errors, redundant and hard images, and the value of more labels."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ import numpy as np
 import torch
 
 from foveate.api.audit.label_errors import (
-    Doubt,
     Forecast,
-    doubts,
-    forecast,
-    known,
-    ranked,
-    redundant,
-    worth_labelling,
+    LabelIssue,
+    extrapolate_accuracy,
+    find_label_issues,
+    find_redundant,
+    out_of_fold_probabilities,
+    rank_by_margin,
+    select_for_labeling,
 )
-from foveate.data.discovery import images_at
+from foveate.data.discovery import find_images_at
 from foveate.data.formats import read_table
 from foveate.data.image_cache import ImageCache
-from foveate.data.scan import ScannedTable, readable
+from foveate.data.scan import ScannedTable, drop_unreadable
 from foveate.data.tables import label_names, require_single_label
 from foveate.errors import UsageError
 from foveate.images import codec as images
@@ -37,49 +37,57 @@ from foveate.utils import console
 from foveate.utils.files import write_rows
 from foveate.utils.paths import printable
 
-_SHOWN, _SIDE = 40, 128  # doubtful labels on the sheet, px of each
-_HARD = 50  # images that are listed as hardest
-_ALIKE = 0.98  # cosine of features from which an image teaches nothing new
-_LEAST = 20
+_SHEET_IMAGES, _SHEET_SIZE = 40, 128  # images on the sheet, and px of each
+_HARD = 50  # images listed as hardest
+_REDUNDANT_COSINE = 0.98  # cosine similarity of features from which an image is redundant
+_MIN_IMAGES = 20
 
 
 @dataclass(frozen=True)
 class AuditResult:
-    """`folder`: fixes.csv, hardest.csv, redundant.csv, next.csv and doubts.png; `doubted`: image, label and what is said instead,
-    the most doubtful first, of `count` images; `strong`: the first of them, with strong doubt; `alike`: images that teach nothing
-    new."""
+    """What the audit found.
+
+    Attributes:
+        folder: Holds fixes.csv, hardest.csv, redundant.csv, next.csv and doubts.png.
+        count: Number of audited images.
+        suspicious: Image, label and suggested label, most suspicious first.
+        strong: How many of the first are strong suspicions.
+        redundant: Number of images that are near-duplicates in feature space.
+        forecast: Accuracy extrapolated to more labels.
+        next: Unlabeled images to label next.
+    """
 
     folder: Path
     count: int
-    doubted: list[tuple[str, str, str]]
+    suspicious: list[tuple[str, str, str]]
     strong: int
-    alike: int
+    redundant: int
     forecast: Forecast
     next: list[str]
 
     def numbers(self) -> dict[str, Any]:
         points = [{"images": count, **asdict(score)} for count, score in self.forecast.points]
         more = (
-            {"images": self.forecast.more, **asdict(self.forecast.score)}
+            {"images": self.forecast.extra, **asdict(self.forecast.score)}
             if self.forecast.score
             else None
         )
         doubted = [
             {"path": path, "label": label, "suggested": other}
-            for path, label, other in self.doubted
+            for path, label, other in self.suspicious
         ]
-        counts = {"images": self.count, "strong": self.strong, "redundant": self.alike}
+        counts = {"images": self.count, "strong": self.strong, "redundant": self.redundant}
         found = {"folder": str(self.folder), **counts, "doubted": doubted}
         return {**found, "forecast": {"points": points, "more": more}, "next": self.next}
 
     def lines(self) -> list[str]:
-        first = f"{len(self.doubted)} of {self.count} labels to look at, {self.strong} of them with strong doubt"
+        first = f"{len(self.suspicious)} of {self.count} labels to look at, {self.strong} of them with strong doubt"
         told = [f"{first}: {self.folder / 'fixes.csv'}, shown in doubts.png"]
         told += [
-            f"  {path}: {label}, or rather {other}?" for path, label, other in self.doubted[:5]
+            f"  {path}: {label}, or rather {other}?" for path, label, other in self.suspicious[:5]
         ]
         told.append(
-            f"{self.alike} images teach nothing new (redundant.csv); the hardest are in hardest.csv"
+            f"{self.redundant} images teach nothing new (redundant.csv); the hardest are in hardest.csv"
         )
         told += [
             f"accuracy with {count} images: {score.value:.3f}"
@@ -88,7 +96,7 @@ class AuditResult:
         if self.forecast.score is not None:
             score = self.forecast.score
             told.append(
-                f"{self.forecast.more} labels more would bring it to {score.value:.3f} [{score.low:.3f}, {score.high:.3f}]"
+                f"{self.forecast.extra} labels more would bring it to {score.value:.3f} [{score.low:.3f}, {score.high:.3f}]"
             )
         else:
             told.append(
@@ -101,15 +109,13 @@ class AuditResult:
         ]
 
 
-def scan_labeled(
-    run: Path, data: Path | None, device: str
-) -> tuple[Predictor, ScannedTable]:
+def scan_labeled(run: Path, data: Path | None, device: str) -> tuple[Predictor, ScannedTable]:
     """Open the run and scan its own images, or `data`. Raises UsageError for too few images."""
     predictor = load_predictor(run, device)
     table = require_single_label(
         read_run_table(predictor.run) if data is None else read_table(data), "an audit"
     )
-    if len(table.samples) < _LEAST:
+    if len(table.samples) < _MIN_IMAGES:
         raise UsageError(
             f"{len(table.samples)} images are too few to say anything",
             where=table.root,
@@ -132,7 +138,7 @@ class LabeledFeatures:
     def of(cls, predictor: Predictor, scanned: ScannedTable) -> LabeledFeatures:
         """Compute the features of all images."""
         samples = scanned.table.samples
-        features = pooled_features(predictor, samples, scanned.pixels)
+        features = pooled_features(predictor, samples, scanned.cache)
         classes = tuple(sorted({name for sample in samples for name in label_names(sample)}))
         labels = np.array([classes.index(label_names(sample)[0]) for sample in samples])
         groups = [sample.group or sample.key for sample in samples]
@@ -149,9 +155,11 @@ def write_audit(
     """Judge the labels, extrapolate the learning curve, and write the tables to the new `folder`."""
     features, labels, classes = data.features, data.labels, data.classes
     seed = predictor.recipe.seed
-    chances, strength = known(features, labels, data.groups, len(classes), seed)
-    found, pairs = doubts(chances, labels), redundant(features, _ALIKE)
-    curve = forecast(features, labels, data.groups, len(classes), strength, extra_labels, seed)
+    chances, strength = out_of_fold_probabilities(features, labels, data.groups, len(classes), seed)
+    found, pairs = find_label_issues(chances, labels), find_redundant(features, _REDUNDANT_COSINE)
+    curve = extrapolate_accuracy(
+        features, labels, data.groups, len(classes), strength, extra_labels, seed
+    )
     folder.mkdir(parents=True)
     chosen = (
         choose_next(predictor, unlabeled, features, labels, len(classes), strength)
@@ -161,13 +169,15 @@ def write_audit(
     write_tables(folder, data.scanned, classes, labels, chances, found, pairs, chosen)
     keys = [sample.key for sample in data.scanned.table.samples]
     doubted = [
-        (keys[each.place], classes[labels[each.place]], classes[each.other]) for each in found
+        (keys[each.index], classes[labels[each.index]], classes[each.suggested]) for each in found
     ]
     strong = sum(each.strong for each in found)
     return AuditResult(folder, len(keys), doubted, strong, len(pairs), curve, chosen)
 
 
-def pooled_features(predictor: Predictor, samples: Sequence[Sample], pixels: ImageCache) -> np.ndarray:
+def pooled_features(
+    predictor: Predictor, samples: Sequence[Sample], pixels: ImageCache
+) -> np.ndarray:
     """(N, D): what the head reads, where it says so, else the pooled ones."""
     read = getattr(predictor.model.head, "feature_vector", lambda found: found.pooled)
     with (
@@ -184,22 +194,33 @@ def pooled_features(predictor: Predictor, samples: Sequence[Sample], pixels: Ima
 
 def choose_next(
     predictor: Predictor,
-    place: Path,
+    folder: Path,
     features: np.ndarray,
     labels: np.ndarray,
     classes: int,
     strength: float,
 ) -> list[str]:
-    """The pictures without labels that are worth labelling, by a classifier on all that are labelled."""
-    samples = [Sample(path, printable(path)) for path in images_at([place])]
-    pixels = ImageCache(predictor.model.backbone.input.size, predictor.model.task.framing, keep=True)
-    read = readable(samples, pixels)
-    theirs = pooled_features(predictor, read, pixels)
-    both = np.concatenate([features, theirs])
-    targets = np.concatenate([np.eye(classes)[labels], np.zeros((len(theirs), classes))])
-    marks = np.concatenate([np.zeros(len(features), int), np.ones(len(theirs), int)])
-    chances = out_of_fold(both, targets, marks, strength, False)[marks == 1]
-    return [read[each].key for each in worth_labelling(chances, theirs, min(_HARD, len(read)))]
+    """The pictures without labels that are worth labelling, by a classifier on all that are
+    labelled.
+    """
+    samples = [Sample(path, printable(path)) for path in find_images_at([folder])]
+    pixels = ImageCache(
+        predictor.model.backbone.input.size, predictor.model.task.framing, keep=True
+    )
+    readable_samples = drop_unreadable(samples, pixels)
+    unlabeled_features = pooled_features(predictor, readable_samples, pixels)
+    both = np.concatenate([features, unlabeled_features])
+    targets = np.concatenate(
+        [np.eye(classes)[labels], np.zeros((len(unlabeled_features), classes))]
+    )
+    fold = np.concatenate([np.zeros(len(features), int), np.ones(len(unlabeled_features), int)])
+    probabilities = out_of_fold(both, targets, fold, strength, False)[fold == 1]
+    return [
+        readable_samples[each].key
+        for each in select_for_labeling(
+            probabilities, unlabeled_features, min(_HARD, len(readable_samples))
+        )
+    ]
 
 
 def write_tables(
@@ -207,22 +228,29 @@ def write_tables(
     scanned: ScannedTable,
     classes: tuple[str, ...],
     labels: np.ndarray,
-    chances: np.ndarray,
-    found: list[Doubt],
+    probabilities: np.ndarray,
+    suspects: list[LabelIssue],
     pairs: list[tuple[int, int, float]],
-    chosen: list[str],
+    next_images: list[str],
 ) -> None:
     keys = [sample.key for sample in scanned.table.samples]
-    own = chances[np.arange(len(labels)), labels]
-    named = [(keys[each.place], classes[labels[each.place]], classes[each.other]) for each in found]
+    own = probabilities[np.arange(len(labels)), labels]
+    named = [
+        (keys[each.index], classes[labels[each.index]], classes[each.suggested])
+        for each in suspects
+    ]
     told = [
-        [f"{each.given:.4f}", f"{each.chance:.4f}", "yes" if each.strong else "no"]
-        for each in found
+        [
+            f"{each.label_probability:.4f}",
+            f"{each.suggested_probability:.4f}",
+            "yes" if each.strong else "no",
+        ]
+        for each in suspects
     ]
     doubted = [[*names, *row] for names, row in zip(named, told, strict=True)]
     hardest = [
         [keys[place], classes[labels[place]], f"{own[place]:.4f}"]
-        for place in ranked(chances, labels)[:_HARD].tolist()
+        for place in rank_by_margin(probabilities, labels)[:_HARD].tolist()
     ]
     write_rows(
         folder / "fixes.csv",
@@ -235,15 +263,18 @@ def write_tables(
         ["path", "like", "cosine"],
         [[keys[b], keys[a], f"{value:.4f}"] for a, b, value in pairs],
     )
-    if chosen:
-        write_rows(folder / "next.csv", ["path"], [[key] for key in chosen])
-    if found:
+    if next_images:
+        write_rows(folder / "next.csv", ["path"], [[key] for key in next_images])
+    if suspects:
         shown = [
-            scanned.pixels.read(scanned.table.samples[each.place].path)[0]
-            for each in found[:_SHOWN]
+            scanned.cache.read(scanned.table.samples[each.index].path)[0]
+            for each in suspects[:_SHEET_IMAGES]
         ]
-        small = [images.resize(np.ascontiguousarray(pixels), (_SIDE, _SIDE)) for pixels in shown]
+        small = [
+            images.resize(np.ascontiguousarray(pixels), (_SHEET_SIZE, _SHEET_SIZE))
+            for pixels in shown
+        ]
         images.write_image(
-            image_grid(small, [f"{row[1]} / {row[2]}?" for row in doubted[:_SHOWN]]),
+            image_grid(small, [f"{row[1]} / {row[2]}?" for row in doubted[:_SHEET_IMAGES]]),
             folder / "doubts.png",
         )

@@ -1,4 +1,4 @@
-"""What a trained network knows about its data: labels to doubt, images that teach nothing new, what more labels would bring.
+"""Label errors, redundant images and learning curves from out-of-fold probabilities.
 
 Letters: N images, K classes, D width of a feature.
 """
@@ -17,62 +17,82 @@ from foveate.types import Score
 
 FOLDS, REPEATS = 5, 3
 SHARES = (0.25, 0.5, 0.75, 1.0)  # of the data, on which a forecast stands
-_LEAST = 4  # images of a class in a share of the data: with fewer, folds lack the class
+_MIN_PER_CLASS = 4  # images of a class in a share of the data: with fewer, folds lack the class
 
 
 @dataclass(frozen=True)
-class Doubt:
-    """A label that the rest of the data speaks against. `place`: of the image; `other`: the class that is said instead; `given`,
-    `chance`: the chances of both by a classifier that has not seen the image. `strong`: whether the other class is as likely as it
-    is, on average, for images of that class, and likelier than the given one (confident learning, Northcutt et al. 2021)."""
+class LabelIssue:
+    """A label that the rest of the data contradicts (confident learning, Northcutt et al. 2021).
 
-    place: int
-    other: int
-    given: float
-    chance: float
+    Attributes:
+        index: Index of the image.
+        suggested: Index of the class that is more plausible.
+        label_probability: Out-of-fold probability of the given label.
+        suggested_probability: Out-of-fold probability of the suggested class.
+        strong: Whether the suggested class is more probable than the label, and at least as
+            probable as
+            on average for images of that class.
+    """
+
+    index: int
+    suggested: int
+    label_probability: float
+    suggested_probability: float
     strong: bool
 
 
-def doubts(chances: np.ndarray, labels: np.ndarray, share: float = 0.1) -> list[Doubt]:
-    """(N, K) out-of-fold chances, (N,) given classes -> the labels to look at: all strong doubts, and as many others as make up the
-    `share` of the data, each kind by how far the other class lies above the given one."""
-    own, best, likely = _rivals(chances, labels)
-    limits = np.full(chances.shape[1], np.inf)
+def find_label_issues(
+    probabilities: np.ndarray, labels: np.ndarray, share: float = 0.1
+) -> list[LabelIssue]:
+    """Labels to review.
+
+    All strong suspicions, and as many others as make up `share` of the data, each sorted by the
+    margin of the suggested class over the label.
+
+    Args:
+        probabilities: (N, K), out of fold.
+        labels: (N,) class indices.
+        share: Share of the data to list.
+    """
+    given, best, rival = _rivals(probabilities, labels)
+    limits = np.full(probabilities.shape[1], np.inf)
     present = np.unique(labels)
-    limits[present] = [chances[labels == each, each].mean() for each in present]
-    strong = (likely >= limits[best]) & (likely > own)
-    order = np.lexsort((own - likely, ~strong))
+    limits[present] = [probabilities[labels == each, each].mean() for each in present]
+    strong = (rival >= limits[best]) & (rival > given)
+    order = np.lexsort((given - rival, ~strong))
     count = max(int(strong.sum()), round(share * len(labels)))
     chosen = order[:count].tolist()
     return [
-        Doubt(row, int(best[row]), float(own[row]), float(likely[row]), bool(strong[row]))
+        LabelIssue(row, int(best[row]), float(given[row]), float(rival[row]), bool(strong[row]))
         for row in chosen
     ]
 
 
-def ranked(chances: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """(N,) places of all images, by how far the likeliest other class lies above the given one: the order to look in."""
-    own, _, likely = _rivals(chances, labels)
-    found: np.ndarray = np.argsort(own - likely, kind="stable")
-    return found
+def rank_by_margin(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Image indices (N,), by the margin of the best other class over the label."""
+    own, _, likely = _rivals(probabilities, labels)
+    order: np.ndarray = np.argsort(own - likely, kind="stable")
+    return order
 
 
-def _rivals(chances: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(N,) each: the chance of the given class, the likeliest other one, and its chance."""
-    rows, others = np.arange(len(labels)), chances.copy()
+def _rivals(
+    probabilities: np.ndarray, labels: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(N,) each: probability of the label, best other class, and its probability."""
+    rows, others = np.arange(len(labels)), probabilities.copy()
     others[rows, labels] = -1.0
     best = others.argmax(1)
-    return chances[rows, labels], best, chances[rows, best]
+    return probabilities[rows, labels], best, probabilities[rows, best]
 
 
-def known(
+def out_of_fold_probabilities(
     features: np.ndarray, labels: np.ndarray, groups: Sequence[str], classes: int, seed: int
 ) -> tuple[np.ndarray, float]:
-    """Features (N, D) -> chances (N, K), each by a classifier on the other folds, no group divided; and its penalty's C."""
+    """Out-of-fold probabilities (N, K) from features (N, D), by group folds, and the chosen C."""
     targets = np.eye(classes)[labels]
-    found = solve(features, targets, _folds(labels, groups, seed), False)
-    assert found.out_of_fold is not None
-    return found.out_of_fold, found.strength
+    solution = solve(features, targets, _folds(labels, groups, seed), False)
+    assert solution.out_of_fold is not None
+    return solution.out_of_fold, solution.strength
 
 
 def _folds(labels: np.ndarray, groups: Sequence[str], seed: int) -> np.ndarray:
@@ -81,16 +101,22 @@ def _folds(labels: np.ndarray, groups: Sequence[str], seed: int) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Forecast:
-    """`points`: images and accuracy at each share of the data; `score`: the accuracy that `more` further images would bring.
-    `curve`: a, b and c of a - b * images ** -c; None where the points do not fall so."""
+    """Extrapolated learning curve.
+
+    Attributes:
+        points: Number of images and accuracy at each share of the data.
+        extra: Number of additional images.
+        score: Expected accuracy with `extra` more images.
+        curve: a, b, c of a - b * images ** -c; None if no power law fits.
+    """
 
     points: list[tuple[int, Score]]
-    more: int
+    extra: int
     score: Score | None
     curve: tuple[float, float, float] | None
 
 
-def forecast(
+def extrapolate_accuracy(
     features: np.ndarray,
     labels: np.ndarray,
     groups: Sequence[str],
@@ -99,10 +125,13 @@ def forecast(
     more: int,
     seed: int,
 ) -> Forecast:
-    """Accuracy against the number of images, by classifiers on shares of the data in cross-validation, and where a power law
-    through it leads (Hestness et al. 2017). The interval is that of the repetitions: over draws of images like these."""
+    """Extrapolate accuracy to `more` images by a power law (Hestness et al. 2017).
+
+    The curve is fitted to cross-validated classifiers on shares of the data. The interval is that
+    of the repetitions: over draws of images like these.
+    """
     drawn = {
-        share: _accuracies(features, labels, groups, classes, strength, share, seed)
+        share: _fold_accuracies(features, labels, groups, classes, strength, share, seed)
         for share in SHARES
     }
     used = {share: found for share, found in drawn.items() if len(found)}
@@ -114,14 +143,14 @@ def forecast(
         return Forecast(points, more, None, None)
     sizes = np.array([count for count, _ in points], dtype=float)
     curves = [
-        _power(sizes, np.array([found[place % len(found)] for found in used.values()]))
+        _fit_power_law(sizes, np.array([found[place % len(found)] for found in used.values()]))
         for place in range(FOLDS * REPEATS)
     ]
-    curve = _power(sizes, np.array([score.value for _, score in points]))
-    ends = np.array([_at(each, sizes[-1] + more) for each in curves if each is not None])
+    curve = _fit_power_law(sizes, np.array([score.value for _, score in points]))
+    ends = np.array([_power_law(each, sizes[-1] + more) for each in curves if each is not None])
     if curve is None or len(ends) < FOLDS:
         return Forecast(points, more, None, None)
-    value = _at(curve, sizes[-1] + more)
+    value = _power_law(curve, sizes[-1] + more)
     low, high = np.quantile(ends, [0.025, 0.975])
     return Forecast(
         points,
@@ -131,7 +160,7 @@ def forecast(
     )
 
 
-def _accuracies(
+def _fold_accuracies(
     features: np.ndarray,
     labels: np.ndarray,
     groups: Sequence[str],
@@ -142,7 +171,7 @@ def _accuracies(
 ) -> np.ndarray:
     """Of each fold of each repetition; empty where a class has too few images at this share."""
     fewest = np.bincount(labels).min()
-    if fewest * share * (1 - 1 / FOLDS) < _LEAST / 2 or fewest < _LEAST:
+    if fewest * share * (1 - 1 / FOLDS) < _MIN_PER_CLASS / 2 or fewest < _MIN_PER_CLASS:
         return np.empty(0)
     targets, found = np.eye(classes)[labels], []
     for repeat in range(REPEATS):
@@ -151,7 +180,7 @@ def _accuracies(
         for fold in range(FOLDS):
             rest = np.flatnonzero(folds != fold)
             kept = np.concatenate(
-                [_some(rest[labels[rest] == each], share, rng) for each in np.unique(labels)]
+                [_subsample(rest[labels[rest] == each], share, rng) for each in np.unique(labels)]
             )
             marks = np.concatenate([np.zeros(len(kept), int), np.ones((folds == fold).sum(), int)])
             places = np.concatenate([kept, np.flatnonzero(folds == fold)])
@@ -162,7 +191,7 @@ def _accuracies(
     return np.array(found)
 
 
-def _some(places: np.ndarray, share: float, rng: np.random.Generator) -> np.ndarray:
+def _subsample(places: np.ndarray, share: float, rng: np.random.Generator) -> np.ndarray:
     found: np.ndarray = rng.permutation(places)[: max(1, round(share * len(places)))]
     return found
 
@@ -173,8 +202,10 @@ def _score(found: np.ndarray, count: int) -> Score:
     return Score(mean, mean - float(spread), mean + float(spread), count)
 
 
-def _power(sizes: np.ndarray, values: np.ndarray) -> tuple[float, float, float] | None:
-    """a, b, c of a - b * size ** -c with 0 <= a <= 1 and b, c >= 0; None where no such curve is found."""
+def _fit_power_law(sizes: np.ndarray, values: np.ndarray) -> tuple[float, float, float] | None:
+    """a, b, c of a - b * size ** -c with 0 <= a <= 1 and b, c >= 0; None where no such curve is
+    found.
+    """
     start = (min(0.99, float(values.max()) + 0.02), 1.0, 0.5)
     bounds = ([0, 0, 0.05], [1, 50, 3])
     found = least_squares(
@@ -183,13 +214,14 @@ def _power(sizes: np.ndarray, values: np.ndarray) -> tuple[float, float, float] 
     return (float(found.x[0]), float(found.x[1]), float(found.x[2])) if found.success else None
 
 
-def _at(curve: tuple[float, float, float], size: float) -> float:
+def _power_law(curve: tuple[float, float, float], size: float) -> float:
     return float(curve[0] - curve[1] * size ** -curve[2])
 
 
-def worth_labelling(chances: np.ndarray, features: np.ndarray, count: int) -> list[int]:
-    """Places of images without labels to label next: of the least sure (by the margin of the two likeliest classes), one after the
-    other the one that lies farthest from those already chosen."""
+def select_for_labeling(chances: np.ndarray, features: np.ndarray, count: int) -> list[int]:
+    """Places of images without labels to label next: of the least sure (by the margin of the two
+    likeliest classes), one after the other the one that lies farthest from those already chosen.
+    """
     margins = np.sort(chances, 1)
     unsure = np.argsort(margins[:, -1] - margins[:, -2], kind="stable")[: 5 * count]
     directions = _directions(features)
@@ -208,9 +240,10 @@ def _directions(features: np.ndarray) -> np.ndarray:
     return found
 
 
-def redundant(features: np.ndarray, alike: float) -> list[tuple[int, int, float]]:
-    """Pairs of images, the most alike first, whose features point the same way by a cosine of at least `alike`; each image stands
-    once as the second of a pair."""
+def find_redundant(features: np.ndarray, alike: float) -> list[tuple[int, int, float]]:
+    """Pairs of images, the most alike first, whose features point the same way by a cosine of at
+    least `alike`; each image stands once as the second of a pair.
+    """
     directions = _directions(features)
     found = []
     for place in range(1, len(features)):

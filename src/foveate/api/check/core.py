@@ -1,32 +1,34 @@
-"""check DATA: what is wrong with images and labels, and what a fit of them would take, before anything is spent."""
+"""The check: problems of images and labels, and the cost of a fit, before anything is spent."""
 
 from __future__ import annotations
 
 import random
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from foveate.api.check.inspection import Look, looked, size_rows
+from foveate.api.check.inspection import InspectedImage, inspect_images, size_rows
 from foveate.api.check.page import write_page
-from foveate.api.check.result import SEVERITIES, CheckResult, issue_lines
+from foveate.api.check.result import SEVERITIES, CheckResult, issue_lines, issue_row
 from foveate.api.check.rules import (
-    UNCOMPARED,
+    NOT_COMPARED,
     Balance,
-    balance,
     by_features,
     by_thumbnails,
-    classes,
-    copies,
-    groups,
+    check_classes,
+    count_classes,
+    find_copies,
+    find_divided_groups,
 )
-from foveate.data.discovery import Inventory, find_images, inventory
+from foveate.data.discovery import Inventory, find_images, take_inventory
 from foveate.data.formats import FORMATS, read_table
-from foveate.data.issues import Issue, IssueLog, collecting
+from foveate.data.issues import IssueLog, collecting
 from foveate.errors import DataError, FoveateError, UsageError
+from foveate.messages import Message
 from foveate.recipe import Recipe
-from foveate.types import Sample, Table
+from foveate.types import Issue, Location, Sample, Table
 from foveate.utils import console, log
 from foveate.utils.files import next_free_path, require_free, write_json, write_rows
 from foveate.utils.paths import printable
@@ -34,214 +36,219 @@ from foveate.utils.paths import printable
 if TYPE_CHECKING:
     from foveate.training.estimate import FitEstimate
 
-_EVERY = 5.0  # seconds between lines of a long listing
-_UNREAD = "none"  # the format of data that no format can read
+_INTERVAL = 5.0  # seconds between progress messages of a long listing
+_UNKNOWN_FORMAT = "none"  # the format of data that no format can read
 
 
-def check_data(
-    recipe: Recipe, out: Path | None, max_images: int, plan: bool
-) -> CheckResult:
-    """Read the data that the recipe names as `fit` would, and report what is wrong with it.
+def check_data(recipe: Recipe, out: Path | None, max_images: int, plan: bool) -> CheckResult:
+    """Read data as `fit` would, and report problems.
 
-    A page, a CSV of all findings and a JSON file go to the new folder `out`.
+    A page, a CSV of all issues and a JSON file are written to the new folder `out`.
 
     Args:
-        recipe: Names the data. A backbone that it states compares the images by its features, too.
+        recipe: Names the data. If it sets a backbone, images are also compared by its features.
         out: Folder to create.
-        max_images: Images to open, drawn with the recipe's seed where there are more; 0 = all.
-        plan: Whether to measure what a fit would take.
+        max_images: Number of images to open, drawn with the recipe's seed; 0 = all.
+        plan: Whether to estimate the cost of a fit.
 
     Raises:
-        UsageError: The path does not exist, or the folder exists or lies in the data.
+        UsageError: The path does not exist, or the folder exists or is inside the data.
     """
     start, data = time.perf_counter(), Path(recipe.data.path)
-    folder = _free(out, data)
-    with collecting() as found:
-        listing = _listed(data, found) if data.is_dir() else None
-        table = _read(recipe, found)
-        places = _drawn(len(table.samples), max_images, recipe.seed)
-        looks, rate = _seen(table, places, found)
-        whole = [place for place in places if looks[place] is not None]
-        readable, seen = (
-            [table.samples[place] for place in whole],
-            [look for look in looks if look is not None],
-        )
-        _compared(recipe, readable, seen, found)
-        groups(table.samples, found)
-        counted = balance(table, looks)
-        classes(table, found, counted)
-        _say(found, counted, size_rows(seen))
-        estimate, unplanned = (
-            _planned(recipe, table, readable, rate, folder, found) if plan else (None, "")
-        )
+    folder = _new_folder(out, data)
+    with collecting() as issues:
+        listing = _list_files(data, issues) if data.is_dir() else None
+        table = _read_table(recipe, issues)
+        opened = _open_images(table, _draw(len(table.samples), max_images, recipe.seed), issues)
+        _compare(recipe, opened, issues)
+        find_divided_groups(table.samples, issues)
+        balance = count_classes(table, opened.by_sample)
+        check_classes(table, issues, balance)
+        sizes = size_rows(opened.images)
+        _report(issues, balance, sizes)
+        estimate, no_plan_reason = None, ""
+        if plan:
+            estimate, no_plan_reason = _estimate_fit(recipe, table, opened, folder, issues)
     result = CheckResult(
         folder=folder,
         data=recipe.data.path,
         read_as=table.format,
         listing=listing,
         images=len(table.samples),
-        opened=len(places),
-        unreadable=len(places) - len(whole),
-        issues=_graded(found),
-        balance=counted,
-        sizes=size_rows(seen),
+        opened=opened.count,
+        unreadable=opened.count - len(opened.images),
+        issues=_by_severity(issues),
+        balance=balance,
+        sizes=sizes,
         plan=estimate.rows() if estimate else [],
         estimate=estimate.numbers() if estimate else None,
-        no_plan_reason=unplanned,
+        no_plan_reason=no_plan_reason,
         seconds=time.perf_counter() - start,
     )
-    _write(result, table, readable, recipe)
+    _write(result, table, opened.samples, recipe)
     return result
 
 
-def _free(out: Path | None, data: Path) -> Path:
-    """The folder to make. Raises UsageError where it is taken, or would lie in the data."""
+def _new_folder(out: Path | None, data: Path) -> Path:
+    """The folder to create. Raises UsageError if it exists, or would be inside the data."""
     folder = out or next_free_path(Path("checks"), f"{data.resolve().stem}-")
     require_free(folder)
     if data.is_dir() and folder.resolve().is_relative_to(data.resolve()):
-        hint = f"--out ../{folder.name}"
         raise UsageError(
-            "the report would lie in the data, which is never changed", where=folder, hint=hint
+            "the report would be written into the data, which are never modified",
+            where=folder,
+            hint=f"--out ../{folder.name}",
         )
     return folder
 
 
-def _listed(data: Path, found: IssueLog) -> Inventory:
-    said = time.monotonic()
+def _list_files(data: Path, issues: IssueLog) -> Inventory:
+    last = time.monotonic()
 
     def advance(files: int) -> None:
-        nonlocal said
-        if time.monotonic() - said > _EVERY:
-            log.info(f"list: {files} files")
-            said = time.monotonic()
+        nonlocal last
+        if time.monotonic() - last > _INTERVAL:
+            log.info(f"listing: {files} files")
+            last = time.monotonic()
 
-    listing = inventory(data, found, advance)
-    told = f"{listing.files} files in {listing.folders} folders, {listing.images} of them named like pictures"
-    log.info(f"data: {printable(data)}: {told}")
+    listing = take_inventory(data, issues, advance)
+    log.info(
+        f"data: {printable(data)}: {listing.files} files in {listing.folders} folders,"
+        f" {listing.images} of them images"
+    )
     return listing
 
 
-def _read(recipe: Recipe, found: IssueLog) -> Table:
-    """The table, with what its format has noted; where it cannot be read, the pictures that there are."""
+def _read_table(recipe: Recipe, issues: IssueLog) -> Table:
+    """The table, or if it cannot be read, the images in the folder."""
     data = Path(recipe.data.path)
     try:
         table = read_table(data, recipe.data.format)
     except DataError as error:
-        found.refused(error)
-        pictures = find_images(data) if data.is_dir() else iter(())
-        samples = tuple(Sample(file, printable(file.relative_to(data))) for file in pictures)
-        return Table(samples, (), _UNREAD, data)
-    known = {each.kind for each in found.notes()}
+        issues.add_error(error)
+        images = find_images(data) if data.is_dir() else iter(())
+        samples = tuple(Sample(file, printable(file.relative_to(data))) for file in images)
+        return Table(samples, (), _UNKNOWN_FORMAT, data)
+    logged = {issue.kind for issue in issues.issues()}
     for note in table.notes:
-        if not (isinstance(note, Issue) and note.kind in known):
-            found.noted(note)
+        if note.kind not in logged:
+            issues.include(note)
     summary = FORMATS.get(table.format).summary
     log.info(f"read as {summary}: {len(table.samples)} images, {len(table.classes)} classes")
     return table
 
 
-def _drawn(count: int, most: int, seed: int) -> list[int]:
-    """Places of the pictures that are opened."""
-    if not 0 < most < count:
+def _draw(count: int, max_images: int, seed: int) -> list[int]:
+    """Indices of the images to open."""
+    if not 0 < max_images < count:
         return list(range(count))
     log.info(
-        f"{most} of {count} pictures are opened and compared, drawn with seed {seed}; --images 0 opens all"
+        f"opening {max_images} of {count} images, drawn with seed {seed}; --images 0 opens all"
     )
-    return sorted(random.Random(seed).sample(range(count), most))
+    return sorted(random.Random(seed).sample(range(count), max_images))
 
 
-def _seen(table: Table, places: list[int], found: IssueLog) -> tuple[list[Look | None], float]:
-    """A look for each sample, None for those that were not opened or cannot be read; and pictures a second."""
+@dataclass(frozen=True)
+class _Opened:
+    """The images that were opened.
+
+    Attributes:
+        count: Their number, unreadable ones included.
+        samples: Samples of the readable ones.
+        images: The readable ones.
+        by_sample: One for each sample of the table; None if not opened or unreadable.
+        rate: Images per second.
+    """
+
+    count: int
+    samples: list[Sample]
+    images: list[InspectedImage]
+    by_sample: list[InspectedImage | None]
+    rate: float
+
+
+def _open_images(table: Table, indices: list[int], issues: IssueLog) -> _Opened:
     start = time.perf_counter()
-    with console.progress(len(places), "look") as bar:
-        seen = looked(
-            [table.samples[place] for place in places],
-            len(table.classes),
-            found,
-            lambda: bar.advance(1),
-        )
-    looks: list[Look | None] = [None] * len(table.samples)
-    for place, look in zip(places, seen, strict=True):
-        looks[place] = look
-    return looks, len(places) / max(1e-9, time.perf_counter() - start)
+    samples = [table.samples[index] for index in indices]
+    with console.progress(len(indices), "images") as bar:
+        images = inspect_images(samples, len(table.classes), issues, lambda: bar.advance(1))
+    by_sample: list[InspectedImage | None] = [None] * len(table.samples)
+    for index, image in zip(indices, images, strict=True):
+        by_sample[index] = image
+    rate = len(indices) / max(1e-9, time.perf_counter() - start)
+    readable = [
+        (sample, image) for sample, image in zip(samples, images, strict=True) if image is not None
+    ]
+    return _Opened(
+        len(indices),
+        [sample for sample, _ in readable],
+        [image for _, image in readable],
+        by_sample,
+        rate,
+    )
 
 
-def _compared(
-    recipe: Recipe, samples: Sequence[Sample], looks: Sequence[Look], found: IssueLog
-) -> None:
-    """Adds copies: of bytes, of thumbnails and, with a backbone that was named, of features."""
-    if not samples:
+def _compare(recipe: Recipe, opened: _Opened, issues: IssueLog) -> None:
+    """Record copies: by bytes, by thumbnails and, if a backbone is set, by its features."""
+    if not opened.images:
         return
-    likeness = recipe.data.near_duplicates
-    ways = [by_thumbnails(looks, likeness)] if likeness < 1 else []
+    fingerprints = [image.fingerprint for image in opened.images]
+    threshold = recipe.data.near_duplicates
+    similarities = [by_thumbnails(fingerprints, threshold)] if threshold < 1 else []
     if recipe.is_set("backbone.name") and recipe.backbone.weights != "none":
         from foveate.training.estimate import image_features
 
         try:
-            ways.append(by_features(image_features(recipe, samples)))
-        except FoveateError as error:  # the rest can be told without
-            log.warning(f"{UNCOMPARED}: {error}")
-            found.add(UNCOMPARED, recipe.backbone.name, why=str(error))
-    copies(samples, [look.digest for look in looks], ways, found)
+            similarities.append(by_features(image_features(recipe, opened.samples)))
+        except FoveateError as error:  # the other checks need no weights
+            log.warning(f"{NOT_COMPARED}: {error}")
+            issues.add(NOT_COMPARED, recipe.backbone.name, why=str(error))
+    find_copies(opened.samples, fingerprints, similarities, issues)
 
 
-def _graded(found: IssueLog) -> tuple[Issue, ...]:
-    """The gravest first."""
-    return tuple(sorted(found.notes(), key=lambda each: SEVERITIES.index(each.kind.severity)))
+def _by_severity(issues: IssueLog) -> tuple[Issue, ...]:
+    """The issues, the most severe first."""
+    return tuple(sorted(issues.issues(), key=lambda issue: SEVERITIES.index(issue.kind.severity)))
 
 
-def _say(found: IssueLog, counted: Balance, told: list[tuple[str, str]]) -> None:
-    """What is known before the plan, which takes longer than all the rest."""
-    columns, rows = counted.table()
+def _report(issues: IssueLog, balance: Balance, sizes: list[tuple[Message, Message | str]]) -> None:
+    """Report what is known before the estimate, which takes longer than all the rest."""
+    columns, rows = balance.table()
     if rows:
         log.table(columns, rows)
-    for name, value in told:
+    for name, value in sizes:
         log.info(f"{name}: {value}")
-    for finding in _graded(found):
-        for line in issue_lines(finding):
+    for issue in _by_severity(issues):
+        for line in issue_lines(issue):
             log.info(line)
 
 
-def _planned(
-    recipe: Recipe,
-    table: Table,
-    readable: Sequence[Sample],
-    rate: float,
-    folder: Path,
-    found: IssueLog,
+def _estimate_fit(
+    recipe: Recipe, table: Table, opened: _Opened, folder: Path, issues: IssueLog
 ) -> tuple[FitEstimate | None, str]:
-    """What a fit would take; or why that cannot be told."""
-    if table.format == _UNREAD or not readable:
+    """The cost of a fit; or why it cannot be estimated."""
+    if table.format == _UNKNOWN_FORMAT or not opened.samples:
         return None, "there is nothing that a fit could read"
-    log.info("measuring what a fit would take, with random weights; --no-plan leaves it out")
+    log.info("estimating the cost of a fit with random weights; --no-plan skips this")
     from foveate.training.estimate import add_shortages, estimate_fit
 
     try:
-        plan = estimate_fit(recipe, table, readable, rate)
+        estimate = estimate_fit(recipe, table, opened.samples, opened.rate)
     except FoveateError as error:
         return None, str(error)
-    add_shortages(plan, folder, found)
-    return plan, ""
+    add_shortages(estimate, folder, issues)
+    return estimate, ""
 
 
-def _write(
-    result: CheckResult, table: Table, readable: Sequence[Sample], recipe: Recipe
-) -> None:
+def _write(result: CheckResult, table: Table, readable: Sequence[Sample], recipe: Recipe) -> None:
     result.folder.mkdir(parents=True, exist_ok=True)
-    rows = [
-        [
-            finding.kind.severity,
-            finding.kind.area,
-            str(finding.kind),
-            place.name,
-            place.why,
-            place.like,
-        ]
-        for finding in result.issues
-        for place in finding.locations
-    ]
-    write_rows(
-        result.folder / "findings.csv", ["gravity", "area", "what", "place", "why", "like"], rows
-    )
+    rows = []
+    for issue in result.issues:
+        row = issue_row(issue)
+        for location in issue.locations or (Location(""),):
+            columns = [row[key] for key in ("severity", "area", "id", "what")]
+            rows.append([*columns, location.name, location.why, location.like])
+    header = ["severity", "area", "id", "what", "location", "why", "like"]
+    write_rows(result.folder / "issues.csv", header, rows)
     write_json(result.folder / "check.json", result.numbers())
     write_page(result, table, readable, recipe)

@@ -1,187 +1,229 @@
-"""Every picture opened once: what it is, what is odd about it, and a thumbnail to compare it by. No network is needed for that."""
+"""Opening every image once: its properties, what is unusual about it, and its fingerprint."""
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from foveate.data.boxes import refitted
-from foveate.data.duplicates import gray_thumbnail, tint
-from foveate.data.issues import IssueKind, IssueLog
+from foveate.data.boxes import revalidate_boxes
+from foveate.data.issues import IssueLog
+from foveate.data.scan import Fingerprint, scan_images
 from foveate.errors import BrokenImage, DataError
-from foveate.images import codec as images
-from foveate.images.codec import ImageHeader
+from foveate.images.codec import ImageHeader, read_header, read_image
+from foveate.messages import Message
 from foveate.predictions import Boxes, Regions
-from foveate.types import Sample
+from foveate.types import IssueKind, Sample
 
-CONVERTED = IssueKind("pictures of other values than 8-bit RGB or grey, converted", "note", "files")
-CLEAR = IssueKind("pictures that are transparent in part, laid on white", "note", "files")
-SEVERAL = IssueKind(
-    "files of several pictures (animations, documents), of which the first counts", "note", "files"
+CONVERTED = IssueKind(
+    "image_converted", "images that are not 8-bit RGB or grayscale, converted", "note", "files"
 )
-TURNED = IssueKind(
-    "pictures turned upright by their EXIF: boxes and masks must be those of the upright picture",
+TRANSPARENT = IssueKind(
+    "image_transparent", "images with transparency, put on white", "note", "files"
+)
+MULTI_FRAME = IssueKind(
+    "image_multi_frame",
+    "files with several images (animations, documents), of which the first is used",
     "note",
     "files",
 )
-MISNAMED = IssueKind("files whose content is not what their name says", "note", "files")
-FLAT = IssueKind("pictures of one flat colour", "warning", "files", "remove them, if they show nothing")
-FAINT = IssueKind(
-    "pictures that use a small part of their 16 bits, so that all is nearly one grey",
+EXIF_TRANSFORMED = IssueKind(
+    "image_exif",
+    "images rotated upright according to EXIF: boxes and masks must refer to the upright image",
+    "note",
+    "files",
+)
+MISNAMED = IssueKind(
+    "image_misnamed", "image files whose extension does not match their content", "note", "files"
+)
+UNIFORM = IssueKind(
+    "image_uniform",
+    "images of a single color",
     "warning",
     "files",
-    "stretch them",
+    "remove them if they show nothing",
 )
-TINY = IssueKind("pictures with a side below 32 px", "note", "files")
-LONG = IssueKind("pictures more than four times as long as wide", "note", "files")
-UNFIT = IssueKind(
-    "pictures whose boxes reach out of them: the annotations state another size",
+FAINT = IssueKind(
+    "image_faint",
+    "16-bit images that use a small part of their range and look almost uniformly gray",
+    "warning",
+    "files",
+    "stretch their values to the full range",
+)
+TINY = IssueKind("image_tiny", "images with a side below 32 px", "note", "files")
+ELONGATED = IssueKind(
+    "image_elongated", "images more than four times as long as wide", "note", "files"
+)
+BOXES_OUTSIDE = IssueKind(
+    "boxes_outside_image",
+    "images with boxes that extend beyond them: the annotations state another size",
     "error",
     "labels",
-    "draw boxes on the upright picture, at the size that it has",
+    "draw boxes on the upright image, at its actual size",
 )
 
-_SIDE = 64  # px that the short side is decoded at: twice the thumbnail
-_SMALL, _LONG = 32, 4
-_FLAT, _FAINT = 2, 24  # grey levels between the darkest and the brightest part
-_GREY = 8  # levels that the channels of a grey picture differ by at the most
-_AT_ONCE = 1000  # pictures that are handed to the readers together
-_CONTENT = {
-    ".jpg": "JPEG",
-    ".jpeg": "JPEG",
-    ".jfif": "JPEG",
-    ".tif": "TIFF",
-    ".tiff": "TIFF",
-    ".pgm": "PPM",
-    ".pbm": "PPM",
+_SHORT_SIDE = 64  # px that images are decoded at: twice the thumbnail
+_TINY, _ELONGATED = 32, 4  # px; ratio of the sides
+_UNIFORM, _FAINT = 2, 24  # gray levels between the darkest and the brightest part
+_GRAY = 8  # levels by which the channels of a grayscale image may differ
+_FORMATS = {
+    **dict.fromkeys((".jpg", ".jpeg", ".jfif"), "JPEG"),
+    **dict.fromkeys((".tif", ".tiff"), "TIFF"),
+    **dict.fromkeys((".pgm", ".pbm"), "PPM"),
 }
 _MODES = {
     "CMYK": "CMYK",
-    "P": "a palette",
-    "PA": "a palette",
+    "P": "palette",
+    "PA": "palette",
     "1": "1 bit",
-    "F": "fractions",
+    "F": "floating point",
     "I": "32 bits",
     "YCbCr": "YCbCr",
 }
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
-    """One picture. `digest`: SHA-256 of its bytes; `thumb`: (32, 32) uint8 grey, `tint`: (2, 64) int8, as in splits; `grey`: no
-    colours; `bytes`: of the file; `pixels`: of each class, where a mask says so."""
+class InspectedImage:
+    """An image that was opened.
 
-    facts: ImageHeader
-    digest: str
-    thumb: np.ndarray
-    tint: np.ndarray
-    grey: bool
+    Attributes:
+        header: What its header states.
+        fingerprint: What copies of it are recognized by.
+        is_gray: Whether it has no colors.
+        bytes: Size of the file.
+        pixels: (K,) number of pixels of each class, if it has a mask.
+    """
+
+    header: ImageHeader
+    fingerprint: Fingerprint
+    is_gray: bool
     bytes: int
     pixels: np.ndarray | None = None
 
 
-def looked(
+def inspect_images(
     samples: Sequence[Sample],
     classes: int,
-    found: IssueLog,
+    log: IssueLog,
     advance: Callable[[], None] = lambda: None,
-) -> list[Look | None]:
-    """A look at each sample's picture, None where it cannot be read; what is odd about it is added to `found`. `classes`: how many
-    a mask may show."""
-    looks: list[Look | None] = []
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        for start in range(0, len(samples), _AT_ONCE):
-            part = samples[start : start + _AT_ONCE]
-            for sample, seen in zip(
-                part, pool.map(lambda each: _looked(each, classes), part), strict=True
-            ):
-                look, refusals = seen
-                for place, error in refusals:
-                    found.refused(error, place)
-                if look is not None:
-                    _note(sample, look, found)
-                looks.append(look)
-                advance()
-    return looks
+) -> list[InspectedImage | None]:
+    """Open every image, and record what is unusual.
+
+    Args:
+        samples: The images.
+        classes: Number of classes that a mask may contain.
+        log: Where unreadable images and unusual properties are recorded.
+        advance: Called after each image.
+
+    Returns:
+        A result for each sample; None if the image cannot be read.
+    """
+    images: list[InspectedImage | None] = []
+    results = scan_images(samples, lambda sample: _inspect(sample, classes), advance=advance)
+    for sample, result in zip(samples, results, strict=True):
+        if isinstance(result, BrokenImage):
+            log.add_error(result, sample.key)
+            images.append(None)
+            continue
+        image, mask_error = result
+        if mask_error is not None:
+            log.add_error(mask_error, str(mask_error.where or sample.key))
+        _record(sample, image, log)
+        images.append(image)
+    return images
 
 
-def _looked(sample: Sample, classes: int) -> tuple[Look | None, list[tuple[str, DataError]]]:
-    """The look, and what was refused, with its place."""
-    try:
-        facts = images.read_header(sample.path)
-        pixels, _ = images.read_image(sample.path, short_side=_SIDE)
-        digest, size = images.content_hash(sample.path), sample.path.stat().st_size
-    except BrokenImage as error:
-        return None, [(sample.key, error)]
+def _inspect(sample: Sample, classes: int) -> tuple[InspectedImage, DataError | None]:
+    """The image, and what is wrong with its mask. Raises BrokenImage."""
+    header = read_header(sample.file)
+    pixels, _ = read_image(sample.file, short_side=_SHORT_SIDE)
+    fingerprint, size = Fingerprint.of(sample.file, pixels), sample.file.stat().st_size
     channels = pixels.astype(np.int16)
-    grey = bool((channels.max(axis=2) - channels.min(axis=2)).max() <= _GREY)
-    counted, refused = (
-        _pixels(sample.target, classes) if isinstance(sample.target, Regions) else (None, [])
-    )
-    look = Look(facts, digest, gray_thumbnail(pixels), tint(pixels), grey, size, counted)
-    return look, [(str(error.where or sample.key), error) for error in refused]
+    is_gray = bool((channels.max(axis=2) - channels.min(axis=2)).max() <= _GRAY)
+    counts, error = None, None
+    if isinstance(sample.target, Regions):
+        try:
+            mask = sample.target.mask
+            counts = np.bincount(mask[mask >= 0].ravel(), minlength=classes)
+        except DataError as mask_error:
+            error = mask_error
+    return InspectedImage(header, fingerprint, is_gray, size, counts), error
 
 
-def _pixels(truth: Regions, classes: int) -> tuple[np.ndarray | None, list[DataError]]:
-    """(K,) pixels of each class in the mask."""
-    try:
-        mask = truth.mask
-    except DataError as error:
-        return None, [error]
-    return np.bincount(mask[mask >= 0].ravel(), minlength=classes), []
-
-
-def _note(sample: Sample, look: Look, found: IssueLog) -> None:
-    facts, key = look.facts, sample.key
-    height, width = facts.size
-    spread = int(look.thumb.max()) - int(look.thumb.min())
-    deep = facts.is_16_bit or facts.mode in ("I", "F")
-    values = "16 bits a channel" if facts.is_16_bit else _MODES.get(facts.mode, "")
-    content = _CONTENT.get(ending := Path(key).suffix.lower(), ending[1:].upper())
-    named = {"MPO": "JPEG"}.get(facts.format, facts.format)
-    for odd, kind, why in (
+def _record(sample: Sample, image: InspectedImage, log: IssueLog) -> None:
+    """Record what is unusual about an image."""
+    header, key = image.header, sample.key
+    height, width = header.size
+    size = f"{width} x {height} px"
+    thumbnail = image.fingerprint.thumbnail
+    levels = int(thumbnail.max()) - int(thumbnail.min())
+    is_deep = header.is_16_bit or header.mode in ("I", "F")
+    values = "16 bits per channel" if header.is_16_bit else _MODES.get(header.mode, "")
+    extension = Path(key).suffix.lower()
+    stated = _FORMATS.get(extension, extension[1:].upper())
+    actual = {"MPO": "JPEG"}.get(header.format, header.format)
+    for is_unusual, kind, why in (
         (values, CONVERTED, values),
-        (facts.has_transparency, CLEAR, facts.mode),
-        (facts.is_multi_frame, SEVERAL, facts.format),
-        (facts.exif_transformed, TURNED, f"{width} x {height} px upright"),
-        (named != content, MISNAMED, f"{named}, not {content}"),
-        (spread <= _FLAT, FLAT, f"{width} x {height} px"),
-        (deep and _FLAT < spread <= _FAINT, FAINT, f"{spread} of 256 levels"),
-        (min(facts.size) < _SMALL, TINY, f"{width} x {height} px"),
-        (max(facts.size) > _LONG * min(facts.size), LONG, f"{width} x {height} px"),
+        (header.has_transparency, TRANSPARENT, header.mode),
+        (header.is_multi_frame, MULTI_FRAME, header.format),
+        (header.exif_transformed, EXIF_TRANSFORMED, f"{size} upright"),
+        (actual != stated, MISNAMED, f"{actual}, not {stated}"),
+        (levels <= _UNIFORM, UNIFORM, size),
+        (is_deep and _UNIFORM < levels <= _FAINT, FAINT, f"{levels} of 256 levels"),
+        (min(header.size) < _TINY, TINY, size),
+        (max(header.size) > _ELONGATED * min(header.size), ELONGATED, size),
     ):
-        if odd:
-            found.add(kind, key, why=why)
+        if is_unusual:
+            log.add(kind, key, why=why)
     if isinstance(sample.target, Boxes):
-        problems = refitted(sample.target, facts.size)[1]
+        problems = revalidate_boxes(sample.target, header.size)[1]
         if problems:
-            found.add(
-                UNFIT,
-                key,
-                why=f"{problems.total()} of {len(sample.target.names)} boxes, {width} x {height} px",
-            )
+            why = f"{problems.total()} of {len(sample.target.names)} boxes, {size}"
+            log.add(BOXES_OUTSIDE, key, why=why)
 
 
-def size_rows(looks: Sequence[Look]) -> list[tuple[str, str]]:
-    """Sizes, colours and formats in words: what, and how it is."""
-    if not looks:
+def size_rows(images: Sequence[InspectedImage]) -> list[tuple[Message, Message | str]]:
+    """Return the sizes, colors and formats of images as rows of name and value."""
+    if not images:
         return []
-    sides = np.array([look.facts.size for look in looks])
-    (height, width), count = Counter(map(tuple, sides.tolist())).most_common(1)[0]
-    shorter, longer = np.sort(sides, axis=1).T
-    grey = sum(look.grey for look in looks)
-    formats = Counter(look.facts.format for look in looks)
+    sizes = [image.header.size for image in images]
+    (height, width), count = Counter(sizes).most_common(1)[0]
+    shorter, longer = np.sort(np.array(sizes), axis=1).T
+    most_frequent = Message(
+        "check.size_count",
+        "{size} ({count} of {total})",
+        size=f"{width} x {height} px",
+        count=count,
+        total=len(images),
+    )
+    gray = sum(image.is_gray for image in images)
+    text = "{color} in color, {gray} grayscale"
+    colors = Message("check.color_counts", text, color=len(images) - gray, gray=gray)
+    formats = Counter(image.header.format for image in images).most_common()
     return [
-        ("most frequent size", f"{width} x {height} px ({count} of {len(looks)})"),
-        ("short side", f"{shorter.min()} to {shorter.max()} px, median {int(np.median(shorter))}"),
-        ("long side", f"{longer.min()} to {longer.max()} px, median {int(np.median(longer))}"),
-        ("colours", f"{len(looks) - grey} in colour, {grey} grey"),
-        ("formats", ", ".join(f"{count} {name}" for name, count in formats.most_common())),
-        ("on the disk", f"{sum(look.bytes for look in looks) / 1e6:.1f} MB"),
+        (Message("check.frequent_size", "most frequent size"), most_frequent),
+        (Message("check.short_side", "short side"), _range(shorter)),
+        (Message("check.long_side", "long side"), _range(longer)),
+        (Message("check.colors", "colors"), colors),
+        (
+            Message("check.formats", "file formats"),
+            ", ".join(f"{count} {name}" for name, count in formats),
+        ),
+        (
+            Message("check.on_disk", "size on disk"),
+            f"{sum(image.bytes for image in images) / 1e6:.1f} MB",
+        ),
     ]
+
+
+def _range(sides: np.ndarray) -> Message:
+    return Message(
+        "check.side_range",
+        "{low} to {high} px, median {median}",
+        low=int(sides.min()),
+        high=int(sides.max()),
+        median=int(np.median(sides)),
+    )

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
 from foveate.api.check.result import SEVERITIES, CheckResult
 from foveate.data.formats import FORMATS
-from foveate.data.issues import Issue, Location
 from foveate.errors import FoveateError
 from foveate.images.codec import read_image, thumbnail
 from foveate.images.drawing import draw_prediction
@@ -26,7 +24,7 @@ from foveate.reporting.check_page import (
 )
 from foveate.reporting.rendering import Text as Text_
 from foveate.reporting.rendering import Thumbnail
-from foveate.types import Sample, Table
+from foveate.types import Issue, Location, Sample, Table
 from foveate.utils.invocation import current_invocation
 from foveate.utils.paths import printable
 
@@ -118,14 +116,6 @@ def _caption(sample: Sample) -> str:
     return sample.target.sentences[0] if isinstance(sample.target, Text) else ""
 
 
-def _title(issue: Any) -> Any:  # until all issues have messages
-    return issue.title if hasattr(issue.kind, "message") else str(issue.kind)
-
-
-def _hint(kind: Any) -> Any:
-    return kind.hint_message if kind.hint and hasattr(kind, "message") else kind.hint
-
-
 class _Album:
     """Thumbnails of samples by their keys, with boxes and masks drawn in; each is made once."""
 
@@ -139,9 +129,9 @@ class _Album:
         kind, locations = issue.kind, issue.locations[:_MAX_LOCATIONS]
         return IssueRow(
             kind.severity,
-            _title(issue),
-            getattr(issue, "occurrences", issue.count),
-            _hint(kind),
+            issue.title,
+            issue.occurrences,
+            kind.hint_message if kind.hint else "",
             [self.example(location) for location in locations if location.name],
         )
 

@@ -1,4 +1,4 @@
-"""TODO-DOC foveate.api.check.result."""
+"""The result of a check, in Python, as JSON and as text."""
 
 from __future__ import annotations
 
@@ -8,22 +8,35 @@ from typing import Any
 
 from foveate.api.check.rules import Balance
 from foveate.data.discovery import Inventory
-from foveate.data.issues import FIRST, Issue, Severity
+from foveate.messages import Message
+from foveate.types import Issue, Severity
 
-CODES: dict[Severity, int] = {"error": 4, "warning": 3, "note": 0}
-
-
+EXIT_CODES: dict[Severity, int] = {"error": 4, "warning": 3, "note": 0}
 SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
-
-
-_SAID = 3  # places of a problem that are said in a terminal
+_MAX_ROW_LOCATIONS = 5  # of an issue in JSON; all are in the CSV
+_MAX_LINES = 3  # locations of an issue in a terminal
 
 
 @dataclass(frozen=True)
 class CheckResult:
-    """`findings`: the gravest first, each with its kind, how often, and the places; `looked`: how many of the `images` were opened,
-    and `unreadable` how many of those cannot be; `plan`: what a fit would take, as rows of words, and as `estimate`; `unplanned`:
-    why there is none."""
+    """What a check found.
+
+    Attributes:
+        folder: Where the report is.
+        data: The path of the data.
+        read_as: The name of their format.
+        listing: Number of files; None for data that is not a folder.
+        images: Number of images in the data.
+        opened: Number of images that were opened.
+        unreadable: Number of those that cannot be read.
+        issues: By descending severity.
+        balance: How many images, boxes or pixels each class has.
+        sizes: Sizes, colors and formats of the images, rows of name and value.
+        plan: The cost of a fit, rows of name and value.
+        estimate: The same as numbers; None without an estimate.
+        no_plan_reason: Why the cost could not be estimated.
+        seconds: How long the check took.
+    """
 
     folder: Path
     data: str
@@ -34,8 +47,8 @@ class CheckResult:
     unreadable: int
     issues: tuple[Issue, ...]
     balance: Balance
-    sizes: list[tuple[str, str]]
-    plan: list[tuple[str, str]]
+    sizes: list[tuple[Message, Message | str]]
+    plan: list[tuple[Message, Message | str]]
     estimate: dict[str, Any] | None
     no_plan_reason: str
     seconds: float
@@ -43,89 +56,82 @@ class CheckResult:
     @property
     def exit_code(self) -> int:
         """4 with an error, 3 with a warning, 0 with notes or nothing."""
-        return max((CODES[finding.kind.severity] for finding in self.issues), default=0)
+        return max((EXIT_CODES[issue.kind.severity] for issue in self.issues), default=0)
 
-    def count(self, gravity: Severity) -> int:
-        """Kinds of problems of this gravity."""
-        return sum(finding.kind.severity == gravity for finding in self.issues)
+    def count(self, severity: Severity) -> int:
+        """Return the number of issues of a severity."""
+        return sum(issue.kind.severity == severity for issue in self.issues)
 
     def numbers(self) -> dict[str, Any]:
-        listing = None
-        if self.listing is not None:
-            listing = {
-                "files": self.listing.files,
-                "folders": self.listing.folders,
-                "pictures": self.listing.images,
-            }
-        counts = {
-            "images": self.images,
-            "looked_at": self.opened,
-            "unreadable": self.unreadable,
-            "listing": listing,
+        """Return the result, JSON-able."""
+        listing = self.listing and {
+            "files": self.listing.files,
+            "folders": self.listing.folders,
+            "images": self.listing.images,
         }
         return {
             "folder": str(self.folder),
             "data": self.data,
             "format": self.read_as,
-            **counts,
-            **{f"{gravity}s": self.count(gravity) for gravity in SEVERITIES},
-            "findings": [_row(finding) for finding in self.issues],
+            "images": self.images,
+            "opened": self.opened,
+            "unreadable": self.unreadable,
+            "listing": listing,
+            **{f"{severity}s": self.count(severity) for severity in SEVERITIES},
+            "issues": [issue_row(issue) for issue in self.issues],
             "classes": self.balance.numbers(),
             "unit": self.balance.unit,
-            "sizes": dict(self.sizes),
+            "sizes": {str(name): str(value) for name, value in self.sizes},
             "plan": self.estimate,
             "exit_code": self.exit_code,
             "seconds": round(self.seconds, 1),
         }
 
     def lines(self) -> list[str]:
-        told = [
-            line
-            for finding in self.issues
-            if finding.kind.area == "machine"
-            for line in issue_lines(finding)
-        ]
-        told += [f"{name}: {value}" for name, value in self.plan]
-        told += (
-            [f"what a fit would take cannot be told: {self.no_plan_reason}"] if self.no_plan_reason else []
+        """Return the closing lines for a terminal: what was not reported before, and a summary."""
+        machine = [issue for issue in self.issues if issue.kind.area == "machine"]
+        lines = [line for issue in machine for line in issue_lines(issue)]
+        lines += [f"{name}: {value}" for name, value in self.plan]
+        if self.no_plan_reason:
+            lines.append(f"the cost of a fit could not be estimated: {self.no_plan_reason}")
+        counts = ", ".join(_plural(self.count(severity), severity) for severity in SEVERITIES)
+        lines.append(
+            f"{counts if self.issues else 'no problems found'}: {self.folder / 'check.html'};"
+            " all locations are listed in issues.csv; the data were not modified"
         )
-        counts = (
-            ", ".join(_counted(self.count(gravity), gravity) for gravity in SEVERITIES)
-            if self.issues
-            else "no fault was found"
-        )
-        told.append(
-            f"{counts}: {self.folder / 'check.html'}, every place in findings.csv; nothing of yours was changed"
-        )
-        return (
-            told if self.exit_code == CODES["error"] else [*told, f"next: foveate fit {self.data}"]
-        )
+        if self.exit_code != EXIT_CODES["error"]:
+            lines.append(f"next: foveate fit {self.data}")
+        return lines
 
 
-def _row(finding: Issue) -> dict[str, Any]:
-    kind = finding.kind
+def issue_row(issue: Issue) -> dict[str, Any]:
+    """Return an issue as a JSON-able row, with its first locations."""
     first = [
-        {"place": place.name, "why": place.why, "like": place.like}
-        for place in finding.locations[:FIRST]
+        {"location": location.name, "why": location.why, "like": location.like}
+        for location in issue.locations[:_MAX_ROW_LOCATIONS]
     ]
-    about = {"gravity": kind.severity, "area": kind.area, "what": str(kind), "hint": kind.hint}
-    return {**about, "count": finding.count, "first": first}
+    return {
+        "id": issue.kind.id,
+        "severity": issue.kind.severity,
+        "area": issue.kind.area,
+        "what": str(issue.title),
+        "hint": issue.kind.hint,
+        "count": issue.occurrences,
+        "first": first,
+    }
 
 
-def issue_lines(finding: Issue) -> list[str]:
-    """An error or a warning with its first places; a note in one line."""
-    kind = finding.kind
-    head = f"{kind.severity}: {kind}" + (f": {finding.count}" if finding.locations[0].name else "")
+def issue_lines(issue: Issue) -> list[str]:
+    """Return an error or a warning with its first locations, a note on one line."""
+    kind, locations = issue.kind, issue.locations
+    heading = f"{kind.severity}: {issue.title}" + (f": {issue.occurrences}" if locations else "")
     if kind.severity == "note":
-        return [head]
-    told = [head, *(f"  {place}" for place in finding.locations[:_SAID])]
-    told += (
-        [f"  ... and {finding.count - _SAID} more"]
-        if finding.count > _SAID and len(finding.locations) > _SAID
-        else []
-    )
-    return told + ([f"  try: {kind.hint}"] if kind.hint else [])
+        return [heading]
+    lines = [heading, *(f"  {location}" for location in locations[:_MAX_LINES])]
+    if issue.occurrences > _MAX_LINES and len(locations) > _MAX_LINES:
+        lines.append(f"  ... and {issue.occurrences - _MAX_LINES} more")
+    return lines + ([f"  try: {kind.hint}"] if kind.hint else [])
 
 
-def _counted(count: int, word: str) -> str:
-    return f"{count} {word}" if count == 1 else f"{count} {word}s"
+def _plural(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"

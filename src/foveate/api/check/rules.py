@@ -1,4 +1,4 @@
-"""What is wrong with a whole set: copies across splits and classes, groups in two splits, classes that lack images."""
+"""Problems of a whole dataset: copies across splits and classes, divided groups, sparse classes."""
 
 from __future__ import annotations
 
@@ -9,141 +9,204 @@ from typing import Any
 
 import numpy as np
 
-from foveate.api.check.inspection import Look
+from foveate.api.check.inspection import InspectedImage
 from foveate.data.duplicates import colors_agree, similar_pairs, standardize
-from foveate.data.issues import TWINS, UNTAUGHT, IssueKind, IssueLog
+from foveate.data.issues import NO_TRAINING_IMAGES, SIMILAR_NAMES, IssueLog
+from foveate.data.scan import Fingerprint
 from foveate.predictions import Boxes, Labels, Regions
-from foveate.types import Sample, Table
+from foveate.types import IssueKind, Sample, Table
 
-_TOGETHER = "keep them in one split; where the data names none, foveate fit does"
-SAME_ACROSS = IssueKind("the same file in two splits: figures flatter", "error", "copies", _TOGETHER)
-SAME_OTHER = IssueKind("the same file with different labels", "error", "copies", "decide for one")
-SAME = IssueKind("the same file again", "note", "copies")
-GROUP_ACROSS = IssueKind(
-    "groups that lie in more than one split: figures flatter",
-    "error",
-    "copies",
-    "give each group one split",
-)
-UNUSED = IssueKind("classes that no image has", "warning", "classes")
-ONE = IssueKind("there is one class only: nothing can be told apart", "error", "classes")
-UNSCORED = IssueKind(
-    "classes that a split for measuring lacks: figures say nothing of them", "warning", "classes"
-)
-FEW = IssueKind(
-    "classes with fewer than 10 images to learn from",
-    "warning",
-    "classes",
-    "collect more; figures of these will be rough",
-)
-RARE = IssueKind(
-    "classes with less than a tenth of the images of the largest",
-    "warning",
-    "classes",
-    "look at macro F1, not accuracy",
-)
-BARE = IssueKind("images without any object", "note", "labels")
-
-_FEW, _RARE = 10, 10
-_ALIKE_FEATURES = (
-    0.95  # cosine by EfficientNet-Lite0: .96 for a mirrored photo, below .94 for any two of a shop
-)
+_ONE_SPLIT = "keep them in one split; foveate fit does so where the data have no splits"
 
 
 @dataclass(frozen=True)
-class Likeness:
-    """How pictures are compared. `rows`: (N, D) float32 of length 1; `least`: from which product two are alike; `across`, `other`,
-    `within`: what it is called when two such are in different splits, have different labels, or neither. `tints`: (N, 2, 64) int8,
-    where two are not alike whose colours contradict each other."""
+class CopyKinds:
+    """What pairs of similar images are reported as.
 
-    rows: np.ndarray
-    least: float
+    Attributes:
+        across: Pairs in different splits.
+        other: Pairs with different labels.
+        within: Other pairs.
+    """
+
     across: IssueKind
     other: IssueKind
     within: IssueKind
+
+
+EXACT_COPIES = CopyKinds(
+    IssueKind(
+        "copy_across_splits",
+        "identical files in two splits, which make scores too optimistic",
+        "error",
+        "copies",
+        _ONE_SPLIT,
+    ),
+    IssueKind(
+        "copy_other_label",
+        "identical files with different labels",
+        "error",
+        "copies",
+        "keep one of the two labels",
+    ),
+    IssueKind("copy", "identical copies of an earlier file", "note", "copies"),
+)
+NEAR_COPIES = CopyKinds(
+    IssueKind(
+        "near_duplicate_across_splits",
+        "near-duplicates in two splits, which make scores too optimistic",
+        "warning",
+        "copies",
+        _ONE_SPLIT,
+    ),
+    IssueKind(
+        "near_duplicate_other_label",
+        "near-duplicates with different labels",
+        "warning",
+        "copies",
+        "compare the two: one of them may be mislabeled",
+    ),
+    IssueKind("near_duplicate", "near-duplicates of an earlier image", "note", "copies"),
+)
+SIMILAR_FEATURES = CopyKinds(
+    IssueKind(
+        "similar_features_across_splits",
+        "images in two splits with almost the same features, which make scores too optimistic",
+        "warning",
+        "copies",
+        _ONE_SPLIT,
+    ),
+    IssueKind(
+        "similar_features_other_label",
+        "images with almost the same features and different labels",
+        "warning",
+        "copies",
+        "compare the two: one of them may be mislabeled",
+    ),
+    IssueKind(
+        "similar_features",
+        "images with almost the same features as an earlier image",
+        "note",
+        "copies",
+    ),
+)
+NOT_COMPARED = IssueKind(
+    "not_compared", "the images were not compared by their features", "note", "copies"
+)
+DIVIDED_GROUP = IssueKind(
+    "divided_group",
+    "groups in more than one split, which make scores too optimistic",
+    "error",
+    "copies",
+    "put each group into one split",
+)
+UNUSED_CLASS = IssueKind("unused_class", "classes without images", "warning", "classes")
+SINGLE_CLASS = IssueKind(
+    "single_class", "only one class: there is nothing to classify", "error", "classes"
+)
+UNSCORED_CLASS = IssueKind(
+    "unscored_class",
+    "classes missing from the validation or test split, which cannot be scored there",
+    "warning",
+    "classes",
+)
+FEW_IMAGES = IssueKind(
+    "few_images",
+    "classes with fewer than 10 training images",
+    "warning",
+    "classes",
+    "collect more; scores of these classes will be uncertain",
+)
+IMBALANCED = IssueKind(
+    "imbalanced",
+    "classes with less than a tenth of the images of the largest class",
+    "warning",
+    "classes",
+    "judge by macro F1, not by accuracy",
+)
+NO_OBJECTS = IssueKind("no_objects", "images without objects", "note", "labels")
+
+_FEW, _IMBALANCE = 10, 10  # training images; times fewer than the largest class
+# cosine by EfficientNet-Lite0: 0.96 for a mirrored photo, below 0.94 for any two of a shop
+_SIMILAR_FEATURES = 0.95
+
+
+# --- copies
+
+
+@dataclass(frozen=True)
+class Similarity:
+    """How images are compared.
+
+    Attributes:
+        rows: (N, D) float32 of length 1, whose products are similarities.
+        threshold: Images are similar from this product on.
+        kinds: What similar pairs are reported as.
+        tints: (N, 2, 64) int8; images with contradicting colors are not similar.
+    """
+
+    rows: np.ndarray
+    threshold: float
+    kinds: CopyKinds
     tints: np.ndarray | None = None
 
 
-def by_thumbnails(looks: Sequence[Look], least: float) -> Likeness:
-    """Pearson correlation of thumbnails, and their colours."""
-    rows = standardize(np.stack([look.thumb for look in looks]))
-    return Likeness(
-        rows,
-        least,
-        IssueKind("near-copies in two splits: figures flatter", "warning", "copies", _TOGETHER),
-        IssueKind(
-            "near-copies with different labels",
-            "warning",
-            "copies",
-            "look at both: is one of them mislabelled?",
-        ),
-        IssueKind("near-copies of an image before", "note", "copies"),
-        np.stack([look.tint for look in looks]),
-    )
+def by_thumbnails(fingerprints: Sequence[Fingerprint], threshold: float) -> Similarity:
+    """Return the similarity by Pearson correlation of thumbnails, and by colors."""
+    rows = standardize(np.stack([fingerprint.thumbnail for fingerprint in fingerprints]))
+    tints = np.stack([fingerprint.tint for fingerprint in fingerprints])
+    return Similarity(rows, threshold, NEAR_COPIES, tints)
 
 
-def by_features(features: np.ndarray) -> Likeness:
-    """Cosine of (N, D) features."""
+def by_features(features: np.ndarray) -> Similarity:
+    """Return the similarity by cosine of (N, D) features."""
     rows = features / np.maximum(1e-12, np.linalg.norm(features, axis=1, keepdims=True))
-    return Likeness(
-        rows.astype(np.float32),
-        _ALIKE_FEATURES,
-        IssueKind(
-            "nearly the same to the backbone, in two splits: figures flatter",
-            "warning",
-            "copies",
-            _TOGETHER,
-        ),
-        IssueKind(
-            "nearly the same to the backbone, with different labels",
-            "warning",
-            "copies",
-            "look at both: is one mislabelled?",
-        ),
-        IssueKind("nearly the same to the backbone as an image before", "note", "copies"),
-    )
+    return Similarity(rows.astype(np.float32), _SIMILAR_FEATURES, SIMILAR_FEATURES)
 
 
-UNCOMPARED = IssueKind("pictures were not compared by features", "note", "copies")
-
-
-def copies(
-    samples: Sequence[Sample], digests: Sequence[str], ways: Sequence[Likeness], found: IssueLog
+def find_copies(
+    samples: Sequence[Sample],
+    fingerprints: Sequence[Fingerprint],
+    similarities: Sequence[Similarity],
+    log: IssueLog,
 ) -> None:
-    """Adds exact copies and, by each of the `ways`, near ones. Of a pair that lies in two splits the one outside train is named."""
-    splits, labels = (
-        _codes([sample.split for sample in samples]),
-        _codes([_label(sample) for sample in samples]),
-    )
-    classes_ = _codes(
+    """Record exact copies, and near ones by each similarity.
+
+    Of a pair in two splits the image outside of train is named.
+    """
+    splits = _codes([sample.split for sample in samples])
+    labels = _codes([_label(sample) for sample in samples])
+    # near-duplicates may have other boxes: one may be from a moment later
+    classes = _codes(
         [_label(sample) if isinstance(sample.target, Labels) else None for sample in samples]
     )
-    same, first, partners = _codes(list(digests)), dict[int, int](), _Partners(splits, labels)
+    files = _codes([fingerprint.digest for fingerprint in fingerprints])
+    first: dict[int, int] = {}
     pairs = np.array(
-        [(first.setdefault(code, place), place) for place, code in enumerate(same.tolist())],
+        [(first.setdefault(code, index), index) for index, code in enumerate(files.tolist())],
         dtype=np.int64,
     ).T
+    partners = _Partners(splits, labels)
     partners.add(*pairs[:, pairs[0] != pairs[1]])
-    partners.tell(samples, (SAME_ACROSS, SAME_OTHER, SAME), found)
-    for way in ways:
-        partners = _Partners(splits, classes_)
-        for near, far in similar_pairs(way.rows, way.least):
-            kept = same[near] != same[far]
-            if way.tints is not None:
-                kept &= colors_agree(way.tints, near, far)
+    partners.record(samples, EXACT_COPIES, log)
+    for similarity in similarities:
+        partners = _Partners(splits, classes)
+        for near, far in similar_pairs(similarity.rows, similarity.threshold):
+            kept = files[near] != files[far]
+            if similarity.tints is not None:
+                kept &= colors_agree(similarity.tints, near, far)
             partners.add(near[kept], far[kept])
-        partners.tell(samples, (way.across, way.other, way.within), found)
+        partners.record(samples, similarity.kinds, log)
 
 
 def _codes(values: Sequence[object]) -> np.ndarray:
-    """(N,) int64: a number for each different value."""
+    """(N,) int64: a number for each distinct value."""
     numbers: dict[object, int] = {}
     return np.array([numbers.setdefault(value, len(numbers)) for value in values], dtype=np.int64)
 
 
 def _label(sample: Sample) -> object:
-    """What must be the same for the same file: the classes of an image, those of the boxes in it; sentences and masks may differ.
-    Of near-copies the boxes may differ, too: one may show a moment later."""
+    """What must be equal for equal files: the classes of the image, or of its boxes."""
     if isinstance(sample.target, Labels):
         return tuple(sorted(sample.target.names))
     if isinstance(sample.target, Boxes):
@@ -152,41 +215,44 @@ def _label(sample: Sample) -> object:
 
 
 class _Partners:
-    """For each image the first one before it that it is like: of those in another split, of those with another label, and of those
-    that have neither; a pair may be of the first two kinds. `splits`, `labels`: (N,) codes."""
+    """For each image the first earlier one that it is similar to.
+
+    One each in another split, with another label, and with neither; a pair may be of the first two
+    kinds.
+
+    Args:
+        splits: (N,) codes.
+        labels: (N,) codes.
+    """
 
     def __init__(self, splits: np.ndarray, labels: np.ndarray) -> None:
         self._splits, self._labels = splits, labels
         self._first: tuple[dict[int, int], ...] = ({}, {}, {})
 
     def add(self, near: np.ndarray, far: np.ndarray) -> None:
-        """P pairs: those before, and those that are like them."""
-        across, other = (
-            self._splits[near] != self._splits[far],
-            self._labels[near] != self._labels[far],
-        )
+        """Add P pairs: indices of the earlier images, and of those similar to them."""
+        across = self._splits[near] != self._splits[far]
+        other = self._labels[near] != self._labels[far]
         for first, chosen in zip(self._first, (across, other, ~across & ~other), strict=True):
-            places, spots = np.unique(far[chosen], return_index=True)
-            for place, partner in zip(places.tolist(), near[chosen][spots].tolist(), strict=True):
-                first.setdefault(place, partner)
+            indices, positions = np.unique(far[chosen], return_index=True)
+            partners = near[chosen][positions]
+            for index, partner in zip(indices.tolist(), partners.tolist(), strict=True):
+                first.setdefault(index, partner)
 
-    def tell(
-        self, samples: Sequence[Sample], kinds: tuple[IssueKind, IssueKind, IssueKind], found: IssueLog
-    ) -> None:
-        """Adds them under their kinds, each image once."""
-        for kind, first in zip(kinds, self._first, strict=True):
-            told = set[str]()
-            for place, partner in sorted(first.items()):
-                one, two = samples[place], samples[partner]
-                if kind is kinds[0] and one.split == "train":
+    def record(self, samples: Sequence[Sample], kinds: CopyKinds, log: IssueLog) -> None:
+        """Record the pairs; each image is named once per kind."""
+        for kind, first in zip((kinds.across, kinds.other, kinds.within), self._first, strict=True):
+            recorded: set[str] = set()
+            for index, partner in sorted(first.items()):
+                one, two = samples[index], samples[partner]
+                if kind is kinds.across and one.split == "train":
                     one, two = two, one
-                if one.key not in told:
-                    found.add(kind, one.key, why=_names(one, two), like=two.key)
-                told.add(one.key)
+                if one.key not in recorded:
+                    log.add(kind, one.key, why=_differing_labels(one, two), like=two.key)
+                recorded.add(one.key)
 
 
-def _names(one: Sample, two: Sample) -> str:
-    """The labels of both, where they differ."""
+def _differing_labels(one: Sample, two: Sample) -> str:
     names = [
         ", ".join(sample.target.names[:3]) if isinstance(sample.target, Labels) else ""
         for sample in (one, two)
@@ -194,16 +260,16 @@ def _names(one: Sample, two: Sample) -> str:
     return f"{names[0] or '–'} / {names[1] or '–'}" if names[0] != names[1] else ""
 
 
-def groups(samples: Sequence[Sample], found: IssueLog) -> None:
-    """Adds groups of the data that its splits divide."""
-    places: dict[str, dict[str, str]] = {}
+def find_divided_groups(samples: Sequence[Sample], log: IssueLog) -> None:
+    """Record groups that are in more than one split."""
+    keys: dict[str, dict[str, str]] = {}
     for sample in samples:
         if sample.group and sample.split:
-            places.setdefault(sample.group, {}).setdefault(sample.split, sample.key)
-    for group, keys in places.items():
-        if len(keys) > 1:
-            told = ", ".join(f"{split}: {key}" for split, key in keys.items())
-            found.add(GROUP_ACROSS, group, why=told)
+            keys.setdefault(sample.group, {}).setdefault(sample.split, sample.key)
+    for group, by_split in keys.items():
+        if len(by_split) > 1:
+            why = ", ".join(f"{split}: {key}" for split, key in by_split.items())
+            log.add(DIVIDED_GROUP, group, why=why)
 
 
 # --- classes
@@ -211,8 +277,14 @@ def groups(samples: Sequence[Sample], found: IssueLog) -> None:
 
 @dataclass(frozen=True)
 class Balance:
-    """How many images, boxes or pixels each class has. `unit`: of what; `rows`: class -> split ('' for none) -> count; `images`:
-    the same of images that show it, which for pixels are not counted."""
+    """How many images, boxes or pixels each class has.
+
+    Attributes:
+        unit: What is counted.
+        rows: Class -> split ("" for none) -> count.
+        images: The same of images that show the class; not counted for pixels.
+        splits: The splits in order.
+    """
 
     unit: str
     rows: dict[str, dict[str, int]]
@@ -220,29 +292,34 @@ class Balance:
     splits: tuple[str, ...]
 
     def table(self) -> tuple[list[str], list[list[str]]]:
-        """Columns, and a row a class."""
+        """Return column names, and one row per class."""
         names = [split or "no split" for split in self.splits]
-        columns = ["class", *names, "all"] if len(names) > 1 else ["class", self.unit]
-        rows = [
-            [name, *(f"{counts.get(split, 0)}" for split in self.splits)]
-            for name, counts in self.rows.items()
-        ]
-        return columns, [[*row, str(sum(map(int, row[1:])))] for row in rows] if len(
-            names
-        ) > 1 else rows
+        has_splits = len(names) > 1
+        columns = ["class", *names, "all"] if has_splits else ["class", self.unit]
+        rows = []
+        for name, counts in self.rows.items():
+            numbers = [counts.get(split, 0) for split in self.splits]
+            rows.append([name, *map(str, [*numbers, sum(numbers)] if has_splits else numbers)])
+        return columns, rows
 
     def numbers(self) -> dict[str, Any]:
+        """Return the counts, JSON-able."""
         return {
             name: {split or "none": count for split, count in counts.items()}
             for name, counts in self.rows.items()
         }
 
 
-def balance(table: Table, looks: Sequence[Look | None]) -> Balance:
-    """What each class has; of masks only those that were looked at. `looks`: one for each sample."""
+def count_classes(table: Table, images: Sequence[InspectedImage | None]) -> Balance:
+    """Count what each class has; of masks only those that were opened.
+
+    Args:
+        table: The dataset.
+        images: One for each sample; None for those that were not opened.
+    """
     rows, shown = ({name: Counter[str]() for name in table.classes} for _ in range(2))
-    unit, splits = "images", dict.fromkeys((sample.split or "") for sample in table.samples)
-    for sample, look in zip(table.samples, looks, strict=True):
+    unit, splits = "images", {sample.split or "" for sample in table.samples}
+    for sample, image in zip(table.samples, images, strict=True):
         split = sample.split or ""
         if isinstance(sample.target, Labels | Boxes):
             unit = "boxes" if isinstance(sample.target, Boxes) else "images"
@@ -252,75 +329,67 @@ def balance(table: Table, looks: Sequence[Look | None]) -> Balance:
                 shown[name][split] += 1
         elif isinstance(sample.target, Regions):
             unit = "pixels"
-            pixels = [] if look is None or look.pixels is None else look.pixels.tolist()
+            pixels = [] if image is None or image.pixels is None else image.pixels.tolist()
             for name, count in zip(table.classes, pixels, strict=False):
                 rows[name][split] += count
-    order = [split for split in ("train", "val", "test", "") if split in splits]
-    first, second = (
-        {name: dict(counts) for name, counts in each.items()} for each in (rows, shown)
+    return Balance(
+        unit,
+        {name: dict(counts) for name, counts in rows.items()},
+        {name: dict(counts) for name, counts in shown.items()},
+        tuple(split for split in ("train", "val", "test", "") if split in splits),
     )
-    return Balance(unit, first, second, tuple(order))
 
 
-def classes(table: Table, found: IssueLog, counted: Balance) -> None:
-    """Adds what is amiss with the classes. Of pixels only which classes there are is judged, not how many they have; of names
-    alone, nothing but the names."""
-    _twins(table.classes, found)
-    named, judged = (
-        "train" in counted.splits,
-        counted.rows if counted.unit == "pixels" else counted.images,
-    )
-    taught = {name: counts.get("train", 0) + counts.get("", 0) for name, counts in judged.items()}
-    most, measured = (
-        max(taught.values(), default=0),
-        [split for split in counted.splits if split in ("val", "test")],
-    )
-    for name, counts in judged.items() if table.samples else ():
+def check_classes(table: Table, log: IssueLog, balance: Balance) -> None:
+    """Record problems of the classes.
+
+    Of pixels only their presence counts, not their number; of a list of names only the names.
+    """
+    _check_names(table.classes, log)
+    if not table.samples:
+        return
+    counts_pixels, has_splits = balance.unit == "pixels", "train" in balance.splits
+    by_class = balance.rows if counts_pixels else balance.images
+    training = {
+        name: counts.get("train", 0) + counts.get("", 0) for name, counts in by_class.items()
+    }
+    largest = max(training.values(), default=0)
+    scored = [split for split in balance.splits if split in ("val", "test")] if has_splits else []
+    for name, counts in by_class.items():
         if not sum(counts.values()):
-            found.add(UNUSED, name)
-        elif named and not taught[name]:
-            if not found.has(UNTAUGHT, name):
-                found.add(
-                    UNTAUGHT,
-                    name,
-                    why=", ".join(f"{count} in {split}" for split, count in counts.items()),
-                )
+            log.add(UNUSED_CLASS, name)
+        elif has_splits and not training[name]:
+            if not log.has(NO_TRAINING_IMAGES, name):
+                why = ", ".join(f"{count} in {split}" for split, count in counts.items())
+                log.add(NO_TRAINING_IMAGES, name, why=why)
         else:
-            _sparse(
-                name,
-                counts,
-                0 if counted.unit == "pixels" else taught[name],
-                most,
-                measured if named else [],
-                found,
-            )
-    if table.samples and len(counted.rows) == 1 and counted.unit == "images":
-        found.add(ONE, next(iter(counted.rows)))
-    bare = [
-        sample.key
-        for sample in table.samples
-        if isinstance(sample.target, Boxes) and not sample.target.names
-    ]
-    for key in bare:
-        found.add(BARE, key)
+            _check_trainable(name, counts, scored, log)
+            if not counts_pixels:
+                _check_size(name, training[name], largest, log)
+    if len(balance.rows) == 1 and balance.unit == "images":
+        log.add(SINGLE_CLASS, next(iter(balance.rows)))
+    for sample in table.samples:
+        if isinstance(sample.target, Boxes) and not sample.target.names:
+            log.add(NO_OBJECTS, sample.key)
 
 
-def _sparse(
-    name: str, counts: dict[str, int], own: int, most: int, measured: list[str], found: IssueLog
-) -> None:
-    """What a class that can be learnt lacks. `own`: its images to learn from, 0 where they are not counted."""
-    lacking = [split for split in measured if not counts.get(split)]
+def _check_trainable(name: str, counts: dict[str, int], scored: list[str], log: IssueLog) -> None:
+    lacking = [split for split in scored if not counts.get(split)]
     if lacking:
-        found.add(UNSCORED, name, why=", ".join(lacking))
-    if 0 < own < _FEW:
-        found.add(FEW, name, why=f"{own} images")
-    elif 0 < own * _RARE < most:
-        found.add(RARE, name, why=f"{own} images, the largest has {most}")
+        log.add(UNSCORED_CLASS, name, why=", ".join(lacking))
 
 
-def _twins(names: Sequence[str], found: IssueLog) -> None:
+def _check_size(name: str, images: int, largest: int, log: IssueLog) -> None:
+    """Record a class with few training images."""
+    if 0 < images < _FEW:
+        log.add(FEW_IMAGES, name, why=f"{images} image" if images == 1 else f"{images} images")
+    elif 0 < images * _IMBALANCE < largest:
+        log.add(IMBALANCED, name, why=f"{images} images, the largest class has {largest}")
+
+
+def _check_names(names: Sequence[str], log: IssueLog) -> None:
     first: dict[str, str] = {}
     for name in names:
         twin = first.setdefault("".join(name.split()).casefold(), name)
-        if twin != name and not found.has(TWINS, name):
-            found.add(TWINS, name, why=f"{twin!r} and {name!r}")
+        if twin != name and not log.has(SIMILAR_NAMES, name):
+            log.add(SIMILAR_NAMES, name, why=f"{twin!r} and {name!r}")

@@ -1,4 +1,6 @@
-"""continue RUN DATA: adds images, or classes, to what a finished run has learnt, and measures what it forgets."""
+"""continue RUN DATA: adds images, or classes, to what a finished run has learnt, and measures what
+it forgets.
+"""
 
 from __future__ import annotations
 

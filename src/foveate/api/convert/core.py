@@ -7,22 +7,26 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from foveate.data.boxes import refitted
+from foveate.data.boxes import revalidate_boxes
 from foveate.data.formats import Format, read_table, writer
 from foveate.data.issues import IssueLog
 from foveate.errors import BrokenImage, DataError, UsageError
-from foveate.images import codec as images
+from foveate.images.codec import read_size
 from foveate.predictions import Boxes
-from foveate.types import Split, Table
+from foveate.types import Issue, IssueKind, Split, Table, remark
 from foveate.utils import log
 from foveate.utils.files import atomic_write, require_free
 
 _SPLITS: tuple[Split | None, ...] = ("train", "val", "test", None)
+_UNREADABLE = IssueKind("unreadable_images_skipped", "unreadable images, skipped", "error", "files")
 
 
 @dataclass(frozen=True)
 class ConvertResult:
-    """What the new folder holds. `images`: how many each split has. `boxes`: how many each class has, in their order."""
+    """What the new folder holds.
+
+    `images`: how many each split has. `boxes`: how many each class has, in their order.
+    """
 
     folder: Path
     format: str
@@ -70,7 +74,7 @@ def write_dataset(table: Table, to: str, out: Path) -> ConvertResult:
         require_same_boxes(table, again)
     for note in notes:
         log.warning(note)
-    return ConvertResult(out, to, *count_by_split_and_class(again), notes)
+    return ConvertResult(out, to, *count_by_split_and_class(again), tuple(map(str, notes)))
 
 
 def require_separate_folder(data: Path, out: Path) -> None:
@@ -84,8 +88,10 @@ def require_separate_folder(data: Path, out: Path) -> None:
 
 
 def fit_boxes(table: Table) -> Table:
-    """Without images that cannot be read, and with boxes inside the images as they are: annotations may state other sizes."""
-    findings, samples = IssueLog(), []
+    """Without images that cannot be read, and with boxes inside the images as they are: annotations
+    may state other sizes.
+    """
+    issues, samples = IssueLog(), []
     if not table.samples:
         raise UsageError("there is no image to convert", where=table.root)
     for sample in table.samples:
@@ -98,14 +104,14 @@ def fit_boxes(table: Table) -> Table:
                 hint="name another format with --format",
             )
         try:
-            boxes, problems = refitted(sample.target, images.read_size(sample.path))
+            boxes, problems = revalidate_boxes(sample.target, read_size(sample.file))
         except BrokenImage:
-            findings.add("images that cannot be read, left out", sample.key)
+            issues.add(_UNREADABLE, sample.key)
             continue
         for problem, count in problems.items():
-            findings.add(problem, sample.key, count)
+            issues.add(problem, sample.key, count)
         samples.append(replace(sample, target=boxes))
-    return replace(table, samples=tuple(samples), notes=(*table.notes, *findings.notes()))
+    return replace(table, samples=tuple(samples), notes=(*table.notes, *issues.issues()))
 
 
 def read_back(target: Format, aside: Path, out: Path) -> Table:
@@ -138,18 +144,13 @@ def require_same_boxes(table: Table, again: Table) -> None:
         )
 
 
-def lost_masks(table: Table, again: Table) -> tuple[str, ...]:
+def lost_masks(table: Table, again: Table) -> tuple[Issue, ...]:
     before, after = (
         sum(len(getattr(sample.target, "masks", None) or ()) for sample in each.samples)
         for each in (table, again)
     )
-    return (
-        (
-            f"{before - after} objects have a mask, which this format cannot hold: their boxes are kept",
-        )
-        if before > after
-        else ()
-    )
+    text = "{count:mask|masks} of objects, which the format does not support: only boxes are kept"
+    return (remark("masks_unsupported", text, count=before - after),) if before > after else ()
 
 
 def count_by_split_and_class(table: Table) -> tuple[dict[str, int], dict[str, int]]:

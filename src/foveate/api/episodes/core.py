@@ -29,7 +29,10 @@ _QUICK = {"training.channels_last": True}  # as in a race
 
 @dataclass(frozen=True)
 class EpisodesResult:
-    """`accuracy`: the mean over episodes. `what`: the backbone and the tuning, in words. `cautions`: what it cannot promise."""
+    """`accuracy`: the mean over episodes.
+
+    `what`: the backbone and the tuning, in words. `cautions`: what it cannot promise.
+    """
 
     columns: ClassVar[list[str]] = [
         "backbone",
@@ -114,9 +117,7 @@ def _of_run(recipe: Recipe, run: Path | None, words: dict[str, Any]) -> Recipe:
         return recipe
     odd = sorted({"backbone", "weights", "size"} & words.keys())
     if odd:
-        raise UsageError(
-            f"--run and --{odd[0]} are mutually exclusive", where=run
-        )
+        raise UsageError(f"--run and --{odd[0]} are mutually exclusive", where=run)
     return with_settings(recipe, {"backbone": Run.open(run).recipe().backbone.model_dump()})
 
 

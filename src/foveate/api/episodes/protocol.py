@@ -35,7 +35,8 @@ def episodes(
 ) -> Iterator[Episode]:
     """`count` episodes of `ways` classes that have enough images, drawn with the seed.
 
-    Raises UsageError where fewer classes have `shots` + `queries` images, or when there is nothing to tell apart.
+    Raises UsageError where fewer classes have `shots` + `queries` images, or when there is nothing
+    to tell apart.
     """
     if min(ways - 1, shots, queries, count) < 1:
         raise UsageError(
@@ -64,8 +65,10 @@ def episodes(
 
 
 def accuracies(model: Model, features: np.ndarray, found: Iterable[Episode]) -> np.ndarray:
-    """(E,) shares of right answers: the model's tuning solves its head anew for each episode, on features (N, D) that the head
-    described. The model answers with as many classes as an episode has ways."""
+    """(E,) shares of right answers: the model's tuning solves its head anew for each episode, on
+    features (N, D) that the head described. The model answers with as many classes as an episode
+    has ways.
+    """
     ways, right = len(model.classes), []
     for episode in found:
         truth = np.repeat(np.arange(ways), len(episode.asked) // ways)
@@ -79,7 +82,9 @@ def accuracies(model: Model, features: np.ndarray, found: Iterable[Episode]) -> 
 
 
 def solved_answers(model: Model, known: LabeledFeatures, asked: np.ndarray) -> np.ndarray:
-    """(Q, W) logits of described features (Q, D), by the head as the model's tuning solves it from the known ones."""
+    """(Q, W) logits of described features (Q, D), by the head as the model's tuning solves it from
+    the known ones.
+    """
     model.tuning.fit_head(model, known)
     head: Any = model.head
     own, head.feature_vector = head.feature_vector, _as_they_are
@@ -91,7 +96,9 @@ def solved_answers(model: Model, known: LabeledFeatures, asked: np.ndarray) -> n
 
 
 def mean_of(shares: np.ndarray) -> Score:
-    """The mean over episodes with its 95 % interval, 1.96 standard errors to either side, as papers report it."""
+    """The mean over episodes with its 95 % interval, 1.96 standard errors to either side, as papers
+    report it.
+    """
     mean = float(shares.mean())
     reach = _Z * float(shares.std(ddof=1)) / len(shares) ** 0.5 if len(shares) > 1 else float("nan")
     return Score(mean, mean - reach, mean + reach, len(shares))

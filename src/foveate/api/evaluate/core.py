@@ -96,7 +96,7 @@ def _evaluate(
     split, table = select_split(table, source.split)
     recipe = predictor.recipe.data.model_copy(update={"strict": source.strict})
     scanned = scan_with_progress(table, predictor.model, recipe)
-    samples, cache = scanned.table.samples, scanned.pixels
+    samples, cache = scanned.table.samples, scanned.cache
     with console.progress(len(samples), "evaluate") as bar:
         inference_start = time.perf_counter()
         predictions = predictor.predict_samples(samples, cache, bar.advance).predictions

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from foveate.data.discovery import images_at
+from foveate.data.discovery import find_images_at
 from foveate.errors import UsageError
 from foveate.evaluation.calibration import MIN_IMAGES
 from foveate.evaluation.metrics import with_interval
@@ -36,7 +36,7 @@ def detect_ood(predictor: Predictor, predictions: Sequence[object], other: Path)
             why="it was not calibrated",
             hint=f"a run with one class per image and at least {MIN_IMAGES} validation images",
         )
-    results = list(predictor.predict(images_at([other])))
+    results = list(predictor.predict(find_images_at([other])))
     unreadable = sum(result.prediction is None for result in results)
     if unreadable:
         log.warning(f"{unreadable} of {len(results)} out-of-distribution images could not be read")

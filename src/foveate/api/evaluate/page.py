@@ -63,7 +63,7 @@ def build_page(
         ood=result.ood,
         corrupted=result.corrupted.numbers() if result.corrupted else None,
         slices=slice_rows(result.slices),
-        confusions=confusion_cells(predictor, samples, predictions, scanned.pixels),
+        confusions=confusion_cells(predictor, samples, predictions, scanned.cache),
         question=predictor.model.task.question,
         lang=lang,
         environment=environment_row(environment),
@@ -138,9 +138,15 @@ def split_counts(counts: dict[str, int]) -> Text:
         "val": Message("fact.val", "validation"),
         "test": Message("fact.test", "test"),
     }
+    order = sorted(counts, key=[*names, *counts].index)
     parts: list[Text] = [
-        Message("fact.split_count", "{count} {split}", count=count, split=names.get(split, split))
-        for split, count in counts.items()
+        Message(
+            "fact.split_count",
+            "{count} {split}",
+            count=counts[split],
+            split=names.get(split, split),
+        )
+        for split in order
     ]
     if not parts:
         return ""

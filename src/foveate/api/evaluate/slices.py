@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from foveate.data.records import traits
+from foveate.data.records import read_attributes
 from foveate.errors import DataError
 from foveate.inference.engine import compute_scores
 from foveate.inference.predictor import Predictor
@@ -60,7 +60,7 @@ def score_slices(
     Raises:
         DataError: The table cannot be read, or names none of these images.
     """
-    rows = _match(samples, traits(table))
+    rows = _match(samples, read_attributes(table))
     if not any(rows):
         raise DataError(
             "this table names none of these images",

@@ -12,7 +12,7 @@ import numpy as np
 from torch import Tensor
 
 from foveate.api.explain.nearest import Known, Near
-from foveate.data.discovery import images_at
+from foveate.data.discovery import find_images_at
 from foveate.errors import BrokenImage, UsageError
 from foveate.explainability.faithfulness import (
     ExplainTarget,
@@ -41,8 +41,11 @@ _LIKE_RANDOM = 0.5  # correlation with the map of random weights from which a ma
 
 @dataclass(frozen=True)
 class Why:
-    """One picture, one question, one way to explain. `same`: the correlation with the map of random weights; `nearest`: training
-    images like this one, where they were asked for."""
+    """One picture, one question, one way to explain.
+
+    `same`: the correlation with the map of random weights; `nearest`: training images like this
+    one, where they were asked for.
+    """
 
     path: str
     label: str
@@ -97,7 +100,14 @@ class ExplainResult:
 
     @property
     def columns(self) -> list[str]:
-        return ["method", "maps", "insertion", "deletion", "better than random", "like random weights"]
+        return [
+            "method",
+            "maps",
+            "insertion",
+            "deletion",
+            "better than random",
+            "like random weights",
+        ]
 
     @property
     def rows(self) -> list[list[str]]:
@@ -163,7 +173,7 @@ def explain_images(
     run: Path, images: Iterable[Path], request: Request, folder: Path, device: str
 ) -> ExplainResult:
     """Explain the predictions for files and folders; sheets and numbers go to the new `folder`."""
-    paths = list(images_at(images))
+    paths = list(find_images_at(images))
     predictor = load_predictor(run, device)
     other, found, skipped = randomize_weights(predictor.model), list[Why](), list[tuple[str, str]]()
     known = Known.of(predictor) if request.nearest else None
@@ -220,7 +230,11 @@ def _explained(
 
 
 def _whys(
-    subject: ExplainTarget, question: ExplainableScore, other: Model, path: str, explainers: dict[str, Explainer]
+    subject: ExplainTarget,
+    question: ExplainableScore,
+    other: Model,
+    path: str,
+    explainers: dict[str, Explainer],
 ) -> list[Why]:
     curves = FaithfulnessCurves(subject, question)
     chance = float(subject.probabilities(question, subject.batch.images)[0])
@@ -233,7 +247,9 @@ def _whys(
 
 
 def _sheet(subject: ExplainTarget, whys: list[Why], across: int) -> np.ndarray:
-    """A row for each question: the picture as the network sees it, then each map over it, with what it is worth."""
+    """A row for each question: the picture as the network sees it, then each map over it, with what
+    it is worth.
+    """
     pixels = subject.pixels(_SIDE)
     pictures, titles = list[np.ndarray](), list[str]()
     for first in range(0, len(whys), across):

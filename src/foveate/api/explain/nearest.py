@@ -1,4 +1,6 @@
-"""The training images that a picture is most like, by the features that the run's backbone has of both."""
+"""The training images that a picture is most like, by the features that the run's backbone has of
+both.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from foveate.data.image_cache import ImageCache
-from foveate.data.scan import readable
+from foveate.data.scan import drop_unreadable
 from foveate.data.tables import label_names
 from foveate.errors import UsageError
 from foveate.images import codec as images
@@ -43,7 +45,9 @@ class Near:
 
 @dataclass(frozen=True)
 class Known:
-    """`features`: (N, D) of length 1, of the training images `samples`; `middle`: (D,), their mean before."""
+    """`features`: (N, D) of length 1, of the training images `samples`; `middle`: (D,), their mean
+    before.
+    """
 
     predictor: Predictor
     samples: list[Sample]
@@ -52,16 +56,21 @@ class Known:
 
     @classmethod
     def of(cls, predictor: Predictor) -> Known:
-        """Of at most 2,000 training images, drawn by the run's seed. Raises UsageError where there are none, or no features."""
+        """Of at most 2,000 training images, drawn by the run's seed.
+
+        Raises UsageError where there are none, or no features.
+        """
         model = predictor.model
         if Provides.POOLED not in model.backbone.provides:
             raise UsageError(
                 "this run's backbone has no vector of a picture to compare", where="--nearest"
             )
-        train = [sample for sample in read_run_table(predictor.run).samples if sample.split == "train"]
+        train = [
+            sample for sample in read_run_table(predictor.run).samples if sample.split == "train"
+        ]
         drawn = np.random.default_rng(predictor.recipe.seed).permutation(len(train))[:_MOST]
         pixels = ImageCache(model.backbone.input.size, model.task.framing, keep=True)
-        samples = readable([train[place] for place in sorted(drawn.tolist())], pixels)
+        samples = drop_unreadable([train[place] for place in sorted(drawn.tolist())], pixels)
         if not samples:
             raise UsageError(
                 "the run's training images are not there", where="--nearest", hint="leave it out"
@@ -76,7 +85,9 @@ class Known:
     def nearest(self, path: Path, count: int) -> list[Near]:
         model, sample = self.predictor.model, Sample(path, printable(path))
         pixels = ImageCache(model.backbone.input.size, model.task.framing, keep=False)
-        found = pooled_features(model.backbone, [sample], pixels, model.task.framing, self.predictor.device)
+        found = pooled_features(
+            model.backbone, [sample], pixels, model.task.framing, self.predictor.device
+        )
         asked = functional.normalize(found - self.middle, dim=1)
         alike, places = (asked @ self.features.T)[0].topk(min(count, len(self.samples)))
         chosen = [self.samples[place] for place in places.tolist()]

@@ -1,4 +1,6 @@
-"""What leaves the house in an export: a graph, what it says of itself, and the pictures on which it is held against its run."""
+"""What leaves the house in an export: a graph, what it says of itself, and the pictures on which it
+is held against its run.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from foveate.api.pretrain.pictures import HELD, TRAIN
+from foveate.api.pretrain.images import HELD, TRAIN
 from foveate.data.streaming import Catalogue
 from foveate.deploy.postprocess.classify import encode_feature_space
 from foveate.deploy.runtime import FORMAT_VERSION, preprocess
@@ -62,9 +64,12 @@ class Graph(nn.Module):
 
 @dataclass(frozen=True)
 class Leaving:
-    """`steps`: the graphs beside the first one, given its outputs. `places`: of the pictures that are answered, `keys`: their
-    names; `train`: of pictures that give the ranges of 8 bits. `own`: the run's answers to the former, `judged`: the main number of
-    such answers and its name."""
+    """`steps`: the graphs beside the first one, given its outputs.
+
+    `places`: of the pictures that are answered, `keys`: their names; `train`: of pictures that give
+    the ranges of 8 bits. `own`: the run's answers to the former, `judged`: the main number of such
+    answers and its name.
+    """
 
     run: Run
     graph: Graph
@@ -82,7 +87,9 @@ class Leaving:
 
     def examples(self) -> list[np.ndarray]:
         """Two squares, (3, S, S) uint8."""
-        return [preprocess(self.places[place], self.side, self.framing).squares[0] for place in (0, -1)]
+        return [
+            preprocess(self.places[place], self.side, self.framing).squares[0] for place in (0, -1)
+        ]
 
     @property
     def framing(self) -> Framing:
@@ -91,7 +98,10 @@ class Leaving:
 
 
 def leaving(folder: Path) -> Leaving:
-    """A finished run, or a pre-trained backbone. Raises UsageError where there are no images to compare on."""
+    """A finished run, or a pre-trained backbone.
+
+    Raises UsageError where there are no images to compare on.
+    """
     return (
         _backbone(Run.open(folder))
         if Run.open(folder).is_pretraining
@@ -102,7 +112,9 @@ def leaving(folder: Path) -> Leaving:
 def _answering(predictor: Predictor) -> Leaving:
     model, table = predictor.model, read_run_table(predictor.run)
     train = table.in_split("train")
-    chosen = next((part for part in (table.in_split("val"), table.in_split("test"), train) if part), ())[:_MOST]
+    chosen = next(
+        (part for part in (table.in_split("val"), table.in_split("test"), train) if part), ()
+    )[:_MOST]
     if not chosen:
         hint = "a run that saw images"
         raise UsageError(
@@ -126,7 +138,7 @@ def _answering(predictor: Predictor) -> Leaving:
         [sample.path for sample in samples],
         [sample.key for sample in samples],
         [train[place].path for place in _drawn(len(train), predictor.recipe.seed)],
-        lambda: predictor.predict_samples(samples, scanned.pixels).predictions,
+        lambda: predictor.predict_samples(samples, scanned.cache).predictions,
         judged,
     )
 
@@ -143,7 +155,9 @@ def _backbone(run: Run) -> Leaving:
     @torch.inference_mode()
     def own() -> list[Embedding]:
         found = [
-            graph.named(torch.from_numpy(preprocess(place, size, "crop").squares[0][None]))["pooled"]
+            graph.named(torch.from_numpy(preprocess(place, size, "crop").squares[0][None]))[
+                "pooled"
+            ]
             for place in places
         ]
         return [Embedding(each[0].numpy()) for each in found]
@@ -221,7 +235,9 @@ def _about(run: Run, task: str) -> dict[str, Any]:
 
 
 def _about_answers(predictor: Predictor) -> dict[str, Any]:
-    """What a file says of itself; how pictures become squares is in words, for those who read it without Foveate."""
+    """What a file says of itself; how pictures become squares is in words, for those who read it
+    without Foveate.
+    """
     model, known = predictor.model, predictor.calibration
     framing = model.task.framing
     return {

@@ -63,8 +63,10 @@ class File:
 
 @dataclass(frozen=True)
 class Answering(File):
-    """`parity`: the greatest difference from the run's own outputs, by name; `torch`, `score`: the main number of the run and of
-    the file on the same images; `latency`: batch -> seconds, the median of five."""
+    """`parity`: the greatest difference from the run's own outputs, by name; `torch`, `score`: the
+    main number of the run and of the file on the same images; `latency`: batch -> seconds, the
+    median of five.
+    """
 
     measure: str
     parity: dict[str, float]
@@ -178,11 +180,7 @@ def _listed(folder: Path, files: Sequence[File]) -> None:
 
 
 def _weights(maker: WeightsExporter, to: str, found: Leaving, path: Path, alone: bool) -> File:
-    tensors = (
-        read_run_tensors(found.run.folder)
-        if alone
-        else found.graph.state_dict()
-    )
+    tensors = read_run_tensors(found.run.folder) if alone else found.graph.state_dict()
     maker.write_tensors(tensors, {**found.about, "trained_only": alone}, path)
     return File(path, to, "fp32", path.stat().st_size, checksum(path))
 
@@ -193,8 +191,9 @@ def _weights(maker: WeightsExporter, to: str, found: Leaving, path: Path, alone:
 def _answered(
     maker: RuntimeExporter, to: str, found: Leaving, path: Path, final: Path, most: float | None
 ) -> tuple[list[Answering], list[str]]:
-    """The file, its parts and what reads it, and the one of 8 bits where the main number may drop by `most`; and why not, if it
-    is not kept. `final`: where it will lie."""
+    """The file, its parts and what reads it, and the one of 8 bits where the main number may drop
+    by `most`; and why not, if it is not kept. `final`: where it will lie.
+    """
     with torch.inference_mode():
         outputs = found.graph.named(torch.from_numpy(np.stack(found.examples())))
     steps = found.steps(outputs)

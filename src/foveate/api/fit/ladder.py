@@ -264,9 +264,7 @@ class _Climb:
     def _picked_up(self, run: Run) -> FitResult:
         """A rung of a ladder that was interrupted."""
         if run.finished:
-            return FitResult(
-                run.folder, evaluate(run.folder, split="val"), run.outcome()
-            )
+            return FitResult(run.folder, evaluate(run.folder, split="val"), run.outcome())
         with run.locked():
             run.remove_partial_files()
             return adapted(reopened(run), ["val"])
@@ -326,9 +324,7 @@ class _Climb:
         tried = ", ".join(rung.tuning for rung in self.rungs if rung.result)
         reason = f"the cheapest whose gain over those below it is beyond the noise, of {tried}"
         self.run.record([Decision("tuning", name, reason)])
-        evaluation = evaluate(
-            self.run.folder, split="test" if tested else "val"
-        )
+        evaluation = evaluate(self.run.folder, split="test" if tested else "val")
         if self.clock.left() < 0:
             log.warning(
                 f"the time was up {-self.clock.left():.0f} s ago: the cheapest answer takes longer than was given"
@@ -356,7 +352,9 @@ def _images(evaluation: EvaluateResult) -> int:
 def _groups() -> Iterator[list[str]]:
     """Names of tunings by rung, the cheapest first."""
     rungs = {
-        name: rung for name in TUNINGS.names() if (rung := TUNINGS.get(name).ladder_rank) is not None
+        name: rung
+        for name in TUNINGS.names()
+        if (rung := TUNINGS.get(name).ladder_rank) is not None
     }
     for _, names in groupby(
         sorted(rungs, key=lambda name: rungs[name]), key=lambda name: int(rungs[name])

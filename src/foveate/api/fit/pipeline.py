@@ -183,7 +183,11 @@ def reopened(run: Run, recipe: Recipe | None = None) -> Job:
         )
     groups = [sample.group or "" for sample in scanned.table.samples]
     return Job(
-        recipe, run, model, PreparedData(scanned, groups, "as written down"), resolve_device(recipe.device)
+        recipe,
+        run,
+        model,
+        PreparedData(scanned, groups, "as written down"),
+        resolve_device(recipe.device),
     )
 
 
@@ -246,9 +250,11 @@ def _split_rows(job: Job) -> list[dict[str, str]]:
 
 
 def _solved(job: Job, start: float) -> TrainingResult:
-    tensors = {name: tensor.detach().clone() for name, tensor in job.model.trained_tensors().items()}
-    seconds, reason = time.perf_counter() - start, "fitted in closed form"
-    return TrainingResult(tensors, 0, -1, 0, seconds, Message("training.closed_form", reason))
+    tensors = {
+        name: tensor.detach().clone() for name, tensor in job.model.trained_tensors().items()
+    }
+    reason = Message("training.closed_form", "fitted in closed form")
+    return TrainingResult(tensors, 0, -1, 0, time.perf_counter() - start, reason)
 
 
 def _trained(job: Job) -> TrainingResult:
@@ -310,7 +316,7 @@ def _calibrated(job: Job, left_out: OutOfFold | None) -> dict[str, Any] | None:
     drawn = np.random.default_rng(job.recipe.seed).permutation(len(train))[:_FAMILIAR]
     known = [train[place] for place in sorted(drawn.tolist())]
     parts = [
-        _seen(job, eval_dataset(job.model, samples, job.scanned.pixels, job.recipe.seed))
+        _seen(job, eval_dataset(job.model, samples, job.scanned.cache, job.recipe.seed))
         for samples in (known, val)
     ]
     (_, features), (predictions, theirs) = parts
@@ -320,7 +326,8 @@ def _calibrated(job: Job, left_out: OutOfFold | None) -> dict[str, Any] | None:
     temperature = fit_temperature(scores, truths)
     if left_out is not None:
         temperature = fit_temperature(
-            np.concatenate([scores, left_out.probabilities]), np.concatenate([truths, left_out.labels])
+            np.concatenate([scores, left_out.probabilities]),
+            np.concatenate([truths, left_out.labels]),
         )
     found = Calibration.fit(scores, truths, theirs, FeatureSpace.fit(features), temperature)
     job.run.write_json(CALIBRATION_FILE, found.row())
@@ -399,8 +406,5 @@ def _cautions(job: Job, leakage_audit: list[dict[str, Any]]) -> list[Message]:
 def _evaluated(job: Job, splits: Sequence[Split]) -> EvaluateResult | None:
     """Scores the saved run, as anyone would load it, on those splits that hold images; the last one is the headline."""
     there = [split for split in splits if job.indices(split)]
-    results = [
-        evaluate(job.run.folder, split=split, device=str(job.device))
-        for split in there
-    ]
+    results = [evaluate(job.run.folder, split=split, device=str(job.device)) for split in there]
     return results[-1] if results else None

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from foveate.api.generate.distances import Distances, compared
-from foveate.api.generate.inpainting import Hole, filled, hole
+from foveate.api.generate.distances import Distances, compare_to_real
+from foveate.api.generate.inpainting import InpaintingRegion, find_region, paste_region
 from foveate.data.loading import even_slices
 from foveate.data.transforms import as_pixels, evaluation_transform
 from foveate.errors import UsageError
@@ -50,7 +50,9 @@ class ImageGenerator:
 
 @dataclass(frozen=True)
 class GenerateResult:
-    """`folder`: the pictures, grid.png and pictures.jsonl; `distances`: from real pictures, where they were given."""
+    """`folder`: the pictures, grid.png and pictures.jsonl; `distances`: from real pictures, where
+    they were given.
+    """
 
     folder: Path
     count: int
@@ -86,35 +88,37 @@ def generate_files(
     run: Path | str, request: Request, out: Path | None, device: str
 ) -> GenerateResult:
     """Generate the images and write them, with a grid and a table, to the new folder `out`."""
-    _refuse(request)
-    folder = out or next_free_path(Path(run) / "pictures" if Path(run).is_dir() else Path("pictures"))
+    _check_request(request)
+    folder = out or next_free_path(
+        Path(run) / "pictures" if Path(run).is_dir() else Path("pictures")
+    )
     require_free(folder)
-    artist = _told(_load_generator(run, device), request)
+    artist = _with_overrides(_load_generator(run, device), request)
     prompts = [
         prompt for prompt in request.prompts or artist.sentences for _ in range(request.count)
     ]
     for prompt in dict.fromkeys(prompts):
         if artist.encoder is not None:
             artist.encoder.check_prompt(prompt)
-    original = _Original.of(request, artist.backbone) if request.image is not None else None
-    made = _all(artist, prompts, request, original)
+    original = _SourceImage.of(request, artist.backbone) if request.image is not None else None
+    made = _generate_all(artist, prompts, request, original)
     distances = (
-        compared(made, request.reference, artist.backbone.input, request.feature_backbone, device)
+        compare_to_real(
+            made, request.reference, artist.backbone.input, request.feature_backbone, device
+        )
         if request.reference is not None
         else None
     )
     whole = made if original is None else [original.with_part(pixels) for pixels in made]
-    _written(folder, whole, prompts, artist, request)
+    _write_images(folder, whole, prompts, artist, request)
     if distances is not None:
         write_json(folder / "distances.json", distances.numbers())
     return GenerateResult(folder, len(made), distances)
 
 
-def _refuse(request: Request) -> None:
+def _check_request(request: Request) -> None:
     if request.mask is not None and request.image is None:
-        raise UsageError(
-            "--mask requires --image", where="--mask", hint="--image FILE --mask FILE"
-        )
+        raise UsageError("--mask requires --image", where="--mask", hint="--image FILE --mask FILE")
     if request.strength is not None and not 0 < request.strength <= 1:
         raise UsageError(
             f"the strength lies above 0 and is 1 at the most, not {request.strength}",
@@ -131,7 +135,7 @@ def _refuse(request: Request) -> None:
 
 
 def _load_generator(run: Path | str, device: str) -> ImageGenerator:
-    family = None if Path(run).exists() else _family(str(run))
+    family = None if Path(run).exists() else _family_by_name(str(run))
     if family is not None:
         backbone = family.open(str(run), "auto").eval().to(resolve_device(device))
         if not isinstance(backbone, DiffusionBackbone) or not backbone.encodes_text:
@@ -151,26 +155,29 @@ def _load_generator(run: Path | str, device: str) -> ImageGenerator:
         said: Conditioning = task.condition(backbone, model.head, sentences)  # type: ignore[attr-defined]
         return said
 
-    asked, reader = task.settings, model.head if isinstance(model.head, ConditioningEncoder) else None
+    asked, reader = (
+        task.settings,
+        model.head if isinstance(model.head, ConditioningEncoder) else None,
+    )
     sentences = asked.example_prompts or [asked.prompt]
     return ImageGenerator(
         backbone, read, predictor.run.folder.name, sentences, asked.steps, asked.guidance, reader
     )
 
 
-def _told(artist: ImageGenerator, request: Request) -> ImageGenerator:
+def _with_overrides(artist: ImageGenerator, request: Request) -> ImageGenerator:
     """With the steps and the guidance that are wished for."""
     guidance = artist.guidance if request.guidance is None else request.guidance
     return replace(artist, steps=request.steps or artist.steps, guidance=guidance)
 
 
-def _family(name: str) -> Any:
+def _family_by_name(name: str) -> Any:
     """That of a painter by its name; a path that is not there is told as such by `load`."""
     return family_of(name) if ":" in name or not ("/" in name or name.startswith(".")) else None
 
 
-def _all(
-    artist: ImageGenerator, sentences: list[str], request: Request, original: _Original | None
+def _generate_all(
+    artist: ImageGenerator, sentences: list[str], request: Request, original: _SourceImage | None
 ) -> list[np.ndarray]:
     """(S, S, 3) uint8 for each sentence."""
     parts, spec, found = (
@@ -200,31 +207,35 @@ def _all(
 
 
 @dataclass(frozen=True)
-class _Original:
+class _SourceImage:
     """The picture that it begins from. `part`: where to paint; None = everywhere."""
 
     pixels: np.ndarray
     mask: np.ndarray | None
-    part: Hole | None
+    part: InpaintingRegion | None
     strength: float
 
     @classmethod
-    def of(cls, request: Request, backbone: DiffusionBackbone) -> _Original:
+    def of(cls, request: Request, backbone: DiffusionBackbone) -> _SourceImage:
         assert request.image is not None
         pixels, _ = images.read_image(request.image)
         if request.mask is None:
             return cls(pixels, None, None, request.strength or 0.5)
         mask = images.read_image(request.mask)[0].max(-1) >= 128
-        return cls(pixels, mask, hole(pixels, mask, backbone.input.size), request.strength or 1.0)
+        return cls(
+            pixels, mask, find_region(pixels, mask, backbone.input.size), request.strength or 1.0
+        )
 
     def initial_image(self, backbone: DiffusionBackbone, count: int) -> InitialImage:
         device = next(backbone.parameters()).device
         pixels = self.pixels if self.part is None else self.part.pixels
         image, _, _ = evaluation_transform(backbone.input, "crop")(pixels, pixels.shape[:2], {})
-        clean = backbone.encode(backbone.input.normalize(image[None].to(device))).expand(count, -1, -1, -1)
+        clean = backbone.encode(backbone.input.normalize(image[None].to(device))).expand(
+            count, -1, -1, -1
+        )
         if self.part is None:
             return InitialImage(clean, self.strength)
-        wanted = torch.from_numpy(self.part.open).float()[None, None]
+        wanted = torch.from_numpy(self.part.mask).float()[None, None]
         wanted = torch.nn.functional.adaptive_max_pool2d(wanted, clean.shape[-2:])
         return InitialImage(clean, self.strength, wanted.to(device))
 
@@ -232,12 +243,16 @@ class _Original:
         return (
             made
             if self.part is None or self.mask is None
-            else filled(self.pixels, self.mask, self.part, made)
+            else paste_region(self.pixels, self.mask, self.part, made)
         )
 
 
-def _written(
-    folder: Path, made: list[np.ndarray], sentences: list[str], artist: ImageGenerator, request: Request
+def _write_images(
+    folder: Path,
+    made: list[np.ndarray],
+    sentences: list[str],
+    artist: ImageGenerator,
+    request: Request,
 ) -> None:
     """PNGs that say how they were made, a grid, and a table that `fit` reads."""
     folder.mkdir(parents=True)
@@ -259,14 +274,14 @@ def _written(
         rows.append({"path": name, "text": sentence or "a picture", "seed": request.seed + place})
     shown = np.unique(np.linspace(0, len(made) - 1, _SHOWN).round().astype(int)).tolist()
     grid = image_grid(
-        [_seen(made[place]) for place in shown], [sentences[place] for place in shown], _ACROSS
+        [_enlarged(made[place]) for place in shown], [sentences[place] for place in shown], _ACROSS
     )
     images.write_image(grid, folder / "grid.png", {"note": _NOTE, "model": artist.name})
     lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     write_text(folder / "pictures.jsonl", "".join(lines))
 
 
-def _seen(pixels: np.ndarray) -> np.ndarray:
+def _enlarged(pixels: np.ndarray) -> np.ndarray:
     """As large as a grid shows it: small ones are enlarged, each pixel to a square."""
     times = max(1, _THUMBNAIL // 2 // max(pixels.shape[:2]))
     return images.thumbnail(pixels.repeat(times, 0).repeat(times, 1), _THUMBNAIL)

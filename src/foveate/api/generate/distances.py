@@ -1,4 +1,4 @@
-"""How far painted pictures are from real ones."""
+"""KID and FID between generated and real images."""
 
 from __future__ import annotations
 
@@ -22,26 +22,30 @@ from foveate.types import InputSpec, Provides, Sample
 from foveate.utils import log
 from foveate.utils.device import resolve_device
 
-_MOST = 2000  # real pictures
-_LEAST = 10
+_MAX_REAL = 2000  # real images
+_MIN_IMAGES = 10
 
 
 @dataclass(frozen=True)
 class Distances:
-    """`rows`: of painted pictures, of half of the real ones, and of noise, from the (other half of the) real ones, each with
-    kid, kid_spread, fid and the count. `features`: whose."""
+    """Distances to real images.
+
+    `rows`: KID, its standard deviation, FID and count of generated images, of noise, and of one
+    half of the real images to the other. `features`: name of the feature backbone.
+    """
 
     features: str
-    real: int
+    num_real: int
     rows: dict[str, dict[str, float]]
 
     def numbers(self) -> dict[str, Any]:
-        painted = {name: value for name, value in self.rows["painted"].items() if name != "count"}
-        return {**painted, "features": self.features, "real": self.real, "compare": self.rows}
+        painted = {name: value for name, value in self.rows["generated"].items() if name != "count"}
+        return {**painted, "features": self.features, "real": self.num_real, "compare": self.rows}
 
     def lines(self) -> list[str]:
         found = [
-            f"from {self.real} real pictures, by the features of {self.features} (numbers of other features are others):"
+            f"distance to {self.num_real} real images, by features of {self.features} "
+            "(not comparable with other features):"
         ]
         for name, row in self.rows.items():
             found.append(
@@ -50,44 +54,52 @@ class Distances:
         return found
 
 
-def compared(
+def compare_to_real(
     made: Sequence[np.ndarray], real: Path, spec: InputSpec, features: str, device: str
 ) -> Distances:
-    """Painted pictures (S, S, 3) uint8 against those in the folder `real`, which are brought to the painter's square first; beside
-    it what noise has, and what real pictures have among themselves. Raises DataError for fewer than ten on either side."""
+    """Compare generated images (S, S, 3) uint8 with those in the folder `real`.
+
+    Real images are preprocessed as for the generator. Noise and the two halves of the real images
+    serve as reference points.
+
+    Raises:
+        DataError: There are fewer than ten images on either side.
+    """
     if not real.is_dir():
         raise UsageError(
-            "real pictures to compare with lie in a folder", where=real, hint="--reference FOLDER"
+            "--reference must be a folder of real images", where=real, hint="--reference FOLDER"
         )
     files = list(find_images(real))
-    chosen = sorted(np.random.default_rng(0).permutation(len(files))[:_MOST].tolist())
-    theirs = [pixels for place in chosen if (pixels := _square(files[place], spec)) is not None]
+    chosen = sorted(np.random.default_rng(0).permutation(len(files))[:_MAX_REAL].tolist())
+    theirs = [
+        pixels for place in chosen if (pixels := _load_square(files[place], spec)) is not None
+    ]
     for count, what, hint in (
-        (len(made), "painted", "a larger --count"),
+        (len(made), "generated", "a larger --count"),
         (len(theirs), "real", "another folder"),
     ):
-        if count < _LEAST:
-            raise DataError(
-                f"{count} {what} pictures are too few to compare", where=real, hint=hint
-            )
+        if count < _MIN_IMAGES:
+            raise DataError(f"{count} {what} images are too few to compare", where=real, hint=hint)
     backbone = family_of(features).open(features, "auto").eval().to(resolve_device(device))
     if Provides.POOLED not in backbone.provides:
         raise UsageError(
-            f"{features!r} describes no pictures", where="--feature-backbone", hint="tf_efficientnet_lite0"
+            f"{features!r} computes no image features",
+            where="--feature-backbone",
+            hint="tf_efficientnet_lite0",
         )
     noise = np.random.default_rng(0).integers(
         0, 256, (len(made), spec.size, spec.size, 3), dtype=np.uint8
     )
-    known = _described(theirs, backbone)
+    known = _features(theirs, backbone)
     halves = known[::2], known[1::2]
     pairs = {
-        "painted": (_described(made, backbone), known),
+        "generated": (_features(made, backbone), known),
         "real": halves,
-        "noise": (_described(list(noise), backbone), known),
+        "noise": (_features(list(noise), backbone), known),
     }
     if min(len(made), len(theirs)) < known.shape[1]:
         log.warning(
-            f"FID is too high with fewer than {known.shape[1]} pictures: compare those of equal numbers alone"
+            f"FID is biased upwards with fewer than {known.shape[1]} images: compare only equal counts"
         )
     return Distances(features, len(theirs), {name: _row(*pair) for name, pair in pairs.items()})
 
@@ -101,8 +113,8 @@ def _row(ours: np.ndarray, theirs: np.ndarray) -> dict[str, float]:
     }
 
 
-def _square(file: Path, spec: InputSpec) -> np.ndarray | None:
-    """The picture as a painter sees it; None where it cannot be read."""
+def _load_square(file: Path, spec: InputSpec) -> np.ndarray | None:
+    """The image preprocessed as for the generator; None if it cannot be read."""
     try:
         pixels, _ = images.read_image(file)
     except BrokenImage as error:
@@ -112,8 +124,8 @@ def _square(file: Path, spec: InputSpec) -> np.ndarray | None:
     return np.ascontiguousarray(image.permute(1, 2, 0).numpy())
 
 
-def _described(pictures: Sequence[np.ndarray], backbone: Backbone) -> np.ndarray:
-    """(N, D)."""
+def _features(pictures: Sequence[np.ndarray], backbone: Backbone) -> np.ndarray:
+    """Pooled features (N, D)."""
     samples = [
         Sample(DecodedImage(b"", (pixels, (pixels.shape[0], pixels.shape[1]))), f"image {index}")
         for index, pixels in enumerate(pictures)

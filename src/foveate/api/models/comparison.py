@@ -1,4 +1,5 @@
-"""What frozen backbones are worth on given images: a linear classifier and nearest neighbours on the features of each.
+"""What frozen backbones are worth on given images: a linear classifier and nearest neighbours on
+the features of each.
 
 Letters: N images, M of them known, D width of a feature, K classes.
 """
@@ -22,8 +23,11 @@ FOLDS = 5
 
 @dataclass(frozen=True)
 class Judged:
-    """How the images of left-out folds were answered. `linear`, `knn`: (N,) bool, true where the answer is right.
-    `log_loss`: mean of the linear classifier's, nats."""
+    """How the images of left-out folds were answered.
+
+    `linear`, `knn`: (N,) bool, true where the answer is right. `log_loss`: mean of the linear
+    classifier's, nats.
+    """
 
     linear: np.ndarray
     knn: np.ndarray
@@ -31,7 +35,9 @@ class Judged:
 
 
 def drawn(table: Table, images: int, seed: int) -> Table:
-    """About `images` of the table's samples, 0 for all: stratified by class, every class kept, no group of the data divided."""
+    """About `images` of the table's samples, 0 for all: stratified by class, every class kept, no
+    group of the data divided.
+    """
     count = len(table.samples)
     if not 0 < images < count:
         return table
@@ -44,7 +50,10 @@ def drawn(table: Table, images: int, seed: int) -> Table:
 
 
 def folds_of(table: Table, groups: list[str], seed: int) -> np.ndarray:
-    """(N,) int64: the fold of each sample; no group is divided. Raises DataError where there is but one group."""
+    """(N,) int64: the fold of each sample; no group is divided.
+
+    Raises DataError where there is but one group.
+    """
     if len(set(groups)) < 2:
         what = "all these images are near-copies of each other, or of one group"
         raise DataError(
@@ -62,9 +71,11 @@ def targets_of(table: Table) -> np.ndarray:
 
 
 def judged(features: np.ndarray, targets: np.ndarray, folds: np.ndarray) -> Judged:
-    """features (N, D), targets (N, K), folds (N,): each fold is answered by what the other folds know.
+    """features (N, D), targets (N, K), folds (N,): each fold is answered by what the other folds
+    know.
 
-    Nested: the linear classifier's regularisation, and the standardisation of both, are chosen inside the other folds too.
+    Nested: the linear classifier's regularisation, and the standardisation of both, are chosen
+    inside the other folds too.
     """
     from scipy.special import softmax
 

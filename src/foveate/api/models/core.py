@@ -87,7 +87,10 @@ def suggested(names: Collection[str]) -> list[str]:
 
 
 def fitting(word: str, names: Collection[str]) -> list[str]:
-    """The names that hold the word, or fit it where it has a *. Raises UnknownName with near names when there are none."""
+    """The names that hold the word, or fit it where it has a *.
+
+    Raises UnknownName with near names when there are none.
+    """
     pattern = word if "*" in word else f"*{word}*"
     found = sorted(name for name in names if fnmatch(name, pattern))
     if not found:

@@ -49,8 +49,12 @@ class Entry:
 
 @dataclass(frozen=True)
 class Finish:
-    """What came of an entry. `gain`: how much more accurate the first one's linear classifier is on the same images, and its
-    95 % ends. `seconds`: for features and classifiers; features from the cache cost next to nothing."""
+    """What came of an entry.
+
+    `gain`: how much more accurate the first one's linear classifier is on the same images, and its
+    95 % ends. `seconds`: for features and classifiers; features from the cache cost next to
+    nothing.
+    """
 
     entry: Entry
     judged: Judged
@@ -195,9 +199,7 @@ def _entries(words: Sequence[str]) -> list[Entry]:
 def _raceable(table: Table) -> Table:
     """Without the test images: choosing a backbone by them would use them up."""
     samples = tuple(
-        sample
-        for sample in require_single_label(table, "a race").samples
-        if sample.split != "test"
+        sample for sample in require_single_label(table, "a race").samples if sample.split != "test"
     )
     if len({name for sample in samples for name in label_names(sample)}) < 2:
         raise DataError(
@@ -212,9 +214,7 @@ def _drawn_aloud(table: Table, images: int, seed: int) -> Table:
     chosen = drawn(table, images, seed)
     if len(chosen.samples) < len(table.samples):
         share = f"{len(chosen.samples)} of {len(table.samples)} images"
-        log.info(
-            f"{share}, drawn by class, groups as a whole, seed {seed}; --images 0 takes all"
-        )
+        log.info(f"{share}, drawn by class, groups as a whole, seed {seed}; --images 0 takes all")
     return chosen
 
 
@@ -237,7 +237,9 @@ def _finishes(
     device: torch.device,
     skipped: list[tuple[Entry, str]],
 ) -> Iterator[Finish]:
-    """Runs those whose weights can be had, one after the other; pictures are read once for every size of input."""
+    """Runs those whose weights can be had, one after the other; pictures are read once for every
+    size of input.
+    """
     scanned, folds, side = None, None, 0
     for entry, model in _opened(entries, recipe, table.classes, skipped):
         if scanned is None or side != model.backbone.input.size:
@@ -255,7 +257,9 @@ def _finishes(
 def _opened(
     entries: list[Entry], recipe: Recipe, classes: tuple[str, ...], skipped: list[tuple[Entry, str]]
 ) -> Iterator[tuple[Entry, Model]]:
-    """Backbones with their weights, by size of input; those whose weights cannot be had are named and join `skipped`."""
+    """Backbones with their weights, by size of input; those whose weights cannot be had are named
+    and join `skipped`.
+    """
     unreachable = False
     for entry in sorted(entries, key=lambda entry: entry.card.size):
         try:
@@ -280,4 +284,6 @@ def _ranked(finishes: list[Finish], seed: int) -> list[Finish]:
         finishes, key=lambda finish: (-finish.judged.linear.mean(), finish.judged.log_loss)
     )
     best = order[0].judged.linear
-    return [replace(finish, gain=paired_bootstrap(best, finish.judged.linear, seed)) for finish in order]
+    return [
+        replace(finish, gain=paired_bootstrap(best, finish.judged.linear, seed)) for finish in order
+    ]

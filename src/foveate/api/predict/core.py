@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from foveate.data.discovery import images_at
+from foveate.data.discovery import find_images_at
 from foveate.deploy.runtime import open_exported
 from foveate.errors import UsageError
 from foveate.inference.protocol import ImagePredictor
@@ -24,7 +24,7 @@ def open_predictor(
     Raises:
         UsageError: A path does not exist, or a probability lies outside (0, 1).
     """
-    paths = list(images_at(images))
+    paths = list(find_images_at(images))
     for name, value in (("coverage", coverage), ("risk", risk)):
         if not 0 < value < 1:
             raise UsageError(

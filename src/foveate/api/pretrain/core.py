@@ -1,4 +1,4 @@
-"""pretrain IMAGES: a backbone that has learnt from pictures without labels, and a verdict on whether that has helped."""
+"""Pretraining: a backbone that learns from unlabeled images, and whether that has helped."""
 
 from __future__ import annotations
 
@@ -13,12 +13,19 @@ import torch
 from torch import Tensor
 
 from foveate.api.fit.resume import going_on
+from foveate.api.pretrain.images import (
+    HELD,
+    LABELS,
+    TRAIN,
+    PretrainingImages,
+    collect_images,
+    reopen_images,
+)
 from foveate.api.pretrain.page import build_page, neighbor_rows, reconstruction_rows
-from foveate.api.pretrain.pictures import HELD, LABELS, TRAIN, Unlabelled, gathered, reopened
 from foveate.api.pretrain.verdict import Verdict, decide_verdict, verdict_from
 from foveate.data.dataset import ImageDataset
 from foveate.data.multicrop import Crops, multicrop_transform
-from foveate.data.streaming import Catalogue, Stream
+from foveate.data.streaming import Stream
 from foveate.data.transforms import evaluation_transform
 from foveate.errors import Diverged, RunError, UsageError
 from foveate.messages import Message
@@ -40,12 +47,21 @@ from foveate.utils import log
 from foveate.utils.device import ComputeMode, resolve_device, to_device
 from foveate.utils.distributed import DistributedContext, join_processes, single_process
 
-_MILD = Crops(global_views=2, global_area=(0.5, 1.0), color=0.3)  # for the guard's self-retrieval
+# mild distortions, for the self-retrieval of the guard
+_MILD = Crops(global_views=2, global_area=(0.5, 1.0), color=0.3)
 
 
 @dataclass(frozen=True)
 class PretrainResult:
-    """`run`: the run folder, a backbone for fit; `start` and `end`: what features of held-out images are like, before and after."""
+    """A pretrained backbone.
+
+    Attributes:
+        run: The run folder, a backbone for `fit`.
+        verdict: Whether it helped.
+        start: Measures of the features of held-out images before training, by name.
+        end: The same after training.
+        outcome: What finished.json says.
+    """
 
     run: Path
     verdict: Verdict
@@ -62,16 +78,13 @@ class PretrainResult:
         return [[name, f"{self.start[name]:.3f}", f"{self.end[name]:.3f}"] for name in self.start]
 
     def numbers(self) -> dict[str, Any]:
-        both = (("start", self.start), ("end", self.end))
-        measured = {f"{word}_{name}": value for word, row in both for name, value in row.items()}
-        told = {
+        measures = {f"start_{name}": value for name, value in self.start.items()}
+        measures |= {f"end_{name}": value for name, value in self.end.items()}
+        return {
             "run": str(self.run),
             "verdict": self.verdict.outcome,
             "rolled_back": self.verdict.rolled_back,
-            **measured,
-        }
-        return {
-            **told,
+            **measures,
             "gain": asdict(self.verdict.gain) if self.verdict.gain else None,
             "seconds": self.outcome["seconds"],
         }
@@ -79,7 +92,7 @@ class PretrainResult:
     def lines(self) -> list[str]:
         return [
             f"run: {self.run}",
-            f"verdict: {self.verdict.outcome} ({self.verdict.explanation})",
+            f"verdict: {self.verdict.headline} ({self.verdict.explanation})",
             f"report: {self.run / 'report.html'}",
             f"next: foveate fit DATA --backbone {self.run}",
         ]
@@ -106,43 +119,52 @@ def pretrain_recipe(
         Interrupted: A signal asked to stop.
     """
     device = Run.open(resume).recipe().device if resume else recipe.device
-    with (
-        join_processes(device) as processes,
-        nullcontext() if processes.is_main else log.errors_only(),
-    ):
-        begun: Run | Throughput | PretrainResult | None = None
+    with join_processes(device) as processes:
         if processes.is_main:
-            begun = (
-                _unfinished(resume)
-                if resume
-                else _begun(recipe, labels, out, dry_run, processes.size)
-            )
-        begun = processes.broadcast(begun)
-        if not isinstance(begun, Run):
-            return begun
-        with begun.locked() if processes.is_main else nullcontext():
-            if processes.is_main:
-                begun.remove_partial_files()
-            own = going_on(begun, recipe if resume else None, note=processes.is_main)
-            return _learnt(begun, own, processes)
+            return _pretrain(recipe, labels, out, resume, dry_run, processes)
+        with log.errors_only():
+            return _pretrain(recipe, labels, out, resume, dry_run, processes)
 
 
-def _unfinished(folder: Path) -> Run | PretrainResult:
-    """The run; what came of it, where nothing is left to do."""
+def _pretrain(
+    recipe: Recipe,
+    labels: Path | None,
+    out: Path | None,
+    resume: Path | None,
+    dry_run: bool,
+    processes: DistributedContext,
+) -> PretrainResult | Throughput | None:
+    """Pretrain in one of the processes; the main one prepares the run for all."""
+    run: Run | Throughput | PretrainResult | None = None
+    if processes.is_main and resume:
+        run = _open_unfinished(resume)
+    elif processes.is_main:
+        run = _prepare_run(recipe, labels, out, dry_run, processes.size)
+    run = processes.broadcast(run)
+    if not isinstance(run, Run):
+        return run
+    with run.locked() if processes.is_main else nullcontext():
+        if processes.is_main:
+            run.remove_partial_files()
+        own_recipe = going_on(run, recipe if resume else None, note=processes.is_main)
+        return _train_run(run, own_recipe, processes)
+
+
+def _open_unfinished(folder: Path) -> Run | PretrainResult:
+    """Return the run to resume; its result if it is finished."""
     run = Run.open(folder)
     if not run.finished:
         return run
-    told = run.outcome()
+    outcome = run.outcome()
     if not run.is_pretraining:
-        raise UsageError(
-            "this run is no pre-training", where=folder, hint="foveate runs lists what there is"
-        )
+        hint = "foveate runs lists the runs that exist"
+        raise UsageError("this run is not a pretraining", where=folder, hint=hint)
     log.info(f"{run.folder} is finished: nothing to do")
-    verdict = verdict_from(told["verdict"])
-    return PretrainResult(run.folder, verdict, told["start"], told["end"], told)
+    verdict = verdict_from(outcome["verdict"])
+    return PretrainResult(run.folder, verdict, outcome["start"], outcome["end"], outcome)
 
 
-def _begun(
+def _prepare_run(
     recipe: Recipe, labels: Path | None, out: Path | None, dry_run: bool, processes: int
 ) -> Run | Throughput:
     """Create the run folder with everything that is decided before the first step."""
@@ -152,9 +174,9 @@ def _begun(
     model, device = objective_task(recipe), resolve_device(recipe.device)
     log.info(f"backbone: {recipe.backbone.name}, weights from {model.backbone.origin}")
     with tempfile.TemporaryDirectory() as lists:
-        images, how = gathered(recipe, labels, model, Path(lists))
+        images, source = collect_images(recipe, labels, model, Path(lists))
         _limit_batch_size(resolution, len(images.train), processes)
-        dataset = _shown(model, images, recipe)
+        dataset = _training_views(model, images, recipe)
         with single_process():
             for decision in choose_mode(model, dataset, resolution.recipe, device):
                 resolution.decide(*decision)
@@ -169,7 +191,7 @@ def _begun(
     run.write_json(LABELS, None if images.labels is None else images.labels.tolist())
     run.write_environment()
     run.write_json(CLASSES_FILE, [])
-    held_out = Decision("held out", len(images.held), how)
+    held_out = Decision("held out", len(images.held), source)
     run.write_recipe(resolution.recipe, [*resolution.decisions, held_out])
     return run
 
@@ -196,60 +218,53 @@ def _limit_epochs(resolution: Resolution, throughput: Throughput) -> None:
         resolution.decide("training.epochs", epochs, reason)
 
 
-def _learnt(run: Run, recipe: Recipe, processes: DistributedContext) -> PretrainResult | None:
-    """All processes train, the first one judges, writes and tells."""
+def _train_run(run: Run, recipe: Recipe, processes: DistributedContext) -> PretrainResult | None:
+    """Train in all processes; the main one evaluates and writes."""
     model = objective_task(recipe)
-    pictures = reopened(run, recipe, model)
-    device = resolve_device(recipe.device)
-    mode = ComputeMode.for_training(recipe.training)
-    guard = _guard(model, pictures, recipe, device, mode)
-    start = {
-        name: tensor.detach().cpu().clone() for name, tensor in model.trained_tensors().items()
-    }
+    images = reopen_images(run, recipe, model)
+    device, mode = resolve_device(recipe.device), ComputeMode.for_training(recipe.training)
+    guard = _build_guard(model, images, recipe, device, mode)
+    start = {name: each.detach().cpu().clone() for name, each in model.trained_tensors().items()}
     frozen = weights_fingerprint(model.frozen_tensors())
     to_device(model, device, mode)
     if processes.is_main:
         guard.measure_start(model, run.read_metrics())
-    train = _shown(model, pictures, recipe)
-    outcome = _trained(
-        Trainer(
-            model, recipe, run, train, guard, device, distributed=processes, command="pretrain"
-        ),
-        start,
+    dataset = _training_views(model, images, recipe)
+    trainer = Trainer(
+        model, recipe, run, dataset, guard, device, distributed=processes, command="pretrain"
     )
+    result = _train(trainer, start)
     if not processes.is_main:
         return None
-    model.load_tensors(outcome.tensors)
+    model.load_tensors(result.tensors)
     if weights_fingerprint(model.frozen_tensors()) != frozen:
-        raise RunError("frozen weights moved: this is a bug in Foveate", where=run.folder)
+        raise RunError("frozen weights have changed: this is a bug in Foveate", where=run.folder)
     end = guard.measure(model)
     assert guard.start is not None
-    harm = outcome.reason if any(row["worse"] for row in run.read_metrics()[-1:]) else None
+    harm = result.reason if any(row["worse"] for row in run.read_metrics()[-1:]) else None
     verdict = decide_verdict(guard.start, end, guard.report_indices, guard.from_scratch, harm)
     if verdict.rolled_back:
         model.load_tensors(start)
     with single_process():
-        reconstructions = reconstruction_rows(model, train, device)
-        neighbors = neighbor_rows(guard, model, pictures)
-    told = _written(run, model.cpu(), guard, end, verdict, outcome)
-    page = build_page(run, recipe, verdict, told, neighbors, reconstructions)
+        reconstructions = reconstruction_rows(model, dataset, device)
+        neighbors = neighbor_rows(guard, model, images)
+    outcome = _write_outcome(run, model.cpu(), guard, end, verdict, result, images)
+    page = build_page(run, recipe, verdict, outcome, neighbors, reconstructions)
     write_pretraining_report(page, run.folder / "report.html")
-    return PretrainResult(run.folder, verdict, told["start"], told["end"], told)
+    return PretrainResult(run.folder, verdict, outcome["start"], outcome["end"], outcome)
 
 
-def _shown(model: Model, pictures: Unlabelled, recipe: Recipe) -> ImageDataset:
-    """The pictures to learn from, as views."""
-    return Stream(pictures.train, pictures.pixels, _views(model), recipe.seed)
-
-
-def _views(model: Model) -> Any:
+def _training_views(model: Model, images: PretrainingImages, recipe: Recipe) -> ImageDataset:
+    """Return the training images as the views that the objective compares."""
     objective: Any = model.task
     spec, crops = model.backbone.input, objective.crops
-    return multicrop_transform(spec, crops, local_size(model) if crops.local_views else spec.size)
+    size = local_size(model) if crops.local_views else spec.size
+    transform = multicrop_transform(spec, crops, size)
+    return Stream(images.train, images.cache, transform, recipe.seed)
 
 
 def local_size(model: Model) -> int:
-    """Half the network's side, px, where it takes that; else all of it."""
+    """Return half the side of the network's input, px, if it accepts that; else all of it."""
     half = model.backbone.input.size // 2
     try:
         with torch.inference_mode():
@@ -259,56 +274,61 @@ def local_size(model: Model) -> int:
     return half
 
 
-def _guard(
-    model: Model, pictures: Unlabelled, recipe: Recipe, device: torch.device, way: ComputeMode
+def _build_guard(
+    model: Model,
+    images: PretrainingImages,
+    recipe: Recipe,
+    device: torch.device,
+    mode: ComputeMode,
 ) -> CollapseGuard:
-    spec = model.backbone.input
-    held = Stream(pictures.held, pictures.pixels, evaluation_transform(spec, "crop"), recipe.seed)
-    copies = Stream(
-        pictures.held, pictures.pixels, multicrop_transform(spec, _MILD, spec.size), recipe.seed
-    )
-    random = recipe.backbone.weights == "none"
+    spec, batch_size = model.backbone.input, recipe.training.batch_size
+    whole = evaluation_transform(spec, "crop")
+    copies = multicrop_transform(spec, _MILD, spec.size)
     return CollapseGuard(
-        held, copies, pictures.labels, device, way, recipe.training.batch_size, random
+        Stream(images.held, images.cache, whole, recipe.seed),
+        Stream(images.held, images.cache, copies, recipe.seed),
+        images.labels,
+        device,
+        mode,
+        batch_size,
+        from_scratch=recipe.backbone.weights == "none",
     )
 
 
-def _trained(trainer: Trainer, start: dict[str, Tensor]) -> TrainingResult:
-    """What the loop came to; the last good state where the loss became no number."""
+def _train(trainer: Trainer, start: dict[str, Tensor]) -> TrainingResult:
+    """Train; if the loss becomes NaN or infinite, return the last good state."""
     try:
         return trainer.train()
     except Diverged as error:
-        state = trainer.state
-        reason = Message(
-            "training.diverged", "{error}: {hint}", error=error.what, hint=error.hint or ""
-        )
+        state, hint = trainer.state, error.hint or ""
+        reason = Message("training.diverged", "{error}: {hint}", error=error.what, hint=hint)
         log.warning(reason)
         return TrainingResult(
             trainer.kept or start, state.epoch, state.best_epoch, state.step, state.seconds, reason
         )
 
 
-def _written(
+def _write_outcome(
     run: Run,
     model: Model,
     guard: CollapseGuard,
     end: FeatureQuality,
     verdict: Verdict,
-    outcome: TrainingResult,
+    result: TrainingResult,
+    images: PretrainingImages,
 ) -> dict[str, Any]:
-    """The backbone, plain as any other, and what finished.json says."""
+    """Write the backbone, as plain as any other, and finished.json."""
     if not model.tuning.unmergeable:
         model.merge()
     run.write_tensors(BACKBONE_FILE, model.backbone.state_dict())
-    told = outcome.row()
     assert guard.start is not None
-    measured = {"start": guard.start.row(), "end": end.row()}
-    counts = {"train": len(Catalogue(run.folder / TRAIN)), "val": len(guard.held_out)}
-    told |= {
+    outcome = {
+        **result.row(),
         "origin": model.backbone.origin,
-        "images": counts,
+        "images": {"train": len(images.train), "val": len(images.held)},
         "verdict": verdict.row(),
-        **measured,
+        "start": guard.start.row(),
+        "end": end.row(),
     }
-    run.finish(told)
-    return told
+    run.finish(outcome)
+    return outcome

@@ -14,7 +14,7 @@ from foveate.api.evaluate.page import (
     split_counts,
     training_summary,
 )
-from foveate.api.pretrain.pictures import Unlabelled
+from foveate.api.pretrain.images import PretrainingImages
 from foveate.api.pretrain.verdict import Verdict
 from foveate.data.dataset import ImageDataset
 from foveate.data.loading import BatchSampler, make_loader
@@ -33,7 +33,9 @@ _NEIGHBORS = 6
 _THUMBNAIL_SIZE = 96  # px
 
 
-def neighbor_rows(guard: CollapseGuard, model: Model, images: Unlabelled) -> list[list[np.ndarray]]:
+def neighbor_rows(
+    guard: CollapseGuard, model: Model, images: PretrainingImages
+) -> list[list[np.ndarray]]:
     """Return thumbnails of held-out images, each with its nearest neighbors among the others."""
     directions = functional.normalize(guard.features(model.eval()), dim=1)
     cosines = (directions @ directions.T).fill_diagonal_(-2.0)
@@ -42,7 +44,7 @@ def neighbor_rows(guard: CollapseGuard, model: Model, images: Unlabelled) -> lis
     nearest = cosines[queries].topk(min(_NEIGHBORS, count - 1), dim=1).indices.tolist()
     rows = [[query, *neighbors] for query, neighbors in zip(queries, nearest, strict=True)]
     thumbnails = {
-        index: thumbnail(images.pixels.read(images.held[index])[0], _THUMBNAIL_SIZE)
+        index: thumbnail(images.cache.read(images.held[index])[0], _THUMBNAIL_SIZE)
         for index in {index for row in rows for index in row}
     }
     return [[thumbnails[index] for index in row] for row in rows]

@@ -1,7 +1,8 @@
-"""One picture in the manner of another (Gatys et al. 2016): pixels are moved until a network's features say so.
+"""One picture in the manner of another (Gatys et al. 2016): pixels are moved until a network's
+features say so.
 
-Letters: C channels of a map, h, w its sides. The style is what the correlations of channels over a picture say, wherever in it; the
-content is the deeper features, place by place.
+Letters: C channels of a map, h, w its sides. The style is what the correlations of channels over a
+picture say, wherever in it; the content is the deeper features, place by place.
 """
 
 from __future__ import annotations
@@ -28,7 +29,10 @@ _TINY = 1e-12
 
 @dataclass(frozen=True)
 class Restyled:
-    """`image`: (3, H, W) in [0, 1]. `style`: the style's loss, at the content picture and at the end; `content`: at the end."""
+    """`image`: (3, H, W) in [0, 1].
+
+    `style`: the style's loss, at the content picture and at the end; `content`: at the end.
+    """
 
     image: Tensor
     style: tuple[float, float]
@@ -42,7 +46,9 @@ def correlations(maps: Sequence[Tensor]) -> list[Tensor]:
 
 
 def style_loss(maps: Sequence[Tensor], style: Sequence[Tensor]) -> Tensor:
-    """The mean over maps of the squared difference of correlations, each as a share of the style's own square."""
+    """The mean over maps of the squared difference of correlations, each as a share of the style's
+    own square.
+    """
     pairs = zip(correlations(maps), style, strict=True)
     return torch.stack(
         [
@@ -61,8 +67,9 @@ def restyled(
     weight: float,
     advance: Callable[[str], None] = lambda text: None,
 ) -> Restyled:
-    """(3, H, W) and (3, H', W') in [0, 1]; the picture begins as the content in the style's colours. `weight`: of the style against
-    the content."""
+    """(3, H, W) and (3, H', W') in [0, 1]; the picture begins as the content in the style's
+    colours. `weight`: of the style against the content.
+    """
     backbone.requires_grad_(False)
     spec, shape = backbone.input, (1, 3, 1, 1)
     mean, deviation = (
@@ -104,7 +111,9 @@ def restyled(
 
 
 def _recoloured(content: Tensor, style: Tensor) -> Tensor:
-    """The content with the mean and deviation of each of the style's colours: from there the way is shorter."""
+    """The content with the mean and deviation of each of the style's colours: from there the way is
+    shorter.
+    """
     (deviation, mean), (wanted, middle) = (
         torch.std_mean(each, dim=(1, 2), keepdim=True) for each in (content, style)
     )

@@ -1,4 +1,6 @@
-"""retrieve DATA: pictures find their sentences and sentences their pictures, by a model that embeds both."""
+"""retrieve DATA: pictures find their sentences and sentences their pictures, by a model that embeds
+both.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,7 @@ from foveate.data.discovery import find_images
 from foveate.data.formats import read_table
 from foveate.data.image_cache import ImageCache
 from foveate.data.loading import even_slices
-from foveate.data.scan import readable
+from foveate.data.scan import drop_unreadable
 from foveate.errors import DataError, UsageError
 from foveate.evaluation.retrieval import (
     CUTOFFS,
@@ -39,8 +41,10 @@ _AT_ONCE = 64
 
 @dataclass(frozen=True)
 class RetrieveResult:
-    """`found`: of pictures that ask for sentences, and of sentences that ask for pictures, recall at 1, 5 and 10, and what chance
-    would reach; or `nearest`: for each sentence that was given, the nearest pictures and their cosines."""
+    """`found`: of pictures that ask for sentences, and of sentences that ask for pictures, recall
+    at 1, 5 and 10, and what chance would reach; or `nearest`: for each sentence that was given,
+    the nearest pictures and their cosines.
+    """
 
     columns: ClassVar[list[str]] = [
         "asked with",
@@ -68,7 +72,9 @@ class RetrieveResult:
         scores = {
             name: {
                 "among": count,
-                **{f"recall_{cut}": asdict(score) for cut, score in zip(CUTOFFS, each, strict=True)},
+                **{
+                    f"recall_{cut}": asdict(score) for cut, score in zip(CUTOFFS, each, strict=True)
+                },
             }
             for name, (count, each) in self.found.items()
         }
@@ -135,7 +141,9 @@ def find_nearest(index: Index, queries: Sequence[str], top: int) -> RetrieveResu
 
 def measure_recall(index: Index) -> RetrieveResult:
     """Measure recall at 1, 5 and 10 in both directions (Karpathy & Fei-Fei 2015)."""
-    theirs = [sample.target.sentences for sample in index.samples if isinstance(sample.target, Text)]
+    theirs = [
+        sample.target.sentences for sample in index.samples if isinstance(sample.target, Text)
+    ]
     every = list(dict.fromkeys(sentence for own in theirs for sentence in own))
     alike = cosine_similarities(index.images, _said(index.backbone, every))
     own = relevance_matrix(theirs, every)
@@ -151,7 +159,8 @@ def measure_recall(index: Index) -> RetrieveResult:
 def _samples(data: Path, recipe: Recipe, pictures_do: bool) -> list[Sample]:
     if pictures_do and data.is_dir():
         found = [
-            Sample(file, printable(file.relative_to(data)), ImagePrediction()) for file in find_images(data)
+            Sample(file, printable(file.relative_to(data)), ImagePrediction())
+            for file in find_images(data)
         ]
     else:
         found = list(read_table(data, recipe.data.format).samples)
@@ -185,11 +194,13 @@ def _embedded(
 ) -> tuple[list[Sample], Tensor]:
     """The samples whose pictures can be read, and (I, D)."""
     pixels = ImageCache(backbone.input.size, "crop", keep=True)
-    read = readable(samples, pixels, recipe.data.strict)
+    read = drop_unreadable(samples, pixels, recipe.data.strict)
     if not read:
-        raise DataError("none of these pictures can be read", where=samples[0].path.parent)
+        raise DataError("none of these pictures can be read", where=samples[0].file.parent)
     with console.progress(len(read), "pictures") as bar:
-        return read, pooled_features(backbone, read, pixels, "crop", resolve_device(recipe.device), bar.advance)
+        return read, pooled_features(
+            backbone, read, pixels, "crop", resolve_device(recipe.device), bar.advance
+        )
 
 
 @torch.inference_mode()

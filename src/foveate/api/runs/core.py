@@ -66,7 +66,7 @@ def _summarize(run: Run) -> dict[str, Any]:
             return {**told, "score": "unfinished"}
         told["images"] = sum(run.outcome()["images"].values())
         if run.is_pretraining:
-            return {**told, "score": f"{recipe.task.name}: {run.outcome()['verdict']['word']}"}
+            return {**told, "score": f"{recipe.task.name}: {run.outcome()['verdict']['outcome']}"}
         return {**told, **_best_score(run)}
     except FoveateError as error:
         return {**blank, "score": f"damaged: {error.what}"}

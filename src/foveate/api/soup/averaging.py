@@ -1,7 +1,8 @@
-"""Averages of weights: the line from the start of a training to its end, or from one training to another.
+"""Linear interpolation of weights, between the start and the end of a training or between runs.
 
-Networks that were tuned from one beginning lie so close together that the average of their weights is a network as well, often a
-better one than each (Wortsman et al. 2022, "Model soups" and "Robust fine-tuning of zero-shot models").
+Networks fine-tuned from the same initialization are so close that the average of their weights is a
+good network as well, often better than each (Wortsman et al. 2022, "Model soups" and "Robust
+fine-tuning of zero-shot models").
 """
 
 from __future__ import annotations
@@ -20,9 +21,12 @@ from foveate.utils.device import ComputeMode
 Tensors = dict[str, Tensor]
 
 
-def between(start: Tensors, end: Tensors, share: float) -> Tensors:
-    """(1 - share) * start + share * end, a tensor at a time: floating-point buffers as well as weights. At 0 and at 1 the two
-    themselves, bit for bit. Counters, which have no average, are those of the end."""
+def interpolate(start: Tensors, end: Tensors, share: float) -> Tensors:
+    """Interpolate (1 - share) * start + share * end, for weights and floating-point buffers.
+
+    At 0 and 1 the tensors are bit-identical to `start` and `end`. Integer counters are those of
+    `end`.
+    """
     if share in (0, 1):
         return end if share else start
     return {
@@ -31,34 +35,39 @@ def between(start: Tensors, end: Tensors, share: float) -> Tensors:
     }
 
 
-def same(one: Tensors, other: Tensors) -> bool:
+def equal_tensors(one: Tensors, other: Tensors) -> bool:
     return one is other or all(torch.equal(tensor, other[name]) for name, tensor in one.items())
 
 
-def refuse_strangers(found: Tensors, own: Tensors, where: object) -> None:
-    """Raises WeightsError when the tensors at `where` are not those of the network: others by name, or of another shape."""
-    odd = sorted(found.keys() ^ own.keys()) or [
-        name for name in own if found[name].shape != own[name].shape
+def check_same_tensors(tensors: Tensors, expected: Tensors, where: object) -> None:
+    """Check that `tensors` have the names and shapes of `expected`.
+
+    Raises:
+        WeightsError: They differ.
+    """
+    differing = sorted(tensors.keys() ^ expected.keys()) or [
+        name for name in expected if tensors[name].shape != expected[name].shape
     ]
-    if odd:
-        why = f"{len(odd)} of {len(own)} tensors do not fit, first {odd[0]!r}"
+    if differing:
+        why = f"{len(differing)} of {len(expected)} tensors do not fit, first {differing[0]!r}"
         raise WeightsError(
             "the weights of this run cannot be averaged with the others", where=where, why=why
         )
 
 
 @torch.no_grad()
-def measured_statistics(
-    model: Model, batches: Iterable[Batch], device: torch.device, way: ComputeMode
+def recompute_batch_statistics(
+    model: Model, batches: Iterable[Batch], device: torch.device, mode: ComputeMode
 ) -> Tensors:
-    """The statistics of batch normalisation as the weights in the model make them, in one pass over the `batches`, by name.
+    """Recompute batch-normalization statistics for the model's current weights, by name.
 
-    Each is the mean over the batches (SWA, Izmailov et al. 2018, section 3.2). Only what learnt its statistics in training does so
-    here: those that were kept from pretraining are part of the fixed network. All else is in eval mode, as for an answer.
+    One pass; each statistic is the mean over the batches (SWA, Izmailov et al. 2018, section 3.2).
+    Only layers that learned their statistics in training are updated; those kept from pretraining
+    are part of the frozen network. Everything else is in eval mode.
     """
     model.train()
     learning: dict[str, Any] = {
-        name: module for name, module in model.named_modules() if _learns(module)
+        name: module for name, module in model.named_modules() if _learns_statistics(module)
     }
     model.eval()
     momenta = {name: module.momentum for name, module in learning.items()}
@@ -67,18 +76,18 @@ def measured_statistics(
         module.momentum = None  # a plain mean over the batches
         module.train()
     for batch in batches if learning else ():
-        with way.autocast(device):
-            model(batch.to(device, memory_format=way.memory_format))
-    found = {}
+        with mode.autocast(device):
+            model(batch.to(device, memory_format=mode.memory_format))
+    statistics = {}
     for name, module in learning.items():
         module.momentum = momenta[name]
         module.eval()
-        found[f"{name}.running_mean"], found[f"{name}.running_var"] = (
+        statistics[f"{name}.running_mean"], statistics[f"{name}.running_var"] = (
             module.running_mean,
             module.running_var,
         )
-    return {name: tensor.cpu().clone() for name, tensor in found.items()}
+    return {name: tensor.cpu().clone() for name, tensor in statistics.items()}
 
 
-def _learns(module: torch.nn.Module) -> bool:
+def _learns_statistics(module: torch.nn.Module) -> bool:
     return module.training and getattr(module, "running_mean", None) is not None

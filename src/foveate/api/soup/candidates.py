@@ -1,4 +1,4 @@
-"""Averages in the place of a run's weights, and what they are worth on images."""
+"""Candidate averages of weights, and their scores."""
 
 from __future__ import annotations
 
@@ -7,7 +7,12 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from foveate.api.soup.averaging import Tensors, between, measured_statistics, same
+from foveate.api.soup.averaging import (
+    Tensors,
+    equal_tensors,
+    interpolate,
+    recompute_batch_statistics,
+)
 from foveate.data.dataset import ImageDataset
 from foveate.data.loading import BatchSampler, make_loader
 from foveate.data.scan import ScannedTable
@@ -22,12 +27,20 @@ Runs = tuple[Path, ...]
 
 
 @dataclass(frozen=True)
-class Point:
-    """An average and what it is worth.
+class Candidate:
+    """An average of weights and its scores.
 
-    `alpha`: how far it lies from the start to the end; None where it is one of several `runs`. `validation`: the number `metric` on
-    the validation images, `loss` on the same. `threshold`: the best there, for boxes. `measured`: whether its statistics of batch
-    normalisation were. `judge`: the metric behind `shifted`.
+    Attributes:
+        runs: The runs whose weights it contains.
+        alpha: Interpolation coefficient from start to end; None for an average of several runs.
+        metric: Name of the main metric.
+        validation: The main metric on the validation images.
+        loss: The loss on the validation images.
+        threshold: Best score threshold on the validation images, for boxes.
+        recomputed_statistics: Whether batch statistics were recomputed on the training images.
+        shifted: The main metric on the shifted images.
+        shifted_metric: The metric behind `shifted`.
+        note: Remark for the table.
     """
 
     runs: Runs
@@ -36,14 +49,14 @@ class Point:
     validation: Score
     loss: float
     threshold: float | None = None
-    measured: bool = False
+    recomputed_statistics: bool = False
     shifted: Score | None = None
-    judge: Metric | None = None
+    shifted_metric: Metric | None = None
     note: str = ""
 
     @property
     def rank(self) -> tuple[float, float]:
-        """What counts in a choice, the greater the better: the main number on the validation images, at a tie the loss."""
+        """Sort key, larger is better: the main metric on validation images, then the loss."""
         return self.validation.value, -self.loss
 
     @property
@@ -53,10 +66,13 @@ class Point:
         )
 
     @property
-    def remark(self) -> str:
+    def full_note(self) -> str:
         return ", ".join(
             word
-            for word in (self.note, "statistics measured anew" if self.measured else "")
+            for word in (
+                self.note,
+                "batch statistics recomputed" if self.recomputed_statistics else "",
+            )
             if word
         )
 
@@ -69,73 +85,77 @@ class Point:
         )
         elsewhere = {} if self.shifted is None else {"shifted": asdict(self.shifted)}
         found = {"validation": asdict(self.validation), "loss": self.loss, **elsewhere}
-        return {**what, **found, "measured": self.measured, "note": self.note}
+        return {**what, **found, "measured": self.recomputed_statistics, "note": self.note}
 
 
-class Averager:
-    """Makes averages of weights for the job's model and scores them, on its validation images and on `shifted` ones."""
+class CandidateScorer:
+    """Averages weights of the job's model and scores them on validation and on `shifted` images."""
 
     def __init__(self, job: Job, shifted: ScannedTable | None) -> None:
-        self.device, self.way = job.device, ComputeMode.for_inference(job.recipe.training)
-        self.model = to_device(job.model, self.device, self.way)
+        self.device, self.mode = job.device, ComputeMode.for_inference(job.recipe.training)
+        self.model = to_device(job.model, self.device, self.mode)
         self.batch_size = job.recipe.training.batch_size
         self.train, self.val = job.dataset("train"), job.dataset("val")
         self.shifted = (
-            eval_dataset(self.model, shifted.table.samples, shifted.pixels, job.recipe.seed)
+            eval_dataset(self.model, shifted.table.samples, shifted.cache, job.recipe.seed)
             if shifted
             else None
         )
 
     def average(
         self, start: Tensors, end: Tensors, share: float, runs: Runs, alpha: float | None = None
-    ) -> tuple[Point, Tensors]:
-        """(1 - share) * start + share * end, and what it is worth.
+    ) -> tuple[Candidate, Tensors]:
+        """Score (1 - share) * start + share * end.
 
-        Statistics of batch normalisation are averaged like weights; between the two they are measured anew as well, on the training
-        images without augmentation, and what is better on the validation images is kept. After a long training an average makes
-        activations that averaged statistics do not describe (SWA, Izmailov et al. 2018); after a short one the statistics are still
-        those of the pretraining, which the weights were made for, and new ones cost more than they mend.
+        Statistics of batch normalization are averaged like weights; strictly between the two they
+        are also recomputed on the training images without augmentation, and the better of both on
+        the validation images is kept. After a long training, averaged statistics do not describe
+        the activations of averaged weights (SWA, Izmailov et al. 2018); after a short one the
+        statistics are still those of the pretraining, which the weights were made for, and new ones
+        cost more than they gain.
         """
-        tensors = between(start, end, share)
-        point = self._validated(tensors, runs, alpha)
-        if not same(tensors, start) and not same(tensors, end):
-            statistics = measured_statistics(
-                self.model, self._batches(self.train), self.device, self.way
+        tensors = interpolate(start, end, share)
+        point = self._score_on_validation(tensors, runs, alpha)
+        if not equal_tensors(tensors, start) and not equal_tensors(tensors, end):
+            statistics = recompute_batch_statistics(
+                self.model, self._batches(self.train), self.device, self.mode
             )
             measured = tensors | statistics
             other = (
-                replace(self._validated(measured, runs, alpha), measured=True)
+                replace(
+                    self._score_on_validation(measured, runs, alpha), recomputed_statistics=True
+                )
                 if statistics
                 else point
             )
             if other.rank > point.rank:
                 point, tensors = other, measured
-        return self._elsewhere(point, tensors), tensors
+        return self._with_shifted_score(point, tensors), tensors
 
-    def alone(self, tensors: Tensors, runs: Runs) -> Point:
-        """What the weights of a run are worth as they are."""
-        return self._elsewhere(self._validated(tensors, runs, None), tensors)
+    def score_run(self, tensors: Tensors, runs: Runs) -> Candidate:
+        """Score the weights of a run as they are."""
+        return self._with_shifted_score(self._score_on_validation(tensors, runs, None), tensors)
 
-    def _validated(self, tensors: Tensors, runs: Runs, alpha: float | None) -> Point:
-        answered, judge = self._judged(tensors, self.val)
-        scores = judge.compute()
+    def _score_on_validation(self, tensors: Tensors, runs: Runs, alpha: float | None) -> Candidate:
+        predicted, metric = self._predict(tensors, self.val)
+        scores = metric.compute()
         main = scores.numbers[scores.main]
-        return Point(
-            runs, alpha, scores.main, main, answered.loss, threshold=scores.tables.get("threshold")
+        return Candidate(
+            runs, alpha, scores.main, main, predicted.loss, threshold=scores.tables.get("threshold")
         )
 
-    def _elsewhere(self, point: Point, tensors: Tensors) -> Point:
-        """With its score on the shifted images, which take no part in any choice."""
+    def _with_shifted_score(self, point: Candidate, tensors: Tensors) -> Candidate:
+        """Add the score on the shifted images, which is not used for selection."""
         if self.shifted is None:
             return point
-        judge = self._judged(tensors, self.shifted)[1]
-        scores = judge.compute()
-        return replace(point, shifted=scores.numbers[scores.main], judge=judge)
+        metric = self._predict(tensors, self.shifted)[1]
+        scores = metric.compute()
+        return replace(point, shifted=scores.numbers[scores.main], shifted_metric=metric)
 
-    def _judged(self, tensors: Tensors, pictures: ImageDataset) -> tuple[BatchPredictions, Metric]:
+    def _predict(self, tensors: Tensors, dataset: ImageDataset) -> tuple[BatchPredictions, Metric]:
         self.model.load_tensors(tensors)
-        answered = predict_dataset(self.model, pictures, self.batch_size, self.device, self.way)
-        return answered, score_predictions(answered.predictions, pictures.samples, self.model)
+        predicted = predict_dataset(self.model, dataset, self.batch_size, self.device, self.mode)
+        return predicted, score_predictions(predicted.predictions, dataset.samples, self.model)
 
-    def _batches(self, pictures: ImageDataset) -> Iterable[Batch]:
-        return make_loader(pictures, BatchSampler(len(pictures), self.batch_size))
+    def _batches(self, dataset: ImageDataset) -> Iterable[Batch]:
+        return make_loader(dataset, BatchSampler(len(dataset), self.batch_size))

@@ -1,15 +1,19 @@
-"""soup RUN [RUN ...]: averages of the weights of finished runs; the best of them becomes a run of its own.
+"""soup RUN [RUN ...]: averages of the weights of finished runs; the best of them becomes a run of
+its own.
 
-One run is averaged with its own start. The weights (1 - a) * start + a * end for a = 0, 0.1, ..., 1 are networks between the one
-that has its pretraining and a solved head, and the one that has learnt these images. The best often lies in between, and loses less
-on images from elsewhere (WiSE-FT: Wortsman et al. 2022, "Robust fine-tuning of zero-shot models", equation 1). A run has such a
-start where its head was solved before the training (LP-FT, Kumar et al. 2022).
+One run is averaged with its own start. The weights (1 - a) * start + a * end for a = 0, 0.1, ..., 1
+are networks between the one that has its pretraining and a solved head, and the one that has learnt
+these images. The best often lies in between, and loses less on images from elsewhere (WiSE-FT:
+Wortsman et al. 2022, "Robust fine-tuning of zero-shot models", equation 1). A run has such a start
+where its head was solved before the training (LP-FT, Kumar et al. 2022).
 
-Several runs, tuned from one beginning with other seeds, rates or augmentations, are sorted by their validation score, and each
-joins the average if the score of the average does not fall (greedy soup: Wortsman et al. 2022, "Model soups", recipe 1).
+Several runs, tuned from one beginning with other seeds, rates or augmentations, are sorted by their
+validation score, and each joins the average if the score of the average does not fall (greedy soup:
+Wortsman et al. 2022, "Model soups", recipe 1).
 
-Averaged are the tensors that the tuning trains. Of low-rank updates these are the factors, so that the update as a whole is not
-linear in a: the curve leads from the start to the end all the same, and every point of it is measured.
+Averaged are the tensors that the tuning trains. Of low-rank updates these are the factors, so that
+the update as a whole is not linear in a: the curve leads from the start to the end all the same,
+and every point of it is measured.
 """
 
 from __future__ import annotations
@@ -25,8 +29,13 @@ from foveate.api.evaluate.core import Source
 from foveate.api.evaluate.result import EvaluateResult
 from foveate.api.fit.pipeline import reopened
 from foveate.api.soup.averaging import Tensors
-from foveate.api.soup.candidates import Averager, Point
-from foveate.api.soup.ingredients import end_of, opened, refuse_other_frozen, start_of
+from foveate.api.soup.candidates import Candidate, CandidateScorer
+from foveate.api.soup.ingredients import (
+    final_weights,
+    initial_weights,
+    open_runs,
+    require_same_frozen,
+)
 from foveate.data.scan import ScannedTable
 from foveate.data.tables import read_matching_table, select_split
 from foveate.errors import UsageError
@@ -39,35 +48,41 @@ from foveate.types import Decision, Score, Split
 from foveate.utils import console, log
 from foveate.utils.device import resolve_device
 
-_WORSE = "left out"
+_LEFT_OUT = "left out"
 
 
 @dataclass(frozen=True)
-class Tried:
-    """The averages that were tried. `best`, `plain`: places of the chosen one, and of what there was before anything was averaged:
-    the end of the one run, or the best of several. `tensors`: the weights of the best. `choice`: its field, value and reason."""
+class Selection:
+    """The candidates, and the selected one.
 
-    points: list[Point]
+    `best`: index of the selected candidate. `baseline`: index of the network without averaging: the
+    end of the run, or the best of several runs. `tensors`: the weights of the best.
+    """
+
+    candidates: list[Candidate]
     best: int
-    plain: int
+    baseline: int
     tensors: Tensors
-    choice: Decision
+    decision: Decision
 
 
 @dataclass(frozen=True)
 class SoupResult:
-    """`run`: the new run folder, with curve.json and curve.svg; `evaluation`: of it. `gain`: what the chosen average has more than
-    the plain one in the main number on the shifted data, which chose nothing; None where there is nothing to compare."""
+    """The new run.
+
+    `run`: its folder, with curve.json and curve.svg. `gain`: difference of the main metric on the
+    shifted data between the selected average and the baseline; None if there is nothing to compare.
+    """
 
     run: Path
-    tried: Tried
+    selection: Selection
     gain: Score | None
     evaluation: EvaluateResult
     seconds: float
 
     @property
     def columns(self) -> list[str]:
-        point = self.tried.points[0]
+        point = self.selection.candidates[0]
         return [
             "average",
             f"validation {point.metric}",
@@ -82,13 +97,13 @@ class SoupResult:
                 point.name,
                 str(point.validation),
                 *([str(point.shifted)] if point.shifted else []),
-                point.remark,
+                point.full_note,
             ]
-            for point in self.tried.points
+            for point in self.selection.candidates
         ]
 
     def numbers(self) -> dict[str, Any]:
-        curve = _told(self.tried, self.gain)
+        curve = _curve_json(self.selection, self.gain)
         return {
             **self.evaluation.numbers(),
             **curve,
@@ -99,7 +114,7 @@ class SoupResult:
     def lines(self) -> list[str]:
         told = [f"run: {self.run}", f"curve: {self.run / 'curve.svg'}"]
         if self.gain is not None:
-            plain, more = self.tried.points[self.tried.plain], self.gain
+            plain, more = self.selection.candidates[self.selection.baseline], self.gain
             what = plain.name if plain.alpha is None else "the end"
             told.append(
                 f"on the shifted data: {more.value:+.3f} [{more.low:+.3f}, {more.high:+.3f}] over {what} (paired)"
@@ -123,21 +138,21 @@ def average_runs(
     began = time.perf_counter()
     Run.require_free(out)
     if steps < 1:
-        raise UsageError("a curve has at least one step", where="steps", hint="--steps 10")
-    opened_runs = opened(runs)
+        raise UsageError("--steps must be at least 1", where="steps", hint="--steps 10")
+    opened_runs = open_runs(runs)
     first = opened_runs[0]
     job = replace(reopened(first), device=resolve_device(device))
-    refuse_other_frozen(job)
-    averager = Averager(job, None if shift is None else _scanned(job, shift))
+    require_same_frozen(job)
+    averager = CandidateScorer(job, None if shift is None else _scanned(job, shift))
     tried = (
-        _interpolated(averager, job, steps)
+        _interpolate_run(averager, job, steps)
         if len(opened_runs) == 1
-        else _greedy(averager, job, opened_runs)
+        else _greedy_soup(averager, job, opened_runs)
     )
-    gained = _gain(tried)
+    gained = _shifted_gain(tried)
     run = Run.create(out, f"{first.folder.name}-soup")
     with run.locked():
-        _write(run, job, tried, gained, time.perf_counter() - began)
+        _write_run(run, job, tried, gained, time.perf_counter() - began)
         splits: tuple[Split, ...] = ("val", "test")
         there = [split for split in splits if job.indices(split)]
         evaluation = [evaluate(run.folder, split=split, device=device) for split in there][-1]
@@ -145,25 +160,28 @@ def average_runs(
 
 
 def _scanned(job: Job, shift: Source) -> ScannedTable:
-    """The images that `evaluate` would score; those that a run was trained on are counted, aloud."""
+    """Scan the images that `evaluate` would score, and warn about those used for training."""
     assert shift.path is not None
     classes = job.model.task.classes
     table = read_matching_table(classes, shift.path, shift.format)
     _, table = select_split(table, shift.split)
-    scanned = scan_with_progress(table, job.model, job.recipe.data.model_copy(update={"strict": shift.strict}))
+    scanned = scan_with_progress(
+        table, job.model, job.recipe.data.model_copy(update={"strict": shift.strict})
+    )
     trained = {job.scanned.hashes[place] for place in job.indices("train")}
     seen = sum(digest in trained for digest in scanned.hashes)
     if seen:
         log.warning(
-            f"{seen} of these {len(scanned.hashes)} images were trained on (byte for byte): the figure flatters"
+            f"{seen} of these {len(scanned.hashes)} images were in the training set (byte for byte): "
+            "the score is optimistically biased"
         )
     return scanned
 
 
-def _interpolated(averager: Averager, job: Job, steps: int) -> Tried:
-    """WiSE-FT: from the start of the run to its end."""
-    start, end, runs = start_of(job), end_of(job.run, job), (job.run.folder,)
-    points: list[Point] = []
+def _interpolate_run(averager: CandidateScorer, job: Job, steps: int) -> Selection:
+    """WiSE-FT: interpolate from the start of the run to its end."""
+    start, end, runs = initial_weights(job), final_weights(job.run, job), (job.run.folder,)
+    points: list[Candidate] = []
     best, kept = 0, start
     with console.progress(steps + 1, "averages") as bar:
         for place in range(steps + 1):
@@ -172,80 +190,86 @@ def _interpolated(averager: Averager, job: Job, steps: int) -> Tried:
             if point.rank > points[best].rank:
                 best, kept = place, tensors
             bar.advance()
-    reason = f"{_best_of(points[best], job)}: {_said(points[best])}, the start {_said(points[0])}, the end {_said(points[-1])}"
-    return Tried(
-        _marked(points, best), best, steps, kept, Decision("soup.alpha", points[best].alpha, reason)
+    reason = f"{_selection_rule(points[best], job)}: {_format_candidate(points[best])}, start {_format_candidate(points[0])}, end {_format_candidate(points[-1])}"
+    return Selection(
+        _mark_chosen(points, best),
+        best,
+        steps,
+        kept,
+        Decision("soup.alpha", points[best].alpha, reason),
     )
 
 
-def _greedy(averager: Averager, job: Job, runs: list[Run]) -> Tried:
-    """The greedy soup: the best run first, then each that does not make the average worse."""
-    points: list[Point] = []
+def _greedy_soup(averager: CandidateScorer, job: Job, runs: list[Run]) -> Selection:
+    """Greedy soup: the best run first, then each run that does not lower the score."""
+    points: list[Candidate] = []
     with console.progress(2 * len(runs) - 1, "averages") as bar:
         for run in runs:
-            points.append(averager.alone(end_of(run, job), (run.folder,)))
+            points.append(averager.score_run(final_weights(run, job), (run.folder,)))
             bar.advance()
         points.sort(key=lambda point: point.rank, reverse=True)
-        best, kept = 0, end_of(Run(points[0].runs[0]), job)
+        best, kept = 0, final_weights(Run(points[0].runs[0]), job)
         for single in points[1:]:
             together = (*points[best].runs, *single.runs)
             point, tensors = averager.average(
-                kept, end_of(Run(single.runs[0]), job), 1 / len(together), together
+                kept, final_weights(Run(single.runs[0]), job), 1 / len(together), together
             )
             joins = point.rank >= points[best].rank
-            points.append(point if joins else replace(point, note=_WORSE))
+            points.append(point if joins else replace(point, note=_LEFT_OUT))
             if joins:
                 best, kept = len(points) - 1, tensors
             bar.advance()
-    reason = f"{_best_of(points[best], job)}: {_said(points[best])}, the best run alone {_said(points[0])}"
+    reason = f"{_selection_rule(points[best], job)}: {_format_candidate(points[best])}, the best run alone {_format_candidate(points[0])}"
     value = [str(folder) for folder in points[best].runs]
-    return Tried(_marked(points, best), best, 0, kept, Decision("soup.runs", value, reason))
+    return Selection(
+        _mark_chosen(points, best), best, 0, kept, Decision("soup.runs", value, reason)
+    )
 
 
-def _marked(points: list[Point], best: int) -> list[Point]:
-    """The points, of which the best is noted as chosen."""
+def _mark_chosen(points: list[Candidate], best: int) -> list[Candidate]:
+    """The candidates, with the selected one marked."""
     note = ", ".join(word for word in (points[best].note, "chosen") if word)
     return [
         replace(point, note=note) if place == best else point for place, point in enumerate(points)
     ]
 
 
-def _best_of(point: Point, job: Job) -> str:
-    return f"best {point.metric} on the {len(job.indices('val'))} validation images, then least loss"
+def _selection_rule(point: Candidate, job: Job) -> str:
+    return (
+        f"best {point.metric} on the {len(job.indices('val'))} validation images, then lowest loss"
+    )
 
 
-def _said(point: Point) -> str:
+def _format_candidate(point: Candidate) -> str:
     return f"{point.validation.value:.3f} and {point.loss:.3f}"
 
 
-def _gain(tried: Tried) -> Score | None:
-    best, plain = tried.points[tried.best], tried.points[tried.plain]
+def _shifted_gain(tried: Selection) -> Score | None:
+    best, plain = tried.candidates[tried.best], tried.candidates[tried.baseline]
     if (
-        tried.best == tried.plain
-        or best.judge is None
-        or plain.judge is None
+        tried.best == tried.baseline
+        or best.shifted_metric is None
+        or plain.shifted_metric is None
         or best.shifted is None
     ):
         return None
-    return paired_difference(best.judge, plain.judge, best.shifted.count)
+    return paired_difference(best.shifted_metric, plain.shifted_metric, best.shifted.count)
 
 
-def _told(tried: Tried, gained: Score | None) -> dict[str, Any]:
-    """JSON-able: the content of curve.json."""
-    points = [point.row() for point in tried.points]
-    found = {"metric": tried.points[0].metric, "chosen": points[tried.best], "points": points}
+def _curve_json(tried: Selection, gained: Score | None) -> dict[str, Any]:
+    """The content of curve.json."""
+    points = [point.row() for point in tried.candidates]
+    found = {"metric": tried.candidates[0].metric, "chosen": points[tried.best], "points": points}
     return found if gained is None else {**found, "shifted_gain": asdict(gained)}
 
 
-def _write(
-    run: Run, job: Job, tried: Tried, gained: Score | None, seconds: float
-) -> None:
-    """What a fit would have written; without epochs, because there were none."""
-    first, best = job.run, tried.points[tried.best]
+def _write_run(run: Run, job: Job, tried: Selection, gained: Score | None, seconds: float) -> None:
+    """Write what a fit writes, without epochs."""
+    first, best = job.run, tried.candidates[tried.best]
     run.copy_metadata(first)
-    run.record([tried.choice])
-    run.write_json("curve.json", _told(tried, gained))
-    run.write_text("curve.svg", _drawn(tried))
+    run.record([tried.decision])
+    run.write_json("curve.json", _curve_json(tried, gained))
+    run.write_text("curve.svg", _draw_curve(tried))
     run.write_tensors("model.safetensors", tried.tensors)
     run.write_text(
         "recipe.yaml", first.recipe().to_yaml()
@@ -268,10 +292,13 @@ def _write(
     run.finish({**kept, **new})
 
 
-def _drawn(tried: Tried) -> str:
-    """The averages as SVG: the shifted score over the validation score; without shifted data the latter over alpha, or over the
-    number of runs in the average."""
-    point = tried.points[0]
+def _draw_curve(tried: Selection) -> str:
+    """Draw the candidates as SVG.
+
+    Shifted score over validation score; without shifted data, validation score over alpha or over
+    the number of runs.
+    """
+    point = tried.candidates[0]
     across = "alpha" if point.alpha is not None else "runs in the average"
     labels = (
         (f"validation {point.metric}", f"shifted {point.metric}")
@@ -279,25 +306,25 @@ def _drawn(tried: Tried) -> str:
         else (across, f"validation {point.metric}")
     )
     groups: dict[str, list[plots.Point]] = {"averages": [], "single runs": [], "left out": []}
-    for each in tried.points:
+    for each in tried.candidates:
         group = (
             "left out"
-            if each.note == _WORSE
+            if each.note == _LEFT_OUT
             else "averages"
             if each.alpha is not None or len(each.runs) > 1
             else "single runs"
         )
-        groups[group].append(_spot(each))
+        groups[group].append(_plot_point(each))
     if point.alpha is None:
-        groups["averages"].insert(0, _spot(point))
+        groups["averages"].insert(0, _plot_point(point))
     marked = {
-        word: [_spot(each) for each in tried.points if word in each.note.split(", ")]
+        word: [_plot_point(each) for each in tried.candidates if word in each.note.split(", ")]
         for word in ("start", "end", "chosen")
     }
     return plots.weight_averages({**groups, **marked}, *labels)
 
 
-def _spot(point: Point) -> plots.Point:
+def _plot_point(point: Candidate) -> plots.Point:
     if point.shifted is not None:
         return point.validation, point.shifted
     return Score(float(len(point.runs)) if point.alpha is None else point.alpha), point.validation

@@ -1,4 +1,4 @@
-"""The runs that weights are averaged from: opened, compared, and refused where an average would mean nothing."""
+"""Opens the runs to average and refuses those whose average would be meaningless."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from foveate.api.soup.averaging import Tensors, refuse_strangers
+from foveate.api.soup.averaging import Tensors, check_same_tensors
 from foveate.errors import DataError, UsageError
 from foveate.inference.predictor import weights_mismatch
 from foveate.modeling.tasks import TASKS
@@ -20,68 +20,71 @@ from foveate.training.head_init import fit_head, head_training_features
 from foveate.training.job import Job
 
 
-def opened(folders: Sequence[Path]) -> list[Run]:
-    """Finished, undamaged runs that can be averaged with each other, or, of a single one, with its start.
+def open_runs(folders: Sequence[Path]) -> list[Run]:
+    """Open finished runs that can be averaged with each other, or a single one with its start.
 
-    Raises UsageError, RunError and DataError.
+    Raises:
+        UsageError: The runs cannot be averaged.
+        RunError: A run is damaged or unfinished.
+        DataError: A run has no validation images.
     """
     if not folders:
-        raise UsageError("no run was named", hint="foveate soup RUN [RUN ...]")
+        raise UsageError("no run was given", hint="foveate soup RUN [RUN ...]")
     runs = [Run.open(folder) for folder in folders]
     for run in runs:
         run.require_continuable()
         run.verify()
         if not any(row["split"] == "val" for row in run.splits()):
-            hint = (
-                "fit with --set data.val=0.15: an average is chosen on images that trained nothing"
-            )
+            hint = "fit with --set data.val=0.15: averages are selected on validation images"
             raise DataError(
-                "this run has no validation images to choose by", where=run.folder, hint=hint
+                "this run has no validation images to select by", where=run.folder, hint=hint
             )
     if len(runs) == 1:
-        _refuse_startless(runs[0])
+        _require_start(runs[0])
     for other in runs[1:]:
-        _refuse_unlike(runs[0], other)
+        _require_compatible(runs[0], other)
     return runs
 
 
-def _refuse_startless(run: Run) -> None:
-    """One run is averaged with its start, which has to be a network that answers."""
+def _require_start(run: Run) -> None:
+    """Refuse a single run whose start was not a working network."""
     recipe = run.recipe()
     what, hint = "", "name several runs of the same data and backbone: foveate soup RUN RUN"
     if TASKS.get(recipe.task.name).prediction_type is not Labels:
-        what = f"a run of the task {recipe.task.name!r} began with a random head: there is no start to average it with"
+        what = f"a {recipe.task.name} run starts from a random head, so there is no start to average with"
     elif not TUNINGS.get(recipe.tuning.name).needs_steps:
         what, hint = (
-            "this run never left its start: there is nothing to average",
+            "this run took no training steps: there is nothing to average",
             "fit with a tuning that trains, such as full",
         )
     elif recipe.training.head_init != "probe":
-        what = "this run began with a random head: there is no start to average it with"
+        what = "this run started from a random head, so there is no start to average with"
         hint = f"fit with --set training.head_init=probe, or {hint}"
     if what:
         raise UsageError(what, where=run.folder, hint=hint)
 
 
-def _refuse_unlike(first: Run, other: Run) -> None:
+def _require_compatible(first: Run, other: Run) -> None:
     if first.classes() != other.classes():
-        strangers = sorted({*first.classes()} ^ {*other.classes()})
+        differing = sorted({*first.classes()} ^ {*other.classes()})
         why = (
-            f"classes that only one of them knows: {', '.join(strangers)}"
-            if strangers
-            else "its classes have another order"
+            f"classes that only one of them has: {', '.join(differing)}"
+            if differing
+            else "its classes are in another order"
         )
-        raise _unlike(other, f"{why}; the first is {first.folder}", "fit the runs on the same data")
-    ours, theirs = _facts(first), _facts(other)
+        raise _incompatible(
+            other, f"{why}; the first is {first.folder}", "fit the runs on the same data"
+        )
+    ours, theirs = _compatibility_facts(first), _compatibility_facts(other)
     odd = [name for name in ours | theirs if ours.get(name) != theirs.get(name)]
     if odd:
         why = f"{odd[0]} is {theirs.get(odd[0])} there and {ours.get(odd[0])} in {first.folder}"
-        raise _unlike(other, why, "fit the runs alike but for seed, training and augment")
-    _refuse_other_splits(first, other)
+        raise _incompatible(other, why, "fit the runs alike but for seed, training and augment")
+    _require_same_splits(first, other)
 
 
-def _facts(run: Run) -> dict[str, Any]:
-    """What has to be equal for weights to mean the same in two runs, by its name in the recipe or in words."""
+def _compatibility_facts(run: Run) -> dict[str, Any]:
+    """What must be equal for weights to be comparable, by recipe field or description."""
     recipe, outcome = run.recipe(), run.outcome()
     names = {"task.name": recipe.task.name, "tuning.name": recipe.tuning.name}
     sections = {  # with the settings that nobody stated
@@ -104,8 +107,10 @@ def _facts(run: Run) -> dict[str, Any]:
     return {**names, **facts, **drawn, **frozen, "start.run": recipe.start.run}
 
 
-def _refuse_other_splits(first: Run, other: Run) -> None:
-    """A picture that one run was validated on must not be one that another was trained on: it would choose what knows it."""
+def _require_same_splits(first: Run, other: Run) -> None:
+    """Refuse runs with different splits: validation images of one may be training images of
+    another.
+    """
     ours, theirs = (
         {row["path"]: (row["split"], row["sha256"]) for row in run.splits()}
         for run in (first, other)
@@ -119,41 +124,46 @@ def _refuse_other_splits(first: Run, other: Run) -> None:
             else f"{odd[0]!r} is another file"
         )
         hint = "fit the runs with one seed, or on data with folders train, val and test"
-        raise _unlike(
-            other, f"the splits differ in {len(odd)} pictures: {first_one} in {first.folder}", hint
+        raise _incompatible(
+            other, f"the splits differ in {len(odd)} images: {first_one} in {first.folder}", hint
         )
 
 
-def _unlike(other: Run, why: str, hint: str) -> UsageError:
+def _incompatible(other: Run, why: str, hint: str) -> UsageError:
     return UsageError(
         "this run cannot be averaged with the first one", where=other.folder, why=why, hint=hint
     )
 
 
-def end_of(run: Run, job: Job) -> Tensors:
-    """The weights that a run ended with."""
+def final_weights(run: Run, job: Job) -> Tensors:
+    """The final weights of a run."""
     found = read_run_tensors(run.folder)
-    refuse_strangers(found, job.model.trained_tensors(), run.folder)
+    check_same_tensors(found, job.model.trained_tensors(), run.folder)
     return found
 
 
-def start_of(job: Job) -> Tensors:
-    """The weights that a run began with: the backbone as it came, and the head that is solved on its features.
+def initial_weights(job: Job) -> Tensors:
+    """The initial weights of a run: the pretrained backbone, and the head solved on its features.
 
-    `job` has a fresh model. Raises RunError when the backbone's weights are not those of then.
+    `job` has a fresh model.
+
+    Raises:
+        RunError: The weights of the backbone are not those that the run started from.
     """
     outcome = job.run.outcome()
     if (
         not outcome["frozen"] and outcome["origin"] != job.model.backbone.origin
-    ):  # all of it moved: no fingerprint can tell
+    ):  # everything was trained, so there is no fingerprint
         raise weights_mismatch(job.run, job.model)
     job = replace(job, recipe=with_settings(job.recipe, {"data.leakage_audit": False}))
     fit_head(job, head_training_features(job))
-    return {name: tensor.detach().cpu().clone() for name, tensor in job.model.trained_tensors().items()}
+    return {
+        name: tensor.detach().cpu().clone() for name, tensor in job.model.trained_tensors().items()
+    }
 
 
-def refuse_other_frozen(job: Job) -> None:
-    """Raises RunError when the weights that stood still are not those that the run was trained with."""
+def require_same_frozen(job: Job) -> None:
+    """Raise RunError if the frozen weights are not those that the run was trained with."""
     frozen = job.run.outcome()["frozen"]
     if frozen and weights_fingerprint(job.model.frozen_tensors()) != frozen:
         raise weights_mismatch(job.run, job.model)

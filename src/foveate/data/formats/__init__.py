@@ -1,6 +1,7 @@
-"""How images and answers lie on disk. A format looks at a path (`sniff`) and reads it into a Table (`read`).
+"""Dataset formats: how images and annotations are stored on disk.
 
-Some can also be written (`write`): foveate convert.
+A format recognizes a path (`sniff`) and reads it as a Table (`read`). Some can be written as well
+(`write`), for `foveate convert`.
 """
 
 from __future__ import annotations
@@ -11,29 +12,44 @@ from typing import ClassVar
 
 from foveate.errors import DataError, UnknownName, UsageError
 from foveate.registry import Registry
-from foveate.types import Table
+from foveate.types import Issue, Table
 from foveate.utils.paths import did_you_mean_path
 
 
 class Format(ABC):
-    """One way to lay out data. `summary` is the sentence that says the guess aloud ("a folder per class")."""
+    """A dataset format.
+
+    Attributes:
+        summary: What it is, in a few words ("a folder per class"); printed with the guess.
+    """
 
     summary: ClassVar[str]
 
     @abstractmethod
     def sniff(self, path: Path) -> bool:
-        """True when `path` looks like this format; cheap, never raises for a path that exists."""
+        """Whether `path`, which exists, looks like this format. It is cheap and never raises."""
 
     @abstractmethod
     def read(self, path: Path) -> Table:
-        """The table at `path`; raises DataError with what to try. Images are not opened here."""
+        """Read the dataset at `path`; images are not decoded.
 
-    def write(self, table: Table, folder: Path) -> tuple[str, ...]:
-        """Lays `table` out in `folder`, which is empty; images are copied. Returns notes on what it could not hold."""
+        Raises:
+            DataError: The annotations cannot be used.
+        """
+
+    def write(self, table: Table, folder: Path) -> tuple[Issue, ...]:
+        """Write a dataset into `folder`, which is empty; images are copied.
+
+        Returns:
+            Notes on what the format cannot represent.
+
+        Raises:
+            UsageError: The format cannot be written.
+        """
         raise UsageError(
             "this format cannot be written",
             why=f"it is {self.summary}",
-            hint="one of: " + ", ".join(writable()),
+            hint="choose one of: " + ", ".join(writable()),
         )
 
 
@@ -41,37 +57,46 @@ FORMATS: Registry[Format] = Registry("foveate.data.formats", Format, "format")
 
 
 def writable() -> list[str]:
-    """The formats that can be written."""
+    """Return the names of the formats that can be written."""
     return [name for name in FORMATS.names() if FORMATS.get(name).write is not Format.write]
 
 
 def writer(name: str) -> Format:
-    """The format `name` to write in. Raises UnknownName with near names, UsageError when it can only be read."""
+    """Return the format `name`, to write in.
+
+    Raises:
+        UnknownName: There is no such format.
+        UsageError: It can only be read.
+    """
     if name not in FORMATS.names():
         raise UnknownName(name, writable(), kind="format that can be written")
     if name not in writable():
-        raise UsageError(
-            f"the format {name!r} cannot be written", hint="one of: " + ", ".join(writable())
-        )
+        hint = "choose one of: " + ", ".join(writable())
+        raise UsageError(f"the format {name!r} cannot be written", hint=hint)
     return FORMATS.get(name)()
 
 
 def read_table(path: Path, name: str = "auto") -> Table:
-    """Reads `path` with the format `name`, or with the one that recognises it.
+    """Read the dataset at `path`.
 
-    Raises UsageError when the path is missing (near names suggested), DataError when no format or several recognise it.
+    Args:
+        path: A folder, a table or an annotation file.
+        name: The format; "auto": the one that recognizes the data.
+
+    Raises:
+        UsageError: The path does not exist.
+        DataError: No format recognizes the data, or several do; or it cannot be read.
     """
     if not path.exists():
-        hint = did_you_mean_path(path) or "give a folder of images or a table"
-        raise UsageError("there is nothing at this path", where=path, hint=hint)
+        hint = did_you_mean_path(path) or "give a folder of images, or a table"
+        raise UsageError("the path does not exist", where=path, hint=hint)
     if name != "auto":
         return FORMATS.get(name)().read(path)
-    found = [word for word in FORMATS.names() if FORMATS.get(word)().sniff(path)]
-    if len(found) != 1:
-        raise DataError(
-            f"{'several formats fit' if found else 'no format fits'} this data"
-            + (f": {', '.join(found)}" if found else ""),
-            where=path,
-            hint="name one with --format " + "|".join(found or FORMATS.names()),
-        )
-    return FORMATS.get(found[0])().read(path)
+    names = [candidate for candidate in FORMATS.names() if FORMATS.get(candidate)().sniff(path)]
+    if not names:
+        hint = "name the format with --format " + "|".join(FORMATS.names())
+        raise DataError("no format fits the data", where=path, hint=hint, id="no_format_fits")
+    if len(names) > 1:
+        hint = "choose one with --format " + "|".join(names)
+        raise DataError(f"several formats fit the data: {', '.join(names)}", where=path, hint=hint)
+    return FORMATS.get(names[0])().read(path)

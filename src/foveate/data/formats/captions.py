@@ -1,6 +1,7 @@
-"""A table of paths and sentences (.csv, .tsv, .jsonl, .ndjson, .parquet): columns path, text and, if wanted, split and group.
+"""A table of paths and captions (.csv, .tsv, .jsonl, .ndjson, .parquet).
 
-In JSON and Parquet a text may be a list of sentences; in any table an image with several rows has a sentence of each.
+Columns: path, text and optionally split and group. In JSON and Parquet a text may be a list of
+sentences. In any table an image may have several rows, each with a sentence.
 """
 
 from __future__ import annotations
@@ -14,90 +15,95 @@ from foveate.data.issues import skip_and_record
 from foveate.data.records import (
     ALIASES,
     TEXTS,
-    Named,
-    Record,
+    ImageRow,
+    drop_missing,
     has_texts,
+    image_fields,
     is_table,
-    named_by,
-    present,
-    records,
-    row_of,
-    without_split,
+    partial_split_notes,
+    read_records,
+    row_location,
 )
 from foveate.errors import DataError
 from foveate.predictions import Text
-from foveate.types import Sample, Table
+from foveate.types import Issue, Sample, Table
 from foveate.utils.paths import printable
 
 _COLUMNS = {**{name: ALIASES[name] for name in ("path", "split", "group")}, "text": TEXTS}
 
 
 class Captions(Format):
-    summary: ClassVar[str] = "a table of paths and sentences"
+    """A table of captions."""
+
+    summary: ClassVar[str] = "a table of paths and captions"
 
     def sniff(self, path: Path) -> bool:
+        """A table with a path and a text."""
         return is_table(path) and has_texts(path)
 
     def read(self, path: Path) -> Table:
-        """The table at `path`; its images are looked for beside it. Raises DataError, with the line where there is one."""
-        rows, notes = list[_Row](), list[str]()
-        for record in records(path, _COLUMNS, ("path", "text")):
+        """Read the table; paths of images are relative to its folder.
+
+        Raises:
+            DataError: It cannot be read, a row is faulty, or no image exists.
+        """
+        rows, notes = list[_Row](), list[Issue]()
+        for record in read_records(path, _COLUMNS, ("path", "text")):
             with skip_and_record():
-                rows.append(_row(record, path))
+                fields, where = image_fields(record, path), row_location(path, record.number)
+                rows.append(_Row(*fields, parse_sentences(record.cells["text"], where)))
         if not rows:
-            raise DataError("this table has no rows", where=printable(path))
-        rows = present(_merged(rows, path), path, notes)
-        notes += without_split(rows)
+            raise DataError("the table has no rows", where=printable(path))
+        rows = drop_missing(_merge(rows, path), path, notes)
+        notes += partial_split_notes(rows)
         samples = tuple(
             Sample(row.path, row.key, Text(row.sentences), row.split, row.group) for row in rows
         )
-        return Table(
-            samples=samples, classes=(), format="captions", root=path.parent, notes=tuple(notes)
-        )
+        return Table(samples, (), "captions", path.parent, notes=tuple(notes))
 
 
 @dataclass(frozen=True)
-class _Row(Named):
+class _Row(ImageRow):
     sentences: tuple[str, ...]
 
 
-def _row(record: Record, table: Path) -> _Row:
-    return _Row(*named_by(record, table), sentences_of(record[1]["text"], row_of(table, record[0])))
+def parse_sentences(value: Any, where: str) -> tuple[str, ...]:
+    """Return the sentences of an image, each once, with single spaces.
 
+    Args:
+        value: A text, or a list of texts.
+        where: Where it is, for messages.
 
-def sentences_of(cell: Any, where: str) -> tuple[str, ...]:
-    """The sentences of a cell, each once, blanks made one. Raises DataError for none, for an empty one and for what is no text."""
-    found = cell if isinstance(cell, list) else [cell]
-    if not found or not all(isinstance(each, str) for each in found):
+    Raises:
+        DataError: It is neither, or a sentence is empty.
+    """
+    texts = value if isinstance(value, list) else [value]
+    if not texts or not all(isinstance(text, str) for text in texts):
         raise DataError(
-            "this text is neither a sentence nor a list of them",
+            "the caption is neither a text nor a list of texts",
             where=where,
-            why=f"got {str(cell)[:80]}",
+            why=f"got {str(value)[:80]}",
         )
-    sentences = [" ".join(each.split()) for each in found]
+    sentences = [" ".join(text.split()) for text in texts]
     if not all(sentences):
-        raise DataError(
-            "this image has an empty sentence",
-            where=where,
-            hint="write one, or leave the image out",
-        )
+        hint = "write a caption, or remove the image"
+        raise DataError("the caption is empty", where=where, hint=hint)
     return tuple(dict.fromkeys(sentences))
 
 
-def _merged(rows: list[_Row], table: Path) -> list[_Row]:
-    """One row for each image, sorted by key, with the sentences of all its rows."""
-    kept: dict[str, _Row] = {}
+def _merge(rows: list[_Row], table: Path) -> list[_Row]:
+    """One row per image, sorted by key, with the sentences of all its rows."""
+    merged: dict[str, _Row] = {}
     for row in rows:
-        first = kept.setdefault(row.key, row)
+        first = merged.setdefault(row.key, row)
         with skip_and_record():
             if (first.split, first.group) != (row.split, row.group):
-                where = f"{printable(table)}, rows {first.number} and {row.number}"
                 raise DataError(
                     f"two rows put {row.key!r} into different splits or groups",
-                    where=where,
-                    hint="let them agree",
+                    where=f"{printable(table)}, rows {first.number} and {row.number}",
+                    why=f"{(first.split, first.group)} and {(row.split, row.group)}",
+                    hint="give all rows of an image the same split and group",
                 )
-        kept[row.key] = replace(
-            first, sentences=tuple(dict.fromkeys(first.sentences + row.sentences))
-        )
-    return [kept[key] for key in sorted(kept)]
+        sentences = tuple(dict.fromkeys(first.sentences + row.sentences))
+        merged[row.key] = replace(first, sentences=sentences)
+    return [merged[key] for key in sorted(merged)]

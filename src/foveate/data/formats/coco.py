@@ -1,9 +1,10 @@
-"""COCO: boxes, and perhaps masks, of many images in one .json file, or a file for each split.
+"""COCO: boxes, and optionally masks, of many images in one .json file, or in one file per split.
 
-DATA is such a file, or a folder with one or more: in it, in annotations/ (instances_train2017.json) or in its split folders
-(Roboflow's train/_annotations.coco.json). Images lie beside the file, or in the root, in images/ or in a folder called like
-the split. Classes stand in the order of their ids, which may have gaps. An image may have a `group`, which is not COCO's own.
-Masks (polygons, or run lengths in either form) are taken when every object has one.
+DATA is such a file, or a folder that contains some: in it, in annotations/
+(instances_train2017.json) or in its split folders (Roboflow's train/_annotations.coco.json). Images
+are beside the file, in the root, in images/ or in a folder named like the split. Classes are in the
+order of their ids, which may have gaps. An image may have a `group`, an extension of COCO. Masks
+(polygons, or run lengths in either form) are read if every object has one.
 """
 
 from __future__ import annotations
@@ -15,29 +16,38 @@ from itertools import count
 from pathlib import Path
 from typing import Any, ClassVar
 
-from foveate.data.boxes import Raw, class_name
+from foveate.data.boxes import RawBoxes, class_name
 from foveate.data.formats import Format
-from foveate.data.formats._boxed import NO_BOX, Gathering, Placed, copied, is_there
+from foveate.data.formats._box_export import CopiedImage, copy_images
+from foveate.data.formats._box_table import NO_BOX, BoxTableBuilder, is_file
 from foveate.data.formats._coco_files import (
-    ORDER,
+    SPLIT_ORDER,
     annotation_files,
     image_folders,
-    lists_of,
+    read_lists,
     root_of,
-    split_of,
+    split_of_file,
 )
-from foveate.data.issues import Issue, IssueKind, Location, shown, skip_and_record
+from foveate.data.issues import counted_issue, skip_and_record
 from foveate.errors import DataError
 from foveate.predictions import Boxes
-from foveate.types import Table
+from foveate.types import Issue, IssueKind, Location, Table, remark
 from foveate.utils.paths import printable
 from foveate.utils.rle import rle_area
 
-_ORPHANS = IssueKind("annotations of images that are not listed, dropped", "error")
-_FEW_CORNERS = IssueKind("outlines with fewer than three corners, which have no inside", "warning")
-_GAPS = IssueKind("files whose category ids have gaps: the classes go by name, in the order of the ids")
-_MASKLESS = IssueKind(
-    "images with an object that has no mask of the image's size, so that boxes alone are read",
+_UNLISTED_IMAGE = IssueKind(
+    "coco_unlisted_image", "annotations of images that are not listed, dropped", "error"
+)
+_FEW_CORNERS = IssueKind(
+    "coco_few_corners", "polygons with fewer than three corners, which have no area", "warning"
+)
+_ID_GAPS = IssueKind(
+    "coco_id_gaps",
+    "files whose category ids have gaps; classes are matched by name, in the order of the ids",
+)
+_NO_MASK = IssueKind(
+    "coco_no_mask",
+    "images with an object without a mask of the image's size; therefore only boxes are read",
     "warning",
 )
 
@@ -45,40 +55,47 @@ Entry = dict[str, Any]
 
 
 class Coco(Format):
+    """COCO's annotations of objects."""
+
     summary: ClassVar[str] = "COCO boxes in JSON"
 
     def sniff(self, path: Path) -> bool:
+        """An annotation file of objects, or a folder with some."""
         try:
             return bool(annotation_files(path))
         except (DataError, OSError):
             return False
 
     def read(self, path: Path) -> Table:
-        """The table of one file, or of all files of a folder. Raises DataError with the file."""
+        """Read one file, or all files of a folder; of the images only headers, if at all.
+
+        Raises:
+            DataError: A file is not COCO annotations, an entry is faulty, or there is no valid box.
+        """
         files = annotation_files(path) or [path]
         if path.is_dir() and files == [path]:
             raise DataError(
-                "there are no COCO annotations here",
+                "there are no COCO annotations in this folder",
                 where=printable(path),
                 hint="give the .json file itself",
             )
-        root = root_of(path)
-        gathering = Gathering(root)
-        classes = [name for file in files for name in _take(file, root, gathering)]
-        _all_or_no_masks(gathering)
-        return gathering.table(classes, "coco")
+        builder = BoxTableBuilder(root_of(path))
+        classes = [name for file in files for name in _File(file, builder).add_images()]
+        _require_all_masks(builder)
+        return builder.build(classes, "coco")
 
-    def write(self, table: Table, folder: Path) -> tuple[str, ...]:
-        """images/, and annotations/instances_train.json, ..._val.json, ..._test.json; instances.json for images without a split."""
-        notes: list[str] = []
-        images, numbers = (
-            list(enumerate(copied(table, folder / "images", notes), start=1)),
-            count(1),
-        )
+    def write(self, table: Table, folder: Path) -> tuple[Issue, ...]:
+        """Write images/ and annotations/instances_{train,val,test}.json.
+
+        Images without a split are listed in annotations/instances.json.
+        """
+        notes: list[Issue] = []
+        images = list(enumerate(copy_images(table, folder / "images", notes), start=1))
+        ids = count(1)
         (folder / "annotations").mkdir(exist_ok=True)
-        for split in ORDER:
-            mine = [(number, image) for number, image in images if image.sample.split == split]
-            content = _content_of(mine, table.classes, numbers)
+        for split in SPLIT_ORDER:
+            of_split = [(id, image) for id, image in images if image.sample.split == split]
+            content = _to_json(of_split, table.classes, ids)
             if content["images"]:
                 name = f"instances_{split}.json" if split else "instances.json"
                 text = json.dumps(content, ensure_ascii=False)
@@ -89,222 +106,210 @@ class Coco(Format):
 # --- JSON -> boxes
 
 
-def _take(file: Path, root: Path, gathering: Gathering) -> list[str]:
-    """Adds the images of one file. Returns its classes in order."""
-    content = lists_of(file, ("images", "annotations", "categories"), "annotations")
-    names, where = _names(content["categories"], file), printable(file)
-    numbers = [number for number in names if isinstance(number, int)]
-    if numbers and max(numbers) - min(numbers) >= len(numbers):
-        gathering.findings.add(
-            _GAPS,
-            file.name,
-            why=f"{len(numbers)} categories, from {min(numbers)} to {max(numbers)}",
-        )
-    pictures: dict[Any, Entry] = {}
-    for entry in content["images"]:
-        with skip_and_record():
-            if pictures.setdefault(_id(entry, "id", where), entry) is not entry:
-                raise DataError(f"two images have the id {entry['id']!r}", where=where)
-    raws = {number: Raw() for number in pictures}
-    used = _drawn(content["annotations"], names, raws, pictures, where, gathering)
-    folders, split = list(image_folders(file, root)), split_of(file)
-    for number, entry in pictures.items():
-        with skip_and_record():
-            group = entry.get("group")
-            gathering.take(
-                _place(entry, folders, where),
-                raws[number],
-                split,
-                str(group) if group else None,
-                _size(entry),
-            )
-    return _without_heading(content["categories"], names, used, gathering)
+class _File:
+    """Reads one annotation file into a builder."""
 
+    def __init__(self, path: Path, builder: BoxTableBuilder) -> None:
+        self.path, self.where, self.builder = path, printable(path), builder
+        content = read_lists(path, ("images", "annotations", "categories"), "annotations")
+        self.categories, self.annotations = content["categories"], content["annotations"]
+        self.names = _category_names(self.categories, self.where)
+        self.images = self._by_id(content["images"])
+        self.raw = {id: RawBoxes() for id in self.images}
 
-def _drawn(
-    annotations: list[Entry],
-    names: dict[Any, str],
-    raws: dict[Any, Raw],
-    pictures: dict[Any, Entry],
-    where: str,
-    gathering: Gathering,
-) -> set[str]:
-    """Puts every annotation to its image's in `raws`. Returns the classes that are used."""
-    used, orphans = set[str](), 0
-    for entry in annotations:
-        place = f"{where}, annotation {entry.get('id', '?')}"
-        with skip_and_record():
-            name, number = _name(entry, names, place), _id(entry, "image_id", place)
-            used.add(name)
-            if number not in raws:
-                gathering.findings.add(_ORPHANS, f"image_id {number}")
-                orphans += 1
-            elif entry.get("bbox"):
-                outline = entry.get("segmentation") or None
-                if isinstance(outline, list) and any(
-                    len(part) < 6 for part in outline if isinstance(part, list)
-                ):
-                    gathering.findings.add(
-                        _FEW_CORNERS, str(pictures[number].get("file_name")), why=place
-                    )
-                raws[number].add(
-                    _corners(entry["bbox"], place), name, bool(entry.get("iscrowd")), outline
+    def add_images(self) -> list[str]:
+        """Add the images with their boxes; return the classes in order."""
+        self._note_gaps()
+        used = self._read_annotations()
+        folders = list(image_folders(self.path, self.builder.root))
+        for id, entry in self.images.items():
+            with skip_and_record():
+                group = entry.get("group")
+                self.builder.add_image(
+                    _image_path(entry, folders, self.where),
+                    self.raw[id],
+                    split_of_file(self.path),
+                    str(group) if group else None,
+                    _stated_size(entry),
                 )
-            else:
-                gathering.findings.add(NO_BOX, str(pictures[number].get("file_name")))
-    if orphans and orphans == len(annotations):
-        raise DataError(
-            "no annotation belongs to an image",
-            where=where,
-            why="no image_id is the id of one of the images",
-        )
-    return used
+        headings = self._headings(used)
+        return [name for name in self.names.values() if name not in headings]
 
+    def _by_id(self, entries: list[Entry]) -> dict[Any, Entry]:
+        images: dict[Any, Entry] = {}
+        for entry in entries:
+            with skip_and_record():
+                id = _id_in(entry, "id", self.where)
+                if images.setdefault(id, entry) is not entry:
+                    raise DataError(f"two images have the id {id!r}", where=self.where)
+        return images
 
-def _all_or_no_masks(gathering: Gathering) -> None:
-    """Masks of some of the objects would teach, and measure, that the others have none."""
-    truths = {
-        key: sample.target
-        for key, sample in gathering.samples.items()
-        if isinstance(sample.target, Boxes)
-    }
-    bare = [key for key, truth in truths.items() if truth.names and truth.masks is None]
-    if bare and any(truth.masks for truth in truths.values()):
-        gathering.notes.append(
-            Issue(
-                f"{_MASKLESS}: {len(bare)} ({shown(bare)})",
-                _MASKLESS,
-                len(bare),
-                tuple(map(Location, bare)),
+    def _note_gaps(self) -> None:
+        ids = [id for id in self.names if isinstance(id, int)]
+        if ids and max(ids) - min(ids) >= len(ids):
+            why = f"{len(ids)} categories with ids from {min(ids)} to {max(ids)}"
+            self.builder.log.add(_ID_GAPS, self.path.name, why=why)
+
+    def _read_annotations(self) -> set[str]:
+        """Assign the objects to their images; return the classes that occur."""
+        used, unlisted = set[str](), 0
+        for entry in self.annotations:
+            where = f"{self.where}, annotation {entry.get('id', '?')}"
+            with skip_and_record():
+                name, id = self._class_of(entry, where), _id_in(entry, "image_id", where)
+                used.add(name)
+                if id in self.raw:
+                    self._add_object(entry, id, name, where)
+                else:
+                    self.builder.log.add(_UNLISTED_IMAGE, f"image_id {id}")
+                    unlisted += 1
+        if unlisted and unlisted == len(self.annotations):
+            raise DataError(
+                "no annotation belongs to an image",
+                where=self.where,
+                why="no image_id is the id of one of the images",
             )
-        )
-        for key, truth in truths.items():
-            gathering.samples[key] = replace(
-                gathering.samples[key], target=replace(truth, masks=None)
+        return used
+
+    def _class_of(self, entry: Entry, where: str) -> str:
+        id = _id_in(entry, "category_id", where)
+        if id not in self.names:
+            raise DataError(
+                f"no category has the id {id!r}",
+                where=where,
+                why="the ids are: " + ", ".join(map(repr, list(self.names)[:20])),
+                hint="add it to categories, or remove the annotation",
             )
+        return self.names[id]
+
+    def _add_object(self, entry: Entry, id: Any, name: str, where: str) -> None:
+        image = str(self.images[id].get("file_name"))
+        if not entry.get("bbox"):
+            self.builder.log.add(NO_BOX, image)
+            return
+        segmentation = entry.get("segmentation") or None
+        polygons = segmentation if isinstance(segmentation, list) else []
+        if any(len(polygon) < 6 for polygon in polygons if isinstance(polygon, list)):
+            self.builder.log.add(_FEW_CORNERS, image, why=where)
+        corners = _parse_bbox(entry["bbox"], where)
+        self.raw[id].add(corners, name, bool(entry.get("iscrowd")), segmentation)
+
+    def _headings(self, used: set[str]) -> set[str]:
+        """The category that Roboflow adds as the parent of the others, and that no object has."""
+        parents = {class_name(entry.get("supercategory") or "") for entry in self.categories}
+        roots = {
+            class_name(entry["name"])
+            for entry in self.categories
+            if entry.get("supercategory") == "none"
+        }
+        headings = (parents & roots) - used
+        for name in sorted(headings):
+            text = "the category {name} is only a heading of others, not a class"
+            note = remark("coco_heading", text, name=repr(name))
+            if note not in self.builder.notes:  # of another split
+                self.builder.notes.append(note)
+        return headings
 
 
-def _id(entry: Entry, key: str, where: str) -> int | float | str:
-    number = entry.get(key)
-    if not isinstance(number, int | float | str):
-        raise DataError(
-            f"an entry has no {key!r}", where=where, why=f"its keys are: {', '.join(entry)}"
-        )
-    return number
-
-
-def _names(categories: list[Entry], file: Path) -> dict[Any, str]:
+def _category_names(categories: list[Entry], where: str) -> dict[Any, str]:
     """Category id -> class, in the order of ids; two ids of one name are one class."""
     names: dict[Any, str] = {}
     for entry in categories:
         with skip_and_record():
-            number, name = _id(entry, "id", printable(file)), class_name(entry.get("name", ""))
+            id, name = _id_in(entry, "id", where), class_name(entry.get("name", ""))
             if not name:
-                raise DataError(f"the category {number!r} has no name", where=printable(file))
-            if names.setdefault(number, name) != name:
-                why = f"{names[number]!r} and {name!r}"
-                raise DataError(
-                    f"two categories have the id {number!r}", where=printable(file), why=why
-                )
+                raise DataError(f"the category {id!r} has no name", where=where)
+            if names.setdefault(id, name) != name:
+                why = f"{names[id]!r} and {name!r}"
+                raise DataError(f"two categories have the id {id!r}", where=where, why=why)
     return dict(sorted(names.items(), key=lambda item: (isinstance(item[0], str), item[0])))
 
 
-def _name(entry: Entry, names: dict[Any, str], place: str) -> str:
-    number = _id(entry, "category_id", place)
-    if number not in names:
-        known = ", ".join(map(repr, list(names)[:20]))
+def _id_in(entry: Entry, key: str, where: str) -> int | float | str:
+    id = entry.get(key)
+    if not isinstance(id, int | float | str):
         raise DataError(
-            f"no category has the id {number!r}",
-            where=place,
-            why=f"the ids are: {known}",
-            hint="add it to categories",
+            f"an entry has no {key!r}", where=where, why=f"its keys are: {', '.join(entry)}"
         )
-    return names[number]
+    return id
 
 
-def _corners(bbox: object, place: str) -> tuple[float, float, float, float]:
+def _parse_bbox(bbox: object, where: str) -> tuple[float, float, float, float]:
     """x, y, width, height -> x0, y0, x1, y1."""
     try:
         x, y, width, height = map(float, bbox)  # type: ignore[call-overload]
     except (TypeError, ValueError, OverflowError):
-        why = f"got {str(bbox)[:80]}"
         raise DataError(
-            "a bbox is not four numbers", where=place, why=why, hint="x, y, width, height"
+            "the bbox is not four numbers",
+            where=where,
+            why=f"got {str(bbox)[:80]}",
+            hint="write x, y, width, height in pixels",
         ) from None
     return x, y, x + width, y + height
 
 
-def _size(entry: Entry) -> tuple[int, int] | None:
-    """The stated (H, W)."""
+def _stated_size(entry: Entry) -> tuple[int, int] | None:
+    """(H, W) according to the annotations."""
     height, width = entry.get("height"), entry.get("width")
-    return (
-        (height, width)
-        if isinstance(height, int) and isinstance(width, int) and height > 0 and width > 0
-        else None
-    )
+    valid = isinstance(height, int) and isinstance(width, int) and height > 0 and width > 0
+    return (height, width) if valid else None  # type: ignore[return-value]
 
 
-def _place(entry: Entry, folders: list[Path], where: str) -> Path:
+def _image_path(entry: Entry, folders: list[Path], where: str) -> Path:
     name = entry.get("file_name")
     if not isinstance(name, str) or not name.strip():
         raise DataError(f"the image {entry['id']!r} has no file_name", where=where)
-    spellings = dict.fromkeys(
-        (name, name.replace("\\", "/"))
-    )  # the second is for files made on Windows
-    found = (
-        folder / spelling
-        for spelling in spellings
-        for folder in folders
-        if is_there(folder / spelling)
-    )
-    return next(found, folders[0] / name)
+    names = dict.fromkeys((name, name.replace("\\", "/")))  # the second is for files from Windows
+    paths = (folder / name for name in names for folder in folders)
+    return next((path for path in paths if is_file(path)), folders[0] / name)
 
 
-def _without_heading(
-    categories: list[Entry], names: dict[Any, str], used: set[str], gathering: Gathering
-) -> list[str]:
-    """The classes, less the one that Roboflow adds as the heading of the others and no object has."""
-    above = {class_name(entry.get("supercategory") or "") for entry in categories}
-    tops = {
-        class_name(entry["name"]) for entry in categories if entry.get("supercategory") == "none"
+def _require_all_masks(builder: BoxTableBuilder) -> None:
+    """Drop all masks if some objects have none: training and scores would count those as empty."""
+    targets = {
+        key: sample.target
+        for key, sample in builder.samples.items()
+        if isinstance(sample.target, Boxes)
     }
-    headings = (above & tops) - used
-    remark = "the category {!r} is only a heading of others: no class"
-    gathering.notes += [
-        text for name in sorted(headings) if (text := remark.format(name)) not in gathering.notes
-    ]
-    return [name for name in names.values() if name not in headings]
+    without = [key for key, boxes in targets.items() if boxes.names and boxes.masks is None]
+    if not without or not any(boxes.masks for boxes in targets.values()):
+        return
+    builder.notes.append(counted_issue(_NO_MASK, [Location(key) for key in without]))
+    for key, boxes in targets.items():
+        sample = builder.samples[key]
+        builder.samples[key] = replace(sample, target=replace(boxes, masks=None))
 
 
 # --- boxes -> JSON
 
 
-def _content_of(
-    images: list[tuple[int, Placed]], classes: tuple[str, ...], numbers: Iterator[int]
+def _to_json(
+    images: list[tuple[int, CopiedImage]], classes: tuple[str, ...], ids: Iterator[int]
 ) -> dict[str, list[Entry]]:
-    """One file; `numbers` gives annotations their ids, which no other file shares."""
-    ids = {name: number for number, name in enumerate(classes, start=1)}
-    pictures: list[Entry] = []
+    """The content of one file.
+
+    Args:
+        images: With their ids.
+        classes: All classes.
+        ids: Of annotations; they are unique across files.
+    """
+    category_ids = {name: id for id, name in enumerate(classes, start=1)}
+    image_entries: list[Entry] = []
     annotations: list[Entry] = []
-    for number, image in images:
-        group = {"group": image.sample.group} if image.sample.group else {}
+    for image_id, image in images:
         height, width = image.size
-        pictures.append(
-            {"id": number, "file_name": str(image.place), "width": width, "height": height, **group}
-        )
+        entry = {"id": image_id, "file_name": str(image.path), "width": width, "height": height}
+        image_entries.append(entry | ({"group": image.sample.group} if image.sample.group else {}))
         masks = image.boxes.masks or [None] * len(image.boxes.names)
-        for ((x0, y0, x1, y1), name, crowd), mask in zip(image.rows(), masks, strict=True):
-            entry = {
-                "id": next(numbers),
-                "image_id": number,
-                "category_id": ids[name],
+        for ((x0, y0, x1, y1), name, crowd), mask in zip(image.objects(), masks, strict=True):
+            annotation = {
+                "id": next(ids),
+                "image_id": image_id,
+                "category_id": category_ids[name],
                 "iscrowd": int(crowd),
+                "bbox": [x0, y0, x1 - x0, y1 - y0],
+                "area": (x1 - x0) * (y1 - y0) if mask is None else rle_area(mask),
             }
-            extent = (
-                {"area": (x1 - x0) * (y1 - y0)}
-                if mask is None
-                else {"area": rle_area(mask), "segmentation": mask}
-            )
-            annotations.append({**entry, "bbox": [x0, y0, x1 - x0, y1 - y0], **extent})
-    categories = [{"id": number, "name": name} for name, number in ids.items()]
-    return {"images": pictures, "annotations": annotations, "categories": categories}
+            annotations.append(annotation | ({} if mask is None else {"segmentation": mask}))
+    categories = [{"id": id, "name": name} for name, id in category_ids.items()]
+    return {"images": image_entries, "annotations": annotations, "categories": categories}

@@ -1,7 +1,8 @@
-"""COCO captions: annotations/captions_train2017.json and the like, a file for each split, with their images where COCO's lie.
+"""COCO captions: annotations/captions_train2017.json and the like, one file per split.
 
-DATA is such a file, or a folder with one or more, in it or in annotations/; where boxes of the same images lie beside them, it is
-read as boxes unless --format coco_captions is said.
+DATA is such a file, or a folder that contains some, in it or in annotations/. A folder that also
+contains boxes of the same images is read as boxes, unless --format coco_captions is given. Images
+are where those of COCO boxes are.
 """
 
 from __future__ import annotations
@@ -9,107 +10,114 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, ClassVar
 
-from foveate.data.discovery import listed
+from foveate.data.discovery import list_folder
 from foveate.data.formats import Format
-from foveate.data.formats._boxed import is_there
+from foveate.data.formats._box_table import is_file
 from foveate.data.formats._coco_files import (
     annotation_files,
     image_folders,
-    lists_of,
+    read_lists,
     root_of,
-    split_of,
+    split_of_file,
 )
-from foveate.data.formats.captions import sentences_of
-from foveate.data.issues import Issue, IssueKind, Location, skip_and_record
+from foveate.data.formats.captions import parse_sentences
+from foveate.data.issues import skip_and_record
 from foveate.errors import DataError
+from foveate.messages import Message
 from foveate.predictions import Text
-from foveate.types import Sample, Table
+from foveate.types import Issue, IssueKind, Location, Sample, Table
 from foveate.utils.paths import printable
 
 _STEM = "captions"
-_MISSING = IssueKind("images that are missing, dropped with their sentences", "error")
+_MISSING = IssueKind(
+    "missing_images_of_captions", "missing images, dropped with their captions", "error"
+)
 
 
 class CocoCaptions(Format):
+    """COCO's annotations of captions."""
+
     summary: ClassVar[str] = "COCO captions in JSON"
 
     def sniff(self, path: Path) -> bool:
-        """COCO's own folder holds boxes of the same images too: those are meant unless the captions are named."""
-        return bool(_files(path)) and not annotation_files(path)
+        """Caption files without files of boxes: COCO's own folder has both, and boxes are meant."""
+        return bool(_caption_files(path)) and not annotation_files(path)
 
     def read(self, path: Path) -> Table:
-        """The table of one file, or of all files of a folder. Raises DataError with the file."""
-        files = _files(path) or [path]
+        """Read one file, or all files of a folder.
+
+        Raises:
+            DataError: A file is not COCO captions, an entry is faulty, or no image has a caption.
+        """
+        files = _caption_files(path) or [path]
         if path.is_dir() and files == [path]:
             raise DataError(
-                "there are no COCO captions here",
+                "there are no COCO captions in this folder",
                 where=printable(path),
                 hint="give the .json file itself",
             )
         root = root_of(path)
-        found, notes = dict[str, Sample](), list[str]()
+        samples, notes = dict[str, Sample](), list[Issue]()
         for file in files:
-            found |= _samples(file, root, notes)
-        if not found:
-            why = "; ".join(notes) or "no annotations"
-            raise DataError(
-                "there is no image with a sentence here", where=printable(path), why=why
-            )
-        return Table(
-            tuple(found[key] for key in sorted(found)),
-            (),
-            "coco_captions",
-            root,
-            notes=tuple(notes),
-        )
+            samples |= _read_file(file, root, notes)
+        if not samples:
+            why = "; ".join(map(str, notes)) or "there are no annotations"
+            raise DataError("no image has a caption", where=printable(path), why=why)
+        ordered = tuple(samples[key] for key in sorted(samples))
+        return Table(ordered, (), "coco_captions", root, notes=tuple(notes))
 
 
-def _files(path: Path) -> list[Path]:
+def _caption_files(path: Path) -> list[Path]:
     if path.is_file():
         return [path] if _is_captions(path) else []
-    folders = [
-        path,
-        *(
-            child
-            for child in listed(path)
-            if child.is_dir() and child.name.casefold() == "annotations"
-        ),
-    ]
-    return sorted(file for folder in folders for file in listed(folder) if _is_captions(file))
+    folders = [path]
+    for child in list_folder(path):
+        if child.is_dir() and child.name.casefold() == "annotations":
+            folders.append(child)
+    return sorted(file for folder in folders for file in list_folder(folder) if _is_captions(file))
 
 
 def _is_captions(file: Path) -> bool:
-    return (
-        file.suffix.lower() == ".json" and file.is_file() and file.stem.casefold().startswith(_STEM)
-    )
+    is_json = file.suffix.lower() == ".json" and file.is_file()
+    return is_json and file.stem.casefold().startswith(_STEM)
 
 
-def _samples(file: Path, root: Path, notes: list[str]) -> dict[str, Sample]:
-    """Key -> the images of one file that are there and have a sentence."""
-    content = lists_of(file, ("images", "annotations"), "captions")
-    sentences: dict[Any, list[str]] = {}
-    for place, entry in enumerate(content["annotations"]):
-        where = f"{printable(file)}, annotation {entry.get('id', place)}"
-        with skip_and_record():
-            image = entry.get("image_id")
-            if not isinstance(image, int | str):
-                raise DataError(
-                    "an entry has no 'image_id'", where=where, why=f"got {image!r}"[:200]
-                )
-            sentences.setdefault(image, []).extend(sentences_of(entry.get("caption"), where))
-    folders, found, missing = list(image_folders(file, root)), dict[str, Sample](), list[Location]()
+def _read_file(file: Path, root: Path, notes: list[Issue]) -> dict[str, Sample]:
+    """The existing images of one file that have a caption, by key."""
+    content = read_lists(file, ("images", "annotations"), "captions")
+    sentences = _sentences_by_image(content["annotations"], file)
+    folders = list(image_folders(file, root))
+    samples, missing = dict[str, Sample](), list[Location]()
     for entry in content["images"]:
-        number = entry.get("id")
-        own, name = (
-            sentences.get(number) if isinstance(number, int | str) else None,
-            str(entry.get("file_name", "")),
-        )
-        path = next((folder / name for folder in folders if name and is_there(folder / name)), None)
-        missing += [Location(name)] if path is None else []
-        if own and path is not None:
+        id, name = entry.get("id"), str(entry.get("file_name", ""))
+        own = sentences.get(id) if isinstance(id, int | str) else None
+        paths = (folder / name for folder in folders if name)
+        path = next((path for path in paths if is_file(path)), None)
+        if path is None:
+            missing.append(Location(name))
+        elif own:
             key = printable(path.relative_to(root) if path.is_relative_to(root) else path)
-            found[key] = Sample(path, key, Text(tuple(dict.fromkeys(own))), split_of(file))
+            samples[key] = Sample(path, key, Text(tuple(dict.fromkeys(own))), split_of_file(file))
     if missing:
-        told = f"{len(missing)} of {len(content['images'])} images of {file.name} are missing and dropped"
-        notes.append(Issue(told, _MISSING, len(missing), tuple(missing)))
-    return found
+        message = Message(
+            "issues.missing_images_of_captions.note",
+            "{count} of {total:image|images} of {file} are missing and dropped",
+            count=len(missing),
+            total=len(content["images"]),
+            file=repr(file.name),
+        )
+        notes.append(Issue(_MISSING, message, len(missing), tuple(missing)))
+    return samples
+
+
+def _sentences_by_image(annotations: list[dict[str, Any]], file: Path) -> dict[Any, list[str]]:
+    sentences: dict[Any, list[str]] = {}
+    for index, entry in enumerate(annotations):
+        where = f"{printable(file)}, annotation {entry.get('id', index)}"
+        with skip_and_record():
+            id = entry.get("image_id")
+            if not isinstance(id, int | str):
+                why = f"got {id!r}"[:200]
+                raise DataError("the annotation has no 'image_id'", where=where, why=why)
+            sentences.setdefault(id, []).extend(parse_sentences(entry.get("caption"), where))
+    return sentences

@@ -1,270 +1,298 @@
-"""A folder per class, with or without split folders above: root/cat/1.jpg, or root/train/cat/1.jpg and root/val/cat/7.jpg."""
+"""A folder per class, with or without split folders above them.
+
+root/cat/1.jpg, or root/train/cat/1.jpg and root/val/cat/7.jpg.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
-from foveate.data.discovery import find_files, holds_images, is_image, listed
+from foveate.data.discovery import find_files, holds_images, is_image, list_folder
 from foveate.data.formats import Format
-from foveate.data.formats._roles import said_by
-from foveate.data.issues import TWINS, UNTAUGHT, Issue, IssueKind, Location
-from foveate.data.splits import split_from_name
+from foveate.data.formats._folder_names import parse_folder_name
+from foveate.data.issues import NO_TRAINING_IMAGES, SIMILAR_NAMES
+from foveate.data.split_names import split_from_name
 from foveate.errors import DataError
+from foveate.messages import Message
 from foveate.predictions import Labels
-from foveate.types import Sample, Split, Table
+from foveate.types import Issue, IssueKind, Location, Sample, Split, Table
 from foveate.utils.paths import printable
 
+# files that describe data in another format
 _DESCRIPTIONS = (
-    "data.yaml",
-    "data.yml",
-    "dataset.yaml",
-    "dataset.yml",
-    "boxes.csv",
-    "_annotations.coco.json",
+    *("data.yaml", "data.yml", "dataset.yaml", "dataset.yml"),
+    *("boxes.csv", "_annotations.coco.json"),
 )
-_CARDS = (".yaml", ".yml", ".json")
-_TAKEN = IssueKind(
-    "classes of a split that are spelt otherwise than in the split before it, taken for the same",
+_DESCRIPTION_EXTENSIONS = (".yaml", ".yml", ".json")
+_ORDER: tuple[Split | None, ...] = (None, "train", "val", "test")
+
+_MATCHED = IssueKind(
+    "class_name_matched",
+    "classes of a split that are spelled differently in an earlier split, taken as the same",
     "warning",
     "classes",
 )
-_EMPTY = IssueKind("folders without pictures, skipped", "warning", "classes")
-_LOOSE = IssueKind("pictures in no class folder, skipped", "warning")
-_UNNAMED = IssueKind("files in class folders that are not named like a picture, skipped")
-_ORDER: tuple[Split | None, ...] = (None, "train", "val", "test")
+_EMPTY = IssueKind("empty_folder", "folders without images, skipped", "warning", "classes")
+_EXTRA = IssueKind("extra_folder", "folders beside the split folders, skipped")
+_LOOSE = IssueKind("loose_images", "images outside of class folders, skipped", "warning")
+_OTHER = IssueKind("other_files", "files in class folders that are not images, skipped")
 
 
 class Folder(Format):
+    """One folder per class."""
+
     summary: ClassVar[str] = "a folder per class"
 
     def sniff(self, path: Path) -> bool:
+        """A folder with class folders, or split folders with class folders."""
         try:
-            places = _places(path) if path.is_dir() else []
-            classes = [folder for place in places for folder in place.classes]
-            alone = len(classes) == 1
-            return not _is_described(path, alone) and any(
-                _is_class(folder, alone) for folder in classes
+            parents = _class_parents(path) if path.is_dir() else []
+            classes = [folder for parent in parents for folder in parent.classes]
+            single = len(classes) == 1
+            return not _is_described(path, single) and any(
+                _may_be_class(folder, single) for folder in classes
             )
         except DataError:
             return False
 
     def read(self, path: Path) -> Table:
-        """The table of the pictures under `path`. Raises DataError when there are none, or when the class folders lie deeper."""
+        """Read the images below `path`.
+
+        Raises:
+            DataError: There are none, or the class folders are one level deeper.
+        """
         if not path.is_dir():
-            raise DataError(
-                "this is not a folder",
-                where=printable(path),
-                hint="give the folder above the class folders",
-            )
-        places = _places(path)
-        notes = _beside(path, places)
-        spelling = _Spelling()
-        samples = [sample for place in places for sample in _samples(path, place, spelling, notes)]
-        classes = sorted(
-            {
-                name
-                for sample in samples
-                if isinstance(sample.target, Labels)
-                for name in sample.target.names
-            }
-        )
-        _refuse_too_few(path, classes)
+            hint = "give the folder that contains the class folders"
+            raise DataError("this is not a folder", where=printable(path), hint=hint)
+        parents = _class_parents(path)
+        notes = _skipped_notes(path, parents)
+        names = _ClassNames()
+        samples = [sample for parent in parents for sample in _read(path, parent, names, notes)]
+        targets = {sample.target for sample in samples if isinstance(sample.target, Labels)}
+        classes = tuple(sorted({name for target in targets for name in target.names}))
+        _require_classes(path, classes)
         return Table(
             samples=tuple(sorted(samples, key=lambda sample: sample.key)),
-            classes=tuple(classes),
+            classes=classes,
             format="folder",
             root=path,
-            notes=(*notes, *spelling.notes),
+            notes=(*notes, *names.notes),
         )
 
 
 @dataclass(frozen=True)
-class _Place:
-    """A folder whose children are class folders, and the split that it stands for."""
+class _ClassParent:
+    """A folder whose children are class folders.
+
+    Attributes:
+        folder: The folder.
+        split: The split that it stands for.
+        classes: Its children with images.
+        empty: Its children without images.
+        loose: Number of images beside the class folders.
+    """
 
     folder: Path
     split: Split | None
     classes: list[Path]
     empty: list[Path]
-    loose: int  # pictures that lie beside the class folders
+    loose: int
 
 
-def _places(root: Path) -> list[_Place]:
-    """Where the class folders lie: in the root, or in its split folders, in the order train, val, test.
+def _class_parents(root: Path) -> list[_ClassParent]:
+    """The root itself, or its split folders in the order train, val, test.
 
-    Split names count when every child with pictures has one, or when two different ones meet: a lone 'train' among 'bus' and
-    'car' is a vehicle.
+    Names of splits count if every child with images has one, or if there are two different ones:
+    a single 'train' among 'bus' and 'car' is a vehicle.
     """
-    bearing = [child for child in listed(root) if child.is_dir() and _bears(child)]
-    splits = {child: split for child in bearing if (split := split_from_name(child.name))}
-    if splits and (len(splits) == len(bearing) or len(set(splits.values())) > 1):
-        return sorted(
-            (_place(child, split) for child, split in splits.items()),
-            key=lambda place: _ORDER.index(place.split),
-        )
-    return [_place(root, None)]
+    children = [child for child in list_folder(root) if child.is_dir() and holds_images(child)]
+    splits = {child: split for child in children if (split := split_from_name(child.name))}
+    if splits and (len(splits) == len(children) or len(set(splits.values())) > 1):
+        parents = [_class_parent(child, split) for child, split in splits.items()]
+        return sorted(parents, key=lambda parent: _ORDER.index(parent.split))
+    return [_class_parent(root, None)]
 
 
-def _place(folder: Path, split: Split | None) -> _Place:
-    children = listed(folder)
+def _class_parent(folder: Path, split: Split | None) -> _ClassParent:
+    children = list_folder(folder)
     folders = [child for child in children if child.is_dir()]
-    classes = [child for child in folders if _bears(child)]
-    return _Place(
+    classes = [child for child in folders if holds_images(child)]
+    return _ClassParent(
         folder=folder,
         split=split,
         classes=classes,
         empty=[child for child in folders if child not in set(classes)],
-        loose=sum(is_image(child) and child.is_file() for child in children),
+        loose=_count_images(children),
     )
 
 
-def _is_described(root: Path, alone: bool) -> bool:
-    """Whether a file says what the folders mean, so that they are no classes; beside a lone folder any such file does."""
-    files = [file for file in listed(root) if file.is_file()]
+def _count_images(paths: list[Path]) -> int:
+    return sum(is_image(path) and path.is_file() for path in paths)
+
+
+def _is_described(root: Path, single: bool) -> bool:
+    """Whether a file gives the folders another meaning.
+
+    `single`: there is only one folder of images; then any YAML or JSON file does.
+    """
     return any(
-        file.name.lower() in _DESCRIPTIONS or (alone and file.suffix.lower() in _CARDS)
-        for file in files
+        file.name.lower() in _DESCRIPTIONS
+        or (single and file.suffix.lower() in _DESCRIPTION_EXTENSIONS)
+        for file in list_folder(root)
+        if file.is_file()
     )
 
 
-def _is_class(folder: Path, alone: bool) -> bool:
-    """Whether a folder of pictures may be a class, by its name (train2017 is COCO's training images), or, where there is no
-    other, by what it holds: a folder that holds nothing but JPEGImages is the root of other data."""
+def _may_be_class(folder: Path, single: bool) -> bool:
+    """Whether a folder with images may be a class.
+
+    By its name: train2017 holds COCO's training images. If it is the only one, also by its
+    content: a folder with nothing but JPEGImages is the root of data in another format.
+    """
     name = folder.name.casefold()
-    if _holds_other(name) or (name[-4:].isdecimal() and split_from_name(name[:-4])):
+    if _has_role(name) or (name[-4:].isdecimal() and split_from_name(name[:-4])):
         return False
-    if not alone:
+    if not single:
         return True
-    inner = _place(folder, None)
-    return inner.loose > 0 or any(not _holds_other(child.name) for child in inner.classes)
+    inner = _class_parent(folder, None)
+    return inner.loose > 0 or any(not _has_role(child.name) for child in inner.classes)
 
 
-def _holds_other(name: str) -> bool:
-    """Whether folders of this name hold pictures or masks in other layouts; as classes they would make no sense."""
-    said = said_by(name)
-    return said is not None and said[1] is not None
+def _has_role(name: str) -> bool:
+    """Whether folders of this name hold images or masks in other formats, and are not classes."""
+    parsed = parse_folder_name(name)
+    return parsed is not None and parsed[1] is not None
 
 
-def _bears(folder: Path) -> bool:
-    return holds_images(folder)
-
-
-def _samples(root: Path, place: _Place, spelling: _Spelling, notes: list[str]) -> Iterator[Sample]:
-    names = {
-        folder: spelling.of(printable(folder.name), place.split, own)
-        for folder, own in _owned(place)
-    }
-    spelling.close()
-    for folder in place.classes:
-        others, truth = 0, Labels((names[folder],))  # one for all: there may be a million of them
+def _read(
+    root: Path, parent: _ClassParent, names: _ClassNames, notes: list[Issue]
+) -> Iterator[Sample]:
+    """Yield the samples of one split; add notes on files that are not images."""
+    targets = names.of_split(parent)
+    for folder in parent.classes:
+        others, target = 0, Labels((targets[folder],))  # one object for maybe a million images
         for file in find_files(folder):
             if is_image(file):
                 key = printable(file.relative_to(root))
-                yield Sample(path=file, key=key, target=truth, split=place.split)
+                yield Sample(path=file, key=key, target=target, split=parent.split)
             else:
                 others += 1
         if others:
             name = printable(folder.relative_to(root))
-            told = f"{_files(others)} in {name} skipped: not named like a picture"
-            notes.append(Issue(told, _UNNAMED, others, (Location(name),)))
+            text = "{count:file|files} in {folder} skipped: not an image file"
+            notes.append(_note(_OTHER, text, name, count=others, folder=name))
 
 
-def _owned(place: _Place) -> Iterator[tuple[Path, frozenset[str]]]:
-    """Each class folder with all the names in its place, which are never mapped onto each other."""
-    names = frozenset(printable(folder.name) for folder in place.classes)
-    return ((folder, names) for folder in place.classes)
+def _note(kind: IssueKind, text: str, name: str, count: int = 1, **values: Any) -> Issue:
+    """An issue at one location, with a sentence of its own."""
+    message = Message(f"issues.{kind.id}.note", text, count=count, **values)
+    return Issue(kind, message, count, (Location(name, str(message)),))
 
 
-class _Spelling:
-    """One spelling for each class: that of the first split (train, if there is one) which has it."""
+class _ClassNames:
+    """One spelling for each class: that of the first split (train, if there is one) that has it."""
 
     def __init__(self) -> None:
-        self.notes: list[str] = []
-        self._known: set[str] = set()  # the names of the splits before this one
-        self._fresh: set[str] = set()  # those of this split
-        self._folded: dict[str, str] = {}
+        self.notes: list[Issue] = []
+        self._earlier: set[str] = set()  # names of the earlier splits
+        self._by_folded: dict[str, str] = {}
 
-    def of(self, name: str, split: Split | None, beside: frozenset[str]) -> str:
-        known = self._folded.get(_fold(name))
-        if name in self._known or name in self._fresh:
+    def of_split(self, parent: _ClassParent) -> dict[Path, str]:
+        """Return the class of each class folder of the next split."""
+        own = {folder: printable(folder.name) for folder in parent.classes}
+        new: set[str] = set()
+        classes = {
+            folder: self._resolve(name, parent.split, own.values(), new)
+            for folder, name in own.items()
+        }
+        self._earlier |= new
+        return classes
+
+    def _resolve(
+        self, name: str, split: Split | None, siblings: Collection[str], new: set[str]
+    ) -> str:
+        """Return the class of a folder; classes of the same split are never matched."""
+        if name in self._earlier or name in new:
             return name
-        if known is not None and known not in beside:
-            self._note(_TAKEN, f"the class {name!r} in {split} is taken for {known!r}", name)
+        known = self._by_folded.get(_fold(name))
+        if known is not None and known not in siblings:
+            text = "the class {class_name} in {split} is taken as {known}"
+            self._add(_MATCHED, text, name, split=split, known=repr(known))
             return known
         if known is not None:
-            self._note(
-                TWINS,
-                f"{known!r} and {name!r} differ in case or spaces only, and are kept as two classes",
-                name,
+            text = (
+                "{known} and {class_name} differ only in case or spaces and are kept as two classes"
             )
-        elif self._known:
-            told = f"the class {name!r} is in {split} but not in the splits before it: it cannot be learnt there"
-            self._note(UNTAUGHT, told, name)
-        self._fresh.add(name)
-        self._folded.setdefault(_fold(name), name)
+            self._add(SIMILAR_NAMES, text, name, known=repr(known))
+        elif self._earlier:
+            text = (
+                "the class {class_name} is in {split} but in no earlier split: it cannot be learned"
+            )
+            self._add(NO_TRAINING_IMAGES, text, name, split=split)
+        new.add(name)
+        self._by_folded.setdefault(_fold(name), name)
         return name
 
-    def _note(self, kind: IssueKind, sentence: str, name: str) -> None:
-        self.notes.append(Issue(sentence, kind, 1, (Location(name, sentence),)))
-
-    def close(self) -> None:
-        """Ends a split: its names are known to the next one."""
-        self._known |= self._fresh
-        self._fresh = set()
+    def _add(self, kind: IssueKind, text: str, name: str, **values: Any) -> None:
+        self.notes.append(_note(kind, text, name, class_name=repr(name), **values))
 
 
 def _fold(name: str) -> str:
     return "".join(name.split()).casefold()
 
 
-def _beside(root: Path, places: list[_Place]) -> list[str]:
-    """Notes on what lies beside the class folders."""
+def _skipped_notes(root: Path, parents: list[_ClassParent]) -> list[Issue]:
+    """Notes on what is skipped beside the class folders."""
     notes = []
-    if places[0].split is not None:
-        used = {place.folder for place in places}
-        extra = [
-            printable(child.name) for child in listed(root) if child.is_dir() and child not in used
-        ]
-        notes += [f"the folder {name!r} beside the split folders is skipped" for name in extra]
-        notes += _loose(sum(is_image(child) and child.is_file() for child in listed(root)), root)
-    for place in places:
-        empty = [printable(folder.relative_to(root)) for folder in place.empty]
-        notes += [
-            Issue(
-                f"the folder {name!r} is skipped: it holds no pictures", _EMPTY, 1, (Location(name),)
-            )
-            for name in empty
-        ]
-        notes += _loose(place.loose, place.folder)
+    if parents[0].split is not None:
+        used = {parent.folder for parent in parents}
+        children = list_folder(root)
+        for child in children:
+            if child.is_dir() and child not in used:
+                name = printable(child.name)
+                text = "the folder {folder} beside the split folders is skipped"
+                notes.append(_note(_EXTRA, text, name, folder=repr(name)))
+        notes += _loose_note(_count_images(children), root)
+    for parent in parents:
+        for folder in parent.empty:
+            name = printable(folder.relative_to(root))
+            text = "the folder {folder} is skipped: it contains no images"
+            notes.append(_note(_EMPTY, text, name, folder=repr(name)))
+        notes += _loose_note(parent.loose, parent.folder)
     return notes
 
 
-def _loose(count: int, folder: Path) -> list[str]:
-    told = f"{_files(count)} skipped: directly in {printable(folder.name)!r}, in no class folder"
-    return [Issue(told, _LOOSE, count, (Location(printable(folder.name)),))] if count else []
+def _loose_note(count: int, folder: Path) -> list[Issue]:
+    if not count:
+        return []
+    name = printable(folder.name)
+    text = "{count:image|images} in {folder} skipped: not in a class folder"
+    return [_note(_LOOSE, text, name, count=count, folder=repr(name))]
 
 
-def _files(count: int) -> str:
-    return "1 file" if count == 1 else f"{count} files"
-
-
-def _refuse_too_few(root: Path, classes: list[str]) -> None:
-    where = printable(root)
+def _require_classes(root: Path, classes: tuple[str, ...]) -> None:
+    """Refuse data without classes, and data whose classes are one level deeper."""
     if not classes:
-        hint = "put the pictures of each class into a folder with its name"
-        why = (
-            "it holds pictures, but in no class folders"
-            if _bears(root)
-            else "no file in it is named like a picture"
-        )
         raise DataError(
-            "there are no labelled images in this folder", where=where, why=why, hint=hint
+            "there are no labeled images in this folder",
+            where=printable(root),
+            why="its images are not in class folders"
+            if holds_images(root)
+            else "it contains no image files",
+            hint="put the images of each class into a folder with its name",
         )
-    inner = listed(root) if len(classes) == 1 else []
-    inner = [child for child in inner if child.is_dir() and len(_place(child, None).classes) > 1]
-    if inner:
-        hint = f"did you mean {printable(inner[0])!r}?"
-        raise DataError(f"only one class has images: {classes[0]!r}", where=where, hint=hint)
+    children = list_folder(root) if len(classes) == 1 else []
+    deeper = [
+        child
+        for child in children
+        if child.is_dir() and len(_class_parent(child, None).classes) > 1
+    ]
+    if deeper:
+        raise DataError(
+            f"only one class has images: {classes[0]!r}",
+            where=printable(root),
+            hint=f"did you mean {printable(deeper[0])!r}?",
+        )

@@ -1,186 +1,178 @@
-"""Pictures and, of the same names, masks: the class of every pixel. Truths are Regions that are read when they are wanted.
+"""Images, and masks of the same names, that give the class of every pixel.
 
-    images/1.jpg      masks/1.png          side by side; also image, imgs, jpegimages and mask, labels, annotations, gt, ...
-    train/1.jpg       trainannot/1.png     with the split before the word or behind it,
+    images/1.jpg      masks/1.png          side by side; also image, imgs, jpegimages and mask,
+                                           labels, annotations, gt, ...
+    train/1.jpg       trainannot/1.png     with the split before or after the word,
     train/image/1.jpg train/label/1.png    above it
     images/train/1.jpg masks/train/1.png   or below it
-    images/1.jpg      masks/cat/1.png      a folder of black-and-white masks for each class; the later class wins
+    images/1.jpg      masks/cat/1.png      a folder of binary masks per class; later classes win
 
-A mask is a picture (PNG) of palette or grey values: value 3 is class 3, and 255 is ignored as in Pascal VOC. What the values
-are called says a class list in the root (`_mask_values`): classes.txt, labelmap.txt, class_dict.csv, ...; the last two also
-say which colour of a mask in colour is which class. A card (`_mask_card`) says all of it for data that cannot be written to:
-`foveate fit camvid.yaml`. A mask may be named 1_mask.png. ImageSets/Segmentation/train.txt gives splits, as in Pascal VOC.
+A mask is a grayscale or palette image (PNG): value 3 is class 3, and 255 is ignored as in Pascal
+VOC. A class list in the root names the values, or the colors of masks in color (`_class_lists`):
+classes.txt, labelmap.txt, class_dict.csv, ... For data in a read-only folder, a config states all
+of it (`_mask_config`): `foveate fit camvid.yaml`. A mask may be called 1_mask.png.
+ImageSets/Segmentation/train.txt gives splits, as in Pascal VOC.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
-from foveate.data.discovery import find_images, is_image, listed
+from foveate.data.discovery import find_images, is_image, list_folder
 from foveate.data.formats import Format
-from foveate.data.formats._mask_card import Card, Found, is_card, read_card
+from foveate.data.formats._class_lists import ClassList, find_class_list
+from foveate.data.formats._folder_names import Role, parse_folder_name
+from foveate.data.formats._mask_config import ImageFile, MaskConfig, is_config, read_config
 from foveate.data.formats._mask_values import (
     BACKGROUND,
-    ClassList,
-    find_class_list,
-    learn,
+    infer_encoding,
     read_layers,
     read_mask,
 )
-from foveate.data.formats._roles import said_by
-from foveate.data.issues import Issue, IssueKind, Location, skip_and_record
-from foveate.data.splits import split_from_name
+from foveate.data.issues import counted_issue, skip_and_record
 from foveate.errors import BrokenImage, DataError, did_you_mean
-from foveate.images import codec as images
+from foveate.images.codec import read_size
 from foveate.predictions import Regions
-from foveate.types import Sample, Split, Table
+from foveate.types import Issue, IssueKind, Location, Sample, Split, Table, remark
 from foveate.utils.paths import printable
 
-_ENDINGS = (
-    "_groundtruth",
-    "_segmentation",
-    "_annotation",
-    "_labels",
-    "_label",
-    "_masks",
-    "_mask",
-    "_annot",
-    "_seg",
-    "_gt",
-    "_l",
+_SUFFIXES = (
+    *("_groundtruth", "_segmentation", "_annotation", "_labels", "_label", "_masks", "_mask"),
+    *("_annot", "_seg", "_gt", "_l"),
 )
-_DEEPEST = 3  # folders below the root that may say what they hold: data/train/images
-_NAMED = 3  # files that a note names
-_BARE = IssueKind("images have no mask and are dropped", "warning")
-_ALONE = IssueKind("masks have no image and are skipped", "warning")
-_SECOND = IssueKind("images have a second mask, which is skipped", "warning")
+_MAX_DEPTH = 3  # of folders below the root whose names count: data/train/images
+_SPLITS: tuple[Split, ...] = ("train", "val", "test")
 
-Key = tuple[Split | None, tuple[str, ...]]
+_NO_MASK = IssueKind("image_without_mask", "images without a mask, dropped", "warning")
+_NO_IMAGE = IssueKind("mask_without_image", "masks without an image, skipped", "warning")
+_SECOND_MASK = IssueKind("second_mask", "second masks of an image, skipped", "warning")
 
 
 class Masks(Format):
-    summary: ClassVar[str] = "images and masks of the same names"
+    """Images and masks in folders."""
+
+    summary: ClassVar[str] = "images and masks with the same names"
 
     def sniff(self, path: Path) -> bool:
+        """A config, or a folder in which some image has a mask."""
         try:
-            return is_card(path) or (path.is_dir() and bool(_paired(_card_of(path)).pairs))
+            return is_config(path) or (path.is_dir() and bool(_pair(_scan(path)).pairs))
         except DataError:
             return False
 
     def read(self, path: Path) -> Table:
-        """The table of the pairs below a folder, or of a card. Only heads of files are read, and a sample of the masks."""
-        card = read_card(path) if path.is_file() else _card_of(path)
-        pairing = _paired(card)
+        """Read the pairs below a folder, or of a config: headers, and a sample of the masks.
+
+        Raises:
+            DataError: No image has a mask, a mask has another size than its image, or the values
+                of the masks are not classes.
+        """
+        config = read_config(path) if path.is_file() else _scan(path)
+        pairing = _pair(config)
         if not pairing.pairs:
-            why = f"{len(card.images)} images and {len(card.masks)} masks, of which no two have the same name"
             raise DataError(
-                "no image here has a mask",
+                "no image has a mask",
                 where=printable(path),
-                why=why,
-                hint="images/1.jpg and masks/1.png",
+                why=f"none of {len(config.images)} images has the same name as one of"
+                f" {len(config.masks)} masks",
+                hint="name them alike: images/1.jpg and masks/1.png",
             )
-        notes, known = (
-            [*pairing.notes, *_unequal(pairing.pairs)],
-            card.known or find_class_list(card.root),
-        )
-        if pairing.by_class:
-            classes, truths = _layers(pairing.pairs, known)
+        notes = [*pairing.notes, *_require_equal_sizes(pairing.pairs)]
+        class_list = config.class_list or find_class_list(config.root)
+        if pairing.is_per_class:
+            classes, targets = _layered_targets(pairing.pairs, class_list)
         else:
-            meaning, remarks = learn([pair.masks[0].path for pair in pairing.pairs], known)
-            classes, notes = meaning.classes, [*notes, *remarks]
-            truths = [
-                Regions(partial(read_mask, pair.masks[0].path, meaning)) for pair in pairing.pairs
-            ]
-        splits = _listed_splits(card.root)
+            masks = [pair.masks[0].path for pair in pairing.pairs]
+            encoding, assumptions = infer_encoding(masks, class_list)
+            classes, targets = (
+                encoding.classes,
+                [Regions(partial(read_mask, mask, encoding)) for mask in masks],
+            )
+            notes += assumptions
+        splits = _read_splits(config.root)
         samples = [
             Sample(
                 pair.image.path,
-                _key(pair.image.path, card.root),
-                truth,
+                _key(pair.image.path, config.root),
+                target,
                 pair.image.split or splits.get(pair.image.parts[-1]),
             )
-            for pair, truth in zip(pairing.pairs, truths, strict=True)
+            for pair, target in zip(pairing.pairs, targets, strict=True)
         ]
-        return Table(
-            samples=tuple(sorted(samples, key=lambda sample: sample.key)),
-            classes=classes,
-            format="masks",
-            root=card.root,
-            notes=tuple(notes),
-        )
+        ordered = tuple(sorted(samples, key=lambda sample: sample.key))
+        return Table(ordered, classes, "masks", config.root, notes=tuple(notes))
 
 
 def _key(path: Path, root: Path) -> str:
     return printable(path.relative_to(root) if path.is_relative_to(root) else path)
 
 
-# --- a folder -> images and masks
+# --- folders -> images and masks
 
 
-def _card_of(root: Path) -> Card:
-    """What a card of this folder would say, from the names of its folders. A folder without masks is not looked through."""
+def _scan(root: Path) -> MaskConfig:
+    """The config that the names of the folders imply; a folder without masks is not searched."""
     if not root.is_dir():
         raise DataError(
-            "this is neither a folder nor a card",
+            "this is neither a folder nor a dataset config",
             where=printable(root),
-            hint="give the folder above images and masks",
+            hint="give the folder that contains the images and masks",
         )
-    places = list(_places(root, None, None, _DEEPEST))
-    if not any(role == "mask" for _, _, role in places):
-        return Card(root, [], [])
-    found: dict[str | None, list[Found]] = {"image": [], "mask": [], None: []}
-    for folder, split, role in places:
-        inner = {other for other, _, _ in places if folder in other.parents}
-        found[role] += _pictures(folder, split, role is None, inner)
-    splits = {
-        image.split for image in found["image"]
-    }  # what lies loose counts only where no folder says that it holds images
-    images = found["image"] + [
-        image for image in found[None] if image.split is not None and image.split not in splits
+    folders = list(_named_folders(root, None, None, _MAX_DEPTH))
+    if not any(role == "mask" for _, _, role in folders):
+        return MaskConfig(root, [], [])
+    by_role: dict[Role | None, list[ImageFile]] = {"image": [], "mask": [], None: []}
+    for folder, split, role in folders:
+        inner = {other for other, _, _ in folders if folder in other.parents}
+        by_role[role] += _files_of(folder, split, role is None, inner)
+    # images beside the folders count only if no folder is said to hold the images of their split
+    splits = {image.split for image in by_role["image"]}
+    others = [
+        image for image in by_role[None] if image.split is not None and image.split not in splits
     ]
-    return Card(root, images or found[None], found["mask"])
+    images = by_role["image"] + others
+    return MaskConfig(root, images or by_role[None], by_role["mask"])
 
 
-def _places(
-    folder: Path, split: Split | None, role: str | None, depth: int
-) -> Iterator[tuple[Path, Split | None, str | None]]:
-    """Folders that hold pictures, with the split and the role ('image', 'mask') that their names and those above them say."""
+def _named_folders(
+    folder: Path, split: Split | None, role: Role | None, depth: int
+) -> Iterator[tuple[Path, Split | None, Role | None]]:
+    """Yield folders with the split and the role that their names, and those above them, state."""
     yield folder, split, role
-    for child in listed(folder) if depth else []:
-        said = said_by(child.name) if child.is_dir() else None
-        if (
-            said is not None and not (said[0] and split) and not (said[1] and role)
-        ):  # a class may be called 'label'
-            yield from _places(child, said[0] or split, said[1] or role, depth - 1)
+    for child in list_folder(folder) if depth else []:
+        parsed = parse_folder_name(child.name) if child.is_dir() else None
+        if parsed is None:
+            continue
+        own_split, own_role = parsed
+        if not (own_split and split) and not (own_role and role):  # a class may be called 'label'
+            yield from _named_folders(child, own_split or split, own_role or role, depth - 1)
 
 
-def _pictures(folder: Path, split: Split | None, flat: bool, inner: set[Path]) -> Iterator[Found]:
-    """The pictures of a folder; those below another folder with a role belong to it."""
-    files = (
-        (file for file in listed(folder) if is_image(file) and file.is_file())
-        if flat
-        else find_images(folder)
-    )
+def _files_of(
+    folder: Path, split: Split | None, flat: bool, inner: set[Path]
+) -> Iterator[ImageFile]:
+    """Yield the images of a folder, without those of the `inner` folders, which have a role."""
+    if flat:
+        files = iter([file for file in list_folder(folder) if is_image(file) and file.is_file()])
+    else:
+        files = find_images(folder)
     for file in files:
         if not inner.intersection(file.parents):
-            yield Found(file, split, file.relative_to(folder).with_suffix("").parts)
+            yield ImageFile(file, split, file.relative_to(folder).with_suffix("").parts)
 
 
-def _listed_splits(root: Path) -> dict[str, Split]:
+def _read_splits(root: Path) -> dict[str, Split]:
     """Stem -> split, from Pascal VOC's lists for segmentation."""
     splits: dict[str, Split] = {}
-    for name in ("train", "val", "test"):
-        file = root / "ImageSets" / "Segmentation" / f"{name}.txt"
-        split = split_from_name(name)
-        if file.is_file() and split:
-            splits |= dict.fromkeys(
-                file.read_text(encoding="utf-8", errors="replace").split(), split
-            )
+    for split in _SPLITS:
+        file = root / "ImageSets" / "Segmentation" / f"{split}.txt"
+        if file.is_file():
+            text = file.read_text(encoding="utf-8", errors="replace")
+            splits |= dict.fromkeys(text.split(), split)
     return splits
 
 
@@ -189,119 +181,119 @@ def _listed_splits(root: Path) -> dict[str, Split]:
 
 @dataclass(frozen=True)
 class _Pair:
-    image: Found
-    masks: tuple[Found, ...]  # one, or one for each class that the image has
+    """An image and its mask, or one mask for each of its classes."""
+
+    image: ImageFile
+    masks: tuple[ImageFile, ...]
 
 
 @dataclass
 class _Pairing:
     pairs: list[_Pair]
-    by_class: bool
-    notes: list[str] = field(default_factory=list)
+    is_per_class: bool
+    notes: list[Issue] = field(default_factory=list)
 
 
-def _paired(card: Card) -> _Pairing:
-    """Each image with its mask, or with its masks by class, whichever gives more pairs; the rest is noted."""
-    whole = _matches(card, {})
-    layers = _matches(
-        card,
-        {mask: replace(mask, parts=mask.parts[1:]) for mask in card.masks if len(mask.parts) > 1},
-    )
-    by_class = len(layers) > len(whole)
-    pairs = layers if by_class else [_Pair(pair.image, pair.masks[:1]) for pair in whole]
-    pairing = _Pairing(pairs, by_class)
-    with_mask = {pair.image for pair in pairs}
-    matched = {mask for pair in (layers if by_class else whole) for mask in pair.masks}
-    second = [] if by_class else [pair.masks[1] for pair in whole if len(pair.masks) > 1]
-    for kind, left in (
-        (_BARE, [image for image in card.images if image not in with_mask]),
-        (_ALONE, [mask for mask in card.masks if mask not in matched]),
-        (_SECOND, second),
+def _pair(config: MaskConfig) -> _Pairing:
+    """Pair images with a mask each, or with masks per class, whichever gives more pairs.
+
+    Notes tell what remains.
+    """
+    single = _match(config, [(mask, mask.parts) for mask in config.masks])
+    in_folders = [(mask, mask.parts[1:]) for mask in config.masks if len(mask.parts) > 1]
+    per_class = _match(config, in_folders) if in_folders else []
+    is_per_class = len(per_class) > len(single)
+    chosen = per_class if is_per_class else single
+    second = [] if is_per_class else [pair.masks[1] for pair in single if len(pair.masks) > 1]
+    paired = {pair.image for pair in chosen}
+    matched = {mask for pair in chosen for mask in pair.masks}
+    notes = []
+    for kind, files in (
+        (_NO_MASK, [image for image in config.images if image not in paired]),
+        (_NO_IMAGE, [mask for mask in config.masks if mask not in matched]),
+        (_SECOND_MASK, second),
     ):
-        if left:
-            keys = [_key(found.path, card.root) for found in left]
-            pairing.notes.append(
-                Issue(
-                    f"{len(left)} {kind}: {_names(keys)}", kind, len(left), tuple(map(Location, keys))
-                )
-            )
-    return pairing
+        if files:
+            locations = [Location(_key(file.path, config.root)) for file in files]
+            notes.append(counted_issue(kind, locations))
+    if not is_per_class:
+        chosen = [replace(pair, masks=pair.masks[:1]) for pair in chosen]
+    return _Pairing(chosen, is_per_class, notes)
 
 
-def _matches(card: Card, moved: dict[Found, Found]) -> list[_Pair]:
-    """Pairs of the same split and name; a mask that names no split serves every split. With `moved`, only those masks,
-    under the names given."""
-    by_key: dict[Key, list[Found]] = {}
-    for mask in moved or card.masks:
-        place = moved.get(mask, mask)
-        by_key.setdefault((place.split, place.parts), []).append(mask)
-        if (bare := _bare(place.parts)) != place.parts:
-            by_key.setdefault((place.split, bare), []).append(mask)
+def _match(config: MaskConfig, masks: Sequence[tuple[ImageFile, tuple[str, ...]]]) -> list[_Pair]:
+    """Match images with masks of the same split and name.
+
+    A mask without a split serves all splits. `masks`: each with the name that counts.
+    """
+    by_name: dict[tuple[Split | None, tuple[str, ...]], list[ImageFile]] = {}
+    for mask, parts in masks:
+        for name in dict.fromkeys((parts, _without_suffix(parts))):
+            by_name.setdefault((mask.split, name), []).append(mask)
     pairs = []
-    for image in card.images:
-        masks = by_key.get((image.split, image.parts)) or by_key.get((None, image.parts))
-        if masks:
-            pairs.append(_Pair(image, tuple(masks)))
+    for image in config.images:
+        own = by_name.get((image.split, image.parts)) or by_name.get((None, image.parts))
+        if own:
+            pairs.append(_Pair(image, tuple(own)))
     return pairs
 
 
-def _bare(parts: tuple[str, ...]) -> tuple[str, ...]:
+def _without_suffix(parts: tuple[str, ...]) -> tuple[str, ...]:
     """'1_mask' -> '1'."""
-    for ending in _ENDINGS:
-        if parts[-1].casefold().endswith(ending):
-            return (*parts[:-1], parts[-1][: -len(ending)])
+    for suffix in _SUFFIXES:
+        if parts[-1].casefold().endswith(suffix):
+            return (*parts[:-1], parts[-1][: -len(suffix)])
     return parts
 
 
-def _unequal(pairs: list[_Pair]) -> list[str]:
-    """Raises DataError for the first mask that is not as large as its image; heads that cannot be read are counted."""
+def _require_equal_sizes(pairs: list[_Pair]) -> list[Issue]:
+    """Refuse the first mask of another size than its image; note pairs that cannot be opened."""
     broken = 0
     for pair in pairs:
         try:
-            wanted, sizes = (
-                images.read_size(pair.image.path),
-                [images.read_size(mask.path) for mask in pair.masks],
-            )
+            image_size = read_size(pair.image.path)
+            mask_sizes = [read_size(mask.path) for mask in pair.masks]
         except BrokenImage:  # skipped, and named, when it is read
             broken += 1
             continue
-        for mask, got in zip(pair.masks, sizes, strict=True):
+        for mask, mask_size in zip(pair.masks, mask_sizes, strict=True):
             with skip_and_record():
-                _refuse_unequal(pair.image.path, wanted, mask.path, got)
-    return [f"{broken} images or their masks cannot be opened"] if broken else []
+                _require_equal_size(pair.image.path, image_size, mask.path, mask_size)
+    text = "{count:image or its mask|images or their masks} cannot be opened"
+    return [remark("unreadable_pairs", text, count=broken)] if broken else []
 
 
-def _refuse_unequal(image: Path, wanted: tuple[int, int], mask: Path, got: tuple[int, int]) -> None:
-    if got != wanted:
-        why = f"the mask is {got[1]} x {got[0]} px, its image {printable(image.name)!r} {wanted[1]} x {wanted[0]} px"
-        hint = "export the masks at the size of the images, or resize them without smoothing (nearest neighbour)"
+def _require_equal_size(
+    image: Path, image_size: tuple[int, int], mask: Path, mask_size: tuple[int, int]
+) -> None:
+    if mask_size != image_size:
         raise DataError(
-            "a mask is not as large as its image", where=printable(mask), why=why, hint=hint
+            "the mask does not have the size of its image",
+            where=printable(mask),
+            why=f"the mask has {mask_size[1]} x {mask_size[0]} px, the image"
+            f" {printable(image.name)!r} has {image_size[1]} x {image_size[0]} px",
+            hint="export masks at the size of the images, or resize them by nearest neighbor",
         )
 
 
-def _layers(pairs: list[_Pair], known: ClassList | None) -> tuple[tuple[str, ...], list[Regions]]:
-    """Classes, with the background first, and truths made of a mask for each class."""
-    found = sorted({mask.parts[0] for pair in pairs for mask in pair.masks})
-    classes = (
-        [known.names[value] for value in known.kept]
-        if known
-        else [printable(name) for name in found if name != BACKGROUND]
-    )
-    classes = [BACKGROUND, *(name for name in classes if name != BACKGROUND)]
-    for name in map(printable, found):
-        if known and name not in classes:
-            hint = did_you_mean(name, classes) or "one of: " + ", ".join(classes)
+def _layered_targets(
+    pairs: list[_Pair], class_list: ClassList | None
+) -> tuple[tuple[str, ...], list[Regions]]:
+    """The classes, background first, and targets that are made of one mask per class."""
+    folders = sorted({mask.parts[0] for pair in pairs for mask in pair.masks})
+    if class_list:
+        names = [class_list.names[value] for value in class_list.kept]
+    else:
+        names = [printable(folder) for folder in folders]
+    classes = [BACKGROUND, *(name for name in names if name != BACKGROUND)]
+    for name in map(printable, folders):
+        if class_list and name not in classes:
+            hint = did_you_mean(name, classes) or "add it; the classes are: " + ", ".join(classes)
             raise DataError(
-                f"the folder {name!r} is not in the class list", where=known.source, hint=hint
+                f"the folder {name!r} is not in the class list", where=class_list.source, hint=hint
             )
-    truths = []
+    targets = []
     for pair in pairs:
         layers = sorted((classes.index(printable(mask.parts[0])), mask.path) for mask in pair.masks)
-        truths.append(Regions(partial(read_layers, tuple(layers))))
-    return tuple(classes), truths
-
-
-def _names(keys: list[str]) -> str:
-    common = Counter(keys)
-    return ", ".join(map(repr, list(common)[:_NAMED])) + (", ..." if len(common) > _NAMED else "")
+        targets.append(Regions(partial(read_layers, tuple(layers))))
+    return tuple(classes), targets

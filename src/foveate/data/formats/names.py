@@ -1,4 +1,4 @@
-"""Names of classes, one a line, and no image at all: for networks that answer by name."""
+"""A list of class names without any image, for models that classify by name (zero-shot)."""
 
 from __future__ import annotations
 
@@ -12,36 +12,41 @@ from foveate.utils.paths import printable
 
 
 class Names(Format):
-    summary: ClassVar[str] = "names of classes, a line each"
+    """Class names in a text file, one per line."""
+
+    summary: ClassVar[str] = "class names, one per line"
 
     def sniff(self, path: Path) -> bool:
+        """A text file."""
         return path.is_file() and path.suffix.lower() == ".txt"
 
     def read(self, path: Path) -> Table:
-        """A table of classes without samples, in the order of the lines; empty lines are skipped. Raises DataError for a file that
-        is no text, holds no name, or one of them twice."""
+        """Read a table of classes without samples, in the order of the lines.
+
+        Raises:
+            DataError: The file is not text, is empty, or lists a class twice.
+        """
         try:
             lines = path.read_text(encoding="utf-8-sig").splitlines()
         except (OSError, UnicodeDecodeError) as error:
             raise DataError(
-                "this list of names cannot be read", where=printable(path), why=str(error)
+                "the list of class names cannot be read", where=printable(path), why=str(error)
             ) from None
-        first: dict[str, int] = {}
+        first_lines: dict[str, int] = {}
         for number, name in enumerate((line.strip() for line in lines), start=1):
-            if name in first:
-                why = f"it stands in lines {first[name]} and {number}"
+            if name in first_lines:
                 raise DataError(
-                    f"the class {name!r} is named twice",
+                    f"the class {name!r} is listed twice",
                     where=printable(path),
-                    why=why,
+                    why=f"it is on lines {first_lines[name]} and {number}",
                     hint="remove one of them",
                 )
             if name:
-                first[name] = number
-        if not first:
+                first_lines[name] = number
+        if not first_lines:
             raise DataError(
-                "there is no name in this file",
+                "the list of class names is empty",
                 where=printable(path),
-                hint="write a class in each line",
+                hint="write one class per line",
             )
-        return Table(samples=(), classes=tuple(first), format="names", root=path.parent)
+        return Table(samples=(), classes=tuple(first_lines), format="names", root=path.parent)

@@ -1,4 +1,7 @@
-"""A table of paths and labels (.csv, .tsv, .jsonl, .ndjson, .parquet): columns path, label and, if wanted, split and group."""
+"""A table of paths and labels (.csv, .tsv, .jsonl, .ndjson, .parquet).
+
+Columns: path, label and optionally split and group.
+"""
 
 from __future__ import annotations
 
@@ -7,50 +10,57 @@ from pathlib import Path
 from typing import ClassVar
 
 from foveate.data.formats import Format
-from foveate.data.issues import Issue, IssueKind, Location, skip_and_record
+from foveate.data.issues import skip_and_record
 from foveate.data.records import (
     ALIASES,
-    Named,
-    Parted,
+    ImageRow,
     Record,
+    cell_text,
+    drop_missing,
     has_boxes,
     has_labels,
     has_texts,
+    image_fields,
     is_table,
-    named_by,
-    present,
-    records,
-    row_of,
-    without_split,
-    word_of,
+    partial_split_notes,
+    read_records,
+    row_location,
 )
 from foveate.errors import DataError
+from foveate.messages import Message
 from foveate.predictions import Labels
-from foveate.types import Sample, Table
+from foveate.types import Issue, IssueKind, Location, Sample, Table, remark
 from foveate.utils.paths import printable
 
 _REQUIRED = ("path", "label")
-_REPEATED = IssueKind("rows that name an image which an earlier row names", "warning")
+_REPEATED = IssueKind("repeated_rows", "rows that name the same image as an earlier row", "warning")
 
 
 class TableFile(Format):
+    """A table with one row per image, or several for a multi-label image."""
+
     summary: ClassVar[str] = "a table of paths and labels"
 
     def sniff(self, path: Path) -> bool:
+        """A table without the columns of boxes; with labels, or at least without text."""
         return is_table(path) and not has_boxes(path) and (has_labels(path) or not has_texts(path))
 
     def read(self, path: Path) -> Table:
-        """The table at `path`; its images are looked for beside it. Raises DataError, with the line where there is one."""
-        rows, notes = list[_Row](), list[str]()
-        for record in records(path, ALIASES, _REQUIRED):
+        """Read the table; paths of images are relative to its folder.
+
+        Raises:
+            DataError: It cannot be read, a row is faulty, or no image exists.
+        """
+        rows, notes = list[_Row](), list[Issue]()
+        for record in read_records(path, ALIASES, _REQUIRED):
             with skip_and_record():
-                rows.append(_row(record, path))
+                rows.append(_parse(record, path))
         if not rows:
-            raise DataError("this table has no rows", where=printable(path))
+            raise DataError("the table has no rows", where=printable(path))
         multilabel = any(len(row.labels) != 1 for row in rows)
-        rows = _merged(rows, multilabel, path, notes)
-        rows = present(rows, path, notes)
-        notes += _remarks(rows, multilabel)
+        rows = drop_missing(_merge(rows, multilabel, path, notes), path, notes)
+        notes += _multilabel_note(rows) if multilabel else []
+        notes += partial_split_notes(rows)
         return Table(
             samples=tuple(row.sample() for row in rows),
             classes=tuple(sorted({name for row in rows for name in row.labels})),
@@ -62,62 +72,60 @@ class TableFile(Format):
 
 
 @dataclass(frozen=True)
-class _Row(Named):
+class _Row(ImageRow):
     labels: tuple[str, ...]
 
     def sample(self) -> Sample:
-        return Sample(
-            path=self.path,
-            key=self.key,
-            target=Labels(self.labels),
-            split=self.split,
-            group=self.group,
-        )
+        return Sample(self.path, self.key, Labels(self.labels), self.split, self.group)
 
 
-# --- records -> rows
+def _parse(record: Record, table: Path) -> _Row:
+    return _Row(*image_fields(record, table), _parse_labels(record, table))
 
 
-def _row(record: Record, table: Path) -> _Row:
-    return _Row(*named_by(record, table), _labels(record[1]["label"], row_of(table, record[0])))
-
-
-def _labels(cell: object, where: str) -> tuple[str, ...]:
-    """The labels of one cell, each once, in its order."""
-    if isinstance(cell, dict) or (
-        isinstance(cell, list) and any(isinstance(item, dict | list) for item in cell)
-    ):
+def _parse_labels(record: Record, table: Path) -> tuple[str, ...]:
+    """The labels of a row, each once, in their order."""
+    cell = record.cells["label"]
+    items = cell if isinstance(cell, list) else [cell]
+    if any(isinstance(item, dict | list) for item in items):
         raise DataError(
-            "this label is neither a word nor a list of words", where=where, why=f"got {cell!r}"
+            "the label is neither a text nor a list of texts",
+            where=row_location(table, record.number),
+            why=f"got {cell!r}"[:200],
+            hint='write "cat", or ["cat", "dog"] for several labels',
         )
-    if isinstance(cell, Parted):
-        cell = cell.replace(";", "|").split("|")
-    words = [word_of(item) for item in (cell if isinstance(cell, list) else [cell])]
-    return tuple(dict.fromkeys(word for word in words if word))
+    if record.is_delimited:
+        items = cell.replace(";", "|").split("|")
+    names = [cell_text(item) for item in items]
+    return tuple(dict.fromkeys(name for name in names if name))
 
 
-# --- rows -> rows
+def _merge(rows: list[_Row], multilabel: bool, table: Path, notes: list[Issue]) -> list[_Row]:
+    """One row per image, sorted by key.
 
-
-def _merged(rows: list[_Row], multilabel: bool, table: Path, notes: list[str]) -> list[_Row]:
-    """One row for each image, sorted by key. Equal rows are one; several rows of a multi-label image add up."""
-    kept: dict[str, _Row] = {}
+    Equal rows are merged into one; several rows of a multi-label image add up.
+    """
+    merged: dict[str, _Row] = {}
     repeated: list[Location] = []
     for row in rows:
-        first = kept.setdefault(row.key, row)
+        first = merged.setdefault(row.key, row)
         if first is not row:
-            repeated.append(Location(row.key, row_of(table, row.number)))
+            repeated.append(Location(row.key, row_location(table, row.number)))
             with skip_and_record():
-                kept[row.key] = _united(first, row, multilabel, table)
+                merged[row.key] = _merge_two(first, row, multilabel, table)
     if repeated:
-        told = f"{len(repeated)} rows name an image that an earlier row names: " + (
-            "united" if multilabel else "dropped"
+        text = (
+            "{count:row|rows} named the same image as an earlier row: their labels were added"
+            if multilabel
+            else "{count:row|rows} named the same image as an earlier row: dropped"
         )
-        notes.append(Issue(told, _REPEATED, len(repeated), tuple(repeated)))
-    return [kept[key] for key in sorted(kept)]
+        id = f"issues.repeated_rows.{'added' if multilabel else 'dropped'}"
+        message = Message(id, text, count=len(repeated))
+        notes.append(Issue(_REPEATED, message, len(repeated), tuple(repeated)))
+    return [merged[key] for key in sorted(merged)]
 
 
-def _united(first: _Row, row: _Row, multilabel: bool, table: Path) -> _Row:
+def _merge_two(first: _Row, row: _Row, multilabel: bool, table: Path) -> _Row:
     if multilabel:
         first = replace(first, labels=tuple(dict.fromkeys(first.labels + row.labels)))
     for name in ("labels", "split", "group"):
@@ -127,17 +135,12 @@ def _united(first: _Row, row: _Row, multilabel: bool, table: Path) -> _Row:
                 f"two rows contradict each other on the {name.rstrip('s')} of {row.key!r}",
                 where=f"{printable(table)}, rows {first.number} and {row.number}",
                 why=f"{one!r} and {other!r}",
-                hint="keep one row for each image; an image with several labels has them in one cell: cat|dog",
+                hint="keep one row per image; several labels go into one cell: cat|dog",
             )
     return first
 
 
-def _remarks(rows: list[_Row], multilabel: bool) -> list[str]:
-    """What was taken for granted, said aloud."""
-    bare, several = sum(not row.labels for row in rows), sum(len(row.labels) > 1 for row in rows)
-    notes = []
-    if multilabel:
-        notes.append(
-            f"read as multi-label: {several} images hold several labels and {bare} hold none"
-        )
-    return notes + without_split(rows)
+def _multilabel_note(rows: list[_Row]) -> list[Issue]:
+    text = "read as multi-label: {several:image|images} with several labels, {without} without any"
+    several, without = sum(len(row.labels) > 1 for row in rows), sum(not row.labels for row in rows)
+    return [remark("multilabel", text, several=several, without=without)]

@@ -1,9 +1,11 @@
-"""Pascal VOC: Annotations/1.xml beside JPEGImages/1.jpg, in the folder or in the only folder in it that has them.
+"""Pascal VOC: Annotations/1.xml and JPEGImages/1.jpg.
 
-ImageSets/Main/train.txt, val.txt and test.txt give the splits. A file classes.txt orders the classes, a name a line; without
-one they are sorted. `difficult` objects count as crowds: no answer has to find them.
+DATA is the folder above them, or a folder that contains one such folder. ImageSets/Main/train.txt,
+val.txt and test.txt give the splits. A file classes.txt gives the order of the classes, one per
+line; without it they are sorted. `difficult` objects are read as crowds: ignored when matching.
 
-Corners in VOC count pixels from 1 and include the last one: xmin = 1, xmax = 1 is the first column, 0 to 1 here.
+Corners in VOC count pixels from 1 and include the last one: xmin = 1, xmax = 1 is the first column,
+0 to 1 here.
 """
 
 from __future__ import annotations
@@ -14,55 +16,55 @@ from typing import ClassVar
 from xml.etree import ElementTree
 from xml.parsers import expat
 
-from foveate.data.boxes import Raw, class_name, printed
-from foveate.data.discovery import find_files, find_images, listed
+from foveate.data.boxes import RawBoxes, class_name, replace_unprintable
+from foveate.data.discovery import find_files, find_images, list_folder
 from foveate.data.formats import Format
-from foveate.data.formats._boxed import (
-    NO_BOX,
-    Gathering,
-    Placed,
-    classes_beside,
-    copied,
-    write_classes,
-)
-from foveate.data.issues import IssueKind, skip_and_record
+from foveate.data.formats._box_export import CopiedImage, copy_images, write_classes
+from foveate.data.formats._box_table import NO_BOX, BoxTableBuilder, order_classes
+from foveate.data.issues import skip_and_record
 from foveate.errors import DataError
-from foveate.types import Split, Table
+from foveate.types import Issue, IssueKind, Split, Table
 from foveate.utils.paths import printable
 
 _XML, _IMAGES, _LISTS = "Annotations", "JPEGImages", "ImageSets/Main"
 _SPLITS: tuple[Split, ...] = ("train", "val", "test")
-_UNKNOWN = IssueKind("names in ImageSets/Main without an annotation, passed over", "warning")
-_FROM_ZERO = IssueKind(
-    "boxes that begin at 0, where Pascal VOC counts from 1: all of its boxes may be off by a pixel",
+
+_NO_ANNOTATION = IssueKind(
+    "voc_listed_without_annotation",
+    "names in ImageSets/Main without an annotation, skipped",
     "warning",
 )
-_BARE = IssueKind("images without an annotation file, left out", "warning")
+_IN_TWO_SPLITS = IssueKind(
+    "voc_in_two_splits", "names in several lists of ImageSets/Main; the first split counts", "error"
+)
+_FROM_ZERO = IssueKind(
+    "voc_from_zero",
+    "boxes that start at 0, although Pascal VOC counts from 1: all boxes may be off by one pixel",
+    "warning",
+)
+_UNANNOTATED = IssueKind("voc_unannotated", "images without an annotation file, skipped", "warning")
 
 
 class Voc(Format):
-    summary: ClassVar[str] = "Pascal VOC, boxes in XML"
+    """The format of the Pascal VOC challenge."""
+
+    summary: ClassVar[str] = "Pascal VOC boxes in XML"
 
     def sniff(self, path: Path) -> bool:
+        """A folder with Annotations, or with exactly one such folder."""
         try:
             return len(_roots(path)) == 1
         except DataError:
             return False
 
     def read(self, path: Path) -> Table:
-        """The table of the annotations. Raises DataError with the file where there is one."""
-        roots = _roots(path)
-        if len(roots) != 1:
-            why = (
-                "it has no folder Annotations with .xml files"
-                if not roots
-                else ", ".join(map(printable, roots)) + " have"
-            )
-            hint = "give the folder above Annotations"
-            raise DataError(
-                "this is not one Pascal VOC folder", where=printable(path), why=why, hint=hint
-            )
-        root, gathering = roots[0], Gathering(roots[0])
+        """Read the annotations; of the images headers only, if at all.
+
+        Raises:
+            DataError: An annotation is faulty, or there are no images or valid boxes.
+        """
+        root = _root_at(path)
+        builder = BoxTableBuilder(root)
         annotations, images = _child(root, _XML), _child(root, _IMAGES) or _child(root, "images")
         assert annotations is not None
         files = {
@@ -70,41 +72,38 @@ class Voc(Format):
             for file in find_files(annotations)
             if file.suffix.lower() == ".xml"
         }
-        found = _by_stem(images) if images else {}
-        splits, used = _splits(root, set(files), gathering), list[str]()
+        by_stem = {_stem(file, images): file for file in find_images(images)} if images else {}
+        splits, used = _read_splits(root, set(files), builder), list[str]()
         for stem, file in files.items():
             with skip_and_record():
-                used += _take(
-                    file,
-                    stem,
-                    found.pop(stem, None),
-                    images or root / _IMAGES,
-                    splits.get(stem),
-                    gathering,
-                )
-        for bare in (
-            file for file in found.values() if gathering.key(file) not in gathering.samples
-        ):
-            gathering.findings.add(_BARE, gathering.key(bare))
-        return gathering.table(classes_beside(root, used, gathering.notes), "voc")
+                image = by_stem.pop(stem, None)
+                tree = _parse(file)
+                if image is None:
+                    image = _stated_image(tree, file, (images or root / _IMAGES) / stem)
+                used += _add_image(tree, file, image, splits.get(stem), builder)
+        for file in by_stem.values():
+            key = builder.key(file)
+            if key not in builder.samples:
+                builder.log.add(_UNANNOTATED, key)
+        return builder.build(order_classes(root, used, builder.notes), "voc")
 
-    def write(self, table: Table, folder: Path) -> tuple[str, ...]:
-        """Annotations, JPEGImages, ImageSets/Main and classes.txt; a group is an element of its own."""
-        notes: list[str] = []
-        images = copied(table, folder / _IMAGES, notes)
+    def write(self, table: Table, folder: Path) -> tuple[Issue, ...]:
+        """Write Annotations, JPEGImages, ImageSets/Main and classes.txt.
+
+        A group becomes an element `group`, an extension of VOC.
+        """
+        notes: list[Issue] = []
+        images = copy_images(table, folder / _IMAGES, notes)
         for image in images:
-            file = folder / _XML / image.place.with_suffix(".xml")
+            file = folder / _XML / image.path.with_suffix(".xml")
             file.parent.mkdir(parents=True, exist_ok=True)
-            _annotation(image).write(file, encoding="utf-8")
+            _to_xml(image).write(file, encoding="utf-8")
         (folder / _LISTS).mkdir(parents=True)
         for split in _SPLITS:
-            lines = [
-                f"{image.place.with_suffix('')}\n"
-                for image in images
-                if image.sample.split == split
-            ]
-            if lines:
-                (folder / _LISTS / f"{split}.txt").write_text("".join(lines), encoding="utf-8")
+            of_split = [image for image in images if image.sample.split == split]
+            if of_split:
+                lines = "".join(f"{image.path.with_suffix('')}\n" for image in of_split)
+                (folder / _LISTS / f"{split}.txt").write_text(lines, encoding="utf-8")
         write_classes(table, folder)
         return tuple(notes)
 
@@ -112,18 +111,30 @@ class Voc(Format):
 # --- folders and lists
 
 
+def _root_at(path: Path) -> Path:
+    roots = _roots(path)
+    if len(roots) != 1:
+        raise DataError(
+            "the folder is not a Pascal VOC dataset",
+            where=printable(path),
+            why="several folders in it have Annotations: " + ", ".join(map(printable, roots))
+            if roots
+            else "it has no folder Annotations with .xml files",
+            hint="give the folder above Annotations",
+        )
+    return roots[0]
+
+
 def _roots(path: Path) -> list[Path]:
-    """The folder itself, or those directly in it, that have annotations."""
+    """The folder itself, or its subfolders, that have annotations."""
     if not path.is_dir():
         return []
-    return (
-        [path]
-        if _holds_xml(path)
-        else [child for child in listed(path) if child.is_dir() and _holds_xml(child)]
-    )
+    if _has_annotations(path):
+        return [path]
+    return [child for child in list_folder(path) if child.is_dir() and _has_annotations(child)]
 
 
-def _holds_xml(folder: Path) -> bool:
+def _has_annotations(folder: Path) -> bool:
     annotations = _child(folder, _XML)
     return annotations is not None and any(
         file.suffix.lower() == ".xml" for file in find_files(annotations)
@@ -131,52 +142,39 @@ def _holds_xml(folder: Path) -> bool:
 
 
 def _child(folder: Path, name: str) -> Path | None:
-    return next(
-        (
-            child
-            for child in listed(folder)
-            if child.name.casefold() == name.casefold() and child.is_dir()
-        ),
-        None,
-    )
+    """The subfolder of this name, in any case."""
+    for child in list_folder(folder):
+        if child.name.casefold() == name.casefold() and child.is_dir():
+            return child
+    return None
 
 
 def _stem(file: Path, folder: Path) -> str:
     return file.relative_to(folder).with_suffix("").as_posix()
 
 
-def _by_stem(folder: Path) -> dict[str, Path]:
-    return {_stem(file, folder): file for file in find_images(folder)}
-
-
-def _splits(root: Path, stems: set[str], gathering: Gathering) -> dict[str, Split]:
-    """The split of each annotation, from lists of names without their ending."""
+def _read_splits(root: Path, stems: set[str], builder: BoxTableBuilder) -> dict[str, Split]:
+    """The split of each annotation, from lists of names without extension."""
     splits: dict[str, Split] = {}
     for split in _SPLITS:
-        for line in _lines(root / _LISTS / f"{split}.txt"):
+        for line in _read_lines(root / _LISTS / f"{split}.txt"):
             stem = line if line in stems else line.strip()
             if stem not in stems:
-                gathering.findings.add(_UNKNOWN, stem)
+                builder.log.add(_NO_ANNOTATION, stem)
             elif splits.setdefault(stem, split) != split:
-                gathering.findings.add(
-                    IssueKind(
-                        f"names in {split}.txt that an earlier split has, too, and keeps", "error"
-                    ),
-                    stem,
-                )
+                builder.log.add(_IN_TWO_SPLITS, stem, why=f"{splits[stem]} and {split}")
     return splits
 
 
-def _lines(file: Path) -> Iterator[str]:
+def _read_lines(file: Path) -> Iterator[str]:
     try:
         text = file.read_text(encoding="utf-8-sig") if file.is_file() else ""
     except (OSError, UnicodeDecodeError) as error:
-        why = str(error)
         raise DataError(
-            "this list of images cannot be read",
+            "the list of images cannot be read",
             where=printable(file),
-            why=why,
-            hint="save it in UTF-8",
+            why=str(error),
+            hint="save it as plain text in UTF-8",
         ) from None
     return (line for line in text.split("\n") if line.strip())
 
@@ -184,42 +182,11 @@ def _lines(file: Path) -> Iterator[str]:
 # --- XML -> boxes
 
 
-def _take(
-    file: Path,
-    stem: str,
-    image: Path | None,
-    folder: Path,
-    split: Split | None,
-    gathering: Gathering,
-) -> list[str]:
-    """Adds the image that `file` describes: the one called like it, or else the one that it names. Returns its classes."""
-    tree = _parsed(file)
-    if image is None:
-        image = (folder / stem).with_name(
-            PurePosixPath(_text(tree, "filename").replace("\\", "/")).name or f"{file.stem}.jpg"
-        )
-    raw = Raw()
-    for thing in tree.iterfind("object"):
-        with skip_and_record():
-            name = class_name(_text(thing, "name"))
-            if not name:
-                raise DataError("an object has no name", where=printable(file))
-            if (box := thing.find("bndbox")) is None:
-                gathering.findings.add(NO_BOX, gathering.key(image))
-            else:
-                raw.add(
-                    corners := _corners(box, file), name, _text(thing, "difficult") not in ("", "0")
-                )
-                if -1 in corners[:2]:
-                    gathering.findings.add(_FROM_ZERO, gathering.key(image))
-    width, height = (_size(tree, name) for name in ("width", "height"))
-    stated = (height, width) if width and height else None
-    gathering.take(image, raw, split, _text(tree, "group") or None, stated)
-    return raw.names
+def _parse(file: Path) -> ElementTree.Element:
+    """Parse an XML file.
 
-
-def _parsed(file: Path) -> ElementTree.Element:
-    """The tree of an XML file. A DOCTYPE, the only way to entities of one's own, is refused, and nothing outside is read."""
+    A DOCTYPE, the only way to define entities, is refused, and nothing outside the file is read.
+    """
     builder, parser = ElementTree.TreeBuilder(), expat.ParserCreate()
     parser.buffer_text = True
     parser.StartElementHandler = builder.start
@@ -230,33 +197,68 @@ def _parsed(file: Path) -> ElementTree.Element:
         parser.Parse(file.read_bytes(), True)
         return builder.close()
     except (expat.ExpatError, OSError, ValueError, LookupError) as error:
-        hint = "open it in a browser to see the place, or remove it with its image"
         raise DataError(
-            "this annotation is not valid XML", where=printable(file), why=str(error), hint=hint
+            "the annotation is not valid XML",
+            where=printable(file),
+            why=str(error),
+            hint="repair it, or remove it together with its image",
         ) from None
 
 
 def _refuse_doctype(file: Path) -> None:
-    why = "it could define entities that read other files or grow without end"
     raise DataError(
-        "this annotation has a DOCTYPE",
+        "the annotation has a DOCTYPE",
         where=printable(file),
-        why=why,
+        why="it could define entities that read other files or expand without end",
         hint="remove the line; VOC needs none",
     )
+
+
+def _stated_image(tree: ElementTree.Element, file: Path, default: Path) -> Path:
+    """The image that an annotation names, in the folder of `default`; else a JPEG named like it."""
+    name = PurePosixPath(_text(tree, "filename").replace("\\", "/")).name
+    return default.with_name(name or f"{file.stem}.jpg")
+
+
+def _add_image(
+    tree: ElementTree.Element,
+    file: Path,
+    image: Path,
+    split: Split | None,
+    builder: BoxTableBuilder,
+) -> list[str]:
+    """Add an image and its objects; return their classes."""
+    raw = RawBoxes()
+    for element in tree.iterfind("object"):
+        with skip_and_record():
+            name = class_name(_text(element, "name"))
+            if not name:
+                raise DataError("an object has no name", where=printable(file))
+            box = element.find("bndbox")
+            if box is None:
+                builder.log.add(NO_BOX, builder.key(image))
+                continue
+            corners = _parse_corners(box, file)
+            raw.add(corners, name, _text(element, "difficult") not in ("", "0"))
+            if -1 in corners[:2]:
+                builder.log.add(_FROM_ZERO, builder.key(image))
+    height, width = _stated_side(tree, "height"), _stated_side(tree, "width")
+    stated_size = (height, width) if width and height else None
+    builder.add_image(image, raw, split, _text(tree, "group") or None, stated_size)
+    return raw.names
 
 
 def _text(element: ElementTree.Element, name: str) -> str:
     return (element.findtext(name) or "").strip()
 
 
-def _size(tree: ElementTree.Element, name: str) -> int:
-    """0 when it is not stated or no number: many tools write 0."""
+def _stated_side(tree: ElementTree.Element, name: str) -> int:
+    """0 if it is not stated or not a number; many tools write 0."""
     text = _text(tree, f"size/{name}")
     return int(text) if text.isdecimal() else 0
 
 
-def _corners(box: ElementTree.Element, file: Path) -> tuple[float, float, float, float]:
+def _parse_corners(box: ElementTree.Element, file: Path) -> tuple[float, float, float, float]:
     texts = [_text(box, name) for name in ("xmin", "ymin", "xmax", "ymax")]
     try:
         x0, y0, x1, y1 = map(float, texts)
@@ -270,26 +272,29 @@ def _corners(box: ElementTree.Element, file: Path) -> tuple[float, float, float,
 
 
 def _from_zero(first: float, last: float) -> tuple[float, float]:
-    """Pixels first..last, counted from 1 -> where they begin and end. The wrong way round stays so: the audit counts it."""
+    """Pixels first..last, counted from 1 -> their begin and end.
+
+    Swapped corners stay swapped: the validation counts them.
+    """
     return (first, last - 1) if last < first - 1 else (first - 1, last)
 
 
 # --- boxes -> XML
 
 
-def _annotation(image: Placed) -> ElementTree.ElementTree[ElementTree.Element]:
+def _to_xml(image: CopiedImage) -> ElementTree.ElementTree[ElementTree.Element]:
     height, width = image.size
     tree = ElementTree.Element("annotation")
-    _add(tree, folder=_IMAGES, filename=image.place.name)
+    _add(tree, folder=_IMAGES, filename=image.path.name)
     _add(ElementTree.SubElement(tree, "size"), width=width, height=height, depth=3)
     if image.sample.group:
         _add(tree, group=image.sample.group)
-    for (x0, y0, x1, y1), name, crowd in image.rows():
-        thing = ElementTree.SubElement(tree, "object")
-        _add(thing, name=name, difficult=int(crowd))
+    for (x0, y0, x1, y1), name, crowd in image.objects():
+        element = ElementTree.SubElement(tree, "object")
+        _add(element, name=name, difficult=int(crowd))
         corners = {"xmin": x0 + 1, "ymin": y0 + 1, "xmax": x1, "ymax": y1}
         _add(
-            ElementTree.SubElement(thing, "bndbox"),
+            ElementTree.SubElement(element, "bndbox"),
             **{corner: _number(value) for corner, value in corners.items()},
         )
     ElementTree.indent(tree)
@@ -298,9 +303,9 @@ def _annotation(image: Placed) -> ElementTree.ElementTree[ElementTree.Element]:
 
 def _add(parent: ElementTree.Element, **texts: object) -> None:
     for name, text in texts.items():
-        ElementTree.SubElement(parent, name).text = printed(str(text))
+        ElementTree.SubElement(parent, name).text = replace_unprintable(str(text))
 
 
 def _number(value: float) -> str:
-    """Whole numbers as such, because many readers take nothing else; others with all their digits."""
+    """Integers without a fraction, as many readers require; others with all their digits."""
     return str(int(value)) if value.is_integer() else repr(value)

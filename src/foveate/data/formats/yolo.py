@@ -1,8 +1,9 @@
-"""YOLO: a data.yaml that names the classes and the images of each split; labels as text, a line an object.
+"""YOLO: a data.yaml with the classes and the images of each split; labels as text files.
 
-DATA is the .yaml file, or the folder that holds it. images/train/1.jpg has its objects in labels/train/1.txt, or else beside
-itself: `class cx cy width height` as fractions of the picture. A line of an outline (class x y x y x y ...) becomes the box
-round it. No file, or an empty one: no objects. The YAML is data: what else it says (`download`) is passed over.
+DATA is the .yaml file, or the folder that contains it. The objects of images/train/1.jpg are in
+labels/train/1.txt, or else beside the image: one line `class cx cy width height` per object, as
+fractions of the image. A line with an outline (class x y x y x y ...) becomes its bounding box. No
+label file, or an empty one: no objects. The YAML is only read: other keys (`download`) are ignored.
 """
 
 from __future__ import annotations
@@ -15,332 +16,346 @@ from typing import Any, ClassVar
 
 import yaml
 
-from foveate.data.boxes import Raw, class_name
-from foveate.data.discovery import find_images, listed
+from foveate.data.boxes import RawBoxes, class_name
+from foveate.data.discovery import find_images, list_folder
 from foveate.data.formats import Format
-from foveate.data.formats._boxed import Gathering, Placed, copied, is_there, lost
-from foveate.data.issues import IssueKind, skip_and_record
-from foveate.data.splits import split_from_name
+from foveate.data.formats._box_export import CopiedImage, copy_images, unsupported_notes
+from foveate.data.formats._box_table import BoxTableBuilder, is_file
+from foveate.data.issues import skip_and_record
+from foveate.data.split_names import split_from_name
 from foveate.errors import DataError, did_you_mean
-from foveate.types import Split, Table
+from foveate.types import Issue, IssueKind, Split, Table, remark
 from foveate.utils.paths import printable
 from foveate.utils.safe_yaml import parse_yaml
 
 _PREFERRED = ("data.yaml", "data.yml", "dataset.yaml", "dataset.yml")
-_LARGEST = 1_000_000  # bytes; a data.yaml is a page
-_KEYS = {
-    "names": re.compile(r"^['\"]?names['\"]?\s*:", re.MULTILINE),
-    "train or val": re.compile(r"^['\"]?(train|val|valid|validation|test)['\"]?\s*:", re.MULTILINE),
-}
-_READ = frozenset({"path", "names", "nc", "kpt_shape"})
-_OUTLINES = IssueKind("outlines turned into the box round them")
-_BARE = IssueKind("images without a label file, taken for images without objects")
+_MAX_BYTES = 1_000_000  # of a data.yaml, which has about a page
+_REQUIRED_KEYS = (
+    re.compile(r"^['\"]?names['\"]?\s*:", re.MULTILINE),
+    re.compile(r"^['\"]?(train|val|valid|validation|test)['\"]?\s*:", re.MULTILINE),
+)
+_KNOWN_KEYS = frozenset({"path", "names", "nc", "kpt_shape"})
 _SPLITS: tuple[Split, ...] = ("train", "val", "test")
+
+_OUTLINES = IssueKind("yolo_outlines", "outlines, replaced by their bounding boxes")
+_NO_LABELS = IssueKind(
+    "yolo_no_labels", "images without a label file, read as images without objects"
+)
 
 
 class Yolo(Format):
-    summary: ClassVar[str] = "YOLO labels under a data.yaml"
+    """The format of the YOLO family of detectors."""
+
+    summary: ClassVar[str] = "YOLO labels with a data.yaml"
 
     def sniff(self, path: Path) -> bool:
+        """A YAML file with classes and images, or a folder with exactly one."""
         try:
-            return len(_cards(path)) == 1
+            return len(_yaml_files(path)) == 1
         except (DataError, OSError):
             return False
 
     def read(self, path: Path) -> Table:
-        """The table of all images that data.yaml leads to. Raises DataError with the file and line."""
-        card = _card_at(path)
-        content = _content(card)
-        names, gathering = _names(content, card), Gathering(card.parent)
-        gathering.notes += _remarks(content, names, card)
-        images = list(_images(content, card, gathering))
-        labels = {image: _labels_of(image) for image, _ in images}
+        """Read all images that data.yaml names.
+
+        Raises:
+            DataError: data.yaml or a label is faulty, or there are no images, labels or valid
+                boxes.
+        """
+        file = _yaml_file_at(path)
+        content = _read_yaml(file)
+        names, builder = _class_names(content, file), BoxTableBuilder(file.parent)
+        builder.notes += _ignored_notes(content, names, file)
+        images = list(_find_images(content, file, builder))
+        labels = {image: _label_file(image) for image, _ in images}
         if images and not any(labels.values()):
-            looked = printable(_beside_images(images[0][0]))
             raise DataError(
                 "no image has a label file",
-                where=printable(card),
-                why=f"there is no {looked}, for one",
+                where=printable(file),
+                why=f"there is no {printable(_default_label_file(images[0][0]))}, for example",
+                hint="put the labels of images/a.jpg into labels/a.txt",
             )
         for image, split in images:
             with skip_and_record():
-                _take(image, labels[image], split, names, "kpt_shape" in content, gathering)
-        return gathering.table(names.values(), "yolo")
+                _add_image(image, labels[image], split, names, "kpt_shape" in content, builder)
+        return builder.build(names.values(), "yolo")
 
-    def write(self, table: Table, folder: Path) -> tuple[str, ...]:
-        """data.yaml, images/, labels/ and train.txt, val.txt, test.txt, which list the images."""
-        text = "kept as boxes like others"
-        notes = lost(table, crowd=text, group=True, split="listed under train")
-        images = copied(table, folder / "images", notes)
+    def write(self, table: Table, folder: Path) -> tuple[Issue, ...]:
+        """Write data.yaml, images/, labels/ and lists of images train.txt, val.txt, test.txt."""
+        notes = unsupported_notes(
+            table, crowd="kept as ordinary boxes", group=True, split="listed under train"
+        )
+        images = copy_images(table, folder / "images", notes)
         content: dict[str, Any] = {}
         for split in _SPLITS:
-            mine = [image for image in images if (image.sample.split or "train") == split]
-            if mine:
-                lines = "".join(f"./images/{image.place}\n" for image in mine)
+            of_split = [image for image in images if (image.sample.split or "train") == split]
+            if of_split:
+                lines = "".join(f"./images/{image.path}\n" for image in of_split)
                 (folder / f"{split}.txt").write_text(lines, encoding="utf-8")
                 content[split] = f"{split}.txt"
         for image in images:
-            file = folder / _beside_images(Path("images", image.place))
+            file = folder / _default_label_file(Path("images", image.path))
             file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_text("".join(_lines_of(image, table.classes)), encoding="utf-8")
+            file.write_text("".join(_to_lines(image, table.classes)), encoding="utf-8")
         content["names"] = dict(enumerate(table.classes))
-        (folder / "data.yaml").write_text(
-            yaml.safe_dump(content, allow_unicode=True, sort_keys=False), encoding="utf-8"
-        )
+        text = yaml.safe_dump(content, allow_unicode=True, sort_keys=False)
+        (folder / "data.yaml").write_text(text, encoding="utf-8")
         return tuple(notes)
 
 
 # --- data.yaml
 
 
-def _cards(path: Path) -> list[Path]:
-    """The .yaml files at a path that name classes and images; a usual name counts more than others."""
-    found = [file for file in (listed(path) if path.is_dir() else [path]) if _is_card(file)]
-    return [file for file in found if file.name.lower() in _PREFERRED] or found
+def _yaml_files(path: Path) -> list[Path]:
+    """The YAML files at a path with classes and images; if one has a usual name, only that."""
+    files = [file for file in (list_folder(path) if path.is_dir() else [path]) if _is_yolo(file)]
+    return [file for file in files if file.name.lower() in _PREFERRED] or files
 
 
-def _is_card(file: Path) -> bool:
-    if (
-        file.suffix.lower() not in (".yaml", ".yml")
-        or not file.is_file()
-        or file.stat().st_size > _LARGEST
-    ):
+def _is_yolo(file: Path) -> bool:
+    if file.suffix.lower() not in (".yaml", ".yml") or not file.is_file():
+        return False
+    if file.stat().st_size > _MAX_BYTES:
         return False
     text = file.read_text(encoding="utf-8-sig", errors="replace")
-    return all(pattern.search(text) for pattern in _KEYS.values())
+    return all(pattern.search(text) for pattern in _REQUIRED_KEYS)
 
 
-def _card_at(path: Path) -> Path:
+def _yaml_file_at(path: Path) -> Path:
     if path.is_file():
         return path
-    cards = _cards(path)
-    if len(cards) != 1:
-        why = (
-            "several do: " + ", ".join(card.name for card in cards)
-            if cards
-            else "no .yaml file names classes and images"
-        )
+    files = _yaml_files(path)
+    if len(files) != 1:
+        names = ", ".join(file.name for file in files)
         raise DataError(
-            "this folder has not one data.yaml",
+            "the folder does not have exactly one data.yaml",
             where=printable(path),
-            why=why,
+            why=f"several files fit: {names}" if files else "no YAML file has `names` and `train`",
             hint="give the .yaml file itself",
         )
-    return cards[0]
+    return files[0]
 
 
-def _content(card: Path) -> dict[str, Any]:
-    text, where = _text(card), printable(card)
+def _read_yaml(file: Path) -> dict[str, Any]:
+    text, where = _read_text(file), printable(file)
     try:
         content = parse_yaml(text)
     except ValueError as error:
-        hint = "no tags such as !!python are allowed"
+        hint = "remove tags such as !!python"
         raise DataError(
-            "this file is not plain YAML", where=where, why=str(error), hint=hint
+            "the file is not plain YAML", where=where, why=str(error), hint=hint
         ) from None
     if not isinstance(content, dict) or "names" not in content:
-        raise DataError("this file names no classes", where=where, hint="names: [cat, dog]")
+        raise DataError(
+            "the file has no class names", where=where, hint="add a line such as names: [cat, dog]"
+        )
     return {str(key): value for key, value in content.items()}
 
 
-def _names(content: dict[str, Any], card: Path) -> dict[int, str]:
-    """Class number -> name, in the order of numbers."""
-    names = content["names"]
-    pairs = (
-        enumerate(names)
-        if isinstance(names, list)
-        else names.items()
-        if isinstance(names, dict)
-        else ()
-    )
-    found = {
-        number: class_name(name)
-        for number, name in pairs
-        if type(number) is int and type(name) in (str, int, float)
+def _class_names(content: dict[str, Any], file: Path) -> dict[int, str]:
+    """Class index -> name, in the order of indices."""
+    stated = content["names"]
+    names = dict(enumerate(stated)) if isinstance(stated, list) else stated
+    valid = {
+        index: class_name(name)
+        for index, name in (names.items() if isinstance(names, dict) else ())
+        if type(index) is int and type(name) in (str, int, float)
     }
-    if not found or len(found) != len(names) or not all(found.values()):
-        hint = "names: [cat, dog], or {0: cat, 1: dog}; a word such as no or yes in quotes"
+    if not valid or len(valid) != len(names) or not all(valid.values()):
         raise DataError(
-            "names is not a list of words, nor a number and a word for each class",
-            where=printable(card),
-            hint=hint,
+            "`names` is neither a list of names nor a name for each class index",
+            where=printable(file),
+            why=f"got {stated!r}"[:200],
+            hint="write names: [cat, dog] or names: {0: cat, 1: dog}; quote words such as no",
         )
-    return dict(sorted(found.items()))
+    return dict(sorted(valid.items()))
 
 
-def _remarks(content: dict[str, Any], names: dict[int, str], card: Path) -> list[str]:
-    unread = [key for key in content if key not in _READ and split_from_name(key) is None]
-    notes = (
-        [f"passed over in {card.name}, nothing of it is run: {', '.join(unread)}"] if unread else []
-    )
+def _ignored_notes(content: dict[str, Any], names: dict[int, str], file: Path) -> list[Issue]:
+    notes = []
+    others = [key for key in content if key not in _KNOWN_KEYS and split_from_name(key) is None]
+    if others:
+        text = "ignored in {file}, and not executed: {keys}"
+        notes.append(remark("yolo_other_keys", text, file=file.name, keys=", ".join(others)))
     if "nc" in content and content["nc"] != len(names):
-        notes.append(f"nc and names disagree in {card.name}: the {len(names)} names count")
+        text = "nc and names disagree in {file}: the {count:name|names} are used"
+        notes.append(remark("yolo_nc", text, file=file.name, count=len(names)))
     if "kpt_shape" in content:
-        notes.append("key points are passed over: the boxes count")
+        notes.append(remark("yolo_keypoints", "keypoints are ignored: the boxes are used"))
     return notes
 
 
 # --- images and labels
 
 
-def _images(
-    content: dict[str, Any], card: Path, gathering: Gathering
+def _find_images(
+    content: dict[str, Any], file: Path, builder: BoxTableBuilder
 ) -> Iterator[tuple[Path, Split]]:
-    """All images, split by split. A place that is not there is noted; DataError when none is."""
+    """Yield the images, split by split; add a note on each path that does not exist.
+
+    Raises:
+        DataError: None of the paths exists.
+    """
     stated = [
-        (split, place)
+        (split, path)
         for key, value in content.items()
         if (split := split_from_name(key))
-        for place in _listed(value, card)
+        for path in _parse_paths(value, file)
     ]
-    bases = [card.parent / content["path"]] if isinstance(content.get("path"), str) else []
+    roots = [file.parent / content["path"]] if isinstance(content.get("path"), str) else []
     missing = []
-    for split, place in sorted(stated, key=lambda pair: _SPLITS.index(pair[0])):
-        tries = [base / place for base in (*bases, card.parent)]
-        tries.append(
-            card.parent / place.removeprefix("../")
-        )  # Roboflow writes ../train/images for train/images
-        found = next((folder for folder in tries if folder.is_dir() or is_there(folder)), None)
-        if found is None:
-            missing.append(f"{split}: {place!r}")
-            continue
-        for image in (
-            find_images(found)
-            if found.is_dir()
-            else _lines(found, [found.parent, *bases, card.parent])
-        ):
-            yield image, split
+    for split, path in sorted(stated, key=lambda pair: _SPLITS.index(pair[0])):
+        candidates = [root / path for root in (*roots, file.parent)]
+        # Roboflow writes ../train/images for train/images
+        candidates.append(file.parent / path.removeprefix("../"))
+        existing = next((c for c in candidates if c.is_dir() or is_file(c)), None)
+        if existing is None:
+            missing.append(f"{split}: {path!r}")
+        elif existing.is_dir():
+            yield from ((image, split) for image in find_images(existing))
+        else:
+            listed = _read_list(existing, [existing.parent, *roots, file.parent])
+            yield from ((image, split) for image in listed)
     if len(missing) == len(stated):
-        entries = [entry.name for entry in listed(card.parent) if entry.is_dir()]
-        hints = (did_you_mean(PurePath(place).name, entries) for _, place in stated)
-        otherwise = f"paths count from `path`, or from {printable(card.parent)!r}"
-        hint = next(filter(None, hints), otherwise)
-        why = "not there: " + ", ".join(missing) if missing else "it states no train, val or test"
-        raise DataError("data.yaml leads to no images", where=printable(card), why=why, hint=hint)
-    gathering.notes += [f"a place of images is not there, passed over: {text}" for text in missing]
+        raise _no_images(stated, missing, file)
+    text = "a path of images does not exist and is skipped: {path}"
+    builder.notes += [remark("yolo_missing_path", text, path=path) for path in missing]
 
 
-def _listed(value: object, card: Path) -> list[str]:
-    places = value if isinstance(value, list) else [] if value is None else [value]
-    named = [place for place in places if isinstance(place, str)]
-    if len(named) < len(places):
+def _no_images(stated: list[tuple[Split, str]], missing: list[str], file: Path) -> DataError:
+    folders = [entry.name for entry in list_folder(file.parent) if entry.is_dir()]
+    hints = (did_you_mean(PurePath(path).name, folders) for _, path in stated)
+    default = f"paths are relative to `path`, or to {printable(file.parent)!r}"
+    return DataError(
+        "data.yaml leads to no images",
+        where=printable(file),
+        why="these paths do not exist: " + ", ".join(missing)
+        if missing
+        else "it states no train, val or test",
+        hint=next(filter(None, hints), default),
+    )
+
+
+def _parse_paths(value: object, file: Path) -> list[str]:
+    values = value if isinstance(value, list) else [] if value is None else [value]
+    paths = [path for path in values if isinstance(path, str)]
+    if len(paths) < len(values):
         raise DataError(
-            "train, val and test want a folder or a list of folders", where=printable(card)
+            "train, val and test must each be a folder or a list of folders",
+            where=printable(file),
+            why=f"got {value!r}"[:200],
         )
-    return [place for place in named if place]
+    return [path for path in paths if path]
 
 
-def _lines(file: Path, bases: list[Path]) -> Iterator[Path]:
-    """The images that a list of paths names."""
-    for line in _text(file).split("\n"):
+def _read_list(file: Path, roots: list[Path]) -> Iterator[Path]:
+    """The images that a text file lists, one path per line."""
+    for line in _read_text(file).split("\n"):
         if name := line.rstrip("\r"):
-            yield next((base / name for base in bases if is_there(base / name)), bases[0] / name)
+            yield next((root / name for root in roots if is_file(root / name)), roots[0] / name)
 
 
-def _text(file: Path) -> str:
+def _read_text(file: Path) -> str:
     try:
         return file.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(
-            "this file cannot be read as text", where=printable(file), why=str(error)
+            "the file cannot be read as text",
+            where=printable(file),
+            why=str(error),
+            hint="save it as plain text in UTF-8",
         ) from None
 
 
-def _labels_of(image: Path) -> Path | None:
-    return next(
-        (file for file in (_beside_images(image), image.with_suffix(".txt")) if is_there(file)),
-        None,
-    )
+def _label_file(image: Path) -> Path | None:
+    candidates = (_default_label_file(image), image.with_suffix(".txt"))
+    return next((file for file in candidates if is_file(file)), None)
 
 
-def _beside_images(image: Path) -> Path:
-    """a/images/b/1.jpg -> a/labels/b/1.txt; of several folders `images` the last is meant, as everywhere with YOLO."""
+def _default_label_file(image: Path) -> Path:
+    """a/images/b/1.jpg -> a/labels/b/1.txt; the last folder `images` counts, as in Ultralytics."""
     parts = list(image.parts)
-    for place in reversed(range(len(parts) - 1)):
-        if parts[place] == "images":
-            parts[place] = "labels"
+    for index in reversed(range(len(parts) - 1)):
+        if parts[index] == "images":
+            parts[index] = "labels"
             break
     return Path(*parts).with_suffix(".txt")
 
 
-def _take(
+def _add_image(
     image: Path,
     labels: Path | None,
     split: Split,
     names: dict[int, str],
-    points: bool,
-    gathering: Gathering,
+    has_keypoints: bool,
+    builder: BoxTableBuilder,
 ) -> None:
-    size = gathering.measured(image)
+    size = builder.measure(image)
     if size is None:
         return
-    raw, outlines = Raw(), 0
-    for number, line in enumerate(_text(labels).splitlines() if labels else [], start=1):
+    raw, outlines = RawBoxes(), 0
+    for number, line in enumerate(_read_text(labels).splitlines() if labels else [], start=1):
         with skip_and_record():
             if line.strip():
-                values = _numbers(
-                    line, names, points, f"{printable(labels or image)}, line {number}"
-                )
+                where = f"{printable(labels or image)}, line {number}"
+                values = _parse_label(line, names, has_keypoints, where)
                 outlines += len(values) > 5
-                raw.add(_corners(values[1:], size), names[int(values[0])])
+                raw.add(_to_corners(values[1:], size), names[int(values[0])])
     if labels is None:
-        gathering.findings.add(_BARE, gathering.key(image))
+        builder.log.add(_NO_LABELS, builder.key(image))
     if outlines:
-        gathering.findings.add(_OUTLINES, gathering.key(image), outlines)
-    gathering.take(image, raw, split, stated=size)
+        builder.log.add(_OUTLINES, builder.key(image), outlines)
+    builder.add_image(image, raw, split, stated_size=size)
 
 
-def _numbers(line: str, names: dict[int, str], points: bool, where: str) -> list[float]:
-    """The class and the four numbers of a box, or six and more of an outline."""
+def _parse_label(line: str, names: dict[int, str], has_keypoints: bool, where: str) -> list[float]:
+    """The class index, and four numbers of a box or at least six of an outline."""
     try:
         values = [float(word) for word in line.split()]
     except ValueError:
         raise DataError(
-            "this label is not made of numbers", where=where, why=f"got {line.strip()[:80]!r}"
+            "the label is not a line of numbers", where=where, why=f"got {line.strip()[:80]!r}"
         ) from None
     if not values[0].is_integer() or int(values[0]) not in names:
-        why = f"the classes are {min(names)} to {max(names)}"
         raise DataError(
-            f"no class has the number {line.split()[0]}",
+            f"no class has the index {line.split()[0]}",
             where=where,
-            why=why,
+            why=f"the classes are {min(names)} to {max(names)}",
             hint="check `names` in data.yaml",
         )
-    if points and len(values) > 5:
+    if has_keypoints and len(values) > 5:
         values = values[:5]
     if len(values) < 5 or len(values) % 2 == 0:
-        hint = "class, centre x, centre y, width, height; or class and at least three points x, y"
         raise DataError(
-            f"this label has {len(values)} numbers", where=where, why="a box has 5", hint=hint
+            f"the label has {len(values)} numbers",
+            where=where,
+            why="a box has 5, an outline an odd number from 7 on",
+            hint="write class, center x, center y, width, height; or class, x, y, x, y, x, y, ...",
         )
     return values
 
 
-def _corners(values: list[float], size: tuple[int, int]) -> tuple[float, float, float, float]:
-    """Fractions -> pixels. An outline with a number that is none has no box: four of them tell the audit."""
+def _to_corners(values: list[float], size: tuple[int, int]) -> tuple[float, float, float, float]:
+    """Fractions -> pixels; NaN for an outline with a NaN, which the validation then drops."""
     height, width = size
     if any(map(math.isnan, values)):
         return math.nan, math.nan, math.nan, math.nan
     if len(values) == 4:
-        x, y, wide, high = values
+        cx, cy, w, h = values
         return (
-            (x - wide / 2) * width,
-            (y - high / 2) * height,
-            (x + wide / 2) * width,
-            (y + high / 2) * height,
+            (cx - w / 2) * width,
+            (cy - h / 2) * height,
+            (cx + w / 2) * width,
+            (cy + h / 2) * height,
         )
     xs, ys = values[::2], values[1::2]
     return min(xs) * width, min(ys) * height, max(xs) * width, max(ys) * height
 
 
-def _lines_of(image: Placed, classes: tuple[str, ...]) -> Iterator[str]:
+def _to_lines(image: CopiedImage, classes: tuple[str, ...]) -> Iterator[str]:
     height, width = image.size
-    places = {name: place for place, name in enumerate(classes)}
-    for (x0, y0, x1, y1), name, _ in image.rows():
-        numbers = (
-            (x0 + x1) / 2 / width,
-            (y0 + y1) / 2 / height,
-            (x1 - x0) / width,
-            (y1 - y0) / height,
-        )
-        yield f"{places[name]} {' '.join(map(repr, numbers))}\n"
+    indices = {name: index for index, name in enumerate(classes)}
+    for (x0, y0, x1, y1), name, _ in image.objects():
+        center = (x0 + x1) / 2 / width, (y0 + y1) / 2 / height
+        sides = (x1 - x0) / width, (y1 - y0) / height
+        yield f"{indices[name]} {' '.join(map(repr, (*center, *sides)))}\n"

@@ -8,20 +8,20 @@ import numpy as np
 _ROWS = 128  # of the image at a time: logits at the size of a photograph would fill the memory
 
 
-def class_mask(logits: np.ndarray, shown: float, size: tuple[int, int]) -> np.ndarray:
+def class_mask(logits: np.ndarray, view_side: float, size: tuple[int, int]) -> np.ndarray:
     """Return the class of every pixel: bilinear interpolation of the logits, then argmax.
 
     Args:
         logits: (K, S, S) float32.
-        shown: Side of the rectangle that the square shows, px of the image; the rest of it, beyond
-            the image, is padding.
+        view_side: Side of the rectangle that the square shows, px of the image; what is beyond the
+            image is padding.
         size: (H, W) of the image.
 
     Returns:
         (H, W) int16, indices of classes.
     """
     height, width = size
-    rows, columns = (max(1, round(logits.shape[-1] * side / shown)) for side in size)
+    rows, columns = (max(1, round(logits.shape[-1] * side / view_side)) for side in size)
     left, right, across = _interpolation(columns, width, 0, width)
     mask = np.empty(size, np.int16)
     for start in range(0, height, _ROWS):

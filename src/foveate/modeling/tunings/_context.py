@@ -21,7 +21,7 @@ _INIT_STD = 0.02  # of random initial context, as in the paper
 class ContextSettings(PromptSettings):
     prompts: str | dict[str, str | list[str]] | None = Field(
         None,
-        description=".yaml or .json file with the text after the context for each class; default: name",
+        description=".yaml or .json file with the text after each context; default: the class name",
     )
     context: int = Field(4, ge=1, description="learned context tokens before each class name")
     start: str = Field(

@@ -29,7 +29,7 @@ TEMPLATES = ["a photo of a {}.", "a photo of the {}.", "a picture of a {}.", "{}
 class PromptSettings(TuningSettings):
     prompts: str | dict[str, str | list[str]] | None = Field(
         None,
-        description=".yaml or .json file with one or more sentences per class, instead of templates",
+        description=".yaml or .json file with sentences for each class, instead of templates",
     )
 
 

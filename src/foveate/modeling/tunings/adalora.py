@@ -34,8 +34,8 @@ class Adalora(PeftTuning):
         alpha: Any = own.alpha
         # the number of steps is known when training begins: `after_step` sets it
         return AdaLoraConfig(
-            init_r=max(own.start_rank, own.rank + 1), target_r=own.rank, lora_alpha=alpha, total_step=3,
-            tinit=1, tfinal=1, target_modules=targets,
+            init_r=max(own.start_rank, own.rank + 1), target_r=own.rank, lora_alpha=alpha,
+            total_step=3, tinit=1, tfinal=1, target_modules=targets,
         )  # fmt: skip
 
     def add_gradients(self, model: Adaptable) -> None:

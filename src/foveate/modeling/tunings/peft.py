@@ -37,7 +37,7 @@ class PeftSettings(TuningSettings):
     )
     layers: Literal["linear", "plain", "all"] = Field(
         "linear",
-        description="adapted layers: linear; plain: and ungrouped convolutions; all: and depthwise ones",
+        description="layers: linear; plain: also ungrouped convolutions; all: also depthwise",
     )
     options: dict[str, Any] = Field({}, description="arguments of the configuration in peft")
 

@@ -1,27 +1,40 @@
 "use strict";
 const TEXTS = {
-  en: { drop: "Drop or paste an image here, or press Enter to choose a file", model: "Model", camera: "Use camera", shoot: "Take photo",
-        class: "Class", probability: "Probability", share: "Share of the image", token: "Access token", wait: "Predicting …",
-        uncertain: "uncertain", unfamiliar: "unlike the training images", none: "Nothing detected", offline: "The server does not respond",
-        explain: "Show heat map", strongest: "Strongest evidence: ", other: "中文",
-        parts: ["top left", "top", "top right", "left", "center", "right", "bottom left", "bottom", "bottom right"] },
-  zh: { drop: "将图片拖放或粘贴到这里，或按回车键选择文件", model: "模型", camera: "使用相机", shoot: "拍照",
-        class: "类别", probability: "概率", share: "占画面比例", token: "访问令牌", wait: "正在预测……",
-        uncertain: "置信度不足", unfamiliar: "与训练图片差异较大", none: "未检测到目标", offline: "服务器没有响应",
-        explain: "显示热力图", strongest: "主要依据的区域：", other: "English",
-        parts: ["左上", "上方", "右上", "左侧", "中央", "右侧", "左下", "下方", "右下"] },
+  en: {
+    drop: "Drop or paste an image here, or press Enter to choose a file",
+    model: "Model", camera: "Use camera", shoot: "Take photo",
+    class: "Class", probability: "Probability", share: "Share of the image",
+    token: "Access token", wait: "Predicting …", offline: "The server does not respond",
+    uncertain: "uncertain", unfamiliar: "unlike the training images", none: "Nothing detected",
+    explain: "Show heat map", strongest: "Strongest evidence: ", other: "中文",
+    parts: ["top left", "top", "top right", "left", "center", "right",
+      "bottom left", "bottom", "bottom right"],
+  },
+  zh: {
+    drop: "将图片拖放或粘贴到这里，或按回车键选择文件",
+    model: "模型", camera: "使用相机", shoot: "拍照",
+    class: "类别", probability: "概率", share: "占画面比例",
+    token: "访问令牌", wait: "正在预测……", offline: "服务器没有响应",
+    uncertain: "置信度不足", unfamiliar: "与训练图片差异较大", none: "未检测到目标",
+    explain: "显示热力图", strongest: "主要依据的区域：", other: "English",
+    parts: ["左上", "上方", "右上", "左侧", "中央", "右侧", "左下", "下方", "右下"],
+  },
 };
-const OOD_LIMIT = 0.99; // percentile among validation images from which an image counts as unfamiliar
+const OOD_LIMIT = 0.99; // percentile of `ood` from which an image counts as unfamiliar
 const MAX_ROWS = 8; // of the table of scores
 const element = id => document.getElementById(id);
 const text = key => TEXTS[language][key];
 const percent = (share, digits = 0) => (100 * share).toFixed(digits) + " %";
-let language = navigator.language.startsWith("zh") ? "zh" : "en", stream = null, requestCount = 0;
-let file = null, shown = null; // the image file; and what is known of it: image, response, and heatmap
+let language = navigator.language.startsWith("zh") ? "zh" : "en";
+let stream = null, requestCount = 0;
+let file = null; // the image
+let shown = null; // what is known of it: image, response and heatmap
 
 function translate() {
   document.documentElement.lang = language;
-  document.querySelectorAll("[data-text]").forEach(each => { each.textContent = text(each.dataset.text); });
+  document.querySelectorAll("[data-text]").forEach(each => {
+    each.textContent = text(each.dataset.text);
+  });
   element("language").textContent = text("other");
   element("language").lang = language === "zh" ? "en" : "zh";
   if (stream) element("camera").textContent = text("shoot");
@@ -30,7 +43,7 @@ function translate() {
 
 // the JSON that the server responds with, or { error }
 async function request(path, body) {
-  const headers = element("token").value ? { authorization: "Bearer " + element("token").value } : {};
+  const token = element("token").value, headers = token ? { authorization: "Bearer " + token } : {};
   try {
     const response = await fetch(path, body ? { method: "POST", body, headers } : { headers });
     if (response.status === 401) element("token-details").open = true;
@@ -62,15 +75,16 @@ async function predict(newFile) {
   element("prediction").textContent = text("wait");
   element("explanation").textContent = "";
   element("scores").hidden = element("explain").hidden = true;
-  const image = await createImageBitmap(file).catch(() => null), response = await request(withModel("predict"), file);
+  const image = await createImageBitmap(file).catch(() => null);
+  const response = await request(withModel("predict"), file);
   if (own !== requestCount) return; // another image was chosen meanwhile
   shown = { image, response, heatmap: null };
   render();
 }
 
 async function toggleHeatmap() {
-  const own = requestCount, pressed = element("explain").getAttribute("aria-pressed") === "true";
-  if (pressed) { shown.heatmap = null; render(); return; }
+  const own = requestCount;
+  if (shown.heatmap) { shown.heatmap = null; render(); return; }
   element("explanation").textContent = text("wait");
   const response = await request(withModel("explain"), file);
   if (own !== requestCount) return;
@@ -82,71 +96,92 @@ async function toggleHeatmap() {
 function render() {
   const { image, response, heatmap } = shown;
   element("prediction").textContent = response.error || sentence(response);
-  element("explanation").textContent = heatmap ? text("strongest") + text("parts")[brightestPart(heatmap.map)] : "";
+  const strongest = heatmap ? text("strongest") + text("parts")[brightestPart(heatmap.map)] : "";
+  element("explanation").textContent = strongest;
   element("explain").hidden = Boolean(response.error) || !element("explain").dataset.available;
   element("explain").setAttribute("aria-pressed", String(Boolean(heatmap)));
   element("figure").hidden = !image;
   const shares = image ? draw(image, response, heatmap) : [];
   fillTable(response, shares);
-  const label = [element("prediction").textContent, element("explanation").textContent].filter(Boolean).join(". ");
+  const label = [element("prediction").textContent, strongest].filter(Boolean).join(". ");
   element("canvas").setAttribute("aria-label", label);
 }
 
-const isRegions = answer => Boolean(answer) && typeof answer === "object" && !Array.isArray(answer);
+const isRegions = answer =>
+  Boolean(answer) && typeof answer === "object" && !Array.isArray(answer);
+const isBoxes = answer => Array.isArray(answer) && answer.every(each => each.xyxy);
 const regionsOf = response => isRegions(response.answer) ? response.answer : null;
-const boxesOf = response => Array.isArray(response.answer) && response.answer.every(each => each.xyxy) ? response.answer : [];
+const boxesOf = response => isBoxes(response.answer) ? response.answer : [];
 const classesOf = response => [...new Set(boxesOf(response).map(each => each.name))];
 
 function sentence(response) {
   const { answer } = response;
   if (typeof answer === "string") {
-    const doubts = [response.abstain ? text("uncertain") : "", response.ood > OOD_LIMIT ? text("unfamiliar") : ""].filter(Boolean);
-    return answer + (response.confidence == null ? "" : " " + percent(response.confidence)) + (doubts.length ? ` (${doubts.join(", ")})` : "");
+    const confidence = response.confidence == null ? "" : " " + percent(response.confidence);
+    const doubts = [];
+    if (response.abstain) doubts.push(text("uncertain"));
+    if (response.ood > OOD_LIMIT) doubts.push(text("unfamiliar"));
+    return answer + confidence + (doubts.length ? ` (${doubts.join(", ")})` : "");
   }
   if (isRegions(answer)) return Object.keys(answer).join(", ") || text("none");
   if (!Array.isArray(answer)) return String(answer);
-  const boxes = boxesOf(response), counted = name => `${name} × ${boxes.filter(each => each.name === name).length}`;
-  return (boxes.length ? classesOf(response).map(counted) : answer).join(", ") || text("none");
+  const boxes = boxesOf(response), count = name => boxes.filter(each => each.name === name).length;
+  const counts = classesOf(response).map(name => `${name} × ${count(name)}`);
+  return (boxes.length ? counts : answer).join(", ") || text("none");
 }
 
-// draws the image with everything predicted; returns the share of the image that each region covers
+// draws the image and its prediction; returns the share of the image that each region covers
 function draw(image, response, heatmap) {
   const canvas = element("canvas"), context = canvas.getContext("2d");
-  const side = Math.max(image.width, image.height), scale = Math.min(800, Math.max(320, side)) / side;
+  const side = Math.max(image.width, image.height);
+  const scale = Math.min(800, Math.max(320, side)) / side;
   canvas.width = Math.max(1, Math.round(image.width * scale));
   canvas.height = Math.max(1, Math.round(image.height * scale));
   context.drawImage(image, 0, 0, canvas.width, canvas.height);
   if (heatmap) drawHeatmap(context, heatmap.map, heatmap.view, scale);
   const regions = regionsOf(response);
-  if (regions) return drawMasks(context, Object.values(regions), Object.keys(regions).map((_, index) => index));
-  const boxes = boxesOf(response), indices = boxes.map(each => classesOf(response).indexOf(each.name));
-  const masked = boxes.map((each, index) => [each.mask, indices[index]]).filter(each => each[0]);
-  drawMasks(context, masked.map(each => each[0]), masked.map(each => each[1]));
+  if (regions) return drawMasks(context, Object.values(regions), [...Object.keys(regions).keys()]);
+  const boxes = boxesOf(response), classes = classesOf(response);
+  const indices = boxes.map(each => classes.indexOf(each.name));
+  const masked = boxes.filter(each => each.mask);
+  drawMasks(context, masked.map(each => each.mask), masked.map(each => classes.indexOf(each.name)));
   drawBoxes(context, boxes, indices, scale);
   return [];
 }
 
+// rows of the table: [name, share or probability, color of the class in the drawing]
+function tableRows(response, shares) {
+  const regions = regionsOf(response), boxes = boxesOf(response), classes = classesOf(response);
+  if (regions) {
+    return Object.keys(regions).map((name, index) => [name, shares[index] || 0, classColor(index)]);
+  }
+  if (boxes.length) {
+    return boxes.map(({ name, score }) => [name, score, classColor(classes.indexOf(name))]);
+  }
+  return Object.entries(response.scores || {}).sort((a, b) => b[1] - a[1]).slice(0, MAX_ROWS);
+}
+
+function tableRow([name, value, color]) {
+  const row = document.createElement("tr"), cell = document.createElement("td");
+  if (color) {
+    const mark = document.createElement("span");
+    mark.className = "mark";
+    mark.style.background = css(color);
+    cell.append(mark);
+  }
+  cell.append(name);
+  const number = document.createElement("td");
+  number.textContent = value == null ? "" : percent(value, 1);
+  number.className = "n";
+  row.append(cell, number);
+  return row;
+}
+
 function fillTable(response, shares) {
-  const regions = regionsOf(response), boxes = boxesOf(response);
-  let rows = Object.entries(response.scores || {}).sort((a, b) => b[1] - a[1]).slice(0, MAX_ROWS);
-  if (regions) rows = Object.keys(regions).map((name, index) => [name, shares[index] || 0, classColor(index)]);
-  if (boxes.length) rows = boxes.map(each => [each.name, each.score, classColor(classesOf(response).indexOf(each.name))]);
-  element("column").textContent = text(regions ? "share" : "probability");
+  const rows = tableRows(response, shares);
+  element("column").textContent = text(regionsOf(response) ? "share" : "probability");
   element("scores").hidden = !rows.length;
-  element("scores").tBodies[0].replaceChildren(...rows.map(([name, share, color]) => {
-    const row = document.createElement("tr"), cells = [document.createElement("td"), document.createElement("td")];
-    if (color) {
-      const mark = document.createElement("span");
-      mark.className = "mark";
-      mark.style.background = css(color);
-      cells[0].append(mark);
-    }
-    cells[0].append(name);
-    cells[1].textContent = share == null ? "" : percent(share, 1);
-    cells[1].className = "n";
-    row.append(...cells);
-    return row;
-  }));
+  element("scores").tBodies[0].replaceChildren(...rows.map(tableRow));
 }
 
 async function useCamera() {
@@ -174,24 +209,37 @@ async function useCamera() {
 
 const dropZone = element("drop-zone");
 dropZone.addEventListener("keydown", event => {
-  if (event.key === "Enter" || event.key === " ") { event.preventDefault(); element("file").click(); }
+  if (event.key !== "Enter" && event.key !== " ") return;
+  event.preventDefault();
+  element("file").click();
 });
-dropZone.addEventListener("dragover", event => { event.preventDefault(); dropZone.classList.add("over"); });
+dropZone.addEventListener("dragover", event => {
+  event.preventDefault();
+  dropZone.classList.add("over");
+});
 dropZone.addEventListener("dragleave", () => dropZone.classList.remove("over"));
 dropZone.addEventListener("drop", event => {
   event.preventDefault();
   dropZone.classList.remove("over");
   if (event.dataTransfer.files[0]) predict(event.dataTransfer.files[0]);
 });
-document.addEventListener("paste", event => { if (event.clipboardData.files[0]) predict(event.clipboardData.files[0]); });
+document.addEventListener("paste", event => {
+  if (event.clipboardData.files[0]) predict(event.clipboardData.files[0]);
+});
 element("file").addEventListener("change", () => {
   if (element("file").files[0]) predict(element("file").files[0]);
   element("file").value = "";
 });
 element("camera").addEventListener("click", useCamera);
 element("explain").addEventListener("click", toggleHeatmap);
-element("model").addEventListener("change", () => { readModel(); if (file) predict(file); });
-element("language").addEventListener("click", () => { language = language === "en" ? "zh" : "en"; translate(); });
+element("model").addEventListener("change", () => {
+  readModel();
+  if (file) predict(file);
+});
+element("language").addEventListener("click", () => {
+  language = language === "en" ? "zh" : "en";
+  translate();
+});
 element("token").addEventListener("change", listModels);
 translate();
 listModels();

@@ -37,10 +37,11 @@ class VICReg(ContrastedViews):
 
     def loss(self, output: Tensor, batch: Batch) -> dict[str, Tensor]:
         views, weights = (output[0].float(), output[1].float()), self.settings
+        invariance = functional.mse_loss(*views)
         variance = torch.stack([variance_loss(view) for view in views]).mean()
         covariance = torch.stack([covariance_loss(view) for view in views]).sum()
         return {
-            "invariance": weights.invariance * functional.mse_loss(*views),
+            "invariance": weights.invariance * invariance,
             "variance": weights.variance * variance,
             "covariance": weights.covariance * covariance,
         }

@@ -1,0 +1,160 @@
+"""The images of pretraining: those to train on, and held-out ones for the guard."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from foveate.data.dataset import seed_from
+from foveate.data.duplicates import gray_thumbnail
+from foveate.data.formats import read_table
+from foveate.data.image_cache import ImageCache
+from foveate.data.streaming import Catalogue, Entry, entries, sampled
+from foveate.data.tables import label_names, require_single_label
+from foveate.errors import BrokenImage, DataError
+from foveate.modeling.model import Model
+from foveate.recipe import Recipe
+from foveate.run.folder import Run
+from foveate.utils import log
+from foveate.utils.paths import printable
+
+TRAIN, HELD, LABELS = "train.jsonl", "held.jsonl", "labels.json"
+_MAX_HELD = 2000  # held-out images: enough for an interval of two points
+_MIN_HELD = 20  # fewer tell nothing
+_SAMPLED = 200  # images that tell whether all look the same
+_MIN_DEVIATION = 1e-3  # of thumbnails in [0, 1]; below, all images look the same
+
+
+@dataclass(frozen=True)
+class PretrainingImages:
+    """The images of pretraining.
+
+    Attributes:
+        train: images to train on.
+        held: held-out images for the guard; all of them can be read.
+        labels: (N,), class indices of the held-out images; None if they are unknown.
+        cache: decodes them.
+    """
+
+    train: Catalogue
+    held: Catalogue
+    labels: np.ndarray | None
+    cache: ImageCache
+
+
+def collect_images(
+    recipe: Recipe, labeled: Path | None, model: Model, folder: Path
+) -> tuple[PretrainingImages, str]:
+    """List the images at the recipe's path, and the held-out ones.
+
+    The latter are never trained on.
+
+    Args:
+        recipe: The recipe.
+        labeled: Data with one class per image to hold out; without it, a share of the images is
+            held out, drawn by the seed.
+        model: The model, for the size of its input.
+        folder: Where to write the lists.
+
+    Returns:
+        The images, and where the held-out ones come from, in words.
+
+    Raises:
+        DataError: There are too few images, or all look the same.
+    """
+    root = Path(recipe.data.path)
+    if not root.exists():
+        hint = "give a folder of images, or .tar shards"
+        raise DataError("there is nothing at this path", where=printable(root), hint=hint)
+    cache = ImageCache(model.backbone.input.size, "crop", recipe.data.cache_images)
+    if labeled:
+        pairs, source = _draw_labeled(labeled, recipe)
+    else:
+        pairs, source = _draw_unlabeled(root, recipe)
+    readable = [pair for pair in pairs if _is_readable(pair[0], cache, recipe.data.strict)]
+    held = Catalogue.listed(folder / HELD, (entry for entry, _ in readable))
+    locations = {_location(entry) for entry, _ in readable}
+    train = Catalogue.listed(
+        folder / TRAIN, (entry for entry in entries(root) if _location(entry) not in locations)
+    )
+    labels = _class_indices([name for _, name in readable]) if labeled else None
+    images = PretrainingImages(train, held, labels, cache)
+    _require_enough(images, root)
+    return images, source
+
+
+def reopen_images(run: Run, recipe: Recipe, model: Model) -> PretrainingImages:
+    """Return the images that an unfinished run has listed."""
+    labels = run.read_json(LABELS)
+    cache = ImageCache(model.backbone.input.size, "crop", recipe.data.cache_images)
+    train, held = (Catalogue(run.folder / name) for name in (TRAIN, HELD))
+    return PretrainingImages(train, held, None if labels is None else np.array(labels), cache)
+
+
+def _location(entry: Entry) -> tuple[Path, int]:
+    return entry.path.resolve(), entry.offset
+
+
+def _draw_labeled(data: Path, recipe: Recipe) -> tuple[list[tuple[Entry, str]], str]:
+    table = require_single_label(read_table(data), "a guard with labels")
+    samples = [sample for sample in table.samples if sample.split != "test"]
+    order = np.random.default_rng(recipe.seed).permutation(len(samples))
+    drawn = [samples[index] for index in sorted(order[:_MAX_HELD].tolist())]
+    pairs = [
+        (Entry(sample.key, sample.file.absolute()), label_names(sample)[0]) for sample in drawn
+    ]
+    return pairs, f"labeled images of {data}"
+
+
+def _draw_unlabeled(root: Path, recipe: Recipe) -> tuple[list[tuple[Entry, str]], str]:
+    total = sum(1 for _ in entries(root))
+    count = min(_MAX_HELD, max(_MIN_HELD, round(recipe.data.val * total)))
+    drawn = heapq.nsmallest(
+        count, entries(root), key=lambda entry: seed_from(recipe.seed, "held out", entry.key)
+    )
+    pairs = [(entry, "") for entry in sorted(drawn, key=lambda entry: entry.key)]
+    return pairs, "a share of the images, without labels; --labels DATA would tell more"
+
+
+def _is_readable(entry: Entry, cache: ImageCache, strict: bool) -> bool:
+    try:
+        cache.read(entry)
+    except BrokenImage as error:
+        if strict:
+            raise
+        log.warning(f"skipped {entry.key}: {error.why or error.what}")
+        return False
+    return True
+
+
+def _class_indices(names: list[str]) -> np.ndarray:
+    classes = sorted(set(names))
+    return np.array([classes.index(name) for name in names])
+
+
+def _require_enough(images: PretrainingImages, root: Path) -> None:
+    train, held, where = len(images.train), len(images.held), printable(root)
+    if train < 2:
+        what = f"too few images to train on: {train}, with {held} held out"
+        raise DataError(what, where=where, hint="give some hundreds at least")
+    if held < 2:
+        raise DataError("there are fewer than two images to hold out", where=where)
+    if _all_look_same(images.train[index] for index in sampled(images.train, _SAMPLED)):
+        raise DataError("all images look the same: there is nothing to learn", where=where)
+    if held < 10 * _MIN_HELD:
+        log.warning(f"few held-out images ({held}): their intervals are wide")
+
+
+def _all_look_same(some: Iterable[Entry]) -> bool:
+    """Compare thumbnails; unreadable images are skipped."""
+    cache, thumbnails = ImageCache(32, "crop", keep=False), []
+    for entry in some:
+        try:
+            thumbnails.append(gray_thumbnail(cache.read(entry)[0]))
+        except BrokenImage:
+            continue
+    return len(thumbnails) < 2 or float(np.stack(thumbnails).std(0).max()) < _MIN_DEVIATION

@@ -1,0 +1,188 @@
+"""Shared by the formats of boxes: images and raw boxes -> a Table."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from foveate.data.boxes import RawBoxes, class_name, validate_boxes
+from foveate.data.issues import IssueLog, is_collecting, issue_log
+from foveate.data.records import partial_split_notes
+from foveate.errors import BrokenImage, DataError
+from foveate.images.codec import read_size
+from foveate.predictions import Boxes
+from foveate.types import Issue, IssueKind, Sample, Split, Table, remark
+from foveate.utils.paths import printable
+
+CLASSES = "classes.txt"
+NO_BOX = IssueKind("object_without_box", "objects without a box, dropped", "error")
+_MISSING = IssueKind("missing_images_of_boxes", "missing images, dropped with their boxes", "error")
+_UNREADABLE = IssueKind(
+    "unreadable_image_size",
+    "images whose size cannot be read, dropped with their boxes",
+    "error",
+    "files",
+)
+_OTHER_SIZE = IssueKind(
+    "stated_size_differs",
+    "images whose annotations state a size that they do not have",
+    "warning",
+    hint="check whether the boxes were drawn before the image was resized, or rotated according to"
+    " EXIF: boxes must refer to the upright image",
+)
+_REPEATED = IssueKind(
+    "image_listed_twice", "images that are listed twice; the first entry is kept", "warning"
+)
+
+
+@dataclass
+class BoxTableBuilder:
+    """Collects the images of a dataset and validates their boxes.
+
+    Attributes:
+        root: Keys are relative to it; an image outside has its full path as key.
+        log: Problems of images and boxes; they become notes of the table.
+        notes: Further notes.
+        samples: The images so far, by key.
+        stated: Number of boxes before validation.
+    """
+
+    root: Path
+    log: IssueLog = field(default_factory=issue_log)
+    notes: list[Issue] = field(default_factory=list)
+    samples: dict[str, Sample] = field(default_factory=dict)
+    stated: int = 0
+
+    def add_image(
+        self,
+        path: Path,
+        raw: RawBoxes,
+        split: Split | None = None,
+        group: str | None = None,
+        stated_size: tuple[int, int] | None = None,
+    ) -> None:
+        """Add an image and its boxes; one that is missing or broken is logged and left out.
+
+        Args:
+            path: The image.
+            raw: Its objects, in pixels.
+            split: The split that the data assign it to.
+            group: The group that the data assign it to.
+            stated_size: Its (H, W) according to the annotations; by default it is read from the
+                header of the file.
+        """
+        key = self.key(path)
+        if key in self.samples:
+            self.log.add(_REPEATED, key)
+            return
+        if is_collecting() and stated_size is not None:
+            self._check_size(path, key, stated_size)
+        # a mask must have the size of the image itself, whatever the annotations state
+        trusted = stated_size is not None and not any(raw.masks) and is_file(path)
+        size = stated_size if trusted else self.measure(path)
+        if any(raw.masks) and stated_size not in (None, size):
+            raw.masks.clear()
+        if size is not None:
+            self.stated += len(raw.names)
+            boxes, problems = validate_boxes(raw, size)
+            for problem, count in problems.items():
+                self.log.add(problem, key, count)
+            self.samples[key] = Sample(Path(os.path.normpath(path)), key, boxes, split, group)
+
+    def _check_size(self, path: Path, key: str, stated: tuple[int, int]) -> None:
+        """Log an image of another size; one that cannot be read is found when it is opened."""
+        with suppress(BrokenImage):
+            height, width = read_size(path)
+            if (height, width) != stated:
+                why = f"stated {stated[1]} x {stated[0]} px, actual {width} x {height} px"
+                self.log.add(_OTHER_SIZE, key, why=why)
+
+    def measure(self, path: Path) -> tuple[int, int] | None:
+        """Return the (H, W) of an image; None, and log it, if it is missing or broken."""
+        if not is_file(path):
+            self.log.add(_MISSING, self.key(path))
+            return None
+        try:
+            return read_size(path)
+        except BrokenImage as error:
+            self.log.add(_UNREADABLE, self.key(path), why=error.why or error.what)
+        return None
+
+    def key(self, path: Path) -> str:
+        """Return the name of an image in the table."""
+        path, root = Path(os.path.normpath(path)), Path(os.path.normpath(self.root))
+        return printable(path.relative_to(root) if path.is_relative_to(root) else path)
+
+    def build(self, classes: Iterable[str], format: str) -> Table:
+        """Return the table.
+
+        Args:
+            classes: The classes in order.
+            format: The name of the format.
+
+        Raises:
+            DataError: There are no images, no classes, or no valid box among many.
+        """
+        samples = tuple(self.samples[key] for key in sorted(self.samples))
+        self.notes += partial_split_notes(samples)
+        notes, names = (*self.notes, *self.log.issues()), tuple(dict.fromkeys(classes))
+        where, why = printable(self.root), "; ".join(map(str, notes))
+        if not samples:
+            raise DataError(
+                "there are no images with boxes",
+                where=where,
+                why=why or "the annotations list no image",
+                hint="check where the images are, and how the annotations refer to them",
+            )
+        if self.stated and not any(
+            isinstance(sample.target, Boxes) and sample.target.names for sample in samples
+        ):
+            hint = "check whether the format expects pixels or fractions of width and height"
+            raise DataError("none of the boxes is valid", where=where, why=why, hint=hint)
+        if not names:
+            raise DataError(
+                "there are no classes",
+                where=where,
+                why=f"none of the {len(samples)} images has an annotated object",
+            )
+        return Table(samples=samples, classes=names, format=format, root=self.root, notes=notes)
+
+
+def is_file(path: Path) -> bool:
+    """Whether a file exists; False for what cannot be a path (too long a name, say)."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
+
+
+def order_classes(folder: Path, used: Iterable[str], notes: list[Issue]) -> list[str]:
+    """Return the classes in the order of classes.txt, if `folder` has one, then the others sorted.
+
+    Args:
+        folder: Where classes.txt may be.
+        used: Classes that boxes have.
+        notes: A note on each class that is not in the file is added here.
+
+    Raises:
+        DataError: The file cannot be read.
+    """
+    file, names = folder / CLASSES, sorted(set(used))
+    if not file.is_file():
+        return names
+    try:
+        listed = [class_name(line) for line in file.read_text(encoding="utf-8-sig").splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(
+            "the list of class names cannot be read",
+            where=printable(file),
+            why=str(error),
+            hint="save it as plain text in UTF-8",
+        ) from None
+    others = [name for name in names if name not in set(listed)]
+    text = "the class {name} is not in {file}: added at the end"
+    notes += [remark("class_not_listed", text, name=repr(name), file=CLASSES) for name in others]
+    return [name for name in (*listed, *others) if name]
