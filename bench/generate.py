@@ -124,7 +124,7 @@ def generated(way: str, folder: Path, seed: int, minutes: float, run: Path) -> d
         "painted": told.count,
     }
     row["kid_share_of_noise"] = (
-        told.distances.rows["painted"]["kid"] / told.distances.rows["noise"]["kid"]
+        told.distances.rows["generated"]["kid"] / told.distances.rows["noise"]["kid"]
     )
     return row | (recognised(folder, made, names) if way == "digits" else {})
 
@@ -154,7 +154,7 @@ def choosing(run: Path, names: list[str], guidance: float, real: Path) -> float:
         seed=10_000,
     )
     assert told.distances is not None
-    return float(told.distances.rows["painted"]["kid"])
+    return float(told.distances.rows["generated"]["kid"])
 
 
 def recognised(folder: Path, made: Path, names: list[str]) -> dict[str, Any]:

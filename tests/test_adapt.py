@@ -276,7 +276,7 @@ def test_wrong_words_are_refused_before_anything_is_read(
 
 
 def test_what_cannot_be_adapted_is_refused(run, unlabelled, stripes, quick, tmp_path):
-    with pytest.raises(FoveateError, match="nothing at this path"):
+    with pytest.raises(FoveateError, match="the path does not exist"):
         foveate.adapt(run, tmp_path / "nowhere")
     with pytest.raises(FoveateError, match="already exists"):
         foveate.adapt(run, unlabelled, out=run)

@@ -197,7 +197,7 @@ def test_other_data_can_be_asked_about_and_other_questions_not(faulty, stripes, 
             json.dumps({"path": str(file), "text": "stripes"}) for file in sorted(root.rglob("*.*"))
         )
     )
-    with pytest.raises(DataError, match="wants a class"):
+    with pytest.raises(DataError, match="single-label"):
         foveate.audit(run, table)
     few = tmp_path / "few"
     for name in ("a", "b"):

@@ -287,7 +287,7 @@ def test_bad_answers_are_refused(said, words):
 def test_bad_truths_are_refused():
     fine = Boxes(BOX, ("ant",), np.ones(1))
     for bad in (Boxes(BOX, ("zebra",)), Boxes(BOX[:, [0, 3, 2, 1]] - [[0, 0, 0, 1]], ("ant",))):
-        with pytest.raises(DataError, match="the truth"):
+        with pytest.raises(DataError, match="the target"):
             metric_for(Boxes, NAMES).update(fine, bad)
     with pytest.raises(DataError, match="crowd"):
         measured([(fine, Boxes(BOX, ("ant",), crowd=np.array([True])))])

@@ -208,10 +208,10 @@ def test_coco_captions(tmp_path):
         ("train2017/1.png", ("A.", "B."), "train"),
         ("train2017/2.png", ("C.",), "train"),
     ]
-    assert "1 of 3 images" in table.notes[0]
+    assert "1 of 3 images" in str(table.notes[0])
     content["annotations"][0]["caption"] = " "
     (tmp_path / "annotations" / "captions_train2017.json").write_text(json.dumps(content))
-    with pytest.raises(DataError, match="empty sentence"):
+    with pytest.raises(DataError, match="the caption is empty"):
         read_table(tmp_path)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import csv
 import hashlib
+import importlib
 import json
 import os
 import shutil
@@ -612,7 +613,7 @@ def test_names_alone_and_pictures_alone(tmp_path):
         noise(number).save(tmp_path / "data" / f"{number}.png")
     result = check_data(recipe_from(tmp_path / "data", {}, {}), tmp_path / "out", 20_000, plan=True)
     assert result.issues == ()
-    assert "these pictures have no labels" in result.no_plan_reason
+    assert "these images have no labels" in result.no_plan_reason
 
 
 def test_t30_labels_of_tables(tmp_path):
@@ -924,7 +925,7 @@ def test_a_plan_is_measured_and_told(tmp_path):
     assert set(result.estimate["seconds"]) == {"reading", "training", "scoring"}
     assert 0 < result.estimate["seconds"]["training"] < 60
     assert result.estimate["disk_megabytes"] > 1
-    assert [name for name, _ in result.plan] == [
+    assert [str(name) for name, _ in result.plan] == [
         "fit",
         "time",
         "reading",
@@ -939,7 +940,7 @@ def test_a_plan_is_measured_and_told(tmp_path):
     for file in parted.glob("train/*/*.png"):
         file.write_bytes(b"")
     assert (
-        "no image to learn from"
+        "there are no training images"
         in check_data(recipe_from(parted, words, {}), tmp_path / "untaught", 20_000, plan=True).no_plan_reason
     )
     broken = check_data(recipe_from(root, {**words, "tuning": "no such"}, {}), tmp_path / "other", 20_000, plan=True)

@@ -152,7 +152,7 @@ def test_public_functions_are_imported_when_they_are_used():
         (["fitt", "x"], "fit"),
         (["fit", "x", "--epoch", "3"], "--epochs"),
         (["fit"], "foveate fit FOLDER"),
-        (["fit", "nowhere"], "nothing at this path"),
+        (["fit", "nowhere"], "the path does not exist"),
         (["fit", "x", "--set", "training.emma=1"], "ema"),
         (["fit", "x", "--set", "training.ema=high"], "training.ema"),
         (["fit", "x", "--set", "nonsense"], "--set training.ema=0"),

@@ -108,7 +108,7 @@ def written(table: Table, name: str, folder: Path) -> tuple[Table, tuple[str, ..
     return read_table(folder), notes
 
 
-def test_who_can_be_written():
+def test_formats_that_can_be_written():
     assert tuple(writable()) == FOUR
     with pytest.raises(UsageError, match=r"cannot be written.*a folder per class.*coco"):
         Format.write(FORMATS.get("folder")(), None, Path())
@@ -135,20 +135,20 @@ def test_any_numbers_survive(tmp_path_factory, seed, first, second):
     same(before, written(table, second, root / "2")[0], (first, second))
 
 
-def test_what_cannot_be_held_is_said(tmp_path):
+def test_what_a_format_does_not_support_is_noted(tmp_path):
     table = zoo(tmp_path / "made")
-    told = "\n".join(written(table, "yolo", tmp_path / "y")[1])
+    told = "\n".join(map(str, written(table, "yolo", tmp_path / "y")[1]))
     assert (
-        "boxes are marked as a crowd, which this format cannot hold: kept as boxes like others"
+        "crowd boxes, which the format does not support: kept as ordinary boxes"
         in told
     )
-    assert "4 images have a group, which this format cannot hold: lost" in told
-    assert "2 images have no split, which this format cannot hold: listed under train" in told
+    assert "4 images with a group, which the format does not support: lost" in told
+    assert "2 images without a split, which the format does not support: listed under train" in told
     assert (
-        "images renamed, because another one has the same name without its ending: 1 ('plain.png')"
+        "because another one has the same name except for the extension: 1 ('plain.png')"
         in told
     )
-    assert "cannot hold" not in "\n".join(written(table, "coco", tmp_path / "c")[1])
+    assert "not support" not in "\n".join(map(str, written(table, "coco", tmp_path / "c")[1]))
 
 
 def test_a_folder_of_images_does_not_pile_up(tmp_path):
@@ -195,14 +195,14 @@ def test_the_verb(tmp_path, capsys):
     assert list(told["boxes"]) == list(CLASSES)
     assert told["format"] == "yolo"
     assert "chosen: format = coco" in err
-    assert "cannot hold" in err
+    assert "does not support" in err
     assert before == {
         file: file.read_bytes() for file in (tmp_path / "c").rglob("*") if file.is_file()
     }
     assert sorted(path.name for path in tmp_path.iterdir()) == ["c", "made", "y"]
 
 
-def test_wrong_words(tmp_path):
+def test_invalid_arguments(tmp_path):
     written(zoo(tmp_path / "made"), "coco", tmp_path / "c")
     with pytest.raises(UnknownName, match="did you mean 'coco'"):
         foveate.convert(tmp_path / "c", "cocoo", tmp_path / "out")
@@ -212,7 +212,7 @@ def test_wrong_words(tmp_path):
         foveate.convert(tmp_path / "c", "yolo", tmp_path / "made")
     with pytest.raises(UsageError, match="in the data"):
         foveate.convert(tmp_path / "c", "yolo", tmp_path / "c" / "new")
-    with pytest.raises(UsageError, match="nothing at this path"):
+    with pytest.raises(UsageError, match="the path does not exist"):
         foveate.convert(tmp_path / "cc", "yolo", tmp_path / "out")
     for name in ("a", "b"):
         (tmp_path / "f" / name).mkdir(parents=True)
@@ -238,8 +238,8 @@ def test_broken_images_and_wrong_sizes_are_left_out_and_said(tmp_path):
     (tmp_path / "x.json").write_text(json.dumps(content))
     result = foveate.convert(tmp_path / "x.json", "voc", tmp_path.parent / f"{tmp_path.name}-out")
     assert (result.images, result.boxes) == ({"no split": 1}, {"x": 2})
-    assert "images that cannot be read, left out: 1 ('b.png')" in result.notes
-    assert "boxes that reach out of their image, clipped: 2 ('a.png')" in result.notes
+    assert "unreadable images, skipped: 1 ('b.png')" in result.notes
+    assert "boxes that extend beyond their image, clipped: 2 ('a.png')" in result.notes
 
 
 def test_a_lossy_writer_is_found_out(tmp_path, monkeypatch):

@@ -196,9 +196,9 @@ def test_what_no_episode_can_be_made_of(widths, words, sentence):
 
 
 def test_a_backbone_beside_a_run_and_boxes_are_refused(widths, tmp_path):
-    with pytest.raises(UsageError, match="--run brings its own backbone: --size"):
+    with pytest.raises(UsageError, match="--run and --size are mutually exclusive"):
         foveate.episodes(widths, run=tmp_path, size=64)
     (tmp_path / "sorted.csv").write_text("path,labels\nx.png,a|b\n", encoding="utf-8")
     Image.new("RGB", (9, 9)).save(tmp_path / "x.png")
-    with pytest.raises(DataError, match="one class an image"):
+    with pytest.raises(DataError, match="single-label"):
         foveate.episodes(tmp_path / "sorted.csv", **TINY)

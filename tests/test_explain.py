@@ -359,7 +359,7 @@ def test_sheets_and_numbers(resnet, spots, tmp_path, capsys):
         for line in (tmp_path / "why" / "explanations.jsonl").read_text().splitlines()
     ]
     assert rows == told["explanations"]
-    assert "speaks for it most" in rows[0]["alt"]
+    assert "strongest evidence in the" in rows[0]["alt"]
     sheet = Image.open(tmp_path / "why" / "0000-0.png")
     assert sheet.width > 3 * 224
     assert "red" in sheet.text["alt"]
@@ -373,7 +373,7 @@ def test_ways_that_are_unknown_or_do_not_fit(resnet, spots, tmp_path):
         foveate.explain(resnet, file, methods=["gradkam"], out=tmp_path / "why")
     with pytest.raises(UsageError, match="plain Vision Transformer"):
         foveate.explain(resnet, file, methods=["rollout"], out=tmp_path / "other")
-    with pytest.raises(UsageError, match="nothing at this path"):
+    with pytest.raises(UsageError, match="the path does not exist"):
         foveate.explain(resnet, spots[0] / "nowhere.png", out=tmp_path / "third")
 
 

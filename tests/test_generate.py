@@ -573,7 +573,7 @@ def test_the_style_comes_nearer(tmp_path):
         (
             {"image": "picture.png", "mask": "small.png"},
             DataError,
-            "the mask has 8 by 8 px, the picture 16 by 16",
+            "the mask has 8 by 8 px, the image 16 by 16",
         ),
         ({"image": "picture.png", "mask": "black.png"}, DataError, "nothing to paint"),
         ({"image": "words.png"}, FoveateError, "cannot be decoded"),

@@ -69,6 +69,8 @@ class Finder(ast.NodeVisitor):
         """A literal; or a name, which stands for what was assigned to it last before the call."""
         if isinstance(node, ast.Name):
             node = next(filter(None, (self._assigned(node, scope) for scope in self.scopes[::-1])))
+        if isinstance(node, ast.BinOp):  # one of several texts with the same id
+            return ""
         assert isinstance(node, ast.Constant), f"{self.file}:{node.lineno} is no literal"
         return node.value
 
@@ -86,20 +88,23 @@ class Finder(ast.NodeVisitor):
     def visit_Call(self, node: ast.Call) -> None:
         self.generic_visit(node)
         name = getattr(node.func, "id", getattr(node.func, "attr", ""))
-        keywords = {each.arg: each.value for each in node.keywords}
-        if self.file in BUILT:
+        arguments, keywords = node.args, {each.arg: each.value for each in node.keywords}
+        id = keywords.get("id", arguments[0] if arguments else None)
+        if self.file in BUILT or not isinstance(id, ast.Constant):
             return
-        if name == "Message" and not isinstance(node.args[0], ast.JoinedStr):
-            self.found.append((self.text(node.args[0]), self.text(node.args[1])))
-        elif name in ("IssueKind", "remark") and node.args:
-            id = f"issues.{self.text(node.args[0])}"
-            self.found.append((id, self.text(node.args[1])))
-            hint = keywords.get("hint") or (node.args[4] if len(node.args) > 4 else None)
-            if hint is not None and name == "IssueKind":
-                self.found.append((f"{id}.hint", self.text(hint)))
-        elif name.endswith(("Error", "Image")) and "id" in keywords:  # an error becomes an issue
-            id = f"issues.{self.text(keywords['id'])}"
-            self.found += [(id, ""), *([(f"{id}.hint", "")] if "hint" in keywords else [])]
+        if name == "Message":
+            self.found.append((id.value, self.text(arguments[1])))
+        elif name in ("remark", "_note"):
+            self.found.append((f"issues.{id.value}", self.text(arguments[1])))
+        elif name == "IssueKind":
+            self.found.append((f"issues.{id.value}", self.text(arguments[1])))
+            hint = keywords.get("hint") or (arguments[4] if len(arguments) > 4 else None)
+            if hint is not None:
+                self.found.append((f"issues.{id.value}.hint", self.text(hint)))
+        elif "id" in keywords:  # an error, which becomes an issue without its particulars
+            self.found.append((f"issues.{id.value}", ""))
+            if isinstance(keywords.get("hint"), ast.Constant):
+                self.found.append((f"issues.{id.value}.hint", ""))
 
 
 def all_messages() -> Iterator[tuple[str, str]]:

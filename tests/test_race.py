@@ -256,7 +256,7 @@ def test_refuses_what_has_no_class_an_image(pictures):
         "path,label",
         [f"images/{n}.png,{label}" for n, label in enumerate(("cat", "dog", "cat|dog", "cat"))],
     )
-    with pytest.raises(DataError, match="one class an image"):
+    with pytest.raises(DataError, match="single-label"):
         foveate.models(*TINY, compare=several)
     boxes = written(
         pictures, "path,label,x0,y0,x1,y1", [f"images/{n}.png,cat,1,1,9,9" for n in range(4)]

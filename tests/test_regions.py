@@ -236,10 +236,10 @@ MASK = np.zeros((4, 5), dtype=int)
 @pytest.mark.parametrize(
     ("answer", "truth", "words"),
     [
-        (MASK, MASK.T, "4 x 5 pixels .* 5 x 4"),
+        (MASK, MASK.T, "4 x 5 and 5 x 4 pixels"),
         (MASK + 7, MASK, "the prediction has pixels of a class"),
         (MASK - 1, MASK, "the prediction has pixels of a class"),
-        (MASK, MASK + 7, "the truth has pixels of a class"),
+        (MASK, MASK + 7, "the target has pixels of a class"),
         (MASK / 2, MASK, "integers"),
         (MASK[None], MASK, "\\(H, W\\)"),
     ],

@@ -85,7 +85,7 @@ def test_a_class_that_is_not_there_is_said(run, stripes, dim, tmp_path):
 
 
 def test_what_cannot_be_compared_is_refused_before_anything_runs(run, stripes, tmp_path):
-    with pytest.raises(FoveateError, match="nothing at this path"):
+    with pytest.raises(FoveateError, match="the path does not exist"):
         foveate.evaluate(run, stripes, shift=tmp_path / "nowhere")
     (tmp_path / "cats" / "cat").mkdir(parents=True)
     Image.new("RGB", (40, 40)).save(tmp_path / "cats" / "cat" / "0.png")

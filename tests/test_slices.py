@@ -70,7 +70,7 @@ def test_many_numbers_are_quartered_and_many_names_are_not_used(
 
 def test_tables_that_say_nothing_are_one_sentence(run, stripes, tmp_path):
     paths = [str(path) for path in sorted(stripes.rglob("*.png"))]
-    with pytest.raises(DataError, match="no column to slice by"):
+    with pytest.raises(DataError, match="no columns besides the standard ones"):
         foveate.evaluate(
             run, slices=table(tmp_path / "bare.csv", "path,label", [f"{path},a" for path in paths])
         )
@@ -78,9 +78,9 @@ def test_tables_that_say_nothing_are_one_sentence(run, stripes, tmp_path):
         foveate.evaluate(
             run, slices=table(tmp_path / "other.csv", "path,site", ["elsewhere/x.png,north"])
         )
-    with pytest.raises(DataError, match="this is no table"):
+    with pytest.raises(DataError, match="the file is not a table"):
         foveate.evaluate(run, slices=tmp_path / "nothing.txt")
-    with pytest.raises(DataError, match="this is no table"):
+    with pytest.raises(DataError, match="the file is not a table"):
         foveate.evaluate(run, slices=tmp_path / "missing.csv")
 
 

@@ -372,11 +372,11 @@ def refused(
     ("old", "new", "words"),
     [
         ("head_init: probe", "head_init: random", ("random head", "training.head_init=probe")),
-        ("name: full", "name: probe", ("never left its start", "such as full")),
+        ("name: full", "name: probe", ("took no training steps", "such as full")),
         (
             "name: classify",
             "name: segment",
-            ("'segment' began with a random head", "foveate soup RUN RUN"),
+            ("a segment run has a random initial head", "foveate soup RUN RUN"),
         ),
     ],
 )

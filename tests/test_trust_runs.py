@@ -723,7 +723,7 @@ class Mortal(ImageDataset):
 def test_t20_a_loader_process_that_dies_is_replaced(quick, tmp_path, capsys):
     job = _fitting.prepared(quick, read_data(quick), tmp_path / "run")
     own = job.dataset("train")
-    pictures = Mortal(own.samples, own.pixels, own.transform, own.encode, own.seed)
+    pictures = Mortal(own.samples, own.cache, own.transform, own.encode, own.seed)
     order = [BatchSampler(len(own), 3, seed=1) for _ in range(2)]
     found, known = list(make_loader(pictures, order[0], 2)), list(make_loader(own, order[1], 0))
     assert [batch.indices.tolist() for batch in found] == [
@@ -740,7 +740,7 @@ def test_t20_what_a_transform_says_is_not_taken_for_that(quick, tmp_path):
     own = job.dataset("train")
     broken = ImageDataset(
         own.samples,
-        own.pixels,
+        own.cache,
         lambda *_: (_ for _ in ()).throw(RuntimeError("mine")),
         own.encode,
         0,

@@ -161,8 +161,8 @@ def test_names_without_an_image_are_a_run(shapes, clip_folder, tmp_path, capsys)
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [
-        ("cat\ndog\n cat \n", "'cat' is named twice"),
-        ("\n \n", "no name in this file"),
+        ("cat\ndog\n cat \n", "'cat' is listed twice"),
+        ("\n \n", "class names is empty"),
         ("\xff\xfe\x00", "cannot be read"),
     ],
 )

@@ -1,4 +1,4 @@
-"""TODO-DOC foveate.data.loading."""
+"""Batches in a reproducible order, loaded by worker processes."""
 
 from __future__ import annotations
 
@@ -16,10 +16,9 @@ from foveate.types import Batch
 from foveate.utils import log
 from foveate.utils.distributed import DistributedContext
 
-MAX_WORKERS = 8  # loader processes at the most
-
-
-_DEAD = (
+MAX_WORKERS = 8  # worker processes of a loader
+# messages of a DataLoader whose worker died, mostly for lack of shared memory
+_DEAD_WORKER = (
     "DataLoader worker (pid",
     "unable to write to file",
     "unable to open shared memory",
@@ -28,18 +27,32 @@ _DEAD = (
 
 
 def even_slices(count: int, max_size: int) -> list[slice]:
-    """`count` things in parts of about one size, `most` at the most. No part of one where two were allowed: a batch
-    normalisation has nothing to learn from a single image, and refuses it."""
+    """Divide `count` things into parts of about equal size.
+
+    No part has a single item if two are allowed: batch normalization cannot train on one image.
+
+    Args:
+        count: Number of things.
+        max_size: The largest part.
+    """
     parts = -(-count // max_size)
     if max_size > 1 and count > 1 and count // parts < 2:
         parts = count // 2
-    bounds = [place * count // parts for place in range(parts + 1)] if parts else [0]
+    bounds = [part * count // parts for part in range(parts + 1)] if parts else [0]
     return [slice(start, end) for start, end in pairwise(bounds)]
 
 
 class BatchSampler:
-    """Batches of (epoch, index): shuffled by (seed, epoch), or in the order of the samples. `start` skips batches. `team`: of each
-    batch, the share of this process."""
+    """Batches of (epoch, index).
+
+    Args:
+        count: Number of samples.
+        batch_size: The largest batch.
+        seed: Shuffles by (seed, epoch); None: the order of the samples.
+        epoch: The epoch.
+        start: Number of batches to skip.
+        team: Of each batch, only the share of this process is yielded.
+    """
 
     def __init__(
         self,
@@ -51,14 +64,8 @@ class BatchSampler:
         start: int = 0,
         team: DistributedContext | None = None,
     ) -> None:
-        self.count, self.batch_size, self.seed, self.epoch, self.start = (
-            count,
-            batch_size,
-            seed,
-            epoch,
-            start,
-        )
-        self.team = team or DistributedContext()
+        self.count, self.batch_size, self.seed = count, batch_size, seed
+        self.epoch, self.start, self.team = epoch, start, team or DistributedContext()
 
     def __len__(self) -> int:
         return len(even_slices(self.count, self.batch_size)) - self.start
@@ -75,51 +82,63 @@ class BatchSampler:
 def make_loader(
     dataset: ImageDataset, sampler: BatchSampler, workers: int | None = None
 ) -> Iterable[Batch]:
-    """Batches in the given order, as often as they are asked for; with `workers` (default: `helpers`) the order and the pixels are
-    the same. Where a loader process dies, mostly for want of shared memory, the rest is read by this one, and that is said."""
-    return _Loader(
-        dataset, sampler, default_num_workers(len(sampler)) if workers is None else workers
-    )
+    """Return batches in the order of a sampler; they can be iterated several times.
+
+    If a worker process dies, this process loads the remaining batches, with a warning.
+
+    Args:
+        dataset: The images.
+        sampler: The order.
+        workers: Number of worker processes, which changes neither order nor pixels; None: as many
+            as are worth it.
+    """
+    if workers is None:
+        workers = default_num_workers(len(sampler))
+    return _Loader(dataset, sampler, workers)
 
 
 @dataclass(frozen=True)
 class _Loader:
-    pictures: ImageDataset
-    order: BatchSampler
+    dataset: ImageDataset
+    sampler: BatchSampler
     workers: int
 
     def __iter__(self) -> Iterator[Batch]:
-        given = 0
+        done = 0
         try:
-            for batch in _batches(self.pictures, self.order, self.workers):
+            for batch in _data_loader(self.dataset, self.sampler, self.workers):
                 yield batch
-                given += 1
+                done += 1
         except RuntimeError as error:
-            if not self.workers or not any(word in str(error) for word in _DEAD):
+            if not self.workers or not any(text in str(error) for text in _DEAD_WORKER):
                 raise
             why = str(error).splitlines()[0].rstrip(".")
             log.warning(
-                f"a loader process died, mostly a sign of too little shared memory (/dev/shm): this one reads on ({why})"
+                "a loader worker died, mostly a sign of too little shared memory (/dev/shm);"
+                f" continuing without workers ({why})"
             )
-            yield from _batches(self.pictures, list(self.order)[given:], 0)
+            yield from _data_loader(self.dataset, list(self.sampler)[done:], 0)
 
 
-def _batches(
-    pictures: ImageDataset, order: Iterable[list[SampleIndex]], count: int
+def _data_loader(
+    dataset: ImageDataset, sampler: Iterable[list[SampleIndex]], workers: int
 ) -> DataLoader[Batch]:
     return DataLoader(
-        pictures,  # type: ignore[arg-type]
-        batch_sampler=order,
-        num_workers=count,
-        multiprocessing_context="fork" if count and sys.platform == "linux" else None,
-        collate_fn=pictures.collate,
+        dataset,  # type: ignore[arg-type]
+        batch_sampler=sampler,
+        num_workers=workers,
+        multiprocessing_context="fork" if workers and sys.platform == "linux" else None,
+        collate_fn=dataset.collate,
         pin_memory=torch.cuda.is_available(),
     )
 
 
 def default_num_workers(batches: int) -> int:
-    """Loader processes that so many batches are worth: a GPU waits for one process alone (bench/gpu.py), a processor has no core to
-    spare. None where processes cannot be forked, which asks more of the caller's program."""
+    """Return how many worker processes a number of batches is worth.
+
+    A GPU would wait for a single process (bench/gpu.py); on a CPU no core is free. 0 where
+    processes cannot be forked: spawned ones impose conditions on the caller's program.
+    """
     if sys.platform != "linux" or not torch.cuda.is_available():
         return 0
     return max(0, min(MAX_WORKERS, len(os.sched_getaffinity(0)) - 1, batches // 2))

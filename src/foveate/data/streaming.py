@@ -158,9 +158,9 @@ class Stream(ImageDataset):
     """
 
     def __init__(
-        self, catalogue: Catalogue, pixels: ImageCache, transform: Transform, seed: int
+        self, catalogue: Catalogue, cache: ImageCache, transform: Transform, seed: int
     ) -> None:
-        super().__init__((), pixels, transform, lambda target, size: {}, seed)
+        super().__init__((), cache, transform, lambda target, size: {}, seed)
         self.catalogue, self.unreadable = catalogue, dict[int, str]()
 
     def __len__(self) -> int:
@@ -175,7 +175,7 @@ class Stream(ImageDataset):
             candidate = (index + step) % len(self)
             entry = self.catalogue[candidate]
             try:
-                return *self.pixels.read(entry), {}
+                return *self.cache.read(entry), {}
             except BrokenImage as error:
                 if candidate not in self.unreadable:
                     self.unreadable[candidate] = error.why or error.what

@@ -101,12 +101,13 @@ class AdaptResult:
             told[-1] += f", their entropy went {moved} (surer is not righter)"
         if self.before.home and self.after.home:
             told.append(
-                f"at home, on held-out images: {self.metric} {self.before.home.value:.3f} before, {self.after.home} after"
+                f"on held-out images of the run: {self.metric} "
+                f"{self.before.home.value:.3f} before, {self.after.home} after"
             )
         told += [f"note: {caution}" for caution in self.cautions()]
         return [
             *told,
-            f"next: label some of these images, and foveate evaluate {self.run} THEM tells what it is worth there",
+            f"next: label some of these images and score them: foveate evaluate {self.run} LABELED",
         ]
 
     def cautions(self) -> list[str]:
@@ -117,7 +118,8 @@ class AdaptResult:
         gone = sorted(set(self.before.names) - set(self.after.names))
         if gone:
             found.append(
-                f"{len(gone)} classes are not answered any more, such as {gone[0]!r}: the answers may be collapsing"
+                f"{len(gone)} classes are no longer predicted, such as {gone[0]!r}: "
+                "the predictions may be collapsing"
             )
         return [
             *found,

@@ -81,13 +81,14 @@ class AuditResult:
         return {**found, "forecast": {"points": points, "more": more}, "next": self.next}
 
     def lines(self) -> list[str]:
-        first = f"{len(self.suspicious)} of {self.count} labels to look at, {self.strong} of them with strong doubt"
+        first = f"{len(self.suspicious)} of {self.count} labels to review, "
+        first += f"{self.strong} of them strongly suspicious"
         told = [f"{first}: {self.folder / 'fixes.csv'}, shown in doubts.png"]
         told += [
-            f"  {path}: {label}, or rather {other}?" for path, label, other in self.suspicious[:5]
+            f"  {path}: {label}, perhaps {other}" for path, label, other in self.suspicious[:5]
         ]
         told.append(
-            f"{self.redundant} images teach nothing new (redundant.csv); the hardest are in hardest.csv"
+            f"{self.redundant} redundant images (redundant.csv); the hardest are in hardest.csv"
         )
         told += [
             f"accuracy with {count} images: {score.value:.3f}"
@@ -96,16 +97,17 @@ class AuditResult:
         if self.forecast.score is not None:
             score = self.forecast.score
             told.append(
-                f"{self.forecast.extra} labels more would bring it to {score.value:.3f} [{score.low:.3f}, {score.high:.3f}]"
+                f"with {self.forecast.extra} more labels: {score.value:.3f} "
+                f"[{score.low:.3f}, {score.high:.3f}] (extrapolated)"
             )
         else:
             told.append(
-                "what more labels would bring cannot be told: too few images, or no curve through these points"
+                "no forecast for more labels: too few images, or no power law fits these points"
             )
         told += [f"label next: {', '.join(self.next[:5])}, ... (next.csv)"] if self.next else []
         return [
             *told,
-            "note: nothing of yours was changed; a doubtful label is often right, and the image unusual",
+            "note: your files were not changed; many suspicious labels are right, the image unusual",
         ]
 
 
@@ -126,7 +128,7 @@ def scan_labeled(run: Path, data: Path | None, device: str) -> tuple[Predictor, 
 
 @dataclass(frozen=True)
 class LabeledFeatures:
-    """Features (N, D), class indices (N,) and groups of N images, and the names of the K classes."""
+    """Features (N, D), class indices (N,) and groups of N images, and the K class names."""
 
     scanned: ScannedTable
     features: np.ndarray
@@ -152,7 +154,7 @@ def write_audit(
     unlabeled: Path | None,
     extra_labels: int,
 ) -> AuditResult:
-    """Judge the labels, extrapolate the learning curve, and write the tables to the new `folder`."""
+    """Rate the labels, extrapolate the learning curve, and write the tables to `folder`."""
     features, labels, classes = data.features, data.labels, data.classes
     seed = predictor.recipe.seed
     chances, strength = out_of_fold_probabilities(features, labels, data.groups, len(classes), seed)

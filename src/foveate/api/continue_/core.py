@@ -35,7 +35,7 @@ def continued_recipe(
     recipe = with_settings(recipe, fresh)
     recipe = recipe_from(None, options, settings or {}, recipe, names=CONTINUE_OPTIONS)
     if not TUNINGS.get(recipe.tuning.name).needs_steps and recipe.start.replay < 1:
-        why = "its head is solved anew on all images, and would know nothing of those that are not shown"
+        why = "its head is refitted on all images, and would lose those that are not replayed"
         hint = "--replay 1, or fit with a tuning that trains, such as lora"
         raise UsageError(
             "a probe needs all its old images to go on", where="start.replay", why=why, hint=hint

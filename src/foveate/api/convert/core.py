@@ -46,8 +46,8 @@ class ConvertResult:
     def lines(self) -> list[str]:
         splits = ", ".join(f"{count} {split}" for split, count in self.images.items())
         return [
-            f"{self.folder}: {sum(self.images.values())} images ({splits}), {sum(self.boxes.values())} boxes of"
-            f" {len(self.boxes)} classes, read back and counted",
+            f"{self.folder}: {sum(self.images.values())} images ({splits}), "
+            f"{sum(self.boxes.values())} boxes of {len(self.boxes)} classes, read back and compared",
             f"next: foveate fit {self.folder}",
         ]
 

@@ -48,9 +48,7 @@ def run_demo(out: Path | None) -> DemoResult:
     start = time.perf_counter()
     folder = out or Path("foveate-demo")
     require_free(folder, hint="foveate demo --out ANOTHER_FOLDER")
-    log.info(
-        "1. writing 600 handwritten digits (scikit-learn's digits: scans from UCI) as one folder per class"
-    )
+    log.info("1. writing 600 handwritten digits of scikit-learn as one folder per class")
     write_digits(folder / "digits")
     log.info("2. fit: EfficientNet-Lite0 with ImageNet weights, head fitted to the digits")
     settings = {

@@ -66,13 +66,13 @@ class EpisodesResult:
         return {**about, "accuracy": asdict(self.accuracy), "cautions": self.cautions}
 
     def lines(self) -> list[str]:
-        told = "mean over episodes with its 95 % interval: over these images and classes, not over others"
+        told = "mean over episodes with its 95 % interval, for these images and classes only"
         return [told, *(f"note: {caution}" for caution in self.cautions)]
 
 
 @dataclass(frozen=True)
 class Protocol:
-    """`shots` images of each of `ways` classes train a head; `queries` others of each are tested."""
+    """Episodes of `ways` classes: `shots` images of each for training, `queries` for testing."""
 
     ways: int
     shots: int
@@ -140,14 +140,16 @@ def _known_already(run: Run, scanned: ScannedTable) -> list[str]:
     )
     found = (
         [
-            f"{seen} of these {len(scanned.hashes)} images were trained on (byte for byte): the figure flatters"
+            f"{seen} of {len(scanned.hashes)} images were in the training set (byte for byte): "
+            "the score is optimistically biased"
         ]
         if seen
         else []
     )
     if known:
         found.append(
-            f"the run was trained on {len(known)} of these classes, such as {known[0]!r}: new classes will be harder"
+            f"the run was trained on {len(known)} of these classes, such as {known[0]!r}: "
+            "expect less on new classes"
         )
     return found
 

@@ -24,7 +24,7 @@ _FOLDS = 5
 
 @dataclass(frozen=True)
 class Episode:
-    """`known` (W * K,) and `asked` (W * Q,): places of images, class after class, no image in both."""
+    """`known` (W * K,) and `asked` (W * Q,): disjoint image indices, class by class."""
 
     known: np.ndarray
     asked: np.ndarray
@@ -40,7 +40,7 @@ def episodes(
     """
     if min(ways - 1, shots, queries, count) < 1:
         raise UsageError(
-            f"an episode needs 2 ways, 1 shot and 1 query at least, got {ways}, {shots} and {queries}"
+            f"an episode needs at least 2 ways, 1 shot and 1 query, got {ways}, {shots}, {queries}"
         )
     sizes = Counter(labels)
     if len(sizes) < ways:

@@ -1,4 +1,4 @@
-"""explain RUN IMAGES: where an answer comes from, and whether the map that says so can be believed."""
+"""explain RUN IMAGES: heat maps of the evidence, and tests of whether to believe them."""
 
 from __future__ import annotations
 
@@ -69,7 +69,8 @@ class Why:
         rows, columns = np.unravel_index(int(found.argmax()), found.shape)
         height = ("top", "middle", "bottom")[min(2, 3 * int(rows) // found.shape[0])]
         side = ("left", "centre", "right")[min(2, 3 * int(columns) // found.shape[1])]
-        told = f"{self.label} ({self.probability:.0%}): by {self.method}, the {height} {side} speaks for it most"
+        told = f"{self.label} ({self.probability:.0%}), {self.method}: "
+        told += f"strongest evidence in the {height} {side}"
         return f"{told}; {self.doubt}" if self.doubt else told
 
     def row(self) -> dict[str, Any]:
@@ -263,5 +264,5 @@ def _title(why: Why) -> str:
     return (
         f"{why.method}: {why.doubt}"
         if why.doubt
-        else f"{why.method}: in {why.faithfulness.insertion:.2f}, out {why.faithfulness.deletion:.2f}"
+        else f"{why.method}: ins {why.faithfulness.insertion:.2f}, del {why.faithfulness.deletion:.2f}"
     )

@@ -213,9 +213,12 @@ def _nearest(vectors: Sequence[Embedding]) -> np.ndarray:
 
 
 _PICTURES = {
-    "crop": "upright by EXIF, RGB on white, short side to `size` (bicubic, antialiased), the central square, uint8",
-    "whole": "upright by EXIF, RGB on white, long side to `size` (bicubic, antialiased), the rest of the square black, uint8",
-    "windows": "upright by EXIF, RGB on white, squares of `size` at full resolution that overlap by a quarter at least, uint8",
+    "crop": "upright by EXIF, RGB on white, short side to `size` "
+    "(bicubic, antialiased), center crop, uint8",
+    "whole": "upright by EXIF, RGB on white, long side to `size` "
+    "(bicubic, antialiased), padded with black to a square, uint8",
+    "windows": "upright by EXIF, RGB on white, squares of `size` at full resolution "
+    "that overlap by at least a quarter, uint8",
 }
 
 

@@ -79,7 +79,8 @@ class Answering(File):
         speed = ", ".join(
             f"{1000 * seconds:.1f} ms for {batch}" for batch, seconds in self.latency.items()
         )
-        told = f"  furthest from the run: {apart}; {self.measure} {self.score}, the run's own {self.torch}"
+        told = f"  largest difference from the run: {apart}; "
+        told += f"{self.measure} {self.score}, the run {self.torch}"
         return [f"{super().lines()[0]}, {speed}", told]
 
 
@@ -227,7 +228,8 @@ def _refuse_other(file: Answering, judge: _Judge, where: Path) -> None:
     if worst <= TOLERANCE and abs(file.score.value - file.torch.value) <= TOLERANCE:
         return
     apart = ", ".join(f"{name} by {value:.2g}" for name, value in file.parity.items())
-    why = f"it differs in {apart}, most on {judge.worst}; {file.measure} {file.score.value:.4f}, the run's {file.torch.value:.4f}"
+    why = f"it differs in {apart}, most on {judge.worst}; "
+    why += f"{file.measure} {file.score.value:.4f}, the run {file.torch.value:.4f}"
     raise RunError(
         "the exported file does not answer as the run does, and is not kept",
         where=where,
@@ -250,12 +252,13 @@ def _small(
     into.unlink()
     return (
         None,
-        f"{into.name}: {found.measure} drops by {drop:.4f}, to {found.score.value:.4f}; --max-drop {most} allows less",
+        f"{into.name}: {found.measure} drops by {drop:.4f} to {found.score.value:.4f}; "
+        f"--max-drop {most} allows less",
     )
 
 
 class _Judge:
-    """The images that a file has to answer as the run does; read anew for each file, a few at once."""
+    """The images on which a file must agree with the run; read again for each file."""
 
     def __init__(self, found: Leaving, steps: dict[str, ExportStep]) -> None:
         self.found, self.steps, self.worst = found, steps, ""
@@ -296,7 +299,7 @@ class _Judge:
         keys: Sequence[str],
         parity: dict[str, float],
     ) -> None:
-        """Raises the differences in `parity`: chances as they are, others by their greatest value."""
+        """Update the differences in `parity`: absolute for probabilities, else relative."""
         squares = [
             (key, square)
             for key, picture in zip(keys, pictures, strict=True)

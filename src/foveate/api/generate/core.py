@@ -64,7 +64,8 @@ class GenerateResult:
 
     def lines(self) -> list[str]:
         told = [] if self.distances is None else self.distances.lines()
-        first = f"{self.count} pictures in {self.folder}; grid.png shows {'all' if self.count <= _SHOWN else _SHOWN} of them"
+        shown = "all" if self.count <= _SHOWN else _SHOWN
+        first = f"{self.count} images in {self.folder}; grid.png shows {shown} of them"
         return [first, *told, f"note: each is {_NOTE}; its PNG says how"]
 
 

@@ -49,7 +49,8 @@ class Distances:
         ]
         for name, row in self.rows.items():
             found.append(
-                f"  {name}: KID {row['kid']:.4f} ± {row['kid_spread']:.4f}, FID {row['fid']:.1f} (n = {row['count']:.0f})"
+                f"  {name}: KID {row['kid']:.4f} ± {row['kid_spread']:.4f}, "
+                f"FID {row['fid']:.1f} (n = {row['count']:.0f})"
             )
         return found
 
@@ -99,7 +100,8 @@ def compare_to_real(
     }
     if min(len(made), len(theirs)) < known.shape[1]:
         log.warning(
-            f"FID is biased upwards with fewer than {known.shape[1]} images: compare only equal counts"
+            f"FID is biased upwards with fewer than {known.shape[1]} images: "
+            "compare only equal counts"
         )
     return Distances(features, len(theirs), {name: _row(*pair) for name, pair in pairs.items()})
 

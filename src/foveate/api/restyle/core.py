@@ -23,7 +23,7 @@ from foveate.version import __version__
 
 @dataclass(frozen=True)
 class RestyleResult:
-    """`file`: the picture, `beside`: content, style and picture side by side; `found`: the losses."""
+    """`file`: the image; `beside`: content, style and result side by side; `found`: the losses."""
 
     file: Path
     beside: Path
@@ -41,7 +41,8 @@ class RestyleResult:
 
     def lines(self) -> list[str]:
         told = self.numbers()
-        how = f"{told['style_loss_before']:.3g} to {told['style_loss']:.3g} ({told['lowered']:.1%} lower)"
+        how = f"{told['style_loss_before']:.3g} to {told['style_loss']:.3g} "
+        how += f"({told['lowered']:.1%} lower)"
         return [
             f"the style's loss went from {how}",
             f"picture: {self.file}",

@@ -167,7 +167,8 @@ def _samples(data: Path, recipe: Recipe, pictures_do: bool) -> list[Sample]:
     if not found:
         raise DataError("there are no pictures here", where=printable(data))
     if not pictures_do and not isinstance(found[0].target, Text):
-        hint = "a table with the columns path and text, or a sentence: foveate retrieve DATA 'a red car'"
+        hint = "a table with the columns path and text, "
+        hint += "or a sentence: foveate retrieve DATA 'a red car'"
         raise DataError("these pictures have no sentences", where=printable(data), hint=hint)
     return found
 

@@ -117,7 +117,8 @@ class SoupResult:
             plain, more = self.selection.candidates[self.selection.baseline], self.gain
             what = plain.name if plain.alpha is None else "the end"
             told.append(
-                f"on the shifted data: {more.value:+.3f} [{more.low:+.3f}, {more.high:+.3f}] over {what} (paired)"
+                f"on the shifted data: {more.value:+.3f} [{more.low:+.3f}, {more.high:+.3f}] "
+                f"over {what} (paired)"
             )
         return [*told, *self.evaluation.lines(), f"next: foveate predict {self.run} IMAGES"]
 
@@ -172,7 +173,7 @@ def _scanned(job: Job, shift: Source) -> ScannedTable:
     seen = sum(digest in trained for digest in scanned.hashes)
     if seen:
         log.warning(
-            f"{seen} of these {len(scanned.hashes)} images were in the training set (byte for byte): "
+            f"{seen} of {len(scanned.hashes)} images were in the training set (byte for byte): "
             "the score is optimistically biased"
         )
     return scanned
@@ -190,7 +191,8 @@ def _interpolate_run(averager: CandidateScorer, job: Job, steps: int) -> Selecti
             if point.rank > points[best].rank:
                 best, kept = place, tensors
             bar.advance()
-    reason = f"{_selection_rule(points[best], job)}: {_format_candidate(points[best])}, start {_format_candidate(points[0])}, end {_format_candidate(points[-1])}"
+    chosen, start_, end_ = (_format_candidate(points[index]) for index in (best, 0, -1))
+    reason = f"{_selection_rule(points[best], job)}: {chosen}, start {start_}, end {end_}"
     return Selection(
         _mark_chosen(points, best),
         best,
@@ -219,7 +221,8 @@ def _greedy_soup(averager: CandidateScorer, job: Job, runs: list[Run]) -> Select
             if joins:
                 best, kept = len(points) - 1, tensors
             bar.advance()
-    reason = f"{_selection_rule(points[best], job)}: {_format_candidate(points[best])}, the best run alone {_format_candidate(points[0])}"
+    chosen, alone = (_format_candidate(points[index]) for index in (best, 0))
+    reason = f"{_selection_rule(points[best], job)}: {chosen}, the best single run {alone}"
     value = [str(folder) for folder in points[best].runs]
     return Selection(
         _mark_chosen(points, best), best, 0, kept, Decision("soup.runs", value, reason)

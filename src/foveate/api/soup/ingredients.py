@@ -51,14 +51,14 @@ def _require_start(run: Run) -> None:
     recipe = run.recipe()
     what, hint = "", "name several runs of the same data and backbone: foveate soup RUN RUN"
     if TASKS.get(recipe.task.name).prediction_type is not Labels:
-        what = f"a {recipe.task.name} run starts from a random head, so there is no start to average with"
+        what = f"a {recipe.task.name} run has a random initial head: no start to average with"
     elif not TUNINGS.get(recipe.tuning.name).needs_steps:
         what, hint = (
             "this run took no training steps: there is nothing to average",
             "fit with a tuning that trains, such as full",
         )
     elif recipe.training.head_init != "probe":
-        what = "this run started from a random head, so there is no start to average with"
+        what = "this run had a random initial head: no start to average with"
         hint = f"fit with --set training.head_init=probe, or {hint}"
     if what:
         raise UsageError(what, where=run.folder, hint=hint)

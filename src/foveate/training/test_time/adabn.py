@@ -37,7 +37,7 @@ class AdaBN(TestTimeMethod):
             raise UsageError(
                 "this network has no running statistics to adapt",
                 why="its normalization layers look at one image at a time, as in Transformers",
-                hint="--how tent",
+                hint="--method tent",
             )
         align_statistics(network, source, target, self.settings.prior)
 
