@@ -103,7 +103,7 @@ def main() -> None:
         (Trainer, "_save", "save"),
         (judging, "answers", "validation"),
         (judging, "scored", "metric"),
-        (features, "_computed", "backbone"),
+        (features, "_head_features", "backbone"),
         (LinearHead, "feature_vector", "describe"),
         (_fitting, "fit_head", "head"),
     ):

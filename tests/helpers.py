@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 from foveate.api.fit import pipeline
-from foveate.api.fit.pipeline import FitResult, _trained, adapted, prepared, reopened
-from foveate.api.fit.resume import going_on
+from foveate.api.fit.pipeline import FitResult, _train, prepare_job, reopen_job, run_job
+from foveate.api.fit.resume import resumed_recipe
 from foveate.data.dataset import ImageDataset
 from foveate.data.loading import BatchSampler, make_loader
 from foveate.predictions import Boxes
@@ -29,9 +29,9 @@ from foveate.utils import rle as masks
 
 def trained(recipe: Recipe, folder: Path) -> TrainingResult:
     """What `fit` does up to the last step: nothing is evaluated."""
-    job = prepared(recipe, read_data(recipe), folder)
+    job = prepare_job(recipe, read_data(recipe), folder)
     with job.run.locked():
-        return _trained(job)
+        return _train(job)
 
 
 def fit_unevaluated(recipe: Recipe, folder: Path) -> FitResult:
@@ -39,9 +39,9 @@ def fit_unevaluated(recipe: Recipe, folder: Path) -> FitResult:
 
     They take a second, more than a small training: for tests that look at the run alone.
     """
-    job = prepared(recipe, read_data(recipe), folder)
+    job = prepare_job(recipe, read_data(recipe), folder)
     with job.run.locked():
-        return adapted(job, splits=())
+        return run_job(job, splits=())
 
 
 @contextlib.contextmanager
@@ -57,7 +57,7 @@ def gone_on(folder: Path, asked: Recipe | None = None) -> TrainingResult:
     run = Run.open(folder)
     with run.locked():
         run.remove_partial_files()
-        return _trained(reopened(run, going_on(run, asked)))
+        return _train(reopen_job(run, resumed_recipe(run, asked)))
 
 
 class Memory:
@@ -116,7 +116,10 @@ def _rows(images: list[Boxes], names: Sequence[str], kind: str) -> list[dict[str
             if kind == "bbox":
                 row |= {"bbox": [box[0], box[1], width, height], "area": width * height}
             else:
-                row |= {"segmentation": boxes.masks[place], "area": masks.rle_area(boxes.masks[place])}
+                row |= {
+                    "segmentation": boxes.masks[place],
+                    "area": masks.rle_area(boxes.masks[place]),
+                }
             rows.append(row)
     return rows
 

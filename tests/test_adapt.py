@@ -80,7 +80,7 @@ def test_what_was_lost_elsewhere_is_won_back(run, unlabelled, asked, tmp_path, h
     assert found.changed > 10
     again = foveate.predict(found.run, asked)
     assert np.mean([answer.prediction.names[0] in answer.path for answer in again]) == won
-    assert f"{how}, to 100 images without labels" in (
+    assert f"{how}, to 100 unlabeled images" in (
         found.run / "evaluations/asked/report.html"
     ).read_text(encoding="utf-8")
 
@@ -110,10 +110,8 @@ def test_home_images_change_nothing(run, stripes):
     """The statistics of home in the place of those of home; `unlike` ones that the pretraining left stay unlike."""
     predictor = load_predictor(run, "cpu")
     table = read_run_table(Run.open(run))
-    samples = table.of("train")
-    pixels = scan_with_progress(
-        table, predictor.model, predictor.recipe.data
-    ).cache
+    samples = table.in_split("train")
+    pixels = scan_with_progress(table, predictor.model, predictor.recipe.data).cache
     pictures = predictor.dataset(samples, pixels)
     batch = [
         each.normalized()
@@ -287,7 +285,7 @@ def test_what_cannot_be_adapted_is_refused(run, unlabelled, stripes, quick, tmp_
         lambda: foveate.soup(adapted, out=tmp_path / "twice"),
         lambda: fit_recipe(with_settings(quick, {"start.run": str(adapted)}), tmp_path / "twice"),
     ):
-        with pytest.raises(UsageError, match="nothing goes on from this run") as error:
+        with pytest.raises(UsageError, match="this run cannot be continued") as error:
             go_on()
         assert str(run.resolve()) in error.value.hint
         assert not (tmp_path / "twice").exists()

@@ -55,7 +55,9 @@ def test_t32_planted_labels_come_first():
     wrong = rng.permutation(600)[:30]
     labels = true.copy()
     labels[wrong] = (labels[wrong] + rng.integers(1, 4, 30)) % 4
-    chances, _ = out_of_fold_probabilities(features, labels, [str(place) for place in range(600)], 4, 0)
+    chances, _ = out_of_fold_probabilities(
+        features, labels, [str(place) for place in range(600)], 4, 0
+    )
     found = find_label_issues(chances, labels)
     assert len(found) >= 60
     first = {doubt.index for doubt in found[:60]}
@@ -102,11 +104,15 @@ def test_a_forecast_holds_on_what_comes():
 def test_too_few_images_foretell_nothing():
     features, labels = clouds(12)
     assert (
-        extrapolate_accuracy(features, labels, [str(place) for place in range(12)], 4, 0.01, 100, 0).score
+        extrapolate_accuracy(
+            features, labels, [str(place) for place in range(12)], 4, 0.01, 100, 0
+        ).score
         is None
     )
     features, labels = clouds(24)
-    wide = extrapolate_accuracy(features, labels, [str(place) for place in range(24)], 4, 0.01, 100, 0).score
+    wide = extrapolate_accuracy(
+        features, labels, [str(place) for place in range(24)], 4, 0.01, 100, 0
+    ).score
     assert wide is None or wide.high - wide.low > 0.2
 
 

@@ -66,7 +66,9 @@ def test_blocks_hold_every_parameter_in_order(family, name, side):
 
 @pytest.mark.parametrize(("name", "size"), [("efficientformer_l1", 64), ("crossvit_9_240", 256)])
 def test_a_size_that_the_network_does_not_take_is_refused_at_once(family, name, size):
-    with pytest.raises(UsageError, match=f"does not support an input size of {size} px.*--size 2[24]"):
+    with pytest.raises(
+        UsageError, match=f"does not support an input size of {size} px.*--size 2[24]"
+    ):
         family.open(name, "none", size)
 
 

@@ -1,4 +1,4 @@
-"""Bytes on the way to the device, and what becomes of them there."""
+"""Batches travel to the device as bytes and are normalized there."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ def one(shown: ImageDataset, workers: int = 0) -> Batch:
 
 
 def wanted(images: torch.Tensor) -> torch.Tensor:
-    """The library's own."""
+    """torchvision's own normalization."""
     scaled = functional.to_dtype(images, torch.float32, scale=True)
     return functional.normalize(scaled, list(SPEC.mean), list(SPEC.std))
 
 
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-def test_bytes_travel_and_become_what_the_library_makes_of_them(workers, layout):
+def test_bytes_are_normalized_as_torchvision_does(workers, layout):
     batch = one(pictures(evaluation_transform(SPEC, "crop")), workers)
     assert batch.images.dtype == torch.uint8
     there = batch.to("cpu", memory_format=layout)
@@ -58,8 +58,8 @@ def test_bytes_travel_and_become_what_the_library_makes_of_them(workers, layout)
     assert torch.equal(part.to("cpu").images, there.images[2:5])
 
 
-def test_a_loader_may_pin_what_it_gives(monkeypatch):
-    """Where there is a GPU it asks for that; there is none here to ask it."""
+def test_a_loader_may_pin_batches(monkeypatch):
+    """A DataLoader does so if there is a GPU; here the call is simulated."""
     monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: tensor + 1)
     batch = one(pictures(evaluation_transform(SPEC, "crop")))
     pinned = pin_memory(batch)
@@ -67,15 +67,15 @@ def test_a_loader_may_pin_what_it_gives(monkeypatch):
     assert pinned.spec is SPEC
 
 
-def test_what_is_erased_has_the_mean_colour_and_travels_as_it_is():
+def test_erased_areas_have_the_mean_color_and_travel_normalized():
     batch = one(pictures(training_transform(SPEC, "crop", AugmentRecipe(policy="none", erase=1.0))))
     assert batch.images.dtype == torch.float32
     assert (batch.normalized().images == batch.images).all()
     assert all(bool((image == 0).all(0).any()) for image in batch.images)
 
 
-def test_pictures_are_mixed_as_numbers():
-    """The mean of two bytes may be none."""
+def test_images_are_mixed_after_normalization():
+    """The mean of two bytes may not be a byte."""
     batch = one(pictures(training_transform(SPEC, "crop", AugmentRecipe(policy="none"))))
     torch.manual_seed(0)
     together = mix_batch(batch, AugmentRecipe(mixup=0.5))
@@ -85,7 +85,7 @@ def test_pictures_are_mixed_as_numbers():
     assert mix_batch(batch, AugmentRecipe()) is batch
 
 
-def test_other_views_go_along():
+def test_other_views_are_normalized_too():
     batch = one(pictures(multicrop_transform(SPEC, Crops(local_views=2), 16)))
     there = batch.to("cpu")
     for before, after in zip(batch.targets, there.targets, strict=True):

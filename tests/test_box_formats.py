@@ -1,4 +1,4 @@
-"""Boxes as people keep them -> Table: four formats, one audit, and what is malicious is refused."""
+"""Reading boxes: four formats, one validation, and malicious files are refused."""
 
 from __future__ import annotations
 
@@ -75,7 +75,12 @@ def test_a_box_of_one_pixel_is_valid():
 
 def test_no_boxes():
     boxes, problems = validate_boxes(RawBoxes(), (30, 40))
-    assert (boxes.xyxy.shape, boxes.names, boxes.crowd.shape, dict(problems)) == ((0, 4), (), (0,), {})
+    assert (boxes.xyxy.shape, boxes.names, boxes.crowd.shape, dict(problems)) == (
+        (0, 4),
+        (),
+        (0,),
+        {},
+    )
 
 
 @pytest.mark.parametrize(
@@ -93,7 +98,9 @@ def test_no_boxes():
     ],
 )
 def test_t30_each_problem_is_counted_once(corners, problem, kept):
-    boxes, problems = validate_boxes(RawBoxes([(1, 2, 3, 4), corners], ["a", "b"], [False, False]), (30, 40))
+    boxes, problems = validate_boxes(
+        RawBoxes([(1, 2, 3, 4), corners], ["a", "b"], [False, False]), (30, 40)
+    )
     assert boxes.xyxy.tolist() == [[1, 2, 3, 4]] + ([kept] if kept else [])
     assert dict(problems) == {problem: 1}
 
@@ -106,7 +113,8 @@ def test_rounding_beyond_the_border_is_not_a_problem():
 def test_t30_duplicates_and_crowds():
     same = (1.0, 2.0, 3.0, 4.0)
     boxes, problems = validate_boxes(
-        RawBoxes([same, same, same, same], ["a", "a", "b", "a"], [False, False, False, True]), (30, 40)
+        RawBoxes([same, same, same, same], ["a", "a", "b", "a"], [False, False, False, True]),
+        (30, 40),
     )
     assert (boxes.names, boxes.crowd.tolist()) == (("a", "b", "a"), [False, False, True])
     assert dict(problems) == {DUPLICATE: 1, CROWD: 1}
@@ -159,13 +167,13 @@ def test_t30_voc_counts_from_one_and_includes_the_last(tmp_path):
     assert "without an annotation, skipped: 1 ('nobody')" in notes(table)
 
 
-def test_voc_the_wrong_way_round_keeps_its_pixels(tmp_path):
+def test_voc_swapped_corners_keep_their_pixels(tmp_path):
     table = read_table(voc(tmp_path, a=annotation(thing(corners=(10, 9, 5, 4)))))
     assert told(table)["JPEGImages/a.jpg"][0] == [[4, 3, 10, 9]]
     assert "swapped corners, put in order: 1 ('JPEGImages/a.jpg')" in notes(table)
 
 
-def test_voc_one_level_down_and_no_guessing(tmp_path):
+def test_voc_one_level_deeper_unless_ambiguous(tmp_path):
     table = read_table(voc(tmp_path / "in" / "VOC2007", a=annotation(thing())).parent)
     assert list(told(table)) == ["JPEGImages/a.jpg"]
     voc(tmp_path / "in" / "VOC2012", a=annotation(thing()))
@@ -173,7 +181,7 @@ def test_voc_one_level_down_and_no_guessing(tmp_path):
         FORMATS.get("voc")().read(tmp_path / "in")
 
 
-def test_voc_missing_bare_and_unsized(tmp_path):
+def test_voc_missing_images_annotations_and_sizes(tmp_path):
     voc(
         tmp_path,
         a=annotation(thing(corners=(1, 1, 99, 10)), size=(0, 0)),
@@ -188,9 +196,7 @@ def test_voc_missing_bare_and_unsized(tmp_path):
     assert sorted(told(table)) == ["JPEGImages/a.jpg", "JPEGImages/b.jpg", "JPEGImages/other.png"]
     assert told(table)["JPEGImages/a.jpg"][0] == [[0, 0, 40, 10]]
     assert table.classes == ("dog", "cat")
-    assert "missing images, dropped with their boxes: 1 ('JPEGImages/gone.png')" in notes(
-        table
-    )
+    assert "missing images, dropped with their boxes: 1 ('JPEGImages/gone.png')" in notes(table)
     assert "without an annotation file, skipped: 1 ('JPEGImages/bare.jpg')" in notes(table)
     assert "objects without a box, dropped: 1 ('JPEGImages/b.jpg')" in notes(table)
 
@@ -292,7 +298,7 @@ def test_roboflow_coco(tmp_path):
     assert notes(table).count("'pets' is only a heading") == 1
 
 
-def test_coco_orphans_repeats_and_windows_paths(tmp_path):
+def test_coco_unlisted_images_repetitions_and_windows_paths(tmp_path):
     content = coco()
     content["annotations"] += [
         {"image_id": 5, "category_id": 3, "bbox": [0, 0, 1, 1]},
@@ -355,7 +361,7 @@ def test_bad_coco_says_why(tmp_path, content, message):
         FORMATS.get("coco")().read(wrote(two(tmp_path) / "x.json", content))
 
 
-def test_t30_coco_numbers_that_are_none(tmp_path):
+def test_t30_coco_numbers_that_are_not_finite(tmp_path):
     text = (
         json.dumps(coco()).replace("1.5", "NaN").replace("[5, 5, 1, 1]", f"[5, 5, 1, 1{'0' * 400}]")
     )
@@ -402,7 +408,7 @@ def test_yolo(tmp_path):
     assert sniffers(tmp_path) == ["yolo"] == sniffers(tmp_path / "data.yaml")
 
 
-def test_t23_yolo_sees_turned_pictures_upright(tmp_path):
+def test_t23_yolo_sees_rotated_images_upright(tmp_path):
     yolo(tmp_path, train_a="0 0.5 0.5 1 1")
     picture(tmp_path / "images/train/a.png").unlink()
     picture(tmp_path / "images/train/a.jpg", 40, 30, orientation=6)
@@ -427,7 +433,7 @@ def test_yolo_yaml_files(tmp_path, content):
     assert ("nc and names disagree" in notes(table)) == ("nc" in content)
 
 
-def test_yolo_labels_beside_key_points_and_missing_places(tmp_path):
+def test_yolo_labels_beside_images_keypoints_and_missing_paths(tmp_path):
     picture(tmp_path / "data/a.jpg")
     wrote(tmp_path / "data/a.txt", "0 0.5 0.5 0.5 1 " + "0.1 0.1 2 " * 4)
     wrote(tmp_path / "pets.yml", "train: data\ntest: nowhere\nkpt_shape: [4, 3]\nnames: [cat]\n")
@@ -556,7 +562,7 @@ def test_bad_tables_of_boxes_say_why(tmp_path, rows, message):
 # --- formats are told apart
 
 
-def test_plain_folders_are_still_folders_of_classes(tmp_path):
+def test_plain_folders_are_read_as_folders_of_classes(tmp_path):
     for name in ("cat", "dog2017", "train2017", "only/images"):
         picture(tmp_path / "a" / name / "1.jpg")
     picture(tmp_path / "b/cat/images/1.jpg")

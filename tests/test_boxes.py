@@ -191,7 +191,9 @@ def test_the_truth_as_an_answer_is_perfect(seed, objects):
     )
     confusion = np.array(found.tables["confusion"])
     assert (confusion == np.diag(np.diag(confusion))).all()
-    assert metric.sample_loss(Boxes(truths[0].xyxy, truths[0].names, np.ones(objects)), truths[0]) == 0
+    assert (
+        metric.sample_loss(Boxes(truths[0].xyxy, truths[0].names, np.ones(objects)), truths[0]) == 0
+    )
 
 
 @settings(max_examples=25, deadline=None)

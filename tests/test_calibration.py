@@ -79,7 +79,9 @@ def test_sets_cover_what_was_asked(coverage):
     for seed in range(20):
         scores, truths = drawn(1200, seed)
         calibration = learnt(scores[:400], truths[:400])
-        among = calibration.prediction_sets(apply_temperature(scores[400:], calibration.temperature), coverage)
+        among = calibration.prediction_sets(
+            apply_temperature(scores[400:], calibration.temperature), coverage
+        )
         found.append(among[np.arange(800), truths[400:]].mean())
     assert np.mean(found) == pytest.approx(coverage, abs=0.02)
 
@@ -135,7 +137,9 @@ def test_a_calibration_comes_back_from_json():
     assert (
         again.prediction_sets(scores, 0.9) == first.prediction_sets(scores, 0.9)
     ).mean() > 0.98  # five digits are kept
-    assert again.abstention_threshold(0.3) == pytest.approx(first.abstention_threshold(0.3), abs=1e-4)
+    assert again.abstention_threshold(0.3) == pytest.approx(
+        first.abstention_threshold(0.3), abs=1e-4
+    )
 
 
 # --- through a run
@@ -197,9 +201,9 @@ def test_a_run_knows_how_sure_it_is(run, strangers, capsys):
 def test_answers_carry_sets_doubts_and_oddness(run, strangers, tmp_path):
     sure = foveate.predict(run.run, strangers, coverage=0.5, risk=0.9)
     wary = foveate.predict(run.run, strangers, coverage=0.99, risk=0.0001)
-    assert np.mean([len(answer.prediction.uncertainty.prediction_set) for answer in sure]) <= np.mean(
-        [len(answer.prediction.uncertainty.prediction_set) for answer in wary]
-    )
+    assert np.mean(
+        [len(answer.prediction.uncertainty.prediction_set) for answer in sure]
+    ) <= np.mean([len(answer.prediction.uncertainty.prediction_set) for answer in wary])
     assert all(answer.prediction.uncertainty.abstain for answer in wary)
     assert not any(answer.prediction.uncertainty.abstain for answer in sure)
     assert np.mean([answer.prediction.uncertainty.ood_percentile for answer in sure]) > 0.7
@@ -238,7 +242,8 @@ def test_temperatures_leave_the_answers_alone(run):
     raw = [answer.prediction for answer in predictor.predict(paths)]
     assert [each.names for each in scaled] == [each.names for each in raw]
     assert np.stack([each.scores for each in scaled]) == pytest.approx(
-        apply_temperature(np.stack([each.scores for each in raw]).astype(float), temperature), abs=1e-5
+        apply_temperature(np.stack([each.scores for each in raw]).astype(float), temperature),
+        abs=1e-5,
     )
 
 

@@ -219,7 +219,9 @@ def test_coco_captions(tmp_path):
 
 
 def test_words_come_back():
-    words = WordTokenizer(WordTokenizer.build_vocabulary(["There is a box, (a RED one)!", "It's two boxes."]))
+    words = WordTokenizer(
+        WordTokenizer.build_vocabulary(["There is a box, (a RED one)!", "It's two boxes."])
+    )
     assert (
         words.decode(words.encode("There is a box, (a red one)!")) == "there is a box, (a red one)!"
     )
@@ -333,7 +335,8 @@ def test_greedy_search_with_a_cache_is_the_search_without(run, striped_world):
             if numbers[-1] == words.end:
                 break
             seen = torch.cat(
-                [seen, writer.language_model.get_input_embeddings()(torch.tensor([[numbers[-1]]]))], 1
+                [seen, writer.language_model.get_input_embeddings()(torch.tensor([[numbers[-1]]]))],
+                1,
             )
         assert written[place] == [number for number in numbers if number != words.end]
         assert sure[place] == pytest.approx(math.exp(np.mean(chances)), rel=1e-3)

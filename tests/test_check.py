@@ -1,4 +1,7 @@
-"""check: every planted fault is found by path and reason, and a clean set has none. T21 to T32: what each test is about."""
+"""check: every planted problem is found by path and reason, and clean data have none.
+
+T21 to T32: ids as in docs/trust.md.
+"""
 
 from __future__ import annotations
 
@@ -45,7 +48,7 @@ from foveate.types import Issue, IssueKind, Sample, remark
 
 
 def checked(data: Path, out: Path, **words) -> CheckResult:
-    """A check without its plan, which takes a network."""
+    """A check without the estimate, which needs a network."""
     images = words.pop("images", 20_000)
     return check_data(recipe_from(data, words, {}), out, images, plan=False)
 
@@ -71,7 +74,7 @@ def times(result: CheckResult, what: IssueKind | str) -> int:
 
 
 def tree(root: Path) -> dict[str, str]:
-    """Every file and link below `root`, and what it holds."""
+    """Every file and link below `root`, and its content."""
     found = {}
     for folder, _, files in os.walk(root):
         for name in files:
@@ -84,7 +87,7 @@ def tree(root: Path) -> dict[str, str]:
 
 
 def noise(seed: int, size: tuple[int, int] = (48, 56)) -> Image.Image:
-    """A picture like no other: blots of a few pixels, so that thumbnails of two differ."""
+    """A unique image: blocks of a few pixels, so that thumbnails of two differ."""
     small = np.random.default_rng(seed).integers(0, 255, (8, 9, 3), dtype=np.uint8)
     return Image.fromarray(small).resize(size[::-1], Image.Resampling.NEAREST)
 
@@ -105,7 +108,7 @@ def clean_folder(
 
 
 def bomb(path: Path) -> None:
-    """A PNG of a few bytes that says it is 60,000 px wide and high."""
+    """A PNG of a few bytes whose header states 60,000 px width and height."""
 
     def chunk(name: bytes, content: bytes) -> bytes:
         return (
@@ -129,7 +132,7 @@ def bomb(path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def odd(tmp_path_factory) -> tuple[Path, CheckResult]:
-    """The corpus of odd pictures in one class among clean ones, and what the check says of it."""
+    """Unusual images in one class beside clean ones, and the result of the check."""
     base = tmp_path_factory.mktemp("odd")
     root = clean_folder(base / "data")
     folder, photo = root / "cat", noise(1, (200, 180))
@@ -188,7 +191,7 @@ def test_t21_broken_files_are_named_with_the_reason(odd):
     }
 
 
-def test_t26_a_bomb_is_refused_by_its_head(odd):
+def test_t26_a_bomb_is_refused_by_its_header(odd):
     assert "3600000000 pixels" in places(odd[1], "too_large_image")["cat/bomb.png"]
 
 
@@ -203,7 +206,7 @@ def test_t25_animations_and_documents_are_counted(odd):
     }
 
 
-def test_t24_other_values_are_told_apart(odd):
+def test_t24_pixel_types_are_distinguished(odd):
     _, result = odd
     converted = places(result, "image_converted")
     expected = {
@@ -222,9 +225,7 @@ def test_t24_other_values_are_told_apart(odd):
         "cat/clear.png": "RGBA",
         "cat/grey.png": "LA",
     }
-    assert places(result, "image_faint") == {
-        "cat/faint.png": "8 of 256 levels"
-    }
+    assert places(result, "image_faint") == {"cat/faint.png": "8 of 256 levels"}
     assert places(result, "image_exif") == {"cat/turned.jpg": "48 x 80 px upright"}
     assert places(result, "image_misnamed") == {"cat/really.png.jpg": "PNG, not JPEG"}
     assert places(result, "image_uniform") == {"cat/flat.png": "50 x 50 px"}
@@ -236,7 +237,7 @@ def test_t21_the_other_class_is_clean(odd):
     assert not [name for name in named if name.startswith("dog/")]
 
 
-def test_a_clean_set_has_no_findings(tmp_path):
+def test_clean_data_have_no_issues(tmp_path):
     result = checked(clean_folder(tmp_path / "data", splits=("train", "val")), tmp_path / "out")
     assert result.issues == ()
     assert result.exit_code == 0
@@ -270,7 +271,7 @@ def test_t27_names_of_any_letters_and_bytes(tmp_path):
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs pipes")
-def test_t28_what_a_listing_passes_over_is_reported(tmp_path):
+def test_t28_what_a_listing_skips_is_reported(tmp_path):
     root, outside = clean_folder(tmp_path / "data"), tmp_path / "elsewhere"
     outside.mkdir()
     noise(800).save(outside / "far.png")
@@ -293,9 +294,7 @@ def test_t28_what_a_listing_passes_over_is_reported(tmp_path):
     assert set(places(result, "copy_other_label")) == {
         f"dog/again/{n}.png" for n in (*range(10), "out")
     }
-    assert places(result, "link_outside") == {
-        "cat/out.png": (outside / "far.png").as_posix()
-    }
+    assert places(result, "link_outside") == {"cat/out.png": (outside / "far.png").as_posix()}
     assert set(places(result, "broken_link")) == {"cat/gone.png", "cat/self.png"}
     assert set(places(result, "special_file")) == {"cat/pipe.jpg"}
     assert set(places(result, "clutter")) == {
@@ -364,7 +363,7 @@ def test_t29_class_sets_of_splits(tmp_path):
     assert result.exit_code == 3
 
 
-def test_t29_twins_few_and_rare(tmp_path):
+def test_t29_similar_names_few_images_and_imbalance(tmp_path):
     root = clean_folder(tmp_path / "data", ("cat", "Cat"), 3)
     clean_folder(tmp_path / "more", ("x", "y", "z", "dog"), 40)
     shutil.copytree(tmp_path / "more" / "dog", root / "dog")
@@ -434,9 +433,7 @@ def test_t30_labels_of_yolo(tmp_path):
     assert list(places(result, "the file cannot be read as text")) == [
         (root / "labels" / "words.txt").as_posix()
     ]
-    assert places(result, "unreadable_image_size") == {
-        "images/broken.png": "it has zero bytes"
-    }
+    assert places(result, "unreadable_image_size") == {"images/broken.png": "it has zero bytes"}
     assert set(places(result, "unused_class")) == {"never"}
     assert (
         result.balance.rows["cat"]["train"] == 4
@@ -499,9 +496,7 @@ def test_t30_labels_of_coco(tmp_path):
     assert set(places(result, DUPLICATE)) == {"4.png"}
     assert set(places(result, "coco_few_corners")) == {"4.png"}
     assert set(places(result, CROWD)) == {"3.png"}
-    assert places(result, "coco_id_gaps") == {
-        "set.json": "2 categories with ids from 1 to 7"
-    }
+    assert places(result, "coco_id_gaps") == {"set.json": "2 categories with ids from 1 to 7"}
 
 
 def test_t30_labels_of_voc(tmp_path):
@@ -551,7 +546,7 @@ def test_t30_labels_of_voc(tmp_path):
     assert result.balance.rows["cat"] == {"": 5}
 
 
-def test_t30_coco_boxes_of_a_picture_that_exif_turns(tmp_path):
+def test_t30_coco_boxes_of_an_image_that_exif_rotates(tmp_path):
     turned = Image.Exif()
     turned[0x0112] = 6
     noise(1, (40, 60)).save(tmp_path / "a.jpg", exif=turned)  # 40 x 60 px upright
@@ -566,12 +561,10 @@ def test_t30_coco_boxes_of_a_picture_that_exif_turns(tmp_path):
     assert places(result, "stated_size_differs") == {
         "a.jpg": "stated 60 x 40 px, actual 40 x 60 px"
     }
-    assert places(result, "boxes_outside_image") == {
-        "a.jpg": "1 of 1 boxes, 40 x 60 px"
-    }
+    assert places(result, "boxes_outside_image") == {"a.jpg": "1 of 1 boxes, 40 x 60 px"}
 
 
-def test_t30_coco_shapes_as_masks(tmp_path):
+def test_t30_coco_objects_as_masks(tmp_path):
     for number in (1, 2):
         noise(number, (40, 40)).save(tmp_path / f"{number}.png")
     square = [[5, 5, 20, 5, 20, 20, 5, 20]]
@@ -603,7 +596,7 @@ def test_t30_coco_shapes_as_masks(tmp_path):
     assert next(iter(places(result, "an object of the image cannot be painted"))).endswith("2.png")
 
 
-def test_names_alone_and_pictures_alone(tmp_path):
+def test_class_names_only_and_images_only(tmp_path):
     (tmp_path / "names.txt").write_text("cat\nCat\n")
     assert set(
         places(checked(tmp_path / "names.txt", tmp_path / "names"), "similar_class_names")
@@ -681,9 +674,7 @@ def test_t30_masks(tmp_path):
     noise(9).save(root / "images" / "e.png")
     result = checked(root, tmp_path / "out")
     odd_value = next(
-        issue
-        for issue in result.issues
-        if issue.kind.text.startswith("the value … of the mask")
+        issue for issue in result.issues if issue.kind.text.startswith("the value … of the mask")
     )
     assert {Path(place.name).name for place in odd_value.locations} == {"b.png"}
     assert next(iter(places(result, "the mask does not have the size"))).endswith("masks/c.png")
@@ -751,14 +742,12 @@ def test_t32_a_mirrored_photo_is_found_by_features_alone(tmp_path):
     ]
 
 
-def test_t32_weights_that_cannot_be_had_cost_that_comparison_alone(tmp_path):
+def test_t32_missing_weights_only_skip_the_comparison_by_features(tmp_path):
     root = clean_folder(tmp_path / "data")
     result = checked(
         root, tmp_path / "out", backbone="resnet18", weights=str(tmp_path / "gone.safetensors")
     )
-    assert (
-        "gone.safetensors" in places(result, "not_compared")["resnet18"]
-    )
+    assert "gone.safetensors" in places(result, "not_compared")["resnet18"]
     assert result.exit_code == 0
 
 
@@ -781,7 +770,7 @@ def find_copies(samples: list[Sample], fingerprints: list[Fingerprint]) -> tuple
     return log.issues()
 
 
-def test_t32_a_test_image_that_many_training_images_are_like_is_told_once():
+def test_t32_a_test_image_similar_to_many_training_images_is_reported_once():
     thumb = np.random.default_rng(0).integers(0, 200, (32, 32)).astype(np.uint8)
     fingerprints = [colorless(str(number), thumb + np.uint8(number)) for number in range(4)]
     splits = ("test", "train", "train", "train")
@@ -799,7 +788,7 @@ def test_t32_a_test_image_that_many_training_images_are_like_is_told_once():
     }
 
 
-def test_t32_more_copies_than_are_kept_are_each_counted_once():
+def test_t32_more_copies_than_are_kept_are_all_counted():
     count = 3 * MAX_LOCATIONS  # more than a block of the comparison, too
     rng = np.random.default_rng(0)
     thumb = rng.integers(0, 255, (32, 32)).astype(np.uint8)
@@ -817,7 +806,7 @@ def test_t32_more_copies_than_are_kept_are_each_counted_once():
 # --- the contract by which formats tell of every label
 
 
-def test_each_raises_outside_and_counts_inside():
+def test_skip_and_record_raises_outside_and_counts_inside():
     with pytest.raises(DataError), skip_and_record():
         raise DataError("label 'x' is 3 too long", where="a.txt")
     with collecting() as found:
@@ -909,7 +898,7 @@ def test_images_of_data_that_no_format_reads_are_opened_nevertheless(tmp_path):
     assert result.exit_code == 4
 
 
-def test_a_plan_is_measured_and_told(tmp_path):
+def test_a_fit_is_estimated(tmp_path):
     root = stripes_folder(tmp_path / "stripes", each=8)
     words = {
         "backbone": "test_efficientnet",
@@ -941,9 +930,13 @@ def test_a_plan_is_measured_and_told(tmp_path):
         file.write_bytes(b"")
     assert (
         "there are no training images"
-        in check_data(recipe_from(parted, words, {}), tmp_path / "untaught", 20_000, plan=True).no_plan_reason
+        in check_data(
+            recipe_from(parted, words, {}), tmp_path / "untaught", 20_000, plan=True
+        ).no_plan_reason
     )
-    broken = check_data(recipe_from(root, {**words, "tuning": "no such"}, {}), tmp_path / "other", 20_000, plan=True)
+    broken = check_data(
+        recipe_from(root, {**words, "tuning": "no such"}, {}), tmp_path / "other", 20_000, plan=True
+    )
     assert "no tuning is called" in broken.no_plan_reason
 
 
@@ -969,7 +962,12 @@ def all_kinds() -> set[IssueKind]:
         ),
     ]
     values = [value for module in modules for value in vars(module).values()]
-    copies = [kind for value in values if isinstance(value, rules.CopyKinds) for kind in vars(value).values()]
+    copies = [
+        kind
+        for value in values
+        if isinstance(value, rules.CopyKinds)
+        for kind in vars(value).values()
+    ]
     return {value for value in (*values, *copies) if isinstance(value, IssueKind)}
 
 
@@ -978,7 +976,9 @@ def test_every_kind_of_issue_is_translated_into_chinese():
     assert len(kinds) > 60
     assert len({kind.id for kind in kinds}) == len(kinds)
     missing = [kind.message.id for kind in kinds if kind.message.id not in chinese]
-    missing += [kind.hint_message.id for kind in kinds if kind.hint and kind.hint_message.id not in chinese]
+    missing += [
+        kind.hint_message.id for kind in kinds if kind.hint and kind.hint_message.id not in chinese
+    ]
     assert missing == []
 
 
@@ -999,7 +999,7 @@ def test_every_translated_issue_is_in_the_source():
     not any(map(shutil.which, NAMES)), reason="needs a browser: apt-get install chromium"
 )
 @pytest.mark.parametrize("lang", ["en", "zh"])
-def test_the_page_before_a_browser(tmp_path, lang):
+def test_the_page_in_a_browser(tmp_path, lang):
     root = clean_folder(
         tmp_path / "data",
         ("cat", "a class of a very long name, longer than any column", "dog"),
@@ -1036,7 +1036,7 @@ def test_no_false_alarms_on_real_data(tmp_path, name, code, kinds):
         assert times(result, "copy") == 33
 
 
-def test_stripes_are_not_near_copies(tmp_path):
+def test_stripes_are_not_near_duplicates(tmp_path):
     rng = np.random.default_rng(0)
     for name in ("lying", "upright"):
         (tmp_path / "data" / name).mkdir(parents=True)
@@ -1047,8 +1047,8 @@ def test_stripes_are_not_near_copies(tmp_path):
     assert checked(tmp_path / "data", tmp_path / "out").exit_code == 0
 
 
-def test_one_shape_in_two_colours_is_no_copy(tmp_path):
-    """A shop's shirts in red and in blue: to grey levels they are the same picture."""
+def test_one_shape_in_two_colors_is_not_a_copy(tmp_path):
+    """Shirts in red and in blue, whose gray levels are the same."""
     for place in range(10):
         shape = np.asarray(noise(place).convert("L"))[..., None] > 127
         for name, colour in (("red", (200, 40, 30)), ("blue", (30, 60, 210))):

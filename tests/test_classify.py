@@ -16,13 +16,18 @@ from foveate.recipe import Recipe, with_settings
 from foveate.types import Batch, Features, Provides
 
 CLASSES = ("a", "b", "c")
-SOLVED, TRAINED = DataFacts(multilabel=False, closed_form=True), DataFacts(multilabel=False, closed_form=False)
+SOLVED, TRAINED = (
+    DataFacts(multilabel=False, closed_form=True),
+    DataFacts(multilabel=False, closed_form=False),
+)
 
 
 def settled(truths: list[Labels], facts: DataFacts, **settings) -> dict:
     return {
         field: value
-        for field, value, _ in TASKS.get("classify").resolve_settings(settings, truths, CLASSES, facts)
+        for field, value, _ in TASKS.get("classify").resolve_settings(
+            settings, truths, CLASSES, facts
+        )
     }
 
 
@@ -37,7 +42,10 @@ def test_a_head_reads_maps_where_it_is_solved_on_few_images():
     assert settled(truths(9, 9, 9), TRAINED)["features"] == "pooled"
     assert settled(truths(900, 900, 900), SOLVED)["features"] == "pooled"
     assert "features" not in settled(truths(9, 9, 9), SOLVED, features="pooled")
-    for features, needs in (("maps", {Provides.POOLED, Provides.MAPS}), ("pooled", {Provides.POOLED})):
+    for features, needs in (
+        ("maps", {Provides.POOLED, Provides.MAPS}),
+        ("pooled", {Provides.POOLED}),
+    ):
         assert TASKS.create("classify", {"features": features}, CLASSES).needs == needs
 
 
@@ -135,7 +143,9 @@ def test_maps_say_more_than_the_pooled_vector(tmp_path):
     }
     words |= {"training.channels_last": True, "data.leakage_audit": False, "device": "cpu"}
     found = {
-        reads: fit_recipe(with_settings(Recipe(), {**words, "task.features": reads}), tmp_path / reads)
+        reads: fit_recipe(
+            with_settings(Recipe(), {**words, "task.features": reads}), tmp_path / reads
+        )
         .evaluation.scores.numbers["log_loss"]
         .value
         for reads in ("pooled", "maps")

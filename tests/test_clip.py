@@ -109,7 +109,9 @@ def test_embeddings_are_those_of_open_clip(family, folders, kind):
         assert torch.equal(ours(images, {Provides.POOLED}).pooled, theirs.encode_image(images))
         assert torch.equal(ours.tokenize(WORDS), ids)
         assert torch.equal(ours.embed_text(WORDS), theirs.encode_text(ids))
-        assert torch.equal(ours.encode_embeddings(ours.embed_tokens(ids), ids), theirs.encode_text(ids))
+        assert torch.equal(
+            ours.encode_embeddings(ours.embed_tokens(ids), ids), theirs.encode_text(ids)
+        )
         assert ours.logit_scale == theirs.logit_scale.exp()
         assert ours.logit_bias == (-10 if kind == "siglip" else 0)
     assert ours.input.mean == (0.5, 0.4, 0.3)

@@ -97,7 +97,9 @@ def test_a_new_class_is_learnt_beside_the_old_ones(first, plain, tmp_path):
 
 
 def test_old_images_stay_in_their_splits(first, plain, tmp_path):
-    run = Run(continue_(first, plain, out=tmp_path / "run", settings={**QUICK, "training.epochs": 1}).run)
+    run = Run(
+        continue_(first, plain, out=tmp_path / "run", settings={**QUICK, "training.epochs": 1}).run
+    )
     old = {row["path"]: row["split"] for row in Run(first).splits()}
     mine = {
         row["path"].removeprefix("earlier:"): row["split"]
@@ -199,7 +201,9 @@ def test_the_same_folder_with_more_in_it_counts_old_files_once(first, stripes, t
     grown = tmp_path / "stripes"
     shutil.copytree(stripes, grown)
     more_stripes(grown, 4, seed=4)
-    run = Run(continue_(first, grown, out=tmp_path / "run", settings={**QUICK, "training.epochs": 1}).run)
+    run = Run(
+        continue_(first, grown, out=tmp_path / "run", settings={**QUICK, "training.epochs": 1}).run
+    )
     digests = [row["sha256"] for row in run.splits()]
     assert len(digests) == len(set(digests))
     assert sum(not row["path"].startswith("earlier:") for row in run.splits()) == 8
@@ -211,7 +215,9 @@ def test_it_can_go_on_twice_and_nothing_before_is_touched(first, plain, tmp_path
     before = {
         name: value.clone() for name, value in read_tensors(first / "model.safetensors").items()
     }
-    second = continue_(first, plain, out=tmp_path / "second", settings={**QUICK, "training.epochs": 1}).run
+    second = continue_(
+        first, plain, out=tmp_path / "second", settings={**QUICK, "training.epochs": 1}
+    ).run
     third = continue_(
         second,
         more_stripes(tmp_path / "more", 8, seed=6),
@@ -226,7 +232,9 @@ def test_it_can_go_on_twice_and_nothing_before_is_touched(first, plain, tmp_path
 
 
 def test_a_probe_is_solved_anew_with_all_images(quick, plain, tmp_path):
-    base = fit_recipe(with_settings(quick, {"tuning": "probe", "data.val": 0.25}), tmp_path / "probe").run
+    base = fit_recipe(
+        with_settings(quick, {"tuning": "probe", "data.val": 0.25}), tmp_path / "probe"
+    ).run
     result = continue_(base, plain, out=tmp_path / "run")
     assert result.numbers()["after_new"] > 0.5
     with pytest.raises(UsageError, match="needs all its old images"):

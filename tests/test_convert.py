@@ -138,16 +138,10 @@ def test_any_numbers_survive(tmp_path_factory, seed, first, second):
 def test_what_a_format_does_not_support_is_noted(tmp_path):
     table = zoo(tmp_path / "made")
     told = "\n".join(map(str, written(table, "yolo", tmp_path / "y")[1]))
-    assert (
-        "crowd boxes, which the format does not support: kept as ordinary boxes"
-        in told
-    )
+    assert "crowd boxes, which the format does not support: kept as ordinary boxes" in told
     assert "4 images with a group, which the format does not support: lost" in told
     assert "2 images without a split, which the format does not support: listed under train" in told
-    assert (
-        "because another one has the same name except for the extension: 1 ('plain.png')"
-        in told
-    )
+    assert "because another one has the same name except for the extension: 1 ('plain.png')" in told
     assert "not support" not in "\n".join(map(str, written(table, "coco", tmp_path / "c")[1]))
 
 

@@ -144,7 +144,10 @@ def test_letters_stand_out_from_their_plate(place):
 
     dark, light = sorted(
         luminance(colour)
-        for colour in (drawing.class_color(place), lettering.contrasting_color(drawing.class_color(place)))
+        for colour in (
+            drawing.class_color(place),
+            lettering.contrasting_color(drawing.class_color(place)),
+        )
     )
     assert (light + 0.05) / (dark + 0.05) >= 4.5  # WCAG AA
 
@@ -180,7 +183,9 @@ def test_labels_never_lie_on_each_other():
     )
     spots = [
         spot
-        for _, spot, _ in drawing._place_labels(list(drawing._styled_boxes(boxes, 0, ["RBC"])), (600, 600))
+        for _, spot, _ in drawing._place_labels(
+            list(drawing._styled_boxes(boxes, 0, ["RBC"])), (600, 600)
+        )
     ]
     assert len(spots) > 20
     assert not any(drawing._overlap(one, other) for one, other in itertools.combinations(spots, 2))
@@ -233,12 +238,17 @@ def test_an_answer_is_drawn_by_its_kind():
     )
     regions = Regions(lambda: mask)
     assert (
-        drawing.draw_prediction(pixels, boxes, ("RBC",)) == drawing.draw_boxes(pixels, boxes, 0, ("RBC",))
+        drawing.draw_prediction(pixels, boxes, ("RBC",))
+        == drawing.draw_boxes(pixels, boxes, 0, ("RBC",))
     ).all()
     assert (
-        drawing.draw_prediction(pixels, regions, ("a", "b")) == drawing.draw_regions(pixels, mask, ("a", "b"))
+        drawing.draw_prediction(pixels, regions, ("a", "b"))
+        == drawing.draw_regions(pixels, mask, ("a", "b"))
     ).all()
-    assert (drawing.draw_prediction(pixels, Labels(("a",)), ("a",)) == drawing.draw_prediction(pixels, None, ())).all()
+    assert (
+        drawing.draw_prediction(pixels, Labels(("a",)), ("a",))
+        == drawing.draw_prediction(pixels, None, ())
+    ).all()
 
 
 def test_side_by_side_keeps_both_pictures():

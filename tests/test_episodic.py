@@ -83,7 +83,9 @@ def test_one_shot_is_the_nearest_image():
         known, asked = features[episode.known], features[episode.asked]
         middle = known.mean(0)
         reference = cdist(asked - middle, known - middle, "cosine").argmin(1)
-        found = solved_answers(model, LabeledFeatures(known, np.eye(5), np.zeros(5)), asked).argmax(1)
+        found = solved_answers(model, LabeledFeatures(known, np.eye(5), np.zeros(5)), asked).argmax(
+            1
+        )
         assert found.tolist() == reference.tolist()
 
 

@@ -26,7 +26,12 @@ pytest.importorskip("onnxruntime", reason="needs the extra 'export'")
 pytest.importorskip("openvino", reason="needs the extra 'export'")
 RUNTIMES = [name for name in EXPORTERS.names() if issubclass(EXPORTERS.get(name), RuntimeExporter)]
 WORDS = {"backbone": "test_efficientnet", "weights": "none", "size": 32, "device": "cpu"}
-SETTINGS = {"data.near_duplicates": 1, "data.leakage_audit": False, "data.val": 0.3, "data.test": 0.1}
+SETTINGS = {
+    "data.near_duplicates": 1,
+    "data.leakage_audit": False,
+    "data.val": 0.3,
+    "data.test": 0.1,
+}
 
 
 @pytest.fixture(scope="module")

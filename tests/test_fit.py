@@ -118,7 +118,9 @@ def test_training_starts_from_the_solved_head(quick, tmp_path, channels_last):
     [("hub", "keep"), ("offline", "keep"), ("none", "learn")],
 )
 def test_pretrained_statistics_are_kept(weights, chosen):
-    assert choose_norm_statistics(with_settings(Recipe(), {"backbone.weights": weights}))[0] == chosen
+    assert (
+        choose_norm_statistics(with_settings(Recipe(), {"backbone.weights": weights}))[0] == chosen
+    )
 
 
 @pytest.mark.parametrize(("images", "offered"), [(500, False), (1000, True)])
@@ -345,8 +347,10 @@ def test_t31_features_come_from_the_cache_and_a_damaged_cache_is_passed_over(
     from foveate.inference import features
 
     counted = []
-    real = features._computed
-    monkeypatch.setattr(features, "_computed", lambda *args: (counted.append(1), real(*args))[1])
+    real = features._head_features
+    monkeypatch.setattr(
+        features, "_head_features", lambda *args: (counted.append(1), real(*args))[1]
+    )
     found = [fit_recipe(with_settings(quick, PROBE), tmp_path / str(number)) for number in range(2)]
     assert len(counted) == 1
     for file in features.cache_folder().iterdir():

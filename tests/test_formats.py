@@ -1,4 +1,4 @@
-"""Folders and tables as people keep them -> Table."""
+"""Reading folders and tables of labels."""
 
 from __future__ import annotations
 

@@ -406,7 +406,9 @@ def test_what_lies_under_a_mask_is_not_seen(learnt):
         return model.head(sentences)
 
     found = [
-        generate_images(model.backbone, read, ["red"], [0], 6, 2.0, InitialImage(each, inpaint_mask=inside))
+        generate_images(
+            model.backbone, read, ["red"], [0], 6, 2.0, InitialImage(each, inpaint_mask=inside)
+        )
         for each in (clean, others)
     ]
     torch.testing.assert_close(found[0] * inside, found[1] * inside)
@@ -575,9 +577,9 @@ def test_the_style_comes_nearer(tmp_path):
             DataError,
             "the mask has 8 by 8 px, the image 16 by 16",
         ),
-        ({"image": "picture.png", "mask": "black.png"}, DataError, "nothing to paint"),
+        ({"image": "picture.png", "mask": "black.png"}, DataError, "nothing to generate"),
         ({"image": "words.png"}, FoveateError, "cannot be decoded"),
-        ({"reference": "nowhere"}, UsageError, "in a folder"),
+        ({"reference": "nowhere"}, UsageError, "must be a folder"),
     ],
 )
 def test_wishes_that_cannot_be_met(learnt, tmp_path, words, kind, said):

@@ -150,7 +150,11 @@ def test_too_few_gpus_are_one_sentence(tmp_path):
 
 @gpu
 def test_a_gpu_paints_what_the_processor_paints(stripes, tmp_path):
-    settings = {"training.precision": "bf16", "data.leakage_audit": False, "data.near_duplicates": 1}
+    settings = {
+        "training.precision": "bf16",
+        "data.leakage_audit": False,
+        "data.near_duplicates": 1,
+    }
     words = {"size": 16, "batch_size": 16, "epochs": 60, "device": "cuda"}
     found = foveate.fit(stripes, task="generate", out=tmp_path / "run", settings=settings, **words)
     rows = Run(found.run).read_metrics()
@@ -236,7 +240,9 @@ def test_bytes_become_on_a_gpu_what_they_become_here(workers):
         for place in range(6)
     ]
     samples = [Sample(str(place), str(place)) for place in range(6)]
-    shown = ImageDataset(samples, Memory(pixels), evaluation_transform(spec, "crop"), lambda truth, size: {}, 0)
+    shown = ImageDataset(
+        samples, Memory(pixels), evaluation_transform(spec, "crop"), lambda truth, size: {}, 0
+    )
     (batch,) = make_loader(shown, BatchSampler(6, 6), workers)
     assert batch.images.dtype == torch.uint8
     assert batch.images.is_pinned()

@@ -90,7 +90,9 @@ def test_draft_is_used_and_remembers_the_size():
 
 
 def test_small_pictures_grow_to_the_short_side():
-    assert images.read_image(encoded(Image.fromarray(upright(5, 7)), "PNG"), short_side=20)[0].shape == (
+    assert images.read_image(encoded(Image.fromarray(upright(5, 7)), "PNG"), short_side=20)[
+        0
+    ].shape == (
         20,
         28,
         3,
@@ -112,7 +114,9 @@ def test_t24_big_endian_and_wide_integers():
     assert images.read_image(encoded(big, "TIFF"))[0].max() == 255
     wide = images.read_image(encoded(Image.fromarray((ramp * 1000).astype(np.int32)), "TIFF"))[0]
     assert (wide.min(), wide.max()) == (0, 255)
-    small = images.read_image(encoded(Image.fromarray(np.full((4, 4), 7, dtype=np.int32)), "TIFF"))[0]
+    small = images.read_image(encoded(Image.fromarray(np.full((4, 4), 7, dtype=np.int32)), "TIFF"))[
+        0
+    ]
     assert (small == 7).all()
 
 
@@ -126,7 +130,9 @@ def test_t24_big_endian_and_wide_integers():
     ],
 )
 def test_t24_float_tiff(values, expected):
-    pixels, _ = images.read_image(encoded(Image.fromarray(np.array([values], dtype=np.float32)), "TIFF"))
+    pixels, _ = images.read_image(
+        encoded(Image.fromarray(np.array([values], dtype=np.float32)), "TIFF")
+    )
     assert pixels[0, :, 0].tolist() == expected
 
 
@@ -139,7 +145,9 @@ def test_t24_cmyk_comes_out_in_colour():
 def test_t24_transparency_lies_on_white():
     clear = {"LA": (0, 0), "RGBA": (0, 0, 0, 0)}
     for mode, colour in clear.items():
-        assert (images.read_image(encoded(Image.new(mode, (4, 4), colour), "PNG"))[0] == 255).all(), mode
+        assert (
+            images.read_image(encoded(Image.new(mode, (4, 4), colour), "PNG"))[0] == 255
+        ).all(), mode
     half = images.read_image(encoded(Image.new("RGBA", (4, 4), (255, 0, 0, 128)), "PNG"))[0]
     assert half[0, 0].tolist() == [255, 127, 127]
 
@@ -161,7 +169,9 @@ def test_t24_one_bit():
 @pytest.mark.parametrize("format", ["GIF", "TIFF"])
 def test_t25_first_frame_counts(format):
     frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
-    pixels, _ = images.read_image(encoded(frames[0], format, save_all=True, append_images=frames[1:]))
+    pixels, _ = images.read_image(
+        encoded(frames[0], format, save_all=True, append_images=frames[1:])
+    )
     assert pixels[4, 4].tolist() == [255, 0, 0]
 
 
@@ -225,7 +235,8 @@ def test_warning_filters_survive_threads():
     source = turned(6, "TIFF")
     before = list(warnings.filters)
     threads = [
-        threading.Thread(target=lambda: [images.read_image(source) for _ in range(20)]) for _ in range(8)
+        threading.Thread(target=lambda: [images.read_image(source) for _ in range(20)])
+        for _ in range(8)
     ]
     for thread in threads:
         thread.start()

@@ -113,7 +113,9 @@ def test_masks_are_learnt():
         0,
     )
     taught(model, shown, epochs=4)
-    held_out = ImageDataset(samples[-16:], Memory(pixels), evaluation_transform(SPEC, "whole"), job.encode, 0)
+    held_out = ImageDataset(
+        samples[-16:], Memory(pixels), evaluation_transform(SPEC, "whole"), job.encode, 0
+    )
     pairs = list(
         zip(
             answered(model.eval(), held_out),
@@ -366,7 +368,9 @@ def test_a_mosaic_keeps_every_mask_on_its_object(framing):
         )
     for seed in range(8):
         torch.manual_seed(seed)
-        pixels, size, target = make_mosaic(SPEC, framing, AugmentRecipe(mosaic=1.0)).combine(pictures)
+        pixels, size, target = make_mosaic(SPEC, framing, AugmentRecipe(mosaic=1.0)).combine(
+            pictures
+        )
         assert (type(target["masks"]), target["masks"].shape) == (
             ObjectMasks,
             (len(target["classes"]), *size),
@@ -548,7 +552,8 @@ def test_one_object_without_a_mask_leaves_boxes_alone(tmp_path, odd):
     assert [sample.target.masks for sample in table.samples] == [None] * 3
     assert [sample.target.names for sample in table.samples] == [truth.names for truth in truths]
     assert any(
-        "without a mask of the image's size; therefore only boxes are read: 1 ('0.png')" in str(note)
+        "without a mask of the image's size; therefore only boxes are read: 1 ('0.png')"
+        in str(note)
         for note in table.notes
     )
 
@@ -693,7 +698,9 @@ def test_answers_become_coco_files(tmp_path):
     sure = truth.select(np.array([True, False]))
     assert (sure.names, sure.masks) == (("disc",), truth.masks[:1])
     assert [row["mask"] for row in truth.row(NAMES)["answer"]] == list(truth.masks)
-    write_folder([ImageResult(str(tmp_path / "a.png"), truth, classes=NAMES)], "coco", tmp_path / "out")
+    write_folder(
+        [ImageResult(str(tmp_path / "a.png"), truth, classes=NAMES)], "coco", tmp_path / "out"
+    )
     rows = json.loads((tmp_path / "out/predictions.json").read_text())["annotations"]
     assert [(row["segmentation"], row["area"]) for row in rows] == [
         (mask, masks.rle_area(mask)) for mask in truth.masks

@@ -108,6 +108,31 @@ def test_wilson_by_hand():
     assert wilson(10, 10)[1] == pytest.approx(1, abs=1e-12)
 
 
+@pytest.mark.parametrize("count", [1, 2, 10, 37, 1000])
+def test_wilson_is_that_of_scipy(count):
+    from scipy.stats import binomtest
+
+    for successes in {0, 1, count // 3, count // 2, count}:
+        expected = binomtest(successes, count).proportion_ci(method="wilson")
+        assert wilson(successes, count) == pytest.approx(tuple(expected), abs=1e-9)
+
+
+def test_the_bootstrap_is_that_of_scipy():
+    from scipy.stats import bootstrap as reference
+
+    values = np.random.default_rng(0).normal(size=50)
+    expected = reference(
+        (np.arange(50),),
+        lambda indices: values[indices].mean(),
+        n_resamples=400,
+        vectorized=False,
+        method="percentile",
+        rng=np.random.default_rng(0),
+    ).confidence_interval
+    ends = bootstrap(lambda indices: float(values[indices].mean()), 50)
+    assert ends == pytest.approx(tuple(expected), abs=1e-12)
+
+
 def test_the_bootstrap_covers_a_mean():
     """Its width for a mean is near 2 * 1.96 standard errors."""
     values = np.random.default_rng(0).normal(size=400)

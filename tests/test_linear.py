@@ -142,7 +142,9 @@ def test_back_and_forth_between_directions_and_features():
     for count, width in ((40, 90), (90, 40)):
         known = rotate(blobs(count, width, 3)[0])
         coefficients = np.random.default_rng(0).normal(size=(3, known.rows.shape[1]))
-        assert np.allclose(known.from_features(known.to_features(coefficients)), coefficients, atol=1e-4)
+        assert np.allclose(
+            known.from_features(known.to_features(coefficients)), coefficients, atol=1e-4
+        )
 
 
 def test_many_images_are_turned_in_parts(monkeypatch):
@@ -153,4 +155,6 @@ def test_many_images_are_turned_in_parts(monkeypatch):
     assert np.allclose(
         abs(whole.rows), abs(parts.rows), atol=1e-3
     )  # a direction may point the other way
-    assert np.allclose(parts.rows @ parts.rotation, (features - parts.mean) / parts.scale, atol=1e-4)
+    assert np.allclose(
+        parts.rows @ parts.rotation, (features - parts.mean) / parts.scale, atol=1e-4
+    )

@@ -1,4 +1,4 @@
-"""Masks as people keep them -> Table, and what their values mean."""
+"""Reading masks, and inferring what their values mean."""
 
 from __future__ import annotations
 
@@ -134,7 +134,8 @@ def test_sizes_are_compared_without_reading_pixels(tmp_path):
     pair(tmp_path, "images/1.png", "masks/1.png", [[0, 1]])
     picture(tmp_path / "images/1.png", 4, 6)
     with pytest.raises(
-        DataError, match=r"not have the size.*masks/1\.png.*2 x 1 px, the image '1\.png' has 6 x 4 px"
+        DataError,
+        match=r"not have the size.*masks/1\.png.*2 x 1 px, the image '1\.png' has 6 x 4 px",
     ):
         read_table(tmp_path)
 
@@ -372,7 +373,11 @@ def test_a_config_with_colors_or_sparse_values(tmp_path):
     [
         ("images: a\nmask: b\n", UnknownName, "'mask'.*did you mean 'masks'"),
         ("images: a\n", DataError, "no 'masks'"),
-        ("path: nowhere\nimages: a\nmasks: b\n", DataError, "path in the config is not a folder.*nowhere"),
+        (
+            "path: nowhere\nimages: a\nmasks: b\n",
+            DataError,
+            "path in the config is not a folder.*nowhere",
+        ),
         ("images: gone\nmasks: b\n", DataError, "the folder does not exist.*gone"),
         ("images: a/*.gif\nmasks: b\n", DataError, r"there are no images.*\*\.gif"),
         ("images: {trian: a}\nmasks: b\n", DataError, "no split is called 'trian'"),
@@ -459,7 +464,10 @@ def test_compressed_run_lengths(tmp_path):
 
     inside = np.zeros((4, 6), dtype=bool)
     inside[2, 3:] = True
-    coco(tmp_path, annotations=[{"image_id": 2, "category_id": 4, "segmentation": encode_rle(inside)}])
+    coco(
+        tmp_path,
+        annotations=[{"image_id": 2, "category_id": 4, "segmentation": encode_rle(inside)}],
+    )
     assert (read_table(tmp_path, "coco_masks").samples[1].target.mask == inside).all()
 
 
@@ -488,7 +496,7 @@ def test_bad_coco_says_why(tmp_path, changes, message):
         read_table(tmp_path, "coco_masks")
 
 
-def test_coco_that_cannot_be_painted(tmp_path):
+def test_coco_segmentations_that_do_not_fit(tmp_path):
     coco(
         tmp_path,
         annotations=[
@@ -516,7 +524,12 @@ def test_coco_without_its_images(tmp_path):
 @pytest.mark.skipif(not (SHARED / "camvid").is_dir(), reason="no shared/data/camvid")
 def test_camvid_by_its_config(tmp_path):
     table = read_table(write(tmp_path / "camvid.yaml", CONFIG.format(path=SHARED / "camvid")))
-    assert (len(table.in_split("train")), len(table.in_split("val")), len(table.classes), table.notes) == (
+    assert (
+        len(table.in_split("train")),
+        len(table.in_split("val")),
+        len(table.classes),
+        table.notes,
+    ) == (
         367,
         101,
         11,

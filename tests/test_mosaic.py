@@ -1,4 +1,4 @@
-"""Four pictures in one: what was drawn on them and what is said of them stay together."""
+"""Mosaic: images and their targets stay together."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ NAMES = ("red", "green", "blue")
 
 
 def scenes(count: int, seed: int = 0) -> tuple[list[np.ndarray], list[np.ndarray], list[int]]:
-    """Black pictures with a square of one colour each: pixels, boxes (4,) and channels."""
+    """Black images with a square of one color each: pixels, boxes (4,) and channels."""
     rng = np.random.default_rng(seed)
     pictures, boxes, channels = [], [], []
     for _ in range(count):
@@ -95,8 +95,8 @@ def detection(
 
 
 @pytest.mark.parametrize("times", [1, 2])
-def test_boxes_lie_on_their_objects(times):
-    """Inside a box its own colour is bright nearly everywhere, and nothing bright is left outside but shreds of objects."""
+def test_boxes_match_their_objects(times):
+    """Inside a box nearly all pixels have its color; outside there are only slivers of objects."""
     pictures, seen = detection(8, times=times), 0
     for index in range(8):
         image, target, _, _, _ = pictures[0, index]
@@ -125,7 +125,7 @@ def test_masks_of_objects_go_along():
 
 @pytest.mark.parametrize("view", ["whole", "windows"])
 def test_masks_agree_with_pixels(view):
-    """Red, green, blue and black are the classes; the corner of one picture is a place that nobody cares about."""
+    """Red, green, blue and black are the classes; a corner of one image is ignored."""
     pictures, _, _ = scenes(6)
     truths = []
     for picture in pictures:
@@ -142,11 +142,12 @@ def test_masks_agree_with_pixels(view):
         assert (mask == IGNORE_INDEX).float().mean() < 0.1
 
 
-def test_the_same_key_gives_the_same_picture():
-    """Whoever reads it, whenever; another epoch gives another."""
+def test_the_same_key_gives_the_same_image():
+    """In any process and order; another epoch gives another image."""
     pictures = detection(8, chance=0.5, crop=0.5, flip=0.5)
     inline, apart = (
-        list(make_loader(pictures, BatchSampler(8, 4, seed=0, epoch=3), workers)) for workers in (0, 2)
+        list(make_loader(pictures, BatchSampler(8, 4, seed=0, epoch=3), workers))
+        for workers in (0, 2)
     )
     for one, other in zip(inline, apart, strict=True):
         assert torch.equal(one.images, other.images)
@@ -160,26 +161,26 @@ def test_the_same_key_gives_the_same_picture():
     assert not torch.equal(always[0, 1][0], always[1, 1][0])
 
 
-def test_no_chance_changes_nothing():
+def test_probability_zero_changes_nothing():
     plain, never = detection(3, crop=0.5), detection(3, chance=0.0, crop=0.5)
     plain.mosaic = None
     assert never.mosaic is None
     assert all(torch.equal(plain[0, index][0], never[0, index][0]) for index in range(3))
 
 
-def test_half_a_chance_is_taken_half_of_the_time():
+def test_probability_one_half_combines_half_of_the_images():
     taken = [Mosaic(0.5, 32, True).is_drawn() for _ in range(400)]
     assert 140 < sum(taken) < 260
 
 
 @pytest.mark.parametrize("count", [1, 2, 3])
-def test_few_pictures_are_shown_several_times(count):
+def test_few_images_occur_several_times(count):
     image, target, _, _, _ = detection(count)[0, 0]
     assert image.shape == (3, 96, 96)
     assert len(target["boxes"]) == len(target["classes"]) == len(target["crowd"])
 
 
-def test_pictures_without_objects_join():
+def test_images_without_objects_are_combined():
     empty = Boxes(np.zeros((0, 4), np.float32), ())
     pictures, _, _ = scenes(4)
     for head in ("fcos", "mask_rcnn"):
@@ -190,7 +191,7 @@ def test_pictures_without_objects_join():
 
 
 def test_slivers_of_objects_are_dropped():
-    """An object as large as its picture, of which a quarter shows a corner, is no object any more."""
+    """An object as large as its image, of which a quarter shows a corner, is dropped."""
     pictures = [np.full((100, 400, 3), 255, np.uint8)] * 4
     truths = [Boxes(np.array([[0, 0, 400, 100]], np.float32), ("red",))] * 4
     made = shown(Detect(DetectSettings(), NAMES), pictures, truths)
@@ -198,23 +199,23 @@ def test_slivers_of_objects_are_dropped():
     assert min(kept) < 4
 
 
-def test_a_task_without_places_refuses():
+def test_targets_without_positions_are_refused():
     require_spatial_targets(AugmentRecipe(), Labels)
     require_spatial_targets(AugmentRecipe(mosaic=0.5), Boxes)
-    with pytest.raises(UsageError, match="truths have places"):
+    with pytest.raises(UsageError, match="only possible with boxes or masks"):
         require_spatial_targets(AugmentRecipe(mosaic=0.5), Labels)
     with pytest.raises(UsageError):
         with_settings(Recipe(), {"augment.mosaic": 1.5})
 
 
-def test_fit_refuses_before_it_reads_a_picture(quick, tmp_path):
-    with pytest.raises(UsageError, match="truths have places"):
+def test_fit_refuses_before_it_reads_an_image(quick, tmp_path):
+    with pytest.raises(UsageError, match="only possible with boxes or masks"):
         fit_recipe(with_settings(quick, {"augment.mosaic": 0.5}), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
 def test_t1_resume_is_exact(tmp_path, monkeypatch):
-    """Stopped within an epoch of mosaics and resumed: the weights of the run that was not, bit for bit."""
+    """A run stopped within an epoch and resumed has the weights of one that was not, bit for bit."""
     pictures, boxes, channels = scenes(16)
     lines = ["path,label,x0,y0,x1,y1"]
     for number, (picture, box, channel) in enumerate(zip(pictures, boxes, channels, strict=True)):

@@ -127,5 +127,6 @@ def test_memory_is_that_of_the_container(monkeypatch, tmp_path):
     assert memory.total_memory() == 2**27
     assert memory.available_memory() == 2**27 - 5
     assert (
-        image_cache.MEMORY_SHARE * memory.total_memory() == ImageCache(SIDE, "crop", keep=True).free_bytes
+        image_cache.MEMORY_SHARE * memory.total_memory()
+        == ImageCache(SIDE, "crop", keep=True).free_bytes
     )

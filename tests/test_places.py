@@ -187,7 +187,9 @@ def painted(height: int, width: int) -> tuple[np.ndarray, np.ndarray, np.ndarray
 )
 def test_masks_and_boxes_stay_on_their_pixels(framing, augment):
     pixels, box, mask = painted(100, 140)
-    transform = training_transform(SPEC, framing, AugmentRecipe(**{"crop": 0.3, "flip": 0.5, **augment}))
+    transform = training_transform(
+        SPEC, framing, AugmentRecipe(**{"crop": 0.3, "flip": 0.5, **augment})
+    )
     segment, detect = (
         TASKS.create("segment", {"framing": framing}, ("a", "b")),
         TASKS.create("detect", {}, ("thing",)),
@@ -393,7 +395,10 @@ def test_every_tuning_adapts_boxes_and_masks(task, tuning):
         "task.width": 32, "training.batch_norm": "keep",
     }  # fmt: skip
     model = build_model(with_settings(Recipe(), settings), ("a", "b", "c"))
-    batch, frozen = made_up(64), weights_fingerprint(model.frozen_tensors()) if model.frozen_tensors() else ""
+    batch, frozen = (
+        made_up(64),
+        weights_fingerprint(model.frozen_tensors()) if model.frozen_tensors() else "",
+    )
     moving = torch.optim.AdamW(
         [parameter for parameter in model.parameters() if parameter.requires_grad], 1e-3
     )

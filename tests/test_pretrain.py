@@ -87,7 +87,10 @@ def trained(quick, tmp_path_factory) -> Path:
     run = fit_recipe(
         with_settings(quick, {"training.epochs": 12, "training.lr": 3e-3}), folder / "run"
     ).run
-    save_file(load_predictor(run, "cpu").model.backbone.network.state_dict(), folder / "trained.safetensors")
+    save_file(
+        load_predictor(run, "cpu").model.backbone.network.state_dict(),
+        folder / "trained.safetensors",
+    )
     return folder / "trained.safetensors"
 
 
@@ -356,7 +359,10 @@ def test_collapse_is_told(end, word):
     start, now = (FeatureQuality(r, s, np.ones(4, bool)) for r, s in ((24.0, 0.9), end))
     told = collapse_reason(now, start, from_scratch=False)
     assert (word in str(told)) if word else told is None
-    assert collapse_reason(FeatureQuality(2.0, 0.05, np.ones(4, bool)), start, from_scratch=True) is None
+    assert (
+        collapse_reason(FeatureQuality(2.0, 0.05, np.ones(4, bool)), start, from_scratch=True)
+        is None
+    )
 
 
 def test_harm_is_noticed_and_taken_back(trained, pictures, labelled, tmp_path):
@@ -402,7 +408,8 @@ def test_a_loss_that_is_no_number_leaves_what_was_good(trained, pictures, tmp_pa
     found = foveate.pretrain(pictures, objective="simclr", out=tmp_path / "run", **words)
     assert "NaN or infinite" in found.outcome["reason"]["values"]["error"]
     assert all(
-        tensor.isfinite().all() for tensor in read_tensors(found.run / BACKBONE_FILE, verbatim=True).values()
+        tensor.isfinite().all()
+        for tensor in read_tensors(found.run / BACKBONE_FILE, verbatim=True).values()
     )
 
 
@@ -528,7 +535,8 @@ def test_two_processes_learn_what_one_does(pictures, tmp_path):
     last = torchrun("-m", "foveate", *words, "--out", str(tmp_path / "two"))
     assert json.loads(last)["run"] == str(tmp_path / "two")
     losses = [
-        [row["train_loss"] for row in Run(tmp_path / name).read_metrics()] for name in ("one", "two")
+        [row["train_loss"] for row in Run(tmp_path / name).read_metrics()]
+        for name in ("one", "two")
     ]
     assert len(losses[0]) == len(losses[1]) == 2
     assert losses[1] == pytest.approx(losses[0], abs=1e-5)
@@ -689,7 +697,8 @@ def test_t1_resume_is_exact(pictures, labelled, tmp_path, monkeypatch):
         build_model(_supervised(tmp_path / "cut"), ("a", "b"))
     again = foveate.pretrain(resume=tmp_path / "cut")
     one, other = (
-        weights_fingerprint(read_tensors(run / BACKBONE_FILE, verbatim=True)) for run in (whole.run, again.run)
+        weights_fingerprint(read_tensors(run / BACKBONE_FILE, verbatim=True))
+        for run in (whole.run, again.run)
     )
     assert one == other
 

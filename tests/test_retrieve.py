@@ -49,12 +49,19 @@ def test_ranks_by_hand():
     assert ranks(alike, own).tolist() == [0, 1, 2]  # a tie is lost
     own[2, 1] = True
     assert ranks(alike, own).tolist() == [0, 1, 1]  # the nearest of two right ones counts
-    assert [score.value for score in recall_at_cutoffs(np.array([0, 1, 5, 12]))] == [0.25, 0.5, 0.75]
+    assert [score.value for score in recall_at_cutoffs(np.array([0, 1, 5, 12]))] == [
+        0.25,
+        0.5,
+        0.75,
+    ]
     assert ranks(torch.zeros(3, 3), torch.eye(3, dtype=torch.bool)).tolist() == [2, 2, 2]
 
 
 def test_a_shared_sentence_belongs_to_all():
-    assert relevance_matrix([["a", "b"], ["a"]], ["a", "b"]).tolist() == [[True, True], [True, False]]
+    assert relevance_matrix([["a", "b"], ["a"]], ["a", "b"]).tolist() == [
+        [True, True],
+        [True, False],
+    ]
 
 
 def test_both_ways_are_what_the_embeddings_say(clip, told):

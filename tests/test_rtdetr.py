@@ -71,7 +71,11 @@ def test_it_reads_any_backbone(name):
     detector, network = made()
     backbone = FAMILIES.get("timm")().open(name, "none", side)
     pyramid = FeaturePyramid(
-        backbone.map_widths, backbone.map_strides, detector.min_stride, detector.max_stride, detector.width
+        backbone.map_widths,
+        backbone.map_strides,
+        detector.min_stride,
+        detector.max_stride,
+        detector.width,
     )
     pixels, truths = torch.randn(2, 3, side, side), [objects(1, side), NOTHING]
     output = network(
@@ -208,7 +212,9 @@ def scene(rng: np.random.Generator) -> tuple[np.ndarray, Boxes]:
     return pixels, Boxes(np.array([[x, y, x + side, y + side]], np.float32), (NAMES[channel],))
 
 
-def learnt(pixels: list[np.ndarray], samples: list[Sample], epochs: int) -> tuple[Model, ImageDataset]:
+def learnt(
+    pixels: list[np.ndarray], samples: list[Sample], epochs: int
+) -> tuple[Model, ImageDataset]:
     """As the trainer does it, without a run folder; the last 16 pictures are held out."""
     torch.manual_seed(0)
     backbone = FAMILIES.get("timm")().open("test_resnet", "none", 64)
@@ -227,7 +233,11 @@ def learnt(pixels: list[np.ndarray], samples: list[Sample], epochs: int) -> tupl
         0,
     )
     recipe = TrainingRecipe(lr=2e-3, layer_decay=1.0, epochs=epochs)
-    moving, steps, step = build_optimizer(model, recipe), epochs * len(BatchSampler(len(shown), 8)), 0
+    moving, steps, step = (
+        build_optimizer(model, recipe),
+        epochs * len(BatchSampler(len(shown), 8)),
+        0,
+    )
     model.train()
     for epoch in range(epochs):
         for batch in batches(shown, BatchSampler(len(shown), 8, seed=0, epoch=epoch)):

@@ -89,7 +89,7 @@ def test_what_cannot_be_compared_is_refused_before_anything_runs(run, stripes, t
         foveate.evaluate(run, stripes, shift=tmp_path / "nowhere")
     (tmp_path / "cats" / "cat").mkdir(parents=True)
     Image.new("RGB", (40, 40)).save(tmp_path / "cats" / "cat" / "0.png")
-    with pytest.raises(FoveateError, match="no image of this data has a class that the run knows"):
+    with pytest.raises(FoveateError, match="none of the images has a class of the run"):
         foveate.evaluate(run, stripes, shift=tmp_path / "cats")
     assert not (run / "evaluations" / "cats").exists()
 

@@ -40,7 +40,9 @@ def blobs(each: int, spread: float, seed: int = 0, width: int = 12) -> LabeledFe
     )
     answers = np.repeat(np.arange(CLASSES), each)
     features = middles[answers] + spread * noise.normal(size=(len(answers), width))
-    return LabeledFeatures(features.astype(np.float32), np.eye(CLASSES)[answers], np.arange(len(answers)) % 5)
+    return LabeledFeatures(
+        features.astype(np.float32), np.eye(CLASSES)[answers], np.arange(len(answers)) % 5
+    )
 
 
 def logits(solution, features: np.ndarray, unit: bool) -> np.ndarray:
@@ -78,7 +80,9 @@ def test_votes_are_those_of_scikit_learn():
     reference = KNeighborsClassifier(7, metric="cosine", weights=weigh).fit(
         known.features, known.targets.argmax(1)
     )
-    found = knn_vote(*(torch.from_numpy(each) for each in (asked, known.features, known.targets)), 7)
+    found = knn_vote(
+        *(torch.from_numpy(each) for each in (asked, known.features, known.targets)), 7
+    )
     np.testing.assert_allclose(found.numpy(), reference.predict_proba(asked), atol=1e-5)
 
 
@@ -101,7 +105,9 @@ def test_lpplus_descends_from_the_class_means():
 def test_chances_are_calibrated_on_left_out_images(fitter):
     """About as sure as it is right, on new images: those who know a fold less are a little less sure."""
     known, other = blobs(40, 1.6), blobs(300, 1.6, seed=1)
-    chances = softmax(logits(solve_few_shot(known, fitter, True, 1.0)[0], other.features, True), axis=1)
+    chances = softmax(
+        logits(solve_few_shot(known, fitter, True, 1.0)[0], other.features, True), axis=1
+    )
     right = (chances.argmax(1) == other.targets.argmax(1)).mean()
     assert 0.5 < right < 0.99
     assert abs(chances.max(1).mean() - right) < 0.12
@@ -117,9 +123,9 @@ def test_a_class_without_an_image_is_never_the_answer():
     known = blobs(6, 1.0)
     without = LabeledFeatures(known.features[6:], known.targets[6:], known.folds[6:])
     for fitter in (centroids, ridge(1.0), lpplus(1.0)):
-        assert 0 not in logits(solve_few_shot(without, fitter, True, 1.0)[0], known.features, True).argmax(
-            1
-        )
+        assert 0 not in logits(
+            solve_few_shot(without, fitter, True, 1.0)[0], known.features, True
+        ).argmax(1)
 
 
 @pytest.fixture

@@ -10,7 +10,12 @@ import foveate
 from foveate.api.evaluate import slices as _slices
 from foveate.errors import DataError
 
-SETTINGS = {"data.near_duplicates": 1, "data.leakage_audit": False, "data.val": 0.2, "data.test": 0.5}
+SETTINGS = {
+    "data.near_duplicates": 1,
+    "data.leakage_audit": False,
+    "data.val": 0.2,
+    "data.test": 0.5,
+}
 
 
 @pytest.fixture(scope="module")

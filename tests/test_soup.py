@@ -19,7 +19,7 @@ import foveate
 from conftest import striped
 from foveate.api.evaluate import evaluate
 from foveate.api.fit.core import fit_recipe
-from foveate.api.fit.pipeline import reopened
+from foveate.api.fit.pipeline import reopen_job
 from foveate.api.soup import soup
 from foveate.api.soup.averaging import equal_tensors, interpolate, recompute_batch_statistics
 from foveate.api.soup.candidates import CandidateScorer
@@ -79,7 +79,11 @@ class World:
         }
         self.recipe = with_settings(
             Recipe(),
-            {**words, "training.batch_norm": "learn", "backbone.weights": str(self._weights(words))},
+            {
+                **words,
+                "training.batch_norm": "learn",
+                "backbone.weights": str(self._weights(words)),
+            },
         )
         self.first = self.fitted("first", {})
         self.second = self.fitted("second", {"seed": 1, "training.lr": 3e-4})
@@ -163,10 +167,11 @@ def test_an_average_lies_between_and_is_the_ends_at_the_ends():
 
 
 def test_statistics_are_those_of_pytorch(world):
-    job = reopened(Run(world.first))
+    job = reopen_job(Run(world.first))
     model, device, way = job.model, torch.device("cpu"), ComputeMode("fp32", False)
     batches = [
-        batch.normalized() for batch in make_loader(job.dataset("train"), BatchSampler(len(job.indices("train")), 8))
+        batch.normalized()
+        for batch in make_loader(job.dataset("train"), BatchSampler(len(job.indices("train")), 8))
     ]
     frozen = {
         name: tensor.clone()
@@ -176,7 +181,7 @@ def test_statistics_are_those_of_pytorch(world):
     found = recompute_batch_statistics(model, batches, device, way)
     assert all(torch.equal(model.state_dict()[name], tensor) for name, tensor in frozen.items())
     assert not any(module.training for module in model.modules())
-    again = reopened(Run(world.first)).model
+    again = reopen_job(Run(world.first)).model
 
     class Fed(torch.nn.Module):
         """Without dropout in the network, all of it may be in training mode, as PyTorch has it."""
@@ -200,7 +205,10 @@ def test_statistics_that_were_kept_are_not_measured(world):
     recipe = with_settings(Run(world.first).recipe(), {"training.batch_norm": "keep"})
     assert (
         recompute_batch_statistics(
-            build_model(recipe, ("lying", "upright")), [], torch.device("cpu"), ComputeMode("fp32", False)
+            build_model(recipe, ("lying", "upright")),
+            [],
+            torch.device("cpu"),
+            ComputeMode("fp32", False),
         )
         == {}
     )
@@ -223,7 +231,7 @@ def test_the_end_of_the_curve_is_the_run_and_its_start_the_probe(world, curve):
 
 
 def test_the_start_is_the_backbone_as_it_came_and_the_solved_head(world):
-    start, probe = initial_weights(reopened(Run(world.first))), weights(world.root / "probe")
+    start, probe = initial_weights(reopen_job(Run(world.first))), weights(world.root / "probe")
     came = read_tensors(world.root / "weights.safetensors")
     assert all(
         torch.equal(start[f"backbone.network.{name}"], tensor) for name, tensor in came.items()
@@ -235,7 +243,7 @@ def test_the_start_is_the_backbone_as_it_came_and_the_solved_head(world):
 
 def test_a_curve_of_one_step_chooses_an_end_bit_for_bit(world, tmp_path):
     found = soup([world.first], out=tmp_path / "new", steps=1)
-    ends = initial_weights(reopened(Run(world.first))), weights(world.first)
+    ends = initial_weights(reopen_job(Run(world.first))), weights(world.first)
     assert equal_tensors(weights(tmp_path / "new"), ends[found.selection.best])
     assert not any(point.recomputed_statistics for point in found.selection.candidates)
 
@@ -255,7 +263,7 @@ def test_validation_alone_chooses(world, curve):
 
 def test_the_better_statistics_are_kept(world, curve, monkeypatch):
     monkeypatch.setattr("foveate.api.soup.candidates.measured_statistics", lambda *_: {})
-    job = reopened(Run(world.first))
+    job = reopen_job(Run(world.first))
     averaged = _interpolate_run(CandidateScorer(job, None), job, 4).candidates
     pairs = list(zip(curve.tried.points, averaged, strict=True))
     assert all(

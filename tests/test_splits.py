@@ -1,4 +1,4 @@
-"""Splits: no group divided, every class taught, shares kept, the order of images without a say."""
+"""Splits divide no group, train every class, keep shares and ignore the order of images."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_single_images_are_stratified():
     assert Counter(splits[100:]) == {"train": 28, "val": 6, "test": 6}
 
 
-def test_order_has_no_say_and_the_seed_has():
+def test_splits_depend_on_the_seed_and_not_on_the_order():
     labels, groups = grouped(300, 4, 80)
     order = list(range(300))
     random.Random(1).shuffle(order)
@@ -63,7 +63,7 @@ def test_order_has_no_say_and_the_seed_has():
 
 
 @pytest.mark.parametrize(("val", "test"), [(0.15, 0.15), (0.6, 0.3), (0.5, 0.0), (0.0, 0.0)])
-def test_every_class_is_taught(val, test):
+def test_every_class_has_training_images(val, test):
     labels = [(f"c{index // 3}",) for index in range(60)]
     splits = make_splits(labels, [str(index) for index in range(60)], val, test, 0)
     taught = {name for (name,), split in zip(labels, splits, strict=True) if split == "train"}
@@ -127,7 +127,7 @@ def test_folds_keep_groups_together_and_classes_spread():
     assert np.bincount(pairs).tolist() == [8] * 5
 
 
-def test_near_copies_finds_copies_and_nothing_else():
+def test_near_duplicates_finds_copies_and_nothing_else():
     noise = np.random.default_rng(0)
     base = noise.uniform(0, 255, (40, 32, 32)).astype(np.float32)
     copies = (base[:10] * 0.8 + 10 + noise.normal(0, 2, (10, 32, 32))).astype(np.float32)
@@ -137,7 +137,7 @@ def test_near_copies_finds_copies_and_nothing_else():
 
 
 def drawings() -> dict[str, np.ndarray]:
-    """One shape in two colours, and what becomes of the red one on its way through programs."""
+    """One shape in two colors, and what image editors make of the red one."""
     rng = np.random.default_rng(0)
     shape = (rng.random((8, 8)) < 0.4).repeat(10, 0).repeat(10, 1)[..., None]
     red, blue = (
@@ -156,12 +156,12 @@ def drawings() -> dict[str, np.ndarray]:
     }
 
 
-def test_one_shape_in_two_colours_is_two_pictures():
+def test_one_shape_in_two_colors_is_two_images():
     found = drawings()
     thumbs, tints = (
         np.stack([each(pixels) for pixels in found.values()]) for each in (gray_thumbnail, tint)
     )
-    assert near_duplicates(thumbs, 0.97).tolist() == [0] * 6  # by grey levels alone
+    assert near_duplicates(thumbs, 0.97).tolist() == [0] * 6  # by gray levels alone
     near, far = np.array([0, 0, 0, 0, 0, 1]), np.array([1, 2, 3, 4, 5, 2])
     assert colors_agree(tints, near, far).tolist() == [False, True, True, True, True, True]
     apart = np.array([0, 1, 3, 4, 5])  # a grey picture may be a copy of both, and would join them
@@ -177,13 +177,13 @@ def test_one_shape_in_two_colours_is_two_pictures():
     assert near_duplicates(thumbs, 0.97, tints).tolist() == [0, 1, 0]
 
 
-def test_flat_pictures_join_only_their_equals():
+def test_uniform_images_join_only_their_equals():
     flat = np.stack([np.full((32, 32), value, dtype=np.float32) for value in (0, 255, 0, 7, 255)])
     assert near_duplicates(flat, 0.9).tolist() == [0, 1, 0, 2, 1]
     assert near_duplicates(flat[:0], 0.9).tolist() == []
 
 
-def test_equal_pictures_join_even_at_likeness_one():
+def test_equal_images_join_even_at_threshold_one():
     base = np.random.default_rng(0).uniform(0, 255, (3, 32, 32)).astype(np.float32)
     assert near_duplicates(np.concatenate([base, base]), 1.0).tolist() == [0, 1, 2, 0, 1, 2]
 
@@ -200,7 +200,7 @@ def test_blocks_do_not_change_the_clusters(monkeypatch):
 @pytest.mark.parametrize("many", [0.0, 1.0])
 @pytest.mark.parametrize("likeness", [0.5, 0.9, 0.99])
 def test_the_bound_misses_no_pair(monkeypatch, likeness, many):
-    """Against all products, of pictures with coarse and with fine structure; by picking pairs and by whole blocks."""
+    """Compared with all products, for coarse and fine images, by candidate pairs and by whole blocks."""
     chance = np.random.default_rng(3)
     coarse = np.repeat(np.repeat(chance.uniform(0, 255, (60, 8, 8)), 4, 1), 4, 2)
     thumbs = (
@@ -215,7 +215,7 @@ def test_the_bound_misses_no_pair(monkeypatch, likeness, many):
     assert 1 < expected.max() + 1 < 300
 
 
-def test_thumbnails_and_words():
+def test_thumbnails_and_names_of_splits():
     thumb = gray_thumbnail(np.full((100, 60, 3), 128, dtype=np.uint8))
     assert (thumb.shape, thumb.dtype, float(thumb.mean())) == ((32, 32), np.uint8, 128.0)
     assert [split_from_name(word) for word in ("Training", "valid", "DEV", "testing", "cat")] == [
@@ -257,11 +257,13 @@ def test_shots_are_drawn_by_class_and_from_different_groups():
     assert [sample.key for sample in found.table.samples] == [
         f"{digest}.png" for digest in found.hashes
     ]
-    again, other = (subsample_shots(shown(groups, labels), groups, 4, seed)[0].hashes for seed in (0, 1))
+    again, other = (
+        subsample_shots(shown(groups, labels), groups, 4, seed)[0].hashes for seed in (0, 1)
+    )
     assert again == found.hashes != other
 
 
-def test_more_shots_than_images_is_one_sentence():
+def test_more_shots_than_images_are_refused():
     labels = ["a", "b"] * 5 + ["a"] * 5
     with pytest.raises(DataError, match="'b' has 4 training images, 5 are requested"):
         subsample_shots(shown(labels, labels), labels, 5, 0)

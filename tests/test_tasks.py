@@ -149,7 +149,11 @@ def learnt(
     augment = AugmentRecipe(policy="none", crop=1.0)
     spec = backbone.input
     shown = ImageDataset(
-        samples[:-16], Memory(scenes), training_transform(spec, task.framing, augment), task.encode, 0
+        samples[:-16],
+        Memory(scenes),
+        training_transform(spec, task.framing, augment),
+        task.encode,
+        0,
     )
     recipe = TrainingRecipe(lr=3e-3, layer_decay=1.0, epochs=epochs)
     moving, steps = build_optimizer(model, recipe), epochs * len(BatchSampler(len(shown), 16))
@@ -219,7 +223,9 @@ def test_whole_views_bring_boxes_back_exactly():
     spec = InputSpec(SIDE, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
     pixels = np.zeros((50, 200, 3), np.uint8)
     pixels[10:30, 100:140] = 255
-    image, view, _ = evaluation_transform(spec, "whole")(pixels, (100, 400), {})  # decoded at half its size
+    image, view, _ = evaluation_transform(spec, "whole")(
+        pixels, (100, 400), {}
+    )  # decoded at half its size
     rows, columns = np.nonzero(image[0].numpy() > 127)
     seen = np.array([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]) / SIDE
     scale = np.array([view[2] - view[0], view[3] - view[1]])

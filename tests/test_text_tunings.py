@@ -228,7 +228,8 @@ def test_what_is_frozen_stays_and_what_is_saved_is_enough(shapes, clip, tuning):
     if "tip" in tuning:
         features = torch.randn(12, 32).numpy()
         model.tuning.fit_head(
-            model, LabeledFeatures(features, np.eye(len(CLASSES))[np.arange(12) % 9], np.arange(12) % 3)
+            model,
+            LabeledFeatures(features, np.eye(len(CLASSES))[np.arange(12) % 9], np.arange(12) % 3),
         )
     before = weights_fingerprint(model.frozen_tensors())
     moving = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -243,7 +244,9 @@ def test_what_is_frozen_stays_and_what_is_saved_is_enough(shapes, clip, tuning):
         optimizer.step()
     assert weights_fingerprint(model.frozen_tensors()) == before
     again = build_model(asked, CLASSES)
-    again.load_tensors({name: tensor.clone() for name, tensor in model.eval().trained_tensors().items()})
+    again.load_tensors(
+        {name: tensor.clone() for name, tensor in model.eval().trained_tensors().items()}
+    )
     with torch.inference_mode():
         assert torch.equal(
             *(each.head(each.backbone(images, each.task.needs)) for each in (model, again))
@@ -254,7 +257,9 @@ def test_the_cache_votes_as_the_paper_says(shapes, clip):
     """Equations 4 to 6 of Tip-Adapter, written out image by image."""
     model = build_model(with_settings(recipe(shapes, clip, "tip"), {"task": "classify"}), CLASSES)
     features, owners = torch.randn(10, 32), torch.arange(10) % 9
-    model.tuning.fit_head(model, LabeledFeatures(features.numpy(), np.eye(9)[owners.numpy()], np.arange(10) % 2))
+    model.tuning.fit_head(
+        model, LabeledFeatures(features.numpy(), np.eye(9)[owners.numpy()], np.arange(10) % 2)
+    )
     model.head.alpha.fill_(1.5)
     model.head.beta.fill_(3.0)
     image = torch.randn(1, 32)
@@ -356,7 +361,9 @@ def test_several_classes_an_image_are_refused(shapes, clip, tuning):
 
 def test_a_cache_that_nothing_was_put_into_is_not_trained(shapes, clip, tmp_path):
     with pytest.raises(UsageError, match="holds no training image"):
-        fit_recipe(recipe(shapes, clip, "tip_f", **{"training.head_init": "random"}), tmp_path / "run")
+        fit_recipe(
+            recipe(shapes, clip, "tip_f", **{"training.head_init": "random"}), tmp_path / "run"
+        )
 
 
 def test_every_tuning_of_the_shelf_is_here():

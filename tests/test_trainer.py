@@ -97,7 +97,11 @@ def test_the_head_moves_alone_at_first(quick, tmp_path):
 def test_activations_computed_again_are_the_same_gradient_in_less_memory(quick, name):
     found = []
     for again in (False, True):
-        words = {"backbone.name": name, "task": "classify", "training.gradient_checkpointing": again}
+        words = {
+            "backbone.name": name,
+            "task": "classify",
+            "training.gradient_checkpointing": again,
+        }
         model = build_model(with_settings(quick, words), ("a", "b")).train()
         kept: list[int] = []
         torch.manual_seed(0)
@@ -217,7 +221,9 @@ def test_a_head_on_random_weights_begins_at_random(stripes, tmp_path):
     fit_recipe(with_settings(Recipe(), words), tmp_path / "run")
     assert Run(tmp_path / "run").recipe().training.head_init == "random"
     assert json.loads((tmp_path / "run" / "metrics.jsonl").read_text())["train_loss"] < 2
-    fit_recipe(with_settings(Recipe(), {**words, "training.head_init": "probe"}), tmp_path / "stated")
+    fit_recipe(
+        with_settings(Recipe(), {**words, "training.head_init": "probe"}), tmp_path / "stated"
+    )
     assert Run(tmp_path / "stated").recipe().training.head_init == "probe"
 
 

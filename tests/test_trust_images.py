@@ -1,4 +1,4 @@
-"""Pictures as people have them, through every door: training, prediction, server, exported files. By the ids of docs/trust.md."""
+"""Unusual images in training, prediction, server and exported files; ids as in docs/trust.md."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def engine(run):
 
 
 def seen(engine, content, path):
-    """The tensor that the network is given: by fit, as its validation, by predict, by the server, by an exported file."""
+    """The input of the network in training, validation, prediction, serving and exported files."""
     path.write_bytes(content)
     model, spec = engine.predictor.model, engine.predictor.model.backbone.input
     sample, pixels = (
@@ -75,10 +75,14 @@ def seen(engine, content, path):
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (spec.mean, spec.std))
     return {
         "training": ImageDataset(
-            [sample], pixels, training_transform(spec, model.task.framing, STILL), model.task.encode, 0
+            [sample],
+            pixels,
+            training_transform(spec, model.task.framing, STILL),
+            model.task.encode,
+            0,
         )[0, 0][0],
         "validation": eval_dataset(model, [sample], pixels, 0)[0, 0][0],
-        "predict": engine.predictor.pictures(
+        "predict": engine.predictor.dataset(
             [sample], ImageCache(spec.size, model.task.framing, False)
         )[0, 0][0],
         "serve": engine.decode(content).item[0],
@@ -97,8 +101,10 @@ def alike(found):
 @pytest.mark.parametrize(
     ("format", "options"), FORMATS, ids=lambda value: value if isinstance(value, str) else ""
 )
-def test_t23_all_eight_orientations_are_one_picture_everywhere(engine, tmp_path, format, options):
-    """Bit for bit, through five doors; a JPEG that is turned is packed anew, so that its blocks differ by a little."""
+def test_t23_all_eight_orientations_are_the_same_image_everywhere(
+    engine, tmp_path, format, options
+):
+    """Bit for bit in all paths; a rotated JPEG is encoded anew, so that its blocks differ slightly."""
     known = None
     for orientation in range(1, 9):
         content = turned(orientation, format, **options)
@@ -110,7 +116,7 @@ def test_t23_all_eight_orientations_are_one_picture_everywhere(engine, tmp_path,
         known = first if known is None else known
         apart = int((first.int() - known.int()).abs().max())
         assert apart <= (13 if format == "JPEG" else 0)
-        assert engine.answer([engine.decode(content)])[0]["scores"] == pytest.approx(
+        assert engine.predict([engine.decode(content)])[0]["scores"] == pytest.approx(
             next(
                 iter(engine.predictor.predict([tmp_path / f"{orientation}.{format.lower()}"]))
             ).row()["scores"],
@@ -119,8 +125,8 @@ def test_t23_all_eight_orientations_are_one_picture_everywhere(engine, tmp_path,
 
 
 @pytest.mark.parametrize("format", ["PNG", "JPEG", "WEBP", "TIFF"])
-def test_t23_boxes_and_masks_lie_where_they_lay(tmp_path, format):
-    """Boxes count from the upright picture: the network sees them at the same place in all eight, and so does who reads the answer."""
+def test_t23_boxes_and_masks_refer_to_the_upright_image(tmp_path, format):
+    """The network and its predictions have them at the same position in all eight orientations."""
     task = TASKS.create("detect", {}, ("a",))
     spec = RunSpec()
     truth = Boxes(np.array([[10, 5, 40, 30]], np.float32), ("a",))
@@ -128,7 +134,10 @@ def test_t23_boxes_and_masks_lie_where_they_lay(tmp_path, format):
     for orientation in range(1, 9):
         path = tmp_path / f"{orientation}.x"
         path.write_bytes(turned(orientation, format))
-        for transform in (evaluation_transform(spec, "whole"), training_transform(spec, "whole", STILL)):
+        for transform in (
+            evaluation_transform(spec, "whole"),
+            training_transform(spec, "whole", STILL),
+        ):
             pixels = ImageCache(spec.size, "whole", keep=False)
             _, target, _, size, _ = ImageDataset(
                 [Sample(path, "x", truth)], pixels, transform, task.encode, 0
@@ -139,13 +148,13 @@ def test_t23_boxes_and_masks_lie_where_they_lay(tmp_path, format):
 
 
 class RunSpec:
-    """What a network sees."""
+    """The input of a network."""
 
     size, mean, std, stride = 64, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), 32
 
 
 def odd_pictures():
-    """name -> content, of every mode that people have."""
+    """Name -> content, for every pixel type in use."""
     colours = upright()
     grey = colours[..., 0]
     deep = np.linspace(0, 65535, 48 * 80).reshape(48, 80).astype(np.uint16)
@@ -205,7 +214,7 @@ def test_t25_the_first_frame_counts_wherever_there_are_several(engine, tmp_path)
 
 
 def fingerprints(root):
-    """Everything in a tree that could have been changed: names, bytes, times, rights."""
+    """All properties of a tree that could change: names, bytes, times, permissions."""
     found = {}
     for path in sorted(root.rglob("*")):
         about = path.lstat()
@@ -219,7 +228,7 @@ def fingerprints(root):
     return found
 
 
-def test_t22_no_verb_writes_beside_the_pictures(quick, tmp_path, capsys):
+def test_t22_no_command_writes_beside_the_images(quick, tmp_path, capsys):
     data = stripes_folder(tmp_path / "data")
     (data / "lying" / "broken.png").write_bytes(b"no picture")
     (data / "upright" / "turned.jpg").write_bytes(turned(6, "JPEG"))
@@ -259,7 +268,7 @@ exec "$@"
 """
 
 
-def test_t22_a_mount_that_is_read_only_is_enough(tmp_path):
+def test_t22_a_read_only_mount_is_enough(tmp_path):
     data = stripes_folder(tmp_path / "data", each=8)
     tried = (
         subprocess.run(["unshare", "-m", "true"], capture_output=True, check=False)
@@ -302,7 +311,7 @@ def test_t22_a_mount_that_is_read_only_is_enough(tmp_path):
 
 @pytest.fixture(scope="module")
 def named(tmp_path_factory):
-    """Classes and pictures of names that systems stumble over; those that are not UTF-8 where the disk takes them."""
+    """Classes and images with difficult names; those that are not UTF-8 if the disk accepts them."""
     rng, root = np.random.default_rng(3), tmp_path_factory.mktemp("data") / "名前"
     composed, apart = "café", unicodedata.normalize("NFD", "café")
     pictures = [
@@ -326,7 +335,7 @@ def named(tmp_path_factory):
     return root
 
 
-def test_t27_any_name_comes_through(quick, named, tmp_path, capsys):
+def test_t27_any_name_is_supported(quick, named, tmp_path, capsys):
     words = {
         "data.path": str(named),
         "tuning": "probe",
@@ -370,8 +379,8 @@ def test_t27_any_name_comes_through(quick, named, tmp_path, capsys):
     capsys.readouterr()
 
 
-def test_t28_what_is_no_picture_is_passed_over_or_told(quick, tmp_path, capsys):
-    """Pipes, devices, links that lead back, out or nowhere, and the clutter of file managers."""
+def test_t28_what_is_not_an_image_is_skipped_or_reported(quick, tmp_path, capsys):
+    """Pipes, devices, links that lead back, out or nowhere, and files of file managers."""
     data = stripes_folder(tmp_path / "data")
     os.mkfifo(data / "lying" / "pipe.png")
     (data / "lying" / "zero.png").symlink_to("/dev/zero")
@@ -390,7 +399,9 @@ def test_t28_what_is_no_picture_is_passed_over_or_told(quick, tmp_path, capsys):
         (data / clutter).write_bytes(b"x")
     (data / "lying" / "folder.png").mkdir()
     fit_recipe(
-        with_settings(quick, {"data.path": str(data), "tuning": "probe", "data.leakage_audit": False}),
+        with_settings(
+            quick, {"data.path": str(data), "tuning": "probe", "data.leakage_audit": False}
+        ),
         tmp_path / "run",
     )
     paths = {row["path"] for row in Run(tmp_path / "run").splits()}
@@ -404,7 +415,7 @@ def test_t28_what_is_no_picture_is_passed_over_or_told(quick, tmp_path, capsys):
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="nothing is closed to the administrator")
-def test_t28_a_folder_that_is_closed_is_named(tmp_path):
+def test_t28_an_unreadable_folder_is_named(tmp_path):
     data = stripes_folder(tmp_path / "data")
     (data / "lying").chmod(0)
     try:
@@ -415,7 +426,7 @@ def test_t28_a_folder_that_is_closed_is_named(tmp_path):
 
 
 def test_t29_classes_are_matched_by_name_in_validation_too(quick, tmp_path, capsys):
-    """Validation lacks a class, spells one otherwise and has one that training does not know, which sorts first."""
+    """Validation lacks a class, spells one differently and has an unknown one, which sorts first."""
     rng = np.random.default_rng(1)
     for place in (
         "train/lying",
@@ -433,13 +444,14 @@ def test_t29_classes_are_matched_by_name_in_validation_too(quick, tmp_path, caps
     (tmp_path / "data" / "train" / "empty").mkdir()
     fit_recipe(
         with_settings(
-            quick, {"data.path": str(tmp_path / "data"), "tuning": "probe", "data.leakage_audit": False}
+            quick,
+            {"data.path": str(tmp_path / "data"), "tuning": "probe", "data.leakage_audit": False},
         ),
         tmp_path / "run",
     )
     said = capsys.readouterr().out
-    assert "'Lying ' in val is taken for 'lying'" in said
-    assert "'aaa' is in val but not in the splits before it" in said
+    assert "'Lying ' in val is taken as 'lying'" in said
+    assert "'aaa' is in val but in no earlier split" in said
     assert "'aaa' has no training image: it will never be the answer" in said
     assert "empty' is skipped: it holds no pictures" in said
     rows = {row["path"]: row["label"] for row in Run(tmp_path / "run").splits()}
@@ -448,14 +460,16 @@ def test_t29_classes_are_matched_by_name_in_validation_too(quick, tmp_path, caps
     assert {answer.row()["answer"] for answer in answers} <= {"lying", "upright", "zigzag"}
 
 
-def test_t31_what_was_computed_is_known_by_bytes_and_not_by_names_or_times(
+def test_t31_cached_features_are_keyed_by_bytes_and_not_by_names_or_times(
     quick, tmp_path, monkeypatch
 ):
-    """A touch and a rename compute nothing anew; an edit that leaves size and time as they were does."""
+    """touch and renaming recompute nothing; an edit that keeps size and time does."""
     from foveate.inference import features
 
-    data, counted, real = stripes_folder(tmp_path / "data"), [], features._computed
-    monkeypatch.setattr(features, "_computed", lambda *args: (counted.append(1), real(*args))[1])
+    data, counted, real = stripes_folder(tmp_path / "data"), [], features._head_features
+    monkeypatch.setattr(
+        features, "_head_features", lambda *args: (counted.append(1), real(*args))[1]
+    )
 
     def fitted(name, **words):
         fit_recipe(

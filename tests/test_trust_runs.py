@@ -434,7 +434,9 @@ def test_t10_a_training_that_met_a_full_disk_goes_on_when_there_is_room(
 
 def test_t11_no_step_is_taken_where_the_checkpoints_will_not_fit(hard, tmp_path, monkeypatch):
     asked = []
-    monkeypatch.setattr(checkpoints, "free_disk_bytes", lambda path: (asked.append(path), 11_000_000)[1])
+    monkeypatch.setattr(
+        checkpoints, "free_disk_bytes", lambda path: (asked.append(path), 11_000_000)[1]
+    )
     monkeypatch.setattr(trainer.Trainer, "_step", lambda *_: pytest.fail("a step"))
     with pytest.raises(DiskFull, match=r"3 checkpoints of \d+ MB and the logs may take"):
         trained(hard, tmp_path / "run")
@@ -443,7 +445,7 @@ def test_t11_no_step_is_taken_where_the_checkpoints_will_not_fit(hard, tmp_path,
 
 def test_t11_the_room_that_is_asked_for_is_enough(hard, whole):
     """What a checkpoint takes is no more than what was reckoned before the first step."""
-    job = _fitting.reopened(Run(whole[0]))
+    job = _fitting.reopen_job(Run(whole[0]))
     reckoned = trainer.Trainer(
         job.model, job.recipe, job.run, job.dataset("train"), None, job.device
     ).checkpoint_bytes()
@@ -530,7 +532,9 @@ def test_t14_a_signal_in_every_phase(quick, tmp_path, phase):
     done = struck(words_of(quick, tmp_path / "run"), place, at=at)
     assert done.returncode == 143, done.stderr
     assert "stopped" in done.stderr
-    assert not [path for path in tmp_path.rglob("*") if "aside" in path.name or path.name == "lock.json"]
+    assert not [
+        path for path in tmp_path.rglob("*") if "aside" in path.name or path.name == "lock.json"
+    ]
     run = Run(tmp_path / "run")
     if phase in ("step", "validation", "checkpoint"):
         found = newest_checkpoint(run.folder, refused)
@@ -540,7 +544,9 @@ def test_t14_a_signal_in_every_phase(quick, tmp_path, phase):
 
 
 def test_t14_a_signal_in_an_export_leaves_no_file(quick, tmp_path):
-    fit_recipe(with_settings(quick, {"tuning": "probe", "data.leakage_audit": False}), tmp_path / "run")
+    fit_recipe(
+        with_settings(quick, {"tuning": "probe", "data.leakage_audit": False}), tmp_path / "run"
+    )
     done = struck(
         ["export", tmp_path / "run", "--out", tmp_path / "files"],
         ("foveate.deploy.targets.onnx", "Onnx.open"),
@@ -585,12 +591,18 @@ def test_t17_a_step_that_is_no_number_leaves_no_trace_and_can_be_seen_again(
             batch = batch.normalized()
             batch.images[1, 0, 3, 3] = float("nan")
             before.update(
-                {name: tensor.clone() for name, tensor in {**self.live, **self.average.tensors}.items()}
+                {
+                    name: tensor.clone()
+                    for name, tensor in {**self.live, **self.average.tensors}.items()
+                }
             )
         real(self, batch)
         if self.state.step == 3:
             after.update(
-                {name: tensor.clone() for name, tensor in {**self.live, **self.average.tensors}.items()}
+                {
+                    name: tensor.clone()
+                    for name, tensor in {**self.live, **self.average.tensors}.items()
+                }
             )
 
     monkeypatch.setattr(trainer.Trainer, "_step", spoiled)
@@ -721,7 +733,7 @@ class Mortal(ImageDataset):
 
 
 def test_t20_a_loader_process_that_dies_is_replaced(quick, tmp_path, capsys):
-    job = _fitting.prepared(quick, read_data(quick), tmp_path / "run")
+    job = _fitting.prepare_job(quick, read_data(quick), tmp_path / "run")
     own = job.dataset("train")
     pictures = Mortal(own.samples, own.cache, own.transform, own.encode, own.seed)
     order = [BatchSampler(len(own), 3, seed=1) for _ in range(2)]
@@ -736,7 +748,7 @@ def test_t20_a_loader_process_that_dies_is_replaced(quick, tmp_path, capsys):
 
 
 def test_t20_what_a_transform_says_is_not_taken_for_that(quick, tmp_path):
-    job = _fitting.prepared(quick, read_data(quick), tmp_path / "run")
+    job = _fitting.prepare_job(quick, read_data(quick), tmp_path / "run")
     own = job.dataset("train")
     broken = ImageDataset(
         own.samples,

@@ -144,7 +144,7 @@ def test_names_without_an_image_are_a_run(shapes, clip_folder, tmp_path, capsys)
     assert json.loads(printed.out.splitlines()[-1])["run"] == str(tmp_path / "run")
     assert "tuning = zeroshot (only class names were given)" in printed.err
     assert (
-        f"no image was seen: foveate evaluate {tmp_path / 'run'} DATA says what it is worth"
+        f"there were no images: score it with foveate evaluate {tmp_path / 'run'} DATA"
         in printed.err
     )
     assert Run(tmp_path / "run").classes() == tuple(name.replace(" ", "_") for name in NAMES)

@@ -1,4 +1,4 @@
-"""Tables of images (.csv, .tsv, .jsonl, .ndjson, .parquet) -> records with standard column names."""
+"""Tables of images (.csv, .tsv, .jsonl, .ndjson, .parquet) -> records with standard columns."""
 
 from __future__ import annotations
 

@@ -197,7 +197,9 @@ def find_unreadable(
     return errors
 
 
-def drop_unreadable(samples: Sequence[Sample], cache: ImageCache, strict: bool = False) -> list[Sample]:
+def drop_unreadable(
+    samples: Sequence[Sample], cache: ImageCache, strict: bool = False
+) -> list[Sample]:
     """Return the samples whose images can be read; warn of the others.
 
     Raises:

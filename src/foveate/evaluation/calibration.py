@@ -35,11 +35,11 @@ class FeatureSpace:
     Wang et al. 2022).
 
     Attributes:
-        middle: (D,) mean of the features.
+        mean: (D,) of the features.
         directions: (P, D) orthonormal, the first principal components.
     """
 
-    middle: np.ndarray
+    mean: np.ndarray
     directions: np.ndarray
 
     @classmethod
@@ -56,7 +56,7 @@ class FeatureSpace:
         Args:
             features: (N, D).
         """
-        centered = features - self.middle
+        centered = features - self.mean
         inside = np.square(centered @ self.directions.T).sum(1)
         total = np.square(centered).sum(1).clip(min=_TINY)
         residual: np.ndarray = (1 - inside / total).clip(0, 1)

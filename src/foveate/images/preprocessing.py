@@ -161,5 +161,7 @@ def _shifted_masks(
 ) -> list[RLE]:
     """The masks of the tiles in the whole image."""
     return [
-        encode_rle_at(decode_rle(mask), y, x, size) for (x, y), part in parts for mask in part.masks or ()
+        encode_rle_at(decode_rle(mask), y, x, size)
+        for (x, y), part in parts
+        for mask in part.masks or ()
     ]

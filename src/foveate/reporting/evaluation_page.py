@@ -218,7 +218,7 @@ def _headline(page: EvaluationPage) -> dict[str, Text]:
             unit=unit,
             images=images,
         )
-    return {"value": written(score.value) + unit, "note": note}
+    return {"value": (written(score.value) + unit).replace(" ", "\N{NO-BREAK SPACE}"), "note": note}
 
 
 def _numeric_columns(rows: list[dict[str, Any]]) -> list[str]:

@@ -56,7 +56,7 @@ class OutOfFold:
 
 @dataclass(frozen=True)
 class HeadFit:
-    """What fitting a head has found beside its weights.
+    """What fitting a head yields beside its weights.
 
     Attributes:
         decisions: what the tuning has chosen.

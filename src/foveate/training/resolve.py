@@ -47,7 +47,7 @@ Defaults = Mapping[str, tuple[Any, str]]
 
 @dataclass
 class Resolution:
-    """A recipe on its way from what the user set to what is done, with the decisions so far."""
+    """A recipe that is being resolved, and the decisions so far."""
 
     recipe: Recipe
     decisions: list[Decision] = field(default_factory=list)
@@ -91,7 +91,7 @@ def resolve_recipe(recipe: Recipe, table: Table) -> tuple[Recipe, list[Decision]
         The recipe, and what was decided for the user.
 
     Raises:
-        UsageError: The settings do not fit together, or the task cannot be told from the data.
+        UsageError: The settings do not fit together, or the task cannot be inferred from the data.
     """
     resolution = Resolution(recipe)
     _resolve_data(resolution, table)

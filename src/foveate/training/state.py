@@ -36,8 +36,8 @@ class TrainingState:
         best_epoch: number of that epoch, from 0; -1 before the first validation.
         bad_steps: steps in a row that were skipped, because their loss or gradient was not finite.
         seconds: time spent on training until the last checkpoint.
-        stop_reason: row of a `Message`: why the training ends before its last epoch; empty while
-            it goes on.
+        stop_reason: row of a `Message`: why the training ends before its last epoch; empty until
+            then.
         max_images: largest micro-batch that fits into memory; None where that was no problem.
         processes: number of processes that train together.
     """

@@ -422,7 +422,7 @@ class Trainer:
         log.info(f"resumed at epoch {self.state.epoch + 1}, step {self.state.step}")
 
     def _record_processes(self) -> None:
-        """Record that a run goes on with another number of processes than before."""
+        """Record that a run is resumed with another number of processes than before."""
         before, now = self.state.processes, self.distributed.size
         if before != now and self.distributed.is_main:
             reason = f"resumed after training with {before}: from here on no longer bit for bit "

@@ -19,12 +19,12 @@ from foveate.utils.device import ComputeMode
 
 @dataclass(frozen=True)
 class ValidationResult:
-    """What a validator found.
+    """The result of a validation.
 
     Attributes:
         score: selection criteria, the most important first; greater is better.
         row: numbers for metrics.jsonl.
-        stop_reason: why the training should end now; None if it should go on.
+        stop_reason: why the training should end now; None if it should continue.
     """
 
     score: list[float]

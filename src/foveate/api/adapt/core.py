@@ -28,6 +28,7 @@ from foveate.training.test_time import TEST_TIME_METHODS, Feed, TestTimeMethod
 from foveate.types import Batch, Sample, Score, Table
 from foveate.utils import console
 from foveate.utils.console import Bar
+from foveate.utils.device import to_device
 from foveate.utils.paths import printable
 
 _FEW = 64  # images: below, their statistics say little
@@ -223,7 +224,7 @@ def _feed(predictor: Predictor, pictures: ImageDataset, bar: Bar) -> Feed:
             len(pictures), recipe.training.batch_size, seed=recipe.seed, epoch=epoch
         )
         for batch in make_loader(pictures, order):
-            yield batch.to(predictor.device, memory_format=predictor.mode.memory_format)
+            yield to_device(batch, predictor.device, predictor.mode)
             bar.advance(len(batch))
 
     return batches

@@ -107,7 +107,7 @@ class AuditResult:
         told += [f"label next: {', '.join(self.next[:5])}, ... (next.csv)"] if self.next else []
         return [
             *told,
-            "note: your files were not changed; many suspicious labels are right, the image unusual",
+            "note: your files were not changed; many suspicious labels are right",
         ]
 
 

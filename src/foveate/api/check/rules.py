@@ -317,25 +317,25 @@ def count_classes(table: Table, images: Sequence[InspectedImage | None]) -> Bala
         table: The dataset.
         images: One for each sample; None for those that were not opened.
     """
-    rows, shown = ({name: Counter[str]() for name in table.classes} for _ in range(2))
+    counts, images_with = ({name: Counter[str]() for name in table.classes} for _ in range(2))
     unit, splits = "images", {sample.split or "" for sample in table.samples}
     for sample, image in zip(table.samples, images, strict=True):
         split = sample.split or ""
         if isinstance(sample.target, Labels | Boxes):
             unit = "boxes" if isinstance(sample.target, Boxes) else "images"
             for name in sample.target.names:
-                rows[name][split] += 1
+                counts[name][split] += 1
             for name in set(sample.target.names):
-                shown[name][split] += 1
+                images_with[name][split] += 1
         elif isinstance(sample.target, Regions):
             unit = "pixels"
             pixels = [] if image is None or image.pixels is None else image.pixels.tolist()
             for name, count in zip(table.classes, pixels, strict=False):
-                rows[name][split] += count
+                counts[name][split] += count
     return Balance(
         unit,
-        {name: dict(counts) for name, counts in rows.items()},
-        {name: dict(counts) for name, counts in shown.items()},
+        {name: dict(by_split) for name, by_split in counts.items()},
+        {name: dict(by_split) for name, by_split in images_with.items()},
         tuple(split for split in ("train", "val", "test", "") if split in splits),
     )
 

@@ -47,7 +47,8 @@ class ConvertResult:
         splits = ", ".join(f"{count} {split}" for split, count in self.images.items())
         return [
             f"{self.folder}: {sum(self.images.values())} images ({splits}), "
-            f"{sum(self.boxes.values())} boxes of {len(self.boxes)} classes, read back and compared",
+            f"{sum(self.boxes.values())} boxes of {len(self.boxes)} classes, "
+            "read back and counted",
             f"next: foveate fit {self.folder}",
         ]
 

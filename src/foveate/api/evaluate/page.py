@@ -157,12 +157,17 @@ def split_counts(counts: dict[str, int]) -> Text:
 
 def training_summary(outcome: dict[str, Any]) -> Message:
     """Return how long training took and why it ended."""
+    seconds, reason = f"{outcome['seconds']:.0f}", message_from(outcome["reason"])
+    if not outcome["epochs"]:
+        return Message(
+            "fact.fitting_value", "{seconds} s: {reason}", seconds=seconds, reason=reason
+        )
     return Message(
         "fact.training_value",
         "{epochs:epoch|epochs}, {seconds} s: {reason}",
         epochs=outcome["epochs"],
-        seconds=f"{outcome['seconds']:.0f}",
-        reason=message_from(outcome["reason"]),
+        seconds=seconds,
+        reason=reason,
     )
 
 

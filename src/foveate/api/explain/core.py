@@ -264,5 +264,6 @@ def _title(why: Why) -> str:
     return (
         f"{why.method}: {why.doubt}"
         if why.doubt
-        else f"{why.method}: ins {why.faithfulness.insertion:.2f}, del {why.faithfulness.deletion:.2f}"
+        else f"{why.method}: ins {why.faithfulness.insertion:.2f}, "
+        f"del {why.faithfulness.deletion:.2f}"
     )

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from foveate.api.fit.ladder import AUTO, climb, climb_on
-from foveate.api.fit.pipeline import FitResult, adapted, prepared, reopened
-from foveate.api.fit.resume import going_on
+from foveate.api.fit.ladder import AUTO, climb, resume_ladder
+from foveate.api.fit.pipeline import FitResult, prepare_job, reopen_job, run_job
+from foveate.api.fit.resume import resumed_recipe
 from foveate.recipe import Recipe
 from foveate.run.folder import Run
 from foveate.training.data import read_data
@@ -32,9 +32,9 @@ def fit_recipe(
     if recipe.tuning.name == AUTO:
         return climb(recipe, out, started)
     Run.require_free(out)
-    job = prepared(recipe, read_data(recipe, allow_no_images=True), out)
+    job = prepare_job(recipe, read_data(recipe, allow_no_images=True), out)
     with job.run.locked():
-        return adapted(job)
+        return run_job(job)
 
 
 def _resume(run: Run, requested: Recipe | None, started: float) -> FitResult:
@@ -42,8 +42,8 @@ def _resume(run: Run, requested: Recipe | None, started: float) -> FitResult:
         log.info(f"{run.folder} is finished: nothing to do")
         return FitResult(run.folder, None, run.outcome())
     if run.recipe().tuning.name == AUTO:
-        going_on(run, requested, free=())
-        return climb_on(run, started)
+        resumed_recipe(run, requested, free=())
+        return resume_ladder(run, started)
     with run.locked():
         run.remove_partial_files()
-        return adapted(reopened(run, going_on(run, requested)))
+        return run_job(reopen_job(run, resumed_recipe(run, requested)))

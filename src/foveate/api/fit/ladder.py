@@ -1,7 +1,8 @@
-"""fit --tuning auto: the ladder of tunings, climbed from the cheapest as long as it pays and time is left.
+"""fit --tuning auto: try tunings from the cheapest on, as long as they gain and time is left.
 
-Every rung is a run of its own on the same pictures and splits, in OUT/rungs. A rung replaces the best one before it when its gain
-in the main number on the validation images is beyond the noise, by a paired bootstrap. The winner alone sees the test images.
+Every rung of this ladder is a run on the same images and splits, in OUT/rungs. A rung replaces the
+best one before it if its gain in the main metric on the validation images is significant by a
+paired bootstrap. Only the winner is scored on the test images.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import Any, ClassVar
 
 from foveate.api.evaluate import evaluate
 from foveate.api.evaluate.result import EvaluateResult
-from foveate.api.fit.pipeline import FitResult, adapted, prepared, reopened
+from foveate.api.fit.pipeline import FitResult, prepare_job, reopen_job, run_job
 from foveate.errors import DataError, Interrupted, TooLittleTime, UsageError
 from foveate.evaluation.metrics import paired_difference
 from foveate.messages import Message
@@ -32,17 +33,16 @@ from foveate.utils import log
 from foveate.utils.files import atomic_write
 
 AUTO = "auto"
-_PATIENCE = (
-    2  # rungs in a row without a gain: the first dear one often waits behind one that does not pay
-)
-_ENDING = 2.0  # seconds for what nobody measured: writing weights, copying the winner
-_UNKNOWN = 0.25  # of the budget is kept for the end while nobody knows what an evaluation costs
-_LOOKS = 3  # passes over the validation images that a rung may need after its last step
+# rungs in a row without a gain; a costly one that gains often follows one that does not
+_MAX_WITHOUT_GAIN = 2
+_OVERHEAD = 2.0  # seconds for unmeasured work: writing weights, copying the winner
+_INITIAL_RESERVE = 0.25  # share of the budget kept for evaluation until its cost is measured
+_VALIDATION_PASSES = 3  # passes over the validation images after the last step of a rung
 
 
 @dataclass
 class Rung:
-    """A tuning that was tried, or why it was not. `gain`: over the best rung before it."""
+    """A tuning that was tried, or why it was not. `gain`: over the best rung before."""
 
     tuning: str
     result: FitResult | None = None
@@ -55,7 +55,7 @@ class Rung:
         return "" if self.note is None else str(self.note)
 
     def row(self) -> dict[str, Any]:
-        """JSON-able: what the leaderboard says of it."""
+        """Its row of the leaderboard."""
         if self.result is None or self.result.evaluation is None:
             return {"tuning": self.tuning, "note": self.note_text}
         scores, outcome = self.result.evaluation.scores, self.result.outcome
@@ -140,60 +140,59 @@ def climb(recipe: Recipe, out: Path | None, started: float) -> FitResult:
     run = Run.create(out, f"{Path(recipe.data.path).resolve().stem}-{AUTO}")
     run.write_recipe(recipe, only_set=True)
     with run.locked():
-        return _Climb(run, recipe, table, Clock(recipe.training.minutes, started)).whole()
+        return _Ladder(run, recipe, table, Clock(recipe.training.minutes, started)).climb()
 
 
-def climb_on(run: Run, started: float) -> FitResult:
-    """Goes on with a ladder that was interrupted: rungs that are finished count, an unfinished one is resumed."""
+def resume_ladder(run: Run, started: float) -> FitResult:
+    """Resume an interrupted ladder; finished rungs count, an unfinished one is resumed."""
     recipe = run.recipe()
     with run.locked():
         run.remove_partial_files()
-        return _Climb(
+        return _Ladder(
             run, recipe, read_data(recipe), Clock(recipe.training.minutes, started)
-        ).whole()
+        ).climb()
 
 
-class _Climb:
-    """One ladder on its way up."""
+class _Ladder:
+    """The state of one search over tunings."""
 
     def __init__(self, run: Run, recipe: Recipe, table: Table, clock: Clock) -> None:
         self.run, self.table, self.clock = run, table, clock
-        self.recipe = with_settings(
-            recipe, {"training.minutes": None}
-        )  # the clock counts for all rungs together
+        # the clock bounds all rungs together
+        self.recipe = with_settings(recipe, {"training.minutes": None})
         self.rungs: list[Rung] = []
         self.best: Rung | None = None
-        self.ground: PreparedData | None = None
-        self.look = 0.0  # seconds the network needs for an image, measured on the first rung
-        self.ending = _ENDING  # seconds of an evaluation beside that
+        self.data: PreparedData | None = None
+        self.seconds_per_image = 0.0  # measured on the first rung
+        self.evaluation_overhead = _OVERHEAD  # seconds of an evaluation, besides inference
 
-    def whole(self) -> LadderResult:
+    def climb(self) -> LadderResult:
         try:
             idle = 0
             groups = list(_groups())
             for place, names in enumerate(groups):
-                if idle >= _PATIENCE:
+                if idle >= _MAX_WITHOUT_GAIN:
                     self.rungs.append(
                         Rung(
                             " or ".join(names),
                             note=Message(
                                 "ladder.no_gains",
                                 "not tried: {count:method|methods} in a row brought no gain",
-                                count=_PATIENCE,
+                                count=_MAX_WITHOUT_GAIN,
                             ),
                         )
                     )
                 else:
-                    gained = self._step(names, len(groups) - place)
+                    gained = self._try_rung(names, len(groups) - place)
                     idle = idle if gained is None else 0 if gained else idle + 1
         except Interrupted as stop:
             stop.where, stop.hint = self.run.folder, f"foveate fit --resume {self.run.folder}"
             raise
-        return self._crowned()
+        return self._finish()
 
-    def _step(self, names: list[str], left: int) -> bool | None:
-        """Tries a rung; whether it is the best one now, None when it could not be tried."""
-        rung = self._tried(names, left)
+    def _try_rung(self, names: list[str], left: int) -> bool | None:
+        """Try a rung; return whether it is now the best, None if it could not be tried."""
+        rung = self._run_first_applicable(names, left)
         self.rungs.append(rung)
         if rung.result is None or rung.result.evaluation is None:
             return None
@@ -217,13 +216,13 @@ class _Climb:
         self.best = rung
         return True
 
-    def _tried(self, names: list[str], left: int) -> Rung:
-        """The first of the names that fits this backbone and task; a rung without a result says why."""
+    def _run_first_applicable(self, names: list[str], left: int) -> Rung:
+        """Run the first tuning that fits this backbone and task, or note why none was run."""
         refusal: UsageError | None = None
         for name in names:
             try:
                 log.info(f"rung {name}:")
-                return Rung(name, self._fitted(name, left))
+                return Rung(name, self._fit(name, left))
             except UsageError as error:
                 refusal = error
             except TooLittleTime as error:
@@ -236,78 +235,87 @@ class _Climb:
         note = Message("ladder.unsuitable", "not applicable: {reason}", reason=refusal.what)
         return Rung(" or ".join(names), note=note)
 
-    def _fitted(self, name: str, left: int) -> FitResult:
+    def _fit(self, name: str, left: int) -> FitResult:
         folder, recipe = self._folder(name), with_settings(self.recipe, {"tuning": name})
         if (folder / "recipe.yaml").is_file():
-            return self._noted(self._picked_up(Run(folder)))
+            return self._measure_costs(self._resume_rung(Run(folder)))
         deadline = self._deadline(left)
-        if self.best is not None and self.ground is not None and deadline is not None:
-            self._refuse_hopeless(self.ground, deadline)
-        elif (
-            self.best is None and deadline is not None
-        ):  # the first rung is taken whatever it costs: some answer must be given
+        if self.best is not None and self.data is not None and deadline is not None:
+            self._require_time(self.data, deadline)
+        elif self.best is None and deadline is not None:
+            # the first rung always runs, so that there is a result
             recipe = with_settings(
                 recipe, {"training.minutes": max(1.0, deadline - time.monotonic()) / 60}
             )
             deadline = None
-        job = prepared(recipe, self.table, folder, self.ground)
-        self.ground = job.data
+        job = prepare_job(recipe, self.table, folder, self.data)
+        self.data = job.data
         if not job.indices("val"):
             raise DataError(
-                "the ladder compares on validation images, and there are none",
+                "--tuning auto compares tunings on validation images, and there are none",
                 hint="--set data.val=0.15",
             )
         job.deadline = deadline
         with job.run.locked():
-            return self._noted(adapted(job, ["val"]))
+            return self._measure_costs(run_job(job, ["val"]))
 
-    def _picked_up(self, run: Run) -> FitResult:
-        """A rung of a ladder that was interrupted."""
+    def _resume_rung(self, run: Run) -> FitResult:
+        """Resume or re-read a rung of an interrupted ladder."""
         if run.finished:
             return FitResult(run.folder, evaluate(run.folder, split="val"), run.outcome())
         with run.locked():
             run.remove_partial_files()
-            return adapted(reopened(run), ["val"])
+            return run_job(reopen_job(run), ["val"])
 
-    def _noted(self, result: FitResult) -> FitResult:
-        """What an evaluation costs, from the first one."""
-        if not self.look and result.evaluation is not None:
-            self.look = result.evaluation.inference_seconds / _images(result.evaluation)
-            self.ending = result.evaluation.seconds - result.evaluation.inference_seconds
+    def _measure_costs(self, result: FitResult) -> FitResult:
+        """Measure the cost of an evaluation on the first one."""
+        if not self.seconds_per_image and result.evaluation is not None:
+            self.seconds_per_image = result.evaluation.inference_seconds / _images(
+                result.evaluation
+            )
+            self.evaluation_overhead = (
+                result.evaluation.seconds - result.evaluation.inference_seconds
+            )
         return result
 
     def _deadline(self, left: int) -> float | None:
-        """When the training of the next rung must be over: half of the budget at the most, so that a dearer rung has a chance, but
-        all that is free for the last one."""
+        """Deadline of the next rung's training.
+
+        At most half of the budget, so that a costlier rung has a chance; all that is left for the
+        last.
+        """
         if self.clock.whole == math.inf:
             return None
-        free = self.clock.left() - (self._reserve() if self.ground else _UNKNOWN * self.clock.whole)
+        free = self.clock.left() - (
+            self._reserve() if self.data else _INITIAL_RESERVE * self.clock.whole
+        )
         return time.monotonic() + (free if left == 1 else min(free, self.clock.whole / 2))
 
     def _reserve(self) -> float:
-        """Seconds for the rung's own validation and for the winner's test."""
-        assert self.ground is not None
-        splits = [sample.split for sample in self.ground.scanned.table.samples]
+        """Seconds to keep for the validation of the rung and the test of the winner."""
+        assert self.data is not None
+        splits = [sample.split for sample in self.data.scanned.table.samples]
         return (
-            self.look * (_LOOKS * splits.count("val") + splits.count("test"))
-            + 2 * self.ending
-            + _ENDING
+            self.seconds_per_image
+            * (_VALIDATION_PASSES * splits.count("val") + splits.count("test"))
+            + 2 * self.evaluation_overhead
+            + _OVERHEAD
         )
 
-    def _refuse_hopeless(self, ground: PreparedData, deadline: float) -> None:
-        """A training of three epochs costs at least three looks at every image: known before anything is built."""
+    def _require_time(self, ground: PreparedData, deadline: float) -> None:
+        """Raise TooLittleTime if even the inference of three epochs exceeds the time left."""
         images = len(ground.scanned.table.in_split("train"))
-        least, there = 3 * self.look * images, deadline - time.monotonic()
+        least, there = 3 * self.seconds_per_image * images, deadline - time.monotonic()
         if there < least:
             raise TooLittleTime(
-                f"three epochs take {least:.0f} s at least, {max(0, there):.0f} s are left"
+                f"three epochs take at least {least:.0f} s, {max(0, there):.0f} s are left"
             )
 
     def _folder(self, name: str) -> Path:
         return self.run.folder / "rungs" / name
 
-    def _crowned(self) -> LadderResult:
-        """The winner's files become the run's; its test images are scored now."""
+    def _finish(self) -> LadderResult:
+        """Adopt the files of the winner as the run's, and score it on the test images."""
         assert self.best is not None
         assert self.best.result is not None
         name, folder = self.best.tuning, self._folder(self.best.tuning)
@@ -317,22 +325,23 @@ class _Climb:
         self.best.note = chosen
         self.best.result = replace(self.best.result, run=self.run.folder)
         tested = any(row["split"] == "test" for row in Run(folder).splits())
-        self._take(
+        self._adopt_files(
             folder,
             without={*LOCK_FILES, "checkpoints", *(() if tested else ("evaluations",))},
         )
         tried = ", ".join(rung.tuning for rung in self.rungs if rung.result)
-        reason = f"the cheapest whose gain over those below it is beyond the noise, of {tried}"
+        reason = f"the cheapest with a significant gain over those before it, of {tried}"
         self.run.record([Decision("tuning", name, reason)])
         evaluation = evaluate(self.run.folder, split="test" if tested else "val")
         if self.clock.left() < 0:
             log.warning(
-                f"the time was up {-self.clock.left():.0f} s ago: the cheapest answer takes longer than was given"
+                f"over the time budget by {-self.clock.left():.0f} s: "
+                "even the cheapest tuning takes longer"
             )
         return LadderResult(self.run.folder, evaluation, self.best.result.outcome, self.rungs)
 
-    def _take(self, folder: Path, without: set[str]) -> None:
-        """Moves a rung's files into the run, the one that makes it finished last."""
+    def _adopt_files(self, folder: Path, without: set[str]) -> None:
+        """Move the files of a rung into the run, finished.json last."""
         entries = [entry for entry in folder.iterdir() if entry.name not in without]
         for entry in sorted(entries, key=lambda entry: entry.name == "finished.json"):
             with atomic_write(self.run.folder / entry.name) as aside:

@@ -1,4 +1,6 @@
-"""Adapting: from a table and a recipe to a finished, evaluated run. What `fit`, `continue` and the ladder share."""
+"""From a table and a recipe to a finished, evaluated run; shared by fit, continue and --tuning
+auto.
+"""
 
 from __future__ import annotations
 
@@ -61,12 +63,12 @@ from foveate.types import Decision, Split, Table
 from foveate.utils import log
 from foveate.utils.device import ComputeMode, resolve_device, to_device
 
-_FAMILIAR = 256  # training images whose features are called familiar
+_FEATURE_SPACE_IMAGES = 256  # training images that span the feature space
 
 
 @dataclass(frozen=True)
 class FitResult:
-    """`evaluation` is None when every image was trained on."""
+    """A finished run. `evaluation` is None if all images were used for training."""
 
     run: Path
     evaluation: EvaluateResult | None
@@ -92,10 +94,10 @@ class FitResult:
         told = self.evaluation.lines() if self.evaluation else []
         told += [f"{name}: {line}" for name, line in old_and_new_scores(self.outcome)]
         if not self.outcome["images"]:
-            told = [f"no image was seen: foveate evaluate {self.run} DATA says what it is worth"]
+            told = [f"there were no images: score it with foveate evaluate {self.run} DATA"]
         if set(self.outcome["images"]) == {"train"}:
             told = [
-                f"every image was trained on: foveate evaluate {self.run} OTHER_DATA says what it is worth"
+                f"no images were held out: score it with foveate evaluate {self.run} OTHER_DATA"
             ]
         paints = self.evaluation is not None and self.evaluation.metric.reads is DenoisingResult
         return [
@@ -108,37 +110,37 @@ class FitResult:
         return f"<p>{self.run}</p>" + (self.evaluation._repr_html_() if self.evaluation else "")
 
 
-def prepared(
-    recipe: Recipe, table: Table, out: Path | None, ground: PreparedData | None = None
+def prepare_job(
+    recipe: Recipe, table: Table, out: Path | None, data: PreparedData | None = None
 ) -> Job:
-    """Everything up to the first step; the run folder is made when nothing can be wrong with the words any more.
+    """Do everything up to the first step; create the run folder once all options are checked.
 
-    `ground`: that of another job on the same pictures, which are not read again then.
+    `data`: that of another job on the same images, which are then not read again.
     """
     Run.require_free(out)
     device = resolve_device(recipe.device)
     recipe, decisions = resolve_recipe(recipe, table)
-    model = _built(recipe, table)
+    model = _build(recipe, table)
     log.info(f"backbone: {recipe.backbone.name}, weights from {model.backbone.origin}")
-    ground = ground or _grounded(recipe, table, model)
+    data = data or _prepare_data(recipe, table, model)
     earlier = open_earlier_run(recipe)
     known = table.classes if model.tuning.knows_classes else earlier.classes() if earlier else ()
-    check_trainable_classes(ground.scanned.table, recipe.task.name, known)
+    check_trainable_classes(data.scanned.table, recipe.task.name, known)
     run = Run.create(out, f"{Path(recipe.data.path).resolve().stem}-{recipe.tuning.name}")
-    job = Job(recipe, run, model, ground, device)
+    job = Job(recipe, run, model, data, device)
     run.write_environment()
     run.write_json(CLASSES_FILE, list(table.classes))
     run.write_splits(_split_rows(job))
     counts = Counter(sample.split for sample in job.table.samples)
     sizes = [f"{counts[name]} {name}" for name in ("train", "val", "test") if counts[name]]
-    decisions.append(Decision("splits", ", ".join(sizes) or "none", ground.split_reason))
+    decisions.append(Decision("splits", ", ".join(sizes) or "none", data.split_reason))
     job.recipe, planned = plan_training(job)
     run.write_recipe(job.recipe, [*decisions, *planned])
     return job
 
 
-def _built(recipe: Recipe, table: Table) -> Model:
-    """The model, where the recipe says so with the weights of the run that it goes on from."""
+def _build(recipe: Recipe, table: Table) -> Model:
+    """Build the model, with the weights of an earlier run if the recipe continues one."""
     run = open_earlier_run(recipe)
     if run is None:
         return build_model(recipe, table.classes)
@@ -147,9 +149,9 @@ def _built(recipe: Recipe, table: Table) -> Model:
     return model
 
 
-def _grounded(recipe: Recipe, table: Table, model: Model) -> PreparedData:
+def _prepare_data(recipe: Recipe, table: Table, model: Model) -> PreparedData:
     if not table.samples:
-        return PreparedData(without_images(table), [], "there is no image to divide")
+        return PreparedData(without_images(table), [], "there are no images to split")
     scanned, run = scan_with_progress(table, model, recipe.data), open_earlier_run(recipe)
     groups = duplicate_groups(scanned, recipe.data)
     if run is not None:
@@ -160,24 +162,29 @@ def _grounded(recipe: Recipe, table: Table, model: Model) -> PreparedData:
         return PreparedData(scanned, groups, how)
     return PreparedData(
         *subsample_shots(scanned, groups, recipe.data.shots, recipe.seed),
-        f"{how}; {recipe.data.shots} a class to train on",
+        f"{how}; {recipe.data.shots} training images per class",
     )
 
 
-def reopened(run: Run, recipe: Recipe | None = None) -> Job:
-    """The job of an unfinished run, from what the run wrote down; the pictures must still be the same bytes. `recipe`: that of the
-    run, where something in it is otherwise from here on."""
+def reopen_job(run: Run, recipe: Recipe | None = None) -> Job:
+    """Rebuild the job of an unfinished run; its images must be unchanged.
+
+    `recipe`: replaces that of the run.
+
+    Raises:
+        RunError: The images have changed.
+    """
     recipe = recipe or run.recipe()
     table = read_run_table(run)
-    model = _built(recipe, table.with_classes(run.classes()))
+    model = _build(recipe, table.with_classes(run.classes()))
     scanned = scan_with_progress(table, model, recipe.data)
     known = {row["path"]: row["sha256"] for row in run.splits()}
     now = zip(scanned.table.samples, scanned.hashes, strict=True)
     changed = [sample.key for sample, digest in now if known[sample.key] != digest]
     if changed or len(scanned.hashes) < len(known):
-        hint = "a run can only go on with the same pictures: start a new one"
+        hint = "restore the images, or start a new run"
         raise RunError(
-            "the pictures have changed since this run began",
+            "the images have changed since this run began",
             where=changed[0] if changed else table.root,
             hint=hint,
         )
@@ -186,52 +193,58 @@ def reopened(run: Run, recipe: Recipe | None = None) -> Job:
         recipe,
         run,
         model,
-        PreparedData(scanned, groups, "as written down"),
+        PreparedData(scanned, groups, "as recorded in the run"),
         resolve_device(recipe.device),
     )
 
 
-def adapted(job: Job, splits: Sequence[Split] = ("val", "test")) -> FitResult:
-    """Solves, trains, saves, evaluates on `splits`. Raises TooLittleTime when a training cannot end before the job's deadline."""
+def run_job(job: Job, splits: Sequence[Split] = ("val", "test")) -> FitResult:
+    """Fit the head, train, save, and evaluate on `splits`.
+
+    Raises:
+        TooLittleTime: Training cannot finish before the deadline of the job.
+    """
     start = time.perf_counter()
-    at_first = _by_part(job)
+    before_parts = _old_and_new_scores(job)
     frozen = job.model.frozen_tensors()
     before = weights_fingerprint(frozen) if frozen else ""
     features = head_training_features(job) if needs_features(job) else None
-    solved = fit_head(job, features) if features is not None else HeadFit()
-    job.run.record(solved.decisions)
+    head_fit = fit_head(job, features) if features is not None else HeadFit()
+    job.run.record(head_fit.decisions)
     if not job.run.has_checkpoint:
         job.recipe, decisions = limit_epochs(job)
         if job.recipe != job.run.recipe():
             job.run.write_recipe(job.recipe, decisions)
-    outcome = _trained(job) if job.model.tuning.needs_steps else _solved(job, start)
+    outcome = _train(job) if job.model.tuning.needs_steps else _closed_form_result(job, start)
     job.model.cpu()
     job.model.load_tensors(outcome.tensors)
     after = weights_fingerprint(job.model.frozen_tensors()) if frozen else ""
     if after != before:
-        raise RunError("frozen weights moved: this is a bug in Foveate", where=job.run.folder)
+        raise RunError(
+            "frozen weights have changed: this is a bug in Foveate", where=job.run.folder
+        )
     job.run.write_tensors(MODEL_FILE, outcome.tensors)
-    told = outcome.row()
+    result = outcome.row()
     counts = Counter(str(sample.split) for sample in job.table.samples)
-    told |= {
+    result |= {
         "frozen": after,
         "origin": job.model.backbone.origin,
         "images": dict(counts),
-        "leakage_audit": solved.leakage_audit,
+        "leakage_audit": head_fit.leakage_audit,
     }
-    told |= {
-        "cautions": [each.row() for each in _cautions(job, solved.leakage_audit)],
-        "threshold": _threshold(job),
-        "parameters": _parameters(job.model),
+    result |= {
+        "cautions": [each.row() for each in _cautions(job, head_fit.leakage_audit)],
+        "threshold": _best_threshold(job),
+        "parameters": _count_parameters(job.model),
     }
-    told["license"] = family_of(job.recipe.backbone.name).license(job.recipe.backbone.name)
-    told["calibration"] = _calibrated(
-        job, None if job.model.tuning.needs_steps else solved.out_of_fold
+    result["license"] = family_of(job.recipe.backbone.name).license(job.recipe.backbone.name)
+    result["calibration"] = _calibrate(
+        job, None if job.model.tuning.needs_steps else head_fit.out_of_fold
     )
-    if at_first:
-        told["parts"] = {"before": at_first, "after": _by_part(job)}
-    job.run.finish(told)
-    return FitResult(job.run.folder, _evaluated(job, splits), told)
+    if before_parts:
+        result["parts"] = {"before": before_parts, "after": _old_and_new_scores(job)}
+    job.run.finish(result)
+    return FitResult(job.run.folder, _evaluate_splits(job, splits), result)
 
 
 def _split_rows(job: Job) -> list[dict[str, str]]:
@@ -249,7 +262,7 @@ def _split_rows(job: Job) -> list[dict[str, str]]:
     ]
 
 
-def _solved(job: Job, start: float) -> TrainingResult:
+def _closed_form_result(job: Job, start: float) -> TrainingResult:
     tensors = {
         name: tensor.detach().clone() for name, tensor in job.model.trained_tensors().items()
     }
@@ -257,7 +270,7 @@ def _solved(job: Job, start: float) -> TrainingResult:
     return TrainingResult(tensors, 0, -1, 0, time.perf_counter() - start, reason)
 
 
-def _trained(job: Job) -> TrainingResult:
+def _train(job: Job) -> TrainingResult:
     train, val = job.dataset("train", augmented=True), job.dataset("val")
     run, start = open_earlier_run(job.recipe), job.recipe.start
     trainer = Trainer(
@@ -275,19 +288,19 @@ def _trained(job: Job) -> TrainingResult:
     return trainer.train()
 
 
-def _by_part(job: Job) -> dict[str, dict[str, Any]]:
-    """The main number on old and on new validation images, where the run goes on from another: what is forgotten is measured."""
-    run, pictures = open_earlier_run(job.recipe), job.dataset("val")
-    if run is None or not len(pictures):
+def _old_and_new_scores(job: Job) -> dict[str, dict[str, Any]]:
+    """The main metric on old and new validation images of a continued run: forgetting."""
+    run, dataset = open_earlier_run(job.recipe), job.dataset("val")
+    if run is None or not len(dataset):
         return {}
-    found = _answers(job, pictures)
+    predictions = _predict(job, dataset)
     scores = {
         name: compute_scores(
-            [found[place] for place in places],
-            [pictures.samples[place] for place in places],
+            [predictions[place] for place in places],
+            [dataset.samples[place] for place in places],
             job.model,
         )
-        for name, places in old_and_new(pictures.samples, run).items()
+        for name, places in old_and_new(dataset.samples, run).items()
     }
     return {
         name: {"number": each.main, **asdict(each.numbers[each.main])}
@@ -295,62 +308,68 @@ def _by_part(job: Job) -> dict[str, dict[str, Any]]:
     }
 
 
-def _answers(job: Job, pictures: ImageDataset) -> list[Any]:
-    """To the pictures, by the model as it is now; it is on the CPU afterwards."""
+def _predict(job: Job, dataset: ImageDataset) -> list[Any]:
+    """Predict with the current model, which is on the CPU afterwards."""
     training, mode = job.recipe.training, ComputeMode.for_inference(job.recipe.training)
     model = to_device(job.model, job.device, mode)
-    result = predict_dataset(model, pictures, training.batch_size, job.device, mode)
+    result = predict_dataset(model, dataset, training.batch_size, job.device, mode)
     job.model.cpu()
     return result.predictions
 
 
-def _calibrated(job: Job, left_out: OutOfFold | None) -> dict[str, Any] | None:
-    """Writes what validation images say of the answers' chances, and what is familiar of training images; None where there are too
-    few of them, or several classes may hold. `left_out`: of a classifier that is the same but for some images, which says more of
-    the temperature, being several times as many."""
+def _calibrate(job: Job, out_of_fold: OutOfFold | None) -> dict[str, Any] | None:
+    """Fit and save the calibration and the feature space; single-label classification only.
+
+    None if there are too few images. `out_of_fold`: probabilities of left-out training images,
+    several times as many as validation images, for a better estimate of the temperature.
+    """
     val, train = job.dataset("val").samples, job.dataset("train").samples
     if job.model.task.prediction_type is not Labels or job.model.multilabel:
         return None
     if min(len(val), len(train)) < MIN_IMAGES:
         return None
-    drawn = np.random.default_rng(job.recipe.seed).permutation(len(train))[:_FAMILIAR]
-    known = [train[place] for place in sorted(drawn.tolist())]
+    drawn = np.random.default_rng(job.recipe.seed).permutation(len(train))[:_FEATURE_SPACE_IMAGES]
+    sampled = [train[place] for place in sorted(drawn.tolist())]
     parts = [
-        _seen(job, eval_dataset(job.model, samples, job.scanned.cache, job.recipe.seed))
-        for samples in (known, val)
+        _predict_with_features(
+            job, eval_dataset(job.model, samples, job.scanned.cache, job.recipe.seed)
+        )
+        for samples in (sampled, val)
     ]
-    (_, features), (predictions, theirs) = parts
+    (_, features), (predictions, val_features) = parts
     classes = job.model.classes
     scores = np.stack([answer.scores for answer in predictions]).astype(float)
-    truths = np.array([classes.index(label_names(sample)[0]) for sample in val])
-    temperature = fit_temperature(scores, truths)
-    if left_out is not None:
+    labels = np.array([classes.index(label_names(sample)[0]) for sample in val])
+    temperature = fit_temperature(scores, labels)
+    if out_of_fold is not None:
         temperature = fit_temperature(
-            np.concatenate([scores, left_out.probabilities]),
-            np.concatenate([truths, left_out.labels]),
+            np.concatenate([scores, out_of_fold.probabilities]),
+            np.concatenate([labels, out_of_fold.labels]),
         )
-    found = Calibration.fit(scores, truths, theirs, FeatureSpace.fit(features), temperature)
-    job.run.write_json(CALIBRATION_FILE, found.row())
+    calibration = Calibration.fit(
+        scores, labels, val_features, FeatureSpace.fit(features), temperature
+    )
+    job.run.write_json(CALIBRATION_FILE, calibration.row())
     tensors = {
-        name: torch.from_numpy(getattr(found.feature_space, name)).half()
-        for name in ("middle", "directions")
+        name: torch.from_numpy(getattr(calibration.feature_space, name)).half()
+        for name in ("mean", "directions")
     }
     job.run.write_tensors(FEATURE_SPACE_FILE, tensors)
     return {
         "temperature": temperature,
         "images": len(val),
-        "left_out": 0 if left_out is None else len(left_out.labels),
+        "left_out": 0 if out_of_fold is None else len(out_of_fold.labels),
     }
 
 
-def _seen(job: Job, pictures: ImageDataset) -> tuple[list[Any], np.ndarray]:
-    """Answers and pooled features (N, D)."""
+def _predict_with_features(job: Job, dataset: ImageDataset) -> tuple[list[Any], np.ndarray]:
+    """Predictions, and pooled features (N, D)."""
     with collect_features(job.model) as seen:
-        return _answers(job, pictures), torch.cat(seen).numpy()
+        return _predict(job, dataset), torch.cat(seen).numpy()
 
 
-def _parameters(model: Model) -> dict[str, int]:
-    """How many there are, and how many of them were trained."""
+def _count_parameters(model: Model) -> dict[str, int]:
+    """Number of all parameters and of those that were trained."""
     both = [(parameter.numel(), parameter.requires_grad) for parameter in model.parameters()]
     return {
         "trained": sum(count for count, moves in both if moves),
@@ -358,17 +377,17 @@ def _parameters(model: Model) -> dict[str, int]:
     }
 
 
-def _threshold(job: Job) -> float | None:
-    """The score from which boxes are shown, the best on the validation images; None for other answers."""
-    pictures = job.dataset("val")
-    if job.model.task.prediction_type is not Boxes or not len(pictures):
+def _best_threshold(job: Job) -> float | None:
+    """The best score threshold for boxes on the validation images; None for other tasks."""
+    dataset = job.dataset("val")
+    if job.model.task.prediction_type is not Boxes or not len(dataset):
         return None
     return float(
-        compute_scores(_answers(job, pictures), pictures.samples, job.model).tables["threshold"]
+        compute_scores(_predict(job, dataset), dataset.samples, job.model).tables["threshold"]
     )
 
 
-# --- what it is worth
+# --- evaluation
 
 
 def _cautions(job: Job, leakage_audit: list[dict[str, Any]]) -> list[Message]:
@@ -403,8 +422,8 @@ def _cautions(job: Job, leakage_audit: list[dict[str, Any]]) -> list[Message]:
     return cautions
 
 
-def _evaluated(job: Job, splits: Sequence[Split]) -> EvaluateResult | None:
-    """Scores the saved run, as anyone would load it, on those splits that hold images; the last one is the headline."""
-    there = [split for split in splits if job.indices(split)]
-    results = [evaluate(job.run.folder, split=split, device=str(job.device)) for split in there]
+def _evaluate_splits(job: Job, splits: Sequence[Split]) -> EvaluateResult | None:
+    """Evaluate the saved run on the splits that have images; the last result is reported."""
+    nonempty = [split for split in splits if job.indices(split)]
+    results = [evaluate(job.run.folder, split=split, device=str(job.device)) for split in nonempty]
     return results[-1] if results else None

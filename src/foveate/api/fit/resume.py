@@ -1,4 +1,4 @@
-"""What --resume takes: a run goes on as it began, but for what moves no weight."""
+"""--resume: a run continues with its own recipe, except for settings that do not affect weights."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from foveate.recipe import Recipe, with_settings
 from foveate.run.folder import Run
 from foveate.types import Decision
 
-FREE = (
+FREE_FIELDS = (
     "data.workers",
     "data.cache_images",
     "data.strict",
@@ -21,19 +21,19 @@ FREE = (
     "device",
     "lang",
 )
-_OPEN = (None, "", "auto", "default")  # values that leave it to the run
-_CUT = (
-    "training.epochs",
-    "training.batch_size",
-)  # to the time that was given, to the pictures that there are
+_UNSET = (None, "", "auto", "default")  # values that leave the field to the run
+# reduced to the time budget, or to the number of images
+_REDUCIBLE = ("training.epochs", "training.batch_size")
 
 
-def going_on(
-    run: Run, asked: Recipe | None, free: tuple[str, ...] = FREE, note: bool = True
+def resumed_recipe(
+    run: Run, asked: Recipe | None, free: tuple[str, ...] = FREE_FIELDS, note: bool = True
 ) -> Recipe:
-    """The recipe of an unfinished run, with those of the `asked` fields that are `free`: they move no weight, and are noted.
+    """The recipe of an unfinished run, with the requested changes to `free` fields, which are
+    recorded.
 
-    Raises UsageError, with each difference, where other fields are asked to be what they were not when it began.
+    Raises:
+        UsageError: Other fields differ from those of the run; it names each difference.
     """
     own = run.recipe()
     found = list(_differences(run, asked, own)) if asked is not None else []
@@ -41,15 +41,18 @@ def going_on(
         f"{field} is {had!r}, not {value!r}" for field, value, had in found if field not in free
     ]
     if other:
-        hint = "leave these words out, or start a new run"
+        hint = "leave these options out, or start a new run"
         raise UsageError(
-            "a run goes on as it began", where=run.folder, why="; ".join(other), hint=hint
+            "a run is resumed with its own settings",
+            where=run.folder,
+            why="; ".join(other),
+            hint=hint,
         )
     decisions = []
     for field, value, had in found:
         reason = f"set when the run was resumed, {had!r} before"
         if field == "device":
-            reason += "; from here on no longer bit for bit what it would have been"
+            reason += "; from here on not bit-identical to an uninterrupted run"
         decisions.append(Decision(field, value, reason))
     if note:
         run.record(decisions)
@@ -57,27 +60,27 @@ def going_on(
 
 
 def _differences(run: Run, asked: Recipe, own: Recipe) -> Iterator[tuple[str, Any, Any]]:
-    """Field, what is asked, what the run has; of the fields that were stated."""
+    """Field, requested value and value of the run, for the fields that were set."""
     decided, known = {each.field for each in run.decisions()}, dict(_flat(own.model_dump()))
     for field, value in _flat(asked.model_dump(exclude_unset=True)):
         had = known.get(field)
-        if value in _OPEN or value == had or _same(field, value, had, field in decided):
+        if value in _UNSET or value == had or _is_same_choice(field, value, had, field in decided):
             continue
         yield field, value, had
 
 
-def _same(field: str, value: Any, had: Any, decided: bool) -> bool:
-    """Whether the run has made `had` out of this `value`."""
+def _is_same_choice(field: str, value: Any, had: Any, decided: bool) -> bool:
+    """Whether the run resolved this `value` to `had`."""
     section = field.partition(".")[0]
     if field == "data.path":
         return bool(str(Path(str(value)).resolve()) == had)
     if field == "backbone.name":
         return bool(family_of(value).resolve_name(value) == had)
-    if field in _CUT:
+    if field in _REDUCIBLE:
         return decided and had is not None and bool(value > had)
     return (
         decided and section in ("task", "tuning") and field != section
-    )  # a file of words, which was read
+    )  # a file that was read into the recipe
 
 
 def _flat(content: dict[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:

@@ -140,7 +140,8 @@ class RaceResult:
             ["foveate", "fit", str(self.data), "--backbone", first.entry.card.name, *weights]
         )
         return [
-            f"accuracy of {first.linear.count} images in {FOLDS}-fold cross-validation, 95 % interval",
+            f"accuracy of {first.linear.count} images in {FOLDS}-fold cross-validation, "
+            "95 % intervals",
             "note: the best of several is optimistically biased; fit scores it on held-out images",
             f"next: {said}",
         ]

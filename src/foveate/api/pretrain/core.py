@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from foveate.api.fit.resume import going_on
+from foveate.api.fit.resume import resumed_recipe
 from foveate.api.pretrain.images import (
     HELD,
     LABELS,
@@ -146,7 +146,7 @@ def _pretrain(
     with run.locked() if processes.is_main else nullcontext():
         if processes.is_main:
             run.remove_partial_files()
-        own_recipe = going_on(run, recipe if resume else None, note=processes.is_main)
+        own_recipe = resumed_recipe(run, recipe if resume else None, note=processes.is_main)
         return _train_run(run, own_recipe, processes)
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from foveate.errors import WeightsError
 from foveate.modeling.model import Model
 from foveate.types import Batch
-from foveate.utils.device import ComputeMode
+from foveate.utils.device import ComputeMode, to_device
 
 Tensors = dict[str, Tensor]
 
@@ -77,7 +77,7 @@ def recompute_batch_statistics(
         module.train()
     for batch in batches if learning else ():
         with mode.autocast(device):
-            model(batch.to(device, memory_format=mode.memory_format))
+            model(to_device(batch, device, mode))
     statistics = {}
     for name, module in learning.items():
         module.momentum = momenta[name]

@@ -27,7 +27,7 @@ from typing import Any
 from foveate.api.evaluate import evaluate
 from foveate.api.evaluate.core import Source
 from foveate.api.evaluate.result import EvaluateResult
-from foveate.api.fit.pipeline import reopened
+from foveate.api.fit.pipeline import reopen_job
 from foveate.api.soup.averaging import Tensors
 from foveate.api.soup.candidates import Candidate, CandidateScorer
 from foveate.api.soup.ingredients import (
@@ -142,7 +142,7 @@ def average_runs(
         raise UsageError("--steps must be at least 1", where="steps", hint="--steps 10")
     opened_runs = open_runs(runs)
     first = opened_runs[0]
-    job = replace(reopened(first), device=resolve_device(device))
+    job = replace(reopen_job(first), device=resolve_device(device))
     require_same_frozen(job)
     averager = CandidateScorer(job, None if shift is None else _scanned(job, shift))
     tried = (

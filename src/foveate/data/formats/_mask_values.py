@@ -357,12 +357,14 @@ class _ValueInference:
                 hint="a mask must be a PNG that holds the index of a class in each pixel; one mask"
                 " per object is not supported",
             )
-        shown = list(range(max(values) + 1) if max(values) < _MAX_VALUES else sorted(values))
-        indices |= {value: index for index, value in enumerate(shown)}
+        class_values = list(range(max(values) + 1) if max(values) < _MAX_VALUES else sorted(values))
+        indices |= {value: index for index, value in enumerate(class_values)}
         text = "the classes have no names: the masks hold the values {values} ({sample}); {hint}"
         listed = _format_values(values)
         self._note("masks_unnamed", text, values=listed, sample=sample, hint=HOW_TO_NAME)
-        return MaskEncoding(tuple(f"class {value}" for value in shown), indices, "", self.kind)
+        return MaskEncoding(
+            tuple(f"class {value}" for value in class_values), indices, "", self.kind
+        )
 
     def _note(self, id: str, text: str, **values: Any) -> None:
         self.notes.append(remark(id, text, **values))

@@ -46,7 +46,7 @@ class Classify(PostProcessor):
 
 def encode_feature_space(space: FeatureSpace) -> dict[str, str]:
     """Return its arrays as base64 text, in half precision, in which a run stores them too."""
-    arrays = {"middle": space.middle, "directions": space.directions}
+    arrays = {"mean": space.mean, "directions": space.directions}
     return {
         name: base64.b64encode(array.astype(np.float16).tobytes()).decode()
         for name, array in arrays.items()
@@ -55,8 +55,8 @@ def encode_feature_space(space: FeatureSpace) -> dict[str, str]:
 
 def decode_feature_space(texts: dict[str, str]) -> FeatureSpace:
     """Return what `encode_feature_space` encoded."""
-    middle, directions = (
+    mean, directions = (
         np.frombuffer(base64.b64decode(texts[name]), np.float16).astype(np.float32)
-        for name in ("middle", "directions")
+        for name in ("mean", "directions")
     )
-    return FeatureSpace(middle, directions.reshape(-1, len(middle)))
+    return FeatureSpace(mean, directions.reshape(-1, len(mean)))

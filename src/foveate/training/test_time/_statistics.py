@@ -65,8 +65,8 @@ def measure_moments(
     Args:
         network: In eval mode.
         batches: Images.
-        like: If given, each input is moved to these moments, batch by batch, before it goes on: so
-            later layers get what they will get once all layers before them are aligned.
+        like: If given, each input is moved to these moments, batch by batch: so later layers get
+            what they will get once all layers before them are aligned.
     """
     modules = norms_with_statistics(network)
     moments = {name: Moments.zeros(module.running_mean) for name, module in modules.items()}
