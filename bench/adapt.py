@@ -82,7 +82,8 @@ def summary(rows: list[dict[str, Any]]) -> str:
     picked.
     """
     lines = [
-        "| set | way | accuracy, mean | by seed | 95 % interval of one run | trained | MB | seconds | of the processor |"
+        "| set | way | accuracy, mean | by seed | 95 % interval of one run | trained | MB | "
+        "seconds | of the processor |"
     ]
     lines.append("|---|---|---|---|---|---|---|---|---|")
     pairs = dict.fromkeys((row["set"], row["way"]) for row in rows if row["minutes"] is None)
@@ -103,12 +104,16 @@ def summary(rows: list[dict[str, Any]]) -> str:
         )
         size = f"{first['parameters']:,} | {first['megabytes']:.2f} | {clock:.0f} | {processor:.0f}"
         lines.append(
-            f"| {first['set']} | {first['way']}{picks} | {mean:.3f} | {each} | {low:.3f} to {high:.3f} | {size} |"
+            f"| {first['set']} | {first['way']}{picks} | {mean:.3f} | {each} | {low:.3f} to "
+            f"{high:.3f} | {size} |"
         )
     for row in rows:
         if row["minutes"] is not None:
             over = row["seconds"] / (60 * row["minutes"])
-            said = f"{row['minutes']:g} minutes: {row['picked']} in {row['seconds']:.0f} s, {over:.2f} of the time"
+            said = (
+                f"{row['minutes']:g} minutes: {row['picked']} in {row['seconds']:.0f} s, "
+                f"{over:.2f} of the time"
+            )
             lines.append(f"| {row['set']} | {said} | {row['accuracy']:.3f} | | | | | |")
     return "\n".join(lines)
 

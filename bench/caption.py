@@ -271,7 +271,8 @@ def summary(rows: list[dict[str, Any]]) -> str:
                 ", ".join(f"{value:.3f}" for value in values),
             ]
         lines.append(
-            f"| {' | '.join(cells)} | {statistics.mean(row[f'{word}_rouge_l'] for row in own):.3f} |"
+            f"| {' | '.join(cells)} | {statistics.mean(row[f'{word}_rouge_l'] for row in own):.3f} "
+            f"|"
         )
     return "\n".join(lines)
 

@@ -101,7 +101,10 @@ def of(found: list[Any]) -> dict[str, Any]:
 
 
 def summary(rows: list[dict[str, Any]]) -> str:
-    head = "set | way | insertion | deletion | better than random | by two deviations | like random weights"
+    head = (
+        "set | way | insertion | deletion | better than random | by two deviations | like random "
+        "weights"
+    )
     lines = [f"| {head} |", "|---|---|---|---|---|---|---|"]
     for row in rows:
         low, high = row["above_interval"]
@@ -109,7 +112,8 @@ def summary(rows: list[dict[str, Any]]) -> str:
             f"{row['above']:.2f} [{low:.2f}, {high:.2f}] | {row['better']:.2f} | {row['same']:+.2f}"
         )
         lines.append(
-            f"| {row['set']} | {row['way']} | {row['insertion']:.3f} | {row['deletion']:.3f} | {shares} |"
+            f"| {row['set']} | {row['way']} | {row['insertion']:.3f} | {row['deletion']:.3f} | "
+            f"{shares} |"
         )
     return "\n".join(lines)
 

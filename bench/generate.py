@@ -5,12 +5,12 @@ how far from real ones they are.
     [--minutes 30] [--threads 2]
 
 digits: half of scikit-learn's 8 px digits train a generator at 16 px, by class, for so many
-minutes, and a support vector machine at 8 px, which then names 50 painted ones of each class;
-what it makes of the other half of the real ones stands beside. emoji: the drawings of google, by category, at 32
-px. Both: KID to real pictures that the generator has not seen (the other half, or its test part),
-of 50 painted ones of each class, beside that of noise, by EfficientNet-Lite0's features; how far
-guidance goes was chosen by the KID of 20 of each to the validation part. OUT has a grid of each.
-style: three pairs of photographs from DATA, in the manner of each other.
+minutes, and a support vector machine at 8 px, which then names 50 painted ones of each class; what
+it makes of the other half of the real ones stands beside. emoji: the drawings of google, by
+category, at 32 px. Both: KID to real pictures that the generator has not seen (the other half, or
+its test part), of 50 painted ones of each class, beside that of noise, by EfficientNet-Lite0's
+features; how far guidance goes was chosen by the KID of 20 of each to the validation part. OUT has
+a grid of each. style: three pairs of photographs from DATA, in the manner of each other.
 
 Rows land in OUT/generate.jsonl, and a row that is there is not measured again.
 """
@@ -158,7 +158,7 @@ def choosing(run: Path, names: list[str], guidance: float, real: Path) -> float:
 
 
 def recognised(folder: Path, made: Path, names: list[str]) -> dict[str, Any]:
-    """What a support vector machine on real digits makes of painted ones, and of other real ones."""
+    """Accuracy of an SVM trained on real digits, on generated and on other real ones."""
 
     def read(place: Path) -> np.ndarray:
         return np.stack(

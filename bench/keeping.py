@@ -114,7 +114,8 @@ def summary(rows: list[dict[str, Any]]) -> str:
             if row["way"] == "soup":
                 mark = ", chosen" if each["chosen"] else ""
                 lines.append(
-                    f"| {row['seed']} | {each['alpha']:.1f}{mark} | {each['home']:.3f} | {each['away']:.3f} |"
+                    f"| {row['seed']} | {each['alpha']:.1f}{mark} | {each['home']:.3f} | "
+                    f"{each['away']:.3f} |"
                 )
             else:
                 cells = [shown(each[word]) if word in each else "" for word in ("old", "new")]

@@ -65,7 +65,8 @@ def main() -> None:
         return float((chances.argmax(1) == targets.argmax(1)).mean())
 
     print(
-        "| likeness | clusters | largest | accuracy, mean | by seed | 95 % interval |\n|---|---|---|---|---|---|"
+        "| likeness | clusters | largest | accuracy, mean | by seed | 95 % interval "
+        "|\n|---|---|---|---|---|---|"
     )
     for likeness in (None, *LIKENESS):
         clusters = (

@@ -240,7 +240,8 @@ def summary(rows: list[dict[str, Any]]) -> str:
     for row in rows:
         for name, found in row["episodes"].items():
             lines.append(
-                f"| {name} | {row['seed']} | {found['accuracy']:.3f} [{found['low']:.3f}, {found['high']:.3f}] |"
+                f"| {name} | {row['seed']} | {found['accuracy']:.3f} [{found['low']:.3f}, "
+                f"{found['high']:.3f}] |"
             )
     return "\n".join(lines)
 

@@ -319,21 +319,21 @@ def summary(rows: list[dict[str, Any]], threads: int) -> str:
         lines.append(f"| {way} | {statistics.median(row['ms'] for row in found):.1f} | {told} |")
     lines += [
         "",
-        "| times, by the clock | by itself | pooled | by itself, less imports | pooled, less imports |",
+        "| times, by the clock | by itself | pooled | by itself, less imports | pooled, less "
+        "imports |",
     ]
     lines += [
         "|---|---|---|---|---|",
         *(probes(by["probe"], by["start"], over) for over in ("full", "frozen")),
     ]
-    lines += [
-        "",
-        f"start: {told_of([row['predict_seconds'] / row['imports_seconds'] for row in by['start']])}",
-    ]
+    start = [row["predict_seconds"] / row["imports_seconds"] for row in by["start"]]
+    lines += ["", f"start: {told_of(start)}"]
     shares = [outside(row["stages"]) for row in own.values() if "stages" in row]
     return "\n".join(
         [
             *lines,
-            f"outside of the model: {told_of([100 * share for share in shares])} % of the processor's time",
+            f"outside of the model: {told_of([100 * share for share in shares])} % of the "
+            f"processor's time",
         ]
     )
 

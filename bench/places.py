@@ -158,7 +158,8 @@ def summary(rows: list[dict[str, Any]]) -> str:
         minutes = statistics.median(row["training_seconds"] for row in own) / 60
         each = ", ".join(f"{value:.3f}" for value in means)
         lines.append(
-            f"| {name} | {way} | {MAIN[name]} | {statistics.mean(means):.3f} | {each} | {minutes:.0f} |"
+            f"| {name} | {way} | {MAIN[name]} | {statistics.mean(means):.3f} | {each} | "
+            f"{minutes:.0f} |"
         )
     return "\n".join(lines)
 

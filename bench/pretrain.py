@@ -220,17 +220,26 @@ def summary(rows: list[dict[str, Any]]) -> str:
     lines = []
     for row in rows:
         low, high = wilson(row["knn"] * row["count"], row["count"]) if "knn" in row else (0.0, 0.0)
-        first = f"{row['way']}, seed {row['seed']}, {row['epochs']} epochs in {row['seconds'] / 60:.0f} minutes: "
+        first = (
+            f"{row['way']}, seed {row['seed']}, {row['epochs']} epochs in "
+            f"{row['seconds'] / 60:.0f} minutes: "
+        )
         if "knn" in row:
             probe, scratch = (statistics.mean(row[f"{word}_100"]) for word in ("probe", "scratch"))
             rest = f"k-NN {row['knn_random']:.3f} -> {row['knn']:.3f} [{low:.3f}, {high:.3f}]; "
             rest += f"100 labels: probe {probe:.3f}, from scratch {scratch:.3f}"
         elif "teacher" in row:
             closed = (row["student"] - row["random"]) / (row["teacher"] - row["random"])
-            rest = f"probe on clothing: random {row['random']:.3f}, student {row['student']:.3f}, teacher {row['teacher']:.3f}, "
+            rest = (
+                f"probe on clothing: random {row['random']:.3f}, student {row['student']:.3f}, "
+                f"teacher {row['teacher']:.3f}, "
+            )
             rest += f"{closed:.2f} of the gap"
         else:
-            rest = f"{row['verdict']}, k-NN {row['start_knn_accuracy']:.3f} -> {row['end_knn_accuracy']:.3f}, gain {row['gain']}"
+            rest = (
+                f"{row['verdict']}, k-NN {row['start_knn_accuracy']:.3f} -> "
+                f"{row['end_knn_accuracy']:.3f}, gain {row['gain']}"
+            )
         lines.append(first + rest)
     return "\n".join(lines)
 

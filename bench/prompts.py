@@ -49,9 +49,8 @@ def table(folder: Path, rows: list[dict[str, Any]], seed: int, into: Path) -> Pa
         category = row["category"]
         taught[category] = taught.get(category, 0) + 1
         split = "train" if taught[category] <= SHOTS else "test"
-        lines.append(
-            f"{folder / 'google' / row['image']}\t{category.lower().replace(' & ', ' and ')}\t{split}"
-        )
+        label = category.lower().replace(" & ", " and ")
+        lines.append(f"{folder / 'google' / row['image']}\t{label}\t{split}")
     file = into / "emoji.tsv"
     file.write_text("\n".join(lines), encoding="utf-8")
     return file

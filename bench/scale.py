@@ -67,7 +67,8 @@ def measured(folder: Path, threads: int, seed: int, room: int) -> dict[str, Any]
     said += ["--seed", str(seed), "--device", "cpu", "--json"]
     with tempfile.TemporaryDirectory() as place:
         code = (
-            f"from foveate.utils import memory; memory.total = lambda: {int(room * 1e6 / MEMORY_SHARE)}; "
+            f"from foveate.utils import memory; memory.total = lambda: "
+            f"{int(room * 1e6 / MEMORY_SHARE)}; "
             if room
             else ""
         )

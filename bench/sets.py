@@ -36,7 +36,8 @@ def materialise(source: Path, out: Path, test: float, seed: int) -> None:
         link.parent.mkdir(parents=True, exist_ok=True)
         link.symlink_to(sample.path.resolve())
     print(
-        f"{len(labels)} images in {len(set(groups))} clusters, the largest of {np.bincount(clusters).max()}"
+        f"{len(labels)} images in {len(set(groups))} clusters, the largest of "
+        f"{np.bincount(clusters).max()}"
     )
 
 

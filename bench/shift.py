@@ -46,7 +46,7 @@ GAMMA, BLUR, NOISE = 1.6, 1.5, 8.0  # exponent, px, of 255
 
 @dataclass(frozen=True)
 class Case:
-    """Tables to learn from, to be asked at home and away, and pictures without labels to adapt to."""
+    """Tables for training and for testing in both domains, and unlabeled images to adapt to."""
 
     taught: Path
     home: Path
@@ -128,7 +128,8 @@ def summary(rows: list[dict[str, Any]]) -> str:
     drop that is won back.
     """
     lines = [
-        "| set | way | images | home | away | drop | adapted by | away | won back | share of the drop |",
+        "| set | way | images | home | away | drop | adapted by | away | won back | share of the "
+        "drop |",
         "|---|" + "---|" * 9,
     ]
     for place, way, kind in dict.fromkeys((row["set"], row["way"], row["names"]) for row in rows):
@@ -137,7 +138,10 @@ def summary(rows: list[dict[str, Any]]) -> str:
         base = right["home"], right["away"]
         for how in (name for name in right if name not in ("home", "away")):
             home, away, drop, adapted, won, share = ratios(*base, right[how])
-            first = f"| {place}, {kind} | {way} | {len(base[0])} | {home[0]:.3f} | {away[0]:.3f} | {spread(drop)}"
+            first = (
+                f"| {place}, {kind} | {way} | {len(base[0])} | {home[0]:.3f} | {away[0]:.3f} | "
+                f"{spread(drop)}"
+            )
             lines.append(f"{first} | {how} | {adapted[0]:.3f} | {spread(won)} | {spread(share)} |")
     return "\n".join(lines)
 

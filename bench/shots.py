@@ -45,7 +45,7 @@ _FOLDS = 5  # as `fit` takes
 
 
 class Bench:
-    """The pictures of both folders, and what a frozen backbone says about them, each computed once."""
+    """The images of both folders and their features, each computed once."""
 
     def __init__(self, train: Path, test: Path) -> None:
         self.recipes = {way: self._recipe(train, way) for way in WAYS if way != PIXELS}

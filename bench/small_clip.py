@@ -191,7 +191,7 @@ def jittered(pixels: Tensor, flips: Tensor, strength: float) -> Tensor:
 
 
 def contrast(one: Tensor, other: Tensor, scale: Tensor) -> Tensor:
-    """The symmetric InfoNCE loss of CLIP (Radford et al. 2021, figure 3); (B, D) both, of length 1."""
+    """Symmetric InfoNCE loss of CLIP (Radford et al. 2021, figure 3) of (B, D) unit vectors."""
     logits, own = scale * one @ other.T, torch.arange(len(one))
     return (functional.cross_entropy(logits, own) + functional.cross_entropy(logits.T, own)) / 2
 
@@ -337,9 +337,15 @@ def summary(rows: list[dict[str, Any]]) -> str:
         "|---|" + "---|" * 9,
     ]
     for row in rows:
-        about = f"| {row['way']} | {row['seed']} | {row['names']} | {row['epochs']} | {row['seconds']:.0f}"
+        about = (
+            f"| {row['way']} | {row['seed']} | {row['names']} | {row['epochs']} | "
+            f"{row['seconds']:.0f}"
+        )
         for what, score in row["scores"].items():
-            ends = f"{score['low']:.3f} to {score['high']:.3f} | {score['chance']:.4f} | {score['value'] / score['chance']:.1f}"
+            ends = (
+                f"{score['low']:.3f} to {score['high']:.3f} | {score['chance']:.4f} | "
+                f"{score['value'] / score['chance']:.1f}"
+            )
             lines.append(f"{about} | {what} | {score['value']:.3f} | {ends} |")
     return "\n".join(lines)
 

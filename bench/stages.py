@@ -23,14 +23,13 @@ from typing import Any
 import torch
 
 import foveate
-from foveate.api.fit import pipeline as _fitting
-from foveate.data import dataset as data
+from foveate.api.fit import pipeline
 from foveate.data import splits
+from foveate.data.dataset import ImageDataset
 from foveate.data.discovery import find_images
-from foveate.inference import features
+from foveate.inference import engine, features
 from foveate.modeling.tasks.classify import LinearHead
-from foveate.training import trainer
-from foveate.training import validation as judging
+from foveate.training import trainer, validation
 from foveate.training.state import WeightAverage
 from foveate.training.trainer import Trainer
 from foveate.types import InputSpec
@@ -90,22 +89,21 @@ def main() -> None:
     torch.set_num_threads(said.threads)
     stages, epochs = Stages(), []
     for place, name, stage in (
-        (data, "scan", "decode"),
-        (data.ImageDataset, "__getitem__", "transform"),
-        (data.ImageDataset, "collated", "transform"),
-        (InputSpec, "seen", "transform"),
-        (splits, "near_copies", "near-copies"),
-        (data, "near_copies", "near-copies"),
+        (engine, "scan", "decode"),
+        (ImageDataset, "__getitem__", "transform"),
+        (ImageDataset, "collate", "transform"),
+        (InputSpec, "normalize", "transform"),
+        (splits, "near_duplicates", "near-duplicates"),
         (Trainer, "_accumulate_gradients", "forward and backward"),
         (torch.optim.AdamW, "step", "step"),
         (trainer, "clip_grad_norm_", "clip"),
         (WeightAverage, "update", "running average"),
         (Trainer, "_save", "save"),
-        (judging, "answers", "validation"),
-        (judging, "scored", "metric"),
+        (validation, "predict_dataset", "validation"),
+        (validation, "compute_scores", "metric"),
         (features, "_head_features", "backbone"),
         (LinearHead, "feature_vector", "describe"),
-        (_fitting, "fit_head", "head"),
+        (pipeline, "fit_head", "head"),
     ):
         stages.wrap(place, name, stage)
     close = trainer.Trainer._end_epoch

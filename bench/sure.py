@@ -143,7 +143,8 @@ def errors(parts: tuple[Path, Path], seed: int, run: Path) -> dict[str, Any]:
 def summary(rows: list[dict[str, Any]]) -> str:
     numbers = ("accuracy", "ece_before", "ece_after", "ece_by_chance")
     lines = [
-        "| set | accuracy | ECE before | after | by chance | coverage of 20 splits | AUROC of digits | planted errors found |"
+        "| set | accuracy | ECE before | after | by chance | coverage of 20 splits | AUROC of "
+        "digits | planted errors found |"
     ]
     lines.append("|---|---|---|---|---|---|---|---|")
     for name in dict.fromkeys(row["set"] for row in rows):

@@ -48,7 +48,8 @@ from foveate.run.folder import Checkpoint, Run, newest_checkpoint, save_checkpoi
 run, said = Run.create(Path(sys.argv[1]) / "run", "x"), None
 for step in range(1, 100):
     try:
-        save_checkpoint(run.folder, f"step-{step:09d}", Checkpoint({"a": torch.full((50_000 * step,), float(step))}, {"step": step}))
+        tensors = {"a": torch.full((50_000 * step,), float(step))}
+        save_checkpoint(run.folder, f"step-{step:09d}", Checkpoint(tensors, {"step": step}))
     except DiskFull as error:
         said = str(error)
         break
@@ -83,7 +84,10 @@ def kills(folder: Path) -> None:
         bad = sum(not row["whole"] or bool(row["warned"]) for row in rows)
         older = sum(row["found"] is not None and row["found"] < row["told"] for row in rows)
         strays = sum(row["strays"] > 0 for row in rows)
-        told = f"seed {seed}: {len(rows)} kills, {bad} damaged, {older} older than what was told to be saved"
+        told = (
+            f"seed {seed}: {len(rows)} kills, {bad} damaged, {older} older than what was told to "
+            f"be saved"
+        )
         print(
             f"{told}, {strays} while a file was written; {time.perf_counter() - start:.0f} s",
             flush=True,
@@ -230,7 +234,8 @@ def guard() -> None:
             spent[1] += last - start
     share = 100 * spent[0] / spent[1]
     print(
-        f"guard against steps that are no numbers: {share:.2f} % of a step (ResNet-18, 32 images of 128 px)",
+        f"guard against steps that are no numbers: {share:.2f} % of a step (ResNet-18, 32 images "
+        f"of 128 px)",
         flush=True,
     )
 
