@@ -30,7 +30,7 @@ def no_flush():
     `strace` watches (test_trust_kill.py).
     """
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(os, "fsync", lambda handle: None if os.fstat(handle) else None)
+        patch.setattr(os, "fsync", os.fstat)
         yield
 
 
