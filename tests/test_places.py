@@ -32,12 +32,12 @@ from foveate.types import Batch, InputSpec, Provides, Sample
 
 # a plain convolutional net, an old one, a dense one, an unpadded one, a plain and a hierarchical Transformer
 BACKBONES = {
-    "resnet10t": 96,
-    "vgg11": 64,
-    "densenet121": 64,
-    "inception_v3": 107,
-    "vit_tiny_patch16_224": 64,
-    "swin_tiny_patch4_window7_224": 112,
+    "test_resnet": 96,
+    "mini_vgg": 64,
+    "mini_densenet": 64,
+    "mini_inception": 107,
+    "test_vit": 64,
+    "mini_swin": 112,
 }
 LEARNT = [
     name for name in DETECTORS.names() if DETECTORS.get(name).needs is Provides.MAPS

@@ -492,4 +492,4 @@ def test_other_weights_than_those_of_then(world, copied, tmp_path):
 
 def test_shifted_data_of_no_known_class(world, tmp_path):
     strange = pictures(tmp_path / "strange", {"": 2}, classes=("waves", "dots"))
-    refused(DataError, [world.first], tmp_path, "class that the run knows", shifted=strange)
+    refused(DataError, [world.first], tmp_path, "class that the run knows", shift=strange)

@@ -452,8 +452,8 @@ def test_t29_classes_are_matched_by_name_in_validation_too(quick, tmp_path, caps
     said = capsys.readouterr().out
     assert "'Lying ' in val is taken as 'lying'" in said
     assert "'aaa' is in val but in no earlier split" in said
-    assert "'aaa' has no training image: it will never be the answer" in said
-    assert "empty' is skipped: it holds no pictures" in said
+    assert "'aaa' has no training images and can never be predicted" in said
+    assert "empty' is skipped: it contains no images" in said
     rows = {row["path"]: row["label"] for row in Run(tmp_path / "run").splits()}
     assert rows["val/Lying /0.png"] == "lying"
     answers = foveate.predict(tmp_path / "run", tmp_path / "data" / "val" / "upright", device="cpu")

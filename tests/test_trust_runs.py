@@ -8,8 +8,6 @@ import os
 import resource
 import shutil
 import signal
-import subprocess
-import sys
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
@@ -38,7 +36,7 @@ from foveate.training.data import read_data
 from foveate.training.replay import replay
 from foveate.utils import files
 from foveate.utils.memory import is_out_of_memory
-from helpers import gone_on, trained
+from helpers import WarmProcess, evaluation_left_out, fit_unevaluated, gone_on, trained
 
 HARD = {  # everything that chance touches
     "training.batch_size": 8,
@@ -326,7 +324,7 @@ def test_t12_each_file_of_a_finished_run(quick, tmp_path):
         "data.leakage_audit": False,
         "task.features": "pooled",
     }
-    run = fit_recipe(with_settings(quick, words), tmp_path / "run").run
+    run = fit_unevaluated(with_settings(quick, words), tmp_path / "run").run
     asked = sorted(pictures.rglob("*.png"))[:4]
 
     def told():
@@ -459,30 +457,13 @@ def test_t11_the_room_that_is_asked_for_is_enough(hard, whole):
 # --- signals
 
 
-_STRUCK = """
-import importlib, itertools, os, sys
-from foveate.cli import main as cli
-module, path, number, at = sys.argv[1:5]
-del sys.argv[1:5]
-*outer, name = path.split(".")
-owner = importlib.import_module(module)
-for each in outer:
-    owner = getattr(owner, each)
-real, calls = getattr(owner, name), itertools.count(1)
-def call(*args, **words):
-    if next(calls) == int(at):
-        os.kill(os.getpid(), int(number))
-    return real(*args, **words)
-setattr(owner, name, call)
-cli.main()
-"""
-
-
-def struck(words, place, number=signal.SIGTERM, at=1):
-    """What becomes of a program that sends itself the signal when the place (module, name) is called for the n-th time. In a worker
-    of the suite the first signal took the worker along now and then (docs/log.md)."""
-    command = [sys.executable, "-c", _STRUCK, *place, str(int(number)), str(at), *map(str, words)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=240)
+@pytest.fixture(scope="module")
+def warm():
+    """Signals strike programs of their own: in a worker of the suite the first one took the worker
+    along now and then (docs/log.md)."""
+    process = WarmProcess()
+    yield process
+    process.close()
 
 
 def words_of(recipe, run):
@@ -527,53 +508,44 @@ PHASES = {  # where the signal comes: when it is called for the n-th time
 
 
 @pytest.mark.parametrize("phase", PHASES)
-def test_t14_a_signal_in_every_phase(quick, tmp_path, phase):
+def test_t14_a_signal_in_every_phase(quick, warm, tmp_path, phase):
     place, at = PHASES[phase]
-    done = struck(words_of(quick, tmp_path / "run"), place, at=at)
-    assert done.returncode == 143, done.stderr
-    assert "stopped" in done.stderr
-    assert not [
+    status, printed = warm.run(words_of(quick, tmp_path / "run"), place, [signal.SIGTERM], at)
+    assert status == 143, printed
+    assert "stopped" in printed
+    left = [
         path for path in tmp_path.rglob("*") if "aside" in path.name or path.name == "lock.json"
     ]
+    assert left == []
     run = Run(tmp_path / "run")
     if phase in ("step", "validation", "checkpoint"):
         found = newest_checkpoint(run.folder, refused)
         assert found.state["step"] in (3, 4)  # one step after the signal at the most
-        assert cli._run(["fit", "--resume", str(run.folder)]) == 0
+        with evaluation_left_out():
+            assert cli._run(["fit", "--resume", str(run.folder)]) == 0
     assert run.finished == (phase in ("step", "validation", "checkpoint", "evaluation"))
 
 
-def test_t14_a_signal_in_an_export_leaves_no_file(quick, tmp_path):
-    fit_recipe(
-        with_settings(quick, {"tuning": "probe", "data.leakage_audit": False}), tmp_path / "run"
-    )
-    done = struck(
-        ["export", tmp_path / "run", "--out", tmp_path / "files"],
-        ("foveate.deploy.targets.onnx", "Onnx.open"),
-    )
-    assert done.returncode == 143, done.stderr
+def test_t14_a_signal_in_an_export_leaves_no_file(quick, warm, tmp_path):
+    recipe = with_settings(quick, {"tuning": "probe", "data.leakage_audit": False})
+    fit_unevaluated(recipe, tmp_path / "run")
+    words = ["export", tmp_path / "run", "--out", tmp_path / "files"]
+    place = ("foveate.deploy.targets.onnx", "Onnx.open")
+    status, printed = warm.run(words, place, [signal.SIGTERM])
+    assert status == 143, printed
     assert list((tmp_path / "files").iterdir()) == []
 
 
-def test_t15_usr1_saves_and_leaves_and_a_second_ctrl_c_does_not_wait(quick, tmp_path, monkeypatch):
-    done = struck(
-        words_of(quick, tmp_path / "one"),
-        ("foveate.training.trainer", "Trainer._accumulate_gradients"),
-        signal.SIGUSR1,
-        at=2,
-    )  # SLURM
-    assert done.returncode == 128 + signal.SIGUSR1, done.stderr
+def test_t15_usr1_saves_and_leaves_and_a_second_ctrl_c_does_not_wait(quick, warm, tmp_path):
+    place = ("foveate.training.trainer", "Trainer._accumulate_gradients")
+    words = words_of(quick, tmp_path / "one")
+    status, printed = warm.run(words, place, [signal.SIGUSR1], at=2)  # what SLURM sends
+    assert status == 128 + signal.SIGUSR1, printed
     assert newest_checkpoint(tmp_path / "one", refused).state["step"] == 2
-    real = trainer.Trainer._accumulate_gradients
-
-    def twice(self, batch):
-        os.kill(os.getpid(), signal.SIGINT)
-        os.kill(os.getpid(), signal.SIGINT)
-        return real(self, batch)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(trainer.Trainer, "_accumulate_gradients", twice)
-        assert cli._run(words_of(quick, tmp_path / "two")) == 130
+    words = words_of(quick, tmp_path / "two")
+    status, printed = warm.run(words, place, [signal.SIGINT, signal.SIGINT])
+    assert status == 130, printed
+    assert newest_checkpoint(tmp_path / "two", refused) is None  # it did not wait for the step
     assert not list(tmp_path.rglob("lock.json"))
 
 
@@ -699,7 +671,7 @@ def test_t19_it_comes_late_and_is_remembered_by_a_resume(hard, tmp_path, monkeyp
 
 
 def test_t19_answers_come_in_portions(quick, stripes, tmp_path, monkeypatch):
-    run = fit_recipe(quick, tmp_path / "run").run
+    run = fit_unevaluated(quick, tmp_path / "run").run
     pictures = sorted(stripes.rglob("*.png"))
     before = [answer.row() for answer in foveate.predict(run, pictures, device="cpu")]
     cramped(monkeypatch, 3)
@@ -713,7 +685,7 @@ def test_t19_answers_come_in_portions(quick, stripes, tmp_path, monkeypatch):
 def test_t19_one_image_that_is_too_much_is_a_sentence(
     quick, stripes, tmp_path, monkeypatch, capsys
 ):
-    run = fit_recipe(quick, tmp_path / "run").run
+    run = fit_unevaluated(quick, tmp_path / "run").run
     cramped(monkeypatch, 0)
     assert cli._run(["predict", str(run), str(stripes), "--device", "cpu"]) == 1
     assert "out of memory, even with one image" in capsys.readouterr().err

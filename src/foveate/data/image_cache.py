@@ -16,7 +16,7 @@ import numpy as np
 from torch.utils.data import get_worker_info
 
 from foveate.images.codec import read_image
-from foveate.images.preprocessing import Framing, resized_sides
+from foveate.images.preprocessing import Framing, decoded_short_side
 from foveate.types import StoredImage
 from foveate.utils import memory
 from foveate.utils.files import cache_folder
@@ -41,7 +41,7 @@ class ImageCache:
     """
 
     def __init__(self, size: int, framing: Framing, keep: bool) -> None:
-        self.sides = resized_sides(size, framing)
+        self.short_side = decoded_short_side(size, framing)
         self.free_bytes = int(MEMORY_SHARE * memory.total_memory()) if keep else 0
         self.overflow = Overflow() if keep else None
         self._kept: dict[Path | StoredImage, Decoded] = {}
@@ -57,7 +57,7 @@ class ImageCache:
         image = self._kept.get(path) or (self.overflow and self.overflow.get(path))
         if not image:
             source = path.content() if isinstance(path, StoredImage) else path
-            image = read_image(source, *self.sides)
+            image = read_image(source, self.short_side)
             self._keep(path, image)
         return image
 

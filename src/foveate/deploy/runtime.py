@@ -23,7 +23,7 @@ from foveate.errors import UsageError, WeightsError
 from foveate.images.codec import read_image
 from foveate.images.preprocessing import (
     Framing,
-    resized_sides,
+    decoded_short_side,
     tile_corners,
     to_square,
     view_of,
@@ -116,7 +116,7 @@ def preprocess(source: Path | bytes, side: int, framing: Framing) -> Preprocesse
     Raises:
         BrokenImage: The image cannot be decoded.
     """
-    pixels, size = read_image(source, *resized_sides(side, framing))
+    pixels, size = read_image(source, decoded_short_side(side, framing))
     if framing != "windows":
         frame = Frame(view_of(size, side, framing), size)
         return PreprocessedImage([_square(pixels, side, framing)], [frame], [(0, 0)], size)

@@ -23,9 +23,12 @@ MAX_OVERSIZE = 2  # times the network's side: of a mosaic, so that crops of it r
 _MAX_STRIDE = 0.75  # of a tile's side, from one tile to the next
 
 
-def resized_sides(size: int, framing: Framing) -> tuple[int | None]:
-    """Return the short side, px, that images are decoded at for a network's square of `size`."""
-    return (size if framing == "crop" else None,)
+def decoded_short_side(size: int, framing: Framing) -> int | None:
+    """Return the short side, px, that images are reduced to for a network's square of `size`.
+
+    None for framings that need all pixels.
+    """
+    return size if framing == "crop" else None
 
 
 def view_of(size: tuple[int, ...], square: int, framing: Framing) -> View:

@@ -144,7 +144,7 @@ class EvaluationPage:
         corrupted: The main score under corruptions.
         slices: Rows with the main score of subgroups.
         confusions: Images of the cells of the confusion matrix.
-        question: What the run answers, "" if nothing is said.
+        question: What the run predicts, as a question; "" leaves it out.
         lang: Code of the language.
     """
 

@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from foveate.reporting.metric_names import metric_name
 from foveate.types import Score
 
 _MAX_WITH_COUNTS = 20  # classes up to which the counts are written into the cells
@@ -214,7 +215,9 @@ def _error_bar(score: Score) -> list[list[float]] | None:
 def _plot_column(axes: Axes, rows: list[dict[str, Any]], name: str, color: str) -> None:
     points = [(row["epoch"], row[name]) for row in rows if row.get(name) is not None]
     if points:
-        axes.plot(*zip(*points, strict=True), color=color, marker="o", markersize=3, label=name)
+        epochs, values = zip(*points, strict=True)
+        label = str(metric_name(name))
+        axes.plot(epochs, values, color=color, marker="o", markersize=3, label=label)
 
 
 def _style(axes: Axes, grid: bool = False) -> None:

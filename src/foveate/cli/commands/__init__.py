@@ -38,10 +38,10 @@ _ORDER = (
 @cache
 def command_names() -> list[str]:
     """Return the names of all commands, in the order of a workflow."""
-    found = {
+    names = {
         file.stem for file in Path(__file__).parent.glob("*.py") if not file.stem.startswith("_")
     }
-    return [*(name for name in _ORDER if name in found), *sorted(found - {*_ORDER})]
+    return [*(name for name in _ORDER if name in names), *sorted(names - {*_ORDER})]
 
 
 def get_command(name: str) -> Command:
