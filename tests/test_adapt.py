@@ -15,7 +15,6 @@ from torch import nn
 import foveate
 from conftest import striped
 from foveate.api.adapt.core import AdaptResult
-from foveate.api.fit.core import fit_recipe
 from foveate.cli import main as cli
 from foveate.data.loading import BatchSampler, make_loader
 from foveate.errors import FoveateError, UsageError
@@ -27,6 +26,7 @@ from foveate.run.folder import Run
 from foveate.run.lineage import read_run_table
 from foveate.training.test_time._statistics import align, measure_moments
 from foveate.training.test_time.tent import entropy
+from helpers import fit_unevaluated
 
 
 def dim(root: Path, count: int, seed: int) -> Path:
@@ -60,7 +60,7 @@ def asked(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def run(quick, tmp_path_factory) -> Path:
     words = {"training.epochs": 12, "training.lr": 3e-3, "training.batch_norm": "learn"}
-    return fit_recipe(with_settings(quick, words), tmp_path_factory.mktemp("runs") / "run").run
+    return fit_unevaluated(with_settings(quick, words), tmp_path_factory.mktemp("runs") / "run").run
 
 
 @pytest.mark.parametrize("how", ["adabn", "tent"])
@@ -207,7 +207,7 @@ def test_entropy_is_that_of_scipy():
 @pytest.fixture
 def transformer(quick, tmp_path) -> Path:
     words = {"backbone.name": "test_vit", "backbone.size": 32, "training.epochs": 1}
-    return fit_recipe(with_settings(quick, words), tmp_path / "transformer").run
+    return fit_unevaluated(with_settings(quick, words), tmp_path / "transformer").run
 
 
 def test_a_transformer_has_no_statistics_but_becomes_surer(transformer, unlabelled, tmp_path):
@@ -283,7 +283,9 @@ def test_what_cannot_be_adapted_is_refused(run, unlabelled, stripes, quick, tmp_
         lambda: foveate.adapt(adapted, unlabelled, out=tmp_path / "twice"),
         lambda: foveate.continue_(adapted, stripes, out=tmp_path / "twice"),
         lambda: foveate.soup(adapted, out=tmp_path / "twice"),
-        lambda: fit_recipe(with_settings(quick, {"start.run": str(adapted)}), tmp_path / "twice"),
+        lambda: fit_unevaluated(
+            with_settings(quick, {"start.run": str(adapted)}), tmp_path / "twice"
+        ),
     ):
         with pytest.raises(UsageError, match="this run cannot be continued") as error:
             go_on()
@@ -307,7 +309,7 @@ def test_several_classes_an_image_cannot_be_made_surer(quick, stripes, unlabelle
             "task.multilabel": True,
         },
     )
-    run = fit_recipe(recipe, tmp_path / "several").run
+    run = fit_unevaluated(recipe, tmp_path / "several").run
     with pytest.raises(UsageError, match="one class an image"):
         foveate.adapt(run, unlabelled, method="tent")
     assert foveate.adapt(run, unlabelled, out=tmp_path / "adapted").before.entropy is None

@@ -170,10 +170,10 @@ def test_tables_of_sentences(tmp_path):
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        ('{"path": "a.png", "text": ""}', "empty sentence"),
-        ('{"path": "a.png", "text": []}', "neither a sentence nor a list"),
-        ('{"path": "a.png", "text": 3}', "neither a sentence nor a list"),
-        ('{"path": "no.png", "text": "A box."}', "images of this table are missing"),
+        ('{"path": "a.png", "text": ""}', "the caption is empty"),
+        ('{"path": "a.png", "text": []}', "neither a text nor a list"),
+        ('{"path": "a.png", "text": 3}', "neither a text nor a list"),
+        ('{"path": "no.png", "text": "A box."}', "images of the table do not exist"),
         ('{"path": "a.png", "text": "A.", "split": "train"}\n{"path": "a.png", "text": "B.", "split": "test"}', "different splits"),
         ('{"path": "a.png", "text": "caf\xe9"}'.encode("latin-1"), "cannot be read"),
     ],

@@ -12,7 +12,6 @@ from PIL import Image
 from conftest import striped
 from foveate.api.continue_ import continue_
 from foveate.api.evaluate import evaluate
-from foveate.api.fit.core import fit_recipe
 from foveate.cli.main import _run
 from foveate.errors import RunError, UsageError
 from foveate.inference.predictor import load_predictor
@@ -22,6 +21,7 @@ from foveate.run.folder import Run
 from foveate.run.lineage import read_run_table
 from foveate.training.continual import Teacher
 from foveate.types import Batch
+from helpers import fit_unevaluated
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +50,7 @@ def first(stripes, tmp_path_factory):
         "augment.crop": 1,
     }
     recipe = with_settings(Recipe(), {"data.path": str(stripes), **settings})
-    return fit_recipe(recipe, tmp_path_factory.mktemp("runs") / "first").run
+    return fit_unevaluated(recipe, tmp_path_factory.mktemp("runs") / "first").run
 
 
 @pytest.fixture(scope="module")
@@ -232,7 +232,7 @@ def test_it_can_go_on_twice_and_nothing_before_is_touched(first, plain, tmp_path
 
 
 def test_a_probe_is_solved_anew_with_all_images(quick, plain, tmp_path):
-    base = fit_recipe(
+    base = fit_unevaluated(
         with_settings(quick, {"tuning": "probe", "data.val": 0.25}), tmp_path / "probe"
     ).run
     result = continue_(base, plain, out=tmp_path / "run")

@@ -12,6 +12,7 @@ import foveate
 from foveate.api.evaluate.corruptions import CORRUPTIONS, SEVERITIES, corrupt
 from foveate.cli import main as cli
 from foveate.images.codec import encode_jpeg
+from helpers import evaluation_left_out
 
 
 @pytest.fixture(scope="module")
@@ -77,15 +78,16 @@ def test_definitions_by_hand():
 
 
 def test_what_is_left_under_corruption(stripes, tmp_path, capsys):
-    run = foveate.fit(
-        stripes,
-        backbone="test_efficientnet",
-        weights="none",
-        size=32,
-        tuning="probe",
-        device="cpu",
-        out=tmp_path / "run",
-    ).run
+    with evaluation_left_out():
+        run = foveate.fit(
+            stripes,
+            backbone="test_efficientnet",
+            weights="none",
+            size=32,
+            tuning="probe",
+            device="cpu",
+            out=tmp_path / "run",
+        ).run
     assert cli._run(["evaluate", str(run), str(stripes), "--corrupt", "--json"]) == 0
     told = json.loads(capsys.readouterr().out.splitlines()[-1])
     rows = told["corrupted"]["rows"]

@@ -18,6 +18,7 @@ from foveate.errors import DataError, UsageError
 from foveate.modeling.classifiers.logistic import LabeledFeatures
 from foveate.modeling.model import build_model
 from foveate.recipe import Recipe, with_settings
+from helpers import evaluation_left_out
 
 TINY = {"backbone": "test_efficientnet", "weights": "none", "size": 32}
 LABELS = [f"c{place % 8}" for place in range(8 * 6)]
@@ -163,10 +164,11 @@ def test_the_verb_plays_episodes_on_new_classes(widths, capsys):
 def test_a_run_lends_its_features_says_what_it_knows_and_gains_by_shots(
     quick, stripes, widths, tmp_path
 ):
-    run = foveate.fit(
-        recipe=with_settings(quick, {"training.epochs": 6, "training.lr": 3e-3}),
-        out=tmp_path / "run",
-    ).run
+    with evaluation_left_out():
+        run = foveate.fit(
+            recipe=with_settings(quick, {"training.epochs": 6, "training.lr": 3e-3}),
+            out=tmp_path / "run",
+        ).run
     own = foveate.episodes(stripes, run=run, ways=2, shots=2, queries=4, count=40)
     assert own.accuracy.value > 0.9  # it has learnt to tell them apart
     assert [note.split(":")[0].split(" (")[0] for note in own.cautions] == [

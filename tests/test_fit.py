@@ -25,8 +25,10 @@ from foveate.errors import BrokenImage, DataError, RunError, UnknownName, UsageE
 from foveate.modeling.weights import read_tensors
 from foveate.recipe import Recipe, load_recipe, with_settings
 from foveate.run.folder import Run
-from foveate.training.planning import choose_mode, choose_norm_statistics
+from foveate.training.planning import choose_mode
+from foveate.training.resolve import choose_norm_statistics
 from foveate.utils.device import ComputeMode
+from helpers import fit_unevaluated
 
 PROBE = {"tuning": "probe"}
 
@@ -104,8 +106,8 @@ def test_training_starts_from_the_solved_head(quick, tmp_path, channels_last):
         "training.lr": 1e-12,
         "task.features": "pooled",
     }
-    fit_recipe(with_settings(quick, words), tmp_path / "full")
-    fit_recipe(with_settings(quick, {**words, **PROBE}), tmp_path / "probe")
+    fit_unevaluated(with_settings(quick, words), tmp_path / "full")
+    fit_unevaluated(with_settings(quick, {**words, **PROBE}), tmp_path / "probe")
     found, solved = (
         read_tensors(tmp_path / name / "model.safetensors")["head.linear.weight"]
         for name in ("full", "probe")
@@ -182,7 +184,7 @@ def test_t32_splits_keep_groups_and_copies_together(quick, tmp_path):
     data = stripes_folder(tmp_path / "data", each=12)
     for picture in sorted(data.rglob("*.png")):  # every picture twice
         (picture.parent / f"copy-{picture.name}").write_bytes(picture.read_bytes())
-    fit_recipe(with_settings(quick, {"data.path": str(data)}), tmp_path / "run")
+    fit_unevaluated(with_settings(quick, {"data.path": str(data)}), tmp_path / "run")
     places = defaultdict(set)
     for row in Run(tmp_path / "run").splits():
         places[Path(row["path"]).name.removeprefix("copy-"), Path(row["path"]).parent].add(
@@ -219,7 +221,7 @@ def test_a_table_with_groups_and_several_labels(quick, tmp_path):
 
 def test_t29_classes_are_matched_by_name_not_by_order(quick, tmp_path):
     """The other data has a class that sorts first and that the run does not know."""
-    fit_recipe(with_settings(quick, PROBE), tmp_path / "run")
+    fit_unevaluated(with_settings(quick, PROBE), tmp_path / "run")
     other = stripes_folder(tmp_path / "other", each=6, seed=5)
     (other / "aaa").mkdir()
     Image.fromarray(np.zeros((40, 40, 3), np.uint8)).save(other / "aaa" / "1.png")
@@ -231,13 +233,13 @@ def test_t29_classes_are_matched_by_name_not_by_order(quick, tmp_path):
 
 
 def test_evaluating_on_training_images_is_said(stripes, quick, tmp_path):
-    fit_recipe(with_settings(quick, PROBE), tmp_path / "run")
+    fit_unevaluated(with_settings(quick, PROBE), tmp_path / "run")
     found = evaluate(tmp_path / "run", stripes)
     assert any("took part in training" in str(caution) for caution in found.cautions)
     assert not any(
         "selected" in str(each) for each in evaluate(tmp_path / "run", split="val").cautions
     )
-    fit_recipe(quick, tmp_path / "full")
+    fit_unevaluated(quick, tmp_path / "full")
     cautions = evaluate(tmp_path / "full", split="val").cautions
     assert any("selected" in str(caution) for caution in cautions)
     assert "What this score does not tell" in (found.folder / "report.html").read_text()
@@ -247,7 +249,7 @@ def test_t21_broken_images_are_skipped_counted_and_named(quick, tmp_path, capsys
     data = stripes_folder(tmp_path / "data")
     (data / "lying" / "03.png").write_bytes(b"not a picture")
     recipe = with_settings(quick, {"data.path": str(data), **PROBE})
-    fit_recipe(recipe, tmp_path / "run")
+    fit_unevaluated(recipe, tmp_path / "run")
     assert "skipped lying/03.png" in capsys.readouterr().out
     assert len(Run(tmp_path / "run").splits()) == 31
     with pytest.raises(BrokenImage, match=r"03\.png"):
@@ -289,7 +291,7 @@ def test_wrong_words_leave_nothing_behind(quick, tmp_path, settings, error, matc
 
 
 def test_runs_are_never_overwritten_nor_mixed_up(quick, tmp_path):
-    fit_recipe(with_settings(quick, PROBE), tmp_path / "run")
+    fit_unevaluated(with_settings(quick, PROBE), tmp_path / "run")
     with pytest.raises(UsageError, match="already exists"):
         fit_recipe(quick, tmp_path / "run")
     with pytest.raises(UsageError, match="did you mean"):
@@ -310,7 +312,9 @@ def test_a_file_of_weights_that_changed_is_refused(quick, tmp_path):
     file = tmp_path / "weights.safetensors"
     family = FAMILIES.get("timm")()
     save_file(family.open("test_efficientnet", "none", 32).network.state_dict(), file)
-    fit_recipe(with_settings(quick, {"backbone.weights": str(file), **PROBE}), tmp_path / "run")
+    fit_unevaluated(
+        with_settings(quick, {"backbone.weights": str(file), **PROBE}), tmp_path / "run"
+    )
     save_file(family.open("test_efficientnet", "none", 32).network.state_dict(), file)
     with pytest.raises(RunError, match="not those"):
         foveate.load(tmp_path / "run")

@@ -230,13 +230,14 @@ def test_pictures_without_labels_are_enough(coloured, tmp_path):
     assert read_table(coloured / "red").format == "unlabeled"
     assert isinstance(read_table(coloured / "red").samples[0].target, ImagePrediction)
     settings = {"data.near_duplicates": 1, "task.prompt": "a photo of sks", "data.test": 0}
-    found = foveate.fit(
-        coloured / "red",
-        task="generate",
-        out=tmp_path / "run",
-        settings=settings,
-        **SMALL,
-    )
+    with evaluation_left_out():
+        found = foveate.fit(
+            coloured / "red",
+            task="generate",
+            out=tmp_path / "run",
+            settings=settings,
+            **SMALL,
+        )
     assert Run.open(found.run).recipe().task.settings["example_prompts"] == ["a photo of sks"]
     with pytest.raises(UsageError, match=r"have no labels.*--task generate"):
         foveate.fit(coloured / "red", out=tmp_path / "other")
@@ -246,9 +247,14 @@ def test_tensorboard_shows_what_it_makes(coloured, tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     settings = {"data.near_duplicates": 1, "training.tensorboard": True, "task.steps": 2}
-    found = foveate.fit(
-        coloured, task="generate", out=tmp_path / "run", settings=settings, **{**QUICK, "epochs": 2}
-    )
+    with evaluation_left_out():
+        found = foveate.fit(
+            coloured,
+            task="generate",
+            out=tmp_path / "run",
+            settings=settings,
+            **{**QUICK, "epochs": 2},
+        )
     events = EventAccumulator(str(found.run / "tensorboard"))
     events.Reload()
     assert events.Tags()["images"] == ["0: blue", "1: red"]
@@ -317,17 +323,18 @@ def test_what_is_silent_says_nothing_but_its_end():
 
 def test_lora_on_a_pipeline_saves_the_adapter_alone(pipeline, coloured, tmp_path):
     settings = {"data.near_duplicates": 1, "task.prompt": "sks", "data.test": 0, "data.val": 0.2}
-    found = foveate.fit(
-        coloured / "red",
-        task="generate",
-        backbone=f"diffusers:{pipeline}",
-        tuning="lora",
-        out=tmp_path / "run",
-        settings=settings,
-        device="cpu",
-        epochs=2,
-        batch_size=4,
-    )
+    with evaluation_left_out():
+        found = foveate.fit(
+            coloured / "red",
+            task="generate",
+            backbone=f"diffusers:{pipeline}",
+            tuning="lora",
+            out=tmp_path / "run",
+            settings=settings,
+            device="cpu",
+            epochs=2,
+            batch_size=4,
+        )
     names = read_tensors(found.run / "model.safetensors").keys()
     assert names
     assert all(
@@ -355,16 +362,17 @@ def test_lora_on_a_pipeline_saves_the_adapter_alone(pipeline, coloured, tmp_path
 
 def test_full_tuning_leaves_autoencoder_and_text_alone(pipeline, coloured, tmp_path):
     settings = {"data.near_duplicates": 1, "data.test": 0}
-    found = foveate.fit(
-        coloured / "red",
-        task="generate",
-        backbone=f"diffusers:{pipeline}",
-        out=tmp_path / "run",
-        settings=settings,
-        device="cpu",
-        epochs=1,
-        batch_size=4,
-    )
+    with evaluation_left_out():
+        found = foveate.fit(
+            coloured / "red",
+            task="generate",
+            backbone=f"diffusers:{pipeline}",
+            out=tmp_path / "run",
+            settings=settings,
+            device="cpu",
+            epochs=1,
+            batch_size=4,
+        )
     assert {
         name.removeprefix("backbone.").split(".")[0]
         for name in read_tensors(found.run / "model.safetensors")
@@ -618,14 +626,15 @@ def test_wishes_that_cannot_be_met(learnt, tmp_path, words, kind, said):
 
 
 def test_what_paints_nothing_is_told_so(stripes, tmp_path):
-    found = foveate.fit(
-        stripes,
-        backbone="test_efficientnet",
-        weights="none",
-        size=32,
-        out=tmp_path / "run",
-        device="cpu",
-    )
+    with evaluation_left_out():
+        found = foveate.fit(
+            stripes,
+            backbone="test_efficientnet",
+            weights="none",
+            size=32,
+            out=tmp_path / "run",
+            device="cpu",
+        )
     with pytest.raises(UsageError, match="paints nothing"):
         foveate.generate(found.run)
     with pytest.raises(UsageError, match="before it has learnt to"):

@@ -29,6 +29,7 @@ from foveate.modeling.weights import weights_fingerprint
 from foveate.predictions import IGNORE_INDEX, Boxes, Regions
 from foveate.recipe import AugmentRecipe, Recipe, load_recipe, with_settings
 from foveate.types import Batch, InputSpec, Provides, Sample
+from helpers import fit_unevaluated
 
 # a plain convolutional net, an old one, a dense one, an unpadded one, a plain and a hierarchical Transformer
 BACKBONES = {
@@ -437,7 +438,7 @@ def test_a_head_without_a_closed_form_is_no_probe():
 
 def test_a_task_suggests_and_the_user_decides(tmp_path):
     data = write_voc(tmp_path / "shapes", 12)
-    fit_recipe(
+    fit_unevaluated(
         tiny(data, **{"training.epochs": 1, "augment.color": 0.0, "task.depth": 1, "data.test": 0}),
         tmp_path / "run",
     )

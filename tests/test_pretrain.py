@@ -23,7 +23,6 @@ from torch.nn import functional
 
 import foveate
 from conftest import stripes_folder
-from foveate.api.fit.core import fit_recipe
 from foveate.cli import main as cli
 from foveate.data.image_cache import ImageCache
 from foveate.data.streaming import Catalogue, Entry, Stream, find_entries
@@ -54,6 +53,7 @@ from foveate.training.objectives.vicreg import covariance_loss, variance_loss
 from foveate.training.planning import time_step
 from foveate.types import Batch, InputSpec
 from foveate.utils.device import ComputeMode
+from helpers import evaluation_left_out, fit_unevaluated
 
 SIDE = 32
 QUICK = {
@@ -84,7 +84,7 @@ def labelled(tmp_path_factory) -> Path:
 def trained(quick, tmp_path_factory) -> Path:
     """Weights of a network that tells stripes apart."""
     folder = tmp_path_factory.mktemp("weights")
-    run = fit_recipe(
+    run = fit_unevaluated(
         with_settings(quick, {"training.epochs": 12, "training.lr": 3e-3}), folder / "run"
     ).run
     save_file(
@@ -445,9 +445,10 @@ def test_the_run_is_a_backbone(pictures, labelled, tmp_path, capsys, monkeypatch
     assert told["verdict"] in ("helped", "no difference", "did not help")
     assert told["start_knn_accuracy"] > 0.5
     monkeypatch.chdir(tmp_path)
-    fitted = foveate.fit(
-        labelled, backbone="run", tuning="full", epochs=1, device="cpu", out=tmp_path / "fitted"
-    )
+    with evaluation_left_out():
+        fitted = foveate.fit(
+            labelled, backbone="run", tuning="full", epochs=1, device="cpu", out=tmp_path / "fitted"
+        )
     monkeypatch.undo()
     assert load_predictor(fitted.run, "cpu").model.backbone.input.size == 32
     assert foveate.predict(fitted.run, labelled)[0].prediction.names
@@ -652,7 +653,7 @@ def test_a_broken_picture_gives_its_place_to_the_next(pictures, tmp_path, capsys
 def test_shards_that_are_none_are_one_sentence(tmp_path, content):
     (tmp_path / "pictures.tar").write_bytes(content)
     with pytest.raises(
-        DataError, match=r"this shard cannot be read|pictures are left to learn from"
+        DataError, match=r"the shard cannot be read|pictures are left to learn from"
     ):
         foveate.pretrain(tmp_path / "pictures.tar", out=tmp_path / "run", **QUICK)
     assert not (tmp_path / "run").exists()
@@ -739,7 +740,7 @@ def test_bad_words_and_bad_pictures_are_one_sentence(pictures, labelled, quick, 
         with pytest.raises(UsageError, match="this run cannot be continued"):
             go_on(out)
     assert foveate.pretrain(resume=out).verdict == found.verdict  # it is finished: nothing is done
-    fitted = fit_recipe(quick, tmp_path / "fitted").run
+    fitted = fit_unevaluated(quick, tmp_path / "fitted").run
     with pytest.raises(UsageError, match="was fitted, not pretrained"):
         foveate.fit(labelled, backbone=str(fitted), out=tmp_path / "again")
     with pytest.raises(UsageError, match="the run has its own"):

@@ -34,6 +34,7 @@ pytest.importorskip("fastapi", reason="needs the extra 'serve'")
 pytest.importorskip("prometheus_client", reason="needs the extra 'serve'")
 pytest.importorskip("onnxruntime", reason="needs the extra 'export'")
 from foveate.serving.batching import Batcher, QueueFull, WorkerPools
+from helpers import evaluation_left_out
 
 MAX_BYTES, TIMEOUT, MAX_QUEUE = 200_000, 1.0, 6
 WORDS = {"backbone": "test_efficientnet", "weights": "none", "size": 32, "device": "cpu"}
@@ -50,13 +51,14 @@ SETTINGS = {
 @pytest.fixture(scope="module")
 def run(tmp_path_factory) -> Path:
     data = stripes_folder(tmp_path_factory.mktemp("data") / "stripes", 60)
-    return foveate.fit(
-        data,
-        tuning="probe",
-        out=tmp_path_factory.mktemp("runs") / "stripes-run",
-        settings=SETTINGS,
-        **WORDS,
-    ).run
+    with evaluation_left_out():
+        return foveate.fit(
+            data,
+            tuning="probe",
+            out=tmp_path_factory.mktemp("runs") / "stripes-run",
+            settings=SETTINGS,
+            **WORDS,
+        ).run
 
 
 @pytest.fixture(scope="module")
@@ -561,8 +563,10 @@ def test_runs_of_one_backbone_hold_it_once(run, pictures, tmp_path):
     from foveate.serving.engines import load_engines
 
     data, words = stripes_folder(tmp_path / "stripes", 16), {**WORDS, "settings": SETTINGS}
-    probe = foveate.fit(data, tuning="probe", out=tmp_path / "probe", **words).run
-    lora = foveate.fit(data, tuning="lora", epochs=1, out=tmp_path / "lora", **words).run
+    with evaluation_left_out():
+        probe = foveate.fit(data, tuning="probe", out=tmp_path / "probe", **words).run
+    with evaluation_left_out():
+        lora = foveate.fit(data, tuning="lora", epochs=1, out=tmp_path / "lora", **words).run
     found = load_engines([run, probe, lora], "cpu")
     places = [
         {tensor.data_ptr() for tensor in engine.predictor.model.backbone.parameters()}
@@ -605,14 +609,15 @@ def test_windows_are_served(pictures, tmp_path):
             np.where(mask[..., None], 220, 30).astype(np.uint8).repeat(3, 2),
         )
     settings = {**SETTINGS, "task.framing": "windows", "task.width": 16}
-    run = foveate.fit(
-        tmp_path / "data",
-        task="segment",
-        epochs=1,
-        out=tmp_path / "run",
-        settings=settings,
-        **WORDS,
-    ).run
+    with evaluation_left_out():
+        run = foveate.fit(
+            tmp_path / "data",
+            task="segment",
+            epochs=1,
+            out=tmp_path / "run",
+            settings=settings,
+            **WORDS,
+        ).run
     paths = sorted((tmp_path / "data" / "images").iterdir())[:3]
     engine = load_engines([run], "cpu")["run"]
     ours = engine.predict([engine.decode(path.read_bytes()) for path in paths])

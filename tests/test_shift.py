@@ -12,11 +12,11 @@ from PIL import Image
 
 import foveate
 from conftest import striped
-from foveate.api.fit.core import fit_recipe
 from foveate.cli import main as cli
 from foveate.errors import FoveateError
 from foveate.evaluation.intervals import two_sample_difference
 from foveate.recipe import with_settings
+from helpers import fit_unevaluated
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +39,7 @@ def dim(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def run(quick, tmp_path) -> Path:
-    return fit_recipe(
+    return fit_unevaluated(
         with_settings(quick, {"training.epochs": 6, "training.lr": 3e-3}), tmp_path / "run"
     ).run
 

@@ -9,6 +9,7 @@ import pytest
 import foveate
 from foveate.api.evaluate import slices as _slices
 from foveate.errors import DataError
+from helpers import evaluation_left_out
 
 SETTINGS = {
     "data.near_duplicates": 1,
@@ -27,9 +28,10 @@ def run(stripes, tmp_path_factory):
         "device": "cpu",
         "settings": SETTINGS,
     }
-    return foveate.fit(
-        stripes, tuning="probe", out=tmp_path_factory.mktemp("runs") / "run", **words
-    ).run
+    with evaluation_left_out():
+        return foveate.fit(
+            stripes, tuning="probe", out=tmp_path_factory.mktemp("runs") / "run", **words
+        ).run
 
 
 def table(path, header, rows):

@@ -18,7 +18,6 @@ from torch.optim.swa_utils import update_bn
 import foveate
 from conftest import striped
 from foveate.api.evaluate import evaluate
-from foveate.api.fit.core import fit_recipe
 from foveate.api.fit.pipeline import reopen_job
 from foveate.api.soup import soup
 from foveate.api.soup.averaging import equal_tensors, interpolate, recompute_batch_statistics
@@ -34,6 +33,7 @@ from foveate.recipe import Recipe, with_settings
 from foveate.run.folder import Run
 from foveate.utils.device import ComputeMode
 from foveate.utils.files import checksum
+from helpers import fit_unevaluated
 
 NETWORK = {"backbone.name": "test_efficientnet", "backbone.size": 32, "device": "cpu"}
 WAYS = {
@@ -101,7 +101,7 @@ class World:
         return self.root / "weights.safetensors"
 
     def fitted(self, name: str, settings: dict) -> Path:
-        fit_recipe(with_settings(self.recipe, settings), self.root / name)
+        fit_unevaluated(with_settings(self.recipe, settings), self.root / name)
         return self.root / name
 
 
@@ -299,7 +299,7 @@ def test_the_new_run_is_a_run(world, curve):
 )
 def test_tunings_that_train_a_part(world, tmp_path, words):
     run = world.root / f"part-{words['tuning']}"
-    fit_recipe(
+    fit_unevaluated(
         with_settings(
             world.recipe,
             {
@@ -462,7 +462,7 @@ def test_tensors_of_another_network(world, copied, tmp_path):
 def test_no_validation_images(world, tmp_path):
     run = world.root / "unvalidated"
     data = pictures(world.root / "trained", {"train": 8, "test": 4})
-    fit_recipe(
+    fit_unevaluated(
         with_settings(world.recipe, {"data.path": str(data), "data.val": 0, "training.epochs": 1}),
         run,
     )

@@ -26,6 +26,7 @@ from foveate.modeling.weights import read_tensors, weights_fingerprint
 from foveate.recipe import Recipe, with_settings
 from foveate.run.folder import Run
 from foveate.types import Features
+from helpers import fit_unevaluated
 
 open_clip = pytest.importorskip("open_clip")
 
@@ -306,7 +307,7 @@ def test_a_class_needs_no_training_image(shapes, clip, tmp_path, capsys):
 
 
 def test_a_cache_goes_on_with_more_images(shapes, clip, tmp_path):
-    first = fit_recipe(recipe(shapes, clip, "tip"), tmp_path / "first").run
+    first = fit_unevaluated(recipe(shapes, clip, "tip"), tmp_path / "first").run
     more, rng = tmp_path / "more", np.random.default_rng(7)
     for name in (*CLASSES, "red_star"):
         (more / name).mkdir(parents=True)

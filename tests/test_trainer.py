@@ -19,6 +19,7 @@ from foveate.training import trainer
 from foveate.training.optimizer import build_optimizer, lr_factor
 from foveate.training.validation import ValidationResult
 from foveate.types import Batch
+from helpers import fit_unevaluated
 
 
 def test_it_learns_what_a_coin_does_not_know(stripes, quick, tmp_path):
@@ -49,7 +50,7 @@ def test_the_best_epoch_is_kept(quick, tmp_path, monkeypatch):
         kept.append({key: value.clone() for key, value in self.average.snapshot().items()})
 
     monkeypatch.setattr(trainer.Trainer, "_keep_if_best", told)
-    found = fit_recipe(
+    found = fit_unevaluated(
         with_settings(quick, {"training.epochs": 4, "training.patience": 2}), tmp_path / "run"
     )
     saved = read_tensors(tmp_path / "run" / "model.safetensors")
@@ -69,7 +70,7 @@ def test_accumulation_is_the_same_gradient(quick, tmp_path):
             "training.epochs": 1,
             "training.micro_batch": micro,
         }
-        fit_recipe(with_settings(quick, words), tmp_path / str(micro))
+        fit_unevaluated(with_settings(quick, words), tmp_path / str(micro))
         losses.append(read_tensors(tmp_path / str(micro) / "model.safetensors"))
     difference = max(float((losses[0][key] - losses[1][key]).abs().max()) for key in losses[0])
     assert difference < 2e-5
@@ -83,7 +84,7 @@ def test_the_head_moves_alone_at_first(quick, tmp_path):
         ("lying", "upright"),
     ).state_dict()
     for epochs, moves in ((1, False), (2, True)):
-        run = fit_recipe(
+        run = fit_unevaluated(
             with_settings(quick, {**words, "training.epochs": epochs, "data.val": 0}),
             tmp_path / str(epochs),
         ).run
@@ -127,7 +128,7 @@ def test_activations_computed_again_are_the_same_gradient_in_less_memory(quick, 
 
 
 def test_time_is_kept(quick, tmp_path):
-    found = fit_recipe(
+    found = fit_unevaluated(
         with_settings(quick, {"training.epochs": 5000, "training.minutes": 0.05}), tmp_path / "run"
     )
     assert found.outcome["seconds"] < 8
@@ -205,7 +206,7 @@ def test_early_layers_are_spared_where_the_head_is_solved_or_there_is_no_batch_n
         file = tmp_path / "weights.safetensors"
         save_file(FAMILIES.get("timm")().open(name, "none", 32).network.state_dict(), file)
         words |= {"backbone.name": name, "backbone.weights": str(file)}
-    fit_recipe(with_settings(quick, words), tmp_path / "run")
+    fit_unevaluated(with_settings(quick, words), tmp_path / "run")
     assert Run(tmp_path / "run").recipe().training.layer_decay == decay
 
 
@@ -218,17 +219,17 @@ def test_a_head_on_random_weights_begins_at_random(stripes, tmp_path):
         "training.epochs": 1,
         "device": "cpu",
     }
-    fit_recipe(with_settings(Recipe(), words), tmp_path / "run")
+    fit_unevaluated(with_settings(Recipe(), words), tmp_path / "run")
     assert Run(tmp_path / "run").recipe().training.head_init == "random"
     assert json.loads((tmp_path / "run" / "metrics.jsonl").read_text())["train_loss"] < 2
-    fit_recipe(
+    fit_unevaluated(
         with_settings(Recipe(), {**words, "training.head_init": "probe"}), tmp_path / "stated"
     )
     assert Run(tmp_path / "stated").recipe().training.head_init == "probe"
 
 
 def test_tensorboard_by_flag(quick, tmp_path):
-    fit_recipe(
+    fit_unevaluated(
         with_settings(quick, {"training.tensorboard": True, "training.epochs": 1}), tmp_path / "run"
     )
     assert list((tmp_path / "run" / "tensorboard").iterdir())

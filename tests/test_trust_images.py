@@ -39,6 +39,7 @@ from foveate.run.folder import Run
 from foveate.serving.engines import RunEngine
 from foveate.types import Sample
 from foveate.utils.paths import printable
+from helpers import fit_unevaluated
 from test_images import encoded, turned, upright
 
 FORMATS = [
@@ -52,7 +53,7 @@ STILL = AugmentRecipe(policy="none", crop=1, flip=0)  # training's pipeline with
 
 @pytest.fixture(scope="module")
 def run(quick, tmp_path_factory):
-    return fit_recipe(
+    return fit_unevaluated(
         with_settings(quick, {"tuning": "probe", "data.leakage_audit": False}),
         tmp_path_factory.mktemp("runs") / "run",
     ).run
@@ -398,7 +399,7 @@ def test_t28_what_is_not_an_image_is_skipped_or_reported(quick, tmp_path, capsys
         (data / clutter).parent.mkdir(exist_ok=True)
         (data / clutter).write_bytes(b"x")
     (data / "lying" / "folder.png").mkdir()
-    fit_recipe(
+    fit_unevaluated(
         with_settings(
             quick, {"data.path": str(data), "tuning": "probe", "data.leakage_audit": False}
         ),
@@ -442,7 +443,7 @@ def test_t29_classes_are_matched_by_name_in_validation_too(quick, tmp_path, caps
                 tmp_path / "data" / place / f"{number}.png"
             )
     (tmp_path / "data" / "train" / "empty").mkdir()
-    fit_recipe(
+    fit_unevaluated(
         with_settings(
             quick,
             {"data.path": str(tmp_path / "data"), "tuning": "probe", "data.leakage_audit": False},
@@ -472,7 +473,7 @@ def test_t31_cached_features_are_keyed_by_bytes_and_not_by_names_or_times(
     )
 
     def fitted(name, **words):
-        fit_recipe(
+        fit_unevaluated(
             with_settings(
                 quick,
                 {

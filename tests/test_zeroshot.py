@@ -23,6 +23,7 @@ from foveate.modeling.tunings._text import TEMPLATES
 from foveate.recipe import Recipe, with_settings
 from foveate.run.folder import Run
 from foveate.types import Provides
+from helpers import fit_unevaluated
 
 open_clip = pytest.importorskip("open_clip")
 
@@ -148,7 +149,7 @@ def test_names_without_an_image_are_a_run(shapes, clip_folder, tmp_path, capsys)
         in printed.err
     )
     assert Run(tmp_path / "run").classes() == tuple(name.replace(" ", "_") for name in NAMES)
-    taught = fit_recipe(said(shapes, clip_folder), tmp_path / "taught").run
+    taught = fit_unevaluated(said(shapes, clip_folder), tmp_path / "taught").run
     assert evaluate(tmp_path / "run", shapes, device="cpu").numbers()["accuracy"] > 0.6
     for mine, theirs in zip(
         *(foveate.predict(run, shapes) for run in (tmp_path / "run", taught)), strict=True
@@ -202,7 +203,7 @@ def test_names_alone_teach_nothing_else(clip_folder, tmp_path):
 
 
 def test_the_classifier_is_open_clips_own(shapes, clip_folder, tmp_path):
-    run = fit_recipe(
+    run = fit_unevaluated(
         said(shapes, clip_folder, **{"data.val": 0.2, "data.test": 0.2}), tmp_path / "run"
     ).run
     model, backbone = load_predictor(run, "cpu").model, load_predictor(run, "cpu").model.backbone
@@ -228,7 +229,7 @@ def test_prompts_of_a_file_stand_in_the_recipe(shapes, clip_folder, tmp_path):
     file.write_text(
         "\n".join(f"{name.replace(' ', '_')}: [a photo of a {name}., '{name}']" for name in NAMES)
     )
-    run = fit_recipe(
+    run = fit_unevaluated(
         said(shapes, clip_folder, **{"tuning.prompts": str(file)}), tmp_path / "run"
     ).run
     file.unlink()
@@ -418,7 +419,7 @@ def test_folders_that_are_not_such_a_network(tmp_path, owl_folder):
 
 def test_sentences_can_be_asked_about(shapes, clip_folder, tmp_path):
     """What a picture says to a sentence about it is more than what it says to one about another; the map says where."""
-    run = fit_recipe(said(shapes, clip_folder), tmp_path / "run").run
+    run = fit_unevaluated(said(shapes, clip_folder), tmp_path / "run").run
     own, other = (
         sorted(folder for folder in shapes.iterdir() if folder.is_dir())[place] for place in (0, 1)
     )
