@@ -246,9 +246,9 @@ def test_bad_words_get_a_sentence(stripes, pretrained_vit, tmp_path):
     with pytest.raises(UnknownName, match="no method of peft is called 'hraa'") as unknown:
         build_model(with_settings(base, {"tuning.method": "hraa"}), ("a", "b"))
     assert "hra" in str(unknown.value.hint)
-    with pytest.raises(UsageError, match="does not take these options"):
+    with pytest.raises(UsageError, match="peft rejects these options"):
         build_model(with_settings(base, {"tuning.options": {"rr": 3}}), ("a", "b"))
-    with pytest.raises(UsageError, match="cannot stand in this backbone"):
+    with pytest.raises(UsageError, match="does not support this backbone"):
         build_model(with_settings(base, {"tuning.method": "vblora"}), ("a", "b"))
 
 

@@ -172,7 +172,7 @@ def test_a_run_lends_its_features_says_what_it_knows_and_gains_by_shots(
     own = foveate.episodes(stripes, run=run, ways=2, shots=2, queries=4, count=40)
     assert own.accuracy.value > 0.9  # it has learnt to tell them apart
     assert [note.split(":")[0].split(" (")[0] for note in own.cautions] == [
-        "23 of these 32 images were trained on",
+        "23 of 32 images were in the training set",
         "the run was trained on 2 of these classes, such as 'lying'",
     ]
     one, again, four = (

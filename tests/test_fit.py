@@ -120,9 +120,8 @@ def test_training_starts_from_the_solved_head(quick, tmp_path, channels_last):
     [("hub", "keep"), ("offline", "keep"), ("none", "learn")],
 )
 def test_pretrained_statistics_are_kept(weights, chosen):
-    assert (
-        choose_norm_statistics(with_settings(Recipe(), {"backbone.weights": weights}))[0] == chosen
-    )
+    recipe = with_settings(Recipe(), {"backbone.weights": weights})
+    assert choose_norm_statistics(recipe).value == chosen
 
 
 @pytest.mark.parametrize(("images", "offered"), [(500, False), (1000, True)])
@@ -131,7 +130,7 @@ def test_features_are_rounded_where_there_are_many(monkeypatch, images, offered)
     asked: list[str] = []
     monkeypatch.setattr("foveate.training.planning._timed_step", lambda *said: None)
     monkeypatch.setattr(
-        "foveate.training.planning.fastest",
+        "foveate.training.planning.fastest_mode",
         lambda ways, step: (asked.extend(way.precision for way in ways), (ways[0], ""))[1],
     )
     model = SimpleNamespace(
@@ -316,7 +315,7 @@ def test_a_file_of_weights_that_changed_is_refused(quick, tmp_path):
         with_settings(quick, {"backbone.weights": str(file), **PROBE}), tmp_path / "run"
     )
     save_file(family.open("test_efficientnet", "none", 32).network.state_dict(), file)
-    with pytest.raises(RunError, match="not those"):
+    with pytest.raises(RunError, match="differ from those"):
         foveate.load(tmp_path / "run")
     file.write_bytes(b"")
     with pytest.raises(WeightsError):
@@ -390,7 +389,7 @@ def test_brain_mri_says_both_figures(tmp_path):
     }
     found = fit_recipe(with_settings(Recipe(), words), tmp_path / "run")
     audit = found.outcome["leakage_audit"]
-    assert [row["name"] for row in audit] == ["random folds", "folds by group"]
+    assert [row["name"]["text"] for row in audit] == ["random folds", "folds by group"]
     text = (found.evaluation.folder / "report.html").read_text()
     assert all(f"{row['score']['value']:.3f}" in text for row in audit)
     assert "another camera, site or season" in text

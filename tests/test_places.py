@@ -431,7 +431,7 @@ def test_a_head_without_a_closed_form_is_no_probe():
         "backbone.name": "test_resnet",
         "backbone.weights": "none",
     }
-    with pytest.raises(UsageError, match="closed form") as caught:
+    with pytest.raises(UsageError, match="closed-form") as caught:
         build_model(with_settings(Recipe(), settings), ("a",))
     assert "head" in str(caught.value.hint)
 

@@ -706,7 +706,7 @@ def test_t1_resume_is_exact(pictures, labelled, tmp_path, monkeypatch):
 
 def test_bad_words_and_bad_pictures_are_one_sentence(pictures, labelled, quick, tmp_path):
     out = tmp_path / "run"
-    with pytest.raises(FoveateError, match="does not exist"):
+    with pytest.raises(FoveateError, match="nothing at this path"):
         foveate.pretrain(tmp_path / "nowhere", out=out, **QUICK)
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="too few images to train on: 0"):

@@ -46,7 +46,7 @@ def blobs(each: int, spread: float, seed: int = 0, width: int = 12) -> LabeledFe
 
 
 def logits(solution, features: np.ndarray, unit: bool) -> np.ndarray:
-    rows = features - solution.middle
+    rows = features - solution.mean
     rows = rows / np.linalg.norm(rows, axis=1, keepdims=True) if unit else rows
     return rows @ solution.weight.T + solution.bias
 
@@ -183,7 +183,7 @@ def test_several_classes_an_image_are_refused(head):
     }
     model = build_model(with_settings(Recipe(), words), ("a", "b", "c", "d"))
     known = blobs(3, 1.0)
-    with pytest.raises(UsageError, match="one class an image"):
+    with pytest.raises(UsageError, match="one class per image"):
         model.tuning.fit_head(
             model, LabeledFeatures(known.features, known.targets, known.folds, multilabel=True)
         )

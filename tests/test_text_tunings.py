@@ -335,8 +335,8 @@ def test_a_cache_goes_on_with_more_images(shapes, clip, tmp_path):
     [
         ("coop", {"prompts": {name: [name, name] for name in CLASSES}}, "several prompts"),
         ("tip", {"prompts": dict.fromkeys(CLASSES, "")}, "an empty one"),
-        ("coop", {"context": 14}, "no room"),
-        ("cocoop", {"context": 99}, "no room"),
+        ("coop", {"context": 14}, "leave too few tokens"),
+        ("cocoop", {"context": 99}, "leave too few tokens"),
     ],
 )
 def test_words_that_cannot_be_asked_get_a_sentence(shapes, clip, tmp_path, tuning, settings, says):
@@ -351,7 +351,7 @@ def test_words_that_cannot_be_asked_get_a_sentence(shapes, clip, tmp_path, tunin
 
 @pytest.mark.parametrize("tuning", BY_TEXT)
 def test_several_classes_an_image_are_refused(shapes, clip, tuning):
-    with pytest.raises(UsageError, match="the one class that an image shows"):
+    with pytest.raises(UsageError, match="one class per image"):
         build_model(
             with_settings(
                 recipe(shapes, clip, tuning), {"task": "classify", "task.multilabel": True}

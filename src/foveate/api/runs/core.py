@@ -28,7 +28,11 @@ class RunsResult:
 
 
 def list_runs(folder: Path) -> RunsResult:
-    """Summarize the runs directly in `folder`. Raises UsageError where the folder does not exist."""
+    """Summarize the runs directly in `folder`.
+
+    Raises:
+        UsageError: The folder does not exist.
+    """
     if not folder.is_dir():
         raise UsageError(
             "there is no folder of runs at this path",

@@ -41,6 +41,7 @@ from foveate.data.tables import read_matching_table, select_split
 from foveate.errors import UsageError
 from foveate.evaluation.metrics import paired_difference
 from foveate.inference.engine import scan_with_progress
+from foveate.messages import Message
 from foveate.reporting import plots
 from foveate.run.folder import Run
 from foveate.training.job import Job
@@ -280,16 +281,18 @@ def _write_run(run: Run, job: Job, tried: Selection, gained: Score | None, secon
     kept = {
         key: value for key, value in first.outcome().items() if key not in ("checksums", "parts")
     }
-    what = (
-        f"alpha {best.name} between start and end of" if best.alpha is not None else "greedy soup:"
-    )
-    reason = f"an average of weights, {what} {' + '.join(map(str, best.runs))}"
+    if best.alpha is not None:
+        text = "an average of weights, alpha {alpha} between start and end of {run}"
+        reason = Message("training.interpolated", text, alpha=best.name, run=str(best.runs[0]))
+    else:
+        runs = " + ".join(map(str, best.runs))
+        reason = Message("training.soup", "an average of weights, greedy soup: {runs}", runs=runs)
     new = {
         "epochs": 0,
         "best_epoch": -1,
         "steps": 0,
         "seconds": seconds,
-        "reason": reason,
+        "reason": reason.row(),
         "threshold": best.threshold,
     }
     run.finish({**kept, **new})
