@@ -743,7 +743,7 @@ def test_bad_words_and_bad_pictures_are_one_sentence(pictures, labelled, quick, 
     fitted = fit_unevaluated(quick, tmp_path / "fitted").run
     with pytest.raises(UsageError, match="was fitted, not pretrained"):
         foveate.fit(labelled, backbone=str(fitted), out=tmp_path / "again")
-    with pytest.raises(UsageError, match="the run has its own"):
+    with pytest.raises(UsageError, match="has its own weights"):
         foveate.fit(labelled, backbone=str(out), weights="hub", out=tmp_path / "again")
     (out / BACKBONE_FILE).write_bytes(b"other")
     with pytest.raises(FoveateError, match="damaged"):

@@ -261,7 +261,7 @@ def test_refuses_what_has_no_class_an_image(pictures):
     boxes = written(
         pictures, "path,label,x0,y0,x1,y1", [f"images/{n}.png,cat,1,1,9,9" for n in range(4)]
     )
-    with pytest.raises(DataError, match="not boxes"):
+    with pytest.raises(DataError, match="got boxes"):
         foveate.models(*TINY, compare=boxes)
     with pytest.raises(DataError, match="not regions"):
         foveate.models(*TINY, compare=pictures, format="masks")
