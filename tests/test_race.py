@@ -263,7 +263,7 @@ def test_refuses_what_has_no_class_an_image(pictures):
     )
     with pytest.raises(DataError, match="got boxes"):
         foveate.models(*TINY, compare=boxes)
-    with pytest.raises(DataError, match="not regions"):
+    with pytest.raises(DataError, match="got regions"):
         foveate.models(*TINY, compare=pictures, format="masks")
 
 

@@ -218,7 +218,7 @@ def test_statistics_that_were_kept_are_not_measured(world):
 
 
 def test_the_end_of_the_curve_is_the_run_and_its_start_the_probe(world, curve):
-    points = curve.tried.points
+    points = curve.selection.candidates
     assert [point.alpha for point in points] == [0, 0.25, 0.5, 0.75, 1]
     assert [points[0].note.split(", ")[0], points[-1].note.split(", ")[0]] == ["start", "end"]
     for point, run in (
@@ -249,8 +249,8 @@ def test_a_curve_of_one_step_chooses_an_end_bit_for_bit(world, tmp_path):
 
 
 def test_validation_alone_chooses(world, curve):
-    best = curve.tried.points[curve.tried.best]
-    assert all(best.rank >= point.rank for point in curve.tried.points)
+    best = curve.selection.candidates[curve.selection.best]
+    assert all(best.rank >= point.rank for point in curve.selection.candidates)
     assert "chosen" in best.note
     row = Run(curve.run).read_json("choices.json")[-1]
     assert row["field"] == "soup.alpha"
@@ -262,13 +262,13 @@ def test_validation_alone_chooses(world, curve):
 
 
 def test_the_better_statistics_are_kept(world, curve, monkeypatch):
-    monkeypatch.setattr("foveate.api.soup.candidates.measured_statistics", lambda *_: {})
+    monkeypatch.setattr("foveate.api.soup.candidates.recompute_batch_statistics", lambda *_: {})
     job = reopen_job(Run(world.first))
     averaged = _interpolate_run(CandidateScorer(job, None), job, 4).candidates
-    pairs = list(zip(curve.tried.points, averaged, strict=True))
+    pairs = list(zip(curve.selection.candidates, averaged, strict=True))
     assert all(
         better.rank > plain.rank
-        if better.measured
+        if better.recomputed_statistics
         else better.rank == pytest.approx(plain.rank, abs=1e-3)
         for better, plain in pairs
     )
@@ -277,7 +277,7 @@ def test_the_better_statistics_are_kept(world, curve, monkeypatch):
 def test_the_new_run_is_a_run(world, curve):
     assert curve.evaluation.split == "test"
     assert {path.name for path in (curve.run / "evaluations").iterdir()} == {"val", "test"}
-    best = curve.tried.points[curve.tried.best]
+    best = curve.selection.candidates[curve.selection.best]
     assert (
         evaluate(curve.run, split="val", device="cpu").scores.numbers["accuracy"] == best.validation
     )
@@ -285,7 +285,7 @@ def test_the_new_run_is_a_run(world, curve):
     answers = foveate.predict(curve.run, world.data / "test", device="cpu")
     assert [answer.error for answer in answers] == [None] * 16
     told = json.loads((curve.run / "curve.json").read_text())
-    assert told["points"] == [point.row() for point in curve.tried.points]
+    assert told["points"] == [point.row() for point in curve.selection.candidates]
     assert told["chosen"]["alpha"] == best.alpha
     assert (curve.run / "curve.svg").read_text().startswith("<svg")
     assert Run(curve.run).outcome()["epochs"] == 0
@@ -379,7 +379,7 @@ def refused(
 @pytest.mark.parametrize(
     ("old", "new", "words"),
     [
-        ("head_init: probe", "head_init: random", ("random head", "training.head_init=probe")),
+        ("head_init: probe", "head_init: random", ("random initial head", "training.head_init=probe")),
         ("name: full", "name: probe", ("took no training steps", "such as full")),
         (
             "name: classify",
@@ -473,7 +473,7 @@ def test_taken_unfinished_damaged_and_missing_runs(world, copied, tmp_path):
     with pytest.raises(UsageError, match="already exists"):
         soup([world.first], out=world.second)
     refused(UsageError, [tmp_path / "none"], tmp_path, "no run at this path")
-    refused(UsageError, [], tmp_path, "no run was named")
+    refused(UsageError, [], tmp_path, "no run was given")
     refused(UsageError, [world.first], tmp_path, "step", steps=0)
     (copied / "classes.json").write_text("[]", encoding="utf-8")
     refused(RunError, [world.first, copied], tmp_path, "damaged")
@@ -486,10 +486,10 @@ def test_other_weights_than_those_of_then(world, copied, tmp_path):
         RunError,
         [rewritten(copied, "finished.json", '"origin": "file', '"origin": "hub')],
         tmp_path,
-        "not those",
+        "differ from those",
     )
 
 
 def test_shifted_data_of_no_known_class(world, tmp_path):
     strange = pictures(tmp_path / "strange", {"": 2}, classes=("waves", "dots"))
-    refused(DataError, [world.first], tmp_path, "class that the run knows", shift=strange)
+    refused(DataError, [world.first], tmp_path, "none of the images has a class of the run", shift=strange)

@@ -415,4 +415,4 @@ def test_t37_what_is_written_is_read_again_without_references(quick):
 
 def test_t34_the_limit_of_a_header_is_far_above_real_ones():
     """The largest network of the library, with adapters on every layer, has some thousands of tensors of about 120 bytes each."""
-    assert weights._HEADER_LIMIT > 25_000 * 120
+    assert weights._MAX_HEADER > 25_000 * 120
