@@ -150,7 +150,7 @@ def test_back_and_forth_between_directions_and_features():
 def test_many_images_are_turned_in_parts(monkeypatch):
     features = blobs(300, 20, 3)[0]
     whole = rotate(features)
-    monkeypatch.setattr(linear, "_AT_ONCE", 64)
+    monkeypatch.setattr(linear, "_CHUNK", 64)
     parts = rotate(features)
     assert np.allclose(
         abs(whole.rows), abs(parts.rows), atol=1e-3

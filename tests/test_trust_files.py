@@ -298,7 +298,7 @@ def test_t36_bombs_and_crowds_cost_little(tmp_path, monkeypatch):
     listed = Catalogue.write(tmp_path / "list.jsonl", find_entries(tmp_path / "many.tar"))
     assert (len(listed), listed.starts.nbytes) == (count, 8 * (count + 1))
     assert time.perf_counter() - start < 20
-    monkeypatch.setattr(catalogue, "_LARGEST", 10)
+    monkeypatch.setattr(catalogue, "_MAX_BYTES", 10)
     with pytest.raises(BrokenImage):
         images.read_image(listed[0].content())
     assert list(find_entries(tmp_path / "a.tar")) == []  # beyond what a picture may have

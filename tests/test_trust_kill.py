@@ -42,8 +42,8 @@ def test_t7_kill_9_during_saves_never_costs_a_checkpoint(tmp_path):
 _WRITER = """
 import sys
 from pathlib import Path
-from foveate.utils.files import written_aside
-with written_aside(Path(sys.argv[1]) / "checkpoints" / "step-1") as aside:
+from foveate.utils.files import atomic_write
+with atomic_write(Path(sys.argv[1]) / "checkpoints" / "step-1") as aside:
     aside.mkdir()
     for name in ("tensors", "manifest"):
         (aside / name).write_text(name)
@@ -158,8 +158,8 @@ def test_t13_workers_of_a_dead_process_hold_no_run(tmp_path):
 _SHOWING = """
 import time
 from foveate.utils import console
-from foveate.utils import signals as stopping
-with stopping.tidied(), console.progress(10, "waiting") as bar:
+from foveate.utils import signals
+with signals.terminate_cleanly(), console.progress(10, "waiting") as bar:
     bar.advance(1, "")
     time.sleep(1)
     print("ready", flush=True)
