@@ -379,7 +379,11 @@ def refused(
 @pytest.mark.parametrize(
     ("old", "new", "words"),
     [
-        ("head_init: probe", "head_init: random", ("random initial head", "training.head_init=probe")),
+        (
+            "head_init: probe",
+            "head_init: random",
+            ("random initial head", "training.head_init=probe"),
+        ),
         ("name: full", "name: probe", ("took no training steps", "such as full")),
         (
             "name: classify",
@@ -492,4 +496,10 @@ def test_other_weights_than_those_of_then(world, copied, tmp_path):
 
 def test_shifted_data_of_no_known_class(world, tmp_path):
     strange = pictures(tmp_path / "strange", {"": 2}, classes=("waves", "dots"))
-    refused(DataError, [world.first], tmp_path, "none of the images has a class of the run", shift=strange)
+    refused(
+        DataError,
+        [world.first],
+        tmp_path,
+        "none of the images has a class of the run",
+        shift=strange,
+    )

@@ -193,12 +193,12 @@ import safetensors.torch
 from foveate.errors import WeightsError
 from foveate.modeling.weights import read_tensors
 for path in sorted(Path(sys.argv[1]).iterdir()):
-    start, before, said = time.perf_counter(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, None
+    start, before, said = time.process_time(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, None
     try:
         read_tensors(path)
     except WeightsError as error:
         said = str(error)
-    row = [path.stem, said, time.perf_counter() - start, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before]
+    row = [path.stem, said, time.process_time() - start, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before]
     print(json.dumps(row), flush=True)
 """
 
@@ -294,10 +294,10 @@ def test_t36_bombs_and_crowds_cost_little(tmp_path, monkeypatch):
     shard(
         tmp_path / "many.tar", ((f"{number}.png", tarfile.REGTYPE, b"x") for number in range(count))
     )
-    start = time.perf_counter()
+    start = time.process_time()  # the computer may be busy with other things
     listed = Catalogue.write(tmp_path / "list.jsonl", find_entries(tmp_path / "many.tar"))
     assert (len(listed), listed.starts.nbytes) == (count, 8 * (count + 1))
-    assert time.perf_counter() - start < 20
+    assert time.process_time() - start < 20
     monkeypatch.setattr(catalogue, "_MAX_BYTES", 10)
     with pytest.raises(BrokenImage):
         images.read_image(listed[0].content())
@@ -386,10 +386,10 @@ LAUGHS = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
 def test_t37_a_recipe_is_data(tmp_path, monkeypatch, text):
     monkeypatch.chdir(tmp_path)
     Path("recipe.yaml").write_text(text, encoding="utf-8")
-    start = time.perf_counter()
+    start = time.process_time()
     with pytest.raises(UsageError) as caught:
         load_recipe(Path("recipe.yaml"))
-    assert time.perf_counter() - start < 5
+    assert time.process_time() - start < 5
     assert len(str(caught.value)) < 1000
     assert [path.name for path in tmp_path.iterdir()] == ["recipe.yaml"]
 

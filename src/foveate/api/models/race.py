@@ -201,7 +201,9 @@ def _entries(words: Sequence[str]) -> list[Entry]:
 def _raceable(table: Table) -> Table:
     """Without the test images: choosing a backbone by them would use them up."""
     samples = tuple(
-        sample for sample in require_single_label(table, "a comparison").samples if sample.split != "test"
+        sample
+        for sample in require_single_label(table, "a comparison").samples
+        if sample.split != "test"
     )
     if len({name for sample in samples for name in label_names(sample)}) < 2:
         raise DataError(
