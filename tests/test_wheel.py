@@ -20,10 +20,11 @@ SOURCE = ROOT / "src"
 
 def run(*command: object, cwd: Path, **environment: str) -> str:
     """What a command prints; a failure shows all of it."""
+    clean = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     done = subprocess.run(
         list(map(str, command)),
         cwd=cwd,
-        env=os.environ | {"OMP_NUM_THREADS": "1", "NO_COLOR": "1", **environment},
+        env=clean | {"OMP_NUM_THREADS": "1", "NO_COLOR": "1", **environment},
         capture_output=True,
         text=True,
         timeout=250,
