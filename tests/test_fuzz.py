@@ -441,7 +441,7 @@ def test_t41_requests():
         assert isinstance(found, dict)
         assert all(isinstance(each, bytes) for each in pictures)
         try:
-            v2._wanted(found, {"answer": None, "scores": None}, False)
+            v2._requested_outputs(found, {"answer": None, "scores": None}, False)
         except RequestError:
             return
 
