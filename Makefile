@@ -13,9 +13,8 @@ check:
 	$(PYTHON) -m mypy
 	$(MAKE) docs
 
-test:  # the wheel by itself: a worker of a long run has ended without a word when it started pip
-	$(PYTHON) -m pytest --ignore tests/test_wheel.py
-	$(PYTHON) -m pytest -n 0 tests/test_wheel.py
+test:
+	$(PYTHON) -m pytest
 
 docs:  # the site, in site/; a broken link or a page without a place stops it
 	NO_MKDOCS_2_WARNING=1 $(PYTHON) -m mkdocs build --strict --quiet

@@ -61,9 +61,9 @@ def own(pairs: list[tuple[Boxes, Boxes]]) -> float:
 
 def referee(pairs: list[tuple[Boxes, Boxes]]) -> float:
     sys.path.append(str(HERE.parent / "tests"))
-    from helpers import refereed
+    from helpers import pycocotools_evaluation
 
-    return float(refereed(pairs, NAMES).stats[0])
+    return float(pycocotools_evaluation(pairs, NAMES).stats[0])
 
 
 def main() -> None:

@@ -76,7 +76,7 @@ def measured(
         for place in np.random.default_rng(seed).permutation(len(right))[:count].tolist()
     ]
     how = [way.removeprefix("full:") for way in ways]
-    told = foveate.explain(run, chosen, methods=how, device="cpu", out=run / "why").found
+    told = foveate.explain(run, chosen, methods=how, device="cpu", out=run / "why").explanations
     return [
         {"way": way, **of([each for each in told if each.method == name])}
         for way, name in zip(ways, how, strict=True)

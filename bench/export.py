@@ -148,7 +148,11 @@ def placed(data: Path, name: str, head: str, out: Path) -> dict[str, Any]:
     row: dict[str, Any] = {}
     for runtime in RUNTIMES:
         found = foveate.export(run, runtime, out=out / f"export-{head}-{runtime}").files[0]
-        scores = {"measure": found.measure, "torch": found.torch.value, "score": found.score.value}
+        scores = {
+            "measure": found.metric,
+            "torch": found.run_score.value,
+            "score": found.score.value,
+        }
         row[runtime] = {**found.parity, **scores, "megabytes": found.size / 1e6}
     return row
 

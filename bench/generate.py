@@ -201,7 +201,7 @@ def styles(data: Path, run: Path) -> dict[str, Any]:
         )
         run.mkdir(parents=True, exist_ok=True)
         found = foveate.restyle(content, style, out=run / f"{number}.png", device="cpu")
-        lowered.append(found.numbers()["lowered"])
+        lowered.append(found.numbers()["style_loss_reduction"])
     return {"lowered": lowered}
 
 

@@ -30,7 +30,12 @@ from torch import Tensor
 from torchvision.transforms import v2
 
 import foveate
-from foveate.api.episodes.protocol import accuracies, episodes, mean_of, solved_answers
+from foveate.api.episodes.protocol import (
+    draw_episodes,
+    episode_accuracies,
+    fit_and_predict,
+    mean_accuracy,
+)
 from foveate.evaluation.intervals import wilson
 from foveate.modeling.classifiers.logistic import LabeledFeatures
 from foveate.modeling.model import Model, build_model
@@ -140,7 +145,7 @@ def answers(known: np.ndarray, asked: np.ndarray) -> np.ndarray:
     """(W, D) one image of each class, (Q, D) -> (Q,) the class of each, by `centroid`."""
     model = head(len(known))
     return np.asarray(
-        solved_answers(
+        fit_and_predict(
             model, LabeledFeatures(known, np.eye(len(known)), np.zeros(len(known), int)), asked
         ).argmax(1)
     )
@@ -187,7 +192,9 @@ def episodic(
 ) -> dict[str, float]:
     labels = [name for name, own in pages.items() for _ in own]
     rows = describe([page for own in pages.values() for page in own], views)
-    score = mean_of(accuracies(head(ways), rows, episodes(labels, ways, shots, 15, 600, 0)))
+    score = mean_accuracy(
+        episode_accuracies(head(ways), rows, draw_episodes(labels, ways, shots, 15, 600, 0))
+    )
     return {"accuracy": score.value, "low": score.low, "high": score.high}
 
 

@@ -120,7 +120,7 @@ def hits(evaluation: Path) -> str:
     rows = map(
         json.loads, (evaluation / "predictions.jsonl").read_text(encoding="utf-8").splitlines()
     )
-    return "".join(str(int(row["truth"] == [row["answer"]])) for row in rows)
+    return "".join(str(int(row["target"] == [row["prediction"]])) for row in rows)
 
 
 def summary(rows: list[dict[str, Any]]) -> str:

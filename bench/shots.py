@@ -21,8 +21,8 @@ import numpy as np
 import torch
 from scipy.stats import t
 
-from foveate.api.episodes.protocol import solved_answers
-from foveate.api.models.comparison import targets_of
+from foveate.api.episodes.protocol import fit_and_predict
+from foveate.api.models.cross_validation import one_hot_targets
 from foveate.data.scan import ScannedTable
 from foveate.data.splits import duplicate_groups, group_folds, subsample_shots
 from foveate.data.tables import label_names
@@ -79,7 +79,7 @@ class Bench:
 
     def accuracy(self, way: str, shots: int, seed: int) -> float:
         drawn, groups = subsample_shots(self.train, self.groups, shots, seed)
-        truths = targets_of(self.test.table).argmax(1)
+        truths = one_hot_targets(self.test.table).argmax(1)
         found = self._on_pixels(drawn) if way == PIXELS else self._solved(way, drawn, groups, seed)
         return float((found == truths).mean())
 
@@ -92,8 +92,8 @@ class Bench:
         folds = group_folds(
             [label_names(sample) for sample in drawn.table.samples], groups, _FOLDS, seed
         )
-        return solved_answers(
-            model, LabeledFeatures(rows, targets_of(drawn.table), folds), asked
+        return fit_and_predict(
+            model, LabeledFeatures(rows, one_hot_targets(drawn.table), folds), asked
         ).argmax(1)
 
     def _features(self, reads: str) -> tuple[np.ndarray, np.ndarray]:
@@ -109,7 +109,7 @@ class Bench:
 
     def _on_pixels(self, drawn: ScannedTable) -> np.ndarray:
         nearest = (thumbnails(self.test) @ thumbnails(drawn).T).argmax(1)
-        return np.asarray(targets_of(drawn.table).argmax(1)[nearest])
+        return np.asarray(one_hot_targets(drawn.table).argmax(1)[nearest])
 
 
 def thumbnails(scanned: ScannedTable) -> np.ndarray:

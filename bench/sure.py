@@ -130,7 +130,7 @@ def errors(parts: tuple[Path, Path], seed: int, run: Path) -> dict[str, Any]:
         planted |= {f"{label}/{link.name}"} if place in wrong else set()
     found = fitted(data, seed, run)
     told = foveate.audit(found.run, device="cpu").numbers()
-    first = {row["path"] for row in told["doubted"][: round(0.1 * told["images"])]}
+    first = {row["path"] for row in told["label_issues"][: round(0.1 * told["images"])]}
     recall = len(planted & first) / len(planted)
     return {
         "count": told["images"],

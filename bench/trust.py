@@ -69,7 +69,7 @@ def kills(folder: Path) -> None:
     for seed in SEEDS:
         words = [
             sys.executable,
-            str(TESTS / "killing.py"),
+            str(TESTS / "kill_saves.py"),
             str(seed),
             str(KILLS),
             str(folder / str(seed)),
@@ -81,15 +81,15 @@ def kills(folder: Path) -> None:
                 words, capture_output=True, text=True, check=True
             ).stdout.splitlines()
         ]
-        bad = sum(not row["whole"] or bool(row["warned"]) for row in rows)
-        older = sum(row["found"] is not None and row["found"] < row["told"] for row in rows)
-        strays = sum(row["strays"] > 0 for row in rows)
-        told = (
-            f"seed {seed}: {len(rows)} kills, {bad} damaged, {older} older than what was told to "
-            f"be saved"
+        bad = sum(not row["complete"] or bool(row["warnings"]) for row in rows)
+        older = sum(row["newest"] is not None and row["newest"] < row["reported"] for row in rows)
+        partial = sum(row["partial"] > 0 for row in rows)
+        summary = (
+            f"seed {seed}: {len(rows)} kills, {bad} damaged, {older} older than the last step "
+            f"reported as saved"
         )
         print(
-            f"{told}, {strays} while a file was written; {time.perf_counter() - start:.0f} s",
+            f"{summary}, {partial} while a file was written; {time.perf_counter() - start:.0f} s",
             flush=True,
         )
 

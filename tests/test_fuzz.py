@@ -1,7 +1,8 @@
-"""Random and nearly right input to everything that reads what others wrote: an answer or a sentence, never another error. T41.
+"""T41: random and nearly valid input to everything that reads files or requests.
 
-FOVEATE_FUZZ_SECONDS is the time for all of them together: 8 by default, 60 in CI, as many as wanted with make fuzz. What crashed once
-stands here as an example, in words.
+The outcome is a result or a FoveateError, never another exception. FOVEATE_FUZZ_SECONDS is the time
+for all tests together: 8 by default, 60 in CI, more with `make fuzz`. Inputs that crashed once are
+explicit examples at the end.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from PIL import Image
 
 from foveate.data.formats import FORMATS, read_table
 from foveate.errors import FoveateError
-from foveate.images import codec as images
+from foveate.images import codec
 from foveate.modeling.weights import read_tensors
 from foveate.predictions import Boxes, Regions
 from foveate.recipe import load_recipe, parse_assignment, with_settings
@@ -32,13 +33,13 @@ from foveate.serving import kserve as v2
 from foveate.serving.requests import RequestError
 
 SECONDS = float(os.environ.get("FOVEATE_FUZZ_SECONDS", "8"))
-PARTS = 18  # targets that share them
-ROUND = 40  # examples until the clock is looked at
+CALLS = 18  # number of calls of `fuzz`, which share the time
+EXAMPLES = 40  # examples between two looks at the clock
 
 
-def fuzzed(strategy, body):
-    """Rounds of examples, each of a seed of its own, until the time is up."""
-    end, number = time.monotonic() + SECONDS / PARTS, 0
+def fuzz(strategy, check):
+    """Run rounds of examples, each with its own seed, until the time is up."""
+    end, seed = time.monotonic() + SECONDS / CALLS, 0
     checks = [
         HealthCheck.too_slow,
         HealthCheck.data_too_large,
@@ -46,23 +47,24 @@ def fuzzed(strategy, body):
         HealthCheck.large_base_example,
     ]
 
-    def tried(example):
-        body(example)
+    def run_example(example):
+        check(example)
 
-    while number == 0 or time.monotonic() < end:
-        quick = settings(
-            max_examples=ROUND,
+    while seed == 0 or time.monotonic() < end:
+        profile = settings(
+            max_examples=EXAMPLES,
             deadline=None,
             database=None,
+            derandomize=False,
             suppress_health_check=checks,
             print_blob=False,
         )
-        hypothesis.seed(number)(quick(given(strategy)(tried)))()
-        number += 1
+        hypothesis.seed(seed)(profile(given(strategy)(run_example)))()
+        seed += 1
 
 
-def said_of(call):
-    """The sentence that it is refused with; empty where it is not."""
+def error_message(call):
+    """Return the message of the error that a call raises; empty if it raises none."""
     try:
         call()
     except FoveateError as error:
@@ -70,46 +72,48 @@ def said_of(call):
     return ""
 
 
-def harmed(whole):
-    """Bytes of a file with some of them changed, cut out, doubled or put elsewhere."""
-    place = st.integers(0, max(0, len(whole) - 1))
+def damaged(content):
+    """A strategy for bytes of a file that are changed, deleted, repeated or inserted."""
+    position = st.integers(0, max(0, len(content) - 1))
     change = st.tuples(
         st.sampled_from(["flip", "set", "cut", "end", "twice", "insert"]),
-        place,
-        place,
+        position,
+        position,
         st.binary(max_size=6),
     )
-    return st.lists(change, min_size=1, max_size=6).map(lambda changes: _applied(whole, changes))
+    return st.lists(change, min_size=1, max_size=6).map(
+        lambda changes: _apply_changes(content, changes)
+    )
 
 
-def _applied(whole, changes):
-    content = bytearray(whole)
-    for kind, one, other, extra in changes:
-        start, end = sorted((min(one, len(content)), min(other, len(content))))
-        if kind == "flip" and start < len(content):
-            content[start] ^= 1 << (other % 8)
-        elif kind == "set":
+def _apply_changes(original, changes):
+    content = bytearray(original)
+    for operation, first, second, extra in changes:
+        start, end = sorted((min(first, len(content)), min(second, len(content))))
+        if operation == "flip" and start < len(content):
+            content[start] ^= 1 << (second % 8)
+        elif operation == "set":
             content[start : start + len(extra)] = extra
-        elif kind == "cut":
+        elif operation == "cut":
             del content[start : min(end, start + 64)]
-        elif kind == "end":
+        elif operation == "end":
             del content[start:]
-        elif kind == "twice":
+        elif operation == "twice":
             content[end:end] = content[start : min(end, start + 64)]
-        elif kind == "insert":
+        elif operation == "insert":
             content[start:start] = extra
     return bytes(content)
 
 
-# --- pictures
+# --- images
 
 
-def pictures():
+def encoded_images():
     y, x = np.mgrid[:12, :20]
-    colours = Image.fromarray(np.stack([x * 12, y * 20, x + y], -1).astype(np.uint8))
+    image = Image.fromarray(np.stack([x * 12, y * 20, x + y], -1).astype(np.uint8))
     exif = Image.Exif()
     exif[0x0112] = 6
-    forms = [
+    formats = [
         ("JPEG", {"exif": exif}),
         ("PNG", {"exif": exif}),
         ("WEBP", {"exif": exif}),
@@ -119,36 +123,36 @@ def pictures():
         ("PPM", {}),
         ("JPEG2000", {}),
     ]
-    for form, options in forms:
+    for format, options in formats:
         buffer = io.BytesIO()
-        colours.save(buffer, format=form, **options)
+        image.save(buffer, format=format, **options)
         yield buffer.getvalue()
 
 
-def test_t41_any_bytes_are_a_picture_or_a_sentence():
-    whole = list(pictures())
+def test_t41_any_bytes_are_an_image_or_an_error_message():
+    files = list(encoded_images())
 
-    def body(content):
+    def check(content):
         for reader in (
-            lambda: images.read_image(content, 8),
-            lambda: images.read_size(content),
-            lambda: images.read_index_mask(content),
+            lambda: codec.read_image(content, 8),
+            lambda: codec.read_size(content),
+            lambda: codec.read_index_mask(content),
         ):
             try:
-                found = reader()
+                result = reader()
             except FoveateError:
                 continue
-            assert isinstance(found, tuple | np.ndarray)
+            assert isinstance(result, tuple | np.ndarray)
 
-    fuzzed(st.one_of(st.binary(max_size=200), *map(harmed, whole)), body)
+    fuzz(st.one_of(st.binary(max_size=200), *map(damaged, files)), check)
 
 
 # --- labels
 
 
 @pytest.fixture
-def table_of(tmp_path):
-    """Writes a file beside two pictures and reads the data: a table, or a sentence."""
+def read_files(tmp_path):
+    """A function that writes a file beside four images and reads the data: a table or an error."""
     for name in ("a.png", "images/a.png", "JPEGImages/a.png", "masks/a.png"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         Image.new("L", (40, 30), 1).save(tmp_path / name)
@@ -161,8 +165,10 @@ def table_of(tmp_path):
         )
         assert (
             len(
-                said_of(
-                    lambda: looked_at(read_table(tmp_path if at is None else tmp_path / at, format))
+                error_message(
+                    lambda: inspect_table(
+                        read_table(tmp_path if at is None else tmp_path / at, format)
+                    )
                 )
             )
             < 20_000
@@ -171,26 +177,26 @@ def table_of(tmp_path):
     return read
 
 
-def looked_at(table):
+def inspect_table(table):
     for sample in table.samples:
         assert sample.key
         if isinstance(sample.target, Boxes):
             assert np.isfinite(sample.target.xyxy).all()
-        if isinstance(sample.target, Regions):  # masks are read when they are needed
+        if isinstance(sample.target, Regions):  # masks are read lazily
             assert sample.target.mask.ndim == 2
 
 
-numbers = st.one_of(
+number_texts = st.one_of(
     st.integers(-3, 50),
     st.floats(),
     st.sampled_from(["1e309", "nan", "-0", "½", "０.5", "1_0", "0x1", ""]),
 ).map(str)
-words = st.one_of(
-    numbers,
+cells = st.one_of(
+    number_texts,
     st.text(max_size=5),
     st.sampled_from(["0", "1", "cat", "0.5", "train", "\x00", "\ufeff"]),
 )
-values = st.recursive(
+json_values = st.recursive(
     st.one_of(
         st.none(),
         st.booleans(),
@@ -206,101 +212,105 @@ values = st.recursive(
 )
 
 
-def test_t41_yolo(table_of):
-    table_of("data.yaml", "train: images\nnames: [cat, dog]\n")
-    lines = st.lists(st.lists(words, max_size=9).map(" ".join), max_size=5).map("\n".join)
-    good = b"train: images\nval: [images]\nnames: {0: cat, 1: dog}\nnc: 2\npath: .\n"
-    fuzzed(lines, lambda text: table_of("labels/a.txt", text, "yolo", "data.yaml"))
-    fuzzed(harmed(good), lambda content: table_of("card.yaml", content, "yolo", "card.yaml"))
+def test_t41_yolo(read_files):
+    read_files("data.yaml", "train: images\nnames: [cat, dog]\n")
+    lines = st.lists(st.lists(cells, max_size=9).map(" ".join), max_size=5).map("\n".join)
+    valid = b"train: images\nval: [images]\nnames: {0: cat, 1: dog}\nnc: 2\npath: .\n"
+    fuzz(lines, lambda text: read_files("labels/a.txt", text, "yolo", "data.yaml"))
+    fuzz(damaged(valid), lambda content: read_files("card.yaml", content, "yolo", "card.yaml"))
 
 
-def mixed(rows, spare):
-    """A dictionary of which each value may be something else, or missing."""
+def mostly_valid(fields, replacement):
+    """A strategy for dictionaries in which each value may be replaced or missing."""
     return st.fixed_dictionaries(
-        {}, optional={name: st.one_of(value, spare) for name, value in rows.items()}
+        {}, optional={name: st.one_of(value, replacement) for name, value in fields.items()}
     )
 
 
-def test_t41_coco(table_of):
+def test_t41_coco(read_files):
     box = st.lists(st.one_of(st.floats(), st.integers(-9, 99)), min_size=3, max_size=5)
-    shape = st.one_of(
+    segmentation = st.one_of(
         box.map(lambda row: [row * 2]),
-        values,
+        json_values,
         st.just({"counts": "abc", "size": [30, 40]}),
         st.just({"counts": [5, 1195], "size": [30, 40]}),
     )
-    entry = mixed(
+    annotation = mostly_valid(
         {
             "id": st.integers(0, 3),
             "image_id": st.just(7),
             "category_id": st.just(1),
             "bbox": box,
-            "segmentation": shape,
+            "segmentation": segmentation,
             "iscrowd": st.sampled_from([0, 1]),
         },
-        values,
+        json_values,
     )
-    image = mixed(
+    image = mostly_valid(
         {
             "id": st.just(7),
             "file_name": st.just("a.png"),
             "width": st.just(40),
             "height": st.just(30),
         },
-        values,
+        json_values,
     )
-    category = mixed({"id": st.just(1), "name": st.just("cat")}, values)
-    rows = {
+    category = mostly_valid({"id": st.just(1), "name": st.just("cat")}, json_values)
+    parts = {
         "images": st.lists(image, max_size=2),
         "categories": st.lists(category, max_size=2),
-        "annotations": st.lists(entry, max_size=3),
+        "annotations": st.lists(annotation, max_size=3),
     }
-    whole = st.fixed_dictionaries(
-        {}, optional={name: st.one_of(value, value, value, values) for name, value in rows.items()}
+    document = st.fixed_dictionaries(
+        {},
+        optional={
+            name: st.one_of(value, value, value, json_values) for name, value in parts.items()
+        },
     )
-    text = st.one_of(whole, values).map(json.dumps)
-    for form in ("coco", "coco_masks", "coco_captions"):
-        fuzzed(text, lambda content, form=form: table_of("x.json", content, form, "x.json"))
+    text = st.one_of(document, json_values).map(json.dumps)
+    for format in ("coco", "coco_masks", "coco_captions"):
+        fuzz(text, lambda content, format=format: read_files("x.json", content, format, "x.json"))
 
 
-def test_t41_voc(table_of):
-    good = (
+def test_t41_voc(read_files):
+    valid = (
         b"<annotation><filename>a.png</filename><size><width>40</width><height>30</height></size><object><name>cat</name>"
         b"<difficult>0</difficult><bndbox><xmin>1</xmin><ymin>2</ymin><xmax>9</xmax><ymax>8</ymax></bndbox></object></annotation>"
     )
-    table_of("JPEGImages/b.txt", "")
-    fuzzed(harmed(good), lambda content: table_of("Annotations/a.xml", content, "voc"))
-    tagged = words.map(
-        lambda word: good.decode().replace(">9<", f">{word}<").replace(">cat<", f">{word}<")
+    read_files("JPEGImages/b.txt", "")
+    fuzz(damaged(valid), lambda content: read_files("Annotations/a.xml", content, "voc"))
+    documents = cells.map(
+        lambda value: valid.decode().replace(">9<", f">{value}<").replace(">cat<", f">{value}<")
     )
-    fuzzed(tagged, lambda text: table_of("Annotations/a.xml", text, "voc"))
+    fuzz(documents, lambda text: read_files("Annotations/a.xml", text, "voc"))
 
 
-def test_t41_tables(table_of):
+def test_t41_tables(read_files):
     head = "path,label,split,group,x0,y0,x1,y1,text"
     rows = st.lists(
-        st.lists(st.one_of(words, st.just("a.png"), st.just('"')), max_size=9).map(",".join),
+        st.lists(st.one_of(cells, st.just("a.png"), st.just('"')), max_size=9).map(",".join),
         max_size=4,
     )
-    fuzzed(
+    fuzz(
         rows.map(lambda lines: "\n".join([head, *lines])),
         lambda text: [
-            table_of("t.csv", text, form, "t.csv") for form in ("table", "boxes_table", "captions")
+            read_files("t.csv", text, format, "t.csv")
+            for format in ("table", "boxes_table", "captions")
         ],
     )
-    good = b"path,label\na.png,cat\nimages/a.png,dog\n"
-    fuzzed(harmed(good), lambda content: table_of("u.csv", content, "table", "u.csv"))
-    row = mixed(
-        {"path": st.just("a.png"), "label": st.just("cat"), "text": st.just("a cat")}, values
+    valid = b"path,label\na.png,cat\nimages/a.png,dog\n"
+    fuzz(damaged(valid), lambda content: read_files("u.csv", content, "table", "u.csv"))
+    row = mostly_valid(
+        {"path": st.just("a.png"), "label": st.just("cat"), "text": st.just("a cat")}, json_values
     )
-    fuzzed(
+    fuzz(
         st.lists(row, min_size=1, max_size=3).map(lambda each: "\n".join(map(json.dumps, each))),
-        lambda text: table_of("t.jsonl", text, "table", "t.jsonl"),
+        lambda text: read_files("t.jsonl", text, "table", "t.jsonl"),
     )
 
 
-def test_t41_no_format_falls_over_what_it_looks_at(table_of, tmp_path):
-    """To look is to be asked about anything; `sniff` never raises."""
+def test_t41_no_format_crashes_while_sniffing(read_files, tmp_path):
+    """`sniff` is called on any file and never raises."""
     names = st.sampled_from(
         [
             "x.json",
@@ -313,22 +323,22 @@ def test_t41_no_format_falls_over_what_it_looks_at(table_of, tmp_path):
         ]
     )
 
-    def body(pair):
+    def check(pair):
         name, content = pair
-        table_of(name, content)
-        for form in FORMATS.names():
-            assert FORMATS.get(form)().sniff(tmp_path) in (True, False)
-            assert FORMATS.get(form)().sniff(tmp_path / name) in (True, False)
+        read_files(name, content)
+        for format in FORMATS.names():
+            assert FORMATS.get(format)().sniff(tmp_path) in (True, False)
+            assert FORMATS.get(format)().sniff(tmp_path / name) in (True, False)
         (tmp_path / name).unlink()
 
-    fuzzed(
+    fuzz(
         st.tuples(
             names,
             st.one_of(
                 st.binary(max_size=60), st.text(string.printable, max_size=60).map(str.encode)
             ),
         ),
-        body,
+        check,
     )
 
 
@@ -336,20 +346,23 @@ def test_t41_no_format_falls_over_what_it_looks_at(table_of, tmp_path):
 
 
 def test_t41_recipes_and_settings(tmp_path, quick):
-    whole = quick.to_yaml().encode()
+    yaml = quick.to_yaml().encode()
 
-    def body(content):
+    def check_recipe(content):
         (tmp_path / "recipe.yaml").write_bytes(content)
-        assert len(said_of(lambda: load_recipe(tmp_path / "recipe.yaml"))) < 2000
+        assert len(error_message(lambda: load_recipe(tmp_path / "recipe.yaml"))) < 2000
 
-    def setting(text):
-        assert len(said_of(lambda: with_settings(quick, dict([parse_assignment(text)])))) < 2000
+    def check_setting(text):
+        assert (
+            len(error_message(lambda: with_settings(quick, dict([parse_assignment(text)])))) < 2000
+        )
 
-    fuzzed(
+    fuzz(
         st.one_of(
-            harmed(whole), harmed(b"seed: 3\ntraining: {lr: 0.1, ema: 0}\ntask: {name: classify}\n")
+            damaged(yaml),
+            damaged(b"seed: 3\ntraining: {lr: 0.1, ema: 0}\ntask: {name: classify}\n"),
         ),
-        body,
+        check_recipe,
     )
     fields = st.sampled_from(
         [
@@ -364,7 +377,7 @@ def test_t41_recipes_and_settings(tmp_path, quick):
             "task.name",
         ]
     )
-    fuzzed(st.tuples(fields, st.text(max_size=12)).map("=".join), setting)
+    fuzz(st.tuples(fields, st.text(max_size=12)).map("=".join), check_setting)
 
 
 def test_t41_weights_and_checkpoints(tmp_path):
@@ -375,39 +388,39 @@ def test_t41_weights_and_checkpoints(tmp_path):
     save_checkpoint(run.folder, "step-2", Checkpoint({"a": torch.ones(4)}, {"step": 2}))
     files = {file: file.read_bytes() for file in (run.folder / "checkpoints" / "step-2").iterdir()}
 
-    def tensors(content):
+    def check_weights(content):
         (tmp_path / "w.safetensors").write_bytes(content)
-        assert len(said_of(lambda: read_tensors(tmp_path / "w.safetensors"))) < 2000
+        assert len(error_message(lambda: read_tensors(tmp_path / "w.safetensors"))) < 2000
 
-    def checkpoint(place):
-        file, content = place
+    def check_checkpoint(file_and_content):
+        file, content = file_and_content
         file.write_bytes(content)
-        found = newest_checkpoint(run.folder, lambda _: None)
-        step = found.state["step"]
+        newest = newest_checkpoint(run.folder, lambda _: None)
+        step = newest.state["step"]
         assert step == 2 or content != files[file]
         assert (
             step == 1 or content == files[file] or file.name == "manifest.json"
-        )  # a line twice says the same sums
-        assert found.state == {"step": step}
-        assert bool((found.tensors["a"] == step - 1).all())
+        )  # a repeated line has the same checksums
+        assert newest.state == {"step": step}
+        assert bool((newest.tensors["a"] == step - 1).all())
         file.write_bytes(files[file])
 
-    whole = next(content for file, content in files.items() if file.suffix == ".safetensors")
-    header = values.map(json.dumps).map(
+    weights = next(content for file, content in files.items() if file.suffix == ".safetensors")
+    header = json_values.map(json.dumps).map(
         lambda text: struct.pack("<Q", len(text)) + text.encode() + bytes(16)
     )
-    fuzzed(st.one_of(harmed(whole), header), tensors)
-    fuzzed(
+    fuzz(st.one_of(damaged(weights), header), check_weights)
+    fuzz(
         st.sampled_from(sorted(files)).flatmap(
-            lambda file: st.tuples(st.just(file), harmed(files[file]))
+            lambda file: st.tuples(st.just(file), damaged(files[file]))
         ),
-        checkpoint,
+        check_checkpoint,
     )
 
 
 def test_t41_requests():
-    """The JSON of the Open Inference Protocol, and bytes behind it."""
-    tensor = mixed(
+    """The JSON of the Open Inference Protocol, with binary data after it."""
+    tensor = mostly_valid(
         {
             "name": st.just("image"),
             "datatype": st.just("BYTES"),
@@ -415,49 +428,51 @@ def test_t41_requests():
             "data": st.just(["aGk="]),
             "parameters": st.just({"binary_data_size": 6}),
         },
-        values,
+        json_values,
     )
-    request = mixed(
+    request = mostly_valid(
         {
             "inputs": st.lists(tensor, min_size=1, max_size=2),
             "id": st.just("x"),
-            "outputs": st.just([{"name": "answer"}]),
+            "outputs": st.just([{"name": "prediction"}]),
         },
-        values,
+        json_values,
     )
     header = st.one_of(
         st.none(), st.sampled_from(["", "0", "9", "²", "-1", "+1", "1e3", "99999999999999999999"])
     )
 
-    def body(asked):
-        content, behind, length = asked
+    def check_request(example):
+        content, binary, length = example
         body = json.dumps(content).encode()
         try:
-            found, pictures = v2.parse_request(
-                body + behind, str(len(body)) if length == "right" else length, 4
+            parsed, images = v2.parse_request(
+                body + binary, str(len(body)) if length == "right" else length, 4
             )
         except RequestError:
             return
-        assert isinstance(found, dict)
-        assert all(isinstance(each, bytes) for each in pictures)
+        assert isinstance(parsed, dict)
+        assert all(isinstance(image, bytes) for image in images)
         try:
-            v2._requested_outputs(found, {"answer": None, "scores": None}, False)
+            v2._requested_outputs(parsed, {"prediction": None, "scores": None}, False)
         except RequestError:
             return
 
-    fuzzed(
+    fuzz(
         st.tuples(
-            st.one_of(request, values), st.binary(max_size=12), st.one_of(header, st.just("right"))
+            st.one_of(request, json_values),
+            st.binary(max_size=12),
+            st.one_of(header, st.just("right")),
         ),
-        body,
+        check_request,
     )
-    fuzzed(
+    fuzz(
         st.tuples(st.binary(max_size=40), header),
-        lambda pair: _quietly(lambda: v2.parse_request(pair[0], pair[1], 4)),
+        lambda pair: ignore_request_errors(lambda: v2.parse_request(pair[0], pair[1], 4)),
     )
 
 
-def _quietly(call):
+def ignore_request_errors(call):
     try:
         call()
     except RequestError:
@@ -496,11 +511,11 @@ def _quietly(call):
         ),
     ],
 )
-def test_t41_what_crashed_once(table_of, name, format, content):
-    table_of(name, json.dumps(content), format, name)
+def test_t41_earlier_crashes(read_files, name, format, content):
+    read_files(name, json.dumps(content), format, name)
 
 
 @pytest.mark.parametrize("header", ["²", "9" * 5000])
-def test_t41_lengths_that_crashed_once(header):
+def test_t41_lengths_of_earlier_crashes(header):
     with pytest.raises(RequestError, match="does not fit the length of the body"):
         v2.parse_request(b"{}", header, 4)

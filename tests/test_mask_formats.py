@@ -11,11 +11,12 @@ import pytest
 from PIL import Image
 
 from conftest import SHARED
-from foveate.data.formats import FORMATS, read_table
+from foveate.data.formats import read_table
 from foveate.data.formats.coco_masks import CocoMasks
 from foveate.data.formats.folder import Folder
 from foveate.data.formats.masks import Masks
 from foveate.errors import BrokenImage, DataError, UnknownName
+from helpers import notes, sniff_formats
 
 CONFIG = """
 path: {path}
@@ -26,12 +27,12 @@ ignore: [11]
 """
 
 
-def picture(path: Path, height: int = 4, width: int = 6) -> None:
+def write_image(path: Path, height: int = 4, width: int = 6) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", (width, height), "grey").save(path)
 
 
-def mask(path: Path, rows: list[list[int]], palette: bool = False) -> None:
+def write_mask(path: Path, rows: list[list[int]], palette: bool = False) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     image = Image.fromarray(np.array(rows, dtype=np.uint8))
     if palette:
@@ -39,22 +40,14 @@ def mask(path: Path, rows: list[list[int]], palette: bool = False) -> None:
     image.save(path)
 
 
-def pair(root: Path, image: str, answer: str, rows: list[list[int]]) -> Path:
-    picture(root / image, len(rows), len(rows[0]))
-    mask(root / answer, rows)
+def write_pair(root: Path, image: str, mask: str, rows: list[list[int]]) -> Path:
+    write_image(root / image, len(rows), len(rows[0]))
+    write_mask(root / mask, rows)
     return root
 
 
-def formats_that_fit(path: Path) -> list[str]:
-    return [name for name in FORMATS.names() if FORMATS.get(name)().sniff(path)]
-
-
-def notes(table) -> str:
-    return "\n".join(map(str, table.notes))
-
-
 @pytest.mark.parametrize(
-    ("image", "answer", "split"),
+    ("image", "mask", "split"),
     [
         ("images/1.jpg", "masks/1.png", None),
         ("Imgs/1.jpg", "Labels/1.png", None),
@@ -69,9 +62,9 @@ def notes(table) -> str:
         ("1.jpg", "masks/1.png", None),
     ],
 )
-def test_layouts(tmp_path, image, answer, split):
+def test_layouts(tmp_path, image, mask, split):
     (tmp_path / "data").mkdir()
-    pair(tmp_path, image, answer, [[0, 1], [2, 2]])
+    write_pair(tmp_path, image, mask, [[0, 1], [2, 2]])
     assert Masks().sniff(tmp_path)
     table = read_table(tmp_path, "masks")
     (sample,) = table.samples
@@ -98,7 +91,7 @@ def test_layouts(tmp_path, image, answer, split):
 )
 def test_other_layouts_are_not_taken_for_masks(tmp_path, names):
     for name in names:
-        picture(tmp_path / name) if name.endswith(".png") else (tmp_path / name).parent.mkdir(
+        write_image(tmp_path / name) if name.endswith(".png") else (tmp_path / name).parent.mkdir(
             parents=True, exist_ok=True
         )
         if not name.endswith(".png"):
@@ -107,19 +100,19 @@ def test_other_layouts_are_not_taken_for_masks(tmp_path, names):
     assert not CocoMasks().sniff(tmp_path)
 
 
-@pytest.mark.parametrize("answers", ["masks", "labels"])
-def test_masks_are_not_taken_for_a_folder_per_class(tmp_path, answers):
-    pair(tmp_path, "train/images/1.png", f"train/{answers}/1.png", [[0, 1]])
+@pytest.mark.parametrize("folder", ["masks", "labels"])
+def test_masks_are_not_taken_for_a_folder_per_class(tmp_path, folder):
+    write_pair(tmp_path, "train/images/1.png", f"train/{folder}/1.png", [[0, 1]])
     assert not Folder().sniff(tmp_path)
 
 
 def test_images_and_masks_without_partners_are_named(tmp_path):
     for number in range(6):
-        pair(tmp_path, f"images/{number}.png", f"masks/{number}.png", [[0, 255]])
+        write_pair(tmp_path, f"images/{number}.png", f"masks/{number}.png", [[0, 255]])
     for number in range(4):
         (tmp_path / f"masks/{number}.png").unlink()
-    mask(tmp_path / "masks/9.png", [[0, 255]])
-    mask(tmp_path / "masks/5.tif", [[0, 255]])
+    write_mask(tmp_path / "masks/9.png", [[0, 255]])
+    write_mask(tmp_path / "masks/5.tif", [[0, 255]])
     table = read_table(tmp_path)
     assert [sample.key for sample in table.samples] == ["images/4.png", "images/5.png"]
     assert (
@@ -131,8 +124,8 @@ def test_images_and_masks_without_partners_are_named(tmp_path):
 
 
 def test_sizes_are_compared_without_reading_pixels(tmp_path):
-    pair(tmp_path, "images/1.png", "masks/1.png", [[0, 1]])
-    picture(tmp_path / "images/1.png", 4, 6)
+    write_pair(tmp_path, "images/1.png", "masks/1.png", [[0, 1]])
+    write_image(tmp_path / "images/1.png", 4, 6)
     with pytest.raises(
         DataError,
         match=r"not have the size.*masks/1\.png.*2 x 1 px, the image '1\.png' has 6 x 4 px",
@@ -141,9 +134,9 @@ def test_sizes_are_compared_without_reading_pixels(tmp_path):
 
 
 def test_a_folder_of_masks_per_class(tmp_path):
-    pair(tmp_path, "images/1.png", "masks/dog/1.png", [[0, 255, 255]])
-    mask(tmp_path / "masks/cat/1.png", [[255, 255, 0]])
-    pair(tmp_path, "images/2.png", "masks/cat/2.png", [[0, 1, 0]])
+    write_pair(tmp_path, "images/1.png", "masks/dog/1.png", [[0, 255, 255]])
+    write_mask(tmp_path / "masks/cat/1.png", [[255, 255, 0]])
+    write_pair(tmp_path, "images/2.png", "masks/cat/2.png", [[0, 1, 0]])
     table = read_table(tmp_path)
     assert table.classes == ("background", "cat", "dog")
     assert [sample.target.mask.tolist() for sample in table.samples] == [[[1, 2, 2]], [[0, 1, 0]]]
@@ -157,18 +150,18 @@ def test_a_folder_of_masks_per_class(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("values", "wanted"),
+    ("values", "expected"),
     [([0, 255], [0, 1]), ([0, 1], [0, 1]), ([0, 0], [0, 0]), ([255, 255], [1, 1])],
 )
-def test_black_and_white(tmp_path, values, wanted):
-    table = read_table(pair(tmp_path, "images/1.png", "masks/1.png", [values]))
+def test_black_and_white(tmp_path, values, expected):
+    table = read_table(write_pair(tmp_path, "images/1.png", "masks/1.png", [values]))
     assert table.classes == ("background", "foreground")
-    assert table.samples[0].target.mask.tolist() == [wanted]
+    assert table.samples[0].target.mask.tolist() == [expected]
     assert "read as background and foreground" in notes(table)
 
 
 @pytest.mark.parametrize(
-    ("name", "text", "classes", "wanted"),
+    ("name", "text", "classes", "expected"),
     [
         ("classes.txt", "sky\nroad\ncar\n-mud\n", ("sky", "road", "car"), [0, 2, -1, -1]),
         (
@@ -197,28 +190,28 @@ def test_black_and_white(tmp_path, values, wanted):
         ),
     ],
 )
-def test_class_lists(tmp_path, name, text, classes, wanted):
-    pair(tmp_path, "images/1.png", "masks/1.png", [[0, 2, 3, 255]])
+def test_class_lists(tmp_path, name, text, classes, expected):
+    write_pair(tmp_path, "images/1.png", "masks/1.png", [[0, 2, 3, 255]])
     (tmp_path / name).write_text(text, encoding="utf-8")
     table = read_table(tmp_path)
     assert table.classes == classes
-    assert table.samples[0].target.mask.tolist() == [wanted]
+    assert table.samples[0].target.mask.tolist() == [expected]
     assert f"255 is not in {name} and is ignored" in notes(table)
 
 
 @pytest.mark.parametrize(
-    ("text", "classes", "wanted", "rows"),
+    ("text", "classes", "expected", "rows"),
     [
         ("membrane\n", ("background", "membrane"), [0, 1], [0, 255]),
         ("rest\nmembrane\n", ("rest", "membrane"), [0, 1], [0, 255]),
         ("rest\nmembrane\n", ("rest", "membrane"), [0, 1, -1], [0, 1, 255]),
     ],
 )
-def test_names_for_black_and_white(tmp_path, text, classes, wanted, rows):
-    pair(tmp_path, "images/1.png", "masks/1.png", [rows])
+def test_names_for_black_and_white(tmp_path, text, classes, expected, rows):
+    write_pair(tmp_path, "images/1.png", "masks/1.png", [rows])
     (tmp_path / "classes.txt").write_text(text)
     table = read_table(tmp_path)
-    assert (table.classes, table.samples[0].target.mask.tolist()) == (classes, [wanted])
+    assert (table.classes, table.samples[0].target.mask.tolist()) == (classes, [expected])
 
 
 @pytest.mark.parametrize(
@@ -240,18 +233,18 @@ def test_names_for_black_and_white(tmp_path, text, classes, wanted, rows):
         ("class_dict.csv", "name,r,g,b\nsky,1,2,3\nsea,1,2,3\n", "two classes have the color"),
     ],
 )
-def test_bad_class_lists_say_why(tmp_path, name, text, message):
-    pair(tmp_path, "images/1.png", "masks/1.png", [[0, 2]])
+def test_bad_class_lists_give_the_reason(tmp_path, name, text, message):
+    write_pair(tmp_path, "images/1.png", "masks/1.png", [[0, 2]])
     (tmp_path / name).write_text(text)
     with pytest.raises(DataError, match=message):
         read_table(tmp_path)
 
 
 def test_masks_in_color(tmp_path):
-    picture(tmp_path / "images/1.png", 1, 4)
+    write_image(tmp_path / "images/1.png", 1, 4)
     (tmp_path / "masks").mkdir()
-    colours = np.array([[[128, 128, 128], [64, 0, 128], [0, 0, 0], [9, 9, 9]]], dtype=np.uint8)
-    Image.fromarray(colours).save(tmp_path / "masks/1.png")
+    colors = np.array([[[128, 128, 128], [64, 0, 128], [0, 0, 0], [9, 9, 9]]], dtype=np.uint8)
+    Image.fromarray(colors).save(tmp_path / "masks/1.png")
     with pytest.raises(DataError, match=r"in color.*class_dict\.csv"):
         read_table(tmp_path)
     (tmp_path / "class_dict.csv").write_text(
@@ -270,16 +263,16 @@ def test_masks_in_color(tmp_path):
 
 
 def test_a_palette_whose_colors_are_listed_is_read_by_color(tmp_path):
-    picture(tmp_path / "images/1.png", 1, 3)
-    mask(tmp_path / "masks/1.png", [[0, 1, 2]], palette=True)
+    write_image(tmp_path / "images/1.png", 1, 3)
+    write_mask(tmp_path / "masks/1.png", [[0, 1, 2]], palette=True)
     (tmp_path / "labelmap.txt").write_text(
         "b:0,37,74::\na:222,3,40::\nc:111,148,185::\n"
-    )  # the colours of 0, 2 and 1
+    )  # the colors of 0, 2 and 1
     assert read_table(tmp_path).samples[0].target.mask.tolist() == [[0, 2, 1]]
 
 
 def test_jpegs_of_black_and_white(tmp_path):
-    picture(tmp_path / "images/1.png", 64, 64)
+    write_image(tmp_path / "images/1.png", 64, 64)
     disc = (np.hypot(*np.mgrid[-32:32, -32:32]) < 20).astype(np.uint8) * 255
     (tmp_path / "masks").mkdir()
     Image.fromarray(disc).save(tmp_path / "masks/1.jpg", quality=85)
@@ -290,8 +283,8 @@ def test_jpegs_of_black_and_white(tmp_path):
 
 def test_images_that_are_not_masks(tmp_path):
     rng = np.random.default_rng(0)
-    picture(tmp_path / "images/1.png", 64, 64)
-    mask(tmp_path / "masks/1.png", rng.integers(0, 256, (64, 64)).tolist())
+    write_image(tmp_path / "images/1.png", 64, 64)
+    write_mask(tmp_path / "masks/1.png", rng.integers(0, 256, (64, 64)).tolist())
     with pytest.raises(
         DataError, match=r"do not look like class masks.*1 of 1 masks hold 256 different values"
     ):
@@ -303,7 +296,7 @@ def test_images_that_are_not_masks(tmp_path):
 
 def test_a_value_beyond_the_sample_is_not_a_class(tmp_path):
     for number in range(300):
-        pair(
+        write_pair(
             tmp_path,
             f"images/{number:03d}.png",
             f"masks/{number:03d}.png",
@@ -323,7 +316,9 @@ def test_a_value_beyond_the_sample_is_not_a_class(tmp_path):
 
 def test_lists_of_pascal_voc_give_splits(tmp_path):
     for name in ("a", "b"):
-        pair(tmp_path, f"JPEGImages/{name}.jpg", f"SegmentationClass/{name}.png", [[0, 15, 255]])
+        write_pair(
+            tmp_path, f"JPEGImages/{name}.jpg", f"SegmentationClass/{name}.png", [[0, 15, 255]]
+        )
     (tmp_path / "ImageSets/Segmentation").mkdir(parents=True)
     (tmp_path / "ImageSets/Segmentation/val.txt").write_text("b\n")
     table = read_table(tmp_path, "masks")
@@ -342,12 +337,12 @@ def write(path: Path, text: str) -> Path:
 
 
 def test_a_config(tmp_path):
-    pair(tmp_path / "data", "frames/1.png", "answers/1_L.png", [[0, 1, 9, 255]])
+    write_pair(tmp_path / "data", "frames/1.png", "answers/1_L.png", [[0, 1, 9, 255]])
     path = write(
         tmp_path / "in/my.yml",
         "path: ../data\nimages: frames/*.png\nmasks: answers\nclasses: [a, b]\nignore: [9]\n",
     )
-    assert formats_that_fit(path) == ["masks"]
+    assert sniff_formats(path) == ["masks"]
     table = read_table(path)
     assert (table.classes, table.format) == (("a", "b"), "masks")
     assert [sample.key.rsplit("/", 2)[-2:] for sample in table.samples] == [["frames", "1.png"]]
@@ -355,17 +350,17 @@ def test_a_config(tmp_path):
 
 
 def test_a_config_with_colors_or_sparse_values(tmp_path):
-    pair(tmp_path, "frames/1.png", "answers/1.png", [[0, 7]])
-    places = "images: {val: frames}\nmasks: {val: answers}\n"
-    assert read_table(write(tmp_path / "c.yaml", places + "classes: {0: sky, 7: road}\n")).samples[
+    write_pair(tmp_path, "frames/1.png", "answers/1.png", [[0, 7]])
+    folders = "images: {val: frames}\nmasks: {val: answers}\n"
+    assert read_table(write(tmp_path / "c.yaml", folders + "classes: {0: sky, 7: road}\n")).samples[
         0
     ].target.mask.tolist() == [[0, 1]]
     table = read_table(
-        write(tmp_path / "c.yaml", places + "classes: {road: [7, 7, 7], sky: [0, 0, 0]}\n")
+        write(tmp_path / "c.yaml", folders + "classes: {road: [7, 7, 7], sky: [0, 0, 0]}\n")
     )
     assert (table.classes, table.samples[0].target.mask.tolist()) == (("road", "sky"), [[1, 0]])
     (tmp_path / "classes.txt").write_text("\n".join("abcdefgh"))
-    assert read_table(write(tmp_path / "c.yaml", places)).classes == tuple("abcdefgh")
+    assert read_table(write(tmp_path / "c.yaml", folders)).classes == tuple("abcdefgh")
 
 
 @pytest.mark.parametrize(
@@ -392,8 +387,8 @@ def test_a_config_with_colors_or_sparse_values(tmp_path):
         ("images: !!python/object:os.system {}\nmasks: b\n", DataError, "not plain YAML"),
     ],
 )
-def test_bad_configs_say_why(tmp_path, text, error, message):
-    pair(tmp_path, "a/1.png", "b/1.png", [[0, 1]])
+def test_bad_configs_give_the_reason(tmp_path, text, error, message):
+    write_pair(tmp_path, "a/1.png", "b/1.png", [[0, 1]])
     with pytest.raises(error, match=message):
         Masks().read(write(tmp_path / "c.yaml", text))
 
@@ -412,7 +407,7 @@ def test_a_data_yaml_of_yolo_is_not_a_config(tmp_path):
 # --- COCO
 
 
-def coco(root: Path, **changes) -> Path:
+def write_coco(root: Path, **changes) -> Path:
     square = [[1, 1, 3, 1, 3, 3, 1, 3]]
     content = {
         "images": [
@@ -437,22 +432,22 @@ def coco(root: Path, **changes) -> Path:
         ],
         **changes,
     }
-    picture(root / "images/1.png")
-    picture(root / "images/2.png")
+    write_image(root / "images/1.png")
+    write_image(root / "images/2.png")
     return write(root / "annotations/instances_val2017.json", json.dumps(content))
 
 
 def test_coco_polygons_and_run_lengths(tmp_path):
-    path = coco(tmp_path)
+    path = write_coco(tmp_path)
     table = read_table(tmp_path, "coco_masks")
     assert table.classes == ("background", "cat", "dog")
     assert [(sample.key, sample.split) for sample in table.samples] == [
         ("images/1.png", "val"),
         ("images/2.png", "val"),
     ]
-    wanted = np.ones((4, 6), dtype=int)
-    wanted[1:3, 1:3] = 2  # the smaller one on top
-    assert pickle.loads(pickle.dumps(table.samples[0])).target.mask.tolist() == wanted.tolist()
+    expected = np.ones((4, 6), dtype=int)
+    expected[1:3, 1:3] = 2  # the smaller one on top
+    assert pickle.loads(pickle.dumps(table.samples[0])).target.mask.tolist() == expected.tolist()
     assert not table.samples[1].target.mask.any()
     assert "1 object in 'instances_val2017.json' with a box only" in notes(table)
     assert "no object is a 'cow'" in notes(table)
@@ -464,7 +459,7 @@ def test_compressed_run_lengths(tmp_path):
 
     inside = np.zeros((4, 6), dtype=bool)
     inside[2, 3:] = True
-    coco(
+    write_coco(
         tmp_path,
         annotations=[{"image_id": 2, "category_id": 4, "segmentation": encode_rle(inside)}],
     )
@@ -490,14 +485,14 @@ def test_compressed_run_lengths(tmp_path):
         ({"categories": 7}, "not contain COCO"),
     ],
 )
-def test_bad_coco_says_why(tmp_path, changes, message):
-    coco(tmp_path, **changes)
+def test_bad_coco_gives_the_reason(tmp_path, changes, message):
+    write_coco(tmp_path, **changes)
     with pytest.raises(DataError, match=message):
         read_table(tmp_path, "coco_masks")
 
 
 def test_coco_segmentations_that_do_not_fit(tmp_path):
-    coco(
+    write_coco(
         tmp_path,
         annotations=[
             {"image_id": 1, "category_id": 4, "segmentation": {"size": [4, 6], "counts": [0, 23]}}
@@ -508,7 +503,7 @@ def test_coco_segmentations_that_do_not_fit(tmp_path):
 
 
 def test_coco_without_its_images(tmp_path):
-    path = coco(tmp_path)
+    path = write_coco(tmp_path)
     (tmp_path / "images/1.png").unlink()
     assert "1 of 2 images of 'instances_val2017.json' are missing and dropped: '1.png'" in notes(
         read_table(path, "coco_masks")
@@ -535,17 +530,17 @@ def test_camvid_by_its_config(tmp_path):
         11,
         (),
     )
-    found = np.zeros(12, dtype=int)
+    counts = np.zeros(12, dtype=int)
     for sample in table.samples[::20]:
         stored = np.asarray(Image.open(sample.target.source.args[0]))
         assert (sample.target.mask == np.where(stored == 11, -1, stored.astype(int))).all()
-        found += np.bincount(sample.target.mask.ravel() + 1, minlength=12)
-    assert (found > 0).all()
+        counts += np.bincount(sample.target.mask.ravel() + 1, minlength=12)
+    assert (counts > 0).all()
 
 
 @pytest.mark.skipif(not (SHARED / "camvid").is_dir(), reason="no shared/data/camvid")
 def test_camvid_without_a_config():
-    assert formats_that_fit(SHARED / "camvid") == ["masks"]
+    assert sniff_formats(SHARED / "camvid") == ["masks"]
     table = read_table(SHARED / "camvid")
     assert len(table.classes) == 12
     assert (
@@ -555,8 +550,8 @@ def test_camvid_without_a_config():
 
 
 @pytest.mark.skipif(not (SHARED / "em_membrane").is_dir(), reason="no shared/data/em_membrane")
-def test_membranes():
-    assert formats_that_fit(SHARED / "em_membrane") == ["masks"]
+def test_real_membranes():
+    assert sniff_formats(SHARED / "em_membrane") == ["masks"]
     table = read_table(SHARED / "em_membrane")
     assert (len(table.samples), table.classes) == (30, ("background", "foreground"))
     assert all(set(np.unique(sample.target.mask)) == {0, 1} for sample in table.samples)

@@ -1,4 +1,4 @@
-"""Messages: placeholders, plurals, languages, and that translations fit what the source says."""
+"""Messages: placeholders, plurals, languages, and complete translations."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ from jinja2 import Environment, nodes
 
 import foveate
 from foveate.data.formats import FORMATS
-from foveate.errors import UnknownName
+from foveate.data.issues import IssueLog
+from foveate.errors import DataError, UnknownName
 from foveate.messages import Message, languages, message_from, translations, translator
 
 SOURCE = Path(foveate.__file__).parent
 OTHERS = languages()[1:]
-BUILT = {"messages.py", "types.py"}  # where messages are built from the ids of other things
+BUILT = {"messages.py", "types.py"}  # where messages are built from other ids
 
 
 # --- one message
@@ -44,14 +45,22 @@ def test_an_untranslated_message_is_english_and_an_unknown_language_is_refused()
         translations("xx")
 
 
-# --- all messages of the source
+def test_a_label_error_becomes_an_issue_in_every_language():
+    log = IssueLog()
+    log.add_error(DataError("no class has the index 7", where="a.txt", id="yolo_unknown_class"))
+    (issue,) = log.issues()
+    assert str(issue.title) == "no class has the index"
+    assert issue.title.in_language("zh") == "没有此编号的类别"
 
 
-class Finder(ast.NodeVisitor):
-    """Ids and English texts of the messages in a file."""
+# --- all messages of the source code
+
+
+class MessageFinder(ast.NodeVisitor):
+    """Collects ids and English texts of the messages in a file."""
 
     def __init__(self, file: str) -> None:
-        self.file, self.found = file, list[tuple[str, str]]()
+        self.file, self.messages = file, list[tuple[str, str]]()
         self.scopes: list[ast.AST] = []
 
     def visit_Module(self, node: ast.Module) -> None:
@@ -66,7 +75,7 @@ class Finder(ast.NodeVisitor):
         self.scopes.pop()
 
     def text(self, node: ast.expr) -> str:
-        """A literal; or a name, which stands for what was assigned to it last before the call."""
+        """Evaluate a literal, or a name by its last assignment before the call."""
         if isinstance(node, ast.Name):
             node = next(filter(None, (self._assigned(node, scope) for scope in self.scopes[::-1])))
         if isinstance(node, ast.BinOp):  # one of several texts with the same id
@@ -76,42 +85,46 @@ class Finder(ast.NodeVisitor):
 
     @staticmethod
     def _assigned(name: ast.Name, scope: ast.AST) -> ast.expr | None:
-        found = [
-            each
-            for each in ast.walk(scope)
-            if isinstance(each, ast.Assign) and each.lineno < name.lineno
-            for target in each.targets
+        assignments = [
+            assignment
+            for assignment in ast.walk(scope)
+            if isinstance(assignment, ast.Assign) and assignment.lineno < name.lineno
+            for target in assignment.targets
             if isinstance(target, ast.Name) and target.id == name.id
         ]
-        return max(found, key=lambda each: each.lineno).value if found else None
+        return (
+            max(assignments, key=lambda assignment: assignment.lineno).value
+            if assignments
+            else None
+        )
 
     def visit_Call(self, node: ast.Call) -> None:
         self.generic_visit(node)
         name = getattr(node.func, "id", getattr(node.func, "attr", ""))
-        arguments, keywords = node.args, {each.arg: each.value for each in node.keywords}
+        arguments, keywords = node.args, {keyword.arg: keyword.value for keyword in node.keywords}
         id = keywords.get("id", arguments[0] if arguments else None)
         if self.file in BUILT or not isinstance(id, ast.Constant):
             return
         if name == "Message":
-            self.found.append((id.value, self.text(arguments[1])))
+            self.messages.append((id.value, self.text(arguments[1])))
         elif name in ("remark", "_note"):
-            self.found.append((f"issues.{id.value}", self.text(arguments[1])))
+            self.messages.append((f"issues.{id.value}", self.text(arguments[1])))
         elif name == "IssueKind":
-            self.found.append((f"issues.{id.value}", self.text(arguments[1])))
+            self.messages.append((f"issues.{id.value}", self.text(arguments[1])))
             hint = keywords.get("hint") or (arguments[4] if len(arguments) > 4 else None)
             if hint is not None:
-                self.found.append((f"issues.{id.value}.hint", self.text(hint)))
-        elif "id" in keywords:  # an error, which becomes an issue without its particulars
-            self.found.append((f"issues.{id.value}", ""))
+                self.messages.append((f"issues.{id.value}.hint", self.text(hint)))
+        elif "id" in keywords:  # an error, which becomes an issue without its variable parts
+            self.messages.append((f"issues.{id.value}", ""))
             if isinstance(keywords.get("hint"), ast.Constant):
-                self.found.append((f"issues.{id.value}.hint", ""))
+                self.messages.append((f"issues.{id.value}.hint", ""))
 
 
 def all_messages() -> Iterator[tuple[str, str]]:
     for file in sorted(SOURCE.rglob("*.py")):
-        finder = Finder(file.relative_to(SOURCE).as_posix())
+        finder = MessageFinder(file.relative_to(SOURCE).as_posix())
         finder.visit(ast.parse(file.read_text(encoding="utf-8")))
-        yield from finder.found
+        yield from finder.messages
     for file in sorted(SOURCE.rglob("*.j2")):
         for call in Environment().parse(file.read_text(encoding="utf-8")).find_all(nodes.Call):
             if isinstance(call.node, nodes.Name) and call.node.name == "t":
@@ -121,7 +134,7 @@ def all_messages() -> Iterator[tuple[str, str]]:
 
 @pytest.fixture(scope="module")
 def english() -> dict[str, set[str]]:
-    """The texts of each id; of an error none, because what differs in it is cut out."""
+    """The English texts of each id; none for errors, whose variable parts are cut out."""
     texts: dict[str, set[str]] = {}
     for id, text in all_messages():
         if id:
@@ -148,8 +161,8 @@ def test_every_message_is_translated_and_no_translation_is_left_over(english, la
 @pytest.mark.parametrize("language", OTHERS)
 def test_translations_keep_the_placeholders(english, language):
     for id, text in translations(language).items():
-        for ours in english.get(id, ()):
-            assert placeholders(text) == placeholders(ours), id
+        for source_text in english.get(id, ()):
+            assert placeholders(text) == placeholders(source_text), id
 
 
 @pytest.mark.parametrize("language", OTHERS)

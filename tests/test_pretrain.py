@@ -1,4 +1,4 @@
-"""pretrain: losses against their definitions, a guard that notices harm and takes it back, a run that is a backbone."""
+"""pretrain: losses, the guard against degraded features, and runs as backbones."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from scipy.integrate import quad
 from torch.nn import functional
 
 import foveate
-from conftest import stripes_folder
+from conftest import make_stripes_folder
 from foveate.cli import main as cli
 from foveate.data.image_cache import ImageCache
-from foveate.data.streaming import Catalogue, Entry, Stream, find_entries
+from foveate.data.streaming import Catalog, Entry, Stream, find_entries
 from foveate.data.transforms import evaluation_transform
 from foveate.errors import DataError, FoveateError, Interrupted, UsageError
 from foveate.inference.predictor import load_predictor
@@ -53,7 +53,7 @@ from foveate.training.objectives.vicreg import covariance_loss, variance_loss
 from foveate.training.planning import time_step
 from foveate.types import Batch, InputSpec
 from foveate.utils.device import ComputeMode
-from helpers import evaluation_left_out, fit_unevaluated
+from helpers import fit_unevaluated, without_evaluation
 
 SIDE = 32
 QUICK = {
@@ -64,24 +64,25 @@ QUICK = {
     "batch_size": 32,
     "device": "cpu",
 }
-OWN = {  # a teacher of random weights; one that stands still, so that the loss has something to fall towards
+# a teacher with random weights; a constant one, so that the loss can decrease
+OBJECTIVE_SETTINGS = {
     "distill": {"teacher": "test_resnet", "teacher_weights": "none"},
     "dino": {"momentum": 1.0, "center_momentum": 0.999999},
 }
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory) -> Path:
-    return stripes_folder(tmp_path_factory.mktemp("data") / "pictures", 30, seed=3)
+def images(tmp_path_factory) -> Path:
+    return make_stripes_folder(tmp_path_factory.mktemp("data") / "pictures", 30, seed=3)
 
 
 @pytest.fixture(scope="module")
-def labelled(tmp_path_factory) -> Path:
-    return stripes_folder(tmp_path_factory.mktemp("data") / "labelled", 30, seed=4)
+def labeled(tmp_path_factory) -> Path:
+    return make_stripes_folder(tmp_path_factory.mktemp("data") / "labeled", 30, seed=4)
 
 
 @pytest.fixture(scope="module")
-def trained(quick, tmp_path_factory) -> Path:
+def trained_weights(quick, tmp_path_factory) -> Path:
     """Weights of a network that tells stripes apart."""
     folder = tmp_path_factory.mktemp("weights")
     run = fit_unevaluated(
@@ -97,34 +98,39 @@ def trained(quick, tmp_path_factory) -> Path:
 # --- losses
 
 
-def test_contrast_is_the_paper_sum():
-    """Equation 1, pair by pair."""
+def test_contrastive_loss_equals_the_formula():
+    """Equation 1 of SimCLR, pair by pair."""
     torch.manual_seed(0)
-    one, other, heat = torch.randn(5, 7), torch.randn(5, 7), 0.3
+    one, other, temperature = torch.randn(5, 7), torch.randn(5, 7), 0.3
     both = torch.cat([one, other])
-    alike = [[float(functional.cosine_similarity(a, b, dim=0)) / heat for b in both] for a in both]
+    similarities = [
+        [float(functional.cosine_similarity(a, b, dim=0)) / temperature for b in both] for a in both
+    ]
     losses = []
-    for place in range(10):
-        partner = (place + 5) % 10
-        among = [np.exp(alike[place][k]) for k in range(10) if k != place]
-        losses.append(-np.log(np.exp(alike[place][partner]) / sum(among)))
-    assert float(nt_xent(one, other, heat)) == pytest.approx(np.mean(losses), rel=1e-5)
+    for index in range(10):
+        positive = (index + 5) % 10
+        negatives = [np.exp(similarities[index][k]) for k in range(10) if k != index]
+        losses.append(-np.log(np.exp(similarities[index][positive]) / sum(negatives)))
+    assert float(nt_xent(one, other, temperature)) == pytest.approx(np.mean(losses), rel=1e-5)
 
 
-def test_variance_and_covariance_are_numpys():
+def test_variance_and_covariance_equal_numpy():
     features = torch.randn(40, 6, generator=torch.Generator().manual_seed(0)) * torch.tensor(
         [0.1, 0.5, 0.9, 1.5, 2, 3]
     )
     covariance = np.cov(features.numpy().T)
-    lacking = np.maximum(0, 1 - np.sqrt(np.diag(covariance) + 1e-4)).mean()
-    assert float(variance_loss(features)) == pytest.approx(lacking, rel=1e-4)
+    expected = np.maximum(0, 1 - np.sqrt(np.diag(covariance) + 1e-4)).mean()
+    assert float(variance_loss(features)) == pytest.approx(expected, rel=1e-4)
     assert float(covariance_loss(features)) == pytest.approx(
         (covariance**2).sum() / 6 - (np.diag(covariance) ** 2).sum() / 6, rel=1e-3
     )
 
 
-def test_losses_are_those_of_lightly():
-    """The numbers of lightly 1.6.0 (NTXentLoss, VICRegLoss, DINOLoss at a teacher temperature of 0.05) for the same draws."""
+def test_losses_equal_lightly():
+    """The values of lightly 1.6.0 for the same random numbers.
+
+    NTXentLoss, VICRegLoss, and DINOLoss with a teacher temperature of 0.05.
+    """
     torch.manual_seed(0)
     one, other = torch.randn(32, 16), torch.randn(32, 16)
     vicreg = OBJECTIVES.create("vicreg", {}, ())
@@ -138,66 +144,69 @@ def test_losses_are_those_of_lightly():
     )
 
 
-def test_the_distance_from_a_normal_is_the_integral():
-    """One number a feature, so that every direction is the same: the statistic of Epps and Pulley, integrated by scipy."""
+def test_the_normality_distance_equals_the_integral():
+    """The Epps-Pulley statistic, integrated by scipy.
+
+    There is one feature, so that all random directions are the same.
+    """
     sample = np.random.default_rng(0).gamma(2.0, 1.0, 60)
 
-    def inside(t: float) -> float:
-        apart = abs(np.exp(1j * t * sample).mean() - np.exp(-(t**2) / 2)) ** 2
-        return apart * np.exp(-(t**2) / 2) / np.sqrt(2 * np.pi)
+    def integrand(t: float) -> float:
+        distance = abs(np.exp(1j * t * sample).mean() - np.exp(-(t**2) / 2)) ** 2
+        return distance * np.exp(-(t**2) / 2) / np.sqrt(2 * np.pi)
 
-    wanted = 60 * quad(inside, -5, 5)[0]
+    expected = 60 * quad(integrand, -5, 5)[0]
     assert float(sigreg(torch.tensor(sample)[:, None].float(), 8)) == pytest.approx(
-        wanted, rel=0.02
+        expected, rel=0.02
     )
     torch.manual_seed(0)
-    normal, twisted = torch.randn(512, 16), torch.randn(512, 16) * torch.linspace(0.1, 3, 16)
-    assert float(sigreg(normal, 64)) < 0.5 < float(sigreg(twisted, 64))
+    normal, scaled = torch.randn(512, 16), torch.randn(512, 16) * torch.linspace(0.1, 3, 16)
+    assert float(sigreg(normal, 64)) < 0.5 < float(sigreg(scaled, 64))
 
 
-def test_agreement_is_the_mean_over_other_views():
+def test_the_similarity_loss_is_the_mean_over_other_views():
     torch.manual_seed(0)
-    student, chances = torch.randn(4, 6, 5), torch.randn(2, 6, 5).softmax(-1)
+    student, probabilities = torch.randn(4, 6, 5), torch.randn(2, 6, 5).softmax(-1)
     losses = [
-        -float((chances[t, b] * student[s, b].log_softmax(0)).sum())
+        -float((probabilities[t, b] * student[s, b].log_softmax(0)).sum())
         for t in range(2)
         for s in range(4)
         for b in range(6)
         if s != t
     ]
-    assert float(dino_loss(student, chances)) == pytest.approx(np.mean(losses), rel=1e-5)
+    assert float(dino_loss(student, probabilities)) == pytest.approx(np.mean(losses), rel=1e-5)
 
 
-def test_patches_lie_row_by_row_and_fold_back():
+def test_patches_are_row_major_and_fold_back():
     images = torch.randn(2, 3, 8, 12)
     patches = patchify(images, 4)
     assert patches.shape == (2, 6, 48)
     assert torch.equal(patches[0, 4].view(3, 4, 4), images[0, :, 4:8, 4:8])
     mean, deviation = patch_statistics(patches)
-    even = (patches - mean) / deviation
-    assert torch.allclose(even.mean(2), torch.zeros(2, 6), atol=1e-5)
-    assert torch.allclose(even.var(2), torch.ones(2, 6), atol=1e-4)
+    normalized = (patches - mean) / deviation
+    assert torch.allclose(normalized.mean(2), torch.zeros(2, 6), atol=1e-5)
+    assert torch.allclose(normalized.var(2), torch.ones(2, 6), atol=1e-4)
 
 
-def test_blanked_squares_are_the_share_that_was_asked():
-    marks = random_mask(torch.zeros(3, 3, 28, 28), 7, 0.6)
-    assert marks.shape == (3, 1, 28, 28)
-    assert torch.allclose(marks.mean((1, 2, 3)), torch.tensor(29 / 49))
+def test_the_masking_ratio_is_respected():
+    masks = random_mask(torch.zeros(3, 3, 28, 28), 7, 0.6)
+    assert masks.shape == (3, 1, 28, 28)
+    assert torch.allclose(masks.mean((1, 2, 3)), torch.tensor(29 / 49))
     assert random_mask(torch.zeros(1, 3, 30, 30), 7, 0.5).shape == (1, 1, 30, 30)
 
 
-def test_pixels_are_moved_from_one_normalisation_to_another():
-    one, other = (
+def test_pixels_are_renormalized():
+    source, target = (
         InputSpec(8, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
         InputSpec(8, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
     )
     raw = torch.rand(1, 3, 4, 4)
-    mine, theirs = (
+    in_source, in_target = (
         (raw - torch.tensor(spec.mean).view(1, 3, 1, 1)) / torch.tensor(spec.std).view(1, 3, 1, 1)
-        for spec in (one, other)
+        for spec in (source, target)
     )
-    factor, shift = renormalization(one, other)
-    assert torch.allclose(mine * factor + shift, theirs, atol=1e-6)
+    factor, shift = renormalization(source, target)
+    assert torch.allclose(in_source * factor + shift, in_target, atol=1e-6)
 
 
 # --- every objective
@@ -208,16 +217,16 @@ def model_of(objective: str, **more):
         "backbone.name": "test_vit" if objective == "mae" else "test_efficientnet",
         "backbone.weights": "none",
     }
-    own = OWN.get(objective, {})
-    words = {
+    settings = OBJECTIVE_SETTINGS.get(objective, {})
+    options = {
         **backbone,
         "backbone.size": SIDE,
-        "task": {"name": objective, **own},
+        "task": {"name": objective, **settings},
         "tuning": "full",
         "training.batch_norm": "learn",
         **more,
     }
-    return objective_task(with_settings(Recipe(), words))
+    return objective_task(with_settings(Recipe(), options))
 
 
 def batch_of(model, count: int = 8) -> Batch:
@@ -242,13 +251,13 @@ def batch_of(model, count: int = 8) -> Batch:
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("objective", OBJECTIVES.names())
 def test_every_objective_reaches_the_whole_backbone_and_falls(objective, precision):
-    """A few steps on one batch: gradients in every part of the backbone, none in a teacher, and a smaller loss."""
+    """A few steps on a batch: gradients in the backbone, none in a teacher, a lower loss."""
     torch.manual_seed(0)
     model = model_of(objective)
     model.train()
     batch, losses = batch_of(model), []
-    moving = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(moving, lr=1e-3)
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(parameters, lr=1e-3)
     for step in range(8):
         torch.manual_seed(1)  # the same patches and directions in every step
         with ComputeMode(precision, False).autocast(torch.device("cpu")):
@@ -258,8 +267,8 @@ def test_every_objective_reaches_the_whole_backbone_and_falls(objective, precisi
         if step == 0:
             reached = [
                 name
-                for name, each in model.backbone.named_parameters()
-                if each.grad is not None and each.grad.abs().sum() > 0
+                for name, weights in model.backbone.named_parameters()
+                if weights.grad is not None and weights.grad.abs().sum() > 0
             ]
             assert len(reached) > 0.9 * len(list(model.backbone.parameters()))
         optimizer.step()
@@ -268,47 +277,49 @@ def test_every_objective_reaches_the_whole_backbone_and_falls(objective, precisi
     assert losses[-1] < losses[0]
     assert all(
         "teacher" not in name and "eyes" not in name
-        for name, each in model.named_parameters()
-        if each.requires_grad
+        for name, weights in model.named_parameters()
+        if weights.requires_grad
     )
 
 
-def test_steps_can_be_timed_where_a_network_keeps_things_between_passes():
+def test_steps_can_be_timed_for_objectives_with_state():
     model = model_of("simclr", **{"backbone.name": "levit_128s", "backbone.size": 64}).eval()
     batch = replace(batch_of(model), images=torch.randn(8, 3, 64, 64))
     for target in batch.targets:
         target["global_views"] = torch.randn(1, 3, 64, 64)
-    for _ in range(2):  # the second met the first one's graph
+    for _ in range(
+        2
+    ):  # levit caches tensors, so that the second step could meet the first one's graph
         time_step(model, batch, ComputeMode("fp32", False), torch.device("cpu"))
 
 
-def test_a_teacher_follows_slowly_and_stands_still_at_the_end():
+def test_the_ema_teacher_momentum_rises_to_one():
     model = model_of("dino", **{"task": "dino"})
-    pair = model.head
+    head = model.head
     with torch.no_grad():
         next(iter(model.backbone.parameters())).add_(1.0)
-    before = next(iter(pair.teacher_backbone.parameters())).clone()
-    model.task.after_step(model.backbone, pair, 0, 10)
-    moved = next(iter(pair.teacher_backbone.parameters())) - before
-    assert torch.allclose(moved, torch.full_like(moved, 0.01), atol=1e-5)
-    model.task.after_step(model.backbone, pair, 10, 10)
-    assert torch.equal(next(iter(pair.teacher_backbone.parameters())), before + moved)
+    before = next(iter(head.teacher_backbone.parameters())).clone()
+    model.task.after_step(model.backbone, head, 0, 10)
+    change = next(iter(head.teacher_backbone.parameters())) - before
+    assert torch.allclose(change, torch.full_like(change, 0.01), atol=1e-5)
+    model.task.after_step(model.backbone, head, 10, 10)
+    assert torch.equal(next(iter(head.teacher_backbone.parameters())), before + change)
 
 
-def test_paintings_keep_what_was_shown():
+def test_reconstructions_keep_the_visible_patches():
     for objective in ("mae", "simmim"):
         model = model_of(objective).eval()
         batch = batch_of(model)
         with torch.inference_mode():
             output = model(batch)
-            seen, whole = model.task.reconstructions(output, batch)
-        shown = (seen == batch.images).all(1, keepdim=True).expand_as(seen)
-        assert 0.1 < float(shown.float().mean()) < 0.6
-        assert torch.allclose(whole[shown], batch.images[shown], atol=1e-5)
-        assert not torch.allclose(whole[~shown], batch.images[~shown], atol=0.1)
+            visible, reconstructed = model.task.reconstructions(output, batch)
+        is_visible = (visible == batch.images).all(1, keepdim=True).expand_as(visible)
+        assert 0.1 < float(is_visible.float().mean()) < 0.6
+        assert torch.allclose(reconstructed[is_visible], batch.images[is_visible], atol=1e-5)
+        assert not torch.allclose(reconstructed[~is_visible], batch.images[~is_visible], atol=0.1)
 
 
-def test_a_network_without_patches_is_told_another_way():
+def test_masked_objectives_without_patches_suggest_another():
     with pytest.raises(UsageError, match="cannot skip patches") as error:
         model_of("mae", **{"backbone.name": "test_efficientnet"})
     assert "simmim" in error.value.hint
@@ -317,33 +328,35 @@ def test_a_network_without_patches_is_told_another_way():
 # --- the guard
 
 
-def test_measures_of_features():
+def test_feature_statistics():
     torch.manual_seed(0)
-    even = torch.randn(400, 8)
-    assert effective_rank(even) > 7.5
-    assert effective_rank(even[:, :1] * torch.ones(1, 8)) == pytest.approx(1, abs=0.01)
-    assert effective_rank(torch.full((4, 4), float("nan"))) != effective_rank(even)
-    assert feature_spread(even) == pytest.approx(1, abs=0.05)
-    assert feature_spread(torch.ones(400, 8) + 1e-4 * even) < 0.001
-    groups = torch.eye(4).repeat_interleave(30, 0) + 0.1 * torch.randn(120, 4)
-    assert knn_hits(groups, np.arange(4).repeat(30)).mean() > 0.95
-    assert linear_hits(groups, np.arange(4).repeat(30)).mean() > 0.95
+    isotropic = torch.randn(400, 8)
+    assert effective_rank(isotropic) > 7.5
+    assert effective_rank(isotropic[:, :1] * torch.ones(1, 8)) == pytest.approx(1, abs=0.01)
+    assert effective_rank(torch.full((4, 4), float("nan"))) != effective_rank(isotropic)
+    assert feature_spread(isotropic) == pytest.approx(1, abs=0.05)
+    assert feature_spread(torch.ones(400, 8) + 1e-4 * isotropic) < 0.001
+    clusters = torch.eye(4).repeat_interleave(30, 0) + 0.1 * torch.randn(120, 4)
+    assert knn_hits(clusters, np.arange(4).repeat(30)).mean() > 0.95
+    assert linear_hits(clusters, np.arange(4).repeat(30)).mean() > 0.95
     assert 0.05 < linear_hits(torch.randn(400, 8), np.arange(400) % 4).mean() < 0.45
     assert 0.05 < knn_hits(torch.randn(400, 8), np.arange(400) % 4).mean() < 0.45
 
 
-def test_left_out_is_left_out():
-    """The short way against solving anew without each image."""
+def test_linear_hits_equal_leave_one_out():
+    """The closed form equals solving again without each image."""
     torch.manual_seed(0)
     features, labels = torch.randn(30, 6), np.arange(30) % 3
     rows = functional.normalize(features - features.mean(0), dim=1).double().numpy()
-    share, wanted = np.full(3, 1 / 3), []
-    for place in range(30):
-        kept = np.arange(30) != place
-        target = np.eye(3)[labels[kept]] - share
-        weight = np.linalg.solve(rows[kept].T @ rows[kept] + 0.1 * np.eye(6), rows[kept].T @ target)
-        wanted.append((rows[place] @ weight + share).argmax() == labels[place])
-    assert linear_hits(features, labels).tolist() == wanted
+    prior, expected = np.full(3, 1 / 3), []
+    for index in range(30):
+        others = np.arange(30) != index
+        target = np.eye(3)[labels[others]] - prior
+        weight = np.linalg.solve(
+            rows[others].T @ rows[others] + 0.1 * np.eye(6), rows[others].T @ target
+        )
+        expected.append((rows[index] @ weight + prior).argmax() == labels[index])
+    assert linear_hits(features, labels).tolist() == expected
 
 
 @pytest.mark.parametrize(
@@ -355,29 +368,31 @@ def test_left_out_is_left_out():
         ((float("nan"), 0.8), "NaN or infinity"),
     ],
 )
-def test_collapse_is_told(end, word):
+def test_collapse_is_reported(end, word):
     start, now = (FeatureQuality(r, s, np.ones(4, bool)) for r, s in ((24.0, 0.9), end))
-    told = collapse_reason(now, start, from_scratch=False)
-    assert (word in str(told)) if word else told is None
+    reason = collapse_reason(now, start, from_scratch=False)
+    assert (word in str(reason)) if word else reason is None
     assert (
         collapse_reason(FeatureQuality(2.0, 0.05, np.ones(4, bool)), start, from_scratch=True)
         is None
     )
 
 
-def test_harm_is_noticed_and_taken_back(trained, pictures, labelled, tmp_path):
-    """A rate a hundred times too large, from weights that tell stripes apart: ended early, and the weights of the start stay."""
-    words = {**QUICK, "weights": str(trained), "epochs": 12, "lr": 0.1, "tuning": "full"}
-    found = foveate.pretrain(
-        pictures, objective="simclr", labels=labelled, out=tmp_path / "run", **words
+def test_degraded_features_are_detected_and_rolled_back(trained_weights, images, labeled, tmp_path):
+    """With a learning rate 100 times too large, training stops and restores the start."""
+    options = {**QUICK, "weights": str(trained_weights), "epochs": 12, "lr": 0.1, "tuning": "full"}
+    result = foveate.pretrain(
+        images, objective="simclr", labels=labeled, out=tmp_path / "run", **options
     )
-    assert found.verdict.outcome == "did not help"
-    assert found.verdict.rolled_back
-    assert found.start["knn_accuracy"] > 0.9
-    assert len(Run(found.run).read_metrics()) < 12
-    network = build_model(_supervised(found.run), ("lying", "upright")).backbone.network
-    assert weights_fingerprint(network.state_dict()) == weights_fingerprint(read_tensors(trained))
-    page = (found.run / "report.html").read_text(encoding="utf-8")
+    assert result.verdict.outcome == "did not help"
+    assert result.verdict.rolled_back
+    assert result.start["knn_accuracy"] > 0.9
+    assert len(Run(result.run).read_metrics()) < 12
+    network = build_model(_supervised(result.run), ("lying", "upright")).backbone.network
+    assert weights_fingerprint(network.state_dict()) == weights_fingerprint(
+        read_tensors(trained_weights)
+    )
+    page = (result.run / "report.html").read_text(encoding="utf-8")
     assert "did not help" in page
     assert page.count("<img") > 20
 
@@ -388,38 +403,39 @@ def _supervised(run: Path) -> Recipe:
     )
 
 
-def test_a_loss_that_is_no_number_leaves_what_was_good(trained, pictures, tmp_path, monkeypatch):
-    real, calls = trainer.mix_batch, []
+def test_a_nan_loss_keeps_the_last_good_weights(trained_weights, images, tmp_path, monkeypatch):
+    mix_batch, calls = trainer.mix_batch, []
 
-    def poisoned(batch, recipe):
+    def mix_with_nan(batch, recipe):
         calls.append(1)
-        batch = real(batch, recipe).normalized()
+        batch = mix_batch(batch, recipe).normalized()
         return batch if len(calls) <= 4 else replace(batch, images=batch.images * float("nan"))
 
-    monkeypatch.setattr(trainer, "mix_batch", poisoned)
-    words = {
+    monkeypatch.setattr(trainer, "mix_batch", mix_with_nan)
+    options = {
         **QUICK,
-        "weights": str(trained),
+        "weights": str(trained_weights),
         "epochs": 30,
         "lr": 1e-5,
         "tuning": "full",
         "batch_size": 10,
     }
-    found = foveate.pretrain(pictures, objective="simclr", out=tmp_path / "run", **words)
-    assert "NaN or infinite" in found.outcome["reason"]["values"]["error"]
+    result = foveate.pretrain(images, objective="simclr", out=tmp_path / "run", **options)
+    assert "NaN or infinite" in result.outcome["reason"]["values"]["error"]
     assert all(
         tensor.isfinite().all()
-        for tensor in read_tensors(found.run / BACKBONE_FILE, verbatim=True).values()
+        for tensor in read_tensors(result.run / BACKBONE_FILE, verbatim=True).values()
     )
 
 
 # --- the run
 
 
-def test_the_run_is_a_backbone(pictures, labelled, tmp_path, capsys, monkeypatch):
-    words = [
+@pytest.mark.figures
+def test_the_run_is_usable_as_a_backbone(images, labeled, tmp_path, capsys, monkeypatch):
+    arguments = [
         "pretrain",
-        str(pictures),
+        str(images),
         "--backbone",
         "test_efficientnet",
         "--weights",
@@ -429,9 +445,9 @@ def test_the_run_is_a_backbone(pictures, labelled, tmp_path, capsys, monkeypatch
         "--epochs",
         "2",
     ]
-    words += [
+    arguments += [
         "--labels",
-        str(labelled),
+        str(labeled),
         "--out",
         str(tmp_path / "run"),
         "--batch-size",
@@ -440,30 +456,30 @@ def test_the_run_is_a_backbone(pictures, labelled, tmp_path, capsys, monkeypatch
         "cpu",
         "--json",
     ]
-    assert cli._run(words) == 0
-    told = json.loads(capsys.readouterr().out.splitlines()[-1])
-    assert told["verdict"] in ("helped", "no difference", "did not help")
-    assert told["start_knn_accuracy"] > 0.5
+    assert cli._run(arguments) == 0
+    result = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert result["verdict"] in ("helped", "no difference", "did not help")
+    assert result["start_knn_accuracy"] > 0.5
     monkeypatch.chdir(tmp_path)
-    with evaluation_left_out():
+    with without_evaluation():
         fitted = foveate.fit(
-            labelled, backbone="run", tuning="full", epochs=1, device="cpu", out=tmp_path / "fitted"
+            labeled, backbone="run", tuning="full", epochs=1, device="cpu", out=tmp_path / "fitted"
         )
     monkeypatch.undo()
     assert load_predictor(fitted.run, "cpu").model.backbone.input.size == 32
-    assert foveate.predict(fitted.run, labelled)[0].prediction.names
+    assert foveate.predict(fitted.run, labeled)[0].prediction.names
     rows = {
         row["run"].rsplit("/", 1)[1]: row["score"]
         for row in foveate.runs(tmp_path).numbers()["runs"]
     }
-    assert rows["run"] == f"lejepa: {told['verdict']}"
+    assert rows["run"] == f"lejepa: {result['verdict']}"
 
 
-def test_a_dry_run_tells_the_pace_and_writes_nothing(pictures, tmp_path, monkeypatch, capsys):
+def test_a_dry_run_reports_the_speed_and_writes_nothing(images, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    words = [
+    arguments = [
         "pretrain",
-        str(pictures),
+        str(images),
         "--backbone",
         "test_efficientnet",
         "--weights",
@@ -473,33 +489,33 @@ def test_a_dry_run_tells_the_pace_and_writes_nothing(pictures, tmp_path, monkeyp
         "--batch-size",
         "8",
     ]
-    assert cli._run([*words, "--epochs", "10", "--dry-run", "--json"]) == 0
-    told = json.loads(capsys.readouterr().out.splitlines()[-1])
-    assert told["images"] == 40
-    assert told["hours"] == pytest.approx(10 * 40 / told["images_per_second"] / 3600, abs=0.002)
-    assert 0.05 < told["memory_gigabytes"] < 24
+    assert cli._run([*arguments, "--epochs", "10", "--dry-run", "--json"]) == 0
+    result = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert result["images"] == 40
+    assert result["hours"] == pytest.approx(10 * 40 / result["images_per_second"] / 3600, abs=0.002)
+    assert 0.05 < result["memory_gigabytes"] < 24
     assert list(tmp_path.iterdir()) == []
 
 
-def test_minutes_cut_the_epochs(pictures, tmp_path):
-    found = foveate.pretrain(
-        pictures,
+def test_a_time_budget_cuts_the_epochs(images, process_clock, tmp_path):
+    result = foveate.pretrain(
+        images,
         objective="simclr",
         out=tmp_path / "run",
         minutes=0.05,
         **{**QUICK, "epochs": 1000},
     )
-    assert found.outcome["epochs"] < 100
-    assert found.outcome["seconds"] < 12
-    reasons = {row["field"]: row["reason"] for row in Run(found.run).read_json("choices.json")}
+    assert result.outcome["epochs"] < 100
+    assert result.outcome["seconds"] < 8
+    reasons = {row["field"]: row["reason"] for row in Run(result.run).read_json("choices.json")}
     assert "the budget is 0.05 minutes" in reasons["training.epochs"]
 
 
-def sharded(pictures: Path, shard: Path) -> Path:
-    """The same pictures in a tar, with members that nobody should follow."""
+def write_shard(images: Path, shard: Path) -> Path:
+    """The same images in a tar file, with a link and a path that must not be followed."""
     with tarfile.open(shard, "w") as archive:
-        for path in sorted(pictures.rglob("*.png")):
-            archive.add(path, path.relative_to(pictures).as_posix())
+        for path in sorted(images.rglob("*.png")):
+            archive.add(path, path.relative_to(images).as_posix())
         link = tarfile.TarInfo("link.png")
         link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
         archive.addfile(link)
@@ -507,11 +523,11 @@ def sharded(pictures: Path, shard: Path) -> Path:
     return shard
 
 
-def test_two_processes_learn_what_one_does(pictures, tmp_path):
-    """The same losses to 1e-5, on a network without batch statistics, which each process has of its own share."""
-    words = [
+def test_two_processes_train_as_one_does(images, tmp_path):
+    """The losses agree to 1e-5 on a network without batch statistics, which differ by process."""
+    arguments = [
         "pretrain",
-        str(pictures),
+        str(images),
         "--objective",
         "mae",
         "--backbone",
@@ -521,7 +537,7 @@ def test_two_processes_learn_what_one_does(pictures, tmp_path):
         "--size",
         "32",
     ]
-    words += [
+    arguments += [
         "--epochs",
         "2",
         "--batch-size",
@@ -532,8 +548,8 @@ def test_two_processes_learn_what_one_does(pictures, tmp_path):
         "--set",
         "training.channels_last=false",
     ]
-    assert cli._run([*words, "--out", str(tmp_path / "one")]) == 0
-    last = torchrun("-m", "foveate", *words, "--out", str(tmp_path / "two"))
+    assert cli._run([*arguments, "--out", str(tmp_path / "one")]) == 0
+    last = run_two_processes("-m", "foveate", *arguments, "--out", str(tmp_path / "two"))
     assert json.loads(last)["run"] == str(tmp_path / "two")
     losses = [
         [row["train_loss"] for row in Run(tmp_path / name).read_metrics()]
@@ -543,19 +559,22 @@ def test_two_processes_learn_what_one_does(pictures, tmp_path):
     assert losses[1] == pytest.approx(losses[0], abs=1e-5)
 
 
-_CONTRAST = """
+_GATHERED_LOSS = """
+import os, sys
 import torch
 from foveate.utils.distributed import gather_features, join_processes
 from foveate.training.objectives.simclr import nt_xent
+rank = "0" if os.fork() else "1"  # two processes from here on, for one import
+os.environ |= {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": "2", "MASTER_PORT": sys.argv[1]}
 torch.manual_seed(0)
 weight, images = torch.randn(6, 5), torch.randn(2, 8, 6)
 
 def gradient(views):
-    moving = weight.clone().requires_grad_(True)
-    found = gather_features(views @ moving)
-    loss = nt_xent(found[0], found[1], 0.2)
+    parameter = weight.clone().requires_grad_(True)
+    features = gather_features(views @ parameter)
+    loss = nt_xent(features[0], features[1], 0.2)
     loss.backward()
-    return loss.detach(), moving.grad
+    return loss.detach(), parameter.grad
 
 alone = gradient(images)
 with join_processes('cpu') as processes:
@@ -563,23 +582,38 @@ with join_processes('cpu') as processes:
     processes.average([shared])
     if processes.is_main:
         print(float((loss - alone[0]).abs()), float((shared - alone[1]).abs().max()), float(alone[1].abs().max()))
+if rank == "0":
+    os.wait()
 """
 
 
-def test_contrast_is_over_the_images_of_all_processes(tmp_path):
-    """Loss and gradient of gathered features are those of one process with the whole batch."""
-    (tmp_path / "contrast.py").write_text(_CONTRAST, encoding="utf-8")
-    loss, worst, largest = map(float, torchrun(str(tmp_path / "contrast.py")).split())
+def test_contrastive_loss_covers_the_images_of_all_processes(tmp_path):
+    """Loss and gradient of gathered features equal those of one process with the whole batch."""
+    (tmp_path / "contrast.py").write_text(_GATHERED_LOSS, encoding="utf-8")
+    command = [sys.executable, str(tmp_path / "contrast.py"), free_port()]
+    loss, gradient_error, largest_gradient = map(float, run_for_last_line(command).split())
     assert loss < 1e-6
-    assert worst < 1e-6 * max(1.0, largest)
-    assert largest > 1e-3
+    assert gradient_error < 1e-6 * max(1.0, largest_gradient)
+    assert largest_gradient > 1e-3
 
 
-def torchrun(*words: str) -> str:
-    """The last line of two processes."""
+def free_port() -> str:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
+        return str(free.getsockname()[1])
+
+
+def run_for_last_line(command: list[str]) -> str:
+    environment = {"OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1"}
+    process = subprocess.run(
+        command, capture_output=True, text=True, env={**os.environ, **environment}
+    )
+    assert process.returncode == 0, process.stderr[-2000:]
+    return process.stdout.strip().splitlines()[-1]
+
+
+def run_two_processes(*arguments: str) -> str:
+    """Run a module in two processes; returns the last line of the output."""
     command = [
         sys.executable,
         "-m",
@@ -587,24 +621,20 @@ def torchrun(*words: str) -> str:
         "--nproc-per-node",
         "2",
         "--master-port",
-        port,
-        *words,
+        free_port(),
+        *arguments,
     ]
-    done = subprocess.run(
-        command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    return done.stdout.strip().splitlines()[-1]
+    return run_for_last_line(command)
 
 
-def test_shards_and_tables_are_read_like_folders(pictures, tmp_path):
-    shard, table = sharded(pictures, tmp_path / "pictures.tar"), tmp_path / "pictures.csv"
+def test_shards_and_tables_are_read_like_folders(images, tmp_path):
+    shard, table = write_shard(images, tmp_path / "pictures.tar"), tmp_path / "pictures.csv"
     table.write_text(
-        "\n".join(["path", *map(str, sorted(pictures.rglob("*.png")))]), encoding="utf-8"
+        "\n".join(["path", *map(str, sorted(images.rglob("*.png")))]), encoding="utf-8"
     )
     streams = []
-    for source in (pictures, shard, table):
-        catalogue = Catalogue.write(tmp_path / f"{source.name}.jsonl", find_entries(source))
+    for source in (images, shard, table):
+        catalogue = Catalog.write(tmp_path / f"{source.name}.jsonl", find_entries(source))
         streams.append(
             Stream(
                 catalogue,
@@ -613,33 +643,33 @@ def test_shards_and_tables_are_read_like_folders(pictures, tmp_path):
                 0,
             )
         )
-    assert [len(each) for each in streams] == [60, 60, 60]
-    for place in (0, 31, 59):
-        one, *others = (each[0, place][0] for each in streams)
+    assert [len(stream) for stream in streams] == [60, 60, 60]
+    for index in (0, 31, 59):
+        one, *others = (stream[0, index][0] for stream in streams)
         assert all(torch.equal(one, other) for other in others)
-    found = foveate.pretrain(
+    result = foveate.pretrain(
         shard, objective="simclr", out=tmp_path / "run", **{**QUICK, "epochs": 1}
     )
-    assert found.outcome["images"] == {"train": 40, "val": 20}
+    assert result.outcome["images"] == {"train": 40, "val": 20}
 
 
-def test_a_list_takes_eight_bytes_a_picture(tmp_path):
-    names = [
-        Entry(f"{place:07d}.png", Path(f"/pictures/{place:07d}.png")) for place in range(20000)
+def test_the_shard_index_takes_eight_bytes_per_image(tmp_path):
+    entries = [
+        Entry(f"{index:07d}.png", Path(f"/pictures/{index:07d}.png")) for index in range(20000)
     ]
-    catalogue = Catalogue.write(tmp_path / "list.jsonl", iter(names))
+    catalogue = Catalog.write(tmp_path / "list.jsonl", iter(entries))
     assert catalogue.starts.nbytes == 8 * 20001
-    assert [catalogue[place] for place in (0, 777, 19999)] == [
-        names[place] for place in (0, 777, 19999)
+    assert [catalogue[index] for index in (0, 777, 19999)] == [
+        entries[index] for index in (0, 777, 19999)
     ]
 
 
-def test_a_broken_picture_gives_its_place_to_the_next(pictures, tmp_path, capsys):
-    folder = Path(shutil.copytree(pictures, tmp_path / "copy"))
+def test_a_broken_image_is_replaced_by_the_next(images, tmp_path, capsys):
+    folder = Path(shutil.copytree(images, tmp_path / "copy"))
     first = sorted(folder.rglob("*.png"))[0]
     first.write_bytes(b"\x89PNG nothing more")
     stream = Stream(
-        Catalogue.write(tmp_path / "list.jsonl", find_entries(folder)),
+        Catalog.write(tmp_path / "list.jsonl", find_entries(folder)),
         ImageCache(SIDE, "crop", keep=False),
         evaluation_transform(InputSpec(SIDE, (0, 0, 0), (1, 1, 1)), "crop"),
         0,
@@ -650,7 +680,7 @@ def test_a_broken_picture_gives_its_place_to_the_next(pictures, tmp_path, capsys
 
 
 @pytest.mark.parametrize("content", [b"", b"no tar at all" * 100, b"\x1f\x8b\x08 a compressed one"])
-def test_shards_that_are_none_are_one_sentence(tmp_path, content):
+def test_invalid_shards_are_one_error_message(tmp_path, content):
     (tmp_path / "pictures.tar").write_bytes(content)
     with pytest.raises(
         DataError, match=r"the shard cannot be read|pictures are left to learn from"
@@ -659,52 +689,52 @@ def test_shards_that_are_none_are_one_sentence(tmp_path, content):
     assert not (tmp_path / "run").exists()
 
 
-def test_low_rank_pretraining_leaves_a_plain_backbone(trained, pictures, tmp_path):
-    """ExPLoRA: few parameters move, the merged network answers as the unmerged one, and opens as any other."""
-    words = {**QUICK, "weights": str(trained), "tuning": "explora", "lr": 1e-3}
-    found = foveate.pretrain(
-        pictures, objective="vicreg", out=tmp_path / "run", settings={"tuning.rank": 2}, **words
+def test_low_rank_pretraining_yields_a_plain_backbone(trained_weights, images, tmp_path):
+    """ExPLoRA trains few parameters; the merged network loads as any other."""
+    options = {**QUICK, "weights": str(trained_weights), "tuning": "explora", "lr": 1e-3}
+    result = foveate.pretrain(
+        images, objective="vicreg", out=tmp_path / "run", settings={"tuning.rank": 2}, **options
     )
-    assert found.verdict.outcome in ("cannot tell", "did not help")
-    network = build_model(_supervised(found.run), ("a", "b")).backbone.network
-    before, after = read_tensors(trained), network.state_dict()
+    assert result.verdict.outcome in ("cannot tell", "did not help")
+    network = build_model(_supervised(result.run), ("a", "b")).backbone.network
+    before, after = read_tensors(trained_weights), network.state_dict()
     assert before.keys() == after.keys()
     assert sum(not torch.equal(before[name], after[name]) for name in before) > 5
 
 
-def test_t1_resume_is_exact(pictures, labelled, tmp_path, monkeypatch):
-    words = {
+def test_t1_resume_is_exact(images, labeled, tmp_path, monkeypatch):
+    options = {
         **QUICK,
         "batch_size": 20,
         "settings": {"task.local_views": 0, "task.hidden": 32, "task.prototypes": 32},
     }
-    whole = foveate.pretrain(
-        pictures, objective="dino", labels=labelled, out=tmp_path / "whole", **words
+    uninterrupted = foveate.pretrain(
+        images, objective="dino", labels=labeled, out=tmp_path / "whole", **options
     )
-    real, looked = trainer.Trainer._stop_requested, []
+    original, checks = trainer.Trainer._stop_requested, []
 
-    def asked(self, stop):
-        looked.append(1)
-        if len(looked) == 5:  # in the second epoch
+    def request_stop(self, stop):
+        checks.append(1)
+        if len(checks) == 5:  # in the second epoch
             stop.signal = signal.SIGTERM
-        return real(self, stop)
+        return original(self, stop)
 
-    monkeypatch.setattr(trainer.Trainer, "_stop_requested", asked)
-    with pytest.raises(Interrupted) as stopped:
-        foveate.pretrain(pictures, objective="dino", labels=labelled, out=tmp_path / "cut", **words)
-    assert stopped.value.hint == f"foveate pretrain --resume {tmp_path / 'cut'}"
-    monkeypatch.setattr(trainer.Trainer, "_stop_requested", real)
+    monkeypatch.setattr(trainer.Trainer, "_stop_requested", request_stop)
+    with pytest.raises(Interrupted) as error:
+        foveate.pretrain(images, objective="dino", labels=labeled, out=tmp_path / "cut", **options)
+    assert error.value.hint == f"foveate pretrain --resume {tmp_path / 'cut'}"
+    monkeypatch.setattr(trainer.Trainer, "_stop_requested", original)
     with pytest.raises(FoveateError, match="not finished"):
         build_model(_supervised(tmp_path / "cut"), ("a", "b"))
-    again = foveate.pretrain(resume=tmp_path / "cut")
+    resumed = foveate.pretrain(resume=tmp_path / "cut")
     one, other = (
         weights_fingerprint(read_tensors(run / BACKBONE_FILE, verbatim=True))
-        for run in (whole.run, again.run)
+        for run in (uninterrupted.run, resumed.run)
     )
     assert one == other
 
 
-def test_bad_words_and_bad_pictures_are_one_sentence(pictures, labelled, quick, tmp_path):
+def test_bad_options_and_images_are_one_error_message(images, labeled, quick, tmp_path):
     out = tmp_path / "run"
     with pytest.raises(FoveateError, match="nothing at this path"):
         foveate.pretrain(tmp_path / "nowhere", out=out, **QUICK)
@@ -720,51 +750,59 @@ def test_bad_words_and_bad_pictures_are_one_sentence(pictures, labelled, quick, 
     with pytest.raises(DataError, match="all images look the same"):
         foveate.pretrain(tmp_path / "one", out=out, **QUICK)
     with pytest.raises(FoveateError, match="no objective is called 'lejep'"):
-        foveate.pretrain(pictures, objective="lejep", out=out, **QUICK)
+        foveate.pretrain(images, objective="lejep", out=out, **QUICK)
     with pytest.raises(FoveateError, match="temperatur"):
         foveate.pretrain(
-            pictures, objective="simclr", settings={"task.temperatur": 1}, out=out, **QUICK
+            images, objective="simclr", settings={"task.temperatur": 1}, out=out, **QUICK
         )
     assert not out.exists()
-    found = foveate.pretrain(
-        pictures, objective="simclr", out=out, **{**QUICK, "batch_size": 4096, "epochs": 1}
+    result = foveate.pretrain(
+        images, objective="simclr", out=out, **{**QUICK, "batch_size": 4096, "epochs": 1}
     )
-    assert Run(out).recipe().training.batch_size == found.outcome["images"]["train"]
+    assert Run(out).recipe().training.batch_size == result.outcome["images"]["train"]
     with pytest.raises(UsageError, match="cannot make predictions"):
-        foveate.predict(out, pictures)
-    for go_on in (
+        foveate.predict(out, images)
+    for continue_run in (
         foveate.soup,
-        lambda run: foveate.continue_(run, labelled),
-        lambda run: foveate.adapt(run, pictures),
+        lambda run: foveate.continue_(run, labeled),
+        lambda run: foveate.adapt(run, images),
     ):
         with pytest.raises(UsageError, match="this run cannot be continued"):
-            go_on(out)
-    assert foveate.pretrain(resume=out).verdict == found.verdict  # it is finished: nothing is done
+            continue_run(out)
+    assert foveate.pretrain(resume=out).verdict == result.verdict  # it is finished: nothing is done
     fitted = fit_unevaluated(quick, tmp_path / "fitted").run
     with pytest.raises(UsageError, match="was fitted, not pretrained"):
-        foveate.fit(labelled, backbone=str(fitted), out=tmp_path / "again")
+        foveate.fit(labeled, backbone=str(fitted), out=tmp_path / "again")
     with pytest.raises(UsageError, match="has its own weights"):
-        foveate.fit(labelled, backbone=str(out), weights="hub", out=tmp_path / "again")
+        foveate.fit(labeled, backbone=str(out), weights="hub", out=tmp_path / "again")
     (out / BACKBONE_FILE).write_bytes(b"other")
     with pytest.raises(FoveateError, match="damaged"):
-        foveate.fit(labelled, backbone=str(out), out=tmp_path / "again")
+        foveate.fit(labeled, backbone=str(out), out=tmp_path / "again")
 
 
-def test_pictures_of_the_guard_are_never_learnt_from(pictures, tmp_path):
-    """Labels for half of the very pictures: they are judged by, and left out of the training; without labels a part is held out."""
-    rows = [f"{path}\t{path.parent.name}" for path in sorted(pictures.rglob("*.png"))[::2]]
+def test_guard_images_are_never_trained_on(images, tmp_path):
+    """Labels of half of the training images: these images are used by the guard only.
+
+    Without labels, a part of the images is held out.
+    """
+    rows = [f"{path}\t{path.parent.name}" for path in sorted(images.rglob("*.png"))[::2]]
     (tmp_path / "half.tsv").write_text("\n".join(["path\tlabel", *rows]), encoding="utf-8")
-    words = {**QUICK, "epochs": 1}
+    options = {**QUICK, "epochs": 1}
     foveate.pretrain(
-        pictures,
+        images,
         objective="simclr",
         labels=tmp_path / "half.tsv",
-        out=tmp_path / "labelled",
-        **words,
+        out=tmp_path / "labeled",
+        **options,
     )
-    foveate.pretrain(pictures, objective="simclr", out=tmp_path / "alone", **words)
-    for name, count in (("labelled", 30), ("alone", 20)):
-        train, held = (Catalogue(tmp_path / name / f"{word}.jsonl") for word in ("train", "held"))
-        both = [{each[place].path for place in range(len(each))} for each in (train, held)]
-        assert (len(train), len(held)) == (60 - count, count)
-        assert both[0] | both[1] == set(pictures.rglob("*.png"))
+    foveate.pretrain(images, objective="simclr", out=tmp_path / "alone", **options)
+    for name, count in (("labeled", 30), ("alone", 20)):
+        train, held_out = (
+            Catalog(tmp_path / name / f"{part}.jsonl") for part in ("train", "held_out")
+        )
+        paths = [
+            {catalogue[index].path for index in range(len(catalogue))}
+            for catalogue in (train, held_out)
+        ]
+        assert (len(train), len(held_out)) == (60 - count, count)
+        assert paths[0] | paths[1] == set(images.rglob("*.png"))

@@ -1,4 +1,4 @@
-"""The report: one file, nothing fetched, nothing executed, nothing hidden."""
+"""The report: one file that loads and executes nothing, and shows all its inputs."""
 
 from __future__ import annotations
 
@@ -27,11 +27,13 @@ from foveate.reporting.metric_names import metric_name
 from foveate.reporting.model_card import write_model_card
 from foveate.types import Score, Scores
 
+pytestmark = pytest.mark.figures
+
 TEMPLATES = sorted((Path(foveate.__file__).parent / "reporting" / "templates").glob("*.html.j2"))
 CLASSES = ["<script>alert(1)</script>", "猫", "x" * 60]
 
 
-class Reader(HTMLParser):
+class PageParser(HTMLParser):
     def __init__(self) -> None:
         super().__init__()
         self.tags, self.links, self.text = [], [], ""
@@ -86,7 +88,7 @@ def page() -> EvaluationPage:
                 Message("test.meaning", "near-duplicates on both sides"),
             )
         ],
-        ladder=LADDER,
+        tuning_trials=LADDER,
         curves=[
             {"epoch": 1, "train_loss": 1.0, "val_loss": 1.1, "val_accuracy": 0.5},
             {"epoch": 2, "train_loss": 0.8},
@@ -106,45 +108,45 @@ def page() -> EvaluationPage:
     )
 
 
-def read(page, path) -> Reader:
+def write_and_parse(page, path) -> PageParser:
     write_report(page, path)
-    reader = Reader()
-    reader.feed(path.read_text(encoding="utf-8"))
-    return reader
+    parser = PageParser()
+    parser.feed(path.read_text(encoding="utf-8"))
+    return parser
 
 
-def test_it_needs_nothing_else(page, tmp_path):
-    found = read(page, tmp_path / "report.html")
-    assert "script" not in found.tags
-    assert all(link.startswith(("data:", "#")) for link in found.links)
+def test_a_report_is_self_contained(page, tmp_path):
+    parsed = write_and_parse(page, tmp_path / "report.html")
+    assert "script" not in parsed.tags
+    assert all(link.startswith(("data:", "#")) for link in parsed.links)
     assert "default-src 'none'" in (tmp_path / "report.html").read_text(encoding="utf-8")
-    assert found.tags.count("svg") == 2
+    assert parsed.tags.count("svg") == 2
 
 
-def test_it_says_what_it_was_given(page, tmp_path):
-    text = re.sub(r"\s+", " ", read(page, tmp_path / "report.html").text)
-    for words in (
+def test_a_report_contains_its_inputs(page, tmp_path):
+    text = re.sub(r"\s+", " ", write_and_parse(page, tmp_path / "report.html").text)
+    for expected in (
         "87.3 %", "81.6 to 91.4 %", "180 test images", "few images", "0.930", "broken.png", "--tuning full", "<script>alert(1)</script>",
         "a/<b>.jpg", "97%", "measured", "–",
     ):  # fmt: skip
-        assert words in text
+        assert expected in text
 
 
-def test_empty_parts_vanish(page, tmp_path):
-    bare = replace(
+def test_empty_sections_are_omitted(page, tmp_path):
+    empty_page = replace(
         page,
         cautions=[],
         comparisons=[],
-        ladder=[],
+        tuning_trials=[],
         curves=[],
         worst=[],
         skipped=[],
         choices=[],
         scores=Scores({"dice": Score(0.5, count=3)}),
     )
-    found = read(bare, tmp_path / "report.html")
-    assert found.tags.count("h2") == 3
-    assert "svg" not in found.tags
+    parsed = write_and_parse(empty_page, tmp_path / "report.html")
+    assert parsed.tags.count("h2") == 3
+    assert "svg" not in parsed.tags
 
 
 def test_many_classes_are_cut_to_the_most_confused(page, tmp_path):
@@ -163,10 +165,10 @@ def test_the_same_page_gives_the_same_bytes(page, tmp_path):
     assert (tmp_path / "one.html").read_bytes() == (tmp_path / "two.html").read_bytes()
 
 
-# --- what was taken for what, and on which part
+# --- confusions and slices
 
 
-def test_cells_hold_their_pictures(page, tmp_path):
+def test_confusion_cells_show_their_images(page, tmp_path):
     cells = [
         ConfusionCell(
             "cat",
@@ -178,13 +180,13 @@ def test_cells_hold_their_pictures(page, tmp_path):
             ],
         )
     ]
-    found = read(replace(page, confusions=cells, curves=[]), tmp_path / "report.html")
-    assert found.tags.count("details") == 1
-    assert "cat predicted as <b>dog</b>: 7 images" in found.text
-    assert "a/2.png" in found.text
+    parsed = write_and_parse(replace(page, confusions=cells, curves=[]), tmp_path / "report.html")
+    assert parsed.tags.count("details") == 1
+    assert "cat predicted as <b>dog</b>: 7 images" in parsed.text
+    assert "a/2.png" in parsed.text
 
 
-def test_slices_say_who_is_served_worse(page, tmp_path):
+def test_slices_below_average_are_pointed_out(page, tmp_path):
     rows = [
         {
             "column": "site",
@@ -196,15 +198,17 @@ def test_slices_say_who_is_served_worse(page, tmp_path):
             "worse": True,
         }
     ]
-    text = re.sub(r"\s+", " ", read(replace(page, slices=rows), tmp_path / "report.html").text)
+    text = re.sub(
+        r"\s+", " ", write_and_parse(replace(page, slices=rows), tmp_path / "report.html").text
+    )
     assert "sitenorth120.5000.400 to 0.600below average" in text
 
 
 # --- other languages
 
 
-def test_no_english_is_left_between_the_tags():
-    """Whatever a page says goes through the translator."""
+def test_translated_pages_contain_no_english():
+    """All texts of the templates go through the translator."""
     for path in TEMPLATES:
         text = path.read_text(encoding="utf-8").partition("{% block body %}")[2]
         plain = re.sub(r"{[{%].*?[%}]}|<[^>]*>|&nbsp;", " ", text, flags=re.DOTALL)
@@ -213,10 +217,20 @@ def test_no_english_is_left_between_the_tags():
 
 def test_a_page_is_written_in_its_language(page, tmp_path):
     caution = Message("caution.few_images", "{count:image|images}", count=12)
-    write_report(replace(page, lang="zh", cautions=[caution]), tmp_path / "report.html")
+    reason = Message("choice.measured", "measured: {times}", times="fp32 9 ms")
+    choices = [("training.precision", "fp32", reason), ("device", "cpu", "as it is")]
+    translated = replace(page, lang="zh", cautions=[caution], choices=choices)
+    write_report(translated, tmp_path / "report.html")
     text = (tmp_path / "report.html").read_text(encoding="utf-8")
-    for words in ('lang="zh"', "只基于 12 张图片", "混淆矩阵", "准确率", "180 张测试图片"):
-        assert words in text
+    for expected in (
+        'lang="zh"',
+        "只基于 12 张图片",
+        "混淆矩阵",
+        "准确率",
+        "180 张测试图片",
+        "实测：fp32 9 ms",
+    ):
+        assert expected in text
     with pytest.raises(UnknownName, match="en, zh"):
         write_report(replace(page, lang="xx"), tmp_path / "other.html")
     assert not (tmp_path / "other.html").exists()
@@ -231,53 +245,55 @@ def test_metrics_have_names_those_of_plugins_too():
 
 def test_a_noun_agrees_with_its_number(page, tmp_path):
     scores = Scores({"accuracy": Score(1.0, count=1)})
-    text = read(replace(page, scores=scores), tmp_path / "report.html").text
+    text = write_and_parse(replace(page, scores=scores), tmp_path / "report.html").text
     assert "on 1 test image (not used" in text
 
 
-# --- the card
+# --- the model card
 
 
-def test_a_card_is_what_the_hub_reads(page, tmp_path):
+def test_a_model_card_is_readable_by_the_hub(page, tmp_path):
     from huggingface_hub import ModelCard
 
-    told = replace(
+    card_page = replace(
         page,
         facts=[*page.facts, (Message("fact.data", "data"), "/home/someone/images")],
         license="Apache-2.0",
     )
-    write_model_card(told, "classify", "resnet18", tmp_path / "README.md")
+    write_model_card(card_page, "classify", "resnet18", tmp_path / "README.md")
     card = ModelCard.load(tmp_path / "README.md")
     assert card.data.license == "apache-2.0"
     assert card.data.pipeline_tag == "image-classification"
     assert card.data.eval_results[0].metric_value == pytest.approx(0.873)
-    for words in (
+    for expected in (
         "0.873 (95 % interval 0.816 to 0.914) on 180 test images",
         "few images",
         "foveate fit 'my data' --tuning full",
     ):
-        assert words in card.text
-    assert "/home/someone" not in card.content  # a card is made to be given away
+        assert expected in card.text
+    assert "/home/someone" not in card.content  # a card is published
 
 
-# --- before a browser
+# --- in a browser
 
 
 @pytest.mark.skipif(
     not any(map(shutil.which, NAMES)), reason="needs a browser: apt-get install chromium"
 )
-def test_a_report_before_a_browser(stripes, tmp_path):
-    """No word of complaint, nothing asked for, nothing over anything else, on a desk and on a phone; the pictures stay in
-    test-artefacts, where CI keeps them."""
+def test_a_report_in_a_browser(stripes, tmp_path):
+    """No console messages, requests or overlaps, in desktop and phone widths.
+
+    Screenshots are kept in test-artefacts, which CI saves.
+    """
     settings = {"data.val": 0.2, "data.test": 0.4, "data.near_duplicates": 1}
-    words = {
+    options = {
         "backbone": "test_efficientnet",
         "weights": "none",
         "size": 32,
         "device": "cpu",
         "settings": settings,
     }
-    run = foveate.fit(stripes, tuning="probe", out=tmp_path / "run", **words).run
+    run = foveate.fit(stripes, tuning="probe", out=tmp_path / "run", **options).run
     table = tmp_path / "about.csv"
     lines = [f"{path},{path.stem[-1]}" for path in sorted(stripes.rglob("*.png"))]
     table.write_text("\n".join(["path,digit", *lines]), encoding="utf-8")
@@ -285,16 +301,19 @@ def test_a_report_before_a_browser(stripes, tmp_path):
         foveate.evaluate(run, slices=table, corrupt=True, lang=lang).folder / "report.html"
         for lang in languages()
     ]
-    browser, kept = Browser(tmp_path / "profile"), Path(__file__).parents[1] / "test-artefacts"
-    kept.mkdir(exist_ok=True)
+    browser, screenshots = (
+        Browser(tmp_path / "profile"),
+        Path(__file__).parents[1] / "test-artefacts",
+    )
+    screenshots.mkdir(exist_ok=True)
     try:
         for page, width in product(pages, (1280, 390)):
-            seen = browser.visit(page, width)
-            (kept / f"report-{languages()[pages.index(page)]}-{width}.png").write_bytes(
-                seen.screenshot
+            state = browser.visit(page, width)
+            (screenshots / f"report-{languages()[pages.index(page)]}-{width}.png").write_bytes(
+                state.screenshot
             )
-            assert (seen.overlaps, seen.complaints, seen.requests) == ([], [], [])
-            assert seen.wide <= 0
+            assert (state.overlaps, state.messages, state.requests) == ([], [], [])
+            assert state.overflow <= 0
             assert page.stat().st_size < 5_000_000
     finally:
         browser.close()
@@ -303,7 +322,7 @@ def test_a_report_before_a_browser(stripes, tmp_path):
 @pytest.mark.skipif(
     not any(map(shutil.which, NAMES)), reason="needs a browser: apt-get install chromium"
 )
-def test_the_browser_sees_what_is_wrong(tmp_path):
+def test_the_browser_check_finds_errors(tmp_path):
     page = tmp_path / "bad.html"
     body = "<div style='width:900px;height:40px'>one</div><div style='margin-top:-30px;height:40px'>two</div>"
     page.write_text(
@@ -312,10 +331,10 @@ def test_the_browser_sees_what_is_wrong(tmp_path):
     )
     browser = Browser(tmp_path / "profile")
     try:
-        seen = browser.visit(page, 390)
+        state = browser.visit(page, 390)
     finally:
         browser.close()
-    assert seen.overlaps
-    assert seen.wide > 0
-    assert any("oh" in complaint for complaint in seen.complaints)
-    assert any("missing.png" in address for address in seen.requests)
+    assert state.overlaps
+    assert state.overflow > 0
+    assert any("oh" in message for message in state.messages)
+    assert any("missing.png" in address for address in state.requests)

@@ -1,4 +1,4 @@
-"""The detector without anchors, points and suppression: on any backbone, with few objects, none, or more than queries."""
+"""RT-DETR: on any backbone, with no objects, few, or more than queries."""
 
 from __future__ import annotations
 
@@ -9,29 +9,22 @@ import numpy as np
 import pytest
 import torch
 
-from foveate.data.dataset import ImageDataset
-from foveate.data.loading import BatchSampler
-from foveate.data.transforms import evaluation_transform, training_transform
 from foveate.errors import UsageError
 from foveate.modeling.backbones import FAMILIES
 from foveate.modeling.detectors import DETECTORS, Candidates, LossNames, ObjectTargets, rtdetr
-from foveate.modeling.model import Model
 from foveate.modeling.pyramid import FeaturePyramid
 from foveate.modeling.tasks.detect import Detect, DetectSettings
-from foveate.modeling.tunings import TuningSettings
-from foveate.modeling.tunings.full import Full
 from foveate.predictions import Boxes
-from foveate.recipe import AugmentRecipe, TrainingRecipe
-from foveate.training.optimizer import build_optimizer, set_learning_rate
+from foveate.recipe import TrainingRecipe
 from foveate.types import Provides, Sample
-from helpers import Memory, batches
+from helpers import box_iou, predict_without_run, train_without_run
 
 NAMES = ("red", "green", "blue")
-NOTHING = ObjectTargets(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64))
+NO_OBJECTS = ObjectTargets(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64))
 
 
-def objects(count: int, side: int = 96) -> ObjectTargets:
-    """Boxes here and there, of all three classes."""
+def random_objects(count: int, side: int = 96) -> ObjectTargets:
+    """Make random boxes of all three classes."""
     generator = torch.Generator().manual_seed(count)
     corners = torch.rand(count, 2, generator=generator) * 0.7
     return ObjectTargets(
@@ -41,13 +34,13 @@ def objects(count: int, side: int = 96) -> ObjectTargets:
     )
 
 
-def made(classes: int = 3) -> tuple[Any, Any]:
+def make_detector(classes: int = 3) -> tuple[Any, Any]:
     torch.manual_seed(0)
     detector = DETECTORS.get("rtdetr")(classes, 32, 2, LossNames())
     return detector, detector.network()
 
 
-def maps(side: int, count: int = 2) -> list[torch.Tensor]:
+def random_maps(side: int, count: int = 2) -> list[torch.Tensor]:
     generator = torch.Generator().manual_seed(side)
     return [
         torch.randn(count, 32, -(-side // stride), -(-side // stride), generator=generator)
@@ -65,10 +58,10 @@ BACKBONES = {
 
 
 @pytest.mark.parametrize("name", BACKBONES)
-def test_it_reads_any_backbone(name):
-    """Gradients reach the first block; what is found lies where it can be, the surest first."""
+def test_any_backbone(name):
+    """Gradients reach the first block; candidates are valid and sorted by score."""
     side = BACKBONES[name]
-    detector, network = made()
+    detector, network = make_detector()
     backbone = FAMILIES.get("timm")().open(name, "none", side)
     pyramid = FeaturePyramid(
         backbone.map_widths,
@@ -77,13 +70,13 @@ def test_it_reads_any_backbone(name):
         detector.max_stride,
         detector.width,
     )
-    pixels, truths = torch.randn(2, 3, side, side), [objects(1, side), NOTHING]
+    pixels, targets = torch.randn(2, 3, side, side), [random_objects(1, side), NO_OBJECTS]
     output = network(
         pyramid(backbone(pixels, frozenset({Provides.MAPS})).maps, (side, side)),
         (side, side),
-        truths,
+        targets,
     )
-    losses = detector.loss(output, truths)
+    losses = detector.loss(output, targets)
     assert losses.keys() == {"class", "box", "giou"}
     sum(losses.values()).backward()
     assert any(
@@ -92,88 +85,103 @@ def test_it_reads_any_backbone(name):
         if parameter.grad is not None
     )
     assert all(bool(parameter.grad.isfinite().all()) for parameter in network.parameters())
-    for found in detector.candidates(output):
-        assert ((found.scores >= 0) & (found.scores <= 1)).all()
-        assert (found.scores.diff() <= 0).all()
-        assert (found.boxes[:, 2:] >= found.boxes[:, :2]).all()
+    for candidates in detector.candidates(output):
+        assert ((candidates.scores >= 0) & (candidates.scores <= 1)).all()
+        assert (candidates.scores.diff() <= 0).all()
+        assert (candidates.boxes[:, 2:] >= candidates.boxes[:, :2]).all()
 
 
 @pytest.mark.parametrize(
-    "truths",
-    [[NOTHING, NOTHING], [objects(1), objects(1)], [objects(130), NOTHING]],
+    "targets",
+    [
+        [NO_OBJECTS, NO_OBJECTS],
+        [random_objects(1), random_objects(1)],
+        [random_objects(130), NO_OBJECTS],
+    ],
     ids=["none", "one", "many"],
 )
-@pytest.mark.parametrize("learning", [True, False])
-def test_any_number_of_objects(truths, learning):
-    detector, network = made()
-    network.train(learning)
-    losses = detector.loss(network(maps(96), (96, 96), truths if learning else None), truths)
+@pytest.mark.parametrize("training", [True, False])
+def test_any_number_of_objects(targets, training):
+    detector, network = make_detector()
+    network.train(training)
+    losses = detector.loss(
+        network(random_maps(96), (96, 96), targets if training else None), targets
+    )
     sum(losses.values()).backward()
     assert all(bool(value.isfinite()) for value in losses.values())
-    assert (float(losses["box"].detach()) == 0) == (not len(truths[0].boxes))
+    assert (float(losses["box"].detach()) == 0) == (not len(targets[0].boxes))
 
 
 @pytest.mark.parametrize("side", [40, 64, 100, 107])
-def test_any_square(side):
-    """Sides that 32 does not divide, and squares of fewer places than queries."""
-    detector, network = made()
-    output = network.eval()(maps(side), (side, side))
+def test_any_input_size(side):
+    """Sizes that 32 does not divide, and maps with fewer cells than queries."""
+    detector, network = make_detector()
+    output = network.eval()(random_maps(side), (side, side))
     assert output.logits.shape[2] == min(100, 21 * (-(-side // 32)) ** 2)
     assert len(detector.candidates(output)) == 2
 
 
 def test_one_class():
-    detector, network = made(classes=1)
-    truths = [ObjectTargets(objects(2).boxes, torch.zeros(2, dtype=torch.int64)), NOTHING]
+    detector, network = make_detector(classes=1)
+    targets = [
+        ObjectTargets(random_objects(2).boxes, torch.zeros(2, dtype=torch.int64)),
+        NO_OBJECTS,
+    ]
     assert all(
         bool(value.isfinite())
-        for value in detector.loss(network(maps(96), (96, 96), truths), truths).values()
+        for value in detector.loss(network(random_maps(96), (96, 96), targets), targets).values()
     )
 
 
 def test_half_precision_loses_little():
-    """The convolutions run in bf16; places and losses stay in fp32."""
-    detector, network = made()
-    truths, seen = [objects(3), objects(1)], []
-    for half in (False, True):
+    """The convolutions run in bf16; boxes and losses stay in fp32."""
+    detector, network = make_detector()
+    targets, losses_by_precision = [random_objects(3), random_objects(1)], []
+    for use_bf16 in (False, True):
         torch.manual_seed(1)
-        with torch.autocast("cpu", torch.bfloat16, enabled=half):
-            output = network(maps(96), (96, 96), truths)
-            losses = detector.loss(output, truths)
+        with torch.autocast("cpu", torch.bfloat16, enabled=use_bf16):
+            output = network(random_maps(96), (96, 96), targets)
+            losses = detector.loss(output, targets)
         assert output.boxes.dtype == torch.float32
-        seen.append(float(sum(losses.values()).detach()))
-    assert seen[1] == pytest.approx(seen[0], rel=0.1)
+        losses_by_precision.append(float(sum(losses.values()).detach()))
+    assert losses_by_precision[1] == pytest.approx(losses_by_precision[0], rel=0.1)
 
 
-def test_training_goes_on_after_answers():
-    """transformers remembers positions between calls; those that were made without gradients must not spoil the next step."""
-    detector, network = made()
+def test_training_continues_after_prediction():
+    """transformers caches positions; a cache from inference mode must not break training."""
+    detector, network = make_detector()
     with torch.inference_mode():
-        network.eval()(maps(128), (128, 128))
-    truths = [objects(2, 128), NOTHING]
-    sum(detector.loss(network.train()(maps(128), (128, 128), truths), truths).values()).backward()
+        network.eval()(random_maps(128), (128, 128))
+    targets = [random_objects(2, 128), NO_OBJECTS]
+    sum(
+        detector.loss(network.train()(random_maps(128), (128, 128), targets), targets).values()
+    ).backward()
     assert all(parameter.grad is not None for parameter in network.parameters())
 
 
-def test_a_copy_answers_alike():
-    """And no two tensors share memory: safetensors refuses those."""
-    _, network = made()
+def test_a_copy_predicts_the_same():
+    """And no two tensors share memory, which safetensors refuses."""
+    _, network = make_detector()
     tensors = network.eval().state_dict()
     assert len({tensor.data_ptr() for tensor in tensors.values()}) == len(tensors)
     assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in network.modules())
-    twin = copy.deepcopy(network)
-    twin.load_state_dict(tensors)
+    copied = copy.deepcopy(network)
+    copied.load_state_dict(tensors)
     with torch.inference_mode():
-        assert torch.equal(network(maps(96), (96, 96)).logits, twin(maps(96), (96, 96)).logits)
+        assert torch.equal(
+            network(random_maps(96), (96, 96)).logits, copied(random_maps(96), (96, 96)).logits
+        )
 
 
-def test_a_loss_without_bounds_is_not_hidden():
-    """The loop counts steps that are not finite; the matcher would stop it with a riddle."""
-    detector, network = made()
+def test_an_infinite_loss_is_not_hidden():
+    """The trainer counts non-finite steps; the matcher would raise an unclear error."""
+    detector, network = make_detector()
     network.model.enc_output[0].weight.data.fill_(torch.nan)
     assert all(
         not value.isfinite()
-        for value in detector.loss(network(maps(96), (96, 96)), [NOTHING, NOTHING]).values()
+        for value in detector.loss(
+            network(random_maps(96), (96, 96)), [NO_OBJECTS, NO_OBJECTS]
+        ).values()
     )
 
 
@@ -183,22 +191,22 @@ def test_other_losses_are_refused(settings):
         Detect(DetectSettings(head="rtdetr", **settings), NAMES)
 
 
-def test_nothing_is_suppressed():
-    """Two equal boxes of a class stay two objects, but for detectors on anchors and points."""
-    twice = Candidates(
+def test_no_boxes_are_suppressed():
+    """Two equal boxes of a class stay two objects, except for dense detectors."""
+    candidates = Candidates(
         torch.tensor([[0.0, 0, 9, 9]] * 2),
         torch.tensor([0.2, 0.9]),
         torch.zeros(2, dtype=torch.int64),
     )
     kept = {
-        head: Detect(DetectSettings(head=head), NAMES)._keep(twice).tolist()
+        head: Detect(DetectSettings(head=head), NAMES)._keep(candidates).tolist()
         for head in ("rtdetr", "fcos")
     }
     assert kept == {"rtdetr": [1, 0], "fcos": [1]}
 
 
-def scene(rng: np.random.Generator) -> tuple[np.ndarray, Boxes]:
-    """A bright square on a dark ground; its colour is its class."""
+def random_scene(rng: np.random.Generator) -> tuple[np.ndarray, Boxes]:
+    """Make a bright square on a dark background; its color is its class."""
     height, width, side = (
         int(rng.integers(*between)) for between in ((64, 110), (64, 110), (20, 36))
     )
@@ -212,79 +220,21 @@ def scene(rng: np.random.Generator) -> tuple[np.ndarray, Boxes]:
     return pixels, Boxes(np.array([[x, y, x + side, y + side]], np.float32), (NAMES[channel],))
 
 
-def learnt(
-    pixels: list[np.ndarray], samples: list[Sample], epochs: int
-) -> tuple[Model, ImageDataset]:
-    """As the trainer does it, without a run folder; the last 16 pictures are held out."""
-    torch.manual_seed(0)
-    backbone = FAMILIES.get("timm")().open("test_resnet", "none", 64)
-    model = Model(
-        backbone,
-        Detect(DetectSettings(head="rtdetr", width=32), NAMES),
-        Full(TuningSettings()),
-        keep_norms=False,
-    )
-    task, spec = model.task, backbone.input
-    shown = ImageDataset(
-        samples[:-16],
-        Memory(pixels),
-        training_transform(spec, "whole", AugmentRecipe(policy="none", crop=1.0)),
-        task.encode,
-        0,
-    )
-    recipe = TrainingRecipe(lr=2e-3, layer_decay=1.0, epochs=epochs)
-    moving, steps, step = (
-        build_optimizer(model, recipe),
-        epochs * len(BatchSampler(len(shown), 8)),
-        0,
-    )
-    model.train()
-    for epoch in range(epochs):
-        for batch in batches(shown, BatchSampler(len(shown), 8, seed=0, epoch=epoch)):
-            set_learning_rate(moving, recipe, step, steps)
-            moving.zero_grad()
-            sum(task.loss(model(batch), batch).values()).backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            moving.step()
-            step += 1
-    return model.eval(), ImageDataset(
-        samples[-16:], Memory(pixels), evaluation_transform(spec, "whole"), task.encode, 0
-    )
-
-
-@torch.inference_mode()
-def answered(model: Model, pictures: ImageDataset) -> list[Boxes]:
-    return [
-        answer
-        for batch in batches(pictures, BatchSampler(len(pictures), 8))
-        for answer in model.task.decode(model(batch), batch)
-    ]
-
-
-def test_objects_of_new_pictures_are_found_and_named(monkeypatch):
-    """With fewer queries, for one object an image; a step costs a third."""
+def test_objects_of_new_images_are_detected(monkeypatch):
+    """With fewer queries, which suffice for one object and make steps three times faster."""
     monkeypatch.setattr(rtdetr, "_QUERIES", 30)
     monkeypatch.setattr(rtdetr, "_DENOISING_QUERIES", 20)
     rng = np.random.default_rng(0)
-    pixels, truths = zip(*(scene(rng) for _ in range(144)), strict=True)
-    model, held_out = learnt(
-        list(pixels),
-        [Sample(str(index), str(index), truth) for index, truth in enumerate(truths)],
-        6,
-    )
-    pairs = [
-        (answer, sample.target)
-        for answer, sample in zip(answered(model, held_out), held_out.samples, strict=True)
-    ]
+    pixels, targets = zip(*(random_scene(rng) for _ in range(144)), strict=True)
+    samples = [Sample(str(index), str(index), target) for index, target in enumerate(targets)]
+    task = Detect(DetectSettings(head="rtdetr", width=32), NAMES)
+    recipe = TrainingRecipe(lr=2e-3, layer_decay=1.0, epochs=6)
+    model, held_out = train_without_run(task, samples, list(pixels), recipe, batch_size=8, clip=1.0)
+    predictions = predict_without_run(model, held_out)
+    pairs = list(zip(predictions, (sample.target for sample in held_out.samples), strict=True))
     assert (
-        np.mean([answer.names[0] == truth.names[0] for answer, truth in pairs]) > 0.8
+        np.mean([prediction.names[0] == target.names[0] for prediction, target in pairs]) > 0.8
     )  # 1/3 by chance
     assert (
-        np.mean([iou(answer.xyxy[0], truth.xyxy[0]) for answer, truth in pairs]) > 0.4
+        np.mean([box_iou(prediction.xyxy[0], target.xyxy[0]) for prediction, target in pairs]) > 0.4
     )  # 0.05 by chance
-
-
-def iou(one: np.ndarray, other: np.ndarray) -> float:
-    low, high = np.maximum(one[:2], other[:2]), np.minimum(one[2:], other[2:])
-    both = np.prod(np.clip(high - low, 0, None))
-    return float(both / (np.prod(one[2:] - one[:2]) + np.prod(other[2:] - other[:2]) - both))

@@ -1,4 +1,4 @@
-"""The run folder: whole or absent, one writer, nothing overwritten, damage seen."""
+"""The run folder: atomic writes, one writer, nothing overwritten, damage detected."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ import pytest
 import torch
 
 from foveate.errors import DiskFull, RunError, UsageError
+from foveate.messages import Message
 from foveate.run.checkpoints import Checkpoint, newest_checkpoint, save_checkpoint
 from foveate.run.folder import Run
-from foveate.utils import files as rooms
+from foveate.types import Decision
+from foveate.utils import files
 from foveate.utils.files import atomic_write
 
 
@@ -24,30 +26,30 @@ def checkpoint(step: int) -> Checkpoint:
     return Checkpoint({"a": torch.full((1000,), float(step))}, {"step": step})
 
 
-def test_names_count_up_and_taken_folders_are_refused(tmp_path, monkeypatch):
+def test_run_names_count_up_and_existing_folders_are_refused(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for number in (1, 2):
-        made = Run.create(None, "cats")
-        assert made.folder.name == f"cats-{number}"
-    (made.folder / "file").touch()
+        run = Run.create(None, "cats")
+        assert run.folder.name == f"cats-{number}"
+    (run.folder / "file").touch()
     with pytest.raises(UsageError, match="already exists"):
-        Run.create(made.folder, "x")
+        Run.create(run.folder, "x")
 
 
-def test_t10_a_write_that_fails_leaves_what_was_there(run, monkeypatch):
+def test_t10_a_failed_write_keeps_the_old_file(run, monkeypatch):
     run.write_text("note.txt", "old")
 
-    def full(_):
+    def raise_disk_full(_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(rooms, "_flush", full)
+    monkeypatch.setattr(files, "_flush", raise_disk_full)
     with pytest.raises(DiskFull, match=r"No space left.*MB free"):
         run.write_text("note.txt", "new")
     assert (run.folder / "note.txt").read_text() == "old"
     assert [entry.name for entry in run.folder.iterdir()] == ["note.txt"]
 
 
-def test_t12_the_newest_whole_checkpoint_counts(run):
+def test_t12_the_newest_complete_checkpoint_is_used(run):
     for step in range(1, 5):
         save_checkpoint(run.folder, f"step-{step:03d}", checkpoint(step))
     kept = sorted(path.name for path in (run.folder / "checkpoints").iterdir())
@@ -55,24 +57,24 @@ def test_t12_the_newest_whole_checkpoint_counts(run):
     assert newest_checkpoint(run.folder, pytest.fail).state == {"step": 4}
     state = run.folder / "checkpoints" / "step-004" / "state.json"
     state.write_text(state.read_text().replace("4", "5"))
-    said = []
-    assert newest_checkpoint(run.folder, said.append).state == {"step": 3}
-    assert "step-004 is damaged" in said[0]
+    warnings = []
+    assert newest_checkpoint(run.folder, warnings.append).state == {"step": 3}
+    assert "step-004 is damaged" in warnings[0]
 
 
 @pytest.mark.parametrize("name", ["tensors.safetensors", "state.json", "manifest.json"])
-@pytest.mark.parametrize("harm", ["cut", "gone", "flipped"])
-def test_t12_any_damage_is_seen(run, name, harm):
+@pytest.mark.parametrize("damage", ["cut", "gone", "flipped"])
+def test_t12_any_damage_is_detected(run, name, damage):
     save_checkpoint(run.folder, "step-1", checkpoint(1))
     save_checkpoint(run.folder, "step-2", checkpoint(2))
     file = run.folder / "checkpoints" / "step-2" / name
     content = file.read_bytes()
-    if harm == "gone":
+    if damage == "gone":
         file.unlink()
     else:
         file.write_bytes(
             content[: len(content) // 2]
-            if harm == "cut"
+            if damage == "cut"
             else bytes([content[0] ^ 255]) + content[1:]
         )
     assert newest_checkpoint(run.folder, lambda _: None).state == {"step": 1}
@@ -86,24 +88,34 @@ def test_t13_one_writer_at_a_time(run):
     assert not (run.folder / "lock.json").exists()
 
 
-@pytest.mark.parametrize("left", ["{", '{"host": "elsewhere", "pid": 1}', '{"pid": "x"}'])
-def test_t13_a_note_that_a_dead_process_left_locks_nothing(run, left):
-    (run.folder / "lock.json").write_text(left)
+@pytest.mark.parametrize("content", ["{", '{"host": "elsewhere", "pid": 1}', '{"pid": "x"}'])
+def test_t13_the_lock_file_of_a_dead_process_locks_nothing(run, content):
+    (run.folder / "lock.json").write_text(content)
     with run.locked():
         assert json.loads((run.folder / "lock.json").read_text())["pid"] == os.getpid()
 
 
-def test_t12_a_log_line_cut_off_is_passed_over(run):
+def test_t12_a_truncated_log_line_is_ignored(run):
     run.append_metrics({"epoch": 1, "a": 1})
     run.append_metrics({"epoch": 1, "a": 2})
     with (run.folder / "metrics.jsonl").open("a") as file:
         file.write('{"epoch": 2, "a"')
     assert run.read_metrics() == [{"epoch": 1, "a": 2}]
-    run.append_metrics({"epoch": 2, "a": 3})  # is not lost to the line before
+    run.append_metrics({"epoch": 2, "a": 3})  # is not appended to the truncated line
     assert run.read_metrics() == [{"epoch": 1, "a": 2}, {"epoch": 2, "a": 3}]
 
 
-def test_t10_an_error_inside_leaves_nothing(tmp_path):
+def test_t10_an_error_while_writing_leaves_no_file(tmp_path):
     with pytest.raises(KeyError), atomic_write(tmp_path / "x"):
         raise KeyError
     assert list(tmp_path.iterdir()) == []
+
+
+def test_reasons_of_decisions_are_stored_in_english_and_can_be_translated(run):
+    steps = Message("choice.too_short", "{steps} steps: too short", steps=18)
+    run.record([Decision("augment.policy", "none", steps), Decision("device", "cpu", "as it is")])
+    rows = run.read_json("choices.json")
+    assert [row["reason"] for row in rows] == ["18 steps: too short", "as it is"]
+    first, second = run.decisions()
+    assert (first.reason, second.reason) == (steps, "as it is")
+    assert first.reason.in_language("zh") == "18 步：太短，数据增强无益"

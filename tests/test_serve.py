@@ -26,7 +26,7 @@ import pytest
 
 import foveate
 from browser import NAMES, Browser
-from conftest import stripes_folder
+from conftest import make_stripes_folder
 from foveate.predictions import Boxes, Regions
 from foveate.utils.rle import encode_rle
 
@@ -34,10 +34,10 @@ pytest.importorskip("fastapi", reason="needs the extra 'serve'")
 pytest.importorskip("prometheus_client", reason="needs the extra 'serve'")
 pytest.importorskip("onnxruntime", reason="needs the extra 'export'")
 from foveate.serving.batching import Batcher, QueueFull, WorkerPools
-from helpers import evaluation_left_out
+from helpers import without_evaluation
 
 MAX_BYTES, TIMEOUT, MAX_QUEUE = 200_000, 3.0, 6
-WORDS = {"backbone": "test_efficientnet", "weights": "none", "size": 32, "device": "cpu"}
+OPTIONS = {"backbone": "test_efficientnet", "weights": "none", "size": 32, "device": "cpu"}
 SETTINGS = {
     "data.near_duplicates": 1,
     "data.leakage_audit": False,
@@ -50,31 +50,33 @@ SETTINGS = {
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory) -> Path:
-    data = stripes_folder(tmp_path_factory.mktemp("data") / "stripes", 60)
-    with evaluation_left_out():
+    data = make_stripes_folder(tmp_path_factory.mktemp("data") / "stripes", 60)
+    with without_evaluation():
         return foveate.fit(
             data,
             tuning="probe",
             out=tmp_path_factory.mktemp("runs") / "stripes-run",
             settings=SETTINGS,
-            **WORDS,
+            **OPTIONS,
         ).run
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory) -> list[Path]:
+def images(tmp_path_factory) -> list[Path]:
     return sorted(
-        stripes_folder(tmp_path_factory.mktemp("asked") / "stripes", 6, seed=9).rglob("*.png")
+        make_stripes_folder(tmp_path_factory.mktemp("queries") / "stripes", 6, seed=9).rglob(
+            "*.png"
+        )
     )
 
 
 def start_server(
-    folder: Path, *places: Path, token: str = "", **words: object
+    folder: Path, *paths: Path, token: str = "", **options: object
 ) -> tuple[subprocess.Popen, int]:
-    """`folder`: of its log."""
-    options = [
+    """Start a server on a free port; `folder` gets its log."""
+    flags = [
         part
-        for name, value in words.items()
+        for name, value in options.items()
         for part in (f"--{name.replace('_', '-')}", str(value))
     ]
     command = [
@@ -82,12 +84,12 @@ def start_server(
         "-m",
         "foveate",
         "serve",
-        *map(str, places),
+        *map(str, paths),
         "--port",
         "0",
         "--device",
         "cpu",
-        *options,
+        *flags,
     ]
     log = folder / f"{time.monotonic_ns()}.log"
     with log.open("w", encoding="utf-8") as file:
@@ -96,9 +98,9 @@ def start_server(
         )
     end = time.monotonic() + 150
     while time.monotonic() < end and server.poll() is None:
-        found = re.search(r"serving on http://127.0.0.1:(\d+)", log.read_text(encoding="utf-8"))
-        if found and is_live(int(found.group(1))):
-            return server, int(found.group(1))
+        match = re.search(r"serving on http://127.0.0.1:(\d+)", log.read_text(encoding="utf-8"))
+        if match and is_live(int(match.group(1))):
+            return server, int(match.group(1))
         time.sleep(0.1)
     server.kill()
     server.wait()
@@ -118,7 +120,7 @@ def stop_server(server: subprocess.Popen) -> int:
 
 @pytest.fixture(scope="module")
 def port(run, tmp_path_factory) -> Iterator[int]:
-    """A run and the file that was exported of it, with a short queue."""
+    """The port of a server of a run and its exported file, with a short queue."""
     file = foveate.export(run, out=tmp_path_factory.mktemp("file")).files[0].path
     folder, renamed = file.parent, file.rename(file.with_name("stripes-file.onnx"))
     server, port = start_server(
@@ -131,29 +133,31 @@ def port(run, tmp_path_factory) -> Iterator[int]:
         max_batch=4,
     )
     yield port
-    assert server.poll() is None  # whatever was done to it, it lives
+    assert server.poll() is None  # no request ended it
     assert stop_server(server) == 0
 
 
 def send(port: int, path: str, body: bytes | None = None, **headers: str) -> tuple[int, dict, dict]:
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
     connection.request("POST" if body is not None else "GET", path, body, headers)
-    answer = connection.getresponse()
-    content = answer.read()
+    response = connection.getresponse()
+    content = response.read()
     connection.close()
-    kind = answer.headers.get("content-type", "")
+    content_type = response.headers.get("content-type", "")
     return (
-        answer.status,
-        json.loads(content) if "json" in kind else {"text": content.decode("utf-8", "replace")},
-        dict(answer.headers),
+        response.status,
+        json.loads(content)
+        if "json" in content_type
+        else {"text": content.decode("utf-8", "replace")},
+        dict(response.headers),
     )
 
 
-def raw(port: int, content: bytes, wait: float = 30.0) -> bytes:
-    with socket.create_connection(("127.0.0.1", port), timeout=wait) as door:
-        door.sendall(content)
+def send_raw(port: int, content: bytes, timeout: float = 30.0) -> bytes:
+    with socket.create_connection(("127.0.0.1", port), timeout=timeout) as connection:
+        connection.sendall(content)
         try:
-            return door.recv(4096)
+            return connection.recv(4096)
         except TimeoutError:
             return b""
 
@@ -162,98 +166,100 @@ def raw(port: int, content: bytes, wait: float = 30.0) -> bytes:
 
 
 @pytest.mark.parametrize("model", ["stripes-run", "stripes-file"])
-def test_answers_are_those_of_the_run(port, run, pictures, model):
-    ours = [answer.row() for answer in foveate.predict(run, pictures)]
-    for path, row in zip(pictures, ours, strict=True):
-        status, found, headers = send(port, f"/predict?model={model}", path.read_bytes())
+def test_predictions_are_those_of_the_run(port, run, images, model):
+    expected = [prediction.row() for prediction in foveate.predict(run, images)]
+    for path, row in zip(images, expected, strict=True):
+        status, response, headers = send(port, f"/predict?model={model}", path.read_bytes())
         assert status == 200
-        assert found["model"] == model
-        assert found["answer"] == row["answer"]
-        assert found["set"] == row["set"]
-        assert found["confidence"] == pytest.approx(row["confidence"], abs=1e-4)
+        assert response["model"] == model
+        assert response["prediction"] == row["prediction"]
+        assert response["prediction_set"] == row["prediction_set"]
+        assert response["confidence"] == pytest.approx(row["confidence"], abs=1e-4)
         assert headers["x-content-type-options"] == "nosniff"
 
 
-def test_a_form_does_too(port, pictures):
-    edge = "0123456789"
-    head = f'--{edge}\r\nContent-Disposition: form-data; name="file"; filename="a.png"\r\nContent-Type: image/png\r\n\r\n'
-    body = head.encode() + pictures[0].read_bytes() + f"\r\n--{edge}--\r\n".encode()
-    status, found, _ = send(
-        port, "/predict", body, **{"content-type": f"multipart/form-data; boundary={edge}"}
+def test_multipart_forms_are_accepted(port, images):
+    boundary = "0123456789"
+    head = f'--{boundary}\r\nContent-Disposition: form-data; name="file"; filename="a.png"\r\nContent-Type: image/png\r\n\r\n'
+    body = head.encode() + images[0].read_bytes() + f"\r\n--{boundary}--\r\n".encode()
+    status, response, _ = send(
+        port, "/predict", body, **{"content-type": f"multipart/form-data; boundary={boundary}"}
     )
     assert status == 200
-    assert found["answer"] == send(port, "/predict", pictures[0].read_bytes())[1]["answer"]
+    assert response["prediction"] == send(port, "/predict", images[0].read_bytes())[1]["prediction"]
 
 
-def test_the_protocol_in_json(port, run, pictures):
-    chosen = pictures[:3]
+def test_the_protocol_in_json(port, run, images):
+    chosen = images[:3]
     texts = [base64.b64encode(path.read_bytes()).decode() for path in chosen]
     body = json.dumps(
         {"id": "7", "inputs": [{"name": "image", "datatype": "BYTES", "shape": [3], "data": texts}]}
     ).encode()
-    status, found, _ = send(port, "/v2/models/stripes-file/infer", body)
+    status, response, _ = send(port, "/v2/models/stripes-file/infer", body)
     assert status == 200
-    assert (found["model_name"], found["id"]) == ("stripes-file", "7")
-    outputs = {each["name"]: each for each in found["outputs"]}
-    ours = [answer.row() for answer in foveate.predict(run, chosen)]
-    assert [json.loads(text)["answer"] for text in outputs["answer"]["data"]] == [
-        row["answer"] for row in ours
+    assert (response["model_name"], response["id"]) == ("stripes-file", "7")
+    outputs = {output["name"]: output for output in response["outputs"]}
+    expected = [prediction.row() for prediction in foveate.predict(run, chosen)]
+    assert [json.loads(text)["prediction"] for text in outputs["prediction"]["data"]] == [
+        row["prediction"] for row in expected
     ]
     scores = np.array(outputs["scores"]["data"]).reshape(outputs["scores"]["shape"])
-    np.testing.assert_allclose(scores, [list(row["scores"].values()) for row in ours], atol=1e-4)
-    about = send(port, "/v2/models/stripes-file")[1]
-    assert about["parameters"]["classes"] == ["lying", "upright"]
+    np.testing.assert_allclose(
+        scores, [list(row["scores"].values()) for row in expected], atol=1e-4
+    )
+    metadata = send(port, "/v2/models/stripes-file")[1]
+    assert metadata["parameters"]["classes"] == ["lying", "upright"]
     assert send(port, "/v2")[1]["models"] == ["stripes-run", "stripes-file"]
     assert send(port, "/v2/health/live")[1] == {"live": True}
     assert send(port, "/v2/models/stripes-run/ready")[0] == 200
 
 
-def test_a_client_that_is_not_ours(port, run, pictures):
+def test_another_http_client(port, run, images):
     triton = pytest.importorskip("tritonclient.http", reason="needs the package tritonclient[http]")
     client = triton.InferenceServerClient(f"127.0.0.1:{port}")
     try:
         assert client.is_server_ready()
         assert client.is_model_ready("stripes-file")
-        asked = triton.InferInput("image", [4], "BYTES")
-        asked.set_data_from_numpy(
-            np.array([path.read_bytes() for path in pictures[:4]], dtype=np.object_)
+        inputs = triton.InferInput("image", [4], "BYTES")
+        inputs.set_data_from_numpy(
+            np.array([path.read_bytes() for path in images[:4]], dtype=np.object_)
         )
-        found = client.infer(
+        result = client.infer(
             "stripes-file",
-            [asked],
+            [inputs],
             outputs=[
-                triton.InferRequestedOutput("answer"),
+                triton.InferRequestedOutput("prediction"),
                 triton.InferRequestedOutput("scores", binary_data=False),
             ],
         )
-        ours = [answer.row() for answer in foveate.predict(run, pictures[:4])]
-        assert [json.loads(text)["answer"] for text in found.as_numpy("answer")] == [
-            row["answer"] for row in ours
+        expected = [prediction.row() for prediction in foveate.predict(run, images[:4])]
+        assert [json.loads(text)["prediction"] for text in result.as_numpy("prediction")] == [
+            row["prediction"] for row in expected
         ]
         np.testing.assert_allclose(
-            found.as_numpy("scores"), [list(row["scores"].values()) for row in ours], atol=1e-4
+            result.as_numpy("scores"), [list(row["scores"].values()) for row in expected], atol=1e-4
         )
     finally:
         client.close()
 
 
 def test_a_kept_connection_is_answered_at_once(port):
-    """Not 40 ms later, when the client has to say that it got the headers."""
-    connection, times = http.client.HTTPConnection("127.0.0.1", port, timeout=30), []
+    """Not 40 ms later, when the client has acknowledged the headers (Nagle's algorithm)."""
+    connection, seconds = http.client.HTTPConnection("127.0.0.1", port, timeout=30), []
     for _ in range(30):
         start = time.perf_counter()
         connection.request("GET", "/v2/health/live")
         assert json.loads(connection.getresponse().read()) == {"live": True}
-        times.append(time.perf_counter() - start)
+        seconds.append(time.perf_counter() - start)
     connection.close()
-    assert min(times[1:]) < 0.03
+    assert min(seconds[1:]) < 0.03
 
 
 # --- invalid requests
 
 
 @pytest.mark.parametrize(
-    ("path", "body", "status", "said"),
+    ("path", "body", "status", "message"),
     [
         ("/predict", b"no picture", 400, "cannot be decoded"),
         ("/predict", b"", 400, "contains no image"),
@@ -287,15 +293,15 @@ def test_a_kept_connection_is_answered_at_once(port):
         ),
     ],
 )
-def test_t40_bad_requests_are_one_sentence(port, path, body, status, said):
-    found = send(port, path, body)
-    assert found[0] == status
-    assert said in found[1]["error"]
-    assert not re.search(r"/(tmp|root|work|home|usr)/|Traceback|\.py", found[1]["error"])
+def test_t40_bad_requests_are_one_error_message(port, path, body, status, message):
+    response = send(port, path, body)
+    assert response[0] == status
+    assert message in response[1]["error"]
+    assert not re.search(r"/(tmp|root|work|home|usr)/|Traceback|\.py", response[1]["error"])
 
 
 @pytest.mark.parametrize(
-    ("header", "behind"),
+    ("header", "binary"),
     [
         ("5", b""),
         ("999999", b""),
@@ -304,7 +310,7 @@ def test_t40_bad_requests_are_one_sentence(port, path, body, status, said):
         ("120", b"\xff\xff\xff\xff12"),
     ],
 )
-def test_bytes_behind_the_json_are_counted(port, header, behind):
+def test_bytes_behind_the_json_are_counted(port, header, binary):
     text = json.dumps(
         {
             "inputs": [
@@ -312,36 +318,36 @@ def test_bytes_behind_the_json_are_counted(port, header, behind):
                     "name": "image",
                     "datatype": "BYTES",
                     "shape": [1],
-                    "parameters": {"binary_data_size": len(behind)},
+                    "parameters": {"binary_data_size": len(binary)},
                 }
             ]
         }
     ).encode()
     length = str(len(text)) if header == "120" else header
-    status, found, _ = send(
+    status, response, _ = send(
         port,
         "/v2/models/stripes-run/infer",
-        text + behind,
+        text + binary,
         **{"Inference-Header-Content-Length": length},
     )
     assert status == 400
-    assert found["error"]
+    assert response["error"]
 
 
-def test_t38_a_body_is_as_large_as_it_is(port, pictures):
-    """Whatever its headers say: told at once, in chunks, with a small length, as a form without a file, as a form of words."""
+def test_t38_the_size_of_a_body_is_measured_and_not_trusted(port, images):
+    """With a large, a small and no length, in chunks, as a form without a file or without parts."""
     assert send(port, "/predict", b"x" * (MAX_BYTES + 1))[0] == 413
     head = b"POST /predict HTTP/1.1\r\nHost: a\r\n"
-    assert b" 413 " in raw(port, head + b"Content-Length: 999999999999\r\n\r\n")
+    assert b" 413 " in send_raw(port, head + b"Content-Length: 999999999999\r\n\r\n")
     chunk = b"%x\r\n" % 50_000 + b"y" * 50_000 + b"\r\n"
-    assert b" 413 " in raw(port, head + b"Transfer-Encoding: chunked\r\n\r\n" + chunk * 5)
+    assert b" 413 " in send_raw(port, head + b"Transfer-Encoding: chunked\r\n\r\n" + chunk * 5)
     small = b"1\r\nz\r\n"
-    assert b" 400 " in raw(
+    assert b" 400 " in send_raw(
         port, head + b"Transfer-Encoding: chunked\r\n\r\n" + small * 1000 + b"0\r\n\r\n"
     )
-    assert b" 400 " in raw(port, head + b"Content-Length: many\r\n\r\n")
-    lying = raw(port, head + b"Content-Length: 3\r\n\r\nabcdefghij")
-    assert b" 400 " in lying
+    assert b" 400 " in send_raw(port, head + b"Content-Length: many\r\n\r\n")
+    too_short = send_raw(port, head + b"Content-Length: 3\r\n\r\nabcdefghij")
+    assert b" 400 " in too_short
     form = (
         b'--e\r\nContent-Disposition: form-data; name="a"\r\n\r\n' + b"w" * 1000 + b"\r\n--e--\r\n"
     )
@@ -354,15 +360,15 @@ def test_t38_a_body_is_as_large_as_it_is(port, pictures):
         send(port, "/predict", b"a=b", **{"content-type": "application/x-www-form-urlencoded"})[0]
         == 400
     )
-    assert send(port, "/predict", pictures[0].read_bytes())[0] == 200
+    assert send(port, "/predict", images[0].read_bytes())[0] == 200
 
 
-def test_t38_slow_bodies_are_cut_off(port, pictures):
+def test_t38_slow_bodies_are_cut_off(port, images):
     head = b"POST /predict HTTP/1.1\r\nHost: a\r\nContent-Length: 1000\r\n\r\n"
     start = time.perf_counter()
-    assert b" 408 " in raw(port, head + b"slow", wait=60)
+    assert b" 408 " in send_raw(port, head + b"slow", timeout=60)
     assert TIMEOUT <= time.perf_counter() - start < 60
-    assert send(port, "/predict", pictures[0].read_bytes())[0] == 200
+    assert send(port, "/predict", images[0].read_bytes())[0] == 200
 
 
 def test_t26_a_bomb_costs_nothing(port, tmp_path):
@@ -371,16 +377,16 @@ def test_t26_a_bomb_costs_nothing(port, tmp_path):
     bomb = tmp_path / "bomb.png"
     Image.new("1", (30_000, 30_000)).save(bomb)
     assert bomb.stat().st_size < MAX_BYTES
-    status, found, _ = send(port, "/predict", bomb.read_bytes())
+    status, response, _ = send(port, "/predict", bomb.read_bytes())
     assert status == 400
-    assert "pixels" in found["error"]
+    assert "pixels" in response["error"]
 
 
-def test_t40_nothing_is_fetched_or_opened(port, pictures):
+def test_t40_nothing_is_fetched_or_opened(port, images):
     for body in (
         b"http://127.0.0.1:1/secret.png",
         b"file:///etc/passwd",
-        str(pictures[0]).encode(),
+        str(images[0]).encode(),
     ):
         assert send(port, "/predict", body)[0] == 400
     for path in ("/../../etc/passwd", "/page.js/../app.py", "/app.py", "/docs"):
@@ -390,62 +396,62 @@ def test_t40_nothing_is_fetched_or_opened(port, pictures):
 # --- a full queue
 
 
-def test_t39_a_full_queue_gets_429(port, run, pictures):
+def test_t39_a_full_queue_gets_429(port, run, images):
     """Slow bodies fill the queue; others are refused at once, and accepted once it is free."""
     head = b"POST /predict HTTP/1.1\r\nHost: a\r\nContent-Length: 1000\r\n\r\n"
-    doors = [socket.create_connection(("127.0.0.1", port)) for _ in range(MAX_QUEUE)]
+    connections = [socket.create_connection(("127.0.0.1", port)) for _ in range(MAX_QUEUE)]
     try:
-        for door in doors:
-            door.sendall(head)
+        for connection in connections:
+            connection.sendall(head)
         wait_until(lambda: in_flight(port) == MAX_QUEUE)
-        status, found, headers = send(port, "/predict?model=stripes-run", pictures[0].read_bytes())
+        status, response, headers = send(port, "/predict?model=stripes-run", images[0].read_bytes())
         assert status == 429
         assert headers["retry-after"] == "1"
-        assert "too many images" in found["error"]
+        assert "too many images" in response["error"]
         assert in_flight(port) == MAX_QUEUE
     finally:
-        for door in doors:
-            door.close()
+        for connection in connections:
+            connection.close()
     wait_until(lambda: in_flight(port) == 0)
-    assert send(port, "/predict?model=stripes-run", pictures[0].read_bytes())[0] == 200
+    assert send(port, "/predict?model=stripes-run", images[0].read_bytes())[0] == 200
     assert in_flight(port) == 0
 
 
-def test_t39_a_flood_is_answered_or_refused(port, run, pictures):
-    body, right = pictures[0].read_bytes(), foveate.predict(run, pictures[:1])[0].row()["answer"]
-    with ThreadPoolExecutor(24) as crowd:
-        found = list(crowd.map(lambda _: send(port, "/predict", body), range(240)))
-    assert {status for status, _, _ in found} <= {200, 429}
-    good = [row for status, row, _ in found if status == 200]
-    assert len(good) >= MAX_QUEUE
-    assert {row["answer"] for row in good} == {right}
+def test_t39_a_flood_is_answered_or_refused(port, run, images):
+    body, expected = images[0].read_bytes(), foveate.predict(run, images[:1])[0].row()["prediction"]
+    with ThreadPoolExecutor(24) as pool:
+        responses = list(pool.map(lambda _: send(port, "/predict", body), range(240)))
+    assert {status for status, _, _ in responses} <= {200, 429}
+    predictions = [row for status, row, _ in responses if status == 200]
+    assert len(predictions) >= MAX_QUEUE
+    assert {row["prediction"] for row in predictions} == {expected}
 
 
 def in_flight(port: int) -> int:
     """Images that the server is reading or predicting for the run."""
     text = send(port, "/metrics")[1]["text"]
-    found = re.search(r'foveate_images_in_flight\{model="stripes-run"\} (\d+)', text)
-    assert found
-    return int(found.group(1))
+    match = re.search(r'foveate_images_in_flight\{model="stripes-run"\} (\d+)', text)
+    assert match
+    return int(match.group(1))
 
 
-def wait_until(holds: Callable[[], bool], seconds: float = 60) -> None:
-    """Look again and again until it holds; how long that takes says nothing."""
+def wait_until(condition: Callable[[], bool], seconds: float = 60) -> None:
+    """Poll until a condition holds."""
     end = time.monotonic() + seconds
-    while not holds():
+    while not condition():
         assert time.monotonic() < end, "it did not happen"
         time.sleep(0.02)
 
 
-class Slow:
-    """Takes a moment for each batch; `begun`: until it may end."""
+class SlowEngine:
+    """Takes 50 ms for each batch, and with `block` waits until `may_end` is set."""
 
     name, classes, metadata = "slow", ("a",), {"task": "classify"}
 
-    def __init__(self, begun: bool = False) -> None:
+    def __init__(self, block: bool = False) -> None:
         self.sizes: list[int] = []
         self.begun, self.may_end = threading.Semaphore(0), threading.Event()
-        if not begun:
+        if not block:
             self.may_end.set()
 
     def decode(self, content: bytes) -> bytes:
@@ -458,31 +464,33 @@ class Slow:
         time.sleep(0.05)
         if b"bad" in images:
             raise RuntimeError("a planted fault")
-        return [{"answer": image.decode()} for image in images]
+        return [{"prediction": image.decode()} for image in images]
 
 
-def test_pictures_are_answered_together_and_each_gets_its_own():
-    async def story() -> tuple[list, list]:
-        engine = Slow()
+def test_requests_are_batched_and_each_gets_its_own_prediction():
+    async def scenario() -> tuple[list, list]:
+        engine = SlowEngine()
         batcher = Batcher(engine, max_batch=4, max_wait=0.02, max_queue=20, pools=WorkerPools())
         batcher.start()
-        found = await asyncio.gather(*(batcher.predict(str(place).encode()) for place in range(10)))
-        failed = await asyncio.gather(batcher.predict(b"bad"), return_exceptions=True)
+        results = await asyncio.gather(
+            *(batcher.predict(str(index).encode()) for index in range(10))
+        )
+        errors = await asyncio.gather(batcher.predict(b"bad"), return_exceptions=True)
         after = await batcher.predict(b"fine")
         await batcher.stop()
-        return engine.sizes, [*found, *failed, after]
+        return engine.sizes, [*results, *errors, after]
 
-    sizes, found = asyncio.run(story())
-    assert [row["answer"] for row in found[:10]] == [str(place) for place in range(10)]
+    sizes, results = asyncio.run(scenario())
+    assert [row["prediction"] for row in results[:10]] == [str(index) for index in range(10)]
     assert max(sizes) == 4
     assert len(sizes) <= 7
-    assert isinstance(found[10], RuntimeError)
-    assert found[11] == {"answer": "fine"}
+    assert isinstance(results[10], RuntimeError)
+    assert results[11] == {"prediction": "fine"}
 
 
-def test_who_is_alone_does_not_wait_and_a_crowd_stays_together():
-    async def story() -> tuple[float, list[int]]:
-        engine = Slow()
+def test_a_lone_request_is_not_delayed_and_many_are_batched():
+    async def scenario() -> tuple[float, list[int]]:
+        engine = SlowEngine()
         batcher = Batcher(engine, max_batch=8, max_wait=20.0, max_queue=20, pools=WorkerPools())
         batcher.start()
         start = time.perf_counter()
@@ -490,72 +498,71 @@ def test_who_is_alone_does_not_wait_and_a_crowd_stays_together():
             await batcher.predict(b"alone")
         seconds = time.perf_counter() - start
 
-        async def again() -> None:
+        async def send_five() -> None:
             for _ in range(5):
                 await batcher.predict(b"crowd")
 
-        await asyncio.gather(*(again() for _ in range(4)))
+        await asyncio.gather(*(send_five() for _ in range(4)))
         await batcher.stop()
         return seconds, engine.sizes[3:]
 
-    seconds, sizes = asyncio.run(story())
+    seconds, sizes = asyncio.run(scenario())
     assert seconds < 15  # three times 0.05 s of work, and no wait of 20 s
     assert sum(sizes) == 20
     assert sizes.count(4) >= 4
 
 
-def test_what_nobody_waits_for_is_not_answered():
-    async def story() -> list[int]:
-        engine = Slow(begun=True)
+def test_canceled_requests_are_not_predicted():
+    async def scenario() -> list[int]:
+        engine = SlowEngine(block=True)
         batcher = Batcher(engine, max_batch=1, max_wait=0.0, max_queue=20, pools=WorkerPools())
         batcher.start()
-        asking = [asyncio.ensure_future(batcher.predict(b"x")) for _ in range(6)]
-        await asyncio.to_thread(engine.begun.acquire)  # the first is being answered
-        for each in asking[1:]:
-            each.cancel()
+        requests = [asyncio.ensure_future(batcher.predict(b"x")) for _ in range(6)]
+        await asyncio.to_thread(engine.begun.acquire)  # the first is being predicted
+        for request in requests[1:]:
+            request.cancel()
         engine.may_end.set()
-        await asyncio.gather(*asking, return_exceptions=True)
-        await batcher.predict(b"last")  # whatever stood before it has been answered or dropped
+        await asyncio.gather(*requests, return_exceptions=True)
+        await batcher.predict(b"last")  # all requests before it are done or dropped
         with pytest.raises(QueueFull):
             async with batcher.reserve(21):
                 pass
         await batcher.stop()
         return engine.sizes
 
-    assert asyncio.run(story()) == [1, 1]
+    assert asyncio.run(scenario()) == [1, 1]
 
 
 # --- shutdown
 
 
-def test_t39_running_requests_are_finished_on_shutdown(run, pictures, tmp_path):
-    """A request is on its way when the signal comes: ready goes 503 at once, the request is answered, and then it ends."""
+def test_t39_running_requests_are_finished_on_shutdown(run, images, tmp_path):
+    """A request in flight is answered after the signal, while readiness is 503 at once."""
     server, port = start_server(tmp_path, run, request_timeout=10, grace=20)
-    body = pictures[0].read_bytes()
+    body = images[0].read_bytes()
     head = f"POST /predict HTTP/1.1\r\nHost: a\r\nContent-Length: {len(body)}\r\n\r\n".encode()
-    with socket.create_connection(("127.0.0.1", port)) as door:
-        door.sendall(head + body[:10])
+    with socket.create_connection(("127.0.0.1", port)) as connection:
+        connection.sendall(head + body[:10])
         wait_until(lambda: in_flight(port) == 1)
         server.send_signal(signal.SIGTERM)
         wait_until(lambda: send(port, "/v2/health/ready")[0] == 503)
         status, _, headers = send(port, "/predict", body)
         assert status == 503
         assert "retry-after" in headers
-        door.sendall(body[10:])
-        assert b" 200 " in door.recv(4096)
+        connection.sendall(body[10:])
+        assert b" 200 " in connection.recv(4096)
     assert server.wait(60) == 0
 
 
-def test_tokens(run, pictures, tmp_path):
+def test_tokens(run, images, tmp_path):
     server, port = start_server(tmp_path, run, token="secret")
     try:
-        assert send(port, "/predict", pictures[0].read_bytes())[0] == 401
+        assert send(port, "/predict", images[0].read_bytes())[0] == 401
         assert (
-            send(port, "/predict", pictures[0].read_bytes(), Authorization="Bearer wrong")[0] == 401
+            send(port, "/predict", images[0].read_bytes(), Authorization="Bearer wrong")[0] == 401
         )
         assert (
-            send(port, "/predict", pictures[0].read_bytes(), Authorization="Bearer secret")[0]
-            == 200
+            send(port, "/predict", images[0].read_bytes(), Authorization="Bearer secret")[0] == 200
         )
         assert send(port, "/v2/health/ready")[0] == 200
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/") as page:
@@ -564,42 +571,42 @@ def test_tokens(run, pictures, tmp_path):
         assert stop_server(server) == 0
 
 
-def test_what_cannot_be_served_is_one_sentence(run, tmp_path, capsys):
+def test_runs_that_cannot_be_served_are_one_error_message(run, tmp_path, capsys):
     from foveate.cli import main as cli
 
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        assert cli._run(["serve", str(run), "--port", str(taken.getsockname()[1])]) == 2
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        assert cli._run(["serve", str(run), "--port", str(listener.getsockname()[1])]) == 2
     assert "cannot bind to" in capsys.readouterr().err
     assert cli._run(["serve", str(run), str(run), "--port", "0"]) == 2
     assert "two models have the name" in capsys.readouterr().err
 
 
-# --- several runs of one backbone
+# --- several runs with one backbone
 
 
-def test_runs_of_one_backbone_hold_it_once(run, pictures, tmp_path):
-    """Two probes and a LoRA: frozen tensors have one place in memory, and each run answers as it does alone."""
+def test_runs_with_equal_backbones_share_it(run, images, tmp_path):
+    """Two probes and a LoRA share frozen tensors, and each predicts as it does alone."""
     from foveate.serving.engines import load_engines
 
-    data, words = stripes_folder(tmp_path / "stripes", 16), {**WORDS, "settings": SETTINGS}
-    with evaluation_left_out():
-        probe = foveate.fit(data, tuning="probe", out=tmp_path / "probe", **words).run
-    with evaluation_left_out():
-        lora = foveate.fit(data, tuning="lora", epochs=1, out=tmp_path / "lora", **words).run
-    found = load_engines([run, probe, lora], "cpu")
-    places = [
+    data, options = make_stripes_folder(tmp_path / "stripes", 16), {**OPTIONS, "settings": SETTINGS}
+    with without_evaluation():
+        probe = foveate.fit(data, tuning="probe", out=tmp_path / "probe", **options).run
+    with without_evaluation():
+        lora = foveate.fit(data, tuning="lora", epochs=1, out=tmp_path / "lora", **options).run
+    engines = load_engines([run, probe, lora], "cpu")
+    pointers = [
         {tensor.data_ptr() for tensor in engine.predictor.model.backbone.parameters()}
-        for engine in found.values()
+        for engine in engines.values()
     ]
-    assert places[0] == places[1]
-    assert places[0] < places[2]
-    for place, engine in zip((run, probe, lora), found.values(), strict=True):
-        alone = [answer.row() for answer in foveate.predict(place, pictures)]
-        ours = engine.predict([engine.decode(path.read_bytes()) for path in pictures])
-        for row, other in zip(ours, alone, strict=True):
-            assert row["answer"] == other["answer"]
+    assert pointers[0] == pointers[1]
+    assert pointers[0] < pointers[2]
+    for each_run, engine in zip((run, probe, lora), engines.values(), strict=True):
+        expected = [prediction.row() for prediction in foveate.predict(each_run, images)]
+        rows = engine.predict([engine.decode(path.read_bytes()) for path in images])
+        for row, other in zip(rows, expected, strict=True):
+            assert row["prediction"] == other["prediction"]
             assert row["scores"] == pytest.approx(other["scores"], abs=1e-5)
 
 
@@ -608,15 +615,19 @@ def test_only_equal_tensors_are_shared():
 
     from foveate.serving.weight_sharing import share_equal_tensors
 
-    one, same, other = nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(8, 8)
-    same.load_state_dict(one.state_dict())
+    first, equal, other = nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(8, 8)
+    equal.load_state_dict(first.state_dict())
     known: dict = {}
-    assert [share_equal_tensors(each, known) for each in (one, same, other)] == [0, 4 * (64 + 8), 0]
-    assert same.weight.data_ptr() == one.weight.data_ptr() != other.weight.data_ptr()
+    assert [share_equal_tensors(layer, known) for layer in (first, equal, other)] == [
+        0,
+        4 * (64 + 8),
+        0,
+    ]
+    assert equal.weight.data_ptr() == first.weight.data_ptr() != other.weight.data_ptr()
 
 
-def test_windows_are_served(pictures, tmp_path):
-    """A run that looks through windows at full resolution."""
+def test_windows_are_served(images, tmp_path):
+    """A run that predicts in sliding windows at full resolution."""
     from foveate.serving.engines import load_engines
 
     rng = np.random.default_rng(0)
@@ -624,30 +635,30 @@ def test_windows_are_served(pictures, tmp_path):
         (tmp_path / "data" / folder).mkdir(parents=True)
     for number in range(10):
         mask = (rng.random((9, 7)) > 0.5).repeat(8, 0).repeat(8, 1)
-        written(tmp_path / "data" / "masks" / f"{number}.png", np.uint8(255) * mask)
-        written(
+        save_image(tmp_path / "data" / "masks" / f"{number}.png", np.uint8(255) * mask)
+        save_image(
             tmp_path / "data" / "images" / f"{number}.png",
             np.where(mask[..., None], 220, 30).astype(np.uint8).repeat(3, 2),
         )
     settings = {**SETTINGS, "task.framing": "windows", "task.width": 16}
-    with evaluation_left_out():
+    with without_evaluation():
         run = foveate.fit(
             tmp_path / "data",
             task="segment",
             epochs=1,
             out=tmp_path / "run",
             settings=settings,
-            **WORDS,
+            **OPTIONS,
         ).run
     paths = sorted((tmp_path / "data" / "images").iterdir())[:3]
     engine = load_engines([run], "cpu")["run"]
-    ours = engine.predict([engine.decode(path.read_bytes()) for path in paths])
-    assert [row["answer"] for row in ours] == [
-        answer.row()["answer"] for answer in foveate.predict(run, paths)
+    rows = engine.predict([engine.decode(path.read_bytes()) for path in paths])
+    assert [row["prediction"] for row in rows] == [
+        prediction.row()["prediction"] for prediction in foveate.predict(run, paths)
     ]
 
 
-def written(path: Path, pixels: np.ndarray) -> Path:
+def save_image(path: Path, pixels: np.ndarray) -> Path:
     from PIL import Image
 
     Image.fromarray(pixels).save(path)
@@ -657,25 +668,25 @@ def written(path: Path, pixels: np.ndarray) -> Path:
 # --- explanations
 
 
-def test_predictions_are_explained(port, run, pictures):
-    """The map of `foveate explain`, scaled, over the square that the network saw."""
+def test_predictions_are_explained(port, run, images):
+    """The map of `foveate explain`, scaled, over the crop that the network got."""
     from foveate.explainability.faithfulness import ExplainTarget
     from foveate.explainability.methods import DEFAULT_EXPLAINER, EXPLAINERS
     from foveate.types import Sample
 
-    status, found, _ = send(port, "/explain?model=stripes-run", pictures[0].read_bytes())
+    status, response, _ = send(port, "/explain?model=stripes-run", images[0].read_bytes())
     assert status == 200
-    target = ExplainTarget.from_sample(foveate.load(run, device="cpu"), Sample(pictures[0], "a"))
+    target = ExplainTarget.from_sample(foveate.load(run, device="cpu"), Sample(images[0], "a"))
     score = target.explainable_scores()[0]
     map_ = EXPLAINERS.get(DEFAULT_EXPLAINER)().explain(target.request(score)).numpy()
-    assert (found["label"], found["method"], found["view"]) == (
+    assert (response["label"], response["method"], response["view"]) == (
         score.name,
         DEFAULT_EXPLAINER,
         [0, 0, 40, 40],
     )
-    np.testing.assert_allclose(found["map"], map_ / map_.max(), atol=2e-3)
-    status, found, _ = send(port, "/explain?model=stripes-file", pictures[0].read_bytes())
-    assert (status, "cannot be explained" in found["error"]) == (400, True)
+    np.testing.assert_allclose(response["map"], map_ / map_.max(), atol=2e-3)
+    status, response, _ = send(port, "/explain?model=stripes-file", images[0].read_bytes())
+    assert (status, "cannot be explained" in response["error"]) == (400, True)
     assert send(port, "/explain", b"x" * (MAX_BYTES + 1))[0] == 413
     assert send(port, "/explain", b"no picture")[0] == 400
 
@@ -685,41 +696,41 @@ def test_predictions_are_explained(port, run, pictures):
 needs_browser = pytest.mark.skipif(
     not any(map(shutil.which, NAMES)), reason="needs a browser: apt-get install chromium"
 )
-KEPT = Path(__file__).parents[1] / "test-artefacts"
+SCREENSHOTS = Path(__file__).parents[1] / "test-artefacts"
 
 
 @pytest.fixture
 def browser(tmp_path) -> Iterator[Browser]:
-    KEPT.mkdir(exist_ok=True)
-    found = Browser(tmp_path / "profile")
-    yield found
-    found.close()
+    SCREENSHOTS.mkdir(exist_ok=True)
+    instance = Browser(tmp_path / "profile")
+    yield instance
+    instance.close()
 
 
 def check_page(browser: Browser, width: int, name: str, port: int) -> None:
-    """Keeps a picture of the page as it is; nothing overlaps, complains, sticks out or comes from elsewhere."""
-    seen = browser.look(width)
-    (KEPT / f"{name}-{width}.png").write_bytes(seen.screenshot)
-    assert (seen.overlaps, seen.complaints) == ([], [])
-    assert seen.wide <= 0
+    """Save a screenshot; nothing overlaps, overflows, logs errors or is loaded from elsewhere."""
+    state = browser.inspect(width)
+    (SCREENSHOTS / f"{name}-{width}.png").write_bytes(state.screenshot)
+    assert (state.overlaps, state.messages) == ([], [])
+    assert state.overflow <= 0
     assert all(
-        address.startswith((f"http://127.0.0.1:{port}/", "blob:")) for address in seen.requests
+        address.startswith((f"http://127.0.0.1:{port}/", "blob:")) for address in state.requests
     )
 
 
 @needs_browser
-def test_a_picture_on_the_page(port, run, pictures, browser):
-    answer = foveate.predict(run, pictures[:1])[0].row()["answer"]
+def test_an_image_on_the_page(port, run, images, browser):
+    label = foveate.predict(run, images[:1])[0].row()["prediction"]
     for width in (1280, 390):
         browser.visit(f"http://127.0.0.1:{port}/", width)
         browser.wait_for("document.getElementById('model').value")
-        browser.choose("#file", pictures[0])
-        said = browser.wait_for(
-            f"document.getElementById('prediction').textContent.startsWith('{answer}') && document.getElementById('prediction').textContent"
+        browser.select_file("#file", images[0])
+        text = browser.wait_for(
+            f"document.getElementById('prediction').textContent.startsWith('{label}') && document.getElementById('prediction').textContent"
         )
-        assert "%" in said
+        assert "%" in text
         check_page(browser, width, "page", port)
-        browser.press("#explain")
+        browser.click("#explain")
         assert browser.wait_for(
             "shown.heatmap && document.getElementById('explanation').textContent"
         ).startswith("Strongest evidence: ")
@@ -728,7 +739,7 @@ def test_a_picture_on_the_page(port, run, pictures, browser):
             == "true"
         )
         check_page(browser, width, "page-heatmap", port)
-    browser.press("#language")
+    browser.click("#language")
     assert browser.wait_for("document.documentElement.lang") == "zh"
     assert browser.wait_for("document.getElementById('explanation').textContent").startswith(
         "主要依据的区域："
@@ -736,11 +747,11 @@ def test_a_picture_on_the_page(port, run, pictures, browser):
     check_page(browser, 390, "page-zh", port)
 
 
-COPY = """(from => {
+CANVAS_PIXELS = """(from => {
   const copy = Object.assign(document.createElement('canvas'), { width: from.width, height: from.height }), pen = copy.getContext('2d', { willReadFrequently: true });
   pen.drawImage(from, 0, 0);
   return Array.from(pen.getImageData(0, 0, from.width, from.height).data).join();
-})(document.getElementById('canvas'))"""  # the page's own canvas would complain of being read
+})(document.getElementById('canvas'))"""  # reading the page's own canvas would log a warning
 
 
 class FixedEngine:
@@ -759,45 +770,50 @@ class FixedEngine:
 
 
 def scene() -> tuple[np.ndarray, np.ndarray]:
-    """(240, 330, 3) pixels, and their classes: a disc, three squares of which two touch the edges, and the ground."""
+    """Make (240, 330, 3) pixels and their classes: a disc, three squares and the background.
+
+    Two of the squares touch the edges of the image.
+    """
     rng, (y, x) = np.random.default_rng(0), np.mgrid[:240, :330]
     mask = np.full((240, 330), 2)
     mask[np.hypot(y - 90, x - 110) < 60] = 0
     for top, left, side in ((150, 200, 60), (0, 290, 40), (200, 0, 40)):
         mask[top : top + side, left : left + side] = 1
-    colours = np.array([(220, 160, 60), (90, 150, 220), (90, 110, 80)])
-    return (colours[mask] + rng.normal(0, 12, (240, 330, 1))).clip(0, 255).astype(np.uint8), mask
+    colors = np.array([(220, 160, 60), (90, 150, 220), (90, 110, 80)])
+    return (colors[mask] + rng.normal(0, 12, (240, 330, 1))).clip(0, 255).astype(np.uint8), mask
 
 
 @contextmanager
-def serving(*found: FixedEngine) -> Iterator[int]:
-    """These engines in a thread of our own."""
+def serving(*engines: FixedEngine) -> Iterator[int]:
+    """Serve engines in a thread; yields the port."""
     import uvicorn
 
     from foveate.serving.app import Limits, create_app
 
     server = uvicorn.Server(
         uvicorn.Config(
-            create_app({each.name: each for each in found}, Limits()), log_level="error", ws="none"
+            create_app({engine.name: engine for engine in engines}, Limits()),
+            log_level="error",
+            ws="none",
         )
     )
-    door = socket.socket()
-    door.bind(("127.0.0.1", 0))
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [door]})
+    listener = socket.socket()
+    listener.bind(("127.0.0.1", 0))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()
     try:
-        yield door.getsockname()[1]
+        yield listener.getsockname()[1]
     finally:
         server.should_exit = True
         thread.join()
-        door.close()
+        listener.close()
 
 
 @needs_browser
 def test_boxes_and_masks_on_the_page(browser, tmp_path):
-    """What is painted lies where the masks are: pixels there have another colour, all others are the picture's."""
+    """Pixels of the masks have another color; all others are those of the image."""
     pixels, mask = scene()
-    path = written(tmp_path / "scene.png", pixels)
+    path = save_image(tmp_path / "scene.png", pixels)
     parts = [
         mask == 0,
         (mask == 1) & (np.mgrid[:240, :330][1] > 280),
@@ -816,7 +832,7 @@ def test_boxes_and_masks_on_the_page(browser, tmp_path):
         FixedEngine("objects", objects.row(FixedEngine.classes)),
         FixedEngine("regions", Regions(mask).row(FixedEngine.classes)),
     )
-    painted = {"objects": np.any(parts, 0), "regions": np.ones(mask.shape, bool)}
+    expected = {"objects": np.any(parts, 0), "regions": np.ones(mask.shape, bool)}
     edges = np.zeros(mask.shape, bool)  # strokes and names of boxes
     for x0, y0, x1, y1 in xyxy.astype(int):
         edges[max(0, y0 - 22) : y1 + 3, max(0, x0 - 3) : x1 + 60] = True
@@ -825,7 +841,7 @@ def test_boxes_and_masks_on_the_page(browser, tmp_path):
         for width in (1280, 390):
             browser.visit(f"http://127.0.0.1:{port}/", width)
             browser.wait_for("document.getElementById('model').value")
-            for model, said in (
+            for model, text in (
                 ("objects", "disc × 1, square × 2"),
                 ("regions", "disc, square, ground"),
             ):
@@ -833,18 +849,20 @@ def test_boxes_and_masks_on_the_page(browser, tmp_path):
                 browser.wait_for(
                     "(shown = null, document.getElementById('prediction').textContent = '', true)"
                 )
-                browser.choose("#file", path)
+                browser.select_file("#file", path)
                 assert (
                     browser.wait_for("shown && document.getElementById('prediction').textContent")
-                    == said
+                    == text
                 )
-                values = browser.wait_for(COPY)
-                seen = np.array(values.split(","), int).reshape(240, 330, 4)[..., :3]
-                apart = np.abs(seen - pixels).max(-1) > 3
-                sure = ~edges if model == "objects" else np.ones(mask.shape, bool)
-                assert (apart == painted[model])[sure].mean() > 0.995
+                values = browser.wait_for(CANVAS_PIXELS)
+                shown_pixels = np.array(values.split(","), int).reshape(240, 330, 4)[..., :3]
+                changed = np.abs(shown_pixels - pixels).max(-1) > 3
+                certain = ~edges if model == "objects" else np.ones(mask.shape, bool)
+                assert (changed == expected[model])[certain].mean() > 0.995
                 check_page(browser, width, f"page-{model}", port)
-            shares = browser.wait_for(
+            shown_shares = browser.wait_for(
                 "[...document.querySelectorAll('td.n')].map(each => each.textContent).join()"
             )
-            assert shares == ",".join(f"{100 * (mask == place).mean():.1f} %" for place in range(3))
+            assert shown_shares == ",".join(
+                f"{100 * (mask == index).mean():.1f} %" for index in range(3)
+            )

@@ -1,4 +1,4 @@
-"""Averages of weights: the ends are exact, validation alone chooses, runs without common ground are refused, nothing is touched."""
+"""Weight averaging: exact endpoints, selection by validation, refusal of incompatible runs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.optim.swa_utils import update_bn
 
 import foveate
-from conftest import striped
+from conftest import stripe_image
 from foveate.api.evaluate import evaluate
 from foveate.api.fit.pipeline import reopen_job
 from foveate.api.soup import soup
@@ -36,7 +36,7 @@ from foveate.utils.files import checksum
 from helpers import fit_unevaluated
 
 NETWORK = {"backbone.name": "test_efficientnet", "backbone.size": 32, "device": "cpu"}
-WAYS = {
+TRAINING = {
     "training.epochs": 2,
     "training.batch_size": 8,
     "training.channels_last": False,
@@ -44,35 +44,35 @@ WAYS = {
 }
 
 
-def pictures(
+def write_images(
     root: Path,
     counts: dict[str, int],
     waves: tuple[float, float] = (0.8, 1.6),
     classes: tuple[str, ...] = ("lying", "upright"),
 ) -> Path:
-    """Stripes in folders by split (none for '') and class."""
+    """Write images of stripes in folders by split (none for "") and class."""
     rng = np.random.default_rng(0)
-    for split, each in counts.items():
+    for split, per_class in counts.items():
         for name in classes:
             folder = root / split / name
             folder.mkdir(parents=True)
-            for number in range(each):
-                Image.fromarray(striped(rng, name == "upright", waves=waves)).save(
+            for number in range(per_class):
+                Image.fromarray(stripe_image(rng, name == "upright", waves=waves)).save(
                     folder / f"{number:02d}.png"
                 )
     return root
 
 
-class World:
-    """Data with named splits, data of other stripes, weights to begin with, and runs on them."""
+class Workspace:
+    """Data with named splits, data of another domain, initial weights, and two runs."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self.data = pictures(root / "data", {"train": 12, "val": 8, "test": 8})
-        self.far = pictures(root / "far", {"": 10}, (0.3, 0.7))
-        words = {
+        self.data = write_images(root / "data", {"train": 12, "val": 8, "test": 8})
+        self.shifted_data = write_images(root / "far", {"": 10}, (0.3, 0.7))
+        settings = {
             **NETWORK,
-            **WAYS,
+            **TRAINING,
             "data.path": str(self.data),
             "data.near_duplicates": 1,
             "tuning": "full",
@@ -80,54 +80,56 @@ class World:
         self.recipe = with_settings(
             Recipe(),
             {
-                **words,
+                **settings,
                 "training.batch_norm": "learn",
-                "backbone.weights": str(self._weights(words)),
+                "backbone.weights": str(self._save_weights(settings)),
             },
         )
-        self.first = self.fitted("first", {})
-        self.second = self.fitted("second", {"seed": 1, "training.lr": 3e-4})
+        self.first = self.fit("first", {})
+        self.second = self.fit("second", {"seed": 1, "training.lr": 3e-4})
 
-    def _weights(self, words: dict) -> Path:
-        """Random ones, but the same for every seed."""
-        drawn = with_settings(
+    def _save_weights(self, settings: dict) -> Path:
+        """Save random weights, so that they are the same for every seed."""
+        recipe = with_settings(
             Recipe(),
-            {**words, "task": "classify", "task.features": "pooled", "backbone.weights": "none"},
+            {**settings, "task": "classify", "task.features": "pooled", "backbone.weights": "none"},
         )
         save_file(
-            build_model(drawn, ("lying", "upright")).backbone.network.state_dict(),
+            build_model(recipe, ("lying", "upright")).backbone.network.state_dict(),
             self.root / "weights.safetensors",
         )
         return self.root / "weights.safetensors"
 
-    def fitted(self, name: str, settings: dict) -> Path:
+    def fit(self, name: str, settings: dict) -> Path:
         fit_unevaluated(with_settings(self.recipe, settings), self.root / name)
         return self.root / name
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory) -> World:
+def workspace(tmp_path_factory) -> Workspace:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FOVEATE_CACHE", str(tmp_path_factory.mktemp("cache")))
-        return World(tmp_path_factory.mktemp("soup"))
+        return Workspace(tmp_path_factory.mktemp("soup"))
 
 
 @pytest.fixture(scope="module")
-def curve(world) -> SoupResult:
-    """The first run, from its start to its end."""
-    before = sums(world.first)
-    found = soup([world.first], out=world.root / "curve", shift=world.far, steps=4)
-    assert sums(world.first) == before
-    return found
+def curve(workspace) -> SoupResult:
+    """The result of interpolating the first run from its initial to its final weights."""
+    before = checksums(workspace.first)
+    result = soup(
+        [workspace.first], out=workspace.root / "curve", shift=workspace.shifted_data, steps=4
+    )
+    assert checksums(workspace.first) == before
+    return result
 
 
 @pytest.fixture
-def copied(world, tmp_path) -> Path:
-    """The first run under another name, to be damaged."""
-    return Path(shutil.copytree(world.first, tmp_path / "copy"))
+def run_copy(workspace, tmp_path) -> Path:
+    """A copy of the first run, to be damaged."""
+    return Path(shutil.copytree(workspace.first, tmp_path / "copy"))
 
 
-def sums(folder: Path) -> dict[str, str]:
+def checksums(folder: Path) -> dict[str, str]:
     return {
         str(path): checksum(path)
         for path in sorted(folder.rglob("*"))
@@ -135,19 +137,19 @@ def sums(folder: Path) -> dict[str, str]:
     }
 
 
-def weights(run: Path) -> dict[str, Tensor]:
+def read_weights(run: Path) -> dict[str, Tensor]:
     return read_tensors(run / "model.safetensors")
 
 
-def rewritten(run: Path, name: str, old: str, new: str) -> Path:
-    """A run whose file says something else, as if it had been written so."""
+def edit_run(run: Path, name: str, old: str, new: str) -> Path:
+    """Replace a text in a file of a run and update the checksums."""
     text = (run / name).read_text(encoding="utf-8")
     assert old in text
     (run / name).write_text(text.replace(old, new), encoding="utf-8")
-    return finished_again(run)
+    return update_checksums(run)
 
 
-def finished_again(run: Path) -> Path:
+def update_checksums(run: Path) -> Path:
     Run(run).finish({key: value for key, value in Run(run).outcome().items() if key != "checksums"})
     return run
 
@@ -155,7 +157,7 @@ def finished_again(run: Path) -> Path:
 # --- averages
 
 
-def test_an_average_lies_between_and_is_the_ends_at_the_ends():
+def test_interpolation_reaches_both_endpoints():
     start = {"w": torch.tensor([0.0, -1.0]), "count": torch.tensor(3)}
     end = {"w": torch.tensor([1.0, 1.0]), "count": torch.tensor(7)}
     assert interpolate(start, end, 0) is start
@@ -166,9 +168,9 @@ def test_an_average_lies_between_and_is_the_ends_at_the_ends():
     assert equal_tensors(interpolate(end, {**end}, 1 / 3), end)
 
 
-def test_statistics_are_those_of_pytorch(world):
-    job = reopen_job(Run(world.first))
-    model, device, way = job.model, torch.device("cpu"), ComputeMode("fp32", False)
+def test_batch_statistics_equal_pytorch(workspace):
+    job = reopen_job(Run(workspace.first))
+    model, device, mode = job.model, torch.device("cpu"), ComputeMode("fp32", False)
     batches = [
         batch.normalized()
         for batch in make_loader(job.dataset("train"), BatchSampler(len(job.indices("train")), 8))
@@ -178,31 +180,31 @@ def test_statistics_are_those_of_pytorch(world):
         for name, tensor in model.state_dict().items()
         if "running" not in name and "tracked" not in name
     }
-    found = recompute_batch_statistics(model, batches, device, way)
+    statistics = recompute_batch_statistics(model, batches, device, mode)
     assert all(torch.equal(model.state_dict()[name], tensor) for name, tensor in frozen.items())
     assert not any(module.training for module in model.modules())
-    again = reopen_job(Run(world.first)).model
+    reference = reopen_job(Run(workspace.first)).model
 
-    class Fed(torch.nn.Module):
-        """Without dropout in the network, all of it may be in training mode, as PyTorch has it."""
+    class BatchFeeder(torch.nn.Module):
+        """Feeds the batches; without dropout, all of the network may be in training mode."""
 
         def __init__(self) -> None:
             super().__init__()
-            self.model = again
+            self.model = reference
 
         def forward(self, number: Tensor) -> Tensor:
-            return again(batches[int(number)])
+            return reference(batches[int(number)])
 
-    update_bn([torch.tensor(number) for number in range(len(batches))], Fed())
-    expected = again.state_dict()
-    assert found
-    for name, tensor in found.items():
+    update_bn([torch.tensor(number) for number in range(len(batches))], BatchFeeder())
+    expected = reference.state_dict()
+    assert statistics
+    for name, tensor in statistics.items():
         torch.testing.assert_close(tensor, expected[name])
-    assert {name.rpartition(".")[2] for name in found} == {"running_mean", "running_var"}
+    assert {name.rpartition(".")[2] for name in statistics} == {"running_mean", "running_var"}
 
 
-def test_statistics_that_were_kept_are_not_measured(world):
-    recipe = with_settings(Run(world.first).recipe(), {"training.batch_norm": "keep"})
+def test_frozen_statistics_are_not_recomputed(workspace):
+    recipe = with_settings(Run(workspace.first).recipe(), {"training.batch_norm": "keep"})
     assert (
         recompute_batch_statistics(
             build_model(recipe, ("lying", "upright")),
@@ -217,38 +219,45 @@ def test_statistics_that_were_kept_are_not_measured(world):
 # --- one run
 
 
-def test_the_end_of_the_curve_is_the_run_and_its_start_the_probe(world, curve):
+def test_the_curve_ends_at_the_run_and_starts_at_the_probe(workspace, curve):
     points = curve.selection.candidates
     assert [point.alpha for point in points] == [0, 0.25, 0.5, 0.75, 1]
     assert [points[0].note.split(", ")[0], points[-1].note.split(", ")[0]] == ["start", "end"]
     for point, run in (
-        (points[-1], world.first),
-        (points[0], world.fitted("probe", {"tuning": "probe", "task.features": "pooled"})),
+        (points[-1], workspace.first),
+        (points[0], workspace.fit("probe", {"tuning": "probe", "task.features": "pooled"})),
     ):
-        scored = evaluate(run, split="val", device="cpu").scores.numbers["accuracy"]
-        assert point.validation == scored
-        assert point.shifted == evaluate(run, world.far, device="cpu").scores.numbers["accuracy"]
+        expected = evaluate(run, split="val", device="cpu").scores.numbers["accuracy"]
+        assert point.validation == expected
+        assert (
+            point.shifted
+            == evaluate(run, workspace.shifted_data, device="cpu").scores.numbers["accuracy"]
+        )
 
 
-def test_the_start_is_the_backbone_as_it_came_and_the_solved_head(world):
-    start, probe = initial_weights(reopen_job(Run(world.first))), weights(world.root / "probe")
-    came = read_tensors(world.root / "weights.safetensors")
+def test_the_start_is_the_pretrained_backbone_with_the_closed_form_head(workspace):
+    start, probe = (
+        initial_weights(reopen_job(Run(workspace.first))),
+        read_weights(workspace.root / "probe"),
+    )
+    pretrained = read_tensors(workspace.root / "weights.safetensors")
     assert all(
-        torch.equal(start[f"backbone.network.{name}"], tensor) for name, tensor in came.items()
+        torch.equal(start[f"backbone.network.{name}"], tensor)
+        for name, tensor in pretrained.items()
     )
     for name, tensor in probe.items():
         torch.testing.assert_close(start[name], tensor)
-    assert start.keys() == weights(world.first).keys()
+    assert start.keys() == read_weights(workspace.first).keys()
 
 
-def test_a_curve_of_one_step_chooses_an_end_bit_for_bit(world, tmp_path):
-    found = soup([world.first], out=tmp_path / "new", steps=1)
-    ends = initial_weights(reopen_job(Run(world.first))), weights(world.first)
-    assert equal_tensors(weights(tmp_path / "new"), ends[found.selection.best])
-    assert not any(point.recomputed_statistics for point in found.selection.candidates)
+def test_a_curve_of_one_step_selects_an_endpoint_bit_for_bit(workspace, tmp_path):
+    result = soup([workspace.first], out=tmp_path / "new", steps=1)
+    endpoints = initial_weights(reopen_job(Run(workspace.first))), read_weights(workspace.first)
+    assert equal_tensors(read_weights(tmp_path / "new"), endpoints[result.selection.best])
+    assert not any(point.recomputed_statistics for point in result.selection.candidates)
 
 
-def test_validation_alone_chooses(world, curve):
+def test_selection_uses_validation_images_only(workspace, curve):
     best = curve.selection.candidates[curve.selection.best]
     assert all(best.rank >= point.rank for point in curve.selection.candidates)
     assert "chosen" in best.note
@@ -256,14 +265,14 @@ def test_validation_alone_chooses(world, curve):
     assert row["field"] == "soup.alpha"
     assert row["value"] == best.alpha
     assert "validation" in row["reason"]
-    other = soup([world.first], out=world.root / "unshifted", steps=4)
-    assert equal_tensors(weights(other.run), weights(curve.run))
+    other = soup([workspace.first], out=workspace.root / "unshifted", steps=4)
+    assert equal_tensors(read_weights(other.run), read_weights(curve.run))
     assert other.gain is None
 
 
-def test_the_better_statistics_are_kept(world, curve, monkeypatch):
+def test_the_better_statistics_are_kept(workspace, curve, monkeypatch):
     monkeypatch.setattr("foveate.api.soup.candidates.recompute_batch_statistics", lambda *_: {})
-    job = reopen_job(Run(world.first))
+    job = reopen_job(Run(workspace.first))
     averaged = _interpolate_run(CandidateScorer(job, None), job, 4).candidates
     pairs = list(zip(curve.selection.candidates, averaged, strict=True))
     assert all(
@@ -274,36 +283,39 @@ def test_the_better_statistics_are_kept(world, curve, monkeypatch):
     )
 
 
-def test_the_new_run_is_a_run(world, curve):
+def test_the_result_is_an_ordinary_run(workspace, curve):
     assert curve.evaluation.split == "test"
     assert {path.name for path in (curve.run / "evaluations").iterdir()} == {"val", "test"}
     best = curve.selection.candidates[curve.selection.best]
     assert (
         evaluate(curve.run, split="val", device="cpu").scores.numbers["accuracy"] == best.validation
     )
-    assert evaluate(curve.run, world.far, device="cpu").scores.numbers["accuracy"] == best.shifted
-    answers = foveate.predict(curve.run, world.data / "test", device="cpu")
-    assert [answer.error for answer in answers] == [None] * 16
-    told = json.loads((curve.run / "curve.json").read_text())
-    assert told["points"] == [point.row() for point in curve.selection.candidates]
-    assert told["chosen"]["alpha"] == best.alpha
+    assert (
+        evaluate(curve.run, workspace.shifted_data, device="cpu").scores.numbers["accuracy"]
+        == best.shifted
+    )
+    results = foveate.predict(curve.run, workspace.data / "test", device="cpu")
+    assert [result.error for result in results] == [None] * 16
+    content = json.loads((curve.run / "curve.json").read_text())
+    assert content["points"] == [point.row() for point in curve.selection.candidates]
+    assert content["chosen"]["alpha"] == best.alpha
     assert (curve.run / "curve.svg").read_text().startswith("<svg")
     assert Run(curve.run).outcome()["epochs"] == 0
-    assert Run(curve.run).recipe() == Run(world.first).recipe()
+    assert Run(curve.run).recipe() == Run(workspace.first).recipe()
 
 
 @pytest.mark.parametrize(
-    "words",
+    "settings",
     [{"tuning": "lora", "backbone.name": "test_vit"}, {"tuning": "last", "tuning.blocks": 1}],
     ids=["lora", "last"],
 )
-def test_tunings_that_train_a_part(world, tmp_path, words):
-    run = world.root / f"part-{words['tuning']}"
+def test_tunings_that_train_some_weights(workspace, tmp_path, settings):
+    run = workspace.root / f"part-{settings['tuning']}"
     fit_unevaluated(
         with_settings(
-            world.recipe,
+            workspace.recipe,
             {
-                **words,
+                **settings,
                 "backbone.weights": "none",
                 "training.epochs": 1,
                 "training.head_init": "probe",
@@ -311,73 +323,77 @@ def test_tunings_that_train_a_part(world, tmp_path, words):
         ),
         run,
     )
-    found = soup([run], out=tmp_path / "new", steps=2)
-    scored = evaluate(run, split="val", device="cpu").scores.numbers["accuracy"]
-    assert found.selection.candidates[-1].validation.value == pytest.approx(scored.value)
-    assert Run(found.run).outcome()["frozen"] == Run(run).outcome()["frozen"] != ""
+    result = soup([run], out=tmp_path / "new", steps=2)
+    expected = evaluate(run, split="val", device="cpu").scores.numbers["accuracy"]
+    assert result.selection.candidates[-1].validation.value == pytest.approx(expected.value)
+    assert Run(result.run).outcome()["frozen"] == Run(run).outcome()["frozen"] != ""
 
 
 # --- several
 
 
-def test_a_run_with_itself_is_that_run(world, tmp_path):
-    found = soup([world.first, world.first], out=tmp_path / "new")
-    assert equal_tensors(weights(found.run), weights(world.first))
-    assert found.selection.candidates[-1].note == "chosen"
-    assert found.selection.decision[1] == [str(world.first)] * 2
+def test_averaging_a_run_with_itself_gives_that_run(workspace, tmp_path):
+    result = soup([workspace.first, workspace.first], out=tmp_path / "new")
+    assert equal_tensors(read_weights(result.run), read_weights(workspace.first))
+    assert result.selection.candidates[-1].note == "chosen"
+    assert result.selection.decision[1] == [str(workspace.first)] * 2
 
 
-def test_a_soup_is_no_worse_than_its_best_run(world, tmp_path):
-    before = sums(world.first), sums(world.second)
-    found = foveate.soup(
-        [world.first, world.second], out=tmp_path / "new", shift=world.far, device="cpu"
+def test_a_soup_is_no_worse_than_its_best_run(workspace, tmp_path):
+    before = checksums(workspace.first), checksums(workspace.second)
+    result = foveate.soup(
+        [workspace.first, workspace.second],
+        out=tmp_path / "new",
+        shift=workspace.shifted_data,
+        device="cpu",
     )
-    assert (sums(world.first), sums(world.second)) == before
-    first, second, both = found.selection.candidates
+    assert (checksums(workspace.first), checksums(workspace.second)) == before
+    first, second, both = result.selection.candidates
     assert first.rank >= second.rank
-    assert {first.runs, second.runs} == {(world.first,), (world.second,)}
-    best = found.selection.candidates[found.selection.best]
+    assert {first.runs, second.runs} == {(workspace.first,), (workspace.second,)}
+    best = result.selection.candidates[result.selection.best]
     assert best.rank >= first.rank
     assert best is (both if both.rank >= first.rank else first)
     assert both.note == ("chosen" if best is both else "left out")
-    scored = evaluate(found.run, split="val", device="cpu").scores.numbers["accuracy"]
-    assert scored == best.validation
-    numbers = found.numbers()
+    expected = evaluate(result.run, split="val", device="cpu").scores.numbers["accuracy"]
+    assert expected == best.validation
+    numbers = result.numbers()
     assert numbers["chosen"]["runs"] == [str(folder) for folder in best.runs]
-    assert len(found.rows[0]) == len(found.columns) == 4
+    assert len(result.rows[0]) == len(result.columns) == 4
 
 
-def test_the_command_says_all_in_its_last_line(world, tmp_path, capsys):
-    words = [
+@pytest.mark.figures
+def test_the_last_output_line_is_complete_json(workspace, tmp_path, capsys):
+    arguments = [
         "soup",
-        str(world.first),
-        str(world.second),
+        str(workspace.first),
+        str(workspace.second),
         "--out",
         str(tmp_path / "new"),
         "--device",
         "cpu",
         "--json",
     ]
-    assert cli._run(words) == 0
-    told = json.loads(capsys.readouterr().out.splitlines()[-1])
-    assert told["run"] == str(tmp_path / "new")
-    assert len(told["points"]) == 3
+    assert cli._run(arguments) == 0
+    result = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert result["run"] == str(tmp_path / "new")
+    assert len(result["points"]) == 3
 
 
 # --- refusals
 
 
-def refused(
-    kind: type[FoveateError], runs: list[Path], tmp_path: Path, *words: str, **options: object
+def assert_refused(
+    error_type: type[FoveateError], runs: list[Path], tmp_path: Path, *texts: str, **options: object
 ) -> None:
-    with pytest.raises(kind) as error:
+    with pytest.raises(error_type) as error:
         soup(runs, out=tmp_path / "new", **options)
-    assert all(word in str(error.value) for word in words), str(error.value)
+    assert all(text in str(error.value) for text in texts), str(error.value)
     assert not (tmp_path / "new").exists()
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "words"),
+    ("old", "new", "texts"),
     [
         (
             "head_init: probe",
@@ -392,12 +408,12 @@ def refused(
         ),
     ],
 )
-def test_one_run_needs_a_start(copied, tmp_path, old, new, words):
-    refused(UsageError, [rewritten(copied, "recipe.yaml", old, new)], tmp_path, *words)
+def test_one_run_needs_a_start(run_copy, tmp_path, old, new, texts):
+    assert_refused(UsageError, [edit_run(run_copy, "recipe.yaml", old, new)], tmp_path, *texts)
 
 
 @pytest.mark.parametrize(
-    ("name", "old", "new", "words"),
+    ("name", "old", "new", "texts"),
     [
         ("classes.json", "upright", "standing", ("classes", "standing, upright")),
         (
@@ -422,84 +438,95 @@ def test_one_run_needs_a_start(copied, tmp_path, old, new, words):
         ),
     ],
 )
-def test_several_runs_need_common_ground(world, copied, tmp_path, name, old, new, words):
-    refused(
-        UsageError, [world.first, rewritten(copied, name, old, new)], tmp_path, str(copied), *words
+def test_several_runs_must_be_compatible(workspace, run_copy, tmp_path, name, old, new, texts):
+    assert_refused(
+        UsageError,
+        [workspace.first, edit_run(run_copy, name, old, new)],
+        tmp_path,
+        str(run_copy),
+        *texts,
     )
 
 
-def test_a_picture_of_other_bytes_is_another_picture(world, copied, tmp_path):
-    with (copied / "splits.csv").open(encoding="utf-8") as file:
+def test_an_image_with_other_bytes_is_another_image(workspace, run_copy, tmp_path):
+    with (run_copy / "splits.csv").open(encoding="utf-8") as file:
         digest = next(csv.DictReader(file))["sha256"]
-    refused(
+    assert_refused(
         UsageError,
-        [world.first, rewritten(copied, "splits.csv", digest, "0" * 64)],
+        [workspace.first, edit_run(run_copy, "splits.csv", digest, "0" * 64)],
         tmp_path,
         "is another file",
     )
 
 
-def test_random_weights_of_another_seed_are_another_beginning(world, copied, tmp_path):
-    drawn = rewritten(
-        copied, "recipe.yaml", f"weights: {world.root / 'weights.safetensors'}", "weights: none"
+def test_random_weights_of_another_seed_are_another_start(workspace, run_copy, tmp_path):
+    first = edit_run(
+        run_copy,
+        "recipe.yaml",
+        f"weights: {workspace.root / 'weights.safetensors'}",
+        "weights: none",
     )
-    other = rewritten(
-        Path(shutil.copytree(drawn, tmp_path / "other")), "recipe.yaml", "seed: 0", "seed: 1"
+    other = edit_run(
+        Path(shutil.copytree(first, tmp_path / "other")), "recipe.yaml", "seed: 0", "seed: 1"
     )
-    refused(
+    assert_refused(
         UsageError,
-        [drawn, other],
+        [first, other],
         tmp_path,
         "the seed of its random weights is 1 there and 0",
         str(other),
     )
 
 
-def test_tensors_of_another_network(world, copied, tmp_path):
-    tensors = weights(copied)
+def test_tensors_of_another_network(workspace, run_copy, tmp_path):
+    tensors = read_weights(run_copy)
     tensors.pop("head.linear.bias")
-    save_file(tensors, copied / "model.safetensors")
-    finished_again(copied)
-    refused(WeightsError, [world.first, copied], tmp_path, "head.linear.bias", str(copied))
+    save_file(tensors, run_copy / "model.safetensors")
+    update_checksums(run_copy)
+    assert_refused(
+        WeightsError, [workspace.first, run_copy], tmp_path, "head.linear.bias", str(run_copy)
+    )
 
 
-def test_no_validation_images(world, tmp_path):
-    run = world.root / "unvalidated"
-    data = pictures(world.root / "trained", {"train": 8, "test": 4})
+def test_no_validation_images(workspace, tmp_path):
+    run = workspace.root / "unvalidated"
+    data = write_images(workspace.root / "trained", {"train": 8, "test": 4})
     fit_unevaluated(
-        with_settings(world.recipe, {"data.path": str(data), "data.val": 0, "training.epochs": 1}),
+        with_settings(
+            workspace.recipe, {"data.path": str(data), "data.val": 0, "training.epochs": 1}
+        ),
         run,
     )
-    refused(DataError, [run], tmp_path, "no validation images", "data.val")
+    assert_refused(DataError, [run], tmp_path, "no validation images", "data.val")
 
 
-def test_taken_unfinished_damaged_and_missing_runs(world, copied, tmp_path):
+def test_locked_unfinished_damaged_and_missing_runs(workspace, run_copy, tmp_path):
     with pytest.raises(UsageError, match="already exists"):
-        soup([world.first], out=world.second)
-    refused(UsageError, [tmp_path / "none"], tmp_path, "no run at this path")
-    refused(UsageError, [], tmp_path, "no run was given")
-    refused(UsageError, [world.first], tmp_path, "step", steps=0)
-    (copied / "classes.json").write_text("[]", encoding="utf-8")
-    refused(RunError, [world.first, copied], tmp_path, "damaged")
-    (copied / "finished.json").unlink()
-    refused(RunError, [copied], tmp_path, "not finished")
+        soup([workspace.first], out=workspace.second)
+    assert_refused(UsageError, [tmp_path / "none"], tmp_path, "no run at this path")
+    assert_refused(UsageError, [], tmp_path, "no run was given")
+    assert_refused(UsageError, [workspace.first], tmp_path, "step", steps=0)
+    (run_copy / "classes.json").write_text("[]", encoding="utf-8")
+    assert_refused(RunError, [workspace.first, run_copy], tmp_path, "damaged")
+    (run_copy / "finished.json").unlink()
+    assert_refused(RunError, [run_copy], tmp_path, "not finished")
 
 
-def test_other_weights_than_those_of_then(world, copied, tmp_path):
-    refused(
+def test_weights_changed_since_training(workspace, run_copy, tmp_path):
+    assert_refused(
         RunError,
-        [rewritten(copied, "finished.json", '"origin": "file', '"origin": "hub')],
+        [edit_run(run_copy, "finished.json", '"origin": "file', '"origin": "hub')],
         tmp_path,
         "differ from those",
     )
 
 
-def test_shifted_data_of_no_known_class(world, tmp_path):
-    strange = pictures(tmp_path / "strange", {"": 2}, classes=("waves", "dots"))
-    refused(
+def test_shifted_data_of_no_known_class(workspace, tmp_path):
+    other_data = write_images(tmp_path / "strange", {"": 2}, classes=("waves", "dots"))
+    assert_refused(
         DataError,
-        [world.first],
+        [workspace.first],
         tmp_path,
         "none of the images has a class of the run",
-        shift=strange,
+        shift=other_data,
     )

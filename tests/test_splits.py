@@ -1,4 +1,4 @@
-"""Splits divide no group, train every class, keep shares and ignore the order of images."""
+"""Splits keep groups together, train every class, keep proportions and ignore the order."""
 
 from __future__ import annotations
 
@@ -17,28 +17,28 @@ from foveate.data.scan import ScannedTable
 from foveate.data.split_names import split_from_name
 from foveate.data.splits import group_folds, make_splits, subsample_shots
 from foveate.errors import DataError, UsageError
-from foveate.images import codec as images
+from foveate.images.codec import encode_jpeg
 from foveate.predictions import Labels
 from foveate.types import Sample, Table
 
 
-def grouped(
-    images: int, classes: int, groups: int, seed: int = 0
+def random_labels_and_groups(
+    count: int, classes: int, groups: int, seed: int = 0
 ) -> tuple[list[tuple[str, ...]], list[str]]:
-    draw = random.Random(seed)
-    labels = [(f"c{draw.randrange(classes)}",) for _ in range(images)]
-    return labels, [f"g{draw.randrange(groups)}" for _ in range(images)]
+    rng = random.Random(seed)
+    labels = [(f"c{rng.randrange(classes)}",) for _ in range(count)]
+    return labels, [f"g{rng.randrange(groups)}" for _ in range(count)]
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_groups_are_never_divided_and_shares_hold(seed):
-    labels, groups = grouped(600, 5, 120, seed)
+def test_groups_are_never_split_and_proportions_hold(seed):
+    labels, groups = random_labels_and_groups(600, 5, 120, seed)
     splits = make_splits(labels, groups, 0.2, 0.1, seed)
-    homes = {
+    splits_of_group = {
         group: {split for split, other in zip(splits, groups, strict=True) if other == group}
         for group in groups
     }
-    assert all(len(home) == 1 for home in homes.values())
+    assert all(len(group_splits) == 1 for group_splits in splits_of_group.values())
     counts = Counter(splits)
     largest = max(Counter(groups).values())
     assert abs(counts["val"] - 120) <= largest
@@ -53,7 +53,7 @@ def test_single_images_are_stratified():
 
 
 def test_splits_depend_on_the_seed_and_not_on_the_order():
-    labels, groups = grouped(300, 4, 80)
+    labels, groups = random_labels_and_groups(300, 4, 80)
     order = list(range(300))
     random.Random(1).shuffle(order)
     splits = make_splits(labels, groups, 0.2, 0.2, 3)
@@ -66,8 +66,10 @@ def test_splits_depend_on_the_seed_and_not_on_the_order():
 def test_every_class_has_training_images(val, test):
     labels = [(f"c{index // 3}",) for index in range(60)]
     splits = make_splits(labels, [str(index) for index in range(60)], val, test, 0)
-    taught = {name for (name,), split in zip(labels, splits, strict=True) if split == "train"}
-    assert len(taught) == 20
+    train_classes = {
+        name for (name,), split in zip(labels, splits, strict=True) if split == "train"
+    }
+    assert len(train_classes) == 20
     assert set(splits) == {"train"} | ({"val"} if val else set()) | ({"test"} if test else set())
 
 
@@ -78,7 +80,7 @@ def test_many_tiny_classes_still_fill_val_and_test():
     assert counts["test"] >= 15
 
 
-def test_tiny_sets_give_val_and_test_what_can_be_spared():
+def test_tiny_data_still_get_val_and_test_images():
     labels = [("a",), ("a",), ("b",), ("b",)]
     assert Counter(make_splits(labels, list("1234"), 0.15, 0.15, 0)) == {
         "train": 2,
@@ -89,11 +91,13 @@ def test_tiny_sets_give_val_and_test_what_can_be_spared():
     assert make_splits([], [], 0.15, 0.15, 0) == []
 
 
-def test_several_labels_each_keep_their_share():
-    draw = random.Random(0)
+def test_multilabel_splits_keep_each_label_proportion():
+    rng = random.Random(0)
     labels = [
         tuple(
-            name for name, chance in (("x", 0.5), ("y", 0.2), ("z", 0.05)) if draw.random() < chance
+            name
+            for name, probability in (("x", 0.5), ("y", 0.2), ("z", 0.05))
+            if rng.random() < probability
         )
         for _ in range(1000)
     ]
@@ -104,15 +108,15 @@ def test_several_labels_each_keep_their_share():
     assert abs(splits.count("val") - 200) <= 10
 
 
-def test_bad_shares_are_refused():
+def test_bad_proportions_are_refused():
     with pytest.raises(UsageError):
         make_splits([("a",)], ["1"], 0.6, 0.4, 0)
     with pytest.raises(UsageError):
         group_folds([("a",)], ["1"], 1, 0)
 
 
-def test_folds_keep_groups_together_and_classes_spread():
-    labels, groups = grouped(500, 4, 100)
+def test_folds_keep_groups_together_and_are_stratified():
+    labels, groups = random_labels_and_groups(500, 4, 100)
     folds = group_folds(labels, groups, 5, 0)
     assert set(folds.tolist()) == set(range(5))
     assert all(
@@ -128,51 +132,51 @@ def test_folds_keep_groups_together_and_classes_spread():
 
 
 def test_near_duplicates_finds_copies_and_nothing_else():
-    noise = np.random.default_rng(0)
-    base = noise.uniform(0, 255, (40, 32, 32)).astype(np.float32)
-    copies = (base[:10] * 0.8 + 10 + noise.normal(0, 2, (10, 32, 32))).astype(np.float32)
+    rng = np.random.default_rng(0)
+    base = rng.uniform(0, 255, (40, 32, 32)).astype(np.float32)
+    copies = (base[:10] * 0.8 + 10 + rng.normal(0, 2, (10, 32, 32))).astype(np.float32)
     clusters = near_duplicates(np.concatenate([base, copies]), 0.97)
     assert clusters.dtype == np.int64
     assert clusters.tolist() == [*range(40), *range(10)]
 
 
-def drawings() -> dict[str, np.ndarray]:
-    """One shape in two colors, and what image editors make of the red one."""
+def edited_drawings() -> dict[str, np.ndarray]:
+    """Make one shape in two colors, and edited versions of the red one."""
     rng = np.random.default_rng(0)
     shape = (rng.random((8, 8)) < 0.4).repeat(10, 0).repeat(10, 1)[..., None]
     red, blue = (
-        np.where(shape, np.array(colour), np.array([250, 250, 245])).astype(np.uint8)
-        for colour in ([210, 40, 30], [20, 60, 220])
+        np.where(shape, np.array(color), np.array([250, 250, 245])).astype(np.uint8)
+        for color in ([210, 40, 30], [20, 60, 220])
     )
-    grey = np.asarray(Image.fromarray(red).convert("L").convert("RGB"))
+    gray = np.asarray(Image.fromarray(red).convert("L").convert("RGB"))
     warm = np.clip(red * np.array([1.05, 1.0, 0.85]) - 5, 0, 255).astype(np.uint8)
     return {
         "red": red,
         "blue": blue,
-        "grey": grey,
+        "gray": gray,
         "warm": warm,
         "dark": (red * 0.6).astype(np.uint8),
-        "jpeg": images.encode_jpeg(red, 40),
+        "jpeg": encode_jpeg(red, 40),
     }
 
 
 def test_one_shape_in_two_colors_is_two_images():
-    found = drawings()
+    images = edited_drawings()
     thumbs, tints = (
-        np.stack([each(pixels) for pixels in found.values()]) for each in (gray_thumbnail, tint)
+        np.stack([compute(pixels) for pixels in images.values()])
+        for compute in (gray_thumbnail, tint)
     )
     assert near_duplicates(thumbs, 0.97).tolist() == [0] * 6  # by gray levels alone
-    near, far = np.array([0, 0, 0, 0, 0, 1]), np.array([1, 2, 3, 4, 5, 2])
-    assert colors_agree(tints, near, far).tolist() == [False, True, True, True, True, True]
-    apart = np.array([0, 1, 3, 4, 5])  # a grey picture may be a copy of both, and would join them
-    assert near_duplicates(thumbs[apart], 0.97, tints[apart]).tolist() == [0, 1, 0, 0, 0]
+    first, second = np.array([0, 0, 0, 0, 0, 1]), np.array([1, 2, 3, 4, 5, 2])
+    assert colors_agree(tints, first, second).tolist() == [False, True, True, True, True, True]
+    selected = np.array([0, 1, 3, 4, 5])  # a gray image may be a copy of both, and would join them
+    assert near_duplicates(thumbs[selected], 0.97, tints[selected]).tolist() == [0, 1, 0, 0, 0]
     flat = np.stack(
-        [
-            np.full((40, 40, 3), colour, np.uint8)
-            for colour in ([200, 0, 0], [0, 102, 0], [200, 0, 0])
-        ]
+        [np.full((40, 40, 3), color, np.uint8) for color in ([200, 0, 0], [0, 102, 0], [200, 0, 0])]
     )
-    thumbs, tints = (np.stack([each(pixels) for pixels in flat]) for each in (gray_thumbnail, tint))
+    thumbs, tints = (
+        np.stack([compute(pixels) for pixels in flat]) for compute in (gray_thumbnail, tint)
+    )
     assert (thumbs[0] == thumbs[1]).all()
     assert near_duplicates(thumbs, 0.97, tints).tolist() == [0, 1, 0]
 
@@ -198,20 +202,20 @@ def test_blocks_do_not_change_the_clusters(monkeypatch):
 
 
 @pytest.mark.parametrize("many", [0.0, 1.0])
-@pytest.mark.parametrize("likeness", [0.5, 0.9, 0.99])
-def test_the_bound_misses_no_pair(monkeypatch, likeness, many):
-    """Compared with all products, for coarse and fine images, by candidate pairs and by whole blocks."""
-    chance = np.random.default_rng(3)
-    coarse = np.repeat(np.repeat(chance.uniform(0, 255, (60, 8, 8)), 4, 1), 4, 2)
+@pytest.mark.parametrize("threshold", [0.5, 0.9, 0.99])
+def test_the_bound_misses_no_pair(monkeypatch, threshold, many):
+    """Compare with all products, by candidate pairs and by whole blocks."""
+    rng = np.random.default_rng(3)
+    coarse = np.repeat(np.repeat(rng.uniform(0, 255, (60, 8, 8)), 4, 1), 4, 2)
     thumbs = (
-        coarse[chance.integers(0, 60, 300)]
-        + chance.normal(0, 1, (300, 32, 32)) * chance.uniform(0, 80, (300, 1, 1))
+        coarse[rng.integers(0, 60, 300)]
+        + rng.normal(0, 1, (300, 32, 32)) * rng.uniform(0, 80, (300, 1, 1))
     ).clip(0, 255)
     rows = thumbs.reshape(300, -1) - thumbs.reshape(300, -1).mean(1, keepdims=True)
     rows /= np.linalg.norm(rows, axis=1, keepdims=True)
-    expected = connected_components(rows @ rows.T >= likeness)[1]
+    expected = connected_components(rows @ rows.T >= threshold)[1]
     monkeypatch.setattr("foveate.data.duplicates._MANY", many)
-    assert (near_duplicates(thumbs.astype(np.float32), likeness) == expected).all()
+    assert (near_duplicates(thumbs.astype(np.float32), threshold) == expected).all()
     assert 1 < expected.max() + 1 < 300
 
 
@@ -227,7 +231,7 @@ def test_thumbnails_and_names_of_splits():
     ]
 
 
-def shown(groups: list[str], labels: list[str]) -> ScannedTable:
+def scanned_table(groups: list[str], labels: list[str]) -> ScannedTable:
     samples = tuple(
         Sample(
             Path(f"{n}.png"), f"{n}.png", Labels((label,)), split="test" if n % 5 == 4 else "train"
@@ -244,30 +248,30 @@ def test_shots_are_drawn_by_class_and_from_different_groups():
     labels = ["a", "b"] * 20
     groups = [
         f"{label}{n // 8}" for n, label in enumerate(labels)
-    ]  # five of each class, four pictures in each
-    found, kept = subsample_shots(shown(groups, labels), groups, 4, 0)
-    taught = [
+    ]  # five of each class, four images in each
+    subsample, kept_groups = subsample_shots(scanned_table(groups, labels), groups, 4, 0)
+    train = [
         (sample, group)
-        for sample, group in zip(found.table.samples, kept, strict=True)
+        for sample, group in zip(subsample.table.samples, kept_groups, strict=True)
         if sample.split == "train"
     ]
-    assert Counter(sample.target.names[0] for sample, _ in taught) == {"a": 4, "b": 4}
-    assert len({group for _, group in taught}) == 8
-    assert sum(sample.split == "test" for sample in found.table.samples) == 8
-    assert [sample.key for sample in found.table.samples] == [
-        f"{digest}.png" for digest in found.hashes
+    assert Counter(sample.target.names[0] for sample, _ in train) == {"a": 4, "b": 4}
+    assert len({group for _, group in train}) == 8
+    assert sum(sample.split == "test" for sample in subsample.table.samples) == 8
+    assert [sample.key for sample in subsample.table.samples] == [
+        f"{digest}.png" for digest in subsample.hashes
     ]
-    again, other = (
-        subsample_shots(shown(groups, labels), groups, 4, seed)[0].hashes for seed in (0, 1)
+    same_seed, other = (
+        subsample_shots(scanned_table(groups, labels), groups, 4, seed)[0].hashes for seed in (0, 1)
     )
-    assert again == found.hashes != other
+    assert same_seed == subsample.hashes != other
 
 
 def test_more_shots_than_images_are_refused():
     labels = ["a", "b"] * 5 + ["a"] * 5
     with pytest.raises(DataError, match="'b' has 4 training images, 5 are requested"):
-        subsample_shots(shown(labels, labels), labels, 5, 0)
-    several = shown(["x"] * 4, ["a", "b", "a", "b"])
-    odd = tuple(replace(sample, target=Labels(("a", "b"))) for sample in several.table.samples)
+        subsample_shots(scanned_table(labels, labels), labels, 5, 0)
+    table = scanned_table(["x"] * 4, ["a", "b", "a", "b"])
+    multilabel = tuple(replace(sample, target=Labels(("a", "b"))) for sample in table.table.samples)
     with pytest.raises(DataError, match="from images with one class each"):
-        subsample_shots(replace(several, table=several.table.with_samples(odd)), ["x"] * 4, 1, 0)
+        subsample_shots(replace(table, table=table.table.with_samples(multilabel)), ["x"] * 4, 1, 0)

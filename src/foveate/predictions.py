@@ -57,10 +57,10 @@ class Labels:
             {} if self.scores is None else dict(zip(classes, map(float, self.scores), strict=True))
         )
         if multilabel:
-            return {"answer": list(self.names), "scores": scores}
+            return {"prediction": list(self.names), "scores": scores}
         uncertainty = {} if self.uncertainty is None else self.uncertainty.row()
         return {
-            "answer": self.names[0],
+            "prediction": self.names[0],
             "confidence": scores.get(self.names[0]),
             "scores": scores,
             **uncertainty,
@@ -73,7 +73,7 @@ class Uncertainty:
 
     Attributes:
         prediction_set: Classes that contain the true one with the requested coverage.
-        abstain: Whether the confidence is too low to answer at the requested risk.
+        abstain: Whether the confidence is too low to decide at the requested risk.
         residual: Share of the image's features, in [0, 1], outside the subspace that the training
             images span.
         ood_percentile: Share of the validation images with a smaller residual, in [0, 1].
@@ -87,7 +87,7 @@ class Uncertainty:
     def row(self) -> dict[str, Any]:
         """Return the JSON-able part of a row of predictions."""
         return {
-            "set": list(self.prediction_set),
+            "prediction_set": list(self.prediction_set),
             "abstain": self.abstain,
             "ood": self.ood_percentile,
         }
@@ -124,7 +124,7 @@ class Boxes:
                 row[key] = value
         for row, mask in zip(rows, self.masks or (), strict=False):
             row["mask"] = mask
-        return {"answer": rows}
+        return {"prediction": rows}
 
     def in_classes(self, theirs: tuple[str, ...], ours: tuple[str, ...]) -> tuple[Boxes, int]:
         """Convert a target to the classes of a run, as for Labels: unknown classes are dropped."""
@@ -179,7 +179,7 @@ class Regions:
         """Return a JSON-able row: each class that occurs, with COCO's compressed run lengths."""
         mask = self.mask
         runs = {name: encode_rle(mask == index) for index, name in enumerate(classes)}
-        return {"answer": {name: run for name, run in runs.items() if run is not None}}
+        return {"prediction": {name: run for name, run in runs.items() if run is not None}}
 
 
 def _remapped(regions: Regions, indices: tuple[int, ...]) -> np.ndarray:
@@ -217,9 +217,9 @@ class Text:
 
     def row(self, classes: tuple[str, ...], multilabel: bool = False) -> dict[str, Any]:
         """Return a JSON-able row: the sentence or sentences, and the confidence."""
-        answer = self.sentences[0] if len(self.sentences) == 1 else list(self.sentences)
+        text = self.sentences[0] if len(self.sentences) == 1 else list(self.sentences)
         confidence = {} if self.score is None else {"confidence": self.score}
-        return {"answer": answer, **confidence}
+        return {"prediction": text, **confidence}
 
 
 @dataclass(frozen=True)
@@ -242,7 +242,7 @@ class ImagePrediction:
 
     def row(self, classes: tuple[str, ...], multilabel: bool = False) -> dict[str, Any]:
         """Return an empty row: the pixels are written to a file."""
-        return {"answer": None}
+        return {"prediction": None}
 
 
 @dataclass(frozen=True)
@@ -257,7 +257,7 @@ class DenoisingResult:
 
     def row(self, classes: tuple[str, ...], multilabel: bool = False) -> dict[str, Any]:
         """Return a JSON-able row."""
-        return {"answer": self.explained}
+        return {"prediction": self.explained}
 
 
 @dataclass(frozen=True)
@@ -272,7 +272,7 @@ class Embedding:
 
     def row(self, classes: tuple[str, ...], multilabel: bool = False) -> dict[str, Any]:
         """Return a JSON-able row."""
-        return {"answer": self.vector.tolist()}
+        return {"prediction": self.vector.tolist()}
 
 
 Prediction = Labels | Boxes | Regions | Text | ImagePrediction | DenoisingResult

@@ -18,6 +18,7 @@ from foveate.utils.paths import did_you_mean_path
 from foveate.utils.safe_yaml import parse_yaml, to_yaml
 
 if TYPE_CHECKING:
+    from foveate.messages import Message
     from foveate.types import Decision
 
 
@@ -409,7 +410,7 @@ def with_settings(recipe: Recipe, assignments: Mapping[str, Any]) -> Recipe:
 
 
 def with_defaults(
-    recipe: Recipe, defaults: Mapping[str, tuple[Any, str]]
+    recipe: Recipe, defaults: Mapping[str, tuple[Any, str | Message]]
 ) -> tuple[Recipe, list[Decision]]:
     """Set dotted fields that are not set yet.
 

@@ -45,12 +45,13 @@ class Decision(NamedTuple):
     Attributes:
         field: The recipe field, dotted ("training.epochs").
         value: The chosen value.
-        reason: Why, in one clause. It is printed, and recorded in choices.json.
+        reason: Why, in one clause. It is printed, and recorded in choices.json; reports translate
+            messages.
     """
 
     field: str
     value: Any
-    reason: str
+    reason: str | Message
 
 
 class Provides(Enum):
@@ -61,7 +62,7 @@ class Provides(Enum):
     TOKENS = "tokens"  # (B, N, D): a sequence, without prefix tokens
     TEXT = "text"  # embeds text into the same space as images
     NOISE = "noise"  # a denoiser: no features of images
-    WORDS = "words"  # generates text; (B, N, D): what its decoder attends to
+    TEXT_DECODER = "text_decoder"  # generates text; (B, N, D): what its decoder attends to
     # its own predictions for classes given as text: boxes (B, A, 4) with logits (B, A, K), or
     # logits (B, K, h, w) of pixels
     NATIVE = "native"
@@ -155,15 +156,15 @@ class Location:
     Attributes:
         name: The key of an image, a file with a line, a class, ...
         why: The reason, or the particulars; may be empty.
-        like: The key of another image that this one resembles; may be empty.
+        similar_to: The key of another image that this one resembles; may be empty.
     """
 
     name: str
     why: str = ""
-    like: str = ""
+    similar_to: str = ""
 
     def __str__(self) -> str:
-        parts = [self.name, f"like {self.like}" if self.like else "", self.why]
+        parts = [self.name, f"similar to {self.similar_to}" if self.similar_to else "", self.why]
         return ": ".join(part for part in parts if part)
 
 

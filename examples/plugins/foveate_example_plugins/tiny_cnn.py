@@ -31,13 +31,13 @@ class TinyCnn(Backbone):
     def blocks(self) -> list[nn.Module]:
         return list(self.stages)
 
-    def forward(self, images: Tensor, wants: Collection[Provides]) -> Features:
+    def forward(self, images: Tensor, requested: Collection[Provides]) -> Features:
         maps = []
         for stage in self.stages:
             images = stage(images)
             maps.append(images)
-        pooled = images.mean((2, 3)) if Provides.POOLED in wants else None
-        return Features(pooled=pooled, maps=maps if Provides.MAPS in wants else [])
+        pooled = images.mean((2, 3)) if Provides.POOLED in requested else None
+        return Features(pooled=pooled, maps=maps if Provides.MAPS in requested else [])
 
 
 def _stage(inputs: int, outputs: int) -> nn.Module:

@@ -264,7 +264,7 @@ def show(result: Any, as_json: bool) -> None:
 
 
 def plugin_names(folder: str) -> list[str]:
-    """Names of the plug-ins in a folder below the package; none of them is imported."""
+    """Return the names of the plug-ins in a folder below the package; none of them is imported."""
     from foveate.registry import Registry
 
     return Registry(f"foveate.{folder}", object, "plug-in").names()

@@ -53,7 +53,7 @@ class IssueLog:
         self._remarks: dict[Message, Issue] = {}
 
     def add(
-        self, kind: IssueKind, name: str, count: int = 1, why: str = "", like: str = ""
+        self, kind: IssueKind, name: str, count: int = 1, why: str = "", similar_to: str = ""
     ) -> None:
         """Count a problem.
 
@@ -62,12 +62,12 @@ class IssueLog:
             name: Where it occurs: the key of an image, a file with a line, a class, ...
             count: How often it occurs there.
             why: The reason, or the particulars.
-            like: The key of another image that this one resembles.
+            similar_to: The key of another image that this one resembles.
         """
         self._counts[kind] += count
         locations = self._locations.setdefault(kind, {})
         if len(locations) < MAX_LOCATIONS:
-            locations.setdefault(name, Location(name, why, like))
+            locations.setdefault(name, Location(name, why, similar_to))
 
     def add_error(self, error: DataError, name: str = "") -> None:
         """Count an error that a format or the decoder raised; once per location.

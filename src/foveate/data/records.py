@@ -137,6 +137,7 @@ def _not_a_table(path: Path) -> DataError:
         "the file is not a table",
         where=printable(path),
         hint="give a file with one of these extensions: " + ", ".join(_READERS),
+        id="not_a_table",
     )
 
 
@@ -184,7 +185,10 @@ def _parse_line(line: str, number: int, path: Path) -> dict[str, Any]:
         cells = json.loads(line)
     except (ValueError, RecursionError) as error:
         raise DataError(
-            "the line is not valid JSON", where=row_location(path, number), why=str(error)
+            "the line is not valid JSON",
+            where=row_location(path, number),
+            why=str(error),
+            id="line_invalid_json",
         ) from None
     if not isinstance(cells, dict):
         raise DataError(
@@ -192,6 +196,7 @@ def _parse_line(line: str, number: int, path: Path) -> dict[str, Any]:
             where=row_location(path, number),
             why=f"got {line.strip()[:80]}",
             hint='write one object per line: {"path": "a.jpg", "label": "cat"}',
+            id="line_not_object",
         )
     return cells
 
@@ -215,6 +220,7 @@ def _read_parquet(path: Path) -> Iterator[Record]:
             "the Parquet file cannot be read",
             where=printable(path),
             why=str(error).replace("\n", " "),
+            id="unreadable_parquet",
         ) from None
 
 
@@ -224,6 +230,7 @@ def _unreadable(path: Path, error: Exception) -> DataError:
         where=printable(path),
         why=str(error),
         hint="save it as plain text in UTF-8",
+        id="unreadable_table",
     )
 
 
@@ -275,6 +282,7 @@ def _match_columns(
                 hint=f"rename the column {near[0]!r} to {name!r}"
                 if near
                 else f"name the column {' or '.join(candidates)}",
+                id="missing_column",
             )
     return matches
 
@@ -332,6 +340,7 @@ def resolve_image(cell: object, table: Path, number: int) -> tuple[Path, str]:
             where=row_location(table, number),
             why=f"its path is {cell!r}",
             hint="fill in the path, or delete the row",
+            id="row_without_image",
         )
     path = Path(os.path.normpath(table.parent / cell.strip()))
     root = Path(os.path.normpath(table.parent))
@@ -348,7 +357,10 @@ def parse_split(cell: object, where: str) -> Split | None:
     split = split_from_name(name)
     if name and split is None:
         raise DataError(
-            f"no split is called {name!r}", where=where, hint="write one of: train, val, test"
+            f"no split is called {name!r}",
+            where=where,
+            hint="write one of: train, val, test",
+            id="unknown_split",
         )
     return split
 
@@ -382,6 +394,7 @@ def drop_missing(rows: list[Row], table: Path, notes: list[Issue]) -> list[Row]:
             where=printable(table),
             why=f"none of {len(rows)} paths leads to a file: {examples}",
             hint=f"paths are relative to the folder of the table, {printable(table.parent)!r}",
+            id="missing_table_images",
         )
     if missing:
         message = Message(

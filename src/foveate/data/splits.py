@@ -19,6 +19,7 @@ from foveate.data.duplicates import near_duplicates
 from foveate.data.scan import ScannedTable
 from foveate.data.tables import label_names
 from foveate.errors import DataError, UsageError
+from foveate.messages import Message
 from foveate.predictions import Labels
 from foveate.recipe import DataRecipe
 from foveate.types import Split, Table
@@ -48,7 +49,7 @@ def duplicate_groups(scanned: ScannedTable, recipe: DataRecipe) -> list[str]:
 
 def split_table(
     table: Table, groups: list[str], recipe: DataRecipe, seed: int
-) -> tuple[Table, str]:
+) -> tuple[Table, Message]:
     """Assign every sample to a split.
 
     Splits that the data state are kept. If they state train and test only, validation images are
@@ -61,31 +62,35 @@ def split_table(
         seed: Of the random choice.
 
     Returns:
-        The table, and a sentence about how it was divided.
+        The table, and a message about how it was divided.
     """
     stated = {sample.split for sample in table.samples if sample.split}
     if "train" in stated:
         return _with_validation(table, groups, recipe, seed)
     labels = [label_names(sample) for sample in table.samples]
     splits = make_splits(labels, groups, recipe.val, recipe.test, seed)
-    why = "the data state no training split" if stated else "the data state no split"
-    how = f"{why}: divided here, stratified by class, without dividing a group, seed {seed}"
+    why = Message("choice.no_split", "the data state no split")
+    if stated:
+        why = Message("choice.no_training_split", "the data state no training split")
+    text = "{why}: divided here, stratified by class, without dividing a group, seed {seed}"
+    how = Message("choice.divided", text, why=why, seed=seed)
     return _with_splits(table, splits), how
 
 
 def _with_validation(
     table: Table, groups: list[str], recipe: DataRecipe, seed: int
-) -> tuple[Table, str]:
+) -> tuple[Table, Message]:
     """Keep the stated splits; samples without one are for training."""
     splits: list[Split] = [sample.split or "train" for sample in table.samples]
     if "val" in splits or recipe.val == 0:
-        return _with_splits(table, splits), "as the data state"
+        return _with_splits(table, splits), Message("choice.stated_splits", "as the data state")
     train = [index for index, split in enumerate(splits) if split == "train"]
     labels = [label_names(table.samples[index]) for index in train]
     drawn = make_splits(labels, [groups[index] for index in train], recipe.val, 0, seed)
     for index, split in zip(train, drawn, strict=True):
         splits[index] = split
-    how = f"as the data state; validation images taken out of train by group, seed {seed}"
+    text = "as the data state; validation images taken out of train by group, seed {seed}"
+    how = Message("choice.validation_taken", text, seed=seed)
     return _with_splits(table, splits), how
 
 

@@ -64,7 +64,7 @@ class Entry(StoredImage):
             ) from None
 
 
-class Catalogue:
+class Catalog:
     """A list of images in a file with one line of JSON per image.
 
     Args:
@@ -89,7 +89,7 @@ class Catalogue:
         return Entry(key, Path(path), offset, length)
 
     @classmethod
-    def write(cls, file: Path, entries: Iterable[Entry]) -> Catalogue:
+    def write(cls, file: Path, entries: Iterable[Entry]) -> Catalog:
         """Write a list of images, one by one; return it."""
         with atomic_write(file) as aside, aside.open("w", encoding="utf-8") as lines:
             for entry in entries:
@@ -152,28 +152,28 @@ def _in_shard(shard: Path, name: str) -> Iterator[Entry]:
 
 
 class Stream(ImageDataset):
-    """The images of a catalogue, read on demand, without targets.
+    """The images of a catalog, read on demand, without targets.
 
     Unreadable images are replaced by the next readable one and reported once.
     """
 
     def __init__(
-        self, catalogue: Catalogue, cache: ImageCache, transform: Transform, seed: int
+        self, catalog: Catalog, cache: ImageCache, transform: Transform, seed: int
     ) -> None:
         super().__init__((), cache, transform, lambda target, size: {}, seed)
-        self.catalogue, self.unreadable = catalogue, dict[int, str]()
+        self.catalog, self.unreadable = catalog, dict[int, str]()
 
     def __len__(self) -> int:
-        return len(self.catalogue)
+        return len(self.catalog)
 
     def name_of(self, index: int) -> str:
         """Return the key of an image."""
-        return self.catalogue[index].key
+        return self.catalog[index].key
 
     def _read(self, index: int) -> tuple[np.ndarray, tuple[int, int], TargetTensors]:
         for step in range(min(_MAX_BROKEN, len(self))):
             candidate = (index + step) % len(self)
-            entry = self.catalogue[candidate]
+            entry = self.catalog[candidate]
             try:
                 return *self.cache.read(entry), {}
             except BrokenImage as error:
@@ -181,11 +181,11 @@ class Stream(ImageDataset):
                     self.unreadable[candidate] = error.why or error.what
                     log.warning(f"skipped {entry.key}: {self.unreadable[candidate]}")
         raise DataError(
-            f"{_MAX_BROKEN} images in a row cannot be read", where=self.catalogue[index].key
+            f"{_MAX_BROKEN} images in a row cannot be read", where=self.catalog[index].key
         )
 
 
-def spread_indices(catalogue: Catalogue, count: int) -> Iterable[int]:
-    """Return indices spread evenly over a catalogue."""
-    last, count = len(catalogue) - 1, min(count, len(catalogue))
+def spread_indices(catalog: Catalog, count: int) -> Iterable[int]:
+    """Return indices spread evenly over a catalog."""
+    last, count = len(catalog) - 1, min(count, len(catalog))
     return torch.linspace(0, last, count).round().long().tolist()

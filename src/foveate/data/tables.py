@@ -9,6 +9,7 @@ from typing import Any
 
 from foveate.data.formats import read_table
 from foveate.errors import DataError
+from foveate.messages import counted
 from foveate.predictions import Boxes, Labels
 from foveate.types import Issue, Sample, Table, remark
 from foveate.utils import log
@@ -33,7 +34,9 @@ def read_matching_table(classes: tuple[str, ...], data: Path, format: str) -> Ta
         DataError: The data cannot be read, or no image has a class of the run.
     """
     table = read_table(data, format)
-    log.info(f"data: {data}, read as {table.format}: {len(table.samples)} images")
+    log.info(
+        f"data: {data}, read as {table.format}: {counted(len(table.samples), 'image', 'images')}"
+    )
     for note in table.notes:
         log.warning(note)
     table, notes = remap_classes(table, classes)

@@ -11,60 +11,60 @@ import numpy as np
 Array = np.ndarray
 
 
-def kid(ours: Array, theirs: Array) -> float:
+def kid(generated: Array, real: Array) -> float:
     """Return the kernel inception distance (Binkowski et al. 2018).
 
     The squared maximum mean discrepancy of a cubic kernel; unbiased, so that it may lie a little
     below 0.
 
     Args:
-        ours: (N, D) features, N at least 2.
-        theirs: (M, D) features, M at least 2.
+        generated: (N, D) features, N at least 2.
+        real: (M, D) features, M at least 2.
     """
-    kernels = [_kernel(each, each) for each in (ours, theirs)]
+    kernels = [_kernel(each, each) for each in (generated, real)]
     within = [
         (kernel.sum() - np.trace(kernel)) / (len(kernel) * (len(kernel) - 1)) for kernel in kernels
     ]
-    return float(sum(within) - 2 * _kernel(ours, theirs).mean())
+    return float(sum(within) - 2 * _kernel(generated, real).mean())
 
 
-def _kernel(ours: Array, theirs: Array) -> Array:
-    kernel: Array = (ours.astype(float) @ theirs.astype(float).T / ours.shape[1] + 1) ** 3
+def _kernel(generated: Array, real: Array) -> Array:
+    kernel: Array = (generated.astype(float) @ real.astype(float).T / generated.shape[1] + 1) ** 3
     return kernel
 
 
-def kid_std(ours: Array, theirs: Array, seed: int = 0, rounds: int = 100) -> float:
+def kid_std(generated: Array, real: Array, seed: int = 0, rounds: int = 100) -> float:
     """Return the standard deviation of the KID.
 
     It is measured over random halves of both sets and divided by the root of two, as a half varies
     more.
 
     Args:
-        ours: (N, D) features.
-        theirs: (M, D) features.
+        generated: (N, D) features.
+        real: (M, D) features.
         seed: Seed of the halves.
         rounds: Number of halves.
     """
     rng = np.random.default_rng(seed)
     halves = (
-        [each[rng.permutation(len(each))[: max(2, len(each) // 2)]] for each in (ours, theirs)]
+        [each[rng.permutation(len(each))[: max(2, len(each) // 2)]] for each in (generated, real)]
         for _ in range(rounds)
     )
     return float(np.std([kid(*pair) for pair in halves]) / 2**0.5)
 
 
-def fid(ours: Array, theirs: Array) -> float:
+def fid(generated: Array, real: Array) -> float:
     """Return the Fréchet inception distance (Heusel et al. 2017).
 
     The distance of two normal distributions with the means and covariances of the features. It is
     too high with few images: compare only sets of equal size.
 
     Args:
-        ours: (N, D) features.
-        theirs: (M, D) features.
+        generated: (N, D) features.
+        real: (M, D) features.
     """
-    means = [each.mean(0) for each in (ours, theirs)]
-    one, other = (np.cov(each.astype(float), rowvar=False) for each in (ours, theirs))
+    means = [each.mean(0) for each in (generated, real)]
+    one, other = (np.cov(each.astype(float), rowvar=False) for each in (generated, real))
     root = _matrix_root(one)
     cross = np.sqrt(np.linalg.eigvalsh(root @ other @ root).clip(min=0)).sum()
     return float(np.square(means[0] - means[1]).sum() + np.trace(one) + np.trace(other) - 2 * cross)

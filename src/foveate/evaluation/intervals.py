@@ -104,17 +104,17 @@ def two_sample_difference(
 
 
 def paired_bootstrap(
-    ours: np.ndarray, theirs: np.ndarray, seed: int = 0, rounds: int = 2000
+    scores: np.ndarray, baseline: np.ndarray, seed: int = 0, rounds: int = 2000
 ) -> tuple[float, float, float]:
-    """Return the mean of `ours` minus `theirs` and its 95 % bootstrap interval.
+    """Return the mean of `scores` minus `baseline` and its 95 % bootstrap interval.
 
     Pairs are drawn: what makes an image hard for both counts for neither. Images with equal
     differences are interchangeable, so that a round only has to draw how often each difference
     occurs: one multinomial draw, whatever N is.
 
     Args:
-        ours: (N,) scores of images.
-        theirs: (N,) scores of the same images in the same order.
+        scores: (N,) scores of images.
+        baseline: (N,) scores of the same images in the same order.
         seed: Seed of the resamples.
         rounds: Number of resamples.
 
@@ -124,13 +124,13 @@ def paired_bootstrap(
     Raises:
         ValueError: The shapes differ, or are not (N,) with N > 0.
     """
-    if ours.shape != theirs.shape or ours.ndim != 1 or not len(ours):
-        shapes = f"{ours.shape} and {theirs.shape}"
+    if scores.shape != baseline.shape or scores.ndim != 1 or not len(scores):
+        shapes = f"{scores.shape} and {baseline.shape}"
         raise ValueError(f"a paired bootstrap needs scores of the same images, got shapes {shapes}")
-    differences = ours.astype(np.float64) - theirs.astype(np.float64)
+    differences = scores.astype(np.float64) - baseline.astype(np.float64)
     values, counts = np.unique(differences, return_counts=True)
-    draws = np.random.default_rng(seed).multinomial(len(ours), counts / len(ours), size=rounds)
-    return float(differences.mean()), *_percentile_interval(draws @ values / len(ours))
+    draws = np.random.default_rng(seed).multinomial(len(scores), counts / len(scores), size=rounds)
+    return float(differences.mean()), *_percentile_interval(draws @ values / len(scores))
 
 
 def _percentile_interval(values: np.ndarray) -> tuple[float, float]:

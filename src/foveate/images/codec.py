@@ -99,6 +99,7 @@ def read_index_mask(source: Path | bytes) -> np.ndarray:
                     "this mask has colors instead of class numbers",
                     where=where,
                     why=f"its mode is {image.mode}; a mask has palette or gray values",
+                    id="mask_has_colors",
                 )
             values = channels[..., 0]
         if values.dtype.kind not in "biu":
@@ -106,6 +107,7 @@ def read_index_mask(source: Path | bytes) -> np.ndarray:
                 "this mask has fractions instead of class numbers",
                 where=where,
                 why=f"its mode is {image.mode}",
+                id="mask_fractions",
             )
         # transposed as an array, because Pillow cannot transpose all modes
         upright = _upright_array(values, _orientation(image))
@@ -163,14 +165,20 @@ def content_hash(path: Path) -> str:
     """
     if not path.is_file():
         raise BrokenImage(
-            "this is not a file", where=printable(path), hint="remove it, or check the path"
+            "this is not a file",
+            where=printable(path),
+            hint="remove it, or check the path",
+            id="not_a_file",
         )
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise BrokenImage(
-            "this file cannot be read", where=printable(path), why=_reason(error)
+            "this file cannot be read",
+            where=printable(path),
+            why=_reason(error),
+            id="unreadable_file",
         ) from None
 
 

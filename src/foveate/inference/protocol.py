@@ -14,7 +14,7 @@ from typing import Any, Generic, Protocol, TypeVar
 from foveate.errors import BrokenImage
 from foveate.evaluation.calibration import COVERAGE, RISK
 from foveate.predictions import ImageResult
-from foveate.utils.paths import printable
+from foveate.utils.paths import PathLike, printable
 
 # bytes of decoded images that wait for a batch; those to be cut into tiles stay whole until then
 _MAX_WAITING = 2**28
@@ -83,7 +83,7 @@ class ImagePredictor(ABC, Generic[Decoded]):
         """Return the prediction of each image that `decode` returned."""
 
     def predict(
-        self, paths: Iterable[Path], *, strict: bool = False, batch_size: int = 32
+        self, paths: Iterable[PathLike], *, strict: bool = False, batch_size: int = 32
     ) -> Iterator[ImageResult]:
         """Predict for image files, in order, a batch at a time.
 
@@ -95,7 +95,7 @@ class ImagePredictor(ABC, Generic[Decoded]):
         Raises:
             BrokenImage: `strict`, and an image cannot be decoded.
         """
-        for chunk in self._chunks(paths, strict, batch_size):
+        for chunk in self._chunks(map(Path, paths), strict, batch_size):
             predictions = self.predict_decoded(list(chunk.images.values()))
             by_path = dict(zip(chunk.images, predictions, strict=True))
             for path in chunk.paths:

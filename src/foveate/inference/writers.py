@@ -20,7 +20,16 @@ from foveate.utils import console, log
 from foveate.utils.files import atomic_write, require_free, write_text
 from foveate.utils.rle import encode_rle, rle_area
 
-_COLUMNS = ["path", "answer", "confidence", "scores", "set", "abstain", "ood", "error"]
+_COLUMNS = [
+    "path",
+    "prediction",
+    "confidence",
+    "scores",
+    "prediction_set",
+    "abstain",
+    "ood",
+    "error",
+]
 _LINE_END = "\r\n"  # makes the csv module quote both characters where a file name has one
 NamedResults = list[tuple[str, ImageResult]]  # (a name that is unique among the images, result)
 Writer = Callable[[NamedResults, Path, tuple[str, ...]], None]

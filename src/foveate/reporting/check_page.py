@@ -16,13 +16,13 @@ class IssueExample:
     Attributes:
         name: Key of the image, or another name.
         why: Details, "" if there are none.
-        like: Key of another image that it resembles, or "".
+        similar_to: Key of another image that it resembles, or "".
         images: Of both; none where it is no image or cannot be read.
     """
 
     name: str
     why: str
-    like: str
+    similar_to: str
     images: list[Thumbnail]
 
 

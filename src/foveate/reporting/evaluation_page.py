@@ -132,7 +132,8 @@ class EvaluationPage:
         choices: Field, value and reason of what was chosen automatically.
         cautions: What the scores cannot promise.
         comparisons: How much the split matters.
-        ladder: A row for each fine-tuning method that was tried; see `api.fit.ladder`.
+        tuning_trials: A row for each fine-tuning method that was tried; see
+            `api.fit.tuning_search`.
         curves: Rows of metrics.jsonl.
         worst: Predictions with the highest loss.
         best: Predictions with the lowest loss, where they tell something.
@@ -154,10 +155,10 @@ class EvaluationPage:
     scores: Scores
     facts: list[tuple[Message, Text]]
     license: str
-    choices: list[tuple[str, str, str]]
+    choices: list[tuple[str, str, Text]]
     cautions: list[Message]
     comparisons: list[Comparison]
-    ladder: list[dict[str, Any]]
+    tuning_trials: list[dict[str, Any]]
     curves: list[dict[str, Any]]
     worst: list[Example]
     skipped: list[tuple[str, str]]

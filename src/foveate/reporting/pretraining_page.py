@@ -37,7 +37,7 @@ class PretrainingPage:
     explanation: Message
     measures: list[tuple[str, float, float]]
     facts: list[tuple[Message, Text]]
-    choices: list[tuple[str, str, str]]
+    choices: list[tuple[str, str, Text]]
     curves: list[dict[str, Any]]
     neighbors: list[list[np.ndarray]]
     reconstructions: list[list[np.ndarray]]

@@ -10,8 +10,8 @@ checkpoints/           immutable folders to resume from
 bad_steps/             the first steps with a loss or gradient that was not finite, for replay
 model.safetensors      the tensors that training changed, from the best epoch
 backbone.safetensors   instead of it, after pretraining: the whole backbone
-train.jsonl, held.jsonl, labels.json   of pretraining: the training images, the held-out ones, and
-                       the labels of the latter where they are known
+train.jsonl, held_out.jsonl, labels.json   of pretraining: the training images, the held-out ones,
+                       and the labels of the latter where they are known
 calibration.json, feature_space.safetensors   temperature, limits of prediction sets, and features
                        of training images for out-of-distribution scores
 adapted.safetensors    what `foveate adapt` has changed for another domain, and adapted.json: how
@@ -36,6 +36,7 @@ from pathlib import Path
 from typing import Any
 
 from foveate.errors import RunError, UsageError
+from foveate.messages import Message, message_from
 from foveate.recipe import Recipe, load_recipe
 from foveate.run.checkpoints import FIXED_FILES, checkpoint_folders
 from foveate.run.lock import lock_folder
@@ -173,7 +174,14 @@ class Run:
     def decisions(self) -> list[Decision]:
         """Return what choices.json says; nothing if there is no such file."""
         rows = self.read_json(DECISIONS_FILE) if (self.folder / DECISIONS_FILE).is_file() else []
-        return [Decision(**row) for row in rows]
+        return [
+            Decision(
+                row["field"],
+                row["value"],
+                message_from(row["message"]) if "message" in row else row["reason"],
+            )
+            for row in rows
+        ]
 
     def record(self, decisions: Iterable[Decision]) -> None:
         """Log decisions, and add them to choices.json."""
@@ -182,7 +190,7 @@ class Run:
             return
         for decision in decisions:
             log.choice(*decision)
-        rows = [each._asdict() for each in (*self.decisions(), *decisions)]
+        rows = [_decision_row(each) for each in (*self.decisions(), *decisions)]
         self.write_json(DECISIONS_FILE, rows)
 
     # --- data
@@ -341,3 +349,11 @@ def describe_environment() -> dict[str, Any]:
 def _digest(outcome: dict[str, Any]) -> str:
     """Return the checksum of finished.json without its checksums."""
     return hashlib.sha256(json.dumps(outcome).encode()).hexdigest()
+
+
+def _decision_row(decision: Decision) -> dict[str, Any]:
+    """The entry of choices.json: the reason in English, and as a message if it is one."""
+    row = {"field": decision.field, "value": decision.value, "reason": str(decision.reason)}
+    if isinstance(decision.reason, Message):
+        row["message"] = decision.reason.row()
+    return row

@@ -12,6 +12,7 @@ from foveate.data.formats import read_table
 from foveate.data.scan import ScannedTable
 from foveate.data.splits import split_table
 from foveate.errors import RunError, UsageError
+from foveate.messages import Message
 from foveate.predictions import Labels
 from foveate.recipe import Recipe, StartRecipe
 from foveate.run.folder import Run
@@ -130,7 +131,7 @@ def is_earlier(sample: Sample) -> bool:
 
 def split_beside_earlier(
     scanned: ScannedTable, groups: list[str], recipe: Recipe, run: Run
-) -> tuple[ScannedTable, list[str], str]:
+) -> tuple[ScannedTable, list[str], Message]:
     """Split the new images beside those of the earlier run.
 
     Images of the earlier run stay in their splits, and new near-duplicates of them go to the same
@@ -143,7 +144,7 @@ def split_beside_earlier(
         run: The earlier run.
 
     Returns:
-        The images with splits, their groups, and where the splits come from, in words.
+        The images with splits, their groups, and where the splits come from.
 
     Raises:
         UsageError: There are no new images.
@@ -173,10 +174,12 @@ def split_beside_earlier(
     merged = tuple(
         replace(samples[index], split=splits.get(index, samples[index].split)) for index in kept
     )
-    reason += "; images of the earlier run keep their splits"
+    text = "{splits}; images of the earlier run keep their splits"
+    reason = Message("choice.kept_splits", text, splits=reason)
     duplicates = len(samples) - len(kept)
     if duplicates:
-        reason += f"; new files that are identical to them are left out ({duplicates})"
+        text = "{splits}; new files that are identical to them are left out ({count})"
+        reason = Message("choice.left_out_copies", text, splits=reason, count=duplicates)
     scanned = scanned.subset(kept, scanned.table.with_samples(merged))
     return scanned, [groups[index] for index in kept], reason
 

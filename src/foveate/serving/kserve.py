@@ -1,7 +1,7 @@
 """The Open Inference Protocol, version 2: tensors as JSON, or as bytes after the JSON.
 
 The latter is Triton's extension for binary tensor data. A model takes `image`, BYTES [B]: encoded
-images. It returns `answer`, BYTES [B], a JSON text for each, and `scores`, FP32 [B, K], if it
+images. It returns `prediction`, BYTES [B], a JSON text for each, and `scores`, FP32 [B, K], if it
 classifies.
 """
 
@@ -26,7 +26,7 @@ _MAX_DIGITS = 19
 def metadata(engine: Engine) -> dict[str, Any]:
     """Return the metadata of a model."""
     inputs = [{"name": "image", "datatype": "BYTES", "shape": [-1]}]
-    outputs = [{"name": "answer", "datatype": "BYTES", "shape": [-1]}]
+    outputs = [{"name": "prediction", "datatype": "BYTES", "shape": [-1]}]
     if engine.metadata["task"] == "classify":
         outputs.append({"name": "scores", "datatype": "FP32", "shape": [-1, len(engine.classes)]})
     return {
@@ -101,7 +101,7 @@ def build_response(
         RequestError: The request wants an output that does not exist (400).
     """
     texts = [json.dumps(row, ensure_ascii=False) for row in rows]
-    tensors: dict[str, tuple[str, list[int], Any]] = {"answer": ("BYTES", [len(rows)], texts)}
+    tensors: dict[str, tuple[str, list[int], Any]] = {"prediction": ("BYTES", [len(rows)], texts)}
     if engine.metadata["task"] == "classify":
         scores = np.array(
             [[row["scores"][name] for name in engine.classes] for row in rows], np.float32

@@ -8,6 +8,7 @@ import torch
 
 from foveate.data.dataset import ImageDataset
 from foveate.data.scan import ScannedTable
+from foveate.messages import Message
 from foveate.modeling.datasets import eval_dataset, training_dataset
 from foveate.modeling.model import Model
 from foveate.recipe import Recipe
@@ -22,12 +23,12 @@ class PreparedData:
     Attributes:
         scanned: samples with splits, hashes and pixels.
         groups: name of the group of near-duplicates of each sample.
-        split_reason: where the splits come from, in words.
+        split_reason: where the splits come from.
     """
 
     scanned: ScannedTable
     groups: list[str]
-    split_reason: str
+    split_reason: Message
 
 
 @dataclass

@@ -12,6 +12,7 @@ import torch
 from foveate.data.dataset import ImageDataset
 from foveate.data.loading import BatchSampler, make_loader
 from foveate.errors import TooLittleTime
+from foveate.messages import Message
 from foveate.modeling.model import Model
 from foveate.recipe import Recipe
 from foveate.training.head_init import needs_features
@@ -64,9 +65,11 @@ def choose_mode(
     precision = settings.precision if may_round else "fp32"
     candidates = candidate_modes(precision, settings.channels_last)
     if not len(dataset):
-        mode, reason = candidates[0], "there is no image to measure on"
+        mode = candidates[0]
+        reason = Message("choice.no_image_to_measure", "there is no image to measure on")
     elif len(candidates) > 1 and pixels < _MIN_PIXELS_TO_MEASURE and steps:
-        mode, reason = candidates[0], "too few images to be worth measuring"
+        mode = candidates[0]
+        reason = Message("choice.few_to_measure", "too few images to be worth measuring")
     else:
         mode, reason = fastest_mode(candidates, _timed_step(model, dataset, device, steps))
     return [
@@ -124,7 +127,12 @@ def limit_epochs(job: Job) -> tuple[Recipe, list[Decision]]:
         raise TooLittleTime(what, hint="give more --minutes")
     epochs = max(1, min(training.epochs, int(_PLANNED_SHARE * budget / seconds)))
     if epochs < training.epochs:
-        reason = f"an epoch takes {seconds:.0f} s, the budget is {budget / 60:.1f} minutes"
+        reason = Message(
+            "choice.time_budget",
+            "an epoch takes {seconds} s, the budget is {minutes} minutes",
+            seconds=f"{seconds:.0f}",
+            minutes=f"{budget / 60:.1f}",
+        )
         resolution.decide("training.epochs", epochs, reason)
     return resolution.recipe, resolution.decisions
 
@@ -160,10 +168,12 @@ def _resolve_augmentation(resolution: Resolution, job: Job) -> None:
         return
     steps = training.epochs * len(BatchSampler(len(job.indices("train")), training.batch_size))
     if steps >= _LONG_TRAINING:
-        reason = f"{steps} steps: long enough for augmentation to help"
+        text = "{steps} steps: long enough for augmentation to help"
+        reason = Message("choice.long_enough", text, steps=steps)
         resolution.decide("augment.policy", "trivial", reason)
     else:
-        reason = f"{steps} steps: too short for augmentation to help"
+        text = "{steps} steps: too short for augmentation to help"
+        reason = Message("choice.too_short", text, steps=steps)
         resolution.decide("augment.policy", "none", reason)
 
 
@@ -178,13 +188,14 @@ def _resolve_layer_decay(resolution: Resolution, job: Job) -> None:
         return
     has_batch_norm = any(hasattr(each, "running_mean") for each in job.model.backbone.modules())
     if job.recipe.backbone.weights == "none":
-        resolution.decide(name, 1.0, "all layers of a random network have as much to learn")
+        text = "all layers of a random network have as much to learn"
+        resolution.decide(name, 1.0, Message("choice.all_layers", text))
     elif needs_features(job):
-        reason = "the head is fitted to the features as they are, so early layers change little"
-        resolution.decide(name, 0.75, reason)
+        text = "the head is fitted to the features as they are, so early layers change little"
+        resolution.decide(name, 0.75, Message("choice.fitted_head", text))
     elif has_batch_norm:
-        reason = "a convolutional network with a random head learns best at equal rates"
-        resolution.decide(name, 1.0, reason)
+        text = "a convolutional network with a random head learns best at equal rates"
+        resolution.decide(name, 1.0, Message("choice.equal_rates", text))
     else:
-        reason = "networks without batch normalization learn best if early layers change little"
-        resolution.decide(name, 0.75, reason)
+        text = "networks without batch normalization learn best if early layers change little"
+        resolution.decide(name, 0.75, Message("choice.no_batch_norm", text))

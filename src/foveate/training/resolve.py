@@ -10,6 +10,7 @@ from typing import Any
 from foveate.data.formats import FORMATS
 from foveate.data.mosaic import require_spatial_targets
 from foveate.errors import UsageError
+from foveate.messages import Message
 from foveate.modeling.backbones import family_of
 from foveate.modeling.tasks import TASKS, DataFacts, Task
 from foveate.modeling.tunings import TUNINGS, Tuning
@@ -41,8 +42,10 @@ _FROM_PRETRAINED: dict[str, Any] = {
     "training.head_epochs": 1,
 }
 
-Defaults = Mapping[str, tuple[Any, str]]
+Defaults = Mapping[str, tuple[Any, Message]]
 """A value and the reason for it, by dotted field."""
+
+_NAMES_ONLY = Message("choice.names_only", "only class names were given")
 
 
 @dataclass
@@ -56,12 +59,12 @@ class Resolution:
         """Set a dotted field to what the user meant; that is no decision."""
         self.recipe = with_settings(self.recipe, {name: value})
 
-    def decide(self, name: str, value: Any, reason: str) -> None:
+    def decide(self, name: str, value: Any, reason: str | Message) -> None:
         """Set a dotted field, and remember why."""
         self.recipe = with_settings(self.recipe, {name: value})
         self.decisions.append(Decision(name, value, reason))
 
-    def decide_plugin(self, section: str, name: str, reason: str) -> None:
+    def decide_plugin(self, section: str, name: str, reason: str | Message) -> None:
         """Set the name of a plug-in; the settings that the user gave for it stay."""
         settings = getattr(self.recipe, section).settings
         self.recipe = with_settings(self.recipe, {section: {"name": name, **settings}})
@@ -116,21 +119,32 @@ def resolve_pretraining(recipe: Recipe) -> tuple[Recipe, list[Decision]]:
     """
     resolution = Resolution(recipe)
     if recipe.task.name == "auto":
-        resolution.decide_plugin("task", DEFAULT_OBJECTIVE, "suits every backbone")
+        resolution.decide_plugin(
+            "task", DEFAULT_OBJECTIVE, Message("choice.every_backbone", "suits every backbone")
+        )
     else:
-        resolution.decide_plugin("task", recipe.task.name, "as set")
+        resolution.decide_plugin("task", recipe.task.name, Message("choice.as_set", "as set"))
     name = resolution.recipe.task.name
     objective = OBJECTIVES.get(name)
     from_scratch = recipe.backbone.weights == "none"
     if from_scratch:
-        start, why = _FROM_SCRATCH, "random weights have everything to learn"
+        start = _FROM_SCRATCH
+        why = Message("choice.from_scratch", "random weights have everything to learn")
     else:
-        start, why = _FROM_PRETRAINED, "stays close to the pretrained weights"
-    defaults = _with_reason(_PRETRAINING, "usual for pretraining")
+        start = _FROM_PRETRAINED
+        why = Message("choice.near_pretrained", "stays close to the pretrained weights")
+    defaults = _with_reason(
+        _PRETRAINING, Message("choice.usual_pretraining", "usual for pretraining")
+    )
     defaults |= _with_reason(start, why)
-    defaults |= _with_reason(objective.default_overrides, f"suits the objective {name}")
+    why = Message("choice.suits_objective", "suits the objective {name}", name=name)
+    defaults |= _with_reason(objective.default_overrides, why)
     if from_scratch:
-        why = f"suits the objective {name} from random weights"
+        why = Message(
+            "choice.suits_objective_scratch",
+            "suits the objective {name} from random weights",
+            name=name,
+        )
         defaults |= _with_reason(objective.overrides_from_scratch, why)
     resolution.decide_defaults(defaults)
     resolution.spell_out("data.path", str(Path(recipe.data.path).resolve()))
@@ -144,8 +158,15 @@ def choose_norm_statistics(recipe: Recipe) -> Decision:
     """
     name = "training.batch_norm"
     if recipe.backbone.weights == "none":
-        return Decision(name, "learn", "random weights have no statistics to keep")
-    why = "the pretrained statistics serve better than those of a few images"
+        return Decision(
+            name,
+            "learn",
+            Message("choice.no_statistics", "random weights have no statistics to keep"),
+        )
+    why = Message(
+        "choice.keep_statistics",
+        "the pretrained statistics serve better than those of a few images",
+    )
     return Decision(name, "keep", why)
 
 
@@ -153,7 +174,9 @@ def _resolve_data(resolution: Resolution, table: Table) -> None:
     path, summary = resolution.recipe.data.path, FORMATS.get(table.format).summary
     resolution.spell_out("data.path", str(Path(path).resolve()))
     if resolution.recipe.data.format == "auto":
-        resolution.decide("data.format", table.format, f"the data look like {summary}")
+        looks_like = Message(f"format.{table.format}", summary)
+        reason = Message("choice.looks_like", "the data look like {format}", format=looks_like)
+        resolution.decide("data.format", table.format, reason)
     else:
         resolution.spell_out("data.format", table.format)
 
@@ -170,9 +193,10 @@ def _resolve_task(resolution: Resolution, table: Table) -> type[Task]:
     targets = _training_targets(table)
     if resolution.recipe.task.name == "auto":
         if table.samples:
-            resolution.decide_plugin("task", _task_for(targets), "matches the type of the labels")
+            reason = Message("choice.label_type", "matches the type of the labels")
+            resolution.decide_plugin("task", _task_for(targets), reason)
         else:
-            resolution.decide_plugin("task", "classify", "only class names were given")
+            resolution.decide_plugin("task", "classify", _NAMES_ONLY)
     name = resolution.recipe.task.name
     task = TASKS.get(name)
     _check_target_types(targets, name, task)
@@ -185,9 +209,9 @@ def _resolve_tuning(resolution: Resolution, table: Table) -> type[Tuning]:
         task = resolution.recipe.task.name
         if table.samples:
             default = TASKS.get(task).default_overrides["tuning"]
-            resolution.decide_plugin("tuning", default, f"suits the task {task}")
+            resolution.decide_plugin("tuning", default, _suits_task(task))
         else:
-            resolution.decide_plugin("tuning", "zeroshot", "only class names were given")
+            resolution.decide_plugin("tuning", "zeroshot", _NAMES_ONLY)
     name = resolution.recipe.tuning.name
     tuning = TUNINGS.get(name)
     if tuning.needs_images and not table.samples:
@@ -203,7 +227,7 @@ def _resolve_training(resolution: Resolution, tuning: type[Tuning]) -> None:
     if recipe.training.batch_norm == "auto":
         resolution.decide(*choose_norm_statistics(recipe))
     if recipe.backbone.weights == "none" and not recipe.is_set("training.head_init"):
-        why = "features of random weights are no basis to fit a head on"
+        why = Message("choice.no_basis", "features of random weights are no basis to fit a head on")
         resolution.decide("training.head_init", "random", why)
 
 
@@ -211,9 +235,12 @@ def _plugin_defaults(recipe: Recipe, task: type[Task], tuning: type[Tuning]) -> 
     """Collect what plug-ins prefer; the tuning overrides the backbone, and that the task."""
     backbone, method = recipe.backbone.name, recipe.tuning.name
     of_backbone = family_of(backbone).default_overrides(backbone, method)
-    defaults = _with_reason(task.default_overrides, f"suits the task {recipe.task.name}")
-    defaults |= _with_reason(of_backbone, f"suits {method} of {backbone}")
-    defaults |= _with_reason(tuning.default_overrides, f"suits the tuning {method}")
+    defaults = _with_reason(task.default_overrides, _suits_task(recipe.task.name))
+    text = "suits {tuning} of {backbone}"
+    why = Message("choice.suits_backbone", text, tuning=method, backbone=backbone)
+    defaults |= _with_reason(of_backbone, why)
+    why = Message("choice.suits_tuning", "suits the tuning {tuning}", tuning=method)
+    defaults |= _with_reason(tuning.default_overrides, why)
     return {
         name: default
         for name, default in defaults.items()
@@ -221,7 +248,11 @@ def _plugin_defaults(recipe: Recipe, task: type[Task], tuning: type[Tuning]) -> 
     }
 
 
-def _with_reason(values: Mapping[str, Any], reason: str) -> dict[str, tuple[Any, str]]:
+def _suits_task(task: str) -> Message:
+    return Message("choice.suits_task", "suits the task {task}", task=task)
+
+
+def _with_reason(values: Mapping[str, Any], reason: Message) -> dict[str, tuple[Any, Message]]:
     return {name: (value, reason) for name, value in values.items()}
 
 

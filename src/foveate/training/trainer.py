@@ -304,7 +304,8 @@ class Trainer:
         self.state.max_images = size
         if self.distributed.is_main:
             batch_size = self.recipe.training.batch_size
-            reason = f"out of memory with {too_large} images; the batch size stays {batch_size}"
+            text = "out of memory with {images} images; the batch size stays {batch_size}"
+            reason = Message("choice.micro_batch", text, images=too_large, batch_size=batch_size)
             self.run.record([Decision("training.micro_batch", size, reason)])
 
     def _trainable(self) -> list[torch.nn.Parameter]:
@@ -425,8 +426,12 @@ class Trainer:
         """Record that a run is resumed with another number of processes than before."""
         before, now = self.state.processes, self.distributed.size
         if before != now and self.distributed.is_main:
-            reason = f"resumed after training with {before}: from here on no longer bit for bit "
-            reason += "what it would have been"
+            reason = Message(
+                "choice.processes",
+                "resumed after training with {count}: from here on no longer bit for bit "
+                "what it would have been",
+                count=before,
+            )
             self.run.record([Decision("processes", now, reason)])
         self.state.processes = now
 

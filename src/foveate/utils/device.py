@@ -15,6 +15,7 @@ from typing import Any, Protocol, TypeVar
 import torch
 
 from foveate.errors import UsageError
+from foveate.messages import Message
 
 _MIN_SPEEDUP = 0.15  # share of the time that a change of precision must save to be worth it
 _ROUNDS = 2  # timed runs of each mode, after one that warms up
@@ -115,14 +116,14 @@ def candidate_modes(precision: str, channels_last: bool | None) -> list[ComputeM
 
 def fastest_mode(
     candidates: list[ComputeMode], step: Callable[[ComputeMode], None]
-) -> tuple[ComputeMode, str]:
-    """Return the mode whose `step` takes the least time, and the measurement in words.
+) -> tuple[ComputeMode, Message]:
+    """Return the mode whose `step` takes the least time, and a message with the measurements.
 
     The first candidate is kept unless another one is faster by 15 %. Runs are interleaved and the
     least times compared, because other programs share the machine, and can only add to them.
     """
     if len(candidates) == 1:
-        return candidates[0], "as set"
+        return candidates[0], Message("choice.as_set", "as set")
     times: dict[ComputeMode, list[float]] = {mode: [] for mode in candidates}
     for round_ in range(_ROUNDS + 1):
         for mode in candidates:
@@ -134,4 +135,5 @@ def fastest_mode(
     best = min(least, key=lambda mode: least[mode])
     if least[best] > (1 - _MIN_SPEEDUP) * least[candidates[0]]:
         best = candidates[0]
-    return best, "measured: " + ", ".join(f"{mode} {1000 * least[mode]:.0f} ms" for mode in least)
+    measured = ", ".join(f"{mode} {1000 * least[mode]:.0f} ms" for mode in least)
+    return best, Message("choice.measured", "measured: {times}", times=measured)

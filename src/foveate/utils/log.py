@@ -26,7 +26,7 @@ def warning(message: object) -> None:
     logger.warning("%s", message)
 
 
-def choice(field: str, value: Any, reason: str) -> None:
+def choice(field: str, value: Any, reason: object) -> None:
     """Report a setting that was chosen for the user, with the reason."""
     info(f"chosen: {field} = {shorten(value)} ({reason})")
 

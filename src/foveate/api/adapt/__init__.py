@@ -46,18 +46,25 @@ def adapt(
     from foveate.data.discovery import find_images_at
     from foveate.run.folder import Run
 
-    began = time.perf_counter()
+    start = time.perf_counter()
     Run.require_free(as_path(out))
     adaptation = core.create_adaptation(method, settings)
     paths = list(dict.fromkeys(find_images_at(as_paths(images))))
     first, predictor = core.open_source(Path(run), adaptation, method, device)
-    home, away = core.scan_domains(first, paths, predictor, strict)
-    before, metric = core.predict_all(predictor, away, home)
-    moved = core.run_adaptation(adaptation, predictor, home, away)
-    after, _ = core.predict_all(predictor, away, home)
+    source, target = core.scan_domains(first, paths, predictor, strict)
+    before, metric = core.predict_all(predictor, target, source)
+    changed = core.run_adaptation(adaptation, predictor, source, target)
+    after, _ = core.predict_all(predictor, target, source)
     new = Run.create(as_path(out), f"{first.folder.name}-{method}")
     with new.locked():
-        core.write_run(new, first, moved, core.describe(adaptation, method, first, away))
-    seconds = time.perf_counter() - began
-    counts = len(away.hashes), len(away.skipped)
-    return core.AdaptResult(new.folder, method, *counts, before, after, metric, seconds)
+        core.write_run(new, first, changed, core.describe(adaptation, method, first, target))
+    return core.AdaptResult(
+        run=new.folder,
+        method=method,
+        images=len(target.hashes),
+        skipped=len(target.skipped),
+        before=before,
+        after=after,
+        metric=metric,
+        seconds=time.perf_counter() - start,
+    )

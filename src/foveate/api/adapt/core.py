@@ -1,6 +1,4 @@
-"""adapt RUN IMAGES: a finished run, adapted to images from elsewhere that nobody has labelled, as a
-run of its own.
-"""
+"""adapt RUN IMAGES: adapt a finished run to unlabeled images of another domain, as a new run."""
 
 from __future__ import annotations
 
@@ -22,7 +20,7 @@ from foveate.inference.engine import compute_scores, scan_with_progress
 from foveate.inference.predictor import Predictor, load_predictor
 from foveate.modeling.weights import read_run_tensors
 from foveate.predictions import Labels
-from foveate.run.folder import ADAPTED_FILE, Run
+from foveate.run.folder import ADAPTATION_FILE, ADAPTED_FILE, Run
 from foveate.run.lineage import read_run_table
 from foveate.training.test_time import TEST_TIME_METHODS, Feed, TestTimeMethod
 from foveate.types import Batch, Sample, Score, Table
@@ -31,184 +29,201 @@ from foveate.utils.console import Bar
 from foveate.utils.device import to_device
 from foveate.utils.paths import printable
 
-_FEW = 64  # images: below, their statistics say little
+_MIN_IMAGES = 64  # with fewer, the statistics of the images are unreliable
 
 
 @dataclass(frozen=True)
-class Answered:
-    """What the network answers to the new images.
+class DomainPredictions:
+    """Predictions for the target images.
 
-    `names`: of each, its classes; `entropy`: mean, in nats; empty and None where the task has no
-    classes of whole images, or several an image. `home`: the main number on the run's own held-out
-    images.
+    Attributes:
+        labels: Predicted classes of each target image; empty if the task predicts no classes of
+            whole images.
+        entropy: Mean entropy of the probabilities, nats; None unless there is one class per image.
+        source_score: Main metric on the run's own held-out images, if there are any.
     """
 
-    names: list[str]
+    labels: list[str]
     entropy: float | None
-    home: Score | None
+    source_score: Score | None
 
 
 @dataclass(frozen=True)
 class AdaptResult:
-    """`run`: the new run folder; `how`: the adaptation; `images`: how many it adapted to,
-    `skipped`: those that cannot be read; `before` and `after`: what was answered. `metric`: the
-    name of the home number.
+    """An adapted run.
+
+    Attributes:
+        run: The new run folder.
+        method: The adaptation method.
+        images: Number of images that it was adapted to.
+        skipped: Number of unreadable images.
+        before: Predictions of the run before.
+        after: Predictions of the new run.
+        metric: Name of the metric of `source_score`.
+        seconds: Duration.
     """
 
     run: Path
-    how: str
+    method: str
     images: int
     skipped: int
-    before: Answered
-    after: Answered
+    before: DomainPredictions
+    after: DomainPredictions
     metric: str
     seconds: float
 
     @property
     def columns(self) -> list[str]:
-        return ["answer", "before", "after"]
+        return ["prediction", "before", "after"]
 
     @property
     def rows(self) -> list[list[str]]:
-        before, after = Counter(self.before.names), Counter(self.after.names)
+        before, after = Counter(self.before.labels), Counter(self.after.labels)
         return [[name, str(before[name]), str(after[name])] for name in sorted(before | after)]
 
     @property
     def changed(self) -> int:
-        """How many images are answered with another class than before."""
-        return sum(
-            one != other for one, other in zip(self.before.names, self.after.names, strict=True)
-        )
+        """Number of images whose prediction changed."""
+        pairs = zip(self.before.labels, self.after.labels, strict=True)
+        return sum(before != after for before, after in pairs)
 
     def numbers(self) -> dict[str, Any]:
-        told = {
+        numbers = {
             "run": str(self.run),
-            "how": self.how,
+            "method": self.method,
             "images": self.images,
             "skipped": self.skipped,
             "changed": self.changed,
         }
-        for word, answered in (("before", self.before), ("after", self.after)):
-            told[f"entropy_{word}"] = answered.entropy
-            told[f"home_{word}"] = asdict(answered.home) if answered.home else None
-        return {**told, "metric": self.metric, "seconds": round(self.seconds, 2)}
+        for name, predictions in (("before", self.before), ("after", self.after)):
+            score = predictions.source_score
+            numbers[f"entropy_{name}"] = predictions.entropy
+            numbers[f"source_{name}"] = asdict(score) if score else None
+        return {**numbers, "metric": self.metric, "seconds": round(self.seconds, 2)}
 
     def lines(self) -> list[str]:
-        told = [f"run: {self.run}"]
-        if self.before.names:
-            told.append(f"{self.changed} of {self.images} answers changed")
-        if self.before.entropy is not None:
-            moved = f"from {self.before.entropy:.3f} to {self.after.entropy:.3f} nats"
-            told[-1] += f", their entropy went {moved} (surer is not righter)"
-        if self.before.home and self.after.home:
-            told.append(
+        before, after = self.before, self.after
+        lines = [f"run: {self.run}"]
+        if before.labels:
+            lines.append(f"{self.changed} of {self.images} predictions changed")
+        if before.entropy is not None:
+            lines[-1] += f"; their mean entropy went from {before.entropy:.3f} "
+            lines[-1] += f"to {after.entropy:.3f} nats (more confident does not mean more accurate)"
+        if before.source_score and after.source_score:
+            lines.append(
                 f"on held-out images of the run: {self.metric} "
-                f"{self.before.home.value:.3f} before, {self.after.home} after"
+                f"{before.source_score.value:.3f} before, {after.source_score} after"
             )
-        told += [f"note: {caution}" for caution in self.cautions()]
+        lines += [f"note: {caution}" for caution in self.cautions()]
         return [
-            *told,
+            *lines,
             f"next: label some of these images and score them: foveate evaluate {self.run} LABELED",
         ]
 
     def cautions(self) -> list[str]:
-        """What the adaptation cannot promise, in words."""
-        found = []
-        if self.images < _FEW:
-            found.append(f"{self.images} images are few to adapt to: some hundreds are better")
-        gone = sorted(set(self.before.names) - set(self.after.names))
-        if gone:
-            found.append(
-                f"{len(gone)} classes are no longer predicted, such as {gone[0]!r}: "
+        """Return the limits of the adaptation."""
+        cautions = []
+        if self.images < _MIN_IMAGES:
+            cautions.append(f"{self.images} images are few to adapt to: some hundreds are better")
+        lost = sorted(set(self.before.labels) - set(self.after.labels))
+        if lost:
+            classes = "1 class is" if len(lost) == 1 else f"{len(lost)} classes are"
+            cautions.append(
+                f"{classes} no longer predicted, such as {lost[0]!r}: "
                 "the predictions may be collapsing"
             )
         return [
-            *found,
-            "no label was seen: nothing here can tell whether the answers have become better",
+            *cautions,
+            "no labels were used: whether the predictions have improved cannot be measured here",
         ]
 
 
 def create_adaptation(method: str, settings: dict[str, Any] | None) -> TestTimeMethod:
-    """Create the adaptation that is called `method`, with its own settings."""
+    """Create the adaptation method of this name, with its own settings."""
     return TEST_TIME_METHODS.create(method, settings or {})
 
 
 def open_source(
     run: Path, adaptation: TestTimeMethod, method: str, device: str
 ) -> tuple[Run, Predictor]:
-    """Open the run to adapt. Raises UsageError where it, or the method for it, does not suit."""
-    first = Run.open(run)
-    first.require_continuable()
+    """Open the run to adapt. Raises UsageError if the run, or the method for it, is unsuitable."""
+    source = Run.open(run)
+    source.require_continuable()
     predictor = load_predictor(run, device)
     require_suitable(adaptation, method, predictor)
-    return first, predictor
+    return source, predictor
 
 
 def scan_domains(
-    first: Run, paths: Sequence[Path], predictor: Predictor, strict: bool
+    source: Run, paths: Sequence[Path], predictor: Predictor, strict: bool
 ) -> tuple[ScannedTable, ScannedTable]:
-    """Scan the images of the run and the new ones."""
+    """Scan the images of the run (source domain) and the new ones (target domain)."""
     recipe = predictor.recipe.data.model_copy(update={"strict": strict})
-    table = read_run_table(first)
-    home = scan_with_progress(table, predictor.model, recipe)
+    source_table = read_run_table(source)
+    source_images = scan_with_progress(source_table, predictor.model, recipe)
     samples = tuple(Sample(path, printable(path)) for path in paths)
-    new = Table(samples, table.classes, "unlabeled", paths[0].parent)
-    return home, scan_with_progress(new, predictor.model, recipe)
+    target_table = Table(samples, source_table.classes, "unlabeled", paths[0].parent)
+    return source_images, scan_with_progress(target_table, predictor.model, recipe)
 
 
 def describe(
-    adaptation: TestTimeMethod, method: str, first: Run, away: ScannedTable
+    adaptation: TestTimeMethod, method: str, source: Run, target: ScannedTable
 ) -> dict[str, Any]:
-    """The content of adapted.json: how, from which run and to which images."""
+    """Return the content of adapted.json: the method, the run and the images."""
     return {
-        "how": method,
+        "method": method,
         "settings": adaptation.settings.model_dump(),
-        "run": str(first.folder.resolve()),
-        "images": len(away.hashes),
-        "sha256": list(away.hashes),
+        "run": str(source.folder.resolve()),
+        "images": len(target.hashes),
+        "sha256": list(target.hashes),
     }
 
 
 def require_suitable(adaptation: TestTimeMethod, method: str, predictor: Predictor) -> None:
-    if adaptation.needs_classes and (
-        predictor.model.task.prediction_type is not Labels or predictor.multilabel
-    ):
-        what = f"{method} wants a run that answers with one class an image"
-        raise UsageError(what, where=predictor.run.folder, hint="--method adabn")
+    """Raise UsageError if the method needs one class per image, and the run predicts others."""
+    single_label = predictor.model.task.prediction_type is Labels and not predictor.multilabel
+    if adaptation.needs_classes and not single_label:
+        raise UsageError(
+            f"{method} needs a run that predicts one class per image",
+            where=predictor.run.folder,
+            hint="--method adabn",
+        )
 
 
 def predict_all(
-    predictor: Predictor, away: ScannedTable, home: ScannedTable
-) -> tuple[Answered, str]:
-    """What the network answers as it is now, and the name of its main number."""
-    found = predictor.predict_samples(away.table.samples, away.cache).predictions
-    names = ["|".join(each.names) or "none" for each in found if isinstance(each, Labels)]
-    chances = np.array([each.scores for each in found if isinstance(each, Labels)])
-    entropy = (
-        float(entropies(chances, axis=1).mean()) if names and not predictor.multilabel else None
-    )
-    kept = home.table.in_split("val") or home.table.in_split("test")
-    if not kept:
-        return Answered(names, entropy, None), ""
+    predictor: Predictor, target: ScannedTable, source: ScannedTable
+) -> tuple[DomainPredictions, str]:
+    """Return the predictions of the network as it is now, and the name of its main metric."""
+    predictions = predictor.predict_samples(target.table.samples, target.cache).predictions
+    labels = [each for each in predictions if isinstance(each, Labels)]
+    names = ["|".join(each.names) or "none" for each in labels]
+    entropy = None
+    if labels and not predictor.multilabel:
+        probabilities = np.array([each.scores for each in labels])
+        entropy = float(entropies(probabilities, axis=1).mean())
+    held_out = source.table.in_split("val") or source.table.in_split("test")
+    if not held_out:
+        return DomainPredictions(names, entropy, None), ""
     scores = compute_scores(
-        predictor.predict_samples(kept, home.cache).predictions,
-        kept,
-        predictor.model,
+        predictor.predict_samples(held_out, source.cache).predictions, held_out, predictor.model
     )
-    return Answered(names, entropy, scores.numbers[scores.main]), scores.main
+    return DomainPredictions(names, entropy, scores.numbers[scores.main]), scores.main
 
 
 def run_adaptation(
-    adaptation: TestTimeMethod, predictor: Predictor, home: ScannedTable, away: ScannedTable
+    adaptation: TestTimeMethod, predictor: Predictor, source: ScannedTable, target: ScannedTable
 ) -> dict[str, Tensor]:
-    """Adapts the predictor's model; gives the tensors that are others now, by name."""
+    """Adapt the predictor's model in place, and return the tensors that changed, by name."""
     model = predictor.model
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    taught = predictor.dataset(home.table.in_split("train"), home.cache)
-    new = predictor.dataset(away.table.samples, away.cache)
-    passes = adaptation.passes
-    with console.progress(passes[0] * len(taught) + passes[1] * len(new), "adapt") as bar:
-        adaptation.adapt(model, _feed(predictor, taught, bar), _feed(predictor, new, bar))
+    source_images = predictor.dataset(source.table.in_split("train"), source.cache)
+    target_images = predictor.dataset(target.table.samples, target.cache)
+    source_passes, target_passes = adaptation.passes
+    steps = source_passes * len(source_images) + target_passes * len(target_images)
+    with console.progress(steps, "adapt") as bar:
+        adaptation.adapt(
+            model, _feed(predictor, source_images, bar), _feed(predictor, target_images, bar)
+        )
     return {
         name: tensor
         for name, tensor in model.state_dict().items()
@@ -216,29 +231,26 @@ def run_adaptation(
     }
 
 
-def _feed(predictor: Predictor, pictures: ImageDataset, bar: Bar) -> Feed:
+def _feed(predictor: Predictor, images: ImageDataset, bar: Bar) -> Feed:
     recipe = predictor.recipe
 
     def batches(epoch: int) -> Iterator[Batch]:
-        order = BatchSampler(
-            len(pictures), recipe.training.batch_size, seed=recipe.seed, epoch=epoch
-        )
-        for batch in make_loader(pictures, order):
+        size, seed = recipe.training.batch_size, recipe.seed
+        sampler = BatchSampler(len(images), size, seed=seed, epoch=epoch)
+        for batch in make_loader(images, sampler):
             yield to_device(batch, predictor.device, predictor.mode)
             bar.advance(len(batch))
 
     return batches
 
 
-def write_run(new: Run, first: Run, moved: dict[str, Tensor], about: dict[str, Any]) -> None:
-    """The run as it was, and beside it what has moved."""
-    new.copy_metadata(first)
-    new.write_json("adapted.json", about)
-    new.write_tensors("model.safetensors", read_run_tensors(first.folder))
-    new.write_tensors(ADAPTED_FILE, moved)
-    new.write_text(
-        "recipe.yaml", first.recipe().to_yaml()
-    )  # without it a folder is no run: it comes when the rest is there
-    new.finish(
-        {key: value for key, value in first.outcome().items() if key not in ("checksums", "parts")}
-    )
+def write_run(new: Run, source: Run, changed: dict[str, Tensor], about: dict[str, Any]) -> None:
+    """Write the weights of the source run, and the changed tensors beside them."""
+    new.copy_metadata(source)
+    new.write_json(ADAPTATION_FILE, about)
+    new.write_tensors("model.safetensors", read_run_tensors(source.folder))
+    new.write_tensors(ADAPTED_FILE, changed)
+    # a folder without a recipe is no run, so it is written when the rest is complete
+    new.write_text("recipe.yaml", source.recipe().to_yaml())
+    outcome = source.outcome()
+    new.finish({key: outcome[key] for key in outcome if key not in ("checksums", "parts")})

@@ -22,7 +22,7 @@ def audit(
 ) -> "AuditResult":
     """Find likely label errors, redundant and hard images, and images worth labeling.
 
-    Every image is judged by a classifier on the features of the run that was not fitted to it.
+    Every image is rated by a classifier on the features of the run that was not fitted to it.
     Nothing in your data is changed.
 
     Args:

@@ -26,7 +26,7 @@ from foveate.data.image_cache import ImageCache
 from foveate.data.scan import ScannedTable, drop_unreadable
 from foveate.data.tables import label_names, require_single_label
 from foveate.errors import UsageError
-from foveate.images import codec as images
+from foveate.images.codec import resize, write_image
 from foveate.images.sheets import image_grid
 from foveate.inference.engine import collect_features, scan_with_progress
 from foveate.inference.predictor import Predictor, load_predictor
@@ -48,9 +48,9 @@ class AuditResult:
     """What the audit found.
 
     Attributes:
-        folder: Holds fixes.csv, hardest.csv, redundant.csv, next.csv and doubts.png.
+        folder: Holds label_issues.csv and .png, hardest.csv, redundant.csv and next.csv.
         count: Number of audited images.
-        suspicious: Image, label and suggested label, most suspicious first.
+        label_issues: Image, label and suggested label, most suspicious first.
         strong: How many of the first are strong suspicions.
         redundant: Number of images that are near-duplicates in feature space.
         forecast: Accuracy extrapolated to more labels.
@@ -59,7 +59,7 @@ class AuditResult:
 
     folder: Path
     count: int
-    suspicious: list[tuple[str, str, str]]
+    label_issues: list[tuple[str, str, str]]
     strong: int
     redundant: int
     forecast: Forecast
@@ -67,46 +67,52 @@ class AuditResult:
 
     def numbers(self) -> dict[str, Any]:
         points = [{"images": count, **asdict(score)} for count, score in self.forecast.points]
-        more = (
-            {"images": self.forecast.extra, **asdict(self.forecast.score)}
-            if self.forecast.score
-            else None
-        )
-        doubted = [
-            {"path": path, "label": label, "suggested": other}
-            for path, label, other in self.suspicious
-        ]
-        counts = {"images": self.count, "strong": self.strong, "redundant": self.redundant}
-        found = {"folder": str(self.folder), **counts, "doubted": doubted}
-        return {**found, "forecast": {"points": points, "more": more}, "next": self.next}
+        score = self.forecast.score
+        extrapolated = {"images": self.forecast.extra, **asdict(score)} if score else None
+        return {
+            "folder": str(self.folder),
+            "images": self.count,
+            "strong": self.strong,
+            "redundant": self.redundant,
+            "label_issues": [
+                {"path": path, "label": label, "suggested": suggested}
+                for path, label, suggested in self.label_issues
+            ],
+            "forecast": {"points": points, "extrapolated": extrapolated},
+            "next": self.next,
+        }
 
     def lines(self) -> list[str]:
-        first = f"{len(self.suspicious)} of {self.count} labels to review, "
-        first += f"{self.strong} of them strongly suspicious"
-        told = [f"{first}: {self.folder / 'fixes.csv'}, shown in doubts.png"]
-        told += [
-            f"  {path}: {label}, perhaps {other}" for path, label, other in self.suspicious[:5]
+        lines = [
+            f"{len(self.label_issues)} of {self.count} labels to review, "
+            f"{self.strong} of them strongly suspicious: "
+            f"{self.folder / 'label_issues.csv'} and label_issues.png"
         ]
-        told.append(
-            f"{self.redundant} redundant images (redundant.csv); the hardest are in hardest.csv"
+        lines += [
+            f"  {path}: {label}, perhaps {suggested}"
+            for path, label, suggested in self.label_issues[:5]
+        ]
+        redundant = (
+            "1 redundant image" if self.redundant == 1 else f"{self.redundant} redundant images"
         )
-        told += [
+        lines.append(f"{redundant} (redundant.csv); the hardest are in hardest.csv")
+        lines += [
             f"accuracy with {count} images: {score.value:.3f}"
             for count, score in self.forecast.points
         ]
         if self.forecast.score is not None:
             score = self.forecast.score
-            told.append(
+            lines.append(
                 f"with {self.forecast.extra} more labels: {score.value:.3f} "
                 f"[{score.low:.3f}, {score.high:.3f}] (extrapolated)"
             )
         else:
-            told.append(
+            lines.append(
                 "no forecast for more labels: too few images, or no power law fits these points"
             )
-        told += [f"label next: {', '.join(self.next[:5])}, ... (next.csv)"] if self.next else []
+        lines += [f"label next: {', '.join(self.next[:5])}, ... (next.csv)"] if self.next else []
         return [
-            *told,
+            *lines,
             "note: your files were not changed; many suspicious labels are right",
         ]
 
@@ -119,7 +125,7 @@ def scan_labeled(run: Path, data: Path | None, device: str) -> tuple[Predictor, 
     )
     if len(table.samples) < _MIN_IMAGES:
         raise UsageError(
-            f"{len(table.samples)} images are too few to say anything",
+            f"{len(table.samples)} images are too few for an audit",
             where=table.root,
             hint="some dozens at least",
         )
@@ -154,44 +160,69 @@ def write_audit(
     unlabeled: Path | None,
     extra_labels: int,
 ) -> AuditResult:
-    """Rate the labels, extrapolate the learning curve, and write the tables to `folder`."""
+    """Rate the labels, extrapolate the learning curve, and write the tables to `folder`.
+
+    Args:
+        folder: Folder to create.
+        predictor: The run.
+        data: Features and labels of the audited images.
+        unlabeled: Unlabeled images to rank, if any.
+        extra_labels: Number of extra labels to extrapolate the learning curve to.
+    """
     features, labels, classes = data.features, data.labels, data.classes
     seed = predictor.recipe.seed
-    chances, strength = out_of_fold_probabilities(features, labels, data.groups, len(classes), seed)
-    found, pairs = find_label_issues(chances, labels), find_redundant(features, _REDUNDANT_COSINE)
+    probabilities, strength = out_of_fold_probabilities(
+        features, labels, data.groups, len(classes), seed
+    )
+    issues = find_label_issues(probabilities, labels)
+    pairs = find_redundant(features, _REDUNDANT_COSINE)
     curve = extrapolate_accuracy(
         features, labels, data.groups, len(classes), strength, extra_labels, seed
     )
     folder.mkdir(parents=True)
-    chosen = (
+    next_images = (
         choose_next(predictor, unlabeled, features, labels, len(classes), strength)
         if unlabeled
         else []
     )
-    write_tables(folder, data.scanned, classes, labels, chances, found, pairs, chosen)
+    write_tables(folder, data.scanned, classes, labels, probabilities, issues, pairs, next_images)
     keys = [sample.key for sample in data.scanned.table.samples]
-    doubted = [
-        (keys[each.index], classes[labels[each.index]], classes[each.suggested]) for each in found
+    return AuditResult(
+        folder=folder,
+        count=len(keys),
+        label_issues=_named_issues(keys, classes, labels, issues),
+        strong=sum(issue.strong for issue in issues),
+        redundant=len(pairs),
+        forecast=curve,
+        next=next_images,
+    )
+
+
+def _named_issues(
+    keys: list[str], classes: tuple[str, ...], labels: np.ndarray, issues: list[LabelIssue]
+) -> list[tuple[str, str, str]]:
+    """Return image, label and suggested label of each issue."""
+    return [
+        (keys[issue.index], classes[labels[issue.index]], classes[issue.suggested])
+        for issue in issues
     ]
-    strong = sum(each.strong for each in found)
-    return AuditResult(folder, len(keys), doubted, strong, len(pairs), curve, chosen)
 
 
 def pooled_features(
     predictor: Predictor, samples: Sequence[Sample], pixels: ImageCache
 ) -> np.ndarray:
-    """(N, D): what the head reads, where it says so, else the pooled ones."""
-    read = getattr(predictor.model.head, "feature_vector", lambda found: found.pooled)
+    """Return the input vectors of the head, (N, D); the pooled features if it has none."""
+    read = getattr(predictor.model.head, "feature_vector", lambda features: features.pooled)
     with (
         console.progress(len(samples), "features") as bar,
-        collect_features(predictor.model, read) as seen,
+        collect_features(predictor.model, read) as collected,
     ):
         predictor.predict_samples(samples, pixels, bar.advance)
-    if not seen:
+    if not collected:
         raise UsageError(
-            "this run reads no pooled features to compare images by", where=predictor.run.folder
+            "this run computes no pooled features to compare images by", where=predictor.run.folder
         )
-    return torch.cat(seen).numpy()
+    return torch.cat(collected).numpy()
 
 
 def choose_next(
@@ -202,8 +233,18 @@ def choose_next(
     classes: int,
     strength: float,
 ) -> list[str]:
-    """The pictures without labels that are worth labelling, by a classifier on all that are
-    labelled.
+    """Choose unlabeled images to label next, by a classifier fitted to all labeled ones.
+
+    Args:
+        predictor: The run.
+        folder: The unlabeled images.
+        features: (N, D) of the labeled images.
+        labels: (N,) class indices.
+        classes: Number of classes.
+        strength: Inverse regularization strength C of the classifier.
+
+    Returns:
+        Keys of at most 50 images, most useful first.
     """
     samples = [Sample(path, printable(path)) for path in find_images_at([folder])]
     pixels = ImageCache(
@@ -231,52 +272,58 @@ def write_tables(
     classes: tuple[str, ...],
     labels: np.ndarray,
     probabilities: np.ndarray,
-    suspects: list[LabelIssue],
+    issues: list[LabelIssue],
     pairs: list[tuple[int, int, float]],
     next_images: list[str],
 ) -> None:
+    """Write the tables and the sheet of suspicious images to `folder`.
+
+    Args:
+        folder: Existing folder.
+        scanned: The N audited images.
+        classes: Names of the K classes.
+        labels: (N,) class indices.
+        probabilities: (N, K), out of fold.
+        issues: Labels to review.
+        pairs: Redundant images: indices of both, and their cosine.
+        next_images: Keys of the images to label next.
+    """
     keys = [sample.key for sample in scanned.table.samples]
     own = probabilities[np.arange(len(labels)), labels]
-    named = [
-        (keys[each.index], classes[labels[each.index]], classes[each.suggested])
-        for each in suspects
-    ]
-    told = [
-        [
-            f"{each.label_probability:.4f}",
-            f"{each.suggested_probability:.4f}",
-            "yes" if each.strong else "no",
-        ]
-        for each in suspects
-    ]
-    doubted = [[*names, *row] for names, row in zip(named, told, strict=True)]
-    hardest = [
-        [keys[place], classes[labels[place]], f"{own[place]:.4f}"]
-        for place in rank_by_margin(probabilities, labels)[:_HARD].tolist()
-    ]
+    named = _named_issues(keys, classes, labels, issues)
     write_rows(
-        folder / "fixes.csv",
-        ["path", "label", "suggested", "chance_of_label", "chance_of_suggested", "strong"],
-        doubted,
+        folder / "label_issues.csv",
+        ["path", "label", "suggested", "label_probability", "suggested_probability", "strong"],
+        [
+            [
+                *names,
+                f"{issue.label_probability:.4f}",
+                f"{issue.suggested_probability:.4f}",
+                "yes" if issue.strong else "no",
+            ]
+            for names, issue in zip(named, issues, strict=True)
+        ],
     )
-    write_rows(folder / "hardest.csv", ["path", "label", "chance_of_label"], hardest)
+    hardest = rank_by_margin(probabilities, labels)[:_HARD].tolist()
+    write_rows(
+        folder / "hardest.csv",
+        ["path", "label", "label_probability"],
+        [[keys[index], classes[labels[index]], f"{own[index]:.4f}"] for index in hardest],
+    )
     write_rows(
         folder / "redundant.csv",
-        ["path", "like", "cosine"],
+        ["path", "similar_to", "cosine"],
         [[keys[b], keys[a], f"{value:.4f}"] for a, b, value in pairs],
     )
     if next_images:
         write_rows(folder / "next.csv", ["path"], [[key] for key in next_images])
-    if suspects:
-        shown = [
-            scanned.cache.read(scanned.table.samples[each.index].path)[0]
-            for each in suspects[:_SHEET_IMAGES]
-        ]
-        small = [
-            images.resize(np.ascontiguousarray(pixels), (_SHEET_SIZE, _SHEET_SIZE))
-            for pixels in shown
-        ]
-        images.write_image(
-            image_grid(small, [f"{row[1]} / {row[2]}?" for row in doubted[:_SHEET_IMAGES]]),
-            folder / "doubts.png",
-        )
+    if issues:
+        titles = [f"{label} / {suggested}?" for _, label, suggested in named[:_SHEET_IMAGES]]
+        indices = [issue.index for issue in issues[:_SHEET_IMAGES]]
+        write_image(_sheet(scanned, indices, titles), folder / "label_issues.png")
+
+
+def _sheet(scanned: ScannedTable, indices: list[int], titles: list[str]) -> np.ndarray:
+    size = (_SHEET_SIZE, _SHEET_SIZE)
+    images = [scanned.cache.read(scanned.table.samples[index].path)[0] for index in indices]
+    return image_grid([resize(np.ascontiguousarray(each), size) for each in images], titles)

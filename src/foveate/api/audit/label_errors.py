@@ -16,7 +16,7 @@ from foveate.modeling.classifiers.logistic import out_of_fold, solve
 from foveate.types import Score
 
 FOLDS, REPEATS = 5, 3
-SHARES = (0.25, 0.5, 0.75, 1.0)  # of the data, on which a forecast stands
+SHARES = (0.25, 0.5, 0.75, 1.0)  # of the data, to which the learning curve is fitted
 _MIN_PER_CLASS = 4  # images of a class in a share of the data: with fewer, folds lack the class
 
 
@@ -30,8 +30,7 @@ class LabelIssue:
         label_probability: Out-of-fold probability of the given label.
         suggested_probability: Out-of-fold probability of the suggested class.
         strong: Whether the suggested class is more probable than the label, and at least as
-            probable as
-            on average for images of that class.
+            probable as on average for images of that class.
     """
 
     index: int
@@ -44,7 +43,7 @@ class LabelIssue:
 def find_label_issues(
     probabilities: np.ndarray, labels: np.ndarray, share: float = 0.1
 ) -> list[LabelIssue]:
-    """Labels to review.
+    """Return the labels to review.
 
     All strong suspicions, and as many others as make up `share` of the data, each sorted by the
     margin of the suggested class over the label.
@@ -88,7 +87,7 @@ def _rivals(
 def out_of_fold_probabilities(
     features: np.ndarray, labels: np.ndarray, groups: Sequence[str], classes: int, seed: int
 ) -> tuple[np.ndarray, float]:
-    """Out-of-fold probabilities (N, K) from features (N, D), by group folds, and the chosen C."""
+    """Return out-of-fold probabilities (N, K) from features (N, D), and the chosen C."""
     targets = np.eye(classes)[labels]
     solution = solve(features, targets, _folds(labels, groups, seed), False)
     assert solution.out_of_fold is not None
@@ -130,21 +129,21 @@ def extrapolate_accuracy(
     The curve is fitted to cross-validated classifiers on shares of the data. The interval is that
     of the repetitions: over draws of images like these.
     """
-    drawn = {
+    accuracies = {
         share: _fold_accuracies(features, labels, groups, classes, strength, share, seed)
         for share in SHARES
     }
-    used = {share: found for share, found in drawn.items() if len(found)}
+    used = {share: values for share, values in accuracies.items() if len(values)}
     points = [
-        (round(share * (1 - 1 / FOLDS) * len(labels)), _score(found, len(labels)))
-        for share, found in used.items()
+        (round(share * (1 - 1 / FOLDS) * len(labels)), _score(values, len(labels)))
+        for share, values in used.items()
     ]
     if len(points) < 3:
         return Forecast(points, more, None, None)
     sizes = np.array([count for count, _ in points], dtype=float)
     curves = [
-        _fit_power_law(sizes, np.array([found[place % len(found)] for found in used.values()]))
-        for place in range(FOLDS * REPEATS)
+        _fit_power_law(sizes, np.array([values[draw % len(values)] for values in used.values()]))
+        for draw in range(FOLDS * REPEATS)
     ]
     curve = _fit_power_law(sizes, np.array([score.value for _, score in points]))
     ends = np.array([_power_law(each, sizes[-1] + more) for each in curves if each is not None])
@@ -169,11 +168,11 @@ def _fold_accuracies(
     share: float,
     seed: int,
 ) -> np.ndarray:
-    """Of each fold of each repetition; empty where a class has too few images at this share."""
+    """Accuracy of each fold and repetition; empty if a class has too few images at this share."""
     fewest = np.bincount(labels).min()
     if fewest * share * (1 - 1 / FOLDS) < _MIN_PER_CLASS / 2 or fewest < _MIN_PER_CLASS:
         return np.empty(0)
-    targets, found = np.eye(classes)[labels], []
+    targets, accuracies = np.eye(classes)[labels], []
     for repeat in range(REPEATS):
         rng = np.random.default_rng([seed, repeat])
         folds = _folds(labels, groups, seed + repeat)
@@ -182,73 +181,91 @@ def _fold_accuracies(
             kept = np.concatenate(
                 [_subsample(rest[labels[rest] == each], share, rng) for each in np.unique(labels)]
             )
-            marks = np.concatenate([np.zeros(len(kept), int), np.ones((folds == fold).sum(), int)])
-            places = np.concatenate([kept, np.flatnonzero(folds == fold)])
-            chances = out_of_fold(features[places], targets[places], marks, strength, False)[
-                marks == 1
-            ]
-            found.append(float((chances.argmax(1) == labels[places][marks == 1]).mean()))
-    return np.array(found)
+            test = np.flatnonzero(folds == fold)
+            # fold 1 is predicted by a classifier fitted to fold 0
+            parts = np.repeat([0, 1], [len(kept), len(test)])
+            rows = np.concatenate([kept, test])
+            probabilities = out_of_fold(features[rows], targets[rows], parts, strength, False)
+            predicted = probabilities[parts == 1].argmax(1)
+            accuracies.append(float((predicted == labels[test]).mean()))
+    return np.array(accuracies)
 
 
-def _subsample(places: np.ndarray, share: float, rng: np.random.Generator) -> np.ndarray:
-    found: np.ndarray = rng.permutation(places)[: max(1, round(share * len(places)))]
-    return found
+def _subsample(indices: np.ndarray, share: float, rng: np.random.Generator) -> np.ndarray:
+    chosen: np.ndarray = rng.permutation(indices)[: max(1, round(share * len(indices)))]
+    return chosen
 
 
-def _score(found: np.ndarray, count: int) -> Score:
-    spread = 1.96 * found.std(ddof=1) / np.sqrt(len(found))
-    mean = float(found.mean())
-    return Score(mean, mean - float(spread), mean + float(spread), count)
+def _score(accuracies: np.ndarray, count: int) -> Score:
+    half = 1.96 * float(accuracies.std(ddof=1)) / len(accuracies) ** 0.5
+    mean = float(accuracies.mean())
+    return Score(mean, mean - half, mean + half, count)
 
 
 def _fit_power_law(sizes: np.ndarray, values: np.ndarray) -> tuple[float, float, float] | None:
-    """a, b, c of a - b * size ** -c with 0 <= a <= 1 and b, c >= 0; None where no such curve is
-    found.
-    """
+    """Fit a, b, c of a - b * size ** -c with 0 <= a <= 1 and b, c >= 0; None if that fails."""
     start = (min(0.99, float(values.max()) + 0.02), 1.0, 0.5)
     bounds = ([0, 0, 0.05], [1, 50, 3])
-    found = least_squares(
-        lambda asked: asked[0] - asked[1] * sizes ** -asked[2] - values, start, bounds=bounds
+    fit = least_squares(
+        lambda abc: abc[0] - abc[1] * sizes ** -abc[2] - values, start, bounds=bounds
     )
-    return (float(found.x[0]), float(found.x[1]), float(found.x[2])) if found.success else None
+    return (float(fit.x[0]), float(fit.x[1]), float(fit.x[2])) if fit.success else None
 
 
 def _power_law(curve: tuple[float, float, float], size: float) -> float:
     return float(curve[0] - curve[1] * size ** -curve[2])
 
 
-def select_for_labeling(chances: np.ndarray, features: np.ndarray, count: int) -> list[int]:
-    """Places of images without labels to label next: of the least sure (by the margin of the two
-    likeliest classes), one after the other the one that lies farthest from those already chosen.
+def select_for_labeling(probabilities: np.ndarray, features: np.ndarray, count: int) -> list[int]:
+    """Select unlabeled images to label next.
+
+    Among the most uncertain images (by the margin of the two most probable classes), the one
+    farthest from those already chosen is taken, one after the other.
+
+    Args:
+        probabilities: (N, K).
+        features: (N, D).
+        count: Number of images to select.
+
+    Returns:
+        Indices, first choice first.
     """
-    margins = np.sort(chances, 1)
-    unsure = np.argsort(margins[:, -1] - margins[:, -2], kind="stable")[: 5 * count]
+    ordered = np.sort(probabilities, 1)
+    uncertain = np.argsort(ordered[:, -1] - ordered[:, -2], kind="stable")[: 5 * count]
     directions = _directions(features)
-    chosen = [int(unsure[0])]
-    nearest = directions[unsure] @ directions[chosen[0]]
-    while len(chosen) < min(count, len(unsure)):
-        nearest[np.isin(unsure, chosen)] = np.inf
-        place = int(unsure[nearest.argmin()])
-        chosen.append(place)
-        nearest = np.maximum(nearest, directions[unsure] @ directions[place])
+    chosen = [int(uncertain[0])]
+    nearest = directions[uncertain] @ directions[chosen[0]]
+    while len(chosen) < min(count, len(uncertain)):
+        nearest[np.isin(uncertain, chosen)] = np.inf
+        index = int(uncertain[nearest.argmin()])
+        chosen.append(index)
+        nearest = np.maximum(nearest, directions[uncertain] @ directions[index])
     return chosen
 
 
 def _directions(features: np.ndarray) -> np.ndarray:
-    found: np.ndarray = features / np.linalg.norm(features, axis=1, keepdims=True).clip(min=1e-12)
-    return found
+    """Features scaled to length 1."""
+    norms = np.linalg.norm(features, axis=1, keepdims=True).clip(min=1e-12)
+    directions: np.ndarray = features / norms
+    return directions
 
 
-def find_redundant(features: np.ndarray, alike: float) -> list[tuple[int, int, float]]:
-    """Pairs of images, the most alike first, whose features point the same way by a cosine of at
-    least `alike`; each image stands once as the second of a pair.
+def find_redundant(features: np.ndarray, min_cosine: float) -> list[tuple[int, int, float]]:
+    """Find pairs of images with similar features.
+
+    Args:
+        features: (N, D).
+        min_cosine: Cosine similarity from which a pair is redundant.
+
+    Returns:
+        Indices of both images, and their cosine, most similar first. Each image is at most once
+        the second of a pair.
     """
     directions = _directions(features)
-    found = []
-    for place in range(1, len(features)):
-        cosines = directions[:place] @ directions[place]
+    pairs = []
+    for index in range(1, len(features)):
+        cosines = directions[:index] @ directions[index]
         best = int(cosines.argmax())
-        if cosines[best] >= alike:
-            found.append((best, place, float(cosines[best])))
-    return sorted(found, key=lambda pair: -pair[2])
+        if cosines[best] >= min_cosine:
+            pairs.append((best, index, float(cosines[best])))
+    return sorted(pairs, key=lambda pair: -pair[2])

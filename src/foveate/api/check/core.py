@@ -26,7 +26,7 @@ from foveate.data.discovery import Inventory, find_images, take_inventory
 from foveate.data.formats import FORMATS, read_table
 from foveate.data.issues import IssueLog, collecting
 from foveate.errors import DataError, FoveateError, UsageError
-from foveate.messages import Message
+from foveate.messages import Message, counted
 from foveate.recipe import Recipe
 from foveate.types import Issue, Location, Sample, Table
 from foveate.utils import console, log
@@ -134,7 +134,9 @@ def _read_table(recipe: Recipe, issues: IssueLog) -> Table:
         if note.kind not in logged:
             issues.include(note)
     summary = FORMATS.get(table.format).summary
-    log.info(f"read as {summary}: {len(table.samples)} images, {len(table.classes)} classes")
+    images_text = counted(len(table.samples), "image", "images")
+    classes_text = counted(len(table.classes), "class", "classes")
+    log.info(f"read as {summary}: {images_text}, {classes_text}")
     return table
 
 
@@ -246,9 +248,9 @@ def _write(result: CheckResult, table: Table, readable: Sequence[Sample], recipe
     for issue in result.issues:
         row = issue_row(issue)
         for location in issue.locations or (Location(""),):
-            columns = [row[key] for key in ("severity", "area", "id", "what")]
-            rows.append([*columns, location.name, location.why, location.like])
-    header = ["severity", "area", "id", "what", "location", "why", "like"]
+            columns = [row[key] for key in ("severity", "area", "id", "message")]
+            rows.append([*columns, location.name, location.why, location.similar_to])
+    header = ["severity", "area", "id", "message", "location", "why", "similar_to"]
     write_rows(result.folder / "issues.csv", header, rows)
     write_json(result.folder / "check.json", result.numbers())
     write_page(result, table, readable, recipe)

@@ -137,8 +137,8 @@ class _Album:
 
     def example(self, location: Location) -> IssueExample:
         """Return a location with its images."""
-        images = self.images([location.name, location.like])
-        return IssueExample(location.name, location.why, location.like, images)
+        images = self.images([location.name, location.similar_to])
+        return IssueExample(location.name, location.why, location.similar_to, images)
 
     def images(self, keys: Sequence[str]) -> list[Thumbnail]:
         """Return the thumbnails of those samples that can be shown."""

@@ -107,14 +107,14 @@ class CheckResult:
 def issue_row(issue: Issue) -> dict[str, Any]:
     """Return an issue as a JSON-able row, with its first locations."""
     first = [
-        {"location": location.name, "why": location.why, "like": location.like}
+        {"location": location.name, "why": location.why, "similar_to": location.similar_to}
         for location in issue.locations[:_MAX_ROW_LOCATIONS]
     ]
     return {
         "id": issue.kind.id,
         "severity": issue.kind.severity,
         "area": issue.kind.area,
-        "what": str(issue.title),
+        "message": str(issue.title),
         "hint": issue.kind.hint,
         "count": issue.occurrences,
         "first": first,

@@ -248,7 +248,7 @@ class _Partners:
                 if kind is kinds.across and one.split == "train":
                     one, two = two, one
                 if one.key not in recorded:
-                    log.add(kind, one.key, why=_differing_labels(one, two), like=two.key)
+                    log.add(kind, one.key, why=_differing_labels(one, two), similar_to=two.key)
                 recorded.add(one.key)
 
 

@@ -1,6 +1,4 @@
-"""continue RUN DATA: adds images, or classes, to what a finished run has learnt, and measures what
-it forgets.
-"""
+"""continue RUN DATA: add images or classes to a finished run, and measure forgetting."""
 
 from __future__ import annotations
 

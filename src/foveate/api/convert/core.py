@@ -23,9 +23,14 @@ _UNREADABLE = IssueKind("unreadable_images_skipped", "unreadable images, skipped
 
 @dataclass(frozen=True)
 class ConvertResult:
-    """What the new folder holds.
+    """A converted dataset.
 
-    `images`: how many each split has. `boxes`: how many each class has, in their order.
+    Attributes:
+        folder: The new folder.
+        format: Its format.
+        images: Number of images by split.
+        boxes: Number of boxes by class, in the order of the classes.
+        notes: Problems of the data.
     """
 
     folder: Path
@@ -54,7 +59,11 @@ class ConvertResult:
 
 
 def read_boxes(data: Path, to: str, out: Path, format: str) -> Table:
-    """Read the data. Raises UsageError first where it could not be written."""
+    """Read the data to convert.
+
+    Raises:
+        UsageError: It has no boxes, or the target cannot be written.
+    """
     writer(to)
     require_separate_folder(data, out)
     table = fit_boxes(read_table(data, format))
@@ -65,12 +74,12 @@ def read_boxes(data: Path, to: str, out: Path, format: str) -> Table:
 
 
 def write_dataset(table: Table, to: str, out: Path) -> ConvertResult:
-    """Write the data, and read it back: nothing is kept that would not hold the same boxes."""
+    """Write the data, and read it back; keep it only if it holds the same boxes."""
     target = writer(to)
-    with atomic_write(out) as aside:
-        aside.mkdir()
-        notes = (*table.notes, *target.write(table, aside))
-        again = read_back(target, aside, out)
+    with atomic_write(out) as partial:
+        partial.mkdir()
+        notes = (*table.notes, *target.write(table, partial))
+        again = read_back(target, partial, out)
         notes += lost_masks(table, again)
         require_same_boxes(table, again)
     for note in notes:
@@ -89,8 +98,9 @@ def require_separate_folder(data: Path, out: Path) -> None:
 
 
 def fit_boxes(table: Table) -> Table:
-    """Without images that cannot be read, and with boxes inside the images as they are: annotations
-    may state other sizes.
+    """Drop unreadable images, and clip boxes to the actual size of each image.
+
+    Annotations may state other sizes.
     """
     issues, samples = IssueLog(), []
     if not table.samples:
@@ -115,9 +125,10 @@ def fit_boxes(table: Table) -> Table:
     return replace(table, samples=tuple(samples), notes=(*table.notes, *issues.issues()))
 
 
-def read_back(target: Format, aside: Path, out: Path) -> Table:
+def read_back(target: Format, partial: Path, out: Path) -> Table:
+    """Read what was written. Raises DataError naming `out` if that fails."""
     try:
-        return target.read(aside)
+        return target.read(partial)
     except DataError as error:
         why = str(error)
         raise DataError(
@@ -129,7 +140,7 @@ def read_back(target: Format, aside: Path, out: Path) -> Table:
 
 
 def require_same_boxes(table: Table, again: Table) -> None:
-    """Splits may differ: YOLO has no images without one."""
+    """Raise DataError if the boxes differ; splits may: in YOLO every image has one."""
     (_, before), (_, after) = count_by_split_and_class(table), count_by_split_and_class(again)
     if (
         before != after
@@ -155,7 +166,7 @@ def lost_masks(table: Table, again: Table) -> tuple[Issue, ...]:
 
 
 def count_by_split_and_class(table: Table) -> tuple[dict[str, int], dict[str, int]]:
-    """Images by split, boxes by class."""
+    """Return the number of images by split, and of boxes by class."""
     splits = Counter(sample.split for sample in table.samples)
     names = Counter(
         name

@@ -1,4 +1,4 @@
-"""demo: the whole story on data and weights that come with the install, without a network."""
+"""demo: fit, evaluate and predict on data and weights that are installed, without a network."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from foveate.run.folder import Run
 from foveate.utils import log
 from foveate.utils.files import require_free
 
-_SIDE = 64  # px of a written digit; the scans have 8
-_EACH = 60  # images of each digit
+_SIDE = 64  # px of an image; the scans have 8
+_IMAGES_PER_DIGIT = 60
 _NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 
 
@@ -68,19 +68,21 @@ def run_demo(out: Path | None) -> DemoResult:
     ]
     for result in predict(folder / "run", unseen[:: len(unseen) // 3][:3]):
         row = result.row()
-        log.info(f"  {row['path']}: {row['answer']} (confidence {row['confidence']:.0%})")
+        log.info(f"  {row['path']}: {row['prediction']} (confidence {row['confidence']:.0%})")
     return DemoResult(fitted, time.perf_counter() - start)
 
 
 def write_digits(folder: Path) -> None:
-    """PNG files, 60 of each digit."""
+    """Write PNG files, 60 of each digit, to a folder per class."""
     from sklearn.datasets import load_digits
 
     scans, digits = load_digits(return_X_y=True)
     for digit, name in enumerate(_NAMES):
-        place = folder / name
-        place.mkdir(parents=True)
-        for number, scan in enumerate(scans[digits == digit][:_EACH]):
+        class_folder = folder / name
+        class_folder.mkdir(parents=True)
+        for number, scan in enumerate(scans[digits == digit][:_IMAGES_PER_DIGIT]):
             pixels = np.rint(255 * (1 - scan.reshape(8, 8) / 16)).astype(np.uint8)
             large = np.kron(pixels, np.ones((_SIDE // 8,) * 2, dtype=np.uint8))
-            images.write_image(large[..., None].repeat(3, axis=2), place / f"{number:03d}.png")
+            images.write_image(
+                large[..., None].repeat(3, axis=2), class_folder / f"{number:03d}.png"
+            )

@@ -1,4 +1,4 @@
-"""episodes DATA: how well new classes are learnt from a few images each."""
+"""episodes DATA: few-shot evaluation on new classes."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
-from foveate.api.episodes.protocol import accuracies, mean_of
-from foveate.api.episodes.protocol import episodes as drawn
+from foveate.api.episodes.protocol import draw_episodes, episode_accuracies, mean_accuracy
 from foveate.data.scan import ScannedTable
 from foveate.data.tables import label_names, require_single_label
 from foveate.errors import UsageError
@@ -24,14 +23,19 @@ from foveate.types import Score, Table
 from foveate.utils import console
 from foveate.utils.device import resolve_device
 
-_QUICK = {"training.channels_last": True}  # as in a race
+_FAST_SETTINGS = {"training.channels_last": True}  # as in models --compare
 
 
 @dataclass(frozen=True)
 class EpisodesResult:
-    """`accuracy`: the mean over episodes.
+    """Few-shot accuracy.
 
-    `what`: the backbone and the tuning, in words. `cautions`: what it cannot promise.
+    Attributes:
+        backbone: Run folder, or backbone and origin of its weights.
+        tuning: Classifier that is fitted in each episode.
+        protocol: Size and number of the episodes.
+        accuracy: Mean over episodes.
+        cautions: Reasons to expect less on new classes.
     """
 
     columns: ClassVar[list[str]] = [
@@ -43,36 +47,38 @@ class EpisodesResult:
         "episodes",
         "accuracy",
     ]
-    what: tuple[str, str]
-    asked: tuple[int, int, int]
+    backbone: str
+    tuning: str
+    protocol: Protocol
     accuracy: Score
     cautions: list[str] = field(default_factory=list)
 
     @property
     def rows(self) -> list[list[str]]:
-        found = self.accuracy
-        interval = f"{found.value:.3f} [{found.low:.3f}, {found.high:.3f}]"
-        return [[*self.what, *map(str, self.asked), str(found.count), interval]]
+        score, protocol = self.accuracy, self.protocol
+        sizes = protocol.ways, protocol.shots, protocol.queries, score.count
+        interval = f"{score.value:.3f} [{score.low:.3f}, {score.high:.3f}]"
+        return [[self.backbone, self.tuning, *map(str, sizes), interval]]
 
     def numbers(self) -> dict[str, Any]:
-        ways, shots, queries = self.asked
-        about = {
-            "backbone": self.what[0],
-            "tuning": self.what[1],
-            "ways": ways,
-            "shots": shots,
-            "queries": queries,
+        return {
+            "backbone": self.backbone,
+            "tuning": self.tuning,
+            "ways": self.protocol.ways,
+            "shots": self.protocol.shots,
+            "queries": self.protocol.queries,
+            "accuracy": asdict(self.accuracy),
+            "cautions": self.cautions,
         }
-        return {**about, "accuracy": asdict(self.accuracy), "cautions": self.cautions}
 
     def lines(self) -> list[str]:
-        told = "mean over episodes with its 95 % interval, for these images and classes only"
-        return [told, *(f"note: {caution}" for caution in self.cautions)]
+        text = "mean over episodes with its 95 % interval, for these images and classes only"
+        return [text, *(f"note: {caution}" for caution in self.cautions)]
 
 
 @dataclass(frozen=True)
 class Protocol:
-    """Episodes of `ways` classes: `shots` images of each for training, `queries` for testing."""
+    """`count` episodes of `ways` classes, each with `shots` support and `queries` query images."""
 
     ways: int
     shots: int
@@ -81,12 +87,17 @@ class Protocol:
 
 
 def episodes_recipe(data: Path, run: Path | None, options: dict[str, Any]) -> Recipe:
-    """Return the recipe. Raises UsageError for a tuning that needs gradient steps."""
+    """Return the recipe, with the backbone of `run` if there is one.
+
+    Raises:
+        UsageError: The tuning needs gradient steps, or `run` and a backbone are both given.
+    """
     tuning = TUNINGS.get(options["tuning"])
     if tuning.needs_steps or tuning.knows_classes:
         hint = "--tuning centroid, ridge, lpplus, knn or probe"
         raise UsageError(f"an episode cannot use {options['tuning']!r}", where="tuning", hint=hint)
-    return with_settings(_of_run(recipe_from(data, options, {}), run, options), _QUICK)
+    recipe = with_settings(recipe_from(data, options, {}), _FAST_SETTINGS)
+    return recipe if run is None else _with_run_backbone(recipe, run, options)
 
 
 def run_episodes(recipe: Recipe, run: Path | None, protocol: Protocol) -> EpisodesResult:
@@ -97,32 +108,30 @@ def run_episodes(recipe: Recipe, run: Path | None, protocol: Protocol) -> Episod
     ways, shots, queries = protocol.ways, protocol.shots, protocol.queries
     table = require_single_label(read_data(recipe), "an episode")
     recipe = resolve_recipe(recipe, table)[0]
-    labels, seed = _names(table), recipe.seed
-    next(drawn(labels, ways, shots, queries, 1, seed))  # refuses before features are computed
-    model = _opened(recipe, run, ways)
+    seed, device = recipe.seed, resolve_device(recipe.device)
+    # fails before features are computed
+    next(draw_episodes(_labels(table), ways, shots, queries, 1, seed))
+    model = _build_model(recipe, run, ways)
     scanned = scan_with_progress(table, model, recipe.data)
-    labels, device = _names(scanned.table), resolve_device(recipe.device)
+    labels = _labels(scanned.table)
     with console.progress(len(labels), "features") as bar:
         features = backbone_features(model, scanned, recipe, device, bar.advance)
-    tasks = drawn(labels, ways, shots, queries, protocol.count, seed)
-    found = mean_of(accuracies(model.cpu(), features, tasks))
-    cautions = [] if run is None else _known_already(Run.open(run), scanned)
-    what = str(run) if run else f"{recipe.backbone.name} ({model.backbone.origin})"
-    return EpisodesResult((what, recipe.tuning.name), (ways, shots, queries), found, cautions)
+    episodes = draw_episodes(labels, ways, shots, queries, protocol.count, seed)
+    accuracy = mean_accuracy(episode_accuracies(model.cpu(), features, episodes))
+    cautions = [] if run is None else _cautions(Run.open(run), scanned)
+    backbone = str(run) if run else f"{recipe.backbone.name} ({model.backbone.origin})"
+    return EpisodesResult(backbone, recipe.tuning.name, protocol, accuracy, cautions)
 
 
-def _of_run(recipe: Recipe, run: Path | None, words: dict[str, Any]) -> Recipe:
-    """The recipe with the run's backbone."""
-    if run is None:
-        return recipe
-    odd = sorted({"backbone", "weights", "size"} & words.keys())
-    if odd:
-        raise UsageError(f"--run and --{odd[0]} are mutually exclusive", where=run)
+def _with_run_backbone(recipe: Recipe, run: Path, options: dict[str, Any]) -> Recipe:
+    conflicts = sorted({"backbone", "weights", "size"} & options.keys())
+    if conflicts:
+        raise UsageError(f"--run and --{conflicts[0]} are mutually exclusive", where=run)
     return with_settings(recipe, {"backbone": Run.open(run).recipe().backbone.model_dump()})
 
 
-def _opened(recipe: Recipe, run: Path | None, ways: int) -> Model:
-    """A model of so many nameless classes; with the run's backbone, as the run adapted it."""
+def _build_model(recipe: Recipe, run: Path | None, ways: int) -> Model:
+    """Build a model of `ways` classes; with the backbone of the run, as trained there."""
     classes = tuple(map(str, range(ways)))
     if run is None:
         return build_model(recipe, classes)
@@ -131,28 +140,24 @@ def _opened(recipe: Recipe, run: Path | None, ways: int) -> Model:
     return model
 
 
-def _known_already(run: Run, scanned: ScannedTable) -> list[str]:
-    """What makes the figure flatter than it would be on new classes."""
-    trained = {row["sha256"] for row in run.splits() if row["split"] == "train"}
-    seen, known = (
-        sum(digest in trained for digest in scanned.hashes),
-        sorted(set(run.classes()) & set(_names(scanned.table))),
-    )
-    found = (
-        [
-            f"{seen} of {len(scanned.hashes)} images were in the training set (byte for byte): "
-            "the score is optimistically biased"
-        ]
-        if seen
-        else []
-    )
-    if known:
-        found.append(
-            f"the run was trained on {len(known)} of these classes, such as {known[0]!r}: "
-            "expect less on new classes"
+def _cautions(run: Run, scanned: ScannedTable) -> list[str]:
+    """Return why the score would be lower on new classes."""
+    trained_on = {row["sha256"] for row in run.splits() if row["split"] == "train"}
+    known_images = sum(digest in trained_on for digest in scanned.hashes)
+    known_classes = sorted(set(run.classes()) & set(_labels(scanned.table)))
+    cautions = []
+    if known_images:
+        cautions.append(
+            f"{known_images} of {len(scanned.hashes)} images were in the training set "
+            "(byte for byte): the score is optimistically biased"
         )
-    return found
+    if known_classes:
+        cautions.append(
+            f"the run was trained on {len(known_classes)} of these classes, such as "
+            f"{known_classes[0]!r}: expect less on new classes"
+        )
+    return cautions
 
 
-def _names(table: Table) -> list[str]:
+def _labels(table: Table) -> list[str]:
     return [name for sample in table.samples for name in label_names(sample)]

@@ -1,4 +1,4 @@
-"""Episodes: n ways, k shots, over and over (Vinyals et al. 2016), on features of a frozen backbone.
+"""Few-shot episodes: n ways, k shots (Vinyals et al. 2016), on features of a frozen backbone.
 
 Letters: N images, D width of a feature, W ways, K shots, Q queries of each class, E episodes.
 """
@@ -24,19 +24,28 @@ _FOLDS = 5
 
 @dataclass(frozen=True)
 class Episode:
-    """`known` (W * K,) and `asked` (W * Q,): disjoint image indices, class by class."""
+    """`support` (W * K,) and `query` (W * Q,): disjoint image indices, class by class."""
 
-    known: np.ndarray
-    asked: np.ndarray
+    support: np.ndarray
+    query: np.ndarray
 
 
-def episodes(
+def draw_episodes(
     labels: Sequence[str], ways: int, shots: int, queries: int, count: int, seed: int
 ) -> Iterator[Episode]:
-    """`count` episodes of `ways` classes that have enough images, drawn with the seed.
+    """Draw episodes of classes that have enough images.
 
-    Raises UsageError where fewer classes have `shots` + `queries` images, or when there is nothing
-    to tell apart.
+    Args:
+        labels: Class of each image.
+        ways: W, classes per episode.
+        shots: K, support images per class.
+        queries: Q, query images per class.
+        count: E, number of episodes.
+        seed: Seed of the draws.
+
+    Raises:
+        UsageError: Fewer than `ways` classes have `shots` + `queries` images, or an episode would
+            have fewer than two classes.
     """
     if min(ways - 1, shots, queries, count) < 1:
         raise UsageError(
@@ -45,64 +54,71 @@ def episodes(
     sizes = Counter(labels)
     if len(sizes) < ways:
         raise UsageError(
-            f"there are {len(sizes)} classes, {ways} ways are asked for", hint="fewer ways"
+            f"there are {len(sizes)} classes, {ways} ways were requested", hint="fewer ways"
         )
     enough = sorted(name for name, size in sizes.items() if size >= shots + queries)
     if len(enough) < ways:
         small = min(sizes, key=lambda name: (sizes[name], name))
-        what = f"{len(enough)} classes have {shots} + {queries} images, {ways} ways are asked for"
+        what = f"{len(enough)} classes have {shots} + {queries} images, {ways} ways were requested"
         raise UsageError(
             what, why=f"{small!r} has {sizes[small]}", hint="fewer ways, shots or queries"
         )
-    places = {name: np.flatnonzero(np.array(labels) == name) for name in enough}
-    draw = np.random.default_rng(seed)
+    indices = {name: np.flatnonzero(np.array(labels) == name) for name in enough}
+    rng = np.random.default_rng(seed)
     for _ in range(count):
-        chosen = draw.choice(len(enough), ways, replace=False)
+        chosen = rng.choice(len(enough), ways, replace=False)
         drawn = np.stack(
-            [draw.permutation(places[enough[way]])[: shots + queries] for way in chosen]
+            [rng.permutation(indices[enough[way]])[: shots + queries] for way in chosen]
         )
         yield Episode(drawn[:, :shots].ravel(), drawn[:, shots:].ravel())
 
 
-def accuracies(model: Model, features: np.ndarray, found: Iterable[Episode]) -> np.ndarray:
-    """(E,) shares of right answers: the model's tuning solves its head anew for each episode, on
-    features (N, D) that the head described. The model answers with as many classes as an episode
-    has ways.
+def episode_accuracies(
+    model: Model, features: np.ndarray, episodes: Iterable[Episode]
+) -> np.ndarray:
+    """Return the accuracy of each episode, (E,).
+
+    Args:
+        model: Has W classes; its tuning fits the head anew for each episode.
+        features: (N, D), as the head computes them from the outputs of the backbone.
+        episodes: The episodes.
     """
-    ways, right = len(model.classes), []
-    for episode in found:
-        truth = np.repeat(np.arange(ways), len(episode.asked) // ways)
-        taught = np.repeat(np.arange(ways), len(episode.known) // ways)
-        folds = np.tile(np.arange(len(episode.known) // ways) % _FOLDS, ways)
-        known = LabeledFeatures(features[episode.known], np.eye(ways)[taught], folds)
-        right.append(
-            float((solved_answers(model, known, features[episode.asked]).argmax(1) == truth).mean())
+    ways, accuracies = len(model.classes), []
+    for episode in episodes:
+        shots, queries = len(episode.support) // ways, len(episode.query) // ways
+        support = LabeledFeatures(
+            features[episode.support],
+            np.eye(ways)[np.repeat(np.arange(ways), shots)],
+            np.tile(np.arange(shots) % _FOLDS, ways),
         )
-    return np.array(right)
+        logits = fit_and_predict(model, support, features[episode.query])
+        correct = logits.argmax(1) == np.repeat(np.arange(ways), queries)
+        accuracies.append(float(correct.mean()))
+    return np.array(accuracies)
 
 
-def solved_answers(model: Model, known: LabeledFeatures, asked: np.ndarray) -> np.ndarray:
-    """(Q, W) logits of described features (Q, D), by the head as the model's tuning solves it from
-    the known ones.
-    """
-    model.tuning.fit_head(model, known)
+def fit_and_predict(model: Model, support: LabeledFeatures, queries: np.ndarray) -> np.ndarray:
+    """Fit the head to the support features, and return the logits (Q, W) of queries (Q, D)."""
+    model.tuning.fit_head(model, support)
     head: Any = model.head
-    own, head.feature_vector = head.feature_vector, _as_they_are
+    own, head.feature_vector = head.feature_vector, _identity  # the input is features already
     try:
         with torch.inference_mode():
-            return np.asarray(head(torch.from_numpy(np.ascontiguousarray(asked, dtype=np.float32))))
+            inputs = np.ascontiguousarray(queries, dtype=np.float32)
+            return np.asarray(head(torch.from_numpy(inputs)))
     finally:
         head.feature_vector = own
 
 
-def mean_of(shares: np.ndarray) -> Score:
-    """The mean over episodes with its 95 % interval, 1.96 standard errors to either side, as papers
-    report it.
+def mean_accuracy(accuracies: np.ndarray) -> Score:
+    """Return the mean over episodes with its 95 % interval.
+
+    The interval reaches 1.96 standard errors to either side, as papers report it.
     """
-    mean = float(shares.mean())
-    reach = _Z * float(shares.std(ddof=1)) / len(shares) ** 0.5 if len(shares) > 1 else float("nan")
-    return Score(mean, mean - reach, mean + reach, len(shares))
+    mean, count = float(accuracies.mean()), len(accuracies)
+    half = _Z * float(accuracies.std(ddof=1)) / count**0.5 if count > 1 else float("nan")
+    return Score(mean, mean - half, mean + half, count)
 
 
-def _as_they_are(features: Any) -> Any:
+def _identity(features: Any) -> Any:
     return features

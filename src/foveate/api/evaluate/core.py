@@ -156,7 +156,7 @@ def _save(
         temporary.open("w", encoding="utf-8") as file,
     ):
         for sample, prediction in zip(samples, predictions, strict=True):
-            row = {"path": sample.key, "truth": _target_row(sample, predictor.classes)}
+            row = {"path": sample.key, "target": _target_row(sample, predictor.classes)}
             row |= prediction.row(predictor.classes, predictor.multilabel)
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
     write_json(result.folder / "scores.json", asdict(result.scores))
@@ -166,4 +166,4 @@ def _target_row(sample: Sample, classes: tuple[str, ...]) -> Any:
     target: Any = sample.target
     if target is None or isinstance(target, Labels):
         return list(label_names(sample))
-    return target.row(classes)["answer"]
+    return target.row(classes)["prediction"]

@@ -1,4 +1,4 @@
-"""Out-of-distribution images: can the network tell them from its own?"""
+"""Out-of-distribution detection: how well the network tells other images from its own."""
 
 from __future__ import annotations
 

@@ -53,7 +53,7 @@ def build_page(
         choices=choice_rows(run),
         cautions=result.cautions,
         comparisons=_comparisons(outcome),
-        ladder=_ladder(run),
+        tuning_trials=_tuning_trials(run),
         curves=run.read_metrics(),
         worst=worst,
         best=best,
@@ -70,10 +70,9 @@ def build_page(
     )
 
 
-def choice_rows(run: Run) -> list[tuple[str, str, str]]:
+def choice_rows(run: Run) -> list[tuple[str, str, Text]]:
     """Return field, value and reason of what was chosen automatically."""
-    rows = run.read_json("choices.json")
-    return [(row["field"], log.shorten(row["value"]), row["reason"]) for row in rows]
+    return [(each.field, log.shorten(each.value), each.reason) for each in run.decisions()]
 
 
 def environment_row(environment: Mapping[str, Any]) -> dict[str, str]:
@@ -82,7 +81,7 @@ def environment_row(environment: Mapping[str, Any]) -> dict[str, str]:
     return {**own, **environment["versions"]}
 
 
-def _ladder(run: Run) -> list[dict[str, Any]]:
+def _tuning_trials(run: Run) -> list[dict[str, Any]]:
     """The fine-tuning methods that were tried; empty unless --tuning auto tried any."""
     if not (run.folder / "leaderboard.json").is_file():
         return []
@@ -124,7 +123,7 @@ def _facts(predictor: Predictor, outcome: dict[str, Any]) -> list[tuple[Message,
         value = Message(
             "fact.adaptation_value",
             "{method}, to {count:unlabeled image|unlabeled images}",
-            method=adaptation["how"],
+            method=adaptation["method"],
             count=adaptation["images"],
         )
         facts.append((Message("fact.adaptation", "test-time adaptation"), value))
@@ -200,7 +199,7 @@ def old_and_new_scores(outcome: dict[str, Any]) -> list[tuple[Message, Text]]:
         value = Message(
             "fact.before_after",
             "{metric} {before} before, {after} after",
-            metric=metric_name(after["number"]),
+            metric=metric_name(after["metric"]),
             before=f"{before['value']:.3f}",
             after=str(Score(after["value"], after["low"], after["high"], after["count"])),
         )

@@ -1,4 +1,4 @@
-"""explain RUN IMAGES: heat maps of the evidence, and tests of whether to believe them."""
+"""explain RUN IMAGES: heat maps of the evidence, and tests of their faithfulness."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from foveate.api.explain.nearest import Known, Near
+from foveate.api.explain.nearest import NearestImage, TrainingIndex
 from foveate.data.discovery import find_images_at
 from foveate.errors import BrokenImage, UsageError
 from foveate.explainability.faithfulness import (
@@ -24,7 +24,7 @@ from foveate.explainability.faithfulness import (
     randomize_weights,
 )
 from foveate.explainability.methods import EXPLAINERS, Explainer
-from foveate.images import codec as image_io
+from foveate.images.codec import write_image
 from foveate.images.sheets import image_grid, stack
 from foveate.inference.predictor import Predictor, load_predictor
 from foveate.modeling.model import Model
@@ -34,17 +34,25 @@ from foveate.utils import console, log
 from foveate.utils.files import write_text
 from foveate.utils.paths import printable
 
-_SIDE = 224  # px of a picture in a sheet
-_QUESTIONS = 3  # of a picture, at the most
-_LIKE_RANDOM = 0.5  # correlation with the map of random weights from which a map is doubted
+_TILE_SIZE = 224  # px of an image on a sheet
+_MAX_SCORES = 3  # explained classes, boxes or words of an image
+# correlation with the map of random weights from which a map is not to be trusted
+_MAX_RANDOMIZATION_SIMILARITY = 0.5
 
 
 @dataclass(frozen=True)
-class Why:
-    """One picture, one question, one way to explain.
+class Explanation:
+    """The heat map of one score of one image by one method.
 
-    `same`: the correlation with the map of random weights; `nearest`: training images like this
-    one, where they were asked for.
+    Attributes:
+        path: The image.
+        label: The class, box, word or text query that is explained.
+        probability: Its probability.
+        method: Name of the explanation method.
+        map: Heat map (h, w), float.
+        faithfulness: Results of the insertion and deletion tests.
+        randomization_similarity: Correlation with the map of a network with random weights.
+        nearest: Most similar training images, if requested.
     """
 
     path: str
@@ -54,49 +62,54 @@ class Why:
     map: Tensor
     faithfulness: Faithfulness
     randomization_similarity: float
-    nearest: tuple[Near, ...] = ()
+    nearest: tuple[NearestImage, ...] = ()
 
     @property
     def doubt(self) -> str:
-        """Why not to believe the map; empty where there is no reason."""
+        """Why the map should not be trusted; empty if no test speaks against it."""
         if not self.faithfulness.better_than_random:
             return "no better than random"
-        return "like random weights" if self.randomization_similarity > _LIKE_RANDOM else ""
+        similar = self.randomization_similarity > _MAX_RANDOMIZATION_SIMILARITY
+        return "like random weights" if similar else ""
 
     def alt(self) -> str:
-        """What the map shows, in words."""
-        found = self.map.numpy()
-        rows, columns = np.unravel_index(int(found.argmax()), found.shape)
-        height = ("top", "middle", "bottom")[min(2, 3 * int(rows) // found.shape[0])]
-        side = ("left", "centre", "right")[min(2, 3 * int(columns) // found.shape[1])]
-        told = f"{self.label} ({self.probability:.0%}), {self.method}: "
-        told += f"strongest evidence in the {height} {side}"
-        return f"{told}; {self.doubt}" if self.doubt else told
+        """Return a text alternative of the map."""
+        values = self.map.numpy()
+        row, column = np.unravel_index(int(values.argmax()), values.shape)
+        vertical = ("top", "middle", "bottom")[min(2, 3 * int(row) // values.shape[0])]
+        horizontal = ("left", "center", "right")[min(2, 3 * int(column) // values.shape[1])]
+        text = f"{self.label} ({self.probability:.0%}), {self.method}: "
+        text += f"strongest evidence in the {vertical} {horizontal}"
+        return f"{text}; {self.doubt}" if self.doubt else text
 
     def row(self) -> dict[str, Any]:
-        about = {
+        """Return the line of explanations.jsonl."""
+        nearest = {"nearest": [each.row() for each in self.nearest]} if self.nearest else {}
+        return {
             "path": self.path,
             "label": self.label,
             "probability": self.probability,
             "method": self.method,
             **self.faithfulness.row(),
-        }
-        near = {"nearest": [each.row() for each in self.nearest]} if self.nearest else {}
-        return {
-            **about,
             "randomization_similarity": self.randomization_similarity,
             "doubt": self.doubt,
             "alt": self.alt(),
-            **near,
+            **nearest,
         }
 
 
 @dataclass(frozen=True)
 class ExplainResult:
-    """`folder`: a sheet for each picture and explanations.jsonl."""
+    """What was explained.
+
+    Attributes:
+        folder: Holds a sheet for each image, and explanations.jsonl.
+        explanations: One for each image, score and method.
+        skipped: Unreadable images, with the reason.
+    """
 
     folder: Path
-    found: list[Why]
+    explanations: list[Explanation]
     skipped: list[tuple[str, str]] = field(default_factory=list)
 
     @property
@@ -112,44 +125,40 @@ class ExplainResult:
 
     @property
     def rows(self) -> list[list[str]]:
-        told = []
-        for how in dict.fromkeys(each.method for each in self.found):
-            own = [each for each in self.found if each.method == how]
-            means = [
-                float(np.mean([getattr(each.faithfulness, name) for each in own]))
-                for name in ("insertion", "deletion")
-            ]
-            better, same = (
-                sum(each.faithfulness.better_than_random for each in own),
-                float(np.mean([each.randomization_similarity for each in own])),
-            )
-            told.append(
-                [
-                    how,
-                    str(len(own)),
-                    *(f"{mean:.3f}" for mean in means),
-                    f"{better} of {len(own)}",
-                    f"{same:+.2f}",
-                ]
-            )
-        return told
+        """Means of each method over all its maps."""
+        methods = dict.fromkeys(each.method for each in self.explanations)
+        return [self._method_row(method) for method in methods]
+
+    def _method_row(self, method: str) -> list[str]:
+        own = [each for each in self.explanations if each.method == method]
+        insertion = float(np.mean([each.faithfulness.insertion for each in own]))
+        deletion = float(np.mean([each.faithfulness.deletion for each in own]))
+        better = sum(each.faithfulness.better_than_random for each in own)
+        similarity = float(np.mean([each.randomization_similarity for each in own]))
+        return [
+            method,
+            str(len(own)),
+            f"{insertion:.3f}",
+            f"{deletion:.3f}",
+            f"{better} of {len(own)}",
+            f"{similarity:+.2f}",
+        ]
 
     def numbers(self) -> dict[str, Any]:
         return {
             "folder": str(self.folder),
-            "explanations": [each.row() for each in self.found],
+            "explanations": [each.row() for each in self.explanations],
             "skipped": len(self.skipped),
         }
 
     def lines(self) -> list[str]:
-        doubted = sum(bool(each.doubt) for each in self.found)
+        doubtful = sum(bool(each.doubt) for each in self.explanations)
         note = (
-            f"note: {doubted} of {len(self.found)} maps are not to be believed, each says why"
-            if doubted
-            else ""
+            f"note: {doubtful} of {len(self.explanations)} maps should not be trusted; "
+            "each gives the reason"
         )
         return [
-            *([note] if note else []),
+            *([note] if doubtful else []),
             f"sheets: {self.folder}",
             f"numbers: {self.folder / 'explanations.jsonl'}",
         ]
@@ -157,7 +166,14 @@ class ExplainResult:
 
 @dataclass(frozen=True)
 class Request:
-    """What to explain and how: `texts` replace the questions of the task, where there are any."""
+    """What to explain.
+
+    Attributes:
+        explainers: Explanation methods by name.
+        texts: Text queries to explain instead of the predictions.
+        nearest: Number of most similar training images to show.
+        strict: Whether to stop at the first unreadable image.
+    """
 
     explainers: dict[str, Explainer]
     texts: tuple[str, ...]
@@ -173,97 +189,103 @@ def create_explainers(names: Iterable[str]) -> dict[str, Explainer]:
 def explain_images(
     run: Path, images: Iterable[Path], request: Request, folder: Path, device: str
 ) -> ExplainResult:
-    """Explain the predictions for files and folders; sheets and numbers go to the new `folder`."""
+    """Explain the predictions of images, and write sheets and numbers to a new folder.
+
+    Args:
+        run: Run folder.
+        images: Image files and folders.
+        request: What to explain.
+        folder: Folder to create.
+        device: Compute device.
+    """
     paths = list(find_images_at(images))
     predictor = load_predictor(run, device)
-    other, found, skipped = randomize_weights(predictor.model), list[Why](), list[tuple[str, str]]()
-    known = Known.of(predictor) if request.nearest else None
+    randomized = randomize_weights(predictor.model)
+    explanations, skipped = list[Explanation](), list[tuple[str, str]]()
+    index = TrainingIndex.of(predictor) if request.nearest else None
     folder.mkdir(parents=True)
     with console.progress(len(paths), "explain") as bar:
-        for index, path in enumerate(paths):
+        for number, path in enumerate(paths):
             try:
-                whys, sheet = _explained(predictor, other, path, request)
-                near = known.nearest(path, request.nearest) if known else []
+                own, sheet = _explain_image(predictor, randomized, path, request)
+                nearest = index.nearest(path, request.nearest) if index else []
             except BrokenImage as error:
                 if request.strict:
                     raise
                 log.warning(f"skipped {printable(path)}: {error.why or error.what}")
                 skipped.append((printable(path), error.why or error.what))
             else:
-                alt = "; ".join(
-                    [
-                        *(each.alt() for each in whys),
-                        *(f"like {each.key} ({each.label})" for each in near),
-                    ]
-                )
-                sheet = stack(sheet, known.strip(near)) if known else sheet
-                image_io.write_image(sheet, folder / f"{index:04d}-{path.stem}.png", {"alt": alt})
-                found += [replace(why, nearest=tuple(near)) for why in whys]
+                sheet = stack(sheet, index.sheet(nearest)) if index else sheet
+                alt = _alt_text(own, nearest)
+                write_image(sheet, folder / f"{number:04d}-{path.stem}.png", {"alt": alt})
+                explanations += [replace(each, nearest=tuple(nearest)) for each in own]
             bar.advance(1)
-    text = "".join(json.dumps(each.row(), ensure_ascii=False) + "\n" for each in found)
+    text = "".join(json.dumps(each.row(), ensure_ascii=False) + "\n" for each in explanations)
     write_text(folder / "explanations.jsonl", text)
-    return ExplainResult(folder, found, skipped)
+    return ExplainResult(folder, explanations, skipped)
 
 
-def _explained(
-    predictor: Predictor,
-    other: Model,
-    path: Path,
-    request: Request,
-) -> tuple[list[Why], np.ndarray]:
+def _alt_text(explanations: list[Explanation], nearest: list[NearestImage]) -> str:
+    similar = [f"similar to {each.key} ({each.label})" for each in nearest]
+    return "; ".join([*(each.alt() for each in explanations), *similar])
+
+
+def _explain_image(
+    predictor: Predictor, randomized: Model, path: Path, request: Request
+) -> tuple[list[Explanation], np.ndarray]:
+    """Return the explanations of an image and its sheet."""
     sample = Sample(path, printable(path))
-    subject = ExplainTarget.from_sample(predictor, sample)
-    subject = TextTarget(subject.model, subject.batch, request.texts) if request.texts else subject
-    questions = subject.explainable_scores()[: len(request.texts) or _QUESTIONS]
-    if not questions:
+    target = ExplainTarget.from_sample(predictor, sample)
+    target = TextTarget(target.model, target.batch, request.texts) if request.texts else target
+    scores = target.explainable_scores()[: len(request.texts) or _MAX_SCORES]
+    if not scores:
         kind = predictor.model.task.prediction_type.__name__.lower()
         raise UsageError(
-            f"there is nothing to explain about this answer ({kind})",
+            f"there is nothing to explain in this prediction ({kind})",
             where=path,
-            hint="another picture or run",
+            hint="another image or run",
         )
-    whys = [
-        why
-        for question in questions
-        for why in _whys(subject, question, other, sample.key, request.explainers)
+    explanations = [
+        explanation
+        for score in scores
+        for explanation in _explain_score(target, score, randomized, sample.key, request.explainers)
     ]
-    return whys, _sheet(subject, whys, len(request.explainers))
+    return explanations, _sheet(target, explanations, len(request.explainers))
 
 
-def _whys(
-    subject: ExplainTarget,
-    question: ExplainableScore,
-    other: Model,
+def _explain_score(
+    target: ExplainTarget,
+    score: ExplainableScore,
+    randomized: Model,
     path: str,
     explainers: dict[str, Explainer],
-) -> list[Why]:
-    curves = FaithfulnessCurves(subject, question)
-    chance = float(subject.probabilities(question, subject.batch.images)[0])
-    found = []
-    for how, explainer in explainers.items():
-        map_ = explainer.explain(subject.request(question)).detach().float().cpu()
-        same = randomization_similarity(explainer, subject, question, map_, other)
-        found.append(Why(path, question.name, chance, how, map_, curves.measure(map_), same))
-    return found
+) -> list[Explanation]:
+    curves = FaithfulnessCurves(target, score)
+    probability = float(target.probabilities(score, target.batch.images)[0])
+    explanations = []
+    for method, explainer in explainers.items():
+        map_ = explainer.explain(target.request(score)).detach().float().cpu()
+        similarity = randomization_similarity(explainer, target, score, map_, randomized)
+        faithfulness = curves.measure(map_)
+        explanations.append(
+            Explanation(path, score.name, probability, method, map_, faithfulness, similarity)
+        )
+    return explanations
 
 
-def _sheet(subject: ExplainTarget, whys: list[Why], across: int) -> np.ndarray:
-    """A row for each question: the picture as the network sees it, then each map over it, with what
-    it is worth.
-    """
-    pixels = subject.pixels(_SIDE)
-    pictures, titles = list[np.ndarray](), list[str]()
-    for first in range(0, len(whys), across):
-        row = whys[first : first + across]
-        pictures += [pixels, *(overlay(pixels, why.map) for why in row)]
-        titles += [f"{row[0].label} ({row[0].probability:.0%})", *(_title(why) for why in row)]
-    return image_grid(pictures, titles, across + 1)
+def _sheet(target: ExplainTarget, explanations: list[Explanation], methods: int) -> np.ndarray:
+    """A row for each score: the network's input, then each map over it with its test results."""
+    pixels = target.pixels(_TILE_SIZE)
+    tiles, titles = list[np.ndarray](), list[str]()
+    for first in range(0, len(explanations), methods):
+        row = explanations[first : first + methods]
+        tiles += [pixels, *(overlay(pixels, each.map) for each in row)]
+        titles += [f"{row[0].label} ({row[0].probability:.0%})", *(_title(each) for each in row)]
+    return image_grid(tiles, titles, methods + 1)
 
 
-def _title(why: Why) -> str:
-    return (
-        f"{why.method}: {why.doubt}"
-        if why.doubt
-        else f"{why.method}: ins {why.faithfulness.insertion:.2f}, "
-        f"del {why.faithfulness.deletion:.2f}"
-    )
+def _title(explanation: Explanation) -> str:
+    if explanation.doubt:
+        return f"{explanation.method}: {explanation.doubt}"
+    tests = explanation.faithfulness
+    return f"{explanation.method}: ins {tests.insertion:.2f}, del {tests.deletion:.2f}"

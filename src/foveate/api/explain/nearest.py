@@ -1,6 +1,4 @@
-"""The training images that a picture is most like, by the features that the run's backbone has of
-both.
-"""
+"""The training images most similar to an image, by the features of the run's backbone."""
 
 from __future__ import annotations
 
@@ -17,7 +15,7 @@ from foveate.data.image_cache import ImageCache
 from foveate.data.scan import drop_unreadable
 from foveate.data.tables import label_names
 from foveate.errors import UsageError
-from foveate.images import codec as images
+from foveate.images.codec import read_image, resize
 from foveate.images.sheets import image_grid
 from foveate.inference.features import pooled_features
 from foveate.inference.predictor import Predictor
@@ -26,81 +24,93 @@ from foveate.types import Provides, Sample
 from foveate.utils import console
 from foveate.utils.paths import printable
 
-_MOST = 2000  # training images that are looked at
-_SIDE = 128  # px
+_MAX_TRAINING_IMAGES = 2000
+_TILE_SIZE = 128  # px
 
 
 @dataclass(frozen=True)
-class Near:
-    """`alike`: the cosine of both features, each less the mean of the training images."""
+class NearestImage:
+    """A similar training image.
+
+    `similarity` is the cosine of both features after subtracting the mean of the training images.
+    """
 
     key: str
     label: str
-    alike: float
+    similarity: float
     path: Path
 
     def row(self) -> dict[str, Any]:
-        return {"path": self.key, "label": self.label, "alike": self.alike}
+        return {"path": self.key, "label": self.label, "similarity": self.similarity}
 
 
 @dataclass(frozen=True)
-class Known:
-    """`features`: (N, D) of length 1, of the training images `samples`; `middle`: (D,), their mean
-    before.
+class TrainingIndex:
+    """Features of the training images of a run.
+
+    Attributes:
+        predictor: The run.
+        samples: N training images.
+        features: (N, D), centered and of length 1.
+        mean: (D,), mean feature before centering.
     """
 
     predictor: Predictor
     samples: list[Sample]
     features: Tensor
-    middle: Tensor
+    mean: Tensor
 
     @classmethod
-    def of(cls, predictor: Predictor) -> Known:
-        """Of at most 2,000 training images, drawn by the run's seed.
+    def of(cls, predictor: Predictor) -> TrainingIndex:
+        """Compute the features of at most 2,000 training images, drawn by the run's seed.
 
-        Raises UsageError where there are none, or no features.
+        Raises:
+            UsageError: There are no training images, or the backbone has no pooled features.
         """
         model = predictor.model
         if Provides.POOLED not in model.backbone.provides:
             raise UsageError(
-                "this run's backbone has no vector of a picture to compare", where="--nearest"
+                "this run's backbone has no pooled features to compare images by",
+                where="--nearest",
             )
-        train = [
-            sample for sample in read_run_table(predictor.run).samples if sample.split == "train"
-        ]
-        drawn = np.random.default_rng(predictor.recipe.seed).permutation(len(train))[:_MOST]
-        pixels = ImageCache(model.backbone.input.size, model.task.framing, keep=True)
-        samples = drop_unreadable([train[place] for place in sorted(drawn.tolist())], pixels)
+        table = read_run_table(predictor.run)
+        train = [sample for sample in table.samples if sample.split == "train"]
+        rng = np.random.default_rng(predictor.recipe.seed)
+        drawn = sorted(rng.permutation(len(train))[:_MAX_TRAINING_IMAGES].tolist())
+        cache = ImageCache(model.backbone.input.size, model.task.framing, keep=True)
+        samples = drop_unreadable([train[index] for index in drawn], cache)
         if not samples:
             raise UsageError(
-                "the run's training images are not there", where="--nearest", hint="leave it out"
+                "the run's training images do not exist any more",
+                where="--nearest",
+                hint="leave it out",
             )
         with console.progress(len(samples), "training images") as bar:
             features = pooled_features(
-                model.backbone, samples, pixels, model.task.framing, predictor.device, bar.advance
+                model.backbone, samples, cache, model.task.framing, predictor.device, bar.advance
             )
-        middle = features.mean(0)
-        return cls(predictor, samples, functional.normalize(features - middle, dim=1), middle)
+        mean = features.mean(0)
+        return cls(predictor, samples, functional.normalize(features - mean, dim=1), mean)
 
-    def nearest(self, path: Path, count: int) -> list[Near]:
+    def nearest(self, path: Path, count: int) -> list[NearestImage]:
+        """Return the `count` training images most similar to an image file, best first."""
         model, sample = self.predictor.model, Sample(path, printable(path))
-        pixels = ImageCache(model.backbone.input.size, model.task.framing, keep=False)
-        found = pooled_features(
-            model.backbone, [sample], pixels, model.task.framing, self.predictor.device
+        cache = ImageCache(model.backbone.input.size, model.task.framing, keep=False)
+        features = pooled_features(
+            model.backbone, [sample], cache, model.task.framing, self.predictor.device
         )
-        asked = functional.normalize(found - self.middle, dim=1)
-        alike, places = (asked @ self.features.T)[0].topk(min(count, len(self.samples)))
-        chosen = [self.samples[place] for place in places.tolist()]
+        query = functional.normalize(features - self.mean, dim=1)
+        similarities, indices = (query @ self.features.T)[0].topk(min(count, len(self.samples)))
+        chosen = [self.samples[index] for index in indices.tolist()]
         return [
-            Near(each.key, ", ".join(label_names(each)), float(value), each.path)
-            for each, value in zip(chosen, alike.tolist(), strict=True)
+            NearestImage(sample.key, ", ".join(label_names(sample)), float(value), sample.path)
+            for sample, value in zip(chosen, similarities.tolist(), strict=True)
         ]
 
     @staticmethod
-    def strip(near: Sequence[Near]) -> np.ndarray:
-        pictures = [
-            images.resize(images.read_image(each.path, _SIDE)[0], (_SIDE, _SIDE)) for each in near
-        ]
-        return image_grid(
-            pictures, [f"{each.label} {each.alike:.2f}".strip() for each in near], len(near)
-        )
+    def sheet(nearest: Sequence[NearestImage]) -> np.ndarray:
+        """Draw the images side by side, with their labels and similarities."""
+        size = (_TILE_SIZE, _TILE_SIZE)
+        tiles = [resize(read_image(each.path, _TILE_SIZE)[0], size) for each in nearest]
+        titles = [f"{each.label} {each.similarity:.2f}".strip() for each in nearest]
+        return image_grid(tiles, titles, len(nearest))

@@ -1,6 +1,4 @@
-"""What leaves the house in an export: a graph, what it says of itself, and the pictures on which it
-is held against its run.
-"""
+"""What an export needs of a run: a graph, its metadata, and images to check the file on."""
 
 from __future__ import annotations
 
@@ -13,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from foveate.api.pretrain.images import HELD, TRAIN
-from foveate.data.streaming import Catalogue
+from foveate.api.pretrain.images import HELD_OUT, TRAIN
+from foveate.data.streaming import Catalog
 from foveate.deploy.postprocess.classify import encode_feature_space
 from foveate.deploy.runtime import FORMAT_VERSION, preprocess
 from foveate.errors import UsageError
@@ -29,190 +27,201 @@ from foveate.run.lineage import read_run_table
 from foveate.types import Provides, Score
 from foveate.version import __version__
 
-_MOST = 512  # images that a file answers
-_CALIBRATING = 200  # training images
-_KEPT = "nearest"  # the share of images whose nearest other one is the same
-Portable = Callable[[Backbone, nn.Module, Tensor], dict[str, Tensor]]
+_MAX_CHECK_IMAGES = 512
+_CALIBRATION_IMAGES = 200  # training images
+_SAME_NEAREST = "nearest"  # metric: share of images whose nearest neighbor is the same
+ExportOutputs = Callable[[Backbone, nn.Module, Tensor], dict[str, Tensor]]
 
 
 class Graph(nn.Module):
-    """(B, 3, S, S) uint8 -> the outputs that a task lets out, in the order of their names."""
+    """(B, 3, S, S) uint8 -> the exported outputs of a task, in a fixed order."""
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, backbone: Backbone, head: nn.Module, portable: Portable) -> None:
+    def __init__(self, backbone: Backbone, head: nn.Module, outputs: ExportOutputs) -> None:
         super().__init__()
-        self.backbone, self.head, self.portable = backbone, head, portable
+        self.backbone, self.head, self.outputs = backbone, head, outputs
         for name, values in (("mean", backbone.input.mean), ("std", backbone.input.std)):
             self.register_buffer(name, torch.tensor(values).view(1, 3, 1, 1))
 
     @classmethod
     def of(cls, predictor: Predictor) -> Graph:
+        """Return the graph of a run, in evaluation mode."""
         model = predictor.model
         model.to(memory_format=torch.contiguous_format)
         return cls(model.backbone, model.head, model.task.export_outputs).eval()
 
     def named(self, images: Tensor) -> dict[str, Tensor]:
-        return self.portable(
-            self.backbone, self.head, (images.float() / 255 - self.mean) / self.std
-        )
+        """Return the outputs by name."""
+        normalized = (images.float() / 255 - self.mean) / self.std
+        return self.outputs(self.backbone, self.head, normalized)
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         return tuple(self.named(images).values())
 
 
 @dataclass(frozen=True)
-class Leaving:
-    """`steps`: the graphs beside the first one, given its outputs.
+class ExportBundle:
+    """A run as it is exported.
 
-    `places`: of the pictures that are answered, `keys`: their names; `train`: of pictures that give
-    the ranges of 8 bits. `own`: the run's answers to the former, `judged`: the main number of such
-    answers and its name.
+    Attributes:
+        run: The run.
+        graph: Its network.
+        steps: Returns the further graphs, by name, given example outputs of `graph`.
+        metadata: What the file stores about itself.
+        sources: Image files (or encoded images) on which the file is checked.
+        keys: Their names.
+        calibration: Sources of training images that give the ranges of 8-bit numbers.
+        run_predictions: Computes the run's own predictions for `sources`.
+        score: Scores predictions for `sources`; returns name and value of the main metric.
     """
 
     run: Run
     graph: Graph
     steps: Callable[[dict[str, Tensor]], dict[str, ExportStep]]
-    about: dict[str, Any]
-    places: list[Any]
+    metadata: dict[str, Any]
+    sources: list[Any]
     keys: list[str]
-    train: list[Any]
-    own: Callable[[], Sequence[Any]]
-    judged: Callable[[Sequence[Any]], tuple[str, Score]]
+    calibration: list[Any]
+    run_predictions: Callable[[], Sequence[Any]]
+    score: Callable[[Sequence[Any]], tuple[str, Score]]
 
     @property
     def side(self) -> int:
-        return int(self.about["size"])
-
-    def examples(self) -> list[np.ndarray]:
-        """Two squares, (3, S, S) uint8."""
-        return [
-            preprocess(self.places[place], self.side, self.framing).squares[0] for place in (0, -1)
-        ]
+        """Side S of the network's input, px."""
+        return int(self.metadata["size"])
 
     @property
     def framing(self) -> Framing:
-        found: Framing = self.about["framing"]
-        return found
+        framing: Framing = self.metadata["framing"]
+        return framing
+
+    def examples(self) -> list[np.ndarray]:
+        """Return two inputs, (3, S, S) uint8."""
+        ends = self.sources[0], self.sources[-1]
+        return [preprocess(source, self.side, self.framing).squares[0] for source in ends]
 
 
-def leaving(folder: Path) -> Leaving:
-    """A finished run, or a pre-trained backbone.
+def export_bundle(folder: Path) -> ExportBundle:
+    """Return the bundle of a finished run or of a pretrained backbone.
 
-    Raises UsageError where there are no images to compare on.
+    Raises:
+        UsageError: There are no images to check the file on.
     """
-    return (
-        _backbone(Run.open(folder))
-        if Run.open(folder).is_pretraining
-        else _answering(load_predictor(folder, "cpu"))
-    )
+    run = Run.open(folder)
+    if run.is_pretraining:
+        return _backbone_bundle(run)
+    return _task_bundle(load_predictor(folder, "cpu"))
 
 
-def _answering(predictor: Predictor) -> Leaving:
+def _task_bundle(predictor: Predictor) -> ExportBundle:
     model, table = predictor.model, read_run_table(predictor.run)
     train = table.in_split("train")
-    chosen = next(
-        (part for part in (table.in_split("val"), table.in_split("test"), train) if part), ()
-    )[:_MOST]
+    splits = (table.in_split("val"), table.in_split("test"), train)
+    chosen = next((split for split in splits if split), ())[:_MAX_CHECK_IMAGES]
     if not chosen:
-        hint = "a run that saw images"
         raise UsageError(
-            "this run has no images to compare the file on", where=predictor.run.folder, hint=hint
+            "this run has no images to check the file on",
+            where=predictor.run.folder,
+            hint="a run that was trained on images",
         )
     graph = Graph.of(predictor)
-    with torch.inference_mode():  # what cannot leave says so before pictures are read
+    with torch.inference_mode():  # what cannot be exported fails before images are read
         graph(torch.zeros(1, 3, *[model.backbone.input.size] * 2, dtype=torch.uint8))
     scanned = scan_with_progress(table.with_samples(chosen), model, predictor.recipe.data)
     samples = scanned.table.samples
 
-    def judged(answers: Sequence[Any]) -> tuple[str, Score]:
-        scores = compute_scores(answers, samples, model)
+    def score(predictions: Sequence[Any]) -> tuple[str, Score]:
+        scores = compute_scores(predictions, samples, model)
         return scores.main, scores.numbers[scores.main]
 
-    return Leaving(
-        predictor.run,
-        graph,
-        lambda outputs: model.task.export_steps(model.head, outputs),
-        _about_answers(predictor),
-        [sample.path for sample in samples],
-        [sample.key for sample in samples],
-        [train[place].path for place in _drawn(len(train), predictor.recipe.seed)],
-        lambda: predictor.predict_samples(samples, scanned.cache).predictions,
-        judged,
+    return ExportBundle(
+        run=predictor.run,
+        graph=graph,
+        steps=lambda outputs: model.task.export_steps(model.head, outputs),
+        metadata=_task_metadata(predictor),
+        sources=[sample.path for sample in samples],
+        keys=[sample.key for sample in samples],
+        calibration=[
+            train[index].path for index in _calibration_indices(len(train), predictor.recipe.seed)
+        ],
+        run_predictions=lambda: predictor.predict_samples(samples, scanned.cache).predictions,
+        score=score,
     )
 
 
-def _backbone(run: Run) -> Leaving:
-    """It answers with vectors; what counts is which pictures are nearest to which."""
+def _backbone_bundle(run: Run) -> ExportBundle:
+    """The predictions of a backbone are embeddings; its metric compares nearest neighbors."""
     recipe = run.recipe()
     backbone = family_of(str(run.folder)).open(str(run.folder), "auto")
-    graph = Graph(backbone, nn.Identity(), _pooled).eval()
-    held, train = Catalogue(run.folder / HELD), Catalogue(run.folder / TRAIN)
-    entries = [held[place] for place in range(min(_MOST, len(held)))]
-    places, size = [entry.content() for entry in entries], backbone.input.size
+    graph = Graph(backbone, nn.Identity(), _pooled_output).eval()
+    held_out, train = Catalog(run.folder / HELD_OUT), Catalog(run.folder / TRAIN)
+    entries = [held_out[index] for index in range(min(_MAX_CHECK_IMAGES, len(held_out)))]
+    sources, size = [entry.content() for entry in entries], backbone.input.size
+    embeddings = _embed(graph, sources, size)
+    nearest = _nearest_indices(embeddings)
 
-    @torch.inference_mode()
-    def own() -> list[Embedding]:
-        found = [
-            graph.named(torch.from_numpy(preprocess(place, size, "crop").squares[0][None]))[
-                "pooled"
-            ]
-            for place in places
-        ]
-        return [Embedding(each[0].numpy()) for each in found]
+    def score(predictions: Sequence[Embedding]) -> tuple[str, Score]:
+        same = _nearest_indices(predictions) == nearest
+        return _SAME_NEAREST, Score(float(same.mean()), count=len(same))
 
-    mine = own()
-    nearest = _nearest(mine)
-
-    def judged(answers: Sequence[Embedding]) -> tuple[str, Score]:
-        same = _nearest(answers) == nearest
-        return _KEPT, Score(float(same.mean()), count=len(same))
-
-    about = {
-        **_about(run, "embed"),
+    metadata = {
+        **_run_metadata(run, "embed"),
         "classes": [],
         "multilabel": False,
         "size": size,
         "framing": "crop",
         "threshold": 0.0,
     }
-    drawn = [train[place].content() for place in _drawn(len(train), recipe.seed)]
-    return Leaving(
-        run,
-        graph,
-        lambda outputs: {},
-        about,
-        places,
-        [entry.key for entry in entries],
-        drawn,
-        lambda: mine,
-        judged,
+    drawn = _calibration_indices(len(train), recipe.seed)
+    return ExportBundle(
+        run=run,
+        graph=graph,
+        steps=lambda outputs: {},
+        metadata=metadata,
+        sources=sources,
+        keys=[entry.key for entry in entries],
+        calibration=[train[index].content() for index in drawn],
+        run_predictions=lambda: embeddings,
+        score=score,
     )
 
 
-def _drawn(count: int, seed: int) -> list[int]:
-    """Places of the training images that give the ranges of 8 bits."""
-    return np.random.default_rng(seed).permutation(count)[:_CALIBRATING].tolist()  # type: ignore[no-any-return]
+@torch.inference_mode()
+def _embed(graph: Graph, sources: Sequence[Any], size: int) -> list[Embedding]:
+    embeddings = []
+    for source in sources:
+        square = preprocess(source, size, "crop").squares[0]
+        pooled = graph.named(torch.from_numpy(square[None]))["pooled"]
+        embeddings.append(Embedding(pooled[0].numpy()))
+    return embeddings
 
 
-def _pooled(backbone: Backbone, head: nn.Module, images: Tensor) -> dict[str, Tensor]:
-    found = backbone(images, {Provides.POOLED}).pooled
-    assert found is not None
-    return {"pooled": found}
+def _calibration_indices(count: int, seed: int) -> list[int]:
+    """Indices of the training images that give the ranges of 8-bit numbers."""
+    drawn: list[int] = np.random.default_rng(seed).permutation(count)[:_CALIBRATION_IMAGES].tolist()
+    return drawn
 
 
-def _nearest(vectors: Sequence[Embedding]) -> np.ndarray:
-    """(N,): the place of the most alike other one, by cosine."""
-    table = np.stack([each.vector for each in vectors]).astype(np.float64)
-    table /= np.linalg.norm(table, axis=1, keepdims=True).clip(min=1e-12)
-    alike = table @ table.T
-    np.fill_diagonal(alike, -np.inf)
-    found: np.ndarray = alike.argmax(1)
-    return found
+def _pooled_output(backbone: Backbone, head: nn.Module, images: Tensor) -> dict[str, Tensor]:
+    pooled = backbone(images, {Provides.POOLED}).pooled
+    assert pooled is not None
+    return {"pooled": pooled}
 
 
-_PICTURES = {
+def _nearest_indices(embeddings: Sequence[Embedding]) -> np.ndarray:
+    """(N,): index of the nearest other image, by cosine."""
+    vectors = np.stack([each.vector for each in embeddings]).astype(np.float64)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True).clip(min=1e-12)
+    similarities = vectors @ vectors.T
+    np.fill_diagonal(similarities, -np.inf)
+    nearest: np.ndarray = similarities.argmax(1)
+    return nearest
+
+
+# for those who read a file without Foveate
+_PREPROCESSING = {
     "crop": "upright by EXIF, RGB on white, short side to `size` "
     "(bicubic, antialiased), center crop, uint8",
     "whole": "upright by EXIF, RGB on white, long side to `size` "
@@ -222,37 +231,35 @@ _PICTURES = {
 }
 
 
-def _about(run: Run, task: str) -> dict[str, Any]:
-    known = {
+def _run_metadata(run: Run, task: str) -> dict[str, Any]:
+    return {
         "format": FORMAT_VERSION,
         "created_by": f"foveate {__version__}",
         "run": run.folder.resolve().name,
         "task": task,
-    }
-    about = {
         "backbone": run.recipe().backbone.name,
         "license": run.outcome().get("license", "not stated"),
         "precision": "fp32",
+        "parts": {},
     }
-    return {**known, **about, "parts": {}}
 
 
-def _about_answers(predictor: Predictor) -> dict[str, Any]:
-    """What a file says of itself; how pictures become squares is in words, for those who read it
-    without Foveate.
-    """
-    model, known = predictor.model, predictor.calibration
+def _task_metadata(predictor: Predictor) -> dict[str, Any]:
+    model, calibration = predictor.model, predictor.calibration
     framing = model.task.framing
     return {
-        **_about(predictor.run, predictor.recipe.task.name),
+        **_run_metadata(predictor.run, predictor.recipe.task.name),
         "classes": list(predictor.classes),
         "multilabel": predictor.multilabel,
         "size": model.backbone.input.size,
         "framing": framing,
-        "preprocessing": _PICTURES[framing],
+        "preprocessing": _PREPROCESSING[framing],
         "threshold": predictor.threshold,
         "calibration": None
-        if known is None
-        else {**known.row(), "feature_space": encode_feature_space(known.feature_space)},
+        if calibration is None
+        else {
+            **calibration.row(),
+            "feature_space": encode_feature_space(calibration.feature_space),
+        },
         **model.task.export_metadata(),
     }

@@ -1,28 +1,21 @@
-"""export RUN: a file for another runtime, which answers as the run does or is not kept."""
+"""export RUN: a file for another runtime, kept only if its predictions agree with the run's."""
 
 from __future__ import annotations
 
 import inspect
-import time
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from statistics import median
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 import torch
 
-from foveate.api.export.bundle import Leaving, leaving
+from foveate.api.export.bundle import ExportBundle, export_bundle
+from foveate.api.export.parity import ExportedFile, ParityCheck, RuntimeFile
 from foveate.deploy.postprocess import POSTPROCESSORS
-from foveate.deploy.runtime import (
-    FORMAT_VERSION,
-    ExportedModel,
-    PreprocessedImage,
-    open_exported,
-    preprocess,
-)
+from foveate.deploy.runtime import FORMAT_VERSION
 from foveate.deploy.targets import (
     EXPORTERS,
     Exporter,
@@ -31,65 +24,24 @@ from foveate.deploy.targets import (
     RuntimeExporter,
     WeightsExporter,
 )
-from foveate.errors import BrokenImage, RunError, UsageError
+from foveate.errors import UsageError
 from foveate.modeling.tasks import ExportStep
 from foveate.modeling.weights import read_run_tensors
-from foveate.types import Score
 from foveate.utils import log
 from foveate.utils.files import PARTIAL_PREFIX, checksum, read_json, require_free, write_json
-
-TOLERANCE = 1e-4  # of chances and of the main number; of other outputs, of their greatest value
-_AT_ONCE = 8  # squares whose outputs are compared: those of places are large
-_BATCH = 32  # pictures of the second timing
-_ROUNDS = 5  # of a timing
-
-
-@dataclass(frozen=True)
-class File:
-    """`size`: of it and of those that belong to it, bytes."""
-
-    path: Path
-    runtime: str
-    precision: str
-    size: int
-    sha256: str
-
-    def row(self) -> dict[str, Any]:
-        return {**asdict(self), "path": self.path.name}
-
-    def lines(self) -> list[str]:
-        return [f"{self.path}: {self.size / 1e6:.1f} MB, {self.precision}"]
-
-
-@dataclass(frozen=True)
-class Answering(File):
-    """`parity`: the greatest difference from the run's own outputs, by name; `torch`, `score`: the
-    main number of the run and of the file on the same images; `latency`: batch -> seconds, the
-    median of five.
-    """
-
-    measure: str
-    parity: dict[str, float]
-    torch: Score
-    score: Score
-    latency: dict[int, float]
-
-    def lines(self) -> list[str]:
-        apart = ", ".join(f"{name} {value:.1e}" for name, value in self.parity.items())
-        speed = ", ".join(
-            f"{1000 * seconds:.1f} ms for {batch}" for batch, seconds in self.latency.items()
-        )
-        told = f"  largest difference from the run: {apart}; "
-        told += f"{self.measure} {self.score}, the run {self.torch}"
-        return [f"{super().lines()[0]}, {speed}", told]
 
 
 @dataclass(frozen=True)
 class ExportResult:
-    """`files`: those that were kept; `refused`: why the others were not."""
+    """The written files.
+
+    Attributes:
+        files: Those that were kept.
+        refused: Why the others were not kept.
+    """
 
     folder: Path
-    files: Sequence[File]
+    files: Sequence[ExportedFile]
     refused: list[str]
 
     def numbers(self) -> dict[str, Any]:
@@ -100,29 +52,24 @@ class ExportResult:
         }
 
     def lines(self) -> list[str]:
-        found = [line for file in self.files for line in file.lines()]
-        found += [f"not kept: {why}" for why in self.refused]
-        found.append(f"manifest: {self.folder / 'manifest.json'}")
-        return [
-            *found,
-            *(
-                f"next: foveate predict {file.path} IMAGES"
-                for file in self.files[:1]
-                if isinstance(file, Answering)
-            ),
-        ]
+        lines = [line for file in self.files for line in file.lines()]
+        lines += [f"not kept: {reason}" for reason in self.refused]
+        lines.append(f"manifest: {self.folder / 'manifest.json'}")
+        if self.files and isinstance(self.files[0], RuntimeFile):
+            lines.append(f"next: foveate predict {self.files[0].path} IMAGES")
+        return lines
 
 
 def create_exporter(to: str, int8: bool, trained_only: bool) -> Exporter:
-    """Create the exporter. Raises UsageError where it cannot write what is requested."""
+    """Create the exporter. Raises UsageError if it cannot write what is requested."""
     exporter = EXPORTERS.get(to)()
     if int8 and not isinstance(exporter, QuantizableExporter):
         raise UsageError(
-            f"{to} is not written with 8 bits here", where="--int8", hint="--to onnx --int8"
+            f"{to} files cannot be quantized to 8 bits", where="--int8", hint="--to onnx --int8"
         )
     if trained_only and isinstance(exporter, RuntimeExporter):
         raise UsageError(
-            f"{to} holds whole networks, with what was added merged",
+            f"{to} files hold whole networks, with adapters merged",
             where="--trained-only",
             hint="--to torch --trained-only",
         )
@@ -131,226 +78,137 @@ def create_exporter(to: str, int8: bool, trained_only: bool) -> Exporter:
 
 def export_run(
     run: Path,
-    maker: Exporter,
+    exporter: Exporter,
     to: str,
     folder: Path,
     max_drop: float | None,
     trained_only: bool,
 ) -> ExportResult:
-    """Write the file to `folder`, and compare it with the run: what differs is not kept.
+    """Write the file to `folder`, and compare it with the run; a file that differs is not kept.
 
     Args:
         run: Run folder.
-        maker: Writes the file.
+        exporter: Writes the file.
         to: Name of the target.
         folder: Folder of the files.
         max_drop: Largest accepted drop of the main metric of an 8-bit file; None writes none.
         trained_only: Write only the tensors that training changed.
+
+    Raises:
+        UsageError: The file exists, or there are no images to check it on.
+        RunError: The predictions of the file differ from those of the run.
     """
-    path = folder / f"{run.resolve().name}{'-added' if trained_only else ''}{maker.suffix}"
+    path = folder / f"{run.resolve().name}{'-added' if trained_only else ''}{exporter.suffix}"
     require_free(path)
-    found = leaving(run)
+    bundle = export_bundle(run)
     folder.mkdir(parents=True, exist_ok=True)
     log.info(f"writing {path.name}")
-    # nothing gets its name before it has been checked
-    with TemporaryDirectory(prefix=PARTIAL_PREFIX, dir=folder) as aside:
-        inside = Path(aside) / path.name
-        files: Sequence[File]
-        if isinstance(maker, RuntimeExporter):
-            files, refused = _answered(maker, to, found, inside, path, max_drop)
+    # nothing gets its final name before it has been checked
+    with TemporaryDirectory(prefix=PARTIAL_PREFIX, dir=folder) as temporary:
+        partial = Path(temporary) / path.name
+        files: Sequence[ExportedFile]
+        if isinstance(exporter, RuntimeExporter):
+            files, refused = _write_programs(exporter, to, bundle, partial, path, max_drop)
         else:
-            assert isinstance(maker, WeightsExporter)
-            files, refused = [_weights(maker, to, found, inside, trained_only)], list[str]()
-        for each in sorted(Path(aside).iterdir()):
+            assert isinstance(exporter, WeightsExporter)
+            files = [_write_weights(exporter, to, bundle, partial, trained_only)]
+            refused = []
+        for each in sorted(Path(temporary).iterdir()):
             each.replace(folder / each.name)
     files = [replace(file, path=folder / file.path.name) for file in files]
-    _listed(folder, files)
+    _update_manifest(folder, files)
     return ExportResult(folder, files, refused)
 
 
-def _listed(folder: Path, files: Sequence[File]) -> None:
-    """Adds the files to the manifest; those that are gone are left out."""
+def _update_manifest(folder: Path, files: Sequence[ExportedFile]) -> None:
+    """Add the files to the manifest; files that do not exist any more are left out."""
     manifest, rows = folder / "manifest.json", [file.row() for file in files]
-    known = read_json(manifest) if manifest.is_file() else []
+    earlier = read_json(manifest) if manifest.is_file() else []
     names = {row["path"] for row in rows}
-    others = [row for row in known if row["path"] not in names and (folder / row["path"]).is_file()]
-    write_json(manifest, [*others, *rows])
+    kept = [row for row in earlier if row["path"] not in names and (folder / row["path"]).is_file()]
+    write_json(manifest, [*kept, *rows])
 
 
-# --- weights
+def _write_weights(
+    exporter: WeightsExporter, to: str, bundle: ExportBundle, path: Path, trained_only: bool
+) -> ExportedFile:
+    tensors = read_run_tensors(bundle.run.folder) if trained_only else bundle.graph.state_dict()
+    exporter.write_tensors(tensors, {**bundle.metadata, "trained_only": trained_only}, path)
+    return ExportedFile(path, to, "fp32", path.stat().st_size, checksum(path))
 
 
-def _weights(maker: WeightsExporter, to: str, found: Leaving, path: Path, alone: bool) -> File:
-    tensors = read_run_tensors(found.run.folder) if alone else found.graph.state_dict()
-    maker.write_tensors(tensors, {**found.about, "trained_only": alone}, path)
-    return File(path, to, "fp32", path.stat().st_size, checksum(path))
+def _write_programs(
+    exporter: RuntimeExporter,
+    to: str,
+    bundle: ExportBundle,
+    path: Path,
+    final: Path,
+    max_drop: float | None,
+) -> tuple[list[RuntimeFile], list[str]]:
+    """Write and check the file, its parts, its postprocessing module, and the 8-bit file.
 
+    Args:
+        exporter: Writes the files.
+        to: Name of the target.
+        bundle: The run.
+        path: File to write.
+        final: Its later path, for messages.
+        max_drop: Largest accepted drop of the main metric of the 8-bit file; None writes none.
 
-# --- files that answer
-
-
-def _answered(
-    maker: RuntimeExporter, to: str, found: Leaving, path: Path, final: Path, most: float | None
-) -> tuple[list[Answering], list[str]]:
-    """The file, its parts and what reads it, and the one of 8 bits where the main number may drop
-    by `most`; and why not, if it is not kept. `final`: where it will lie.
+    Returns:
+        The files that are kept, and why the others are not.
     """
     with torch.inference_mode():
-        outputs = found.graph.named(torch.from_numpy(np.stack(found.examples())))
-    steps = found.steps(outputs)
+        outputs = bundle.graph.named(torch.from_numpy(np.stack(bundle.examples())))
+    steps = bundle.steps(outputs)
     parts = {name: f"{path.stem}-{name}{path.suffix}" for name in steps}
-    about = {**found.about, "parts": parts}
-    example = {"images": torch.zeros(2, 3, found.side, found.side, dtype=torch.uint8)}
-    maker.write(ExportProgram(found.graph, example, {"images": (0,)}, list(outputs)), about, path)
+    metadata = {**bundle.metadata, "parts": parts}
+    example = {"images": torch.zeros(2, 3, bundle.side, bundle.side, dtype=torch.uint8)}
+    program = ExportProgram(bundle.graph, example, {"images": (0,)}, list(outputs))
+    exporter.write(program, metadata, path)
+    _write_parts(exporter, steps, parts, path)
+    module = POSTPROCESSORS.get(metadata["task"]).numpy_module
+    if module is not None:
+        source = path.with_name(f"{path.stem}-postprocess.py")
+        source.write_text(inspect.getsource(module), encoding="utf-8")
+    check = ParityCheck(bundle, steps)
+    file = check.measure(path, to, "fp32")
+    check.require_parity(file, final)
+    if max_drop is None or not isinstance(exporter, QuantizableExporter):
+        return [file], []
+    small, reason = _write_int8(exporter, file, check, {**metadata, "precision": "int8"}, max_drop)
+    return [file, *([small] if small else [])], [reason] if reason else []
+
+
+def _write_parts(
+    exporter: RuntimeExporter, steps: dict[str, ExportStep], parts: dict[str, str], path: Path
+) -> None:
     for name, step in steps.items():
-        told = {"format": FORMAT_VERSION, "part": name, "of": path.name}
-        maker.write(
+        exporter.write(
             ExportProgram(step.module, step.example, step.dynamic_axes, [step.output]),
-            told,
+            {"format": FORMAT_VERSION, "part": name, "of": path.name},
             path.with_name(parts[name]),
         )
-    arithmetic = POSTPROCESSORS.get(about["task"]).numpy_module
-    if arithmetic is not None:
-        path.with_name(f"{path.stem}-postprocess.py").write_text(
-            inspect.getsource(arithmetic), encoding="utf-8"
-        )
-    judge = _Judge(found, steps)
-    files = [judge.judged(path, to, "fp32")]
-    _refuse_other(files[0], judge, final)
-    if most is None or not isinstance(maker, QuantizableExporter):
-        return files, []
-    kept, why = _small(maker, files[0], judge, {**about, "precision": "int8"}, most)
-    return [*files, *([kept] if kept else [])], [why] if why else []
 
 
-def _refuse_other(file: Answering, judge: _Judge, where: Path) -> None:
-    worst = max(file.parity.values())
-    if worst <= TOLERANCE and abs(file.score.value - file.torch.value) <= TOLERANCE:
-        return
-    apart = ", ".join(f"{name} by {value:.2g}" for name, value in file.parity.items())
-    why = f"it differs in {apart}, most on {judge.worst}; "
-    why += f"{file.measure} {file.score.value:.4f}, the run {file.torch.value:.4f}"
-    raise RunError(
-        "the exported file does not answer as the run does, and is not kept",
-        where=where,
-        why=why,
-        hint="another --to",
-    )
-
-
-def _small(
-    maker: QuantizableExporter, file: Answering, judge: _Judge, about: dict[str, Any], most: float
-) -> tuple[Answering | None, str]:
-    """The file of 8 bits; or why there is none."""
-    into = file.path.with_name(f"{file.path.stem}-int8{file.path.suffix}")
-    log.info(f"writing {into.name}")
-    maker.quantize(file.path, judge.calibrating(), about, into)
-    found = judge.judged(into, file.runtime, "int8")
-    drop = file.score.value - found.score.value
-    if drop < most:
-        return found, ""
-    into.unlink()
+def _write_int8(
+    exporter: QuantizableExporter,
+    file: RuntimeFile,
+    check: ParityCheck,
+    metadata: dict[str, Any],
+    max_drop: float,
+) -> tuple[RuntimeFile | None, str]:
+    """Return the 8-bit file, or why it is not kept."""
+    path = file.path.with_name(f"{file.path.stem}-int8{file.path.suffix}")
+    log.info(f"writing {path.name}")
+    exporter.quantize(file.path, check.calibration_batches(), metadata, path)
+    small = check.measure(path, file.runtime, "int8")
+    drop = file.score.value - small.score.value
+    if drop < max_drop:
+        return small, ""
+    path.unlink()
     return (
         None,
-        f"{into.name}: {found.measure} drops by {drop:.4f} to {found.score.value:.4f}; "
-        f"--max-drop {most} allows less",
+        f"{path.name}: {small.metric} drops by {drop:.4f} to {small.score.value:.4f}; "
+        f"--max-drop {max_drop} allows less",
     )
-
-
-class _Judge:
-    """The images on which a file must agree with the run; read again for each file."""
-
-    def __init__(self, found: Leaving, steps: dict[str, ExportStep]) -> None:
-        self.found, self.steps, self.worst = found, steps, ""
-        self.measure, self.own = found.judged(found.own())
-
-    def judged(self, path: Path, runtime: str, precision: str) -> Answering:
-        theirs = open_exported(path)
-        theirs.threshold = 0.0  # the metric wants the doubtful boxes too
-        answers, parity = list[Any](), self._parity_of_steps(theirs)
-        self.furthest = -1.0
-        for start in range(0, len(self.found.places), _AT_ONCE):
-            part = slice(start, start + _AT_ONCE)
-            pictures = [self._seen(place) for place in self.found.places[part]]
-            answers += theirs.predict_decoded(pictures)
-            self._compare(theirs, pictures, self.found.keys[part], parity)
-        score = self.found.judged(answers)[1]
-        latency = {
-            batch: _timed(theirs, self._seen(self.found.places[0]), batch) for batch in (1, _BATCH)
-        }
-        files = [path, *(path.with_name(name) for name in theirs.metadata["parts"].values())]
-        size = sum(
-            each.stat().st_size
-            for file in files
-            for each in {file, file.with_suffix(".bin")}
-            if each.is_file()
-        )
-        about = path, runtime, precision, size, checksum(path)
-        return Answering(*about, self.measure, parity, self.own, score, latency)
-
-    def _seen(self, place: Any) -> PreprocessedImage:
-        return preprocess(place, self.found.side, self.found.framing)
-
-    @torch.inference_mode()
-    def _compare(
-        self,
-        theirs: ExportedModel,
-        pictures: Sequence[PreprocessedImage],
-        keys: Sequence[str],
-        parity: dict[str, float],
-    ) -> None:
-        """Update the differences in `parity`: absolute for probabilities, else relative."""
-        squares = [
-            (key, square)
-            for key, picture in zip(keys, pictures, strict=True)
-            for square in picture.squares
-        ]
-        for start in range(0, len(squares), _AT_ONCE):
-            names, part = zip(*squares[start : start + _AT_ONCE], strict=True)
-            ours, other = (
-                self.found.graph.named(torch.from_numpy(np.stack(part))),
-                theirs.run(np.stack(part)),
-            )
-            for name, tensor in ours.items():
-                apart = _apart(name, tensor.numpy(), other[name]).reshape(len(part), -1).max(1)
-                parity[name] = max(parity.get(name, 0.0), float(apart.max()))
-                if float(apart.max()) > self.furthest:
-                    self.furthest, self.worst = float(apart.max()), names[int(apart.argmax())]
-
-    @torch.inference_mode()
-    def _parity_of_steps(self, theirs: ExportedModel) -> dict[str, float]:
-        found = {}
-        for name, step in self.steps.items():
-            told = theirs.postprocessor.graphs[name](
-                {key: tensor.numpy() for key, tensor in step.example.items()}
-            )[step.output]
-            found[step.output] = float(
-                _apart(step.output, step.module(*step.example.values()).numpy(), told).max()
-            )
-        return found
-
-    def calibrating(self) -> Iterator[np.ndarray]:
-        """Squares of training images; broken ones are left out."""
-        for place in self.found.train:
-            try:
-                yield self._seen(place).squares[0][None]
-            except BrokenImage:
-                continue
-
-
-def _apart(name: str, ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
-    found: np.ndarray = np.abs(ours - theirs) / (
-        1.0 if name == "scores" else max(1e-6, float(np.abs(ours).max()))
-    )
-    return found
-
-
-def _timed(theirs: ExportedModel, picture: Any, count: int) -> float:
-    """Seconds for the answers to so many pictures that are decoded."""
-    theirs.predict_decoded([picture] * count)
-    times = []
-    for _ in range(_ROUNDS):
-        start = time.perf_counter()
-        theirs.predict_decoded([picture] * count)
-        times.append(time.perf_counter() - start)
-    return median(times)

@@ -1,12 +1,12 @@
-"""fit DATA: adapts a backbone to a task, and says what came of it."""
+"""fit DATA: adapt a pretrained backbone to labeled images, and evaluate it."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from foveate.api.fit.ladder import AUTO, climb, resume_ladder
 from foveate.api.fit.pipeline import FitResult, prepare_job, reopen_job, run_job
 from foveate.api.fit.resume import resumed_recipe
+from foveate.api.fit.tuning_search import AUTO, resume_search, search_tunings
 from foveate.recipe import Recipe
 from foveate.run.folder import Run
 from foveate.training.data import read_data
@@ -30,7 +30,7 @@ def fit_recipe(
         return _resume(Run.open(resume), recipe, started)
     assert recipe is not None
     if recipe.tuning.name == AUTO:
-        return climb(recipe, out, started)
+        return search_tunings(recipe, out, started)
     Run.require_free(out)
     job = prepare_job(recipe, read_data(recipe, allow_no_images=True), out)
     with job.run.locked():
@@ -43,7 +43,7 @@ def _resume(run: Run, requested: Recipe | None, started: float) -> FitResult:
         return FitResult(run.folder, None, run.outcome())
     if run.recipe().tuning.name == AUTO:
         resumed_recipe(run, requested, free=())
-        return resume_ladder(run, started)
+        return resume_search(run, started)
     with run.locked():
         run.remove_partial_files()
         return run_job(reopen_job(run, resumed_recipe(run, requested)))

@@ -91,20 +91,17 @@ class FitResult:
         }
 
     def lines(self) -> list[str]:
-        told = self.evaluation.lines() if self.evaluation else []
-        told += [f"{name}: {line}" for name, line in old_and_new_scores(self.outcome)]
+        lines = self.evaluation.lines() if self.evaluation else []
+        lines += [f"{name}: {line}" for name, line in old_and_new_scores(self.outcome)]
         if not self.outcome["images"]:
-            told = [f"there were no images: score it with foveate evaluate {self.run} DATA"]
+            lines = [f"there were no images: score it with foveate evaluate {self.run} DATA"]
         if set(self.outcome["images"]) == {"train"}:
-            told = [
+            lines = [
                 f"no images were held out: score it with foveate evaluate {self.run} OTHER_DATA"
             ]
-        paints = self.evaluation is not None and self.evaluation.metric.reads is DenoisingResult
-        return [
-            f"run: {self.run}",
-            *told,
-            f"next: foveate {f'generate {self.run}' if paints else f'predict {self.run} IMAGES'}",
-        ]
+        generates = self.evaluation is not None and self.evaluation.metric.reads is DenoisingResult
+        command = f"generate {self.run}" if generates else f"predict {self.run} IMAGES"
+        return [f"run: {self.run}", *lines, f"next: foveate {command}"]
 
     def _repr_html_(self) -> str:
         return f"<p>{self.run}</p>" + (self.evaluation._repr_html_() if self.evaluation else "")
@@ -151,7 +148,11 @@ def _build(recipe: Recipe, table: Table) -> Model:
 
 def _prepare_data(recipe: Recipe, table: Table, model: Model) -> PreparedData:
     if not table.samples:
-        return PreparedData(without_images(table), [], "there are no images to split")
+        return PreparedData(
+            without_images(table),
+            [],
+            Message("choice.nothing_to_split", "there are no images to split"),
+        )
     scanned, run = scan_with_progress(table, model, recipe.data), open_earlier_run(recipe)
     groups = duplicate_groups(scanned, recipe.data)
     if run is not None:
@@ -160,10 +161,9 @@ def _prepare_data(recipe: Recipe, table: Table, model: Model) -> PreparedData:
     scanned = replace(scanned, table=table)
     if recipe.data.shots is None:
         return PreparedData(scanned, groups, how)
-    return PreparedData(
-        *subsample_shots(scanned, groups, recipe.data.shots, recipe.seed),
-        f"{how}; {recipe.data.shots} training images per class",
-    )
+    text = "{splits}; {shots:training image|training images} per class"
+    how = Message("choice.shots", text, splits=how, shots=recipe.data.shots)
+    return PreparedData(*subsample_shots(scanned, groups, recipe.data.shots, recipe.seed), how)
 
 
 def reopen_job(run: Run, recipe: Recipe | None = None) -> Job:
@@ -193,7 +193,7 @@ def reopen_job(run: Run, recipe: Recipe | None = None) -> Job:
         recipe,
         run,
         model,
-        PreparedData(scanned, groups, "as recorded in the run"),
+        PreparedData(scanned, groups, Message("choice.recorded_splits", "as recorded in the run")),
         resolve_device(recipe.device),
     )
 
@@ -296,14 +296,14 @@ def _old_and_new_scores(job: Job) -> dict[str, dict[str, Any]]:
     predictions = _predict(job, dataset)
     scores = {
         name: compute_scores(
-            [predictions[place] for place in places],
-            [dataset.samples[place] for place in places],
+            [predictions[index] for index in indices],
+            [dataset.samples[index] for index in indices],
             job.model,
         )
-        for name, places in old_and_new(dataset.samples, run).items()
+        for name, indices in old_and_new(dataset.samples, run).items()
     }
     return {
-        name: {"number": each.main, **asdict(each.numbers[each.main])}
+        name: {"metric": each.main, **asdict(each.numbers[each.main])}
         for name, each in scores.items()
     }
 
@@ -329,7 +329,7 @@ def _calibrate(job: Job, out_of_fold: OutOfFold | None) -> dict[str, Any] | None
     if min(len(val), len(train)) < MIN_IMAGES:
         return None
     drawn = np.random.default_rng(job.recipe.seed).permutation(len(train))[:_FEATURE_SPACE_IMAGES]
-    sampled = [train[place] for place in sorted(drawn.tolist())]
+    sampled = [train[index] for index in sorted(drawn.tolist())]
     parts = [
         _predict_with_features(
             job, eval_dataset(job.model, samples, job.scanned.cache, job.recipe.seed)
@@ -338,7 +338,7 @@ def _calibrate(job: Job, out_of_fold: OutOfFold | None) -> dict[str, Any] | None
     ]
     (_, features), (predictions, val_features) = parts
     classes = job.model.classes
-    scores = np.stack([answer.scores for answer in predictions]).astype(float)
+    scores = np.stack([each.scores for each in predictions]).astype(float)
     labels = np.array([classes.index(label_names(sample)[0]) for sample in val])
     temperature = fit_temperature(scores, labels)
     if out_of_fold is not None:
@@ -364,8 +364,8 @@ def _calibrate(job: Job, out_of_fold: OutOfFold | None) -> dict[str, Any] | None
 
 def _predict_with_features(job: Job, dataset: ImageDataset) -> tuple[list[Any], np.ndarray]:
     """Predictions, and pooled features (N, D)."""
-    with collect_features(job.model) as seen:
-        return _predict(job, dataset), torch.cat(seen).numpy()
+    with collect_features(job.model) as features:
+        return _predict(job, dataset), torch.cat(features).numpy()
 
 
 def _count_parameters(model: Model) -> dict[str, int]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from foveate.errors import UsageError
+from foveate.messages import Message
 from foveate.modeling.backbones import family_of
 from foveate.recipe import Recipe, with_settings
 from foveate.run.folder import Run
@@ -27,69 +28,73 @@ _REDUCIBLE = ("training.epochs", "training.batch_size")
 
 
 def resumed_recipe(
-    run: Run, asked: Recipe | None, free: tuple[str, ...] = FREE_FIELDS, note: bool = True
+    run: Run, requested: Recipe | None, free: tuple[str, ...] = FREE_FIELDS, note: bool = True
 ) -> Recipe:
-    """The recipe of an unfinished run, with the requested changes to `free` fields, which are
-    recorded.
+    """Return the recipe of an unfinished run, with the requested changes to `free` fields.
+
+    Args:
+        run: The unfinished run.
+        requested: Recipe of the command line; None changes nothing.
+        free: Fields that may be changed.
+        note: Record the changes in choices.json.
 
     Raises:
         UsageError: Other fields differ from those of the run; it names each difference.
     """
     own = run.recipe()
-    found = list(_differences(run, asked, own)) if asked is not None else []
-    other = [
-        f"{field} is {had!r}, not {value!r}" for field, value, had in found if field not in free
+    changes = [] if requested is None else list(_differences(run, requested, own))
+    refused = [
+        f"{field} is {old!r}, not {value!r}" for field, value, old in changes if field not in free
     ]
-    if other:
-        hint = "leave these options out, or start a new run"
+    if refused:
         raise UsageError(
             "a run is resumed with its own settings",
             where=run.folder,
-            why="; ".join(other),
-            hint=hint,
+            why="; ".join(refused),
+            hint="leave these options out, or start a new run",
         )
     decisions = []
-    for field, value, had in found:
-        reason = f"set when the run was resumed, {had!r} before"
+    for field, value, old in changes:
+        text = "set when the run was resumed, {old} before"
+        reason = Message("choice.resumed", text, old=repr(old))
         if field == "device":
-            reason += "; from here on not bit-identical to an uninterrupted run"
+            text = "{change}; from here on not bit-identical to an uninterrupted run"
+            reason = Message("choice.resumed_device", text, change=reason)
         decisions.append(Decision(field, value, reason))
     if note:
         run.record(decisions)
-    return with_settings(own, {field: value for field, value, _ in found})
+    return with_settings(own, {field: value for field, value, _ in changes})
 
 
-def _differences(run: Run, asked: Recipe, own: Recipe) -> Iterator[tuple[str, Any, Any]]:
+def _differences(run: Run, requested: Recipe, own: Recipe) -> Iterator[tuple[str, Any, Any]]:
     """Field, requested value and value of the run, for the fields that were set."""
-    decided, known = {each.field for each in run.decisions()}, dict(_flat(own.model_dump()))
-    for field, value in _flat(asked.model_dump(exclude_unset=True)):
-        had = known.get(field)
-        if value in _UNSET or value == had or _is_same_choice(field, value, had, field in decided):
+    decided, values = {each.field for each in run.decisions()}, dict(_flatten(own.model_dump()))
+    for field, value in _flatten(requested.model_dump(exclude_unset=True)):
+        old = values.get(field)
+        if value in _UNSET or value == old or _is_same_choice(field, value, old, field in decided):
             continue
-        yield field, value, had
+        yield field, value, old
 
 
-def _is_same_choice(field: str, value: Any, had: Any, decided: bool) -> bool:
-    """Whether the run resolved this `value` to `had`."""
+def _is_same_choice(field: str, value: Any, old: Any, decided: bool) -> bool:
+    """Whether the run resolved this `value` to `old`."""
     section = field.partition(".")[0]
     if field == "data.path":
-        return bool(str(Path(str(value)).resolve()) == had)
+        return bool(str(Path(str(value)).resolve()) == old)
     if field == "backbone.name":
-        return bool(family_of(value).resolve_name(value) == had)
+        return bool(family_of(value).resolve_name(value) == old)
     if field in _REDUCIBLE:
-        return decided and had is not None and bool(value > had)
-    return (
-        decided and section in ("task", "tuning") and field != section
-    )  # a file that was read into the recipe
+        return decided and old is not None and bool(value > old)
+    # a file that was read into the recipe
+    return decided and section in ("task", "tuning") and field != section
 
 
-def _flat(content: dict[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
-    """Dotted fields and values; the name of a choice stands for it."""
+def _flatten(content: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted fields and their values; `task.name` and `tuning.name` as `task` and `tuning`."""
     for name, value in content.items():
-        field = (
-            f"{above}{name}" if name != "name" or above not in ("task.", "tuning.") else above[:-1]
-        )
-        if isinstance(value, dict) and above == "":
-            yield from _flat(value, f"{name}.")
+        is_choice = name == "name" and prefix in ("task.", "tuning.")
+        field = prefix[:-1] if is_choice else f"{prefix}{name}"
+        if isinstance(value, dict) and prefix == "":
+            yield from _flatten(value, f"{name}.")
         else:
             yield field, value

@@ -39,12 +39,12 @@ def generate(
         steps: Denoising steps. Default: as in the run.
         guidance: Classifier-free guidance scale; 1 = off. Default: as in the run.
         image: Image to start from instead of pure noise.
-        mask: Mask of the image: only its white region is repainted.
+        mask: Mask of the image: only its white region is generated.
         strength: How much noise is added to the image first, above 0 and up to 1. Default: 0.5, or
             1 with `mask`.
         reference: Folder of real images to compare with; reports KID and FID.
         feature_backbone: Backbone whose features KID and FID compare.
-        out: Folder to create. Default: RUN/pictures/N.
+        out: Folder to create. Default: RUN/generated/N.
         device: Compute device: auto, cpu, cuda, cuda:1 or mps.
 
     Raises:

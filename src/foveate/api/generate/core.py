@@ -1,4 +1,4 @@
-"""generate RUN: pictures of a network's own making, or a part of a picture painted anew."""
+"""generate RUN: generate images, or repaint a region of an image, by a diffusion model."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from foveate.api.generate.inpainting import InpaintingRegion, find_region, paste
 from foveate.data.loading import even_slices
 from foveate.data.transforms import as_pixels, evaluation_transform
 from foveate.errors import UsageError
-from foveate.images import codec as images
+from foveate.images.codec import read_image, thumbnail, write_image
 from foveate.images.sheets import image_grid
 from foveate.inference.predictor import load_predictor
 from foveate.modeling.backbones import Conditioning, DiffusionBackbone, family_of
@@ -26,23 +26,31 @@ from foveate.utils.device import resolve_device
 from foveate.utils.files import next_free_path, require_free, write_json, write_text
 from foveate.version import __version__
 
-_AT_ONCE = 16  # pictures
-_THUMBNAIL = 128  # px of a picture in the grid
-_SHOWN, _ACROSS = (
-    96,
-    12,
-)  # pictures in the grid at the most, evenly taken from all, and in a row of it
-_NOTE = "made by a network, and shows nothing that was there"
+_BATCH_SIZE = 16  # images
+_THUMBNAIL = 128  # px of an image in the grid
+_MAX_IN_GRID = 96  # images in the grid, evenly taken from all
+_GRID_COLUMNS = 12
+_NOTE = "AI-generated image"
 
 
 @dataclass(frozen=True)
 class ImageGenerator:
-    """A painter and what it is asked with. `name`: what is written into its pictures."""
+    """A diffusion model and its default settings.
+
+    Attributes:
+        backbone: The denoiser.
+        encode: Turns prompts into conditioning.
+        name: Written into the metadata of images.
+        prompts: Prompts to use if none are given.
+        steps: Number of denoising steps.
+        guidance: Scale of classifier-free guidance.
+        encoder: Can check prompts; None if every text is a valid prompt.
+    """
 
     backbone: DiffusionBackbone
     encode: Callable[[Sequence[str]], Conditioning]
     name: str
-    sentences: list[str]
+    prompts: list[str]
     steps: int
     guidance: float
     encoder: ConditioningEncoder | None = None
@@ -50,8 +58,12 @@ class ImageGenerator:
 
 @dataclass(frozen=True)
 class GenerateResult:
-    """`folder`: the pictures, grid.png and pictures.jsonl; `distances`: from real pictures, where
-    they were given.
+    """Generated images.
+
+    Attributes:
+        folder: Holds the images, grid.png and images.jsonl.
+        count: Number of images.
+        distances: Distances to real images, if a reference was given.
     """
 
     folder: Path
@@ -59,14 +71,18 @@ class GenerateResult:
     distances: Distances | None = None
 
     def numbers(self) -> dict[str, Any]:
-        found = {"folder": str(self.folder), "images": self.count}
-        return found if self.distances is None else {**found, **self.distances.numbers()}
+        distances = {} if self.distances is None else self.distances.numbers()
+        return {"folder": str(self.folder), "images": self.count, **distances}
 
     def lines(self) -> list[str]:
-        told = [] if self.distances is None else self.distances.lines()
-        shown = "all" if self.count <= _SHOWN else _SHOWN
-        first = f"{self.count} images in {self.folder}; grid.png shows {shown} of them"
-        return [first, *told, f"note: each is {_NOTE}; its PNG says how"]
+        distances = [] if self.distances is None else self.distances.lines()
+        in_grid = "all" if self.count <= _MAX_IN_GRID else _MAX_IN_GRID
+        images = "1 image" if self.count == 1 else f"{self.count} images"
+        return [
+            f"{images} in {self.folder}; grid.png shows {in_grid} of them",
+            *distances,
+            "note: the metadata of each PNG names it AI-generated, with prompt, seed and settings",
+        ]
 
 
 @dataclass(frozen=True)
@@ -88,33 +104,34 @@ class Request:
 def generate_files(
     run: Path | str, request: Request, out: Path | None, device: str
 ) -> GenerateResult:
-    """Generate the images and write them, with a grid and a table, to the new folder `out`."""
+    """Generate the images and write them, with a grid and a table, to the new folder `out`.
+
+    Raises:
+        UsageError: The run generates no images, or the options do not fit together.
+        DataError: The mask has another size than the image, or no white region.
+    """
     _check_request(request)
-    folder = out or next_free_path(
-        Path(run) / "pictures" if Path(run).is_dir() else Path("pictures")
-    )
+    parent = Path(run) / "generated" if Path(run).is_dir() else Path("generated")
+    folder = out or next_free_path(parent)
     require_free(folder)
-    artist = _with_overrides(_load_generator(run, device), request)
+    generator = _with_overrides(_load_generator(run, device), request)
     prompts = [
-        prompt for prompt in request.prompts or artist.sentences for _ in range(request.count)
+        prompt for prompt in request.prompts or generator.prompts for _ in range(request.count)
     ]
     for prompt in dict.fromkeys(prompts):
-        if artist.encoder is not None:
-            artist.encoder.check_prompt(prompt)
-    original = _SourceImage.of(request, artist.backbone) if request.image is not None else None
-    made = _generate_all(artist, prompts, request, original)
-    distances = (
-        compare_to_real(
-            made, request.reference, artist.backbone.input, request.feature_backbone, device
-        )
-        if request.reference is not None
-        else None
-    )
-    whole = made if original is None else [original.with_part(pixels) for pixels in made]
-    _write_images(folder, whole, prompts, artist, request)
+        if generator.encoder is not None:
+            generator.encoder.check_prompt(prompt)
+    source = None if request.image is None else _SourceImage.of(request, generator.backbone)
+    generated = _generate_all(generator, prompts, request, source)
+    distances = None
+    if request.reference is not None:
+        spec, features = generator.backbone.input, request.feature_backbone
+        distances = compare_to_real(generated, request.reference, spec, features, device)
+    images = generated if source is None else [source.paste(pixels) for pixels in generated]
+    _write_images(folder, images, prompts, generator, request)
     if distances is not None:
         write_json(folder / "distances.json", distances.numbers())
-    return GenerateResult(folder, len(made), distances)
+    return GenerateResult(folder, len(images), distances)
 
 
 def _check_request(request: Request) -> None:
@@ -122,16 +139,16 @@ def _check_request(request: Request) -> None:
         raise UsageError("--mask requires --image", where="--mask", hint="--image FILE --mask FILE")
     if request.strength is not None and not 0 < request.strength <= 1:
         raise UsageError(
-            f"the strength lies above 0 and is 1 at the most, not {request.strength}",
+            f"the strength must be above 0 and at most 1, got {request.strength}",
             where="--strength",
         )
     if request.strength is not None and request.image is None:
-        raise UsageError(
-            "the strength is that of changing a picture", where="--strength", hint="--image FILE"
-        )
+        raise UsageError("--strength requires --image", where="--strength", hint="--image FILE")
     if request.reference is not None and request.image is not None:
         raise UsageError(
-            "pictures that began from another one say nothing of the painter", where="--reference"
+            "--reference and --image are mutually exclusive: images that start from another one "
+            "do not measure the generator",
+            where="--reference",
         )
 
 
@@ -141,7 +158,7 @@ def _load_generator(run: Path | str, device: str) -> ImageGenerator:
         backbone = family.open(str(run), "auto").eval().to(resolve_device(device))
         if not isinstance(backbone, DiffusionBackbone) or not backbone.encodes_text:
             raise UsageError(
-                f"{run!r} cannot paint before it has learnt to",
+                f"{run!r} cannot generate images before it has been trained to",
                 hint="foveate fit DATA --task generate",
             )
         return ImageGenerator(backbone, backbone.encode_prompts, str(run), [""], 30, 7.5)
@@ -149,140 +166,142 @@ def _load_generator(run: Path | str, device: str) -> ImageGenerator:
     model, task = predictor.model, predictor.model.task
     backbone = model.backbone
     if not isinstance(backbone, DiffusionBackbone):
-        what = f"this run answers with {task.prediction_type.__name__.lower()}, and paints nothing"
-        raise UsageError(what, where=run, hint="foveate fit DATA --task generate")
+        kind = task.prediction_type.__name__.lower()
+        raise UsageError(
+            f"this run predicts {kind} and cannot generate images",
+            where=run,
+            hint="foveate fit DATA --task generate",
+        )
 
-    def read(sentences: Sequence[str]) -> Conditioning:
-        said: Conditioning = task.condition(backbone, model.head, sentences)  # type: ignore[attr-defined]
-        return said
+    def encode(prompts: Sequence[str]) -> Conditioning:
+        conditioning: Conditioning = task.condition(backbone, model.head, prompts)  # type: ignore[attr-defined]
+        return conditioning
 
-    asked, reader = (
-        task.settings,
-        model.head if isinstance(model.head, ConditioningEncoder) else None,
-    )
-    sentences = asked.example_prompts or [asked.prompt]
+    settings = task.settings
     return ImageGenerator(
-        backbone, read, predictor.run.folder.name, sentences, asked.steps, asked.guidance, reader
+        backbone=backbone,
+        encode=encode,
+        name=predictor.run.folder.name,
+        prompts=settings.example_prompts or [settings.prompt],
+        steps=settings.steps,
+        guidance=settings.guidance,
+        encoder=model.head if isinstance(model.head, ConditioningEncoder) else None,
     )
 
 
-def _with_overrides(artist: ImageGenerator, request: Request) -> ImageGenerator:
-    """With the steps and the guidance that are wished for."""
-    guidance = artist.guidance if request.guidance is None else request.guidance
-    return replace(artist, steps=request.steps or artist.steps, guidance=guidance)
+def _with_overrides(generator: ImageGenerator, request: Request) -> ImageGenerator:
+    """Replace the steps and the guidance by those requested."""
+    guidance = generator.guidance if request.guidance is None else request.guidance
+    return replace(generator, steps=request.steps or generator.steps, guidance=guidance)
 
 
 def _family_by_name(name: str) -> Any:
-    """That of a painter by its name; a path that is not there is told as such by `load`."""
+    """Return the family of a diffusion model; None for a path, which `load_predictor` reports."""
     return family_of(name) if ":" in name or not ("/" in name or name.startswith(".")) else None
 
 
 def _generate_all(
-    artist: ImageGenerator, sentences: list[str], request: Request, original: _SourceImage | None
+    generator: ImageGenerator, prompts: list[str], request: Request, source: _SourceImage | None
 ) -> list[np.ndarray]:
-    """(S, S, 3) uint8 for each sentence."""
-    parts, spec, found = (
-        even_slices(len(sentences), _AT_ONCE),
-        artist.backbone.input,
-        list[np.ndarray](),
-    )
-    with console.progress(artist.steps * len(parts), "paint") as bar:
+    """Return (S, S, 3) uint8 for each prompt."""
+    backbone, images = generator.backbone, list[np.ndarray]()
+    seeds = [request.seed + index for index in range(len(prompts))]
+    parts = even_slices(len(prompts), _BATCH_SIZE)
+    with console.progress(generator.steps * len(parts), "generate") as bar:
         for part in parts:
-            asked, seeds = (
-                sentences[part],
-                [request.seed + place for place in range(len(sentences))[part]],
-            )
-            ground = original.initial_image(artist.backbone, len(asked)) if original else None
-            made = generate_images(
-                artist.backbone,
-                artist.encode,
-                asked,
-                seeds,
-                artist.steps,
-                artist.guidance,
-                ground,
+            initial = source.initial_image(backbone, len(prompts[part])) if source else None
+            batch = generate_images(
+                backbone,
+                generator.encode,
+                prompts[part],
+                seeds[part],
+                generator.steps,
+                generator.guidance,
+                initial,
                 bar.advance,
             )
-            found += as_pixels(made, spec.mean, spec.std)
-    return found
+            images += as_pixels(batch, backbone.input.mean, backbone.input.std)
+    return images
 
 
 @dataclass(frozen=True)
 class _SourceImage:
-    """The picture that it begins from. `part`: where to paint; None = everywhere."""
+    """The image to start from.
+
+    Attributes:
+        pixels: (H, W, 3) uint8.
+        mask: (H, W) bool, where to generate; None for everywhere.
+        region: Square around the mask.
+        strength: How much noise is added first, in (0, 1].
+    """
 
     pixels: np.ndarray
     mask: np.ndarray | None
-    part: InpaintingRegion | None
+    region: InpaintingRegion | None
     strength: float
 
     @classmethod
     def of(cls, request: Request, backbone: DiffusionBackbone) -> _SourceImage:
         assert request.image is not None
-        pixels, _ = images.read_image(request.image)
+        pixels, _ = read_image(request.image)
         if request.mask is None:
             return cls(pixels, None, None, request.strength or 0.5)
-        mask = images.read_image(request.mask)[0].max(-1) >= 128
-        return cls(
-            pixels, mask, find_region(pixels, mask, backbone.input.size), request.strength or 1.0
-        )
+        mask = read_image(request.mask)[0].max(-1) >= 128
+        region = find_region(pixels, mask, backbone.input.size)
+        return cls(pixels, mask, region, request.strength or 1.0)
 
     def initial_image(self, backbone: DiffusionBackbone, count: int) -> InitialImage:
+        """Return a batch of `count` copies, encoded for the backbone."""
         device = next(backbone.parameters()).device
-        pixels = self.pixels if self.part is None else self.part.pixels
+        pixels = self.pixels if self.region is None else self.region.pixels
         image, _, _ = evaluation_transform(backbone.input, "crop")(pixels, pixels.shape[:2], {})
-        clean = backbone.encode(backbone.input.normalize(image[None].to(device))).expand(
-            count, -1, -1, -1
-        )
-        if self.part is None:
+        clean = backbone.encode(backbone.input.normalize(image[None].to(device)))
+        clean = clean.expand(count, -1, -1, -1)
+        if self.region is None:
             return InitialImage(clean, self.strength)
-        wanted = torch.from_numpy(self.part.mask).float()[None, None]
-        wanted = torch.nn.functional.adaptive_max_pool2d(wanted, clean.shape[-2:])
-        return InitialImage(clean, self.strength, wanted.to(device))
+        mask = torch.from_numpy(self.region.mask).float()[None, None]
+        mask = torch.nn.functional.adaptive_max_pool2d(mask, clean.shape[-2:])
+        return InitialImage(clean, self.strength, mask.to(device))
 
-    def with_part(self, made: np.ndarray) -> np.ndarray:
-        return (
-            made
-            if self.part is None or self.mask is None
-            else paste_region(self.pixels, self.mask, self.part, made)
-        )
+    def paste(self, generated: np.ndarray) -> np.ndarray:
+        """Return the whole image with the generated region; `generated` if there is no mask."""
+        if self.region is None or self.mask is None:
+            return generated
+        return paste_region(self.pixels, self.mask, self.region, generated)
 
 
 def _write_images(
     folder: Path,
-    made: list[np.ndarray],
-    sentences: list[str],
-    artist: ImageGenerator,
+    images: list[np.ndarray],
+    prompts: list[str],
+    generator: ImageGenerator,
     request: Request,
 ) -> None:
-    """PNGs that say how they were made, a grid, and a table that `fit` reads."""
+    """Write PNGs with their settings as metadata, a grid, and a table that `fit` can read."""
     folder.mkdir(parents=True)
     rows = []
-    for place, (pixels, sentence) in enumerate(zip(made, sentences, strict=True)):
-        told = {
-            "prompt": sentence,
-            "seed": str(request.seed + place),
-            "model": artist.name,
-            "steps": str(artist.steps),
-        }
-        told |= {
-            "guidance": str(artist.guidance),
+    for index, (pixels, prompt) in enumerate(zip(images, prompts, strict=True)):
+        metadata = {
+            "prompt": prompt,
+            "seed": str(request.seed + index),
+            "model": generator.name,
+            "steps": str(generator.steps),
+            "guidance": str(generator.guidance),
             "software": f"foveate {__version__}",
             "note": _NOTE,
         }
-        name = f"{place:04d}.png"
-        images.write_image(pixels, folder / name, told)
-        rows.append({"path": name, "text": sentence or "a picture", "seed": request.seed + place})
-    shown = np.unique(np.linspace(0, len(made) - 1, _SHOWN).round().astype(int)).tolist()
-    grid = image_grid(
-        [_enlarged(made[place]) for place in shown], [sentences[place] for place in shown], _ACROSS
-    )
-    images.write_image(grid, folder / "grid.png", {"note": _NOTE, "model": artist.name})
+        name = f"{index:04d}.png"
+        write_image(pixels, folder / name, metadata)
+        rows.append({"path": name, "text": prompt or "an image", "seed": request.seed + index})
+    chosen = np.unique(np.linspace(0, len(images) - 1, _MAX_IN_GRID).round().astype(int)).tolist()
+    tiles, titles = [_tile(images[each]) for each in chosen], [prompts[each] for each in chosen]
+    grid = image_grid(tiles, titles, _GRID_COLUMNS)
+    write_image(grid, folder / "grid.png", {"note": _NOTE, "model": generator.name})
     lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-    write_text(folder / "pictures.jsonl", "".join(lines))
+    write_text(folder / "images.jsonl", "".join(lines))
 
 
-def _enlarged(pixels: np.ndarray) -> np.ndarray:
-    """As large as a grid shows it: small ones are enlarged, each pixel to a square."""
+def _tile(pixels: np.ndarray) -> np.ndarray:
+    """Bring an image to the size of the grid; small ones are enlarged pixel by pixel."""
     times = max(1, _THUMBNAIL // 2 // max(pixels.shape[:2]))
-    return images.thumbnail(pixels.repeat(times, 0).repeat(times, 1), _THUMBNAIL)
+    return thumbnail(pixels.repeat(times, 0).repeat(times, 1), _THUMBNAIL)

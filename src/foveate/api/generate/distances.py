@@ -14,7 +14,7 @@ from foveate.data.image_cache import ImageCache
 from foveate.data.transforms import evaluation_transform
 from foveate.errors import BrokenImage, DataError, UsageError
 from foveate.evaluation.fid import fid, kid, kid_std
-from foveate.images import codec as images
+from foveate.images.codec import read_image
 from foveate.inference.features import pooled_features
 from foveate.inference.predictor import DecodedImage
 from foveate.modeling.backbones import Backbone, family_of
@@ -30,8 +30,10 @@ _MIN_IMAGES = 10
 class Distances:
     """Distances to real images.
 
-    `rows`: KID, its standard deviation, FID and count of generated images, of noise, and of one
-    half of the real images to the other. `features`: name of the feature backbone.
+    Attributes:
+        rows: KID, its standard deviation, FID and count of generated images, of noise, and of
+            one half of the real images to the other.
+        features: Name of the feature backbone.
     """
 
     features: str
@@ -39,24 +41,28 @@ class Distances:
     rows: dict[str, dict[str, float]]
 
     def numbers(self) -> dict[str, Any]:
-        painted = {name: value for name, value in self.rows["generated"].items() if name != "count"}
-        return {**painted, "features": self.features, "real": self.num_real, "compare": self.rows}
+        return {
+            **{name: value for name, value in self.rows["generated"].items() if name != "count"},
+            "features": self.features,
+            "num_real": self.num_real,
+            "comparisons": self.rows,
+        }
 
     def lines(self) -> list[str]:
-        found = [
+        lines = [
             f"distance to {self.num_real} real images, by features of {self.features} "
             "(not comparable with other features):"
         ]
         for name, row in self.rows.items():
-            found.append(
-                f"  {name}: KID {row['kid']:.4f} ± {row['kid_spread']:.4f}, "
+            lines.append(
+                f"  {name}: KID {row['kid']:.4f} ± {row['kid_std']:.4f}, "
                 f"FID {row['fid']:.1f} (n = {row['count']:.0f})"
             )
-        return found
+        return lines
 
 
 def compare_to_real(
-    made: Sequence[np.ndarray], real: Path, spec: InputSpec, features: str, device: str
+    generated: Sequence[np.ndarray], real: Path, spec: InputSpec, features: str, device: str
 ) -> Distances:
     """Compare generated images (S, S, 3) uint8 with those in the folder `real`.
 
@@ -72,12 +78,12 @@ def compare_to_real(
         )
     files = list(find_images(real))
     chosen = sorted(np.random.default_rng(0).permutation(len(files))[:_MAX_REAL].tolist())
-    theirs = [
-        pixels for place in chosen if (pixels := _load_square(files[place], spec)) is not None
+    real_images = [
+        pixels for index in chosen if (pixels := _load_square(files[index], spec)) is not None
     ]
     for count, what, hint in (
-        (len(made), "generated", "a larger --count"),
-        (len(theirs), "real", "another folder"),
+        (len(generated), "generated", "a larger --count"),
+        (len(real_images), "real", "another folder"),
     ):
         if count < _MIN_IMAGES:
             raise DataError(f"{count} {what} images are too few to compare", where=real, hint=hint)
@@ -89,36 +95,38 @@ def compare_to_real(
             hint="tf_efficientnet_lite0",
         )
     noise = np.random.default_rng(0).integers(
-        0, 256, (len(made), spec.size, spec.size, 3), dtype=np.uint8
+        0, 256, (len(generated), spec.size, spec.size, 3), dtype=np.uint8
     )
-    known = _features(theirs, backbone)
-    halves = known[::2], known[1::2]
+    real_features = _features(real_images, backbone)
+    halves = real_features[::2], real_features[1::2]
     pairs = {
-        "generated": (_features(made, backbone), known),
+        "generated": (_features(generated, backbone), real_features),
         "real": halves,
-        "noise": (_features(list(noise), backbone), known),
+        "noise": (_features(list(noise), backbone), real_features),
     }
-    if min(len(made), len(theirs)) < known.shape[1]:
+    if min(len(generated), len(real_images)) < real_features.shape[1]:
         log.warning(
-            f"FID is biased upwards with fewer than {known.shape[1]} images: "
+            f"FID is biased upwards with fewer than {real_features.shape[1]} images: "
             "compare only equal counts"
         )
-    return Distances(features, len(theirs), {name: _row(*pair) for name, pair in pairs.items()})
+    return Distances(
+        features, len(real_images), {name: _row(*pair) for name, pair in pairs.items()}
+    )
 
 
-def _row(ours: np.ndarray, theirs: np.ndarray) -> dict[str, float]:
+def _row(features: np.ndarray, real: np.ndarray) -> dict[str, float]:
     return {
-        "kid": kid(ours, theirs),
-        "kid_spread": kid_std(ours, theirs),
-        "fid": fid(ours, theirs),
-        "count": float(len(ours)),
+        "kid": kid(features, real),
+        "kid_std": kid_std(features, real),
+        "fid": fid(features, real),
+        "count": float(len(features)),
     }
 
 
 def _load_square(file: Path, spec: InputSpec) -> np.ndarray | None:
     """The image preprocessed as for the generator; None if it cannot be read."""
     try:
-        pixels, _ = images.read_image(file)
+        pixels, _ = read_image(file)
     except BrokenImage as error:
         log.warning(f"skipped {file.name}: {error.why or error.what}")
         return None
@@ -126,11 +134,11 @@ def _load_square(file: Path, spec: InputSpec) -> np.ndarray | None:
     return np.ascontiguousarray(image.permute(1, 2, 0).numpy())
 
 
-def _features(pictures: Sequence[np.ndarray], backbone: Backbone) -> np.ndarray:
+def _features(images: Sequence[np.ndarray], backbone: Backbone) -> np.ndarray:
     """Pooled features (N, D)."""
     samples = [
         Sample(DecodedImage(b"", (pixels, (pixels.shape[0], pixels.shape[1]))), f"image {index}")
-        for index, pixels in enumerate(pictures)
+        for index, pixels in enumerate(images)
     ]
     cache = ImageCache(backbone.input.size, "crop", keep=False)
     device = next(backbone.parameters()).device

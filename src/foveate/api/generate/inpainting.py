@@ -20,8 +20,11 @@ _CONTEXT = 1.5
 class InpaintingRegion:
     """The square that is generated.
 
-    `pixels`: (S, S, 3) uint8, input of the generator. `mask`: (S, S) bool, pixels to replace.
-    `box`: left, top and side of the square in the image, px; beyond the image its edge is repeated.
+    Attributes:
+        pixels: (S, S, 3) uint8, input of the generator.
+        mask: (S, S) bool, pixels to replace.
+        box: Left, top and side of the square in the image, px; beyond the image its edge is
+            repeated.
     """
 
     pixels: np.ndarray
@@ -30,7 +33,7 @@ class InpaintingRegion:
 
 
 def find_region(pixels: np.ndarray, mask: np.ndarray, side: int) -> InpaintingRegion:
-    """The square around the true pixels of `mask` (H, W) bool.
+    """Return the square around the true pixels of `mask` (H, W) bool.
 
     Raises:
         DataError: The mask is empty, or of another size than the image.
@@ -47,17 +50,17 @@ def find_region(pixels: np.ndarray, mask: np.ndarray, side: int) -> InpaintingRe
     length = max(side, round(_CONTEXT * max(np.ptp(rows), np.ptp(columns)) + 1))
     length = max(min(length, min(mask.shape)), np.ptp(rows) + 1, np.ptp(columns) + 1)
     x, y = (
-        _start(places, length, whole)
-        for places, whole in ((columns, mask.shape[1]), (rows, mask.shape[0]))
+        _start(indices, length, whole)
+        for indices, whole in ((columns, mask.shape[1]), (rows, mask.shape[0]))
     )
-    shown, wanted = (_crop_padded(values, x, y, length) for values in (pixels, mask))
-    small = resize(wanted.astype(np.uint8) * 255, (side, side)) > 0
-    return InpaintingRegion(resize(shown, (side, side)), small, (x, y, length))
+    square, square_mask = (_crop_padded(values, x, y, length) for values in (pixels, mask))
+    small_mask = resize(square_mask.astype(np.uint8) * 255, (side, side)) > 0
+    return InpaintingRegion(resize(square, (side, side)), small_mask, (x, y, length))
 
 
-def _start(places: np.ndarray, length: int, whole: int) -> int:
+def _start(indices: np.ndarray, length: int, whole: int) -> int:
     """Start of a square of this length around the indices, inside the image if possible."""
-    middle = (int(places[0]) + int(places[-1]) + 1 - length) // 2
+    middle = (int(indices[0]) + int(indices[-1]) + 1 - length) // 2
     return min(max(0, middle), max(0, whole - length))
 
 
@@ -70,17 +73,17 @@ def _crop_padded(values: np.ndarray, x: int, y: int, length: int) -> np.ndarray:
 
 
 def paste_region(
-    pixels: np.ndarray, mask: np.ndarray, hole: InpaintingRegion, painted: np.ndarray
+    pixels: np.ndarray, mask: np.ndarray, region: InpaintingRegion, generated: np.ndarray
 ) -> np.ndarray:
     """Paste the generated square (S, S, 3) uint8 where the mask is true; other pixels are
     unchanged.
     """
-    x, y, length = hole.box
-    whole = resize(painted, (length, length))
-    found, inside = pixels.copy(), _crop_padded(mask, x, y, length)
+    x, y, length = region.box
+    square = resize(generated, (length, length))
+    result, square_mask = pixels.copy(), _crop_padded(mask, x, y, length)
     height, width = (
         min(length, limit - start) for limit, start in zip(mask.shape, (y, x), strict=True)
     )
-    part = found[y : y + height, x : x + width]
-    part[inside[:height, :width]] = whole[:height, :width][inside[:height, :width]]
-    return found
+    inside = square_mask[:height, :width]
+    result[y : y + height, x : x + width][inside] = square[:height, :width][inside]
+    return result

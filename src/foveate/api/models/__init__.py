@@ -6,8 +6,8 @@ from foveate.utils.invocation import entry_point
 from foveate.utils.paths import PathLike
 
 if TYPE_CHECKING:
+    from foveate.api.models.comparison import ComparisonResult
     from foveate.api.models.core import ModelsResult
-    from foveate.api.models.race import RaceResult
 
 
 @overload
@@ -15,7 +15,7 @@ def models(*names: str) -> "ModelsResult": ...
 
 
 @overload
-def models(*names: str, compare: PathLike, **options: Any) -> "RaceResult": ...
+def models(*names: str, compare: PathLike, **options: Any) -> "ComparisonResult": ...
 
 
 @entry_point  # type: ignore[misc]  # `options` above are those of the comparison
@@ -28,7 +28,7 @@ def models(
     format: str = "auto",
     device: str = "auto",
     strict: bool = False,
-) -> "ModelsResult | RaceResult":
+) -> "ModelsResult | ComparisonResult":
     """List backbones, or compare them on your images.
 
     The comparison ranks backbones by a linear classifier and nearest neighbors on their frozen
@@ -54,7 +54,7 @@ def models(
         from foveate.api.models.core import list_models
 
         return list_models(names)
-    from foveate.api.models.race import compare_backbones
+    from foveate.api.models.comparison import compare_backbones
     from foveate.recipe import recipe_from
 
     data = {"data.format": format, "data.strict": strict, "backbone.size": size}

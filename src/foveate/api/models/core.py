@@ -1,4 +1,4 @@
-"""models [WORDS]: the backbones that can be adapted."""
+"""models [NAMES]: list pretrained backbones."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import Any, ClassVar
 from foveate.errors import UnknownName
 from foveate.modeling.backbones import FAMILIES, Family, ModelInfo
 
-_MOST = 40  # cards at once: each one builds the network without its weights
-_SUGGESTED = (
+_MAX_LISTED = 40  # each one builds the network, without its weights
+_RECOMMENDED = (
     "tf_efficientnet_lite0",
     "resnet18",
     "resnet50",
@@ -31,32 +31,37 @@ _SUGGESTED = (
 
 @dataclass(frozen=True)
 class ModelsResult:
-    """`cards` of the names that match; `more`: how many names there are beyond them."""
+    """Backbones of matching names.
+
+    Attributes:
+        models: At most 40 of them.
+        more: Number of names beyond them.
+    """
 
     columns: ClassVar[list[str]] = ["name", "parameters", "license", "input", "provides", "offline"]
-    cards: list[ModelInfo]
+    models: list[ModelInfo]
     more: int
 
     @property
     def rows(self) -> list[list[str]]:
         return [
             [
-                card.name,
-                millions(card.parameters),
-                card.license,
-                f"{card.size} px",
-                ", ".join(card.provides),
-                "yes" if card.offline else "",
+                model.name,
+                format_millions(model.parameters),
+                model.license,
+                f"{model.size} px",
+                ", ".join(model.provides),
+                "yes" if model.offline else "",
             ]
-            for card in self.cards
+            for model in self.models
         ]
 
     def numbers(self) -> dict[str, Any]:
-        return {"models": [asdict(card) for card in self.cards], "more": self.more}
+        return {"models": [asdict(model) for model in self.models], "more": self.more}
 
     def lines(self) -> list[str]:
         more = (
-            f"and {self.more} more: foveate models WORD lists names that contain it (* matches all)"
+            f"and {self.more} more: foveate models TEXT lists names that contain TEXT (* for all)"
         )
         return [more] if self.more else []
 
@@ -67,38 +72,39 @@ def list_models(patterns: Sequence[str]) -> ModelsResult:
     Raises:
         UnknownName: No name matches a pattern.
     """
-    names = families()
-    found = (
-        list(dict.fromkeys(name for pattern in patterns for name in fitting(pattern, names)))
-        if patterns
-        else suggested(names)
-    )
-    cards = [names[name].info(name) for name in found[:_MOST]]
-    return ModelsResult(cards, (len(found) if patterns else len(names)) - len(cards))
+    families = families_by_model()
+    if patterns:
+        matches = [name for pattern in patterns for name in match_names(pattern, families)]
+        names = list(dict.fromkeys(matches))
+    else:
+        names = recommended_names(families)
+    models = [families[name].info(name) for name in names[:_MAX_LISTED]]
+    return ModelsResult(models, (len(names) if patterns else len(families)) - len(models))
 
 
-def families() -> dict[str, Family]:
-    """Every backbone's name, and the family that opens it."""
-    known = [FAMILIES.get(word)() for word in FAMILIES.names()]
-    return {name: family for family in known for name in family.names()}
+def families_by_model() -> dict[str, Family]:
+    """Return the family that opens each backbone, by the name of the backbone."""
+    families = [FAMILIES.get(name)() for name in FAMILIES.names()]
+    return {name: family for family in families for name in family.names()}
 
 
-def suggested(names: Collection[str]) -> list[str]:
-    """Good starts, of various kinds."""
-    return [name for name in _SUGGESTED if name in names]
+def recommended_names(names: Collection[str]) -> list[str]:
+    """Return the good starting points among `names`: architectures of several kinds."""
+    return [name for name in _RECOMMENDED if name in names]
 
 
-def fitting(word: str, names: Collection[str]) -> list[str]:
-    """The names that hold the word, or fit it where it has a *.
+def match_names(pattern: str, names: Collection[str]) -> list[str]:
+    """Return the names that contain `pattern`, or match it if it has a *, sorted.
 
-    Raises UnknownName with near names when there are none.
+    Raises:
+        UnknownName: There are none; the error suggests similar names.
     """
-    pattern = word if "*" in word else f"*{word}*"
-    found = sorted(name for name in names if fnmatch(name, pattern))
-    if not found:
-        raise UnknownName(word, names, kind="backbone")
-    return found
+    glob = pattern if "*" in pattern else f"*{pattern}*"
+    matches = sorted(name for name in names if fnmatch(name, glob))
+    if not matches:
+        raise UnknownName(pattern, names, kind="backbone")
+    return matches
 
 
-def millions(count: int) -> str:
+def format_millions(count: int) -> str:
     return f"{count / 1e6:.1f} M"

@@ -10,6 +10,7 @@ from foveate.data.discovery import find_images_at
 from foveate.deploy.runtime import open_exported
 from foveate.errors import UsageError
 from foveate.inference.protocol import ImagePredictor
+from foveate.messages import counted
 from foveate.utils import log
 
 
@@ -32,14 +33,17 @@ def open_predictor(
                 where=f"--{name}",
                 hint=f"--{name} 0.9" if name == "coverage" else f"--{name} 0.1",
             )
-    predictor: ImagePredictor[Any] = open_exported(run) if run.is_file() else _load_run(run, device)
+    predictor = load_model(run, device)
     predictor.coverage, predictor.risk = coverage, risk
-    log.info(f"{len(paths)} images, {len(predictor.classes)} classes")
+    images_text = counted(len(paths), "image", "images")
+    log.info(f"{images_text}, {counted(len(predictor.classes), 'class', 'classes')}")
     return predictor, paths
 
 
-def _load_run(run: Path, device: str) -> ImagePredictor[Any]:
-    # imports torch, which an exported file does not need
+def load_model(run: Path, device: str) -> ImagePredictor[Any]:
+    """Open a run, or an exported file: for that, neither torch nor `device` are needed."""
+    if run.is_file():
+        return open_exported(run)
     from foveate.inference.predictor import load_predictor
 
     return load_predictor(run, device)

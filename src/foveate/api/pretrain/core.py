@@ -14,7 +14,7 @@ from torch import Tensor
 
 from foveate.api.fit.resume import resumed_recipe
 from foveate.api.pretrain.images import (
-    HELD,
+    HELD_OUT,
     LABELS,
     TRAIN,
     PretrainingImages,
@@ -186,12 +186,12 @@ def _prepare_run(
                     return throughput
                 _limit_epochs(resolution, throughput)
         run = Run.create(out, f"{Path(recipe.data.path).stem}-{recipe.task.name}")
-        for name in (TRAIN, HELD):
+        for name in (TRAIN, HELD_OUT):
             shutil.copyfile(Path(lists) / name, run.folder / name)
     run.write_json(LABELS, None if images.labels is None else images.labels.tolist())
     run.write_environment()
     run.write_json(CLASSES_FILE, [])
-    held_out = Decision("held out", len(images.held), source)
+    held_out = Decision("held out", len(images.held_out), source)
     run.write_recipe(resolution.recipe, [*resolution.decisions, held_out])
     return run
 
@@ -200,7 +200,8 @@ def _limit_batch_size(resolution: Resolution, images: int, processes: int) -> No
     """Make batches no larger than the dataset, and large enough for all processes."""
     batch_size = resolution.recipe.training.batch_size
     if batch_size > images:
-        reason = f"there are {images} training images, fewer than a batch of {batch_size}"
+        text = "there are {images} training images, fewer than a batch of {batch_size}"
+        reason = Message("choice.fewer_than_batch", text, images=images, batch_size=batch_size)
         resolution.decide("training.batch_size", images, reason)
     if min(batch_size, images) < processes:
         what = f"a batch of {min(batch_size, images)} cannot be divided among {processes} processes"
@@ -213,8 +214,12 @@ def _limit_epochs(resolution: Resolution, throughput: Throughput) -> None:
     training = resolution.recipe.training
     epochs = throughput.epochs_within(training.minutes) if training.minutes else training.epochs
     if epochs < training.epochs:
-        reason = f"an epoch takes {throughput.epoch_seconds:.0f} s, "
-        reason += f"the budget is {training.minutes:g} minutes"
+        reason = Message(
+            "choice.time_budget",
+            "an epoch takes {seconds} s, the budget is {minutes} minutes",
+            seconds=f"{throughput.epoch_seconds:.0f}",
+            minutes=f"{training.minutes:g}",
+        )
         resolution.decide("training.epochs", epochs, reason)
 
 
@@ -285,8 +290,8 @@ def _build_guard(
     whole = evaluation_transform(spec, "crop")
     copies = multicrop_transform(spec, _MILD, spec.size)
     return CollapseGuard(
-        Stream(images.held, images.cache, whole, recipe.seed),
-        Stream(images.held, images.cache, copies, recipe.seed),
+        Stream(images.held_out, images.cache, whole, recipe.seed),
+        Stream(images.held_out, images.cache, copies, recipe.seed),
         images.labels,
         device,
         mode,
@@ -325,7 +330,7 @@ def _write_outcome(
     outcome = {
         **result.row(),
         "origin": model.backbone.origin,
-        "images": {"train": len(images.train), "val": len(images.held)},
+        "images": {"train": len(images.train), "val": len(images.held_out)},
         "verdict": verdict.row(),
         "start": guard.start.row(),
         "end": end.row(),

@@ -13,18 +13,19 @@ from foveate.data.dataset import seed_from
 from foveate.data.duplicates import gray_thumbnail
 from foveate.data.formats import read_table
 from foveate.data.image_cache import ImageCache
-from foveate.data.streaming import Catalogue, Entry, find_entries, spread_indices
+from foveate.data.streaming import Catalog, Entry, find_entries, spread_indices
 from foveate.data.tables import label_names, require_single_label
 from foveate.errors import BrokenImage, DataError
+from foveate.messages import Message
 from foveate.modeling.model import Model
 from foveate.recipe import Recipe
 from foveate.run.folder import Run
 from foveate.utils import log
 from foveate.utils.paths import printable
 
-TRAIN, HELD, LABELS = "train.jsonl", "held.jsonl", "labels.json"
-_MAX_HELD = 2000  # held-out images: enough for an interval of two points
-_MIN_HELD = 20  # fewer tell nothing
+TRAIN, HELD_OUT, LABELS = "train.jsonl", "held_out.jsonl", "labels.json"
+_MAX_HELD_OUT = 2000  # held-out images: enough for an interval of two points
+_MIN_HELD_OUT = 20  # fewer tell nothing
 _SAMPLED = 200  # images that tell whether all look the same
 _MIN_DEVIATION = 1e-3  # of thumbnails in [0, 1]; below, all images look the same
 
@@ -35,20 +36,20 @@ class PretrainingImages:
 
     Attributes:
         train: images to train on.
-        held: held-out images for the guard; all of them can be read.
+        held_out: held-out images for the guard; all of them can be read.
         labels: (N,), class indices of the held-out images; None if they are unknown.
         cache: decodes them.
     """
 
-    train: Catalogue
-    held: Catalogue
+    train: Catalog
+    held_out: Catalog
     labels: np.ndarray | None
     cache: ImageCache
 
 
 def collect_images(
     recipe: Recipe, labeled: Path | None, model: Model, folder: Path
-) -> tuple[PretrainingImages, str]:
+) -> tuple[PretrainingImages, Message]:
     """List the images at the recipe's path, and the held-out ones.
 
     The latter are never trained on.
@@ -61,7 +62,7 @@ def collect_images(
         folder: Where to write the lists.
 
     Returns:
-        The images, and where the held-out ones come from, in words.
+        The images, and where the held-out ones come from.
 
     Raises:
         DataError: There are too few images, or all look the same.
@@ -76,13 +77,13 @@ def collect_images(
     else:
         pairs, source = _draw_unlabeled(root, recipe)
     readable = [pair for pair in pairs if _is_readable(pair[0], cache, recipe.data.strict)]
-    held = Catalogue.write(folder / HELD, (entry for entry, _ in readable))
+    held_out = Catalog.write(folder / HELD_OUT, (entry for entry, _ in readable))
     locations = {_location(entry) for entry, _ in readable}
-    train = Catalogue.write(
+    train = Catalog.write(
         folder / TRAIN, (entry for entry in find_entries(root) if _location(entry) not in locations)
     )
     labels = _class_indices([name for _, name in readable]) if labeled else None
-    images = PretrainingImages(train, held, labels, cache)
+    images = PretrainingImages(train, held_out, labels, cache)
     _require_enough(images, root)
     return images, source
 
@@ -91,33 +92,34 @@ def reopen_images(run: Run, recipe: Recipe, model: Model) -> PretrainingImages:
     """Return the images that an unfinished run has listed."""
     labels = run.read_json(LABELS)
     cache = ImageCache(model.backbone.input.size, "crop", recipe.data.cache_images)
-    train, held = (Catalogue(run.folder / name) for name in (TRAIN, HELD))
-    return PretrainingImages(train, held, None if labels is None else np.array(labels), cache)
+    train, held_out = (Catalog(run.folder / name) for name in (TRAIN, HELD_OUT))
+    return PretrainingImages(train, held_out, None if labels is None else np.array(labels), cache)
 
 
 def _location(entry: Entry) -> tuple[Path, int]:
     return entry.path.resolve(), entry.offset
 
 
-def _draw_labeled(data: Path, recipe: Recipe) -> tuple[list[tuple[Entry, str]], str]:
+def _draw_labeled(data: Path, recipe: Recipe) -> tuple[list[tuple[Entry, str]], Message]:
     table = require_single_label(read_table(data), "a guard with labels")
     samples = [sample for sample in table.samples if sample.split != "test"]
     order = np.random.default_rng(recipe.seed).permutation(len(samples))
-    drawn = [samples[index] for index in sorted(order[:_MAX_HELD].tolist())]
+    drawn = [samples[index] for index in sorted(order[:_MAX_HELD_OUT].tolist())]
     pairs = [
         (Entry(sample.key, sample.file.absolute()), label_names(sample)[0]) for sample in drawn
     ]
-    return pairs, f"labeled images of {data}"
+    return pairs, Message("choice.labeled_held_out", "labeled images of {data}", data=str(data))
 
 
-def _draw_unlabeled(root: Path, recipe: Recipe) -> tuple[list[tuple[Entry, str]], str]:
+def _draw_unlabeled(root: Path, recipe: Recipe) -> tuple[list[tuple[Entry, str]], Message]:
     total = sum(1 for _ in find_entries(root))
-    count = min(_MAX_HELD, max(_MIN_HELD, round(recipe.data.val * total)))
+    count = min(_MAX_HELD_OUT, max(_MIN_HELD_OUT, round(recipe.data.val * total)))
     drawn = heapq.nsmallest(
         count, find_entries(root), key=lambda entry: seed_from(recipe.seed, "held out", entry.key)
     )
     pairs = [(entry, "") for entry in sorted(drawn, key=lambda entry: entry.key)]
-    return pairs, "a share of the images, without labels; --labels DATA would tell more"
+    text = "a share of the images, without labels; --labels DATA would tell more"
+    return pairs, Message("choice.unlabeled_held_out", text)
 
 
 def _is_readable(entry: Entry, cache: ImageCache, strict: bool) -> bool:
@@ -137,16 +139,16 @@ def _class_indices(names: list[str]) -> np.ndarray:
 
 
 def _require_enough(images: PretrainingImages, root: Path) -> None:
-    train, held, where = len(images.train), len(images.held), printable(root)
+    train, held_out, where = len(images.train), len(images.held_out), printable(root)
     if train < 2:
-        what = f"too few images to train on: {train}, with {held} held out"
+        what = f"too few images to train on: {train}, with {held_out} held out"
         raise DataError(what, where=where, hint="give some hundreds at least")
-    if held < 2:
+    if held_out < 2:
         raise DataError("there are fewer than two images to hold out", where=where)
     if _all_look_same(images.train[index] for index in spread_indices(images.train, _SAMPLED)):
         raise DataError("all images look the same: there is nothing to learn", where=where)
-    if held < 10 * _MIN_HELD:
-        log.warning(f"few held-out images ({held}): their intervals are wide")
+    if held_out < 10 * _MIN_HELD_OUT:
+        log.warning(f"few held-out images ({held_out}): their intervals are wide")
 
 
 def _all_look_same(some: Iterable[Entry]) -> bool:

@@ -44,7 +44,7 @@ def neighbor_rows(
     nearest = cosines[queries].topk(min(_NEIGHBORS, count - 1), dim=1).indices.tolist()
     rows = [[query, *neighbors] for query, neighbors in zip(queries, nearest, strict=True)]
     thumbnails = {
-        index: thumbnail(images.cache.read(images.held[index])[0], _THUMBNAIL_SIZE)
+        index: thumbnail(images.cache.read(images.held_out[index])[0], _THUMBNAIL_SIZE)
         for index in {index for row in rows for index in row}
     }
     return [[thumbnails[index] for index in row] for row in rows]

@@ -25,7 +25,7 @@ def restyle(
 ) -> "RestyleResult":
     """Render one image in the style of another (neural style transfer).
 
-    A second file, NAME-beside.png, shows content, style and result side by side.
+    A second file, NAME-comparison.png, shows content, style and result side by side.
 
     Args:
         content: Image whose content is kept.

@@ -1,4 +1,4 @@
-"""restyle CONTENT STYLE: one picture in the manner of another."""
+"""restyle CONTENT STYLE: neural style transfer."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from foveate.api.restyle.style_transfer import Restyled, restyled
+from foveate.api.restyle.style_transfer import transfer_style
 from foveate.errors import UsageError
-from foveate.images import codec as images
+from foveate.images.codec import read_image, thumbnail, write_image
 from foveate.images.sheets import side_by_side
 from foveate.modeling.backbones import Backbone, family_of
 from foveate.types import Provides
@@ -23,36 +23,58 @@ from foveate.version import __version__
 
 @dataclass(frozen=True)
 class RestyleResult:
-    """`file`: the image; `beside`: content, style and result side by side; `found`: the losses."""
+    """A restyled image.
+
+    Attributes:
+        file: The image.
+        comparison: Content, style and result side by side.
+        style_losses: Style loss of the content image, and of the result.
+        content_loss: Content loss of the result.
+    """
 
     file: Path
-    beside: Path
-    found: Restyled
+    comparison: Path
+    style_losses: tuple[float, float]
+    content_loss: float
+
+    @property
+    def style_loss_reduction(self) -> float:
+        """Share of the style loss that was removed."""
+        before, after = self.style_losses
+        return 1 - after / before
 
     def numbers(self) -> dict[str, Any]:
-        before, after = self.found.style
-        told = {
+        before, after = self.style_losses
+        return {
+            "file": str(self.file),
+            "comparison": str(self.comparison),
             "style_loss_before": before,
             "style_loss": after,
-            "lowered": 1 - after / before,
-            "content_loss": self.found.content,
+            "style_loss_reduction": self.style_loss_reduction,
+            "content_loss": self.content_loss,
         }
-        return {"file": str(self.file), "beside": str(self.beside), **told}
 
     def lines(self) -> list[str]:
-        told = self.numbers()
-        how = f"{told['style_loss_before']:.3g} to {told['style_loss']:.3g} "
-        how += f"({told['lowered']:.1%} lower)"
+        before, after = self.style_losses
         return [
-            f"the style's loss went from {how}",
-            f"picture: {self.file}",
-            f"side by side: {self.beside}",
+            f"style loss: {before:.3g} before, {after:.3g} after "
+            f"({self.style_loss_reduction:.1%} lower)",
+            f"image: {self.file}",
+            f"side by side: {self.comparison}",
         ]
 
 
 @dataclass(frozen=True)
 class Transfer:
-    """`size`: longer side of the result, px; `weight`: of the style loss."""
+    """Settings of a style transfer.
+
+    Attributes:
+        content: Image whose content is kept.
+        style: Image whose style is taken.
+        size: Longer side of the result, px.
+        steps: Optimization steps.
+        weight: Weight of the style loss, relative to the content loss.
+    """
 
     content: Path
     style: Path
@@ -62,23 +84,27 @@ class Transfer:
 
 
 def output_files(out: Path) -> tuple[Path, Path]:
-    """Return the files to write. Raises UsageError where one exists, or `out` is not a PNG."""
+    """Return the files to write: the result and the comparison.
+
+    Raises:
+        UsageError: One exists already, or `out` is not a PNG.
+    """
     if out.suffix.lower() != ".png":
         raise UsageError(
             "the image is written as a PNG", where=out, hint=f"--out {out.with_suffix('.png')}"
         )
-    files = out, out.with_name(f"{out.stem}-beside.png")
+    files = out, out.with_name(f"{out.stem}-comparison.png")
     for file in files:
         require_free(file)
     return files
 
 
 def open_backbone(name: str, weights: str, device: str) -> Backbone:
-    """Open the backbone on the device. Raises UsageError where it has no feature maps."""
+    """Open the backbone on the device. Raises UsageError if it has no feature maps."""
     network = family_of(name).open(name, weights).eval()
     if Provides.MAPS not in network.provides:
         raise UsageError(
-            f"the backbone {name!r} has no maps to compare",
+            f"the backbone {name!r} has no feature maps to compare",
             where="--backbone",
             hint="tf_efficientnet_lite0",
         )
@@ -88,17 +114,17 @@ def open_backbone(name: str, weights: str, device: str) -> Backbone:
 def restyle_image(
     transfer: Transfer, network: Backbone, backbone: str, files: tuple[Path, Path]
 ) -> RestyleResult:
-    """Optimize the image, and write it and the sheet of all three to `files`."""
-    out, beside = files
+    """Optimize the image, and write it and the comparison to `files`."""
+    out, comparison = files
     paths = (transfer.content, transfer.style)
-    pixels = [images.thumbnail(images.read_image(file)[0], transfer.size) for file in paths]
+    pixels = [thumbnail(read_image(file)[0], transfer.size) for file in paths]
     device = next(network.parameters()).device
     content, style = (
         torch.from_numpy(each.copy()).permute(2, 0, 1).float().div(255).to(device)
         for each in pixels
     )
     with console.progress(transfer.steps, "restyle") as bar:
-        found = restyled(
+        result = transfer_style(
             network,
             content,
             style,
@@ -106,8 +132,8 @@ def restyle_image(
             weight=transfer.weight,
             advance=lambda text: bar.advance(1, text),
         )
-    result = (255 * found.image).round().to(torch.uint8).permute(1, 2, 0).cpu().numpy()
-    about = {
+    restyled = (255 * result.image).round().to(torch.uint8).permute(1, 2, 0).cpu().numpy()
+    metadata = {
         "model": backbone,
         "steps": str(transfer.steps),
         "weight": str(transfer.weight),
@@ -116,7 +142,7 @@ def restyle_image(
         "style": transfer.style.name,
     }
     out.parent.mkdir(parents=True, exist_ok=True)
-    images.write_image(np.ascontiguousarray(result), out, about)
+    write_image(np.ascontiguousarray(restyled), out, metadata)
     left = side_by_side(pixels[0], pixels[1], ("content", "style"))
-    images.write_image(side_by_side(left, result, ("", "")), beside)
-    return RestyleResult(out, beside, found)
+    write_image(side_by_side(left, restyled, ("", "")), comparison)
+    return RestyleResult(out, comparison, result.style_losses, result.content_loss)

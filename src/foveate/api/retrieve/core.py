@@ -1,6 +1,4 @@
-"""retrieve DATA: pictures find their sentences and sentences their pictures, by a model that embeds
-both.
-"""
+"""retrieve DATA: image-text retrieval by a model that embeds both."""
 
 from __future__ import annotations
 
@@ -35,177 +33,203 @@ from foveate.utils import console
 from foveate.utils.device import resolve_device
 from foveate.utils.paths import printable
 
-_DEFAULT = "clip:ViT-B-32"
-_AT_ONCE = 64
+_DEFAULT_BACKBONE = "clip:ViT-B-32"
+_TEXT_BATCH = 64
+IMAGE_TO_TEXT, TEXT_TO_IMAGE = "image_to_text", "text_to_image"
+_QUERIES = {IMAGE_TO_TEXT: "images", TEXT_TO_IMAGE: "captions"}
+
+
+@dataclass(frozen=True)
+class DirectionRecall:
+    """Recall in one direction.
+
+    Attributes:
+        candidates: Number of captions or images to choose from.
+        recall: Recall at 1, 5 and 10.
+    """
+
+    candidates: int
+    recall: list[Score]
+
+    def row(self) -> dict[str, Any]:
+        pairs = zip(CUTOFFS, self.recall, strict=True)
+        recall = {f"recall_{cutoff}": asdict(score) for cutoff, score in pairs}
+        return {"candidates": self.candidates, **recall}
 
 
 @dataclass(frozen=True)
 class RetrieveResult:
-    """`found`: of pictures that ask for sentences, and of sentences that ask for pictures, recall
-    at 1, 5 and 10, and what chance would reach; or `nearest`: for each sentence that was given,
-    the nearest pictures and their cosines.
+    """Recall in both directions, or the images nearest to text queries.
+
+    Attributes:
+        backbone: Run folder, or backbone and origin of its weights.
+        recall: By direction: image_to_text and text_to_image.
+        nearest: For each query, images and their cosines, best first.
     """
 
     columns: ClassVar[list[str]] = [
-        "asked with",
-        "to find among",
-        *(f"recall@{cut}" for cut in CUTOFFS),
+        "queries",
+        "candidates",
+        *(f"recall@{cutoff}" for cutoff in CUTOFFS),
         "chance@1",
     ]
-    what: str
-    found: dict[str, tuple[int, list[Score]]] = field(default_factory=dict)
+    backbone: str
+    recall: dict[str, DirectionRecall] = field(default_factory=dict)
     nearest: dict[str, list[tuple[str, float]]] = field(default_factory=dict)
 
     @property
     def rows(self) -> list[list[str]]:
         return [
             [
-                f"{scores[0].count} {name.split('_')[0]}",
-                str(count),
-                *map(_told, scores),
-                f"{1 / count:.3f}",
+                f"{each.recall[0].count} {_QUERIES[direction]}",
+                str(each.candidates),
+                *map(_format_score, each.recall),
+                f"{1 / each.candidates:.3f}",
             ]
-            for name, (count, scores) in self.found.items()
+            for direction, each in self.recall.items()
         ]
 
     def numbers(self) -> dict[str, Any]:
-        scores = {
-            name: {
-                "among": count,
-                **{
-                    f"recall_{cut}": asdict(score) for cut, score in zip(CUTOFFS, each, strict=True)
-                },
-            }
-            for name, (count, each) in self.found.items()
-        }
-        return {
-            "backbone": self.what,
-            **scores,
-            **({"nearest": self.nearest} if self.nearest else {}),
-        }
+        recall = {direction: each.row() for direction, each in self.recall.items()}
+        nearest = {"nearest": self.nearest} if self.nearest else {}
+        return {"backbone": self.backbone, **recall, **nearest}
 
     def lines(self) -> list[str]:
-        near = {
-            sentence: ", ".join(f"{key} ({alike:.3f})" for key, alike in best)
-            for sentence, best in self.nearest.items()
-        }
-        told = [f"{sentence}: {best}" for sentence, best in near.items()]
-        return [
-            f"by {self.what}; 95 % intervals in brackets"
-            if self.found
-            else f"by {self.what}; cosines in brackets",
-            *told,
-        ]
+        brackets = "95 % intervals" if self.recall else "cosines"
+        lines = [f"by {self.backbone}; {brackets} in brackets"]
+        for query, images in self.nearest.items():
+            lines.append(f"{query}: " + ", ".join(f"{key} ({cos:.3f})" for key, cos in images))
+        return lines
 
 
-def _told(score: Score) -> str:
+def _format_score(score: Score) -> str:
     return f"{score.value:.3f} [{score.low:.3f}, {score.high:.3f}]"
 
 
 @dataclass(frozen=True)
 class Index:
-    """The samples whose images could be read, their embeddings (I, D), and what embedded them."""
+    """Embedded images.
+
+    Attributes:
+        samples: I readable samples.
+        images: (I, D) embeddings.
+        backbone: Computes embeddings of images and text.
+        name: Run folder, or backbone and origin of its weights.
+    """
 
     samples: list[Sample]
     images: Tensor
     backbone: TextBackbone
-    what: str
+    name: str
 
 
 def retrieval_recipe(data: Path, run: Path | None, options: dict[str, Any]) -> Recipe:
-    """Return the recipe. Raises UsageError where both a run and a backbone are given."""
+    """Return the recipe. Raises UsageError if both a run and a backbone are given."""
     if run is not None and options.keys() & {"backbone", "weights", "size"}:
         raise UsageError("--run and --backbone are mutually exclusive", where=run)
-    return recipe_from(data, {"backbone": _DEFAULT, **options}, {})
+    return recipe_from(data, {"backbone": _DEFAULT_BACKBONE, **options}, {})
 
 
 def embed(recipe: Recipe, run: Path | None, captions: bool) -> Index:
-    """Embed the images of the recipe. `captions`: whether they must have captions."""
-    samples = _samples(Path(recipe.data.path), recipe, not captions)
-    backbone = _backbone(recipe, run).eval().to(resolve_device(recipe.device))
-    read, images = _embedded(backbone, samples, recipe)
-    what = str(run) if run else f"{recipe.backbone.name} ({backbone.origin})"
-    return Index(read, images, backbone, what)
+    """Embed the images of the recipe.
+
+    Args:
+        recipe: Names data, backbone and device.
+        run: Run whose encoders are used instead of the backbone of the recipe.
+        captions: Whether the images must have captions.
+
+    Raises:
+        UsageError: The backbone does not embed text.
+        DataError: There are no readable images, or they have no captions.
+    """
+    samples = _read_samples(Path(recipe.data.path), recipe, captions)
+    backbone = _open_backbone(recipe, run).eval().to(resolve_device(recipe.device))
+    readable, images = _embed_images(backbone, samples, recipe)
+    name = str(run) if run else f"{recipe.backbone.name} ({backbone.origin})"
+    return Index(readable, images, backbone, name)
 
 
 def find_nearest(index: Index, queries: Sequence[str], top: int) -> RetrieveResult:
-    """Find the `top` images nearest to each query, by cosine."""
-    alike = cosine_similarities(index.images, _said(index.backbone, queries)).T
-    best = [row.topk(min(top, len(index.samples))) for row in alike]
-    near = [
+    """Find the `top` images nearest to each text query, by cosine."""
+    similarities = cosine_similarities(index.images, _embed_text(index.backbone, queries)).T
+    best = [row.topk(min(top, len(index.samples))) for row in similarities]
+    nearest = [
         [(index.samples[row].key, float(value)) for value, row in zip(*each, strict=True)]
         for each in best
     ]
-    return RetrieveResult(index.what, nearest=dict(zip(queries, near, strict=True)))
+    return RetrieveResult(index.name, nearest=dict(zip(queries, nearest, strict=True)))
 
 
 def measure_recall(index: Index) -> RetrieveResult:
     """Measure recall at 1, 5 and 10 in both directions (Karpathy & Fei-Fei 2015)."""
-    theirs = [
+    captions_of = [
         sample.target.sentences for sample in index.samples if isinstance(sample.target, Text)
     ]
-    every = list(dict.fromkeys(sentence for own in theirs for sentence in own))
-    alike = cosine_similarities(index.images, _said(index.backbone, every))
-    own = relevance_matrix(theirs, every)
+    captions = list(dict.fromkeys(caption for own in captions_of for caption in own))
+    similarities = cosine_similarities(index.images, _embed_text(index.backbone, captions))
+    relevant = relevance_matrix(captions_of, captions)
+    image_to_text = recall_at_cutoffs(ranks(similarities, relevant))
+    text_to_image = recall_at_cutoffs(ranks(similarities.T, relevant.T))
     return RetrieveResult(
-        index.what,
+        index.name,
         {
-            "pictures_to_sentences": (len(every), recall_at_cutoffs(ranks(alike, own))),
-            "sentences_to_pictures": (len(theirs), recall_at_cutoffs(ranks(alike.T, own.T))),
+            IMAGE_TO_TEXT: DirectionRecall(len(captions), image_to_text),
+            TEXT_TO_IMAGE: DirectionRecall(len(captions_of), text_to_image),
         },
     )
 
 
-def _samples(data: Path, recipe: Recipe, pictures_do: bool) -> list[Sample]:
-    if pictures_do and data.is_dir():
-        found = [
+def _read_samples(data: Path, recipe: Recipe, captions: bool) -> list[Sample]:
+    if not captions and data.is_dir():
+        samples = [
             Sample(file, printable(file.relative_to(data)), ImagePrediction())
             for file in find_images(data)
         ]
     else:
-        found = list(read_table(data, recipe.data.format).samples)
-    if not found:
-        raise DataError("there are no pictures here", where=printable(data))
-    if not pictures_do and not isinstance(found[0].target, Text):
-        hint = "a table with the columns path and text, "
-        hint += "or a sentence: foveate retrieve DATA 'a red car'"
-        raise DataError("these pictures have no sentences", where=printable(data), hint=hint)
-    return found
+        samples = list(read_table(data, recipe.data.format).samples)
+    if not samples:
+        raise DataError("there are no images here", where=printable(data))
+    if captions and not isinstance(samples[0].target, Text):
+        raise DataError(
+            "these images have no captions",
+            where=printable(data),
+            hint="a table with the columns path and text, "
+            "or a text query: foveate retrieve DATA 'a red car'",
+        )
+    return samples
 
 
-def _backbone(recipe: Recipe, run: Path | None) -> TextBackbone:
-    asked = recipe.backbone
-    found = (
+def _open_backbone(recipe: Recipe, run: Path | None) -> TextBackbone:
+    config = recipe.backbone
+    backbone = (
         load_predictor(run, "cpu").model.backbone
         if run
-        else family_of(asked.name).open(asked.name, asked.weights, asked.size)
+        else family_of(config.name).open(config.name, config.weights, config.size)
     )
-    if not isinstance(found, TextBackbone):
-        what = f"{run or asked.name} embeds pictures alone, and no sentences"
+    if not isinstance(backbone, TextBackbone):
         raise UsageError(
-            what,
+            f"{run or config.name} embeds images only, not text",
             where="backbone.name",
-            hint="--backbone clip:ViT-B-32, or a run that was tuned from such a one",
+            hint="--backbone clip:ViT-B-32, or a run that was fine-tuned from such a backbone",
         )
-    return found
+    return backbone
 
 
-def _embedded(
+def _embed_images(
     backbone: TextBackbone, samples: Sequence[Sample], recipe: Recipe
 ) -> tuple[list[Sample], Tensor]:
-    """The samples whose pictures can be read, and (I, D)."""
-    pixels = ImageCache(backbone.input.size, "crop", keep=True)
-    read = drop_unreadable(samples, pixels, recipe.data.strict)
-    if not read:
-        raise DataError("none of these pictures can be read", where=samples[0].file.parent)
-    with console.progress(len(read), "pictures") as bar:
-        return read, pooled_features(
-            backbone, read, pixels, "crop", resolve_device(recipe.device), bar.advance
-        )
+    """Return the readable samples and their embeddings (I, D)."""
+    cache = ImageCache(backbone.input.size, "crop", keep=True)
+    readable = drop_unreadable(samples, cache, recipe.data.strict)
+    if not readable:
+        raise DataError("none of these images can be read", where=samples[0].file.parent)
+    device = resolve_device(recipe.device)
+    with console.progress(len(readable), "images") as bar:
+        return readable, pooled_features(backbone, readable, cache, "crop", device, bar.advance)
 
 
 @torch.inference_mode()
-def _said(backbone: TextBackbone, sentences: Sequence[str]) -> Tensor:
-    """(K, D)."""
-    parts = even_slices(len(sentences), _AT_ONCE)
-    return torch.cat([backbone.embed_text(sentences[part]).float().cpu() for part in parts])
+def _embed_text(backbone: TextBackbone, texts: Sequence[str]) -> Tensor:
+    """Return the embeddings (K, D)."""
+    parts = even_slices(len(texts), _TEXT_BATCH)
+    return torch.cat([backbone.embed_text(texts[part]).float().cpu() for part in parts])

@@ -1,4 +1,4 @@
-"""runs [FOLDER]: what was tried, and what came of it."""
+"""runs [FOLDER]: list runs and their scores."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from foveate.types import Score
 
 @dataclass(frozen=True)
 class RunsResult:
-    """A row a run, the best first."""
+    """One row per run, best first."""
 
     columns: ClassVar[list[str]] = ["run", "backbone", "tuning", "seed", "images", "score"]
     rows: list[list[str]]
-    found: list[dict[str, Any]] = field(default_factory=list)
+    runs: list[dict[str, Any]] = field(default_factory=list)
 
     def numbers(self) -> dict[str, Any]:
-        return {"runs": self.found}
+        return {"runs": self.runs}
 
     def lines(self) -> list[str]:
         return [] if self.rows else ["no runs yet: foveate fit DATA makes one"]
@@ -39,17 +39,17 @@ def list_runs(folder: Path) -> RunsResult:
             where=folder,
             hint="foveate fit DATA makes a first run",
         )
-    found = [
+    runs = [
         _summarize(Run(entry))
         for entry in sorted(folder.iterdir())
         if (entry / "recipe.yaml").is_file()
     ]
-    found.sort(key=lambda run: (-run["value"] if run["value"] is not None else 2.0, run["run"]))
-    return RunsResult([[str(run[name]) for name in RunsResult.columns] for run in found], found)
+    runs.sort(key=lambda run: (-run["value"] if run["value"] is not None else 2.0, run["run"]))
+    return RunsResult([[str(run[name]) for name in RunsResult.columns] for run in runs], runs)
 
 
 def _summarize(run: Run) -> dict[str, Any]:
-    """What the run folder says of itself; a damaged one is named as such."""
+    """Return the row of a run; the score of a damaged one says so."""
     blank = {
         "run": str(run.folder),
         "backbone": "",
@@ -60,18 +60,18 @@ def _summarize(run: Run) -> dict[str, Any]:
     }
     try:
         recipe = run.recipe()
-        told = {
+        row = {
             **blank,
             "backbone": recipe.backbone.name,
             "tuning": recipe.tuning.name,
             "seed": recipe.seed,
         }
         if not run.finished:
-            return {**told, "score": "unfinished"}
-        told["images"] = sum(run.outcome()["images"].values())
+            return {**row, "score": "unfinished"}
+        row["images"] = sum(run.outcome()["images"].values())
         if run.is_pretraining:
-            return {**told, "score": f"{recipe.task.name}: {run.outcome()['verdict']['outcome']}"}
-        return {**told, **_best_score(run)}
+            return {**row, "score": f"{recipe.task.name}: {run.outcome()['verdict']['outcome']}"}
+        return {**row, **_best_score(run)}
     except FoveateError as error:
         return {**blank, "score": f"damaged: {error.what}"}
 

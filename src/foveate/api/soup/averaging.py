@@ -82,10 +82,8 @@ def recompute_batch_statistics(
     for name, module in learning.items():
         module.momentum = momenta[name]
         module.eval()
-        statistics[f"{name}.running_mean"], statistics[f"{name}.running_var"] = (
-            module.running_mean,
-            module.running_var,
-        )
+        statistics[f"{name}.running_mean"] = module.running_mean
+        statistics[f"{name}.running_var"] = module.running_var
     return {name: tensor.cpu().clone() for name, tensor in statistics.items()}
 
 

@@ -77,15 +77,16 @@ class Candidate:
         )
 
     def row(self) -> dict[str, Any]:
-        """JSON-able."""
-        what = (
-            {"runs": [str(run) for run in self.runs]}
-            if self.alpha is None
-            else {"alpha": self.alpha}
-        )
-        elsewhere = {} if self.shifted is None else {"shifted": asdict(self.shifted)}
-        found = {"validation": asdict(self.validation), "loss": self.loss, **elsewhere}
-        return {**what, **found, "measured": self.recomputed_statistics, "note": self.note}
+        """Return the point of curve.json."""
+        runs = [str(run) for run in self.runs]
+        return {
+            **({"runs": runs} if self.alpha is None else {"alpha": self.alpha}),
+            "validation": asdict(self.validation),
+            "loss": self.loss,
+            **({} if self.shifted is None else {"shifted": asdict(self.shifted)}),
+            "recomputed_statistics": self.recomputed_statistics,
+            "note": self.note,
+        }
 
 
 class CandidateScorer:
@@ -111,8 +112,8 @@ class CandidateScorer:
         are also recomputed on the training images without augmentation, and the better of both on
         the validation images is kept. After a long training, averaged statistics do not describe
         the activations of averaged weights (SWA, Izmailov et al. 2018); after a short one the
-        statistics are still those of the pretraining, which the weights were made for, and new ones
-        cost more than they gain.
+        statistics are still those of the pretraining, which the weights fit, and new ones cost more
+        than they gain.
         """
         tensors = interpolate(start, end, share)
         point = self._score_on_validation(tensors, runs, alpha)
@@ -120,16 +121,14 @@ class CandidateScorer:
             statistics = recompute_batch_statistics(
                 self.model, self._batches(self.train), self.device, self.mode
             )
-            measured = tensors | statistics
+            updated = tensors | statistics
             other = (
-                replace(
-                    self._score_on_validation(measured, runs, alpha), recomputed_statistics=True
-                )
+                replace(self._score_on_validation(updated, runs, alpha), recomputed_statistics=True)
                 if statistics
                 else point
             )
             if other.rank > point.rank:
-                point, tensors = other, measured
+                point, tensors = other, updated
         return self._with_shifted_score(point, tensors), tensors
 
     def score_run(self, tensors: Tensors, runs: Runs) -> Candidate:

@@ -1,18 +1,17 @@
-"""soup RUN [RUN ...]: averages of the weights of finished runs; the best of them becomes a run of
-its own.
+"""soup RUN [RUN ...]: average the weights of finished runs; the best average becomes a new run.
 
 One run is averaged with its own start. The weights (1 - a) * start + a * end for a = 0, 0.1, ..., 1
-are networks between the one that has its pretraining and a solved head, and the one that has learnt
-these images. The best often lies in between, and loses less on images from elsewhere (WiSE-FT:
-Wortsman et al. 2022, "Robust fine-tuning of zero-shot models", equation 1). A run has such a start
-where its head was solved before the training (LP-FT, Kumar et al. 2022).
+lie between the pretrained network with a fitted head, and the trained network. The best often lies
+in between, and loses less on a shifted domain (WiSE-FT: Wortsman et al. 2022, "Robust fine-tuning
+of zero-shot models", equation 1). A run has such a start if its head was fitted before the training
+(LP-FT, Kumar et al. 2022).
 
-Several runs, tuned from one beginning with other seeds, rates or augmentations, are sorted by their
-validation score, and each joins the average if the score of the average does not fall (greedy soup:
-Wortsman et al. 2022, "Model soups", recipe 1).
+Several runs, trained from the same start with other seeds, learning rates or augmentations, are
+sorted by their validation score, and each joins the average if the score of the average does not
+fall (greedy soup: Wortsman et al. 2022, "Model soups", recipe 1).
 
-Averaged are the tensors that the tuning trains. Of low-rank updates these are the factors, so that
-the update as a whole is not linear in a: the curve leads from the start to the end all the same,
+The tensors that the tuning trains are averaged. Of low-rank updates these are the factors, so that
+the update as a whole is not linear in a; the curve leads from the start to the end all the same,
 and every point of it is measured.
 """
 
@@ -43,6 +42,7 @@ from foveate.evaluation.metrics import paired_difference
 from foveate.inference.engine import scan_with_progress
 from foveate.messages import Message
 from foveate.reporting import plots
+from foveate.reporting.metric_names import metric_name
 from foveate.run.folder import Run
 from foveate.training.job import Job
 from foveate.types import Decision, Score, Split
@@ -56,8 +56,13 @@ _LEFT_OUT = "left out"
 class Selection:
     """The candidates, and the selected one.
 
-    `best`: index of the selected candidate. `baseline`: index of the network without averaging: the
-    end of the run, or the best of several runs. `tensors`: the weights of the best.
+    Attributes:
+        candidates: In the order in which they were scored.
+        best: Index of the selected candidate.
+        baseline: Index of the network without averaging: the end of the run, or the best of
+            several runs.
+        tensors: Weights of the selected candidate.
+        decision: Why it was selected.
     """
 
     candidates: list[Candidate]
@@ -71,8 +76,13 @@ class Selection:
 class SoupResult:
     """The new run.
 
-    `run`: its folder, with curve.json and curve.svg. `gain`: difference of the main metric on the
-    shifted data between the selected average and the baseline; None if there is nothing to compare.
+    Attributes:
+        run: Its folder, with curve.json and curve.svg.
+        selection: The averages that were scored.
+        gain: Difference of the main metric on the shifted data between the selected average and
+            the baseline; None if there is nothing to compare.
+        evaluation: Evaluation on the held-out images.
+        seconds: Duration.
     """
 
     run: Path
@@ -113,15 +123,15 @@ class SoupResult:
         }
 
     def lines(self) -> list[str]:
-        told = [f"run: {self.run}", f"curve: {self.run / 'curve.svg'}"]
+        lines = [f"run: {self.run}", f"curve: {self.run / 'curve.svg'}"]
         if self.gain is not None:
-            plain, more = self.selection.candidates[self.selection.baseline], self.gain
-            what = plain.name if plain.alpha is None else "the end"
-            told.append(
-                f"on the shifted data: {more.value:+.3f} [{more.low:+.3f}, {more.high:+.3f}] "
-                f"over {what} (paired)"
+            baseline, gain = self.selection.candidates[self.selection.baseline], self.gain
+            name = baseline.name if baseline.alpha is None else "the end"
+            lines.append(
+                f"on the shifted data: {gain.value:+.3f} [{gain.low:+.3f}, {gain.high:+.3f}] "
+                f"over {name} (paired)"
             )
-        return [*told, *self.evaluation.lines(), f"next: foveate predict {self.run} IMAGES"]
+        return [*lines, *self.evaluation.lines(), f"next: foveate predict {self.run} IMAGES"]
 
 
 def average_runs(
@@ -137,7 +147,7 @@ def average_runs(
         steps: Number of interpolation steps of a single run.
         device: Device to compute on.
     """
-    began = time.perf_counter()
+    started = time.perf_counter()
     Run.require_free(out)
     if steps < 1:
         raise UsageError("--steps must be at least 1", where="steps", hint="--steps 10")
@@ -145,23 +155,23 @@ def average_runs(
     first = opened_runs[0]
     job = replace(reopen_job(first), device=resolve_device(device))
     require_same_frozen(job)
-    averager = CandidateScorer(job, None if shift is None else _scanned(job, shift))
-    tried = (
+    averager = CandidateScorer(job, None if shift is None else _scan_shifted(job, shift))
+    selection = (
         _interpolate_run(averager, job, steps)
         if len(opened_runs) == 1
         else _greedy_soup(averager, job, opened_runs)
     )
-    gained = _shifted_gain(tried)
+    gain = _shifted_gain(selection)
     run = Run.create(out, f"{first.folder.name}-soup")
     with run.locked():
-        _write_run(run, job, tried, gained, time.perf_counter() - began)
+        _write_run(run, job, selection, gain, time.perf_counter() - started)
         splits: tuple[Split, ...] = ("val", "test")
-        there = [split for split in splits if job.indices(split)]
-        evaluation = [evaluate(run.folder, split=split, device=device) for split in there][-1]
-    return SoupResult(run.folder, tried, gained, evaluation, time.perf_counter() - began)
+        present = [split for split in splits if job.indices(split)]
+        evaluation = [evaluate(run.folder, split=split, device=device) for split in present][-1]
+    return SoupResult(run.folder, selection, gain, evaluation, time.perf_counter() - started)
 
 
-def _scanned(job: Job, shift: Source) -> ScannedTable:
+def _scan_shifted(job: Job, shift: Source) -> ScannedTable:
     """Scan the images that `evaluate` would score, and warn about those used for training."""
     assert shift.path is not None
     classes = job.model.task.classes
@@ -170,11 +180,11 @@ def _scanned(job: Job, shift: Source) -> ScannedTable:
     scanned = scan_with_progress(
         table, job.model, job.recipe.data.model_copy(update={"strict": shift.strict})
     )
-    trained = {job.scanned.hashes[place] for place in job.indices("train")}
-    seen = sum(digest in trained for digest in scanned.hashes)
-    if seen:
+    trained_on = {job.scanned.hashes[index] for index in job.indices("train")}
+    known = sum(digest in trained_on for digest in scanned.hashes)
+    if known:
         log.warning(
-            f"{seen} of {len(scanned.hashes)} images were in the training set (byte for byte): "
+            f"{known} of {len(scanned.hashes)} images were in the training set (byte for byte): "
             "the score is optimistically biased"
         )
     return scanned
@@ -186,14 +196,21 @@ def _interpolate_run(averager: CandidateScorer, job: Job, steps: int) -> Selecti
     points: list[Candidate] = []
     best, kept = 0, start
     with console.progress(steps + 1, "averages") as bar:
-        for place in range(steps + 1):
-            point, tensors = averager.average(start, end, place / steps, runs, place / steps)
-            points.append(replace(point, note={0: "start", steps: "end"}.get(place, "")))
+        for step in range(steps + 1):
+            point, tensors = averager.average(start, end, step / steps, runs, step / steps)
+            points.append(replace(point, note={0: "start", steps: "end"}.get(step, "")))
             if point.rank > points[best].rank:
-                best, kept = place, tensors
+                best, kept = step, tensors
             bar.advance()
     chosen, start_, end_ = (_format_candidate(points[index]) for index in (best, 0, -1))
-    reason = f"{_selection_rule(points[best], job)}: {chosen}, start {start_}, end {end_}"
+    reason = Message(
+        "choice.soup_alpha",
+        "{rule}: {chosen}, start {start}, end {end}",
+        rule=_selection_rule(points[best], job),
+        chosen=chosen,
+        start=start_,
+        end=end_,
+    )
     return Selection(
         _mark_chosen(points, best),
         best,
@@ -223,7 +240,9 @@ def _greedy_soup(averager: CandidateScorer, job: Job, runs: list[Run]) -> Select
                 best, kept = len(points) - 1, tensors
             bar.advance()
     chosen, alone = (_format_candidate(points[index]) for index in (best, 0))
-    reason = f"{_selection_rule(points[best], job)}: {chosen}, the best single run {alone}"
+    text = "{rule}: {chosen}, the best single run {single}"
+    rule = _selection_rule(points[best], job)
+    reason = Message("choice.soup_runs", text, rule=rule, chosen=chosen, single=alone)
     value = [str(folder) for folder in points[best].runs]
     return Selection(
         _mark_chosen(points, best), best, 0, kept, Decision("soup.runs", value, reason)
@@ -234,53 +253,58 @@ def _mark_chosen(points: list[Candidate], best: int) -> list[Candidate]:
     """The candidates, with the selected one marked."""
     note = ", ".join(word for word in (points[best].note, "chosen") if word)
     return [
-        replace(point, note=note) if place == best else point for place, point in enumerate(points)
+        replace(point, note=note) if index == best else point for index, point in enumerate(points)
     ]
 
 
-def _selection_rule(point: Candidate, job: Job) -> str:
-    return (
-        f"best {point.metric} on the {len(job.indices('val'))} validation images, then lowest loss"
+def _selection_rule(point: Candidate, job: Job) -> Message:
+    return Message(
+        "choice.selection_rule",
+        "best {metric} on the {count:validation image|validation images}, then lowest loss",
+        metric=metric_name(point.metric),
+        count=len(job.indices("val")),
     )
 
 
 def _format_candidate(point: Candidate) -> str:
-    return f"{point.validation.value:.3f} and {point.loss:.3f}"
+    return f"{point.validation.value:.3f} / {point.loss:.3f}"
 
 
-def _shifted_gain(tried: Selection) -> Score | None:
-    best, plain = tried.candidates[tried.best], tried.candidates[tried.baseline]
+def _shifted_gain(selection: Selection) -> Score | None:
+    best = selection.candidates[selection.best]
+    baseline = selection.candidates[selection.baseline]
     if (
-        tried.best == tried.baseline
+        selection.best == selection.baseline
         or best.shifted_metric is None
-        or plain.shifted_metric is None
+        or baseline.shifted_metric is None
         or best.shifted is None
     ):
         return None
-    return paired_difference(best.shifted_metric, plain.shifted_metric, best.shifted.count)
+    return paired_difference(best.shifted_metric, baseline.shifted_metric, best.shifted.count)
 
 
-def _curve_json(tried: Selection, gained: Score | None) -> dict[str, Any]:
+def _curve_json(selection: Selection, gain: Score | None) -> dict[str, Any]:
     """The content of curve.json."""
-    points = [point.row() for point in tried.candidates]
-    found = {"metric": tried.candidates[0].metric, "chosen": points[tried.best], "points": points}
-    return found if gained is None else {**found, "shifted_gain": asdict(gained)}
+    points = [point.row() for point in selection.candidates]
+    metric, chosen = selection.candidates[0].metric, points[selection.best]
+    curve = {"metric": metric, "chosen": chosen, "points": points}
+    return curve if gain is None else {**curve, "shifted_gain": asdict(gain)}
 
 
-def _write_run(run: Run, job: Job, tried: Selection, gained: Score | None, seconds: float) -> None:
+def _write_run(
+    run: Run, job: Job, selection: Selection, gain: Score | None, seconds: float
+) -> None:
     """Write what a fit writes, without epochs."""
-    first, best = job.run, tried.candidates[tried.best]
+    first, best = job.run, selection.candidates[selection.best]
     run.copy_metadata(first)
-    run.record([tried.decision])
-    run.write_json("curve.json", _curve_json(tried, gained))
-    run.write_text("curve.svg", _draw_curve(tried))
-    run.write_tensors("model.safetensors", tried.tensors)
-    run.write_text(
-        "recipe.yaml", first.recipe().to_yaml()
-    )  # without it a folder is no run: it comes when the rest is there
-    kept = {
-        key: value for key, value in first.outcome().items() if key not in ("checksums", "parts")
-    }
+    run.record([selection.decision])
+    run.write_json("curve.json", _curve_json(selection, gain))
+    run.write_text("curve.svg", _draw_curve(selection))
+    run.write_tensors("model.safetensors", selection.tensors)
+    # a folder without a recipe is no run, so it is written when the rest is complete
+    run.write_text("recipe.yaml", first.recipe().to_yaml())
+    outcome = first.outcome()
+    kept = {key: outcome[key] for key in outcome if key not in ("checksums", "parts")}
     if best.alpha is not None:
         text = "an average of weights, alpha {alpha} between start and end of {run}"
         reason = Message("training.interpolated", text, alpha=best.name, run=str(best.runs[0]))
@@ -298,21 +322,21 @@ def _write_run(run: Run, job: Job, tried: Selection, gained: Score | None, secon
     run.finish({**kept, **new})
 
 
-def _draw_curve(tried: Selection) -> str:
+def _draw_curve(selection: Selection) -> str:
     """Draw the candidates as SVG.
 
     Shifted score over validation score; without shifted data, validation score over alpha or over
     the number of runs.
     """
-    point = tried.candidates[0]
-    across = "alpha" if point.alpha is not None else "runs in the average"
+    point = selection.candidates[0]
+    x_label = "alpha" if point.alpha is not None else "runs in the average"
     labels = (
         (f"validation {point.metric}", f"shifted {point.metric}")
         if point.shifted
-        else (across, f"validation {point.metric}")
+        else (x_label, f"validation {point.metric}")
     )
     groups: dict[str, list[plots.Point]] = {"averages": [], "single runs": [], "left out": []}
-    for each in tried.candidates:
+    for each in selection.candidates:
         group = (
             "left out"
             if each.note == _LEFT_OUT
@@ -324,7 +348,7 @@ def _draw_curve(tried: Selection) -> str:
     if point.alpha is None:
         groups["averages"].insert(0, _plot_point(point))
     marked = {
-        word: [_plot_point(each) for each in tried.candidates if word in each.note.split(", ")]
+        word: [_plot_point(each) for each in selection.candidates if word in each.note.split(", ")]
         for word in ("start", "end", "chosen")
     }
     return plots.weight_averages({**groups, **marked}, *labels)

@@ -53,10 +53,8 @@ def _require_start(run: Run) -> None:
     if TASKS.get(recipe.task.name).prediction_type is not Labels:
         what = f"a {recipe.task.name} run has a random initial head: no start to average with"
     elif not TUNINGS.get(recipe.tuning.name).needs_steps:
-        what, hint = (
-            "this run took no training steps: there is nothing to average",
-            "fit with a tuning that trains, such as full",
-        )
+        what = "this run took no training steps: there is nothing to average"
+        hint = "fit with a tuning that trains, such as full"
     elif recipe.training.head_init != "probe":
         what = "this run had a random initial head: no start to average with"
         hint = f"fit with --set training.head_init=probe, or {hint}"
@@ -76,9 +74,10 @@ def _require_compatible(first: Run, other: Run) -> None:
             other, f"{why}; the first is {first.folder}", "fit the runs on the same data"
         )
     ours, theirs = _compatibility_facts(first), _compatibility_facts(other)
-    odd = [name for name in ours | theirs if ours.get(name) != theirs.get(name)]
-    if odd:
-        why = f"{odd[0]} is {theirs.get(odd[0])} there and {ours.get(odd[0])} in {first.folder}"
+    differing = [name for name in ours | theirs if ours.get(name) != theirs.get(name)]
+    if differing:
+        name = differing[0]
+        why = f"{name} is {theirs.get(name)} there and {ours.get(name)} in {first.folder}"
         raise _incompatible(other, why, "fit the runs alike but for seed, training and augment")
     _require_same_splits(first, other)
 
@@ -87,7 +86,7 @@ def _compatibility_facts(run: Run) -> dict[str, Any]:
     """What must be equal for weights to be comparable, by recipe field or description."""
     recipe, outcome = run.recipe(), run.outcome()
     names = {"task.name": recipe.task.name, "tuning.name": recipe.tuning.name}
-    sections = {  # with the settings that nobody stated
+    sections = {  # with default settings filled in
         "backbone": recipe.backbone,
         "task": TASKS.get(recipe.task.name).Settings(**recipe.task.settings),
         "tuning": TUNINGS.get(recipe.tuning.name).Settings(**recipe.tuning.settings),
@@ -97,14 +96,14 @@ def _compatibility_facts(run: Run) -> dict[str, Any]:
         for section, settings in sections.items()
         for name, value in settings.model_dump().items()
     }
-    drawn = (
+    random_weights = (
         {"the seed of its random weights": recipe.seed} if recipe.backbone.weights == "none" else {}
     )
     frozen = {
         "the origin of its weights": outcome["origin"],
         "the fingerprint of its frozen weights": outcome["frozen"],
     }
-    return {**names, **facts, **drawn, **frozen, "start.run": recipe.start.run}
+    return {**names, **facts, **random_weights, **frozen, "start.run": recipe.start.run}
 
 
 def _require_same_splits(first: Run, other: Run) -> None:
@@ -115,17 +114,17 @@ def _require_same_splits(first: Run, other: Run) -> None:
         {row["path"]: (row["split"], row["sha256"]) for row in run.splits()}
         for run in (first, other)
     )
-    odd = sorted(path for path in ours.keys() | theirs.keys() if ours.get(path) != theirs.get(path))
-    if odd:
-        there, here = (known.get(odd[0], ("unknown", ""))[0] for known in (theirs, ours))
-        first_one = (
-            f"{odd[0]!r} is {there} there and {here}"
-            if there != here
-            else f"{odd[0]!r} is another file"
-        )
-        hint = "fit the runs with one seed, or on data with folders train, val and test"
+    paths = ours.keys() | theirs.keys()
+    differing = sorted(path for path in paths if ours.get(path) != theirs.get(path))
+    if differing:
+        path, count = differing[0], len(differing)
+        there, here = (splits.get(path, ("unknown", ""))[0] for splits in (theirs, ours))
+        example = f"is {there} there and {here}" if there != here else "is another file"
         raise _incompatible(
-            other, f"the splits differ in {len(odd)} images: {first_one} in {first.folder}", hint
+            other,
+            f"the splits differ in {count} {'image' if count == 1 else 'images'}: "
+            f"{path!r} {example} in {first.folder}",
+            "fit the runs with one seed, or on data with folders train, val and test",
         )
 
 
@@ -136,14 +135,14 @@ def _incompatible(other: Run, why: str, hint: str) -> UsageError:
 
 
 def final_weights(run: Run, job: Job) -> Tensors:
-    """The final weights of a run."""
-    found = read_run_tensors(run.folder)
-    check_same_tensors(found, job.model.trained_tensors(), run.folder)
-    return found
+    """Return the final weights of a run."""
+    tensors = read_run_tensors(run.folder)
+    check_same_tensors(tensors, job.model.trained_tensors(), run.folder)
+    return tensors
 
 
 def initial_weights(job: Job) -> Tensors:
-    """The initial weights of a run: the pretrained backbone, and the head solved on its features.
+    """Return the initial weights of a run: the backbone, and the head fitted to its features.
 
     `job` has a fresh model.
 
@@ -151,9 +150,8 @@ def initial_weights(job: Job) -> Tensors:
         RunError: The weights of the backbone are not those that the run started from.
     """
     outcome = job.run.outcome()
-    if (
-        not outcome["frozen"] and outcome["origin"] != job.model.backbone.origin
-    ):  # everything was trained, so there is no fingerprint
+    # if everything was trained, there is no fingerprint
+    if not outcome["frozen"] and outcome["origin"] != job.model.backbone.origin:
         raise weights_mismatch(job.run, job.model)
     job = replace(job, recipe=with_settings(job.recipe, {"data.leakage_audit": False}))
     fit_head(job, head_training_features(job))

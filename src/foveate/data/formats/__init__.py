@@ -98,5 +98,10 @@ def read_table(path: Path, name: str = "auto") -> Table:
         raise DataError("no format fits the data", where=path, hint=hint, id="no_format_fits")
     if len(names) > 1:
         hint = "choose one with --format " + "|".join(names)
-        raise DataError(f"several formats fit the data: {', '.join(names)}", where=path, hint=hint)
+        raise DataError(
+            f"several formats fit the data: {', '.join(names)}",
+            where=path,
+            hint=hint,
+            id="several_formats_fit",
+        )
     return FORMATS.get(names[0])().read(path)

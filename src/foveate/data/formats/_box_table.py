@@ -136,17 +136,21 @@ class BoxTableBuilder:
                 where=where,
                 why=why or "the annotations list no image",
                 hint="check where the images are, and how the annotations refer to them",
+                id="no_images_with_boxes",
             )
         if self.stated and not any(
             isinstance(sample.target, Boxes) and sample.target.names for sample in samples
         ):
             hint = "check whether the format expects pixels or fractions of width and height"
-            raise DataError("none of the boxes is valid", where=where, why=why, hint=hint)
+            raise DataError(
+                "none of the boxes is valid", where=where, why=why, hint=hint, id="no_valid_box"
+            )
         if not names:
             raise DataError(
                 "there are no classes",
                 where=where,
                 why=f"none of the {len(samples)} images has an annotated object",
+                id="no_classes",
             )
         return Table(samples=samples, classes=names, format=format, root=self.root, notes=notes)
 
@@ -181,6 +185,7 @@ def order_classes(folder: Path, used: Iterable[str], notes: list[Issue]) -> list
             where=printable(file),
             why=str(error),
             hint="save it as plain text in UTF-8",
+            id="unreadable_class_names",
         ) from None
     others = [name for name in names if name not in set(listed)]
     text = "the class {name} is not in {file}: added at the end"

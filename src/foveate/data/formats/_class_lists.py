@@ -74,12 +74,16 @@ def make_class_list(
     all_ignored = frozenset({*void, *ignored})
     kept = [name for value, name in plain.items() if value not in all_ignored]
     if not kept:
-        raise DataError("the class list is empty", where=source)
+        raise DataError("the class list is empty", where=source, id="empty_class_list")
     if not all(kept):
-        raise DataError("a class in the class list has no name", where=source)
+        raise DataError(
+            "a class in the class list has no name", where=source, id="class_list_without_name"
+        )
     duplicates = [name for name, count in Counter(kept).items() if count > 1]
     if duplicates:
-        raise DataError(f"two classes are called {duplicates[0]!r}", where=source)
+        raise DataError(
+            f"two classes are called {duplicates[0]!r}", where=source, id="class_list_duplicate"
+        )
     packed = {pack_color(*color): value for value, color in zip(names, colors, strict=False)}
     return ClassList(plain, all_ignored, source, packed)
 
@@ -108,7 +112,10 @@ def find_class_list(root: Path) -> ClassList | None:
             # ValueError: JSON, numbers, bytes that are not UTF-8
             except (OSError, ValueError, csv.Error, RecursionError) as error:
                 raise DataError(
-                    "the class list cannot be read", where=printable(file), why=str(error)
+                    "the class list cannot be read",
+                    where=printable(file),
+                    why=str(error),
+                    id="unreadable_class_list",
                 ) from None
     return None
 

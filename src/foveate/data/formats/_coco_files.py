@@ -80,7 +80,7 @@ def read_lists(file: Path, keys: tuple[str, ...], what: str) -> dict[str, list[d
         content = json.loads(file.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, RecursionError) as error:
         raise DataError(
-            "the file is not valid JSON", where=printable(file), why=str(error)
+            "the file is not valid JSON", where=printable(file), why=str(error), id="invalid_json"
         ) from None
     for key in keys:
         entries = content.get(key) if isinstance(content, dict) else None
@@ -90,6 +90,7 @@ def read_lists(file: Path, keys: tuple[str, ...], what: str) -> dict[str, list[d
                 where=printable(file),
                 why=f"it has no list of objects {key!r}",
                 hint=f"it needs the lists {', '.join(keys[:-1])} and {keys[-1]}",
+                id="not_coco",
             )
     return {key: content[key] for key in keys}
 

@@ -91,7 +91,9 @@ def read_config(path: Path) -> MaskConfig:
     for key in ("images", "masks"):
         if key not in content:
             hint = f"add a line such as {key}: {{train: FOLDER, val: FOLDER}}"
-            raise DataError(f"the config has no {key!r}", where=where, hint=hint)
+            raise DataError(
+                f"the config has no {key!r}", where=where, hint=hint, id="mask_config_missing_key"
+            )
     root = path.parent / str(content.get("path") or ".")
     if not root.is_dir():
         raise DataError(
@@ -99,6 +101,7 @@ def read_config(path: Path) -> MaskConfig:
             where=where,
             why=f"{printable(root)!r} does not exist",
             hint="give it relative to the folder of the config, or absolute",
+            id="mask_config_path",
         )
     return MaskConfig(
         root=root,
@@ -113,13 +116,17 @@ def _read_yaml(path: Path) -> dict[Any, Any]:
         content = parse_yaml(path.read_text(encoding="utf-8-sig"))
     except (ValueError, OSError) as error:
         raise DataError(
-            "the file is not plain YAML", where=printable(path), why=str(error)
+            "the file is not plain YAML",
+            where=printable(path),
+            why=str(error),
+            id="mask_config_yaml",
         ) from None
     if not isinstance(content, dict):
         raise DataError(
             "the config is not a mapping",
             where=printable(path),
             hint="write lines such as images: FOLDER; the keys are: " + ", ".join(_KEYS),
+            id="mask_config_not_mapping",
         )
     return content
 
@@ -131,13 +138,16 @@ def _find_files(root: Path, stated: object, where: str) -> Iterator[ImageFile]:
         split = None if name is None else split_from_name(str(name))
         if name is not None and split is None:
             hint = "write one of: train, val, test"
-            raise DataError(f"no split is called {str(name)!r}", where=where, hint=hint)
+            raise DataError(
+                f"no split is called {str(name)!r}", where=where, hint=hint, id="unknown_split_key"
+            )
         if not isinstance(pattern, str):
             raise DataError(
                 "the entry is neither a folder nor a pattern",
                 where=where,
                 why=f"got {pattern!r}"[:200],
                 hint="write a folder, or a pattern such as frames/*.jpg, or one per split",
+                id="mask_config_entry",
             )
         yield from _find_matches(root, pattern, split, where)
 
@@ -152,12 +162,13 @@ def _find_matches(root: Path, pattern: str, split: Split | None, where: str) -> 
             where=where,
             why=f"there is no {printable(base)!r}",
             hint="paths are relative to `path` in the config",
+            id="mask_config_missing_folder",
         )
     files = sorted(base.glob(wild)) if wild else find_images(base)
     images = [file for file in files if is_image(file) and file.is_file()]
     if not images:
         why = f"nothing matches {printable(base / wild)!r}" if wild else printable(base)
-        raise DataError("there are no images", where=where, why=why)
+        raise DataError("there are no images", where=where, why=why, id="mask_config_no_images")
     for file in images:
         yield ImageFile(file, split, file.relative_to(base).with_suffix("").parts)
 
@@ -170,11 +181,17 @@ def _parse_classes(content: dict[Any, Any], where: str) -> ClassList | None:
             where=where,
             why=f"got {ignored!r}"[:200],
             hint="write ignore: [11]",
+            id="mask_config_ignore",
         )
     if stated is None:
         if ignored:
             hint = "add a line such as classes: [sky, road]"
-            raise DataError("`ignore` requires `classes`", where=where, hint=hint)
+            raise DataError(
+                "`ignore` requires `classes`",
+                where=where,
+                hint=hint,
+                id="mask_config_ignore_without_classes",
+            )
         return None
     by_value = dict(enumerate(stated)) if isinstance(stated, list) else stated
     if isinstance(by_value, dict) and all(type(value) is int for value in by_value):
@@ -184,7 +201,9 @@ def _parse_classes(content: dict[Any, Any], where: str) -> ClassList | None:
         names = {value: _parse_name(name, where) for value, name in enumerate(stated)}
         colors = [(red, green, blue) for red, green, blue in stated.values()]
         if len(set(colors)) < len(colors):
-            raise DataError("two classes have the same color", where=where)
+            raise DataError(
+                "two classes have the same color", where=where, id="mask_config_same_color"
+            )
         return make_class_list(names, where, ignored, colors)
     raise DataError(
         "`classes` is not a list of names",
@@ -192,6 +211,7 @@ def _parse_classes(content: dict[Any, Any], where: str) -> ClassList | None:
         why=f"got {stated!r}"[:200],
         hint="write classes: [sky, road], or {0: sky, 7: road},"
         " or for colors {sky: [128, 128, 128], road: [128, 64, 128]}",
+        id="mask_config_classes",
     )
 
 
@@ -206,5 +226,10 @@ def _is_color(value: object) -> bool:
 def _parse_name(name: object, where: str) -> str:
     """A name as text. YAML reads no, off and 1.0 as something other than words."""
     if not isinstance(name, str | int) or isinstance(name, bool):
-        raise DataError(f"the class {name!r} is not a word", where=where, hint="put it in quotes")
+        raise DataError(
+            f"the class {name!r} is not a word",
+            where=where,
+            hint="put it in quotes",
+            id="mask_config_class_name",
+        )
     return str(name)

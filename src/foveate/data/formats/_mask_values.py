@@ -76,6 +76,7 @@ def read_mask(path: Path, encoding: MaskEncoding) -> np.ndarray:
             if encoding.source
             else f"the classes were inferred from a sample of {_MAX_SAMPLE} masks",
             hint=f"add it to {encoding.source}" if encoding.source else HOW_TO_NAME,
+            id="mask_value_no_class",
         )
     return indices
 
@@ -101,6 +102,7 @@ def read_layers(layers: tuple[tuple[int, Path], ...]) -> np.ndarray:
                 where=printable(path),
                 why=f"it has {_format_size(inside.shape)}, another has {_format_size(mask.shape)}",
                 hint="export all masks at the size of the image",
+                id="mask_sizes_differ",
             )
         mask[inside] = index
     if mask is None:
@@ -228,6 +230,7 @@ def infer_encoding(
             where=printable(statistics.colored),
             hint="name the class of each color in a file class_dict.csv beside the folders:"
             " name,r,g,b in the first line, then lines like sky,128,128,128",
+            id="masks_in_color",
         )
     inference = _ValueInference(statistics)
     return inference.run(known), tuple(inference.notes)
@@ -243,7 +246,9 @@ def _read_sample(masks: list[Path], with_colors: bool) -> _Statistics:
         except BrokenImage as error:  # skipped, and counted, when it is needed
             problem = str(error)
     if statistics.count == 0:
-        raise DataError(f"none of {len(indices)} masks can be read", why=problem)
+        raise DataError(
+            f"none of {len(indices)} masks can be read", why=problem, id="no_readable_mask"
+        )
     return statistics
 
 
@@ -259,6 +264,7 @@ def _by_color(statistics: _Statistics, known: ClassList) -> tuple[MaskEncoding, 
                 where=known.source,
                 why=f"{share:.0%} of the pixels of {statistics.sample} have other colors, such as"
                 f" {example}",
+                id="mask_colors_unknown",
             )
         text = (
             "{count:color|colors} ({share:.2%} of the pixels in {sample}) not in {list}: ignored"
@@ -333,6 +339,7 @@ class _ValueInference:
                     why=f"the list has {len(known.names)} names, for the values {min(known.names)}"
                     f" to {max(known.names)}",
                     hint="add a line for it, or -void to ignore it",
+                    id="mask_value_not_listed",
                 )
 
     def _without_names(self) -> MaskEncoding:
@@ -356,6 +363,7 @@ class _ValueInference:
                 f" {max(values)}",
                 hint="a mask must be a PNG that holds the index of a class in each pixel; one mask"
                 " per object is not supported",
+                id="not_class_masks",
             )
         class_values = list(range(max(values) + 1) if max(values) < _MAX_VALUES else sorted(values))
         indices |= {value: index for index, value in enumerate(class_values)}

@@ -62,7 +62,7 @@ class BoxesTable(Format):
         required = ("path",) if is_table(path) and has_boxes(path) else _REQUIRED
         images = _group_by_image(read_records(path, _ALIASES, required), path)
         if not images:
-            raise DataError("the table has no rows", where=printable(path))
+            raise DataError("the table has no rows", where=printable(path), id="empty_table")
         builder = BoxTableBuilder(path.parent)
         for image in images:
             builder.add_image(image.path, image.raw, image.split, image.group)
@@ -127,6 +127,7 @@ def _add_row(record: Record, table: Path, images: dict[str, _Image]) -> None:
                 "the box has no label",
                 where=where,
                 hint="fill in the label; for an image without objects leave the corners empty too",
+                id="box_without_label",
             )
         image.raw.add(box, name, _parse_flag(cells.get("crowd"), where))
 
@@ -140,6 +141,7 @@ def _require_agreement(image: _Image, row: _Image, table: Path) -> None:
                 where=f"{printable(table)}, rows {image.number} and {row.number}",
                 why=f"{one!r} and {other!r}",
                 hint=f"give all rows of an image the same {name}",
+                id="contradicting_box_rows",
             )
 
 
@@ -153,6 +155,7 @@ def _parse_corners(cells: list[Any], where: str) -> tuple[float, float, float, f
             where=where,
             why=f"x0, y0, x1, y1 are {got}",
             hint="write pixels of the upright image",
+            id="invalid_box_corners",
         ) from None
     return x0, y0, x1, y1
 
@@ -161,6 +164,9 @@ def _parse_flag(cell: object, where: str) -> bool:
     text = cell_text(cell).casefold()
     if text not in (*_YES, *_NO):
         raise DataError(
-            f"the crowd flag is neither yes nor no: {text!r}", where=where, hint="write 1 or 0"
+            f"the crowd flag is neither yes nor no: {text!r}",
+            where=where,
+            hint="write 1 or 0",
+            id="invalid_crowd_flag",
         )
     return text in _YES

@@ -53,7 +53,7 @@ class Captions(Format):
                 fields, where = image_fields(record, path), row_location(path, record.number)
                 rows.append(_Row(*fields, parse_sentences(record.cells["text"], where)))
         if not rows:
-            raise DataError("the table has no rows", where=printable(path))
+            raise DataError("the table has no rows", where=printable(path), id="empty_table")
         rows = drop_missing(_merge(rows, path), path, notes)
         notes += partial_split_notes(rows)
         samples = tuple(
@@ -83,11 +83,12 @@ def parse_sentences(value: Any, where: str) -> tuple[str, ...]:
             "the caption is neither a text nor a list of texts",
             where=where,
             why=f"got {str(value)[:80]}",
+            id="invalid_caption",
         )
     sentences = [" ".join(text.split()) for text in texts]
     if not all(sentences):
         hint = "write a caption, or remove the image"
-        raise DataError("the caption is empty", where=where, hint=hint)
+        raise DataError("the caption is empty", where=where, hint=hint, id="empty_caption")
     return tuple(dict.fromkeys(sentences))
 
 
@@ -103,6 +104,7 @@ def _merge(rows: list[_Row], table: Path) -> list[_Row]:
                     where=f"{printable(table)}, rows {first.number} and {row.number}",
                     why=f"{(first.split, first.group)} and {(row.split, row.group)}",
                     hint="give all rows of an image the same split and group",
+                    id="contradicting_caption_rows",
                 )
         sentences = tuple(dict.fromkeys(first.sentences + row.sentences))
         merged[row.key] = replace(first, sentences=sentences)

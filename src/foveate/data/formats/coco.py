@@ -78,6 +78,7 @@ class Coco(Format):
                 "there are no COCO annotations in this folder",
                 where=printable(path),
                 hint="give the .json file itself",
+                id="coco_no_annotations",
             )
         builder = BoxTableBuilder(root_of(path))
         classes = [name for file in files for name in _File(file, builder).add_images()]
@@ -141,7 +142,11 @@ class _File:
             with skip_and_record():
                 id = _id_in(entry, "id", self.where)
                 if images.setdefault(id, entry) is not entry:
-                    raise DataError(f"two images have the id {id!r}", where=self.where)
+                    raise DataError(
+                        f"two images have the id {id!r}",
+                        where=self.where,
+                        id="coco_duplicate_image",
+                    )
         return images
 
     def _note_gaps(self) -> None:
@@ -168,6 +173,7 @@ class _File:
                 "no annotation belongs to an image",
                 where=self.where,
                 why="no image_id is the id of one of the images",
+                id="coco_no_annotated_image",
             )
         return used
 
@@ -179,6 +185,7 @@ class _File:
                 where=where,
                 why="the ids are: " + ", ".join(map(repr, list(self.names)[:20])),
                 hint="add it to categories, or remove the annotation",
+                id="coco_unknown_category",
             )
         return self.names[id]
 
@@ -218,10 +225,17 @@ def _category_names(categories: list[Entry], where: str) -> dict[Any, str]:
         with skip_and_record():
             id, name = _id_in(entry, "id", where), class_name(entry.get("name", ""))
             if not name:
-                raise DataError(f"the category {id!r} has no name", where=where)
+                raise DataError(
+                    f"the category {id!r} has no name", where=where, id="coco_unnamed_category"
+                )
             if names.setdefault(id, name) != name:
                 why = f"{names[id]!r} and {name!r}"
-                raise DataError(f"two categories have the id {id!r}", where=where, why=why)
+                raise DataError(
+                    f"two categories have the id {id!r}",
+                    where=where,
+                    why=why,
+                    id="coco_duplicate_category",
+                )
     return dict(sorted(names.items(), key=lambda item: (isinstance(item[0], str), item[0])))
 
 
@@ -229,7 +243,10 @@ def _id_in(entry: Entry, key: str, where: str) -> int | float | str:
     id = entry.get(key)
     if not isinstance(id, int | float | str):
         raise DataError(
-            f"an entry has no {key!r}", where=where, why=f"its keys are: {', '.join(entry)}"
+            f"an entry has no {key!r}",
+            where=where,
+            why=f"its keys are: {', '.join(entry)}",
+            id="coco_missing_key",
         )
     return id
 
@@ -244,6 +261,7 @@ def _parse_bbox(bbox: object, where: str) -> tuple[float, float, float, float]:
             where=where,
             why=f"got {str(bbox)[:80]}",
             hint="write x, y, width, height in pixels",
+            id="coco_invalid_bbox",
         ) from None
     return x, y, x + width, y + height
 
@@ -258,7 +276,9 @@ def _stated_size(entry: Entry) -> tuple[int, int] | None:
 def _image_path(entry: Entry, folders: list[Path], where: str) -> Path:
     name = entry.get("file_name")
     if not isinstance(name, str) or not name.strip():
-        raise DataError(f"the image {entry['id']!r} has no file_name", where=where)
+        raise DataError(
+            f"the image {entry['id']!r} has no file_name", where=where, id="coco_no_file_name"
+        )
     names = dict.fromkeys((name, name.replace("\\", "/")))  # the second is for files from Windows
     paths = (folder / name for name in names for folder in folders)
     return next((path for path in paths if is_file(path)), folders[0] / name)

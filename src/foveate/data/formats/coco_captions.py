@@ -55,6 +55,7 @@ class CocoCaptions(Format):
                 "there are no COCO captions in this folder",
                 where=printable(path),
                 hint="give the .json file itself",
+                id="coco_no_captions",
             )
         root = root_of(path)
         samples, notes = dict[str, Sample](), list[Issue]()
@@ -62,7 +63,9 @@ class CocoCaptions(Format):
             samples |= _read_file(file, root, notes)
         if not samples:
             why = "; ".join(map(str, notes)) or "there are no annotations"
-            raise DataError("no image has a caption", where=printable(path), why=why)
+            raise DataError(
+                "no image has a caption", where=printable(path), why=why, id="no_captioned_image"
+            )
         ordered = tuple(samples[key] for key in sorted(samples))
         return Table(ordered, (), "coco_captions", root, notes=tuple(notes))
 
@@ -118,6 +121,8 @@ def _sentences_by_image(annotations: list[dict[str, Any]], file: Path) -> dict[A
             id = entry.get("image_id")
             if not isinstance(id, int | str):
                 why = f"got {id!r}"[:200]
-                raise DataError("the annotation has no 'image_id'", where=where, why=why)
+                raise DataError(
+                    "the annotation has no 'image_id'", where=where, why=why, id="coco_no_image_id"
+                )
             sentences.setdefault(id, []).extend(parse_sentences(entry.get("caption"), where))
     return sentences

@@ -69,6 +69,7 @@ class CocoMasks(Format):
                 "no object has a mask",
                 where=printable(path),
                 hint="to train on boxes, use --format coco",
+                id="no_object_mask",
             )
         names = dict.fromkeys(name for file in files for name in file.names.values())
         names.pop(_BACKGROUND, None)
@@ -87,6 +88,7 @@ class CocoMasks(Format):
                 where=printable(path),
                 why=str(notes[-1]),
                 hint="put them beside the annotations, or into a folder images",
+                id="coco_missing_images",
             )
         notes += [note for file in files for note in file.notes]
         ordered = tuple(sorted(samples, key=lambda sample: sample.key))
@@ -100,6 +102,7 @@ def _annotation_files(path: Path) -> list[Path]:
             "there are no COCO annotations in this folder",
             where=printable(path),
             hint="give the .json file itself",
+            id="coco_no_annotations",
         )
     return files
 
@@ -134,7 +137,10 @@ class _File:
         except _MALFORMED as error:
             why = f"it has no {error}" if isinstance(error, KeyError) else str(error)
             raise DataError(
-                "the file does not contain COCO annotations", where=printable(path), why=why
+                "the file does not contain COCO annotations",
+                where=printable(path),
+                why=why,
+                id="coco_invalid_annotations",
             ) from None
         return file
 
@@ -162,12 +168,14 @@ class _File:
                 f"no category has the id {entry['category_id']!r}",
                 where=where,
                 hint="add it to categories, or remove the annotation",
+                id="coco_unknown_category",
             )
         if entry["image_id"] not in self.by_image:
             raise DataError(
                 f"no image has the id {entry['image_id']!r}",
                 where=where,
                 hint="add it to images, or remove the annotation",
+                id="coco_unknown_image",
             )
 
     def objects(self) -> Iterator[dict[str, Any]]:
@@ -238,6 +246,7 @@ def _require_size(path: Path, size: tuple[int, int]) -> None:
             where=printable(path),
             why=f"it has {actual[1]} x {actual[0]} px, the annotations state"
             f" {size[1]} x {size[0]} px",
+            id="coco_size_differs",
         )
 
 
@@ -264,6 +273,7 @@ def paint(shapes: tuple[Shape, ...], size: tuple[int, int], where: str) -> np.nd
                 "an object of the image cannot be painted",
                 where=where,
                 why=f"its segmentation does not fit an image of {size[1]} x {size[0]} px: {error}",
+                id="coco_invalid_segmentation",
             ) from None
     return mask
 

@@ -66,7 +66,9 @@ class Folder(Format):
         """
         if not path.is_dir():
             hint = "give the folder that contains the class folders"
-            raise DataError("this is not a folder", where=printable(path), hint=hint)
+            raise DataError(
+                "this is not a folder", where=printable(path), hint=hint, id="not_a_folder"
+            )
         parents = _class_parents(path)
         notes = _skipped_notes(path, parents)
         names = _ClassNames()
@@ -283,6 +285,7 @@ def _require_classes(root: Path, classes: tuple[str, ...]) -> None:
             if holds_images(root)
             else "it contains no image files",
             hint="put the images of each class into a folder with its name",
+            id="no_labeled_images",
         )
     children = list_folder(root) if len(classes) == 1 else []
     deeper = [
@@ -295,4 +298,5 @@ def _require_classes(root: Path, classes: tuple[str, ...]) -> None:
             f"only one class has images: {classes[0]!r}",
             where=printable(root),
             hint=f"did you mean {printable(deeper[0])!r}?",
+            id="only_one_class",
         )

@@ -80,6 +80,7 @@ class Masks(Format):
                 why=f"none of {len(config.images)} images has the same name as one of"
                 f" {len(config.masks)} masks",
                 hint="name them alike: images/1.jpg and masks/1.png",
+                id="no_image_has_mask",
             )
         notes = [*pairing.notes, *_require_equal_sizes(pairing.pairs)]
         class_list = config.class_list or find_class_list(config.root)
@@ -88,10 +89,8 @@ class Masks(Format):
         else:
             masks = [pair.masks[0].path for pair in pairing.pairs]
             encoding, assumptions = infer_encoding(masks, class_list)
-            classes, targets = (
-                encoding.classes,
-                [Regions(partial(read_mask, mask, encoding)) for mask in masks],
-            )
+            classes = encoding.classes
+            targets = [Regions(partial(read_mask, mask, encoding)) for mask in masks]
             notes += assumptions
         splits = _read_splits(config.root)
         samples = [
@@ -121,6 +120,7 @@ def _scan(root: Path) -> MaskConfig:
             "this is neither a folder nor a dataset config",
             where=printable(root),
             hint="give the folder that contains the images and masks",
+            id="not_a_mask_dataset",
         )
     folders = list(_named_folders(root, None, None, _MAX_DEPTH))
     if not any(role == "mask" for _, _, role in folders):
@@ -273,6 +273,7 @@ def _require_equal_size(
             why=f"the mask has {mask_size[1]} x {mask_size[0]} px, the image"
             f" {printable(image.name)!r} has {image_size[1]} x {image_size[0]} px",
             hint="export masks at the size of the images, or resize them by nearest neighbor",
+            id="mask_size_differs",
         )
 
 
@@ -290,7 +291,10 @@ def _layered_targets(
         if class_list and name not in classes:
             hint = did_you_mean(name, classes) or "add it; the classes are: " + ", ".join(classes)
             raise DataError(
-                f"the folder {name!r} is not in the class list", where=class_list.source, hint=hint
+                f"the folder {name!r} is not in the class list",
+                where=class_list.source,
+                hint=hint,
+                id="mask_folder_not_listed",
             )
     targets = []
     for pair in pairs:

@@ -30,7 +30,10 @@ class Names(Format):
             lines = path.read_text(encoding="utf-8-sig").splitlines()
         except (OSError, UnicodeDecodeError) as error:
             raise DataError(
-                "the list of class names cannot be read", where=printable(path), why=str(error)
+                "the list of class names cannot be read",
+                where=printable(path),
+                why=str(error),
+                id="unreadable_names_file",
             ) from None
         first_lines: dict[str, int] = {}
         for number, name in enumerate((line.strip() for line in lines), start=1):
@@ -40,6 +43,7 @@ class Names(Format):
                     where=printable(path),
                     why=f"it is on lines {first_lines[name]} and {number}",
                     hint="remove one of them",
+                    id="class_listed_twice",
                 )
             if name:
                 first_lines[name] = number
@@ -48,5 +52,6 @@ class Names(Format):
                 "the list of class names is empty",
                 where=printable(path),
                 hint="write one class per line",
+                id="empty_class_names",
             )
         return Table(samples=(), classes=tuple(first_lines), format="names", root=path.parent)

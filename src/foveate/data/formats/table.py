@@ -56,7 +56,7 @@ class TableFile(Format):
             with skip_and_record():
                 rows.append(_parse(record, path))
         if not rows:
-            raise DataError("the table has no rows", where=printable(path))
+            raise DataError("the table has no rows", where=printable(path), id="empty_table")
         multilabel = any(len(row.labels) != 1 for row in rows)
         rows = drop_missing(_merge(rows, multilabel, path, notes), path, notes)
         notes += _multilabel_note(rows) if multilabel else []
@@ -93,6 +93,7 @@ def _parse_labels(record: Record, table: Path) -> tuple[str, ...]:
             where=row_location(table, record.number),
             why=f"got {cell!r}"[:200],
             hint='write "cat", or ["cat", "dog"] for several labels',
+            id="invalid_label",
         )
     if record.is_delimited:
         items = cell.replace(";", "|").split("|")
@@ -136,6 +137,7 @@ def _merge_two(first: _Row, row: _Row, multilabel: bool, table: Path) -> _Row:
                 where=f"{printable(table)}, rows {first.number} and {row.number}",
                 why=f"{one!r} and {other!r}",
                 hint="keep one row per image; several labels go into one cell: cat|dog",
+                id="contradicting_label_rows",
             )
     return first
 

@@ -42,5 +42,5 @@ class Unlabeled(Format):
             for file in find_images(path)
         ]
         if not samples:
-            raise DataError("the folder contains no images", where=printable(path))
+            raise DataError("the folder contains no images", where=printable(path), id="no_images")
         return Table(tuple(sorted(samples, key=lambda sample: sample.key)), (), "unlabeled", path)

@@ -121,6 +121,7 @@ def _root_at(path: Path) -> Path:
             if roots
             else "it has no folder Annotations with .xml files",
             hint="give the folder above Annotations",
+            id="not_voc",
         )
     return roots[0]
 
@@ -175,6 +176,7 @@ def _read_lines(file: Path) -> Iterator[str]:
             where=printable(file),
             why=str(error),
             hint="save it as plain text in UTF-8",
+            id="unreadable_image_list",
         ) from None
     return (line for line in text.split("\n") if line.strip())
 
@@ -202,6 +204,7 @@ def _parse(file: Path) -> ElementTree.Element:
             where=printable(file),
             why=str(error),
             hint="repair it, or remove it together with its image",
+            id="invalid_xml",
         ) from None
 
 
@@ -211,6 +214,7 @@ def _refuse_doctype(file: Path) -> None:
         where=printable(file),
         why="it could define entities that read other files or expand without end",
         hint="remove the line; VOC needs none",
+        id="voc_doctype",
     )
 
 
@@ -233,7 +237,7 @@ def _add_image(
         with skip_and_record():
             name = class_name(_text(element, "name"))
             if not name:
-                raise DataError("an object has no name", where=printable(file))
+                raise DataError("an object has no name", where=printable(file), id="voc_no_name")
             box = element.find("bndbox")
             if box is None:
                 builder.log.add(NO_BOX, builder.key(image))
@@ -265,7 +269,10 @@ def _parse_corners(box: ElementTree.Element, file: Path) -> tuple[float, float, 
     except ValueError:
         why = "xmin, ymin, xmax, ymax are " + ", ".join(map(repr, texts))
         raise DataError(
-            "the corners of an object are not four numbers", where=printable(file), why=why
+            "the corners of an object are not four numbers",
+            where=printable(file),
+            why=why,
+            id="voc_invalid_corners",
         ) from None
     (x0, x1), (y0, y1) = _from_zero(x0, x1), _from_zero(y0, y1)
     return x0, y0, x1, y1

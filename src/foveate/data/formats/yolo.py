@@ -74,6 +74,7 @@ class Yolo(Format):
                 where=printable(file),
                 why=f"there is no {printable(_default_label_file(images[0][0]))}, for example",
                 hint="put the labels of images/a.jpg into labels/a.txt",
+                id="yolo_no_label_file",
             )
         for image, split in images:
             with skip_and_record():
@@ -132,6 +133,7 @@ def _yaml_file_at(path: Path) -> Path:
             where=printable(path),
             why=f"several files fit: {names}" if files else "no YAML file has `names` and `train`",
             hint="give the .yaml file itself",
+            id="yolo_data_yaml",
         )
     return files[0]
 
@@ -143,11 +145,14 @@ def _read_yaml(file: Path) -> dict[str, Any]:
     except ValueError as error:
         hint = "remove tags such as !!python"
         raise DataError(
-            "the file is not plain YAML", where=where, why=str(error), hint=hint
+            "the file is not plain YAML", where=where, why=str(error), hint=hint, id="yolo_yaml"
         ) from None
     if not isinstance(content, dict) or "names" not in content:
         raise DataError(
-            "the file has no class names", where=where, hint="add a line such as names: [cat, dog]"
+            "the file has no class names",
+            where=where,
+            hint="add a line such as names: [cat, dog]",
+            id="yolo_no_names",
         )
     return {str(key): value for key, value in content.items()}
 
@@ -167,6 +172,7 @@ def _class_names(content: dict[str, Any], file: Path) -> dict[int, str]:
             where=printable(file),
             why=f"got {stated!r}"[:200],
             hint="write names: [cat, dog] or names: {0: cat, 1: dog}; quote words such as no",
+            id="yolo_invalid_names",
         )
     return dict(sorted(valid.items()))
 
@@ -233,6 +239,7 @@ def _no_images(stated: list[tuple[Split, str]], missing: list[str], file: Path) 
         if missing
         else "it states no train, val or test",
         hint=next(filter(None, hints), default),
+        id="yolo_no_images",
     )
 
 
@@ -244,6 +251,7 @@ def _parse_paths(value: object, file: Path) -> list[str]:
             "train, val and test must each be a folder or a list of folders",
             where=printable(file),
             why=f"got {value!r}"[:200],
+            id="yolo_invalid_splits",
         )
     return [path for path in paths if path]
 
@@ -264,6 +272,7 @@ def _read_text(file: Path) -> str:
             where=printable(file),
             why=str(error),
             hint="save it as plain text in UTF-8",
+            id="yolo_unreadable",
         ) from None
 
 
@@ -314,7 +323,10 @@ def _parse_label(line: str, names: dict[int, str], has_keypoints: bool, where: s
         values = [float(word) for word in line.split()]
     except ValueError:
         raise DataError(
-            "the label is not a line of numbers", where=where, why=f"got {line.strip()[:80]!r}"
+            "the label is not a line of numbers",
+            where=where,
+            why=f"got {line.strip()[:80]!r}",
+            id="yolo_not_numbers",
         ) from None
     if not values[0].is_integer() or int(values[0]) not in names:
         raise DataError(
@@ -322,6 +334,7 @@ def _parse_label(line: str, names: dict[int, str], has_keypoints: bool, where: s
             where=where,
             why=f"the classes are {min(names)} to {max(names)}",
             hint="check `names` in data.yaml",
+            id="yolo_unknown_class",
         )
     if has_keypoints and len(values) > 5:
         values = values[:5]
@@ -331,6 +344,7 @@ def _parse_label(line: str, names: dict[int, str], has_keypoints: bool, where: s
             where=where,
             why="a box has 5, an outline an odd number from 7 on",
             hint="write class, center x, center y, width, height; or class, x, y, x, y, x, y, ...",
+            id="yolo_number_count",
         )
     return values
 

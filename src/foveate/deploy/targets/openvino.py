@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -44,9 +45,7 @@ class OpenVino(RuntimeExporter):
 
     def open(self, path: Path) -> LoadedProgram:
         require_packages("export", "openvino")
-        import openvino
-
-        core = openvino.Core()
+        core = _core()
         config = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": num_threads()}
         try:
             model = core.read_model(path)
@@ -65,3 +64,16 @@ class OpenVino(RuntimeExporter):
             return {name: outputs[index] for index, name in enumerate(names)}
 
         return LoadedProgram(json.loads(str(model.get_rt_info(METADATA_KEY).astype(str))), run)
+
+
+@cache
+def _core() -> Any:
+    """The one instance of a process, which is never destroyed.
+
+    Its CPU plugin gives the thread that compiles first an alternate stack for signals, and unmaps
+    it in whichever thread the last reference is dropped. The next signal with a handler, such as
+    SIGCHLD or SIGTERM, would then end the process with a segmentation fault.
+    """
+    import openvino
+
+    return openvino.Core()

@@ -92,22 +92,22 @@ def with_interval(value: float, ends: tuple[float, float], count: int) -> Score:
     return Score(float(value), min(low, float(value)), max(high, float(value)), count)
 
 
-def paired_difference(ours: Metric, theirs: Metric, count: int, rounds: int = 1000) -> Score:
-    """Return the main score of `ours` minus that of `theirs`, on the same images.
+def paired_difference(metric: Metric, baseline: Metric, count: int, rounds: int = 1000) -> Score:
+    """Return the main score of `metric` minus that of `baseline`, on the same images.
 
     The interval is that of a paired bootstrap: both are scored on the same resamples, so that what
     makes an image hard for both counts for neither.
 
     Args:
-        ours: Metric that was updated with `count` images.
-        theirs: Metric that was updated with the same images in the same order.
+        metric: Metric that was updated with `count` images.
+        baseline: Metric that was updated with the same images in the same order.
         count: Number of images.
         rounds: Number of resamples.
     """
-    score_ours, score_theirs = ours.resampler(), theirs.resampler()
+    resample_metric, resample_baseline = metric.resampler(), baseline.resampler()
 
     def difference(indices: np.ndarray) -> float:
-        return score_ours(indices) - score_theirs(indices)
+        return resample_metric(indices) - resample_baseline(indices)
 
     return Score(difference(np.arange(count)), *bootstrap(difference, count, rounds=rounds), count)
 

@@ -330,8 +330,7 @@ class _Ranked:
         return cls(images[order], classes[order], scores[order], hits[:, order], ignored[:, order])
 
     def best_threshold(self, boxes: int) -> tuple[float, float]:
-        """The score threshold of the greatest F1 at IoU 0.5, of several the highest; and that
-        F1."""
+        """Return the score threshold of the greatest F1 at IoU 0.5 (the highest), and that F1."""
         counted = ~self.ignored[0]
         scores, correct = self.scores[counted], np.cumsum(self.hits[0, counted])
         # predictions with equal scores stand or fall together: the last one of each

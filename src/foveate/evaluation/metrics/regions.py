@@ -248,11 +248,12 @@ def _boundary_f1(
     target_pixels, target_classes = _outline(target)
     scores = np.full(size, np.nan)
     for index in present:
-        ours, theirs = pixels[classes == index], target_pixels[target_classes == index]
-        if not len(ours) or not len(theirs):
-            scores[index] = float(len(ours) == len(theirs))
+        outline, expected = pixels[classes == index], target_pixels[target_classes == index]
+        if not len(outline) or not len(expected):
+            scores[index] = float(len(outline) == len(expected))
             continue
-        precision, recall = _near(ours, theirs, tolerance), _near(theirs, ours, tolerance)
+        precision = _near(outline, expected, tolerance)
+        recall = _near(expected, outline, tolerance)
         both = precision + recall
         scores[index] = 2 * precision * recall / both if both else 0.0
     return scores

@@ -169,7 +169,7 @@ class _DocumentFrequencies:
     log_count: float
 
     def tf_idf(self, ngrams: NGrams) -> list[dict[tuple[str, ...], float]]:
-        """TF-IDF by length of n-gram.
+        """Return TF-IDF by length of n-gram.
 
         One that no reference has counts as in a single image, as in the reference code.
         """
@@ -258,8 +258,10 @@ def _chrf_counts(caption: list[str], references: list[list[str]]) -> np.ndarray:
     own = count_ngrams("".join(caption), _MAX_CHARACTERS)
     rows = []
     for reference in references:
-        theirs = count_ngrams("".join(reference), _MAX_CHARACTERS)
-        totals = [totals_by_length(each, _MAX_CHARACTERS) for each in (own & theirs, own, theirs)]
+        expected = count_ngrams("".join(reference), _MAX_CHARACTERS)
+        totals = [
+            totals_by_length(each, _MAX_CHARACTERS) for each in (own & expected, own, expected)
+        ]
         rows.append(np.array(totals, dtype=float).ravel())
     return max(rows, key=_chrf)
 
@@ -267,9 +269,9 @@ def _chrf_counts(caption: list[str], references: list[list[str]]) -> np.ndarray:
 def _chrf(counts: np.ndarray) -> float:
     """The mean over n of the F-scores; lengths that neither side has do not count."""
     scores = []
-    for matching, own, theirs in counts.reshape(3, _MAX_CHARACTERS).T:
-        if own and theirs:
-            precision, recall = matching / own, matching / theirs
+    for matching, own, expected in counts.reshape(3, _MAX_CHARACTERS).T:
+        if own and expected:
+            precision, recall = matching / own, matching / expected
             below = _CHRF_BETA**2 * precision + recall
             scores.append((1 + _CHRF_BETA**2) * precision * recall / below if below else 0.0)
     return float(np.mean(scores)) if scores else 0.0

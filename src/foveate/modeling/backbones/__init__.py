@@ -49,12 +49,12 @@ class Backbone(nn.Module, ABC):
         """
 
     @abstractmethod
-    def forward(self, images: Tensor, wants: Collection[Provides]) -> Features:
+    def forward(self, images: Tensor, requested: Collection[Provides]) -> Features:
         """Compute features in one pass.
 
         Args:
             images: (B, 3, H, W) float32, normalized.
-            wants: The features to compute. What is not a feature of an image (TEXT) is ignored.
+            requested: The features to compute. What is not a feature of an image (TEXT) is ignored.
         """
 
     def probe(self, images: Tensor) -> None:
@@ -187,7 +187,7 @@ class DiffusionBackbone(Backbone):
     conditioning_width: int
     encodes_text: bool
 
-    def forward(self, images: Tensor, wants: Collection[Provides]) -> Features:
+    def forward(self, images: Tensor, requested: Collection[Provides]) -> Features:
         raise UsageError(
             "this backbone generates images and computes no features",
             where="backbone.name",

@@ -85,8 +85,8 @@ class OpenVocabularyBackbone(NativeBackbone):
         parts = torch.split(embeddings, [len(sentences) for sentences in classes])
         self.queries = torch.stack([part.mean(0) for part in parts])
 
-    def forward(self, images: Tensor, wants: Collection[Provides]) -> Features:
-        return Features(native=self.predict(images) if Provides.NATIVE in wants else None)
+    def forward(self, images: Tensor, requested: Collection[Provides]) -> Features:
+        return Features(native=self.predict(images) if Provides.NATIVE in requested else None)
 
     def _tokenize(self, sentences: list[str]) -> Any:
         from transformers import AutoTokenizer

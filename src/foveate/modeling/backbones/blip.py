@@ -32,7 +32,7 @@ from foveate.modeling.tokenizer import SubwordTokenizer
 from foveate.modeling.weights import load_into, read_tensors
 from foveate.types import Features, InputSpec, Provides
 
-_PROVIDES = frozenset({Provides.POOLED, Provides.MAPS, Provides.TOKENS, Provides.WORDS})
+_PROVIDES = frozenset({Provides.POOLED, Provides.MAPS, Provides.TOKENS, Provides.TEXT_DECODER})
 
 
 class BlipFamily(HubFamily):
@@ -121,17 +121,17 @@ class BlipBackbone(CaptioningBackbone):
             self.network.text_decoder,
         ]
 
-    def forward(self, images: Tensor, wants: Collection[Provides]) -> Features:
+    def forward(self, images: Tensor, requested: Collection[Provides]) -> Features:
         sequence: Tensor = self.network.vision_model(
             images, interpolate_pos_encoding=True
         ).last_hidden_state
         tokens, side = sequence[:, 1:], images.shape[-1] // self.map_strides[0]
-        features = Features(native=sequence if Provides.WORDS in wants else None)
-        if Provides.POOLED in wants:
+        features = Features(native=sequence if Provides.TEXT_DECODER in requested else None)
+        if Provides.POOLED in requested:
             features.pooled = sequence[:, 0]
-        if Provides.TOKENS in wants:
+        if Provides.TOKENS in requested:
             features.tokens = tokens
-        if Provides.MAPS in wants:
+        if Provides.MAPS in requested:
             features.maps = [tokens.transpose(1, 2).reshape(len(tokens), -1, side, side)]
         return features
 

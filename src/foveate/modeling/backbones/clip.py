@@ -116,9 +116,9 @@ class ClipBackbone(TextBackbone):
     def blocks(self) -> list[nn.Module]:
         return flatten_blocks(self.network, wrappers=("trunk", "transformer"))
 
-    def forward(self, images: Tensor, wants: Collection[Provides]) -> Features:
-        pooled = Provides.POOLED in wants
-        if not {Provides.MAPS, Provides.TOKENS} & set(wants):
+    def forward(self, images: Tensor, requested: Collection[Provides]) -> Features:
+        pooled = Provides.POOLED in requested
+        if not {Provides.MAPS, Provides.TOKENS} & set(requested):
             return Features(pooled=self.network(images) if pooled else None)
         # the final norm applies to maps, except for CoCa, which normalizes after its pooling
         normalize = getattr(self.network, "attn_pool", None) is None
@@ -131,8 +131,8 @@ class ClipBackbone(TextBackbone):
         maps = output["image_intermediates"]
         return Features(
             pooled=output.get("image_features"),
-            maps=maps if Provides.MAPS in wants else [],
-            tokens=maps[-1].flatten(2).transpose(1, 2) if Provides.TOKENS in wants else None,
+            maps=maps if Provides.MAPS in requested else [],
+            tokens=maps[-1].flatten(2).transpose(1, 2) if Provides.TOKENS in requested else None,
         )
 
     @cached_property

@@ -90,20 +90,20 @@ class TimmBackbone(Backbone):
     def blocks(self) -> list[nn.Module]:
         return flatten_blocks(self.network)
 
-    def forward(self, images: Tensor, wants: Collection[Provides]) -> Features:
+    def forward(self, images: Tensor, requested: Collection[Provides]) -> Features:
         # unlike features_only, forward_intermediates is uniform: NCHW for Swin, no prefix tokens
         options = {"indices": self._stages, "norm": True, "output_fmt": "NCHW"}
         final, maps = None, []
-        if set(wants) == {Provides.POOLED}:
+        if set(requested) == {Provides.POOLED}:
             final = self.network.forward_features(images)
-        elif Provides.POOLED in wants:
+        elif Provides.POOLED in requested:
             final, maps = self.network.forward_intermediates(images, **options)
         else:
             maps = self.network.forward_intermediates(images, intermediates_only=True, **options)
         return Features(
             pooled=None if final is None else self.network.forward_head(final, pre_logits=True),
-            maps=maps if Provides.MAPS in wants else [],
-            tokens=maps[-1].flatten(2).transpose(1, 2) if Provides.TOKENS in wants else None,
+            maps=maps if Provides.MAPS in requested else [],
+            tokens=maps[-1].flatten(2).transpose(1, 2) if Provides.TOKENS in requested else None,
         )
 
     def enable_checkpointing(self) -> None:
@@ -119,10 +119,8 @@ class TimmBackbone(Backbone):
     def encode_visible(self, images: Tensor, visible: Tensor) -> Tensor:
         network = self._vision_transformer()
         sequence = network._pos_embed(network.patch_embed(images))
-        prefix, patches = (
-            sequence[:, : network.num_prefix_tokens],
-            sequence[:, network.num_prefix_tokens :],
-        )
+        prefix = sequence[:, : network.num_prefix_tokens]
+        patches = sequence[:, network.num_prefix_tokens :]
         kept = patches.gather(1, visible[..., None].expand(-1, -1, sequence.shape[-1]))
         tokens = network.norm(network.blocks(network.norm_pre(torch.cat([prefix, kept], 1))))
         return tokens[:, network.num_prefix_tokens :]  # type: ignore[no-any-return]

@@ -70,8 +70,9 @@ def ridge(penalty: float) -> Fitter:
 
 
 def best_penalty(features: LabeledFeatures, unit: bool) -> tuple[float, dict[float, float]]:
-    """The penalty with the lowest squared error on left-out folds, and all errors; 1 if none can
-    tell.
+    """Return the penalty with the lowest squared error on left-out folds, and all errors.
+
+    The penalty is 1 if there are too few images to choose by.
     """
     tried = {}
     with threadpool_limits(1):
@@ -81,7 +82,9 @@ def best_penalty(features: LabeledFeatures, unit: bool) -> tuple[float, dict[flo
                 return 1.0, {}
             tried[float(penalty)] = float(
                 np.mean(
-                    np.concatenate([((scores - truth) ** 2).sum(1) for scores, truth in left_out])
+                    np.concatenate(
+                        [((scores - targets) ** 2).sum(1) for scores, targets in left_out]
+                    )
                 )
             )
     return min(tried, key=lambda penalty: tried[penalty]), tried
@@ -115,16 +118,16 @@ def lpplus(alpha: float) -> Fitter:
 def best_scale(
     features: LabeledFeatures, fit: Fitter, unit: bool, default_scale: float = DEFAULT_SCALE
 ) -> float:
-    """The factor from scores to logits with the lowest log loss on left-out folds.
+    """Return the factor from scores to logits with the lowest log loss on left-out folds.
 
-    `default_scale` if no fold can tell.
+    `default_scale` if there are too few images to choose by.
     """
     with threadpool_limits(1):
         left_out = list(_left_out_scores(features, fit, unit))
     if not left_out:
         return default_scale
     losses = [
-        sum(-(log_softmax(scale * scores, axis=1) * truth).sum() for scores, truth in left_out)
+        sum(-(log_softmax(scale * scores, axis=1) * targets).sum() for scores, targets in left_out)
         for scale in _SCALES
     ]
     return float(_SCALES[int(np.argmin(losses))])

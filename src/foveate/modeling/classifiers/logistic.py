@@ -1,6 +1,6 @@
 """Logistic regression on fixed features, with cross-validated regularization.
 
-Own L-BFGS in place of scikit-learn's: in coordinates scaled by the curvature it needs a twentieth
+Own L-BFGS instead of scikit-learn's: in coordinates scaled by the curvature it needs a twentieth
 of the steps (docs/log). Letters: N images, D width of a feature, R <= min(N, D) rank of the
 features, K classes.
 """
@@ -30,9 +30,11 @@ Linear = tuple[np.ndarray, np.ndarray]  # (K, R) coefficients and (K,) bias
 class LabeledFeatures:
     """Features of the training images by a frozen backbone.
 
-    `features`: (N, D) float32. `targets`: (N, K) in {0, 1}. `folds`: (N,) int, for
-    cross-validation; no group is in two of them. `multilabel`: whether an image may have several
-    classes.
+    Attributes:
+        features: (N, D) float32.
+        targets: (N, K) in {0, 1}.
+        folds: (N,) int, for cross-validation; no group is in two of them.
+        multilabel: Whether an image may have several classes.
     """
 
     features: np.ndarray
@@ -53,8 +55,11 @@ class LabeledFeatures:
 class Solution:
     """A linear classifier: weight (K, D) and bias (K,) on (features - mean) / scale.
 
-    `strength`: the chosen C. `tried`: C -> log loss. `out_of_fold`: (N, K) probabilities of each
-    image by a classifier fitted without its fold; None for classifiers that have none.
+    Attributes:
+        strength: The chosen C.
+        tried: C -> log loss.
+        out_of_fold: (N, K) probabilities of each image by a classifier fitted without its fold;
+            None for classifiers that have none.
     """
 
     mean: np.ndarray
@@ -70,8 +75,11 @@ class Solution:
 class RotatedFeatures:
     """Standardized features, rotated into the R directions that they span.
 
-    An L2 penalty is invariant to rotation, and the problem is smaller. `rows`: (N, R) float32.
-    `rotation`: (R, N) over the `standardized` features (N, D), or (R, D) if these are None.
+    An L2 penalty is invariant to rotation, and the problem is smaller.
+
+    Attributes:
+        rows: (N, R) float32.
+        rotation: (R, N) over the `standardized` features (N, D), or (R, D) if these are None.
     """
 
     mean: np.ndarray
@@ -82,11 +90,11 @@ class RotatedFeatures:
 
     def to_features(self, coefficients: np.ndarray) -> np.ndarray:
         """Coefficients (K, R) as weights (K, D) of the standardized features."""
-        found = coefficients @ self.rotation
-        return np.asarray(found if self.standardized is None else found @ self.standardized)
+        weight = coefficients @ self.rotation
+        return np.asarray(weight if self.standardized is None else weight @ self.standardized)
 
     def from_features(self, weight: np.ndarray) -> np.ndarray:
-        """Weights (K, D) of the standardized features as coefficients (K, R)."""
+        """Convert weights (K, D) of the standardized features to coefficients (K, R)."""
         return np.asarray(
             (weight if self.standardized is None else weight @ self.standardized.T)
             @ self.rotation.T
@@ -169,7 +177,7 @@ def out_of_fold(
     multilabel: bool,
     initial: Solution | None = None,
 ) -> np.ndarray:
-    """Probabilities (N, K) of each image by a classifier fitted without its fold.
+    """Return probabilities (N, K) of each image by a classifier fitted without its fold.
 
     `initial`: a solution for all images with the same features and strength. It only sets the
     starting point of the optimization.
@@ -269,9 +277,8 @@ def _fit_path(
     """Classifiers for each C, each started from the one before, the first from `initial`."""
     present = targets.sum(0) > 0
     if multilabel:
-        varying = present & (
-            targets.sum(0) < len(targets)
-        )  # labels that all or no images have need no fit
+        # labels that all or no images have need no fit
+        varying = present & (targets.sum(0) < len(targets))
         paths = _regularization_path(
             rows, targets[:, varying], strengths, True, _select_classes(initial, varying)
         )
@@ -292,9 +299,8 @@ def _fit_path(
         paths = _regularization_path(
             rows, targets[:, present], strengths, False, _select_classes(initial, present)
         )
-    return [
-        _for_all_classes(path, present, np.full(len(present), -20.0)) for path in paths
-    ]  # a class without images gets a very low bias
+    # a class without images gets a very low bias
+    return [_for_all_classes(path, present, np.full(len(present), -20.0)) for path in paths]
 
 
 def _select_classes(linear: Linear | None, classes: np.ndarray) -> Linear | None:
@@ -306,10 +312,10 @@ def _second_minus_first(linear: Linear | None) -> Linear | None:
     return linear and (linear[0][1:] - linear[0][:1], linear[1][1:] - linear[1][:1])
 
 
-def _for_all_classes(linear: Linear, solved: np.ndarray, bias: np.ndarray) -> Linear:
-    """The classifier for all K classes, of which `solved` (K,) bool were fitted."""
-    weight, biases = np.zeros((len(solved), linear[0].shape[1])), bias.copy()
-    weight[solved], biases[solved] = linear
+def _for_all_classes(linear: Linear, fitted: np.ndarray, bias: np.ndarray) -> Linear:
+    """The classifier for all K classes, of which `fitted` (K,) bool were fitted."""
+    weight, biases = np.zeros((len(fitted), linear[0].shape[1])), bias.copy()
+    weight[fitted], biases[fitted] = linear
     return weight, biases
 
 

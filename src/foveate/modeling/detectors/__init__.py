@@ -24,8 +24,10 @@ from foveate.types import Provides
 class ObjectTargets:
     """The annotated objects of one image.
 
-    `boxes`: (N, 4) float32. `classes`: (N,) int64. `masks`: (N, H, W) uint8 of the network's
-    square; None where only boxes are annotated.
+    Attributes:
+        boxes: (N, 4) float32.
+        classes: (N,) int64.
+        masks: (N, H, W) uint8 of the network's square; None where only boxes are annotated.
     """
 
     boxes: Tensor
@@ -37,7 +39,10 @@ class ObjectTargets:
 class Candidates:
     """Detections of one image before non-maximum suppression.
 
-    `boxes`: (N, 4). `scores`: (N,) in [0, 1]. `classes`: (N,) int64.
+    Attributes:
+        boxes: (N, 4).
+        scores: (N,) in [0, 1].
+        classes: (N,) int64.
     """
 
     boxes: Tensor
@@ -49,7 +54,9 @@ class Candidates:
 class LossNames:
     """The losses of a detector by name; None: that of its paper.
 
-    `classes`: "focal" or "cross_entropy". `boxes`: "giou" or "smooth_l1".
+    Attributes:
+        classes: "focal" or "cross_entropy".
+        boxes: "giou" or "smooth_l1".
     """
 
     classes: str | None = None
@@ -96,7 +103,7 @@ class Detector(ABC):
 
     @abstractmethod
     def dense_predictions(self, output: Any) -> tuple[Tensor, Tensor]:
-        """All boxes (B, A, 4) and scores (B, A, K) in [0, 1], before any is dropped.
+        """Return all boxes (B, A, 4) and scores (B, A, K) in [0, 1], before any is dropped.
 
         Raises:
             UsageError: images have different numbers of boxes; such a detector overrides
@@ -104,7 +111,7 @@ class Detector(ABC):
         """
 
     def candidates(self, output: Any) -> list[Candidates]:
-        """The candidates of each of the B images."""
+        """Return the candidates of each of the B images."""
         return [top_candidates(*each) for each in zip(*self.dense_predictions(output), strict=True)]
 
 
@@ -128,7 +135,7 @@ DETECTORS: Registry[Detector] = Registry("foveate.modeling.detectors", Detector,
 
 
 def conv_tower(width: int, depth: int) -> nn.Sequential:
-    """`depth` convolutions with group normalization: (B, width, h, w) -> the same shape."""
+    """Return `depth` convolutions with group normalization: (B, width, h, w) -> the same shape."""
     layers: list[nn.Module] = []
     for _ in range(depth):
         layers += [
@@ -142,7 +149,8 @@ def conv_tower(width: int, depth: int) -> nn.Sequential:
 class PredictionBranch(nn.Module):
     """(B, width, h, w) of each level -> (B, A, values), by `depth` shared convolutions.
 
-    `per_cell`: anchors at each cell of a map.
+    Attributes:
+        per_cell: Anchors at each cell of a map.
     """
 
     def __init__(
@@ -177,12 +185,12 @@ def class_loss(kind: str | None, logits: Tensor, targets: Tensor) -> Tensor:
 
 
 def giou_loss(boxes: Tensor, targets: Tensor) -> Tensor:
-    """1 - GIoU (N,) of boxes (N, 4) and their targets (N, 4) (Rezatofighi et al. 2019)."""
+    """Return 1 - GIoU (N,) of boxes (N, 4) and their targets (N, 4) (Rezatofighi et al. 2019)."""
     return generalized_box_iou_loss(boxes, targets)  # type: ignore[no-any-return]
 
 
 def top_candidates(boxes: Tensor, scores: Tensor) -> Candidates:
-    """The MAX_CANDIDATES best above MIN_SCORE, from (A, 4) boxes and (A, K) scores.
+    """Return the MAX_CANDIDATES best above MIN_SCORE, from (A, 4) boxes and (A, K) scores.
 
     A box may be a candidate for several classes.
     """

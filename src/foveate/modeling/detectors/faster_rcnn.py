@@ -40,9 +40,13 @@ _MIN_SIDE = 1e-3  # px: narrower proposals are dropped
 class FasterRcnnOutput:
     """Both stages.
 
-    `objectness`: (B, A) logits. `rpn_deltas`: (B, A, 4), relative to `anchors` (A, 4). `proposals`:
-    B of (P, 4). `logits`: (sum P, 1 + K), index 0 for background. `box_deltas`: (sum P, K, 4), a
-    box for each class. `size`: (H, W).
+    Attributes:
+        objectness: (B, A) logits.
+        rpn_deltas: (B, A, 4), relative to `anchors` (A, 4).
+        proposals: B of (P, 4).
+        logits: (sum P, 1 + K), index 0 for background.
+        box_deltas: (sum P, K, 4), a box for each class.
+        size: (H, W).
     """
 
     objectness: Tensor
@@ -60,7 +64,7 @@ class FasterRcnnHead(nn.Module):
         self.classes = classes
         self.propose = PredictionBranch(width, 1, len(_SCALES) * len(_RATIOS), 5)
         self.roi_align = MultiScaleRoIAlign(
-            [str(place) for place in range(4)], _ROI_SIZE, sampling_ratio=2
+            [str(index) for index in range(4)], _ROI_SIZE, sampling_ratio=2
         )
         layers: list[nn.Module] = [
             nn.Flatten(),
@@ -88,17 +92,15 @@ class FasterRcnnHead(nn.Module):
             ]
             if targets is not None:
                 proposals = [
-                    _sample_proposals(each, truth)
-                    for each, truth in zip(proposals, targets, strict=True)
+                    _sample_proposals(each, target)
+                    for each, target in zip(proposals, targets, strict=True)
                 ]
-        named_maps = {str(place): level.float() for place, level in enumerate(maps[:4])}
+        named_maps = {str(index): level.float() for index, level in enumerate(maps[:4])}
         predict = self.predict(
             self.mlp(self.roi_align(named_maps, proposals, [size] * len(proposals)))
         )
-        logits, box_deltas = (
-            predict[:, : 1 + self.classes],
-            predict[:, 1 + self.classes :].unflatten(1, (self.classes, 4)),
-        )
+        logits = predict[:, : 1 + self.classes]
+        box_deltas = predict[:, 1 + self.classes :].unflatten(1, (self.classes, 4))
         return FasterRcnnOutput(
             objectness, rpn_deltas, anchors, proposals, logits, box_deltas, size
         )
@@ -120,7 +122,7 @@ class FasterRcnn(Detector):
         raise UsageError(what, where="task.head", hint="--set task.head=fcos or retinanet")
 
     def candidates(self, output: FasterRcnnOutput) -> list[Candidates]:
-        counts = [len(places) for places in output.proposals]
+        counts = [len(each) for each in output.proposals]
         candidates = []
         split = (
             torch.split(output.logits.float(), counts),
@@ -170,7 +172,7 @@ class FasterRcnn(Detector):
                 for owner, target in pairs
             ]
         )
-        target_boxes = torch.cat([truth.boxes[owner[owner >= 0]] for owner, truth in pairs])
+        target_boxes = torch.cat([target.boxes[owner[owner >= 0]] for owner, target in pairs])
         proposals, inside = torch.cat(output.proposals), classes > 0
         box_deltas = output.box_deltas[inside, classes[inside] - 1].float()
         if self.losses.boxes == "giou":
@@ -189,10 +191,10 @@ class FasterRcnn(Detector):
 
 
 def assign_proposals(proposals: list[Tensor], targets: list[ObjectTargets]) -> list[Tensor]:
-    """The object of each proposal, (P,) for each image; negative for none."""
+    """Return the object of each proposal, (P,) for each image; negative for none."""
     return [
-        _match(each, truth.boxes, 0.5, 0.5, False)
-        for each, truth in zip(proposals, targets, strict=True)
+        _match(each, target.boxes, 0.5, 0.5, False)
+        for each, target in zip(proposals, targets, strict=True)
     ]
 
 
@@ -240,10 +242,8 @@ def _sample_proposals(proposals: Tensor, target: ObjectTargets) -> Tensor:
 
 def _sample(owner: Tensor, count: int, share: float) -> tuple[Tensor, Tensor]:
     """Indices of objects and of background, `count` in all, at most `share` of them objects."""
-    inside, outside = (
-        (owner >= 0).nonzero()[:, 0],
-        (owner == tools.Matcher.BELOW_LOW_THRESHOLD).nonzero()[:, 0],
-    )
+    inside = (owner >= 0).nonzero()[:, 0]
+    outside = (owner == tools.Matcher.BELOW_LOW_THRESHOLD).nonzero()[:, 0]
     inside = inside[torch.randperm(len(inside), device=owner.device)[: int(count * share)]]
     outside = outside[torch.randperm(len(outside), device=owner.device)[: count - len(inside)]]
     return inside, outside

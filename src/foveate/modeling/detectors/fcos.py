@@ -20,18 +20,20 @@ from foveate.modeling.detectors import (
 )
 
 _RADIUS = 1.5  # strides: points this close to an object's center are responsible for it
-_RANGE = (
-    4,
-    8,
-)  # strides: range of the farthest side of the objects that a level is responsible for
+# strides: range of the farthest side of the objects that a level is responsible for
+_RANGE = (4, 8)
 
 
 @dataclass(frozen=True)
 class FcosOutput:
     """Raw predictions of the A points.
 
-    `logits`: (B, A, K). `distances`: (B, A, 4), in strides, to left, top, right, bottom.
-    `centerness`: (B, A) logits. `points`: (A, 2), px. `strides`: (A,), px.
+    Attributes:
+        logits: (B, A, K).
+        distances: (B, A, 4), in strides, to left, top, right, bottom.
+        centerness: (B, A) logits.
+        points: (A, 2), px.
+        strides: (A,), px.
     """
 
     logits: Tensor
@@ -41,7 +43,7 @@ class FcosOutput:
     strides: Tensor
 
     def boxes(self) -> Tensor:
-        """The predicted boxes, (B, A, 4)."""
+        """Return the predicted boxes, (B, A, 4)."""
         reach = self.distances * self.strides[:, None]
         return torch.cat([self.points - reach[..., :2], self.points + reach[..., 2:]], -1)
 
@@ -57,9 +59,8 @@ class FcosHead(nn.Module):
     ) -> FcosOutput:
         points, strides = _points(maps, size)
         regressed = self.regress(maps)
-        distances = functional.softplus(
-            regressed[..., :4]
-        )  # the paper's exponential, without its leaps
+        # the paper's exponential, without its leaps
+        distances = functional.softplus(regressed[..., :4])
         return FcosOutput(self.classify(maps), distances, regressed[..., 4], points, strides)
 
 
@@ -79,21 +80,19 @@ class Fcos(Detector):
         ]
         class_targets = torch.zeros_like(output.logits)
         predicted = output.boxes()
-        classes, boxes, centerness = (
-            output.logits.new_zeros(()),
-            output.logits.sum() * 0,
-            output.logits.sum() * 0,
-        )
+        classes = output.logits.new_zeros(())
+        boxes = output.logits.sum() * 0
+        centerness = output.logits.sum() * 0
         count, weight = 0, 0.0
-        for image, (truth, owner) in enumerate(zip(targets, assigned, strict=True)):
+        for image, (target, owner) in enumerate(zip(targets, assigned, strict=True)):
             inside = owner >= 0
             owners = owner[inside]
-            class_targets[image, inside, truth.classes[owners]] = 1
-            share = _centerness(output.points[inside], truth.boxes[owners])
+            class_targets[image, inside, target.classes[owners]] = 1
+            share = _centerness(output.points[inside], target.boxes[owners])
             boxes = (
                 boxes
                 + (
-                    self._box_loss(output, predicted, image, inside, truth.boxes[owners]) * share
+                    self._box_loss(output, predicted, image, inside, target.boxes[owners]) * share
                 ).sum()
             )
             logits = output.centerness[image, inside].float()

@@ -20,12 +20,15 @@ _MAX_MASK_PROPOSALS = 32  # of an image; training samples no more, validation ha
 
 @dataclass(frozen=True)
 class MaskRcnnOutput(faster_rcnn.FasterRcnnOutput):
-    """`predict_masks`: B of (N, 4) boxes -> (sum N, K, M, M) logits, a mask for each class.
+    """Output of Faster R-CNN, and a function that predicts masks.
 
     The function is part of the output because the boxes worth a mask are known only after
     suppression, which is not part of the network: masks of all candidates would cost ten times as
     much, masks of the top candidates would miss objects wherever many boxes lie on one. An export
     is therefore two graphs, the network's and this one, joined by the pyramid.
+
+    Attributes:
+        predict_masks: B of (N, 4) boxes -> (sum N, K, M, M) logits, a mask for each class.
     """
 
     predict_masks: Callable[[list[Tensor]], Tensor]
@@ -35,14 +38,14 @@ class MaskHead(nn.Module):
     def __init__(self, classes: int, width: int, depth: int) -> None:
         super().__init__()
         self.roi_align = MultiScaleRoIAlign(
-            [str(place) for place in range(4)], _ROI_SIZE, sampling_ratio=2
+            [str(index) for index in range(4)], _ROI_SIZE, sampling_ratio=2
         )
         self.tower = conv_tower(width, depth)
         self.upsample = nn.ConvTranspose2d(width, width, 2, stride=2)
         self.predict = nn.Conv2d(width, classes, 1)
 
     def forward(self, maps: list[Tensor], size: tuple[int, int], boxes: list[Tensor]) -> Tensor:
-        named_maps = {str(place): level.float() for place, level in enumerate(maps)}
+        named_maps = {str(index): level.float() for index, level in enumerate(maps)}
         features = self.tower(self.roi_align(named_maps, boxes, [size] * len(boxes)))
         return self.predict(functional.relu(self.upsample(features)))  # type: ignore[no-any-return]
 
@@ -50,9 +53,8 @@ class MaskHead(nn.Module):
 class MaskRcnnHead(faster_rcnn.FasterRcnnHead):
     def __init__(self, classes: int, width: int, depth: int) -> None:
         super().__init__(classes, width, depth)
-        self.mask_head = MaskHead(
-            classes, width, 2 * depth
-        )  # the paper: 2 layers for boxes, 4 for masks
+        # the paper: 2 layers for boxes, 4 for masks
+        self.mask_head = MaskHead(classes, width, 2 * depth)
 
     def forward(
         self, maps: list[Tensor], size: tuple[int, int], targets: list[ObjectTargets] | None = None
@@ -70,15 +72,17 @@ class MaskRcnn(faster_rcnn.FasterRcnn, PredictsMasks):
     def loss(
         self, output: faster_rcnn.FasterRcnnOutput, targets: list[ObjectTargets]
     ) -> dict[str, Tensor]:
-        """The losses of Faster R-CNN, and that of the masks where all images have them."""
+        """Return the losses of Faster R-CNN, and that of the masks where all images have them."""
         losses = super().loss(output, targets)
-        if isinstance(output, MaskRcnnOutput) and all(truth.masks is not None for truth in targets):
+        if isinstance(output, MaskRcnnOutput) and all(
+            target.masks is not None for target in targets
+        ):
             losses["mask"] = _mask_loss(output, targets)
         return losses
 
     def masks(self, output: MaskRcnnOutput, image: int, boxes: Tensor, classes: Tensor) -> Tensor:
         boxes_by_image = [
-            boxes if place == image else boxes[:0] for place in range(len(output.proposals))
+            boxes if index == image else boxes[:0] for index in range(len(output.proposals))
         ]
         return output.predict_masks(boxes_by_image)[
             torch.arange(len(classes), device=classes.device), classes

@@ -16,7 +16,12 @@ from foveate.types import Provides
 
 @dataclass(frozen=True)
 class NativeOutput:
-    """`boxes`: (B, A, 4). `logits`: (B, A, K)."""
+    """Raw detections.
+
+    Attributes:
+        boxes: (B, A, 4).
+        logits: (B, A, K).
+    """
 
     boxes: Tensor
     logits: Tensor
@@ -40,7 +45,7 @@ class Native(Detector):
         return NativeHead()
 
     def loss(self, output: NativeOutput, targets: list[ObjectTargets]) -> dict[str, Tensor]:
-        """Zero, for validation.
+        """Return zero, for validation.
 
         Raises:
             UsageError: gradients are enabled, so that a training was begun.
@@ -53,7 +58,7 @@ class Native(Detector):
         return {"loss": output.logits.sum() * 0}
 
     def dense_predictions(self, output: NativeOutput) -> tuple[Tensor, Tensor]:
-        """Each box keeps only its most probable class."""
+        """Keep only the most probable class of each box."""
         logits = output.logits.float()
         return output.boxes.float(), logits.sigmoid() * functional.one_hot(
             logits.argmax(2), logits.shape[2]

@@ -24,18 +24,19 @@ from foveate.modeling.detectors._anchors import make_anchors
 
 _SCALES = tuple(4 * 2 ** (power / 3) for power in range(3))  # sides of the anchors, in strides
 _RATIOS = (0.5, 1.0, 2.0)
-_POSITIVE, _NEGATIVE = (
-    0.5,
-    0.4,
-)  # IoU from which an anchor is an object, below which it is background
+# IoU from which an anchor is an object, below which it is background
+_POSITIVE, _NEGATIVE = 0.5, 0.4
 _CODER = tools.BoxCoder((1.0, 1.0, 1.0, 1.0))
 
 
 @dataclass(frozen=True)
 class RetinaNetOutput:
-    """`logits`: (B, A, K).
+    """Raw predictions of the A anchors.
 
-    `deltas`: (B, A, 4), offsets relative to the anchors. `anchors`: (A, 4).
+    Attributes:
+        logits: (B, A, K).
+        deltas: (B, A, 4), offsets relative to the anchors.
+        anchors: (A, 4).
     """
 
     logits: Tensor
@@ -86,8 +87,8 @@ class RetinaNet(Detector):
 
     def dense_predictions(self, output: RetinaNetOutput) -> tuple[Tensor, Tensor]:
         # The coder takes (A, 4 * classes); images stand where it expects classes.
-        moves = output.deltas.float().transpose(0, 1).flatten(1)
-        boxes = _CODER.decode_single(moves, output.anchors).unflatten(1, (-1, 4)).transpose(0, 1)
+        deltas = output.deltas.float().transpose(0, 1).flatten(1)
+        boxes = _CODER.decode_single(deltas, output.anchors).unflatten(1, (-1, 4)).transpose(0, 1)
         return boxes, output.logits.float().sigmoid()
 
     def _box_loss(self, deltas: Tensor, anchors: Tensor, targets: Tensor) -> Tensor:

@@ -30,10 +30,14 @@ _HEAD_WIDTH = 16  # channels of an attention head
 class RtDetrOutput:
     """Predictions of the L decoder layers for Q queries.
 
-    `logits`: (B, L, Q, K). `boxes`: (B, L, Q, 4), center, width and height, in shares of the
-    square. `first_logits`, `first_boxes`: (B, P, K) and (B, P, 4), the encoder's proposals that the
-    last P queries start from. `denoising`: what transformers reports of the first Q - P queries,
-    which start from noised targets; None outside training. `size`: (H, W).
+    Attributes:
+        logits: (B, L, Q, K).
+        boxes: (B, L, Q, 4), center, width and height, in shares of the square.
+        first_logits, first_boxes: (B, P, K) and (B, P, 4), the encoder's proposals that the
+            last P queries start from.
+        denoising: What transformers reports of the first Q - P queries, which start from noised
+            targets; None outside training.
+        size: (H, W).
     """
 
     logits: Tensor
@@ -54,10 +58,8 @@ class RtDetrHead(nn.Module):
         _initialize(self.model)
         # the pyramid replaces these two
         self.model.backbone, self.model.encoder_input_proj = nn.Identity(), nn.ModuleList()
-        self.model.enc_score_head, self.model.enc_bbox_head = (
-            _class_layer(width, classes),
-            _BoxDeltas(width),
-        )
+        self.model.enc_score_head = _class_layer(width, classes)
+        self.model.enc_bbox_head = _BoxDeltas(width)
         self.model.decoder.class_embed = nn.ModuleList(
             _class_layer(width, classes) for _ in range(depth)
         )
@@ -68,9 +70,8 @@ class RtDetrHead(nn.Module):
     ) -> RtDetrOutput:
         maps = _exact_doubling(maps)
         encoded = self.model.encoder(maps).last_hidden_state
-        with torch.autocast(
-            maps[0].device.type, enabled=False
-        ):  # bf16 resolves positions to 1/256 only
+        # bf16 resolves positions to 1/256 only
+        with torch.autocast(maps[0].device.type, enabled=False):
             # `inputs_embeds` only carries the device where the encoder's output is given
             self.config.num_queries = min(
                 _QUERIES, sum(level.shape[-2] * level.shape[-1] for level in maps)
@@ -110,14 +111,15 @@ class RtDetr(Detector):
         return RtDetrHead(self.classes, self.width, self.depth)
 
     def loss(self, output: RtDetrOutput, targets: list[ObjectTargets]) -> dict[str, Tensor]:
-        """The same three losses over every decoder layer, the encoder's proposals and the noised
+        """Return the losses, summed over decoder layers, proposals and noised targets.
+
+        The same three losses apply to every decoder layer, the encoder's proposals and the noised
         targets.
         """
         from transformers.loss.loss_rt_detr import RTDetrForObjectDetectionLoss
 
-        if not bool(
-            output.boxes.isfinite().all()
-        ):  # the matcher would fail; the trainer handles NaN
+        # the matcher would fail; the trainer handles NaN
+        if not bool(output.boxes.isfinite().all()):
             return {"class": output.logits.sum() * torch.nan}
         _, losses, _ = RTDetrForObjectDetectionLoss(  # type: ignore[no-untyped-call]
             output.logits[:, -1].float(),
@@ -205,9 +207,9 @@ def _initialize(model: Any) -> None:
     them. Small batches are a poor source of batch statistics.
     """
     for name, module in list(model.named_modules()):
-        place, _, last = name.rpartition(".")
+        parent, _, last = name.rpartition(".")
         if isinstance(module, nn.BatchNorm2d):
-            setattr(model.get_submodule(place), last, group_norm(module.num_features))
+            setattr(model.get_submodule(parent), last, group_norm(module.num_features))
         # deformable attention keeps its own initialization, which spreads the sampling points
         elif isinstance(module, nn.Linear | nn.Conv2d) and "encoder_attn" not in name:
             module.reset_parameters()

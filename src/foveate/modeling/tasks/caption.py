@@ -94,7 +94,7 @@ class Caption(Task):
         self.native = settings.decoder == _NATIVE
         self.pretrained = ""  # folder or name of a language model
         if self.native:
-            self.needs = frozenset({Provides.WORDS})  # the tokenizer comes with the backbone
+            self.needs = frozenset({Provides.TEXT_DECODER})  # the tokenizer comes with the backbone
         elif settings.decoder == _SMALL:
             self.tokenizer = word_tokenizer(settings.vocabulary)
         else:
@@ -113,7 +113,8 @@ class Caption(Task):
             return []
         captions = (target.sentences for target in targets if isinstance(target, Text))
         words = WordTokenizer.build_vocabulary(caption for each in captions for caption in each)
-        reason = f"the {len(words)} words and punctuation marks of the training captions"
+        text = "the {count} words and punctuation marks of the training captions"
+        reason = Message("choice.caption_words", text, count=len(words))
         return [Decision("vocabulary", words, reason)]
 
     def head(self, backbone: Backbone) -> nn.Module:

@@ -164,11 +164,10 @@ class Classify(Task):
     ) -> list[Decision]:
         decisions: list[Decision] = []
         if "multilabel" not in settings:
-            reason = (
-                "some images have several labels or none"
-                if facts.multilabel
-                else "every image has one label"
-            )
+            reason = Message("choice.one_label", "every image has one label")
+            if facts.multilabel:
+                text = "some images have several labels or none"
+                reason = Message("choice.several_labels", text)
             decisions.append(Decision("multilabel", facts.multilabel, reason))
         if settings.get("class_weights", "auto") == "auto":
             decisions.append(_choose_class_weights(targets, classes, facts.multilabel))
@@ -266,12 +265,13 @@ def _choose_features(images: int, closed_form: bool) -> Decision:
     A head that was fitted to maps of every depth is useless as soon as these change.
     """
     if not closed_form:
-        reason = "the backbone is trained, which a head on maps of every depth does not survive"
-        return Decision("features", "pooled", reason)
+        text = "the backbone is trained, which a head on maps of every depth does not survive"
+        return Decision("features", "pooled", Message("choice.trained_backbone", text))
     if images > _MAX_IMAGES_WITH_MAPS:
-        reason = f"with {images} images the pooled vector is enough"
-        return Decision("features", "pooled", reason)
-    return Decision("features", "maps", f"with only {images} images maps of every depth help")
+        text = "with {images} images the pooled vector is enough"
+        return Decision("features", "pooled", Message("choice.many_images", text, images=images))
+    text = "with only {images} images maps of every depth help"
+    return Decision("features", "maps", Message("choice.few_images", text, images=images))
 
 
 def _choose_class_weights(
@@ -279,13 +279,15 @@ def _choose_class_weights(
 ) -> Decision:
     """Weights inverse to frequency, at most 10, with mean 1 over the images; 'none' if balanced."""
     if multilabel:
-        return Decision("class_weights", "none", "multi-label")
+        return Decision("class_weights", "none", Message("choice.multilabel", "multi-label"))
     counts = Counter(name for target in targets for name in target.names)
     sizes = [counts[name] for name in classes]
-    range_ = f"{min(sizes)} to {max(sizes)} images per class"
+    text = "{least} to {most} images per class"
+    range_ = Message("choice.class_sizes", text, least=min(sizes), most=max(sizes))
     if min(sizes) == 0 or max(sizes) < _IMBALANCE * min(sizes):
         return Decision("class_weights", "none", range_)
     raw = [min(_MAX_WEIGHT, sum(sizes) / (len(sizes) * size)) for size in sizes]
     mean = sum(weight * size for weight, size in zip(raw, sizes, strict=True)) / sum(sizes)
     weights = [round(weight / mean, 4) for weight in raw]
-    return Decision("class_weights", weights, f"unbalanced classes: {range_}")
+    reason = Message("choice.unbalanced", "unbalanced classes: {sizes}", sizes=range_)
+    return Decision("class_weights", weights, reason)

@@ -168,10 +168,10 @@ class Detect(SpatialTask):
                 "in COCO files masks are the field segmentation",
             )
         if "head" not in settings and any(target.masks for target in targets):
-            reason = (
+            text = (
                 "it predicts boxes; the data also has masks, which --set task.head=mask_rcnn uses"
             )
-            return [Decision("head", head, reason)]
+            return [Decision("head", head, Message("choice.box_head", text))]
         return []
 
     def head(self, backbone: Backbone) -> nn.Module:
@@ -248,7 +248,7 @@ class Detect(SpatialTask):
 
     def _explainable_score(self, box: Tensor, class_index: int) -> ExplainableScore:
         def score(output: Any) -> Tensor:
-            """The best candidate of the class, each weighted by its IoU with the box (D-RISE)."""
+            """Score the best candidate, weighted by its IoU with the box (D-RISE)."""
             scores = []
             for each in self.detector.candidates(output):
                 overlap = box_iou(each.boxes.detach(), box[None])[:, 0]

@@ -112,14 +112,23 @@ class Generate(Task):
         if "vocabulary" not in settings:
             by_class = any(isinstance(target, Labels) for target in targets)
             words = list(classes) if by_class else WordTokenizer.build_vocabulary(prompts)
-            kind = "classes" if by_class else "words and punctuation marks"
+            text = "the {count} words and punctuation marks of the data"
+            source = Message("choice.prompt_words", text, count=len(words))
+            if by_class:
+                text = "the {count} classes of the data"
+                source = Message("choice.prompt_classes", text, count=len(words))
+            labeled = Message("choice.as_labeled", "as the images are labeled")
             decisions += [
-                Decision("class_conditional", by_class, "as the images are labeled"),
-                Decision("vocabulary", words, f"the {len(words)} {kind} of the data"),
+                Decision("class_conditional", by_class, labeled),
+                Decision("vocabulary", words, source),
             ]
         if "example_prompts" not in settings:
             examples = prompts[:: max(1, len(prompts) // _EXAMPLES)][:_EXAMPLES]
-            decisions.append(Decision("example_prompts", examples, "some of the data"))
+            decisions.append(
+                Decision(
+                    "example_prompts", examples, Message("choice.some_prompts", "some of the data")
+                )
+            )
         return decisions
 
     def head(self, backbone: Backbone) -> nn.Module:

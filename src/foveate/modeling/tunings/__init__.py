@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
 from foveate.errors import UsageError
+from foveate.messages import Message
 from foveate.modeling.backbones import Backbone
 from foveate.modeling.classifiers.logistic import LabeledFeatures, Solution
 from foveate.registry import Registry
@@ -27,7 +28,9 @@ class TuningSettings(BaseModel):
 class Adaptable(Protocol):
     """What a tuning may change: a model with a backbone and a head.
 
-    `classes`: the class names. `multilabel`: whether an image may have several of them.
+    Attributes:
+        classes: The class names.
+        multilabel: Whether an image may have several of them.
     """
 
     backbone: Backbone
@@ -44,10 +47,10 @@ class Tuning(ABC):
     """Base class of fine-tuning methods.
 
     Attributes:
-        needs_steps: False if the head is solved in closed form on features of the frozen backbone.
+        needs_steps: False if the head is fitted in closed form on features of the frozen backbone.
         layerwise: whether learning rates fall towards the input (training.layer_decay).
         unmergeable: why added parameters cannot be merged into the network; empty if they can.
-        ladder_rank: position in the search of `--tuning auto`, cheapest first; None: not part of
+        search_rank: Position in the search of `--tuning auto`, cheapest first; None: not part of
             it.
             Of several with the same whole part, the first that fits the backbone and the task is
             tried.
@@ -60,7 +63,7 @@ class Tuning(ABC):
     needs_steps: ClassVar[bool] = True
     layerwise: ClassVar[bool] = True
     unmergeable: ClassVar[str] = ""
-    ladder_rank: ClassVar[float | None] = None
+    search_rank: ClassVar[float | None] = None
     knows_classes: ClassVar[bool] = False
     needs_images: ClassVar[bool] = True
     default_overrides: ClassVar[dict[str, Any]] = {}
@@ -97,7 +100,12 @@ class Tuning(ABC):
         """
         set_linear_head(model.head, features.solution)
         tried = ", ".join(f"{c:g}: {loss:.3f}" for c, loss in features.solution.tried.items())
-        reason = f"lowest log loss over {len(set(features.folds))} folds by group ({tried})"
+        reason = Message(
+            "choice.lowest_log_loss",
+            "lowest log loss over {folds} folds by group ({tried})",
+            folds=len(set(features.folds)),
+            tried=tried,
+        )
         return [Decision("head.C", features.solution.strength, reason)]
 
     def prepare_for_tensors(self, model: Adaptable, tensors: Mapping[str, Tensor]) -> None:  # noqa: B027

@@ -31,7 +31,7 @@ class ContextSettings(PromptSettings):
 
 
 def class_phrases(classes: Sequence[str], settings: ContextSettings) -> list[str]:
-    """The text after the context, for each class."""
+    """Return the text after the context, for each class."""
     if settings.prompts is None:
         return [humanize(name) for name in classes]
     assert isinstance(settings.prompts, dict)
@@ -56,7 +56,7 @@ class PromptSlots(nn.Module):
     """
 
     ids: Tensor
-    words: Tensor
+    embeddings: Tensor
 
     def __init__(self, backbone: TextBackbone, names: Sequence[str], num_words: int) -> None:
         super().__init__()
@@ -64,19 +64,16 @@ class PromptSlots(nn.Module):
         self.first, self.num_words = _num_start_tokens(backbone), num_words
         padding = backbone.tokenize([""])[0, -1]
         if num_words >= ids.shape[1] or bool((ids[:, ids.shape[1] - num_words :] != padding).any()):
-            why, hint = (
-                f"the longest class name leaves fewer than {num_words} of {ids.shape[1]} tokens",
-                "--set tuning.context=2",
-            )
+            why = f"the longest class name leaves fewer than {num_words} of {ids.shape[1]} tokens"
+            hint = "--set tuning.context=2"
             raise UsageError(
                 "the class names leave too few tokens for the learned context",
                 where="tuning.context",
                 why=why,
                 hint=hint,
             )
-        filler = ids[:, self.first : self.first + 1].expand(
-            -1, num_words
-        )  # any word token: neither end of text nor padding
+        # any word token: neither end of text nor padding
+        filler = ids[:, self.first : self.first + 1].expand(-1, num_words)
         kept = ids.shape[1] - num_words
         self.register_buffer(
             "ids",
@@ -84,13 +81,15 @@ class PromptSlots(nn.Module):
             persistent=False,
         )
         self.register_buffer(
-            "words", backbone.embed_tokens(ids[:, :kept]).detach().clone(), persistent=False
+            "embeddings", backbone.embed_tokens(ids[:, :kept]).detach().clone(), persistent=False
         )
 
     def forward(self, context: Tensor) -> Tensor:
         """(M, W) for all classes or (K, M, W) -> (K, L, W)."""
-        context = context.expand(len(self.words), -1, -1).to(self.words.dtype)
-        return torch.cat([self.words[:, : self.first], context, self.words[:, self.first :]], 1)
+        context = context.expand(len(self.embeddings), -1, -1).to(self.embeddings.dtype)
+        return torch.cat(
+            [self.embeddings[:, : self.first], context, self.embeddings[:, self.first :]], 1
+        )
 
 
 @torch.no_grad()

@@ -6,6 +6,7 @@ from abc import abstractmethod
 from typing import Any, ClassVar
 
 from foveate.errors import UsageError
+from foveate.messages import Message
 from foveate.modeling.classifiers.few_shot import DEFAULT_SCALE, Fitter, solve_few_shot
 from foveate.modeling.classifiers.logistic import LabeledFeatures
 from foveate.modeling.tunings import Adaptable, Tuning, set_linear_head
@@ -15,9 +16,11 @@ _HINT = "--tuning probe supports several classes per image"
 
 
 class FewShotTuning(Tuning):
-    """`l2_normalize`: scale features to length 1.
+    """Base of tunings whose head is computed in closed form.
 
-    `default_scale`: from scores to logits, if no fold can tell.
+    Attributes:
+        l2_normalize: Scale features to length 1.
+        default_scale: Factor from scores to logits, if there are too few images to choose one.
     """
 
     needs_steps: ClassVar[bool] = False
@@ -37,21 +40,16 @@ class FewShotTuning(Tuning):
 
     @abstractmethod
     def fitter(self, features: LabeledFeatures) -> tuple[Fitter, list[Decision]]:
-        """The classifier, and the decisions made for it."""
+        """Return the classifier, and the decisions made for it."""
 
     def fit_head(self, model: Adaptable, features: LabeledFeatures) -> list[Decision]:
         require_single_label(features)
         fit, choices = self.fitter(features)
         solution, scale = solve_few_shot(features, fit, self.l2_normalize, self.default_scale)
         set_linear_head(model.head, solution)
-        return [
-            *choices,
-            Decision(
-                "head.scale",
-                scale,
-                f"lowest log loss on left-out images, else {self.default_scale:g}",
-            ),
-        ]
+        text = "lowest log loss on left-out images, else {default}"
+        reason = Message("choice.head_scale", text, default=f"{self.default_scale:g}")
+        return [*choices, Decision("head.scale", scale, reason)]
 
 
 def require_single_label(features: LabeledFeatures) -> None:

@@ -45,7 +45,7 @@ def is_norm(module: nn.Module) -> bool:
 def active_layers(
     backbone: Backbone, fits: Callable[[nn.Module], bool], kind: str, hint: str = "--tuning full"
 ) -> list[str]:
-    """Names of the modules that fit and that a forward pass calls.
+    """Return the names of the modules that fit and that a forward pass calls.
 
     Some networks read the weight of a layer without calling the layer (the fused attention of BEiT
     and EVA): an adapter on such a layer would train nothing, and change predictions only once

@@ -21,7 +21,9 @@ class LoraTuning(PeftTuning):
     """Low-rank updates of linear layers and ungrouped convolutions.
 
     Depthwise convolutions are left out: a rank cannot be divided among their groups.
-    `peft_options`: arguments of peft's LoraConfig that select the variant.
+
+    Attributes:
+        peft_options: Arguments of peft's LoraConfig that select the variant.
     """
 
     Settings: ClassVar[type[TuningSettings]] = LoraSettings

@@ -17,7 +17,11 @@ ADAPTER = "default"  # peft's name of the only adapter
 
 
 class PeftTuning(Tuning):
-    """`layer_kind`: what the backbone lacks when no layer is supported, for the error message."""
+    """Base of methods of the peft library.
+
+    Attributes:
+        layer_kind: What the backbone lacks when no layer is supported, for the error message.
+    """
 
     layerwise: ClassVar[bool] = False
     layer_kind: ClassVar[str] = "linear layer and no ungrouped convolution"
@@ -29,12 +33,12 @@ class PeftTuning(Tuning):
         return is_linear_or_conv(module)
 
     def targets(self, model: Adaptable) -> list[str]:
-        """Names of the layers that it adapts."""
+        """Return the names of the layers that it adapts."""
         return active_layers(model.backbone, self.supports, self.layer_kind)
 
     @abstractmethod
     def config(self, model: Adaptable, targets: list[str]) -> Any:
-        """The configuration of peft for these layers."""
+        """Return the configuration of peft for these layers."""
 
     def apply(self, model: Adaptable) -> None:
         config = self.config(model, self.targets(model))

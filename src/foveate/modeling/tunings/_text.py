@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from foveate.errors import UnknownName, UsageError
+from foveate.messages import Message
 from foveate.modeling.backbones import TextBackbone
 from foveate.modeling.tunings import Adaptable, Tuning, TuningSettings
 from foveate.types import Batch, Decision, Features
@@ -58,9 +59,8 @@ class CosineHead(nn.Module):
 
     def forward(self, features: Features, batch: Batch | None = None) -> Tensor:
         assert features.pooled is not None
-        with torch.autocast(
-            features.pooled.device.type, enabled=False
-        ):  # with a scale of 100, bf16 rounding would decide
+        # with a scale of 100, bf16 rounding would decide
+        with torch.autocast(features.pooled.device.type, enabled=False):
             return self.logits(functional.normalize(features.pooled.float(), dim=1))
 
     def compare(self, images: Tensor, text: Tensor) -> Tensor:
@@ -169,11 +169,14 @@ def resolve_prompts(settings: dict[str, Any], classes: Sequence[str]) -> list[De
             )
     if prompts is not None:
         _check_prompts(prompts, classes)
-    return [Decision("prompts", prompts, f"read from {given}")] if isinstance(given, str) else []
+    if not isinstance(given, str):
+        return []
+    reason = Message("choice.read_from", "read from {file}", file=given)
+    return [Decision("prompts", prompts, reason)]
 
 
 def class_sentences(classes: Sequence[str], settings: TextSettings) -> list[list[str]]:
-    """The sentences of each class; underscores in names become spaces."""
+    """Return the sentences of each class; underscores in names become spaces."""
     if settings.prompts is None:
         return [
             [template.replace("{}", humanize(name)) for template in settings.templates]
@@ -191,7 +194,7 @@ def humanize(name: str) -> str:
 
 
 def require_text_backbone(model: Adaptable) -> TextBackbone:
-    """The backbone of `model`, which must embed text.
+    """Return the backbone of `model`, which must embed text.
 
     Raises:
         UsageError: It does not, or the task is not single-label classification.
@@ -222,7 +225,7 @@ def embed_class_sentences(backbone: TextBackbone, classes: list[list[str]]) -> T
     sentences (Radford et al. 2021, section 3.1.4)."""
     every = [text for each in classes for text in each]
     chunks = [
-        backbone.embed_text(every[place : place + _CHUNK]) for place in range(0, len(every), _CHUNK)
+        backbone.embed_text(every[start : start + _CHUNK]) for start in range(0, len(every), _CHUNK)
     ]
     embeddings = functional.normalize(torch.cat(chunks).float(), dim=-1)
     parts = torch.split(embeddings, [len(each) for each in classes])

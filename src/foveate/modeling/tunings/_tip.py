@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from foveate.messages import Message
 from foveate.modeling.backbones import TextBackbone
 from foveate.modeling.classifiers.logistic import LabeledFeatures
 from foveate.modeling.tunings import Adaptable
@@ -52,7 +53,7 @@ class TipHead(TextHead):
         self.labels = labels.to(device)
 
     def feature_vector(self, features: Features) -> Tensor:
-        """The features (B, D) that the cache holds."""
+        """Return the features (B, D) that the cache holds."""
         assert features.pooled is not None
         return features.pooled.float()
 
@@ -63,7 +64,11 @@ class TipHead(TextHead):
 
 
 class TipTuning(TextTuning):
-    """`trained`: whether the keys are trainable."""
+    """Base of Tip-Adapter and Tip-Adapter-F.
+
+    Attributes:
+        trained: Whether the keys are trainable.
+    """
 
     trained: ClassVar[bool]
 
@@ -95,10 +100,15 @@ class TipTuning(TextTuning):
         head.set_cache(images, labels)
         head.alpha.fill_(alpha)
         head.beta.fill_(beta)
-        why = "too few images to choose by; value of the paper"
+        why = Message("choice.paper_value", "too few images to choose by; value of the paper")
         if losses:
-            both = f"{losses[alpha, beta]:.3f}, {losses[0.0, beta]:.3f} without the cache"
-            why = f"lowest log loss over {len(set(features.folds))} folds by group: {both}"
+            why = Message(
+                "choice.cache_log_loss",
+                "lowest log loss over {folds} folds by group: {loss}, {without} without the cache",
+                folds=len(set(features.folds)),
+                loss=f"{losses[alpha, beta]:.3f}",
+                without=f"{losses[0.0, beta]:.3f}",
+            )
         return [Decision("head.alpha", alpha, why), Decision("head.beta", beta, why)]
 
 

@@ -64,10 +64,8 @@ class AdaptFormer(Tuning):
 
 def _width(module: nn.Module) -> int | None:
     """D of an MLP from (..., D) to (..., D); None for other modules."""
-    first, last = (
-        getattr(module, "fc1", getattr(module, "fc1_g", None)),
-        getattr(module, "fc2", None),
-    )
+    first = getattr(module, "fc1", getattr(module, "fc1_g", None))
+    last = getattr(module, "fc2", None)
     if (
         isinstance(first, nn.Linear)
         and isinstance(last, nn.Linear)

@@ -10,7 +10,7 @@ from foveate.modeling.tunings import Adaptable, Tuning
 
 class Bias(Tuning):
     layerwise: ClassVar[bool] = False
-    ladder_rank: ClassVar[float | None] = 3.5
+    search_rank: ClassVar[float | None] = 3.5
     default_overrides: ClassVar[dict[str, Any]] = {"training.lr": 1e-2}
 
     def apply(self, model: Adaptable) -> None:

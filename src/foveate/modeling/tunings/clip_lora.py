@@ -57,12 +57,12 @@ class _Update(nn.Module):
 
 
 class _Head(LearnedTextHead):
-    def __init__(self, backbone: TextBackbone, asked: list[list[str]]) -> None:
+    def __init__(self, backbone: TextBackbone, sentences: list[list[str]]) -> None:
         super().__init__(backbone)
-        self.asked = asked
+        self.sentences = sentences
 
     def embed_classes(self) -> Tensor:
-        return embed_class_sentences(self.backbone, self.asked)
+        return embed_class_sentences(self.backbone, self.sentences)
 
 
 class ClipLora(TextTuning):
@@ -83,13 +83,13 @@ class ClipLora(TextTuning):
         super().apply(model)
         backbone: Any = model.backbone
         for network, what in ((backbone.network, "image"), (backbone.text, "text")):
-            found = list(_projections(network))
-            if not found:
+            projections = list(_projections(network))
+            if not projections:
                 hint = "--tuning coop, which trains no encoder"
                 raise UsageError(
                     f"the {what} encoder has no attention layers", where="tuning", hint=hint
                 )
-            for module, name, parts in found:
+            for module, name, parts in projections:
                 update = _Update(
                     getattr(module, name),
                     parts,

@@ -36,7 +36,7 @@ class _Head(TextNetworkHead):
         )
 
     def logits(self, images: Tensor) -> Tensor:
-        """One image at a time, to bound memory: each has a sentence for every class."""
+        """Compute one image at a time, to bound memory: each has a sentence for every class."""
         return self.compare(
             images,
             torch.stack([self._classes(self.context + shift) for shift in self.shift(images)]),

@@ -39,6 +39,6 @@ class FourierFt(PeftTuning):
             n_frequency=self.settings.frequencies,
             scaling=self.settings.scaling,
             n_frequency_pattern=few,
-            init_weights=True,  # at 0, so that the solved head still fits the features
+            init_weights=True,  # at 0, so that the fitted head still fits the features
             target_modules=targets,
         )

@@ -8,7 +8,7 @@ from foveate.modeling.tunings import Adaptable, Tuning
 
 
 class Full(Tuning):
-    ladder_rank: ClassVar[float | None] = 5
+    search_rank: ClassVar[float | None] = 5
 
     def apply(self, model: Adaptable) -> None:
         model.backbone.requires_grad_(True)

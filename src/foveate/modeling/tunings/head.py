@@ -8,7 +8,7 @@ from foveate.modeling.tunings import Adaptable, Tuning
 
 
 class Head(Tuning):
-    ladder_rank: ClassVar[float | None] = 1.5
+    search_rank: ClassVar[float | None] = 1.5
     layerwise: ClassVar[bool] = False
 
     def apply(self, model: Adaptable) -> None:

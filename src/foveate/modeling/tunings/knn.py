@@ -28,8 +28,9 @@ class KnnSettings(TuningSettings):
 class KnnHead(nn.Module):
     """Log probabilities (B, K).
 
-    `keys`: (N, D), features of the training images minus their `mean` (D,). `labels`: (N, K),
-    one-hot.
+    Attributes:
+        keys: (N, D), features of the training images minus their `mean` (D,).
+        labels: (N, K), one-hot.
     """
 
     mean: Tensor

@@ -17,7 +17,7 @@ class LastSettings(TuningSettings):
 
 
 class Last(Tuning):
-    ladder_rank: ClassVar[float | None] = 2
+    search_rank: ClassVar[float | None] = 2
     Settings: ClassVar[type[TuningSettings]] = LastSettings
     settings: LastSettings
 

@@ -8,4 +8,4 @@ from foveate.modeling.tunings._lora import LoraTuning
 
 
 class Lora(LoraTuning):
-    ladder_rank: ClassVar[float | None] = 4
+    search_rank: ClassVar[float | None] = 4

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
+from foveate.messages import Message
 from foveate.modeling.classifiers.few_shot import Fitter, best_scale, centroids, lpplus
 from foveate.modeling.classifiers.logistic import LabeledFeatures
 from foveate.modeling.tunings._few_shot import FewShotTuning
@@ -21,8 +22,5 @@ class LpPlus(FewShotTuning):
 
     def fitter(self, features: LabeledFeatures) -> tuple[Fitter, list[Decision]]:
         alpha = best_scale(features, centroids, self.l2_normalize)
-        return lpplus(alpha), [
-            Decision(
-                "head.alpha", alpha, "lowest log loss of the class means alone on left-out images"
-            )
-        ]
+        text = "lowest log loss of the class means alone on left-out images"
+        return lpplus(alpha), [Decision("head.alpha", alpha, Message("choice.lpplus_alpha", text))]

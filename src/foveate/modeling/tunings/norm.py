@@ -13,7 +13,7 @@ from foveate.modeling.tunings._layers import is_norm
 
 class Norm(Tuning):
     layerwise: ClassVar[bool] = False
-    ladder_rank: ClassVar[float | None] = 3
+    search_rank: ClassVar[float | None] = 3
     default_overrides: ClassVar[dict[str, Any]] = {"training.lr": 1e-2}
 
     def apply(self, model: Adaptable) -> None:

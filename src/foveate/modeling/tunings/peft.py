@@ -88,10 +88,8 @@ class Peft(PeftTuning):
             AttributeError,
             KeyError,
         ) as error:
-            what, where = (
-                "this method of peft does not support this backbone",
-                f"tuning.method={self.settings.method}",
-            )
+            what = "this method of peft does not support this backbone"
+            where = f"tuning.method={self.settings.method}"
             hint = "--set tuning.layers=linear, or --tuning lora"
             raise UsageError(what, where=where, why=_first_line(error), hint=hint) from None
 

@@ -1,4 +1,4 @@
-"""Linear probe: the head is solved in closed form on features of the frozen backbone."""
+"""Linear probe: the head is fitted in closed form on features of the frozen backbone."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from foveate.modeling.tunings import Adaptable, Tuning
 
 
 class Probe(Tuning):
-    ladder_rank: ClassVar[float | None] = 1
+    search_rank: ClassVar[float | None] = 1
     needs_steps: ClassVar[bool] = False
 
     def apply(self, model: Adaptable) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from foveate.messages import Message
 from foveate.modeling.classifiers.few_shot import Fitter, best_penalty, ridge
 from foveate.modeling.classifiers.logistic import LabeledFeatures
 from foveate.modeling.tunings._few_shot import FewShotTuning
@@ -11,10 +12,9 @@ from foveate.types import Decision
 class Ridge(FewShotTuning):
     def fitter(self, features: LabeledFeatures) -> tuple[Fitter, list[Decision]]:
         penalty, tried = best_penalty(features, self.l2_normalize)
-        why = (
-            ", ".join(f"{each:.3g}: {error:.3f}" for each, error in tried.items())
-            or "no fold can tell"
-        )
-        return ridge(penalty), [
-            Decision("head.penalty", penalty, f"lowest squared error on left-out images ({why})")
-        ]
+        errors = ", ".join(f"{each:.3g}: {error:.3f}" for each, error in tried.items())
+        text = "lowest squared error on left-out images ({tried})"
+        reason = Message("choice.lowest_squared_error", text, tried=errors)
+        if not tried:
+            reason = Message("choice.no_fold", "default; too few images to choose by")
+        return ridge(penalty), [Decision("head.penalty", penalty, reason)]

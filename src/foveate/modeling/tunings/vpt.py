@@ -66,9 +66,8 @@ class Vpt(Tuning):
             prompts = self._prompts(network) if self.settings.deep or index == 0 else None
             before = _Prompted(block, network.num_prefix_tokens, prompts, before)
             network.blocks[index] = before
-            if hasattr(
-                block.attn, "num_prefix_tokens"
-            ):  # rotary positions start after these tokens
+            # rotary positions start after these tokens
+            if hasattr(block.attn, "num_prefix_tokens"):
                 block.attn.num_prefix_tokens += self.settings.tokens
         model.head.requires_grad_(True)
 

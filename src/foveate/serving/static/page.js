@@ -107,27 +107,27 @@ function render() {
   element("canvas").setAttribute("aria-label", label);
 }
 
-const isRegions = answer =>
-  Boolean(answer) && typeof answer === "object" && !Array.isArray(answer);
-const isBoxes = answer => Array.isArray(answer) && answer.every(each => each.xyxy);
-const regionsOf = response => isRegions(response.answer) ? response.answer : null;
-const boxesOf = response => isBoxes(response.answer) ? response.answer : [];
+const isRegions = prediction =>
+  Boolean(prediction) && typeof prediction === "object" && !Array.isArray(prediction);
+const isBoxes = prediction => Array.isArray(prediction) && prediction.every(each => each.xyxy);
+const regionsOf = response => isRegions(response.prediction) ? response.prediction : null;
+const boxesOf = response => isBoxes(response.prediction) ? response.prediction : [];
 const classesOf = response => [...new Set(boxesOf(response).map(each => each.name))];
 
 function sentence(response) {
-  const { answer } = response;
-  if (typeof answer === "string") {
+  const { prediction } = response;
+  if (typeof prediction === "string") {
     const confidence = response.confidence == null ? "" : " " + percent(response.confidence);
     const doubts = [];
     if (response.abstain) doubts.push(text("uncertain"));
     if (response.ood > OOD_LIMIT) doubts.push(text("unfamiliar"));
-    return answer + confidence + (doubts.length ? ` (${doubts.join(", ")})` : "");
+    return prediction + confidence + (doubts.length ? ` (${doubts.join(", ")})` : "");
   }
-  if (isRegions(answer)) return Object.keys(answer).join(", ") || text("none");
-  if (!Array.isArray(answer)) return String(answer);
+  if (isRegions(prediction)) return Object.keys(prediction).join(", ") || text("none");
+  if (!Array.isArray(prediction)) return String(prediction);
   const boxes = boxesOf(response), count = name => boxes.filter(each => each.name === name).length;
   const counts = classesOf(response).map(name => `${name} × ${count(name)}`);
-  return (boxes.length ? counts : answer).join(", ") || text("none");
+  return (boxes.length ? counts : prediction).join(", ") || text("none");
 }
 
 // draws the image and its prediction; returns the share of the image that each region covers

@@ -37,7 +37,7 @@ class SimCLR(ContrastedViews):
 
 
 def nt_xent(first: Tensor, second: Tensor, temperature: float) -> Tensor:
-    """NT-Xent (equation 1) of two views, (B, P) each.
+    """Return NT-Xent (equation 1) of two views, (B, P) each.
 
     It is the cross entropy of each view's partner among the 2 B - 1 other views, by their cosine
     over the temperature.

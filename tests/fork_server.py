@@ -1,9 +1,10 @@
-"""A process that has imported what training needs, and forks itself for each program it is asked for.
+"""A process that has imported what training needs and forks itself for each command it is sent.
 
-A program of its own costs five seconds of imports; a fork costs milliseconds. Reads a request a line
-(JSON: `words` of the command line, `signals` to send itself, `place` and `at`: when the function
-of that name in that module is called for the n-th time, `environment`, `log`: a file for stderr)
-and answers each with a line: the exit status. Used through helpers.WarmProcess.
+A program of its own costs five seconds of imports; a fork costs milliseconds. It reads one request
+per line and answers each with a line: the exit status. A request is JSON with `arguments` of the
+command line, `signals` to send itself, `trigger` (module, function) and `nth_call`: the signals are
+sent when that function is called for the n-th time, `environment`, and `log`, a file for the output.
+Used through helpers.ForkServer.
 """
 
 from __future__ import annotations
@@ -22,19 +23,19 @@ import foveate.api.fit.core  # noqa: F401  so that the forks need not
 from foveate.cli import main as cli
 
 
-def strike(module: str, path: str, numbers: list[int], at: int) -> None:
+def send_signals_on_call(module: str, path: str, signals: list[int], nth_call: int) -> None:
     """Send this process the signals when the function is called for the n-th time."""
     *outer, name = path.split(".")
     owner: Any = importlib.import_module(module)
-    for each in outer:
-        owner = getattr(owner, each)
-    real, calls = getattr(owner, name), itertools.count(1)
+    for attribute in outer:
+        owner = getattr(owner, attribute)
+    original, calls = getattr(owner, name), itertools.count(1)
 
-    def call(*args: Any, **words: Any) -> Any:
-        if next(calls) == at:
-            for number in numbers:
+    def call(*args: Any, **kwargs: Any) -> Any:
+        if next(calls) == nth_call:
+            for number in signals:
                 os.kill(os.getpid(), number)
-        return real(*args, **words)
+        return original(*args, **kwargs)
 
     setattr(owner, name, call)
 
@@ -44,8 +45,8 @@ def run(request: dict[str, Any]) -> None:
     os.dup2(log, 1)
     os.dup2(log, 2)
     os.environ.update(request["environment"])
-    strike(*request["place"], request["signals"], request["at"])
-    sys.argv = ["foveate", *request["words"]]
+    send_signals_on_call(*request["trigger"], request["signals"], request["nth_call"])
+    sys.argv = ["foveate", *request["arguments"]]
     cli.main()
 
 
@@ -57,8 +58,8 @@ def main() -> None:
             code = 1
             try:
                 run(json.loads(line))
-            except SystemExit as ended:
-                code = ended.code if isinstance(ended.code, int) else 0
+            except SystemExit as error:
+                code = error.code if isinstance(error.code, int) else 0
             finally:
                 sys.stdout.flush()
                 sys.stderr.flush()

@@ -1,8 +1,8 @@
-"""fit --tuning auto: try tunings from the cheapest on, as long as they gain and time is left.
+"""fit --tuning auto: try tunings, cheapest first, as long as they gain and time is left.
 
-Every rung of this ladder is a run on the same images and splits, in OUT/rungs. A rung replaces the
-best one before it if its gain in the main metric on the validation images is significant by a
-paired bootstrap. Only the winner is scored on the test images.
+Every trial is a run on the same images and splits, in OUT/trials. It replaces the best one before
+it if its gain in the main metric on the validation images is significant by a paired bootstrap.
+Only the best one is scored on the test images.
 """
 
 from __future__ import annotations
@@ -33,16 +33,23 @@ from foveate.utils import log
 from foveate.utils.files import atomic_write
 
 AUTO = "auto"
-# rungs in a row without a gain; a costly one that gains often follows one that does not
+# trials in a row without a gain; a costly one that gains often follows one that does not
 _MAX_WITHOUT_GAIN = 2
-_OVERHEAD = 2.0  # seconds for unmeasured work: writing weights, copying the winner
+_OVERHEAD = 2.0  # seconds for unmeasured work: writing weights, copying the best one
 _INITIAL_RESERVE = 0.25  # share of the budget kept for evaluation until its cost is measured
-_VALIDATION_PASSES = 3  # passes over the validation images after the last step of a rung
+_VALIDATION_PASSES = 3  # passes over the validation images after the last step of a trial
 
 
 @dataclass
-class Rung:
-    """A tuning that was tried, or why it was not. `gain`: over the best rung before."""
+class TuningTrial:
+    """A tuning that was tried, or why it was not.
+
+    Attributes:
+        tuning: Its name.
+        result: Its run, if it was tried.
+        gain: Gain over the best one before.
+        note: Outcome, or why it was not tried.
+    """
 
     tuning: str
     result: FitResult | None = None
@@ -59,27 +66,23 @@ class Rung:
         if self.result is None or self.result.evaluation is None:
             return {"tuning": self.tuning, "note": self.note_text}
         scores, outcome = self.result.evaluation.scores, self.result.outcome
-        main, size = (
-            scores.numbers[scores.main],
-            (self.result.run / "model.safetensors").stat().st_size,
-        )
-        gained = (
-            {}
-            if self.gain is None
-            else {"gain": self.gain.value, "gain_low": self.gain.low, "gain_high": self.gain.high}
-        )
-        told = {
+        main, gain = scores.numbers[scores.main], self.gain
+        size = (self.result.run / "model.safetensors").stat().st_size
+        row = {"tuning": self.tuning, scores.main: main.value, "low": main.low, "high": main.high}
+        if gain is not None:
+            row |= {"gain": gain.value, "gain_low": gain.low, "gain_high": gain.high}
+        return {
+            **row,
             "trained": outcome["parameters"]["trained"],
             "megabytes": size / 1e6,
             "seconds": outcome["seconds"],
+            "note": self.note_text,
         }
-        found = {"tuning": self.tuning, scores.main: main.value, "low": main.low, "high": main.high}
-        return {**found, **gained, **told, "note": self.note_text}
 
 
 @dataclass(frozen=True)
-class LadderResult(FitResult):
-    """The winner's result, and the `leaderboard`: a row a rung, the cheapest first."""
+class AutoTuningResult(FitResult):
+    """The result of the best tuning, and the `leaderboard`: a row per tuning, cheapest first."""
 
     columns: ClassVar[list[str]] = [
         "tuning",
@@ -90,14 +93,14 @@ class LadderResult(FitResult):
         "seconds",
         "note",
     ]
-    leaderboard: list[Rung]
+    leaderboard: list[TuningTrial]
 
     @property
     def rows(self) -> list[list[str]]:
-        return [_cells(rung) for rung in self.leaderboard]
+        return [_cells(trial) for trial in self.leaderboard]
 
     def numbers(self) -> dict[str, Any]:
-        rows = [rung.row() for rung in self.leaderboard]
+        rows = [trial.row() for trial in self.leaderboard]
         return {
             **super().numbers(),
             "tuning": Run(self.run).recipe().tuning.name,
@@ -105,15 +108,17 @@ class LadderResult(FitResult):
         }
 
 
-def _cells(rung: Rung) -> list[str]:
-    if rung.result is None or rung.result.evaluation is None:
-        return [rung.tuning, "", "", "", "", "", rung.note_text]
-    row, scores = rung.row(), rung.result.evaluation.scores
-    gained = (
-        f"{rung.gain.value:+.3f} [{rung.gain.low:+.3f}, {rung.gain.high:+.3f}]" if rung.gain else ""
+def _cells(trial: TuningTrial) -> list[str]:
+    if trial.result is None or trial.result.evaluation is None:
+        return [trial.tuning, "", "", "", "", "", trial.note_text]
+    row, scores = trial.row(), trial.result.evaluation.scores
+    gain = (
+        f"{trial.gain.value:+.3f} [{trial.gain.low:+.3f}, {trial.gain.high:+.3f}]"
+        if trial.gain
+        else ""
     )
     size = [f"{row['trained']:,}", f"{row['megabytes']:.2f}", f"{row['seconds']:.0f}"]
-    return [rung.tuning, str(scores.numbers[scores.main]), gained, *size, rung.note_text]
+    return [trial.tuning, str(scores.numbers[scores.main]), gain, *size, trial.note_text]
 
 
 class Clock:
@@ -121,17 +126,26 @@ class Clock:
 
     def __init__(self, minutes: float | None, started: float) -> None:
         self.end = math.inf if minutes is None else started + 60 * minutes
-        self.whole = self.end - started
+        self.budget = self.end - started
 
     def left(self) -> float:
         return self.end - time.monotonic()
 
 
-def climb(recipe: Recipe, out: Path | None, started: float) -> FitResult:
-    """A new ladder in a new run folder. Raises UsageError for settings that no ladder can have."""
+def search_tunings(recipe: Recipe, out: Path | None, started: float) -> FitResult:
+    """Search for the best tuning in a new run folder.
+
+    Args:
+        recipe: The recipe, with `tuning: auto`.
+        out: Run folder to create.
+        started: Start of the time budget, in seconds of `time.monotonic()`.
+
+    Raises:
+        UsageError: The recipe has settings of a tuning.
+    """
     if recipe.tuning.settings:
         raise UsageError(
-            "the ladder takes no settings of a tuning",
+            "--tuning auto takes no settings of a tuning",
             where="tuning",
             hint="--tuning lora --set tuning.rank=4",
         )
@@ -140,110 +154,114 @@ def climb(recipe: Recipe, out: Path | None, started: float) -> FitResult:
     run = Run.create(out, f"{Path(recipe.data.path).resolve().stem}-{AUTO}")
     run.write_recipe(recipe, only_set=True)
     with run.locked():
-        return _Ladder(run, recipe, table, Clock(recipe.training.minutes, started)).climb()
+        return _TuningSearch(
+            run, recipe, table, Clock(recipe.training.minutes, started)
+        ).run_trials()
 
 
-def resume_ladder(run: Run, started: float) -> FitResult:
-    """Resume an interrupted ladder; finished rungs count, an unfinished one is resumed."""
+def resume_search(run: Run, started: float) -> FitResult:
+    """Resume an interrupted search; finished trials count, an unfinished one is resumed."""
     recipe = run.recipe()
     with run.locked():
         run.remove_partial_files()
-        return _Ladder(
+        return _TuningSearch(
             run, recipe, read_data(recipe), Clock(recipe.training.minutes, started)
-        ).climb()
+        ).run_trials()
 
 
-class _Ladder:
+class _TuningSearch:
     """The state of one search over tunings."""
 
     def __init__(self, run: Run, recipe: Recipe, table: Table, clock: Clock) -> None:
         self.run, self.table, self.clock = run, table, clock
-        # the clock bounds all rungs together
+        # the clock bounds all trials together
         self.recipe = with_settings(recipe, {"training.minutes": None})
-        self.rungs: list[Rung] = []
-        self.best: Rung | None = None
+        self.trials: list[TuningTrial] = []
+        self.best: TuningTrial | None = None
         self.data: PreparedData | None = None
-        self.seconds_per_image = 0.0  # measured on the first rung
+        self.seconds_per_image = 0.0  # measured on the first trial
         self.evaluation_overhead = _OVERHEAD  # seconds of an evaluation, besides inference
 
-    def climb(self) -> LadderResult:
+    def run_trials(self) -> AutoTuningResult:
         try:
             idle = 0
             groups = list(_groups())
-            for place, names in enumerate(groups):
+            for index, names in enumerate(groups):
                 if idle >= _MAX_WITHOUT_GAIN:
-                    self.rungs.append(
-                        Rung(
+                    self.trials.append(
+                        TuningTrial(
                             " or ".join(names),
                             note=Message(
-                                "ladder.no_gains",
+                                "tuning.no_gains",
                                 "not tried: {count:method|methods} in a row brought no gain",
                                 count=_MAX_WITHOUT_GAIN,
                             ),
                         )
                     )
                 else:
-                    gained = self._try_rung(names, len(groups) - place)
-                    idle = idle if gained is None else 0 if gained else idle + 1
+                    improved = self._try(names, len(groups) - index)
+                    idle = idle if improved is None else 0 if improved else idle + 1
         except Interrupted as stop:
             stop.where, stop.hint = self.run.folder, f"foveate fit --resume {self.run.folder}"
             raise
         return self._finish()
 
-    def _try_rung(self, names: list[str], left: int) -> bool | None:
-        """Try a rung; return whether it is now the best, None if it could not be tried."""
-        rung = self._run_first_applicable(names, left)
-        self.rungs.append(rung)
-        if rung.result is None or rung.result.evaluation is None:
+    def _try(self, names: list[str], left: int) -> bool | None:
+        """Try a trial; return whether it is now the best, None if it could not be tried."""
+        trial = self._run_first_applicable(names, left)
+        self.trials.append(trial)
+        if trial.result is None or trial.result.evaluation is None:
             return None
         if self.best is None:
-            self.best = rung
+            self.best = trial
             return True
         before = self.best.result
         assert before is not None
         assert before.evaluation is not None
-        rung.gain = paired_difference(
-            rung.result.evaluation.metric, before.evaluation.metric, _images(rung.result.evaluation)
+        trial.gain = paired_difference(
+            trial.result.evaluation.metric,
+            before.evaluation.metric,
+            _images(trial.result.evaluation),
         )
-        if rung.gain.low is None or not rung.gain.low > 0:
-            rung.note = Message(
-                "ladder.no_gain",
+        if trial.gain.low is None or not trial.gain.low > 0:
+            trial.note = Message(
+                "tuning.no_gain",
                 "no significant gain over {tuning}",
                 tuning=self.best.tuning,
             )
             return False
-        rung.note = Message("ladder.better", "better than {tuning}", tuning=self.best.tuning)
-        self.best = rung
+        trial.note = Message("tuning.better", "better than {tuning}", tuning=self.best.tuning)
+        self.best = trial
         return True
 
-    def _run_first_applicable(self, names: list[str], left: int) -> Rung:
+    def _run_first_applicable(self, names: list[str], left: int) -> TuningTrial:
         """Run the first tuning that fits this backbone and task, or note why none was run."""
         refusal: UsageError | None = None
         for name in names:
             try:
-                log.info(f"rung {name}:")
-                return Rung(name, self._fit(name, left))
+                log.info(f"trying {name}")
+                return TuningTrial(name, self._fit(name, left))
             except UsageError as error:
                 refusal = error
             except TooLittleTime as error:
                 shutil.rmtree(self._folder(name), ignore_errors=True)
-                note = Message("ladder.not_tried", "not tried: {reason}", reason=error.what)
-                return Rung(name, note=note)
+                note = Message("tuning.not_tried", "not tried: {reason}", reason=error.what)
+                return TuningTrial(name, note=note)
         assert refusal is not None
-        if not self.rungs:
+        if not self.trials:
             raise refusal
-        note = Message("ladder.unsuitable", "not applicable: {reason}", reason=refusal.what)
-        return Rung(" or ".join(names), note=note)
+        note = Message("tuning.unsuitable", "not applicable: {reason}", reason=refusal.what)
+        return TuningTrial(" or ".join(names), note=note)
 
     def _fit(self, name: str, left: int) -> FitResult:
         folder, recipe = self._folder(name), with_settings(self.recipe, {"tuning": name})
         if (folder / "recipe.yaml").is_file():
-            return self._measure_costs(self._resume_rung(Run(folder)))
+            return self._measure_costs(self._resume_trial(Run(folder)))
         deadline = self._deadline(left)
         if self.best is not None and self.data is not None and deadline is not None:
             self._require_time(self.data, deadline)
         elif self.best is None and deadline is not None:
-            # the first rung always runs, so that there is a result
+            # the first trial always runs, so that there is a result
             recipe = with_settings(
                 recipe, {"training.minutes": max(1.0, deadline - time.monotonic()) / 60}
             )
@@ -259,8 +277,8 @@ class _Ladder:
         with job.run.locked():
             return self._measure_costs(run_job(job, ["val"]))
 
-    def _resume_rung(self, run: Run) -> FitResult:
-        """Resume or re-read a rung of an interrupted ladder."""
+    def _resume_trial(self, run: Run) -> FitResult:
+        """Resume or re-read a trial of an interrupted search."""
         if run.finished:
             return FitResult(run.folder, evaluate(run.folder, split="val"), run.outcome())
         with run.locked():
@@ -279,20 +297,20 @@ class _Ladder:
         return result
 
     def _deadline(self, left: int) -> float | None:
-        """Deadline of the next rung's training.
+        """Deadline of the next trial's training.
 
-        At most half of the budget, so that a costlier rung has a chance; all that is left for the
+        At most half of the budget, so that a costlier trial has a chance; all that is left for the
         last.
         """
-        if self.clock.whole == math.inf:
+        if self.clock.budget == math.inf:
             return None
         free = self.clock.left() - (
-            self._reserve() if self.data else _INITIAL_RESERVE * self.clock.whole
+            self._reserve() if self.data else _INITIAL_RESERVE * self.clock.budget
         )
-        return time.monotonic() + (free if left == 1 else min(free, self.clock.whole / 2))
+        return time.monotonic() + (free if left == 1 else min(free, self.clock.budget / 2))
 
     def _reserve(self) -> float:
-        """Seconds to keep for the validation of the rung and the test of the winner."""
+        """Seconds to keep for the validation of the trial and the test of the best one."""
         assert self.data is not None
         splits = [sample.split for sample in self.data.scanned.table.samples]
         return (
@@ -302,26 +320,26 @@ class _Ladder:
             + _OVERHEAD
         )
 
-    def _require_time(self, ground: PreparedData, deadline: float) -> None:
+    def _require_time(self, data: PreparedData, deadline: float) -> None:
         """Raise TooLittleTime if even the inference of three epochs exceeds the time left."""
-        images = len(ground.scanned.table.in_split("train"))
-        least, there = 3 * self.seconds_per_image * images, deadline - time.monotonic()
-        if there < least:
+        images = len(data.scanned.table.in_split("train"))
+        needed, left = 3 * self.seconds_per_image * images, deadline - time.monotonic()
+        if left < needed:
             raise TooLittleTime(
-                f"three epochs take at least {least:.0f} s, {max(0, there):.0f} s are left"
+                f"three epochs take at least {needed:.0f} s, {max(0, left):.0f} s are left"
             )
 
     def _folder(self, name: str) -> Path:
-        return self.run.folder / "rungs" / name
+        return self.run.folder / "trials" / name
 
-    def _finish(self) -> LadderResult:
-        """Adopt the files of the winner as the run's, and score it on the test images."""
+    def _finish(self) -> AutoTuningResult:
+        """Adopt the files of the best one as the run's, and score it on the test images."""
         assert self.best is not None
         assert self.best.result is not None
         name, folder = self.best.tuning, self._folder(self.best.tuning)
-        chosen = Message("ladder.chosen", "chosen")
+        chosen = Message("tuning.chosen", "chosen")
         if self.best.note is not None:
-            chosen = Message("ladder.chosen_too", "{note}, chosen", note=self.best.note)
+            chosen = Message("tuning.chosen_too", "{note}, chosen", note=self.best.note)
         self.best.note = chosen
         self.best.result = replace(self.best.result, run=self.run.folder)
         tested = any(row["split"] == "test" for row in Run(folder).splits())
@@ -329,8 +347,9 @@ class _Ladder:
             folder,
             without={*LOCK_FILES, "checkpoints", *(() if tested else ("evaluations",))},
         )
-        tried = ", ".join(rung.tuning for rung in self.rungs if rung.result)
-        reason = f"the cheapest with a significant gain over those before it, of {tried}"
+        tried = ", ".join(trial.tuning for trial in self.trials if trial.result)
+        text = "the cheapest with a significant gain over those before it, of {tried}"
+        reason = Message("choice.cheapest_gain", text, tried=tried)
         self.run.record([Decision("tuning", name, reason)])
         evaluation = evaluate(self.run.folder, split="test" if tested else "val")
         if self.clock.left() < 0:
@@ -338,18 +357,18 @@ class _Ladder:
                 f"over the time budget by {-self.clock.left():.0f} s: "
                 "even the cheapest tuning takes longer"
             )
-        return LadderResult(self.run.folder, evaluation, self.best.result.outcome, self.rungs)
+        return AutoTuningResult(self.run.folder, evaluation, self.best.result.outcome, self.trials)
 
     def _adopt_files(self, folder: Path, without: set[str]) -> None:
-        """Move the files of a rung into the run, finished.json last."""
+        """Move the files of a trial into the run, finished.json last."""
         entries = [entry for entry in folder.iterdir() if entry.name not in without]
         for entry in sorted(entries, key=lambda entry: entry.name == "finished.json"):
-            with atomic_write(self.run.folder / entry.name) as aside:
-                (shutil.copytree if entry.is_dir() else shutil.copy2)(entry, aside)
+            with atomic_write(self.run.folder / entry.name) as partial:
+                (shutil.copytree if entry.is_dir() else shutil.copy2)(entry, partial)
         shutil.rmtree(folder)
         rows = [
-            {**rung.row(), "note_message": rung.note.row() if rung.note else None}
-            for rung in self.rungs
+            {**trial.row(), "note_message": trial.note.row() if trial.note else None}
+            for trial in self.trials
         ]
         self.run.write_json("leaderboard.json", rows)
 
@@ -359,13 +378,12 @@ def _images(evaluation: EvaluateResult) -> int:
 
 
 def _groups() -> Iterator[list[str]]:
-    """Names of tunings by rung, the cheapest first."""
-    rungs = {
-        name: rung
+    """Groups of alternatives, cheapest first: tunings whose ranks have the same integer part."""
+    ranks = {
+        name: rank
         for name in TUNINGS.names()
-        if (rung := TUNINGS.get(name).ladder_rank) is not None
+        if (rank := TUNINGS.get(name).search_rank) is not None
     }
-    for _, names in groupby(
-        sorted(rungs, key=lambda name: rungs[name]), key=lambda name: int(rungs[name])
-    ):
+    ordered = sorted(ranks, key=lambda name: ranks[name])
+    for _, names in groupby(ordered, key=lambda name: int(ranks[name])):
         yield list(names)

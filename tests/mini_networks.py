@@ -1,8 +1,8 @@
-"""Networks of timm's families with the strides, borders and names of the large ones, and few channels.
+"""Networks of timm's families with the strides, padding and names of the large ones, but narrow.
 
-`vgg11` has 130 million parameters, and making one takes longer than what a test wants to know of
-it. These are registered with timm (conftest.py imports this module), so that they are opened by
-their names as any other. That the large ones keep the contract is tested once, in test_backbones.py.
+`vgg11` has 130 million parameters, and creating it takes longer than most tests. These networks are
+registered with timm (conftest.py imports this module) and are opened by name like any other. The
+large ones are tested once, in test_backbones.py.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ default_cfgs = generate_default_cfgs(
 
 @register_model
 def mini_vgg(pretrained: bool = False, **options: Any) -> Any:
-    """VGG-11: plain convolutions, a map of full size first, a pooled vector through two layers."""
+    """VGG-11: plain convolutions, a first map of full size, a pooled vector through two layers."""
     layers = [8, "M", 16, "M", 32, 32, "M", 64, 64, "M", 64, 64, "M"]
     return build_model_with_cfg(
         VGG, "mini_vgg", pretrained, model_cfg=layers, mlp_ratio=1 / 64, **options
@@ -67,10 +67,10 @@ class _NarrowConv(ConvNormAct):
 
 
 class _MiniInception(InceptionV3):
-    """Its convolutions do not pad, so that maps are smaller than the image over the stride."""
+    """Its convolutions do not pad, so that maps are smaller than image size / stride."""
 
     def __init__(self, **options: Any) -> None:
-        module = importlib.import_module("timm.models.inception_v3")  # a function has the name too
+        module = importlib.import_module("timm.models.inception_v3")  # a function has the same name
         with mock.patch.object(module, "ConvNormAct", _NarrowConv):
             super().__init__(**options)
         self.num_features //= _DIVISOR

@@ -52,14 +52,14 @@ def raced(
             threads,
             FOVEATE_CACHE=folder,
         )
-    return json.loads(last)["race"], seconds
+    return json.loads(last)["results"], seconds
 
 
 def summary(rows: list[dict[str, Any]]) -> str:
     heads = ["set", "seed", "backbone", "linear", "kNN", "behind the first", "log loss", "seconds"]
     lines = [heads, ["---"] * len(heads)]
     for row in rows:
-        found = [row[key] for key in ("linear", "knn", "behind")]
+        found = [row[key] for key in ("linear", "knn", "gap_to_best")]
         scores = [
             f"{score['value']:.3f} [{score['low']:.3f}, {score['high']:.3f}]" for score in found
         ]
