@@ -25,26 +25,26 @@ docs-output:  # runs the commands of the tutorials and pastes what they print
 fuzz:  # seconds for all targets together
 	FOVEATE_FUZZ_SECONDS=$${FOVEATE_FUZZ_SECONDS:-300} $(PYTHON) -m pytest tests/test_fuzz.py
 
-bench:
-	$(PYTHON) bench/spine.py
-	$(PYTHON) bench/places.py
-	$(PYTHON) bench/adapt.py
-	$(PYTHON) bench/race.py
-	$(PYTHON) bench/shots.py
+bench:  # most benchmarks; many hours
+	$(PYTHON) bench/baseline.py
+	$(PYTHON) bench/detection_segmentation.py
+	$(PYTHON) bench/tunings.py
+	$(PYTHON) bench/backbones.py
+	$(PYTHON) bench/few_shot.py
 	$(PYTHON) bench/small_clip.py
 	$(PYTHON) bench/shift.py
-	$(PYTHON) bench/keeping.py
+	$(PYTHON) bench/soup_forgetting.py
 	$(PYTHON) bench/pretrain.py
 	$(PYTHON) bench/caption.py
 	$(PYTHON) bench/generate.py
 	$(PYTHON) bench/explain.py
-	$(PYTHON) bench/sure.py
+	$(PYTHON) bench/calibration.py
 	$(PYTHON) bench/export.py
 	$(PYTHON) bench/serve.py
-	$(PYTHON) bench/trust.py
+	$(PYTHON) bench/crash_safety.py
 	$(PYTHON) bench/peers.py --threads 1
 	$(PYTHON) bench/peers.py --threads 2
-	$(PYTHON) bench/boxes.py
+	$(PYTHON) bench/detection_metrics.py
 	$(PYTHON) bench/scale.py --plot docs/benchmarks/scale.svg
 
 demo:

@@ -1,12 +1,12 @@
-"""The race of backbones on two sets: ImageNet weights against random ones of four architectures,
-with the seconds of the race.
+"""Backbone comparison (`foveate models --compare`): ImageNet weights against random ones.
 
-    python bench/race.py --data DATA --out OUT [--sets clothing] [--seeds 0] [--images 400]
-    [--threads 2]
+    python bench/backbones.py --data DATA --out OUT [--datasets clothing] [--cases NAME:WEIGHTS ...]
+        [--seeds 0] [--images 400] [--threads 2]
 
-Each race is one `foveate models --compare` in a process of its own, with an empty cache. Every
-backbone's row lands in OUT/race.jsonl at the end of its race, and a race that is there is not run
-again.
+The cases are backbones of four architectures. Each comparison is a process of its own, with an
+empty cache, and is timed. The rows of its backbones are appended to OUT/backbones.jsonl at its end;
+a comparison that is already there is not run again. Prints the table of
+docs/benchmarks/adaptation.md.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from spine import Rows, python, words
+from common import FOVEATE, ResultFile, parse_options, run_python
 
-SETS = {"clothing": Path("clothing", "train"), "brain_mri": Path("brain_mri", "Training")}
+DATASETS = {"clothing": Path("clothing", "train"), "brain_mri": Path("brain_mri", "Training")}
 BACKBONES = [
     "tf_efficientnet_lite0:offline",
     "tf_efficientnet_lite0:none",
@@ -29,44 +29,39 @@ BACKBONES = [
 ]
 
 
-def raced(
+def compare(
     data: Path, backbones: list[str], seed: int, images: int, threads: int
 ) -> tuple[list[dict[str, Any]], float]:
-    """A row for each backbone, the best first, and the seconds from words to table."""
-    said = [
-        "models",
-        *backbones,
-        "--compare",
-        str(data),
-        "--seed",
-        str(seed),
-        "--images",
-        str(images),
-        "--device",
-        "cpu",
-        "--json",
-    ]
+    """Return a row for each backbone, best first, and the seconds of the whole process."""
+    arguments = ["models", *backbones, "--compare", str(data), "--seed", str(seed)]
+    arguments += ["--images", str(images), "--device", "cpu", "--json"]
     with tempfile.TemporaryDirectory() as folder:
-        last, seconds = python(
-            ["-c", "from foveate.cli.main import main; main()", *said],
-            threads,
-            FOVEATE_CACHE=folder,
-        )
-    return json.loads(last)["results"], seconds
+        line, seconds = run_python([*FOVEATE, *arguments], threads, FOVEATE_CACHE=folder)
+    return json.loads(line)["results"], seconds
 
 
 def summary(rows: list[dict[str, Any]]) -> str:
-    heads = ["set", "seed", "backbone", "linear", "kNN", "behind the first", "log loss", "seconds"]
-    lines = [heads, ["---"] * len(heads)]
+    """Return a Markdown table, and the time of each comparison."""
+    columns = [
+        "data set",
+        "seed",
+        "backbone",
+        "linear",
+        "k-NN",
+        "gap to best",
+        "log loss",
+        "seconds",
+    ]
+    lines = [columns, ["---"] * len(columns)]
     for row in rows:
-        found = [row[key] for key in ("linear", "knn", "gap_to_best")]
+        values = [row[key] for key in ("linear", "knn", "gap_to_best")]
         scores = [
-            f"{score['value']:.3f} [{score['low']:.3f}, {score['high']:.3f}]" for score in found
+            f"{score['value']:.3f} [{score['low']:.3f}, {score['high']:.3f}]" for score in values
         ]
         name = f"{row['backbone']}:{row['weights']}"
         lines.append(
             [
-                row["set"],
+                row["dataset"],
                 str(row["seed"]),
                 name,
                 *scores,
@@ -74,36 +69,38 @@ def summary(rows: list[dict[str, Any]]) -> str:
                 f"{row['seconds']:.0f}",
             ]
         )
-    races = dict.fromkeys(
-        (row["set"], row["seed"], row["images"], row["threads"], row["race_seconds"])
+    comparisons = dict.fromkeys(
+        (row["dataset"], row["seed"], row["images"], row["threads"], row["comparison_seconds"])
         for row in rows
     )
-    told = [
-        f"{name}, seed {seed}, {images} images, {threads} threads: {took:.0f} s"
-        for name, seed, images, threads, took in races
+    timings = [
+        f"{name}, seed {seed}, {images} images, --threads {threads}: {seconds:.0f} s"
+        for name, seed, images, threads, seconds in comparisons
     ]
-    return "\n".join([*(f"| {' | '.join(line)} |" for line in lines), "", *told])
+    return "\n".join([*(f"| {' | '.join(line)} |" for line in lines), "", *timings])
 
 
 def main() -> None:
-    options = words(__doc__, list(SETS), BACKBONES, threads=os.cpu_count() or 1, images=400)
-    rows = Rows(options.out / "race.jsonl")
-    for name in options.sets:
+    options = parse_options(
+        __doc__, list(DATASETS), BACKBONES, threads=os.cpu_count() or 1, images=400
+    )
+    results = ResultFile(options.out / "backbones.jsonl")
+    for name in options.datasets:
         for seed in options.seeds:
-            about = {
-                "set": name,
+            key = {
+                "dataset": name,
                 "seed": seed,
                 "images": options.images,
                 "threads": options.threads,
             }
-            if rows.has(**about):
+            if results.has(**key):
                 continue
-            found, seconds = raced(
-                options.data / SETS[name], options.ways, seed, options.images, options.threads
+            compared, seconds = compare(
+                options.data / DATASETS[name], options.cases, seed, options.images, options.threads
             )
-            for row in found:
-                rows.add({**about, "race_seconds": round(seconds, 1), **row})
-    print(summary(rows.rows))
+            for row in compared:
+                results.add({**key, "comparison_seconds": round(seconds, 1), **row})
+    print(summary(results.rows))
 
 
 if __name__ == "__main__":

@@ -1,21 +1,23 @@
-"""Sentences about pictures against two easy answers: the most frequent sentence, and that of the
-nearest training picture.
+"""Captions against two simple baselines: the most frequent one, and that of the nearest image.
 
-    python bench/caption.py --data DATA --out OUT [--sets nlvr emoji] [--seeds 0 1 2] [--ways
-    report] [--threads 2]
+    python bench/caption.py --data DATA --out OUT [--datasets nlvr emoji] [--cases select report]
+        [--seeds 0 1 2] [--threads 2]
 
-nlvr: the true sentences of nlvr_dev, whose scenes are divided by scene, so that no scene is in two
-parts. emoji: the names of the drawings of google, each drawing a name of its own. A quarter is the
-test part, the same for all seeds; the seed divides the rest into training and validation and begins
-the weights. Way `choose` fits every candidate of CANDIDATES with another seed and prints its CIDEr
-on validation, and never sees the test part; CHOSEN is what it found. Way `report` fits CHOSEN and
-answers the test part.
+nlvr: the true sentences of nlvr_dev, split by scene, so that no scene is in two splits. emoji: the
+names of Google's drawings; each drawing has a name of its own. A quarter is the test split, the
+same for all seeds; the seed divides the rest into training and validation images and initializes
+the weights.
 
-The easy answers know training and validation part alike. Of equally frequent sentences the one with
-the best mean CIDEr against the others is taken; nearest is the cosine of the pretrained backbone's
-pooled features.
+select  Fits every candidate of CANDIDATES with another seed, and prints its CIDEr on validation
+        images. It never sees the test split. SELECTED is its outcome.
+report  Fits SELECTED, and scores the test split.
 
-Rows land in OUT/caption.jsonl, and a row that is there is not measured again.
+The baselines use training and validation images alike. Among equally frequent captions the one with
+the best mean CIDEr against the others is taken; the nearest image is that of the highest cosine
+similarity of the pretrained backbone's pooled features.
+
+Rows are appended to OUT/caption.jsonl; those already there are not measured again. Prints the
+table of docs/benchmarks/captions.md.
 """
 
 from __future__ import annotations
@@ -32,6 +34,7 @@ import numpy as np
 import torch
 
 import foveate
+from common import ResultFile, parse_options
 from foveate.data.formats import read_table
 from foveate.evaluation.intervals import paired_bootstrap
 from foveate.evaluation.metrics.text import TextMetric, cider_scores, tokenize
@@ -40,11 +43,10 @@ from foveate.predictions import Text
 from foveate.recipe import Recipe, with_settings
 from foveate.types import Sample, Table
 from pretrain import features
-from spine import Rows, words
 
 BACKBONE = "tf_efficientnet_lite0"
-TEST, CHOICE_SEED = 0.25, 100
-NUMBERS = ("cider", "bleu_4", "bleu_1", "rouge_l", "chrf")
+TEST_SHARE, SELECTION_SEED = 0.25, 100
+METRICS = ("cider", "bleu_4", "bleu_1", "rouge_l", "chrf")
 FULL: dict[str, Any] = {"tuning": "full", "lr": 5e-4}
 CANDIDATES: dict[str, dict[str, dict[str, Any]]] = {
     "nlvr": {
@@ -58,32 +60,32 @@ CANDIDATES: dict[str, dict[str, dict[str, Any]]] = {
         "head 160": {"tuning": "head", "size": 160, "epochs": 40},
     },
 }
-CHOSEN = {"nlvr": "full 224", "emoji": "head 160"}
+SELECTED = {"nlvr": "full 224", "emoji": "head 160"}
 
 
 def main() -> None:
-    options = words(__doc__, list(CANDIDATES), ["report"], threads=2)
-    rows = Rows(options.out / "caption.jsonl")
+    options = parse_options(__doc__, list(CANDIDATES), ["report"], threads=2)
+    results = ResultFile(options.out / "caption.jsonl")
     torch.set_num_threads(options.threads)
-    for name in options.sets:
-        table = written(name, options.data, options.out)
-        if "choose" in options.ways:
-            choose(name, table, options.out, rows)
-        for seed in options.seeds if "report" in options.ways else []:
-            if not rows.has(set=name, seed=seed, way="report"):
-                rows.add(report(name, table, seed, options.out / f"caption-{name}-{seed}"))
-    print(summary(rows.rows))
+    for name in options.datasets:
+        table = write_table(name, options.data, options.out)
+        if "select" in options.cases:
+            select(name, table, options.out, results)
+        for seed in options.seeds if "report" in options.cases else []:
+            if not results.has(dataset=name, seed=seed, case="report"):
+                results.add(report(name, table, seed, options.out / f"caption-{name}-{seed}"))
+    print(summary(results.rows))
 
 
-# --- Data
+# --- data
 
 
-def written(name: str, data: Path, out: Path) -> Path:
-    """The table of paths, sentences, scenes and test parts."""
-    rows = {"nlvr": scenes, "emoji": drawings}[name](data)
+def write_table(name: str, data: Path, out: Path) -> Path:
+    """Write the table of paths, captions, groups and splits."""
+    rows = {"nlvr": nlvr_rows, "emoji": emoji_rows}[name](data)
     groups = sorted({row["group"] for row in rows})
-    chosen = np.random.default_rng(0).permutation(groups)[: round(TEST * len(groups))]
-    test, table = set(chosen), out / f"caption-{name}.jsonl"
+    drawn = np.random.default_rng(0).permutation(groups)[: round(TEST_SHARE * len(groups))]
+    test, table = set(drawn), out / f"caption-{name}.jsonl"
     lines = [
         json.dumps({**row, "split": "test" if row["group"] in test else "train"}) for row in rows
     ]
@@ -91,10 +93,11 @@ def written(name: str, data: Path, out: Path) -> Path:
     return table
 
 
-def scenes(data: Path) -> list[dict[str, str]]:
+def nlvr_rows(data: Path) -> list[dict[str, str]]:
+    """Return path, sentence and scene of every true sentence."""
     folder = data / "nlvr_dev"
-    known = json.loads((folder / "dev_subset.json").read_text(encoding="utf-8"))
-    true = [row for row in known if str(row["label"]).lower() == "true"]
+    listed = json.loads((folder / "dev_subset.json").read_text(encoding="utf-8"))
+    true = [row for row in listed if str(row["label"]).lower() == "true"]
     paths = [str((folder / "images" / row["image"]).resolve()) for row in true]
     return [
         {"path": path, "text": row["sentence"], "group": row["identifier"].split("-")[0]}
@@ -102,177 +105,199 @@ def scenes(data: Path) -> list[dict[str, str]]:
     ]
 
 
-def drawings(data: Path) -> list[dict[str, str]]:
+def emoji_rows(data: Path) -> list[dict[str, str]]:
+    """Return path and name of every drawing."""
     folder = data / "emoji"
-    known = json.loads((folder / "emoji.json").read_text(encoding="utf-8"))
+    listed = json.loads((folder / "emoji.json").read_text(encoding="utf-8"))
     return [
         {
             "path": str((folder / "google" / row["image"]).resolve()),
             "text": row["name"].lower(),
             "group": row["name"],
         }
-        for row in known
+        for row in listed
         if (folder / "google" / row["image"]).is_file()
     ]
 
 
-# --- Ours
+# --- fits
 
 
-def fitted(name: str, table: Path, candidate: str, seed: int, run: Path, **settings: Any) -> Any:
-    said = {
+def fit(name: str, table: Path, candidate: str, seed: int, run: Path, **settings: Any) -> Any:
+    options = {
         "backbone": BACKBONE,
         "weights": "offline",
         "device": "cpu",
         "seed": seed,
         **CANDIDATES[name][candidate],
     }
-    return foveate.fit(table, task="caption", out=run, settings=settings, **said)
+    return foveate.fit(table, task="caption", out=run, settings=settings, **options)
 
 
-def choose(name: str, table: Path, out: Path, rows: Rows) -> None:
-    """The best score on validation of each candidate; the test part is left out of the table."""
+def select(name: str, table: Path, out: Path, results: ResultFile) -> None:
+    """Add the validation scores of each candidate; the test split is left out of the table."""
     lines = [
         line
         for line in table.read_text(encoding="utf-8").splitlines()
         if json.loads(line)["split"] == "train"
     ]
-    inside = out / f"caption-{name}-inside.jsonl"
-    cut = [
+    selection = out / f"caption-{name}-selection.jsonl"
+    rows = [
         {key: value for key, value in json.loads(line).items() if key != "split"} for line in lines
     ]
-    inside.write_text("\n".join(map(json.dumps, cut)) + "\n", encoding="utf-8")
+    selection.write_text("\n".join(map(json.dumps, rows)) + "\n", encoding="utf-8")
     for candidate in CANDIDATES[name]:
-        if not rows.has(set=name, way="choose", candidate=candidate):
+        if not results.has(dataset=name, case="select", candidate=candidate):
             run = out / f"caption-{name}-{candidate.replace(' ', '-')}"
-            told = fitted(name, inside, candidate, CHOICE_SEED, run, **{"data.test": 0}).numbers()
-            about = {"way": "choose", "set": name, "candidate": candidate}
-            rows.add(
+            numbers = fit(
+                name, selection, candidate, SELECTION_SEED, run, **{"data.test": 0}
+            ).numbers()
+            key = {"case": "select", "dataset": name, "candidate": candidate}
+            results.add(
                 {
-                    **about,
+                    **key,
                     **{
-                        word: told[word]
-                        for word in ("cider", "bleu_4", "low", "high", "count", "epochs", "seconds")
+                        metric: numbers[metric]
+                        for metric in (
+                            "cider",
+                            "bleu_4",
+                            "low",
+                            "high",
+                            "count",
+                            "epochs",
+                            "seconds",
+                        )
                     },
                 }
             )
 
 
-# --- Against the easy answers
+# --- comparison with the baselines
 
 
 @dataclass(frozen=True)
 class Parts:
-    known: list[Sample]
-    asked: list[Sample]
+    """Samples of the test split, and of training and validation together."""
+
+    train_val: list[Sample]
+    test: list[Sample]
 
     @property
-    def sentences(self) -> list[str]:
-        return [sample.target.sentences[0] for sample in self.known]
+    def captions(self) -> list[str]:
+        return [sample.target.sentences[0] for sample in self.train_val]
 
 
 def report(name: str, table: Path, seed: int, run: Path) -> dict[str, Any]:
-    found = fitted(name, table, CHOSEN[name], seed, run)
-    read = read_table(table)
+    fitted = fit(name, table, SELECTED[name], seed, run)
+    content = read_table(table)
     parts = Parts(
         *(
-            [sample for sample in read.samples if (sample.split == "test") == test]
+            [sample for sample in content.samples if (sample.split == "test") == test]
             for test in (False, True)
         )
     )
-    answers = {
-        "ours": [
-            answer.prediction
-            for answer in foveate.predict(run, [sample.path for sample in parts.asked])
+    predictions = {
+        "foveate": [
+            result.prediction
+            for result in foveate.predict(run, [sample.path for sample in parts.test])
         ],
-        "frequent": [Text((most_frequent(parts.sentences),))] * len(parts.asked),
+        "frequent": [Text((most_frequent(parts.captions),))] * len(parts.test),
         "nearest": [
-            Text((parts.sentences[place],))
-            for place in nearest(read, parts, CANDIDATES[name][CHOSEN[name]]["size"])
+            Text((parts.captions[index],))
+            for index in nearest(content, parts, CANDIDATES[name][SELECTED[name]]["size"])
         ],
     }
     row: dict[str, Any] = {
-        "way": "report",
-        "set": name,
+        "case": "report",
+        "dataset": name,
         "seed": seed,
-        "chosen": CHOSEN[name],
-        "seconds": found.outcome["seconds"],
+        "candidate": SELECTED[name],
+        "seconds": fitted.outcome["seconds"],
     }
     row |= {
-        "count": len(parts.asked),
-        "different": len({answer.sentences[0] for answer in answers["ours"]}),
+        "count": len(parts.test),
+        "distinct": len({caption.sentences[0] for caption in predictions["foveate"]}),
     }
-    own = {word: each(said, parts.asked) for word, said in answers.items()}
-    for word, said in answers.items():
-        scores = scored(said, parts.asked)
-        row |= {f"{word}_{number}": scores[number] for number in NUMBERS}
-    for word in ("frequent", "nearest"):
-        row[f"gain_{word}"] = list(paired_bootstrap(own["ours"], own[word]))
+    cider = {source: cider_by_image(texts, parts.test) for source, texts in predictions.items()}
+    for source, texts in predictions.items():
+        scores = score(texts, parts.test)
+        row |= {f"{source}_{metric}": scores[metric] for metric in METRICS}
+    for source in ("frequent", "nearest"):
+        row[f"gain_{source}"] = list(paired_bootstrap(cider["foveate"], cider[source]))
     return row
 
 
-def most_frequent(sentences: list[str]) -> str:
-    """Of those that are equally frequent, the one with the best mean CIDEr against all others."""
-    plain = [" ".join(tokenize(sentence)) for sentence in sentences]
-    counted = Counter(plain)
-    best = [sentence for sentence, count in counted.items() if count == max(counted.values())]
-    split = [sentence.split() for sentence in plain]
+def most_frequent(captions: list[str]) -> str:
+    """Return the most frequent caption; of several the one with the best mean CIDEr to all."""
+    normalized = [" ".join(tokenize(caption)) for caption in captions]
+    counts = Counter(normalized)
+    best = [caption for caption, count in counts.items() if count == max(counts.values())]
+    split = [caption.split() for caption in normalized]
     means = [
-        cider_scores([sentence.split()] * len(split), [[words] for words in split]).mean()
-        for sentence in best
+        cider_scores([caption.split()] * len(split), [[tokens] for tokens in split]).mean()
+        for caption in best
     ]
     return best[int(np.argmax(means))]
 
 
-def nearest(read: Table, parts: Parts, size: int) -> list[int]:
-    """The place of each asked picture's nearest known picture."""
+def nearest(table: Table, parts: Parts, size: int) -> list[int]:
+    """Return the index of the nearest training or validation image of each test image."""
     settings = {
         "backbone": {"name": BACKBONE, "weights": "offline", "size": size},
         "task": "caption",
         "tuning": "head",
     }
-    listed = [sample.target.sentences[0] for sample in read.samples]
-    model = build_model(with_settings(Recipe(), {**settings, "task.vocabulary": listed[:1]}), ())
-    known, asked = (features(model, samples, "whole") for samples in (parts.known, parts.asked))
-    middle = known.mean(0)
-    known, asked = (torch.nn.functional.normalize(part - middle, dim=1) for part in (known, asked))
-    return (asked @ known.T).argmax(1).tolist()
+    vocabulary = [sample.target.sentences[0] for sample in table.samples]
+    model = build_model(
+        with_settings(Recipe(), {**settings, "task.vocabulary": vocabulary[:1]}), ()
+    )
+    candidates, test = (
+        features(model, samples, "whole") for samples in (parts.train_val, parts.test)
+    )
+    center = candidates.mean(0)
+    candidates, test = (
+        torch.nn.functional.normalize(part - center, dim=1) for part in (candidates, test)
+    )
+    return (test @ candidates.T).argmax(1).tolist()
 
 
-def each(answers: list[Text], asked: list[Sample]) -> np.ndarray:
-    """CIDEr of every picture."""
-    truths = [[tokenize(sentence) for sentence in sample.target.sentences] for sample in asked]
-    return cider_scores([tokenize(answer.sentences[0]) for answer in answers], truths)
+def cider_by_image(captions: list[Text], test: list[Sample]) -> np.ndarray:
+    """Return the CIDEr of each image's caption."""
+    references = [[tokenize(sentence) for sentence in sample.target.sentences] for sample in test]
+    return cider_scores([tokenize(caption.sentences[0]) for caption in captions], references)
 
 
-def scored(answers: list[Text], asked: list[Sample]) -> dict[str, float]:
+def score(captions: list[Text], test: list[Sample]) -> dict[str, float]:
     metric = TextMetric()
-    for answer, sample in zip(answers, asked, strict=True):
-        metric.update(answer, sample.target)
-    found = metric.compute().numbers
-    return {number: found[number].value for number in NUMBERS}
+    for caption, sample in zip(captions, test, strict=True):
+        metric.update(caption, sample.target)
+    numbers = metric.compute().numbers
+    return {name: numbers[name].value for name in METRICS}
 
 
 def summary(rows: list[dict[str, Any]]) -> str:
+    """Return a Markdown table."""
     lines = [
-        "| set | answers | CIDEr | by seed | BLEU-4 | by seed | ROUGE-L |",
+        "| data set | captions | CIDEr | by seed | BLEU-4 | by seed | ROUGE-L |",
         "|---|---|---|---|---|---|---|",
     ]
-    reported = [row for row in rows if row["way"] == "report"]
-    for name, word in product(
-        dict.fromkeys(row["set"] for row in reported), ("ours", "nearest", "frequent")
+    reported = [row for row in rows if row["case"] == "report"]
+    for name, source in product(
+        dict.fromkeys(row["dataset"] for row in reported), ("foveate", "nearest", "frequent")
     ):
-        own = sorted((row for row in reported if row["set"] == name), key=lambda row: row["seed"])
-        cells = [name, word]
-        for number in ("cider", "bleu_4"):
-            values = [row[f"{word}_{number}"] for row in own]
+        group = sorted(
+            (row for row in reported if row["dataset"] == name), key=lambda row: row["seed"]
+        )
+        cells = [name, source]
+        for metric in ("cider", "bleu_4"):
+            values = [row[f"{source}_{metric}"] for row in group]
             cells += [
                 f"{statistics.mean(values):.3f}",
                 ", ".join(f"{value:.3f}" for value in values),
             ]
         lines.append(
-            f"| {' | '.join(cells)} | {statistics.mean(row[f'{word}_rouge_l'] for row in own):.3f} "
-            f"|"
+            f"| {' | '.join(cells)} | "
+            f"{statistics.mean(row[f'{source}_rouge_l'] for row in group):.3f} |"
         )
     return "\n".join(lines)
 

@@ -1,18 +1,20 @@
-"""Pictures of a network's own making: recognised by a classifier that knows real ones alone, and
-how far from real ones they are.
+"""Image generation from scratch: how recognizable generated images are, and their KID to real ones.
 
-    python bench/generate.py --data DATA --out OUT [--ways digits emoji style] [--seeds 0]
-    [--minutes 30] [--threads 2]
+    python bench/generate.py --data DATA --out OUT [--cases digits emoji style] [--seeds 0]
+        [--minutes 30] [--threads 2]
 
-digits: half of scikit-learn's 8 px digits train a generator at 16 px, by class, for so many
-minutes, and a support vector machine at 8 px, which then names 50 painted ones of each class; what
-it makes of the other half of the real ones stands beside. emoji: the drawings of google, by
-category, at 32 px. Both: KID to real pictures that the generator has not seen (the other half, or
-its test part), of 50 painted ones of each class, beside that of noise, by EfficientNet-Lite0's
-features; how far guidance goes was chosen by the KID of 20 of each to the validation part. OUT has
-a grid of each. style: three pairs of photographs from DATA, in the manner of each other.
+digits  Half of scikit-learn's 8 px digits train a class-conditional generator at 16 px, for
+        --minutes, and a support vector machine at 8 px, which then classifies 50 generated images
+        of each class; its accuracy on the other half of the real ones is given for comparison.
+emoji   Google's drawings, by category, at 32 px.
+style   Style transfer between three pairs of photographs and drawings from DATA.
 
-Rows land in OUT/generate.jsonl, and a row that is there is not measured again.
+digits and emoji report the KID of 50 generated images of each class to real images that the
+generator has not seen (the other half, or its test split), next to that of noise, by the features
+of EfficientNet-Lite0. The guidance scale is selected by the KID of 20 other images of each class to
+validation images. OUT has a grid of each.
+
+Rows are appended to OUT/generate.jsonl; those already there are not measured again.
 """
 
 from __future__ import annotations
@@ -27,13 +29,13 @@ from sklearn.datasets import load_digits
 from sklearn.svm import SVC
 
 import foveate
+from common import ResultFile, parse_options
 from foveate.data.discovery import find_images
 from foveate.evaluation.intervals import wilson
-from foveate.images import codec as images
+from foveate.images.codec import read_image, resize, write_image
 from foveate.run.folder import Run
-from spine import Rows, words
 
-EACH, FEW = 50, 20  # painted of each class, to report and to choose by
+PER_CLASS, FEW_PER_CLASS = 50, 20  # generated images, to report and to select the guidance by
 GUIDANCE = (2.0, 3.0, 4.5)
 PAIRS = [
     ("dreambooth", 3, "emoji/google", 40),
@@ -43,46 +45,46 @@ PAIRS = [
 
 
 def main() -> None:
-    options = words(__doc__, [], ["digits", "emoji", "style"], threads=2, minutes=30.0)
-    rows = Rows(options.out / "generate.jsonl")
+    options = parse_options(__doc__, [], ["digits", "emoji", "style"], threads=2, minutes=30.0)
+    results = ResultFile(options.out / "generate.jsonl")
     torch.set_num_threads(options.threads)
-    for way in options.ways:
+    for case in options.cases:
         for seed in options.seeds:
-            about = {"way": way, "seed": seed, "minutes": options.minutes}
-            if rows.has(**about):
+            key = {"case": case, "seed": seed, "minutes": options.minutes}
+            if results.has(**key):
                 continue
-            run = options.out / f"generate-{way}-{seed}"
-            if way == "style":
-                rows.add({**about, **styles(options.data, run)})
+            run = options.out / f"generate-{case}-{seed}"
+            if case == "style":
+                results.add({**key, **measure_style(options.data, run)})
             else:
-                folder = {"digits": digits, "emoji": categories}[way](options.data, options.out)
-                rows.add(
+                folder = {"digits": write_digits, "emoji": link_categories}[case](
+                    options.data, options.out
+                )
+                results.add(
                     {
-                        **about,
+                        **key,
                         "threads": options.threads,
-                        **generated(way, folder, seed, options.minutes, run),
+                        **measure_generation(case, folder, seed, options.minutes, run),
                     }
                 )
 
 
-def digits(_data: Path, out: Path) -> Path:
-    """A folder per class, of the half that generator and classifier learn from; the other half lies
-    beside.
-    """
-    found = load_digits()
-    order = np.random.default_rng(0).permutation(len(found.images))
-    for place, index in enumerate(order.tolist()):
-        folder = out / ("digits" if place % 2 else "digits-other") / str(found.target[index])
+def write_digits(_data: Path, out: Path) -> Path:
+    """Write the digits in a folder per class; return the half for training."""
+    digits = load_digits()
+    order = np.random.default_rng(0).permutation(len(digits.images))
+    for position, index in enumerate(order.tolist()):
+        folder = out / ("digits" if position % 2 else "digits-other") / str(digits.target[index])
         folder.mkdir(parents=True, exist_ok=True)
-        grey = (found.images[index] * 255 / 16).round().astype(np.uint8)
-        images.write_image(np.repeat(grey[..., None], 3, 2), folder / f"{index:04d}.png")
+        gray = (digits.images[index] * 255 / 16).round().astype(np.uint8)
+        write_image(np.repeat(gray[..., None], 3, 2), folder / f"{index:04d}.png")
     return out / "digits"
 
 
-def categories(data: Path, out: Path) -> Path:
-    """A folder per category, of links."""
-    known = json.loads((data / "emoji" / "emoji.json").read_text(encoding="utf-8"))
-    for row in known:
+def link_categories(data: Path, out: Path) -> Path:
+    """Link the drawings into a folder per category."""
+    rows = json.loads((data / "emoji" / "emoji.json").read_text(encoding="utf-8"))
+    for row in rows:
         source = (data / "emoji" / "google" / row["image"]).resolve()
         link = out / "emoji-by-category" / row["category"].replace(" & ", " and ") / row["image"]
         link.parent.mkdir(parents=True, exist_ok=True)
@@ -91,46 +93,58 @@ def categories(data: Path, out: Path) -> Path:
     return out / "emoji-by-category"
 
 
-def generated(way: str, folder: Path, seed: int, minutes: float, run: Path) -> dict[str, Any]:
-    said: dict[str, Any] = {
-        "size": 16 if way == "digits" else 32,
+def measure_generation(
+    case: str, folder: Path, seed: int, minutes: float, run: Path
+) -> dict[str, Any]:
+    """Train a generator, select the guidance scale, and compare generated with real images."""
+    options: dict[str, Any] = {
+        "size": 16 if case == "digits" else 32,
         "minutes": minutes,
         "epochs": 2000,
         "device": "cpu",
     }
-    found = foveate.fit(
-        folder, task="generate", out=run, settings={"data.leakage_audit": False}, seed=seed, **said
+    fitted = foveate.fit(
+        folder,
+        task="generate",
+        out=run,
+        settings={"data.leakage_audit": False},
+        seed=seed,
+        **options,
     )
     names = sorted(child.name for child in folder.iterdir())
-    made = run.parent / f"{run.name}-made"
-    real = folder.with_name("digits-other") if way == "digits" else part(run, folder, "test")
-    tried = {
-        guidance: choosing(run, names, guidance, part(run, folder, "val")) for guidance in GUIDANCE
+    out = run.parent / f"{run.name}-generated"
+    real = folder.with_name("digits-other") if case == "digits" else link_split(run, folder, "test")
+    kids = {
+        guidance: validation_kid(run, names, guidance, link_split(run, folder, "val"))
+        for guidance in GUIDANCE
     }
-    best = min(tried, key=lambda guidance: tried[guidance])
-    told = foveate.generate(
-        run, names, count=EACH, out=made, device="cpu", reference=real, guidance=best
+    best = min(kids, key=lambda guidance: kids[guidance])
+    result = foveate.generate(
+        run, names, count=PER_CLASS, out=out, device="cpu", reference=real, guidance=best
     )
-    assert told.distances is not None
+    assert result.distances is not None
     row: dict[str, Any] = {
-        "seconds": found.outcome["seconds"],
-        "epochs": found.outcome["epochs"],
-        **found.numbers(),
+        "seconds": fitted.outcome["seconds"],
+        "epochs": fitted.outcome["epochs"],
+        **fitted.numbers(),
     }
-    row |= {"guidance": best, "tried": {str(guidance): kid for guidance, kid in tried.items()}}
     row |= {
-        "compare": told.distances.rows,
-        "features": told.distances.features,
-        "painted": told.count,
+        "guidance": best,
+        "kid_by_guidance": {str(guidance): kid for guidance, kid in kids.items()},
+    }
+    row |= {
+        "comparisons": result.distances.rows,
+        "features": result.distances.features,
+        "generated": result.count,
     }
     row["kid_share_of_noise"] = (
-        told.distances.rows["generated"]["kid"] / told.distances.rows["noise"]["kid"]
+        result.distances.rows["generated"]["kid"] / result.distances.rows["noise"]["kid"]
     )
-    return row | (recognised(folder, made, names) if way == "digits" else {})
+    return row | (measure_recognition(folder, out, names) if case == "digits" else {})
 
 
-def part(run: Path, folder: Path, split: str) -> Path:
-    """A folder of links to the images of a part of the run's data."""
+def link_split(run: Path, folder: Path, split: str) -> Path:
+    """Return a folder of links to the images of a split of the run."""
     links = run.parent / f"{run.name}-{split}"
     for number, row in enumerate(Run(run).splits()):
         link = links / f"{number:05d}.png"
@@ -140,69 +154,68 @@ def part(run: Path, folder: Path, split: str) -> Path:
     return links
 
 
-def choosing(run: Path, names: list[str], guidance: float, real: Path) -> float:
-    """KID of a few pictures, of other seeds than those reported, to the validation part."""
-    made = run.parent / f"{run.name}-made-{guidance}"
-    told = foveate.generate(
+def validation_kid(run: Path, names: list[str], guidance: float, real: Path) -> float:
+    """Return the KID of a few images, of other seeds than those reported, to validation images."""
+    out = run.parent / f"{run.name}-generated-{guidance}"
+    result = foveate.generate(
         run,
         names,
-        count=FEW,
-        out=made,
+        count=FEW_PER_CLASS,
+        out=out,
         device="cpu",
         reference=real,
         guidance=guidance,
         seed=10_000,
     )
-    assert told.distances is not None
-    return float(told.distances.rows["generated"]["kid"])
+    assert result.distances is not None
+    return float(result.distances.rows["generated"]["kid"])
 
 
-def recognised(folder: Path, made: Path, names: list[str]) -> dict[str, Any]:
-    """Accuracy of an SVM trained on real digits, on generated and on other real ones."""
+def measure_recognition(folder: Path, generated: Path, names: list[str]) -> dict[str, Any]:
+    """Return the accuracy of an SVM trained on real digits, on generated and on other real ones."""
 
-    def read(place: Path) -> np.ndarray:
+    def read(child: Path) -> np.ndarray:
         return np.stack(
             [
-                images.resize(images.read_image(file)[0], (8, 8)).mean(-1).ravel() / 255
-                for file in find_images(place)
+                resize(read_image(file)[0], (8, 8)).mean(-1).ravel() / 255
+                for file in find_images(child)
             ]
         )
 
-    def labelled(root: Path) -> tuple[np.ndarray, np.ndarray]:
+    def labeled(root: Path) -> tuple[np.ndarray, np.ndarray]:
         parts = [read(root / name) for name in names]
         return np.concatenate(parts), np.repeat(
             np.arange(len(names)), [len(part) for part in parts]
         )
 
-    judge = SVC(gamma="scale").fit(*labelled(folder))
-    painted = read_made(made, len(names) * EACH)
-    right = int((judge.predict(painted) == np.repeat(np.arange(len(names)), EACH)).sum())
-    pixels, classes = labelled(folder.with_name("digits-other"))
+    classifier = SVC(gamma="scale").fit(*labeled(folder))
+    pixels = read_generated(generated, len(names) * PER_CLASS)
+    correct = int((classifier.predict(pixels) == np.repeat(np.arange(len(names)), PER_CLASS)).sum())
+    real, classes = labeled(folder.with_name("digits-other"))
     return {
-        "recognised": right / len(painted),
-        "recognised_interval": list(wilson(right, len(painted))),
-        "real_recognised": float((judge.predict(pixels) == classes).mean()),
+        "recognized": correct / len(pixels),
+        "recognized_interval": list(wilson(correct, len(pixels))),
+        "real_recognized": float((classifier.predict(real) == classes).mean()),
     }
 
 
-def read_made(made: Path, count: int) -> np.ndarray:
-    files = [made / f"{place:04d}.png" for place in range(count)]
-    return np.stack(
-        [images.resize(images.read_image(file)[0], (8, 8)).mean(-1).ravel() / 255 for file in files]
-    )
+def read_generated(folder: Path, count: int) -> np.ndarray:
+    files = [folder / f"{index:04d}.png" for index in range(count)]
+    return np.stack([resize(read_image(file)[0], (8, 8)).mean(-1).ravel() / 255 for file in files])
 
 
-def styles(data: Path, run: Path) -> dict[str, Any]:
-    lowered = []
-    for number, (one, first, other, second) in enumerate(PAIRS):
+def measure_style(data: Path, run: Path) -> dict[str, Any]:
+    """Return the relative reduction of the style loss of each pair."""
+    reductions = []
+    for number, (content_folder, first, style_folder, second) in enumerate(PAIRS):
         content, style = (
-            sorted(find_images(data / place))[index]
-            for place, index in ((one, first), (other, second))
+            sorted(find_images(data / folder))[index]
+            for folder, index in ((content_folder, first), (style_folder, second))
         )
         run.mkdir(parents=True, exist_ok=True)
-        found = foveate.restyle(content, style, out=run / f"{number}.png", device="cpu")
-        lowered.append(found.numbers()["style_loss_reduction"])
-    return {"lowered": lowered}
+        restyled = foveate.restyle(content, style, out=run / f"{number}.png", device="cpu")
+        reductions.append(restyled.numbers()["style_loss_reduction"])
+    return {"style_loss_reductions": reductions}
 
 
 if __name__ == "__main__":

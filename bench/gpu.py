@@ -1,14 +1,15 @@
-"""How fast a GPU trains, and what holds it up: images a second of a whole epoch, by loader
-processes, and of the steps alone.
+"""Training speed on a GPU: images per second of epochs, by loader processes, and of steps.
 
-    python bench/gpu.py --out OUT [--ways resnet50 vit_small_patch16_224] [--seeds 0] [--images
-    4000] [--epochs 3]
+    python bench/gpu.py --out OUT [--cases resnet50 vit_small_patch16_224] [--seeds 0]
+        [--images 4000] [--epochs 3]
 
-The pictures are drawn here (256 px JPEG): what they show does not matter for the time. An epoch's
-images a second are those of the last epoch of `fit --tuning full` at 224 px, in batches of 128,
-pixels kept after the first. Steps alone take one batch that is on the GPU already: forward,
-backward and AdamW; `compiled` has the forward pass under torch.compile, whose own time is told
-beside it. Needs a GPU. Rows land in OUT/gpu.jsonl.
+The cases are backbones. The images are generated (256 px JPEG), as their content does not matter
+for the speed. The rate of an epoch is that of the last epoch of `fit --tuning full` at 224 px, in
+batches of 128, with decoded pixels kept after the first epoch. Steps alone use one batch that is
+already on the GPU: forward, backward and AdamW. `compiled` runs the forward pass under
+torch.compile; the seconds until the third step include its compilation.
+
+Needs a GPU. Rows are appended to OUT/gpu.jsonl; those already there are not measured again.
 """
 
 from __future__ import annotations
@@ -25,18 +26,18 @@ from PIL import Image
 from torch.nn import functional
 
 import foveate
+from common import ResultFile, parse_options
 from foveate.modeling.backbones import family_of
 from foveate.run.folder import Run
 from foveate.types import Provides
 from foveate.utils.device import ComputeMode
-from spine import Rows, words
 
 BATCH, STEPS, SIDE = 128, 20, 224
-WORKERS = (0, None)  # None: as many as Foveate takes
-WAYS = [ComputeMode("fp32", False), ComputeMode("fp32", True), ComputeMode("bf16", True)]
+WORKERS = (0, None)  # None: the default of Foveate
+MODES = [ComputeMode("fp32", False), ComputeMode("fp32", True), ComputeMode("bf16", True)]
 
 
-def draw(folder: Path, count: int) -> None:
+def write_images(folder: Path, count: int) -> None:
     rng = np.random.default_rng(0)
     for number in range(count):
         path = folder / "ab"[number % 2] / f"{number:05d}.jpg"
@@ -45,16 +46,18 @@ def draw(folder: Path, count: int) -> None:
         coarse.resize((256, 256), Image.Resampling.BICUBIC).save(path, quality=85)
 
 
-def epoch(backbone: str, pictures: Path, workers: int | None, epochs: int, seed: int) -> float:
-    """Images a second of the last epoch."""
+def measure_epoch(
+    backbone: str, folder: Path, workers: int | None, epochs: int, seed: int
+) -> float:
+    """Return images per second of the last epoch."""
     settings = {"data.workers": workers, "data.val": 0, "data.test": 0, "data.near_duplicates": 1}
     settings |= {
         "training.precision": "bf16",
         "training.channels_last": True,
         "training.head_init": "random",
     }
-    with tempfile.TemporaryDirectory() as folder:
-        said: dict[str, Any] = {
+    with tempfile.TemporaryDirectory() as out:
+        options: dict[str, Any] = {
             "backbone": backbone,
             "weights": "none",
             "size": SIDE,
@@ -62,37 +65,39 @@ def epoch(backbone: str, pictures: Path, workers: int | None, epochs: int, seed:
             "epochs": epochs,
         }
         fitted = foveate.fit(
-            pictures,
+            folder,
             tuning="full",
             device="cuda",
             seed=seed,
             settings=settings,
-            out=Path(folder) / "run",
-            **said,
+            out=Path(out) / "run",
+            **options,
         )
         ends = [row["seconds"] for row in Run(fitted.run).read_metrics()]
-    return float(sum(1 for _ in pictures.rglob("*.jpg")) / (ends[-1] - ends[-2]))
+    return float(sum(1 for _ in folder.rglob("*.jpg")) / (ends[-1] - ends[-2]))
 
 
-def steps(backbone: str, way: ComputeMode, compiled: bool) -> tuple[float, float]:
-    """Images a second, and the seconds until the third step was done."""
+def measure_steps(backbone: str, mode: ComputeMode, compiled: bool) -> tuple[float, float]:
+    """Return images per second, and the seconds until the end of the third step."""
     device = torch.device("cuda")
     network: Any = (
         family_of(backbone)
         .open(backbone, "none", SIDE, 0.0)
         .train()
-        .to(device=device, memory_format=way.memory_format)
+        .to(device=device, memory_format=mode.memory_format)
     )
     head = torch.nn.Linear(network.width, 2, device=device)
     optimizer = torch.optim.AdamW([*network.parameters(), *head.parameters()], fused=True)
     images = torch.randn(BATCH, 3, SIDE, SIDE, device=device).contiguous(
-        memory_format=way.memory_format
+        memory_format=mode.memory_format
     )
-    truth = torch.zeros(BATCH, dtype=torch.long, device=device)
+    targets = torch.zeros(BATCH, dtype=torch.long, device=device)
 
     def forward(images: torch.Tensor) -> torch.Tensor:
-        with way.autocast(device):
-            return functional.cross_entropy(head(network(images, {Provides.POOLED}).pooled), truth)
+        with mode.autocast(device):
+            return functional.cross_entropy(
+                head(network(images, {Provides.POOLED}).pooled), targets
+            )
 
     run = torch.compile(forward) if compiled else forward
 
@@ -105,46 +110,51 @@ def steps(backbone: str, way: ComputeMode, compiled: bool) -> tuple[float, float
     for _ in range(3):
         step()
     torch.cuda.synchronize()
-    warm, start = time.perf_counter() - start, time.perf_counter()
+    warmup, start = time.perf_counter() - start, time.perf_counter()
     for _ in range(STEPS):
         step()
     torch.cuda.synchronize()
-    return STEPS * BATCH / (time.perf_counter() - start), warm
+    return STEPS * BATCH / (time.perf_counter() - start), warmup
 
 
 def main() -> None:
-    options = words(
+    options = parse_options(
         __doc__, [], ["resnet50", "vit_small_patch16_224"], threads=1, images=4000, epochs=3
     )
-    rows = Rows(options.out / "gpu.jsonl")
-    card = torch.cuda.get_device_name()
-    for backbone, (way, compiled) in product(
-        options.ways, [*((way, False) for way in WAYS), (WAYS[-1], True)]
+    results = ResultFile(options.out / "gpu.jsonl")
+    gpu = torch.cuda.get_device_name()
+    for backbone, (mode, compiled) in product(
+        options.cases, [*((mode, False) for mode in MODES), (MODES[-1], True)]
     ):
         key = {
             "backbone": backbone,
-            "what": f"steps, {way}{', compiled' if compiled else ''}",
-            "card": card,
+            "case": f"steps, {mode}{', compiled' if compiled else ''}",
+            "gpu": gpu,
         }
-        if not rows.has(**key):
-            rate, warm = steps(backbone, way, compiled)
-            rows.add({**key, "rate": rate, "warm": warm})
+        if not results.has(**key):
+            rate, warmup = measure_steps(backbone, mode, compiled)
+            results.add({**key, "images_per_second": rate, "warmup_seconds": warmup})
     with tempfile.TemporaryDirectory() as folder:
-        draw(Path(folder), options.images)
-        for backbone, workers, seed in product(options.ways, WORKERS, options.seeds):
-            how = "the default of" if workers is None else str(workers)
+        write_images(Path(folder), options.images)
+        for backbone, workers, seed in product(options.cases, WORKERS, options.seeds):
+            workers_text = "default" if workers is None else str(workers)
             key = {
                 "backbone": backbone,
-                "what": f"epoch, {how} workers",
-                "card": card,
+                "case": f"epoch, {workers_text} workers",
+                "gpu": gpu,
                 "seed": seed,
             }
-            if not rows.has(**key):
-                rows.add(
-                    {**key, "rate": epoch(backbone, Path(folder), workers, options.epochs, seed)}
+            if not results.has(**key):
+                results.add(
+                    {
+                        **key,
+                        "images_per_second": measure_epoch(
+                            backbone, Path(folder), workers, options.epochs, seed
+                        ),
+                    }
                 )
-    for row in rows.rows:
-        print(f"| {row['backbone']} | {row['what']} | {row['rate']:.0f} |")
+    for row in results.rows:
+        print(f"| {row['backbone']} | {row['case']} | {row['images_per_second']:.0f} |")
 
 
 if __name__ == "__main__":

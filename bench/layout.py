@@ -1,9 +1,10 @@
-"""The shape of the code, read from syntax trees: modules, import levels, circles, lengths.
+"""Structure of the code, from syntax trees: modules, levels of imports, import cycles, lengths.
 
-    python bench/layout.py [TREE ...]
+    python bench/layout.py [CHECKOUT ...]
 
-TREE is a checkout of the repository, by default this one; one column for each. Levels are those of
-the import graph, circles collapsed: a module lies one above the highest that it imports.
+CHECKOUT is a checkout of the repository, by default this one; the Markdown table has a column for
+each. Levels are those of the import graph with cycles collapsed: a module lies one above the
+highest one that it imports.
 """
 
 from __future__ import annotations
@@ -13,56 +14,58 @@ import statistics
 import sys
 from pathlib import Path
 
-HERE = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[1]
 Graph = dict[str, set[str]]
 
 
 def modules(tree: Path) -> dict[str, Path]:
-    """Dotted name -> file of every module of the package."""
+    """Return the file of every module of the package, by dotted name."""
     files = (tree / "src").rglob("*.py")
     names = {file.relative_to(tree / "src").with_suffix(""): file for file in files}
     return {".".join(name.parts).removesuffix(".__init__"): file for name, file in names.items()}
 
 
-def imports(found: dict[str, Path]) -> Graph:
-    """Module -> modules of the package that it imports, wherever in its file."""
+def import_graph(modules: dict[str, Path]) -> Graph:
+    """Return the modules of the package that each one imports, wherever in its file."""
     graph: Graph = {}
-    for name, file in found.items():
+    for name, file in modules.items():
         dotted: set[str] = set()
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Import):
                 dotted |= {alias.name for alias in node.names}
             elif isinstance(node, ast.ImportFrom) and node.module:
                 names = {f"{node.module}.{alias.name}" for alias in node.names}
-                dotted |= {each if each in found else node.module for each in names}
-        graph[name] = {each for each in dotted if each in found and each != name}
+                dotted |= {each if each in modules else node.module for each in names}
+        graph[name] = {each for each in dotted if each in modules and each != name}
     return graph
 
 
 def reachable(graph: Graph, start: str) -> set[str]:
-    seen: set[str] = set()
-    waiting = [start]
-    while waiting:
-        for other in graph[waiting.pop()] - seen:
-            seen.add(other)
-            waiting.append(other)
-    return seen
+    reached: set[str] = set()
+    stack = [start]
+    while stack:
+        for other in graph[stack.pop()] - reached:
+            reached.add(other)
+            stack.append(other)
+    return reached
 
 
-def circles(graph: Graph) -> list[set[str]]:
-    """Groups of modules that import each other, directly or not."""
-    reach = {name: reachable(graph, name) for name in graph}
+def cycles(graph: Graph) -> list[set[str]]:
+    """Return the groups of modules that import each other, directly or not."""
+    reachable_from = {name: reachable(graph, name) for name in graph}
     groups = {
-        frozenset({name, *(other for other in reach[name] if name in reach[other])})
+        frozenset(
+            {name, *(other for other in reachable_from[name] if name in reachable_from[other])}
+        )
         for name in graph
-        if name in reach[name]
+        if name in reachable_from[name]
     }
     return [set(group) for group in groups]
 
 
 def levels(graph: Graph) -> int:
-    """Length of the longest chain of imports, each circle taken as one module."""
-    group = {name: min(circle) for circle in circles(graph) for name in circle}
+    """Return the length of the longest chain of imports; a cycle counts as one module."""
+    group = {name: min(cycle) for cycle in cycles(graph) for name in cycle}
     flat: Graph = {}
     for name, others in graph.items():
         own = group.get(name, name)
@@ -76,7 +79,7 @@ def levels(graph: Graph) -> int:
 
 
 def by_package(graph: Graph) -> Graph:
-    """The graph of the root's packages and modules; `foveate` itself left out."""
+    """Return the graph of the packages and modules in the root, without `foveate` itself."""
     flat: Graph = {}
     for name, others in graph.items():
         parts = [each.split(".")[1] for each in (name, *others) if "." in each]
@@ -85,10 +88,11 @@ def by_package(graph: Graph) -> Graph:
     return flat
 
 
-def measured(tree: Path) -> dict[str, object]:
-    found = modules(tree)
-    graph = imports(found)
-    texts = [file.read_text(encoding="utf-8") for file in found.values()]
+def measure(tree: Path) -> dict[str, object]:
+    """Return the rows of the table of a checkout."""
+    files_by_name = modules(tree)
+    graph = import_graph(files_by_name)
+    texts = [file.read_text(encoding="utf-8") for file in files_by_name.values()]
     functions = [
         node.end_lineno - node.lineno + 1
         for text in texts
@@ -101,19 +105,19 @@ def measured(tree: Path) -> dict[str, object]:
         for file in (tree / part).rglob("*.py")
         for line in file.read_text(encoding="utf-8").splitlines()
     ]
-    own = [line for text in texts for line in text.splitlines()]
+    package_lines = [line for text in texts for line in text.splitlines()]
     lengths = [len(text.splitlines()) for text in texts]
     return {
-        "modules": len(found),
-        "modules in the root": sum(
+        "modules": len(files_by_name),
+        "modules in the package root": sum(
             name.count(".") == 1 and file.name not in ("__init__.py", "__main__.py")
-            for name, file in found.items()
+            for name, file in files_by_name.items()
         ),
         "levels of imports, modules": levels(graph),
         "levels of imports, packages": levels(by_package(graph)),
-        "circles (modules in them)": f"{len(circles(graph))} ({sum(map(len, circles(graph)))})",
-        "lines of the package": len(own),
-        "its lines over 100 columns": sum(len(line) > 100 for line in own),
+        "import cycles (modules in them)": f"{len(cycles(graph))} ({sum(map(len, cycles(graph)))})",
+        "lines of the package": len(package_lines),
+        "of these, lines over 100 columns": sum(len(line) > 100 for line in package_lines),
         "lines over 100 columns, tests and benches too": sum(
             len(line) > 100 for line in everything
         ),
@@ -124,8 +128,8 @@ def measured(tree: Path) -> dict[str, object]:
 
 
 def main() -> None:
-    trees = [Path(word) for word in sys.argv[1:]] or [HERE]
-    columns = [measured(tree) for tree in trees]
+    trees = [Path(argument) for argument in sys.argv[1:]] or [ROOT]
+    columns = [measure(tree) for tree in trees]
     print("| | " + " | ".join(tree.resolve().name for tree in trees) + " |")
     print("|---|" + "---|" * len(trees))
     for name in columns[0]:

@@ -1,16 +1,17 @@
-"""Omniglot: a network learns to tell characters apart, then learns new ones from one image each
-(Lake et al. 2015).
+"""Omniglot: one-shot classification of new characters (Lake et al. 2015).
 
     python bench/omniglot.py --data DATA --out OUT [--seeds 0] [--threads 1] [--epochs 6]
 
 `fit` trains a small network from random weights on six background alphabets; each character counts
-as eight classes, turned by quarters and mirrored. Tagalog chose how images are compared, and Early
-Aramaic gives the episodes; neither was trained on. The 20 runs of the paper are the test: 20
-characters of one alphabet, an image of each by one person, and 20 images by another to name.
+as eight classes (quarter turns and mirror images). Tagalog selects the number of views, and Early
+Aramaic gives the episodes; neither is used for training. The 20 runs of the paper are the test:
+each has 20 characters of one alphabet, an image of each by one person, and 20 images by another
+person to classify.
 
-An image is described by the mean feature of so many slightly turned, scaled and moved views of it;
-`centroid` answers. The run stays in OUT/omniglot-SEED-EPOCHS; rows land in OUT/omniglot.jsonl, and
-a row that is there is not measured again.
+The feature of an image is the mean over several slightly rotated, scaled and shifted views;
+`centroid` predicts. The trained run is OUT/omniglot-SEED-EPOCHS. Rows are appended to
+OUT/omniglot.jsonl; those already there are not measured again. Prints the tables of
+docs/benchmarks/few-shot.md.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from torch import Tensor
 from torchvision.transforms import v2
 
 import foveate
+from common import ResultFile, parse_options
 from foveate.api.episodes.protocol import (
     draw_episodes,
     episode_accuracies,
@@ -41,9 +43,8 @@ from foveate.modeling.classifiers.logistic import LabeledFeatures
 from foveate.modeling.model import Model, build_model
 from foveate.recipe import Recipe, with_settings
 from foveate.types import Provides
-from spine import Rows, words
 
-CHOICE, UNSEEN = "Tagalog", "Early_Aramaic"
+SELECTION, EPISODES = "Tagalog", "Early_Aramaic"
 SIDE = 64  # px
 VIEWS = (1, 10, 30)
 EPOCHS = 6
@@ -59,8 +60,7 @@ SETTINGS = {
     "training.head_init": "random",
     "augment": {"policy": "none", "crop": 0.75, "flip": 0, "rotate": 15, "scale": 0.15},
 }
-# errors on the 20 runs of methods that were taught by 30 alphabets, and by 5: arXiv 1902.03477,
-# table 1
+# errors on the 20 runs of methods trained on 30 alphabets, and on 5: arXiv 1902.03477, table 1
 PUBLISHED = [
     ("people", "4.5 %", ""),
     ("Bayesian program learning (Lake et al. 2015)", "3.3 %", "4.2 %"),
@@ -73,47 +73,47 @@ PUBLISHED = [
 ]
 
 
-def drawn(content: bytes) -> Image.Image:
-    """White ink on black, so that what a turn uncovers looks like paper."""
+def read_page(content: bytes) -> Image.Image:
+    """Read an image as white ink on black, so that rotation fills in the color of paper."""
     page = Image.open(io.BytesIO(content)).convert("L").point(lambda value: 255 - value)
     return page.resize((SIDE, SIDE), Image.Resampling.BOX)
 
 
-def alphabets(folder: Path) -> dict[str, dict[str, list[Image.Image]]]:
-    """alphabet -> character -> its 20 images.
+def read_alphabets(folder: Path) -> dict[str, dict[str, list[Image.Image]]]:
+    """Return the 20 images of each character, by alphabet and character.
 
     The two archives share Greek and Latin, which count once.
     """
-    found: dict[str, dict[str, list[Image.Image]]] = {}
+    alphabets: dict[str, dict[str, list[Image.Image]]] = {}
     for archive in sorted(folder.glob("images_background_small*.zip")):
         with zipfile.ZipFile(archive) as file:
-            known = set(found)
+            earlier = set(alphabets)
             for name in sorted(name for name in file.namelist() if name.endswith(".png")):
                 _, alphabet, character, _ = name.split("/")
-                if alphabet not in known:
-                    found.setdefault(alphabet, {}).setdefault(character, []).append(
-                        drawn(file.read(name))
+                if alphabet not in earlier:
+                    alphabets.setdefault(alphabet, {}).setdefault(character, []).append(
+                        read_page(file.read(name))
                     )
-    return found
+    return alphabets
 
 
-def written(known: dict[str, dict[str, list[Image.Image]]], folder: Path) -> Path:
-    """A folder for each character, quarter turn and mirror."""
-    for alphabet in sorted(known.keys() - {CHOICE, UNSEEN}):
-        for character, pages in known[alphabet].items():
-            for way in range(8):
-                own = folder / f"{alphabet}-{character}-{way}"
-                own.mkdir(parents=True)
+def write_characters(alphabets: dict[str, dict[str, list[Image.Image]]], folder: Path) -> Path:
+    """Write a folder for each character, quarter turn and mirror image."""
+    for alphabet in sorted(alphabets.keys() - {SELECTION, EPISODES}):
+        for character, pages in alphabets[alphabet].items():
+            for orientation in range(8):
+                out = folder / f"{alphabet}-{character}-{orientation}"
+                out.mkdir(parents=True)
                 for number, page in enumerate(pages):
-                    turned = page.rotate(90 * (way % 4))
-                    (turned.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if way > 3 else turned).save(
-                        own / f"{number:02}.png"
-                    )
+                    turned = page.rotate(90 * (orientation % 4))
+                    if orientation > 3:
+                        turned = turned.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+                    turned.save(out / f"{number:02}.png")
     return folder
 
 
-class Describer:
-    """Features of pages by a run's backbone: (N, D), the mean over views of each page."""
+class FeatureExtractor:
+    """Features (N, D) of pages by a run's backbone, means over the views of each page."""
 
     def __init__(self, run: Path) -> None:
         self.backbone = foveate.load(run, "cpu").model.backbone
@@ -126,9 +126,11 @@ class Describer:
             np.stack([np.asarray(page, dtype=np.float32) / 255 for page in pages])
         )[:, None]
         torch.manual_seed(0)
-        moved = (torch.stack([self.jitter(plane) for plane in planes]) for _ in range(views - 1))
-        found = [self._features(view) for view in (planes, *moved)]
-        return np.asarray(torch.stack(found).mean(0).numpy())
+        augmented = (
+            torch.stack([self.jitter(plane) for plane in planes]) for _ in range(views - 1)
+        )
+        features = [self._features(view) for view in (planes, *augmented)]
+        return np.asarray(torch.stack(features).mean(0).numpy())
 
     def _features(self, planes: Tensor) -> Tensor:
         spec = self.backbone.input
@@ -141,17 +143,17 @@ class Describer:
         return pooled / pooled.norm(dim=1, keepdim=True)
 
 
-def answers(known: np.ndarray, asked: np.ndarray) -> np.ndarray:
-    """(W, D) one image of each class, (Q, D) -> (Q,) the class of each, by `centroid`."""
-    model = head(len(known))
+def classify(known: np.ndarray, queries: np.ndarray) -> np.ndarray:
+    """Return the class (Q,) of queries (Q, D) by `centroid`, given one image per class (W, D)."""
+    model = centroid_model(len(known))
     return np.asarray(
         fit_and_predict(
-            model, LabeledFeatures(known, np.eye(len(known)), np.zeros(len(known), int)), asked
+            model, LabeledFeatures(known, np.eye(len(known)), np.zeros(len(known), int)), queries
         ).argmax(1)
     )
 
 
-def head(ways: int) -> Model:
+def centroid_model(ways: int) -> Model:
     task = {"name": "classify", "features": "pooled"}
     backbone = {"backbone.name": SETTINGS["backbone.name"], "backbone.weights": "none"}
     return build_model(
@@ -160,8 +162,8 @@ def head(ways: int) -> Model:
     )
 
 
-def runs_of(archive: Path) -> Iterator[tuple[list[Image.Image], list[Image.Image], np.ndarray]]:
-    """The 20 known pages, the 20 that are asked, and which of the known each one is."""
+def read_runs(archive: Path) -> Iterator[tuple[list[Image.Image], list[Image.Image], np.ndarray]]:
+    """Yield 20 known pages, 20 query pages, and the index of the known page of each query."""
     with zipfile.ZipFile(archive) as file:
         for run in range(1, 21):
             rows = [
@@ -170,99 +172,112 @@ def runs_of(archive: Path) -> Iterator[tuple[list[Image.Image], list[Image.Image
                 if line.strip()
             ]
             known = sorted({row[1] for row in rows})
-            asked = [drawn(file.read(row[0])) for row in rows]
+            queries = [read_page(file.read(row[0])) for row in rows]
             yield (
-                [drawn(file.read(name)) for name in known],
-                asked,
+                [read_page(file.read(name)) for name in known],
+                queries,
                 np.array([known.index(row[1]) for row in rows]),
             )
 
 
-def one_shot(describe: Describer, archive: Path, views: int) -> list[float]:
-    """The error of each run."""
-    found = []
-    for known, asked, truth in runs_of(archive):
-        rows = describe([*known, *asked], views)
-        found.append(float((answers(rows[: len(known)], rows[len(known) :]) != truth).mean()))
-    return found
+def one_shot_errors(extract: FeatureExtractor, archive: Path, views: int) -> list[float]:
+    """Return the error of each run."""
+    errors = []
+    for known, queries, targets in read_runs(archive):
+        rows = extract([*known, *queries], views)
+        errors.append(float((classify(rows[: len(known)], rows[len(known) :]) != targets).mean()))
+    return errors
 
 
-def episodic(
-    describe: Describer, pages: dict[str, list[Image.Image]], ways: int, shots: int, views: int
+def episode_accuracy(
+    extract: FeatureExtractor,
+    pages: dict[str, list[Image.Image]],
+    ways: int,
+    shots: int,
+    views: int,
 ) -> dict[str, float]:
-    labels = [name for name, own in pages.items() for _ in own]
-    rows = describe([page for own in pages.values() for page in own], views)
+    """Return the mean accuracy over 600 episodes with 15 queries per class."""
+    labels = [name for name, images in pages.items() for _ in images]
+    rows = extract([page for images in pages.values() for page in images], views)
     score = mean_accuracy(
-        episode_accuracies(head(ways), rows, draw_episodes(labels, ways, shots, 15, 600, 0))
+        episode_accuracies(
+            centroid_model(ways), rows, draw_episodes(labels, ways, shots, 15, 600, 0)
+        )
     )
     return {"accuracy": score.value, "low": score.low, "high": score.high}
 
 
-def fitted(
-    known: dict[str, dict[str, list[Image.Image]]], run: Path, seed: int, epochs: int
+def fit(
+    alphabets: dict[str, dict[str, list[Image.Image]]], run: Path, seed: int, epochs: int
 ) -> float:
-    """The seconds of the processor that the training took; 0 where the run is there already."""
+    """Train; return the CPU seconds of the training, 0 if the run is already there."""
     if (run / "finished.json").is_file():
         return 0.0
     with tempfile.TemporaryDirectory() as folder:
-        data, start = written(known, Path(folder) / "characters"), time.process_time()
+        data, start = write_characters(alphabets, Path(folder) / "characters"), time.process_time()
         foveate.fit(
             data, out=run, settings={**SETTINGS, "training.epochs": epochs}, device="cpu", seed=seed
         )
     return time.process_time() - start
 
 
-def measured(folder: Path, run: Path, seed: int, epochs: int) -> dict[str, Any]:
-    known = alphabets(folder)
-    seconds, describe = fitted(known, run, seed, epochs), Describer(run)
-    chosen = {views: episodic(describe, known[CHOICE], 15, 1, views)["accuracy"] for views in VIEWS}
-    views = max(chosen, key=lambda count: (chosen[count], -count))
-    errors = one_shot(describe, folder / "one-shot-classification" / "all_runs.zip", views)
-    games = ((5, 1), (5, 5), (20, 1))
-    played = {
-        f"{ways}-way {shots}-shot": episodic(describe, known[UNSEEN], ways, shots, views)
-        for ways, shots in games
+def measure(folder: Path, run: Path, seed: int, epochs: int) -> dict[str, Any]:
+    """Train, select the number of views, and score runs and episodes."""
+    alphabets = read_alphabets(folder)
+    seconds, extract = fit(alphabets, run, seed, epochs), FeatureExtractor(run)
+    by_views = {
+        views: episode_accuracy(extract, alphabets[SELECTION], 15, 1, views)["accuracy"]
+        for views in VIEWS
+    }
+    views = max(by_views, key=lambda count: (by_views[count], -count))
+    errors = one_shot_errors(extract, folder / "one-shot-classification" / "all_runs.zip", views)
+    settings = ((5, 1), (5, 5), (20, 1))
+    episodes = {
+        f"{ways}-way {shots}-shot": episode_accuracy(
+            extract, alphabets[EPISODES], ways, shots, views
+        )
+        for ways, shots in settings
     }
     return {
         "views": views,
-        "chosen": chosen,
+        "accuracy_by_views": by_views,
         "errors": errors,
-        "episodes": played,
-        "processor": seconds,
+        "episodes": episodes,
+        "cpu_seconds": seconds,
     }
 
 
 def summary(rows: list[dict[str, Any]]) -> str:
-    """The tables of docs/benchmarks. The interval of the error is Wilson's, of 400 images."""
+    """Return two Markdown tables; the interval of the error is Wilson's, for 400 images."""
     lines = ["| method | error, 30 alphabets | error, 5 alphabets |", "|---|---|---|"]
     lines += [f"| {' | '.join(row)} |" for row in PUBLISHED]
     for row in rows:
         wrong = round(20 * sum(row["errors"]))
         low, high = wilson(wrong, 400)
-        said = f"{wrong / 400:.1%} [{low:.1%}, {high:.1%}]"
+        error = f"{wrong / 400:.1%} [{low:.1%}, {high:.1%}]"
         lines.append(
-            f"| Foveate, 6 alphabets, seed {row['seed']}, {row['views']} views | | {said} |"
+            f"| Foveate, 6 alphabets, seed {row['seed']}, {row['views']} views | | {error} |"
         )
-    lines += ["", f"| episodes of {UNSEEN} | seed | accuracy |", "|---|---|---|"]
+    lines += ["", f"| episodes of {EPISODES} | seed | accuracy |", "|---|---|---|"]
     for row in rows:
-        for name, found in row["episodes"].items():
+        for name, score in row["episodes"].items():
             lines.append(
-                f"| {name} | {row['seed']} | {found['accuracy']:.3f} [{found['low']:.3f}, "
-                f"{found['high']:.3f}] |"
+                f"| {name} | {row['seed']} | {score['accuracy']:.3f} [{score['low']:.3f}, "
+                f"{score['high']:.3f}] |"
             )
     return "\n".join(lines)
 
 
 def main() -> None:
-    options = words(__doc__, [], [], threads=1, epochs=EPOCHS)
+    options = parse_options(__doc__, [], [], threads=1, epochs=EPOCHS)
     torch.set_num_threads(options.threads)
-    rows = Rows(options.out / "omniglot.jsonl")
+    results = ResultFile(options.out / "omniglot.jsonl")
     for seed in options.seeds:
-        if not rows.has(seed=seed, epochs=options.epochs):
+        if not results.has(seed=seed, epochs=options.epochs):
             run = options.out / f"omniglot-{seed}-{options.epochs}"
-            found = measured(options.data / "omniglot" / "python", run, seed, options.epochs)
-            rows.add({"seed": seed, "epochs": options.epochs, "threads": options.threads, **found})
-    print(summary(rows.rows))
+            row = measure(options.data / "omniglot" / "python", run, seed, options.epochs)
+            results.add({"seed": seed, "epochs": options.epochs, "threads": options.threads, **row})
+    print(summary(results.rows))
 
 
 if __name__ == "__main__":

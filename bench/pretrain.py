@@ -1,20 +1,21 @@
-"""What pictures without labels teach: on CIFAR-10 from nothing, from a teacher, and from a
-pretrained Vision Transformer.
+"""Self-supervised pretraining: from scratch on CIFAR-10, distillation, and continued pretraining.
 
-    python bench/pretrain.py --data DATA --out OUT [--ways resnet vit ...] [--seeds 0] [--minutes
-    30] [--threads 2]
+    python bench/pretrain.py --data DATA --out OUT [--cases resnet vit ...] [--seeds 0]
+        [--minutes 30] [--threads 2]
 
-resnet, vit: the 10,000 training images of cifar10, labels unused, in a small ResNet and a small
-Vision Transformer (LeViT, whose first layers are convolutions). Compared are the accuracy of 20
-nearest neighbours (features of the training images answer for the test images) before and after,
-and on 100 labels, ten of each class, drawn three times, a linear probe on what was learnt with the
-same network trained from scratch. distill: EfficientNet-Lite0 taught to a ResNet-18 on all photos
-of DATA; a probe on clothing, of the ResNet before and after and of the teacher. explora:FILE: a
-DINOv2 ViT-S/14 with the weights in FILE goes on over the training part of brain_mri; the verdict is
-by the labels of bench/sets.py's test part, which nothing else has seen.
+resnet, vit   A small ResNet and a small Vision Transformer (LeViT, whose first layers are
+              convolutions) on the 10,000 training images of cifar10, without labels. Compared are
+              the k-NN accuracy (k = 20; training images predict test images) before and after,
+              and, with 100 labels (ten of each class, drawn three times), a linear probe on the
+              pretrained network with the same network trained from scratch.
+distill       EfficientNet-Lite0 distilled into a ResNet-18 on all photographs of DATA; a probe on
+              clothing, of the ResNet before and after and of the teacher.
+explora:FILE  A DINOv2 ViT-S/14 with the weights in FILE is pretrained further on the training part
+              of brain_mri; the verdict is by the labels of the test part, which is used for nothing
+              else.
 
-Rows land in OUT/pretrain.jsonl, and a row that is there is not measured again. The minutes are
-those of each training.
+--minutes is the time budget of each training. Rows are appended to OUT/pretrain.jsonl; those
+already there are not measured again. Prints a line for each row.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ import numpy as np
 import torch
 
 import foveate
+from common import ResultFile, parse_options, prepare_datasets
 from foveate.data.discovery import find_images
 from foveate.data.formats import read_table
 from foveate.data.image_cache import ImageCache
@@ -40,10 +42,9 @@ from foveate.modeling.model import build_model
 from foveate.recipe import Recipe, with_settings
 from foveate.run.folder import Run
 from foveate.types import Sample
-from spine import Rows, sets, words
 
 NETWORKS = {"resnet": ("resnet10t", 64, "simclr", 3e-3), "vit": ("levit_128s", 96, "simclr", 1e-3)}
-LABELS, DRAWS = 10, 3  # of each class, and how often
+LABELS, DRAWS = 10, 3  # labels per class, and random draws
 PHOTOS = (
     "clothing/train",
     "brain_mri/Training",
@@ -57,52 +58,60 @@ PHOTOS = (
 STUDENT, TEACHER = "resnet18", "tf_efficientnet_lite0"
 
 
-def knn(backbone: str, weights: str, size: int, train: Path, test: Path) -> tuple[float, int]:
-    """Accuracy of 20 neighbours on the test images, and their number."""
+def knn_accuracy(
+    backbone: str, weights: str, size: int, train: Path, test: Path
+) -> tuple[float, int]:
+    """Return the accuracy of 20-NN on the test images, and their number."""
     settings = {
         "backbone": {"name": backbone, "weights": weights, "size": size},
         "task": "classify",
         "tuning": "probe",
     }
-    known, asked = read_table(train), read_table(test)
-    model = build_model(with_settings(Recipe(), settings), known.classes)
-    found = [features(model, table.samples) for table in (known, asked)]
-    middle = found[0].mean(0)
-    truths = [
-        torch.tensor([known.classes.index(sample.target.names[0]) for sample in table.samples])
-        for table in (known, asked)
+    train_table, test_table = read_table(train), read_table(test)
+    model = build_model(with_settings(Recipe(), settings), train_table.classes)
+    vectors = [features(model, table.samples) for table in (train_table, test_table)]
+    center = vectors[0].mean(0)
+    targets = [
+        torch.tensor(
+            [train_table.classes.index(sample.target.names[0]) for sample in table.samples]
+        )
+        for table in (train_table, test_table)
     ]
-    answers = torch.eye(len(known.classes))[truths[0]]
-    parts = torch.cat(
-        [knn_vote(part - middle, found[0] - middle, answers) for part in found[1].split(256)]
+    one_hot = torch.eye(len(train_table.classes))[targets[0]]
+    votes = torch.cat(
+        [knn_vote(part - center, vectors[0] - center, one_hot) for part in vectors[1].split(256)]
     )
-    return float((parts.argmax(1) == truths[1]).float().mean()), len(truths[1])
+    return float((votes.argmax(1) == targets[1]).float().mean()), len(targets[1])
 
 
 def features(model: Any, samples: Sequence[Sample], framing: Framing = "crop") -> torch.Tensor:
-    """(N, D): the pooled features of the model's backbone."""
+    """Return the pooled features (N, D) of the model's backbone."""
     cache = ImageCache(model.backbone.input.size, framing, keep=False)
     return pooled_features(model.backbone.eval(), samples, cache, framing, torch.device("cpu"))
 
 
-def few(train: Path, test: Path, seed: int, into: Path) -> Path:
-    """A table of ten training images of each class, and all test images."""
-    known, asked, rng = read_table(train), read_table(test), np.random.default_rng(seed)
+def write_few_labels(train: Path, test: Path, seed: int, file: Path) -> Path:
+    """Write a table of ten training images of each class, and all test images."""
+    train_table, test_table, rng = read_table(train), read_table(test), np.random.default_rng(seed)
     lines = ["path\tlabel\tsplit"]
-    for name in known.classes:
-        own = [sample for sample in known.samples if sample.target.names[0] == name]
+    for name in train_table.classes:
+        samples = [sample for sample in train_table.samples if sample.target.names[0] == name]
         lines += [
-            f"{own[place].path}\t{name}\ttrain" for place in rng.permutation(len(own))[:LABELS]
+            f"{samples[index].path}\t{name}\ttrain"
+            for index in rng.permutation(len(samples))[:LABELS]
         ]
-    lines += [f"{sample.path}\t{sample.target.names[0]}\ttest" for sample in asked.samples]
-    into.write_text("\n".join(lines), encoding="utf-8")
-    return into
+    lines += [f"{sample.path}\t{sample.target.names[0]}\ttest" for sample in test_table.samples]
+    file.write_text("\n".join(lines), encoding="utf-8")
+    return file
 
 
-def from_nothing(way: str, seed: int, minutes: float, data: Path, run: Path) -> dict[str, Any]:
-    name, size, objective, lr = NETWORKS[way]
+def measure_from_scratch(
+    case: str, seed: int, minutes: float, data: Path, run: Path
+) -> dict[str, Any]:
+    """Pretrain on CIFAR-10 without labels, and score the features."""
+    name, size, objective, lr = NETWORKS[case]
     train, test = data / "cifar10" / "train", data / "cifar10" / "test"
-    said: dict[str, Any] = {
+    options: dict[str, Any] = {
         "backbone": name,
         "weights": "none",
         "size": size,
@@ -111,19 +120,19 @@ def from_nothing(way: str, seed: int, minutes: float, data: Path, run: Path) -> 
         "minutes": minutes,
     }
     if not (run / "finished.json").is_file():
-        foveate.pretrain(train, objective=objective, lr=lr, out=run, **said)
-    learnt = Run.open(run).outcome()
+        foveate.pretrain(train, objective=objective, lr=lr, out=run, **options)
+    outcome = Run.open(run).outcome()
     row: dict[str, Any] = {
-        "seconds": learnt["seconds"],
-        "epochs": learnt["epochs"],
+        "seconds": outcome["seconds"],
+        "epochs": outcome["epochs"],
         "objective": objective,
         "backbone": name,
     }
-    row["knn_random"], row["count"] = knn(name, "none", size, train, test)
-    row["knn"], _ = knn(str(run), "auto", size, train, test)
+    row["knn_random"], row["count"] = knn_accuracy(name, "none", size, train, test)
+    row["knn"], _ = knn_accuracy(str(run), "auto", size, train, test)
     for draw in range(DRAWS):
-        table = few(train, test, draw, run.parent / f"{run.name}-few-{draw}.tsv")
-        plain = {
+        table = write_few_labels(train, test, draw, run.parent / f"{run.name}-few-{draw}.tsv")
+        fit_options = {
             "settings": {"data.val": 0, "data.near_duplicates": 1},
             "device": "cpu",
             "seed": draw,
@@ -134,7 +143,7 @@ def from_nothing(way: str, seed: int, minutes: float, data: Path, run: Path) -> 
             tuning="probe",
             backbone=str(run),
             out=run.parent / f"{run.name}-probe-{draw}",
-            **plain,
+            **fit_options,
         )
         scratch = foveate.fit(
             table,
@@ -143,22 +152,23 @@ def from_nothing(way: str, seed: int, minutes: float, data: Path, run: Path) -> 
             weights="none",
             epochs=60,
             out=run.parent / f"{run.name}-scratch-{draw}",
-            **plain,
+            **fit_options,
         )
-        for word, fitted in (("probe", probe), ("scratch", scratch)):
-            row.setdefault(f"{word}_100", []).append(fitted.numbers()["accuracy"])
+        for start, fitted in (("probe", probe), ("scratch", scratch)):
+            row.setdefault(f"{start}_100", []).append(fitted.numbers()["accuracy"])
     return row
 
 
-def distilled(seed: int, minutes: float, data: Path, run: Path) -> dict[str, Any]:
+def measure_distillation(seed: int, minutes: float, data: Path, run: Path) -> dict[str, Any]:
+    """Distill on all photographs, and compare probes of student and teacher."""
     photos = run.parent / "photos"
-    for place in PHOTOS:
-        for number, path in enumerate(find_images(data / place)):
-            link = photos / place / f"{number:06d}{path.suffix}"
+    for folder in PHOTOS:
+        for number, path in enumerate(find_images(data / folder)):
+            link = photos / folder / f"{number:06d}{path.suffix}"
             link.parent.mkdir(parents=True, exist_ok=True)
             if not link.is_symlink():
                 link.symlink_to(path.resolve())
-    said: dict[str, Any] = {
+    options: dict[str, Any] = {
         "backbone": STUDENT,
         "weights": "none",
         "size": 128,
@@ -166,16 +176,21 @@ def distilled(seed: int, minutes: float, data: Path, run: Path) -> dict[str, Any
         "device": "cpu",
         "minutes": minutes,
     }
-    own = {"task.teacher": TEACHER, "task.teacher_weights": "offline"}
-    found = foveate.pretrain(photos, objective="distill", out=run, settings=own, **said)
-    row: dict[str, Any] = {"seconds": found.outcome["seconds"], "epochs": found.outcome["epochs"]}
-    for word, name, weights in (
+    settings = {"task.teacher": TEACHER, "task.teacher_weights": "offline"}
+    pretrained = foveate.pretrain(
+        photos, objective="distill", out=run, settings=settings, **options
+    )
+    row: dict[str, Any] = {
+        "seconds": pretrained.outcome["seconds"],
+        "epochs": pretrained.outcome["epochs"],
+    }
+    for role, name, weights in (
         ("random", STUDENT, "none"),
         ("student", str(run), "auto"),
         ("teacher", TEACHER, "offline"),
     ):
-        out = run.parent / f"{run.name}-{word}"
-        plain = {
+        out = run.parent / f"{run.name}-{role}"
+        fit_options = {
             "settings": {"data.val": 0, "data.test": 0},
             "device": "cpu",
             "seed": seed,
@@ -187,86 +202,90 @@ def distilled(seed: int, minutes: float, data: Path, run: Path) -> dict[str, Any
             backbone=name,
             weights=weights,
             out=out,
-            **plain,
+            **fit_options,
         )
-        told = foveate.evaluate(fitted.run, data / "clothing" / "validation").numbers()
-        row |= {word: told["accuracy"], "count": told["count"]}
+        numbers = foveate.evaluate(fitted.run, data / "clothing" / "validation").numbers()
+        row |= {role: numbers["accuracy"], "count": numbers["count"]}
     return row
 
 
-def explored(
+def measure_explora(
     seed: int, minutes: float, weights: str, brain: tuple[Path, Path], run: Path
 ) -> dict[str, Any]:
-    said: dict[str, Any] = {
+    """Continue pretraining on brain scans by ExPLoRA."""
+    options: dict[str, Any] = {
         "backbone": "vit_small_patch14_dinov2",
         "weights": weights,
         "size": 112,
         "seed": seed,
         "device": "cpu",
     }
-    found = foveate.pretrain(
+    pretrained = foveate.pretrain(
         brain[0],
         objective="lejepa",
         labels=brain[1],
         out=run,
         minutes=minutes,
         batch_size=32,
-        **said,
+        **options,
     )
-    return {**found.numbers(), "epochs": found.outcome["epochs"], "run": run.name}
+    return {**pretrained.numbers(), "epochs": pretrained.outcome["epochs"], "run": run.name}
 
 
 def summary(rows: list[dict[str, Any]]) -> str:
+    """Return a line for each row."""
     lines = []
     for row in rows:
         low, high = wilson(row["knn"] * row["count"], row["count"]) if "knn" in row else (0.0, 0.0)
-        first = (
-            f"{row['way']}, seed {row['seed']}, {row['epochs']} epochs in "
+        prefix = (
+            f"{row['case']}, seed {row['seed']}, {row['epochs']} epochs in "
             f"{row['seconds'] / 60:.0f} minutes: "
         )
         if "knn" in row:
-            probe, scratch = (statistics.mean(row[f"{word}_100"]) for word in ("probe", "scratch"))
+            probe, scratch = (
+                statistics.mean(row[f"{start}_100"]) for start in ("probe", "scratch")
+            )
             rest = f"k-NN {row['knn_random']:.3f} -> {row['knn']:.3f} [{low:.3f}, {high:.3f}]; "
             rest += f"100 labels: probe {probe:.3f}, from scratch {scratch:.3f}"
         elif "teacher" in row:
-            closed = (row["student"] - row["random"]) / (row["teacher"] - row["random"])
+            share = (row["student"] - row["random"]) / (row["teacher"] - row["random"])
             rest = (
                 f"probe on clothing: random {row['random']:.3f}, student {row['student']:.3f}, "
                 f"teacher {row['teacher']:.3f}, "
             )
-            rest += f"{closed:.2f} of the gap"
+            rest += f"{share:.2f} of the gap"
         else:
             rest = (
                 f"{row['verdict']}, k-NN {row['start_knn_accuracy']:.3f} -> "
                 f"{row['end_knn_accuracy']:.3f}, gain {row['gain']}"
             )
-        lines.append(first + rest)
+        lines.append(prefix + rest)
     return "\n".join(lines)
 
 
 def main() -> None:
-    options = words(__doc__, [], [*NETWORKS, "distill"], threads=2, minutes=30.0)
-    rows = Rows(options.out / "pretrain.jsonl")
+    options = parse_options(__doc__, [], [*NETWORKS, "distill"], threads=2, minutes=30.0)
+    results = ResultFile(options.out / "pretrain.jsonl")
     torch.set_num_threads(options.threads)
-    for way, seed in product(options.ways, options.seeds):
-        about = {"way": way.partition(":")[0], "seed": seed, "minutes": options.minutes}
-        if rows.has(**about):
+    for case, seed in product(options.cases, options.seeds):
+        key = {"case": case.partition(":")[0], "seed": seed, "minutes": options.minutes}
+        if results.has(**key):
             continue
-        run = options.out / f"pretrain-{about['way']}-{seed}"
-        if way in NETWORKS:
-            row = from_nothing(way, seed, options.minutes, options.data, run)
-        elif way == "distill":
-            row = distilled(seed, options.minutes, options.data, run)
+        run = options.out / f"pretrain-{key['case']}-{seed}"
+        if case in NETWORKS:
+            row = measure_from_scratch(case, seed, options.minutes, options.data, run)
+        elif case == "distill":
+            row = measure_distillation(seed, options.minutes, options.data, run)
         else:
-            row = explored(
+            row = measure_explora(
                 seed,
                 options.minutes,
-                way.partition(":")[2],
-                sets(options.data, options.out)["brain_mri"],
+                case.partition(":")[2],
+                prepare_datasets(options.data, options.out)["brain_mri"],
                 run,
             )
-        rows.add({**about, "threads": options.threads, **row})
-    print(summary(rows.rows))
+        results.add({**key, "threads": options.threads, **row})
+    print(summary(results.rows))
 
 
 if __name__ == "__main__":

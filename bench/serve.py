@@ -1,19 +1,22 @@
-"""The server against the bare predictor, under ten times what it can do, and with several runs of
-one backbone.
+"""The server: throughput compared with `predict`, overload, and memory of several runs.
 
-    python bench/serve.py --data DATA --out OUT [--ways speed flood storm memory] [--seeds 0]
-    [--minutes 1] [--threads 2]
+    python bench/serve.py --data DATA --out OUT [--cases speed overload retries memory]
+        [--minutes 1] [--threads 2]
 
-A probe of EfficientNet-Lite0 on clothing; asked are the pictures of clothing's validation folder.
-speed: answers a second of `predict` in batches of 32 and of the server before 16 clients that ask
-without pause, in turns, medians of five. flood: ten times as many requests a second as the server
-answers to those 16, spread evenly, for so many minutes: what they get, the slowest hundredth of
-what was taken beside that of one client alone, and the server's memory before, in the middle and
-after. storm: the same of 160 clients that ask again at once when they are refused, as fast as they
-can. memory: of servers of one run and of five of one backbone, after an answer of each. Clients and
-server share the machine; the clients are one thread.
+A probe of EfficientNet-Lite0 on clothing serves the images of clothing's validation folder.
 
-Rows land in OUT/serve.jsonl, and a row that is there is not measured again.
+speed     Predictions per second of `predict` in batches of 32 and of the server with 16 clients
+          that send without pause, in turn, medians of five rounds.
+overload  For --minutes, ten times as many requests per second as the server answers to those 16
+          clients, spread evenly: the responses, the 99th percentile of the latency of accepted
+          requests next to that of a single client, and the memory of the server before, in the
+          middle and after.
+retries   The same with 160 clients that send again at once when they are refused, as fast as they
+          can.
+memory    Memory of servers of one run and of five runs of one backbone, after a response of each.
+
+Clients and server share the machine; the clients are one thread. Rows are appended to
+OUT/serve.jsonl; those already there are not measured again.
 """
 
 from __future__ import annotations
@@ -42,50 +45,50 @@ import psutil
 import torch
 
 import foveate
+from common import ResultFile, parse_options
 from foveate.data.discovery import find_images
 from foveate.inference.predictor import load_predictor
-from spine import Rows, words
 
-CLIENTS, CROWD, TURNS, BATCH, ROOM = 16, 160, 5, 32, 64
-TIMES = 10  # the overload
-SEVERAL = 5  # runs of one backbone
+CLIENTS, MANY_CLIENTS, ROUNDS, BATCH, MAX_QUEUE = 16, 160, 5, 32, 64
+OVERLOAD = 10  # times the capacity
+NUM_RUNS = 5  # runs of one backbone
 
 
 def main() -> None:
-    options = words(__doc__, [], ["speed", "flood", "storm", "memory"], threads=2, minutes=1.0)
-    rows = Rows(options.out / "serve.jsonl")
+    options = parse_options(
+        __doc__, [], ["speed", "overload", "retries", "memory"], threads=2, minutes=1.0
+    )
+    results = ResultFile(options.out / "serve.jsonl")
     torch.set_num_threads(options.threads)
     paths = list(find_images(options.data / "clothing" / "validation"))
     contents = [path.read_bytes() for path in paths]
-    for way in options.ways:
-        if rows.has(way=way):
+    for case in options.cases:
+        if results.has(case=case):
             continue
-        if way == "memory":
+        if case == "memory":
             row = {
                 "megabytes": {
-                    str(count): held(_runs(options, count), contents[0], options.threads)
-                    for count in (1, SEVERAL)
+                    str(count): measure_memory(_runs(options, count), contents[0], options.threads)
+                    for count in (1, NUM_RUNS)
                 }
             }
         else:
             run = _runs(options, 1)[0]
-            server, port = started([run], options.threads)
+            server, port = start_server([run], options.threads)
             try:
                 row = (
-                    speed(run, paths, contents, port)
-                    if way == "speed"
-                    else flood(way, contents, port, server, options.minutes)
+                    measure_speed(run, paths, contents, port)
+                    if case == "speed"
+                    else measure_overload(case, contents, port, server, options.minutes)
                 )
             finally:
-                code = stopped(server)
-            row["ended_with"] = code
-        rows.add({"way": way, "threads": options.threads, **row})
+                code = stop_server(server)
+            row["exit_code"] = code
+        results.add({"case": case, "threads": options.threads, **row})
 
 
 def _runs(options: Any, count: int) -> list[Path]:
-    """A probe, and copies of it under other names: what they have in common is their backbone, and
-    heads are not shared.
-    """
+    """Return a probe, and copies of it: they share the backbone, and heads are never shared."""
     runs = [options.out / f"serve-clothing-{number}" for number in range(count)]
     if not (runs[0] / "finished.json").is_file():
         foveate.fit(
@@ -96,12 +99,12 @@ def _runs(options: Any, count: int) -> list[Path]:
     return runs
 
 
-def stopped(server: subprocess.Popen[bytes]) -> int:
+def stop_server(server: subprocess.Popen[bytes]) -> int:
     server.send_signal(signal.SIGTERM)
     return server.wait(60)
 
 
-def started(runs: list[Path], threads: int) -> tuple[subprocess.Popen[bytes], int]:
+def start_server(runs: list[Path], threads: int) -> tuple[subprocess.Popen[bytes], int]:
     command = [
         sys.executable,
         "-m",
@@ -113,7 +116,7 @@ def started(runs: list[Path], threads: int) -> tuple[subprocess.Popen[bytes], in
         "--max-batch",
         str(BATCH),
         "--max-queue",
-        str(ROOM),
+        str(MAX_QUEUE),
     ]
     log = Path(tempfile.mkstemp(suffix=".log")[1])
     with log.open("w", encoding="utf-8") as file:
@@ -121,158 +124,160 @@ def started(runs: list[Path], threads: int) -> tuple[subprocess.Popen[bytes], in
             command, stdout=file, stderr=file, env={**os.environ, "OMP_NUM_THREADS": str(threads)}
         )
     while server.poll() is None:
-        found = re.search(r"serving on http://127.0.0.1:(\d+)", log.read_text(encoding="utf-8"))
-        if found:
-            return server, int(found.group(1))
+        match = re.search(r"serving on http://127.0.0.1:(\d+)", log.read_text(encoding="utf-8"))
+        if match:
+            return server, int(match.group(1))
         time.sleep(0.2)
     sys.exit(log.read_text(encoding="utf-8"))
 
 
 @dataclass
 class Client:
-    """A connection that is kept, and what it waits for."""
+    """A kept-alive connection, and the response that it waits for."""
 
-    door: socket.socket
+    connection: socket.socket
     start: float = 0.0
-    found: bytes = b""
+    received: bytes = b""
 
     @classmethod
-    def of(cls, port: int) -> Client:
+    def connect(cls, port: int) -> Client:
         return cls(socket.create_connection(("127.0.0.1", port), timeout=60))
 
-    def ask(self, content: bytes, address: str = "/predict") -> None:
-        self.start, self.found = time.perf_counter(), b""
-        self.door.sendall(
+    def send(self, content: bytes, address: str = "/predict") -> None:
+        self.start, self.received = time.perf_counter(), b""
+        self.connection.sendall(
             f"POST {address} HTTP/1.1\r\nHost: a\r\nContent-Length: {len(content)}\r\n\r\n".encode()
             + content
         )
 
-    def answer(self) -> int | None:
-        """The status when all of it is there; 0 where the connection is gone."""
-        part = self.door.recv(1 << 16)
-        self.found += part
-        head, end, body = self.found.partition(b"\r\n\r\n")
+    def receive(self) -> int | None:
+        """Receive what is there; return the status of a complete response, 0 if disconnected."""
+        part = self.connection.recv(1 << 16)
+        self.received += part
+        head, end, body = self.received.partition(b"\r\n\r\n")
         length = re.search(rb"(?i)content-length: (\d+)", head)
         if end and length and len(body) >= int(length.group(1)):
             return int(head[9:12])
         return None if part else 0
 
 
-def crowd(
+def run_clients(
     port: int, contents: Sequence[bytes], clients: int, *, seconds: float = 0.0, rate: float = 0.0
 ) -> list[tuple[int, float]]:
-    """Status and seconds of each answer to clients that ask again as soon as they are answered,
-    each picture once, or for so many `seconds`; or no more often than `rate` times a second, all
-    together.
+    """Return status and seconds of each response.
+
+    Clients send again as soon as they have a response: each image once, or for `seconds`; with a
+    `rate` no more than this many requests per second, all clients together.
     """
-    choose, told, begin = (
-        selectors.DefaultSelector(),
-        list[tuple[int, float]](),
-        time.perf_counter(),
-    )
+    selector, responses = selectors.DefaultSelector(), list[tuple[int, float]]()
+    begin = time.perf_counter()
     queue = iter(contents) if not seconds else itertools.cycle(contents)
-    idle, asked, more = [Client.of(port) for _ in range(clients)], 0, True
+    idle, sent, more = [Client.connect(port) for _ in range(clients)], 0, True
     for client in idle:
-        choose.register(client.door, selectors.EVENT_READ, client)
+        selector.register(client.connection, selectors.EVENT_READ, client)
     while more or len(idle) < clients:
         now = time.perf_counter()
         more = more and (not seconds or now < begin + seconds)
-        while more and idle and (not rate or asked < rate * (now - begin)):
+        while more and idle and (not rate or sent < rate * (now - begin)):
             content = next(queue, None)
             if content is None:
                 more = False
             else:
-                idle.pop(0).ask(content)
-                asked += 1
-        for key, _ in choose.select(0.001 if rate else 0.1):
+                idle.pop(0).send(content)
+                sent += 1
+        for key, _ in selector.select(0.001 if rate else 0.1):
             client = key.data
-            status = client.answer()
+            status = client.receive()
             if status is not None:
-                told.append((status, time.perf_counter() - client.start))
+                responses.append((status, time.perf_counter() - client.start))
                 if not status:
-                    choose.unregister(client.door)
-                    client = Client.of(port)
-                    choose.register(client.door, selectors.EVENT_READ, client)
+                    selector.unregister(client.connection)
+                    client = Client.connect(port)
+                    selector.register(client.connection, selectors.EVENT_READ, client)
                 idle.append(client)
-    for key in list(choose.get_map().values()):
-        key.data.door.close()
-    return told
+    for key in list(selector.get_map().values()):
+        key.data.connection.close()
+    return responses
 
 
-def speed(run: Path, paths: list[Path], contents: list[bytes], port: int) -> dict[str, Any]:
-    predictor, bare, served = load_predictor(run, "cpu"), list[float](), list[float]()
-    for turn in range(TURNS + 1):
+def measure_speed(run: Path, paths: list[Path], contents: list[bytes], port: int) -> dict[str, Any]:
+    """Alternate `predict` and the server; return images per second."""
+    predictor, direct, served = load_predictor(run, "cpu"), list[float](), list[float]()
+    for round_ in range(ROUNDS + 1):
         start = time.perf_counter()
         list(predictor.predict(paths, batch_size=BATCH))
         middle = time.perf_counter()
-        assert {status for status, _ in crowd(port, contents, CLIENTS)} == {200}
+        assert {status for status, _ in run_clients(port, contents, CLIENTS)} == {200}
         end = time.perf_counter()
-        if turn:
-            bare.append(len(paths) / (middle - start))
+        if round_:  # the first one warms up
+            direct.append(len(paths) / (middle - start))
             served.append(len(paths) / (end - middle))
-    ratios = [one / other for one, other in zip(served, bare, strict=True)]
+    ratios = [server / predict for server, predict in zip(served, direct, strict=True)]
     medians = {
-        "bare": statistics.median(bare),
-        "served": statistics.median(served),
+        "predict_per_second": statistics.median(direct),
+        "server_per_second": statistics.median(served),
         "ratio": statistics.median(ratios),
     }
     return {**medians, "ratios": ratios, "clients": CLIENTS}
 
 
-def flood(
-    way: str, contents: list[bytes], port: int, server: subprocess.Popen[bytes], minutes: float
+def measure_overload(
+    case: str, contents: list[bytes], port: int, server: subprocess.Popen[bytes], minutes: float
 ) -> dict[str, Any]:
-    alone = [seconds for _, seconds in crowd(port, contents[:200], 1)]
+    """Send more requests than the server can answer."""
+    alone = [seconds for _, seconds in run_clients(port, contents[:200], 1)]
     start = time.perf_counter()
-    can = len(crowd(port, contents, CLIENTS)) / (time.perf_counter() - start)
-    memory, middle = (
-        [_megabytes(server)],
-        threading.Timer(30 * minutes, lambda: memory.append(_megabytes(server))),
-    )
+    capacity = len(run_clients(port, contents, CLIENTS)) / (time.perf_counter() - start)
+    memory = [_megabytes(server)]
+    middle = threading.Timer(30 * minutes, lambda: memory.append(_megabytes(server)))
     middle.start()
-    told = crowd(
-        port, contents, CROWD, seconds=60 * minutes, rate=TIMES * can if way == "flood" else 0.0
+    responses = run_clients(
+        port,
+        contents,
+        MANY_CLIENTS,
+        seconds=60 * minutes,
+        rate=OVERLOAD * capacity if case == "overload" else 0.0,
     )
     middle.join()
     memory.append(_megabytes(server))
-    taken, refused = (
-        [seconds for status, seconds in told if status == wanted] for wanted in (200, 429)
+    accepted, refused = (
+        [seconds for status, seconds in responses if status == wanted] for wanted in (200, 429)
     )
-    per_second = len(taken) / (60 * minutes)
-    slow = {
-        "alone_p99": float(np.quantile(alone, 0.99)),
-        "taken_p99": float(np.quantile(taken, 0.99)),
+    per_second = len(accepted) / (60 * minutes)
+    latencies = {
+        "single_client_p99": float(np.quantile(alone, 0.99)),
+        "accepted_p99": float(np.quantile(accepted, 0.99)),
     }
     statuses = {
         str(status): count
-        for status, count in sorted(Counter(status for status, _ in told).items())
+        for status, count in sorted(Counter(status for status, _ in responses).items())
     }
-    about = {
-        "can": can,
-        "asked_per_second": len(told) / (60 * minutes),
+    rates = {
+        "capacity": capacity,
+        "requests_per_second": len(responses) / (60 * minutes),
         "statuses": statuses,
-        "per_second": per_second,
+        "predictions_per_second": per_second,
     }
-    slow |= {
-        "taken_median": statistics.median(taken),
+    latencies |= {
+        "accepted_median": statistics.median(accepted),
         "refused_p99": float(np.quantile(refused, 0.99)),
     }
-    return {**about, **slow, "room_seconds": ROOM / per_second, "megabytes": memory}
+    return {**rates, **latencies, "full_queue_seconds": MAX_QUEUE / per_second, "megabytes": memory}
 
 
-def held(runs: list[Path], content: bytes, threads: int) -> float:
-    """Of a server of these runs, when each has answered."""
-    server, port = started(runs, threads)
+def measure_memory(runs: list[Path], content: bytes, threads: int) -> float:
+    """Return the megabytes of a server of these runs, after a prediction by each."""
+    server, port = start_server(runs, threads)
     try:
         for run in runs:
-            client = Client.of(port)
-            client.ask(content, f"/predict?model={run.name}")
-            while (status := client.answer()) is None:
+            client = Client.connect(port)
+            client.send(content, f"/predict?model={run.name}")
+            while (status := client.receive()) is None:
                 pass
             assert status == 200
         return _megabytes(server)
     finally:
-        stopped(server)
+        stop_server(server)
 
 
 def _megabytes(server: subprocess.Popen[bytes]) -> float:

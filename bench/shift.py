@@ -1,21 +1,23 @@
-"""Images from elsewhere: what a run loses on them, and what adapting to them without a label wins
-back.
+"""Domain shift: the loss on another domain, and what adaptation without labels recovers.
 
-    python bench/shift.py --data DATA --out OUT [--sets emoji brain_mri] [--ways probe full]
-    [--seeds 0 1 2 3 4] [--threads 1]
-                           [--size 96] [--epochs 6] [--validate 1]
+    python bench/shift.py --data DATA --out OUT [--datasets emoji brain_mri] [--cases probe full]
+        [--seeds 0 1 2 3 4] [--threads 1] [--size 96] [--epochs 6] [--validate]
 
-emoji: the category of a glyph, taught in google's drawings and asked in twitter's. The names are
-cut in five parts, a part a seed: those of one are asked, in both styles, the others taught; adapted
-is to the twitter drawings of the taught names. The names that bench/small_clip.py keeps for
-validation are always taught, and asked with --validate 1 alone, by which settings were chosen.
-brain_mri: the quarter of bench/sets.py is asked, as it is and as another scanner might give it
-(darker, blurred, noisy: made here, as the set names no scanner); adapted is to the taught images,
-changed alike.
+The cases are fine-tuning methods.
 
-What is measured is `foveate fit`, `evaluate --shift` and `adapt` with their defaults, but for size
-and the epochs of tunings that train. Rows land in OUT/shift.jsonl with a 1 for each image that was
-answered rightly, and a row that is there is not measured again.
+emoji      The category of an emoji, trained on Google's drawings and tested on Twitter's. The names
+           are divided into five parts, one for each seed: those of one part are tested, in both
+           styles, the others are used for training. The run is adapted to the Twitter drawings of
+           the training names. The names that bench/small_clip.py keeps for validation are always
+           used for training, and tested only with --validate, by which settings were selected.
+brain_mri  The quarter of bench/baseline.py is tested, as it is and as another scanner might give
+           it (darker, blurred, noisy: simulated, as the data set names no scanner). The run is
+           adapted to the training images, changed in the same way.
+
+Measured are `foveate fit`, `evaluate --shift` and `adapt` with their defaults, except for the size
+and the epochs of methods that train. Rows are appended to OUT/shift.jsonl, with a 1 for each image
+that was classified correctly; those already there are not measured again. Prints the table of
+docs/benchmarks/shift.md.
 """
 
 from __future__ import annotations
@@ -32,74 +34,84 @@ import numpy as np
 from PIL import Image, ImageFilter
 
 import foveate
+from common import ResultFile, parse_options, prepare_datasets
 from foveate.data.discovery import find_images
 from foveate.evaluation.intervals import bootstraps
-from foveate.images import codec as images
+from foveate.images.codec import read_image
 from foveate.training.test_time import TEST_TIME_METHODS
-from small_clip import named, parted
-from spine import Rows, sets, words
+from small_clip import rows_by_name, split_names
 
 PARTS = 5
-HOME, AWAY = "google", "twitter"
+SOURCE, TARGET = "google", "twitter"
 GAMMA, BLUR, NOISE = 1.6, 1.5, 8.0  # exponent, px, of 255
 
 
 @dataclass(frozen=True)
-class Case:
+class DomainPair:
     """Tables for training and for testing in both domains, and unlabeled images to adapt to."""
 
-    taught: Path
-    home: Path
-    away: Path
-    unlabelled: list[Path]
+    train: Path
+    source: Path
+    target: Path
+    unlabeled: list[Path]
 
 
-def emoji(folder: Path, seed: int, validate: bool, into: Path) -> Case:
-    known = named(folder)
-    unseen, validation, rest = parted(sorted(known))
-    asked = validation if validate else (unseen + rest)[seed % PARTS :: PARTS]
-    taught = sorted(known.keys() - set(asked))
+def emoji(folder: Path, seed: int, validate: bool, out: Path) -> DomainPair:
+    """Write the tables of a seed; those of the validation names if `validate`."""
+    by_name = rows_by_name(folder)
+    unseen, validation, rest = split_names(sorted(by_name))
+    tested = validation if validate else (unseen + rest)[seed % PARTS :: PARTS]
+    training = sorted(by_name.keys() - set(tested))
 
-    def table(names: Iterable[str], style: str, word: str) -> Path:
-        pairs = ((folder / style / known[name]["image"], known[name]["category"]) for name in names)
-        return tabled(pairs, into / f"{word}.tsv")
+    def table(names: Iterable[str], style: str, stem: str) -> Path:
+        pairs = (
+            (folder / style / by_name[name]["image"], by_name[name]["category"]) for name in names
+        )
+        return write_table(pairs, out / f"{stem}.tsv")
 
-    unlabelled = [folder / AWAY / known[name]["image"] for name in taught]
-    return Case(
-        table(taught, HOME, "taught"),
-        table(asked, HOME, "home"),
-        table(asked, AWAY, "away"),
-        unlabelled,
+    unlabeled = [folder / TARGET / by_name[name]["image"] for name in training]
+    return DomainPair(
+        table(training, SOURCE, "train"),
+        table(tested, SOURCE, "source"),
+        table(tested, TARGET, "target"),
+        unlabeled,
     )
 
 
-def tabled(pairs: Iterable[tuple[Path, str]], file: Path) -> Path:
+def write_table(pairs: Iterable[tuple[Path, str]], file: Path) -> Path:
+    """Write a table of paths and labels."""
     file.write_text(
         "\n".join(["path\tlabel", *(f"{path}\t{label}" for path, label in pairs)]), encoding="utf-8"
     )
     return file
 
 
-def brain_mri(train: Path, test: Path, into: Path) -> Case:
-    away = into / "other"
+def brain_mri(train: Path, test: Path, out: Path) -> DomainPair:
+    """Write the images of both folders as another scanner might give them."""
+    changed = out / "other"
     for folder in (train, test):
         for number, path in enumerate(sorted(find_images(folder))):
-            target = away / folder.name / path.parent.name / f"{number}.png"
-            target.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(scanned_otherwise(images.read_image(path)[0], number)).save(target)
-    return Case(train, test, away / test.name, sorted(find_images(away / train.name)))
+            file = changed / folder.name / path.parent.name / f"{number}.png"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(simulate_scanner(read_image(path)[0], number)).save(file)
+    return DomainPair(train, test, changed / test.name, sorted(find_images(changed / train.name)))
 
 
-def scanned_otherwise(pixels: np.ndarray, seed: int) -> np.ndarray:
-    """(H, W, 3) uint8, darker, blurred and noisy."""
-    soft = np.asarray(Image.fromarray(pixels).filter(ImageFilter.GaussianBlur(BLUR)), np.float64)
-    noise = np.random.default_rng(seed).normal(0, NOISE, soft.shape[:2])[..., None]
-    return np.clip(255 * (soft / 255) ** GAMMA + noise, 0, 255).astype(np.uint8)
+def simulate_scanner(pixels: np.ndarray, seed: int) -> np.ndarray:
+    """Return an image (H, W, 3) uint8 that is darker, blurred and noisy."""
+    blurred = np.asarray(Image.fromarray(pixels).filter(ImageFilter.GaussianBlur(BLUR)), np.float64)
+    noise = np.random.default_rng(seed).normal(0, NOISE, blurred.shape[:2])[..., None]
+    return np.clip(255 * (blurred / 255) ** GAMMA + noise, 0, 255).astype(np.uint8)
 
 
-def measured(case: Case, way: str, seed: int, size: int, epochs: int, into: Path) -> dict[str, str]:
-    """'1001...' by what answered: home, away, and away after each adaptation."""
-    said: dict[str, Any] = {
+def measure(
+    data: DomainPair, tuning: str, seed: int, size: int, epochs: int, out: Path
+) -> dict[str, str]:
+    """Return "1001...", a 1 for each correct prediction.
+
+    Keys: `source`, `target`, and the name of each adaptation method (on the target domain).
+    """
+    options: dict[str, Any] = {
         "weights": "offline",
         "backbone": "tf_efficientnet_lite0",
         "device": "cpu",
@@ -107,16 +119,17 @@ def measured(case: Case, way: str, seed: int, size: int, epochs: int, into: Path
         "size": size,
     }
     settings: dict[str, Any] = {"data.test": 0, "training.epochs": epochs}
-    run = foveate.fit(case.taught, out=into / "run", tuning=way, settings=settings, **said).run
-    drop = foveate.evaluate(run, case.home, shift=case.away)
-    found = {"home": hits(drop.folder), "away": hits(drop.shifted.folder)}  # type: ignore[union-attr]
-    for how in TEST_TIME_METHODS.names():
-        adapted = foveate.adapt(run, case.unlabelled, method=how, out=into / how).run
-        found[how] = hits(foveate.evaluate(adapted, case.away).folder)
-    return found
+    run = foveate.fit(data.train, out=out / "run", tuning=tuning, settings=settings, **options).run
+    drop = foveate.evaluate(run, data.source, shift=data.target)
+    hits = {"source": read_hits(drop.folder), "target": read_hits(drop.shifted.folder)}  # type: ignore[union-attr]
+    for method in TEST_TIME_METHODS.names():
+        adapted = foveate.adapt(run, data.unlabeled, method=method, out=out / method).run
+        hits[method] = read_hits(foveate.evaluate(adapted, data.target).folder)
+    return hits
 
 
-def hits(evaluation: Path) -> str:
+def read_hits(evaluation: Path) -> str:
+    """Return a 1 or 0 for each row of predictions.jsonl."""
     rows = map(
         json.loads, (evaluation / "predictions.jsonl").read_text(encoding="utf-8").splitlines()
     )
@@ -124,85 +137,103 @@ def hits(evaluation: Path) -> str:
 
 
 def summary(rows: list[dict[str, Any]]) -> str:
-    """The table of docs/benchmarks: accuracies over all images of all seeds, and the share of the
-    drop that is won back.
-    """
+    """Return a Markdown table: accuracies over all images of all seeds, and the recovered share."""
     lines = [
-        "| set | way | images | home | away | drop | adapted by | away | won back | share of the "
-        "drop |",
+        "| data set | case | images | source | target | drop | adapted by | target | recovered | "
+        "share of the drop |",
         "|---|" + "---|" * 9,
     ]
-    for place, way, kind in dict.fromkeys((row["set"], row["way"], row["names"]) for row in rows):
-        own = [row for row in rows if (row["set"], row["way"], row["names"]) == (place, way, kind)]
-        right = {who: by_image([row["hits"][who] for row in own], place) for who in own[0]["hits"]}
-        base = right["home"], right["away"]
-        for how in (name for name in right if name not in ("home", "away")):
-            home, away, drop, adapted, won, share = ratios(*base, right[how])
+    for name, case, kind in dict.fromkeys(
+        (row["dataset"], row["case"], row["names"]) for row in rows
+    ):
+        group = [
+            row for row in rows if (row["dataset"], row["case"], row["names"]) == (name, case, kind)
+        ]
+        accuracy = {
+            key: by_image([row["hits"][key] for row in group], name) for key in group[0]["hits"]
+        }
+        base = accuracy["source"], accuracy["target"]
+        for method in (key for key in accuracy if key not in ("source", "target")):
+            source, target, drop, adapted, recovered, share = ratios(*base, accuracy[method])
             first = (
-                f"| {place}, {kind} | {way} | {len(base[0])} | {home[0]:.3f} | {away[0]:.3f} | "
-                f"{spread(drop)}"
+                f"| {name}, {kind} | {case} | {len(base[0])} | {source[0]:.3f} | {target[0]:.3f} | "
+                f"{with_interval(drop)}"
             )
-            lines.append(f"{first} | {how} | {adapted[0]:.3f} | {spread(won)} | {spread(share)} |")
+            lines.append(
+                f"{first} | {method} | {adapted[0]:.3f} | {with_interval(recovered)} | "
+                f"{with_interval(share)} |"
+            )
     return "\n".join(lines)
 
 
-def by_image(hits: list[str], place: str) -> np.ndarray:
-    """How often each image was answered rightly.
+def by_image(hits: list[str], dataset: str) -> np.ndarray:
+    """Return the accuracy on each image.
 
-    The parts of emoji hold other images each, the seeds of brain_mri the same.
+    The seeds of emoji test different images, those of brain_mri the same ones.
     """
     rows = [np.array(list(map(int, each)), dtype=np.float64) for each in hits]
-    return np.concatenate(rows) if place == "emoji" else np.mean(rows, axis=0)
+    return np.concatenate(rows) if dataset == "emoji" else np.mean(rows, axis=0)
 
 
-def spread(figure: tuple[float, float, float]) -> str:
-    return "{:.3f} [{:.3f}, {:.3f}]".format(*figure)
+def with_interval(value: tuple[float, float, float]) -> str:
+    return "{:.3f} [{:.3f}, {:.3f}]".format(*value)
 
 
 def ratios(
-    home: np.ndarray, away: np.ndarray, adapted: np.ndarray
+    source: np.ndarray, target: np.ndarray, adapted: np.ndarray
 ) -> list[tuple[float, float, float]]:
-    """Each figure with its interval; images are drawn with all their answers, those at home and
-    away being of the same things.
+    """Return each number with its bootstrap interval.
+
+    Images are drawn with all their predictions, as both domains show the same objects.
     """
 
-    def figures(places: np.ndarray) -> np.ndarray:
-        here, there, after = (float(each[places].mean()) for each in (home, away, adapted))
-        drop, won = here - there, after - there
-        return np.array([here, there, drop, after, won, won / drop if drop else np.nan])
+    def numbers(indices: np.ndarray) -> np.ndarray:
+        before, shifted, after = (float(each[indices].mean()) for each in (source, target, adapted))
+        drop, recovered = before - shifted, after - shifted
+        return np.array(
+            [before, shifted, drop, after, recovered, recovered / drop if drop else np.nan]
+        )
 
-    ends = bootstraps(figures, len(home), rounds=2000)
+    ends = bootstraps(numbers, len(source), rounds=2000)
     return [
         (float(value), *pair)
-        for value, pair in zip(figures(np.arange(len(home))), ends, strict=True)
+        for value, pair in zip(numbers(np.arange(len(source))), ends, strict=True)
     ]
 
 
 def main() -> None:
-    options = words(
-        __doc__, ["emoji", "brain_mri"], ["probe", "full"], threads=1, size=96, epochs=6, validate=0
+    options = parse_options(
+        __doc__,
+        ["emoji", "brain_mri"],
+        ["probe", "full"],
+        threads=1,
+        size=96,
+        epochs=6,
+        validate=False,
     )
-    rows = Rows(options.out / "shift.jsonl")
-    for name, way, seed in product(options.sets, options.ways, options.seeds):
-        kind = "validation" if options.validate else "asked"
+    results = ResultFile(options.out / "shift.jsonl")
+    for name, case, seed in product(options.datasets, options.cases, options.seeds):
+        kind = "validation" if options.validate else "test"
         key = {
-            "set": name,
-            "way": way,
+            "dataset": name,
+            "case": case,
             "seed": seed,
             "names": kind,
             "size": options.size,
             "epochs": options.epochs,
         }
-        if rows.has(**key):
+        if results.has(**key):
             continue
-        with tempfile.TemporaryDirectory() as place:
-            into = Path(place)
+        with tempfile.TemporaryDirectory() as folder:
+            out = Path(folder)
             if name == "emoji":
-                case = emoji(options.data / "emoji", seed, bool(options.validate), into)
+                data = emoji(options.data / "emoji", seed, options.validate, out)
             else:
-                case = brain_mri(*sets(options.data, options.out)["brain_mri"], into)
-            rows.add({**key, "hits": measured(case, way, seed, options.size, options.epochs, into)})
-    print(summary(rows.rows))
+                data = brain_mri(*prepare_datasets(options.data, options.out)["brain_mri"], out)
+            results.add(
+                {**key, "hits": measure(data, case, seed, options.size, options.epochs, out)}
+            )
+    print(summary(results.rows))
 
 
 if __name__ == "__main__":

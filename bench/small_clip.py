@@ -1,21 +1,23 @@
-"""A small CLIP, trained from nothing on emoji (name <-> picture), and how well it finds emoji whose
-names it never saw.
+"""A small CLIP, trained from scratch on emoji (name <-> image), and retrieval of unseen names.
 
-    python bench/small_clip.py --data DATA --out OUT [--ways both google twitter] [--seeds 0]
-    [--epochs 40] [--threads 1]
-    python bench/small_clip.py ... --validate 1 --ways both one-view no-pictures ...      # how the
-    settings were chosen
+    python bench/small_clip.py --data DATA --out OUT [--cases both google twitter] [--seeds 0]
+        [--epochs 40] [--threads 1]
+    python bench/small_clip.py ... --validate --cases both one-view no-jitter ...
+        # how the settings were selected
 
-DATA holds `emoji`. A fifth of the names is unseen: drawn once (SPLIT), in both drawing styles, for
-every way and seed alike. An eighth is for validation: with --validate these names are not trained
-on but scored, and the unseen ones are not touched. Without it they join the training, and the model
-is saved as OUT/small-clip-WAY-SEED in open_clip's format, opened again with `clip:FOLDER`, and
-scored on the unseen names.
+DATA holds `emoji`. A fifth of the names is unseen: drawn once (SPLIT), in both drawing styles, the
+same for every case and seed. An eighth is for validation: with --validate these names are not used
+for training but scored, and the unseen ones are not touched. Without it they join the training, and
+the model is saved as OUT/small-clip-unseen-CASE-SEED in open_clip's format, opened again with
+`clip:FOLDER`, and scored on the unseen names.
 
-A picture is to find its name among all unseen names, a name its picture among all unseen pictures
-of a style, a picture the one of the other style. Ways `google` and `twitter` train on one style, so
-that the other is as new as the names. Rows land in OUT/small-clip.jsonl, and a row that is there is
-not measured again. --epochs 0 scores random weights, for comparison.
+Queries and targets: an image and its name among all unseen names, a name and its image among all
+unseen images of a style, an image and that of the other style. The cases `google` and `twitter`
+train on one style, so that the other is as new as the names. --epochs 0 scores random weights, for
+comparison.
+
+Rows are appended to OUT/small_clip.jsonl; those already there are not measured again. Prints a
+table.
 """
 
 from __future__ import annotations
@@ -37,17 +39,17 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional
 
+from common import ResultFile, parse_options
 from foveate.evaluation.intervals import bootstrap, wilson
-from foveate.images import codec as images
+from foveate.images.codec import read_image
 from foveate.modeling.backbones import FAMILIES
 from foveate.types import Provides
-from spine import Rows, words
 
 STYLES = ("google", "twitter")
 SPLIT = 0  # seed of the split into names
-UNSEEN, VALIDATION = 5, 8  # one name of so many
+UNSEEN, VALIDATION = 5, 8  # one name of this many
 SIDE = 48  # px
-CONFIG: dict[str, Any] = {
+MODEL_CONFIG: dict[str, Any] = {
     "embed_dim": 128,
     "vision_cfg": {"image_size": SIDE, "layers": [1, 1, 1, 1], "width": 32},
     "text_cfg": {"context_length": 24, "width": 128, "heads": 4, "layers": 2},
@@ -61,18 +63,25 @@ TEMPLATES = (
     "{}.",
     "the {}.",
 )
-SIDED = {"left", "right", "leftwards", "rightwards", "clock", "arrow", "letter", "keycap"}
+DIRECTED = {"left", "right", "leftwards", "rightwards", "clock", "arrow", "letter", "keycap"}
 
 
 @dataclass(frozen=True)
-class Way:
+class TrainConfig:
     """How a model is trained.
 
-    `styles`: whose pictures. `together`: every name brings its picture of each style in a step, and
-    the two find each other too, with this weight in the loss; 0: one style at random. `jitter`:
-    strength of turns, zooms, shifts and colours. `category`: chance that a name is joined by its
-    category. `dropped`: chance of each word of a name to be left out. `template`: chance of a
-    sentence round the name. `layers`: of the text network.
+    Attributes:
+        styles: Drawing styles of the images.
+        together: Weight of the contrastive loss between the images of both styles; every name
+            then brings its image of each style. 0: one style at random.
+        jitter: Strength of rotation, scaling, translation and color jitter.
+        category: Probability that the category is added to a name.
+        dropped: Probability that a word of a name is left out.
+        template: Probability of a template sentence around the name.
+        layers: Layers of the text network.
+        batch: Batch size.
+        rate: Learning rate.
+        decay: Weight decay.
     """
 
     styles: tuple[str, ...] = STYLES
@@ -87,144 +96,148 @@ class Way:
     decay: float = 0.2
 
 
-WAYS = {
-    "both": Way(),
-    "google": Way(styles=("google",)),
-    "twitter": Way(styles=("twitter",)),
-    "one-view": Way(together=0),
-    "no-jitter": Way(jitter=0),
-    "much-jitter": Way(jitter=1),
-    "no-category": Way(category=0),
-    "much-category": Way(category=0.6),
-    "whole-names": Way(dropped=0),
-    "torn-names": Way(dropped=0.3),
-    "no-template": Way(template=0),
-    "text-1": Way(layers=1),
-    "text-4": Way(layers=4),
-    "batch-64": Way(batch=64),
-    "batch-256": Way(batch=256),
+CONFIGS = {
+    "both": TrainConfig(),
+    "google": TrainConfig(styles=("google",)),
+    "twitter": TrainConfig(styles=("twitter",)),
+    "one-view": TrainConfig(together=0),
+    "no-jitter": TrainConfig(jitter=0),
+    "much-jitter": TrainConfig(jitter=1),
+    "no-category": TrainConfig(category=0),
+    "much-category": TrainConfig(category=0.6),
+    "whole-names": TrainConfig(dropped=0),
+    "torn-names": TrainConfig(dropped=0.3),
+    "no-template": TrainConfig(template=0),
+    "text-1": TrainConfig(layers=1),
+    "text-4": TrainConfig(layers=4),
+    "batch-64": TrainConfig(batch=64),
+    "batch-256": TrainConfig(batch=256),
 }
 
 
 # --- data
 
 
-def named(folder: Path) -> dict[str, dict[str, Any]]:
-    """name -> its row; of two emoji with one name the second is left out."""
+def rows_by_name(folder: Path) -> dict[str, dict[str, Any]]:
+    """Return rows by name; of two emoji with one name the second is left out."""
     rows = json.loads((folder / "emoji.json").read_text(encoding="utf-8"))
     return {row["name"]: row for row in reversed(rows)}
 
 
-def parted(names: list[str]) -> tuple[list[str], list[str], list[str]]:
-    """Unseen names, those for validation, those for training."""
+def split_names(names: list[str]) -> tuple[list[str], list[str], list[str]]:
+    """Return unseen names, validation names and training names."""
     order = np.random.default_rng(SPLIT).permutation(len(names))
     mixed = [names[index] for index in order]
     first, second = len(names) // UNSEEN, len(names) // UNSEEN + len(names) // VALIDATION
     return mixed[:first], mixed[first:second], mixed[second:]
 
 
-def pictures(folder: Path, rows: list[dict[str, Any]]) -> Tensor:
-    """(N, 3, SIDE, SIDE) uint8."""
-    found = [images.read_image(folder / row["image"], SIDE)[0] for row in rows]
-    return torch.from_numpy(np.stack(found)).permute(0, 3, 1, 2).contiguous()
+def read_images(folder: Path, rows: list[dict[str, Any]]) -> Tensor:
+    """Return images (N, 3, SIDE, SIDE) uint8."""
+    images = [read_image(folder / row["image"], SIDE)[0] for row in rows]
+    return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous()
 
 
-def normalised(pixels: Tensor) -> Tensor:
+def normalize(pixels: Tensor) -> Tensor:
     return (pixels.float() / 255 - torch.tensor(MEAN).view(1, 3, 1, 1)) / torch.tensor(STD).view(
         1, 3, 1, 1
     )
 
 
-def plain(name: str) -> str:
-    """In lower case, words and spaces alone."""
+def normalize_text(name: str) -> str:
+    """Return the name in lower case, with words and spaces alone."""
     return " ".join(re.findall(r"[\w']+", name.lower().replace("_", " ")))
 
 
-def sentence(row: dict[str, Any], way: Way, draw: random.Random) -> str:
-    """The name as training reads it: sometimes a short one, without a word, with its category,
-    inside a template.
+def caption(row: dict[str, Any], config: TrainConfig, rng: random.Random) -> str:
+    """Return a caption for training.
+
+    At random: a short name, without a word, with its category, inside a template.
     """
-    name = plain(draw.choice(row["short_names"]) if draw.random() < 0.25 else row["name"])
-    name = " ".join(word for word in name.split() if draw.random() >= way.dropped) or name
-    if draw.random() < way.category:
-        parts = [name, plain(draw.choice([row["category"], row["subcategory"]]))]
-        draw.shuffle(parts)
+    name = normalize_text(rng.choice(row["short_names"]) if rng.random() < 0.25 else row["name"])
+    name = " ".join(word for word in name.split() if rng.random() >= config.dropped) or name
+    if rng.random() < config.category:
+        parts = [name, normalize_text(rng.choice([row["category"], row["subcategory"]]))]
+        rng.shuffle(parts)
         name = " ".join(parts)
-    return draw.choice(TEMPLATES).format(name) if draw.random() < way.template else name
+    return rng.choice(TEMPLATES).format(name) if rng.random() < config.template else name
 
 
-def sided(row: dict[str, Any]) -> bool:
-    """Whether a flip would make another sign of it."""
-    return row["category"] == "Symbols" or bool(SIDED & set(plain(row["name"]).split()))
+def has_direction(row: dict[str, Any]) -> bool:
+    """Whether a flip would change the meaning."""
+    return row["category"] == "Symbols" or bool(DIRECTED & set(normalize_text(row["name"]).split()))
 
 
-def jittered(pixels: Tensor, flips: Tensor, strength: float) -> Tensor:
-    """Turned by up to 15 degrees, zoomed, shifted on white, flipped where `flips`, brighter or
-    darker, of other colours.
-    """
+def jitter(pixels: Tensor, flips: Tensor, strength: float) -> Tensor:
+    """Rotate by up to 15 degrees, scale, shift on white, flip where `flips`, jitter colors."""
     count = len(pixels)
 
-    def drawn(reach: float, *shape: int) -> Tensor:
-        return (torch.rand(count, *shape) * 2 - 1) * reach * strength
+    def uniform(limit: float, *shape: int) -> Tensor:
+        return (torch.rand(count, *shape) * 2 - 1) * limit * strength
 
-    angle, zoom = drawn(math.radians(15)), drawn(0.25).exp()
-    mirror = torch.where(flips & (torch.rand(count) < 0.5), -1.0, 1.0)
+    angle, scale = uniform(math.radians(15)), uniform(0.25).exp()
+    flip = torch.where(flips & (torch.rand(count) < 0.5), -1.0, 1.0)
     rows = [
-        zoom * angle.cos() * mirror,
-        -zoom * angle.sin(),
-        zoom * angle.sin() * mirror,
-        zoom * angle.cos(),
+        scale * angle.cos() * flip,
+        -scale * angle.sin(),
+        scale * angle.sin() * flip,
+        scale * angle.cos(),
     ]
-    moves = torch.cat([torch.stack(rows, 1).view(count, 2, 2), drawn(0.12, 2, 1)], 2)
-    grid = functional.affine_grid(moves, list(pixels.shape), align_corners=False)
+    matrices = torch.cat([torch.stack(rows, 1).view(count, 2, 2), uniform(0.12, 2, 1)], 2)
+    grid = functional.affine_grid(matrices, list(pixels.shape), align_corners=False)
     moved = 255 - functional.grid_sample(255 - pixels.float(), grid, align_corners=False)
-    bright = (
-        (moved - 128) * (1 + drawn(0.3, 1, 1, 1)) * (1 + drawn(0.1, 3, 1, 1))
+    colored = (
+        (moved - 128) * (1 + uniform(0.3, 1, 1, 1)) * (1 + uniform(0.1, 3, 1, 1))
         + 128
-        + drawn(30, 1, 1, 1)
+        + uniform(30, 1, 1, 1)
     )
-    gray = bright.mean(1, keepdim=True)
-    return (gray + (bright - gray) * (1 + drawn(0.3, 1, 1, 1))).clamp(0, 255)
+    gray = colored.mean(1, keepdim=True)
+    return (gray + (colored - gray) * (1 + uniform(0.3, 1, 1, 1))).clamp(0, 255)
 
 
 # --- training
 
 
-def contrast(one: Tensor, other: Tensor, scale: Tensor) -> Tensor:
-    """Symmetric InfoNCE loss of CLIP (Radford et al. 2021, figure 3) of (B, D) unit vectors."""
-    logits, own = scale * one @ other.T, torch.arange(len(one))
-    return (functional.cross_entropy(logits, own) + functional.cross_entropy(logits.T, own)) / 2
+def contrastive_loss(first: Tensor, second: Tensor, scale: Tensor) -> Tensor:
+    """Return the symmetric InfoNCE loss of (B, D) unit vectors (Radford et al. 2021, figure 3)."""
+    logits, targets = scale * first @ second.T, torch.arange(len(first))
+    return (
+        functional.cross_entropy(logits, targets) + functional.cross_entropy(logits.T, targets)
+    ) / 2
 
 
-def trained(folder: Path, rows: list[dict[str, Any]], way: Way, epochs: int, seed: int) -> Any:
+def train(
+    folder: Path, rows: list[dict[str, Any]], config: TrainConfig, epochs: int, seed: int
+) -> Any:
+    """Train a model from random weights, and return it in evaluation mode."""
     torch.manual_seed(seed)
-    draw = random.Random(seed)
-    model = open_clip.CLIP(**described(way)).to(memory_format=torch.channels_last)
-    tokenizer = open_clip.SimpleTokenizer(context_length=CONFIG["text_cfg"]["context_length"])
-    pixels = torch.stack([pictures(folder / style, rows) for style in way.styles])
-    flips = torch.tensor([not sided(row) for row in rows])
-    optimizer, steps = optimizer_of(model, way), epochs * (len(rows) // way.batch)
-    for step, places in enumerate(drawn_places(len(rows), way.batch, epochs)):
+    rng = random.Random(seed)
+    model = open_clip.CLIP(**model_config(config)).to(memory_format=torch.channels_last)
+    tokenizer = open_clip.SimpleTokenizer(context_length=MODEL_CONFIG["text_cfg"]["context_length"])
+    pixels = torch.stack([read_images(folder / style, rows) for style in config.styles])
+    flips = torch.tensor([not has_direction(row) for row in rows])
+    optimizer, steps = create_optimizer(model, config), epochs * (len(rows) // config.batch)
+    for step, indices in enumerate(draw_batches(len(rows), config.batch, epochs)):
         views = (
-            range(len(way.styles))
-            if way.together
-            else [torch.randint(len(way.styles), (len(places),))]
+            range(len(config.styles))
+            if config.together
+            else [torch.randint(len(config.styles), (len(indices),))]
         )
-        seen = torch.cat(
-            [jittered(pixels[view, places], flips[places], way.jitter) for view in views]
+        inputs = torch.cat(
+            [jitter(pixels[view, indices], flips[indices], config.jitter) for view in views]
         )
-        seen = normalised(seen).contiguous(memory_format=torch.channels_last)
-        found = model.encode_image(seen, normalize=True).split(len(places))
+        inputs = normalize(inputs).contiguous(memory_format=torch.channels_last)
+        embedded = model.encode_image(inputs, normalize=True).split(len(indices))
         texts = model.encode_text(
-            tokenizer([sentence(rows[place], way, draw) for place in places]), normalize=True
+            tokenizer([caption(rows[index], config, rng) for index in indices]), normalize=True
         )
         scale = model.logit_scale.exp()
-        loss = sum(contrast(view, texts, scale) for view in found) / len(found)
-        if len(found) > 1:
-            loss = loss + way.together * contrast(*found, scale)
+        loss = sum(contrastive_loss(view, texts, scale) for view in embedded) / len(embedded)
+        if len(embedded) > 1:
+            loss = loss + config.together * contrastive_loss(*embedded, scale)
         for group in optimizer.param_groups:
             group["lr"] = (
-                way.rate * min(1, 20 * step / steps) * (1 + math.cos(math.pi * step / steps)) / 2
+                config.rate * min(1, 20 * step / steps) * (1 + math.cos(math.pi * step / steps)) / 2
             )
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -233,37 +246,40 @@ def trained(folder: Path, rows: list[dict[str, Any]], way: Way, epochs: int, see
     return model.eval()
 
 
-def drawn_places(count: int, batch: int, epochs: int) -> Iterator[Tensor]:
-    """Full batches of every epoch's order."""
+def draw_batches(count: int, batch: int, epochs: int) -> Iterator[Tensor]:
+    """Yield the indices of full batches, in random order in every epoch."""
     for _ in range(epochs):
         yield from torch.randperm(count)[: count - count % batch].split(batch)
 
 
-def described(way: Way) -> dict[str, Any]:
-    return CONFIG | {"text_cfg": CONFIG["text_cfg"] | {"layers": way.layers}}
+def model_config(config: TrainConfig) -> dict[str, Any]:
+    return MODEL_CONFIG | {"text_cfg": MODEL_CONFIG["text_cfg"] | {"layers": config.layers}}
 
 
-def optimizer_of(model: Any, way: Way) -> torch.optim.Optimizer:
-    """Words are rare: their embeddings, like vectors and scalars, are not pulled to 0."""
-    decays = [
+def create_optimizer(model: Any, config: TrainConfig) -> torch.optim.Optimizer:
+    """Create AdamW; no decay for vectors, scalars, and embeddings, since most words are rare."""
+    decayed = [
         value
         for name, value in model.named_parameters()
         if value.ndim > 1 and "embedding" not in name
     ]
-    known = {id(value) for value in decays}
-    rest = [value for value in model.parameters() if id(value) not in known]
-    groups = [{"params": decays, "weight_decay": way.decay}, {"params": rest, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=way.rate, betas=(0.9, 0.98), fused=True)
+    ids = {id(value) for value in decayed}
+    rest = [value for value in model.parameters() if id(value) not in ids]
+    groups = [
+        {"params": decayed, "weight_decay": config.decay},
+        {"params": rest, "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=config.rate, betas=(0.9, 0.98), fused=True)
 
 
-def saved(model: Any, way: Way, folder: Path) -> Path:
-    """In open_clip's format, for `--backbone clip:FOLDER`."""
+def save(model: Any, config: TrainConfig, folder: Path) -> Path:
+    """Write the model in open_clip's format, for `--backbone clip:FOLDER`."""
     folder.mkdir(parents=True, exist_ok=True)
     save_file(
         {name: value.contiguous() for name, value in model.state_dict().items()},
         folder / "open_clip_model.safetensors",
     )
-    content = {"model_cfg": described(way), "preprocess_cfg": {"mean": MEAN, "std": STD}}
+    content = {"model_cfg": model_config(config), "preprocess_cfg": {"mean": MEAN, "std": STD}}
     (folder / "open_clip_config.json").write_text(json.dumps(content, indent=2), encoding="utf-8")
     return folder
 
@@ -272,143 +288,148 @@ def saved(model: Any, way: Way, folder: Path) -> Path:
 
 
 @torch.inference_mode()
-def embedded(backbone: Any, folder: Path, rows: list[dict[str, Any]]) -> dict[str, Tensor]:
-    """(N, D) of length 1: the names, and the pictures of each style."""
-    found = {
-        style: backbone(normalised(pictures(folder / style, rows)), {Provides.POOLED}).pooled
+def embed(backbone: Any, folder: Path, rows: list[dict[str, Any]]) -> dict[str, Tensor]:
+    """Return unit vectors (N, D) of the names, and of the images of each style."""
+    vectors = {
+        style: backbone(normalize(read_images(folder / style, rows)), {Provides.POOLED}).pooled
         for style in STYLES
     }
-    found["name"] = backbone.embed_text([plain(row["name"]) for row in rows])
-    return {what: functional.normalize(value, dim=1) for what, value in found.items()}
+    vectors["name"] = backbone.embed_text([normalize_text(row["name"]) for row in rows])
+    return {key: functional.normalize(value, dim=1) for key, value in vectors.items()}
 
 
-def hits(queries: Tensor, answers: Tensor, top: int) -> np.ndarray:
-    """(N,) bool: whether the n-th answer is among the `top` that are nearest to the n-th query."""
-    nearest = (queries @ answers.T).topk(top, 1).indices
+def hits(queries: Tensor, targets: Tensor, top: int) -> np.ndarray:
+    """Return (N,) bool: whether target n is among the `top` nearest to query n."""
+    nearest = (queries @ targets.T).topk(top, 1).indices
     return (nearest == torch.arange(len(queries))[:, None]).any(1).numpy()
 
 
-def scores(found: dict[str, Tensor], composed: np.ndarray) -> dict[str, dict[str, float]]:
-    """Every query and answer, with 95 % intervals.
+def scores(vectors: dict[str, Tensor], composed: np.ndarray) -> dict[str, dict[str, float]]:
+    """Return the recall of every pair of query and target, with 95 % intervals.
 
-    `mean`: over the four of names and pictures, its interval over names; also over the names that
-    are `composed` (N,) of words that training has read, and over the others, among the same
-    answers.
+    `mean` is over the four pairs of names and images, its interval over names. It is also given for
+    the names that are `composed` (N,) of words of the training names, and for the others, among the
+    same targets.
     """
     pairs = (
         [(style, "name") for style in STYLES]
         + [("name", style) for style in STYLES]
         + [STYLES, STYLES[::-1]]
     )
-    told = {}
+    rows = {}
     for top in (1, 5):
-        won = {
-            f"{query} -> {answer}": hits(found[query], found[answer], top)
-            for query, answer in pairs
+        correct = {
+            f"{query} -> {target}": hits(vectors[query], vectors[target], top)
+            for query, target in pairs
         }
         chance = top / len(composed)
-        for pair, each in won.items():
+        for pair, each in correct.items():
             low, high = wilson(int(each.sum()), len(each))
-            told[f"{pair}, top {top}"] = {
+            rows[f"{pair}, top {top}"] = {
                 "value": float(each.mean()),
                 "low": low,
                 "high": high,
                 "chance": chance,
             }
-        four = np.mean([each for pair, each in won.items() if "name" in pair], 0)
+        four = np.mean([each for pair, each in correct.items() if "name" in pair], 0)
         parts = {"": composed | True, " of known words": composed, " with a new word": ~composed}
-        for part, own in ((part, four[chosen]) for part, chosen in parts.items()):
+        for part, values in ((part, four[chosen]) for part, chosen in parts.items()):
             low, high = bootstrap(
-                lambda places, own=own: float(own[places].mean()), len(own), rounds=2000
+                lambda indices, values=values: float(values[indices].mean()),
+                len(values),
+                rounds=2000,
             )
-            about = {"chance": chance, "count": len(own)}
-            told[f"mean{part}, top {top}"] = {
-                "value": float(own.mean()),
+            extra = {"chance": chance, "count": len(values)}
+            rows[f"mean{part}, top {top}"] = {
+                "value": float(values.mean()),
                 "low": low,
                 "high": high,
-                **about,
+                **extra,
             }
-    return told
+    return rows
 
 
 def summary(rows: list[dict[str, Any]]) -> str:
+    """Return a Markdown table."""
     lines = [
-        "| way | seed | names | epochs | seconds | of | found | 95 % | chance | times chance |",
+        "| case | seed | names | epochs | seconds | query -> target | recall | 95 % | chance | "
+        "times chance |",
         "|---|" + "---|" * 9,
     ]
     for row in rows:
-        about = (
-            f"| {row['way']} | {row['seed']} | {row['names']} | {row['epochs']} | "
+        prefix = (
+            f"| {row['case']} | {row['seed']} | {row['names']} | {row['epochs']} | "
             f"{row['seconds']:.0f}"
         )
-        for what, score in row["scores"].items():
+        for pair, score in row["scores"].items():
             ends = (
                 f"{score['low']:.3f} to {score['high']:.3f} | {score['chance']:.4f} | "
                 f"{score['value'] / score['chance']:.1f}"
             )
-            lines.append(f"{about} | {what} | {score['value']:.3f} | {ends} |")
+            lines.append(f"{prefix} | {pair} | {score['value']:.3f} | {ends} |")
     return "\n".join(lines)
 
 
-def words_of(rows: list[dict[str, Any]]) -> set[str]:
-    """All that training can read of them."""
+def training_words(rows: list[dict[str, Any]]) -> set[str]:
+    """Return all words that can occur in captions of these rows."""
     texts = [
         text
         for row in rows
         for text in (row["name"], *row["short_names"], row["category"], row["subcategory"])
     ]
-    return {word for text in texts for word in plain(text).split()}
+    return {word for text in texts for word in normalize_text(text).split()}
 
 
-def measured(
+def measure(
     folder: Path,
-    taught: list[dict[str, Any]],
-    asked: list[dict[str, Any]],
-    way: Way,
+    training: list[dict[str, Any]],
+    test: list[dict[str, Any]],
+    config: TrainConfig,
     epochs: int,
     seed: int,
-    where: Path,
+    out: Path,
 ) -> dict[str, Any]:
-    """Trains on `taught`, saves at `where`, opens it as a user would, scores `asked`; seconds: of
-    the processor, in training.
+    """Train, save to `out`, open the model as a user would, and score the test names.
+
+    The seconds are CPU seconds of the training.
     """
     start = time.process_time()
-    model = trained(folder, taught, way, epochs, seed)
+    model = train(folder, training, config, epochs, seed)
     seconds = time.process_time() - start
-    backbone = FAMILIES.get("clip")().open(f"clip:{saved(model, way, where)}", "auto").eval()
-    read = words_of(taught)
-    composed = np.array([set(plain(row["name"]).split()) <= read for row in asked])
+    backbone = FAMILIES.get("clip")().open(f"clip:{save(model, config, out)}", "auto").eval()
+    known_words = training_words(training)
+    composed = np.array([set(normalize_text(row["name"]).split()) <= known_words for row in test])
     return {
         "seconds": round(seconds, 1),
-        "count": len(asked),
-        "scores": scores(embedded(backbone, folder, asked), composed),
+        "count": len(test),
+        "scores": scores(embed(backbone, folder, test), composed),
     }
 
 
 def main() -> None:
-    options = words(
-        __doc__, ["emoji"], ["both", "google", "twitter"], threads=1, epochs=40, validate=0
+    options = parse_options(
+        __doc__, [], ["both", "google", "twitter"], threads=1, epochs=40, validate=False
     )
     torch.set_num_threads(options.threads)
-    folder, rows = options.data / "emoji", Rows(options.out / "small-clip.jsonl")
-    known = named(folder)
-    unseen, validation, training = (
-        [known[name] for name in part] for part in parted(sorted(known))
+    folder, results = options.data / "emoji", ResultFile(options.out / "small_clip.jsonl")
+    by_name = rows_by_name(folder)
+    unseen, validation, rest = (
+        [by_name[name] for name in part] for part in split_names(sorted(by_name))
     )
-    asked, taught = (validation, training) if options.validate else (unseen, training + validation)
+    test, training = (validation, rest) if options.validate else (unseen, rest + validation)
     kind = "validation" if options.validate else "unseen"
-    for name in options.ways:
+    for name in options.cases:
         for seed in options.seeds:
-            about = {"way": name, "seed": seed, "names": kind, "epochs": options.epochs}
-            if not rows.has(**about):
-                where = options.out / f"small-clip-{kind}-{name}-{seed}"
-                rows.add(
+            key = {"case": name, "seed": seed, "names": kind, "epochs": options.epochs}
+            if not results.has(**key):
+                out = options.out / f"small-clip-{kind}-{name}-{seed}"
+                results.add(
                     {
-                        **about,
-                        **measured(folder, taught, asked, WAYS[name], options.epochs, seed, where),
+                        **key,
+                        **measure(folder, training, test, CONFIGS[name], options.epochs, seed, out),
                     }
                 )
-    print(summary(rows.rows))
+    print(summary(results.rows))
 
 
 if __name__ == "__main__":

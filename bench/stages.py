@@ -1,12 +1,11 @@
-"""Where the time of a fit goes, stage by stage; run by bench/peers.py in a process of its own.
+"""Profile a fit by stage. Run by bench/peers.py in a process of its own.
 
-    python bench/stages.py FOLDER WEIGHTS full|probe [--threads 1] [--epochs 3] [--set field=value
-    ...]
+    python bench/stages.py FOLDER WEIGHTS full|probe [--threads 1] [--epochs 3]
+        [--set field=value ...]
 
-What is a stage is wrapped in a clock before the fit begins; of a stage inside another one the inner
-one has the time. Prints one JSON object: of each epoch and of what comes after, seconds by the
-clock and of the processor, and the latter by stage. What comes before the first epoch is counted
-with it.
+The functions of each stage are wrapped in timers before the fit starts; inside nested stages the
+inner one is counted. Prints a JSON object: wall-clock and CPU seconds of each epoch and of what
+follows the last one, the CPU seconds by stage. What precedes the first epoch is counted with it.
 """
 
 from __future__ import annotations
@@ -35,44 +34,41 @@ from foveate.training.trainer import Trainer
 from foveate.types import InputSpec
 
 
-class Stages:
-    """Seconds of the processor by stage; the innermost one counts."""
+class StageTimer:
+    """CPU seconds by stage; the innermost one counts."""
 
     def __init__(self) -> None:
-        self.seconds, self.open, self.mark, self.began = (
-            Counter[str](),
-            ["other"],
-            time.process_time(),
-            time.perf_counter(),
-        )
+        self.seconds, self.stack = Counter[str](), ["other"]
+        self.last_cpu, self.last_wall = time.process_time(), time.perf_counter()
 
-    def turn(self) -> None:
-        """What has passed belongs to the stage that was open."""
+    def update(self) -> None:
+        """Add the CPU time since the last update to the innermost open stage."""
         now = time.process_time()
-        self.seconds[self.open[-1]] += now - self.mark
-        self.mark = now
+        self.seconds[self.stack[-1]] += now - self.last_cpu
+        self.last_cpu = now
 
-    def wrap(self, place: Any, name: str, stage: str) -> None:
-        own = getattr(place, name)
+    def wrap(self, owner: Any, name: str, stage: str) -> None:
+        """Count the calls of a function of a module or class as a stage."""
+        original = getattr(owner, name)
 
-        @functools.wraps(own)
-        def timed(*said: Any, **words: Any) -> Any:
-            self.turn()
-            self.open.append(stage)
+        @functools.wraps(original)
+        def timed(*args: Any, **kwargs: Any) -> Any:
+            self.update()
+            self.stack.append(stage)
             try:
-                return own(*said, **words)
+                return original(*args, **kwargs)
             finally:
-                self.turn()
-                self.open.pop()
+                self.update()
+                self.stack.pop()
 
-        setattr(place, name, timed)
+        setattr(owner, name, timed)
 
-    def taken(self) -> dict[str, Any]:
-        """Since it was last asked."""
-        self.turn()
-        seconds, self.began = time.perf_counter() - self.began, time.perf_counter()
+    def reset(self) -> dict[str, Any]:
+        """Return the seconds since the last reset, and start anew."""
+        self.update()
+        seconds, self.last_wall = time.perf_counter() - self.last_wall, time.perf_counter()
         stages, self.seconds = dict(self.seconds), Counter()
-        return {"seconds": seconds, "processor": sum(stages.values()), "stages": stages}
+        return {"seconds": seconds, "cpu_seconds": sum(stages.values()), "stages": stages}
 
 
 def main() -> None:
@@ -85,10 +81,10 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--set", nargs="*", default=[])
-    said = parser.parse_args()
-    torch.set_num_threads(said.threads)
-    stages, epochs = Stages(), []
-    for place, name, stage in (
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    stages, epochs = StageTimer(), []
+    for owner, name, stage in (
         (engine, "scan", "decode"),
         (ImageDataset, "__getitem__", "transform"),
         (ImageDataset, "collate", "transform"),
@@ -105,30 +101,30 @@ def main() -> None:
         (LinearHead, "feature_vector", "describe"),
         (pipeline, "fit_head", "head"),
     ):
-        stages.wrap(place, name, stage)
-    close = trainer.Trainer._end_epoch
+        stages.wrap(owner, name, stage)
+    end_epoch = Trainer._end_epoch
 
-    def closed(own: Trainer) -> None:
-        close(own)
-        epochs.append(stages.taken())
+    def timed_end_epoch(self: Trainer) -> None:
+        end_epoch(self)
+        epochs.append(stages.reset())
 
-    Trainer._end_epoch = closed  # type: ignore[method-assign]
+    Trainer._end_epoch = timed_end_epoch  # type: ignore[method-assign]
     settings: dict[str, Any] = {
         "data.val": 0,
         "data.test": 0,
-        **dict(each.split("=") for each in said.set),
+        **dict(each.split("=") for each in options.set),
     }
-    words = {
-        "tuning": said.tuning,
+    arguments = {
+        "tuning": options.tuning,
         "backbone": "resnet18",
-        "weights": said.weights,
-        "epochs": said.epochs,
+        "weights": options.weights,
+        "epochs": options.epochs,
         "device": "cpu",
     }
-    with tempfile.TemporaryDirectory() as place:
-        foveate.fit(said.folder, out=Path(place) / "run", settings=settings, **words)
-    count = len(list(find_images(said.folder)))
-    print(json.dumps({"images": count, "epochs": epochs, "after": stages.taken()}))
+    with tempfile.TemporaryDirectory() as folder:
+        foveate.fit(options.folder, out=Path(folder) / "run", settings=settings, **arguments)
+    count = len(list(find_images(options.folder)))
+    print(json.dumps({"images": count, "epochs": epochs, "after": stages.reset()}))
 
 
 if __name__ == "__main__":

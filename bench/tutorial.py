@@ -1,11 +1,11 @@
-"""The textbook loop that every beginner's page shows, as the thing to beat.
-
-ImageFolder, Resize 256, CenterCrop 224, batch 32, no workers, Adam 1e-3, no augmentation, every
-weight trained, the last epoch's weights kept. The backbone is EfficientNet-Lite0 with the ImageNet
-weights of the `offline` extra, so that the comparison with Foveate is one of method and not of
-start.
+"""A plain PyTorch training loop, as beginners' tutorials show it: the baseline to beat.
 
     python bench/tutorial.py TRAIN TEST --seed 0 --epochs 20 --threads 1
+
+ImageFolder, Resize 256, CenterCrop 224, batches of 32, no workers, Adam at 1e-3, no augmentation,
+all weights trained, the last epoch's weights kept. The backbone is EfficientNet-Lite0 with the
+ImageNet weights of the `offline` extra, so that the comparison with Foveate is one of methods, not
+of initial weights. Prints a JSON object. Used by bench/baseline.py.
 """
 
 from __future__ import annotations
@@ -23,9 +23,10 @@ from torchvision import transforms
 from torchvision.datasets import ImageFolder
 
 
-def pretrained(classes: int) -> nn.Module:
-    """EfficientNet-Lite0 whose tensors come in order from the package's file, with a new
-    classifier.
+def create_model(classes: int) -> nn.Module:
+    """Return EfficientNet-Lite0 with a new classifier.
+
+    The tensors in the package's file are in the order of the network.
     """
     model = timm.create_model("tf_efficientnet_lite0", pretrained=False)
     tensors = torch.load(
@@ -36,7 +37,7 @@ def pretrained(classes: int) -> nn.Module:
     return model
 
 
-def loader(folder: str, shuffle: bool) -> DataLoader:
+def create_loader(folder: str, shuffle: bool) -> DataLoader:
     steps = [
         transforms.Resize(256),
         transforms.CenterCrop(224),
@@ -66,16 +67,17 @@ def accuracy(model: nn.Module, batches: DataLoader) -> float:
 
 
 def measure(train_folder: str, test_folder: str, seed: int, epochs: int = 20) -> dict[str, float]:
-    """Trains once; gives test accuracy and the seconds that training took (import and evaluation
-    apart).
-    """
+    """Train once; return test accuracy and the seconds of the training alone."""
     torch.manual_seed(seed)
-    batches = loader(train_folder, shuffle=True)
-    model = pretrained(len(batches.dataset.classes))
+    batches = create_loader(train_folder, shuffle=True)
+    model = create_model(len(batches.dataset.classes))
     start = time.perf_counter()
     train(model, batches, epochs)
     seconds = time.perf_counter() - start
-    return {"accuracy": accuracy(model, loader(test_folder, shuffle=False)), "seconds": seconds}
+    return {
+        "accuracy": accuracy(model, create_loader(test_folder, shuffle=False)),
+        "seconds": seconds,
+    }
 
 
 if __name__ == "__main__":
@@ -86,9 +88,7 @@ if __name__ == "__main__":
     parser.add_argument("test")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--epochs", type=int, default=20)
-    parser.add_argument(
-        "--threads", type=int, default=0, help="torch threads; 0 leaves torch's own choice"
-    )
+    parser.add_argument("--threads", type=int, default=0, help="torch threads; 0 = torch's default")
     options = parser.parse_args()
     if options.threads:
         torch.set_num_threads(options.threads)

@@ -24,6 +24,7 @@ PART = re.compile(
     re.DOTALL,
 )
 LIMIT = 900  # seconds for a block
+PROGRESS = re.compile(r"^[\w .-]+( \d+/\d+)?: \d+/\d+( |$)")  # lines that only a slow run prints
 
 
 def main(pages: list[Path]) -> None:
@@ -80,6 +81,8 @@ def chosen(printed: str, pattern: str | None) -> str:
     """The lines that match, with ... where others are left out."""
     lines: list[str] = []
     for line in printed.splitlines():
+        if PROGRESS.match(line):
+            continue
         if line.strip() and (pattern is None or re.search(pattern, line)):
             lines.append(line.rstrip().replace("\t", "    "))
         elif lines and lines[-1] != "...":

@@ -103,8 +103,9 @@ def commands_page() -> str:
         if example:
             parts.append(f"Example:\n\n```bash\n{' '.join(example.split())}\n```\n")
         arguments = getattr(command, "arguments", {})
+        required = {each.name for each in command.params if each.required}
         rows = [
-            [f"`{name.upper()}`", escape(" ".join(text.split()))]
+            [f"`{name.upper()}`", meaning(text, name in required)]
             for name, text in arguments.items()
         ]
         rows += [
@@ -119,7 +120,12 @@ def option_row(option: click.Option) -> list[str]:
     if not option.is_flag and not option.count:
         metavar = option.make_metavar(click.Context(click.Command("x")))
         names[-1] = f"`{option.opts[-1]} {metavar.replace(' RANGE', '')}`"
-    return [", ".join(names), escape(" ".join((option.help or "").split()))]
+    return [", ".join(names), meaning(option.help or "", option.required)]
+
+
+def meaning(text: str, required: bool) -> str:
+    """The help of an argument or option; ranges are part of it."""
+    return escape(" ".join(text.split())) + (" *Required.*" if required else "")
 
 
 # --- the recipe

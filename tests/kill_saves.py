@@ -2,7 +2,7 @@
 
 One process that has imported everything forks the savers, so that a kill costs milliseconds and not
 the seconds of an import. As a program: SEED TIMES FOLDER; prints a line of JSON for each kill. Used
-by test_trust_kill.py and bench/trust.py.
+by test_trust_kill.py and bench/crash_safety.py.
 """
 
 from __future__ import annotations

@@ -276,8 +276,8 @@ def test_the_command_line_output(run, unlabeled, tmp_path, capsys):
     [
         (["--method", "adabm"], "no adaptation is called 'adabm' try: did you mean 'adabn'?"),
         (["--set", "prio=3"], "prio"),
-        (["--set", "prior=-1"], "greater than or equal to 0"),
-        (["--method", "tent", "--set", "epochs=0"], "greater than or equal to 1"),
+        (["--set", "prior=-1"], "must be at least 0"),
+        (["--method", "tent", "--set", "epochs=0"], "must be at least 1"),
     ],
 )
 def test_bad_options_are_refused_before_anything_is_read(

@@ -6,10 +6,12 @@ from itertools import pairwise
 
 import pytest
 import torch
+from huggingface_hub import constants
+from huggingface_hub.errors import LocalEntryNotFoundError
 from safetensors.torch import save_file
 
-from foveate.errors import UnknownName, UsageError, WeightsError
-from foveate.modeling.backbones import FAMILIES
+from foveate.errors import HubUnreachable, UnknownName, UsageError, WeightsError
+from foveate.modeling.backbones import FAMILIES, _hub
 from foveate.types import Provides
 from helpers import raise_no_route
 
@@ -155,6 +157,37 @@ def test_a_failed_download_suggests_what_to_try(family, monkeypatch):
     monkeypatch.setattr("timm.create_model", raise_no_route)
     with pytest.raises(WeightsError, match="--weights FILE"):
         family.open("test_efficientnet", "hub")
+
+
+def test_a_hub_that_does_not_answer_is_not_asked_again_and_again(family, monkeypatch):
+    """Its client would try for most of a minute; without a network only its cache is used."""
+    offline = []
+
+    def fail_offline(*_: object, **__: object) -> None:
+        offline.append(constants.HF_HUB_OFFLINE)
+        raise OSError("no file") from LocalEntryNotFoundError("offline mode is enabled")
+
+    monkeypatch.setattr(_hub, "_hub_problem", lambda: "https://hub does not answer")
+    monkeypatch.setattr("timm.create_model", fail_offline)
+    with pytest.raises(HubUnreachable, match="https://hub does not answer"):
+        family.open("test_efficientnet", "hub")
+    assert offline == [True]
+    assert not constants.HF_HUB_OFFLINE
+
+
+def test_an_unreachable_hub_is_remembered_for_a_while(monkeypatch):
+    asked = []
+
+    class Session:
+        def head(self, url: str, timeout: float) -> None:
+            asked.append(timeout)
+            raise OSError("no route to host")
+
+    monkeypatch.setattr(_hub, "get_session", Session)
+    monkeypatch.setattr(_hub, "_unreachable_until", 0.0)
+    assert "does not answer" in _hub._hub_problem()
+    assert "does not answer" in _hub._hub_problem()
+    assert asked == [5.0]
 
 
 def test_the_offline_package_knows_its_images(family):

@@ -94,3 +94,9 @@ def test_additional_views_are_normalized_too():
         for name in ("global_views", "local_views"):
             assert before[name].dtype == torch.uint8
             assert torch.equal(after[name], expected_images(before[name]))
+
+
+@pytest.mark.parametrize(("count", "batch_size", "start"), [(71, 32, 0), (71, 32, 2), (7, 8, 0)])
+def test_a_sampler_knows_how_many_images_it_yields(count, batch_size, start):
+    sampler = BatchSampler(count, batch_size, seed=0, start=start)
+    assert sampler.image_count == sum(map(len, sampler))

@@ -549,7 +549,7 @@ def test_t30_labels_of_voc(tmp_path):
     assert next(iter(locations_of(result, "the annotation is not valid XML"))).endswith("x.xml")
     assert set(locations_of(result, "voc_unannotated")) == {"JPEGImages/alone.png"}
     assert locations_of(result, "boxes_outside_image") == {
-        "JPEGImages/eeeee.png": "1 of 1 boxes, 60 x 40 px"
+        "JPEGImages/eeeee.png": "1 of 1 box, 60 x 40 px"
     }
     assert locations_of(result, "stated_size_differs") == {
         "JPEGImages/eeeee.png": "stated 120 x 80 px, actual 60 x 40 px"
@@ -576,7 +576,7 @@ def test_t30_coco_boxes_of_an_image_that_exif_rotates(tmp_path):
     assert locations_of(result, "stated_size_differs") == {
         "a.jpg": "stated 60 x 40 px, actual 40 x 60 px"
     }
-    assert locations_of(result, "boxes_outside_image") == {"a.jpg": "1 of 1 boxes, 40 x 60 px"}
+    assert locations_of(result, "boxes_outside_image") == {"a.jpg": "1 of 1 box, 40 x 60 px"}
 
 
 def test_t30_coco_objects_as_masks(tmp_path):
@@ -961,13 +961,10 @@ def test_a_fit_is_estimated(tmp_path):
             recipe_from(split_folders, options, {}), tmp_path / "untaught", 20_000, plan=True
         ).no_plan_reason
     )
-    broken = check_data(
-        recipe_from(root, {**options, "tuning": "no such"}, {}),
-        tmp_path / "other",
-        20_000,
-        plan=True,
-    )
-    assert "no tuning is called" in broken.no_plan_reason
+    mistyped = recipe_from(root, {**options, "tuning": "no such"}, {})
+    with pytest.raises(UsageError, match="no tuning is called"):  # before the images are read
+        check_data(mistyped, tmp_path / "other", 20_000, plan=True)
+    assert not (tmp_path / "other").exists()
 
 
 def test_foveate_check_in_python(tmp_path):
@@ -1093,3 +1090,15 @@ def test_one_shape_in_two_colors_is_not_a_copy(tmp_path):
     assert check_without_plan(tmp_path / "data", tmp_path / "out").exit_code == 0
     scanned = scan(read_table(tmp_path / "data"), 32, "crop", Recipe().data)
     assert len(set(duplicate_groups(scanned, Recipe().data))) == 20
+
+
+def test_counts_agree_with_their_nouns_and_follow_no_finished_sentence(tmp_path, caplog):
+    caplog.set_level("INFO", "foveate")
+    (tmp_path / "data" / "cat").mkdir(parents=True)
+    Image.new("RGB", (40, 40), "red").save(tmp_path / "data" / "cat" / "1.png")
+    result = check_without_plan(tmp_path / "data", tmp_path / "out", format="folder")
+    lines = caplog.text
+    assert "1 file in 1 folder, of which 1 is an image" in lines
+    assert "1 image, 1 class\n" in lines
+    assert "error: there is only one class, so nothing to classify\n" in lines
+    assert result.lines()[-1].startswith("1 error, 2 warnings, 0 notes: ")

@@ -153,3 +153,15 @@ def test_maps_are_more_accurate_than_the_pooled_vector(tmp_path):
         for features in ("pooled", "maps")
     }
     assert log_losses["maps"] < 0.9 * log_losses["pooled"]
+
+
+def test_the_reason_for_no_class_weights_states_the_sizes():
+    def reason(*counts: int) -> str:
+        decisions = TASKS.get("classify").resolve_settings(
+            {}, make_targets(*counts), CLASSES, GRADIENT
+        )
+        return next(str(why) for field, _, why in decisions if field == "class_weights")
+
+    assert reason(9, 9, 9) == "9 images in each class"
+    assert reason(1, 1, 1) == "1 image in each class"
+    assert reason(10, 15, 19) == "10 to 19 images per class"

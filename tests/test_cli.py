@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import re
+import signal
 import struct
 import subprocess
 import sys
@@ -15,13 +16,21 @@ from pathlib import Path
 import pytest
 
 import foveate as package
+from conftest import make_stripes_folder
 from foveate.cli import main as cli
 from foveate.cli.command import parse_docstring
 from foveate.cli.commands import command_names, get_command
 from foveate.cli.commands.predict import FOLDERS
+from foveate.errors import UsageError
 from foveate.recipe import SHORT_OPTIONS
-from foveate.utils import console, log
-from foveate.utils.invocation import Invocation, current_invocation, entry_point, invocation
+from foveate.utils import console, files, log
+from foveate.utils.invocation import (
+    Invocation,
+    current_invocation,
+    entry_point,
+    invocation,
+    shell_command,
+)
 
 PROGRAM = [sys.executable, "-c", "from foveate.cli.main import main; main()"]
 WIDTHS = (40, 80, 200)
@@ -163,11 +172,44 @@ def test_public_functions_are_imported_when_they_are_used():
         (["fit", "x", "--set", "training.ema=high"], "training.ema"),
         (["fit", "x", "--set", "nonsense"], "--set training.ema=0"),
         (["fit", "x", "--epochs", "many"], "many"),
-        (["fit", "x", "--epochs", "0"], "training.epochs"),
+        (["fit", "x", "--epochs", "0"], "--epochs must be a whole number, at least 1, got 0"),
+        (["fit", "x", "--minutes", "nan"], "--minutes must be a number, above 0, got nan"),
+        (["fit", "x", "--size", "9999999"], "--size must be a whole number, at least 16 and at"),
+        (["fit", "x", "--epochs"], "--epochs needs a value"),
+        (["fit", "x", "--strict=1"], "--strict takes no value"),
+        (["fit", "my", "photos"], "one argument too many: 'photos'"),
+        (["fit", "x", "--optimizer", "adamm"], "--optimizer must be 'adamw', 'adam' or 'sgd', got"),
+        (["fit", "x", "--optimizer", "adamm"], "did you mean 'adam' or 'adamw'?"),
+        (["fit", "x", "--lang", "fr"], "--lang must be 'en' or 'zh', got 'fr'"),
+        (["fit", "x", "--set", "training=3"], "training is a group of settings, got 3"),
+        (["fit", "x", "--set", "tuning=3"], "tuning must be a name, got 3"),
+        # names are checked before the data, which would take minutes to read
+        (["fit", "x", "--tuning", "lra"], "did you mean 'lora'"),
+        (["fit", "x", "--tuning", "zzzz"], "foveate fit --help lists the tunings"),
+        (["fit", "x", "--task", "klassify"], "did you mean 'classify'"),
+        (["fit", "x", "--format", "fldr"], "did you mean 'folder'"),
+        (["fit", "x", "--backbone", "resnett18"], "did you mean 'resnet18'"),
+        (["fit", "x", "--device", "cud"], "did you mean 'cuda'"),
+        (["fit", "x", "--device", "cuda:99"], "CUDA device"),
+        (["fit", "x", "--weights", "zzz"], "one of: auto, hub, offline, none, or a .safetensors"),
+        (["fit", "x", "--set", "task.loss=focl", "--task", "classify"], "did you mean 'focal'?"),
+        (["fit", "x", "--set", "tuning.rank=4", "--tuning", "probe"], "'probe' has no settings"),
+        (["episodes", "x", "--device", "cud"], "did you mean 'cuda'"),
+        (["retrieve", "x", "a cat", "--weights", "hubb"], "did you mean 'hub'?"),
+        (["check", "nowhere"], "the path does not exist"),
+        (["pretrain", "nowhere"], "the path does not exist"),
+        (["restyle", "nowhere", "nowhere"], "the path does not exist"),
+        (["generate", "nowhere"], "no run at this path, and no backbone of this name"),
+        (["episodes", "x", "--ways", "1"], "--ways must be a whole number, at least 2, got 1"),
+        (["export", "x", "--max-drop", "nan"], "--max-drop must be a number, at least 0 and at"),
+        (["predict", "x", "y", "--format", "csc"], "did you mean 'csv'?"),
+        (["predict", "x", "y", "--format", "csv", "--json"], "--out FILE"),
+        (["--json", "fit", "photos"], "foveate fit photos --json"),
+        (["--epochs", "3", "fit", "photos"], "come after the command"),
         (["fit", "--recipe", "no.yaml"], "no recipe"),
         (["fit", "--resume", "runs/none"], "no run"),
         (["evaluate", "runs/none"], "no run"),
-        (["predict", "runs/none"], "Missing argument"),
+        (["predict", "runs/none"], "IMAGES is missing"),
         (["runs", "nowhere"], "no folder"),
         (["models", "resnett18"], "resnet18"),
     ],
@@ -180,6 +222,132 @@ def test_bad_arguments_exit_with_2_and_a_hint(arguments, hint, capsys, tmp_path,
     assert hint in output
     assert "Traceback" not in output
     assert not list(tmp_path.iterdir())
+    assert not re.search(
+        r"Missing|Got unexpected|[Ii]nvalid value|Input should|in the range", output
+    )
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["fit", "data"],
+        ["fit", "data", "--tuning", "auto"],
+        ["check", "data"],
+        ["pretrain", "data"],
+        ["demo"],
+        ["convert", "data", "--to", "coco"],
+        ["predict", "run", "data"],
+    ],
+)
+@pytest.mark.parametrize("out", ["file.txt/x", "closed/x"])
+def test_a_folder_that_cannot_be_written_to_is_refused_before_any_work(
+    arguments, out, capsys, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    for name in ("data", "closed"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "file.txt").touch()
+    make = files.tempfile.mkdtemp
+
+    def make_unless_closed(*args, dir=None, **kwargs):
+        if str(dir) == "closed":  # what an administrator can write to all the same
+            raise PermissionError(13, "Permission denied", str(dir))
+        return make(*args, dir=dir, **kwargs)
+
+    monkeypatch.setattr(files.tempfile, "mkdtemp", make_unless_closed)
+    assert run(*arguments, "--out", out) == 2
+    output = capsys.readouterr()
+    problem = "'file.txt' is a file, not a folder"
+    if out == "closed/x":
+        problem = "the folder 'closed' cannot be written to: permission denied"
+    assert problem in output.err
+    assert "--out ANOTHER" in output.err or "name another folder" in output.err
+    assert output.out == ""
+
+
+def test_without_arguments_and_with_h_there_is_help(capsys):
+    assert run() == 0
+    assert run("fit", "-h") == 0
+    output = capsys.readouterr()
+    assert output.err == ""
+    assert output.out.startswith("Usage: foveate COMMAND")
+    assert "Usage: foveate fit" in output.out
+
+
+def test_ranges_are_sentences_in_the_help_of_every_command(capsys):
+    for name in command_names():
+        assert run(name, "--help") == 0
+    output = " ".join(capsys.readouterr().out.split())
+    assert not re.search(r"\[[\d.]*<?=?x?[<>]", output)
+    assert "Passes over the training images. At least 1. Default: 15." in output
+    assert "Classes per episode. At least 2. Default: 5." in output
+
+
+@pytest.mark.parametrize(
+    ("name", "code", "text"),
+    [
+        ("SIGINT", 130, "error: stopped by Ctrl-C"),
+        ("SIGTERM", 143, "error: stopped by SIGTERM"),
+    ],
+)
+def test_a_signal_before_a_training_is_reported(name, code, text, capsys, monkeypatch):
+    number = getattr(signal, name)
+    monkeypatch.setattr("foveate.api.runs.core.list_runs", lambda _: signal.raise_signal(number))
+    assert run("runs") == code
+    assert capsys.readouterr().err.strip() == text
+
+
+def test_what_the_system_refuses_is_not_reported_as_a_bug(capsys, monkeypatch):
+    def refuse(folder):
+        raise PermissionError(13, "Permission denied", "runs/x")
+
+    monkeypatch.setattr("foveate.api.runs.core.list_runs", refuse)
+    monkeypatch.delenv("FOVEATE_DEBUG", raising=False)
+    assert run("runs") == 1
+    error = capsys.readouterr().err
+    assert "permission denied\n  where: runs/x" in error
+    assert "bug" not in error
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: package.predict("run", 3),
+        lambda: package.predict(3, "x"),
+        lambda: package.evaluate(3),
+        lambda: package.explain("run", [3]),
+        lambda: package.soup(3),
+        lambda: package.generate(3),
+        lambda: package.load(None),
+        lambda: package.fit(3),
+    ],
+)
+def test_a_path_of_another_type_is_a_usage_error(call, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError, match=r"a path must be text|does not exist|no run"):
+        call()
+
+
+def test_printed_commands_can_be_pasted():
+    path = Path("my [red] photos é")
+    assert shell_command("fit", path, "--epochs", 3) == f"foveate fit '{path}' --epochs 3"
+    from foveate.api.fit.pipeline import FitResult
+
+    outcome = {"images": {"train": 1}, "seconds": 1.0, "epochs": 1}
+    lines = FitResult(path, None, outcome).lines()
+    assert lines[-1] == f"next: foveate predict '{path}' IMAGES"
+    assert f"foveate evaluate '{path}' OTHER_DATA" in lines[-2]
+
+
+def test_a_locale_without_utf8(tmp_path):
+    folder = make_stripes_folder(tmp_path / "é [red]", 2)
+    locale = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    out = tmp_path / "out é"
+    process = run_in_process("check", str(folder), "--no-plan", "--out", str(out), **locale)
+    assert "Traceback" not in process.stderr
+    assert "bug" not in process.stderr
+    assert process.returncode in (0, 3, 4)
+    assert "é [red]" in (out / "check.html").read_text(encoding="utf-8")
 
 
 @pytest.fixture
@@ -233,6 +401,32 @@ def test_a_table_too_wide_for_its_terminal_becomes_lines():
     code = f"from foveate.utils import console; console.table(['name', 'score', 'more'], {ROWS!r})"
     output = run_in_terminal(40, sys.executable, "-c", code)
     assert f"name: {ROWS[0][0]}\nscore: {ROWS[0][1]}\n\nname: {ROWS[1][0]}" in output
+
+
+LISTED = """
+from pathlib import Path
+import foveate
+from foveate.api.models.comparison import ComparisonResult
+from foveate.api.runs.core import RunsResult
+from foveate.utils import console
+run = {"run": "runs/flowers-probe-12", "backbone": "vit_small_patch14_dinov2", "tuning": "probe"}
+score = {"score": "balanced accuracy 0.953 [0.941, 0.962]", "count": 1020, "split": "test"}
+runs = RunsResult(Path("runs"), [{**run, **score}, {**run, "score": "unfinished"}])
+console.table(runs.columns, runs.rows)
+models = foveate.models()
+console.table(models.columns, models.rows)
+accuracies = ["0.953 [0.941, 0.962]"] * 2
+row = ["tf_efficientnet_lite0", "134.3 M", *accuracies, "0.123", "behind by 0.012", "12.3 s"]
+console.table(ComparisonResult.columns, [row])
+"""
+
+
+def test_the_tables_of_runs_and_models_fit_into_80_columns():
+    lines = run_in_terminal(80, sys.executable, "-c", LISTED).splitlines()
+    assert max(map(len, lines)) <= 80
+    heads = [line.split() for line in lines if line.startswith(("run ", "name ", "backbone "))]
+    assert [head[0] for head in heads] == ["run", "name", "backbone"], lines
+    assert all(len(head) >= 5 for head in heads)
 
 
 def test_an_unexpected_error_is_reported_as_a_bug(capsys, monkeypatch):
@@ -342,9 +536,14 @@ def test_all_commands_on_one_run(stripes, tmp_path, capsys, monkeypatch):
     assert "images took part in training" in output.err
 
     (tmp_path / "broken.png").write_bytes(b"no picture")
-    assert run("predict", result["run"], str(stripes / "lying"), "broken.png", "--json") == 0
+    images = [str(stripes / "lying"), "broken.png"]
+    assert run("predict", result["run"], *images, "--json", "--out", "a.jsonl") == 0
+    output = capsys.readouterr()
+    expected = {"run": result["run"], "images": 17, "skipped": 1, "out": "a.jsonl"}
+    assert json.loads(output.out) == expected
+    assert "wrote 17 rows to a.jsonl as JSON lines" in output.err
+    assert run("predict", result["run"], *images) == 0
     rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    assert rows[-1] == {"run": result["run"], "images": 17, "skipped": 1}
     assert rows[0]["prediction"] in ("lying", "upright")
     assert abs(sum(rows[0]["scores"].values()) - 1) < 1e-5
     assert "error" in rows[16]
@@ -358,6 +557,15 @@ def test_all_commands_on_one_run(stripes, tmp_path, capsys, monkeypatch):
     assert len(lines) == 17
 
     assert run("predict", result["run"], "broken.png", "--strict") == 1
+    capsys.readouterr()
+    assert run("predict", result["run"], "broken.png") == 1
+    assert "error: the image could not be read" in capsys.readouterr().err
+    assert run("predict", result["run"], *images, "--out", str(tmp_path)) == 2
+    assert "--format jsonl writes a file" in capsys.readouterr().err
+    assert run("fit", str(stripes), *network, "--out", result["run"]) == 2
+    error = capsys.readouterr().err
+    assert "finished run" in error
+    assert "--resume" not in error
     capsys.readouterr()
     assert run("runs", "--json") == 0
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["runs"][0]["run"] == result["run"]

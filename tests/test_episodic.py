@@ -12,6 +12,7 @@ from scipy.spatial.distance import cdist
 
 import foveate
 from conftest import stripe_image
+from foveate.api.episodes.core import EpisodesResult, Protocol
 from foveate.api.episodes.protocol import (
     draw_episodes,
     episode_accuracies,
@@ -112,11 +113,21 @@ def test_the_interval_is_the_usual_one_of_few_shot_papers():
     )
 
 
+def test_one_episode_has_no_interval_and_says_so():
+    score = mean_accuracy(np.array([0.75]))
+    assert (score.low, score.high, score.with_interval) == (None, None, "0.750")
+    result = EpisodesResult("net", "ridge", Protocol(5, 1, 15, 1), score)
+    assert result.rows[0][-1] == "0.750"
+    assert result.lines() == [
+        "accuracy of one episode: an interval needs the spread of several (--count 100)"
+    ]
+
+
 @pytest.mark.parametrize(
     ("ways", "shots", "queries", "message"),
     [
-        (5, 3, 4, "0 classes have 3 . 4 images"),
-        (9, 1, 1, "8 classes, 9 ways"),
+        (5, 3, 4, "5 classes with at least 7 images each.*0 classes have as many"),
+        (9, 1, 1, "an episode of 9 classes needs as many.*8 classes"),
         (1, 1, 1, "2 ways, 1 shot"),
         (5, 0, 1, "1 shot"),
     ],
@@ -181,8 +192,8 @@ def test_episodes_on_the_backbone_of_a_run(quick, stripes, widths, tmp_path):
     own_classes = foveate.episodes(stripes, run=run, ways=2, shots=2, queries=4, count=40)
     assert own_classes.accuracy.value > 0.9  # the run was trained on these classes
     assert [note.split(":")[0].split(" (")[0] for note in own_classes.cautions] == [
-        "23 of 32 images were in the training set",
-        "the run was trained on 2 of these classes, such as 'lying'",
+        "23 of 32 images took part in training",
+        "2 classes were known from training, such as 'lying'",
     ]
     one_shot, repeated, four_shot = (
         foveate.episodes(widths, run=run, ways=4, shots=k, queries=4, count=60) for k in (1, 1, 4)
@@ -198,9 +209,9 @@ def test_episodes_on_the_backbone_of_a_run(quick, stripes, widths, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"tuning": "lora"}, "cannot use 'lora'"),
-        ({"tuning": "zeroshot"}, "cannot use 'zeroshot'"),
-        ({"ways": 9}, "4 classes, 9 ways"),
+        ({"tuning": "lora"}, "do not support the tuning 'lora'"),
+        ({"tuning": "zeroshot"}, "do not support the tuning 'zeroshot'"),
+        ({"ways": 9}, "an episode of 9 classes needs as many.*4 classes"),
     ],
 )
 def test_unsuitable_tunings_and_too_many_ways_are_refused(widths, options, message):

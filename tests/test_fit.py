@@ -249,6 +249,37 @@ def test_evaluating_on_training_images_is_reported(stripes, quick, tmp_path):
     assert "What this score does not tell" in (evaluation.folder / "report.html").read_text()
 
 
+def test_images_without_labels_are_not_evaluated(stripes, quick, tmp_path):
+    fit_unevaluated(with_settings(quick, PROBE), tmp_path / "run")
+    with pytest.raises(DataError, match="no labels") as caught:
+        evaluate(tmp_path / "run", stripes / "lying")
+    assert caught.value.hint == f"foveate predict RUN {stripes / 'lying'}"
+    boxes = tmp_path / "boxes.csv"
+    image = next((stripes / "lying").iterdir())
+    boxes.write_text(f"path,label,x0,y0,x1,y1\n{image},lying,1,1,9,9\n", encoding="utf-8")
+    with pytest.raises(DataError, match="the run predicts labels, and these data have boxes"):
+        evaluate(tmp_path / "run", boxes)
+
+
+def test_t22_no_run_is_written_into_the_data(quick, tmp_path, monkeypatch):
+    data = make_stripes_folder(tmp_path / "data")
+    recipe = with_settings(quick, {"data.path": str(data), **PROBE})
+    for out in (data / "run", data / "lying" / "run"):
+        with pytest.raises(UsageError, match="would be written into the data"):
+            fit_recipe(recipe, out)
+    monkeypatch.chdir(data)
+    with pytest.raises(UsageError, match="would be written into the data") as caught:
+        fit_recipe(with_settings(recipe, {"data.path": "."}))
+    assert caught.value.hint == f"--out {Path('..', 'runs')}"
+    assert not (data / "runs").exists()
+
+
+@pytest.mark.parametrize(("field", "value"), [("training.lr", "inf"), ("seed", 2**40)])
+def test_settings_that_no_training_survives_are_refused(quick, field, value):
+    with pytest.raises(UsageError, match=field.rpartition(".")[2]):
+        with_settings(quick, {field: value})
+
+
 def test_t21_broken_images_are_skipped_counted_and_named(quick, tmp_path, capsys):
     data = make_stripes_folder(tmp_path / "data")
     (data / "lying" / "03.png").write_bytes(b"not a picture")
@@ -370,7 +401,8 @@ def test_t31_features_come_from_the_cache_and_a_damaged_cache_is_ignored(
     assert len({result.evaluation.scores.numbers["log_loss"].value for result in results}) == 1
 
 
-def test_python_arguments(stripes, tmp_path):
+def test_python_arguments(stripes, tmp_path, caplog):
+    caplog.set_level("INFO", "foveate")
     result = foveate.fit(
         stripes,
         out=tmp_path / "run",
@@ -380,7 +412,9 @@ def test_python_arguments(stripes, tmp_path):
         settings={"data.leakage_audit": False},
     )
     assert "<table" in result._repr_html_()
-    assert foveate.runs(tmp_path).rows[0][0] == str(tmp_path / "run")
+    assert foveate.runs(tmp_path).rows[0][0] == "run"
+    assert "not calibrated: that takes 30 images for training and 30" in caplog.text
+    assert "nan" not in caplog.text
     with pytest.raises(UnknownName, match="backbone"):
         foveate.fit(stripes, backbon="resnet18")
 
@@ -396,7 +430,7 @@ def test_real_brain_mri(tmp_path):
     }
     result = fit_recipe(with_settings(Recipe(), settings), tmp_path / "run")
     audit = result.outcome["leakage_audit"]
-    assert [row["name"]["text"] for row in audit] == ["random folds", "folds by group"]
+    assert [row["name"]["text"] for row in audit] == ["random folds", "grouped folds"]
     text = (result.evaluation.folder / "report.html").read_text()
     assert all(f"{row['score']['value']:.3f}" in text for row in audit)
     assert "another camera, site or season" in text

@@ -215,3 +215,26 @@ def test_latin1_is_a_data_error(tmp_path):
     (tmp_path / "t.csv").write_bytes(b"path,label\ncaf\xe9.jpg,x\n")
     with pytest.raises(DataError, match="UTF-8"):
         TableFile().read(tmp_path / "t.csv")
+
+
+def test_a_folder_that_cannot_be_data_says_why(tmp_path):
+    with pytest.raises(DataError, match="the folder is empty"):
+        read_table(tmp_path)
+    (tmp_path / "notes").mkdir()
+    with pytest.raises(DataError, match="the folder contains no images"):
+        read_table(tmp_path)
+
+
+def test_a_class_folder_that_cannot_be_listed_is_named(tmp_path, monkeypatch):
+    create_files(tmp_path, "cat/1.jpg", "hat/2.jpg")
+    scan = os.scandir
+
+    def refuse(folder):
+        if str(folder).endswith("hat"):
+            raise PermissionError(13, "Permission denied", str(folder))
+        return scan(folder)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(DataError, match="cannot be listed") as caught:
+        read_table(tmp_path)
+    assert str(caught.value.where).endswith("hat")

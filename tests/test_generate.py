@@ -712,7 +712,7 @@ def test_generator_settings_are_checked(colored, stripes, tmp_path, pipeline):
             out=tmp_path / "run",
             settings={"data.val": 0, "data.test": 0},
         )
-    with pytest.raises(UsageError, match="learns from boxes, and this data has labels"):
+    with pytest.raises(UsageError, match="learns from boxes, and these data have labels"):
         foveate.fit(
             stripes,
             task="detect",

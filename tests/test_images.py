@@ -333,3 +333,14 @@ def test_small_helpers(tmp_path):
     (tmp_path / "f").write_bytes(b"abc")
     assert codec.content_hash(tmp_path / "f").startswith("ba7816bf")
     assert printable(Path(os.fsdecode(b"caf\xe9/a.jpg"))) == "caf\\xe9/a.jpg"
+
+
+def test_a_file_without_permission_is_not_called_damaged(tmp_path, monkeypatch):
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+
+    def refuse(*_, **__):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Image, "open", refuse)
+    with pytest.raises(BrokenImage, match=r"cannot be read.*Permission denied.*permissions"):
+        codec.read_image(tmp_path / "a.png")

@@ -667,7 +667,7 @@ def test_masks_that_do_not_fit_are_refused():
     )
     with pytest.raises(DataError, match="different sizes"):
         metric_for(Boxes, NAMES).update(boxes, other)
-    with pytest.raises(DataError, match="a mask for each of its 1 boxes"):
+    with pytest.raises(DataError, match="a mask for each of its boxes"):
         metric_for(Boxes, NAMES).update(boxes, Boxes(boxes.xyxy, boxes.names, masks=()))
 
 

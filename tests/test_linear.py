@@ -7,7 +7,9 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 
 from foveate.modeling.classifiers import logistic
-from foveate.modeling.classifiers.logistic import out_of_fold, rotate, solve
+from foveate.modeling.classifiers.logistic import LabeledFeatures, out_of_fold, rotate, solve
+from foveate.modeling.tunings import reason_of_strength
+from foveate.utils.device import ComputeMode, fastest_mode
 
 
 def clusters(
@@ -169,3 +171,36 @@ def test_many_images_are_rotated_in_chunks(monkeypatch):
         (features - in_chunks.mean) / in_chunks.scale,
         atol=1e-4,
     )
+
+
+def test_the_reason_of_a_strength_names_the_range_and_its_end():
+    folds = np.array([0, 1, 2, 0])
+    plain = LabeledFeatures(np.zeros((4, 2)), np.eye(4), folds)
+    grouped = LabeledFeatures(np.zeros((4, 2)), np.eye(4), folds, grouped=True)
+    tried = {0.01: 0.5, 0.1: 0.3, 1.0: 0.2}
+    text = "log loss 0.200 over 3 folds, the lowest for 3 values from 0.01 to 1"
+    assert str(reason_of_strength(1.0, tried, plain)) == f"{text}, of which it is the largest"
+    assert "3 folds that keep near-duplicates" in str(reason_of_strength(1.0, tried, grouped))
+    assert str(reason_of_strength(0.1, tried, plain)).endswith("from 0.01 to 1")
+    unknown = str(reason_of_strength(0.01, {0.01: float("nan")}, plain))
+    assert "two classes outside each fold" in unknown
+    assert "nan" not in unknown
+
+
+def test_a_small_speedup_does_not_change_the_mode_and_the_threshold_is_stated(monkeypatch):
+    seconds, clock = {False: 1.0, True: 0.9}, [0.0]
+    monkeypatch.setattr("foveate.utils.device.time.perf_counter", lambda: clock[0])
+
+    def step(mode: ComputeMode) -> None:
+        clock[0] += seconds[mode.channels_last]
+
+    modes = [ComputeMode("fp32", False), ComputeMode("fp32", True)]
+    mode, reason = fastest_mode(modes, step)
+    assert (mode, str(reason)) == (
+        modes[0],
+        "measured: fp32 1000 ms, fp32 channels_last 900 ms; a change must save at least 15 % of "
+        "the time",
+    )
+    seconds[True] = 0.5
+    mode, reason = fastest_mode(modes, step)
+    assert (mode, str(reason)) == (modes[1], "measured: fp32 1000 ms, fp32 channels_last 500 ms")

@@ -254,7 +254,7 @@ def test_masks_in_color(tmp_path):
     assert table.classes == ("Sky", "Car")
     assert table.samples[0].target.mask.tolist() == [[0, 1, -1, -1]]
     assert (
-        "1 color (25.00% of the pixels in 1 of 1 masks) not in class_dict.csv: ignored ((9, 9, 9) in '1.png'"
+        "1 color (25.00 % of the pixels in 1 of 1 mask) not in class_dict.csv: ignored ((9, 9, 9) in '1.png'"
         in notes(table)
     )
     (tmp_path / "class_dict.csv").write_text("name,r,g,b\na,128,128,128\nb,1,1,1\n")
@@ -286,11 +286,11 @@ def test_images_that_are_not_masks(tmp_path):
     write_image(tmp_path / "images/1.png", 64, 64)
     write_mask(tmp_path / "masks/1.png", rng.integers(0, 256, (64, 64)).tolist())
     with pytest.raises(
-        DataError, match=r"do not look like class masks.*1 of 1 masks hold 256 different values"
+        DataError, match=r"do not look like class masks.*256 different values in 1 of 1 mask"
     ):
         read_table(tmp_path)
     (tmp_path / "masks/1.png").write_bytes(b"no picture")
-    with pytest.raises(DataError, match="none of 1 masks can be read"):
+    with pytest.raises(DataError, match="none of the masks can be read"):
         read_table(tmp_path)
 
 

@@ -736,10 +736,10 @@ def test_t1_resume_is_exact(images, labeled, tmp_path, monkeypatch):
 
 def test_bad_options_and_images_are_one_error_message(images, labeled, quick, tmp_path):
     out = tmp_path / "run"
-    with pytest.raises(FoveateError, match="nothing at this path"):
+    with pytest.raises(FoveateError, match="the path does not exist"):
         foveate.pretrain(tmp_path / "nowhere", out=out, **QUICK)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match="too few images to train on: 0"):
+    with pytest.raises(DataError, match="there are no images here"):
         foveate.pretrain(tmp_path / "empty", out=out, **QUICK)
     (tmp_path / "one").mkdir()
     Image.new("RGB", (40, 40)).save(tmp_path / "one" / "1.png")

@@ -80,7 +80,7 @@ def page() -> EvaluationPage:
         facts=[(Message("fact.backbone", "backbone"), "resnet18")],
         license="",
         choices=[("training.precision", "fp32", "measured")],
-        cautions=[Message("test.few", "few images")],
+        cautions=[Message("test.few", "few images: run foveate evaluate RUN on more")],
         comparisons=[
             Comparison(
                 Message("test.folds", "random folds"),
@@ -120,16 +120,29 @@ def test_a_report_is_self_contained(page, tmp_path):
     assert "script" not in parsed.tags
     assert all(link.startswith(("data:", "#")) for link in parsed.links)
     assert "default-src 'none'" in (tmp_path / "report.html").read_text(encoding="utf-8")
-    assert parsed.tags.count("svg") == 2
+    assert parsed.tags.count("svg") == 3  # the confusion matrix and two curves
 
 
 def test_a_report_contains_its_inputs(page, tmp_path):
     text = re.sub(r"\s+", " ", write_and_parse(page, tmp_path / "report.html").text)
     for expected in (
-        "87.3 %", "81.6 to 91.4 %", "180 test images", "few images", "0.930", "broken.png", "--tuning full", "<script>alert(1)</script>",
+        "87.3 %", "81.6 to 91.4 %", "180 test images", "few images: run foveate evaluate RUN on more.", "0.930", "broken.png", "--tuning full", "<script>alert(1)</script>",
         "a/<b>.jpg", "97%", "measured", "–",
     ):  # fmt: skip
         assert expected in text
+
+
+def test_commands_are_set_as_code_and_cautions_are_sentences(page, tmp_path):
+    write_report(page, tmp_path / "report.html")
+    html = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "<li>few images: run <code>foveate evaluate RUN</code> on more.</li>" in html
+
+
+def test_a_perfect_score_says_that_there_are_no_errors(page, tmp_path):
+    perfect = replace(page, worst=[], is_perfect=True, data="photos")
+    text = write_and_parse(perfect, tmp_path / "report.html").text
+    assert "There are no errors on these images." in text
+    assert "run · photos" in text
 
 
 def test_empty_sections_are_omitted(page, tmp_path):
@@ -267,7 +280,7 @@ def test_a_model_card_is_readable_by_the_hub(page, tmp_path):
     assert card.data.eval_results[0].metric_value == pytest.approx(0.873)
     for expected in (
         "0.873 (95 % interval 0.816 to 0.914) on 180 test images",
-        "few images",
+        "- Few images: run foveate evaluate RUN on more.",
         "foveate fit 'my data' --tuning full",
     ):
         assert expected in card.text

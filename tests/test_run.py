@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+import tempfile
+from pathlib import Path
 
 import pytest
 import torch
 
+from foveate.api.runs.core import list_runs
 from foveate.errors import DiskFull, RunError, UsageError
 from foveate.messages import Message
+from foveate.recipe import Recipe
 from foveate.run.checkpoints import Checkpoint, newest_checkpoint, save_checkpoint
 from foveate.run.folder import Run
 from foveate.types import Decision
 from foveate.utils import files
-from foveate.utils.files import atomic_write
+from foveate.utils.files import atomic_write, write_error
+from foveate.utils.paths import without_surrogates
 
 
 @pytest.fixture
@@ -47,6 +53,69 @@ def test_t10_a_failed_write_keeps_the_old_file(run, monkeypatch):
         run.write_text("note.txt", "new")
     assert (run.folder / "note.txt").read_text() == "old"
     assert [entry.name for entry in run.folder.iterdir()] == ["note.txt"]
+
+
+def test_an_error_of_a_write_says_what_helps(run):
+    denied = PermissionError(13, "Permission denied")
+    error = write_error(run.folder / "a.csv", denied)
+    assert type(error) is RunError
+    assert error.why == "permission denied"
+    assert "free" not in str(error)
+    full = OSError(28, "No space left on device")
+    assert write_error(run.folder / "a.csv", full).hint == "free some space"
+    run.write_recipe(Recipe())
+    hint = write_error(run.folder / "checkpoints" / "a", full).hint
+    assert hint == f"free some space, then resume the run with --resume {run.folder}"
+    (run.folder / "folder").mkdir()
+    (run.folder / "folder" / "x").touch()
+    with pytest.raises(RunError, match=r"directory|not empty"):
+        run.write_text("folder", "x")
+
+
+@pytest.mark.skipif(not hasattr(os, "seteuid"), reason="needs POSIX permissions")
+def test_t28_a_folder_without_permission_is_refused():
+    base = Path(tempfile.mkdtemp())  # pytest's own folders are closed to others
+    own = os.geteuid()
+    try:
+        base.chmod(0o755)
+        (base / "closed").mkdir(mode=0o555)
+        os.seteuid(65534 if own == 0 else own)
+        for path in (base / "closed", base / "closed" / "a" / "b"):
+            with pytest.raises(UsageError, match="closed' cannot be written to: permission denied"):
+                files.require_free(path)
+    finally:
+        os.seteuid(own)
+        shutil.rmtree(base)
+
+
+def test_a_path_that_cannot_exist_is_refused(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(UsageError, match="file' is a file, not a folder"):
+        files.require_free(tmp_path / "file" / "x" / "y")
+    with pytest.raises(UsageError, match="the file already exists"):
+        files.require_free(tmp_path / "file")
+    with pytest.raises(UsageError, match="name too long"):
+        files.require_free(tmp_path / ("x" * 300))
+    files.require_writable(tmp_path / "file")
+    files.require_free(tmp_path / "a" / "b")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_an_existing_run_is_refused_with_what_can_be_done(run):
+    run.write_recipe(Recipe())
+    with pytest.raises(UsageError, match=r"unfinished run.*--resume .* to continue it, or --out"):
+        Run.require_free(run.folder)
+    assert list_runs(run.folder.parent).numbers()["runs"][0]["images"] is None
+    run.finish({})
+    with pytest.raises(UsageError, match="finished run") as error:
+        Run.require_free(run.folder)
+    assert "--resume" not in str(error.value)
+
+
+def test_names_that_are_not_utf8_are_written_as_escapes(run):
+    run.write_text("a.txt", "caf\udcc3\udca9 \udcff")  # as Python reads names, without UTF-8
+    assert (run.folder / "a.txt").read_text(encoding="utf-8") == "café \\xff"
+    assert without_surrogates("\ud800") == "\\ud800"  # stands for no byte
 
 
 def test_t12_the_newest_complete_checkpoint_is_used(run):

@@ -390,7 +390,9 @@ def test_t40_nothing_is_fetched_or_opened(port, images):
     ):
         assert send(port, "/predict", body)[0] == 400
     for path in ("/../../etc/passwd", "/page.js/../app.py", "/app.py", "/docs"):
-        assert send(port, path)[0] == 404
+        assert send(port, path)[:2] == (404, {"error": "there is nothing at this path"})
+    error = {"error": "this path does not support the method"}
+    assert send(port, "/predict")[:2] == (405, error)
 
 
 # --- a full queue
@@ -578,7 +580,13 @@ def test_runs_that_cannot_be_served_are_one_error_message(run, tmp_path, capsys)
         listener.bind(("127.0.0.1", 0))
         listener.listen()
         assert cli._run(["serve", str(run), "--port", str(listener.getsockname()[1])]) == 2
-    assert "cannot bind to" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "cannot bind to" in error
+    assert "--port ANOTHER_PORT" in error
+    assert cli._run(["serve", str(run), "--host", "192.0.2.1", "--port", "0"]) == 2
+    error = capsys.readouterr().err
+    assert "--host 127.0.0.1" in error
+    assert "--port" not in error
     assert cli._run(["serve", str(run), str(run), "--port", "0"]) == 2
     assert "two models have the name" in capsys.readouterr().err
 

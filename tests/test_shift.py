@@ -79,7 +79,7 @@ def test_a_missing_class_is_reported(run, stripes, shifted, tmp_path):
     shutil.rmtree(half / "lying")
     result = foveate.evaluate(run, stripes, shift=half)
     caution = (
-        "the other data has no image of 1 class, such as 'lying': the two scores cover different "
+        "the other data have no image of 1 class, such as 'lying': the two scores cover different "
         "classes"
     )
     assert caution in map(str, result.shifted.cautions)

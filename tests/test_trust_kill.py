@@ -21,7 +21,7 @@ from foveate.errors import RunError
 from foveate.run.folder import Run
 
 HERE = Path(__file__).parent
-KILLS, SEED = 60, 7  # bench/trust.py kills 200
+KILLS, SEED = 60, 7  # bench/crash_safety.py kills 200
 
 
 def start_python(*arguments, **options):

@@ -573,6 +573,7 @@ def test_t15_usr1_saves_and_exits_and_a_second_ctrl_c_does_not_wait(quick, fork_
         arguments, trigger, [signal.SIGUSR1], nth_call=2
     )  # what SLURM sends
     assert status == 128 + signal.SIGUSR1, output
+    assert "stopped by SIGUSR1; the training is saved" in output
     assert newest_checkpoint(tmp_path / "one", fail_on_warning).state["step"] == 2
     arguments = fit_arguments(quick, tmp_path / "two")
     status, output = fork_server.run(arguments, trigger, [signal.SIGINT, signal.SIGINT])

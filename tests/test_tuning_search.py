@@ -82,7 +82,7 @@ def test_a_budget_is_kept_by_skipping_rungs_and_cutting_epochs(rungs, process_cl
     start, minutes = time.monotonic(), 0.12
     settings = {"training.minutes": minutes, "training.epochs": 10_000, "training.patience": 0}
     result = fit_recipe(with_settings(rungs, settings), tmp_path / "run")
-    # the promise is 5 %, which bench/adapt.py measures
+    # the promise is 5 %, which bench/tunings.py measures
     assert time.monotonic() - start < 1.3 * 60 * minutes
     tried = [row["tuning"] for row in read_leaderboard(result.run) if "seconds" in row]
     assert "last" in tried

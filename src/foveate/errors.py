@@ -21,6 +21,16 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 from importlib.util import find_spec
 
+_MAX_NAMES = 20  # that an error lists
+_LISTED_BY = {
+    "backbone": "foveate models TEXT lists the names that contain TEXT",
+    "tuning": "foveate fit --help lists the tunings",
+    "task": "foveate fit --help lists the tasks",
+    "format": "foveate fit --help lists the formats",
+    "objective": "foveate pretrain --help lists the objectives",
+}
+"""What lists the names of a kind."""
+
 
 class FoveateError(Exception):
     """Base of every error that a user can meet.
@@ -119,11 +129,11 @@ class MissingExtra(FoveateError):
 
     Args:
         package: The package.
-        extra: The extra that brings it: pip install 'foveate[extra]'.
+        extra: The extra that brings it: pip install -e '.[extra]' in a clone.
     """
 
     def __init__(self, package: str, extra: str) -> None:
-        hint = f"pip install 'foveate[{extra}]'"
+        hint = f"pip install -e '.[{extra}]' in the clone of Foveate"
         super().__init__(f"the package {package!r} is not installed", hint=hint)
 
 
@@ -159,8 +169,10 @@ def did_you_mean(name: str, known: Iterable[str]) -> str | None:
     return f"did you mean {' or '.join(map(repr, near))}?" if near else None
 
 
-def _one_of(known: Iterable[str], kind: str) -> str:
+def _one_of(known: Iterable[str], kind: str) -> str | None:
+    """The names, or if they are many, the command that lists them; None if there are none."""
     names = sorted(known)
-    if len(names) <= 20:
-        return f"one of: {', '.join(names)}"
-    return f"one of the {len(names)} {kind}s that are listed"
+    if len(names) > _MAX_NAMES:
+        listed = _LISTED_BY.get(kind)
+        return listed or f"one of: {', '.join(names[:_MAX_NAMES])}, ... ({len(names)} in all)"
+    return f"one of: {', '.join(names)}" if names else None

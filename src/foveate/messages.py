@@ -102,6 +102,11 @@ def counted(number: int, one: str, many: str) -> str:
     return f"{number:,} {one if number == 1 else many}"
 
 
+def percent(share: float, digits: int = 0) -> str:
+    """Return a share as a percentage, as in "95 % interval": percent(0.944, 1) is "94.4 %"."""
+    return f"{100 * share:.{digits}f} %"
+
+
 class _Sentence(string.Formatter):
     """str.format, with `{n:image|images}`, and with messages as values in the same language."""
 

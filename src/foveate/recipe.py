@@ -16,16 +16,23 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from foveate.errors import UnknownName, UsageError
 from foveate.utils.paths import did_you_mean_path
 from foveate.utils.safe_yaml import parse_yaml, to_yaml
+from foveate.utils.validation import validation_error
 
 if TYPE_CHECKING:
+    from pydantic.fields import FieldInfo
+
     from foveate.messages import Message
     from foveate.types import Decision
+
+
+MAX_SIZE = 8192
+"""Greatest side of an input, px: more is a slip, and fills the memory with one image."""
 
 
 class RecipeSection(BaseModel):
     """A group of fields; unknown fields are refused."""
 
-    model_config = ConfigDict(extra="forbid", validate_assignment=True)
+    model_config = ConfigDict(extra="forbid", validate_assignment=True, allow_inf_nan=False)
 
 
 class PluginChoice(BaseModel):
@@ -46,13 +53,13 @@ class DataRecipe(RecipeSection):
     path: str = Field("", description="dataset: a folder or a table")
     format: str = Field("auto", description="dataset format; auto detects and reports it")
     val: float = Field(
-        0.15, ge=0, lt=1, description="fraction of images for validation, if the data has no split"
+        0.15, ge=0, lt=1, description="fraction of images for validation, if the data have no split"
     )
     test: float = Field(
         0.15,
         ge=0,
         lt=1,
-        description="fraction of images for the final test, if the data has no split",
+        description="fraction of images for the final test, if the data have no split",
     )
     near_duplicates: float = Field(
         0.97,
@@ -100,7 +107,10 @@ class BackboneRecipe(RecipeSection):
         "offline, none (random), or a .safetensors or .pt file",
     )
     size: int | None = Field(
-        None, ge=16, description="input size: side of the square, px; default: the backbone's own"
+        None,
+        ge=16,
+        le=MAX_SIZE,
+        description="input size: side of the square, px; default: the backbone's own",
     )
 
 
@@ -279,7 +289,7 @@ class Recipe(RecipeSection):
     training: TrainingRecipe = Field(default_factory=TrainingRecipe)
     augment: AugmentRecipe = Field(default_factory=AugmentRecipe)
     start: StartRecipe = Field(default_factory=StartRecipe)
-    seed: int = Field(0, ge=0, description="seed of all random choices")
+    seed: int = Field(0, ge=0, lt=2**32, description="seed of all random choices")
     device: str = Field("auto", description="compute device: auto, cpu, cuda, cuda:1 or mps")
     lang: Literal["en", "zh"] = Field("en", description="language of reports: en or zh")
 
@@ -326,13 +336,14 @@ CONTINUE_OPTIONS = {"replay": "start.replay", "distill": "start.distill", **SHOR
 """The short options of `foveate continue`."""
 
 
-def field_info(dotted: str) -> tuple[Any, str]:
-    """Return the annotation and the description of a dotted field."""
+def field_info(dotted: str) -> FieldInfo:
+    """Return what pydantic knows of a dotted field: annotation, description, bounds."""
     model: Any = Recipe
     *sections, last = dotted.split(".")
     for section in sections:
         model = model.model_fields[section].annotation
-    return model.model_fields[last].annotation, model.model_fields[last].description or ""
+    info: FieldInfo = model.model_fields[last]
+    return info
 
 
 def default_value(dotted: str) -> Any:
@@ -369,7 +380,9 @@ def recipe_from(
     assigned = {names[option]: value for option, value in options.items()}
     if data is not None:
         assigned["data.path"] = str(data)
-    return with_settings(base or Recipe(), {**assigned, **settings})
+    flags = {names[option]: f"--{option.replace('_', '-')}" for option in options}
+    typed = {field: flag for field, flag in flags.items() if field not in settings}
+    return with_settings(base or Recipe(), {**assigned, **settings}, typed)
 
 
 def load_recipe(path: Path) -> Recipe:
@@ -391,13 +404,16 @@ def load_recipe(path: Path) -> Recipe:
     return _validate(content, where=path)
 
 
-def with_settings(recipe: Recipe, assignments: Mapping[str, Any]) -> Recipe:
+def with_settings(
+    recipe: Recipe, assignments: Mapping[str, Any], names: Mapping[str, str] | None = None
+) -> Recipe:
     """Return a copy with dotted fields replaced.
 
     Args:
         recipe: The recipe.
         assignments: Values by field, such as {"training.ema": 0, "tuning.rank": 8, "tuning":
             "lora"}. Another plug-in name drops the settings of the previous plug-in.
+        names: What the user typed instead of a field: {"training.epochs": "--epochs"}.
 
     Raises:
         UnknownName: There is no such field.
@@ -406,7 +422,7 @@ def with_settings(recipe: Recipe, assignments: Mapping[str, Any]) -> Recipe:
     content = recipe.model_dump(exclude_unset=True)
     for dotted, value in sorted(assignments.items(), key=lambda item: item[0].count(".")):
         _assign(content, dotted, value)
-    return _validate(content)
+    return _validate(content, names=names)
 
 
 def with_defaults(
@@ -471,22 +487,10 @@ def _enter(
     return target.setdefault(section, empty), inner
 
 
-def _validate(content: dict[str, Any], where: object = None) -> Recipe:
+def _validate(
+    content: dict[str, Any], where: object = None, names: Mapping[str, str] | None = None
+) -> Recipe:
     try:
         return Recipe.model_validate(content)
     except ValidationError as error:
-        first = error.errors()[0]
-        parts = [str(part) for part in first["loc"]]
-        dotted = ".".join(parts)
-        if first["type"] == "extra_forbidden":
-            known = _field_names(parts[:-1])
-            raise UnknownName(parts[-1], known, kind="field", where=where or dotted) from None
-        why = f"got {first['input']!r}"[:300]
-        raise UsageError(f"{dotted}: {first['msg']}", where=where, why=why) from None
-
-
-def _field_names(sections: list[str]) -> list[str]:
-    model: Any = Recipe
-    for section in sections:
-        model = model.model_fields[section].annotation
-    return list(model.model_fields)
+        raise validation_error(error, Recipe, where=where, names=names) from None

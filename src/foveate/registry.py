@@ -17,15 +17,19 @@ from __future__ import annotations
 
 import importlib
 import inspect
+from contextlib import suppress
 from importlib.metadata import entry_points
 from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Generic, TypeVar, cast
 
-from foveate.errors import UnknownName, UsageError
+from foveate.errors import FoveateError, UnknownName, UsageError
 
 T = TypeVar("T")
+
+_PREFIXES = {"objective": "task.", "adaptation": ""}
+"""What users write before the name of a setting, where it is not the kind of the plug-in."""
 
 
 class Registry(Generic[T]):
@@ -73,7 +77,46 @@ class Registry(Generic[T]):
             UsageError: The value of a setting is invalid.
         """
         plugin: Any = self.get(name)
-        return cast(T, plugin(validate_settings(plugin, name, self.kind, settings), *args))
+        return cast(T, plugin(self.validate(name, settings), *args))
+
+    def validate(self, name: str, settings: dict[str, Any]) -> Any:
+        """Return the settings of a plug-in as an object of its pydantic class `Settings`.
+
+        Raises:
+            UnknownName: There is no plug-in or no setting of a name.
+            UsageError: The value of a setting is invalid.
+        """
+        from pydantic import ValidationError
+
+        from foveate.utils.validation import validation_error
+
+        model: Any = self.get(name).Settings  # type: ignore[attr-defined]
+        try:
+            return model(**settings)
+        except ValidationError as error:
+            first = error.errors()[0]
+            if first["type"] == "extra_forbidden" and not model.model_fields:
+                raise self._no_settings(name, str(first["loc"][0])) from None
+            kind = f"setting of the {self.kind} {name!r}"
+            raise validation_error(error, model, kind=kind, prefix=self._prefix) from None
+
+    @property
+    def _prefix(self) -> str:
+        """What users write before the name of a setting: "tuning."."""
+        return _PREFIXES.get(self.kind, f"{self.kind}.")
+
+    def _no_settings(self, name: str, setting: str) -> UsageError:
+        """The error for a setting of a plug-in that has none, with the plug-ins that have it."""
+        what, where = f"the {self.kind} {name!r} has no settings", f"{self._prefix}{setting}"
+        fitting = []
+        for other in self.names():
+            with suppress(ImportError, FoveateError):
+                plugin: Any = self.get(other)
+                if setting in plugin.Settings.model_fields:
+                    fitting.append(other)
+        plural = f"the {self.kind}s" if len(fitting) > 1 else f"the {self.kind}"
+        hint = f"{plural} {', '.join(fitting)} {'have' if len(fitting) > 1 else 'has'} {setting!r}"
+        return UsageError(what, where=where, hint=hint if fitting else "leave it out")
 
     def _files(self) -> set[str]:
         spec = find_spec(self.package)
@@ -100,25 +143,3 @@ class Registry(Generic[T]):
                 where=module.__name__,
             )
         return classes[0]
-
-
-def validate_settings(plugin: type, name: str, kind: str, settings: dict[str, Any]) -> Any:
-    """Validate the settings of a plug-in by its pydantic class `Settings`.
-
-    Raises:
-        UnknownName: There is no such setting.
-        UsageError: A value is invalid.
-    """
-    from pydantic import ValidationError
-
-    model: Any = plugin.Settings  # type: ignore[attr-defined]
-    try:
-        return model(**settings)
-    except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"])
-        if first["type"] == "extra_forbidden":
-            about = f"setting of the {kind} {name!r}"
-            known = list(model.model_fields)
-            raise UnknownName(field, known, kind=about, where=f"{kind}.{field}") from None
-        raise UsageError(f"{kind}.{field}: {first['msg']}", why=f"got {first['input']!r}") from None

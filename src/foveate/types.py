@@ -381,10 +381,15 @@ class Score:
     high: float | None = None
     count: int = 0
 
-    def __str__(self) -> str:
+    @property
+    def with_interval(self) -> str:
+        """The value and, if there is one, its interval: "0.912 [0.880, 0.937]"."""
         if self.low is None or self.high is None:
-            return f"{self.value:.3f} (n = {self.count})"
-        return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}] (n = {self.count})"
+            return f"{self.value:.3f}"
+        return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
+
+    def __str__(self) -> str:
+        return f"{self.with_interval} (n = {self.count})"
 
 
 @dataclass(frozen=True)

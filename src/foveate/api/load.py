@@ -1,10 +1,9 @@
 """load RUN: a model that stays in memory."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from foveate.utils.invocation import entry_point
-from foveate.utils.paths import PathLike
+from foveate.utils.paths import PathLike, to_path
 
 if TYPE_CHECKING:
     from foveate.inference.protocol import ImagePredictor
@@ -25,4 +24,4 @@ def load(run: PathLike, device: str = "auto") -> "ImagePredictor[Any]":
     """
     from foveate.api.predict.core import load_model
 
-    return load_model(Path(run), device)
+    return load_model(to_path(run), device)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import inspect
 import re
-import shlex
 import sys
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
@@ -22,8 +21,10 @@ from typing import Any, Literal, Union, get_args, get_origin
 import click
 
 from foveate.cli.docstrings import Docstring, parse_docstring
+from foveate.cli.parameters import PATH, Argument, Option, number_type, range_text
+from foveate.errors import UsageError
 from foveate.utils import console
-from foveate.utils.invocation import invocation
+from foveate.utils.invocation import invocation, shell_command
 
 STARTED = time.monotonic()  # a time budget counts from here: imports take seconds
 _REGISTRIES = {
@@ -37,7 +38,7 @@ _REGISTRIES = {
 ALL = ("*",)
 """All short options of the recipe."""
 
-_JSON = click.Option(
+_JSON = Option(
     ["--json", "as_json"],
     is_flag=True,
     help="Print the result as one JSON object on stdout; everything else goes to stderr.",
@@ -121,25 +122,21 @@ class Command:
         more: dict[str, Any] = {"nargs": -1} if multiple else {}
         if optional and not multiple:
             more["default"] = parameter.default
-        return click.Argument(
-            [name], type=self.types.get(name, kind), required=not optional, **more
-        )
+        return Argument([name], type=self.types.get(name, kind), required=not optional, **more)
 
     def _option(self, name: str) -> click.Option:
         if name == "settings":
             help_ = f"{self._plain(self.docstring.parameters[name])} Repeatable."
-            return click.Option(
-                ["--set", "settings"], multiple=True, metavar="FIELD=VALUE", help=help_
-            )
+            return Option(["--set", "settings"], multiple=True, metavar="FIELD=VALUE", help=help_)
         parameter = self.parameters[name]
         flag = self.flags.get(name, f"--{name.replace('_', '-')}")
         help_ = self._help(name)
         if parameter.annotation is bool:
             both = f"{flag}/--no-{flag[2:]}" if parameter.default else flag
-            return click.Option([both, name], is_flag=True, default=parameter.default, help=help_)
+            return Option([both, name], is_flag=True, default=parameter.default, help=help_)
         kind, multiple = _click_type(parameter.annotation)
         required = parameter.default is parameter.empty
-        return click.Option(
+        return Option(
             [flag, name],
             type=self.types.get(name, kind),
             metavar=_metavar(self.types.get(name)),
@@ -152,20 +149,23 @@ class Command:
     def _help(self, name: str) -> str:
         """The text of an option: its docstring, the values that it takes, and its default."""
         text, folder = self.docstring.parameters[name], self.registries.get(name)
+        range_ = range_text(self.types.get(name))
         if folder is None and name not in self.types:
             folder = _REGISTRIES.get(name)
         default = self.parameters[name].default
         if default is inspect.Parameter.empty:  # click adds that it is required
             default = None
-        return self._describe(text, folder, default)
+        return self._describe(text, folder, default, range_)
 
-    def _describe(self, text: str, folder: str | None, default: Any) -> str:
-        """A help text: what it is, the plug-ins that it names, and its default, each once."""
+    def _describe(self, text: str, folder: str | None, default: Any, range_: str = "") -> str:
+        """A help text: what it is, the plug-ins that it names, its range and its default."""
         about, _, known = self._plain(text).partition("Default: ")
         about = about.strip().rstrip(".")
         parts = [f"{about[0].upper()}{about[1:]}."]
         if folder is not None:
             parts.append(f"One of: {', '.join(plugin_names(folder))}.")
+        if range_:
+            parts.append(range_)
         if known:
             parts.append(f"Default: {known.rstrip('.')}.")
         elif default not in (None, "", ()) and not isinstance(default, bool):
@@ -178,18 +178,23 @@ class Command:
         from foveate.recipe import CONTINUE_OPTIONS, default_value, field_info
 
         for name in self._recipe_names():
-            annotation, description = field_info(CONTINUE_OPTIONS[name])
-            text, _, known = description.partition("; default: ")
+            info = field_info(CONTINUE_OPTIONS[name])
+            text, _, known = (info.description or "").partition("; default: ")
+            kind = _click_type(info.annotation)[0]
+            if kind in (int, float):
+                kind = number_type(kind, info.metadata)
             default = default_value(CONTINUE_OPTIONS[name])
             known = self.defaults.get(name, known)
             text = f"{text}. Default: {known}" if known else text
-            text = self._describe(text, _REGISTRIES.get(name), default)
+            text = self._describe(text, _REGISTRIES.get(name), default, range_text(kind))
             flag = f"--{name.replace('_', '-')}"
-            if annotation is bool:
-                yield click.Option([f"{flag}/--no-{flag[2:]}", name], default=None, help=text)
+            if info.annotation is bool:
+                both = f"{flag}/--no-{flag[2:]}" if default else flag
+                yield Option([both, name], is_flag=True, default=None, help=text)
             else:
-                kind, _ = _click_type(annotation)
-                yield click.Option([flag, name], type=_number_or_text(kind), help=text)
+                kind = kind if isinstance(kind, click.ParamType) else str
+                kind = str if isinstance(kind, click.Choice | click.Path) else kind
+                yield Option([flag, name], type=kind, metavar=_metavar(kind), help=text)
 
     def _recipe_names(self) -> Collection[str]:
         if self.recipe_options is not ALL:
@@ -223,7 +228,7 @@ class Command:
         for name in self.parameters:
             if name in values and _is_path_list(values[name]):
                 values[name] = list(_read_paths(values[name]))
-        with invocation(shlex.join(["foveate", *sys.argv[1:]]), STARTED):
+        with invocation(shell_command(*sys.argv[1:]), STARTED):
             if self.run is not None:
                 return self.run(as_json=as_json, **values) or 0
             variadic = [
@@ -243,7 +248,19 @@ class _Command(click.Command):
 
     def __init__(self, *args: Any, arguments: dict[str, str], **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.arguments = arguments
+        self.arguments, self.allow_extra_args = arguments, True
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse the arguments; what is left over is refused in Foveate's words."""
+        super().parse_args(ctx, args)
+        if ctx.args and not ctx.resilient_parsing:
+            usage = " ".join(["foveate", self.name or "", *self.collect_usage_pieces(ctx)])
+            what = f"there is one argument too many: {ctx.args[0]!r}"
+            if len(ctx.args) > 1:
+                what = f"there are {len(ctx.args)} arguments too many, first {ctx.args[0]!r}"
+            hint = f"{usage}; a path with spaces needs quotes"
+            raise UsageError(what, hint=hint)
+        return ctx.args
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         if self.arguments:
@@ -292,7 +309,7 @@ def _read_paths(paths: Iterable[Path]) -> Iterator[Path]:
 def _click_type(annotation: Any) -> tuple[Any, bool]:
     """The click type of an annotation, and whether it takes several values."""
     if isinstance(annotation, str):  # a name that is imported for type checkers only
-        return (click.Path(path_type=Path) if "PathLike" in annotation else str), False
+        return (PATH if "PathLike" in annotation else str), False
     parts = _parts(annotation)
     lists = [part for part in parts if get_origin(part) is not None and part not in (Literal,)]
     for part in parts:
@@ -301,7 +318,7 @@ def _click_type(annotation: Any) -> tuple[Any, bool]:
     for part in lists:
         return _click_type(get_args(part)[0])[0], True
     if Path in parts:
-        return click.Path(path_type=Path), False
+        return PATH, False
     return next((kind for kind in (int, float) if kind in parts), str), False
 
 
@@ -323,8 +340,3 @@ def _parts(annotation: Any) -> tuple[Any, ...]:
     if get_origin(annotation) in (Union, UnionType):
         return tuple(part for part in get_args(annotation) if part is not NoneType)
     return (annotation,)
-
-
-def _number_or_text(kind: Any) -> Any:
-    """A number is checked by click; everything else is text that the recipe checks."""
-    return kind if kind in (int, float) else str

@@ -6,15 +6,19 @@ Nothing heavy is imported before a command runs.
 from __future__ import annotations
 
 import os
+import signal
 import sys
 
 import click
 
 from foveate.cli.commands import command_names, get_command
+from foveate.cli.parameters import label
 from foveate.errors import FoveateError, UsageError, did_you_mean
 from foveate.utils import console
+from foveate.utils.files import system_error
+from foveate.utils.invocation import shell_command
 from foveate.utils.memory import is_out_of_memory
-from foveate.utils.signals import Terminated, terminate_cleanly
+from foveate.utils.signals import Terminated, signal_name, terminate_cleanly
 from foveate.version import __version__
 
 
@@ -35,43 +39,80 @@ def _run(arguments: list[str]) -> int:
 def _run_command(arguments: list[str]) -> int:
     try:
         with terminate_cleanly():
-            return _group().main(arguments, prog_name="foveate", standalone_mode=False) or 0
+            group = _group()
+            return group.main(arguments or ["--help"], "foveate", standalone_mode=False) or 0
     except Terminated as ended:
-        hint = "foveate runs lists the runs that can be resumed"
-        return _report(FoveateError(f"stopped by {ended.name}", hint=hint), 128 + ended.number)
+        return _report(FoveateError(f"stopped by {ended.name}"), 128 + ended.number)
     except click.exceptions.Exit as leaving:
         return leaving.exit_code
-    except click.Abort:
-        return 130
+    except (click.Abort, KeyboardInterrupt):  # click turns the latter into the former
+        return _report(FoveateError(f"stopped by {signal_name(signal.SIGINT)}"), 130)
     except click.UsageError as error:
-        return _report(_translate(error))
+        return _report(_translate(error, arguments))
     except FoveateError as error:
         return _report(error)
-    except KeyboardInterrupt:
-        return _report(FoveateError("stopped by Ctrl-C"), 130)
     except Exception as error:
         if os.environ.get("FOVEATE_DEBUG") == "1":
             raise
-        return _report(_too_large(error) if is_out_of_memory(error) else _bug(error))
+        return _report(_unexpected(error))
 
 
 def _report(error: FoveateError, code: int | None = None) -> int:
+    recipe = sys.modules.get("foveate.recipe")
+    options = recipe.SHORT_OPTIONS.items() if recipe is not None else ()
+    flags = {field: f"--{name.replace('_', '-')}" for name, field in options}
+    if isinstance(error.where, str):  # the field of the recipe that an option sets
+        error.where = flags.get(error.where, error.where)
     console.error(error)
     return code or error.exit_code
 
 
-def _translate(error: click.UsageError) -> UsageError:
+def _translate(error: click.UsageError, arguments: list[str]) -> UsageError:
     """click's error as ours, with the nearest option or command."""
-    hint = None
-    if isinstance(error, click.NoSuchOption) and error.ctx:
-        params = error.ctx.command.get_params(error.ctx)
-        known = [name for parameter in params for name in parameter.opts]
-        hint = did_you_mean(error.option_name, known)
-    elif isinstance(error, _UnknownCommand):
-        hint = did_you_mean(error.name, command_names())
     command = error.ctx.command_path if error.ctx else "foveate"
-    what = error.format_message().split(" Did you mean")[0].rstrip(".")
-    return UsageError(what, hint=hint or f"{command} --help")
+    hint = f"{command} --help"
+    match error:
+        case _UnknownCommand():
+            what, near = error.message, did_you_mean(error.name, command_names())
+            return UsageError(what, hint=near or hint)
+        case click.NoSuchOption():
+            return _unknown_option(error, arguments)
+        case click.MissingParameter() if error.param and error.ctx:
+            usage = " ".join([command, *error.ctx.command.collect_usage_pieces(error.ctx)])
+            return UsageError(f"{label(error.param)} is missing", hint=usage)
+        case click.BadOptionUsage():
+            wants = "takes no value" if "not take" in error.message else "needs a value"
+            name = arguments[0] if arguments[0] in command_names() else ""  # click has no context
+            hint = shell_command(*filter(None, [name, "--help"]))
+            return UsageError(f"{error.option_name} {wants}", hint=hint)
+    text = error.format_message().rstrip(".")
+    return UsageError(f"{text[:1].lower()}{text[1:]}", hint=hint)
+
+
+def _unknown_option(error: click.NoSuchOption, arguments: list[str]) -> UsageError:
+    """An option that a command does not have, or that stands before the command."""
+    name, ctx = error.option_name, error.ctx
+    if ctx is None:
+        return UsageError(f"there is no option {name}")
+    if ctx.parent is None and any(each in command_names() for each in arguments):
+        rest = [each for each in arguments if each != name]
+        is_flag = name == "--json"  # an option that every command has, without a value
+        usage = [*rest, name] if is_flag else ["COMMAND", "[OPTIONS]"]
+        text = shell_command(*usage) if is_flag else f"foveate {' '.join(usage)}"
+        return UsageError(f"options such as {name} come after the command", hint=text)
+    params = ctx.command.get_params(ctx)
+    known = [option for param in params for option in (*param.opts, *param.secondary_opts)]
+    hint = did_you_mean(name, known) or f"{ctx.command_path} --help"
+    return UsageError(f"{ctx.command_path} has no option {name}", hint=hint)
+
+
+def _unexpected(error: Exception) -> FoveateError:
+    """What nobody has caught: a full memory, a file that the system refuses, or a bug."""
+    if is_out_of_memory(error):
+        return _too_large(error)
+    if isinstance(error, OSError) and error.filename is not None:
+        return system_error(error)
+    return _bug(error)
 
 
 def _too_large(error: Exception) -> FoveateError:
@@ -138,7 +179,7 @@ def _group() -> click.Group:
         ],
         options_metavar="",
         subcommand_metavar="COMMAND [OPTIONS]",
-        no_args_is_help=True,
+        context_settings={"help_option_names": ["-h", "--help"]},
     )
 
 

@@ -70,6 +70,12 @@ class BatchSampler:
     def __len__(self) -> int:
         return len(even_slices(self.count, self.batch_size)) - self.start
 
+    @property
+    def image_count(self) -> int:
+        """Number of images in the batches that are yielded."""
+        parts = even_slices(self.count, self.batch_size)[self.start :]
+        return sum(len(self.team.share(list(range(part.start, part.stop)))) for part in parts)
+
     def __iter__(self) -> Iterator[list[SampleIndex]]:
         order = list(range(self.count))
         if self.seed is not None:

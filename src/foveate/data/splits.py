@@ -19,7 +19,7 @@ from foveate.data.duplicates import near_duplicates
 from foveate.data.scan import ScannedTable
 from foveate.data.tables import label_names
 from foveate.errors import DataError, UsageError
-from foveate.messages import Message
+from foveate.messages import Message, counted
 from foveate.predictions import Labels
 from foveate.recipe import DataRecipe
 from foveate.types import Split, Table
@@ -134,7 +134,8 @@ def subsample_shots(
         own = [index for index in train if label_names(samples[index]) == (name,)]
         if 0 < len(own) < shots:
             raise DataError(
-                f"the class {name!r} has {len(own)} training images, {shots} are requested",
+                f"the class {name!r} has {counted(len(own), 'training image', 'training images')}, "
+                f"{shots} are requested",
                 where=where,
                 hint=f"use --shots {len(own)}, or add images",
             )

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import shlex
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from foveate.data.formats import read_table
+from foveate.data.formats import FORMATS, read_table
 from foveate.errors import DataError
 from foveate.messages import counted
-from foveate.predictions import Boxes, Labels
+from foveate.predictions import Boxes, ImagePrediction, Labels
 from foveate.types import Issue, Sample, Table, remark
 from foveate.utils import log
 
@@ -22,23 +23,27 @@ def label_names(sample: Sample) -> tuple[str, ...]:
     return tuple(dict.fromkeys(sample.target.names))
 
 
-def read_matching_table(classes: tuple[str, ...], data: Path, format: str) -> Table:
+def read_matching_table(
+    classes: tuple[str, ...], accepted: tuple[type, ...], data: Path, format: str
+) -> Table:
     """Read other data in the classes of a run, which are matched by name; warn of the others.
 
     Args:
         classes: The classes of the run.
+        accepted: Types of targets that its predictions can be compared with.
         data: The path of the data.
         format: The name of its format, or "auto".
 
     Raises:
-        DataError: The data cannot be read, or no image has a class of the run.
+        DataError: The data cannot be read, has no labels or labels of another kind, or no image
+            has a class of the run.
     """
     table = read_table(data, format)
-    log.info(
-        f"data: {data}, read as {table.format}: {counted(len(table.samples), 'image', 'images')}"
-    )
+    summary = FORMATS.get(table.format).summary
+    log.info(f"data: {data}, read as {summary}: {counted(len(table.samples), 'image', 'images')}")
     for note in table.notes:
         log.warning(note)
+    _require_targets(table, accepted, data)
     table, notes = remap_classes(table, classes)
     for note in notes:
         log.warning(note)
@@ -49,6 +54,29 @@ def read_matching_table(classes: tuple[str, ...], data: Path, format: str) -> Ta
             why="the classes of the run are: " + ", ".join(classes),
         )
     return table
+
+
+def _require_targets(table: Table, accepted: tuple[type, ...], data: Path) -> None:
+    """Refuse data whose targets are of another type than those of the run."""
+    others = [
+        type(sample.target)
+        for sample in table.samples
+        if sample.target is not None and not isinstance(sample.target, accepted)
+    ]
+    if others and others[0] is ImagePrediction:
+        raise DataError(
+            "the images have no labels, so predictions for them cannot be scored",
+            where=data,
+            hint=f"foveate predict RUN {shlex.quote(str(data))}",
+        )
+    if others:
+        needed = ", ".join(kind.__name__.lower() for kind in accepted)
+        raise DataError(
+            f"the run predicts {needed}, and these data have {others[0].__name__.lower()}",
+            where=data,
+            hint="give data with labels of the kind that the run was trained on; if it is read"
+            " wrongly, name its --format",
+        )
 
 
 def remap_classes(table: Table, classes: tuple[str, ...]) -> tuple[Table, list[Issue]]:

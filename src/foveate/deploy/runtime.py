@@ -29,6 +29,7 @@ from foveate.images.preprocessing import (
     view_of,
 )
 from foveate.inference.protocol import ImagePredictor
+from foveate.utils.invocation import shell_command
 
 FORMAT_VERSION = 2  # of the metadata in a file
 _BATCH_SIZE = 32  # squares
@@ -157,7 +158,7 @@ def open_exported(path: Path) -> ExportedModel:
         raise UsageError(
             f"this file is a part of {metadata['of']}",
             where=path,
-            hint=f"foveate predict {path.with_name(metadata['of'])}",
+            hint=shell_command("predict", path.with_name(metadata["of"]), "IMAGES"),
         )
     graphs = {
         name: _open_program(_sibling(path, file)).run for name, file in metadata["parts"].items()

@@ -255,6 +255,8 @@ def _open_image(source: Path | bytes) -> Iterator[tuple[Image.Image, str | None]
         raise
     except Image.DecompressionBombError as error:  # newer versions of Pillow refuse by themselves
         raise _bomb(where, str(error)) from None
+    except PermissionError as error:
+        raise _unreadable(where, error.strerror or str(error)) from None
     except Exception as error:  # a damaged file makes Pillow raise nearly anything
         raise BrokenImage(
             "this image cannot be decoded",
@@ -272,15 +274,19 @@ def _openable(source: Path | bytes, where: str | None) -> Path | io.BytesIO:
         return io.BytesIO(source)
     if not source.is_file():
         why = "it is not a regular file" if source.exists() else "there is nothing at this path"
-        raise BrokenImage(
-            "this image cannot be read",
-            where=where,
-            why=why,
-            hint="remove it, or check the path",
-            id="unreadable_image",
-        )
+        raise _unreadable(where, why)
     _refuse_empty(source.stat().st_size, where)
     return source
+
+
+def _unreadable(where: str | None, why: str) -> BrokenImage:
+    return BrokenImage(
+        "this image cannot be read",
+        where=where,
+        why=why,
+        hint="check its path and its permissions, or remove it",
+        id="unreadable_image",
+    )
 
 
 def _refuse_empty(size: int, where: str | None) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 from foveate.data.loading import even_slices
+from foveate.messages import counted
 from foveate.types import Batch
 from foveate.utils import log
 from foveate.utils.memory import is_out_of_memory, release_memory
@@ -59,4 +60,5 @@ class MicroBatcher:
 
 
 def _warn(size: int, previous: int) -> None:
-    log.warning(f"out of memory with {previous} images at once; continuing with {size}")
+    images = counted(previous, "image", "images")
+    log.warning(f"out of memory with {images} at once; continuing with {size}")

@@ -34,6 +34,7 @@ from foveate.run.folder import (
 )
 from foveate.types import Batch, Sample, StoredImage
 from foveate.utils.device import ComputeMode, resolve_device, to_device
+from foveate.utils.invocation import shell_command
 
 
 @dataclass(frozen=True, eq=False)
@@ -190,7 +191,7 @@ def load_predictor(run: Path | str, device: str = "auto", merge: bool = True) ->
         raise UsageError(
             "this run is a pretrained backbone and cannot make predictions",
             where=opened.folder,
-            hint=f"foveate fit DATA --backbone {opened.folder}",
+            hint=shell_command("fit", "DATA", "--backbone", opened.folder),
         )
     opened.verify()
     recipe, classes = opened.recipe(), opened.classes()

@@ -15,6 +15,7 @@ import numpy as np
 from foveate.errors import UsageError
 from foveate.images.codec import read_image, read_size, write_image
 from foveate.images.drawing import draw_prediction
+from foveate.messages import counted
 from foveate.predictions import Boxes, ImageResult, Regions
 from foveate.utils import console, log
 from foveate.utils.files import atomic_write, require_free, write_text
@@ -39,12 +40,14 @@ class CountedRows:
     """Counts rows, and those of unreadable images, as they pass."""
 
     def __init__(self, rows: Iterable[dict[str, Any]]) -> None:
-        self.source, self.rows, self.errors = rows, 0, 0
+        self.source, self.rows, self.errors, self.first_error = rows, 0, 0, ""
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         for row in self.source:
             self.rows += 1
-            self.errors += "error" in row
+            if "error" in row:
+                self.first_error = self.first_error or str(row["error"])
+                self.errors += 1
             yield row
 
 
@@ -63,19 +66,22 @@ def write_stream(results: Iterable[ImageResult], format: str, out: Path | None) 
         UsageError: As `write_folder`; or the format needs a folder and `out` is None.
     """
     if format not in FORMATS:
-        counted = CountedRows(result.row() for result in results)
-        json_lines = (json.dumps(row, ensure_ascii=False) for row in counted)
-        _write_lines(_csv_lines(counted) if format == "csv" else json_lines, out)
-        return counted
+        rows = CountedRows(result.row() for result in results)
+        json_lines = (json.dumps(row, ensure_ascii=False) for row in rows)
+        _write_lines(_csv_lines(rows) if format == "csv" else json_lines, out)
+        if out is not None:
+            kind = "CSV" if format == "csv" else "JSON lines"
+            log.info(f"wrote {counted(rows.rows, 'row', 'rows')} to {out} as {kind}")
+        return rows
     if out is None:
         raise UsageError(
             f"--format {format} needs --out, the folder to write",
             hint=f"--out FOLDER --format {format}",
         )
-    counted = CountedRows(result.row() for result in write_folder(results, format, out))
-    count = len(list(counted)) - counted.errors
-    log.info(f"wrote {count} {'prediction' if count == 1 else 'predictions'} to {out}")
-    return counted
+    rows = CountedRows(result.row() for result in write_folder(results, format, out))
+    count = len(list(rows)) - rows.errors
+    log.info(f"wrote {counted(count, 'prediction', 'predictions')} to {out}")
+    return rows
 
 
 def write_folder(results: Iterable[ImageResult], format: str, folder: Path) -> list[ImageResult]:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from foveate.errors import UnknownName, UsageError
+from foveate.messages import counted
 from foveate.modeling.backbones import Conditioning, DiffusionBackbone
 from foveate.modeling.tokenizer import END, UNKNOWN, WordTokenizer
 
@@ -74,7 +75,8 @@ class ConditioningEncoder(nn.Module):
             raise UnknownName(prompt, self.tokenizer.tokens[UNKNOWN + 1 :], kind=kind)
         if len(ids) > self.max_words:
             raise UsageError(
-                f"the prompt has {len(ids)} words, the limit of this model is {self.max_words}",
+                f"the prompt has {counted(len(ids), 'word', 'words')}, the limit of this model is "
+                f"{self.max_words}",
                 where=prompt[:60],
                 hint="a shorter prompt",
             )

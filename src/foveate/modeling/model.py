@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from foveate.errors import UsageError, WeightsError
+from foveate.messages import counted
 from foveate.modeling.backbones import Backbone, family_of
 from foveate.modeling.tasks import TASKS, Task
 from foveate.modeling.tunings import TUNINGS, Tuning
@@ -112,7 +113,7 @@ class Model(nn.Module):
             raise WeightsError(
                 "these tensors do not belong to this model",
                 where=bad[0],
-                why=f"{len(bad)} of {len(own)} tensors are {problem}",
+                why=f"{problem}: {len(bad)} of {counted(len(own), 'tensor', 'tensors')}",
             )
         self.load_state_dict(tensors, strict=False)
 

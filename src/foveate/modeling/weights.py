@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from foveate.errors import UsageError, WeightsError, did_you_mean
+from foveate.messages import counted
 from foveate.run.folder import MODEL_FILE
 
 if TYPE_CHECKING:
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
 # bytes: enough for 30,000 tensors; the format allows 100 MB, whose parsing takes a gigabyte
 _MAX_HEADER = 4_000_000
+WEIGHT_SOURCES = ("auto", "hub", "offline", "none")
+_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
 _TIMEOUT = 600  # seconds, for the process that reads a torch file
 _READ_TORCH_FILE = """
 import sys, torch
@@ -56,20 +59,31 @@ def read_tensors(path: Path, verbatim: bool = False) -> dict[str, Tensor]:
         UsageError: There is no such file, or its extension is unknown.
         WeightsError: The file is damaged, or contains code.
     """
-    if not path.is_file():
-        siblings = path.parent.iterdir() if path.parent.is_dir() else ()
-        raise UsageError(
-            "there is no weights file at this path",
-            where=path,
-            hint=did_you_mean(path.name, [entry.name for entry in siblings]),
-        )
+    check_weights(str(path))
     if path.suffix == ".safetensors":
         return _read_safetensors(path) if verbatim else _unwrap(_read_safetensors(path))
-    if path.suffix in (".pt", ".pth", ".bin"):
+    if path.suffix in _SUFFIXES[1:]:
         return _unwrap(_read_torch(path))
     raise UsageError(
-        "this is not a weights file", where=path, hint="one of: .safetensors, .pt, .pth, .bin"
+        "this is not a weights file", where=path, hint=f"one of: {', '.join(_SUFFIXES)}"
     )
+
+
+def check_weights(weights: str) -> None:
+    """Raise UsageError unless `weights` names a source of weights or an existing file."""
+    path = Path(weights).expanduser()
+    if weights in WEIGHT_SOURCES or path.is_file():
+        return
+    siblings = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
+    sources = (
+        f"{', '.join(WEIGHT_SOURCES)}, or a {', '.join(_SUFFIXES[:-1])} or {_SUFFIXES[-1]} file"
+    )
+    if path.name == weights and not path.suffix:
+        what = f"there are no weights {weights!r}"
+        hint = did_you_mean(weights, [*WEIGHT_SOURCES, *siblings])
+        raise UsageError(what, where="--weights", hint=hint or f"one of: {sources}")
+    hint = did_you_mean(path.name, siblings) or f"one of: {sources}"
+    raise UsageError("there is no weights file at this path", where=path, hint=hint)
 
 
 def read_run_tensors(folder: Path, name: str = MODEL_FILE) -> dict[str, Tensor]:
@@ -187,7 +201,8 @@ def load_into(
             raise WeightsError(
                 "these weights do not fit this backbone",
                 where=where,
-                why=f"{len(names)} of {len(own)} tensors are {problem}, first {names[0]!r}{shapes}",
+                why=f"{counted(len(names), 'tensor is', 'tensors are')} {problem} (the network has "
+                f"{len(own):,}), first {names[0]!r}{shapes}",
                 hint="name the backbone that the file was made for with --backbone",
             )
     network.load_state_dict({name: tensors[name] for name in own})

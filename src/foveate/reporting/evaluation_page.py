@@ -124,6 +124,7 @@ class EvaluationPage:
 
     Attributes:
         title: Name of the run.
+        data: Name of the data, where the title lacks it.
         command: The command that made it.
         split: Images that were evaluated: test, val, train or all.
         scores: Of the metric.
@@ -136,6 +137,7 @@ class EvaluationPage:
             `api.fit.tuning_search`.
         curves: Rows of metrics.jsonl.
         worst: Predictions with the highest loss.
+        is_perfect: Whether `worst` is empty because every prediction is right.
         best: Predictions with the lowest loss, where they tell something.
         generated: Images that the network generates.
         skipped: Path and reason of unreadable images.
@@ -171,6 +173,8 @@ class EvaluationPage:
     slices: list[dict[str, Any]] = field(default_factory=list)
     confusions: list[ConfusionCell] = field(default_factory=list)
     question: Text = ""
+    data: str = ""
+    is_perfect: bool = False
     lang: str = "en"
 
 
@@ -179,12 +183,15 @@ def write_report(page: EvaluationPage, path: Path) -> None:
     from foveate.reporting import plots
 
     tables = page.scores.tables
-    figures = {"confusion": "", "reliability": "", "precision": "", "training": ""}
+    figures: dict[str, Any] = dict.fromkeys(("confusion", "calibration", "precision", "training"))
     if "confusion" in tables:
         matrix = np.array(tables["confusion"])
         figures["confusion"] = plots.confusion_matrix(matrix, tables["classes"])
     if "reliability" in tables:
-        figures["reliability"] = plots.reliability_and_risk(tables["reliability"], tables["risk"])
+        figures["calibration"] = [
+            plots.reliability(tables["reliability"]),
+            plots.risk_coverage(*tables["risk"]),
+        ]
     if "pr" in tables:
         figures["precision"] = plots.pr_curves(tables["pr"])
     if page.curves:
@@ -230,4 +237,4 @@ def _numeric_columns(rows: list[dict[str, Any]]) -> list[str]:
 def _risks(coverage: list[float], risk: list[float]) -> list[tuple[float, float]]:
     """Coverage and error rate of the most confident tenth, quarter, ... of the predictions."""
     indices = [int(np.argmin(np.abs(np.array(coverage) - wanted))) for wanted in _COVERAGES]
-    return [(coverage[index], risk[index]) for index in indices]
+    return [(coverage[index], risk[index]) for index in dict.fromkeys(indices)]

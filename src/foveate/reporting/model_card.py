@@ -7,7 +7,7 @@ from typing import Any
 
 from foveate.reporting.evaluation_page import EvaluationPage, images_of
 from foveate.reporting.metric_names import metric_name
-from foveate.utils.files import atomic_write
+from foveate.utils.files import write_text
 from foveate.version import __version__
 
 _PIPELINES = {  # the Hub's names of tasks
@@ -41,7 +41,7 @@ def write_model_card(page: EvaluationPage, task: str, backbone: str, path: Path)
     interval = f" (95 % interval {main.low:.3f} to {main.high:.3f})" if has_interval else ""
     images = images_of(page.split, main.count)
     name = str(metric_name(page.scores.main))
-    headline = f"{name[:1].upper()}{name[1:]} {main.value:.3f}{interval} on {images}."
+    headline = _sentence(f"{name} {main.value:.3f}{interval} on {images}")
     facts = [(key, value) for key, value in page.facts if key.id not in _PRIVATE_FACTS]
     rows = [
         f"| {metric_name(key)} | {score.value:.4f} | {score.count} |"
@@ -56,13 +56,16 @@ def write_model_card(page: EvaluationPage, task: str, backbone: str, path: Path)
         "## Scores",
         "\n".join(["| metric | value | images |", "|---|---|---|", *rows]),
         "## Limitations",
-        "\n".join(f"- {caution}" for caution in page.cautions) or "None are known.",
+        "\n".join(f"- {_sentence(str(each))}" for each in page.cautions) or "None are known.",
         "## Usage",
         _USAGE.format(name=page.title),
         f"Made by `{page.command}` with Foveate {__version__}.",
     ]
-    with atomic_write(path) as temporary:
-        temporary.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+    write_text(path, "\n\n".join(parts) + "\n")
+
+
+def _sentence(text: str) -> str:
+    return f"{text[:1].upper()}{text[1:]}."
 
 
 def _cell(value: str) -> str:

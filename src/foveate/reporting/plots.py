@@ -19,6 +19,7 @@ _MAX_WITH_COUNTS = 20  # classes up to which the counts are written into the cel
 _MAX_CLASSES = 40  # classes up to which the whole matrix is drawn
 _MAX_CURVES = 20  # classes up to which each has a curve
 _MAX_NAME = 24  # characters of a class name
+_PANEL = (4.2, 3.2)  # inches of a figure that stands beside another one, or fills a phone
 _COLORS = (
     "#2f6690",
     "#d1603d",
@@ -128,52 +129,55 @@ def _recalls(precision: Sequence[float] | np.ndarray) -> np.ndarray:
     return np.linspace(0, 1, len(precision))
 
 
-def training_curves(rows: list[dict[str, Any]]) -> str:
-    """Draw rows of metrics.jsonl as SVG: losses on the left, validation scores on the right."""
-    figure = Figure(figsize=(9, 3.2))
-    left, right = figure.subplots(1, 2)
-    for name, color in (("train_loss", _ORANGE), ("val_loss", _BLUE)):
-        _plot_column(left, rows, name, color)
-    for name in [name for name in rows[-1] if name.startswith("val_") and name != "val_loss"]:
-        _plot_column(right, rows, name, _BLUE)
-    for axes in (left, right):
-        _style_by_epoch(axes)
-    return _svg(figure)
+def training_curves(rows: list[dict[str, Any]]) -> list[str]:
+    """Draw rows of metrics.jsonl as two SVGs: losses, and validation scores."""
+    scores = [name for name in rows[-1] if name.startswith("val_") and name != "val_loss"]
+    losses = {"train_loss": _ORANGE, "val_loss": _BLUE}
+    return [_curves(rows, losses), _curves(rows, dict.fromkeys(scores, _BLUE))]
 
 
-def reliability_and_risk(bins: list[dict[str, float]], risk: list[list[float]]) -> str:
-    """Draw a reliability diagram and a risk-coverage curve as SVG.
+def reliability(bins: list[dict[str, float]]) -> str:
+    """Draw a reliability diagram as SVG.
 
     Args:
         bins: Confidence, accuracy and count of each bin; counts are the areas of the dots.
-        risk: Coverages, and the error rates of the most confident predictions.
     """
-    figure = Figure(figsize=(8.4, 3.4))
-    left, right = figure.subplots(1, 2)
-    left.plot([0, 1], [0, 1], color="#999999", linewidth=1)
+    figure = Figure(figsize=_PANEL)
+    axes = figure.add_subplot()
+    axes.plot([0, 1], [0, 1], color="#999999", linewidth=1)
     largest = max((each["count"] for each in bins), default=1)
     sizes = [12 + 150 * each["count"] / largest for each in bins]
     confidences, accuracies = ([each[key] for each in bins] for key in ("confidence", "accuracy"))
-    left.scatter(confidences, accuracies, s=sizes, color=_BLUE, alpha=0.8)
-    left.set(xlabel="confidence", ylabel="accuracy", xlim=(0, 1.02), ylim=(0, 1.02))
-    right.plot(*risk, color=_ORANGE)
-    right.set(xlabel="coverage (most confident first)", ylabel="error rate", xlim=(0, 1.02))
-    right.set_ylim(bottom=0)
-    for axes in (left, right):
-        _style(axes)
-    figure.tight_layout()
+    axes.scatter(confidences, accuracies, s=sizes, color=_BLUE, alpha=0.8)
+    axes.set(xlabel="confidence", ylabel="accuracy", xlim=(0, 1.02), ylim=(0, 1.02))
+    _style(axes)
     return _svg(figure)
 
 
-def pretraining_curves(rows: list[dict[str, Any]]) -> str:
-    """Draw rows of metrics.jsonl of pretraining as SVG: loss, quality of the features, rank."""
-    figure = Figure(figsize=(9.6, 3.0))
+def risk_coverage(coverages: list[float], risks: list[float]) -> str:
+    """Draw a risk-coverage curve as SVG: the error rate of the most confident predictions."""
+    figure = Figure(figsize=_PANEL)
+    axes = figure.add_subplot()
+    axes.plot(coverages, risks, color=_ORANGE)
+    axes.set(xlabel="coverage (most confident first)", ylabel="error rate", xlim=(0, 1.02))
+    axes.set_ylim(bottom=0)
+    _style(axes)
+    return _svg(figure)
+
+
+def pretraining_curves(rows: list[dict[str, Any]]) -> list[str]:
+    """Draw rows of metrics.jsonl of pretraining as SVGs: loss, quality of the features, rank."""
     panels = (("train_loss",), ("knn_accuracy", "linear_accuracy", "self_retrieval"), ("rank",))
-    for axes, names in zip(figure.subplots(1, 3), panels, strict=True):
-        for name, color in zip(names, _COLORS, strict=False):
-            _plot_column(axes, rows, name, color)
-        _style_by_epoch(axes)
-    figure.tight_layout()
+    return [_curves(rows, dict(zip(names, _COLORS, strict=False))) for names in panels]
+
+
+def _curves(rows: list[dict[str, Any]], colors: dict[str, str]) -> str:
+    """Columns of metrics.jsonl by epoch as SVG, in these colors."""
+    figure = Figure(figsize=_PANEL)
+    axes = figure.add_subplot()
+    for name, color in colors.items():
+        _plot_column(axes, rows, name, color)
+    _style_by_epoch(axes)
     return _svg(figure)
 
 

@@ -49,5 +49,5 @@ def write_pretraining_report(page: PretrainingPage, path: Path) -> None:
     """Write the report of pretraining, complete or not at all."""
     from foveate.reporting import plots
 
-    curves = plots.pretraining_curves(page.curves) if page.curves else ""
+    curves = plots.pretraining_curves(page.curves) if page.curves else []
     render("pretraining.html.j2", path, page, curves=curves)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
@@ -11,12 +12,15 @@ import numpy as np
 from foveate.images.codec import to_data_uri
 from foveate.messages import Message, translator
 from foveate.reporting.metric_names import corruption_name, metric_name
-from foveate.utils.files import atomic_write
+from foveate.utils.files import write_text
 
 Thumbnail = tuple[str, np.ndarray]
 """Key of an image, and (H, W, 3) uint8."""
 Text = Message | str
 """What a page shows; a str is the same in every language."""
+
+# a command, its options, and arguments in capitals or with a slash
+_COMMAND = re.compile(r"(foveate [a-z]+(?: (?:--[a-z-]+|[A-Z]{2,}|[\w.~-]*/[\w./-]+))*)")
 
 
 class Page(Protocol):
@@ -33,6 +37,7 @@ def render(template: str, path: Path, page: Page, **content: Any) -> None:
 
     - `t(id, english, **values)`: a translated sentence;
     - `text(value)`: a Message, or a str as it is;
+    - `prose(value)`: the same with its commands set as code;
     - `metric(name)` and `corruption(name)`: the name as reports write it;
     - `uri(pixels)`: a `data:` URI of (H, W, 3) uint8.
 
@@ -57,18 +62,28 @@ def render(template: str, path: Path, page: Page, **content: Any) -> None:
     environment.globals |= {
         "t": translator(page.lang),
         "text": lambda value: in_language(value, page.lang),
+        "prose": lambda value: _with_code(in_language(value, page.lang)),
         "metric": _translated(metric_name, page.lang),
         "corruption": _translated(corruption_name, page.lang),
         "uri": to_data_uri,
     }
-    html = environment.get_template(template).render(page=page, **content)
-    with atomic_write(path) as temporary:
-        temporary.write_text(html, encoding="utf-8")
+    write_text(path, environment.get_template(template).render(page=page, **content))
 
 
 def in_language(text: Text, language: str) -> str:
     """Return a text in a language."""
     return text.in_language(language) if isinstance(text, Message) else text
+
+
+def _with_code(text: str) -> Any:
+    """The text as HTML, with commands such as "foveate evaluate RUN" set as code."""
+    from markupsafe import Markup, escape
+
+    parts = _COMMAND.split(text)  # the commands are every second part
+    return Markup("").join(
+        Markup("<code>{}</code>").format(part) if index % 2 else escape(part)
+        for index, part in enumerate(parts)
+    )
 
 
 def _translated(name_of: Callable[[str], Message], language: str) -> Callable[[str], str]:

@@ -27,6 +27,7 @@ import hashlib
 import json
 import os
 import platform
+import shlex
 import shutil
 import time
 from collections.abc import Iterable
@@ -51,12 +52,13 @@ from foveate.utils.files import (
     next_free_path,
     read_json,
     require_free,
+    require_writable,
     write_error,
     write_json,
     write_text,
 )
-from foveate.utils.invocation import current_invocation
-from foveate.utils.paths import did_you_mean_path
+from foveate.utils.invocation import current_invocation, shell_command
+from foveate.utils.paths import did_you_mean_path, require_outside
 
 RECIPE_FILE, DECISIONS_FILE, CLASSES_FILE = "recipe.yaml", "choices.json", "classes.json"
 SPLITS_FILE, METRICS_FILE, ENVIRONMENT_FILE = "splits.csv", "metrics.jsonl", "environment.json"
@@ -109,11 +111,26 @@ class Run:
         return cls(folder)
 
     @staticmethod
-    def require_free(folder: Path | None) -> None:
-        """Raise UsageError if there is something at the path of a run to create."""
-        if folder is not None:
-            hint = f"--resume {folder} to continue it, or name another folder"
-            require_free(folder, "the run folder already exists and is not empty", hint)
+    def require_free(folder: Path | None, data: Path | str = "") -> None:
+        """Raise UsageError if the path of a run to create is taken, or lies inside its data.
+
+        Args:
+            folder: Its path; None = below runs/.
+            data: The data that it is to learn from.
+        """
+        if data:
+            require_outside(folder or Path("runs"), Path(data), "the run")
+        hint = "--out ANOTHER_FOLDER"
+        require_writable(folder or Path("runs"), hint)
+        if folder is None:
+            return
+        message = "the run folder already exists and is not empty"
+        if (folder / OUTCOME_FILE).is_file():
+            message = "a finished run already exists in this folder"
+        elif (folder / RECIPE_FILE).is_file():
+            message = "an unfinished run already exists in this folder"
+            hint = f"{shlex.join(['--resume', str(folder)])} to continue it, or {hint}"
+        require_free(folder, message, hint)
 
     @classmethod
     def open(cls, folder: Path) -> Run:
@@ -150,7 +167,7 @@ class Run:
             raise UsageError(message, where=self.folder, why=why, hint=hint)
         if self.is_pretraining:
             why = "it is a pretrained backbone, and makes no predictions yet"
-            hint = f"foveate fit DATA --backbone {self.folder}"
+            hint = shell_command("fit", "DATA", "--backbone", self.folder)
             raise UsageError(message, where=self.folder, why=why, hint=hint)
 
     # --- recipe and decisions
@@ -264,7 +281,7 @@ class Run:
     def outcome(self) -> dict[str, Any]:
         """Return what finished.json says; raise RunError if the run is not finished."""
         if not self.finished:
-            hint = f"foveate fit --resume {self.folder}"
+            hint = shell_command("fit", "--resume", self.folder)
             raise RunError("this run is not finished", where=self.folder, hint=hint)
         outcome = self.read_json(OUTCOME_FILE)
         if not isinstance(outcome, dict) or not isinstance(outcome.get("checksums"), dict):

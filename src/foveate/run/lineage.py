@@ -12,7 +12,7 @@ from foveate.data.formats import read_table
 from foveate.data.scan import ScannedTable
 from foveate.data.splits import split_table
 from foveate.errors import RunError, UsageError
-from foveate.messages import Message
+from foveate.messages import Message, counted
 from foveate.predictions import Labels
 from foveate.recipe import Recipe, StartRecipe
 from foveate.run.folder import Run
@@ -40,9 +40,9 @@ def read_run_table(run: Run) -> Table:
     missing = sorted(known.keys() - {sample.key for sample in samples})
     if missing:
         raise RunError(
-            f"{len(missing)} of the run's {len(known)} images are missing",
+            f"{counted(len(missing), 'image', 'images')} of the run cannot be found",
             where=table.root,
-            why=f"the first is {missing[0]!r}",
+            why=f"it has {len(known):,}; the first that is missing is {missing[0]!r}",
         )
     return table.with_samples(tuple(samples))
 
@@ -93,7 +93,7 @@ def add_earlier_samples(table: Table, recipe: Recipe) -> Table:
 def _require_same_labels(table: Table, earlier: Table, has_new_classes: bool, run: Run) -> None:
     label_types = {type(sample.target) for sample in (*table.samples, *earlier.samples)}
     if len(label_types) > 1:
-        what, why = "the new data has another label type than the run", f"the run is {run.folder}"
+        what, why = "the new data have another label type than the run", f"the run is {run.folder}"
         raise UsageError(what, where=table.root, why=why)
     if has_new_classes and label_types != {Labels}:
         raise UsageError(

@@ -15,9 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from starlette.datastructures import Headers, QueryParams
+from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from foveate.errors import BrokenImage, UsageError
@@ -154,6 +156,8 @@ def create_app(engines: dict[str, Engine], limits: Limits) -> FastAPI:
         redoc_url=None,
     )
     app.state.foveate = state
+    app.add_exception_handler(HTTPException, _http_error)
+    app.add_exception_handler(RequestValidationError, _invalid_request)
     app.add_middleware(RequestMiddleware, state=state)
     _add_page(app)
     _add_metrics(app, state)
@@ -255,6 +259,21 @@ def _queue_full() -> JSONResponse:
 
 def _error(status: int, message: str, headers: dict[str, str] | None = None) -> JSONResponse:
     return JSONResponse({"error": message}, status, headers)
+
+
+async def _http_error(_: Request, error: Exception) -> Response:
+    """A path or a method that does not exist, in the shape of all other errors."""
+    assert isinstance(error, HTTPException)
+    texts = {404: "there is nothing at this path", 405: "this path does not support the method"}
+    headers = dict(error.headers or {})
+    return _error(error.status_code, texts.get(error.status_code, error.detail), headers)
+
+
+async def _invalid_request(_: Request, error: Exception) -> Response:
+    """A parameter of a path or query that cannot be read."""
+    assert isinstance(error, RequestValidationError)
+    first = error.errors()[0]
+    return _error(422, f"{first['loc'][-1]}: {first['msg']}")
 
 
 # --- routes

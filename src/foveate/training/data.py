@@ -30,7 +30,7 @@ def read_data(recipe: Recipe, allow_no_images: bool = False) -> Table:
         DataError: The data cannot be read, or hold no images.
     """
     if not recipe.data.path:
-        raise UsageError("no data was given", hint="foveate fit FOLDER")
+        raise UsageError("no data were given", hint="foveate fit FOLDER")
     table = read_table(Path(recipe.data.path), recipe.data.format)
     log.info(
         Message(

@@ -28,7 +28,7 @@ _RANDOM_FOLDS = (
     Message("training.random_folds_meaning", "near-duplicates of an image may be on both sides"),
 )
 _GROUP_FOLDS = (
-    Message("training.group_folds", "folds by group"),
+    Message("training.group_folds", "grouped folds"),
     Message(
         "training.group_folds_meaning",
         "near-duplicates, and images that the data group, stay together",
@@ -60,7 +60,7 @@ class HeadFit:
 
     Attributes:
         decisions: what the tuning has chosen.
-        leakage_audit: accuracy in random folds and in folds by group, JSON-able rows; empty if it
+        leakage_audit: accuracy in random and in grouped folds, JSON-able rows; empty if it
             was not measured.
         out_of_fold: cross-validated probabilities; None unless the head is a single-label probe.
     """
@@ -107,14 +107,15 @@ def fit_head(job: Job, features: np.ndarray) -> HeadFit:
     groups = [job.groups[index] for index in job.indices("train")]
     labels = [label_names(sample) for sample in samples]
     folds = group_folds(labels, groups, _FOLDS, seed)
-    known = LabeledFeatures(features, targets, folds, job.multilabel)
+    grouped = len(set(groups)) < len(groups)
+    known = LabeledFeatures(features, targets, folds, job.multilabel, grouped)
     decisions = [Decision(*each) for each in job.model.tuning.fit_head(job.model, known)]
     if job.multilabel or not any(each.field == "head.C" for each in decisions):
         return HeadFit(decisions)
     solution, classes = known.solution, targets.argmax(1)
     assert solution.out_of_fold is not None
     by_group = OutOfFold(solution.out_of_fold, classes)
-    if not job.recipe.data.leakage_audit or len(set(groups)) == len(groups):
+    if not job.recipe.data.leakage_audit or not grouped:
         return HeadFit(decisions, [], by_group)
     singles = [str(index) for index in range(len(groups))]
     folds = group_folds(labels, singles, _FOLDS, seed)
@@ -130,6 +131,6 @@ def _audit_rows(random: OutOfFold, by_group: OutOfFold) -> list[dict[str, Any]]:
     rows = []
     for (name, meaning), result in ((_RANDOM_FOLDS, random), (_GROUP_FOLDS, by_group)):
         score = result.accuracy()
-        log.info(f"accuracy of a probe on the training images, {name}: {score}")
+        log.info(f"accuracy of a probe on the training images, {name} ({meaning}): {score}")
         rows.append({"name": name.row(), "score": asdict(score), "meaning": meaning.row()})
     return rows

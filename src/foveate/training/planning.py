@@ -168,11 +168,11 @@ def _resolve_augmentation(resolution: Resolution, job: Job) -> None:
         return
     steps = training.epochs * len(BatchSampler(len(job.indices("train")), training.batch_size))
     if steps >= _LONG_TRAINING:
-        text = "{steps} steps: long enough for augmentation to help"
+        text = "{steps:step is|steps are} enough for augmentation to help"
         reason = Message("choice.long_enough", text, steps=steps)
         resolution.decide("augment.policy", "trivial", reason)
     else:
-        text = "{steps} steps: too short for augmentation to help"
+        text = "{steps:step is|steps are} too few for augmentation to help"
         reason = Message("choice.too_short", text, steps=steps)
         resolution.decide("augment.policy", "none", reason)
 

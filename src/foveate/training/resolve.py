@@ -175,7 +175,7 @@ def _resolve_data(resolution: Resolution, table: Table) -> None:
     resolution.spell_out("data.path", str(Path(path).resolve()))
     if resolution.recipe.data.format == "auto":
         looks_like = Message(f"format.{table.format}", summary)
-        reason = Message("choice.looks_like", "the data look like {format}", format=looks_like)
+        reason = Message("choice.read_as", "read as {format}", format=looks_like)
         resolution.decide("data.format", table.format, reason)
     else:
         resolution.spell_out("data.format", table.format)
@@ -287,11 +287,11 @@ def _task_for(targets: Sequence[Any]) -> str:
 
 def _check_target_types(targets: Sequence[Any], name: str, task: type[Task]) -> None:
     """Raise UsageError if the task cannot learn from a target."""
-    accepted = task.target_types or (task.prediction_type,)
+    accepted = task.accepted_targets()
     others = [each for each in targets if each is not None and not isinstance(each, accepted)]
     if not others:
         return
     needed = ", ".join(kind.__name__.lower() for kind in accepted)
     given = type(others[0]).__name__.lower()
-    what = f"the task {name!r} learns from {needed}, and this data has {given}"
+    what = f"the task {name!r} learns from {needed}, and these data have {given}"
     raise UsageError(what, where="task", hint="leave out --task, or give other data")

@@ -21,7 +21,7 @@ from foveate.data.loading import BatchSampler, make_loader
 from foveate.data.transforms import mix_batch
 from foveate.errors import Diverged, Interrupted
 from foveate.inference.microbatch import MicroBatcher
-from foveate.messages import Message, message_from
+from foveate.messages import Message, counted, message_from
 from foveate.modeling.model import Model
 from foveate.recipe import Recipe
 from foveate.run.checkpoints import require_disk_space
@@ -49,7 +49,8 @@ from foveate.types import Batch, Decision
 from foveate.utils import console, log
 from foveate.utils.device import ComputeMode, to_device
 from foveate.utils.distributed import DistributedContext
-from foveate.utils.signals import StopRequest, stop_requested
+from foveate.utils.invocation import shell_command
+from foveate.utils.signals import StopRequest, signal_name, stop_requested
 
 _ALL_DONE = Message("training.all_epochs", "all epochs done")
 _TIME_IS_UP = Message("training.time_is_up", "time budget used up")
@@ -166,7 +167,7 @@ class Trainer:
         self.model.tuning.begin_epoch(self.model, epoch, settings.epochs)
         self.model.train()
         title = f"epoch {epoch + 1}/{settings.epochs}"
-        with console.progress(len(sampler) * settings.batch_size, title) as bar:
+        with console.progress(sampler.image_count, title) as bar:
             for batch in make_loader(self.dataset, sampler, self.recipe.data.workers):
                 self._step(batch)
                 mean_loss = self.state.loss_sum / self.state.step_in_epoch
@@ -293,7 +294,8 @@ class Trainer:
             save_bad_step(self.run.folder, self.model, batch, info)
         if count >= self.recipe.training.max_bad_steps:
             raise Diverged(
-                f"the loss or its gradient was NaN or infinite in {count} steps in a row",
+                f"the loss or its gradient was NaN or infinite in "
+                f"{counted(count, 'step', 'steps in a row')}",
                 where=f"step {step}: {', '.join(names[:5])}, ...",
                 why=f"the first of these steps is saved in {self.run.folder / 'bad_steps'}",
                 hint="use a smaller --lr, or --set training.precision=fp32",
@@ -446,9 +448,9 @@ class Trainer:
             return
         self._save()
         error = Interrupted(
-            "stopped by a signal; the training is saved",
+            f"stopped by {signal_name(stop.signal)}; the training is saved",
             where=self.run.folder,
-            hint=f"foveate {self.command} --resume {self.run.folder}",
+            hint=shell_command(self.command, "--resume", self.run.folder),
         )
         error.exit_code = 128 + (stop.signal or signal.SIGTERM)
         raise error

@@ -19,8 +19,9 @@ from typing import Any, TextIO
 
 from foveate.errors import FoveateError
 from foveate.utils import log
+from foveate.utils.paths import without_surrogates
 
-_PADDING = 3  # columns that the drawing of a table takes for each of its own
+_GAP = 2  # characters between two columns of a table
 _INTERVAL = 10.0  # seconds between progress lines in a log
 
 
@@ -85,7 +86,7 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         return
     cells = [[_encodable(cell, stream) for cell in row] for row in rows]
     console = _rich(stream)
-    widths = _column_widths([columns, *cells], console.width - 1 - _PADDING * len(columns))
+    widths = _column_widths([columns, *cells], console.width - 1 - _GAP * len(columns))
     if widths is None:
         for row in cells:
             for column, cell in zip(columns, row, strict=True):
@@ -93,11 +94,11 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
                     say(f"{column}: {cell}")
             say("")
         return
-    from rich.box import SIMPLE
+    from rich.box import SIMPLE_HEAD
     from rich.table import Table
     from rich.text import Text
 
-    drawn = Table(box=SIMPLE)
+    drawn = Table(box=SIMPLE_HEAD, padding=(0, _GAP - 1, 0, 0), show_edge=False, pad_edge=False)
     for column, width in zip(columns, widths, strict=True):
         drawn.add_column(column, width=width)
     for row in cells:
@@ -229,7 +230,7 @@ def _print(text: str, stream: TextIO) -> None:
 def _encodable(text: str, stream: TextIO) -> str:
     """The text with what the stream cannot write as \\xNN."""
     encoding = stream.encoding or "utf-8"
-    return text.encode(encoding, "backslashreplace").decode(encoding)
+    return without_surrogates(text).encode(encoding, "backslashreplace").decode(encoding)
 
 
 def _rich(stream: TextIO) -> Any:

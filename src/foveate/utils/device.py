@@ -14,10 +14,11 @@ from typing import Any, Protocol, TypeVar
 
 import torch
 
-from foveate.errors import UsageError
+from foveate.errors import UsageError, did_you_mean
 from foveate.messages import Message
 
 _MIN_SPEEDUP = 0.15  # share of the time that a change of precision must save to be worth it
+_DEVICES = ("auto", "cpu", "cuda", "cuda:1", "mps")  # that messages name
 _ROUNDS = 2  # timed runs of each mode, after one that warms up
 
 T = TypeVar("T")
@@ -83,10 +84,22 @@ def resolve_device(name: str) -> torch.device:
     try:
         torch.empty(0, device=name)
         return torch.device(name)
-    except (RuntimeError, AssertionError) as error:
-        why = str(error).splitlines()[0]
-        what, hint = f"the device {name!r} is not available", "--device cpu"
-        raise UsageError(what, where="device", why=why, hint=hint) from None
+    except (RuntimeError, AssertionError, TypeError):
+        raise _no_device(str(name)) from None
+
+
+def _no_device(name: str) -> UsageError:
+    """The error for a device that there is not: of an unknown name, or not in this computer."""
+    kind, _, number = name.partition(":")
+    if kind not in ("cuda", "mps") or (number and not number.isdigit()):
+        hint = did_you_mean(name, _DEVICES) or f"one of: {', '.join(_DEVICES)}"
+        return UsageError(f"no device is called {name!r}", where="--device", hint=hint)
+    count = torch.cuda.device_count() if kind == "cuda" else int(torch.backends.mps.is_available())
+    what = f"there is no {kind.upper()} device on this computer"
+    if count:
+        what = f"there is no {kind.upper()} device {number} on this computer: they count from 0, "
+        what += f"and there {'is' if count == 1 else 'are'} {count}"
+    return UsageError(what, where="--device", hint="--device cpu, or --device auto")
 
 
 def _best_device() -> str:
@@ -132,8 +145,12 @@ def fastest_mode(
             if round_:  # the first one warms up
                 times[mode].append(time.perf_counter() - start)
     least = {mode: min(seconds) for mode, seconds in times.items()}
-    best = min(least, key=lambda mode: least[mode])
-    if least[best] > (1 - _MIN_SPEEDUP) * least[candidates[0]]:
-        best = candidates[0]
+    default, best = candidates[0], min(least, key=lambda mode: least[mode])
     measured = ", ".join(f"{mode} {1000 * least[mode]:.0f} ms" for mode in least)
-    return best, Message("choice.measured", "measured: {times}", times=measured)
+    reason = Message("choice.measured", "measured: {times}", times=measured)
+    if best != default and least[best] > (1 - _MIN_SPEEDUP) * least[default]:
+        text = "{measured}; a change must save at least {percent} % of the time"
+        percent = round(100 * _MIN_SPEEDUP)
+        reason = Message("choice.speedup_too_small", text, measured=reason, percent=percent)
+        return default, reason
+    return best, reason

@@ -7,30 +7,95 @@ import errno
 import hashlib
 import json
 import os
+import shlex
 import shutil
+import tempfile
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from foveate.errors import DiskFull, RunError, UsageError
+from foveate.errors import DiskFull, FoveateError, RunError, UsageError
+from foveate.utils.paths import without_surrogates
 
 # no space on the disk, in the quota, or for a file of this size
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # safetensors wraps the message of the system into one of its own
 _FULL_MESSAGES = tuple(os.strerror(code) for code in _FULL)
 PARTIAL_PREFIX = ".aside-"  # of names of files that are being written
+_OWNER_HINT = "change the permissions of the folder, or name another one"
+_WRITE_HINTS: dict[int | None, str] = {
+    errno.EACCES: _OWNER_HINT,
+    errno.EPERM: _OWNER_HINT,
+    errno.EROFS: "name a folder on another file system",
+    errno.EISDIR: "name a file: there is a folder at this path",
+    errno.ENOTDIR: "name a folder: a part of this path is a file",
+    errno.ENAMETOOLONG: "a shorter name",
+    errno.EMFILE: "a higher limit of open files (ulimit -n)",
+}
+"""What to try, by the number of the system's error."""
 
 
 def require_free(path: Path, message: str = "", hint: str = "") -> None:
-    """Raise UsageError if there is a file or a folder with content at the path."""
-    if path.is_dir() and not any(path.iterdir()):
-        return
-    if path.exists():
-        what = "the folder already exists and is not empty"
-        if not path.is_dir():
-            what = "the file already exists"
-        raise UsageError(message or what, where=path, hint=hint or "--out ANOTHER_PATH")
+    """Raise UsageError if a path to create is taken, or if nothing can be created there.
+
+    Args:
+        path: The file or folder to create; an empty folder is not in the way.
+        message: What to say of a folder with content.
+        hint: What to try.
+    """
+    hint = hint or "--out ANOTHER_PATH"
+    require_writable(path, hint)
+    if path.is_dir():
+        if any(path.iterdir()):
+            what = message or "the folder already exists and is not empty"
+            raise UsageError(what, where=path, hint=hint)
+    elif path.exists():
+        raise UsageError("the file already exists", where=path, hint=hint)
+
+
+def require_writable(path: Path, hint: str = "--out ANOTHER_PATH") -> None:
+    """Raise UsageError if no file or folder can be written at the path, DiskFull if it is full.
+
+    That is tried, by a folder that is removed at once: permissions do not tell it for all users
+    and file systems.
+
+    Args:
+        path: The file or folder to write; its parents may be missing.
+        hint: What to try.
+    """
+    folder = path
+    try:
+        folder = _nearest_existing(path)
+        if path.is_file():  # it is replaced by a file that is written beside it
+            folder = path.parent
+        elif not folder.is_dir():
+            what = f"{str(folder)!r} is a file, not a folder"
+            what = "this is neither a file nor a folder" if folder == path else what
+            raise UsageError(what, where=path, hint=hint)
+        Path(tempfile.mkdtemp(prefix=PARTIAL_PREFIX, dir=folder)).rmdir()
+    except OSError as error:
+        if error.errno in _FULL:
+            raise write_error(path, error) from None
+        what = f"the folder {str(folder)!r} cannot be written to: {reason(error)}"
+        raise UsageError(what, where=path, hint=hint) from None
+
+
+def _nearest_existing(path: Path) -> Path:
+    """The path, or the nearest of its parents that exists. Raises OSError for an invalid name."""
+    for each in (path, *path.parents):
+        try:
+            each.stat()
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        return each
+    return Path()
+
+
+def reason(error: Exception) -> str:
+    """Return why the system refused: "permission denied"."""
+    text = getattr(error, "strerror", None) or str(error)
+    return f"{text[:1].lower()}{text[1:]}"
 
 
 @contextmanager
@@ -62,16 +127,17 @@ def atomic_write(path: Path, need: int = 0) -> Iterator[Path]:
             raise
         raise write_error(path, error, need) from None
     finally:
-        if aside.is_dir():
-            shutil.rmtree(aside, ignore_errors=True)
-        else:
-            aside.unlink(missing_ok=True)
+        with suppress(OSError):
+            if aside.is_dir():
+                shutil.rmtree(aside, ignore_errors=True)
+            else:
+                aside.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:
     """Write a text file atomically, as `atomic_write` does."""
     with atomic_write(path) as aside:
-        aside.write_text(text, encoding="utf-8")
+        aside.write_text(without_surrogates(text), encoding="utf-8")
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -106,23 +172,42 @@ def make_folder(folder: Path) -> None:
 
 def free_disk_bytes(path: Path) -> int:
     """Return the free bytes of the disk that holds `path`, or will hold it."""
-    existing = next(each for each in (path, *path.absolute().parents) if each.exists())
-    return shutil.disk_usage(existing).free
+    return shutil.disk_usage(_nearest_existing(path.absolute())).free
 
 
 def write_error(path: Path, error: Exception, need: int = 0) -> RunError:
     """Return the error for a file that could not be written: DiskFull if there is no space."""
-    text = getattr(error, "strerror", None) or str(error)
-    full = next((message for message in _FULL_MESSAGES if message in text), None)
+    what, text = "the file could not be written", reason(error)
+    full = next((message for message in _FULL_MESSAGES if message.lower() in text.lower()), None)
+    if full is None:
+        return RunError(what, where=path, why=text, hint=_WRITE_HINTS.get(_number(error)))
     needed = f"{need / 1e6:.1f} MB needed, " if need else ""
-    why = f"{full or text} ({needed}{free_disk_bytes(path.parent) / 1e6:.1f} MB free)"
-    kind = DiskFull if full else RunError
-    return kind(
-        "the file could not be written",
-        where=path,
-        why=why,
-        hint="free some space, then resume the run with --resume",
-    )
+    why = f"{full} ({needed}{free_disk_bytes(path.parent) / 1e6:.1f} MB free)"
+    run = _unfinished_run(path)
+    hint = "free some space" if run is None else "free some space, then resume the run with "
+    hint += "" if run is None else shlex.join(["--resume", str(run)])
+    return DiskFull(what, where=path, why=why, hint=hint)
+
+
+def system_error(error: OSError) -> FoveateError:
+    """Return the error for what the system refused to do with a file that nobody has expected."""
+    path = Path(os.fsdecode(error.filename))
+    if error.errno in _FULL:
+        return write_error(path, error)
+    what = f"a file cannot be opened or written: {reason(error)}"
+    return FoveateError(what, where=path, hint=_WRITE_HINTS.get(error.errno))
+
+
+def _number(error: Exception) -> int | None:
+    return error.errno if isinstance(error, OSError) else None
+
+
+def _unfinished_run(path: Path) -> Path | None:
+    """The run folder that a file belongs to, if a training can go on in it."""
+    for folder in path.parents:
+        if (folder / "recipe.yaml").is_file():
+            return None if (folder / "finished.json").is_file() else folder
+    return None
 
 
 def _is_disk_error(error: Exception) -> bool:

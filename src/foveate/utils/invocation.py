@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -52,6 +53,11 @@ def invocation(command: str, started: float | None = None) -> Iterator[None]:
         yield
     finally:
         _current.reset(token)
+
+
+def shell_command(*words: object) -> str:
+    """Return a foveate command that can be pasted into a shell: paths in it are quoted."""
+    return shlex.join(["foveate", *map(str, words)])
 
 
 def entry_point(function: Callable[P, R]) -> Callable[P, R]:

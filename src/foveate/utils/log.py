@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+_LONGEST_NUMBER = 8  # characters of a number that is written as it is
 _LONGEST = 300  # characters of a value in a message; choices.json has it in full
 
 logger = logging.getLogger("foveate")
@@ -38,8 +39,10 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
 
 def shorten(value: Any) -> str:
-    """Return a value as text of at most 300 characters."""
+    """Return a value as text of at most 300 characters; long numbers with 4 digits."""
     text = str(value)
+    if isinstance(value, float) and len(text) > _LONGEST_NUMBER:
+        text = f"{value:.4g}"
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
 
 

@@ -3,23 +3,40 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Iterable
 from pathlib import Path
 
-from foveate.errors import near_names
+from foveate.errors import UsageError, near_names
 
 PathLike = str | Path
 """A path as the public functions take it."""
 
 
+def to_path(path: PathLike) -> Path:
+    """Return the path as a `Path`. Raises UsageError if it is something else."""
+    if isinstance(path, str | os.PathLike):
+        return Path(path)
+    raise UsageError(f"a path must be text or a Path, got {path!r}")
+
+
 def as_path(path: PathLike | None) -> Path | None:
     """Return the path as a `Path`; None stays None."""
-    return None if path is None else Path(path)
+    return None if path is None else to_path(path)
 
 
 def as_paths(paths: PathLike | Iterable[PathLike]) -> list[Path]:
-    """Return one path or several as a list."""
-    return [Path(path) for path in ([paths] if isinstance(paths, str | Path) else paths)]
+    """Return one path or several as a list. Raises UsageError if they are something else."""
+    if isinstance(paths, str | os.PathLike) or not isinstance(paths, Iterable):
+        return [to_path(paths)]
+    return [to_path(path) for path in paths]
+
+
+def require_exists(path: Path) -> Path:
+    """Return the path; raise UsageError, with a similar name, if there is nothing at it."""
+    if not path.exists():
+        raise UsageError("the path does not exist", where=path, hint=did_you_mean_path(path))
+    return path
 
 
 def did_you_mean_path(path: Path) -> str | None:
@@ -33,5 +50,25 @@ def did_you_mean_path(path: Path) -> str | None:
 
 def printable(path: Path | str) -> str:
     """Return a path with forward slashes; bytes that are not UTF-8 are written as \\xNN."""
-    text = path.as_posix() if isinstance(path, Path) else path
-    return os.fsencode(text).decode("utf-8", "backslashreplace")
+    return without_surrogates(path.as_posix() if isinstance(path, Path) else path)
+
+
+def without_surrogates(text: str) -> str:
+    """Return text that UTF-8 can hold: bytes of a file name that are not UTF-8 become \\xNN.
+
+    Python keeps such bytes as surrogates; in a locale without UTF-8 all bytes above 127 of a name.
+    """
+    try:
+        return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    except UnicodeEncodeError:  # surrogates that stand for no byte
+        return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def require_outside(folder: Path, data: Path, what: str) -> None:
+    """Raise UsageError if `what` would be written to a folder below the data."""
+    if data.is_dir() and folder.resolve().is_relative_to(data.resolve()):
+        raise UsageError(
+            f"{what} would be written into the data, which are never modified",
+            where=folder,
+            hint=shlex.join(["--out", os.path.relpath(data.resolve().parent / folder.name)]),
+        )

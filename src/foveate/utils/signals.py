@@ -31,12 +31,19 @@ class StopRequest:
     signal: int | None = None
 
 
+def signal_name(number: int | None) -> str:
+    """Return what users call a signal: "Ctrl-C", "SIGTERM"; None is one of another process."""
+    if number is None:
+        return "a signal"
+    return "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
+
+
 class Terminated(SystemExit):
     """A signal ended the program; `code` is 128 plus its number."""
 
     def __init__(self, number: int) -> None:
         super().__init__(128 + number)
-        self.number, self.name = number, signal.Signals(number).name
+        self.number, self.name = number, signal_name(number)
 
 
 @contextmanager

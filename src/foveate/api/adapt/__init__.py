@@ -2,11 +2,10 @@
 
 import time
 from collections.abc import Iterable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from foveate.utils.invocation import entry_point
-from foveate.utils.paths import PathLike, as_path, as_paths
+from foveate.utils.paths import PathLike, as_path, as_paths, to_path
 
 if TYPE_CHECKING:
     from foveate.api.adapt.core import AdaptResult
@@ -50,7 +49,7 @@ def adapt(
     Run.require_free(as_path(out))
     adaptation = core.create_adaptation(method, settings)
     paths = list(dict.fromkeys(find_images_at(as_paths(images))))
-    first, predictor = core.open_source(Path(run), adaptation, method, device)
+    first, predictor = core.open_source(to_path(run), adaptation, method, device)
     source, target = core.scan_domains(first, paths, predictor, strict)
     before, metric = core.predict_all(predictor, target, source)
     changed = core.run_adaptation(adaptation, predictor, source, target)

@@ -18,6 +18,7 @@ from foveate.data.scan import ScannedTable
 from foveate.errors import UsageError
 from foveate.inference.engine import compute_scores, scan_with_progress
 from foveate.inference.predictor import Predictor, load_predictor
+from foveate.messages import counted
 from foveate.modeling.weights import read_run_tensors
 from foveate.predictions import Labels
 from foveate.run.folder import ADAPTATION_FILE, ADAPTED_FILE, Run
@@ -27,6 +28,7 @@ from foveate.types import Batch, Sample, Score, Table
 from foveate.utils import console
 from foveate.utils.console import Bar
 from foveate.utils.device import to_device
+from foveate.utils.invocation import shell_command
 from foveate.utils.paths import printable
 
 _MIN_IMAGES = 64  # with fewer, the statistics of the images are unreliable
@@ -105,7 +107,9 @@ class AdaptResult:
         before, after = self.before, self.after
         lines = [f"run: {self.run}"]
         if before.labels:
-            lines.append(f"{self.changed} of {self.images} predictions changed")
+            lines.append(
+                f"{self.changed} of {counted(self.images, 'prediction', 'predictions')} changed"
+            )
         if before.entropy is not None:
             lines[-1] += f"; their mean entropy went from {before.entropy:.3f} "
             lines[-1] += f"to {after.entropy:.3f} nats (more confident does not mean more accurate)"
@@ -117,17 +121,19 @@ class AdaptResult:
         lines += [f"note: {caution}" for caution in self.cautions()]
         return [
             *lines,
-            f"next: label some of these images and score them: foveate evaluate {self.run} LABELED",
+            "next: label some of these images and score them: "
+            f"{shell_command('evaluate', self.run, 'LABELED')}",
         ]
 
     def cautions(self) -> list[str]:
         """Return the limits of the adaptation."""
         cautions = []
         if self.images < _MIN_IMAGES:
-            cautions.append(f"{self.images} images are few to adapt to: some hundreds are better")
+            images = counted(self.images, "image is", "images are")
+            cautions.append(f"{images} few to adapt to: some hundreds are better")
         lost = sorted(set(self.before.labels) - set(self.after.labels))
         if lost:
-            classes = "1 class is" if len(lost) == 1 else f"{len(lost)} classes are"
+            classes = counted(len(lost), "class is", "classes are")
             cautions.append(
                 f"{classes} no longer predicted, such as {lost[0]!r}: "
                 "the predictions may be collapsing"

@@ -1,10 +1,9 @@
 """audit RUN [DATA]: find likely label errors, redundant images and images worth labeling."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from foveate.utils.invocation import entry_point
-from foveate.utils.paths import PathLike, as_path
+from foveate.utils.paths import PathLike, as_path, to_path
 
 if TYPE_CHECKING:
     from foveate.api.audit.core import AuditResult
@@ -35,13 +34,15 @@ def audit(
 
     Raises:
         UsageError: The run has another task, or there are too few images.
-        DataError: The data is not single-label classification data.
+        DataError: The data are not single-label classification data.
     """
     from foveate.api.audit import core
+    from foveate.run.folder import Run
     from foveate.utils.files import next_free_path, require_free
 
-    folder = as_path(out) or next_free_path(Path(run) / "audits")
+    Run.open(to_path(run))
+    folder = as_path(out) or next_free_path(to_path(run) / "audits")
     require_free(folder)
-    predictor, scanned = core.scan_labeled(Path(run), as_path(data), device)
+    predictor, scanned = core.scan_labeled(to_path(run), as_path(data), device)
     features = core.LabeledFeatures.of(predictor, scanned)
     return core.write_audit(folder, predictor, features, as_path(unlabeled), extra_labels)

@@ -30,6 +30,7 @@ from foveate.images.codec import resize, write_image
 from foveate.images.sheets import image_grid
 from foveate.inference.engine import collect_features, scan_with_progress
 from foveate.inference.predictor import Predictor, load_predictor
+from foveate.messages import counted
 from foveate.modeling.classifiers.logistic import out_of_fold
 from foveate.run.lineage import read_run_table
 from foveate.types import Sample
@@ -84,7 +85,7 @@ class AuditResult:
 
     def lines(self) -> list[str]:
         lines = [
-            f"{len(self.label_issues)} of {self.count} labels to review, "
+            f"{len(self.label_issues)} of {counted(self.count, 'label', 'labels')} to review, "
             f"{self.strong} of them strongly suspicious: "
             f"{self.folder / 'label_issues.csv'} and label_issues.png"
         ]
@@ -92,20 +93,16 @@ class AuditResult:
             f"  {path}: {label}, perhaps {suggested}"
             for path, label, suggested in self.label_issues[:5]
         ]
-        redundant = (
-            "1 redundant image" if self.redundant == 1 else f"{self.redundant} redundant images"
-        )
+        redundant = counted(self.redundant, "redundant image", "redundant images")
         lines.append(f"{redundant} (redundant.csv); the hardest are in hardest.csv")
         lines += [
-            f"accuracy with {count} images: {score.value:.3f}"
+            f"accuracy with {counted(count, 'image', 'images')}: {score.value:.3f}"
             for count, score in self.forecast.points
         ]
         if self.forecast.score is not None:
             score = self.forecast.score
-            lines.append(
-                f"with {self.forecast.extra} more labels: {score.value:.3f} "
-                f"[{score.low:.3f}, {score.high:.3f}] (extrapolated)"
-            )
+            labels = counted(self.forecast.extra, "more label", "more labels")
+            lines.append(f"with {labels}: {score.with_interval} (extrapolated)")
         else:
             lines.append(
                 "no forecast for more labels: too few images, or no power law fits these points"
@@ -125,7 +122,7 @@ def scan_labeled(run: Path, data: Path | None, device: str) -> tuple[Predictor, 
     )
     if len(table.samples) < _MIN_IMAGES:
         raise UsageError(
-            f"{len(table.samples)} images are too few for an audit",
+            f"{counted(len(table.samples), 'image is', 'images are')} too few for an audit",
             where=table.root,
             hint="some dozens at least",
         )

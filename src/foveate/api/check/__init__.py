@@ -23,7 +23,7 @@ def check(
 
     Finds unreadable files, duplicates, leaks between splits, and missing or rare classes. If a
     backbone is given, duplicates are found by its features, too; otherwise neither a network
-    connection nor weights are needed. The data is not changed.
+    connection nor weights are needed. The data are not changed.
 
     Args:
         data: Dataset: a folder or a table.

@@ -25,13 +25,13 @@ from foveate.api.check.rules import (
 from foveate.data.discovery import Inventory, find_images, take_inventory
 from foveate.data.formats import FORMATS, read_table
 from foveate.data.issues import IssueLog, collecting
-from foveate.errors import DataError, FoveateError, UsageError
+from foveate.errors import DataError, FoveateError
 from foveate.messages import Message, counted
 from foveate.recipe import Recipe
 from foveate.types import Issue, Location, Sample, Table
 from foveate.utils import console, log
 from foveate.utils.files import next_free_path, require_free, write_json, write_rows
-from foveate.utils.paths import printable
+from foveate.utils.paths import printable, require_exists, require_outside
 
 if TYPE_CHECKING:
     from foveate.training.estimate import FitEstimate
@@ -55,7 +55,9 @@ def check_data(recipe: Recipe, out: Path | None, max_images: int, plan: bool) ->
         UsageError: The path does not exist, or the folder exists or is inside the data.
     """
     start, data = time.perf_counter(), Path(recipe.data.path)
+    require_exists(data)
     folder = _new_folder(out, data)
+    _check_names(recipe, plan)
     with collecting() as issues:
         listing = _list_files(data, issues) if data.is_dir() else None
         table = _read_table(recipe, issues)
@@ -89,16 +91,20 @@ def check_data(recipe: Recipe, out: Path | None, max_images: int, plan: bool) ->
     return result
 
 
+def _check_names(recipe: Recipe, plan: bool) -> None:
+    """Check the names that the user set; the import takes seconds, which not all checks need."""
+    named = ("data.format", "backbone.name", "task", "tuning", "device")
+    if plan or any(recipe.is_set(field) for field in named):
+        from foveate.api.names import check_names
+
+        check_names(recipe, weights=False)  # without them, features are not compared
+
+
 def _new_folder(out: Path | None, data: Path) -> Path:
     """The folder to create. Raises UsageError if it exists, or would be inside the data."""
     folder = out or next_free_path(Path("checks"), f"{data.resolve().stem}-")
     require_free(folder)
-    if data.is_dir() and folder.resolve().is_relative_to(data.resolve()):
-        raise UsageError(
-            "the report would be written into the data, which are never modified",
-            where=folder,
-            hint=f"--out ../{folder.name}",
-        )
+    require_outside(folder, data, "the report")
     return folder
 
 
@@ -108,13 +114,14 @@ def _list_files(data: Path, issues: IssueLog) -> Inventory:
     def advance(files: int) -> None:
         nonlocal last
         if time.monotonic() - last > _INTERVAL:
-            log.info(f"listing: {files} files")
+            log.info(f"listing: {counted(files, 'file', 'files')}")
             last = time.monotonic()
 
     listing = take_inventory(data, issues, advance)
     log.info(
-        f"data: {printable(data)}: {listing.files} files in {listing.folders} folders,"
-        f" {listing.images} of them images"
+        f"data: {printable(data)}: {counted(listing.files, 'file', 'files')} in "
+        f"{counted(listing.folders, 'folder', 'folders')}, of which "
+        f"{counted(listing.images, 'is an image', 'are images')}"
     )
     return listing
 
@@ -145,7 +152,7 @@ def _draw(count: int, max_images: int, seed: int) -> list[int]:
     if not 0 < max_images < count:
         return list(range(count))
     log.info(
-        f"opening {max_images} of {count} images, drawn with seed {seed}; --images 0 opens all"
+        f"opening {max_images:,} of {count:,} images, drawn with seed {seed}; --images 0 opens all"
     )
     return sorted(random.Random(seed).sample(range(count), max_images))
 

@@ -14,7 +14,7 @@ from foveate.data.issues import IssueLog
 from foveate.data.scan import Fingerprint, scan_images
 from foveate.errors import BrokenImage, DataError
 from foveate.images.codec import ImageHeader, read_header, read_image
-from foveate.messages import Message
+from foveate.messages import Message, counted
 from foveate.predictions import Boxes, Regions
 from foveate.types import IssueKind, Sample
 
@@ -181,7 +181,8 @@ def _record(sample: Sample, image: InspectedImage, log: IssueLog) -> None:
     if isinstance(sample.target, Boxes):
         problems = revalidate_boxes(sample.target, header.size)[1]
         if problems:
-            why = f"{problems.total()} of {len(sample.target.names)} boxes, {size}"
+            boxes = counted(len(sample.target.names), "box", "boxes")
+            why = f"{problems.total()} of {boxes}, {size}"
             log.add(BOXES_OUTSIDE, key, why=why)
 
 

@@ -90,7 +90,7 @@ def _facts(result: CheckResult) -> list[tuple[Message, Text_]]:
     if result.opened < result.images:
         images = Message(
             "check.images_opened",
-            "{images}, of which {opened} were opened",
+            "{opened:,} of {images:,} were opened",
             images=result.images,
             opened=result.opened,
         )

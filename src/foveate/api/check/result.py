@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from foveate.api.check.rules import Balance
 from foveate.data.discovery import Inventory
-from foveate.messages import Message
+from foveate.messages import Message, counted
 from foveate.types import Issue, Severity
 
 EXIT_CODES: dict[Severity, int] = {"error": 4, "warning": 3, "note": 0}
@@ -94,14 +95,22 @@ class CheckResult:
         lines += [f"{name}: {value}" for name, value in self.plan]
         if self.no_plan_reason:
             lines.append(f"the cost of a fit could not be estimated: {self.no_plan_reason}")
-        counts = ", ".join(_plural(self.count(severity), severity) for severity in SEVERITIES)
+        counts = ", ".join(
+            counted(self.count(severity), severity, f"{severity}s") for severity in SEVERITIES
+        )
         lines.append(
             f"{counts if self.issues else 'no problems found'}: {self.folder / 'check.html'};"
             " all locations are listed in issues.csv; the data were not modified"
         )
         if self.exit_code != EXIT_CODES["error"]:
-            lines.append(f"next: foveate fit {self.data}")
+            lines.append(f"next: {self._next_command()}")
         return lines
+
+    def _next_command(self) -> str:
+        command = shlex.join(["foveate", "fit", self.data])
+        if self.read_as == "names":  # class names alone: what classifies by name reads them
+            command += " --tuning zeroshot --backbone clip:NAME"
+        return command
 
 
 def issue_row(issue: Issue) -> dict[str, Any]:
@@ -124,14 +133,13 @@ def issue_row(issue: Issue) -> dict[str, Any]:
 def issue_lines(issue: Issue) -> list[str]:
     """Return an error or a warning with its first locations, a note on one line."""
     kind, locations = issue.kind, issue.locations
-    heading = f"{kind.severity}: {issue.title}" + (f": {issue.occurrences}" if locations else "")
+    heading = f"{kind.severity}: {issue.title}"
+    # the location of a single occurrence follows; a note stays on one line
+    if locations and (issue.occurrences > 1 or kind.severity == "note"):
+        heading += f": {issue.occurrences:,}"
     if kind.severity == "note":
         return [heading]
     lines = [heading, *(f"  {location}" for location in locations[:_MAX_LINES])]
     if issue.occurrences > _MAX_LINES and len(locations) > _MAX_LINES:
-        lines.append(f"  ... and {issue.occurrences - _MAX_LINES} more")
+        lines.append(f"  ... and {issue.occurrences - _MAX_LINES:,} more")
     return lines + ([f"  try: {kind.hint}"] if kind.hint else [])
-
-
-def _plural(count: int, noun: str) -> str:
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"

@@ -13,6 +13,7 @@ from foveate.api.check.inspection import InspectedImage
 from foveate.data.duplicates import colors_agree, similar_pairs, standardize
 from foveate.data.issues import NO_TRAINING_IMAGES, SIMILAR_NAMES, IssueLog
 from foveate.data.scan import Fingerprint
+from foveate.messages import counted
 from foveate.predictions import Boxes, Labels, Regions
 from foveate.types import IssueKind, Sample, Table
 
@@ -102,7 +103,7 @@ DIVIDED_GROUP = IssueKind(
 )
 UNUSED_CLASS = IssueKind("unused_class", "classes without images", "warning", "classes")
 SINGLE_CLASS = IssueKind(
-    "single_class", "only one class: there is nothing to classify", "error", "classes"
+    "single_class", "there is only one class, so nothing to classify", "error", "classes"
 )
 UNSCORED_CLASS = IssueKind(
     "unscored_class",
@@ -382,9 +383,10 @@ def _check_trainable(name: str, counts: dict[str, int], scored: list[str], log: 
 def _check_size(name: str, images: int, largest: int, log: IssueLog) -> None:
     """Record a class with few training images."""
     if 0 < images < _FEW:
-        log.add(FEW_IMAGES, name, why=f"{images} image" if images == 1 else f"{images} images")
+        log.add(FEW_IMAGES, name, why=counted(images, "image", "images"))
     elif 0 < images * _IMBALANCE < largest:
-        log.add(IMBALANCED, name, why=f"{images} images, the largest class has {largest}")
+        why = f"{counted(images, 'image', 'images')}, the largest class has {largest:,}"
+        log.add(IMBALANCED, name, why=why)
 
 
 def _check_names(names: Sequence[str], log: IssueLog) -> None:

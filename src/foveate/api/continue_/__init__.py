@@ -1,10 +1,9 @@
 """continue RUN DATA: add images or classes to a finished run."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from foveate.utils.invocation import entry_point
-from foveate.utils.paths import PathLike, as_path
+from foveate.utils.paths import PathLike, as_path, to_path
 
 if TYPE_CHECKING:
     from foveate.api.fit.pipeline import FitResult
@@ -39,4 +38,6 @@ def continue_(
     from foveate.api.continue_.core import continued_recipe
     from foveate.api.fit.core import fit_recipe
 
-    return fit_recipe(continued_recipe(Path(run), Path(data), options, settings), as_path(out))
+    return fit_recipe(
+        continued_recipe(to_path(run), to_path(data), options, settings), as_path(out)
+    )

@@ -1,10 +1,9 @@
 """convert DATA: write a dataset with boxes in another format."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from foveate.utils.invocation import entry_point
-from foveate.utils.paths import PathLike
+from foveate.utils.paths import PathLike, to_path
 
 if TYPE_CHECKING:
     from foveate.api.convert.core import ConvertResult
@@ -28,4 +27,6 @@ def convert(data: PathLike, to: str, out: PathLike, *, format: str = "auto") -> 
     """
     from foveate.api.convert import core
 
-    return core.write_dataset(core.read_boxes(Path(data), to, Path(out), format), to, Path(out))
+    return core.write_dataset(
+        core.read_boxes(to_path(data), to, to_path(out), format), to, to_path(out)
+    )

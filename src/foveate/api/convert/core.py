@@ -12,10 +12,12 @@ from foveate.data.formats import Format, read_table, writer
 from foveate.data.issues import IssueLog
 from foveate.errors import BrokenImage, DataError, UsageError
 from foveate.images.codec import read_size
+from foveate.messages import counted
 from foveate.predictions import Boxes
 from foveate.types import Issue, IssueKind, Split, Table, remark
 from foveate.utils import log
 from foveate.utils.files import atomic_write, require_free
+from foveate.utils.invocation import shell_command
 
 _SPLITS: tuple[Split | None, ...] = ("train", "val", "test", None)
 _UNREADABLE = IssueKind("unreadable_images_skipped", "unreadable images, skipped", "error", "files")
@@ -50,11 +52,12 @@ class ConvertResult:
 
     def lines(self) -> list[str]:
         splits = ", ".join(f"{count} {split}" for split, count in self.images.items())
+        images = counted(sum(self.images.values()), "image", "images")
+        boxes = counted(sum(self.boxes.values()), "box", "boxes")
+        classes = counted(len(self.boxes), "class", "classes")
         return [
-            f"{self.folder}: {sum(self.images.values())} images ({splits}), "
-            f"{sum(self.boxes.values())} boxes of {len(self.boxes)} classes, "
-            "read back and counted",
-            f"next: foveate fit {self.folder}",
+            f"{self.folder}: {images} ({splits}), {boxes} of {classes}, read back and counted",
+            f"next: {shell_command('fit', self.folder)}",
         ]
 
 
@@ -68,8 +71,9 @@ def read_boxes(data: Path, to: str, out: Path, format: str) -> Table:
     require_separate_folder(data, out)
     table = fit_boxes(read_table(data, format))
     if format == "auto":
-        reason = f"{len(table.samples)} images, {len(table.classes)} classes"
-        log.choice("format", table.format, reason)
+        images = counted(len(table.samples), "image", "images")
+        classes = counted(len(table.classes), "class", "classes")
+        log.choice("format", table.format, f"{images}, {classes}")
     return table
 
 
@@ -93,7 +97,7 @@ def require_separate_folder(data: Path, out: Path) -> None:
         raise UsageError(
             "the new folder would lie in the data",
             where=out,
-            hint="name a folder beside it; data is never changed",
+            hint="name a folder beside it; the data are never changed",
         )
 
 

@@ -13,6 +13,7 @@ from foveate.api.fit.core import fit_recipe
 from foveate.api.fit.pipeline import FitResult
 from foveate.api.predict import predict
 from foveate.images import codec as images
+from foveate.messages import percent
 from foveate.recipe import Recipe, with_settings
 from foveate.run.folder import Run
 from foveate.utils import log
@@ -68,7 +69,8 @@ def run_demo(out: Path | None) -> DemoResult:
     ]
     for result in predict(folder / "run", unseen[:: len(unseen) // 3][:3]):
         row = result.row()
-        log.info(f"  {row['path']}: {row['prediction']} (confidence {row['confidence']:.0%})")
+        confidence = percent(row["confidence"])
+        log.info(f"  {row['path']}: {row['prediction']} (confidence {confidence})")
     return DemoResult(fitted, time.perf_counter() - start)
 
 

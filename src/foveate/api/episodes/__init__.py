@@ -1,10 +1,9 @@
 """episodes DATA: few-shot evaluation on new classes."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from foveate.utils.invocation import entry_point
-from foveate.utils.paths import PathLike, as_path
+from foveate.utils.paths import PathLike, as_path, to_path
 
 if TYPE_CHECKING:
     from foveate.api.episodes.core import EpisodesResult
@@ -40,9 +39,9 @@ def episodes(
     Raises:
         UsageError: There are too few classes or images, the classifier needs gradient steps, or
             `run` and a backbone are both given.
-        DataError: The data is not single-label classification data.
+        DataError: The data are not single-label classification data.
     """
     from foveate.api.episodes.core import Protocol, episodes_recipe, run_episodes
 
-    recipe = episodes_recipe(Path(data), as_path(run), {**options, "tuning": tuning})
+    recipe = episodes_recipe(to_path(data), as_path(run), {**options, "tuning": tuning})
     return run_episodes(recipe, as_path(run), Protocol(ways, shots, queries, count))

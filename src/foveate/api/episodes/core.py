@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from foveate.api.episodes.protocol import draw_episodes, episode_accuracies, mean_accuracy
+from foveate.api.names import check_names
 from foveate.data.scan import ScannedTable
 from foveate.data.tables import label_names, require_single_label
 from foveate.errors import UsageError
 from foveate.inference.engine import scan_with_progress
 from foveate.inference.features import backbone_features
 from foveate.inference.predictor import load_predictor
+from foveate.messages import counted
 from foveate.modeling.model import Model, build_model
 from foveate.modeling.tunings import TUNINGS
 from foveate.recipe import Recipe, recipe_from, with_settings
@@ -57,8 +59,7 @@ class EpisodesResult:
     def rows(self) -> list[list[str]]:
         score, protocol = self.accuracy, self.protocol
         sizes = protocol.ways, protocol.shots, protocol.queries, score.count
-        interval = f"{score.value:.3f} [{score.low:.3f}, {score.high:.3f}]"
-        return [[self.backbone, self.tuning, *map(str, sizes), interval]]
+        return [[self.backbone, self.tuning, *map(str, sizes), score.with_interval]]
 
     def numbers(self) -> dict[str, Any]:
         return {
@@ -73,6 +74,8 @@ class EpisodesResult:
 
     def lines(self) -> list[str]:
         text = "mean over episodes with its 95 % interval, for these images and classes only"
+        if self.accuracy.low is None:
+            text = "accuracy of one episode: an interval needs the spread of several (--count 100)"
         return [text, *(f"note: {caution}" for caution in self.cautions)]
 
 
@@ -92,10 +95,18 @@ def episodes_recipe(data: Path, run: Path | None, options: dict[str, Any]) -> Re
     Raises:
         UsageError: The tuning needs gradient steps, or `run` and a backbone are both given.
     """
-    tuning = TUNINGS.get(options["tuning"])
+    name = options["tuning"]
+    tuning = TUNINGS.get(name)
     if tuning.needs_steps or tuning.knows_classes:
-        hint = "--tuning centroid, ridge, lpplus, knn or probe"
-        raise UsageError(f"an episode cannot use {options['tuning']!r}", where="tuning", hint=hint)
+        why = "it starts from the names of the classes, which episodes do not use"
+        if tuning.needs_steps:
+            why = "it trains in steps, and episodes fit a head in closed form"
+        raise UsageError(
+            f"episodes do not support the tuning {name!r}",
+            where="tuning",
+            why=why,
+            hint="--tuning centroid, ridge, lpplus, knn or probe",
+        )
     recipe = with_settings(recipe_from(data, options, {}), _FAST_SETTINGS)
     return recipe if run is None else _with_run_backbone(recipe, run, options)
 
@@ -105,6 +116,7 @@ def run_episodes(recipe: Recipe, run: Path | None, protocol: Protocol) -> Episod
 
     The features are those of the finished `run`, or of the backbone of the recipe.
     """
+    check_names(recipe)
     ways, shots, queries = protocol.ways, protocol.shots, protocol.queries
     table = require_single_label(read_data(recipe), "an episode")
     recipe = resolve_recipe(recipe, table)[0]
@@ -148,13 +160,13 @@ def _cautions(run: Run, scanned: ScannedTable) -> list[str]:
     cautions = []
     if known_images:
         cautions.append(
-            f"{known_images} of {len(scanned.hashes)} images were in the training set "
-            "(byte for byte): the score is optimistically biased"
+            f"{known_images} of {counted(len(scanned.hashes), 'image', 'images')} took part in "
+            "training (identical files): the score is optimistically biased"
         )
     if known_classes:
         cautions.append(
-            f"the run was trained on {len(known_classes)} of these classes, such as "
-            f"{known_classes[0]!r}: expect less on new classes"
+            f"{counted(len(known_classes), 'class was', 'classes were')} known from training, such "
+            f"as {known_classes[0]!r}: expect less on new classes"
         )
     return cautions
 

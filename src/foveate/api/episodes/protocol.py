@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from foveate.errors import UsageError
+from foveate.messages import counted
 from foveate.modeling.classifiers.logistic import LabeledFeatures
 from foveate.modeling.model import Model
 from foveate.types import Score
@@ -54,14 +55,20 @@ def draw_episodes(
     sizes = Counter(labels)
     if len(sizes) < ways:
         raise UsageError(
-            f"there are {len(sizes)} classes, {ways} ways were requested", hint="fewer ways"
+            f"an episode of {ways} classes needs as many in the data",
+            where="--ways",
+            why=f"the data have {counted(len(sizes), 'class', 'classes')}",
+            hint=f"--ways {len(sizes)}" if len(sizes) > 1 else "data of at least 2 classes",
         )
     enough = sorted(name for name, size in sizes.items() if size >= shots + queries)
     if len(enough) < ways:
         small = min(sizes, key=lambda name: (sizes[name], name))
-        what = f"{len(enough)} classes have {shots} + {queries} images, {ways} ways were requested"
         raise UsageError(
-            what, why=f"{small!r} has {sizes[small]}", hint="fewer ways, shots or queries"
+            f"an episode needs {ways} classes with at least {shots + queries} images each "
+            f"({shots} shots and {queries} queries)",
+            why=f"{counted(len(enough), 'class has', 'classes have')} as many; the smallest, "
+            f"{small!r}, has {sizes[small]}",
+            hint="lower --ways, --shots or --queries",
         )
     indices = {name: np.flatnonzero(np.array(labels) == name) for name in enough}
     rng = np.random.default_rng(seed)
@@ -113,10 +120,13 @@ def fit_and_predict(model: Model, support: LabeledFeatures, queries: np.ndarray)
 def mean_accuracy(accuracies: np.ndarray) -> Score:
     """Return the mean over episodes with its 95 % interval.
 
-    The interval reaches 1.96 standard errors to either side, as papers report it.
+    The interval reaches 1.96 standard errors to either side, as papers report it; one episode has
+    none.
     """
     mean, count = float(accuracies.mean()), len(accuracies)
-    half = _Z * float(accuracies.std(ddof=1)) / count**0.5 if count > 1 else float("nan")
+    if count < 2:
+        return Score(mean, count=count)
+    half = _Z * float(accuracies.std(ddof=1)) / count**0.5
     return Score(mean, mean - half, mean + half, count)
 
 

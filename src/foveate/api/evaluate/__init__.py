@@ -1,10 +1,9 @@
 """evaluate RUN [DATA]: metrics with counts and intervals, predictions and a report."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from foveate.utils.invocation import entry_point
-from foveate.utils.paths import PathLike, as_path
+from foveate.utils.paths import PathLike, as_path, to_path
 
 if TYPE_CHECKING:
     from foveate.api.evaluate.result import EvaluateResult
@@ -50,4 +49,4 @@ def evaluate(
 
     source = Source(as_path(data), split, format, strict)
     extras = Extras(as_path(ood), corrupt, as_path(slices), lang)
-    return evaluate_run(Path(run), source, device, extras, as_path(shift))
+    return evaluate_run(to_path(run), source, device, extras, as_path(shift))

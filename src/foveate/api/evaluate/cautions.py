@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+
 from foveate.data.scan import ScannedTable
 from foveate.inference.predictor import Predictor
 from foveate.messages import Message, message_from
@@ -32,7 +34,7 @@ def cautions_for(
                 "caution.denoising",
                 "this score measures how well noise is removed, not how good generated images are: "
                 "foveate generate {run} --reference DATA compares them with real ones",
-                run=str(run.folder),
+                run=shlex.quote(str(run.folder)),
             )
         )
     if count < _FEW_IMAGES:

@@ -27,7 +27,7 @@ from foveate.run.folder import Run
 from foveate.run.lineage import read_run_table
 from foveate.types import Sample
 from foveate.utils import console
-from foveate.utils.files import atomic_write, write_json
+from foveate.utils.files import atomic_write, require_writable, write_json
 
 
 @dataclass(frozen=True)
@@ -88,11 +88,14 @@ def _evaluate(
 ) -> EvaluateResult:
     """`own`: the result on the run's own images, to compare with."""
     start = time.perf_counter()
+    hint = "change its permissions, or copy the run to another folder"
+    require_writable(Run.open(run).folder / "evaluations", hint)
     predictor = load_predictor(run, device)
     if source.path is None:
         table = read_run_table(predictor.run)
     else:
-        table = read_matching_table(predictor.classes, source.path, source.format)
+        accepted = predictor.model.task.accepted_targets()
+        table = read_matching_table(predictor.classes, accepted, source.path, source.format)
     split, table = select_split(table, source.split)
     recipe = predictor.recipe.data.model_copy(update={"strict": source.strict})
     scanned = scan_with_progress(table, predictor.model, recipe)

@@ -12,6 +12,7 @@ from foveate.errors import UsageError
 from foveate.evaluation.calibration import MIN_IMAGES
 from foveate.evaluation.metrics import with_interval
 from foveate.inference.predictor import Predictor
+from foveate.messages import counted
 from foveate.predictions import Labels
 from foveate.reporting.evaluation_page import OodResult
 from foveate.utils import log
@@ -39,7 +40,8 @@ def detect_ood(predictor: Predictor, predictions: Sequence[object], other: Path)
     results = list(predictor.predict(find_images_at([other])))
     unreadable = sum(result.prediction is None for result in results)
     if unreadable:
-        log.warning(f"{unreadable} of {len(results)} out-of-distribution images could not be read")
+        images = counted(len(results), "out-of-distribution image", "out-of-distribution images")
+        log.warning(f"{unreadable} of {images} cannot be read")
     foreign = _residuals([result.prediction for result in results])
     if not len(foreign):
         raise UsageError("none of these images can be read", where=other, hint="--ood FOLDER")

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import reduce
+from pathlib import Path
 from typing import Any
 
-from foveate.api.evaluate.confusions import confusion_cells
+from foveate.api.evaluate.confusion_images import confusion_cells
 from foveate.api.evaluate.result import EvaluateResult
 from foveate.api.evaluate.slices import slice_rows
-from foveate.api.evaluate.worst_cases import generated_examples, worst_and_best
+from foveate.api.evaluate.worst_cases import any_scored, generated_examples, worst_and_best
 from foveate.data.scan import ScannedTable
 from foveate.inference.predictor import Predictor
 from foveate.messages import Message, message_from
@@ -45,6 +46,7 @@ def build_page(
     worst, best = worst_and_best(scanned, predictions, predictor)
     return EvaluationPage(
         title=run.folder.name,
+        data=_data_name(run.folder.name, str(predictor.recipe.data.path)),
         command=current_invocation().command or environment["command"],
         split=result.split,
         scores=result.scores,
@@ -57,6 +59,7 @@ def build_page(
         curves=run.read_metrics(),
         worst=worst,
         best=best,
+        is_perfect=not worst and any_scored(scanned, predictor),
         generated=generated_examples(predictor),
         skipped=list(scanned.skipped),
         shift=result.shift,
@@ -68,6 +71,12 @@ def build_page(
         lang=lang,
         environment=environment_row(environment),
     )
+
+
+def _data_name(run: str, data: str) -> str:
+    """The name of the data; "" if the name of the run already begins with it."""
+    name = Path(data).stem
+    return "" if run.startswith(name) else name
 
 
 def choice_rows(run: Run) -> list[tuple[str, str, Text]]:

@@ -54,7 +54,7 @@ def class_cautions(shift: Shift) -> list[Message]:
         cautions.append(
             Message(
                 "caution.classes_missing",
-                "the other data has no image of {count:class|classes}, such as {name}: the two "
+                "the other data have no image of {count:class|classes}, such as {name}: the two "
                 "scores cover different classes",
                 count=len(missing),
                 name=repr(missing[0]),

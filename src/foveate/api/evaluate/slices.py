@@ -14,6 +14,7 @@ from foveate.data.records import read_attributes
 from foveate.errors import DataError
 from foveate.inference.engine import compute_scores
 from foveate.inference.predictor import Predictor
+from foveate.messages import counted
 from foveate.types import Sample, Score
 from foveate.utils import log
 from foveate.utils.paths import printable
@@ -70,7 +71,10 @@ def score_slices(
         )
     missing = sum(not row for row in rows)
     if missing:
-        log.warning(f"{missing} of {len(samples)} images are not in the table, nor in any subgroup")
+        log.warning(
+            f"the table lacks {missing} of {counted(len(samples), 'image', 'images')}, which no "
+            "subgroup contains"
+        )
     slices = []
     for column in next(row for row in rows if row):
         values = _discrete(column, [row.get(column, "") for row in rows])
@@ -125,7 +129,7 @@ def _discrete(column: str, values: list[str]) -> list[str]:
         numbers = np.array([float(value) if value else np.nan for value in values])
     except ValueError:
         count = len(set(values))
-        log.warning(f"the column {column!r} has {count} values: too many to form subgroups")
+        log.warning(f"the column {column!r} has {count:,} values: too many to form subgroups")
         return [""] * len(values)
     edges = np.nanquantile(numbers, np.linspace(0, 1, _BINS + 1))
     bins = np.searchsorted(edges[1:-1], numbers, side="right")

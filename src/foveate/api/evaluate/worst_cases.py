@@ -18,7 +18,7 @@ from foveate.images.drawing import draw_prediction
 from foveate.images.heatmaps import attention_sheet
 from foveate.images.sheets import side_by_side
 from foveate.inference.predictor import Predictor, confidence
-from foveate.messages import Message
+from foveate.messages import Message, percent
 from foveate.predictions import DenoisingResult, Labels, Text
 from foveate.reporting.evaluation_page import Example
 from foveate.types import Sample
@@ -51,7 +51,7 @@ def worst_and_best(
         predictor: The run.
     """
     task = predictor.model.task
-    if task.prediction_type is DenoisingResult:
+    if not any_scored(scanned, predictor):
         return [], []
     metric = metric_for(task.prediction_type, predictor.classes, predictor.multilabel)
     ranked = [
@@ -66,6 +66,13 @@ def worst_and_best(
         return _examples(wrong[:_MAX_WITH_ATTENTION], predictor), _examples(best, predictor)
     count = _MAX_WITH_HEAT if task.prediction_type is Labels else _MAX_EXAMPLES
     return _examples(wrong[:count], predictor), []
+
+
+def any_scored(scanned: ScannedTable, predictor: Predictor) -> bool:
+    """Return whether single predictions can be right or wrong, and any image has a target."""
+    if predictor.model.task.prediction_type is DenoisingResult:
+        return False
+    return any(sample.target is not None for sample in scanned.table.samples)
 
 
 def generated_examples(predictor: Predictor) -> list[Example]:
@@ -105,8 +112,8 @@ def _example(sample: Sample, prediction: Any, predictor: Predictor) -> Example:
 
 def _with_confidence(prediction: Labels) -> Message:
     names = ", ".join(prediction.names) or _NONE
-    percent = f"{confidence(prediction):.0%}"
-    return Message("report.with_confidence", "{names} ({percent})", names=names, percent=percent)
+    share = percent(confidence(prediction)).replace(" ", "\N{NO-BREAK SPACE}")
+    return Message("report.with_confidence", "{names} ({percent})", names=names, percent=share)
 
 
 def _with_heat_map(sample: Sample, predictor: Predictor) -> np.ndarray:

@@ -1,11 +1,10 @@
 """explain RUN IMAGES: heat maps of a prediction, each with tests of its faithfulness."""
 
 from collections.abc import Iterable
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from foveate.utils.invocation import entry_point
-from foveate.utils.paths import PathLike, as_path, as_paths
+from foveate.utils.paths import PathLike, as_path, as_paths, to_path
 
 if TYPE_CHECKING:
     from foveate.api.explain.core import ExplainResult
@@ -42,10 +41,12 @@ def explain(
         UsageError: The network does not support a method, or the task has nothing to explain.
     """
     from foveate.api.explain.core import Request, create_explainers, explain_images
+    from foveate.run.folder import Run
     from foveate.utils.files import next_free_path, require_free
 
-    folder = as_path(out) or next_free_path(Path(run) / "explanations")
+    Run.open(to_path(run))
+    folder = as_path(out) or next_free_path(to_path(run) / "explanations")
     require_free(folder)
     names, queries = ([each] if isinstance(each, str) else list(each) for each in (methods, texts))
     request = Request(create_explainers(names), tuple(queries), nearest, strict)
-    return explain_images(Path(run), as_paths(images), request, folder, device)
+    return explain_images(to_path(run), as_paths(images), request, folder, device)

@@ -27,6 +27,7 @@ from foveate.explainability.methods import EXPLAINERS, Explainer
 from foveate.images.codec import write_image
 from foveate.images.sheets import image_grid, stack
 from foveate.inference.predictor import Predictor, load_predictor
+from foveate.messages import counted, percent
 from foveate.modeling.model import Model
 from foveate.modeling.tasks import ExplainableScore
 from foveate.types import Sample
@@ -70,7 +71,7 @@ class Explanation:
         if not self.faithfulness.better_than_random:
             return "no better than random"
         similar = self.randomization_similarity > _MAX_RANDOMIZATION_SIMILARITY
-        return "like random weights" if similar else ""
+        return "similar with random weights" if similar else ""
 
     def alt(self) -> str:
         """Return a text alternative of the map."""
@@ -78,7 +79,7 @@ class Explanation:
         row, column = np.unravel_index(int(values.argmax()), values.shape)
         vertical = ("top", "middle", "bottom")[min(2, 3 * int(row) // values.shape[0])]
         horizontal = ("left", "center", "right")[min(2, 3 * int(column) // values.shape[1])]
-        text = f"{self.label} ({self.probability:.0%}), {self.method}: "
+        text = f"{self.label} ({percent(self.probability)}), {self.method}: "
         text += f"strongest evidence in the {vertical} {horizontal}"
         return f"{text}; {self.doubt}" if self.doubt else text
 
@@ -120,7 +121,7 @@ class ExplainResult:
             "insertion",
             "deletion",
             "better than random",
-            "like random weights",
+            "correlation with random weights",
         ]
 
     @property
@@ -153,10 +154,8 @@ class ExplainResult:
 
     def lines(self) -> list[str]:
         doubtful = sum(bool(each.doubt) for each in self.explanations)
-        note = (
-            f"note: {doubtful} of {len(self.explanations)} maps should not be trusted; "
-            "each gives the reason"
-        )
+        maps = counted(len(self.explanations), "map", "maps")
+        note = f"note: do not trust {doubtful} of {maps}; the sheets state the reason for each"
         return [
             *([note] if doubtful else []),
             f"sheets: {self.folder}",
@@ -280,7 +279,8 @@ def _sheet(target: ExplainTarget, explanations: list[Explanation], methods: int)
     for first in range(0, len(explanations), methods):
         row = explanations[first : first + methods]
         tiles += [pixels, *(overlay(pixels, each.map) for each in row)]
-        titles += [f"{row[0].label} ({row[0].probability:.0%})", *(_title(each) for each in row)]
+        heading = f"{row[0].label} ({percent(row[0].probability)})"
+        titles += [heading, *(_title(each) for each in row)]
     return image_grid(tiles, titles, methods + 1)
 
 

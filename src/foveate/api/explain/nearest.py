@@ -81,9 +81,9 @@ class TrainingIndex:
         samples = drop_unreadable([train[index] for index in drawn], cache)
         if not samples:
             raise UsageError(
-                "the run's training images do not exist any more",
+                "the training images of the run cannot be found",
                 where="--nearest",
-                hint="leave it out",
+                hint="leave out --nearest",
             )
         with console.progress(len(samples), "training images") as bar:
             features = pooled_features(

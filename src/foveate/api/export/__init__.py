@@ -1,10 +1,9 @@
 """export RUN: a file for another runtime, checked against the run."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from foveate.utils.invocation import entry_point
-from foveate.utils.paths import PathLike, as_path
+from foveate.utils.paths import PathLike, as_path, to_path
 
 if TYPE_CHECKING:
     from foveate.api.export.core import ExportResult
@@ -42,5 +41,5 @@ def export(
     from foveate.api.export.core import create_exporter, export_run
 
     exporter = create_exporter(to, int8, trained_only)
-    folder = as_path(out) or Path(run) / "export"
-    return export_run(Path(run), exporter, to, folder, max_drop if int8 else None, trained_only)
+    folder = as_path(out) or to_path(run) / "export"
+    return export_run(to_path(run), exporter, to, folder, max_drop if int8 else None, trained_only)

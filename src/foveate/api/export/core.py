@@ -27,8 +27,10 @@ from foveate.deploy.targets import (
 from foveate.errors import UsageError
 from foveate.modeling.tasks import ExportStep
 from foveate.modeling.weights import read_run_tensors
+from foveate.run.folder import Run
 from foveate.utils import log
 from foveate.utils.files import PARTIAL_PREFIX, checksum, read_json, require_free, write_json
+from foveate.utils.invocation import shell_command
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,7 @@ class ExportResult:
         lines += [f"not kept: {reason}" for reason in self.refused]
         lines.append(f"manifest: {self.folder / 'manifest.json'}")
         if self.files and isinstance(self.files[0], RuntimeFile):
-            lines.append(f"next: foveate predict {self.files[0].path} IMAGES")
+            lines.append(f"next: {shell_command('predict', self.files[0].path, 'IMAGES')}")
         return lines
 
 
@@ -98,6 +100,7 @@ def export_run(
         UsageError: The file exists, or there are no images to check it on.
         RunError: The predictions of the file differ from those of the run.
     """
+    Run.open(run)
     path = folder / f"{run.resolve().name}{'-added' if trained_only else ''}{exporter.suffix}"
     require_free(path)
     bundle = export_bundle(run)

@@ -1,11 +1,10 @@
 """fit DATA: adapt a pretrained backbone to labeled images."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from foveate.errors import UsageError
 from foveate.utils.invocation import entry_point
-from foveate.utils.paths import PathLike, as_path
+from foveate.utils.paths import PathLike, as_path, to_path
 
 if TYPE_CHECKING:
     from foveate.api.fit.pipeline import FitResult
@@ -44,8 +43,8 @@ def fit(
     from foveate.recipe import Recipe, load_recipe, recipe_from
 
     if data is None and recipe is None and resume is None:
-        raise UsageError("no data was given", hint="foveate fit FOLDER")
-    base = recipe if isinstance(recipe, Recipe) or recipe is None else load_recipe(Path(recipe))
+        raise UsageError("no data were given", hint="foveate fit FOLDER")
+    base = recipe if isinstance(recipe, Recipe) or recipe is None else load_recipe(to_path(recipe))
     resolved = recipe_from(data, options, settings or {}, base)
     from foveate.api.fit.core import (
         fit_recipe,  # takes seconds, which invalid options need not wait

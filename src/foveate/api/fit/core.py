@@ -7,6 +7,7 @@ from pathlib import Path
 from foveate.api.fit.pipeline import FitResult, prepare_job, reopen_job, run_job
 from foveate.api.fit.resume import resumed_recipe
 from foveate.api.fit.tuning_search import AUTO, resume_search, search_tunings
+from foveate.api.names import check_names
 from foveate.recipe import Recipe
 from foveate.run.folder import Run
 from foveate.training.data import read_data
@@ -29,9 +30,10 @@ def fit_recipe(
     if resume is not None:
         return _resume(Run.open(resume), recipe, started)
     assert recipe is not None
+    check_names(recipe)
     if recipe.tuning.name == AUTO:
         return search_tunings(recipe, out, started)
-    Run.require_free(out)
+    Run.require_free(out, recipe.data.path)
     job = prepare_job(recipe, read_data(recipe, allow_no_images=True), out)
     with job.run.locked():
         return run_job(job)

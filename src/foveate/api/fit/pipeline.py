@@ -62,6 +62,7 @@ from foveate.training.validation import MetricValidator
 from foveate.types import Decision, Split, Table
 from foveate.utils import log
 from foveate.utils.device import ComputeMode, resolve_device, to_device
+from foveate.utils.invocation import shell_command
 
 _FEATURE_SPACE_IMAGES = 256  # training images that span the feature space
 
@@ -94,14 +95,14 @@ class FitResult:
         lines = self.evaluation.lines() if self.evaluation else []
         lines += [f"{name}: {line}" for name, line in old_and_new_scores(self.outcome)]
         if not self.outcome["images"]:
-            lines = [f"there were no images: score it with foveate evaluate {self.run} DATA"]
+            command = shell_command("evaluate", self.run, "DATA")
+            lines = [f"there were no images: score it with {command}"]
         if set(self.outcome["images"]) == {"train"}:
-            lines = [
-                f"no images were held out: score it with foveate evaluate {self.run} OTHER_DATA"
-            ]
+            command = shell_command("evaluate", self.run, "OTHER_DATA")
+            lines = [f"no images were held out: score it with {command}"]
         generates = self.evaluation is not None and self.evaluation.metric.reads is DenoisingResult
-        command = f"generate {self.run}" if generates else f"predict {self.run} IMAGES"
-        return [f"run: {self.run}", *lines, f"next: foveate {command}"]
+        words = ("generate", self.run) if generates else ("predict", self.run, "IMAGES")
+        return [f"run: {self.run}", *lines, f"next: {shell_command(*words)}"]
 
     def _repr_html_(self) -> str:
         return f"<p>{self.run}</p>" + (self.evaluation._repr_html_() if self.evaluation else "")
@@ -114,7 +115,7 @@ def prepare_job(
 
     `data`: that of another job on the same images, which are then not read again.
     """
-    Run.require_free(out)
+    Run.require_free(out, recipe.data.path)
     device = resolve_device(recipe.device)
     recipe, decisions = resolve_recipe(recipe, table)
     model = _build(recipe, table)
@@ -327,6 +328,11 @@ def _calibrate(job: Job, out_of_fold: OutOfFold | None) -> dict[str, Any] | None
     if job.model.task.prediction_type is not Labels or job.model.multilabel:
         return None
     if min(len(val), len(train)) < MIN_IMAGES:
+        log.info(
+            f"not calibrated: that takes {MIN_IMAGES} images for training and {MIN_IMAGES} for "
+            f"validation, and there are {len(train):,} and {len(val):,}; predictions will state no "
+            "prediction set, abstention or out-of-distribution score"
+        )
         return None
     drawn = np.random.default_rng(job.recipe.seed).permutation(len(train))[:_FEATURE_SPACE_IMAGES]
     sampled = [train[index] for index in sorted(drawn.tolist())]

@@ -31,6 +31,7 @@ from foveate.training.job import PreparedData
 from foveate.types import Decision, Score, Table
 from foveate.utils import log
 from foveate.utils.files import atomic_write
+from foveate.utils.invocation import shell_command
 
 AUTO = "auto"
 # trials in a row without a gain; a costly one that gains often follows one that does not
@@ -149,7 +150,7 @@ def search_tunings(recipe: Recipe, out: Path | None, started: float) -> FitResul
             where="tuning",
             hint="--tuning lora --set tuning.rank=4",
         )
-    Run.require_free(out)
+    Run.require_free(out, recipe.data.path)
     table = read_data(recipe)
     run = Run.create(out, f"{Path(recipe.data.path).resolve().stem}-{AUTO}")
     run.write_recipe(recipe, only_set=True)
@@ -202,7 +203,10 @@ class _TuningSearch:
                     improved = self._try(names, len(groups) - index)
                     idle = idle if improved is None else 0 if improved else idle + 1
         except Interrupted as stop:
-            stop.where, stop.hint = self.run.folder, f"foveate fit --resume {self.run.folder}"
+            stop.where, stop.hint = (
+                self.run.folder,
+                shell_command("fit", "--resume", self.run.folder),
+            )
             raise
         return self._finish()
 

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from foveate.utils.invocation import entry_point
-from foveate.utils.paths import PathLike, as_path
+from foveate.utils.paths import PathLike, as_path, to_path
 
 if TYPE_CHECKING:
     from foveate.api.generate.core import GenerateResult
@@ -65,4 +65,6 @@ def generate(
         reference=as_path(reference),
         feature_backbone=feature_backbone,
     )
-    return generate_files(run, request, as_path(out), device)
+    return generate_files(
+        run if isinstance(run, str) else to_path(run), request, as_path(out), device
+    )

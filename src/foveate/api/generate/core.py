@@ -15,7 +15,7 @@ from foveate.api.generate.distances import Distances, compare_to_real
 from foveate.api.generate.inpainting import InpaintingRegion, find_region, paste_region
 from foveate.data.loading import even_slices
 from foveate.data.transforms import as_pixels, evaluation_transform
-from foveate.errors import UsageError
+from foveate.errors import UnknownName, UsageError
 from foveate.images.codec import read_image, thumbnail, write_image
 from foveate.images.sheets import image_grid
 from foveate.inference.predictor import load_predictor
@@ -24,6 +24,7 @@ from foveate.modeling.diffusion import ConditioningEncoder, InitialImage, genera
 from foveate.utils import console
 from foveate.utils.device import resolve_device
 from foveate.utils.files import next_free_path, require_free, write_json, write_text
+from foveate.utils.paths import did_you_mean_path
 from foveate.version import __version__
 
 _BATCH_SIZE = 16  # images
@@ -197,7 +198,14 @@ def _with_overrides(generator: ImageGenerator, request: Request) -> ImageGenerat
 
 def _family_by_name(name: str) -> Any:
     """Return the family of a diffusion model; None for a path, which `load_predictor` reports."""
-    return family_of(name) if ":" in name or not ("/" in name or name.startswith(".")) else None
+    if ":" not in name and ("/" in name or name.startswith(".")):
+        return None
+    try:
+        return family_of(name)
+    except UnknownName as error:
+        what = "there is no run at this path, and no backbone of this name"
+        hint = did_you_mean_path(Path(name)) or error.hint
+        raise UsageError(what, where=name, hint=hint) from None
 
 
 def _generate_all(

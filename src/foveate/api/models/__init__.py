@@ -47,7 +47,7 @@ def models(
 
     Raises:
         UnknownName: No backbone matches a name.
-        DataError: The data is not single-label classification data.
+        DataError: The data are not single-label classification data.
         WeightsError: No weights are available for any of the backbones.
     """
     if compare is None:

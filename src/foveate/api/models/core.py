@@ -38,7 +38,7 @@ class ModelsResult:
         more: Number of names beyond them.
     """
 
-    columns: ClassVar[list[str]] = ["name", "parameters", "license", "input", "provides", "offline"]
+    columns: ClassVar[list[str]] = ["name", "parameters", "license", "input", "offline"]
     models: list[ModelInfo]
     more: int
 
@@ -50,7 +50,6 @@ class ModelsResult:
                 format_millions(model.parameters),
                 model.license,
                 f"{model.size} px",
-                ", ".join(model.provides),
                 "yes" if model.offline else "",
             ]
             for model in self.models

@@ -1,11 +1,10 @@
 """predict RUN IMAGES: predictions of a run or an exported file."""
 
 from collections.abc import Iterable
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from foveate.utils.invocation import entry_point
-from foveate.utils.paths import PathLike, as_paths
+from foveate.utils.paths import PathLike, as_paths, to_path
 
 if TYPE_CHECKING:
     from foveate.predictions import ImageResult
@@ -42,5 +41,5 @@ def predict(
     """
     from foveate.api.predict.core import open_predictor
 
-    predictor, paths = open_predictor(Path(run), as_paths(images), coverage, risk, device)
+    predictor, paths = open_predictor(to_path(run), as_paths(images), coverage, risk, device)
     return list(predictor.predict(paths, strict=strict, batch_size=batch_size))

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from foveate.errors import UsageError
 from foveate.utils.invocation import entry_point
-from foveate.utils.paths import PathLike, as_path
+from foveate.utils.paths import PathLike, as_path, require_exists, to_path
 
 if TYPE_CHECKING:
     from foveate.api.pretrain.core import PretrainResult
@@ -50,6 +50,8 @@ def pretrain(
 
     if images is None and resume is None:
         raise UsageError("no images were given", hint="foveate pretrain FOLDER")
+    if images is not None:
+        require_exists(to_path(images))
     if objective is not None:
         options["task"] = objective
     recipe = recipe_from(images, options, settings or {})

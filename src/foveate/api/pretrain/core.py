@@ -20,6 +20,7 @@ from foveate.api.pretrain.images import (
     PretrainingImages,
     collect_images,
     reopen_images,
+    require_images,
 )
 from foveate.api.pretrain.page import build_page, neighbor_rows, reconstruction_rows
 from foveate.api.pretrain.verdict import Verdict, decide_verdict, verdict_from
@@ -30,7 +31,7 @@ from foveate.data.transforms import evaluation_transform
 from foveate.errors import Diverged, RunError, UsageError
 from foveate.messages import Message
 from foveate.modeling.model import Model
-from foveate.modeling.weights import weights_fingerprint
+from foveate.modeling.weights import check_weights, weights_fingerprint
 from foveate.recipe import Recipe
 from foveate.reporting.pretraining_page import write_pretraining_report
 from foveate.run.folder import BACKBONE_FILE, CLASSES_FILE, Run
@@ -46,6 +47,7 @@ from foveate.types import Decision
 from foveate.utils import log
 from foveate.utils.device import ComputeMode, resolve_device, to_device
 from foveate.utils.distributed import DistributedContext, join_processes, single_process
+from foveate.utils.invocation import shell_command
 
 # mild distortions, for the self-retrieval of the guard
 _MILD = Crops(global_views=2, global_area=(0.5, 1.0), color=0.3)
@@ -94,7 +96,7 @@ class PretrainResult:
             f"run: {self.run}",
             f"verdict: {self.verdict.headline} ({self.verdict.explanation})",
             f"report: {self.run / 'report.html'}",
-            f"next: foveate fit DATA --backbone {self.run}",
+            f"next: {shell_command('fit', 'DATA', '--backbone', self.run)}",
         ]
 
 
@@ -168,10 +170,13 @@ def _prepare_run(
     recipe: Recipe, labels: Path | None, out: Path | None, dry_run: bool, processes: int
 ) -> Run | Throughput:
     """Create the run folder with everything that is decided before the first step."""
-    Run.require_free(out)
+    Run.require_free(out, recipe.data.path)
+    require_images(Path(recipe.data.path))
+    check_weights(recipe.backbone.weights)
+    device = resolve_device(recipe.device)
     resolution = Resolution(*resolve_pretraining(recipe))
     recipe = resolution.recipe
-    model, device = objective_task(recipe), resolve_device(recipe.device)
+    model = objective_task(recipe)
     log.info(f"backbone: {recipe.backbone.name}, weights from {model.backbone.origin}")
     with tempfile.TemporaryDirectory() as lists:
         images, source = collect_images(recipe, labels, model, Path(lists))

@@ -21,7 +21,7 @@ from foveate.modeling.model import Model
 from foveate.recipe import Recipe
 from foveate.run.folder import Run
 from foveate.utils import log
-from foveate.utils.paths import printable
+from foveate.utils.paths import printable, require_exists
 
 TRAIN, HELD_OUT, LABELS = "train.jsonl", "held_out.jsonl", "labels.json"
 _MAX_HELD_OUT = 2000  # held-out images: enough for an interval of two points
@@ -68,9 +68,6 @@ def collect_images(
         DataError: There are too few images, or all look the same.
     """
     root = Path(recipe.data.path)
-    if not root.exists():
-        hint = "give a folder of images, or .tar shards"
-        raise DataError("there is nothing at this path", where=printable(root), hint=hint)
     cache = ImageCache(model.backbone.input.size, "crop", recipe.data.cache_images)
     if labeled:
         pairs, source = _draw_labeled(labeled, recipe)
@@ -86,6 +83,18 @@ def collect_images(
     images = PretrainingImages(train, held_out, labels, cache)
     _require_enough(images, root)
     return images, source
+
+
+def require_images(root: Path) -> None:
+    """Raise where there is nothing at a path, or no image in it.
+
+    Raises:
+        UsageError: There is nothing at the path.
+        DataError: There are no images.
+    """
+    if next(iter(find_entries(require_exists(root))), None) is None:
+        hint = "give a folder of images, or .tar shards"
+        raise DataError("there are no images here", where=printable(root), hint=hint)
 
 
 def reopen_images(run: Run, recipe: Recipe, model: Model) -> PretrainingImages:

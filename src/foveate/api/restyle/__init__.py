@@ -1,10 +1,9 @@
 """restyle CONTENT STYLE: neural style transfer."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from foveate.utils.invocation import entry_point
-from foveate.utils.paths import PathLike
+from foveate.utils.paths import PathLike, require_exists, to_path
 
 if TYPE_CHECKING:
     from foveate.api.restyle.core import RestyleResult
@@ -44,7 +43,8 @@ def restyle(
     """
     from foveate.api.restyle.core import Transfer, open_backbone, output_files, restyle_image
 
-    files = output_files(Path(out))
+    images = [require_exists(to_path(each)) for each in (content, style)]
+    transfer = Transfer(images[0], images[1], size, steps, style_weight)
+    files = output_files(to_path(out))
     network = open_backbone(backbone, weights, device)
-    transfer = Transfer(Path(content), Path(style), size, steps, style_weight)
     return restyle_image(transfer, network, backbone, files)

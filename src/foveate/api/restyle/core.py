@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from foveate.errors import UsageError
 from foveate.images.codec import read_image, thumbnail, write_image
 from foveate.images.sheets import side_by_side
 from foveate.modeling.backbones import Backbone, family_of
+from foveate.modeling.weights import check_weights
 from foveate.types import Provides
 from foveate.utils import console
 from foveate.utils.device import resolve_device
@@ -91,7 +93,9 @@ def output_files(out: Path) -> tuple[Path, Path]:
     """
     if out.suffix.lower() != ".png":
         raise UsageError(
-            "the image is written as a PNG", where=out, hint=f"--out {out.with_suffix('.png')}"
+            "the image is written as a PNG",
+            where=out,
+            hint=shlex.join(["--out", str(out.with_suffix(".png"))]),
         )
     files = out, out.with_name(f"{out.stem}-comparison.png")
     for file in files:
@@ -101,14 +105,17 @@ def output_files(out: Path) -> tuple[Path, Path]:
 
 def open_backbone(name: str, weights: str, device: str) -> Backbone:
     """Open the backbone on the device. Raises UsageError if it has no feature maps."""
-    network = family_of(name).open(name, weights).eval()
+    family = family_of(name)
+    check_weights(weights)
+    torch_device = resolve_device(device)
+    network = family.open(name, weights).eval()
     if Provides.MAPS not in network.provides:
         raise UsageError(
             f"the backbone {name!r} has no feature maps to compare",
             where="--backbone",
             hint="tf_efficientnet_lite0",
         )
-    return network.to(resolve_device(device))
+    return network.to(torch_device)
 
 
 def restyle_image(

@@ -1,11 +1,10 @@
 """retrieve DATA [QUERIES]: image-text retrieval."""
 
 from collections.abc import Iterable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from foveate.utils.invocation import entry_point
-from foveate.utils.paths import PathLike, as_path
+from foveate.utils.paths import PathLike, as_path, to_path
 
 if TYPE_CHECKING:
     from foveate.api.retrieve.core import RetrieveResult
@@ -35,12 +34,12 @@ def retrieve(
 
     Raises:
         UsageError: The backbone does not embed text, or `run` and `backbone` are both given.
-        DataError: The data has no captions.
+        DataError: The data have no captions.
     """
     from foveate.api.retrieve.core import embed, find_nearest, measure_recall, retrieval_recipe
 
     chosen = {**options, **({} if backbone is None else {"backbone": backbone})}
     texts = [queries] if isinstance(queries, str) else list(queries)
-    recipe = retrieval_recipe(Path(data), as_path(run), chosen)
+    recipe = retrieval_recipe(to_path(data), as_path(run), chosen)
     index = embed(recipe, as_path(run), captions=not texts)
     return find_nearest(index, texts, top) if texts else measure_recall(index)

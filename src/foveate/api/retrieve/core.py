@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from foveate.api.names import check_names
 from foveate.data.discovery import find_images
 from foveate.data.formats import read_table
 from foveate.data.image_cache import ImageCache
@@ -25,6 +26,7 @@ from foveate.evaluation.retrieval import (
 )
 from foveate.inference.features import pooled_features
 from foveate.inference.predictor import load_predictor
+from foveate.messages import counted
 from foveate.modeling.backbones import TextBackbone, family_of
 from foveate.predictions import ImagePrediction, Text
 from foveate.recipe import Recipe, recipe_from
@@ -36,7 +38,7 @@ from foveate.utils.paths import printable
 _DEFAULT_BACKBONE = "clip:ViT-B-32"
 _TEXT_BATCH = 64
 IMAGE_TO_TEXT, TEXT_TO_IMAGE = "image_to_text", "text_to_image"
-_QUERIES = {IMAGE_TO_TEXT: "images", TEXT_TO_IMAGE: "captions"}
+_QUERIES = {IMAGE_TO_TEXT: ("image", "images"), TEXT_TO_IMAGE: ("caption", "captions")}
 
 
 @dataclass(frozen=True)
@@ -81,9 +83,9 @@ class RetrieveResult:
     def rows(self) -> list[list[str]]:
         return [
             [
-                f"{each.recall[0].count} {_QUERIES[direction]}",
-                str(each.candidates),
-                *map(_format_score, each.recall),
+                counted(each.recall[0].count, *_QUERIES[direction]),
+                f"{each.candidates:,}",
+                *(score.with_interval for score in each.recall),
                 f"{1 / each.candidates:.3f}",
             ]
             for direction, each in self.recall.items()
@@ -100,10 +102,6 @@ class RetrieveResult:
         for query, images in self.nearest.items():
             lines.append(f"{query}: " + ", ".join(f"{key} ({cos:.3f})" for key, cos in images))
         return lines
-
-
-def _format_score(score: Score) -> str:
-    return f"{score.value:.3f} [{score.low:.3f}, {score.high:.3f}]"
 
 
 @dataclass(frozen=True)
@@ -142,6 +140,7 @@ def embed(recipe: Recipe, run: Path | None, captions: bool) -> Index:
         UsageError: The backbone does not embed text.
         DataError: There are no readable images, or they have no captions.
     """
+    check_names(recipe)
     samples = _read_samples(Path(recipe.data.path), recipe, captions)
     backbone = _open_backbone(recipe, run).eval().to(resolve_device(recipe.device))
     readable, images = _embed_images(backbone, samples, recipe)

@@ -1,10 +1,9 @@
 """runs [FOLDER]: list runs by score."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from foveate.utils.invocation import entry_point
-from foveate.utils.paths import PathLike
+from foveate.utils.paths import PathLike, to_path
 
 if TYPE_CHECKING:
     from foveate.api.runs.core import RunsResult
@@ -22,4 +21,4 @@ def runs(folder: PathLike = "runs") -> "RunsResult":
     """
     from foveate.api.runs.core import list_runs
 
-    return list_runs(Path(folder))
+    return list_runs(to_path(folder))

@@ -8,23 +8,47 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from foveate.errors import FoveateError, UsageError
+from foveate.reporting.metric_names import metric_name
 from foveate.run.folder import Run
 from foveate.types import Score
 
 
 @dataclass(frozen=True)
 class RunsResult:
-    """One row per run, best first."""
+    """The runs in a folder.
 
-    columns: ClassVar[list[str]] = ["run", "backbone", "tuning", "seed", "images", "score"]
-    rows: list[list[str]]
+    Attributes:
+        folder: Holds the run folders.
+        runs: A dictionary for each run, best first.
+    """
+
+    columns: ClassVar[list[str]] = ["run", "backbone", "tuning", "score", "images"]
+    folder: Path
     runs: list[dict[str, Any]] = field(default_factory=list)
 
+    @property
+    def rows(self) -> list[list[str]]:
+        """Name of the folder, backbone, tuning, score, and the images that it is measured on."""
+        return [
+            [
+                Path(run["run"]).name,
+                run["backbone"],
+                run["tuning"],
+                run["score"],
+                f"{run['count']} {run['split']}" if "count" in run else "",
+            ]
+            for run in self.runs
+        ]
+
     def numbers(self) -> dict[str, Any]:
-        return {"runs": self.runs}
+        return {"folder": str(self.folder), "runs": self.runs}
 
     def lines(self) -> list[str]:
-        return [] if self.rows else ["no runs yet: foveate fit DATA makes one"]
+        if self.runs:
+            return [f"folder: {self.folder}"]
+        return [
+            f"there are no runs in the folder {self.folder}; foveate fit DATA creates a first one"
+        ]
 
 
 def list_runs(folder: Path) -> RunsResult:
@@ -37,7 +61,7 @@ def list_runs(folder: Path) -> RunsResult:
         raise UsageError(
             "there is no folder of runs at this path",
             where=folder,
-            hint="foveate fit DATA makes a first run",
+            hint="foveate fit DATA creates a first run, in the folder runs",
         )
     runs = [
         _summarize(Run(entry))
@@ -45,7 +69,7 @@ def list_runs(folder: Path) -> RunsResult:
         if (entry / "recipe.yaml").is_file()
     ]
     runs.sort(key=lambda run: (-run["value"] if run["value"] is not None else 2.0, run["run"]))
-    return RunsResult([[str(run[name]) for name in RunsResult.columns] for run in runs], runs)
+    return RunsResult(folder, runs)
 
 
 def _summarize(run: Run) -> dict[str, Any]:
@@ -54,8 +78,8 @@ def _summarize(run: Run) -> dict[str, Any]:
         "run": str(run.folder),
         "backbone": "",
         "tuning": "",
-        "seed": "",
-        "images": "",
+        "seed": None,
+        "images": None,
         "value": None,
     }
     try:
@@ -85,8 +109,9 @@ def _best_score(run: Run) -> dict[str, Any]:
                 iter(json.loads(path.read_text(encoding="utf-8"))["numbers"].items())
             )
             return {
-                "score": f"{name} {Score(**score)} on {split}",
+                "score": f"{metric_name(name)} {Score(**score).with_interval}",
                 "value": score["value"],
+                "count": score["count"],
                 "metric": name,
                 "split": split,
             }

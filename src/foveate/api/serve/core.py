@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import logging
 import os
 import signal
@@ -104,12 +105,18 @@ def _listen(host: str, port: int) -> socket.socket:
         listener.listen(_BACKLOG)  # before the address is reported: early clients wait
     except OSError as error:
         listener.close()
-        raise UsageError(
-            f"cannot bind to {host}:{port}",
-            why=error.strerror or str(error),
-            hint="--port ANOTHER_PORT",
-        ) from None
+        what, why = f"cannot bind to {host}:{port}", error.strerror or str(error)
+        raise UsageError(what, why=why, hint=_bind_hint(error)) from None
     return listener
+
+
+def _bind_hint(error: OSError) -> str:
+    """What to try where an address cannot be listened on."""
+    if error.errno == errno.EADDRINUSE:
+        return "--port ANOTHER_PORT, or --port 0 for any free port"
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return "--port 8000: ports below 1024 are for the administrator"
+    return "an address of this computer: --host 127.0.0.1, or --host 0.0.0.0 for all of them"
 
 
 async def _serve(server: Any, listener: socket.socket, state: ServerState, grace: float) -> None:

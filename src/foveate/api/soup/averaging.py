@@ -49,7 +49,8 @@ def check_same_tensors(tensors: Tensors, expected: Tensors, where: object) -> No
         name for name in expected if tensors[name].shape != expected[name].shape
     ]
     if differing:
-        why = f"{len(differing)} of {len(expected)} tensors do not fit, first {differing[0]!r}"
+        count = f"{len(differing)} of {len(expected)}"
+        why = f"tensors that do not fit: {count}, the first of them {differing[0]!r}"
         raise WeightsError(
             "the weights of this run cannot be averaged with the others", where=where, why=why
         )

@@ -40,7 +40,7 @@ from foveate.data.tables import read_matching_table, select_split
 from foveate.errors import UsageError
 from foveate.evaluation.metrics import paired_difference
 from foveate.inference.engine import scan_with_progress
-from foveate.messages import Message
+from foveate.messages import Message, counted
 from foveate.reporting import plots
 from foveate.reporting.metric_names import metric_name
 from foveate.run.folder import Run
@@ -48,6 +48,7 @@ from foveate.training.job import Job
 from foveate.types import Decision, Score, Split
 from foveate.utils import console, log
 from foveate.utils.device import resolve_device
+from foveate.utils.invocation import shell_command
 
 _LEFT_OUT = "left out"
 
@@ -131,7 +132,11 @@ class SoupResult:
                 f"on the shifted data: {gain.value:+.3f} [{gain.low:+.3f}, {gain.high:+.3f}] "
                 f"over {name} (paired)"
             )
-        return [*lines, *self.evaluation.lines(), f"next: foveate predict {self.run} IMAGES"]
+        return [
+            *lines,
+            *self.evaluation.lines(),
+            f"next: {shell_command('predict', self.run, 'IMAGES')}",
+        ]
 
 
 def average_runs(
@@ -151,9 +156,9 @@ def average_runs(
     Run.require_free(out)
     if steps < 1:
         raise UsageError("--steps must be at least 1", where="steps", hint="--steps 10")
-    opened_runs = open_runs(runs)
+    torch_device, opened_runs = resolve_device(device), open_runs(runs)
     first = opened_runs[0]
-    job = replace(reopen_job(first), device=resolve_device(device))
+    job = replace(reopen_job(first), device=torch_device)
     require_same_frozen(job)
     averager = CandidateScorer(job, None if shift is None else _scan_shifted(job, shift))
     selection = (
@@ -174,8 +179,8 @@ def average_runs(
 def _scan_shifted(job: Job, shift: Source) -> ScannedTable:
     """Scan the images that `evaluate` would score, and warn about those used for training."""
     assert shift.path is not None
-    classes = job.model.task.classes
-    table = read_matching_table(classes, shift.path, shift.format)
+    task = job.model.task
+    table = read_matching_table(task.classes, task.accepted_targets(), shift.path, shift.format)
     _, table = select_split(table, shift.split)
     scanned = scan_with_progress(
         table, job.model, job.recipe.data.model_copy(update={"strict": shift.strict})
@@ -184,8 +189,8 @@ def _scan_shifted(job: Job, shift: Source) -> ScannedTable:
     known = sum(digest in trained_on for digest in scanned.hashes)
     if known:
         log.warning(
-            f"{known} of {len(scanned.hashes)} images were in the training set (byte for byte): "
-            "the score is optimistically biased"
+            f"{known} of {counted(len(scanned.hashes), 'image', 'images')} took part in training "
+            "(identical files): the score is optimistically biased"
         )
     return scanned
 

@@ -22,6 +22,10 @@ COMMAND = Command(
         "device",
         "lang",
     ),
+    defaults={
+        "backbone": "images are not compared by features, and the cost is that of a fit with "
+        "tf_efficientnet_lite0"
+    },
     details="Exit codes: 0 no problems, or notes only; 3 warnings; 4 errors; 1 the check itself "
     "failed; 2 invalid arguments.",
 )

@@ -10,6 +10,7 @@ from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import ClassVar
 
+from foveate.data.discovery import find_images, list_folder
 from foveate.errors import DataError, UnknownName, UsageError
 from foveate.registry import Registry
 from foveate.types import Issue, Table
@@ -94,8 +95,7 @@ def read_table(path: Path, name: str = "auto") -> Table:
         return FORMATS.get(name)().read(path)
     names = [candidate for candidate in FORMATS.names() if FORMATS.get(candidate)().sniff(path)]
     if not names:
-        hint = "name the format with --format " + "|".join(FORMATS.names())
-        raise DataError("no format fits the data", where=path, hint=hint, id="no_format_fits")
+        raise _no_format_fits(path)
     if len(names) > 1:
         hint = "choose one with --format " + "|".join(names)
         raise DataError(
@@ -105,3 +105,15 @@ def read_table(path: Path, name: str = "auto") -> Table:
             id="several_formats_fit",
         )
     return FORMATS.get(names[0])().read(path)
+
+
+def _no_format_fits(path: Path) -> DataError:
+    """Why nothing recognizes the data: a folder that cannot be listed, no images, or no labels."""
+    if path.is_dir():
+        if not list_folder(path):
+            hint = "give a folder of images, or a table"
+            return DataError("the folder is empty", where=path, hint=hint, id="empty_data")
+        if not sum(1 for _ in find_images(path)):  # all: raises where a folder cannot be listed
+            return DataError("the folder contains no images", where=path, id="no_images")
+    hint = "name the format with --format " + "|".join(FORMATS.names())
+    return DataError("no format fits the data", where=path, hint=hint, id="no_format_fits")

@@ -149,7 +149,7 @@ class BoxTableBuilder:
             raise DataError(
                 "there are no classes",
                 where=where,
-                why=f"none of the {len(samples)} images has an annotated object",
+                why="none of the images has an annotated object",
                 id="no_classes",
             )
         return Table(samples=samples, classes=names, format=format, root=self.root, notes=notes)

@@ -13,6 +13,7 @@ from foveate.data.formats._class_lists import ClassList, unpack_color
 from foveate.data.issues import skip_and_record
 from foveate.errors import BrokenImage, DataError
 from foveate.images.codec import read_image, read_index_mask
+from foveate.messages import counted, percent
 from foveate.predictions import IGNORE_INDEX
 from foveate.types import Issue, remark
 from foveate.utils.paths import printable
@@ -160,7 +161,7 @@ class _Statistics:
     @property
     def sample(self) -> str:
         """How large the sample is, for messages."""
-        return f"{self.count} of {self.total} masks"
+        return f"{self.count} of {counted(self.total, 'mask', 'masks')}"
 
     def add(self, path: Path, with_colors: bool) -> None:
         """Count a mask. Raises BrokenImage."""
@@ -246,9 +247,7 @@ def _read_sample(masks: list[Path], with_colors: bool) -> _Statistics:
         except BrokenImage as error:  # skipped, and counted, when it is needed
             problem = str(error)
     if statistics.count == 0:
-        raise DataError(
-            f"none of {len(indices)} masks can be read", why=problem, id="no_readable_mask"
-        )
+        raise DataError("none of the masks can be read", why=problem, id="no_readable_mask")
     return statistics
 
 
@@ -262,19 +261,19 @@ def _by_color(statistics: _Statistics, known: ClassList) -> tuple[MaskEncoding, 
             raise DataError(
                 "the colors of the masks are not those of the class list",
                 where=known.source,
-                why=f"{share:.0%} of the pixels of {statistics.sample} have other colors, such as"
-                f" {example}",
+                why=f"{percent(share)} of the pixels in {statistics.sample} have other colors, such"
+                f" as {example}",
                 id="mask_colors_unknown",
             )
         text = (
-            "{count:color|colors} ({share:.2%} of the pixels in {sample}) not in {list}: ignored"
+            "{count:color|colors} ({share} of the pixels in {sample}) not in {list}: ignored"
             " ({example} in {file}, ...)"
         )
         note = remark(
             "mask_colors_ignored",
             text,
             count=len(unknown),
-            share=share,
+            share=percent(share, 2),
             sample=statistics.sample,
             list=Path(known.source).name,
             example=str(example),
@@ -336,8 +335,8 @@ class _ValueInference:
                 raise DataError(
                     f"the value {value} of the mask is not in {known.source}",
                     where=printable(self.statistics.first["values", value]),
-                    why=f"the list has {len(known.names)} names, for the values {min(known.names)}"
-                    f" to {max(known.names)}",
+                    why=f"the list has {counted(len(known.names), 'name', 'names')}, for the values"
+                    f" {min(known.names)} to {max(known.names)}",
                     hint="add a line for it, or -void to ignore it",
                     id="mask_value_not_listed",
                 )
@@ -359,7 +358,7 @@ class _ValueInference:
             raise DataError(
                 "the masks do not look like class masks",
                 where=printable(self.statistics.first["values", max(values)]),
-                why=f"{sample} hold {len(values)} different values, from {min(values)} to"
+                why=f"there are {len(values)} different values in {sample}, from {min(values)} to"
                 f" {max(values)}",
                 hint="a mask must be a PNG that holds the index of a class in each pixel; one mask"
                 " per object is not supported",

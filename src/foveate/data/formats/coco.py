@@ -30,6 +30,7 @@ from foveate.data.formats._coco_files import (
 )
 from foveate.data.issues import counted_issue, skip_and_record
 from foveate.errors import DataError
+from foveate.messages import counted
 from foveate.predictions import Boxes
 from foveate.types import Issue, IssueKind, Location, Table, remark
 from foveate.utils.paths import printable
@@ -152,7 +153,8 @@ class _File:
     def _note_gaps(self) -> None:
         ids = [id for id in self.names if isinstance(id, int)]
         if ids and max(ids) - min(ids) >= len(ids):
-            why = f"{len(ids)} categories with ids from {min(ids)} to {max(ids)}"
+            categories = counted(len(ids), "category", "categories")
+            why = f"{categories} with ids from {min(ids)} to {max(ids)}"
             self.builder.log.add(_ID_GAPS, self.path.name, why=why)
 
     def _read_annotations(self) -> set[str]:

@@ -5,6 +5,7 @@ root/cat/1.jpg, or root/train/cat/1.jpg and root/val/cat/7.jpg.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -260,6 +261,8 @@ def _skipped_notes(root: Path, parents: list[_ClassParent]) -> list[Issue]:
         notes += _loose_note(_count_images(children), root)
     for parent in parents:
         for folder in parent.empty:
+            if not os.access(folder, os.R_OK | os.X_OK):  # reported by whoever tried to list it
+                continue
             name = printable(folder.relative_to(root))
             text = "the folder {folder} is skipped: it contains no images"
             notes.append(_note(_EMPTY, text, name, folder=repr(name)))

@@ -77,8 +77,8 @@ class Masks(Format):
             raise DataError(
                 "no image has a mask",
                 where=printable(path),
-                why=f"none of {len(config.images)} images has the same name as one of"
-                f" {len(config.masks)} masks",
+                why=f"no image has the name of a mask (images: {len(config.images)}, masks: "
+                f"{len(config.masks)})",
                 hint="name them alike: images/1.jpg and masks/1.png",
                 id="no_image_has_mask",
             )

@@ -198,7 +198,8 @@ class BoxMetric(Metric):
         classes = np.array(self.indices_of(boxes.names, who), dtype=np.int64)
         if boxes.masks is not None and len(boxes.masks) != count:
             raise DataError(
-                f"{who} needs a mask for each of its {count} boxes", why=f"got {len(boxes.masks)}"
+                f"{who} needs a mask for each of its boxes",
+                why=f"boxes: {count}, masks: {len(boxes.masks)}",
             )
         masks = None if boxes.masks is None else np.array(boxes.masks, dtype=object)
         return Objects(xywh, classes, scores, crowd.astype(bool), masks)
@@ -287,8 +288,8 @@ def _checked_xywh(boxes: np.ndarray, count: int, who: str) -> np.ndarray:
     xyxy = np.asarray(boxes, dtype=np.float64)
     if xyxy.shape != (count, 4) and (count or xyxy.size):
         raise DataError(
-            f"{who} needs four numbers for each of its {count} boxes",
-            why=f"they have shape {xyxy.shape}",
+            f"{who} needs four numbers for each of its boxes",
+            why=f"boxes: {count}, shape of the numbers: {xyxy.shape}",
         )
     xyxy = xyxy.reshape(count, 4)
     low, high = xyxy[:, :2], xyxy[:, 2:]

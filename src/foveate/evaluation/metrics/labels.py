@@ -180,8 +180,8 @@ class LabelMetric(Metric):
     def _checked(self, scores: np.ndarray) -> np.ndarray:
         if scores.shape != (len(self.classes),):
             raise DataError(
-                f"a prediction needs a score for each of {len(self.classes)} classes",
-                why=f"its scores have shape {scores.shape}",
+                "a prediction needs a score for each class",
+                why=f"its scores have shape {scores.shape}, the classes ({len(self.classes)},)",
             )
         if not np.isfinite(scores).all():
             raise DataError(

@@ -26,7 +26,7 @@ from foveate.modeling.backbones._common import (
     check_size,
     no_offline_error,
 )
-from foveate.modeling.backbones._hub import first_line, hub_error
+from foveate.modeling.backbones._hub import first_line, hub_access, hub_error
 from foveate.modeling.backbones._stages import flatten_blocks
 from foveate.modeling.weights import load_into, read_tensors
 from foveate.predictions import Boxes, Prediction, Regions
@@ -92,7 +92,8 @@ class OpenVocabularyBackbone(NativeBackbone):
         from transformers import AutoTokenizer
 
         try:
-            tokenizer = AutoTokenizer.from_pretrained(self.location, trust_remote_code=False)
+            with hub_access(local=Path(self.location).is_dir()):
+                tokenizer = AutoTokenizer.from_pretrained(self.location, trust_remote_code=False)
         except Exception as error:
             if not Path(self.location).is_dir():
                 hint = "a folder with its files: --backbone hf:FOLDER"
@@ -204,7 +205,8 @@ def load_config(location: str) -> Any:
         )
     source = str(Path(location).expanduser()) if is_path else location
     try:
-        config = AutoConfig.from_pretrained(source, trust_remote_code=False)
+        with hub_access(local=is_path):
+            config = AutoConfig.from_pretrained(source, trust_remote_code=False)
     except Exception as error:
         if is_path:
             raise UsageError(
@@ -262,7 +264,8 @@ def _default_weights(location: str) -> tuple[Path, str]:
     from huggingface_hub import hf_hub_download
 
     try:
-        return Path(hf_hub_download(location, _FILES[0])), f"hub: {location}"
+        with hub_access():
+            return Path(hf_hub_download(location, _FILES[0])), f"hub: {location}"
     except Exception as error:
         hint = "a local file with --weights FILE, or a folder with --backbone hf:FOLDER"
         raise hub_error(f"the weights of {location!r}", error, hint) from None

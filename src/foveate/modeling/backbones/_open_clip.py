@@ -19,7 +19,7 @@ from torch import Tensor
 
 from foveate.errors import MissingExtra, UnknownName, UsageError, WeightsError
 from foveate.modeling.backbones._common import RANDOM, no_drop_path_error, no_offline_error
-from foveate.modeling.backbones._hub import first_line, hub_error
+from foveate.modeling.backbones._hub import first_line, hub_access, hub_error
 from foveate.modeling.weights import load_into, read_tensors
 
 PREFIX = "clip:"  # timm has networks of the same names
@@ -271,7 +271,8 @@ def _download(config: ModelConfig) -> tuple[Path, str]:
     if config.source is None:
         raise WeightsError(f"open_clip has no pretrained weights of {config.label!r}", hint=hint)
     try:
-        return Path(open_clip.download_pretrained(config.source)), f"hub: {config.label}"
+        with hub_access():
+            return Path(open_clip.download_pretrained(config.source)), f"hub: {config.label}"
     except Exception as error:
         raise hub_error(f"the weights of {config.label!r}", error, hint) from None
 
@@ -315,7 +316,8 @@ def load_tokenizer(config: ModelConfig) -> Any:
         return SimpleTokenizer(**options)
     options |= {"tokenizer_mode": text.get("tokenizer_mode"), "trust_remote_code": False}
     try:
-        return HFTokenizer(str(config.folder or name), **options)
+        with hub_access(local=config.folder is not None):
+            return HFTokenizer(str(config.folder or name), **options)
     except Exception as error:
         if config.folder is None:
             hint = f"a folder with the files of the tokenizer: --backbone {PREFIX}FOLDER"

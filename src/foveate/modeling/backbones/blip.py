@@ -25,7 +25,7 @@ from foveate.modeling.backbones._common import (
     no_drop_path_error,
     parameter_count,
 )
-from foveate.modeling.backbones._hub import HubFamily, first_line, hub_error
+from foveate.modeling.backbones._hub import HubFamily, NoAnswer, first_line, hub_access, hub_error
 from foveate.modeling.backbones._stages import flatten_blocks
 from foveate.modeling.text_decoder import GeneratedTokens, beam_search, disable_progress_bars
 from foveate.modeling.tokenizer import SubwordTokenizer
@@ -180,10 +180,11 @@ def _from_pretrained(class_name: str, location: str) -> Any:
     disable_progress_bars()
     is_folder = Path(location).is_dir()
     try:
-        return getattr(transformers, class_name).from_pretrained(
-            location, local_files_only=is_folder
-        )
-    except (OSError, ValueError, KeyError) as error:
+        with hub_access(local=is_folder):
+            return getattr(transformers, class_name).from_pretrained(
+                location, local_files_only=is_folder
+            )
+    except (OSError, ValueError, KeyError, NoAnswer) as error:
         hint = (
             "a folder with config.json, model.safetensors and a tokenizer: --backbone blip:FOLDER"
         )

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from foveate.errors import UsageError, WeightsError, require_packages
 from foveate.modeling.backbones import Conditioning, DiffusionBackbone, ModelInfo
 from foveate.modeling.backbones._common import check_size, parameter_count
-from foveate.modeling.backbones._hub import HubFamily, first_line, hub_error
+from foveate.modeling.backbones._hub import HubFamily, NoAnswer, first_line, hub_access, hub_error
 from foveate.modeling.text_decoder import disable_progress_bars
 from foveate.types import InputSpec, Provides
 
@@ -178,10 +178,11 @@ def _load_pipeline(location: str) -> Any:
     from_pretrained: Any = DiffusionPipeline.from_pretrained
     is_folder = Path(location).is_dir()
     try:
-        pipeline = from_pretrained(
-            location, local_files_only=is_folder, safety_checker=None, use_safetensors=True
-        )
-    except (OSError, ValueError, KeyError) as error:
+        with hub_access(local=is_folder):
+            pipeline = from_pretrained(
+                location, local_files_only=is_folder, safety_checker=None, use_safetensors=True
+            )
+    except (OSError, ValueError, KeyError, NoAnswer) as error:
         hint = (
             "a folder with model_index.json and weights in .safetensors, or --backbone unet_small, "
             "which is trained from random weights"

@@ -24,7 +24,7 @@ from foveate.modeling.backbones._common import (
     no_offline_error,
     parameter_count,
 )
-from foveate.modeling.backbones._hub import hub_error
+from foveate.modeling.backbones._hub import hub_access, hub_error
 from foveate.modeling.backbones._stages import flatten_blocks, select_map_stages
 from foveate.modeling.weights import load_into, read_tensors
 from foveate.types import Features, InputSpec, Provides
@@ -197,7 +197,8 @@ def _create_sized(name: str, size: int, options: dict[str, Any]) -> Any:
 def _download(name: str, size: int | None, drop_path: float) -> tuple[Any, str]:
     """Build a network with the weights of the hub; returns it, and where they come from."""
     try:
-        network = _build(name, pretrained=True, size=size, drop_path=drop_path)
+        with hub_access():
+            network = _build(name, pretrained=True, size=size, drop_path=drop_path)
     except (UnknownName, UsageError):
         raise
     except Exception as error:

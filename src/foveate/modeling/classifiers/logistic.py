@@ -35,12 +35,14 @@ class LabeledFeatures:
         targets: (N, K) in {0, 1}.
         folds: (N,) int, for cross-validation; no group is in two of them.
         multilabel: Whether an image may have several classes.
+        grouped: Whether some images form a group, such as near-duplicates.
     """
 
     features: np.ndarray
     targets: np.ndarray
     folds: np.ndarray
     multilabel: bool = False
+    grouped: bool = False
 
     @cached_property
     def rotated(self) -> RotatedFeatures:

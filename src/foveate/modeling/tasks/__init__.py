@@ -67,7 +67,7 @@ class ExportStep:
 class TaskSettings(BaseModel):
     """Base of the settings of tasks; unknown ones are refused."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 
 class Task(ABC):
@@ -100,6 +100,11 @@ class Task(ABC):
 
     def __init__(self, settings: Any, classes: tuple[str, ...]) -> None:
         self.settings, self.classes = settings, classes
+
+    @classmethod
+    def accepted_targets(cls) -> tuple[type, ...]:
+        """Return the types of targets that the task learns from and is scored on."""
+        return cls.target_types or (cls.prediction_type,)
 
     @classmethod
     def resolve_settings(

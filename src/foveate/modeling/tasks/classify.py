@@ -268,9 +268,9 @@ def _choose_features(images: int, closed_form: bool) -> Decision:
         text = "the backbone is trained, which a head on maps of every depth does not survive"
         return Decision("features", "pooled", Message("choice.trained_backbone", text))
     if images > _MAX_IMAGES_WITH_MAPS:
-        text = "with {images} images the pooled vector is enough"
+        text = "with {images:image|images} the pooled vector is enough"
         return Decision("features", "pooled", Message("choice.many_images", text, images=images))
-    text = "with only {images} images maps of every depth help"
+    text = "with only {images:image|images} maps of every depth help"
     return Decision("features", "maps", Message("choice.few_images", text, images=images))
 
 
@@ -282,8 +282,11 @@ def _choose_class_weights(
         return Decision("class_weights", "none", Message("choice.multilabel", "multi-label"))
     counts = Counter(name for target in targets for name in target.names)
     sizes = [counts[name] for name in classes]
-    text = "{least} to {most} images per class"
+    text = "{least} to {most:image|images} per class"
     range_ = Message("choice.class_sizes", text, least=min(sizes), most=max(sizes))
+    if min(sizes) == max(sizes):
+        text = "{images:image|images} in each class"
+        range_ = Message("choice.equal_sizes", text, images=sizes[0])
     if min(sizes) == 0 or max(sizes) < _IMBALANCE * min(sizes):
         return Decision("class_weights", "none", range_)
     raw = [min(_MAX_WEIGHT, sum(sizes) / (len(sizes) * size)) for size in sizes]

@@ -15,7 +15,7 @@ from torchvision.ops import batched_nms, box_iou
 from foveate.data.transforms import ObjectMasks
 from foveate.errors import UsageError
 from foveate.images.preprocessing import merge_box_tiles
-from foveate.messages import Message
+from foveate.messages import Message, counted
 from foveate.modeling.backbones import Backbone
 from foveate.modeling.detectors import (
     DETECTORS,
@@ -163,7 +163,8 @@ class Detect(SpatialTask):
             raise UsageError(
                 f"{head} needs a mask for each object",
                 where="task.head",
-                why=f"{without_masks} of {len(targets)} training images have objects without one",
+                why=f"objects without one in {without_masks} of "
+                f"{counted(len(targets), 'training image', 'training images')}",
                 hint="--set task.head=faster_rcnn, which learns from boxes; "
                 "in COCO files masks are the field segmentation",
             )

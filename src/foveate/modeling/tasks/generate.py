@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from foveate.data.transforms import as_pixels
 from foveate.errors import DataError
-from foveate.messages import Message
+from foveate.messages import Message, counted
 from foveate.modeling.backbones import Backbone, Conditioning, DiffusionBackbone
 from foveate.modeling.diffusion import ClassNameTokenizer, ConditioningEncoder, generate_images
 from foveate.modeling.tasks import DataFacts, Task, TaskSettings
@@ -115,7 +115,7 @@ class Generate(Task):
             text = "the {count} words and punctuation marks of the data"
             source = Message("choice.prompt_words", text, count=len(words))
             if by_class:
-                text = "the {count} classes of the data"
+                text = "the {count:class|classes} of the data"
                 source = Message("choice.prompt_classes", text, count=len(words))
             labeled = Message("choice.as_labeled", "as the images are labeled")
             decisions += [
@@ -157,7 +157,8 @@ class Generate(Task):
         count = 0 if self.settings.class_conditional else len(split_words(prompt))
         if count > self.settings.max_words:
             raise DataError(
-                f"a caption has {count} words, the limit is {self.settings.max_words}",
+                f"a caption has {counted(count, 'word', 'words')}, the limit is "
+                f"{self.settings.max_words}",
                 where=prompt[:60],
                 hint=f"--set task.max_words={count}, or a shorter caption",
             )

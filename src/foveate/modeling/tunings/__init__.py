@@ -5,8 +5,9 @@ A tuning changes a model that does not know about it.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, ClassVar, Protocol
 
 import torch
@@ -22,7 +23,7 @@ from foveate.types import Decision
 
 
 class TuningSettings(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 
 class Adaptable(Protocol):
@@ -99,14 +100,8 @@ class Tuning(ABC):
             What was chosen on the way, such as the regularization strength.
         """
         set_linear_head(model.head, features.solution)
-        tried = ", ".join(f"{c:g}: {loss:.3f}" for c, loss in features.solution.tried.items())
-        reason = Message(
-            "choice.lowest_log_loss",
-            "lowest log loss over {folds} folds by group ({tried})",
-            folds=len(set(features.folds)),
-            tried=tried,
-        )
-        return [Decision("head.C", features.solution.strength, reason)]
+        strength, tried = features.solution.strength, features.solution.tried
+        return [Decision("head.C", strength, reason_of_strength(strength, tried, features))]
 
     def prepare_for_tensors(self, model: Adaptable, tensors: Mapping[str, Tensor]) -> None:  # noqa: B027
         """Called before the tensors of a run are loaded; may resize what depends on its data."""
@@ -143,6 +138,46 @@ class Tuning(ABC):
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:  # noqa: B027
         """Restore what `state` returned."""
+
+
+def reason_of_strength(
+    strength: float, tried: Mapping[float, float], features: LabeledFeatures
+) -> Message:
+    """Return why a regularization strength was chosen: its loss among those that were tried."""
+    loss = tried[strength]
+    if math.isnan(loss):
+        text = "default: no choice by cross-validation, which needs two classes outside each fold"
+        return Message("choice.no_usable_fold", text)
+    reason = Message(
+        "choice.log_loss",
+        "log loss {loss} over {folds}, the lowest for {count} values from {least:g} to {most:g}",
+        loss=f"{loss:.3f}",
+        folds=folds_text(features),
+        count=len(tried),
+        least=min(tried),
+        most=max(tried),
+    )
+    return with_end_of_range(reason, strength, tried)
+
+
+def with_end_of_range(reason: Message, value: float, tried: Collection[float]) -> Message:
+    """Return the reason for a value, which also says if it is the end of the range tried."""
+    if value == max(tried):
+        text = "{reason}, of which it is the largest"
+        return Message("choice.largest_tried", text, reason=reason)
+    if value == min(tried):
+        text = "{reason}, of which it is the smallest"
+        return Message("choice.smallest_tried", text, reason=reason)
+    return reason
+
+
+def folds_text(features: LabeledFeatures) -> Message:
+    """Return "5 folds", and that they keep groups together where there are any."""
+    count = len(set(features.folds))
+    if features.grouped:
+        text = "{count:fold|folds} that keep near-duplicates or groups together"
+        return Message("choice.group_folds", text, count=count)
+    return Message("choice.folds", "{count:fold|folds}", count=count)
 
 
 def set_linear_head(head: Any, solution: Solution) -> None:

@@ -47,7 +47,7 @@ class FewShotTuning(Tuning):
         fit, choices = self.fitter(features)
         solution, scale = solve_few_shot(features, fit, self.l2_normalize, self.default_scale)
         set_linear_head(model.head, solution)
-        text = "lowest log loss on left-out images, else {default}"
+        text = "lowest log loss on left-out images; {default} where there are too few to choose by"
         reason = Message("choice.head_scale", text, default=f"{self.default_scale:g}")
         return [*choices, Decision("head.scale", scale, reason)]
 

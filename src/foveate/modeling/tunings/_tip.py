@@ -19,7 +19,7 @@ from torch.nn import functional
 from foveate.messages import Message
 from foveate.modeling.backbones import TextBackbone
 from foveate.modeling.classifiers.logistic import LabeledFeatures
-from foveate.modeling.tunings import Adaptable
+from foveate.modeling.tunings import Adaptable, folds_text
 from foveate.modeling.tunings._text import (
     TextHead,
     TextTuning,
@@ -104,8 +104,8 @@ class TipTuning(TextTuning):
         if losses:
             why = Message(
                 "choice.cache_log_loss",
-                "lowest log loss over {folds} folds by group: {loss}, {without} without the cache",
-                folds=len(set(features.folds)),
+                "lowest log loss over {folds}: {loss}, {without} without the cache",
+                folds=folds_text(features),
                 loss=f"{losses[alpha, beta]:.3f}",
                 without=f"{losses[0.0, beta]:.3f}",
             )

@@ -7,6 +7,7 @@ from typing import ClassVar
 from pydantic import Field
 
 from foveate.errors import UsageError
+from foveate.messages import counted
 from foveate.modeling.tunings import Adaptable, Tuning, TuningSettings
 
 
@@ -25,7 +26,8 @@ class Last(Tuning):
         blocks = model.backbone.blocks()
         if self.settings.blocks > len(blocks):
             raise UsageError(
-                f"the backbone has {len(blocks)} blocks, not {self.settings.blocks}",
+                f"the backbone does not have {self.settings.blocks} blocks",
+                why=f"it has {counted(len(blocks), 'block', 'blocks')}",
                 where="tuning.blocks",
                 hint="--tuning full",
             )

@@ -17,7 +17,7 @@ Feed = Callable[[int], Iterator[Batch]]
 
 
 class TestTimeSettings(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 
 class TestTimeMethod(ABC):
