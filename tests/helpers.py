@@ -21,8 +21,8 @@ from filelock import FileLock
 from foveate.api.fit import pipeline
 from foveate.api.fit.pipeline import FitResult, _train, prepare_job, reopen_job, run_job
 from foveate.api.fit.resume import resumed_recipe
+from foveate.data import formats
 from foveate.data.dataset import ImageDataset
-from foveate.data.formats import FORMATS
 from foveate.data.loading import BatchSampler, make_loader
 from foveate.data.transforms import evaluation_transform, training_transform
 from foveate.modeling.backbones import FAMILIES
@@ -107,7 +107,8 @@ def raise_no_route(*_: object, **__: object) -> None:
 
 
 def sniff_formats(path: Path) -> list[str]:
-    return [name for name in FORMATS.names() if FORMATS.get(name)().sniff(path)]
+    """The formats that fit, without those that have to be asked for."""
+    return [name for name, reading in formats.sniff_formats(path).items() if reading.fit > 1]
 
 
 def notes(table: Table) -> str:

@@ -165,7 +165,7 @@ def test_tables_of_captions(tmp_path):
     (tmp_path / "both.csv").write_text(
         "image,label,text\na.png,x,One.\nb.png,y,Two.\n", encoding="utf-8"
     )
-    with pytest.raises(DataError, match="several formats fit"):
+    with pytest.raises(DataError, match="in several ways"):
         read_table(tmp_path / "both.csv")
 
 

@@ -19,6 +19,7 @@ from foveate.data.formats import FORMATS, Format, read_table, writable
 from foveate.errors import DataError, UnknownName, UsageError
 from foveate.predictions import Boxes
 from foveate.types import Sample, Table
+from helpers import sniff_formats
 
 BOX_FORMATS = ("boxes_table", "coco", "voc", "yolo")
 CLASSES = ("zebra", "dog; or cat|x", "人 <&> \"'", "never seen", "no")
@@ -104,9 +105,7 @@ def assert_same_boxes(before: Table, after: Table, formats: tuple[str, ...]) -> 
 def write_and_read(table: Table, name: str, folder: Path) -> tuple[Table, tuple[str, ...]]:
     folder.mkdir()
     notes = FORMATS.get(name)().write(table, folder)
-    assert [
-        format_name for format_name in FORMATS.names() if FORMATS.get(format_name)().sniff(folder)
-    ] == [name]
+    assert sniff_formats(folder) == [name]
     return read_table(folder), notes
 
 

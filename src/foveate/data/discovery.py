@@ -8,6 +8,8 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -30,6 +32,26 @@ _UNSUPPORTED = frozenset(
     )
 )
 _MAX_EXTENSIONS = 100  # that an inventory counts separately
+_MAX_REMEMBERED = 500_000  # entries of folders, about 100 MB
+
+Entries = list[tuple[str, bool]]
+"""The name of each regular file and folder of a folder, and whether it is a folder."""
+
+
+@dataclass
+class _FolderMemory:
+    """Entries of the folders that were listed, by path, and their total number."""
+
+    folders: dict[str, Entries] = field(default_factory=dict)
+    total: int = 0
+
+    def add(self, folder: str, entries: Entries) -> None:
+        """Remember a folder, as long as there is room."""
+        if self.total + len(entries) <= _MAX_REMEMBERED:
+            self.folders[folder], self.total = entries, self.total + len(entries)
+
+
+_memory: ContextVar[_FolderMemory | None] = ContextVar("folder_memory", default=None)
 
 UNLISTABLE = IssueKind(
     "unlistable_folder",
@@ -73,6 +95,28 @@ UNSUPPORTED = IssueKind(
 NOT_UTF8 = IssueKind(
     "not_utf8", "file names that are not UTF-8; their bytes are shown as \\xNN", "note", "files"
 )
+
+
+@contextmanager
+def remember_folders() -> Iterator[None]:
+    """List each folder once, however many formats look at it; for as long as nothing changes."""
+    if _memory.get() is not None:
+        yield
+        return
+    token = _memory.set(_FolderMemory())
+    try:
+        yield
+    finally:
+        _memory.reset(token)
+
+
+def walk_folders(root: Path) -> Iterator[tuple[Path, list[str]]]:
+    """Yield each folder below `root`, itself included, with the sorted names of its files.
+
+    Raises:
+        DataError: A folder cannot be listed.
+    """
+    return _walk_folders(root, set())
 
 
 def is_image(path: Path) -> bool:
@@ -166,6 +210,16 @@ def _walk(folder: Path, visited: set[tuple[int, int]]) -> Iterator[Path]:
             yield folder / name
 
 
+def _walk_folders(folder: Path, visited: set[tuple[int, int]]) -> Iterator[tuple[Path, list[str]]]:
+    files, folders = list[str](), list[str]()
+    with skip_and_record():
+        for name, is_folder in _scan_once(folder, visited):
+            (folders if is_folder else files).append(name)
+    yield folder, sorted(files)
+    for name in sorted(folders):
+        yield from _walk_folders(folder / name, visited)
+
+
 def _holds_images(folder: Path, visited: set[tuple[int, int]]) -> bool:
     children = []
     with skip_and_record():
@@ -176,15 +230,30 @@ def _holds_images(folder: Path, visited: set[tuple[int, int]]) -> bool:
     return any(_holds_images(child, visited) for child in sorted(children))
 
 
-def _scan_once(folder: Path, visited: set[tuple[int, int]]) -> Iterator[tuple[str, bool]]:
-    """Yield the name of each regular file and folder, in the order of the disk, and whether it is
-    a folder; nothing for a folder that was visited before.
-    """
+def _scan_once(folder: Path, visited: set[tuple[int, int]]) -> Iterable[tuple[str, bool]]:
+    """The entries of a folder as `_scan` lists them; nothing for one that was visited before."""
     try:
         identity = _identity(folder)
-        if identity in visited:  # a link that leads back
-            return
-        visited.add(identity)
+    except OSError as error:
+        raise _unlistable(folder, error) from None
+    if identity in visited:  # a link that leads back
+        return ()
+    visited.add(identity)
+    memory = _memory.get()
+    if memory is None:
+        return _scan(folder)
+    entries = memory.folders.get(str(folder))
+    if entries is None:
+        entries = list(_scan(folder))
+        memory.add(str(folder), entries)
+    return entries
+
+
+def _scan(folder: Path) -> Iterator[tuple[str, bool]]:
+    """Yield the name of each regular file and folder, in the order of the disk, and whether it is
+    a folder.
+    """
+    try:
         with os.scandir(folder) as entries:
             for entry in entries:
                 if _is_hidden(entry.name):

@@ -4,27 +4,25 @@ from __future__ import annotations
 
 import csv
 import json
-import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
-from foveate.data.issues import quoted, skip_and_record
-from foveate.data.split_names import split_from_name
+from foveate.data.issues import skip_and_record
 from foveate.errors import DataError, near_names
-from foveate.messages import Message
-from foveate.types import Issue, IssueKind, Location, Sample, Split, remark
 from foveate.utils.paths import printable
 
 Aliases = dict[str, tuple[str, ...]]
 """Standard column name -> names that a table may use for it, preferred first."""
 
 ALIASES: Aliases = {
-    "path": ("path", "file", "filename", "image", "image_path", "filepath"),
-    "label": ("label", "labels", "class", "category"),
+    "path": (
+        *("path", "file", "filename", "file_name", "image", "image_path", "filepath", "file_path"),
+        *("image_name", "image_file", "img", "img_path", "image_id", "id_code", "id"),
+    ),
+    "label": ("label", "labels", "class", "classes", "category", "class_name", "target"),
     "split": ("split",),
     "group": ("group",),
 }
@@ -37,8 +35,6 @@ CORNERS: Aliases = {
 TEXTS = ("text", "texts", "caption", "captions", "sentence", "sentences")
 _STANDARD = frozenset(chain(*ALIASES.values(), *CORNERS.values(), TEXTS, ("crowd",)))
 _MAX_PREVIEW = 100  # records that are read to learn the columns of a table
-
-MISSING = IssueKind("missing_images_of_rows", "missing images, dropped with their rows", "error")
 
 
 class Record(NamedTuple):
@@ -67,6 +63,11 @@ def has_labels(path: Path) -> bool:
     return bool(_columns(path).intersection(ALIASES["label"]))
 
 
+def has_paths(path: Path) -> bool:
+    """Whether a table has a column of images; False if it cannot be read."""
+    return bool(_columns(path).intersection(ALIASES["path"]))
+
+
 def has_boxes(path: Path) -> bool:
     """Whether a table has a path, a label and four corners; False if it cannot be read."""
     columns = _columns(path)
@@ -78,6 +79,38 @@ def has_texts(path: Path) -> bool:
     """Whether a table has a path and a text; False if it cannot be read."""
     columns = _columns(path)
     return all(columns.intersection(names) for names in (ALIASES["path"], TEXTS))
+
+
+def first_labels(path: Path) -> list[Any]:
+    """Return the labels of the first rows of a table, as they are; none if it cannot be read."""
+    labels: list[Any] = []
+    with suppress(DataError, OSError):
+        records = read_records(path, {"label": ALIASES["label"]}, ("label",))
+        labels += (record.cells["label"] for record in islice(records, _MAX_PREVIEW))
+    return labels
+
+
+def one_hot_columns(path: Path) -> list[str]:
+    """Return the columns of a table that state classes by 0 and 1: all but those of the image.
+
+    None where the table has a column of labels, or another column holds anything else.
+    """
+    if not is_table(path) or has_labels(path):
+        return []
+    others = {*chain(*(ALIASES[name] for name in ("path", "split", "group")))}
+    names, values = dict[str, None](), set[str]()
+    with suppress(DataError, OSError):
+        for record in islice(_READERS[path.suffix.lower()](path), _MAX_PREVIEW):
+            own = [name for name in record.cells if name.strip().casefold() not in others]
+            names |= dict.fromkeys(own)
+            if not record.is_header:
+                values |= {cell_text(record.cells[name]) for name in own}
+    return list(names) if len(names) > 1 and values == {"0", "1"} else []
+
+
+def other_columns(path: Path) -> list[str]:
+    """Return the columns of a table that have no standard meaning, in lower case and sorted."""
+    return sorted(_columns(path) - _STANDARD)
 
 
 def _columns(path: Path) -> set[str]:
@@ -102,37 +135,11 @@ def read_records(path: Path, aliases: Aliases, required: tuple[str, ...]) -> Ite
     """
     reader = _READERS.get(path.suffix.lower())
     if reader is None:
-        raise _not_a_table(path)
+        raise not_a_table(path)
     return _with_standard_names(reader(path), path, aliases, required)
 
 
-def read_attributes(path: Path) -> dict[Path, dict[str, str]]:
-    """Read what else a table tells about its images: all columns that are not standard ones.
-
-    Returns:
-        Image path -> column -> cell as text.
-
-    Raises:
-        DataError: It is not a table, or has no further column.
-    """
-    if not is_table(path):
-        raise _not_a_table(path)
-    names = [] if path.suffix.lower() == ".parquet" else sorted(_columns(path) - _STANDARD)
-    if not names:
-        raise DataError(
-            "the table has no columns besides the standard ones",
-            where=printable(path),
-            hint="give a .csv, .tsv or .jsonl with the column path and others, such as site or age",
-        )
-    aliases = {"path": ALIASES["path"], **{name: (name,) for name in names}}
-    attributes: dict[Path, dict[str, str]] = {}
-    for record in read_records(path, aliases, ("path",)):
-        image, _ = resolve_image(record.cells["path"], path, record.number)
-        attributes[image] = {name: cell_text(record.cells.get(name)) for name in names}
-    return attributes
-
-
-def _not_a_table(path: Path) -> DataError:
+def not_a_table(path: Path) -> DataError:
     return DataError(
         "the file is not a table",
         where=printable(path),
@@ -287,82 +294,7 @@ def _match_columns(
     return matches
 
 
-# --- rows of images
-
-
-@dataclass(frozen=True)
-class ImageRow:
-    """What every row tells about its image.
-
-    Attributes:
-        number: As in Record.
-        path: The image file.
-        key: Its name, as in Sample.
-        split: The split that the row states.
-        group: The group that the row states.
-    """
-
-    number: int
-    path: Path
-    key: str
-    split: Split | None
-    group: str | None
-
-
-Row = TypeVar("Row", bound=ImageRow)
-
-
-def image_fields(record: Record, table: Path) -> tuple[int, Path, str, Split | None, str | None]:
-    """Return the fields of an `ImageRow`.
-
-    Raises:
-        DataError: The row names no image, or an unknown split.
-    """
-    path, key = resolve_image(record.cells["path"], table, record.number)
-    split = parse_split(record.cells.get("split"), row_location(table, record.number))
-    return record.number, path, key, split, cell_text(record.cells.get("group")) or None
-
-
-def resolve_image(cell: object, table: Path, number: int) -> tuple[Path, str]:
-    """Return the path of the image that a row names, and its key.
-
-    Args:
-        cell: The path, relative to the folder of the table.
-        table: The table.
-        number: The row, for messages.
-
-    Raises:
-        DataError: The cell is empty, or not text.
-    """
-    if not isinstance(cell, str) or not cell.strip():
-        raise DataError(
-            "the row names no image",
-            where=row_location(table, number),
-            why=f"its path is {cell!r}",
-            hint="fill in the path, or delete the row",
-            id="row_without_image",
-        )
-    path = Path(os.path.normpath(table.parent / cell.strip()))
-    root = Path(os.path.normpath(table.parent))
-    return path, printable(path.relative_to(root) if path.is_relative_to(root) else path)
-
-
-def parse_split(cell: object, where: str) -> Split | None:
-    """Return the split that a cell names; None for an empty cell.
-
-    Raises:
-        DataError: The cell is not the name of a split.
-    """
-    name = cell_text(cell)
-    split = split_from_name(name)
-    if name and split is None:
-        raise DataError(
-            f"no split is called {name!r}",
-            where=where,
-            hint="write one of: train, val, test",
-            id="unknown_split",
-        )
-    return split
+# --- cells
 
 
 def cell_text(cell: object) -> str:
@@ -378,42 +310,3 @@ def cell_text(cell: object) -> str:
 def row_location(path: Path, number: int) -> str:
     """Return how messages name a row."""
     return f"{printable(path)}, row {number}"
-
-
-def drop_missing(rows: list[Row], table: Path, notes: list[Issue]) -> list[Row]:
-    """Return the rows whose image exists; add a note on the others.
-
-    Raises:
-        DataError: Not one image exists.
-    """
-    missing = [row for row in rows if not row.path.is_file()]
-    examples = quoted([row.key for row in missing])
-    if len(missing) == len(rows):
-        raise DataError(
-            "the images of the table do not exist",
-            where=printable(table),
-            why=f"none of {len(rows)} paths leads to a file: {examples}",
-            hint=f"paths are relative to the folder of the table, {printable(table.parent)!r}",
-            id="missing_table_images",
-        )
-    if missing:
-        message = Message(
-            "issues.missing_images_of_rows.note",
-            "{count} of {total:image|images} are missing and dropped: {names}",
-            count=len(missing),
-            total=len(rows),
-            names=examples,
-        )
-        locations = tuple(Location(row.key, row_location(table, row.number)) for row in missing)
-        notes.append(Issue(MISSING, message, len(missing), locations))
-    missing_keys = {row.key for row in missing}
-    return [row for row in rows if row.key not in missing_keys]
-
-
-def partial_split_notes(rows: Sequence[ImageRow | Sample]) -> list[Issue]:
-    """Return a note if some images state a split and others do not."""
-    count = sum(row.split is None for row in rows)
-    if not 0 < count < len(rows):
-        return []
-    text = "{count} of {total:image|images} state no split"
-    return [remark("partial_split", text, count=count, total=len(rows))]

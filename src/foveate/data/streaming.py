@@ -17,7 +17,8 @@ import torch
 from foveate.data.dataset import ImageDataset
 from foveate.data.discovery import find_images, is_image
 from foveate.data.image_cache import ImageCache
-from foveate.data.records import ALIASES, is_table, read_records, resolve_image
+from foveate.data.image_rows import ImageFinder
+from foveate.data.records import ALIASES, is_table, read_records
 from foveate.data.transforms import Transform
 from foveate.errors import BrokenImage, DataError
 from foveate.types import StoredImage, TargetTensors
@@ -112,8 +113,9 @@ def find_entries(source: Path) -> Iterator[Entry]:
     elif source.suffix.lower() in SHARDS:
         yield from _in_shard(source, source.name)
     elif is_table(source):
+        finder = ImageFinder(source)
         for record in read_records(source, {"path": ALIASES["path"]}, ("path",)):
-            path, key = resolve_image(record.cells["path"], source, record.number)
+            path, key = finder.find(record.cells["path"], record.number)
             yield Entry(key, path)
     else:
         raise DataError(

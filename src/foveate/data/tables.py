@@ -38,7 +38,7 @@ def read_matching_table(
         DataError: The data cannot be read, has no labels or labels of another kind, or no image
             has a class of the run.
     """
-    table = read_table(data, format)
+    table = read_table(data, format, accepted)
     summary = FORMATS.get(table.format).summary
     log.info(f"data: {data}, read as {summary}: {counted(len(table.samples), 'image', 'images')}")
     for note in table.notes:

@@ -31,7 +31,9 @@ def read_data(recipe: Recipe, allow_no_images: bool = False) -> Table:
     """
     if not recipe.data.path:
         raise UsageError("no data were given", hint="foveate fit FOLDER")
-    table = read_table(Path(recipe.data.path), recipe.data.format)
+    task = recipe.task.name
+    accepted = () if task == "auto" else TASKS.get(task).accepted_targets()
+    table = read_table(Path(recipe.data.path), recipe.data.format, accepted)
     log.info(
         Message(
             "training.data",

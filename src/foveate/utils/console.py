@@ -190,7 +190,9 @@ def error(raised: FoveateError) -> None:
     searched and copied; a terminal wraps long ones itself.
     """
     parts = (("where", raised.where), ("why", raised.why), ("try", raised.hint))
-    lines = [raised.what, *(f"  {name}: {value}" for name, value in parts if value)]
+    # of several lines, the later ones stand below the first
+    texts = [f"{name}: {value}".replace("\n", "\n    ") for name, value in parts if value]
+    lines = [raised.what, *(f"  {text}" for text in texts)]
     text = _encodable("\n".join(lines), sys.stderr)
     if not sys.stderr.isatty():
         _print(f"error: {text}", sys.stderr)

@@ -83,6 +83,17 @@ def _bytes(rle: RLE) -> dict[str, Any]:
     return {"size": rle["size"], "counts": rle["counts"].encode("ascii")}
 
 
+def nested_polygons(segmentation: object) -> object:
+    """Return COCO's `segmentation` with a flat polygon in a list of its own, as COCO has it."""
+    if (
+        isinstance(segmentation, list)
+        and segmentation
+        and all(isinstance(number, int | float) for number in segmentation)
+    ):
+        return [segmentation]
+    return segmentation
+
+
 def parse_segmentation(segmentation: object, size: tuple[int, int]) -> RLE | None:
     """Parse COCO's `segmentation` of an object, in any of its three forms.
 

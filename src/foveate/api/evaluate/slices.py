@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from foveate.data.records import read_attributes
+from foveate.data.image_rows import read_attributes
 from foveate.errors import DataError
 from foveate.inference.engine import compute_scores
 from foveate.inference.predictor import Predictor

@@ -1,20 +1,49 @@
 """Dataset formats: how images and annotations are stored on disk.
 
-A format recognizes a path (`sniff`) and reads it as a Table (`read`). Some can be written as well
-(`write`), for `foveate convert`.
+A format weighs how well it fits a path (`sniff`) and reads it as a Table (`read`). Some can be
+written as well (`write`), for `foveate convert`.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import IntEnum
 from pathlib import Path
 from typing import ClassVar
 
-from foveate.data.discovery import find_images, list_folder
+from foveate.data.discovery import find_images, list_folder, remember_folders
 from foveate.errors import DataError, UnknownName, UsageError
+from foveate.messages import counted
+from foveate.predictions import Boxes, ImagePrediction, Labels, Regions, Text
 from foveate.registry import Registry
-from foveate.types import Issue, Table
-from foveate.utils.paths import did_you_mean_path
+from foveate.types import Issue, Sample, Table
+from foveate.utils.paths import did_you_mean_path, printable
+
+_EXAMPLES = 3  # rows of a reading that a message shows
+_MAX_SHOWN = 60  # characters of a file name or a label in a message
+
+
+class Fit(IntEnum):
+    """How well a format fits data."""
+
+    POSSIBLE = 1  # it can be read so, and nothing but that speaks for it
+    LIKELY = 2  # the layout is that of the format
+    STATED = 3  # a file describes the data in this format
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A way to read data.
+
+    Attributes:
+        fit: How well the format fits.
+        doubts: What speaks against it, each as a clause: "every image has a label file".
+    """
+
+    fit: Fit
+    doubts: tuple[str, ...] = ()
 
 
 class Format(ABC):
@@ -22,13 +51,20 @@ class Format(ABC):
 
     Attributes:
         summary: What it is, in a few words ("a folder per class"); printed with the guess.
+        target: The type of the targets that it reads; None = any.
     """
 
     summary: ClassVar[str]
+    target: ClassVar[type | None] = None
 
     @abstractmethod
-    def sniff(self, path: Path) -> bool:
-        """Whether `path`, which exists, looks like this format. It is cheap and never raises."""
+    def sniff(self, path: Path) -> Reading | None:
+        """How well `path`, which exists, fits this format; None if it does not.
+
+        It never raises, and opens a few files at most. Where several formats fit, the best one
+        without doubts is taken, if there is only one; so what speaks against a reading has to be
+        stated here.
+        """
 
     @abstractmethod
     def read(self, path: Path) -> Table:
@@ -77,42 +113,131 @@ def writer(name: str) -> Format:
     return FORMATS.get(name)()
 
 
-def read_table(path: Path, name: str = "auto") -> Table:
+def read_table(path: Path, name: str = "auto", accepted: tuple[type, ...] = ()) -> Table:
     """Read the dataset at `path`.
 
     Args:
         path: A folder, a table or an annotation file.
-        name: The format; "auto": the one that recognizes the data.
+        name: The format; "auto": the one that fits best, if it is clearly the best.
+        accepted: Types of targets that are wanted. Formats that read others are taken only if no
+            format reads these.
 
     Raises:
         UsageError: The path does not exist.
-        DataError: No format recognizes the data, or several do; or it cannot be read.
+        DataError: No format fits the data, or it is doubtful which; or it cannot be read.
     """
     if not path.exists():
         hint = did_you_mean_path(path) or "give a folder of images, or a table"
         raise UsageError("the path does not exist", where=path, hint=hint)
-    if name != "auto":
-        return FORMATS.get(name)().read(path)
-    names = [candidate for candidate in FORMATS.names() if FORMATS.get(candidate)().sniff(path)]
-    if not names:
+    with remember_folders():
+        chosen = _choose_format(path, accepted) if name == "auto" else name
+        return FORMATS.get(chosen)().read(path)
+
+
+def sniff_formats(path: Path) -> dict[str, Reading]:
+    """Return how well the formats that fit a path do so, by their names."""
+    with remember_folders():
+        readings = {name: FORMATS.get(name)().sniff(path) for name in FORMATS.names()}
+    return {name: reading for name, reading in readings.items() if reading}
+
+
+def _choose_format(path: Path, accepted: tuple[type, ...]) -> str:
+    """The format that fits best. Raises DataError if none fits, or it is doubtful which."""
+    readings = sniff_formats(path)
+    if not readings:
         raise _no_format_fits(path)
-    if len(names) > 1:
-        hint = "choose one with --format " + "|".join(names)
-        raise DataError(
-            f"several formats fit the data: {', '.join(names)}",
-            where=path,
-            hint=hint,
-            id="several_formats_fit",
+    wanted = _of_targets(readings, accepted)
+    if len(wanted) == 1 < len(readings) and accepted:
+        return next(iter(wanted))  # what is wanted settles it, whatever speaks for the others
+    readings = wanted
+    certain = {name: reading.fit for name, reading in readings.items() if not reading.doubts}
+    best = [name for name, fit in certain.items() if fit == max(certain.values())]
+    doubtful = [reading.fit for reading in readings.values() if reading.doubts]
+    if len(best) != 1 or certain[best[0]] < max(doubtful, default=Fit.POSSIBLE):
+        raise _doubtful(path, readings)
+    return best[0]
+
+
+def _of_targets(readings: dict[str, Reading], accepted: tuple[type, ...]) -> dict[str, Reading]:
+    """The readings with targets that are wanted; all of them, if there are none."""
+    targets = {name: FORMATS.get(name).target for name in readings}
+    wanted = {
+        name: reading
+        for name, reading in readings.items()
+        if not accepted or targets[name] is None or targets[name] in accepted
+    }
+    return wanted or readings
+
+
+def _doubtful(path: Path, readings: Mapping[str, Reading]) -> DataError:
+    """Which readings fit, what each would mean, and how to choose one."""
+    parts = [
+        f"--format {name} reads {FORMATS.get(name).summary}: {_describe(path, name)}"
+        + "".join(f"; but {doubt}" for doubt in reading.doubts)
+        for name, reading in sorted(readings.items(), key=lambda item: -item[1].fit)
+    ]
+    why, where = "\n".join(parts), printable(path)
+    if len(readings) == 1:
+        (only,) = readings
+        others = ", ".join(name for name in FORMATS.names() if name != only)
+        return DataError(
+            f"it is doubtful that this is {FORMATS.get(only).summary}",
+            where=where,
+            why=why,
+            hint=f"--format {only} if it is; other formats are: {others}",
+            id="doubtful_format",
         )
-    return FORMATS.get(names[0])().read(path)
+    return DataError(
+        "the data can be read in several ways",
+        where=where,
+        why=why,
+        hint="choose with " + " or ".join(f"--format {name}" for name in readings),
+        id="several_formats_fit",
+    )
+
+
+def _describe(path: Path, name: str) -> str:
+    """What a reading would give: images, classes, and a few examples; or why it fails."""
+    try:
+        table = FORMATS.get(name)().read(path)
+    except DataError as error:
+        return error.brief
+    parts = [counted(len(table.samples), "image", "images")]
+    if table.classes:
+        names = ", ".join(_short(each) for each in table.classes[:_EXAMPLES])
+        more = ", ..." if len(table.classes) > _EXAMPLES else ""
+        parts.append(f"{counted(len(table.classes), 'class', 'classes')} ({names}{more})")
+    step = max(1, len(table.samples) // _EXAMPLES)
+    examples = [_example(sample) for sample in table.samples[::step][:_EXAMPLES]]
+    return ", ".join(parts) + "; for example " + ", ".join(examples)
+
+
+def _example(sample: Sample) -> str:
+    target, name = sample.target, _short(sample.key)
+    if isinstance(target, Labels):
+        return f"{name}: {_short('|'.join(target.names)) or 'no class'}"
+    if isinstance(target, Boxes):
+        return f"{name}: {counted(len(target.names), 'box', 'boxes')}"
+    if isinstance(target, Text):
+        return f"{name}: {_short(target.sentences[0])!r}"
+    kinds = {Regions: "a mask", ImagePrediction: "no label"}
+    return f"{name}: {kinds.get(type(target), 'no label')}"
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= _MAX_SHOWN else f"{text[: _MAX_SHOWN - 3]}..."
 
 
 def _no_format_fits(path: Path) -> DataError:
     """Why nothing recognizes the data: a folder that cannot be listed, no images, or no labels."""
     if path.is_dir():
         if not list_folder(path):
-            hint = "give a folder of images, or a table"
-            return DataError("the folder is empty", where=path, hint=hint, id="empty_data")
+            return DataError(
+                "the folder is empty",
+                where=path,
+                hint="give a folder of images, or a table",
+                id="empty_data",
+            )
         if not sum(1 for _ in find_images(path)):  # all: raises where a folder cannot be listed
             return DataError("the folder contains no images", where=path, id="no_images")
     hint = "name the format with --format " + "|".join(FORMATS.names())

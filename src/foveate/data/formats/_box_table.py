@@ -5,16 +5,16 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from foveate.data.boxes import RawBoxes, class_name, validate_boxes
-from foveate.data.issues import IssueLog, is_collecting, issue_log
-from foveate.data.records import partial_split_notes
+from foveate.data.image_rows import partial_split_notes
+from foveate.data.issues import IssueLog, counted_issue, is_collecting, issue_log
 from foveate.errors import BrokenImage, DataError
 from foveate.images.codec import read_size
 from foveate.predictions import Boxes
-from foveate.types import Issue, IssueKind, Sample, Split, Table, remark
+from foveate.types import Issue, IssueKind, Location, Sample, Split, Table, remark
 from foveate.utils.paths import printable
 
 CLASSES = "classes.txt"
@@ -32,6 +32,11 @@ _OTHER_SIZE = IssueKind(
     "warning",
     hint="check whether the boxes were drawn before the image was resized, or rotated according to"
     " EXIF: boxes must refer to the upright image",
+)
+_NO_MASK = IssueKind(
+    "object_mask_missing",
+    "images with an object without a mask of the image's size; therefore only boxes are read",
+    "warning",
 )
 _REPEATED = IssueKind(
     "image_listed_twice", "images that are listed twice; the first entry is kept", "warning"
@@ -91,6 +96,27 @@ class BoxTableBuilder:
             for problem, count in problems.items():
                 self.log.add(problem, key, count)
             self.samples[key] = Sample(Path(os.path.normpath(path)), key, boxes, split, group)
+
+    def require_all_masks(self) -> None:
+        """Drop all masks, and note it, if some objects have none.
+
+        Training and scores would count those as empty.
+        """
+        targets = {
+            key: sample.target
+            for key, sample in self.samples.items()
+            if isinstance(sample.target, Boxes)
+        }
+        without = [key for key, boxes in targets.items() if boxes.names and boxes.masks is None]
+        if without and any(boxes.masks for boxes in targets.values()):
+            self.notes.append(counted_issue(_NO_MASK, [Location(key) for key in without]))
+            self.drop_masks()
+
+    def drop_masks(self) -> None:
+        """Keep the boxes of all objects without their masks."""
+        for key, sample in self.samples.items():
+            if isinstance(sample.target, Boxes):
+                self.samples[key] = replace(sample, target=replace(sample.target, masks=None))
 
     def _check_size(self, path: Path, key: str, stated: tuple[int, int]) -> None:
         """Log an image of another size; one that cannot be read is found when it is opened."""

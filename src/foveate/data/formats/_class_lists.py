@@ -6,6 +6,7 @@ A class list is in the root of the data:
     classes.json             ["sky", "road"] or {"0": "sky", "7": "road"}
     labelmap.txt             name:r,g,b:: per line (CVAT), for masks in color
     class_dict.csv           name,r,g,b with this header, for masks in color
+    _classes.csv             Pixel Value,Class with this header (Roboflow), also beside masks
 
 Classes called void, ignore or unlabeled, and names that start with '-', are ignored: their pixels
 are neither trained on nor scored.
@@ -149,6 +150,14 @@ def _from_csv(path: Path) -> ClassList:
     return _with_colors([row[0] for row in rows[1:]], [row[1:4] for row in rows[1:]], path)
 
 
+def _from_pixel_values(path: Path) -> ClassList:
+    lines = path.read_text(encoding="utf-8-sig").splitlines()
+    rows = [[cell.strip() for cell in row] for row in csv.reader(lines) if any(row)]
+    if not rows or [cell.casefold() for cell in rows[0][:2]] != ["pixel value", "class"]:
+        raise ValueError("its first line must be Pixel Value,Class")
+    return make_class_list({int(row[0]): row[1] for row in rows[1:]}, printable(path))
+
+
 def _with_colors(names: list[str], cells: list[list[str]], path: Path) -> ClassList:
     colors = [tuple(int(cell) for cell in row) for row in cells]
     for name, color in zip(names, colors, strict=True):
@@ -167,4 +176,5 @@ _READERS: dict[str, Callable[[Path], ClassList]] = {
     "classes.txt": _from_lines,
     "codes.txt": _from_lines,
     "classes.json": _from_json,
+    "_classes.csv": _from_pixel_values,
 }

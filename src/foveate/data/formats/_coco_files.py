@@ -7,8 +7,12 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
+from foveate.data.boxes import class_name
 from foveate.data.discovery import list_folder
+from foveate.data.formats._box_table import is_file
+from foveate.data.issues import skip_and_record
 from foveate.data.split_names import split_from_name
 from foveate.errors import DataError
 from foveate.types import Split
@@ -18,7 +22,11 @@ SPLIT_ORDER: tuple[Split | None, ...] = ("train", "val", "test", None)
 # annotations of the same images for other tasks, in COCO's own folder
 _OTHER_TASKS = ("captions", "person_keypoints", "panoptic", "stuff", "image_info")
 _HEAD = 65_536  # bytes that are read to recognize a file
-_LISTS = re.compile(rb'"(images|annotations|categories)"\s*:\s*\[')
+_LISTS = re.compile(rb'"(images|annotations)"\s*:\s*\[')
+_CATEGORIES = re.compile(rb'"categories"\s*:\s*\[')  # alone in Label Studio's notes.json
+
+Entry = dict[str, Any]
+"""An object of COCO's JSON."""
 
 
 def annotation_files(path: Path) -> list[Path]:
@@ -45,7 +53,10 @@ def _is_annotations(file: Path) -> bool:
         return False
     with file.open("rb") as opened:
         head = opened.read(_HEAD)
-    return head.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{") and _LISTS.search(head) is not None
+    if not head.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{"):
+        return False
+    is_cut = len(head) == _HEAD  # the other lists may follow
+    return bool(_LISTS.search(head) or (is_cut and _CATEGORIES.search(head)))
 
 
 def split_of_file(file: Path) -> Split | None:
@@ -105,3 +116,82 @@ def image_folders(file: Path, root: Path) -> Iterator[Path]:
     of_split = [root / parent / name for name in names for parent in ("", "images")]
     folders = dict.fromkeys([*beside, root / "images", root, root / "data", *of_split])
     return (folder for folder in folders if folder.is_dir())
+
+
+# --- entries
+
+
+def category_names(categories: list[Entry], where: str) -> dict[Any, str]:
+    """Return category id -> class, in the order of ids; two ids of one name are one class.
+
+    Args:
+        categories: The entries of a file.
+        where: The file, for messages.
+
+    Raises:
+        DataError: A category has no id or no name, or two have the same id.
+    """
+    names: dict[Any, str] = {}
+    for entry in categories:
+        with skip_and_record():
+            id, name = id_in(entry, "id", where), class_name(entry.get("name", ""))
+            if not name:
+                raise DataError(
+                    f"the category {id!r} has no name", where=where, id="coco_unnamed_category"
+                )
+            if names.setdefault(id, name) != name:
+                why = f"{names[id]!r} and {name!r}"
+                raise DataError(
+                    f"two categories have the id {id!r}",
+                    where=where,
+                    why=why,
+                    id="coco_duplicate_category",
+                )
+    return dict(sorted(names.items(), key=lambda item: (isinstance(item[0], str), item[0])))
+
+
+def id_in(entry: Entry, key: str, where: str) -> int | float | str:
+    """Return an id of an entry; 1, 1.0 and "1" are the same.
+
+    Raises:
+        DataError: It has none, or it is neither a number nor a text.
+    """
+    id = entry.get(key)
+    if isinstance(id, str) and id.strip().lstrip("-").isdecimal():
+        return int(id)
+    if not isinstance(id, int | float | str):
+        raise DataError(
+            f"an entry has no {key!r}",
+            where=where,
+            why=f"its keys are: {', '.join(entry)}",
+            id="coco_missing_key",
+        )
+    return id
+
+
+def stated_size(entry: Entry) -> tuple[int, int] | None:
+    """Return (H, W) of an image according to its entry; None if it does not state both."""
+    try:
+        height, width = int(entry["height"]), int(entry["width"])
+    except (KeyError, TypeError, ValueError, OverflowError):
+        return None
+    return (height, width) if height > 0 and width > 0 else None
+
+
+def image_path(entry: Entry, folders: list[Path], where: str) -> Path:
+    """Return the path of an image: the first in `folders` that exists, else in the first of them.
+
+    Backslashes and percent-encoded characters are understood.
+
+    Raises:
+        DataError: The entry has no file name.
+    """
+    name = entry.get("file_name")
+    if not isinstance(name, str) or not name.strip():
+        raise DataError(
+            f"the image {entry['id']!r} has no file_name", where=where, id="coco_no_file_name"
+        )
+    plain = name.replace("\\", "/")  # in files from Windows
+    names = dict.fromkeys((name, plain, unquote(plain)))
+    paths = (folder / name for name in names for folder in folders)
+    return next((path for path in paths if is_file(path)), folders[0] / name)

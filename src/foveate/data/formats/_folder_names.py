@@ -9,8 +9,12 @@ from foveate.types import Split
 
 Role = Literal["image", "mask"]
 
-_IMAGES = ("jpegimages", "images", "image", "imgs", "img")
+_IMAGES = (
+    *("jpegimages", "images", "image", "imgs", "img", "leftimg8bit", "rgb"),
+    *("photos", "photo", "pictures", "picture", "pics", "originals", "original"),
+)
 _MASKS = (
+    *("gtfine", "gtcoarse", "maskimages", "segmaps"),
     *("segmentationclass", "groundtruth", "segmentations", "segmentation", "gt"),
     *("annotations", "annotation", "annots", "annot", "masks", "mask", "labels", "label"),
 )

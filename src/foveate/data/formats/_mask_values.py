@@ -82,6 +82,19 @@ def read_mask(path: Path, encoding: MaskEncoding) -> np.ndarray:
     return indices
 
 
+def read_union(paths: tuple[Path, ...], encoding: MaskEncoding) -> np.ndarray:
+    """Read the masks of an image, as `read_mask` does; of several the largest class index wins.
+
+    Raises:
+        BrokenImage: A mask cannot be decoded.
+        DataError: A mask holds a value that is not a class.
+    """
+    mask = read_mask(paths[0], encoding)
+    for path in paths[1:]:
+        mask = np.maximum(mask, read_mask(path, encoding))
+    return mask
+
+
 def read_layers(layers: tuple[tuple[int, Path], ...]) -> np.ndarray:
     """Read one binary mask per class as (H, W) int64 class indices.
 

@@ -15,23 +15,23 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from foveate.data.boxes import RawBoxes, class_name
-from foveate.data.formats import Format
+from foveate.data.formats import Fit, Format, Reading
 from foveate.data.formats._box_export import copy_images, write_classes
 from foveate.data.formats._box_table import BoxTableBuilder, order_classes
+from foveate.data.image_rows import ImageFinder, ImageRow
 from foveate.data.issues import skip_and_record
 from foveate.data.records import (
     ALIASES,
     CORNERS,
-    ImageRow,
     Record,
     cell_text,
     has_boxes,
-    image_fields,
     is_table,
     read_records,
     row_location,
 )
 from foveate.errors import DataError
+from foveate.predictions import Boxes
 from foveate.types import Issue, Table, remark
 from foveate.utils.paths import printable
 
@@ -45,11 +45,12 @@ class BoxesTable(Format):
     """A table with one row per box."""
 
     summary: ClassVar[str] = "a table of boxes"
+    target: ClassVar[type | None] = Boxes
 
-    def sniff(self, path: Path) -> bool:
+    def sniff(self, path: Path) -> Reading | None:
         """A table with a path, a label and four corners."""
         path = _table_at(path)
-        return is_table(path) and has_boxes(path)
+        return Reading(Fit.STATED) if is_table(path) and has_boxes(path) else None
 
     def read(self, path: Path) -> Table:
         """Read the table; of its images only the headers.
@@ -60,10 +61,12 @@ class BoxesTable(Format):
         path = _table_at(path)
         # lines of JSON may each have other columns: a row without objects has only a path
         required = ("path",) if is_table(path) and has_boxes(path) else _REQUIRED
-        images = _group_by_image(read_records(path, _ALIASES, required), path)
+        finder = ImageFinder(path)
+        images = _group_by_image(read_records(path, _ALIASES, required), finder)
         if not images:
             raise DataError("the table has no rows", where=printable(path), id="empty_table")
         builder = BoxTableBuilder(path.parent)
+        builder.notes += finder.notes()
         for image in images:
             builder.add_image(image.path, image.raw, image.split, image.group)
         used = [name for image in images for name in image.raw.names]
@@ -103,21 +106,21 @@ class _Image(ImageRow):
     raw: RawBoxes = field(default_factory=RawBoxes)
 
 
-def _group_by_image(records: Iterable[Record], table: Path) -> list[_Image]:
+def _group_by_image(records: Iterable[Record], finder: ImageFinder) -> list[_Image]:
     images: dict[str, _Image] = {}
     for record in records:
         with skip_and_record():
-            _add_row(record, table, images)
+            _add_row(record, finder, images)
     return list(images.values())
 
 
-def _add_row(record: Record, table: Path, images: dict[str, _Image]) -> None:
+def _add_row(record: Record, finder: ImageFinder, images: dict[str, _Image]) -> None:
     """Add the object of a row to the image that the row names."""
-    where, cells = row_location(table, record.number), record.cells
-    row = _Image(*image_fields(record, table))
+    where, cells = row_location(finder.table, record.number), record.cells
+    row = _Image(*finder.fields(record))
     image = images.setdefault(row.key, row)
     with skip_and_record():
-        _require_agreement(image, row, table)
+        _require_agreement(image, row, finder.table)
     name = class_name(cell_text(cells.get("label")))
     corners = [cells.get(corner) for corner in CORNERS]
     if name or any(cell_text(corner) for corner in corners):

@@ -10,23 +10,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
-from foveate.data.formats import Format
+from foveate.data.formats import Format, Reading
+from foveate.data.formats._table_files import find_tables, fit_of_tables
+from foveate.data.image_rows import ImageFinder, ImageRow, drop_missing, partial_split_notes
 from foveate.data.issues import skip_and_record
-from foveate.data.records import (
-    ALIASES,
-    TEXTS,
-    ImageRow,
-    drop_missing,
-    has_texts,
-    image_fields,
-    is_table,
-    partial_split_notes,
-    read_records,
-    row_location,
-)
+from foveate.data.records import ALIASES, TEXTS, has_texts, is_table, read_records, row_location
 from foveate.errors import DataError
 from foveate.predictions import Text
-from foveate.types import Issue, Sample, Table
+from foveate.types import Issue, Sample, Split, Table
 from foveate.utils.paths import printable
 
 _COLUMNS = {**{name: ALIASES[name] for name in ("path", "split", "group")}, "text": TEXTS}
@@ -36,22 +27,27 @@ class Captions(Format):
     """A table of captions."""
 
     summary: ClassVar[str] = "a table of paths and captions"
+    target: ClassVar[type | None] = Text
 
-    def sniff(self, path: Path) -> bool:
-        """A table with a path and a text."""
-        return is_table(path) and has_texts(path)
+    def sniff(self, path: Path) -> Reading | None:
+        """A table with a path and a text, or a folder with such tables."""
+        try:
+            tables = find_tables(path, _has_captions)
+        except DataError:
+            return None
+        return Reading(fit_of_tables(path, tables)) if tables else None
 
     def read(self, path: Path) -> Table:
-        """Read the table; paths of images are relative to its folder.
+        """Read the table, or those of a folder; paths of images are relative to a table's folder.
 
         Raises:
             DataError: It cannot be read, a row is faulty, or no image exists.
         """
+        tables = find_tables(path, _has_captions) if path.is_dir() else [(path, None)]
+        root = path if path.is_dir() else path.parent
         rows, notes = list[_Row](), list[Issue]()
-        for record in read_records(path, _COLUMNS, ("path", "text")):
-            with skip_and_record():
-                fields, where = image_fields(record, path), row_location(path, record.number)
-                rows.append(_Row(*fields, parse_sentences(record.cells["text"], where)))
+        for table, split in tables:
+            rows += _read_rows(table, root, split, notes)
         if not rows:
             raise DataError("the table has no rows", where=printable(path), id="empty_table")
         rows = drop_missing(_merge(rows, path), path, notes)
@@ -59,7 +55,23 @@ class Captions(Format):
         samples = tuple(
             Sample(row.path, row.key, Text(row.sentences), row.split, row.group) for row in rows
         )
-        return Table(samples, (), "captions", path.parent, notes=tuple(notes))
+        return Table(samples, (), "captions", root, notes=tuple(notes))
+
+
+def _has_captions(file: Path) -> bool:
+    return is_table(file) and has_texts(file)
+
+
+def _read_rows(table: Path, root: Path, split: Split | None, notes: list[Issue]) -> list[_Row]:
+    """The rows of a table; `split`: of those that state none."""
+    rows, finder = list[_Row](), ImageFinder(table, root)
+    for record in read_records(table, _COLUMNS, ("path", "text")):
+        with skip_and_record():
+            number, path, key, own, group = finder.fields(record)
+            sentences = parse_sentences(record.cells["text"], row_location(table, number))
+            rows.append(_Row(number, path, key, own or split, group, sentences))
+    notes += finder.notes()
+    return rows
 
 
 @dataclass(frozen=True)

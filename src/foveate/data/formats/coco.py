@@ -11,30 +11,34 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import replace
 from itertools import count
 from pathlib import Path
 from typing import Any, ClassVar
 
 from foveate.data.boxes import RawBoxes, class_name
-from foveate.data.formats import Format
+from foveate.data.formats import Fit, Format, Reading
 from foveate.data.formats._box_export import CopiedImage, copy_images
-from foveate.data.formats._box_table import NO_BOX, BoxTableBuilder, is_file
+from foveate.data.formats._box_table import NO_BOX, BoxTableBuilder
 from foveate.data.formats._coco_files import (
     SPLIT_ORDER,
+    Entry,
     annotation_files,
+    category_names,
+    id_in,
     image_folders,
+    image_path,
     read_lists,
     root_of,
     split_of_file,
+    stated_size,
 )
-from foveate.data.issues import counted_issue, skip_and_record
+from foveate.data.issues import skip_and_record
 from foveate.errors import DataError
 from foveate.messages import counted
 from foveate.predictions import Boxes
-from foveate.types import Issue, IssueKind, Location, Table, remark
+from foveate.types import Issue, IssueKind, Table, remark
 from foveate.utils.paths import printable
-from foveate.utils.rle import rle_area
+from foveate.utils.rle import nested_polygons, rle_area
 
 _UNLISTED_IMAGE = IssueKind(
     "coco_unlisted_image", "annotations of images that are not listed, dropped", "error"
@@ -46,26 +50,25 @@ _ID_GAPS = IssueKind(
     "coco_id_gaps",
     "files whose category ids have gaps; classes are matched by name, in the order of the ids",
 )
-_NO_MASK = IssueKind(
-    "coco_no_mask",
-    "images with an object without a mask of the image's size; therefore only boxes are read",
+_ALL_CROWD = IssueKind(
+    "coco_all_crowd",
+    "files in which every object is marked as a crowd; they are read as ordinary objects",
     "warning",
 )
-
-Entry = dict[str, Any]
 
 
 class Coco(Format):
     """COCO's annotations of objects."""
 
     summary: ClassVar[str] = "COCO boxes in JSON"
+    target: ClassVar[type | None] = Boxes
 
-    def sniff(self, path: Path) -> bool:
+    def sniff(self, path: Path) -> Reading | None:
         """An annotation file of objects, or a folder with some."""
         try:
-            return bool(annotation_files(path))
+            return Reading(Fit.STATED) if annotation_files(path) else None
         except (DataError, OSError):
-            return False
+            return None
 
     def read(self, path: Path) -> Table:
         """Read one file, or all files of a folder; of the images only headers, if at all.
@@ -83,7 +86,7 @@ class Coco(Format):
             )
         builder = BoxTableBuilder(root_of(path))
         classes = [name for file in files for name in _File(file, builder).add_images()]
-        _require_all_masks(builder)
+        builder.require_all_masks()
         return builder.build(classes, "coco")
 
     def write(self, table: Table, folder: Path) -> tuple[Issue, ...]:
@@ -115,24 +118,30 @@ class _File:
         self.path, self.where, self.builder = path, printable(path), builder
         content = read_lists(path, ("images", "annotations", "categories"), "annotations")
         self.categories, self.annotations = content["categories"], content["annotations"]
-        self.names = _category_names(self.categories, self.where)
+        self.names = category_names(self.categories, self.where)
         self.images = self._by_id(content["images"])
         self.raw = {id: RawBoxes() for id in self.images}
+        # annotation tools mark each mask of a brush as a crowd
+        self.is_all_crowd = bool(self.annotations) and all(
+            entry.get("iscrowd") for entry in self.annotations
+        )
 
     def add_images(self) -> list[str]:
         """Add the images with their boxes; return the classes in order."""
         self._note_gaps()
+        if self.is_all_crowd:
+            self.builder.log.add(_ALL_CROWD, self.path.name)
         used = self._read_annotations()
         folders = list(image_folders(self.path, self.builder.root))
         for id, entry in self.images.items():
             with skip_and_record():
                 group = entry.get("group")
                 self.builder.add_image(
-                    _image_path(entry, folders, self.where),
+                    image_path(entry, folders, self.where),
                     self.raw[id],
                     split_of_file(self.path),
                     str(group) if group else None,
-                    _stated_size(entry),
+                    stated_size(entry),
                 )
         headings = self._headings(used)
         return [name for name in self.names.values() if name not in headings]
@@ -141,7 +150,7 @@ class _File:
         images: dict[Any, Entry] = {}
         for entry in entries:
             with skip_and_record():
-                id = _id_in(entry, "id", self.where)
+                id = id_in(entry, "id", self.where)
                 if images.setdefault(id, entry) is not entry:
                     raise DataError(
                         f"two images have the id {id!r}",
@@ -163,7 +172,7 @@ class _File:
         for entry in self.annotations:
             where = f"{self.where}, annotation {entry.get('id', '?')}"
             with skip_and_record():
-                name, id = self._class_of(entry, where), _id_in(entry, "image_id", where)
+                name, id = self._class_of(entry, where), id_in(entry, "image_id", where)
                 used.add(name)
                 if id in self.raw:
                     self._add_object(entry, id, name, where)
@@ -180,7 +189,7 @@ class _File:
         return used
 
     def _class_of(self, entry: Entry, where: str) -> str:
-        id = _id_in(entry, "category_id", where)
+        id = id_in(entry, "category_id", where)
         if id not in self.names:
             raise DataError(
                 f"no category has the id {id!r}",
@@ -193,15 +202,19 @@ class _File:
 
     def _add_object(self, entry: Entry, id: Any, name: str, where: str) -> None:
         image = str(self.images[id].get("file_name"))
-        if not entry.get("bbox"):
-            self.builder.log.add(NO_BOX, image)
-            return
-        segmentation = entry.get("segmentation") or None
+        segmentation = nested_polygons(entry.get("segmentation") or None)
         polygons = segmentation if isinstance(segmentation, list) else []
         if any(len(polygon) < 6 for polygon in polygons if isinstance(polygon, list)):
             self.builder.log.add(_FEW_CORNERS, image, why=where)
-        corners = _parse_bbox(entry["bbox"], where)
-        self.raw[id].add(corners, name, bool(entry.get("iscrowd")), segmentation)
+        if entry.get("bbox"):
+            corners = _parse_bbox(entry["bbox"], where)
+        elif polygons:
+            corners = _bounds(polygons, where)
+        else:
+            self.builder.log.add(NO_BOX, image)
+            return
+        crowd = bool(entry.get("iscrowd")) and not self.is_all_crowd
+        self.raw[id].add(corners, name, crowd, segmentation)
 
     def _headings(self, used: set[str]) -> set[str]:
         """The category that Roboflow adds as the parent of the others, and that no object has."""
@@ -220,39 +233,6 @@ class _File:
         return headings
 
 
-def _category_names(categories: list[Entry], where: str) -> dict[Any, str]:
-    """Category id -> class, in the order of ids; two ids of one name are one class."""
-    names: dict[Any, str] = {}
-    for entry in categories:
-        with skip_and_record():
-            id, name = _id_in(entry, "id", where), class_name(entry.get("name", ""))
-            if not name:
-                raise DataError(
-                    f"the category {id!r} has no name", where=where, id="coco_unnamed_category"
-                )
-            if names.setdefault(id, name) != name:
-                why = f"{names[id]!r} and {name!r}"
-                raise DataError(
-                    f"two categories have the id {id!r}",
-                    where=where,
-                    why=why,
-                    id="coco_duplicate_category",
-                )
-    return dict(sorted(names.items(), key=lambda item: (isinstance(item[0], str), item[0])))
-
-
-def _id_in(entry: Entry, key: str, where: str) -> int | float | str:
-    id = entry.get(key)
-    if not isinstance(id, int | float | str):
-        raise DataError(
-            f"an entry has no {key!r}",
-            where=where,
-            why=f"its keys are: {', '.join(entry)}",
-            id="coco_missing_key",
-        )
-    return id
-
-
 def _parse_bbox(bbox: object, where: str) -> tuple[float, float, float, float]:
     """x, y, width, height -> x0, y0, x1, y1."""
     try:
@@ -268,38 +248,19 @@ def _parse_bbox(bbox: object, where: str) -> tuple[float, float, float, float]:
     return x, y, x + width, y + height
 
 
-def _stated_size(entry: Entry) -> tuple[int, int] | None:
-    """(H, W) according to the annotations."""
-    height, width = entry.get("height"), entry.get("width")
-    valid = isinstance(height, int) and isinstance(width, int) and height > 0 and width > 0
-    return (height, width) if valid else None  # type: ignore[return-value]
-
-
-def _image_path(entry: Entry, folders: list[Path], where: str) -> Path:
-    name = entry.get("file_name")
-    if not isinstance(name, str) or not name.strip():
+def _bounds(polygons: list[Any], where: str) -> tuple[float, float, float, float]:
+    """The box around polygons."""
+    try:
+        xs = [float(x) for polygon in polygons for x in polygon[::2]]
+        ys = [float(y) for polygon in polygons for y in polygon[1::2]]
+        return min(xs), min(ys), max(xs), max(ys)
+    except (TypeError, ValueError, OverflowError):
         raise DataError(
-            f"the image {entry['id']!r} has no file_name", where=where, id="coco_no_file_name"
-        )
-    names = dict.fromkeys((name, name.replace("\\", "/")))  # the second is for files from Windows
-    paths = (folder / name for name in names for folder in folders)
-    return next((path for path in paths if is_file(path)), folders[0] / name)
-
-
-def _require_all_masks(builder: BoxTableBuilder) -> None:
-    """Drop all masks if some objects have none: training and scores would count those as empty."""
-    targets = {
-        key: sample.target
-        for key, sample in builder.samples.items()
-        if isinstance(sample.target, Boxes)
-    }
-    without = [key for key, boxes in targets.items() if boxes.names and boxes.masks is None]
-    if not without or not any(boxes.masks for boxes in targets.values()):
-        return
-    builder.notes.append(counted_issue(_NO_MASK, [Location(key) for key in without]))
-    for key, boxes in targets.items():
-        sample = builder.samples[key]
-        builder.samples[key] = replace(sample, target=replace(boxes, masks=None))
+            "the segmentation is not lists of numbers",
+            where=where,
+            why=f"got {str(polygons)[:80]}",
+            id="coco_invalid_polygon",
+        ) from None
 
 
 # --- boxes -> JSON

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from foveate.data.discovery import list_folder
-from foveate.data.formats import Format
+from foveate.data.formats import Fit, Format, Reading
 from foveate.data.formats._box_table import is_file
 from foveate.data.formats._coco_files import (
     annotation_files,
@@ -38,10 +38,12 @@ class CocoCaptions(Format):
     """COCO's annotations of captions."""
 
     summary: ClassVar[str] = "COCO captions in JSON"
+    target: ClassVar[type | None] = Text
 
-    def sniff(self, path: Path) -> bool:
+    def sniff(self, path: Path) -> Reading | None:
         """Caption files without files of boxes: COCO's own folder has both, and boxes are meant."""
-        return bool(_caption_files(path)) and not annotation_files(path)
+        only_captions = _caption_files(path) and not annotation_files(path)
+        return Reading(Fit.STATED) if only_captions else None
 
     def read(self, path: Path) -> Table:
         """Read one file, or all files of a folder.

@@ -10,18 +10,26 @@ that contains some: in it, in annotations/ or in its split folders.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 
-from foveate.data.formats import Format
+from foveate.data.formats import Fit, Format, Reading
 from foveate.data.formats._box_table import is_file
-from foveate.data.formats._coco_files import annotation_files, image_folders, split_of_file
+from foveate.data.formats._coco_files import (
+    Entry,
+    annotation_files,
+    category_names,
+    id_in,
+    image_folders,
+    image_path,
+    read_lists,
+    split_of_file,
+    stated_size,
+)
 from foveate.data.issues import quoted, skip_and_record
 from foveate.errors import BrokenImage, DataError
 from foveate.images.codec import read_size
@@ -29,16 +37,12 @@ from foveate.messages import Message
 from foveate.predictions import Regions
 from foveate.types import Issue, IssueKind, Location, Sample, Table, remark
 from foveate.utils.paths import printable
-from foveate.utils.rle import decode_rle, parse_segmentation
+from foveate.utils.rle import decode_rle, nested_polygons, parse_segmentation
 
 _BACKGROUND = "background"
 _MISSING = IssueKind("missing_images_of_masks", "missing images, dropped with their masks", "error")
 _BOX_ONLY = IssueKind(
     "object_without_mask", "objects with a box only, which count as background", "warning"
-)
-_MALFORMED = (
-    *(OSError, ValueError, TypeError, KeyError),
-    *(AttributeError, OverflowError, RecursionError),
 )
 
 Shape = tuple[int, Any]
@@ -50,10 +54,14 @@ class CocoMasks(Format):
     """COCO's annotations of objects, as regions."""
 
     summary: ClassVar[str] = "COCO polygons as masks"
+    target: ClassVar[type | None] = Regions
 
-    def sniff(self, path: Path) -> bool:
-        """Never: a COCO file is read as boxes unless this format is named."""
-        return False
+    def sniff(self, path: Path) -> Reading | None:
+        """A file of COCO, which is read as boxes unless masks are wanted."""
+        try:
+            return Reading(Fit.POSSIBLE) if annotation_files(path) else None
+        except (DataError, OSError):
+            return None
 
     def read(self, path: Path) -> Table:
         """Read one file, or all files of a folder; of the images only headers.
@@ -62,8 +70,8 @@ class CocoMasks(Format):
             DataError: A file is not COCO annotations, an annotation is faulty, or there are no
                 masks or no images.
         """
-        files = [_File.read(file) for file in _annotation_files(path)]
-        used = {file.names[entry["category_id"]] for file in files for entry in file.objects()}
+        files = [_File(file) for file in _annotation_files(path)]
+        used = {file.class_of(entry) for file in files for entry in file.objects()}
         if not used:
             raise DataError(
                 "no object has a mask",
@@ -107,50 +115,30 @@ def _annotation_files(path: Path) -> list[Path]:
     return files
 
 
-@dataclass
 class _File:
     """One annotation file.
 
     Attributes:
         path: The file.
-        images: id, file_name, height and width of each image.
         names: Category id -> class, in the order of ids.
-        by_image: Image id -> annotations with a mask.
         notes: Notes on the file.
     """
 
-    path: Path
-    images: list[dict[str, Any]]
-    names: dict[int, str]
-    by_image: dict[int, list[dict[str, Any]]]
-    notes: list[Issue] = field(default_factory=list)
+    def __init__(self, path: Path) -> None:
+        self.path, self.where, self.notes = path, printable(path), list[Issue]()
+        content = read_lists(path, ("images", "annotations", "categories"), "annotations")
+        self.names = category_names(content["categories"], self.where)
+        self.images = {id_in(entry, "id", self.where): entry for entry in content["images"]}
+        self._by_image: dict[Any, list[Entry]] = {id: [] for id in self.images}
+        self._add_annotations(content["annotations"])
 
-    @classmethod
-    def read(cls, path: Path) -> _File:
-        try:
-            content = json.loads(path.read_text(encoding="utf-8-sig"))
-            categories = sorted(content["categories"], key=lambda entry: entry["id"])
-            names = {int(entry["id"]): str(entry["name"]) for entry in categories}
-            images = [_parse_image(entry) for entry in content["images"]]
-            file = cls(path, images, names, {image["id"]: [] for image in images})
-            file._add_annotations(content["annotations"])
-        except _MALFORMED as error:
-            why = f"it has no {error}" if isinstance(error, KeyError) else str(error)
-            raise DataError(
-                "the file does not contain COCO annotations",
-                where=printable(path),
-                why=why,
-                id="coco_invalid_annotations",
-            ) from None
-        return file
-
-    def _add_annotations(self, entries: list[dict[str, Any]]) -> None:
+    def _add_annotations(self, entries: list[Entry]) -> None:
         without_mask = 0
         for entry in entries:
             with skip_and_record():
-                self._require_known_ids(entry)
+                image = self._image_of(entry)
                 if entry.get("segmentation"):
-                    self.by_image[entry["image_id"]].append(entry)
+                    self._by_image[image].append(entry)
                 else:
                     without_mask += 1
         if without_mask:
@@ -161,26 +149,33 @@ class _File:
             )
             self.notes.append(Issue(_BOX_ONLY, message, without_mask, (Location(file),)))
 
-    def _require_known_ids(self, entry: dict[str, Any]) -> None:
-        where = f"{printable(self.path)}, annotation {entry.get('id', '?')}"
-        if entry["category_id"] not in self.names:
+    def _image_of(self, entry: Entry) -> int | float | str:
+        """The id of the image of an annotation, whose class is known."""
+        where = f"{self.where}, annotation {entry.get('id', '?')}"
+        category, image = id_in(entry, "category_id", where), id_in(entry, "image_id", where)
+        if category not in self.names:
             raise DataError(
-                f"no category has the id {entry['category_id']!r}",
+                f"no category has the id {category!r}",
                 where=where,
                 hint="add it to categories, or remove the annotation",
                 id="coco_unknown_category",
             )
-        if entry["image_id"] not in self.by_image:
+        if image not in self._by_image:
             raise DataError(
-                f"no image has the id {entry['image_id']!r}",
+                f"no image has the id {image!r}",
                 where=where,
                 hint="add it to images, or remove the annotation",
                 id="coco_unknown_image",
             )
+        return image
 
-    def objects(self) -> Iterator[dict[str, Any]]:
+    def class_of(self, entry: Entry) -> str:
+        """Return the class of an annotation."""
+        return self.names[id_in(entry, "category_id", self.where)]
+
+    def objects(self) -> Iterator[Entry]:
         """Yield the annotations with a mask."""
-        return (entry for entries in self.by_image.values() for entry in entries)
+        return (entry for entries in self._by_image.values() for entry in entries)
 
     def samples(self, root: Path, classes: tuple[str, ...], notes: list[Issue]) -> Iterator[Sample]:
         """Yield the images that exist; add a note on the others."""
@@ -188,13 +183,12 @@ class _File:
         in_annotations = self.path.parent.name.casefold() == "annotations"
         beside = self.path.parent.parent if in_annotations else self.path.parent
         folders = [*image_folders(self.path, root), *image_folders(self.path, beside)]
-        for image in self.images:
-            paths = (folder / image["file_name"] for folder in folders)
-            path = next((path for path in paths if is_file(path)), None)
-            if path is None:
-                missing.append(image["file_name"])
+        for id, entry in self.images.items():
+            path = image_path(entry, folders, self.where)
+            if is_file(path):
+                yield self._sample(id, path, root, classes)
             else:
-                yield self._sample(image, path, root, classes)
+                missing.append(entry["file_name"])
         if missing:
             message = Message(
                 "issues.missing_images_of_masks.note",
@@ -206,27 +200,18 @@ class _File:
             )
             notes.append(Issue(_MISSING, message, len(missing), tuple(map(Location, missing))))
 
-    def _sample(
-        self, image: dict[str, Any], path: Path, root: Path, classes: tuple[str, ...]
-    ) -> Sample:
-        size = (image["height"], image["width"])
-        with skip_and_record():
-            _require_size(path, size)
-        entries = sorted(self.by_image[image["id"]], key=_stated_area, reverse=True)
+    def _sample(self, id: Any, path: Path, root: Path, classes: tuple[str, ...]) -> Sample:
+        size = stated_size(self.images[id])
+        if size is not None:
+            with skip_and_record():
+                _require_size(path, size)
+        entries = sorted(self._by_image[id], key=_stated_area, reverse=True)
         shapes = tuple(
-            (classes.index(self.names[entry["category_id"]]), entry["segmentation"])
-            for entry in entries
+            (classes.index(self.class_of(entry)), entry["segmentation"]) for entry in entries
         )
         key = printable(path.relative_to(root) if path.is_relative_to(root) else path)
-        mask = partial(paint, shapes, size, f"{printable(self.path)}, {key}")
+        mask = partial(_paint_file, shapes, size, path, f"{self.where}, {key}")
         return Sample(path, key, Regions(mask), split_of_file(self.path))
-
-
-def _parse_image(entry: dict[str, Any]) -> dict[str, Any]:
-    if not isinstance(entry["file_name"], str):
-        raise ValueError(f"file_name is {entry['file_name']!r}"[:200])
-    sides = {side: int(entry[side]) for side in ("height", "width")}
-    return {"id": entry["id"], "file_name": entry["file_name"], **sides}
 
 
 def _stated_area(entry: dict[str, Any]) -> float:
@@ -248,6 +233,13 @@ def _require_size(path: Path, size: tuple[int, int]) -> None:
             f" {size[1]} x {size[0]} px",
             id="coco_size_differs",
         )
+
+
+def _paint_file(
+    shapes: tuple[Shape, ...], size: tuple[int, int] | None, path: Path, where: str
+) -> np.ndarray:
+    """As `paint`; `size` None: that of the image file, which its annotations do not state."""
+    return paint(shapes, size or read_size(path), where)
 
 
 def paint(shapes: tuple[Shape, ...], size: tuple[int, int], where: str) -> np.ndarray:
@@ -280,6 +272,7 @@ def paint(shapes: tuple[Shape, ...], size: tuple[int, int], where: str) -> np.nd
 
 def _inside(segmentation: Any, size: tuple[int, int]) -> np.ndarray:
     """(H, W) bool. Polygons with fewer than three corners have no area."""
+    segmentation = nested_polygons(segmentation)
     if isinstance(segmentation, list):
         segmentation = [polygon for polygon in segmentation if len(polygon) >= 6]
         if not segmentation:

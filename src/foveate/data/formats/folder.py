@@ -6,18 +6,19 @@ root/cat/1.jpg, or root/train/cat/1.jpg and root/val/cat/7.jpg.
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from foveate.data.discovery import find_files, holds_images, is_image, list_folder
-from foveate.data.formats import Format
+from foveate.data.discovery import holds_images, is_image, list_folder, walk_folders
+from foveate.data.formats import Fit, Format, Reading
 from foveate.data.formats._folder_names import parse_folder_name
 from foveate.data.issues import NO_TRAINING_IMAGES, SIMILAR_NAMES
-from foveate.data.split_names import split_from_name
+from foveate.data.split_names import is_part_name, split_from_name, split_in_name
+from foveate.data.survey import find_mask_folder, masks_by_image, survey_folder
 from foveate.errors import DataError
-from foveate.messages import Message
+from foveate.messages import Message, counted
 from foveate.predictions import Labels
 from foveate.types import Issue, IssueKind, Location, Sample, Split, Table
 from foveate.utils.paths import printable
@@ -28,6 +29,9 @@ _DESCRIPTIONS = (
     *("boxes.csv", "_annotations.coco.json"),
 )
 _DESCRIPTION_EXTENSIONS = (".yaml", ".yml", ".json")
+_MANY_LABELS, _MANY_MASKS = 0.5, 0.2  # shares of images with such a file beside them
+_MANY_CLASSES = 10  # with fewer, a class may well have one image
+_MIN_IMAGES_PER_CLASS = 1.5
 _ORDER: tuple[Split | None, ...] = (None, "train", "val", "test")
 
 _MATCHED = IssueKind(
@@ -39,6 +43,9 @@ _MATCHED = IssueKind(
 _EMPTY = IssueKind("empty_folder", "folders without images, skipped", "warning", "classes")
 _EXTRA = IssueKind("extra_folder", "folders beside the split folders, skipped")
 _LOOSE = IssueKind("loose_images", "images outside of class folders, skipped", "warning")
+_MASKS = IssueKind(
+    "masks_beside_images", "masks beside images by their names, not read as images", "warning"
+)
 _OTHER = IssueKind("other_files", "files in class folders that are not images, skipped")
 
 
@@ -46,18 +53,21 @@ class Folder(Format):
     """One folder per class."""
 
     summary: ClassVar[str] = "a folder per class"
+    target: ClassVar[type | None] = Labels
 
-    def sniff(self, path: Path) -> bool:
+    def sniff(self, path: Path) -> Reading | None:
         """A folder with class folders, or split folders with class folders."""
         try:
             parents = _class_parents(path) if path.is_dir() else []
             classes = [folder for parent in parents for folder in parent.classes]
             single = len(classes) == 1
-            return not _is_described(path, single) and any(
-                _may_be_class(folder, single) for folder in classes
-            )
+            if _is_described(path, single):
+                return None
+            if not any(_may_be_class(folder, single) for folder in classes):
+                return None
+            return Reading(Fit.LIKELY, tuple(_doubts(path, parents)))
         except DataError:
-            return False
+            return None
 
     def read(self, path: Path) -> Table:
         """Read the images below `path`.
@@ -109,14 +119,37 @@ def _class_parents(root: Path) -> list[_ClassParent]:
     """The root itself, or its split folders in the order train, val, test.
 
     Names of splits count if every child with images has one, or if there are two different ones:
-    a single 'train' among 'bus' and 'car' is a vehicle.
+    a single 'train' among 'bus' and 'car' is a vehicle. Names that only speak of a split, such as
+    'training_set', count if these folders have the same classes.
     """
     children = [child for child in list_folder(root) if child.is_dir() and holds_images(child)]
     splits = {child: split for child in children if (split := split_from_name(child.name))}
-    if splits and (len(splits) == len(children) or len(set(splits.values())) > 1):
-        parents = [_class_parent(child, split) for child, split in splits.items()]
+    if splits and len(splits) < len(children) and len(set(splits.values())) < 2:
+        splits = {}
+    if len(splits) < len(children):
+        named = {child: split for child in children if (split := split_in_name(child.name))}
+        if len(named) > len(splits) and len(named) > 1 and _have_same_classes(named):
+            splits = named
+    if splits:
+        parents = [_class_parent(_unwrap(child), split) for child, split in splits.items()]
         return sorted(parents, key=lambda parent: _ORDER.index(parent.split))
     return [_class_parent(root, None)]
+
+
+def _have_same_classes(folders: Iterable[Path]) -> bool:
+    """Whether the folders contain class folders, and each shares at least half with the largest."""
+    names = [{child.name for child in _class_parent(_unwrap(f), None).classes} for f in folders]
+    largest = max(names, key=len)
+    return len(largest) > 1 and all(2 * len(own & largest) >= len(own) > 0 for own in names)
+
+
+def _unwrap(folder: Path) -> Path:
+    """The only folder in `folder`, if it speaks of the same split: seg_train/seg_train."""
+    children = list_folder(folder)
+    split = split_in_name(folder.name)
+    if len(children) == 1 and children[0].is_dir() and split_in_name(children[0].name) == split:
+        return children[0]
+    return folder
 
 
 def _class_parent(folder: Path, split: Split | None) -> _ClassParent:
@@ -164,6 +197,34 @@ def _may_be_class(folder: Path, single: bool) -> bool:
     return inner.loose > 0 or any(not _has_role(child.name) for child in inner.classes)
 
 
+def _doubts(root: Path, parents: list[_ClassParent]) -> Iterator[str]:
+    """What speaks against classes: label files, masks, and names or numbers of the folders."""
+    survey = survey_folder(root)
+    images = counted(survey.images, "image", "images")
+    for extension, beside in survey.labels.items():
+        if survey.share(beside) >= _MANY_LABELS:
+            yield (
+                f"{beside.count} of {images} have a {extension} file of the same name beside them"
+                f" ({beside.file}), as labels of objects do"
+            )
+    if survey.share(survey.masks) >= _MANY_MASKS:
+        yield f"{survey.masks.count} of {images} have a mask beside them ({survey.masks.file})"
+    for parent in parents:
+        pair = find_mask_folder(parent.classes)
+        if pair:
+            yield f"{printable(pair[1].name)!r} holds masks of the images in {pair[0].name!r}"
+    yield from _doubts_about_names(parents, survey.images)
+
+
+def _doubts_about_names(parents: list[_ClassParent], images: int) -> Iterator[str]:
+    names = sorted({printable(folder.name) for parent in parents for folder in parent.classes})
+    parts = [name for name in names if split_in_name(name) or is_part_name(name)]
+    if len(parts) > 1 and 2 * len(parts) > len(names):
+        yield f"the folders are named like parts of a dataset: {', '.join(parts[:3])}"
+    if len(names) >= _MANY_CLASSES and images < _MIN_IMAGES_PER_CLASS * len(names):
+        yield f"there are {len(names)} folders for {images} images, hardly more than one each"
+
+
 def _has_role(name: str) -> bool:
     """Whether folders of this name hold images or masks in other formats, and are not classes."""
     parsed = parse_folder_name(name)
@@ -171,22 +232,28 @@ def _has_role(name: str) -> bool:
 
 
 def _read(
-    root: Path, parent: _ClassParent, names: _ClassNames, notes: list[Issue]
+    root: Path, parent: _ClassParent, class_names: _ClassNames, notes: list[Issue]
 ) -> Iterator[Sample]:
     """Yield the samples of one split; add notes on files that are not images."""
-    targets = names.of_split(parent)
+    targets = class_names.of_split(parent)
     for folder in parent.classes:
-        others, target = 0, Labels((targets[folder],))  # one object for maybe a million images
-        for file in find_files(folder):
-            if is_image(file):
-                key = printable(file.relative_to(root))
-                yield Sample(path=file, key=key, target=target, split=parent.split)
-            else:
-                others += 1
+        target = Labels((targets[folder],))  # one object for maybe a million images
+        others, masks, name = 0, 0, printable(folder.relative_to(root))
+        for inner, names in walk_folders(folder):
+            of_images = {mask for own in masks_by_image(names).values() for mask in own}
+            masks += len(of_images)
+            for file in (inner / each for each in names if each not in of_images):
+                if is_image(file):
+                    key = printable(file.relative_to(root))
+                    yield Sample(path=file, key=key, target=target, split=parent.split)
+                else:
+                    others += 1
         if others:
-            name = printable(folder.relative_to(root))
             text = "{count:file|files} in {folder} skipped: not an image file"
             notes.append(_note(_OTHER, text, name, count=others, folder=name))
+        if masks:
+            text = "{count:file|files} in {folder} skipped: by their names masks of other images"
+            notes.append(_note(_MASKS, text, name, count=masks, folder=name))
 
 
 def _note(kind: IssueKind, text: str, name: str, count: int = 1, **values: Any) -> Issue:
@@ -252,6 +319,7 @@ def _skipped_notes(root: Path, parents: list[_ClassParent]) -> list[Issue]:
     notes = []
     if parents[0].split is not None:
         used = {parent.folder for parent in parents}
+        used |= {folder.parent for folder in used}  # a split folder may be wrapped in another
         children = list_folder(root)
         for child in children:
             if child.is_dir() and child not in used:

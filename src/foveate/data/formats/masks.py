@@ -6,6 +6,7 @@
     train/image/1.jpg train/label/1.png    above it
     images/train/1.jpg masks/train/1.png   or below it
     images/1.jpg      masks/cat/1.png      a folder of binary masks per class; later classes win
+    train/1.jpg       train/1_mask.png     in one folder, by a suffix; 1_mask_1.png adds to it
 
 A mask is a grayscale or palette image (PNG): value 3 is class 3, and 255 is ignored as in Pascal
 VOC. A class list in the root names the values, or the colors of masks in color (`_class_lists`):
@@ -16,53 +17,69 @@ ImageSets/Segmentation/train.txt gives splits, as in Pascal VOC.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
-from foveate.data.discovery import find_images, is_image, list_folder
-from foveate.data.formats import Format
+from foveate.data.discovery import find_images, is_image, list_folder, walk_folders
+from foveate.data.formats import Fit, Format, Reading
 from foveate.data.formats._class_lists import ClassList, find_class_list
 from foveate.data.formats._folder_names import Role, parse_folder_name
 from foveate.data.formats._mask_config import ImageFile, MaskConfig, is_config, read_config
 from foveate.data.formats._mask_values import (
     BACKGROUND,
+    MaskEncoding,
     infer_encoding,
     read_layers,
-    read_mask,
+    read_union,
 )
 from foveate.data.issues import counted_issue, skip_and_record
+from foveate.data.split_names import is_part_name, split_in_folders
+from foveate.data.survey import MASK_SUFFIX, masks_by_image
 from foveate.errors import BrokenImage, DataError, did_you_mean
 from foveate.images.codec import read_size
 from foveate.predictions import Regions
 from foveate.types import Issue, IssueKind, Location, Sample, Split, Table, remark
 from foveate.utils.paths import printable
 
-_SUFFIXES = (
-    *("_groundtruth", "_segmentation", "_annotation", "_labels", "_label", "_masks", "_mask"),
-    *("_annot", "_seg", "_gt", "_l"),
-)
+_CAMERA = re.compile(r"_leftimg8bit$", re.IGNORECASE)  # of images, Cityscapes
+_OTHER_SUFFIX = re.compile(r"_(?:gt(?:fine|coarse)_label(?:train)?ids|l)$", re.IGNORECASE)
 _MAX_DEPTH = 3  # of folders below the root whose names count: data/train/images
 _SPLITS: tuple[Split, ...] = ("train", "val", "test")
 
 _NO_MASK = IssueKind("image_without_mask", "images without a mask, dropped", "warning")
 _NO_IMAGE = IssueKind("mask_without_image", "masks without an image, skipped", "warning")
-_SECOND_MASK = IssueKind("second_mask", "second masks of an image, skipped", "warning")
+_SECOND_MASK = IssueKind(
+    "second_mask", "images with several masks of several classes; the first is read", "warning"
+)
+_UNION = IssueKind("union_of_masks", "images with several masks, which are read as one")
 
 
 class Masks(Format):
     """Images and masks in folders."""
 
     summary: ClassVar[str] = "images and masks with the same names"
+    target: ClassVar[type | None] = Regions
 
-    def sniff(self, path: Path) -> bool:
+    def sniff(self, path: Path) -> Reading | None:
         """A config, or a folder in which some image has a mask."""
         try:
-            return is_config(path) or (path.is_dir() and bool(_pair(_scan(path)).pairs))
+            if is_config(path):
+                return Reading(Fit.STATED)
+            config = _scan(path) if path.is_dir() else MaskConfig(path, [], [])
+            if not _pair(config).pairs:
+                return None
         except DataError:
-            return False
+            return None
+        folders = {mask.parts[0] for mask in config.masks if len(mask.parts) > 1}
+        words = sorted(name for name in folders if _may_be_class(name))
+        if not _is_beside(config) or len(words) < 2 or len(words) < len(folders):
+            return Reading(Fit.STATED)
+        doubt = f"the folders may be classes: {', '.join(map(printable, words[:3]))}"
+        return Reading(Fit.LIKELY, (doubt,))
 
     def read(self, path: Path) -> Table:
         """Read the pairs below a folder, or of a config: headers, and a sample of the masks.
@@ -83,14 +100,16 @@ class Masks(Format):
                 id="no_image_has_mask",
             )
         notes = [*pairing.notes, *_require_equal_sizes(pairing.pairs)]
-        class_list = config.class_list or find_class_list(config.root)
+        folders = dict.fromkeys(
+            [config.root, *(pair.masks[0].path.parent for pair in pairing.pairs)]
+        )
+        class_list = config.class_list or next(filter(None, map(find_class_list, folders)), None)
         if pairing.is_per_class:
             classes, targets = _layered_targets(pairing.pairs, class_list)
         else:
-            masks = [pair.masks[0].path for pair in pairing.pairs]
+            masks = [mask.path for pair in pairing.pairs for mask in pair.masks]
             encoding, assumptions = infer_encoding(masks, class_list)
-            classes = encoding.classes
-            targets = [Regions(partial(read_mask, mask, encoding)) for mask in masks]
+            classes, targets = encoding.classes, _single_targets(pairing.pairs, encoding, notes)
             notes += assumptions
         splits = _read_splits(config.root)
         samples = [
@@ -104,6 +123,19 @@ class Masks(Format):
         ]
         ordered = tuple(sorted(samples, key=lambda sample: sample.key))
         return Table(ordered, classes, "masks", config.root, notes=tuple(notes))
+
+
+def _is_beside(config: MaskConfig) -> bool:
+    """Whether the masks are in the folders of their images."""
+    return {mask.path.parent for mask in config.masks} <= {
+        each.path.parent for each in config.images
+    }
+
+
+def _may_be_class(folder: str) -> bool:
+    """Whether a folder may be a class, rather than a split, a part, or a case with a number."""
+    known = parse_folder_name(folder) or is_part_name(folder)
+    return not known and not any(letter.isdecimal() for letter in folder)
 
 
 def _key(path: Path, root: Path) -> str:
@@ -124,7 +156,7 @@ def _scan(root: Path) -> MaskConfig:
         )
     folders = list(_named_folders(root, None, None, _MAX_DEPTH))
     if not any(role == "mask" for _, _, role in folders):
-        return MaskConfig(root, [], [])
+        return _scan_beside(root)
     by_role: dict[Role | None, list[ImageFile]] = {"image": [], "mask": [], None: []}
     for folder, split, role in folders:
         inner = {other for other, _, _ in folders if folder in other.parents}
@@ -136,6 +168,22 @@ def _scan(root: Path) -> MaskConfig:
     ]
     images = by_role["image"] + others
     return MaskConfig(root, images or by_role[None], by_role["mask"])
+
+
+def _scan_beside(root: Path) -> MaskConfig:
+    """The config of images that have their masks in the same folder: a.jpg and a_mask.png."""
+    images, masks = list[ImageFile](), list[ImageFile]()
+    for folder, names in walk_folders(root):
+        by_image = masks_by_image(names)
+        of_images = {mask for own in by_image.values() for mask in own}
+        relative = folder.relative_to(root).parts
+        split = split_in_folders(relative)
+        for name in names if by_image else ():
+            file = folder / name
+            if is_image(file):
+                entry = ImageFile(file, split, (*relative, file.stem))
+                (masks if name in of_images else images).append(entry)
+    return MaskConfig(root, images, masks)
 
 
 def _named_folders(
@@ -204,20 +252,16 @@ def _pair(config: MaskConfig) -> _Pairing:
     per_class = _match(config, in_folders) if in_folders else []
     is_per_class = len(per_class) > len(single)
     chosen = per_class if is_per_class else single
-    second = [] if is_per_class else [pair.masks[1] for pair in single if len(pair.masks) > 1]
     paired = {pair.image for pair in chosen}
     matched = {mask for pair in chosen for mask in pair.masks}
     notes = []
     for kind, files in (
         (_NO_MASK, [image for image in config.images if image not in paired]),
         (_NO_IMAGE, [mask for mask in config.masks if mask not in matched]),
-        (_SECOND_MASK, second),
     ):
         if files:
             locations = [Location(_key(file.path, config.root)) for file in files]
             notes.append(counted_issue(kind, locations))
-    if not is_per_class:
-        chosen = [replace(pair, masks=pair.masks[:1]) for pair in chosen]
     return _Pairing(chosen, is_per_class, notes)
 
 
@@ -232,7 +276,8 @@ def _match(config: MaskConfig, masks: Sequence[tuple[ImageFile, tuple[str, ...]]
             by_name.setdefault((mask.split, name), []).append(mask)
     pairs = []
     for image in config.images:
-        own = by_name.get((image.split, image.parts)) or by_name.get((None, image.parts))
+        parts = (*image.parts[:-1], _CAMERA.sub("", image.parts[-1]))
+        own = by_name.get((image.split, parts)) or by_name.get((None, parts))
         if own:
             pairs.append(_Pair(image, tuple(own)))
     return pairs
@@ -240,10 +285,9 @@ def _match(config: MaskConfig, masks: Sequence[tuple[ImageFile, tuple[str, ...]]
 
 def _without_suffix(parts: tuple[str, ...]) -> tuple[str, ...]:
     """'1_mask' -> '1'."""
-    for suffix in _SUFFIXES:
-        if parts[-1].casefold().endswith(suffix):
-            return (*parts[:-1], parts[-1][: -len(suffix)])
-    return parts
+    name = parts[-1]
+    suffix = _OTHER_SUFFIX.search(name) or MASK_SUFFIX.search(name)
+    return (*parts[:-1], name[: suffix.start()]) if suffix else parts
 
 
 def _require_equal_sizes(pairs: list[_Pair]) -> list[Issue]:
@@ -275,6 +319,26 @@ def _require_equal_size(
             hint="export masks at the size of the images, or resize them by nearest neighbor",
             id="mask_size_differs",
         )
+
+
+def _single_targets(
+    pairs: list[_Pair], encoding: MaskEncoding, notes: list[Issue]
+) -> list[Regions]:
+    """Targets of one mask per image; of several binary ones the union. Add a note on these."""
+    several = [Location(printable(pair.image.path.name)) for pair in pairs if len(pair.masks) > 1]
+    is_binary = len(encoding.classes) == 2 and encoding.classes[0] == BACKGROUND
+    if several:
+        notes.append(counted_issue(_UNION if is_binary else _SECOND_MASK, several))
+    return [
+        Regions(
+            partial(
+                read_union,
+                tuple(mask.path for mask in (pair.masks if is_binary else pair.masks[:1])),
+                encoding,
+            )
+        )
+        for pair in pairs
+    ]
 
 
 def _layered_targets(

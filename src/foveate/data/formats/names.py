@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import ClassVar
 
-from foveate.data.formats import Format
+from foveate.data.formats import Fit, Format, Reading
 from foveate.errors import DataError
+from foveate.predictions import Labels
 from foveate.types import Table
 from foveate.utils.paths import printable
 
@@ -15,10 +16,12 @@ class Names(Format):
     """Class names in a text file, one per line."""
 
     summary: ClassVar[str] = "class names, one per line"
+    target: ClassVar[type | None] = Labels
 
-    def sniff(self, path: Path) -> bool:
+    def sniff(self, path: Path) -> Reading | None:
         """A text file."""
-        return path.is_file() and path.suffix.lower() == ".txt"
+        is_text = path.is_file() and path.suffix.lower() == ".txt"
+        return Reading(Fit.LIKELY) if is_text else None
 
     def read(self, path: Path) -> Table:
         """Read a table of classes without samples, in the order of the lines.

@@ -1,38 +1,46 @@
-"""A table of paths and labels (.csv, .tsv, .jsonl, .ndjson, .parquet).
+"""A table of paths and labels (.csv, .tsv, .jsonl, .ndjson, .parquet), or a folder with one.
 
-Columns: path, label and optionally split and group.
+Columns: path, label and optionally split and group; or path and a column of 0 and 1 per class. The
+path may be a name or an id of an image anywhere below the table.
 """
 
 from __future__ import annotations
 
+import ast
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
-from foveate.data.formats import Format
+from foveate.data.formats import Format, Reading
+from foveate.data.formats._table_files import find_tables, fit_of_tables
+from foveate.data.image_rows import ImageFinder, ImageRow, drop_missing, partial_split_notes
 from foveate.data.issues import skip_and_record
 from foveate.data.records import (
     ALIASES,
-    ImageRow,
     Record,
     cell_text,
-    drop_missing,
+    first_labels,
     has_boxes,
     has_labels,
+    has_paths,
     has_texts,
-    image_fields,
     is_table,
-    partial_split_notes,
+    one_hot_columns,
     read_records,
     row_location,
 )
 from foveate.errors import DataError
 from foveate.messages import Message
 from foveate.predictions import Labels
-from foveate.types import Issue, IssueKind, Location, Sample, Table, remark
+from foveate.types import Issue, IssueKind, Location, Sample, Split, Table, remark
 from foveate.utils.paths import printable
 
-_REQUIRED = ("path", "label")
+_MAX_NUMBERED_CLASSES = 20  # with more, numbers are amounts rather than classes
+_MAX_LIST = 10_000  # characters of a list in a cell
+_MIN_ROWS, _MANY_DIFFERENT = 20, 0.8  # from so many rows on, such a share of different labels
+
 _REPEATED = IssueKind("repeated_rows", "rows that name the same image as an earlier row", "warning")
 
 
@@ -40,23 +48,40 @@ class TableFile(Format):
     """A table with one row per image, or several for a multi-label image."""
 
     summary: ClassVar[str] = "a table of paths and labels"
+    target: ClassVar[type | None] = Labels
 
-    def sniff(self, path: Path) -> bool:
-        """A table without the columns of boxes; with labels, or at least without text."""
-        return is_table(path) and not has_boxes(path) and (has_labels(path) or not has_texts(path))
+    def sniff(self, path: Path) -> Reading | None:
+        """A table with labels and without boxes, or a folder with such tables."""
+        try:
+            tables = find_tables(path, _has_classes if path.is_dir() else _may_have_classes)
+        except DataError:
+            return None
+        if not tables:
+            return None
+        doubts = [doubt for table, _ in tables for doubt in _doubts(first_labels(table))]
+        return Reading(fit_of_tables(path, tables), tuple(dict.fromkeys(doubts)))
 
     def read(self, path: Path) -> Table:
-        """Read the table; paths of images are relative to its folder.
+        """Read the table, or those of a folder; paths of images are relative to a table's folder.
 
         Raises:
             DataError: It cannot be read, a row is faulty, or no image exists.
         """
+        tables = find_tables(path, _has_classes) if path.is_dir() else [(path, None)]
+        if not tables:
+            raise DataError(
+                "the folder has no table of paths and labels",
+                where=printable(path),
+                hint="give the table itself; it needs the columns path and label",
+                id="no_table_in_folder",
+            )
+        root = path if path.is_dir() else path.parent
         rows, notes = list[_Row](), list[Issue]()
-        for record in read_records(path, ALIASES, _REQUIRED):
-            with skip_and_record():
-                rows.append(_parse(record, path))
+        for table, split in tables:
+            rows += _read_rows(table, root, split, notes)
         if not rows:
             raise DataError("the table has no rows", where=printable(path), id="empty_table")
+        rows = _split_commas(rows, notes)
         multilabel = any(len(row.labels) != 1 for row in rows)
         rows = drop_missing(_merge(rows, multilabel, path, notes), path, notes)
         notes += _multilabel_note(rows) if multilabel else []
@@ -65,10 +90,71 @@ class TableFile(Format):
             samples=tuple(row.sample() for row in rows),
             classes=tuple(sorted({name for row in rows for name in row.labels})),
             format="table",
-            root=path.parent,
+            root=root,
             multilabel=multilabel,
             notes=tuple(notes),
         )
+
+
+def _has_classes(file: Path) -> bool:
+    """Whether a file is a table of paths and labels, and not of boxes."""
+    if not is_table(file) or has_boxes(file) or not has_paths(file):
+        return False
+    return has_labels(file) or bool(one_hot_columns(file))
+
+
+def _may_have_classes(file: Path) -> bool:
+    """Whether a table that a user named is meant so, even if a column is missing."""
+    if not is_table(file) or has_boxes(file):
+        return False
+    return has_labels(file) or not has_texts(file)
+
+
+def _read_rows(table: Path, root: Path, split: Split | None, notes: list[Issue]) -> list[_Row]:
+    """The rows of a table; `split`: of those that state none."""
+    rows, finder, classes = list[_Row](), ImageFinder(table, root), one_hot_columns(table)
+    aliases = {**ALIASES, **{name: (name.strip().casefold(),) for name in classes}}
+    required = ("path", *(classes or ("label",)))
+    for record in read_records(table, aliases, required):
+        with skip_and_record():
+            number, path, key, own, group = finder.fields(record)
+            labels = (
+                tuple(name.strip() for name in classes if cell_text(record.cells[name]) == "1")
+                if classes
+                else _parse_labels(record, table)
+            )
+            rows.append(_Row(number, path, key, own or split, group, labels))
+    notes += finder.notes()
+    return rows
+
+
+def _doubts(cells: list[Any]) -> Iterator[str]:
+    """What speaks against classes, by the first labels of a table: amounts, texts, JSON."""
+    texts = [text for cell in cells if (text := cell_text(cell))]
+    different = sorted(set(texts))
+    examples = ", ".join(repr(text[:40]) for text in different[:2])
+    if any(text.startswith("{") for text in texts):
+        yield f"the labels are JSON objects, such as {examples}"
+        return
+    numbers = [number for text in different if (number := _number(text)) is not None]
+    if not numbers or len(numbers) < len(different):
+        if len(texts) >= _MIN_ROWS and len(different) >= _MANY_DIFFERENT * len(texts):
+            yield f"{len(different)} of the first {len(texts)} labels differ, such as {examples}"
+    elif not all(map(float.is_integer, numbers)):
+        yield f"the labels are numbers with decimals, such as {examples}: amounts, not classes"
+    elif len(numbers) > _MAX_NUMBERED_CLASSES:
+        yield (
+            f"the labels are whole numbers from {min(numbers):.0f} to {max(numbers):.0f}, and"
+            f" {len(numbers)} of the first {len(texts)} differ: amounts rather than classes"
+        )
+
+
+def _number(text: str) -> float | None:
+    try:
+        number = float(text)
+    except ValueError:
+        return None
+    return number if math.isfinite(number) else None
 
 
 @dataclass(frozen=True)
@@ -77,10 +163,6 @@ class _Row(ImageRow):
 
     def sample(self) -> Sample:
         return Sample(self.path, self.key, Labels(self.labels), self.split, self.group)
-
-
-def _parse(record: Record, table: Path) -> _Row:
-    return _Row(*image_fields(record, table), _parse_labels(record, table))
 
 
 def _parse_labels(record: Record, table: Path) -> tuple[str, ...]:
@@ -96,9 +178,61 @@ def _parse_labels(record: Record, table: Path) -> tuple[str, ...]:
             id="invalid_label",
         )
     if record.is_delimited:
-        items = cell.replace(";", "|").split("|")
+        items = _written_list(cell) or cell.replace(";", "|").split("|")
     names = [cell_text(item) for item in items]
     return tuple(dict.fromkeys(name for name in names if name))
+
+
+def _written_list(cell: str) -> list[Any] | None:
+    """The items of a list that was written as text, as pandas does: ['bolt', 'nut'] or [1, 2]."""
+    text = cell.strip()
+    if not (text.startswith("[") and text.endswith("]") and len(text) <= _MAX_LIST):
+        return None
+    try:
+        items = ast.literal_eval(text)
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return None
+    is_plain = isinstance(items, list) and all(isinstance(each, str | int) for each in items)
+    return items or [""] if is_plain else None
+
+
+def _split_commas(rows: list[_Row], notes: list[Issue]) -> list[_Row]:
+    """Split labels that are made of the names of others: "bolt, nut" where bolt and nut exist.
+
+    By commas they are several labels, which is noted; by spaces they may be, which is a warning.
+    """
+    names = {name for row in rows for name in row.labels}
+    if combined := _made_of_others(names, ","):
+        text = "{count:label|labels} such as {example} read as several labels"
+        notes.append(
+            remark("labels_with_commas", text, count=len(combined), example=repr(min(combined)))
+        )
+        rows = [replace(row, labels=_split(row.labels, combined)) for row in rows]
+    elif combined := _made_of_others(names, " "):
+        text = (
+            "{count:class is|classes are} made of the names of others, such as {example}; for"
+            " several labels write cat|dog"
+        )
+        example = repr(min(combined))
+        notes.append(
+            remark("labels_with_spaces", text, "warning", count=len(combined), example=example)
+        )
+    return rows
+
+
+def _made_of_others(names: set[str], separator: str) -> dict[str, list[str]]:
+    """Names that consist of names without the separator, and their parts; if it is all of them."""
+    parts = {
+        name: [part.strip() for part in name.split(separator)]
+        for name in names
+        if separator in name.strip()
+    }
+    atoms = names - parts.keys()
+    return parts if all(part in atoms for own in parts.values() for part in own) else {}
+
+
+def _split(labels: tuple[str, ...], combined: dict[str, list[str]]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(part for name in labels for part in combined.get(name, [name])))
 
 
 def _merge(rows: list[_Row], multilabel: bool, table: Path, notes: list[Issue]) -> list[_Row]:

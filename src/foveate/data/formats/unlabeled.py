@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from foveate.data.discovery import find_images, is_image, list_folder
-from foveate.data.formats import Format
+from foveate.data.formats import Fit, Format, Reading
 from foveate.errors import DataError
 from foveate.predictions import ImagePrediction
 from foveate.types import Sample, Table
@@ -22,14 +22,15 @@ class Unlabeled(Format):
     """Images only; each is its own target."""
 
     summary: ClassVar[str] = "images without labels"
+    target: ClassVar[type | None] = ImagePrediction
 
-    def sniff(self, path: Path) -> bool:
+    def sniff(self, path: Path) -> Reading | None:
         """Images and nothing else: a folder or an annotation file beside them would be labels."""
         children = list_folder(path) if path.is_dir() else []
         only_images = all(
             child.is_file() and child.suffix.lower() not in _ANNOTATIONS for child in children
         )
-        return only_images and any(map(is_image, children))
+        return Reading(Fit.LIKELY) if only_images and any(map(is_image, children)) else None
 
     def read(self, path: Path) -> Table:
         """Read all images below `path`.

@@ -1,6 +1,7 @@
-"""Pascal VOC: Annotations/1.xml and JPEGImages/1.jpg.
+"""Pascal VOC: Annotations/1.xml and JPEGImages/1.jpg, or 1.xml beside 1.jpg (labelImg, Roboflow).
 
-DATA is the folder above them, or a folder that contains one such folder. ImageSets/Main/train.txt,
+DATA is the folder above them, or a folder that contains one such folder. Folders such as train and
+valid give the splits of images that have their annotation beside them. ImageSets/Main/train.txt,
 val.txt and test.txt give the splits. A file classes.txt gives the order of the classes, one per
 line; without it they are sorted. `difficult` objects are read as crowds: ignored when matching.
 
@@ -17,17 +18,22 @@ from xml.etree import ElementTree
 from xml.parsers import expat
 
 from foveate.data.boxes import RawBoxes, class_name, replace_unprintable
-from foveate.data.discovery import find_files, find_images, list_folder
-from foveate.data.formats import Format
+from foveate.data.discovery import find_files, find_images, is_image, list_folder, walk_folders
+from foveate.data.formats import Fit, Format, Reading
 from foveate.data.formats._box_export import CopiedImage, copy_images, write_classes
 from foveate.data.formats._box_table import NO_BOX, BoxTableBuilder, order_classes
 from foveate.data.issues import skip_and_record
+from foveate.data.split_names import split_in_folders
+from foveate.data.survey import survey_folder
 from foveate.errors import DataError
+from foveate.predictions import Boxes
 from foveate.types import Issue, IssueKind, Split, Table
 from foveate.utils.paths import printable
 
 _XML, _IMAGES, _LISTS = "Annotations", "JPEGImages", "ImageSets/Main"
 _SPLITS: tuple[Split, ...] = ("train", "val", "test")
+_YES = ("1", "true", "yes")  # some tools write "Unspecified"
+_HEAD = 4096  # bytes that are read to recognize an annotation
 
 _NO_ANNOTATION = IssueKind(
     "voc_listed_without_annotation",
@@ -49,13 +55,15 @@ class Voc(Format):
     """The format of the Pascal VOC challenge."""
 
     summary: ClassVar[str] = "Pascal VOC boxes in XML"
+    target: ClassVar[type | None] = Boxes
 
-    def sniff(self, path: Path) -> bool:
-        """A folder with Annotations, or with exactly one such folder."""
+    def sniff(self, path: Path) -> Reading | None:
+        """A folder with Annotations, with exactly one such folder, or with XML beside images."""
         try:
-            return len(_roots(path)) == 1
-        except DataError:
-            return False
+            fits = len(_roots(path)) == 1 or _has_annotations_beside(path)
+            return Reading(Fit.STATED) if fits else None
+        except (DataError, OSError):
+            return None
 
     def read(self, path: Path) -> Table:
         """Read the annotations; of the images headers only, if at all.
@@ -63,6 +71,8 @@ class Voc(Format):
         Raises:
             DataError: An annotation is faulty, or there are no images or valid boxes.
         """
+        if not _roots(path) and _has_annotations_beside(path):
+            return _read_beside(path)
         root = _root_at(path)
         builder = BoxTableBuilder(root)
         annotations, images = _child(root, _XML), _child(root, _IMAGES) or _child(root, "images")
@@ -106,6 +116,34 @@ class Voc(Format):
                 (folder / _LISTS / f"{split}.txt").write_text(lines, encoding="utf-8")
         write_classes(table, folder)
         return tuple(notes)
+
+
+def _read_beside(root: Path) -> Table:
+    """Read images that have their annotation beside them."""
+    builder, used = BoxTableBuilder(root), list[str]()
+    for folder, names in walk_folders(root):
+        images = {Path(name).stem: folder / name for name in names if is_image(Path(name))}
+        split = split_in_folders(folder.relative_to(root).parts)
+        for file in (folder / name for name in names if name.lower().endswith(".xml")):
+            with skip_and_record():
+                tree, image = _parse(file), images.pop(file.stem, None)
+                image = image or _stated_image(tree, file, folder / file.stem)
+                used += _add_image(tree, file, image, split, builder)
+        for file in images.values():
+            builder.log.add(_UNANNOTATED, builder.key(file))
+    return builder.build(order_classes(root, used, builder.notes), "voc")
+
+
+def _has_annotations_beside(root: Path) -> bool:
+    """Whether at least half of the images have an annotation of Pascal VOC beside them."""
+    if not root.is_dir():
+        return False
+    survey = survey_folder(root)
+    beside = survey.labels[".xml"]
+    if survey.share(beside) < 0.5:
+        return False
+    with (root / beside.file).open("rb") as file:
+        return b"<annotation" in file.read(_HEAD)
 
 
 # --- folders and lists
@@ -243,7 +281,7 @@ def _add_image(
                 builder.log.add(NO_BOX, builder.key(image))
                 continue
             corners = _parse_corners(box, file)
-            raw.add(corners, name, _text(element, "difficult") not in ("", "0"))
+            raw.add(corners, name, _text(element, "difficult").casefold() in _YES)
             if -1 in corners[:2]:
                 builder.log.add(_FROM_ZERO, builder.key(image))
     height, width = _stated_side(tree, "height"), _stated_side(tree, "width")

@@ -1,8 +1,10 @@
-"""YOLO: a data.yaml with the classes and the images of each split; labels as text files.
+"""YOLO: a data.yaml with the classes and the images of each split, or a list of class names
+(`_yolo_plain`); labels as text files.
 
 DATA is the .yaml file, or the folder that contains it. The objects of images/train/1.jpg are in
 labels/train/1.txt, or else beside the image: one line `class cx cy width height` per object, as
-fractions of the image. A line with an outline (class x y x y x y ...) becomes its bounding box. No
+fractions of the image. Lines with outlines (class x y x y x y ...) become boxes with masks, if
+every object has one; if all have four corners, they are oriented boxes. No
 label file, or an empty one: no objects. The YAML is only read: other keys (`download`) are ignored.
 """
 
@@ -10,7 +12,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePath
 from typing import Any, ClassVar
 
@@ -18,12 +20,14 @@ import yaml
 
 from foveate.data.boxes import RawBoxes, class_name
 from foveate.data.discovery import find_images, list_folder
-from foveate.data.formats import Format
+from foveate.data.formats import Fit, Format, Reading
 from foveate.data.formats._box_export import CopiedImage, copy_images, unsupported_notes
 from foveate.data.formats._box_table import BoxTableBuilder, is_file
+from foveate.data.formats._yolo_plain import PlainYolo, find_plain_yolo
 from foveate.data.issues import skip_and_record
 from foveate.data.split_names import split_from_name
 from foveate.errors import DataError, did_you_mean
+from foveate.predictions import Boxes
 from foveate.types import Issue, IssueKind, Split, Table, remark
 from foveate.utils.paths import printable
 from foveate.utils.safe_yaml import parse_yaml
@@ -38,6 +42,7 @@ _KNOWN_KEYS = frozenset({"path", "names", "nc", "kpt_shape"})
 _SPLITS: tuple[Split, ...] = ("train", "val", "test")
 
 _OUTLINES = IssueKind("yolo_outlines", "outlines, replaced by their bounding boxes")
+_OBB = IssueKind("yolo_oriented_boxes", "oriented boxes, replaced by the upright boxes around them")
 _NO_LABELS = IssueKind(
     "yolo_no_labels", "images without a label file, read as images without objects"
 )
@@ -46,14 +51,17 @@ _NO_LABELS = IssueKind(
 class Yolo(Format):
     """The format of the YOLO family of detectors."""
 
-    summary: ClassVar[str] = "YOLO labels with a data.yaml"
+    summary: ClassVar[str] = "YOLO labels"
+    target: ClassVar[type | None] = Boxes
 
-    def sniff(self, path: Path) -> bool:
-        """A YAML file with classes and images, or a folder with exactly one."""
+    def sniff(self, path: Path) -> Reading | None:
+        """A YAML file with classes and images, a folder with exactly one, or with plain labels."""
         try:
-            return len(_yaml_files(path)) == 1
+            count = len(_yaml_files(path))
+            plain = find_plain_yolo(path) if not count and path.is_dir() else None
+            return Reading(Fit.STATED) if count == 1 or plain else None
         except (DataError, OSError):
-            return False
+            return None
 
     def read(self, path: Path) -> Table:
         """Read all images that data.yaml names.
@@ -62,9 +70,12 @@ class Yolo(Format):
             DataError: data.yaml or a label is faulty, or there are no images, labels or valid
                 boxes.
         """
+        plain = find_plain_yolo(path) if path.is_dir() and not _yaml_files(path) else None
+        if plain:
+            return _read_plain(plain)
         file = _yaml_file_at(path)
         content = _read_yaml(file)
-        names, builder = _class_names(content, file), BoxTableBuilder(file.parent)
+        names, builder = _class_names(content, file), _Builder(file.parent)
         builder.notes += _ignored_notes(content, names, file)
         images = list(_find_images(content, file, builder))
         labels = {image: _label_file(image) for image, _ in images}
@@ -79,7 +90,7 @@ class Yolo(Format):
         for image, split in images:
             with skip_and_record():
                 _add_image(image, labels[image], split, names, "kpt_shape" in content, builder)
-        return builder.build(names.values(), "yolo")
+        return builder.build_yolo(names.values())
 
     def write(self, table: Table, folder: Path) -> tuple[Issue, ...]:
         """Write data.yaml, images/, labels/ and lists of images train.txt, val.txt, test.txt."""
@@ -102,6 +113,35 @@ class Yolo(Format):
         text = yaml.safe_dump(content, allow_unicode=True, sort_keys=False)
         (folder / "data.yaml").write_text(text, encoding="utf-8")
         return tuple(notes)
+
+
+class _Builder(BoxTableBuilder):
+    """Remembers outlines, too: the number of corners of each, by image."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root)
+        self.outlines: dict[str, list[int]] = {}
+
+    def build_yolo(self, classes: Iterable[str]) -> Table:
+        """Return the table: with masks, if every object has an outline that is no oriented box."""
+        oriented = {count for counts in self.outlines.values() for count in counts} == {4}
+        if oriented:
+            self.drop_masks()
+        self.require_all_masks()
+        targets = [sample.target for sample in self.samples.values()]
+        if not any(isinstance(target, Boxes) and target.masks for target in targets):
+            for key, counts in self.outlines.items():
+                self.log.add(_OBB if oriented else _OUTLINES, key, len(counts))
+        return self.build(classes, "yolo")
+
+
+def _read_plain(plain: PlainYolo) -> Table:
+    """Read a dataset without a data.yaml."""
+    names, splits, builder = plain.class_names(), plain.splits(), _Builder(plain.root)
+    for image, label in plain.pairs:
+        with skip_and_record():
+            _add_image(image, label, splits.get(image), names, False, builder)
+    return builder.build_yolo(names.values())
 
 
 # --- data.yaml
@@ -294,26 +334,27 @@ def _default_label_file(image: Path) -> Path:
 def _add_image(
     image: Path,
     labels: Path | None,
-    split: Split,
+    split: Split | None,
     names: dict[int, str],
     has_keypoints: bool,
-    builder: BoxTableBuilder,
+    builder: _Builder,
 ) -> None:
     size = builder.measure(image)
     if size is None:
         return
-    raw, outlines = RawBoxes(), 0
+    raw = RawBoxes()
     for number, line in enumerate(_read_text(labels).splitlines() if labels else [], start=1):
         with skip_and_record():
             if line.strip():
                 where = f"{printable(labels or image)}, line {number}"
                 values = _parse_label(line, names, has_keypoints, where)
-                outlines += len(values) > 5
-                raw.add(_to_corners(values[1:], size), names[int(values[0])])
+                outline = _to_outline(values[1:], size)
+                if outline:
+                    builder.outlines.setdefault(builder.key(image), []).append(len(outline) // 2)
+                corners = _to_corners(values[1:], size)
+                raw.add(corners, names[int(values[0])], mask=outline and [outline])
     if labels is None:
         builder.log.add(_NO_LABELS, builder.key(image))
-    if outlines:
-        builder.log.add(_OUTLINES, builder.key(image), outlines)
     builder.add_image(image, raw, split, stated_size=size)
 
 
@@ -364,6 +405,13 @@ def _to_corners(values: list[float], size: tuple[int, int]) -> tuple[float, floa
         )
     xs, ys = values[::2], values[1::2]
     return min(xs) * width, min(ys) * height, max(xs) * width, max(ys) * height
+
+
+def _to_outline(values: list[float], size: tuple[int, int]) -> list[float] | None:
+    """Fractions -> x, y, x, y, ... in pixels; None for a box, or an outline with a NaN."""
+    if len(values) == 4 or any(map(math.isnan, values)):
+        return None
+    return [value * size[1 - index % 2] for index, value in enumerate(values)]
 
 
 def _to_lines(image: CopiedImage, classes: tuple[str, ...]) -> Iterator[str]:

@@ -1,0 +1,220 @@
+"""Rows of tables that name images: where these are, and what the rows say about all of them."""
+
+from __future__ import annotations
+
+import os
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from foveate.data.discovery import find_images
+from foveate.data.issues import quoted
+from foveate.data.records import (
+    ALIASES,
+    Record,
+    cell_text,
+    is_table,
+    not_a_table,
+    other_columns,
+    read_records,
+    row_location,
+)
+from foveate.data.split_names import split_from_name
+from foveate.errors import DataError
+from foveate.messages import Message
+from foveate.types import Issue, IssueKind, Location, Sample, Split, remark
+from foveate.utils.paths import printable
+
+MISSING = IssueKind("missing_images_of_rows", "missing images, dropped with their rows", "error")
+
+
+@dataclass(frozen=True)
+class ImageRow:
+    """What every row tells about its image.
+
+    Attributes:
+        number: As in Record.
+        path: The image file.
+        key: Its name, as in Sample.
+        split: The split that the row states.
+        group: The group that the row states.
+    """
+
+    number: int
+    path: Path
+    key: str
+    split: Split | None
+    group: str | None
+
+
+Row = TypeVar("Row", bound=ImageRow)
+
+
+class ImageFinder:
+    """Finds the images that the rows of a table name.
+
+    A name leads to a file relative to the table; or else to the only image below the table's folder
+    that has this name, with or without its extension, in any Unicode normalization. So files may
+    have moved, and ids need no extension.
+
+    Args:
+        table: The table.
+        root: Keys are relative to it; the folder of the table by default.
+    """
+
+    def __init__(self, table: Path, root: Path | None = None) -> None:
+        self.table, self.by_name = table, 0
+        self._folder = Path(os.path.normpath(table.parent))
+        self._root = Path(os.path.normpath(root)) if root else self._folder
+        self._index: dict[str, Path | None] | None = None
+
+    def fields(self, record: Record) -> tuple[int, Path, str, Split | None, str | None]:
+        """Return the fields of an `ImageRow`.
+
+        Raises:
+            DataError: The row names no image, or an unknown split.
+        """
+        path, key = self.find(record.cells["path"], record.number)
+        split = parse_split(record.cells.get("split"), row_location(self.table, record.number))
+        return record.number, path, key, split, cell_text(record.cells.get("group")) or None
+
+    def find(self, cell: object, number: int) -> tuple[Path, str]:
+        """Return the path of the image that a row names, and its key.
+
+        Args:
+            cell: The path or name.
+            number: The row, for messages.
+
+        Raises:
+            DataError: The cell is empty, or neither text nor a whole number.
+        """
+        name = str(cell) if isinstance(cell, int) and not isinstance(cell, bool) else cell
+        if not isinstance(name, str) or not name.strip():
+            raise DataError(
+                "the row names no image",
+                where=row_location(self.table, number),
+                why=f"its path is {str(cell)[:80]!r}",
+                hint="fill in the path, or delete the row",
+                id="row_without_image",
+            )
+        path = Path(os.path.normpath(self._folder / name.strip()))
+        if not path.is_file():
+            path = self._by_name(name.strip()) or path
+        inside = path.is_relative_to(self._root)
+        return path, printable(path.relative_to(self._root) if inside else path)
+
+    def notes(self) -> list[Issue]:
+        """Return a note on images that were found by their names alone."""
+        if not self.by_name:
+            return []
+        text = "{count:image was|images were} found by name, not at the stated path"
+        return [remark("images_found_by_name", text, count=self.by_name)]
+
+    def _by_name(self, name: str) -> Path | None:
+        if self._index is None:
+            self._index = _index_images(self._folder)
+        last = _fold_name(name.replace("\\", "/").rpartition("/")[2])
+        path = self._index.get(last)
+        self.by_name += path is not None and "." in last
+        return path
+
+
+def _index_images(folder: Path) -> dict[str, Path | None]:
+    """The images below a folder, by names with and without extension; None for one that several
+    have.
+    """
+    index: dict[str, Path | None] = {}
+    for path in find_images(folder):
+        for name in {_fold_name(path.name), _fold_name(path.stem)}:
+            index[name] = None if name in index else path
+    return index
+
+
+def _fold_name(name: str) -> str:
+    return unicodedata.normalize("NFC", name)
+
+
+def parse_split(cell: object, where: str) -> Split | None:
+    """Return the split that a cell names; None for an empty cell.
+
+    Raises:
+        DataError: The cell is not the name of a split.
+    """
+    name = cell_text(cell)
+    split = split_from_name(name)
+    if name and split is None:
+        raise DataError(
+            f"no split is called {name!r}",
+            where=where,
+            hint="write one of: train, val, test",
+            id="unknown_split",
+        )
+    return split
+
+
+def read_attributes(path: Path) -> dict[Path, dict[str, str]]:
+    """Read what else a table tells about its images: all columns that are not standard ones.
+
+    Returns:
+        Image path -> column -> cell as text.
+
+    Raises:
+        DataError: It is not a table, or has no further column.
+    """
+    if not is_table(path):
+        raise not_a_table(path)
+    names = [] if path.suffix.lower() == ".parquet" else other_columns(path)
+    if not names:
+        raise DataError(
+            "the table has no columns besides the standard ones",
+            where=printable(path),
+            hint="give a .csv, .tsv or .jsonl with the column path and others, such as site or age",
+        )
+    aliases = {"path": ALIASES["path"], **{name: (name,) for name in names}}
+    attributes: dict[Path, dict[str, str]] = {}
+    finder = ImageFinder(path)
+    for record in read_records(path, aliases, ("path",)):
+        image, _ = finder.find(record.cells["path"], record.number)
+        attributes[image] = {name: cell_text(record.cells.get(name)) for name in names}
+    return attributes
+
+
+def drop_missing(rows: list[Row], table: Path, notes: list[Issue]) -> list[Row]:
+    """Return the rows whose image exists; add a note on the others.
+
+    Raises:
+        DataError: Not one image exists.
+    """
+    missing = [row for row in rows if not row.path.is_file()]
+    examples = quoted([row.key for row in missing])
+    if len(missing) == len(rows):
+        raise DataError(
+            "the images of the table do not exist",
+            where=printable(table),
+            why=f"none of {len(rows)} paths leads to a file: {examples}",
+            hint=f"paths are relative to the folder of the table, {printable(table.parent)!r}",
+            id="missing_table_images",
+        )
+    if missing:
+        message = Message(
+            "issues.missing_images_of_rows.note",
+            "{count} of {total:image|images} are missing and dropped: {names}",
+            count=len(missing),
+            total=len(rows),
+            names=examples,
+        )
+        locations = tuple(Location(row.key, row_location(table, row.number)) for row in missing)
+        notes.append(Issue(MISSING, message, len(missing), locations))
+    missing_keys = {row.key for row in missing}
+    return [row for row in rows if row.key not in missing_keys]
+
+
+def partial_split_notes(rows: Sequence[ImageRow | Sample]) -> list[Issue]:
+    """Return a note if some images state a split and others do not."""
+    count = sum(row.split is None for row in rows)
+    if not 0 < count < len(rows):
+        return []
+    text = "{count} of {total:image|images} state no split"
+    return [remark("partial_split", text, count=count, total=len(rows))]

@@ -1,0 +1,168 @@
+"""How a folder is meant, by its files: label files and masks beside images, masks in a folder of
+their own.
+
+What is found here speaks against reading the folders as classes, and for other formats.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import permutations
+from pathlib import Path
+
+import numpy as np
+
+from foveate.data.discovery import EXTENSIONS, walk_folders
+from foveate.errors import BrokenImage
+from foveate.images.codec import read_image, read_index_mask
+
+LABEL_EXTENSIONS = (".txt", ".xml", ".json")
+MASK_SUFFIX = re.compile(
+    r"[ _.-](?:mask|masks|seg|segmentation|gt|groundtruth|label|labels|annotation|annot|l)"
+    r"(?:[ _-]?\d{1,3})?$",
+    re.IGNORECASE,
+)
+_MAX_COMPARED = 8  # folders that may be masks of each other
+_SAMPLE = 6  # pairs of images that are opened
+_COMMON = 0.8  # share of names that an image folder and its mask folder have in common
+_MAX_MASK_VALUES = 32  # different values in a mask
+_MIN_IMAGE_VALUES = 64  # different values in a photograph; drawings may have fewer
+
+
+@dataclass
+class Beside:
+    """How many images have a certain file beside them, and the first such pair."""
+
+    count: int = 0
+    image: str = ""
+    file: str = ""
+
+    def add(self, image: Path, file: Path, root: Path) -> None:
+        """Count an image and the file beside it."""
+        self.count += 1
+        if self.count == 1:
+            self.image, self.file = (path.relative_to(root).as_posix() for path in (image, file))
+
+
+@dataclass
+class Survey:
+    """What lies beside the images of a folder.
+
+    Attributes:
+        images: Number of images that are no masks of others.
+        labels: By extension, the images with a file of the same name and this extension.
+        masks: The images with a mask of nearly the same name: a.jpg and a_mask.png.
+    """
+
+    images: int = 0
+    labels: dict[str, Beside] = field(
+        default_factory=lambda: {extension: Beside() for extension in LABEL_EXTENSIONS}
+    )
+    masks: Beside = field(default_factory=Beside)
+
+    def share(self, beside: Beside) -> float:
+        """Share of the images that have such a file, in [0, 1]."""
+        return beside.count / max(self.images, 1)
+
+
+def survey_folder(root: Path) -> Survey:
+    """Survey the images below a folder; no file is opened.
+
+    Raises:
+        DataError: A folder cannot be listed.
+    """
+    survey = Survey()
+    for folder, names in walk_folders(root):
+        _survey_names(folder, names, root, survey)
+    return survey
+
+
+def _survey_names(folder: Path, names: Sequence[str], root: Path, survey: Survey) -> None:
+    stems = list(_image_stems(names))
+    images, masks = dict(stems), masks_by_image(names)
+    survey.images += len(stems) - sum(map(len, masks.values()))
+    for image, own in masks.items():
+        survey.masks.add(folder / image, folder / own[0], root)
+    for name in names:
+        stem, dot, extension = name.rpartition(".")
+        beside = survey.labels.get(dot + extension.lower())
+        if beside is not None and stem in images:
+            beside.add(folder / images[stem], folder / name, root)
+
+
+def masks_by_image(names: Iterable[str]) -> dict[str, list[str]]:
+    """Return which images of a folder are masks of others by their names.
+
+    Args:
+        names: The names of its files.
+
+    Returns:
+        The name of an image -> names of its masks: {'a.jpg': ['a_mask.png', 'a_mask_1.png']}.
+    """
+    by_stem = dict(_image_stems(names))
+    masks: dict[str, list[str]] = {}
+    for stem, name in by_stem.items():
+        base = MASK_SUFFIX.sub("", stem)
+        if base != stem and base in by_stem:
+            masks.setdefault(by_stem[base], []).append(name)
+    return masks
+
+
+def _image_stems(names: Iterable[str]) -> Iterator[tuple[str, str]]:
+    """Yield the images among file names, after their names without extension."""
+    for name in names:
+        stem, dot, extension = name.rpartition(".")
+        if dot + extension.lower() in EXTENSIONS:
+            yield stem, name
+
+
+def find_mask_folder(folders: Sequence[Path]) -> tuple[Path, Path] | None:
+    """Return a folder of images and one of their masks among folders that may be classes.
+
+    Their files have the same names and sizes, and those of one hold few different values, while
+    those of the other look like photographs. A few pairs are opened.
+    """
+    if not 2 <= len(folders) <= _MAX_COMPARED:
+        return None
+    stems = {folder: _stems(folder) for folder in folders}
+    for images, masks in permutations(folders, 2):
+        common = sorted(stems[images].keys() & stems[masks].keys())
+        most = max(len(stems[images]), len(stems[masks]))
+        if len(common) >= max(2, _COMMON * most):
+            step = max(1, len(common) // _SAMPLE)
+            pairs = [(stems[images][stem], stems[masks][stem]) for stem in common[::step]]
+            if all(_is_mask_of(mask, image) for image, mask in pairs[:_SAMPLE]):
+                return images, masks
+    return None
+
+
+def _stems(folder: Path) -> dict[str, Path]:
+    """The images below a folder, by their paths without extension and mask suffix."""
+    return {
+        MASK_SUFFIX.sub("", str(inner.relative_to(folder) / stem)): inner / name
+        for inner, names in walk_folders(folder)
+        for stem, name in _image_stems(names)
+    }
+
+
+def _is_mask_of(mask: Path, image: Path) -> bool:
+    try:
+        pixels = read_image(image)[0]
+        values = _mask_values(mask)
+    except BrokenImage:
+        return False
+    return (
+        values.shape == pixels.shape[:2]
+        and len(np.unique(values)) <= _MAX_MASK_VALUES
+        and len(np.unique(pixels)) >= _MIN_IMAGE_VALUES
+    )
+
+
+def _mask_values(mask: Path) -> np.ndarray:
+    try:
+        return read_index_mask(mask)
+    except BrokenImage:  # in color
+        red, green, blue = np.moveaxis(read_image(mask)[0].astype(np.int64), -1, 0)
+        return np.asarray(red << 16 | green << 8 | blue)
