@@ -335,7 +335,7 @@ def test_t28_a_folder_without_permission_is_named_and_the_rest_is_read():
         shutil.rmtree(base)
     assert list(locations_of(result, "unlistable_folder").values()) == ["Permission denied"]
     assert next(iter(locations_of(result, "unlistable_folder"))).endswith("cow")
-    assert set(locations_of(result, "undecodable_image")) == {"dog/3.png"}
+    assert set(locations_of(result, "unreadable_image")) == {"dog/3.png"}
     assert result.images == 20
 
 

@@ -254,7 +254,7 @@ def test_without_the_extra_clip_is_not_listed(family, monkeypatch):
         monkeypatch.setattr(f"foveate.modeling.backbones.{module}.find_spec", lambda name: None)
     assert family.names() == []
     assert models("test_resnet").more == 0
-    with pytest.raises(MissingExtra, match=r"foveate\[clip\]"):
+    with pytest.raises(MissingExtra, match=r"\.\[clip\]"):
         family.open("clip:ViT-B-32", "none")
 
 

@@ -342,7 +342,7 @@ def test_classes_made_of_other_classes_are_warned_about(tmp_path):
     [
         (["1.5", "2.25", "3"], "numbers with decimals"),
         ([str(number) for number in range(21)], "amounts rather than classes"),
-        (['{""a"": 1}', "x", "y"], "JSON objects"),
+        (['{""a"": 1}', '{""a"": 2}', "y"], "JSON objects"),
         (
             [f"a sentence about {number}" for number in range(20)],
             "20 of the first 20 labels differ",

@@ -187,4 +187,4 @@ def test_reasons_of_decisions_are_stored_in_english_and_can_be_translated(run):
     assert [row["reason"] for row in rows] == ["18 steps: too short", "as it is"]
     first, second = run.decisions()
     assert (first.reason, second.reason) == (steps, "as it is")
-    assert first.reason.in_language("zh") == "18 步：太短，数据增强无益"
+    assert first.reason.in_language("zh") == "18 步：太少，数据增强无益"

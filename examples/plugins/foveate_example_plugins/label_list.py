@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import ClassVar
 
-from foveate.data.formats import Format
+from foveate.data.formats import Fit, Format, Reading
 from foveate.errors import DataError
 from foveate.predictions import Labels
 from foveate.types import Sample, Table
@@ -13,9 +13,10 @@ from foveate.types import Sample, Table
 
 class LabelList(Format):
     summary: ClassVar[str] = "images listed in labels.txt"
+    target: ClassVar[type | None] = Labels
 
-    def sniff(self, path: Path) -> bool:
-        return (path / "labels.txt").is_file()
+    def sniff(self, path: Path) -> Reading | None:
+        return Reading(Fit.STATED) if (path / "labels.txt").is_file() else None
 
     def read(self, path: Path) -> Table:
         samples = []

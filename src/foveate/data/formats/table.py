@@ -133,7 +133,7 @@ def _doubts(cells: list[Any]) -> Iterator[str]:
     texts = [text for cell in cells if (text := cell_text(cell))]
     different = sorted(set(texts))
     examples = ", ".join(repr(text[:40]) for text in different[:2])
-    if any(text.startswith("{") for text in texts):
+    if 2 * sum(text.startswith("{") for text in texts) > len(texts):
         yield f"the labels are JSON objects, such as {examples}"
         return
     numbers = [number for text in different if (number := _number(text)) is not None]
