@@ -24,6 +24,7 @@ MASK_SUFFIX = re.compile(
     r"(?:[ _-]?\d{1,3})?$",
     re.IGNORECASE,
 )
+MANY_LABELS = 0.5  # share of images with a label file beside them from which these are labels
 _MAX_COMPARED = 8  # folders that may be masks of each other
 _SAMPLE = 6  # pairs of images that are opened
 _COMMON = 0.8  # share of names that an image folder and its mask folder have in common

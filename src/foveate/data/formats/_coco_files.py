@@ -48,6 +48,23 @@ def annotation_files(path: Path) -> list[Path]:
     return sorted(files, key=lambda file: (SPLIT_ORDER.index(split_of_file(file)), file))
 
 
+def require_annotation_files(path: Path) -> list[Path]:
+    """Return the file at a path, whatever it contains, or the annotation files of a folder.
+
+    Raises:
+        DataError: The folder has none, or cannot be listed.
+    """
+    files = [path] if path.is_file() else annotation_files(path)
+    if not files:
+        raise DataError(
+            "there are no COCO annotations in this folder",
+            where=printable(path),
+            hint="give the .json file itself",
+            id="coco_no_annotations",
+        )
+    return files
+
+
 def _is_annotations(file: Path) -> bool:
     if file.suffix.lower() != ".json" or not file.is_file() or file.stem.startswith(_OTHER_TASKS):
         return False

@@ -18,7 +18,6 @@ from foveate.types import Split
 from foveate.utils.paths import printable
 
 NAME_FILES = ("classes.txt", "obj.names", "_darknet.labels")
-_LABEL_FOLDER, _IMAGE_FOLDER = "labels", "images"
 _MAX_LABEL_BYTES = 65_536  # that are read to recognize a label
 _SAMPLE = 5  # labels that are opened to recognize the format
 
@@ -84,16 +83,23 @@ def find_plain_yolo(root: Path) -> PlainYolo | None:
     return PlainYolo(root, _one_of(name_files), pairs)
 
 
+def default_label_file(image: Path) -> Path:
+    """Return the label file of an image: a/images/b/1.jpg -> a/labels/b/1.txt.
+
+    The last folder `images` counts, as in Ultralytics.
+    """
+    parts = list(image.parts)
+    for index in reversed(range(len(parts) - 1)):
+        if parts[index] == "images":
+            parts[index] = "labels"
+            break
+    return Path(*parts).with_suffix(".txt")
+
+
 def _label_of(image: Path, texts: dict[Path, Path]) -> Path | None:
     """The label beside an image, or in the folder `labels` for its folder `images`."""
-    stem = image.with_suffix("")
-    beside = texts.get(stem)
-    if beside or _IMAGE_FOLDER not in stem.parts[:-1]:
-        return beside
-    parts = list(stem.parts)
-    index = len(parts) - 2 - parts[-2::-1].index(_IMAGE_FOLDER)  # the last one
-    parts[index] = _LABEL_FOLDER
-    return texts.get(Path(*parts))
+    stems = image.with_suffix(""), default_label_file(image).with_suffix("")
+    return next((texts[stem] for stem in stems if stem in texts), None)
 
 
 def _are_yolo(labels: list[Path]) -> bool:

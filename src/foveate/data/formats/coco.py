@@ -28,6 +28,7 @@ from foveate.data.formats._coco_files import (
     image_folders,
     image_path,
     read_lists,
+    require_annotation_files,
     root_of,
     split_of_file,
     stated_size,
@@ -76,16 +77,12 @@ class Coco(Format):
         Raises:
             DataError: A file is not COCO annotations, an entry is faulty, or there is no valid box.
         """
-        files = annotation_files(path) or [path]
-        if path.is_dir() and files == [path]:
-            raise DataError(
-                "there are no COCO annotations in this folder",
-                where=printable(path),
-                hint="give the .json file itself",
-                id="coco_no_annotations",
-            )
         builder = BoxTableBuilder(root_of(path))
-        classes = [name for file in files for name in _File(file, builder).add_images()]
+        classes = [
+            name
+            for file in require_annotation_files(path)
+            for name in _File(file, builder).add_images()
+        ]
         builder.require_all_masks()
         return builder.build(classes, "coco")
 

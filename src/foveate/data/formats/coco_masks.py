@@ -15,21 +15,22 @@ from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
-import numpy as np
-
 from foveate.data.formats import Fit, Format, Reading
 from foveate.data.formats._box_table import is_file
 from foveate.data.formats._coco_files import (
     Entry,
-    annotation_files,
     category_names,
     id_in,
     image_folders,
     image_path,
     read_lists,
+    require_annotation_files,
     split_of_file,
     stated_size,
 )
+from foveate.data.formats._mask_values import BACKGROUND
+from foveate.data.formats._painting import paint_image
+from foveate.data.formats.coco import Coco
 from foveate.data.issues import quoted, skip_and_record
 from foveate.errors import BrokenImage, DataError
 from foveate.images.codec import read_size
@@ -37,17 +38,11 @@ from foveate.messages import Message
 from foveate.predictions import Regions
 from foveate.types import Issue, IssueKind, Location, Sample, Table, remark
 from foveate.utils.paths import printable
-from foveate.utils.rle import decode_rle, nested_polygons, parse_segmentation
 
-_BACKGROUND = "background"
 _MISSING = IssueKind("missing_images_of_masks", "missing images, dropped with their masks", "error")
 _BOX_ONLY = IssueKind(
     "object_without_mask", "objects with a box only, which count as background", "warning"
 )
-
-Shape = tuple[int, Any]
-"""A class index, and COCO's segmentation of an object: polygons [[x0, y0, ...], ...], or run
-lengths {'size': [H, W], 'counts': text or numbers}."""
 
 
 class CocoMasks(Format):
@@ -58,10 +53,7 @@ class CocoMasks(Format):
 
     def sniff(self, path: Path) -> Reading | None:
         """A file of COCO, which is read as boxes unless masks are wanted."""
-        try:
-            return Reading(Fit.POSSIBLE) if annotation_files(path) else None
-        except (DataError, OSError):
-            return None
+        return Reading(Fit.POSSIBLE) if Coco().sniff(path) else None
 
     def read(self, path: Path) -> Table:
         """Read one file, or all files of a folder; of the images only headers.
@@ -70,7 +62,7 @@ class CocoMasks(Format):
             DataError: A file is not COCO annotations, an annotation is faulty, or there are no
                 masks or no images.
         """
-        files = [_File(file) for file in _annotation_files(path)]
+        files = [_File(file) for file in require_annotation_files(path)]
         used = {file.class_of(entry) for file in files for entry in file.objects()}
         if not used:
             raise DataError(
@@ -80,8 +72,8 @@ class CocoMasks(Format):
                 id="no_object_mask",
             )
         names = dict.fromkeys(name for file in files for name in file.names.values())
-        names.pop(_BACKGROUND, None)
-        classes = (_BACKGROUND, *(name for name in names if name in used))
+        names.pop(BACKGROUND, None)
+        classes = (BACKGROUND, *(name for name in names if name in used))
         text = "no object is a {name}: the class is left out"
         notes = [
             remark("class_without_objects", text, name=repr(name))
@@ -101,18 +93,6 @@ class CocoMasks(Format):
         notes += [note for file in files for note in file.notes]
         ordered = tuple(sorted(samples, key=lambda sample: sample.key))
         return Table(ordered, classes, "coco_masks", root, notes=tuple(notes))
-
-
-def _annotation_files(path: Path) -> list[Path]:
-    files = [path] if path.is_file() else annotation_files(path)
-    if not files:
-        raise DataError(
-            "there are no COCO annotations in this folder",
-            where=printable(path),
-            hint="give the .json file itself",
-            id="coco_no_annotations",
-        )
-    return files
 
 
 class _File:
@@ -210,7 +190,7 @@ class _File:
             (classes.index(self.class_of(entry)), entry["segmentation"]) for entry in entries
         )
         key = printable(path.relative_to(root) if path.is_relative_to(root) else path)
-        mask = partial(_paint_file, shapes, size, path, f"{self.where}, {key}")
+        mask = partial(paint_image, shapes, size, path, f"{self.where}, {key}")
         return Sample(path, key, Regions(mask), split_of_file(self.path))
 
 
@@ -233,51 +213,3 @@ def _require_size(path: Path, size: tuple[int, int]) -> None:
             f" {size[1]} x {size[0]} px",
             id="coco_size_differs",
         )
-
-
-def _paint_file(
-    shapes: tuple[Shape, ...], size: tuple[int, int] | None, path: Path, where: str
-) -> np.ndarray:
-    """As `paint`; `size` None: that of the image file, which its annotations do not state."""
-    return paint(shapes, size or read_size(path), where)
-
-
-def paint(shapes: tuple[Shape, ...], size: tuple[int, int], where: str) -> np.ndarray:
-    """Paint objects over each other.
-
-    Args:
-        shapes: The objects; later ones cover earlier ones.
-        size: (H, W) of the image.
-        where: The image, for messages.
-
-    Returns:
-        (H, W) int64 class indices, 0 where there is no object.
-
-    Raises:
-        DataError: A segmentation does not fit the image.
-    """
-    mask = np.zeros(size, dtype=np.int64)
-    for index, segmentation in shapes:
-        try:
-            mask[_inside(segmentation, size)] = index
-        except (ValueError, TypeError, KeyError, IndexError, OverflowError) as error:
-            raise DataError(
-                "an object of the image cannot be painted",
-                where=where,
-                why=f"its segmentation does not fit an image of {size[1]} x {size[0]} px: {error}",
-                id="coco_invalid_segmentation",
-            ) from None
-    return mask
-
-
-def _inside(segmentation: Any, size: tuple[int, int]) -> np.ndarray:
-    """(H, W) bool. Polygons with fewer than three corners have no area."""
-    segmentation = nested_polygons(segmentation)
-    if isinstance(segmentation, list):
-        segmentation = [polygon for polygon in segmentation if len(polygon) >= 6]
-        if not segmentation:
-            return np.zeros(size, dtype=bool)
-    runs = parse_segmentation(segmentation, size)
-    if runs is None:
-        raise ValueError("it is neither polygons nor run lengths of this size")
-    return decode_rle(runs)

@@ -16,7 +16,7 @@ from foveate.data.formats import Fit, Format, Reading
 from foveate.data.formats._folder_names import parse_folder_name
 from foveate.data.issues import NO_TRAINING_IMAGES, SIMILAR_NAMES
 from foveate.data.split_names import is_part_name, split_from_name, split_in_name
-from foveate.data.survey import find_mask_folder, masks_by_image, survey_folder
+from foveate.data.survey import MANY_LABELS, find_mask_folder, masks_by_image, survey_folder
 from foveate.errors import DataError
 from foveate.messages import Message, counted
 from foveate.predictions import Labels
@@ -29,7 +29,7 @@ _DESCRIPTIONS = (
     *("boxes.csv", "_annotations.coco.json"),
 )
 _DESCRIPTION_EXTENSIONS = (".yaml", ".yml", ".json")
-_MANY_LABELS, _MANY_MASKS = 0.5, 0.2  # shares of images with such a file beside them
+_MANY_MASKS = 0.2  # share of images with a mask beside them
 _MANY_CLASSES = 10  # with fewer, a class may well have one image
 _MIN_IMAGES_PER_CLASS = 1.5
 _ORDER: tuple[Split | None, ...] = (None, "train", "val", "test")
@@ -123,17 +123,23 @@ def _class_parents(root: Path) -> list[_ClassParent]:
     'training_set', count if these folders have the same classes.
     """
     children = [child for child in list_folder(root) if child.is_dir() and holds_images(child)]
-    splits = {child: split for child in children if (split := split_from_name(child.name))}
-    if splits and len(splits) < len(children) and len(set(splits.values())) < 2:
-        splits = {}
-    if len(splits) < len(children):
-        named = {child: split for child in children if (split := split_in_name(child.name))}
-        if len(named) > len(splits) and len(named) > 1 and _have_same_classes(named):
-            splits = named
-    if splits:
-        parents = [_class_parent(_unwrap(child), split) for child, split in splits.items()]
-        return sorted(parents, key=lambda parent: _ORDER.index(parent.split))
-    return [_class_parent(root, None)]
+    splits = _split_folders(children)
+    if not splits:
+        return [_class_parent(root, None)]
+    parents = [_class_parent(_unwrap(child), split) for child, split in splits.items()]
+    return sorted(parents, key=lambda parent: _ORDER.index(parent.split))
+
+
+def _split_folders(folders: list[Path]) -> dict[Path, Split]:
+    """The folders that stand for a split; empty if that is not what they are."""
+    named = {folder: split for folder in folders if (split := split_from_name(folder.name))}
+    if named and len(named) == len(folders):
+        return named
+    speaking = {folder: split for folder in folders if (split := split_in_name(folder.name))}
+    stated = named if len(set(named.values())) > 1 else {}
+    if len(speaking) > max(len(stated), 1) and _have_same_classes(speaking):
+        return speaking
+    return stated
 
 
 def _have_same_classes(folders: Iterable[Path]) -> bool:
@@ -202,7 +208,7 @@ def _doubts(root: Path, parents: list[_ClassParent]) -> Iterator[str]:
     survey = survey_folder(root)
     images = counted(survey.images, "image", "images")
     for extension, beside in survey.labels.items():
-        if survey.share(beside) >= _MANY_LABELS:
+        if survey.share(beside) >= MANY_LABELS:
             yield (
                 f"{beside.count} of {images} have a {extension} file of the same name beside them"
                 f" ({beside.file}), as labels of objects do"

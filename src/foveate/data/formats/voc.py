@@ -24,7 +24,7 @@ from foveate.data.formats._box_export import CopiedImage, copy_images, write_cla
 from foveate.data.formats._box_table import NO_BOX, BoxTableBuilder, order_classes
 from foveate.data.issues import skip_and_record
 from foveate.data.split_names import split_in_folders
-from foveate.data.survey import survey_folder
+from foveate.data.survey import MANY_LABELS, survey_folder
 from foveate.errors import DataError
 from foveate.predictions import Boxes
 from foveate.types import Issue, IssueKind, Split, Table
@@ -140,7 +140,7 @@ def _has_annotations_beside(root: Path) -> bool:
         return False
     survey = survey_folder(root)
     beside = survey.labels[".xml"]
-    if survey.share(beside) < 0.5:
+    if survey.share(beside) < MANY_LABELS:
         return False
     with (root / beside.file).open("rb") as file:
         return b"<annotation" in file.read(_HEAD)

@@ -23,7 +23,7 @@ from foveate.data.discovery import find_images, list_folder
 from foveate.data.formats import Fit, Format, Reading
 from foveate.data.formats._box_export import CopiedImage, copy_images, unsupported_notes
 from foveate.data.formats._box_table import BoxTableBuilder, is_file
-from foveate.data.formats._yolo_plain import PlainYolo, find_plain_yolo
+from foveate.data.formats._yolo_plain import PlainYolo, default_label_file, find_plain_yolo
 from foveate.data.issues import skip_and_record
 from foveate.data.split_names import split_from_name
 from foveate.errors import DataError, did_you_mean
@@ -83,7 +83,7 @@ class Yolo(Format):
             raise DataError(
                 "no image has a label file",
                 where=printable(file),
-                why=f"there is no {printable(_default_label_file(images[0][0]))}, for example",
+                why=f"there is no {printable(default_label_file(images[0][0]))}, for example",
                 hint="put the labels of images/a.jpg into labels/a.txt",
                 id="yolo_no_label_file",
             )
@@ -106,7 +106,7 @@ class Yolo(Format):
                 (folder / f"{split}.txt").write_text(lines, encoding="utf-8")
                 content[split] = f"{split}.txt"
         for image in images:
-            file = folder / _default_label_file(Path("images", image.path))
+            file = folder / default_label_file(Path("images", image.path))
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_text("".join(_to_lines(image, table.classes)), encoding="utf-8")
         content["names"] = dict(enumerate(table.classes))
@@ -317,18 +317,8 @@ def _read_text(file: Path) -> str:
 
 
 def _label_file(image: Path) -> Path | None:
-    candidates = (_default_label_file(image), image.with_suffix(".txt"))
+    candidates = (default_label_file(image), image.with_suffix(".txt"))
     return next((file for file in candidates if is_file(file)), None)
-
-
-def _default_label_file(image: Path) -> Path:
-    """a/images/b/1.jpg -> a/labels/b/1.txt; the last folder `images` counts, as in Ultralytics."""
-    parts = list(image.parts)
-    for index in reversed(range(len(parts) - 1)):
-        if parts[index] == "images":
-            parts[index] = "labels"
-            break
-    return Path(*parts).with_suffix(".txt")
 
 
 def _add_image(

@@ -1,4 +1,4 @@
-"""YOLO outlines as a class for every pixel, painted as `coco_masks` does.
+"""YOLO outlines as a class for every pixel, painted as those of COCO.
 
 The same files contain boxes, and are read as such unless masks are wanted: `foveate fit DATA
 --task segment`, or `--format yolo_masks`.
@@ -11,18 +11,15 @@ from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
-import numpy as np
-
 from foveate.data.formats import Fit, Format, Reading
+from foveate.data.formats._mask_values import BACKGROUND
+from foveate.data.formats._painting import paint_image
 from foveate.data.formats.yolo import Yolo
 from foveate.errors import DataError
-from foveate.images.codec import read_size
 from foveate.predictions import Boxes, Regions
-from foveate.types import Table
+from foveate.types import Sample, Table
 from foveate.utils.paths import printable
-from foveate.utils.rle import RLE, decode_rle, rle_area
-
-_BACKGROUND = "background"
+from foveate.utils.rle import rle_area
 
 
 class YoloMasks(Format):
@@ -51,25 +48,19 @@ class YoloMasks(Format):
                 hint="to train on boxes, use --format yolo",
                 id="yolo_no_outlines",
             )
-        classes = (_BACKGROUND, *(name for name in table.classes if name != _BACKGROUND))
+        classes = (BACKGROUND, *(name for name in table.classes if name != BACKGROUND))
         samples = tuple(
-            replace(sample, target=_regions(Path(str(sample.path)), target, classes))
+            replace(sample, target=_regions(sample, target, classes))
             for sample, target in zip(table.samples, targets, strict=True)
         )
         return replace(table, samples=samples, classes=classes, format="yolo_masks")
 
 
-def _regions(image: Path, boxes: Boxes, classes: tuple[str, ...]) -> Regions:
-    masks = sorted(
-        zip(boxes.masks or (), boxes.names, strict=True), key=lambda pair: -rle_area(pair[0])
-    )
-    layers = tuple((classes.index(name), mask) for mask, name in masks)
-    return Regions(partial(_paint, layers, image))
-
-
-def _paint(layers: tuple[tuple[int, RLE], ...], image: Path) -> np.ndarray:
-    """(H, W) int64 class indices; later layers cover earlier ones, 0 where there is none."""
-    mask = np.zeros(layers[0][1]["size"] if layers else read_size(image), dtype=np.int64)
-    for index, rle in layers:
-        mask[decode_rle(rle)] = index
-    return mask
+def _regions(sample: Sample, boxes: Boxes, classes: tuple[str, ...]) -> Regions:
+    """The masks of an image, larger ones first, so that small objects remain visible."""
+    assert isinstance(sample.path, Path)
+    pairs = zip(boxes.names, boxes.masks or (), strict=True)
+    ordered = sorted(pairs, key=lambda pair: -rle_area(pair[1]))
+    shapes = tuple((classes.index(name), mask) for name, mask in ordered)
+    size = shapes[0][1]["size"] if shapes else None
+    return Regions(partial(paint_image, shapes, size, sample.path, sample.key))
