@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import io
 import json
 import os
@@ -323,3 +324,28 @@ sys.exit(cli._run({arguments!r}))
     return subprocess.run(
         [sys.executable, str(script)], capture_output=True, text=True, check=False
     )
+
+
+@contextlib.contextmanager
+def without_privileges() -> Iterator[None]:
+    """Let permissions count for an administrator too: this thread gives its capabilities up.
+
+    Changing to another user instead would close every folder above, such as a private `TMPDIR`.
+    """
+    if not hasattr(os, "geteuid"):
+        pytest.skip("needs POSIX permissions")
+    if os.geteuid() != 0:
+        yield
+        return
+    if not sys.platform.startswith("linux"):
+        pytest.skip("nothing is closed to the administrator")
+    libc = ctypes.CDLL(None, use_errno=True)
+    header = (ctypes.c_uint32 * 2)(0x20080522, 0)  # version 3 of capset(2), this thread
+    kept = (ctypes.c_uint32 * 6)()  # effective, permitted, inheritable; twice
+    assert libc.capget(header, kept) == 0
+    none_effective = (ctypes.c_uint32 * 6)(0, kept[1], kept[2], 0, kept[4], kept[5])
+    assert libc.capset(header, none_effective) == 0
+    try:
+        yield
+    finally:
+        assert libc.capset(header, kept) == 0

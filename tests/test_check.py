@@ -13,7 +13,6 @@ import json
 import os
 import shutil
 import struct
-import tempfile
 import tracemalloc
 import zlib
 from importlib.util import find_spec
@@ -45,6 +44,7 @@ from foveate.predictions import Labels
 from foveate.recipe import Recipe, recipe_from
 from foveate.training import estimate
 from foveate.types import Issue, IssueKind, Sample, remark
+from helpers import without_privileges
 
 
 def check_without_plan(data: Path, out: Path, **options) -> CheckResult:
@@ -314,25 +314,15 @@ def test_t28_what_a_listing_skips_is_reported(tmp_path):
     )  # the pipe and links to nowhere are no files
 
 
-@pytest.mark.skipif(not hasattr(os, "seteuid"), reason="needs POSIX permissions")
-def test_t28_a_folder_without_permission_is_named_and_the_rest_is_read():
-    base = Path(tempfile.mkdtemp())  # pytest's own folders are closed to others
+def test_t28_a_folder_without_permission_is_named_and_the_rest_is_read(tmp_path):
+    root = clean_folder(tmp_path / "data", ("cat", "dog", "cow"))
+    (root / "cow").chmod(0)
+    (root / "dog" / "3.png").chmod(0)
     try:
-        base.chmod(0o755)
-        root = clean_folder(base / "data", ("cat", "dog", "cow"))
-        (root / "cow").chmod(0)
-        (root / "dog" / "3.png").chmod(0)
-        (base / "out").mkdir(mode=0o777)
-        (base / "out").chmod(0o777)
-        own = os.geteuid()
-        os.seteuid(65534 if own == 0 else own)
-        try:
-            result = check_without_plan(root, base / "out" / "check")
-        finally:
-            os.seteuid(own)
-            (root / "cow").chmod(0o755)
+        with without_privileges():
+            result = check_without_plan(root, tmp_path / "check")
     finally:
-        shutil.rmtree(base)
+        (root / "cow").chmod(0o755)
     assert list(locations_of(result, "unlistable_folder").values()) == ["Permission denied"]
     assert next(iter(locations_of(result, "unlistable_folder"))).endswith("cow")
     assert set(locations_of(result, "unreadable_image")) == {"dog/3.png"}
