@@ -569,7 +569,7 @@ def test_predictions_as_files(tmp_path):
     regions = [ImageResult(path, Regions(mask), None, ("a", "b")) for path in paths]
     write_folder(boxes, "yolo", tmp_path / "yolo")
     assert (
-        tmp_path / "yolo" / "a-2.txt"
+        tmp_path / "yolo" / "other" / "a.txt"
     ).read_text() == "1 0.392857 0.400000 0.357143 0.400000 0.900000\n"
     write_folder(boxes, "coco", tmp_path / "coco")
     content = json.loads((tmp_path / "coco" / "predictions.json").read_text())
@@ -577,7 +577,7 @@ def test_predictions_as_files(tmp_path):
     write_folder(regions, "masks", tmp_path / "masks")
     assert (codec.read_index_mask(tmp_path / "masks" / "a.png") == mask).all()
     write_folder(regions, "images", tmp_path / "images")
-    assert len(list((tmp_path / "images").iterdir())) == 2
+    assert {path.name for path in (tmp_path / "images").iterdir()} == {"a.jpg", "other"}
     with pytest.raises(UsageError, match="already exists"):
         write_folder(boxes, "yolo", tmp_path / "yolo")
     with pytest.raises(UsageError, match="the format 'masks' cannot store"):

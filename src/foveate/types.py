@@ -80,6 +80,11 @@ class StoredImage(ABC):
         return None
 
 
+def content_of(image: Path | StoredImage) -> Path | bytes:
+    """Return what the decoder reads of an image."""
+    return image.content() if isinstance(image, StoredImage) else image
+
+
 @dataclass(frozen=True)
 class Sample:
     """One image and its annotation.
@@ -102,7 +107,7 @@ class Sample:
     @property
     def source(self) -> Path | bytes:
         """What the decoder reads."""
-        return self.path.content() if isinstance(self.path, StoredImage) else self.path
+        return content_of(self.path)
 
     @property
     def file(self) -> Path:

@@ -15,22 +15,29 @@ from pathlib import Path
 
 from foveate.data.issues import IssueLog, skip_and_record
 from foveate.errors import DataError, UsageError
+from foveate.images import dicom
+from foveate.images.nifti import VOLUME_EXTENSIONS
+from foveate.images.readers import ARCHIVE_EXTENSIONS, HEIC_EXTENSIONS, VIDEO_EXTENSIONS
 from foveate.types import IssueKind
 from foveate.utils.paths import did_you_mean_path, printable
 
 EXTENSIONS = frozenset(
     (
         *(".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".gif"),
-        *(".tif", ".tiff", ".webp", ".ppm", ".pgm", ".pbm"),
+        *(".tif", ".tiff", ".webp", ".ppm", ".pgm", ".pbm", ".jp2", ".j2k", ".avif"),
+        *HEIC_EXTENSIONS,
+        *dicom.EXTENSIONS,
+        *VOLUME_EXTENSIONS,
     )
 )
 _CLUTTER = frozenset({"__macosx", "thumbs.db", "desktop.ini", "@eadir"})  # of file managers
 _UNSUPPORTED = frozenset(
     (
-        *(".heic", ".heif", ".avif", ".jxl", ".jp2", ".tga", ".psd", ".exr", ".hdr", ".svg"),
-        *(".dcm", ".nii", ".raw", ".cr2", ".cr3", ".nef", ".arw", ".dng", ".orf", ".rw2"),
+        *(".jxl", ".tga", ".psd", ".exr", ".hdr", ".svg"),
+        *(".raw", ".cr2", ".cr3", ".nef", ".arw", ".dng", ".orf", ".rw2"),
     )
 )
+_OTHER_MEDIA = frozenset((*VIDEO_EXTENSIONS, *ARCHIVE_EXTENSIONS))
 _MAX_EXTENSIONS = 100  # that an inventory counts separately
 _MAX_REMEMBERED = 500_000  # entries of folders, about 100 MB
 
@@ -120,8 +127,33 @@ def walk_folders(root: Path) -> Iterator[tuple[Path, list[str]]]:
 
 
 def is_image(path: Path) -> bool:
-    """Whether a file has the extension of an image; it is not opened."""
-    return path.suffix.lower() in EXTENSIONS
+    """Whether a file has the extension of an image.
+
+    Only files without an extension, or with a number in its place, are opened: DICOM files are
+    often named so.
+    """
+    extension = extension_of(path.name)
+    if extension in EXTENSIONS:
+        return True
+    return not extension.strip(".0123456789") and _is_unnamed_dicom(path)
+
+
+def extension_of(name: str) -> str:
+    """Return the extension of a file name, in lower case; ".nii.gz" counts as one."""
+    # not by Path.suffix: that would intern the names of all files
+    stem, dot, last = name.rpartition(".")
+    if not dot:
+        return ""
+    extension = f".{last.lower()}"
+    return f".nii{extension}" if extension == ".gz" and stem.lower().endswith(".nii") else extension
+
+
+def _is_unnamed_dicom(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            return dicom.is_dicom(file.read(dicom.HEAD))
+    except OSError:
+        return False
 
 
 def find_images(folder: Path) -> Iterator[Path]:
@@ -147,12 +179,15 @@ def find_files(folder: Path) -> Iterator[Path]:
 def find_images_at(paths: Iterable[Path]) -> Iterator[Path]:
     """Yield files as they are named, and the images in folders.
 
+    Images, videos and archives that cannot be read are among them, so that each is named as
+    unreadable instead of being passed over.
+
     Raises:
         UsageError: A path does not exist, or a folder contains no images.
     """
     for path in paths:
         if path.is_dir():
-            images = list(find_images(path))
+            images = [file for file in find_files(path) if is_image(file) or _is_media(file)]
             if not images:
                 raise UsageError("the folder contains no images", where=path)
             yield from images
@@ -161,6 +196,11 @@ def find_images_at(paths: Iterable[Path]) -> Iterator[Path]:
         else:
             hint = did_you_mean_path(path) or "give images, or folders with images"
             raise UsageError("the path does not exist", where=path, hint=hint)
+
+
+def _is_media(path: Path) -> bool:
+    extension = extension_of(path.name)
+    return extension in _UNSUPPORTED or extension in _OTHER_MEDIA
 
 
 def holds_images(folder: Path) -> bool:
@@ -224,7 +264,7 @@ def _holds_images(folder: Path, visited: set[tuple[int, int]]) -> bool:
     children = []
     with skip_and_record():
         for name, is_folder in _scan_once(folder, visited):
-            if not is_folder and is_image(Path(name)):
+            if not is_folder and is_image(folder / name):
                 return True
             children += [folder / name] if is_folder else []
     return any(_holds_images(child, visited) for child in sorted(children))
@@ -307,8 +347,7 @@ class Inventory:
 
     def add_file(self, name: str) -> str:
         """Count a file; return its extension."""
-        # not by Path.suffix: that would intern the names of all files
-        extension = f".{name.rpartition('.')[2].lower()}" if "." in name else ""
+        extension = extension_of(name)
         self.files += 1
         self.images += extension in EXTENSIONS
         if extension in self.extensions or len(self.extensions) < _MAX_EXTENSIONS:

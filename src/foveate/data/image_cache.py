@@ -16,8 +16,10 @@ import numpy as np
 from torch.utils.data import get_worker_info
 
 from foveate.images.codec import read_image
+from foveate.images.pixels import AS_STORED, Rendering
 from foveate.images.preprocessing import Framing, decoded_short_side
-from foveate.types import StoredImage
+from foveate.recipe import DataRecipe
+from foveate.types import StoredImage, content_of
 from foveate.utils import memory
 from foveate.utils.files import cache_folder
 
@@ -25,6 +27,11 @@ MEMORY_SHARE = 0.25  # of the memory that this process may use: the most that de
 _DISK_SHARE = 0.5  # of the free disk space when the first image is written: the most that is used
 
 Decoded = tuple[np.ndarray, tuple[int, int]]  # (h, w, 3) uint8, and (H, W) of the upright original
+
+
+def rendering_of(recipe: DataRecipe) -> Rendering:
+    """Return how images become RGB according to a recipe."""
+    return Rendering(tuple(recipe.bands), recipe.value_range)
 
 
 class ImageCache:
@@ -38,10 +45,13 @@ class ImageCache:
         size: Side of the network's input, px.
         framing: How an image is fitted to that square.
         keep: Whether to keep decoded images at all.
+        rendering: How bands and values beyond 8 bits become RGB.
     """
 
-    def __init__(self, size: int, framing: Framing, keep: bool) -> None:
-        self.short_side = decoded_short_side(size, framing)
+    def __init__(
+        self, size: int, framing: Framing, keep: bool, rendering: Rendering = AS_STORED
+    ) -> None:
+        self.short_side, self.rendering = decoded_short_side(size, framing), rendering
         self.free_bytes = int(MEMORY_SHARE * memory.total_memory()) if keep else 0
         self.overflow = Overflow() if keep else None
         self._kept: dict[Path | StoredImage, Decoded] = {}
@@ -56,8 +66,7 @@ class ImageCache:
             return decoded
         image = self._kept.get(path) or (self.overflow and self.overflow.get(path))
         if not image:
-            source = path.content() if isinstance(path, StoredImage) else path
-            image = read_image(source, self.short_side)
+            image = read_image(content_of(path), self.short_side, self.rendering)
             self._keep(path, image)
         return image
 

@@ -24,7 +24,7 @@ from foveate.data.records import (
 from foveate.data.split_names import split_from_name
 from foveate.errors import DataError
 from foveate.messages import Message
-from foveate.types import Issue, IssueKind, Location, Sample, Split, remark
+from foveate.types import Issue, IssueKind, Location, Sample, Split, StoredImage, remark
 from foveate.utils.paths import printable
 
 MISSING = IssueKind("missing_images_of_rows", "missing images, dropped with their rows", "error")
@@ -36,17 +36,22 @@ class ImageRow:
 
     Attributes:
         number: As in Record.
-        path: The image file.
+        path: The image file, or the image in the table.
         key: Its name, as in Sample.
         split: The split that the row states.
         group: The group that the row states.
     """
 
     number: int
-    path: Path
+    path: Path | StoredImage
     key: str
     split: Split | None
     group: str | None
+
+    @property
+    def is_missing(self) -> bool:
+        """Whether its file does not exist."""
+        return isinstance(self.path, Path) and not self.path.is_file()
 
 
 Row = TypeVar("Row", bound=ImageRow)
@@ -70,13 +75,21 @@ class ImageFinder:
         self._root = Path(os.path.normpath(root)) if root else self._folder
         self._index: dict[str, Path | None] | None = None
 
-    def fields(self, record: Record) -> tuple[int, Path, str, Split | None, str | None]:
+    def fields(
+        self, record: Record
+    ) -> tuple[int, Path | StoredImage, str, Split | None, str | None]:
         """Return the fields of an `ImageRow`.
 
         Raises:
             DataError: The row names no image, or an unknown split.
         """
-        path, key = self.find(record.cells["path"], record.number)
+        cell = record.cells["path"]
+        path: Path | StoredImage
+        if isinstance(cell, StoredImage):
+            table = self._relative(Path(os.path.normpath(self.table)))
+            path, key = cell, f"{table}#{record.number:06d}"
+        else:
+            path, key = self.find(cell, record.number)
         split = parse_split(record.cells.get("split"), row_location(self.table, record.number))
         return record.number, path, key, split, cell_text(record.cells.get("group")) or None
 
@@ -102,8 +115,11 @@ class ImageFinder:
         path = Path(os.path.normpath(self._folder / name.strip()))
         if not path.is_file():
             path = self._by_name(name.strip()) or path
+        return path, self._relative(path)
+
+    def _relative(self, path: Path) -> str:
         inside = path.is_relative_to(self._root)
-        return path, printable(path.relative_to(self._root) if inside else path)
+        return printable(path.relative_to(self._root) if inside else path)
 
     def notes(self) -> list[Issue]:
         """Return a note on images that were found by their names alone."""
@@ -187,7 +203,7 @@ def drop_missing(rows: list[Row], table: Path, notes: list[Issue]) -> list[Row]:
     Raises:
         DataError: Not one image exists.
     """
-    missing = [row for row in rows if not row.path.is_file()]
+    missing = [row for row in rows if row.is_missing]
     examples = quoted([row.key for row in missing])
     if len(missing) == len(rows):
         raise DataError(

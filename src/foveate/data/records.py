@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from foveate.data.issues import skip_and_record
+from foveate.data.stored_images import ParquetImage
 from foveate.errors import DataError, near_names
 from foveate.utils.paths import printable
 
@@ -214,14 +215,23 @@ def _read_parquet(path: Path) -> Iterator[Record]:
 
     try:
         table = parquet.ParquetFile(path)
-        names = table.schema_arrow.names
-        yield Record(0, dict.fromkeys(names), is_header=True)
-        # other columns may hold anything, encoded images for instance: they are not loaded
-        columns = [name for name in names if name.strip().casefold() in _STANDARD]
-        batches = table.iter_batches(columns=columns)
-        rows = chain.from_iterable(batch.to_pylist() for batch in batches)
-        for number, cells in enumerate(rows, start=1):
-            yield Record(number, cells)
+        schema = table.schema_arrow
+        yield Record(0, dict.fromkeys(schema.names), is_header=True)
+        images = [field.name for field in schema if _holds_images(field.type)]
+        # other columns may hold anything: they are not loaded, and neither are encoded images
+        standard = [name for name in schema.names if name.strip().casefold() in _STANDARD]
+        plain = [name for name in standard if name not in images]
+        columns = [*plain, *(f"{name}.path" for name in images)]
+        classes, number = _class_names(schema.metadata or {}), 0
+        for group in range(table.num_row_groups):
+            rows = table.read_row_group(group, columns=columns).to_pylist()
+            for row, cells in enumerate(rows or [{}] * table.metadata.row_group(group).num_rows):
+                number += 1
+                for name in images:
+                    cells[name] = ParquetImage(path.absolute(), name, group, row)
+                for name, names in classes.items():
+                    cells[name] = _class_name(cells.get(name), names)
+                yield Record(number, cells)
     except (pyarrow.ArrowException, OSError) as error:
         raise DataError(
             "the Parquet file cannot be read",
@@ -229,6 +239,35 @@ def _read_parquet(path: Path) -> Iterator[Record]:
             why=str(error).replace("\n", " "),
             id="unreadable_parquet",
         ) from None
+
+
+def _holds_images(kind: Any) -> bool:
+    """Whether an Arrow type is that of encoded images, with the fields bytes and path."""
+    from pyarrow import types
+
+    return types.is_struct(kind) and {"bytes", "path"} <= {field.name for field in kind}
+
+
+def _class_names(metadata: Mapping[bytes, bytes]) -> dict[str, list[str]]:
+    """The names of the classes of columns of numbers, which Hugging Face stores as JSON."""
+    try:
+        features = json.loads(metadata.get(b"huggingface", b"{}"))["info"]["features"]
+    except (ValueError, KeyError, TypeError):
+        return {}
+    return {
+        name: list(map(str, feature["names"]))
+        for name, feature in features.items()
+        if isinstance(feature, dict) and isinstance(feature.get("names"), list)
+    }
+
+
+def _class_name(cell: object, names: list[str]) -> object:
+    """The name of a class by its number; no name for -1, and other cells as they are."""
+    if isinstance(cell, list):
+        return [_class_name(each, names) for each in cell]
+    if not isinstance(cell, int) or cell >= len(names):
+        return cell
+    return names[cell] if cell >= 0 else ""
 
 
 def _unreadable(path: Path, error: Exception) -> DataError:

@@ -12,11 +12,14 @@ from typing import TypeVar
 import numpy as np
 
 from foveate.data.duplicates import gray_thumbnail, tint
-from foveate.data.image_cache import ImageCache
+from foveate.data.image_cache import ImageCache, rendering_of
+from foveate.data.issues import quoted
 from foveate.data.tables import label_names
 from foveate.errors import BrokenImage, DataError
 from foveate.images.codec import content_hash
+from foveate.images.jpeg import ends_early
 from foveate.images.preprocessing import Framing
+from foveate.messages import counted
 from foveate.recipe import DataRecipe
 from foveate.types import Sample, StoredImage, Table
 from foveate.utils import log
@@ -42,13 +45,13 @@ class Fingerprint:
     tint: np.ndarray
 
     @classmethod
-    def of(cls, path: Path, pixels: np.ndarray) -> Fingerprint:
-        """Return the fingerprint of a file that has been decoded to (h, w, 3) uint8.
+    def of(cls, source: Path | bytes, pixels: np.ndarray) -> Fingerprint:
+        """Return the fingerprint of a file, or its content, decoded to (h, w, 3) uint8.
 
         Raises:
             BrokenImage: The file cannot be read.
         """
-        return cls(content_hash(path), gray_thumbnail(pixels), tint(pixels))
+        return cls(content_hash(source), gray_thumbnail(pixels), tint(pixels))
 
 
 def scan_images(
@@ -135,17 +138,23 @@ def scan(
         BrokenImage: An image cannot be read, and the recipe is strict.
         DataError: No image can be read, or none of a class.
     """
-    cache = ImageCache(size, framing, recipe.cache_images)
+    cache = ImageCache(size, framing, recipe.cache_images, rendering_of(recipe))
+    cut_off = list[str]()
 
     def inspect(sample: Sample) -> Fingerprint:
         pixels, _ = cache.read(sample.path)
-        return Fingerprint.of(sample.file, pixels)
+        source = sample.source
+        cut_off.extend([sample.key] if ends_early(source) else [])
+        return Fingerprint.of(source, pixels)
 
     results = list(scan_images(table.samples, inspect, recipe.strict, advance))
     pairs = list(zip(table.samples, results, strict=True))
     whole = [(each, result) for each, result in pairs if not isinstance(result, BrokenImage)]
     broken = [(each, result) for each, result in pairs if isinstance(result, BrokenImage)]
-    _require_every_class(table, [sample for sample, _ in whole])
+    if cut_off:
+        files = counted(len(cut_off), "image file ends early", "image files end early")
+        log.warning(f"{files}, and the lowest rows are missing: {quoted(sorted(cut_off))}")
+    _require_every_class(table, [sample for sample, _ in whole], [error for _, error in broken])
     return ScannedTable(
         table=table.with_samples(tuple(sample for sample, _ in whole)),
         hashes=tuple(fingerprint.digest for _, fingerprint in whole),
@@ -162,7 +171,7 @@ def without_images(table: Table) -> ScannedTable:
     return ScannedTable(table, (), np.empty((0, 32, 32), np.uint8), cache, ())
 
 
-def _require_every_class(table: Table, readable: list[Sample]) -> None:
+def _require_every_class(table: Table, readable: list[Sample], errors: list[BrokenImage]) -> None:
     before, after = (
         {name for sample in samples for name in label_names(sample)}
         for samples in (table.samples, readable)
@@ -174,7 +183,9 @@ def _require_every_class(table: Table, readable: list[Sample]) -> None:
             if readable
             else "none of the images can be read",
             where=table.root,
-            hint="run foveate check on the data to see why",
+            why=f"of the first one: {errors[0].brief}" if errors else None,
+            hint=(errors[0].hint if errors and not readable else None)
+            or "run foveate check on the data to see why",
         )
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from foveate.data.discovery import EXTENSIONS, walk_folders
+from foveate.data.discovery import EXTENSIONS, extension_of, walk_folders
 from foveate.errors import BrokenImage
 from foveate.images.codec import read_image, read_index_mask
 
@@ -114,9 +114,9 @@ def masks_by_image(names: Iterable[str]) -> dict[str, list[str]]:
 def _image_stems(names: Iterable[str]) -> Iterator[tuple[str, str]]:
     """Yield the images among file names, after their names without extension."""
     for name in names:
-        stem, dot, extension = name.rpartition(".")
-        if dot + extension.lower() in EXTENSIONS:
-            yield stem, name
+        extension = extension_of(name)
+        if extension in EXTENSIONS:
+            yield name[: -len(extension)], name
 
 
 def find_mask_folder(folders: Sequence[Path]) -> tuple[Path, Path] | None:

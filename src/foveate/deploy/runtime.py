@@ -21,6 +21,7 @@ from foveate.deploy.postprocess import (
 from foveate.deploy.targets import LoadedProgram, RuntimeExporter, exporter_for
 from foveate.errors import UsageError, WeightsError
 from foveate.images.codec import read_image
+from foveate.images.pixels import AS_STORED, Rendering
 from foveate.images.preprocessing import (
     Framing,
     decoded_short_side,
@@ -65,6 +66,7 @@ class ExportedModel(ImagePredictor[PreprocessedImage]):
         postprocessor: Turns its outputs into predictions.
         size: Side S of the squares that the network sees, px.
         framing: How an image becomes a square.
+        rendering: How bands and values beyond 8 bits become RGB.
     """
 
     def __init__(self, path: Path, program: LoadedProgram, postprocessor: PostProcessor) -> None:
@@ -74,13 +76,14 @@ class ExportedModel(ImagePredictor[PreprocessedImage]):
         self.threshold = float(program.metadata["threshold"])
         self.size = postprocessor.side
         self.framing: Framing = program.metadata["framing"]
+        self.rendering = Rendering.from_row(program.metadata.get("rendering"))
 
     @property
     def info(self) -> dict[str, Any]:
         return {key: self.metadata[key] for key in ("task", "backbone", "license", "precision")}
 
     def decode(self, source: Path | bytes) -> PreprocessedImage:
-        return preprocess(source, self.size, self.framing)
+        return preprocess(source, self.size, self.framing, self.rendering)
 
     def run(self, images: np.ndarray) -> dict[str, np.ndarray]:
         """Run the network on (B, 3, S, S) uint8; returns its outputs by name, B first."""
@@ -111,13 +114,15 @@ def _merge_tiles(
         yield postprocessor.merge_tiles(list(zip(image.corners, own, strict=True)), image.size)
 
 
-def preprocess(source: Path | bytes, side: int, framing: Framing) -> PreprocessedImage:
+def preprocess(
+    source: Path | bytes, side: int, framing: Framing, rendering: Rendering = AS_STORED
+) -> PreprocessedImage:
     """Decode an image and bring it to squares of `side` px.
 
     Raises:
         BrokenImage: The image cannot be decoded.
     """
-    pixels, size = read_image(source, decoded_short_side(side, framing))
+    pixels, size = read_image(source, decoded_short_side(side, framing), rendering)
     if framing != "windows":
         frame = Frame(view_of(size, side, framing), size)
         return PreprocessedImage([_square(pixels, side, framing)], [frame], [(0, 0)], size)

@@ -20,7 +20,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from foveate.data.image_cache import ImageCache
 from foveate.data.loading import BatchSampler, even_slices, make_loader
 from foveate.data.transforms import as_pixels
 from foveate.errors import UsageError
@@ -98,7 +97,7 @@ class ExplainTarget:
             BrokenImage: The image cannot be decoded.
         """
         model = predictor.model
-        cache = ImageCache(model.backbone.input.size, model.task.framing, keep=True)
+        cache = predictor.new_cache(keep=True)
         dataset = predictor.dataset([sample], cache)
         batch = next(iter(make_loader(dataset, BatchSampler(len(dataset), 1))))
         return cls(model, batch.to(predictor.device))

@@ -24,12 +24,15 @@ from PIL import Image, UnidentifiedImageError
 from PIL.PngImagePlugin import PngInfo
 
 from foveate.errors import BrokenImage
+from foveate.images import jpeg
+from foveate.images.pixels import AS_STORED, Rendering, from_values, to_rgb
+from foveate.images.readers import Values, read_values
 from foveate.utils.paths import printable
 
 MAX_PIXELS = 178_956_970  # Pillow's own default limit: about half a gigabyte once decoded
 
 # Named one by one, because some of Pillow's other readers (EPS) start programs. JPEG covers MPO.
-_FORMATS = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP", "PPM", "JPEG2000")
+_FORMATS = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP", "PPM", "JPEG2000", "AVIF")
 _ORIENTATION_TAG = 0x0112  # of EXIF
 _TRANSPOSES = {  # by orientation: what turns the image upright
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -43,15 +46,17 @@ _TRANSPOSES = {  # by orientation: what turns the image upright
 
 
 def read_image(
-    source: Path | bytes, short_side: int | None = None
+    source: Path | bytes, short_side: int | None = None, rendering: Rendering = AS_STORED
 ) -> tuple[np.ndarray, tuple[int, int]]:
     """Decode an image.
 
-    Transparent parts are laid on white; of an animation or a document the first frame counts.
+    Transparent parts are laid on white; of an animation or a document the first frame counts. A
+    JPEG that ends early is completed if little is missing (`jpeg.MAX_MISSING`).
 
     Args:
         source: File, or its content.
         short_side: Resize the image so that its short side has this length (bicubic, antialiased).
+        rendering: How bands and values beyond 8 bits become RGB.
 
     Returns:
         The upright image, (H, W, 3) uint8 RGB, and the (height, width) of the upright original.
@@ -59,8 +64,14 @@ def read_image(
     Raises:
         BrokenImage: It cannot be read.
     """
-    with _open_image(source) as (image, where):
-        return _decoded(image, short_side, where)
+    try:
+        with _open_image(source, rendering) as (image, where):
+            return _decoded(image, short_side, where, rendering)
+    except _EndsEarly as error:
+        content = source if isinstance(source, bytes) else source.read_bytes()
+        whole = jpeg.complete(content, str(error.where) if error.where else None)
+        with _open_image(whole, rendering) as (image, where):
+            return _decoded(image, short_side, where, rendering)
 
 
 def read_size(source: Path | bytes) -> tuple[int, int]:
@@ -91,7 +102,7 @@ def read_index_mask(source: Path | bytes) -> np.ndarray:
     """
     with _open_image(source) as (image, where):
         image.load()
-        values = np.asarray(image)
+        values = image.info["values"] if "values" in image.info else np.asarray(image)
         if values.ndim == 3:  # of LA and PA the second band is transparency
             channels = values[..., :1] if image.mode in ("LA", "PA") else values[..., :3]
             if (channels != channels[..., :1]).any():
@@ -126,6 +137,7 @@ class ImageHeader:
         is_multi_frame: Whether it is an animation or a document of several images.
         has_transparency: Whether some of it is transparent, or may be.
         exif_transformed: Whether EXIF turns or mirrors it.
+        bands: Number of its bands, transparency included.
     """
 
     size: tuple[int, int]
@@ -135,6 +147,7 @@ class ImageHeader:
     is_multi_frame: bool
     has_transparency: bool
     exif_transformed: bool
+    bands: int
 
 
 def read_header(source: Path | bytes) -> ImageHeader:
@@ -150,19 +163,25 @@ def read_header(source: Path | bytes) -> ImageHeader:
             size=upright,
             format=str(image.format),
             mode=image.mode,
-            is_16_bit=";16" in image.mode or any(";16" in str(tile[3]) for tile in tiles),
-            is_multi_frame=bool(getattr(image, "is_animated", False)),
+            is_16_bit=";16" in image.mode
+            or ("values" in image.info and image.info["values"].dtype.itemsize == 2)
+            or any(";16" in str(tile[3]) for tile in tiles),
+            is_multi_frame=bool(getattr(image, "is_animated", image.info.get("frames", 1) > 1)),
             has_transparency=image.has_transparency_data,
             exif_transformed=_orientation(image, Image.Image.getexif) > 1,
+            bands=image.info.get("bands", len(image.getbands())),
         )
 
 
-def content_hash(path: Path) -> str:
-    """Return the SHA-256 of the file's bytes, hexadecimal.
+def content_hash(source: Path | bytes) -> str:
+    """Return the SHA-256 of a file, or of its content, hexadecimal.
 
     Raises:
         BrokenImage: It is not a file, or cannot be read.
     """
+    if isinstance(source, bytes):
+        return hashlib.sha256(source).hexdigest()
+    path = source
     if not path.is_file():
         raise BrokenImage(
             "this is not a file",
@@ -220,6 +239,13 @@ def encode_jpeg(pixels: np.ndarray, quality: int) -> np.ndarray:
     return np.array(Image.open(buffer).convert("RGB"))
 
 
+def encode_pgm(pixels: np.ndarray) -> bytes:
+    """Return (H, W) or (H, W, 3) uint8 as an uncompressed file that `read_image` reads."""
+    buffer = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(pixels)).save(buffer, format="PPM")
+    return buffer.getvalue()
+
+
 def to_data_uri(pixels: np.ndarray, format: Literal["jpeg", "png"] = "jpeg") -> str:
     """Return (H, W, 3) uint8 as a `data:` URI that a page can show without a second file."""
     buffer = io.BytesIO()
@@ -242,13 +268,19 @@ def with_long_side(size: tuple[int, int], side: int) -> tuple[int, int]:
 # --- opening
 
 
+class _EndsEarly(BrokenImage):
+    """A JPEG ends before its image does."""
+
+
 @contextmanager
-def _open_image(source: Path | bytes) -> Iterator[tuple[Image.Image, str | None]]:
+def _open_image(
+    source: Path | bytes, rendering: Rendering = AS_STORED
+) -> Iterator[tuple[Image.Image, str | None]]:
     """The opened image and its printable path; whatever goes wrong inside is a BrokenImage."""
     where = None if isinstance(source, bytes) else printable(source)
     file = _openable(source, where)
     try:
-        with _quiet(), Image.open(file, formats=_FORMATS) as image:
+        with _quiet(), _identified(file, source, where, rendering) as image:
             _refuse_bomb(image.width, image.height, where)
             yield image, where
     except BrokenImage:
@@ -258,13 +290,38 @@ def _open_image(source: Path | bytes) -> Iterator[tuple[Image.Image, str | None]
     except PermissionError as error:
         raise _unreadable(where, error.strerror or str(error)) from None
     except Exception as error:  # a damaged file makes Pillow raise nearly anything
-        raise BrokenImage(
+        ends_early = "truncated" in str(error) and _starts_as_jpeg(source)
+        raise (_EndsEarly if ends_early else BrokenImage)(
             "this image cannot be decoded",
             where=where,
             why=_reason(error),
             hint="save it again from a viewer, or remove it",
             id="undecodable_image",
         ) from None
+
+
+def _identified(
+    file: Path | io.BytesIO, source: Path | bytes, where: str | None, rendering: Rendering
+) -> Image.Image:
+    """The image as Pillow opens it; or of another reader, already decoded."""
+    try:
+        image = Image.open(file, formats=_FORMATS)
+    except UnidentifiedImageError:
+        values = read_values(source, where)
+        if values is None:
+            raise
+        return from_values(values, rendering)
+    if rendering.bands and image.format == "TIFF" and len(image.getbands()) > 1:
+        image.load()
+        return from_values(Values(np.asarray(image), "TIFF"), rendering)
+    return image
+
+
+def _starts_as_jpeg(source: Path | bytes) -> bool:
+    if isinstance(source, bytes):
+        return jpeg.is_jpeg(source)
+    with source.open("rb") as file:
+        return jpeg.is_jpeg(file.read(2))
 
 
 def _openable(source: Path | bytes, where: str | None) -> Path | io.BytesIO:
@@ -357,7 +414,7 @@ def _quiet() -> Iterator[None]:
 
 
 def _decoded(
-    image: Image.Image, short_side: int | None, where: str | None
+    image: Image.Image, short_side: int | None, where: str | None, rendering: Rendering
 ) -> tuple[np.ndarray, tuple[int, int]]:
     full = image.size
     if short_side is not None:
@@ -367,7 +424,7 @@ def _decoded(
     image.load()
     # after load: Pillow turns a TIFF by itself, and a PNG may state its orientation at its end
     orientation = _orientation(image)
-    upright = _to_rgb(image)
+    upright = to_rgb(image, rendering.value_range)
     if orientation in _TRANSPOSES:
         upright = upright.transpose(_TRANSPOSES[orientation])
     width, height = (full[::-1] if orientation >= 5 else full) if drafted else upright.size
@@ -416,53 +473,3 @@ def _has_trailing_metadata(file: IO[bytes]) -> bool:
 def _resized(image: Image.Image, size: tuple[int, int], where: str | None) -> Image.Image:
     _refuse_bomb(*size, where)  # an image of 1 x 100,000 px would grow beyond measure
     return image if image.size == size else image.resize(size, Image.Resampling.BICUBIC)
-
-
-# --- pixel types
-
-
-def _to_rgb(image: Image.Image) -> Image.Image:
-    """Any of Pillow's modes as RGB, on white where it is transparent."""
-    if image.mode.startswith("I;16"):
-        return _gray(_from_16_bit(np.asarray(image)))
-    if image.mode == "I":
-        return _gray(_from_integers(np.asarray(image)))
-    if image.mode == "F":
-        return _gray(_from_floats(np.asarray(image)))
-    if image.has_transparency_data:
-        image = (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
-    return image.convert("RGB")
-
-
-def _gray(values: np.ndarray) -> Image.Image:
-    return Image.fromarray(np.ascontiguousarray(values)).convert("RGB")
-
-
-def _from_16_bit(values: np.ndarray) -> np.ndarray:
-    """0..65535 -> 0..255. 257 = 65535 / 255: white remains white, and all 256 levels are
-    reached."""
-    return ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)
-
-
-def _from_integers(values: np.ndarray) -> np.ndarray:
-    """Bytes are kept, 16 bits scaled, other ranges stretched from their minimum to their
-    maximum."""
-    if values.min() < 0 or values.max() > 65535:
-        return _stretched(values.astype(np.float64))
-    return _from_16_bit(values) if values.max() > 255 else values.astype(np.uint8)
-
-
-def _from_floats(values: np.ndarray) -> np.ndarray:
-    """0..1 times 255, 0..255 as they are, other ranges stretched; what is not finite becomes 0."""
-    values = np.nan_to_num(values.astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0)
-    if values.min() < 0 or values.max() > 255:
-        return _stretched(values)
-    scale = 255 if values.max() <= 1 else 1
-    return np.asarray(np.rint(values * scale), dtype=np.uint8)
-
-
-def _stretched(values: np.ndarray) -> np.ndarray:
-    low, high = values.min(), values.max()
-    scale = 255 / (high - low) if high > low else 0
-    return np.asarray(np.rint((values - low) * scale), dtype=np.uint8)

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from foveate.data.dataset import ImageDataset, Item
-from foveate.data.image_cache import ImageCache
+from foveate.data.image_cache import ImageCache, rendering_of
 from foveate.data.loading import BatchSampler, even_slices, make_loader
 from foveate.errors import RunError, UsageError
 from foveate.evaluation.calibration import Calibration, FeatureSpace
@@ -83,7 +83,7 @@ class Predictor(ImagePredictor[DecodedImage]):
         self.mode = ComputeMode.for_inference(recipe.training)
         self.model = to_device(model, device, self.mode)
         self.calibration = _read_calibration(run)
-        self._cache = ImageCache(model.backbone.input.size, model.task.framing, keep=False)
+        self._cache = self.new_cache(keep=False)
 
     @property
     def info(self) -> dict[str, Any]:
@@ -93,6 +93,12 @@ class Predictor(ImagePredictor[DecodedImage]):
             "license": self.run.outcome().get("license", "not stated"),
             "precision": self.mode.precision,
         }
+
+    def new_cache(self, keep: bool) -> ImageCache:
+        """Return a cache that decodes images as this run does."""
+        model = self.model
+        rendering = rendering_of(self.recipe.data)
+        return ImageCache(model.backbone.input.size, model.task.framing, keep, rendering)
 
     def dataset(self, samples: Sequence[Sample], cache: ImageCache) -> ImageDataset:
         """Return the samples with the preprocessing of this run."""

@@ -13,7 +13,9 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from foveate.errors import BrokenImage
 from foveate.evaluation.calibration import COVERAGE, RISK
+from foveate.images.jpeg import ends_early
 from foveate.predictions import ImageResult
+from foveate.utils import log
 from foveate.utils.paths import PathLike, printable
 
 # bytes of decoded images that wait for a batch; those to be cut into tiles stay whole until then
@@ -116,6 +118,8 @@ class ImagePredictor(ABC, Generic[Decoded]):
             if path not in chunk.images and path not in chunk.errors:
                 try:
                     chunk.images[path] = self.decode(path)
+                    if ends_early(path):
+                        log.warning(f"{printable(path)} ends early: its lowest rows are missing")
                 except BrokenImage as error:
                     if strict:
                         raise

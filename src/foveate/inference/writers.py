@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
 from pathlib import Path
@@ -32,7 +34,8 @@ _COLUMNS = [
     "error",
 ]
 _LINE_END = "\r\n"  # makes the csv module quote both characters where a file name has one
-NamedResults = list[tuple[str, ImageResult]]  # (a name that is unique among the images, result)
+NamedResults = list[tuple[str, ImageResult]]
+"""A path that is unique among the images, without extension and with slashes, and the result."""
 Writer = Callable[[NamedResults, Path, tuple[str, ...]], None]
 
 
@@ -51,13 +54,16 @@ class CountedRows:
             yield row
 
 
-def write_stream(results: Iterable[ImageResult], format: str, out: Path | None) -> CountedRows:
+def write_stream(
+    results: Iterable[ImageResult], format: str, out: Path | None, given: Iterable[Path] = ()
+) -> CountedRows:
     """Write results as they come, as JSON lines or CSV; or into a folder.
 
     Args:
         results: The results; they are read one at a time.
         format: "jsonl", "csv" or one of `FORMATS`.
         out: The file, written completely or not at all, or the folder; None = stdout.
+        given: As of `write_folder`.
 
     Returns:
         The number of rows, and of unreadable images among them.
@@ -78,19 +84,25 @@ def write_stream(results: Iterable[ImageResult], format: str, out: Path | None) 
             f"--format {format} needs --out, the folder to write",
             hint=f"--out FOLDER --format {format}",
         )
-    rows = CountedRows(result.row() for result in write_folder(results, format, out))
+    rows = CountedRows(result.row() for result in write_folder(results, format, out, given))
     count = len(list(rows)) - rows.errors
     log.info(f"wrote {counted(count, 'prediction', 'predictions')} to {out}")
     return rows
 
 
-def write_folder(results: Iterable[ImageResult], format: str, folder: Path) -> list[ImageResult]:
-    """Write results into a new folder; unreadable images are left out.
+def write_folder(
+    results: Iterable[ImageResult], format: str, folder: Path, given: Iterable[Path] = ()
+) -> list[ImageResult]:
+    """Write results into a new folder, each at the path that its image has in its own folder.
+
+    Unreadable images are left out. Images that would get the same name keep more of their path;
+    names.csv then says which is which.
 
     Args:
         results: The results.
         format: One of `FORMATS`.
         folder: The folder.
+        given: The folders that the images were found in.
 
     Returns:
         The results.
@@ -111,7 +123,9 @@ def write_folder(results: Iterable[ImageResult], format: str, folder: Path) -> l
             hint="--format " + "|".join(["jsonl", "csv", *fitting]),
         )
     folder.mkdir(parents=True, exist_ok=True)
-    write(_with_names(predicted), folder, predicted[0].classes if predicted else ())
+    named = _with_names(predicted, [path for path in given if path.is_dir()])
+    write(named, folder, predicted[0].classes if predicted else ())
+    _write_names(named, folder)
     return all_results
 
 
@@ -119,17 +133,61 @@ def _fits(results: list[ImageResult], types: tuple[type, ...]) -> bool:
     return all(isinstance(result.prediction, types) for result in results)
 
 
-def _with_names(results: list[ImageResult]) -> NamedResults:
-    """Name each image by the stem of its file, with a number where two have the same."""
-    named: dict[str, ImageResult] = {}
-    for result in results:
-        stem, number = Path(result.path).stem, 1
-        name = stem
-        while name in named:
+def _with_names(results: list[ImageResult], given: list[Path]) -> NamedResults:
+    """Name each image by its path below the folder that was given, without the extension.
+
+    Where two would be the same, all are named by their paths below the folder that contains them
+    all; names that are the same even then keep their extension or get a number.
+    """
+    by_path = {result.path: result for result in results}  # an image given twice is written once
+    names = {path: _below(Path(path), given) for path in by_path}
+    if len(set(names.values())) < len(names):
+        parents = [os.path.dirname(os.path.abspath(path)) for path in by_path]  # noqa: PTH100, PTH120
+        common = [Path(os.path.commonpath(parents))]
+        names = {path: _below(Path(os.path.abspath(path)), common) for path in by_path}  # noqa: PTH100
+    counts = Counter(names.values())
+    taken: set[str] = set()
+    named = list[tuple[str, ImageResult]]()
+    for path, result in by_path.items():
+        name, number = names[path], 1
+        if counts[name] > 1:
+            name += Path(path).suffix
+        unique = name
+        while unique in taken:
             number += 1
-            name = f"{stem}-{number}"
-        named[name] = result
-    return list(named.items())
+            unique = f"{name}-{number}"
+        taken.add(unique)
+        named.append((unique, result))
+    return named
+
+
+def _below(path: Path, folders: list[Path]) -> str:
+    """The path below the innermost of the folders, without extension; else the stem of its name."""
+    inside = [folder for folder in folders if path.is_relative_to(folder)]
+    relative = min((path.relative_to(folder) for folder in inside), key=_depth, default=None)
+    return (relative or Path(path.name)).with_suffix("").as_posix()
+
+
+def _depth(path: Path) -> int:
+    return len(path.parts)
+
+
+def _write_names(named: NamedResults, folder: Path) -> None:
+    """Write names.csv if a name does not tell its image: name, path."""
+    if all(Path(result.path).with_suffix("").as_posix().endswith(name) for name, result in named):
+        return
+    buffer = io.StringIO()
+    writer = csv.writer(buffer)
+    writer.writerow(["name", "path"])
+    writer.writerows([name, result.path] for name, result in named)
+    write_text(folder / "names.csv", buffer.getvalue())
+
+
+def _file(folder: Path, name: str, extension: str) -> Path:
+    """The file of an image, in a folder that exists."""
+    path = folder / f"{name}{extension}"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path
 
 
 # --- lines
@@ -165,14 +223,15 @@ def _write_lines(lines: Iterable[str], out: Path | None) -> None:
 def _write_annotated_images(named: NamedResults, folder: Path, classes: tuple[str, ...]) -> None:
     for name, result in named:
         pixels, _ = read_image(Path(result.path))
-        write_image(draw_prediction(pixels, result.prediction, classes), folder / f"{name}.jpg")
+        drawn = draw_prediction(pixels, result.prediction, classes)
+        write_image(drawn, _file(folder, name, ".jpg"))
 
 
 def _write_masks(named: NamedResults, folder: Path, classes: tuple[str, ...]) -> None:
     """Write a PNG for each image, whose values are indices into classes.txt."""
     dtype = np.uint8 if len(classes) <= 256 else np.uint16
     for name, result in named:
-        write_image(result.prediction.mask.astype(dtype), folder / f"{name}.png")
+        write_image(result.prediction.mask.astype(dtype), _file(folder, name, ".png"))
     _write_classes(folder, classes)
 
 
@@ -188,7 +247,7 @@ def _write_yolo(named: NamedResults, folder: Path, classes: tuple[str, ...]) -> 
                 boxes.names, boxes.xyxy, _scores(boxes), strict=True
             )
         ]
-        write_text(folder / f"{name}.txt", "".join(lines))
+        write_text(_file(folder, name, ".txt"), "".join(lines))
     _write_classes(folder, classes)
 
 

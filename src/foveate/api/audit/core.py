@@ -244,9 +244,7 @@ def choose_next(
         Keys of at most 50 images, most useful first.
     """
     samples = [Sample(path, printable(path)) for path in find_images_at([folder])]
-    pixels = ImageCache(
-        predictor.model.backbone.input.size, predictor.model.task.framing, keep=True
-    )
+    pixels = predictor.new_cache(keep=True)
     readable_samples = drop_unreadable(samples, pixels)
     unlabeled_features = pooled_features(predictor, readable_samples, pixels)
     both = np.concatenate([features, unlabeled_features])

@@ -10,10 +10,12 @@ from pathlib import Path
 import numpy as np
 
 from foveate.data.boxes import revalidate_boxes
+from foveate.data.discovery import EXTENSIONS
 from foveate.data.issues import IssueLog
 from foveate.data.scan import Fingerprint, scan_images
 from foveate.errors import BrokenImage, DataError
 from foveate.images.codec import ImageHeader, read_header, read_image
+from foveate.images.jpeg import ends_early
 from foveate.messages import Message, counted
 from foveate.predictions import Boxes, Regions
 from foveate.types import IssueKind, Sample
@@ -29,6 +31,20 @@ MULTI_FRAME = IssueKind(
     "files with several images (animations, documents), of which the first is used",
     "note",
     "files",
+)
+CUT_OFF = IssueKind(
+    "image_cut_off",
+    "image files that end early: the lowest rows are missing",
+    "warning",
+    "files",
+    "copy them again",
+)
+BANDS = IssueKind(
+    "image_bands",
+    "images of other than one or three bands: the first three are used, or the first of two",
+    "note",
+    "files",
+    "choose others, for instance: --set data.bands=[4,3,2]",
 )
 EXIF_TRANSFORMED = IssueKind(
     "image_exif",
@@ -73,6 +89,9 @@ _FORMATS = {
     **dict.fromkeys((".jpg", ".jpeg", ".jfif"), "JPEG"),
     **dict.fromkeys((".tif", ".tiff"), "TIFF"),
     **dict.fromkeys((".pgm", ".pbm"), "PPM"),
+    **dict.fromkeys((".jp2", ".j2k"), "JPEG2000"),
+    **dict.fromkeys((".dcm", ".dicom", ".dic"), "DICOM"),
+    ".heif": "HEIC",
 }
 _MODES = {
     "CMYK": "CMYK",
@@ -94,6 +113,7 @@ class InspectedImage:
         fingerprint: What copies of it are recognized by.
         is_gray: Whether it has no colors.
         bytes: Size of the file.
+        is_cut_off: Whether the file ends before the image does.
         pixels: (K,) number of pixels of each class, if it has a mask.
     """
 
@@ -101,6 +121,7 @@ class InspectedImage:
     fingerprint: Fingerprint
     is_gray: bool
     bytes: int
+    is_cut_off: bool
     pixels: np.ndarray | None = None
 
 
@@ -138,9 +159,11 @@ def inspect_images(
 
 def _inspect(sample: Sample, classes: int) -> tuple[InspectedImage, DataError | None]:
     """The image, and what is wrong with its mask. Raises BrokenImage."""
-    header = read_header(sample.file)
-    pixels, _ = read_image(sample.file, short_side=_SHORT_SIDE)
-    fingerprint, size = Fingerprint.of(sample.file, pixels), sample.file.stat().st_size
+    source = sample.source
+    header = read_header(source)
+    pixels, _ = read_image(source, short_side=_SHORT_SIDE)
+    fingerprint = Fingerprint.of(source, pixels)
+    size = len(source) if isinstance(source, bytes) else source.stat().st_size
     channels = pixels.astype(np.int16)
     is_gray = bool((channels.max(axis=2) - channels.min(axis=2)).max() <= _GRAY)
     counts, error = None, None
@@ -150,7 +173,7 @@ def _inspect(sample: Sample, classes: int) -> tuple[InspectedImage, DataError | 
             counts = np.bincount(mask[mask >= 0].ravel(), minlength=classes)
         except DataError as mask_error:
             error = mask_error
-    return InspectedImage(header, fingerprint, is_gray, size, counts), error
+    return InspectedImage(header, fingerprint, is_gray, size, ends_early(source), counts), error
 
 
 def _record(sample: Sample, image: InspectedImage, log: IssueLog) -> None:
@@ -165,12 +188,15 @@ def _record(sample: Sample, image: InspectedImage, log: IssueLog) -> None:
     extension = Path(key).suffix.lower()
     stated = _FORMATS.get(extension, extension[1:].upper())
     actual = {"MPO": "JPEG"}.get(header.format, header.format)
+    is_misnamed = extension in EXTENSIONS and actual != stated and isinstance(sample.path, Path)
     for is_unusual, kind, why in (
         (values, CONVERTED, values),
         (header.has_transparency, TRANSPARENT, header.mode),
         (header.is_multi_frame, MULTI_FRAME, header.format),
+        (image.is_cut_off, CUT_OFF, size),
+        (header.format == "TIFF" and header.bands not in (1, 3), BANDS, f"{header.bands} bands"),
         (header.exif_transformed, EXIF_TRANSFORMED, f"{size} upright"),
-        (actual != stated, MISNAMED, f"{actual}, not {stated}"),
+        (is_misnamed, MISNAMED, f"{actual}, not {stated}"),
         (levels <= _UNIFORM, UNIFORM, size),
         (is_deep and _UNIFORM < levels <= _FAINT, FAINT, f"{levels} of 256 levels"),
         (min(header.size) < _TINY, TINY, size),

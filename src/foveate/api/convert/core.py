@@ -119,7 +119,7 @@ def fit_boxes(table: Table) -> Table:
                 hint="name another format with --format",
             )
         try:
-            boxes, problems = revalidate_boxes(sample.target, read_size(sample.file))
+            boxes, problems = revalidate_boxes(sample.target, read_size(sample.source))
         except BrokenImage:
             issues.add(_UNREADABLE, sample.key)
             continue

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -116,7 +116,8 @@ def _match(samples: Sequence[Sample], table: dict[Path, dict[str, str]]) -> list
     names = [path.name for path in table]
     by_name = {path.name: row for path, row in table.items() if names.count(path.name) == 1}
     return [
-        by_path.get(sample.file.resolve()) or by_name.get(sample.file.name, {})
+        (by_path.get(sample.path.resolve()) if isinstance(sample.path, Path) else None)
+        or by_name.get(PurePosixPath(sample.key).name, {})
         for sample in samples
     ]
 

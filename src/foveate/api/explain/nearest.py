@@ -11,7 +11,6 @@ import numpy as np
 from torch import Tensor
 from torch.nn import functional
 
-from foveate.data.image_cache import ImageCache
 from foveate.data.scan import drop_unreadable
 from foveate.data.tables import label_names
 from foveate.errors import UsageError
@@ -77,7 +76,7 @@ class TrainingIndex:
         train = [sample for sample in table.samples if sample.split == "train"]
         rng = np.random.default_rng(predictor.recipe.seed)
         drawn = sorted(rng.permutation(len(train))[:_MAX_TRAINING_IMAGES].tolist())
-        cache = ImageCache(model.backbone.input.size, model.task.framing, keep=True)
+        cache = predictor.new_cache(keep=True)
         samples = drop_unreadable([train[index] for index in drawn], cache)
         if not samples:
             raise UsageError(
@@ -95,7 +94,7 @@ class TrainingIndex:
     def nearest(self, path: Path, count: int) -> list[NearestImage]:
         """Return the `count` training images most similar to an image file, best first."""
         model, sample = self.predictor.model, Sample(path, printable(path))
-        cache = ImageCache(model.backbone.input.size, model.task.framing, keep=False)
+        cache = self.predictor.new_cache(keep=False)
         features = pooled_features(
             model.backbone, [sample], cache, model.task.framing, self.predictor.device
         )

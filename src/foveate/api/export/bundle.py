@@ -12,10 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from foveate.api.pretrain.images import HELD_OUT, TRAIN
+from foveate.data.image_cache import rendering_of
 from foveate.data.streaming import Catalog
 from foveate.deploy.postprocess.classify import encode_feature_space
-from foveate.deploy.runtime import FORMAT_VERSION, preprocess
+from foveate.deploy.runtime import FORMAT_VERSION, PreprocessedImage, preprocess
 from foveate.errors import UsageError
+from foveate.images.pixels import Rendering
 from foveate.images.preprocessing import Framing
 from foveate.inference.engine import compute_scores, scan_with_progress
 from foveate.inference.predictor import Predictor, load_predictor
@@ -24,7 +26,7 @@ from foveate.modeling.tasks import ExportStep
 from foveate.predictions import Embedding
 from foveate.run.folder import Run
 from foveate.run.lineage import read_run_table
-from foveate.types import Provides, Score
+from foveate.types import Provides, Score, StoredImage, content_of
 from foveate.version import __version__
 
 _MAX_CHECK_IMAGES = 512
@@ -100,7 +102,13 @@ class ExportBundle:
     def examples(self) -> list[np.ndarray]:
         """Return two inputs, (3, S, S) uint8."""
         ends = self.sources[0], self.sources[-1]
-        return [preprocess(source, self.side, self.framing).squares[0] for source in ends]
+        return [self.preprocess(source).squares[0] for source in ends]
+
+    def preprocess(self, source: Path | bytes | StoredImage) -> PreprocessedImage:
+        """Decode an image as the exported file will."""
+        content = source if isinstance(source, bytes) else content_of(source)
+        rendering = Rendering.from_row(self.metadata.get("rendering"))
+        return preprocess(content, self.side, self.framing, rendering)
 
 
 def export_bundle(folder: Path) -> ExportBundle:
@@ -253,6 +261,7 @@ def _task_metadata(predictor: Predictor) -> dict[str, Any]:
         "multilabel": predictor.multilabel,
         "size": model.backbone.input.size,
         "framing": framing,
+        "rendering": rendering_of(predictor.recipe.data).row(),
         "preprocessing": _PREPROCESSING[framing],
         "threshold": predictor.threshold,
         "calibration": None

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from foveate.api.export.bundle import ExportBundle
-from foveate.deploy.runtime import ExportedModel, PreprocessedImage, open_exported, preprocess
+from foveate.deploy.runtime import ExportedModel, PreprocessedImage, open_exported
 from foveate.errors import BrokenImage, RunError
 from foveate.modeling.tasks import ExportStep
 from foveate.types import Score
@@ -88,10 +88,10 @@ class ParityCheck:
         self._worst_difference = -1.0
         for start in range(0, len(self.bundle.sources), _COMPARED_AT_ONCE):
             part = slice(start, start + _COMPARED_AT_ONCE)
-            images = [self._preprocess(source) for source in self.bundle.sources[part]]
+            images = [self.bundle.preprocess(source) for source in self.bundle.sources[part]]
             predictions += exported.predict_decoded(images)
             self._update_parity(exported, images, self.bundle.keys[part], parity)
-        first = self._preprocess(self.bundle.sources[0])
+        first = self.bundle.preprocess(self.bundle.sources[0])
         return RuntimeFile(
             path=path,
             runtime=runtime,
@@ -124,12 +124,9 @@ class ParityCheck:
         """Yield training images (1, 3, S, S) uint8; unreadable ones are left out."""
         for source in self.bundle.calibration:
             try:
-                yield self._preprocess(source).squares[0][None]
+                yield self.bundle.preprocess(source).squares[0][None]
             except BrokenImage:
                 continue
-
-    def _preprocess(self, source: Any) -> PreprocessedImage:
-        return preprocess(source, self.bundle.side, self.bundle.framing)
 
     @torch.inference_mode()
     def _update_parity(

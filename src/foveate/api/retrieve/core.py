@@ -221,7 +221,7 @@ def _embed_images(
     cache = ImageCache(backbone.input.size, "crop", keep=True)
     readable = drop_unreadable(samples, cache, recipe.data.strict)
     if not readable:
-        raise DataError("none of these images can be read", where=samples[0].file.parent)
+        raise DataError("none of these images can be read", where=samples[0].key)
     device = resolve_device(recipe.device)
     with console.progress(len(readable), "images") as bar:
         return readable, pooled_features(backbone, readable, cache, "crop", device, bar.advance)

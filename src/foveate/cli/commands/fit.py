@@ -1,7 +1,7 @@
 """foveate fit.
 
 Its options are the parameters of `foveate.fit` (api/fit/__init__.py) and the fields of the recipe
-that have a short name (`SHORT_OPTIONS` in recipe.py); nothing has to be added here for a new one.
+that have a short name (`SHORT_OPTIONS` in recipe/); nothing has to be added here for a new one.
 """
 
 from foveate.api.fit import fit

@@ -47,7 +47,7 @@ def _write_predictions(
 
     predictor, paths = open_predictor(run, images, coverage, risk, device)
     results = predictor.predict(paths, strict=strict, batch_size=batch_size)
-    counted = write_stream(results, format, out)
+    counted = write_stream(results, format, out, images)
     if counted.errors == counted.rows > 0:
         what = "no image could be read" if counted.rows > 1 else "the image could not be read"
         raise DataError(what, where=paths[0], why=counted.first_error)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from foveate.data.discovery import find_images, list_folder, remember_folders
+from foveate.data.stored_images import expand_volumes
 from foveate.errors import DataError, UnknownName, UsageError
 from foveate.messages import counted
 from foveate.predictions import Boxes, ImagePrediction, Labels, Regions, Text
@@ -131,7 +132,7 @@ def read_table(path: Path, name: str = "auto", accepted: tuple[type, ...] = ()) 
         raise UsageError("the path does not exist", where=path, hint=hint)
     with remember_folders():
         chosen = _choose_format(path, accepted) if name == "auto" else name
-        return FORMATS.get(chosen)().read(path)
+        return expand_volumes(FORMATS.get(chosen)().read(path))
 
 
 def sniff_formats(path: Path) -> dict[str, Reading]:

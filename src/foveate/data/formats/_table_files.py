@@ -28,6 +28,7 @@ def find_tables(path: Path, fits: Callable[[Path], bool]) -> list[tuple[Path, Sp
     """
     if path.is_file():
         return [(path, None)] if fits(path) else []
+    path = _data_folder(path)
     splits = {child: split_in_name(child.name) for child in list_folder(path) if child.is_dir()}
     folders = {path: None, **{child: split for child, split in splits.items() if split}}
     tables = [
@@ -41,6 +42,12 @@ def find_tables(path: Path, fits: Callable[[Path], bool]) -> list[tuple[Path, Sp
         if len(tables) == 1:
             return [(tables[0][0], None)]  # train.csv alone is all of the data
     return tables if len(tables) == 1 or all(split for _, split in tables) else []
+
+
+def _data_folder(path: Path) -> Path:
+    """The folder itself; or `data` in it where nothing else is, as in datasets of Hugging Face."""
+    folders = [child for child in list_folder(path) if child.is_dir()]
+    return folders[0] if [folder.name for folder in folders] == ["data"] else path
 
 
 def fit_of_tables(path: Path, tables: list[tuple[Path, Split | None]]) -> Fit:

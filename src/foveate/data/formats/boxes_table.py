@@ -68,6 +68,13 @@ class BoxesTable(Format):
         builder = BoxTableBuilder(path.parent)
         builder.notes += finder.notes()
         for image in images:
+            if not isinstance(image.path, Path):
+                raise DataError(
+                    "boxes of images inside a Parquet file are not read",
+                    where=printable(path),
+                    hint="save the images as files, with their paths in the table",
+                    id="boxes_in_parquet",
+                )
             builder.add_image(image.path, image.raw, image.split, image.group)
         used = [name for image in images for name in image.raw.names]
         coordinates = (x for image in images for corners in image.raw.xyxy for x in corners)

@@ -1,25 +1,40 @@
-"""A table of paths and captions (.csv, .tsv, .jsonl, .ndjson, .parquet).
+"""A table of paths and captions (.csv, .tsv, .jsonl, .ndjson, .parquet), or a .json of both.
 
 Columns: path, text and optionally split and group. In JSON and Parquet a text may be a list of
-sentences. In any table an image may have several rows, each with a sentence.
+sentences. In any table an image may have several rows, each with a sentence. The .json is an
+object with the name of each image and its sentence or sentences: {"a.jpg": "a red fox"}.
 """
 
 from __future__ import annotations
 
+import json
+import re
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
+from foveate.data.discovery import EXTENSIONS, extension_of
 from foveate.data.formats import Format, Reading
 from foveate.data.formats._table_files import find_tables, fit_of_tables
 from foveate.data.image_rows import ImageFinder, ImageRow, drop_missing, partial_split_notes
 from foveate.data.issues import skip_and_record
-from foveate.data.records import ALIASES, TEXTS, has_texts, is_table, read_records, row_location
+from foveate.data.records import (
+    ALIASES,
+    TEXTS,
+    Record,
+    has_texts,
+    is_table,
+    read_records,
+    row_location,
+)
 from foveate.errors import DataError
 from foveate.predictions import Text
 from foveate.types import Issue, Sample, Split, Table
 from foveate.utils.paths import printable
 
+_HEAD = 4096  # characters by which a .json is recognized
+_FIRST_ENTRY = re.compile(r'\s*\{\s*"([^"\\]+)"\s*:\s*(?:"|\[\s*")')
 _COLUMNS = {**{name: ALIASES[name] for name in ("path", "split", "group")}, "text": TEXTS}
 
 
@@ -59,13 +74,50 @@ class Captions(Format):
 
 
 def _has_captions(file: Path) -> bool:
-    return is_table(file) and has_texts(file)
+    return (is_table(file) and has_texts(file)) or _is_mapping(file)
+
+
+def _is_mapping(file: Path) -> bool:
+    """Whether a .json begins with the name of an image and its sentence or sentences."""
+    if file.suffix.lower() != ".json" or not file.is_file():
+        return False
+    try:
+        with file.open(encoding="utf-8-sig", errors="replace") as text:
+            first = _FIRST_ENTRY.match(text.read(_HEAD))
+    except OSError:
+        return False
+    return first is not None and extension_of(first[1]) in EXTENSIONS
+
+
+def _read_mapping(file: Path) -> Iterator[Record]:
+    """Yield the entries of a .json, numbered from 1.
+
+    Raises:
+        DataError: It is not valid JSON, or not an object.
+    """
+    try:
+        content = json.loads(file.read_text(encoding="utf-8-sig"))
+    except (ValueError, RecursionError, OSError) as error:
+        raise DataError(
+            "the file is not valid JSON", where=printable(file), why=str(error), id="invalid_json"
+        ) from None
+    if not isinstance(content, dict):
+        raise DataError(
+            "the file is not an object of names and sentences",
+            where=printable(file),
+            hint='write {"a.jpg": "a red fox", "b.jpg": ["one sentence", "another one"]}',
+            id="not_a_mapping",
+        )
+    for number, (name, text) in enumerate(content.items(), start=1):
+        yield Record(number, {"path": name, "text": text})
 
 
 def _read_rows(table: Path, root: Path, split: Split | None, notes: list[Issue]) -> list[_Row]:
     """The rows of a table; `split`: of those that state none."""
     rows, finder = list[_Row](), ImageFinder(table, root)
-    for record in read_records(table, _COLUMNS, ("path", "text")):
+    is_mapping = table.suffix.lower() == ".json"
+    columns = ("path", "text")
+    for record in _read_mapping(table) if is_mapping else read_records(table, _COLUMNS, columns):
         with skip_and_record():
             number, path, key, own, group = finder.fields(record)
             sentences = parse_sentences(record.cells["text"], row_location(table, number))

@@ -1,0 +1,186 @@
+"""Images inside files: slices of volumes, frames of DICOM, rows of Parquet, members of archives."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from foveate.data.issues import IssueLog
+from foveate.errors import BrokenImage, DataError
+from foveate.images import dicom, nifti
+from foveate.images.codec import encode_pgm
+from foveate.predictions import Boxes, Regions
+from foveate.types import IssueKind, Sample, StoredImage, Table
+from foveate.utils.paths import printable
+
+if TYPE_CHECKING:
+    from pyarrow import ChunkedArray
+
+_OPEN_FILES = 8  # archives and row groups that are kept open in a process
+_MAX_BYTES = 2**29  # of a member of an archive
+
+SLICED = IssueKind(
+    "sliced_volumes", "volumes whose slices are read as images, with the label of the volume"
+)
+PATIENTS = IssueKind(
+    "dicom_patients",
+    "DICOM images grouped by a hash of the patient's identifier, which no file of the run contains",
+)
+
+
+@dataclass(frozen=True)
+class SliceOfFile(StoredImage):
+    """A slice of a NIfTI volume, or a frame of a DICOM file.
+
+    Attributes:
+        path: The file.
+        index: Index of the slice, from 0.
+    """
+
+    path: Path
+    index: int
+
+    def content(self) -> bytes:
+        """Return what the decoder reads.
+
+        Raises:
+            BrokenImage: The file cannot be read.
+        """
+        if nifti.is_volume(self.path):
+            return encode_pgm(nifti.read_slice(self.path, self.index))
+        try:
+            return encode_pgm(dicom.render(self.path, self.index))
+        except BrokenImage:
+            raise
+        except Exception as error:  # pydicom raises nearly anything
+            raise _unreadable("frame", self.path, str(error)) from None
+
+
+@dataclass(frozen=True)
+class ParquetImage(StoredImage):
+    """An image in a column of a Parquet file, as the datasets of Hugging Face have it.
+
+    Attributes:
+        path: The file.
+        column: The column, a structure with the fields `bytes` and `path`.
+        group: Index of the row group.
+        row: Index of the row in its group.
+    """
+
+    path: Path
+    column: str
+    group: int
+    row: int
+
+    def content(self) -> Path | bytes:
+        """Return what the decoder reads: the bytes in the cell, or else the file that it names.
+
+        Raises:
+            BrokenImage: The file cannot be read.
+        """
+        try:
+            cell = _read_cells(self.path, self.column, self.group)[self.row].as_py() or {}
+        except (OSError, ValueError, IndexError) as error:
+            raise _unreadable("row", self.path, str(error)) from None
+        if cell.get("bytes") is None and cell.get("path"):
+            return self.path.parent / str(cell["path"])
+        return bytes(cell.get("bytes") or b"")
+
+
+@dataclass(frozen=True)
+class ZipMember(StoredImage):
+    """A member of a zip archive.
+
+    Attributes:
+        path: The archive.
+        name: The name of the member.
+    """
+
+    path: Path
+    name: str
+
+    def content(self) -> bytes:
+        """Return what the decoder reads.
+
+        Raises:
+            BrokenImage: It cannot be read, or is too large.
+        """
+        try:
+            archive = _open_zip(self.path)
+            if archive.getinfo(self.name).file_size > _MAX_BYTES:
+                raise _unreadable("member", self.path, f"it has more than {_MAX_BYTES:,} bytes")
+            return archive.read(self.name)
+        except (OSError, KeyError, RuntimeError, zipfile.BadZipFile, NotImplementedError) as error:
+            raise _unreadable("member", self.path, f"{self.name}: {error}") from None
+
+
+def _unreadable(part: str, path: Path, why: str) -> BrokenImage:
+    return BrokenImage(
+        f"this {part} of a file cannot be read",
+        where=printable(path),
+        why=why.replace("\n", " ")[:200],
+        hint="check that the file is complete",
+        id=f"unreadable_{part}",
+    )
+
+
+@lru_cache(maxsize=_OPEN_FILES)
+def _open_zip(path: Path) -> zipfile.ZipFile:
+    return zipfile.ZipFile(path)
+
+
+@lru_cache(maxsize=_OPEN_FILES)
+def _read_cells(path: Path, column: str, group: int) -> ChunkedArray:
+    from pyarrow import parquet
+
+    with parquet.ParquetFile(path) as file:
+        return file.read_row_group(group, columns=[column]).column(column)
+
+
+# --- volumes in tables
+
+
+def expand_volumes(table: Table) -> Table:
+    """Return the table with an image for each slice of its volumes and each frame of DICOM.
+
+    Slices keep the label and the split of their file, and form a group. DICOM images without a
+    group are grouped by patient. Targets that belong to pixels stay with their file.
+    """
+    if not any(_is_medical(sample) for sample in table.samples):
+        return table
+    log, samples = IssueLog(), list[Sample]()
+    for sample in table.samples:
+        samples += _expand(sample, log) if _is_medical(sample) else [sample]
+    return replace(table, samples=tuple(samples), notes=(*table.notes, *log.issues()))
+
+
+def _is_medical(sample: Sample) -> bool:
+    if isinstance(sample.path, StoredImage):
+        return False
+    return nifti.is_volume(sample.path) or (
+        sample.path.suffix.lower() in (*dicom.EXTENSIONS, "") or sample.path.suffix[1:].isdigit()
+    )
+
+
+def _expand(sample: Sample, log: IssueLog) -> Iterator[Sample]:
+    path, group = sample.file, sample.group
+    try:
+        is_volume = nifti.is_volume(path)
+        count = nifti.count_slices(path) if is_volume else dicom.count_frames(path)
+        patient = None if is_volume or group else dicom.hashed_patient(path)
+    except DataError:  # decoding it will say what is wrong
+        yield sample
+        return
+    if patient:
+        log.add(PATIENTS, sample.key)
+    if count == 1 or isinstance(sample.target, Boxes | Regions):
+        yield replace(sample, group=group or patient)
+        return
+    log.add(SLICED, sample.key, why=f"{count} slices")
+    for index in range(count):
+        key, own = f"{sample.key}#{index:04d}", group or patient or sample.key
+        yield replace(sample, path=SliceOfFile(path, index), key=key, group=own)

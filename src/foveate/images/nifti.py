@@ -1,0 +1,107 @@
+"""NIfTI volumes: axial slices as gray images. Needs nibabel."""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from foveate.errors import BrokenImage
+from foveate.utils.paths import printable
+
+VOLUME_EXTENSIONS = (".nii", ".nii.gz")
+MAX_VOXELS = 2**29
+_PERCENTILES = (0.5, 99.5)  # of a volume: black and white
+_VOLUMES_KEPT = 2  # decoded volumes that are held in memory: slices are read one after the other
+
+
+def is_volume(path: Path) -> bool:
+    """Whether a file is a NIfTI volume, by its name."""
+    return path.name.lower().endswith(VOLUME_EXTENSIONS)
+
+
+def count_slices(path: Path) -> int:
+    """Return the number of axial slices, from the header.
+
+    Raises:
+        BrokenImage: It cannot be read, or is too large.
+    """
+    shape, axis = _read_shape(path)
+    return shape[axis]
+
+
+def read_slice(path: Path, index: int) -> np.ndarray:
+    """Return an axial slice with the patient's front at the top, as viewers show it.
+
+    Black and white are percentiles of the whole volume, so that its slices are comparable.
+
+    Args:
+        path: The file.
+        index: Index of the slice, from the feet upwards, from 0.
+
+    Returns:
+        (H, W) uint8.
+
+    Raises:
+        BrokenImage: The volume cannot be read.
+    """
+    status = path.stat()
+    return np.rot90(_read_volume(path, status.st_mtime_ns, status.st_size)[..., index])
+
+
+@lru_cache(maxsize=_VOLUMES_KEPT)
+def _read_volume(path: Path, modified: int, size: int) -> np.ndarray:
+    """(X, Y, Z) uint8, in the axes right, anterior, superior; the first of a series."""
+    _read_shape(path)
+    nibabel = _nibabel()
+    try:
+        values = np.asanyarray(nibabel.as_closest_canonical(nibabel.load(path)).dataobj)
+    except Exception as error:  # a damaged file makes nibabel raise nearly anything
+        raise _unreadable(path, str(error)) from None
+    values = np.nan_to_num(values.reshape(*values.shape[:3], -1)[..., 0].astype(np.float32))
+    low, high = np.percentile(values[:: max(1, values.shape[0] // 64)], _PERCENTILES)
+    scale = 255 / (high - low) if high > low else 0
+    return np.asarray(((values - low) * scale).clip(0, 255).round(), dtype=np.uint8)
+
+
+def _read_shape(path: Path) -> tuple[tuple[int, ...], int]:
+    """The stored shape, and which of its axes runs from the feet to the head."""
+    if find_spec("nibabel") is None:
+        raise BrokenImage(
+            "this is a NIfTI volume, and the package that reads it is not installed",
+            where=printable(path),
+            why="it is called nibabel",
+            hint="pip install -e '.[imaging]' in the clone of Foveate",
+            id="reader_not_installed",
+        )
+    nibabel = _nibabel()
+    try:
+        image = nibabel.load(path)
+        shape = tuple(image.shape)
+        axis = [code in ("S", "I") for code in nibabel.aff2axcodes(image.affine)].index(True)
+    except Exception as error:  # a damaged file makes nibabel raise nearly anything
+        raise _unreadable(path, str(error)) from None
+    if len(shape) < 3 or not 0 < math.prod(shape[:3]) <= MAX_VOXELS:
+        raise _unreadable(path, f"its shape is {shape}, which is no volume of images")
+    return shape, axis
+
+
+def _nibabel() -> Any:
+    """The package, whose functions are partly untyped."""
+    import nibabel
+
+    return nibabel
+
+
+def _unreadable(path: Path, why: str) -> BrokenImage:
+    return BrokenImage(
+        "this volume cannot be read",
+        where=printable(path),
+        why=why.replace("\n", " "),
+        hint="export it again, or remove it",
+        id="unreadable_volume",
+    )

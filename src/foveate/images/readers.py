@@ -1,0 +1,141 @@
+"""Image files that Pillow does not read: DICOM, HEIC, TIFF of many bands; what is no image at all.
+
+The packages that read them are in the extra `imaging`.
+"""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from foveate.errors import BrokenImage
+from foveate.images import dicom
+
+HEIC_EXTENSIONS = (".heic", ".heif")
+VIDEO_EXTENSIONS = (".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv")
+ARCHIVE_EXTENSIONS = (".zip", ".tar", ".gz", ".tgz", ".7z", ".rar")
+_HEAD = 512  # bytes from which a format is recognized
+_HEIC_BRANDS = (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1")
+_MATROSKA = b"\x1aE\xdf\xa3"
+_TIFF_MARKS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+
+
+@dataclass(frozen=True)
+class Values:
+    """The stored values of an image.
+
+    Attributes:
+        array: (H, W) or (H, W, bands), of any number type.
+        format: Name of the file format.
+        frames: Number of images in the file.
+    """
+
+    array: np.ndarray
+    format: str
+    frames: int = 1
+
+
+def read_values(source: Path | bytes, where: str | None) -> Values | None:
+    """Read a file that Pillow does not recognize; None if it is of no known format either.
+
+    Args:
+        source: File, or its content.
+        where: Its name, for messages.
+
+    Raises:
+        BrokenImage: It is damaged, its reader is not installed, or it is a video or an archive.
+    """
+    head = _head(source)
+    if dicom.is_dicom(head, where or ""):
+        _require("pydicom", "DICOM", where)
+        frames = 1 if isinstance(source, bytes) else dicom.count_frames(source)
+        return Values(dicom.render(source), "DICOM", frames)
+    if head[4:8] == b"ftyp" and head[8:12] in _HEIC_BRANDS:
+        _require("pi_heif", "HEIC", where)
+        return Values(_read_heic(source), "HEIC")
+    if head[:4] in _TIFF_MARKS:
+        _require("tifffile", "a TIFF of many bands, or of an uncommon kind", where)
+        return _read_tiff(source)
+    _refuse_other_media(head, where)
+    return None
+
+
+def _require(package: str, kind: str, where: str | None) -> None:
+    if find_spec(package) is None:
+        raise BrokenImage(
+            f"this is {kind}, and the package that reads it is not installed",
+            where=where,
+            why=f"it is called {package.replace('_', '-')}",
+            hint="pip install -e '.[imaging]' in the clone of Foveate",
+            id="reader_not_installed",
+        )
+
+
+def _read_heic(source: Path | bytes) -> np.ndarray:
+    """Upright, as the reader turns it."""
+    from pi_heif import open_heif
+
+    image = open_heif(io.BytesIO(source) if isinstance(source, bytes) else source)
+    return np.asarray(image.to_pillow().convert("RGB"))
+
+
+def _read_tiff(source: Path | bytes) -> Values:
+    """The first image of a TIFF, bands last."""
+    from tifffile import TiffFile
+
+    with TiffFile(io.BytesIO(source) if isinstance(source, bytes) else source) as file:
+        page = file.pages.first
+        if page.imagewidth * page.imagelength > (Image.MAX_IMAGE_PIXELS or np.inf):
+            raise BrokenImage(
+                "this image is too large to decode safely",
+                why=f"{page.imagewidth} x {page.imagelength} px",
+                hint="scale it down first, or cut it into tiles",
+                id="too_large_image",
+            )
+        array = page.asarray()
+        if array.ndim == 3 and page.planarconfig == 2:  # separate planes: bands come first
+            array = np.moveaxis(array, 0, -1)
+        if array.ndim not in (2, 3):
+            raise BrokenImage(
+                "this TIFF is not an image of rows and columns",
+                why=f"its axes are {page.axes}",
+                hint="save single images, or bands",
+                id="tiff_axes",
+            )
+        return Values(array, "TIFF", len(file.pages))
+
+
+def _refuse_other_media(head: bytes, where: str | None) -> None:
+    """Raise BrokenImage, with the way out, for a video or an archive."""
+    name = (where or "").lower()
+    is_video = (
+        name.endswith(VIDEO_EXTENSIONS) or head[4:8] == b"ftyp" or head[:4] == b"\x1aE\xdf\xa3"
+    )
+    if is_video and not name.endswith((".heic", ".heif", ".avif")):
+        raise BrokenImage(
+            "this is a video, not an image",
+            where=where,
+            why="videos are not read yet",
+            hint="take images out of it, one a second for instance:"
+            " ffmpeg -i VIDEO -r 1 FOLDER/%05d.jpg",
+            id="is_video",
+        )
+    if name.endswith(ARCHIVE_EXTENSIONS) or head.startswith((b"PK\x03\x04", b"\x1f\x8b")):
+        raise BrokenImage(
+            "this is an archive, not an image",
+            where=where,
+            hint="unpack it, and give the folder",
+            id="is_archive",
+        )
+
+
+def _head(source: Path | bytes) -> bytes:
+    if isinstance(source, bytes):
+        return source[:_HEAD]
+    with source.open("rb") as file:
+        return file.read(_HEAD)
