@@ -25,8 +25,8 @@ from PIL.PngImagePlugin import PngInfo
 
 from foveate.errors import BrokenImage
 from foveate.images import jpeg
-from foveate.images.pixels import AS_STORED, Rendering, from_values, to_rgb
-from foveate.images.readers import Values, read_values
+from foveate.images.pixels import AS_STORED, Rendering, from_values, select_bands, to_rgb
+from foveate.images.readers import read_values
 from foveate.utils.paths import printable
 
 MAX_PIXELS = 178_956_970  # Pillow's own default limit: about half a gigabyte once decoded
@@ -125,6 +125,23 @@ def read_index_mask(source: Path | bytes) -> np.ndarray:
         return np.array(upright, dtype=np.uint8 if values.dtype.kind == "b" else values.dtype)
 
 
+def read_stored_values(source: Path | bytes, rendering: Rendering = AS_STORED) -> np.ndarray:
+    """Return the values that a file stores, (H, W) or (H, W, bands) of any number type.
+
+    Args:
+        source: File, or its content.
+        rendering: States the bands.
+
+    Raises:
+        BrokenImage: It cannot be read.
+    """
+    with _open_image(source, rendering) as (image, _):
+        image.load()
+        if "values" in image.info:
+            return select_bands(image.info["values"], rendering.bands)
+        return np.asarray(image)
+
+
 @dataclass(frozen=True)
 class ImageHeader:
     """What the header of a file says about its image.
@@ -134,6 +151,7 @@ class ImageHeader:
         format: JPEG, MPO, PNG, ...
         mode: Pillow's name of the pixel type (RGB, CMYK, P, I;16, F, ...).
         is_16_bit: Whether a channel has 16 bits.
+        is_deep: Whether a channel has more than 8 bits.
         is_multi_frame: Whether it is an animation or a document of several images.
         has_transparency: Whether some of it is transparent, or may be.
         exif_transformed: Whether EXIF turns or mirrors it.
@@ -144,6 +162,7 @@ class ImageHeader:
     format: str
     mode: str
     is_16_bit: bool
+    is_deep: bool
     is_multi_frame: bool
     has_transparency: bool
     exif_transformed: bool
@@ -159,13 +178,16 @@ def read_header(source: Path | bytes) -> ImageHeader:
     upright = read_size(source)
     with _open_image(source) as (image, _):
         tiles = getattr(image, "tile", ())
+        stored = image.info.get("values")
+        is_16_bit = ";16" in image.mode or any(";16" in str(tile[3]) for tile in tiles)
         return ImageHeader(
             size=upright,
             format=str(image.format),
             mode=image.mode,
-            is_16_bit=";16" in image.mode
-            or ("values" in image.info and image.info["values"].dtype.itemsize == 2)
-            or any(";16" in str(tile[3]) for tile in tiles),
+            is_16_bit=is_16_bit or (stored is not None and stored.dtype.itemsize == 2),
+            is_deep=is_16_bit
+            or image.mode in ("I", "F")
+            or (stored is not None and stored.dtype.itemsize > 1),
             is_multi_frame=bool(getattr(image, "is_animated", image.info.get("frames", 1) > 1)),
             has_transparency=image.has_transparency_data,
             exif_transformed=_orientation(image, Image.Image.getexif) > 1,
@@ -311,9 +333,11 @@ def _identified(
         if values is None:
             raise
         return from_values(values, rendering)
-    if rendering.bands and image.format == "TIFF" and len(image.getbands()) > 1:
-        image.load()
-        return from_values(Values(np.asarray(image), "TIFF"), rendering)
+    if rendering.bands and image.format == "TIFF":  # of which Pillow may have left some out
+        image.close()
+        values = read_values(source, where)
+        assert values is not None, "its reader recognizes every TIFF that Pillow does"
+        return from_values(values, rendering)
     return image
 
 

@@ -64,6 +64,8 @@ def _read_volume(path: Path, modified: int, size: int) -> np.ndarray:
         raise _unreadable(path, str(error)) from None
     values = np.nan_to_num(values.reshape(*values.shape[:3], -1)[..., 0].astype(np.float32))
     low, high = np.percentile(values[:: max(1, values.shape[0] // 64)], _PERCENTILES)
+    if high <= low:  # nearly all of it is background
+        low, high = values.min(), values.max()
     scale = 255 / (high - low) if high > low else 0
     return np.asarray(((values - low) * scale).clip(0, 255).round(), dtype=np.uint8)
 

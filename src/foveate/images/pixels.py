@@ -48,7 +48,7 @@ def from_values(values: Values, rendering: Rendering) -> Image.Image:
     Raises:
         BrokenImage: It does not have the bands that are asked for.
     """
-    array = _select_bands(values.array, rendering.bands)
+    array = select_bands(values.array, rendering.bands)
     image = Image.fromarray(np.ascontiguousarray(_to_8_bits(array, rendering.value_range)))
     bands = values.array.shape[2] if values.array.ndim == 3 else 1
     image.format = values.format
@@ -77,8 +77,12 @@ def _is_fourth_band(image: Image.Image) -> bool:
     return bool(2 * np.count_nonzero((fourth == 0) | (fourth == 255)) < fourth.size)
 
 
-def _select_bands(values: np.ndarray, bands: tuple[int, ...]) -> np.ndarray:
-    """(H, W), or (H, W, 3): the chosen bands; else the first three, or the first."""
+def select_bands(values: np.ndarray, bands: tuple[int, ...]) -> np.ndarray:
+    """Return (H, W) or (H, W, 3): the chosen bands; else the first three, or the first.
+
+    Raises:
+        BrokenImage: There are fewer bands.
+    """
     if values.ndim == 2:
         return values
     count = values.shape[2]

@@ -9,6 +9,7 @@ from typing import Any
 
 from foveate.data.formats import FORMATS
 from foveate.data.mosaic import require_spatial_targets
+from foveate.data.value_range import measure_value_range
 from foveate.errors import UsageError
 from foveate.messages import Message
 from foveate.modeling.backbones import family_of
@@ -98,6 +99,7 @@ def resolve_recipe(recipe: Recipe, table: Table) -> tuple[Recipe, list[Decision]
     """
     resolution = Resolution(recipe)
     _resolve_data(resolution, table)
+    _resolve_value_range(resolution, table)
     _resolve_backbone(resolution)
     task, tuning = _resolve_task(resolution, table), _resolve_tuning(resolution, table)
     resolution.decide_defaults(_plugin_defaults(resolution.recipe, task, tuning))
@@ -179,6 +181,18 @@ def _resolve_data(resolution: Resolution, table: Table) -> None:
         resolution.decide("data.format", table.format, reason)
     else:
         resolution.spell_out("data.format", table.format)
+
+
+def _resolve_value_range(resolution: Resolution, table: Table) -> None:
+    """Bring images of more than 8 bits to one scale, measured over all of them."""
+    if resolution.recipe.is_set("data.value_range"):
+        return
+    measured = measure_value_range(table.samples, resolution.recipe.data)
+    if measured is not None:
+        why = Message(
+            "choice.value_range", "the values that images of more than 8 bits reach in these data"
+        )
+        resolution.decide("data.value_range", measured, why)
 
 
 def _resolve_backbone(resolution: Resolution) -> None:

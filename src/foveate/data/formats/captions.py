@@ -74,10 +74,10 @@ class Captions(Format):
 
 
 def _has_captions(file: Path) -> bool:
-    return (is_table(file) and has_texts(file)) or _is_mapping(file)
+    return (is_table(file) and has_texts(file)) or has_captions_by_name(file)
 
 
-def _is_mapping(file: Path) -> bool:
+def has_captions_by_name(file: Path) -> bool:
     """Whether a .json begins with the name of an image and its sentence or sentences."""
     if file.suffix.lower() != ".json" or not file.is_file():
         return False

@@ -20,7 +20,7 @@ from foveate.data.formats._coco_files import (
     root_of,
     split_of_file,
 )
-from foveate.data.formats.captions import parse_sentences
+from foveate.data.formats.captions import has_captions_by_name, parse_sentences
 from foveate.data.issues import skip_and_record
 from foveate.errors import DataError
 from foveate.messages import Message
@@ -42,7 +42,8 @@ class CocoCaptions(Format):
 
     def sniff(self, path: Path) -> Reading | None:
         """Caption files without files of boxes: COCO's own folder has both, and boxes are meant."""
-        only_captions = _caption_files(path) and not annotation_files(path)
+        is_plain = path.is_file() and has_captions_by_name(path)
+        only_captions = _caption_files(path) and not annotation_files(path) and not is_plain
         return Reading(Fit.STATED) if only_captions else None
 
     def read(self, path: Path) -> Table:
