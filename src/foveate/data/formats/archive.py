@@ -13,15 +13,17 @@ import tarfile
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import ClassVar
 
 from foveate.data.discovery import EXTENSIONS, extension_of, list_folder
 from foveate.data.formats import Fit, Format, Reading
+from foveate.data.formats._folder_names import parse_folder_name
 from foveate.data.formats.captions import parse_sentences
 from foveate.data.issues import IssueLog, skip_and_record
 from foveate.data.records import ALIASES, TEXTS, cell_text
-from foveate.data.split_names import split_in_name
+from foveate.data.split_names import is_part_name, split_in_name
 from foveate.data.stored_images import ZipMember
 from foveate.data.streaming import Entry
 from foveate.errors import DataError
@@ -34,7 +36,7 @@ _COMPRESSED = (".tgz", ".tar.gz", ".tar.bz2", ".tar.xz")
 _ANNOTATIONS = (".cls", ".json", ".txt")
 _OTHER_LABELS = (".xml", ".csv", ".yaml", ".yml", ".jsonl", ".parquet", ".names")
 _MAX_ANNOTATION = 1 << 20  # bytes
-_MAX_MEMBERS_SNIFFED = 200
+_MAX_SNIFFED = 200  # members of a .tar
 
 _UNLABELED = IssueKind(
     "unlabeled_members", "images in archives without a label, left out", "warning"
@@ -65,11 +67,12 @@ class Archive(Format):
         """A .zip or .tar with images, or a folder with nothing but .tar files."""
         try:
             archives = _archives_at(path)
-            if not archives or not any(_sniff_names(archives[0])):
-                return None
-        except (DataError, OSError, tarfile.TarError, zipfile.BadZipFile):
+            images = [name for name in _first_names(archives[0]) if _is_image_name(name)]
+        except (DataError, OSError, IndexError, tarfile.TarError, zipfile.BadZipFile):
             return None
-        return Reading(Fit.STATED if path.is_file() else Fit.LIKELY)
+        if not images:
+            return None
+        return Reading(Fit.STATED if path.is_file() else Fit.LIKELY, tuple(_doubts(images)))
 
     def read(self, path: Path) -> Table:
         """Read the names of the members, and their annotations; images are not decoded.
@@ -131,25 +134,36 @@ def _with_prefix(sample: Sample, prefix: str) -> Sample:
     return Sample(sample.path, prefix + sample.key, sample.target, sample.split, sample.group)
 
 
-def _sniff_names(archive: Path) -> Iterator[bool]:
-    """Whether each of the first members is an image."""
+def _first_names(archive: Path) -> list[str]:
+    """The names of the first members; of a .zip, which has a table of contents, those of all."""
     if archive.suffix.lower() == ".zip":
         with zipfile.ZipFile(archive) as file:
-            names = file.namelist()
-    else:
-        names = []
-        with tarfile.open(archive, "r:") as members:
-            for member in members:
-                names.append(member.name)
-                if len(names) >= _MAX_MEMBERS_SNIFFED:
-                    break
-    return (extension_of(name) in EXTENSIONS for name in names)
+            return file.namelist()
+    with tarfile.open(archive, "r:") as members:
+        return [member.name for member in islice(members, _MAX_SNIFFED)]
+
+
+def _is_image_name(name: str) -> bool:
+    return extension_of(name) in EXTENSIONS and not _is_clutter(PurePosixPath(name))
+
+
+def _doubts(images: list[str]) -> Iterator[str]:
+    """What speaks against folders of these images as classes."""
+    folders = {part for name in images for part in PurePosixPath(name).parts[:-1]}
+    roles = {name: parsed[1] for name in folders if (parsed := parse_folder_name(name))}
+    if {"image", "mask"} <= set(roles.values()):
+        names = " and ".join(sorted(name for name, role in roles.items() if role))
+        yield f"it has folders called {names}, as data with masks or boxes do"
+    parts = sorted(filter(is_part_name, folders))
+    if parts:
+        yield f"its folder {parts[0]} is named like a part of a dataset"
 
 
 def _read_archive(archive: Path, split: Split | None, log: IssueLog) -> Iterator[Sample]:
     members = _read_members(archive)
     folders = [member.name.parts[:-1] for member in members]
     shared = _shared_depth(folders)
+    has_annotations = any(member.annotations for member in members)  # then folders are no classes
     for member in members:
         own = member.name.parts[shared:-1]
         stated = split_in_name(own[0]) if own else None
@@ -158,7 +172,7 @@ def _read_archive(archive: Path, split: Split | None, log: IssueLog) -> Iterator
         with skip_and_record():
             target = _target_of(member, archive)
         names = own[1:] if has_splits else own
-        if target is None and names and not member.annotations:
+        if target is None and names and not has_annotations:
             target = Labels((names[0],))
         if target is None:
             log.add(_UNLABELED, printable(str(member.name)))
