@@ -28,7 +28,7 @@ from foveate.api.fit.pipeline import FitResult
 from foveate.api.predict import predict
 from foveate.data.formats import read_table
 from foveate.errors import BrokenImage, DataError
-from foveate.images import readers
+from foveate.images import installed
 from foveate.images.codec import read_header, read_image, read_size
 from foveate.images.jpeg import ends_early
 from foveate.images.pixels import Rendering
@@ -233,6 +233,42 @@ def test_frames_and_slices_become_images_of_one_group(tmp_path):
     assert np.argwhere(pixels == pixels.max()).tolist() == [[12 - 1 - 9, 10 - 1 - 2]]
 
 
+def write_slide(path: Path, rng: np.random.Generator, color: tuple[int, int, int]) -> None:
+    """A pyramid of tiles, as scanners write it: tissue on glass, 0.5 micrometers per pixel."""
+    pixels = np.full((3000, 4000, 3), 243, np.uint8)
+    noise = rng.integers(-20, 20, (2048, 2048, 1))
+    pixels[:2048, 1024:3072] = (np.array(color) + noise).clip(0, 255)
+    options = {
+        "tile": (256, 256),
+        "photometric": "rgb",
+        "compression": "jpeg",
+        "resolution": (20000, 20000),
+        "resolutionunit": "CENTIMETER",
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tifffile.TiffWriter(path) as file:
+        for step in (1, 2, 4):
+            file.write(pixels[::step, ::step], subfiletype=int(step > 1), **options)
+
+
+def test_slides_are_read_as_tiles_with_tissue(tmp_path):
+    rng = np.random.default_rng(0)
+    write_slide(tmp_path / "ill" / "1.svs", rng, (180, 60, 120))
+    write_slide(tmp_path / "well" / "2.svs", rng, (90, 60, 180))
+    (tmp_path / "well" / "3.svs").write_bytes(b"II*\0 no slide")
+    table = read_table(tmp_path)
+    tiles = [sample for sample in table.samples if sample.group == "ill/1.svs"]
+    # at 1 micrometer per pixel the tissue is 1024 px wide and begins at a tile's edge
+    assert [sample.key for sample in tiles] == [
+        f"ill/1.svs#{x:06d}-{y:06d}" for y in (0, 1024) for x in (1024, 2048)
+    ]
+    pixels, size = read_image(tiles[0].source)
+    assert size == (512, 512)
+    assert np.abs(pixels.mean((0, 1)) - (180, 60, 120)).max() < 5
+    assert "whole slides" in str(table.notes[0])
+    assert "well/3.svs" in {sample.key for sample in table.samples}
+
+
 def test_damaged_medical_files_are_named(tmp_path):
     (tmp_path / "cut.dcm").write_bytes(
         write_dicom(tmp_path / "whole.dcm", ramp()).read_bytes()[:900]
@@ -251,7 +287,7 @@ def test_damaged_medical_files_are_named(tmp_path):
     (tmp_path / "data" / "a" / "x.nii").write_bytes(b"no volume")
     make_stripes_folder(tmp_path / "data")
     assert "a/x.nii" in {sample.key for sample in read_table(tmp_path / "data").samples}
-    with pytest.raises(BrokenImage, match="cannot be decoded"):
+    with pytest.raises(BrokenImage, match=r"this is a volume.*read its slices"):
         read_image(tmp_path / "data" / "a" / "x.nii")
 
 
@@ -260,7 +296,7 @@ def test_damaged_medical_files_are_named(tmp_path):
 )
 def test_a_reader_that_is_not_installed_is_named(tmp_path, monkeypatch, name, package, kind):
     (tmp_path / name).write_bytes(HEIC if kind == "HEIC" else b"\0" * 128 + b"DICM" + b"\0" * 99)
-    monkeypatch.setattr(readers, "find_spec", lambda name: None)
+    monkeypatch.setattr(installed, "find_spec", lambda name: None)
     with pytest.raises(BrokenImage, match=f"this is {kind}.*called {package}.*imaging"):
         read_image(tmp_path / name)
 

@@ -18,6 +18,7 @@ from foveate.errors import DataError, UsageError
 from foveate.images import dicom
 from foveate.images.nifti import VOLUME_EXTENSIONS
 from foveate.images.readers import ARCHIVE_EXTENSIONS, HEIC_EXTENSIONS, VIDEO_EXTENSIONS
+from foveate.images.slides import SLIDE_EXTENSIONS
 from foveate.types import IssueKind
 from foveate.utils.paths import did_you_mean_path, printable
 
@@ -28,6 +29,7 @@ EXTENSIONS = frozenset(
         *HEIC_EXTENSIONS,
         *dicom.EXTENSIONS,
         *VOLUME_EXTENSIONS,
+        *SLIDE_EXTENSIONS,
     )
 )
 _CLUTTER = frozenset({"__macosx", "thumbs.db", "desktop.ini", "@eadir"})  # of file managers

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 
 from foveate.data.issues import IssueLog
 from foveate.errors import BrokenImage, DataError
-from foveate.images import dicom, nifti
+from foveate.images import dicom, nifti, slides
 from foveate.images.codec import encode_pgm
+from foveate.messages import counted
 from foveate.predictions import Boxes, Regions
 from foveate.types import IssueKind, Sample, StoredImage, Table
 from foveate.utils.paths import printable
@@ -25,6 +26,10 @@ _MAX_BYTES = 2**29  # of a member of an archive
 
 SLICED = IssueKind(
     "sliced_volumes", "volumes whose slices are read as images, with the label of the volume"
+)
+TILED = IssueKind(
+    "tiled_slides",
+    "whole slides whose tiles with tissue are read as images, with the label of the slide",
 )
 PATIENTS = IssueKind(
     "dicom_patients",
@@ -58,6 +63,27 @@ class SliceOfFile(StoredImage):
             raise
         except Exception as error:  # pydicom raises nearly anything
             raise _unreadable("frame", self.path, str(error)) from None
+
+
+@dataclass(frozen=True)
+class SlideTile(StoredImage):
+    """A tile of a whole slide.
+
+    Attributes:
+        path: The slide.
+        tile: Which one.
+    """
+
+    path: Path
+    tile: slides.Tile
+
+    def content(self) -> bytes:
+        """Return what the decoder reads.
+
+        Raises:
+            BrokenImage: The slide cannot be read.
+        """
+        return encode_pgm(slides.read_tile(self.path, self.tile))
 
 
 @dataclass(frozen=True)
@@ -161,26 +187,49 @@ def expand_volumes(table: Table) -> Table:
 def _is_medical(sample: Sample) -> bool:
     if isinstance(sample.path, StoredImage):
         return False
-    return nifti.is_volume(sample.path) or (
-        sample.path.suffix.lower() in (*dicom.EXTENSIONS, "") or sample.path.suffix[1:].isdigit()
+    return (
+        nifti.is_volume(sample.path)
+        or slides.is_slide(sample.path)
+        or (
+            sample.path.suffix.lower() in (*dicom.EXTENSIONS, "")
+            or sample.path.suffix[1:].isdigit()
+        )
     )
 
 
 def _expand(sample: Sample, log: IssueLog) -> Iterator[Sample]:
+    """Yield the images in a file; the file itself if it is one image, or cannot be read."""
     path, group = sample.file, sample.group
     try:
-        is_volume = nifti.is_volume(path)
-        count = nifti.count_slices(path) if is_volume else dicom.count_frames(path)
-        patient = None if is_volume or group else dicom.hashed_patient(path)
+        images = _images_in(path)
+        is_dicom = not (nifti.is_volume(path) or slides.is_slide(path))
+        patient = dicom.hashed_patient(path) if is_dicom and not group else None
     except DataError:  # decoding it will say what is wrong
         yield sample
         return
     if patient:
         log.add(PATIENTS, sample.key)
-    if count == 1 or isinstance(sample.target, Boxes | Regions):
+    if not images or isinstance(sample.target, Boxes | Regions):
         yield replace(sample, group=group or patient)
         return
-    log.add(SLICED, sample.key, why=f"{count} slices")
-    for index in range(count):
-        key, own = f"{sample.key}#{index:04d}", group or patient or sample.key
-        yield replace(sample, path=SliceOfFile(path, index), key=key, group=own)
+    kind = TILED if slides.is_slide(path) else SLICED
+    log.add(kind, sample.key, why=counted(len(images), "image", "images"))
+    own = group or patient or sample.key
+    for name, image in images.items():
+        yield replace(sample, path=image, key=f"{sample.key}#{name}", group=own)
+
+
+def _images_in(path: Path) -> dict[str, StoredImage]:
+    """The images of a file by name; none for a file that is one image.
+
+    Raises:
+        BrokenImage: It cannot be read.
+    """
+    if slides.is_slide(path):
+        tiles = slides.find_tiles(path)
+        return {f"{x:06d}-{y:06d}": SlideTile(path, (level, x, y)) for level, x, y in tiles}
+    is_volume = nifti.is_volume(path)
+    count = nifti.count_slices(path) if is_volume else dicom.count_frames(path)
+    if count == 1 and not is_volume:
+        return {}
+    return {f"{index:04d}": SliceOfFile(path, index) for index in range(count)}

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from functools import lru_cache
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from foveate.errors import BrokenImage
+from foveate.images.installed import require_reader
 from foveate.utils.paths import printable
 
 VOLUME_EXTENSIONS = (".nii", ".nii.gz")
@@ -72,14 +72,7 @@ def _read_volume(path: Path, modified: int, size: int) -> np.ndarray:
 
 def _read_shape(path: Path) -> tuple[tuple[int, ...], int]:
     """The stored shape, and which of its axes runs from the feet to the head."""
-    if find_spec("nibabel") is None:
-        raise BrokenImage(
-            "this is a NIfTI volume, and the package that reads it is not installed",
-            where=printable(path),
-            why="it is called nibabel",
-            hint="pip install -e '.[imaging]' in the clone of Foveate",
-            id="reader_not_installed",
-        )
+    require_reader("nibabel", "a NIfTI volume", printable(path))
     nibabel = _nibabel()
     try:
         image = nibabel.load(path)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import io
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +14,8 @@ from PIL import Image
 
 from foveate.errors import BrokenImage
 from foveate.images import dicom
+from foveate.images.installed import require_reader
+from foveate.images.nifti import VOLUME_EXTENSIONS
 
 HEIC_EXTENSIONS = (".heic", ".heif")
 VIDEO_EXTENSIONS = (".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv")
@@ -52,28 +53,17 @@ def read_values(source: Path | bytes, where: str | None) -> Values | None:
     """
     head = _head(source)
     if dicom.is_dicom(head, where or ""):
-        _require("pydicom", "DICOM", where)
+        require_reader("pydicom", "DICOM", where)
         frames = 1 if isinstance(source, bytes) else dicom.count_frames(source)
         return Values(dicom.render(source), "DICOM", frames)
     if head[4:8] == b"ftyp" and head[8:12] in _HEIC_BRANDS:
-        _require("pi_heif", "HEIC", where)
+        require_reader("pi_heif", "HEIC", where)
         return Values(_read_heic(source), "HEIC")
     if head[:4] in _TIFF_MARKS:
-        _require("tifffile", "a TIFF of many bands, or of an uncommon kind", where)
+        require_reader("tifffile", "a TIFF of many bands, or of an uncommon kind", where)
         return _read_tiff(source)
     _refuse_other_media(head, where)
     return None
-
-
-def _require(package: str, kind: str, where: str | None) -> None:
-    if find_spec(package) is None:
-        raise BrokenImage(
-            f"this is {kind}, and the package that reads it is not installed",
-            where=where,
-            why=f"it is called {package.replace('_', '-')}",
-            hint="pip install -e '.[imaging]' in the clone of Foveate",
-            id="reader_not_installed",
-        )
 
 
 def _read_heic(source: Path | bytes) -> np.ndarray:
@@ -111,8 +101,15 @@ def _read_tiff(source: Path | bytes) -> Values:
 
 
 def _refuse_other_media(head: bytes, where: str | None) -> None:
-    """Raise BrokenImage, with the way out, for a video or an archive."""
+    """Raise BrokenImage, with the way out, for a volume, a video or an archive."""
     name = (where or "").lower()
+    if name.endswith(VOLUME_EXTENSIONS):
+        raise BrokenImage(
+            "this is a volume, not an image",
+            where=where,
+            hint="foveate fit and check read its slices; for predictions, save slices as images",
+            id="is_volume",
+        )
     is_video = (
         name.endswith(VIDEO_EXTENSIONS) or head[4:8] == b"ftyp" or head[:4] == b"\x1aE\xdf\xa3"
     )

@@ -33,6 +33,7 @@ _COLUMNS = [
     "ood",
     "error",
 ]
+_MAX_NAMED = 3  # unreadable images
 _LINE_END = "\r\n"  # makes the csv module quote both characters where a file name has one
 NamedResults = list[tuple[str, ImageResult]]
 """A path that is unique among the images, without extension and with slashes, and the result."""
@@ -40,17 +41,25 @@ Writer = Callable[[NamedResults, Path, tuple[str, ...]], None]
 
 
 class CountedRows:
-    """Counts rows, and those of unreadable images, as they pass."""
+    """Counts rows, and those of unreadable images, as they pass.
+
+    Attributes:
+        rows: Number of rows.
+        errors: Number of unreadable images.
+        first_errors: Path of the first ones, and why they cannot be read.
+    """
 
     def __init__(self, rows: Iterable[dict[str, Any]]) -> None:
-        self.source, self.rows, self.errors, self.first_error = rows, 0, 0, ""
+        self.source, self.rows, self.errors = rows, 0, 0
+        self.first_errors = list[tuple[str, str]]()
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         for row in self.source:
             self.rows += 1
             if "error" in row:
-                self.first_error = self.first_error or str(row["error"])
                 self.errors += 1
+                if len(self.first_errors) < _MAX_NAMED:
+                    self.first_errors.append((str(row["path"]), str(row["error"])))
             yield row
 
 

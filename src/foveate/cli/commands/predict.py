@@ -50,9 +50,11 @@ def _write_predictions(
     counted = write_stream(results, format, out, images)
     if counted.errors == counted.rows > 0:
         what = "no image could be read" if counted.rows > 1 else "the image could not be read"
-        raise DataError(what, where=paths[0], why=counted.first_error)
+        raise DataError(what, where=paths[0], why=counted.first_errors[0][1])
     if counted.errors:
-        log.warning(f"{counted.errors} of {counted.rows} images could not be read")
+        named = "; ".join(f"{path} ({reason})" for path, reason in counted.first_errors)
+        more = "; ..." if counted.errors > len(counted.first_errors) else ""
+        log.warning(f"{counted.errors} of {counted.rows} images could not be read: {named}{more}")
     if as_json:
         numbers: dict[str, Any] = {"images": counted.rows, "skipped": counted.errors}
         console.final_json({"run": str(run), **numbers, "out": str(out)})
