@@ -452,7 +452,7 @@ def test_a_survey_counts_what_lies_beside_images(tmp_path):
         ("splits_taken_for_classes/train__train_aug", "folder", 2),
         ("detection_taken_for_classes/cvat_yolo11", "yolo", 3),
         ("detection_taken_for_classes/yolo_batches", "yolo", 3),
-        ("detection_taken_for_classes/labelme_persons", None, 0),
+        ("detection_taken_for_classes/labelme_persons", "labelme", 3),
         ("masks_beside_pictures/flat", "masks", 2),
         ("masks_beside_pictures/several", "masks", 2),
         ("masks_beside_pictures/roboflow", "masks", 4),
@@ -525,7 +525,7 @@ def test_the_wanted_targets_choose_among_readings(tmp_path):
 
 
 @pytest.mark.skipif(not CASES.is_dir(), reason="the folder of cases is not here")
-@pytest.mark.parametrize(("name", "format"), [("coco", "coco_masks"), ("yolo_seg", "yolo_masks")])
+@pytest.mark.parametrize(("name", "format"), [("coco", "coco_masks"), ("yolo_seg", "outlines")])
 def test_cases_of_outlines_are_masks_where_masks_are_wanted(name, format):
     folder = CASES / "outlines_and_segment" / name
     table = read_table(folder, accepted=(Regions,))

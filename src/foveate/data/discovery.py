@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, TypeVar
 
 from foveate.data.issues import IssueLog, skip_and_record
 from foveate.errors import DataError, UsageError
@@ -43,16 +44,20 @@ _OTHER_MEDIA = frozenset((*VIDEO_EXTENSIONS, *ARCHIVE_EXTENSIONS))
 _MAX_EXTENSIONS = 100  # that an inventory counts separately
 _MAX_REMEMBERED = 500_000  # entries of folders, about 100 MB
 
+Found = TypeVar("Found")
 Entries = list[tuple[str, bool]]
 """The name of each regular file and folder of a folder, and whether it is a folder."""
 
 
 @dataclass
 class _FolderMemory:
-    """Entries of the folders that were listed, by path, and their total number."""
+    """Entries of the folders that were listed, by path, and their total number; and what was
+    concluded from them.
+    """
 
     folders: dict[str, Entries] = field(default_factory=dict)
     total: int = 0
+    conclusions: dict[object, Any] = field(default_factory=dict)
 
     def add(self, folder: str, entries: Entries) -> None:
         """Remember a folder, as long as there is room."""
@@ -117,6 +122,17 @@ def remember_folders() -> Iterator[None]:
         yield
     finally:
         _memory.reset(token)
+
+
+def remember(key: object, conclude: Callable[[], Found]) -> Found:
+    """Return `conclude()`; inside `remember_folders` it is called only once for a key."""
+    memory = _memory.get()
+    if memory is None:
+        return conclude()
+    if key not in memory.conclusions:
+        memory.conclusions[key] = conclude()
+    found: Found = memory.conclusions[key]
+    return found
 
 
 def walk_folders(root: Path) -> Iterator[tuple[Path, list[str]]]:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from foveate.data.discovery import EXTENSIONS, extension_of, walk_folders
+from foveate.data.discovery import EXTENSIONS, extension_of, remember, walk_folders
 from foveate.errors import BrokenImage
 from foveate.images.codec import read_image, read_index_mask
 
@@ -74,6 +74,10 @@ def survey_folder(root: Path) -> Survey:
     Raises:
         DataError: A folder cannot be listed.
     """
+    return remember(("survey", root), lambda: _survey(root))
+
+
+def _survey(root: Path) -> Survey:
     survey = Survey()
     for folder, names in walk_folders(root):
         _survey_names(folder, names, root, survey)

@@ -17,7 +17,8 @@ def convert(data: PathLike, to: str, out: PathLike, *, format: str = "auto") -> 
 
     Args:
         data: Dataset to convert.
-        to: Format to write: coco, yolo, voc or boxes_table.
+        to: Format to write: coco, yolo, voc, boxes_table, or that of an annotation tool: cvat,
+            labelme, labelstudio or via.
         out: Folder to create; the images are copied into it.
         format: Format of the dataset.
 

@@ -13,7 +13,7 @@ from enum import IntEnum
 from pathlib import Path
 from typing import ClassVar
 
-from foveate.data.discovery import find_images, list_folder, remember_folders
+from foveate.data.discovery import find_images, list_folder, remember, remember_folders
 from foveate.data.stored_images import expand_volumes
 from foveate.errors import DataError, UnknownName, UsageError
 from foveate.messages import counted
@@ -53,10 +53,12 @@ class Format(ABC):
     Attributes:
         summary: What it is, in a few words ("a folder per class"); printed with the guess.
         target: The type of the targets that it reads; None = any.
+        outlines: Whether its boxes may have masks, which the format `outlines` paints.
     """
 
     summary: ClassVar[str]
     target: ClassVar[type | None] = None
+    outlines: ClassVar[bool] = False
 
     @abstractmethod
     def sniff(self, path: Path) -> Reading | None:
@@ -138,8 +140,13 @@ def read_table(path: Path, name: str = "auto", accepted: tuple[type, ...] = ()) 
 def sniff_formats(path: Path) -> dict[str, Reading]:
     """Return how well the formats that fit a path do so, by their names."""
     with remember_folders():
-        readings = {name: FORMATS.get(name)().sniff(path) for name in FORMATS.names()}
+        readings = {name: sniff_format(name, path) for name in FORMATS.names()}
     return {name: reading for name, reading in readings.items() if reading}
+
+
+def sniff_format(name: str, path: Path) -> Reading | None:
+    """Return how well a format fits a path; None if it does not."""
+    return remember(("reading", name, path), lambda: FORMATS.get(name)().sniff(path))
 
 
 def _choose_format(path: Path, accepted: tuple[type, ...]) -> str:

@@ -1,4 +1,6 @@
-"""Tables in folders: metadata.csv (Hugging Face), _classes.csv (Roboflow), train.csv (Kaggle)."""
+"""Tables in folders: metadata.csv (Hugging Face), _classes.csv and _annotations.csv (Roboflow),
+train.csv (Kaggle), boxes.csv.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,8 @@ from foveate.data.formats import Fit
 from foveate.data.split_names import split_in_name
 from foveate.types import Split
 
-_NAMES = ("metadata", "_classes")  # of tables that describe the folder that they are in
+# of tables that describe the folder that they are in
+_NAMES = ("metadata", "_classes", "_annotations", "boxes")
 
 
 def find_tables(path: Path, fits: Callable[[Path], bool]) -> list[tuple[Path, Split | None]]:

@@ -3,7 +3,8 @@
 Columns: path, label, x0, y0, x1, y1 and optionally split, group and crowd. Corners are pixels of
 the upright image. A row with neither label nor corners states that its image has no objects. A file
 classes.txt beside the table gives the order of the classes, one per line. DATA is the table, or a
-folder that contains one called boxes.csv.
+folder that contains one, such as boxes.csv, or one in each split folder (Roboflow's
+train/_annotations.csv).
 """
 
 from __future__ import annotations
@@ -15,9 +16,10 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from foveate.data.boxes import RawBoxes, class_name
-from foveate.data.formats import Fit, Format, Reading
+from foveate.data.formats import Format, Reading
 from foveate.data.formats._box_export import copy_images, write_classes
 from foveate.data.formats._box_table import BoxTableBuilder, order_classes
+from foveate.data.formats._table_files import find_tables, fit_of_tables
 from foveate.data.image_rows import ImageFinder, ImageRow
 from foveate.data.issues import skip_and_record
 from foveate.data.records import (
@@ -49,8 +51,11 @@ class BoxesTable(Format):
 
     def sniff(self, path: Path) -> Reading | None:
         """A table with a path, a label and four corners."""
-        path = _table_at(path)
-        return Reading(Fit.STATED) if is_table(path) and has_boxes(path) else None
+        try:
+            tables = find_tables(path, _has_boxes)
+        except DataError:
+            return None
+        return Reading(fit_of_tables(path, tables)) if tables else None
 
     def read(self, path: Path) -> Table:
         """Read the table; of its images only the headers.
@@ -58,24 +63,34 @@ class BoxesTable(Format):
         Raises:
             DataError: It cannot be read, a row is faulty, or there is no valid box.
         """
-        path = _table_at(path)
-        # lines of JSON may each have other columns: a row without objects has only a path
-        required = ("path",) if is_table(path) and has_boxes(path) else _REQUIRED
-        finder = ImageFinder(path)
-        images = _group_by_image(read_records(path, _ALIASES, required), finder)
+        tables = find_tables(path, _has_boxes) if path.is_dir() else [(path, None)]
+        if not tables:
+            raise DataError(
+                "the folder has no table of boxes",
+                where=printable(path),
+                hint="give the table itself; it needs the columns " + ", ".join(_REQUIRED),
+                id="no_box_table_in_folder",
+            )
+        root = path if path.is_dir() else path.parent
+        builder, images = BoxTableBuilder(root), list[_Image]()
+        for table, split in tables:
+            # lines of JSON may each have other columns: a row without objects has only a path
+            required = ("path",) if _has_boxes(table) else _REQUIRED
+            finder = ImageFinder(table, root)
+            own = _group_by_image(read_records(table, _ALIASES, required), finder)
+            builder.notes += finder.notes()
+            for image in own:
+                if not isinstance(image.path, Path):
+                    raise DataError(
+                        "boxes of images inside a Parquet file are not read",
+                        where=printable(table),
+                        hint="save the images as files, with their paths in the table",
+                        id="boxes_in_parquet",
+                    )
+                builder.add_image(image.path, image.raw, image.split or split, image.group)
+            images += own
         if not images:
             raise DataError("the table has no rows", where=printable(path), id="empty_table")
-        builder = BoxTableBuilder(path.parent)
-        builder.notes += finder.notes()
-        for image in images:
-            if not isinstance(image.path, Path):
-                raise DataError(
-                    "boxes of images inside a Parquet file are not read",
-                    where=printable(path),
-                    hint="save the images as files, with their paths in the table",
-                    id="boxes_in_parquet",
-                )
-            builder.add_image(image.path, image.raw, image.split, image.group)
         used = [name for image in images for name in image.raw.names]
         coordinates = (x for image in images for corners in image.raw.xyxy for x in corners)
         if used and all(abs(x) <= 1 for x in coordinates):
@@ -84,7 +99,7 @@ class BoxesTable(Format):
                 " convert them to pixels"
             )
             builder.notes.append(remark("corners_below_one", text))
-        return builder.build(order_classes(path.parent, used, builder.notes), "boxes_table")
+        return builder.build(order_classes(root, used, builder.notes), "boxes_table")
 
     def write(self, table: Table, folder: Path) -> tuple[Issue, ...]:
         """Write boxes.csv, classes.txt and images/."""
@@ -102,8 +117,8 @@ class BoxesTable(Format):
         return tuple(notes)
 
 
-def _table_at(path: Path) -> Path:
-    return path / _TABLE if path.is_dir() else path
+def _has_boxes(path: Path) -> bool:
+    return is_table(path) and has_boxes(path)
 
 
 @dataclass(frozen=True)

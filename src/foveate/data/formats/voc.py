@@ -15,13 +15,13 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import ClassVar
 from xml.etree import ElementTree
-from xml.parsers import expat
 
 from foveate.data.boxes import RawBoxes, class_name, replace_unprintable
 from foveate.data.discovery import find_files, find_images, is_image, list_folder, walk_folders
 from foveate.data.formats import Fit, Format, Reading
 from foveate.data.formats._box_export import CopiedImage, copy_images, write_classes
 from foveate.data.formats._box_table import NO_BOX, BoxTableBuilder, order_classes
+from foveate.data.formats._xml import parse_xml
 from foveate.data.issues import skip_and_record
 from foveate.data.split_names import split_in_folders
 from foveate.data.survey import MANY_LABELS, survey_folder
@@ -87,7 +87,7 @@ class Voc(Format):
         for stem, file in files.items():
             with skip_and_record():
                 image = by_stem.pop(stem, None)
-                tree = _parse(file)
+                tree = parse_xml(file)
                 if image is None:
                     image = _stated_image(tree, file, (images or root / _IMAGES) / stem)
                 used += _add_image(tree, file, image, splits.get(stem), builder)
@@ -126,7 +126,7 @@ def _read_beside(root: Path) -> Table:
         split = split_in_folders(folder.relative_to(root).parts)
         for file in (folder / name for name in names if name.lower().endswith(".xml")):
             with skip_and_record():
-                tree, image = _parse(file), images.pop(file.stem, None)
+                tree, image = parse_xml(file), images.pop(file.stem, None)
                 image = image or _stated_image(tree, file, folder / file.stem)
                 used += _add_image(tree, file, image, split, builder)
         for file in images.values():
@@ -220,40 +220,6 @@ def _read_lines(file: Path) -> Iterator[str]:
 
 
 # --- XML -> boxes
-
-
-def _parse(file: Path) -> ElementTree.Element:
-    """Parse an XML file.
-
-    A DOCTYPE, the only way to define entities, is refused, and nothing outside the file is read.
-    """
-    builder, parser = ElementTree.TreeBuilder(), expat.ParserCreate()
-    parser.buffer_text = True
-    parser.StartElementHandler = builder.start
-    parser.EndElementHandler = builder.end
-    parser.CharacterDataHandler = builder.data
-    parser.StartDoctypeDeclHandler = lambda *_: _refuse_doctype(file)
-    try:
-        parser.Parse(file.read_bytes(), True)
-        return builder.close()
-    except (expat.ExpatError, OSError, ValueError, LookupError) as error:
-        raise DataError(
-            "the annotation is not valid XML",
-            where=printable(file),
-            why=str(error),
-            hint="repair it, or remove it together with its image",
-            id="invalid_xml",
-        ) from None
-
-
-def _refuse_doctype(file: Path) -> None:
-    raise DataError(
-        "the annotation has a DOCTYPE",
-        where=printable(file),
-        why="it could define entities that read other files or expand without end",
-        hint="remove the line; VOC needs none",
-        id="voc_doctype",
-    )
 
 
 def _stated_image(tree: ElementTree.Element, file: Path, default: Path) -> Path:

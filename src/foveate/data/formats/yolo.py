@@ -53,6 +53,7 @@ class Yolo(Format):
 
     summary: ClassVar[str] = "YOLO labels"
     target: ClassVar[type | None] = Boxes
+    outlines: ClassVar[bool] = True
 
     def sniff(self, path: Path) -> Reading | None:
         """A YAML file with classes and images, a folder with exactly one, or with plain labels."""
