@@ -17,9 +17,10 @@ from foveate.data.formats import FORMATS, Fit, read_table, sniff_formats
 from foveate.data.issues import collecting
 from foveate.data.tools.labelstudio import decode_brush, encode_brush
 from foveate.errors import DataError
-from foveate.predictions import Boxes, Labels, Regions
+from foveate.inference.writers import write_folder
+from foveate.predictions import Boxes, ImageResult, Labels, Regions
 from foveate.types import Table
-from foveate.utils.rle import decode_rle
+from foveate.utils.rle import decode_rle, encode_rle
 from test_convert import assert_same_boxes, make_table, write_and_read
 
 WIDTH, HEIGHT = 64, 48
@@ -896,3 +897,96 @@ def test_masks_survive_the_command(tmp_path, tool):
     assert (result.boxes, result.notes) == ({"x": 1}, ())
     target = read_table(tmp_path / "out").samples[0].target
     assert (decode_rle(target.masks[0]) == mask).all()
+
+
+# --- predictions as pre-annotations
+
+
+def results_of(folder: Path) -> dict[str, list[ImageResult]]:
+    """Predictions of each kind for two images, in the order of their names."""
+    paths = [str(write_image(folder / name, len(name))) for name in ("a 1.png", "sub/b.png")]
+    xyxy = np.array([[10, 8, 30, 28], [1.5, 2, 9, 7]], np.float32)
+    names, scores = ("bolt", "nut"), np.array([0.9, 0.4], np.float32)
+    mask = np.zeros((HEIGHT, WIDTH), np.int64)
+    mask[8:28, 10:30] = 2
+    predictions: dict[str, list] = {
+        "boxes": [Boxes(xyxy, names, scores), Boxes(xyxy[:0], (), scores[:0])],
+        "masks": [
+            Boxes(xyxy[:1], names[:1], scores[:1], masks=(encode_rle(square_mask()),)),
+            Boxes(xyxy[:0], (), scores[:0]),
+        ],
+        "regions": [Regions(mask), Regions(mask * 0)],
+        "labels": [Labels(("nut",), np.array([0.2, 0.8], np.float32)), Labels(("bolt",))],
+    }
+    classes = {"regions": ("background", "bolt", "nut")}
+    return {
+        kind: [
+            ImageResult(path, each, None, classes.get(kind, names), False, "photos-full-1")
+            for path, each in zip(paths, of_kind, strict=True)
+        ]
+        for kind, of_kind in predictions.items()
+    }
+
+
+def test_predictions_for_label_studio(tmp_path):
+    results = results_of(tmp_path / "day 1")
+    kinds = {
+        "boxes": ("RectangleLabels", "rectanglelabels"),
+        "masks": ("BrushLabels", "brushlabels"),
+        "regions": ("BrushLabels", "brushlabels"),
+        "labels": ("Choices", "choices"),
+    }
+    for kind, (tag, type_) in kinds.items():
+        write_folder(results[kind], "labelstudio", tmp_path / kind, [tmp_path / "day 1"])
+        first, second = json.loads((tmp_path / kind / "tasks.json").read_text())
+        assert first["data"] == {"image": "/data/local-files/?d=day%201/a%201.png"}
+        assert second["data"] == {"image": "/data/local-files/?d=day%201/sub/b.png"}
+        (prediction,) = first["predictions"]
+        assert prediction["model_version"] == "photos-full-1"
+        region = prediction["result"][0]
+        assert (region["type"], region["from_name"], region["to_name"]) == (type_, "label", "image")
+        config = (tmp_path / kind / "label_config.xml").read_text()
+        assert f'<{tag} name="label" toName="image"' in config
+        assert ("background" in config, 'value="nut"' in config) == (False, True)
+        if kind == "boxes":
+            assert prediction["score"] == pytest.approx(0.65)
+            assert region["score"] == pytest.approx(0.9)
+            assert region["value"].pop("rectanglelabels") == ["bolt"]
+            assert region["value"] == pytest.approx(PERCENT)
+            assert (region["original_width"], region["original_height"]) == (WIDTH, HEIGHT)
+        elif kind == "labels":
+            assert (region["value"], prediction["score"]) == ({"choices": ["nut"]}, 0.8)
+        else:
+            mask = decode_brush(region["value"]["rle"], (HEIGHT, WIDTH))
+            assert (mask == square_mask()).all()
+            assert second["predictions"][0]["result"] == []
+
+
+def test_predictions_for_cvat_and_labelme_are_read_as_annotations(tmp_path):
+    images = tmp_path / "in"
+    for kind, of_kind in results_of(images).items():
+        for tool in ("cvat", "labelme"):
+            out = tmp_path / tool / kind
+            write_folder(of_kind, tool, out, [images])
+            if tool == "cvat":  # beside the images, where CVAT exports them
+                (images / "annotations.xml").write_bytes((out / "annotations.xml").read_bytes())
+                out = images
+            table = read_table(out, "tags" if kind == "labels" else tool)
+            assert [Path(sample.key).name for sample in table.samples] == ["a 1.png", "b.png"]
+            if kind == "labels":
+                assert [sample.target.names for sample in table.samples] == [("nut",), ("bolt",)]
+            else:
+                target = table.samples[0].target
+                assert target.xyxy[0].tolist() == [10, 8, 30, 28]
+                assert table.classes == ("bolt", "nut")
+                assert (target.masks is None) == (kind == "boxes")
+        (images / "annotations.xml").unlink()
+    shapes = json.loads((tmp_path / "labelme/boxes/a 1.json").read_text())
+    assert shapes["imagePath"] == "../../in/a 1.png"
+    assert shapes["model_version"] == "photos-full-1"
+    assert [shape["score"] for shape in shapes["shapes"]] == [0.9, 0.4]
+    xml = (tmp_path / "cvat/boxes/annotations.xml").read_text()
+    assert '<attribute name="score">0.9000</attribute>' in xml
+    assert 'name="sub/b.png" width="64" height="48"' in xml
+    labels = json.loads((tmp_path / "cvat/regions/labels.json").read_text())
+    assert [label["name"] for label in labels] == ["bolt", "nut"]

@@ -288,6 +288,7 @@ class ImageResult:
         error: Why there is no prediction.
         classes: Classes of the run.
         multilabel: Whether an image may have several classes, or none.
+        model: The name of the run or exported file that predicted.
     """
 
     path: str
@@ -295,6 +296,7 @@ class ImageResult:
     error: str | None = None
     classes: tuple[str, ...] = ()
     multilabel: bool = False
+    model: str = ""
 
     def row(self) -> dict[str, Any]:
         """Return a JSON-able row: path and prediction, or path and error."""

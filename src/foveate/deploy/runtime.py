@@ -71,6 +71,7 @@ class ExportedModel(ImagePredictor[PreprocessedImage]):
 
     def __init__(self, path: Path, program: LoadedProgram, postprocessor: PostProcessor) -> None:
         self.path, self.metadata, self._run = path, program.metadata, program.run
+        self.name = path.name
         self.postprocessor = postprocessor
         self.classes, self.multilabel = postprocessor.classes, postprocessor.multilabel
         self.threshold = float(program.metadata["threshold"])

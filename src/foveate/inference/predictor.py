@@ -78,6 +78,7 @@ class Predictor(ImagePredictor[DecodedImage]):
 
     def __init__(self, run: Run, recipe: Recipe, model: Model, device: torch.device) -> None:
         self.run, self.recipe, self.device = run, recipe, device
+        self.name = run.folder.resolve().name
         self.classes, self.multilabel = model.classes, model.multilabel
         self.threshold = float(run.outcome().get("threshold") or 0.0)
         self.mode = ComputeMode.for_inference(recipe.training)

@@ -52,6 +52,7 @@ class ImagePredictor(ABC, Generic[Decoded]):
     `decode` may be called by several threads at once, `predict_decoded` by one.
 
     Attributes:
+        name: That of the run folder, or of the exported file.
         classes: Class names, in the order of the scores.
         multilabel: Whether an image may have several classes, or none.
         threshold: Score below which predicted boxes are dropped; the best one on the validation
@@ -61,6 +62,7 @@ class ImagePredictor(ABC, Generic[Decoded]):
             where the run was calibrated.
     """
 
+    name: str
     classes: tuple[str, ...]
     multilabel: bool
     threshold: float
@@ -107,6 +109,7 @@ class ImagePredictor(ABC, Generic[Decoded]):
                     chunk.errors.get(path),
                     self.classes,
                     self.multilabel,
+                    self.name,
                 )
 
     def _chunks(

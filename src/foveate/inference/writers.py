@@ -1,4 +1,6 @@
-"""Files of predictions: JSON lines, CSV, annotated images, COCO JSON, YOLO text, index masks."""
+"""Files of predictions: JSON lines, CSV, annotated images, COCO JSON, YOLO text, index masks, and
+pre-annotations of annotation tools.
+"""
 
 from __future__ import annotations
 
@@ -17,8 +19,9 @@ import numpy as np
 from foveate.errors import UsageError
 from foveate.images.codec import read_image, read_size, write_image
 from foveate.images.drawing import draw_prediction
+from foveate.inference.tool_writers import write_cvat, write_labelme, write_labelstudio
 from foveate.messages import counted
-from foveate.predictions import Boxes, ImageResult, Regions
+from foveate.predictions import Boxes, ImageResult, Labels, Regions
 from foveate.utils import console, log
 from foveate.utils.files import atomic_write, require_free, write_text
 from foveate.utils.rle import encode_rle, rle_area
@@ -333,5 +336,8 @@ FORMATS: dict[str, tuple[tuple[type, ...], Writer]] = {
     "coco": ((Boxes, Regions), _write_coco),
     "yolo": ((Boxes,), _write_yolo),
     "masks": ((Regions,), _write_masks),
+    "labelstudio": ((Labels, Boxes, Regions), write_labelstudio),
+    "cvat": ((Labels, Boxes, Regions), write_cvat),
+    "labelme": ((Labels, Boxes, Regions), write_labelme),
 }
 """Name for --format -> the types of predictions that it can store, and the function to write it."""

@@ -15,7 +15,7 @@ from foveate.cli.parameters import PATH, Option
 from foveate.errors import DataError, UsageError
 from foveate.utils import console, log
 
-FOLDERS = ["images", "coco", "yolo", "masks"]
+FOLDERS = ["images", "coco", "yolo", "masks", "labelstudio", "cvat", "labelme"]
 
 
 def _write_predictions(
@@ -70,7 +70,8 @@ COMMAND = Command(
             type=click.Choice(["jsonl", "csv", *FOLDERS]),
             default="jsonl",
             help="Format: JSON lines or CSV; or a folder of annotated images, COCO JSON, YOLO text "
-            "files or index masks. Default: jsonl.",
+            "files, index masks, or pre-annotations for Label Studio, CVAT or LabelMe. "
+            "Default: jsonl.",
         ),
         Option(
             ["--out"],

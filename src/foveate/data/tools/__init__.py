@@ -5,7 +5,7 @@ Formats write datasets with these modules, and `foveate predict` writes predicti
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 
@@ -36,6 +36,12 @@ def cropped(mask: RLE | np.ndarray) -> tuple[np.ndarray, int, int] | None:
         return None
     top, left = int(rows[0]), int(columns[0])
     return inside[top : rows[-1] + 1, left : columns[-1] + 1], top, left
+
+
+def drawn_classes(classes: tuple[str, ...], targets: Iterable[object]) -> tuple[str, ...]:
+    """Return the classes that can be drawn: among regions not that of pixels without an object."""
+    regions = any(isinstance(target, Regions) for target in targets)
+    return tuple(name for name in classes if not regions or name != BACKGROUND)
 
 
 def class_masks(regions: Regions, classes: tuple[str, ...]) -> Iterator[tuple[str, np.ndarray]]:

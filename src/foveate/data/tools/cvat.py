@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from xml.etree import ElementTree
 
 import numpy as np
 
-from foveate.data.tools import class_masks, cropped, masks_of, scores_of
+from foveate.data.tools import class_masks, cropped, drawn_classes, masks_of, scores_of
 from foveate.predictions import Boxes, Labels, Regions
 from foveate.utils.rle import RLE
 
@@ -35,7 +35,7 @@ class CvatImage:
 
 
 def to_xml(
-    images: Iterable[CvatImage], classes: tuple[str, ...], task: str, source: str = "manual"
+    images: Sequence[CvatImage], classes: tuple[str, ...], task: str, source: str = "manual"
 ) -> ElementTree.ElementTree[ElementTree.Element]:
     """Return the file of annotations of some images.
 
@@ -48,7 +48,7 @@ def to_xml(
     root = ElementTree.Element("annotations")
     ElementTree.SubElement(root, "version").text = "1.1"
     labels = _add_meta(root, task)
-    for name in classes:
+    for name in drawn_classes(classes, (image.target for image in images)):
         ElementTree.SubElement(ElementTree.SubElement(labels, "label"), "name").text = name
     for number, image in enumerate(images):
         height, width = image.size
